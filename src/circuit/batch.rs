@@ -1,0 +1,101 @@
+//! The columns of z_0, …, z_T that one computation works on.
+
+use std::ops::Range;
+
+use crate::layer::Context;
+
+/// A view of z_0, …, z_T for the examples of one batch; nothing is copied.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch<'a, T> {
+    pub(crate) dims: &'a [usize],
+    pub(crate) z: &'a [Vec<T>],
+    pub(crate) start: usize,
+    pub(crate) ids: &'a [u64],
+    pub(crate) visit: u64,
+    pub(crate) training: bool,
+}
+
+impl<'a, T> Batch<'a, T> {
+    /// Number of examples.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether there are no examples.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// The lasting numbers of the examples, one a column.
+    pub fn examples(&self) -> &'a [u64] {
+        self.ids
+    }
+
+    /// z_t, d_t × n column-major: the input for t = 0, the output target for t = T, else the
+    /// auxiliary targets.
+    ///
+    /// # Panics
+    /// If t > T.
+    pub fn z(&self, t: usize) -> &'a [T] {
+        &self.z[t][columns(self.dims[t], self.start, self.ids.len())]
+    }
+
+    pub(crate) fn context(&self, seed: u64, layer: usize) -> Context<'a> {
+        Context {
+            seed,
+            layer,
+            visit: self.visit,
+            training: self.training,
+            examples: self.ids,
+        }
+    }
+}
+
+/// A view of z_0, …, z_T through which the auxiliary targets can be changed.
+#[derive(Debug)]
+pub struct BatchMut<'a, T> {
+    pub(crate) dims: &'a [usize],
+    pub(crate) z: &'a mut [Vec<T>],
+    pub(crate) start: usize,
+    pub(crate) ids: &'a [u64],
+    pub(crate) visit: u64,
+    pub(crate) training: bool,
+}
+
+impl<T> BatchMut<'_, T> {
+    /// The same view, for reading.
+    pub fn view(&self) -> Batch<'_, T> {
+        Batch {
+            dims: self.dims,
+            z: self.z,
+            start: self.start,
+            ids: self.ids,
+            visit: self.visit,
+            training: self.training,
+        }
+    }
+
+    /// The auxiliary targets z_t, d_t × n column-major.
+    ///
+    /// # Panics
+    /// If t is not in 1..T: the input and the output target are given.
+    pub fn target_mut(&mut self, t: usize) -> &mut [T] {
+        assert!(
+            0 < t && t + 1 < self.z.len(),
+            "z_{t} is not an auxiliary target"
+        );
+        &mut self.z[t][columns(self.dims[t], self.start, self.ids.len())]
+    }
+
+    /// The whole arrays of z_1, …, z_{T−1}, and where the batch stands in the i-th of them.
+    pub(crate) fn hidden_mut(&mut self) -> (&mut [Vec<T>], impl Fn(usize) -> Range<usize> + use<'_, T>) {
+        let last = self.z.len() - 1;
+        let (dims, start, count) = (&self.dims[1..], self.start, self.ids.len());
+        let range = move |i: usize| columns(dims[i], start, count);
+        (&mut self.z[1..last], range)
+    }
+}
+
+pub(crate) fn columns(dim: usize, start: usize, count: usize) -> Range<usize> {
+    dim * start..dim * (start + count)
+}

@@ -1,0 +1,151 @@
+//! How a circuit is described and checked.
+
+use std::sync::Arc;
+
+use rand::SeedableRng;
+use rand::rngs::ChaCha8Rng;
+
+use super::Circuit;
+use super::local_problem::{check_finite, check_weight};
+use crate::layer::{Layer, parameter_count};
+use crate::loss::{Loss, SquaredError};
+use crate::layer::check_chain;
+use crate::{Error, Quantity, Scalar};
+
+/// Description of a [`Circuit`]; [`CircuitBuilder::build`] checks it.
+///
+/// Defaults: output loss [`SquaredError`], hidden loss [`SquaredError`], every μ_t = 1, seed 0.
+#[derive(Debug)]
+pub struct CircuitBuilder<T: Scalar> {
+    layers: Vec<Box<dyn Layer<T>>>,
+    output_loss: Arc<dyn Loss<T>>,
+    hidden: Hidden<Arc<dyn Loss<T>>>,
+    penalty: Hidden<T>,
+    seed: u64,
+}
+
+/// One for all hidden layers, or one each.
+#[derive(Debug)]
+enum Hidden<A> {
+    All(A),
+    Each(Vec<A>),
+}
+
+impl<A: Clone> Hidden<A> {
+    fn expand(self, count: usize, what: &str) -> Result<Vec<A>, Error> {
+        match self {
+            Self::All(one) => Ok(vec![one; count]),
+            Self::Each(list) if list.len() == count => Ok(list),
+            Self::Each(list) => Err(Error::Length {
+                what: what.into(),
+                expected: count,
+                found: list.len(),
+            }),
+        }
+    }
+}
+
+impl<T: Scalar> CircuitBuilder<T> {
+    pub(crate) fn new() -> Self {
+        Self {
+            layers: Vec::new(),
+            output_loss: Arc::new(SquaredError),
+            hidden: Hidden::All(Arc::new(SquaredError)),
+            penalty: Hidden::All(T::one()),
+            seed: 0,
+        }
+    }
+
+    /// Appends a layer.
+    pub fn layer(self, layer: impl Layer<T> + 'static) -> Self {
+        self.boxed_layer(Box::new(layer))
+    }
+
+    /// Appends a layer whose type is known only at run time.
+    pub fn boxed_layer(mut self, layer: Box<dyn Layer<T>>) -> Self {
+        self.layers.push(layer);
+        self
+    }
+
+    /// L, the loss of the output.
+    pub fn output_loss(mut self, loss: impl Loss<T> + 'static) -> Self {
+        self.output_loss = Arc::new(loss);
+        self
+    }
+
+    /// L_h of all hidden layers.
+    pub fn hidden_loss(mut self, loss: impl Loss<T> + 'static) -> Self {
+        self.hidden = Hidden::All(Arc::new(loss));
+        self
+    }
+
+    /// L_h of each hidden layer t = 1, …, T−1.
+    pub fn hidden_losses(mut self, losses: Vec<Box<dyn Loss<T>>>) -> Self {
+        self.hidden = Hidden::Each(losses.into_iter().map(Arc::from).collect());
+        self
+    }
+
+    /// μ_t of all hidden layers.
+    pub fn penalty(mut self, penalty: T) -> Self {
+        self.penalty = Hidden::All(penalty);
+        self
+    }
+
+    /// μ_t of each hidden layer t = 1, …, T−1.
+    pub fn penalties(mut self, penalties: Vec<T>) -> Self {
+        self.penalty = Hidden::Each(penalties);
+        self
+    }
+
+    /// The seed of the initial parameters (a stream of its own for every layer) and of stochastic
+    /// layers.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Checks the description and draws the initial parameters.
+    ///
+    /// # Errors
+    /// [`Error::NoLayers`], [`Error::LayerMismatch`], [`Error::ZeroDimension`],
+    /// [`Error::InputNotDifferentiable`], [`Error::ParameterLayout`], [`Error::FixedTargetLoss`],
+    /// [`Error::Length`] for a list with another length than T−1, [`Error::InvalidOption`] for μ_t
+    /// not above 0 and finite, [`Error::NonFiniteData`] if a layer draws such parameters.
+    pub fn build(self) -> Result<Circuit<T>, Error> {
+        check_chain(&self.layers, "circuit")?;
+        let hidden = self.layers.len() - 1;
+        let hidden_losses = self.hidden.expand(hidden, "hidden losses")?;
+        for (i, loss) in hidden_losses.iter().enumerate() {
+            if !loss.free_target() {
+                return Err(Error::FixedTargetLoss {
+                    loss: format!("{loss:?}"),
+                    layer: i + 1,
+                });
+            }
+        }
+        let penalties = self.penalty.expand(hidden, "penalties μ")?;
+        for &penalty in &penalties {
+            check_weight(penalty)?;
+        }
+        let mut parameters = Vec::with_capacity(self.layers.len());
+        for (t, layer) in self.layers.iter().enumerate() {
+            let mut own = vec![T::zero(); parameter_count(layer.as_ref())];
+            let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+            rng.set_stream(t as u64);
+            layer.initialize(&mut own, &mut rng);
+            check_finite(Quantity::Parameter, t, own.len().max(1), &own)?;
+            parameters.push(own);
+        }
+        let mut dims = vec![self.layers[0].input_dim()];
+        dims.extend(self.layers.iter().map(|layer| layer.output_dim()));
+        Ok(Circuit {
+            layers: self.layers.into_iter().map(Arc::from).collect(),
+            parameters,
+            output_loss: self.output_loss,
+            hidden_losses,
+            penalties,
+            dims,
+            seed: self.seed,
+        })
+    }
+}

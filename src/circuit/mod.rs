@@ -1,0 +1,331 @@
+//! The feed-forward circuit and its decoupled objective.
+
+pub(crate) mod batch;
+mod builder;
+pub(crate) mod local_problem;
+pub(crate) mod workspace;
+
+use std::sync::Arc;
+
+use nalgebra::DMatrix;
+
+pub use batch::{Batch, BatchMut};
+pub use builder::CircuitBuilder;
+pub use local_problem::{LocalGradients, LocalProblem, Wanted};
+pub use workspace::{LocalWorkspace, Workspace};
+
+use crate::execution::Execution;
+use crate::kernel::add_to;
+use crate::layer::{Context, Layer};
+use crate::loss::Loss;
+use crate::{Error, Quantity, Scalar};
+use local_problem::{check_finite, check_length, check_weight};
+
+/// A feed-forward circuit of depth T with its objective: layers f_t, parameters θ_t, the output
+/// loss L, and a hidden loss L_h with a weight μ_t for every hidden layer t = 1, …, T−1.
+///
+/// E(θ, Z) = Σᵢ [ L(z_Tⁱ, ẑ_Tⁱ) + Σ_{t=1}^{T−1} μ_t L_h(z_tⁱ, ẑ_tⁱ) ],  ẑ_{t+1} = f_t(z_t, θ_t)
+///
+/// It holds no examples: [`DecoupledCircuit`](crate::DecoupledCircuit) adds those and their
+/// auxiliary targets. Cloning copies the parameters and shares the layers, which are immutable.
+///
+/// # Examples
+/// ```
+/// use layerwise::{Activation, Circuit, Dense, SquaredError};
+/// use nalgebra::DMatrix;
+///
+/// let circuit = Circuit::<f64>::builder()
+///     .layer(Dense::new(2, 3, Activation::Tanh)?)
+///     .layer(Dense::new(3, 1, Activation::Identity)?)
+///     .output_loss(SquaredError)
+///     .build()?;
+/// let outputs = circuit.predict(&DMatrix::zeros(2, 5))?;
+/// assert_eq!(outputs.shape(), (1, 5));
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Circuit<T: Scalar> {
+    layers: Vec<Arc<dyn Layer<T>>>,
+    parameters: Vec<Vec<T>>,
+    output_loss: Arc<dyn Loss<T>>,
+    /// L_h of z_1, …, z_{T−1}.
+    hidden_losses: Vec<Arc<dyn Loss<T>>>,
+    /// μ_1, …, μ_{T−1}.
+    penalties: Vec<T>,
+    /// d_0, …, d_T.
+    dims: Vec<usize>,
+    seed: u64,
+}
+
+impl<T: Scalar> Circuit<T> {
+    /// Starts the description of a circuit.
+    pub fn builder() -> CircuitBuilder<T> {
+        CircuitBuilder::new()
+    }
+
+    /// T, the number of layers.
+    pub fn depth(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// d_0, …, d_T: the dimensions of z_0, …, z_T.
+    pub fn dims(&self) -> &[usize] {
+        &self.dims
+    }
+
+    /// The seed of the initial parameters and of stochastic layers.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Layer t.
+    ///
+    /// # Panics
+    /// If t ≥ T.
+    pub fn layer(&self, t: usize) -> &dyn Layer<T> {
+        self.layers[t].as_ref()
+    }
+
+    pub(crate) fn layers(&self) -> impl Iterator<Item = &dyn Layer<T>> {
+        self.layers.iter().map(AsRef::as_ref)
+    }
+
+    /// θ_t, flat, as [`Layer::parameters`] describes it.
+    ///
+    /// # Panics
+    /// If t ≥ T.
+    pub fn parameters(&self, t: usize) -> &[T] {
+        &self.parameters[t]
+    }
+
+    /// All θ_t, for an optimiser that has checked its step.
+    pub(crate) fn parameters_mut(&mut self) -> &mut [Vec<T>] {
+        &mut self.parameters
+    }
+
+    /// Number of parameters of all layers.
+    pub fn parameter_count(&self) -> usize {
+        self.parameters.iter().map(Vec::len).sum()
+    }
+
+    /// Replaces θ_t.
+    ///
+    /// # Errors
+    /// [`Error::UnknownLayer`], [`Error::Length`], [`Error::NonFiniteData`].
+    pub fn set_parameters(&mut self, t: usize, parameters: &[T]) -> Result<(), Error> {
+        let depth = self.depth();
+        let own = self.parameters.get_mut(t).ok_or(Error::UnknownLayer {
+            layer: t,
+            allowed: format!("0..{depth}"),
+        })?;
+        check_length(&format!("parameters of layer {t}"), parameters, own.len())?;
+        check_finite(Quantity::Parameter, t, parameters.len().max(1), parameters)?;
+        own.copy_from_slice(parameters);
+        Ok(())
+    }
+
+    /// The loss of layer t's local problem: L_h for z_{t+1}, or L if t = T−1.
+    ///
+    /// # Panics
+    /// If t ≥ T.
+    pub fn loss(&self, t: usize) -> &dyn Loss<T> {
+        assert!(t < self.depth(), "layer {t} of {}", self.depth());
+        match self.hidden_losses.get(t) {
+            Some(loss) => loss.as_ref(),
+            None => self.output_loss.as_ref(),
+        }
+    }
+
+    /// μ_{t+1}, the weight of layer t's local problem: 1 if t = T−1.
+    ///
+    /// # Panics
+    /// If t ≥ T.
+    pub fn weight(&self, t: usize) -> T {
+        assert!(t < self.depth(), "layer {t} of {}", self.depth());
+        self.penalties.get(t).copied().unwrap_or(T::one())
+    }
+
+    /// μ_1, …, μ_{T−1}.
+    pub fn penalties(&self) -> &[T] {
+        &self.penalties
+    }
+
+    /// Replaces μ_1, …, μ_{T−1}.
+    ///
+    /// # Errors
+    /// [`Error::Length`], or [`Error::InvalidOption`] unless every weight is above 0 and finite.
+    pub fn set_penalties(&mut self, penalties: &[T]) -> Result<(), Error> {
+        check_length("penalties μ", penalties, self.penalties.len())?;
+        for &penalty in penalties {
+            check_weight(penalty)?;
+        }
+        self.penalties.copy_from_slice(penalties);
+        Ok(())
+    }
+
+    /// The plain forward pass: ẑ_T for every column of `inputs` (d_0 × n).
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::NonFiniteData`], or what layer 0 says of its input.
+    pub fn predict(&self, inputs: &DMatrix<T>) -> Result<DMatrix<T>, Error> {
+        self.check_inputs(inputs)?;
+        let n = inputs.ncols();
+        let mut current = inputs.as_slice().to_vec();
+        for (t, layer) in self.layers().enumerate() {
+            let mut output = vec![T::zero(); layer.output_dim() * n];
+            let mut work = vec![T::zero(); layer.scratch(n).work];
+            let context = Context::inference(self.seed, t);
+            let parameters = &self.parameters[t];
+            layer.forward(&context, parameters, &current, &mut output, None, &mut work);
+            current = output;
+        }
+        Ok(DMatrix::from_vec(self.dims[self.depth()], n, current))
+    }
+
+    /// The composed loss Σᵢ L(z_Tⁱ, ẑ_Tⁱ) of the plain forward pass, a sum over the columns.
+    ///
+    /// # Errors
+    /// Those of [`Circuit::predict`], [`Error::ExampleCount`], and what the loss says of its
+    /// targets.
+    pub fn composed_loss(&self, inputs: &DMatrix<T>, targets: &DMatrix<T>) -> Result<T, Error> {
+        self.check_outputs(inputs.ncols(), targets)?;
+        let prediction = self.predict(inputs)?;
+        let (dim, n) = prediction.shape();
+        let mut values = vec![T::zero(); n];
+        let mut work = vec![T::zero(); self.output_loss.scratch(dim, n)];
+        self.output_loss.evaluate(
+            &crate::Pair {
+                dim,
+                target: targets.as_slice(),
+                prediction: prediction.as_slice(),
+            },
+            &mut values,
+            crate::Write::Skip,
+            crate::Write::Skip,
+            &mut work,
+        );
+        Ok(values.into_iter().fold(T::zero(), |sum, v| sum + v))
+    }
+
+    pub(crate) fn check_inputs(&self, inputs: &DMatrix<T>) -> Result<(), Error> {
+        check_rows("inputs", inputs, self.dims[0])?;
+        check_finite(Quantity::Input, 0, self.dims[0], inputs.as_slice())?;
+        self.layers[0].check_input(inputs.as_slice())
+    }
+
+    pub(crate) fn check_outputs(&self, n: usize, targets: &DMatrix<T>) -> Result<(), Error> {
+        let depth = self.depth();
+        check_rows("targets", targets, self.dims[depth])?;
+        if targets.ncols() != n {
+            return Err(Error::ExampleCount {
+                inputs: n,
+                targets: targets.ncols(),
+            });
+        }
+        let values = targets.as_slice();
+        check_finite(Quantity::Target, depth, self.dims[depth], values)?;
+        self.output_loss.check_target(self.dims[depth], values)
+    }
+
+    /// The local problem of layer t on a batch.
+    ///
+    /// # Panics
+    /// If t ≥ T, or the batch is of a circuit with other dimensions.
+    pub fn local_problem<'a>(&'a self, t: usize, batch: Batch<'a, T>) -> LocalProblem<'a, T> {
+        assert_eq!(batch.dims, self.dims, "a batch of this circuit");
+        LocalProblem {
+            layer: self.layer(t),
+            parameters: &self.parameters[t],
+            loss: self.loss(t),
+            weight: self.weight(t),
+            input: batch.z(t),
+            target: batch.z(t + 1),
+            context: batch.context(self.seed, t),
+        }
+    }
+
+    /// E on a batch, and the gradients that are wanted, into the workspace: ∂E/∂θ_t, and for
+    /// `targets` ∂E/∂z_t, t = 1, …, T−1, its target part plus its input part.
+    ///
+    /// Every layer's problem is evaluated alone, in an order that `execution` chooses; E is summed
+    /// in the order of the layers. Sums over examples, nothing is averaged.
+    pub fn evaluate(
+        &self,
+        batch: Batch<'_, T>,
+        parameters: bool,
+        targets: bool,
+        workspace: &mut Workspace<T>,
+        execution: Execution,
+    ) -> T {
+        self.predict_locally(batch, workspace, execution);
+        self.differentiate(batch, parameters, targets, workspace, execution)
+    }
+
+    /// Every ẑ_{t+1} = f_t(z_t, θ_t) of a batch, into the workspace.
+    pub(crate) fn predict_locally(
+        &self,
+        batch: Batch<'_, T>,
+        workspace: &mut Workspace<T>,
+        execution: Execution,
+    ) {
+        execution.for_each(&mut workspace.locals, |t, local| {
+            self.local_problem(t, batch).predict(local);
+        });
+    }
+
+    /// [`Circuit::evaluate`] for a workspace whose predictions are current.
+    pub(crate) fn differentiate(
+        &self,
+        batch: Batch<'_, T>,
+        parameters: bool,
+        targets: bool,
+        workspace: &mut Workspace<T>,
+        execution: Execution,
+    ) -> T {
+        let last = self.depth() - 1;
+        execution.for_each(&mut workspace.locals, |t, local| {
+            let wanted = Wanted {
+                parameters,
+                input: targets && t > 0,
+                target: targets && t < last,
+            };
+            self.local_problem(t, batch).differentiate(wanted, local);
+        });
+        if targets {
+            for t in 1..=last {
+                let (before, after) = workspace.locals.split_at_mut(t);
+                add_to(&mut before[t - 1].d_target, &after[0].d_input);
+            }
+        }
+        workspace.energy()
+    }
+
+    /// The plain forward pass over a batch's inputs z_0: ẑ_1, …, ẑ_T, with what the derivatives
+    /// need, into the workspace. Its bits are those of the local predictions at z = ẑ.
+    pub(crate) fn forward_pass(&self, batch: Batch<'_, T>, workspace: &mut Workspace<T>) {
+        for t in 0..self.depth() {
+            let (before, after) = workspace.locals.split_at_mut(t);
+            let input = match before.last() {
+                None => batch.z(0),
+                Some(local) => &local.prediction,
+            };
+            let (layer, local) = (self.layer(t), &mut after[0]);
+            local.resize(layer, self.loss(t), batch.len());
+            local.forward(layer, &batch.context(self.seed, t), &self.parameters[t], input);
+        }
+    }
+}
+
+fn check_rows<T>(what: &str, matrix: &DMatrix<T>, rows: usize) -> Result<(), Error>
+where
+    T: Scalar,
+{
+    if matrix.nrows() == rows {
+        return Ok(());
+    }
+    Err(Error::Shape {
+        what: what.into(),
+        expected: (rows, matrix.ncols()),
+        found: matrix.shape(),
+    })
+}

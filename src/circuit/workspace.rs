@@ -1,0 +1,191 @@
+//! The memory that evaluations work in: allocated once, then reused.
+
+use crate::circuit::Circuit;
+use crate::layer::{Context, Layer, parameter_count};
+use crate::loss::Loss;
+use crate::{Error, Quantity, Scalar};
+
+/// Memory and results of one layer's local problem.
+#[derive(Debug, Clone)]
+pub struct LocalWorkspace<T> {
+    /// ẑ_{t+1}.
+    pub(crate) prediction: Vec<T>,
+    pub(crate) tape: Vec<T>,
+    pub(crate) work: Vec<T>,
+    /// g = ∂ℓ_t/∂ẑ_{t+1}.
+    pub(crate) cotangent: Vec<T>,
+    /// One an example.
+    pub(crate) energies: Vec<T>,
+    pub(crate) energy: T,
+    pub(crate) d_parameters: Vec<T>,
+    pub(crate) d_input: Vec<T>,
+    pub(crate) d_target: Vec<T>,
+}
+
+impl<T: Scalar> LocalWorkspace<T> {
+    pub(crate) fn new(layer: &dyn Layer<T>, loss: &dyn Loss<T>, batch: usize) -> Self {
+        let mut workspace = Self {
+            prediction: Vec::new(),
+            tape: Vec::new(),
+            work: Vec::new(),
+            cotangent: Vec::new(),
+            energies: Vec::new(),
+            energy: T::zero(),
+            d_parameters: vec![T::zero(); parameter_count(layer)],
+            d_input: Vec::new(),
+            d_target: Vec::new(),
+        };
+        workspace.resize(layer, loss, batch);
+        workspace
+    }
+
+    /// Fits the buffers to a batch; allocates only if no batch so large was seen before.
+    pub(crate) fn resize(&mut self, layer: &dyn Layer<T>, loss: &dyn Loss<T>, batch: usize) {
+        if self.energies.len() == batch {
+            return;
+        }
+        let (inputs, outputs) = (layer.input_dim() * batch, layer.output_dim() * batch);
+        let scratch = layer.scratch(batch);
+        let work = scratch.work.max(loss.scratch(layer.output_dim(), batch));
+        for (buffer, length) in [
+            (&mut self.prediction, outputs),
+            (&mut self.cotangent, outputs),
+            (&mut self.d_target, outputs),
+            (&mut self.d_input, inputs),
+            (&mut self.tape, scratch.tape),
+            (&mut self.work, work),
+            (&mut self.energies, batch),
+        ] {
+            buffer.resize(length, T::zero());
+        }
+    }
+
+    pub(crate) fn forward(
+        &mut self,
+        layer: &dyn Layer<T>,
+        context: &Context<'_>,
+        parameters: &[T],
+        input: &[T],
+    ) {
+        let tape = Some(&mut self.tape[..]);
+        layer.forward(
+            context,
+            parameters,
+            input,
+            &mut self.prediction,
+            tape,
+            &mut self.work,
+        );
+    }
+
+    /// ẑ_{t+1} of the last prediction, output_dim × n column-major.
+    pub fn prediction(&self) -> &[T] {
+        &self.prediction
+    }
+
+    /// ℓ_t of the last evaluation, μ included.
+    pub fn energy(&self) -> T {
+        self.energy
+    }
+
+    /// ℓ_t by example, μ included.
+    pub fn energies(&self) -> &[T] {
+        &self.energies
+    }
+
+    /// ∂ℓ_t/∂θ_t of the last evaluation that wanted it.
+    pub fn parameter_gradient(&self) -> &[T] {
+        &self.d_parameters
+    }
+
+    /// ∂ℓ_t/∂z_t of the last evaluation that wanted it, input_dim × n column-major.
+    pub fn input_gradient(&self) -> &[T] {
+        &self.d_input
+    }
+
+    /// ∂ℓ_t/∂z_{t+1} of the last evaluation that wanted it, output_dim × n column-major.
+    pub fn target_gradient(&self) -> &[T] {
+        &self.d_target
+    }
+}
+
+/// Memory and results of a whole circuit: one [`LocalWorkspace`] a layer, none shared.
+///
+/// The first use for a larger batch than before allocates; every other use does not.
+#[derive(Debug, Clone)]
+pub struct Workspace<T> {
+    pub(crate) locals: Vec<LocalWorkspace<T>>,
+    pub(crate) bound: Vec<T>,
+}
+
+impl<T: Scalar> Workspace<T> {
+    /// Memory for batches of up to `batch` examples of `circuit`.
+    pub fn new(circuit: &Circuit<T>, batch: usize) -> Self {
+        let locals = (0..circuit.depth())
+            .map(|t| LocalWorkspace::new(circuit.layer(t), circuit.loss(t), batch))
+            .collect();
+        let bound = circuit.layers().map(Layer::bound_scratch).max();
+        Self {
+            locals,
+            bound: vec![T::zero(); bound.unwrap_or(0)],
+        }
+    }
+
+    /// Results of layer t.
+    ///
+    /// # Panics
+    /// If the circuit has no layer t.
+    pub fn local(&self, t: usize) -> &LocalWorkspace<T> {
+        &self.locals[t]
+    }
+
+    /// ∂E/∂θ_t of the last evaluation that wanted it, or backprop's gradient after
+    /// [`Circuit::backprop`].
+    ///
+    /// # Panics
+    /// If the circuit has no layer t.
+    pub fn parameter_gradient(&self, t: usize) -> &[T] {
+        &self.locals[t].d_parameters
+    }
+
+    /// ∂E/∂z_t, t in 1..T, of the last [`Circuit::evaluate`] that wanted it, d_t × n column-major.
+    ///
+    /// # Panics
+    /// If t is not in 1..=T.
+    pub fn target_gradient(&self, t: usize) -> &[T] {
+        &self.locals[t - 1].d_target
+    }
+
+    /// Total of the layers' energies, in order.
+    pub(crate) fn energy(&self) -> T {
+        self.locals
+            .iter()
+            .fold(T::zero(), |sum, local| sum + local.energy)
+    }
+
+    pub(crate) fn check_energies(&self, step: u64) -> Result<(), Error> {
+        self.check(Quantity::Energy, step, |local| local.energy.is_finite())
+    }
+
+    pub(crate) fn check_parameter_gradients(&self, step: u64) -> Result<(), Error> {
+        self.check(Quantity::ParameterGradient, step, |local| {
+            crate::kernel::all_finite(&local.d_parameters)
+        })
+    }
+
+    fn check(
+        &self,
+        quantity: Quantity,
+        step: u64,
+        finite: impl Fn(&LocalWorkspace<T>) -> bool,
+    ) -> Result<(), Error> {
+        match self.locals.iter().position(|local| !finite(local)) {
+            None => Ok(()),
+            Some(layer) => Err(Error::NonFinite {
+                quantity,
+                layer,
+                step,
+            }),
+        }
+    }
+}

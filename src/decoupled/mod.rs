@@ -1,0 +1,450 @@
+//! A circuit with examples, each with auxiliary targets of its own.
+
+pub(crate) mod examples;
+mod projection;
+mod target_init;
+
+use std::ops::Range;
+
+use nalgebra::{DMatrix, DMatrixView};
+
+pub use projection::Projection;
+pub use target_init::TargetInit;
+
+use crate::circuit::batch::columns;
+use crate::circuit::local_problem::check_finite;
+use crate::circuit::{Batch, Circuit, LocalProblem, Workspace};
+use crate::execution::Execution;
+use crate::kernel::squared_distance;
+use crate::selection::Selection;
+use crate::target_solver::{SolveReport, TargetProblem, TargetSolver};
+use crate::{Error, Quantity, Scalar};
+use examples::{Columns, Examples, Gathered, lend};
+
+/// A [`Circuit`] together with n examples: inputs z_0, output targets z_T, and the auxiliary
+/// targets z_1, …, z_{T−1} that belong to each example and are trained with θ.
+///
+/// Every example has a lasting number, given when it is added and kept when others are removed.
+///
+/// # Examples
+/// ```
+/// use layerwise::{Activation, Circuit, DecoupledCircuit, Dense, TargetInit};
+/// use nalgebra::DMatrix;
+///
+/// let circuit = Circuit::<f64>::builder()
+///     .layer(Dense::new(2, 3, Activation::Tanh)?)
+///     .layer(Dense::new(3, 1, Activation::Identity)?)
+///     .build()?;
+/// let x = DMatrix::from_fn(2, 5, |i, j| (i + j) as f64);
+/// let y = DMatrix::from_fn(1, 5, |_, j| j as f64);
+/// let mut model = DecoupledCircuit::new(circuit);
+/// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
+/// // At z = forward pass, E is the composed loss and every hidden term is zero.
+/// assert_eq!(model.energy()?, model.composed_loss()?);
+/// assert_eq!(model.energies()?[0], 0.0);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct DecoupledCircuit<T: Scalar> {
+    pub(crate) circuit: Circuit<T>,
+    pub(crate) examples: Examples<T>,
+}
+
+/// E and all its gradients on a selection of examples: sums over examples, μ included.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gradients<T: Scalar> {
+    /// E (or the composed loss, for backprop).
+    pub energy: T,
+    /// ∂E/∂θ_t, t = 0, …, T−1, flat.
+    pub parameters: Vec<Vec<T>>,
+    /// ∂E/∂z_t, t = 1, …, T−1, d_t × n; for backprop δ_t = ∂L/∂ẑ_t.
+    pub targets: Vec<DMatrix<T>>,
+}
+
+/// Bytes that a circuit and its training occupy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryEstimate {
+    /// z_1, …, z_{T−1}: n Σ_{t=1}^{T−1} d_t scalars.
+    pub targets: usize,
+    /// z_0 and z_T.
+    pub data: usize,
+    /// θ.
+    pub parameters: usize,
+    /// A [`Workspace`] for the batch size asked for: predictions, tapes and all gradients.
+    pub workspace: usize,
+}
+
+impl MemoryEstimate {
+    /// All of it.
+    pub fn total(&self) -> usize {
+        self.targets + self.data + self.parameters + self.workspace
+    }
+}
+
+impl<T: Scalar> DecoupledCircuit<T> {
+    /// A circuit without examples yet.
+    pub fn new(circuit: Circuit<T>) -> Self {
+        let examples = Examples::new(circuit.dims());
+        Self { circuit, examples }
+    }
+
+    /// The circuit: layers, parameters and losses.
+    pub fn circuit(&self) -> &Circuit<T> {
+        &self.circuit
+    }
+
+    /// [`Circuit::set_parameters`].
+    ///
+    /// # Errors
+    /// Those of [`Circuit::set_parameters`].
+    pub fn set_parameters(&mut self, t: usize, parameters: &[T]) -> Result<(), Error> {
+        self.circuit.set_parameters(t, parameters)
+    }
+
+    /// [`Circuit::set_penalties`].
+    ///
+    /// # Errors
+    /// Those of [`Circuit::set_penalties`].
+    pub fn set_penalties(&mut self, penalties: &[T]) -> Result<(), Error> {
+        self.circuit.set_penalties(penalties)
+    }
+
+    /// The circuit alone, without the examples.
+    pub fn into_circuit(self) -> Circuit<T> {
+        self.circuit
+    }
+
+    /// [`Circuit::predict`]: needs no auxiliary targets, so it serves any inputs.
+    ///
+    /// # Errors
+    /// Those of [`Circuit::predict`].
+    pub fn predict(&self, inputs: &DMatrix<T>) -> Result<DMatrix<T>, Error> {
+        self.circuit.predict(inputs)
+    }
+
+    /// Adds examples, one a column of `inputs` (d_0 × n) and `targets` (d_T × n), with auxiliary
+    /// targets chosen by `init`; returns their lasting numbers.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::ExampleCount`], [`Error::NonFiniteData`], what layer 0 and the
+    /// losses say of their data, or [`Error::InvalidOption`] for an option of `init`. Nothing is
+    /// added then.
+    pub fn add_examples(
+        &mut self,
+        inputs: &DMatrix<T>,
+        targets: &DMatrix<T>,
+        init: &TargetInit<T>,
+    ) -> Result<Range<u64>, Error> {
+        self.circuit.check_inputs(inputs)?;
+        self.circuit.check_outputs(inputs.ncols(), targets)?;
+        let mut z = vec![inputs.as_slice().to_vec()];
+        z.extend(init.targets(&self.circuit, inputs)?);
+        z.push(targets.as_slice().to_vec());
+        Ok(self.examples.append(z))
+    }
+
+    /// Removes examples by their lasting numbers; those of the others do not change.
+    ///
+    /// # Errors
+    /// [`Error::UnknownExample`] or [`Error::RepeatedExample`]; nothing is removed then.
+    pub fn remove_examples(&mut self, examples: &[u64]) -> Result<(), Error> {
+        let mut gone = vec![false; self.examples.len()];
+        for &example in examples {
+            let column = self.examples.column(example)?;
+            if std::mem::replace(&mut gone[column], true) {
+                return Err(Error::RepeatedExample { example });
+            }
+        }
+        self.examples.remove(&gone);
+        Ok(())
+    }
+
+    /// The lasting numbers of the examples, in increasing order: one a column.
+    pub fn examples(&self) -> &[u64] {
+        &self.examples.ids
+    }
+
+    /// z_t of all examples, d_t × n: inputs for t = 0, output targets for t = T, else auxiliary
+    /// targets.
+    ///
+    /// # Errors
+    /// [`Error::UnknownLayer`] if t > T.
+    pub fn z(&self, t: usize) -> Result<DMatrixView<'_, T>, Error> {
+        let Some(&dim) = self.circuit.dims().get(t) else {
+            return Err(self.unknown(t, 0..self.circuit.depth() + 1));
+        };
+        let n = self.examples.len();
+        Ok(DMatrixView::from_slice(&self.examples.z[t], dim, n))
+    }
+
+    /// Replaces the auxiliary targets z_t, t in 1..T, of the selected examples (d_t × n, a column
+    /// an example in the order of the selection).
+    ///
+    /// # Errors
+    /// [`Error::UnknownLayer`], [`Error::Shape`], [`Error::NonFiniteData`], what L_h says of its
+    /// targets, and errors of the selection. Nothing is changed then.
+    pub fn set_targets(
+        &mut self,
+        t: usize,
+        selection: &Selection<'_>,
+        targets: &DMatrix<T>,
+    ) -> Result<(), Error> {
+        let hidden = 1..self.circuit.depth();
+        if !hidden.contains(&t) {
+            return Err(self.unknown(t, hidden));
+        }
+        let chosen = match self.examples.resolve(selection)? {
+            Columns::Run(run) => run.collect(),
+            Columns::Scattered(columns) => columns,
+        };
+        let dim = self.circuit.dims()[t];
+        if targets.shape() != (dim, chosen.len()) {
+            return Err(Error::Shape {
+                what: format!("auxiliary targets z_{t}"),
+                expected: (dim, chosen.len()),
+                found: targets.shape(),
+            });
+        }
+        check_finite(Quantity::Target, t, dim, targets.as_slice())?;
+        let loss = self.circuit.loss(t - 1);
+        loss.check_target(dim, targets.as_slice())?;
+        for (c, from) in chosen.into_iter().zip(targets.as_slice().chunks_exact(dim)) {
+            self.examples.z[t][columns(dim, c, 1)].copy_from_slice(from);
+        }
+        Ok(())
+    }
+
+    /// Chooses the auxiliary targets of all examples anew.
+    ///
+    /// # Errors
+    /// Those of `init`, as in [`DecoupledCircuit::add_examples`]; nothing is changed then.
+    pub fn initialize_targets(&mut self, init: &TargetInit<T>) -> Result<(), Error> {
+        let inputs = self.z(0)?.into_owned();
+        let targets = init.targets(&self.circuit, &inputs)?;
+        for (own, new) in self.examples.z[1..].iter_mut().zip(targets) {
+            *own = new;
+        }
+        Ok(())
+    }
+
+    fn unknown(&self, layer: usize, allowed: Range<usize>) -> Error {
+        Error::UnknownLayer {
+            layer,
+            allowed: format!("{allowed:?}"),
+        }
+    }
+
+    /// A view of z_0, …, z_T for a run of columns; nothing is copied.
+    ///
+    /// # Errors
+    /// [`Error::UnknownColumns`].
+    pub fn batch(&self, run: Range<usize>) -> Result<Batch<'_, T>, Error> {
+        self.examples.resolve(&Selection::Columns(run.clone()))?;
+        Ok(self.examples.run(run, 0, false))
+    }
+
+    /// The local problem of layer t on a run of columns: it borrows θ_t, z_t and z_{t+1} alone.
+    ///
+    /// # Errors
+    /// [`Error::UnknownLayer`], [`Error::UnknownColumns`].
+    pub fn local_problem(&self, t: usize, run: Range<usize>) -> Result<LocalProblem<'_, T>, Error> {
+        if t >= self.circuit.depth() {
+            return Err(self.unknown(t, 0..self.circuit.depth()));
+        }
+        Ok(self.circuit.local_problem(t, self.batch(run)?))
+    }
+
+    /// E of all examples.
+    ///
+    /// # Errors
+    /// [`Error::NoExamples`].
+    pub fn energy(&self) -> Result<T, Error> {
+        let energies = self.energies()?;
+        Ok(energies.into_iter().fold(T::zero(), |sum, e| sum + e))
+    }
+
+    /// ℓ_0, …, ℓ_{T−1} of all examples; their sum, in order, is E.
+    ///
+    /// # Errors
+    /// [`Error::NoExamples`].
+    pub fn energies(&self) -> Result<Vec<T>, Error> {
+        let workspace = self.evaluated("the energy")?;
+        Ok(workspace.locals.iter().map(|local| local.energy).collect())
+    }
+
+    /// The constraint gap of each hidden layer t = 1, …, T−1: (Σᵢ ‖z_tⁱ − ẑ_tⁱ‖² / n)^½, the root
+    /// mean square over examples of the distance between target and prediction.
+    ///
+    /// # Errors
+    /// [`Error::NoExamples`].
+    pub fn gap(&self) -> Result<Vec<T>, Error> {
+        let workspace = self.evaluated("the constraint gap")?;
+        let n = T::of(self.examples.len() as f64);
+        let hidden = 1..self.circuit.depth();
+        Ok(hidden
+            .map(|t| {
+                let prediction = &workspace.locals[t - 1].prediction;
+                (squared_distance(&self.examples.z[t], prediction) / n).sqrt()
+            })
+            .collect())
+    }
+
+    fn evaluated(&self, operation: &'static str) -> Result<Workspace<T>, Error> {
+        let n = self.examples.len();
+        if n == 0 {
+            return Err(Error::NoExamples { operation });
+        }
+        let mut workspace = Workspace::new(&self.circuit, n);
+        let batch = self.examples.run(0..n, 0, false);
+        let sequential = Execution::Sequential;
+        self.circuit
+            .evaluate(batch, false, false, &mut workspace, sequential);
+        Ok(workspace)
+    }
+
+    /// E on the selected examples with all its gradients, in new memory.
+    ///
+    /// [`Circuit::evaluate`] does the same in memory that is kept.
+    ///
+    /// # Errors
+    /// Errors of the selection, or [`Error::NoExamples`] if it is empty.
+    pub fn gradients(&self, selection: &Selection<'_>) -> Result<Gradients<T>, Error> {
+        self.on_selection(selection, "gradients", |batch, workspace| {
+            let sequential = Execution::Sequential;
+            self.circuit
+                .evaluate(batch, true, true, workspace, sequential)
+        })
+        .map(|(energy, workspace, n)| {
+            let targets = (1..self.circuit.depth())
+                .map(|t| self.matrix(t, n, workspace.target_gradient(t)))
+                .collect();
+            Gradients {
+                energy,
+                parameters: parameter_gradients(workspace),
+                targets,
+            }
+        })
+    }
+
+    /// Backprop's composed loss and gradients on the selected examples, in new memory; the
+    /// auxiliary targets play no part.
+    ///
+    /// # Errors
+    /// Errors of the selection, or [`Error::NoExamples`] if it is empty.
+    pub fn backprop(&self, selection: &Selection<'_>) -> Result<Gradients<T>, Error> {
+        self.on_selection(selection, "backprop", |batch, workspace| {
+            self.circuit.backprop(batch, workspace)
+        })
+        .map(|(energy, workspace, n)| {
+            let targets = (1..self.circuit.depth())
+                .map(|t| self.matrix(t, n, workspace.locals[t].input_gradient()))
+                .collect();
+            Gradients {
+                energy,
+                parameters: parameter_gradients(workspace),
+                targets,
+            }
+        })
+    }
+
+    /// The composed loss Σᵢ L of the plain forward pass over all examples.
+    ///
+    /// # Errors
+    /// [`Error::NoExamples`].
+    pub fn composed_loss(&self) -> Result<T, Error> {
+        if self.examples.len() == 0 {
+            return Err(Error::NoExamples {
+                operation: "the composed loss",
+            });
+        }
+        let inputs = self.z(0)?.into_owned();
+        let targets = self.z(self.circuit.depth())?.into_owned();
+        self.circuit.composed_loss(&inputs, &targets)
+    }
+
+    /// Moves the auxiliary targets of the selected examples by one call of `solver`, θ fixed.
+    ///
+    /// # Errors
+    /// Errors of the selection, [`Error::NoExamples`], and those of the solver.
+    pub fn solve_targets(
+        &mut self,
+        solver: &mut dyn TargetSolver<T>,
+        selection: &Selection<'_>,
+    ) -> Result<SolveReport, Error> {
+        let columns = self.examples.resolve(selection)?;
+        let Self { circuit, examples } = self;
+        solver.reset();
+        let mut workspace = Workspace::new(circuit, 0);
+        let mut gathered = Gathered::new(circuit.depth());
+        lend(examples, &columns.chosen(), 0, &mut gathered, |mut batch| {
+            if batch.ids.is_empty() {
+                return Err(Error::NoExamples {
+                    operation: "a Z-step",
+                });
+            }
+            let sequential = Execution::Sequential;
+            let mut problem = TargetProblem::new(circuit, &mut batch, &mut workspace, sequential);
+            solver.solve(&mut problem)
+        })
+    }
+
+    /// Bytes in use, and needed for training with batches of `batch` examples.
+    pub fn memory(&self, batch: usize) -> MemoryEstimate {
+        let scalar = size_of::<T>();
+        let n = self.examples.len();
+        let dims = self.circuit.dims();
+        let all: usize = dims.iter().sum();
+        let ends = dims[0] + dims[dims.len() - 1];
+        let workspace: usize = (0..self.circuit.depth())
+            .map(|t| {
+                let layer = self.circuit.layer(t);
+                let scratch = layer.scratch(batch);
+                let loss = self.circuit.loss(t).scratch(dims[t + 1], batch);
+                let arrays = 3 * dims[t + 1] + dims[t] + 1;
+                batch * arrays
+                    + scratch.tape
+                    + scratch.work.max(loss)
+                    + self.circuit.parameters(t).len()
+            })
+            .sum();
+        let bound = self.circuit.layers().map(|layer| layer.bound_scratch());
+        MemoryEstimate {
+            targets: scalar * n * (all - ends),
+            data: scalar * n * ends,
+            parameters: scalar * self.circuit.parameter_count(),
+            workspace: scalar * (workspace + bound.max().unwrap_or(0)),
+        }
+    }
+
+    fn matrix(&self, t: usize, n: usize, values: &[T]) -> DMatrix<T> {
+        DMatrix::from_column_slice(self.circuit.dims()[t], n, values)
+    }
+
+    fn on_selection(
+        &self,
+        selection: &Selection<'_>,
+        operation: &'static str,
+        compute: impl FnOnce(Batch<'_, T>, &mut Workspace<T>) -> T,
+    ) -> Result<(T, Workspace<T>, usize), Error> {
+        let mut gathered = Gathered::new(self.circuit.depth());
+        let batch = match self.examples.resolve(selection)? {
+            Columns::Run(run) => self.examples.run(run, 0, false),
+            Columns::Scattered(columns) => {
+                gathered.load(&self.examples, &columns);
+                gathered.view(self.circuit.dims(), false)
+            }
+        };
+        let n = batch.len();
+        if n == 0 {
+            return Err(Error::NoExamples { operation });
+        }
+        let mut workspace = Workspace::new(&self.circuit, n);
+        let energy = compute(batch, &mut workspace);
+        Ok((energy, workspace, n))
+    }
+}
+
+fn parameter_gradients<T: Scalar>(workspace: Workspace<T>) -> Vec<Vec<T>> {
+    let locals = workspace.locals.into_iter();
+    locals.map(|local| local.d_parameters).collect()
+}

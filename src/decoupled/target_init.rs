@@ -1,0 +1,143 @@
+//! Where auxiliary targets start.
+
+use nalgebra::DMatrix;
+use rand::SeedableRng;
+use rand::rngs::ChaCha8Rng;
+
+use super::projection::Projection;
+use crate::circuit::Circuit;
+use crate::circuit::local_problem::check_finite;
+use crate::init::add_noise;
+use crate::layer::Context;
+use crate::{Error, Quantity, Scalar};
+
+/// How the auxiliary targets z_1, …, z_{T−1} of new examples are chosen.
+///
+/// Random draws are a function of the seed, the layer and the place of the example in the call.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum TargetInit<T: Scalar> {
+    /// z_t = ẑ_t of the plain forward pass: E = L, every hidden term is zero.
+    ForwardPass,
+    /// The forward pass plus N(0, std²).
+    NoisyForwardPass {
+        /// Standard deviation of the noise, ≥ 0.
+        std: f64,
+        /// Seed of the noise.
+        seed: u64,
+    },
+    /// N(0, std²), which carries nothing of the input: layers can fit it only as noise.
+    RandomNormal {
+        /// Standard deviation, ≥ 0.
+        std: f64,
+        /// Seed of the draws.
+        seed: u64,
+    },
+    /// A chain of random orthogonal projections of the input, standardised and put into each
+    /// layer's range: see [`Projection`], fitted here on the inputs that are given.
+    Projected {
+        /// Seed of the projections.
+        seed: u64,
+    },
+    /// z_1, …, z_{T−1} as given, each d_t × n.
+    Given(Vec<DMatrix<T>>),
+}
+
+impl<T: Scalar> TargetInit<T> {
+    /// z_1, …, z_{T−1} for these inputs (d_0 × n), column-major.
+    pub(crate) fn targets(
+        &self,
+        circuit: &Circuit<T>,
+        inputs: &DMatrix<T>,
+    ) -> Result<Vec<Vec<T>>, Error> {
+        let n = inputs.ncols();
+        let hidden = 1..circuit.depth();
+        let dims = circuit.dims();
+        let targets: Vec<Vec<T>> = match self {
+            Self::ForwardPass => forward(circuit, inputs),
+            Self::NoisyForwardPass { std, seed } => {
+                let std = check_std("TargetInit::NoisyForwardPass::std", *std)?;
+                let mut targets = forward(circuit, inputs);
+                for (z, t) in targets.iter_mut().zip(hidden) {
+                    add_noise(z, std, &mut stream(*seed, t));
+                }
+                targets
+            }
+            Self::RandomNormal { std, seed } => {
+                let std = check_std("TargetInit::RandomNormal::std", *std)?;
+                hidden
+                    .map(|t| {
+                        let mut z = vec![T::zero(); dims[t] * n];
+                        add_noise(&mut z, std, &mut stream(*seed, t));
+                        z
+                    })
+                    .collect()
+            }
+            Self::Projected { seed } => {
+                if n == 0 {
+                    return Ok(vec![Vec::new(); hidden.len()]);
+                }
+                let targets = Projection::fit(circuit, inputs, *seed)?.apply(inputs)?;
+                targets.into_iter().map(|z| z.as_slice().to_vec()).collect()
+            }
+            Self::Given(targets) => {
+                if targets.len() != hidden.len() {
+                    return Err(Error::Length {
+                        what: "auxiliary targets z_1, …, z_{T−1}".into(),
+                        expected: hidden.len(),
+                        found: targets.len(),
+                    });
+                }
+                for (z, t) in targets.iter().zip(hidden) {
+                    if z.shape() != (dims[t], n) {
+                        return Err(Error::Shape {
+                            what: format!("auxiliary targets z_{t}"),
+                            expected: (dims[t], n),
+                            found: z.shape(),
+                        });
+                    }
+                }
+                targets.iter().map(|z| z.as_slice().to_vec()).collect()
+            }
+        };
+        for (t, z) in (1..).zip(&targets) {
+            check_finite(Quantity::Target, t, dims[t], z)?;
+            // A trained target must lie in the domain of its loss.
+            circuit.loss(t - 1).check_target(dims[t], z)?;
+        }
+        Ok(targets)
+    }
+}
+
+fn forward<T: Scalar>(circuit: &Circuit<T>, inputs: &DMatrix<T>) -> Vec<Vec<T>> {
+    let n = inputs.ncols();
+    let mut targets: Vec<Vec<T>> = Vec::new();
+    for t in 0..circuit.depth() - 1 {
+        let layer = circuit.layer(t);
+        let mut output = vec![T::zero(); layer.output_dim() * n];
+        let mut work = vec![T::zero(); layer.scratch(n).work];
+        let context = Context::inference(circuit.seed(), t);
+        let input = targets.last().map_or(inputs.as_slice(), Vec::as_slice);
+        let parameters = circuit.parameters(t);
+        layer.forward(&context, parameters, input, &mut output, None, &mut work);
+        targets.push(output);
+    }
+    targets
+}
+
+fn stream(seed: u64, t: usize) -> ChaCha8Rng {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(t as u64);
+    rng
+}
+
+fn check_std(option: &'static str, std: f64) -> Result<f64, Error> {
+    if std.is_finite() && std >= 0.0 {
+        return Ok(std);
+    }
+    Err(Error::InvalidOption {
+        option,
+        value: std,
+        allowed: "finite and not negative",
+    })
+}

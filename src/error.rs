@@ -1,0 +1,288 @@
+//! The one error type of the crate.
+
+use std::fmt;
+
+/// What a non-finite number was found in; part of [`Error::NonFinite`] and [`Error::NonFiniteData`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Quantity {
+    /// An input z_0.
+    Input,
+    /// An output target z_T, or an auxiliary target z_t.
+    Target,
+    /// A layer's parameters θ_t.
+    Parameter,
+    /// The energy of a local problem, ℓ_t.
+    Energy,
+    /// The composed loss of backprop.
+    ComposedLoss,
+    /// A gradient with respect to θ_t.
+    ParameterGradient,
+    /// A gradient with respect to z_t.
+    TargetGradient,
+    /// The prediction of a layer, ẑ_{t+1}.
+    Prediction,
+}
+
+impl fmt::Display for Quantity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Input => "input",
+            Self::Target => "target",
+            Self::Parameter => "parameters",
+            Self::Energy => "energy",
+            Self::ComposedLoss => "composed loss",
+            Self::ParameterGradient => "parameter gradient",
+            Self::TargetGradient => "target gradient",
+            Self::Prediction => "prediction",
+        })
+    }
+}
+
+/// Everything that can go wrong, with the numbers that say why.
+///
+/// After an error nothing is half done: constructors, setters and additions leave their object as
+/// it was, and a training run leaves parameters and targets as its last completed step left them.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A circuit, or a [`Sequential`](crate::Sequential), without layers.
+    #[error("a {what} needs at least one layer, and none was given")]
+    NoLayers {
+        /// "circuit" or "sequential layer".
+        what: &'static str,
+    },
+
+    /// A dimension that must be at least 1 is 0.
+    #[error("{what} must be at least 1, but is 0")]
+    ZeroDimension {
+        /// Which dimension.
+        what: &'static str,
+    },
+
+    /// A dimension so large that sizes in memory overflow.
+    #[error("{what} of {rows} x {columns} is too large to be stored")]
+    TooLarge {
+        /// Which matrix.
+        what: &'static str,
+        /// Its rows.
+        rows: usize,
+        /// Its columns.
+        columns: usize,
+    },
+
+    /// A layer whose input dimension is not the output dimension of the layer before it.
+    #[error(
+        "layer {layer} takes inputs of dimension {found}, but layer {} gives outputs of dimension {expected}",
+        layer - 1
+    )]
+    LayerMismatch {
+        /// The later of the two layers, counted from 0.
+        layer: usize,
+        /// Output dimension of layer − 1.
+        expected: usize,
+        /// Input dimension of the layer.
+        found: usize,
+    },
+
+    /// A layer that cannot be differentiated in its input stands behind another layer.
+    #[error(
+        "layer {layer} is not differentiable in its input, so it can only be the first of a circuit"
+    )]
+    InputNotDifferentiable {
+        /// The layer, counted from 0.
+        layer: usize,
+    },
+
+    /// A layer that reports parameter groups which do not tile its parameter vector.
+    #[error(
+        "layer {layer}: parameter group '{group}' covers {start}..{end}, but must start at {expected} and hold its shape's {size} values"
+    )]
+    ParameterLayout {
+        /// The layer, counted from 0.
+        layer: usize,
+        /// Name of the group.
+        group: String,
+        /// Where its range starts.
+        start: usize,
+        /// Where its range ends.
+        end: usize,
+        /// Where it should start: the end of the group before it.
+        expected: usize,
+        /// The product of its shape.
+        size: usize,
+    },
+
+    /// A layer number outside the circuit.
+    #[error("layer {layer} was asked for, but only {allowed} exist here")]
+    UnknownLayer {
+        /// The number asked for.
+        layer: usize,
+        /// The numbers that exist, such as "0..4".
+        allowed: String,
+    },
+
+    /// A hidden loss whose target cannot be trained.
+    #[error(
+        "the loss {loss} of hidden layer {layer} has a fixed target, but auxiliary targets are trained; use a loss whose target is free, such as SquaredError"
+    )]
+    FixedTargetLoss {
+        /// The loss, as its `Debug` prints it.
+        loss: String,
+        /// The hidden layer t = 1, …, T−1.
+        layer: usize,
+    },
+
+    /// A matrix or slice of the wrong shape.
+    #[error("{what}: expected {} x {}, found {} x {}", expected.0, expected.1, found.0, found.1)]
+    Shape {
+        /// What was given.
+        what: String,
+        /// Rows and columns needed.
+        expected: (usize, usize),
+        /// Rows and columns found.
+        found: (usize, usize),
+    },
+
+    /// A list or slice of the wrong length.
+    #[error("{what}: expected length {expected}, found {found}")]
+    Length {
+        /// What was given.
+        what: String,
+        /// Length needed.
+        expected: usize,
+        /// Length found.
+        found: usize,
+    },
+
+    /// Inputs and targets of different numbers of examples.
+    #[error("{inputs} inputs were given with {targets} targets: one column an example in both")]
+    ExampleCount {
+        /// Columns of the inputs.
+        inputs: usize,
+        /// Columns of the targets.
+        targets: usize,
+    },
+
+    /// An operation over examples when there are none.
+    #[error("{operation} needs at least one example, and there is none")]
+    NoExamples {
+        /// The operation.
+        operation: &'static str,
+    },
+
+    /// An example number that the circuit does not hold.
+    #[error("example {example} is not among the {count} examples of the circuit")]
+    UnknownExample {
+        /// The number asked for.
+        example: u64,
+        /// How many examples there are.
+        count: usize,
+    },
+
+    /// The same example twice in one selection.
+    #[error("example {example} stands twice in one selection")]
+    RepeatedExample {
+        /// The example.
+        example: u64,
+    },
+
+    /// A range of columns that leaves the circuit's examples.
+    #[error("columns {start}..{end} were asked for, but the circuit has {count} examples")]
+    UnknownColumns {
+        /// First column.
+        start: usize,
+        /// One past the last column.
+        end: usize,
+        /// How many examples there are.
+        count: usize,
+    },
+
+    /// NaN or infinity in data given by the caller.
+    #[error("{quantity} of layer {layer} is {value} at row {row}, example column {column}")]
+    NonFiniteData {
+        /// What it stands in.
+        quantity: Quantity,
+        /// t of z_t or θ_t.
+        layer: usize,
+        /// Row, counted from 0.
+        row: usize,
+        /// Column, counted from 0.
+        column: usize,
+        /// The value, as f64.
+        value: f64,
+    },
+
+    /// A target outside the domain of its loss.
+    #[error("{loss}: the target of example column {column} is outside the domain: {reason}")]
+    TargetDomain {
+        /// The loss, as its `Debug` prints it.
+        loss: String,
+        /// Column, counted from 0.
+        column: usize,
+        /// What is wrong, with the number.
+        reason: String,
+    },
+
+    /// An input outside the domain of the first layer.
+    #[error("the input of example column {column} is outside the layer's domain: {reason}")]
+    InputDomain {
+        /// Column, counted from 0.
+        column: usize,
+        /// What is wrong, with the number.
+        reason: String,
+    },
+
+    /// An option with a value it cannot have.
+    #[error("option {option} is {value}, but must be {allowed}")]
+    InvalidOption {
+        /// Name of the option.
+        option: &'static str,
+        /// Value given.
+        value: f64,
+        /// What is allowed.
+        allowed: &'static str,
+    },
+
+    /// An option that this build of the crate cannot honour.
+    #[error("option {option} needs the feature '{feature}', which is not enabled")]
+    FeatureDisabled {
+        /// Name of the option.
+        option: &'static str,
+        /// The cargo feature.
+        feature: &'static str,
+    },
+
+    /// A solver that needs a bound which a layer or loss does not give.
+    #[error(
+        "a curvature-bounded step needs a curvature bound, but {of} at layer {layer} gives none; use a fixed step"
+    )]
+    NoCurvatureBound {
+        /// "the layer" or "the loss".
+        of: &'static str,
+        /// The layer.
+        layer: usize,
+    },
+
+    /// The pool of threads could not be started.
+    #[error("a pool of {threads} threads could not be started: {reason}")]
+    ThreadPool {
+        /// Threads asked for.
+        threads: usize,
+        /// The operating system's word.
+        reason: String,
+    },
+
+    /// A computation left the finite numbers.
+    #[error(
+        "{quantity} of layer {layer} became non-finite in step {step}; nothing was changed by that step. Try a smaller step"
+    )]
+    NonFinite {
+        /// Which quantity.
+        quantity: Quantity,
+        /// Its layer.
+        layer: usize,
+        /// The step, counted from 0 (a Z-step within one visit, or a parameter step of the run).
+        step: u64,
+    },
+}

@@ -1,0 +1,192 @@
+//! Initial values of parameters.
+
+use nalgebra::DMatrix;
+use rand::Rng;
+use rand_distr::{Distribution, StandardNormal, Uniform};
+
+use crate::{Error, Scalar};
+
+/// The number of units that sets the variance of [`Initializer::VarianceScaling`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fan {
+    /// Units that a unit reads from.
+    In,
+    /// Units that read a unit.
+    Out,
+    /// Mean of the two.
+    Average,
+}
+
+/// Shape of the distribution of [`Initializer::VarianceScaling`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// N(0, v).
+    Normal,
+    /// U(−√(3v), √(3v)).
+    Uniform,
+}
+
+/// How a matrix of parameters is drawn.
+///
+/// # Examples
+/// ```
+/// use layerwise::{Activation, Dense, Initializer};
+///
+/// let layer = Dense::new(64, 32, Activation::Relu)?.with_weights(Initializer::he_normal())?;
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum Initializer {
+    /// All 0.
+    Zeros,
+    /// All the same value.
+    Constant {
+        /// The value.
+        value: f64,
+    },
+    /// Independent draws with mean 0 and variance v = scale / fan.
+    VarianceScaling {
+        /// Numerator of the variance, above 0.
+        scale: f64,
+        /// Denominator of the variance.
+        fan: Fan,
+        /// Normal or uniform.
+        shape: Shape,
+    },
+    /// gain · Q with Q drawn uniformly among the matrices with orthonormal columns (or rows, if
+    /// there are fewer rows). Saxe, McClelland & Ganguli 2014.
+    Orthogonal {
+        /// Factor of the orthonormal matrix, finite.
+        gain: f64,
+    },
+}
+
+impl Initializer {
+    /// U(±√(6/(fan_in + fan_out))). Glorot & Bengio 2010.
+    pub fn glorot_uniform() -> Self {
+        Self::scaling(1.0, Fan::Average, Shape::Uniform)
+    }
+
+    /// N(0, 2/(fan_in + fan_out)). Glorot & Bengio 2010.
+    pub fn glorot_normal() -> Self {
+        Self::scaling(1.0, Fan::Average, Shape::Normal)
+    }
+
+    /// U(±√(6/fan_in)). He, Zhang, Ren & Sun 2015.
+    pub fn he_uniform() -> Self {
+        Self::scaling(2.0, Fan::In, Shape::Uniform)
+    }
+
+    /// N(0, 2/fan_in). He, Zhang, Ren & Sun 2015.
+    pub fn he_normal() -> Self {
+        Self::scaling(2.0, Fan::In, Shape::Normal)
+    }
+
+    /// U(±√(3/fan_in)). LeCun, Bottou, Orr & Müller 1998.
+    pub fn lecun_uniform() -> Self {
+        Self::scaling(1.0, Fan::In, Shape::Uniform)
+    }
+
+    /// N(0, 1/fan_in). LeCun, Bottou, Orr & Müller 1998.
+    pub fn lecun_normal() -> Self {
+        Self::scaling(1.0, Fan::In, Shape::Normal)
+    }
+
+    fn scaling(scale: f64, fan: Fan, shape: Shape) -> Self {
+        Self::VarianceScaling { scale, fan, shape }
+    }
+
+    /// Draws a `rows × columns` matrix of fan-in `columns` and fan-out `rows` into `values`,
+    /// column by column.
+    ///
+    /// The draws are made in `f64` and rounded, so `f32` and `f64` circuits start alike.
+    ///
+    /// # Panics
+    /// If `values` does not hold `rows · columns` values.
+    pub fn fill<T: Scalar>(self, values: &mut [T], rows: usize, columns: usize, rng: &mut dyn Rng) {
+        assert_eq!(values.len(), rows * columns, "a {rows} x {columns} matrix");
+        match self {
+            Self::Zeros => values.fill(T::zero()),
+            Self::Constant { value } => values.fill(T::of(value)),
+            Self::VarianceScaling { scale, fan, shape } => {
+                let fan = match fan {
+                    Fan::In => columns as f64,
+                    Fan::Out => rows as f64,
+                    Fan::Average => 0.5 * (rows + columns) as f64,
+                };
+                let std = (scale / fan.max(1.0)).sqrt();
+                match shape {
+                    Shape::Normal => draw(values, rng, StandardNormal, std),
+                    Shape::Uniform => {
+                        let unit = Uniform::new_inclusive(-1.0, 1.0).expect("-1 is below 1");
+                        draw(values, rng, unit, std * 3f64.sqrt());
+                    }
+                }
+            }
+            Self::Orthogonal { gain } => {
+                let q = orthonormal(rows, columns, rng);
+                for (v, q) in values.iter_mut().zip(q.iter()) {
+                    *v = T::of(gain * q);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn validate(self) -> Result<Self, Error> {
+        let invalid = |option, value, allowed| {
+            Err(Error::InvalidOption {
+                option,
+                value,
+                allowed,
+            })
+        };
+        match self {
+            Self::Constant { value } if !value.is_finite() => {
+                invalid("Initializer::Constant::value", value, "finite")
+            }
+            Self::VarianceScaling { scale, .. } if !(scale > 0.0 && scale.is_finite()) => {
+                invalid("Initializer::VarianceScaling::scale", scale, "above 0 and finite")
+            }
+            Self::Orthogonal { gain } if !gain.is_finite() => {
+                invalid("Initializer::Orthogonal::gain", gain, "finite")
+            }
+            _ => Ok(self),
+        }
+    }
+}
+
+/// values ← factor · draws.
+fn draw<T: Scalar>(
+    values: &mut [T],
+    rng: &mut dyn Rng,
+    distribution: impl Distribution<f64>,
+    factor: f64,
+) {
+    for v in values {
+        *v = T::of(factor * distribution.sample(rng));
+    }
+}
+
+/// values ← values + std · N(0, 1).
+pub(crate) fn add_noise<T: Scalar>(values: &mut [T], std: f64, rng: &mut dyn Rng) {
+    for v in values {
+        let draw: f64 = StandardNormal.sample(rng);
+        *v += T::of(std * draw);
+    }
+}
+
+/// A random `rows × columns` matrix with orthonormal columns, or rows if there are fewer of them,
+/// distributed uniformly (the Q of a Gaussian matrix, with the signs of R's diagonal; Mezzadri
+/// 2007).
+pub(crate) fn orthonormal(rows: usize, columns: usize, rng: &mut dyn Rng) -> DMatrix<f64> {
+    let (tall, wide) = (rows.max(columns), rows.min(columns));
+    let gaussian = DMatrix::from_fn(tall, wide, |_, _| StandardNormal.sample(rng));
+    let (mut q, r) = gaussian.qr().unpack();
+    for (mut column, &diagonal) in q.column_iter_mut().zip(r.diagonal().iter()) {
+        if diagonal < 0.0 {
+            column.neg_mut();
+        }
+    }
+    if rows >= columns { q } else { q.transpose() }
+}

@@ -1,0 +1,307 @@
+use super::*;
+
+/// f and f′ at every x: on the vector unit, or by the loop without it.
+type Evaluate<T> = fn(&[T], bool) -> (Vec<T>, Vec<T>);
+
+fn evaluate<F: Function, T: Real>(x: &[T], vector: bool) -> (Vec<T>, Vec<T>) {
+    let (mut values, mut derivatives) = (x.to_vec(), x.to_vec());
+    if vector {
+        apply::<F, T>(&mut values, Some(&mut derivatives));
+    } else {
+        Pass::<F, T> {
+            values: &mut values,
+            derivatives: Some(&mut derivatives),
+            function: PhantomData,
+        }
+        .run::<false>();
+    }
+    (values, derivatives)
+}
+
+fn functions<T: Real>() -> [(&'static str, Evaluate<T>); 6] {
+    [
+        ("exp", evaluate::<Exp, T>),
+        ("tanh", evaluate::<Tanh, T>),
+        ("sigmoid", evaluate::<Sigmoid, T>),
+        ("softplus", evaluate::<Softplus, T>),
+        ("silu", evaluate::<Silu, T>),
+        ("gelu", evaluate::<Gelu, T>),
+    ]
+}
+
+/// The place value of the last of `digits` binary digits of x.
+fn ulp(x: f64, digits: i32, least_exponent: i32) -> f64 {
+    let exponent = (x.to_bits() >> 52 & 0x7ff) as i32 - 1023;
+    f64::from(exponent.max(least_exponent) - digits + 1).exp2()
+}
+
+/// The error of `found` in ulp, where the truth is `high` and `low` ulp more.
+fn error_f64(found: f64, high: f64, low: f64) -> f64 {
+    if found == high {
+        return low.abs();
+    }
+    ((found - high) / ulp(high, 53, -1022) - low).abs()
+}
+
+/// The same against a truth that f64 holds well enough; past the largest f32
+/// the infinite stands for the next power of two.
+fn error_f32(found: f32, truth: f64) -> f64 {
+    let edge = 2f64.powi(128);
+    let found = f64::from(found).clamp(-edge, edge);
+    (found - truth.clamp(-edge, edge)).abs() / ulp(truth.clamp(-edge / 2.0, edge / 2.0), 24, -126)
+}
+
+/// The largest error and where it is.
+#[derive(Clone, Copy, Default)]
+struct Worst {
+    error: f64,
+    x: f64,
+}
+
+impl Worst {
+    fn see(&mut self, error: f64, x: f64) {
+        // A NaN has to be seen, too.
+        if error > self.error || error.is_nan() {
+            *self = Self { error, x };
+        }
+    }
+
+    fn check(self, what: &str, name: &str, vector: bool) {
+        let path = if vector { "vector" } else { "plain" };
+        println!(
+            "{what:14} {name:8} {path:6} {:5.2} ulp at {:e}",
+            self.error, self.x
+        );
+        assert!(
+            self.error <= 3.0,
+            "{what} {name} {path}: {} ulp at {:e}",
+            self.error,
+            self.x
+        );
+    }
+}
+
+fn random(state: &mut u64) -> u64 {
+    // splitmix64
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Every magnitude, then evenly where the functions bend, then around the
+/// zeros of the derivatives.
+fn arguments(patterns: usize) -> Vec<f32> {
+    let mut state = 7;
+    let mut x: Vec<f32> = (0..patterns)
+        .map(|_| f32::from_bits(random(&mut state) as u32))
+        .collect();
+    for (centre, width) in [
+        (0.0, 120.0),
+        (0.0, 15.0),
+        (0.0, 2.0),
+        (-1.278_464_5, 0.01),
+        (-0.751_791_5, 0.01),
+    ] {
+        x.extend((0..patterns / 10).map(|_| {
+            let unit = (random(&mut state) >> 11) as f64 / 2f64.powi(52) - 1.0;
+            (centre + width * unit) as f32
+        }));
+    }
+    x
+}
+
+#[test]
+fn f64_agrees_with_the_reference() {
+    let table: Vec<(&str, [f64; 5])> = include_str!("../../tests/data/elementary.csv")
+        .lines()
+        .skip(1)
+        .map(|line| {
+            let (name, fields) = line.split_once(',').unwrap();
+            let mut fields = fields
+                .split(',')
+                .map(|field| f64::from_bits(u64::from_str_radix(field, 16).unwrap()));
+            (name, std::array::from_fn(|_| fields.next().unwrap()))
+        })
+        .collect();
+    for (name, evaluate) in functions::<f64>() {
+        let rows: Vec<[f64; 5]> = table
+            .iter()
+            .filter(|row| row.0 == name)
+            .map(|row| row.1)
+            .collect();
+        assert!(rows.len() > 300);
+        let x: Vec<f64> = rows.iter().map(|row| row[0]).collect();
+        for vector in [false, true] {
+            let (values, derivatives) = evaluate(&x, vector);
+            let mut worst = [Worst::default(); 2];
+            for (i, row) in rows.iter().enumerate() {
+                worst[0].see(error_f64(values[i], row[1], row[2]), x[i]);
+                worst[1].see(error_f64(derivatives[i], row[3], row[4]), x[i]);
+            }
+            worst[0].check("f64 value", name, vector);
+            worst[1].check("f64 derivative", name, vector);
+        }
+    }
+}
+
+#[test]
+fn f32_agrees_with_f64() {
+    let x: Vec<f32> = arguments(1_000_000)
+        .into_iter()
+        .filter(|x| !x.is_nan())
+        .collect();
+    let wide: Vec<f64> = x.iter().map(|&x| x.into()).collect();
+    for ((name, evaluate), (_, reference)) in functions::<f32>().into_iter().zip(functions::<f64>())
+    {
+        let truth = reference(&wide, true);
+        for vector in [false, true] {
+            let (values, derivatives) = evaluate(&x, vector);
+            let mut worst = [Worst::default(); 2];
+            for i in 0..x.len() {
+                worst[0].see(error_f32(values[i], truth.0[i]), wide[i]);
+                worst[1].see(error_f32(derivatives[i], truth.1[i]), wide[i]);
+            }
+            worst[0].check("f32 value", name, vector);
+            worst[1].check("f32 derivative", name, vector);
+        }
+    }
+}
+
+/// Checks f and f′ at −∞, −0, +0 and +∞, signs of zeros included, and at NaN.
+macro_rules! special_values {
+    ($real:ident) => {
+        let infinity = $real::INFINITY;
+        let ln_2 = (2.0 as $real).ln();
+        let expected = [
+            (
+                "exp",
+                [[0.0, 0.0], [1.0, 1.0], [1.0, 1.0], [infinity, infinity]],
+            ),
+            ("tanh", [[-1.0, 0.0], [-0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]),
+            (
+                "sigmoid",
+                [[0.0, 0.0], [0.5, 0.25], [0.5, 0.25], [1.0, 0.0]],
+            ),
+            (
+                "softplus",
+                [[0.0, 0.0], [ln_2, 0.5], [ln_2, 0.5], [infinity, 1.0]],
+            ),
+            (
+                "silu",
+                [[-0.0, -0.0], [-0.0, 0.5], [0.0, 0.5], [infinity, 1.0]],
+            ),
+            (
+                "gelu",
+                [[-0.0, -0.0], [-0.0, 0.5], [0.0, 0.5], [infinity, 1.0]],
+            ),
+        ];
+        for ((name, evaluate), (_, expected)) in functions::<$real>().into_iter().zip(expected) {
+            for vector in [false, true] {
+                let (values, derivatives) = evaluate(&[-infinity, -0.0, 0.0, infinity], vector);
+                for (i, [value, derivative]) in expected.into_iter().enumerate() {
+                    // Only ln 2 may be off, by its last bit.
+                    let off = values[i].to_bits().abs_diff(value.to_bits());
+                    assert!(off <= u8::from(value == ln_2).into(), "{name} {i}");
+                    assert_eq!(
+                        derivatives[i].to_bits(),
+                        derivative.to_bits(),
+                        "{name}' {i}"
+                    );
+                }
+                for payload in [0, 1, 5] {
+                    for nan in [$real::NAN, -$real::NAN] {
+                        let nan = $real::from_bits(nan.to_bits() | payload);
+                        let (values, derivatives) = evaluate(&[nan; 40], vector);
+                        assert!(
+                            values.iter().chain(&derivatives).all(|y| y.is_nan()),
+                            "{name}"
+                        );
+                    }
+                }
+            }
+        }
+    };
+}
+
+#[test]
+fn limits_zeros_and_nan() {
+    special_values!(f32);
+    special_values!(f64);
+}
+
+/// Each result is that of the element alone, whatever surrounds it.
+macro_rules! position_independence {
+    ($real:ident) => {
+        let x: Vec<$real> = (0..140).map(|i| (i as $real - 70.0) * 0.171).collect();
+        for (name, evaluate) in functions::<$real>() {
+            for vector in [false, true] {
+                let alone: Vec<_> = x.iter().map(|&x| evaluate(&[x], vector)).collect();
+                for length in 0..70 {
+                    for offset in 0..70 {
+                        let (values, derivatives) = evaluate(&x[offset..offset + length], vector);
+                        for i in 0..length {
+                            let (value, derivative) = &alone[offset + i];
+                            assert_eq!(values[i].to_bits(), value[0].to_bits(), "{name}");
+                            assert_eq!(derivatives[i].to_bits(), derivative[0].to_bits(), "{name}");
+                        }
+                    }
+                }
+            }
+        }
+    };
+}
+
+#[test]
+fn results_do_not_depend_on_the_position() {
+    position_independence!(f32);
+    position_independence!(f64);
+}
+
+/// With derivatives or without, the values are the same.
+#[test]
+fn values_do_not_depend_on_the_derivatives() {
+    type InPlace<T> = fn(&mut [T], Option<&mut [T]>);
+    fn check<T: Elementary + From<f32> + PartialEq + std::fmt::Debug>() {
+        let x: Vec<T> = (0..333).map(|i| (i as f32 * 0.1 - 16.0).into()).collect();
+        let functions: [InPlace<T>; 5] = [T::tanh, T::sigmoid, T::softplus, T::silu, T::gelu];
+        for function in functions {
+            let (mut alone, mut with, mut derivatives) = (x.clone(), x.clone(), x.clone());
+            function(&mut alone, None);
+            function(&mut with, Some(&mut derivatives));
+            assert_eq!(alone, with);
+        }
+    }
+    check::<f32>();
+    check::<f64>();
+}
+
+#[test]
+fn finite_arguments_give_numbers() {
+    let mut state = 11;
+    let x: Vec<f64> = (0..100_000)
+        .map(|_| f64::from_bits(random(&mut state)))
+        .filter(|x| x.is_finite())
+        .chain([f64::MAX, f64::MIN, f64::MIN_POSITIVE, f64::from_bits(1)])
+        .collect();
+    let narrow: Vec<f32> = arguments(100_000)
+        .into_iter()
+        .filter(|x| x.is_finite())
+        .chain([f32::MAX, f32::MIN, f32::MIN_POSITIVE, f32::from_bits(1)])
+        .collect();
+    for ((name, wide), (_, short)) in functions::<f64>().into_iter().zip(functions::<f32>()) {
+        for vector in [false, true] {
+            let (values, derivatives) = wide(&x, vector);
+            assert!(
+                !values.iter().chain(&derivatives).any(|y| y.is_nan()),
+                "{name}"
+            );
+            let (values, derivatives) = short(&narrow, vector);
+            assert!(
+                !values.iter().chain(&derivatives).any(|y| y.is_nan()),
+                "{name}"
+            );
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Everything that runs over whole slices: matrix products, elementwise maths, reductions.
+//!
+//! The only place that knows which libraries do the work.
+
+pub(crate) mod activation;
+pub(crate) mod elementary;
+pub(crate) mod product;
+mod reduction;
+
+pub(crate) use reduction::{
+    add_to, all_finite, dot, fill_columns, multiply, row_sums, scale, squared_distance, subtract,
+};
+
+/// Where a kernel writes its result: nowhere, over what was there, or added to it.
+///
+/// Skipping is how a caller says that it does not want a gradient: a Z-step computes no parameter
+/// gradient, a W-step no target gradient.
+#[derive(Debug)]
+pub enum Write<'a, T> {
+    /// The result is not wanted, and not computed.
+    Skip,
+    /// `buffer ← result`.
+    Set(&'a mut [T]),
+    /// `buffer ← buffer + result`.
+    Add(&'a mut [T]),
+}
+
+impl<'a, T> Write<'a, T> {
+    /// [`Write::Set`] to the buffer if there is one, else [`Write::Skip`].
+    pub fn set(buffer: Option<&'a mut [T]>) -> Self {
+        buffer.map_or(Self::Skip, Self::Set)
+    }
+
+    /// Whether the result is not wanted.
+    pub fn is_skip(&self) -> bool {
+        matches!(self, Self::Skip)
+    }
+
+    /// Length of the buffer; 0 if there is none.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Skip => 0,
+            Self::Set(buffer) | Self::Add(buffer) => buffer.len(),
+        }
+    }
+
+    /// Whether there is no buffer, or an empty one.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The same instruction for the part `range` of the buffer.
+    pub fn part(&mut self, range: std::ops::Range<usize>) -> Write<'_, T> {
+        match self {
+            Self::Skip => Write::Skip,
+            Self::Set(buffer) => Write::Set(&mut buffer[range]),
+            Self::Add(buffer) => Write::Add(&mut buffer[range]),
+        }
+    }
+
+    /// Sets or adds `value(i)` for every index i of the buffer.
+    pub fn each(self, value: impl Fn(usize) -> T)
+    where
+        T: std::ops::AddAssign,
+    {
+        match self {
+            Self::Skip => {}
+            Self::Set(buffer) => {
+                for (i, b) in buffer.iter_mut().enumerate() {
+                    *b = value(i);
+                }
+            }
+            Self::Add(buffer) => {
+                for (i, b) in buffer.iter_mut().enumerate() {
+                    *b += value(i);
+                }
+            }
+        }
+    }
+}
+
+/// A matrix that enters a product: a column-major slice, read as it is or transposed.
+#[derive(Debug, Clone, Copy)]
+pub struct Matrix<'a, T> {
+    pub(crate) data: &'a [T],
+    /// Rows as stored.
+    pub(crate) stored_rows: usize,
+    /// Columns as stored.
+    pub(crate) stored_columns: usize,
+    pub(crate) transposed: bool,
+}
+
+impl<'a, T> Matrix<'a, T> {
+    /// The `rows × columns` matrix stored column by column in `data`.
+    ///
+    /// # Panics
+    /// If `data` does not hold `rows · columns` values.
+    pub fn new(data: &'a [T], rows: usize, columns: usize) -> Self {
+        assert_eq!(data.len(), rows * columns, "a {rows} x {columns} matrix");
+        Self {
+            data,
+            stored_rows: rows,
+            stored_columns: columns,
+            transposed: false,
+        }
+    }
+
+    /// The transpose, without a copy.
+    pub fn t(self) -> Self {
+        Self {
+            transposed: !self.transposed,
+            ..self
+        }
+    }
+
+    /// Number of rows, after transposition.
+    pub fn rows(&self) -> usize {
+        if self.transposed {
+            self.stored_columns
+        } else {
+            self.stored_rows
+        }
+    }
+
+    /// Number of columns, after transposition.
+    pub fn columns(&self) -> usize {
+        if self.transposed {
+            self.stored_rows
+        } else {
+            self.stored_columns
+        }
+    }
+
+    /// (distance between rows, distance between columns) in `data`.
+    pub(crate) fn strides(&self) -> (usize, usize) {
+        if self.transposed {
+            (self.stored_rows, 1)
+        } else {
+            (1, self.stored_rows)
+        }
+    }
+}
+
+/// Runs `body` compiled for the widest vectors of this machine.
+///
+/// The body must be `#[inline(always)]` plain loops; the compiler vectorises them. It never
+/// reorders sums or contracts products, so the bits are those of the plain loop.
+#[inline]
+pub(crate) fn vectorise<R>(body: impl FnOnce() -> R) -> R {
+    #[cfg(feature = "fast-kernels")]
+    {
+        pulp::Arch::new().dispatch(body)
+    }
+    #[cfg(not(feature = "fast-kernels"))]
+    {
+        body()
+    }
+}

@@ -1,0 +1,257 @@
+//! Matrix products.
+//!
+//! Whatever the library, column j of A·B has the same bits however many columns B has: an
+//! example's numbers must not depend on the company it is computed in. Libraries break this for a
+//! few narrow products, by changing to another algorithm; those columns are computed one by one,
+//! each repeated until the product is wide enough for the algorithm that wider ones use.
+
+use super::{Matrix, Write};
+use crate::Scalar;
+
+/// Checks the shapes and returns (rows, inner dimension, columns).
+fn shape<T>(out: &Write<'_, T>, a: &Matrix<'_, T>, b: &Matrix<'_, T>) -> (usize, usize, usize) {
+    let (m, k, n) = (a.rows(), a.columns(), b.columns());
+    assert_eq!(k, b.rows(), "inner dimensions of a product");
+    if !out.is_skip() {
+        assert_eq!(out.len(), m * n, "the result of a product is {m} x {n}");
+    }
+    (m, k, n)
+}
+
+/// The product by plain loops, for any scalar: every entry is summed in the order of the inner
+/// dimension.
+pub(crate) fn by_loops<T: Scalar>(out: Write<'_, T>, a: Matrix<'_, T>, b: Matrix<'_, T>) {
+    let (m, k, n) = shape(&out, &a, &b);
+    let out = match out {
+        Write::Skip => return,
+        Write::Set(out) => {
+            out.fill(T::zero());
+            out
+        }
+        Write::Add(out) => out,
+    };
+    if m == 0 || n == 0 {
+        return;
+    }
+    let ((a_row, a_column), (b_row, b_column)) = (a.strides(), b.strides());
+    for (j, column) in out.chunks_exact_mut(m).enumerate() {
+        for l in 0..k {
+            let factor = b.data[l * b_row + j * b_column];
+            let start = l * a_column;
+            if a_row == 1 {
+                for (o, &x) in column.iter_mut().zip(&a.data[start..start + m]) {
+                    *o += x * factor;
+                }
+            } else {
+                for (i, o) in column.iter_mut().enumerate() {
+                    *o += a.data[start + i * a_row] * factor;
+                }
+            }
+        }
+    }
+}
+
+/// The right factor: a matrix, or one column repeated.
+#[derive(Clone, Copy)]
+pub(crate) enum Columns<'a, T> {
+    Matrix(Matrix<'a, T>),
+    Repeated { column: &'a [T], times: usize },
+}
+
+impl<T> Columns<'_, T> {
+    fn count(&self) -> usize {
+        match self {
+            Self::Matrix(matrix) => matrix.columns(),
+            Self::Repeated { times, .. } => *times,
+        }
+    }
+}
+
+/// Rows that a repeated column's product computes at once.
+const PANEL_ROWS: usize = 64;
+/// Fits every panel: rows times [`backend::least_columns`] never exceeds it.
+const PANEL_SIZE: usize = 512;
+
+/// The product by the library of this build.
+pub(crate) fn by_library<T>(out: Write<'_, T>, a: Matrix<'_, T>, b: Matrix<'_, T>)
+where
+    T: Scalar + backend::Element,
+{
+    let (m, k, n) = shape(&out, &a, &b);
+    let narrow = n < backend::least_columns(m, k, a.transposed);
+    // A transposed right factor is a sum over examples (G Zᵀ): its columns are no examples.
+    if m * n * k == 0 || backend::prefers_loops(m, k) || (narrow && b.transposed) {
+        return by_loops(out, a, b);
+    }
+    let (out, add) = match out {
+        Write::Skip => return,
+        Write::Set(out) => (out, false),
+        Write::Add(out) => (out, true),
+    };
+    if narrow {
+        for (to, column) in out.chunks_exact_mut(m).zip(b.data.chunks_exact(k)) {
+            one_column(to, add, a, column);
+        }
+    } else {
+        backend::product(out, add, a, 0..m, Columns::Matrix(b));
+    }
+}
+
+/// One column of a product, with the bits that it has in a wide product.
+fn one_column<T>(out: &mut [T], add: bool, a: Matrix<'_, T>, column: &[T])
+where
+    T: Scalar + backend::Element,
+{
+    let (m, k) = (a.rows(), a.columns());
+    let mut panel = [T::zero(); PANEL_SIZE];
+    let mut start = 0;
+    while start < m {
+        let mut rows = (m - start).min(PANEL_ROWS);
+        let left = m - start - rows;
+        if left > 0 && left < backend::LEAST_ROWS {
+            rows -= backend::LEAST_ROWS;
+        }
+        let times = backend::least_columns(rows, k, a.transposed);
+        let panel = &mut panel[..rows * times];
+        let to = &mut out[start..start + rows];
+        if add {
+            for repeated in panel.chunks_exact_mut(rows) {
+                repeated.copy_from_slice(to);
+            }
+        }
+        let b = Columns::Repeated { column, times };
+        backend::product(panel, add, a, start..start + rows, b);
+        to.copy_from_slice(&panel[..rows]);
+        start += rows;
+    }
+}
+
+#[cfg(feature = "fast-kernels")]
+mod backend {
+    //! Products by faer.
+
+    use std::ops::Range;
+
+    use faer::linalg::matmul::matmul;
+    use faer::{Accum, ColRef, MatMut, MatRef, Par};
+
+    use super::{Columns, Matrix};
+
+    pub(crate) use faer::traits::ComplexField as Element;
+
+    /// A product of one row takes another path.
+    pub(super) const LEAST_ROWS: usize = 2;
+
+    /// Products of this many multiplications or fewer take faer's path for tiny matrices, which
+    /// sums long rows of a transposed left factor in another order than the main path.
+    const TINY: usize = 16 * 16 * 16;
+    /// Rows of at most this length are summed alike on both paths.
+    const SHORT: usize = 64;
+
+    /// Fewest columns for which the product takes the path of all wider ones.
+    pub(super) fn least_columns(rows: usize, inner: usize, transposed: bool) -> usize {
+        if transposed && inner > SHORT && rows > 1 {
+            (TINY / (rows * inner) + 1).max(2)
+        } else {
+            2
+        }
+    }
+
+    pub(super) fn prefers_loops(_rows: usize, _inner: usize) -> bool {
+        false
+    }
+
+    pub(super) fn product<T: Element>(
+        out: &mut [T],
+        add: bool,
+        a: Matrix<'_, T>,
+        rows: Range<usize>,
+        b: Columns<'_, T>,
+    ) {
+        let a = view(a);
+        let out = MatMut::from_column_major_slice_mut(out, rows.len(), b.count());
+        let b = match b {
+            Columns::Repeated { column, times } => {
+                MatRef::from_repeated_col(ColRef::from_slice(column), times)
+            }
+            Columns::Matrix(b) => view(b),
+        };
+        let accumulate = if add { Accum::Add } else { Accum::Replace };
+        matmul(out, accumulate, a.get(rows, ..), b, T::one_impl(), Par::Seq);
+    }
+
+    fn view<T>(matrix: Matrix<'_, T>) -> MatRef<'_, T> {
+        let (rows, columns) = (matrix.stored_rows, matrix.stored_columns);
+        let stored = MatRef::from_column_major_slice(matrix.data, rows, columns);
+        if matrix.transposed {
+            stored.transpose()
+        } else {
+            stored
+        }
+    }
+}
+
+#[cfg(not(feature = "fast-kernels"))]
+mod backend {
+    //! Products by nalgebra.
+
+    use std::ops::Range;
+
+    use nalgebra::{DMatrixView, DMatrixViewMut, Dyn};
+
+    use super::{Columns, Matrix};
+    use crate::Scalar;
+
+    pub(crate) use crate::Scalar as Element;
+
+    /// A product with a dimension of at most this takes another path in nalgebra, which for a
+    /// transposed left factor writes out of bounds in nalgebra 0.35.0: it must never be taken.
+    const SMALL: usize = 5;
+    pub(super) const LEAST_ROWS: usize = SMALL + 1;
+
+    /// Fewest columns for which the product takes the path of all wider ones.
+    pub(super) fn least_columns(_rows: usize, _inner: usize, _transposed: bool) -> usize {
+        SMALL + 1
+    }
+
+    pub(super) fn prefers_loops(rows: usize, inner: usize) -> bool {
+        rows <= SMALL || inner <= SMALL
+    }
+
+    pub(super) fn product<T: Scalar>(
+        out: &mut [T],
+        add: bool,
+        a: Matrix<'_, T>,
+        rows: Range<usize>,
+        b: Columns<'_, T>,
+    ) {
+        let (row, column) = a.strides();
+        let a = strided(&a.data[rows.start * row..], rows.len(), a.columns(), row, column);
+        let (inner, columns) = (a.ncols(), b.count());
+        let b = match b {
+            Columns::Repeated { column, times } => strided(column, inner, times, 1, 0),
+            Columns::Matrix(b) => {
+                let (row, column) = b.strides();
+                strided(b.data, inner, columns, row, column)
+            }
+        };
+        let beta = if add { T::one() } else { T::zero() };
+        DMatrixViewMut::from_slice(out, rows.len(), columns).gemm(T::one(), &a, &b, beta);
+    }
+
+    fn strided<T: Scalar>(
+        data: &[T],
+        rows: usize,
+        columns: usize,
+        row: usize,
+        column: usize,
+    ) -> DMatrixView<'_, T, Dyn, Dyn> {
+        DMatrixView::from_slice_with_strides_generic(
+            data,
+            Dyn(rows),
+            Dyn(columns),
+            Dyn(row),
+            Dyn(column),
+        )
+    }
+}

@@ -1,0 +1,72 @@
+//! Half the squared distance.
+
+use super::{Loss, Pair};
+use crate::kernel::{squared_distance, subtract};
+use crate::{Scalar, Write};
+
+/// L(z, ẑ) = ½ ‖z − ẑ‖².
+///
+/// ∂L/∂ẑ = ẑ − z, ∂L/∂z = z − ẑ. The curvature is the Hessian [[I, −I], [−I, I]], each diagonal
+/// block of norm 1. A sum over the units, not a mean.
+///
+/// # Examples
+/// ```
+/// use layerwise::{Loss, Pair, SquaredError, Write};
+///
+/// let at = Pair { dim: 2, target: &[1.0, 2.0], prediction: &[0.0, 4.0] };
+/// let (mut value, mut gradient) = ([0.0], [0.0; 2]);
+/// SquaredError.evaluate(&at, &mut value, Write::Skip, Write::Set(&mut gradient), &mut []);
+/// assert_eq!(value, [2.5]);
+/// assert_eq!(gradient, [-1.0, 2.0]);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SquaredError;
+
+impl<T: Scalar> Loss<T> for SquaredError {
+    fn free_target(&self) -> bool {
+        true
+    }
+
+    fn scratch(&self, _dim: usize, _batch: usize) -> usize {
+        0
+    }
+
+    fn evaluate(
+        &self,
+        at: &Pair<'_, T>,
+        values: &mut [T],
+        d_target: Write<'_, T>,
+        d_prediction: Write<'_, T>,
+        _work: &mut [T],
+    ) {
+        let half = T::of(0.5);
+        let columns = at.target.chunks_exact(at.dim);
+        for ((value, z), estimate) in values
+            .iter_mut()
+            .zip(columns)
+            .zip(at.prediction.chunks_exact(at.dim))
+        {
+            *value = half * squared_distance(z, estimate);
+        }
+        subtract(d_target, at.target, at.prediction);
+        subtract(d_prediction, at.prediction, at.target);
+    }
+
+    fn curvature(
+        &self,
+        _at: &Pair<'_, T>,
+        v_target: Option<&[T]>,
+        v_prediction: Option<&[T]>,
+        out_target: Write<'_, T>,
+        out_prediction: Write<'_, T>,
+        _work: &mut [T],
+    ) {
+        let entry = |v: Option<&[T]>, i: usize| v.map_or(T::zero(), |v| v[i]);
+        out_target.each(|i| entry(v_target, i) - entry(v_prediction, i));
+        out_prediction.each(|i| entry(v_prediction, i) - entry(v_target, i));
+    }
+
+    fn curvature_bound(&self) -> Option<T> {
+        Some(T::one())
+    }
+}

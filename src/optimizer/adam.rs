@@ -1,0 +1,89 @@
+//! Adam.
+
+use super::{Optimizer, Step, check_decay, check_rate};
+use crate::kernel::vectorise;
+use crate::{Error, Scalar};
+
+/// m ← β₁ m + (1 − β₁) g,  v ← β₂ v + (1 − β₂) g²,
+/// x ← x − η (m / (1 − β₁ᵏ)) / (√(v / (1 − β₂ᵏ)) + ε), k the number of the step.
+///
+/// Kingma & Ba 2015. Defaults: β₁ = 0.9, β₂ = 0.999, ε = 1e-8.
+///
+/// # Examples
+/// ```
+/// use layerwise::{Adam, Optimizer, Step};
+///
+/// let (mut x, mut state) = ([1.0_f64], [0.0; 2]);
+/// Adam::new(0.1)?.update(Step::new(1, 1.0), &mut x, &[5.0], &mut state);
+/// // The first step has the length of the learning rate, whatever the gradient.
+/// assert!((x[0] - 0.9).abs() < 1e-9);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Adam {
+    rate: f64,
+    beta1: f64,
+    beta2: f64,
+    epsilon: f64,
+}
+
+impl Adam {
+    /// Adam with learning rate η = `rate`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] unless the rate is above 0 and finite.
+    pub fn new(rate: f64) -> Result<Self, Error> {
+        Ok(Self {
+            rate: check_rate("Adam::rate", rate)?,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+        })
+    }
+
+    /// The same with other decay rates of the two moments.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] unless both are in 0..1.
+    pub fn with_betas(mut self, beta1: f64, beta2: f64) -> Result<Self, Error> {
+        self.beta1 = check_decay("Adam::beta1", beta1)?;
+        self.beta2 = check_decay("Adam::beta2", beta2)?;
+        Ok(self)
+    }
+
+    /// The same with another ε.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] unless ε is above 0 and finite.
+    pub fn with_epsilon(mut self, epsilon: f64) -> Result<Self, Error> {
+        self.epsilon = check_rate("Adam::epsilon", epsilon)?;
+        Ok(self)
+    }
+}
+
+impl<T: Scalar> Optimizer<T> for Adam {
+    fn slots(&self) -> usize {
+        2
+    }
+
+    fn update(&self, step: Step, values: &mut [T], gradient: &[T], state: &mut [T]) {
+        let k = step.number as f64;
+        // m̂ and v̂ are never formed: their corrections go into the rate and the root's factor.
+        let rate = T::of(self.rate * step.factor / (1.0 - self.beta1.powf(k)));
+        let root = T::of((1.0 - self.beta2.powf(k)).sqrt().recip());
+        let (beta1, beta2) = (T::of(self.beta1), T::of(self.beta2));
+        let (rest1, rest2) = (T::of(1.0 - self.beta1), T::of(1.0 - self.beta2));
+        let epsilon = T::of(self.epsilon);
+        let (m, v) = state.split_at_mut(values.len());
+        vectorise(
+            #[inline(always)]
+            || {
+                for (((x, &g), m), v) in values.iter_mut().zip(gradient).zip(m).zip(v) {
+                    *m = beta1 * *m + rest1 * g;
+                    *v = beta2 * *v + rest2 * (g * g);
+                    *x -= rate * *m / (v.sqrt() * root + epsilon);
+                }
+            },
+        );
+    }
+}

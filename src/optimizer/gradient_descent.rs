@@ -1,0 +1,73 @@
+//! Gradient descent with momentum.
+
+use super::{Optimizer, Step, check_decay, check_rate};
+use crate::kernel::vectorise;
+use crate::{Error, Scalar};
+
+/// v ← β v + g,  x ← x − η v  (Polyak 1964); β = 0 is plain gradient descent.
+///
+/// # Examples
+/// ```
+/// use layerwise::{GradientDescent, Optimizer, Step};
+///
+/// let rule = GradientDescent::new(0.5)?.with_momentum(0.9)?;
+/// let (mut x, mut state) = ([1.0_f64], [0.0]);
+/// rule.update(Step::new(1, 1.0), &mut x, &[0.2], &mut state);
+/// rule.update(Step::new(2, 1.0), &mut x, &[0.2], &mut state);
+/// assert!((x[0] - (1.0 - 0.5 * 0.2 - 0.5 * (0.9 * 0.2 + 0.2))).abs() < 1e-15);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct GradientDescent {
+    rate: f64,
+    momentum: f64,
+}
+
+impl GradientDescent {
+    /// Plain gradient descent with learning rate η = `rate`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] unless the rate is above 0 and finite.
+    pub fn new(rate: f64) -> Result<Self, Error> {
+        Ok(Self {
+            rate: check_rate("GradientDescent::rate", rate)?,
+            momentum: 0.0,
+        })
+    }
+
+    /// The same with momentum β.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] unless β is in 0..1.
+    pub fn with_momentum(mut self, momentum: f64) -> Result<Self, Error> {
+        self.momentum = check_decay("GradientDescent::momentum", momentum)?;
+        Ok(self)
+    }
+}
+
+impl<T: Scalar> Optimizer<T> for GradientDescent {
+    fn slots(&self) -> usize {
+        usize::from(self.momentum != 0.0)
+    }
+
+    fn update(&self, step: Step, values: &mut [T], gradient: &[T], state: &mut [T]) {
+        let rate = T::of(self.rate * step.factor);
+        let momentum = T::of(self.momentum);
+        let plain = self.momentum == 0.0;
+        vectorise(
+            #[inline(always)]
+            || {
+                if plain {
+                    for (x, &g) in values.iter_mut().zip(gradient) {
+                        *x -= rate * g;
+                    }
+                } else {
+                    for ((x, &g), v) in values.iter_mut().zip(gradient).zip(state) {
+                        *v = momentum * *v + g;
+                        *x -= rate * *v;
+                    }
+                }
+            },
+        );
+    }
+}

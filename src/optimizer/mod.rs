@@ -1,0 +1,64 @@
+//! First-order update rules, for θ and for z alike.
+
+mod adam;
+mod gradient_descent;
+
+use std::fmt::Debug;
+
+pub use adam::Adam;
+pub use gradient_descent::GradientDescent;
+
+use crate::{Error, Scalar};
+
+/// Where an update stands in its run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct Step {
+    /// Number of the step, from 1.
+    pub number: u64,
+    /// Factor of the learning rate, from the schedule.
+    pub factor: f64,
+}
+
+impl Step {
+    /// Step `number`, counted from 1, with the learning rate times `factor`.
+    pub fn new(number: u64, factor: f64) -> Self {
+        Self { number, factor }
+    }
+}
+
+/// An update rule x ← x − η·(something of the gradient's history).
+///
+/// The rule holds options only; its state stands with the caller, `slots()` values for each value
+/// that is updated, all zero at first. So the state of z can be kept by example, and a run can be
+/// interrupted and resumed.
+pub trait Optimizer<T: Scalar>: Debug + Send + Sync {
+    /// State values for each value.
+    fn slots(&self) -> usize;
+
+    /// Updates `values` along `gradient`; `state` holds `slots()` arrays of the length of `values`,
+    /// one after another.
+    fn update(&self, step: Step, values: &mut [T], gradient: &[T], state: &mut [T]);
+}
+
+pub(crate) fn check_rate(option: &'static str, value: f64) -> Result<f64, Error> {
+    if value.is_finite() && value > 0.0 {
+        return Ok(value);
+    }
+    Err(Error::InvalidOption {
+        option,
+        value,
+        allowed: "above 0 and finite",
+    })
+}
+
+pub(crate) fn check_decay(option: &'static str, value: f64) -> Result<f64, Error> {
+    if (0.0..1.0).contains(&value) {
+        return Ok(value);
+    }
+    Err(Error::InvalidOption {
+        option,
+        value,
+        allowed: "in 0..1",
+    })
+}

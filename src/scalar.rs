@@ -1,0 +1,81 @@
+//! The number type of a circuit, and the kernels that it carries.
+
+use nalgebra::RealField;
+
+use crate::kernel::{self, Matrix, Write};
+use crate::layer::Activation;
+
+/// A real field with the kernels that circuits run on.
+///
+/// `f32` and `f64` bring fast kernels. Any other real field, such as dual numbers, becomes a scalar
+/// through `impl Scalar for MyNumber {}`: every method has a generic default.
+pub trait Scalar: RealField + Copy {
+    /// The value nearest to `x`.
+    fn of(x: f64) -> Self {
+        nalgebra::convert(x)
+    }
+
+    /// This value as `f64`; for a dual number its real part.
+    fn as_f64(self) -> f64 {
+        nalgebra::convert_unchecked(self)
+    }
+
+    /// Matrix product, `out ← A B` or `out ← out + A B`, all column-major.
+    ///
+    /// A column of the result has the same bits whatever other columns `B` has.
+    ///
+    /// # Panics
+    /// If the shapes do not fit one another: kernels run on shapes that were validated before.
+    fn matmul(out: Write<'_, Self>, a: Matrix<'_, Self>, b: Matrix<'_, Self>) {
+        kernel::product::by_loops(out, a, b);
+    }
+
+    /// Exponential of every value, in place.
+    fn exp_all(values: &mut [Self]) {
+        for v in values {
+            *v = v.exp();
+        }
+    }
+
+    /// `values ← f(values)`, and `derivatives ← f′(old values)` if given (of the same length).
+    fn activate(
+        activation: Activation,
+        values: &mut [Self],
+        derivatives: Option<&mut [Self]>,
+    ) {
+        kernel::activation::by_formula(activation, values, derivatives);
+    }
+}
+
+macro_rules! native {
+    ($float:ty) => {
+        impl Scalar for $float {
+            fn of(x: f64) -> Self {
+                x as Self
+            }
+
+            fn as_f64(self) -> f64 {
+                self.into()
+            }
+
+            fn matmul(out: Write<'_, Self>, a: Matrix<'_, Self>, b: Matrix<'_, Self>) {
+                kernel::product::by_library(out, a, b);
+            }
+
+            fn exp_all(values: &mut [Self]) {
+                kernel::elementary::Elementary::exp(values);
+            }
+
+            fn activate(
+                activation: Activation,
+                values: &mut [Self],
+                derivatives: Option<&mut [Self]>,
+            ) {
+                kernel::activation::vectorised(activation, values, derivatives);
+            }
+        }
+    };
+}
+
+native!(f32);
+native!(f64);

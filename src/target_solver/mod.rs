@@ -1,0 +1,180 @@
+//! Z-steps: moving the auxiliary targets of a batch, θ fixed.
+
+mod curvature;
+mod gradient;
+mod reverse_sweep;
+
+use std::fmt::Debug;
+
+pub use curvature::StepSize;
+pub use gradient::SynchronousDescent;
+pub use reverse_sweep::ReverseSweep;
+
+use crate::circuit::{Batch, BatchMut, Circuit, Workspace};
+use crate::execution::Execution;
+use crate::kernel::add_to;
+use crate::{Error, Quantity, Scalar, Wanted};
+
+/// What a solver did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct SolveReport {
+    /// Completed steps: synchronous steps, or sweeps.
+    pub steps: u64,
+}
+
+/// The problem of a Z-step: E over z_1, …, z_{T−1} of one batch, θ fixed.
+///
+/// It remembers whether the predictions in its workspace are those of the current targets, so that
+/// a solver which starts at the forward pass does not compute it again.
+#[derive(Debug)]
+pub struct TargetProblem<'a, 'b, T: Scalar> {
+    circuit: &'a Circuit<T>,
+    batch: &'a mut BatchMut<'b, T>,
+    workspace: &'a mut Workspace<T>,
+    execution: Execution,
+    predicted: bool,
+}
+
+impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
+    pub(crate) fn new(
+        circuit: &'a Circuit<T>,
+        batch: &'a mut BatchMut<'b, T>,
+        workspace: &'a mut Workspace<T>,
+        execution: Execution,
+    ) -> Self {
+        Self {
+            circuit,
+            batch,
+            workspace,
+            execution,
+            predicted: false,
+        }
+    }
+
+    /// The circuit, whose parameters stay as they are.
+    pub fn circuit(&self) -> &Circuit<T> {
+        self.circuit
+    }
+
+    /// z_0, …, z_T.
+    pub fn batch(&self) -> Batch<'_, T> {
+        self.batch.view()
+    }
+
+    /// The auxiliary targets z_t, d_t × n column-major, to be changed.
+    ///
+    /// # Panics
+    /// If t is not in 1..T.
+    pub fn target_mut(&mut self, t: usize) -> &mut [T] {
+        self.predicted = false;
+        self.batch.target_mut(t)
+    }
+
+    /// Results of the last evaluation.
+    pub fn workspace(&self) -> &Workspace<T> {
+        self.workspace
+    }
+
+    /// Sets every z_t to ẑ_t of the plain forward pass.
+    pub fn refresh(&mut self) {
+        let batch = self.batch.view();
+        self.circuit.forward_pass(batch, self.workspace);
+        for t in 1..self.circuit.depth() {
+            self.batch
+                .target_mut(t)
+                .copy_from_slice(&self.workspace.locals[t - 1].prediction);
+        }
+        self.predicted = true;
+    }
+
+    /// Computes every ẑ_{t+1} = f_t(z_t, θ_t), unless they are current.
+    pub fn predict(&mut self) {
+        if !self.predicted {
+            self.circuit
+                .predict_locally(self.batch.view(), self.workspace, self.execution);
+            self.predicted = true;
+        }
+    }
+
+    /// E, and the wanted gradients ∂E/∂θ_t and ∂E/∂z_t into the workspace.
+    pub fn evaluate(&mut self, parameters: bool, targets: bool) -> T {
+        self.predict();
+        self.circuit.differentiate(
+            self.batch.view(),
+            parameters,
+            targets,
+            self.workspace,
+            self.execution,
+        )
+    }
+
+    /// ∂E/∂z_t alone (target part plus input part), from the current predictions and targets, as
+    /// a sweep over the layers needs it.
+    ///
+    /// # Panics
+    /// If t is not in 1..T.
+    pub fn target_gradient(&mut self, t: usize) -> &[T] {
+        assert!(0 < t && t < self.circuit.depth(), "z_{t} is no auxiliary target");
+        let input = Wanted {
+            input: true,
+            ..Wanted::NONE
+        };
+        let target = Wanted {
+            target: true,
+            ..Wanted::NONE
+        };
+        let batch = self.batch.view();
+        let (before, after) = self.workspace.locals.split_at_mut(t);
+        let (below, above) = (&mut before[t - 1], &mut after[0]);
+        self.circuit
+            .local_problem(t, batch)
+            .differentiate(input, above);
+        self.circuit
+            .local_problem(t - 1, batch)
+            .differentiate(target, below);
+        add_to(&mut below.d_target, &above.d_input);
+        &below.d_target
+    }
+
+    /// Applies `change(z_t, ∂E/∂z_t, state)` to every t in 1..T, as `execution` schedules it, with
+    /// one item of `states` a layer.
+    pub(crate) fn update_all<S: Send>(
+        &mut self,
+        states: &mut [S],
+        change: impl Fn(&mut [T], &[T], &mut S) + Sync,
+    ) {
+        self.predicted = false;
+        let locals = &self.workspace.locals;
+        let (z, range) = self.batch.hidden_mut();
+        self.execution.for_each_pair(z, states, |i, z, state| {
+            change(&mut z[range(i)], &locals[i].d_target, state);
+        });
+    }
+
+    pub(crate) fn check_target_gradient(&self, t: usize, step: u64) -> Result<(), Error> {
+        if crate::kernel::all_finite(self.workspace.target_gradient(t)) {
+            return Ok(());
+        }
+        Err(Error::NonFinite {
+            quantity: Quantity::TargetGradient,
+            layer: t,
+            step,
+        })
+    }
+}
+
+/// A method that lowers E over the auxiliary targets of one batch.
+///
+/// An example's targets must not depend on which other examples share its batch.
+pub trait TargetSolver<T: Scalar>: Debug + Send {
+    /// Forgets what was kept from earlier calls; made at the start of every run.
+    fn reset(&mut self) {}
+
+    /// Moves the targets.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] if an energy or a gradient is not finite; the targets are then those
+    /// of the last completed step. Solvers may add errors of their own.
+    fn solve(&mut self, problem: &mut TargetProblem<'_, '_, T>) -> Result<SolveReport, Error>;
+}

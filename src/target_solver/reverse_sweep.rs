@@ -1,0 +1,102 @@
+//! Block Gauss-Seidel from the output to the input.
+
+use super::curvature::Curvature;
+use super::{SolveReport, StepSize, TargetProblem, TargetSolver};
+use crate::{Error, Scalar};
+
+/// K sweeps t = T−1, …, 1 of z_t ← z_t − η_t ∂E/∂z_t, each layer seeing the new targets above it.
+///
+/// One sweep carries the output's error to every layer, as backprop does, and costs one forward
+/// pass of the local problems (none after a refresh) and one VJP a layer. η_t is fixed, or
+/// `margin` over a bound of z_t's own Gauss-Newton block, μ_t + μ_{t+1}‖J_t‖², which suffices for
+/// a sweep.
+///
+/// # Examples
+/// ```
+/// use layerwise::ReverseSweep;
+///
+/// let solver: ReverseSweep<f64> = ReverseSweep::new(1);
+/// ```
+#[derive(Debug, Clone)]
+pub struct ReverseSweep<T: Scalar> {
+    sweeps: u64,
+    step: StepSize,
+    bound_every: u64,
+    curvature: Curvature<T>,
+    calls: u64,
+}
+
+impl<T: Scalar> ReverseSweep<T> {
+    /// K = `sweeps` sweeps. Defaults: bounded steps with margin 1, bounds computed anew in every
+    /// 10th call.
+    pub fn new(sweeps: u64) -> Self {
+        Self {
+            sweeps,
+            step: StepSize::Bounded { margin: 1.0 },
+            bound_every: 10,
+            curvature: Curvature::new(),
+            calls: 0,
+        }
+    }
+
+    /// The same with another step.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for a step out of range.
+    pub fn with_step(mut self, step: StepSize) -> Result<Self, Error> {
+        self.step = step.validate()?;
+        Ok(self)
+    }
+
+    /// The same with the bounds computed anew in every k-th call: 1 follows the weights exactly,
+    /// more saves time when they change slowly.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for 0.
+    pub fn with_bound_every(mut self, calls: u64) -> Result<Self, Error> {
+        if calls == 0 {
+            return Err(Error::InvalidOption {
+                option: "ReverseSweep::bound_every",
+                value: 0.0,
+                allowed: "at least 1",
+            });
+        }
+        self.bound_every = calls;
+        Ok(self)
+    }
+}
+
+impl<T: Scalar> TargetSolver<T> for ReverseSweep<T> {
+    fn reset(&mut self) {
+        self.calls = 0;
+    }
+
+    fn solve(&mut self, problem: &mut TargetProblem<'_, '_, T>) -> Result<SolveReport, Error> {
+        let hidden = problem.circuit.depth() - 1;
+        if let StepSize::Bounded { .. } = self.step {
+            if self.calls.is_multiple_of(self.bound_every) {
+                self.curvature.update(problem.circuit, problem.workspace)?;
+            }
+            self.calls += 1;
+        }
+        for sweep in 0..self.sweeps {
+            problem.predict();
+            for t in (1..=hidden).rev() {
+                problem.target_gradient(t);
+                problem.check_target_gradient(t, sweep)?;
+                let step = match self.step {
+                    StepSize::Fixed(step) => T::of(step),
+                    StepSize::Bounded { margin } => {
+                        T::of(margin) / self.curvature.blocks[t - 1]
+                    }
+                };
+                let gradient = &problem.workspace.locals[t - 1].d_target;
+                for (z, &g) in problem.batch.target_mut(t).iter_mut().zip(gradient) {
+                    *z -= step * g;
+                }
+            }
+            problem.predicted = false;
+        }
+        Ok(SolveReport { steps: self.sweeps })
+    }
+}

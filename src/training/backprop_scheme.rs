@@ -1,0 +1,18 @@
+//! Ordinary backprop as a training scheme.
+
+use super::visit::{Scheme, Visit};
+use crate::{Error, Scalar};
+
+/// The coupled baseline: one backprop step on θ a visit. Auxiliary targets stay as they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Backprop;
+
+impl<T: Scalar> Scheme<T> for Backprop {
+    fn reset(&mut self) {}
+
+    fn visit(&mut self, visit: &mut Visit<'_, '_, T>) -> Result<T, Error> {
+        let loss = visit.backprop()?;
+        visit.step_parameters()?;
+        Ok(loss)
+    }
+}

@@ -1,0 +1,122 @@
+//! The proposal's own scheme: θ and z descend together.
+
+use std::sync::Arc;
+
+use super::visit::{Scheme, Visit};
+use crate::optimizer::{Optimizer, Step};
+use crate::{Error, Scalar};
+
+/// Joint descent on θ and z: both gradients of E at the same point, both updated at once.
+///
+/// The state of z's rule (momentum, Adam's moments and its count of steps) is kept by example, so
+/// it survives shuffled minibatches. The rate of z applies to each example's own gradient, that of
+/// θ to the mean over the batch; the schedule scales θ's rate alone.
+///
+/// # Examples
+/// ```
+/// use layerwise::{GradientDescent, JointDescent};
+///
+/// let scheme: JointDescent<f64> =
+///     JointDescent::new(GradientDescent::new(0.1)?.with_momentum(0.9)?);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct JointDescent<T: Scalar> {
+    rule: Arc<dyn Optimizer<T>>,
+    memory: ExampleMemory<T>,
+}
+
+/// Optimiser state by example: column c belongs to `ids[c]`.
+#[derive(Debug, Clone)]
+struct ExampleMemory<T> {
+    /// In increasing order.
+    ids: Vec<u64>,
+    steps: Vec<u64>,
+    /// One array a hidden layer; an example's slots stand together.
+    states: Vec<Vec<T>>,
+    /// Columns of the batch under way.
+    columns: Vec<usize>,
+}
+
+impl<T: Scalar> ExampleMemory<T> {
+    fn new() -> Self {
+        Self {
+            ids: Vec::new(),
+            steps: Vec::new(),
+            states: Vec::new(),
+            columns: Vec::new(),
+        }
+    }
+
+    /// Finds the columns of `ids`, making room for examples not seen before. `lengths` are the
+    /// state lengths of one example, by hidden layer.
+    fn locate(&mut self, ids: &[u64], lengths: impl Iterator<Item = usize> + Clone) {
+        self.states.resize(lengths.clone().count(), Vec::new());
+        self.columns.clear();
+        for &id in ids {
+            if let Err(place) = self.ids.binary_search(&id) {
+                self.ids.insert(place, id);
+                self.steps.insert(place, 0);
+                for (state, length) in self.states.iter_mut().zip(lengths.clone()) {
+                    let start = place * length;
+                    state.splice(start..start, std::iter::repeat_n(T::zero(), length));
+                }
+            }
+        }
+        for id in ids {
+            let column = self.ids.binary_search(id).expect("every id is known now");
+            self.columns.push(column);
+        }
+    }
+}
+
+impl<T: Scalar> JointDescent<T> {
+    /// Joint descent in which `rule` moves the targets.
+    pub fn new(rule: impl Optimizer<T> + 'static) -> Self {
+        Self {
+            rule: Arc::new(rule),
+            memory: ExampleMemory::new(),
+        }
+    }
+}
+
+impl<T: Scalar> Scheme<T> for JointDescent<T> {
+    fn reset(&mut self) {
+        self.memory = ExampleMemory::new();
+    }
+
+    fn visit(&mut self, visit: &mut Visit<'_, '_, T>) -> Result<T, Error> {
+        let step = visit.steps();
+        let mut problem = visit.target_problem();
+        let energy = problem.evaluate(true, true);
+        let hidden = 1..problem.circuit().depth();
+        for t in hidden.clone() {
+            problem.check_target_gradient(t, step)?;
+        }
+        // The gradients of z stand in the workspace; a θ-step that fails leaves z alone.
+        visit.step_parameters()?;
+        let (rule, memory) = (&self.rule, &mut self.memory);
+        let slots = rule.slots();
+        let dims = visit.circuit.dims()[hidden].iter();
+        let lengths = dims.map(|&dim| slots * dim);
+        memory.locate(visit.batch.ids, lengths);
+        let ExampleMemory {
+            steps,
+            states,
+            columns,
+            ..
+        } = memory;
+        for &column in columns.iter() {
+            steps[column] += 1;
+        }
+        visit.target_problem().update_all(states, |z, gradient, state| {
+            let dim = z.len() / columns.len();
+            let targets = z.chunks_exact_mut(dim).zip(gradient.chunks_exact(dim));
+            for (&column, (z, gradient)) in columns.iter().zip(targets) {
+                let own = &mut state[column * slots * dim..(column + 1) * slots * dim];
+                rule.update(Step::new(steps[column], 1.0), z, gradient, own);
+            }
+        });
+        Ok(energy)
+    }
+}

@@ -273,6 +273,15 @@ pub enum Error {
         reason: String,
     },
 
+    /// A derivative that finite differences contradict.
+    #[error("{entry}, above the tolerance {tolerance:e}")]
+    WrongDerivative {
+        /// The worst entry, with both numbers.
+        entry: crate::GradEntry,
+        /// The error allowed.
+        tolerance: f64,
+    },
+
     /// A computation left the finite numbers.
     #[error(
         "{quantity} of layer {layer} became non-finite in step {step}; nothing was changed by that step. Try a smaller step"

@@ -145,9 +145,11 @@ impl Initializer {
             Self::Constant { value } if !value.is_finite() => {
                 invalid("Initializer::Constant::value", value, "finite")
             }
-            Self::VarianceScaling { scale, .. } if !(scale > 0.0 && scale.is_finite()) => {
-                invalid("Initializer::VarianceScaling::scale", scale, "above 0 and finite")
-            }
+            Self::VarianceScaling { scale, .. } if !(scale > 0.0 && scale.is_finite()) => invalid(
+                "Initializer::VarianceScaling::scale",
+                scale,
+                "above 0 and finite",
+            ),
             Self::Orthogonal { gain } if !gain.is_finite() => {
                 invalid("Initializer::Orthogonal::gain", gain, "finite")
             }

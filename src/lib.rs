@@ -7,6 +7,7 @@ mod circuit;
 mod decoupled;
 mod error;
 mod execution;
+mod gradcheck;
 mod init;
 mod kernel;
 mod layer;
@@ -25,6 +26,7 @@ pub use circuit::{
 pub use decoupled::{DecoupledCircuit, Gradients, MemoryEstimate, Projection, TargetInit};
 pub use error::{Error, Quantity};
 pub use execution::Execution;
+pub use gradcheck::{GradCheck, GradEntry, GradReport};
 pub use init::{Fan, Initializer, Shape};
 pub use kernel::{Matrix, Write};
 pub use layer::{

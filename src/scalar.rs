@@ -38,11 +38,7 @@ pub trait Scalar: RealField + Copy {
     }
 
     /// `values ← f(values)`, and `derivatives ← f′(old values)` if given (of the same length).
-    fn activate(
-        activation: Activation,
-        values: &mut [Self],
-        derivatives: Option<&mut [Self]>,
-    ) {
+    fn activate(activation: Activation, values: &mut [Self], derivatives: Option<&mut [Self]>) {
         kernel::activation::by_formula(activation, values, derivatives);
     }
 }

@@ -88,7 +88,9 @@ impl<T> BatchMut<'_, T> {
     }
 
     /// The whole arrays of z_1, …, z_{T−1}, and where the batch stands in the i-th of them.
-    pub(crate) fn hidden_mut(&mut self) -> (&mut [Vec<T>], impl Fn(usize) -> Range<usize> + use<'_, T>) {
+    pub(crate) fn hidden_mut(
+        &mut self,
+    ) -> (&mut [Vec<T>], impl Fn(usize) -> Range<usize> + use<'_, T>) {
         let last = self.z.len() - 1;
         let (dims, start, count) = (&self.dims[1..], self.start, self.ids.len());
         let range = move |i: usize| columns(dims[i], start, count);

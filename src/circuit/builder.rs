@@ -7,9 +7,9 @@ use rand::rngs::ChaCha8Rng;
 
 use super::Circuit;
 use super::local_problem::{check_finite, check_weight};
+use crate::layer::check_chain;
 use crate::layer::{Layer, parameter_count};
 use crate::loss::{Loss, SquaredError};
-use crate::layer::check_chain;
 use crate::{Error, Quantity, Scalar};
 
 /// Description of a [`Circuit`]; [`CircuitBuilder::build`] checks it.

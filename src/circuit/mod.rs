@@ -311,7 +311,12 @@ impl<T: Scalar> Circuit<T> {
             };
             let (layer, local) = (self.layer(t), &mut after[0]);
             local.resize(layer, self.loss(t), batch.len());
-            local.forward(layer, &batch.context(self.seed, t), &self.parameters[t], input);
+            local.forward(
+                layer,
+                &batch.context(self.seed, t),
+                &self.parameters[t],
+                input,
+            );
         }
     }
 }

@@ -88,7 +88,8 @@ impl<T: Scalar> Examples<T> {
             z.truncate(to * dim);
         }
         let mut gone = gone.iter();
-        self.ids.retain(|_| !gone.next().expect("one mark an example"));
+        self.ids
+            .retain(|_| !gone.next().expect("one mark an example"));
     }
 
     pub(crate) fn resolve(&self, selection: &Selection<'_>) -> Result<Columns, Error> {

@@ -376,16 +376,23 @@ impl<T: Scalar> DecoupledCircuit<T> {
         solver.reset();
         let mut workspace = Workspace::new(circuit, 0);
         let mut gathered = Gathered::new(circuit.depth());
-        lend(examples, &columns.chosen(), 0, &mut gathered, |mut batch| {
-            if batch.ids.is_empty() {
-                return Err(Error::NoExamples {
-                    operation: "a Z-step",
-                });
-            }
-            let sequential = Execution::Sequential;
-            let mut problem = TargetProblem::new(circuit, &mut batch, &mut workspace, sequential);
-            solver.solve(&mut problem)
-        })
+        lend(
+            examples,
+            &columns.chosen(),
+            0,
+            &mut gathered,
+            |mut batch| {
+                if batch.ids.is_empty() {
+                    return Err(Error::NoExamples {
+                        operation: "a Z-step",
+                    });
+                }
+                let sequential = Execution::Sequential;
+                let mut problem =
+                    TargetProblem::new(circuit, &mut batch, &mut workspace, sequential);
+                solver.solve(&mut problem)
+            },
+        )
     }
 
     /// Bytes in use, and needed for training with batches of `batch` examples.

@@ -66,7 +66,10 @@ impl<T: Scalar> Standardisation<T> {
         let factor = DVector::from_iterator(
             values.nrows(),
             values.row_iter().zip(mean.iter()).map(|(row, &mean)| {
-                let variance = row.iter().fold(T::zero(), |s, &v| s + (v - mean) * (v - mean)) / n;
+                let variance = row
+                    .iter()
+                    .fold(T::zero(), |s, &v| s + (v - mean) * (v - mean))
+                    / n;
                 let scale = mean.abs().max(T::one()) * T::default_epsilon();
                 if variance.sqrt() > scale {
                     T::one() / variance.sqrt()

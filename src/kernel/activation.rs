@@ -129,8 +129,14 @@ fn normal<T: Scalar>(x: T) -> (T, T) {
     }
     // Beyond, the continued fraction of Mills' ratio: 1/(a + 1/(a + 2/(a + 3/(a + …)))).
     let a = if x > T::zero() { x } else { -x };
-    let fraction = (1..100).rev().fold(a, |tail, k| a + T::of(f64::from(k)) / tail);
+    let fraction = (1..100)
+        .rev()
+        .fold(a, |tail, k| a + T::of(f64::from(k)) / tail);
     let upper = density / fraction;
-    let cdf = if x > T::zero() { T::one() - upper } else { upper };
+    let cdf = if x > T::zero() {
+        T::one() - upper
+    } else {
+        upper
+    };
     (cdf, density)
 }

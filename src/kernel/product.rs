@@ -226,7 +226,13 @@ mod backend {
         b: Columns<'_, T>,
     ) {
         let (row, column) = a.strides();
-        let a = strided(&a.data[rows.start * row..], rows.len(), a.columns(), row, column);
+        let a = strided(
+            &a.data[rows.start * row..],
+            rows.len(),
+            a.columns(),
+            row,
+            column,
+        );
         let (inner, columns) = (a.ncols(), b.count());
         let b = match b {
             Columns::Repeated { column, times } => strided(column, inner, times, 1, 0),

@@ -21,7 +21,9 @@ fn sum<T: Scalar>(n: usize, term: impl Fn(usize) -> T) -> T {
     for i in whole..n {
         lanes[i - whole] += term(i);
     }
-    lanes.into_iter().fold(T::zero(), |total, lane| total + lane)
+    lanes
+        .into_iter()
+        .fold(T::zero(), |total, lane| total + lane)
 }
 
 /// Σ aᵢ bᵢ.

@@ -41,11 +41,7 @@ impl Dense {
     /// # Errors
     /// [`Error::ZeroDimension`], [`Error::TooLarge`], or [`Error::InvalidOption`] for a leaky
     /// ReLU's slope outside 0..=1.
-    pub fn new(
-        input_dim: usize,
-        output_dim: usize,
-        activation: Activation,
-    ) -> Result<Self, Error> {
+    pub fn new(input_dim: usize, output_dim: usize, activation: Activation) -> Result<Self, Error> {
         if input_dim == 0 {
             return Err(Error::ZeroDimension {
                 what: "the input dimension of a dense layer",

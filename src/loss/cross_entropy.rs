@@ -40,7 +40,9 @@ fn shifted_exponentials<'a, T: Scalar>(at: &Pair<'_, T>, work: &'a mut [T]) -> &
 }
 
 fn maximum<T: Scalar>(x: &[T]) -> T {
-    x.iter().skip(1).fold(x[0], |top, &x| if x > top { x } else { top })
+    x.iter()
+        .skip(1)
+        .fold(x[0], |top, &x| if x > top { x } else { top })
 }
 
 fn sum<T: Scalar>(x: &[T]) -> T {
@@ -61,7 +63,10 @@ impl<T: Scalar> Loss<T> for SoftmaxCrossEntropy {
             }
             let total = sum(y).as_f64();
             if (total - 1.0).abs() > SUM_TOLERANCE {
-                return Err(outside(column, format!("the probabilities sum to {total}, not 1")));
+                return Err(outside(
+                    column,
+                    format!("the probabilities sum to {total}, not 1"),
+                ));
             }
         }
         Ok(())
@@ -97,7 +102,11 @@ impl<T: Scalar> Loss<T> for SoftmaxCrossEntropy {
             let surprise = |j: usize| log_total - (x[j] - top);
             *value = (0..d).fold(T::zero(), |sum, j| {
                 // 0 · ∞ would be NaN for a logit of −∞ that the target excludes.
-                if y[j].is_zero() { sum } else { sum + y[j] * surprise(j) }
+                if y[j].is_zero() {
+                    sum
+                } else {
+                    sum + y[j] * surprise(j)
+                }
             });
             let mass = sum(y);
             d_target.part(column.clone()).each(surprise);

@@ -115,7 +115,10 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
     /// # Panics
     /// If t is not in 1..T.
     pub fn target_gradient(&mut self, t: usize) -> &[T] {
-        assert!(0 < t && t < self.circuit.depth(), "z_{t} is no auxiliary target");
+        assert!(
+            0 < t && t < self.circuit.depth(),
+            "z_{t} is no auxiliary target"
+        );
         let input = Wanted {
             input: true,
             ..Wanted::NONE

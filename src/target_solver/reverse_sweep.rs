@@ -86,9 +86,7 @@ impl<T: Scalar> TargetSolver<T> for ReverseSweep<T> {
                 problem.check_target_gradient(t, sweep)?;
                 let step = match self.step {
                     StepSize::Fixed(step) => T::of(step),
-                    StepSize::Bounded { margin } => {
-                        T::of(margin) / self.curvature.blocks[t - 1]
-                    }
+                    StepSize::Bounded { margin } => T::of(margin) / self.curvature.blocks[t - 1],
                 };
                 let gradient = &problem.workspace.locals[t - 1].d_target;
                 for (z, &g) in problem.batch.target_mut(t).iter_mut().zip(gradient) {

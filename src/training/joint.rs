@@ -109,14 +109,16 @@ impl<T: Scalar> Scheme<T> for JointDescent<T> {
         for &column in columns.iter() {
             steps[column] += 1;
         }
-        visit.target_problem().update_all(states, |z, gradient, state| {
-            let dim = z.len() / columns.len();
-            let targets = z.chunks_exact_mut(dim).zip(gradient.chunks_exact(dim));
-            for (&column, (z, gradient)) in columns.iter().zip(targets) {
-                let own = &mut state[column * slots * dim..(column + 1) * slots * dim];
-                rule.update(Step::new(steps[column], 1.0), z, gradient, own);
-            }
-        });
+        visit
+            .target_problem()
+            .update_all(states, |z, gradient, state| {
+                let dim = z.len() / columns.len();
+                let targets = z.chunks_exact_mut(dim).zip(gradient.chunks_exact(dim));
+                for (&column, (z, gradient)) in columns.iter().zip(targets) {
+                    let own = &mut state[column * slots * dim..(column + 1) * slots * dim];
+                    rule.update(Step::new(steps[column], 1.0), z, gradient, own);
+                }
+            });
         Ok(energy)
     }
 }

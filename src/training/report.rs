@@ -1,7 +1,7 @@
 //! What a training run tells.
 
-use crate::decoupled::DecoupledCircuit;
 use crate::Scalar;
+use crate::decoupled::DecoupledCircuit;
 
 /// Why a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

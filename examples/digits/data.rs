@@ -1,0 +1,65 @@
+//! The bundled handwritten digits, split into training and test images.
+
+use std::io::Read;
+
+use flate2::read::GzDecoder;
+use layerwise::nalgebra::DMatrix;
+use layerwise::rand::SeedableRng;
+use layerwise::rand::rngs::ChaCha8Rng;
+use layerwise::rand::seq::SliceRandom;
+
+const PIXELS: usize = 64;
+pub const CLASSES: usize = 10;
+
+/// Images (64 × n, mean-centred), one-hot classes (10 × n), and the labels.
+pub struct Digits {
+    pub images: DMatrix<f32>,
+    pub classes: DMatrix<f32>,
+    pub labels: Vec<usize>,
+}
+
+/// The training and the test split, 80 to 20, of a permutation that `seed` draws. Pixels are
+/// divided by 16 and centred by the training images' means.
+pub fn load(seed: u64) -> Result<(Digits, Digits), Box<dyn std::error::Error>> {
+    let packed = include_bytes!("../data/digits.csv.gz");
+    let mut text = String::new();
+    GzDecoder::new(&packed[..]).read_to_string(&mut text)?;
+    let mut rows: Vec<Vec<f32>> = csv::ReaderBuilder::new()
+        .has_headers(false)
+        .from_reader(text.as_bytes())
+        .deserialize()
+        .collect::<Result<_, _>>()?;
+    if let Some(row) = rows.iter().find(|row| row.len() != PIXELS + 1) {
+        return Err(format!("a row of {} values, not {}", row.len(), PIXELS + 1).into());
+    }
+    rows.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    let test = rows.split_off(rows.len() * 4 / 5);
+    let (mut train, mut test) = (Digits::new(&rows), Digits::new(&test));
+    let mean = train.images.column_mean();
+    for images in [&mut train.images, &mut test.images] {
+        for mut image in images.column_iter_mut() {
+            image -= &mean;
+        }
+    }
+    Ok((train, test))
+}
+
+impl Digits {
+    fn new(rows: &[Vec<f32>]) -> Self {
+        let labels: Vec<usize> = rows.iter().map(|row| row[PIXELS] as usize).collect();
+        Self {
+            images: DMatrix::from_fn(PIXELS, rows.len(), |i, j| rows[j][i] / 16.0),
+            classes: DMatrix::from_fn(CLASSES, rows.len(), |i, j| {
+                f32::from(u8::from(labels[j] == i))
+            }),
+            labels,
+        }
+    }
+
+    /// Share of the columns of `outputs` whose largest entry is the label's.
+    pub fn accuracy(&self, outputs: &DMatrix<f32>) -> f64 {
+        let columns = outputs.column_iter().zip(&self.labels);
+        let right = columns.filter(|(column, label)| column.imax() == **label);
+        right.count() as f64 / self.labels.len() as f64
+    }
+}

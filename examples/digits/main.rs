@@ -1,0 +1,261 @@
+//! Handwritten digits by backprop and by decoupled schemes, side by side.
+//!
+//! `cargo run --release --example digits -- --help` lists the options.
+
+mod data;
+
+use std::ops::ControlFlow;
+
+use clap::{Parser, ValueEnum};
+use data::Digits;
+use indicatif::{ProgressBar, ProgressStyle};
+use layerwise::{
+    Activation, Adam, Alternating, Backprop, Circuit, DecoupledCircuit, Dense, Error,
+    GradientDescent, Gradients, JointDescent, ReverseSweep, Schedule, Selection,
+    SoftmaxCrossEntropy, StepSize, TargetInit, Trainer,
+};
+use serde::Serialize;
+
+/// Trains tanh circuits on 8×8 handwritten digits by several schemes and prints one table.
+#[derive(Parser)]
+struct Options {
+    /// Seeds of the initial weights.
+    #[arg(long, value_delimiter = ',', default_value = "0,1,2,3,4")]
+    seeds: Vec<u64>,
+    /// Seed of the split into 1437 training and 360 test images.
+    #[arg(long, default_value_t = 2)]
+    split_seed: u64,
+    /// Epochs of every scheme [default: 300 for backprop, 600 for the others].
+    #[arg(long)]
+    epochs: Option<u64>,
+    /// Widths of the hidden layers.
+    #[arg(long, value_delimiter = ',', default_value = "64,64")]
+    widths: Vec<usize>,
+    /// Schemes to run.
+    #[arg(long, value_delimiter = ',', default_values_t = SchemeName::ALL)]
+    scheme: Vec<SchemeName>,
+    /// Threads that share the layers' problems.
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// One JSON object a row instead of the table.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum SchemeName {
+    /// The coupled baseline.
+    Backprop,
+    /// The proposal: θ and z descend together, z with momentum.
+    Joint,
+    /// Targets refreshed by a forward pass on each visit, one reverse sweep, one θ-step.
+    Refreshed,
+    /// Targets that persist, three reverse sweeps, one θ-step.
+    Persistent,
+}
+
+impl SchemeName {
+    const ALL: [Self; 4] = [
+        Self::Backprop,
+        Self::Joint,
+        Self::Refreshed,
+        Self::Persistent,
+    ];
+
+    /// The whole difference between the schemes.
+    fn trainer(self) -> Result<Trainer<f32>, Error> {
+        let decayed = Schedule::Cosine { end: 0.05 };
+        Ok(match self {
+            Self::Backprop => Trainer::new(Backprop, Adam::new(1e-2)?).epochs(300),
+            Self::Joint => {
+                let targets = GradientDescent::new(0.1)?.with_momentum(0.9)?;
+                Trainer::new(JointDescent::new(targets), Adam::new(1e-2)?).epochs(600)
+            }
+            Self::Refreshed => {
+                let scheme = Alternating::refreshed(ReverseSweep::new(1));
+                Trainer::new(scheme, Adam::new(1e-2)?).epochs(600)
+            }
+            Self::Persistent => {
+                let scheme = Alternating::persistent(persistent_sweeps()?);
+                Trainer::new(scheme, Adam::new(3e-3)?).epochs(600)
+            }
+        }
+        .schedule(decayed))
+    }
+
+    /// The parameter gradient that the scheme would step along next.
+    fn next_gradient(self, model: &DecoupledCircuit<f32>) -> Result<Gradients<f32>, Error> {
+        let mut model = model.clone();
+        match self {
+            Self::Backprop => return model.backprop(&Selection::All),
+            Self::Joint => {}
+            Self::Refreshed => {
+                model.initialize_targets(&TargetInit::ForwardPass)?;
+                model.solve_targets(&mut ReverseSweep::new(1), &Selection::All)?;
+            }
+            Self::Persistent => {
+                model.solve_targets(&mut persistent_sweeps()?, &Selection::All)?;
+            }
+        }
+        model.gradients(&Selection::All)
+    }
+}
+
+/// Persistent targets lag behind the moving weights: more and longer steps catch up.
+fn persistent_sweeps() -> Result<ReverseSweep<f32>, Error> {
+    ReverseSweep::new(3).with_step(StepSize::Bounded { margin: 1.8 })
+}
+
+impl std::fmt::Display for SchemeName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let value = self.to_possible_value().expect("no variant is hidden");
+        f.write_str(value.get_name())
+    }
+}
+
+/// One row of the table. Losses, energy and gap are per training example.
+#[derive(Serialize)]
+struct Row {
+    scheme: SchemeName,
+    seed: u64,
+    train_accuracy: f64,
+    test_accuracy: f64,
+    composed_loss: f64,
+    energy: f64,
+    gap: f64,
+    bp_cosine: f64,
+    seconds: f64,
+}
+
+fn circuit(widths: &[usize], seed: u64) -> Result<Circuit<f32>, Error> {
+    let mut builder = Circuit::builder()
+        .output_loss(SoftmaxCrossEntropy)
+        .seed(seed);
+    let mut input = 64;
+    for &width in widths {
+        builder = builder.layer(Dense::new(input, width, Activation::Tanh)?);
+        input = width;
+    }
+    builder
+        .layer(Dense::new(input, data::CLASSES, Activation::Identity)?)
+        .build()
+}
+
+fn run(
+    scheme: SchemeName,
+    seed: u64,
+    options: &Options,
+    (train, test): &(Digits, Digits),
+) -> Result<Row, Error> {
+    let mut model = DecoupledCircuit::new(circuit(&options.widths, seed)?);
+    model.add_examples(&train.images, &train.classes, &TargetInit::ForwardPass)?;
+    let mut trainer = scheme
+        .trainer()?
+        .seed(seed)
+        .threads(options.threads)
+        .measure_every(0);
+    if let Some(epochs) = options.epochs {
+        trainer = trainer.epochs(epochs);
+    }
+    let style = ProgressStyle::with_template("{prefix:10} epoch {pos:>4} {wide_msg}");
+    let bar = ProgressBar::no_length()
+        .with_style(style.expect("the template is valid"))
+        .with_prefix(scheme.to_string());
+    let report = trainer.run_with(&mut model, |progress| {
+        bar.inc(1);
+        bar.set_message(format!("objective {:.4}", progress.record.objective));
+        ControlFlow::Continue(())
+    })?;
+    bar.finish_and_clear();
+    if scheme == SchemeName::Backprop {
+        // Backprop leaves the targets alone; E and gap are those of the forward pass.
+        model.initialize_targets(&TargetInit::ForwardPass)?;
+    }
+    let n = train.labels.len() as f64;
+    let gradient = scheme.next_gradient(&model)?;
+    let backprop = model.backprop(&Selection::All)?;
+    let gaps = model.gap()?;
+    Ok(Row {
+        scheme,
+        seed,
+        train_accuracy: train.accuracy(&model.predict(&train.images)?),
+        test_accuracy: test.accuracy(&model.predict(&test.images)?),
+        composed_loss: f64::from(model.composed_loss()?) / n,
+        energy: f64::from(model.energy()?) / n,
+        gap: gaps
+            .iter()
+            .map(|&gap| f64::from(gap).powi(2))
+            .sum::<f64>()
+            .sqrt(),
+        bp_cosine: cosine(&gradient.parameters, &backprop.parameters),
+        seconds: report.seconds,
+    })
+}
+
+fn cosine(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
+    let dot = |a: &[Vec<f32>], b: &[Vec<f32>]| {
+        let pairs = a.iter().flatten().zip(b.iter().flatten());
+        pairs
+            .map(|(&a, &b)| f64::from(a) * f64::from(b))
+            .sum::<f64>()
+    };
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let (low, high) = ((values.len() - 1) / 2, values.len() / 2);
+    0.5 * (values[low] + values[high])
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let options = Options::parse();
+    if !options.json {
+        println!(
+            "{:<10} {:>6} {:>8} {:>8} {:>10} {:>10} {:>8} {:>8} {:>8}",
+            "scheme", "seed", "train %", "test %", "loss", "E", "gap", "bp cos", "seconds"
+        );
+    }
+    let mut rows = Vec::new();
+    let data = data::load(options.split_seed)?;
+    for &seed in &options.seeds {
+        for &scheme in &options.scheme {
+            let row = run(scheme, seed, &options, &data)?;
+            if options.json {
+                println!("{}", serde_json::to_string(&row)?);
+            } else {
+                println!(
+                    "{:<10} {:>6} {:>8.2} {:>8.2} {:>10.5} {:>10.5} {:>8.4} {:>8.4} {:>8.2}",
+                    row.scheme.to_string(),
+                    row.seed,
+                    100.0 * row.train_accuracy,
+                    100.0 * row.test_accuracy,
+                    row.composed_loss,
+                    row.energy,
+                    row.gap,
+                    row.bp_cosine,
+                    row.seconds
+                );
+            }
+            rows.push(row);
+        }
+    }
+    if !options.json && options.seeds.len() > 1 {
+        println!("\nmedian over {} seeds", options.seeds.len());
+        for &scheme in &options.scheme {
+            let of = |value: fn(&Row) -> f64| {
+                let own = rows.iter().filter(|row| row.scheme == scheme);
+                median(own.map(value).collect())
+            };
+            println!(
+                "{:<10} {:>6} {:>8.2} {:>8.2}",
+                scheme.to_string(),
+                "",
+                100.0 * of(|row| row.train_accuracy),
+                100.0 * of(|row| row.test_accuracy)
+            );
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,50 @@
+//! The shortest complete program: a decoupled circuit learns a curve, and its gradients are
+//! checked.
+
+use layerwise::nalgebra::DMatrix;
+use layerwise::{
+    Activation, Adam, Alternating, Circuit, DecoupledCircuit, Dense, Error, GradCheck,
+    ReverseSweep, TargetInit, Trainer,
+};
+
+fn main() -> Result<(), Error> {
+    // 200 examples of y = sin 3x, one a column.
+    let x = DMatrix::from_fn(1, 200, |_, i| i as f64 / 100.0 - 1.0);
+    let y = x.map(|x| (3.0 * x).sin());
+
+    // Three layers; z_1 and z_2 of every example will be trained beside the weights.
+    let circuit = Circuit::<f64>::builder()
+        .layer(Dense::new(1, 32, Activation::Tanh)?)
+        .layer(Dense::new(32, 32, Activation::Tanh)?)
+        .layer(Dense::new(32, 1, Activation::Identity)?)
+        .build()?;
+    let mut model = DecoupledCircuit::new(circuit);
+    model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
+
+    // Every visit: targets from a forward pass, one sweep from the output to the input, then one
+    // step of all layers' weights, each on its own loss. Another scheme is another first argument.
+    let scheme = Alternating::refreshed(ReverseSweep::new(1));
+    let report = Trainer::new(scheme, Adam::new(3e-3)?)
+        .epochs(2000)
+        .measure_every(500)
+        .run(&mut model)?;
+    for record in report.history.iter().filter(|r| r.composed_loss.is_some()) {
+        println!(
+            "epoch {:>4}: E {:.2e}, composed loss {:.2e}, gap {:.2e}",
+            record.epoch,
+            record.objective,
+            record.composed_loss.unwrap_or_default(),
+            record.gap.unwrap_or_default()
+        );
+    }
+
+    let gradients = GradCheck::new().with_directions(20).circuit(&model)?;
+    gradients.require(1e-6)?;
+    println!("largest gradient error: {:.1e}", gradients.error());
+    println!(
+        "prediction at x = 0.5: {:.4}",
+        model.predict(&DMatrix::from_element(1, 1, 0.5))?[0]
+    );
+    println!("sin 1.5 = {:.4}", 1.5f64.sin());
+    Ok(())
+}

@@ -1,0 +1,582 @@
+//! Every derivative of the crate against central differences, in `f64` and `f32`: layers, losses,
+//! local problems and whole circuits, at random shapes, parameters and data away from kinks; and
+//! the bounds that go with them, curvature and Lipschitz constants.
+
+#[path = "derivatives/cases.rs"]
+#[macro_use]
+mod cases;
+
+use cases::{
+    ACTIVATIONS, Spec, Tested, any_activation, chain, failed, for_all, generator, sequential,
+    smooth_point, uniform,
+};
+use layerwise::nalgebra::DMatrix;
+use layerwise::{
+    Activation, Circuit, DecoupledCircuit, Dense, GradCheck, Layer, LocalProblem, Loss, Pair,
+    Scalar, Selection, SoftmaxCrossEntropy, SquaredError, TargetInit, Wanted, Write,
+};
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseResult;
+
+in_both_scalars!(
+    dense,
+    composed,
+    products_are_adjoint,
+    squared_error,
+    cross_entropy,
+    cross_entropy_is_invariant_under_shifts,
+    losses_are_semidefinite_and_bounded,
+    local_problems,
+    circuits,
+    wide_circuits_along_directions,
+);
+
+/// Parameters of a whole chain as those of one `Sequential`.
+fn flat<T: Scalar>(parameters: &[Vec<T>]) -> Vec<T> {
+    parameters.concat()
+}
+
+fn dense<T: Tested>() {
+    let cases = (1..7usize, 1..7usize, 1..5usize, any::<u64>());
+    for_all(cases, |(input, output, n, seed)| {
+        let rng = &mut generator(seed);
+        for activation in ACTIVATIONS {
+            for bias in [true, false] {
+                let spec = Spec {
+                    input,
+                    output,
+                    activation,
+                    bias,
+                };
+                let (parameters, z) = smooth_point::<T>(&[spec], n, rng, |_| true);
+                let check = GradCheck::new().with_seed(seed);
+                let report = check.layer(&spec.layer(), &parameters[0], &z);
+                let report = report.map_err(failed)?;
+                report.require(T::GRADIENT).map_err(failed)?;
+            }
+        }
+        Ok(())
+    });
+}
+
+/// Two or three layers with their activations, a bias or not, n, and a seed.
+fn any_chain() -> impl Strategy<Value = (Vec<Spec>, usize, u64)> {
+    let widths = prop::collection::vec(1..7usize, 3..5);
+    let activations = prop::collection::vec(any_activation(), 3);
+    (widths, activations, any::<bool>(), 1..4usize, any::<u64>()).prop_map(
+        |(widths, activations, bias, n, seed)| (chain(&widths, &activations, bias), n, seed),
+    )
+}
+
+fn composed<T: Tested>() {
+    for_all(any_chain(), |(specs, n, seed)| {
+        let (parameters, z) = smooth_point::<T>(&specs, n, &mut generator(seed), |_| true);
+        let unit = sequential(&specs);
+        let check = GradCheck::new().with_seed(seed);
+        let report = check.layer(&unit, &flat(&parameters), &z).map_err(failed)?;
+        report.require(T::GRADIENT).map_err(failed)
+    });
+}
+
+/// (Σ aᵢ bᵢ, Σ |aᵢ bᵢ|), summed in f64.
+fn dot<T: Scalar>(a: &[T], b: &[T]) -> (f64, f64) {
+    let terms = a.iter().zip(b).map(|(a, b)| a.as_f64() * b.as_f64());
+    terms.fold((0.0, 0.0), |(sum, size), x| (sum + x, size + x.abs()))
+}
+
+/// ⟨u, J v⟩ = ⟨Jᵀ u, v⟩, with J v in input and parameters at once.
+fn products_are_adjoint<T: Tested>() {
+    for_all(any_chain(), |(specs, n, seed)| {
+        let rng = &mut generator(seed);
+        let unit = sequential::<T>(&specs);
+        let single = specs[0].layer();
+        let layers: [(&dyn Layer<T>, &[Spec]); 2] = [(&unit, &specs), (&single, &specs[..1])];
+        for (layer, specs) in layers {
+            let parameters: Vec<T> = specs.iter().flat_map(|s| s.parameters(rng)).collect();
+            let z = uniform(rng, layer.input_dim() * n, 1.5);
+            let target = uniform(rng, layer.output_dim() * n, 1.0);
+            let loss = SquaredError;
+            let problem = LocalProblem::new(layer, &parameters, &loss, T::one(), &z, &target);
+            let problem = problem.map_err(failed)?;
+            let mut workspace = problem.workspace();
+            problem.predict(&mut workspace);
+
+            let u = uniform::<T>(rng, target.len(), 1.0);
+            let v_input = uniform::<T>(rng, z.len(), 1.0);
+            let v_parameters = uniform::<T>(rng, parameters.len(), 1.0);
+            let mut d_input = vec![T::zero(); z.len()];
+            let mut d_parameters = vec![T::zero(); parameters.len()];
+            problem
+                .vjp(
+                    &u,
+                    Write::Set(&mut d_input),
+                    Write::Set(&mut d_parameters),
+                    &mut workspace,
+                )
+                .map_err(failed)?;
+            for (in_input, in_parameters) in [(true, false), (false, true), (true, true)] {
+                let v_input = in_input.then_some(&v_input[..]);
+                let v_parameters = in_parameters.then_some(&v_parameters[..]);
+                let mut tangent = vec![T::zero(); target.len()];
+                problem
+                    .jvp(v_input, v_parameters, &mut tangent, &mut workspace)
+                    .map_err(failed)?;
+                let (forward, size) = dot(&u, &tangent);
+                let input = v_input.map_or((0.0, 0.0), |v| dot(&d_input, v));
+                let own = v_parameters.map_or((0.0, 0.0), |v| dot(&d_parameters, v));
+                let scale = size + input.1 + own.1 + 1e-3;
+                let difference = forward - (input.0 + own.0);
+                prop_assert!(
+                    difference.abs() <= T::ROUNDING * scale,
+                    "⟨u, Jv⟩ = {forward}, ⟨Jᵀu, v⟩ = {}",
+                    input.0 + own.0
+                );
+            }
+        }
+        Ok(())
+    });
+}
+
+fn check_loss<T: Tested>(
+    loss: &dyn Loss<T>,
+    dim: usize,
+    target: &[T],
+    prediction: &[T],
+    joint: bool,
+) -> TestCaseResult {
+    let check = GradCheck::new();
+    let report = check.loss(loss, dim, target, prediction).map_err(failed)?;
+    report.require(T::GRADIENT).map_err(failed)?;
+    let report = check.curvature(loss, dim, target, prediction, joint);
+    let report = report.map_err(failed)?;
+    report.require(T::GRADIENT).map_err(failed)
+}
+
+fn squared_error<T: Tested>() {
+    let cases = (1..7usize, 1..5usize, any::<u64>());
+    for_all(cases, |(dim, n, seed)| {
+        let rng = &mut generator(seed);
+        let target = uniform::<T>(rng, dim * n, 1.5);
+        let prediction = uniform(rng, dim * n, 1.5);
+        check_loss(&SquaredError, dim, &target, &prediction, true)
+    });
+}
+
+/// n distributions over `dim` classes.
+fn distributions<T: Scalar>(seed: u64, dim: usize, n: usize) -> Vec<T> {
+    let weights: Vec<f64> = uniform(&mut generator(seed), dim * n, 1.0);
+    let columns = weights.chunks_exact(dim).flat_map(|column| {
+        let total: f64 = column.iter().map(|w| w.abs()).sum();
+        column.iter().map(move |w| T::of(w.abs() / total))
+    });
+    columns.collect()
+}
+
+/// n one-hot targets.
+fn one_hot<T: Scalar>(seed: u64, dim: usize, n: usize) -> Vec<T> {
+    let entry = |i: usize, j: usize| {
+        let class = seed.rotate_right(7 * i as u32) as usize % dim;
+        T::of(f64::from(u8::from(j == class)))
+    };
+    (0..n * dim).map(|k| entry(k / dim, k % dim)).collect()
+}
+
+fn cross_entropy<T: Tested>() {
+    let cases = (1..7usize, 1..5usize, any::<u64>());
+    for_all(cases, |(dim, n, seed)| {
+        for size in [1.5, T::LARGE_LOGIT] {
+            let logits = uniform::<T>(&mut generator(!seed), dim * n, size);
+            for target in [distributions(seed, dim, n), one_hot(seed, dim, n)] {
+                check_loss(&SoftmaxCrossEntropy, dim, &target, &logits, false)?;
+            }
+        }
+        Ok(())
+    });
+}
+
+/// Value and both gradients of a loss.
+fn evaluate<T: Scalar>(
+    loss: &dyn Loss<T>,
+    dim: usize,
+    target: &[T],
+    prediction: &[T],
+) -> [Vec<T>; 3] {
+    let at = Pair {
+        dim,
+        target,
+        prediction,
+    };
+    let n = target.len() / dim;
+    let mut values = vec![T::zero(); n];
+    let mut gradients = [vec![T::zero(); dim * n], vec![T::zero(); dim * n]];
+    let [d_target, d_prediction] = &mut gradients;
+    let mut work = vec![T::zero(); loss.scratch(dim, n)];
+    let (d_target, d_prediction) = (
+        Write::Set(&mut d_target[..]),
+        Write::Set(&mut d_prediction[..]),
+    );
+    loss.evaluate(&at, &mut values, d_target, d_prediction, &mut work);
+    let [d_target, d_prediction] = gradients;
+    [values, d_target, d_prediction]
+}
+
+/// Logits far from 0, where e^x overflows or vanishes: the softmax does not change with a common
+/// shift, and where the shifted logits are exact, not one bit does.
+fn cross_entropy_is_invariant_under_shifts<T: Tested>() {
+    let cases = (1..7usize, 1..5usize, any::<u64>());
+    for_all(cases, |(dim, n, seed)| {
+        let target = distributions::<T>(seed, dim, n);
+        let draws = uniform::<f64>(&mut generator(!seed), dim * n, 20.0);
+        let logits = |shift: f64| -> Vec<T> {
+            let exact = draws
+                .iter()
+                .map(|x| T::of((x * 64.0).round() / 64.0 + shift));
+            exact.collect()
+        };
+        let here = evaluate(&SoftmaxCrossEntropy, dim, &target, &logits(0.0));
+        prop_assert!(here.iter().flatten().all(|x| x.is_finite()));
+        for shift in [4096.0, -4096.0] {
+            let there = evaluate(&SoftmaxCrossEntropy, dim, &target, &logits(shift));
+            prop_assert_eq!(&here, &there, "shift {}", shift);
+        }
+        Ok(())
+    });
+}
+
+/// The curvature of one example in (target, prediction), column by column.
+fn curvature_matrix<T: Scalar>(loss: &dyn Loss<T>, target: &[T], prediction: &[T]) -> DMatrix<f64> {
+    let dim = target.len();
+    let at = Pair {
+        dim,
+        target,
+        prediction,
+    };
+    let mut matrix = DMatrix::zeros(2 * dim, 2 * dim);
+    for (j, mut column) in matrix.column_iter_mut().enumerate() {
+        let mut v = vec![T::zero(); 2 * dim];
+        v[j] = T::one();
+        let (v_target, v_prediction) = v.split_at(dim);
+        let mut out = vec![T::zero(); 2 * dim];
+        let (out_target, out_prediction) = out.split_at_mut(dim);
+        let mut work = vec![T::zero(); loss.scratch(dim, 1)];
+        loss.curvature(
+            &at,
+            Some(v_target),
+            Some(v_prediction),
+            Write::Set(out_target),
+            Write::Set(out_prediction),
+            &mut work,
+        );
+        for (entry, value) in column.iter_mut().zip(out) {
+            *entry = value.as_f64();
+        }
+    }
+    matrix
+}
+
+fn losses_are_semidefinite_and_bounded<T: Tested>() {
+    let cases = (1..7usize, any::<u64>());
+    for_all(cases, |(dim, seed)| {
+        let prediction = uniform::<T>(&mut generator(!seed), dim, 2.0);
+        let free = uniform(&mut generator(seed), dim, 2.0);
+        let fixed = [distributions(seed, dim, 1), one_hot(seed, dim, 1)];
+        // Two equal logits among very small ones come closest to the bound ½.
+        let mut split = vec![T::of(-30.0); dim];
+        split[0] = T::zero();
+        split[dim - 1] = T::zero();
+        let squared: &dyn Loss<T> = &SquaredError;
+        let entropy: &dyn Loss<T> = &SoftmaxCrossEntropy;
+        for (loss, target, prediction) in [
+            (squared, &free, &prediction),
+            (entropy, &fixed[0], &prediction),
+            (entropy, &fixed[1], &prediction),
+            (entropy, &fixed[0], &split),
+        ] {
+            let matrix = curvature_matrix(loss, target, prediction);
+            let asymmetry = (&matrix - matrix.transpose()).amax();
+            prop_assert!(asymmetry <= T::ROUNDING, "{loss:?}: asymmetry {asymmetry}");
+            let least = matrix.symmetric_eigenvalues().min();
+            prop_assert!(least >= -T::ROUNDING, "{loss:?}: eigenvalue {least}");
+            let bound = loss.curvature_bound().expect("a bound").as_f64();
+            for start in [0, dim] {
+                let block = matrix.view((start, start), (dim, dim)).into_owned();
+                let largest = block.symmetric_eigenvalues().max();
+                prop_assert!(
+                    largest <= bound + T::ROUNDING,
+                    "{loss:?}: eigenvalue {largest} above the bound {bound}"
+                );
+            }
+        }
+        Ok(())
+    });
+}
+
+/// The curvature bound of dense layers is above ‖W‖² sup|a′|² and by at most (side)^⅛, for random
+/// W and for W of rank 1, where it is tight.
+#[test]
+fn curvature_bounds_of_dense_layers() {
+    fn bounded<T: Tested>(spec: Spec, weights: &[f64]) -> TestCaseResult {
+        let mut parameters: Vec<T> = weights.iter().map(|&w| T::of(w)).collect();
+        let rounded = parameters.iter().map(|w| w.as_f64());
+        let w = DMatrix::from_iterator(spec.output, spec.input, rounded);
+        parameters.resize(spec.parameter_count(), T::zero());
+        let layer = spec.layer();
+        let mut work = vec![T::zero(); Layer::<T>::bound_scratch(&layer)];
+        let bound = layer.curvature_bound(&parameters, &mut work);
+        let bound = bound.expect("a bound").as_f64();
+        let norm = w.singular_values()[0] * spec.activation.lipschitz();
+        let exact = norm * norm;
+        let side = spec.input.min(spec.output) as f64;
+        let most = exact * side.powf(0.125) * (1.0 + 1e-4);
+        prop_assert!(bound >= exact, "{bound} is below ‖J‖² = {exact}");
+        prop_assert!(bound <= most, "{bound} is above {most}, ‖J‖² = {exact}");
+        Ok(())
+    }
+    let cases = (
+        1..40usize,
+        1..40usize,
+        any_activation(),
+        -3..3i32,
+        any::<u64>(),
+    );
+    for_all(cases, |(input, output, activation, decade, seed)| {
+        let spec = Spec {
+            input,
+            output,
+            activation,
+            bias: true,
+        };
+        let rng = &mut generator(seed);
+        let size = 10f64.powi(decade);
+        let random: Vec<f64> = uniform(rng, input * output, size);
+        let (column, row) = (
+            uniform::<f64>(rng, output, size),
+            uniform::<f64>(rng, input, 1.0),
+        );
+        let rank_one: Vec<f64> = row
+            .iter()
+            .flat_map(|r| column.iter().map(move |c| r * c))
+            .collect();
+        for weights in [random, rank_one] {
+            bounded::<f64>(spec, &weights)?;
+            bounded::<f32>(spec, &weights)?;
+        }
+        Ok(())
+    });
+}
+
+/// No sampled |f′| exceeds the Lipschitz constant, and one comes within 1e-6 of it.
+#[test]
+fn lipschitz_constants_are_the_suprema() {
+    let slopes = [0.0, 0.3, 1.0].map(|slope| Activation::LeakyRelu { slope });
+    for activation in ACTIVATIONS.into_iter().chain(slopes) {
+        let mut values: Vec<f64> = (-40_000..=40_000).map(|i| f64::from(i) * 1e-3).collect();
+        let mut derivatives = vec![0.0; values.len()];
+        activation.evaluate(&mut values, Some(&mut derivatives));
+        let largest = derivatives.iter().fold(0.0, |top: f64, d| top.max(d.abs()));
+        let constant = activation.lipschitz();
+        assert!(
+            largest <= constant,
+            "{activation:?}: {largest} > {constant}"
+        );
+        assert!(
+            largest >= constant - 1e-6,
+            "{activation:?}: {largest}, {constant}"
+        );
+    }
+}
+
+/// Local problems of both losses with μ ≠ 1; μ scales energy and gradients.
+fn local_problems<T: Tested>() {
+    let cases = (any_chain(), 1..20u32);
+    for_all(cases, |((specs, n, seed), tenths)| {
+        let spec = specs[0];
+        let rng = &mut generator(seed);
+        let (parameters, z) = smooth_point::<T>(&[spec], n, rng, |_| true);
+        let layer = spec.layer();
+        let weight = T::of(0.1 * f64::from(tenths) + 0.05);
+        let targets = [
+            uniform(rng, spec.output * n, 1.5),
+            distributions(seed, spec.output, n),
+        ];
+        let losses: [&dyn Loss<T>; 2] = [&SquaredError, &SoftmaxCrossEntropy];
+        for (loss, target) in losses.into_iter().zip(&targets) {
+            let new = |weight| LocalProblem::new(&layer, &parameters[0], loss, weight, &z, target);
+            let problem = new(weight).map_err(failed)?;
+            let report = GradCheck::new().local_problem(&problem);
+            report.require(T::GRADIENT).map_err(failed)?;
+            let plain = new(T::one()).map_err(failed)?.energy().as_f64() * weight.as_f64();
+            let energy = problem.energy().as_f64();
+            prop_assert!((energy - plain).abs() <= T::ROUNDING * (1.0 + plain));
+        }
+        Ok(())
+    });
+}
+
+/// A circuit of the chain with n examples and random targets, penalties other than 1.
+fn model<T: Tested>(
+    specs: &[Spec],
+    parameters: &[Vec<T>],
+    input: &[T],
+    entropy: bool,
+    seed: u64,
+) -> DecoupledCircuit<T> {
+    let n = input.len() / specs[0].input;
+    let mut builder = Circuit::<T>::builder();
+    for spec in specs {
+        builder = builder.layer(spec.layer());
+    }
+    if entropy {
+        builder = builder.output_loss(SoftmaxCrossEntropy);
+    }
+    let penalties = (1..specs.len()).map(|t| T::of(0.6 + 0.3 * t as f64));
+    let mut circuit = builder.penalties(penalties.collect()).build().unwrap();
+    for (t, own) in parameters.iter().enumerate() {
+        circuit.set_parameters(t, own).unwrap();
+    }
+    let last = specs[specs.len() - 1].output;
+    let target = if entropy {
+        distributions(seed, last, n)
+    } else {
+        uniform(&mut generator(seed), last * n, 1.0)
+    };
+    let mut model = DecoupledCircuit::new(circuit);
+    let inputs = DMatrix::from_column_slice(specs[0].input, n, input);
+    let targets = DMatrix::from_vec(last, n, target);
+    let init = TargetInit::RandomNormal { std: 1.0, seed };
+    model.add_examples(&inputs, &targets, &init).unwrap();
+    model
+}
+
+/// Whether no layer is near a kink at the circuit's own targets.
+fn smooth_at_targets<T: Tested>(specs: &[Spec], model: &DecoupledCircuit<T>) -> bool {
+    specs.iter().enumerate().all(|(t, spec)| {
+        let z = model.z(t).unwrap();
+        let own = model.circuit().parameters(t);
+        spec.smooth_output(own, z.as_slice()).is_some()
+    })
+}
+
+fn circuits<T: Tested>() {
+    let widths = prop::collection::vec(1..5usize, 2..6);
+    let activations = prop::collection::vec(any_activation(), 4);
+    let cases = (
+        widths,
+        activations,
+        any::<[bool; 2]>(),
+        1..3usize,
+        any::<u64>(),
+    );
+    for_all(cases, |(widths, activations, [bias, entropy], n, seed)| {
+        let specs = chain(&widths, &activations, bias);
+        let input = uniform::<T>(&mut generator(seed), widths[0] * n, 1.5);
+        let (parameters, input) = smooth_point(&specs, n, &mut generator(seed), |parameters| {
+            smooth_at_targets(&specs, &model(&specs, parameters, &input, entropy, seed))
+        });
+        let model = model(&specs, &parameters, &input, entropy, seed);
+        let report = GradCheck::new().circuit(&model).map_err(failed)?;
+        report.require(T::GRADIENT).map_err(failed)
+    });
+}
+
+fn wide_circuits_along_directions<T: Tested>() {
+    let smooth = [
+        Activation::Tanh,
+        Activation::Sigmoid,
+        Activation::Gelu,
+        Activation::Silu,
+        Activation::Softplus,
+    ];
+    let widths = prop::collection::vec(8..30usize, 4);
+    let activations = prop::collection::vec(prop::sample::select(smooth.to_vec()), 3);
+    let cases = (widths, activations, any::<bool>(), any::<u64>());
+    for_all(cases, |(widths, activations, entropy, seed)| {
+        let specs = chain(&widths, &activations, true);
+        let (parameters, input) = smooth_point::<T>(&specs, 6, &mut generator(seed), |_| true);
+        let model = model(&specs, &parameters, &input, entropy, seed);
+        let check = GradCheck::new().with_directions(3).with_seed(seed);
+        let report = check.circuit(&model).map_err(failed)?;
+        // Three directions of each θ_t, z_t, and of backprop's gradients.
+        prop_assert_eq!(report.compared, 3 * (3 + 2 + 3));
+        report.require(T::GRADIENT).map_err(failed)
+    });
+}
+
+/// ẑ = W z with W = (2 3), one example z = (5, 7), g = 10: Jᵀg = (20, 30) in z, (50, 70) in W.
+/// `Set` replaces what stood there, `Add` adds to it, `Skip` leaves it alone.
+#[test]
+fn products_set_add_and_skip() {
+    let layer = Dense::new(2, 1, Activation::Identity)
+        .unwrap()
+        .without_bias();
+    let (weights, input, target, g) = ([2.0, 3.0], [5.0, 7.0], [0.0], [10.0]);
+    let problem = LocalProblem::new(&layer, &weights, &SquaredError, 1.0, &input, &target).unwrap();
+    let mut workspace = problem.workspace();
+    problem.predict(&mut workspace);
+    let (mut dz, mut dw) = ([1.0, 2.0], [3.0, 4.0]);
+    let (add, set) = (Write::Add(&mut dz), Write::Set(&mut dw));
+    problem.vjp(&g, add, set, &mut workspace).unwrap();
+    assert_eq!((dz, dw), ([21.0, 32.0], [50.0, 70.0]));
+    let (set, add) = (Write::Set(&mut dz), Write::Add(&mut dw));
+    problem.vjp(&g, set, add, &mut workspace).unwrap();
+    assert_eq!((dz, dw), ([20.0, 30.0], [100.0, 140.0]));
+    problem
+        .vjp(&g, Write::Skip, Write::Add(&mut dw), &mut workspace)
+        .unwrap();
+    assert_eq!((dz, dw), ([20.0, 30.0], [150.0, 210.0]));
+}
+
+/// The losses' gradients and curvature, by hand: ½‖z − ẑ‖² and the logistic loss of two equal
+/// logits.
+#[test]
+fn losses_set_and_add() {
+    let at = Pair {
+        dim: 2,
+        target: &[1.0, 5.0],
+        prediction: &[3.0, 4.0],
+    };
+    let (mut value, mut dz, mut dp) = ([9.0], [100.0, 100.0], [9.0, 9.0]);
+    let (add, set) = (Write::Add(&mut dz), Write::Set(&mut dp));
+    SquaredError.evaluate(&at, &mut value, add, set, &mut []);
+    assert_eq!((value, dz, dp), ([2.5], [98.0, 101.0], [2.0, -1.0]));
+
+    let at = Pair {
+        dim: 2,
+        target: &[1.0, 0.0],
+        prediction: &[7.0, 7.0],
+    };
+    let mut work = [0.0; 2];
+    let (mut dz, mut dp) = ([10.0_f64, 20.0], [10.0, 20.0]);
+    let (add_z, add_p) = (Write::Add(&mut dz), Write::Add(&mut dp));
+    SoftmaxCrossEntropy.evaluate(&at, &mut value, add_z, add_p, &mut work);
+    let ln_2 = std::f64::consts::LN_2;
+    assert_eq!(
+        (value, dz, dp),
+        ([ln_2], [10.0 + ln_2, 20.0 + ln_2], [9.5, 20.5])
+    );
+    // diag p − ppᵀ = ¼ [[1, −1], [−1, 1]].
+    let (mut out_z, mut out_p) = ([1.0, 1.0], [1.0, 1.0]);
+    let v = [4.0, 0.0];
+    let (add, set) = (Write::Add(&mut out_p), Write::Set(&mut out_z));
+    SoftmaxCrossEntropy.curvature(&at, Some(&v), Some(&v), set, add, &mut work);
+    assert_eq!((out_z, out_p), ([0.0, 0.0], [2.0, 0.0]));
+}
+
+/// ∂E/∂z_t of a circuit adds the part of z_t as a target to its part as an input.
+#[test]
+fn target_gradients_add_both_parts() {
+    let specs = chain(&[3, 4, 2], &[Activation::Tanh, Activation::Gelu], true);
+    let (parameters, input) = smooth_point::<f64>(&specs, 5, &mut generator(3), |_| true);
+    let model = model(&specs, &parameters, &input, false, 4);
+    let whole = model.gradients(&Selection::All).unwrap();
+    let wanted = |t: usize| {
+        let problem = model.local_problem(t, 0..5).unwrap();
+        let mut workspace = problem.workspace();
+        problem.evaluate(Wanted::ALL, &mut workspace);
+        workspace
+    };
+    let (before, after) = (wanted(0), wanted(1));
+    let parts = before.target_gradient().iter().zip(after.input_gradient());
+    let sums: Vec<f64> = parts.map(|(target, input)| target + input).collect();
+    assert_eq!(whole.targets[0].as_slice(), sums);
+}

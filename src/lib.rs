@@ -1,4 +1,68 @@
-//! Placeholder
+//! Layer-wise gradient decoupling: feed-forward circuits trained without backprop's chain.
+//!
+//! # The method
+//!
+//! A circuit of depth T maps layer by layer, ẑ_{t+1} = f_t(z_t, θ_t). Usually z_t is the prediction
+//! ẑ_t of the layer before, and the gradient of θ_t waits for all layers behind it. Here every
+//! example i gets trainable **auxiliary targets** z_1ⁱ, …, z_{T−1}ⁱ (z_0ⁱ and z_Tⁱ are given), and
+//! one objective trains θ and z together:
+//!
+//! E(θ, Z) = Σᵢ \[ L(z_Tⁱ, ẑ_Tⁱ) + Σ_{t=1}^{T−1} μ_t L_h(z_tⁱ, ẑ_tⁱ) \].
+//!
+//! E is a sum of **local problems** ℓ_t, each a function of θ_t, z_t and z_{t+1} alone, so all
+//! layers' values and gradients can be computed at once. With g_{t+1} = ∂ℓ_t/∂ẑ_{t+1} (μ included),
+//!
+//! ∂E/∂θ_t = (∂f_t/∂θ_t)ᵀ g_{t+1},  ∂E/∂z_t = ∂ℓ_{t−1}/∂z_t (as target) + (∂f_t/∂z_t)ᵀ g_{t+1}.
+//!
+//! Moving θ is a *W-step*, moving z a *Z-step*; ‖z_t − ẑ_t‖ is the *constraint gap*, and L of the
+//! plain forward pass the *composed loss*, which backprop minimises. Close relatives: the method of
+//! auxiliary coordinates (Carreira-Perpiñán & Wang 2014), ADMM for nets (Taylor et al. 2016),
+//! predictive coding (Whittington & Bogacz 2017).
+//!
+//! # Conventions
+//!
+//! A batch is a `d × n` matrix, **one column an example**, column-major. Objectives and gradients
+//! are **sums** over examples, so that an example's targets move alike in every batch;
+//! parameter steps divide by the number of examples in the batch. Squared error is ½‖z − ẑ‖².
+//! Results have the same bits for every number of threads and every block of examples, in one
+//! build on one kind of processor.
+//!
+//! # Where to start
+//!
+//! | for | see |
+//! |---|---|
+//! | describing a circuit | [`Circuit`], [`Dense`], [`Sequential`], [`Activation`], [`Initializer`] |
+//! | examples and their targets | [`DecoupledCircuit`], [`TargetInit`], [`Projection`], [`Selection`] |
+//! | one layer's own problem | [`LocalProblem`], [`LocalWorkspace`] |
+//! | training | [`Trainer`] with a [`Scheme`]: [`JointDescent`], [`Alternating`], [`Backprop`] |
+//! | moving targets alone | [`TargetSolver`]: [`ReverseSweep`], [`SynchronousDescent`] |
+//! | your own parts | [`Layer`], [`Loss`], [`Optimizer`], [`TargetSolver`], [`Scheme`], [`Scalar`] |
+//! | checking derivatives | [`GradCheck`] |
+//!
+//! # Examples
+//!
+//! ```
+//! use layerwise::{Activation, Circuit, DecoupledCircuit, Dense, Selection, TargetInit};
+//! use nalgebra::DMatrix;
+//!
+//! let circuit = Circuit::<f64>::builder()
+//!     .layer(Dense::new(2, 4, Activation::Tanh)?)
+//!     .layer(Dense::new(4, 1, Activation::Identity)?)
+//!     .penalty(2.0)
+//!     .build()?;
+//! let x = DMatrix::from_fn(2, 6, |i, j| (i * j) as f64 / 5.0);
+//! let y = DMatrix::from_fn(1, 6, |_, j| j as f64 / 5.0);
+//! let mut model = DecoupledCircuit::new(circuit);
+//! model.add_examples(&x, &y, &TargetInit::RandomNormal { std: 0.5, seed: 0 })?;
+//!
+//! // The local problems add up to E, and so do their gradients.
+//! let first = model.local_problem(0, 0..6)?.gradients();
+//! let second = model.local_problem(1, 0..6)?.gradients();
+//! let whole = model.gradients(&Selection::All)?;
+//! assert_eq!(whole.energy, first.energy + second.energy);
+//! assert_eq!(whole.parameters, [first.parameters, second.parameters]);
+//! # Ok::<(), layerwise::Error>(())
+//! ```
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
@@ -47,3 +111,8 @@ pub use training::{
 
 pub use nalgebra;
 pub use rand;
+
+/// The README's programs, as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,0 +1,77 @@
+//! Time of one step on four nets: the decoupled step (E, every ∂E/∂θ and ∂E/∂z), and backprop.
+//!
+//! `cargo bench --bench step`; the nets are those of `docs/performance.md`. tanh, the last layer
+//! linear, squared error, `f32` unless the name says otherwise.
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use layerwise::nalgebra::DMatrix;
+use layerwise::{
+    Activation, Circuit, DecoupledCircuit, Dense, Execution, Scalar, TargetInit, Workspace,
+};
+
+/// Name, widths, examples.
+fn nets() -> Vec<(&'static str, Vec<usize>, usize)> {
+    vec![
+        ("S", vec![64, 32, 32, 10], 100),
+        ("M", vec![784, 512, 512, 512, 10], 128),
+        ("D", vec![128; 33], 128),
+        ("W", vec![1024; 9], 256),
+    ]
+}
+
+fn model<T: Scalar>(widths: &[usize], n: usize) -> DecoupledCircuit<T> {
+    let mut builder = Circuit::builder();
+    for (t, pair) in widths.windows(2).enumerate() {
+        let last = t + 2 == widths.len();
+        let activation = if last {
+            Activation::Identity
+        } else {
+            Activation::Tanh
+        };
+        builder = builder.layer(Dense::new(pair[0], pair[1], activation).expect("valid"));
+    }
+    let mut model = DecoupledCircuit::new(builder.build().expect("the layers fit"));
+    let wave =
+        |rows: usize| DMatrix::from_fn(rows, n, |i, j| T::of(((i * 3 + j * 5) as f64).sin()));
+    let init = TargetInit::RandomNormal { std: 0.5, seed: 0 };
+    let (inputs, targets) = (wave(widths[0]), wave(widths[widths.len() - 1]));
+    model
+        .add_examples(&inputs, &targets, &init)
+        .expect("the data fit");
+    model
+}
+
+fn bench_scalar<T: Scalar>(c: &mut Criterion, scalar: &str) {
+    for (name, widths, n) in nets() {
+        let model: DecoupledCircuit<T> = model(&widths, n);
+        let batch = model.batch(0..n).expect("all columns");
+        let mut workspace = Workspace::new(model.circuit(), n);
+        let mut group = c.benchmark_group(format!("step {scalar}"));
+        let circuit = model.circuit();
+        group.bench_function(BenchmarkId::new("decoupled", name), |b| {
+            b.iter(|| circuit.evaluate(batch, true, true, &mut workspace, Execution::Sequential));
+        });
+        group.bench_function(BenchmarkId::new("backprop", name), |b| {
+            b.iter(|| circuit.backprop(batch, &mut workspace));
+        });
+        #[cfg(feature = "rayon")]
+        group.bench_function(BenchmarkId::new("decoupled, 2 threads", name), |b| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build();
+            pool.expect("two threads").install(|| {
+                b.iter(|| circuit.evaluate(batch, true, true, &mut workspace, Execution::Layers));
+            });
+        });
+    }
+}
+
+fn bench(c: &mut Criterion) {
+    bench_scalar::<f32>(c, "f32");
+    bench_scalar::<f64>(c, "f64");
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(20).measurement_time(std::time::Duration::from_secs(2));
+    targets = bench
+}
+criterion_main!(benches);

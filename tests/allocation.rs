@@ -1,0 +1,196 @@
+//! Steps do not allocate: a counter stands in for the global allocator.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use layerwise::{
+    Activation, Adam, Alternating, Backprop, Circuit, DecoupledCircuit, Dense, Execution,
+    GradientDescent, JointDescent, ReverseSweep, Scalar, Scheme, Selection, Sequential,
+    SoftmaxCrossEntropy, StepSize, SynchronousDescent, TargetInit, Trainer, Wanted, Workspace,
+};
+use nalgebra::DMatrix;
+
+/// The system's allocator, counting the requests of each thread: tests run beside one another.
+struct Counting;
+
+thread_local! {
+    static REQUESTS: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count() {
+    REQUESTS.with(|requests| requests.set(requests.get() + 1));
+}
+
+// SAFETY: every call is handed to the system's allocator as it came; the counter is a plain cell
+// that needs neither an allocation nor a destructor.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count();
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Allocations that `work` makes on this thread.
+fn allocations<R>(work: impl FnOnce() -> R) -> u64 {
+    let before = REQUESTS.get();
+    std::hint::black_box(work());
+    REQUESTS.get() - before
+}
+
+const EXAMPLES: usize = 11;
+
+/// Dense layers on every path of the products, and a unit of two.
+fn model<T: Scalar>() -> DecoupledCircuit<T> {
+    let dense = |input, output| Dense::new(input, output, Activation::Sigmoid).unwrap();
+    let unit = Sequential::new(vec![Box::new(dense(3, 5)), Box::new(dense(5, 4))]).unwrap();
+    let circuit = Circuit::builder()
+        .layer(dense(90, 70))
+        .layer(dense(70, 1))
+        .layer(dense(1, 3))
+        .layer(unit)
+        .penalty(T::of(0.5))
+        .output_loss(SoftmaxCrossEntropy)
+        .build()
+        .unwrap();
+    let mut model = DecoupledCircuit::new(circuit);
+    let x = DMatrix::from_fn(90, EXAMPLES, |i, j| T::of(((i + 3 * j) % 7) as f64 / 7.0));
+    let y = DMatrix::from_fn(
+        4,
+        EXAMPLES,
+        |i, j| {
+            if j % 4 == i { T::one() } else { T::zero() }
+        },
+    );
+    model
+        .add_examples(&x, &y, &TargetInit::Projected { seed: 1 })
+        .unwrap();
+    model
+}
+
+#[test]
+fn the_counter_counts() {
+    assert_eq!(allocations(|| vec![0u8; 100]), 1);
+    assert_eq!(allocations(|| 1 + 1), 0);
+}
+
+fn training_on<T: Scalar, S: Scheme<T> + 'static>(name: &str, scheme: fn() -> S) {
+    for batch in [EXAMPLES, 4, 1] {
+        for measure in [0, 1] {
+            let run = |epochs| {
+                let mut model = model::<T>();
+                let mut trainer = Trainer::new(scheme(), Adam::new(1e-3).unwrap())
+                    .epochs(epochs)
+                    .batch_size(batch)
+                    .measure_every(measure);
+                allocations(|| trainer.run(&mut model).unwrap())
+            };
+            // The list of records doubles its room once between 32 and 64 epochs.
+            assert_eq!(
+                run(64),
+                run(32) + 1,
+                "{name}, batches of {batch}, measured every {measure}"
+            );
+        }
+    }
+}
+
+fn training<T: Scalar>() {
+    training_on::<T, _>("backprop", || Backprop);
+    training_on::<T, _>("weights only", Alternating::weights_only);
+    training_on::<T, _>("joint, plain", || {
+        JointDescent::new(GradientDescent::new(0.05).unwrap())
+    });
+    training_on::<T, _>("joint, Adam", || {
+        JointDescent::new(Adam::new(0.05).unwrap())
+    });
+    training_on::<T, _>("persistent, sweep", || {
+        Alternating::persistent(ReverseSweep::new(2))
+    });
+    training_on::<T, _>("refreshed, sweep", || {
+        Alternating::refreshed(ReverseSweep::new(2).with_bound_every(1).unwrap())
+            .with_parameter_steps(2)
+            .unwrap()
+    });
+    training_on::<T, _>("persistent, synchronous", || {
+        let step = StepSize::Bounded { margin: 1.0 };
+        Alternating::persistent(SynchronousDescent::new(2, step).unwrap())
+    });
+    training_on::<T, _>("refreshed, synchronous momentum", || {
+        let rule = GradientDescent::new(0.05).unwrap();
+        let rule = rule.with_momentum(0.9).unwrap();
+        Alternating::refreshed(SynchronousDescent::with_rule(2, rule))
+    });
+}
+
+#[test]
+fn training_in_f64_allocates_nothing_after_its_start() {
+    training::<f64>();
+}
+
+#[test]
+fn training_in_f32_allocates_nothing_after_its_start() {
+    training::<f32>();
+}
+
+fn evaluation<T: Scalar>() {
+    let model = model::<T>();
+    let circuit = model.circuit();
+    let mut workspace = Workspace::new(circuit, EXAMPLES);
+    // Smaller batches reuse the memory of larger ones, in any order.
+    for columns in [0..EXAMPLES, 0..1, 3..7, 0..EXAMPLES, 5..6] {
+        let batch = model.batch(columns.clone()).unwrap();
+        let evaluated = allocations(|| {
+            circuit.evaluate(batch, true, true, &mut workspace, Execution::Sequential)
+        });
+        assert_eq!(evaluated, 0, "evaluate on {columns:?}");
+        let propagated = allocations(|| circuit.backprop(batch, &mut workspace));
+        assert_eq!(propagated, 0, "backprop on {columns:?}");
+    }
+    for t in 0..circuit.depth() {
+        let problem = model.local_problem(t, 0..EXAMPLES).unwrap();
+        let mut workspace = problem.workspace();
+        let part = model.local_problem(t, 2..5).unwrap();
+        for problem in [problem, part, problem] {
+            let evaluated = allocations(|| problem.evaluate(Wanted::ALL, &mut workspace));
+            assert_eq!(evaluated, 0, "local problem {t}");
+        }
+    }
+}
+
+#[test]
+fn evaluations_in_kept_memory_allocate_nothing() {
+    evaluation::<f64>();
+    evaluation::<f32>();
+}
+
+#[test]
+fn more_steps_of_a_solver_allocate_nothing_more() {
+    let run = |steps| {
+        let mut model = model::<f64>();
+        let bounded = StepSize::Bounded { margin: 1.0 };
+        let mut synchronous = SynchronousDescent::new(steps, bounded).unwrap();
+        let mut sweep = ReverseSweep::new(steps);
+        [
+            allocations(|| model.solve_targets(&mut synchronous, &Selection::All)),
+            allocations(|| model.solve_targets(&mut sweep, &Selection::Examples(&[3, 1, 4]))),
+        ]
+    };
+    assert_eq!(run(1), run(50));
+}

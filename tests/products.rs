@@ -1,0 +1,159 @@
+//! Matrix products: right against plain `f64` loops, for every transposition and way of writing;
+//! and every column of a product has the same bits whatever company it is computed in, which is
+//! what makes an example independent of its batch.
+
+use layerwise::rand::rngs::ChaCha8Rng;
+use layerwise::rand::{RngExt, SeedableRng};
+use layerwise::{Matrix, Scalar, Write};
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
+
+fn uniform<T: Scalar>(rng: &mut ChaCha8Rng, count: usize) -> Vec<T> {
+    let draws = (0..count).map(|_| T::of(rng.random_range(-1.0..1.0)));
+    draws.collect()
+}
+
+/// A matrix of these dimensions after transposition.
+fn matrix<T>(data: &[T], rows: usize, columns: usize, transposed: bool) -> Matrix<'_, T> {
+    if transposed {
+        Matrix::new(data, columns, rows).t()
+    } else {
+        Matrix::new(data, rows, columns)
+    }
+}
+
+/// One product against loops: within the worst rounding of a sum of k terms.
+fn agrees_with_loops<T: Scalar>(
+    (m, k, n): (usize, usize, usize),
+    (a_t, b_t): (bool, bool),
+    rng: &mut ChaCha8Rng,
+) -> Result<(), TestCaseError> {
+    let (a, b, before) = (
+        uniform::<T>(rng, m * k),
+        uniform::<T>(rng, k * n),
+        uniform::<T>(rng, m * n),
+    );
+    let left = |i: usize, l: usize| a[if a_t { i * k + l } else { l * m + i }].as_f64();
+    let right = |l: usize, j: usize| b[if b_t { l * n + j } else { j * k + l }].as_f64();
+    let (mut set, mut add) = (vec![T::zero() / T::zero(); m * n], before.clone());
+    let (a, b) = (matrix(&a, m, k, a_t), matrix(&b, k, n, b_t));
+    T::matmul(Write::Skip, a, b);
+    T::matmul(Write::Set(&mut set), a, b);
+    T::matmul(Write::Add(&mut add), a, b);
+    let epsilon = T::default_epsilon().as_f64();
+    for (at, ((set, add), before)) in set.iter().zip(&add).zip(&before).enumerate() {
+        let (i, j) = (at % m, at / m);
+        let terms = (0..k).map(|l| left(i, l) * right(l, j));
+        let (sum, size) = terms.fold((0.0, 0.0), |(s, z), x| (s + x, z + x.abs()));
+        let (set, add, before) = (set.as_f64(), add.as_f64(), before.as_f64());
+        let room = epsilon * (k as f64 + 2.0) * (size + before.abs());
+        prop_assert!((set - sum).abs() <= room, "({i}, {j}): {set}, not {sum}");
+        let total = before + sum;
+        prop_assert!(
+            (add - total).abs() <= room,
+            "({i}, {j}): {add}, not {total}"
+        );
+    }
+    Ok(())
+}
+
+/// Dimensions on both sides of every change of algorithm.
+fn dimension() -> impl Strategy<Value = usize> {
+    prop_oneof![3 => 1..9usize, 1 => 9..64usize, 2 => 65..140usize]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 256,
+        rng_seed: RngSeed::Fixed(0x7072_6f64),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn products_agree_with_loops(
+        shape in (dimension(), dimension(), dimension()),
+        seed in any::<u64>(),
+    ) {
+        let rng = &mut ChaCha8Rng::seed_from_u64(seed);
+        for transposed in [(false, false), (true, false), (false, true), (true, true)] {
+            agrees_with_loops::<f64>(shape, transposed, rng)?;
+            agrees_with_loops::<f32>(shape, transposed, rng)?;
+        }
+    }
+}
+
+/// Rows and inner dimensions around the libraries' blocks.
+const DIMENSIONS: [usize; 15] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 63, 64, 65, 66, 128, 300];
+const WIDEST: usize = 40;
+
+/// Columns `run` of A·B, added to what stood there or not.
+fn columns<T: Scalar>(
+    a: Matrix<'_, T>,
+    b: &[T],
+    before: Option<&[T]>,
+    run: std::ops::Range<usize>,
+) -> Vec<T> {
+    let (m, k) = (a.rows(), a.columns());
+    let b = Matrix::new(&b[run.start * k..run.end * k], k, run.len());
+    match before {
+        None => {
+            let mut out = vec![T::zero(); m * run.len()];
+            T::matmul(Write::Set(&mut out), a, b);
+            out
+        }
+        Some(before) => {
+            let mut out = before[run.start * m..run.end * m].to_vec();
+            T::matmul(Write::Add(&mut out), a, b);
+            out
+        }
+    }
+}
+
+/// Every product whose column `run` differs from the same columns of the whole, as text.
+fn dependent_columns<T: Scalar>(m: usize, k: usize, rng: &mut ChaCha8Rng) -> Vec<String> {
+    let a = uniform::<T>(rng, m * k);
+    let b = uniform::<T>(rng, k * WIDEST);
+    let start = uniform::<T>(rng, m * WIDEST);
+    let mut dependent = Vec::new();
+    for (transposed, added) in [(false, false), (false, true), (true, false), (true, true)] {
+        let a = matrix(&a, m, k, transposed);
+        let before = added.then_some(&start[..]);
+        let whole = columns(a, &b, before, 0..WIDEST);
+        let alone = (0..WIDEST).map(|j| j..j + 1);
+        // A block at the start, and one at a place that moves with the width.
+        let blocks = (2..=20).flat_map(|width| {
+            let offset = 7 * width % (WIDEST - width + 1);
+            [0..width, offset..offset + width]
+        });
+        let differs = alone.chain(blocks).find(|run| {
+            let there = &whole[run.start * m..run.end * m];
+            columns(a, &b, before, run.clone()) != there
+        });
+        dependent.extend(differs.map(|run| {
+            format!("{m} x {k}, transposed: {transposed}, added: {added}, columns {run:?}")
+        }));
+    }
+    dependent
+}
+
+fn columns_are_independent<T: Scalar>() {
+    let rng = &mut ChaCha8Rng::seed_from_u64(11);
+    let shapes = DIMENSIONS
+        .into_iter()
+        .flat_map(|m| DIMENSIONS.map(|k| (m, k)));
+    let dependent: Vec<String> = shapes
+        .flat_map(|(m, k)| dependent_columns::<T>(m, k, rng))
+        .collect();
+    assert!(dependent.is_empty(), "{}", dependent.join("\n"));
+}
+
+#[test]
+fn columns_are_independent_in_f64() {
+    columns_are_independent::<f64>();
+}
+
+#[test]
+fn columns_are_independent_in_f32() {
+    columns_are_independent::<f32>();
+}

@@ -1,0 +1,235 @@
+//! The same computation has the same bits: on any number of threads, on threads of the caller's
+//! own, in any blocks of examples, and in every run with the same seed.
+
+use layerwise::{
+    Activation, Adam, Alternating, Backprop, Circuit, DecoupledCircuit, Dense, Execution,
+    GradientDescent, JointDescent, LocalGradients, ReverseSweep, Scalar, Selection,
+    SoftmaxCrossEntropy, StepSize, SynchronousDescent, TargetInit, Trainer, Workspace,
+};
+use nalgebra::DMatrix;
+
+const EXAMPLES: usize = 13;
+
+/// Widths on both sides of those at which matrix products change their path.
+const DIMS: [usize; 6] = [20, 70, 33, 6, 1, 5];
+
+fn model<T: Scalar>() -> DecoupledCircuit<T> {
+    let mut builder = Circuit::builder().seed(3).output_loss(SoftmaxCrossEntropy);
+    for pair in DIMS.windows(2) {
+        builder = builder.layer(Dense::new(pair[0], pair[1], Activation::Tanh).unwrap());
+    }
+    let circuit = builder.penalties([0.5, 1.0, 1.5, 2.0].map(T::of).to_vec());
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap());
+    let x = DMatrix::from_fn(DIMS[0], EXAMPLES, |i, j| {
+        T::of(((i * 7 + j * 11) % 13) as f64 / 7.0 - 0.9)
+    });
+    let y = DMatrix::from_fn(DIMS[5], EXAMPLES, |i, j| {
+        if j % 5 == i { T::one() } else { T::zero() }
+    });
+    let init = TargetInit::NoisyForwardPass { std: 0.2, seed: 4 };
+    model.add_examples(&x, &y, &init).unwrap();
+    model
+}
+
+fn bits<T: Scalar>(values: &[T]) -> Vec<u64> {
+    values.iter().map(|v| v.as_f64().to_bits()).collect()
+}
+
+/// All parameters and auxiliary targets.
+fn state<T: Scalar>(model: &DecoupledCircuit<T>) -> Vec<Vec<u64>> {
+    let depth = model.circuit().depth();
+    let parameters = (0..depth).map(|t| bits(model.circuit().parameters(t)));
+    let targets = (1..depth).map(|t| bits(model.z(t).unwrap().into_owned().as_slice()));
+    parameters.chain(targets).collect()
+}
+
+fn sweep<T: Scalar>() -> ReverseSweep<T> {
+    ReverseSweep::new(2)
+}
+
+fn synchronous<T: Scalar>() -> SynchronousDescent<T> {
+    SynchronousDescent::new(2, StepSize::Bounded { margin: 1.0 }).unwrap()
+}
+
+/// Every scheme, with a rule for θ that keeps state.
+fn trainers<T: Scalar>() -> Vec<(&'static str, Trainer<T>)> {
+    let rule = || Adam::new(1e-2).unwrap();
+    let momentum = GradientDescent::new(0.05).unwrap();
+    let joint = JointDescent::new(momentum.with_momentum(0.9).unwrap());
+    vec![
+        ("backprop", Trainer::new(Backprop, rule())),
+        ("joint descent", Trainer::new(joint, rule())),
+        (
+            "joint descent by Adam",
+            Trainer::new(JointDescent::new(rule()), rule()),
+        ),
+        (
+            "persistent, sweep",
+            Trainer::new(Alternating::persistent(sweep()), rule()),
+        ),
+        (
+            "persistent, synchronous",
+            Trainer::new(Alternating::persistent(synchronous()), rule()),
+        ),
+        (
+            "refreshed, sweep",
+            Trainer::new(Alternating::refreshed(sweep()), rule()),
+        ),
+        (
+            "refreshed, synchronous",
+            Trainer::new(Alternating::refreshed(synchronous()), rule()),
+        ),
+        (
+            "weights only",
+            Trainer::new(Alternating::weights_only(), rule()),
+        ),
+    ]
+}
+
+/// What a run leaves, and what it reports.
+fn outcome<T: Scalar>(trainer: Trainer<T>) -> (Vec<Vec<u64>>, Vec<Vec<u64>>) {
+    let mut model = model::<T>();
+    let before = state(&model);
+    let report = trainer.epochs(3).run(&mut model).unwrap();
+    assert_ne!(state(&model), before, "nothing was trained");
+    let history = report.history.iter().map(|record| {
+        let measured = [record.composed_loss.unwrap(), record.gap.unwrap()];
+        bits(&[&measured[..], &[record.objective]].concat())
+    });
+    (state(&model), history.collect())
+}
+
+#[cfg(feature = "rayon")]
+fn threads_on<T: Scalar>() {
+    for batch in [EXAMPLES, 4, 1] {
+        let alone = trainers::<T>().into_iter();
+        for (k, (name, trainer)) in alone.enumerate() {
+            let expected = outcome(trainer.batch_size(batch));
+            for threads in [2, 3] {
+                let trainer = trainers::<T>().swap_remove(k).1;
+                let shared = outcome(trainer.batch_size(batch).threads(threads));
+                assert!(
+                    shared == expected,
+                    "{name}, batches of {batch}, {threads} threads"
+                );
+            }
+        }
+    }
+}
+
+#[cfg(feature = "rayon")]
+#[test]
+fn any_number_of_threads_gives_the_same_bits() {
+    threads_on::<f64>();
+    threads_on::<f32>();
+}
+
+#[test]
+fn a_seed_decides_a_run() {
+    let run = |k: usize, seed| {
+        let trainer = trainers::<f64>().swap_remove(k).1;
+        outcome(trainer.batch_size(4).seed(seed))
+    };
+    for (k, (name, _)) in trainers::<f64>().iter().enumerate() {
+        assert!(run(k, 1) == run(k, 1), "{name}: two runs differ");
+        assert!(run(k, 1) != run(k, 2), "{name}: the seed has no effect");
+    }
+    // The circuit's own seed decides its parameters.
+    let parameters = |seed| {
+        let layer = Dense::new(3, 4, Activation::Tanh).unwrap();
+        let circuit = Circuit::<f64>::builder().layer(layer).seed(seed);
+        bits(circuit.build().unwrap().parameters(0))
+    };
+    assert_eq!(parameters(1), parameters(1));
+    assert_ne!(parameters(1), parameters(2));
+}
+
+fn scoped_threads_on<T: Scalar>() {
+    let model = model::<T>();
+    let depth = model.circuit().depth();
+    let whole = model.gradients(&Selection::All).unwrap();
+    let energies = model.energies().unwrap();
+    let locals: Vec<LocalGradients<T>> = std::thread::scope(|scope| {
+        let model = &model;
+        let threads: Vec<_> = (0..depth)
+            .map(|t| scope.spawn(move || model.local_problem(t, 0..EXAMPLES).unwrap().gradients()))
+            .collect();
+        let joined = threads.into_iter().map(|thread| thread.join().unwrap());
+        joined.collect()
+    });
+    let mut sum = T::zero();
+    for (t, local) in locals.iter().enumerate() {
+        assert_eq!(bits(&[local.energy]), bits(&[energies[t]]), "ℓ_{t}");
+        assert_eq!(bits(&local.parameters), bits(&whole.parameters[t]), "θ_{t}");
+        sum += local.energy;
+        if t > 0 {
+            // The target part first, then the input part.
+            let parts = locals[t - 1].target.iter().zip(&local.input);
+            let total: Vec<T> = parts.map(|(&target, &input)| target + input).collect();
+            assert_eq!(bits(&total), bits(whole.targets[t - 1].as_slice()), "z_{t}");
+        }
+    }
+    assert_eq!(bits(&[sum]), bits(&[whole.energy]));
+    assert_eq!(bits(&[sum]), bits(&[model.energy().unwrap()]));
+
+    let mut workspace = Workspace::new(model.circuit(), EXAMPLES);
+    let batch = model.batch(0..EXAMPLES).unwrap();
+    let sequential = Execution::Sequential;
+    let energy = model
+        .circuit()
+        .evaluate(batch, true, true, &mut workspace, sequential);
+    assert_eq!(bits(&[energy]), bits(&[sum]));
+    for t in 0..depth {
+        let own = workspace.parameter_gradient(t);
+        assert_eq!(bits(own), bits(&whole.parameters[t]), "θ_{t}");
+    }
+}
+
+#[test]
+fn local_problems_on_threads_of_ones_own_are_the_circuit() {
+    scoped_threads_on::<f64>();
+    scoped_threads_on::<f32>();
+}
+
+fn blocks_on<T: Scalar>() {
+    let model = model::<T>();
+    let depth = model.circuit().depth();
+    let whole = model.gradients(&Selection::All).unwrap();
+    let inputs = model.z(0).unwrap().into_owned();
+    let outputs = model.predict(&inputs).unwrap();
+    for size in 1..=EXAMPLES {
+        for start in (0..EXAMPLES).step_by(size) {
+            let count = size.min(EXAMPLES - start);
+            let block = model
+                .predict(&inputs.columns(start, count).into_owned())
+                .unwrap();
+            assert_eq!(
+                bits(block.as_slice()),
+                bits(outputs.columns(start, count).into_owned().as_slice()),
+                "predictions of {start}..{}",
+                start + count
+            );
+            let ids: Vec<u64> = (start..start + count).map(|i| i as u64).collect();
+            for selection in [
+                Selection::Columns(start..start + count),
+                Selection::Examples(&ids),
+            ] {
+                let own = model.gradients(&selection).unwrap();
+                for t in 1..depth {
+                    let expected = whole.targets[t - 1].columns(start, count).into_owned();
+                    assert_eq!(
+                        bits(own.targets[t - 1].as_slice()),
+                        bits(expected.as_slice()),
+                        "∂E/∂z_{t} of {selection:?}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn blocks_of_examples_of_any_size_have_the_same_bits() {
+    blocks_on::<f64>();
+    blocks_on::<f32>();
+}

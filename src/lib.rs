@@ -78,6 +78,8 @@ mod layer;
 mod loss;
 mod optimizer;
 mod scalar;
+#[cfg(test)]
+mod scalar_tests;
 mod schedule;
 mod selection;
 mod target_solver;

@@ -7,8 +7,9 @@ use crate::layer::Activation;
 
 /// A real field with the kernels that circuits run on.
 ///
-/// `f32` and `f64` bring fast kernels. Any other real field, such as dual numbers, becomes a scalar
-/// through `impl Scalar for MyNumber {}`: every method has a generic default.
+/// `f32` and `f64` bring fast kernels. Any other `Copy` real field becomes a scalar through
+/// `impl Scalar for MyNumber {}` in the crate that defines it, dual numbers among them: every method
+/// has a generic default.
 pub trait Scalar: RealField + Copy {
     /// The value nearest to `x`.
     fn of(x: f64) -> Self {

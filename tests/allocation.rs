@@ -5,8 +5,9 @@ use std::cell::Cell;
 
 use layerwise::{
     Activation, Adam, Alternating, Backprop, Circuit, DecoupledCircuit, Dense, Execution,
-    GradientDescent, JointDescent, ReverseSweep, Scalar, Scheme, Selection, Sequential,
-    SoftmaxCrossEntropy, StepSize, SynchronousDescent, TargetInit, Trainer, Wanted, Workspace,
+    GradientDescent, JointDescent, LocalWorkspace, ReverseSweep, Scalar, Scheme, Selection,
+    Sequential, SoftmaxCrossEntropy, StepSize, SynchronousDescent, TargetInit, Trainer, Wanted,
+    Workspace,
 };
 use nalgebra::DMatrix;
 
@@ -15,31 +16,35 @@ struct Counting;
 
 thread_local! {
     static REQUESTS: Cell<u64> = const { Cell::new(0) };
+    /// Bytes held: what was allocated less what was freed.
+    static BYTES: Cell<isize> = const { Cell::new(0) };
 }
 
-fn count() {
-    REQUESTS.with(|requests| requests.set(requests.get() + 1));
+fn count(bytes: isize) {
+    REQUESTS.set(REQUESTS.get() + 1);
+    BYTES.set(BYTES.get() + bytes);
 }
 
-// SAFETY: every call is handed to the system's allocator as it came; the counter is a plain cell
-// that needs neither an allocation nor a destructor.
+// SAFETY: every call is handed to the system's allocator as it came; the counters are plain cells
+// that need neither an allocation nor a destructor.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
+        count(layout.size() as isize);
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count();
+        count(layout.size() as isize);
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
+        count(size as isize - layout.size() as isize);
         unsafe { System.realloc(pointer, layout, size) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        BYTES.set(BYTES.get() - layout.size() as isize);
         unsafe { System.dealloc(pointer, layout) }
     }
 }
@@ -193,4 +198,24 @@ fn more_steps_of_a_solver_allocate_nothing_more() {
         ]
     };
     assert_eq!(run(1), run(50));
+}
+
+fn memory_on<T: Scalar>() {
+    let model = model::<T>();
+    for batch in [5, EXAMPLES, 100] {
+        let before = BYTES.get();
+        let workspace = Workspace::new(model.circuit(), batch);
+        let taken = (BYTES.get() - before) as usize;
+        // Beside the arrays that the estimate counts: one header a layer.
+        let headers = model.circuit().depth() * size_of::<LocalWorkspace<T>>();
+        assert_eq!(taken, model.memory(batch).unwrap().workspace + headers);
+        drop(workspace);
+        assert_eq!(BYTES.get(), before);
+    }
+}
+
+#[test]
+fn the_memory_estimate_is_what_a_workspace_takes() {
+    memory_on::<f64>();
+    memory_on::<f32>();
 }

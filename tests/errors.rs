@@ -1644,7 +1644,7 @@ fn empty_data_is_no_panic() {
         let mut empty = DecoupledCircuit::new(circuit());
         empty.initialize_targets(&init).unwrap();
         assert_eq!(empty.z(1).unwrap().shape(), (4, 0));
-        assert_eq!(empty.memory(0).targets, 0);
+        assert_eq!(empty.memory(0).unwrap().targets, 0);
     }
     assert_eq!(circuit().predict(&none(3)).unwrap().shape(), (2, 0));
     assert_eq!(circuit().composed_loss(&none(3), &none(2)), Ok(0.0));

@@ -1,44 +1,247 @@
-use layerwise::{Matrix, Scalar, Write};
+//! Numbers of fixed seeds, as they were when they were first recorded: a change of any of them is a
+//! change of behaviour. And the defaults that the documentation promises.
+
+use layerwise::{
+    Activation, Adam, Alternating, Backprop, Circuit, DecoupledCircuit, Dense, Execution,
+    GradCheck, GradientDescent, Initializer, JointDescent, ReverseSweep, Scalar, Schedule,
+    Selection, SoftmaxCrossEntropy, StepSize, SynchronousDescent, TargetInit, TargetPolicy,
+    Trainer,
+};
+use nalgebra::DMatrix;
+
+const N: usize = 12;
+
+fn model<T: Scalar>(init: &TargetInit<T>) -> DecoupledCircuit<T> {
+    let orthogonal = Initializer::Orthogonal { gain: 1.2 };
+    let first = Dense::new(5, 7, Activation::Tanh).unwrap();
+    let second = Dense::new(7, 6, Activation::Gelu).unwrap();
+    let third = Dense::new(6, 4, Activation::Sigmoid).unwrap();
+    let last = Dense::new(4, 3, Activation::Identity).unwrap();
+    let circuit = Circuit::builder()
+        .layer(first)
+        .layer(second.with_bias(Initializer::he_uniform()).unwrap())
+        .layer(third.with_weights(orthogonal).unwrap())
+        .layer(last)
+        .penalties([0.5, 1.0, 2.0].map(T::of).to_vec())
+        .output_loss(SoftmaxCrossEntropy)
+        .seed(42)
+        .build()
+        .unwrap();
+    let mut model = DecoupledCircuit::new(circuit);
+    let x = DMatrix::from_fn(5, N, |i, j| {
+        T::of(((i * 5 + j * 3) % 11) as f64 / 8.0 - 0.625)
+    });
+    let y = DMatrix::from_fn(3, N, |i, j| if j % 3 == i { T::one() } else { T::zero() });
+    model.add_examples(&x, &y, init).unwrap();
+    model
+}
+
+fn sum<T: Scalar>(values: &[T]) -> f64 {
+    values.iter().map(|v| v.as_f64()).sum()
+}
+
+fn squares<T: Scalar>(values: &[T]) -> f64 {
+    values.iter().map(|v| v.as_f64().powi(2)).sum()
+}
+
+fn noisy<T: Scalar>() -> TargetInit<T> {
+    TargetInit::NoisyForwardPass { std: 0.1, seed: 7 }
+}
+
+fn all_parameters<T: Scalar>(model: &DecoupledCircuit<T>) -> f64 {
+    let layers = 0..model.circuit().depth();
+    layers.map(|t| squares(model.circuit().parameters(t))).sum()
+}
+
+/// Every pinned number with its name.
+fn numbers<T: Scalar>() -> Vec<(String, f64)> {
+    let mut numbers = Vec::new();
+    let mut pin = |name: &str, value: f64| numbers.push((name.to_owned(), value));
+    let start = model::<T>(&noisy());
+    for t in 0..4 {
+        let parameters = start.circuit().parameters(t);
+        pin(&format!("sum of θ_{t}"), sum(parameters));
+        pin(&format!("squares of θ_{t}"), squares(parameters));
+    }
+    let inits: [(&str, TargetInit<T>); 4] = [
+        ("forward", TargetInit::ForwardPass),
+        ("noisy", noisy()),
+        ("random", TargetInit::RandomNormal { std: 0.5, seed: 7 }),
+        ("projected", TargetInit::Projected { seed: 7 }),
+    ];
+    for (name, init) in inits {
+        let model = model(&init);
+        pin(&format!("E, {name}"), model.energy().unwrap().as_f64());
+        let z = model.z(2).unwrap().into_owned();
+        pin(&format!("squares of z_2, {name}"), squares(z.as_slice()));
+    }
+    let gradients = start.gradients(&Selection::All).unwrap();
+    let backprop = start.backprop(&Selection::All).unwrap();
+    for t in 0..4 {
+        pin(&format!("∂E/∂θ_{t}"), squares(&gradients.parameters[t]));
+        pin(&format!("∂L/∂θ_{t}"), squares(&backprop.parameters[t]));
+    }
+    for t in 1..4 {
+        pin(
+            &format!("∂E/∂z_{t}"),
+            squares(gradients.targets[t - 1].as_slice()),
+        );
+    }
+
+    let momentum = GradientDescent::new(0.1).unwrap();
+    let momentum = momentum.with_momentum(0.9).unwrap();
+    let bounded = StepSize::Bounded { margin: 1.0 };
+    let synchronous = SynchronousDescent::new(3, bounded).unwrap();
+    let adam = || Adam::new(0.02).unwrap();
+    let trainers = [
+        ("backprop", Trainer::new(Backprop, adam())),
+        ("joint", Trainer::new(JointDescent::new(momentum), adam())),
+        (
+            "sweep",
+            Trainer::new(Alternating::persistent(ReverseSweep::new(2)), adam()),
+        ),
+        (
+            "synchronous",
+            Trainer::new(Alternating::refreshed(synchronous), momentum),
+        ),
+        (
+            "weights only",
+            Trainer::new(Alternating::weights_only(), momentum),
+        ),
+    ];
+    for (name, trainer) in trainers {
+        let mut model = start.clone();
+        let mut trainer = trainer
+            .epochs(5)
+            .batch_size(5)
+            .seed(3)
+            .schedule(Schedule::Cosine { end: 0.1 });
+        let report = trainer.run(&mut model).unwrap();
+        let objective = report.history[4].objective.as_f64();
+        pin(&format!("objective of {name}"), objective);
+        let loss = model.composed_loss().unwrap().as_f64();
+        pin(&format!("loss after {name}"), loss);
+        pin(&format!("E after {name}"), model.energy().unwrap().as_f64());
+        pin(&format!("θ after {name}"), all_parameters(&model));
+    }
+    numbers
+}
+
+#[rustfmt::skip]
+const PINNED: &[(&str, f64)] = &[
+];
+
+fn check<T: Scalar>(tolerance: f64) {
+    let numbers = numbers::<T>();
+    let names: Vec<&str> = numbers.iter().map(|(name, _)| name.as_str()).collect();
+    let pinned: Vec<&str> = PINNED.iter().map(|(name, _)| *name).collect();
+    assert_eq!(names, pinned);
+    for ((name, value), (_, expected)) in numbers.iter().zip(PINNED) {
+        let error = (value - expected).abs() / (1.0 + expected.abs());
+        assert!(error < tolerance, "{name}: {value:?}, pinned {expected:?}");
+    }
+}
+
 #[test]
-fn scan() {
-    let v = |i: usize| ((i * 7919 + 13) % 1000) as f64 / 331.0 - 1.5 + 1.0 / (i as f64 + 3.0);
-    let mut bad = std::collections::BTreeMap::new();
-    for transposed in [false, true] {
-        for m in 1..=8usize {
-            for k in 1..=70usize {
-                let a: Vec<f64> = (0..m * k).map(v).collect();
-                let b: Vec<f64> = (0..k * 40).map(|i| v(i + 5)).collect();
-                let a = if transposed {
-                    Matrix::new(&a, k, m).t()
-                } else {
-                    Matrix::new(&a, m, k)
-                };
-                let mut one = vec![];
-                for j in 0..40 {
-                    let mut o = (0..m).map(|i| v(i + 77)).collect::<Vec<f64>>();
-                    f64::matmul(
-                        Write::Add(&mut o),
-                        a,
-                        Matrix::new(&b[j * k..(j + 1) * k], k, 1),
-                    );
-                    one.extend(o);
-                }
-                for n in 2..=40 {
-                    let mut o = (0..m * n).map(|i| v(i % m + 77)).collect::<Vec<f64>>();
-                    f64::matmul(Write::Add(&mut o), a, Matrix::new(&b[..k * n], k, n));
-                    if o != one[..m * n] {
-                        bad.entry((transposed, m, k)).or_insert(vec![]).push(n);
-                    }
-                }
-            }
+fn numbers_in_f64_are_those_recorded() {
+    check::<f64>(1e-10);
+}
+
+#[test]
+fn numbers_in_f32_are_those_recorded() {
+    check::<f32>(1e-5);
+}
+
+#[test]
+fn defaults_are_those_documented() {
+    let contains = |value: String, parts: &[&str]| {
+        for part in parts {
+            assert!(value.contains(part), "'{part}' is not in {value}");
+        }
+    };
+    let adam = Adam::new(0.1).unwrap();
+    contains(
+        format!("{adam:?}"),
+        &["rate: 0.1", "beta1: 0.9,", "beta2: 0.999,", "epsilon: 1e-8"],
+    );
+    let plain = GradientDescent::new(0.1).unwrap();
+    contains(format!("{plain:?}"), &["rate: 0.1", "momentum: 0.0"]);
+    contains(
+        format!("{:?}", ReverseSweep::<f64>::new(3)),
+        &[
+            "sweeps: 3",
+            "step: Bounded { margin: 1.0 }",
+            "bound_every: 10",
+        ],
+    );
+    contains(
+        format!("{:?}", Trainer::<f64>::new(Backprop, plain)),
+        &[
+            "epochs: 100,",
+            "batch_size: None",
+            "schedule: Constant",
+            "seed: 0,",
+            "threads: 1,",
+            "measure_every: 1 ",
+        ],
+    );
+    contains(
+        format!("{:?}", Circuit::<f64>::builder()),
+        &[
+            "output_loss: SquaredError",
+            "hidden: All(SquaredError)",
+            "penalty: All(1.0)",
+            "seed: 0 ",
+        ],
+    );
+    let alternating = Alternating::<f64>::weights_only();
+    assert_eq!(alternating.policy(), TargetPolicy::Persistent);
+    contains(format!("{alternating:?}"), &["parameter_steps: 1 "]);
+    let refreshed = Alternating::<f64>::refreshed(ReverseSweep::new(1));
+    assert_eq!(refreshed.policy(), TargetPolicy::Refreshed);
+    assert_eq!(TargetPolicy::default(), TargetPolicy::Persistent);
+    assert_eq!(Schedule::default(), Schedule::Constant);
+    assert_eq!(Selection::default(), Selection::All);
+    assert_eq!(Execution::default(), Execution::Sequential);
+    assert_eq!(GradCheck::default(), GradCheck::new());
+    contains(
+        format!("{:?}", GradCheck::new()),
+        &["directions: None", "seed: 0"],
+    );
+
+    // W from N(0, 1/fan-in), or N(0, 2/fan-in) for those that halve the signal; b zero.
+    let twice = [
+        Activation::Relu,
+        Activation::LeakyRelu { slope: 0.1 },
+        Activation::Gelu,
+        Activation::Silu,
+    ];
+    let once = [
+        Activation::Identity,
+        Activation::Tanh,
+        Activation::Sigmoid,
+        Activation::Softplus,
+    ];
+    for (activations, initializer) in [
+        (once, Initializer::lecun_normal()),
+        (twice, Initializer::he_normal()),
+    ] {
+        for activation in activations {
+            let layer = Dense::new(2, 3, activation).unwrap();
+            let explicit = layer.clone().with_weights(initializer).unwrap();
+            let explicit = explicit.with_bias(Initializer::Zeros).unwrap();
+            assert_eq!(layer, explicit);
         }
     }
-    let mut add = 0;
-    for (key, ns) in bad {
-        println!("{key:?}: {ns:?}");
-        add += 1;
-        if add > 60 {
-            break;
-        }
-    }
+    contains(
+        format!(
+            "{:?} {:?}",
+            Initializer::lecun_normal(),
+            Initializer::he_normal()
+        ),
+        &[
+            "scale: 1.0, fan: In, shape: Normal",
+            "scale: 2.0, fan: In, shape: Normal",
+        ],
+    );
 }

@@ -109,7 +109,7 @@ impl<T: Scalar> CircuitBuilder<T> {
     /// # Errors
     /// [`Error::NoLayers`], [`Error::LayerMismatch`], [`Error::ZeroDimension`],
     /// [`Error::InputNotDifferentiable`], [`Error::ParameterLayout`], [`Error::FixedTargetLoss`],
-    /// [`Error::Length`] for a list with another length than T−1, [`Error::InvalidOption`] for μ_t
+    /// [`Error::TooLarge`], [`Error::Length`] for a list with another length than T−1, [`Error::InvalidOption`] for μ_t
     /// not above 0 and finite, [`Error::NonFiniteData`] if a layer draws such parameters.
     pub fn build(self) -> Result<Circuit<T>, Error> {
         check_chain(&self.layers, "circuit")?;
@@ -129,7 +129,15 @@ impl<T: Scalar> CircuitBuilder<T> {
         }
         let mut parameters = Vec::with_capacity(self.layers.len());
         for (t, layer) in self.layers.iter().enumerate() {
-            let mut own = vec![T::zero(); parameter_count(layer.as_ref())];
+            let count = parameter_count(layer.as_ref());
+            let mut own = Vec::new();
+            let too_large = |_| Error::TooLarge {
+                what: "a parameter vector",
+                rows: count,
+                columns: 1,
+            };
+            own.try_reserve_exact(count).map_err(too_large)?;
+            own.resize(count, T::zero());
             let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
             rng.set_stream(t as u64);
             layer.initialize(&mut own, &mut rng);

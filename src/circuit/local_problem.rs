@@ -151,14 +151,26 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         self.input.len() / self.layer.input_dim()
     }
 
-    /// Memory in which this problem, and any of no more examples for the same layer, is evaluated.
+    /// Memory in which this problem is evaluated; any other can use it too, and only a larger one
+    /// makes it grow.
     pub fn workspace(&self) -> LocalWorkspace<T> {
-        LocalWorkspace::new(self.layer, self.loss, self.examples())
+        let mut workspace = LocalWorkspace::new();
+        self.fit(&mut workspace);
+        workspace
+    }
+
+    fn fit(&self, workspace: &mut LocalWorkspace<T>) {
+        workspace.fit(
+            self.layer,
+            self.loss,
+            self.parameters.len(),
+            self.examples(),
+        );
     }
 
     /// ẑ_{t+1} = f_t(z_t, θ_t), into the workspace, ready for derivatives.
     pub fn predict(&self, workspace: &mut LocalWorkspace<T>) {
-        workspace.resize(self.layer, self.loss, self.examples());
+        self.fit(workspace);
         workspace.forward(self.layer, &self.context, self.parameters, self.input);
     }
 

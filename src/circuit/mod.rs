@@ -268,6 +268,7 @@ impl<T: Scalar> Circuit<T> {
         workspace: &mut Workspace<T>,
         execution: Execution,
     ) {
+        workspace.fit(self);
         execution.for_each(&mut workspace.locals, |t, local| {
             self.local_problem(t, batch).predict(local);
         });
@@ -303,6 +304,7 @@ impl<T: Scalar> Circuit<T> {
     /// The plain forward pass over a batch's inputs z_0: ẑ_1, …, ẑ_T, with what the derivatives
     /// need, into the workspace. Its bits are those of the local predictions at z = ẑ.
     pub(crate) fn forward_pass(&self, batch: Batch<'_, T>, workspace: &mut Workspace<T>) {
+        workspace.fit(self);
         for t in 0..self.depth() {
             let (before, after) = workspace.locals.split_at_mut(t);
             let input = match before.last() {
@@ -310,13 +312,9 @@ impl<T: Scalar> Circuit<T> {
                 Some(local) => &local.prediction,
             };
             let (layer, local) = (self.layer(t), &mut after[0]);
-            local.resize(layer, self.loss(t), batch.len());
-            local.forward(
-                layer,
-                &batch.context(self.seed, t),
-                &self.parameters[t],
-                input,
-            );
+            let parameters = &self.parameters[t];
+            local.fit(layer, self.loss(t), parameters.len(), batch.len());
+            local.forward(layer, &batch.context(self.seed, t), parameters, input);
         }
     }
 }

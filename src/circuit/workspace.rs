@@ -1,7 +1,7 @@
 //! The memory that evaluations work in: allocated once, then reused.
 
 use crate::circuit::Circuit;
-use crate::layer::{Context, Layer, parameter_count};
+use crate::layer::{Context, Layer};
 use crate::loss::Loss;
 use crate::{Error, Quantity, Scalar};
 
@@ -23,27 +23,28 @@ pub struct LocalWorkspace<T> {
 }
 
 impl<T: Scalar> LocalWorkspace<T> {
-    pub(crate) fn new(layer: &dyn Layer<T>, loss: &dyn Loss<T>, batch: usize) -> Self {
-        let mut workspace = Self {
+    pub(crate) fn new() -> Self {
+        Self {
             prediction: Vec::new(),
             tape: Vec::new(),
             work: Vec::new(),
             cotangent: Vec::new(),
             energies: Vec::new(),
             energy: T::zero(),
-            d_parameters: vec![T::zero(); parameter_count(layer)],
+            d_parameters: Vec::new(),
             d_input: Vec::new(),
             d_target: Vec::new(),
-        };
-        workspace.resize(layer, loss, batch);
-        workspace
+        }
     }
 
-    /// Fits the buffers to a batch; allocates only if no batch so large was seen before.
-    pub(crate) fn resize(&mut self, layer: &dyn Layer<T>, loss: &dyn Loss<T>, batch: usize) {
-        if self.energies.len() == batch {
-            return;
-        }
+    /// Fits the buffers to a layer and a batch; allocates only where they were never so large.
+    pub(crate) fn fit(
+        &mut self,
+        layer: &dyn Layer<T>,
+        loss: &dyn Loss<T>,
+        parameters: usize,
+        batch: usize,
+    ) {
         let (inputs, outputs) = (layer.input_dim() * batch, layer.output_dim() * batch);
         let scratch = layer.scratch(batch);
         let work = scratch.work.max(loss.scratch(layer.output_dim(), batch));
@@ -52,6 +53,7 @@ impl<T: Scalar> LocalWorkspace<T> {
             (&mut self.cotangent, outputs),
             (&mut self.d_target, outputs),
             (&mut self.d_input, inputs),
+            (&mut self.d_parameters, parameters),
             (&mut self.tape, scratch.tape),
             (&mut self.work, work),
             (&mut self.energies, batch),
@@ -119,16 +121,26 @@ pub struct Workspace<T> {
 }
 
 impl<T: Scalar> Workspace<T> {
-    /// Memory for batches of up to `batch` examples of `circuit`.
+    /// Memory for batches of up to `batch` examples of `circuit`; it grows if others are met.
     pub fn new(circuit: &Circuit<T>, batch: usize) -> Self {
-        let locals = (0..circuit.depth())
-            .map(|t| LocalWorkspace::new(circuit.layer(t), circuit.loss(t), batch))
-            .collect();
-        let bound = circuit.layers().map(Layer::bound_scratch).max();
-        Self {
-            locals,
-            bound: vec![T::zero(); bound.unwrap_or(0)],
+        let mut workspace = Self {
+            locals: Vec::new(),
+            bound: Vec::new(),
+        };
+        workspace.fit(circuit);
+        for (t, local) in workspace.locals.iter_mut().enumerate() {
+            let parameters = circuit.parameters(t).len();
+            local.fit(circuit.layer(t), circuit.loss(t), parameters, batch);
         }
+        workspace
+    }
+
+    /// One local workspace for each layer of `circuit`.
+    pub(crate) fn fit(&mut self, circuit: &Circuit<T>) {
+        self.locals
+            .resize_with(circuit.depth(), LocalWorkspace::new);
+        let bound = circuit.layers().map(Layer::bound_scratch).max();
+        self.bound.resize(bound.unwrap_or(0), T::zero());
     }
 
     /// Results of layer t.

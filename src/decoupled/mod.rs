@@ -396,11 +396,25 @@ impl<T: Scalar> DecoupledCircuit<T> {
     }
 
     /// Bytes in use, and needed for training with batches of `batch` examples.
-    pub fn memory(&self, batch: usize) -> MemoryEstimate {
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] for a batch that no memory can hold.
+    pub fn memory(&self, batch: usize) -> Result<MemoryEstimate, Error> {
         let scalar = size_of::<T>();
         let n = self.examples.len();
         let dims = self.circuit.dims();
         let all: usize = dims.iter().sum();
+        // Room for the factors of the layers' scratch memory, whatever they are.
+        if all
+            .checked_mul(batch)
+            .is_none_or(|size| size > isize::MAX as usize >> 16)
+        {
+            return Err(Error::TooLarge {
+                what: "a batch",
+                rows: all,
+                columns: batch,
+            });
+        }
         let ends = dims[0] + dims[dims.len() - 1];
         let workspace: usize = (0..self.circuit.depth())
             .map(|t| {
@@ -415,12 +429,12 @@ impl<T: Scalar> DecoupledCircuit<T> {
             })
             .sum();
         let bound = self.circuit.layers().map(|layer| layer.bound_scratch());
-        MemoryEstimate {
+        Ok(MemoryEstimate {
             targets: scalar * n * (all - ends),
             data: scalar * n * ends,
             parameters: scalar * self.circuit.parameter_count(),
             workspace: scalar * (workspace + bound.max().unwrap_or(0)),
-        }
+        })
     }
 
     fn matrix(&self, t: usize, n: usize, values: &[T]) -> DMatrix<T> {

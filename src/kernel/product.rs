@@ -157,8 +157,9 @@ mod backend {
         }
     }
 
-    pub(super) fn prefers_loops(_rows: usize, _inner: usize) -> bool {
-        false
+    /// A row times a column is fused or not depending on how many columns there are.
+    pub(super) fn prefers_loops(rows: usize, inner: usize) -> bool {
+        rows == 1 && inner == 1
     }
 
     pub(super) fn product<T: Element>(

@@ -1,5 +1,9 @@
 //! Elementwise combinations and sums over slices, each with one fixed order of additions.
 
+use std::ops::AddAssign;
+
+use num_traits::Zero;
+
 use super::{Write, vectorise};
 use crate::Scalar;
 
@@ -8,7 +12,7 @@ const LANES: usize = 16;
 
 /// Σ_i term(i), i = 0, …, n−1, in [`LANES`] interleaved partial sums that are then added in order.
 #[inline(always)]
-fn sum<T: Scalar>(n: usize, term: impl Fn(usize) -> T) -> T {
+fn sum<T: Zero + Copy + AddAssign>(n: usize, term: impl Fn(usize) -> T) -> T {
     let mut lanes = [T::zero(); LANES];
     let whole = n - n % LANES;
     let mut start = 0;

@@ -30,7 +30,7 @@ fn shifted_exponentials<'a, T: Scalar>(at: &Pair<'_, T>, work: &'a mut [T]) -> &
     let work = &mut work[..at.prediction.len()];
     let columns = at.prediction.chunks_exact(at.dim);
     for (e, x) in work.chunks_exact_mut(at.dim).zip(columns) {
-        let top = maximum(x);
+        let top = x[largest(x)];
         for (e, &x) in e.iter_mut().zip(x) {
             *e = x - top;
         }
@@ -39,10 +39,9 @@ fn shifted_exponentials<'a, T: Scalar>(at: &Pair<'_, T>, work: &'a mut [T]) -> &
     work
 }
 
-fn maximum<T: Scalar>(x: &[T]) -> T {
-    x.iter()
-        .skip(1)
-        .fold(x[0], |top, &x| if x > top { x } else { top })
+/// The first place of the largest entry.
+fn largest<T: Scalar>(x: &[T]) -> usize {
+    (1..x.len()).fold(0, |top, j| if x[j] > x[top] { j } else { top })
 }
 
 fn sum<T: Scalar>(x: &[T]) -> T {
@@ -95,9 +94,12 @@ impl<T: Scalar> Loss<T> for SoftmaxCrossEntropy {
             let e = &exponentials[column.clone()];
             let x = &at.prediction[column.clone()];
             let y = &at.target[column.clone()];
-            let top = maximum(x);
-            let total = sum(e);
-            let log_total = total.ln();
+            let top = largest(x);
+            // The largest entry's exponential is 1; the others alone keep ln Σ exact near 0.
+            let rest = sum(&e[..top]) + sum(&e[top + 1..]);
+            let total = T::one() + rest;
+            let log_total = rest.ln_1p();
+            let top = x[top];
             // −ln p_j, shifted first: the difference to the top is exact where it matters.
             let surprise = |j: usize| log_total - (x[j] - top);
             *value = (0..d).fold(T::zero(), |sum, j| {

@@ -74,6 +74,7 @@ impl<T: Scalar> Curvature<T> {
     ) -> Result<(), Error> {
         self.blocks.clear();
         self.couplings.clear();
+        workspace.fit(circuit);
         let missing = |of, layer| Error::NoCurvatureBound { of, layer };
         let loss_bound = |t: usize| {
             let bound = circuit.loss(t).curvature_bound();

@@ -17,8 +17,9 @@ pub(crate) trait Tested: Scalar {
     const ROUNDING: f64;
     /// Logits that saturate a softmax, but whose differences still resolve its curvature.
     const LARGE_LOGIT: f64;
-    /// Layers so wide that the rounding of the whole loss does not swamp one direction's slope.
-    const WIDE: usize;
+    /// The same along random directions of a deep circuit, whose step is divided by the direction's
+    /// largest entry, about 3, and whose slope may be small beside the rounding of the whole loss.
+    const ALONG_DIRECTIONS: f64;
 }
 
 impl Tested for f64 {
@@ -26,7 +27,7 @@ impl Tested for f64 {
     const KINK: f64 = 0.05;
     const ROUNDING: f64 = 1e-13;
     const LARGE_LOGIT: f64 = 20.0;
-    const WIDE: usize = 30;
+    const ALONG_DIRECTIONS: f64 = 1e-6;
 }
 
 impl Tested for f32 {
@@ -34,7 +35,7 @@ impl Tested for f32 {
     const KINK: f64 = 0.1;
     const ROUNDING: f64 = 1e-5;
     const LARGE_LOGIT: f64 = 8.0;
-    const WIDE: usize = 8;
+    const ALONG_DIRECTIONS: f64 = 2e-2;
 }
 
 /// Runs `test` on 256 draws of `strategy`. The seed is fixed, so a failure comes back by running

@@ -1,0 +1,156 @@
+//! The generic defaults of [`Scalar`]: a number type that brings no kernels of its own gives the
+//! values of `f64`, and dual numbers its derivatives.
+
+use num_dual::Dual64;
+
+use crate::{
+    Activation, Context, Dense, Layer, Loss, Pair, Point, Scalar, SoftmaxCrossEntropy,
+    SquaredError, Write,
+};
+
+impl Scalar for Dual64 {}
+
+const ACTIVATIONS: [Activation; 8] = [
+    Activation::Identity,
+    Activation::Tanh,
+    Activation::Sigmoid,
+    Activation::Relu,
+    Activation::LeakyRelu { slope: 0.1 },
+    Activation::Gelu,
+    Activation::Silu,
+    Activation::Softplus,
+];
+
+fn near(found: f64, expected: f64, what: &str) {
+    let error = (found - expected).abs();
+    assert!(
+        error <= 1e-12 * (1.0 + expected.abs()),
+        "{what}: {found}, not {expected}"
+    );
+}
+
+/// x with the derivative 1 in the direction v.
+fn seeded(x: &[f64], v: &[f64]) -> Vec<Dual64> {
+    x.iter().zip(v).map(|(&x, &v)| Dual64::new(x, v)).collect()
+}
+
+/// Deterministic numbers of order 1 that no two arrays share.
+fn numbers(count: usize, start: f64) -> Vec<f64> {
+    (0..count).map(|i| (start + 1.7 * i as f64).sin()).collect()
+}
+
+/// f and f′ of the formulas are those of the `f64` kernels, and f′ is the derivative that the dual
+/// numbers find of f; saturated ends and 0 included.
+#[test]
+fn activations_of_dual_numbers() {
+    for activation in ACTIVATIONS {
+        for step in -800..=800 {
+            let x = 0.05 * f64::from(step) + 0.01;
+            let what = format!("{activation:?} at {x}");
+            let (mut value, mut slope) = ([x], [0.0]);
+            activation.evaluate(&mut value, Some(&mut slope));
+            let mut dual = [Dual64::new(x, 1.0)];
+            let mut dual_slope = [Dual64::from_re(0.0)];
+            activation.evaluate(&mut dual, Some(&mut dual_slope));
+            near(dual[0].re, value[0], &what);
+            near(dual[0].eps, slope[0], &what);
+            near(dual_slope[0].re, slope[0], &what);
+            let mut alone = [Dual64::new(x, 1.0)];
+            activation.evaluate(&mut alone, None);
+            assert_eq!((alone[0].re, alone[0].eps), (dual[0].re, dual[0].eps));
+        }
+    }
+}
+
+/// A dense layer on dual numbers: values of the `f64` layer, and its J v in input and parameters.
+#[test]
+fn dense_layers_of_dual_numbers() {
+    const N: usize = 3;
+    for activation in ACTIVATIONS {
+        let layer = Dense::new(4, 5, activation).unwrap();
+        let (parameters, z) = (numbers(25, 0.3), numbers(4 * N, 1.1));
+        let (v_parameters, v_z) = (numbers(25, 2.2), numbers(4 * N, 3.4));
+        let context = Context::inference(0, 0);
+
+        let mut output = vec![0.0; 5 * N];
+        let mut tape = vec![0.0; Layer::<f64>::scratch(&layer, N).tape];
+        let kept = Some(&mut tape[..]);
+        layer.forward(&context, &parameters, &z, &mut output, kept, &mut []);
+        let at = Point {
+            context,
+            parameters: &parameters,
+            input: &z,
+            output: &output,
+            tape: &tape,
+        };
+        let mut tangent = vec![0.0; 5 * N];
+        layer.jvp(&at, Some(&v_z), Some(&v_parameters), &mut tangent, &mut []);
+
+        let mut dual = vec![Dual64::from_re(0.0); 5 * N];
+        let (parameters, z) = (seeded(&parameters, &v_parameters), seeded(&z, &v_z));
+        layer.forward(&context, &parameters, &z, &mut dual, None, &mut []);
+        for ((dual, output), tangent) in dual.iter().zip(&output).zip(&tangent) {
+            near(dual.re, *output, "ẑ");
+            near(dual.eps, *tangent, "J v");
+        }
+    }
+}
+
+/// The losses on dual numbers: values of the `f64` losses, their gradients along v, and the
+/// curvature as the derivative of the gradient.
+#[test]
+fn losses_of_dual_numbers() {
+    const DIM: usize = 4;
+    let target = [0.1, 0.2, 0.3, 0.4, 0.0, 1.0, 0.0, 0.0];
+    let prediction: Vec<f64> = numbers(2 * DIM, 0.9).iter().map(|x| 3.0 * x).collect();
+    let v = numbers(2 * DIM, 2.7);
+    for entropy in [false, true] {
+        let real: &dyn Loss<f64> = if entropy {
+            &SoftmaxCrossEntropy
+        } else {
+            &SquaredError
+        };
+        let dual: &dyn Loss<Dual64> = if entropy {
+            &SoftmaxCrossEntropy
+        } else {
+            &SquaredError
+        };
+        let at = Pair {
+            dim: DIM,
+            target: &target,
+            prediction: &prediction,
+        };
+        let mut work = vec![0.0; real.scratch(DIM, 2)];
+        let (mut values, mut gradient) = ([0.0; 2], [0.0; 2 * DIM]);
+        let set = Write::Set(&mut gradient[..]);
+        real.evaluate(&at, &mut values, Write::Skip, set, &mut work);
+        let mut product = [0.0; 2 * DIM];
+        let set = Write::Set(&mut product[..]);
+        real.curvature(&at, None, Some(&v), Write::Skip, set, &mut work);
+
+        let zero = Dual64::from_re(0.0);
+        let at = Pair {
+            dim: DIM,
+            target: &target.map(Dual64::from_re),
+            prediction: &seeded(&prediction, &v),
+        };
+        let mut work = vec![zero; dual.scratch(DIM, 2)];
+        let (mut dual_values, mut dual_gradient) = ([zero; 2], [zero; 2 * DIM]);
+        let set = Write::Set(&mut dual_gradient[..]);
+        dual.evaluate(&at, &mut dual_values, Write::Skip, set, &mut work);
+        for (i, value) in values.iter().enumerate() {
+            near(dual_values[i].re, *value, "L");
+            let column = i * DIM..(i + 1) * DIM;
+            let slope: f64 = gradient[column.clone()]
+                .iter()
+                .zip(&v[column])
+                .map(|(g, v)| g * v)
+                .sum();
+            near(dual_values[i].eps, slope, "∂L/∂ẑ v");
+        }
+        for ((dual, gradient), product) in dual_gradient.iter().zip(&gradient).zip(&product) {
+            near(dual.re, *gradient, "∂L/∂ẑ");
+            near(dual.eps, *product, "∂²L/∂ẑ² v");
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! Where auxiliary targets start, and that they stand where they were put.
+
+use layerwise::{
+    Activation, Circuit, DecoupledCircuit, Dense, Projection, Selection, SoftmaxCrossEntropy,
+    TargetInit,
+};
+use nalgebra::{DMatrix, DVector};
+use rand::SeedableRng;
+use rand::rngs::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
+
+const ACTIVATIONS: [Activation; 8] = [
+    Activation::Identity,
+    Activation::Tanh,
+    Activation::Sigmoid,
+    Activation::Relu,
+    Activation::LeakyRelu { slope: 0.1 },
+    Activation::Gelu,
+    Activation::Silu,
+    Activation::Softplus,
+];
+
+/// Hidden layers of the given activations, then a linear one.
+fn circuit(dims: &[usize], hidden: &[Activation]) -> Circuit<f64> {
+    let mut builder = Circuit::builder().seed(1).output_loss(SoftmaxCrossEntropy);
+    for (t, pair) in dims.windows(2).enumerate() {
+        let activation = hidden.get(t).copied().unwrap_or(Activation::Identity);
+        builder = builder.layer(Dense::new(pair[0], pair[1], activation).unwrap());
+    }
+    builder.build().unwrap()
+}
+
+fn normal(rows: usize, columns: usize, seed: u64) -> DMatrix<f64> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    DMatrix::from_fn(rows, columns, |_, _| StandardNormal.sample(&mut rng))
+}
+
+fn classes(rows: usize, columns: usize) -> DMatrix<f64> {
+    DMatrix::from_fn(rows, columns, |i, j| f64::from(u8::from(j % rows == i)))
+}
+
+fn model(circuit: Circuit<f64>, n: usize, init: &TargetInit<f64>) -> DecoupledCircuit<f64> {
+    let dims = circuit.dims().to_vec();
+    let mut model = DecoupledCircuit::new(circuit);
+    let (x, y) = (normal(dims[0], n, 7), classes(dims[dims.len() - 1], n));
+    model.add_examples(&x, &y, init).unwrap();
+    model
+}
+
+fn z(model: &DecoupledCircuit<f64>, t: usize) -> DMatrix<f64> {
+    model.z(t).unwrap().into_owned()
+}
+
+#[test]
+fn the_forward_pass_has_no_gap() {
+    let circuit = circuit(&[6, 9, 5, 3], &[Activation::Gelu, Activation::Sigmoid]);
+    let model = model(circuit, 20, &TargetInit::ForwardPass);
+    assert_eq!(model.gap().unwrap(), [0.0, 0.0]);
+    assert_eq!(model.energy().unwrap(), model.composed_loss().unwrap());
+    // z_{T−1} leads to the prediction.
+    let (w, b) = model.circuit().parameters(2).split_at(15);
+    let w = DMatrix::from_column_slice(3, 5, w);
+    let mut expected = w * z(&model, 2);
+    for mut column in expected.column_iter_mut() {
+        column += DVector::from_column_slice(b);
+    }
+    let difference = model.predict(&z(&model, 0)).unwrap() - expected;
+    assert!(difference.amax() < 1e-14);
+}
+
+/// Mean, standard deviation and kurtosis of many normal draws, within five standard errors.
+fn check_normal(draws: &DMatrix<f64>, std: f64) {
+    let n = draws.len() as f64;
+    let moment = |power| draws.iter().map(|x| (x / std).powi(power)).sum::<f64>() / n;
+    for (power, expected, variance) in [(1, 0.0, 1.0), (2, 1.0, 2.0), (4, 3.0, 96.0)] {
+        let error = moment(power) - expected;
+        let limit = 5.0 * f64::sqrt(variance / n);
+        assert!(error.abs() < limit, "moment {power}: {error} of {limit}");
+    }
+}
+
+fn correlation(a: &[f64], b: &[f64]) -> f64 {
+    let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len() as f64;
+    let (a_mean, b_mean) = (mean(a), mean(b));
+    let product = |x: &[f64], x_mean: f64, y: &[f64], y_mean: f64| -> f64 {
+        let terms = x.iter().zip(y).map(|(x, y)| (x - x_mean) * (y - y_mean));
+        terms.sum()
+    };
+    product(a, a_mean, b, b_mean)
+        / (product(a, a_mean, a, a_mean) * product(b, b_mean, b, b_mean)).sqrt()
+}
+
+#[test]
+fn noise_is_normal_and_of_the_width_asked_for() {
+    let circuit = circuit(&[6, 30, 30, 3], &[Activation::Tanh, Activation::Tanh]);
+    let n = 400;
+    let with = |init: TargetInit<f64>| model(circuit.clone(), n, &init);
+    let forward = with(TargetInit::ForwardPass);
+    let noisy = |seed| with(TargetInit::NoisyForwardPass { std: 0.3, seed });
+    let random = |seed| with(TargetInit::RandomNormal { std: 2.5, seed });
+    let noise = |seed, t| z(&noisy(seed), t) - z(&forward, t);
+    for t in [1, 2] {
+        check_normal(&noise(4, t), 0.3);
+        check_normal(&z(&random(4), t), 2.5);
+    }
+    assert_eq!(z(&random(4), 1), z(&random(4), 1));
+    assert_eq!(z(&noisy(4), 2), z(&noisy(4), 2));
+    // Layers and seeds draw from streams of their own.
+    for (a, b) in [
+        (z(&random(4), 1), z(&random(4), 2)),
+        (z(&random(4), 1), z(&random(5), 1)),
+        (noise(4, 1), noise(4, 2)),
+        (noise(4, 1), noise(5, 1)),
+    ] {
+        let r = correlation(a.as_slice(), b.as_slice());
+        assert!(r.abs() < 5.0 / f64::sqrt((30 * n) as f64), "{r}");
+    }
+    let none = with(TargetInit::NoisyForwardPass { std: 0.0, seed: 4 });
+    assert_eq!(z(&none, 1), z(&forward, 1));
+}
+
+#[test]
+fn given_targets_are_taken_as_they_are() {
+    let circuit = circuit(&[6, 4, 5, 3], &[Activation::Tanh, Activation::Tanh]);
+    let (first, second) = (normal(4, 8, 1), normal(5, 8, 2));
+    let init = TargetInit::Given(vec![first.clone(), second.clone()]);
+    let mut model = model(circuit, 8, &init);
+    assert_eq!((z(&model, 1), z(&model, 2)), (first, second));
+
+    // Anew for all.
+    let (first, second) = (normal(4, 8, 3), normal(5, 8, 4));
+    let (x, y) = (z(&model, 0), z(&model, 3));
+    let init = TargetInit::Given(vec![first.clone(), second.clone()]);
+    model.initialize_targets(&init).unwrap();
+    assert_eq!(
+        (z(&model, 1), z(&model, 2)),
+        (first.clone(), second.clone())
+    );
+    assert_eq!((z(&model, 0), z(&model, 3)), (x, y));
+
+    // Anew for some, by column and by number, in the order of the selection.
+    let part = normal(5, 3, 5);
+    model
+        .set_targets(2, &Selection::Columns(4..7), &part)
+        .unwrap();
+    let mut expected = second;
+    expected.columns_mut(4, 3).copy_from(&part);
+    assert_eq!(z(&model, 2), expected);
+    model
+        .set_targets(2, &Selection::Examples(&[7, 0, 5]), &part)
+        .unwrap();
+    for (i, column) in [7, 0, 5].into_iter().enumerate() {
+        expected.set_column(column, &part.column(i));
+    }
+    assert_eq!(z(&model, 2), expected);
+    assert_eq!(z(&model, 1), first);
+}
+
+#[test]
+fn projected_targets_lie_in_the_range_of_every_activation() {
+    for activation in ACTIVATIONS {
+        let circuit = circuit(&[12, 12, 7, 15, 3], &[activation; 3]);
+        let model = model(circuit, 150, &TargetInit::Projected { seed: 3 });
+        let (centre, spread) = activation.target_range();
+        for t in 1..4 {
+            for row in z(&model, t).row_iter() {
+                let (mean, std) = (row.mean(), row.variance().sqrt());
+                assert!((mean - centre).abs() < 1e-12, "{activation:?}: mean {mean}");
+                assert!((std - spread).abs() < 1e-12, "{activation:?}: spread {std}");
+            }
+        }
+    }
+}
+
+/// z_t without the range of its layer: s_t.
+fn standard(model: &DecoupledCircuit<f64>, t: usize, activation: Activation) -> DMatrix<f64> {
+    let (centre, spread) = activation.target_range();
+    z(model, t).map(|z| (z - centre) / spread)
+}
+
+#[test]
+fn projected_targets_are_orthogonal_projections_one_of_the_other() {
+    let activation = Activation::Sigmoid;
+    let circuit = circuit(&[12, 12, 9, 4, 3], &[activation; 3]);
+    let model = model(circuit, 200, &TargetInit::Projected { seed: 3 });
+    for t in 2..4 {
+        let (from, to) = (
+            standard(&model, t - 1, activation),
+            standard(&model, t, activation),
+        );
+        // s_t = D Q s_{t−1} with D diagonal; the map is found by least squares.
+        let inverse = (&from * from.transpose()).try_inverse().unwrap();
+        let mut map = &to * from.transpose() * inverse;
+        assert!((&map * from - to).amax() < 1e-10, "z_{t} is no linear map");
+        for mut row in map.row_iter_mut() {
+            row.unscale_mut(row.norm());
+        }
+        let gram = &map * map.transpose();
+        let size = gram.nrows();
+        let error = (gram - DMatrix::identity(size, size)).amax();
+        assert!(
+            error < 1e-10,
+            "the rows of Q_{t} are not orthonormal: {error}"
+        );
+    }
+}
+
+fn distances(points: &DMatrix<f64>) -> Vec<f64> {
+    let n = points.ncols();
+    (0..n)
+        .flat_map(|i| (0..i).map(move |j| (i, j)))
+        .map(|(i, j)| (points.column(i) - points.column(j)).norm())
+        .collect()
+}
+
+#[test]
+fn projected_targets_carry_the_distances_of_the_inputs_through_depth() {
+    let depth = 20;
+    let mut dims = vec![16; depth];
+    dims.push(3);
+    let circuit = circuit(&dims, &vec![Activation::Tanh; depth - 1]);
+    let carried = |init: TargetInit<f64>, t: usize| {
+        let model = model(circuit.clone(), 120, &init);
+        correlation(&distances(&z(&model, 0)), &distances(&z(&model, t)))
+    };
+    let last = depth - 1;
+    for t in [1, last] {
+        let r = carried(TargetInit::Projected { seed: 3 }, t);
+        assert!(r > 0.9, "z_{t}: {r}");
+    }
+    // What it is for: random targets carry nothing.
+    let r = carried(TargetInit::RandomNormal { std: 0.4, seed: 3 }, last);
+    assert!(r.abs() < 0.1, "{r}");
+}
+
+#[test]
+fn a_fitted_projection_serves_examples_that_come_later() {
+    let circuit = circuit(&[8, 70, 5, 3], &[Activation::Tanh, Activation::Sigmoid]);
+    let x = normal(8, 40, 9);
+    let projection = Projection::fit(&circuit, &x, 3).unwrap();
+    let whole = projection.apply(&x).unwrap();
+
+    let mut model = DecoupledCircuit::new(circuit.clone());
+    let y = classes(3, 40);
+    model
+        .add_examples(&x, &y, &TargetInit::Projected { seed: 3 })
+        .unwrap();
+    for t in [1, 2] {
+        assert_eq!(z(&model, t), whole[t - 1]);
+    }
+    for start in [0, 7, 39] {
+        let count = (40 - start).min(11);
+        let part = projection
+            .apply(&x.columns(start, count).into_owned())
+            .unwrap();
+        for t in [1, 2] {
+            assert_eq!(part[t - 1], whole[t - 1].columns(start, count));
+        }
+    }
+    assert_ne!(projection, Projection::fit(&circuit, &x, 4).unwrap());
+    // Later examples do not move the fit: another mean stays another mean.
+    let shifted = projection.apply(&x.add_scalar(2.0)).unwrap();
+    assert!((shifted[0].clone() - &whole[0]).amax() > 0.1);
+}
+
+#[test]
+fn pixels_that_never_change_play_no_part() {
+    let circuit = circuit(&[8, 6, 5, 3], &[Activation::Tanh, Activation::Tanh]);
+    let project = |constant: f64| {
+        let mut x = normal(8, 30, 9);
+        x.row_mut(2).fill(constant);
+        x.row_mut(5).fill(-constant);
+        Projection::fit(&circuit, &x, 3).unwrap().apply(&x).unwrap()
+    };
+    let zero = project(0.0);
+    assert!(zero.iter().flat_map(|z| z.iter()).all(|z| z.is_finite()));
+    // 0.1 is no binary fraction: its mean rounds, and the rounding must not be standardised.
+    for constant in [1.0, 0.1, 1e6, 1.0 / 3.0] {
+        for (own, expected) in project(constant).iter().zip(&zero) {
+            assert!((own - expected).amax() < 1e-10, "{constant}");
+        }
+    }
+}

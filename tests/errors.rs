@@ -247,6 +247,7 @@ fn build(describe: impl FnOnce(Builder) -> Builder) -> Error {
     error(describe(Circuit::builder()).build())
 }
 
+#[rustfmt::skip] // A table.
 fn construction() -> Vec<Row> {
     vec![
         row!(
@@ -258,9 +259,7 @@ fn construction() -> Vec<Row> {
         row!(
             "a unit without layers",
             error(Sequential::<f64>::new(vec![])),
-            Error::NoLayers {
-                what: "sequential layer"
-            },
+            Error::NoLayers { what: "sequential layer" },
             ["sequential layer"]
         ),
         row!(
@@ -296,31 +295,31 @@ fn construction() -> Vec<Row> {
         row!(
             "weights beyond memory",
             error(Dense::new(1 << 40, 1 << 41, Activation::Tanh)),
-            Error::TooLarge {
-                rows: 0x200_0000_0000,
-                columns: 0x100_0000_0000,
-                ..
-            },
+            Error::TooLarge { rows: 0x200_0000_0000, columns: 0x100_0000_0000, .. },
             ["2199023255552 x 1099511627776"]
         ),
         row!(
             "the largest dimension",
             error(Dense::new(usize::MAX, 1, Activation::Tanh)),
-            Error::TooLarge {
-                rows: 1,
-                columns: usize::MAX,
-                ..
-            },
+            Error::TooLarge { rows: 1, columns: usize::MAX, .. },
             ["1 x 18446744073709551615"]
+        ),
+        row!(
+            "weights that no memory holds",
+            build(|b| b.layer(dense(1 << 29, 1 << 29))),
+            Error::TooLarge { columns: 1, .. },
+            ["parameter vector", "288230376688582656 x 1"]
+        ),
+        row!(
+            "a batch that no memory holds",
+            error(model().memory(usize::MAX)),
+            Error::TooLarge { rows: 11, columns: usize::MAX, .. },
+            ["a batch", "11 x 18446744073709551615"]
         ),
         row!(
             "layers that do not fit",
             build(|b| b.layer(dense(3, 4)).layer(dense(5, 2))),
-            Error::LayerMismatch {
-                layer: 1,
-                expected: 4,
-                found: 5
-            },
+            Error::LayerMismatch { layer: 1, expected: 4, found: 5 },
             ["layer 1", "dimension 5", "layer 0", "dimension 4"]
         ),
         row!(
@@ -330,19 +329,12 @@ fn construction() -> Vec<Row> {
                 Box::new(dense(2, 6)),
                 Box::new(dense(7, 1)),
             ])),
-            Error::LayerMismatch {
-                layer: 2,
-                expected: 6,
-                found: 7
-            },
+            Error::LayerMismatch { layer: 2, expected: 6, found: 7 },
             ["layer 2", "dimension 7", "layer 1", "dimension 6"]
         ),
         row!(
             "an undifferentiable layer behind another",
-            build(|b| b.layer(dense(3, 4)).layer(Odd {
-                differentiable: false,
-                ..odd(4, 4)
-            })),
+            build(|b| b.layer(dense(3, 4)).layer(Odd { differentiable: false, ..odd(4, 4) })),
             Error::InputNotDifferentiable { layer: 1 },
             ["layer 1", "first"]
         ),
@@ -350,10 +342,7 @@ fn construction() -> Vec<Row> {
             "an undifferentiable layer inside a unit",
             error(Sequential::<f64>::new(vec![
                 Box::new(dense(3, 4)),
-                Box::new(Odd {
-                    differentiable: false,
-                    ..odd(4, 4)
-                }),
+                Box::new(Odd { differentiable: false, ..odd(4, 4) }),
             ])),
             Error::InputNotDifferentiable { layer: 1 },
             ["layer 1"]
@@ -364,30 +353,13 @@ fn construction() -> Vec<Row> {
                 groups: vec![group("a", &[2, 3], 0..6), group("b", &[2], 7..9)],
                 ..odd(2, 2)
             })),
-            Error::ParameterLayout {
-                layer: 1,
-                start: 7,
-                end: 9,
-                expected: 6,
-                size: 2,
-                ..
-            },
+            Error::ParameterLayout { layer: 1, start: 7, end: 9, expected: 6, size: 2, .. },
             ["layer 1", "'b'", "7..9", "at 6", "2 values"]
         ),
         row!(
             "a parameter group of another size than its shape",
-            build(|b| b.layer(Odd {
-                groups: vec![group("a", &[2, 3], 0..5)],
-                ..odd(2, 2)
-            })),
-            Error::ParameterLayout {
-                layer: 0,
-                start: 0,
-                end: 5,
-                expected: 0,
-                size: 6,
-                ..
-            },
+            build(|b| b.layer(Odd { groups: vec![group("a", &[2, 3], 0..5)], ..odd(2, 2) })),
+            Error::ParameterLayout { layer: 0, start: 0, end: 5, expected: 0, size: 6, .. },
             ["layer 0", "'a'", "0..5", "6 values"]
         ),
         row!(
@@ -397,12 +369,7 @@ fn construction() -> Vec<Row> {
                 initial: f64::NAN,
                 ..odd(2, 2)
             })),
-            Error::NonFiniteData {
-                quantity: Quantity::Parameter,
-                layer: 1,
-                row: 0,
-                ..
-            },
+            Error::NonFiniteData { quantity: Quantity::Parameter, layer: 1, row: 0, .. },
             ["parameters of layer 1", "NaN", "row 0"]
         ),
         row!(
@@ -416,28 +383,14 @@ fn construction() -> Vec<Row> {
         ),
         row!(
             "too few hidden losses",
-            build(|b| b
-                .layer(dense(3, 4))
-                .layer(dense(4, 2))
-                .hidden_losses(vec![])),
-            Error::Length {
-                expected: 1,
-                found: 0,
-                ..
-            },
+            build(|b| b.layer(dense(3, 4)).layer(dense(4, 2)).hidden_losses(vec![])),
+            Error::Length { expected: 1, found: 0, .. },
             ["hidden losses", "expected length 1", "found 0"]
         ),
         row!(
             "too many penalties",
-            build(|b| b
-                .layer(dense(3, 4))
-                .layer(dense(4, 2))
-                .penalties(vec![1.0, 2.0, 3.0])),
-            Error::Length {
-                expected: 1,
-                found: 3,
-                ..
-            },
+            build(|b| b.layer(dense(3, 4)).layer(dense(4, 2)).penalties(vec![1.0, 2.0, 3.0])),
+            Error::Length { expected: 1, found: 3, .. },
             ["penalties", "expected length 1", "found 3"]
         ),
         row!(
@@ -448,19 +401,13 @@ fn construction() -> Vec<Row> {
         ),
         row!(
             "a negative penalty",
-            build(|b| b
-                .layer(dense(3, 4))
-                .layer(dense(4, 2))
-                .penalties(vec![-2.5])),
+            build(|b| b.layer(dense(3, 4)).layer(dense(4, 2)).penalties(vec![-2.5])),
             Error::InvalidOption { value: -2.5, .. },
             ["penalty", "-2.5"]
         ),
         row!(
             "an infinite penalty",
-            build(|b| b
-                .layer(dense(3, 4))
-                .layer(dense(4, 2))
-                .penalty(f64::INFINITY)),
+            build(|b| b.layer(dense(3, 4)).layer(dense(4, 2)).penalty(f64::INFINITY)),
             Error::InvalidOption { .. },
             ["penalty", "inf"]
         ),
@@ -473,35 +420,25 @@ fn construction() -> Vec<Row> {
     ]
 }
 
+#[rustfmt::skip] // A table.
 fn options() -> Vec<Row> {
     vec![
         row!(
             "a leaky ReLU that grows",
             error(Dense::new(1, 1, Activation::LeakyRelu { slope: 1.5 })),
-            Error::InvalidOption {
-                option: "LeakyRelu::slope",
-                ..
-            },
+            Error::InvalidOption { option: "LeakyRelu::slope", .. },
             ["1.5", "0..=1"]
         ),
         row!(
             "a leaky ReLU of NaN",
             error(Dense::new(1, 1, Activation::LeakyRelu { slope: f64::NAN })),
-            Error::InvalidOption {
-                option: "LeakyRelu::slope",
-                ..
-            },
+            Error::InvalidOption { option: "LeakyRelu::slope", .. },
             ["NaN"]
         ),
         row!(
             "weights of infinite value",
-            error(dense(1, 1).with_weights(Initializer::Constant {
-                value: f64::INFINITY
-            })),
-            Error::InvalidOption {
-                option: "Initializer::Constant::value",
-                ..
-            },
+            error(dense(1, 1).with_weights(Initializer::Constant { value: f64::INFINITY })),
+            Error::InvalidOption { option: "Initializer::Constant::value", .. },
             ["inf"]
         ),
         row!(
@@ -511,163 +448,109 @@ fn options() -> Vec<Row> {
                 fan: layerwise::Fan::In,
                 shape: layerwise::Shape::Normal,
             })),
-            Error::InvalidOption {
-                option: "Initializer::VarianceScaling::scale",
-                ..
-            },
+            Error::InvalidOption { option: "Initializer::VarianceScaling::scale", .. },
             ["is 0"]
         ),
         row!(
             "a bias of gain NaN",
             error(dense(1, 1).with_bias(Initializer::Orthogonal { gain: f64::NAN })),
-            Error::InvalidOption {
-                option: "Initializer::Orthogonal::gain",
-                ..
-            },
+            Error::InvalidOption { option: "Initializer::Orthogonal::gain", .. },
             ["NaN"]
         ),
         row!(
             "a rate of 0",
             error(GradientDescent::new(0.0)),
-            Error::InvalidOption {
-                option: "GradientDescent::rate",
-                ..
-            },
+            Error::InvalidOption { option: "GradientDescent::rate", .. },
             ["is 0"]
         ),
         row!(
             "momentum of 1",
             error(GradientDescent::new(0.1).unwrap().with_momentum(1.0)),
-            Error::InvalidOption {
-                option: "GradientDescent::momentum",
-                ..
-            },
+            Error::InvalidOption { option: "GradientDescent::momentum", .. },
             ["is 1", "0..1"]
         ),
         row!(
             "a negative rate",
             error(Adam::new(-0.25)),
-            Error::InvalidOption {
-                option: "Adam::rate",
-                ..
-            },
+            Error::InvalidOption { option: "Adam::rate", .. },
             ["-0.25"]
         ),
         row!(
             "an infinite rate",
             error(Adam::new(f64::INFINITY)),
-            Error::InvalidOption {
-                option: "Adam::rate",
-                ..
-            },
+            Error::InvalidOption { option: "Adam::rate", .. },
             ["inf"]
         ),
         row!(
             "beta1 of 1",
             error(Adam::new(0.1).unwrap().with_betas(1.0, 0.9)),
-            Error::InvalidOption {
-                option: "Adam::beta1",
-                ..
-            },
+            Error::InvalidOption { option: "Adam::beta1", .. },
             ["is 1"]
         ),
         row!(
             "a negative beta2",
             error(Adam::new(0.1).unwrap().with_betas(0.9, -0.5)),
-            Error::InvalidOption {
-                option: "Adam::beta2",
-                ..
-            },
+            Error::InvalidOption { option: "Adam::beta2", .. },
             ["-0.5"]
         ),
         row!(
             "epsilon of 0",
             error(Adam::new(0.1).unwrap().with_epsilon(0.0)),
-            Error::InvalidOption {
-                option: "Adam::epsilon",
-                ..
-            },
+            Error::InvalidOption { option: "Adam::epsilon", .. },
             ["is 0"]
         ),
         row!(
             "a step of 0",
             error(SynchronousDescent::<f64>::new(1, StepSize::Fixed(0.0))),
-            Error::InvalidOption {
-                option: "StepSize::Fixed",
-                ..
-            },
+            Error::InvalidOption { option: "StepSize::Fixed", .. },
             ["is 0"]
         ),
         row!(
             "a step of NaN",
             error(ReverseSweep::<f64>::new(1).with_step(StepSize::Fixed(f64::NAN))),
-            Error::InvalidOption {
-                option: "StepSize::Fixed",
-                ..
-            },
+            Error::InvalidOption { option: "StepSize::Fixed", .. },
             ["NaN"]
         ),
         row!(
             "a margin of 2",
             error(ReverseSweep::<f64>::new(1).with_step(StepSize::Bounded { margin: 2.0 })),
-            Error::InvalidOption {
-                option: "StepSize::Bounded::margin",
-                ..
-            },
+            Error::InvalidOption { option: "StepSize::Bounded::margin", .. },
             ["is 2", "below 2"]
         ),
         row!(
             "bounds never computed",
             error(ReverseSweep::<f64>::new(1).with_bound_every(0)),
-            Error::InvalidOption {
-                option: "ReverseSweep::bound_every",
-                ..
-            },
+            Error::InvalidOption { option: "ReverseSweep::bound_every", .. },
             ["is 0"]
         ),
         row!(
             "no parameter steps",
             error(Alternating::<f64>::weights_only().with_parameter_steps(0)),
-            Error::InvalidOption {
-                option: "Alternating::parameter_steps",
-                ..
-            },
+            Error::InvalidOption { option: "Alternating::parameter_steps", .. },
             ["is 0"]
         ),
         row!(
             "batches of 0",
             train(Backprop, |t| t.batch_size(0)),
-            Error::InvalidOption {
-                option: "Trainer::batch_size",
-                ..
-            },
+            Error::InvalidOption { option: "Trainer::batch_size", .. },
             ["is 0", "at least 1"]
         ),
         row!(
             "0 threads",
             train(Backprop, |t| t.threads(0)),
-            Error::InvalidOption {
-                option: "Trainer::threads",
-                ..
-            },
+            Error::InvalidOption { option: "Trainer::threads", .. },
             ["is 0", "at least 1"]
         ),
         row!(
             "a cosine that rises",
             train(Backprop, |t| t.schedule(Schedule::Cosine { end: 1.5 })),
-            Error::InvalidOption {
-                option: "Schedule::Cosine::end",
-                ..
-            },
+            Error::InvalidOption { option: "Schedule::Cosine::end", .. },
             ["1.5"]
         ),
         row!(
             "an exponential to 0",
             train(Backprop, |t| t.schedule(Schedule::Exponential { end: 0.0 })),
-            Error::InvalidOption {
-                option: "Schedule::Exponential::end",
-                ..
-            },
+            Error::InvalidOption { option: "Schedule::Exponential::end", .. },
             ["is 0"]
         ),
         row!(
@@ -675,163 +558,83 @@ fn options() -> Vec<Row> {
             {
                 let layers = Circuit::builder().layer(dense(3, 2)).layer(odd(2, 2));
                 let mut model = DecoupledCircuit::new(layers.build().unwrap());
-                model
-                    .add_examples(&inputs(), &targets(), &TargetInit::ForwardPass)
-                    .unwrap();
-                error(on(model, |m| {
-                    m.solve_targets(&mut ReverseSweep::new(1), &Selection::All)
-                }))
+                model.add_examples(&inputs(), &targets(), &TargetInit::ForwardPass).unwrap();
+                error(on(model, |m| m.solve_targets(&mut ReverseSweep::new(1), &Selection::All)))
             },
-            Error::NoCurvatureBound {
-                of: "the layer",
-                layer: 1
-            },
+            Error::NoCurvatureBound { of: "the layer", layer: 1 },
             ["the layer at layer 1"]
         ),
         #[cfg(not(feature = "rayon"))]
         row!(
             "threads without their feature",
             train(Backprop, |t| t.threads(2)),
-            Error::FeatureDisabled {
-                option: "Trainer::threads",
-                feature: "rayon"
-            },
+            Error::FeatureDisabled { option: "Trainer::threads", feature: "rayon" },
             ["Trainer::threads", "'rayon'"]
         ),
     ]
 }
 
+#[rustfmt::skip] // A table.
 fn data() -> Vec<Row> {
     vec![
         row!(
             "inputs of the wrong dimension",
-            error(add(
-                &DMatrix::zeros(4, 5),
-                &targets(),
-                &TargetInit::ForwardPass
-            )),
-            Error::Shape {
-                expected: (3, 5),
-                found: (4, 5),
-                ..
-            },
+            error(add(&DMatrix::zeros(4, 5), &targets(), &TargetInit::ForwardPass)),
+            Error::Shape { expected: (3, 5), found: (4, 5), .. },
             ["inputs", "expected 3 x 5", "found 4 x 5"]
         ),
         row!(
             "inputs of no rows",
             error(circuit().predict(&DMatrix::zeros(0, 5))),
-            Error::Shape {
-                expected: (3, 5),
-                found: (0, 5),
-                ..
-            },
+            Error::Shape { expected: (3, 5), found: (0, 5), .. },
             ["found 0 x 5"]
         ),
         row!(
             "targets of the wrong dimension",
-            error(add(
-                &inputs(),
-                &DMatrix::zeros(1, 5),
-                &TargetInit::ForwardPass
-            )),
-            Error::Shape {
-                expected: (2, 5),
-                found: (1, 5),
-                ..
-            },
+            error(add(&inputs(), &DMatrix::zeros(1, 5), &TargetInit::ForwardPass)),
+            Error::Shape { expected: (2, 5), found: (1, 5), .. },
             ["targets", "expected 2 x 5", "found 1 x 5"]
         ),
         row!(
             "more inputs than targets",
-            error(add(
-                &inputs(),
-                &DMatrix::zeros(2, 4),
-                &TargetInit::ForwardPass
-            )),
-            Error::ExampleCount {
-                inputs: 5,
-                targets: 4
-            },
+            error(add(&inputs(), &DMatrix::zeros(2, 4), &TargetInit::ForwardPass)),
+            Error::ExampleCount { inputs: 5, targets: 4 },
             ["5 inputs", "4 targets"]
         ),
         row!(
             "fewer inputs than targets",
             error(circuit().composed_loss(&inputs(), &DMatrix::zeros(2, 6))),
-            Error::ExampleCount {
-                inputs: 5,
-                targets: 6
-            },
+            Error::ExampleCount { inputs: 5, targets: 6 },
             ["5 inputs", "6 targets"]
         ),
         row!(
             "an input of NaN",
-            error(add(
-                &with(inputs(), 2, 3, f64::NAN),
-                &targets(),
-                &TargetInit::ForwardPass
-            )),
-            Error::NonFiniteData {
-                quantity: Quantity::Input,
-                layer: 0,
-                row: 2,
-                column: 3,
-                ..
-            },
+            error(add(&with(inputs(), 2, 3, f64::NAN), &targets(), &TargetInit::ForwardPass)),
+            Error::NonFiniteData { quantity: Quantity::Input, layer: 0, row: 2, column: 3, .. },
             ["input of layer 0", "NaN", "row 2", "column 3"]
         ),
         row!(
             "an infinite input",
             error(circuit().predict(&with(inputs(), 1, 4, f64::NEG_INFINITY))),
-            Error::NonFiniteData {
-                quantity: Quantity::Input,
-                row: 1,
-                column: 4,
-                ..
-            },
+            Error::NonFiniteData { quantity: Quantity::Input, row: 1, column: 4, .. },
             ["-inf", "row 1", "column 4"]
         ),
         row!(
             "an output target of infinity",
-            error(add(
-                &inputs(),
-                &with(targets(), 1, 2, f64::INFINITY),
-                &TargetInit::ForwardPass
-            )),
-            Error::NonFiniteData {
-                quantity: Quantity::Target,
-                layer: 3,
-                row: 1,
-                column: 2,
-                ..
-            },
+            error(add(&inputs(), &with(targets(), 1, 2, f64::INFINITY), &TargetInit::ForwardPass)),
+            Error::NonFiniteData { quantity: Quantity::Target, layer: 3, row: 1, column: 2, .. },
             ["target of layer 3", "inf", "row 1", "column 2"]
         ),
         row!(
             "too few auxiliary targets",
-            error(add(
-                &inputs(),
-                &targets(),
-                &TargetInit::Given(vec![DMatrix::zeros(4, 5)])
-            )),
-            Error::Length {
-                expected: 2,
-                found: 1,
-                ..
-            },
+            error(add(&inputs(), &targets(), &TargetInit::Given(vec![DMatrix::zeros(4, 5)]))),
+            Error::Length { expected: 2, found: 1, .. },
             ["expected length 2", "found 1"]
         ),
         row!(
             "auxiliary targets of the wrong shape",
-            error(add(
-                &inputs(),
-                &targets(),
-                &given(DMatrix::zeros(4, 5), DMatrix::zeros(2, 4))
-            )),
-            Error::Shape {
-                expected: (2, 5),
-                found: (2, 4),
-                ..
-            },
+            error(add(&inputs(), &targets(), &given(DMatrix::zeros(4, 5), DMatrix::zeros(2, 4)))),
+            Error::Shape { expected: (2, 5), found: (2, 4), .. },
             ["z_2", "2 x 5", "2 x 4"]
         ),
         row!(
@@ -839,18 +642,9 @@ fn data() -> Vec<Row> {
             error(add(
                 &inputs(),
                 &targets(),
-                &given(
-                    DMatrix::zeros(4, 5),
-                    with(DMatrix::zeros(2, 5), 0, 4, f64::NAN)
-                )
+                &given(DMatrix::zeros(4, 5), with(DMatrix::zeros(2, 5), 0, 4, f64::NAN))
             )),
-            Error::NonFiniteData {
-                quantity: Quantity::Target,
-                layer: 2,
-                row: 0,
-                column: 4,
-                ..
-            },
+            Error::NonFiniteData { quantity: Quantity::Target, layer: 2, row: 0, column: 4, .. },
             ["target of layer 2", "NaN", "row 0", "column 4"]
         ),
         row!(
@@ -859,59 +653,31 @@ fn data() -> Vec<Row> {
                 with(DMatrix::zeros(4, 5), 3, 1, f64::INFINITY),
                 DMatrix::zeros(2, 5)
             )))),
-            Error::NonFiniteData {
-                quantity: Quantity::Target,
-                layer: 1,
-                row: 3,
-                column: 1,
-                ..
-            },
+            Error::NonFiniteData { quantity: Quantity::Target, layer: 1, row: 3, column: 1, .. },
             ["target of layer 1", "inf"]
         ),
         row!(
             "noise of negative width",
-            error(add(
-                &inputs(),
-                &targets(),
-                &TargetInit::NoisyForwardPass { std: -0.5, seed: 0 }
-            )),
-            Error::InvalidOption {
-                option: "TargetInit::NoisyForwardPass::std",
-                ..
-            },
+            error(add(&inputs(), &targets(), &TargetInit::NoisyForwardPass { std: -0.5, seed: 0 })),
+            Error::InvalidOption { option: "TargetInit::NoisyForwardPass::std", .. },
             ["-0.5"]
         ),
         row!(
             "random targets of width NaN",
-            error(on(model(), |m| m.initialize_targets(
-                &TargetInit::RandomNormal {
-                    std: f64::NAN,
-                    seed: 0
-                }
-            ))),
-            Error::InvalidOption {
-                option: "TargetInit::RandomNormal::std",
-                ..
-            },
+            error(on(model(), |m| m
+                .initialize_targets(&TargetInit::RandomNormal { std: f64::NAN, seed: 0 }))),
+            Error::InvalidOption { option: "TargetInit::RandomNormal::std", .. },
             ["NaN"]
         ),
         row!(
             "targets set for the input",
-            error(on(model(), |m| m.set_targets(
-                0,
-                &Selection::All,
-                &inputs()
-            ))),
+            error(on(model(), |m| m.set_targets(0, &Selection::All, &inputs()))),
             Error::UnknownLayer { layer: 0, .. },
             ["layer 0", "1..3"]
         ),
         row!(
             "targets set for the output",
-            error(on(model(), |m| m.set_targets(
-                3,
-                &Selection::All,
-                &targets()
-            ))),
+            error(on(model(), |m| m.set_targets(3, &Selection::All, &targets()))),
             Error::UnknownLayer { layer: 3, .. },
             ["layer 3", "1..3"]
         ),
@@ -922,11 +688,7 @@ fn data() -> Vec<Row> {
                 &Selection::Columns(0..2),
                 &DMatrix::zeros(4, 3)
             ))),
-            Error::Shape {
-                expected: (4, 2),
-                found: (4, 3),
-                ..
-            },
+            Error::Shape { expected: (4, 2), found: (4, 3), .. },
             ["z_1", "4 x 2", "4 x 3"]
         ),
         row!(
@@ -936,13 +698,7 @@ fn data() -> Vec<Row> {
                 &Selection::Columns(0..2),
                 &with(DMatrix::zeros(4, 2), 3, 1, f64::NAN)
             ))),
-            Error::NonFiniteData {
-                quantity: Quantity::Target,
-                layer: 1,
-                row: 3,
-                column: 1,
-                ..
-            },
+            Error::NonFiniteData { quantity: Quantity::Target, layer: 1, row: 3, column: 1, .. },
             ["target of layer 1", "NaN", "row 3", "column 1"]
         ),
         row!(
@@ -954,11 +710,7 @@ fn data() -> Vec<Row> {
         row!(
             "too few parameters",
             error(on(model(), |m| m.set_parameters(1, &[1.0; 9]))),
-            Error::Length {
-                expected: 10,
-                found: 9,
-                ..
-            },
+            Error::Length { expected: 10, found: 9, .. },
             ["parameters of layer 1", "expected length 10", "found 9"]
         ),
         row!(
@@ -968,22 +720,13 @@ fn data() -> Vec<Row> {
                 p[7] = f64::NAN;
                 m.set_parameters(1, &p)
             })),
-            Error::NonFiniteData {
-                quantity: Quantity::Parameter,
-                layer: 1,
-                row: 7,
-                ..
-            },
+            Error::NonFiniteData { quantity: Quantity::Parameter, layer: 1, row: 7, .. },
             ["parameters of layer 1", "NaN", "row 7"]
         ),
         row!(
             "a list of penalties that does not fit",
             error(on(model(), |m| m.set_penalties(&[1.0]))),
-            Error::Length {
-                expected: 2,
-                found: 1,
-                ..
-            },
+            Error::Length { expected: 2, found: 1, .. },
             ["expected length 2", "found 1"]
         ),
         row!(
@@ -1015,15 +758,8 @@ fn data() -> Vec<Row> {
         row!(
             "an input outside the layer's domain",
             {
-                let layer = Odd {
-                    only_positive: true,
-                    ..odd(3, 3)
-                };
-                let built = Circuit::builder()
-                    .layer(layer)
-                    .layer(dense(3, 2))
-                    .build()
-                    .unwrap();
+                let layer = Odd { only_positive: true, ..odd(3, 3) };
+                let built = Circuit::builder().layer(layer).layer(dense(3, 2)).build().unwrap();
                 let x = with(DMatrix::zeros(3, 5), 1, 2, -0.5);
                 error(on(DecoupledCircuit::new(built), |m| {
                     m.add_examples(&x, &targets(), &TargetInit::ForwardPass)
@@ -1040,21 +776,16 @@ fn data() -> Vec<Row> {
         ),
         row!(
             "a projection of other inputs",
-            error(
-                Projection::fit(&circuit(), &inputs(), 0)
-                    .unwrap()
-                    .apply(&DMatrix::zeros(2, 7))
-            ),
-            Error::Shape {
-                expected: (3, 7),
-                found: (2, 7),
-                ..
-            },
+            error(Projection::fit(&circuit(), &inputs(), 0).unwrap().apply(&DMatrix::zeros(2, 7))),
+            Error::Shape { expected: (3, 7), found: (2, 7), .. },
             ["3 x 7", "2 x 7"]
         ),
     ]
 }
 
+// Columns backwards are the cause under test.
+#[allow(clippy::reversed_empty_ranges)]
+#[rustfmt::skip] // A table.
 fn selections() -> Vec<Row> {
     fn empty() -> DecoupledCircuit<f64> {
         DecoupledCircuit::new(circuit())
@@ -1098,30 +829,20 @@ fn selections() -> Vec<Row> {
         ),
         row!(
             "training on nothing",
-            error(on(empty(), |m| Trainer::new(
-                Backprop,
-                Adam::new(0.1).unwrap()
-            )
-            .run(m))),
+            error(on(empty(), |m| Trainer::new(Backprop, Adam::new(0.1).unwrap()).run(m))),
             Error::NoExamples { .. },
             ["training"]
         ),
         row!(
             "an example that was removed",
             error(on(model(), |m| m.remove_examples(&[1, 3]))),
-            Error::UnknownExample {
-                example: 3,
-                count: 5
-            },
+            Error::UnknownExample { example: 3, count: 5 },
             ["example 3", "5 examples"]
         ),
         row!(
             "an example that never was",
             error(model().gradients(&Selection::Examples(&[0, 6]))),
-            Error::UnknownExample {
-                example: 6,
-                count: 5
-            },
+            Error::UnknownExample { example: 6, count: 5 },
             ["example 6"]
         ),
         row!(
@@ -1132,32 +853,20 @@ fn selections() -> Vec<Row> {
         ),
         row!(
             "an example selected twice",
-            error(solve(
-                &mut ReverseSweep::new(1),
-                &Selection::Examples(&[5, 2, 5])
-            )),
+            error(solve(&mut ReverseSweep::new(1), &Selection::Examples(&[5, 2, 5]))),
             Error::RepeatedExample { example: 5 },
             ["example 5"]
         ),
         row!(
             "columns beyond the last",
             error(model().batch(3..6)),
-            Error::UnknownColumns {
-                start: 3,
-                end: 6,
-                count: 5
-            },
+            Error::UnknownColumns { start: 3, end: 6, count: 5 },
             ["3..6", "5 examples"]
         ),
-        #[allow(clippy::reversed_empty_ranges)]
         row!(
             "columns backwards",
             error(model().gradients(&Selection::Columns(4..2))),
-            Error::UnknownColumns {
-                start: 4,
-                end: 2,
-                count: 5
-            },
+            Error::UnknownColumns { start: 4, end: 2, count: 5 },
             ["4..2"]
         ),
         row!(
@@ -1175,11 +884,7 @@ fn selections() -> Vec<Row> {
         row!(
             "the problem of columns beyond the last",
             error(model().local_problem(0, 5..7)),
-            Error::UnknownColumns {
-                start: 5,
-                end: 7,
-                count: 5
-            },
+            Error::UnknownColumns { start: 5, end: 7, count: 5 },
             ["5..7"]
         ),
     ]
@@ -1210,35 +915,25 @@ fn product(
     error(use_problem(&problem, &mut workspace))
 }
 
+#[rustfmt::skip] // A table.
 fn local_problems() -> Vec<Row> {
     vec![
         row!(
             "a local problem with too many parameters",
             local(&[1.0; 4], 1.0, &[0.0; 4], &[0.0; 2]),
-            Error::Length {
-                expected: 3,
-                found: 4,
-                ..
-            },
+            Error::Length { expected: 3, found: 4, .. },
             ["parameters", "length 3", "found 4"]
         ),
         row!(
             "half an example",
             local(&[1.0; 3], 1.0, &[0.0; 5], &[0.0; 2]),
-            Error::Length {
-                expected: 4,
-                found: 5,
-                ..
-            },
+            Error::Length { expected: 4, found: 5, .. },
             ["input", "length 4", "found 5"]
         ),
         row!(
             "more targets than inputs",
             local(&[1.0; 3], 1.0, &[0.0; 4], &[0.0; 3]),
-            Error::ExampleCount {
-                inputs: 2,
-                targets: 3
-            },
+            Error::ExampleCount { inputs: 2, targets: 3 },
             ["2 inputs", "3 targets"]
         ),
         row!(
@@ -1256,93 +951,55 @@ fn local_problems() -> Vec<Row> {
         row!(
             "a local parameter of NaN",
             local(&[1.0, f64::NAN, 1.0], 1.0, &[0.0; 2], &[0.0]),
-            Error::NonFiniteData {
-                quantity: Quantity::Parameter,
-                row: 1,
-                ..
-            },
+            Error::NonFiniteData { quantity: Quantity::Parameter, row: 1, .. },
             ["row 1"]
         ),
         row!(
             "a local input of infinity",
             local(&[1.0; 3], 1.0, &[0.0, 0.0, 0.0, f64::INFINITY], &[0.0; 2]),
-            Error::NonFiniteData {
-                quantity: Quantity::Input,
-                row: 1,
-                column: 1,
-                ..
-            },
+            Error::NonFiniteData { quantity: Quantity::Input, row: 1, column: 1, .. },
             ["inf"]
         ),
         row!(
             "a local target of NaN",
             local(&[1.0; 3], 1.0, &[0.0; 4], &[0.0, f64::NAN]),
-            Error::NonFiniteData {
-                quantity: Quantity::Target,
-                row: 0,
-                column: 1,
-                ..
-            },
+            Error::NonFiniteData { quantity: Quantity::Target, row: 0, column: 1, .. },
             ["NaN"]
         ),
         row!(
             "a JVP of a short direction",
             product(|p, w| p.jvp(Some(&[0.0; 14]), None, &mut [0.0; 20], w)),
-            Error::Length {
-                expected: 15,
-                found: 14,
-                ..
-            },
+            Error::Length { expected: 15, found: 14, .. },
             ["v_input", "15", "14"]
         ),
         row!(
             "a JVP of a long parameter direction",
             product(|p, w| p.jvp(None, Some(&[0.0; 17]), &mut [0.0; 20], w)),
-            Error::Length {
-                expected: 16,
-                found: 17,
-                ..
-            },
+            Error::Length { expected: 16, found: 17, .. },
             ["v_parameters", "16", "17"]
         ),
         row!(
             "a JVP into too little",
             product(|p, w| p.jvp(None, None, &mut [0.0; 19], w)),
-            Error::Length {
-                expected: 20,
-                found: 19,
-                ..
-            },
+            Error::Length { expected: 20, found: 19, .. },
             ["tangent", "20", "19"]
         ),
         row!(
             "a VJP of a short cotangent",
             product(|p, w| p.vjp(&[0.0; 3], Write::Skip, Write::Skip, w)),
-            Error::Length {
-                expected: 20,
-                found: 3,
-                ..
-            },
+            Error::Length { expected: 20, found: 3, .. },
             ["cotangent", "20", "3"]
         ),
         row!(
             "a VJP into too much",
             product(|p, w| p.vjp(&[0.0; 20], Write::Set(&mut [0.0; 16]), Write::Skip, w)),
-            Error::Length {
-                expected: 15,
-                found: 16,
-                ..
-            },
+            Error::Length { expected: 15, found: 16, .. },
             ["d_input", "15", "16"]
         ),
         row!(
             "a VJP into too few parameters",
             product(|p, w| p.vjp(&[0.0; 20], Write::Skip, Write::Add(&mut [0.0; 15]), w)),
-            Error::Length {
-                expected: 16,
-                found: 15,
-                ..
-            },
+            Error::Length { expected: 16, found: 15, .. },
             ["d_parameters", "16", "15"]
         ),
         row!(
@@ -1353,31 +1010,19 @@ fn local_problems() -> Vec<Row> {
                 let problem = model.local_problem(0, 0..5).unwrap();
                 error(problem.vjp(&[0.0; 20], Write::Skip, Write::Skip, &mut other))
             },
-            Error::Length {
-                expected: 20,
-                found: 10,
-                ..
-            },
+            Error::Length { expected: 20, found: 10, .. },
             ["prediction", "20", "10"]
         ),
         row!(
             "a gradient check of half an example",
             error(GradCheck::new().layer(&dense(2, 1), &[0.0; 3], &[0.0; 3])),
-            Error::Length {
-                expected: 2,
-                found: 3,
-                ..
-            },
+            Error::Length { expected: 2, found: 3, .. },
             ["input", "2", "3"]
         ),
         row!(
             "a gradient check of too few parameters",
             error(GradCheck::new().layer(&dense(2, 1), &[0.0; 2], &[0.0; 2])),
-            Error::Length {
-                expected: 3,
-                found: 2,
-                ..
-            },
+            Error::Length { expected: 3, found: 2, .. },
             ["parameters", "3", "2"]
         ),
         row!(
@@ -1389,17 +1034,8 @@ fn local_problems() -> Vec<Row> {
         row!(
             "a wrong derivative",
             {
-                let layer = Odd {
-                    slope: 2.0,
-                    claimed_slope: 3.0,
-                    ..odd(2, 2)
-                };
-                error(
-                    GradCheck::new()
-                        .layer(&layer, &[], &[1.0, 0.5])
-                        .unwrap()
-                        .require(1e-3),
-                )
+                let layer = Odd { slope: 2.0, claimed_slope: 3.0, ..odd(2, 2) };
+                error(GradCheck::new().layer(&layer, &[], &[1.0, 0.5]).unwrap().require(1e-3))
             },
             Error::WrongDerivative { .. },
             ["by vjp", "analytic", "numeric", "tolerance 1e-3"]

@@ -745,7 +745,12 @@ fn statement_11_a_trajectory_does_not_depend_on_the_batch() {
         }
     }
     // Widths at which libraries change their algorithm with the number of columns.
-    for dims in [[70, 65, 130, 10], [17, 200, 3, 2], [1, 64, 129, 5]] {
+    for dims in [
+        [70, 65, 130, 10],
+        [17, 200, 3, 2],
+        [1, 64, 129, 5],
+        [1, 1, 1, 2],
+    ] {
         let mut plan = Plan::uniform(&dims, Activation::Tanh, Output::CrossEntropy, 5);
         plan.examples = 9;
         statement_11_on::<f64>(&plan);

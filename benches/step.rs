@@ -1,7 +1,6 @@
 //! Time of one step on four nets: the decoupled step (E, every ∂E/∂θ and ∂E/∂z), and backprop.
 //!
-//! `cargo bench --bench step`; the nets are those of `docs/performance.md`. tanh, the last layer
-//! linear, squared error, `f32` unless the name says otherwise.
+//! `cargo bench --bench step`. tanh, the last layer linear, squared error.
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use layerwise::nalgebra::DMatrix;

@@ -1,6 +1,7 @@
 //! Backprop on the same circuit: the coupled baseline.
 
 use crate::circuit::{Batch, Circuit, Workspace};
+use crate::kernel::total;
 use crate::layer::Point;
 use crate::loss::Pair;
 use crate::{Scalar, Write};
@@ -58,6 +59,12 @@ impl<T: Scalar> Circuit<T> {
             Write::Set(&mut local.cotangent),
             &mut local.work,
         );
-        local.energies.iter().fold(T::zero(), |sum, &e| sum + e)
+        let loss = total(&local.energies);
+        // The only energy that this evaluation has.
+        for local in &mut workspace.locals {
+            local.energy = T::zero();
+        }
+        workspace.locals[last].energy = loss;
+        loss
     }
 }

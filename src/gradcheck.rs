@@ -2,13 +2,10 @@
 
 use std::fmt;
 
-use rand::SeedableRng;
-use rand::rngs::ChaCha8Rng;
-
 use crate::circuit::{LocalProblem, Workspace};
 use crate::decoupled::DecoupledCircuit;
 use crate::execution::Execution;
-use crate::init::add_noise;
+use crate::init::{Purpose, add_noise, generator};
 use crate::kernel::dot;
 use crate::layer::{Context, Layer, Point, parameter_count};
 use crate::loss::{Loss, Pair};
@@ -205,8 +202,7 @@ impl GradCheck {
     }
 
     fn normal<T: Scalar>(&self, stream: u64, length: usize) -> Vec<T> {
-        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-        rng.set_stream(stream);
+        let mut rng = generator(self.seed, Purpose::Check, stream);
         let mut values = vec![T::zero(); length];
         add_noise(&mut values, 1.0, &mut rng);
         values

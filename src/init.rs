@@ -1,7 +1,8 @@
 //! Initial values of parameters.
 
 use nalgebra::DMatrix;
-use rand::Rng;
+use rand::rngs::ChaCha8Rng;
+use rand::{Rng, SeedableRng};
 use rand_distr::{Distribution, StandardNormal, Uniform};
 
 use crate::{Error, Scalar};
@@ -156,6 +157,29 @@ impl Initializer {
             _ => Ok(self),
         }
     }
+}
+
+/// What random numbers are drawn for. Each purpose has streams of its own, so that equal seeds do
+/// not make, say, targets equal weights.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Purpose {
+    /// Initial parameters of layer t.
+    Parameters = 0,
+    /// Random targets, or noise on them, of layer t.
+    Targets = 1,
+    /// The projection onto layer t.
+    Projection = 2,
+    /// The order of the examples in epoch t.
+    Shuffle = 3,
+    /// Cotangents and directions of gradient checks.
+    Check = 4,
+}
+
+/// The generator of stream t of a purpose.
+pub(crate) fn generator(seed: u64, purpose: Purpose, t: u64) -> ChaCha8Rng {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream((purpose as u64) << 56 | t);
+    rng
 }
 
 /// values ← factor · draws.

@@ -24,8 +24,8 @@
 //! A batch is a `d × n` matrix, **one column an example**, column-major. Objectives and gradients
 //! are **sums** over examples, so that an example's targets move alike in every batch;
 //! parameter steps divide by the number of examples in the batch. Squared error is ½‖z − ẑ‖².
-//! Results have the same bits for every number of threads and every block of examples, in one
-//! build on one kind of processor.
+//! Results have the same bits for every number of threads, and an example's own results (predictions,
+//! gradients of its targets) for every block of examples, in one build on one kind of processor.
 //!
 //! # Where to start
 //!

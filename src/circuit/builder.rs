@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use rand::SeedableRng;
-use rand::rngs::ChaCha8Rng;
-
 use super::Circuit;
 use super::local_problem::{check_finite, check_weight};
+use crate::init::{Purpose, generator};
 use crate::layer::check_chain;
 use crate::layer::{Layer, parameter_count};
 use crate::loss::{Loss, SquaredError};
@@ -138,8 +136,7 @@ impl<T: Scalar> CircuitBuilder<T> {
             };
             own.try_reserve_exact(count).map_err(too_large)?;
             own.resize(count, T::zero());
-            let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-            rng.set_stream(t as u64);
+            let mut rng = generator(self.seed, Purpose::Parameters, t as u64);
             layer.initialize(&mut own, &mut rng);
             check_finite(Quantity::Parameter, t, own.len().max(1), &own)?;
             parameters.push(own);

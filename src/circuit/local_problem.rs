@@ -1,7 +1,7 @@
 //! The loss of one layer, which depends on nothing but that layer.
 
 use crate::circuit::workspace::LocalWorkspace;
-use crate::kernel::{all_finite, scale};
+use crate::kernel::{all_finite, scale, total};
 use crate::layer::{Context, Layer, Point, parameter_count};
 use crate::loss::{Loss, Pair};
 use crate::{Error, Quantity, Scalar, Write};
@@ -180,6 +180,10 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
     /// target z_{t+1} may have moved since.
     pub fn differentiate(&self, wanted: Wanted, workspace: &mut LocalWorkspace<T>) -> T {
         let w = workspace;
+        if w.prediction.len() != self.target.len() || w.d_input.len() != self.input.len() {
+            // The workspace of another problem has no prediction of this one.
+            self.predict(w);
+        }
         let pair = Pair {
             dim: self.layer.output_dim(),
             target: self.target,
@@ -202,7 +206,7 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
                 scale(&mut w.cotangent, self.weight);
             }
         }
-        w.energy = w.energies.iter().fold(T::zero(), |sum, &e| sum + e);
+        w.energy = total(&w.energies);
         if needs_cotangent {
             let wants_input = wanted.input && self.layer.input_differentiable();
             let at = Point {

@@ -15,7 +15,7 @@ pub use local_problem::{LocalGradients, LocalProblem, Wanted};
 pub use workspace::{LocalWorkspace, Workspace};
 
 use crate::execution::Execution;
-use crate::kernel::add_to;
+use crate::kernel::{add_to, total};
 use crate::layer::{Context, Layer};
 use crate::loss::Loss;
 use crate::{Error, Quantity, Scalar};
@@ -204,7 +204,7 @@ impl<T: Scalar> Circuit<T> {
             crate::Write::Skip,
             &mut work,
         );
-        Ok(values.into_iter().fold(T::zero(), |sum, v| sum + v))
+        Ok(total(&values))
     }
 
     pub(crate) fn check_inputs(&self, inputs: &DMatrix<T>) -> Result<(), Error> {

@@ -105,7 +105,8 @@ impl<T: Scalar> LocalWorkspace<T> {
         &self.d_input
     }
 
-    /// ∂ℓ_t/∂z_{t+1} of the last evaluation that wanted it, output_dim × n column-major.
+    /// ∂ℓ_t/∂z_{t+1} of the last evaluation that wanted it, output_dim × n column-major. After
+    /// [`Circuit::evaluate`] the next layer's part is added to it: it is ∂E/∂z_{t+1} then.
     pub fn target_gradient(&self) -> &[T] {
         &self.d_target
     }
@@ -117,7 +118,8 @@ impl<T: Scalar> LocalWorkspace<T> {
 #[derive(Debug, Clone)]
 pub struct Workspace<T> {
     pub(crate) locals: Vec<LocalWorkspace<T>>,
-    pub(crate) bound: Vec<T>,
+    /// Targets before the step of a solver that is under way.
+    pub(crate) previous: Vec<Vec<T>>,
 }
 
 impl<T: Scalar> Workspace<T> {
@@ -125,7 +127,7 @@ impl<T: Scalar> Workspace<T> {
     pub fn new(circuit: &Circuit<T>, batch: usize) -> Self {
         let mut workspace = Self {
             locals: Vec::new(),
-            bound: Vec::new(),
+            previous: Vec::new(),
         };
         workspace.fit(circuit);
         for (t, local) in workspace.locals.iter_mut().enumerate() {
@@ -139,8 +141,6 @@ impl<T: Scalar> Workspace<T> {
     pub(crate) fn fit(&mut self, circuit: &Circuit<T>) {
         self.locals
             .resize_with(circuit.depth(), LocalWorkspace::new);
-        let bound = circuit.layers().map(Layer::bound_scratch).max();
-        self.bound.resize(bound.unwrap_or(0), T::zero());
     }
 
     /// Results of layer t.
@@ -163,8 +163,12 @@ impl<T: Scalar> Workspace<T> {
     /// ∂E/∂z_t, t in 1..T, of the last [`Circuit::evaluate`] that wanted it, d_t × n column-major.
     ///
     /// # Panics
-    /// If t is not in 1..=T.
+    /// If t is not in 1..T.
     pub fn target_gradient(&self, t: usize) -> &[T] {
+        assert!(
+            0 < t && t < self.locals.len(),
+            "z_{t} is not an auxiliary target"
+        );
         &self.locals[t - 1].d_target
     }
 

@@ -61,7 +61,8 @@ pub struct Gradients<T: Scalar> {
     pub targets: Vec<DMatrix<T>>,
 }
 
-/// Bytes that a circuit and its training occupy.
+/// Bytes that a circuit and a workspace occupy; optimisers and solvers keep more of their own (Adam:
+/// twice the parameters).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryEstimate {
     /// z_1, …, z_{T−1}: n Σ_{t=1}^{T−1} d_t scalars.
@@ -428,12 +429,11 @@ impl<T: Scalar> DecoupledCircuit<T> {
                     + self.circuit.parameters(t).len()
             })
             .sum();
-        let bound = self.circuit.layers().map(|layer| layer.bound_scratch());
         Ok(MemoryEstimate {
             targets: scalar * n * (all - ends),
             data: scalar * n * ends,
             parameters: scalar * self.circuit.parameter_count(),
-            workspace: scalar * (workspace + bound.max().unwrap_or(0)),
+            workspace: scalar * workspace,
         })
     }
 

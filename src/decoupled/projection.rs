@@ -1,11 +1,9 @@
 //! Projected targets: every layer's target carries the input from the first step.
 
 use nalgebra::{DMatrix, DVector};
-use rand::SeedableRng;
-use rand::rngs::ChaCha8Rng;
 
 use crate::circuit::Circuit;
-use crate::init::orthonormal;
+use crate::init::{Purpose, generator, orthonormal};
 use crate::{Error, Scalar};
 
 /// A chain of random orthogonal projections of the input, one a hidden layer:
@@ -60,25 +58,26 @@ struct Standardisation<T: Scalar> {
 }
 
 impl<T: Scalar> Standardisation<T> {
+    /// Means and deviations in f64, whatever T: a constant unit must be seen to be constant.
     fn fit(values: &DMatrix<T>) -> Self {
-        let n = T::of(values.ncols() as f64);
-        let mean = values.column_sum() / n;
-        let factor = DVector::from_iterator(
-            values.nrows(),
-            values.row_iter().zip(mean.iter()).map(|(row, &mean)| {
-                let variance = row
-                    .iter()
-                    .fold(T::zero(), |s, &v| s + (v - mean) * (v - mean))
-                    / n;
-                let scale = mean.abs().max(T::one()) * T::default_epsilon();
-                if variance.sqrt() > scale {
-                    T::one() / variance.sqrt()
-                } else {
-                    T::zero()
-                }
-            }),
-        );
-        Self { mean, factor }
+        let n = values.ncols() as f64;
+        let (mut mean, mut factor) = (Vec::new(), Vec::new());
+        for row in values.row_iter() {
+            let own = row.iter().map(|v| v.as_f64()).sum::<f64>() / n;
+            let squares = row.iter().map(|v| (v.as_f64() - own).powi(2)).sum::<f64>();
+            let constant = row.iter().all(|&v| v == row[0]);
+            let deviation = (squares / n).sqrt();
+            mean.push(T::of(own));
+            factor.push(if constant || deviation == 0.0 {
+                T::zero()
+            } else {
+                T::of(1.0 / deviation)
+            });
+        }
+        Self {
+            mean: DVector::from_vec(mean),
+            factor: DVector::from_vec(factor),
+        }
     }
 
     fn apply(&self, values: &mut DMatrix<T>) {
@@ -107,8 +106,7 @@ impl<T: Scalar> Projection<T> {
         first.apply(&mut current);
         let mut links = Vec::new();
         for t in 1..circuit.depth() {
-            let mut rng = ChaCha8Rng::seed_from_u64(seed);
-            rng.set_stream(t as u64);
+            let mut rng = generator(seed, Purpose::Projection, t as u64);
             let q = orthonormal(dims[t], dims[t - 1], &mut rng).map(T::of);
             current = product(&q, &current);
             let standardisation = Standardisation::fit(&current);

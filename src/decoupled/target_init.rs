@@ -1,13 +1,12 @@
 //! Where auxiliary targets start.
 
 use nalgebra::DMatrix;
-use rand::SeedableRng;
 use rand::rngs::ChaCha8Rng;
 
 use super::projection::Projection;
 use crate::circuit::Circuit;
 use crate::circuit::local_problem::check_finite;
-use crate::init::add_noise;
+use crate::init::{Purpose, add_noise, generator};
 use crate::layer::Context;
 use crate::{Error, Quantity, Scalar};
 
@@ -126,9 +125,7 @@ fn forward<T: Scalar>(circuit: &Circuit<T>, inputs: &DMatrix<T>) -> Vec<Vec<T>> 
 }
 
 fn stream(seed: u64, t: usize) -> ChaCha8Rng {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    rng.set_stream(t as u64);
-    rng
+    generator(seed, Purpose::Targets, t as u64)
 }
 
 fn check_std(option: &'static str, std: f64) -> Result<f64, Error> {

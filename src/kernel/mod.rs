@@ -9,6 +9,7 @@ mod reduction;
 
 pub(crate) use reduction::{
     add_to, all_finite, dot, fill_columns, multiply, row_sums, scale, squared_distance, subtract,
+    total,
 };
 
 /// Where a kernel writes its result: nowhere, over what was there, or added to it.

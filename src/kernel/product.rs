@@ -78,7 +78,7 @@ where
     T: Scalar + backend::Element,
 {
     let (m, k, n) = shape(&out, &a, &b);
-    let narrow = n < backend::least_columns(m, k, a.transposed);
+    let narrow = n < backend::least_columns(m, k);
     // A transposed right factor is a sum over examples (G Zᵀ): its columns are no examples.
     if m * n * k == 0 || backend::prefers_loops(m, k) || (narrow && b.transposed) {
         return by_loops(out, a, b);
@@ -111,7 +111,7 @@ where
         if left > 0 && left < backend::LEAST_ROWS {
             rows -= backend::LEAST_ROWS;
         }
-        let times = backend::least_columns(rows, k, a.transposed);
+        let times = backend::least_columns(rows, k);
         let panel = &mut panel[..rows * times];
         let to = &mut out[start..start + rows];
         if add {
@@ -143,14 +143,14 @@ mod backend {
     pub(super) const LEAST_ROWS: usize = 2;
 
     /// Products of this many multiplications or fewer take faer's path for tiny matrices, which
-    /// sums long rows of a transposed left factor in another order than the main path.
+    /// sums long rows in another order than the main path.
     const TINY: usize = 16 * 16 * 16;
     /// Rows of at most this length are summed alike on both paths.
     const SHORT: usize = 64;
 
     /// Fewest columns for which the product takes the path of all wider ones.
-    pub(super) fn least_columns(rows: usize, inner: usize, transposed: bool) -> usize {
-        if transposed && inner > SHORT && rows > 1 {
+    pub(super) fn least_columns(rows: usize, inner: usize) -> usize {
+        if inner > SHORT && rows > 1 {
             (TINY / (rows * inner) + 1).max(2)
         } else {
             2
@@ -211,7 +211,7 @@ mod backend {
     pub(super) const LEAST_ROWS: usize = SMALL + 1;
 
     /// Fewest columns for which the product takes the path of all wider ones.
-    pub(super) fn least_columns(_rows: usize, _inner: usize, _transposed: bool) -> usize {
+    pub(super) fn least_columns(_rows: usize, _inner: usize) -> usize {
         SMALL + 1
     }
 

@@ -30,6 +30,21 @@ fn sum<T: Zero + Copy + AddAssign>(n: usize, term: impl Fn(usize) -> T) -> T {
         .fold(T::zero(), |total, lane| total + lane)
 }
 
+/// Values that are summed before their sum is added to the others: keeps the error of a long sum
+/// small in `f32`.
+const BLOCK: usize = 4096;
+
+/// Σ aᵢ.
+pub(crate) fn total<T: Scalar>(a: &[T]) -> T {
+    vectorise(
+        #[inline(always)]
+        || {
+            let blocks = a.chunks(BLOCK).map(|block| sum(block.len(), |i| block[i]));
+            blocks.fold(T::zero(), |total, block| total + block)
+        },
+    )
+}
+
 /// Σ aᵢ bᵢ.
 pub(crate) fn dot<T: Scalar>(a: &[T], b: &[T]) -> T {
     let n = a.len().min(b.len());

@@ -13,7 +13,7 @@ use crate::{Error, Matrix, Scalar, Write};
 /// own.
 ///
 /// Parameters: W (output × input, column-major), then b (output) unless the layer has no bias. W
-/// decays under weight decay, b does not. Initial values: W from N(0, 1/fan_in), or N(0, 2/fan_in)
+/// is marked as subject to weight decay, b is not. Initial values: W from N(0, 1/fan_in), or N(0, 2/fan_in)
 /// for ReLU, leaky ReLU, GELU and SiLU; b zero.
 ///
 /// # Examples
@@ -281,20 +281,23 @@ impl<T: Scalar> Layer<T> for Dense {
             (w.t(), w)
         };
         T::matmul(Write::Set(b), left, right);
-        // Scaled to norm 1 before each squaring, so that nothing overflows: with c_k the norms,
-        // ‖B⁴‖_F^¼ = (c_0⁴ c_1² c_2)^¼.
+        // Scaled before every squaring, so that nothing overflows or vanishes: with c_k the scales,
+        // ‖B⁴‖_F^¼ = c_0 c_1^½ c_2^¼ for norms, and alike for the largest entries.
         let mut bound = T::one();
         let mut power = T::one();
         let (mut current, mut next) = (b, square);
         for k in 0..3 {
-            let norm = dot(current, current).sqrt();
-            if !norm.is_finite() {
-                return None;
+            let largest = current.iter().fold(T::zero(), |top, b| top.max(b.abs()));
+            if !largest.is_finite() {
+                // Overflow, not the lack of a bound.
+                return Some(largest);
             }
-            if norm.is_zero() {
+            if largest.is_zero() {
                 return Some(T::zero());
             }
-            bound *= norm.powf(power);
+            scale(current, T::one() / largest);
+            let norm = dot(current, current).sqrt();
+            bound *= (largest * norm).powf(power);
             power *= T::of(0.5);
             if k < 2 {
                 scale(current, T::one() / norm);
@@ -304,8 +307,10 @@ impl<T: Scalar> Layer<T> for Dense {
             }
         }
         let slope = T::of(self.activation.lipschitz());
-        // Room for the rounding of the products above.
-        Some(bound * slope * slope * T::of(1.0 + 1e-5))
+        // Room for the rounding of the sums above.
+        let terms = T::of(8.0 * (self.input_dim + self.output_dim) as f64);
+        let room = T::one() + terms * T::default_epsilon();
+        Some(bound * slope * slope * room)
     }
 
     fn target_range(&self) -> (f64, f64) {

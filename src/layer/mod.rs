@@ -60,7 +60,7 @@ pub struct ParameterGroup {
     pub fan_in: usize,
     /// Units that read each unit.
     pub fan_out: usize,
-    /// Whether weight decay applies (biases and scales usually do not decay).
+    /// Whether an optimiser with weight decay should decay it (not biases and scales, usually).
     pub decays: bool,
 }
 
@@ -218,7 +218,8 @@ pub(crate) fn validate<T: Scalar>(layer: &dyn Layer<T>, number: usize) -> Result
     }
     let mut expected = 0;
     for group in layer.parameters() {
-        let size = group.shape.iter().product();
+        let product = |size: usize, &extent| size.saturating_mul(extent);
+        let size = group.shape.iter().fold(1, product);
         if group.range.start != expected || group.range.len() != size {
             return Err(Error::ParameterLayout {
                 layer: number,

@@ -74,11 +74,13 @@ impl<T: Scalar> Optimizer<T> for Adam {
         let (beta1, beta2) = (T::of(self.beta1), T::of(self.beta2));
         let (rest1, rest2) = (T::of(1.0 - self.beta1), T::of(1.0 - self.beta2));
         let epsilon = T::of(self.epsilon);
+        let mean = T::of(step.gradient_factor);
         let (m, v) = state.split_at_mut(values.len());
         vectorise(
             #[inline(always)]
             || {
                 for (((x, &g), m), v) in values.iter_mut().zip(gradient).zip(m).zip(v) {
+                    let g = mean * g;
                     *m = beta1 * *m + rest1 * g;
                     *v = beta2 * *v + rest2 * (g * g);
                     *x -= rate * *m / (v.sqrt() * root + epsilon);

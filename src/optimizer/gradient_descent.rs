@@ -53,17 +53,18 @@ impl<T: Scalar> Optimizer<T> for GradientDescent {
     fn update(&self, step: Step, values: &mut [T], gradient: &[T], state: &mut [T]) {
         let rate = T::of(self.rate * step.factor);
         let momentum = T::of(self.momentum);
+        let mean = T::of(step.gradient_factor);
         let plain = self.momentum == 0.0;
         vectorise(
             #[inline(always)]
             || {
                 if plain {
                     for (x, &g) in values.iter_mut().zip(gradient) {
-                        *x -= rate * g;
+                        *x -= rate * (mean * g);
                     }
                 } else {
                     for ((x, &g), v) in values.iter_mut().zip(gradient).zip(state) {
-                        *v = momentum * *v + g;
+                        *v = momentum * *v + mean * g;
                         *x -= rate * *v;
                     }
                 }

@@ -18,12 +18,27 @@ pub struct Step {
     pub number: u64,
     /// Factor of the learning rate, from the schedule.
     pub factor: f64,
+    /// Factor of the gradient: 1/n turns a sum over a batch into its mean.
+    pub gradient_factor: f64,
 }
 
 impl Step {
-    /// Step `number`, counted from 1, with the learning rate times `factor`.
+    /// Step `number`, counted from 1, with the learning rate times `factor`, along the gradient as
+    /// it is.
     pub fn new(number: u64, factor: f64) -> Self {
-        Self { number, factor }
+        Self {
+            number,
+            factor,
+            gradient_factor: 1.0,
+        }
+    }
+
+    /// The same step along the gradient times `gradient_factor`.
+    pub fn with_gradient_factor(self, gradient_factor: f64) -> Self {
+        Self {
+            gradient_factor,
+            ..self
+        }
     }
 }
 
@@ -36,7 +51,8 @@ pub trait Optimizer<T: Scalar>: Debug + Send + Sync {
     /// State values for each value.
     fn slots(&self) -> usize;
 
-    /// Updates `values` along `gradient`; `state` holds `slots()` arrays of the length of `values`,
+    /// Updates `values` along `gradient` (times the step's factor), each value by its own gradient
+    /// and state alone: a caller may pass any part of a vector. `state` holds `slots()` arrays of the length of `values`,
     /// one after another.
     fn update(&self, step: Step, values: &mut [T], gradient: &[T], state: &mut [T]);
 }

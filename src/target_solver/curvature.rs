@@ -1,6 +1,6 @@
 //! Steps that the curvature of E bounds.
 
-use crate::circuit::{Circuit, Workspace};
+use crate::circuit::Circuit;
 use crate::{Error, Scalar};
 
 /// Length of a gradient step on z.
@@ -55,26 +55,62 @@ pub(crate) struct Curvature<T> {
     pub(crate) blocks: Vec<T>,
     /// Couplings of (z_1, z_2), …, (z_{T−2}, z_{T−1}).
     couplings: Vec<T>,
+    /// The μ_t that the bounds were computed with.
+    penalties: Vec<T>,
+    work: Vec<T>,
+    /// The bounds are computed in every so many calls of `refresh`.
+    every: u64,
+    calls: u64,
 }
 
 impl<T: Scalar> Curvature<T> {
-    /// Before the first update.
+    /// Bounds that are computed anew in every 10th call.
     pub(crate) fn new() -> Self {
         Self {
             blocks: Vec::new(),
             couplings: Vec::new(),
+            penalties: Vec::new(),
+            work: Vec::new(),
+            every: 10,
+            calls: 0,
         }
     }
 
-    /// Computes the bounds at the circuit's parameters.
-    pub(crate) fn update(
-        &mut self,
-        circuit: &Circuit<T>,
-        workspace: &mut Workspace<T>,
-    ) -> Result<(), Error> {
+    pub(crate) fn with_every(mut self, option: &'static str, calls: u64) -> Result<Self, Error> {
+        if calls == 0 {
+            return Err(Error::InvalidOption {
+                option,
+                value: 0.0,
+                allowed: "at least 1",
+            });
+        }
+        self.every = calls;
+        Ok(self)
+    }
+
+    /// Forgets the bounds.
+    pub(crate) fn reset(&mut self) {
+        self.calls = 0;
+    }
+
+    /// Brings the bounds up to date: in every so many calls, and whenever μ or the depth changed.
+    pub(crate) fn refresh(&mut self, circuit: &Circuit<T>) -> Result<(), Error> {
+        let stale = self.calls.is_multiple_of(self.every);
+        if stale || self.penalties != circuit.penalties() {
+            self.calls = 0;
+            self.compute(circuit)?;
+        }
+        self.calls += 1;
+        Ok(())
+    }
+
+    fn compute(&mut self, circuit: &Circuit<T>) -> Result<(), Error> {
         self.blocks.clear();
         self.couplings.clear();
-        workspace.fit(circuit);
+        self.penalties.clear();
+        self.penalties.extend_from_slice(circuit.penalties());
+        let longest = circuit.layers().map(|layer| layer.bound_scratch()).max();
+        self.work.resize(longest.unwrap_or(0), T::zero());
         let missing = |of, layer| Error::NoCurvatureBound { of, layer };
         let loss_bound = |t: usize| {
             let bound = circuit.loss(t).curvature_bound();
@@ -82,7 +118,7 @@ impl<T: Scalar> Curvature<T> {
         };
         for t in 1..circuit.depth() {
             let layer = circuit.layer(t);
-            let own = &mut workspace.bound[..layer.bound_scratch()];
+            let own = &mut self.work[..layer.bound_scratch()];
             let jacobian = layer
                 .curvature_bound(circuit.parameters(t), own)
                 .ok_or(missing("the layer", t))?;

@@ -46,6 +46,17 @@ impl<T: Scalar> SynchronousDescent<T> {
         })
     }
 
+    /// The same with the bounds computed anew in every k-th call (default 10): 1 follows the
+    /// weights exactly, more saves time when they change slowly.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for 0.
+    pub fn with_bound_every(mut self, calls: u64) -> Result<Self, Error> {
+        let option = "SynchronousDescent::bound_every";
+        self.curvature = self.curvature.with_every(option, calls)?;
+        Ok(self)
+    }
+
     /// K = `steps` steps of another rule, whose own learning rate is the step: momentum, Adam, ….
     pub fn with_rule(steps: u64, rule: impl Optimizer<T> + 'static) -> Self {
         Self {
@@ -59,6 +70,10 @@ impl<T: Scalar> SynchronousDescent<T> {
 }
 
 impl<T: Scalar> TargetSolver<T> for SynchronousDescent<T> {
+    fn reset(&mut self) {
+        self.curvature.reset();
+    }
+
     fn solve(&mut self, problem: &mut TargetProblem<'_, '_, T>) -> Result<SolveReport, Error> {
         let hidden = problem.circuit.depth() - 1;
         let factor = match self.step {
@@ -66,7 +81,7 @@ impl<T: Scalar> TargetSolver<T> for SynchronousDescent<T> {
             None => 1.0,
             Some(StepSize::Fixed(step)) => step,
             Some(StepSize::Bounded { margin }) => {
-                self.curvature.update(problem.circuit, problem.workspace)?;
+                self.curvature.refresh(problem.circuit)?;
                 margin / self.curvature.whole().as_f64()
             }
         };
@@ -83,10 +98,13 @@ impl<T: Scalar> TargetSolver<T> for SynchronousDescent<T> {
                 problem.check_target_gradient(t, k)?;
             }
             let step = Step::new(k + 1, factor);
-            let rule = &self.rule;
-            problem.update_all(&mut self.states, |z, gradient, state| {
-                rule.update(step, z, gradient, state);
-            });
+            let (rule, states) = (&self.rule, &mut self.states);
+            problem.attempt(k, |problem| {
+                problem.update_all(states, |z, gradient, state| {
+                    rule.update(step, z, gradient, state);
+                });
+                Ok(())
+            })?;
         }
         Ok(SolveReport { steps: self.steps })
     }

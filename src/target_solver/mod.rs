@@ -12,7 +12,7 @@ pub use reverse_sweep::ReverseSweep;
 
 use crate::circuit::{Batch, BatchMut, Circuit, Workspace};
 use crate::execution::Execution;
-use crate::kernel::add_to;
+use crate::kernel::{add_to, all_finite};
 use crate::{Error, Quantity, Scalar, Wanted};
 
 /// What a solver did.
@@ -71,21 +71,75 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
         self.batch.target_mut(t)
     }
 
+    /// z_t to be changed, beside ∂E/∂z_t of the last [`TargetProblem::evaluate`] or
+    /// [`TargetProblem::target_gradient`].
+    ///
+    /// # Panics
+    /// If t is not in 1..T.
+    pub fn target_and_gradient(&mut self, t: usize) -> (&mut [T], &[T]) {
+        self.predicted = false;
+        let gradient = self.workspace.target_gradient(t);
+        (self.batch.target_mut(t), gradient)
+    }
+
     /// Results of the last evaluation.
     pub fn workspace(&self) -> &Workspace<T> {
         self.workspace
     }
 
     /// Sets every z_t to ẑ_t of the plain forward pass.
-    pub fn refresh(&mut self) {
-        let batch = self.batch.view();
-        self.circuit.forward_pass(batch, self.workspace);
-        for t in 1..self.circuit.depth() {
-            self.batch
-                .target_mut(t)
-                .copy_from_slice(&self.workspace.locals[t - 1].prediction);
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] if a prediction is not finite; the targets are unchanged then.
+    pub fn refresh(&mut self) -> Result<(), Error> {
+        self.circuit.forward_pass(self.batch.view(), self.workspace);
+        let hidden = 1..self.circuit.depth();
+        for t in hidden.clone() {
+            let prediction = &self.workspace.locals[t - 1].prediction;
+            check_finite(Quantity::Prediction, t, 0, prediction)?;
+        }
+        for t in hidden {
+            let prediction = &self.workspace.locals[t - 1].prediction;
+            self.batch.target_mut(t).copy_from_slice(prediction);
         }
         self.predicted = true;
+        Ok(())
+    }
+
+    /// Makes one step of a solver as a whole or not at all: if `step` fails, or leaves a target
+    /// that is not finite, all targets are put back.
+    ///
+    /// # Errors
+    /// That of `step`, or [`Error::NonFinite`] with `number`.
+    pub fn attempt(
+        &mut self,
+        number: u64,
+        step: impl FnOnce(&mut Self) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let hidden = 1..self.circuit.depth();
+        let previous = &mut self.workspace.previous;
+        previous.resize_with(hidden.len(), Vec::new);
+        for (t, previous) in hidden.clone().zip(previous) {
+            previous.clear();
+            previous.extend_from_slice(self.batch.target_mut(t));
+        }
+        let result = step(self).and_then(|()| {
+            hidden
+                .into_iter()
+                .try_for_each(|t| check_finite(Quantity::Target, t, number, self.batch.view().z(t)))
+        });
+        if result.is_err() {
+            self.put_back();
+        }
+        result
+    }
+
+    /// Undoes the last [`TargetProblem::attempt`].
+    pub(crate) fn put_back(&mut self) {
+        self.predicted = false;
+        for (t, previous) in (1..).zip(&self.workspace.previous) {
+            self.batch.target_mut(t).copy_from_slice(previous);
+        }
     }
 
     /// Computes every ẑ_{t+1} = f_t(z_t, θ_t), unless they are current.
@@ -142,7 +196,7 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
 
     /// Applies `change(z_t, ∂E/∂z_t, state)` to every t in 1..T, as `execution` schedules it, with
     /// one item of `states` a layer.
-    pub(crate) fn update_all<S: Send>(
+    pub fn update_all<S: Send>(
         &mut self,
         states: &mut [S],
         change: impl Fn(&mut [T], &[T], &mut S) + Sync,
@@ -155,16 +209,33 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
         });
     }
 
-    pub(crate) fn check_target_gradient(&self, t: usize, step: u64) -> Result<(), Error> {
-        if crate::kernel::all_finite(self.workspace.target_gradient(t)) {
-            return Ok(());
-        }
-        Err(Error::NonFinite {
-            quantity: Quantity::TargetGradient,
-            layer: t,
-            step,
-        })
+    /// Whether ∂E/∂z_t in the workspace is finite.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] with `step`.
+    ///
+    /// # Panics
+    /// If t is not in 1..T.
+    pub fn check_target_gradient(&self, t: usize, step: u64) -> Result<(), Error> {
+        let gradient = self.workspace.target_gradient(t);
+        check_finite(Quantity::TargetGradient, t, step, gradient)
     }
+}
+
+fn check_finite<T: Scalar>(
+    quantity: Quantity,
+    layer: usize,
+    step: u64,
+    values: &[T],
+) -> Result<(), Error> {
+    if all_finite(values) {
+        return Ok(());
+    }
+    Err(Error::NonFinite {
+        quantity,
+        layer,
+        step,
+    })
 }
 
 /// A method that lowers E over the auxiliary targets of one batch.
@@ -177,7 +248,8 @@ pub trait TargetSolver<T: Scalar>: Debug + Send {
     /// Moves the targets.
     ///
     /// # Errors
-    /// [`Error::NonFinite`] if an energy or a gradient is not finite; the targets are then those
-    /// of the last completed step. Solvers may add errors of their own.
+    /// [`Error::NonFinite`] if an energy, a gradient or a new target is not finite; the targets are
+    /// then those of the last completed step ([`TargetProblem::attempt`] makes that easy). Solvers
+    /// may add errors of their own.
     fn solve(&mut self, problem: &mut TargetProblem<'_, '_, T>) -> Result<SolveReport, Error>;
 }

@@ -21,9 +21,7 @@ use crate::{Error, Scalar};
 pub struct ReverseSweep<T: Scalar> {
     sweeps: u64,
     step: StepSize,
-    bound_every: u64,
     curvature: Curvature<T>,
-    calls: u64,
 }
 
 impl<T: Scalar> ReverseSweep<T> {
@@ -33,9 +31,7 @@ impl<T: Scalar> ReverseSweep<T> {
         Self {
             sweeps,
             step: StepSize::Bounded { margin: 1.0 },
-            bound_every: 10,
             curvature: Curvature::new(),
-            calls: 0,
         }
     }
 
@@ -54,46 +50,43 @@ impl<T: Scalar> ReverseSweep<T> {
     /// # Errors
     /// [`Error::InvalidOption`] for 0.
     pub fn with_bound_every(mut self, calls: u64) -> Result<Self, Error> {
-        if calls == 0 {
-            return Err(Error::InvalidOption {
-                option: "ReverseSweep::bound_every",
-                value: 0.0,
-                allowed: "at least 1",
-            });
-        }
-        self.bound_every = calls;
+        let option = "ReverseSweep::bound_every";
+        self.curvature = self.curvature.with_every(option, calls)?;
         Ok(self)
     }
 }
 
 impl<T: Scalar> TargetSolver<T> for ReverseSweep<T> {
     fn reset(&mut self) {
-        self.calls = 0;
+        self.curvature.reset();
     }
 
     fn solve(&mut self, problem: &mut TargetProblem<'_, '_, T>) -> Result<SolveReport, Error> {
         let hidden = problem.circuit.depth() - 1;
         if let StepSize::Bounded { .. } = self.step {
-            if self.calls.is_multiple_of(self.bound_every) {
-                self.curvature.update(problem.circuit, problem.workspace)?;
-            }
-            self.calls += 1;
+            self.curvature.refresh(problem.circuit)?;
         }
         for sweep in 0..self.sweeps {
             problem.predict();
-            for t in (1..=hidden).rev() {
-                problem.target_gradient(t);
-                problem.check_target_gradient(t, sweep)?;
-                let step = match self.step {
-                    StepSize::Fixed(step) => T::of(step),
-                    StepSize::Bounded { margin } => T::of(margin) / self.curvature.blocks[t - 1],
-                };
-                let gradient = &problem.workspace.locals[t - 1].d_target;
-                for (z, &g) in problem.batch.target_mut(t).iter_mut().zip(gradient) {
-                    *z -= step * g;
+            problem.attempt(sweep, |problem| {
+                for t in (1..=hidden).rev() {
+                    problem.target_gradient(t);
+                    problem.check_target_gradient(t, sweep)?;
+                    let step = match self.step {
+                        StepSize::Fixed(step) => T::of(step),
+                        StepSize::Bounded { margin } => {
+                            T::of(margin) / self.curvature.blocks[t - 1]
+                        }
+                    };
+                    // The predictions stay those of the sweep's start.
+                    let gradient = &problem.workspace.locals[t - 1].d_target;
+                    for (z, &g) in problem.batch.target_mut(t).iter_mut().zip(gradient) {
+                        *z -= step * g;
+                    }
                 }
-            }
-            problem.predicted = false;
+                problem.predicted = false;
+                Ok(())
+            })?;
         }
         Ok(SolveReport { steps: self.sweeps })
     }

@@ -90,7 +90,7 @@ impl<T: Scalar> Scheme<T> for Alternating<T> {
     fn visit(&mut self, visit: &mut Visit<'_, '_, T>) -> Result<T, Error> {
         let mut problem = visit.target_problem();
         if self.policy == TargetPolicy::Refreshed {
-            problem.refresh();
+            problem.refresh()?;
         }
         if let Some(solver) = &mut self.solver {
             solver.solve(&mut problem)?;

@@ -1,5 +1,6 @@
 //! The proposal's own scheme: θ and z descend together.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::visit::{Scheme, Visit};
@@ -26,11 +27,11 @@ pub struct JointDescent<T: Scalar> {
     memory: ExampleMemory<T>,
 }
 
-/// Optimiser state by example: column c belongs to `ids[c]`.
+/// Optimiser state by example, in columns that are handed out as examples appear.
 #[derive(Debug, Clone)]
 struct ExampleMemory<T> {
-    /// In increasing order.
-    ids: Vec<u64>,
+    column_of: HashMap<u64, usize>,
+    /// Steps of each column.
     steps: Vec<u64>,
     /// One array a hidden layer; an example's slots stand together.
     states: Vec<Vec<T>>,
@@ -41,7 +42,7 @@ struct ExampleMemory<T> {
 impl<T: Scalar> ExampleMemory<T> {
     fn new() -> Self {
         Self {
-            ids: Vec::new(),
+            column_of: HashMap::new(),
             steps: Vec::new(),
             states: Vec::new(),
             columns: Vec::new(),
@@ -50,22 +51,17 @@ impl<T: Scalar> ExampleMemory<T> {
 
     /// Finds the columns of `ids`, making room for examples not seen before. `lengths` are the
     /// state lengths of one example, by hidden layer.
-    fn locate(&mut self, ids: &[u64], lengths: impl Iterator<Item = usize> + Clone) {
-        self.states.resize(lengths.clone().count(), Vec::new());
+    fn locate(&mut self, ids: &[u64], lengths: impl ExactSizeIterator<Item = usize>) {
         self.columns.clear();
         for &id in ids {
-            if let Err(place) = self.ids.binary_search(&id) {
-                self.ids.insert(place, id);
-                self.steps.insert(place, 0);
-                for (state, length) in self.states.iter_mut().zip(lengths.clone()) {
-                    let start = place * length;
-                    state.splice(start..start, std::iter::repeat_n(T::zero(), length));
-                }
-            }
+            let next = self.column_of.len();
+            self.columns.push(*self.column_of.entry(id).or_insert(next));
         }
-        for id in ids {
-            let column = self.ids.binary_search(id).expect("every id is known now");
-            self.columns.push(column);
+        let count = self.column_of.len();
+        self.steps.resize(count, 0);
+        self.states.resize_with(lengths.len(), Vec::new);
+        for (state, length) in self.states.iter_mut().zip(lengths) {
+            state.resize(count * length, T::zero());
         }
     }
 }
@@ -86,32 +82,29 @@ impl<T: Scalar> Scheme<T> for JointDescent<T> {
     }
 
     fn visit(&mut self, visit: &mut Visit<'_, '_, T>) -> Result<T, Error> {
-        let step = visit.steps();
+        let number = visit.steps();
         let mut problem = visit.target_problem();
         let energy = problem.evaluate(true, true);
         let hidden = 1..problem.circuit().depth();
         for t in hidden.clone() {
-            problem.check_target_gradient(t, step)?;
+            problem.check_target_gradient(t, number)?;
         }
-        // The gradients of z stand in the workspace; a θ-step that fails leaves z alone.
-        visit.step_parameters()?;
-        let (rule, memory) = (&self.rule, &mut self.memory);
-        let slots = rule.slots();
-        let dims = visit.circuit.dims()[hidden].iter();
-        let lengths = dims.map(|&dim| slots * dim);
-        memory.locate(visit.batch.ids, lengths);
+        let (rule, slots) = (&self.rule, self.rule.slots());
+        let lengths = problem.circuit().dims()[hidden].iter();
+        let lengths = lengths.map(|&dim| slots * dim);
+        self.memory.locate(problem.batch().examples(), lengths);
         let ExampleMemory {
             steps,
             states,
             columns,
             ..
-        } = memory;
+        } = &mut self.memory;
         for &column in columns.iter() {
             steps[column] += 1;
         }
-        visit
-            .target_problem()
-            .update_all(states, |z, gradient, state| {
+        // Both gradients stand in the workspace, so the order of the two updates is free.
+        problem.attempt(number, |problem| {
+            problem.update_all(states, |z, gradient, state| {
                 let dim = z.len() / columns.len();
                 let targets = z.chunks_exact_mut(dim).zip(gradient.chunks_exact(dim));
                 for (&column, (z, gradient)) in columns.iter().zip(targets) {
@@ -119,6 +112,12 @@ impl<T: Scalar> Scheme<T> for JointDescent<T> {
                     rule.update(Step::new(steps[column], 1.0), z, gradient, own);
                 }
             });
+            Ok(())
+        })?;
+        if let Err(error) = visit.step_parameters() {
+            visit.target_problem().put_back();
+            return Err(error);
+        }
         Ok(energy)
     }
 }

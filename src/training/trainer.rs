@@ -4,8 +4,6 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rand::SeedableRng;
-use rand::rngs::ChaCha8Rng;
 use rand::seq::SliceRandom;
 
 use super::report::{EpochRecord, Progress, StopReason, TrainingReport};
@@ -14,6 +12,7 @@ use crate::circuit::Workspace;
 use crate::decoupled::DecoupledCircuit;
 use crate::decoupled::examples::{Chosen, Gathered, lend};
 use crate::execution::Execution;
+use crate::init::{Purpose, generator};
 use crate::kernel::squared_distance;
 use crate::optimizer::Optimizer;
 use crate::schedule::Schedule;
@@ -196,7 +195,7 @@ impl<T: Scalar> Trainer<T> {
         let start = Instant::now();
         let n = model.examples().len();
         let size = self.batch_size.unwrap_or(n).min(n);
-        let total = self.epochs * n.div_ceil(size) as u64;
+        let total = self.epochs as f64 * n.div_ceil(size) as f64;
         let mut optimizer = ParameterOptimizer::new(self.rule.clone(), &model.circuit);
         let mut workspace = Workspace::new(&model.circuit, size);
         let mut gathered = Gathered::new(model.circuit.depth());
@@ -206,11 +205,13 @@ impl<T: Scalar> Trainer<T> {
         let mut visits = 0;
         for epoch in 1..=self.epochs {
             if size < n {
-                let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-                rng.set_stream(epoch);
-                order.shuffle(&mut rng);
+                // From the natural order, so that an epoch's order depends on nothing before it.
+                for (i, place) in order.iter_mut().enumerate() {
+                    *place = i;
+                }
+                order.shuffle(&mut generator(self.seed, Purpose::Shuffle, epoch));
             }
-            let mut objective = T::zero();
+            let mut objective = 0.0;
             let mut factor = 1.0;
             for chunk in order.chunks(size) {
                 let chosen = if size == n {
@@ -218,7 +219,7 @@ impl<T: Scalar> Trainer<T> {
                 } else {
                     Chosen::Scattered(chunk)
                 };
-                factor = self.schedule.factor(visits as f64 / total as f64);
+                factor = self.schedule.factor(visits as f64 / total);
                 let DecoupledCircuit { circuit, examples } = &mut *model;
                 let value = lend(examples, &chosen, visits, &mut gathered, |mut batch| {
                     self.scheme.visit(&mut Visit {
@@ -230,7 +231,8 @@ impl<T: Scalar> Trainer<T> {
                         execution,
                     })
                 });
-                objective += value.map_err(|error| at_step(error, optimizer.steps))?;
+                let value = value.map_err(|error| at_step(error, optimizer.steps))?;
+                objective += value.as_f64();
                 visits += 1;
             }
             let measured = self.measure_every != 0 && epoch.is_multiple_of(self.measure_every);
@@ -243,7 +245,7 @@ impl<T: Scalar> Trainer<T> {
             let record = EpochRecord {
                 epoch,
                 steps: optimizer.steps,
-                objective: objective / T::of(n as f64),
+                objective: T::of(objective / n as f64),
                 composed_loss,
                 gap,
                 factor,
@@ -290,16 +292,17 @@ fn measure<T: Scalar>(
 ) -> (T, T) {
     let n = model.examples().len();
     let circuit = &model.circuit;
-    let (mut loss, mut squares) = (T::zero(), T::zero());
+    let (mut loss, mut squares) = (0.0, 0.0);
     for start in (0..n).step_by(size) {
         let batch = model.examples.run(start..(start + size).min(n), 0, false);
         circuit.forward_pass(batch, workspace);
-        loss += circuit.output_error(batch, workspace);
+        loss += circuit.output_error(batch, workspace).as_f64();
         circuit.predict_locally(batch, workspace, execution);
         for t in 1..circuit.depth() {
-            squares += squared_distance(batch.z(t), &workspace.locals[t - 1].prediction);
+            let prediction = &workspace.locals[t - 1].prediction;
+            squares += squared_distance(batch.z(t), prediction).as_f64();
         }
     }
-    let n = T::of(n as f64);
-    (loss / n, (squares / n).sqrt())
+    let n = n as f64;
+    (T::of(loss / n), T::of((squares / n).sqrt()))
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::circuit::{Batch, BatchMut, Circuit, Workspace};
 use crate::execution::Execution;
-use crate::kernel::scale;
+use crate::kernel::all_finite;
 use crate::optimizer::{Optimizer, Step};
 use crate::target_solver::TargetProblem;
 use crate::{Error, Quantity, Scalar};
@@ -31,6 +31,7 @@ pub trait Scheme<T: Scalar>: Debug + Send {
 #[derive(Debug, Clone)]
 pub(crate) struct ParameterOptimizer<T: Scalar> {
     rule: Arc<dyn Optimizer<T>>,
+    /// Of each layer the rule's state, then room for the parameters before a step.
     states: Vec<Vec<T>>,
     /// Completed steps.
     pub(crate) steps: u64,
@@ -39,7 +40,7 @@ pub(crate) struct ParameterOptimizer<T: Scalar> {
 impl<T: Scalar> ParameterOptimizer<T> {
     pub(crate) fn new(rule: Arc<dyn Optimizer<T>>, circuit: &Circuit<T>) -> Self {
         let states = (0..circuit.depth())
-            .map(|t| vec![T::zero(); rule.slots() * circuit.parameters(t).len()])
+            .map(|t| vec![T::zero(); (rule.slots() + 1) * circuit.parameters(t).len()])
             .collect();
         Self {
             rule,
@@ -112,23 +113,33 @@ impl<'b, T: Scalar> Visit<'_, 'b, T> {
     /// number of examples, so that the learning rate means the same for every batch size.
     ///
     /// # Errors
-    /// [`Error::NonFinite`] for an energy or gradient that is not finite; no θ_t is changed then.
+    /// [`Error::NonFinite`] for an energy, gradient or new parameter that is not finite; no θ_t is
+    /// changed then.
     pub fn step_parameters(&mut self) -> Result<(), Error> {
         let steps = self.optimizer.steps;
         self.workspace.check_energies(steps)?;
         self.workspace.check_parameter_gradients(steps)?;
-        let mean = T::one() / T::of(self.batch.ids.len() as f64);
-        let locals = &mut self.workspace.locals;
-        self.execution.for_each(locals, |_, local| {
-            scale(&mut local.d_parameters, mean);
-        });
-        let step = Step::new(steps + 1, self.factor);
+        let mean = 1.0 / self.batch.ids.len() as f64;
+        let step = Step::new(steps + 1, self.factor).with_gradient_factor(mean);
         let (rule, locals) = (&self.optimizer.rule, &self.workspace.locals);
-        self.execution.for_each_pair(
-            self.circuit.parameters_mut(),
-            &mut self.optimizer.states,
-            |t, parameters, state| rule.update(step, parameters, &locals[t].d_parameters, state),
-        );
+        let states = &mut self.optimizer.states;
+        let all = self.circuit.parameters_mut();
+        self.execution.for_each_pair(all, states, |t, own, state| {
+            let (state, previous) = state.split_at_mut(rule.slots() * own.len());
+            previous.copy_from_slice(own);
+            rule.update(step, own, &locals[t].d_parameters, state);
+        });
+        if let Some(layer) = all.iter().position(|own| !all_finite(own)) {
+            for (own, state) in all.iter_mut().zip(states) {
+                let start = rule.slots() * own.len();
+                own.copy_from_slice(&state[start..]);
+            }
+            return Err(Error::NonFinite {
+                quantity: Quantity::Parameter,
+                layer,
+                step: steps,
+            });
+        }
         self.optimizer.steps += 1;
         Ok(())
     }

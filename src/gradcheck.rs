@@ -223,9 +223,9 @@ impl GradCheck {
             Some(count) => (0..count as u64)
                 .map(|k| {
                     let v: Vec<T> = self.normal(1000 + k, x.len());
-                    // Many coordinates move at once: the whole way stays within 10 steps.
+                    // Many coordinates move at once: the whole way stays within 20 steps.
                     let length = dot(&v, &v).as_f64().sqrt();
-                    let h = cube_root * size(x).max(1.0) / (length / 10.0).max(1.0);
+                    let h = cube_root * size(x).max(1.0) / (length / 20.0).max(1.0);
                     (v, T::of(h))
                 })
                 .collect(),

@@ -84,7 +84,7 @@ proptest! {
 }
 
 /// Rows and inner dimensions around the libraries' blocks.
-const DIMENSIONS: [usize; 15] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 63, 64, 65, 66, 128, 300];
+const DIMENSIONS: [usize; 16] = [1, 2, 3, 4, 5, 7, 8, 9, 63, 64, 65, 67, 128, 300, 513, 1100];
 const WIDEST: usize = 40;
 
 /// Columns `run` of A·B, added to what stood there or not.

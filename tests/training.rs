@@ -435,12 +435,7 @@ fn the_memory_estimate_is_the_sum_of_its_arrays() {
     let arrays = 20 * ((3 * 9 + 6 + 1) + (3 * 4 + 9 + 1) + (3 * 3 + 4 + 1));
     // Tape and work of the two curved layers; the exponentials of the loss.
     let scratch = 20 * (2 * 9 + 2 * 4 + 3);
-    // Two squares for the bound of the layer of the largest lesser side, 6.
-    let bound = 2 * 6 * 6;
-    assert_eq!(
-        memory.workspace,
-        4 * (arrays + scratch + parameters + bound)
-    );
+    assert_eq!(memory.workspace, 4 * (arrays + scratch + parameters));
     assert_eq!(
         memory.total(),
         memory.targets + memory.data + memory.parameters + memory.workspace

@@ -26,7 +26,7 @@ use crate::{Error, Scalar};
 /// | `batch_size` | all | examples a visit; fewer than all: shuffled anew each epoch |
 /// | `schedule` | constant | factor of θ's learning rate over the run |
 /// | `seed` | 0 | seed of the shuffling |
-/// | `threads` | 1 | threads that share the layers' problems (feature `rayon`) |
+/// | `threads` | 1 | threads that share the layers' problems (feature `rayon`), at most one a layer |
 /// | `measure_every` | 1 | epochs between measurements of composed loss and gap; 0: never |
 ///
 /// The result has the same bits for every number of threads. Every run starts with fresh optimiser
@@ -152,8 +152,9 @@ impl<T: Scalar> Trainer<T> {
         }
         #[cfg(feature = "rayon")]
         {
+            // More threads than layers would only sleep.
             let pool = rayon::ThreadPoolBuilder::new()
-                .num_threads(self.threads)
+                .num_threads(self.threads.min(model.circuit.depth()))
                 .build()
                 .map_err(|e| Error::ThreadPool {
                     threads: self.threads,

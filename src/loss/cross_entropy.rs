@@ -61,8 +61,7 @@ impl<T: Scalar> Loss<T> for SoftmaxCrossEntropy {
                 return Err(outside(column, reason));
             }
             let total = sum(y).as_f64();
-            // Not `>`, which NaN would pass.
-            if !((total - 1.0).abs() <= SUM_TOLERANCE) {
+            if total.is_nan() || (total - 1.0).abs() > SUM_TOLERANCE {
                 return Err(outside(
                     column,
                     format!("the probabilities sum to {total}, not 1"),

@@ -253,9 +253,10 @@ pub enum Error {
         feature: &'static str,
     },
 
-    /// A solver that needs a bound which a layer or loss does not give.
+    /// A solver that needs a bound which a layer or loss does not give (`Layer::curvature_bound`,
+    /// `Loss::curvature_bound`); `StepSize::Fixed` needs none.
     #[error(
-        "a curvature-bounded step needs a curvature bound, but {of} at layer {layer} gives none; use a fixed step"
+        "a curvature-bounded step needs a curvature bound, but {of} of layer {layer}'s local problem gives none: implement its `curvature_bound`, or use `StepSize::Fixed`"
     )]
     NoCurvatureBound {
         /// "the layer" or "the loss".
@@ -284,7 +285,7 @@ pub enum Error {
 
     /// A computation left the finite numbers.
     #[error(
-        "{quantity} of layer {layer} became non-finite in step {step}; nothing was changed by that step. Try a smaller step"
+        "{quantity} of layer {layer} became non-finite in step {step}; nothing was changed by that step. Try a smaller learning rate or step"
     )]
     NonFinite {
         /// Which quantity.

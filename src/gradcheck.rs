@@ -15,7 +15,8 @@ use crate::{Error, Scalar, Write};
 ///
 /// The step is h = ε^⅓ max(1, |x|), which balances truncation (∝ h²) against rounding (∝ ε/h): with
 /// values and derivatives of order 1 the attainable error is about ε^⅔, 4e-11 in `f64` and 2e-5 in
-/// `f32`; 1e-6 and 5e-3 are safe tolerances.
+/// `f32`; 1e-6 and 5e-3 are safe tolerances for single coordinates, 1e-5 and 1e-2 along directions,
+/// which move many coordinates at once.
 ///
 /// The error of an entry is |analytic − numeric| divided by the largest entry of the same
 /// derivative (or 1 % of φ's magnitude, if that is larger): a small entry cannot fail for the
@@ -48,6 +49,8 @@ pub struct GradCheck {
 pub struct GradEntry {
     /// Which derivative, such as "∂f/∂θ by vjp".
     pub derivative: &'static str,
+    /// t of θ_t or z_t in the check of a whole circuit.
+    pub layer: Option<usize>,
     /// Which entry of it, or which random direction.
     pub index: usize,
     /// What the code under test says.
@@ -92,6 +95,13 @@ impl GradReport {
         }
     }
 
+    /// Says of which layer the last derivative is.
+    fn name_layer(&mut self, t: usize) {
+        if let Some(entry) = self.worst.last_mut() {
+            entry.layer = Some(t);
+        }
+    }
+
     /// Numbers that must be equal: any difference is an infinite error.
     fn add_exact<T: Scalar>(
         &mut self,
@@ -133,6 +143,7 @@ impl GradReport {
                 };
                 GradEntry {
                     derivative,
+                    layer: None,
                     index,
                     analytic,
                     numeric,
@@ -162,9 +173,10 @@ impl fmt::Display for GradReport {
 
 impl fmt::Display for GradEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let layer = self.layer.map_or(String::new(), |t| format!(", t = {t}"));
         write!(
             f,
-            "{} [{}]: analytic {:e}, numeric {:e}, error {:.1e}",
+            "{}{layer} [{}]: analytic {:e}, numeric {:e}, error {:.1e}",
             self.derivative, self.index, self.analytic, self.numeric, self.error
         )
     }
@@ -223,9 +235,9 @@ impl GradCheck {
             Some(count) => (0..count as u64)
                 .map(|k| {
                     let v: Vec<T> = self.normal(1000 + k, x.len());
-                    // Many coordinates move at once: the whole way stays within 20 steps.
+                    // Many coordinates move at once: the whole way stays within 10 steps.
                     let length = dot(&v, &v).as_f64().sqrt();
-                    let h = cube_root * size(x).max(1.0) / (length / 20.0).max(1.0);
+                    let h = cube_root * size(x).max(1.0) / (length / 10.0).max(1.0);
                     (v, T::of(h))
                 })
                 .collect(),
@@ -241,15 +253,17 @@ impl GradCheck {
         gradient: &[T],
         mut phi: impl FnMut(&[T]) -> Value<T>,
     ) {
-        let (_, magnitude) = phi(x);
-        let pairs: Vec<_> = self
-            .directions(x)
-            .into_iter()
-            .map(|(v, h)| {
-                let numeric = difference(x, &v, h, |x| vec![phi(x).0]);
-                (dot(gradient, &v), numeric[0])
-            })
-            .collect();
+        // Beside x too: at x itself φ and its gradient may both be zero.
+        let (_, mut magnitude) = phi(x);
+        let mut pairs = Vec::new();
+        for (v, h) in self.directions(x) {
+            let numeric = difference(x, &v, h, |x| {
+                let (value, size) = phi(x);
+                magnitude = magnitude.max(size);
+                vec![value]
+            });
+            pairs.push((dot(gradient, &v), numeric[0]));
+        }
         report.add(derivative, pairs.into_iter(), magnitude);
     }
 
@@ -299,7 +313,7 @@ impl GradCheck {
         }
         let n = input.len() / layer.input_dim();
         if n * layer.input_dim() != input.len() {
-            return Err(length("input", n * layer.input_dim(), input.len()));
+            return Err(length("input", (n + 1) * layer.input_dim(), input.len()));
         }
         if n == 0 {
             return Err(Error::NoExamples {
@@ -559,6 +573,7 @@ impl GradCheck {
                     energy(&probe)
                 },
             );
+            report.name_layer(t);
             probe.circuit.parameters_mut()[t].copy_from_slice(own);
         }
         for t in 1..model.circuit.depth() {
@@ -568,6 +583,7 @@ impl GradCheck {
                 probe.examples.z[t].copy_from_slice(z);
                 energy(&probe)
             });
+            report.name_layer(t);
             probe.examples.z[t].copy_from_slice(own);
         }
         for t in 0..model.circuit.depth() {
@@ -580,6 +596,7 @@ impl GradCheck {
                 let loss = probe.circuit.output_error(batch, &mut composed);
                 (loss, loss.as_f64().abs())
             });
+            report.name_layer(t);
             probe.circuit.parameters_mut()[t].copy_from_slice(own);
         }
         Ok(report)

@@ -562,7 +562,7 @@ fn options() -> Vec<Row> {
                 error(on(model, |m| m.solve_targets(&mut ReverseSweep::new(1), &Selection::All)))
             },
             Error::NoCurvatureBound { of: "the layer", layer: 1 },
-            ["the layer at layer 1"]
+            ["the layer of layer 1's local problem"]
         ),
         #[cfg(not(feature = "rayon"))]
         row!(

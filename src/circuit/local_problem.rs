@@ -351,7 +351,7 @@ pub(crate) fn check_length<T>(what: &str, values: &[T], expected: usize) -> Resu
 
 fn whole_columns<T>(what: &str, values: &[T], dim: usize) -> Result<usize, Error> {
     let columns = values.len() / dim;
-    check_length(what, values, columns * dim)?;
+    check_length(what, values, values.len().div_ceil(dim) * dim)?;
     Ok(columns)
 }
 

@@ -255,7 +255,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(self.circuit.local_problem(t, self.batch(run)?))
     }
 
-    /// E of all examples.
+    /// E of all examples, a sum over them.
     ///
     /// # Errors
     /// [`Error::NoExamples`].
@@ -264,7 +264,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(energies.into_iter().fold(T::zero(), |sum, e| sum + e))
     }
 
-    /// ℓ_0, …, ℓ_{T−1} of all examples; their sum, in order, is E.
+    /// ℓ_0, …, ℓ_{T−1} of all examples, sums over them; their sum, in order, is E.
     ///
     /// # Errors
     /// [`Error::NoExamples`].
@@ -348,7 +348,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         })
     }
 
-    /// The composed loss Σᵢ L of the plain forward pass over all examples.
+    /// The composed loss Σᵢ L of the plain forward pass, a sum over all examples.
     ///
     /// # Errors
     /// [`Error::NoExamples`].

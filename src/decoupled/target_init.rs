@@ -33,7 +33,8 @@ pub enum TargetInit<T: Scalar> {
         seed: u64,
     },
     /// A chain of random orthogonal projections of the input, standardised and put into each
-    /// layer's range: see [`Projection`], fitted here on the inputs that are given.
+    /// layer's range: see [`Projection`], fitted here on the inputs that are given (a single
+    /// example gets the centre of each range).
     Projected {
         /// Seed of the projections.
         seed: u64,

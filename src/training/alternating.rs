@@ -46,6 +46,9 @@ impl<T: Scalar> Alternating<T> {
     }
 
     /// No Z-step: every layer regresses on the targets as they are. One parameter step a visit.
+    ///
+    /// From projected targets this trains every layer; from forward-pass targets, which every layer
+    /// but the last meets already, it trains the last layer alone.
     pub fn weights_only() -> Self {
         Self::new(None, TargetPolicy::Persistent)
     }

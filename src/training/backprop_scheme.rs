@@ -10,6 +10,10 @@ pub struct Backprop;
 impl<T: Scalar> Scheme<T> for Backprop {
     fn reset(&mut self) {}
 
+    fn uses_targets(&self) -> bool {
+        false
+    }
+
     fn visit(&mut self, visit: &mut Visit<'_, '_, T>) -> Result<T, Error> {
         let loss = visit.backprop()?;
         visit.step_parameters()?;

@@ -1,4 +1,4 @@
-//! The proposal's own scheme: θ and z descend together.
+//! Joint descent: θ and z move together.
 
 use std::collections::HashMap;
 use std::sync::Arc;

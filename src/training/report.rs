@@ -28,7 +28,7 @@ pub struct EpochRecord<T> {
     /// measured then.
     pub composed_loss: Option<T>,
     /// (Σ_t Σᵢ ‖z_tⁱ − ẑ_tⁱ‖² / n)^½ over all hidden layers, after the epoch; `None` if not
-    /// measured then. Low energy is not a working network: look at this and the composed loss.
+    /// measured then, or if the scheme does not use targets. Low energy is not a working network: look at this and the composed loss.
     pub gap: Option<T>,
     /// Factor of the learning rate in the epoch's last visit.
     pub factor: f64,

@@ -239,7 +239,7 @@ impl<T: Scalar> Trainer<T> {
             let measured = self.measure_every != 0 && epoch.is_multiple_of(self.measure_every);
             let (composed_loss, gap) = if measured {
                 let (loss, gap) = measure(model, size, &mut workspace, execution);
-                (Some(loss), Some(gap))
+                (Some(loss), self.scheme.uses_targets().then_some(gap))
             } else {
                 (None, None)
             };

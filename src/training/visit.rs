@@ -19,6 +19,11 @@ pub trait Scheme<T: Scalar>: Debug + Send {
     /// Forgets what was kept from earlier runs.
     fn reset(&mut self);
 
+    /// Whether the scheme moves auxiliary targets at all; without them a gap means nothing.
+    fn uses_targets(&self) -> bool {
+        true
+    }
+
     /// Moves parameters, auxiliary targets, or both, once, and returns the objective on the batch
     /// (a sum over its examples) before the last parameter step: E, or the composed loss.
     ///

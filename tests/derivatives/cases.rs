@@ -35,7 +35,7 @@ impl Tested for f32 {
     const KINK: f64 = 0.1;
     const ROUNDING: f64 = 1e-5;
     const LARGE_LOGIT: f64 = 8.0;
-    const ALONG_DIRECTIONS: f64 = 5e-3;
+    const ALONG_DIRECTIONS: f64 = 1e-2;
 }
 
 /// Runs `test` on 256 draws of `strategy`. The seed is fixed, so a failure comes back by running

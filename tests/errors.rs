@@ -927,8 +927,8 @@ fn local_problems() -> Vec<Row> {
         row!(
             "half an example",
             local(&[1.0; 3], 1.0, &[0.0; 5], &[0.0; 2]),
-            Error::Length { expected: 4, found: 5, .. },
-            ["input", "length 4", "found 5"]
+            Error::Length { expected: 6, found: 5, .. },
+            ["input", "length 6", "found 5"]
         ),
         row!(
             "more targets than inputs",
@@ -1016,8 +1016,8 @@ fn local_problems() -> Vec<Row> {
         row!(
             "a gradient check of half an example",
             error(GradCheck::new().layer(&dense(2, 1), &[0.0; 3], &[0.0; 3])),
-            Error::Length { expected: 2, found: 3, .. },
-            ["input", "2", "3"]
+            Error::Length { expected: 4, found: 3, .. },
+            ["input", "4", "3"]
         ),
         row!(
             "a gradient check of too few parameters",

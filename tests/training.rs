@@ -260,7 +260,8 @@ fn several_parameter_steps_a_visit_are_counted_and_made() {
 fn measurements_are_made_as_often_as_asked_for() {
     let measured = |every| -> Vec<u64> {
         let mut model = sine(&TargetInit::ForwardPass);
-        let report = run(&mut model, Backprop, |t| t.epochs(7).measure_every(every));
+        let scheme = Alternating::weights_only();
+        let report = run(&mut model, scheme, |t| t.epochs(7).measure_every(every));
         let history = report.history.iter();
         let with = history.filter(|record| {
             assert_eq!(record.composed_loss.is_some(), record.gap.is_some());
@@ -268,6 +269,11 @@ fn measurements_are_made_as_often_as_asked_for() {
         });
         with.map(|record| record.epoch).collect()
     };
+    let report = run(&mut sine(&TargetInit::ForwardPass), Backprop, |t| {
+        t.epochs(2)
+    });
+    let gaps = report.history.iter().map(|record| record.gap);
+    assert!(gaps.eq([None, None]), "backprop has no targets to measure");
     assert_eq!(measured(0), []);
     assert_eq!(measured(3), [3, 6]);
     assert_eq!(measured(1), [1, 2, 3, 4, 5, 6, 7]);

@@ -598,3 +598,23 @@ fn target_gradients_add_both_parts() {
     let sums: Vec<f64> = parts.map(|(target, input)| target + input).collect();
     assert_eq!(whole.targets[0].as_slice(), sums);
 }
+
+/// W of one value v everywhere has ‖W‖² = rows · columns · v² exactly, and no slack in the bound.
+fn bound_of_equal_weights<T: Scalar>(v: f64, side: usize) {
+    let layer = Dense::new(side, side, Activation::Identity).unwrap();
+    let layer: &dyn Layer<T> = &layer.without_bias();
+    let weights = vec![T::of(v); side * side];
+    let mut work = vec![T::zero(); layer.bound_scratch()];
+    let bound = layer.curvature_bound(&weights, &mut work).unwrap();
+    let exact = (side as f64 * T::of(v).as_f64()).powi(2);
+    let ratio = bound.as_f64() / exact;
+    assert!((1.0..1.01).contains(&ratio), "{v} {side}: {ratio}");
+}
+
+#[test]
+fn the_bound_holds_without_slack_and_at_every_scale() {
+    for (v, side) in [(0.3, 1024), (0.7, 512), (1e-12, 64), (1e10, 64)] {
+        bound_of_equal_weights::<f32>(v, side);
+        bound_of_equal_weights::<f64>(v, side);
+    }
+}

@@ -1204,6 +1204,24 @@ fn a_target_step_to_infinity_is_not_made() {
 }
 
 #[test]
+fn a_joint_step_to_infinity_moves_neither_targets_nor_parameters() {
+    let gentle = || GradientDescent::new(1e-3).unwrap();
+    let steep = || GradientDescent::new(1e308).unwrap();
+    for (targets, parameters) in [(steep(), gentle()), (gentle(), steep())] {
+        let mut model = linear();
+        model.set_parameters(2, &[1e3; 10]).unwrap();
+        let before = state(&model);
+        let mut trainer = Trainer::new(JointDescent::new(targets), parameters).epochs(1);
+        let result = trainer.run(&mut model);
+        assert!(
+            matches!(result, Err(Error::NonFinite { step: 0, .. })),
+            "{targets:?}, {parameters:?}: {result:?}"
+        );
+        assert_eq!(state(&model), before, "{targets:?}, {parameters:?}");
+    }
+}
+
+#[test]
 fn a_sweep_that_overflows_half_way_is_not_made() {
     // z_2's gradient is about 1e200, z_1's behind the steep layer overflows.
     let steep = Odd {

@@ -1,8 +1,8 @@
 //! Where auxiliary targets start, and that they stand where they were put.
 
 use layerwise::{
-    Activation, Circuit, DecoupledCircuit, Dense, Projection, Selection, SoftmaxCrossEntropy,
-    TargetInit,
+    Activation, Circuit, DecoupledCircuit, Dense, Initializer, Projection, Selection,
+    SoftmaxCrossEntropy, TargetInit,
 };
 use nalgebra::{DMatrix, DVector};
 use rand::SeedableRng;
@@ -280,4 +280,77 @@ fn pixels_that_never_change_play_no_part() {
             assert!((own - expected).amax() < 1e-10, "{constant}");
         }
     }
+}
+
+/// The largest |a − c b| over the entries, c the factor that fits best, beside the largest |a|.
+fn distance_from_multiple(a: &[f64], b: &[f64]) -> f64 {
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let factor = dot(a, b) / dot(b, b);
+    let rest = a.iter().zip(b).map(|(a, b)| (a - factor * b).abs());
+    rest.fold(0.0, f64::max) / a.iter().map(|a| a.abs()).fold(0.0, f64::max)
+}
+
+#[test]
+fn equal_seeds_do_not_make_targets_equal_weights() {
+    // Square layers and as many examples as units, so that draws could coincide one by one.
+    let square = |initializer| {
+        let dense = || Dense::new(8, 8, Activation::Tanh).unwrap();
+        let first = dense().with_weights(initializer).unwrap();
+        let second = dense().with_weights(initializer).unwrap();
+        Circuit::<f64>::builder()
+            .layer(first)
+            .layer(second)
+            .layer(dense())
+            .seed(5)
+            .build()
+            .unwrap()
+    };
+    let random = square(Initializer::lecun_normal());
+    let mut model = DecoupledCircuit::new(random);
+    let init = TargetInit::RandomNormal { std: 1.0, seed: 5 };
+    model
+        .add_examples(&normal(8, 8, 1), &normal(8, 8, 2), &init)
+        .unwrap();
+    for t in 1..3 {
+        for layer in 0..3 {
+            let weights = &model.circuit().parameters(layer)[..64];
+            let far = distance_from_multiple(z(&model, t).as_slice(), weights);
+            assert!(far > 0.1, "z_{t} is a multiple of W_{layer}");
+        }
+    }
+    // Q_1 s_0 of whitened inputs, against W_0 s_0 of orthogonal weights.
+    let orthogonal = square(Initializer::Orthogonal { gain: 1.0 });
+    let inputs = normal(8, 500, 3);
+    let projection = Projection::fit(&orthogonal, &inputs, 5).unwrap();
+    let targets = projection.apply(&inputs).unwrap();
+    for layer in 0..2 {
+        let w = DMatrix::from_column_slice(8, 8, &orthogonal.parameters(layer)[..64]);
+        let far = distance_from_multiple(targets[0].as_slice(), (w * &inputs).as_slice());
+        assert!(far > 0.1, "the projection is W_{layer}");
+    }
+}
+
+#[test]
+fn constant_inputs_play_no_part_in_f32_and_small_units_do() {
+    let circuit = Circuit::<f32>::builder()
+        .layer(Dense::new(3, 4, Activation::Tanh).unwrap())
+        .layer(Dense::new(4, 1, Activation::Identity).unwrap())
+        .build()
+        .unwrap();
+    // Row 0 never changes, at a value that no f32 holds exactly.
+    let wave = |scale: f32| {
+        DMatrix::from_fn(3, 1000, |i, j| match i {
+            0 => 0.1f32,
+            _ => scale * ((i * j) as f32 * 0.7).sin(),
+        })
+    };
+    let fitted = Projection::fit(&circuit, &wave(1.0), 0).unwrap();
+    let mut other = wave(1.0);
+    other.row_mut(0).fill(0.2);
+    let moved = &fitted.apply(&other).unwrap()[0] - &fitted.apply(&wave(1.0)).unwrap()[0];
+    assert_eq!(moved.amax(), 0.0);
+    // The same inputs in units of 1e-8 give the same targets.
+    let tiny = Projection::fit(&circuit, &wave(1e-8), 0).unwrap();
+    let difference = &tiny.apply(&wave(1e-8)).unwrap()[0] - &fitted.apply(&wave(1.0)).unwrap()[0];
+    assert!(difference.amax() < 1e-5, "{}", difference.amax());
 }

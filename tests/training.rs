@@ -4,10 +4,10 @@
 use std::ops::ControlFlow;
 
 use layerwise::{
-    Activation, Adam, Alternating, Backprop, Circuit, DecoupledCircuit, Dense, EpochRecord,
+    Activation, Adam, Alternating, Backprop, Circuit, DecoupledCircuit, Dense, EpochRecord, Error,
     GradientDescent, JointDescent, ReverseSweep, Schedule, Scheme, Selection, Sequential,
     SoftmaxCrossEntropy, SolveReport, StepSize, StopReason, SynchronousDescent, TargetInit,
-    TargetSolver, Trainer, TrainingReport,
+    TargetSolver, Trainer, TrainingReport, Visit,
 };
 use nalgebra::DMatrix;
 use rand::SeedableRng;
@@ -446,4 +446,57 @@ fn the_memory_estimate_is_the_sum_of_its_arrays() {
         memory.total(),
         memory.targets + memory.data + memory.parameters + memory.workspace
     );
+}
+
+/// Two parameter steps along one gradient, which must stay as it was.
+#[derive(Debug)]
+struct TwoSteps;
+
+impl Scheme<f64> for TwoSteps {
+    fn reset(&mut self) {}
+
+    fn visit(&mut self, visit: &mut Visit<'_, '_, f64>) -> Result<f64, Error> {
+        let loss = visit.backprop()?;
+        let gradient = visit.workspace().parameter_gradient(0).to_vec();
+        visit.step_parameters()?;
+        assert_eq!(visit.workspace().parameter_gradient(0), gradient);
+        visit.step_parameters()?;
+        assert_eq!(visit.workspace().parameter_gradient(0), gradient);
+        Ok(loss)
+    }
+}
+
+#[test]
+fn a_parameter_step_leaves_the_gradient_as_it_was() {
+    let mut twice = sine(&TargetInit::ForwardPass);
+    let report = run(&mut twice, TwoSteps, |t| t.epochs(1));
+    assert_eq!(report.steps, 2);
+    // Plain descent: two steps are one of twice the length.
+    let mut once = sine(&TargetInit::ForwardPass);
+    let rule = GradientDescent::new(0.2).unwrap();
+    Trainer::new(Backprop, rule)
+        .epochs(1)
+        .run(&mut once)
+        .unwrap();
+    for t in 0..3 {
+        let pairs = twice.circuit().parameters(t).iter();
+        for (two, one) in pairs.zip(once.circuit().parameters(t)) {
+            assert!((two - one).abs() < 1e-14, "{two} {one}");
+        }
+    }
+}
+
+#[test]
+fn a_long_sum_in_f32_is_accurate() {
+    let circuit = Circuit::<f32>::builder()
+        .layer(dense(1, 10, Activation::Identity).without_bias())
+        .output_loss(SoftmaxCrossEntropy)
+        .build()
+        .unwrap();
+    let n = 1_000_000;
+    let y = DMatrix::from_fn(10, n, |i, _| if i == 0 { 1.0 } else { 0.0 });
+    // Zero inputs: every class has probability 1/10.
+    let loss = circuit.composed_loss(&DMatrix::zeros(1, n), &y).unwrap();
+    let error = (f64::from(loss) / n as f64 / 10f64.ln() - 1.0).abs();
+    assert!(error < 1e-5, "relative error {error}");
 }

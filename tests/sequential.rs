@@ -3,10 +3,10 @@
 
 use layerwise::nalgebra::DMatrix;
 use layerwise::rand::rngs::ChaCha8Rng;
-use layerwise::rand::{RngExt, SeedableRng};
+use layerwise::rand::{Rng, RngExt, SeedableRng};
 use layerwise::{
-    Activation, Circuit, Context, DecoupledCircuit, Dense, Layer, Point, Scalar, Selection,
-    Sequential, SoftmaxCrossEntropy, TargetInit, Write,
+    Activation, Circuit, Context, DecoupledCircuit, Dense, Layer, ParameterGroup, Point, Scalar,
+    Scratch, Selection, Sequential, SoftmaxCrossEntropy, TargetInit, Write,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{RngSeed, TestRunner};
@@ -358,4 +358,103 @@ fn a_circuit_of_one_unit_has_the_gradients_of_backprop() {
         one_unit_is_backprop::<f64>(&case);
         one_unit_is_backprop::<f32>(&case);
     });
+}
+
+/// ẑ = z + a, with a in 0..1 drawn from the context's seed: what a stochastic layer would do.
+#[derive(Debug)]
+struct Drawn;
+
+impl Layer<f64> for Drawn {
+    fn input_dim(&self) -> usize {
+        1
+    }
+
+    fn output_dim(&self) -> usize {
+        1
+    }
+
+    fn parameters(&self) -> Vec<ParameterGroup> {
+        Vec::new()
+    }
+
+    fn initialize(&self, _: &mut [f64], _: &mut dyn Rng) {}
+
+    fn scratch(&self, batch: usize) -> Scratch {
+        Scratch {
+            tape: 3 * batch,
+            work: 5 * batch,
+        }
+    }
+
+    fn forward(
+        &self,
+        context: &Context<'_>,
+        _: &[f64],
+        input: &[f64],
+        output: &mut [f64],
+        _: Option<&mut [f64]>,
+        _: &mut [f64],
+    ) {
+        let mut rng = ChaCha8Rng::seed_from_u64(context.seed);
+        let drawn: f64 = rng.random();
+        output.copy_from_slice(input);
+        output.iter_mut().for_each(|out| *out += drawn);
+    }
+
+    fn vjp(
+        &self,
+        _: &Point<'_, f64>,
+        cotangent: &[f64],
+        d_input: Write<'_, f64>,
+        _: Write<'_, f64>,
+        _: &mut [f64],
+    ) {
+        d_input.each(|i| cotangent[i]);
+    }
+
+    fn jvp(
+        &self,
+        _: &Point<'_, f64>,
+        v_input: Option<&[f64]>,
+        _: Option<&[f64]>,
+        tangent: &mut [f64],
+        _: &mut [f64],
+    ) {
+        Write::Set(tangent).each(|i| v_input.map_or(0.0, |v| v[i]));
+    }
+}
+
+#[test]
+fn every_layer_of_a_unit_draws_for_itself() {
+    // What the k-th layer of a unit draws: what it adds to the unit of the layers before it.
+    let total = |seed: u64, count: usize| {
+        let layers = (0..count).map(|_| Box::new(Drawn) as Box<dyn Layer<f64>>);
+        let unit = Sequential::new(layers.collect()).unwrap();
+        let context = Context::inference(seed, 0);
+        let (mut out, mut work) = ([0.0], vec![0.0; unit.scratch(1).work]);
+        unit.forward(&context, &[], &[0.0], &mut out, None, &mut work);
+        out[0]
+    };
+    let draws = |seed| -> Vec<f64> {
+        let totals: Vec<f64> = (1..5).map(|count| total(seed, count)).collect();
+        let steps = totals.windows(2).map(|pair| pair[1] - pair[0]);
+        std::iter::once(totals[0]).chain(steps).collect()
+    };
+    let first = draws(1);
+    assert_eq!(first, draws(1), "a draw is a function of the seed");
+    let all = [first, draws(2)].concat();
+    for (i, a) in all.iter().enumerate() {
+        for b in &all[..i] {
+            assert!((a - b).abs() > 1e-6, "two layers, or two seeds, drew {a}");
+        }
+    }
+}
+
+#[test]
+fn a_unit_asks_for_the_memory_it_uses() {
+    let layers = (0..3).map(|_| Box::new(Drawn) as Box<dyn Layer<f64>>);
+    let unit = Sequential::new(layers.collect()).unwrap();
+    // Two outputs between the layers and three tapes; two arrays to alternate, and one layer's work.
+    assert_eq!(unit.scratch(7).tape, 7 * (2 + 3 * 3));
+    assert_eq!(unit.scratch(7).work, 7 * (2 + 5));
 }

@@ -70,7 +70,7 @@ impl<T: Scalar> Sequential<T> {
     /// Every layer draws from a stream of its own.
     fn context<'a>(&self, i: usize, context: &Context<'a>) -> Context<'a> {
         Context {
-            seed: context.seed.rotate_left(17) ^ (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15),
+            seed: context.seed.rotate_left(17) ^ (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15),
             ..*context
         }
     }

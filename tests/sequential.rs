@@ -458,3 +458,11 @@ fn a_unit_asks_for_the_memory_it_uses() {
     assert_eq!(unit.scratch(7).tape, 7 * (2 + 3 * 3));
     assert_eq!(unit.scratch(7).work, 7 * (2 + 5));
 }
+
+#[test]
+fn a_unit_has_the_target_range_of_its_last_layer() {
+    let dense = |activation| Box::new(Dense::new(2, 2, activation).unwrap()) as Box<dyn Layer<f64>>;
+    let unit = Sequential::new(vec![dense(Activation::Tanh), dense(Activation::Sigmoid)]).unwrap();
+    assert_eq!(unit.target_range(), (0.5, 0.15));
+    assert!(unit.input_differentiable());
+}

@@ -220,28 +220,26 @@ impl GradCheck {
         values
     }
 
-    /// The directions to probe `x` along, each with the step h in it.
-    fn directions<T: Scalar>(&self, x: &[T]) -> Vec<(Vec<T>, T)> {
+    /// The directions to probe `x` along, each with the step h in it, one at a time: all unit
+    /// vectors at once would take the square of x's memory.
+    fn directions<T: Scalar>(&self, x: &[T]) -> impl Iterator<Item = (Vec<T>, T)> {
         let cube_root = T::default_epsilon().as_f64().cbrt();
         let size = |x: &[T]| x.iter().fold(0.0, |top: f64, v| top.max(v.as_f64().abs()));
-        match self.directions {
-            None => (0..x.len())
-                .map(|j| {
-                    let mut v = vec![T::zero(); x.len()];
-                    v[j] = T::one();
-                    (v, T::of(cube_root * x[j].as_f64().abs().max(1.0)))
-                })
-                .collect(),
-            Some(count) => (0..count as u64)
-                .map(|k| {
-                    let v: Vec<T> = self.normal(1000 + k, x.len());
-                    // Many coordinates move at once: the whole way stays within 10 steps.
-                    let length = dot(&v, &v).as_f64().sqrt();
-                    let h = cube_root * size(x).max(1.0) / (length / 10.0).max(1.0);
-                    (v, T::of(h))
-                })
-                .collect(),
-        }
+        let count = self.directions.unwrap_or(x.len());
+        (0..count).map(move |k| match self.directions {
+            None => {
+                let mut v = vec![T::zero(); x.len()];
+                v[k] = T::one();
+                (v, T::of(cube_root * x[k].as_f64().abs().max(1.0)))
+            }
+            Some(_) => {
+                let v: Vec<T> = self.normal(1000 + k as u64, x.len());
+                // Many coordinates move at once: the whole way stays within 10 steps.
+                let length = dot(&v, &v).as_f64().sqrt();
+                let h = cube_root * size(x).max(1.0) / (length / 10.0).max(1.0);
+                (v, T::of(h))
+            }
+        })
     }
 
     /// Compares `gradient` of φ at x with differences.

@@ -47,11 +47,11 @@ impl<T: Scalar> Circuit<T> {
     pub(crate) fn output_error(&self, batch: Batch<'_, T>, workspace: &mut Workspace<T>) -> T {
         let last = self.depth() - 1;
         let local = &mut workspace.locals[last];
-        let pair = Pair {
-            dim: self.layer(last).output_dim(),
-            target: batch.z(last + 1),
-            prediction: &local.prediction,
-        };
+        let pair = Pair::new(
+            self.layer(last).output_dim(),
+            batch.z(last + 1),
+            &local.prediction,
+        );
         self.loss(last).evaluate(
             &pair,
             &mut local.energies,

@@ -393,38 +393,49 @@ impl GradCheck {
         Ok(report)
     }
 
-    /// Checks a loss's gradients in target and prediction, `dim` rows, one example a column.
+    /// Checks a loss's gradients in target, prediction and its own parameters.
     ///
     /// # Errors
     /// [`Error::ZeroDimension`], [`Error::Length`] or [`Error::NoExamples`] for slices that are not
-    /// two such matrices, and what the loss says of its target.
+    /// two matrices of `at.dim` rows and the loss's parameters, and what the loss says of its target.
     pub fn loss<T: Scalar>(
         &self,
         loss: &dyn Loss<T>,
-        dim: usize,
-        target: &[T],
-        prediction: &[T],
+        at: &Pair<'_, T>,
     ) -> Result<GradReport, Error> {
-        let n = check_pair(loss, dim, target, prediction)?;
+        let n = check_pair(loss, at)?;
         let mut report = GradReport::default();
-        let (d_target, d_prediction) = loss_gradients(loss, dim, target, prediction);
-        let phi = |target: &[T], prediction: &[T]| {
-            let pair = Pair {
-                dim,
-                target,
-                prediction,
+        let (d_target, d_prediction) = loss_gradients(loss, at);
+        let phi = |at: Pair<'_, T>| total(&loss_values(loss, &at));
+        self.gradient(&mut report, "∂L/∂z", at.target, &d_target, |target| {
+            phi(Pair { target, ..*at })
+        });
+        self.gradient(
+            &mut report,
+            "∂L/∂ẑ",
+            at.prediction,
+            &d_prediction,
+            |prediction| phi(Pair { prediction, ..*at }),
+        );
+        if !at.parameters.is_empty() {
+            let factors: Vec<T> = self.normal(0, n);
+            // NaN, so that a gradient which does not overwrite is seen.
+            let nan = T::zero() / T::zero();
+            let mut gradient = vec![nan; at.parameters.len()];
+            let mut work = vec![T::zero(); loss.scratch(at.dim, n)];
+            loss.parameter_gradient(at, &factors, Write::Set(&mut gradient), &mut work);
+            let weighted = |at: Pair<'_, T>| {
+                let values = loss_values(loss, &at).into_iter().zip(&factors);
+                total(&values.map(|(v, &f)| v * f).collect::<Vec<T>>())
             };
-            let mut values = vec![T::zero(); n];
-            let mut work = vec![T::zero(); loss.scratch(dim, n)];
-            loss.evaluate(&pair, &mut values, Write::Skip, Write::Skip, &mut work);
-            total(&values)
-        };
-        self.gradient(&mut report, "∂L/∂z", target, &d_target, |z| {
-            phi(z, prediction)
-        });
-        self.gradient(&mut report, "∂L/∂ẑ", prediction, &d_prediction, |z| {
-            phi(target, z)
-        });
+            self.gradient(
+                &mut report,
+                "∂L/∂φ",
+                at.parameters,
+                &gradient,
+                |parameters| weighted(Pair { parameters, ..*at }),
+            );
+        }
         Ok(report)
     }
 
@@ -439,24 +450,18 @@ impl GradCheck {
     pub fn curvature<T: Scalar>(
         &self,
         loss: &dyn Loss<T>,
-        dim: usize,
-        target: &[T],
-        prediction: &[T],
+        at: &Pair<'_, T>,
         joint: bool,
     ) -> Result<GradReport, Error> {
-        let n = check_pair(loss, dim, target, prediction)?;
+        let n = check_pair(loss, at)?;
         let mut report = GradReport::default();
         let product = |v_target: Option<&[T]>, v_prediction: Option<&[T]>| {
-            let pair = Pair {
-                dim,
-                target,
-                prediction,
-            };
-            let (mut a, mut b) = (vec![T::zero(); dim * n], vec![T::zero(); dim * n]);
-            let mut work = vec![T::zero(); loss.scratch(dim, n)];
+            let length = at.dim * n;
+            let (mut a, mut b) = (vec![T::zero(); length], vec![T::zero(); length]);
+            let mut work = vec![T::zero(); loss.scratch(at.dim, n)];
             let (out_target, out_prediction) = (Write::Set(&mut a[..]), Write::Set(&mut b[..]));
             loss.curvature(
-                &pair,
+                at,
                 v_target,
                 v_prediction,
                 out_target,
@@ -465,34 +470,36 @@ impl GradCheck {
             );
             (a, b)
         };
+        let moved = |prediction: &[T]| loss_gradients(loss, &Pair { prediction, ..*at });
         self.jacobian(
             &mut report,
             "∂²L/∂ẑ²",
-            prediction,
+            at.prediction,
             |v| product(None, Some(v)).1,
-            |z| loss_gradients(loss, dim, target, z).1,
+            |z| moved(z).1,
         );
         if joint {
             self.jacobian(
                 &mut report,
                 "∂²L/∂z∂ẑ",
-                prediction,
+                at.prediction,
                 |v| product(None, Some(v)).0,
-                |z| loss_gradients(loss, dim, target, z).0,
+                |z| moved(z).0,
             );
+            let moved = |target: &[T]| loss_gradients(loss, &Pair { target, ..*at });
             self.jacobian(
                 &mut report,
                 "∂²L/∂z²",
-                target,
+                at.target,
                 |v| product(Some(v), None).0,
-                |z| loss_gradients(loss, dim, z, prediction).0,
+                |z| moved(z).0,
             );
             self.jacobian(
                 &mut report,
                 "∂²L/∂ẑ∂z",
-                target,
+                at.target,
                 |v| product(Some(v), None).1,
-                |z| loss_gradients(loss, dim, z, prediction).1,
+                |z| moved(z).1,
             );
         }
         Ok(report)
@@ -622,23 +629,25 @@ fn total<T: Scalar>(values: &[T]) -> Value<T> {
     (sum, values.iter().map(|v| v.as_f64().abs()).sum())
 }
 
-fn check_pair<T: Scalar>(
-    loss: &dyn Loss<T>,
-    dim: usize,
-    target: &[T],
-    prediction: &[T],
-) -> Result<usize, Error> {
+fn check_pair<T: Scalar>(loss: &dyn Loss<T>, at: &Pair<'_, T>) -> Result<usize, Error> {
+    let dim = at.dim;
     if dim == 0 {
         return Err(Error::ZeroDimension {
             what: "the dimension of a loss",
         });
     }
-    let n = target.len() / dim;
-    for (what, found) in [("target", target.len()), ("prediction", prediction.len())] {
-        if found != n * dim {
+    let n = at.examples();
+    let groups = loss.parameters(dim);
+    let parameters = groups.iter().map(|group| group.range.len()).sum();
+    for (what, expected, found) in [
+        ("target", n * dim, at.target.len()),
+        ("prediction", n * dim, at.prediction.len()),
+        ("the loss's parameters", parameters, at.parameters.len()),
+    ] {
+        if found != expected {
             return Err(Error::Length {
                 what: what.into(),
-                expected: n * dim,
+                expected,
                 found,
             });
         }
@@ -648,27 +657,25 @@ fn check_pair<T: Scalar>(
             operation: "a gradient check",
         });
     }
-    loss.check_target(dim, target)?;
+    loss.check_target(dim, at.target)?;
     Ok(n)
 }
 
-fn loss_gradients<T: Scalar>(
-    loss: &dyn Loss<T>,
-    dim: usize,
-    target: &[T],
-    prediction: &[T],
-) -> (Vec<T>, Vec<T>) {
-    let n = target.len() / dim;
-    let pair = Pair {
-        dim,
-        target,
-        prediction,
-    };
-    let (mut a, mut b) = (vec![T::zero(); dim * n], vec![T::zero(); dim * n]);
+fn loss_values<T: Scalar>(loss: &dyn Loss<T>, at: &Pair<'_, T>) -> Vec<T> {
+    let n = at.examples();
     let mut values = vec![T::zero(); n];
-    let mut work = vec![T::zero(); loss.scratch(dim, n)];
+    let mut work = vec![T::zero(); loss.scratch(at.dim, n)];
+    loss.evaluate(at, &mut values, Write::Skip, Write::Skip, &mut work);
+    values
+}
+
+fn loss_gradients<T: Scalar>(loss: &dyn Loss<T>, at: &Pair<'_, T>) -> (Vec<T>, Vec<T>) {
+    let n = at.examples();
+    let (mut a, mut b) = (vec![T::zero(); at.dim * n], vec![T::zero(); at.dim * n]);
+    let mut values = vec![T::zero(); n];
+    let mut work = vec![T::zero(); loss.scratch(at.dim, n)];
     let (d_target, d_prediction) = (Write::Set(&mut a[..]), Write::Set(&mut b[..]));
-    loss.evaluate(&pair, &mut values, d_target, d_prediction, &mut work);
+    loss.evaluate(at, &mut values, d_target, d_prediction, &mut work);
     (a, b)
 }
 

@@ -115,11 +115,7 @@ fn losses_of_dual_numbers() {
         } else {
             &SquaredError
         };
-        let at = Pair {
-            dim: DIM,
-            target: &target,
-            prediction: &prediction,
-        };
+        let at = Pair::new(DIM, &target, &prediction);
         let mut work = vec![0.0; real.scratch(DIM, 2)];
         let (mut values, mut gradient) = ([0.0; 2], [0.0; 2 * DIM]);
         let set = Write::Set(&mut gradient[..]);
@@ -129,11 +125,8 @@ fn losses_of_dual_numbers() {
         real.curvature(&at, None, Some(&v), Write::Skip, set, &mut work);
 
         let zero = Dual64::from_re(0.0);
-        let at = Pair {
-            dim: DIM,
-            target: &target.map(Dual64::from_re),
-            prediction: &seeded(&prediction, &v),
-        };
+        let (target, prediction) = (target.map(Dual64::from_re), seeded(&prediction, &v));
+        let at = Pair::new(DIM, &target, &prediction);
         let mut work = vec![zero; dual.scratch(DIM, 2)];
         let (mut dual_values, mut dual_gradient) = ([zero; 2], [zero; 2 * DIM]);
         let set = Write::Set(&mut dual_gradient[..]);

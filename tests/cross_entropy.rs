@@ -4,11 +4,7 @@ use layerwise::{Loss, Pair, SoftmaxCrossEntropy, Write};
 
 /// (L, ∂L/∂ẑ) of one example with two classes.
 fn evaluate(target: [f64; 2], prediction: [f64; 2]) -> (f64, [f64; 2]) {
-    let at = Pair {
-        dim: 2,
-        target: &target,
-        prediction: &prediction,
-    };
+    let at = Pair::new(2, &target, &prediction);
     let (mut value, mut gradient, mut work) = ([0.0], [0.0; 2], [0.0; 2]);
     let wanted = Write::Set(&mut gradient[..]);
     SoftmaxCrossEntropy.evaluate(&at, &mut value, Write::Skip, wanted, &mut work);

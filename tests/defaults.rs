@@ -135,7 +135,7 @@ fn projected_targets_of_such_a_layer_are_standard() {
 fn a_loss_takes_every_target_and_gives_no_bound() {
     let loss: &dyn Loss<f64> = &Plain;
     assert!(loss.check_target(2, &[f64::MAX, -1.0]).is_ok());
-    assert_eq!(loss.curvature_bound(), None);
+    assert_eq!(loss.curvature_bound(&[]), None);
 }
 
 #[test]

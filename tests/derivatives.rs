@@ -146,9 +146,10 @@ fn check_loss<T: Tested>(
     joint: bool,
 ) -> TestCaseResult {
     let check = GradCheck::new();
-    let report = check.loss(loss, dim, target, prediction).map_err(failed)?;
+    let at = Pair::new(dim, target, prediction);
+    let report = check.loss(loss, &at).map_err(failed)?;
     report.require(T::GRADIENT).map_err(failed)?;
-    let report = check.curvature(loss, dim, target, prediction, joint);
+    let report = check.curvature(loss, &at, joint);
     let report = report.map_err(failed)?;
     report.require(T::GRADIENT).map_err(failed)
 }
@@ -213,11 +214,7 @@ fn evaluate<T: Scalar>(
     target: &[T],
     prediction: &[T],
 ) -> [Vec<T>; 3] {
-    let at = Pair {
-        dim,
-        target,
-        prediction,
-    };
+    let at = Pair::new(dim, target, prediction);
     let n = target.len() / dim;
     let mut values = vec![T::zero(); n];
     let mut gradients = [vec![T::zero(); dim * n], vec![T::zero(); dim * n]];
@@ -258,11 +255,7 @@ fn cross_entropy_is_invariant_under_shifts<T: Tested>() {
 /// The curvature of one example in (target, prediction), column by column.
 fn curvature_matrix<T: Scalar>(loss: &dyn Loss<T>, target: &[T], prediction: &[T]) -> DMatrix<f64> {
     let dim = target.len();
-    let at = Pair {
-        dim,
-        target,
-        prediction,
-    };
+    let at = Pair::new(dim, target, prediction);
     let mut matrix = DMatrix::zeros(2 * dim, 2 * dim);
     for (j, mut column) in matrix.column_iter_mut().enumerate() {
         let mut v = vec![T::zero(); 2 * dim];
@@ -309,7 +302,7 @@ fn losses_are_semidefinite_and_bounded<T: Tested>() {
             prop_assert!(asymmetry <= T::ROUNDING, "{loss:?}: asymmetry {asymmetry}");
             let least = matrix.symmetric_eigenvalues().min();
             prop_assert!(least >= -T::ROUNDING, "{loss:?}: eigenvalue {least}");
-            let bound = loss.curvature_bound().expect("a bound").as_f64();
+            let bound = loss.curvature_bound(&[]).expect("a bound").as_f64();
             for start in [0, dim] {
                 let block = matrix.view((start, start), (dim, dim)).into_owned();
                 let largest = block.symmetric_eigenvalues().max();
@@ -548,21 +541,13 @@ fn products_set_add_and_skip() {
 /// logits.
 #[test]
 fn losses_set_and_add() {
-    let at = Pair {
-        dim: 2,
-        target: &[1.0, 5.0],
-        prediction: &[3.0, 4.0],
-    };
+    let at = Pair::new(2, &[1.0, 5.0], &[3.0, 4.0]);
     let (mut value, mut dz, mut dp) = ([9.0], [100.0, 100.0], [9.0, 9.0]);
     let (add, set) = (Write::Add(&mut dz), Write::Set(&mut dp));
     SquaredError.evaluate(&at, &mut value, add, set, &mut []);
     assert_eq!((value, dz, dp), ([2.5], [98.0, 101.0], [2.0, -1.0]));
 
-    let at = Pair {
-        dim: 2,
-        target: &[1.0, 0.0],
-        prediction: &[7.0, 7.0],
-    };
+    let at = Pair::new(2, &[1.0, 0.0], &[7.0, 7.0]);
     let mut work = [0.0; 2];
     let (mut dz, mut dp) = ([10.0_f64, 20.0], [10.0, 20.0]);
     let (add_z, add_p) = (Write::Add(&mut dz), Write::Add(&mut dp));

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 
 use layerwise::{
     Activation, Adam, Alternating, Backprop, Circuit, Context, DecoupledCircuit, Dense, Error,
-    GradCheck, GradientDescent, Initializer, JointDescent, Layer, LocalProblem, Optimizer,
+    GradCheck, GradientDescent, Initializer, JointDescent, Layer, LocalProblem, Optimizer, Pair,
     ParameterGroup, Point, Projection, Quantity, ReverseSweep, Schedule, Scheme, Scratch,
     Selection, Sequential, SoftmaxCrossEntropy, SquaredError, StepSize, StopReason,
     SynchronousDescent, TargetInit, TargetSolver, Trainer, Write,
@@ -288,7 +288,7 @@ fn construction() -> Vec<Row> {
         ),
         row!(
             "a loss of no dimension",
-            error(GradCheck::new().loss::<f64>(&SquaredError, 0, &[], &[])),
+            error(GradCheck::new().loss::<f64>(&SquaredError, &Pair::new(0, &[], &[]))),
             Error::ZeroDimension { .. },
             ["dimension of a loss"]
         ),

@@ -409,8 +409,8 @@ impl<T: Scalar, A: Loss<T>> Loss<T> for FaultyLoss<A> {
         out_prediction.each(|i| factor * (p_of_p[i] + coupling * p_of_z[i]));
     }
 
-    fn curvature_bound(&self) -> Option<T> {
-        self.inner.curvature_bound()
+    fn curvature_bound(&self, parameters: &[T]) -> Option<T> {
+        self.inner.curvature_bound(parameters)
     }
 }
 
@@ -441,7 +441,7 @@ fn faults_of_losses<T: Tested>() {
     for (fault, wrong) in squared {
         let inner = SquaredError;
         let loss = FaultyLoss { inner, fault };
-        let report = GradCheck::new().loss(&loss, DIM, &target, &prediction);
+        let report = GradCheck::new().loss(&loss, &Pair::new(DIM, &target, &prediction));
         assert_wrong::<T>(&report.unwrap(), wrong, loss);
     }
     let entropy: [(LossFault, &[&str]); 5] = [
@@ -454,7 +454,8 @@ fn faults_of_losses<T: Tested>() {
     for (fault, wrong) in entropy {
         let inner = SoftmaxCrossEntropy;
         let loss = FaultyLoss { inner, fault };
-        let report = GradCheck::new().loss(&loss, DIM, &distributions::<T>(), &prediction);
+        let report =
+            GradCheck::new().loss(&loss, &Pair::new(DIM, &distributions::<T>(), &prediction));
         assert_wrong::<T>(&report.unwrap(), wrong, loss);
     }
 }
@@ -472,7 +473,7 @@ fn faults_of_curvature<T: Tested>() {
         let inner = SquaredError;
         let loss = FaultyLoss { inner, fault };
         let target = uniform::<T>(3, 3 * DIM);
-        let report = GradCheck::new().curvature(&loss, DIM, &target, &prediction, true);
+        let report = GradCheck::new().curvature(&loss, &Pair::new(DIM, &target, &prediction), true);
         assert_wrong::<T>(&report.unwrap(), wrong, loss);
     }
     let entropy: [(LossFault, &[&str]); 2] = [(F::None, &[]), (F::CurvatureDoubled, &own[..1])];
@@ -480,7 +481,8 @@ fn faults_of_curvature<T: Tested>() {
         let inner = SoftmaxCrossEntropy;
         let loss = FaultyLoss { inner, fault };
         let target = distributions::<T>();
-        let report = GradCheck::new().curvature(&loss, DIM, &target, &prediction, false);
+        let report =
+            GradCheck::new().curvature(&loss, &Pair::new(DIM, &target, &prediction), false);
         assert_wrong::<T>(&report.unwrap(), wrong, loss);
     }
 }

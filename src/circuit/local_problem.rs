@@ -184,11 +184,7 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
             // The workspace of another problem has no prediction of this one.
             self.predict(w);
         }
-        let pair = Pair {
-            dim: self.layer.output_dim(),
-            target: self.target,
-            prediction: &w.prediction,
-        };
+        let pair = Pair::new(self.layer.output_dim(), self.target, &w.prediction);
         let needs_cotangent = wanted.parameters || wanted.input;
         self.loss.evaluate(
             &pair,

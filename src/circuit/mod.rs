@@ -194,11 +194,7 @@ impl<T: Scalar> Circuit<T> {
         let mut values = vec![T::zero(); n];
         let mut work = vec![T::zero(); self.output_loss.scratch(dim, n)];
         self.output_loss.evaluate(
-            &crate::Pair {
-                dim,
-                target: targets.as_slice(),
-                prediction: prediction.as_slice(),
-            },
+            &crate::Pair::new(dim, targets.as_slice(), prediction.as_slice()),
             &mut values,
             crate::Write::Skip,
             crate::Write::Skip,

@@ -14,7 +14,7 @@ use crate::{Error, Scalar, Write};
 /// ```
 /// use layerwise::{Loss, Pair, SoftmaxCrossEntropy, Write};
 ///
-/// let at = Pair { dim: 2, target: &[1.0_f64, 0.0], prediction: &[1000.0, 1000.0] };
+/// let at = Pair::new(2, &[1.0_f64, 0.0], &[1000.0, 1000.0]);
 /// let (mut value, mut work) = ([0.0], [0.0; 2]);
 /// SoftmaxCrossEntropy.evaluate(&at, &mut value, Write::Skip, Write::Skip, &mut work);
 /// assert!((value[0] - 2f64.ln()).abs() < 1e-15);
@@ -152,7 +152,7 @@ impl<T: Scalar> Loss<T> for SoftmaxCrossEntropy {
         }
     }
 
-    fn curvature_bound(&self) -> Option<T> {
+    fn curvature_bound(&self, _parameters: &[T]) -> Option<T> {
         // ½ Σy, with the tolerance of check_target.
         Some(T::of(0.5 * (1.0 + SUM_TOLERANCE)))
     }

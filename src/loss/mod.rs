@@ -8,10 +8,21 @@ use std::fmt::Debug;
 pub use cross_entropy::SoftmaxCrossEntropy;
 pub use squared_error::SquaredError;
 
+use crate::layer::ParameterGroup;
 use crate::{Error, Scalar, Write};
 
-/// Targets and predictions of a batch: two column-major `dim × n` slices, one example a column.
+/// Where a loss is evaluated: targets and predictions of a batch, two column-major `dim × n`
+/// slices with one example a column, and the loss's own parameters.
+///
+/// # Examples
+/// ```
+/// use layerwise::Pair;
+///
+/// let at = Pair::new(2, &[1.0, 2.0, 3.0, 4.0], &[0.0; 4]);
+/// assert_eq!(at.examples(), 2);
+/// ```
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct Pair<'a, T> {
     /// Rows of both.
     pub dim: usize,
@@ -19,6 +30,30 @@ pub struct Pair<'a, T> {
     pub target: &'a [T],
     /// ẑ.
     pub prediction: &'a [T],
+    /// φ, the loss's own parameters; empty for most losses.
+    pub parameters: &'a [T],
+}
+
+impl<'a, T> Pair<'a, T> {
+    /// Targets and predictions of `dim` rows, without parameters of the loss.
+    pub fn new(dim: usize, target: &'a [T], prediction: &'a [T]) -> Self {
+        Self {
+            dim,
+            target,
+            prediction,
+            parameters: &[],
+        }
+    }
+
+    /// The same pair for a loss with parameters φ.
+    pub fn with_parameters(self, parameters: &'a [T]) -> Self {
+        Self { parameters, ..self }
+    }
+
+    /// Number of examples n.
+    pub fn examples(&self) -> usize {
+        self.target.len() / self.dim
+    }
 }
 
 /// A measure L(z, ẑ) of one example's error, differentiable in **both** arguments.
@@ -27,7 +62,18 @@ pub struct Pair<'a, T> {
 /// example's own value, and nothing is averaged. The kernels run on shapes that were validated
 /// before, cannot fail, and must not allocate. [`GradCheck::loss`](crate::GradCheck::loss) checks a
 /// loss against finite differences.
+///
+/// A loss may have parameters φ of its own, such as a learned precision. They stand behind those of
+/// its layer in θ_t, and are trained with them.
 pub trait Loss<T: Scalar>: Debug + Send + Sync {
+    /// The blocks of φ for predictions of `dim` rows, in order and without gaps; empty by default.
+    fn parameters(&self, _dim: usize) -> Vec<ParameterGroup> {
+        Vec::new()
+    }
+
+    /// Sets φ to where it starts, every value.
+    fn initialize(&self, _dim: usize, _parameters: &mut [T]) {}
+
     /// Checks targets at the entry of the data, `dim` rows, one example a column.
     ///
     /// # Errors
@@ -52,6 +98,16 @@ pub trait Loss<T: Scalar>: Debug + Send + Sync {
         work: &mut [T],
     );
 
+    /// `d_parameters` ← Σᵢ factorsᵢ ∂Lᵢ/∂φ, one factor an example.
+    fn parameter_gradient(
+        &self,
+        _at: &Pair<'_, T>,
+        _factors: &[T],
+        _d_parameters: Write<'_, T>,
+        _work: &mut [T],
+    ) {
+    }
+
     /// Product of a positive semidefinite curvature with the joint direction (v_target,
     /// v_prediction), a missing direction being zero: the Hessian where that is semidefinite, else
     /// a semidefinite part of it.
@@ -66,8 +122,8 @@ pub trait Loss<T: Scalar>: Debug + Send + Sync {
     );
 
     /// A number at least as large as every eigenvalue of the curvature's two diagonal blocks
-    /// (target and prediction), if one is known.
-    fn curvature_bound(&self) -> Option<T> {
+    /// (target and prediction) at the parameters φ, if one is known.
+    fn curvature_bound(&self, _parameters: &[T]) -> Option<T> {
         None
     }
 }

@@ -13,7 +13,7 @@ use crate::{Scalar, Write};
 /// ```
 /// use layerwise::{Loss, Pair, SquaredError, Write};
 ///
-/// let at = Pair { dim: 2, target: &[1.0, 2.0], prediction: &[0.0, 4.0] };
+/// let at = Pair::new(2, &[1.0, 2.0], &[0.0, 4.0]);
 /// let (mut value, mut gradient) = ([0.0], [0.0; 2]);
 /// SquaredError.evaluate(&at, &mut value, Write::Skip, Write::Set(&mut gradient), &mut []);
 /// assert_eq!(value, [2.5]);
@@ -66,7 +66,7 @@ impl<T: Scalar> Loss<T> for SquaredError {
         out_prediction.each(|i| entry(v_prediction, i) - entry(v_target, i));
     }
 
-    fn curvature_bound(&self) -> Option<T> {
+    fn curvature_bound(&self, _parameters: &[T]) -> Option<T> {
         Some(T::one())
     }
 }

@@ -113,7 +113,7 @@ impl<T: Scalar> Curvature<T> {
         self.work.resize(longest.unwrap_or(0), T::zero());
         let missing = |of, layer| Error::NoCurvatureBound { of, layer };
         let loss_bound = |t: usize| {
-            let bound = circuit.loss(t).curvature_bound();
+            let bound = circuit.loss(t).curvature_bound(&[]);
             Ok(circuit.weight(t) * bound.ok_or(missing("the loss", t))?)
         };
         for t in 1..circuit.depth() {

@@ -6,8 +6,8 @@ use layerwise::nalgebra::DMatrix;
 use layerwise::rand::Rng;
 use layerwise::{
     Activation, Adam, Alternating, Circuit, Context, DecoupledCircuit, Dense, Error, GradCheck,
-    Initializer, Layer, ParameterGroup, Point, ReverseSweep, Scalar, Scratch, TargetInit, Trainer,
-    Write,
+    Initializer, Layer, ParameterGroup, Phase, Point, ReverseSweep, Scalar, Scratch, TargetInit,
+    Trainer, Write,
 };
 
 #[derive(Debug)]
@@ -193,8 +193,7 @@ fn main() -> Result<(), Error> {
     // the new layer needs no bound of its own here; elsewhere it would take a fixed step or give
     // one (`Layer::curvature_bound`).
     let scheme = Alternating::refreshed(ReverseSweep::new(1));
-    let report = Trainer::new(scheme, Adam::new(1e-2)?)
-        .epochs(1000)
+    let report = Trainer::new(Phase::new(scheme, Adam::new(1e-2)?).epochs(1000))
         .measure_every(250)
         .run(&mut model)?;
     for record in &report.history {

@@ -3,7 +3,7 @@
 
 use layerwise::nalgebra::DMatrix;
 use layerwise::{
-    Activation, Adam, Alternating, Circuit, DecoupledCircuit, Dense, Error, GradCheck,
+    Activation, Adam, Alternating, Circuit, DecoupledCircuit, Dense, Error, GradCheck, Phase,
     ReverseSweep, TargetInit, Trainer,
 };
 
@@ -29,8 +29,7 @@ fn main() -> Result<(), Error> {
     // Every visit: targets from a forward pass, one sweep from the output to the input, then one
     // step of all layers' weights, each on its own loss. Another scheme is another first argument.
     let scheme = Alternating::refreshed(ReverseSweep::new(1));
-    let report = Trainer::new(scheme, Adam::new(3e-3)?)
-        .epochs(2000)
+    let report = Trainer::new(Phase::new(scheme, Adam::new(3e-3)?).epochs(2000))
         .measure_every(500)
         .run(&mut model)?;
     for record in report.history.iter().filter(|r| r.composed_loss.is_some()) {

@@ -1,70 +1,54 @@
 //! Backprop on the same circuit: the coupled baseline.
 
-use crate::circuit::{Batch, Circuit, Workspace};
+use crate::circuit::{Batch, Circuit, Wanted, Workspace, forward_input};
 use crate::kernel::total;
 use crate::layer::Point;
-use crate::loss::Pair;
 use crate::{Scalar, Write};
 
 impl<T: Scalar> Circuit<T> {
-    /// The composed loss Σᵢ L(z_Tⁱ, ẑ_Tⁱ) of the plain forward pass over a batch, and its
-    /// gradients ∂L/∂θ_t into the workspace ([`Workspace::parameter_gradient`]); sums over
-    /// examples. Auxiliary targets play no part.
+    /// The composed objective Σᵢ wᵢ \[ L(z_Tⁱ, ẑ_Tⁱ) + Σ_t R(θ_t) \] of the plain forward pass over
+    /// a batch (weights and regularisers where there are any), and its gradients in θ_t into the
+    /// workspace ([`Workspace::parameter_gradient`]); sums over examples. Auxiliary targets play
+    /// no part.
     ///
     /// The errors δ_t = ∂L/∂ẑ_t, t = 1, …, T−1, stand in `workspace.local(t).input_gradient()`
     /// afterwards. Source: Rumelhart, Hinton & Williams 1986.
     pub fn backprop(&self, batch: Batch<'_, T>, workspace: &mut Workspace<T>) -> T {
         self.forward_pass(batch, workspace);
-        let loss = self.output_error(batch, workspace);
-        for t in (0..self.depth()).rev() {
+        let last = self.depth() - 1;
+        for t in (0..=last).rev() {
             let (before, after) = workspace.locals.split_at_mut(t);
-            let input = match before.last() {
-                None => batch.z(0),
-                Some(local) => &local.prediction,
-            };
-            let (here, next) = after.split_at_mut(1);
+            let input = forward_input(batch, before);
+            let problem = self.local_problem_at(t, batch, input);
+            let (here, above) = after.split_at_mut(1);
             let here = &mut here[0];
-            let cotangent = match next.first() {
-                None => &here.cotangent,
-                Some(next) => &next.d_input,
+            let Some(above) = above.first() else {
+                let wanted = Wanted {
+                    parameters: true,
+                    input: t > 0,
+                    target: false,
+                };
+                problem.differentiate(wanted, here);
+                continue;
             };
             let at = Point {
-                context: batch.context(self.seed(), t),
-                parameters: self.parameters(t),
+                context: problem.context,
+                parameters: self.layer_parameters(t),
                 input,
                 output: &here.prediction,
                 tape: &here.tape,
             };
+            let (d_own, d_loss) = here.d_parameters.split_at_mut(at.parameters.len());
             let d_input = Write::set((t > 0).then_some(&mut here.d_input[..]));
-            let d_parameters = Write::Set(&mut here.d_parameters);
+            let d_own = Write::Set(d_own);
             self.layer(t)
-                .vjp(&at, cotangent, d_input, d_parameters, &mut here.work);
+                .vjp(&at, &above.d_input, d_input, d_own, &mut here.work);
+            // The hidden losses play no part.
+            d_loss.fill(T::zero());
+            here.energies.fill(T::zero());
+            problem.regularize_parameters(true, here);
+            here.energy = total(&here.energies);
         }
-        loss
-    }
-
-    /// Σᵢ L and g = ∂L/∂ẑ_T at the workspace's prediction ẑ_T.
-    pub(crate) fn output_error(&self, batch: Batch<'_, T>, workspace: &mut Workspace<T>) -> T {
-        let last = self.depth() - 1;
-        let local = &mut workspace.locals[last];
-        let pair = Pair::new(
-            self.layer(last).output_dim(),
-            batch.z(last + 1),
-            &local.prediction,
-        );
-        self.loss(last).evaluate(
-            &pair,
-            &mut local.energies,
-            Write::Skip,
-            Write::Set(&mut local.cotangent),
-            &mut local.work,
-        );
-        let loss = total(&local.energies);
-        // The only energy that this evaluation has.
-        for local in &mut workspace.locals {
-            local.energy = T::zero();
-        }
-        workspace.locals[last].energy = loss;
-        loss
+        workspace.energy()
     }
 }

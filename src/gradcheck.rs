@@ -597,8 +597,7 @@ impl GradCheck {
             self.gradient(&mut report, "∂L/∂θ by backprop", own, gradient, |p| {
                 probe.circuit.parameters_mut()[t].copy_from_slice(p);
                 let batch = probe.examples.run(0..n, 0, false);
-                probe.circuit.forward_pass(batch, &mut composed);
-                let loss = probe.circuit.output_error(batch, &mut composed);
+                let loss = probe.circuit.backprop(batch, &mut composed);
                 (loss, loss.as_f64().abs())
             });
             report.name_layer(t);

@@ -77,6 +77,7 @@ mod kernel;
 mod layer;
 mod loss;
 mod optimizer;
+mod regularizer;
 mod scalar;
 #[cfg(test)]
 mod scalar_tests;
@@ -89,7 +90,9 @@ pub use circuit::{
     Batch, BatchMut, Circuit, CircuitBuilder, LocalGradients, LocalProblem, LocalWorkspace, Wanted,
     Workspace,
 };
-pub use decoupled::{DecoupledCircuit, Gradients, MemoryEstimate, Projection, TargetInit};
+pub use decoupled::{
+    DecoupledCircuit, Gradients, MemoryEstimate, Projection, TargetInit, TargetUse,
+};
 pub use error::{Error, Quantity};
 pub use execution::Execution;
 pub use gradcheck::{GradCheck, GradEntry, GradReport};
@@ -99,7 +102,8 @@ pub use layer::{
     Activation, Affine, Context, Dense, Layer, ParameterGroup, Point, Scratch, Sequential,
 };
 pub use loss::{Loss, Pair, SoftmaxCrossEntropy, SquaredError};
-pub use optimizer::{Adam, GradientDescent, Optimizer, Step};
+pub use optimizer::{Adam, AdamW, GradientDescent, Optimizer, RmsProp, Step};
+pub use regularizer::Regularizer;
 pub use scalar::Scalar;
 pub use schedule::Schedule;
 pub use selection::Selection;
@@ -107,8 +111,8 @@ pub use target_solver::{
     ReverseSweep, SolveReport, StepSize, SynchronousDescent, TargetProblem, TargetSolver,
 };
 pub use training::{
-    Alternating, Backprop, EpochRecord, JointDescent, Progress, Scheme, StopReason, TargetPolicy,
-    Trainer, TrainingReport, Visit,
+    Alternating, Backprop, EpochRecord, FixedPrediction, JointDescent, Phase, PhaseReport,
+    Progress, Scheme, StopReason, Stopping, TargetPolicy, Trainer, TrainingReport, Visit, ZIl,
 };
 
 pub use nalgebra;

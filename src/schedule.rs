@@ -1,70 +1,138 @@
-//! Learning rates that change during a run.
+//! Factors that change during a phase: of the learning rate, and of the penalties μ.
 
 use crate::Error;
 
-/// Factor of the learning rate as a function of progress s ∈ [0, 1] through the run.
+/// A factor as a pure function of the step k of K.
 ///
-/// | variant | factor |
+/// | constructor | factor |
 /// |---|---|
-/// | `Constant` | 1 |
-/// | `Cosine` | r + (1 − r) (1 + cos πs)/2 (Loshchilov & Hutter 2017) |
-/// | `Exponential` | r^s |
+/// | [`Schedule::CONSTANT`] | 1 |
+/// | [`Schedule::cosine`] | r + (1 − r) (1 + cos πs)/2 (Loshchilov & Hutter 2017) |
+/// | [`Schedule::geometric`] | r^s: decay below 1, growth above (penalty continuation) |
+/// | [`Schedule::steps`] | r^⌊k/m⌋ |
 ///
-/// with r the factor at the end.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-#[non_exhaustive]
-pub enum Schedule {
-    /// The learning rate as it is. The default.
-    #[default]
+/// with s = k/K. A warm-up of w steps rises in front of it, (k + 1)/w for k < w, and the rest runs
+/// over the K − w steps that remain.
+///
+/// # Examples
+/// ```
+/// use layerwise::Schedule;
+///
+/// let cosine = Schedule::cosine(0.1)?;
+/// assert_eq!(cosine.factor(0, 100), 1.0);
+/// assert!((cosine.factor(50, 100) - 0.55).abs() < 1e-15);
+/// let warm = cosine.with_warm_up(4);
+/// assert_eq!(warm.factor(0, 104), 0.25);
+/// assert!((warm.factor(54, 104) - 0.55).abs() < 1e-15);
+/// assert_eq!(Schedule::steps(30, 0.1)?.factor(59, 100), 0.1);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Schedule {
+    shape: Shape,
+    warm_up: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Shape {
     Constant,
-    /// A half cosine down to `end`.
-    Cosine {
-        /// Factor at the end, in 0..=1.
-        end: f64,
-    },
-    /// A constant ratio from step to step, down to `end`.
-    Exponential {
-        /// Factor at the end, above 0 and at most 1.
-        end: f64,
-    },
+    Cosine { end: f64 },
+    Geometric { end: f64 },
+    Steps { every: u64, ratio: f64 },
+}
+
+impl Default for Schedule {
+    fn default() -> Self {
+        Self::CONSTANT
+    }
 }
 
 impl Schedule {
-    /// The factor at progress s.
+    /// The factor 1. The default.
+    pub const CONSTANT: Self = Self {
+        shape: Shape::Constant,
+        warm_up: 0,
+    };
+
+    /// A half cosine from 1 down to r = `end`.
     ///
-    /// # Examples
-    /// ```
-    /// use layerwise::Schedule;
+    /// # Errors
+    /// [`Error::InvalidOption`] unless `end` is in 0..=1.
+    pub fn cosine(end: f64) -> Result<Self, Error> {
+        if !(0.0..=1.0).contains(&end) {
+            return Err(Error::InvalidOption {
+                option: "Schedule::cosine's end",
+                value: end,
+                allowed: "in 0..=1",
+            });
+        }
+        Ok(Self::of(Shape::Cosine { end }))
+    }
+
+    /// The same ratio from step to step, from 1 to r = `end`.
     ///
-    /// let schedule = Schedule::Cosine { end: 0.1 };
-    /// assert_eq!(schedule.factor(0.0), 1.0);
-    /// assert!((schedule.factor(0.5) - 0.55).abs() < 1e-15);
-    /// assert!((schedule.factor(1.0) - 0.1).abs() < 1e-15);
-    /// ```
-    pub fn factor(self, progress: f64) -> f64 {
-        let s = progress.clamp(0.0, 1.0);
-        match self {
-            Self::Constant => 1.0,
-            Self::Cosine { end } => {
-                end + (1.0 - end) * 0.5 * (1.0 + (std::f64::consts::PI * s).cos())
-            }
-            Self::Exponential { end } => end.powf(s),
+    /// # Errors
+    /// [`Error::InvalidOption`] unless `end` is above 0 and finite.
+    pub fn geometric(end: f64) -> Result<Self, Error> {
+        Ok(Self::of(Shape::Geometric {
+            end: positive("Schedule::geometric's end", end)?,
+        }))
+    }
+
+    /// The factor r = `ratio` after every m = `every` steps.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] unless `every` is at least 1, and `ratio` above 0 and finite.
+    pub fn steps(every: u64, ratio: f64) -> Result<Self, Error> {
+        if every == 0 {
+            return Err(Error::InvalidOption {
+                option: "Schedule::steps' every",
+                value: 0.0,
+                allowed: "at least 1",
+            });
+        }
+        let ratio = positive("Schedule::steps' ratio", ratio)?;
+        Ok(Self::of(Shape::Steps { every, ratio }))
+    }
+
+    /// The same behind a linear warm-up of `steps` steps.
+    pub fn with_warm_up(self, steps: u64) -> Self {
+        Self {
+            warm_up: steps,
+            ..self
         }
     }
 
-    pub(crate) fn validate(self) -> Result<(), Error> {
-        match self {
-            Self::Cosine { end } if !(0.0..=1.0).contains(&end) => Err(Error::InvalidOption {
-                option: "Schedule::Cosine::end",
-                value: end,
-                allowed: "in 0..=1",
-            }),
-            Self::Exponential { end } if !(end > 0.0 && end <= 1.0) => Err(Error::InvalidOption {
-                option: "Schedule::Exponential::end",
-                value: end,
-                allowed: "above 0 and at most 1",
-            }),
-            _ => Ok(()),
+    fn of(shape: Shape) -> Self {
+        Self { shape, warm_up: 0 }
+    }
+
+    /// The factor at step k = `step`, counted from 0, of K = `steps`.
+    pub fn factor(self, step: u64, steps: u64) -> f64 {
+        if step < self.warm_up {
+            return (step + 1) as f64 / self.warm_up as f64;
+        }
+        let step = step - self.warm_up;
+        let rest = steps.saturating_sub(self.warm_up).max(1);
+        let progress = (step as f64 / rest as f64).min(1.0);
+        match self.shape {
+            Shape::Constant => 1.0,
+            Shape::Cosine { end } => {
+                end + (1.0 - end) * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
+            }
+            Shape::Geometric { end } => end.powf(progress),
+            Shape::Steps { every, ratio } => ratio.powf((step / every) as f64),
         }
     }
+}
+
+fn positive(option: &'static str, value: f64) -> Result<f64, Error> {
+    if value.is_finite() && value > 0.0 {
+        return Ok(value);
+    }
+    Err(Error::InvalidOption {
+        option,
+        value,
+        allowed: "above 0 and finite",
+    })
 }

@@ -8,7 +8,7 @@ use std::cell::Cell;
 
 use layerwise::{
     Activation, Adam, Alternating, Backprop, Circuit, DecoupledCircuit, Dense, Execution,
-    GradientDescent, JointDescent, LocalWorkspace, ReverseSweep, Scalar, Scheme, Selection,
+    GradientDescent, JointDescent, LocalWorkspace, Phase, ReverseSweep, Scalar, Scheme, Selection,
     Sequential, SoftmaxCrossEntropy, StepSize, SynchronousDescent, TargetInit, Trainer, Wanted,
     Workspace,
 };
@@ -103,10 +103,12 @@ fn training_on<T: Scalar, S: Scheme<T> + 'static>(name: &str, scheme: fn() -> S)
         for measure in [0, 1] {
             let run = |epochs| {
                 let mut model = model::<T>();
-                let mut trainer = Trainer::new(scheme(), Adam::new(1e-3).unwrap())
-                    .epochs(epochs)
-                    .batch_size(batch)
-                    .measure_every(measure);
+                let mut trainer = Trainer::new(
+                    Phase::new(scheme(), Adam::new(1e-3).unwrap())
+                        .epochs(epochs)
+                        .batch_size(batch),
+                )
+                .measure_every(measure);
                 allocations(|| trainer.run(&mut model).unwrap())
             };
             // The list of records doubles its room once between 32 and 64 epochs.

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use layerwise::{
     Activation, Adam, Alternating, Backprop, Circuit, Context, DecoupledCircuit, Dense, Error,
     GradCheck, GradientDescent, Initializer, JointDescent, Layer, LocalProblem, Optimizer, Pair,
-    ParameterGroup, Point, Projection, Quantity, ReverseSweep, Schedule, Scheme, Scratch,
+    ParameterGroup, Phase, Point, Projection, Quantity, ReverseSweep, Schedule, Scheme, Scratch,
     Selection, Sequential, SoftmaxCrossEntropy, SquaredError, StepSize, StopReason,
     SynchronousDescent, TargetInit, TargetSolver, Trainer, Write,
 };
@@ -210,9 +210,13 @@ fn add(
     on(model(), |m| m.add_examples(inputs, targets, init))
 }
 
-fn train(scheme: impl Scheme<f64> + 'static, change: fn(Trainer<f64>) -> Trainer<f64>) -> Error {
-    let trainer = Trainer::new(scheme, GradientDescent::new(0.1).unwrap());
-    on(model(), |m| change(trainer).run(m)).unwrap_err()
+fn train(
+    scheme: impl Scheme<f64> + 'static,
+    phase: fn(Phase<f64>) -> Phase<f64>,
+    trainer: fn(Trainer<f64>) -> Trainer<f64>,
+) -> Error {
+    let own = phase(Phase::new(scheme, GradientDescent::new(0.1).unwrap()));
+    on(model(), |m| trainer(Trainer::new(own)).run(m)).unwrap_err()
 }
 
 fn solve(solver: &mut dyn TargetSolver<f64>, selection: &Selection<'_>) -> Result<(), Error> {
@@ -531,26 +535,26 @@ fn options() -> Vec<Row> {
         ),
         row!(
             "batches of 0",
-            train(Backprop, |t| t.batch_size(0)),
-            Error::InvalidOption { option: "Trainer::batch_size", .. },
+            train(Backprop, |p| p.batch_size(0), |t| t),
+            Error::InvalidOption { option: "Phase::batch_size", .. },
             ["is 0", "at least 1"]
         ),
         row!(
             "0 threads",
-            train(Backprop, |t| t.threads(0)),
+            train(Backprop, |p| p, |t| t.threads(0)),
             Error::InvalidOption { option: "Trainer::threads", .. },
             ["is 0", "at least 1"]
         ),
         row!(
             "a cosine that rises",
-            train(Backprop, |t| t.schedule(Schedule::Cosine { end: 1.5 })),
-            Error::InvalidOption { option: "Schedule::Cosine::end", .. },
+            error(Schedule::cosine(1.5)),
+            Error::InvalidOption { option: "Schedule::cosine's end", .. },
             ["1.5"]
         ),
         row!(
-            "an exponential to 0",
-            train(Backprop, |t| t.schedule(Schedule::Exponential { end: 0.0 })),
-            Error::InvalidOption { option: "Schedule::Exponential::end", .. },
+            "a geometric schedule to 0",
+            error(Schedule::geometric(0.0)),
+            Error::InvalidOption { option: "Schedule::geometric's end", .. },
             ["is 0"]
         ),
         row!(
@@ -567,7 +571,7 @@ fn options() -> Vec<Row> {
         #[cfg(not(feature = "rayon"))]
         row!(
             "threads without their feature",
-            train(Backprop, |t| t.threads(2)),
+            train(Backprop, |p| p, |t| t.threads(2)),
             Error::FeatureDisabled { option: "Trainer::threads", feature: "rayon" },
             ["Trainer::threads", "'rayon'"]
         ),
@@ -829,7 +833,7 @@ fn selections() -> Vec<Row> {
         ),
         row!(
             "training on nothing",
-            error(on(empty(), |m| Trainer::new(Backprop, Adam::new(0.1).unwrap()).run(m))),
+            error(on(empty(), |m| Trainer::new(Phase::new(Backprop, Adam::new(0.1).unwrap())).run(m))),
             Error::NoExamples { .. },
             ["training"]
         ),
@@ -1091,9 +1095,7 @@ fn overflow<S: Scheme<f64> + 'static>(
 ) {
     let start = linear();
     let mut model = start.clone();
-    let result = Trainer::new(scheme(), rule.clone())
-        .epochs(50)
-        .run(&mut model);
+    let result = Trainer::new(Phase::new(scheme(), rule.clone()).epochs(50)).run(&mut model);
     let error = result.err().unwrap_or_else(|| panic!("{name}: no error"));
     let Error::NonFinite { layer, step, .. } = error else {
         panic!("{name}: {error}");
@@ -1108,8 +1110,7 @@ fn overflow<S: Scheme<f64> + 'static>(
         "{name}: non-finite state after '{error}'"
     );
     let mut before = start;
-    let report = Trainer::new(scheme(), rule)
-        .epochs(step)
+    let report = Trainer::new(Phase::new(scheme(), rule).epochs(step))
         .run(&mut before)
         .unwrap();
     assert_eq!(report.steps, step, "{name}");
@@ -1177,7 +1178,7 @@ fn a_parameter_step_to_infinity_is_not_made() {
     model.set_parameters(2, &[1e3; 10]).unwrap();
     let before = state(&model);
     let rule = GradientDescent::new(1e308).unwrap();
-    let result = Trainer::new(Backprop, rule).epochs(1).run(&mut model);
+    let result = Trainer::new(Phase::new(Backprop, rule).epochs(1)).run(&mut model);
     assert!(matches!(result, Err(Error::NonFinite { .. })), "{result:?}");
     assert_eq!(state(&model), before);
 }
@@ -1211,7 +1212,8 @@ fn a_joint_step_to_infinity_moves_neither_targets_nor_parameters() {
         let mut model = linear();
         model.set_parameters(2, &[1e3; 10]).unwrap();
         let before = state(&model);
-        let mut trainer = Trainer::new(JointDescent::new(targets), parameters).epochs(1);
+        let mut trainer =
+            Trainer::new(Phase::new(JointDescent::new(targets), parameters).epochs(1));
         let result = trainer.run(&mut model);
         assert!(
             matches!(result, Err(Error::NonFinite { step: 0, .. })),
@@ -1252,8 +1254,7 @@ fn a_callback_stops_the_run() {
     let mut model = model();
     let rule = GradientDescent::new(0.1).unwrap();
     let mut seen = Vec::new();
-    let report = Trainer::new(Backprop, rule)
-        .epochs(10)
+    let report = Trainer::new(Phase::new(Backprop, rule).epochs(10))
         .run_with(&mut model, |progress| {
             seen.push(progress.record.epoch);
             match progress.record.epoch {
@@ -1309,15 +1310,12 @@ fn empty_data_is_no_panic() {
     let mut model = model();
     let before = state(&model);
     let rule = GradientDescent::new(0.1).unwrap();
-    let report = Trainer::new(Backprop, rule)
-        .epochs(0)
+    let report = Trainer::new(Phase::new(Backprop, rule).epochs(0))
         .run(&mut model)
         .unwrap();
     assert_eq!((report.steps, report.history.len()), (0, 0));
     assert_eq!(state(&model), before);
-    let report = Trainer::new(joint(), rule)
-        .epochs(1)
-        .batch_size(usize::MAX)
+    let report = Trainer::new(Phase::new(joint(), rule).epochs(1).batch_size(usize::MAX))
         .run(&mut model)
         .unwrap();
     assert_eq!(report.steps, 1);

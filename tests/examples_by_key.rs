@@ -3,7 +3,7 @@
 
 use layerwise::{
     Activation, Adam, Alternating, Backprop, Circuit, DecoupledCircuit, Dense, GradientDescent,
-    JointDescent, Optimizer, ReverseSweep, Selection, TargetInit, Trainer,
+    JointDescent, Optimizer, Phase, ReverseSweep, Selection, TargetInit, Trainer,
 };
 use nalgebra::DMatrix;
 
@@ -72,13 +72,13 @@ fn shuffled_minibatches_leave_targets_in_their_place() {
     model.remove_examples(&[0, 7, 3]).unwrap();
     let before = model.circuit().parameters(0).to_vec();
     let rule = GradientDescent::new(0.1).unwrap();
-    let mut backprop = Trainer::new(Backprop, rule);
-    let mut weights = Trainer::new(Alternating::weights_only(), rule);
+    let mut backprop = Trainer::new(Phase::new(Backprop, rule));
+    let mut weights = Trainer::new(Phase::new(Alternating::weights_only(), rule));
     for trainer in [&mut backprop, &mut weights] {
         trainer.run(&mut model).unwrap();
         check_all(&model);
     }
-    let mut backprop = Trainer::new(Backprop, rule).batch_size(3).epochs(5);
+    let mut backprop = Trainer::new(Phase::new(Backprop, rule).batch_size(3).epochs(5));
     backprop.run(&mut model).unwrap();
     assert_ne!(model.circuit().parameters(0), before);
     check_all(&model);
@@ -147,10 +147,12 @@ fn memory_is_by_example(rule: impl Optimizer<f64> + Clone + 'static) {
     let n = start.examples().len();
     let train = |start: &DecoupledCircuit<f64>, batch: usize, seed: u64| {
         let mut model = start.clone();
-        let mut trainer = Trainer::new(JointDescent::new(rule.clone()), frozen())
-            .epochs(7)
-            .batch_size(batch)
-            .seed(seed);
+        let mut trainer = Trainer::new(
+            Phase::new(JointDescent::new(rule.clone()), frozen())
+                .epochs(7)
+                .batch_size(batch),
+        )
+        .seed(seed);
         trainer.run(&mut model).unwrap();
         for t in 0..3 {
             assert_eq!(model.circuit().parameters(t), start.circuit().parameters(t));
@@ -211,7 +213,7 @@ fn persistent_targets_in_minibatches_are_those_of_the_full_batch() {
     let train = |batch: usize| {
         let mut model = start.clone();
         let scheme = Alternating::persistent(ReverseSweep::new(1));
-        let mut trainer = Trainer::new(scheme, frozen()).epochs(6).batch_size(batch);
+        let mut trainer = Trainer::new(Phase::new(scheme, frozen()).epochs(6).batch_size(batch));
         trainer.run(&mut model).unwrap();
         model
     };

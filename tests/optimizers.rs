@@ -1,10 +1,6 @@
 //! Update rules and schedules against values worked out by hand from their published formulas.
 
-use layerwise::nalgebra::DMatrix;
-use layerwise::{
-    Activation, Adam, Backprop, Circuit, DecoupledCircuit, Dense, Error, GradientDescent,
-    Optimizer, Scalar, Schedule, Step, TargetInit, Trainer,
-};
+use layerwise::{Adam, AdamW, Error, GradientDescent, Optimizer, RmsProp, Scalar, Schedule, Step};
 
 /// Values after each step of `rule` from `start` along `gradients`, with a factor each.
 fn run<T: Scalar>(
@@ -81,6 +77,47 @@ fn momentum() {
     assert_eq!(Optimizer::<f64>::slots(&rule), 1);
 }
 
+/// v as with momentum, 2, 0, 4, 2, but each step goes along g + ½ v: 3, −1, 6, 1.
+#[test]
+fn nesterov_momentum() {
+    let rule = GradientDescent::new(0.1)
+        .unwrap()
+        .with_nesterov(0.5)
+        .unwrap();
+    let gradients: [(&[f64], f64); 4] =
+        [(&[2.0], 1.0), (&[-1.0], 1.0), (&[4.0], 1.0), (&[0.0], 0.5)];
+    let expected: [&[f64]; 4] = [&[0.7], &[0.8], &[0.2], &[0.15]];
+    assert_trajectory(&rule, &[1.0], &gradients, &expected);
+    assert_eq!(Optimizer::<f64>::slots(&rule), 1);
+}
+
+/// α = ¾ and ε = ½: v = 4, then ¾·4 + ¼·4 = 4, then 3 at a gradient of 0; the second step at half
+/// the rate.
+#[test]
+fn rms_prop() {
+    let rule = RmsProp::new(0.1).unwrap();
+    let rule = rule.with_decay(0.75).unwrap().with_epsilon(0.5).unwrap();
+    let gradients: [(&[f64], f64); 3] = [(&[4.0], 1.0), (&[-2.0], 0.5), (&[0.0], 1.0)];
+    let expected: [&[f64]; 3] = [&[0.84], &[0.88], &[0.88]];
+    assert_trajectory(&rule, &[1.0], &gradients, &expected);
+    assert_eq!(Optimizer::<f64>::slots(&rule), 1);
+}
+
+/// Adam's first step, 0.1·2/(2 + ¼) at ε = ¼, after a decay by 1 − 0.1·0.5·½; without decay it is
+/// Adam's alone.
+#[test]
+fn adam_w_decays_apart_from_the_moments() {
+    let adam = Adam::new(0.1).unwrap().with_epsilon(0.25).unwrap();
+    let rule = AdamW::new(adam).with_weight_decay(0.5).unwrap();
+    let step = 0.05 * 2.0 / 2.25;
+    assert_trajectory(&rule, &[3.0], &[(&[2.0], 0.5)], &[&[3.0 * 0.975 - step]]);
+    let (mut x, mut state) = ([3.0], [0.0; 2]);
+    let no_decay = Step::new(1, 0.5).with_decay(false);
+    rule.update(no_decay, &mut x, &[2.0], &mut state);
+    assert!((x[0] - (3.0 - step)).abs() < 1e-12, "{x:?}");
+    assert!(no_decay.gradient_factor == 1.0 && Step::new(1, 0.5).decays);
+}
+
 /// Kingma & Ba's formulas in 40 digits; and a value without gradient stays.
 #[test]
 fn adam_with_its_defaults() {
@@ -129,29 +166,33 @@ fn adam_with_options_and_factors() {
 #[test]
 fn schedules() {
     let near = |a: f64, b: f64| assert!((a - b).abs() <= 1e-15, "{a}, not {b}");
-    for s in [0.0, 0.3, 1.0] {
-        near(Schedule::Constant.factor(s), 1.0);
+    for k in [0, 3, 10, 11] {
+        near(Schedule::CONSTANT.factor(k, 10), 1.0);
     }
-    // cos 60° = ½, cos 120° = −½.
-    let cosine = Schedule::Cosine { end: 0.2 };
-    let at = [
-        (0.0, 1.0),
-        (1.0 / 3.0, 0.8),
-        (0.5, 0.6),
-        (2.0 / 3.0, 0.4),
-        (1.0, 0.2),
-    ];
-    for (s, factor) in at {
-        near(cosine.factor(s), factor);
+    // cos 60° = ½, cos 120° = −½; steps beyond the last stay at the end.
+    let cosine = Schedule::cosine(0.2).unwrap();
+    for (k, factor) in [(0, 1.0), (4, 0.8), (6, 0.6), (8, 0.4), (12, 0.2), (13, 0.2)] {
+        near(cosine.factor(k, 12), factor);
     }
-    let exponential = Schedule::Exponential { end: 0.0625 };
-    for (s, factor) in [(0.0, 1.0), (0.25, 0.5), (0.5, 0.25), (1.0, 0.0625)] {
-        near(exponential.factor(s), factor);
+    let geometric = Schedule::geometric(0.0625).unwrap();
+    for (k, factor) in [(0, 1.0), (2, 0.5), (4, 0.25), (8, 0.0625), (9, 0.0625)] {
+        near(geometric.factor(k, 8), factor);
     }
-    // Progress outside the run is its start or its end.
-    for schedule in [cosine, exponential] {
-        near(schedule.factor(-1.0), schedule.factor(0.0));
-        near(schedule.factor(2.0), schedule.factor(1.0));
+    near(Schedule::geometric(16.0).unwrap().factor(3, 4), 8.0);
+    let steps = Schedule::steps(3, 0.5).unwrap();
+    for (k, factor) in [(0, 1.0), (2, 1.0), (3, 0.5), (5, 0.5), (6, 0.25)] {
+        near(steps.factor(k, 7), factor);
+    }
+    // Behind a warm-up the rest is what it was, over the steps that remain.
+    for schedule in [Schedule::CONSTANT, cosine, geometric, steps] {
+        let warm = schedule.with_warm_up(4);
+        for (k, factor) in [(0, 0.25), (1, 0.5), (2, 0.75), (3, 1.0)] {
+            near(warm.factor(k, 16), factor);
+        }
+        for k in 4..18 {
+            near(warm.factor(k, 16), schedule.factor(k - 4, 12));
+        }
+        assert!(schedule.with_warm_up(9).factor(9, 9).is_finite());
     }
 }
 
@@ -168,6 +209,9 @@ fn options_out_of_range_are_errors() {
         assert_invalid(GradientDescent::new(value), "GradientDescent::rate");
         assert_invalid(Adam::new(value), "Adam::rate");
         assert_invalid(Adam::new(0.1).unwrap().with_epsilon(value), "Adam::epsilon");
+        assert_invalid(RmsProp::new(value), "RmsProp::rate");
+        let rms = RmsProp::new(0.1).unwrap();
+        assert_invalid(rms.with_epsilon(value), "RmsProp::epsilon");
     }
     for value in [-0.1, 1.0, f64::NAN] {
         let descent = GradientDescent::new(0.1).unwrap();
@@ -175,34 +219,29 @@ fn options_out_of_range_are_errors() {
         let adam = Adam::new(0.1).unwrap();
         assert_invalid(adam.with_betas(value, 0.9), "Adam::beta1");
         assert_invalid(adam.with_betas(0.9, value), "Adam::beta2");
+        let nesterov = descent.with_nesterov(value);
+        assert_invalid(nesterov, "GradientDescent::momentum");
+        let rms = RmsProp::new(0.1).unwrap();
+        assert_invalid(rms.with_decay(value), "RmsProp::decay");
     }
 }
 
-/// A schedule is checked before a run: nothing moves.
+#[test]
+fn weight_decay_out_of_range_is_an_error() {
+    let rule = AdamW::new(Adam::new(0.5).unwrap());
+    for value in [-0.1, 2.0, f64::NAN, f64::INFINITY] {
+        assert_invalid(rule.with_weight_decay(value), "AdamW::weight_decay");
+    }
+}
+
 #[test]
 fn schedules_out_of_range_are_errors() {
-    let layer = Dense::new(1, 1, Activation::Identity).unwrap();
-    let circuit = Circuit::<f64>::builder().layer(layer).build().unwrap();
-    let mut model = DecoupledCircuit::new(circuit);
-    let (x, y) = (
-        DMatrix::from_element(1, 1, 1.0),
-        DMatrix::from_element(1, 1, 5.0),
-    );
-    model
-        .add_examples(&x, &y, &TargetInit::ForwardPass)
-        .unwrap();
-    let before = model.circuit().parameters(0).to_vec();
-    let (cosine, exponential) = ("Schedule::Cosine::end", "Schedule::Exponential::end");
-    for (schedule, name) in [
-        (Schedule::Cosine { end: -0.1 }, cosine),
-        (Schedule::Cosine { end: 1.1 }, cosine),
-        (Schedule::Cosine { end: f64::NAN }, cosine),
-        (Schedule::Exponential { end: 0.0 }, exponential),
-        (Schedule::Exponential { end: 1.1 }, exponential),
-        (Schedule::Exponential { end: f64::NAN }, exponential),
-    ] {
-        let mut trainer = Trainer::new(Backprop, Adam::new(0.1).unwrap()).schedule(schedule);
-        assert_invalid(trainer.run(&mut model), name);
-        assert_eq!(model.circuit().parameters(0), before);
+    for end in [-0.1, 1.1, f64::NAN] {
+        assert_invalid(Schedule::cosine(end), "Schedule::cosine's end");
     }
+    for value in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        assert_invalid(Schedule::geometric(value), "Schedule::geometric's end");
+        assert_invalid(Schedule::steps(1, value), "Schedule::steps' ratio");
+    }
+    assert_invalid(Schedule::steps(0, 0.5), "Schedule::steps' every");
 }

@@ -2,10 +2,10 @@
 //! change of behaviour. And the defaults that the documentation promises.
 
 use layerwise::{
-    Activation, Adam, Alternating, Backprop, Circuit, DecoupledCircuit, Dense, Execution,
-    GradCheck, GradientDescent, Initializer, JointDescent, ReverseSweep, Scalar, Schedule,
-    Selection, SoftmaxCrossEntropy, StepSize, SynchronousDescent, TargetInit, TargetPolicy,
-    Trainer,
+    Activation, Adam, AdamW, Alternating, Backprop, Circuit, DecoupledCircuit, Dense, Execution,
+    GradCheck, GradientDescent, Initializer, JointDescent, Phase, ReverseSweep, RmsProp, Scalar,
+    Schedule, Selection, SoftmaxCrossEntropy, StepSize, SynchronousDescent, TargetInit,
+    TargetPolicy, Trainer,
 };
 use nalgebra::DMatrix;
 
@@ -93,29 +93,29 @@ fn numbers<T: Scalar>() -> Vec<(String, f64)> {
     let bounded = StepSize::Bounded { margin: 1.0 };
     let synchronous = SynchronousDescent::new(3, bounded).unwrap();
     let adam = || Adam::new(0.02).unwrap();
-    let trainers = [
-        ("backprop", Trainer::new(Backprop, adam())),
-        ("joint", Trainer::new(JointDescent::new(momentum), adam())),
+    let phases = [
+        ("backprop", Phase::new(Backprop, adam())),
+        ("joint", Phase::new(JointDescent::new(momentum), adam())),
         (
             "sweep",
-            Trainer::new(Alternating::persistent(ReverseSweep::new(2)), adam()),
+            Phase::new(Alternating::persistent(ReverseSweep::new(2)), adam()),
         ),
         (
             "synchronous",
-            Trainer::new(Alternating::refreshed(synchronous), momentum),
+            Phase::new(Alternating::refreshed(synchronous), momentum),
         ),
         (
             "weights only",
-            Trainer::new(Alternating::weights_only(), momentum),
+            Phase::new(Alternating::weights_only(), momentum),
         ),
     ];
-    for (name, trainer) in trainers {
+    for (name, phase) in phases {
         let mut model = start.clone();
-        let mut trainer = trainer
+        let phase = phase
             .epochs(5)
             .batch_size(5)
-            .seed(3)
-            .schedule(Schedule::Cosine { end: 0.1 });
+            .schedule(Schedule::cosine(0.1).unwrap());
+        let mut trainer = Trainer::new(phase).seed(3);
         let report = trainer.run(&mut model).unwrap();
         let objective = report.history[4].objective.as_f64();
         pin(&format!("objective of {name}"), objective);
@@ -212,20 +212,29 @@ fn defaults_are_those_documented() {
         &["rate: 0.1", "beta1: 0.9,", "beta2: 0.999,", "epsilon: 1e-8"],
     );
     let plain = GradientDescent::new(0.1).unwrap();
-    contains(format!("{plain:?}"), &["rate: 0.1", "momentum: 0.0"]);
+    contains(
+        format!("{plain:?}"),
+        &["rate: 0.1", "momentum: 0.0", "nesterov: false"],
+    );
     contains(
         format!("{:?}", ReverseSweep::<f64>::new(3)),
         &["sweeps: 3", "step: Bounded { margin: 1.0 }", "every: 10"],
     );
     contains(
-        format!("{:?}", Trainer::<f64>::new(Backprop, plain)),
+        format!("{:?}", Trainer::<f64>::new(Phase::new(Backprop, plain))),
         &[
             "epochs: 100,",
             "batch_size: None",
-            "schedule: Constant",
+            "schedule: Schedule { shape: Constant, warm_up: 0 }",
+            "penalty_schedule: Schedule { shape: Constant, warm_up: 0 }",
+            "max_norm: None",
+            "stopping: AtLimits",
+            "time_limit: None",
             "seed: 0,",
             "threads: 1,",
-            "measure_every: 1 ",
+            "measure_every: 1,",
+            "validation: None",
+            "stop_flag: None",
         ],
     );
     contains(
@@ -234,16 +243,26 @@ fn defaults_are_those_documented() {
             "output_loss: SquaredError",
             "hidden: All(SquaredError)",
             "penalty: All(1.0)",
+            "parameter_regularizer: Regularizer { l1: 0.0, l2: 0.0 }",
+            "target_regularizer: Regularizer { l1: 0.0, l2: 0.0 }",
             "seed: 0 ",
         ],
     );
+    contains(
+        format!("{:?}", AdamW::new(adam)),
+        &["rate: 0.1", "decay: 0.01"],
+    );
+    contains(
+        format!("{:?}", RmsProp::new(0.1).unwrap()),
+        &["rate: 0.1", "decay: 0.99", "epsilon: 1e-8"],
+    );
     let alternating = Alternating::<f64>::weights_only();
     assert_eq!(alternating.policy(), TargetPolicy::Persistent);
-    contains(format!("{alternating:?}"), &["parameter_steps: 1 "]);
+    contains(format!("{alternating:?}"), &["parameter_steps: 1,"]);
     let refreshed = Alternating::<f64>::refreshed(ReverseSweep::new(1));
     assert_eq!(refreshed.policy(), TargetPolicy::Refreshed);
     assert_eq!(TargetPolicy::default(), TargetPolicy::Persistent);
-    assert_eq!(Schedule::default(), Schedule::Constant);
+    assert_eq!(Schedule::default(), Schedule::CONSTANT);
     assert_eq!(Selection::default(), Selection::All);
     assert_eq!(Execution::default(), Execution::Sequential);
     assert_eq!(GradCheck::default(), GradCheck::new());

@@ -3,7 +3,7 @@
 
 use layerwise::{
     Activation, Adam, Alternating, Backprop, Circuit, DecoupledCircuit, Dense, Execution,
-    GradientDescent, JointDescent, LocalGradients, ReverseSweep, Scalar, Selection,
+    GradientDescent, JointDescent, LocalGradients, Phase, ReverseSweep, Scalar, Selection,
     SoftmaxCrossEntropy, StepSize, SynchronousDescent, TargetInit, Trainer, Workspace,
 };
 use nalgebra::DMatrix;
@@ -52,45 +52,50 @@ fn synchronous<T: Scalar>() -> SynchronousDescent<T> {
 }
 
 /// Every scheme, with a rule for θ that keeps state.
-fn trainers<T: Scalar>() -> Vec<(&'static str, Trainer<T>)> {
+fn phases<T: Scalar>() -> Vec<(&'static str, Phase<T>)> {
     let rule = || Adam::new(1e-2).unwrap();
     let momentum = GradientDescent::new(0.05).unwrap();
     let joint = JointDescent::new(momentum.with_momentum(0.9).unwrap());
     vec![
-        ("backprop", Trainer::new(Backprop, rule())),
-        ("joint descent", Trainer::new(joint, rule())),
+        ("backprop", Phase::new(Backprop, rule())),
+        ("joint descent", Phase::new(joint, rule())),
         (
             "joint descent by Adam",
-            Trainer::new(JointDescent::new(rule()), rule()),
+            Phase::new(JointDescent::new(rule()), rule()),
         ),
         (
             "persistent, sweep",
-            Trainer::new(Alternating::persistent(sweep()), rule()),
+            Phase::new(Alternating::persistent(sweep()), rule()),
         ),
         (
             "persistent, synchronous",
-            Trainer::new(Alternating::persistent(synchronous()), rule()),
+            Phase::new(Alternating::persistent(synchronous()), rule()),
         ),
         (
             "refreshed, sweep",
-            Trainer::new(Alternating::refreshed(sweep()), rule()),
+            Phase::new(Alternating::refreshed(sweep()), rule()),
         ),
         (
             "refreshed, synchronous",
-            Trainer::new(Alternating::refreshed(synchronous()), rule()),
+            Phase::new(Alternating::refreshed(synchronous()), rule()),
         ),
         (
             "weights only",
-            Trainer::new(Alternating::weights_only(), rule()),
+            Phase::new(Alternating::weights_only(), rule()),
         ),
     ]
 }
 
 /// What a run leaves, and what it reports.
-fn outcome<T: Scalar>(trainer: Trainer<T>) -> (Vec<Vec<u64>>, Vec<Vec<u64>>) {
+fn outcome<T: Scalar>(
+    phase: Phase<T>,
+    change: impl Fn(Trainer<T>) -> Trainer<T>,
+) -> (Vec<Vec<u64>>, Vec<Vec<u64>>) {
     let mut model = model::<T>();
     let before = state(&model);
-    let report = trainer.epochs(3).run(&mut model).unwrap();
+    let report = change(Trainer::new(phase.epochs(3)))
+        .run(&mut model)
+        .unwrap();
     assert_ne!(state(&model), before, "nothing was trained");
     let history = report.history.iter().map(|record| {
         // Backprop reports no gap.
@@ -103,12 +108,12 @@ fn outcome<T: Scalar>(trainer: Trainer<T>) -> (Vec<Vec<u64>>, Vec<Vec<u64>>) {
 #[cfg(feature = "rayon")]
 fn threads_on<T: Scalar>() {
     for batch in [EXAMPLES, 4, 1] {
-        let alone = trainers::<T>().into_iter();
-        for (k, (name, trainer)) in alone.enumerate() {
-            let expected = outcome(trainer.batch_size(batch));
+        let alone = phases::<T>().into_iter();
+        for (k, (name, phase)) in alone.enumerate() {
+            let expected = outcome(phase.batch_size(batch), |trainer| trainer);
             for threads in [2, 3] {
-                let trainer = trainers::<T>().swap_remove(k).1;
-                let shared = outcome(trainer.batch_size(batch).threads(threads));
+                let phase = phases::<T>().swap_remove(k).1;
+                let shared = outcome(phase.batch_size(batch), |trainer| trainer.threads(threads));
                 assert!(
                     shared == expected,
                     "{name}, batches of {batch}, {threads} threads"
@@ -128,10 +133,10 @@ fn any_number_of_threads_gives_the_same_bits() {
 #[test]
 fn a_seed_decides_a_run() {
     let run = |k: usize, seed| {
-        let trainer = trainers::<f64>().swap_remove(k).1;
-        outcome(trainer.batch_size(4).seed(seed))
+        let phase = phases::<f64>().swap_remove(k).1;
+        outcome(phase.batch_size(4), |trainer| trainer.seed(seed))
     };
-    for (k, (name, _)) in trainers::<f64>().iter().enumerate() {
+    for (k, (name, _)) in phases::<f64>().iter().enumerate() {
         assert!(run(k, 1) == run(k, 1), "{name}: two runs differ");
         assert!(run(k, 1) != run(k, 2), "{name}: the seed has no effect");
     }

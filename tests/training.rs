@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use layerwise::{
     Activation, Adam, Alternating, Backprop, Circuit, DecoupledCircuit, Dense, EpochRecord, Error,
-    GradientDescent, JointDescent, ReverseSweep, Schedule, Scheme, Selection, Sequential,
+    GradientDescent, JointDescent, Phase, ReverseSweep, Schedule, Scheme, Selection, Sequential,
     SoftmaxCrossEntropy, SolveReport, StepSize, StopReason, SynchronousDescent, TargetInit,
     TargetSolver, Trainer, TrainingReport, Visit,
 };
@@ -52,10 +52,10 @@ fn joint() -> JointDescent<f64> {
 fn run(
     model: &mut DecoupledCircuit<f64>,
     scheme: impl Scheme<f64> + 'static,
-    change: impl FnOnce(Trainer<f64>) -> Trainer<f64>,
+    change: impl FnOnce(Phase<f64>) -> Phase<f64>,
 ) -> TrainingReport<f64> {
-    let trainer = Trainer::new(scheme, GradientDescent::new(0.1).unwrap());
-    change(trainer).run(model).unwrap()
+    let phase = Phase::new(scheme, GradientDescent::new(0.1).unwrap());
+    Trainer::new(change(phase)).run(model).unwrap()
 }
 
 fn state(model: &DecoupledCircuit<f64>) -> Vec<u64> {
@@ -79,11 +79,13 @@ fn every_scheme_lowers_the_composed_loss() {
         for batch in [EXAMPLES, 10] {
             let mut model = sine(&init);
             let before = model.composed_loss().unwrap();
-            Trainer::new(scheme(), Adam::new(1e-2).unwrap())
-                .epochs(300)
-                .batch_size(batch)
-                .run(&mut model)
-                .unwrap();
+            Trainer::new(
+                Phase::new(scheme(), Adam::new(1e-2).unwrap())
+                    .epochs(300)
+                    .batch_size(batch),
+            )
+            .run(&mut model)
+            .unwrap();
             let after = model.composed_loss().unwrap();
             assert!(
                 after < factor * before,
@@ -140,8 +142,7 @@ fn deep_sigmoid(init: &TargetInit<f64>) -> DecoupledCircuit<f64> {
 fn projected_targets_train_a_deep_sigmoid_circuit_that_forward_targets_do_not() {
     let loss = |init: TargetInit<f64>| {
         let mut model = deep_sigmoid(&init);
-        Trainer::new(Alternating::weights_only(), Adam::new(5e-3).unwrap())
-            .epochs(600)
+        Trainer::new(Phase::new(Alternating::weights_only(), Adam::new(5e-3).unwrap()).epochs(600))
             .measure_every(0)
             .run(&mut model)
             .unwrap();
@@ -220,8 +221,8 @@ fn composed_loss_and_gap_are_those_of_the_model_after_the_epoch() {
     // Batches of 7 leave 2 for the last.
     for batch in [EXAMPLES, 7] {
         let mut model = sine(&TargetInit::NoisyForwardPass { std: 0.3, seed: 2 });
-        let mut trainer = Trainer::new(joint(), GradientDescent::new(0.1).unwrap());
-        trainer = trainer.epochs(5).batch_size(batch);
+        let phase = Phase::new(joint(), GradientDescent::new(0.1).unwrap());
+        let mut trainer = Trainer::new(phase.epochs(5).batch_size(batch));
         let mut seen = 0;
         let report = trainer.run_with(&mut model, |progress| {
             check_measured(progress.record, progress.model);
@@ -261,7 +262,9 @@ fn measurements_are_made_as_often_as_asked_for() {
     let measured = |every| -> Vec<u64> {
         let mut model = sine(&TargetInit::ForwardPass);
         let scheme = Alternating::weights_only();
-        let report = run(&mut model, scheme, |t| t.epochs(7).measure_every(every));
+        let phase = Phase::new(scheme, GradientDescent::new(0.1).unwrap()).epochs(7);
+        let mut trainer = Trainer::new(phase).measure_every(every);
+        let report = trainer.run(&mut model).unwrap();
         let history = report.history.iter();
         let with = history.filter(|record| {
             assert_eq!(record.composed_loss.is_some(), record.gap.is_some());
@@ -282,8 +285,8 @@ fn measurements_are_made_as_often_as_asked_for() {
 #[test]
 fn a_callback_ends_the_run_where_a_shorter_one_ends() {
     let mut stopped = sine(&TargetInit::ForwardPass);
-    let mut trainer = Trainer::new(Backprop, GradientDescent::new(0.1).unwrap());
-    trainer = trainer.epochs(50).batch_size(10);
+    let phase = Phase::new(Backprop, GradientDescent::new(0.1).unwrap());
+    let mut trainer = Trainer::new(phase.epochs(50).batch_size(10));
     let report = trainer.run_with(&mut stopped, |progress| {
         if progress.record.epoch == 6 {
             ControlFlow::Break(())
@@ -386,14 +389,14 @@ fn a_batch_larger_than_the_data_is_the_full_batch() {
 
 #[test]
 fn a_step_of_gradient_descent_follows_the_mean_over_the_batch() {
-    let schedule = Schedule::Cosine { end: 0.2 };
+    let schedule = Schedule::cosine(0.2).unwrap();
     let mut model = sine(&TargetInit::NoisyForwardPass { std: 0.3, seed: 2 });
     for epochs in [1, 2] {
         // The factor of the second visit of two, progress ½.
         let factor = if epochs == 1 {
             1.0
         } else {
-            schedule.factor(0.5)
+            schedule.factor(1, 2)
         };
         let mut before = model.clone();
         if epochs == 2 {
@@ -437,8 +440,9 @@ fn the_memory_estimate_is_the_sum_of_its_arrays() {
     assert_eq!(memory.data, 4 * 50 * (6 + 3));
     let parameters = (6 * 9 + 9) + (9 * 4 + 4) + (4 * 3 + 3);
     assert_eq!(memory.parameters, 4 * parameters);
-    // Prediction, cotangent and target gradient; input gradient; one energy an example.
-    let arrays = 20 * ((3 * 9 + 6 + 1) + (3 * 4 + 9 + 1) + (3 * 3 + 4 + 1));
+    // Prediction, cotangent and target gradient; input gradient; an energy and a
+    // factor an example.
+    let arrays = 20 * ((3 * 9 + 6 + 2) + (3 * 4 + 9 + 2) + (3 * 3 + 4 + 2));
     // Tape and work of the two curved layers; the exponentials of the loss.
     let scratch = 20 * (2 * 9 + 2 * 4 + 3);
     assert_eq!(memory.workspace, 4 * (arrays + scratch + parameters));
@@ -453,8 +457,6 @@ fn the_memory_estimate_is_the_sum_of_its_arrays() {
 struct TwoSteps;
 
 impl Scheme<f64> for TwoSteps {
-    fn reset(&mut self) {}
-
     fn visit(&mut self, visit: &mut Visit<'_, '_, f64>) -> Result<f64, Error> {
         let loss = visit.backprop()?;
         let gradient = visit.workspace().parameter_gradient(0).to_vec();
@@ -474,8 +476,7 @@ fn a_parameter_step_leaves_the_gradient_as_it_was() {
     // Plain descent: two steps are one of twice the length.
     let mut once = sine(&TargetInit::ForwardPass);
     let rule = GradientDescent::new(0.2).unwrap();
-    Trainer::new(Backprop, rule)
-        .epochs(1)
+    Trainer::new(Phase::new(Backprop, rule).epochs(1))
         .run(&mut once)
         .unwrap();
     for t in 0..3 {

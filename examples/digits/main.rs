@@ -12,7 +12,7 @@ use data::Digits;
 use indicatif::{ProgressBar, ProgressStyle};
 use layerwise::{
     Activation, Adam, Alternating, Backprop, Circuit, DecoupledCircuit, Dense, Error,
-    GradientDescent, Gradients, JointDescent, ReverseSweep, Schedule, Selection,
+    GradientDescent, Gradients, JointDescent, Phase, ReverseSweep, Schedule, Selection,
     SoftmaxCrossEntropy, StepSize, TargetInit, Trainer,
 };
 use serde::Serialize;
@@ -77,24 +77,23 @@ impl SchemeName {
     ];
 
     /// The whole difference between the schemes.
-    fn trainer(self) -> Result<Trainer<f32>, Error> {
-        let decayed = Schedule::Cosine { end: 0.05 };
+    fn phase(self) -> Result<Phase<f32>, Error> {
         Ok(match self {
-            Self::Backprop => Trainer::new(Backprop, Adam::new(1e-2)?).epochs(300),
+            Self::Backprop => Phase::new(Backprop, Adam::new(1e-2)?).epochs(300),
             Self::Joint => {
                 let targets = GradientDescent::new(0.1)?.with_momentum(0.9)?;
-                Trainer::new(JointDescent::new(targets), Adam::new(1e-2)?).epochs(600)
+                Phase::new(JointDescent::new(targets), Adam::new(1e-2)?).epochs(600)
             }
             Self::Refreshed => {
                 let scheme = Alternating::refreshed(ReverseSweep::new(1));
-                Trainer::new(scheme, Adam::new(1e-2)?).epochs(600)
+                Phase::new(scheme, Adam::new(1e-2)?).epochs(600)
             }
             Self::Persistent => {
                 let scheme = Alternating::persistent(persistent_sweeps()?);
-                Trainer::new(scheme, Adam::new(3e-3)?).epochs(600)
+                Phase::new(scheme, Adam::new(3e-3)?).epochs(600)
             }
         }
-        .schedule(decayed))
+        .schedule(Schedule::cosine(0.05)?))
     }
 
     /// The parameter gradient that the scheme would step along next.
@@ -163,14 +162,14 @@ fn run(
 ) -> Result<Row, Error> {
     let mut model = DecoupledCircuit::new(circuit(&options.widths, seed)?);
     model.add_examples(&train.images, &train.classes, &TargetInit::ForwardPass)?;
-    let mut trainer = scheme
-        .trainer()?
+    let mut phase = scheme.phase()?;
+    if let Some(epochs) = options.epochs {
+        phase = phase.epochs(epochs);
+    }
+    let mut trainer = Trainer::new(phase)
         .seed(seed)
         .threads(options.threads)
         .measure_every(0);
-    if let Some(epochs) = options.epochs {
-        trainer = trainer.epochs(epochs);
-    }
     let style = ProgressStyle::with_template("{prefix:10} epoch {pos:>4} {wide_msg}");
     let bar = ProgressBar::no_length()
         .with_style(style.expect("the template is valid"))

@@ -11,6 +11,8 @@ pub struct Batch<'a, T> {
     pub(crate) z: &'a [Vec<T>],
     pub(crate) start: usize,
     pub(crate) ids: &'a [u64],
+    /// One an example; empty if all are 1.
+    pub(crate) weights: &'a [T],
     pub(crate) visit: u64,
     pub(crate) training: bool,
 }
@@ -29,6 +31,11 @@ impl<'a, T> Batch<'a, T> {
     /// The lasting numbers of the examples, one a column.
     pub fn examples(&self) -> &'a [u64] {
         self.ids
+    }
+
+    /// The weights of the examples, one a column; `None` if every weight is 1.
+    pub fn weights(&self) -> Option<&'a [T]> {
+        (!self.weights.is_empty()).then_some(self.weights)
     }
 
     /// z_t, d_t × n column-major: the input for t = 0, the output target for t = T, else the
@@ -58,6 +65,8 @@ pub struct BatchMut<'a, T> {
     pub(crate) z: &'a mut [Vec<T>],
     pub(crate) start: usize,
     pub(crate) ids: &'a [u64],
+    /// One an example; empty if all are 1.
+    pub(crate) weights: &'a [T],
     pub(crate) visit: u64,
     pub(crate) training: bool,
 }
@@ -70,6 +79,7 @@ impl<T> BatchMut<'_, T> {
             z: self.z,
             start: self.start,
             ids: self.ids,
+            weights: self.weights,
             visit: self.visit,
             training: self.training,
         }

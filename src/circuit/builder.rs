@@ -2,23 +2,26 @@
 
 use std::sync::Arc;
 
-use super::Circuit;
-use super::local_problem::{check_finite, check_weight};
+use super::local_problem::{check_finite, check_weights};
+use super::{Circuit, Groups};
 use crate::init::{Purpose, generator};
-use crate::layer::check_chain;
-use crate::layer::{Layer, parameter_count};
+use crate::layer::{Layer, check_chain, check_layout};
 use crate::loss::{Loss, SquaredError};
+use crate::regularizer::Regularizer;
 use crate::{Error, Quantity, Scalar};
 
 /// Description of a [`Circuit`]; [`CircuitBuilder::build`] checks it.
 ///
-/// Defaults: output loss [`SquaredError`], hidden loss [`SquaredError`], every μ_t = 1, seed 0.
+/// Defaults: output loss [`SquaredError`], hidden loss [`SquaredError`], every μ_t = 1, no
+/// regularisers, seed 0.
 #[derive(Debug)]
 pub struct CircuitBuilder<T: Scalar> {
     layers: Vec<Box<dyn Layer<T>>>,
     output_loss: Arc<dyn Loss<T>>,
     hidden: Hidden<Arc<dyn Loss<T>>>,
     penalty: Hidden<T>,
+    parameter_regularizer: Regularizer,
+    target_regularizer: Regularizer,
     seed: u64,
 }
 
@@ -50,6 +53,8 @@ impl<T: Scalar> CircuitBuilder<T> {
             output_loss: Arc::new(SquaredError),
             hidden: Hidden::All(Arc::new(SquaredError)),
             penalty: Hidden::All(T::one()),
+            parameter_regularizer: Regularizer::NONE,
+            target_regularizer: Regularizer::NONE,
             seed: 0,
         }
     }
@@ -95,6 +100,19 @@ impl<T: Scalar> CircuitBuilder<T> {
         self
     }
 
+    /// R of every layer's parameters, those of groups that decay ([`ParameterGroup::decays`]
+    /// [crate::ParameterGroup::decays]: weights, not biases). It counts once for every example.
+    pub fn regularize_parameters(mut self, regularizer: Regularizer) -> Self {
+        self.parameter_regularizer = regularizer;
+        self
+    }
+
+    /// S of every auxiliary target z_1, …, z_{T−1}, without μ.
+    pub fn regularize_targets(mut self, regularizer: Regularizer) -> Self {
+        self.target_regularizer = regularizer;
+        self
+    }
+
     /// The seed of the initial parameters (a stream of its own for every layer) and of stochastic
     /// layers.
     pub fn seed(mut self, seed: u64) -> Self {
@@ -107,8 +125,9 @@ impl<T: Scalar> CircuitBuilder<T> {
     /// # Errors
     /// [`Error::NoLayers`], [`Error::LayerMismatch`], [`Error::ZeroDimension`],
     /// [`Error::InputNotDifferentiable`], [`Error::ParameterLayout`], [`Error::FixedTargetLoss`],
-    /// [`Error::TooLarge`], [`Error::Length`] for a list with another length than T−1, [`Error::InvalidOption`] for μ_t
-    /// not above 0 and finite, [`Error::NonFiniteData`] if a layer draws such parameters.
+    /// [`Error::TooLarge`], [`Error::Length`] for a list with another length than T−1,
+    /// [`Error::InvalidOption`] for μ_t not above 0 and finite, [`Error::NonFiniteData`] if a layer
+    /// draws such parameters, and what a loss says of a dimension that it does not fit.
     pub fn build(self) -> Result<Circuit<T>, Error> {
         check_chain(&self.layers, "circuit")?;
         let hidden = self.layers.len() - 1;
@@ -122,30 +141,46 @@ impl<T: Scalar> CircuitBuilder<T> {
             }
         }
         let penalties = self.penalty.expand(hidden, "penalties μ")?;
-        for &penalty in &penalties {
-            check_weight(penalty)?;
-        }
+        check_weights("penalty μ", &penalties)?;
+        let mut dims = vec![self.layers[0].input_dim()];
+        dims.extend(self.layers.iter().map(|layer| layer.output_dim()));
+        let mut groups = Vec::with_capacity(self.layers.len());
         let mut parameters = Vec::with_capacity(self.layers.len());
         for (t, layer) in self.layers.iter().enumerate() {
-            let count = parameter_count(layer.as_ref());
-            let mut own = Vec::new();
+            let loss = hidden_losses.get(t).unwrap_or(&self.output_loss);
+            let dim = dims[t + 1];
+            // No targets yet, but the loss may not fit the dimension.
+            loss.check_target(dim, &[])?;
+            let mut all = layer.parameters();
+            let own = all.last().map_or(0, |group| group.range.end);
+            let mut of_loss = loss.parameters(dim);
+            check_layout(&of_loss, t)?;
+            for group in &mut of_loss {
+                group.range = own + group.range.start..own + group.range.end;
+            }
+            all.append(&mut of_loss);
+            let count = all.last().map_or(0, |group| group.range.end);
+            let mut values = Vec::new();
             let too_large = |_| Error::TooLarge {
                 what: "a parameter vector",
                 rows: count,
                 columns: 1,
             };
-            own.try_reserve_exact(count).map_err(too_large)?;
-            own.resize(count, T::zero());
+            values.try_reserve_exact(count).map_err(too_large)?;
+            values.resize(count, T::zero());
             let mut rng = generator(self.seed, Purpose::Parameters, t as u64);
-            layer.initialize(&mut own, &mut rng);
-            check_finite(Quantity::Parameter, t, own.len().max(1), &own)?;
-            parameters.push(own);
+            layer.initialize(&mut values[..own], &mut rng);
+            loss.initialize(dim, &mut values[own..]);
+            check_finite(Quantity::Parameter, t, values.len().max(1), &values)?;
+            parameters.push(values);
+            groups.push(Groups { all, own });
         }
-        let mut dims = vec![self.layers[0].input_dim()];
-        dims.extend(self.layers.iter().map(|layer| layer.output_dim()));
         Ok(Circuit {
             layers: self.layers.into_iter().map(Arc::from).collect(),
+            groups,
             parameters,
+            parameter_regularizer: self.parameter_regularizer,
+            target_regularizer: self.target_regularizer,
             output_loss: self.output_loss,
             hidden_losses,
             penalties,

@@ -1,9 +1,10 @@
 //! The loss of one layer, which depends on nothing but that layer.
 
 use crate::circuit::workspace::LocalWorkspace;
-use crate::kernel::{all_finite, scale, total};
-use crate::layer::{Context, Layer, Point, parameter_count};
+use crate::kernel::{all_finite, scale, scale_columns, total};
+use crate::layer::{Context, Layer, ParameterGroup, Point, check_layout, parameter_count};
 use crate::loss::{Loss, Pair};
+use crate::regularizer::Regularizer;
 use crate::{Error, Quantity, Scalar, Write};
 
 /// Which gradients an evaluation is asked for; what is not asked for is not computed.
@@ -40,7 +41,12 @@ impl Wanted {
 ///
 /// It borrows θ_t, z_t, z_{t+1}, the layer and the loss, and nothing else: E = Σ_t ℓ_t, and the T
 /// problems can be evaluated at once, in any order, on any thread. All sums are over examples,
-/// without averaging; μ is included in values and gradients.
+/// without averaging; μ is included in values and gradients. With example weights wᵢ and
+/// regularisers R_t of θ_t and S_{t+1} of z_{t+1}, where a circuit has them,
+///
+/// ℓ_t = Σᵢ wᵢ \[ μ_{t+1} L_h(z_{t+1}ⁱ, ẑ_{t+1}ⁱ) + R_t(θ_t) + S_{t+1}(z_{t+1}ⁱ) \].
+///
+/// θ_t holds the layer's parameters, then those of the loss, if it has any.
 ///
 /// # Examples
 /// ```
@@ -59,12 +65,26 @@ impl Wanted {
 #[derive(Debug)]
 pub struct LocalProblem<'a, T: Scalar> {
     pub(crate) layer: &'a dyn Layer<T>,
+    /// θ_t: the layer's `own` parameters, then the loss's.
     pub(crate) parameters: &'a [T],
+    pub(crate) own: usize,
     pub(crate) loss: &'a dyn Loss<T>,
+    /// μ_{t+1}.
     pub(crate) weight: T,
     pub(crate) input: &'a [T],
     pub(crate) target: &'a [T],
     pub(crate) context: Context<'a>,
+    /// One an example; empty if all are 1.
+    pub(crate) example_weights: &'a [T],
+    pub(crate) regularization: Regularization<'a>,
+}
+
+/// R_t, on those groups of θ_t that decay, and S_{t+1}.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Regularization<'a> {
+    pub(crate) parameters: Regularizer,
+    pub(crate) groups: &'a [ParameterGroup],
+    pub(crate) targets: Regularizer,
 }
 
 impl<T: Scalar> Clone for LocalProblem<'_, T> {
@@ -89,8 +109,9 @@ pub struct LocalGradients<T> {
 }
 
 impl<'a, T: Scalar> LocalProblem<'a, T> {
-    /// A local problem on the caller's own arrays: `weight` is μ_{t+1}, `input` z_t (input_dim × n
-    /// column-major), `target` z_{t+1} (output_dim × n).
+    /// A local problem on the caller's own arrays, without regularisers: `parameters` are the
+    /// layer's, then the loss's, `weight` is μ_{t+1}, `input` z_t (input_dim × n column-major),
+    /// `target` z_{t+1} (output_dim × n).
     ///
     /// # Errors
     /// [`Error::Length`] or [`Error::ExampleCount`] for arrays that do not fit the layer,
@@ -105,7 +126,11 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         target: &'a [T],
     ) -> Result<Self, Error> {
         crate::layer::validate(layer, 0)?;
-        check_length("parameters", parameters, parameter_count(layer))?;
+        let own = parameter_count(layer);
+        let groups = loss.parameters(layer.output_dim());
+        check_layout(&groups, 0)?;
+        let of_loss = groups.last().map_or(0, |group| group.range.end);
+        check_length("parameters", parameters, own + of_loss)?;
         let n = whole_columns("input", input, layer.input_dim())?;
         let m = whole_columns("target", target, layer.output_dim())?;
         if n != m {
@@ -119,7 +144,7 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
                 operation: "a local problem",
             });
         }
-        check_weight(weight)?;
+        check_weights("penalty μ", &[weight])?;
         check_finite(Quantity::Parameter, 0, parameters.len(), parameters)?;
         check_finite(Quantity::Input, 0, layer.input_dim(), input)?;
         check_finite(Quantity::Target, 1, layer.output_dim(), target)?;
@@ -128,11 +153,27 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         Ok(Self {
             layer,
             parameters,
+            own,
             loss,
             weight,
             input,
             target,
             context: Context::inference(0, 0),
+            example_weights: &[],
+            regularization: Regularization::default(),
+        })
+    }
+
+    /// The same problem with a weight for every example: 2 counts it twice.
+    ///
+    /// # Errors
+    /// [`Error::Length`], or [`Error::InvalidOption`] unless every weight is above 0 and finite.
+    pub fn with_example_weights(self, weights: &'a [T]) -> Result<Self, Error> {
+        check_length("example weights", weights, self.examples())?;
+        check_weights("example weight", weights)?;
+        Ok(Self {
+            example_weights: weights,
+            ..self
         })
     }
 
@@ -171,7 +212,8 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
     /// ẑ_{t+1} = f_t(z_t, θ_t), into the workspace, ready for derivatives.
     pub fn predict(&self, workspace: &mut LocalWorkspace<T>) {
         self.fit(workspace);
-        workspace.forward(self.layer, &self.context, self.parameters, self.input);
+        let own = &self.parameters[..self.own];
+        workspace.forward(self.layer, &self.context, own, self.input);
     }
 
     /// ℓ_t and the wanted gradients, for a workspace whose prediction is current.
@@ -184,7 +226,9 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
             // The workspace of another problem has no prediction of this one.
             self.predict(w);
         }
-        let pair = Pair::new(self.layer.output_dim(), self.target, &w.prediction);
+        let (own, of_loss) = self.parameters.split_at(self.own);
+        let pair =
+            Pair::new(self.layer.output_dim(), self.target, &w.prediction).with_parameters(of_loss);
         let needs_cotangent = wanted.parameters || wanted.input;
         self.loss.evaluate(
             &pair,
@@ -193,21 +237,23 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
             Write::set(needs_cotangent.then_some(&mut w.cotangent[..])),
             &mut w.work,
         );
-        if self.weight != T::one() {
-            scale(&mut w.energies, self.weight);
-            if wanted.target {
-                scale(&mut w.d_target, self.weight);
+        let (d_own, d_loss) = w.d_parameters.split_at_mut(self.own);
+        if wanted.parameters && !of_loss.is_empty() {
+            w.factors.fill(self.weight);
+            for (factor, &weight) in w.factors.iter_mut().zip(self.example_weights) {
+                *factor *= weight;
             }
-            if needs_cotangent {
-                scale(&mut w.cotangent, self.weight);
-            }
+            self.loss
+                .parameter_gradient(&pair, &w.factors, Write::Set(d_loss), &mut w.work);
         }
-        w.energy = total(&w.energies);
+        self.weigh(&mut w.energies, true);
+        self.weigh(&mut w.d_target, wanted.target);
+        self.weigh(&mut w.cotangent, needs_cotangent);
         if needs_cotangent {
             let wants_input = wanted.input && self.layer.input_differentiable();
             let at = Point {
                 context: self.context,
-                parameters: self.parameters,
+                parameters: own,
                 input: self.input,
                 output: &w.prediction,
                 tape: &w.tape,
@@ -216,11 +262,77 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
                 &at,
                 &w.cotangent,
                 Write::set(wants_input.then_some(&mut w.d_input[..])),
-                Write::set(wanted.parameters.then_some(&mut w.d_parameters[..])),
+                Write::set(wanted.parameters.then_some(d_own)),
                 &mut w.work,
             );
         }
+        self.regularize_parameters(wanted.parameters, w);
+        self.regularize_target(wanted.target, w);
+        w.energy = total(&w.energies);
         w.energy
+    }
+
+    /// Multiplies every example's share of `values` by μ and by its weight.
+    fn weigh(&self, values: &mut [T], wanted: bool) {
+        if !wanted {
+            return;
+        }
+        if self.weight != T::one() {
+            scale(values, self.weight);
+        }
+        if !self.example_weights.is_empty() {
+            scale_columns(values, self.example_weights);
+        }
+    }
+
+    /// Adds wᵢ R_t(θ_t) to every example's energy, and Σᵢ wᵢ ∇R_t to the gradient in θ_t if wanted.
+    pub(crate) fn regularize_parameters(&self, wanted: bool, w: &mut LocalWorkspace<T>) {
+        let Regularization {
+            parameters: regularizer,
+            groups,
+            ..
+        } = self.regularization;
+        if regularizer.is_none() {
+            return;
+        }
+        let mut value = T::zero();
+        let count = match self.example_weights {
+            [] => T::of(self.examples() as f64),
+            weights => total(weights),
+        };
+        for group in groups.iter().filter(|group| group.decays) {
+            let own = &self.parameters[group.range.clone()];
+            value += regularizer.value(own);
+            if wanted {
+                regularizer.add_gradient(own, count, &mut w.d_parameters[group.range.clone()]);
+            }
+        }
+        for (i, energy) in w.energies.iter_mut().enumerate() {
+            *energy += self.example_weight(i) * value;
+        }
+    }
+
+    /// Adds wᵢ S_{t+1}(z_{t+1}ⁱ) to every example's energy, and its gradient to that in z_{t+1} if
+    /// wanted.
+    fn regularize_target(&self, wanted: bool, w: &mut LocalWorkspace<T>) {
+        let regularizer = self.regularization.targets;
+        if regularizer.is_none() {
+            return;
+        }
+        let dim = self.layer.output_dim();
+        let columns = self.target.chunks_exact(dim);
+        let gradients = w.d_target.chunks_exact_mut(dim);
+        for (i, (z, gradient)) in columns.zip(gradients).enumerate() {
+            let weight = self.example_weight(i);
+            w.energies[i] += weight * regularizer.value(z);
+            if wanted {
+                regularizer.add_gradient(z, weight, gradient);
+            }
+        }
+    }
+
+    fn example_weight(&self, i: usize) -> T {
+        self.example_weights.get(i).copied().unwrap_or(T::one())
     }
 
     /// ℓ_t and the wanted gradients: [`LocalProblem::predict`], then
@@ -253,7 +365,7 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
     }
 
     /// `tangent ← (∂f/∂z) v_input + (∂f/∂θ) v_parameters` at a workspace whose prediction is
-    /// current; a missing direction is zero.
+    /// current, θ the layer's own parameters; a missing direction is zero.
     ///
     /// # Errors
     /// [`Error::Length`] for a slice that does not fit.
@@ -268,7 +380,7 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
             check_length("v_input", v, self.input.len())?;
         }
         if let Some(v) = v_parameters {
-            check_length("v_parameters", v, self.parameters.len())?;
+            check_length("v_parameters", v, self.own)?;
         }
         check_length("tangent", tangent, self.target.len())?;
         check_length("prediction", &workspace.prediction, self.target.len())?;
@@ -284,7 +396,7 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
     }
 
     /// `d_input ← (∂f/∂z)ᵀ g` and `d_parameters ← (∂f/∂θ)ᵀ g` at a workspace whose prediction is
-    /// current.
+    /// current, θ the layer's own parameters.
     ///
     /// # Errors
     /// [`Error::Length`] for a slice that does not fit.
@@ -299,7 +411,7 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         check_length("prediction", &workspace.prediction, self.target.len())?;
         for (what, write, expected) in [
             ("d_input", &d_input, self.input.len()),
-            ("d_parameters", &d_parameters, self.parameters.len()),
+            ("d_parameters", &d_parameters, self.own),
         ] {
             if !write.is_skip() && write.len() != expected {
                 return Err(Error::Length {
@@ -326,7 +438,7 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
     {
         Point {
             context: self.context,
-            parameters: self.parameters,
+            parameters: &self.parameters[..self.own],
             input: self.input,
             output,
             tape,
@@ -351,15 +463,17 @@ fn whole_columns<T>(what: &str, values: &[T], dim: usize) -> Result<usize, Error
     Ok(columns)
 }
 
-pub(crate) fn check_weight<T: Scalar>(weight: T) -> Result<(), Error> {
-    if weight.is_finite() && weight > T::zero() {
-        return Ok(());
+/// Penalties μ and example weights must be above 0 and finite.
+pub(crate) fn check_weights<T: Scalar>(option: &'static str, weights: &[T]) -> Result<(), Error> {
+    let bad = |weight: &&T| !(weight.is_finite() && **weight > T::zero());
+    match weights.iter().find(bad) {
+        None => Ok(()),
+        Some(weight) => Err(Error::InvalidOption {
+            option,
+            value: weight.as_f64(),
+            allowed: "above 0 and finite",
+        }),
     }
-    Err(Error::InvalidOption {
-        option: "penalty μ",
-        value: weight.as_f64(),
-        allowed: "above 0 and finite",
-    })
 }
 
 /// Finds the first value that is not finite, in a matrix of `rows` rows.

@@ -16,15 +16,19 @@ pub use workspace::{LocalWorkspace, Workspace};
 
 use crate::execution::Execution;
 use crate::kernel::{add_to, total};
-use crate::layer::{Context, Layer};
-use crate::loss::Loss;
+use crate::layer::{Context, Layer, ParameterGroup};
+use crate::loss::{Loss, Pair};
+use crate::regularizer::Regularizer;
 use crate::{Error, Quantity, Scalar};
-use local_problem::{check_finite, check_length, check_weight};
+use local_problem::{Regularization, check_finite, check_length, check_weights};
 
 /// A feed-forward circuit of depth T with its objective: layers f_t, parameters θ_t, the output
 /// loss L, and a hidden loss L_h with a weight μ_t for every hidden layer t = 1, …, T−1.
 ///
 /// E(θ, Z) = Σᵢ [ L(z_Tⁱ, ẑ_Tⁱ) + Σ_{t=1}^{T−1} μ_t L_h(z_tⁱ, ẑ_tⁱ) ],  ẑ_{t+1} = f_t(z_t, θ_t)
+///
+/// Where asked for, each example i counts with a weight wᵢ, and brings Σ_t R(θ_t) + Σ_t S(z_tⁱ) of
+/// a [`Regularizer`] each with it.
 ///
 /// It holds no examples: [`DecoupledCircuit`](crate::DecoupledCircuit) adds those and their
 /// auxiliary targets. Cloning copies the parameters and shares the layers, which are immutable.
@@ -46,7 +50,13 @@ use local_problem::{check_finite, check_length, check_weight};
 #[derive(Debug, Clone)]
 pub struct Circuit<T: Scalar> {
     layers: Vec<Arc<dyn Layer<T>>>,
+    groups: Vec<Groups>,
+    /// θ_t: the layer's parameters, then those of its loss.
     parameters: Vec<Vec<T>>,
+    /// R, the same for every θ_t.
+    parameter_regularizer: Regularizer,
+    /// S, the same for every z_t.
+    target_regularizer: Regularizer,
     output_loss: Arc<dyn Loss<T>>,
     /// L_h of z_1, …, z_{T−1}.
     hidden_losses: Vec<Arc<dyn Loss<T>>>,
@@ -55,6 +65,14 @@ pub struct Circuit<T: Scalar> {
     /// d_0, …, d_T.
     dims: Vec<usize>,
     seed: u64,
+}
+
+/// The blocks of one θ_t.
+#[derive(Debug, Clone)]
+pub(crate) struct Groups {
+    pub(crate) all: Vec<ParameterGroup>,
+    /// Number of the layer's own parameters, which come first.
+    own: usize,
 }
 
 impl<T: Scalar> Circuit<T> {
@@ -90,7 +108,7 @@ impl<T: Scalar> Circuit<T> {
         self.layers.iter().map(AsRef::as_ref)
     }
 
-    /// θ_t, flat, as [`Layer::parameters`] describes it.
+    /// θ_t, flat: what [`Circuit::parameter_groups`] describes.
     ///
     /// # Panics
     /// If t ≥ T.
@@ -98,9 +116,36 @@ impl<T: Scalar> Circuit<T> {
         &self.parameters[t]
     }
 
+    /// The blocks of θ_t: those of the layer, then those of its loss, if it has parameters.
+    ///
+    /// # Panics
+    /// If t ≥ T.
+    pub fn parameter_groups(&self, t: usize) -> &[ParameterGroup] {
+        &self.groups[t].all
+    }
+
+    /// The layer's own part of θ_t.
+    pub(crate) fn layer_parameters(&self, t: usize) -> &[T] {
+        &self.parameters[t][..self.groups[t].own]
+    }
+
+    /// The loss's part of θ_t.
+    pub(crate) fn loss_parameters(&self, t: usize) -> &[T] {
+        &self.parameters[t][self.groups[t].own..]
+    }
+
+    pub(crate) fn target_regularizer(&self) -> Regularizer {
+        self.target_regularizer
+    }
+
     /// All θ_t, for an optimiser that has checked its step.
     pub(crate) fn parameters_mut(&mut self) -> &mut [Vec<T>] {
         &mut self.parameters
+    }
+
+    /// All θ_t, and their blocks.
+    pub(crate) fn parameters_and_groups(&mut self) -> (&mut [Vec<T>], &[Groups]) {
+        (&mut self.parameters, &self.groups)
     }
 
     /// Number of parameters of all layers.
@@ -156,9 +201,7 @@ impl<T: Scalar> Circuit<T> {
     /// [`Error::Length`], or [`Error::InvalidOption`] unless every weight is above 0 and finite.
     pub fn set_penalties(&mut self, penalties: &[T]) -> Result<(), Error> {
         check_length("penalties μ", penalties, self.penalties.len())?;
-        for &penalty in penalties {
-            check_weight(penalty)?;
-        }
+        check_weights("penalty μ", penalties)?;
         self.penalties.copy_from_slice(penalties);
         Ok(())
     }
@@ -175,14 +218,15 @@ impl<T: Scalar> Circuit<T> {
             let mut output = vec![T::zero(); layer.output_dim() * n];
             let mut work = vec![T::zero(); layer.scratch(n).work];
             let context = Context::inference(self.seed, t);
-            let parameters = &self.parameters[t];
+            let parameters = self.layer_parameters(t);
             layer.forward(&context, parameters, &current, &mut output, None, &mut work);
             current = output;
         }
         Ok(DMatrix::from_vec(self.dims[self.depth()], n, current))
     }
 
-    /// The composed loss Σᵢ L(z_Tⁱ, ẑ_Tⁱ) of the plain forward pass, a sum over the columns.
+    /// The composed loss Σᵢ L(z_Tⁱ, ẑ_Tⁱ) of the plain forward pass, a sum over the columns,
+    /// without regularisers.
     ///
     /// # Errors
     /// Those of [`Circuit::predict`], [`Error::ExampleCount`], and what the loss says of its
@@ -194,7 +238,8 @@ impl<T: Scalar> Circuit<T> {
         let mut values = vec![T::zero(); n];
         let mut work = vec![T::zero(); self.output_loss.scratch(dim, n)];
         self.output_loss.evaluate(
-            &crate::Pair::new(dim, targets.as_slice(), prediction.as_slice()),
+            &Pair::new(dim, targets.as_slice(), prediction.as_slice())
+                .with_parameters(self.loss_parameters(self.depth() - 1)),
             &mut values,
             crate::Write::Skip,
             crate::Write::Skip,
@@ -229,14 +274,36 @@ impl<T: Scalar> Circuit<T> {
     /// If t ≥ T, or the batch is of a circuit with other dimensions.
     pub fn local_problem<'a>(&'a self, t: usize, batch: Batch<'a, T>) -> LocalProblem<'a, T> {
         assert_eq!(batch.dims, self.dims, "a batch of this circuit");
+        self.local_problem_at(t, batch, batch.z(t))
+    }
+
+    /// The local problem of layer t with another input than z_t, such as ẑ_t.
+    pub(crate) fn local_problem_at<'a>(
+        &'a self,
+        t: usize,
+        batch: Batch<'a, T>,
+        input: &'a [T],
+    ) -> LocalProblem<'a, T> {
+        // S belongs to auxiliary targets, not to z_T.
+        let targets = match t + 1 < self.depth() {
+            true => self.target_regularizer,
+            false => Regularizer::NONE,
+        };
         LocalProblem {
             layer: self.layer(t),
             parameters: &self.parameters[t],
+            own: self.groups[t].own,
             loss: self.loss(t),
             weight: self.weight(t),
-            input: batch.z(t),
+            input,
             target: batch.z(t + 1),
             context: batch.context(self.seed, t),
+            example_weights: batch.weights,
+            regularization: Regularization {
+                parameters: self.parameter_regularizer,
+                groups: &self.groups[t].all,
+                targets,
+            },
         }
     }
 
@@ -279,22 +346,59 @@ impl<T: Scalar> Circuit<T> {
         workspace: &mut Workspace<T>,
         execution: Execution,
     ) -> T {
-        let last = self.depth() - 1;
         execution.for_each(&mut workspace.locals, |t, local| {
-            let wanted = Wanted {
-                parameters,
-                input: targets && t > 0,
-                target: targets && t < last,
-            };
+            let wanted = self.wanted(t, parameters, targets);
             self.local_problem(t, batch).differentiate(wanted, local);
         });
         if targets {
-            for t in 1..=last {
-                let (before, after) = workspace.locals.split_at_mut(t);
-                add_to(&mut before[t - 1].d_target, &after[0].d_input);
-            }
+            add_input_parts(workspace);
         }
         workspace.energy()
+    }
+
+    /// [`Circuit::differentiate`] with the inputs too taken from the predictions in the workspace,
+    /// those of a forward pass: only the targets of the losses have moved.
+    pub(crate) fn differentiate_frozen(
+        &self,
+        batch: Batch<'_, T>,
+        parameters: bool,
+        targets: bool,
+        workspace: &mut Workspace<T>,
+    ) -> T {
+        for t in 0..self.depth() {
+            let (before, after) = workspace.locals.split_at_mut(t);
+            let input = forward_input(batch, before);
+            let wanted = self.wanted(t, parameters, targets);
+            self.local_problem_at(t, batch, input)
+                .differentiate(wanted, &mut after[0]);
+        }
+        if targets {
+            add_input_parts(workspace);
+        }
+        workspace.energy()
+    }
+
+    /// What layer t's problem brings to gradients in θ and z.
+    fn wanted(&self, t: usize, parameters: bool, targets: bool) -> Wanted {
+        Wanted {
+            parameters,
+            input: targets && t > 0,
+            target: targets && t + 1 < self.depth(),
+        }
+    }
+
+    /// The composed loss Σᵢ wᵢ L(z_Tⁱ, ẑ_Tⁱ) of the plain forward pass over a batch, without
+    /// regularisers.
+    pub(crate) fn composed_loss_on(&self, batch: Batch<'_, T>, workspace: &mut Workspace<T>) -> T {
+        self.forward_pass(batch, workspace);
+        let last = self.depth() - 1;
+        let (before, after) = workspace.locals.split_at_mut(last);
+        let input = forward_input(batch, before);
+        let problem = LocalProblem {
+            regularization: Regularization::default(),
+            ..self.local_problem_at(last, batch, input)
+        };
+        problem.differentiate(Wanted::NONE, &mut after[0])
     }
 
     /// The plain forward pass over a batch's inputs z_0: ẑ_1, …, ẑ_T, with what the derivatives
@@ -303,15 +407,29 @@ impl<T: Scalar> Circuit<T> {
         workspace.fit(self);
         for t in 0..self.depth() {
             let (before, after) = workspace.locals.split_at_mut(t);
-            let input = match before.last() {
-                None => batch.z(0),
-                Some(local) => &local.prediction,
-            };
-            let (layer, local) = (self.layer(t), &mut after[0]);
-            let parameters = &self.parameters[t];
-            local.fit(layer, self.loss(t), parameters.len(), batch.len());
-            local.forward(layer, &batch.context(self.seed, t), parameters, input);
+            let input = forward_input(batch, before);
+            self.local_problem_at(t, batch, input)
+                .predict(&mut after[0]);
         }
+    }
+}
+
+/// ∂E/∂z_t: the target part stands in the workspace, the input part is added to it.
+fn add_input_parts<T: Scalar>(workspace: &mut Workspace<T>) {
+    for t in 1..workspace.locals.len() {
+        let (before, after) = workspace.locals.split_at_mut(t);
+        add_to(&mut before[t - 1].d_target, &after[0].d_input);
+    }
+}
+
+/// What the plain forward pass feeds to the layer behind these.
+pub(crate) fn forward_input<'a, T: Scalar>(
+    batch: Batch<'a, T>,
+    before: &'a [LocalWorkspace<T>],
+) -> &'a [T] {
+    match before.last() {
+        None => batch.z(0),
+        Some(local) => &local.prediction,
     }
 }
 

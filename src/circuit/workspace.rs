@@ -16,6 +16,8 @@ pub struct LocalWorkspace<T> {
     pub(crate) cotangent: Vec<T>,
     /// One an example.
     pub(crate) energies: Vec<T>,
+    /// μ times each example's weight.
+    pub(crate) factors: Vec<T>,
     pub(crate) energy: T,
     pub(crate) d_parameters: Vec<T>,
     pub(crate) d_input: Vec<T>,
@@ -30,6 +32,7 @@ impl<T: Scalar> LocalWorkspace<T> {
             work: Vec::new(),
             cotangent: Vec::new(),
             energies: Vec::new(),
+            factors: Vec::new(),
             energy: T::zero(),
             d_parameters: Vec::new(),
             d_input: Vec::new(),
@@ -57,6 +60,7 @@ impl<T: Scalar> LocalWorkspace<T> {
             (&mut self.tape, scratch.tape),
             (&mut self.work, work),
             (&mut self.energies, batch),
+            (&mut self.factors, batch),
         ] {
             buffer.resize(length, T::zero());
         }
@@ -85,12 +89,12 @@ impl<T: Scalar> LocalWorkspace<T> {
         &self.prediction
     }
 
-    /// ℓ_t of the last evaluation, μ included.
+    /// ℓ_t of the last evaluation, μ, weights and regularisers included.
     pub fn energy(&self) -> T {
         self.energy
     }
 
-    /// ℓ_t by example, μ included.
+    /// ℓ_t by example, with the same factors.
     pub fn energies(&self) -> &[T] {
         &self.energies
     }
@@ -170,6 +174,12 @@ impl<T: Scalar> Workspace<T> {
             "z_{t} is not an auxiliary target"
         );
         &self.locals[t - 1].d_target
+    }
+
+    /// Norm of ∂E/∂θ over all layers, added up in f64 in one order.
+    pub(crate) fn parameter_gradient_norm(&self) -> f64 {
+        let all = self.locals.iter().flat_map(|local| &local.d_parameters);
+        all.map(|g| g.as_f64() * g.as_f64()).sum::<f64>().sqrt()
     }
 
     /// Total of the layers' energies, in order.

@@ -13,6 +13,8 @@ pub(crate) struct Examples<T> {
     pub(crate) dims: Vec<usize>,
     pub(crate) z: Vec<Vec<T>>,
     pub(crate) ids: Vec<u64>,
+    /// One an example; empty if all are 1.
+    pub(crate) weights: Vec<T>,
     next: u64,
 }
 
@@ -24,6 +26,14 @@ pub(crate) enum Columns {
 }
 
 impl Columns {
+    /// The columns, one after another.
+    pub(crate) fn into_places(self) -> Vec<usize> {
+        match self {
+            Self::Run(run) => run.collect(),
+            Self::Scattered(columns) => columns,
+        }
+    }
+
     pub(crate) fn chosen(&self) -> Chosen<'_> {
         match self {
             Self::Run(run) => Chosen::Run(run.clone()),
@@ -45,6 +55,7 @@ impl<T: Scalar> Examples<T> {
             dims: dims.to_vec(),
             z: vec![Vec::new(); dims.len()],
             ids: Vec::new(),
+            weights: Vec::new(),
             next: 0,
         }
     }
@@ -58,6 +69,9 @@ impl<T: Scalar> Examples<T> {
         let count = z[0].len() / self.dims[0];
         for (own, new) in self.z.iter_mut().zip(z) {
             own.extend(new);
+        }
+        if !self.weights.is_empty() {
+            self.weights.resize(self.len() + count, T::one());
         }
         let first = self.next;
         self.next += count as u64;
@@ -87,9 +101,22 @@ impl<T: Scalar> Examples<T> {
             }
             z.truncate(to * dim);
         }
-        let mut gone = gone.iter();
-        self.ids
-            .retain(|_| !gone.next().expect("one mark an example"));
+        let kept = |list: usize| !gone[list];
+        retain_places(&mut self.ids, kept);
+        retain_places(&mut self.weights, kept);
+    }
+
+    /// The weight of every example, to be changed.
+    pub(crate) fn weights_mut(&mut self) -> &mut [T] {
+        self.weights.resize(self.ids.len(), T::one());
+        &mut self.weights
+    }
+
+    fn weights_of(&self, run: Range<usize>) -> &[T] {
+        match self.weights.is_empty() {
+            true => &[],
+            false => &self.weights[run],
+        }
     }
 
     pub(crate) fn resolve(&self, selection: &Selection<'_>) -> Result<Columns, Error> {
@@ -125,18 +152,24 @@ impl<T: Scalar> Examples<T> {
             dims: &self.dims,
             z: &self.z,
             start: run.start,
-            ids: &self.ids[run],
+            ids: &self.ids[run.clone()],
+            weights: self.weights_of(run),
             visit,
             training,
         }
     }
 
     pub(crate) fn run_mut(&mut self, run: Range<usize>, visit: u64) -> BatchMut<'_, T> {
+        let weights = match self.weights.is_empty() {
+            true => &[],
+            false => &self.weights[run.clone()],
+        };
         BatchMut {
             dims: &self.dims,
             z: &mut self.z,
             start: run.start,
             ids: &self.ids[run],
+            weights,
             visit,
             training: true,
         }
@@ -148,6 +181,7 @@ impl<T: Scalar> Examples<T> {
 pub(crate) struct Gathered<T> {
     z: Vec<Vec<T>>,
     ids: Vec<u64>,
+    weights: Vec<T>,
 }
 
 impl<T: Scalar> Gathered<T> {
@@ -155,17 +189,30 @@ impl<T: Scalar> Gathered<T> {
         Self {
             z: vec![Vec::new(); layers + 1],
             ids: Vec::new(),
+            weights: Vec::new(),
         }
     }
 
-    /// Copies the columns out of `examples`.
-    pub(crate) fn load(&mut self, examples: &Examples<T>, chosen: &[usize]) {
+    /// Copies the columns out of `examples`; of the auxiliary targets only if they are wanted, else
+    /// they hold no meaning.
+    pub(crate) fn load(&mut self, examples: &Examples<T>, chosen: &[usize], targets: bool) {
         self.ids.clear();
         self.ids.extend(chosen.iter().map(|&c| examples.ids[c]));
-        for ((own, all), &dim) in self.z.iter_mut().zip(&examples.z).zip(&examples.dims) {
+        self.weights.clear();
+        if !examples.weights.is_empty() {
+            let weights = chosen.iter().map(|&c| examples.weights[c]);
+            self.weights.extend(weights);
+        }
+        let last = self.z.len() - 1;
+        for (t, own) in self.z.iter_mut().enumerate() {
+            let dim = examples.dims[t];
+            if !targets && 0 < t && t < last {
+                own.resize(dim * chosen.len(), T::zero());
+                continue;
+            }
             own.clear();
             for &c in chosen {
-                own.extend_from_slice(&all[columns(dim, c, 1)]);
+                own.extend_from_slice(&examples.z[t][columns(dim, c, 1)]);
             }
         }
     }
@@ -187,6 +234,7 @@ impl<T: Scalar> Gathered<T> {
             z: &self.z,
             start: 0,
             ids: &self.ids,
+            weights: &self.weights,
             visit: 0,
             training,
         }
@@ -198,28 +246,58 @@ impl<T: Scalar> Gathered<T> {
             z: &mut self.z,
             start: 0,
             ids: &self.ids,
+            weights: &self.weights,
             visit,
             training: true,
         }
     }
 }
 
+/// What a computation does with the auxiliary targets of its batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TargetUse {
+    /// It reads and moves them.
+    Update,
+    /// It makes them anew, without reading what they were.
+    Replace,
+    /// It does neither.
+    Unused,
+}
+
 /// Lends a batch of the examples for changes: in place for a run of columns, else gathered and
-/// stored back, also after an error (the completed steps stand).
+/// stored back. After an error the completed steps stand, but of replaced targets the old ones.
 pub(crate) fn lend<T: Scalar, R>(
     examples: &mut Examples<T>,
     chosen: &Chosen<'_>,
     visit: u64,
+    target_use: TargetUse,
     gathered: &mut Gathered<T>,
-    work: impl FnOnce(BatchMut<'_, T>) -> R,
-) -> R {
+    work: impl FnOnce(BatchMut<'_, T>) -> Result<R, Error>,
+) -> Result<R, Error> {
     match chosen {
         Chosen::Run(run) => work(examples.run_mut(run.clone(), visit)),
         Chosen::Scattered(columns) => {
-            gathered.load(examples, columns);
+            gathered.load(examples, columns, target_use == TargetUse::Update);
             let result = work(gathered.view_mut(&examples.dims, visit));
-            gathered.store(examples, columns);
+            let stored = match target_use {
+                TargetUse::Update => true,
+                TargetUse::Replace => result.is_ok(),
+                TargetUse::Unused => false,
+            };
+            if stored {
+                gathered.store(examples, columns);
+            }
             result
         }
     }
+}
+
+/// Keeps the items of a list in the places that `kept` says.
+fn retain_places<A>(list: &mut Vec<A>, kept: impl Fn(usize) -> bool) {
+    let mut place = 0;
+    list.retain(|_| {
+        place += 1;
+        kept(place - 1)
+    });
 }

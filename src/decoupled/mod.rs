@@ -12,13 +12,14 @@ pub use projection::Projection;
 pub use target_init::TargetInit;
 
 use crate::circuit::batch::columns;
-use crate::circuit::local_problem::check_finite;
+use crate::circuit::local_problem::{check_finite, check_length, check_weights};
 use crate::circuit::{Batch, Circuit, LocalProblem, Workspace};
 use crate::execution::Execution;
 use crate::kernel::squared_distance;
 use crate::selection::Selection;
 use crate::target_solver::{SolveReport, TargetProblem, TargetSolver};
 use crate::{Error, Quantity, Scalar};
+pub use examples::TargetUse;
 use examples::{Columns, Examples, Gathered, lend};
 
 /// A [`Circuit`] together with n examples: inputs z_0, output targets z_T, and the auxiliary
@@ -81,6 +82,9 @@ impl MemoryEstimate {
         self.targets + self.data + self.parameters + self.workspace
     }
 }
+
+/// Examples that are evaluated at a time where all are asked for.
+const BLOCK: usize = 1024;
 
 impl<T: Scalar> DecoupledCircuit<T> {
     /// A circuit without examples yet.
@@ -160,6 +164,37 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(())
     }
 
+    /// Sets how much the selected examples count, one weight an example in the order of the
+    /// selection; every weight is 1 at first.
+    ///
+    /// E = Σᵢ wᵢ Eᵢ, and the composed loss alike: a weight of 2 counts an example twice. Steps on θ
+    /// still divide by the number of examples, not by the sum of weights. Steps on z divide an
+    /// example's gradient by its weight, since wᵢ Eᵢ and Eᵢ have the same minimisers: its targets
+    /// move as if it were alone.
+    ///
+    /// # Errors
+    /// Errors of the selection, [`Error::Length`], and [`Error::InvalidOption`] unless every weight
+    /// is above 0 and finite. Nothing is changed then.
+    pub fn set_example_weights(
+        &mut self,
+        selection: &Selection<'_>,
+        weights: &[T],
+    ) -> Result<(), Error> {
+        let chosen = self.examples.resolve(selection)?.into_places();
+        check_length("example weights", weights, chosen.len())?;
+        check_weights("example weight", weights)?;
+        let all = self.examples.weights_mut();
+        for (place, &weight) in chosen.into_iter().zip(weights) {
+            all[place] = weight;
+        }
+        Ok(())
+    }
+
+    /// The weights of the examples, one a column; `None` if none was ever set.
+    pub fn example_weights(&self) -> Option<&[T]> {
+        (!self.examples.weights.is_empty()).then_some(&self.examples.weights)
+    }
+
     /// The lasting numbers of the examples, in increasing order: one a column.
     pub fn examples(&self) -> &[u64] {
         &self.examples.ids
@@ -194,10 +229,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         if !hidden.contains(&t) {
             return Err(self.unknown(t, hidden));
         }
-        let chosen = match self.examples.resolve(selection)? {
-            Columns::Run(run) => run.collect(),
-            Columns::Scattered(columns) => columns,
-        };
+        let chosen = self.examples.resolve(selection)?.into_places();
         let dim = self.circuit.dims()[t];
         if targets.shape() != (dim, chosen.len()) {
             return Err(Error::Shape {
@@ -269,8 +301,13 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// # Errors
     /// [`Error::NoExamples`].
     pub fn energies(&self) -> Result<Vec<T>, Error> {
-        let workspace = self.evaluated("the energy")?;
-        Ok(workspace.locals.iter().map(|local| local.energy).collect())
+        let mut energies = vec![T::zero(); self.circuit.depth()];
+        self.for_each_evaluated("the energy", |_, workspace| {
+            for (sum, local) in energies.iter_mut().zip(&workspace.locals) {
+                *sum += local.energy;
+            }
+        })?;
+        Ok(energies)
     }
 
     /// The constraint gap of each hidden layer t = 1, …, T−1: (Σᵢ ‖z_tⁱ − ẑ_tⁱ‖² / n)^½, the root
@@ -279,28 +316,46 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// # Errors
     /// [`Error::NoExamples`].
     pub fn gap(&self) -> Result<Vec<T>, Error> {
-        let workspace = self.evaluated("the constraint gap")?;
+        let mut squares = vec![T::zero(); self.circuit.depth() - 1];
+        self.for_each_evaluated("the constraint gap", |batch, workspace| {
+            for (t, sum) in (1..).zip(&mut squares) {
+                *sum += squared_distance(batch.z(t), &workspace.locals[t - 1].prediction);
+            }
+        })?;
         let n = T::of(self.examples.len() as f64);
-        let hidden = 1..self.circuit.depth();
-        Ok(hidden
-            .map(|t| {
-                let prediction = &workspace.locals[t - 1].prediction;
-                (squared_distance(&self.examples.z[t], prediction) / n).sqrt()
-            })
-            .collect())
+        Ok(squares.into_iter().map(|sum| (sum / n).sqrt()).collect())
     }
 
-    fn evaluated(&self, operation: &'static str) -> Result<Workspace<T>, Error> {
+    /// Visits all examples in blocks, so that the memory does not grow with their number.
+    fn for_each_block(
+        &self,
+        operation: &'static str,
+        mut visit: impl FnMut(Batch<'_, T>, &mut Workspace<T>),
+    ) -> Result<(), Error> {
         let n = self.examples.len();
         if n == 0 {
             return Err(Error::NoExamples { operation });
         }
-        let mut workspace = Workspace::new(&self.circuit, n);
-        let batch = self.examples.run(0..n, 0, false);
-        let sequential = Execution::Sequential;
-        self.circuit
-            .evaluate(batch, false, false, &mut workspace, sequential);
-        Ok(workspace)
+        let mut workspace = Workspace::new(&self.circuit, n.min(BLOCK));
+        for start in (0..n).step_by(BLOCK) {
+            let run = start..(start + BLOCK).min(n);
+            visit(self.examples.run(run, 0, false), &mut workspace);
+        }
+        Ok(())
+    }
+
+    /// [`DecoupledCircuit::for_each_block`] with every ℓ_t evaluated.
+    pub(crate) fn for_each_evaluated(
+        &self,
+        operation: &'static str,
+        mut visit: impl FnMut(Batch<'_, T>, &Workspace<T>),
+    ) -> Result<(), Error> {
+        self.for_each_block(operation, |batch, workspace| {
+            let sequential = Execution::Sequential;
+            self.circuit
+                .evaluate(batch, false, false, workspace, sequential);
+            visit(batch, workspace);
+        })
     }
 
     /// E on the selected examples with all its gradients, in new memory.
@@ -348,19 +403,17 @@ impl<T: Scalar> DecoupledCircuit<T> {
         })
     }
 
-    /// The composed loss Σᵢ L of the plain forward pass, a sum over all examples.
+    /// The composed loss Σᵢ wᵢ L of the plain forward pass, a sum over all examples, without
+    /// regularisers.
     ///
     /// # Errors
     /// [`Error::NoExamples`].
     pub fn composed_loss(&self) -> Result<T, Error> {
-        if self.examples.len() == 0 {
-            return Err(Error::NoExamples {
-                operation: "the composed loss",
-            });
-        }
-        let inputs = self.z(0)?.into_owned();
-        let targets = self.z(self.circuit.depth())?.into_owned();
-        self.circuit.composed_loss(&inputs, &targets)
+        let mut loss = T::zero();
+        self.for_each_block("the composed loss", |batch, workspace| {
+            loss += self.circuit.composed_loss_on(batch, workspace);
+        })?;
+        Ok(loss)
     }
 
     /// Moves the auxiliary targets of the selected examples by one call of `solver`, θ fixed.
@@ -381,6 +434,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
             examples,
             &columns.chosen(),
             0,
+            TargetUse::Update,
             &mut gathered,
             |mut batch| {
                 if batch.ids.is_empty() {
@@ -394,6 +448,28 @@ impl<T: Scalar> DecoupledCircuit<T> {
                 solver.solve(&mut problem)
             },
         )
+    }
+
+    /// Lets `solve` move the targets of all examples, in blocks.
+    pub(crate) fn solve_blocks(
+        &mut self,
+        mut solve: impl FnMut(&mut TargetProblem<'_, '_, T>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let n = self.examples.len();
+        let mut workspace = Workspace::new(&self.circuit, n.min(BLOCK));
+        for start in (0..n).step_by(BLOCK) {
+            let run = start..(start + BLOCK).min(n);
+            let mut batch = self.examples.run_mut(run, 0);
+            let sequential = Execution::Sequential;
+            let circuit = &self.circuit;
+            solve(&mut TargetProblem::new(
+                circuit,
+                &mut batch,
+                &mut workspace,
+                sequential,
+            ))?;
+        }
+        Ok(())
     }
 
     /// Bytes in use, and needed for training with batches of `batch` examples.
@@ -422,7 +498,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
                 let layer = self.circuit.layer(t);
                 let scratch = layer.scratch(batch);
                 let loss = self.circuit.loss(t).scratch(dims[t + 1], batch);
-                let arrays = 3 * dims[t + 1] + dims[t] + 1;
+                let arrays = 3 * dims[t + 1] + dims[t] + 2;
                 batch * arrays
                     + scratch.tape
                     + scratch.work.max(loss)
@@ -451,7 +527,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         let batch = match self.examples.resolve(selection)? {
             Columns::Run(run) => self.examples.run(run, 0, false),
             Columns::Scattered(columns) => {
-                gathered.load(&self.examples, &columns);
+                gathered.load(&self.examples, &columns, true);
                 gathered.view(self.circuit.dims(), false)
             }
         };

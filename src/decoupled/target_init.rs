@@ -118,7 +118,7 @@ fn forward<T: Scalar>(circuit: &Circuit<T>, inputs: &DMatrix<T>) -> Vec<Vec<T>> 
         let mut work = vec![T::zero(); layer.scratch(n).work];
         let context = Context::inference(circuit.seed(), t);
         let input = targets.last().map_or(inputs.as_slice(), Vec::as_slice);
-        let parameters = circuit.parameters(t);
+        let parameters = circuit.layer_parameters(t);
         layer.forward(&context, parameters, input, &mut output, None, &mut work);
         targets.push(output);
     }

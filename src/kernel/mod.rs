@@ -8,8 +8,8 @@ pub(crate) mod product;
 mod reduction;
 
 pub(crate) use reduction::{
-    add_to, all_finite, dot, fill_columns, multiply, row_sums, scale, squared_distance, subtract,
-    total,
+    add_scaled, add_to, all_finite, dot, fill_columns, multiply, row_sums, scale, scale_columns,
+    squared_distance, subtract, total, total_magnitude,
 };
 
 /// Where a kernel writes its result: nowhere, over what was there, or added to it.

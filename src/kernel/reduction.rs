@@ -45,6 +45,14 @@ pub(crate) fn total<T: Scalar>(a: &[T]) -> T {
     )
 }
 
+/// Σ |aᵢ|.
+pub(crate) fn total_magnitude<T: Scalar>(a: &[T]) -> T {
+    vectorise(
+        #[inline(always)]
+        || sum(a.len(), |i| a[i].abs()),
+    )
+}
+
 /// Σ aᵢ bᵢ.
 pub(crate) fn dot<T: Scalar>(a: &[T], b: &[T]) -> T {
     let n = a.len().min(b.len());
@@ -134,6 +142,26 @@ pub(crate) fn add_to<T: Scalar>(values: &mut [T], other: &[T]) {
             }
         },
     );
+}
+
+/// values ← values + factor · other.
+pub(crate) fn add_scaled<T: Scalar>(values: &mut [T], factor: T, other: &[T]) {
+    vectorise(
+        #[inline(always)]
+        || {
+            for (v, &o) in values.iter_mut().zip(other) {
+                *v += factor * o;
+            }
+        },
+    );
+}
+
+/// Every column of `matrix` ← its factor times itself.
+pub(crate) fn scale_columns<T: Scalar>(matrix: &mut [T], factors: &[T]) {
+    let dim = matrix.len() / factors.len();
+    for (column, &factor) in matrix.chunks_exact_mut(dim).zip(factors) {
+        scale(column, factor);
+    }
 }
 
 /// Every column of `matrix` ← `column`.

@@ -216,14 +216,19 @@ pub(crate) fn validate<T: Scalar>(layer: &dyn Layer<T>, number: usize) -> Result
             what: "a layer's output dimension",
         });
     }
+    check_layout(&layer.parameters(), number)
+}
+
+/// Groups must tile their parameter vector: in order, without gaps, each of its shape's size.
+pub(crate) fn check_layout(groups: &[ParameterGroup], number: usize) -> Result<(), Error> {
     let mut expected = 0;
-    for group in layer.parameters() {
+    for group in groups {
         let product = |size: usize, &extent| size.saturating_mul(extent);
         let size = group.shape.iter().fold(1, product);
         if group.range.start != expected || group.range.len() != size {
             return Err(Error::ParameterLayout {
                 layer: number,
-                group: group.name,
+                group: group.name.clone(),
                 start: group.range.start,
                 end: group.range.end,
                 expected,

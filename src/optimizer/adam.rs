@@ -41,6 +41,11 @@ impl Adam {
         })
     }
 
+    /// η.
+    pub(super) fn rate(&self) -> f64 {
+        self.rate
+    }
+
     /// The same with other decay rates of the two moments.
     ///
     /// # Errors

@@ -4,7 +4,8 @@ use super::{Optimizer, Step, check_decay, check_rate};
 use crate::kernel::vectorise;
 use crate::{Error, Scalar};
 
-/// v ← β v + g,  x ← x − η v  (Polyak 1964); β = 0 is plain gradient descent.
+/// v ← β v + g,  x ← x − η v  (Polyak 1964); β = 0 is plain gradient descent. With Nesterov's
+/// look-ahead (Nesterov 1983, as Sutskever et al. 2013 write it) x ← x − η (g + β v).
 ///
 /// # Examples
 /// ```
@@ -21,6 +22,7 @@ use crate::{Error, Scalar};
 pub struct GradientDescent {
     rate: f64,
     momentum: f64,
+    nesterov: bool,
 }
 
 impl GradientDescent {
@@ -32,6 +34,7 @@ impl GradientDescent {
         Ok(Self {
             rate: check_rate("GradientDescent::rate", rate)?,
             momentum: 0.0,
+            nesterov: false,
         })
     }
 
@@ -42,6 +45,17 @@ impl GradientDescent {
     pub fn with_momentum(mut self, momentum: f64) -> Result<Self, Error> {
         self.momentum = check_decay("GradientDescent::momentum", momentum)?;
         Ok(self)
+    }
+
+    /// The same with momentum β in Nesterov's form.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] unless β is in 0..1.
+    pub fn with_nesterov(self, momentum: f64) -> Result<Self, Error> {
+        Ok(Self {
+            nesterov: true,
+            ..self.with_momentum(momentum)?
+        })
     }
 }
 
@@ -54,13 +68,19 @@ impl<T: Scalar> Optimizer<T> for GradientDescent {
         let rate = T::of(self.rate * step.factor);
         let momentum = T::of(self.momentum);
         let mean = T::of(step.gradient_factor);
-        let plain = self.momentum == 0.0;
+        let (plain, nesterov) = (self.momentum == 0.0, self.nesterov);
         vectorise(
             #[inline(always)]
             || {
                 if plain {
                     for (x, &g) in values.iter_mut().zip(gradient) {
                         *x -= rate * (mean * g);
+                    }
+                } else if nesterov {
+                    for ((x, &g), v) in values.iter_mut().zip(gradient).zip(state) {
+                        let g = mean * g;
+                        *v = momentum * *v + g;
+                        *x -= rate * (g + momentum * *v);
                     }
                 } else {
                     for ((x, &g), v) in values.iter_mut().zip(gradient).zip(state) {

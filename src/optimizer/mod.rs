@@ -1,12 +1,16 @@
 //! First-order update rules, for θ and for z alike.
 
 mod adam;
+mod adam_w;
 mod gradient_descent;
+mod rms_prop;
 
 use std::fmt::Debug;
 
 pub use adam::Adam;
+pub use adam_w::AdamW;
 pub use gradient_descent::GradientDescent;
+pub use rms_prop::RmsProp;
 
 use crate::{Error, Scalar};
 
@@ -20,6 +24,9 @@ pub struct Step {
     pub factor: f64,
     /// Factor of the gradient: 1/n turns a sum over a batch into its mean.
     pub gradient_factor: f64,
+    /// Whether weight decay, where a rule has it, applies to these values: not to biases
+    /// ([`ParameterGroup::decays`](crate::ParameterGroup::decays)).
+    pub decays: bool,
 }
 
 impl Step {
@@ -30,6 +37,7 @@ impl Step {
             number,
             factor,
             gradient_factor: 1.0,
+            decays: true,
         }
     }
 
@@ -39,6 +47,11 @@ impl Step {
             gradient_factor,
             ..self
         }
+    }
+
+    /// The same step with weight decay or without.
+    pub fn with_decay(self, decays: bool) -> Self {
+        Self { decays, ..self }
     }
 }
 

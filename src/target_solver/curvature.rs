@@ -47,7 +47,7 @@ impl StepSize {
 /// Bounds of the blocks of E's Gauss-Newton matrix in z, for squared or other L_h of bounded
 /// curvature c_t:
 ///
-/// diagonal block of z_t: μ_t c_t + μ_{t+1} c_{t+1} ‖J_t‖² (μ_T = 1 with L);
+/// diagonal block of z_t: μ_t c_t + μ_{t+1} c_{t+1} ‖J_t‖² + λ₂ of S (μ_T = 1 with L);
 /// coupling of z_t and z_{t+1}: μ_{t+1} c_{t+1} ‖J_t‖.
 #[derive(Debug, Clone)]
 pub(crate) struct Curvature<T> {
@@ -113,17 +113,18 @@ impl<T: Scalar> Curvature<T> {
         self.work.resize(longest.unwrap_or(0), T::zero());
         let missing = |of, layer| Error::NoCurvatureBound { of, layer };
         let loss_bound = |t: usize| {
-            let bound = circuit.loss(t).curvature_bound(&[]);
+            let bound = circuit.loss(t).curvature_bound(circuit.loss_parameters(t));
             Ok(circuit.weight(t) * bound.ok_or(missing("the loss", t))?)
         };
         for t in 1..circuit.depth() {
             let layer = circuit.layer(t);
             let own = &mut self.work[..layer.bound_scratch()];
             let jacobian = layer
-                .curvature_bound(circuit.parameters(t), own)
+                .curvature_bound(circuit.layer_parameters(t), own)
                 .ok_or(missing("the layer", t))?;
             let (below, above) = (loss_bound(t - 1)?, loss_bound(t)?);
-            self.blocks.push(below + above * jacobian);
+            self.blocks
+                .push(below + above * jacobian + circuit.target_regularizer().curvature());
             if t + 1 < circuit.depth() {
                 self.couplings.push(above * jacobian.sqrt());
             }

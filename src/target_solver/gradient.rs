@@ -86,6 +86,7 @@ impl<T: Scalar> TargetSolver<T> for SynchronousDescent<T> {
             }
         };
         let n = problem.batch.ids.len();
+        let weights = problem.example_weights();
         self.states.resize(hidden, Vec::new());
         for (state, &dim) in self.states.iter_mut().zip(&problem.circuit.dims()[1..]) {
             state.clear();
@@ -100,8 +101,18 @@ impl<T: Scalar> TargetSolver<T> for SynchronousDescent<T> {
             let step = Step::new(k + 1, factor);
             let (rule, states) = (&self.rule, &mut self.states);
             problem.attempt(k, |problem| {
-                problem.update_all(states, |z, gradient, state| {
-                    rule.update(step, z, gradient, state);
+                problem.update_all(states, |z, gradient, state| match weights {
+                    None => rule.update(step, z, gradient, state),
+                    Some(weights) => {
+                        let dim = z.len() / weights.len();
+                        let slots = rule.slots() * dim;
+                        let columns = z.chunks_exact_mut(dim).zip(gradient.chunks_exact(dim));
+                        for (i, (z, gradient)) in columns.enumerate() {
+                            let own = &mut state[i * slots..(i + 1) * slots];
+                            let weight = 1.0 / weights[i].as_f64();
+                            rule.update(step.with_gradient_factor(weight), z, gradient, own);
+                        }
+                    }
                 });
                 Ok(())
             })?;

@@ -12,7 +12,7 @@ pub use reverse_sweep::ReverseSweep;
 
 use crate::circuit::{Batch, BatchMut, Circuit, Workspace};
 use crate::execution::Execution;
-use crate::kernel::{add_to, all_finite};
+use crate::kernel::{add_to, all_finite, squared_distance};
 use crate::{Error, Quantity, Scalar, Wanted};
 
 /// What a solver did.
@@ -106,6 +106,29 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
         Ok(())
     }
 
+    /// Sets every z_t, t = 1, …, T−1 in this order, by `choose(t, ẑ_t, z_t)`, ẑ_t = f(z_{t−1}, θ)
+    /// being the prediction from the target just set below.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] if a target is not finite; all are put back then.
+    pub fn chain(&mut self, mut choose: impl FnMut(usize, &[T], &mut [T])) -> Result<(), Error> {
+        let depth = self.circuit.depth();
+        self.workspace.fit(self.circuit);
+        self.attempt(0, |problem| {
+            for t in 0..depth {
+                let local = &mut problem.workspace.locals[t];
+                let batch = problem.batch.view();
+                problem.circuit.local_problem(t, batch).predict(local);
+                if t + 1 < depth {
+                    choose(t + 1, &local.prediction, problem.batch.target_mut(t + 1));
+                }
+            }
+            Ok(())
+        })?;
+        self.predicted = true;
+        Ok(())
+    }
+
     /// Makes one step of a solver as a whole or not at all: if `step` fails, or leaves a target
     /// that is not finite, all targets are put back.
     ///
@@ -161,6 +184,64 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
             self.workspace,
             self.execution,
         )
+    }
+
+    /// [`TargetProblem::evaluate`] with predictions and Jacobians left as they are in the
+    /// workspace, those of the last forward pass ([`TargetProblem::refresh`]), while the targets
+    /// have moved: the fixed-prediction assumption.
+    pub fn evaluate_frozen(&mut self, parameters: bool, targets: bool) -> T {
+        let (circuit, workspace) = (self.circuit, &mut *self.workspace);
+        circuit.differentiate_frozen(self.batch.view(), parameters, targets, workspace)
+    }
+
+    /// Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖² over the hidden layers, without weights or μ.
+    pub fn squared_gap(&mut self) -> T {
+        self.predict();
+        let batch = self.batch.view();
+        (1..self.circuit.depth()).fold(T::zero(), |sum, t| {
+            sum + squared_distance(batch.z(t), &self.workspace.locals[t - 1].prediction)
+        })
+    }
+
+    /// ℓ_t, and ∂E/∂θ_t alone into the workspace.
+    ///
+    /// # Panics
+    /// If t ≥ T.
+    pub fn parameter_gradient(&mut self, t: usize) -> T {
+        self.predict();
+        let wanted = Wanted {
+            parameters: true,
+            ..Wanted::NONE
+        };
+        let problem = self.circuit.local_problem(t, self.batch.view());
+        problem.differentiate(wanted, &mut self.workspace.locals[t])
+    }
+
+    /// The weights of the examples, one a column; `None` if every weight is 1.
+    ///
+    /// A weight scales an example's energy and gradients, and must not change how its targets
+    /// move: a step along [`TargetProblem::target_gradient`] divides by it.
+    pub fn example_weights(&self) -> Option<&'b [T]> {
+        let weights: &'b [T] = self.batch.weights;
+        (!weights.is_empty()).then_some(weights)
+    }
+
+    /// z_t ← z_t − step · ∂E/∂z_t, divided by each example's weight, along the gradient in the
+    /// workspace.
+    ///
+    /// # Panics
+    /// If t is not in 1..T.
+    pub fn descend(&mut self, t: usize, step: T) {
+        let weights = self.example_weights();
+        let dim = self.circuit.dims()[t];
+        let (z, gradient) = self.target_and_gradient(t);
+        let columns = z.chunks_exact_mut(dim).zip(gradient.chunks_exact(dim));
+        for (i, (z, gradient)) in columns.enumerate() {
+            let step = weights.map_or(step, |weights| step / weights[i]);
+            for (z, &g) in z.iter_mut().zip(gradient) {
+                *z -= step * g;
+            }
+        }
     }
 
     /// ∂E/∂z_t alone (target part plus input part), from the current predictions and targets, as

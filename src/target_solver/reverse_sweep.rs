@@ -79,12 +79,8 @@ impl<T: Scalar> TargetSolver<T> for ReverseSweep<T> {
                         }
                     };
                     // The predictions stay those of the sweep's start.
-                    let gradient = &problem.workspace.locals[t - 1].d_target;
-                    for (z, &g) in problem.batch.target_mut(t).iter_mut().zip(gradient) {
-                        *z -= step * g;
-                    }
+                    problem.descend(t, step);
                 }
-                problem.predicted = false;
                 Ok(())
             })?;
         }

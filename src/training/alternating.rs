@@ -1,18 +1,30 @@
 //! Z-steps and W-steps in turn.
 
+use super::residuals::Residuals;
 use super::visit::{Scheme, Visit};
+use crate::decoupled::{DecoupledCircuit, TargetUse};
 use crate::target_solver::TargetSolver;
 use crate::{Error, Scalar};
 
 /// Where the targets of a batch come from when it is visited.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[non_exhaustive]
 pub enum TargetPolicy {
-    /// From the last visit: every example keeps its targets. The default.
+    /// From the last visit: every example keeps its targets z_t. The default.
     #[default]
     Persistent,
     /// From a forward pass made now; the targets do not carry anything between visits.
     Refreshed,
+    /// Every example keeps its residuals r_t = z_t − f(z_{t−1}); a visit starts from
+    /// z_t = f(z_{t−1}) + γ r_t, t = 1, …, T−1 in turn, at the present θ. With r = 0, or γ = 0,
+    /// this is `Refreshed`.
+    ///
+    /// The residuals are taken from the model's targets when a phase begins, and the targets are
+    /// brought to what the residuals give when it ends. Costs a second array of the targets' size.
+    Residual {
+        /// γ, the share of the residual that is kept, in 0..=1.
+        keep: f64,
+    },
 }
 
 /// Alternating descent: on every visit the targets move first (Z-step, θ fixed), then the
@@ -24,13 +36,16 @@ pub enum TargetPolicy {
 ///
 /// let persistent: Alternating<f64> = Alternating::persistent(ReverseSweep::new(1));
 /// let refreshed: Alternating<f64> = Alternating::refreshed(ReverseSweep::new(1));
+/// let residual: Alternating<f64> = Alternating::residual(ReverseSweep::new(1), 1.0)?;
 /// let weights_only: Alternating<f64> = Alternating::weights_only();
+/// # Ok::<(), layerwise::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct Alternating<T: Scalar> {
     solver: Option<Box<dyn TargetSolver<T>>>,
     policy: TargetPolicy,
     parameter_steps: u64,
+    residuals: Residuals<T>,
 }
 
 impl<T: Scalar> Alternating<T> {
@@ -43,6 +58,23 @@ impl<T: Scalar> Alternating<T> {
     /// step a visit.
     pub fn refreshed(solver: impl TargetSolver<T> + 'static) -> Self {
         Self::new(Some(Box::new(solver)), TargetPolicy::Refreshed)
+    }
+
+    /// Targets that the share γ = `keep` of each example's residuals carries to the present θ
+    /// ([`TargetPolicy::Residual`]), moved by `solver`; one parameter step a visit.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] unless γ is in 0..=1.
+    pub fn residual(solver: impl TargetSolver<T> + 'static, keep: f64) -> Result<Self, Error> {
+        if !(0.0..=1.0).contains(&keep) {
+            return Err(Error::InvalidOption {
+                option: "Alternating::residual's keep",
+                value: keep,
+                allowed: "in 0..=1",
+            });
+        }
+        let policy = TargetPolicy::Residual { keep };
+        Ok(Self::new(Some(Box::new(solver)), policy))
     }
 
     /// No Z-step: every layer regresses on the targets as they are. One parameter step a visit.
@@ -58,6 +90,7 @@ impl<T: Scalar> Alternating<T> {
             solver,
             policy,
             parameter_steps: 1,
+            residuals: Residuals::new(),
         }
     }
 
@@ -84,26 +117,55 @@ impl<T: Scalar> Alternating<T> {
 }
 
 impl<T: Scalar> Scheme<T> for Alternating<T> {
-    fn reset(&mut self) {
+    fn start(&mut self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
         if let Some(solver) = &mut self.solver {
             solver.reset();
+        }
+        match self.policy {
+            TargetPolicy::Residual { .. } => self.residuals.start(model),
+            _ => Ok(()),
+        }
+    }
+
+    fn target_use(&self) -> TargetUse {
+        match self.policy {
+            TargetPolicy::Persistent => TargetUse::Update,
+            TargetPolicy::Refreshed | TargetPolicy::Residual { .. } => TargetUse::Replace,
         }
     }
 
     fn visit(&mut self, visit: &mut Visit<'_, '_, T>) -> Result<T, Error> {
         let mut problem = visit.target_problem();
-        if self.policy == TargetPolicy::Refreshed {
-            problem.refresh()?;
+        match self.policy {
+            TargetPolicy::Persistent => {}
+            TargetPolicy::Refreshed => problem.refresh()?,
+            TargetPolicy::Residual { keep } => {
+                self.residuals.load(T::of(keep), &mut problem)?;
+            }
         }
+        let met = problem.squared_gap();
         if let Some(solver) = &mut self.solver {
             solver.solve(&mut problem)?;
         }
         let mut energy = problem.evaluate(true, false);
+        let left = problem.squared_gap();
+        if let TargetPolicy::Residual { .. } = self.policy {
+            self.residuals.store(&problem);
+        }
+        visit.record_gap_met(met);
+        visit.record_gap_left(left);
         visit.step_parameters()?;
         for _ in 1..self.parameter_steps {
             energy = visit.target_problem().evaluate(true, false);
             visit.step_parameters()?;
         }
         Ok(energy)
+    }
+
+    fn finish(&mut self, model: &mut DecoupledCircuit<T>) -> Result<(), Error> {
+        match self.policy {
+            TargetPolicy::Residual { .. } => self.residuals.finish(model),
+            _ => Ok(()),
+        }
     }
 }

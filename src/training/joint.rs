@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::visit::{Scheme, Visit};
+use crate::decoupled::DecoupledCircuit;
 use crate::optimizer::{Optimizer, Step};
 use crate::{Error, Scalar};
 
@@ -77,14 +78,16 @@ impl<T: Scalar> JointDescent<T> {
 }
 
 impl<T: Scalar> Scheme<T> for JointDescent<T> {
-    fn reset(&mut self) {
+    fn start(&mut self, _model: &DecoupledCircuit<T>) -> Result<(), Error> {
         self.memory = ExampleMemory::new();
+        Ok(())
     }
 
     fn visit(&mut self, visit: &mut Visit<'_, '_, T>) -> Result<T, Error> {
         let number = visit.steps();
         let mut problem = visit.target_problem();
         let energy = problem.evaluate(true, true);
+        let gap = problem.squared_gap();
         let hidden = 1..problem.circuit().depth();
         for t in hidden.clone() {
             problem.check_target_gradient(t, number)?;
@@ -102,14 +105,18 @@ impl<T: Scalar> Scheme<T> for JointDescent<T> {
         for &column in columns.iter() {
             steps[column] += 1;
         }
+        let weights = problem.example_weights();
         // Both gradients stand in the workspace, so the order of the two updates is free.
         problem.attempt(number, |problem| {
             problem.update_all(states, |z, gradient, state| {
                 let dim = z.len() / columns.len();
                 let targets = z.chunks_exact_mut(dim).zip(gradient.chunks_exact(dim));
-                for (&column, (z, gradient)) in columns.iter().zip(targets) {
+                for (i, (z, gradient)) in targets.enumerate() {
+                    let column = columns[i];
                     let own = &mut state[column * slots * dim..(column + 1) * slots * dim];
-                    rule.update(Step::new(steps[column], 1.0), z, gradient, own);
+                    let weight = weights.map_or(1.0, |w| w[i].as_f64());
+                    let step = Step::new(steps[column], 1.0).with_gradient_factor(1.0 / weight);
+                    rule.update(step, z, gradient, own);
                 }
             });
             Ok(())
@@ -118,6 +125,7 @@ impl<T: Scalar> Scheme<T> for JointDescent<T> {
             visit.target_problem().put_back();
             return Err(error);
         }
+        visit.record_gap_met(gap);
         Ok(energy)
     }
 }

@@ -1,15 +1,24 @@
-//! Training: schemes, the loop that runs them, and what it reports.
+//! Training: schemes, the phases and the loop that run them, and what it reports.
 
 mod alternating;
 mod backprop_scheme;
+mod fixed_prediction;
 mod joint;
+mod phase;
 mod report;
+mod residuals;
+mod stopping;
 mod trainer;
 mod visit;
+mod z_il;
 
 pub use alternating::{Alternating, TargetPolicy};
 pub use backprop_scheme::Backprop;
+pub use fixed_prediction::FixedPrediction;
 pub use joint::JointDescent;
-pub use report::{EpochRecord, Progress, StopReason, TrainingReport};
+pub use phase::Phase;
+pub use report::{EpochRecord, PhaseReport, Progress, StopReason, TrainingReport};
+pub use stopping::Stopping;
 pub use trainer::Trainer;
 pub use visit::{Scheme, Visit};
+pub use z_il::ZIl;

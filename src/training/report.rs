@@ -3,12 +3,22 @@
 use crate::Scalar;
 use crate::decoupled::DecoupledCircuit;
 
-/// Why a run ended.
+/// Why a phase, or a run, ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StopReason {
     /// All epochs were made.
     Epochs,
+    /// The objective was reached ([`Stopping::Objective`](crate::Stopping::Objective)).
+    Objective,
+    /// The objective stagnated ([`Stopping::Stagnation`](crate::Stopping::Stagnation)).
+    Stagnation,
+    /// The validation loss stagnated ([`Stopping::Validation`](crate::Stopping::Validation)).
+    Validation,
+    /// The time of the phase or of the run was over.
+    TimeLimit,
+    /// The stop flag was set.
+    Requested,
     /// The callback asked for it.
     Callback,
 }
@@ -17,21 +27,47 @@ pub enum StopReason {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct EpochRecord<T> {
-    /// Number of the epoch, from 1.
+    /// Number of the phase, from 0.
+    pub phase: usize,
+    /// Number of the epoch in the run, from 1.
     pub epoch: u64,
     /// Parameter steps of the run so far.
     pub steps: u64,
-    /// The scheme's objective (E, or the composed loss for backprop) per example, each batch
-    /// before its last parameter step, averaged over the epoch.
+    /// The scheme's objective (E, or backprop's composed objective) per example, each batch before
+    /// its last parameter step, averaged over the epoch.
     pub objective: T,
     /// Composed loss L of the plain forward pass per example, after the epoch; `None` if not
     /// measured then.
     pub composed_loss: Option<T>,
-    /// (Σ_t Σᵢ ‖z_tⁱ − ẑ_tⁱ‖² / n)^½ over all hidden layers, after the epoch; `None` if not
-    /// measured then, or if the scheme does not use targets. Low energy is not a working network: look at this and the composed loss.
+    /// Composed loss per validation example, after the epoch; `None` if not measured then.
+    pub validation_loss: Option<T>,
+    /// (Σ_t Σᵢ ‖z_tⁱ − ẑ_tⁱ‖² / n)^½ over all hidden layers, after the epoch, with the targets as
+    /// the examples hold them; `None` if not measured then, or if the scheme does not use targets.
+    /// Low energy is not a working network: look at this and the composed loss.
     pub gap: Option<T>,
+    /// The same gap as the epoch's visits met it, before they moved targets; `None` for schemes
+    /// that do not tell. More than `gap_left` of the epoch before means that the targets went
+    /// stale: θ moved away from them between visits.
+    pub gap_met: Option<T>,
+    /// The same gap as the epoch's visits left it, after they moved targets and before θ moved.
+    pub gap_left: Option<T>,
     /// Factor of the learning rate in the epoch's last visit.
     pub factor: f64,
+}
+
+/// One phase of a run.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct PhaseReport {
+    /// Epochs begun.
+    pub epochs: u64,
+    /// Parameter steps made.
+    pub steps: u64,
+    /// Why it ended.
+    pub stop: StopReason,
+    /// Number in the run of the epoch whose parameters were kept, with
+    /// [`Stopping::Validation`](crate::Stopping::Validation).
+    pub best_epoch: Option<u64>,
 }
 
 /// A run that ended without an error.
@@ -40,7 +76,9 @@ pub struct EpochRecord<T> {
 pub struct TrainingReport<T> {
     /// One record an epoch.
     pub history: Vec<EpochRecord<T>>,
-    /// Why the run ended.
+    /// One report for every phase that was begun.
+    pub phases: Vec<PhaseReport>,
+    /// Why the run ended: the reason of its last phase.
     pub stop: StopReason,
     /// Parameter steps made.
     pub steps: u64,

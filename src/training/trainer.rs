@@ -1,42 +1,44 @@
-//! The loop over epochs and batches.
+//! The loop over phases, epochs and batches.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use nalgebra::DMatrix;
 use rand::seq::SliceRandom;
 
-use super::report::{EpochRecord, Progress, StopReason, TrainingReport};
-use super::visit::{ParameterOptimizer, Scheme, Visit};
-use crate::circuit::Workspace;
-use crate::decoupled::DecoupledCircuit;
+use super::phase::Phase;
+use super::report::{EpochRecord, PhaseReport, Progress, StopReason, TrainingReport};
+use super::stopping::{Stopping, Tracker};
+use super::visit::{Gaps, ParameterOptimizer, Visit};
+use crate::circuit::{Circuit, Workspace};
 use crate::decoupled::examples::{Chosen, Gathered, lend};
+use crate::decoupled::{DecoupledCircuit, TargetUse};
 use crate::execution::Execution;
 use crate::init::{Purpose, generator};
 use crate::kernel::squared_distance;
-use crate::optimizer::Optimizer;
 use crate::schedule::Schedule;
 use crate::{Error, Scalar};
 
-/// Trains a [`DecoupledCircuit`] by a [`Scheme`]; schemes are compared by changing one line.
+/// Trains a [`DecoupledCircuit`] by a list of [`Phase`]s; schemes are compared by changing one line.
 ///
 /// | option | default | meaning |
 /// |---|---|---|
-/// | `epochs` | 100 | passes over the examples |
-/// | `batch_size` | all | examples a visit; fewer than all: shuffled anew each epoch |
-/// | `schedule` | constant | factor of θ's learning rate over the run |
 /// | `seed` | 0 | seed of the shuffling |
 /// | `threads` | 1 | threads that share the layers' problems (feature `rayon`), at most one a layer |
-/// | `measure_every` | 1 | epochs between measurements of composed loss and gap; 0: never |
+/// | `measure_every` | 1 | epochs between measurements of composed loss, gap and validation loss; 0: never |
+/// | `validation` | none | examples that are never trained on |
+/// | `time_limit` | none | time of the whole run, looked at between visits |
+/// | `stop_flag` | none | a flag that ends the run from outside, looked at between visits |
 ///
-/// The result has the same bits for every number of threads. Every run starts with fresh optimiser
-/// state.
+/// The result has the same bits for every number of threads (a time limit aside).
 ///
 /// # Examples
 /// ```
 /// use layerwise::{
-///     Activation, Adam, Alternating, Circuit, DecoupledCircuit, Dense, ReverseSweep, TargetInit,
-///     Trainer,
+///     Activation, Adam, Alternating, Circuit, DecoupledCircuit, Dense, Phase, ReverseSweep,
+///     TargetInit, Trainer,
 /// };
 /// use nalgebra::DMatrix;
 ///
@@ -50,53 +52,40 @@ use crate::{Error, Scalar};
 /// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
 ///
 /// let scheme = Alternating::refreshed(ReverseSweep::new(1));
-/// let report = Trainer::new(scheme, Adam::new(1e-2)?).epochs(200).run(&mut model)?;
+/// let phase = Phase::new(scheme, Adam::new(1e-2)?).epochs(200);
+/// let report = Trainer::new(phase).run(&mut model)?;
 /// let losses: Vec<f64> = report.history.iter().filter_map(|e| e.composed_loss).collect();
 /// assert!(losses[199] < 0.1 * losses[0]);
 /// # Ok::<(), layerwise::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct Trainer<T: Scalar> {
-    scheme: Box<dyn Scheme<T>>,
-    rule: Arc<dyn Optimizer<T>>,
-    epochs: u64,
-    batch_size: Option<usize>,
-    schedule: Schedule,
+    phases: Vec<Phase<T>>,
     seed: u64,
     threads: usize,
     measure_every: u64,
+    validation: Option<(DMatrix<T>, DMatrix<T>)>,
+    time_limit: Option<Duration>,
+    stop_flag: Option<Arc<AtomicBool>>,
 }
 
 impl<T: Scalar> Trainer<T> {
-    /// A trainer in which `scheme` visits the batches and `rule` moves the parameters.
-    pub fn new(scheme: impl Scheme<T> + 'static, rule: impl Optimizer<T> + 'static) -> Self {
+    /// A run of one phase.
+    pub fn new(phase: Phase<T>) -> Self {
         Self {
-            scheme: Box::new(scheme),
-            rule: Arc::new(rule),
-            epochs: 100,
-            batch_size: None,
-            schedule: Schedule::Constant,
+            phases: vec![phase],
             seed: 0,
             threads: 1,
             measure_every: 1,
+            validation: None,
+            time_limit: None,
+            stop_flag: None,
         }
     }
 
-    /// Passes over the examples.
-    pub fn epochs(mut self, epochs: u64) -> Self {
-        self.epochs = epochs;
-        self
-    }
-
-    /// Examples a visit, at least 1; the last batch of an epoch takes what is left.
-    pub fn batch_size(mut self, examples: usize) -> Self {
-        self.batch_size = Some(examples);
-        self
-    }
-
-    /// Factor of θ's learning rate over the run.
-    pub fn schedule(mut self, schedule: Schedule) -> Self {
-        self.schedule = schedule;
+    /// Appends a phase, which goes on from where the one before it ended.
+    pub fn then(mut self, phase: Phase<T>) -> Self {
+        self.phases.push(phase);
         self
     }
 
@@ -112,17 +101,38 @@ impl<T: Scalar> Trainer<T> {
         self
     }
 
-    /// Epochs between measurements of composed loss and gap; 0 measures never.
+    /// Epochs between measurements of composed loss, gap and validation loss; 0 measures never
+    /// (but for [`Stopping::Validation`], which measures its loss after every epoch).
     pub fn measure_every(mut self, epochs: u64) -> Self {
         self.measure_every = epochs;
+        self
+    }
+
+    /// Examples that are never trained on, one a column of `inputs` and `targets`.
+    pub fn validation(mut self, inputs: DMatrix<T>, targets: DMatrix<T>) -> Self {
+        self.validation = Some((inputs, targets));
+        self
+    }
+
+    /// Wall-clock time after which the run ends, looked at between visits.
+    pub fn time_limit(mut self, limit: Duration) -> Self {
+        self.time_limit = Some(limit);
+        self
+    }
+
+    /// Ends the run cleanly once `flag` is true, looked at between visits: for another thread, or
+    /// for a signal handler.
+    pub fn stop_flag(mut self, flag: Arc<AtomicBool>) -> Self {
+        self.stop_flag = Some(flag);
         self
     }
 
     /// Trains.
     ///
     /// # Errors
-    /// [`Error::NoExamples`], [`Error::InvalidOption`], [`Error::FeatureDisabled`] or
-    /// [`Error::ThreadPool`] before anything is done; [`Error::NonFinite`] (its step counts the
+    /// [`Error::NoExamples`], [`Error::InvalidOption`], [`Error::FeatureDisabled`],
+    /// [`Error::ThreadPool`], or what the circuit says of the validation examples, before anything
+    /// is done; what a scheme says before its phase; [`Error::NonFinite`] (its step counts the
     /// parameter steps of the run), or a solver's error, during a visit. Parameters and targets
     /// are then those of the last completed step.
     pub fn run(&mut self, model: &mut DecoupledCircuit<T>) -> Result<TrainingReport<T>, Error> {
@@ -139,7 +149,6 @@ impl<T: Scalar> Trainer<T> {
         callback: impl FnMut(&Progress<'_, T>) -> ControlFlow<()> + Send,
     ) -> Result<TrainingReport<T>, Error> {
         self.validate(model)?;
-        self.scheme.reset();
         if self.threads == 1 {
             return self.train(model, callback, Execution::Sequential);
         }
@@ -166,25 +175,30 @@ impl<T: Scalar> Trainer<T> {
     }
 
     fn validate(&self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
-        for (option, value) in [
-            ("Trainer::batch_size", self.batch_size.unwrap_or(1)),
-            ("Trainer::threads", self.threads),
-        ] {
-            if value == 0 {
-                return Err(Error::InvalidOption {
-                    option,
-                    value: 0.0,
-                    allowed: "at least 1",
-                });
-            }
+        if self.threads == 0 {
+            return Err(Error::InvalidOption {
+                option: "Trainer::threads",
+                value: 0.0,
+                allowed: "at least 1",
+            });
         }
-        self.schedule.validate()?;
         if model.examples().is_empty() {
             return Err(Error::NoExamples {
                 operation: "training",
             });
         }
-        Ok(())
+        if let Some((inputs, targets)) = &self.validation {
+            model.circuit.check_inputs(inputs)?;
+            model.circuit.check_outputs(inputs.ncols(), targets)?;
+            if inputs.ncols() == 0 {
+                return Err(Error::NoExamples {
+                    operation: "validation",
+                });
+            }
+        }
+        let has_validation = self.validation.is_some();
+        let mut phases = self.phases.iter();
+        phases.try_for_each(|phase| phase.validate(has_validation))
     }
 
     fn train(
@@ -194,79 +208,286 @@ impl<T: Scalar> Trainer<T> {
         execution: Execution,
     ) -> Result<TrainingReport<T>, Error> {
         let start = Instant::now();
-        let n = model.examples().len();
-        let size = self.batch_size.unwrap_or(n).min(n);
-        let total = self.epochs as f64 * n.div_ceil(size) as f64;
-        let mut optimizer = ParameterOptimizer::new(self.rule.clone(), &model.circuit);
-        let mut workspace = Workspace::new(&model.circuit, size);
-        let mut gathered = Gathered::new(model.circuit.depth());
-        let mut order: Vec<usize> = (0..n).collect();
-        let mut history = Vec::new();
-        let mut stop = StopReason::Epochs;
-        let mut visits = 0;
-        for epoch in 1..=self.epochs {
-            if size < n {
-                // From the natural order, so that an epoch's order depends on nothing before it.
-                for (i, place) in order.iter_mut().enumerate() {
-                    *place = i;
-                }
-                order.shuffle(&mut generator(self.seed, Purpose::Shuffle, epoch));
-            }
-            let mut objective = 0.0;
-            let mut factor = 1.0;
-            for chunk in order.chunks(size) {
-                let chosen = if size == n {
-                    Chosen::Run(0..n)
-                } else {
-                    Chosen::Scattered(chunk)
-                };
-                factor = self.schedule.factor(visits as f64 / total);
-                let DecoupledCircuit { circuit, examples } = &mut *model;
-                let value = lend(examples, &chosen, visits, &mut gathered, |mut batch| {
-                    self.scheme.visit(&mut Visit {
-                        circuit,
-                        batch: &mut batch,
-                        workspace: &mut workspace,
-                        optimizer: &mut optimizer,
-                        factor,
-                        execution,
-                    })
-                });
-                let value = value.map_err(|error| at_step(error, optimizer.steps))?;
-                objective += value.as_f64();
-                visits += 1;
-            }
-            let measured = self.measure_every != 0 && epoch.is_multiple_of(self.measure_every);
-            let (composed_loss, gap) = if measured {
-                let (loss, gap) = measure(model, size, &mut workspace, execution);
-                (Some(loss), self.scheme.uses_targets().then_some(gap))
-            } else {
-                (None, None)
-            };
-            let record = EpochRecord {
-                epoch,
-                steps: optimizer.steps,
-                objective: T::of(objective / n as f64),
-                composed_loss,
-                gap,
-                factor,
-            };
-            let flow = callback(&Progress {
-                record: &record,
-                model,
-            });
-            history.push(record);
-            if flow.is_break() {
-                stop = StopReason::Callback;
+        let mut run = Run {
+            order: Vec::with_capacity(model.examples().len()),
+            workspace: Workspace::new(&model.circuit, 0),
+            gathered: Gathered::new(model.circuit.depth()),
+            model,
+            execution,
+            seed: self.seed,
+            measure_every: self.measure_every,
+            validation: self.validation.as_ref(),
+            deadline: self.time_limit.map(|limit| start + limit),
+            stop_flag: self.stop_flag.as_deref(),
+            history: Vec::new(),
+            epoch: 0,
+            visits: 0,
+            steps: 0,
+            over: false,
+        };
+        let mut phases: Vec<PhaseReport> = Vec::new();
+        for (number, phase) in self.phases.iter_mut().enumerate() {
+            let report = run.phase(number, phase, &mut callback)?;
+            phases.push(report);
+            if run.over {
                 break;
             }
         }
         Ok(TrainingReport {
-            history,
-            stop,
-            steps: optimizer.steps,
+            history: run.history,
+            stop: phases.last().expect("there is one phase at least").stop,
+            phases,
+            steps: run.steps,
             seconds: start.elapsed().as_secs_f64(),
         })
+    }
+}
+
+/// A run under way: its memory, limits and counts.
+struct Run<'a, T: Scalar> {
+    model: &'a mut DecoupledCircuit<T>,
+    workspace: Workspace<T>,
+    gathered: Gathered<T>,
+    order: Vec<usize>,
+    execution: Execution,
+    seed: u64,
+    measure_every: u64,
+    validation: Option<&'a (DMatrix<T>, DMatrix<T>)>,
+    deadline: Option<Instant>,
+    stop_flag: Option<&'a AtomicBool>,
+    history: Vec<EpochRecord<T>>,
+    /// Epochs begun, visits and completed parameter steps.
+    epoch: u64,
+    visits: u64,
+    steps: u64,
+    /// Whether no further phase shall begin.
+    over: bool,
+}
+
+/// What the visits of one epoch add up to.
+#[derive(Default)]
+struct Sums {
+    objective: f64,
+    examples: usize,
+    gaps: Gaps,
+    factor: f64,
+}
+
+impl<T: Scalar> Run<'_, T> {
+    fn phase(
+        &mut self,
+        number: usize,
+        phase: &mut Phase<T>,
+        callback: &mut impl FnMut(&Progress<'_, T>) -> ControlFlow<()>,
+    ) -> Result<PhaseReport, Error> {
+        let deadline = phase.time_limit.map(|limit| Instant::now() + limit);
+        phase.scheme.start(self.model)?;
+        let mut optimizer =
+            ParameterOptimizer::new(phase.rule.clone(), &self.model.circuit, phase.max_norm);
+        let mut penalties = Penalties::new(phase.penalty_schedule, self.model.circuit.penalties());
+        let mut tracker = Tracker::new(phase.stopping);
+        let first_epoch = self.epoch;
+        let before = self.steps;
+        let mut stop = StopReason::Epochs;
+        while self.epoch - first_epoch < phase.epochs {
+            let mut visits = (self.epoch - first_epoch) * self.batches(phase);
+            self.epoch += 1;
+            let mut sums = Sums::default();
+            let interrupted = self.epoch(
+                phase,
+                &mut visits,
+                deadline,
+                &mut optimizer,
+                &mut penalties,
+                &mut sums,
+            );
+            self.steps = before + optimizer.steps;
+            let interrupted = interrupted.map_err(|error| at_step(error, self.steps))?;
+            if let Some(reason) = interrupted {
+                stop = reason;
+                self.over |= deadline_passed(self.deadline) || reason == StopReason::Requested;
+            }
+            if sums.examples == 0 {
+                break;
+            }
+            let record = self.record(number, phase, &sums, interrupted.is_none());
+            let circuit = &self.model.circuit;
+            let validation = record.validation_loss.map(Scalar::as_f64);
+            let ends = tracker.ends(self.epoch, record.objective.as_f64(), validation, circuit);
+            let flow = callback(&Progress {
+                record: &record,
+                model: self.model,
+            });
+            self.history.push(record);
+            if interrupted.is_some() {
+                break;
+            }
+            if flow.is_break() {
+                stop = StopReason::Callback;
+                self.over = true;
+                break;
+            }
+            if let Some(reason) = ends {
+                stop = reason;
+                break;
+            }
+        }
+        let best_epoch = tracker.put_best_back(&mut self.model.circuit);
+        phase.scheme.finish(self.model)?;
+        Ok(PhaseReport {
+            epochs: self.epoch - first_epoch,
+            steps: optimizer.steps,
+            stop,
+            best_epoch,
+        })
+    }
+
+    fn batch_size(&self, phase: &Phase<T>) -> usize {
+        let n = self.model.examples().len();
+        phase.batch_size.unwrap_or(n).min(n)
+    }
+
+    /// Visits an epoch.
+    fn batches(&self, phase: &Phase<T>) -> u64 {
+        let n = self.model.examples().len();
+        n.div_ceil(self.batch_size(phase)) as u64
+    }
+
+    /// Visits every example once, unless something ends the run or the phase before.
+    fn epoch(
+        &mut self,
+        phase: &mut Phase<T>,
+        visits: &mut u64,
+        deadline: Option<Instant>,
+        optimizer: &mut ParameterOptimizer<T>,
+        penalties: &mut Penalties<T>,
+        sums: &mut Sums,
+    ) -> Result<Option<StopReason>, Error> {
+        let n = self.model.examples().len();
+        let size = self.batch_size(phase);
+        let total = phase.epochs.saturating_mul(self.batches(phase));
+        // From the natural order, so that an epoch's order depends on nothing before it.
+        self.order.clear();
+        self.order.extend(0..n);
+        if size < n {
+            let mut rng = generator(self.seed, Purpose::Shuffle, self.epoch);
+            self.order.shuffle(&mut rng);
+        }
+        for chunk in self.order.chunks(size) {
+            if self
+                .stop_flag
+                .is_some_and(|flag| flag.load(Ordering::Relaxed))
+            {
+                return Ok(Some(StopReason::Requested));
+            }
+            if deadline_passed(self.deadline) || deadline_passed(deadline) {
+                return Ok(Some(StopReason::TimeLimit));
+            }
+            let chosen = if size == n {
+                Chosen::Run(0..n)
+            } else {
+                Chosen::Scattered(chunk)
+            };
+            sums.factor = phase.schedule.factor(*visits, total);
+            let DecoupledCircuit { circuit, examples } = &mut *self.model;
+            penalties.apply(*visits, total, circuit)?;
+            let (scheme, workspace) = (&mut phase.scheme, &mut self.workspace);
+            let target_use = scheme.target_use();
+            let value = lend(
+                examples,
+                &chosen,
+                self.visits,
+                target_use,
+                &mut self.gathered,
+                |mut batch| {
+                    scheme.visit(&mut Visit {
+                        circuit,
+                        batch: &mut batch,
+                        workspace,
+                        optimizer,
+                        gaps: &mut sums.gaps,
+                        factor: sums.factor,
+                        execution: self.execution,
+                    })
+                },
+            )?;
+            sums.objective += value.as_f64();
+            sums.examples += chunk.len();
+            *visits += 1;
+            self.visits += 1;
+        }
+        Ok(None)
+    }
+
+    /// The record of an epoch, with the measurements that are due if it was not interrupted.
+    fn record(
+        &mut self,
+        number: usize,
+        phase: &Phase<T>,
+        sums: &Sums,
+        whole: bool,
+    ) -> EpochRecord<T> {
+        let due = self.measure_every != 0 && self.epoch.is_multiple_of(self.measure_every);
+        let due = due && whole;
+        let (mut composed_loss, mut gap) = (None, None);
+        if due {
+            let size = self.batch_size(phase);
+            let measured = measure(self.model, size, &mut self.workspace, self.execution);
+            composed_loss = Some(measured.0);
+            gap = (phase.scheme.target_use() != TargetUse::Unused).then_some(measured.1);
+        }
+        let needed = matches!(phase.stopping, Stopping::Validation { .. });
+        let validation_loss = self.validation.filter(|_| due || needed && whole);
+        let validation_loss = validation_loss.map(|(inputs, targets)| {
+            let loss = self.model.circuit.composed_loss(inputs, targets);
+            loss.expect("checked before the run") / T::of(inputs.ncols() as f64)
+        });
+        let examples = sums.examples as f64;
+        let mean_root = |squares: Option<f64>| squares.map(|s| T::of((s / examples).sqrt()));
+        EpochRecord {
+            phase: number,
+            epoch: self.epoch,
+            steps: self.steps,
+            objective: T::of(sums.objective / examples),
+            composed_loss,
+            validation_loss,
+            gap,
+            gap_met: mean_root(sums.gaps.met),
+            gap_left: mean_root(sums.gaps.left),
+            factor: sums.factor,
+        }
+    }
+}
+
+fn deadline_passed(deadline: Option<Instant>) -> bool {
+    deadline.is_some_and(|deadline| Instant::now() >= deadline)
+}
+
+/// The penalties μ_t of a phase as its schedule moves them.
+struct Penalties<T> {
+    schedule: Schedule,
+    first: Vec<T>,
+    now: Vec<T>,
+}
+
+impl<T: Scalar> Penalties<T> {
+    fn new(schedule: Schedule, penalties: &[T]) -> Self {
+        Self {
+            schedule,
+            first: penalties.to_vec(),
+            now: penalties.to_vec(),
+        }
+    }
+
+    fn apply(&mut self, visit: u64, visits: u64, circuit: &mut Circuit<T>) -> Result<(), Error> {
+        if self.schedule == Schedule::CONSTANT {
+            return Ok(());
+        }
+        let factor = T::of(self.schedule.factor(visit, visits));
+        for (now, &first) in self.now.iter_mut().zip(&self.first) {
+            *now = first * factor;
+        }
+        circuit.set_penalties(&self.now)
     }
 }
 
@@ -296,8 +517,7 @@ fn measure<T: Scalar>(
     let (mut loss, mut squares) = (0.0, 0.0);
     for start in (0..n).step_by(size) {
         let batch = model.examples.run(start..(start + size).min(n), 0, false);
-        circuit.forward_pass(batch, workspace);
-        loss += circuit.output_error(batch, workspace).as_f64();
+        loss += circuit.composed_loss_on(batch, workspace).as_f64();
         circuit.predict_locally(batch, workspace, execution);
         for t in 1..circuit.depth() {
             let prediction = &workspace.locals[t - 1].prediction;

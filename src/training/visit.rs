@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use crate::circuit::{Batch, BatchMut, Circuit, Workspace};
+use crate::decoupled::{DecoupledCircuit, TargetUse};
 use crate::execution::Execution;
 use crate::kernel::all_finite;
 use crate::optimizer::{Optimizer, Step};
@@ -16,12 +17,18 @@ use crate::{Error, Quantity, Scalar};
 /// A scheme checks that energies and gradients are finite before it changes anything
 /// ([`Error::NonFinite`]), so that an error leaves the last completed step's state.
 pub trait Scheme<T: Scalar>: Debug + Send {
-    /// Forgets what was kept from earlier runs.
-    fn reset(&mut self);
+    /// Begins a phase on `model`: forgets what was kept from earlier ones.
+    ///
+    /// # Errors
+    /// If the scheme cannot work on this circuit; nothing is done then.
+    fn start(&mut self, _model: &DecoupledCircuit<T>) -> Result<(), Error> {
+        Ok(())
+    }
 
-    /// Whether the scheme moves auxiliary targets at all; without them a gap means nothing.
-    fn uses_targets(&self) -> bool {
-        true
+    /// What a visit does with the auxiliary targets: what it does not read is not loaded, and what
+    /// it does not move not stored.
+    fn target_use(&self) -> TargetUse {
+        TargetUse::Update
     }
 
     /// Moves parameters, auxiliary targets, or both, once, and returns the objective on the batch
@@ -30,6 +37,14 @@ pub trait Scheme<T: Scalar>: Debug + Send {
     /// # Errors
     /// [`Error::NonFinite`], and errors of a target solver.
     fn visit(&mut self, visit: &mut Visit<'_, '_, T>) -> Result<T, Error>;
+
+    /// Ends a phase that was not broken off by an error, such as by bringing all targets up to date.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`].
+    fn finish(&mut self, _model: &mut DecoupledCircuit<T>) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 /// The optimiser of θ with its state.
@@ -38,18 +53,31 @@ pub(crate) struct ParameterOptimizer<T: Scalar> {
     rule: Arc<dyn Optimizer<T>>,
     /// Of each layer the rule's state, then room for the parameters before a step.
     states: Vec<Vec<T>>,
+    max_norm: Option<f64>,
     /// Completed steps.
     pub(crate) steps: u64,
 }
 
+/// Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖² over the visits of an epoch, as they met and as they left it.
+#[derive(Debug, Default)]
+pub(crate) struct Gaps {
+    pub(crate) met: Option<f64>,
+    pub(crate) left: Option<f64>,
+}
+
 impl<T: Scalar> ParameterOptimizer<T> {
-    pub(crate) fn new(rule: Arc<dyn Optimizer<T>>, circuit: &Circuit<T>) -> Self {
+    pub(crate) fn new(
+        rule: Arc<dyn Optimizer<T>>,
+        circuit: &Circuit<T>,
+        max_norm: Option<f64>,
+    ) -> Self {
         let states = (0..circuit.depth())
             .map(|t| vec![T::zero(); (rule.slots() + 1) * circuit.parameters(t).len()])
             .collect();
         Self {
             rule,
             states,
+            max_norm,
             steps: 0,
         }
     }
@@ -62,6 +90,7 @@ pub struct Visit<'a, 'b, T: Scalar> {
     pub(crate) batch: &'a mut BatchMut<'b, T>,
     pub(crate) workspace: &'a mut Workspace<T>,
     pub(crate) optimizer: &'a mut ParameterOptimizer<T>,
+    pub(crate) gaps: &'a mut Gaps,
     pub(crate) factor: f64,
     pub(crate) execution: Execution,
 }
@@ -87,7 +116,7 @@ impl<'b, T: Scalar> Visit<'_, 'b, T> {
         self.factor
     }
 
-    /// Parameter steps completed in this run.
+    /// Parameter steps completed in this phase.
     pub fn steps(&self) -> u64 {
         self.optimizer.steps
     }
@@ -114,8 +143,20 @@ impl<'b, T: Scalar> Visit<'_, 'b, T> {
         })
     }
 
+    /// Tells the run the batch's squared gap Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖² as this visit met it
+    /// ([`TargetProblem::squared_gap`]), before it moved targets.
+    pub fn record_gap_met(&mut self, squares: T) {
+        *self.gaps.met.get_or_insert(0.0) += squares.as_f64();
+    }
+
+    /// The same after this visit moved targets.
+    pub fn record_gap_left(&mut self, squares: T) {
+        *self.gaps.left.get_or_insert(0.0) += squares.as_f64();
+    }
+
     /// One step of the optimiser on every θ_t along the gradient in the workspace divided by the
-    /// number of examples, so that the learning rate means the same for every batch size.
+    /// number of examples, so that the learning rate means the same for every batch size; each
+    /// parameter group by itself, so that only those that decay do.
     ///
     /// # Errors
     /// [`Error::NonFinite`] for an energy, gradient or new parameter that is not finite; no θ_t is
@@ -124,15 +165,33 @@ impl<'b, T: Scalar> Visit<'_, 'b, T> {
         let steps = self.optimizer.steps;
         self.workspace.check_energies(steps)?;
         self.workspace.check_parameter_gradients(steps)?;
-        let mean = 1.0 / self.batch.ids.len() as f64;
+        let mut mean = 1.0 / self.batch.ids.len() as f64;
+        if let Some(max) = self.optimizer.max_norm {
+            let norm = mean * self.workspace.parameter_gradient_norm();
+            if norm > max {
+                mean *= max / norm;
+            }
+        }
         let step = Step::new(steps + 1, self.factor).with_gradient_factor(mean);
         let (rule, locals) = (&self.optimizer.rule, &self.workspace.locals);
         let states = &mut self.optimizer.states;
-        let all = self.circuit.parameters_mut();
+        let (all, groups) = self.circuit.parameters_and_groups();
         self.execution.for_each_pair(all, states, |t, own, state| {
-            let (state, previous) = state.split_at_mut(rule.slots() * own.len());
+            let slots = rule.slots();
+            let (mut rest, previous) = state.split_at_mut(slots * own.len());
             previous.copy_from_slice(own);
-            rule.update(step, own, &locals[t].d_parameters, state);
+            for group in &groups[t].all {
+                let range = group.range.clone();
+                let (state, others) = rest.split_at_mut(slots * range.len());
+                rest = others;
+                let gradient = &locals[t].d_parameters[range.clone()];
+                rule.update(
+                    step.with_decay(group.decays),
+                    &mut own[range],
+                    gradient,
+                    state,
+                );
+            }
         });
         if let Some(layer) = all.iter().position(|own| !all_finite(own)) {
             for (own, state) in all.iter_mut().zip(states) {

@@ -4,7 +4,7 @@ use downstream::{ExpScaling, LogCosh};
 use layerwise::nalgebra::DMatrix;
 use layerwise::{
     Activation, Adam, Alternating, Circuit, DecoupledCircuit, Dense, GradCheck, ReverseSweep,
-    Selection, TargetInit, Trainer,
+    Selection, TargetInit, Trainer, Phase,
 };
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -51,7 +51,7 @@ fn the_circuit_trains() {
     let mut model = model();
     let before = model.composed_loss().unwrap();
     let scheme = Alternating::refreshed(ReverseSweep::new(1));
-    let mut trainer = Trainer::new(scheme, Adam::new(1e-2).unwrap()).epochs(200);
+    let mut trainer = Trainer::new(Phase::new(scheme, Adam::new(1e-2).unwrap()).epochs(200));
     trainer.run(&mut model).unwrap();
     let after = model.composed_loss().unwrap();
     assert!(after < 0.1 * before, "{before} to {after}");

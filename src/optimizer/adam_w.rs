@@ -1,0 +1,66 @@
+//! Adam with decoupled weight decay.
+
+use super::{Adam, Optimizer, Step};
+use crate::kernel::scale;
+use crate::{Error, Scalar};
+
+/// x ← (1 − ηλ) x, then a step of [`Adam`]: the decay does not pass through the moments.
+///
+/// Loshchilov & Hutter 2019, in the form where the schedule scales the decay with the learning
+/// rate η. Values whose [`Step::decays`] is false (biases) do not decay. Default: λ = 0.01.
+///
+/// # Examples
+/// ```
+/// use layerwise::{Adam, AdamW, Optimizer, Step};
+///
+/// let rule = AdamW::new(Adam::new(0.1)?).with_weight_decay(0.5)?;
+/// let (mut x, mut state) = ([1.0_f64], [0.0; 2]);
+/// // Without a gradient only the decay moves: 1 − 0.1 · 0.5.
+/// rule.update(Step::new(1, 1.0), &mut x, &[0.0], &mut state);
+/// assert_eq!(x, [0.95]);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamW {
+    adam: Adam,
+    decay: f64,
+}
+
+impl AdamW {
+    /// Adam's options with weight decay λ = 0.01.
+    pub fn new(adam: Adam) -> Self {
+        Self { adam, decay: 0.01 }
+    }
+
+    /// The same with another λ.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] unless λ is finite, not negative, and ηλ below 1.
+    pub fn with_weight_decay(mut self, decay: f64) -> Result<Self, Error> {
+        if !(decay >= 0.0 && self.adam.rate() * decay < 1.0) {
+            return Err(Error::InvalidOption {
+                option: "AdamW::weight_decay",
+                value: decay,
+                allowed: "not negative, and below 1/rate",
+            });
+        }
+        self.decay = decay;
+        Ok(self)
+    }
+}
+
+impl<T: Scalar> Optimizer<T> for AdamW {
+    fn slots(&self) -> usize {
+        Optimizer::<T>::slots(&self.adam)
+    }
+
+    fn update(&self, step: Step, values: &mut [T], gradient: &[T], state: &mut [T]) {
+        if step.decays {
+            scale(
+                values,
+                T::of(1.0 - self.adam.rate() * step.factor * self.decay),
+            );
+        }
+        self.adam.update(step, values, gradient, state);
+    }
+}

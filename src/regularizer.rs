@@ -1,0 +1,90 @@
+//! Penalties on the size of parameters and auxiliary targets.
+
+use crate::kernel::{add_scaled, dot, total_magnitude};
+use crate::{Error, Scalar};
+
+/// The elastic net R(x) = λ₁ Σ_j |x_j| + ½ λ₂ Σ_j x_j² (Zou & Hastie 2005); L1 and L2 are its ends.
+///
+/// ∇R = λ₁ sign(x) + λ₂ x with sign(0) = 0. A circuit counts R once for **every example**: its
+/// objective is the sum over examples of loss plus R, so that a θ-step, which divides by the number
+/// of examples, moves along the mean loss's gradient plus ∇R whatever the size of the batch.
+///
+/// # Examples
+/// ```
+/// use layerwise::Regularizer;
+///
+/// let elastic = Regularizer::elastic(0.1, 0.5)?;
+/// assert!((elastic.value(&[1.0_f64, -2.0]) - (0.1 * 3.0 + 0.25 * 5.0)).abs() < 1e-15);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Regularizer {
+    l1: f64,
+    l2: f64,
+}
+
+impl Regularizer {
+    /// R = 0. The default.
+    pub const NONE: Self = Self { l1: 0.0, l2: 0.0 };
+
+    /// R(x) = λ₁ Σ |x_j| (Tibshirani 1996).
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] unless λ₁ is finite and not negative.
+    pub fn l1(weight: f64) -> Result<Self, Error> {
+        Self::elastic(weight, 0.0)
+    }
+
+    /// R(x) = ½ λ₂ Σ x_j² (Hoerl & Kennard 1970).
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] unless λ₂ is finite and not negative.
+    pub fn l2(weight: f64) -> Result<Self, Error> {
+        Self::elastic(0.0, weight)
+    }
+
+    /// R(x) = λ₁ Σ |x_j| + ½ λ₂ Σ x_j².
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] unless both weights are finite and not negative.
+    pub fn elastic(l1: f64, l2: f64) -> Result<Self, Error> {
+        for (option, value) in [("Regularizer::l1", l1), ("Regularizer::l2", l2)] {
+            if !(value.is_finite() && value >= 0.0) {
+                return Err(Error::InvalidOption {
+                    option,
+                    value,
+                    allowed: "finite and not negative",
+                });
+            }
+        }
+        Ok(Self { l1, l2 })
+    }
+
+    /// Whether R = 0 everywhere.
+    pub fn is_none(self) -> bool {
+        self == Self::NONE
+    }
+
+    /// R(x).
+    pub fn value<T: Scalar>(self, x: &[T]) -> T {
+        T::of(self.l1) * total_magnitude(x) + T::of(0.5 * self.l2) * dot(x, x)
+    }
+
+    /// `gradient ← gradient + factor ∇R(x)`, both slices of one length.
+    pub fn add_gradient<T: Scalar>(self, x: &[T], factor: T, gradient: &mut [T]) {
+        add_scaled(gradient, factor * T::of(self.l2), x);
+        if self.l1 > 0.0 {
+            let step = factor * T::of(self.l1);
+            for (g, x) in gradient.iter_mut().zip(x) {
+                if !x.is_zero() {
+                    *g += step * x.signum();
+                }
+            }
+        }
+    }
+
+    /// The largest curvature, λ₂: |x| has none away from 0.
+    pub(crate) fn curvature<T: Scalar>(self) -> T {
+        T::of(self.l2)
+    }
+}

@@ -1,0 +1,69 @@
+//! Predictive coding with fixed predictions.
+
+use super::visit::{Scheme, Visit};
+use super::z_il::check_unit_penalties;
+use crate::decoupled::{DecoupledCircuit, TargetUse};
+use crate::{Error, Scalar};
+
+/// The fixed-prediction assumption: the targets move by synchronous steps of size 1 while
+/// predictions and Jacobians stay those of the forward pass; then all θ step along
+/// (∂f_t/∂θ_t)ᵀ g_{t+1} at the forward pass.
+///
+/// With μ = 1, squared L_h and no regulariser of targets, T − 1 steps or more give backprop's
+/// gradients, to rounding. Millidge, Tschantz & Buckley 2022; Whittington & Bogacz 2017.
+///
+/// # Examples
+/// ```
+/// use layerwise::{Adam, FixedPrediction, Phase};
+///
+/// let phase: Phase<f64> = Phase::new(FixedPrediction::new(), Adam::new(1e-3)?);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FixedPrediction {
+    steps: Option<usize>,
+}
+
+impl FixedPrediction {
+    /// T − 1 steps, as many as it takes.
+    pub fn new() -> Self {
+        Self { steps: None }
+    }
+
+    /// The same with `steps` steps: fewer than T − 1 leave the first layers without a gradient.
+    pub fn with_steps(self, steps: usize) -> Self {
+        Self { steps: Some(steps) }
+    }
+}
+
+impl<T: Scalar> Scheme<T> for FixedPrediction {
+    fn start(&mut self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
+        check_unit_penalties("penalty μ under fixed prediction", model)
+    }
+
+    fn target_use(&self) -> TargetUse {
+        TargetUse::Replace
+    }
+
+    fn visit(&mut self, visit: &mut Visit<'_, '_, T>) -> Result<T, Error> {
+        let number = visit.steps();
+        let mut problem = visit.target_problem();
+        problem.refresh()?;
+        let last = problem.circuit().depth() - 1;
+        let mut objective = None;
+        for _ in 0..self.steps.unwrap_or(last) {
+            let energy = problem.evaluate_frozen(false, true);
+            // At the forward pass E is the composed objective.
+            objective.get_or_insert(energy);
+            for t in 1..=last {
+                problem.check_target_gradient(t, number)?;
+            }
+            for t in 1..=last {
+                problem.descend(t, T::one());
+            }
+        }
+        let energy = problem.evaluate_frozen(true, false);
+        visit.step_parameters()?;
+        Ok(objective.unwrap_or(energy))
+    }
+}

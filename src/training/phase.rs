@@ -1,0 +1,138 @@
+//! One phase of a run.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::stopping::Stopping;
+use super::visit::Scheme;
+use crate::optimizer::Optimizer;
+use crate::schedule::Schedule;
+use crate::{Error, Scalar};
+
+/// One phase of a run: a [`Scheme`] that visits the batches, an [`Optimizer`] for θ, and limits.
+///
+/// | option | default | meaning |
+/// |---|---|---|
+/// | `epochs` | 100 | passes over the examples, at most |
+/// | `batch_size` | all | examples a visit; fewer than all: shuffled anew each epoch |
+/// | `schedule` | constant | factor of θ's learning rate over the phase's visits |
+/// | `penalty_schedule` | constant | factor of every μ_t, as it was when the phase began |
+/// | `max_gradient_norm` | none | bound of the norm of the mean gradient in all θ |
+/// | `stopping` | at the limits | an earlier end |
+/// | `time_limit` | none | seconds, looked at between visits |
+///
+/// Every phase starts with fresh optimiser state, and leaves μ_t as its last visit had them.
+///
+/// # Examples
+/// ```
+/// use layerwise::{Adam, Alternating, Backprop, Phase, ReverseSweep, Schedule, Trainer};
+///
+/// // Each layer learns its own regression, then the targets move too, then backprop finishes.
+/// let trainer: Trainer<f64> =
+///     Trainer::new(Phase::new(Alternating::weights_only(), Adam::new(1e-2)?).epochs(50))
+///         .then(
+///             Phase::new(Alternating::persistent(ReverseSweep::new(1)), Adam::new(3e-3)?)
+///                 .epochs(200)
+///                 .penalty_schedule(Schedule::geometric(10.0)?),
+///         )
+///         .then(Phase::new(Backprop, Adam::new(1e-3)?).epochs(20));
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Phase<T: Scalar> {
+    pub(super) scheme: Box<dyn Scheme<T>>,
+    pub(super) rule: Arc<dyn Optimizer<T>>,
+    pub(super) epochs: u64,
+    pub(super) batch_size: Option<usize>,
+    pub(super) schedule: Schedule,
+    pub(super) penalty_schedule: Schedule,
+    pub(super) max_norm: Option<f64>,
+    pub(super) stopping: Stopping,
+    pub(super) time_limit: Option<Duration>,
+}
+
+impl<T: Scalar> Phase<T> {
+    /// A phase in which `scheme` visits the batches and `rule` moves the parameters.
+    pub fn new(scheme: impl Scheme<T> + 'static, rule: impl Optimizer<T> + 'static) -> Self {
+        Self {
+            scheme: Box::new(scheme),
+            rule: Arc::new(rule),
+            epochs: 100,
+            batch_size: None,
+            schedule: Schedule::CONSTANT,
+            penalty_schedule: Schedule::CONSTANT,
+            max_norm: None,
+            stopping: Stopping::AtLimits,
+            time_limit: None,
+        }
+    }
+
+    /// Passes over the examples, at most.
+    pub fn epochs(mut self, epochs: u64) -> Self {
+        self.epochs = epochs;
+        self
+    }
+
+    /// Examples a visit, at least 1; the last batch of an epoch takes what is left.
+    pub fn batch_size(mut self, examples: usize) -> Self {
+        self.batch_size = Some(examples);
+        self
+    }
+
+    /// Factor of θ's learning rate over the visits of the phase.
+    pub fn schedule(mut self, schedule: Schedule) -> Self {
+        self.schedule = schedule;
+        self
+    }
+
+    /// Factor of every penalty μ_t over the visits of the phase, relative to its value when the
+    /// phase begins. The circuit keeps the last values.
+    pub fn penalty_schedule(mut self, schedule: Schedule) -> Self {
+        self.penalty_schedule = schedule;
+        self
+    }
+
+    /// Scales the mean gradient in all θ down to this norm where it is longer, above 0. Pascanu,
+    /// Mikolov & Bengio 2013. One number over all layers: a step waits for every layer's norm.
+    pub fn max_gradient_norm(mut self, norm: f64) -> Self {
+        self.max_norm = Some(norm);
+        self
+    }
+
+    /// A rule for an earlier end.
+    pub fn stopping(mut self, stopping: Stopping) -> Self {
+        self.stopping = stopping;
+        self
+    }
+
+    /// Wall-clock time after which the phase ends, looked at between visits.
+    pub fn time_limit(mut self, limit: Duration) -> Self {
+        self.time_limit = Some(limit);
+        self
+    }
+
+    pub(super) fn validate(&self, has_validation: bool) -> Result<(), Error> {
+        if self.batch_size == Some(0) {
+            return Err(Error::InvalidOption {
+                option: "Phase::batch_size",
+                value: 0.0,
+                allowed: "at least 1",
+            });
+        }
+        if let Some(norm) = self.max_norm
+            && !(norm > 0.0 && norm.is_finite())
+        {
+            return Err(Error::InvalidOption {
+                option: "Phase::max_gradient_norm",
+                value: norm,
+                allowed: "above 0 and finite",
+            });
+        }
+        if matches!(self.stopping, Stopping::Validation { .. }) && !has_validation {
+            return Err(Error::NoExamples {
+                operation: "Stopping::Validation (see Trainer::validation)",
+            });
+        }
+        self.stopping.validate()
+    }
+}

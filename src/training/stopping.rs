@@ -1,0 +1,151 @@
+//! Ends of a phase that its own progress decides.
+
+use super::report::StopReason;
+use crate::circuit::Circuit;
+use crate::{Error, Scalar};
+
+/// When a phase ends before its limits.
+///
+/// *Improvement* is relative: a value improves on the best so far if it is below it by more than
+/// `improvement` times its magnitude.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[non_exhaustive]
+pub enum Stopping {
+    /// Never. The default.
+    #[default]
+    AtLimits,
+    /// When an epoch's mean objective per example is at most this.
+    Objective {
+        /// The objective to reach.
+        at_most: f64,
+    },
+    /// When the mean objective did not improve for `patience` epochs.
+    Stagnation {
+        /// Epochs without improvement, at least 1.
+        patience: u64,
+        /// Relative improvement that counts, not negative.
+        improvement: f64,
+    },
+    /// When the loss on the validation examples did not improve for `patience` epochs. However the
+    /// phase ends, the parameters of its best epoch are put back. Prechelt 1998.
+    Validation {
+        /// Epochs without improvement, at least 1.
+        patience: u64,
+        /// Relative improvement that counts, not negative.
+        improvement: f64,
+    },
+}
+
+impl Stopping {
+    pub(super) fn validate(self) -> Result<(), Error> {
+        let (Self::Stagnation {
+            patience,
+            improvement,
+        }
+        | Self::Validation {
+            patience,
+            improvement,
+        }) = self
+        else {
+            return Ok(());
+        };
+        if patience == 0 {
+            return Err(Error::InvalidOption {
+                option: "Stopping's patience",
+                value: 0.0,
+                allowed: "at least 1",
+            });
+        }
+        if !(improvement.is_finite() && improvement >= 0.0) {
+            return Err(Error::InvalidOption {
+                option: "Stopping's improvement",
+                value: improvement,
+                allowed: "finite and not negative",
+            });
+        }
+        Ok(())
+    }
+}
+
+/// What a phase has reached so far.
+#[derive(Debug)]
+pub(super) struct Tracker<T> {
+    stopping: Stopping,
+    /// The last value that counted as an improvement, and the epochs since.
+    reference: f64,
+    since: u64,
+    lowest: f64,
+    /// Epoch and parameters of the lowest validation loss.
+    best: Option<(u64, Vec<Vec<T>>)>,
+}
+
+impl<T: Scalar> Tracker<T> {
+    pub(super) fn new(stopping: Stopping) -> Self {
+        Self {
+            stopping,
+            reference: f64::INFINITY,
+            since: 0,
+            lowest: f64::INFINITY,
+            best: None,
+        }
+    }
+
+    /// Whether the phase ends after this epoch.
+    pub(super) fn ends(
+        &mut self,
+        epoch: u64,
+        objective: f64,
+        validation: Option<f64>,
+        circuit: &Circuit<T>,
+    ) -> Option<StopReason> {
+        match self.stopping {
+            Stopping::AtLimits => None,
+            Stopping::Objective { at_most } => {
+                (objective <= at_most).then_some(StopReason::Objective)
+            }
+            Stopping::Stagnation {
+                patience,
+                improvement,
+            } => (self.stagnates(objective, improvement) >= patience)
+                .then_some(StopReason::Stagnation),
+            Stopping::Validation {
+                patience,
+                improvement,
+            } => {
+                let loss = validation.unwrap_or(f64::INFINITY);
+                if loss < self.lowest {
+                    self.lowest = loss;
+                    let parameters = (0..circuit.depth()).map(|t| circuit.parameters(t).to_vec());
+                    self.best = Some((epoch, parameters.collect()));
+                }
+                (self.stagnates(loss, improvement) >= patience).then_some(StopReason::Validation)
+            }
+        }
+    }
+
+    /// Epochs since the last improvement.
+    fn stagnates(&mut self, value: f64, improvement: f64) -> u64 {
+        // The first value improves on infinity, whose margin would be infinite too.
+        let margin = if self.reference.is_finite() {
+            improvement * self.reference.abs()
+        } else {
+            0.0
+        };
+        if value < self.reference - margin {
+            self.reference = value;
+            self.since = 0;
+        } else {
+            self.since += 1;
+        }
+        self.since
+    }
+
+    /// Puts the parameters of the best epoch back, and tells which it was.
+    pub(super) fn put_best_back(self, circuit: &mut Circuit<T>) -> Option<u64> {
+        let (epoch, parameters) = self.best?;
+        for (own, best) in circuit.parameters_mut().iter_mut().zip(parameters) {
+            *own = best;
+        }
+        Some(epoch)
+    }
+}

@@ -1,0 +1,70 @@
+//! Inference learning with zero divergence from backprop.
+
+use super::visit::{Scheme, Visit};
+use crate::decoupled::{DecoupledCircuit, TargetUse};
+use crate::{Error, Scalar};
+
+/// Z-IL: the targets start at the forward pass and make T − 1 synchronous steps of size 1; layer
+/// T−1−k takes its parameter gradient after k of them. Then all θ step.
+///
+/// With μ = 1, squared L_h and no regulariser of targets, every gradient equals backprop's, to
+/// rounding. Song, Lukasiewicz, Xu & Bogacz 2020, with θ frozen until the targets have moved.
+///
+/// # Examples
+/// ```
+/// use layerwise::{Adam, Phase, ZIl};
+///
+/// let phase: Phase<f64> = Phase::new(ZIl, Adam::new(1e-3)?);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ZIl;
+
+/// Schemes whose equality with backprop needs μ = 1 refuse other penalties.
+pub(super) fn check_unit_penalties<T: Scalar>(
+    option: &'static str,
+    model: &DecoupledCircuit<T>,
+) -> Result<(), Error> {
+    let penalties = model.circuit().penalties();
+    match penalties.iter().find(|&&penalty| penalty != T::one()) {
+        None => Ok(()),
+        Some(penalty) => Err(Error::InvalidOption {
+            option,
+            value: penalty.as_f64(),
+            allowed: "1",
+        }),
+    }
+}
+
+impl<T: Scalar> Scheme<T> for ZIl {
+    fn start(&mut self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
+        check_unit_penalties("penalty μ under Z-IL", model)
+    }
+
+    fn target_use(&self) -> TargetUse {
+        TargetUse::Replace
+    }
+
+    fn visit(&mut self, visit: &mut Visit<'_, '_, T>) -> Result<T, Error> {
+        let steps = visit.steps();
+        let mut problem = visit.target_problem();
+        problem.refresh()?;
+        let last = problem.circuit().depth() - 1;
+        // At the forward pass E is the composed objective.
+        let objective = problem.evaluate(false, false);
+        for t in (0..=last).rev() {
+            problem.parameter_gradient(t);
+            if t > 0 {
+                problem.evaluate(false, true);
+                for s in 1..=last {
+                    problem.check_target_gradient(s, steps)?;
+                }
+                for s in 1..=last {
+                    problem.descend(s, T::one());
+                }
+            }
+        }
+        visit.step_parameters()?;
+        Ok(objective)
+    }
+}

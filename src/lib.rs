@@ -38,6 +38,7 @@
 //! | moving targets alone | [`TargetSolver`]: [`ReverseSweep`], [`SynchronousDescent`] |
 //! | your own parts | [`Layer`], [`Loss`], [`Optimizer`], [`TargetSolver`], [`Scheme`], [`Scalar`] |
 //! | checking derivatives | [`GradCheck`] |
+//! | parting and scaling data, judging outputs | [`Split`], [`Standardizer`], [`metrics`] |
 //!
 //! # Examples
 //!
@@ -76,12 +77,15 @@ mod init;
 mod kernel;
 mod layer;
 mod loss;
+pub mod metrics;
 mod optimizer;
 mod scalar;
 #[cfg(test)]
 mod scalar_tests;
 mod schedule;
 mod selection;
+mod split;
+mod standardizer;
 mod target_solver;
 mod training;
 
@@ -103,6 +107,8 @@ pub use optimizer::{Adam, GradientDescent, Optimizer, Step};
 pub use scalar::Scalar;
 pub use schedule::Schedule;
 pub use selection::Selection;
+pub use split::Split;
+pub use standardizer::Standardizer;
 pub use target_solver::{
     ReverseSweep, SolveReport, StepSize, SynchronousDescent, TargetProblem, TargetSolver,
 };

@@ -22,6 +22,20 @@ pub enum Quantity {
     TargetGradient,
     /// The prediction of a layer, ẑ_{t+1}.
     Prediction,
+    /// A target given to a metric; of no layer.
+    MetricTarget,
+    /// An output given to a metric; of no layer.
+    MetricOutput,
+}
+
+impl Quantity {
+    /// With its layer, if it is of one.
+    fn of(self, layer: usize) -> String {
+        match self {
+            Self::MetricTarget | Self::MetricOutput => self.to_string(),
+            _ => format!("{self} of layer {layer}"),
+        }
+    }
 }
 
 impl fmt::Display for Quantity {
@@ -35,6 +49,8 @@ impl fmt::Display for Quantity {
             Self::ParameterGradient => "parameter gradient",
             Self::TargetGradient => "target gradient",
             Self::Prediction => "prediction",
+            Self::MetricTarget => "target of a metric",
+            Self::MetricOutput => "output of a metric",
         })
     }
 }
@@ -187,6 +203,17 @@ pub enum Error {
         example: u64,
     },
 
+    /// A label that is not the number of a class.
+    #[error("example column {column} has class {class}, but the classes are 0..{classes}")]
+    UnknownClass {
+        /// Column, counted from 0.
+        column: usize,
+        /// Its label.
+        class: usize,
+        /// How many classes there are.
+        classes: usize,
+    },
+
     /// A range of columns that leaves the circuit's examples.
     #[error("columns {start}..{end} were asked for, but the circuit has {count} examples")]
     UnknownColumns {
@@ -199,11 +226,11 @@ pub enum Error {
     },
 
     /// NaN or infinity in data given by the caller.
-    #[error("{quantity} of layer {layer} is {value} at row {row}, example column {column}")]
+    #[error("{} is {value} at row {row}, example column {column}", quantity.of(*layer))]
     NonFiniteData {
         /// What it stands in.
         quantity: Quantity,
-        /// t of z_t or θ_t.
+        /// t of z_t or θ_t; 0 for what a metric is given.
         layer: usize,
         /// Row, counted from 0.
         row: usize,

@@ -173,6 +173,8 @@ pub(crate) enum Purpose {
     Shuffle = 3,
     /// Cotangents and directions of gradient checks.
     Check = 4,
+    /// The parts of a split.
+    Split = 5,
 }
 
 /// The generator of stream t of a purpose.

@@ -38,6 +38,7 @@
 //! | moving targets alone | [`TargetSolver`]: [`ReverseSweep`], [`SynchronousDescent`] |
 //! | your own parts | [`Layer`], [`Loss`], [`Optimizer`], [`TargetSolver`], [`Scheme`], [`Scalar`] |
 //! | checking derivatives | [`GradCheck`] |
+//! | parting and scaling data, judging outputs | [`Split`], [`Standardizer`], [`metrics`] |
 //!
 //! # Examples
 //!
@@ -76,6 +77,7 @@ mod init;
 mod kernel;
 mod layer;
 mod loss;
+pub mod metrics;
 mod optimizer;
 mod regularizer;
 mod scalar;
@@ -83,6 +85,8 @@ mod scalar;
 mod scalar_tests;
 mod schedule;
 mod selection;
+mod split;
+mod standardizer;
 mod target_solver;
 mod training;
 
@@ -107,6 +111,8 @@ pub use regularizer::Regularizer;
 pub use scalar::Scalar;
 pub use schedule::Schedule;
 pub use selection::Selection;
+pub use split::Split;
+pub use standardizer::Standardizer;
 pub use target_solver::{
     ReverseSweep, SolveReport, StepSize, SynchronousDescent, TargetProblem, TargetSolver,
 };

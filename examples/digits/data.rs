@@ -3,6 +3,7 @@
 use std::io::Read;
 
 use flate2::read::GzDecoder;
+use layerwise::metrics;
 use layerwise::nalgebra::DMatrix;
 use layerwise::rand::SeedableRng;
 use layerwise::rand::rngs::ChaCha8Rng;
@@ -34,7 +35,7 @@ pub fn load(seed: u64) -> Result<(Digits, Digits), Box<dyn std::error::Error>> {
     }
     rows.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
     let test = rows.split_off(rows.len() * 4 / 5);
-    let (mut train, mut test) = (Digits::new(&rows), Digits::new(&test));
+    let (mut train, mut test) = (Digits::new(&rows)?, Digits::new(&test)?);
     let mean = train.images.column_mean();
     for images in [&mut train.images, &mut test.images] {
         for mut image in images.column_iter_mut() {
@@ -45,21 +46,12 @@ pub fn load(seed: u64) -> Result<(Digits, Digits), Box<dyn std::error::Error>> {
 }
 
 impl Digits {
-    fn new(rows: &[Vec<f32>]) -> Self {
+    fn new(rows: &[Vec<f32>]) -> Result<Self, layerwise::Error> {
         let labels: Vec<usize> = rows.iter().map(|row| row[PIXELS] as usize).collect();
-        Self {
+        Ok(Self {
             images: DMatrix::from_fn(PIXELS, rows.len(), |i, j| rows[j][i] / 16.0),
-            classes: DMatrix::from_fn(CLASSES, rows.len(), |i, j| {
-                f32::from(u8::from(labels[j] == i))
-            }),
+            classes: metrics::one_hot(&labels, CLASSES)?,
             labels,
-        }
-    }
-
-    /// Share of the columns of `outputs` whose largest entry is the label's.
-    pub fn accuracy(&self, outputs: &DMatrix<f32>) -> f64 {
-        let columns = outputs.column_iter().zip(&self.labels);
-        let right = columns.filter(|(column, label)| column.imax() == **label);
-        right.count() as f64 / self.labels.len() as f64
+        })
     }
 }

@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use layerwise::{
     Activation, Adam, Alternating, Backprop, Circuit, DecoupledCircuit, Dense, Error,
     GradientDescent, Gradients, JointDescent, Phase, ReverseSweep, Schedule, Selection,
-    SoftmaxCrossEntropy, StepSize, TargetInit, Trainer,
+    SoftmaxCrossEntropy, StepSize, TargetInit, Trainer, metrics,
 };
 use serde::Serialize;
 
@@ -191,8 +191,8 @@ fn run(
     Ok(Row {
         scheme,
         seed,
-        train_accuracy: train.accuracy(&model.predict(&train.images)?),
-        test_accuracy: test.accuracy(&model.predict(&test.images)?),
+        train_accuracy: metrics::accuracy(&train.labels, &model.predict(&train.images)?)?,
+        test_accuracy: metrics::accuracy(&test.labels, &model.predict(&test.images)?)?,
         composed_loss: f64::from(model.composed_loss()?) / n,
         energy: f64::from(model.energy()?) / n,
         gap: gaps

@@ -1,10 +1,10 @@
 //! Projected targets: every layer's target carries the input from the first step.
 
-use nalgebra::{DMatrix, DVector};
+use nalgebra::DMatrix;
 
 use crate::circuit::Circuit;
 use crate::init::{Purpose, generator, orthonormal};
-use crate::{Error, Scalar};
+use crate::{Error, Scalar, Standardizer};
 
 /// A chain of random orthogonal projections of the input, one a hidden layer:
 ///
@@ -38,54 +38,16 @@ use crate::{Error, Scalar};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Projection<T: Scalar> {
     /// Standardisation of the input.
-    first: Standardisation<T>,
+    first: Standardizer<T>,
     links: Vec<Link<T>>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 struct Link<T: Scalar> {
     q: DMatrix<T>,
-    standardisation: Standardisation<T>,
+    standardizer: Standardizer<T>,
     centre: T,
     spread: T,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-struct Standardisation<T: Scalar> {
-    mean: DVector<T>,
-    /// 1/σ, or 0 for a unit that does not vary.
-    factor: DVector<T>,
-}
-
-impl<T: Scalar> Standardisation<T> {
-    /// Means and deviations in f64, whatever T: a constant unit must be seen to be constant.
-    fn fit(values: &DMatrix<T>) -> Self {
-        let n = values.ncols() as f64;
-        let (mut mean, mut factor) = (Vec::new(), Vec::new());
-        for row in values.row_iter() {
-            let own = row.iter().map(|v| v.as_f64()).sum::<f64>() / n;
-            let squares = row.iter().map(|v| (v.as_f64() - own).powi(2)).sum::<f64>();
-            let constant = row.iter().all(|&v| v == row[0]);
-            let deviation = (squares / n).sqrt();
-            mean.push(T::of(own));
-            factor.push(if constant || deviation == 0.0 {
-                T::zero()
-            } else {
-                T::of(1.0 / deviation)
-            });
-        }
-        Self {
-            mean: DVector::from_vec(mean),
-            factor: DVector::from_vec(factor),
-        }
-    }
-
-    fn apply(&self, values: &mut DMatrix<T>) {
-        for mut column in values.column_iter_mut() {
-            column -= &self.mean;
-            column.component_mul_assign(&self.factor);
-        }
-    }
 }
 
 impl<T: Scalar> Projection<T> {
@@ -101,7 +63,7 @@ impl<T: Scalar> Projection<T> {
             });
         }
         let dims = circuit.dims();
-        let first = Standardisation::fit(inputs);
+        let first = Standardizer::fit_finite(inputs);
         let mut current = inputs.clone();
         first.apply(&mut current);
         let mut links = Vec::new();
@@ -109,12 +71,12 @@ impl<T: Scalar> Projection<T> {
             let mut rng = generator(seed, Purpose::Projection, t as u64);
             let q = orthonormal(dims[t], dims[t - 1], &mut rng).map(T::of);
             current = product(&q, &current);
-            let standardisation = Standardisation::fit(&current);
-            standardisation.apply(&mut current);
+            let standardizer = Standardizer::fit_finite(&current);
+            standardizer.apply(&mut current);
             let (centre, spread) = circuit.layer(t - 1).target_range();
             links.push(Link {
                 q,
-                standardisation,
+                standardizer,
                 centre: T::of(centre),
                 spread: T::of(spread),
             });
@@ -127,7 +89,7 @@ impl<T: Scalar> Projection<T> {
     /// # Errors
     /// [`Error::Shape`] for inputs of another dimension than those it was fitted on.
     pub fn apply(&self, inputs: &DMatrix<T>) -> Result<Vec<DMatrix<T>>, Error> {
-        let rows = self.first.mean.len();
+        let rows = self.first.mean().len();
         if inputs.nrows() != rows {
             return Err(Error::Shape {
                 what: "inputs".into(),
@@ -140,7 +102,7 @@ impl<T: Scalar> Projection<T> {
         let mut targets = Vec::with_capacity(self.links.len());
         for link in &self.links {
             current = product(&link.q, &current);
-            link.standardisation.apply(&mut current);
+            link.standardizer.apply(&mut current);
             targets.push(current.map(|s| link.centre + link.spread * s));
         }
         Ok(targets)

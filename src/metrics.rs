@@ -1,0 +1,328 @@
+//! How good outputs are: accuracy, confusion, root mean square error, R².
+//!
+//! Targets and outputs are `d × n` matrices with one column an example; a class is a row number, and
+//! a label the class of an example. Sums are made in `f64`, whatever the scalar. Where two outputs
+//! are equal, the one of the lower row counts as the larger, in every function alike.
+
+use nalgebra::DMatrix;
+
+use crate::circuit::local_problem::check_finite;
+use crate::{Error, Quantity, Scalar};
+
+/// Labels as columns of a unit matrix, `classes × n`: entry (c, i) is 1 if c is the label of example
+/// i, and 0 otherwise.
+///
+/// # Errors
+/// [`Error::ZeroDimension`] for no classes, [`Error::UnknownClass`] for a label that is not below
+/// `classes`, [`Error::TooLarge`].
+///
+/// # Examples
+/// ```
+/// use layerwise::metrics;
+/// use layerwise::nalgebra::DMatrix;
+///
+/// let targets = metrics::one_hot::<f64>(&[2, 0], 3)?;
+/// assert_eq!(targets, DMatrix::from_row_slice(3, 2, &[0.0, 1.0, 0.0, 0.0, 1.0, 0.0]));
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+pub fn one_hot<T: Scalar>(labels: &[usize], classes: usize) -> Result<DMatrix<T>, Error> {
+    if classes == 0 {
+        return Err(Error::ZeroDimension {
+            what: "number of classes",
+        });
+    }
+    check_classes(labels, classes)?;
+    let mut targets = filled("one-hot targets", classes, labels.len(), T::zero())?;
+    for (column, &class) in labels.iter().enumerate() {
+        targets[(class, column)] = T::one();
+    }
+    Ok(targets)
+}
+
+/// The class of every column: the row of its largest output, the first of several,
+///
+/// cᵢ = min argmax_c ŷ_cⁱ.
+///
+/// NaN is never the largest; a column without any number has class 0.
+///
+/// # Examples
+/// ```
+/// use layerwise::metrics;
+/// use layerwise::nalgebra::DMatrix;
+///
+/// let outputs = DMatrix::from_row_slice(3, 2, &[0.1, 3.0, 0.7, 3.0, 0.2, -1.0]);
+/// assert_eq!(metrics::labels(&outputs), [1, 0]);
+/// ```
+pub fn labels<T: Scalar>(outputs: &DMatrix<T>) -> Vec<usize> {
+    let columns = outputs.column_iter();
+    columns
+        .map(|column| {
+            let numbers = column.iter().enumerate();
+            let numbers = numbers.filter(|(_, output)| !output.as_f64().is_nan());
+            let largest = numbers.reduce(|best, next| if next.1 > best.1 { next } else { best });
+            largest.map_or(0, |(row, _)| row)
+        })
+        .collect()
+}
+
+/// Share of the examples whose largest output is that of their label, in \[0, 1\]:
+///
+/// (1/n) Σᵢ \[labels(Ŷ)ᵢ = cᵢ\].
+///
+/// `labels` has length n, `outputs` is `classes × n`; of equal outputs the first is the largest.
+///
+/// # Errors
+/// [`Error::NoExamples`], [`Error::Length`] unless there is one label a column,
+/// [`Error::UnknownClass`] for a label without a row, [`Error::NonFiniteData`] for outputs.
+///
+/// # Examples
+/// ```
+/// use layerwise::metrics;
+/// use layerwise::nalgebra::DMatrix;
+///
+/// let outputs = DMatrix::from_row_slice(2, 3, &[0.9, 0.4, 0.2, 0.1, 0.6, 0.8]);
+/// assert_eq!(metrics::accuracy(&[0, 1, 0], &outputs)?, 2.0 / 3.0);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+pub fn accuracy<T: Scalar>(labels: &[usize], outputs: &DMatrix<T>) -> Result<f64, Error> {
+    check_classification("an accuracy", labels, outputs)?;
+    let found = self::labels(outputs);
+    let right = labels
+        .iter()
+        .zip(found)
+        .filter(|(own, found)| *own == found);
+    Ok(right.count() as f64 / labels.len() as f64)
+}
+
+/// Share of the examples whose label is among their k largest outputs, in \[0, 1\]: those with fewer
+/// than k outputs ranked before their label's.
+///
+/// `labels` has length n, `outputs` is `classes × n`; outputs are ranked by value, equal ones by
+/// row. So k = 1 gives the [`accuracy`], a larger k nothing less, and k = `classes` gives 1.
+///
+/// # Errors
+/// Those of [`accuracy`], and [`Error::InvalidOption`] for a `k` not in 1..=`classes`.
+///
+/// # Examples
+/// ```
+/// use layerwise::metrics;
+/// use layerwise::nalgebra::DMatrix;
+///
+/// let outputs = DMatrix::from_row_slice(3, 2, &[0.7, 0.5, 0.2, 0.3, 0.1, 0.2]);
+/// assert_eq!(metrics::top_k_accuracy(&[1, 2], &outputs, 1)?, 0.0);
+/// assert_eq!(metrics::top_k_accuracy(&[1, 2], &outputs, 2)?, 0.5);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+pub fn top_k_accuracy<T: Scalar>(
+    labels: &[usize],
+    outputs: &DMatrix<T>,
+    k: usize,
+) -> Result<f64, Error> {
+    check_classification("a top-k accuracy", labels, outputs)?;
+    if k == 0 || k > outputs.nrows() {
+        return Err(Error::InvalidOption {
+            option: "k",
+            value: k as f64,
+            allowed: "at least 1 and at most the number of classes",
+        });
+    }
+    let columns = labels.iter().zip(outputs.column_iter());
+    let right = columns.filter(|&(&class, column)| {
+        let own = column[class];
+        let before = column
+            .iter()
+            .enumerate()
+            .filter(|&(row, &output)| output > own || (output == own && row < class));
+        before.count() < k
+    });
+    Ok(right.count() as f64 / labels.len() as f64)
+}
+
+/// How many examples of class r were taken for class c, at entry (r, c): true classes in rows,
+/// predicted ones in columns, `classes × classes`.
+///
+/// `labels` has length n, `outputs` is `classes × n`; the predicted class is that of [`labels`], so
+/// the trace divided by n is the [`accuracy`].
+///
+/// # Errors
+/// Those of [`accuracy`], and [`Error::TooLarge`].
+///
+/// # Examples
+/// ```
+/// use layerwise::metrics;
+/// use layerwise::nalgebra::DMatrix;
+///
+/// let outputs = DMatrix::from_row_slice(2, 3, &[0.9, 0.4, 0.2, 0.1, 0.6, 0.8]);
+/// let counts = metrics::confusion(&[0, 1, 0], &outputs)?;
+/// assert_eq!(counts, DMatrix::from_row_slice(2, 2, &[1, 1, 0, 1]));
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+pub fn confusion<T: Scalar>(
+    labels: &[usize],
+    outputs: &DMatrix<T>,
+) -> Result<DMatrix<usize>, Error> {
+    check_classification("a confusion matrix", labels, outputs)?;
+    let classes = outputs.nrows();
+    let mut counts = filled("a confusion matrix", classes, classes, 0)?;
+    for (&own, found) in labels.iter().zip(self::labels(outputs)) {
+        counts[(own, found)] += 1;
+    }
+    Ok(counts)
+}
+
+/// Root mean square error over all d·n entries,
+///
+/// √( (1/dn) Σᵢ ‖yⁱ − ŷⁱ‖² ).
+///
+/// `targets` and `outputs` are `d × n`.
+///
+/// # Errors
+/// [`Error::Shape`], [`Error::ZeroDimension`], [`Error::NoExamples`], [`Error::NonFiniteData`].
+///
+/// # Examples
+/// ```
+/// use layerwise::metrics;
+/// use layerwise::nalgebra::DMatrix;
+///
+/// let targets = DMatrix::from_row_slice(1, 2, &[1.0, 2.0]);
+/// let outputs = DMatrix::from_row_slice(1, 2, &[4.0, 6.0]);
+/// assert_eq!(metrics::rmse(&targets, &outputs)?, 12.5_f64.sqrt());
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+pub fn rmse<T: Scalar>(targets: &DMatrix<T>, outputs: &DMatrix<T>) -> Result<f64, Error> {
+    check_regression("a root mean square error", targets, outputs)?;
+    let pairs = targets.iter().zip(outputs.iter());
+    let squares: f64 = pairs
+        .map(|(y, output)| (y.as_f64() - output.as_f64()).powi(2))
+        .sum();
+    Ok((squares / targets.len() as f64).sqrt())
+}
+
+/// Coefficient of determination of every row r, at most 1:
+///
+/// R²_r = 1 − Σᵢ (y_rⁱ − ŷ_rⁱ)² / Σᵢ (y_rⁱ − ȳ_r)²,  ȳ_r = (1/n) Σᵢ y_rⁱ.
+///
+/// `targets` and `outputs` are `d × n`. Outputs that are always the mean give 0. A row whose targets
+/// are all equal leaves nothing to determine; as in scikit-learn, it gives 1 if its outputs are
+/// exact, and 0 otherwise. The result may be −∞, never NaN.
+///
+/// # Errors
+/// [`Error::Shape`], [`Error::ZeroDimension`], [`Error::NoExamples`], [`Error::NonFiniteData`].
+///
+/// # Examples
+/// ```
+/// use layerwise::metrics;
+/// use layerwise::nalgebra::DMatrix;
+///
+/// let targets = DMatrix::from_row_slice(2, 3, &[1.0, 2.0, 3.0, 5.0, 5.0, 5.0]);
+/// let outputs = DMatrix::from_row_slice(2, 3, &[1.0, 2.0, 4.0, 5.0, 5.0, 6.0]);
+/// assert_eq!(metrics::r_squared(&targets, &outputs)?, [0.5, 0.0]);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+pub fn r_squared<T: Scalar>(targets: &DMatrix<T>, outputs: &DMatrix<T>) -> Result<Vec<f64>, Error> {
+    check_regression("a coefficient of determination", targets, outputs)?;
+    let rows = targets.row_iter().zip(outputs.row_iter());
+    Ok(rows
+        .map(|(targets, outputs)| {
+            let largest = targets.iter().chain(outputs.iter());
+            let largest = largest.fold(0.0, |max: f64, v| max.max(v.as_f64().abs()));
+            if largest == 0.0 {
+                return 1.0;
+            }
+            // The ratio has no unit, and squares of numbers up to 1 do not overflow.
+            let target = |i: usize| targets[i].as_f64() / largest;
+            let n = targets.len();
+            let mean = (0..n).map(target).sum::<f64>() / n as f64;
+            let total: f64 = (0..n).map(|i| (target(i) - mean).powi(2)).sum();
+            let residual: f64 = (0..n)
+                .map(|i| (target(i) - outputs[i].as_f64() / largest).powi(2))
+                .sum();
+            // A rounded mean gives equal targets a tiny variance.
+            let constant = targets.iter().all(|&y| y == targets[0]);
+            if residual == 0.0 {
+                1.0
+            } else if constant {
+                0.0
+            } else {
+                1.0 - residual / total
+            }
+        })
+        .collect())
+}
+
+fn check_classification<T: Scalar>(
+    operation: &'static str,
+    labels: &[usize],
+    outputs: &DMatrix<T>,
+) -> Result<(), Error> {
+    let (classes, n) = outputs.shape();
+    if labels.len() != n {
+        return Err(Error::Length {
+            what: "labels".into(),
+            expected: n,
+            found: labels.len(),
+        });
+    }
+    if n == 0 {
+        return Err(Error::NoExamples { operation });
+    }
+    check_classes(labels, classes)?;
+    check_finite(Quantity::MetricOutput, 0, classes, outputs.as_slice())
+}
+
+fn check_classes(labels: &[usize], classes: usize) -> Result<(), Error> {
+    match labels.iter().position(|&class| class >= classes) {
+        None => Ok(()),
+        Some(column) => Err(Error::UnknownClass {
+            column,
+            class: labels[column],
+            classes,
+        }),
+    }
+}
+
+fn check_regression<T: Scalar>(
+    operation: &'static str,
+    targets: &DMatrix<T>,
+    outputs: &DMatrix<T>,
+) -> Result<(), Error> {
+    if outputs.shape() != targets.shape() {
+        return Err(Error::Shape {
+            what: "outputs".into(),
+            expected: targets.shape(),
+            found: outputs.shape(),
+        });
+    }
+    if targets.nrows() == 0 {
+        return Err(Error::ZeroDimension {
+            what: "dimension of the targets",
+        });
+    }
+    if targets.ncols() == 0 {
+        return Err(Error::NoExamples { operation });
+    }
+    let rows = targets.nrows();
+    check_finite(Quantity::MetricTarget, 0, rows, targets.as_slice())?;
+    check_finite(Quantity::MetricOutput, 0, rows, outputs.as_slice())
+}
+
+/// A matrix of one value, or the error that memory cannot hold it.
+fn filled<N: nalgebra::Scalar>(
+    what: &'static str,
+    rows: usize,
+    columns: usize,
+    value: N,
+) -> Result<DMatrix<N>, Error> {
+    let mut values = Vec::new();
+    // No list is as long as usize::MAX, which stands for a product beyond it.
+    let count = rows.saturating_mul(columns);
+    values
+        .try_reserve_exact(count)
+        .map_err(|_| Error::TooLarge {
+            what,
+            rows,
+            columns,
+        })?;
+    values.resize(count, value);
+    Ok(DMatrix::from_vec(rows, columns, values))
+}

@@ -1,0 +1,180 @@
+//! Which examples are for training, and which for testing.
+
+use rand::rngs::ChaCha8Rng;
+use rand::seq::SliceRandom;
+
+use crate::Error;
+use crate::init::{Purpose, generator};
+
+/// The numbers 0, …, n−1 of the columns of a data set, parted at random into training and test
+/// columns, neither empty.
+///
+/// Both lists are in random order, so the first m of either are a random sample of it. The same seed
+/// gives the same split on every platform.
+///
+/// # Examples
+/// ```
+/// use layerwise::Split;
+/// use layerwise::nalgebra::DMatrix;
+///
+/// let x = DMatrix::from_fn(3, 10, |i, j| (i + j) as f64);
+/// let split = Split::shuffled(x.ncols(), 2, 0)?;
+/// let (train, test) = (x.select_columns(&split.train), x.select_columns(&split.test));
+/// assert_eq!((train.shape(), test.shape()), ((3, 8), (3, 2)));
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Split {
+    /// Columns to train on.
+    pub train: Vec<usize>,
+    /// Columns to test on.
+    pub test: Vec<usize>,
+}
+
+impl Split {
+    /// Draws `test_count` of `count` columns for the test, every set of them equally likely.
+    ///
+    /// # Errors
+    /// [`Error::NoExamples`], [`Error::InvalidOption`] unless 1 ≤ `test_count` < `count`,
+    /// [`Error::TooLarge`].
+    ///
+    /// # Examples
+    /// ```
+    /// use layerwise::Split;
+    ///
+    /// let mut split = Split::shuffled(5, 2, 0)?;
+    /// assert_eq!((split.train.len(), split.test.len()), (3, 2));
+    /// let mut all = [split.train, split.test].concat();
+    /// all.sort();
+    /// assert_eq!(all, [0, 1, 2, 3, 4]);
+    /// # Ok::<(), layerwise::Error>(())
+    /// ```
+    pub fn shuffled(count: usize, test_count: usize, seed: u64) -> Result<Self, Error> {
+        check_count(count)?;
+        if test_count == 0 || test_count >= count {
+            return Err(Error::InvalidOption {
+                option: "test_count",
+                value: test_count as f64,
+                allowed: "at least 1 and below the number of examples",
+            });
+        }
+        let mut test = permutation(count, &mut draws(seed))?;
+        let train = test.split_off(test_count);
+        Ok(Self { train, test })
+    }
+
+    /// Draws a `test_fraction` f of every class for the test: of n_c examples labelled c at least
+    /// ⌊f n_c⌋ and at most ⌈f n_c⌉, and of all n examples the integer nearest to f n.
+    ///
+    /// `labels` holds the class of every column.
+    ///
+    /// # Errors
+    /// [`Error::NoExamples`], [`Error::InvalidOption`] for a fraction that leaves the training or the
+    /// test side without an example.
+    ///
+    /// # Examples
+    /// ```
+    /// use layerwise::Split;
+    ///
+    /// let labels = [0, 1, 0, 1, 0, 1, 0, 1, 0, 1];
+    /// let split = Split::stratified(&labels, 0.4, 0)?;
+    /// let ones = split.test.iter().filter(|&&column| labels[column] == 1);
+    /// assert_eq!((split.test.len(), ones.count()), (4, 2));
+    /// # Ok::<(), layerwise::Error>(())
+    /// ```
+    pub fn stratified(labels: &[usize], test_fraction: f64, seed: u64) -> Result<Self, Error> {
+        check_count(labels.len())?;
+        // Casts saturate, and NaN becomes 0: every fraction outside (0, 1) leaves a side empty.
+        let share = |count: usize| (test_fraction * count as f64).round() as usize;
+        let test_count = share(labels.len());
+        if test_count == 0 || test_count >= labels.len() {
+            return Err(Error::InvalidOption {
+                option: "test_fraction",
+                value: test_fraction,
+                allowed: "between 0 and 1, with at least one example on either side",
+            });
+        }
+        let mut rng = draws(seed);
+        let mut columns = permutation(labels.len(), &mut rng)?;
+        columns.sort_by_key(|&column| labels[column]);
+        // Over classes in line, a test column wherever the share of those passed reaches the next
+        // integer; inside a class the order is random.
+        let (mut train, mut test) = (Vec::new(), Vec::new());
+        for (passed, column) in columns.into_iter().enumerate() {
+            if share(passed + 1) > share(passed) {
+                test.push(column);
+            } else {
+                train.push(column);
+            }
+        }
+        train.shuffle(&mut rng);
+        test.shuffle(&mut rng);
+        Ok(Self { train, test })
+    }
+
+    /// The k splits of a k-fold cross-validation of `count` columns: every column is in the test of
+    /// exactly one, and their sizes differ by at most 1.
+    ///
+    /// # Errors
+    /// [`Error::NoExamples`], [`Error::InvalidOption`] unless 2 ≤ `k` ≤ `count`,
+    /// [`Error::TooLarge`].
+    ///
+    /// # Examples
+    /// ```
+    /// use layerwise::Split;
+    ///
+    /// let folds = Split::folds(7, 3, 0)?;
+    /// let sizes = folds.iter().map(|fold| fold.test.len());
+    /// assert_eq!(sizes.collect::<Vec<_>>(), [3, 2, 2]);
+    /// # Ok::<(), layerwise::Error>(())
+    /// ```
+    pub fn folds(count: usize, k: usize, seed: u64) -> Result<Vec<Self>, Error> {
+        check_count(count)?;
+        if k < 2 || k > count {
+            return Err(Error::InvalidOption {
+                option: "k",
+                value: k as f64,
+                allowed: "at least 2 and at most the number of examples",
+            });
+        }
+        let columns = permutation(count, &mut draws(seed))?;
+        let start = |fold: usize| fold * (count / k) + fold.min(count % k);
+        let fold = |fold: usize| {
+            let (before, rest) = columns.split_at(start(fold));
+            let (test, after) = rest.split_at(start(fold + 1) - start(fold));
+            Self {
+                train: [before, after].concat(),
+                test: test.to_vec(),
+            }
+        };
+        Ok((0..k).map(fold).collect())
+    }
+}
+
+fn draws(seed: u64) -> ChaCha8Rng {
+    generator(seed, Purpose::Split, 0)
+}
+
+/// 0, …, count − 1 in random order.
+fn permutation(count: usize, rng: &mut ChaCha8Rng) -> Result<Vec<usize>, Error> {
+    let mut columns = Vec::new();
+    columns
+        .try_reserve_exact(count)
+        .map_err(|_| Error::TooLarge {
+            what: "a list of columns",
+            rows: count,
+            columns: 1,
+        })?;
+    columns.extend(0..count);
+    columns.shuffle(rng);
+    Ok(columns)
+}
+
+fn check_count(count: usize) -> Result<(), Error> {
+    if count == 0 {
+        return Err(Error::NoExamples {
+            operation: "a split",
+        });
+    }
+    Ok(())
+}

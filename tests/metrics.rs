@@ -1,0 +1,592 @@
+//! Metrics, standardisation and splits: values worked out by hand, properties, and every error with
+//! its numbers.
+
+use std::collections::BTreeSet;
+
+use layerwise::{Error, Quantity, Split, Standardizer, metrics};
+use nalgebra::{DMatrix, dmatrix};
+use proptest::prelude::*;
+use proptest::test_runner::{RngSeed, TestCaseResult, TestRunner};
+
+/// Runs `test` on 256 draws of `strategy`; the seed is fixed, so running the test again replays a
+/// failure.
+fn for_all<S: Strategy>(strategy: S, test: impl Fn(S::Value) -> TestCaseResult) {
+    let config = ProptestConfig {
+        cases: 256,
+        rng_seed: RngSeed::Fixed(0x6d65_7472),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    if let Err(failure) = TestRunner::new(config).run(&strategy, test) {
+        panic!("{failure}");
+    }
+}
+
+/// 1 to 6 classes, 1 to 12 examples: labels, and outputs among a few values, so that many are equal.
+fn classified() -> impl Strategy<Value = (Vec<usize>, DMatrix<f32>)> {
+    (1..=6usize, 1..=12usize).prop_flat_map(|(classes, n)| {
+        let labels = prop::collection::vec(0..classes, n);
+        let outputs = prop::collection::vec(-2..=2i8, classes * n);
+        let outputs = outputs.prop_map(move |values| {
+            DMatrix::from_vec(classes, n, values.into_iter().map(f32::from).collect())
+        });
+        (labels, outputs)
+    })
+}
+
+fn numbers(size: f64) -> impl Strategy<Value = DMatrix<f64>> {
+    (1..=5usize, 2..=12usize).prop_flat_map(move |(rows, n)| {
+        let values = prop::collection::vec(-size..size, rows * n);
+        values.prop_map(move |values| DMatrix::from_vec(rows, n, values))
+    })
+}
+
+/// An error, with what its message must name.
+#[track_caller]
+fn refused<R: std::fmt::Debug>(result: Result<R, Error>, expected: Error, text: &[&str]) {
+    let error = result.unwrap_err();
+    // NaN does not equal itself.
+    assert_eq!(format!("{error:?}"), format!("{expected:?}"));
+    for part in text {
+        assert!(error.to_string().contains(part), "{part:?}: {error}");
+    }
+}
+
+// Four examples of three classes. The classes of the columns are 0, 1 (a tie with 2), 2, 0 (a tie
+// with all).
+fn outputs() -> DMatrix<f64> {
+    dmatrix![
+        0.9, 0.1, -3.0, 0.0;
+        0.5, 0.4, -2.0, 0.0;
+        0.1, 0.4, -1.0, 0.0
+    ]
+}
+
+#[test]
+fn classes_of_columns() {
+    assert_eq!(metrics::labels(&outputs()), [0, 1, 2, 0]);
+    let nan = f64::NAN;
+    let odd = dmatrix![nan, nan, -1.0, f64::NEG_INFINITY; 1.0, nan, nan, f64::INFINITY];
+    assert_eq!(metrics::labels(&odd), [1, 0, 0, 1]);
+    assert_eq!(metrics::labels(&DMatrix::<f64>::zeros(0, 2)), [0, 0]);
+    assert_eq!(metrics::labels(&DMatrix::<f64>::zeros(2, 0)), []);
+}
+
+#[test]
+fn one_hot_columns() {
+    let targets = metrics::one_hot::<f32>(&[1, 1, 2], 3).unwrap();
+    assert_eq!(
+        targets,
+        dmatrix![0.0, 0.0, 0.0; 1.0, 1.0, 0.0; 0.0, 0.0, 1.0]
+    );
+    assert_eq!(metrics::one_hot::<f32>(&[], 3).unwrap().shape(), (3, 0));
+}
+
+#[test]
+fn shares_and_counts_of_four_examples() {
+    // Ranks of the labels from 0: 0, 1 (behind its equal), 2, 1 (behind its equal).
+    let labels = [0, 2, 0, 1];
+    assert_eq!(metrics::accuracy(&labels, &outputs()), Ok(0.25));
+    let top = |k| metrics::top_k_accuracy(&labels, &outputs(), k);
+    assert_eq!([top(1), top(2), top(3)], [Ok(0.25), Ok(0.75), Ok(1.0)]);
+    let expected = dmatrix![1, 0, 1; 1, 0, 0; 0, 1, 0];
+    assert_eq!(metrics::confusion(&labels, &outputs()), Ok(expected));
+}
+
+#[test]
+fn shares_and_counts_agree() {
+    for_all(classified(), |(labels, outputs)| {
+        let n = labels.len() as f64;
+        let accuracy = metrics::accuracy(&labels, &outputs).unwrap();
+        let counts = metrics::confusion(&labels, &outputs).unwrap();
+        prop_assert_eq!(counts.trace() as f64 / n, accuracy);
+        for class in 0..outputs.nrows() {
+            let own = labels.iter().filter(|&&label| label == class).count();
+            prop_assert_eq!(counts.row(class).sum(), own);
+        }
+        let top = |k| metrics::top_k_accuracy(&labels, &outputs, k).unwrap();
+        prop_assert_eq!(top(1), accuracy);
+        for k in 1..outputs.nrows() {
+            prop_assert!(top(k) <= top(k + 1), "k = {}", k);
+        }
+        prop_assert_eq!(top(outputs.nrows()), 1.0);
+        Ok(())
+    });
+}
+
+#[test]
+fn one_hot_and_labels_undo_one_another() {
+    for_all(classified(), |(labels, outputs)| {
+        let targets = metrics::one_hot::<f64>(&labels, outputs.nrows()).unwrap();
+        prop_assert_eq!(targets.sum(), labels.len() as f64);
+        prop_assert_eq!(metrics::labels(&targets), labels);
+        Ok(())
+    });
+}
+
+#[test]
+fn errors_of_regressions() {
+    // Differences 1, 0, −2, 0, 4, 2: squares 1 + 4 + 16 + 4 = 25 over 6 entries.
+    let targets = dmatrix![1.0, 2.0, 3.0; 0.0, 4.0, 8.0_f32];
+    let outputs = dmatrix![0.0, 2.0, 5.0; 0.0, 0.0, 6.0_f32];
+    let rmse = metrics::rmse(&targets, &outputs).unwrap();
+    assert!((rmse - 5.0 / 6f64.sqrt()).abs() < 1e-15, "{rmse}");
+    // Residuals 5 and 20, totals 2 and 32.
+    let r_squared = metrics::r_squared(&targets, &outputs).unwrap();
+    assert!((r_squared[0] + 1.5).abs() < 1e-15, "{r_squared:?}");
+    assert!((r_squared[1] - 0.375).abs() < 1e-15, "{r_squared:?}");
+}
+
+#[test]
+fn sums_of_f32_are_made_in_f64() {
+    // In f32, 1 added to 2^24 is lost.
+    let n = (1 << 24) + 3;
+    let outputs = DMatrix::from_element(1, n, 1.0_f32);
+    let rmse = metrics::rmse(&DMatrix::zeros(1, n), &outputs);
+    assert_eq!(rmse, Ok(1.0));
+}
+
+#[test]
+fn r_squared_of_constant_rows() {
+    // The mean of three 0.1 is not 0.1.
+    let targets = dmatrix![0.1, 0.1, 0.1; 0.1, 0.1, 0.1; 0.0, 0.0, 0.0; 0.0, 0.0, 0.0];
+    let outputs = dmatrix![0.1, 0.1, 0.1; 0.1, 0.2, 0.1; 0.0, 0.0, 0.0; 0.0, 1e-9, 0.0];
+    let r_squared = metrics::r_squared(&targets, &outputs);
+    assert_eq!(r_squared, Ok(vec![1.0, 0.0, 1.0, 0.0]));
+    let single = metrics::r_squared(&dmatrix![2.0; 2.0], &dmatrix![2.0; 3.0]);
+    assert_eq!(single, Ok(vec![1.0, 0.0]));
+}
+
+#[test]
+fn r_squared_of_extreme_numbers_is_a_number() {
+    for scale in [1e-320, 1e-200, 1e200, 1e307] {
+        let targets = dmatrix![1.0, 2.0, 3.0, 4.0] * scale;
+        let outputs = dmatrix![1.0, 2.0, 3.0, 5.0] * scale;
+        let found = metrics::r_squared(&targets, &outputs).unwrap()[0];
+        assert!((found - 0.8).abs() < 1e-3, "{scale:e}: {found}");
+    }
+    let found = metrics::r_squared(&dmatrix![0.0, 1e-200], &dmatrix![0.0, 1e200]);
+    assert_eq!(found, Ok(vec![f64::NEG_INFINITY]));
+}
+
+#[test]
+fn r_squared_of_exact_and_of_mean_outputs() {
+    for_all(numbers(10.0), |targets| {
+        let (rows, n) = targets.shape();
+        let exact = metrics::r_squared(&targets, &targets).unwrap();
+        prop_assert_eq!(exact, vec![1.0; rows]);
+        prop_assert_eq!(metrics::rmse(&targets, &targets), Ok(0.0));
+        let mean = DMatrix::from_fn(rows, n, |i, _| targets.row(i).mean());
+        for value in metrics::r_squared(&targets, &mean).unwrap() {
+            prop_assert!(value.abs() < 1e-9, "{}", value);
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn wrong_data_of_metrics() {
+    let labels = [0, 2, 0, 1];
+    let unknown = Error::UnknownClass {
+        column: 1,
+        class: 3,
+        classes: 3,
+    };
+    let text = ["column 1", "class 3", "0..3"];
+    let wrong = [0, 3, 0, 7];
+    refused(metrics::one_hot::<f64>(&wrong, 3), unknown.clone(), &text);
+    refused(
+        metrics::accuracy(&wrong, &outputs()),
+        unknown.clone(),
+        &text,
+    );
+    refused(
+        metrics::confusion(&wrong, &outputs()),
+        unknown.clone(),
+        &text,
+    );
+    refused(
+        metrics::top_k_accuracy(&wrong, &outputs(), 1),
+        unknown,
+        &text,
+    );
+
+    let length = Error::Length {
+        what: "labels".into(),
+        expected: 4,
+        found: 3,
+    };
+    let text = ["labels", "4", "3"];
+    refused(
+        metrics::accuracy(&labels[1..], &outputs()),
+        length.clone(),
+        &text,
+    );
+    refused(
+        metrics::confusion(&labels[1..], &outputs()),
+        length.clone(),
+        &text,
+    );
+    refused(
+        metrics::top_k_accuracy(&labels[1..], &outputs(), 1),
+        length,
+        &text,
+    );
+
+    let none = DMatrix::<f64>::zeros(3, 0);
+    let empty = |operation| Error::NoExamples { operation };
+    refused(
+        metrics::accuracy(&[], &none),
+        empty("an accuracy"),
+        &["an accuracy"],
+    );
+    let operation = "a confusion matrix";
+    refused(
+        metrics::confusion(&[], &none),
+        empty(operation),
+        &[operation],
+    );
+    let operation = "a top-k accuracy";
+    refused(
+        metrics::top_k_accuracy(&[], &none, 1),
+        empty(operation),
+        &[operation],
+    );
+    let operation = "a root mean square error";
+    refused(metrics::rmse(&none, &none), empty(operation), &[operation]);
+    let operation = "a coefficient of determination";
+    refused(
+        metrics::r_squared(&none, &none),
+        empty(operation),
+        &[operation],
+    );
+
+    for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        let mut bad = outputs();
+        bad[(2, 1)] = value;
+        let error = |quantity| Error::NonFiniteData {
+            quantity,
+            layer: 0,
+            row: 2,
+            column: 1,
+            value,
+        };
+        let number = value.to_string();
+        let text = ["output of a metric is", &number, "row 2", "column 1"];
+        let output = error(Quantity::MetricOutput);
+        refused(metrics::accuracy(&labels, &bad), output.clone(), &text);
+        refused(metrics::confusion(&labels, &bad), output.clone(), &text);
+        refused(
+            metrics::top_k_accuracy(&labels, &bad, 1),
+            output.clone(),
+            &text,
+        );
+        refused(metrics::rmse(&outputs(), &bad), output.clone(), &text);
+        refused(metrics::r_squared(&outputs(), &bad), output, &text);
+        let text = ["target of a metric is", &number, "row 2", "column 1"];
+        let target = error(Quantity::MetricTarget);
+        refused(metrics::rmse(&bad, &outputs()), target.clone(), &text);
+        refused(metrics::r_squared(&bad, &outputs()), target, &text);
+    }
+
+    for (k, number) in [(0, "0"), (4, "4")] {
+        let error = Error::InvalidOption {
+            option: "k",
+            value: k as f64,
+            allowed: "at least 1 and at most the number of classes",
+        };
+        let result = metrics::top_k_accuracy(&labels, &outputs(), k);
+        refused(result, error, &["k is", number]);
+    }
+
+    let shape = Error::Shape {
+        what: "outputs".into(),
+        expected: (3, 4),
+        found: (3, 2),
+    };
+    let narrow = DMatrix::zeros(3, 2);
+    refused(
+        metrics::rmse(&outputs(), &narrow),
+        shape.clone(),
+        &["3 x 4", "3 x 2"],
+    );
+    refused(
+        metrics::r_squared(&outputs(), &narrow),
+        shape,
+        &["3 x 4", "3 x 2"],
+    );
+    let flat = DMatrix::<f64>::zeros(0, 4);
+    let zero = |what| Error::ZeroDimension { what };
+    let what = "dimension of the targets";
+    refused(metrics::rmse(&flat, &flat), zero(what), &[what]);
+    refused(metrics::r_squared(&flat, &flat), zero(what), &[what]);
+    let what = "number of classes";
+    refused(metrics::one_hot::<f64>(&[], 0), zero(what), &[what]);
+
+    let error = |what, rows, columns| Error::TooLarge {
+        what,
+        rows,
+        columns,
+    };
+    for classes in [usize::MAX, usize::MAX / 2] {
+        refused(
+            metrics::one_hot::<f64>(&[0, 1], classes),
+            error("one-hot targets", classes, 2),
+            &[&classes.to_string()],
+        );
+    }
+}
+
+#[test]
+fn standardised_by_hand() {
+    let train = dmatrix![1.0, 3.0, 5.0, 7.0; -2.0, -2.0, -2.0, -2.0];
+    let fitted = Standardizer::fit(&train).unwrap();
+    assert_eq!(fitted.mean().as_slice(), [4.0, -2.0]);
+    assert_eq!(fitted.deviation().as_slice(), [5f64.sqrt(), 0.0]);
+    let test = dmatrix![9.0; 3.0];
+    let expected = dmatrix![5.0 * (1.0 / 5f64.sqrt()); 0.0];
+    assert_eq!(fitted.transform(&test), Ok(expected));
+    let inverse = fitted.inverse_transform(&dmatrix![2.0; 3.0]);
+    assert_eq!(inverse, Ok(dmatrix![2.0 * 5f64.sqrt() + 4.0; -2.0]));
+
+    let centred = Standardizer::fit_mean_only(&train).unwrap();
+    assert_eq!(centred.mean(), fitted.mean());
+    assert_eq!(centred.deviation().as_slice(), [1.0, 1.0]);
+    assert_eq!(centred.transform(&test), Ok(dmatrix![5.0; 5.0]));
+    assert_eq!(centred.inverse_transform(&dmatrix![5.0; 5.0]), Ok(test));
+}
+
+#[test]
+fn standardised_rows_have_mean_0_and_variance_1() {
+    for_all(numbers(100.0), |values| {
+        let fitted = Standardizer::fit(&values).unwrap();
+        let standardised = fitted.transform(&values).unwrap();
+        for row in standardised.row_iter() {
+            prop_assert!(row.mean().abs() < 1e-9, "mean {}", row.mean());
+            prop_assert!((row.variance() - 1.0).abs() < 1e-9, "{}", row.variance());
+        }
+        for fitted in [fitted, Standardizer::fit_mean_only(&values).unwrap()] {
+            let standardised = fitted.transform(&values).unwrap();
+            let back = fitted.inverse_transform(&standardised).unwrap();
+            prop_assert!((back - &values).amax() < 1e-11);
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn constant_rows_are_seen_to_be_constant() {
+    // Rounded sums of 0.1 would leave a deviation, and pixels of f32 a mean off by more.
+    for n in [3, 1000] {
+        let values = DMatrix::from_element(1, n, 0.1_f32);
+        let fitted = Standardizer::fit(&values).unwrap();
+        assert_eq!(fitted.deviation()[0], 0.0);
+        assert_eq!(fitted.transform(&values), Ok(DMatrix::zeros(1, n)));
+        let back = fitted.inverse_transform(&DMatrix::from_element(1, 2, 5.0));
+        assert_eq!(back, Ok(DMatrix::from_element(1, 2, 0.1)));
+    }
+}
+
+#[test]
+fn deviations_beyond_the_numbers_give_0() {
+    // 1/σ overflows in f32, σ² underflows in f64, σ² overflows in f64.
+    let small = dmatrix![0.0, 1e-42_f32];
+    let fitted = Standardizer::fit(&small).unwrap();
+    assert_eq!(fitted.transform(&small), Ok(dmatrix![0.0, 0.0]));
+    for size in [1e-300, 1e200] {
+        let values = dmatrix![-size, size];
+        let fitted = Standardizer::fit(&values).unwrap();
+        assert_eq!(fitted.transform(&values), Ok(dmatrix![0.0, 0.0]), "{size}");
+        let back = fitted.inverse_transform(&values);
+        assert_eq!(back, Ok(dmatrix![0.0, 0.0]), "{size}");
+    }
+}
+
+#[test]
+fn wrong_data_of_a_standardizer() {
+    type Fit = fn(&DMatrix<f64>) -> Result<Standardizer<f64>, Error>;
+    for fit in [Standardizer::fit as Fit, Standardizer::fit_mean_only as Fit] {
+        let operation = "fitting a standardizer";
+        let none = Error::NoExamples { operation };
+        refused(fit(&DMatrix::zeros(2, 0)), none, &[operation]);
+        let error = Error::NonFiniteData {
+            quantity: Quantity::Input,
+            layer: 0,
+            row: 1,
+            column: 2,
+            value: f64::NAN,
+        };
+        let bad = dmatrix![1.0, 2.0, 3.0; 4.0, 5.0, f64::NAN];
+        refused(fit(&bad), error, &["NaN", "row 1", "column 2"]);
+        let fitted = fit(&dmatrix![1.0, 2.0; 3.0, 5.0]).unwrap();
+        let error = Error::Shape {
+            what: "values to standardise".into(),
+            expected: (2, 7),
+            found: (3, 7),
+        };
+        let tall = DMatrix::zeros(3, 7);
+        let text = ["values to standardise", "2 x 7", "3 x 7"];
+        refused(fitted.transform(&tall), error.clone(), &text);
+        refused(fitted.inverse_transform(&tall), error, &text);
+        assert_eq!(fitted.transform(&DMatrix::zeros(2, 0)).unwrap().len(), 0);
+    }
+}
+
+/// Whether train and test are 0, …, count − 1 together.
+fn is_partition(split: &Split, count: usize) -> bool {
+    let mut all = [&split.train[..], &split.test[..]].concat();
+    all.sort_unstable();
+    all.into_iter().eq(0..count)
+}
+
+#[test]
+fn shuffled_splits_are_partitions() {
+    let sizes = (2..60usize).prop_flat_map(|count| (Just(count), 1..count, any::<u64>()));
+    for_all(sizes, |(count, test_count, seed)| {
+        let split = Split::shuffled(count, test_count, seed).unwrap();
+        prop_assert_eq!(split.test.len(), test_count);
+        prop_assert!(is_partition(&split, count));
+        Ok(())
+    });
+}
+
+#[test]
+fn stratified_splits_keep_the_classes_shares() {
+    let labels = prop::collection::vec(prop::sample::select(vec![0, 1, 2, 7, usize::MAX]), 2..60);
+    for_all(
+        (labels, 0.3..0.7, any::<u64>()),
+        |(labels, fraction, seed)| {
+            let split = Split::stratified(&labels, fraction, seed).unwrap();
+            prop_assert!(is_partition(&split, labels.len()));
+            let expected = (fraction * labels.len() as f64).round() as usize;
+            prop_assert_eq!(split.test.len(), expected);
+            for class in labels.iter().collect::<BTreeSet<_>>() {
+                let whole = labels.iter().filter(|&label| label == class).count();
+                let test = split.test.iter().filter(|&&i| labels[i] == *class).count();
+                let exact = fraction * whole as f64;
+                prop_assert!((test as f64 - exact).abs() < 1.0, "{} of {}", test, whole);
+            }
+            Ok(())
+        },
+    );
+}
+
+#[test]
+fn folds_are_a_partition() {
+    let sizes = (2..40usize).prop_flat_map(|count| (Just(count), 2..=count, any::<u64>()));
+    for_all(sizes, |(count, k, seed)| {
+        let folds = Split::folds(count, k, seed).unwrap();
+        prop_assert_eq!(folds.len(), k);
+        let mut tested = Vec::new();
+        for fold in &folds {
+            prop_assert!(is_partition(fold, count));
+            prop_assert!([count / k, count.div_ceil(k)].contains(&fold.test.len()));
+            tested.extend_from_slice(&fold.test);
+        }
+        tested.sort_unstable();
+        prop_assert!(tested.into_iter().eq(0..count));
+        Ok(())
+    });
+}
+
+#[test]
+fn a_seed_decides_a_split() {
+    let labels: Vec<usize> = (0..40).map(|i| i % 3).collect();
+    let draw = |seed| {
+        (
+            Split::shuffled(40, 10, seed).unwrap(),
+            Split::stratified(&labels, 0.25, seed).unwrap(),
+            Split::folds(40, 4, seed).unwrap(),
+        )
+    };
+    let (first, again, other) = (draw(1), draw(1), draw(2));
+    assert_eq!(first, again);
+    assert_ne!(first.0, other.0);
+    assert_ne!(first.1, other.1);
+    assert_ne!(first.2, other.2);
+}
+
+#[test]
+fn every_column_is_tested_equally_often() {
+    // 10 of 40 columns: 500 of 2000 draws test a column, with a standard deviation of 19.4.
+    let labels = [[0; 20], [1; 20]].concat();
+    let mut counts = [[0_i32; 40]; 2];
+    for seed in 0..2000 {
+        let splits = [
+            Split::shuffled(40, 10, seed).unwrap(),
+            Split::stratified(&labels, 0.25, seed).unwrap(),
+        ];
+        for (counts, split) in counts.iter_mut().zip(splits) {
+            for column in split.test {
+                counts[column] += 1;
+            }
+        }
+    }
+    for count in counts.into_iter().flatten() {
+        assert!((count - 500).abs() < 100, "{counts:?}");
+    }
+}
+
+#[test]
+fn stratified_sides_are_in_random_order() {
+    let labels = [[0; 50], [1; 50]].concat();
+    let split = Split::stratified(&labels, 0.5, 0).unwrap();
+    for side in [split.train, split.test] {
+        let ones = side[..25].iter().filter(|&&column| labels[column] == 1);
+        // Sorted by class there would be none.
+        assert!((5..=20).contains(&ones.count()), "{side:?}");
+    }
+}
+
+#[test]
+fn wrong_options_of_splits() {
+    let none = Error::NoExamples {
+        operation: "a split",
+    };
+    refused(Split::shuffled(0, 0, 0), none.clone(), &["a split"]);
+    refused(Split::stratified(&[], 0.5, 0), none.clone(), &["a split"]);
+    refused(Split::folds(0, 2, 0), none, &["a split"]);
+    for test_count in [0, 5, 6] {
+        let error = Error::InvalidOption {
+            option: "test_count",
+            value: test_count as f64,
+            allowed: "at least 1 and below the number of examples",
+        };
+        let text = format!("test_count is {test_count}");
+        refused(Split::shuffled(5, test_count, 0), error, &[&text]);
+    }
+    let outside = [
+        0.0,
+        1.0,
+        -0.5,
+        1.5,
+        f64::NAN,
+        f64::INFINITY,
+        f64::NEG_INFINITY,
+    ];
+    for fraction in outside.into_iter().chain([0.09, 0.91]) {
+        let error = Error::InvalidOption {
+            option: "test_fraction",
+            value: fraction,
+            allowed: "between 0 and 1, with at least one example on either side",
+        };
+        let text = format!("test_fraction is {fraction}");
+        refused(Split::stratified(&[0; 5], fraction, 0), error, &[&text]);
+    }
+    for k in [0, 1, 6] {
+        let error = Error::InvalidOption {
+            option: "k",
+            value: k as f64,
+            allowed: "at least 2 and at most the number of examples",
+        };
+        refused(Split::folds(5, k, 0), error, &[&format!("k is {k}")]);
+    }
+    let large = Error::TooLarge {
+        what: "a list of columns",
+        rows: usize::MAX,
+        columns: 1,
+    };
+    let text = [&*usize::MAX.to_string()];
+    refused(Split::shuffled(usize::MAX, 1, 0), large.clone(), &text);
+    refused(Split::folds(usize::MAX, 2, 0), large, &text);
+}

@@ -34,7 +34,8 @@
 //! | describing a circuit | [`Circuit`], [`Dense`], [`Sequential`], [`Activation`], [`Initializer`] |
 //! | examples and their targets | [`DecoupledCircuit`], [`TargetInit`], [`Projection`], [`Selection`] |
 //! | one layer's own problem | [`LocalProblem`], [`LocalWorkspace`] |
-//! | training | [`Trainer`] with a [`Scheme`]: [`JointDescent`], [`Alternating`], [`Backprop`] |
+//! | training | [`Trainer`] with [`Phase`]s of a [`Scheme`]: [`JointDescent`], [`Alternating`], [`Backprop`] |
+//! | schemes of the literature | [`presets`] |
 //! | moving targets alone | [`TargetSolver`]: [`ReverseSweep`], [`SynchronousDescent`] |
 //! | your own parts | [`Layer`], [`Loss`], [`Optimizer`], [`TargetSolver`], [`Scheme`], [`Scalar`] |
 //! | checking derivatives | [`GradCheck`] |
@@ -79,6 +80,7 @@ mod layer;
 mod loss;
 pub mod metrics;
 mod optimizer;
+pub mod presets;
 mod regularizer;
 mod scalar;
 #[cfg(test)]

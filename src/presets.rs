@@ -1,0 +1,121 @@
+//! Schemes of the literature by name, as [`Phase`]s whose limits are the caller's.
+//!
+//! | preset | what a visit does | paper |
+//! |---|---|---|
+//! | [`proposal`] | θ and z descend E together, μ = 1 | the proposal that this crate implements |
+//! | [`mac`] | Z-step on persistent targets, W-step, μ growing | Carreira-Perpiñán & Wang 2014 |
+//! | [`predictive_coding`] | forward pass, K synchronous Z-steps, W-step | Whittington & Bogacz 2017 |
+//! | [`z_il`] | the same with gradients taken so that they are backprop's | Song et al. 2020 |
+//! | [`fixed_prediction`] | predictions and Jacobians held at the forward pass | Millidge et al. 2022 |
+//!
+//! A preset fixes what makes the scheme, not its circuit: losses and the μ_t at the start are the
+//! circuit's.
+
+use crate::optimizer::Optimizer;
+use crate::schedule::Schedule;
+use crate::target_solver::{StepSize, SynchronousDescent, TargetSolver};
+use crate::training::{Alternating, FixedPrediction, JointDescent, Phase, ZIl};
+use crate::{Error, Scalar};
+
+/// The proposal as it stands: joint descent on E(θ, Z), `target_rule` moving z and `rule` θ, from
+/// one evaluation of all layers' independent gradients.
+///
+/// # Examples
+/// ```
+/// use layerwise::{Adam, GradientDescent, Phase, presets};
+///
+/// let targets = GradientDescent::new(0.1)?.with_momentum(0.9)?;
+/// let phase: Phase<f64> = presets::proposal(targets, Adam::new(1e-2)?).epochs(600);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+pub fn proposal<T: Scalar>(
+    target_rule: impl Optimizer<T> + 'static,
+    rule: impl Optimizer<T> + 'static,
+) -> Phase<T> {
+    Phase::new(JointDescent::new(target_rule), rule)
+}
+
+/// The method of auxiliary coordinates with the quadratic penalty: alternating Z-steps by `solver`
+/// and W-steps by `rule` on persistent targets, while every μ_t grows by the factor `growth` over
+/// the phase, step by step in one ratio.
+///
+/// Carreira-Perpiñán & Wang 2014. Stationary points tend to those of the composed loss as μ → ∞;
+/// what is large enough is for the gap to tell.
+///
+/// # Errors
+/// [`Error::InvalidOption`] unless `growth` is at least 1 and finite.
+///
+/// # Examples
+/// ```
+/// use layerwise::{Adam, Phase, ReverseSweep, presets};
+///
+/// let phase: Phase<f64> =
+///     presets::mac(ReverseSweep::new(3), Adam::new(1e-3)?, 100.0)?.epochs(300);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+pub fn mac<T: Scalar>(
+    solver: impl TargetSolver<T> + 'static,
+    rule: impl Optimizer<T> + 'static,
+    growth: f64,
+) -> Result<Phase<T>, Error> {
+    if !(growth >= 1.0 && growth.is_finite()) {
+        return Err(Error::InvalidOption {
+            option: "presets::mac's growth",
+            value: growth,
+            allowed: "at least 1 and finite",
+        });
+    }
+    let phase = Phase::new(Alternating::persistent(solver), rule);
+    Ok(phase.penalty_schedule(Schedule::geometric(growth)?))
+}
+
+/// Predictive coding: the targets (activities) start at the forward pass, relax by K = `steps`
+/// synchronous gradient steps of length `rate` (inference), and then θ makes one step (learning).
+///
+/// Whittington & Bogacz 2017. With relaxed targets the gradients differ from backprop's by O(1/μ).
+///
+/// # Errors
+/// [`Error::InvalidOption`] unless the rate is above 0 and finite.
+///
+/// # Examples
+/// ```
+/// use layerwise::{Adam, Phase, presets};
+///
+/// let phase: Phase<f64> = presets::predictive_coding(20, 0.1, Adam::new(1e-3)?)?;
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+pub fn predictive_coding<T: Scalar>(
+    steps: u64,
+    rate: f64,
+    rule: impl Optimizer<T> + 'static,
+) -> Result<Phase<T>, Error> {
+    let inference = SynchronousDescent::new(steps, StepSize::Fixed(rate))?;
+    Ok(Phase::new(Alternating::refreshed(inference), rule))
+}
+
+/// Inference learning that equals backprop: see [`ZIl`]. Song, Lukasiewicz, Xu & Bogacz 2020.
+///
+/// # Examples
+/// ```
+/// use layerwise::{Adam, Phase, presets};
+///
+/// let phase: Phase<f64> = presets::z_il(Adam::new(1e-3)?);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+pub fn z_il<T: Scalar>(rule: impl Optimizer<T> + 'static) -> Phase<T> {
+    Phase::new(ZIl, rule)
+}
+
+/// Predictive coding under the fixed-prediction assumption: see [`FixedPrediction`]. Millidge,
+/// Tschantz & Buckley 2022.
+///
+/// # Examples
+/// ```
+/// use layerwise::{Adam, Phase, presets};
+///
+/// let phase: Phase<f64> = presets::fixed_prediction(Adam::new(1e-3)?);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+pub fn fixed_prediction<T: Scalar>(rule: impl Optimizer<T> + 'static) -> Phase<T> {
+    Phase::new(FixedPrediction::new(), rule)
+}

@@ -110,6 +110,19 @@ pub enum Error {
         layer: usize,
     },
 
+    /// A shard of another layer or loss than the one it meets.
+    #[error(
+        "the shard of layer {layer} has the fingerprint {found:016x}, but this layer with its loss has {expected:016x}: scalar, dimensions, layer and loss must be those that it was made with"
+    )]
+    Fingerprint {
+        /// t, as the shard says.
+        layer: usize,
+        /// The fingerprint of the layer and loss here.
+        expected: u64,
+        /// The fingerprint in the shard.
+        found: u64,
+    },
+
     /// A layer that reports parameter groups which do not tile its parameter vector.
     #[error(
         "layer {layer}: parameter group '{group}' covers {start}..{end}, but must start at {expected} and hold its shape's {size} values"

@@ -36,6 +36,7 @@
 //! | one layer's own problem | [`LocalProblem`], [`LocalWorkspace`] |
 //! | training | [`Trainer`] with [`Phase`]s of a [`Scheme`]: [`JointDescent`], [`Alternating`], [`Backprop`] |
 //! | schemes of the literature | [`presets`] |
+//! | a local problem in another process | [`Shard`] |
 //! | moving targets alone | [`TargetSolver`]: [`ReverseSweep`], [`SynchronousDescent`] |
 //! | your own parts | [`Layer`], [`Loss`], [`Optimizer`], [`TargetSolver`], [`Scheme`], [`Scalar`] |
 //! | checking derivatives | [`GradCheck`] |
@@ -87,6 +88,7 @@ mod scalar;
 mod scalar_tests;
 mod schedule;
 mod selection;
+mod shard;
 mod split;
 mod standardizer;
 mod target_solver;
@@ -113,6 +115,7 @@ pub use regularizer::Regularizer;
 pub use scalar::Scalar;
 pub use schedule::Schedule;
 pub use selection::Selection;
+pub use shard::Shard;
 pub use split::Split;
 pub use standardizer::Standardizer;
 pub use target_solver::{

@@ -18,6 +18,7 @@ use crate::{Error, Scalar};
 /// # Ok::<(), layerwise::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Regularizer {
     l1: f64,
     l2: f64,
@@ -48,7 +49,12 @@ impl Regularizer {
     /// # Errors
     /// [`Error::InvalidOption`] unless both weights are finite and not negative.
     pub fn elastic(l1: f64, l2: f64) -> Result<Self, Error> {
-        for (option, value) in [("Regularizer::l1", l1), ("Regularizer::l2", l2)] {
+        Self { l1, l2 }.check()
+    }
+
+    /// Itself, if both weights are finite and not negative.
+    pub(crate) fn check(self) -> Result<Self, Error> {
+        for (option, value) in [("Regularizer::l1", self.l1), ("Regularizer::l2", self.l2)] {
             if !(value.is_finite() && value >= 0.0) {
                 return Err(Error::InvalidOption {
                     option,
@@ -57,7 +63,7 @@ impl Regularizer {
                 });
             }
         }
-        Ok(Self { l1, l2 })
+        Ok(self)
     }
 
     /// Whether R = 0 everywhere.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::local_problem::{check_finite, check_weights};
 use super::{Circuit, Groups};
 use crate::init::{Purpose, generator};
-use crate::layer::{Layer, check_chain, check_layout};
+use crate::layer::{Layer, ParameterGroup, check_chain, check_layout, parameter_count};
 use crate::loss::{Loss, SquaredError};
 use crate::regularizer::Regularizer;
 use crate::{Error, Quantity, Scalar};
@@ -151,14 +151,9 @@ impl<T: Scalar> CircuitBuilder<T> {
             let dim = dims[t + 1];
             // No targets yet, but the loss may not fit the dimension.
             loss.check_target(dim, &[])?;
-            let mut all = layer.parameters();
-            let own = all.last().map_or(0, |group| group.range.end);
-            let mut of_loss = loss.parameters(dim);
-            check_layout(&of_loss, t)?;
-            for group in &mut of_loss {
-                group.range = own + group.range.start..own + group.range.end;
-            }
-            all.append(&mut of_loss);
+            check_layout(&loss.parameters(dim), t)?;
+            let all = all_groups(layer.as_ref(), loss.as_ref());
+            let own = parameter_count(layer.as_ref());
             let count = all.last().map_or(0, |group| group.range.end);
             let mut values = Vec::new();
             let too_large = |_| Error::TooLarge {
@@ -188,4 +183,19 @@ impl<T: Scalar> CircuitBuilder<T> {
             seed: self.seed,
         })
     }
+}
+
+/// The blocks of a whole θ_t: the layer's, then its loss's behind them.
+pub(crate) fn all_groups<T: Scalar>(
+    layer: &dyn Layer<T>,
+    loss: &dyn Loss<T>,
+) -> Vec<ParameterGroup> {
+    let own = parameter_count(layer);
+    let mut all = layer.parameters();
+    let of_loss = loss.parameters(layer.output_dim()).into_iter();
+    all.extend(of_loss.map(|group| ParameterGroup {
+        range: own + group.range.start..own + group.range.end,
+        ..group
+    }));
+    all
 }

@@ -97,6 +97,7 @@ impl<T: Scalar> Copy for LocalProblem<'_, T> {}
 
 /// A local problem's value and gradients, in memory of their own.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct LocalGradients<T> {
     /// ℓ_t.
     pub energy: T,

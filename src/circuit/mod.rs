@@ -11,6 +11,7 @@ use nalgebra::DMatrix;
 
 pub use batch::{Batch, BatchMut};
 pub use builder::CircuitBuilder;
+pub(crate) use builder::all_groups;
 pub use local_problem::{LocalGradients, LocalProblem, Wanted};
 pub use workspace::{LocalWorkspace, Workspace};
 

@@ -281,10 +281,16 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// # Errors
     /// [`Error::UnknownLayer`], [`Error::UnknownColumns`].
     pub fn local_problem(&self, t: usize, run: Range<usize>) -> Result<LocalProblem<'_, T>, Error> {
-        if t >= self.circuit.depth() {
-            return Err(self.unknown(t, 0..self.circuit.depth()));
-        }
+        self.check_layer(t)?;
         Ok(self.circuit.local_problem(t, self.batch(run)?))
+    }
+
+    pub(crate) fn check_layer(&self, t: usize) -> Result<(), Error> {
+        let layers = 0..self.circuit.depth();
+        match layers.contains(&t) {
+            true => Ok(()),
+            false => Err(self.unknown(t, layers)),
+        }
     }
 
     /// E of all examples, a sum over them.
@@ -523,6 +529,21 @@ impl<T: Scalar> DecoupledCircuit<T> {
         operation: &'static str,
         compute: impl FnOnce(Batch<'_, T>, &mut Workspace<T>) -> T,
     ) -> Result<(T, Workspace<T>, usize), Error> {
+        self.with_batch(selection, operation, |batch| {
+            let n = batch.len();
+            let mut workspace = Workspace::new(&self.circuit, n);
+            let energy = compute(batch, &mut workspace);
+            (energy, workspace, n)
+        })
+    }
+
+    /// Lends the selected examples, gathered if they do not stand together.
+    pub(crate) fn with_batch<R>(
+        &self,
+        selection: &Selection<'_>,
+        operation: &'static str,
+        work: impl FnOnce(Batch<'_, T>) -> R,
+    ) -> Result<R, Error> {
         let mut gathered = Gathered::new(self.circuit.depth());
         let batch = match self.examples.resolve(selection)? {
             Columns::Run(run) => self.examples.run(run, 0, false),
@@ -531,13 +552,10 @@ impl<T: Scalar> DecoupledCircuit<T> {
                 gathered.view(self.circuit.dims(), false)
             }
         };
-        let n = batch.len();
-        if n == 0 {
+        if batch.is_empty() {
             return Err(Error::NoExamples { operation });
         }
-        let mut workspace = Workspace::new(&self.circuit, n);
-        let energy = compute(batch, &mut workspace);
-        Ok((energy, workspace, n))
+        Ok(work(batch))
     }
 }
 

@@ -49,6 +49,7 @@ impl Context<'_> {
 
 /// One block of a layer's flat parameter vector.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ParameterGroup {
     /// Name within the layer, such as "weights".
     pub name: String,

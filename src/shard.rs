@@ -1,0 +1,206 @@
+//! A local problem that can leave the process.
+
+use crate::circuit::local_problem::{LocalProblem, Regularization, check_length, check_weights};
+use crate::decoupled::DecoupledCircuit;
+use crate::layer::{Context, Layer, ParameterGroup};
+use crate::loss::Loss;
+use crate::regularizer::Regularizer;
+use crate::selection::Selection;
+use crate::{Error, Scalar};
+
+/// The local problem of one layer as an owned value: θ_t, z_t, z_{t+1}, μ, weights and regularisers
+/// of some examples, and a fingerprint of layer and loss.
+///
+/// Since ℓ_t depends on nothing else, it can be computed in another process or on another machine:
+/// write the shard with any serde format (feature `serde`), build the same layer and loss there,
+/// let [`Shard::problem`] check that they are the same, move the parameters, and send the shard
+/// back to [`DecoupledCircuit::install`]. `examples/remote_layer.rs` does this with a child
+/// process.
+///
+/// The fingerprint is a hash of the scalar's type, of the dimensions, and of what `Debug` prints of
+/// layer and loss: a layer of your own should print all its options.
+///
+/// # Examples
+/// ```
+/// use layerwise::{
+///     Activation, Circuit, DecoupledCircuit, Dense, Selection, SquaredError, TargetInit, Wanted,
+/// };
+/// use nalgebra::DMatrix;
+///
+/// let circuit = Circuit::<f64>::builder()
+///     .layer(Dense::new(2, 3, Activation::Tanh)?)
+///     .layer(Dense::new(3, 1, Activation::Identity)?)
+///     .build()?;
+/// let mut model = DecoupledCircuit::new(circuit);
+/// let (x, y) = (DMatrix::from_element(2, 4, 0.5), DMatrix::from_element(1, 4, 1.0));
+/// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
+///
+/// let mut shard = model.shard(1, &Selection::All)?;
+/// // Elsewhere: the same layer, one step of descent.
+/// let layer = Dense::new(3, 1, Activation::Identity)?;
+/// let problem = shard.problem(&layer, &SquaredError)?;
+/// let gradient = problem.gradients().parameters;
+/// for (value, g) in shard.parameters_mut().iter_mut().zip(gradient) {
+///     *value -= 0.01 * g;
+/// }
+/// // Back home.
+/// let before = model.energy()?;
+/// model.install(&shard)?;
+/// assert!(model.energy()? < before);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Shard<T> {
+    layer: usize,
+    fingerprint: u64,
+    groups: Vec<ParameterGroup>,
+    parameters: Vec<T>,
+    penalty: T,
+    input: Vec<T>,
+    target: Vec<T>,
+    examples: Vec<u64>,
+    /// One an example; empty if all are 1.
+    example_weights: Vec<T>,
+    parameter_regularizer: Regularizer,
+    target_regularizer: Regularizer,
+    seed: u64,
+}
+
+impl<T: Scalar> Shard<T> {
+    /// t, the number of the layer.
+    pub fn layer(&self) -> usize {
+        self.layer
+    }
+
+    /// The lasting numbers of the examples, one a column.
+    pub fn examples(&self) -> &[u64] {
+        &self.examples
+    }
+
+    /// θ_t.
+    pub fn parameters(&self) -> &[T] {
+        &self.parameters
+    }
+
+    /// θ_t, to be moved.
+    pub fn parameters_mut(&mut self) -> &mut [T] {
+        &mut self.parameters
+    }
+
+    /// The problem itself, for a layer and a loss that were built anew; everything that may have
+    /// come from outside is checked.
+    ///
+    /// # Errors
+    /// [`Error::Fingerprint`] for another layer or loss, and those of [`LocalProblem::new`] for data
+    /// that are damaged.
+    pub fn problem<'a>(
+        &'a self,
+        layer: &'a dyn Layer<T>,
+        loss: &'a dyn Loss<T>,
+    ) -> Result<LocalProblem<'a, T>, Error> {
+        let groups = check_architecture(self, layer, loss)?;
+        let [parameters, targets] = [self.parameter_regularizer, self.target_regularizer];
+        if groups != self.groups {
+            return Err(Error::Length {
+                what: format!("parameter groups of layer {}", self.layer),
+                expected: groups.len(),
+                found: self.groups.len(),
+            });
+        }
+        parameters.check()?;
+        targets.check()?;
+        let (input, target) = (&self.input, &self.target);
+        let problem =
+            LocalProblem::new(layer, &self.parameters, loss, self.penalty, input, target)?;
+        check_length("examples", &self.examples, problem.examples())?;
+        if !self.example_weights.is_empty() {
+            check_length("example weights", &self.example_weights, problem.examples())?;
+            check_weights("example weight", &self.example_weights)?;
+        }
+        Ok(LocalProblem {
+            context: Context {
+                seed: self.seed,
+                layer: self.layer,
+                visit: 0,
+                training: false,
+                examples: &self.examples,
+            },
+            example_weights: &self.example_weights,
+            regularization: Regularization {
+                parameters,
+                groups: &self.groups,
+                targets,
+            },
+            ..problem
+        })
+    }
+}
+
+fn check_architecture<T: Scalar>(
+    shard: &Shard<T>,
+    layer: &dyn Layer<T>,
+    loss: &dyn Loss<T>,
+) -> Result<Vec<ParameterGroup>, Error> {
+    let expected = fingerprint(layer, loss);
+    if shard.fingerprint != expected {
+        return Err(Error::Fingerprint {
+            layer: shard.layer,
+            expected,
+            found: shard.fingerprint,
+        });
+    }
+    Ok(crate::circuit::all_groups(layer, loss))
+}
+
+/// 64-bit FNV-1a of a description: the same on every platform.
+fn fingerprint<T: Scalar>(layer: &dyn Layer<T>, loss: &dyn Loss<T>) -> u64 {
+    let scalar = std::any::type_name::<T>();
+    let (input, output) = (layer.input_dim(), layer.output_dim());
+    let description = format!("shard 1: {scalar} {input} {output} {layer:?} {loss:?}");
+    description
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        })
+}
+
+impl<T: Scalar> DecoupledCircuit<T> {
+    /// The local problem of layer t on the selected examples, as a value of its own.
+    ///
+    /// # Errors
+    /// [`Error::UnknownLayer`], errors of the selection, [`Error::NoExamples`] if it is empty.
+    pub fn shard(&self, t: usize, selection: &Selection<'_>) -> Result<Shard<T>, Error> {
+        self.check_layer(t)?;
+        self.with_batch(selection, "a shard", |batch| {
+            let problem = self.circuit.local_problem(t, batch);
+            Shard {
+                layer: t,
+                fingerprint: fingerprint(problem.layer, problem.loss),
+                groups: self.circuit.parameter_groups(t).to_vec(),
+                parameters: problem.parameters.to_vec(),
+                penalty: problem.weight,
+                input: problem.input.to_vec(),
+                target: problem.target.to_vec(),
+                examples: batch.examples().to_vec(),
+                example_weights: problem.example_weights.to_vec(),
+                parameter_regularizer: problem.regularization.parameters,
+                target_regularizer: problem.regularization.targets,
+                seed: self.circuit.seed(),
+            }
+        })
+    }
+
+    /// Takes over the parameters θ_t of a shard that was computed elsewhere. Its examples and
+    /// targets are not looked at: they may have changed here meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::UnknownLayer`], [`Error::Fingerprint`] for a shard of another layer or loss,
+    /// [`Error::Length`], [`Error::NonFiniteData`]. Nothing is changed then.
+    pub fn install(&mut self, shard: &Shard<T>) -> Result<(), Error> {
+        let t = shard.layer;
+        self.check_layer(t)?;
+        check_architecture(shard, self.circuit.layer(t), self.circuit.loss(t))?;
+        self.circuit.set_parameters(t, &shard.parameters)
+    }
+}

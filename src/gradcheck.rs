@@ -393,7 +393,8 @@ impl GradCheck {
         Ok(report)
     }
 
-    /// Checks a loss's gradients in target, prediction and its own parameters.
+    /// Checks a loss's gradients in target, prediction and its own parameters, and that they
+    /// overwrite, add and skip as they are told.
     ///
     /// # Errors
     /// [`Error::ZeroDimension`], [`Error::Length`] or [`Error::NoExamples`] for slices that are not
@@ -406,10 +407,16 @@ impl GradCheck {
         let n = check_pair(loss, at)?;
         let mut report = GradReport::default();
         let (d_target, d_prediction) = loss_gradients(loss, at);
+        let (added_target, added_prediction) = loss_gradients_added(loss, at);
+        let added = |report: &mut GradReport, derivative, added: Vec<T>, gradient: &[T]| {
+            let sums = gradient.iter().map(|&d| d + T::one());
+            report.add(derivative, added.into_iter().zip(sums), 0.0);
+        };
         let phi = |at: Pair<'_, T>| total(&loss_values(loss, &at));
         self.gradient(&mut report, "∂L/∂z", at.target, &d_target, |target| {
             phi(Pair { target, ..*at })
         });
+        added(&mut report, "∂L/∂z added", added_target, &d_target);
         self.gradient(
             &mut report,
             "∂L/∂ẑ",
@@ -417,6 +424,7 @@ impl GradCheck {
             &d_prediction,
             |prediction| phi(Pair { prediction, ..*at }),
         );
+        added(&mut report, "∂L/∂ẑ added", added_prediction, &d_prediction);
         if !at.parameters.is_empty() {
             let factors: Vec<T> = self.normal(0, n);
             // NaN, so that a gradient which does not overwrite is seen.
@@ -424,6 +432,8 @@ impl GradCheck {
             let mut gradient = vec![nan; at.parameters.len()];
             let mut work = vec![T::zero(); loss.scratch(at.dim, n)];
             loss.parameter_gradient(at, &factors, Write::Set(&mut gradient), &mut work);
+            let mut sum = vec![T::one(); gradient.len()];
+            loss.parameter_gradient(at, &factors, Write::Add(&mut sum), &mut work);
             let weighted = |at: Pair<'_, T>| {
                 let values = loss_values(loss, &at).into_iter().zip(&factors);
                 total(&values.map(|(v, &f)| v * f).collect::<Vec<T>>())
@@ -435,6 +445,7 @@ impl GradCheck {
                 &gradient,
                 |parameters| weighted(Pair { parameters, ..*at }),
             );
+            added(&mut report, "∂L/∂φ added", sum, &gradient);
         }
         Ok(report)
     }
@@ -662,7 +673,8 @@ fn check_pair<T: Scalar>(loss: &dyn Loss<T>, at: &Pair<'_, T>) -> Result<usize, 
 
 fn loss_values<T: Scalar>(loss: &dyn Loss<T>, at: &Pair<'_, T>) -> Vec<T> {
     let n = at.examples();
-    let mut values = vec![T::zero(); n];
+    // NaN, so that values which are not overwritten are seen.
+    let mut values = vec![T::zero() / T::zero(); n];
     let mut work = vec![T::zero(); loss.scratch(at.dim, n)];
     loss.evaluate(at, &mut values, Write::Skip, Write::Skip, &mut work);
     values
@@ -670,11 +682,23 @@ fn loss_values<T: Scalar>(loss: &dyn Loss<T>, at: &Pair<'_, T>) -> Vec<T> {
 
 fn loss_gradients<T: Scalar>(loss: &dyn Loss<T>, at: &Pair<'_, T>) -> (Vec<T>, Vec<T>) {
     let n = at.examples();
-    let (mut a, mut b) = (vec![T::zero(); at.dim * n], vec![T::zero(); at.dim * n]);
+    let nan = T::zero() / T::zero();
+    let (mut a, mut b) = (vec![nan; at.dim * n], vec![nan; at.dim * n]);
     let mut values = vec![T::zero(); n];
     let mut work = vec![T::zero(); loss.scratch(at.dim, n)];
     let (d_target, d_prediction) = (Write::Set(&mut a[..]), Write::Set(&mut b[..]));
     loss.evaluate(at, &mut values, d_target, d_prediction, &mut work);
+    (a, b)
+}
+
+/// Both gradients added to ones, each alone.
+fn loss_gradients_added<T: Scalar>(loss: &dyn Loss<T>, at: &Pair<'_, T>) -> (Vec<T>, Vec<T>) {
+    let n = at.examples();
+    let (mut a, mut b) = (vec![T::one(); at.dim * n], vec![T::one(); at.dim * n]);
+    let mut values = vec![T::zero(); n];
+    let mut work = vec![T::zero(); loss.scratch(at.dim, n)];
+    loss.evaluate(at, &mut values, Write::Add(&mut a), Write::Skip, &mut work);
+    loss.evaluate(at, &mut values, Write::Skip, Write::Add(&mut b), &mut work);
     (a, b)
 }
 

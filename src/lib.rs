@@ -109,7 +109,10 @@ pub use kernel::{Matrix, Write};
 pub use layer::{
     Activation, Affine, Context, Dense, Layer, ParameterGroup, Point, Scratch, Sequential,
 };
-pub use loss::{Loss, Pair, SoftmaxCrossEntropy, SquaredError};
+pub use loss::{
+    BinaryCrossEntropy, ClassWeights, Gaussian, Huber, KullbackLeibler, LabelSmoothing, Loss, Pair,
+    Poisson, PseudoHuber, SoftmaxCrossEntropy, SquaredError, WeightedSquaredError,
+};
 pub use optimizer::{Adam, AdamW, GradientDescent, Optimizer, RmsProp, Step};
 pub use regularizer::Regularizer;
 pub use scalar::Scalar;

@@ -3,14 +3,16 @@
 //! spoils, and without the fault the same wrapper passes.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use layerwise::nalgebra::DMatrix;
 use layerwise::rand::rngs::ChaCha8Rng;
 use layerwise::rand::{Rng, RngExt, SeedableRng};
 use layerwise::{
-    Activation, Circuit, Context, DecoupledCircuit, Dense, Error, GradCheck, GradReport, Layer,
-    LocalProblem, Loss, Pair, ParameterGroup, Point, Scalar, Scratch, SoftmaxCrossEntropy,
-    SquaredError, TargetInit, Write,
+    Activation, BinaryCrossEntropy, Circuit, ClassWeights, Context, DecoupledCircuit, Dense, Error,
+    Gaussian, GradCheck, GradReport, Huber, KullbackLeibler, LabelSmoothing, Layer, LocalProblem,
+    Loss, Pair, ParameterGroup, Point, Poisson, PseudoHuber, Scalar, Scratch, SoftmaxCrossEntropy,
+    SquaredError, TargetInit, WeightedSquaredError, Write,
 };
 
 /// A scalar, with the tolerance that suits it and the error that every fault must exceed.
@@ -314,17 +316,74 @@ enum LossFault {
     CurvatureDoubled,
     /// The coupling of target and prediction with the wrong sign.
     CouplingSign,
+    /// The residual itself for the slope, where it should be clipped.
+    Unclipped,
+    /// The curvature of a squared error.
+    UnitCurvature,
+    /// c(y) ∂L/∂y without L times the class weights.
+    ProductRule,
+    /// The inner gradient in y′ without 1 − ε.
+    SmoothingDropped,
+    /// ½ π r² for ∂L/∂φ, without the −½ of the logarithm.
+    LogarithmDropped,
+    /// ∂L/∂φ with the wrong sign.
+    ParameterSign,
+    /// `Write::Add` overwrites.
+    AddOverwrites,
+    /// `Write::Set` adds.
+    SetAdds,
 }
 
 use LossFault as F;
 
-#[derive(Debug, Clone, Copy)]
-struct FaultyLoss<A> {
-    inner: A,
+#[derive(Debug, Clone)]
+struct FaultyLoss<T: Scalar> {
+    inner: Arc<dyn Loss<T>>,
     fault: LossFault,
 }
 
-impl<T: Scalar, A: Loss<T>> Loss<T> for FaultyLoss<A> {
+impl<T: Scalar> FaultyLoss<T> {
+    fn new(inner: impl Loss<T> + 'static, fault: LossFault) -> Self {
+        let inner = Arc::new(inner);
+        Self { inner, fault }
+    }
+
+    fn write(&self, write: Write<'_, T>, values: &[T]) {
+        let write = match (self.fault, write) {
+            (F::AddOverwrites, Write::Add(buffer)) => Write::Set(buffer),
+            (F::SetAdds, Write::Set(buffer)) => Write::Add(buffer),
+            (_, write) => write,
+        };
+        write.each(|i| values[i]);
+    }
+}
+
+impl<T: Scalar> Loss<T> for FaultyLoss<T> {
+    fn parameters(&self, dim: usize) -> Vec<ParameterGroup> {
+        self.inner.parameters(dim)
+    }
+
+    fn parameter_gradient(
+        &self,
+        at: &Pair<'_, T>,
+        factors: &[T],
+        d_parameters: Write<'_, T>,
+        work: &mut [T],
+    ) {
+        let mut d = vec![T::zero(); at.parameters.len()];
+        let set = Write::Set(&mut d[..]);
+        self.inner.parameter_gradient(at, factors, set, work);
+        let half = T::of(0.5) * factors.iter().fold(T::zero(), |sum, &f| sum + f);
+        for d in &mut d {
+            match self.fault {
+                F::LogarithmDropped => *d += half,
+                F::ParameterSign => *d = -*d,
+                _ => {}
+            }
+        }
+        self.write(d_parameters, &d);
+    }
+
     fn check_target(&self, dim: usize, target: &[T]) -> Result<(), Error> {
         self.inner.check_target(dim, target)
     }
@@ -370,10 +429,28 @@ impl<T: Scalar, A: Loss<T>> Loss<T> for FaultyLoss<A> {
                 all(&mut dz, 1.0 / at.dim as f64);
                 all(&mut dp, 1.0 / at.dim as f64);
             }
+            F::Unclipped => {
+                for (k, (dz, dp)) in dz.iter_mut().zip(&mut dp).enumerate() {
+                    *dz = at.target[k] - at.prediction[k];
+                    *dp = -*dz;
+                }
+            }
+            F::ProductRule => {
+                let weights = CLASS_WEIGHTS.map(T::of);
+                let columns = dz.chunks_exact_mut(DIM).zip(at.target.chunks_exact(DIM));
+                for ((dz, y), &value) in columns.zip(&*values) {
+                    let terms = y.iter().zip(weights);
+                    let factor = terms.fold(T::zero(), |sum, (&y, w)| sum + w * y);
+                    for (d, w) in dz.iter_mut().zip(weights) {
+                        *d -= value / factor * w;
+                    }
+                }
+            }
+            F::SmoothingDropped => all(&mut dz, 1.0 / (1.0 - EPSILON)),
             _ => {}
         }
-        d_target.each(|i| dz[i]);
-        d_prediction.each(|i| dp[i]);
+        self.write(d_target, &dz);
+        self.write(d_prediction, &dp);
     }
 
     fn curvature(
@@ -395,16 +472,13 @@ impl<T: Scalar, A: Loss<T>> Loss<T> for FaultyLoss<A> {
         };
         let (z_of_z, p_of_z) = product(v_target, None);
         let (z_of_p, p_of_p) = product(None, v_prediction);
-        let factor = T::of(if self.fault == F::CurvatureDoubled {
-            2.0
-        } else {
-            1.0
-        });
-        let coupling = T::of(if self.fault == F::CouplingSign {
-            -1.0
-        } else {
-            1.0
-        });
+        if self.fault == F::UnitCurvature {
+            let inner = SquaredError;
+            return inner.curvature(at, v_target, v_prediction, out_target, out_prediction, work);
+        }
+        let if_fault = |fault, factor| T::of(if self.fault == fault { factor } else { 1.0 });
+        let factor = if_fault(F::CurvatureDoubled, 2.0);
+        let coupling = if_fault(F::CouplingSign, -1.0);
         out_target.each(|i| factor * (z_of_z[i] + coupling * z_of_p[i]));
         out_prediction.each(|i| factor * (p_of_p[i] + coupling * p_of_z[i]));
     }
@@ -425,38 +499,126 @@ fn distributions<T: Scalar>() -> Vec<T> {
     .to_vec()
 }
 
+const CLASS_WEIGHTS: [f64; DIM] = [0.5, 1.0, 2.0, 3.0];
+const EPSILON: f64 = 0.3;
+
 const IN_TARGET: &str = "∂L/∂z";
 const IN_PREDICTION: &str = "∂L/∂ẑ";
+const IN_PHI: &str = "∂L/∂φ";
+const ADDED: [&str; 3] = ["∂L/∂z added", "∂L/∂ẑ added", "∂L/∂φ added"];
+
+/// A loss, its targets and parameters, and the faults of its own kind with what they spoil.
+struct LossSubject<T: Scalar> {
+    loss: Arc<dyn Loss<T>>,
+    target: Vec<T>,
+    parameters: Vec<T>,
+    own: &'static [(LossFault, &'static [&'static str])],
+}
+
+/// Every loss on three examples of [`DIM`] units.
+fn loss_subjects<T: Tested>() -> Vec<LossSubject<T>> {
+    fn subject<T: Tested>(
+        loss: impl Loss<T> + 'static,
+        target: &[T],
+        own: &'static [(LossFault, &'static [&'static str])],
+    ) -> LossSubject<T> {
+        LossSubject {
+            loss: Arc::new(loss),
+            target: target.to_vec(),
+            parameters: Vec::new(),
+            own,
+        }
+    }
+    let free = uniform::<T>(3, 3 * DIM);
+    let fixed = distributions::<T>();
+    // Where ln y exists, with room for differences.
+    let inside: Vec<T> = fixed
+        .iter()
+        .map(|&y| T::of(0.5) * y + T::of(0.125))
+        .collect();
+    let weights = CLASS_WEIGHTS.map(T::of).to_vec();
+    let floor = T::of(0.1);
+    let learned = subject(
+        Gaussian::learned(T::one(), floor).unwrap(),
+        &free,
+        &[
+            (F::ValueWithoutHalf, &[IN_TARGET, IN_PREDICTION, IN_PHI]),
+            (F::LogarithmDropped, &[IN_PHI]),
+            (F::ParameterSign, &[IN_PHI]),
+        ],
+    );
+    let shared = subject(
+        Gaussian::learned_shared(T::one(), floor).unwrap(),
+        &free,
+        &[(F::ParameterSign, &[IN_PHI])],
+    );
+    let without_half: &[(LossFault, &[&str])] =
+        &[(F::ValueWithoutHalf, &[IN_TARGET, IN_PREDICTION])];
+    let clipped: &[(LossFault, &[&str])] = &[(F::Unclipped, &[IN_TARGET, IN_PREDICTION])];
+    let softmax: &[(LossFault, &[&str])] = &[(F::WithoutNormalisation, &[IN_PREDICTION])];
+    let smoothing = LabelSmoothing::new(SoftmaxCrossEntropy, EPSILON).unwrap();
+    let classes = ClassWeights::new(weights.clone(), SoftmaxCrossEntropy).unwrap();
+    vec![
+        subject(SquaredError, &free, without_half),
+        subject(
+            WeightedSquaredError::new(weights.clone()).unwrap(),
+            &free,
+            without_half,
+        ),
+        subject(Huber::new(0.4).unwrap(), &free, clipped),
+        subject(PseudoHuber::new(0.4).unwrap(), &free, clipped),
+        subject(Gaussian::new(weights).unwrap(), &free, without_half),
+        LossSubject {
+            parameters: uniform(10, DIM),
+            ..learned
+        },
+        LossSubject {
+            parameters: uniform(10, 1),
+            ..shared
+        },
+        subject(SoftmaxCrossEntropy, &fixed, softmax),
+        subject(KullbackLeibler, &inside, softmax),
+        subject(BinaryCrossEntropy, &fixed, &[]),
+        subject(Poisson, &fixed, &[]),
+        subject(smoothing, &fixed, &[(F::SmoothingDropped, &[IN_TARGET])]),
+        subject(classes, &fixed, &[(F::ProductRule, &[IN_TARGET])]),
+    ]
+}
+
+impl<T: Tested> LossSubject<T> {
+    fn at<'a>(&'a self, prediction: &'a [T]) -> Pair<'a, T> {
+        Pair::new(DIM, &self.target, prediction).with_parameters(&self.parameters)
+    }
+
+    fn with(&self, fault: LossFault) -> FaultyLoss<T> {
+        let inner = self.loss.clone();
+        FaultyLoss { inner, fault }
+    }
+}
 
 fn faults_of_losses<T: Tested>() {
     let prediction = uniform::<T>(2, 3 * DIM);
-    let target = uniform::<T>(3, 3 * DIM);
-    let squared: [(LossFault, &[&str]); 5] = [
-        (F::None, &[]),
-        (F::TargetSign, &[IN_TARGET]),
-        (F::PredictionSign, &[IN_PREDICTION]),
-        (F::ValueWithoutHalf, &[IN_TARGET, IN_PREDICTION]),
-        (F::MeanGradient, &[IN_TARGET, IN_PREDICTION]),
-    ];
-    for (fault, wrong) in squared {
-        let inner = SquaredError;
-        let loss = FaultyLoss { inner, fault };
-        let report = GradCheck::new().loss(&loss, &Pair::new(DIM, &target, &prediction));
-        assert_wrong::<T>(&report.unwrap(), wrong, loss);
-    }
-    let entropy: [(LossFault, &[&str]); 5] = [
-        (F::None, &[]),
-        (F::TargetSign, &[IN_TARGET]),
-        (F::PredictionSign, &[IN_PREDICTION]),
-        (F::WithoutNormalisation, &[IN_PREDICTION]),
-        (F::MeanGradient, &[IN_TARGET, IN_PREDICTION]),
-    ];
-    for (fault, wrong) in entropy {
-        let inner = SoftmaxCrossEntropy;
-        let loss = FaultyLoss { inner, fault };
-        let report =
-            GradCheck::new().loss(&loss, &Pair::new(DIM, &distributions::<T>(), &prediction));
-        assert_wrong::<T>(&report.unwrap(), wrong, loss);
+    for subject in loss_subjects::<T>() {
+        let kinds = if subject.parameters.is_empty() { 2 } else { 3 };
+        let all = [
+            &[IN_TARGET, IN_PREDICTION, IN_PHI][..kinds],
+            &ADDED[..kinds],
+        ]
+        .concat();
+        let common: [(LossFault, &[&str]); 6] = [
+            (F::None, &[]),
+            (F::TargetSign, &[IN_TARGET]),
+            (F::PredictionSign, &[IN_PREDICTION]),
+            (F::MeanGradient, &[IN_TARGET, IN_PREDICTION]),
+            (F::AddOverwrites, &ADDED[..kinds]),
+            // Added to NaN, a result stays NaN.
+            (F::SetAdds, &all),
+        ];
+        for (fault, wrong) in common.iter().chain(subject.own) {
+            let loss = subject.with(*fault);
+            let report = GradCheck::new().loss(&loss, &subject.at(&prediction));
+            assert_wrong::<T>(&report.unwrap(), wrong, loss);
+        }
     }
 }
 
@@ -464,26 +626,24 @@ fn faults_of_curvature<T: Tested>() {
     let prediction = uniform::<T>(2, 3 * DIM);
     let (own, coupling) = (["∂²L/∂ẑ²", "∂²L/∂z²"], ["∂²L/∂z∂ẑ", "∂²L/∂ẑ∂z"]);
     let all = [own, coupling].concat();
-    let squared: [(LossFault, &[&str]); 3] = [
-        (F::None, &[]),
-        (F::CurvatureDoubled, &all),
-        (F::CouplingSign, &coupling),
-    ];
-    for (fault, wrong) in squared {
-        let inner = SquaredError;
-        let loss = FaultyLoss { inner, fault };
-        let target = uniform::<T>(3, 3 * DIM);
-        let report = GradCheck::new().curvature(&loss, &Pair::new(DIM, &target, &prediction), true);
-        assert_wrong::<T>(&report.unwrap(), wrong, loss);
-    }
-    let entropy: [(LossFault, &[&str]); 2] = [(F::None, &[]), (F::CurvatureDoubled, &own[..1])];
-    for (fault, wrong) in entropy {
-        let inner = SoftmaxCrossEntropy;
-        let loss = FaultyLoss { inner, fault };
-        let target = distributions::<T>();
-        let report =
-            GradCheck::new().curvature(&loss, &Pair::new(DIM, &target, &prediction), false);
-        assert_wrong::<T>(&report.unwrap(), wrong, loss);
+    for subject in loss_subjects::<T>() {
+        // Where the target is fixed, the curvature has the prediction's block alone.
+        let joint = subject.loss.free_target();
+        let spoiled = if joint { &all[..] } else { &own[..1] };
+        let mut faults: Vec<(LossFault, &[&str])> =
+            vec![(F::None, &[]), (F::CurvatureDoubled, spoiled)];
+        if joint {
+            faults.push((F::CouplingSign, &coupling));
+        }
+        // Of squared error it is the right one.
+        if format!("{:?}", subject.loss) != "SquaredError" {
+            faults.push((F::UnitCurvature, spoiled));
+        }
+        for (fault, wrong) in faults {
+            let loss = subject.with(fault);
+            let report = GradCheck::new().curvature(&loss, &subject.at(&prediction), joint);
+            assert_wrong::<T>(&report.unwrap(), wrong, loss);
+        }
     }
 }
 
@@ -515,7 +675,6 @@ fn faults_in_local_problems<T: Tested>() {
         assert_wrong::<T>(&report, &wrong, fault);
     }
     let layer = FaultyLayer::new(L::None);
-    let inner = SquaredError;
     let faults: [(LossFault, &[&str]); 3] = [
         (F::TargetSign, &["∂ℓ/∂z (target)"]),
         (F::PredictionSign, &["∂ℓ/∂θ", "∂ℓ/∂z (input)"]),
@@ -525,7 +684,7 @@ fn faults_in_local_problems<T: Tested>() {
         ),
     ];
     for (fault, wrong) in faults {
-        let report = check(&layer, &FaultyLoss { inner, fault });
+        let report = check(&layer, &FaultyLoss::new(SquaredError, fault));
         assert_wrong::<T>(&report, wrong, fault);
     }
 }
@@ -533,12 +692,11 @@ fn faults_in_local_problems<T: Tested>() {
 /// Three layers, the faulty one in the middle, with a faulty hidden loss.
 fn check_circuit<T: Tested>(layer: LayerFault, loss: LossFault) -> GradReport {
     let outer = |i, o| Dense::new(i, o, Activation::Tanh).unwrap();
-    let inner = SquaredError;
     let circuit = Circuit::<T>::builder()
         .layer(outer(2, SIDE))
         .layer(FaultyLayer::new(layer))
         .layer(outer(SIDE, 2))
-        .hidden_loss(FaultyLoss { inner, fault: loss })
+        .hidden_loss(FaultyLoss::new(SquaredError, loss))
         .penalties(vec![T::of(0.8), T::of(1.3)])
         .seed(9)
         .build();

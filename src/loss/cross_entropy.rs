@@ -1,5 +1,7 @@
 //! Cross entropy of a softmax, on logits.
 
+use std::fmt::Debug;
+
 use super::{Loss, Pair};
 use crate::{Error, Scalar, Write};
 
@@ -23,7 +25,34 @@ use crate::{Error, Scalar, Write};
 pub struct SoftmaxCrossEntropy;
 
 /// How far from 1 the sum of a target may be.
-const SUM_TOLERANCE: f64 = 1e-4;
+pub(super) const SUM_TOLERANCE: f64 = 1e-4;
+
+/// Checks that every target is a distribution, on behalf of `loss`.
+pub(super) fn check_distributions<T: Scalar>(
+    loss: &dyn Debug,
+    dim: usize,
+    target: &[T],
+) -> Result<(), Error> {
+    let outside = |column, reason| Error::TargetDomain {
+        loss: format!("{loss:?}"),
+        column,
+        reason,
+    };
+    for (column, y) in target.chunks_exact(dim).enumerate() {
+        if let Some((class, y)) = y.iter().enumerate().find(|(_, y)| **y < T::zero()) {
+            let reason = format!("class {class} has the negative probability {}", y.as_f64());
+            return Err(outside(column, reason));
+        }
+        let total = sum(y).as_f64();
+        if total.is_nan() || (total - 1.0).abs() > SUM_TOLERANCE {
+            return Err(outside(
+                column,
+                format!("the probabilities sum to {total}, not 1"),
+            ));
+        }
+    }
+    Ok(())
+}
 
 /// Shifts every column of logits by its maximum and returns e^(x − max), in `work`.
 fn shifted_exponentials<'a, T: Scalar>(at: &Pair<'_, T>, work: &'a mut [T]) -> &'a [T] {
@@ -50,25 +79,7 @@ fn sum<T: Scalar>(x: &[T]) -> T {
 
 impl<T: Scalar> Loss<T> for SoftmaxCrossEntropy {
     fn check_target(&self, dim: usize, target: &[T]) -> Result<(), Error> {
-        let outside = |column, reason| Error::TargetDomain {
-            loss: format!("{self:?}"),
-            column,
-            reason,
-        };
-        for (column, y) in target.chunks_exact(dim).enumerate() {
-            if let Some((class, y)) = y.iter().enumerate().find(|(_, y)| **y < T::zero()) {
-                let reason = format!("class {class} has the negative probability {}", y.as_f64());
-                return Err(outside(column, reason));
-            }
-            let total = sum(y).as_f64();
-            if total.is_nan() || (total - 1.0).abs() > SUM_TOLERANCE {
-                return Err(outside(
-                    column,
-                    format!("the probabilities sum to {total}, not 1"),
-                ));
-            }
-        }
-        Ok(())
+        check_distributions(self, dim, target)
     }
 
     fn free_target(&self) -> bool {
@@ -153,7 +164,7 @@ impl<T: Scalar> Loss<T> for SoftmaxCrossEntropy {
     }
 
     fn curvature_bound(&self, _parameters: &[T]) -> Option<T> {
-        // ½ Σy, with the tolerance of check_target.
+        // ½ Σy, with the tolerance of the targets' check.
         Some(T::of(0.5 * (1.0 + SUM_TOLERANCE)))
     }
 }

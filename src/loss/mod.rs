@@ -1,12 +1,29 @@
 //! The [`Loss`] contract, and the losses that come with the crate.
 
+mod binary_cross_entropy;
+mod class_weights;
 mod cross_entropy;
+mod gaussian;
+mod huber;
+mod kullback_leibler;
+mod label_smoothing;
+mod poisson;
 mod squared_error;
+mod units;
+mod weighted_squared_error;
 
 use std::fmt::Debug;
 
+pub use binary_cross_entropy::BinaryCrossEntropy;
+pub use class_weights::ClassWeights;
 pub use cross_entropy::SoftmaxCrossEntropy;
+pub use gaussian::Gaussian;
+pub use huber::{Huber, PseudoHuber};
+pub use kullback_leibler::KullbackLeibler;
+pub use label_smoothing::LabelSmoothing;
+pub use poisson::Poisson;
 pub use squared_error::SquaredError;
+pub use weighted_squared_error::WeightedSquaredError;
 
 use crate::layer::ParameterGroup;
 use crate::{Error, Scalar, Write};

@@ -1,0 +1,91 @@
+//! Cross entropy of independent yes-or-no units, on logits.
+
+use super::units::{check_units, evaluate, prediction_curvature};
+use super::{Loss, Pair};
+use crate::{Error, Scalar, Write};
+
+/// Cross entropy of d independent probabilities: L(y, x) = Σ_j ln(1 + e^(x_j)) − y_j x_j, x the
+/// prediction (logits), y_j ∈ \[0, 1\] the probability that unit j is on.
+///
+/// ∂L/∂x = σ(x) − y with σ(x) = 1 / (1 + e^(−x)); ∂L/∂y = −x. The curvature is
+/// blockdiag(0, diag(σ(1 − σ))), the Gauss-Newton part, whose norm is at most ¼. The target is
+/// fixed (the joint Hessian is indefinite): the loss serves as L, not as L_h. A sum over the units,
+/// not a mean. Computed as y ln(1 + e^(−x)) + (1 − y) ln(1 + e^x), so that no finite logit
+/// overflows and a loss near 0 keeps its digits. Cox 1958.
+///
+/// # Examples
+/// ```
+/// use layerwise::{BinaryCrossEntropy, Loss, Pair, Write};
+///
+/// let at = Pair::new(2, &[1.0_f64, 0.0], &[40.0, -1000.0]);
+/// let mut value = [0.0];
+/// BinaryCrossEntropy.evaluate(&at, &mut value, Write::Skip, Write::Skip, &mut []);
+/// assert_eq!(value, [(-40.0_f64).exp()]);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct BinaryCrossEntropy;
+
+/// ln(1 + e^x), with the digits of e^x where that is small.
+fn softplus<T: Scalar>(x: T) -> T {
+    x.max(T::zero()) + (-x.abs()).exp().ln_1p()
+}
+
+/// 1 / (1 + e^(−x)), with the digits of e^x where that is small.
+fn sigmoid<T: Scalar>(x: T) -> T {
+    let e = (-x.abs()).exp();
+    let numerator = if x < T::zero() { e } else { T::one() };
+    numerator / (T::one() + e)
+}
+
+impl<T: Scalar> Loss<T> for BinaryCrossEntropy {
+    fn check_target(&self, dim: usize, target: &[T]) -> Result<(), Error> {
+        let probability = |y| (0.0..=1.0).contains(&y);
+        check_units(self, dim, target, probability, "from 0 to 1")
+    }
+
+    fn free_target(&self) -> bool {
+        false
+    }
+
+    fn scratch(&self, _dim: usize, _batch: usize) -> usize {
+        0
+    }
+
+    fn evaluate(
+        &self,
+        at: &Pair<'_, T>,
+        values: &mut [T],
+        d_target: Write<'_, T>,
+        d_prediction: Write<'_, T>,
+        _work: &mut [T],
+    ) {
+        let one = T::one();
+        evaluate(
+            at,
+            values,
+            d_target,
+            d_prediction,
+            |_, y, x| y * softplus(-x) + (one - y) * softplus(x),
+            |_, _, x| -x,
+            // σ(x) − y, whose difference would lose the digits of a probability near 1.
+            |_, y, x| (one - y) * sigmoid(x) - y * sigmoid(-x),
+        );
+    }
+
+    fn curvature(
+        &self,
+        at: &Pair<'_, T>,
+        _v_target: Option<&[T]>,
+        v_prediction: Option<&[T]>,
+        out_target: Write<'_, T>,
+        out_prediction: Write<'_, T>,
+        _work: &mut [T],
+    ) {
+        let second = |x: T| sigmoid(x) * sigmoid(-x);
+        prediction_curvature(at, v_prediction, out_target, out_prediction, second);
+    }
+
+    fn curvature_bound(&self, _parameters: &[T]) -> Option<T> {
+        Some(T::of(0.25))
+    }
+}

@@ -1,0 +1,151 @@
+//! A loss that counts some classes more than others.
+
+use super::cross_entropy::{SUM_TOLERANCE, check_distributions};
+use super::units::{check_fit, check_list, largest};
+use super::{Loss, Pair};
+use crate::layer::ParameterGroup;
+use crate::{Error, Scalar, Write};
+
+/// A loss with a weight for every class: c(y) L(y, x) with c(y) = Σ_j w_j y_j, L the inner loss and y
+/// a distribution. A one-hot target counts with its class's weight.
+///
+/// ∂/∂x = c(y) ∂L/∂x; ∂/∂y = c(y) ∂L/∂y + L w. The curvature is c(y) times the inner one, its bound
+/// max w times the inner one. Targets must be distributions, which the inner loss accepts. They are
+/// data, and not trained: the loss serves as L, not as L_h, whatever the inner loss is. Scaled as
+/// the inner loss, and weights are not normalised: weights of 1 change nothing. King & Zeng 2001.
+///
+/// There is one weight a class, so the loss fits one dimension only: `check_target` refuses any
+/// other with [`Error::Length`].
+///
+/// # Examples
+/// ```
+/// use layerwise::{ClassWeights, Loss, Pair, SoftmaxCrossEntropy, Write};
+///
+/// let loss = ClassWeights::new(vec![1.0_f64, 8.0], SoftmaxCrossEntropy)?;
+/// let at = Pair::new(2, &[1.0, 0.0, 0.0, 1.0], &[0.0; 4]);
+/// let mut values = [0.0; 2];
+/// let mut work = vec![0.0; loss.scratch(2, 2)];
+/// loss.evaluate(&at, &mut values, Write::Skip, Write::Skip, &mut work);
+/// assert_eq!(values[1], 8.0 * values[0]);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClassWeights<T, L> {
+    weights: Vec<T>,
+    loss: L,
+}
+
+impl<T: Scalar, L: Loss<T>> ClassWeights<T, L> {
+    /// The loss with these weights, one a class.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for a weight that is negative or not finite, [`Error::Length`] for
+    /// no weights.
+    pub fn new(weights: Vec<T>, loss: L) -> Result<Self, Error> {
+        check_list("weights", &weights, false)?;
+        Ok(Self { weights, loss })
+    }
+
+    /// c(y) of one example.
+    fn factor(&self, y: &[T]) -> T {
+        let terms = y.iter().zip(&self.weights);
+        terms.fold(T::zero(), |sum, (&y, &w)| sum + w * y)
+    }
+}
+
+impl<T: Scalar, L: Loss<T>> Loss<T> for ClassWeights<T, L> {
+    fn parameters(&self, dim: usize) -> Vec<ParameterGroup> {
+        self.loss.parameters(dim)
+    }
+
+    fn initialize(&self, dim: usize, parameters: &mut [T]) {
+        self.loss.initialize(dim, parameters);
+    }
+
+    fn check_target(&self, dim: usize, target: &[T]) -> Result<(), Error> {
+        check_fit("class weights", &self.weights, dim)?;
+        self.loss.check_target(dim, target)?;
+        check_distributions(self, dim, target)
+    }
+
+    fn free_target(&self) -> bool {
+        false
+    }
+
+    fn scratch(&self, dim: usize, batch: usize) -> usize {
+        // What the inner loss gives in target and prediction.
+        2 * dim * batch + self.loss.scratch(dim, batch)
+    }
+
+    fn evaluate(
+        &self,
+        at: &Pair<'_, T>,
+        values: &mut [T],
+        mut d_target: Write<'_, T>,
+        mut d_prediction: Write<'_, T>,
+        work: &mut [T],
+    ) {
+        let (in_target, rest) = work.split_at_mut(at.target.len());
+        let (in_prediction, rest) = rest.split_at_mut(at.target.len());
+        let wanted_target = Write::set((!d_target.is_skip()).then_some(&mut *in_target));
+        let wanted = Write::set((!d_prediction.is_skip()).then_some(&mut *in_prediction));
+        self.loss.evaluate(at, values, wanted_target, wanted, rest);
+        for (i, value) in values.iter_mut().enumerate() {
+            let column = i * at.dim..(i + 1) * at.dim;
+            let factor = self.factor(&at.target[column.clone()]);
+            let inner = *value;
+            let (dz, dp) = (&in_target[column.clone()], &in_prediction[column.clone()]);
+            d_target
+                .part(column.clone())
+                .each(|j| factor * dz[j] + inner * self.weights[j]);
+            d_prediction.part(column).each(|j| factor * dp[j]);
+            *value = factor * inner;
+        }
+    }
+
+    fn parameter_gradient(
+        &self,
+        at: &Pair<'_, T>,
+        factors: &[T],
+        d_parameters: Write<'_, T>,
+        work: &mut [T],
+    ) {
+        let (weighted, rest) = work.split_at_mut(factors.len());
+        let targets = at.target.chunks_exact(at.dim);
+        for ((weighted, &factor), y) in weighted.iter_mut().zip(factors).zip(targets) {
+            *weighted = factor * self.factor(y);
+        }
+        self.loss
+            .parameter_gradient(at, weighted, d_parameters, rest);
+    }
+
+    fn curvature(
+        &self,
+        at: &Pair<'_, T>,
+        v_target: Option<&[T]>,
+        v_prediction: Option<&[T]>,
+        mut out_target: Write<'_, T>,
+        mut out_prediction: Write<'_, T>,
+        work: &mut [T],
+    ) {
+        let (in_target, rest) = work.split_at_mut(at.target.len());
+        let (in_prediction, rest) = rest.split_at_mut(at.target.len());
+        let wanted_target = Write::set((!out_target.is_skip()).then_some(&mut *in_target));
+        let wanted = Write::set((!out_prediction.is_skip()).then_some(&mut *in_prediction));
+        self.loss
+            .curvature(at, v_target, v_prediction, wanted_target, wanted, rest);
+        for (i, y) in at.target.chunks_exact(at.dim).enumerate() {
+            let column = i * at.dim..(i + 1) * at.dim;
+            let factor = self.factor(y);
+            let (z, p) = (&in_target[column.clone()], &in_prediction[column.clone()]);
+            out_target.part(column.clone()).each(|j| factor * z[j]);
+            out_prediction.part(column).each(|j| factor * p[j]);
+        }
+    }
+
+    fn curvature_bound(&self, parameters: &[T]) -> Option<T> {
+        // c(y) is at most max w Σy, with the tolerance of the targets' check.
+        let most = largest(&self.weights) * T::of(1.0 + SUM_TOLERANCE);
+        Some(most * self.loss.curvature_bound(parameters)?)
+    }
+}

@@ -1,0 +1,273 @@
+//! Squared error weighed by precision, given or learned.
+
+use super::units::{
+    check_fit, check_list, check_option, evaluate_residual, largest, residual_curvature,
+};
+use super::{Loss, Pair};
+use crate::layer::ParameterGroup;
+use crate::{Error, Scalar, Write};
+
+/// Negative log-likelihood of independent Gaussians of precision π:
+/// L(z, ẑ) = ½ Σ_j \[ π_j r_j² − ln π_j \], r = z − ẑ. The constant ½ d ln 2π is left out.
+///
+/// ∂L/∂z = π ∘ r = −∂L/∂ẑ. The curvature is the Hessian [[Π, −Π], [−Π, Π]], Π = diag π, each diagonal
+/// block of norm max π. Any target will do, and may be trained. A sum over the units, not a mean:
+/// π = 1 gives [`SquaredError`](crate::SquaredError). Precision weighting of predictive coding:
+/// Friston 2005; Bogacz 2017.
+///
+/// # Learned precision
+/// The precisions may be the loss's own parameters, as φ = ln π, trained with the layer's. Then
+/// L(z, ẑ, φ) = ½ Σ_j \[ e^(φ_j) (r_j² + ε) − φ_j \] and ∂L/∂φ_j = ½ (π_j (r_j² + ε) − 1), summed over
+/// the units if they share one φ. Over many examples L is least at π_j = 1 / (mean r_j² + ε), the
+/// mean over the units too if they share one. The variance floor ε ≥ 0 keeps π below 1/ε: trained
+/// targets can close the gap r entirely, and with ε = 0 the precision would then grow without end.
+///
+/// # Examples
+/// ```
+/// use layerwise::{Gaussian, Loss, Pair, Write};
+///
+/// let loss = Gaussian::new(vec![4.0_f64, 1.0])?;
+/// let at = Pair::new(2, &[1.0, 2.0], &[0.0, 0.0]);
+/// let (mut value, mut gradient) = ([0.0], [0.0; 2]);
+/// loss.evaluate(&at, &mut value, Write::Set(&mut gradient), Write::Skip, &mut []);
+/// assert_eq!((value, gradient), ([2.0 - 2f64.ln() + 2.0], [4.0, 2.0]));
+///
+/// // Learned: at π = 4 and r² = ¼ nothing pulls at φ.
+/// let loss = Gaussian::learned(4.0_f64, 0.0)?;
+/// let (mut phi, mut gradient, mut work) = ([0.0], [1.0], [0.0; 2]);
+/// loss.initialize(1, &mut phi);
+/// let at = Pair::new(1, &[0.5], &[0.0]).with_parameters(&phi);
+/// loss.parameter_gradient(&at, &[1.0], Write::Set(&mut gradient), &mut work);
+/// assert!(gradient[0].abs() < 1e-15);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gaussian<T> {
+    precision: Precision<T>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Precision<T> {
+    /// π with its logarithms, one a unit or one for all.
+    Given {
+        values: Vec<T>,
+        logarithms: Vec<T>,
+    },
+    Learned {
+        initial: T,
+        floor: T,
+        shared: bool,
+    },
+}
+
+/// π and φ = ln π in use, each with one entry a unit or one for all, and ε.
+struct InUse<'a, T> {
+    precision: &'a [T],
+    log_precision: &'a [T],
+    floor: T,
+}
+
+impl<T: Scalar> Gaussian<T> {
+    /// The loss with these precisions, one a unit, or one entry for all units.
+    ///
+    /// More than one fit one dimension only: `check_target` refuses any other with
+    /// [`Error::Length`].
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for a precision not above 0 and finite, [`Error::Length`] for no
+    /// precision.
+    pub fn new(precision: Vec<T>) -> Result<Self, Error> {
+        check_list("precision", &precision, true)?;
+        let logarithms = precision.iter().map(|p| p.ln()).collect();
+        let precision = Precision::Given {
+            values: precision,
+            logarithms,
+        };
+        Ok(Self { precision })
+    }
+
+    /// The loss that learns one precision a unit, each from `initial_precision`, with the variance
+    /// floor ε = `variance_floor`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for an initial precision not above 0 and finite, or a variance floor
+    /// not at least 0 and finite.
+    pub fn learned(initial_precision: T, variance_floor: T) -> Result<Self, Error> {
+        check_option("initial_precision", initial_precision.as_f64(), true)?;
+        check_option("variance_floor", variance_floor.as_f64(), false)?;
+        let precision = Precision::Learned {
+            initial: initial_precision,
+            floor: variance_floor,
+            shared: false,
+        };
+        Ok(Self { precision })
+    }
+
+    /// The loss that learns one precision for all units of its layer.
+    ///
+    /// # Errors
+    /// Those of [`Gaussian::learned`].
+    pub fn learned_shared(initial_precision: T, variance_floor: T) -> Result<Self, Error> {
+        let mut loss = Self::learned(initial_precision, variance_floor)?;
+        if let Precision::Learned { shared, .. } = &mut loss.precision {
+            *shared = true;
+        }
+        Ok(loss)
+    }
+
+    /// Number of the loss's own parameters for `dim` units.
+    fn count(&self, dim: usize) -> usize {
+        match self.precision {
+            Precision::Given { .. } => 0,
+            Precision::Learned { shared: true, .. } => 1,
+            Precision::Learned { shared: false, .. } => dim,
+        }
+    }
+
+    /// The precisions at φ, with `work` of the length of φ to put them in.
+    fn in_use<'a>(&'a self, parameters: &'a [T], work: &'a mut [T]) -> InUse<'a, T> {
+        match &self.precision {
+            Precision::Given { values, logarithms } => InUse {
+                precision: values,
+                log_precision: logarithms,
+                floor: T::zero(),
+            },
+            &Precision::Learned { floor, .. } => {
+                let precision = &mut work[..parameters.len()];
+                for (precision, phi) in precision.iter_mut().zip(parameters) {
+                    *precision = phi.exp();
+                }
+                InUse {
+                    precision,
+                    log_precision: parameters,
+                    floor,
+                }
+            }
+        }
+    }
+}
+
+/// The entry of unit j in a list with one a unit, or one for all.
+fn of_unit<T: Scalar>(list: &[T], j: usize) -> T {
+    list[if list.len() == 1 { 0 } else { j }]
+}
+
+impl<T: Scalar> Loss<T> for Gaussian<T> {
+    fn parameters(&self, dim: usize) -> Vec<ParameterGroup> {
+        let count = self.count(dim);
+        let group = ParameterGroup {
+            name: "log precision".into(),
+            shape: vec![count],
+            range: 0..count,
+            fan_in: 1,
+            fan_out: 1,
+            decays: false,
+        };
+        Vec::from_iter((count > 0).then_some(group))
+    }
+
+    fn initialize(&self, _dim: usize, parameters: &mut [T]) {
+        if let Precision::Learned { initial, .. } = self.precision {
+            parameters.fill(initial.ln());
+        }
+    }
+
+    fn check_target(&self, dim: usize, _target: &[T]) -> Result<(), Error> {
+        match &self.precision {
+            Precision::Given { values, .. } if values.len() > 1 => {
+                check_fit("precisions of a Gaussian loss", values, dim)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn free_target(&self) -> bool {
+        true
+    }
+
+    fn scratch(&self, dim: usize, _batch: usize) -> usize {
+        // π, and the sums of its gradient.
+        2 * self.count(dim)
+    }
+
+    fn evaluate(
+        &self,
+        at: &Pair<'_, T>,
+        values: &mut [T],
+        d_target: Write<'_, T>,
+        d_prediction: Write<'_, T>,
+        work: &mut [T],
+    ) {
+        let half = T::of(0.5);
+        let now = self.in_use(at.parameters, work);
+        evaluate_residual(
+            at,
+            values,
+            d_target,
+            d_prediction,
+            |j, r| {
+                let variance = r * r + now.floor;
+                half * (of_unit(now.precision, j) * variance - of_unit(now.log_precision, j))
+            },
+            |j, r| of_unit(now.precision, j) * r,
+        );
+    }
+
+    fn parameter_gradient(
+        &self,
+        at: &Pair<'_, T>,
+        factors: &[T],
+        d_parameters: Write<'_, T>,
+        work: &mut [T],
+    ) {
+        let count = at.parameters.len();
+        if count == 0 || d_parameters.is_skip() {
+            return;
+        }
+        let half = T::of(0.5);
+        let (sums, work) = work.split_at_mut(count);
+        let now = self.in_use(at.parameters, work);
+        sums.fill(T::zero());
+        let columns = at.target.chunks_exact(at.dim);
+        let columns = columns.zip(at.prediction.chunks_exact(at.dim));
+        for (&factor, (z, estimate)) in factors.iter().zip(columns) {
+            for j in 0..at.dim {
+                let r = z[j] - estimate[j];
+                let excess = of_unit(now.precision, j) * (r * r + now.floor) - T::one();
+                sums[if count == 1 { 0 } else { j }] += factor * half * excess;
+            }
+        }
+        d_parameters.each(|k| sums[k]);
+    }
+
+    fn curvature(
+        &self,
+        at: &Pair<'_, T>,
+        v_target: Option<&[T]>,
+        v_prediction: Option<&[T]>,
+        out_target: Write<'_, T>,
+        out_prediction: Write<'_, T>,
+        work: &mut [T],
+    ) {
+        let now = self.in_use(at.parameters, work);
+        let second = |j: usize, _| of_unit(now.precision, j);
+        residual_curvature(
+            at,
+            v_target,
+            v_prediction,
+            out_target,
+            out_prediction,
+            second,
+        );
+    }
+
+    fn curvature_bound(&self, parameters: &[T]) -> Option<T> {
+        match &self.precision {
+            Precision::Given { values, .. } => Some(largest(values)),
+            Precision::Learned { .. } => {
+                let phi = parameters.iter().copied().reduce(|a, b| a.max(b))?;
+                Some(phi.exp())
+            }
+        }
+    }
+}

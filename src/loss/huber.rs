@@ -1,0 +1,185 @@
+//! Losses that grow linearly with large residuals.
+
+use super::units::{check_option, evaluate_residual, residual_curvature};
+use super::{Loss, Pair};
+use crate::{Error, Scalar, Write};
+
+/// Squared error of small residuals, absolute error of large ones: L(z, ẑ) = Σ_j ρ(z_j − ẑ_j) with
+/// ρ(r) = ½ r² for |r| ≤ δ, else δ (|r| − ½ δ).
+///
+/// ∂L/∂z = −∂L/∂ẑ is the residual clipped to ±δ. The curvature is the Hessian
+/// [[D, −D], [−D, D]], D diagonal with 1 for |r_j| ≤ δ and 0 elsewhere, each diagonal block of norm
+/// at most 1. Any target will do, and may be trained. A sum over the units, not a mean. Huber 1964.
+///
+/// # Examples
+/// ```
+/// use layerwise::{Huber, Loss, Pair, Write};
+///
+/// let at = Pair::new(2, &[0.5, 3.0], &[0.0, 0.0]);
+/// let (mut value, mut gradient) = ([0.0], [0.0; 2]);
+/// Huber::new(1.0)?.evaluate(&at, &mut value, Write::Set(&mut gradient), Write::Skip, &mut []);
+/// assert_eq!((value, gradient), ([0.125 + 2.5], [0.5, 1.0]));
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Huber {
+    delta: f64,
+}
+
+impl Huber {
+    /// The loss that turns linear at |r| = `delta`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for a `delta` not above 0 and finite.
+    pub fn new(delta: f64) -> Result<Self, Error> {
+        check_option("delta", delta, true)?;
+        Ok(Self { delta })
+    }
+}
+
+impl<T: Scalar> Loss<T> for Huber {
+    fn free_target(&self) -> bool {
+        true
+    }
+
+    fn scratch(&self, _dim: usize, _batch: usize) -> usize {
+        0
+    }
+
+    fn evaluate(
+        &self,
+        at: &Pair<'_, T>,
+        values: &mut [T],
+        d_target: Write<'_, T>,
+        d_prediction: Write<'_, T>,
+        _work: &mut [T],
+    ) {
+        let (half, delta) = (T::of(0.5), T::of(self.delta));
+        let value = |_, r: T| {
+            if r.abs() <= delta {
+                half * r * r
+            } else {
+                delta * (r.abs() - half * delta)
+            }
+        };
+        let slope = |_, r: T| r.clamp(-delta, delta);
+        evaluate_residual(at, values, d_target, d_prediction, value, slope);
+    }
+
+    fn curvature(
+        &self,
+        at: &Pair<'_, T>,
+        v_target: Option<&[T]>,
+        v_prediction: Option<&[T]>,
+        out_target: Write<'_, T>,
+        out_prediction: Write<'_, T>,
+        _work: &mut [T],
+    ) {
+        let delta = T::of(self.delta);
+        let second = |_, r: T| {
+            if r.abs() <= delta {
+                T::one()
+            } else {
+                T::zero()
+            }
+        };
+        residual_curvature(
+            at,
+            v_target,
+            v_prediction,
+            out_target,
+            out_prediction,
+            second,
+        );
+    }
+
+    fn curvature_bound(&self, _parameters: &[T]) -> Option<T> {
+        Some(T::one())
+    }
+}
+
+/// The smooth relative of [`Huber`]: L(z, ẑ) = Σ_j δ² (√(1 + (r_j/δ)²) − 1), r = z − ẑ.
+///
+/// It is ½ r² for |r| ≪ δ and δ |r| − δ² for |r| ≫ δ. ∂L/∂z_j = r_j / √(1 + (r_j/δ)²) = −∂L/∂ẑ_j.
+/// The curvature is the Hessian [[D, −D], [−D, D]], D_jj = (1 + (r_j/δ)²)^(−3/2), each diagonal
+/// block of norm at most 1. Any target will do, and may be trained. A sum over the units, not a
+/// mean; computed without cancellation at small and overflow at large residuals. Charbonnier et al.
+/// 1997; Hartley & Zisserman 2003.
+///
+/// # Examples
+/// ```
+/// use layerwise::{Loss, Pair, PseudoHuber, Write};
+///
+/// let at = Pair::new(1, &[3.0_f64], &[0.0]);
+/// let (mut value, mut gradient) = ([0.0], [0.0]);
+/// PseudoHuber::new(4.0)?
+///     .evaluate(&at, &mut value, Write::Set(&mut gradient), Write::Skip, &mut []);
+/// assert!((value[0] - 4.0).abs() < 1e-15);
+/// assert!((gradient[0] - 2.4).abs() < 1e-15);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PseudoHuber {
+    delta: f64,
+}
+
+impl PseudoHuber {
+    /// The loss that turns linear around |r| = `delta`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for a `delta` not above 0 and finite.
+    pub fn new(delta: f64) -> Result<Self, Error> {
+        check_option("delta", delta, true)?;
+        Ok(Self { delta })
+    }
+}
+
+impl<T: Scalar> Loss<T> for PseudoHuber {
+    fn free_target(&self) -> bool {
+        true
+    }
+
+    fn scratch(&self, _dim: usize, _batch: usize) -> usize {
+        0
+    }
+
+    fn evaluate(
+        &self,
+        at: &Pair<'_, T>,
+        values: &mut [T],
+        d_target: Write<'_, T>,
+        d_prediction: Write<'_, T>,
+        _work: &mut [T],
+    ) {
+        let delta = T::of(self.delta);
+        // With h = √(δ² + r²): δ (h − δ) = δ r² / (h + δ), without the difference.
+        let value = |_, r: T| delta * r.abs() * (r.abs() / (delta.hypot(r) + delta));
+        let slope = |_, r: T| r * (delta / delta.hypot(r));
+        evaluate_residual(at, values, d_target, d_prediction, value, slope);
+    }
+
+    fn curvature(
+        &self,
+        at: &Pair<'_, T>,
+        v_target: Option<&[T]>,
+        v_prediction: Option<&[T]>,
+        out_target: Write<'_, T>,
+        out_prediction: Write<'_, T>,
+        _work: &mut [T],
+    ) {
+        let delta = T::of(self.delta);
+        let second = |_, r: T| (delta / delta.hypot(r)).powi(3);
+        residual_curvature(
+            at,
+            v_target,
+            v_prediction,
+            out_target,
+            out_prediction,
+            second,
+        );
+    }
+
+    fn curvature_bound(&self, _parameters: &[T]) -> Option<T> {
+        Some(T::one())
+    }
+}

@@ -1,0 +1,145 @@
+//! A loss of targets that are less sure.
+
+use super::cross_entropy::check_distributions;
+use super::{Loss, Pair};
+use crate::layer::ParameterGroup;
+use crate::{Error, Scalar, Write};
+
+/// A loss of targets mixed with the uniform distribution: L(y′, x) with y′ = (1 − ε) y + ε/d, L the
+/// inner loss and y a distribution over d classes.
+///
+/// ∂/∂y is 1 − ε times the inner gradient at y′, ∂/∂x the inner one. The curvature is blockdiag(0, B),
+/// B the inner loss's block of the prediction at y′, with the inner bound. Targets must be
+/// distributions, which the inner loss accepts. They are data, and not trained: the loss serves as
+/// L, not as L_h, whatever the inner loss is. Scaled as the inner loss. Szegedy et al. 2016.
+///
+/// # Examples
+/// ```
+/// use layerwise::{LabelSmoothing, Loss, Pair, SoftmaxCrossEntropy, Write};
+///
+/// let loss = LabelSmoothing::new(SoftmaxCrossEntropy, 0.5)?;
+/// let at = Pair::new(2, &[1.0_f64, 0.0], &[0.0, 0.0]);
+/// let (mut value, mut gradient) = ([0.0], [0.0; 2]);
+/// let mut work = vec![0.0; Loss::<f64>::scratch(&loss, 2, 1)];
+/// loss.evaluate(&at, &mut value, Write::Skip, Write::Set(&mut gradient), &mut work);
+/// assert_eq!(gradient, [-0.25, 0.25]);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LabelSmoothing<L> {
+    loss: L,
+    epsilon: f64,
+}
+
+impl<L> LabelSmoothing<L> {
+    /// The loss at targets that are uniform by the part `epsilon`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for an `epsilon` not in 0..1.
+    pub fn new(loss: L, epsilon: f64) -> Result<Self, Error> {
+        if !(0.0..1.0).contains(&epsilon) {
+            return Err(Error::InvalidOption {
+                option: "epsilon",
+                value: epsilon,
+                allowed: "at least 0 and below 1",
+            });
+        }
+        Ok(Self { loss, epsilon })
+    }
+
+    fn kept<T: Scalar>(&self) -> T {
+        T::of(1.0 - self.epsilon)
+    }
+
+    /// The same place with y′, and the rest of the work memory.
+    fn smoothed<'a, T: Scalar>(
+        &self,
+        at: &Pair<'a, T>,
+        work: &'a mut [T],
+    ) -> (Pair<'a, T>, &'a mut [T]) {
+        let (target, rest) = work.split_at_mut(at.target.len());
+        let (kept, floor) = (self.kept::<T>(), T::of(self.epsilon / at.dim as f64));
+        for (smooth, &y) in target.iter_mut().zip(at.target) {
+            *smooth = kept * y + floor;
+        }
+        (Pair { target, ..*at }, rest)
+    }
+}
+
+impl<T: Scalar, L: Loss<T>> Loss<T> for LabelSmoothing<L> {
+    fn parameters(&self, dim: usize) -> Vec<ParameterGroup> {
+        self.loss.parameters(dim)
+    }
+
+    fn initialize(&self, dim: usize, parameters: &mut [T]) {
+        self.loss.initialize(dim, parameters);
+    }
+
+    fn check_target(&self, dim: usize, target: &[T]) -> Result<(), Error> {
+        self.loss.check_target(dim, target)?;
+        check_distributions(self, dim, target)
+    }
+
+    fn free_target(&self) -> bool {
+        false
+    }
+
+    fn scratch(&self, dim: usize, batch: usize) -> usize {
+        // y′, and the gradient in it.
+        2 * dim * batch + self.loss.scratch(dim, batch)
+    }
+
+    fn evaluate(
+        &self,
+        at: &Pair<'_, T>,
+        values: &mut [T],
+        d_target: Write<'_, T>,
+        d_prediction: Write<'_, T>,
+        work: &mut [T],
+    ) {
+        let (smoothed, rest) = self.smoothed(at, work);
+        let (gradient, rest) = rest.split_at_mut(at.target.len());
+        let wanted = Write::set((!d_target.is_skip()).then_some(&mut *gradient));
+        self.loss
+            .evaluate(&smoothed, values, wanted, d_prediction, rest);
+        let kept = self.kept::<T>();
+        d_target.each(|i| kept * gradient[i]);
+    }
+
+    fn parameter_gradient(
+        &self,
+        at: &Pair<'_, T>,
+        factors: &[T],
+        d_parameters: Write<'_, T>,
+        work: &mut [T],
+    ) {
+        let (smoothed, rest) = self.smoothed(at, work);
+        self.loss
+            .parameter_gradient(&smoothed, factors, d_parameters, rest);
+    }
+
+    fn curvature(
+        &self,
+        at: &Pair<'_, T>,
+        _v_target: Option<&[T]>,
+        v_prediction: Option<&[T]>,
+        out_target: Write<'_, T>,
+        out_prediction: Write<'_, T>,
+        work: &mut [T],
+    ) {
+        out_target.each(|_| T::zero());
+        let (smoothed, rest) = self.smoothed(at, work);
+        self.loss.curvature(
+            &smoothed,
+            None,
+            v_prediction,
+            Write::Skip,
+            out_prediction,
+            rest,
+        );
+    }
+
+    fn curvature_bound(&self, parameters: &[T]) -> Option<T> {
+        self.loss.curvature_bound(parameters)
+    }
+}

@@ -1,0 +1,160 @@
+//! What losses share that are sums over the units, Σ_j ℓ_j(z_j, ẑ_j).
+
+use std::fmt::Debug;
+
+use super::Pair;
+use crate::{Error, Scalar, Write};
+
+/// The value of an example and its two gradients from those of the units: `value`, `in_target` and
+/// `in_prediction` take (j, z_j, ẑ_j).
+pub(super) fn evaluate<T: Scalar>(
+    at: &Pair<'_, T>,
+    values: &mut [T],
+    mut d_target: Write<'_, T>,
+    mut d_prediction: Write<'_, T>,
+    value: impl Fn(usize, T, T) -> T,
+    in_target: impl Fn(usize, T, T) -> T,
+    in_prediction: impl Fn(usize, T, T) -> T,
+) {
+    for (i, sum) in values.iter_mut().enumerate() {
+        let column = i * at.dim..(i + 1) * at.dim;
+        let z = &at.target[column.clone()];
+        let estimate = &at.prediction[column.clone()];
+        *sum = (0..at.dim).fold(T::zero(), |sum, j| sum + value(j, z[j], estimate[j]));
+        d_target
+            .part(column.clone())
+            .each(|j| in_target(j, z[j], estimate[j]));
+        d_prediction
+            .part(column)
+            .each(|j| in_prediction(j, z[j], estimate[j]));
+    }
+}
+
+/// [`evaluate`] for units that depend on r_j = z_j − ẑ_j alone, through `value(j, r_j)` with the
+/// derivative `slope(j, r_j)`.
+pub(super) fn evaluate_residual<T: Scalar>(
+    at: &Pair<'_, T>,
+    values: &mut [T],
+    d_target: Write<'_, T>,
+    d_prediction: Write<'_, T>,
+    value: impl Fn(usize, T) -> T,
+    slope: impl Fn(usize, T) -> T,
+) {
+    evaluate(
+        at,
+        values,
+        d_target,
+        d_prediction,
+        |j, z, estimate| value(j, z - estimate),
+        |j, z, estimate| slope(j, z - estimate),
+        |j, z, estimate| -slope(j, z - estimate),
+    );
+}
+
+/// Product with the Hessian [[D, −D], [−D, D]], D = diag(second(j, r_j)).
+pub(super) fn residual_curvature<T: Scalar>(
+    at: &Pair<'_, T>,
+    v_target: Option<&[T]>,
+    v_prediction: Option<&[T]>,
+    mut out_target: Write<'_, T>,
+    mut out_prediction: Write<'_, T>,
+    second: impl Fn(usize, T) -> T,
+) {
+    let entry = |v: Option<&[T]>, k: usize| v.map_or(T::zero(), |v| v[k]);
+    for i in 0..at.examples() {
+        let column = i * at.dim..(i + 1) * at.dim;
+        let product = |j: usize| {
+            let k = column.start + j;
+            let moved = entry(v_target, k) - entry(v_prediction, k);
+            second(j, at.target[k] - at.prediction[k]) * moved
+        };
+        out_target.part(column.clone()).each(product);
+        out_prediction.part(column.clone()).each(|j| -product(j));
+    }
+}
+
+/// Product with blockdiag(0, diag(second(ẑ_j))).
+pub(super) fn prediction_curvature<T: Scalar>(
+    at: &Pair<'_, T>,
+    v_prediction: Option<&[T]>,
+    out_target: Write<'_, T>,
+    out_prediction: Write<'_, T>,
+    second: impl Fn(T) -> T,
+) {
+    out_target.each(|_| T::zero());
+    match v_prediction {
+        Some(v) => out_prediction.each(|k| second(at.prediction[k]) * v[k]),
+        None => out_prediction.each(|_| T::zero()),
+    }
+}
+
+/// Checks that every unit of every target is `allowed`, which `within` says in words.
+pub(super) fn check_units<T: Scalar>(
+    loss: &dyn Debug,
+    dim: usize,
+    target: &[T],
+    allowed: impl Fn(f64) -> bool,
+    within: &str,
+) -> Result<(), Error> {
+    let mut entries = target.iter().map(|y| y.as_f64()).enumerate();
+    entries
+        .find(|(_, y)| !allowed(*y))
+        .map_or(Ok(()), |(k, y)| {
+            Err(Error::TargetDomain {
+                loss: format!("{loss:?}"),
+                column: k / dim,
+                reason: format!("unit {} is {y}, but must be {within}", k % dim),
+            })
+        })
+}
+
+/// Checks the entries of a list, one a unit: at least one, finite, at least 0 or (`positive`) more.
+pub(super) fn check_list<T: Scalar>(
+    option: &'static str,
+    list: &[T],
+    positive: bool,
+) -> Result<(), Error> {
+    if list.is_empty() {
+        return Err(Error::Length {
+            what: option.into(),
+            expected: 1,
+            found: 0,
+        });
+    }
+    list.iter()
+        .try_for_each(|&value| check_option(option, value.as_f64(), positive))
+}
+
+/// Checks one option: finite, at least 0 or (`positive`) more.
+pub(super) fn check_option(option: &'static str, value: f64, positive: bool) -> Result<(), Error> {
+    let (fits, allowed) = if positive {
+        (value > 0.0, "above 0 and finite")
+    } else {
+        (value >= 0.0, "at least 0 and finite")
+    };
+    if fits && value.is_finite() {
+        return Ok(());
+    }
+    Err(Error::InvalidOption {
+        option,
+        value,
+        allowed,
+    })
+}
+
+/// Checks that a list with one entry a unit fits targets of `dim` rows.
+pub(super) fn check_fit<T>(what: &str, list: &[T], dim: usize) -> Result<(), Error> {
+    if list.len() == dim {
+        return Ok(());
+    }
+    Err(Error::Length {
+        what: what.into(),
+        expected: dim,
+        found: list.len(),
+    })
+}
+
+/// The largest of values that are at least 0.
+pub(super) fn largest<T: Scalar>(values: &[T]) -> T {
+    values.iter().fold(T::zero(), |top, &v| top.max(v))
+}

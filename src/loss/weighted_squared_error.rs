@@ -1,0 +1,100 @@
+//! Half the squared distance, with a weight for every unit.
+
+use super::units::{check_fit, check_list, evaluate_residual, largest, residual_curvature};
+use super::{Loss, Pair};
+use crate::{Error, Scalar, Write};
+
+/// Squared error that weighs the units: L(z, ẑ) = ½ Σ_j w_j (z_j − ẑ_j)².
+///
+/// ∂L/∂z = w ∘ (z − ẑ) = −∂L/∂ẑ. The curvature is the Hessian [[W, −W], [−W, W]], W = diag w, each
+/// diagonal block of norm max w. Any target will do, and may be trained. A sum over the units, not
+/// a mean: weights of 1 give [`SquaredError`](crate::SquaredError). Weighted least squares are
+/// Aitken's (1936).
+///
+/// There is one weight a unit, so the loss fits one dimension only: `check_target` refuses any
+/// other with [`Error::Length`].
+///
+/// # Examples
+/// ```
+/// use layerwise::{Loss, Pair, WeightedSquaredError, Write};
+///
+/// let loss = WeightedSquaredError::new(vec![1.0, 10.0])?;
+/// let at = Pair::new(2, &[1.0, 2.0], &[0.0, 4.0]);
+/// let (mut value, mut gradient) = ([0.0], [0.0; 2]);
+/// loss.evaluate(&at, &mut value, Write::Skip, Write::Set(&mut gradient), &mut []);
+/// assert_eq!((value, gradient), ([20.5], [-1.0, 20.0]));
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct WeightedSquaredError<T> {
+    weights: Vec<T>,
+}
+
+impl<T: Scalar> WeightedSquaredError<T> {
+    /// The loss with these weights, one a unit.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for a weight that is negative or not finite, [`Error::Length`] for
+    /// no weights.
+    pub fn new(weights: Vec<T>) -> Result<Self, Error> {
+        check_list("weights", &weights, false)?;
+        Ok(Self { weights })
+    }
+}
+
+impl<T: Scalar> Loss<T> for WeightedSquaredError<T> {
+    fn check_target(&self, dim: usize, _target: &[T]) -> Result<(), Error> {
+        check_fit("weights of a squared error", &self.weights, dim)
+    }
+
+    fn free_target(&self) -> bool {
+        true
+    }
+
+    fn scratch(&self, _dim: usize, _batch: usize) -> usize {
+        0
+    }
+
+    fn evaluate(
+        &self,
+        at: &Pair<'_, T>,
+        values: &mut [T],
+        d_target: Write<'_, T>,
+        d_prediction: Write<'_, T>,
+        _work: &mut [T],
+    ) {
+        let half = T::of(0.5);
+        evaluate_residual(
+            at,
+            values,
+            d_target,
+            d_prediction,
+            |j, r| half * self.weights[j] * r * r,
+            |j, r| self.weights[j] * r,
+        );
+    }
+
+    fn curvature(
+        &self,
+        at: &Pair<'_, T>,
+        v_target: Option<&[T]>,
+        v_prediction: Option<&[T]>,
+        out_target: Write<'_, T>,
+        out_prediction: Write<'_, T>,
+        _work: &mut [T],
+    ) {
+        let second = |j: usize, _| self.weights[j];
+        residual_curvature(
+            at,
+            v_target,
+            v_prediction,
+            out_target,
+            out_prediction,
+            second,
+        );
+    }
+
+    fn curvature_bound(&self, _parameters: &[T]) -> Option<T> {
+        Some(largest(&self.weights))
+    }
+}

@@ -1,0 +1,654 @@
+//! What the losses say: values, gradients and bounds by hand, their limits and relations to one
+//! another, extreme predictions, and the errors of their constructors and domains.
+
+use layerwise::{
+    BinaryCrossEntropy, ClassWeights, Error, Gaussian, Huber, KullbackLeibler, LabelSmoothing,
+    Loss, Pair, Poisson, PseudoHuber, SoftmaxCrossEntropy, SquaredError, WeightedSquaredError,
+    Write,
+};
+
+/// (L of every example, ∂L/∂z, ∂L/∂ẑ).
+type Outcome = (Vec<f64>, Vec<f64>, Vec<f64>);
+
+/// A loss of two units with z, ẑ, L, ∂L/∂z and ∂L/∂ẑ.
+type Known = (
+    Box<dyn Loss<f64>>,
+    [f64; 2],
+    [f64; 2],
+    f64,
+    [f64; 2],
+    [f64; 2],
+);
+
+fn evaluate_at(loss: &dyn Loss<f64>, at: &Pair<'_, f64>) -> Outcome {
+    let mut values = vec![f64::NAN; at.examples()];
+    let mut gradients = [
+        vec![f64::NAN; at.target.len()],
+        vec![f64::NAN; at.target.len()],
+    ];
+    let [dz, dp] = &mut gradients;
+    let mut work = vec![f64::NAN; loss.scratch(at.dim, at.examples())];
+    let (set_z, set_p) = (Write::Set(&mut dz[..]), Write::Set(&mut dp[..]));
+    loss.evaluate(at, &mut values, set_z, set_p, &mut work);
+    let [dz, dp] = gradients;
+    (values, dz, dp)
+}
+
+fn evaluate(loss: &dyn Loss<f64>, dim: usize, target: &[f64], prediction: &[f64]) -> Outcome {
+    evaluate_at(loss, &Pair::new(dim, target, prediction))
+}
+
+/// L of one example.
+fn value(loss: &dyn Loss<f64>, target: &[f64], prediction: &[f64]) -> f64 {
+    evaluate(loss, target.len(), target, prediction).0[0]
+}
+
+/// Asserts that two outcomes differ by no more than `tolerance`, relative to numbers above 1.
+fn assert_close(what: &str, found: &Outcome, expected: &Outcome, tolerance: f64) {
+    let flat = |o: &Outcome| [&o.0[..], &o.1, &o.2].concat();
+    let (a, b) = (flat(found), flat(expected));
+    assert_eq!(a.len(), b.len(), "{what}");
+    for (x, y) in a.iter().zip(&b) {
+        let error = (x - y).abs() / y.abs().max(1.0);
+        assert!(error <= tolerance, "{what}: {found:?}, not {expected:?}");
+    }
+}
+
+fn huber(delta: f64) -> Huber {
+    Huber::new(delta).unwrap()
+}
+
+fn pseudo_huber(delta: f64) -> PseudoHuber {
+    PseudoHuber::new(delta).unwrap()
+}
+
+fn weighted(weights: &[f64]) -> WeightedSquaredError<f64> {
+    WeightedSquaredError::new(weights.to_vec()).unwrap()
+}
+
+fn gaussian(precision: &[f64]) -> Gaussian<f64> {
+    Gaussian::new(precision.to_vec()).unwrap()
+}
+
+fn smoothed<L>(loss: L, epsilon: f64) -> LabelSmoothing<L> {
+    LabelSmoothing::new(loss, epsilon).unwrap()
+}
+
+fn classes<L: Loss<f64>>(weights: &[f64], loss: L) -> ClassWeights<f64, L> {
+    ClassWeights::new(weights.to_vec(), loss).unwrap()
+}
+
+/// Everything by hand, on two units.
+#[test]
+fn known_values() {
+    let (e, ln_2, ln_3) = (std::f64::consts::E, 2f64.ln(), 3f64.ln());
+    // p = (¼, ¾) for logits (0, ln 3).
+    let quarter = [7.0, 7.0 + ln_3];
+    let cases: Vec<Known> = vec![
+        (
+            Box::new(weighted(&[2.0, 0.5])),
+            [3.0, 1.0],
+            [1.0, 5.0],
+            8.0,
+            [4.0, -2.0],
+            [-4.0, 2.0],
+        ),
+        (
+            Box::new(huber(2.0)),
+            [1.0, -6.0],
+            [0.0, -1.0],
+            8.5,
+            [1.0, -2.0],
+            [-1.0, 2.0],
+        ),
+        // At |r| = δ itself: ½ δ² and δ.
+        (
+            Box::new(huber(2.0)),
+            [2.0, 0.0],
+            [0.0, 2.0],
+            4.0,
+            [2.0, -2.0],
+            [-2.0, 2.0],
+        ),
+        // r/δ = ¾ and −4/3, whose roots √(1 + (r/δ)²) are 5/4 and 5/3.
+        (
+            Box::new(pseudo_huber(12.0)),
+            [9.0, 0.0],
+            [0.0, 16.0],
+            144.0 * (0.25 + 2.0 / 3.0),
+            [7.2, -9.6],
+            [-7.2, 9.6],
+        ),
+        (
+            Box::new(gaussian(&[4.0, 0.5])),
+            [2.0, 1.0],
+            [1.0, 3.0],
+            3.0 - 0.5 * ln_2,
+            [4.0, -1.0],
+            [-4.0, 1.0],
+        ),
+        (
+            Box::new(gaussian(&[e])),
+            [1.0, 0.0],
+            [0.0, 0.0],
+            0.5 * e - 1.0,
+            [e, 0.0],
+            [-e, 0.0],
+        ),
+        (
+            Box::new(SoftmaxCrossEntropy),
+            [1.0, 0.0],
+            quarter,
+            2.0 * ln_2,
+            [2.0 * ln_2, (4.0 / 3f64).ln()],
+            [-0.75, 0.75],
+        ),
+        (
+            Box::new(KullbackLeibler),
+            [0.5, 0.5],
+            quarter,
+            ln_2 - 0.5 * ln_3,
+            [1.0 + ln_2, 1.0 + ln_2 - ln_3],
+            [-0.25, 0.25],
+        ),
+        // σ(ln 3) = ¾: −¼ ln ¾ − ¾ ln ¼ for y = ¼, ln 2 for the other unit.
+        (
+            Box::new(BinaryCrossEntropy),
+            [0.25, 1.0],
+            [ln_3, 0.0],
+            2.0 * ln_2 - 0.25 * ln_3 + ln_2,
+            [-ln_3, 0.0],
+            [0.5, -0.5],
+        ),
+        (
+            Box::new(Poisson),
+            [2.0, 0.0],
+            [1.0, ln_3],
+            e - 2.0 + 3.0,
+            [-1.0, -ln_3],
+            [e - 2.0, 3.0],
+        ),
+        // y′ = (¾, ¼): ¾ ln 4 + ¼ ln 4/3.
+        (
+            Box::new(smoothed(SoftmaxCrossEntropy, 0.5)),
+            [1.0, 0.0],
+            quarter,
+            2.0 * ln_2 - 0.25 * ln_3,
+            [ln_2, ln_2 - 0.5 * ln_3],
+            [-0.5, 0.5],
+        ),
+        // c = 3 for y = (½, ½): CE is 2 ln 2 − ½ ln 3.
+        (
+            Box::new(classes(&[2.0, 4.0], SoftmaxCrossEntropy)),
+            [0.5, 0.5],
+            quarter,
+            6.0 * ln_2 - 1.5 * ln_3,
+            [
+                6.0 * ln_2 + 2.0 * (2.0 * ln_2 - 0.5 * ln_3),
+                3.0 * (2.0 * ln_2 - ln_3) + 4.0 * (2.0 * ln_2 - 0.5 * ln_3),
+            ],
+            [-0.75, 0.75],
+        ),
+    ];
+    for (loss, target, prediction, value, dz, dp) in cases {
+        let found = evaluate(&*loss, 2, &target, &prediction);
+        let expected = (vec![value], dz.to_vec(), dp.to_vec());
+        assert_close(&format!("{loss:?}"), &found, &expected, 1e-15);
+    }
+}
+
+#[test]
+fn learned_precision_by_hand() {
+    // ½ [4 (1 + ½) − ln 4] + ½ [½ (4 + ½) + ln 2], one φ each.
+    let loss = Gaussian::learned(1.0, 0.5).unwrap();
+    let phi = [4f64.ln(), -2f64.ln()];
+    let at = Pair::new(2, &[2.0, 1.0], &[1.0, 3.0]).with_parameters(&phi);
+    let expected = (
+        vec![3.0 + 1.125 - 0.5 * 2f64.ln()],
+        vec![4.0, -1.0],
+        vec![-4.0, 1.0],
+    );
+    assert_close("one each", &evaluate_at(&loss, &at), &expected, 1e-15);
+    assert_close(
+        "one each",
+        &(phi_gradient(&loss, &at, &[3.0]), vec![], vec![]),
+        &(vec![7.5, 1.875], vec![], vec![]),
+        1e-15,
+    );
+    assert!((loss.curvature_bound(&phi).unwrap() - 4.0).abs() < 1e-15);
+
+    let loss = Gaussian::learned_shared(1.0, 0.5).unwrap();
+    let at = Pair::new(2, &[2.0, 1.0], &[1.0, 3.0]).with_parameters(&phi[..1]);
+    let expected = (vec![12.0 - 4f64.ln()], vec![4.0, -8.0], vec![-4.0, 8.0]);
+    assert_close("shared", &evaluate_at(&loss, &at), &expected, 1e-15);
+    assert_close(
+        "shared",
+        &(phi_gradient(&loss, &at, &[3.0]), vec![], vec![]),
+        &(vec![33.0], vec![], vec![]),
+        1e-15,
+    );
+}
+
+/// Σ factorᵢ ∂Lᵢ/∂φ.
+fn phi_gradient(loss: &dyn Loss<f64>, at: &Pair<'_, f64>, factors: &[f64]) -> Vec<f64> {
+    let mut gradient = vec![f64::NAN; at.parameters.len()];
+    let mut work = vec![f64::NAN; loss.scratch(at.dim, at.examples())];
+    loss.parameter_gradient(at, factors, Write::Set(&mut gradient), &mut work);
+    gradient
+}
+
+#[test]
+fn learned_precision_has_its_parameters() {
+    for (loss, count) in [
+        (Gaussian::learned(4.0, 0.0).unwrap(), 3),
+        (Gaussian::learned_shared(4.0, 0.0).unwrap(), 1),
+        (gaussian(&[4.0]), 0),
+    ] {
+        let groups = loss.parameters(3);
+        assert_eq!(groups.len(), usize::from(count > 0), "{loss:?}");
+        for group in groups {
+            assert_eq!(
+                (group.name.as_str(), group.range),
+                ("log precision", 0..count)
+            );
+            assert_eq!((group.shape, group.decays), (vec![count], false));
+        }
+        let mut phi = vec![9.0; count];
+        loss.initialize(3, &mut phi);
+        assert_eq!(phi, vec![4f64.ln(); count], "{loss:?}");
+    }
+}
+
+/// At π = 1 / (mean r² + ε) nothing pulls at φ, and at a closed gap π stays at 1/ε.
+#[test]
+fn learned_precision_is_least_at_the_inverse_variance() {
+    let target = [1.0, -2.0, 0.5, 0.3, -0.7, 1.9];
+    let prediction = [0.4, -1.0, 0.6, 0.9, 1.1, 1.2];
+    let squares: Vec<f64> = target
+        .iter()
+        .zip(prediction)
+        .map(|(z, p)| (z - p) * (z - p))
+        .collect();
+    let (third, factors) = (1.0 / 3.0, [1.0; 3]);
+    for floor in [0.0, 0.1] {
+        let variance = |unit: usize| third * (0..3).map(|i| squares[2 * i + unit]).sum::<f64>();
+        let phi = [0, 1].map(|unit| -(variance(unit) + floor).ln());
+        let each = Gaussian::learned(1.0, floor).unwrap();
+        let at = Pair::new(2, &target, &prediction).with_parameters(&phi);
+        for pull in phi_gradient(&each, &at, &factors) {
+            assert!(pull.abs() < 1e-14, "{pull}");
+        }
+        let phi = [-(squares.iter().sum::<f64>() / 6.0 + floor).ln()];
+        let shared = Gaussian::learned_shared(1.0, floor).unwrap();
+        let at = Pair::new(2, &target, &prediction).with_parameters(&phi);
+        let pull = phi_gradient(&shared, &at, &factors)[0];
+        assert!(pull.abs() < 1e-14, "{pull}");
+    }
+    let closed = Gaussian::learned(1.0, 0.25).unwrap();
+    let at = Pair::new(1, &[2.0], &[2.0]);
+    let phi = [4f64.ln()];
+    let pull = phi_gradient(&closed, &at.with_parameters(&phi), &[1.0])[0];
+    assert!(pull.abs() < 1e-15, "{pull}");
+    // Without a floor a closed gap pulls φ up by ½ an example for ever.
+    let free = Gaussian::learned(1.0, 0.0).unwrap();
+    assert_eq!(
+        phi_gradient(&free, &at.with_parameters(&[50.0]), &[1.0]),
+        [-0.5]
+    );
+}
+
+#[test]
+fn curvature_bounds() {
+    let ce = 0.5 * (1.0 + 1e-4);
+    let bounds: [(&dyn Loss<f64>, Option<f64>); 14] = [
+        (&SquaredError, Some(1.0)),
+        (&weighted(&[0.5, 3.0, 2.0]), Some(3.0)),
+        (&huber(0.1), Some(1.0)),
+        (&pseudo_huber(0.1), Some(1.0)),
+        (&gaussian(&[0.5, 3.0]), Some(3.0)),
+        // What the precisions are is not known without φ.
+        (&Gaussian::learned(1.0, 0.0).unwrap(), None),
+        (&SoftmaxCrossEntropy, Some(ce)),
+        (&KullbackLeibler, Some(ce)),
+        (&BinaryCrossEntropy, Some(0.25)),
+        (&Poisson, None),
+        (&smoothed(BinaryCrossEntropy, 0.1), Some(0.25)),
+        (&smoothed(Poisson, 0.1), None),
+        (&classes(&[2.0, 4.0], BinaryCrossEntropy), Some(1.0 + 1e-4)),
+        (&classes(&[2.0, 4.0], Poisson), None),
+    ];
+    for (loss, bound) in bounds {
+        assert_eq!(loss.curvature_bound(&[]), bound, "{loss:?}");
+    }
+}
+
+#[test]
+fn only_residual_losses_have_free_targets() {
+    let free: [&dyn Loss<f64>; 6] = [
+        &SquaredError,
+        &weighted(&[1.0]),
+        &huber(1.0),
+        &pseudo_huber(1.0),
+        &gaussian(&[1.0]),
+        &Gaussian::learned(1.0, 0.0).unwrap(),
+    ];
+    assert!(free.iter().all(|loss| loss.free_target()));
+    let fixed: [&dyn Loss<f64>; 6] = [
+        &SoftmaxCrossEntropy,
+        &KullbackLeibler,
+        &BinaryCrossEntropy,
+        &Poisson,
+        &smoothed(SquaredError, 0.1),
+        &classes(&[1.0], SquaredError),
+    ];
+    assert!(!fixed.iter().any(|loss| loss.free_target()));
+}
+
+const TARGET: [f64; 6] = [0.9, -0.3, 0.2, 0.4, 1.2, -0.8];
+const PREDICTION: [f64; 6] = [0.1, 0.5, -0.6, 1.3, 0.7, -0.1];
+/// Two distributions over three classes.
+const SOFT: [f64; 6] = [0.5, 0.25, 0.25, 0.0, 0.125, 0.875];
+
+#[test]
+fn residual_losses_that_are_squared_error() {
+    let expected = evaluate(&SquaredError, 3, &TARGET, &PREDICTION);
+    let same: [(&dyn Loss<f64>, f64); 6] = [
+        (&weighted(&[1.0; 3]), 1e-15),
+        (&gaussian(&[1.0]), 1e-15),
+        (&gaussian(&[1.0; 3]), 1e-15),
+        // No residual exceeds 1.
+        (&huber(1.0), 1e-15),
+        (&huber(1e300), 1e-15),
+        (&pseudo_huber(1e9), 1e-15),
+    ];
+    for (loss, tolerance) in same {
+        let found = evaluate(loss, 3, &TARGET, &PREDICTION);
+        assert_close(&format!("{loss:?}"), &found, &expected, tolerance);
+    }
+}
+
+/// ½ r² at small residuals and δ |r| − δ² at large ones, to the last digits.
+#[test]
+fn pseudo_huber_neither_cancels_nor_overflows() {
+    for (delta, r) in [(1.0, 1e-9), (2.5, 1e-9), (1.0, 1e-100), (1e100, 1.0)] {
+        let found = value(&pseudo_huber(delta), &[r], &[0.0]) / (0.5 * r * r);
+        assert!(
+            (found - 1.0).abs() < 1e-14,
+            "δ = {delta}, r = {r}: {found} of ½ r²"
+        );
+    }
+    for (delta, r) in [(1.0_f64, 1e300_f64), (1e-5, -1e300), (1e-50, 1e200)] {
+        let (value, dz, _) = evaluate(&pseudo_huber(delta), 1, &[r], &[0.0]);
+        let found = value[0] / (delta * r.abs());
+        assert!(
+            (found - 1.0).abs() < 1e-14,
+            "δ = {delta}, r = {r}: {found} of δ |r|"
+        );
+        assert!((dz[0] / (delta * r.signum()) - 1.0).abs() < 1e-14, "{dz:?}");
+    }
+}
+
+/// Unit by unit it is the cross entropy of two classes with logits (x, 0).
+#[test]
+fn binary_cross_entropy_is_that_of_two_classes() {
+    for x in [-700.0, -30.0, -1.5, 0.0, 0.3, 2.0, 40.0, 700.0] {
+        for y in [0.0, 0.3, 1.0] {
+            let (found, dz, dp) = evaluate(&BinaryCrossEntropy, 1, &[y], &[x]);
+            let (expected, by_class, in_logits) =
+                evaluate(&SoftmaxCrossEntropy, 2, &[y, 1.0 - y], &[x, 0.0]);
+            let found = (found, dz, dp);
+            let expected = (
+                expected,
+                vec![by_class[0] - by_class[1]],
+                vec![in_logits[0]],
+            );
+            assert_close(&format!("x = {x}, y = {y}"), &found, &expected, 1e-12);
+        }
+    }
+}
+
+#[test]
+fn binary_cross_entropy_keeps_the_digits_of_small_losses() {
+    for (y, x) in [(1.0, 40.0), (0.0, -40.0), (1.0, 700.0), (0.0, -700.0)] {
+        let (value, _, dp) = evaluate(&BinaryCrossEntropy, 1, &[y], &[x]);
+        let expected = (-x.abs()).exp();
+        assert!((value[0] / expected - 1.0).abs() < 1e-15, "{value:?}");
+        assert!((dp[0].abs() / expected - 1.0).abs() < 1e-15, "{dp:?}");
+    }
+}
+
+#[test]
+fn divergence_is_cross_entropy_less_entropy() {
+    let found = evaluate(&KullbackLeibler, 3, &SOFT, &PREDICTION);
+    let (mut values, mut dz, dp) = evaluate(&SoftmaxCrossEntropy, 3, &SOFT, &PREDICTION);
+    for (value, y) in values.iter_mut().zip(SOFT.chunks_exact(3)) {
+        let entropy: f64 = y.iter().filter(|y| **y > 0.0).map(|y| -y * y.ln()).sum();
+        *value -= entropy;
+    }
+    assert_eq!(found.1[3], f64::NEG_INFINITY, "at a probability of 0");
+    for (d, y) in dz.iter_mut().zip(SOFT) {
+        *d += y.ln() + 1.0;
+    }
+    assert_eq!(found.2, dp);
+    let finite = |mut dz: Vec<f64>| {
+        dz.remove(3);
+        dz
+    };
+    let found = (found.0, finite(found.1), found.2);
+    assert_close("KL", &found, &(values, finite(dz), dp), 1e-15);
+    // Of a softmax from itself, whatever the common shift.
+    let y = [0.1, 0.2, 0.7];
+    let logits = y.map(|y: f64| y.ln() + 5.0);
+    assert!(value(&KullbackLeibler, &y, &logits).abs() < 1e-15);
+    // A class that the target excludes may have any logit.
+    assert_eq!(value(&KullbackLeibler, &[0.0, 1.0], &[-1e300, 3.0]), 0.0);
+}
+
+#[test]
+fn wrappers_that_change_nothing_have_the_same_bits() {
+    fn unchanged(inner: impl Loss<f64> + Copy) {
+        let expected = evaluate(&inner, 3, &SOFT, &PREDICTION);
+        let smooth = smoothed(inner, 0.0);
+        assert_eq!(evaluate(&smooth, 3, &SOFT, &PREDICTION), expected);
+        let weighted = classes(&[1.0; 3], inner);
+        let (values, dz, dp) = evaluate(&weighted, 3, &SOFT, &PREDICTION);
+        assert_eq!((&values, &dp), (&expected.0, &expected.2));
+        // The product rule adds L.
+        for (k, d) in dz.iter().enumerate() {
+            assert_eq!(*d, expected.1[k] + values[k / 3]);
+        }
+    }
+    unchanged(SoftmaxCrossEntropy);
+    unchanged(KullbackLeibler);
+}
+
+/// (L, ∂L/∂ẑ) of one example with two classes.
+fn two_classes(target: [f64; 2], prediction: [f64; 2]) -> (f64, Vec<f64>) {
+    let (value, _, dp) = evaluate(&SoftmaxCrossEntropy, 2, &target, &prediction);
+    (value[0], dp)
+}
+
+#[test]
+fn no_spread_of_logits_overflows() {
+    for prediction in [[0.0, 2000.0], [-2000.0, 0.0], [1e300, 1.5e300]] {
+        let spread = prediction[1] - prediction[0];
+        assert_eq!(two_classes([0.0, 1.0], prediction), (0.0, vec![0.0, 0.0]));
+        assert_eq!(
+            two_classes([1.0, 0.0], prediction),
+            (spread, vec![-1.0, 1.0])
+        );
+        let swapped = [prediction[1], prediction[0]];
+        assert_eq!(two_classes([1.0, 0.0], swapped), (0.0, vec![0.0, 0.0]));
+        assert_eq!(two_classes([0.0, 1.0], swapped), (spread, vec![1.0, -1.0]));
+    }
+}
+
+#[test]
+fn extreme_logits_give_finite_numbers() {
+    let losses: [&dyn Loss<f64>; 5] = [
+        &SoftmaxCrossEntropy,
+        &KullbackLeibler,
+        &BinaryCrossEntropy,
+        &smoothed(SoftmaxCrossEntropy, 0.1),
+        &classes(&[1.0, 2.0], SoftmaxCrossEntropy),
+    ];
+    for loss in losses {
+        for logits in [
+            [1e300, -1e300],
+            [-1e300, 1e300],
+            [1e300, 1e300],
+            [-750.0, 750.0],
+        ] {
+            let (values, dz, dp) = evaluate(loss, 2, &[0.25, 0.75], &logits);
+            let mut all = values.iter().chain(&dz).chain(&dp);
+            assert!(all.all(|x| x.is_finite()), "{loss:?} {logits:?}");
+        }
+    }
+}
+
+/// Every error has its numbers in its message.
+#[test]
+fn errors() {
+    fn error<T>(result: Result<T, Error>) -> Error {
+        result.err().expect("an error")
+    }
+    let check = |loss: &dyn Loss<f64>, dim, target: &[f64]| error(loss.check_target(dim, target));
+    let nan = f64::NAN;
+    let cases: Vec<(Error, &[&str])> = vec![
+        (
+            error(WeightedSquaredError::new(vec![1.0, -0.5])),
+            &["weights", "-0.5", "at least 0"],
+        ),
+        (
+            error(WeightedSquaredError::new(vec![f64::INFINITY])),
+            &["weights", "inf", "finite"],
+        ),
+        (
+            error(WeightedSquaredError::<f64>::new(vec![])),
+            &["weights", "length 1", "found 0"],
+        ),
+        (
+            check(&weighted(&[1.0, 2.0]), 3, &TARGET),
+            &["weights", "length 3", "found 2"],
+        ),
+        (error(Huber::new(0.0)), &["delta", "is 0,", "above 0"]),
+        (error(Huber::new(nan)), &["delta", "NaN", "above 0"]),
+        (error(PseudoHuber::new(-2.0)), &["delta", "-2", "above 0"]),
+        (
+            error(PseudoHuber::new(f64::INFINITY)),
+            &["delta", "inf", "finite"],
+        ),
+        (
+            check(&BinaryCrossEntropy, 2, &[0.0, 1.0, 0.5, 1.25]),
+            &[
+                "BinaryCrossEntropy",
+                "column 1",
+                "unit 1",
+                "1.25",
+                "from 0 to 1",
+            ],
+        ),
+        (
+            check(&BinaryCrossEntropy, 2, &[-0.5, 1.0]),
+            &["column 0", "unit 0", "-0.5"],
+        ),
+        (check(&BinaryCrossEntropy, 1, &[nan]), &["NaN"]),
+        (
+            check(&KullbackLeibler, 2, &[0.5, 0.5, 0.5, 0.25]),
+            &["KullbackLeibler", "column 1", "0.75"],
+        ),
+        (
+            check(&KullbackLeibler, 2, &[1.5, -0.5]),
+            &["column 0", "class 1", "-0.5"],
+        ),
+        (
+            check(&Poisson, 2, &[0.0, 1.5, -1.0, 2.0]),
+            &["Poisson", "column 1", "unit 0", "-1", "at least 0"],
+        ),
+        (check(&Poisson, 1, &[f64::INFINITY]), &["inf", "finite"]),
+        (
+            error(LabelSmoothing::new(SoftmaxCrossEntropy, 1.0)),
+            &["epsilon", "is 1,", "below 1"],
+        ),
+        (
+            error(LabelSmoothing::new(SoftmaxCrossEntropy, -0.1)),
+            &["epsilon", "-0.1", "at least 0"],
+        ),
+        // What the inner loss accepts may still be no distribution.
+        (
+            check(&smoothed(SquaredError, 0.1), 2, &[0.5, 0.25]),
+            &["LabelSmoothing", "column 0", "0.75"],
+        ),
+        (
+            check(&smoothed(BinaryCrossEntropy, 0.1), 1, &[2.0]),
+            &["BinaryCrossEntropy", "unit 0", "2"],
+        ),
+        (
+            error(ClassWeights::new(vec![-1.0], SoftmaxCrossEntropy)),
+            &["weights", "-1", "at least 0"],
+        ),
+        (
+            error(ClassWeights::<f64, _>::new(vec![], SoftmaxCrossEntropy)),
+            &["weights", "found 0"],
+        ),
+        (
+            check(&classes(&[1.0; 2], SoftmaxCrossEntropy), 3, &SOFT),
+            &["class weights", "length 3", "found 2"],
+        ),
+        (
+            check(&classes(&[1.0; 2], SquaredError), 2, &[0.5, 0.25]),
+            &["ClassWeights", "column 0", "0.75"],
+        ),
+        (
+            check(&classes(&[1.0], BinaryCrossEntropy), 1, &[2.0]),
+            &["BinaryCrossEntropy", "unit 0", "2"],
+        ),
+        (
+            error(Gaussian::new(vec![1.0, 0.0])),
+            &["precision", "is 0,", "above 0"],
+        ),
+        (
+            error(Gaussian::<f64>::new(vec![])),
+            &["precision", "found 0"],
+        ),
+        (
+            check(&gaussian(&[1.0, 2.0]), 3, &TARGET),
+            &["precisions", "length 3", "found 2"],
+        ),
+        (
+            error(Gaussian::learned(0.0, 0.1)),
+            &["initial_precision", "is 0,", "above 0"],
+        ),
+        (
+            error(Gaussian::learned(1.0, -0.1)),
+            &["variance_floor", "-0.1", "at least 0"],
+        ),
+        (
+            error(Gaussian::learned_shared(nan, 0.1)),
+            &["initial_precision", "NaN"],
+        ),
+    ];
+    for (error, texts) in cases {
+        let message = error.to_string();
+        for text in texts {
+            assert!(message.contains(text), "'{text}' is not in '{message}'");
+        }
+    }
+}
+
+#[test]
+fn targets_of_the_domain_are_accepted() {
+    let accepted: [(&dyn Loss<f64>, usize, &[f64]); 8] = [
+        (&weighted(&[0.0, 1.0, 2.0]), 3, &TARGET),
+        (&gaussian(&[2.0]), 3, &TARGET),
+        (&Gaussian::learned(1.0, 0.0).unwrap(), 3, &TARGET),
+        (&BinaryCrossEntropy, 3, &SOFT),
+        (&KullbackLeibler, 3, &SOFT),
+        (&Poisson, 2, &[0.0, 2.5]),
+        (&smoothed(SoftmaxCrossEntropy, 0.1), 3, &SOFT),
+        (&classes(&[0.0, 1.0, 2.0], KullbackLeibler), 3, &SOFT),
+    ];
+    for (loss, dim, target) in accepted {
+        assert_eq!(loss.check_target(dim, target), Ok(()), "{loss:?}");
+    }
+}

@@ -1,0 +1,249 @@
+//! Minibatches and per-example targets on MNIST (or any data in its format): backprop beside
+//! schemes that refresh, keep, or carry the auxiliary targets.
+//!
+//! `cargo run --release --example mnist -- --data DIR`; `--help` lists the options.
+
+mod idx;
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+use idx::Idx;
+use layerwise::nalgebra::DMatrix;
+use layerwise::{
+    Activation, Adam, Alternating, Backprop, Circuit, DecoupledCircuit, Dense, Error, Phase,
+    ReverseSweep, SoftmaxCrossEntropy, Standardizer, TargetInit, Trainer, metrics,
+};
+use serde::Serialize;
+
+/// Trains tanh circuits on images in the IDX format by several schemes; one line a scheme and seed:
+/// test accuracy in per cent after each epoch, the gap as the last epoch's visits met and left it, and
+/// seconds of training.
+#[derive(Parser)]
+struct Options {
+    /// Folder with train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and
+    /// t10k-labels-idx1-ubyte, uncompressed; examples/data/README.md says where they come from.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Seeds of weights and shuffling.
+    #[arg(long, value_delimiter = ',', default_value = "0")]
+    seeds: Vec<u64>,
+    /// Schemes to run.
+    #[arg(long, value_delimiter = ',', default_values_t = SchemeName::DEFAULT)]
+    scheme: Vec<SchemeName>,
+    /// Share of an example's residual that the residual scheme keeps.
+    #[arg(long, default_value_t = KEEP)]
+    keep: f64,
+    /// Epochs.
+    #[arg(long, default_value_t = 4)]
+    epochs: u64,
+    /// Examples a batch.
+    #[arg(long, default_value_t = 128)]
+    batch: usize,
+    /// Widths of the hidden layers.
+    #[arg(long, value_delimiter = ',', default_value = "512,512")]
+    widths: Vec<usize>,
+    /// Learning rate of Adam.
+    #[arg(long, default_value_t = 1e-3)]
+    rate: f64,
+    /// Only the first so many training images.
+    #[arg(long)]
+    limit: Option<usize>,
+    /// Threads that share the layers' problems, at most one a layer.
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// One JSON object a row.
+    #[arg(long)]
+    json: bool,
+}
+
+/// The share that did best of those tried; docs/evidence.md has them all.
+const KEEP: f64 = 0.25;
+
+#[derive(Clone, Copy, PartialEq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum SchemeName {
+    /// The coupled baseline.
+    Backprop,
+    /// Targets from a forward pass on each visit, one reverse sweep: nothing is kept.
+    Refreshed,
+    /// Residuals kept by example, one reverse sweep.
+    Residual,
+    /// Targets kept by example as they are, one reverse sweep.
+    Persistent,
+}
+
+impl SchemeName {
+    const DEFAULT: [Self; 4] = [
+        Self::Backprop,
+        Self::Refreshed,
+        Self::Residual,
+        Self::Persistent,
+    ];
+
+    fn phase(self, options: &Options) -> Result<Phase<f32>, Error> {
+        let rule = Adam::new(options.rate)?;
+        let sweep = ReverseSweep::new(1);
+        Ok(match self {
+            Self::Backprop => Phase::new(Backprop, rule),
+            Self::Refreshed => Phase::new(Alternating::refreshed(sweep), rule),
+            Self::Residual => Phase::new(Alternating::residual(sweep, options.keep)?, rule),
+            Self::Persistent => Phase::new(Alternating::persistent(sweep), rule),
+        }
+        .epochs(options.epochs)
+        .batch_size(options.batch))
+    }
+}
+
+impl std::fmt::Display for SchemeName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let value = self.to_possible_value().expect("no variant is hidden");
+        f.write_str(value.get_name())
+    }
+}
+
+/// Images (pixels × n, in 0..=1) and their labels.
+struct Images {
+    pixels: DMatrix<f32>,
+    labels: Vec<usize>,
+}
+
+const CLASSES: usize = 10;
+
+impl Images {
+    fn read(folder: &Path, name: &str, limit: Option<usize>) -> Result<Self, String> {
+        let images = Idx::<3>::read(&folder.join(format!("{name}-images-idx3-ubyte")))?;
+        let labels = Idx::<1>::read(&folder.join(format!("{name}-labels-idx1-ubyte")))?;
+        let [count, rows, columns] = images.extents;
+        if count != labels.extents[0] {
+            return Err(format!(
+                "{name}: {count} images, {:?} labels",
+                labels.extents
+            ));
+        }
+        let count = limit.unwrap_or(count).min(count);
+        let pixels = images.bytes.iter().map(|&byte| f32::from(byte) / 255.0);
+        let labels = labels.bytes[..count].iter().map(|&label| label.into());
+        Ok(Self {
+            pixels: DMatrix::from_iterator(
+                rows * columns,
+                count,
+                pixels.take(rows * columns * count),
+            ),
+            labels: labels.collect(),
+        })
+    }
+}
+
+/// One line of the output.
+#[derive(Serialize)]
+struct Row {
+    scheme: SchemeName,
+    seed: u64,
+    /// By epoch, in 0..=1.
+    test_accuracy: Vec<f64>,
+    /// By epoch; none for backprop.
+    gap_met: Vec<Option<f32>>,
+    gap_left: Vec<Option<f32>>,
+    seconds: f64,
+}
+
+fn run(
+    scheme: SchemeName,
+    seed: u64,
+    options: &Options,
+    (train, test): (&Images, &Images),
+) -> Result<Row, Box<dyn std::error::Error>> {
+    let mut builder = Circuit::builder()
+        .output_loss(SoftmaxCrossEntropy)
+        .seed(seed);
+    let mut input = train.pixels.nrows();
+    for &width in &options.widths {
+        builder = builder.layer(Dense::new(input, width, Activation::Tanh)?);
+        input = width;
+    }
+    let circuit = builder
+        .layer(Dense::new(input, CLASSES, Activation::Identity)?)
+        .build()?;
+    let mut model = DecoupledCircuit::new(circuit);
+    let targets = metrics::one_hot(&train.labels, CLASSES)?;
+    model.add_examples(&train.pixels, &targets, &TargetInit::ForwardPass)?;
+    let mut trainer = Trainer::new(scheme.phase(options)?)
+        .seed(seed)
+        .threads(options.threads)
+        .measure_every(0);
+    let mut test_accuracy = Vec::new();
+    let mut failure = None;
+    // Measured on the side, so that the seconds are those of training.
+    let mut testing = 0.0;
+    let report = trainer.run_with(&mut model, |progress| {
+        let start = std::time::Instant::now();
+        let outputs = progress.model.predict(&test.pixels);
+        match outputs.and_then(|outputs| metrics::accuracy(&test.labels, &outputs)) {
+            Ok(accuracy) => test_accuracy.push(accuracy),
+            Err(error) => {
+                failure = Some(error);
+                return ControlFlow::Break(());
+            }
+        }
+        testing += start.elapsed().as_secs_f64();
+        ControlFlow::Continue(())
+    })?;
+    if let Some(error) = failure {
+        return Err(error.into());
+    }
+    Ok(Row {
+        scheme,
+        seed,
+        test_accuracy,
+        gap_met: report.history.iter().map(|record| record.gap_met).collect(),
+        gap_left: report
+            .history
+            .iter()
+            .map(|record| record.gap_left)
+            .collect(),
+        seconds: report.seconds - testing,
+    })
+}
+
+fn compare(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
+    let mut train = Images::read(&options.data, "train", options.limit)?;
+    let mut test = Images::read(&options.data, "t10k", None)?;
+    if test.pixels.nrows() != train.pixels.nrows() {
+        return Err("training and test images differ in size".into());
+    }
+    let centre = Standardizer::fit_mean_only(&train.pixels)?;
+    train.pixels = centre.transform(&train.pixels)?;
+    test.pixels = centre.transform(&test.pixels)?;
+    for &seed in &options.seeds {
+        for &scheme in &options.scheme {
+            let row = run(scheme, seed, options, (&train, &test))?;
+            if options.json {
+                println!("{}", serde_json::to_string(&row)?);
+                continue;
+            }
+            print!("{scheme:<10} seed {seed:<3} test %");
+            for accuracy in &row.test_accuracy {
+                print!(" {:>6.2}", 100.0 * accuracy);
+            }
+            let last = |gaps: &[Option<f32>]| gaps.last().copied().flatten();
+            if let (Some(met), Some(left)) = (last(&row.gap_met), last(&row.gap_left)) {
+                print!("   gap met {met:.3}, left {left:.3}");
+            }
+            println!("   {:.1} s", row.seconds);
+        }
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    match compare(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

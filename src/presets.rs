@@ -5,6 +5,7 @@
 //! | [`proposal`] | θ and z descend E together, μ = 1 | the proposal that this crate implements |
 //! | [`mac`] | Z-step on persistent targets, W-step, μ growing | Carreira-Perpiñán & Wang 2014 |
 //! | [`predictive_coding`] | forward pass, K synchronous Z-steps, W-step | Whittington & Bogacz 2017 |
+//! | [`carried_residuals`] | Z-step on residuals carried through minibatches, W-step | this crate |
 //! | [`z_il`] | the same with gradients taken so that they are backprop's | Song et al. 2020 |
 //! | [`fixed_prediction`] | predictions and Jacobians held at the forward pass | Millidge et al. 2022 |
 //!
@@ -67,6 +68,37 @@ pub fn mac<T: Scalar>(
     }
     let phase = Phase::new(Alternating::persistent(solver), rule);
     Ok(phase.penalty_schedule(Schedule::geometric(growth)?))
+}
+
+/// Per-example targets that survive minibatches: every example keeps its residuals
+/// r_t = z_t − f(z_{t−1}) from visit to visit, a share of them that falls on a line from 1 to 0 over
+/// the phase; `solver` moves the targets that they give.
+///
+/// Targets kept as they are go stale between visits, since θ moves on. Carried residuals follow θ;
+/// their share falls because what an example's last visit left helps early and is noise late.
+/// `docs/evidence.md` has the comparison, and what else was tried.
+///
+/// # Examples
+/// ```
+/// use layerwise::{Adam, Phase, ReverseSweep, presets};
+///
+/// let phase: Phase<f32> = presets::carried_residuals(ReverseSweep::new(1), Adam::new(1e-3)?)?
+///     .epochs(4)
+///     .batch_size(128);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+///
+/// # Errors
+/// None today; the options that it fixes are in range.
+pub fn carried_residuals<T: Scalar>(
+    solver: impl TargetSolver<T> + 'static,
+    rule: impl Optimizer<T> + 'static,
+) -> Result<Phase<T>, Error> {
+    let share = Schedule::linear(0.0)?;
+    Ok(Phase::new(
+        Alternating::residual_scheduled(solver, 1.0, share)?,
+        rule,
+    ))
 }
 
 /// Predictive coding: the targets (activities) start at the forward pass, relax by K = `steps`

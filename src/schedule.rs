@@ -8,6 +8,7 @@ use crate::Error;
 /// |---|---|
 /// | [`Schedule::CONSTANT`] | 1 |
 /// | [`Schedule::cosine`] | r + (1 − r) (1 + cos πs)/2 (Loshchilov & Hutter 2017) |
+/// | [`Schedule::linear`] | 1 + (r − 1) s |
 /// | [`Schedule::geometric`] | r^s: decay below 1, growth above (penalty continuation) |
 /// | [`Schedule::steps`] | r^⌊k/m⌋ |
 ///
@@ -37,6 +38,7 @@ pub struct Schedule {
 enum Shape {
     Constant,
     Cosine { end: f64 },
+    Linear { end: f64 },
     Geometric { end: f64 },
     Steps { every: u64, ratio: f64 },
 }
@@ -67,6 +69,21 @@ impl Schedule {
             });
         }
         Ok(Self::of(Shape::Cosine { end }))
+    }
+
+    /// A line from 1 to r = `end`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] unless `end` is finite and not negative.
+    pub fn linear(end: f64) -> Result<Self, Error> {
+        if !(end.is_finite() && end >= 0.0) {
+            return Err(Error::InvalidOption {
+                option: "Schedule::linear's end",
+                value: end,
+                allowed: "finite and not negative",
+            });
+        }
+        Ok(Self::of(Shape::Linear { end }))
     }
 
     /// The same ratio from step to step, from 1 to r = `end`.
@@ -120,6 +137,7 @@ impl Schedule {
             Shape::Cosine { end } => {
                 end + (1.0 - end) * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
             }
+            Shape::Linear { end } => 1.0 + (end - 1.0) * progress,
             Shape::Geometric { end } => end.powf(progress),
             Shape::Steps { every, ratio } => ratio.powf((step / every) as f64),
         }

@@ -12,7 +12,12 @@ pub struct Idx<const D: usize> {
 impl<const D: usize> Idx<D> {
     /// Reads the file, or says what is wrong with it.
     pub fn read(path: &Path) -> Result<Self, String> {
-        let file = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let file = std::fs::read(path).map_err(|error| {
+            format!(
+                "{}: {error}; examples/data/README.md says where the data come from",
+                path.display()
+            )
+        })?;
         Self::parse(&file).map_err(|error| format!("{}: {error}", path.display()))
     }
 

@@ -14,7 +14,7 @@ use idx::Idx;
 use layerwise::nalgebra::DMatrix;
 use layerwise::{
     Activation, Adam, Alternating, Backprop, Circuit, DecoupledCircuit, Dense, Error, Phase,
-    ReverseSweep, SoftmaxCrossEntropy, Standardizer, TargetInit, Trainer, metrics,
+    ReverseSweep, Schedule, SoftmaxCrossEntropy, Standardizer, TargetInit, Trainer, metrics,
 };
 use serde::Serialize;
 
@@ -33,9 +33,12 @@ struct Options {
     /// Schemes to run.
     #[arg(long, value_delimiter = ',', default_values_t = SchemeName::DEFAULT)]
     scheme: Vec<SchemeName>,
-    /// Share of an example's residual that the residual scheme keeps.
-    #[arg(long, default_value_t = KEEP)]
+    /// Share of an example's residual that the residual scheme keeps at first.
+    #[arg(long, default_value_t = 1.0)]
     keep: f64,
+    /// The same at the end, relative to the first, on a line.
+    #[arg(long, default_value_t = 0.0)]
+    keep_end: f64,
     /// Epochs.
     #[arg(long, default_value_t = 4)]
     epochs: u64,
@@ -58,9 +61,6 @@ struct Options {
     #[arg(long)]
     json: bool,
 }
-
-/// The share that did best of those tried; docs/evidence.md has them all.
-const KEEP: f64 = 0.25;
 
 #[derive(Clone, Copy, PartialEq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -89,7 +89,11 @@ impl SchemeName {
         Ok(match self {
             Self::Backprop => Phase::new(Backprop, rule),
             Self::Refreshed => Phase::new(Alternating::refreshed(sweep), rule),
-            Self::Residual => Phase::new(Alternating::residual(sweep, options.keep)?, rule),
+            Self::Residual => {
+                let share = Schedule::linear(options.keep_end)?;
+                let scheme = Alternating::residual_scheduled(sweep, options.keep, share)?;
+                Phase::new(scheme, rule)
+            }
             Self::Persistent => Phase::new(Alternating::persistent(sweep), rule),
         }
         .epochs(options.epochs)

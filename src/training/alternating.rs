@@ -3,6 +3,7 @@
 use super::residuals::Residuals;
 use super::visit::{Scheme, Visit};
 use crate::decoupled::{DecoupledCircuit, TargetUse};
+use crate::schedule::Schedule;
 use crate::target_solver::TargetSolver;
 use crate::{Error, Scalar};
 
@@ -17,13 +18,15 @@ pub enum TargetPolicy {
     Refreshed,
     /// Every example keeps its residuals r_t = z_t − f(z_{t−1}); a visit starts from
     /// z_t = f(z_{t−1}) + γ r_t, t = 1, …, T−1 in turn, at the present θ. With r = 0, or γ = 0,
-    /// this is `Refreshed`.
+    /// this is `Refreshed`. γ is `keep` times the schedule's factor at the visit.
     ///
     /// The residuals are taken from the model's targets when a phase begins, and the targets are
     /// brought to what the residuals give when it ends. Costs a second array of the targets' size.
     Residual {
-        /// γ, the share of the residual that is kept, in 0..=1.
+        /// The share of the residual that is kept at first, in 0..=1.
         keep: f64,
+        /// How the share changes over the visits of the phase.
+        schedule: Schedule,
     },
 }
 
@@ -66,6 +69,19 @@ impl<T: Scalar> Alternating<T> {
     /// # Errors
     /// [`Error::InvalidOption`] unless γ is in 0..=1.
     pub fn residual(solver: impl TargetSolver<T> + 'static, keep: f64) -> Result<Self, Error> {
+        Self::residual_scheduled(solver, keep, Schedule::CONSTANT)
+    }
+
+    /// The same with a share that changes over the visits of the phase, `keep` times the schedule's
+    /// factor.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] unless `keep` is in 0..=1.
+    pub fn residual_scheduled(
+        solver: impl TargetSolver<T> + 'static,
+        keep: f64,
+        schedule: Schedule,
+    ) -> Result<Self, Error> {
         if !(0.0..=1.0).contains(&keep) {
             return Err(Error::InvalidOption {
                 option: "Alternating::residual's keep",
@@ -73,7 +89,7 @@ impl<T: Scalar> Alternating<T> {
                 allowed: "in 0..=1",
             });
         }
-        let policy = TargetPolicy::Residual { keep };
+        let policy = TargetPolicy::Residual { keep, schedule };
         Ok(Self::new(Some(Box::new(solver)), policy))
     }
 
@@ -135,13 +151,15 @@ impl<T: Scalar> Scheme<T> for Alternating<T> {
     }
 
     fn visit(&mut self, visit: &mut Visit<'_, '_, T>) -> Result<T, Error> {
+        let share = match self.policy {
+            TargetPolicy::Residual { keep, schedule } => keep * visit.scheduled(schedule),
+            _ => 0.0,
+        };
         let mut problem = visit.target_problem();
         match self.policy {
             TargetPolicy::Persistent => {}
             TargetPolicy::Refreshed => problem.refresh()?,
-            TargetPolicy::Residual { keep } => {
-                self.residuals.load(T::of(keep), &mut problem)?;
-            }
+            TargetPolicy::Residual { .. } => self.residuals.load(T::of(share), &mut problem)?,
         }
         let met = problem.squared_gap();
         if let Some(solver) = &mut self.solver {

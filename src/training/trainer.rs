@@ -391,6 +391,7 @@ impl<T: Scalar> Run<'_, T> {
             sums.factor = phase.schedule.factor(*visits, total);
             let DecoupledCircuit { circuit, examples } = &mut *self.model;
             penalties.apply(*visits, total, circuit)?;
+            let number = (*visits, total);
             let (scheme, workspace) = (&mut phase.scheme, &mut self.workspace);
             let target_use = scheme.target_use();
             let value = lend(
@@ -407,6 +408,7 @@ impl<T: Scalar> Run<'_, T> {
                         optimizer,
                         gaps: &mut sums.gaps,
                         factor: sums.factor,
+                        number,
                         execution: self.execution,
                     })
                 },

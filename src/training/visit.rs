@@ -8,6 +8,7 @@ use crate::decoupled::{DecoupledCircuit, TargetUse};
 use crate::execution::Execution;
 use crate::kernel::all_finite;
 use crate::optimizer::{Optimizer, Step};
+use crate::schedule::Schedule;
 use crate::target_solver::TargetProblem;
 use crate::{Error, Quantity, Scalar};
 
@@ -92,6 +93,8 @@ pub struct Visit<'a, 'b, T: Scalar> {
     pub(crate) optimizer: &'a mut ParameterOptimizer<T>,
     pub(crate) gaps: &'a mut Gaps,
     pub(crate) factor: f64,
+    /// The number of the visit in its phase, from 0, and how many there are at most.
+    pub(crate) number: (u64, u64),
     pub(crate) execution: Execution,
 }
 
@@ -114,6 +117,12 @@ impl<'b, T: Scalar> Visit<'_, 'b, T> {
     /// The factor of the learning rates that the schedule gives for this visit.
     pub fn factor(&self) -> f64 {
         self.factor
+    }
+
+    /// The factor of `schedule` at this visit of the phase.
+    pub fn scheduled(&self, schedule: Schedule) -> f64 {
+        let (number, count) = self.number;
+        schedule.factor(number, count)
     }
 
     /// Parameter steps completed in this phase.

@@ -75,7 +75,7 @@ fn phase(scheme: &str, rate: f64) -> Result<Phase<f64>, Error> {
     Ok(match scheme {
         "backprop" => Phase::new(Backprop, rule),
         "refreshed" => Phase::new(Alternating::refreshed(sweep()), rule),
-        "residual" => Phase::new(Alternating::residual(sweep(), 0.25)?, rule),
+        "residual" => Phase::new(Alternating::residual(sweep()), rule),
         "persistent" => Phase::new(Alternating::persistent(sweep()), rule),
         _ => {
             let targets = GradientDescent::new(0.1)?.with_momentum(0.9)?;

@@ -71,34 +71,25 @@ pub fn mac<T: Scalar>(
 }
 
 /// Per-example targets that survive minibatches: every example keeps its residuals
-/// r_t = z_t − f(z_{t−1}) from visit to visit, a share of them that falls on a line from 1 to 0 over
-/// the phase; `solver` moves the targets that they give.
+/// r_t = z_t − f(z_{t−1}) from visit to visit ([`Alternating::residual`]), `solver` moves the targets
+/// that they give at the present θ.
 ///
-/// Targets kept as they are go stale between visits, since θ moves on. Carried residuals follow θ;
-/// their share falls because what an example's last visit left helps early and is noise late.
-/// `docs/evidence.md` has the comparison, and what else was tried.
+/// Targets kept as they are go stale between visits, since θ moves on; carried residuals follow θ.
 ///
 /// # Examples
 /// ```
 /// use layerwise::{Adam, Phase, ReverseSweep, presets};
 ///
-/// let phase: Phase<f32> = presets::carried_residuals(ReverseSweep::new(1), Adam::new(1e-3)?)?
+/// let phase: Phase<f32> = presets::carried_residuals(ReverseSweep::new(1), Adam::new(1e-3)?)
 ///     .epochs(4)
 ///     .batch_size(128);
 /// # Ok::<(), layerwise::Error>(())
 /// ```
-///
-/// # Errors
-/// None today; the options that it fixes are in range.
 pub fn carried_residuals<T: Scalar>(
     solver: impl TargetSolver<T> + 'static,
     rule: impl Optimizer<T> + 'static,
-) -> Result<Phase<T>, Error> {
-    let share = Schedule::linear(0.0)?;
-    Ok(Phase::new(
-        Alternating::residual_scheduled(solver, 1.0, share)?,
-        rule,
-    ))
+) -> Phase<T> {
+    Phase::new(Alternating::residual(solver), rule)
 }
 
 /// Predictive coding: the targets (activities) start at the forward pass, relax by K = `steps`

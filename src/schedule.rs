@@ -56,6 +56,12 @@ impl Schedule {
         warm_up: 0,
     };
 
+    /// [`Schedule::linear`] to 0.
+    pub(crate) const TO_ZERO: Self = Self {
+        shape: Shape::Linear { end: 0.0 },
+        warm_up: 0,
+    };
+
     /// A half cosine from 1 down to r = `end`.
     ///
     /// # Errors

@@ -7,10 +7,11 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use layerwise::{
-    Activation, Adam, Alternating, Backprop, Circuit, DecoupledCircuit, Dense, Execution,
-    GradientDescent, JointDescent, LocalWorkspace, Phase, ReverseSweep, Scalar, Scheme, Selection,
-    Sequential, SoftmaxCrossEntropy, StepSize, SynchronousDescent, TargetInit, Trainer, Wanted,
-    Workspace,
+    Activation, Adam, AdamW, Alternating, Backprop, Circuit, CircuitBuilder, ClassWeights,
+    DecoupledCircuit, Dense, Execution, FixedPrediction, Gaussian, GradientDescent, JointDescent,
+    LabelSmoothing, LocalWorkspace, Loss, Phase, PseudoHuber, Regularizer, ReverseSweep, RmsProp,
+    Scalar, Schedule, Scheme, Selection, Sequential, SoftmaxCrossEntropy, StepSize,
+    SynchronousDescent, TargetInit, Trainer, Wanted, Workspace, ZIl,
 };
 use nalgebra::DMatrix;
 
@@ -64,20 +65,51 @@ fn allocations<R>(work: impl FnOnce() -> R) -> u64 {
 
 const EXAMPLES: usize = 11;
 
-/// Dense layers on every path of the products, and a unit of two.
 fn model<T: Scalar>() -> DecoupledCircuit<T> {
+    examples_of(
+        layers()
+            .penalty(T::of(0.5))
+            .output_loss(SoftmaxCrossEntropy),
+    )
+}
+
+/// Everything that a term may have beside its layer: a learned precision, other losses, wrapped
+/// ones, regularisers, example weights.
+fn rich_model<T: Scalar>() -> DecoupledCircuit<T> {
+    let learned = || Gaussian::learned(T::of(2.0), T::of(0.1)).unwrap();
+    let hidden: Vec<Box<dyn Loss<T>>> = vec![
+        Box::new(learned()),
+        Box::new(PseudoHuber::new(0.7).unwrap()),
+        Box::new(learned()),
+    ];
+    let smooth = LabelSmoothing::new(SoftmaxCrossEntropy, 0.1).unwrap();
+    let weights = [1.0, 2.0, 0.5, 1.5].map(T::of).to_vec();
+    let builder = layers()
+        .hidden_losses(hidden)
+        .output_loss(ClassWeights::new(weights, smooth).unwrap())
+        .regularize_parameters(Regularizer::elastic(1e-3, 1e-2).unwrap())
+        .regularize_targets(Regularizer::l2(1e-3).unwrap());
+    let mut model = examples_of(builder);
+    let weights: Vec<T> = (0..EXAMPLES).map(|i| T::of(0.5 + i as f64 / 4.0)).collect();
+    model
+        .set_example_weights(&Selection::All, &weights)
+        .unwrap();
+    model
+}
+
+/// Dense layers on every path of the products, and a unit of two.
+fn layers<T: Scalar>() -> CircuitBuilder<T> {
     let dense = |input, output| Dense::new(input, output, Activation::Sigmoid).unwrap();
     let unit = Sequential::new(vec![Box::new(dense(3, 5)), Box::new(dense(5, 4))]).unwrap();
-    let circuit = Circuit::builder()
+    Circuit::builder()
         .layer(dense(90, 70))
         .layer(dense(70, 1))
         .layer(dense(1, 3))
         .layer(unit)
-        .penalty(T::of(0.5))
-        .output_loss(SoftmaxCrossEntropy)
-        .build()
-        .unwrap();
-    let mut model = DecoupledCircuit::new(circuit);
+}
+
+fn examples_of<T: Scalar>(builder: CircuitBuilder<T>) -> DecoupledCircuit<T> {
+    let mut model = DecoupledCircuit::new(builder.build().unwrap());
     let x = DMatrix::from_fn(90, EXAMPLES, |i, j| T::of(((i + 3 * j) % 7) as f64 / 7.0));
     let y = DMatrix::from_fn(
         4,
@@ -99,16 +131,21 @@ fn the_counter_counts() {
 }
 
 fn training_on<T: Scalar, S: Scheme<T> + 'static>(name: &str, scheme: fn() -> S) {
+    let phase = || Phase::new(scheme(), Adam::new(1e-3).unwrap());
+    phases_on(name, model::<T>, phase);
+}
+
+fn phases_on<T: Scalar>(
+    name: &str,
+    model: fn() -> DecoupledCircuit<T>,
+    phase: impl Fn() -> Phase<T>,
+) {
     for batch in [EXAMPLES, 4, 1] {
         for measure in [0, 1] {
             let run = |epochs| {
-                let mut model = model::<T>();
-                let mut trainer = Trainer::new(
-                    Phase::new(scheme(), Adam::new(1e-3).unwrap())
-                        .epochs(epochs)
-                        .batch_size(batch),
-                )
-                .measure_every(measure);
+                let mut model = model();
+                let phase = phase().epochs(epochs).batch_size(batch);
+                let mut trainer = Trainer::new(phase).measure_every(measure);
                 allocations(|| trainer.run(&mut model).unwrap())
             };
             // The list of records doubles its room once between 32 and 64 epochs.
@@ -146,6 +183,33 @@ fn training<T: Scalar>() {
         let rule = GradientDescent::new(0.05).unwrap();
         let rule = rule.with_momentum(0.9).unwrap();
         Alternating::refreshed(SynchronousDescent::with_rule(2, rule))
+    });
+    training_on::<T, _>("residual", || Alternating::residual(ReverseSweep::new(1)));
+    let decayed = || AdamW::new(Adam::new(1e-3).unwrap());
+    phases_on::<T>("rich, residual", rich_model, || {
+        let step = StepSize::Fixed(0.05);
+        let sweep = ReverseSweep::new(2).with_step(step).unwrap();
+        Phase::new(Alternating::residual(sweep), decayed())
+            .schedule(Schedule::cosine(0.1).unwrap().with_warm_up(3))
+            .penalty_schedule(Schedule::geometric(4.0).unwrap())
+            .max_gradient_norm(0.1)
+    });
+    phases_on::<T>("rich, joint", rich_model, || {
+        let targets = RmsProp::new(1e-3).unwrap();
+        Phase::new(JointDescent::new(targets), RmsProp::new(1e-3).unwrap())
+    });
+    phases_on::<T>("rich, synchronous by Adam", rich_model, || {
+        let solver = SynchronousDescent::with_rule(2, Adam::new(1e-3).unwrap());
+        Phase::new(Alternating::persistent(solver), decayed())
+    });
+    phases_on::<T>("rich, backprop", rich_model, || {
+        let rule = GradientDescent::new(0.01).unwrap();
+        Phase::new(Backprop, rule.with_nesterov(0.9).unwrap())
+    });
+    let unit = || examples_of(layers().output_loss(SoftmaxCrossEntropy));
+    phases_on::<T>("Z-IL", unit, || Phase::new(ZIl, decayed()));
+    phases_on::<T>("fixed prediction", unit, || {
+        Phase::new(FixedPrediction::new(), decayed())
     });
 }
 

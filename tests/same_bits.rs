@@ -3,8 +3,9 @@
 
 use layerwise::{
     Activation, Adam, Alternating, Backprop, Circuit, DecoupledCircuit, Dense, Execution,
-    GradientDescent, JointDescent, LocalGradients, Phase, ReverseSweep, Scalar, Selection,
-    SoftmaxCrossEntropy, StepSize, SynchronousDescent, TargetInit, Trainer, Workspace,
+    FixedPrediction, GradientDescent, JointDescent, LocalGradients, Phase, ReverseSweep, Scalar,
+    Selection, SoftmaxCrossEntropy, StepSize, SynchronousDescent, TargetInit, Trainer, Workspace,
+    ZIl,
 };
 use nalgebra::DMatrix;
 
@@ -83,6 +84,15 @@ fn phases<T: Scalar>() -> Vec<(&'static str, Phase<T>)> {
             "weights only",
             Phase::new(Alternating::weights_only(), rule()),
         ),
+        (
+            "residual",
+            Phase::new(Alternating::residual(sweep()), rule()).max_gradient_norm(0.01),
+        ),
+        ("Z-IL", Phase::new(ZIl, rule())),
+        (
+            "fixed prediction",
+            Phase::new(FixedPrediction::new(), rule()),
+        ),
     ]
 }
 
@@ -92,6 +102,8 @@ fn outcome<T: Scalar>(
     change: impl Fn(Trainer<T>) -> Trainer<T>,
 ) -> (Vec<Vec<u64>>, Vec<Vec<u64>>) {
     let mut model = model::<T>();
+    // What Z-IL and fixed prediction ask for.
+    model.set_penalties(&[T::one(); 4]).unwrap();
     let before = state(&model);
     let report = change(Trainer::new(phase.epochs(3)))
         .run(&mut model)

@@ -39,9 +39,8 @@ pub enum TargetPolicy {
 ///
 /// let persistent: Alternating<f64> = Alternating::persistent(ReverseSweep::new(1));
 /// let refreshed: Alternating<f64> = Alternating::refreshed(ReverseSweep::new(1));
-/// let residual: Alternating<f64> = Alternating::residual(ReverseSweep::new(1), 1.0)?;
+/// let residual: Alternating<f64> = Alternating::residual(ReverseSweep::new(1));
 /// let weights_only: Alternating<f64> = Alternating::weights_only();
-/// # Ok::<(), layerwise::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct Alternating<T: Scalar> {
@@ -63,17 +62,19 @@ impl<T: Scalar> Alternating<T> {
         Self::new(Some(Box::new(solver)), TargetPolicy::Refreshed)
     }
 
-    /// Targets that the share γ = `keep` of each example's residuals carries to the present θ
-    /// ([`TargetPolicy::Residual`]), moved by `solver`; one parameter step a visit.
-    ///
-    /// # Errors
-    /// [`Error::InvalidOption`] unless γ is in 0..=1.
-    pub fn residual(solver: impl TargetSolver<T> + 'static, keep: f64) -> Result<Self, Error> {
-        Self::residual_scheduled(solver, keep, Schedule::CONSTANT)
+    /// Targets that each example's residuals carry to the present θ ([`TargetPolicy::Residual`]),
+    /// moved by `solver`; one parameter step a visit. The share γ of the residuals falls on a line
+    /// from 1 to 0 over the phase: what an example's last visit left helps early and is noise late
+    /// (`docs/evidence.md` has the comparison).
+    pub fn residual(solver: impl TargetSolver<T> + 'static) -> Self {
+        let policy = TargetPolicy::Residual {
+            keep: 1.0,
+            schedule: Schedule::TO_ZERO,
+        };
+        Self::new(Some(Box::new(solver)), policy)
     }
 
-    /// The same with a share that changes over the visits of the phase, `keep` times the schedule's
-    /// factor.
+    /// The same with another share: γ = `keep` times the schedule's factor at the visit.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless `keep` is in 0..=1.
@@ -84,7 +85,7 @@ impl<T: Scalar> Alternating<T> {
     ) -> Result<Self, Error> {
         if !(0.0..=1.0).contains(&keep) {
             return Err(Error::InvalidOption {
-                option: "Alternating::residual's keep",
+                option: "Alternating::residual_scheduled's keep",
                 value: keep,
                 allowed: "in 0..=1",
             });

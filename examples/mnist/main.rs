@@ -3,6 +3,7 @@
 //!
 //! `cargo run --release --example mnist -- --data DIR`; `--help` lists the options.
 
+mod ideas;
 mod idx;
 
 use std::ops::ControlFlow;
@@ -10,11 +11,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
+use ideas::{Carried, Idea};
 use idx::Idx;
 use layerwise::nalgebra::DMatrix;
 use layerwise::{
     Activation, Adam, Alternating, Backprop, Circuit, DecoupledCircuit, Dense, Error, Phase,
-    ReverseSweep, Schedule, SoftmaxCrossEntropy, Standardizer, TargetInit, Trainer, metrics,
+    ReverseSweep, Schedule, SoftmaxCrossEntropy, Standardizer, StepSize, TargetInit, Trainer,
+    metrics,
 };
 use serde::Serialize;
 
@@ -39,6 +42,15 @@ struct Options {
     /// The same at the end, relative to the first, on a line.
     #[arg(long, default_value_t = 0.0)]
     keep_end: f64,
+    /// What the scheme `idea` keeps of an example's targets; `--keep` is its share.
+    #[arg(long, default_value = "offset")]
+    idea: Idea,
+    /// Reverse sweeps a visit, of all schemes but `backprop` and `idea`.
+    #[arg(long, default_value_t = 1)]
+    sweeps: u64,
+    /// Share of the bounded step that a sweep makes.
+    #[arg(long, default_value_t = 1.0)]
+    margin: f64,
     /// Epochs.
     #[arg(long, default_value_t = 4)]
     epochs: u64,
@@ -73,6 +85,8 @@ enum SchemeName {
     Residual,
     /// Targets kept by example as they are, one reverse sweep.
     Persistent,
+    /// One of the other ideas (see --idea).
+    Idea,
 }
 
 impl SchemeName {
@@ -85,7 +99,10 @@ impl SchemeName {
 
     fn phase(self, options: &Options) -> Result<Phase<f32>, Error> {
         let rule = Adam::new(options.rate)?;
-        let sweep = ReverseSweep::new(1);
+        let step = StepSize::Bounded {
+            margin: options.margin,
+        };
+        let sweep = ReverseSweep::new(options.sweeps).with_step(step)?;
         Ok(match self {
             Self::Backprop => Phase::new(Backprop, rule),
             Self::Refreshed => Phase::new(Alternating::refreshed(sweep), rule),
@@ -95,6 +112,7 @@ impl SchemeName {
                 Phase::new(scheme, rule)
             }
             Self::Persistent => Phase::new(Alternating::persistent(sweep), rule),
+            Self::Idea => Phase::new(Carried::new(options.idea, options.keep), rule),
         }
         .epochs(options.epochs)
         .batch_size(options.batch))

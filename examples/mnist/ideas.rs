@@ -1,0 +1,207 @@
+//! Other ways to carry targets from visit to visit, none better than the crate's own: schemes that
+//! a user can write.
+
+use clap::ValueEnum;
+use layerwise::{
+    DecoupledCircuit, Error, ReverseSweep, Schedule, Scheme, TargetProblem, TargetSolver,
+    TargetUse, Visit,
+};
+
+/// What an example keeps of its targets z_t, and how it comes back; h_t is the forward pass, ẑ_t the
+/// prediction from the target below, γ the share that is kept.
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
+pub enum Idea {
+    /// The offset from the forward pass: z_t = h_t + γ (z_t − h_t).
+    Offset,
+    /// Offsets averaged over visits: z_t = h_t + γ (old offset) + (1 − γ) (offset of this sweep).
+    Average,
+    /// The residual before the activation: z_t = tanh(atanh ẑ_t + γ s_t).
+    PreActivation,
+    /// The target itself, mixed with the forward pass: z_t = γ z_t + (1 − γ) h_t.
+    Mix,
+    /// The residual as far as the last two sweeps of the example agreed (cosine, at least 0).
+    Agreement,
+    /// The residual with a share that rises from 0 to γ.
+    Rising,
+    /// The residual of the last hidden layer alone.
+    Last,
+}
+
+/// A refreshed scheme with one reverse sweep, and a memory by example.
+#[derive(Debug)]
+pub struct Carried {
+    idea: Idea,
+    share: f32,
+    sweep: ReverseSweep<f32>,
+    dims: Vec<usize>,
+    /// By hidden layer, a column an example: what is kept.
+    memory: Vec<Vec<f32>>,
+    /// By hidden layer, one an example.
+    agreement: Vec<Vec<f32>>,
+    seen: Vec<bool>,
+}
+
+impl Carried {
+    pub fn new(idea: Idea, share: f64) -> Self {
+        Self {
+            idea,
+            share: share as f32,
+            sweep: ReverseSweep::new(1),
+            dims: Vec::new(),
+            memory: Vec::new(),
+            agreement: Vec::new(),
+            seen: Vec::new(),
+        }
+    }
+
+    /// Sets the targets of a batch from the forward pass in them and what `old` holds.
+    fn load(
+        &self,
+        problem: &mut TargetProblem<'_, '_, f32>,
+        ids: &[usize],
+        old: &[Vec<f32>],
+        share: f32,
+    ) -> Result<(), Error> {
+        let hidden = self.dims.len();
+        match self.idea {
+            Idea::Average => {}
+            Idea::Offset => {
+                for (t, old) in (1..).zip(old) {
+                    let z = problem.target_mut(t).iter_mut();
+                    z.zip(old).for_each(|(z, old)| *z += share * old);
+                }
+            }
+            Idea::Mix => {
+                for ((t, old), &dim) in (1..).zip(old).zip(&self.dims) {
+                    let z = problem.target_mut(t).chunks_exact_mut(dim);
+                    for ((z, old), &id) in z.zip(old.chunks_exact(dim)).zip(ids) {
+                        if self.seen[id] {
+                            let pairs = z.iter_mut().zip(old);
+                            pairs.for_each(|(z, old)| *z = share * old + (1.0 - share) * *z);
+                        }
+                    }
+                }
+            }
+            Idea::PreActivation => problem.chain(|t, prediction, z| {
+                let terms = z.iter_mut().zip(prediction).zip(&old[t - 1]);
+                terms.for_each(|((z, p), s)| *z = (inverse(*p) + share * s).tanh());
+            })?,
+            Idea::Agreement | Idea::Rising | Idea::Last => problem.chain(|t, prediction, z| {
+                let dim = self.dims[t - 1];
+                for (i, z) in z.chunks_exact_mut(dim).enumerate() {
+                    let share = match self.idea {
+                        Idea::Agreement => share * self.agreement[t - 1][ids[i]],
+                        Idea::Last if t < hidden => 0.0,
+                        _ => share,
+                    };
+                    let own = i * dim..(i + 1) * dim;
+                    let terms = z.iter_mut().zip(&prediction[own.clone()]);
+                    let terms = terms.zip(&old[t - 1][own]);
+                    terms.for_each(|((z, p), r)| *z = p + share * r);
+                }
+            })?,
+        }
+        Ok(())
+    }
+}
+
+/// atanh, kept finite.
+fn inverse(x: f32) -> f32 {
+    x.clamp(-0.9999, 0.9999).atanh()
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+impl Scheme<f32> for Carried {
+    fn start(&mut self, model: &DecoupledCircuit<f32>) -> Result<(), Error> {
+        let depth = model.circuit().depth();
+        self.dims = model.circuit().dims()[1..depth].to_vec();
+        // Examples are never removed here: their numbers are their columns.
+        let n = model.examples().len();
+        self.memory = self.dims.iter().map(|dim| vec![0.0; dim * n]).collect();
+        self.agreement = vec![vec![0.0; n]; depth - 1];
+        self.seen = vec![false; n];
+        self.sweep = ReverseSweep::new(1);
+        Ok(())
+    }
+
+    fn target_use(&self) -> TargetUse {
+        TargetUse::Replace
+    }
+
+    fn visit(&mut self, visit: &mut Visit<'_, '_, f32>) -> Result<f32, Error> {
+        let ids: Vec<usize> = visit
+            .batch()
+            .examples()
+            .iter()
+            .map(|&id| id as usize)
+            .collect();
+        let share = match self.idea {
+            Idea::Rising => self.share * (1.0 - visit.scheduled(Schedule::linear(0.0)?) as f32),
+            _ => self.share,
+        };
+        let hidden = 1..=self.dims.len();
+        let mut old = Vec::new();
+        for (memory, &dim) in self.memory.iter().zip(&self.dims) {
+            let columns = ids.iter().flat_map(|id| &memory[id * dim..(id + 1) * dim]);
+            old.push(columns.copied().collect::<Vec<f32>>());
+        }
+        let mut problem = visit.target_problem();
+        problem.refresh()?;
+        let forward: Vec<Vec<f32>> = hidden
+            .clone()
+            .map(|t| problem.batch().z(t).to_vec())
+            .collect();
+        self.load(&mut problem, &ids, &old, share)?;
+        let met = problem.squared_gap();
+        self.sweep.solve(&mut problem)?;
+        if self.idea == Idea::Average {
+            for (t, (h, old)) in (1..).zip(forward.iter().zip(&old)) {
+                let terms = problem.target_mut(t).iter_mut().zip(h).zip(old);
+                terms.for_each(|((z, h), old)| *z = h + share * old + (1.0 - share) * (*z - h));
+            }
+        }
+        let energy = problem.evaluate(true, false);
+        let left = problem.squared_gap();
+        for t in hidden {
+            let dim = self.dims[t - 1];
+            let (z, prediction) = (
+                problem.batch().z(t),
+                problem.workspace().local(t - 1).prediction(),
+            );
+            for (i, &id) in ids.iter().enumerate() {
+                let own = i * dim..(i + 1) * dim;
+                let (z, p, h) = (
+                    &z[own.clone()],
+                    &prediction[own.clone()],
+                    &forward[t - 1][own.clone()],
+                );
+                let kept = |j: usize| match self.idea {
+                    Idea::Offset | Idea::Average => z[j] - h[j],
+                    Idea::Mix => z[j],
+                    Idea::PreActivation => inverse(z[j]) - inverse(p[j]),
+                    Idea::Agreement | Idea::Rising | Idea::Last => z[j] - p[j],
+                };
+                let new: Vec<f32> = (0..dim).map(kept).collect();
+                if self.idea == Idea::Agreement {
+                    let old = &old[t - 1][own];
+                    let used = share * self.agreement[t - 1][id];
+                    let fresh: Vec<f32> = new.iter().zip(old).map(|(n, o)| n - used * o).collect();
+                    let length = (dot(&fresh, &fresh) * dot(old, old)).sqrt();
+                    let cosine = dot(&fresh, old) / length.max(1e-12);
+                    self.agreement[t - 1][id] = cosine.clamp(0.0, 1.0);
+                }
+                self.memory[t - 1][id * dim..(id + 1) * dim].copy_from_slice(&new);
+            }
+        }
+        for id in ids {
+            self.seen[id] = true;
+        }
+        visit.record_gap_met(met);
+        visit.record_gap_left(left);
+        visit.step_parameters()?;
+        Ok(energy)
+    }
+}

@@ -335,7 +335,7 @@ fn values_by_hand() {
     close(&[gradients.energy], &[layers[0] + layers[1]]);
     // (∂f/∂θ)ᵀ g is 3 · (−1.5) and −1 (times 4 in v); ∇R(2) = 0.5, ∇R(−3) = −0.7.
     close(&gradients.parameters[0], &[2.0 * (-4.5 + 0.5), 2.0 * -4.5]);
-    close(&gradients.parameters[1], &[2.0 * (-4.0 - 0.7), 2.0 * -1.0]);
+    close(&gradients.parameters[1], &[2.0 * (-4.0 - 0.7), -2.0]);
     // Target part 4.5, input part −3 · −1, ∇S(4) = 1.5.
     close(gradients.targets[0].as_slice(), &[2.0 * (4.5 + 3.0 + 1.5)]);
     // Forward: ẑ_2 = −6.5, g = 3.5.
@@ -447,12 +447,12 @@ fn a_step_follows_the_mean_gradient_and_one_r() {
             let gradients = gradients.unwrap().parameters;
             let mut model = fixed_model(n, R, NONE);
             Trainer::new(phase().epochs(1)).run(&mut model).unwrap();
-            for t in 0..3 {
+            for (t, gradient) in gradients.iter().enumerate() {
                 let counted = counted(plain.circuit(), t);
                 let old = plain.circuit().parameters(t);
                 for (j, new) in model.circuit().parameters(t).iter().enumerate() {
                     let r = if counted[j] { R.slope(old[j]) } else { 0.0 };
-                    let expected = old[j] - rate * (gradients[t][j] / n as f64 + r);
+                    let expected = old[j] - rate * (gradient[j] / n as f64 + r);
                     assert!((new - expected).abs() < 1e-14, "{n}: {new} for {expected}");
                 }
             }

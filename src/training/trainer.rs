@@ -217,7 +217,7 @@ impl<T: Scalar> Trainer<T> {
             seed: self.seed,
             measure_every: self.measure_every,
             validation: self.validation.as_ref(),
-            deadline: self.time_limit.map(|limit| start + limit),
+            deadline: deadline(start, self.time_limit),
             stop_flag: self.stop_flag.as_deref(),
             history: Vec::new(),
             epoch: 0,
@@ -280,7 +280,7 @@ impl<T: Scalar> Run<'_, T> {
         phase: &mut Phase<T>,
         callback: &mut impl FnMut(&Progress<'_, T>) -> ControlFlow<()>,
     ) -> Result<PhaseReport, Error> {
-        let deadline = phase.time_limit.map(|limit| Instant::now() + limit);
+        let deadline = deadline(Instant::now(), phase.time_limit);
         phase.scheme.start(self.model)?;
         let mut optimizer =
             ParameterOptimizer::new(phase.rule.clone(), &self.model.circuit, phase.max_norm);
@@ -308,6 +308,8 @@ impl<T: Scalar> Run<'_, T> {
                 self.over |= deadline_passed(self.deadline) || reason == StopReason::Requested;
             }
             if sums.examples == 0 {
+                // It did not begin.
+                self.epoch -= 1;
                 break;
             }
             let record = self.record(number, phase, &sums, interrupted.is_none());
@@ -319,12 +321,12 @@ impl<T: Scalar> Run<'_, T> {
                 model: self.model,
             });
             self.history.push(record);
-            if interrupted.is_some() {
-                break;
-            }
             if flow.is_break() {
                 stop = StopReason::Callback;
                 self.over = true;
+                break;
+            }
+            if interrupted.is_some() {
                 break;
             }
             if let Some(reason) = ends {
@@ -333,7 +335,9 @@ impl<T: Scalar> Run<'_, T> {
             }
         }
         let best_epoch = tracker.put_best_back(&mut self.model.circuit);
-        phase.scheme.finish(self.model)?;
+        if self.epoch > first_epoch {
+            phase.scheme.finish(self.model)?;
+        }
         Ok(PhaseReport {
             epochs: self.epoch - first_epoch,
             steps: optimizer.steps,
@@ -459,6 +463,11 @@ impl<T: Scalar> Run<'_, T> {
             factor: sums.factor,
         }
     }
+}
+
+/// `None`, no deadline, for a limit beyond what the clock can hold.
+fn deadline(start: Instant, limit: Option<Duration>) -> Option<Instant> {
+    start.checked_add(limit?)
 }
 
 fn deadline_passed(deadline: Option<Instant>) -> bool {

@@ -39,7 +39,8 @@ pub trait Scheme<T: Scalar>: Debug + Send {
     /// [`Error::NonFinite`], and errors of a target solver.
     fn visit(&mut self, visit: &mut Visit<'_, '_, T>) -> Result<T, Error>;
 
-    /// Ends a phase that was not broken off by an error, such as by bringing all targets up to date.
+    /// Ends a phase that made a visit and was not broken off by an error, such as by bringing all
+    /// targets up to date.
     ///
     /// # Errors
     /// [`Error::NonFinite`].

@@ -98,9 +98,7 @@ pub use circuit::{
     Batch, BatchMut, Circuit, CircuitBuilder, LocalGradients, LocalProblem, LocalWorkspace, Wanted,
     Workspace,
 };
-pub use decoupled::{
-    DecoupledCircuit, Gradients, MemoryEstimate, Projection, TargetInit, TargetUse,
-};
+pub use decoupled::{DecoupledCircuit, Gradients, MemoryEstimate, Projection, TargetInit};
 pub use error::{Error, Quantity};
 pub use execution::Execution;
 pub use gradcheck::{GradCheck, GradEntry, GradReport};

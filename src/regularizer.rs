@@ -89,6 +89,11 @@ impl Regularizer {
         }
     }
 
+    /// The larger of λ₁ and λ₂.
+    pub(crate) fn largest_weight(self) -> f64 {
+        self.l1.max(self.l2)
+    }
+
     /// The largest curvature, λ₂: |x| has none away from 0.
     pub(crate) fn curvature<T: Scalar>(self) -> T {
         T::of(self.l2)

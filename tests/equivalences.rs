@@ -3,8 +3,8 @@
 
 use layerwise::{
     Activation, Backprop, Circuit, DecoupledCircuit, Dense, Error, FixedPrediction,
-    GradientDescent, Phase, Regularizer, Scheme, Selection, SoftmaxCrossEntropy, TargetInit,
-    Trainer, TrainingReport, ZIl,
+    GradientDescent, Phase, Regularizer, Schedule, Scheme, Selection, SoftmaxCrossEntropy,
+    TargetInit, Trainer, TrainingReport, ZIl,
 };
 use nalgebra::DMatrix;
 
@@ -189,4 +189,50 @@ fn other_penalties_are_refused() {
     let option = "penalty μ under fixed prediction";
     check_refused(FixedPrediction::new(), option);
     check_refused(FixedPrediction::new().with_steps(9), option);
+}
+
+/// Neither does a schedule move μ away unseen, nor is a regulariser of targets let pass: their
+/// first visit, or none, is refused.
+#[test]
+fn what_breaks_the_equality_later_is_refused() {
+    let growing = Schedule::geometric(2.0).unwrap();
+    for scheme in [true, false] {
+        let phase = |growth: Schedule| {
+            let phase = match scheme {
+                true => Phase::new(ZIl, momentum()),
+                false => Phase::new(FixedPrediction::new(), momentum()),
+            };
+            phase.epochs(2).penalty_schedule(growth)
+        };
+        let mut trained = model(5, Activation::Tanh, false);
+        let error = Trainer::new(phase(growing)).run(&mut trained).unwrap_err();
+        let expected = 2f64.sqrt();
+        assert!(
+            matches!(error, Error::InvalidOption { value, allowed: "1", .. } if value == expected),
+            "{error}"
+        );
+        let circuit = Circuit::builder()
+            .layer(Dense::new(1, 2, Activation::Tanh).unwrap())
+            .layer(Dense::new(2, 1, Activation::Identity).unwrap())
+            .regularize_targets(Regularizer::elastic(0.25, 0.5).unwrap());
+        let mut regularized = DecoupledCircuit::new(circuit.build().unwrap());
+        let one = DMatrix::from_element(1, 1, 1.0);
+        let forward = TargetInit::ForwardPass;
+        regularized.add_examples(&one, &one, &forward).unwrap();
+        let before = state(&regularized);
+        let error = Trainer::new(phase(Schedule::CONSTANT)).run(&mut regularized);
+        let error = error.unwrap_err();
+        assert!(
+            matches!(
+                error,
+                Error::InvalidOption {
+                    value: 0.5,
+                    allowed: "none",
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        assert!(state(&regularized) == before);
+    }
 }

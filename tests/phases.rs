@@ -146,7 +146,10 @@ fn kinds() -> Vec<Phase<f64>> {
         Phase::new(Alternating::weights_only(), adam()),
         Phase::new(Alternating::persistent(sweep()), adam()),
         Phase::new(Alternating::refreshed(sweep()), adam()),
-        Phase::new(Alternating::residual(sweep(), 0.5).unwrap(), adam()),
+        Phase::new(
+            Alternating::residual_scheduled(sweep(), 0.5, Schedule::CONSTANT).unwrap(),
+            adam(),
+        ),
     ]
 }
 

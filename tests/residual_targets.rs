@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use layerwise::{
     Activation, Adam, Alternating, Circuit, DecoupledCircuit, Dense, Error, GradientDescent,
-    Optimizer, Phase, Quantity, Regularizer, ReverseSweep, SolveReport, Step, StepSize, StopReason,
-    TargetInit, TargetProblem, TargetSolver, Trainer, TrainingReport,
+    Optimizer, Phase, Quantity, Regularizer, ReverseSweep, Schedule, SolveReport, Step, StepSize,
+    StopReason, TargetInit, TargetProblem, TargetSolver, Trainer, TrainingReport,
 };
 use nalgebra::DMatrix;
 
@@ -77,7 +77,7 @@ fn adam() -> Adam {
 }
 
 fn residual(keep: f64) -> Alternating<f64> {
-    Alternating::residual(sweep(), keep).unwrap()
+    Alternating::residual_scheduled(sweep(), keep, Schedule::CONSTANT).unwrap()
 }
 
 fn phase(scheme: Alternating<f64>) -> Phase<f64> {
@@ -117,7 +117,10 @@ fn without_a_residual_targets_are_refreshed() {
     let still = || ReverseSweep::new(0);
     let forward = || model(&TargetInit::ForwardPass);
     let (mut carried, mut refreshed) = (forward(), forward());
-    let a = course(&mut carried, Alternating::residual(still(), 1.0).unwrap());
+    let a = course(
+        &mut carried,
+        Alternating::residual_scheduled(still(), 1.0, Schedule::CONSTANT).unwrap(),
+    );
     let b = course(&mut refreshed, Alternating::refreshed(still()));
     assert!(a == b);
     assert!(a[0][1] != a[3][1], "the regulariser moves predictions");
@@ -175,7 +178,8 @@ fn two_visits_by_hand() {
     let given = TargetInit::Given(vec![one(z)]);
     model.add_examples(&one(x), &one(y), &given).unwrap();
     let solver = ReverseSweep::new(1).with_step(StepSize::Fixed(step));
-    let scheme = Alternating::residual(solver.unwrap(), keep).unwrap();
+    let scheme =
+        Alternating::residual_scheduled(solver.unwrap(), keep, Schedule::CONSTANT).unwrap();
     let rule = GradientDescent::new(rate).unwrap();
 
     let mut by_hand = Vec::new();
@@ -221,6 +225,21 @@ fn a_visit_meets_the_share_of_the_residuals_that_the_last_one_left() {
                 let met = record.gap_met.unwrap();
                 assert!(met > 0.01);
                 assert!((met - keep * left).abs() < 1e-12, "{met}, {keep} of {left}");
+                left = record.gap_left.unwrap();
+            }
+        }
+        // By default the share falls on a line from 1 to 0: over whole batches, 1 − k/K in epoch k.
+        if batch == EXAMPLES {
+            let mut model = noisy();
+            let mut left = gap(&model);
+            let phase = phase(Alternating::residual(sweep())).epochs(8);
+            for (k, record) in run(&mut model, phase).history.iter().enumerate() {
+                let expected = (1.0 - k as f64 / 8.0) * left;
+                let met = record.gap_met.unwrap();
+                assert!(
+                    (met - expected).abs() < 1e-12,
+                    "{met}, {expected} of {left}"
+                );
                 left = record.gap_left.unwrap();
             }
         }
@@ -285,7 +304,7 @@ fn watched(last: usize, flag: Option<Arc<AtomicBool>>) -> Alternating<f64> {
         last,
         flag,
     };
-    Alternating::residual(solver, 0.7).unwrap()
+    Alternating::residual_scheduled(solver, 0.7, Schedule::CONSTANT).unwrap()
 }
 
 /// Everything is finite, and a new run trains on.
@@ -364,7 +383,8 @@ fn a_solver_that_fails_leaves_the_last_completed_step() {
 #[test]
 fn a_share_is_between_none_and_all() {
     for keep in [-0.1, 1.1, f64::NAN, f64::INFINITY] {
-        let error = Alternating::<f64>::residual(sweep(), keep).unwrap_err();
+        let error =
+            Alternating::<f64>::residual_scheduled(sweep(), keep, Schedule::CONSTANT).unwrap_err();
         let Error::InvalidOption {
             option: "Alternating::residual's keep",
             value,

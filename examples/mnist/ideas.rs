@@ -3,8 +3,7 @@
 
 use clap::ValueEnum;
 use layerwise::{
-    DecoupledCircuit, Error, ReverseSweep, Schedule, Scheme, TargetProblem, TargetSolver,
-    TargetUse, Visit,
+    DecoupledCircuit, Error, ReverseSweep, Schedule, Scheme, TargetProblem, TargetSolver, Visit,
 };
 
 /// What an example keeps of its targets z_t, and how it comes back; h_t is the forward pass, ẑ_t the
@@ -125,10 +124,6 @@ impl Scheme<f32> for Carried {
         self.seen = vec![false; n];
         self.sweep = ReverseSweep::new(1);
         Ok(())
-    }
-
-    fn target_use(&self) -> TargetUse {
-        TargetUse::Replace
     }
 
     fn visit(&mut self, visit: &mut Visit<'_, '_, f32>) -> Result<f32, Error> {

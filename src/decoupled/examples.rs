@@ -253,39 +253,23 @@ impl<T: Scalar> Gathered<T> {
     }
 }
 
-/// What a computation does with the auxiliary targets of its batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum TargetUse {
-    /// It reads and moves them.
-    Update,
-    /// It makes them anew, without reading what they were.
-    Replace,
-    /// It does neither.
-    Unused,
-}
-
 /// Lends a batch of the examples for changes: in place for a run of columns, else gathered and
-/// stored back. After an error the completed steps stand, but of replaced targets the old ones.
+/// stored back, also after an error (the completed steps stand). Without `targets` the auxiliary
+/// ones are neither gathered nor stored.
 pub(crate) fn lend<T: Scalar, R>(
     examples: &mut Examples<T>,
     chosen: &Chosen<'_>,
     visit: u64,
-    target_use: TargetUse,
+    targets: bool,
     gathered: &mut Gathered<T>,
-    work: impl FnOnce(BatchMut<'_, T>) -> Result<R, Error>,
-) -> Result<R, Error> {
+    work: impl FnOnce(BatchMut<'_, T>) -> R,
+) -> R {
     match chosen {
         Chosen::Run(run) => work(examples.run_mut(run.clone(), visit)),
         Chosen::Scattered(columns) => {
-            gathered.load(examples, columns, target_use == TargetUse::Update);
+            gathered.load(examples, columns, targets);
             let result = work(gathered.view_mut(&examples.dims, visit));
-            let stored = match target_use {
-                TargetUse::Update => true,
-                TargetUse::Replace => result.is_ok(),
-                TargetUse::Unused => false,
-            };
-            if stored {
+            if targets {
                 gathered.store(examples, columns);
             }
             result

@@ -19,7 +19,6 @@ use crate::kernel::squared_distance;
 use crate::selection::Selection;
 use crate::target_solver::{SolveReport, TargetProblem, TargetSolver};
 use crate::{Error, Quantity, Scalar};
-pub use examples::TargetUse;
 use examples::{Columns, Examples, Gathered, lend};
 
 /// A [`Circuit`] together with n examples: inputs z_0, output targets z_T, and the auxiliary
@@ -440,7 +439,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
             examples,
             &columns.chosen(),
             0,
-            TargetUse::Update,
+            true,
             &mut gathered,
             |mut batch| {
                 if batch.ids.is_empty() {

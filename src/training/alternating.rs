@@ -2,7 +2,7 @@
 
 use super::residuals::Residuals;
 use super::visit::{Scheme, Visit};
-use crate::decoupled::{DecoupledCircuit, TargetUse};
+use crate::decoupled::DecoupledCircuit;
 use crate::schedule::Schedule;
 use crate::target_solver::TargetSolver;
 use crate::{Error, Scalar};
@@ -141,13 +141,6 @@ impl<T: Scalar> Scheme<T> for Alternating<T> {
         match self.policy {
             TargetPolicy::Residual { .. } => self.residuals.start(model),
             _ => Ok(()),
-        }
-    }
-
-    fn target_use(&self) -> TargetUse {
-        match self.policy {
-            TargetPolicy::Persistent => TargetUse::Update,
-            TargetPolicy::Refreshed | TargetPolicy::Residual { .. } => TargetUse::Replace,
         }
     }
 

@@ -1,7 +1,6 @@
 //! Ordinary backprop as a training scheme.
 
 use super::visit::{Scheme, Visit};
-use crate::decoupled::TargetUse;
 use crate::{Error, Scalar};
 
 /// The coupled baseline: one backprop step on θ a visit. Auxiliary targets stay as they are.
@@ -9,8 +8,8 @@ use crate::{Error, Scalar};
 pub struct Backprop;
 
 impl<T: Scalar> Scheme<T> for Backprop {
-    fn target_use(&self) -> TargetUse {
-        TargetUse::Unused
+    fn uses_targets(&self) -> bool {
+        false
     }
 
     fn visit(&mut self, visit: &mut Visit<'_, '_, T>) -> Result<T, Error> {

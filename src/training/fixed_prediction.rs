@@ -1,8 +1,8 @@
 //! Predictive coding with fixed predictions.
 
 use super::visit::{Scheme, Visit};
-use super::z_il::check_unit_penalties;
-use crate::decoupled::{DecoupledCircuit, TargetUse};
+use super::z_il::check_exactness;
+use crate::decoupled::DecoupledCircuit;
 use crate::{Error, Scalar};
 
 /// The fixed-prediction assumption: the targets move by synchronous steps of size 1 while
@@ -36,16 +36,18 @@ impl FixedPrediction {
     }
 }
 
+const OPTIONS: [&str; 2] = [
+    "penalty μ under fixed prediction",
+    "target regulariser under fixed prediction",
+];
+
 impl<T: Scalar> Scheme<T> for FixedPrediction {
     fn start(&mut self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
-        check_unit_penalties("penalty μ under fixed prediction", model)
-    }
-
-    fn target_use(&self) -> TargetUse {
-        TargetUse::Replace
+        check_exactness(OPTIONS, model.circuit())
     }
 
     fn visit(&mut self, visit: &mut Visit<'_, '_, T>) -> Result<T, Error> {
+        check_exactness(OPTIONS, visit.circuit())?;
         let number = visit.steps();
         let mut problem = visit.target_problem();
         problem.refresh()?;

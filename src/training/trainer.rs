@@ -13,8 +13,8 @@ use super::report::{EpochRecord, PhaseReport, Progress, StopReason, TrainingRepo
 use super::stopping::{Stopping, Tracker};
 use super::visit::{Gaps, ParameterOptimizer, Visit};
 use crate::circuit::{Circuit, Workspace};
+use crate::decoupled::DecoupledCircuit;
 use crate::decoupled::examples::{Chosen, Gathered, lend};
-use crate::decoupled::{DecoupledCircuit, TargetUse};
 use crate::execution::Execution;
 use crate::init::{Purpose, generator};
 use crate::kernel::squared_distance;
@@ -397,12 +397,12 @@ impl<T: Scalar> Run<'_, T> {
             penalties.apply(*visits, total, circuit)?;
             let number = (*visits, total);
             let (scheme, workspace) = (&mut phase.scheme, &mut self.workspace);
-            let target_use = scheme.target_use();
+            let targets = scheme.uses_targets();
             let value = lend(
                 examples,
                 &chosen,
                 self.visits,
-                target_use,
+                targets,
                 &mut self.gathered,
                 |mut batch| {
                     scheme.visit(&mut Visit {
@@ -440,7 +440,7 @@ impl<T: Scalar> Run<'_, T> {
             let size = self.batch_size(phase);
             let measured = measure(self.model, size, &mut self.workspace, self.execution);
             composed_loss = Some(measured.0);
-            gap = (phase.scheme.target_use() != TargetUse::Unused).then_some(measured.1);
+            gap = phase.scheme.uses_targets().then_some(measured.1);
         }
         let needed = matches!(phase.stopping, Stopping::Validation { .. });
         let validation_loss = self.validation.filter(|_| due || needed && whole);

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use crate::circuit::{Batch, BatchMut, Circuit, Workspace};
-use crate::decoupled::{DecoupledCircuit, TargetUse};
+use crate::decoupled::DecoupledCircuit;
 use crate::execution::Execution;
 use crate::kernel::all_finite;
 use crate::optimizer::{Optimizer, Step};
@@ -26,10 +26,10 @@ pub trait Scheme<T: Scalar>: Debug + Send {
         Ok(())
     }
 
-    /// What a visit does with the auxiliary targets: what it does not read is not loaded, and what
-    /// it does not move not stored.
-    fn target_use(&self) -> TargetUse {
-        TargetUse::Update
+    /// Whether a visit reads or moves auxiliary targets at all: without them they are neither
+    /// loaded nor stored, and a gap means nothing.
+    fn uses_targets(&self) -> bool {
+        true
     }
 
     /// Moves parameters, auxiliary targets, or both, once, and returns the objective on the batch

@@ -1,7 +1,8 @@
 //! Inference learning with zero divergence from backprop.
 
 use super::visit::{Scheme, Visit};
-use crate::decoupled::{DecoupledCircuit, TargetUse};
+use crate::circuit::Circuit;
+use crate::decoupled::DecoupledCircuit;
 use crate::{Error, Scalar};
 
 /// Z-IL: the targets start at the forward pass and make T − 1 synchronous steps of size 1; layer
@@ -20,32 +21,39 @@ use crate::{Error, Scalar};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ZIl;
 
-/// Schemes whose equality with backprop needs μ = 1 refuse other penalties.
-pub(super) fn check_unit_penalties<T: Scalar>(
-    option: &'static str,
-    model: &DecoupledCircuit<T>,
+/// Equality with backprop needs μ = 1 and no regulariser of targets, also when a schedule moves μ.
+pub(super) fn check_exactness<T: Scalar>(
+    [penalty, regularizer]: [&'static str; 2],
+    circuit: &Circuit<T>,
 ) -> Result<(), Error> {
-    let penalties = model.circuit().penalties();
-    match penalties.iter().find(|&&penalty| penalty != T::one()) {
-        None => Ok(()),
-        Some(penalty) => Err(Error::InvalidOption {
-            option,
-            value: penalty.as_f64(),
+    let penalties = circuit.penalties();
+    if let Some(value) = penalties.iter().find(|&&penalty| penalty != T::one()) {
+        return Err(Error::InvalidOption {
+            option: penalty,
+            value: value.as_f64(),
             allowed: "1",
-        }),
+        });
     }
+    let targets = circuit.target_regularizer();
+    if !targets.is_none() {
+        return Err(Error::InvalidOption {
+            option: regularizer,
+            value: targets.largest_weight(),
+            allowed: "none",
+        });
+    }
+    Ok(())
 }
+
+const OPTIONS: [&str; 2] = ["penalty μ under Z-IL", "target regulariser under Z-IL"];
 
 impl<T: Scalar> Scheme<T> for ZIl {
     fn start(&mut self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
-        check_unit_penalties("penalty μ under Z-IL", model)
-    }
-
-    fn target_use(&self) -> TargetUse {
-        TargetUse::Replace
+        check_exactness(OPTIONS, model.circuit())
     }
 
     fn visit(&mut self, visit: &mut Visit<'_, '_, T>) -> Result<T, Error> {
+        check_exactness(OPTIONS, visit.circuit())?;
         let steps = visit.steps();
         let mut problem = visit.target_problem();
         problem.refresh()?;

@@ -233,6 +233,7 @@ fn a_visit_meets_the_share_of_the_residuals_that_the_last_one_left() {
             let mut model = noisy();
             let mut left = gap(&model);
             let phase = phase(Alternating::residual(sweep())).epochs(8);
+            let phase = phase.batch_size(batch);
             for (k, record) in run(&mut model, phase).history.iter().enumerate() {
                 let expected = (1.0 - k as f64 / 8.0) * left;
                 let met = record.gap_met.unwrap();
@@ -362,20 +363,12 @@ fn a_solver_that_fails_leaves_the_last_completed_step() {
         (EXAMPLES, 3),
     ] {
         let mut model = noisy();
-        let mut after_epoch = None;
-        let mut trainer = Trainer::new(phase(watched(visit, None)).batch_size(batch));
-        let error = trainer.run_with(&mut model, |progress| {
-            after_epoch = Some(state(progress.model));
-            ControlFlow::Continue(())
-        });
+        let phase = phase(watched(visit, None)).batch_size(batch);
+        let error = Trainer::new(phase).run(&mut model);
         // The step is that of the run.
         assert_eq!(error.unwrap_err(), failure(visit as u64 - 1));
         let completed = flagged(visit - 1, batch);
         assert_eq!(parameters(&model), parameters(&completed));
-        if batch == BATCH && visit == VISITS + 1 {
-            // No visit between: the failed one left the targets alone.
-            assert!(after_epoch.unwrap() == state(&model));
-        }
         serves(model);
     }
 }
@@ -386,7 +379,7 @@ fn a_share_is_between_none_and_all() {
         let error =
             Alternating::<f64>::residual_scheduled(sweep(), keep, Schedule::CONSTANT).unwrap_err();
         let Error::InvalidOption {
-            option: "Alternating::residual's keep",
+            option: "Alternating::residual_scheduled's keep",
             value,
             allowed: "in 0..=1",
         } = error

@@ -22,6 +22,8 @@ pub enum Quantity {
     TargetGradient,
     /// The prediction of a layer, ẑ_{t+1}.
     Prediction,
+    /// A Lagrange multiplier λ_t.
+    Multiplier,
     /// A target given to a metric; of no layer.
     MetricTarget,
     /// An output given to a metric; of no layer.
@@ -49,6 +51,7 @@ impl fmt::Display for Quantity {
             Self::ParameterGradient => "parameter gradient",
             Self::TargetGradient => "target gradient",
             Self::Prediction => "prediction",
+            Self::Multiplier => "multiplier",
             Self::MetricTarget => "target of a metric",
             Self::MetricOutput => "output of a metric",
         })

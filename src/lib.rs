@@ -123,8 +123,9 @@ pub use target_solver::{
     ReverseSweep, SolveReport, StepSize, SynchronousDescent, TargetProblem, TargetSolver,
 };
 pub use training::{
-    Alternating, Backprop, EpochRecord, FixedPrediction, JointDescent, Phase, PhaseReport,
-    Progress, Scheme, StopReason, Stopping, TargetPolicy, Trainer, TrainingReport, Visit, ZIl,
+    Alternating, AugmentedLagrangian, Backprop, EpochRecord, FixedPrediction, JointDescent, Phase,
+    PhaseReport, Progress, Scheme, StopReason, Stopping, TargetPolicy, Trainer, TrainingReport,
+    Visit, ZIl,
 };
 
 pub use nalgebra;

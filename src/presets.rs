@@ -5,6 +5,7 @@
 //! | [`proposal`] | θ and z descend E together, μ = 1 | the proposal that this crate implements |
 //! | [`mac`] | Z-step on persistent targets, W-step, μ growing | Carreira-Perpiñán & Wang 2014 |
 //! | [`predictive_coding`] | forward pass, K synchronous Z-steps, W-step | Whittington & Bogacz 2017 |
+//! | [`admm`] | Z-step, W-step, step of the multipliers | Taylor et al. 2016 |
 //! | [`carried_residuals`] | Z-step on residuals carried through minibatches, W-step | this crate |
 //! | [`z_il`] | the same with gradients taken so that they are backprop's | Song et al. 2020 |
 //! | [`fixed_prediction`] | predictions and Jacobians held at the forward pass | Millidge et al. 2022 |
@@ -15,7 +16,9 @@
 use crate::optimizer::Optimizer;
 use crate::schedule::Schedule;
 use crate::target_solver::{StepSize, SynchronousDescent, TargetSolver};
-use crate::training::{Alternating, FixedPrediction, JointDescent, Phase, ZIl};
+use crate::training::{
+    Alternating, AugmentedLagrangian, FixedPrediction, JointDescent, Phase, ZIl,
+};
 use crate::{Error, Scalar};
 
 /// The proposal as it stands: joint descent on E(θ, Z), `target_rule` moving z and `rule` θ, from
@@ -68,6 +71,27 @@ pub fn mac<T: Scalar>(
     }
     let phase = Phase::new(Alternating::persistent(solver), rule);
     Ok(phase.penalty_schedule(Schedule::geometric(growth)?))
+}
+
+/// The alternating direction method of multipliers: Z-steps by `solver`, W-steps by `rule`, then one
+/// multiplier step of rate 1 per example and hidden unit ([`AugmentedLagrangian`]).
+///
+/// Taylor, Burmeister, Xu, Singh, Patel & Goldstein 2016, with gradient steps in place of their
+/// closed-form sub-steps, and multipliers of every layer instead of the last alone. At a fixed point
+/// the parameter gradients are backprop's whatever μ is.
+///
+/// # Examples
+/// ```
+/// use layerwise::{Adam, Phase, ReverseSweep, presets};
+///
+/// let phase: Phase<f64> = presets::admm(ReverseSweep::new(3), Adam::new(1e-3)?);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+pub fn admm<T: Scalar>(
+    solver: impl TargetSolver<T> + 'static,
+    rule: impl Optimizer<T> + 'static,
+) -> Phase<T> {
+    Phase::new(AugmentedLagrangian::new(solver), rule)
 }
 
 /// Per-example targets that survive minibatches: every example keeps its residuals

@@ -13,6 +13,8 @@ pub struct Batch<'a, T> {
     pub(crate) ids: &'a [u64],
     /// One an example; empty if all are 1.
     pub(crate) weights: &'a [T],
+    /// λ_1, …, λ_{T−1} of these examples alone; empty if there are none.
+    pub(crate) multipliers: &'a [Vec<T>],
     pub(crate) visit: u64,
     pub(crate) training: bool,
 }
@@ -80,6 +82,7 @@ impl<T> BatchMut<'_, T> {
             start: self.start,
             ids: self.ids,
             weights: self.weights,
+            multipliers: &[],
             visit: self.visit,
             training: self.training,
         }

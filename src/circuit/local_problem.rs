@@ -1,7 +1,7 @@
 //! The loss of one layer, which depends on nothing but that layer.
 
 use crate::circuit::workspace::LocalWorkspace;
-use crate::kernel::{all_finite, scale, scale_columns, total};
+use crate::kernel::{add_scaled, add_to, all_finite, dot, scale, scale_columns, total};
 use crate::layer::{Context, Layer, ParameterGroup, Point, check_layout, parameter_count};
 use crate::loss::{Loss, Pair};
 use crate::regularizer::Regularizer;
@@ -44,7 +44,10 @@ impl Wanted {
 /// without averaging; μ is included in values and gradients. With example weights wᵢ and
 /// regularisers R_t of θ_t and S_{t+1} of z_{t+1}, where a circuit has them,
 ///
-/// ℓ_t = Σᵢ wᵢ \[ μ_{t+1} L_h(z_{t+1}ⁱ, ẑ_{t+1}ⁱ) + R_t(θ_t) + S_{t+1}(z_{t+1}ⁱ) \].
+/// ℓ_t = Σᵢ wᵢ \[ μ_{t+1} L_h(z_{t+1}ⁱ, ẑ_{t+1}ⁱ) + R_t(θ_t) + S_{t+1}(z_{t+1}ⁱ) \],
+///
+/// and with Lagrange multipliers λ of the constraints z = ẑ
+/// ([`AugmentedLagrangian`](crate::AugmentedLagrangian)) also + wᵢ λ_{t+1}ⁱ·(z_{t+1}ⁱ − ẑ_{t+1}ⁱ).
 ///
 /// θ_t holds the layer's parameters, then those of the loss, if it has any.
 ///
@@ -77,6 +80,8 @@ pub struct LocalProblem<'a, T: Scalar> {
     /// One an example; empty if all are 1.
     pub(crate) example_weights: &'a [T],
     pub(crate) regularization: Regularization<'a>,
+    /// λ_{t+1}, like the target; empty if there are none.
+    pub(crate) multipliers: &'a [T],
 }
 
 /// R_t, on those groups of θ_t that decay, and S_{t+1}.
@@ -162,6 +167,7 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
             context: Context::inference(0, 0),
             example_weights: &[],
             regularization: Regularization::default(),
+            multipliers: &[],
         })
     }
 
@@ -174,6 +180,20 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         check_weights("example weight", weights)?;
         Ok(Self {
             example_weights: weights,
+            ..self
+        })
+    }
+
+    /// The same problem with Lagrange multipliers λ of the constraint z = ẑ, output_dim × n.
+    ///
+    /// # Errors
+    /// [`Error::Length`], [`Error::NonFiniteData`].
+    pub fn with_multipliers(self, multipliers: &'a [T]) -> Result<Self, Error> {
+        check_length("multipliers", multipliers, self.target.len())?;
+        let rows = self.layer.output_dim();
+        check_finite(Quantity::Multiplier, self.layer() + 1, rows, multipliers)?;
+        Ok(Self {
+            multipliers,
             ..self
         })
     }
@@ -238,20 +258,21 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
             Write::set(needs_cotangent.then_some(&mut w.cotangent[..])),
             &mut w.work,
         );
-        let (d_own, d_loss) = w.d_parameters.split_at_mut(self.own);
         if wanted.parameters && !of_loss.is_empty() {
             w.factors.fill(self.weight);
             for (factor, &weight) in w.factors.iter_mut().zip(self.example_weights) {
                 *factor *= weight;
             }
+            let d_loss = Write::Set(&mut w.d_parameters[self.own..]);
             self.loss
-                .parameter_gradient(&pair, &w.factors, Write::Set(d_loss), &mut w.work);
+                .parameter_gradient(&pair, &w.factors, d_loss, &mut w.work);
         }
-        self.weigh(&mut w.energies, true);
-        self.weigh(&mut w.d_target, wanted.target);
-        self.weigh(&mut w.cotangent, needs_cotangent);
+        self.scale_by_penalty(wanted.target, needs_cotangent, w);
+        self.add_multipliers(wanted.target, needs_cotangent, w);
+        self.scale_by_example_weights(wanted.target, needs_cotangent, w);
         if needs_cotangent {
             let wants_input = wanted.input && self.layer.input_differentiable();
+            let d_own = wanted.parameters.then_some(&mut w.d_parameters[..self.own]);
             let at = Point {
                 context: self.context,
                 parameters: own,
@@ -263,7 +284,7 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
                 &at,
                 &w.cotangent,
                 Write::set(wants_input.then_some(&mut w.d_input[..])),
-                Write::set(wanted.parameters.then_some(d_own)),
+                Write::set(d_own),
                 &mut w.work,
             );
         }
@@ -273,16 +294,49 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         w.energy
     }
 
-    /// Multiplies every example's share of `values` by μ and by its weight.
-    fn weigh(&self, values: &mut [T], wanted: bool) {
-        if !wanted {
+    fn scale_by_penalty(&self, target: bool, prediction: bool, w: &mut LocalWorkspace<T>) {
+        if self.weight == T::one() {
             return;
         }
-        if self.weight != T::one() {
-            scale(values, self.weight);
+        scale(&mut w.energies, self.weight);
+        if target {
+            scale(&mut w.d_target, self.weight);
         }
-        if !self.example_weights.is_empty() {
-            scale_columns(values, self.example_weights);
+        if prediction {
+            scale(&mut w.cotangent, self.weight);
+        }
+    }
+
+    /// Adds λ·(z − ẑ) to every example's energy, λ to its gradient in z, and −λ to that in ẑ.
+    fn add_multipliers(&self, target: bool, prediction: bool, w: &mut LocalWorkspace<T>) {
+        if self.multipliers.is_empty() {
+            return;
+        }
+        let dim = self.layer.output_dim();
+        let columns = self.multipliers.chunks_exact(dim).enumerate();
+        for (i, lambda) in columns {
+            let own = i * dim..(i + 1) * dim;
+            let gap = dot(lambda, &self.target[own.clone()]) - dot(lambda, &w.prediction[own]);
+            w.energies[i] += gap;
+        }
+        if target {
+            add_to(&mut w.d_target, self.multipliers);
+        }
+        if prediction {
+            add_scaled(&mut w.cotangent, -T::one(), self.multipliers);
+        }
+    }
+
+    fn scale_by_example_weights(&self, target: bool, prediction: bool, w: &mut LocalWorkspace<T>) {
+        if self.example_weights.is_empty() {
+            return;
+        }
+        scale_columns(&mut w.energies, self.example_weights);
+        if target {
+            scale_columns(&mut w.d_target, self.example_weights);
+        }
+        if prediction {
+            scale_columns(&mut w.cotangent, self.example_weights);
         }
     }
 

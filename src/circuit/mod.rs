@@ -305,6 +305,7 @@ impl<T: Scalar> Circuit<T> {
                 groups: &self.groups[t].all,
                 targets,
             },
+            multipliers: batch.multipliers.get(t).map_or(&[], |own| own),
         }
     }
 

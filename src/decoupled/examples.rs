@@ -154,6 +154,7 @@ impl<T: Scalar> Examples<T> {
             start: run.start,
             ids: &self.ids[run.clone()],
             weights: self.weights_of(run),
+            multipliers: &[],
             visit,
             training,
         }
@@ -235,6 +236,7 @@ impl<T: Scalar> Gathered<T> {
             start: 0,
             ids: &self.ids,
             weights: &self.weights,
+            multipliers: &[],
             visit: 0,
             training,
         }

@@ -10,6 +10,7 @@ pub use curvature::StepSize;
 pub use gradient::SynchronousDescent;
 pub use reverse_sweep::ReverseSweep;
 
+use crate::circuit::local_problem::check_length;
 use crate::circuit::{Batch, BatchMut, Circuit, Workspace};
 use crate::execution::Execution;
 use crate::kernel::{add_to, all_finite, squared_distance};
@@ -33,6 +34,8 @@ pub struct TargetProblem<'a, 'b, T: Scalar> {
     batch: &'a mut BatchMut<'b, T>,
     workspace: &'a mut Workspace<T>,
     execution: Execution,
+    /// λ_1, …, λ_{T−1}; empty if there are none.
+    multipliers: &'a [Vec<T>],
     predicted: bool,
 }
 
@@ -48,8 +51,32 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
             batch,
             workspace,
             execution,
+            multipliers: &[],
             predicted: false,
         }
+    }
+
+    /// The same problem with Lagrange multipliers: + λ_tⁱ·(z_tⁱ − ẑ_tⁱ) for t = 1, …, T−1 and every
+    /// example, λ_t d_t × n column-major.
+    ///
+    /// # Errors
+    /// [`Error::Length`] if they are not T − 1 arrays like the targets.
+    pub fn with_multipliers(self, multipliers: &'a [Vec<T>]) -> Result<Self, Error> {
+        let hidden = self.circuit.depth() - 1;
+        if multipliers.len() != hidden {
+            return Err(Error::Length {
+                what: "multipliers λ_1, …, λ_{T−1}".into(),
+                expected: hidden,
+                found: multipliers.len(),
+            });
+        }
+        for (t, own) in (1..).zip(multipliers) {
+            check_length(&format!("multipliers λ_{t}"), own, self.batch().z(t).len())?;
+        }
+        Ok(Self {
+            multipliers,
+            ..self
+        })
     }
 
     /// The circuit, whose parameters stay as they are.
@@ -59,7 +86,7 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
 
     /// z_0, …, z_T.
     pub fn batch(&self) -> Batch<'_, T> {
-        self.batch.view()
+        view(self.batch, self.multipliers)
     }
 
     /// The auxiliary targets z_t, d_t × n column-major, to be changed.
@@ -177,13 +204,10 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
     /// E, and the wanted gradients ∂E/∂θ_t and ∂E/∂z_t into the workspace.
     pub fn evaluate(&mut self, parameters: bool, targets: bool) -> T {
         self.predict();
-        self.circuit.differentiate(
-            self.batch.view(),
-            parameters,
-            targets,
-            self.workspace,
-            self.execution,
-        )
+        let batch = view(self.batch, self.multipliers);
+        let (workspace, execution) = (&mut *self.workspace, self.execution);
+        self.circuit
+            .differentiate(batch, parameters, targets, workspace, execution)
     }
 
     /// [`TargetProblem::evaluate`] with predictions and Jacobians left as they are in the
@@ -191,7 +215,8 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
     /// have moved: the fixed-prediction assumption.
     pub fn evaluate_frozen(&mut self, parameters: bool, targets: bool) -> T {
         let (circuit, workspace) = (self.circuit, &mut *self.workspace);
-        circuit.differentiate_frozen(self.batch.view(), parameters, targets, workspace)
+        let batch = view(self.batch, self.multipliers);
+        circuit.differentiate_frozen(batch, parameters, targets, workspace)
     }
 
     /// Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖² over the hidden layers, without weights or μ.
@@ -213,7 +238,8 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
             parameters: true,
             ..Wanted::NONE
         };
-        let problem = self.circuit.local_problem(t, self.batch.view());
+        let batch = view(self.batch, self.multipliers);
+        let problem = self.circuit.local_problem(t, batch);
         problem.differentiate(wanted, &mut self.workspace.locals[t])
     }
 
@@ -262,7 +288,7 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
             target: true,
             ..Wanted::NONE
         };
-        let batch = self.batch.view();
+        let batch = view(self.batch, self.multipliers);
         let (before, after) = self.workspace.locals.split_at_mut(t);
         let (below, above) = (&mut before[t - 1], &mut after[0]);
         self.circuit
@@ -300,6 +326,14 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
     pub fn check_target_gradient(&self, t: usize, step: u64) -> Result<(), Error> {
         let gradient = self.workspace.target_gradient(t);
         check_finite(Quantity::TargetGradient, t, step, gradient)
+    }
+}
+
+/// The batch as it stands in a problem with multipliers.
+fn view<'a, T>(batch: &'a BatchMut<'_, T>, multipliers: &'a [Vec<T>]) -> Batch<'a, T> {
+    Batch {
+        multipliers,
+        ..batch.view()
     }
 }
 

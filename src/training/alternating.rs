@@ -162,7 +162,7 @@ impl<T: Scalar> Scheme<T> for Alternating<T> {
         let mut energy = problem.evaluate(true, false);
         let left = problem.squared_gap();
         if let TargetPolicy::Residual { .. } = self.policy {
-            self.residuals.store(&problem);
+            self.residuals.store(problem.batch(), problem.workspace());
         }
         visit.record_gap_met(met);
         visit.record_gap_left(left);

@@ -1,8 +1,8 @@
 //! Joint descent: θ and z move together.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::example_memory::ExampleMemory;
 use super::visit::{Scheme, Visit};
 use crate::decoupled::DecoupledCircuit;
 use crate::optimizer::{Optimizer, Step};
@@ -25,46 +25,10 @@ use crate::{Error, Scalar};
 #[derive(Debug, Clone)]
 pub struct JointDescent<T: Scalar> {
     rule: Arc<dyn Optimizer<T>>,
+    /// The rule's state.
     memory: ExampleMemory<T>,
-}
-
-/// Optimiser state by example, in columns that are handed out as examples appear.
-#[derive(Debug, Clone)]
-struct ExampleMemory<T> {
-    column_of: HashMap<u64, usize>,
-    /// Steps of each column.
+    /// Steps of each example, by column.
     steps: Vec<u64>,
-    /// One array a hidden layer; an example's slots stand together.
-    states: Vec<Vec<T>>,
-    /// Columns of the batch under way.
-    columns: Vec<usize>,
-}
-
-impl<T: Scalar> ExampleMemory<T> {
-    fn new() -> Self {
-        Self {
-            column_of: HashMap::new(),
-            steps: Vec::new(),
-            states: Vec::new(),
-            columns: Vec::new(),
-        }
-    }
-
-    /// Finds the columns of `ids`, making room for examples not seen before. `lengths` are the
-    /// state lengths of one example, by hidden layer.
-    fn locate(&mut self, ids: &[u64], lengths: impl ExactSizeIterator<Item = usize>) {
-        self.columns.clear();
-        for &id in ids {
-            let next = self.column_of.len();
-            self.columns.push(*self.column_of.entry(id).or_insert(next));
-        }
-        let count = self.column_of.len();
-        self.steps.resize(count, 0);
-        self.states.resize_with(lengths.len(), Vec::new);
-        for (state, length) in self.states.iter_mut().zip(lengths) {
-            state.resize(count * length, T::zero());
-        }
-    }
 }
 
 impl<T: Scalar> JointDescent<T> {
@@ -73,13 +37,15 @@ impl<T: Scalar> JointDescent<T> {
         Self {
             rule: Arc::new(rule),
             memory: ExampleMemory::new(),
+            steps: Vec::new(),
         }
     }
 }
 
 impl<T: Scalar> Scheme<T> for JointDescent<T> {
-    fn start(&mut self, _model: &DecoupledCircuit<T>) -> Result<(), Error> {
-        self.memory = ExampleMemory::new();
+    fn start(&mut self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
+        self.memory.start(model, self.rule.slots());
+        self.steps = vec![0; model.examples().len()];
         Ok(())
     }
 
@@ -88,23 +54,16 @@ impl<T: Scalar> Scheme<T> for JointDescent<T> {
         let mut problem = visit.target_problem();
         let energy = problem.evaluate(true, true);
         let gap = problem.squared_gap();
-        let hidden = 1..problem.circuit().depth();
-        for t in hidden.clone() {
+        for t in 1..problem.circuit().depth() {
             problem.check_target_gradient(t, number)?;
         }
-        let (rule, slots) = (&self.rule, self.rule.slots());
-        let lengths = problem.circuit().dims()[hidden].iter();
-        let lengths = lengths.map(|&dim| slots * dim);
-        self.memory.locate(problem.batch().examples(), lengths);
-        let ExampleMemory {
-            steps,
-            states,
-            columns,
-            ..
-        } = &mut self.memory;
-        for &column in columns.iter() {
-            steps[column] += 1;
+        self.memory.locate(problem.batch().examples());
+        let (columns, states) = self.memory.columns_and_values();
+        for &column in columns {
+            self.steps[column] += 1;
         }
+        let (rule, steps) = (&self.rule, &self.steps);
+        let slots = rule.slots();
         let weights = problem.example_weights();
         // Both gradients stand in the workspace, so the order of the two updates is free.
         problem.attempt(number, |problem| {

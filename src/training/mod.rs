@@ -1,7 +1,9 @@
 //! Training: schemes, the phases and the loop that run them, and what it reports.
 
 mod alternating;
+mod augmented_lagrangian;
 mod backprop_scheme;
+mod example_memory;
 mod fixed_prediction;
 mod joint;
 mod phase;
@@ -13,6 +15,7 @@ mod visit;
 mod z_il;
 
 pub use alternating::{Alternating, TargetPolicy};
+pub use augmented_lagrangian::AugmentedLagrangian;
 pub use backprop_scheme::Backprop;
 pub use fixed_prediction::FixedPrediction;
 pub use joint::JointDescent;

@@ -1,44 +1,33 @@
 //! The residuals r_t = z_t − ẑ_t of all examples, carried from visit to visit.
 
+use super::example_memory::ExampleMemory;
+use crate::circuit::{Batch, Workspace};
 use crate::decoupled::DecoupledCircuit;
 use crate::target_solver::TargetProblem;
 use crate::{Error, Scalar};
 
-/// r_1, …, r_{T−1} of every example of a model, in its columns.
+/// r_1, …, r_{T−1} of every example of a model.
 ///
 /// θ moves between two visits to an example. An absolute target z_t stays where it was, and its
 /// layer is pulled back to where θ was; a residual moves along with the predictions.
 #[derive(Debug, Clone)]
 pub(super) struct Residuals<T> {
-    dims: Vec<usize>,
-    /// The examples' numbers in increasing order, one a column.
-    ids: Vec<u64>,
-    values: Vec<Vec<T>>,
-    /// Columns of the batch under way.
-    columns: Vec<usize>,
+    memory: ExampleMemory<T>,
 }
 
 impl<T: Scalar> Residuals<T> {
     pub(super) fn new() -> Self {
         Self {
-            dims: Vec::new(),
-            ids: Vec::new(),
-            values: Vec::new(),
-            columns: Vec::new(),
+            memory: ExampleMemory::new(),
         }
     }
 
     /// Takes the residuals of a model's targets at its present θ.
     pub(super) fn start(&mut self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
-        let hidden = 1..model.circuit().depth();
-        self.dims = model.circuit().dims()[hidden.clone()].to_vec();
-        self.ids = model.examples().to_vec();
-        self.values = vec![Vec::new(); hidden.len()];
+        self.memory.start(model, 1);
         model.for_each_evaluated("residuals", |batch, workspace| {
-            for (t, values) in hidden.clone().zip(&mut self.values) {
-                let prediction = workspace.local(t - 1).prediction();
-                values.extend(batch.z(t).iter().zip(prediction).map(|(&z, &p)| z - p));
-            }
+            self.memory.locate(batch.examples());
+            self.store(batch, workspace);
         })
     }
 
@@ -48,37 +37,29 @@ impl<T: Scalar> Residuals<T> {
         keep: T,
         problem: &mut TargetProblem<'_, '_, T>,
     ) -> Result<(), Error> {
-        let ids = &self.ids;
-        let column = |id| ids.binary_search(id).expect("an example of the run");
-        self.columns.clear();
-        self.columns
-            .extend(problem.batch().examples().iter().map(column));
+        self.memory.locate(problem.batch().examples());
         problem.chain(|t, prediction, z| {
-            let dim = self.dims[t - 1];
-            let predictions = prediction.chunks_exact(dim);
-            let targets = z.chunks_exact_mut(dim).zip(predictions);
-            for (&column, (z, prediction)) in self.columns.iter().zip(targets) {
-                let residual = &self.values[t - 1][column * dim..(column + 1) * dim];
-                for ((z, &p), &r) in z.iter_mut().zip(prediction).zip(residual) {
+            for (i, residual) in self.memory.batch(t).enumerate() {
+                let own = i * residual.len()..(i + 1) * residual.len();
+                let targets = z[own.clone()].iter_mut().zip(&prediction[own]);
+                for ((z, &p), &r) in targets.zip(residual) {
                     *z = p + keep * r;
                 }
             }
         })
     }
 
-    /// r_t ← z_t − f(z_{t−1}), for the batch of the last `load` and predictions that are current.
-    pub(super) fn store(&mut self, problem: &TargetProblem<'_, '_, T>) {
-        for (t, values) in (1..).zip(&mut self.values) {
-            let dim = self.dims[t - 1];
-            let prediction = problem.workspace().local(t - 1).prediction();
-            let targets = problem.batch().z(t).chunks_exact(dim);
-            let targets = targets.zip(prediction.chunks_exact(dim));
-            for (&column, (z, prediction)) in self.columns.iter().zip(targets) {
-                let residual = &mut values[column * dim..(column + 1) * dim];
-                for ((r, &z), &p) in residual.iter_mut().zip(z).zip(prediction) {
+    /// r_t ← z_t − f(z_{t−1}), for the batch of the last `load` and its current predictions.
+    pub(super) fn store(&mut self, batch: Batch<'_, T>, workspace: &Workspace<T>) {
+        for t in 1..=self.memory.values.len() {
+            let (z, prediction) = (batch.z(t), workspace.local(t - 1).prediction());
+            self.memory.update(t, |i, residual| {
+                let own = i * residual.len()..(i + 1) * residual.len();
+                let terms = z[own.clone()].iter().zip(&prediction[own]);
+                for (r, (&z, &p)) in residual.iter_mut().zip(terms) {
                     *r = z - p;
                 }
-            }
+            });
         }
     }
 

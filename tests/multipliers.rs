@@ -1,0 +1,291 @@
+//! Lagrange multipliers of the constraints z = ẑ: their term is differentiated, kept by example,
+//! makes backprop's gradients for any μ, and is stable within the bound of the method and no further.
+
+use std::sync::{Arc, Mutex};
+
+use layerwise::nalgebra::DMatrix;
+use layerwise::{
+    Activation, Adam, Alternating, AugmentedLagrangian, Circuit, DecoupledCircuit, Dense, Error,
+    GradCheck, LocalProblem, Optimizer, Phase, Quantity, ReverseSweep, Scalar, Scheme, Selection,
+    SquaredError, Step, StepSize, TargetInit, Trainer, Visit, presets,
+};
+
+const EXAMPLES: usize = 9;
+
+/// θ stays.
+#[derive(Debug, Clone, Copy)]
+struct Frozen;
+
+impl<T: Scalar> Optimizer<T> for Frozen {
+    fn slots(&self) -> usize {
+        0
+    }
+
+    fn update(&self, _: Step, _: &mut [T], _: &[T], _: &mut [T]) {}
+}
+
+fn dense(input: usize, output: usize, activation: Activation) -> Dense {
+    Dense::new(input, output, activation).unwrap()
+}
+
+fn model(penalty: f64) -> DecoupledCircuit<f64> {
+    model_of(Activation::Tanh, penalty)
+}
+
+/// Widths 2, 4, 3, 1, every example with a weight of its own.
+fn model_of(activation: Activation, penalty: f64) -> DecoupledCircuit<f64> {
+    let circuit = Circuit::builder()
+        .layer(dense(2, 4, activation))
+        .layer(dense(4, 3, activation))
+        .layer(dense(3, 1, Activation::Identity))
+        .penalty(penalty)
+        .seed(2)
+        .build();
+    let mut model = DecoupledCircuit::new(circuit.unwrap());
+    let x = DMatrix::from_fn(2, EXAMPLES, |i, j| ((2 * i + 3 * j) % 7) as f64 / 3.5 - 1.0);
+    let y = DMatrix::from_fn(1, EXAMPLES, |_, j| (j % 4) as f64 / 2.0 - 0.8);
+    let init = TargetInit::NoisyForwardPass { std: 0.2, seed: 3 };
+    model.add_examples(&x, &y, &init).unwrap();
+    let weights: Vec<f64> = (0..EXAMPLES).map(|i| 0.5 + i as f64 / 5.0).collect();
+    model
+        .set_example_weights(&Selection::All, &weights)
+        .unwrap();
+    model
+}
+
+fn differentiated<T: Scalar>(tolerance: f64) {
+    let layer = dense(3, 2, Activation::Sigmoid);
+    let values = |count: usize, seed: usize| -> Vec<T> {
+        let entry = |i: usize| ((seed + 7 * i) % 13) as f64 / 6.5 - 1.0;
+        (0..count).map(|i| T::of(entry(i))).collect()
+    };
+    let (parameters, input, target) = (values(8, 1), values(12, 2), values(8, 3));
+    let (multipliers, weights) = (values(8, 5), [0.5, 1.0, 2.0, 3.0].map(T::of));
+    let problem = |multipliers| {
+        let penalty = T::of(1.7);
+        LocalProblem::new(&layer, &parameters, &SquaredError, penalty, &input, &target)
+            .and_then(|problem| problem.with_example_weights(&weights))
+            .and_then(|problem| problem.with_multipliers(multipliers))
+            .unwrap()
+    };
+    let shifted = problem(&multipliers);
+    let report = GradCheck::new().local_problem(&shifted);
+    report.require(tolerance).unwrap();
+    // The term itself: Σᵢ wᵢ λᵢ·(zᵢ − ẑᵢ).
+    let mut workspace = shifted.workspace();
+    shifted.predict(&mut workspace);
+    let prediction = workspace.prediction().to_vec();
+    let zero = vec![T::zero(); 8];
+    let term = (0..8).fold(0.0, |sum, k| {
+        let gap = (target[k] - prediction[k]).as_f64();
+        sum + (weights[k / 2] * multipliers[k]).as_f64() * gap
+    });
+    let difference = (shifted.energy() - problem(&zero).energy()).as_f64();
+    assert!(
+        (difference - term).abs() < tolerance,
+        "{difference}, {term}"
+    );
+}
+
+#[test]
+fn their_term_agrees_with_differences() {
+    differentiated::<f64>(1e-6);
+    differentiated::<f32>(5e-3);
+}
+
+/// A scheme that also notes the parameter gradient of its last visit.
+#[derive(Debug)]
+struct Noted {
+    scheme: AugmentedLagrangian<f64>,
+    gradient: Arc<Mutex<Vec<Vec<f64>>>>,
+}
+
+impl Scheme<f64> for Noted {
+    fn start(&mut self, model: &DecoupledCircuit<f64>) -> Result<(), Error> {
+        self.scheme.start(model)
+    }
+
+    fn visit(&mut self, visit: &mut Visit<'_, '_, f64>) -> Result<f64, Error> {
+        let energy = self.scheme.visit(visit)?;
+        let layers = 0..visit.circuit().depth();
+        let gradient = layers.map(|t| visit.workspace().parameter_gradient(t).to_vec());
+        *self.gradient.lock().unwrap() = gradient.collect();
+        Ok(energy)
+    }
+}
+
+/// Statement 9: at the fixed point z is the forward pass, and the gradients are backprop's.
+#[test]
+fn at_rest_the_gradients_are_those_of_backprop_for_any_penalty() {
+    // On a linear circuit any μ will do. On a curved one a small μ does not make up for what
+    // λ·f″ takes from the curvature, and the steps do not come to rest.
+    let (linear, curved) = (Activation::Identity, Activation::Tanh);
+    for (activation, penalty) in [
+        (linear, 0.1),
+        (linear, 4.0),
+        (curved, 1.0),
+        (curved, 2.0),
+        (curved, 16.0),
+    ] {
+        let mut model = model_of(activation, penalty);
+        let gradient = Arc::new(Mutex::new(Vec::new()));
+        let scheme = Noted {
+            scheme: AugmentedLagrangian::new(ReverseSweep::new(4)),
+            gradient: gradient.clone(),
+        };
+        let phase = Phase::new(scheme, Frozen).epochs(3000);
+        Trainer::new(phase)
+            .measure_every(0)
+            .run(&mut model)
+            .unwrap();
+        let gaps = model.gap().unwrap();
+        assert!(
+            gaps.iter().all(|gap| *gap < 1e-9),
+            "μ = {penalty}: {gaps:?}"
+        );
+        let backprop = model.backprop(&Selection::All).unwrap().parameters;
+        let found = gradient.lock().unwrap();
+        for (found, exact) in found.iter().flatten().zip(backprop.iter().flatten()) {
+            let error = (found - exact).abs();
+            assert!(error < 1e-8, "μ = {penalty}: {found}, not {exact}");
+        }
+    }
+}
+
+/// A chain of two linear units with one example: the mode has σ = 1 and b = v².
+fn chain(penalty: f64, v: f64) -> DecoupledCircuit<f64> {
+    let unit = || dense(1, 1, Activation::Identity).without_bias();
+    let builder = Circuit::builder().layer(unit()).layer(unit());
+    let mut model = DecoupledCircuit::new(builder.penalty(penalty).build().unwrap());
+    let one = |value| DMatrix::from_element(1, 1, value);
+    model.set_parameters(0, &[1.0]).unwrap();
+    model.set_parameters(1, &[v]).unwrap();
+    let given = TargetInit::Given(vec![one(1.5)]);
+    model.add_examples(&one(1.0), &one(3.0), &given).unwrap();
+    model
+}
+
+fn phase(step: f64, rate: f64) -> Phase<f64> {
+    let sweep = ReverseSweep::new(1)
+        .with_step(StepSize::Fixed(step))
+        .unwrap();
+    let scheme = AugmentedLagrangian::new(sweep).with_rate(rate).unwrap();
+    Phase::new(scheme, Frozen)
+}
+
+/// z ← z − η (μ (z − ẑ) + λ − v (y − v z)), then λ ← λ + α μ (z − ẑ).
+#[test]
+fn three_visits_by_hand() {
+    let (penalty, v, step, rate) = (2.0, 1.5, 0.1, 0.7);
+    let mut model = chain(penalty, v);
+    Trainer::new(phase(step, rate).epochs(3))
+        .run(&mut model)
+        .unwrap();
+    let (mut z, mut lambda) = (1.5, 0.0);
+    for _ in 0..3 {
+        z -= step * (penalty * (z - 1.0) + lambda - v * (3.0 - v * z));
+        lambda += rate * penalty * (z - 1.0);
+    }
+    let found = model.z(1).unwrap()[(0, 0)];
+    assert!((found - z).abs() < 1e-14, "{found}, not {z}");
+}
+
+/// The bound η (2h + αμσ²) < 4 with h = μσ² + b: within it the gap closes, beyond it it grows.
+#[test]
+fn the_bound_on_the_rate_is_sharp() {
+    let (penalty, v) = (2.0, 1.5);
+    let h = penalty + v * v;
+    for share in [0.2, 0.45] {
+        let step = 2.0 * share / h;
+        let bound = (4.0 / step - 2.0 * h) / penalty;
+        let gap = |rate: f64| {
+            let mut model = chain(penalty, v);
+            match Trainer::new(phase(step, rate).epochs(2000)).run(&mut model) {
+                Ok(_) => model.gap().unwrap()[0],
+                Err(Error::NonFinite { .. }) => f64::INFINITY,
+                Err(other) => panic!("{other}"),
+            }
+        };
+        let (inside, outside) = (gap(0.95 * bound), gap(1.05 * bound));
+        assert!(inside < 1e-9, "ηh = {}: gap {inside}", 2.0 * share);
+        assert!(outside > 1e3, "ηh = {}: gap {outside}", 2.0 * share);
+    }
+}
+
+/// With θ held an example's targets take the same way in any minibatches: its λ are its own.
+#[test]
+fn they_are_kept_by_example() {
+    let train = |batch: usize, seed: u64| {
+        let mut model = model(1.0);
+        let scheme = AugmentedLagrangian::new(ReverseSweep::new(1));
+        let phase = Phase::new(scheme, Frozen).epochs(6).batch_size(batch);
+        Trainer::new(phase).seed(seed).run(&mut model).unwrap();
+        [
+            model.z(1).unwrap().into_owned(),
+            model.z(2).unwrap().into_owned(),
+        ]
+    };
+    let whole = train(EXAMPLES, 0);
+    for (batch, seed) in [(1, 1), (4, 2), (4, 3)] {
+        assert_eq!(train(batch, seed), whole, "batches of {batch}");
+    }
+}
+
+/// Where the penalty alone leaves a gap, the multipliers close it, and the circuit learns.
+#[test]
+fn admm_closes_the_gap_that_the_penalty_leaves() {
+    let train = |phase: Phase<f64>| {
+        let mut model = model(1.0);
+        let before = model.composed_loss().unwrap();
+        Trainer::new(phase.epochs(1500)).run(&mut model).unwrap();
+        let loss = model.composed_loss().unwrap();
+        assert!(loss < 0.5 * before, "{before} to {loss}");
+        let gaps = model.gap().unwrap();
+        gaps.iter().map(|gap| gap * gap).sum::<f64>().sqrt()
+    };
+    let rule = || Adam::new(1e-3).unwrap();
+    let sweep = || ReverseSweep::new(3);
+    let penalty = train(Phase::new(Alternating::persistent(sweep()), rule()));
+    let multipliers = train(presets::admm(sweep(), rule()));
+    assert!(multipliers < 0.3 * penalty, "{penalty} to {multipliers}");
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    for rate in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        let error = AugmentedLagrangian::<f64>::new(ReverseSweep::new(1)).with_rate(rate);
+        let option = "AugmentedLagrangian::rate";
+        assert!(
+            matches!(&error, Err(Error::InvalidOption { option: o, .. }) if *o == option),
+            "{error:?}"
+        );
+    }
+    let layer = dense(1, 2, Activation::Tanh);
+    let parameters = [0.5; 4];
+    let problem = LocalProblem::new(&layer, &parameters, &SquaredError, 1.0, &[1.0], &[0.0; 2]);
+    let problem = problem.unwrap();
+    let length = problem.with_multipliers(&[1.0]).unwrap_err();
+    assert!(
+        matches!(
+            length,
+            Error::Length {
+                expected: 2,
+                found: 1,
+                ..
+            }
+        ),
+        "{length}"
+    );
+    let finite = problem.with_multipliers(&[1.0, f64::NAN]).unwrap_err();
+    let multiplier = Quantity::Multiplier;
+    assert!(
+        matches!(finite, Error::NonFiniteData { quantity, row: 1, column: 0, .. } if quantity == multiplier),
+        "{finite}"
+    );
+    assert!(
+        finite
+            .to_string()
+            .contains("multiplier of layer 1 is NaN at row 1"),
+        "{finite}"
+    );
+}

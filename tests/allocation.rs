@@ -7,11 +7,11 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use layerwise::{
-    Activation, Adam, AdamW, Alternating, Backprop, Circuit, CircuitBuilder, ClassWeights,
-    DecoupledCircuit, Dense, Execution, FixedPrediction, Gaussian, GradientDescent, JointDescent,
-    LabelSmoothing, LocalWorkspace, Loss, Phase, PseudoHuber, Regularizer, ReverseSweep, RmsProp,
-    Scalar, Schedule, Scheme, Selection, Sequential, SoftmaxCrossEntropy, StepSize,
-    SynchronousDescent, TargetInit, Trainer, Wanted, Workspace, ZIl,
+    Activation, Adam, AdamW, Alternating, AugmentedLagrangian, Backprop, Circuit, CircuitBuilder,
+    ClassWeights, DecoupledCircuit, Dense, Execution, FixedPrediction, Gaussian, GradientDescent,
+    JointDescent, LabelSmoothing, LocalWorkspace, Loss, Phase, PseudoHuber, Regularizer,
+    ReverseSweep, RmsProp, Scalar, Schedule, Scheme, Selection, Sequential, SoftmaxCrossEntropy,
+    StepSize, SynchronousDescent, TargetInit, Trainer, Wanted, Workspace, ZIl,
 };
 use nalgebra::DMatrix;
 
@@ -185,6 +185,9 @@ fn training<T: Scalar>() {
         Alternating::refreshed(SynchronousDescent::with_rule(2, rule))
     });
     training_on::<T, _>("residual", || Alternating::residual(ReverseSweep::new(1)));
+    training_on::<T, _>("multipliers", || {
+        AugmentedLagrangian::new(ReverseSweep::new(2))
+    });
     let decayed = || AdamW::new(Adam::new(1e-3).unwrap());
     phases_on::<T>("rich, residual", rich_model, || {
         let step = StepSize::Fixed(0.05);

@@ -3,13 +3,12 @@
 //! the bounds that go with them, curvature and Lipschitz constants.
 
 #[path = "derivatives/cases.rs"]
-#[macro_use]
 mod cases;
+#[path = "derivatives/property.rs"]
+#[macro_use]
+mod property;
 
-use cases::{
-    ACTIVATIONS, Spec, Tested, any_activation, chain, failed, for_all, forward, generator,
-    sequential, smooth_point, uniform,
-};
+use cases::{ACTIVATIONS, Probed, Spec, any_activation, chain, forward, sequential, smooth_point};
 use layerwise::nalgebra::DMatrix;
 use layerwise::rand::RngExt;
 use layerwise::{
@@ -18,6 +17,7 @@ use layerwise::{
     PseudoHuber, Scalar, Selection, SoftmaxCrossEntropy, SquaredError, TargetInit, Wanted,
     WeightedSquaredError, Write,
 };
+use property::{failed, for_all, generator, uniform};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 
@@ -40,7 +40,7 @@ fn flat<T: Scalar>(parameters: &[Vec<T>]) -> Vec<T> {
     parameters.concat()
 }
 
-fn dense<T: Tested>() {
+fn dense<T: Probed>() {
     let cases = (1..7usize, 1..7usize, 1..5usize, any::<u64>());
     for_all(cases, |(input, output, n, seed)| {
         let rng = &mut generator(seed);
@@ -72,7 +72,7 @@ fn any_chain() -> impl Strategy<Value = (Vec<Spec>, usize, u64)> {
     )
 }
 
-fn composed<T: Tested>() {
+fn composed<T: Probed>() {
     for_all(any_chain(), |(specs, n, seed)| {
         let (parameters, z) = smooth_point::<T>(&specs, n, &mut generator(seed));
         let unit = sequential(&specs);
@@ -89,7 +89,7 @@ fn dot<T: Scalar>(a: &[T], b: &[T]) -> (f64, f64) {
 }
 
 /// ⟨u, J v⟩ = ⟨Jᵀ u, v⟩, with J v in input and parameters at once.
-fn products_are_adjoint<T: Tested>() {
+fn products_are_adjoint<T: Probed>() {
     for_all(any_chain(), |(specs, n, seed)| {
         let rng = &mut generator(seed);
         let unit = sequential::<T>(&specs);
@@ -141,7 +141,7 @@ fn products_are_adjoint<T: Tested>() {
     });
 }
 
-fn check_loss<T: Tested>(loss: &dyn Loss<T>, at: &Pair<'_, T>, joint: bool) -> TestCaseResult {
+fn check_loss<T: Probed>(loss: &dyn Loss<T>, at: &Pair<'_, T>, joint: bool) -> TestCaseResult {
     let check = GradCheck::new();
     for report in [check.loss(loss, at), check.curvature(loss, at, joint)] {
         let outcome = report.and_then(|report| report.require(T::GRADIENT));
@@ -180,7 +180,7 @@ impl<T: Scalar> LossCase<T> {
 const DELTA: f64 = 1.0;
 
 /// Every loss at targets of its domain; residuals keep clear of the kinks at ±[`DELTA`].
-fn every_loss<T: Tested>(dim: usize, prediction: &[T], seed: u64) -> Vec<LossCase<T>> {
+fn every_loss<T: Probed>(dim: usize, prediction: &[T], seed: u64) -> Vec<LossCase<T>> {
     let (n, rng) = (prediction.len() / dim, &mut generator(seed));
     let free = |rng: &mut _| -> Vec<T> {
         let residuals = uniform::<f64>(rng, dim * n, 2.0).into_iter();
@@ -239,7 +239,7 @@ fn every_loss<T: Tested>(dim: usize, prediction: &[T], seed: u64) -> Vec<LossCas
     ]
 }
 
-fn losses<T: Tested>() {
+fn losses<T: Probed>() {
     let cases = (1..7usize, 1..5usize, any::<u64>());
     for_all(cases, |(dim, n, seed)| {
         let prediction = uniform::<T>(&mut generator(!seed), dim * n, 1.5);
@@ -253,7 +253,7 @@ fn losses<T: Tested>() {
 }
 
 /// `Set` replaces what stood there, `Add` adds to it, and `Skip` changes nothing in the other.
-fn curvatures_set_add_and_skip<T: Tested>() {
+fn curvatures_set_add_and_skip<T: Probed>() {
     let cases = (1..7usize, 1..5usize, any::<u64>());
     for_all(cases, |(dim, n, seed)| {
         let rng = &mut generator(!seed);
@@ -303,7 +303,7 @@ fn one_hot<T: Scalar>(seed: u64, dim: usize, n: usize) -> Vec<T> {
 }
 
 /// Saturated, and wrong: where the target agrees, the loss is too small for differences.
-fn saturated_logits<T: Tested>() {
+fn saturated_logits<T: Probed>() {
     let cases = (1..7usize, 1..5usize, any::<u64>());
     for_all(cases, |(dim, n, seed)| {
         let logits = uniform::<T>(&mut generator(!seed), dim * n, T::LARGE_LOGIT);
@@ -357,7 +357,7 @@ fn evaluate<T: Scalar>(
 
 /// Logits far from 0, where e^x overflows or vanishes: the softmax does not change with a common
 /// shift, and where the shifted logits are exact, not one bit does.
-fn cross_entropy_is_invariant_under_shifts<T: Tested>() {
+fn cross_entropy_is_invariant_under_shifts<T: Probed>() {
     let cases = (1..7usize, 1..5usize, any::<u64>());
     for_all(cases, |(dim, n, seed)| {
         let target = distributions::<T>(seed, dim, n);
@@ -404,7 +404,7 @@ fn curvature_matrix<T: Scalar>(loss: &dyn Loss<T>, at: &Pair<'_, T>) -> DMatrix<
     matrix
 }
 
-fn losses_are_semidefinite_and_bounded<T: Tested>() {
+fn losses_are_semidefinite_and_bounded<T: Probed>() {
     let cases = (1..7usize, any::<u64>());
     for_all(cases, |(dim, seed)| {
         let prediction = uniform::<T>(&mut generator(!seed), dim, 2.0);
@@ -444,7 +444,7 @@ fn losses_are_semidefinite_and_bounded<T: Tested>() {
 /// W and for W of rank 1, where it is tight.
 #[test]
 fn curvature_bounds_of_dense_layers() {
-    fn bounded<T: Tested>(spec: Spec, weights: &[f64]) -> TestCaseResult {
+    fn bounded<T: Probed>(spec: Spec, weights: &[f64]) -> TestCaseResult {
         let mut parameters: Vec<T> = weights.iter().map(|&w| T::of(w)).collect();
         let rounded = parameters.iter().map(|w| w.as_f64());
         let w = DMatrix::from_iterator(spec.output, spec.input, rounded);
@@ -516,7 +516,7 @@ fn lipschitz_constants_are_the_suprema() {
 }
 
 /// Local problems of every loss with μ ≠ 1; μ scales energy and gradients.
-fn local_problems<T: Tested>() {
+fn local_problems<T: Probed>() {
     let cases = (any_chain(), 1..20u32);
     for_all(cases, |((specs, n, seed), tenths)| {
         let spec = specs[0];
@@ -542,7 +542,7 @@ fn local_problems<T: Tested>() {
 }
 
 /// A circuit of the chain with n examples and random targets, penalties other than 1.
-fn model<T: Tested>(
+fn model<T: Probed>(
     specs: &[Spec],
     parameters: &[Vec<T>],
     input: &[T],
@@ -577,7 +577,7 @@ fn model<T: Tested>(
 }
 
 /// Whether no layer is near a kink at the circuit's own targets.
-fn smooth_at_targets<T: Tested>(specs: &[Spec], model: &DecoupledCircuit<T>) -> bool {
+fn smooth_at_targets<T: Probed>(specs: &[Spec], model: &DecoupledCircuit<T>) -> bool {
     specs.iter().enumerate().all(|(t, spec)| {
         let z = model.z(t).unwrap().into_owned();
         let own = model.circuit().parameters(t);
@@ -585,7 +585,7 @@ fn smooth_at_targets<T: Tested>(specs: &[Spec], model: &DecoupledCircuit<T>) -> 
     })
 }
 
-fn circuits<T: Tested>() {
+fn circuits<T: Probed>() {
     let widths = prop::collection::vec(1..5usize, 2..6);
     let activations = prop::collection::vec(any_activation(), 4);
     let cases = (
@@ -613,7 +613,7 @@ fn circuits<T: Tested>() {
 /// Directions to probe wide circuits along: enough that one of them is not nearly level.
 const DIRECTIONS: usize = 6;
 
-fn wide_circuits_along_directions<T: Tested>() {
+fn wide_circuits_along_directions<T: Probed>() {
     let smooth = [
         Activation::Tanh,
         Activation::Sigmoid,

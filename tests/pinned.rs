@@ -243,8 +243,8 @@ fn defaults_are_those_documented() {
             "output_loss: SquaredError",
             "hidden: All(SquaredError)",
             "penalty: All(1.0)",
-            "parameter_regularizer: Regularizer { l1: 0.0, l2: 0.0 }",
-            "target_regularizer: Regularizer { l1: 0.0, l2: 0.0 }",
+            "parameter_regularizers: All(Regularizer { l1: 0.0, l2: 0.0 })",
+            "target_regularizers: All(Regularizer { l1: 0.0, l2: 0.0 })",
             "seed: 0 ",
         ],
     );

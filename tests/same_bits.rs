@@ -2,10 +2,10 @@
 //! own, in any blocks of examples, and in every run with the same seed.
 
 use layerwise::{
-    Activation, Adam, Alternating, Backprop, Circuit, DecoupledCircuit, Dense, Execution,
-    FixedPrediction, GradientDescent, JointDescent, LocalGradients, Phase, ReverseSweep, Scalar,
-    Selection, SoftmaxCrossEntropy, StepSize, SynchronousDescent, TargetInit, Trainer, Workspace,
-    ZIl,
+    Activation, Adam, Alternating, AugmentedLagrangian, Backprop, Circuit, DecoupledCircuit, Dense,
+    Execution, FixedPrediction, GradientDescent, JointDescent, LocalGradients, Phase, ReverseSweep,
+    Scalar, Selection, SoftmaxCrossEntropy, StepSize, SynchronousDescent, TargetInit, Trainer,
+    Workspace, ZIl,
 };
 use nalgebra::DMatrix;
 
@@ -87,6 +87,10 @@ fn phases<T: Scalar>() -> Vec<(&'static str, Phase<T>)> {
         (
             "residual",
             Phase::new(Alternating::residual(sweep()), rule()).max_gradient_norm(0.01),
+        ),
+        (
+            "multipliers",
+            Phase::new(AugmentedLagrangian::new(sweep()), rule()),
         ),
         ("Z-IL", Phase::new(ZIl, rule())),
         (

@@ -1,15 +1,12 @@
 //! Example weights and regularisers: values and gradients by finite differences and by hand, what
 //! weights and R scale and what they leave alone, and weight decay in a run.
 
-#[path = "derivatives/cases.rs"]
+#[path = "derivatives/property.rs"]
 #[macro_use]
-// Only a part of it is used here.
-#[allow(dead_code)]
-mod cases;
+mod property;
 
 use std::sync::{Arc, Mutex};
 
-use cases::{Tested, failed, for_all, generator, uniform};
 use layerwise::nalgebra::DMatrix;
 use layerwise::{
     Activation, Adam, AdamW, Alternating, Backprop, Circuit, DecoupledCircuit, Dense, Error,
@@ -17,6 +14,7 @@ use layerwise::{
     ReverseSweep, Scalar, Scheme, Selection, SoftmaxCrossEntropy, SquaredError, Step, StepSize,
     SynchronousDescent, TargetInit, TargetSolver, Trainer, Visit, Wanted,
 };
+use property::{Tested, failed, for_all, generator, uniform};
 use proptest::prelude::*;
 
 in_both_scalars!(
@@ -892,4 +890,63 @@ fn weight_decay_by_hand() {
         let error = largest_difference(own[0], own[1]);
         assert!(error < 1e-10, "layer {t}: {error}");
     }
+}
+
+/// One regulariser a layer: R_t of θ_t alone, S_t of z_t alone.
+#[test]
+fn every_layer_may_have_its_own() {
+    let [none, l1, l2] = [NONE, Elastic(0.3, 0.0), Elastic(0.0, 0.7)];
+    let build = |parameters: [Elastic; 3], targets: [Elastic; 2]| {
+        let own = |list: &[Elastic]| list.iter().map(|r| r.regularizer()).collect::<Vec<_>>();
+        let dense = |input, output| Dense::new(input, output, Activation::Tanh).unwrap();
+        let builder = Circuit::builder()
+            .layer(dense(2, 3))
+            .layer(dense(3, 2))
+            .layer(dense(2, 1))
+            .regularize_parameters_each(own(&parameters))
+            .regularize_targets_each(own(&targets));
+        let mut model = DecoupledCircuit::new(builder.build().unwrap());
+        let given = TargetInit::Given(vec![matrix(3, 3, 4), matrix(4, 2, 4)]);
+        let (x, y) = (matrix(1, 2, 4), matrix(2, 1, 4));
+        model.add_examples(&x, &y, &given).unwrap();
+        model
+    };
+    let plain = build([none; 3], [none; 2]);
+    let own = build([none, l1, l2], [l2, l1]);
+    GradCheck::new()
+        .circuit(&own)
+        .unwrap()
+        .require(1e-6)
+        .unwrap();
+    let (before, after) = (plain.energies().unwrap(), own.energies().unwrap());
+    let weights = |t: usize| {
+        &plain.circuit().parameters(t)[plain.circuit().parameter_groups(t)[0].range.clone()]
+    };
+    let z = |t: usize| plain.z(t).unwrap().iter().copied().collect::<Vec<_>>();
+    let added = [
+        l2.value(&z(1)),
+        4.0 * l1.value(weights(1)) + l1.value(&z(2)),
+        4.0 * l2.value(weights(2)),
+    ];
+    for t in 0..3 {
+        let difference = after[t] - before[t] - added[t];
+        assert!(difference.abs() < 1e-14, "t = {t}: {difference}");
+    }
+    // A list must have one for each.
+    let builder = Circuit::<f64>::builder().layer(Dense::new(1, 1, Activation::Tanh).unwrap());
+    let error = builder
+        .regularize_parameters_each(Vec::new())
+        .build()
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::Length {
+                expected: 1,
+                found: 0,
+                ..
+            }
+        ),
+        "{error}"
+    );
 }

@@ -18,21 +18,21 @@ use crate::{Error, Quantity, Scalar};
 pub struct CircuitBuilder<T: Scalar> {
     layers: Vec<Box<dyn Layer<T>>>,
     output_loss: Arc<dyn Loss<T>>,
-    hidden: Hidden<Arc<dyn Loss<T>>>,
-    penalty: Hidden<T>,
-    parameter_regularizer: Regularizer,
-    target_regularizer: Regularizer,
+    hidden: PerLayer<Arc<dyn Loss<T>>>,
+    penalty: PerLayer<T>,
+    parameter_regularizers: PerLayer<Regularizer>,
+    target_regularizers: PerLayer<Regularizer>,
     seed: u64,
 }
 
-/// One for all hidden layers, or one each.
+/// One for all layers (mostly hidden ones), or one each.
 #[derive(Debug)]
-enum Hidden<A> {
+enum PerLayer<A> {
     All(A),
     Each(Vec<A>),
 }
 
-impl<A: Clone> Hidden<A> {
+impl<A: Clone> PerLayer<A> {
     fn expand(self, count: usize, what: &str) -> Result<Vec<A>, Error> {
         match self {
             Self::All(one) => Ok(vec![one; count]),
@@ -51,10 +51,10 @@ impl<T: Scalar> CircuitBuilder<T> {
         Self {
             layers: Vec::new(),
             output_loss: Arc::new(SquaredError),
-            hidden: Hidden::All(Arc::new(SquaredError)),
-            penalty: Hidden::All(T::one()),
-            parameter_regularizer: Regularizer::NONE,
-            target_regularizer: Regularizer::NONE,
+            hidden: PerLayer::All(Arc::new(SquaredError)),
+            penalty: PerLayer::All(T::one()),
+            parameter_regularizers: PerLayer::All(Regularizer::NONE),
+            target_regularizers: PerLayer::All(Regularizer::NONE),
             seed: 0,
         }
     }
@@ -78,38 +78,50 @@ impl<T: Scalar> CircuitBuilder<T> {
 
     /// L_h of all hidden layers.
     pub fn hidden_loss(mut self, loss: impl Loss<T> + 'static) -> Self {
-        self.hidden = Hidden::All(Arc::new(loss));
+        self.hidden = PerLayer::All(Arc::new(loss));
         self
     }
 
     /// L_h of each hidden layer t = 1, …, T−1.
     pub fn hidden_losses(mut self, losses: Vec<Box<dyn Loss<T>>>) -> Self {
-        self.hidden = Hidden::Each(losses.into_iter().map(Arc::from).collect());
+        self.hidden = PerLayer::Each(losses.into_iter().map(Arc::from).collect());
         self
     }
 
     /// μ_t of all hidden layers.
     pub fn penalty(mut self, penalty: T) -> Self {
-        self.penalty = Hidden::All(penalty);
+        self.penalty = PerLayer::All(penalty);
         self
     }
 
     /// μ_t of each hidden layer t = 1, …, T−1.
     pub fn penalties(mut self, penalties: Vec<T>) -> Self {
-        self.penalty = Hidden::Each(penalties);
+        self.penalty = PerLayer::Each(penalties);
         self
     }
 
     /// R of every layer's parameters, those of groups that decay ([`ParameterGroup::decays`]
     /// [crate::ParameterGroup::decays]: weights, not biases). It counts once for every example.
     pub fn regularize_parameters(mut self, regularizer: Regularizer) -> Self {
-        self.parameter_regularizer = regularizer;
+        self.parameter_regularizers = PerLayer::All(regularizer);
+        self
+    }
+
+    /// R_t of each layer's parameters, t = 0, …, T−1, likewise.
+    pub fn regularize_parameters_each(mut self, regularizers: Vec<Regularizer>) -> Self {
+        self.parameter_regularizers = PerLayer::Each(regularizers);
         self
     }
 
     /// S of every auxiliary target z_1, …, z_{T−1}, without μ.
     pub fn regularize_targets(mut self, regularizer: Regularizer) -> Self {
-        self.target_regularizer = regularizer;
+        self.target_regularizers = PerLayer::All(regularizer);
+        self
+    }
+
+    /// S_t of each hidden layer's auxiliary targets, t = 1, …, T−1, likewise.
+    pub fn regularize_targets_each(mut self, regularizers: Vec<Regularizer>) -> Self {
+        self.target_regularizers = PerLayer::Each(regularizers);
         self
     }
 
@@ -142,6 +154,12 @@ impl<T: Scalar> CircuitBuilder<T> {
         }
         let penalties = self.penalty.expand(hidden, "penalties μ")?;
         check_weights("penalty μ", &penalties)?;
+        let parameter_regularizers = self
+            .parameter_regularizers
+            .expand(self.layers.len(), "regularisers of parameters")?;
+        let target_regularizers = self
+            .target_regularizers
+            .expand(hidden, "regularisers of targets")?;
         let mut dims = vec![self.layers[0].input_dim()];
         dims.extend(self.layers.iter().map(|layer| layer.output_dim()));
         let mut groups = Vec::with_capacity(self.layers.len());
@@ -174,8 +192,8 @@ impl<T: Scalar> CircuitBuilder<T> {
             layers: self.layers.into_iter().map(Arc::from).collect(),
             groups,
             parameters,
-            parameter_regularizer: self.parameter_regularizer,
-            target_regularizer: self.target_regularizer,
+            parameter_regularizers,
+            target_regularizers,
             output_loss: self.output_loss,
             hidden_losses,
             penalties,

@@ -54,10 +54,10 @@ pub struct Circuit<T: Scalar> {
     groups: Vec<Groups>,
     /// θ_t: the layer's parameters, then those of its loss.
     parameters: Vec<Vec<T>>,
-    /// R, the same for every θ_t.
-    parameter_regularizer: Regularizer,
-    /// S, the same for every z_t.
-    target_regularizer: Regularizer,
+    /// R_0, …, R_{T−1}.
+    parameter_regularizers: Vec<Regularizer>,
+    /// S_1, …, S_{T−1}.
+    target_regularizers: Vec<Regularizer>,
     output_loss: Arc<dyn Loss<T>>,
     /// L_h of z_1, …, z_{T−1}.
     hidden_losses: Vec<Arc<dyn Loss<T>>>,
@@ -135,8 +135,9 @@ impl<T: Scalar> Circuit<T> {
         &self.parameters[t][self.groups[t].own..]
     }
 
-    pub(crate) fn target_regularizer(&self) -> Regularizer {
-        self.target_regularizer
+    /// S_1, …, S_{T−1}.
+    pub(crate) fn target_regularizers(&self) -> &[Regularizer] {
+        &self.target_regularizers
     }
 
     /// All θ_t, for an optimiser that has checked its step.
@@ -286,10 +287,7 @@ impl<T: Scalar> Circuit<T> {
         input: &'a [T],
     ) -> LocalProblem<'a, T> {
         // S belongs to auxiliary targets, not to z_T.
-        let targets = match t + 1 < self.depth() {
-            true => self.target_regularizer,
-            false => Regularizer::NONE,
-        };
+        let targets = self.target_regularizers.get(t).copied();
         LocalProblem {
             layer: self.layer(t),
             parameters: &self.parameters[t],
@@ -301,9 +299,9 @@ impl<T: Scalar> Circuit<T> {
             context: batch.context(self.seed, t),
             example_weights: batch.weights,
             regularization: Regularization {
-                parameters: self.parameter_regularizer,
+                parameters: self.parameter_regularizers[t],
                 groups: &self.groups[t].all,
-                targets,
+                targets: targets.unwrap_or_default(),
             },
             multipliers: batch.multipliers.get(t).map_or(&[], |own| own),
         }

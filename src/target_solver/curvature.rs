@@ -124,7 +124,7 @@ impl<T: Scalar> Curvature<T> {
                 .ok_or(missing("the layer", t))?;
             let (below, above) = (loss_bound(t - 1)?, loss_bound(t)?);
             self.blocks
-                .push(below + above * jacobian + circuit.target_regularizer().curvature());
+                .push(below + above * jacobian + circuit.target_regularizers()[t - 1].curvature());
             if t + 1 < circuit.depth() {
                 self.couplings.push(above * jacobian.sqrt());
             }

@@ -34,15 +34,15 @@ pub(super) fn check_exactness<T: Scalar>(
             allowed: "1",
         });
     }
-    let targets = circuit.target_regularizer();
-    if !targets.is_none() {
-        return Err(Error::InvalidOption {
+    let mut targets = circuit.target_regularizers().iter();
+    match targets.find(|own| !own.is_none()) {
+        None => Ok(()),
+        Some(own) => Err(Error::InvalidOption {
             option: regularizer,
-            value: targets.largest_weight(),
+            value: own.largest_weight(),
             allowed: "none",
-        });
+        }),
     }
-    Ok(())
 }
 
 const OPTIONS: [&str; 2] = ["penalty μ under Z-IL", "target regulariser under Z-IL"];

@@ -1,77 +1,34 @@
-//! Random cases: every scalar's tolerances, a runner with a recorded seed, dense layers with
-//! parameters and inputs of order 1 and away from the kinks of their activations.
+//! Random cases: dense layers with parameters and inputs of order 1 and away from the kinks of
+//! their activations.
 
 use layerwise::rand::rngs::ChaCha8Rng;
-use layerwise::rand::{RngExt, SeedableRng};
-use layerwise::{Activation, Context, Dense, Error, Layer, Scalar, Sequential};
+use layerwise::{Activation, Context, Dense, Layer, Scalar, Sequential};
 use proptest::prelude::*;
-use proptest::test_runner::{RngSeed, TestCaseResult, TestRunner};
 
-/// A scalar, with what can be asked of central differences in it.
-pub(crate) trait Tested: Scalar {
-    /// Error that `GradCheck` may report.
-    const GRADIENT: f64;
+use super::property::{Tested, uniform};
+
+/// What else layers ask of differences in a scalar.
+pub(crate) trait Probed: Tested {
     /// Distance of pre-activations from the kink at 0, well above the step of the differences.
     const KINK: f64;
-    /// Rounding of a short sum, relative to the sum of its terms' magnitudes.
-    const ROUNDING: f64;
     /// Logits that saturate a softmax, but whose differences still resolve its curvature.
     const LARGE_LOGIT: f64;
-    /// The same along random directions of a deep circuit, whose step is divided by the direction's
-    /// largest entry, about 3, and whose slope may be small beside the rounding of the whole loss.
+    /// [`Tested::GRADIENT`] along random directions of a deep circuit, whose step is divided by the
+    /// direction's largest entry, about 3, and whose slope may be small beside the rounding of the
+    /// whole loss.
     const ALONG_DIRECTIONS: f64;
 }
 
-impl Tested for f64 {
-    const GRADIENT: f64 = 1e-6;
+impl Probed for f64 {
     const KINK: f64 = 0.05;
-    const ROUNDING: f64 = 1e-13;
     const LARGE_LOGIT: f64 = 20.0;
     const ALONG_DIRECTIONS: f64 = 1e-6;
 }
 
-impl Tested for f32 {
-    const GRADIENT: f64 = 5e-3;
+impl Probed for f32 {
     const KINK: f64 = 0.1;
-    const ROUNDING: f64 = 1e-5;
     const LARGE_LOGIT: f64 = 8.0;
     const ALONG_DIRECTIONS: f64 = 1e-2;
-}
-
-/// Runs `test` on 256 draws of `strategy`. The seed is fixed, so a failure comes back by running
-/// the same test again; proptest prints the smallest failing case.
-pub(crate) fn for_all<S: Strategy>(strategy: S, test: impl Fn(S::Value) -> TestCaseResult) {
-    let config = ProptestConfig {
-        cases: 256,
-        rng_seed: RngSeed::Fixed(0x6c61_7965),
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    };
-    if let Err(failure) = TestRunner::new(config).run(&strategy, test) {
-        panic!("{failure}");
-    }
-}
-
-/// Turns the crate's errors into failures of a case.
-pub(crate) fn failed(error: Error) -> TestCaseError {
-    TestCaseError::fail(error.to_string())
-}
-
-/// The same test in every scalar.
-macro_rules! in_both_scalars {
-    ($($test:ident),* $(,)?) => {$(
-        mod $test {
-            #[test]
-            fn in_f64() {
-                super::$test::<f64>();
-            }
-
-            #[test]
-            fn in_f32() {
-                super::$test::<f32>();
-            }
-        }
-    )*};
 }
 
 /// Every activation; of the leaky ReLU a slope inside its range.
@@ -88,16 +45,6 @@ pub(crate) const ACTIVATIONS: [Activation; 8] = [
 
 pub(crate) fn any_activation() -> impl Strategy<Value = Activation> {
     prop::sample::select(&ACTIVATIONS[..])
-}
-
-pub(crate) fn generator(seed: u64) -> ChaCha8Rng {
-    ChaCha8Rng::seed_from_u64(seed)
-}
-
-/// `count` draws from U(−size, size).
-pub(crate) fn uniform<T: Scalar>(rng: &mut ChaCha8Rng, count: usize, size: f64) -> Vec<T> {
-    let draws = (0..count).map(|_| T::of(rng.random_range(-size..size)));
-    draws.collect()
 }
 
 /// A dense layer: input and output dimension, activation, with a bias or not.
@@ -137,7 +84,7 @@ impl Spec {
 
     /// The layer's output, or `None` if a pre-activation lies so close to a kink that a difference
     /// could step over it.
-    pub(crate) fn smooth_output<T: Tested>(self, parameters: &[T], input: &[T]) -> Option<Vec<T>> {
+    pub(crate) fn smooth_output<T: Probed>(self, parameters: &[T], input: &[T]) -> Option<Vec<T>> {
         let pre_activation = forward(&self.layer_with(Activation::Identity), parameters, input);
         let kinked = matches!(
             self.activation,
@@ -180,7 +127,7 @@ pub(crate) fn sequential<T: Scalar>(specs: &[Spec]) -> Sequential<T> {
 }
 
 /// Parameters of every layer of a chain, and n inputs: drawn anew until no layer is near a kink.
-pub(crate) fn smooth_point<T: Tested>(
+pub(crate) fn smooth_point<T: Probed>(
     specs: &[Spec],
     n: usize,
     rng: &mut ChaCha8Rng,

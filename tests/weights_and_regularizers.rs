@@ -929,7 +929,7 @@ fn every_layer_may_have_its_own() {
         4.0 * l2.value(weights(2)),
     ];
     for t in 0..3 {
-        let difference = after[t] - before[t] - added[t];
+        let difference: f64 = after[t] - before[t] - added[t];
         assert!(difference.abs() < 1e-14, "t = {t}: {difference}");
     }
     // A list must have one for each.

@@ -899,7 +899,7 @@ fn every_layer_may_have_its_own() {
     let build = |parameters: [Elastic; 3], targets: [Elastic; 2]| {
         let own = |list: &[Elastic]| list.iter().map(|r| r.regularizer()).collect::<Vec<_>>();
         let dense = |input, output| Dense::new(input, output, Activation::Tanh).unwrap();
-        let builder = Circuit::builder()
+        let builder = Circuit::<f64>::builder()
             .layer(dense(2, 3))
             .layer(dense(3, 2))
             .layer(dense(2, 1))

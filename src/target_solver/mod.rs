@@ -71,7 +71,7 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
             });
         }
         for (t, own) in (1..).zip(multipliers) {
-            check_length(&format!("multipliers λ_{t}"), own, self.batch().z(t).len())?;
+            check_length("multipliers λ_t", own, self.batch().z(t).len())?;
         }
         Ok(Self {
             multipliers,

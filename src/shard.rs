@@ -105,8 +105,8 @@ impl<T: Scalar> Shard<T> {
         parameters.check()?;
         targets.check()?;
         let (input, target) = (&self.input, &self.target);
-        let problem =
-            LocalProblem::new(layer, &self.parameters, loss, self.penalty, input, target)?;
+        let problem = LocalProblem::new(layer, &self.parameters, loss, self.penalty, input, target)
+            .map_err(|error| self.numbered(error))?;
         check_length("examples", &self.examples, problem.examples())?;
         if !self.example_weights.is_empty() {
             check_length("example weights", &self.example_weights, problem.examples())?;
@@ -128,6 +128,27 @@ impl<T: Scalar> Shard<T> {
             },
             ..problem
         })
+    }
+
+    /// An error that takes this layer for layer 0, with its own number.
+    fn numbered(&self, error: Error) -> Error {
+        match error {
+            Error::NonFiniteData {
+                quantity,
+                layer,
+                row,
+                column,
+                value,
+            } => Error::NonFiniteData {
+                quantity,
+                // The number may be as wrong as the value.
+                layer: self.layer.saturating_add(layer),
+                row,
+                column,
+                value,
+            },
+            other => other,
+        }
     }
 }
 

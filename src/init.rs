@@ -175,6 +175,9 @@ pub(crate) enum Purpose {
     Check = 4,
     /// The parts of a split.
     Split = 5,
+    /// Cases of property tests.
+    #[cfg(feature = "proptest")]
+    Cases = 6,
 }
 
 /// The generator of stream t of a purpose.
@@ -185,7 +188,7 @@ pub(crate) fn generator(seed: u64, purpose: Purpose, t: u64) -> ChaCha8Rng {
 }
 
 /// values ← factor · draws.
-fn draw<T: Scalar>(
+pub(crate) fn draw<T: Scalar>(
     values: &mut [T],
     rng: &mut dyn Rng,
     distribution: impl Distribution<f64>,

@@ -40,6 +40,7 @@
 //! | moving targets alone | [`TargetSolver`]: [`ReverseSweep`], [`SynchronousDescent`] |
 //! | your own parts | [`Layer`], [`Loss`], [`Optimizer`], [`TargetSolver`], [`Scheme`], [`Scalar`] |
 //! | checking derivatives | [`GradCheck`] |
+//! | random circuits and data for property tests | `strategies`, with the feature `proptest` |
 //! | parting and scaling data, judging outputs | [`Split`], [`Standardizer`], [`metrics`] |
 //!
 //! # Examples
@@ -91,6 +92,8 @@ mod selection;
 mod shard;
 mod split;
 mod standardizer;
+#[cfg(feature = "proptest")]
+pub mod strategies;
 mod target_solver;
 mod training;
 

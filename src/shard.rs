@@ -1,5 +1,6 @@
 //! A local problem that can leave the process.
 
+use crate::circuit::all_groups;
 use crate::circuit::local_problem::{LocalProblem, Regularization, check_length, check_weights};
 use crate::decoupled::DecoupledCircuit;
 use crate::layer::{Context, Layer, ParameterGroup};
@@ -17,8 +18,8 @@ use crate::{Error, Scalar};
 /// back to [`DecoupledCircuit::install`]. `examples/remote_layer.rs` does this with a child
 /// process.
 ///
-/// The fingerprint is a hash of the scalar's type, of the dimensions, and of what `Debug` prints of
-/// layer and loss: a layer of your own should print all its options.
+/// The fingerprint is a hash of the scalar's type, of the dimensions, of the parameter groups, and
+/// of what `Debug` prints of layer and loss: a layer of your own should print all its options.
 ///
 /// # Examples
 /// ```
@@ -99,20 +100,13 @@ impl<T: Scalar> Shard<T> {
         layer: &'a dyn Layer<T>,
         loss: &'a dyn Loss<T>,
     ) -> Result<LocalProblem<'a, T>, Error> {
-        let groups = check_architecture(self, layer, loss)?;
+        check_architecture(self, layer, loss)?;
         let [parameters, targets] = [self.parameter_regularizer, self.target_regularizer];
-        if groups != self.groups {
-            return Err(Error::Length {
-                what: format!("parameter groups of layer {}", self.layer),
-                expected: groups.len(),
-                found: self.groups.len(),
-            });
-        }
         parameters.check()?;
         targets.check()?;
         let (input, target) = (&self.input, &self.target);
-        let problem =
-            LocalProblem::new(layer, &self.parameters, loss, self.penalty, input, target)?;
+        let problem = LocalProblem::new(layer, &self.parameters, loss, self.penalty, input, target)
+            .map_err(|error| self.numbered(error))?;
         check_length("examples", &self.examples, problem.examples())?;
         if !self.example_weights.is_empty() {
             check_length("example weights", &self.example_weights, problem.examples())?;
@@ -135,29 +129,56 @@ impl<T: Scalar> Shard<T> {
             ..problem
         })
     }
+
+    /// An error that takes this layer for layer 0, with its own number.
+    fn numbered(&self, error: Error) -> Error {
+        match error {
+            Error::NonFiniteData {
+                quantity,
+                layer,
+                row,
+                column,
+                value,
+            } => Error::NonFiniteData {
+                quantity,
+                // The number may be as wrong as the value.
+                layer: self.layer.saturating_add(layer),
+                row,
+                column,
+                value,
+            },
+            other => other,
+        }
+    }
 }
 
 fn check_architecture<T: Scalar>(
     shard: &Shard<T>,
     layer: &dyn Layer<T>,
     loss: &dyn Loss<T>,
-) -> Result<Vec<ParameterGroup>, Error> {
-    let expected = fingerprint(layer, loss);
-    if shard.fingerprint != expected {
-        return Err(Error::Fingerprint {
+) -> Result<(), Error> {
+    let expected = fingerprint(layer, loss, &all_groups(layer, loss));
+    // The groups may have been altered on the way, and the number not.
+    let found = [shard.fingerprint, fingerprint(layer, loss, &shard.groups)];
+    match found.into_iter().find(|&found| found != expected) {
+        None => Ok(()),
+        Some(found) => Err(Error::Fingerprint {
             layer: shard.layer,
             expected,
-            found: shard.fingerprint,
-        });
+            found,
+        }),
     }
-    Ok(crate::circuit::all_groups(layer, loss))
 }
 
 /// 64-bit FNV-1a of a description: the same on every platform.
-fn fingerprint<T: Scalar>(layer: &dyn Layer<T>, loss: &dyn Loss<T>) -> u64 {
+fn fingerprint<T: Scalar>(
+    layer: &dyn Layer<T>,
+    loss: &dyn Loss<T>,
+    groups: &[ParameterGroup],
+) -> u64 {
     let scalar = std::any::type_name::<T>();
     let (input, output) = (layer.input_dim(), layer.output_dim());
-    let description = format!("shard 1: {scalar} {input} {output} {layer:?} {loss:?}");
+    let description = format!("shard 1: {scalar} {input} {output} {layer:?} {loss:?} {groups:?}");
     description
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
@@ -174,10 +195,11 @@ impl<T: Scalar> DecoupledCircuit<T> {
         self.check_layer(t)?;
         self.with_batch(selection, "a shard", |batch| {
             let problem = self.circuit.local_problem(t, batch);
+            let groups = self.circuit.parameter_groups(t);
             Shard {
                 layer: t,
-                fingerprint: fingerprint(problem.layer, problem.loss),
-                groups: self.circuit.parameter_groups(t).to_vec(),
+                fingerprint: fingerprint(problem.layer, problem.loss, groups),
+                groups: groups.to_vec(),
                 parameters: problem.parameters.to_vec(),
                 penalty: problem.weight,
                 input: problem.input.to_vec(),

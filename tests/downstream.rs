@@ -94,6 +94,7 @@ fn a_crate_of_ones_own_works_with_the_package() {
         "the_circuit_trains",
         "the_layer_passes_the_gradient_check",
         "the_loss_passes_the_gradient_check",
+        "any_circuit_of_both_passes_the_gradient_check",
     ] {
         let passed = format!("test {test} ... ok");
         assert!(report.contains(&passed), "'{passed}' is not in:\n{report}");

@@ -62,7 +62,7 @@ impl<T: Scalar> Loss<T> for LogCosh {
         out_prediction.each(along);
     }
 
-    fn curvature_bound(&self) -> Option<T> {
+    fn curvature_bound(&self, _parameters: &[T]) -> Option<T> {
         Some(T::one())
     }
 }

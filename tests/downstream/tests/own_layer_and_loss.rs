@@ -2,12 +2,13 @@
 
 use downstream::{ExpScaling, LogCosh};
 use layerwise::nalgebra::DMatrix;
+use layerwise::strategies::proptest::prelude::*;
+use layerwise::strategies::proptest::test_runner::RngSeed;
+use layerwise::strategies::{Shapes, data, dense, layer_points, loss_points};
 use layerwise::{
-    Activation, Adam, Alternating, Circuit, DecoupledCircuit, Dense, GradCheck, ReverseSweep,
-    Selection, TargetInit, Trainer, Phase,
+    Activation, Adam, Alternating, Circuit, DecoupledCircuit, Dense, GradCheck, Layer, Phase,
+    ReverseSweep, Selection, TargetInit, Trainer,
 };
-use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
 
 fn model() -> DecoupledCircuit<f64> {
     let circuit = Circuit::builder()
@@ -57,6 +58,25 @@ fn the_circuit_trains() {
     assert!(after < 0.1 * before, "{before} to {after}");
 }
 
+/// The layer before a dense one and the loss behind both, with data that fit.
+fn models() -> impl Strategy<Value = DecoupledCircuit<f64>> {
+    let circuits = (dense(Shapes::new().smooth()), any::<u64>()).prop_map(|(layer, seed)| {
+        let dim = Layer::<f64>::input_dim(&layer);
+        let builder = Circuit::builder().layer(ExpScaling { dim }).layer(layer);
+        let builder = builder.hidden_loss(LogCosh).output_loss(LogCosh);
+        builder.seed(seed).build().unwrap()
+    });
+    circuits.prop_flat_map(|circuit| {
+        data(&circuit, 1..=4).prop_map(move |(x, y)| {
+            let seed = circuit.seed();
+            let mut model = DecoupledCircuit::new(circuit.clone());
+            let init = TargetInit::RandomNormal { std: 1.0, seed };
+            model.add_examples(&x, &y, &init).unwrap();
+            model
+        })
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: 64,
@@ -67,23 +87,22 @@ proptest! {
 
     #[test]
     fn the_layer_passes_the_gradient_check(
-        parameters in prop::collection::vec(-1.5..1.5, 3),
-        input in prop::collection::vec(-2.0..2.0, 6),
+        at in layer_points::<f64>(&ExpScaling { dim: 3 }, 1..=4, -1.5..=1.5),
     ) {
         let layer = ExpScaling { dim: 3 };
-        let report = GradCheck::new().layer::<f64>(&layer, &parameters, &input).unwrap();
-        prop_assert!(report.require(1e-6).is_ok(), "{report}");
+        let report = GradCheck::new().layer(&layer, &at.parameters, &at.input)?;
+        report.require(1e-6)?;
     }
 
     #[test]
-    fn the_loss_passes_the_gradient_check(
-        target in prop::collection::vec(-2.0..2.0, 6),
-        prediction in prop::collection::vec(-2.0..2.0, 6),
-    ) {
+    fn the_loss_passes_the_gradient_check(at in loss_points::<f64>(&LogCosh, 1..=4, 1..=4)) {
         let check = GradCheck::new();
-        let report = check.loss::<f64>(&LogCosh, 3, &target, &prediction).unwrap();
-        prop_assert!(report.require(1e-6).is_ok(), "{report}");
-        let report = check.curvature::<f64>(&LogCosh, 3, &target, &prediction, true).unwrap();
-        prop_assert!(report.require(1e-6).is_ok(), "{report}");
+        check.loss(&LogCosh, &at.pair())?.require(1e-6)?;
+        check.curvature(&LogCosh, &at.pair(), true)?.require(1e-6)?;
+    }
+
+    #[test]
+    fn any_circuit_of_both_passes_the_gradient_check(model in models()) {
+        GradCheck::new().circuit(&model)?.require(1e-6)?;
     }
 }

@@ -1,0 +1,521 @@
+//! Strategies for [`proptest`] that draw circuits, data and targets (feature `proptest`), to test
+//! layers, losses, solvers and schemes of one's own.
+//!
+//! Shapes and options are drawn by proptest, all numbers from one seed: a failing case shrinks to
+//! few, narrow layers and few examples, not number by number. What `Debug` prints of a case is all
+//! of it: layers with their options, seed, parameters, and z.
+//!
+//! # Examples
+//! Sweeps bounded by the curvature never raise E:
+//! ```
+//! use layerwise::strategies::proptest::{prelude::*, test_runner::RngSeed};
+//! use layerwise::strategies::{Shapes, models};
+//! use layerwise::{ReverseSweep, Selection};
+//!
+//! let config = ProptestConfig {
+//!     rng_seed: RngSeed::Fixed(1),
+//!     ..ProptestConfig::default()
+//! };
+//! proptest!(config, |(mut model in models::<f64>(Shapes::new().depth(3)))| {
+//!     let before = model.energy()?;
+//!     model.solve_targets(&mut ReverseSweep::new(1), &Selection::All)?;
+//!     prop_assert!(model.energy()? <= before * (1.0 + 1e-12));
+//! });
+//! ```
+
+use std::ops::RangeInclusive;
+
+use nalgebra::DMatrix;
+use rand::Rng;
+use rand_distr::Uniform;
+
+/// The version of proptest that the strategies are made with.
+pub use proptest;
+use proptest::arbitrary::any;
+use proptest::collection::vec;
+use proptest::sample::select;
+use proptest::strategy::Strategy;
+
+use crate::init::{Purpose, draw, generator};
+use crate::layer::parameter_count;
+use crate::{
+    Activation, Circuit, DecoupledCircuit, Dense, Error, Fan, Initializer, Layer, Loss, Pair,
+    Scalar, Shape, SoftmaxCrossEntropy, TargetInit,
+};
+
+/// Every activation; of the leaky ReLU the slope 0.1.
+const ACTIVATIONS: [Activation; 8] = [
+    Activation::Identity,
+    Activation::Tanh,
+    Activation::Sigmoid,
+    Activation::Relu,
+    Activation::LeakyRelu { slope: 0.1 },
+    Activation::Gelu,
+    Activation::Silu,
+    Activation::Softplus,
+];
+
+/// Inputs, targets and predictions lie in ±SIZE.
+const SIZE: f64 = 1.5;
+
+/// What circuits are drawn from; a case shrinks towards the smallest numbers and the first entries
+/// of the lists.
+///
+/// # Examples
+/// ```
+/// use layerwise::Activation;
+/// use layerwise::strategies::{Output, Shapes};
+///
+/// let shapes = Shapes::new()
+///     .depth(2)
+///     .activations([Activation::Tanh])
+///     .outputs([Output::SoftmaxCrossEntropy]);
+/// assert_eq!((shapes.max_depth, shapes.max_width), (2, 6));
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Shapes {
+    /// The most layers, from 1; 4 by default.
+    pub max_depth: usize,
+    /// The largest dimension, from 1; 6 by default.
+    pub max_width: usize,
+    /// The most examples, from 1; 5 by default.
+    pub max_examples: usize,
+    /// Activations, one drawn for every layer; by default all 8, the leaky ReLU with slope 0.1.
+    pub activations: Vec<Activation>,
+    /// With a bias (`true`) or without, drawn for every layer; by default both.
+    pub biases: Vec<bool>,
+    /// Where every μ_t lies, its logarithm uniform; 0.1..=10 by default.
+    pub penalties: RangeInclusive<f64>,
+    /// The output loss; by default both.
+    pub outputs: Vec<Output>,
+}
+
+/// The output loss of a circuit that is drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Output {
+    /// [`SquaredError`](crate::SquaredError).
+    SquaredError,
+    /// [`SoftmaxCrossEntropy`].
+    SoftmaxCrossEntropy,
+}
+
+impl Default for Shapes {
+    fn default() -> Self {
+        Self {
+            max_depth: 4,
+            max_width: 6,
+            max_examples: 5,
+            activations: ACTIVATIONS.to_vec(),
+            biases: vec![true, false],
+            penalties: 0.1..=10.0,
+            outputs: vec![Output::SquaredError, Output::SoftmaxCrossEntropy],
+        }
+    }
+}
+
+impl Shapes {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// At most this many layers.
+    pub fn depth(self, max_depth: usize) -> Self {
+        Self { max_depth, ..self }
+    }
+
+    /// Dimensions of at most this.
+    pub fn width(self, max_width: usize) -> Self {
+        Self { max_width, ..self }
+    }
+
+    /// At most this many examples.
+    pub fn examples(self, max_examples: usize) -> Self {
+        Self {
+            max_examples,
+            ..self
+        }
+    }
+
+    /// These activations alone.
+    pub fn activations(self, activations: impl Into<Vec<Activation>>) -> Self {
+        let activations = activations.into();
+        Self {
+            activations,
+            ..self
+        }
+    }
+
+    /// With a bias (`true`), without, or either.
+    pub fn biases(self, biases: impl Into<Vec<bool>>) -> Self {
+        let biases = biases.into();
+        Self { biases, ..self }
+    }
+
+    /// μ_t in this range.
+    pub fn penalties(self, penalties: RangeInclusive<f64>) -> Self {
+        Self { penalties, ..self }
+    }
+
+    /// These output losses alone.
+    pub fn outputs(self, outputs: impl Into<Vec<Output>>) -> Self {
+        let outputs = outputs.into();
+        Self { outputs, ..self }
+    }
+
+    /// No ReLU and no leaky ReLU: everything drawn is differentiable everywhere, and
+    /// [`GradCheck`](crate::GradCheck) meets no kink.
+    pub fn smooth(mut self) -> Self {
+        let kinked = |a: &Activation| matches!(a, Activation::Relu | Activation::LeakyRelu { .. });
+        self.activations.retain(|activation| !kinked(activation));
+        self
+    }
+
+    fn checked(self) -> Self {
+        for (what, max) in [
+            ("max_depth", self.max_depth),
+            ("max_width", self.max_width),
+            ("max_examples", self.max_examples),
+        ] {
+            assert!(max > 0, "Shapes::{what} is 0, but must be at least 1");
+        }
+        for (what, count) in [
+            ("activations", self.activations.len()),
+            ("biases", self.biases.len()),
+            ("outputs", self.outputs.len()),
+        ] {
+            assert!(count > 0, "Shapes::{what} is empty");
+        }
+        let (least, most) = (*self.penalties.start(), *self.penalties.end());
+        assert!(
+            0.0 < least && least <= most && most.is_finite(),
+            "Shapes::penalties are {least}..={most}, but must be above 0 and finite"
+        );
+        self
+    }
+}
+
+/// Any activation: one of the 8, the leaky ReLU with slope 0.1.
+///
+/// # Examples
+/// ```
+/// use layerwise::strategies::activations;
+/// use layerwise::strategies::proptest::{prelude::*, test_runner::TestRunner};
+///
+/// let property = |a| Ok(prop_assert!(layerwise::Activation::lipschitz(a) < 1.2));
+/// TestRunner::deterministic().run(&activations(), property).unwrap();
+/// ```
+pub fn activations() -> impl Strategy<Value = Activation> {
+    select(&ACTIVATIONS[..])
+}
+
+/// A dense layer: dimensions in 1..=`max_width`, activation and bias of `shapes`; initial weights
+/// are uniform with variance 1/fan_in, biases in [−1, 1].
+///
+/// # Panics
+/// If `shapes` leave nothing to draw from, or have a leaky ReLU with a slope outside 0..=1.
+///
+/// # Examples
+/// ```
+/// use layerwise::Layer;
+/// use layerwise::strategies::{Shapes, dense};
+/// use layerwise::strategies::proptest::{prelude::*, test_runner::TestRunner};
+///
+/// let property = |layer| Ok(prop_assert!(Layer::<f64>::output_dim(&layer) <= 3));
+/// TestRunner::deterministic().run(&dense(Shapes::new().width(3)), property).unwrap();
+/// ```
+pub fn dense(shapes: Shapes) -> impl Strategy<Value = Dense> {
+    let shapes = shapes.checked();
+    let width = 1..=shapes.max_width;
+    let (activation, bias) = (select(shapes.activations), select(shapes.biases));
+    (width.clone(), width, activation, bias).prop_map(|(input, output, activation, bias)| {
+        dense_of(input, output, activation, bias).expect("valid activations")
+    })
+}
+
+fn dense_of(
+    input: usize,
+    output: usize,
+    activation: Activation,
+    bias: bool,
+) -> Result<Dense, Error> {
+    // A bias is a matrix with one column: its variance is the scale, that of U(−1, 1).
+    let unit = Initializer::VarianceScaling {
+        scale: 1.0 / 3.0,
+        fan: Fan::In,
+        shape: Shape::Uniform,
+    };
+    let layer = Dense::new(input, output, activation)?;
+    let layer = layer.with_weights(Initializer::lecun_uniform())?;
+    match bias {
+        true => layer.with_bias(unit),
+        false => Ok(layer.without_bias()),
+    }
+}
+
+/// A circuit of 1..=`max_depth` layers as [`dense`] draws them, with μ_t and output loss of `shapes`,
+/// squared errors between the layers, and any seed.
+///
+/// # Panics
+/// As [`dense`].
+///
+/// # Examples
+/// ```
+/// use layerwise::nalgebra::DMatrix;
+/// use layerwise::strategies::{Shapes, circuits};
+/// use layerwise::strategies::proptest::{prelude::*, test_runner::TestRunner};
+///
+/// TestRunner::deterministic()
+///     .run(&circuits::<f32>(Shapes::new()), |circuit| {
+///         let outputs = circuit.predict(&DMatrix::zeros(circuit.dims()[0], 1))?;
+///         prop_assert!(outputs.iter().all(|y| y.is_finite()));
+///         Ok(())
+///     })
+///     .unwrap();
+/// ```
+pub fn circuits<T: Scalar>(shapes: Shapes) -> impl Strategy<Value = Circuit<T>> {
+    let shapes = shapes.checked();
+    let width = 1..=shapes.max_width;
+    let (activation, bias) = (select(shapes.activations), select(shapes.biases));
+    let layers = vec((width.clone(), activation, bias), 1..=shapes.max_depth);
+    let penalties = shapes.penalties;
+    (width, layers, select(shapes.outputs), any::<u64>()).prop_map(
+        move |(input, layers, output, seed)| {
+            let mut builder = Circuit::builder().seed(seed);
+            if output == Output::SoftmaxCrossEntropy {
+                builder = builder.output_loss(SoftmaxCrossEntropy);
+            }
+            let hidden = layers.len() - 1;
+            let mut dim = input;
+            for (width, activation, bias) in layers {
+                let layer = dense_of(dim, width, activation, bias).expect("valid activations");
+                builder = builder.layer(layer);
+                dim = width;
+            }
+            let (least, most) = (*penalties.start(), *penalties.end());
+            let rng = &mut generator(seed, Purpose::Cases, 0);
+            let logarithms = uniform::<f64>(hidden, least.ln()..=most.ln(), rng).into_iter();
+            // e^ln may be rounded out of the range.
+            let penalties = logarithms.map(|l| T::of(l.exp().clamp(least, most)));
+            let circuit = builder.penalties(penalties.collect()).build();
+            circuit.expect("layers that fit one another")
+        },
+    )
+}
+
+/// Inputs and output targets for a circuit, d_0 × n and d_T × n with n in `examples`: uniform in
+/// [−1.5, 1.5], the targets distributions with no entry at 0 if the output loss refuses either end of
+/// this range.
+///
+/// # Panics
+/// If `examples` is empty; when drawn, if the circuit takes neither, with its error.
+///
+/// # Examples
+/// ```
+/// use layerwise::strategies::data;
+/// use layerwise::strategies::proptest::{prelude::*, test_runner::TestRunner};
+/// use layerwise::{Activation, Circuit, Dense, SoftmaxCrossEntropy};
+///
+/// let layer = Dense::new(3, 2, Activation::Identity)?;
+/// let builder = Circuit::<f64>::builder().layer(layer);
+/// let circuit = builder.output_loss(SoftmaxCrossEntropy).build()?;
+/// TestRunner::deterministic()
+///     .run(&data(&circuit, 1..=4), |(inputs, targets)| {
+///         prop_assert!(circuit.composed_loss(&inputs, &targets)? > 0.0);
+///         prop_assert!(targets.column_iter().all(|y| (y.sum() - 1.0).abs() < 1e-12));
+///         Ok(())
+///     })
+///     .unwrap();
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+pub fn data<T: Scalar>(
+    circuit: &Circuit<T>,
+    examples: RangeInclusive<usize>,
+) -> impl Strategy<Value = (DMatrix<T>, DMatrix<T>)> + use<T> {
+    let circuit = circuit.clone();
+    (examples, any::<u64>()).prop_map(move |(n, seed)| fitting(&circuit, n, seed))
+}
+
+/// A [`DecoupledCircuit`]: a circuit as [`circuits`] draws it, 1..=`max_examples` examples as [`data`]
+/// draws them, and auxiliary targets from N(0, 1).
+///
+/// # Panics
+/// As [`dense`].
+///
+/// # Examples
+/// ```
+/// use layerwise::GradCheck;
+/// use layerwise::strategies::{Shapes, models};
+/// use layerwise::strategies::proptest::{prelude::*, test_runner::TestRunner};
+///
+/// let smooth = Shapes::new().depth(2).width(3).examples(2).smooth();
+/// TestRunner::deterministic()
+///     .run(&models::<f64>(smooth), |model| {
+///         Ok(GradCheck::new().circuit(&model)?.require(1e-6)?)
+///     })
+///     .unwrap();
+/// ```
+pub fn models<T: Scalar>(shapes: Shapes) -> impl Strategy<Value = DecoupledCircuit<T>> {
+    let shapes = shapes.checked();
+    let examples = 1..=shapes.max_examples;
+    (circuits(shapes), examples, any::<u64>()).prop_map(|(circuit, n, seed)| {
+        let (inputs, targets) = fitting(&circuit, n, seed);
+        let mut model = DecoupledCircuit::new(circuit);
+        let init = TargetInit::RandomNormal { std: 1.0, seed };
+        let added = model.add_examples(&inputs, &targets, &init);
+        added.expect("data that fit the circuit");
+        model
+    })
+}
+
+/// Where a layer can be checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LayerPoint<T> {
+    /// θ.
+    pub parameters: Vec<T>,
+    /// z, input_dim × n column-major.
+    pub input: Vec<T>,
+}
+
+/// Parameters and n inputs for a layer, n in `examples`, all uniform in `values`.
+///
+/// # Panics
+/// If a range is empty, or `values` are not finite.
+///
+/// # Examples
+/// ```
+/// use layerwise::strategies::layer_points;
+/// use layerwise::strategies::proptest::{prelude::*, test_runner::TestRunner};
+/// use layerwise::{Activation, Dense, GradCheck};
+///
+/// let layer = Dense::new(3, 2, Activation::Gelu)?;
+/// TestRunner::deterministic()
+///     .run(&layer_points::<f64>(&layer, 1..=4, -1.0..=1.0), |at| {
+///         let report = GradCheck::new().layer(&layer, &at.parameters, &at.input)?;
+///         Ok(report.require(1e-6)?)
+///     })
+///     .unwrap();
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+pub fn layer_points<T: Scalar>(
+    layer: &dyn Layer<T>,
+    examples: RangeInclusive<usize>,
+    values: RangeInclusive<f64>,
+) -> impl Strategy<Value = LayerPoint<T>> + use<T> {
+    let (count, dim) = (parameter_count(layer), layer.input_dim());
+    (examples, any::<u64>()).prop_map(move |(n, seed)| {
+        let rng = &mut generator(seed, Purpose::Cases, 2);
+        LayerPoint {
+            parameters: uniform(count, values.clone(), rng),
+            input: uniform(dim * n, values.clone(), rng),
+        }
+    })
+}
+
+/// Where a loss can be checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LossPoint<T> {
+    /// Rows of target and prediction.
+    pub dim: usize,
+    /// z, `dim` × n column-major.
+    pub target: Vec<T>,
+    /// ẑ, `dim` × n column-major.
+    pub prediction: Vec<T>,
+    /// φ.
+    pub parameters: Vec<T>,
+}
+
+impl<T> LossPoint<T> {
+    /// The same as a [`Pair`].
+    pub fn pair(&self) -> Pair<'_, T> {
+        Pair::new(self.dim, &self.target, &self.prediction).with_parameters(&self.parameters)
+    }
+}
+
+/// n targets and predictions for a loss, n in `examples`, their rows in `dims`: predictions uniform in
+/// [−1.5, 1.5], targets too or, if the loss refuses either end of this range, distributions with no
+/// entry at 0; φ within ½ of where the loss starts it.
+///
+/// # Panics
+/// If a range is empty; when drawn, if the loss takes neither target, with its error.
+///
+/// # Examples
+/// ```
+/// use layerwise::strategies::loss_points;
+/// use layerwise::strategies::proptest::{prelude::*, test_runner::TestRunner};
+/// use layerwise::{GradCheck, PseudoHuber};
+///
+/// let loss = PseudoHuber::new(1.0)?;
+/// TestRunner::deterministic()
+///     .run(&loss_points::<f64>(&loss, 1..=3, 1..=4), |at| {
+///         Ok(GradCheck::new().loss(&loss, &at.pair())?.require(1e-6)?)
+///     })
+///     .unwrap();
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+pub fn loss_points<T: Scalar>(
+    loss: &dyn Loss<T>,
+    dims: RangeInclusive<usize>,
+    examples: RangeInclusive<usize>,
+) -> impl Strategy<Value = LossPoint<T>> {
+    (dims, examples, any::<u64>()).prop_map(|(dim, n, seed)| {
+        let rng = &mut generator(seed, Purpose::Cases, 3);
+        let groups = loss.parameters(dim);
+        let mut parameters = vec![T::zero(); groups.last().map_or(0, |g| g.range.end)];
+        loss.initialize(dim, &mut parameters);
+        let moves = uniform::<T>(parameters.len(), -0.5..=0.5, rng);
+        parameters.iter_mut().zip(moves).for_each(|(p, m)| *p += m);
+        LossPoint {
+            dim,
+            target: target_of(loss, dim, n, rng),
+            prediction: uniform(dim * n, -SIZE..=SIZE, rng),
+            parameters,
+        }
+    })
+}
+
+/// Inputs and output targets that fit a circuit.
+fn fitting<T: Scalar>(circuit: &Circuit<T>, n: usize, seed: u64) -> (DMatrix<T>, DMatrix<T>) {
+    let rng = &mut generator(seed, Purpose::Cases, 1);
+    let (input, last) = (circuit.dims()[0], circuit.depth() - 1);
+    let output = circuit.dims()[last + 1];
+    let inputs = uniform(input * n, -SIZE..=SIZE, rng);
+    if let Err(error) = circuit.layer(0).check_input(&inputs) {
+        panic!("no inputs for layer 0: {error}");
+    }
+    let targets = target_of(circuit.loss(last), output, n, rng);
+    (
+        DMatrix::from_vec(input, n, inputs),
+        DMatrix::from_vec(output, n, targets),
+    )
+}
+
+/// Targets that a loss takes: any numbers if it takes both ends of their range, else distributions.
+fn target_of<T: Scalar>(loss: &dyn Loss<T>, dim: usize, n: usize, rng: &mut dyn Rng) -> Vec<T> {
+    let ends = [-SIZE, SIZE].map(|end| vec![T::of(end); dim]);
+    let free = ends.iter().all(|end| loss.check_target(dim, end).is_ok());
+    let mut values = match free {
+        true => uniform::<f64>(dim * n, -SIZE..=SIZE, rng),
+        false => uniform::<f64>(dim * n, 0.1..=1.0, rng),
+    };
+    for column in values.chunks_exact_mut(dim).filter(|_| !free) {
+        let total: f64 = column.iter().sum();
+        column.iter_mut().for_each(|share| *share /= total);
+    }
+    let targets: Vec<T> = values.into_iter().map(T::of).collect();
+    match loss.check_target(dim, &targets) {
+        Ok(()) => targets,
+        Err(error) => panic!("no targets for {loss:?}: {error}"),
+    }
+}
+
+fn uniform<T: Scalar>(count: usize, values: RangeInclusive<f64>, rng: &mut dyn Rng) -> Vec<T> {
+    let (least, most) = (*values.start(), *values.end());
+    let distribution = Uniform::new_inclusive(least, most)
+        .unwrap_or_else(|error| panic!("no values in {least}..={most}: {error}"));
+    let mut drawn = vec![T::zero(); count];
+    draw(&mut drawn, rng, distribution, 1.0);
+    drawn
+}

@@ -117,7 +117,8 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
     /// The memory that a batch of `batch` examples needs; never less for a larger batch.
     fn scratch(&self, batch: usize) -> Scratch;
 
-    /// Checks one batch of inputs at the entry of the data; called only for layer 0.
+    /// Checks one batch of inputs at the entry of the data: those of layer 0, and those of a local
+    /// problem that is made from arrays or from a shard.
     ///
     /// # Errors
     /// [`Error::InputDomain`] for inputs that the layer cannot take, such as a fractional index.

@@ -165,6 +165,17 @@ pub enum Error {
         layer: usize,
     },
 
+    /// A hidden loss other than squared error, in a scheme that is exact for that alone.
+    #[error(
+        "the loss {loss} of hidden layer {layer} is not SquaredError, which this scheme needs to be exact"
+    )]
+    NotSquaredError {
+        /// The loss, as its `Debug` prints it.
+        loss: String,
+        /// The hidden layer t = 1, …, T−1.
+        layer: usize,
+    },
+
     /// A matrix or slice of the wrong shape.
     #[error("{what}: expected {} x {}, found {} x {}", expected.0, expected.1, found.0, found.1)]
     Shape {

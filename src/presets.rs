@@ -4,10 +4,10 @@
 //! |---|---|---|
 //! | [`proposal`] | θ and z descend E together, μ = 1 | the proposal that this crate implements |
 //! | [`mac`] | Z-step on persistent targets, W-step, μ growing | Carreira-Perpiñán & Wang 2014 |
-//! | [`predictive_coding`] | forward pass, K synchronous Z-steps, W-step | Whittington & Bogacz 2017 |
 //! | [`admm`] | Z-step, W-step, step of the multipliers | Taylor et al. 2016 |
 //! | [`carried_residuals`] | Z-step on residuals carried through minibatches, W-step | this crate |
-//! | [`z_il`] | the same with gradients taken so that they are backprop's | Song et al. 2020 |
+//! | [`predictive_coding`] | forward pass, K synchronous Z-steps, W-step | Whittington & Bogacz 2017 |
+//! | [`z_il`] | the same, gradients taken so that they are backprop's | Song et al. 2020 |
 //! | [`fixed_prediction`] | predictions and Jacobians held at the forward pass | Millidge et al. 2022 |
 //!
 //! A preset fixes what makes the scheme, not its circuit: losses and the μ_t at the start are the
@@ -40,8 +40,8 @@ pub fn proposal<T: Scalar>(
 }
 
 /// The method of auxiliary coordinates with the quadratic penalty: alternating Z-steps by `solver`
-/// and W-steps by `rule` on persistent targets, while every μ_t grows by the factor `growth` over
-/// the phase, step by step in one ratio.
+/// and W-steps by `rule` on persistent targets, while every μ_t grows in one ratio from visit to
+/// visit, so that after K visits, one more than there are, it would be `growth` times the first.
 ///
 /// Carreira-Perpiñán & Wang 2014. Stationary points tend to those of the composed loss as μ → ∞;
 /// what is large enough is for the gap to tell.

@@ -130,6 +130,21 @@ impl Schedule {
         Self { shape, warm_up: 0 }
     }
 
+    /// The first step behind the warm-up.
+    pub(crate) fn warm_up(self) -> u64 {
+        self.warm_up
+    }
+
+    /// The largest factor that any step may have.
+    pub(crate) fn largest(self) -> f64 {
+        match self.shape {
+            Shape::Constant | Shape::Cosine { .. } => 1.0,
+            Shape::Linear { end } | Shape::Geometric { end } => end.max(1.0),
+            Shape::Steps { ratio, .. } if ratio > 1.0 => f64::INFINITY,
+            Shape::Steps { .. } => 1.0,
+        }
+    }
+
     /// The factor at step k = `step`, counted from 0, of K = `steps`.
     pub fn factor(self, step: u64, steps: u64) -> f64 {
         if step < self.warm_up {

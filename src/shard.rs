@@ -18,8 +18,8 @@ use crate::{Error, Scalar};
 /// back to [`DecoupledCircuit::install`]. `examples/remote_layer.rs` does this with a child
 /// process.
 ///
-/// The fingerprint is a hash of the scalar's type, of the dimensions, of the parameter groups, and
-/// of what `Debug` prints of layer and loss: a layer of your own should print all its options.
+/// The fingerprint is a hash of t, the scalar's type, the dimensions, the parameter groups, and
+/// what `Debug` prints of layer and loss: a layer of your own should print all its options.
 ///
 /// # Examples
 /// ```
@@ -157,9 +157,12 @@ fn check_architecture<T: Scalar>(
     layer: &dyn Layer<T>,
     loss: &dyn Loss<T>,
 ) -> Result<(), Error> {
-    let expected = fingerprint(layer, loss, &all_groups(layer, loss));
+    let expected = fingerprint(shard.layer, layer, loss, &all_groups(layer, loss));
     // The groups may have been altered on the way, and the number not.
-    let found = [shard.fingerprint, fingerprint(layer, loss, &shard.groups)];
+    let found = [
+        shard.fingerprint,
+        fingerprint(shard.layer, layer, loss, &shard.groups),
+    ];
     match found.into_iter().find(|&found| found != expected) {
         None => Ok(()),
         Some(found) => Err(Error::Fingerprint {
@@ -172,13 +175,15 @@ fn check_architecture<T: Scalar>(
 
 /// 64-bit FNV-1a of a description: the same on every platform.
 fn fingerprint<T: Scalar>(
+    t: usize,
     layer: &dyn Layer<T>,
     loss: &dyn Loss<T>,
     groups: &[ParameterGroup],
 ) -> u64 {
     let scalar = std::any::type_name::<T>();
     let (input, output) = (layer.input_dim(), layer.output_dim());
-    let description = format!("shard 1: {scalar} {input} {output} {layer:?} {loss:?} {groups:?}");
+    let description =
+        format!("shard 1: {t} {scalar} {input} {output} {layer:?} {loss:?} {groups:?}");
     description
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
@@ -198,7 +203,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
             let groups = self.circuit.parameter_groups(t);
             Shard {
                 layer: t,
-                fingerprint: fingerprint(problem.layer, problem.loss, groups),
+                fingerprint: fingerprint(t, problem.layer, problem.loss, groups),
                 groups: groups.to_vec(),
                 parameters: problem.parameters.to_vec(),
                 penalty: problem.weight,

@@ -139,15 +139,18 @@ impl Split {
         }
         let columns = permutation(count, &mut draws(seed))?;
         let start = |fold: usize| fold * (count / k) + fold.min(count % k);
-        let fold = |fold: usize| {
+        let mut folds = list(k)?;
+        for fold in 0..k {
             let (before, rest) = columns.split_at(start(fold));
             let (test, after) = rest.split_at(start(fold + 1) - start(fold));
-            Self {
-                train: [before, after].concat(),
+            let mut train = list(before.len() + after.len())?;
+            train.extend(before.iter().chain(after));
+            folds.push(Self {
+                train,
                 test: test.to_vec(),
-            }
-        };
-        Ok((0..k).map(fold).collect())
+            });
+        }
+        Ok(folds)
     }
 }
 
@@ -157,17 +160,23 @@ fn draws(seed: u64) -> ChaCha8Rng {
 
 /// 0, …, count − 1 in random order.
 fn permutation(count: usize, rng: &mut ChaCha8Rng) -> Result<Vec<usize>, Error> {
-    let mut columns = Vec::new();
-    columns
-        .try_reserve_exact(count)
-        .map_err(|_| Error::TooLarge {
-            what: "a list of columns",
-            rows: count,
-            columns: 1,
-        })?;
+    let mut columns = list(count)?;
     columns.extend(0..count);
     columns.shuffle(rng);
     Ok(columns)
+}
+
+/// An empty list with room for `count`.
+fn list<A>(count: usize) -> Result<Vec<A>, Error> {
+    let mut list = Vec::new();
+    match list.try_reserve_exact(count) {
+        Ok(()) => Ok(list),
+        Err(_) => Err(Error::TooLarge {
+            what: "a list of columns",
+            rows: count,
+            columns: 1,
+        }),
+    }
 }
 
 fn check_count(count: usize) -> Result<(), Error> {

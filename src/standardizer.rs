@@ -89,10 +89,16 @@ impl<T: Scalar> Standardizer<T> {
         let n = values.ncols() as f64;
         let (mut mean, mut deviation, mut factor) = (Vec::new(), Vec::new(), Vec::new());
         for row in values.row_iter() {
-            let own = row.iter().map(|v| v.as_f64()).sum::<f64>() / n;
-            let squares = row.iter().map(|v| (v.as_f64() - own).powi(2)).sum::<f64>();
+            // Sums of the largest numbers would overflow; a power of 2 changes no other bit.
+            let top = row
+                .iter()
+                .fold(0.0, |top: f64, v| top.max(v.as_f64().abs()));
+            let unit = if top > 1e150 { 2f64.powi(600) } else { 1.0 };
+            let scaled = || row.iter().map(|v| v.as_f64() / unit);
+            let own = scaled().sum::<f64>() / n;
+            let squares = scaled().map(|v| (v - own).powi(2)).sum::<f64>();
+            let (own, sigma) = (own * unit, (squares / n).sqrt() * unit);
             let constant = row.iter().all(|&v| v == row[0]);
-            let sigma = (squares / n).sqrt();
             let inverse = T::of(1.0 / sigma);
             mean.push(T::of(own));
             // An overflow in 1/σ or, as 1/∞ = 0, in σ.

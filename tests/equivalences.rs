@@ -2,7 +2,7 @@
 //! parameters after several epochs, objectives, and what fewer steps leave out.
 
 use layerwise::{
-    Activation, Backprop, Circuit, DecoupledCircuit, Dense, Error, FixedPrediction,
+    Activation, Backprop, Circuit, DecoupledCircuit, Dense, Error, FixedPrediction, Gaussian,
     GradientDescent, Phase, Regularizer, Schedule, Scheme, Selection, SoftmaxCrossEntropy,
     TargetInit, Trainer, TrainingReport, ZIl,
 };
@@ -191,8 +191,8 @@ fn other_penalties_are_refused() {
     check_refused(FixedPrediction::new().with_steps(9), option);
 }
 
-/// Neither does a schedule move μ away unseen, nor is a regulariser of targets let pass: their
-/// first visit, or none, is refused.
+/// Neither does a schedule move μ away unseen, nor is a regulariser of targets let pass, nor another
+/// hidden loss.
 #[test]
 fn what_breaks_the_equality_later_is_refused() {
     let growing = Schedule::geometric(2.0).unwrap();
@@ -205,10 +205,29 @@ fn what_breaks_the_equality_later_is_refused() {
             phase.epochs(2).penalty_schedule(growth)
         };
         let mut trained = model(5, Activation::Tanh, false);
+        let before = state(&trained);
         let error = Trainer::new(phase(growing)).run(&mut trained).unwrap_err();
-        let expected = 2f64.sqrt();
+        let option = "Phase::penalty_schedule";
         assert!(
-            matches!(error, Error::InvalidOption { value, allowed: "1", .. } if value == expected),
+            matches!(error, Error::InvalidOption { option: o, value: 2.0, .. } if o == option),
+            "{error}"
+        );
+        assert!(state(&trained) == before);
+        // A precision of 4 is a μ of 4 by another name.
+        let gaussian = Gaussian::new(vec![4.0]).unwrap();
+        let builder = Circuit::builder()
+            .layer(Dense::new(1, 2, Activation::Tanh).unwrap())
+            .layer(Dense::new(2, 1, Activation::Identity).unwrap())
+            .hidden_loss(gaussian);
+        let mut weighted = DecoupledCircuit::new(builder.build().unwrap());
+        let one = DMatrix::from_element(1, 1, 1.0);
+        weighted
+            .add_examples(&one, &one, &TargetInit::ForwardPass)
+            .unwrap();
+        let error = Trainer::new(phase(Schedule::CONSTANT)).run(&mut weighted);
+        let error = error.unwrap_err();
+        assert!(
+            matches!(error, Error::NotSquaredError { layer: 1, .. }),
             "{error}"
         );
         let circuit = Circuit::builder()

@@ -563,8 +563,10 @@ fn a_run_without_time_does_nothing() {
     for kind in 0..kinds().len() {
         let mut model = model();
         let before = state(&model);
-        let phase = kinds().swap_remove(kind);
-        let phase = phase.penalty_schedule(Schedule::steps(1, 2.0).unwrap().with_warm_up(3));
+        let mut phase = kinds().swap_remove(kind);
+        if !format!("{phase:?}").contains("scheme: Backprop") {
+            phase = phase.penalty_schedule(Schedule::steps(1, 2.0).unwrap().with_warm_up(3));
+        }
         let report = Trainer::new(phase)
             .then(backprop())
             .time_limit(Duration::ZERO)

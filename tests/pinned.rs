@@ -254,7 +254,7 @@ fn defaults_are_those_documented() {
     );
     contains(
         format!("{:?}", RmsProp::new(0.1).unwrap()),
-        &["rate: 0.1", "decay: 0.99", "epsilon: 1e-8"],
+        &["rate: 0.1", "alpha: 0.99", "epsilon: 1e-8"],
     );
     let alternating = Alternating::<f64>::weights_only();
     assert_eq!(alternating.policy(), TargetPolicy::Persistent);

@@ -381,7 +381,7 @@ fn a_share_is_between_none_and_all() {
         let Error::InvalidOption {
             option: "Alternating::residual_scheduled's keep",
             value,
-            allowed: "in 0..=1",
+            allowed: "in 0..=1, also times the schedule's largest factor",
         } = error
         else {
             panic!("{error}");

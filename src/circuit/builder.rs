@@ -169,17 +169,19 @@ impl<T: Scalar> CircuitBuilder<T> {
             let dim = dims[t + 1];
             // No targets yet, but the loss may not fit the dimension.
             loss.check_target(dim, &[])?;
-            check_layout(&loss.parameters(dim), t)?;
-            let all = all_groups(layer.as_ref(), loss.as_ref());
+            let of_loss = loss.parameters(dim);
+            check_layout(&of_loss, t)?;
+            let of_loss = of_loss.last().map_or(0, |group| group.range.end);
             let own = parameter_count(layer.as_ref());
-            let count = all.last().map_or(0, |group| group.range.end);
-            let mut values = Vec::new();
-            let too_large = |_| Error::TooLarge {
+            let too_large = Error::TooLarge {
                 what: "a parameter vector",
-                rows: count,
+                rows: own.saturating_add(of_loss),
                 columns: 1,
             };
-            values.try_reserve_exact(count).map_err(too_large)?;
+            let count = own.checked_add(of_loss).ok_or(too_large.clone())?;
+            let all = all_groups(layer.as_ref(), loss.as_ref());
+            let mut values = Vec::new();
+            values.try_reserve_exact(count).map_err(|_| too_large)?;
             values.resize(count, T::zero());
             let mut rng = generator(self.seed, Purpose::Parameters, t as u64);
             layer.initialize(&mut values[..own], &mut rng);

@@ -102,6 +102,7 @@ impl<T: Scalar> Copy for LocalProblem<'_, T> {}
 
 /// A local problem's value and gradients, in memory of their own.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct LocalGradients<T> {
     /// ℓ_t.
@@ -136,7 +137,7 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         let groups = loss.parameters(layer.output_dim());
         check_layout(&groups, 0)?;
         let of_loss = groups.last().map_or(0, |group| group.range.end);
-        check_length("parameters", parameters, own + of_loss)?;
+        check_length("parameters", parameters, own.saturating_add(of_loss))?;
         let n = whole_columns("input", input, layer.input_dim())?;
         let m = whole_columns("target", target, layer.output_dim())?;
         if n != m {
@@ -230,6 +231,22 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         );
     }
 
+    fn fits(&self, workspace: &LocalWorkspace<T>) -> bool {
+        let (parameters, n) = (self.parameters.len(), self.examples());
+        workspace.fits(self.layer, self.loss, parameters, n)
+    }
+
+    fn check_workspace(&self, workspace: &LocalWorkspace<T>) -> Result<(), Error> {
+        if self.fits(workspace) {
+            return Ok(());
+        }
+        Err(Error::Length {
+            what: "prediction in the workspace (predict this problem first)".into(),
+            expected: self.target.len(),
+            found: workspace.prediction.len(),
+        })
+    }
+
     /// ẑ_{t+1} = f_t(z_t, θ_t), into the workspace, ready for derivatives.
     pub fn predict(&self, workspace: &mut LocalWorkspace<T>) {
         self.fit(workspace);
@@ -243,7 +260,7 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
     /// target z_{t+1} may have moved since.
     pub fn differentiate(&self, wanted: Wanted, workspace: &mut LocalWorkspace<T>) -> T {
         let w = workspace;
-        if w.prediction.len() != self.target.len() || w.d_input.len() != self.input.len() {
+        if !self.fits(w) {
             // The workspace of another problem has no prediction of this one.
             self.predict(w);
         }
@@ -438,7 +455,7 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
             check_length("v_parameters", v, self.own)?;
         }
         check_length("tangent", tangent, self.target.len())?;
-        check_length("prediction", &workspace.prediction, self.target.len())?;
+        self.check_workspace(workspace)?;
         let LocalWorkspace {
             prediction,
             tape,
@@ -463,7 +480,7 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         workspace: &mut LocalWorkspace<T>,
     ) -> Result<(), Error> {
         check_length("cotangent", cotangent, self.target.len())?;
-        check_length("prediction", &workspace.prediction, self.target.len())?;
+        self.check_workspace(workspace)?;
         for (what, write, expected) in [
             ("d_input", &d_input, self.input.len()),
             ("d_parameters", &d_parameters, self.own),
@@ -518,9 +535,10 @@ fn whole_columns<T>(what: &str, values: &[T], dim: usize) -> Result<usize, Error
     Ok(columns)
 }
 
-/// Penalties μ and example weights must be above 0 and finite.
+/// Penalties μ and example weights must be above 0 and finite, and so must 1/w: steps divide by it.
 pub(crate) fn check_weights<T: Scalar>(option: &'static str, weights: &[T]) -> Result<(), Error> {
-    let bad = |weight: &&T| !(weight.is_finite() && **weight > T::zero());
+    let fits = |w: T| w.is_finite() && w > T::zero() && w.recip().is_finite();
+    let bad = |weight: &&T| !fits(**weight);
     match weights.iter().find(bad) {
         None => Ok(()),
         Some(weight) => Err(Error::InvalidOption {

@@ -66,6 +66,25 @@ impl<T: Scalar> LocalWorkspace<T> {
         }
     }
 
+    /// Whether the buffers are those that `fit` makes.
+    pub(crate) fn fits(
+        &self,
+        layer: &dyn Layer<T>,
+        loss: &dyn Loss<T>,
+        parameters: usize,
+        batch: usize,
+    ) -> bool {
+        let (inputs, outputs) = (layer.input_dim() * batch, layer.output_dim() * batch);
+        let scratch = layer.scratch(batch);
+        let work = scratch.work.max(loss.scratch(layer.output_dim(), batch));
+        self.prediction.len() == outputs
+            && self.d_input.len() == inputs
+            && self.d_parameters.len() == parameters
+            && self.tape.len() == scratch.tape
+            && self.work.len() == work
+            && self.energies.len() == batch
+    }
+
     pub(crate) fn forward(
         &mut self,
         layer: &dyn Layer<T>,
@@ -176,10 +195,15 @@ impl<T: Scalar> Workspace<T> {
         &self.locals[t - 1].d_target
     }
 
-    /// Norm of ∂E/∂θ over all layers, added up in f64 in one order.
+    /// Norm of ∂E/∂θ over all layers, added up in f64 in one order and without overflow.
     pub(crate) fn parameter_gradient_norm(&self) -> f64 {
-        let all = self.locals.iter().flat_map(|local| &local.d_parameters);
-        all.map(|g| g.as_f64() * g.as_f64()).sum::<f64>().sqrt()
+        let all = || self.locals.iter().flat_map(|local| &local.d_parameters);
+        let top = all().fold(0.0, |top: f64, g| top.max(g.as_f64().abs()));
+        if top == 0.0 {
+            return 0.0;
+        }
+        let squares = all().map(|g| (g.as_f64() / top).powi(2));
+        top * squares.sum::<f64>().sqrt()
     }
 
     /// Total of the layers' energies, in order.

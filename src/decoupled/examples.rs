@@ -229,6 +229,25 @@ impl<T: Scalar> Gathered<T> {
         }
     }
 
+    /// Copies the auxiliary targets of a run of columns.
+    fn save(&mut self, examples: &Examples<T>, run: Range<usize>) {
+        let last = self.z.len() - 1;
+        for t in 1..last {
+            let own = columns(examples.dims[t], run.start, run.len());
+            self.z[t].clear();
+            self.z[t].extend_from_slice(&examples.z[t][own]);
+        }
+    }
+
+    /// Copies them back.
+    fn restore(&self, examples: &mut Examples<T>, run: Range<usize>) {
+        let last = self.z.len() - 1;
+        for t in 1..last {
+            let own = columns(examples.dims[t], run.start, run.len());
+            examples.z[t][own].copy_from_slice(&self.z[t]);
+        }
+    }
+
     pub(crate) fn view<'a>(&'a self, dims: &'a [usize], training: bool) -> Batch<'a, T> {
         Batch {
             dims,
@@ -256,7 +275,7 @@ impl<T: Scalar> Gathered<T> {
 }
 
 /// Lends a batch of the examples for changes: in place for a run of columns, else gathered and
-/// stored back, also after an error (the completed steps stand). Without `targets` the auxiliary
+/// stored back. After an error the targets are what they were. Without `targets` the auxiliary
 /// ones are neither gathered nor stored.
 pub(crate) fn lend<T: Scalar, R>(
     examples: &mut Examples<T>,
@@ -264,14 +283,23 @@ pub(crate) fn lend<T: Scalar, R>(
     visit: u64,
     targets: bool,
     gathered: &mut Gathered<T>,
-    work: impl FnOnce(BatchMut<'_, T>) -> R,
-) -> R {
+    work: impl FnOnce(BatchMut<'_, T>) -> Result<R, Error>,
+) -> Result<R, Error> {
     match chosen {
-        Chosen::Run(run) => work(examples.run_mut(run.clone(), visit)),
+        Chosen::Run(run) => {
+            if targets {
+                gathered.save(examples, run.clone());
+            }
+            let result = work(examples.run_mut(run.clone(), visit));
+            if targets && result.is_err() {
+                gathered.restore(examples, run.clone());
+            }
+            result
+        }
         Chosen::Scattered(columns) => {
             gathered.load(examples, columns, targets);
             let result = work(gathered.view_mut(&examples.dims, visit));
-            if targets {
+            if targets && result.is_ok() {
                 gathered.store(examples, columns);
             }
             result

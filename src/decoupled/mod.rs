@@ -52,6 +52,7 @@ pub struct DecoupledCircuit<T: Scalar> {
 
 /// E and all its gradients on a selection of examples: sums over examples, μ included.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Gradients<T: Scalar> {
     /// E (or the composed loss, for backprop).
     pub energy: T,
@@ -64,6 +65,7 @@ pub struct Gradients<T: Scalar> {
 /// Bytes that a circuit and a workspace occupy; optimisers and solvers keep more of their own (Adam:
 /// twice the parameters).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct MemoryEstimate {
     /// z_1, …, z_{T−1}: n Σ_{t=1}^{T−1} d_t scalars.
     pub targets: usize,
@@ -182,6 +184,9 @@ impl<T: Scalar> DecoupledCircuit<T> {
         let chosen = self.examples.resolve(selection)?.into_places();
         check_length("example weights", weights, chosen.len())?;
         check_weights("example weight", weights)?;
+        if chosen.is_empty() {
+            return Ok(());
+        }
         let all = self.examples.weights_mut();
         for (place, &weight) in chosen.into_iter().zip(weights) {
             all[place] = weight;
@@ -189,7 +194,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(())
     }
 
-    /// The weights of the examples, one a column; `None` if none was ever set.
+    /// The weights of the examples, one a column; `None` as long as none was set.
     pub fn example_weights(&self) -> Option<&[T]> {
         (!self.examples.weights.is_empty()).then_some(&self.examples.weights)
     }
@@ -307,7 +312,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// [`Error::NoExamples`].
     pub fn energies(&self) -> Result<Vec<T>, Error> {
         let mut energies = vec![T::zero(); self.circuit.depth()];
-        self.for_each_evaluated("the energy", |_, workspace| {
+        self.for_each_evaluated("the energy", false, |_, workspace| {
             for (sum, local) in energies.iter_mut().zip(&workspace.locals) {
                 *sum += local.energy;
             }
@@ -322,7 +327,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// [`Error::NoExamples`].
     pub fn gap(&self) -> Result<Vec<T>, Error> {
         let mut squares = vec![T::zero(); self.circuit.depth() - 1];
-        self.for_each_evaluated("the constraint gap", |batch, workspace| {
+        self.for_each_evaluated("the constraint gap", false, |batch, workspace| {
             for (t, sum) in (1..).zip(&mut squares) {
                 *sum += squared_distance(batch.z(t), &workspace.locals[t - 1].prediction);
             }
@@ -335,6 +340,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
     fn for_each_block(
         &self,
         operation: &'static str,
+        training: bool,
         mut visit: impl FnMut(Batch<'_, T>, &mut Workspace<T>),
     ) -> Result<(), Error> {
         let n = self.examples.len();
@@ -344,7 +350,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         let mut workspace = Workspace::new(&self.circuit, n.min(BLOCK));
         for start in (0..n).step_by(BLOCK) {
             let run = start..(start + BLOCK).min(n);
-            visit(self.examples.run(run, 0, false), &mut workspace);
+            visit(self.examples.run(run, 0, training), &mut workspace);
         }
         Ok(())
     }
@@ -353,9 +359,10 @@ impl<T: Scalar> DecoupledCircuit<T> {
     pub(crate) fn for_each_evaluated(
         &self,
         operation: &'static str,
+        training: bool,
         mut visit: impl FnMut(Batch<'_, T>, &Workspace<T>),
     ) -> Result<(), Error> {
-        self.for_each_block(operation, |batch, workspace| {
+        self.for_each_block(operation, training, |batch, workspace| {
             let sequential = Execution::Sequential;
             self.circuit
                 .evaluate(batch, false, false, workspace, sequential);
@@ -415,7 +422,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// [`Error::NoExamples`].
     pub fn composed_loss(&self) -> Result<T, Error> {
         let mut loss = T::zero();
-        self.for_each_block("the composed loss", |batch, workspace| {
+        self.for_each_block("the composed loss", false, |batch, workspace| {
             loss += self.circuit.composed_loss_on(batch, workspace);
         })?;
         Ok(loss)
@@ -450,29 +457,35 @@ impl<T: Scalar> DecoupledCircuit<T> {
                 let sequential = Execution::Sequential;
                 let mut problem =
                     TargetProblem::new(circuit, &mut batch, &mut workspace, sequential);
-                solver.solve(&mut problem)
+                // Its completed steps stand, also after an error.
+                Ok(solver.solve(&mut problem))
             },
-        )
+        )?
     }
 
-    /// Lets `solve` move the targets of all examples, in blocks.
+    /// Lets `solve` move the targets of all examples, in blocks: of all or, after an error, of none.
     pub(crate) fn solve_blocks(
         &mut self,
         mut solve: impl FnMut(&mut TargetProblem<'_, '_, T>) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let n = self.examples.len();
+        let before = self.examples.z.clone();
         let mut workspace = Workspace::new(&self.circuit, n.min(BLOCK));
         for start in (0..n).step_by(BLOCK) {
             let run = start..(start + BLOCK).min(n);
             let mut batch = self.examples.run_mut(run, 0);
             let sequential = Execution::Sequential;
             let circuit = &self.circuit;
-            solve(&mut TargetProblem::new(
+            let solved = solve(&mut TargetProblem::new(
                 circuit,
                 &mut batch,
                 &mut workspace,
                 sequential,
-            ))?;
+            ));
+            if let Err(error) = solved {
+                self.examples.z = before;
+                return Err(error);
+            }
         }
         Ok(())
     }

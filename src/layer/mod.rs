@@ -227,7 +227,7 @@ pub(crate) fn check_layout(groups: &[ParameterGroup], number: usize) -> Result<(
     for group in groups {
         let product = |size: usize, &extent| size.saturating_mul(extent);
         let size = group.shape.iter().fold(1, product);
-        if group.range.start != expected || group.range.len() != size {
+        if group.range.start != expected || Some(group.range.end) != expected.checked_add(size) {
             return Err(Error::ParameterLayout {
                 layer: number,
                 group: group.name.clone(),

@@ -1,6 +1,6 @@
 //! Losses that grow linearly with large residuals.
 
-use super::units::{check_option, evaluate_residual, residual_curvature};
+use super::units::{check_option, check_scalar, evaluate_residual, residual_curvature};
 use super::{Loss, Pair};
 use crate::{Error, Scalar, Write};
 
@@ -32,12 +32,16 @@ impl Huber {
     /// # Errors
     /// [`Error::InvalidOption`] for a `delta` not above 0 and finite.
     pub fn new(delta: f64) -> Result<Self, Error> {
-        check_option("delta", delta, true)?;
+        check_option("Huber::delta", delta, true)?;
         Ok(Self { delta })
     }
 }
 
 impl<T: Scalar> Loss<T> for Huber {
+    fn check_target(&self, _dim: usize, _target: &[T]) -> Result<(), Error> {
+        check_scalar::<T>("Huber::delta", self.delta)
+    }
+
     fn free_target(&self) -> bool {
         true
     }
@@ -129,12 +133,16 @@ impl PseudoHuber {
     /// # Errors
     /// [`Error::InvalidOption`] for a `delta` not above 0 and finite.
     pub fn new(delta: f64) -> Result<Self, Error> {
-        check_option("delta", delta, true)?;
+        check_option("PseudoHuber::delta", delta, true)?;
         Ok(Self { delta })
     }
 }
 
 impl<T: Scalar> Loss<T> for PseudoHuber {
+    fn check_target(&self, _dim: usize, _target: &[T]) -> Result<(), Error> {
+        check_scalar::<T>("PseudoHuber::delta", self.delta)
+    }
+
     fn free_target(&self) -> bool {
         true
     }
@@ -152,9 +160,10 @@ impl<T: Scalar> Loss<T> for PseudoHuber {
         _work: &mut [T],
     ) {
         let delta = T::of(self.delta);
-        // With h = √(δ² + r²): δ (h − δ) = δ r² / (h + δ), without the difference.
-        let value = |_, r: T| delta * r.abs() * (r.abs() / (delta.hypot(r) + delta));
-        let slope = |_, r: T| r * (delta / delta.hypot(r));
+        // With s = √(1 + (r/δ)²): δ² (s − 1) = r² / (s + 1), without the difference.
+        let root = |r: T| T::one().hypot(r / delta);
+        let value = |_, r: T| r.abs() * (r.abs() / (root(r) + T::one()));
+        let slope = |_, r: T| r / root(r);
         evaluate_residual(at, values, d_target, d_prediction, value, slope);
     }
 
@@ -168,7 +177,7 @@ impl<T: Scalar> Loss<T> for PseudoHuber {
         _work: &mut [T],
     ) {
         let delta = T::of(self.delta);
-        let second = |_, r: T| (delta / delta.hypot(r)).powi(3);
+        let second = |_, r: T| T::one().hypot(r / delta).recip().powi(3);
         residual_curvature(
             at,
             v_target,

@@ -69,7 +69,7 @@ impl<'a, T> Pair<'a, T> {
 
     /// Number of examples n.
     pub fn examples(&self) -> usize {
-        self.target.len() / self.dim
+        self.target.len().checked_div(self.dim).unwrap_or(0)
     }
 }
 
@@ -91,16 +91,23 @@ pub trait Loss<T: Scalar>: Debug + Send + Sync {
     /// Sets φ to where it starts, every value.
     fn initialize(&self, _dim: usize, _parameters: &mut [T]) {}
 
-    /// Checks targets at the entry of the data, `dim` rows, one example a column.
+    /// Checks targets at the entry of the data, `dim` rows, one example a column. Building a circuit
+    /// asks with no example at all, for a loss that only some dimensions, or scalars, fit.
     ///
     /// # Errors
-    /// [`Error::TargetDomain`] for targets outside the loss's domain.
+    /// [`Error::TargetDomain`] for targets outside the loss's domain, [`Error::Length`] for a
+    /// dimension that it does not fit.
     fn check_target(&self, _dim: usize, _target: &[T]) -> Result<(), Error> {
         Ok(())
     }
 
     /// Whether the target may be trained, so that the loss can serve as L_h.
     fn free_target(&self) -> bool;
+
+    /// Whether this is ½‖z − ẑ‖² itself: what holds for squared error alone is refused otherwise.
+    fn is_squared_error(&self) -> bool {
+        false
+    }
 
     /// Length of the work memory that the other methods need.
     fn scratch(&self, dim: usize, batch: usize) -> usize;
@@ -115,14 +122,15 @@ pub trait Loss<T: Scalar>: Debug + Send + Sync {
         work: &mut [T],
     );
 
-    /// `d_parameters` ← Σᵢ factorsᵢ ∂Lᵢ/∂φ, one factor an example.
+    /// `d_parameters` ← Σᵢ factorsᵢ ∂Lᵢ/∂φ, one factor an example; zero by default.
     fn parameter_gradient(
         &self,
         _at: &Pair<'_, T>,
         _factors: &[T],
-        _d_parameters: Write<'_, T>,
+        d_parameters: Write<'_, T>,
         _work: &mut [T],
     ) {
+        d_parameters.each(|_| T::zero());
     }
 
     /// Product of a positive semidefinite curvature with the joint direction (v_target,

@@ -27,6 +27,10 @@ impl<T: Scalar> Loss<T> for SquaredError {
         true
     }
 
+    fn is_squared_error(&self) -> bool {
+        true
+    }
+
     fn scratch(&self, _dim: usize, _batch: usize) -> usize {
         0
     }

@@ -142,6 +142,19 @@ pub(super) fn check_option(option: &'static str, value: f64, positive: bool) -> 
     })
 }
 
+/// Checks that a positive option is one in the scalar too.
+pub(super) fn check_scalar<T: Scalar>(option: &'static str, value: f64) -> Result<(), Error> {
+    let rounded = T::of(value);
+    if rounded > T::zero() && rounded.is_finite() && rounded.recip().is_finite() {
+        return Ok(());
+    }
+    Err(Error::InvalidOption {
+        option,
+        value,
+        allowed: "above 0 and finite, as is its inverse, in the circuit's scalar",
+    })
+}
+
 /// Checks that a list with one entry a unit fits targets of `dim` rows.
 pub(super) fn check_fit<T>(what: &str, list: &[T], dim: usize) -> Result<(), Error> {
     if list.len() == dim {

@@ -1,6 +1,6 @@
 //! Adam.
 
-use super::{Optimizer, Step, check_decay, check_rate};
+use super::{Optimizer, Step, check_decay, check_rate, positive};
 use crate::kernel::vectorise;
 use crate::{Error, Scalar};
 
@@ -78,7 +78,7 @@ impl<T: Scalar> Optimizer<T> for Adam {
         let root = T::of((1.0 - self.beta2.powf(k)).sqrt().recip());
         let (beta1, beta2) = (T::of(self.beta1), T::of(self.beta2));
         let (rest1, rest2) = (T::of(1.0 - self.beta1), T::of(1.0 - self.beta2));
-        let epsilon = T::of(self.epsilon);
+        let epsilon = positive(self.epsilon);
         let mean = T::of(step.gradient_factor);
         let (m, v) = state.split_at_mut(values.len());
         vectorise(

@@ -4,7 +4,7 @@ use super::{Adam, Optimizer, Step};
 use crate::kernel::scale;
 use crate::{Error, Scalar};
 
-/// x ← (1 − ηλ) x, then a step of [`Adam`]: the decay does not pass through the moments.
+/// x ← max(0, 1 − ηλ) x, then a step of [`Adam`]: the decay does not pass through the moments.
 ///
 /// Loshchilov & Hutter 2019, in the form where the schedule scales the decay with the learning
 /// rate η. Values whose [`Step::decays`] is false (biases) do not decay. Default: λ = 0.01.
@@ -35,13 +35,13 @@ impl AdamW {
     /// The same with another λ.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] unless λ is finite, not negative, and ηλ below 1.
+    /// [`Error::InvalidOption`] unless λ is finite and not negative.
     pub fn with_weight_decay(mut self, decay: f64) -> Result<Self, Error> {
-        if !(decay >= 0.0 && self.adam.rate() * decay < 1.0) {
+        if !(decay >= 0.0 && decay.is_finite()) {
             return Err(Error::InvalidOption {
                 option: "AdamW::weight_decay",
                 value: decay,
-                allowed: "not negative, and below 1/rate",
+                allowed: "finite and not negative",
             });
         }
         self.decay = decay;
@@ -56,10 +56,8 @@ impl<T: Scalar> Optimizer<T> for AdamW {
 
     fn update(&self, step: Step, values: &mut [T], gradient: &[T], state: &mut [T]) {
         if step.decays {
-            scale(
-                values,
-                T::of(1.0 - self.adam.rate() * step.factor * self.decay),
-            );
+            let kept = 1.0 - self.adam.rate() * step.factor * self.decay;
+            scale(values, T::of(kept.max(0.0)));
         }
         self.adam.update(step, values, gradient, state);
     }

@@ -91,3 +91,12 @@ pub(crate) fn check_decay(option: &'static str, value: f64) -> Result<f64, Error
         allowed: "in 0..1",
     })
 }
+
+/// A positive ε in the scalar, where it must not vanish: 0/0 is NaN.
+pub(crate) fn positive<T: Scalar>(epsilon: f64) -> T {
+    let rounded = T::of(epsilon);
+    if rounded.is_zero() {
+        return T::of(f64::from(f32::MIN_POSITIVE));
+    }
+    rounded
+}

@@ -1,6 +1,6 @@
 //! RMSProp.
 
-use super::{Optimizer, Step, check_decay, check_rate};
+use super::{Optimizer, Step, check_decay, check_rate, positive};
 use crate::kernel::vectorise;
 use crate::{Error, Scalar};
 
@@ -12,7 +12,7 @@ use crate::{Error, Scalar};
 /// ```
 /// use layerwise::{Optimizer, RmsProp, Step};
 ///
-/// let rule = RmsProp::new(0.1)?.with_decay(0.75)?;
+/// let rule = RmsProp::new(0.1)?.with_alpha(0.75)?;
 /// let (mut x, mut state) = ([1.0_f64], [0.0]);
 /// rule.update(Step::new(1, 1.0), &mut x, &[3.0], &mut state);
 /// // v = ¼ · 9, so the step is 0.1 · 3 / 1.5.
@@ -22,7 +22,7 @@ use crate::{Error, Scalar};
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RmsProp {
     rate: f64,
-    decay: f64,
+    alpha: f64,
     epsilon: f64,
 }
 
@@ -34,7 +34,7 @@ impl RmsProp {
     pub fn new(rate: f64) -> Result<Self, Error> {
         Ok(Self {
             rate: check_rate("RmsProp::rate", rate)?,
-            decay: 0.99,
+            alpha: 0.99,
             epsilon: 1e-8,
         })
     }
@@ -43,8 +43,8 @@ impl RmsProp {
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless α is in 0..1.
-    pub fn with_decay(mut self, decay: f64) -> Result<Self, Error> {
-        self.decay = check_decay("RmsProp::decay", decay)?;
+    pub fn with_alpha(mut self, alpha: f64) -> Result<Self, Error> {
+        self.alpha = check_decay("RmsProp::alpha", alpha)?;
         Ok(self)
     }
 
@@ -65,14 +65,14 @@ impl<T: Scalar> Optimizer<T> for RmsProp {
 
     fn update(&self, step: Step, values: &mut [T], gradient: &[T], state: &mut [T]) {
         let rate = T::of(self.rate * step.factor);
-        let (decay, rest) = (T::of(self.decay), T::of(1.0 - self.decay));
-        let (epsilon, mean) = (T::of(self.epsilon), T::of(step.gradient_factor));
+        let (alpha, rest) = (T::of(self.alpha), T::of(1.0 - self.alpha));
+        let (epsilon, mean) = (positive(self.epsilon), T::of(step.gradient_factor));
         vectorise(
             #[inline(always)]
             || {
                 for ((x, &g), v) in values.iter_mut().zip(gradient).zip(state) {
                     let g = mean * g;
-                    *v = decay * *v + rest * (g * g);
+                    *v = alpha * *v + rest * (g * g);
                     *x -= rate * g / (v.sqrt() + epsilon);
                 }
             },

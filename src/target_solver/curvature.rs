@@ -44,6 +44,14 @@ impl StepSize {
     }
 }
 
+/// margin / bound, or 0 where there is no curvature to descend on.
+pub(crate) fn bounded<T: Scalar>(margin: T, bound: T) -> T {
+    if bound.is_zero() {
+        return T::zero();
+    }
+    margin / bound
+}
+
 /// Bounds of the blocks of E's Gauss-Newton matrix in z, for squared or other L_h of bounded
 /// curvature c_t:
 ///

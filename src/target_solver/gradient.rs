@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::curvature::Curvature;
+use super::curvature::{Curvature, bounded};
 use super::{SolveReport, StepSize, TargetProblem, TargetSolver};
 use crate::optimizer::{GradientDescent, Optimizer, Step};
 use crate::{Error, Scalar};
@@ -82,7 +82,7 @@ impl<T: Scalar> TargetSolver<T> for SynchronousDescent<T> {
             Some(StepSize::Fixed(step)) => step,
             Some(StepSize::Bounded { margin }) => {
                 self.curvature.refresh(problem.circuit)?;
-                margin / self.curvature.whole().as_f64()
+                bounded(margin, self.curvature.whole().as_f64())
             }
         };
         let n = problem.batch.ids.len();

@@ -36,7 +36,10 @@ pub struct TargetProblem<'a, 'b, T: Scalar> {
     execution: Execution,
     /// λ_1, …, λ_{T−1}; empty if there are none.
     multipliers: &'a [Vec<T>],
+    /// Whether the predictions in the workspace are those of the present targets.
     predicted: bool,
+    /// Whether they are of this batch at all.
+    begun: bool,
 }
 
 impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
@@ -53,6 +56,7 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
             execution,
             multipliers: &[],
             predicted: false,
+            begun: false,
         }
     }
 
@@ -129,7 +133,7 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
             let prediction = &self.workspace.locals[t - 1].prediction;
             self.batch.target_mut(t).copy_from_slice(prediction);
         }
-        self.predicted = true;
+        (self.predicted, self.begun) = (true, true);
         Ok(())
     }
 
@@ -152,7 +156,7 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
             }
             Ok(())
         })?;
-        self.predicted = true;
+        (self.predicted, self.begun) = (true, true);
         Ok(())
     }
 
@@ -185,7 +189,7 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
     }
 
     /// Undoes the last [`TargetProblem::attempt`].
-    pub(crate) fn put_back(&mut self) {
+    fn put_back(&mut self) {
         self.predicted = false;
         for (t, previous) in (1..).zip(&self.workspace.previous) {
             self.batch.target_mut(t).copy_from_slice(previous);
@@ -197,7 +201,7 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
         if !self.predicted {
             self.circuit
                 .predict_locally(self.batch.view(), self.workspace, self.execution);
-            self.predicted = true;
+            (self.predicted, self.begun) = (true, true);
         }
     }
 
@@ -214,6 +218,9 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
     /// workspace, those of the last forward pass ([`TargetProblem::refresh`]), while the targets
     /// have moved: the fixed-prediction assumption.
     pub fn evaluate_frozen(&mut self, parameters: bool, targets: bool) -> T {
+        if !self.begun {
+            self.predict();
+        }
         let (circuit, workspace) = (self.circuit, &mut *self.workspace);
         let batch = view(self.batch, self.multipliers);
         circuit.differentiate_frozen(batch, parameters, targets, workspace)
@@ -270,8 +277,9 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
         }
     }
 
-    /// ∂E/∂z_t alone (target part plus input part), from the current predictions and targets, as
-    /// a sweep over the layers needs it.
+    /// ∂E/∂z_t alone (target part plus input part), from the targets as they are and the predictions
+    /// in the workspace: those of the last [`TargetProblem::predict`], as a sweep over the layers
+    /// needs it.
     ///
     /// # Panics
     /// If t is not in 1..T.
@@ -280,6 +288,9 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
             0 < t && t < self.circuit.depth(),
             "z_{t} is no auxiliary target"
         );
+        if !self.begun {
+            self.predict();
+        }
         let input = Wanted {
             input: true,
             ..Wanted::NONE

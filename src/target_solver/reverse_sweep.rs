@@ -1,6 +1,6 @@
 //! Block Gauss-Seidel from the output to the input.
 
-use super::curvature::Curvature;
+use super::curvature::{Curvature, bounded};
 use super::{SolveReport, StepSize, TargetProblem, TargetSolver};
 use crate::{Error, Scalar};
 
@@ -75,7 +75,7 @@ impl<T: Scalar> TargetSolver<T> for ReverseSweep<T> {
                     let step = match self.step {
                         StepSize::Fixed(step) => T::of(step),
                         StepSize::Bounded { margin } => {
-                            T::of(margin) / self.curvature.blocks[t - 1]
+                            bounded(T::of(margin), self.curvature.blocks[t - 1])
                         }
                     };
                     // The predictions stay those of the sweep's start.

@@ -77,18 +77,21 @@ impl<T: Scalar> Alternating<T> {
     /// The same with another share: γ = `keep` times the schedule's factor at the visit.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] unless `keep` is in 0..=1.
+    /// [`Error::InvalidOption`] unless `keep` is in 0..=1, and stays there under the schedule.
     pub fn residual_scheduled(
         solver: impl TargetSolver<T> + 'static,
         keep: f64,
         schedule: Schedule,
     ) -> Result<Self, Error> {
-        if !(0.0..=1.0).contains(&keep) {
-            return Err(Error::InvalidOption {
-                option: "Alternating::residual_scheduled's keep",
-                value: keep,
-                allowed: "in 0..=1",
-            });
+        // 0 · ∞ is NaN, and refused like it.
+        for value in [keep, keep * schedule.largest()] {
+            if !(0.0..=1.0).contains(&value) {
+                return Err(Error::InvalidOption {
+                    option: "Alternating::residual_scheduled's keep",
+                    value,
+                    allowed: "in 0..=1, also times the schedule's largest factor",
+                });
+            }
         }
         let policy = TargetPolicy::Residual { keep, schedule };
         Ok(Self::new(Some(Box::new(solver)), policy))

@@ -70,7 +70,7 @@ impl<T: Scalar> Scheme<T> for AugmentedLagrangian<T> {
     }
 
     fn visit(&mut self, visit: &mut Visit<'_, '_, T>) -> Result<T, Error> {
-        self.memory.locate(visit.batch().examples());
+        self.memory.locate(visit.batch().examples())?;
         for (t, own) in (1..).zip(&mut self.multipliers) {
             own.clear();
             self.memory.batch(t).for_each(|lambda| own.extend(lambda));

@@ -1,7 +1,7 @@
 //! What a scheme keeps of every example, by hidden layer.
 
-use crate::Scalar;
 use crate::decoupled::DecoupledCircuit;
+use crate::{Error, Scalar};
 
 /// Values of every example of a model for each hidden layer, found by the examples' lasting
 /// numbers, so that they survive shuffled minibatches.
@@ -38,12 +38,20 @@ impl<T: Scalar> ExampleMemory<T> {
         self.columns = Vec::with_capacity(self.ids.len());
     }
 
-    /// Finds the columns of a batch's examples, which are among the model's.
-    pub(super) fn locate(&mut self, examples: &[u64]) {
-        let ids = &self.ids;
-        let column = |id| ids.binary_search(id).expect("an example of the phase");
+    /// Finds the columns of a batch's examples.
+    ///
+    /// # Errors
+    /// [`Error::UnknownExample`] for one that was not among the model's when the phase began (or if
+    /// it never began: a scheme that wraps another must forward [`Scheme::start`](crate::Scheme)).
+    pub(super) fn locate(&mut self, examples: &[u64]) -> Result<(), Error> {
         self.columns.clear();
-        self.columns.extend(examples.iter().map(column));
+        for &example in examples {
+            let found = self.ids.binary_search(&example);
+            let count = self.ids.len();
+            let column = found.map_err(|_| Error::UnknownExample { example, count })?;
+            self.columns.push(column);
+        }
+        Ok(())
     }
 
     /// The columns of the batch, and the values of all examples.

@@ -46,6 +46,10 @@ impl<T: Scalar> Scheme<T> for FixedPrediction {
         check_exactness(OPTIONS, model.circuit())
     }
 
+    fn uses_penalties(&self) -> bool {
+        false
+    }
+
     fn visit(&mut self, visit: &mut Visit<'_, '_, T>) -> Result<T, Error> {
         check_exactness(OPTIONS, visit.circuit())?;
         let number = visit.steps();

@@ -57,7 +57,7 @@ impl<T: Scalar> Scheme<T> for JointDescent<T> {
         for t in 1..problem.circuit().depth() {
             problem.check_target_gradient(t, number)?;
         }
-        self.memory.locate(problem.batch().examples());
+        self.memory.locate(problem.batch().examples())?;
         let (columns, states) = self.memory.columns_and_values();
         for &column in columns {
             self.steps[column] += 1;
@@ -65,7 +65,8 @@ impl<T: Scalar> Scheme<T> for JointDescent<T> {
         let (rule, steps) = (&self.rule, &self.steps);
         let slots = rule.slots();
         let weights = problem.example_weights();
-        // Both gradients stand in the workspace, so the order of the two updates is free.
+        // Both gradients stand in the workspace, so the order of the two updates is free. If that of
+        // θ fails, the run puts the targets back.
         problem.attempt(number, |problem| {
             problem.update_all(states, |z, gradient, state| {
                 let dim = z.len() / columns.len();
@@ -80,10 +81,7 @@ impl<T: Scalar> Scheme<T> for JointDescent<T> {
             });
             Ok(())
         })?;
-        if let Err(error) = visit.step_parameters() {
-            visit.target_problem().put_back();
-            return Err(error);
-        }
+        visit.step_parameters()?;
         visit.record_gap_met(gap);
         Ok(energy)
     }

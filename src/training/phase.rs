@@ -111,6 +111,16 @@ impl<T: Scalar> Phase<T> {
         self
     }
 
+    /// Examples a visit, of n.
+    pub(super) fn batch_size_of(&self, n: usize) -> usize {
+        self.batch_size.unwrap_or(n).min(n)
+    }
+
+    /// Visits an epoch, of n examples.
+    pub(super) fn batches(&self, n: usize) -> u64 {
+        n.div_ceil(self.batch_size_of(n)) as u64
+    }
+
     pub(super) fn validate(&self, has_validation: bool) -> Result<(), Error> {
         if self.batch_size == Some(0) {
             return Err(Error::InvalidOption {
@@ -126,6 +136,13 @@ impl<T: Scalar> Phase<T> {
                 option: "Phase::max_gradient_norm",
                 value: norm,
                 allowed: "above 0 and finite",
+            });
+        }
+        if self.penalty_schedule != Schedule::CONSTANT && !self.scheme.uses_penalties() {
+            return Err(Error::InvalidOption {
+                option: "Phase::penalty_schedule",
+                value: self.penalty_schedule.factor(u64::MAX, 1),
+                allowed: "constant, since μ has no part in the scheme or must be 1",
             });
         }
         if matches!(self.stopping, Stopping::Validation { .. }) && !has_validation {

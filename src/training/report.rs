@@ -45,8 +45,9 @@ pub struct EpochRecord<T> {
     /// the examples hold them; `None` if not measured then, or if the scheme does not use targets.
     /// Low energy is not a working network: look at this and the composed loss.
     pub gap: Option<T>,
-    /// The same gap as the epoch's visits met it, before they moved targets; `None` for schemes
-    /// that do not tell. More than `gap_left` of the epoch before means that the targets went
+    /// The same gap as the epoch's visits met it: of persistent targets as they were kept, of
+    /// refreshed or carried ones as the visit set them (0, and the share of the residuals), before
+    /// the Z-step; `None` for schemes that do not tell. More than `gap_left` of the epoch before means that the targets went
     /// stale: θ moved away from them between visits.
     pub gap_met: Option<T>,
     /// The same gap as the epoch's visits left it, after they moved targets and before θ moved.

@@ -25,8 +25,10 @@ impl<T: Scalar> Residuals<T> {
     /// Takes the residuals of a model's targets at its present θ.
     pub(super) fn start(&mut self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
         self.memory.start(model, 1);
-        model.for_each_evaluated("residuals", |batch, workspace| {
-            self.memory.locate(batch.examples());
+        // As the visits will see it.
+        model.for_each_evaluated("residuals", true, |batch, workspace| {
+            let located = self.memory.locate(batch.examples());
+            located.expect("examples of this model");
             self.store(batch, workspace);
         })
     }
@@ -37,7 +39,7 @@ impl<T: Scalar> Residuals<T> {
         keep: T,
         problem: &mut TargetProblem<'_, '_, T>,
     ) -> Result<(), Error> {
-        self.memory.locate(problem.batch().examples());
+        self.memory.locate(problem.batch().examples())?;
         problem.chain(|t, prediction, z| {
             for (i, residual) in self.memory.batch(t).enumerate() {
                 let own = i * residual.len()..(i + 1) * residual.len();

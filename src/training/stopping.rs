@@ -27,7 +27,8 @@ pub enum Stopping {
         improvement: f64,
     },
     /// When the loss on the validation examples did not improve for `patience` epochs. However the
-    /// phase ends, the parameters of its best epoch are put back. Prechelt 1998.
+    /// phase ends, the parameters of its best epoch are put back; targets that persist stay as its
+    /// last epoch left them. Prechelt 1998.
     Validation {
         /// Epochs without improvement, at least 1.
         patience: u64,
@@ -38,6 +39,15 @@ pub enum Stopping {
 
 impl Stopping {
     pub(super) fn validate(self) -> Result<(), Error> {
+        if let Self::Objective { at_most } = self
+            && at_most.is_nan()
+        {
+            return Err(Error::InvalidOption {
+                option: "Stopping::Objective's at_most",
+                value: at_most,
+                allowed: "a number",
+            });
+        }
         let (Self::Stagnation {
             patience,
             improvement,

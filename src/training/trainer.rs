@@ -12,6 +12,7 @@ use super::phase::Phase;
 use super::report::{EpochRecord, PhaseReport, Progress, StopReason, TrainingReport};
 use super::stopping::{Stopping, Tracker};
 use super::visit::{Gaps, ParameterOptimizer, Visit};
+use crate::circuit::local_problem::check_weights;
 use crate::circuit::{Circuit, Workspace};
 use crate::decoupled::DecoupledCircuit;
 use crate::decoupled::examples::{Chosen, Gathered, lend};
@@ -196,9 +197,14 @@ impl<T: Scalar> Trainer<T> {
                 });
             }
         }
-        let has_validation = self.validation.is_some();
-        let mut phases = self.phases.iter();
-        phases.try_for_each(|phase| phase.validate(has_validation))
+        let n = model.examples().len();
+        let mut penalties = model.circuit.penalties().to_vec();
+        for phase in &self.phases {
+            phase.validate(self.validation.is_some())?;
+            let visits = phase.epochs.saturating_mul(phase.batches(n));
+            penalties = Penalties::new(phase.penalty_schedule, &penalties).check(visits)?;
+        }
+        Ok(())
     }
 
     fn train(
@@ -290,7 +296,8 @@ impl<T: Scalar> Run<'_, T> {
         let before = self.steps;
         let mut stop = StopReason::Epochs;
         while self.epoch - first_epoch < phase.epochs {
-            let mut visits = (self.epoch - first_epoch) * self.batches(phase);
+            let mut visits =
+                (self.epoch - first_epoch) * phase.batches(self.model.examples().len());
             self.epoch += 1;
             let mut sums = Sums::default();
             let interrupted = self.epoch(
@@ -336,7 +343,8 @@ impl<T: Scalar> Run<'_, T> {
         }
         let best_epoch = tracker.put_best_back(&mut self.model.circuit);
         if self.epoch > first_epoch {
-            phase.scheme.finish(self.model)?;
+            let finished = phase.scheme.finish(self.model);
+            finished.map_err(|error| at_step(error, self.steps))?;
         }
         Ok(PhaseReport {
             epochs: self.epoch - first_epoch,
@@ -344,17 +352,6 @@ impl<T: Scalar> Run<'_, T> {
             stop,
             best_epoch,
         })
-    }
-
-    fn batch_size(&self, phase: &Phase<T>) -> usize {
-        let n = self.model.examples().len();
-        phase.batch_size.unwrap_or(n).min(n)
-    }
-
-    /// Visits an epoch.
-    fn batches(&self, phase: &Phase<T>) -> u64 {
-        let n = self.model.examples().len();
-        n.div_ceil(self.batch_size(phase)) as u64
     }
 
     /// Visits every example once, unless something ends the run or the phase before.
@@ -368,8 +365,8 @@ impl<T: Scalar> Run<'_, T> {
         sums: &mut Sums,
     ) -> Result<Option<StopReason>, Error> {
         let n = self.model.examples().len();
-        let size = self.batch_size(phase);
-        let total = phase.epochs.saturating_mul(self.batches(phase));
+        let size = phase.batch_size_of(n);
+        let total = phase.epochs.saturating_mul(phase.batches(n));
         // From the natural order, so that an epoch's order depends on nothing before it.
         self.order.clear();
         self.order.extend(0..n);
@@ -416,7 +413,8 @@ impl<T: Scalar> Run<'_, T> {
                         execution: self.execution,
                     })
                 },
-            )?;
+            );
+            let value = value.inspect_err(|_| penalties.put_back(circuit))?;
             sums.objective += value.as_f64();
             sums.examples += chunk.len();
             *visits += 1;
@@ -437,7 +435,7 @@ impl<T: Scalar> Run<'_, T> {
         let due = due && whole;
         let (mut composed_loss, mut gap) = (None, None);
         if due {
-            let size = self.batch_size(phase);
+            let size = phase.batch_size_of(self.model.examples().len());
             let measured = measure(self.model, size, &mut self.workspace, self.execution);
             composed_loss = Some(measured.0);
             gap = phase.scheme.uses_targets().then_some(measured.1);
@@ -478,6 +476,7 @@ fn deadline_passed(deadline: Option<Instant>) -> bool {
 struct Penalties<T> {
     schedule: Schedule,
     first: Vec<T>,
+    before: Vec<T>,
     now: Vec<T>,
 }
 
@@ -486,19 +485,46 @@ impl<T: Scalar> Penalties<T> {
         Self {
             schedule,
             first: penalties.to_vec(),
+            before: penalties.to_vec(),
             now: penalties.to_vec(),
         }
+    }
+
+    fn set(&mut self, visit: u64, visits: u64) {
+        let factor = T::of(self.schedule.factor(visit, visits));
+        for (now, &first) in self.now.iter_mut().zip(&self.first) {
+            *now = first * factor;
+        }
+    }
+
+    /// Whether every μ_t stays above 0 and finite in all visits; gives those of the last.
+    fn check(mut self, visits: u64) -> Result<Vec<T>, Error> {
+        let Some(last) = visits.checked_sub(1) else {
+            return Ok(self.first);
+        };
+        // A schedule is monotone up to its warm-up's end, and from there on.
+        for visit in [0, self.schedule.warm_up().min(last), last] {
+            self.set(visit, visits);
+            check_weights("penalty μ under its schedule", &self.now)?;
+        }
+        Ok(self.now)
     }
 
     fn apply(&mut self, visit: u64, visits: u64, circuit: &mut Circuit<T>) -> Result<(), Error> {
         if self.schedule == Schedule::CONSTANT {
             return Ok(());
         }
-        let factor = T::of(self.schedule.factor(visit, visits));
-        for (now, &first) in self.now.iter_mut().zip(&self.first) {
-            *now = first * factor;
-        }
+        self.before.copy_from_slice(circuit.penalties());
+        self.set(visit, visits);
         circuit.set_penalties(&self.now)
+    }
+
+    /// Undoes the last `apply`.
+    fn put_back(&self, circuit: &mut Circuit<T>) {
+        if self.schedule != Schedule::CONSTANT {
+            let valid = circuit.set_penalties(&self.before);
+            valid.expect("they were the circuit's");
+        }
     }
 }
 

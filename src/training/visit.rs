@@ -15,8 +15,8 @@ use crate::{Error, Quantity, Scalar};
 /// What a training scheme does with a batch: the one line by which schemes differ.
 ///
 /// # Errors
-/// A scheme checks that energies and gradients are finite before it changes anything
-/// ([`Error::NonFinite`]), so that an error leaves the last completed step's state.
+/// A scheme checks that energies and gradients are finite before it changes θ ([`Error::NonFinite`]).
+/// After an error of a visit the run puts the batch's targets back to what the visit found.
 pub trait Scheme<T: Scalar>: Debug + Send {
     /// Begins a phase on `model`: forgets what was kept from earlier ones.
     ///
@@ -30,6 +30,11 @@ pub trait Scheme<T: Scalar>: Debug + Send {
     /// loaded nor stored, and a gap means nothing.
     fn uses_targets(&self) -> bool {
         true
+    }
+
+    /// Whether μ has a part in the scheme: a penalty schedule is refused otherwise.
+    fn uses_penalties(&self) -> bool {
+        self.uses_targets()
     }
 
     /// Moves parameters, auxiliary targets, or both, once, and returns the objective on the batch

@@ -21,11 +21,20 @@ use crate::{Error, Scalar};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ZIl;
 
-/// Equality with backprop needs μ = 1 and no regulariser of targets, also when a schedule moves μ.
+/// Equality with backprop needs squared L_h, μ = 1 and no regulariser of targets, also when the
+/// circuit changes during a phase.
 pub(super) fn check_exactness<T: Scalar>(
     [penalty, regularizer]: [&'static str; 2],
     circuit: &Circuit<T>,
 ) -> Result<(), Error> {
+    for t in 0..circuit.depth() - 1 {
+        if !circuit.loss(t).is_squared_error() {
+            return Err(Error::NotSquaredError {
+                loss: format!("{:?}", circuit.loss(t)),
+                layer: t + 1,
+            });
+        }
+    }
     let penalties = circuit.penalties();
     if let Some(value) = penalties.iter().find(|&&penalty| penalty != T::one()) {
         return Err(Error::InvalidOption {
@@ -50,6 +59,10 @@ const OPTIONS: [&str; 2] = ["penalty μ under Z-IL", "target regulariser under Z
 impl<T: Scalar> Scheme<T> for ZIl {
     fn start(&mut self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
         check_exactness(OPTIONS, model.circuit())
+    }
+
+    fn uses_penalties(&self) -> bool {
+        false
     }
 
     fn visit(&mut self, visit: &mut Visit<'_, '_, T>) -> Result<T, Error> {

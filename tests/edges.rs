@@ -1,0 +1,591 @@
+//! The edges of the toolbox: numbers that nearly overflow, parts that do not fit together, steps
+//! that fail half-way. Each is a typed error that changes nothing, or the right number.
+
+use layerwise::nalgebra::DMatrix;
+use layerwise::rand::Rng;
+use layerwise::{
+    Activation, Adam, AdamW, Alternating, AugmentedLagrangian, Backprop, Circuit, Context,
+    DecoupledCircuit, Dense, Error, Gaussian, GradientDescent, Huber, JointDescent, Layer,
+    LocalProblem, Loss, Optimizer, Pair, ParameterGroup, Phase, Point, Poisson, PseudoHuber,
+    ReverseSweep, RmsProp, Scalar, Schedule, Scheme, Scratch, Selection, SoftmaxCrossEntropy,
+    SquaredError, Step, StepSize, Stopping, SynchronousDescent, TargetInit, Trainer, Visit, Wanted,
+    WeightedSquaredError, Write,
+};
+
+fn dense(input: usize, output: usize, activation: Activation) -> Dense {
+    Dense::new(input, output, activation).unwrap()
+}
+
+/// Widths 2, 3, 1 with six examples.
+fn model_of<T: Scalar>(loss: impl Loss<T> + 'static) -> DecoupledCircuit<T> {
+    let builder = Circuit::builder()
+        .layer(dense(2, 3, Activation::Tanh))
+        .layer(dense(3, 1, Activation::Identity))
+        .output_loss(loss);
+    let mut model = DecoupledCircuit::new(builder.build().unwrap());
+    let x = DMatrix::from_fn(2, 6, |i, j| T::of((i + 2 * j) as f64 / 6.0 - 1.0));
+    let y = DMatrix::from_fn(1, 6, |_, j| T::of(j as f64 / 3.0));
+    let init = TargetInit::NoisyForwardPass { std: 0.3, seed: 1 };
+    model.add_examples(&x, &y, &init).unwrap();
+    model
+}
+
+/// θ, z and μ, bit for bit.
+fn state<T: Scalar>(model: &DecoupledCircuit<T>) -> Vec<u64> {
+    let circuit = model.circuit();
+    let depth = circuit.depth();
+    let parameters = (0..depth).flat_map(|t| circuit.parameters(t).to_vec());
+    let targets = (1..depth).flat_map(|t| model.z(t).unwrap().iter().copied().collect::<Vec<T>>());
+    let all = parameters
+        .chain(targets)
+        .chain(circuit.penalties().to_vec());
+    all.map(|v| v.as_f64().to_bits()).collect()
+}
+
+/// The error of a run that changes nothing.
+fn refused<T: Scalar>(mut model: DecoupledCircuit<T>, phase: Phase<T>) -> Error {
+    let before = state(&model);
+    let error = Trainer::new(phase.epochs(3)).run(&mut model).unwrap_err();
+    assert!(state(&model) == before, "{error}");
+    error
+}
+
+/// The Poisson loss has no curvature bound, which the sweep finds out when the targets are set.
+#[test]
+fn a_visit_that_fails_leaves_the_targets_as_they_were() {
+    let rule = || Adam::new(0.01).unwrap();
+    let sweep = || ReverseSweep::new(1);
+    for batch in [2, 6] {
+        for scheme in [
+            Alternating::persistent(sweep()),
+            Alternating::refreshed(sweep()),
+            Alternating::residual(sweep()),
+        ] {
+            let error = refused(
+                model_of::<f64>(Poisson),
+                Phase::new(scheme, rule()).batch_size(batch),
+            );
+            assert!(
+                matches!(error, Error::NoCurvatureBound { layer: 1, .. }),
+                "{error}"
+            );
+        }
+        // The targets have moved when θ's step overflows.
+        let far = || GradientDescent::new(1e300).unwrap();
+        let joint = JointDescent::new(GradientDescent::new(0.1).unwrap());
+        let sweep = || ReverseSweep::<f32>::new(1);
+        for phase in [
+            Phase::new(Alternating::persistent(sweep()), far()),
+            Phase::new(Alternating::refreshed(sweep()), far()),
+            Phase::new(Alternating::residual(sweep()), far()),
+            Phase::new(AugmentedLagrangian::new(sweep()), far()),
+            Phase::new(joint, far()),
+        ] {
+            let growing = phase.penalty_schedule(Schedule::geometric(4.0).unwrap().with_warm_up(2));
+            let error = refused(model_of::<f32>(SquaredError), growing.batch_size(batch));
+            assert!(matches!(error, Error::NonFinite { step: 0, .. }), "{error}");
+        }
+    }
+}
+
+/// A rule that puts the weights where one example's prediction overflows.
+#[derive(Debug)]
+struct Jump;
+
+impl Optimizer<f32> for Jump {
+    fn slots(&self) -> usize {
+        0
+    }
+
+    fn update(&self, _: Step, values: &mut [f32], _: &[f32], _: &mut [f32]) {
+        values.fill(1e38);
+    }
+}
+
+/// The end of a phase brings the targets of all examples up to date, or of none.
+#[test]
+fn an_end_that_fails_leaves_all_targets_as_they_were() {
+    let layer = || dense(1, 1, Activation::Identity).without_bias();
+    let circuit = Circuit::<f32>::builder()
+        .layer(layer())
+        .layer(layer())
+        .build();
+    let mut model = DecoupledCircuit::new(circuit.unwrap());
+    // Beyond the first block that is evaluated at once.
+    let x = DMatrix::from_fn(1, 1500, |_, j| if j == 1400 { 10.0 } else { 1e-30 });
+    model
+        .add_examples(&x, &DMatrix::zeros(1, 1500), &TargetInit::ForwardPass)
+        .unwrap();
+    let sweep = ReverseSweep::new(1)
+        .with_step(StepSize::Fixed(0.1))
+        .unwrap();
+    let scheme = Alternating::residual(sweep);
+    let mut trainer = Trainer::new(Phase::new(scheme, Jump).epochs(1)).measure_every(0);
+    let visited = {
+        let mut model = model.clone();
+        let scheme = Alternating::refreshed(
+            ReverseSweep::new(1)
+                .with_step(StepSize::Fixed(0.1))
+                .unwrap(),
+        );
+        Trainer::new(Phase::new(scheme, Jump).epochs(1))
+            .measure_every(0)
+            .run(&mut model)
+            .unwrap();
+        model
+    };
+    let error = trainer.run(&mut model).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::NonFinite {
+                layer: 1,
+                step: 1,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    // The residuals were 0, so that the visit was a refreshed one.
+    assert!(state(&model) == state(&visited));
+}
+
+#[test]
+fn penalty_schedules_that_cannot_be_are_refused_before_anything_is_done() {
+    let schedule = || Schedule::steps(1, 0.1).unwrap();
+    let scheme = || Alternating::persistent(ReverseSweep::new(1));
+    let rule = || GradientDescent::new(0.1).unwrap();
+    // μ vanishes in f32 by the 46th visit of the second phase's hundred.
+    let phase = |epochs| Phase::new(scheme(), rule()).epochs(epochs);
+    let mut model = model_of::<f32>(SquaredError);
+    let before = state(&model);
+    let mut trainer = Trainer::new(phase(2)).then(phase(100).penalty_schedule(schedule()));
+    let error = trainer.run(&mut model).unwrap_err();
+    let option = "penalty μ under its schedule";
+    assert!(
+        matches!(error, Error::InvalidOption { option: o, value: 0.0, .. } if o == option),
+        "{error}"
+    );
+    assert!(state(&model) == before);
+    // Where μ has no part a schedule of it would be ignored.
+    let growing = Phase::new(Backprop, rule()).penalty_schedule(Schedule::geometric(10.0).unwrap());
+    let error = refused(model_of::<f64>(SquaredError), growing);
+    assert!(
+        error.to_string().contains("Phase::penalty_schedule is 10"),
+        "{error}"
+    );
+    let nan = Stopping::Objective { at_most: f64::NAN };
+    let error = refused(
+        model_of::<f64>(SquaredError),
+        phase_of(rule()).stopping(nan),
+    );
+    assert!(error.to_string().contains("at_most is NaN"), "{error}");
+}
+
+fn phase_of(rule: GradientDescent) -> Phase<f64> {
+    Phase::new(Backprop, rule)
+}
+
+/// A share above 1 would let residuals grow from visit to visit.
+#[test]
+fn shares_stay_below_one() {
+    let scheduled = |keep, schedule: Schedule| {
+        Alternating::<f64>::residual_scheduled(ReverseSweep::new(1), keep, schedule)
+    };
+    let linear = |end| Schedule::linear(end).unwrap();
+    assert!(scheduled(0.5, linear(2.0)).is_ok());
+    for (keep, schedule) in [
+        (0.5, linear(3.0)),
+        (1.0, Schedule::geometric(1.5).unwrap()),
+        (0.1, Schedule::steps(5, 1.1).unwrap()),
+    ] {
+        let error = scheduled(keep, schedule).unwrap_err();
+        assert!(matches!(error, Error::InvalidOption { .. }), "{error}");
+    }
+    for end in [-0.1, f64::NAN, f64::INFINITY] {
+        assert!(matches!(
+            Schedule::linear(end),
+            Err(Error::InvalidOption { .. })
+        ));
+    }
+}
+
+/// A scheme that wraps another and forgets to begin it.
+#[derive(Debug)]
+struct Careless<S>(S);
+
+impl<S: Scheme<f64>> Scheme<f64> for Careless<S> {
+    fn visit(&mut self, visit: &mut Visit<'_, '_, f64>) -> Result<f64, Error> {
+        self.0.visit(visit)
+    }
+}
+
+#[test]
+fn a_scheme_that_was_not_begun_says_so() {
+    let model = || model_of::<f64>(SquaredError);
+    let rule = || GradientDescent::new(0.1).unwrap();
+    let errors = [
+        refused(
+            model(),
+            Phase::new(
+                Careless(Alternating::residual(ReverseSweep::new(1))),
+                rule(),
+            ),
+        ),
+        refused(
+            model(),
+            Phase::new(Careless(JointDescent::new(rule())), rule()),
+        ),
+    ];
+    for error in errors {
+        assert_eq!(
+            error,
+            Error::UnknownExample {
+                example: 0,
+                count: 0
+            }
+        );
+    }
+}
+
+/// The workspace of another problem of the same shapes: it is used where it fits, else made anew or
+/// refused.
+#[test]
+fn workspaces_of_other_problems_do_no_harm() {
+    let (plain, curved) = (
+        dense(2, 2, Activation::Identity),
+        dense(2, 2, Activation::Gelu),
+    );
+    let parameters = [0.5, -0.3, 0.2, 0.9, 0.1, 0.0];
+    let learned = Gaussian::learned(2.0, 0.1).unwrap();
+    let with_precision = [&parameters[..], &[0.7, 0.2]].concat();
+    let (input, target) = ([0.4, -0.6], [0.3, 0.7]);
+    let problem = |layer, parameters, loss| {
+        LocalProblem::<f64>::new(layer, parameters, loss, 1.0, &input, &target).unwrap()
+    };
+    let first = problem(&plain, &parameters, &SquaredError);
+    let others = [
+        problem(&plain, &parameters, &SoftmaxCrossEntropy),
+        problem(&plain, &with_precision, &learned),
+        problem(&curved, &parameters, &SquaredError),
+    ];
+    for other in others {
+        let mut workspace = first.workspace();
+        first.predict(&mut workspace);
+        let gradients = other.gradients();
+        // Neither product knows where it would be linearised.
+        let mut tangent = [0.0; 2];
+        let error = other
+            .jvp(Some(&[1.0, 0.0]), None, &mut tangent, &mut workspace)
+            .unwrap_err();
+        assert!(
+            error.to_string().contains("predict this problem first"),
+            "{error}"
+        );
+        let error = other
+            .vjp(&[1.0, 0.0], Write::Skip, Write::Skip, &mut workspace)
+            .unwrap_err();
+        assert!(
+            error.to_string().contains("predict this problem first"),
+            "{error}"
+        );
+        let energy = other.differentiate(Wanted::ALL, &mut workspace);
+        assert_eq!(energy, gradients.energy);
+        assert_eq!(workspace.parameter_gradient(), gradients.parameters);
+    }
+}
+
+/// A layer of one unit without maths, but with groups of one's choice.
+#[derive(Debug)]
+struct Odd(Vec<ParameterGroup>);
+
+impl Layer<f64> for Odd {
+    fn input_dim(&self) -> usize {
+        1
+    }
+
+    fn output_dim(&self) -> usize {
+        1
+    }
+
+    fn parameters(&self) -> Vec<ParameterGroup> {
+        self.0.clone()
+    }
+
+    fn initialize(&self, _: &mut [f64], _: &mut dyn Rng) {}
+
+    fn scratch(&self, _: usize) -> Scratch {
+        Scratch::default()
+    }
+
+    fn forward(
+        &self,
+        _: &Context<'_>,
+        _: &[f64],
+        input: &[f64],
+        output: &mut [f64],
+        _: Option<&mut [f64]>,
+        _: &mut [f64],
+    ) {
+        output.copy_from_slice(input);
+    }
+
+    fn vjp(
+        &self,
+        _: &Point<'_, f64>,
+        g: &[f64],
+        d_input: Write<'_, f64>,
+        d_parameters: Write<'_, f64>,
+        _: &mut [f64],
+    ) {
+        d_input.each(|i| g[i]);
+        d_parameters.each(|_| 0.0);
+    }
+
+    fn jvp(
+        &self,
+        _: &Point<'_, f64>,
+        _: Option<&[f64]>,
+        _: Option<&[f64]>,
+        tangent: &mut [f64],
+        _: &mut [f64],
+    ) {
+        tangent.fill(0.0);
+    }
+}
+
+/// [`SquaredError`] with groups of one's choice, whose gradient it forgets.
+#[derive(Debug, Clone)]
+struct Forgetful(Vec<ParameterGroup>);
+
+impl Loss<f64> for Forgetful {
+    fn parameters(&self, _: usize) -> Vec<ParameterGroup> {
+        self.0.clone()
+    }
+
+    fn initialize(&self, _: usize, parameters: &mut [f64]) {
+        parameters.fill(3.0);
+    }
+
+    fn free_target(&self) -> bool {
+        true
+    }
+
+    fn scratch(&self, _: usize, _: usize) -> usize {
+        0
+    }
+
+    fn evaluate(
+        &self,
+        at: &Pair<'_, f64>,
+        values: &mut [f64],
+        d_target: Write<'_, f64>,
+        d_prediction: Write<'_, f64>,
+        work: &mut [f64],
+    ) {
+        SquaredError.evaluate(at, values, d_target, d_prediction, work);
+    }
+
+    fn curvature(
+        &self,
+        at: &Pair<'_, f64>,
+        v_target: Option<&[f64]>,
+        v_prediction: Option<&[f64]>,
+        out_target: Write<'_, f64>,
+        out_prediction: Write<'_, f64>,
+        work: &mut [f64],
+    ) {
+        SquaredError.curvature(at, v_target, v_prediction, out_target, out_prediction, work);
+    }
+}
+
+fn group(shape: &[usize], range: [usize; 2]) -> ParameterGroup {
+    ParameterGroup {
+        name: "odd".into(),
+        shape: shape.to_vec(),
+        range: range[0]..range[1],
+        fan_in: 1,
+        fan_out: 1,
+        decays: true,
+    }
+}
+
+#[test]
+fn groups_that_do_not_tile_are_refused_in_layers_and_losses() {
+    let backwards = vec![group(&[2], [0, 2]), group(&[0], [2, 0])];
+    let endless = vec![group(&[usize::MAX], [0, usize::MAX])];
+    let of_layer = |groups| Circuit::builder().layer(Odd(groups)).build().unwrap_err();
+    let of_loss = |groups| {
+        let builder = Circuit::builder().layer(dense(1, 1, Activation::Identity));
+        builder.output_loss(Forgetful(groups)).build().unwrap_err()
+    };
+    for error in [of_layer(backwards.clone()), of_loss(backwards)] {
+        assert!(
+            matches!(
+                error,
+                Error::ParameterLayout {
+                    start: 2,
+                    end: 0,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+    }
+    for error in [of_layer(endless.clone()), of_loss(endless.clone())] {
+        assert!(matches!(error, Error::TooLarge { .. }), "{error}");
+    }
+    let layer = dense(1, 1, Activation::Identity);
+    let loss = Forgetful(endless);
+    let error = LocalProblem::new(&layer, &[1.0; 2], &loss, 1.0, &[1.0], &[1.0]);
+    assert!(
+        matches!(error, Err(Error::Length { found: 2, .. })),
+        "{error:?}"
+    );
+}
+
+/// The gradient that a loss does not give is zero, whatever stood in memory, and R comes on top of it.
+#[test]
+fn a_forgotten_gradient_is_zero() {
+    let circuit = Circuit::builder()
+        .layer(dense(1, 1, Activation::Identity))
+        .output_loss(Forgetful(vec![group(&[1], [0, 1])]))
+        .regularize_parameters(layerwise::Regularizer::l2(1.0).unwrap());
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap());
+    let one = DMatrix::from_element(1, 1, 1.0);
+    model
+        .add_examples(&one, &one, &TargetInit::ForwardPass)
+        .unwrap();
+    let problem = model.local_problem(0, 0..1).unwrap();
+    let mut workspace = problem.workspace();
+    for _ in 0..3 {
+        problem.evaluate(Wanted::ALL, &mut workspace);
+        assert_eq!(workspace.parameter_gradient()[2], 3.0);
+    }
+}
+
+/// Squares of these gradients overflow; their direction does not.
+#[test]
+fn long_gradients_are_clipped_all_the_same() {
+    let layer = dense(2, 1, Activation::Identity).without_bias();
+    let circuit = Circuit::<f64>::builder().layer(layer).build().unwrap();
+    let mut model = DecoupledCircuit::new(circuit);
+    model.set_parameters(0, &[0.0, 0.0]).unwrap();
+    let x = DMatrix::from_column_slice(2, 1, &[3.0, 4.0]);
+    let far = DMatrix::from_element(1, 1, 1e154);
+    model
+        .add_examples(&x, &far, &TargetInit::ForwardPass)
+        .unwrap();
+    // ½ y² is still a number, (5 y)² is not.
+    let phase = Phase::new(Backprop, GradientDescent::new(1.0).unwrap()).max_gradient_norm(1.0);
+    Trainer::new(phase.epochs(1)).run(&mut model).unwrap();
+    let found = model.circuit().parameters(0);
+    assert!(
+        (found[0] - 0.6).abs() < 1e-12 && (found[1] - 0.8).abs() < 1e-12,
+        "{found:?}"
+    );
+}
+
+#[test]
+fn options_hold_in_the_scalar_too() {
+    // 1/w would overflow.
+    let mut model = model_of::<f32>(SquaredError);
+    let error = model
+        .set_example_weights(&Selection::Columns(0..1), &[1e-42])
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::InvalidOption {
+                option: "example weight",
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert_eq!(model.example_weights(), None);
+    model
+        .set_example_weights(&Selection::Examples(&[]), &[])
+        .unwrap();
+    assert_eq!(model.example_weights(), None);
+    // δ would vanish, or overflow.
+    for delta in [1e-60, 1e60] {
+        let layer = || dense(1, 1, Activation::Tanh);
+        let huber = Circuit::<f32>::builder()
+            .layer(layer())
+            .output_loss(Huber::new(delta).unwrap());
+        let pseudo = Circuit::<f32>::builder()
+            .layer(layer())
+            .output_loss(PseudoHuber::new(delta).unwrap());
+        for error in [huber.build().unwrap_err(), pseudo.build().unwrap_err()] {
+            assert!(
+                matches!(error, Error::InvalidOption { value, .. } if value == delta),
+                "{error}"
+            );
+        }
+        let wide = Circuit::<f64>::builder()
+            .layer(layer())
+            .output_loss(Huber::new(delta).unwrap());
+        assert!(wide.build().is_ok());
+    }
+    // An ε that vanishes would make 0/0 of a value without gradient.
+    let (mut x, mut state) = ([1.0_f32], [0.0; 2]);
+    let adam = Adam::new(0.1).unwrap().with_epsilon(1e-60).unwrap();
+    adam.update(Step::new(1, 1.0), &mut x, &[0.0], &mut state);
+    let rms = RmsProp::new(0.1).unwrap().with_epsilon(1e-60).unwrap();
+    rms.update(Step::new(1, 1.0), &mut x, &[0.0], &mut state[..1]);
+    assert_eq!(x, [1.0]);
+    // A decay of more than everything takes everything, and no more.
+    let decay = AdamW::new(Adam::new(1000.0).unwrap());
+    decay.update(Step::new(1, 1.0), &mut x, &[0.0], &mut [0.0; 2]);
+    assert_eq!(x, [0.0]);
+}
+
+#[test]
+fn pseudo_huber_reaches_far() {
+    let value = |delta: f64, r: f32| {
+        let mut value = [0.0];
+        let target = [r];
+        let at = Pair::new(1, &target, &[0.0]);
+        let loss = PseudoHuber::new(delta).unwrap();
+        loss.evaluate(&at, &mut value, Write::Skip, Write::Skip, &mut []);
+        f64::from(value[0])
+    };
+    let exact = |delta: f64, r: f64| r * r / (1.0 + 1f64.hypot(r / delta));
+    for (delta, r) in [
+        (1e20, 1e19),
+        (3e38, 1.0),
+        (1.0, 1e30),
+        (1e-30, 1.0),
+        (1e10, 1e-10),
+    ] {
+        let (found, expected) = (value(delta, r), exact(delta, r.into()));
+        assert!(
+            (found - expected).abs() <= 1e-6 * expected,
+            "δ = {delta}, r = {r}: {found}"
+        );
+    }
+}
+
+/// Where nothing is curved there is nowhere to go: no step, not ∞ · 0.
+#[test]
+fn targets_without_curvature_stay() {
+    let none = || WeightedSquaredError::new(vec![0.0]).unwrap();
+    let layer = || dense(1, 1, Activation::Identity);
+    let circuit = Circuit::<f64>::builder().layer(layer()).layer(layer());
+    let circuit = circuit.hidden_loss(none()).output_loss(none());
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap());
+    let one = DMatrix::from_element(1, 1, 1.0);
+    let given = TargetInit::Given(vec![DMatrix::from_element(1, 1, 0.3)]);
+    model.add_examples(&one, &one, &given).unwrap();
+    let bounded = StepSize::Bounded { margin: 1.0 };
+    model
+        .solve_targets(&mut ReverseSweep::new(2), &Selection::All)
+        .unwrap();
+    let mut synchronous = SynchronousDescent::new(2, bounded).unwrap();
+    model
+        .solve_targets(&mut synchronous, &Selection::All)
+        .unwrap();
+    assert_eq!(model.z(1).unwrap()[(0, 0)], 0.3);
+    assert_eq!(Pair::<f64>::new(0, &[], &[]).examples(), 0);
+}

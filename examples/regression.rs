@@ -94,11 +94,8 @@ fn score(
 ) -> Result<(f64, f64), Error> {
     // An eighth of the training fold decides when to stop; the test fold is seen once.
     let inner = Split::shuffled(split.train.len(), split.train.len() / 8, seed)?;
-    let columns = |places: &[usize]| -> Vec<usize> {
-        places.iter().map(|&place| split.train[place]).collect()
-    };
-    let train = data.select(&columns(&inner.train));
-    let validation = data.select(&columns(&inner.test));
+    let inner = inner.of(&split.train)?;
+    let (train, validation) = (data.select(&inner.train), data.select(&inner.test));
     let test = data.select(&split.test);
     let features = Standardizer::fit(&train.features)?;
     let targets = Standardizer::fit(&train.targets)?;

@@ -29,7 +29,7 @@ fn layer(t: usize) -> Result<Dense, Error> {
 /// Adam on θ_t alone, z fixed: all that a layer needs is in its shard.
 fn learn(shard: &mut Shard<f64>) -> Result<(), Error> {
     let layer = layer(shard.layer())?;
-    let rule = Adam::new(3e-3)?;
+    let rule = Adam::new(1e-3)?;
     let mut state = vec![0.0; Optimizer::<f64>::slots(&rule) * shard.parameters().len()];
     let mean = 1.0 / shard.examples().len() as f64;
     let mut workspace: Option<LocalWorkspace<f64>> = None;
@@ -111,6 +111,21 @@ fn model() -> Result<DecoupledCircuit<f64>, Error> {
     Ok(model)
 }
 
+/// Prints the composed loss per example of both.
+fn tell(
+    round: usize,
+    here: &DecoupledCircuit<f64>,
+    elsewhere: &DecoupledCircuit<f64>,
+) -> Result<(), Error> {
+    let mean = |model: &DecoupledCircuit<f64>| {
+        let count = model.examples().len() as f64;
+        Ok::<f64, Error>(model.composed_loss()? / count)
+    };
+    let (here, elsewhere) = (mean(here)?, mean(elsewhere)?);
+    println!("round {round:>2}: loss {here:.6} here, {elsewhere:.6} elsewhere");
+    Ok(())
+}
+
 fn compare() -> Result<(), AnyError> {
     let mut here = model()?;
     let mut elsewhere = model()?;
@@ -120,6 +135,7 @@ fn compare() -> Result<(), AnyError> {
     for _ in 0..depth {
         workers.push(Worker::start()?);
     }
+    tell(0, &here, &elsewhere)?;
     for round in 1..=ROUNDS {
         for model in [&mut here, &mut elsewhere] {
             model.initialize_targets(&TargetInit::ForwardPass)?;
@@ -137,11 +153,7 @@ fn compare() -> Result<(), AnyError> {
             elsewhere.install(&worker.receive()?)?;
         }
         if round % 20 == 0 {
-            println!(
-                "round {round}: composed loss {:.6} here, {:.6} elsewhere",
-                here.composed_loss()?,
-                elsewhere.composed_loss()?
-            );
+            tell(round, &here, &elsewhere)?;
         }
     }
     for worker in workers {

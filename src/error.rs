@@ -115,7 +115,7 @@ pub enum Error {
 
     /// A shard of another layer or loss than the one it meets.
     #[error(
-        "the shard of layer {layer} has the fingerprint {found:016x}, but this layer with its loss has {expected:016x}: scalar, dimensions, layer and loss must be those that it was made with"
+        "the shard of layer {layer} has the fingerprint {found:016x}, but this layer with its loss has {expected:016x}: scalar, dimensions, layer and loss, with every option that Debug prints, must be those that it was made with"
     )]
     Fingerprint {
         /// t, as the shard says.
@@ -253,7 +253,7 @@ pub enum Error {
     },
 
     /// NaN or infinity in data given by the caller.
-    #[error("{} is {value} at row {row}, example column {column}", quantity.of(*layer))]
+    #[error("{} at row {row}, column {column} is {value}", quantity.of(*layer))]
     NonFiniteData {
         /// What it stands in.
         quantity: Quantity,

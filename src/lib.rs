@@ -98,8 +98,7 @@ mod target_solver;
 mod training;
 
 pub use circuit::{
-    Batch, BatchMut, Circuit, CircuitBuilder, LocalGradients, LocalProblem, LocalWorkspace, Wanted,
-    Workspace,
+    Batch, Circuit, CircuitBuilder, LocalGradients, LocalProblem, LocalWorkspace, Wanted, Workspace,
 };
 pub use decoupled::{DecoupledCircuit, Gradients, MemoryEstimate, Projection, TargetInit};
 pub use error::{Error, Quantity};

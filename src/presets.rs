@@ -2,15 +2,15 @@
 //!
 //! | preset | what a visit does | paper |
 //! |---|---|---|
-//! | [`proposal`] | θ and z descend E together, μ = 1 | the proposal that this crate implements |
+//! | [`proposal`] | θ and z descend E together, μ = 1 | Mertens Velasquez, Layer-wise Gradient Decoupling |
 //! | [`mac`] | Z-step on persistent targets, W-step, μ growing | Carreira-Perpiñán & Wang 2014 |
 //! | [`admm`] | Z-step, W-step, step of the multipliers | Taylor et al. 2016 |
 //! | [`carried_residuals`] | Z-step on residuals carried through minibatches, W-step | this crate |
 //! | [`predictive_coding`] | forward pass, K synchronous Z-steps, W-step | Whittington & Bogacz 2017 |
-//! | [`z_il`] | the same, gradients taken so that they are backprop's | Song et al. 2020 |
+//! | [`z_il`] | predictive coding whose gradients are backprop's | Song et al. 2020 |
 //! | [`fixed_prediction`] | predictions and Jacobians held at the forward pass | Millidge et al. 2022 |
 //!
-//! A preset fixes what makes the scheme, not its circuit: losses and the μ_t at the start are the
+//! Each returns a whole [`Phase`], the optimiser of θ included. A preset fixes what makes the scheme, not its circuit: losses and the μ_t at the start are the
 //! circuit's.
 
 use crate::optimizer::Optimizer;
@@ -21,7 +21,7 @@ use crate::training::{
 };
 use crate::{Error, Scalar};
 
-/// The proposal as it stands: joint descent on E(θ, Z), `target_rule` moving z and `rule` θ, from
+/// Layer-wise gradient decoupling as it was proposed: joint descent on E(θ, Z), `target_rule` moving z and `rule` θ, from
 /// one evaluation of all layers' independent gradients.
 ///
 /// # Examples

@@ -118,7 +118,8 @@ impl Schedule {
         Ok(Self::of(Shape::Steps { every, ratio }))
     }
 
-    /// The same behind a linear warm-up of `steps` steps.
+    /// The same behind a linear warm-up of `steps` steps: visits (batches) of a phase, not epochs. A
+    /// phase of fewer visits ends below the factor 1.
     pub fn with_warm_up(self, steps: u64) -> Self {
         Self {
             warm_up: steps,

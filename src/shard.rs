@@ -16,7 +16,8 @@ use crate::{Error, Scalar};
 /// write the shard with any serde format (feature `serde`), build the same layer and loss there,
 /// let [`Shard::problem`] check that they are the same, move the parameters, and send the shard
 /// back to [`DecoupledCircuit::install`]. `examples/remote_layer.rs` does this with a child
-/// process.
+/// process. For the same bits the format must keep every float: of `serde_json` take the feature
+/// `float_roundtrip`.
 ///
 /// The fingerprint is a hash of t, the scalar's type, the dimensions, the parameter groups, and
 /// what `Debug` prints of layer and loss: a layer of your own should print all its options.

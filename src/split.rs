@@ -112,6 +112,37 @@ impl Split {
         Ok(Self { train, test })
     }
 
+    /// The same split of other columns: its places become the columns that stand there, for a split
+    /// of one side of a split.
+    ///
+    /// # Errors
+    /// [`Error::UnknownColumns`] if there are not as many columns as places.
+    ///
+    /// # Examples
+    /// ```
+    /// use layerwise::Split;
+    ///
+    /// // 60 for training, 20 for validation, 20 for testing.
+    /// let outer = Split::shuffled(100, 20, 0)?;
+    /// let inner = Split::shuffled(80, 20, 1)?.of(&outer.train)?;
+    /// assert_eq!((inner.train.len(), inner.test.len(), outer.test.len()), (60, 20, 20));
+    /// assert!(inner.test.iter().all(|column| outer.train.contains(column)));
+    /// # Ok::<(), layerwise::Error>(())
+    /// ```
+    pub fn of(&self, columns: &[usize]) -> Result<Self, Error> {
+        let at = |&place: &usize| {
+            columns.get(place).copied().ok_or(Error::UnknownColumns {
+                start: place,
+                end: place + 1,
+                count: columns.len(),
+            })
+        };
+        Ok(Self {
+            train: self.train.iter().map(at).collect::<Result<_, _>>()?,
+            test: self.test.iter().map(at).collect::<Result<_, _>>()?,
+        })
+    }
+
     /// The k splits of a k-fold cross-validation of `count` columns: every column is in the test of
     /// exactly one, and their sizes differ by at most 1.
     ///

@@ -116,7 +116,7 @@ impl<T: Scalar> Standardizer<T> {
     /// s = (x − m) / σ of every column of `values` (d × n, any n), 0 where σ = 0.
     ///
     /// # Errors
-    /// [`Error::Shape`] for another number of rows than it was fitted on.
+    /// [`Error::Shape`] for another number of rows than it was fitted on, [`Error::NonFiniteData`].
     ///
     /// # Examples
     /// ```
@@ -147,7 +147,7 @@ impl<T: Scalar> Standardizer<T> {
     /// [`transform`](Self::transform) up to rounding. A row that did not vary gets its mean.
     ///
     /// # Errors
-    /// [`Error::Shape`] for another number of rows than it was fitted on.
+    /// [`Error::Shape`] for another number of rows than it was fitted on, [`Error::NonFiniteData`].
     ///
     /// # Examples
     /// ```
@@ -189,7 +189,7 @@ impl<T: Scalar> Standardizer<T> {
                 found: values.shape(),
             });
         }
-        Ok(())
+        check_finite(Quantity::Input, 0, values.nrows(), values.as_slice())
     }
 }
 

@@ -272,7 +272,7 @@ fn wrong_data_of_metrics() {
             value,
         };
         let number = value.to_string();
-        let text = ["output of a metric is", &number, "row 2", "column 1"];
+        let text = ["output of a metric", &number, "row 2", "column 1"];
         let output = error(Quantity::MetricOutput);
         refused(metrics::accuracy(&labels, &bad), output.clone(), &text);
         refused(metrics::confusion(&labels, &bad), output.clone(), &text);
@@ -283,7 +283,7 @@ fn wrong_data_of_metrics() {
         );
         refused(metrics::rmse(&outputs(), &bad), output.clone(), &text);
         refused(metrics::r_squared(&outputs(), &bad), output, &text);
-        let text = ["target of a metric is", &number, "row 2", "column 1"];
+        let text = ["target of a metric", &number, "row 2", "column 1"];
         let target = error(Quantity::MetricTarget);
         refused(metrics::rmse(&bad, &outputs()), target.clone(), &text);
         refused(metrics::r_squared(&bad, &outputs()), target, &text);
@@ -593,4 +593,39 @@ fn wrong_options_of_splits() {
     let text = [&*usize::MAX.to_string()];
     refused(Split::shuffled(usize::MAX, 1, 0), large.clone(), &text);
     refused(Split::folds(usize::MAX, 2, 0), large, &text);
+}
+
+/// A split of one side of a split: its columns are that side's, and none is lost.
+#[test]
+fn a_split_of_a_split_stays_on_its_side() {
+    let outer = Split::shuffled(50, 10, 3).unwrap();
+    let inner = Split::shuffled(40, 8, 4).unwrap();
+    let within = inner.of(&outer.train).unwrap();
+    let mut all = [&within.train[..], &within.test, &outer.test].concat();
+    all.sort_unstable();
+    assert!(all.into_iter().eq(0..50));
+    for (place, column) in inner.test.iter().zip(&within.test) {
+        assert_eq!(outer.train[*place], *column);
+    }
+    let error = inner.of(&outer.test).unwrap_err();
+    assert!(
+        matches!(error, Error::UnknownColumns { count: 10, .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_standardizer_takes_no_nan() {
+    let fitted = Standardizer::fit(&dmatrix![0.0, 1.0]).unwrap();
+    let bad = dmatrix![0.5, f64::NAN];
+    for result in [fitted.transform(&bad), fitted.inverse_transform(&bad)] {
+        assert!(matches!(
+            result,
+            Err(Error::NonFiniteData {
+                row: 0,
+                column: 1,
+                ..
+            })
+        ));
+    }
 }

@@ -285,7 +285,7 @@ fn what_does_not_fit_is_refused() {
     assert!(
         finite
             .to_string()
-            .contains("multiplier of layer 1 is NaN at row 1"),
+            .contains("multiplier of layer 1 at row 1, column 0 is NaN"),
         "{finite}"
     );
 }

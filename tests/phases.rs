@@ -792,7 +792,7 @@ fn what_cannot_be_done_is_said_before_anything_is() {
                 })
             },
             Error::NoExamples {
-                operation: "Stopping::Validation (see Trainer::validation)",
+                operation: "Stopping::Validation (give them with Trainer::validation)",
             },
         ),
     ];

@@ -251,14 +251,24 @@ impl<T: Scalar> Circuit<T> {
     }
 
     pub(crate) fn check_inputs(&self, inputs: &DMatrix<T>) -> Result<(), Error> {
-        check_rows("inputs", inputs, self.dims[0])?;
+        check_rows(
+            "inputs, one example a column",
+            inputs,
+            self.dims[0],
+            inputs.ncols(),
+        )?;
         check_finite(Quantity::Input, 0, self.dims[0], inputs.as_slice())?;
         self.layers[0].check_input(inputs.as_slice())
     }
 
     pub(crate) fn check_outputs(&self, n: usize, targets: &DMatrix<T>) -> Result<(), Error> {
         let depth = self.depth();
-        check_rows("targets", targets, self.dims[depth])?;
+        check_rows(
+            "targets, one example a column",
+            targets,
+            self.dims[depth],
+            n,
+        )?;
         if targets.ncols() != n {
             return Err(Error::ExampleCount {
                 inputs: n,
@@ -433,16 +443,19 @@ pub(crate) fn forward_input<'a, T: Scalar>(
     }
 }
 
-fn check_rows<T>(what: &str, matrix: &DMatrix<T>, rows: usize) -> Result<(), Error>
-where
-    T: Scalar,
-{
+/// `columns` is only told: what it must be has an error of its own.
+fn check_rows<T: Scalar>(
+    what: &str,
+    matrix: &DMatrix<T>,
+    rows: usize,
+    columns: usize,
+) -> Result<(), Error> {
     if matrix.nrows() == rows {
         return Ok(());
     }
     Err(Error::Shape {
         what: what.into(),
-        expected: (rows, matrix.ncols()),
+        expected: (rows, columns),
         found: matrix.shape(),
     })
 }

@@ -126,7 +126,7 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
         Ok(())
     }
 
-    /// Whether ∂f/∂z exists; a layer without it (an embedding) can only be layer 0.
+    /// Whether ∂f/∂z exists (the default); a layer without it (an embedding) can only be layer 0.
     fn input_differentiable(&self) -> bool {
         true
     }
@@ -167,24 +167,25 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
         work: &mut [T],
     );
 
-    /// Length of the work memory of [`Layer::curvature_bound`].
+    /// Length of the work memory of [`Layer::curvature_bound`]; 0 by default.
     fn bound_scratch(&self) -> usize {
         0
     }
 
-    /// A number that is at least ‖∂f/∂z‖² (spectral norm, squared) for every z, if one is known.
+    /// A number that is at least ‖∂f/∂z‖² (spectral norm, squared) for every z, if one is known; none
+    /// by default.
     fn curvature_bound(&self, _parameters: &[T], _work: &mut [T]) -> Option<T> {
         None
     }
 
     /// Centre and spread of outputs that the layer gives well, for
-    /// [`TargetInit::Projected`](crate::TargetInit::Projected).
+    /// [`TargetInit::Projected`](crate::TargetInit::Projected); (0, 1) by default.
     fn target_range(&self) -> (f64, f64) {
         (0.0, 1.0)
     }
 
-    /// The layer as an elementwise function of an affine map, if it is one: what closed-form
-    /// W-steps need.
+    /// The layer as an elementwise function of an affine map, if it is one (none by
+    /// default): what closed-form W-steps need.
     fn affine(&self) -> Option<Affine> {
         None
     }

@@ -42,7 +42,7 @@ impl<T: Scalar, L: Loss<T>> ClassWeights<T, L> {
     /// [`Error::InvalidOption`] for a weight that is negative or not finite, [`Error::Length`] for
     /// no weights.
     pub fn new(weights: Vec<T>, loss: L) -> Result<Self, Error> {
-        check_list("weights", &weights, false)?;
+        check_list("ClassWeights::weights", &weights, false)?;
         Ok(Self { weights, loss })
     }
 

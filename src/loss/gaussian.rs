@@ -21,6 +21,11 @@ use crate::{Error, Scalar, Write};
 /// the units if they share one φ. Over many examples L is least at π_j = 1 / (mean r_j² + ε), the
 /// mean over the units too if they share one. The variance floor ε ≥ 0 keeps π below 1/ε: trained
 /// targets can close the gap r entirely, and with ε = 0 the precision would then grow without end.
+/// With trained targets ε, not the data, often decides: expect π near 1/ε.
+///
+/// In a circuit φ is the last group of θ_t, named "log precision":
+/// `circuit.parameters(t)[circuit.parameter_groups(t).last()?.range.clone()]`, t + 1 the layer whose
+/// targets it weighs.
 ///
 /// # Examples
 /// ```
@@ -77,7 +82,7 @@ impl<T: Scalar> Gaussian<T> {
     /// [`Error::InvalidOption`] for a precision not above 0 and finite, [`Error::Length`] for no
     /// precision.
     pub fn new(precision: Vec<T>) -> Result<Self, Error> {
-        check_list("precision", &precision, true)?;
+        check_list("Gaussian::precision", &precision, true)?;
         let logarithms = precision.iter().map(|p| p.ln()).collect();
         let precision = Precision::Given {
             values: precision,
@@ -93,8 +98,12 @@ impl<T: Scalar> Gaussian<T> {
     /// [`Error::InvalidOption`] for an initial precision not above 0 and finite, or a variance floor
     /// not at least 0 and finite.
     pub fn learned(initial_precision: T, variance_floor: T) -> Result<Self, Error> {
-        check_option("initial_precision", initial_precision.as_f64(), true)?;
-        check_option("variance_floor", variance_floor.as_f64(), false)?;
+        check_option(
+            "Gaussian::initial_precision",
+            initial_precision.as_f64(),
+            true,
+        )?;
+        check_option("Gaussian::variance_floor", variance_floor.as_f64(), false)?;
         let precision = Precision::Learned {
             initial: initial_precision,
             floor: variance_floor,

@@ -13,6 +13,9 @@ use crate::{Error, Scalar, Write};
 /// distributions, which the inner loss accepts. They are data, and not trained: the loss serves as
 /// L, not as L_h, whatever the inner loss is. Scaled as the inner loss. Szegedy et al. 2016.
 ///
+/// [`ClassWeights`](crate::ClassWeights) outside weigh by the label as it is given, inside by the
+/// smoothed one.
+///
 /// # Examples
 /// ```
 /// use layerwise::{LabelSmoothing, Loss, Pair, SoftmaxCrossEntropy, Write};

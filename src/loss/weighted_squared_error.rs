@@ -37,7 +37,7 @@ impl<T: Scalar> WeightedSquaredError<T> {
     /// [`Error::InvalidOption`] for a weight that is negative or not finite, [`Error::Length`] for
     /// no weights.
     pub fn new(weights: Vec<T>) -> Result<Self, Error> {
-        check_list("weights", &weights, false)?;
+        check_list("WeightedSquaredError::weights", &weights, false)?;
         Ok(Self { weights })
     }
 }

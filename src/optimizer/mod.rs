@@ -60,13 +60,43 @@ impl Step {
 /// The rule holds options only; its state stands with the caller, `slots()` values for each value
 /// that is updated, all zero at first. So the state of z can be kept by example, and a run can be
 /// interrupted and resumed.
+///
+/// # Examples
+/// A rule of one's own, x ← x − η sign(g):
+/// ```
+/// use layerwise::{Optimizer, Scalar, Step};
+///
+/// #[derive(Debug)]
+/// struct SignDescent(f64);
+///
+/// impl<T: Scalar> Optimizer<T> for SignDescent {
+///     fn slots(&self) -> usize {
+///         0
+///     }
+///
+///     fn update(&self, step: Step, values: &mut [T], gradient: &[T], _state: &mut [T]) {
+///         let rate = T::of(self.0 * step.factor);
+///         for (x, &g) in values.iter_mut().zip(gradient) {
+///             // Where the length of g matters, it is step.gradient_factor · g.
+///             *x -= rate * g.signum();
+///         }
+///     }
+/// }
+///
+/// let mut x = [1.0, 2.0];
+/// SignDescent(0.1).update(Step::new(1, 1.0), &mut x, &[3.0, -5.0], &mut []);
+/// assert_eq!(x, [0.9, 2.1]);
+/// ```
 pub trait Optimizer<T: Scalar>: Debug + Send + Sync {
     /// State values for each value.
     fn slots(&self) -> usize;
 
-    /// Updates `values` along `gradient` (times the step's factor), each value by its own gradient
-    /// and state alone: a caller may pass any part of a vector. `state` holds `slots()` arrays of the length of `values`,
-    /// one after another.
+    /// Updates `values`, each value by its own gradient and state alone: a caller may pass any part
+    /// of a vector. `state` holds `slots()` arrays of the length of `values`, one after another.
+    ///
+    /// `gradient` may be a **sum** over a batch: the rule goes by `step.gradient_factor` times it, at
+    /// `step.factor` times its learning rate, x ← x − η·factor·(gradient_factor·g) for plain descent.
+    /// Weight decay, if it has any, is for steps where `step.decays`.
     fn update(&self, step: Step, values: &mut [T], gradient: &[T], state: &mut [T]);
 }
 

@@ -24,6 +24,13 @@ pub struct SolveReport {
     pub steps: u64,
 }
 
+impl SolveReport {
+    /// A report of so many completed steps.
+    pub fn new(steps: u64) -> Self {
+        Self { steps }
+    }
+}
+
 /// The problem of a Z-step: E over z_1, …, z_{T−1} of one batch, θ fixed.
 ///
 /// It remembers whether the predictions in its workspace are those of the current targets, so that
@@ -278,8 +285,8 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
     }
 
     /// ∂E/∂z_t alone (target part plus input part), from the targets as they are and the predictions
-    /// in the workspace: those of the last [`TargetProblem::predict`], as a sweep over the layers
-    /// needs it.
+    /// in the workspace, which it does **not** renew: call [`TargetProblem::predict`] once before a
+    /// sweep. Within one sweep t = T−1, …, 1 they stay valid for what is still to be read.
     ///
     /// # Panics
     /// If t is not in 1..T.
@@ -367,6 +374,30 @@ fn check_finite<T: Scalar>(
 /// A method that lowers E over the auxiliary targets of one batch.
 ///
 /// An example's targets must not depend on which other examples share its batch.
+///
+/// # Examples
+/// A solver of one's own, a reverse sweep with a fixed step:
+/// ```
+/// use layerwise::{Error, Scalar, SolveReport, TargetProblem, TargetSolver};
+///
+/// #[derive(Debug)]
+/// struct Sweep(f64);
+///
+/// impl<T: Scalar> TargetSolver<T> for Sweep {
+///     fn solve(&mut self, problem: &mut TargetProblem<'_, '_, T>) -> Result<SolveReport, Error> {
+///         problem.predict();
+///         problem.attempt(0, |problem| {
+///             for t in (1..problem.circuit().depth()).rev() {
+///                 problem.target_gradient(t);
+///                 problem.check_target_gradient(t, 0)?;
+///                 problem.descend(t, T::of(self.0));
+///             }
+///             Ok(())
+///         })?;
+///         Ok(SolveReport::new(1))
+///     }
+/// }
+/// ```
 pub trait TargetSolver<T: Scalar>: Debug + Send {
     /// Forgets what was kept from earlier calls; made at the start of every run.
     fn reset(&mut self) {}

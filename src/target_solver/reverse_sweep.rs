@@ -25,7 +25,7 @@ pub struct ReverseSweep<T: Scalar> {
 }
 
 impl<T: Scalar> ReverseSweep<T> {
-    /// K = `sweeps` sweeps. Defaults: bounded steps with margin 1, bounds computed anew in every
+    /// K = `sweeps` sweeps (0 leaves the targets alone). Defaults: bounded steps with margin 1, bounds computed anew in every
     /// 10th call.
     pub fn new(sweeps: u64) -> Self {
         Self {

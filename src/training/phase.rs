@@ -67,7 +67,7 @@ impl<T: Scalar> Phase<T> {
         }
     }
 
-    /// Passes over the examples, at most.
+    /// Passes over the examples, at most; 0 makes no visit.
     pub fn epochs(mut self, epochs: u64) -> Self {
         self.epochs = epochs;
         self
@@ -147,7 +147,7 @@ impl<T: Scalar> Phase<T> {
         }
         if matches!(self.stopping, Stopping::Validation { .. }) && !has_validation {
             return Err(Error::NoExamples {
-                operation: "Stopping::Validation (see Trainer::validation)",
+                operation: "Stopping::Validation (give them with Trainer::validation)",
             });
         }
         self.stopping.validate()

@@ -37,7 +37,7 @@ pub struct EpochRecord<T> {
     /// its last parameter step, averaged over the epoch.
     pub objective: T,
     /// Composed loss L of the plain forward pass per example, after the epoch; `None` if not
-    /// measured then.
+    /// measured then. (The model's [`composed_loss`](DecoupledCircuit::composed_loss) is the sum.)
     pub composed_loss: Option<T>,
     /// Composed loss per validation example, after the epoch; `None` if not measured then.
     pub validation_loss: Option<T>,

@@ -27,7 +27,8 @@ pub enum Stopping {
         improvement: f64,
     },
     /// When the loss on the validation examples did not improve for `patience` epochs. However the
-    /// phase ends, the parameters of its best epoch are put back; targets that persist stay as its
+    /// phase ends, the parameters of its best epoch are put back (the loss is the circuit's output
+    /// loss as it was built, weighted or smoothed); targets that persist stay as its
     /// last epoch left them. Prechelt 1998.
     Validation {
         /// Epochs without improvement, at least 1.

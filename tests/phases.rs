@@ -815,11 +815,11 @@ fn what_cannot_be_done_is_said_before_anything_is() {
     for (trainer, expected) in [
         (
             validated(column(2, 3), column(1, 3)),
-            shape("inputs", (1, 3), (2, 3)),
+            shape("inputs, one example a column", (1, 3), (2, 3)),
         ),
         (
             validated(column(1, 3), column(2, 3)),
-            shape("targets", (1, 3), (2, 3)),
+            shape("targets, one example a column", (1, 3), (2, 3)),
         ),
         (
             validated(column(1, 3), column(1, 4)),

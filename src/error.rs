@@ -61,7 +61,8 @@ impl fmt::Display for Quantity {
 /// Everything that can go wrong, with the numbers that say why.
 ///
 /// After an error nothing is half done: constructors, setters and additions leave their object as
-/// it was, and a training run leaves parameters and targets as its last completed step left them.
+/// it was, and a training run leaves parameters as its last completed step left them, and targets as
+/// its last completed visit did.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -134,8 +134,8 @@ impl<T: Scalar> Trainer<T> {
     /// [`Error::NoExamples`], [`Error::InvalidOption`], [`Error::FeatureDisabled`],
     /// [`Error::ThreadPool`], or what the circuit says of the validation examples, before anything
     /// is done; what a scheme says before its phase; [`Error::NonFinite`] (its step counts the
-    /// parameter steps of the run), or a solver's error, during a visit. Parameters and targets
-    /// are then those of the last completed step.
+    /// parameter steps of the run), or a solver's error, during a visit. Parameters are then those of
+    /// the last completed step, targets and μ those of the last completed visit.
     pub fn run(&mut self, model: &mut DecoupledCircuit<T>) -> Result<TrainingReport<T>, Error> {
         self.run_with(model, |_| ControlFlow::Continue(()))
     }

@@ -8,10 +8,10 @@ use std::cell::Cell;
 
 use layerwise::{
     Activation, Adam, AdamW, Alternating, AugmentedLagrangian, Backprop, Circuit, CircuitBuilder,
-    ClassWeights, DecoupledCircuit, Dense, Execution, FixedPrediction, Gaussian, GradientDescent,
-    JointDescent, LabelSmoothing, LocalWorkspace, Loss, Phase, PseudoHuber, Regularizer,
-    ReverseSweep, RmsProp, Scalar, Schedule, Scheme, Selection, Sequential, SoftmaxCrossEntropy,
-    StepSize, SynchronousDescent, TargetInit, Trainer, Wanted, Workspace, ZIl,
+    ClassWeights, DecoupledCircuit, Dense, Execution, FixedPrediction, GaussNewton, Gaussian,
+    GradientDescent, JointDescent, LabelSmoothing, LocalWorkspace, Loss, Phase, PseudoHuber,
+    Regularizer, ReverseSweep, RmsProp, Scalar, Schedule, Scheme, Selection, Sequential,
+    SoftmaxCrossEntropy, StepSize, SynchronousDescent, TargetInit, Trainer, Wanted, Workspace, ZIl,
 };
 use nalgebra::DMatrix;
 
@@ -196,6 +196,9 @@ fn training<T: Scalar>() {
             .schedule(Schedule::cosine(0.1).unwrap().with_warm_up(3))
             .penalty_schedule(Schedule::geometric(4.0).unwrap())
             .max_gradient_norm(0.1)
+    });
+    phases_on::<T>("rich, Gauss-Newton", rich_model, || {
+        Phase::new(Alternating::refreshed(GaussNewton::new(2, 3)), decayed())
     });
     phases_on::<T>("rich, joint", rich_model, || {
         let targets = RmsProp::new(1e-3).unwrap();

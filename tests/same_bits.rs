@@ -3,9 +3,9 @@
 
 use layerwise::{
     Activation, Adam, Alternating, AugmentedLagrangian, Backprop, Circuit, DecoupledCircuit, Dense,
-    Execution, FixedPrediction, GradientDescent, JointDescent, LocalGradients, Phase, ReverseSweep,
-    Scalar, Selection, SoftmaxCrossEntropy, StepSize, SynchronousDescent, TargetInit, Trainer,
-    Workspace, ZIl,
+    Execution, FixedPrediction, GaussNewton, GradientDescent, JointDescent, LocalGradients, Phase,
+    ReverseSweep, Scalar, Selection, SoftmaxCrossEntropy, StepSize, SynchronousDescent, TargetInit,
+    Trainer, Workspace, ZIl,
 };
 use nalgebra::DMatrix;
 
@@ -91,6 +91,10 @@ fn phases<T: Scalar>() -> Vec<(&'static str, Phase<T>)> {
         (
             "multipliers",
             Phase::new(AugmentedLagrangian::new(sweep()), rule()),
+        ),
+        (
+            "Gauss-Newton",
+            Phase::new(Alternating::persistent(GaussNewton::new(2, 3)), rule()),
         ),
         ("Z-IL", Phase::new(ZIl, rule())),
         (

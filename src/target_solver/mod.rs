@@ -1,12 +1,14 @@
 //! Z-steps: moving the auxiliary targets of a batch, θ fixed.
 
 mod curvature;
+mod gauss_newton;
 mod gradient;
 mod reverse_sweep;
 
 use std::fmt::Debug;
 
 pub use curvature::StepSize;
+pub use gauss_newton::GaussNewton;
 pub use gradient::SynchronousDescent;
 pub use reverse_sweep::ReverseSweep;
 
@@ -231,6 +233,15 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
         let (circuit, workspace) = (self.circuit, &mut *self.workspace);
         let batch = view(self.batch, self.multipliers);
         circuit.differentiate_frozen(batch, parameters, targets, workspace)
+    }
+
+    /// E of the i-th example of the batch, its weight included, at the last evaluation.
+    ///
+    /// # Panics
+    /// If the batch has no such example.
+    pub fn example_energy(&self, i: usize) -> T {
+        let locals = self.workspace.locals.iter();
+        locals.fold(T::zero(), |sum, local| sum + local.energies[i])
     }
 
     /// Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖² over the hidden layers, without weights or μ.

@@ -1,0 +1,309 @@
+//! Gauss-Newton by conjugate gradients: exact on linear circuits, never uphill for any example, at
+//! rest where the gradient is zero, and the same for an example in every batch.
+
+#[path = "derivatives/property.rs"]
+#[macro_use]
+mod property;
+
+use layerwise::nalgebra::DMatrix;
+use layerwise::{
+    Activation, Circuit, DecoupledCircuit, Dense, Error, GaussNewton, Huber, Initializer, Poisson,
+    Regularizer, Scalar, Selection, SoftmaxCrossEntropy, SquaredError, TargetInit,
+};
+use property::{Tested, failed, for_all, generator, uniform};
+use proptest::prelude::*;
+
+in_both_scalars!(
+    no_example_goes_uphill,
+    an_example_goes_its_own_way,
+    a_linear_circuit_takes_one_step,
+    it_rests_where_the_gradient_is_zero,
+);
+
+const ACTIVATIONS: [Activation; 8] = [
+    Activation::Identity,
+    Activation::Tanh,
+    Activation::Sigmoid,
+    Activation::Relu,
+    Activation::LeakyRelu { slope: 0.1 },
+    Activation::Gelu,
+    Activation::Silu,
+    Activation::Softplus,
+];
+
+/// What a random circuit is made from: widths, one activation, the weights' scale, losses, n.
+#[derive(Debug, Clone)]
+struct Case {
+    widths: Vec<usize>,
+    activation: Activation,
+    scale: f64,
+    output: usize,
+    huber: bool,
+    n: usize,
+    seed: u64,
+}
+
+fn any_case() -> impl Strategy<Value = Case> {
+    (
+        prop::collection::vec(1..9usize, 3..12),
+        prop::sample::select(&ACTIVATIONS[..]),
+        prop::sample::select(vec![0.1, 1.0, 2.0, 4.0]),
+        0..3usize,
+        any::<bool>(),
+        1..5usize,
+        any::<u64>(),
+    )
+        .prop_map(|(widths, activation, scale, output, huber, n, seed)| Case {
+            widths,
+            activation,
+            scale,
+            output,
+            huber,
+            n,
+            seed,
+        })
+}
+
+impl Case {
+    fn model<T: Scalar>(&self) -> Result<DecoupledCircuit<T>, Error> {
+        let mut builder = Circuit::builder().seed(self.seed);
+        for pair in self.widths.windows(2) {
+            let gain = Initializer::Orthogonal { gain: self.scale };
+            builder =
+                builder.layer(Dense::new(pair[0], pair[1], self.activation)?.with_weights(gain)?);
+        }
+        builder = match self.output {
+            0 => builder.output_loss(SquaredError),
+            1 => builder.output_loss(SoftmaxCrossEntropy),
+            _ => builder.output_loss(Poisson),
+        };
+        if self.huber {
+            builder = builder.hidden_loss(Huber::new(0.5)?);
+        }
+        let mut model = DecoupledCircuit::new(builder.penalty(T::of(0.7)).build()?);
+        let rng = &mut generator(self.seed);
+        let (first, last) = (self.widths[0], self.widths[self.widths.len() - 1]);
+        let x = DMatrix::from_vec(first, self.n, uniform(rng, first * self.n, 1.5));
+        // The first class, or a count of 1: within every domain.
+        let y = DMatrix::from_fn(
+            last,
+            self.n,
+            |i, _| if i == 0 { T::one() } else { T::zero() },
+        );
+        model.add_examples(
+            &x,
+            &y,
+            &TargetInit::RandomNormal {
+                std: 0.8,
+                seed: self.seed,
+            },
+        )?;
+        let weights: Vec<T> = (0..self.n).map(|i| T::of(0.5 + i as f64)).collect();
+        model.set_example_weights(&Selection::All, &weights)?;
+        Ok(model)
+    }
+}
+
+/// E of every example.
+fn energies<T: Scalar>(model: &DecoupledCircuit<T>) -> Vec<T> {
+    let n = model.examples().len();
+    let mut sums = vec![T::zero(); n];
+    for t in 0..model.circuit().depth() {
+        let problem = model.local_problem(t, 0..n).unwrap();
+        let mut workspace = problem.workspace();
+        problem.evaluate(layerwise::Wanted::NONE, &mut workspace);
+        for (sum, &energy) in sums.iter_mut().zip(workspace.energies()) {
+            *sum += energy;
+        }
+    }
+    sums
+}
+
+fn no_example_goes_uphill<T: Tested>() {
+    for_all(any_case(), |case| {
+        let mut model = case.model::<T>().map_err(failed)?;
+        for _ in 0..3 {
+            let before = energies(&model);
+            // Poisson's e^x may be too large for the scalar to begin with.
+            prop_assume!(before.iter().all(|energy| energy.is_finite()));
+            let mut solver = GaussNewton::new(2, 4);
+            let solved = model.solve_targets(&mut solver, &Selection::All);
+            solved.map_err(failed)?;
+            for (before, after) in before.iter().zip(energies(&model)) {
+                prop_assert!(after.is_finite() && after <= *before, "{before} to {after}");
+            }
+        }
+        Ok(())
+    });
+}
+
+fn an_example_goes_its_own_way<T: Tested>() {
+    for_all(any_case(), |case| {
+        let mut together = case.model::<T>().map_err(failed)?;
+        let mut alone = together.clone();
+        prop_assume!(energies(&together).iter().all(|energy| energy.is_finite()));
+        let mut solver = GaussNewton::new(3, 3);
+        together
+            .solve_targets(&mut solver, &Selection::All)
+            .map_err(failed)?;
+        for i in (0..case.n).rev() {
+            let one = Selection::Columns(i..i + 1);
+            alone.solve_targets(&mut solver, &one).map_err(failed)?;
+        }
+        for t in 1..together.circuit().depth() {
+            prop_assert_eq!(together.z(t).unwrap(), alone.z(t).unwrap());
+        }
+        Ok(())
+    });
+}
+
+/// A weight scales an example's E, and changes nothing else.
+#[test]
+fn weights_do_not_change_the_way() {
+    let case = Case {
+        widths: vec![3, 5, 4, 2],
+        activation: Activation::Tanh,
+        scale: 1.5,
+        output: 0,
+        huber: false,
+        n: 4,
+        seed: 11,
+    };
+    let mut weighted = case.model::<f64>().unwrap();
+    let mut plain = weighted.clone();
+    plain
+        .set_example_weights(&Selection::All, &[1.0; 4])
+        .unwrap();
+    let start = plain.z(1).unwrap().into_owned();
+    for model in [&mut weighted, &mut plain] {
+        let mut solver = GaussNewton::new(3, 4);
+        model.solve_targets(&mut solver, &Selection::All).unwrap();
+    }
+    for t in 1..3 {
+        let difference = (weighted.z(t).unwrap() - plain.z(t).unwrap()).amax();
+        assert!(difference < 1e-12, "z_{t}: {difference}");
+    }
+    assert!((plain.z(1).unwrap() - start).amax() > 0.1);
+}
+
+/// Statement 5: on a linear circuit with squared losses one undamped step reaches
+/// min E = ½ rᵀ S⁻¹ r, S = I + Σ_t P_t P_tᵀ/μ_t, P_t = W_{T−1} ⋯ W_t, r = y − forward pass. Gives the
+/// relative error.
+fn error_on_a_linear_circuit<T: Scalar>() -> f64 {
+    let widths = [3, 5, 4, 6, 2];
+    let penalties = [0.5, 2.0, 1.0];
+    let mut builder = Circuit::<T>::builder().penalties(penalties.map(T::of).to_vec());
+    for pair in widths.windows(2) {
+        let layer = Dense::new(pair[0], pair[1], Activation::Identity).unwrap();
+        builder = builder.layer(layer.without_bias());
+    }
+    let mut model = DecoupledCircuit::new(builder.seed(7).build().unwrap());
+    let x = DMatrix::from_fn(3, 4, |i, j| T::of((i as f64 - j as f64) / 3.0));
+    let y = DMatrix::from_fn(2, 4, |i, j| T::of((2 * i + j) as f64 / 4.0));
+    let random = TargetInit::RandomNormal { std: 1.0, seed: 2 };
+    model.add_examples(&x, &y, &random).unwrap();
+    let w = |t: usize| {
+        let own = model.circuit().parameters(t);
+        DMatrix::from_iterator(widths[t + 1], widths[t], own.iter().map(|w| w.as_f64()))
+    };
+    let mut s = DMatrix::<f64>::identity(2, 2);
+    let mut p = DMatrix::<f64>::identity(2, 2);
+    for t in (1..4).rev() {
+        p *= w(t);
+        s += &p * p.transpose() / penalties[t - 1];
+    }
+    let residual = (&y - model.predict(&x).unwrap()).map(|r| r.as_f64());
+    let inverse = s.try_inverse().unwrap();
+    let each = residual.column_iter();
+    let expected: f64 = each.map(|r| 0.5 * (r.transpose() * &inverse * r)[0]).sum();
+    let solver = GaussNewton::new(1, 60).with_damping(0.0).unwrap();
+    let mut solver = solver.with_tolerance(0.0).unwrap();
+    model.solve_targets(&mut solver, &Selection::All).unwrap();
+    (model.energy().unwrap().as_f64() / expected - 1.0).abs()
+}
+
+fn a_linear_circuit_takes_one_step<T: Tested>() {
+    let error = error_on_a_linear_circuit::<T>();
+    assert!(error < T::GRADIENT, "{error}");
+}
+
+#[test]
+fn the_step_on_a_linear_circuit_is_exact() {
+    let error = error_on_a_linear_circuit::<f64>();
+    assert!(error < 1e-12, "{error}");
+}
+
+/// On a curved circuit with cross entropy the steps come to rest where every ∂E/∂z is zero.
+fn it_rests_where_the_gradient_is_zero<T: Tested>() {
+    let dense = |input, output, activation| Dense::new(input, output, activation).unwrap();
+    let circuit = Circuit::<T>::builder()
+        .layer(dense(3, 6, Activation::Tanh))
+        .layer(dense(6, 5, Activation::Sigmoid))
+        .layer(dense(5, 3, Activation::Identity))
+        .output_loss(SoftmaxCrossEntropy)
+        .regularize_targets(Regularizer::l2(0.05).unwrap())
+        .seed(1);
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap());
+    let x = DMatrix::from_fn(3, 5, |i, j| T::of(((i + 2 * j) % 5) as f64 / 2.5 - 1.0));
+    let y = DMatrix::from_fn(3, 5, |i, j| T::of(f64::from(u8::from(j % 3 == i))));
+    let noisy = TargetInit::NoisyForwardPass { std: 0.5, seed: 3 };
+    model.add_examples(&x, &y, &noisy).unwrap();
+    let norm = |model: &DecoupledCircuit<T>| {
+        let targets = model.gradients(&Selection::All).unwrap().targets;
+        let all = targets.iter().flat_map(|g| g.iter());
+        all.map(|g| g.as_f64().powi(2)).sum::<f64>().sqrt()
+    };
+    let before = norm(&model);
+    let mut solver = GaussNewton::new(40, 30);
+    model.solve_targets(&mut solver, &Selection::All).unwrap();
+    let after = norm(&model);
+    assert!(
+        before > 0.1 && after < 100.0 * T::ROUNDING,
+        "{before} to {after}"
+    );
+}
+
+/// From the forward pass m iterations move the last m hidden layers' targets, and no bit of the others.
+#[test]
+fn an_iteration_reaches_one_layer() {
+    let depth = 6;
+    let mut builder = Circuit::<f64>::builder().seed(5);
+    for _ in 0..depth {
+        builder = builder.layer(Dense::new(3, 3, Activation::Tanh).unwrap());
+    }
+    let mut start = DecoupledCircuit::new(builder.build().unwrap());
+    let x = DMatrix::from_fn(3, 4, |i, j| (i as f64 - j as f64) / 2.0);
+    let y = DMatrix::from_element(3, 4, 0.5);
+    start
+        .add_examples(&x, &y, &TargetInit::ForwardPass)
+        .unwrap();
+    for iterations in 1..depth {
+        let mut model = start.clone();
+        let mut solver = GaussNewton::new(1, iterations as u64);
+        model.solve_targets(&mut solver, &Selection::All).unwrap();
+        for t in 1..depth {
+            let moved = model.z(t).unwrap() != start.z(t).unwrap();
+            assert_eq!(
+                moved,
+                t >= depth - iterations,
+                "z_{t}, {iterations} iterations"
+            );
+        }
+    }
+}
+
+#[test]
+fn options_out_of_range_are_errors() {
+    for value in [-1.0, f64::NAN, f64::INFINITY] {
+        for error in [
+            GaussNewton::<f64>::new(1, 1)
+                .with_damping(value)
+                .unwrap_err(),
+            GaussNewton::<f64>::new(1, 1)
+                .with_tolerance(value)
+                .unwrap_err(),
+        ] {
+            assert!(matches!(error, Error::InvalidOption { .. }), "{error}");
+        }
+    }
+}

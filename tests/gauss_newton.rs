@@ -257,10 +257,9 @@ fn it_rests_where_the_gradient_is_zero<T: Tested>() {
     let mut solver = GaussNewton::new(40, 30);
     model.solve_targets(&mut solver, &Selection::All).unwrap();
     let after = norm(&model);
-    assert!(
-        before > 0.1 && after < 100.0 * T::ROUNDING,
-        "{before} to {after}"
-    );
+    // Steps are accepted by E, which is known to rounding, and the gradient so to its square root.
+    let least = T::ROUNDING.sqrt();
+    assert!(before > 0.1 && after < least, "{before} to {after}");
 }
 
 /// From the forward pass m iterations move the last m hidden layers' targets, and no bit of the others.

@@ -73,12 +73,22 @@ impl Regularizer {
 
     /// R(x).
     pub fn value<T: Scalar>(self, x: &[T]) -> T {
-        T::of(self.l1) * total_magnitude(x) + T::of(0.5 * self.l2) * dot(x, x)
+        // A part of weight 0 is not made: 0 times a sum that overflows would be NaN.
+        let mut value = T::zero();
+        if self.l1 > 0.0 {
+            value += T::of(self.l1) * total_magnitude(x);
+        }
+        if self.l2 > 0.0 {
+            value += T::of(0.5 * self.l2) * dot(x, x);
+        }
+        value
     }
 
     /// `gradient ← gradient + factor ∇R(x)`, both slices of one length.
     pub fn add_gradient<T: Scalar>(self, x: &[T], factor: T, gradient: &mut [T]) {
-        add_scaled(gradient, factor * T::of(self.l2), x);
+        if self.l2 > 0.0 {
+            add_scaled(gradient, factor * T::of(self.l2), x);
+        }
         if self.l1 > 0.0 {
             let step = factor * T::of(self.l1);
             for (g, x) in gradient.iter_mut().zip(x) {

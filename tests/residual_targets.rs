@@ -363,12 +363,20 @@ fn a_solver_that_fails_leaves_the_last_completed_step() {
         (EXAMPLES, 3),
     ] {
         let mut model = noisy();
+        let mut after_epoch = None;
         let phase = phase(watched(visit, None)).batch_size(batch);
-        let error = Trainer::new(phase).run(&mut model);
+        let error = Trainer::new(phase).run_with(&mut model, |progress| {
+            after_epoch = Some(state(progress.model));
+            ControlFlow::Continue(())
+        });
         // The step is that of the run.
         assert_eq!(error.unwrap_err(), failure(visit as u64 - 1));
         let completed = flagged(visit - 1, batch);
         assert_eq!(parameters(&model), parameters(&completed));
+        if visit == VISITS + 1 || batch == EXAMPLES {
+            // No completed visit between: the failed one left the targets as it found them.
+            assert!(after_epoch.unwrap() == state(&model));
+        }
         serves(model);
     }
 }

@@ -405,7 +405,7 @@ fn length(what: &str, expected: usize, found: usize) -> Error {
 fn option(option: &'static str, value: f64) -> Error {
     let allowed = match option.starts_with("Regularizer") {
         true => "finite and not negative",
-        false => "above 0 and finite",
+        false => "above 0 and finite, as is its inverse",
     };
     Error::InvalidOption {
         option,

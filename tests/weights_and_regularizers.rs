@@ -772,7 +772,7 @@ fn weights_that_cannot_be_are_refused() {
     let invalid = |value| Error::InvalidOption {
         option: "example weight",
         value,
-        allowed: "above 0 and finite",
+        allowed: "above 0 and finite, as is its inverse",
     };
     let length = |expected, found| Error::Length {
         what: "example weights".into(),
@@ -949,4 +949,19 @@ fn every_layer_may_have_its_own() {
         ),
         "{error}"
     );
+}
+
+/// A part of weight 0 has no value, not even where its sum overflows.
+#[test]
+fn a_part_of_weight_zero_is_not_made() {
+    let far = [1e25_f32];
+    assert_eq!(Regularizer::l1(0.5).unwrap().value(&far), 5e24);
+    let mut gradient = [1.0_f32];
+    Regularizer::l1(0.5)
+        .unwrap()
+        .add_gradient(&far, 1.0, &mut gradient);
+    assert_eq!(gradient, [1.5]);
+    // Each magnitude is a number, their sum is not.
+    let wide = [3e38_f32, 3e38];
+    assert_eq!(Regularizer::NONE.value(&wide), 0.0);
 }

@@ -100,8 +100,8 @@ impl<T: Scalar> CircuitBuilder<T> {
         self
     }
 
-    /// R of every layer's parameters, those of groups that decay ([`ParameterGroup::decays`]
-    /// [crate::ParameterGroup::decays]: weights, not biases). It counts once for every example.
+    /// R of every layer's parameters, those of groups that decay ([`ParameterGroup::decays`]:
+    /// weights, not biases). It counts once for every example.
     pub fn regularize_parameters(mut self, regularizer: Regularizer) -> Self {
         self.parameter_regularizers = PerLayer::All(regularizer);
         self

@@ -544,7 +544,7 @@ pub(crate) fn check_weights<T: Scalar>(option: &'static str, weights: &[T]) -> R
         Some(weight) => Err(Error::InvalidOption {
             option,
             value: weight.as_f64(),
-            allowed: "above 0 and finite",
+            allowed: "above 0 and finite, as is its inverse",
         }),
     }
 }

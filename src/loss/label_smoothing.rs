@@ -42,7 +42,7 @@ impl<L> LabelSmoothing<L> {
     pub fn new(loss: L, epsilon: f64) -> Result<Self, Error> {
         if !(0.0..1.0).contains(&epsilon) {
             return Err(Error::InvalidOption {
-                option: "epsilon",
+                option: "LabelSmoothing::epsilon",
                 value: epsilon,
                 allowed: "at least 0 and below 1",
             });

@@ -158,7 +158,11 @@ impl<T: Scalar> Scheme<T> for Alternating<T> {
             TargetPolicy::Refreshed => problem.refresh()?,
             TargetPolicy::Residual { .. } => self.residuals.load(T::of(share), &mut problem)?,
         }
-        let met = problem.squared_gap();
+        let met = match self.policy {
+            // Targets and predictions are the same bits.
+            TargetPolicy::Refreshed => T::zero(),
+            _ => problem.squared_gap(),
+        };
         if let Some(solver) = &mut self.solver {
             solver.solve(&mut problem)?;
         }

@@ -142,7 +142,8 @@ impl<'b, T: Scalar> Visit<'_, 'b, T> {
         TargetProblem::new(self.circuit, self.batch, self.workspace, self.execution)
     }
 
-    /// The composed loss on the batch, and its parameter gradients into the workspace.
+    /// The composed objective on the batch ([`Circuit::backprop`]: weights and regularisers included,
+    /// a sum over its examples), and its parameter gradients into the workspace.
     ///
     /// # Errors
     /// [`Error::NonFinite`] for a loss that is not finite.

@@ -33,6 +33,31 @@ impl Execution {
         }
     }
 
+    /// Calls `work(i, chunk)` for the i-th chunk of `size` items; the last may be shorter.
+    pub(crate) fn for_each_chunk<A: Send>(
+        self,
+        items: &mut [A],
+        size: usize,
+        work: impl Fn(usize, &mut [A]) + Sync,
+    ) {
+        match self {
+            Self::Sequential => {
+                for (i, chunk) in items.chunks_mut(size).enumerate() {
+                    work(i, chunk);
+                }
+            }
+            #[cfg(feature = "rayon")]
+            Self::Layers => {
+                use rayon::prelude::*;
+                items
+                    .par_chunks_mut(size)
+                    .with_max_len(1)
+                    .enumerate()
+                    .for_each(|(i, chunk)| work(i, chunk));
+            }
+        }
+    }
+
     /// Calls `work(i, &mut a[i], &mut b[i])` for every i of both.
     pub(crate) fn for_each_pair<A: Send, B: Send>(
         self,

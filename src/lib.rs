@@ -37,7 +37,7 @@
 //! | training | [`Trainer`] with [`Phase`]s of a [`Scheme`]: [`JointDescent`], [`Alternating`], [`Backprop`] |
 //! | schemes of the literature | [`presets`] |
 //! | a local problem in another process | [`Shard`] |
-//! | moving targets alone | [`TargetSolver`]: [`ReverseSweep`], [`SynchronousDescent`], [`GaussNewton`] |
+//! | moving targets alone | [`TargetSolver`]: [`ReverseSweep`], [`RedBlack`], [`SynchronousDescent`], [`GaussNewton`], [`Convergence`] |
 //! | your own parts | [`Layer`], [`Loss`], [`Optimizer`], [`TargetSolver`], [`Scheme`], [`Scalar`] |
 //! | checking derivatives | [`GradCheck`] |
 //! | random circuits and data for property tests | `strategies`, with the feature `proptest` |
@@ -122,8 +122,8 @@ pub use shard::Shard;
 pub use split::Split;
 pub use standardizer::Standardizer;
 pub use target_solver::{
-    GaussNewton, ReverseSweep, SolveReport, StepSize, SynchronousDescent, TargetProblem,
-    TargetSolver,
+    Convergence, GaussNewton, RedBlack, ReverseSweep, SolveReport, SolveStop, StepSize,
+    SynchronousDescent, TargetProblem, TargetSolver,
 };
 pub use training::{
     Alternating, AugmentedLagrangian, Backprop, EpochRecord, FixedPrediction, JointDescent, Phase,

@@ -182,7 +182,11 @@ fn training<T: Scalar>() {
     training_on::<T, _>("refreshed, synchronous momentum", || {
         let rule = GradientDescent::new(0.05).unwrap();
         let rule = rule.with_momentum(0.9).unwrap();
-        Alternating::refreshed(SynchronousDescent::with_rule(2, rule))
+        Alternating::refreshed(
+            SynchronousDescent::new(2, StepSize::Checked(1.0))
+                .unwrap()
+                .with_rule(rule),
+        )
     });
     training_on::<T, _>("residual", || Alternating::residual(ReverseSweep::new(1)));
     training_on::<T, _>("multipliers", || {
@@ -205,7 +209,9 @@ fn training<T: Scalar>() {
         Phase::new(JointDescent::new(targets), RmsProp::new(1e-3).unwrap())
     });
     phases_on::<T>("rich, synchronous by Adam", rich_model, || {
-        let solver = SynchronousDescent::with_rule(2, Adam::new(1e-3).unwrap());
+        let solver = SynchronousDescent::new(2, StepSize::Fixed(1.0))
+            .unwrap()
+            .with_rule(Adam::new(1e-3).unwrap());
         Phase::new(Alternating::persistent(solver), decayed())
     });
     phases_on::<T>("rich, backprop", rich_model, || {

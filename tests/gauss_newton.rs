@@ -217,7 +217,7 @@ fn error_on_a_linear_circuit<T: Scalar>() -> f64 {
     let each = residual.column_iter();
     let expected: f64 = each.map(|r| 0.5 * (r.transpose() * &inverse * r)[0]).sum();
     let solver = GaussNewton::new(1, 60).with_damping(0.0).unwrap();
-    let mut solver = solver.with_tolerance(0.0).unwrap();
+    let mut solver = solver.with_residual_tolerance(0.0).unwrap();
     model.solve_targets(&mut solver, &Selection::All).unwrap();
     (model.energy().unwrap().as_f64() / expected - 1.0).abs()
 }
@@ -299,7 +299,7 @@ fn options_out_of_range_are_errors() {
                 .with_damping(value)
                 .unwrap_err(),
             GaussNewton::<f64>::new(1, 1)
-                .with_tolerance(value)
+                .with_residual_tolerance(value)
                 .unwrap_err(),
         ] {
             assert!(matches!(error, Error::InvalidOption { .. }), "{error}");

@@ -4,9 +4,9 @@
 //! Every case is drawn from its number, which the message of a failure names.
 
 use layerwise::{
-    Activation, Circuit, DecoupledCircuit, Dense, GradientDescent, Initializer, ReverseSweep,
-    Scalar, Selection, SoftmaxCrossEntropy, StepSize, SynchronousDescent, TargetInit, TargetSolver,
-    Write,
+    Activation, Circuit, DecoupledCircuit, Dense, GaussNewton, GradientDescent, Initializer,
+    RedBlack, ReverseSweep, Scalar, Selection, SoftmaxCrossEntropy, StepSize, SynchronousDescent,
+    TargetInit, TargetSolver, Write,
 };
 use nalgebra::{DMatrix, DVector};
 use rand::rngs::ChaCha8Rng;
@@ -668,10 +668,11 @@ fn solvers<T: Scalar>() -> Vec<Box<dyn TargetSolver<T>>> {
     vec![
         Box::new(synchronous(3, 0.1)),
         Box::new(SynchronousDescent::new(3, bounded).unwrap()),
-        Box::new(SynchronousDescent::with_rule(
-            3,
-            momentum.with_momentum(0.9).unwrap(),
-        )),
+        Box::new(synchronous(3, 1.0).with_rule(momentum.with_momentum(0.9).unwrap())),
+        Box::new(RedBlack::new(2)),
+        Box::new(GaussNewton::new(2, 3)),
+        Box::new(GaussNewton::direct(2)),
+        Box::new(GaussNewton::cyclic_reduction(2)),
         Box::new(ReverseSweep::new(2)),
         Box::new(
             ReverseSweep::new(2)

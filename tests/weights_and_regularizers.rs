@@ -632,10 +632,18 @@ fn targets_move_whatever_their_example_weighs() {
             Box::new(SynchronousDescent::new(5, StepSize::Fixed(0.1)).unwrap())
         }),
         ("momentum", || {
-            Box::new(SynchronousDescent::with_rule(5, momentum()))
+            Box::new(
+                SynchronousDescent::new(5, StepSize::Fixed(1.0))
+                    .unwrap()
+                    .with_rule(momentum()),
+            )
         }),
         ("adam", || {
-            Box::new(SynchronousDescent::with_rule(5, adam()))
+            Box::new(
+                SynchronousDescent::new(5, StepSize::Fixed(1.0))
+                    .unwrap()
+                    .with_rule(adam()),
+            )
         }),
     ];
     for (name, solver) in solvers {

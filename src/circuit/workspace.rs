@@ -148,16 +148,21 @@ pub struct Workspace<T> {
 impl<T: Scalar> Workspace<T> {
     /// Memory for batches of up to `batch` examples of `circuit`; it grows if others are met.
     pub fn new(circuit: &Circuit<T>, batch: usize) -> Self {
-        let mut workspace = Self {
-            locals: Vec::new(),
-            previous: Vec::new(),
-        };
+        let mut workspace = Self::empty();
         workspace.fit(circuit);
         for (t, local) in workspace.locals.iter_mut().enumerate() {
             let parameters = circuit.parameters(t).len();
             local.fit(circuit.layer(t), circuit.loss(t), parameters, batch);
         }
         workspace
+    }
+
+    /// Memory that will grow to what it meets.
+    pub(crate) fn empty() -> Self {
+        Self {
+            locals: Vec::new(),
+            previous: Vec::new(),
+        }
     }
 
     /// One local workspace for each layer of `circuit`.

@@ -3,13 +3,14 @@
 //! The only place that knows which libraries do the work.
 
 pub(crate) mod activation;
+pub(crate) mod cholesky;
 pub(crate) mod elementary;
 pub(crate) mod product;
 mod reduction;
 
 pub(crate) use reduction::{
     add_scaled, add_to, all_finite, dot, fill_columns, multiply, row_sums, scale, scale_columns,
-    squared_distance, subtract, total, total_magnitude,
+    squared_distance, subtract, subtract_from, total, total_magnitude,
 };
 
 /// Where a kernel writes its result: nowhere, over what was there, or added to it.

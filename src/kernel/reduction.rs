@@ -144,6 +144,18 @@ pub(crate) fn add_to<T: Scalar>(values: &mut [T], other: &[T]) {
     );
 }
 
+/// values ← values − other.
+pub(crate) fn subtract_from<T: Scalar>(values: &mut [T], other: &[T]) {
+    vectorise(
+        #[inline(always)]
+        || {
+            for (v, &o) in values.iter_mut().zip(other) {
+                *v -= o;
+            }
+        },
+    );
+}
+
 /// values ← values + factor · other.
 pub(crate) fn add_scaled<T: Scalar>(values: &mut [T], factor: T, other: &[T]) {
     vectorise(

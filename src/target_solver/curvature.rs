@@ -1,56 +1,7 @@
-//! Steps that the curvature of E bounds.
+//! Bounds of the curvature of E in z.
 
 use crate::circuit::Circuit;
 use crate::{Error, Scalar};
-
-/// Length of a gradient step on z.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[non_exhaustive]
-pub enum StepSize {
-    /// The same step for every layer, above 0. Gradient steps are stable only below 2/λ_max.
-    Fixed(f64),
-    /// `margin` divided by a bound of the Gauss-Newton curvature, `margin` in (0, 2): stable on
-    /// the Gauss-Newton model below 2, and without overshoot up to 1.
-    Bounded {
-        /// Share of the step 1/bound.
-        margin: f64,
-    },
-}
-
-impl StepSize {
-    pub(crate) fn validate(self) -> Result<Self, Error> {
-        let (option, value, allowed, valid) = match self {
-            Self::Fixed(step) => (
-                "StepSize::Fixed",
-                step,
-                "above 0 and finite",
-                step > 0.0 && step.is_finite(),
-            ),
-            Self::Bounded { margin } => (
-                "StepSize::Bounded::margin",
-                margin,
-                "above 0 and below 2",
-                margin > 0.0 && margin < 2.0,
-            ),
-        };
-        if valid {
-            return Ok(self);
-        }
-        Err(Error::InvalidOption {
-            option,
-            value,
-            allowed,
-        })
-    }
-}
-
-/// margin / bound, or 0 where there is no curvature to descend on.
-pub(crate) fn bounded<T: Scalar>(margin: T, bound: T) -> T {
-    if bound.is_zero() {
-        return T::zero();
-    }
-    margin / bound
-}
 
 /// Bounds of the blocks of E's Gauss-Newton matrix in z, for squared or other L_h of bounded
 /// curvature c_t:

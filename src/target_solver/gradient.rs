@@ -2,48 +2,71 @@
 
 use std::sync::Arc;
 
-use super::curvature::{Curvature, bounded};
-use super::{SolveReport, StepSize, TargetProblem, TargetSolver};
+use super::acceptance::{Acceptance, Check, Verdict};
+use super::curvature::Curvature;
+use super::{Convergence, SolveReport, StepSize, TargetProblem, TargetSolver};
 use crate::optimizer::{GradientDescent, Optimizer, Step};
 use crate::{Error, Scalar};
 
 /// K synchronous steps z_t ← z_t − η ∂E/∂z_t, all layers at once.
 ///
 /// Information moves one layer a step: from the forward pass, K steps give parameter gradients in
-/// the last K + 1 layers only. Within the steps of one call the rule's state (momentum, Adam's
-/// moments) is carried; it starts at zero in every call.
+/// the last K + 1 layers only. η is fixed, or `margin` over a bound of λ_max of the whole
+/// Gauss-Newton matrix (block Gershgorin); or it is the factor of the learning rate of another rule
+/// ([`SynchronousDescent::with_rule`]). Within the steps of one call the rule's state (momentum, Adam's moments) is
+/// carried; it starts at zero in every call, and for an example whose step was drawn back
+/// ([`StepSize`]: adaptive restart, O'Donoghue & Candès 2015).
 ///
 /// # Examples
 /// ```
-/// use layerwise::{StepSize, SynchronousDescent};
+/// use layerwise::{GradientDescent, StepSize, SynchronousDescent};
 ///
-/// let solver: SynchronousDescent<f64> =
-///     SynchronousDescent::new(10, StepSize::Bounded { margin: 1.0 })?;
+/// let bounded = StepSize::Bounded { margin: 1.0 };
+/// let plain: SynchronousDescent<f64> = SynchronousDescent::new(10, bounded)?;
+/// // Bounded steps with momentum: the rule's own rate, 1, leaves the step as it is.
+/// let heavy_ball = GradientDescent::new(1.0)?.with_momentum(0.9)?;
+/// let momentum = plain.with_rule(heavy_ball);
 /// # Ok::<(), layerwise::Error>(())
 /// ```
 #[derive(Debug, Clone)]
 pub struct SynchronousDescent<T: Scalar> {
     steps: u64,
-    step: Option<StepSize>,
+    step: StepSize,
     rule: Arc<dyn Optimizer<T>>,
+    /// The rule's state, `slots()` arrays of d_t for one example after another.
     states: Vec<Vec<T>>,
+    /// The step at which each example's state was last zero.
+    starts: Vec<u64>,
     curvature: Curvature<T>,
+    acceptance: Acceptance<T>,
 }
 
 impl<T: Scalar> SynchronousDescent<T> {
-    /// K = `steps` plain gradient steps of length η: fixed, or `margin` over a bound of λ_max of
-    /// the whole Gauss-Newton matrix (block Gershgorin).
+    /// K = `steps` plain gradient steps.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for a step out of range.
     pub fn new(steps: u64, step: StepSize) -> Result<Self, Error> {
         Ok(Self {
             steps,
-            step: Some(step.validate()?),
+            step: step.validate()?,
             rule: Arc::new(GradientDescent::new(1.0)?),
             states: Vec::new(),
+            starts: Vec::new(),
             curvature: Curvature::new(),
+            acceptance: Acceptance::new(),
         })
+    }
+
+    /// The same steps by another rule, whose learning rate the step multiplies: momentum with
+    /// rate 1 and a bounded step, or Adam with its own rate and `StepSize::Checked(1.0)`.
+    ///
+    /// A curvature bound holds for gradient steps and for momentum (which is stable up to
+    /// 2(1 + β)/λ_max), not for rules that scale the gradient unit by unit, such as Adam: there the
+    /// check alone keeps E from rising.
+    pub fn with_rule(mut self, rule: impl Optimizer<T> + 'static) -> Self {
+        self.rule = Arc::new(rule);
+        self
     }
 
     /// The same with the bounds computed anew in every k-th call (default 10): 1 follows the
@@ -57,15 +80,10 @@ impl<T: Scalar> SynchronousDescent<T> {
         Ok(self)
     }
 
-    /// K = `steps` steps of another rule, whose own learning rate is the step: momentum, Adam, ….
-    pub fn with_rule(steps: u64, rule: impl Optimizer<T> + 'static) -> Self {
-        Self {
-            steps,
-            step: None,
-            rule: Arc::new(rule),
-            states: Vec::new(),
-            curvature: Curvature::new(),
-        }
+    /// The same with an earlier end for examples at rest, which then stay.
+    pub fn with_convergence(mut self, convergence: Convergence) -> Self {
+        self.acceptance.set_convergence(convergence);
+        self
     }
 }
 
@@ -76,47 +94,68 @@ impl<T: Scalar> TargetSolver<T> for SynchronousDescent<T> {
 
     fn solve(&mut self, problem: &mut TargetProblem<'_, '_, T>) -> Result<SolveReport, Error> {
         let hidden = problem.circuit.depth() - 1;
-        let factor = match self.step {
-            _ if hidden == 0 || self.steps == 0 => return Ok(SolveReport::default()),
-            None => 1.0,
-            Some(StepSize::Fixed(step)) => step,
-            Some(StepSize::Bounded { margin }) => {
-                self.curvature.refresh(problem.circuit)?;
-                bounded(margin, self.curvature.whole().as_f64())
-            }
-        };
         let n = problem.batch.ids.len();
-        let weights = problem.example_weights();
-        self.states.resize(hidden, Vec::new());
-        for (state, &dim) in self.states.iter_mut().zip(&problem.circuit.dims()[1..]) {
-            state.clear();
-            state.resize(self.rule.slots() * dim * n, T::zero());
+        if hidden == 0 || self.steps == 0 {
+            return Ok(SolveReport::new(0, n));
         }
+        if self.step.is_bounded() {
+            self.curvature.refresh(problem.circuit)?;
+        }
+        let factor = self.step.length(|| self.curvature.whole());
+        let dims = &problem.circuit.dims()[1..=hidden];
+        let (rule, slots) = (&self.rule, self.rule.slots());
+        let (states, acceptance) = (&mut self.states, &mut self.acceptance);
+        states.resize(hidden, Vec::new());
+        for (state, &dim) in states.iter_mut().zip(dims) {
+            state.clear();
+            state.resize(slots * dim * n, T::zero());
+        }
+        let starts = &mut self.starts;
+        starts.clear();
+        starts.resize(n, 0);
+        acceptance.begin(problem, self.step.check())?;
         for k in 0..self.steps {
             problem.evaluate(false, true);
             problem.workspace.check_energies(k)?;
             for t in 1..=hidden {
                 problem.check_target_gradient(t, k)?;
+                acceptance.meet(t, problem);
             }
-            let step = Step::new(k + 1, factor);
-            let (rule, states) = (&self.rule, &mut self.states);
-            problem.attempt(k, |problem| {
-                problem.update_all(states, |z, gradient, state| match weights {
-                    None => rule.update(step, z, gradient, state),
-                    Some(weights) => {
-                        let dim = z.len() / weights.len();
-                        let slots = rule.slots() * dim;
-                        let columns = z.chunks_exact_mut(dim).zip(gradient.chunks_exact(dim));
-                        for (i, (z, gradient)) in columns.enumerate() {
-                            let own = &mut state[i * slots..(i + 1) * slots];
-                            let weight = 1.0 / weights[i].as_f64();
-                            rule.update(step.with_gradient_factor(weight), z, gradient, own);
+            acceptance.rest();
+            if acceptance.is_over() {
+                break;
+            }
+            let weights = problem.example_weights();
+            problem.trial(|problem| {
+                problem.update_all(states, |z, gradient, state| {
+                    let dim = z.len() / n;
+                    let columns = z.chunks_exact_mut(dim).zip(gradient.chunks_exact(dim));
+                    for (i, (z, gradient)) in columns.enumerate() {
+                        let share = acceptance.share(i);
+                        if share.is_zero() {
+                            continue;
                         }
+                        let weight = weights.map_or(1.0, |weights| weights[i].as_f64());
+                        let step = Step::new(k + 1 - starts[i], (factor * share).as_f64())
+                            .with_gradient_factor(1.0 / weight);
+                        let own = &mut state[i * slots * dim..(i + 1) * slots * dim];
+                        rule.update(step, z, gradient, own);
                     }
                 });
-                Ok(())
+                match self.step.check() {
+                    Check::Rounding | Check::Strict => Ok(()),
+                    Check::None => problem.check_targets(k),
+                }
             })?;
+            acceptance.judge(problem, |i, verdict| {
+                if verdict != Verdict::Whole {
+                    starts[i] = k + 1;
+                    for (state, &dim) in states.iter_mut().zip(dims) {
+                        state[i * slots * dim..(i + 1) * slots * dim].fill(T::zero());
+                    }
+                }
+            });
         }
-        Ok(SolveReport { steps: self.steps })
+        Ok(acceptance.report())
     }
 }

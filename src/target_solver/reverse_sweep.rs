@@ -1,7 +1,8 @@
 //! Block Gauss-Seidel from the output to the input.
 
-use super::curvature::{Curvature, bounded};
-use super::{SolveReport, StepSize, TargetProblem, TargetSolver};
+use super::acceptance::{Acceptance, Check};
+use super::curvature::Curvature;
+use super::{Convergence, SolveReport, StepSize, TargetProblem, TargetSolver};
 use crate::{Error, Scalar};
 
 /// K sweeps t = T−1, …, 1 of z_t ← z_t − η_t ∂E/∂z_t, each layer seeing the new targets above it.
@@ -22,16 +23,18 @@ pub struct ReverseSweep<T: Scalar> {
     sweeps: u64,
     step: StepSize,
     curvature: Curvature<T>,
+    acceptance: Acceptance<T>,
 }
 
 impl<T: Scalar> ReverseSweep<T> {
-    /// K = `sweeps` sweeps (0 leaves the targets alone). Defaults: bounded steps with margin 1, bounds computed anew in every
-    /// 10th call.
+    /// K = `sweeps` sweeps (0 leaves the targets alone). Defaults: bounded steps with margin 1, bounds
+    /// computed anew in every 10th call, all sweeps made.
     pub fn new(sweeps: u64) -> Self {
         Self {
             sweeps,
             step: StepSize::Bounded { margin: 1.0 },
             curvature: Curvature::new(),
+            acceptance: Acceptance::new(),
         }
     }
 
@@ -54,6 +57,13 @@ impl<T: Scalar> ReverseSweep<T> {
         self.curvature = self.curvature.with_every(option, calls)?;
         Ok(self)
     }
+
+    /// The same with an earlier end for examples at rest: judged by the gradients that a sweep met,
+    /// each at the targets it found, so that the sweep itself still moves them.
+    pub fn with_convergence(mut self, convergence: Convergence) -> Self {
+        self.acceptance.set_convergence(convergence);
+        self
+    }
 }
 
 impl<T: Scalar> TargetSolver<T> for ReverseSweep<T> {
@@ -62,28 +72,37 @@ impl<T: Scalar> TargetSolver<T> for ReverseSweep<T> {
     }
 
     fn solve(&mut self, problem: &mut TargetProblem<'_, '_, T>) -> Result<SolveReport, Error> {
-        let hidden = problem.circuit.depth() - 1;
-        if let StepSize::Bounded { .. } = self.step {
+        let depth = problem.circuit.depth();
+        if self.sweeps == 0 || depth == 1 {
+            return Ok(SolveReport::new(0, problem.batch.ids.len()));
+        }
+        if self.step.is_bounded() {
             self.curvature.refresh(problem.circuit)?;
         }
+        let acceptance = &mut self.acceptance;
+        acceptance.begin(problem, self.step.check())?;
         for sweep in 0..self.sweeps {
+            if acceptance.is_over() {
+                break;
+            }
             problem.predict();
-            problem.attempt(sweep, |problem| {
-                for t in (1..=hidden).rev() {
+            problem.trial(|problem| {
+                for t in (1..depth).rev() {
                     problem.target_gradient(t);
                     problem.check_target_gradient(t, sweep)?;
-                    let step = match self.step {
-                        StepSize::Fixed(step) => T::of(step),
-                        StepSize::Bounded { margin } => {
-                            bounded(T::of(margin), self.curvature.blocks[t - 1])
-                        }
-                    };
+                    acceptance.meet(t, problem);
+                    let step = self.step.length(|| self.curvature.blocks[t - 1]);
                     // The predictions stay those of the sweep's start.
-                    problem.descend(t, step);
+                    problem.descend_by(t, |i| step * acceptance.share(i));
                 }
-                Ok(())
+                match self.step.check() {
+                    Check::Rounding | Check::Strict => Ok(()),
+                    Check::None => problem.check_targets(sweep),
+                }
             })?;
+            acceptance.judge(problem, |_, _| {});
+            acceptance.rest();
         }
-        Ok(SolveReport { steps: self.sweeps })
+        Ok(acceptance.report())
     }
 }

@@ -1,0 +1,65 @@
+//! Cholesky factors of small matrices, in place and without allocation.
+//!
+//! nalgebra's factorisation takes its matrix by value, and gives it up where a pivot fails.
+
+use super::vectorise;
+use crate::Scalar;
+
+/// Replaces the lower triangle of a symmetric n × n matrix (column-major) by L, A = L Lᵀ, reading
+/// the lower triangle alone; `false` if a pivot is not positive and finite, which leaves A spoilt.
+pub(crate) fn factor<T: Scalar>(a: &mut [T], n: usize) -> bool {
+    vectorise(
+        #[inline(always)]
+        || {
+            for j in 0..n {
+                let (before, rest) = a.split_at_mut(j * n);
+                let column = &mut rest[j..n];
+                for earlier in before.chunks_exact(n) {
+                    let factor = earlier[j];
+                    for (c, &l) in column.iter_mut().zip(&earlier[j..]) {
+                        *c -= factor * l;
+                    }
+                }
+                let pivot = column[0];
+                if !(pivot > T::zero() && pivot.is_finite()) {
+                    return false;
+                }
+                let root = pivot.sqrt();
+                let inverse = root.recip();
+                column[0] = root;
+                for c in &mut column[1..] {
+                    *c *= inverse;
+                }
+            }
+            true
+        },
+    )
+}
+
+/// b ← L⁻¹ b for every column of b (n × m).
+pub(crate) fn solve_lower<T: Scalar>(l: &[T], n: usize, b: &mut [T]) {
+    vectorise(
+        #[inline(always)]
+        || {
+            for column in b.chunks_exact_mut(n) {
+                for (j, l) in l.chunks_exact(n).enumerate() {
+                    let (head, tail) = column[j..].split_at_mut(1);
+                    head[0] /= l[j];
+                    for (x, &l) in tail.iter_mut().zip(&l[j + 1..]) {
+                        *x -= head[0] * l;
+                    }
+                }
+            }
+        },
+    );
+}
+
+/// b ← L⁻ᵀ b for every column of b (n × m).
+pub(crate) fn solve_lower_transposed<T: Scalar>(l: &[T], n: usize, b: &mut [T]) {
+    for column in b.chunks_exact_mut(n) {
+        for (j, l) in l.chunks_exact(n).enumerate().rev() {
+            let known = super::dot(&l[j + 1..], &column[j + 1..]);
+            column[j] = (column[j] - known) / l[j];
+        }
+    }
+}

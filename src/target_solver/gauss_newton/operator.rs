@@ -1,0 +1,90 @@
+//! Products with Gauss-Newton's matrix, layer by layer.
+
+use crate::circuit::{Batch, Circuit, LocalWorkspace};
+use crate::kernel::scale;
+use crate::loss::Pair;
+use crate::{Point, Scalar, Write};
+
+/// What layer t brings to H p, and the memory for it: with A = (p_{t+1}, J_t p_t) and C_t the curvature
+/// of its loss, Aᵀ C_t A moves z_{t+1} by `in_target` and z_t by `in_input`.
+#[derive(Debug, Clone)]
+pub(super) struct Link<T> {
+    /// J_t p_t.
+    tangent: Vec<T>,
+    /// C_t A in ẑ_{t+1}.
+    in_prediction: Vec<T>,
+    /// The part of (H p)_{t+1}.
+    pub(super) in_target: Vec<T>,
+    /// The part of (H p)_t.
+    pub(super) in_input: Vec<T>,
+}
+
+impl<T: Scalar> Link<T> {
+    pub(super) fn new() -> Self {
+        Self {
+            tangent: Vec::new(),
+            in_prediction: Vec::new(),
+            in_target: Vec::new(),
+            in_input: Vec::new(),
+        }
+    }
+
+    /// Fits layer t and n examples.
+    pub(super) fn fit(&mut self, circuit: &Circuit<T>, t: usize, n: usize) {
+        let [input, output] = [circuit.dims()[t], circuit.dims()[t + 1]].map(|dim| dim * n);
+        self.tangent.resize(output, T::zero());
+        self.in_prediction.resize(output, T::zero());
+        self.in_target.resize(output, T::zero());
+        self.in_input.resize(input, T::zero());
+    }
+
+    /// The product of layer t with p_t = `own` and p_{t+1} = `above`, a missing one being zero, at the
+    /// predictions in `local`; `in_target` is made if z_{t+1} is hidden, `in_input` if it is `wanted`.
+    pub(super) fn multiply(
+        &mut self,
+        circuit: &Circuit<T>,
+        batch: Batch<'_, T>,
+        t: usize,
+        [own, above]: [Option<&[T]>; 2],
+        wanted: bool,
+        local: &mut LocalWorkspace<T>,
+    ) {
+        let layer = circuit.layer(t);
+        let LocalWorkspace {
+            prediction,
+            tape,
+            work,
+            ..
+        } = local;
+        let at = Point {
+            context: batch.context(circuit.seed(), t),
+            parameters: circuit.layer_parameters(t),
+            input: batch.z(t),
+            output: prediction,
+            tape,
+        };
+        if own.is_some() {
+            layer.jvp(&at, own, None, &mut self.tangent, work);
+        }
+        let hidden_above = t + 1 < circuit.depth();
+        let pair = Pair::new(layer.output_dim(), batch.z(t + 1), prediction)
+            .with_parameters(circuit.loss_parameters(t));
+        circuit.loss(t).curvature(
+            &pair,
+            above,
+            own.map(|_| &self.tangent[..]),
+            Write::set(hidden_above.then_some(&mut self.in_target[..])),
+            Write::set(wanted.then_some(&mut self.in_prediction[..])),
+            work,
+        );
+        let weight = circuit.weight(t);
+        if weight != T::one() {
+            scale(&mut self.in_target, weight);
+            scale(&mut self.in_prediction, weight);
+        }
+        if wanted {
+            let in_input = Write::Set(&mut self.in_input);
+            layer.vjp(&at, &self.in_prediction, in_input, Write::Skip, work);
+        }
+    }
+}

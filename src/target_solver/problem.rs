@@ -1,0 +1,477 @@
+//! The problem of a Z-step.
+
+use std::ops::Range;
+
+use crate::circuit::local_problem::check_length;
+use crate::circuit::{Batch, BatchMut, Circuit, LocalWorkspace, Workspace};
+use crate::execution::Execution;
+use crate::kernel::{add_scaled, add_to, all_finite, dot, squared_distance};
+use crate::{Error, Quantity, Scalar, Wanted};
+
+/// The problem of a Z-step: E over z_1, …, z_{T−1} of one batch, θ fixed.
+///
+/// It remembers whether the predictions in its workspace are those of the current targets, so that
+/// a solver which starts at the forward pass does not compute it again.
+#[derive(Debug)]
+pub struct TargetProblem<'a, 'b, T: Scalar> {
+    pub(super) circuit: &'a Circuit<T>,
+    pub(super) batch: &'a mut BatchMut<'b, T>,
+    pub(super) workspace: &'a mut Workspace<T>,
+    pub(super) execution: Execution,
+    /// λ_1, …, λ_{T−1}; empty if there are none.
+    pub(super) multipliers: &'a [Vec<T>],
+    /// Whether the predictions in the workspace are those of the present targets.
+    pub(super) predicted: bool,
+    /// Whether they are of this batch at all.
+    pub(super) begun: bool,
+}
+
+impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
+    pub(crate) fn new(
+        circuit: &'a Circuit<T>,
+        batch: &'a mut BatchMut<'b, T>,
+        workspace: &'a mut Workspace<T>,
+        execution: Execution,
+    ) -> Self {
+        Self {
+            circuit,
+            batch,
+            workspace,
+            execution,
+            multipliers: &[],
+            predicted: false,
+            begun: false,
+        }
+    }
+
+    /// The same problem with Lagrange multipliers: + λ_tⁱ·(z_tⁱ − ẑ_tⁱ) for t = 1, …, T−1 and every
+    /// example, λ_t d_t × n column-major.
+    ///
+    /// # Errors
+    /// [`Error::Length`] if they are not T − 1 arrays like the targets.
+    pub fn with_multipliers(self, multipliers: &'a [Vec<T>]) -> Result<Self, Error> {
+        let hidden = self.circuit.depth() - 1;
+        if multipliers.len() != hidden {
+            return Err(Error::Length {
+                what: "multipliers λ_1, …, λ_{T−1}".into(),
+                expected: hidden,
+                found: multipliers.len(),
+            });
+        }
+        for (t, own) in (1..).zip(multipliers) {
+            check_length("multipliers λ_t", own, self.batch().z(t).len())?;
+        }
+        Ok(Self {
+            multipliers,
+            ..self
+        })
+    }
+
+    /// The circuit, whose parameters stay as they are.
+    pub fn circuit(&self) -> &Circuit<T> {
+        self.circuit
+    }
+
+    /// z_0, …, z_T.
+    pub fn batch(&self) -> Batch<'_, T> {
+        view(self.batch, self.multipliers)
+    }
+
+    /// The auxiliary targets z_t, d_t × n column-major, to be changed.
+    ///
+    /// # Panics
+    /// If t is not in 1..T.
+    pub fn target_mut(&mut self, t: usize) -> &mut [T] {
+        self.predicted = false;
+        self.batch.target_mut(t)
+    }
+
+    /// z_t to be changed, beside ∂E/∂z_t of the last [`TargetProblem::evaluate`] or
+    /// [`TargetProblem::target_gradient`].
+    ///
+    /// # Panics
+    /// If t is not in 1..T.
+    pub fn target_and_gradient(&mut self, t: usize) -> (&mut [T], &[T]) {
+        self.predicted = false;
+        let gradient = self.workspace.target_gradient(t);
+        (self.batch.target_mut(t), gradient)
+    }
+
+    /// Results of the last evaluation.
+    pub fn workspace(&self) -> &Workspace<T> {
+        self.workspace
+    }
+
+    /// Sets every z_t to ẑ_t of the plain forward pass.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] if a prediction is not finite; the targets are unchanged then.
+    pub fn refresh(&mut self) -> Result<(), Error> {
+        self.circuit.forward_pass(self.batch.view(), self.workspace);
+        let hidden = 1..self.circuit.depth();
+        for t in hidden.clone() {
+            let prediction = &self.workspace.locals[t - 1].prediction;
+            check_finite(Quantity::Prediction, t, 0, prediction)?;
+        }
+        for t in hidden {
+            let prediction = &self.workspace.locals[t - 1].prediction;
+            self.batch.target_mut(t).copy_from_slice(prediction);
+        }
+        (self.predicted, self.begun) = (true, true);
+        Ok(())
+    }
+
+    /// Sets every z_t, t = 1, …, T−1 in this order, by `choose(t, ẑ_t, z_t)`, ẑ_t = f(z_{t−1}, θ)
+    /// being the prediction from the target just set below.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] if a target is not finite; all are put back then.
+    pub fn chain(&mut self, mut choose: impl FnMut(usize, &[T], &mut [T])) -> Result<(), Error> {
+        let depth = self.circuit.depth();
+        self.workspace.fit(self.circuit);
+        self.attempt(0, |problem| {
+            for t in 0..depth {
+                let local = &mut problem.workspace.locals[t];
+                let batch = problem.batch.view();
+                problem.circuit.local_problem(t, batch).predict(local);
+                if t + 1 < depth {
+                    choose(t + 1, &local.prediction, problem.batch.target_mut(t + 1));
+                }
+            }
+            Ok(())
+        })?;
+        (self.predicted, self.begun) = (true, true);
+        Ok(())
+    }
+
+    /// Makes one step of a solver as a whole or not at all: if `step` fails, or leaves a target
+    /// that is not finite, all targets are put back.
+    ///
+    /// # Errors
+    /// That of `step`, or [`Error::NonFinite`] with `number`.
+    pub fn attempt(
+        &mut self,
+        number: u64,
+        step: impl FnOnce(&mut Self) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.trial(|problem| {
+            step(problem)?;
+            problem.check_targets(number)
+        })
+    }
+
+    /// [`TargetProblem::attempt`] of a step that may leave any targets, which are judged later.
+    pub(super) fn trial(
+        &mut self,
+        step: impl FnOnce(&mut Self) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let hidden = 1..self.circuit.depth();
+        let previous = &mut self.workspace.previous;
+        previous.resize_with(hidden.len(), Vec::new);
+        for (t, previous) in hidden.zip(previous) {
+            previous.clear();
+            previous.extend_from_slice(self.batch.target_mut(t));
+        }
+        step(self).inspect_err(|_| self.put_back())
+    }
+
+    pub(super) fn check_targets(&self, number: u64) -> Result<(), Error> {
+        let batch = self.batch.view();
+        (1..self.circuit.depth())
+            .try_for_each(|t| check_finite(Quantity::Target, t, number, batch.z(t)))
+    }
+
+    /// z ← z' + `share` · (z − z') for the i-th example, z' its targets before the last trial.
+    pub(super) fn draw_back(&mut self, i: usize, share: T) {
+        self.predicted = false;
+        for (t, previous) in (1..).zip(&self.workspace.previous) {
+            let dim = self.circuit.dims()[t];
+            let own = i * dim..(i + 1) * dim;
+            let previous = &previous[own.clone()];
+            let z = &mut self.batch.target_mut(t)[own];
+            if share.is_zero() {
+                z.copy_from_slice(previous);
+                continue;
+            }
+            for (z, &before) in z.iter_mut().zip(previous) {
+                *z = before + share * (*z - before);
+            }
+        }
+    }
+
+    /// Undoes the last trial.
+    fn put_back(&mut self) {
+        self.predicted = false;
+        for (t, previous) in (1..).zip(&self.workspace.previous) {
+            self.batch.target_mut(t).copy_from_slice(previous);
+        }
+    }
+
+    /// Computes every ẑ_{t+1} = f_t(z_t, θ_t), unless they are current.
+    pub fn predict(&mut self) {
+        if !self.predicted {
+            self.circuit
+                .predict_locally(self.batch.view(), self.workspace, self.execution);
+            (self.predicted, self.begun) = (true, true);
+        }
+    }
+
+    /// E, and the wanted gradients ∂E/∂θ_t and ∂E/∂z_t into the workspace.
+    pub fn evaluate(&mut self, parameters: bool, targets: bool) -> T {
+        self.predict();
+        let batch = view(self.batch, self.multipliers);
+        let (workspace, execution) = (&mut *self.workspace, self.execution);
+        self.circuit
+            .differentiate(batch, parameters, targets, workspace, execution)
+    }
+
+    /// [`TargetProblem::evaluate`] with predictions and Jacobians left as they are in the
+    /// workspace, those of the last forward pass ([`TargetProblem::refresh`]), while the targets
+    /// have moved: the fixed-prediction assumption.
+    pub fn evaluate_frozen(&mut self, parameters: bool, targets: bool) -> T {
+        if !self.begun {
+            self.predict();
+        }
+        let (circuit, workspace) = (self.circuit, &mut *self.workspace);
+        let batch = view(self.batch, self.multipliers);
+        circuit.differentiate_frozen(batch, parameters, targets, workspace)
+    }
+
+    /// E of the i-th example of the batch, its weight included, at the last evaluation.
+    ///
+    /// # Panics
+    /// If the batch has no such example.
+    pub fn example_energy(&self, i: usize) -> T {
+        let locals = self.workspace.locals.iter();
+        locals.fold(T::zero(), |sum, local| sum + local.energies[i])
+    }
+
+    /// Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖² over the hidden layers, without weights or μ.
+    pub fn squared_gap(&mut self) -> T {
+        self.predict();
+        let batch = self.batch.view();
+        (1..self.circuit.depth()).fold(T::zero(), |sum, t| {
+            sum + squared_distance(batch.z(t), &self.workspace.locals[t - 1].prediction)
+        })
+    }
+
+    /// ℓ_t, and ∂E/∂θ_t alone into the workspace.
+    ///
+    /// # Panics
+    /// If t ≥ T.
+    pub fn parameter_gradient(&mut self, t: usize) -> T {
+        self.predict();
+        let wanted = Wanted {
+            parameters: true,
+            ..Wanted::NONE
+        };
+        let batch = view(self.batch, self.multipliers);
+        let problem = self.circuit.local_problem(t, batch);
+        problem.differentiate(wanted, &mut self.workspace.locals[t])
+    }
+
+    /// The weights of the examples, one a column; `None` if every weight is 1.
+    ///
+    /// A weight scales an example's energy and gradients, and must not change how its targets
+    /// move: a step along [`TargetProblem::target_gradient`] divides by it.
+    pub fn example_weights(&self) -> Option<&'b [T]> {
+        let weights: &'b [T] = self.batch.weights;
+        (!weights.is_empty()).then_some(weights)
+    }
+
+    /// z_t ← z_t − step · ∂E/∂z_t, divided by each example's weight, along the gradient in the
+    /// workspace.
+    ///
+    /// # Panics
+    /// If t is not in 1..T.
+    pub fn descend(&mut self, t: usize, step: T) {
+        self.descend_by(t, |_| step);
+    }
+
+    /// [`TargetProblem::descend`] with a step of its own for the i-th example; 0 leaves it alone.
+    pub(super) fn descend_by(&mut self, t: usize, step: impl Fn(usize) -> T) {
+        let weights = self.example_weights();
+        let dim = self.circuit.dims()[t];
+        let (z, gradient) = self.target_and_gradient(t);
+        let columns = z.chunks_exact_mut(dim).zip(gradient.chunks_exact(dim));
+        for (i, (z, gradient)) in columns.enumerate() {
+            let step = weights.map_or(step(i), |weights| step(i) / weights[i]);
+            if !step.is_zero() {
+                add_scaled(z, -step, gradient);
+            }
+        }
+    }
+
+    /// ∂E/∂z_t alone (target part plus input part), from the targets as they are and the predictions
+    /// in the workspace, which it does **not** renew: call [`TargetProblem::predict`] once before a
+    /// sweep. Within one sweep t = T−1, …, 1 they stay valid for what is still to be read.
+    ///
+    /// # Panics
+    /// If t is not in 1..T.
+    pub fn target_gradient(&mut self, t: usize) -> &[T] {
+        assert!(
+            0 < t && t < self.circuit.depth(),
+            "z_{t} is no auxiliary target"
+        );
+        if !self.begun {
+            self.predict();
+        }
+        let batch = view(self.batch, self.multipliers);
+        gradient_of(
+            self.circuit,
+            batch,
+            t,
+            &mut self.workspace.locals[t - 1..=t],
+        );
+        &self.workspace.locals[t - 1].d_target
+    }
+
+    /// [`TargetProblem::target_gradient`] of every t = `first`, `first` + 2, … below T, as the
+    /// execution schedules them: no two of them share a local problem.
+    pub(super) fn alternate_gradients(&mut self, first: usize) {
+        if !self.begun {
+            self.predict();
+        }
+        let batch = view(self.batch, self.multipliers);
+        let circuit = self.circuit;
+        let locals = &mut self.workspace.locals[first - 1..];
+        self.execution.for_each_chunk(locals, 2, |i, pair| {
+            if pair.len() == 2 {
+                gradient_of(circuit, batch, first + 2 * i, pair);
+            }
+        });
+    }
+
+    /// Computes ẑ_{t+1} anew for t = `first`, `first` + 2, …, whose z_t alone have moved since
+    /// predictions were last current.
+    pub(super) fn predict_alternate(&mut self, first: usize) {
+        let (circuit, batch) = (self.circuit, self.batch.view());
+        let locals = &mut self.workspace.locals[first..];
+        self.execution.for_each_chunk(locals, 2, |i, pair| {
+            circuit
+                .local_problem(first + 2 * i, batch)
+                .predict(&mut pair[0]);
+        });
+        self.predicted = true;
+    }
+
+    /// Σ over the i-th example's units of (∂E/∂z_t)², divided by its squared weight, of the
+    /// gradient in the workspace.
+    pub(super) fn squared_gradient(&self, t: usize, i: usize) -> T {
+        let dim = self.circuit.dims()[t];
+        let own = &self.workspace.target_gradient(t)[i * dim..(i + 1) * dim];
+        let weight = self
+            .example_weights()
+            .map_or(T::one(), |weights| weights[i]);
+        dot(own, own) / (weight * weight)
+    }
+
+    /// Lends the problem of some of the examples, with a workspace of its own and `multipliers` to
+    /// keep their multipliers in.
+    pub(super) fn part<R>(
+        &mut self,
+        columns: Range<usize>,
+        workspace: &mut Workspace<T>,
+        multipliers: &mut Vec<Vec<T>>,
+        work: impl FnOnce(&mut TargetProblem<'_, '_, T>) -> R,
+    ) -> R {
+        self.predicted = false;
+        multipliers.resize_with(self.multipliers.len(), Vec::new);
+        for ((t, own), all) in (1..).zip(&mut *multipliers).zip(self.multipliers) {
+            let dim = self.circuit.dims()[t];
+            own.clear();
+            own.extend_from_slice(&all[columns.start * dim..columns.end * dim]);
+        }
+        let batch = &mut *self.batch;
+        let mut part = BatchMut {
+            dims: batch.dims,
+            z: &mut *batch.z,
+            start: batch.start + columns.start,
+            ids: &batch.ids[columns.clone()],
+            weights: match batch.weights {
+                [] => &[],
+                weights => &weights[columns],
+            },
+            visit: batch.visit,
+            training: batch.training,
+        };
+        let mut problem = TargetProblem::new(self.circuit, &mut part, workspace, self.execution);
+        problem.multipliers = multipliers;
+        work(&mut problem)
+    }
+
+    /// Applies `change(z_t, ∂E/∂z_t, state)` to every t in 1..T, as `execution` schedules it, with
+    /// one item of `states` a layer.
+    pub fn update_all<S: Send>(
+        &mut self,
+        states: &mut [S],
+        change: impl Fn(&mut [T], &[T], &mut S) + Sync,
+    ) {
+        self.predicted = false;
+        let locals = &self.workspace.locals;
+        let (z, range) = self.batch.hidden_mut();
+        self.execution.for_each_pair(z, states, |i, z, state| {
+            change(&mut z[range(i)], &locals[i].d_target, state);
+        });
+    }
+
+    /// Whether ∂E/∂z_t in the workspace is finite.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] with `step`.
+    ///
+    /// # Panics
+    /// If t is not in 1..T.
+    pub fn check_target_gradient(&self, t: usize, step: u64) -> Result<(), Error> {
+        let gradient = self.workspace.target_gradient(t);
+        check_finite(Quantity::TargetGradient, t, step, gradient)
+    }
+}
+
+/// ∂E/∂z_t from the local problems of layers t − 1 and t, into the first's workspace.
+fn gradient_of<T: Scalar>(
+    circuit: &Circuit<T>,
+    batch: Batch<'_, T>,
+    t: usize,
+    pair: &mut [LocalWorkspace<T>],
+) {
+    let (below, above) = pair.split_at_mut(1);
+    let (below, above) = (&mut below[0], &mut above[0]);
+    let input = Wanted {
+        input: true,
+        ..Wanted::NONE
+    };
+    let target = Wanted {
+        target: true,
+        ..Wanted::NONE
+    };
+    circuit.local_problem(t, batch).differentiate(input, above);
+    circuit
+        .local_problem(t - 1, batch)
+        .differentiate(target, below);
+    add_to(&mut below.d_target, &above.d_input);
+}
+
+/// The batch as it stands in a problem with multipliers.
+pub(super) fn view<'a, T>(batch: &'a BatchMut<'_, T>, multipliers: &'a [Vec<T>]) -> Batch<'a, T> {
+    Batch {
+        multipliers,
+        ..batch.view()
+    }
+}
+
+fn check_finite<T: Scalar>(
+    quantity: Quantity,
+    layer: usize,
+    step: u64,
+    values: &[T],
+) -> Result<(), Error> {
+    if all_finite(values) {
+        return Ok(());
+    }
+    Err(Error::NonFinite {
+        quantity,
+        layer,
+        step,
+    })
+}

@@ -1,0 +1,149 @@
+//! When a solver's steps end, and what it did.
+
+use crate::{Error, Scalar};
+
+/// When an example's steps end before their number; each example by itself, so that its targets do not
+/// depend on the batch. By default never.
+///
+/// # Examples
+/// ```
+/// use layerwise::{Convergence, GaussNewton};
+///
+/// let at_rest = Convergence::NEVER.with_tolerance(1e-8)?.with_stagnation(1e-12)?;
+/// let solver: GaussNewton<f64> = GaussNewton::new(50, 10).with_convergence(at_rest);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Convergence {
+    tolerance: Option<f64>,
+    stagnation: Option<f64>,
+}
+
+impl Convergence {
+    /// All steps are made. The default.
+    pub const NEVER: Self = Self {
+        tolerance: None,
+        stagnation: None,
+    };
+
+    /// The same, and an example ends where ‖∂E/∂z‖ over all its units, divided by its weight, is at
+    /// most `gradient` as a step meets it.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] unless `gradient` is finite and not negative.
+    pub fn with_tolerance(mut self, gradient: f64) -> Result<Self, Error> {
+        let option = "Convergence::tolerance";
+        self.tolerance = Some(not_negative(option, gradient)?);
+        Ok(self)
+    }
+
+    /// The same, and an example ends where a step lowers its E by at most `decrease` times |E|.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] unless `decrease` is finite and not negative.
+    pub fn with_stagnation(mut self, decrease: f64) -> Result<Self, Error> {
+        let option = "Convergence::stagnation";
+        self.stagnation = Some(not_negative(option, decrease)?);
+        Ok(self)
+    }
+
+    pub(super) fn needs_gradients(self) -> bool {
+        self.tolerance.is_some()
+    }
+
+    pub(super) fn needs_energies(self) -> bool {
+        self.stagnation.is_some()
+    }
+
+    /// Whether an example with the squared gradient norm `squares` is at rest.
+    pub(super) fn rests<T: Scalar>(self, squares: T) -> bool {
+        let at_most = |tolerance| squares.sqrt() <= T::of(tolerance);
+        self.tolerance.is_some_and(at_most)
+    }
+
+    /// Whether an example whose E fell from `before` to `after` stagnates.
+    pub(super) fn stagnates<T: Scalar>(self, before: T, after: T) -> bool {
+        let at_most = |decrease| before - after <= T::of(decrease) * before.abs();
+        self.stagnation.is_some_and(at_most)
+    }
+}
+
+pub(super) fn not_negative(option: &'static str, value: f64) -> Result<f64, Error> {
+    if value.is_finite() && value >= 0.0 {
+        return Ok(value);
+    }
+    Err(Error::InvalidOption {
+        option,
+        value,
+        allowed: "finite and not negative",
+    })
+}
+
+/// Why a solver ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SolveStop {
+    /// Every example came to rest ([`Convergence::with_tolerance`]).
+    Tolerance,
+    /// Every example came to rest or stagnated ([`Convergence::with_stagnation`]).
+    Stagnation,
+    /// All steps were made.
+    Steps,
+}
+
+/// What a solver did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct SolveReport {
+    /// Completed steps: synchronous steps, sweeps, or Gauss-Newton steps.
+    pub steps: u64,
+    /// Examples that came to rest.
+    pub at_rest: usize,
+    /// Examples that stagnated.
+    pub stagnated: usize,
+    /// Examples that made all steps.
+    pub limited: usize,
+    /// Steps of an example that were drawn back, since they would have raised its E.
+    pub drawn_back: u64,
+    /// Products with Gauss-Newton's matrix: the iterations of its conjugate gradients over all
+    /// steps, each a JVP and a VJP a layer; 0 for other solvers.
+    pub products: u64,
+    /// Multiply-adds of the factorisations and substitutions of one example, over all steps; 0 for
+    /// solvers that make none.
+    pub operations: u64,
+    /// Those of them on the longest chain that must follow one another: what is left of
+    /// `operations` when every layer has a processor.
+    pub critical_path: u64,
+}
+
+impl SolveReport {
+    /// A report of so many completed steps of `examples` examples, without stopping rules.
+    pub fn new(steps: u64, examples: usize) -> Self {
+        Self {
+            steps,
+            limited: examples,
+            ..Self::default()
+        }
+    }
+
+    /// Why the solver ended.
+    pub fn stop(&self) -> SolveStop {
+        match (self.limited, self.stagnated) {
+            (0, 0) => SolveStop::Tolerance,
+            (0, _) => SolveStop::Stagnation,
+            _ => SolveStop::Steps,
+        }
+    }
+
+    /// Adds what was done for other examples.
+    pub(super) fn merge(&mut self, other: Self) {
+        self.steps = self.steps.max(other.steps);
+        self.at_rest += other.at_rest;
+        self.stagnated += other.stagnated;
+        self.limited += other.limited;
+        self.drawn_back += other.drawn_back;
+        self.products += other.products;
+        self.operations = self.operations.max(other.operations);
+        self.critical_path = self.critical_path.max(other.critical_path);
+    }
+}

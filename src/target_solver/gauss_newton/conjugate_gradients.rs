@@ -2,24 +2,28 @@
 
 use super::System;
 use super::operator::Link;
-use crate::kernel::{add_scaled, add_to, dot};
+use super::preconditioner::Preconditioner;
+use crate::kernel::{add_scaled, add_to, dot, scale};
 use crate::target_solver::TargetProblem;
 use crate::target_solver::curvature::Curvature;
 use crate::target_solver::problem::view;
 use crate::{Error, Scalar};
 
-/// At most m iterations of conjugate gradients, preconditioned layer by layer, with every scalar an
-/// example's own.
+/// At most m iterations of preconditioned conjugate gradients, with every scalar an example's own.
 #[derive(Debug, Clone)]
 pub(super) struct ConjugateGradients<T> {
     pub(super) iterations: u64,
     pub(super) tolerance: f64,
+    pub(super) preconditioner: Preconditioner,
     bounds: Curvature<T>,
     /// Of each hidden layer the direction p_t and H p_t.
     vectors: Vec<Vectors<T>>,
     links: Vec<Link<T>>,
-    /// Factors of the preconditioner, by hidden layer: bounds of the diagonal blocks.
-    blocks: Vec<T>,
+    /// The preconditioner's number of each hidden layer.
+    diagonal: Vec<T>,
+    tangent: Vec<T>,
+    /// M⁻¹ r.
+    preconditioned: Vec<Vec<T>>,
     examples: Vec<Example<T>>,
 }
 
@@ -44,10 +48,13 @@ impl<T: Scalar> ConjugateGradients<T> {
         Self {
             iterations,
             tolerance: 1e-10,
+            preconditioner: Preconditioner::Blocks,
             bounds: Curvature::new(),
             vectors: Vec::new(),
             links: Vec::new(),
-            blocks: Vec::new(),
+            diagonal: Vec::new(),
+            tangent: Vec::new(),
+            preconditioned: Vec::new(),
             examples: Vec::new(),
         }
     }
@@ -60,17 +67,17 @@ impl<T: Scalar> ConjugateGradients<T> {
     pub(super) fn prepare(&mut self, problem: &TargetProblem<'_, '_, T>) -> Result<(), Error> {
         let (circuit, n) = (problem.circuit, problem.batch.ids.len());
         let hidden = circuit.depth() - 1;
-        // Any positive blocks will do; without bounds the identity.
-        self.blocks.clear();
-        match self.bounds.refresh(circuit) {
-            Ok(()) => self.blocks.extend_from_slice(&self.bounds.blocks),
-            Err(Error::NoCurvatureBound { .. }) => self.blocks.resize(hidden, T::one()),
-            Err(other) => return Err(other),
-        }
-        for block in &mut self.blocks {
-            if !(block.is_finite() && *block > T::zero()) {
-                *block = T::one();
-            }
+        let bounded = self.preconditioner == Preconditioner::Blocks;
+        let bounds = match bounded.then(|| self.bounds.refresh(circuit)) {
+            Some(Ok(())) => &self.bounds.blocks[..],
+            None | Some(Err(Error::NoCurvatureBound { .. })) => &[],
+            Some(Err(other)) => return Err(other),
+        };
+        self.preconditioner
+            .diagonal(circuit, bounds, &mut self.diagonal);
+        self.preconditioned.resize_with(hidden, Vec::new);
+        for (own, &dim) in self.preconditioned.iter_mut().zip(&circuit.dims()[1..]) {
+            own.resize(dim * n, T::zero());
         }
         let empty = || Vectors {
             direction: Vec::new(),
@@ -100,14 +107,16 @@ impl<T: Scalar> ConjugateGradients<T> {
         for step in &mut system.step {
             step.fill(T::zero());
         }
+        self.precondition(problem, system);
         self.examples.clear();
         for i in 0..system.wanted.len() {
-            let square = self.precondition(i, T::zero(), system);
+            let square = self.residual_square(i, system);
             self.examples.push(Example {
                 square,
                 first: square,
                 active: system.wanted[i] && square > T::zero() && square.is_finite(),
             });
+            self.turn(i, T::zero(), system);
         }
         for iteration in 0..self.iterations {
             if self.examples.iter().all(|example| !example.active) {
@@ -119,8 +128,23 @@ impl<T: Scalar> ConjugateGradients<T> {
                     self.advance(i, system);
                 }
             }
+            if iteration + 1 == self.iterations {
+                break;
+            }
+            self.precondition(problem, system);
+            for i in 0..self.examples.len() {
+                if self.examples[i].active {
+                    self.go_on(i, system);
+                }
+            }
         }
         self.iterations
+    }
+
+    fn precondition(&mut self, problem: &mut TargetProblem<'_, '_, T>, system: &System<T>) {
+        let (tangent, y) = (&mut self.tangent, &mut self.preconditioned);
+        self.preconditioner
+            .apply(problem, system, &self.diagonal, tangent, y);
     }
 
     /// H p for the directions p, undamped, without example weights.
@@ -142,11 +166,11 @@ impl<T: Scalar> ConjugateGradients<T> {
         }
     }
 
-    /// One iteration of one example, from its H p.
+    /// One example's step along its direction, from its H p.
     fn advance(&mut self, i: usize, system: &mut System<T>) {
         let mut curvature = T::zero();
-        for (own, columns) in self.vectors.iter_mut().zip(&system.dims) {
-            let column = i * columns..(i + 1) * columns;
+        for (h, own) in self.vectors.iter_mut().enumerate() {
+            let column = system.column(h, i);
             let (direction, product) = (&own.direction[column.clone()], &mut own.product[column]);
             add_scaled(product, system.damping[i], direction);
             curvature += dot(direction, product);
@@ -166,40 +190,39 @@ impl<T: Scalar> ConjugateGradients<T> {
             let product = &own.product[column.clone()];
             add_scaled(&mut system.right[h][column], -length, product);
         }
-        let before = self.examples[i].square;
-        let square = self.residual_square(i, system);
-        let tolerance = T::of(self.tolerance);
-        let example = &mut self.examples[i];
-        example.square = square;
-        let small = square <= tolerance * tolerance * example.first;
-        if small || !square.is_finite() {
-            example.active = false;
-            return;
-        }
-        self.precondition(i, square / before, system);
     }
 
-    /// p ← M⁻¹ r + β p for one example; gives r·M⁻¹r.
-    fn precondition(&mut self, i: usize, beta: T, system: &System<T>) -> T {
+    /// Ends one example's iterations, or turns its direction for the next, from its new M⁻¹ r.
+    fn go_on(&mut self, i: usize, system: &System<T>) {
+        let before = self.examples[i].square;
         let square = self.residual_square(i, system);
-        let blocks = self.vectors.iter_mut().zip(&self.blocks);
-        for (h, (own, &block)) in blocks.enumerate() {
-            let column = system.column(h, i);
-            let residual = &system.right[h][column.clone()];
-            let inverse = (block + system.damping[i]).recip();
-            for (p, &r) in own.direction[column].iter_mut().zip(residual) {
-                *p = inverse * r + beta * *p;
-            }
+        // Below rounding the recursion goes on where the residual itself does not.
+        let tolerance = T::of(self.tolerance).max(T::default_epsilon());
+        let example = &mut self.examples[i];
+        example.square = square;
+        example.active = square > tolerance * tolerance * example.first && square.is_finite();
+        if example.active {
+            self.turn(i, square / before, system);
         }
-        square
+    }
+
+    /// p ← M⁻¹ r + β p for one example.
+    fn turn(&mut self, i: usize, beta: T, system: &System<T>) {
+        for (h, own) in self.vectors.iter_mut().enumerate() {
+            let column = system.column(h, i);
+            let preconditioned = &self.preconditioned[h][column.clone()];
+            let direction = &mut own.direction[column];
+            scale(direction, beta);
+            add_to(direction, preconditioned);
+        }
     }
 
     /// r·M⁻¹r of one example.
     fn residual_square(&self, i: usize, system: &System<T>) -> T {
-        let blocks = self.blocks.iter().enumerate();
-        blocks.fold(T::zero(), |sum, (h, &block)| {
-            let residual = &system.right[h][system.column(h, i)];
-            sum + dot(residual, residual) / (block + system.damping[i])
+        let layers = self.preconditioned.iter().enumerate();
+        layers.fold(T::zero(), |sum, (h, preconditioned)| {
+            let column = system.column(h, i);
+            sum + dot(&system.right[h][column.clone()], &preconditioned[column])
         })
     }
 }

@@ -4,6 +4,7 @@ mod block_tridiagonal;
 mod conjugate_gradients;
 mod elimination;
 mod operator;
+mod preconditioner;
 
 use std::ops::Range;
 
@@ -16,24 +17,30 @@ use crate::{Error, Scalar};
 use block_tridiagonal::BlockTridiagonal;
 use conjugate_gradients::ConjugateGradients;
 use elimination::Order;
+use preconditioner::Preconditioner;
 
 /// K steps of Gauss-Newton on every example's z = (z_1, …, z_{T−1}) at once, each
 /// (H + λ I) δ = −∂E/∂z.
 ///
 /// With J_t = ∂f_t/∂z_t and C_t the curvature of layer t's loss ([`Loss::curvature`](crate::Loss::curvature), μ
 /// included) in (z_{t+1}, ẑ_{t+1}), H is the sum over the layers of Aᵀ C_t A, A = (δ_{t+1}, J_t δ_t):
-/// block tridiagonal, and positive semidefinite for every loss. Three ways to solve it:
+/// block tridiagonal, and positive semidefinite for every loss. Four ways to solve it:
 ///
 /// | | how | a step costs |
 /// |---|---|---|
-/// | [`GaussNewton::new`] | m iterations of preconditioned conjugate gradients, without a matrix | m JVPs and VJPs a layer |
+/// | [`GaussNewton::new`] | m iterations of conjugate gradients, without a matrix, all layers at once | m JVPs and VJPs a layer |
+/// | [`GaussNewton::chained`] | the same with the hidden terms as preconditioner, in sweeps over the layers | 2m JVPs and VJPs a layer |
 /// | [`GaussNewton::direct`] | block Cholesky, layer after layer: exact | d JVPs and VJPs a layer, and some 2½ d³ multiply-adds a layer and example |
 /// | [`GaussNewton::cyclic_reduction`] | the same solution, all odd layers at once, then every other of the rest, … | about twice that, in ⌊log₂ (T−1)⌋ + 1 levels instead of T − 1 |
 ///
 /// An iteration of the first carries a signal over one layer: m well below the depth leaves the
-/// first layers' targets where they are. Its preconditioner divides each layer's block by the bound of its
-/// diagonal block plus λ, where layers and losses give bounds. The other two solve the system of small widths exactly; they
-/// work on 32 examples at a time, and keep 5 d² numbers a layer for each.
+/// first layers' targets where they are. Its preconditioner divides each layer's block by the bound of
+/// its diagonal block plus λ, where layers and losses give bounds. The second reaches every layer at
+/// once: with A x = (x_{t+1} − J_t x_t) and D the hidden losses' curvature it goes by (Aᵀ D A)⁻¹, one sweep
+/// of VJPs and one of JVPs. With squared L_h and λ small beside μ, what is left of H is the output loss, of rank d_T,
+/// so that d_T + 1 iterations solve the system, whatever the depth, and a few come close. The last two
+/// solve the system of small widths exactly; they work on 32 examples at a time, and keep 5 d² numbers
+/// a layer for each.
 ///
 /// λ, the scalars of the conjugate gradients, and the acceptance are every example's own
 /// (Levenberg-Marquardt). A step that would raise the example's E at all is drawn back as
@@ -133,8 +140,16 @@ impl<T: Scalar> GaussNewton<T> {
         Ok(self)
     }
 
+    /// Conjugate gradients as by [`GaussNewton::new`], preconditioned by the hidden terms: a few
+    /// iterations do, however deep the circuit.
+    pub fn chained(steps: u64, iterations: u64) -> Self {
+        let mut linear = ConjugateGradients::new(iterations);
+        linear.preconditioner = Preconditioner::Chain;
+        Self::of(steps, Linear::ConjugateGradients(linear))
+    }
+
     /// The same with another relative tolerance of the conjugate gradients' residual, in the
-    /// preconditioner's norm.
+    /// preconditioner's norm; below rounding, it counts as ε.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless it is finite and not negative, or if the solver is a direct one.

@@ -50,24 +50,12 @@ impl<T: Scalar> Link<T> {
         local: &mut LocalWorkspace<T>,
     ) {
         let layer = circuit.layer(t);
-        let LocalWorkspace {
-            prediction,
-            tape,
-            work,
-            ..
-        } = local;
-        let at = Point {
-            context: batch.context(circuit.seed(), t),
-            parameters: circuit.layer_parameters(t),
-            input: batch.z(t),
-            output: prediction,
-            tape,
-        };
+        let (at, work) = point(circuit, batch, t, local);
         if own.is_some() {
             layer.jvp(&at, own, None, &mut self.tangent, work);
         }
         let hidden_above = t + 1 < circuit.depth();
-        let pair = Pair::new(layer.output_dim(), batch.z(t + 1), prediction)
+        let pair = Pair::new(layer.output_dim(), batch.z(t + 1), at.output)
             .with_parameters(circuit.loss_parameters(t));
         circuit.loss(t).curvature(
             &pair,
@@ -87,4 +75,21 @@ impl<T: Scalar> Link<T> {
             layer.vjp(&at, &self.in_prediction, in_input, Write::Skip, work);
         }
     }
+}
+
+/// Where layer t is linearised, at the predictions in `local`, and its work memory.
+pub(super) fn point<'a, T: Scalar>(
+    circuit: &'a Circuit<T>,
+    batch: Batch<'a, T>,
+    t: usize,
+    local: &'a mut LocalWorkspace<T>,
+) -> (Point<'a, T>, &'a mut [T]) {
+    let at = Point {
+        context: batch.context(circuit.seed(), t),
+        parameters: circuit.layer_parameters(t),
+        input: batch.z(t),
+        output: &local.prediction,
+        tape: &local.tape,
+    };
+    (at, &mut local.work)
 }

@@ -1,0 +1,239 @@
+//! A deep circuit on handwritten digits: Z-steps that reach every layer, against backprop with the
+//! same number of θ-steps.
+//!
+//! `cargo run --release --example depth -- --help` lists the options.
+
+#[path = "../digits/data.rs"]
+mod data;
+
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+use data::Digits;
+use layerwise::{
+    Activation, Adam, Alternating, AugmentedLagrangian, Backprop, Circuit, DecoupledCircuit, Dense,
+    Error, GaussNewton, Phase, RedBlack, ReverseSweep, Schedule, SoftmaxCrossEntropy, TargetInit,
+    Trainer, metrics,
+};
+use serde::Serialize;
+
+/// Trains a deep tanh circuit on 8×8 handwritten digits by several schemes and prints one table.
+///
+/// Columns: accuracy on training and test images, composed loss per training example, the constraint
+/// gap, seconds of training.
+#[derive(Parser)]
+struct Options {
+    /// Seeds of the initial weights.
+    #[arg(long, value_delimiter = ',', default_value = "0,1,2,3,4")]
+    seeds: Vec<u64>,
+    /// Seed of the split into 1437 training and 360 test images.
+    #[arg(long, default_value_t = 2)]
+    split_seed: u64,
+    /// θ-steps of every scheme, all of them on the whole training set.
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
+    epochs: u64,
+    /// Hidden layers.
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u64).range(1..))]
+    hidden: u64,
+    /// Their width.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..))]
+    width: u64,
+    /// Schemes to run.
+    #[arg(long, value_delimiter = ',', default_values_t = SchemeName::ALL)]
+    scheme: Vec<SchemeName>,
+    #[arg(long)]
+    mu: Option<f32>,
+    #[arg(long, default_value_t = 1.0)]
+    margin: f64,
+    #[arg(long, default_value_t = 1e-8)]
+    eps: f64,
+    #[arg(long)]
+    chain: bool,
+    #[arg(long)]
+    mu_end: Option<f64>,
+    #[arg(long)]
+    rate: Option<f64>,
+    #[arg(long)]
+    steps: Option<u64>,
+    #[arg(long)]
+    iterations: Option<u64>,
+    /// One JSON object a row instead of the table.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum SchemeName {
+    /// The coupled baseline.
+    Backprop,
+    /// Refreshed targets, one reverse sweep.
+    Sweep,
+    /// Refreshed targets, red-black sweeps.
+    RedBlack,
+    /// Refreshed targets, one Gauss-Newton step by conjugate gradients.
+    GaussNewton,
+    /// Refreshed targets, one Gauss-Newton step by block Cholesky.
+    Direct,
+    /// Targets that persist, Gauss-Newton by conjugate gradients.
+    Persistent,
+    /// Lagrange multipliers.
+    Multipliers,
+}
+
+impl SchemeName {
+    const ALL: [Self; 7] = [
+        Self::Backprop,
+        Self::Sweep,
+        Self::RedBlack,
+        Self::GaussNewton,
+        Self::Direct,
+        Self::Persistent,
+        Self::Multipliers,
+    ];
+
+    fn phase(self, options: &Options) -> Result<Phase<f32>, Error> {
+        let adam = Adam::new(options.rate.unwrap_or(1e-2))?.with_epsilon(options.eps)?;
+        let steps = options.steps.unwrap_or(1);
+        let iterations = options.iterations.unwrap_or(12);
+        let refreshed = |iterations| {
+            if options.chain {
+                GaussNewton::chained(steps, iterations)
+            } else {
+                GaussNewton::new(steps, iterations)
+            }
+        };
+        let mut phase = match self {
+            Self::Backprop => Phase::new(Backprop, adam),
+            Self::Sweep => Phase::new(
+                Alternating::refreshed(ReverseSweep::new(steps).with_step(
+                    layerwise::StepSize::Bounded {
+                        margin: options.margin,
+                    },
+                )?),
+                adam,
+            ),
+            Self::RedBlack => Phase::new(Alternating::refreshed(RedBlack::new(steps)), adam),
+            Self::GaussNewton => Phase::new(Alternating::refreshed(refreshed(iterations)), adam),
+            Self::Direct => Phase::new(Alternating::refreshed(GaussNewton::direct(steps)), adam),
+            Self::Persistent => Phase::new(Alternating::persistent(refreshed(iterations)), adam),
+            Self::Multipliers => Phase::new(AugmentedLagrangian::new(refreshed(iterations)), adam),
+        }
+        .epochs(options.epochs)
+        .schedule(Schedule::cosine(0.05)?);
+        if let Some(end) = options.mu_end
+            && self != Self::Backprop
+        {
+            phase = phase.penalty_schedule(Schedule::geometric(end)?);
+        }
+        Ok(phase)
+    }
+}
+
+impl std::fmt::Display for SchemeName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let value = self.to_possible_value().expect("no variant is hidden");
+        f.write_str(value.get_name())
+    }
+}
+
+/// One row of the table. The loss is per training example.
+#[derive(Serialize)]
+struct Row {
+    scheme: SchemeName,
+    seed: u64,
+    train_accuracy: f64,
+    test_accuracy: f64,
+    composed_loss: f64,
+    gap: f64,
+    seconds: f64,
+}
+
+fn circuit(options: &Options, seed: u64) -> Result<Circuit<f32>, Error> {
+    let mut builder = Circuit::builder()
+        .output_loss(SoftmaxCrossEntropy)
+        .penalty(options.mu.unwrap_or(1.0))
+        .seed(seed);
+    let (mut input, width) = (64, options.width as usize);
+    for _ in 0..options.hidden {
+        builder = builder.layer(Dense::new(input, width, Activation::Tanh)?);
+        input = width;
+    }
+    builder
+        .layer(Dense::new(input, data::CLASSES, Activation::Identity)?)
+        .build()
+}
+
+fn run(
+    scheme: SchemeName,
+    seed: u64,
+    options: &Options,
+    (train, test): &(Digits, Digits),
+) -> Result<Row, Error> {
+    let mut model = DecoupledCircuit::new(circuit(options, seed)?);
+    model.add_examples(&train.images, &train.classes, &TargetInit::ForwardPass)?;
+    let report = Trainer::new(scheme.phase(options)?)
+        .seed(seed)
+        .measure_every(0)
+        .run(&mut model)?;
+    let squares = model.gap()?.into_iter().map(|gap| f64::from(gap).powi(2));
+    Ok(Row {
+        scheme,
+        seed,
+        train_accuracy: metrics::accuracy(&train.labels, &model.predict(&train.images)?)?,
+        test_accuracy: metrics::accuracy(&test.labels, &model.predict(&test.images)?)?,
+        composed_loss: f64::from(model.composed_loss()?) / train.labels.len() as f64,
+        gap: squares.sum::<f64>().sqrt(),
+        seconds: report.seconds,
+    })
+}
+
+fn main() -> ExitCode {
+    match compare(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn compare(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
+    let data = data::load(options.split_seed)?;
+    if !options.json {
+        println!(
+            "{:<14} {:>4} {:>8} {:>8} {:>10} {:>9} {:>8}",
+            "scheme", "seed", "train %", "test %", "loss", "gap", "seconds"
+        );
+    }
+    let mut means: Vec<(SchemeName, f64)> = Vec::new();
+    for &scheme in &options.scheme {
+        let mut sum = 0.0;
+        for &seed in &options.seeds {
+            let row = run(scheme, seed, options, &data)?;
+            sum += row.test_accuracy;
+            if options.json {
+                println!("{}", serde_json::to_string(&row)?);
+                continue;
+            }
+            println!(
+                "{:<14} {:>4} {:>8.2} {:>8.2} {:>10.5} {:>9.4} {:>8.2}",
+                scheme.to_string(),
+                row.seed,
+                100.0 * row.train_accuracy,
+                100.0 * row.test_accuracy,
+                row.composed_loss,
+                row.gap,
+                row.seconds
+            );
+        }
+        means.push((scheme, 100.0 * sum / options.seeds.len() as f64));
+    }
+    if !options.json {
+        println!("\nmean test accuracy over {} seeds", options.seeds.len());
+        for (scheme, mean) in means {
+            println!("{:<14} {mean:>8.2}", scheme.to_string());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,604 @@
+//! Target solvers beside one another: none goes uphill on any random circuit, the exact ones agree
+//! and reach the minimum of a linear circuit at once, steps are checked and end example by example.
+
+#[path = "derivatives/property.rs"]
+#[macro_use]
+mod property;
+
+use layerwise::nalgebra::{DMatrix, DVector};
+use layerwise::rand::RngExt;
+use layerwise::{
+    Activation, Adam, Circuit, Convergence, DecoupledCircuit, Dense, Error, GaussNewton,
+    GradientDescent, Initializer, RedBlack, Regularizer, ReverseSweep, Scalar, Selection,
+    SoftmaxCrossEntropy, SolveReport, SolveStop, StepSize, SynchronousDescent, TargetInit,
+    TargetSolver, Wanted,
+};
+use property::{Tested, generator, uniform};
+
+in_both_scalars!(
+    the_direct_solvers_agree,
+    red_black_sweeps_by_hand,
+    examples_end_by_themselves,
+    a_step_that_fails_is_drawn_back,
+);
+
+const ACTIVATIONS: [Activation; 8] = [
+    Activation::Identity,
+    Activation::Tanh,
+    Activation::Sigmoid,
+    Activation::Relu,
+    Activation::LeakyRelu { slope: 0.1 },
+    Activation::Gelu,
+    Activation::Silu,
+    Activation::Softplus,
+];
+
+const BOUNDED: StepSize = StepSize::Bounded { margin: 1.0 };
+
+fn descent<T: Scalar>(steps: u64, step: StepSize) -> SynchronousDescent<T> {
+    SynchronousDescent::new(steps, step).unwrap()
+}
+
+/// Every solver that promises a falling E, on its own settings.
+fn safe_solvers<T: Scalar>() -> Vec<Box<dyn TargetSolver<T>>> {
+    let heavy_ball = || {
+        let rule = GradientDescent::new(1.0).unwrap();
+        rule.with_momentum(0.9).unwrap()
+    };
+    vec![
+        Box::new(descent(3, BOUNDED)),
+        Box::new(descent(3, StepSize::Checked(0.3))),
+        Box::new(descent(3, BOUNDED).with_rule(heavy_ball())),
+        Box::new(descent(3, StepSize::Checked(1.0)).with_rule(Adam::new(0.1).unwrap())),
+        Box::new(ReverseSweep::new(2)),
+        Box::new(
+            ReverseSweep::new(2)
+                .with_step(StepSize::Bounded { margin: 1.9 })
+                .unwrap(),
+        ),
+        Box::new(RedBlack::new(2)),
+        Box::new(GaussNewton::new(2, 6)),
+        Box::new(GaussNewton::new(2, 6).with_damping(0.0).unwrap()),
+        Box::new(GaussNewton::chained(2, 3)),
+        Box::new(GaussNewton::direct(1)),
+        Box::new(GaussNewton::cyclic_reduction(1)),
+    ]
+}
+
+/// E of every example.
+fn energies<T: Scalar>(model: &DecoupledCircuit<T>) -> Vec<f64> {
+    let n = model.examples().len();
+    let mut sums = vec![0.0; n];
+    for t in 0..model.circuit().depth() {
+        let problem = model.local_problem(t, 0..n).unwrap();
+        let mut workspace = problem.workspace();
+        problem.evaluate(Wanted::NONE, &mut workspace);
+        for (sum, &energy) in sums.iter_mut().zip(workspace.energies()) {
+            *sum += energy.as_f64();
+        }
+    }
+    sums
+}
+
+/// Widths 1 to 64, depth 2 to 30, every activation in turn, weights N(0, σ²/fan-in) with σ from .1 to
+/// 4, three examples, squared error or cross entropy.
+fn random_circuit(case: u64) -> DecoupledCircuit<f64> {
+    let rng = &mut generator(case);
+    let depth = rng.random_range(2..=30);
+    let activation = ACTIVATIONS[case as usize % ACTIVATIONS.len()];
+    let scale: f64 = 0.1 * 40f64.powf(rng.random_range(0.0..=1.0));
+    let widths: Vec<usize> = (0..=depth).map(|_| rng.random_range(1..=64)).collect();
+    let mut builder = Circuit::builder().seed(case);
+    for (t, pair) in widths.windows(2).enumerate() {
+        let own = match t + 1 < depth {
+            true => activation,
+            false => Activation::Identity,
+        };
+        let weights = Initializer::VarianceScaling {
+            scale: scale * scale,
+            fan: layerwise::Fan::In,
+            shape: layerwise::Shape::Normal,
+        };
+        let layer = Dense::new(pair[0], pair[1], own).unwrap();
+        builder = builder.layer(layer.with_weights(weights).unwrap());
+    }
+    let classes = case % 2 == 1;
+    if classes {
+        builder = builder.output_loss(SoftmaxCrossEntropy);
+    }
+    let penalty = 10f64.powf(rng.random_range(-1.0..=1.0));
+    let mut model = DecoupledCircuit::new(builder.penalty(penalty).build().unwrap());
+    let x = DMatrix::from_vec(widths[0], 3, uniform(rng, widths[0] * 3, 1.7));
+    let last = widths[depth];
+    let y = match classes {
+        true => DMatrix::from_fn(last, 3, |i, j| f64::from(u8::from(i == j % last))),
+        false => DMatrix::from_vec(last, 3, uniform(rng, last * 3, 1.0)),
+    };
+    let init = match case % 3 {
+        0 => TargetInit::ForwardPass,
+        1 => TargetInit::Projected { seed: case },
+        _ => TargetInit::RandomNormal {
+            std: 1.0,
+            seed: case,
+        },
+    };
+    model.add_examples(&x, &y, &init).unwrap();
+    model
+}
+
+#[test]
+fn no_solver_goes_uphill_on_any_of_100_random_circuits() {
+    let mut moved = 0;
+    for case in 0..100 {
+        let start = random_circuit(case);
+        let before = energies(&start);
+        for mut solver in safe_solvers() {
+            let mut model = start.clone();
+            model
+                .solve_targets(solver.as_mut(), &Selection::All)
+                .unwrap();
+            for (before, after) in before.iter().zip(energies(&model)) {
+                assert!(
+                    after.is_finite() && after <= *before,
+                    "case {case}: {before} to {after} by {solver:?}"
+                );
+                moved += usize::from(after < *before);
+            }
+        }
+    }
+    // A solver that never moved would pass too.
+    let made = 100 * 3 * safe_solvers::<f64>().len();
+    assert!(moved > made * 9 / 10, "{moved} of {made}");
+}
+
+/// Without the check the same steps diverge.
+#[test]
+fn without_the_check_some_do() {
+    let diverges = |case: &u64| {
+        let start = random_circuit(*case);
+        let before: f64 = energies(&start).iter().sum();
+        let mut model = start.clone();
+        let mut solver = descent(3, StepSize::Fixed(0.3));
+        match model.solve_targets(&mut solver, &Selection::All) {
+            Ok(_) => {
+                let after = energies(&model).iter().sum::<f64>();
+                after.is_nan() || after > before
+            }
+            Err(_) => true,
+        }
+    };
+    assert!((0..100).filter(diverges).count() > 30);
+}
+
+fn curved_model<T: Scalar>(depth: usize, n: usize) -> DecoupledCircuit<T> {
+    let widths: Vec<usize> = (0..=depth).map(|t| 3 + (t * 5) % 4).collect();
+    let mut builder = Circuit::builder().seed(4);
+    for (t, pair) in widths.windows(2).enumerate() {
+        builder = builder.layer(Dense::new(pair[0], pair[1], ACTIVATIONS[1 + t % 2]).unwrap());
+    }
+    let penalties = (1..depth).map(|t| T::of(0.5 + (t % 3) as f64)).collect();
+    let builder = builder
+        .penalties(penalties)
+        .regularize_targets(Regularizer::l2(0.1).unwrap());
+    let mut model = DecoupledCircuit::new(builder.build().unwrap());
+    let x = DMatrix::from_fn(widths[0], n, |i, j| {
+        T::of(((3 * i + 5 * j) % 11) as f64 / 5.0 - 1.0)
+    });
+    let y = DMatrix::from_fn(widths[depth], n, |i, j| T::of(((i + j) % 3) as f64 / 3.0));
+    let noisy = TargetInit::NoisyForwardPass { std: 0.3, seed: 8 };
+    model.add_examples(&x, &y, &noisy).unwrap();
+    let weights: Vec<T> = (0..n).map(|i| T::of(0.5 + (i % 4) as f64)).collect();
+    model
+        .set_example_weights(&Selection::All, &weights)
+        .unwrap();
+    model
+}
+
+/// The largest distance between the targets of two models.
+fn distance<T: Scalar>(a: &DecoupledCircuit<T>, b: &DecoupledCircuit<T>) -> f64 {
+    (1..a.circuit().depth()).fold(0.0, |top, t| {
+        let difference = (a.z(t).unwrap() - b.z(t).unwrap()).amax();
+        f64::max(top, difference.as_f64())
+    })
+}
+
+fn solved<T: Scalar>(
+    start: &DecoupledCircuit<T>,
+    mut solver: impl TargetSolver<T>,
+) -> (DecoupledCircuit<T>, SolveReport) {
+    let mut model = start.clone();
+    let report = model.solve_targets(&mut solver, &Selection::All).unwrap();
+    (model, report)
+}
+
+/// Conjugate gradients to the end, block Cholesky and cyclic reduction make the same step, over
+/// every number of layers and more examples than are worked on at a time.
+fn the_direct_solvers_agree<T: Tested>() {
+    for depth in [2, 3, 4, 5, 8, 9, 13] {
+        let start = curved_model::<T>(depth, 37);
+        let (by_cholesky, report) = solved(&start, GaussNewton::direct(1));
+        assert_eq!((report.steps, report.limited), (1, 37));
+        let (by_reduction, _) = solved(&start, GaussNewton::cyclic_reduction(1));
+        let iterations = GaussNewton::new(1, 400);
+        let iterations = iterations.with_residual_tolerance(0.0).unwrap();
+        let (by_iterations, _) = solved(&start, iterations);
+        let rounding = 1e3 * T::default_epsilon().as_f64();
+        assert!(distance(&start, &by_cholesky) > 0.1);
+        let error = distance(&by_cholesky, &by_reduction);
+        assert!(error < rounding, "depth {depth}: {error}");
+        let error = distance(&by_cholesky, &by_iterations);
+        eprintln!(
+            "{depth} {error} {:?} {:?}",
+            report,
+            energies(&by_cholesky)
+                .iter()
+                .zip(energies(&by_iterations))
+                .map(|(a, b)| a - b)
+                .collect::<Vec<_>>()
+        );
+        assert!(error < 10.0 * rounding, "depth {depth}: {error}");
+        let chained = GaussNewton::chained(1, 400);
+        let chained = chained.with_residual_tolerance(0.0).unwrap();
+        let (by_chain, _) = solved(&start, chained);
+        let error = distance(&by_cholesky, &by_chain);
+        assert!(error < 10.0 * rounding, "depth {depth}: {error}");
+    }
+}
+
+/// Preconditioned by the hidden terms, the iterations end after the output loss's rank plus one,
+/// whatever the depth; without, they take some for every layer.
+#[test]
+fn chained_iterations_end_with_the_rank_of_the_output() {
+    for depth in [3, 12, 30] {
+        let mut builder = Circuit::<f64>::builder().seed(9).penalty(1.5);
+        for _ in 1..depth {
+            builder = builder.layer(Dense::new(7, 7, Activation::Tanh).unwrap());
+        }
+        let last = Dense::new(7, 2, Activation::Identity).unwrap();
+        let mut start = DecoupledCircuit::new(builder.layer(last).build().unwrap());
+        let x = DMatrix::from_fn(7, 5, |i, j| ((3 * i + j) % 5) as f64 / 2.0 - 1.0);
+        let y = DMatrix::from_fn(2, 5, |i, j| (i + j) as f64 / 5.0);
+        let noisy = TargetInit::NoisyForwardPass { std: 0.3, seed: 1 };
+        start.add_examples(&x, &y, &noisy).unwrap();
+        let undamped = |solver: GaussNewton<f64>| solver.with_damping(0.0).unwrap();
+        let (exact, _) = solved(&start, undamped(GaussNewton::direct(1)));
+        let (chained, report) = solved(&start, undamped(GaussNewton::chained(1, 100)));
+        assert!(report.products <= 3, "{} at depth {depth}", report.products);
+        let error = distance(&exact, &chained);
+        assert!(error < 1e-9, "depth {depth}: {error}");
+        let (_, plain) = solved(&start, undamped(GaussNewton::new(1, 100)));
+        assert!(plain.products > depth as u64, "{}", plain.products);
+    }
+}
+
+/// Statements 5 and 6: one undamped step reaches min E = ½ rᵀ S⁻¹ r, r = y − forward pass,
+/// S = I + Σ_t P_t P_tᵀ/μ_t, P_t = W_{T−1} ⋯ W_t.
+#[test]
+fn a_linear_circuit_takes_one_step() {
+    let widths = [3, 5, 4, 6, 2, 3, 2];
+    let depth = widths.len() - 1;
+    let penalties = [0.5, 2.0, 1.0, 3.0, 0.7];
+    let mut builder = Circuit::<f64>::builder()
+        .penalties(penalties.to_vec())
+        .seed(7);
+    for pair in widths.windows(2) {
+        builder = builder.layer(Dense::new(pair[0], pair[1], Activation::Identity).unwrap());
+    }
+    let mut start = DecoupledCircuit::new(builder.build().unwrap());
+    let x = DMatrix::from_fn(3, 40, |i, j| (i as f64 - (j % 7) as f64) / 3.0);
+    let y = DMatrix::from_fn(2, 40, |i, j| (2 * i + j % 5) as f64 / 4.0);
+    let random = TargetInit::RandomNormal { std: 1.0, seed: 2 };
+    start.add_examples(&x, &y, &random).unwrap();
+    let w = |t: usize| {
+        let own = &start.circuit().parameters(t)[..widths[t] * widths[t + 1]];
+        DMatrix::from_column_slice(widths[t + 1], widths[t], own)
+    };
+    let mut s = DMatrix::<f64>::identity(2, 2);
+    let mut p = DMatrix::<f64>::identity(2, 2);
+    for t in (1..depth).rev() {
+        p *= w(t);
+        s += &p * p.transpose() / penalties[t - 1];
+    }
+    let residual = &y - start.predict(&x).unwrap();
+    let inverse = s.try_inverse().unwrap();
+    for solver in [GaussNewton::direct(1), GaussNewton::cyclic_reduction(1)] {
+        let (model, _) = solved(&start, solver.with_damping(0.0).unwrap());
+        for (energy, r) in energies(&model).into_iter().zip(residual.column_iter()) {
+            let expected = 0.5 * (r.transpose() * &inverse * r)[0];
+            assert!((energy - expected).abs() < 1e-10, "{energy}, {expected}");
+        }
+        // And ∂E/∂z = 0 there.
+        for gradient in model.gradients(&Selection::All).unwrap().targets {
+            assert!(gradient.amax() < 1e-10, "{}", gradient.amax());
+        }
+    }
+}
+
+/// The work of block Cholesky stands on one chain; that of cyclic reduction in levels, one more for
+/// twice the depth.
+#[test]
+fn the_critical_path_of_cyclic_reduction_is_logarithmic() {
+    let work = |hidden: usize, solver: GaussNewton<f64>| {
+        let mut builder = Circuit::builder().seed(1);
+        for _ in 0..=hidden {
+            builder = builder.layer(Dense::new(6, 6, Activation::Tanh).unwrap());
+        }
+        let mut model = DecoupledCircuit::new(builder.build().unwrap());
+        let x = DMatrix::from_element(6, 1, 0.5);
+        model
+            .add_examples(&x, &x, &TargetInit::ForwardPass)
+            .unwrap();
+        let (_, report) = solved(&model, solver);
+        (report.operations, report.critical_path)
+    };
+    let sizes = [7, 15, 31, 63];
+    let direct = sizes.map(|hidden| work(hidden, GaussNewton::direct(1)));
+    let cyclic = sizes.map(|hidden| work(hidden, GaussNewton::cyclic_reduction(1)));
+    for (total, chain) in direct {
+        assert_eq!(total, chain);
+    }
+    let growth = |k: usize| cyclic[k + 1].1 - cyclic[k].1;
+    // The same number of operations for each level more.
+    assert!(growth(0) > 0 && growth(0) == growth(1) && growth(1) == growth(2));
+    assert!(direct[3].1 > 8 * direct[0].1);
+    assert!(cyclic[3].1 < 3 * cyclic[0].1 && cyclic[3].1 * 5 < direct[3].1);
+    // About twice the work in all.
+    assert!(2 * direct[3].0 < cyclic[3].0 + direct[0].0 && cyclic[3].0 * 4 < direct[3].0 * 9);
+}
+
+/// z_t of one half at once, then of the other, each by its gradient at the present targets.
+fn red_black_sweeps_by_hand<T: Tested>() {
+    for depth in [2, 3, 4, 7] {
+        let start = curved_model::<T>(depth, 5);
+        let step = 0.2;
+        let fixed = RedBlack::new(2).with_step(StepSize::Fixed(step)).unwrap();
+        let (swept, _) = solved(&start, fixed);
+        let mut model = start.clone();
+        let weights = model.example_weights().unwrap().to_vec();
+        for _ in 0..2 {
+            for half in [1, 2] {
+                let gradients = model.gradients(&Selection::All).unwrap().targets;
+                for t in (1..depth).rev().skip(half - 1).step_by(2) {
+                    let mut gradient = gradients[t - 1].clone();
+                    for (mut column, &weight) in gradient.column_iter_mut().zip(&weights) {
+                        column /= weight;
+                    }
+                    let z = model.z(t).unwrap() - gradient * T::of(step);
+                    model.set_targets(t, &Selection::All, &z).unwrap();
+                }
+            }
+        }
+        let error = distance(&swept, &model);
+        assert!(error < T::ROUNDING, "depth {depth}: {error}");
+        assert!(distance(&swept, &start) > 0.01);
+    }
+}
+
+/// The stopping rules count examples, and end each where it would end alone.
+fn examples_end_by_themselves<T: Tested>() {
+    let start = curved_model::<T>(4, 6);
+    let tolerance = 3e-3;
+    let norms = |model: &DecoupledCircuit<T>| -> Vec<f64> {
+        let gradients = model.gradients(&Selection::All).unwrap().targets;
+        let weights = model.example_weights().unwrap();
+        (0..6)
+            .map(|i| {
+                let squares = gradients
+                    .iter()
+                    .map(|g| g.column(i).norm_squared().as_f64());
+                squares.sum::<f64>().sqrt() / weights[i].as_f64()
+            })
+            .collect()
+    };
+    let at_rest = Convergence::NEVER.with_tolerance(tolerance).unwrap();
+    let stagnant = Convergence::NEVER.with_stagnation(1e-2).unwrap();
+    type Make<T> = fn(u64, Convergence) -> Box<dyn TargetSolver<T>>;
+    let makes: [Make<T>; 5] = [
+        |k, c| Box::new(descent(k, BOUNDED).with_convergence(c)),
+        |k, c| Box::new(ReverseSweep::new(k).with_convergence(c)),
+        |k, c| Box::new(RedBlack::new(k).with_convergence(c)),
+        |k, c| Box::new(GaussNewton::new(k, 8).with_convergence(c)),
+        |k, c| Box::new(GaussNewton::direct(k).with_convergence(c)),
+    ];
+    for make in makes {
+        let mut model = start.clone();
+        let mut solver = make(10_000, at_rest);
+        let report = model
+            .solve_targets(solver.as_mut(), &Selection::All)
+            .unwrap();
+        assert_eq!(report.stop(), SolveStop::Tolerance, "{solver:?}");
+        assert_eq!((report.at_rest, report.limited), (6, 0));
+        assert!(0 < report.steps && report.steps < 10_000);
+        for norm in norms(&model) {
+            assert!(norm <= 1.01 * tolerance, "{norm} by {solver:?}");
+        }
+        // Alone every example ends at the same bits, though others need more steps.
+        let mut each = start.clone();
+        for i in 0..6 {
+            let one = Selection::Columns(i..i + 1);
+            each.solve_targets(solver.as_mut(), &one).unwrap();
+        }
+        assert_eq!(distance(&model, &each), 0.0, "{solver:?}");
+        // Nothing moves what is at rest, but a sweep may once more.
+        let mut again = model.clone();
+        let report = again
+            .solve_targets(solver.as_mut(), &Selection::All)
+            .unwrap();
+        assert!(report.steps <= 1 && report.at_rest == 6, "{solver:?}");
+
+        let mut model = start.clone();
+        let mut solver = make(10_000, stagnant);
+        let report = model
+            .solve_targets(solver.as_mut(), &Selection::All)
+            .unwrap();
+        assert_eq!(report.stop(), SolveStop::Stagnation, "{solver:?}");
+        assert_eq!((report.stagnated, report.limited), (6, 0));
+
+        let mut model = start.clone();
+        let mut solver = make(1, Convergence::NEVER);
+        let report = model
+            .solve_targets(solver.as_mut(), &Selection::All)
+            .unwrap();
+        assert_eq!(report.stop(), SolveStop::Steps);
+        assert_eq!((report.steps, report.limited), (1, 6));
+    }
+    for value in [-1.0, f64::NAN, f64::INFINITY] {
+        let tolerance = Convergence::NEVER.with_tolerance(value);
+        let stagnation = Convergence::NEVER.with_stagnation(value);
+        for result in [tolerance, stagnation] {
+            let error = result.unwrap_err();
+            assert!(matches!(error, Error::InvalidOption { .. }), "{error}");
+        }
+    }
+}
+
+/// E = ½ (z − 0)² + ½ (y − w z)² of one unit, h = 1 + w²: a step η moves z to the minimum times
+/// ηh. Beyond 2/h it fails, and is drawn back to a quarter, for the example that needs it alone.
+fn a_step_that_fails_is_drawn_back<T: Tested>() {
+    let unit = || {
+        let dense = Dense::new(1, 1, Activation::Identity).unwrap();
+        dense.without_bias()
+    };
+    let mut model = DecoupledCircuit::new(
+        Circuit::<T>::builder()
+            .layer(unit())
+            .layer(unit())
+            .build()
+            .unwrap(),
+    );
+    model.set_parameters(0, &[T::one()]).unwrap();
+    model.set_parameters(1, &[T::one()]).unwrap();
+    let row = |values: [f64; 2]| DMatrix::from_row_slice(1, 2, &values.map(T::of));
+    // The first example is at its minimum, z = (x + y)/2; the second starts at x.
+    let given = TargetInit::Given(vec![row([1.0, 0.0])]);
+    model
+        .add_examples(&row([0.0, 0.0]), &row([2.0, 2.0]), &given)
+        .unwrap();
+    // h = 2: η = 1.5 overshoots threefold, its quarter comes to 0.75 of the way.
+    let mut checked = descent(1, StepSize::Checked(1.5));
+    let report = model.solve_targets(&mut checked, &Selection::All).unwrap();
+    assert_eq!(report.drawn_back, 1);
+    let z = model.z(1).unwrap().map(|z| z.as_f64());
+    assert_eq!((z[0], z[1]), (1.0, 0.75));
+    // As it is, the step would have been taken.
+    let mut fixed = descent(1, StepSize::Fixed(1.5));
+    model.solve_targets(&mut fixed, &Selection::All).unwrap();
+    assert_eq!(model.z(1).unwrap()[1].as_f64(), 0.75 + 3.0 * 0.25);
+    // The share that was found is where the next step begins.
+    model
+        .set_targets(1, &Selection::All, &row([1.0, 0.0]))
+        .unwrap();
+    let mut two = descent(2, StepSize::Checked(1.5));
+    let report = model.solve_targets(&mut two, &Selection::All).unwrap();
+    assert_eq!((report.steps, report.drawn_back), (2, 1));
+    let expected = 1.0 - 0.25 * 0.25;
+    assert_eq!(model.z(1).unwrap()[1].as_f64(), expected);
+    // A step no part of which helps is taken back: 64 times too long, and more.
+    model
+        .set_targets(1, &Selection::All, &row([1.0, 0.0]))
+        .unwrap();
+    let mut far = descent(1, StepSize::Checked(1e3));
+    model.solve_targets(&mut far, &Selection::All).unwrap();
+    assert_eq!(model.z(1).unwrap()[1].as_f64(), 0.0);
+}
+
+/// Momentum starts anew for an example whose step was drawn back, and for no other.
+#[test]
+fn momentum_starts_anew_where_a_step_failed() {
+    let start = curved_model::<f64>(3, 4);
+    let heavy_ball = || {
+        let rule = GradientDescent::new(1.0).unwrap();
+        rule.with_momentum(0.9).unwrap()
+    };
+    let make = |k| descent::<f64>(k, StepSize::Checked(0.35)).with_rule(heavy_ball());
+    let mut together = start.clone();
+    let report = together
+        .solve_targets(&mut make(12), &Selection::All)
+        .unwrap();
+    assert!(
+        report.drawn_back > 0 && report.drawn_back < 48,
+        "{report:?}"
+    );
+    let mut each = start.clone();
+    for i in 0..4 {
+        let one = Selection::Columns(i..i + 1);
+        each.solve_targets(&mut make(12), &one).unwrap();
+    }
+    assert_eq!(distance(&together, &each), 0.0);
+    let (before, after) = (energies(&start), energies(&together));
+    assert!(before.iter().zip(&after).all(|(b, a)| a < b));
+}
+
+#[test]
+fn a_direct_solver_has_no_residual() {
+    let error = GaussNewton::<f64>::direct(1).with_residual_tolerance(1e-3);
+    assert!(matches!(error, Err(Error::InvalidOption { .. })));
+    for step in [0.0, -1.0, f64::NAN] {
+        let sweep = RedBlack::<f64>::new(1).with_step(StepSize::Checked(step));
+        assert!(matches!(sweep, Err(Error::InvalidOption { .. })));
+        let every = RedBlack::<f64>::new(1).with_bound_every(0);
+        assert!(matches!(every, Err(Error::InvalidOption { .. })));
+    }
+}
+
+/// A dense reference of one Gauss-Newton step with cross entropy: H from unit vectors' finite
+/// differences of the model would be no reference, so J and C are written out.
+#[test]
+fn one_step_is_that_of_the_written_out_system() {
+    let (d, h, c) = (2, 3, 3);
+    let mut builder = Circuit::<f64>::builder().seed(3).penalty(0.8);
+    builder = builder
+        .layer(Dense::new(d, h, Activation::Tanh).unwrap())
+        .layer(Dense::new(h, h, Activation::Tanh).unwrap())
+        .layer(Dense::new(h, c, Activation::Identity).unwrap())
+        .output_loss(SoftmaxCrossEntropy);
+    let mut model = DecoupledCircuit::new(builder.build().unwrap());
+    let (x, y) = (
+        DMatrix::from_column_slice(d, 1, &[0.7, -0.4]),
+        DMatrix::from_column_slice(c, 1, &[0.0, 1.0, 0.0]),
+    );
+    let noisy = TargetInit::NoisyForwardPass { std: 0.2, seed: 8 };
+    model.add_examples(&x, &y, &noisy).unwrap();
+    let w = |t: usize, rows: usize, columns: usize| {
+        let (w, b) = model.circuit().parameters(t).split_at(rows * columns);
+        (
+            DMatrix::from_column_slice(rows, columns, w),
+            DVector::from_column_slice(b),
+        )
+    };
+    let z = |t: usize| DVector::from_column_slice(model.z(t).unwrap().into_owned().as_slice());
+    let (w1, b1) = w(1, h, h);
+    let (w2, b2) = w(2, c, h);
+    let slope = (&w1 * z(1) + b1).map(|a| 1.0 - a.tanh().powi(2));
+    let j1 = DMatrix::from_diagonal(&slope) * w1;
+    let logits = &w2 * z(2) + b2;
+    let e = logits.map(f64::exp);
+    let p = &e / e.sum();
+    let curvature = DMatrix::from_diagonal(&p) - &p * p.transpose();
+    let (mu, lambda) = (0.8, 1e-3);
+    let mut system = DMatrix::<f64>::identity(2 * h, 2 * h) * (mu + lambda);
+    let first = j1.transpose() * &j1 * mu;
+    let second = w2.transpose() * curvature * &w2;
+    for i in 0..h {
+        for j in 0..h {
+            system[(i, j)] += first[(i, j)];
+            system[(h + i, h + j)] += second[(i, j)];
+            system[(h + i, j)] -= mu * j1[(i, j)];
+            system[(j, h + i)] -= mu * j1[(i, j)];
+        }
+    }
+    let gradients = model.gradients(&Selection::All).unwrap().targets;
+    let right = DVector::from_iterator(2 * h, gradients.iter().flat_map(|g| g.iter().map(|g| -g)));
+    let step = system.lu().solve(&right).unwrap();
+    for solver in [GaussNewton::direct(1), GaussNewton::cyclic_reduction(1)] {
+        let (moved, report) = solved(&model, solver);
+        assert_eq!(report.drawn_back, 0);
+        for t in 1..3 {
+            let difference = moved.z(t).unwrap() - model.z(t).unwrap();
+            for i in 0..h {
+                let error = (difference[(i, 0)] - step[(t - 1) * h + i]).abs();
+                assert!(error < 1e-12, "z_{t}, unit {i}: {error}");
+            }
+        }
+    }
+}

@@ -1,8 +1,7 @@
 //! Backprop on the same circuit: the coupled baseline.
 
-use crate::circuit::{Batch, Circuit, Wanted, Workspace, forward_input};
+use crate::circuit::{Batch, Circuit, LocalProblem, Wanted, Workspace, fed, predict_in_chain};
 use crate::kernel::total;
-use crate::layer::Point;
 use crate::{Scalar, Write};
 
 impl<T: Scalar> Circuit<T> {
@@ -14,41 +13,47 @@ impl<T: Scalar> Circuit<T> {
     /// The errors δ_t = ∂L/∂ẑ_t, t = 1, …, T−1, stand in `workspace.local(t).input_gradient()`
     /// afterwards. Source: Rumelhart, Hinton & Williams 1986.
     pub fn backprop(&self, batch: Batch<'_, T>, workspace: &mut Workspace<T>) -> T {
-        self.forward_pass(batch, workspace);
-        let last = self.depth() - 1;
-        for t in (0..=last).rev() {
-            let (before, after) = workspace.locals.split_at_mut(t);
-            let input = forward_input(batch, before);
-            let problem = self.local_problem_at(t, batch, input);
-            let (here, above) = after.split_at_mut(1);
-            let here = &mut here[0];
-            let Some(above) = above.first() else {
-                let wanted = Wanted {
-                    parameters: true,
-                    input: t > 0,
-                    target: false,
-                };
-                problem.differentiate(wanted, here);
-                continue;
+        workspace.fit(self);
+        compose(|t| self.local_problem(t, batch), true, workspace)
+    }
+}
+
+/// The composed objective of local problems 0, …, T−1, each fed with the prediction of the one
+/// before it instead of its own input, and the gradients in θ_t if wanted; `workspace` fits the
+/// circuit.
+pub(crate) fn compose<'a, T: Scalar>(
+    problem: impl Fn(usize) -> LocalProblem<'a, T>,
+    gradients: bool,
+    workspace: &mut Workspace<T>,
+) -> T {
+    predict_in_chain(&problem, workspace);
+    for t in (0..workspace.locals.len()).rev() {
+        let (before, after) = workspace.locals.split_at_mut(t);
+        let problem = fed(problem(t), before);
+        let (here, above) = after.split_at_mut(1);
+        let here = &mut here[0];
+        let Some(above) = above.first() else {
+            let wanted = Wanted {
+                parameters: gradients,
+                input: gradients && t > 0,
+                target: false,
             };
-            let at = Point {
-                context: problem.context,
-                parameters: self.layer_parameters(t),
-                input,
-                output: &here.prediction,
-                tape: &here.tape,
-            };
+            problem.differentiate(wanted, here);
+            continue;
+        };
+        if gradients {
+            let at = problem.point(&here.prediction, &here.tape);
             let (d_own, d_loss) = here.d_parameters.split_at_mut(at.parameters.len());
             let d_input = Write::set((t > 0).then_some(&mut here.d_input[..]));
             let d_own = Write::Set(d_own);
-            self.layer(t)
-                .vjp(&at, &above.d_input, d_input, d_own, &mut here.work);
+            let layer = problem.layer;
+            layer.vjp(&at, &above.d_input, d_input, d_own, &mut here.work);
             // The hidden losses play no part.
             d_loss.fill(T::zero());
-            here.energies.fill(T::zero());
-            problem.regularize_parameters(true, here);
-            here.energy = total(&here.energies);
         }
-        workspace.energy()
+        here.energies.fill(T::zero());
+        problem.regularize_parameters(gradients, here);
+        here.energy = total(&here.energies);
     }
+    workspace.energy()
 }

@@ -9,6 +9,7 @@ use crate::init::{Purpose, add_noise, generator};
 use crate::kernel::dot;
 use crate::layer::{Context, Layer, Point, parameter_count};
 use crate::loss::{Loss, Pair};
+use crate::objective::Objective;
 use crate::{Error, Scalar, Write};
 
 /// Compares derivatives with central differences (φ(x + h) − φ(x − h)) / 2h.
@@ -555,6 +556,35 @@ impl GradCheck {
             |target| phi(LocalProblem { target, ..*problem }),
         );
         report
+    }
+
+    /// Checks the gradient of an objective at a point.
+    ///
+    /// # Errors
+    /// Those of [`Objective::evaluate`], at the point or beside it.
+    pub fn objective<T: Scalar>(
+        &self,
+        objective: &dyn Objective<T>,
+        point: &[T],
+    ) -> Result<GradReport, Error> {
+        let mut report = GradReport::default();
+        let gradient = objective.gradient(point)?;
+        let mut workspace = objective.workspace();
+        let mut failure = None;
+        self.gradient(
+            &mut report,
+            "∂φ/∂x",
+            point,
+            &gradient,
+            |x| match objective.evaluate(x, None, &mut workspace) {
+                Ok(value) => (value, value.as_f64().abs()),
+                Err(error) => {
+                    failure.get_or_insert(error);
+                    (T::zero(), 0.0)
+                }
+            },
+        );
+        failure.map_or(Ok(report), Err)
     }
 
     /// Checks all gradients of a decoupled circuit on all its examples: ∂E/∂θ_t and ∂E/∂z_t for

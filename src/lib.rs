@@ -38,6 +38,7 @@
 //! | schemes of the literature | [`presets`] |
 //! | a local problem in another process | [`Shard`] |
 //! | moving targets alone | [`TargetSolver`]: [`ReverseSweep`], [`RedBlack`], [`SynchronousDescent`], [`GaussNewton`], [`Convergence`] |
+//! | optimisers from elsewhere, such as argmin's | [`Objective`]: [`LocalObjective`], [`TargetObjective`], [`JointObjective`], [`ComposedObjective`] |
 //! | your own parts | [`Layer`], [`Loss`], [`Optimizer`], [`TargetSolver`], [`Scheme`], [`Scalar`] |
 //! | checking derivatives | [`GradCheck`] |
 //! | random circuits and data for property tests | `strategies`, with the feature `proptest` |
@@ -81,6 +82,7 @@ mod kernel;
 mod layer;
 mod loss;
 pub mod metrics;
+mod objective;
 mod optimizer;
 pub mod presets;
 mod regularizer;
@@ -112,6 +114,11 @@ pub use layer::{
 pub use loss::{
     BinaryCrossEntropy, ClassWeights, Gaussian, Huber, KullbackLeibler, LabelSmoothing, Loss, Pair,
     Poisson, PseudoHuber, SoftmaxCrossEntropy, SquaredError, WeightedSquaredError,
+};
+#[cfg(feature = "argmin")]
+pub use objective::CappedLineSearch;
+pub use objective::{
+    ComposedObjective, JointObjective, LocalObjective, Objective, TargetObjective,
 };
 pub use optimizer::{Adam, AdamW, GradientDescent, Optimizer, RmsProp, Step};
 pub use regularizer::Regularizer;

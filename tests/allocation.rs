@@ -9,9 +9,10 @@ use std::cell::Cell;
 use layerwise::{
     Activation, Adam, AdamW, Alternating, AugmentedLagrangian, Backprop, Circuit, CircuitBuilder,
     ClassWeights, DecoupledCircuit, Dense, Execution, FixedPrediction, GaussNewton, Gaussian,
-    GradientDescent, JointDescent, LabelSmoothing, LocalWorkspace, Loss, Phase, PseudoHuber,
-    Regularizer, ReverseSweep, RmsProp, Scalar, Schedule, Scheme, Selection, Sequential,
-    SoftmaxCrossEntropy, StepSize, SynchronousDescent, TargetInit, Trainer, Wanted, Workspace, ZIl,
+    GradientDescent, JointDescent, LabelSmoothing, LocalObjective, LocalWorkspace, Loss, Objective,
+    Phase, PseudoHuber, Regularizer, ReverseSweep, RmsProp, Scalar, Schedule, Scheme, Selection,
+    Sequential, SoftmaxCrossEntropy, StepSize, SynchronousDescent, TargetInit, Trainer, Wanted,
+    Workspace, ZIl,
 };
 use nalgebra::DMatrix;
 
@@ -264,6 +265,35 @@ fn evaluation<T: Scalar>() {
 fn evaluations_in_kept_memory_allocate_nothing() {
     evaluation::<f64>();
     evaluation::<f32>();
+}
+
+fn objectives<T: Scalar>() {
+    let model = rich_model::<T>();
+    let run = Selection::Columns(2..7);
+    let scattered = Selection::Examples(&[3, 1, 4]);
+    let joint = model.joint_objective(&Selection::All).unwrap();
+    let part = model.joint_objective(&scattered).unwrap();
+    let target = model.target_objective(&run).unwrap();
+    let composed = model.composed_objective(&Selection::All).unwrap();
+    let local = LocalObjective::new(model.local_problem(1, 0..EXAMPLES).unwrap());
+    let all: [&dyn Objective<T>; 5] = [&joint, &part, &target, &composed, &local];
+    for (i, objective) in all.into_iter().enumerate() {
+        let mut workspace = objective.workspace();
+        let point = objective.point();
+        let mut gradient = vec![T::zero(); objective.dimension()];
+        let evaluated = allocations(|| {
+            objective.evaluate(&point, None, &mut workspace).unwrap();
+            let gradient = Some(&mut gradient[..]);
+            objective.evaluate(&point, gradient, &mut workspace)
+        });
+        assert_eq!(evaluated, 0, "objective {i}");
+    }
+}
+
+#[test]
+fn objectives_in_kept_memory_allocate_nothing() {
+    objectives::<f64>();
+    objectives::<f32>();
 }
 
 #[test]

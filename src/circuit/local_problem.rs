@@ -504,7 +504,7 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         Ok(())
     }
 
-    fn point<'b>(&self, output: &'b [T], tape: &'b [T]) -> Point<'b, T>
+    pub(crate) fn point<'b>(&self, output: &'b [T], tape: &'b [T]) -> Point<'b, T>
     where
         'a: 'b,
     {

@@ -415,20 +415,41 @@ impl<T: Scalar> Circuit<T> {
     /// need, into the workspace. Its bits are those of the local predictions at z = ẑ.
     pub(crate) fn forward_pass(&self, batch: Batch<'_, T>, workspace: &mut Workspace<T>) {
         workspace.fit(self);
-        for t in 0..self.depth() {
-            let (before, after) = workspace.locals.split_at_mut(t);
-            let input = forward_input(batch, before);
-            self.local_problem_at(t, batch, input)
-                .predict(&mut after[0]);
-        }
+        predict_in_chain(|t| self.local_problem(t, batch), workspace);
     }
 }
 
 /// ∂E/∂z_t: the target part stands in the workspace, the input part is added to it.
-fn add_input_parts<T: Scalar>(workspace: &mut Workspace<T>) {
+pub(crate) fn add_input_parts<T: Scalar>(workspace: &mut Workspace<T>) {
     for t in 1..workspace.locals.len() {
         let (before, after) = workspace.locals.split_at_mut(t);
         add_to(&mut before[t - 1].d_target, &after[0].d_input);
+    }
+}
+
+/// The plain forward pass through local problems 0, …, T−1: ẑ_1, …, ẑ_T, with what the derivatives
+/// need, into a workspace that fits their circuit.
+pub(crate) fn predict_in_chain<'a, T: Scalar>(
+    problem: impl Fn(usize) -> LocalProblem<'a, T>,
+    workspace: &mut Workspace<T>,
+) {
+    for t in 0..workspace.locals.len() {
+        let (before, after) = workspace.locals.split_at_mut(t);
+        fed(problem(t), before).predict(&mut after[0]);
+    }
+}
+
+/// The problem with the prediction of the layer before it as its input.
+pub(crate) fn fed<'a, T: Scalar>(
+    problem: LocalProblem<'a, T>,
+    before: &'a [LocalWorkspace<T>],
+) -> LocalProblem<'a, T> {
+    match before.last() {
+        None => problem,
+        Some(local) => LocalProblem {
+            input: &local.prediction,
+            ..problem
+        },
     }
 }
 

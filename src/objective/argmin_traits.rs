@@ -1,0 +1,46 @@
+//! The objectives as problems of argmin's optimisers.
+
+use argmin::core::{ArgminFloat, CostFunction, Error as ArgminError, Gradient};
+
+use super::{ComposedObjective, JointObjective, LocalObjective, Objective, TargetObjective};
+use crate::{Error, Scalar};
+
+/// φ(x); +∞ where it is not finite, which a line search can step back from.
+fn cost<T: Scalar + ArgminFloat>(
+    objective: &dyn Objective<T>,
+    point: &[T],
+) -> Result<T, ArgminError> {
+    match objective.value(point) {
+        Err(Error::NonFinite { .. }) => Ok(T::infinity()),
+        other => Ok(other?),
+    }
+}
+
+macro_rules! argmin_problem {
+    ($($objective:ident),*) => {$(
+        impl<T: Scalar + ArgminFloat> CostFunction for $objective<'_, T> {
+            type Param = Vec<T>;
+            type Output = T;
+
+            fn cost(&self, point: &Vec<T>) -> Result<T, ArgminError> {
+                cost(self, point)
+            }
+        }
+
+        impl<T: Scalar + ArgminFloat> Gradient for $objective<'_, T> {
+            type Param = Vec<T>;
+            type Gradient = Vec<T>;
+
+            fn gradient(&self, point: &Vec<T>) -> Result<Vec<T>, ArgminError> {
+                Ok(Objective::gradient(self, point)?)
+            }
+        }
+    )*};
+}
+
+argmin_problem!(
+    LocalObjective,
+    TargetObjective,
+    JointObjective,
+    ComposedObjective
+);

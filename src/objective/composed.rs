@@ -1,0 +1,116 @@
+//! The composed loss as a function of θ.
+
+use std::ops::Range;
+
+use super::Objective;
+use super::flat::Flat;
+use super::layout::Layout;
+use crate::circuit::{Circuit, Workspace};
+use crate::decoupled::DecoupledCircuit;
+use crate::selection::Selection;
+use crate::{Error, Scalar};
+
+/// θ ↦ Σᵢ wᵢ \[ L(z_Tⁱ, ẑ_Tⁱ) + Σ_t R(θ_t) \] of the plain forward pass on selected examples, and
+/// its gradient by backprop: the coupled baseline, for the same optimiser.
+///
+/// x = (θ_0, …, θ_{T−1}), one after another, flat as
+/// [`Circuit::parameters`](crate::Circuit::parameters). Value and gradient are those of
+/// [`Circuit::backprop`](crate::Circuit::backprop); auxiliary targets play no part.
+///
+/// # Examples
+/// ```
+/// use layerwise::{
+///     Activation, Circuit, DecoupledCircuit, Dense, Objective, Selection, TargetInit,
+/// };
+/// use nalgebra::DMatrix;
+///
+/// let circuit = Circuit::<f64>::builder()
+///     .layer(Dense::new(2, 3, Activation::Tanh)?)
+///     .layer(Dense::new(3, 1, Activation::Identity)?)
+///     .build()?;
+/// let (x, y) = (DMatrix::from_element(2, 5, 0.5), DMatrix::from_element(1, 5, 1.0));
+/// let mut model = DecoupledCircuit::new(circuit);
+/// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
+/// let objective = model.composed_objective(&Selection::All)?;
+/// let mut point = objective.point();
+/// assert_eq!(objective.value(&point)?, model.composed_loss()?);
+/// for (p, g) in point.iter_mut().zip(objective.gradient(&objective.point())?) {
+///     *p -= 0.01 * g;
+/// }
+/// let expected = objective.value(&point)?;
+/// model.set_parameter_point(&point)?;
+/// assert_eq!(model.composed_loss()?, expected);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct ComposedObjective<'a, T: Scalar>(Flat<'a, T>);
+
+impl<T: Scalar> ComposedObjective<'_, T> {
+    /// Where θ_t stands in x.
+    ///
+    /// # Panics
+    /// If t ≥ T.
+    pub fn parameter_range(&self, t: usize) -> Range<usize> {
+        self.0.layout.parameters[t].clone()
+    }
+}
+
+impl<T: Scalar> Objective<T> for ComposedObjective<'_, T> {
+    fn dimension(&self) -> usize {
+        self.0.layout.dimension()
+    }
+
+    fn point(&self) -> Vec<T> {
+        self.0.point()
+    }
+
+    fn workspace(&self) -> Workspace<T> {
+        self.0.workspace()
+    }
+
+    fn evaluate(
+        &self,
+        point: &[T],
+        gradient: Option<&mut [T]>,
+        workspace: &mut Workspace<T>,
+    ) -> Result<T, Error> {
+        self.0.composed_loss(point, gradient, workspace)
+    }
+}
+
+impl<T: Scalar> DecoupledCircuit<T> {
+    /// The composed loss on the selected examples, with regularisers, as a function of θ.
+    ///
+    /// # Errors
+    /// Errors of the selection, or [`Error::NoExamples`] if it is empty.
+    pub fn composed_objective(
+        &self,
+        selection: &Selection<'_>,
+    ) -> Result<ComposedObjective<'_, T>, Error> {
+        let layout = |circuit: &Circuit<T>, _| Layout::of_parameters(circuit);
+        Flat::new(self, selection, layout).map(ComposedObjective)
+    }
+
+    /// [`Circuit::set_parameter_point`].
+    ///
+    /// # Errors
+    /// Those of [`Circuit::set_parameter_point`].
+    pub fn set_parameter_point(&mut self, point: &[T]) -> Result<(), Error> {
+        self.circuit.set_parameter_point(point)
+    }
+}
+
+impl<T: Scalar> Circuit<T> {
+    /// Replaces θ_0, …, θ_{T−1} by a point of a [`ComposedObjective`], one after another.
+    ///
+    /// # Errors
+    /// [`Error::Length`], [`Error::NonFiniteData`]. Nothing is changed then.
+    pub fn set_parameter_point(&mut self, point: &[T]) -> Result<(), Error> {
+        let layout = Layout::of_parameters(self);
+        layout.check(point)?;
+        for (theta, own) in self.parameters_mut().iter_mut().zip(&layout.parameters) {
+            theta.copy_from_slice(&point[own.clone()]);
+        }
+        Ok(())
+    }
+}

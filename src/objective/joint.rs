@@ -1,0 +1,116 @@
+//! E as a function of θ and z together.
+
+use std::ops::Range;
+
+use super::Objective;
+use super::flat::Flat;
+use super::layout::Layout;
+use crate::circuit::Workspace;
+use crate::decoupled::DecoupledCircuit;
+use crate::selection::Selection;
+use crate::{Error, Scalar};
+
+/// (θ, Z) ↦ E on n selected examples, a sum over them, and its gradient ∂E/∂θ_t, ∂E/∂z_t.
+///
+/// x = (θ_0, …, θ_{T−1}, z_1, …, z_{T−1}), one after another: θ_t flat as
+/// [`Circuit::parameters`](crate::Circuit::parameters), z_t d_t × n column-major with the examples
+/// in the order of the selection. Its length is Σ_t dim θ_t + n Σ_{t=1}^{T−1} d_t. Examples that lie
+/// together are not copied.
+///
+/// The simultaneous descent in θ and z of Carreira-Perpiñán & Wang 2014, "Distributed optimization
+/// of deeply nested systems", by an optimiser of one's choice.
+///
+/// # Examples
+/// ```
+/// use layerwise::{
+///     Activation, Circuit, DecoupledCircuit, Dense, Objective, Selection, TargetInit,
+/// };
+/// use nalgebra::DMatrix;
+///
+/// let circuit = Circuit::<f64>::builder()
+///     .layer(Dense::new(2, 3, Activation::Tanh)?)
+///     .layer(Dense::new(3, 1, Activation::Identity)?)
+///     .build()?;
+/// let (x, y) = (DMatrix::from_element(2, 5, 0.5), DMatrix::from_element(1, 5, 1.0));
+/// let mut model = DecoupledCircuit::new(circuit);
+/// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
+///
+/// let objective = model.joint_objective(&Selection::All)?;
+/// let mut point = objective.point();
+/// assert_eq!(point.len(), 9 + 4 + 5 * 3);
+/// assert_eq!(objective.value(&point)?, model.energy()?);
+/// // The targets of the hidden layer, at rest but for the output's pull.
+/// let pull = &objective.gradient(&point)?[objective.target_range(1)];
+/// for (z, g) in point[9 + 4..].iter_mut().zip(pull) {
+///     *z -= 0.1 * g;
+/// }
+/// let before = model.energy()?;
+/// model.set_joint_point(&Selection::All, &point)?;
+/// assert!(model.energy()? < before);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct JointObjective<'a, T: Scalar>(Flat<'a, T>);
+
+impl<T: Scalar> JointObjective<'_, T> {
+    /// Where θ_t stands in x.
+    ///
+    /// # Panics
+    /// If t ≥ T.
+    pub fn parameter_range(&self, t: usize) -> Range<usize> {
+        self.0.layout.parameters[t].clone()
+    }
+
+    /// Where z_t stands in x.
+    ///
+    /// # Panics
+    /// If t is not in 1..T.
+    pub fn target_range(&self, t: usize) -> Range<usize> {
+        self.0.layout.target(t)
+    }
+}
+
+impl<T: Scalar> Objective<T> for JointObjective<'_, T> {
+    fn dimension(&self) -> usize {
+        self.0.layout.dimension()
+    }
+
+    fn point(&self) -> Vec<T> {
+        self.0.point()
+    }
+
+    fn workspace(&self) -> Workspace<T> {
+        self.0.workspace()
+    }
+
+    fn evaluate(
+        &self,
+        point: &[T],
+        gradient: Option<&mut [T]>,
+        workspace: &mut Workspace<T>,
+    ) -> Result<T, Error> {
+        self.0.energy(point, gradient, workspace)
+    }
+}
+
+impl<T: Scalar> DecoupledCircuit<T> {
+    /// E on the selected examples as a function of θ and their targets together.
+    ///
+    /// # Errors
+    /// Errors of the selection, or [`Error::NoExamples`] if it is empty.
+    pub fn joint_objective(
+        &self,
+        selection: &Selection<'_>,
+    ) -> Result<JointObjective<'_, T>, Error> {
+        Flat::new(self, selection, Layout::joint).map(JointObjective)
+    }
+
+    /// Replaces θ and the targets of the selected examples by a point of their [`JointObjective`].
+    ///
+    /// # Errors
+    /// Errors of the selection, [`Error::NoExamples`], [`Error::Length`],
+    /// [`Error::NonFiniteData`], and what L_h says of its targets. Nothing is changed then.
+    pub fn set_joint_point(&mut self, selection: &Selection<'_>, point: &[T]) -> Result<(), Error> {
+        self.set_point(selection, Layout::joint, point)
+    }
+}

@@ -1,0 +1,102 @@
+//! One layer's local problem as a function of θ_t.
+
+use super::{Objective, check_gradient};
+use crate::circuit::local_problem::{check_finite, check_length};
+use crate::circuit::{LocalProblem, Wanted, Workspace};
+use crate::kernel::all_finite;
+use crate::{Error, Quantity, Scalar};
+
+/// θ_t ↦ ℓ_t(θ_t, z_t, z_{t+1}) and its gradient ∂ℓ_t/∂θ_t, z_t and z_{t+1} fixed: the W-step of
+/// one layer.
+///
+/// x = θ_t, flat: the layer's parameters, then those of its loss. Value and gradient are those of
+/// the [`LocalProblem`], with everything that belongs to it. The T objectives of a circuit share
+/// nothing that is written: optimise them on T threads, and put each θ_t back with
+/// [`DecoupledCircuit::set_parameters`](crate::DecoupledCircuit::set_parameters).
+///
+/// # Examples
+/// ```
+/// use layerwise::{Activation, Dense, LocalObjective, LocalProblem, Objective, SquaredError};
+///
+/// let layer = Dense::new(2, 1, Activation::Identity)?;
+/// let (theta, input, target) = ([1.0, 1.0, 0.5], [1.0, 2.0], [3.0]);
+/// let problem = LocalProblem::new(&layer, &theta, &SquaredError, 2.0, &input, &target)?;
+/// let objective = LocalObjective::new(problem);
+/// assert_eq!(objective.point(), theta);
+/// assert_eq!(objective.value(&[1.0, 1.0, 1.0])?, 2.0 * 0.5 * 1.0);
+/// assert_eq!(objective.gradient(&[1.0, 1.0, 1.0])?, [2.0, 4.0, 2.0]);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct LocalObjective<'a, T: Scalar> {
+    problem: LocalProblem<'a, T>,
+}
+
+impl<'a, T: Scalar> LocalObjective<'a, T> {
+    /// The objective of a local problem; its θ_t is the point to start from.
+    pub fn new(problem: LocalProblem<'a, T>) -> Self {
+        Self { problem }
+    }
+
+    /// The local problem.
+    pub fn problem(&self) -> &LocalProblem<'a, T> {
+        &self.problem
+    }
+}
+
+impl<T: Scalar> Objective<T> for LocalObjective<'_, T> {
+    fn dimension(&self) -> usize {
+        self.problem.parameters.len()
+    }
+
+    fn point(&self) -> Vec<T> {
+        self.problem.parameters.to_vec()
+    }
+
+    fn workspace(&self) -> Workspace<T> {
+        Workspace {
+            locals: vec![self.problem.workspace()],
+            previous: Vec::new(),
+        }
+    }
+
+    fn evaluate(
+        &self,
+        point: &[T],
+        gradient: Option<&mut [T]>,
+        workspace: &mut Workspace<T>,
+    ) -> Result<T, Error> {
+        let (t, dimension) = (self.problem.layer(), self.dimension());
+        check_length("point", point, dimension)?;
+        check_finite(Quantity::Parameter, t, dimension.max(1), point)?;
+        check_gradient(gradient.as_deref(), dimension)?;
+        if workspace.locals.is_empty() {
+            workspace.locals.push(self.problem.workspace());
+        }
+        let local = &mut workspace.locals[0];
+        let wanted = Wanted {
+            parameters: gradient.is_some(),
+            ..Wanted::NONE
+        };
+        let problem = LocalProblem {
+            parameters: point,
+            ..self.problem
+        };
+        let energy = problem.evaluate(wanted, local);
+        let finite = |quantity, finite: bool| match finite {
+            true => Ok(()),
+            false => Err(Error::NonFinite {
+                quantity,
+                layer: t,
+                step: 0,
+            }),
+        };
+        finite(Quantity::Energy, energy.is_finite())?;
+        if let Some(gradient) = gradient {
+            let own = local.parameter_gradient();
+            finite(Quantity::ParameterGradient, all_finite(own))?;
+            gradient.copy_from_slice(own);
+        }
+        Ok(energy)
+    }
+}

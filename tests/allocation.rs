@@ -8,11 +8,11 @@ use std::cell::Cell;
 
 use layerwise::{
     Activation, Adam, AdamW, Alternating, AugmentedLagrangian, Backprop, Circuit, CircuitBuilder,
-    ClassWeights, DecoupledCircuit, Dense, Execution, FixedPrediction, GaussNewton, Gaussian,
-    GradientDescent, JointDescent, LabelSmoothing, LocalObjective, LocalWorkspace, Loss, Objective,
-    Phase, PseudoHuber, Regularizer, ReverseSweep, RmsProp, Scalar, Schedule, Scheme, Selection,
-    Sequential, SoftmaxCrossEntropy, StepSize, SynchronousDescent, TargetInit, Trainer, Wanted,
-    Workspace, ZIl,
+    ClassWeights, Convergence, DecoupledCircuit, Dense, Execution, FixedPrediction, GaussNewton,
+    Gaussian, GradientDescent, JointDescent, LabelSmoothing, LocalObjective, LocalWorkspace, Loss,
+    Objective, Phase, PseudoHuber, RedBlack, Regularizer, ReverseSweep, RmsProp, Scalar, Schedule,
+    Scheme, Selection, Sequential, SoftmaxCrossEntropy, StepSize, SynchronousDescent, TargetInit,
+    Trainer, Wanted, Workspace, ZIl,
 };
 use nalgebra::DMatrix;
 
@@ -204,6 +204,26 @@ fn training<T: Scalar>() {
     });
     phases_on::<T>("rich, Gauss-Newton", rich_model, || {
         Phase::new(Alternating::refreshed(GaussNewton::new(2, 3)), decayed())
+    });
+    phases_on::<T>("rich, direct, multipliers", rich_model, || {
+        Phase::new(AugmentedLagrangian::new(GaussNewton::direct(2)), decayed())
+    });
+    phases_on::<T>("rich, cyclic reduction", rich_model, || {
+        let ends = Convergence::NEVER.with_stagnation(1e-3).unwrap();
+        let solver = GaussNewton::cyclic_reduction(3).with_convergence(ends);
+        Phase::new(Alternating::persistent(solver), decayed())
+    });
+    phases_on::<T>("rich, chained", rich_model, || {
+        Phase::new(Alternating::residual(GaussNewton::chained(1, 3)), decayed())
+    });
+    phases_on::<T>("rich, red-black", rich_model, || {
+        let ends = Convergence::NEVER.with_tolerance(1e-3).unwrap();
+        let far = StepSize::Checked(2.0);
+        let solver = RedBlack::new(3).with_step(far).unwrap();
+        Phase::new(
+            Alternating::persistent(solver.with_convergence(ends)),
+            decayed(),
+        )
     });
     phases_on::<T>("rich, joint", rich_model, || {
         let targets = RmsProp::new(1e-3).unwrap();

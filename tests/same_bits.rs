@@ -4,8 +4,8 @@
 use layerwise::{
     Activation, Adam, Alternating, AugmentedLagrangian, Backprop, Circuit, DecoupledCircuit, Dense,
     Execution, FixedPrediction, GaussNewton, GradientDescent, JointDescent, LocalGradients, Phase,
-    ReverseSweep, Scalar, Selection, SoftmaxCrossEntropy, StepSize, SynchronousDescent, TargetInit,
-    Trainer, Workspace, ZIl,
+    RedBlack, ReverseSweep, Scalar, Selection, SoftmaxCrossEntropy, StepSize, SynchronousDescent,
+    TargetInit, Trainer, Workspace, ZIl,
 };
 use nalgebra::DMatrix;
 
@@ -95,6 +95,25 @@ fn phases<T: Scalar>() -> Vec<(&'static str, Phase<T>)> {
         (
             "Gauss-Newton",
             Phase::new(Alternating::persistent(GaussNewton::new(2, 3)), rule()),
+        ),
+        (
+            "Gauss-Newton, chained",
+            Phase::new(Alternating::refreshed(GaussNewton::chained(1, 3)), rule()),
+        ),
+        (
+            "direct",
+            Phase::new(Alternating::persistent(GaussNewton::direct(2)), rule()),
+        ),
+        (
+            "cyclic reduction, multipliers",
+            Phase::new(
+                AugmentedLagrangian::new(GaussNewton::cyclic_reduction(1)),
+                rule(),
+            ),
+        ),
+        (
+            "red-black",
+            Phase::new(Alternating::residual(RedBlack::new(2)), rule()),
         ),
         ("Z-IL", Phase::new(ZIl, rule())),
         (

@@ -7,13 +7,14 @@
 mod data;
 
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
 
 use clap::{Parser, ValueEnum};
 use data::Digits;
 use layerwise::{
     Activation, Adam, Alternating, AugmentedLagrangian, Backprop, Circuit, DecoupledCircuit, Dense,
-    Error, GaussNewton, Phase, RedBlack, ReverseSweep, Schedule, SoftmaxCrossEntropy, TargetInit,
-    Trainer, metrics,
+    Error, GaussNewton, Optimizer, Phase, RedBlack, ReverseSweep, Scalar, Schedule, Scheme,
+    Selection, SoftmaxCrossEntropy, Step, TargetInit, Trainer, Visit, metrics,
 };
 use serde::Serialize;
 
@@ -57,6 +58,10 @@ struct Options {
     steps: Option<u64>,
     #[arg(long)]
     iterations: Option<u64>,
+    #[arg(long, default_value_t = 1e-3)]
+    damping: f64,
+    #[arg(long)]
+    at_rest: bool,
     /// One JSON object a row instead of the table.
     #[arg(long)]
     json: bool,
@@ -115,7 +120,10 @@ impl SchemeName {
             ),
             Self::RedBlack => Phase::new(Alternating::refreshed(RedBlack::new(steps)), adam),
             Self::GaussNewton => Phase::new(Alternating::refreshed(refreshed(iterations)), adam),
-            Self::Direct => Phase::new(Alternating::refreshed(GaussNewton::direct(steps)), adam),
+            Self::Direct => Phase::new(
+                Alternating::refreshed(GaussNewton::direct(steps).with_damping(options.damping)?),
+                adam,
+            ),
             Self::Persistent => Phase::new(Alternating::persistent(refreshed(iterations)), adam),
             Self::Multipliers => Phase::new(AugmentedLagrangian::new(refreshed(iterations)), adam),
         }
@@ -149,10 +157,10 @@ struct Row {
     seconds: f64,
 }
 
-fn circuit(options: &Options, seed: u64) -> Result<Circuit<f32>, Error> {
+fn circuit<T: Scalar>(options: &Options, seed: u64) -> Result<Circuit<T>, Error> {
     let mut builder = Circuit::builder()
         .output_loss(SoftmaxCrossEntropy)
-        .penalty(options.mu.unwrap_or(1.0))
+        .penalty(T::of(f64::from(options.mu.unwrap_or(1.0))))
         .seed(seed);
     let (mut input, width) = (64, options.width as usize);
     for _ in 0..options.hidden {
@@ -200,6 +208,9 @@ fn main() -> ExitCode {
 
 fn compare(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let data = data::load(options.split_seed)?;
+    if options.at_rest {
+        return Ok(multipliers_at_rest(options, &data.0)?);
+    }
     if !options.json {
         println!(
             "{:<14} {:>4} {:>8} {:>8} {:>10} {:>9} {:>8}",
@@ -234,6 +245,76 @@ fn compare(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         for (scheme, mean) in means {
             println!("{:<14} {mean:>8.2}", scheme.to_string());
         }
+    }
+    Ok(())
+}
+
+/// θ stays.
+#[derive(Debug, Clone, Copy)]
+struct Frozen;
+
+impl Optimizer<f64> for Frozen {
+    fn slots(&self) -> usize {
+        0
+    }
+
+    fn update(&self, _: Step, _: &mut [f64], _: &[f64], _: &mut [f64]) {}
+}
+
+/// Multipliers that also note the parameter gradient of their last visit.
+#[derive(Debug)]
+struct Noted {
+    scheme: AugmentedLagrangian<f64>,
+    gradient: Arc<Mutex<Vec<Vec<f64>>>>,
+}
+
+impl Scheme<f64> for Noted {
+    fn start(&mut self, model: &DecoupledCircuit<f64>) -> Result<(), Error> {
+        self.scheme.start(model)
+    }
+
+    fn visit(&mut self, visit: &mut Visit<'_, '_, f64>) -> Result<f64, Error> {
+        let energy = self.scheme.visit(visit)?;
+        let layers = 0..visit.circuit().depth();
+        let gradient = layers.map(|t| visit.workspace().parameter_gradient(t).to_vec());
+        *self.gradient.lock().expect("no thread panicked") = gradient.collect();
+        Ok(energy)
+    }
+}
+
+/// Brings the multipliers to rest at the initial θ, and compares the gradients with backprop's.
+fn multipliers_at_rest(options: &Options, train: &Digits) -> Result<(), Error> {
+    println!(
+        "{:>7} {:>10} {:>12} {:>12}",
+        "visits", "gap", "difference", "relative"
+    );
+    for visits in [1, 3, 10, 30, 100] {
+        let mut model = DecoupledCircuit::new(circuit::<f64>(options, options.seeds[0])?);
+        let (images, classes) = (train.images.map(f64::from), train.classes.map(f64::from));
+        model.add_examples(&images, &classes, &TargetInit::ForwardPass)?;
+        let gradient = Arc::new(Mutex::new(Vec::new()));
+        let solver = GaussNewton::chained(2, 12);
+        let scheme = Noted {
+            scheme: AugmentedLagrangian::new(solver),
+            gradient: gradient.clone(),
+        };
+        let phase = Phase::new(scheme, Frozen).epochs(visits);
+        Trainer::new(phase).measure_every(0).run(&mut model)?;
+        let backprop = model.backprop(&Selection::All)?.parameters.concat();
+        let found = gradient.lock().expect("no thread panicked").concat();
+        let n = train.labels.len() as f64;
+        let largest = backprop
+            .iter()
+            .zip(&found)
+            .fold(0.0, |top: f64, (a, b)| top.max((a - b).abs()));
+        let size = backprop.iter().fold(0.0, |top: f64, a| top.max(a.abs()));
+        let squares = model.gap()?.into_iter().map(|gap| gap * gap);
+        println!(
+            "{visits:>7} {:>10.2e} {:>12.2e} {:>12.2e}",
+            squares.sum::<f64>().sqrt(),
+            largest / n,
+            largest / size
+        );
     }
     Ok(())
 }

@@ -63,3 +63,28 @@ pub(crate) fn solve_lower_transposed<T: Scalar>(l: &[T], n: usize, b: &mut [T]) 
         }
     }
 }
+
+/// x ← x L⁻ᵀ for every row of x (m × n).
+pub(crate) fn divide_transposed<T: Scalar>(l: &[T], n: usize, x: &mut [T]) {
+    let m = x.len() / n;
+    if m == 0 {
+        return;
+    }
+    vectorise(
+        #[inline(always)]
+        || {
+            for (j, l) in l.chunks_exact(n).enumerate() {
+                let (before, rest) = x[j * m..].split_at_mut(m);
+                let inverse = l[j].recip();
+                for x in before.iter_mut() {
+                    *x *= inverse;
+                }
+                for (column, &l) in rest.chunks_exact_mut(m).zip(&l[j + 1..]) {
+                    for (x, &b) in column.iter_mut().zip(&*before) {
+                        *x -= l * b;
+                    }
+                }
+            }
+        },
+    );
+}

@@ -38,7 +38,8 @@
 //! | schemes of the literature | [`presets`] |
 //! | a local problem in another process | [`Shard`] |
 //! | moving targets alone | [`TargetSolver`]: [`ReverseSweep`], [`SynchronousDescent`], [`GaussNewton`] |
-//! | your own parts | [`Layer`], [`Loss`], [`Optimizer`], [`TargetSolver`], [`Scheme`], [`Scalar`] |
+//! | solving one layer's W-step | [`ParameterSolver`]: [`LeastSquares`] ([`NormalEquations`]), [`LevenbergMarquardt`] |
+//! | your own parts | [`Layer`], [`Loss`], [`Optimizer`], [`TargetSolver`], [`ParameterSolver`], [`Scheme`], [`Scalar`] |
 //! | checking derivatives | [`GradCheck`] |
 //! | random circuits and data for property tests | `strategies`, with the feature `proptest` |
 //! | parting and scaling data, judging outputs | [`Split`], [`Standardizer`], [`metrics`] |
@@ -82,6 +83,7 @@ mod layer;
 mod loss;
 pub mod metrics;
 mod optimizer;
+mod parameter_solver;
 pub mod presets;
 mod regularizer;
 mod scalar;
@@ -114,6 +116,10 @@ pub use loss::{
     Poisson, PseudoHuber, SoftmaxCrossEntropy, SquaredError, WeightedSquaredError,
 };
 pub use optimizer::{Adam, AdamW, GradientDescent, Optimizer, RmsProp, Step};
+pub use parameter_solver::{
+    LeastSquares, LevenbergMarquardt, NormalEquations, ParameterReport, ParameterSolver,
+    ParameterSolvers,
+};
 pub use regularizer::Regularizer;
 pub use scalar::Scalar;
 pub use schedule::Schedule;

@@ -3,6 +3,7 @@
 //! The only place that knows which libraries do the work.
 
 pub(crate) mod activation;
+pub(crate) mod cholesky;
 pub(crate) mod elementary;
 pub(crate) mod product;
 mod reduction;

@@ -336,16 +336,16 @@ pub enum Error {
 
     /// Normal equations without a unique solution.
     #[error(
-        "{what} are singular: pivot {pivot:e} of row {row} is not above {least:e}, so input row {row} (from 0; the bias is the last) is a combination of those before it in these examples; give a ridge or proximal weight above 0, or more examples"
+        "{what} are singular: input row {row} (from 0; the bias is the last) is a combination of those before it in these examples, to rounding (relative curvature {curvature:e}, not above {least:e}); give a ridge or proximal weight that counts beside the inputs' squares, or more examples"
     )]
     Singular {
         /// Which equations.
         what: String,
         /// The row of the system, counted from 0.
         row: usize,
-        /// Its pivot.
-        pivot: f64,
-        /// What rounding alone may leave of a pivot that is 0.
+        /// What the matrix gives along the combination, relative to its diagonal.
+        curvature: f64,
+        /// What rounding may leave of 0.
         least: f64,
     },
 

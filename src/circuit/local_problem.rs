@@ -447,7 +447,7 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
     }
 
     /// Σᵢ wᵢ.
-    fn total_weight(&self) -> T {
+    pub(crate) fn total_weight(&self) -> T {
         match self.example_weights {
             [] => T::of(self.examples() as f64),
             weights => total(weights),

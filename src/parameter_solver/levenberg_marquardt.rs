@@ -14,8 +14,8 @@ use crate::{Error, Quantity, Scalar};
 /// each by at most m iterations of conjugate gradients from d = 0, one JVP and one VJP in θ an
 /// iteration. A step that does not lower ℓ_t is taken back and λ multiplied by 8; one that does divides
 /// λ by 4: ℓ_t never rises. μ, example weights and the circuit's regulariser R_t are all in ℓ_t and G (an
-/// L1 part in ℓ_t alone). With s = gᵀGg/gᵀg, the curvature along the gradient g, λ = 1 means
-/// damping as strong as that curvature, whatever the scale of ℓ_t and the number of examples.
+/// L1 part in ℓ_t alone). With s = gᵀGg/gᵀg, the curvature along the gradient g (μ Σᵢ wᵢ where that is 0), λ = 1
+/// means damping as strong as that curvature, whatever the scale of ℓ_t and the number of examples.
 ///
 /// λ is kept from call to call, and starts anew in every phase. The parameters of the loss (a learned
 /// precision) stay where they are. Where ℓ_t is quadratic (an affine layer without activation, squared
@@ -158,7 +158,11 @@ impl<T: Scalar> Memory<T> {
             if k == 0 {
                 let along = curvature / square;
                 let usable = along > T::zero() && along.is_finite();
-                damping *= if usable { along } else { T::one() };
+                damping *= if usable {
+                    along
+                } else {
+                    problem.weight * problem.total_weight()
+                };
             }
             add_scaled(&mut self.product, damping, &self.direction);
             curvature += damping * dot(&self.direction, &self.direction);

@@ -222,7 +222,8 @@ fn a_preimage_gives_its_value() {
 /// What the test above must not let pass.
 #[test]
 fn a_wrong_preimage_is_seen() {
-    let faults: [(&str, fn(Activation, f64, f64, f64) -> f64); 4] = [
+    type Preimage = fn(Activation, f64, f64, f64) -> f64;
+    let faults: [(&str, Preimage); 4] = [
         (
             "not clipped",
             |activation, y, present, margin| match activation {

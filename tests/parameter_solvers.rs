@@ -283,7 +283,14 @@ fn singular_equations_are_errors<T: Tested>() {
             repeated.set_row(d - 1, &(first * T::of(if d == 1 { 0.0 } else { -0.7 })));
             let mut constant = random::<T>(d, n, seed);
             constant.row_mut(d / 2).fill(T::of(0.3));
-            for (z, name) in [(few, "few"), (repeated, "repeated"), (constant, "constant")] {
+            let mut nothing = random::<T>(d, n, seed);
+            nothing.row_mut(seed as usize % d).fill(T::zero());
+            for (z, name) in [
+                (nothing, "zero"),
+                (few, "few"),
+                (repeated, "repeated"),
+                (constant, "constant"),
+            ] {
                 let p = random::<T>(2, z.ncols(), seed + 50);
                 let mut equations = NormalEquations::new(d, 2, true).unwrap();
                 equations.add(z.as_slice(), p.as_slice(), None).unwrap();

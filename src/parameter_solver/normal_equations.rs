@@ -305,19 +305,21 @@ impl<T: Scalar> NormalEquations<T> {
     fn check_pivots(&mut self, what: impl Fn() -> String) -> Result<(), Error> {
         let side = self.diagonal.len();
         let pivot = |row: usize| {
-            let root = self.matrix[row * side + row];
-            // Where the factorisation ended, the entry is the pivot itself.
-            let pivot = if root > T::zero() { root * root } else { root };
-            pivot / self.diagonal[row]
+            let (root, diagonal) = (self.matrix[row * side + row], self.diagonal[row]);
+            // Where the factorisation ended, the entry is not above 0.
+            match root > T::zero() && diagonal > T::zero() {
+                true => root * root / diagonal,
+                false => T::zero(),
+            }
         };
         let mut smallest = (0, pivot(0));
         for row in 1..side {
-            if smallest.1 <= T::zero() {
+            // Behind such an end nothing was factored.
+            if smallest.1.is_zero() {
                 break;
             }
             let own = pivot(row);
-            // A pivot that is not a number, 0/0 of an input that is always 0, is none.
-            if !(own >= smallest.1) {
+            if own < smallest.1 {
                 smallest = (row, own);
             }
         }

@@ -88,8 +88,8 @@ fn by_singular_values(
     let side = z.nrows();
     let mut left = DMatrix::zeros(n + d + side, side);
     let mut right = DMatrix::zeros(n + d + side, m);
-    for i in 0..n {
-        let root = (w[i] / total).sqrt();
+    for (i, w) in w.iter().enumerate() {
+        let root = (w / total).sqrt();
         left.set_row(i, &(z.column(i).transpose() * root));
         right.set_row(i, &(p.column(i).transpose() * root));
     }
@@ -1208,7 +1208,8 @@ fn a_phase_starts_anew() {
 /// With moving targets and every policy, several parameter steps a visit.
 #[test]
 fn solvers_go_with_z_steps() {
-    let schemes: [(&str, fn() -> Alternating<f64>); 3] = [
+    type Make = fn() -> Alternating<f64>;
+    let schemes: [(&str, Make); 3] = [
         ("persistent", || {
             Alternating::persistent(ReverseSweep::new(2))
         }),

@@ -91,8 +91,8 @@ pub trait ParameterSolver<T: Scalar>: Debug + Send {
     /// Moves θ_t: `parameters`, which come as [`LocalProblem::parameters`], the layer's own and then
     /// the loss's. On an error they are as they came.
     ///
-    /// The workspace is memory: what it holds before and after means nothing. A solver must not
-    /// allocate in a call after the first on a problem of one size.
+    /// The workspace is memory: what it holds before and after means nothing. The solvers of this crate
+    /// keep their own memory too, and allocate in the first call for a size of problem alone.
     ///
     /// # Errors
     /// Those of [`ParameterSolver::check`], [`Error::Length`] for `parameters` that do not fit,

@@ -188,7 +188,7 @@ impl<'b, T: Scalar> Visit<'_, 'b, T> {
     /// [`Visit::step_parameters`]; the bound of the gradient's norm is over those layers alone.
     ///
     /// Energies and predictions in the workspace must be current, as [`TargetProblem::evaluate`]
-    /// leaves them; afterwards the workspace means nothing.
+    /// leaves them (without gradients will do); afterwards the workspace means nothing.
     ///
     /// # Errors
     /// [`Error::Length`] for solvers of another circuit, those of the solvers, and those of
@@ -196,6 +196,7 @@ impl<'b, T: Scalar> Visit<'_, 'b, T> {
     pub fn solve_parameters(&mut self, solvers: &mut ParameterSolvers<T>) -> Result<(), Error> {
         let steps = self.optimizer.steps;
         solvers.check(self.circuit)?;
+        self.workspace.fit(self.circuit);
         self.workspace.check_energies(steps)?;
         let (circuit, batch) = (&*self.circuit, self.batch.view());
         let parameters = Wanted {

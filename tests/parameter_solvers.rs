@@ -539,6 +539,39 @@ fn the_local_energy_never_rises<T: Tested>() {
     });
 }
 
+/// After a step that was taken back the next is made at the old θ, as a new solver with the larger λ
+/// makes it.
+#[test]
+fn a_step_taken_back_leaves_nothing() {
+    let mut found = 0;
+    for seed in 0..100 {
+        let mut start = one_layer::<f64>(Activation::Tanh, None, Regularizer::NONE, seed);
+        let large: Vec<f64> = start
+            .circuit()
+            .parameters(0)
+            .iter()
+            .map(|x| x * 30.0)
+            .collect();
+        start.set_parameters(0, &large).unwrap();
+        let solved = |steps, damping| {
+            let mut model = start.clone();
+            let solver = LevenbergMarquardt::new(steps, 5).with_damping(damping);
+            let report = model
+                .solve_parameters(0, &mut solver.unwrap(), &Selection::All)
+                .unwrap();
+            (report.accepted, model.circuit().parameters(0).to_vec())
+        };
+        if solved(1, 0.0) != (0, large.clone()) {
+            continue;
+        }
+        found += 1;
+        // From λ = 0 to 1e-3.
+        assert_eq!(solved(2, 0.0), solved(1, 1e-3));
+        assert_eq!(solved(3, 0.0), solved(2, 1e-3));
+    }
+    assert!(found > 3, "{found} steps were taken back");
+}
+
 /// A dense layer with a fault in its products in θ.
 #[derive(Debug, Clone)]
 struct Faulty {
@@ -1148,6 +1181,29 @@ fn one_streamed_epoch_is_the_whole_batch() {
     }
 }
 
+/// Levenberg-Marquardt where least squares fit.
+#[derive(Debug, Clone)]
+struct HiddenOnly(LevenbergMarquardt<f64>);
+
+impl ParameterSolver<f64> for HiddenOnly {
+    fn copy(&self) -> Box<dyn ParameterSolver<f64>> {
+        Box::new(self.clone())
+    }
+
+    fn check(&self, problem: &LocalProblem<'_, f64>) -> Result<(), Error> {
+        LeastSquares::ridge(0.0)?.check(problem)
+    }
+
+    fn solve(
+        &mut self,
+        problem: &LocalProblem<'_, f64>,
+        workspace: &mut LocalWorkspace<f64>,
+        parameters: &mut [f64],
+    ) -> Result<ParameterReport, Error> {
+        self.0.solve(problem, workspace, parameters)
+    }
+}
+
 /// A layer without a solver steps as it would alone, also under a bound of the gradient's norm.
 #[test]
 fn other_layers_take_the_optimisers_step() {
@@ -1167,20 +1223,23 @@ fn other_layers_take_the_optimisers_step() {
     );
     assert_eq!(alone, beside);
 
-    let max = 1e-2;
-    let mut model = classifier::<f64>();
-    let before = wide(model.circuit().parameters(2));
-    let gradient = wide(&model.gradients(&Selection::All).unwrap().parameters[2]);
-    assert!(gradient.norm() / EXAMPLES as f64 > 2.0 * max);
-    let scheme = Alternating::weights_only().with_parameter_solver(squares());
-    run(
-        &mut model,
-        Phase::new(scheme, descent())
-            .epochs(1)
-            .max_gradient_norm(max),
-    );
-    let expected = before - &gradient * (0.3 * max / gradient.norm());
-    assert!((wide(model.circuit().parameters(2)) - expected).amax() < 1e-14);
+    // Levenberg-Marquardt leaves gradients in the workspace, which must not count.
+    let newton = || HiddenOnly(LevenbergMarquardt::new(2, 3));
+    let weights_only = Alternating::weights_only;
+    for scheme in [
+        weights_only().with_parameter_solver(squares()),
+        weights_only().with_parameter_solver(newton()),
+    ] {
+        let max = 1e-2;
+        let mut model = classifier::<f64>();
+        let before = wide(model.circuit().parameters(2));
+        let gradient = wide(&model.gradients(&Selection::All).unwrap().parameters[2]);
+        assert!(gradient.norm() / EXAMPLES as f64 > 2.0 * max);
+        let phase = Phase::new(scheme, descent()).epochs(1);
+        run(&mut model, phase.max_gradient_norm(max));
+        let expected = before - &gradient * (0.3 * max / gradient.norm());
+        assert!((wide(model.circuit().parameters(2)) - expected).amax() < 1e-14);
+    }
 }
 
 /// Sums and damping are a phase's own: a second run with the same trainer forgets the first.
@@ -1199,9 +1258,24 @@ fn a_phase_starts_anew() {
         .initialize_targets(&TargetInit::Projected { seed: 77 })
         .unwrap();
     let mut fresh = model.clone();
+    let mut used = kept.clone();
+    fresh
+        .clone()
+        .solve_parameters(1, &mut used, &Selection::Columns(0..40))
+        .unwrap();
+    let mut with_used = fresh.clone();
+    let scheme_of_used = Alternating::weights_only().with_parameter_solver(used);
+    run(
+        &mut with_used,
+        Phase::new(scheme_of_used, descent()).epochs(1),
+    );
     again.run(&mut model).unwrap();
     run(&mut fresh, Phase::new(scheme(), descent()).epochs(1));
-    assert_eq!(model.circuit().parameters(0), fresh.circuit().parameters(0));
+    for t in 0..2 {
+        let expected = fresh.circuit().parameters(t);
+        assert_eq!(model.circuit().parameters(t), expected);
+        assert_eq!(with_used.circuit().parameters(t), expected);
+    }
     assert_ne!(model.circuit().parameters(0), first);
 }
 

@@ -39,7 +39,8 @@
 //! | a local problem in another process | [`Shard`] |
 //! | moving targets alone | [`TargetSolver`]: [`ReverseSweep`], [`RedBlack`], [`SynchronousDescent`], [`GaussNewton`], [`Convergence`] |
 //! | optimisers from elsewhere, such as argmin's | [`Objective`]: [`LocalObjective`], [`TargetObjective`], [`JointObjective`], [`ComposedObjective`] |
-//! | your own parts | [`Layer`], [`Loss`], [`Optimizer`], [`TargetSolver`], [`Scheme`], [`Scalar`] |
+//! | solving one layer's W-step | [`ParameterSolver`]: [`LeastSquares`] ([`NormalEquations`]), [`LevenbergMarquardt`] |
+//! | your own parts | [`Layer`], [`Loss`], [`Optimizer`], [`TargetSolver`], [`ParameterSolver`], [`Scheme`], [`Scalar`] |
 //! | checking derivatives | [`GradCheck`] |
 //! | random circuits and data for property tests | `strategies`, with the feature `proptest` |
 //! | parting and scaling data, judging outputs | [`Split`], [`Standardizer`], [`metrics`] |
@@ -84,6 +85,7 @@ mod loss;
 pub mod metrics;
 mod objective;
 mod optimizer;
+mod parameter_solver;
 pub mod presets;
 mod regularizer;
 mod scalar;
@@ -121,6 +123,10 @@ pub use objective::{
     ComposedObjective, JointObjective, LocalObjective, Objective, TargetObjective,
 };
 pub use optimizer::{Adam, AdamW, GradientDescent, Optimizer, RmsProp, Step};
+pub use parameter_solver::{
+    LeastSquares, LevenbergMarquardt, NormalEquations, ParameterReport, ParameterSolver,
+    ParameterSolvers,
+};
 pub use regularizer::Regularizer;
 pub use scalar::Scalar;
 pub use schedule::Schedule;

@@ -3,9 +3,9 @@
 
 use layerwise::{
     Activation, Adam, Alternating, AugmentedLagrangian, Backprop, Circuit, DecoupledCircuit, Dense,
-    Execution, FixedPrediction, GaussNewton, GradientDescent, JointDescent, LocalGradients, Phase,
-    RedBlack, ReverseSweep, Scalar, Selection, SoftmaxCrossEntropy, StepSize, SynchronousDescent,
-    TargetInit, Trainer, Workspace, ZIl,
+    Execution, FixedPrediction, GaussNewton, GradientDescent, JointDescent, LeastSquares,
+    LevenbergMarquardt, LocalGradients, Phase, RedBlack, ReverseSweep, Scalar, Selection,
+    SoftmaxCrossEntropy, StepSize, SynchronousDescent, TargetInit, Trainer, Workspace, ZIl,
 };
 use nalgebra::DMatrix;
 
@@ -50,6 +50,12 @@ fn sweep<T: Scalar>() -> ReverseSweep<T> {
 
 fn synchronous<T: Scalar>() -> SynchronousDescent<T> {
     SynchronousDescent::new(2, StepSize::Bounded { margin: 1.0 }).unwrap()
+}
+
+/// Heavy enough for a batch of one example.
+fn squares<T: Scalar>() -> LeastSquares<T> {
+    let ridge = LeastSquares::ridge(0.1).unwrap();
+    ridge.with_forgetting(0.5).unwrap()
 }
 
 /// Every scheme, with a rule for θ that keeps state.
@@ -112,8 +118,23 @@ fn phases<T: Scalar>() -> Vec<(&'static str, Phase<T>)> {
             ),
         ),
         (
+            "least squares",
+            Phase::new(
+                Alternating::persistent(sweep()).with_parameter_solver(squares()),
+                rule(),
+            ),
+        ),
+        (
             "red-black",
             Phase::new(Alternating::residual(RedBlack::new(2)), rule()),
+        ),
+        (
+            "Levenberg-Marquardt",
+            Phase::new(
+                Alternating::refreshed(sweep())
+                    .with_parameter_solver(LevenbergMarquardt::new(2, 3)),
+                rule(),
+            ),
         ),
         ("Z-IL", Phase::new(ZIl, rule())),
         (

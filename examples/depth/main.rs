@@ -14,7 +14,7 @@ use data::Digits;
 use layerwise::{
     Activation, Adam, Alternating, AugmentedLagrangian, Backprop, Circuit, DecoupledCircuit, Dense,
     Error, GaussNewton, Optimizer, Phase, RedBlack, ReverseSweep, Scalar, Schedule, Scheme,
-    Selection, SoftmaxCrossEntropy, Step, TargetInit, Trainer, Visit, metrics,
+    Selection, SoftmaxCrossEntropy, Step, StepSize, TargetInit, Trainer, Visit, metrics,
 };
 use serde::Serialize;
 
@@ -42,26 +42,10 @@ struct Options {
     /// Schemes to run.
     #[arg(long, value_delimiter = ',', default_values_t = SchemeName::ALL)]
     scheme: Vec<SchemeName>,
+    /// Brings the multipliers to rest at the initial weights of the first seed instead, and compares
+    /// their gradients with backprop's.
     #[arg(long)]
-    mu: Option<f32>,
-    #[arg(long, default_value_t = 1.0)]
-    margin: f64,
-    #[arg(long, default_value_t = 1e-8)]
-    eps: f64,
-    #[arg(long)]
-    chain: bool,
-    #[arg(long)]
-    mu_end: Option<f64>,
-    #[arg(long)]
-    rate: Option<f64>,
-    #[arg(long)]
-    steps: Option<u64>,
-    #[arg(long)]
-    iterations: Option<u64>,
-    #[arg(long, default_value_t = 1e-3)]
-    damping: f64,
-    #[arg(long)]
-    at_rest: bool,
+    multipliers_at_rest: bool,
     /// One JSON object a row instead of the table.
     #[arg(long)]
     json: bool,
@@ -97,44 +81,45 @@ impl SchemeName {
         Self::Multipliers,
     ];
 
-    fn phase(self, options: &Options) -> Result<Phase<f32>, Error> {
-        let adam = Adam::new(options.rate.unwrap_or(1e-2))?.with_epsilon(options.eps)?;
-        let steps = options.steps.unwrap_or(1);
-        let iterations = options.iterations.unwrap_or(12);
-        let refreshed = |iterations| {
-            if options.chain {
-                GaussNewton::chained(steps, iterations)
-            } else {
-                GaussNewton::new(steps, iterations)
+    /// μ of every hidden layer.
+    fn penalty(self) -> f32 {
+        match self {
+            Self::Persistent => 100.0,
+            Self::Multipliers => 10.0,
+            _ => 1.0,
+        }
+    }
+
+    /// The whole difference between the schemes, μ aside.
+    fn phase(self) -> Result<Phase<f32>, Error> {
+        let long = StepSize::Bounded { margin: 1.9 };
+        let (fast, slow) = (Adam::new(1e-2)?, Adam::new(3e-3)?);
+        Ok(match self {
+            Self::Backprop => Phase::new(Backprop, fast),
+            Self::Sweep => {
+                let solver = ReverseSweep::new(3).with_step(long)?;
+                Phase::new(Alternating::refreshed(solver), fast)
             }
-        };
-        let mut phase = match self {
-            Self::Backprop => Phase::new(Backprop, adam),
-            Self::Sweep => Phase::new(
-                Alternating::refreshed(ReverseSweep::new(steps).with_step(
-                    layerwise::StepSize::Bounded {
-                        margin: options.margin,
-                    },
-                )?),
-                adam,
-            ),
-            Self::RedBlack => Phase::new(Alternating::refreshed(RedBlack::new(steps)), adam),
-            Self::GaussNewton => Phase::new(Alternating::refreshed(refreshed(iterations)), adam),
-            Self::Direct => Phase::new(
-                Alternating::refreshed(GaussNewton::direct(steps).with_damping(options.damping)?),
-                adam,
-            ),
-            Self::Persistent => Phase::new(Alternating::persistent(refreshed(iterations)), adam),
-            Self::Multipliers => Phase::new(AugmentedLagrangian::new(refreshed(iterations)), adam),
+            Self::RedBlack => {
+                let solver = RedBlack::new(6).with_step(long)?;
+                Phase::new(Alternating::refreshed(solver), fast)
+            }
+            Self::GaussNewton => Phase::new(Alternating::refreshed(GaussNewton::new(1, 12)), fast),
+            Self::Direct => {
+                // As much damping as penalty: half of the way that the penalty alone would allow.
+                let solver = GaussNewton::direct(1).with_damping(1.0)?;
+                Phase::new(Alternating::refreshed(solver), fast)
+            }
+            Self::Persistent => {
+                // Several steps and a slow θ, so that the targets can follow.
+                Phase::new(Alternating::persistent(GaussNewton::chained(3, 4)), slow)
+            }
+            Self::Multipliers => {
+                let solver = GaussNewton::chained(1, 4).with_damping(10.0)?;
+                Phase::new(AugmentedLagrangian::new(solver), slow)
+            }
         }
-        .epochs(options.epochs)
-        .schedule(Schedule::cosine(0.05)?);
-        if let Some(end) = options.mu_end
-            && self != Self::Backprop
-        {
-            phase = phase.penalty_schedule(Schedule::geometric(end)?);
-        }
-        Ok(phase)
+        .schedule(Schedule::cosine(0.05)?))
     }
 }
 
@@ -157,10 +142,10 @@ struct Row {
     seconds: f64,
 }
 
-fn circuit<T: Scalar>(options: &Options, seed: u64) -> Result<Circuit<T>, Error> {
+fn circuit<T: Scalar>(options: &Options, penalty: f32, seed: u64) -> Result<Circuit<T>, Error> {
     let mut builder = Circuit::builder()
         .output_loss(SoftmaxCrossEntropy)
-        .penalty(T::of(f64::from(options.mu.unwrap_or(1.0))))
+        .penalty(T::of(penalty.into()))
         .seed(seed);
     let (mut input, width) = (64, options.width as usize);
     for _ in 0..options.hidden {
@@ -178,9 +163,9 @@ fn run(
     options: &Options,
     (train, test): &(Digits, Digits),
 ) -> Result<Row, Error> {
-    let mut model = DecoupledCircuit::new(circuit(options, seed)?);
+    let mut model = DecoupledCircuit::new(circuit(options, scheme.penalty(), seed)?);
     model.add_examples(&train.images, &train.classes, &TargetInit::ForwardPass)?;
-    let report = Trainer::new(scheme.phase(options)?)
+    let report = Trainer::new(scheme.phase()?.epochs(options.epochs))
         .seed(seed)
         .measure_every(0)
         .run(&mut model)?;
@@ -208,7 +193,7 @@ fn main() -> ExitCode {
 
 fn compare(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let data = data::load(options.split_seed)?;
-    if options.at_rest {
+    if options.multipliers_at_rest {
         return Ok(multipliers_at_rest(options, &data.0)?);
     }
     if !options.json {
@@ -242,7 +227,7 @@ fn compare(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     }
     if !options.json {
         println!("\nmean test accuracy over {} seeds", options.seeds.len());
-        for (scheme, mean) in means {
+        for &(scheme, mean) in &means {
             println!("{:<14} {mean:>8.2}", scheme.to_string());
         }
     }
@@ -282,39 +267,36 @@ impl Scheme<f64> for Noted {
     }
 }
 
-/// Brings the multipliers to rest at the initial θ, and compares the gradients with backprop's.
+/// Brings the multipliers to rest at the initial θ, in `f64`, and compares the gradients with
+/// backprop's.
 fn multipliers_at_rest(options: &Options, train: &Digits) -> Result<(), Error> {
     println!(
-        "{:>7} {:>10} {:>12} {:>12}",
-        "visits", "gap", "difference", "relative"
+        "{:>6} {:>10} {:>22} {:>22}",
+        "visits", "gap", "largest ∂E/∂θ", "largest difference"
     );
-    for visits in [1, 3, 10, 30, 100] {
-        let mut model = DecoupledCircuit::new(circuit::<f64>(options, options.seeds[0])?);
-        let (images, classes) = (train.images.map(f64::from), train.classes.map(f64::from));
+    let penalty = SchemeName::Multipliers.penalty();
+    let (images, classes) = (train.images.map(f64::from), train.classes.map(f64::from));
+    let n = train.labels.len() as f64;
+    for visits in [1, 3, 10, 30] {
+        let circuit = circuit::<f64>(options, penalty, options.seeds[0])?;
+        let mut model = DecoupledCircuit::new(circuit);
         model.add_examples(&images, &classes, &TargetInit::ForwardPass)?;
         let gradient = Arc::new(Mutex::new(Vec::new()));
-        let solver = GaussNewton::chained(2, 12);
         let scheme = Noted {
-            scheme: AugmentedLagrangian::new(solver),
+            scheme: AugmentedLagrangian::new(GaussNewton::chained(2, 12)),
             gradient: gradient.clone(),
         };
         let phase = Phase::new(scheme, Frozen).epochs(visits);
         Trainer::new(phase).measure_every(0).run(&mut model)?;
         let backprop = model.backprop(&Selection::All)?.parameters.concat();
         let found = gradient.lock().expect("no thread panicked").concat();
-        let n = train.labels.len() as f64;
-        let largest = backprop
-            .iter()
-            .zip(&found)
-            .fold(0.0, |top: f64, (a, b)| top.max((a - b).abs()));
-        let size = backprop.iter().fold(0.0, |top: f64, a| top.max(a.abs()));
+        let largest = |values: &mut dyn Iterator<Item = f64>| values.fold(0.0, f64::max) / n;
+        let size = largest(&mut backprop.iter().map(|a| a.abs()));
+        let differences = backprop.iter().zip(&found).map(|(a, b)| (a - b).abs());
+        let difference = largest(&mut { differences });
         let squares = model.gap()?.into_iter().map(|gap| gap * gap);
-        println!(
-            "{visits:>7} {:>10.2e} {:>12.2e} {:>12.2e}",
-            squares.sum::<f64>().sqrt(),
-            largest / n,
-            largest / size
-        );
+        let gap = squares.sum::<f64>().sqrt();
+        println!("{visits:>6} {gap:>10.2e} {size:>22.6e} {difference:>22.2e}");
     }
     Ok(())
 }

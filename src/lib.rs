@@ -133,9 +133,9 @@ pub use target_solver::{
     SynchronousDescent, TargetProblem, TargetSolver,
 };
 pub use training::{
-    Alternating, AugmentedLagrangian, Backprop, EpochRecord, FixedPrediction, JointDescent, Phase,
-    PhaseReport, Progress, Scheme, StopReason, Stopping, TargetPolicy, Trainer, TrainingReport,
-    Visit, ZIl,
+    Alternating, AugmentedLagrangian, Backprop, EpochRecord, FixedPrediction, JointDescent,
+    PenaltyGrowth, Phase, PhaseReport, Progress, Scheme, StopReason, Stopping, TargetPolicy,
+    Trainer, TrainingReport, Visit, ZIl,
 };
 
 pub use nalgebra;

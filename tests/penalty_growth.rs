@@ -74,20 +74,23 @@ impl<T: Scalar, S: Scheme<T>> Scheme<T> for Watched<S> {
     fn visit(&mut self, visit: &mut Visit<'_, '_, T>) -> Result<T, Error> {
         let value = self.scheme.visit(visit)?;
         let penalties = penalties(visit.circuit());
-        let mut problem = visit.target_problem();
-        problem.predict();
-        let squares = (1..problem.circuit().depth()).map(|t| {
-            let prediction = problem.workspace().local(t - 1).prediction();
-            let pairs = problem.batch().z(t).iter().zip(prediction);
+        // In memory of its own: the visit's holds what the scheme left there.
+        let (circuit, batch) = (visit.circuit(), visit.batch());
+        let squares = (1..circuit.depth()).map(|t| {
+            let problem = circuit.local_problem(t - 1, batch);
+            let mut workspace = problem.workspace();
+            problem.predict(&mut workspace);
+            let pairs = batch.z(t).iter().zip(workspace.prediction());
             pairs
                 .map(|(z, p)| (z.as_f64() - p.as_f64()).powi(2))
                 .sum::<f64>()
         });
-        self.log.lock().unwrap().push(Seen {
+        let seen = Seen {
             penalties,
             squares: squares.collect(),
-            examples: problem.batch().len(),
-        });
+            examples: batch.len(),
+        };
+        self.log.lock().unwrap().push(seen);
         Ok(value)
     }
 
@@ -217,6 +220,18 @@ fn a_tenth_is_enough() {
     // Any fall at all.
     let any = growth(1).with_decrease(0.0).unwrap();
     assert_eq!(last(&[1.0, 1.0, 1.0 - 1e-12, 1.0], any), 2.0);
+}
+
+#[test]
+fn a_gap_is_that_of_an_example_not_of_a_batch() {
+    // 5 examples in batches of 3 and 2, every one with the same gap: it does not fall.
+    let mut model = zero_model::<f64>([1.0, 1.0]);
+    let (phase, log) = scripted(&[[1.0, 1.0]; 6], growth(1));
+    let phase = phase.epochs(2).batch_size(3);
+    Trainer::new(phase).run(&mut model).unwrap();
+    let log = log.lock().unwrap();
+    let seen: Vec<_> = log.iter().map(|s| (s.examples, s.penalties[0])).collect();
+    assert_eq!(seen, [(3, 1.0), (2, 1.0), (3, 2.0), (2, 4.0)]);
 }
 
 #[test]

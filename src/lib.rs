@@ -40,6 +40,7 @@
 //! | moving targets alone | [`TargetSolver`]: [`ReverseSweep`], [`RedBlack`], [`SynchronousDescent`], [`GaussNewton`], [`Convergence`] |
 //! | optimisers from elsewhere, such as argmin's | [`Objective`]: [`LocalObjective`], [`TargetObjective`], [`JointObjective`], [`ComposedObjective`] |
 //! | your own parts | [`Layer`], [`Loss`], [`Optimizer`], [`TargetSolver`], [`Scheme`], [`Scalar`] |
+//! | how the layers stand: energies, gaps, gradients beside backprop's, curvature | [`Diagnostics`] |
 //! | checking derivatives | [`GradCheck`] |
 //! | random circuits and data for property tests | `strategies`, with the feature `proptest` |
 //! | parting and scaling data, judging outputs | [`Split`], [`Standardizer`], [`metrics`] |
@@ -74,6 +75,7 @@
 mod backprop;
 mod circuit;
 mod decoupled;
+mod diagnostics;
 mod error;
 mod execution;
 mod gradcheck;
@@ -103,6 +105,10 @@ pub use circuit::{
     Batch, Circuit, CircuitBuilder, LocalGradients, LocalProblem, LocalWorkspace, Wanted, Workspace,
 };
 pub use decoupled::{DecoupledCircuit, Gradients, MemoryEstimate, Projection, TargetInit};
+pub use diagnostics::{
+    CurvatureDiagnostics, DiagnosticReport, Diagnostics, GradientDiagnostics, LayerDiagnostics,
+    TargetDiagnostics,
+};
 pub use error::{Error, Quantity};
 pub use execution::Execution;
 pub use gradcheck::{GradCheck, GradEntry, GradReport};

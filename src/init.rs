@@ -175,6 +175,8 @@ pub(crate) enum Purpose {
     Check = 4,
     /// The parts of a split.
     Split = 5,
+    /// Where estimates of the curvature in z_t start.
+    Curvature = 7,
     /// Cases of property tests.
     #[cfg(feature = "proptest")]
     Cases = 6,

@@ -41,6 +41,7 @@
 //! | optimisers from elsewhere, such as argmin's | [`Objective`]: [`LocalObjective`], [`TargetObjective`], [`JointObjective`], [`ComposedObjective`] |
 //! | solving one layer's W-step | [`ParameterSolver`]: [`LeastSquares`] ([`NormalEquations`]), [`LevenbergMarquardt`] |
 //! | your own parts | [`Layer`], [`Loss`], [`Optimizer`], [`TargetSolver`], [`ParameterSolver`], [`Scheme`], [`Scalar`] |
+//! | how the layers stand: energies, gaps, gradients beside backprop's, curvature | [`Diagnostics`] |
 //! | checking derivatives | [`GradCheck`] |
 //! | random circuits and data for property tests | `strategies`, with the feature `proptest` |
 //! | parting and scaling data, judging outputs | [`Split`], [`Standardizer`], [`metrics`] |
@@ -75,6 +76,7 @@
 mod backprop;
 mod circuit;
 mod decoupled;
+mod diagnostics;
 mod error;
 mod execution;
 mod gradcheck;
@@ -105,6 +107,10 @@ pub use circuit::{
     Batch, Circuit, CircuitBuilder, LocalGradients, LocalProblem, LocalWorkspace, Wanted, Workspace,
 };
 pub use decoupled::{DecoupledCircuit, Gradients, MemoryEstimate, Projection, TargetInit};
+pub use diagnostics::{
+    CurvatureDiagnostics, DiagnosticReport, Diagnostics, GradientDiagnostics, LayerDiagnostics,
+    TargetDiagnostics,
+};
 pub use error::{Error, Quantity};
 pub use execution::Execution;
 pub use gradcheck::{GradCheck, GradEntry, GradReport};
@@ -139,9 +145,9 @@ pub use target_solver::{
     SynchronousDescent, TargetProblem, TargetSolver,
 };
 pub use training::{
-    Alternating, AugmentedLagrangian, Backprop, EpochRecord, FixedPrediction, JointDescent, Phase,
-    PhaseReport, Progress, Scheme, StopReason, Stopping, TargetPolicy, Trainer, TrainingReport,
-    Visit, ZIl,
+    Alternating, AugmentedLagrangian, Backprop, EpochRecord, FixedPrediction, JointDescent,
+    PenaltyGrowth, Phase, PhaseReport, Progress, Scheme, StopReason, Stopping, TargetPolicy,
+    Trainer, TrainingReport, Visit, ZIl,
 };
 
 pub use nalgebra;

@@ -270,7 +270,7 @@ fn check_classification<T: Scalar>(
     check_finite(Quantity::MetricOutput, 0, classes, outputs.as_slice())
 }
 
-fn check_classes(labels: &[usize], classes: usize) -> Result<(), Error> {
+pub(crate) fn check_classes(labels: &[usize], classes: usize) -> Result<(), Error> {
     match labels.iter().position(|&class| class >= classes) {
         None => Ok(()),
         Some(column) => Err(Error::UnknownClass {

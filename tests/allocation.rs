@@ -10,9 +10,9 @@ use layerwise::{
     Activation, Adam, AdamW, Alternating, AugmentedLagrangian, Backprop, Circuit, CircuitBuilder,
     ClassWeights, Convergence, DecoupledCircuit, Dense, Execution, FixedPrediction, GaussNewton,
     Gaussian, GradientDescent, JointDescent, LabelSmoothing, LeastSquares, LevenbergMarquardt,
-    LocalObjective, LocalWorkspace, Loss, Objective, Phase, PseudoHuber, RedBlack, Regularizer,
-    ReverseSweep, RmsProp, Scalar, Schedule, Scheme, Selection, Sequential, SoftmaxCrossEntropy,
-    StepSize, SynchronousDescent, TargetInit, Trainer, Wanted, Workspace, ZIl,
+    LocalObjective, LocalWorkspace, Loss, Objective, PenaltyGrowth, Phase, PseudoHuber, RedBlack,
+    Regularizer, ReverseSweep, RmsProp, Scalar, Schedule, Scheme, Selection, Sequential,
+    SoftmaxCrossEntropy, StepSize, SynchronousDescent, TargetInit, Trainer, Wanted, Workspace, ZIl,
 };
 use nalgebra::DMatrix;
 
@@ -226,6 +226,12 @@ fn training<T: Scalar>() {
             .schedule(Schedule::cosine(0.1).unwrap().with_warm_up(3))
             .penalty_schedule(Schedule::geometric(4.0).unwrap())
             .max_gradient_norm(0.1)
+    });
+    phases_on::<T>("rich, growing penalties", rich_model, || {
+        let growth = PenaltyGrowth::new(2).unwrap().with_cap(8.0).unwrap();
+        let step = StepSize::Fixed(0.05);
+        let sweep = ReverseSweep::new(1).with_step(step).unwrap();
+        Phase::new(Alternating::persistent(sweep), decayed()).penalty_growth(growth)
     });
     phases_on::<T>("rich, Gauss-Newton", rich_model, || {
         Phase::new(Alternating::refreshed(GaussNewton::new(2, 3)), decayed())

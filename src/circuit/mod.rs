@@ -401,6 +401,11 @@ impl<T: Scalar> Circuit<T> {
     /// regularisers.
     pub(crate) fn composed_loss_on(&self, batch: Batch<'_, T>, workspace: &mut Workspace<T>) -> T {
         self.forward_pass(batch, workspace);
+        self.output_loss_on(batch, workspace)
+    }
+
+    /// The same for a workspace that holds the forward pass over the batch.
+    pub(crate) fn output_loss_on(&self, batch: Batch<'_, T>, workspace: &mut Workspace<T>) -> T {
         let last = self.depth() - 1;
         let (before, after) = workspace.locals.split_at_mut(last);
         let input = forward_input(batch, before);

@@ -26,6 +26,13 @@ pub(crate) enum Columns {
 }
 
 impl Columns {
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Run(run) => run.len(),
+            Self::Scattered(columns) => columns.len(),
+        }
+    }
+
     /// The columns, one after another.
     pub(crate) fn into_places(self) -> Vec<usize> {
         match self {

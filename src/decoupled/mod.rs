@@ -342,16 +342,39 @@ impl<T: Scalar> DecoupledCircuit<T> {
         &self,
         operation: &'static str,
         training: bool,
+        visit: impl FnMut(Batch<'_, T>, &mut Workspace<T>),
+    ) -> Result<(), Error> {
+        self.for_each_block_of(&Selection::All, operation, training, visit)
+    }
+
+    /// The same for the selected examples, in their order.
+    pub(crate) fn for_each_block_of(
+        &self,
+        selection: &Selection<'_>,
+        operation: &'static str,
+        training: bool,
         mut visit: impl FnMut(Batch<'_, T>, &mut Workspace<T>),
     ) -> Result<(), Error> {
-        let n = self.examples.len();
+        let columns = self.examples.resolve(selection)?;
+        let n = columns.len();
         if n == 0 {
             return Err(Error::NoExamples { operation });
         }
         let mut workspace = Workspace::new(&self.circuit, n.min(BLOCK));
+        let mut gathered = Gathered::new(self.circuit.depth());
         for start in (0..n).step_by(BLOCK) {
-            let run = start..(start + BLOCK).min(n);
-            visit(self.examples.run(run, 0, training), &mut workspace);
+            let block = start..(start + BLOCK).min(n);
+            let batch = match &columns {
+                Columns::Run(run) => {
+                    let run = run.start + block.start..run.start + block.end;
+                    self.examples.run(run, 0, training)
+                }
+                Columns::Scattered(columns) => {
+                    gathered.load(&self.examples, &columns[block], true);
+                    gathered.view(self.circuit.dims(), training)
+                }
+            };
+            visit(batch, &mut workspace);
         }
         Ok(())
     }

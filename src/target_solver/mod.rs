@@ -20,6 +20,8 @@ pub use report::{Convergence, SolveReport, SolveStop};
 pub use reverse_sweep::ReverseSweep;
 pub use step_size::StepSize;
 
+pub(crate) use curvature::Curvature;
+
 use crate::{Error, Scalar};
 
 /// A method that lowers E over the auxiliary targets of one batch.

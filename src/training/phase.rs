@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::penalties::PenaltyRule;
+use super::penalty_growth::PenaltyGrowth;
 use super::stopping::Stopping;
 use super::visit::Scheme;
 use crate::optimizer::Optimizer;
@@ -17,6 +19,7 @@ use crate::{Error, Scalar};
 /// | `batch_size` | all | examples a visit; fewer than all: shuffled anew each epoch |
 /// | `schedule` | constant | factor of θ's learning rate over the phase's visits |
 /// | `penalty_schedule` | constant | factor of every μ_t, as it was when the phase began |
+/// | `penalty_growth` | none | growth of each μ_t whose gap no longer falls |
 /// | `max_gradient_norm` | none | bound of the norm of the mean gradient in all θ |
 /// | `stopping` | at the limits | an earlier end |
 /// | `time_limit` | none | seconds, looked at between visits |
@@ -46,6 +49,7 @@ pub struct Phase<T: Scalar> {
     pub(super) batch_size: Option<usize>,
     pub(super) schedule: Schedule,
     pub(super) penalty_schedule: Schedule,
+    pub(super) penalty_growth: Option<PenaltyGrowth>,
     pub(super) max_norm: Option<f64>,
     pub(super) stopping: Stopping,
     pub(super) time_limit: Option<Duration>,
@@ -61,6 +65,7 @@ impl<T: Scalar> Phase<T> {
             batch_size: None,
             schedule: Schedule::CONSTANT,
             penalty_schedule: Schedule::CONSTANT,
+            penalty_growth: None,
             max_norm: None,
             stopping: Stopping::AtLimits,
             time_limit: None,
@@ -89,6 +94,14 @@ impl<T: Scalar> Phase<T> {
     /// phase begins. The circuit keeps the last values.
     pub fn penalty_schedule(mut self, schedule: Schedule) -> Self {
         self.penalty_schedule = schedule;
+        self
+    }
+
+    /// Lets each μ_t grow by itself over the visits of the phase, wherever its gap no longer falls.
+    /// The circuit keeps the last values, and [`PhaseReport`](crate::PhaseReport) tells them. Not
+    /// beside a penalty schedule.
+    pub fn penalty_growth(mut self, growth: PenaltyGrowth) -> Self {
+        self.penalty_growth = Some(growth);
         self
     }
 
@@ -121,6 +134,14 @@ impl<T: Scalar> Phase<T> {
         n.div_ceil(self.batch_size_of(n)) as u64
     }
 
+    /// What moves μ.
+    pub(super) fn penalty_rule(&self) -> PenaltyRule {
+        match self.penalty_growth {
+            Some(growth) => PenaltyRule::Growing(growth),
+            None => PenaltyRule::Scheduled(self.penalty_schedule),
+        }
+    }
+
     pub(super) fn validate(&self, has_validation: bool) -> Result<(), Error> {
         if self.batch_size == Some(0) {
             return Err(Error::InvalidOption {
@@ -144,6 +165,21 @@ impl<T: Scalar> Phase<T> {
                 value: self.penalty_schedule.factor(u64::MAX, 1),
                 allowed: "constant, since μ has no part in the scheme or must be 1",
             });
+        }
+        if let Some(growth) = self.penalty_growth {
+            let refused = |allowed| {
+                Err(Error::InvalidOption {
+                    option: "Phase::penalty_growth",
+                    value: growth.visits() as f64,
+                    allowed,
+                })
+            };
+            if self.penalty_schedule != Schedule::CONSTANT {
+                return refused("left out beside a penalty schedule: one of the two moves μ");
+            }
+            if !(self.scheme.uses_penalties() && self.scheme.uses_targets()) {
+                return refused("left out, since μ has no part in the scheme or must be 1");
+            }
         }
         if matches!(self.stopping, Stopping::Validation { .. }) && !has_validation {
             return Err(Error::NoExamples {

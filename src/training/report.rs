@@ -69,6 +69,9 @@ pub struct PhaseReport {
     /// Number in the run of the epoch whose parameters were kept, with
     /// [`Stopping::Validation`](crate::Stopping::Validation).
     pub best_epoch: Option<u64>,
+    /// μ_1, …, μ_{T−1} of its last visit: what a schedule or
+    /// [`PenaltyGrowth`](crate::PenaltyGrowth) made of them.
+    pub penalties: Vec<f64>,
 }
 
 /// A run that ended without an error.

@@ -8,18 +8,17 @@ use std::time::{Duration, Instant};
 use nalgebra::DMatrix;
 use rand::seq::SliceRandom;
 
+use super::penalties::{Penalties, PenaltyRange};
 use super::phase::Phase;
 use super::report::{EpochRecord, PhaseReport, Progress, StopReason, TrainingReport};
 use super::stopping::{Stopping, Tracker};
 use super::visit::{Gaps, ParameterOptimizer, Visit};
-use crate::circuit::local_problem::check_weights;
-use crate::circuit::{Circuit, Workspace};
+use crate::circuit::Workspace;
 use crate::decoupled::DecoupledCircuit;
 use crate::decoupled::examples::{Chosen, Gathered, lend};
 use crate::execution::Execution;
 use crate::init::{Purpose, generator};
 use crate::kernel::squared_distance;
-use crate::schedule::Schedule;
 use crate::{Error, Scalar};
 
 /// Trains a [`DecoupledCircuit`] by a list of [`Phase`]s; schemes are compared by changing one line.
@@ -198,11 +197,11 @@ impl<T: Scalar> Trainer<T> {
             }
         }
         let n = model.examples().len();
-        let mut penalties = model.circuit.penalties().to_vec();
+        let mut penalties = PenaltyRange::new(model.circuit.penalties());
         for phase in &self.phases {
             phase.validate(self.validation.is_some())?;
             let visits = phase.epochs.saturating_mul(phase.batches(n));
-            penalties = Penalties::new(phase.penalty_schedule, &penalties).check(visits)?;
+            penalties.pass(phase.penalty_rule(), visits)?;
         }
         Ok(())
     }
@@ -290,7 +289,7 @@ impl<T: Scalar> Run<'_, T> {
         phase.scheme.start(self.model)?;
         let mut optimizer =
             ParameterOptimizer::new(phase.rule.clone(), &self.model.circuit, phase.max_norm);
-        let mut penalties = Penalties::new(phase.penalty_schedule, self.model.circuit.penalties());
+        let mut penalties = Penalties::new(phase.penalty_rule(), self.model.circuit.penalties());
         let mut tracker = Tracker::new(phase.stopping);
         let first_epoch = self.epoch;
         let before = self.steps;
@@ -351,6 +350,13 @@ impl<T: Scalar> Run<'_, T> {
             steps: optimizer.steps,
             stop,
             best_epoch,
+            penalties: self
+                .model
+                .circuit
+                .penalties()
+                .iter()
+                .map(|&mu| mu.as_f64())
+                .collect(),
         })
     }
 
@@ -402,7 +408,7 @@ impl<T: Scalar> Run<'_, T> {
                 targets,
                 &mut self.gathered,
                 |mut batch| {
-                    scheme.visit(&mut Visit {
+                    let value = scheme.visit(&mut Visit {
                         circuit,
                         batch: &mut batch,
                         workspace,
@@ -411,7 +417,9 @@ impl<T: Scalar> Run<'_, T> {
                         factor: sums.factor,
                         number,
                         execution: self.execution,
-                    })
+                    })?;
+                    penalties.observe(circuit, batch.view(), workspace, self.execution)?;
+                    Ok(value)
                 },
             );
             let value = value.inspect_err(|_| penalties.put_back(circuit))?;
@@ -470,62 +478,6 @@ fn deadline(start: Instant, limit: Option<Duration>) -> Option<Instant> {
 
 fn deadline_passed(deadline: Option<Instant>) -> bool {
     deadline.is_some_and(|deadline| Instant::now() >= deadline)
-}
-
-/// The penalties μ_t of a phase as its schedule moves them.
-struct Penalties<T> {
-    schedule: Schedule,
-    first: Vec<T>,
-    before: Vec<T>,
-    now: Vec<T>,
-}
-
-impl<T: Scalar> Penalties<T> {
-    fn new(schedule: Schedule, penalties: &[T]) -> Self {
-        Self {
-            schedule,
-            first: penalties.to_vec(),
-            before: penalties.to_vec(),
-            now: penalties.to_vec(),
-        }
-    }
-
-    fn set(&mut self, visit: u64, visits: u64) {
-        let factor = T::of(self.schedule.factor(visit, visits));
-        for (now, &first) in self.now.iter_mut().zip(&self.first) {
-            *now = first * factor;
-        }
-    }
-
-    /// Whether every μ_t stays above 0 and finite in all visits; gives those of the last.
-    fn check(mut self, visits: u64) -> Result<Vec<T>, Error> {
-        let Some(last) = visits.checked_sub(1) else {
-            return Ok(self.first);
-        };
-        // A schedule is monotone up to its warm-up's end, and from there on.
-        for visit in [0, self.schedule.warm_up().min(last), last] {
-            self.set(visit, visits);
-            check_weights("penalty μ under its schedule", &self.now)?;
-        }
-        Ok(self.now)
-    }
-
-    fn apply(&mut self, visit: u64, visits: u64, circuit: &mut Circuit<T>) -> Result<(), Error> {
-        if self.schedule == Schedule::CONSTANT {
-            return Ok(());
-        }
-        self.before.copy_from_slice(circuit.penalties());
-        self.set(visit, visits);
-        circuit.set_penalties(&self.now)
-    }
-
-    /// Undoes the last `apply`.
-    fn put_back(&self, circuit: &mut Circuit<T>) {
-        if self.schedule != Schedule::CONSTANT {
-            let valid = circuit.set_penalties(&self.before);
-            valid.expect("they were the circuit's");
-        }
-    }
 }
 
 /// Non-finite numbers are reported with the parameter step of the run, wherever they arose.

@@ -1,0 +1,208 @@
+//! Estimates of the largest eigenvalue of E's Gauss-Newton matrix in z, from below.
+
+use std::ops::Range;
+
+use rand_distr::StandardNormal;
+
+use super::product::{Part, Product};
+use crate::Scalar;
+use crate::circuit::{Batch, Circuit, Workspace};
+use crate::init::{Purpose, draw, generator};
+use crate::kernel::{add_scaled, dot, scale};
+
+/// λ_max of every example's Gauss-Newton matrix at the predictions in the workspace, example weights
+/// left out: one list (of the whole matrix) or T − 1 lists (of the diagonal blocks of z_1, …, z_{T−1}),
+/// each with one number an example. NaN where a product overflows; no list if there is no z.
+///
+/// By at most `iterations` steps of Lanczos, each one JVP and one VJP a layer: the largest Ritz value,
+/// which is at most λ_max to rounding, and only grows with the steps. Two eigenvectors of λ_max cost
+/// nothing; a start without part in them is all that can hide them. The start is drawn from `seed`,
+/// the same for every example, so that an estimate has the same bits in every batch. Lanczos 1950;
+/// without reorthogonalisation, which the largest Ritz value does not need (Paige 1980).
+pub(crate) fn lambda_max<T: Scalar>(
+    part: Part,
+    iterations: u64,
+    seed: u64,
+    circuit: &Circuit<T>,
+    batch: Batch<'_, T>,
+    workspace: &mut Workspace<T>,
+) -> Vec<Vec<f64>> {
+    let hidden = circuit.depth() - 1;
+    let dims = &circuit.dims()[1..=hidden];
+    let groups: Vec<Range<usize>> = match part {
+        Part::Whole if hidden > 0 => vec![0..hidden],
+        Part::Whole => Vec::new(),
+        Part::Blocks => (0..hidden).map(|i| i..i + 1).collect(),
+    };
+    let start = starts(seed, dims, &groups);
+    let repeated = |own: &Vec<T>| own.repeat(batch.len());
+    let mut lanczos = Lanczos {
+        current: start.iter().map(repeated).collect(),
+        previous: start
+            .iter()
+            .map(|own| vec![T::zero(); own.len() * batch.len()])
+            .collect(),
+        product: Product::new(),
+    };
+    let mut chains: Vec<Vec<Chain>> = groups
+        .iter()
+        .map(|group| {
+            let dimension = dims[group.clone()].iter().sum();
+            vec![Chain::new(dimension); batch.len()]
+        })
+        .collect();
+    for _ in 0..iterations {
+        if chains.iter().flatten().all(|chain| chain.ended) {
+            break;
+        }
+        let directions = &lanczos.current;
+        lanczos
+            .product
+            .multiply(part, circuit, batch, directions, workspace);
+        for (group, chains) in groups.iter().zip(&mut chains) {
+            for (i, chain) in chains.iter_mut().enumerate() {
+                if !chain.ended {
+                    lanczos.advance(group.clone(), i, dims, chain);
+                }
+            }
+        }
+    }
+    let largest = |chains: Vec<Chain>| chains.iter().map(Chain::largest).collect();
+    chains.into_iter().map(largest).collect()
+}
+
+/// A unit vector for every group of layers, in the parts of its layers.
+fn starts<T: Scalar>(seed: u64, dims: &[usize], groups: &[Range<usize>]) -> Vec<Vec<T>> {
+    let mut start: Vec<Vec<T>> = Vec::with_capacity(dims.len());
+    for (t, &dim) in (1..).zip(dims) {
+        let mut own = vec![T::zero(); dim];
+        let mut rng = generator(seed, Purpose::Curvature, t);
+        draw(&mut own, &mut rng, StandardNormal, 1.0);
+        start.push(own);
+    }
+    for group in groups {
+        let own = &mut start[group.clone()];
+        let square: f64 = own.iter().map(|own| dot(own, own).as_f64()).sum();
+        for own in own {
+            scale(own, T::of(square.sqrt().recip()));
+        }
+    }
+    start
+}
+
+/// Lanczos vectors v_j and v_{j−1} of all examples, by hidden layer, and H v_j.
+struct Lanczos<T> {
+    current: Vec<Vec<T>>,
+    previous: Vec<Vec<T>>,
+    product: Product<T>,
+}
+
+impl<T: Scalar> Lanczos<T> {
+    /// One step of one example in the layers of one group, from its H v_j.
+    fn advance(&mut self, group: Range<usize>, i: usize, dims: &[usize], chain: &mut Chain) {
+        let column = |t: usize| i * dims[t]..(i + 1) * dims[t];
+        let products = &mut self.product.results;
+        let beta = T::of(chain.coupling);
+        let mut alpha = T::zero();
+        for t in group.clone() {
+            alpha += dot(&self.current[t][column(t)], &products[t][column(t)]);
+        }
+        let mut square = T::zero();
+        for t in group.clone() {
+            let next = &mut products[t][column(t)];
+            add_scaled(next, -alpha, &self.current[t][column(t)]);
+            add_scaled(next, -beta, &self.previous[t][column(t)]);
+            square += dot(next, next);
+        }
+        let coupling = square.sqrt().as_f64();
+        chain.push(alpha.as_f64(), coupling, T::default_epsilon().as_f64());
+        if chain.ended {
+            return;
+        }
+        let inverse = T::of(coupling.recip());
+        for t in group {
+            let (current, column) = (&mut self.current[t], column(t));
+            self.previous[t][column.clone()].copy_from_slice(&current[column.clone()]);
+            let own = &mut current[column.clone()];
+            own.copy_from_slice(&products[t][column]);
+            scale(own, inverse);
+        }
+    }
+}
+
+/// The tridiagonal matrix of one example and group.
+#[derive(Debug, Clone)]
+struct Chain {
+    diagonal: Vec<f64>,
+    /// One fewer than the diagonal has.
+    couplings: Vec<f64>,
+    /// The last coupling, for the next step.
+    coupling: f64,
+    /// Of the vectors.
+    dimension: usize,
+    /// Whether no further step can bring anything.
+    ended: bool,
+}
+
+impl Chain {
+    fn new(dimension: usize) -> Self {
+        Self {
+            diagonal: Vec::new(),
+            couplings: Vec::new(),
+            coupling: 0.0,
+            dimension,
+            ended: false,
+        }
+    }
+
+    fn push(&mut self, alpha: f64, coupling: f64, epsilon: f64) {
+        if !self.diagonal.is_empty() {
+            self.couplings.push(self.coupling);
+        }
+        self.diagonal.push(alpha);
+        self.coupling = coupling;
+        // What is left of an exhausted space is rounding.
+        let size = self.diagonal.iter().chain(&self.couplings);
+        let size = size.fold(0.0, |top: f64, v| top.max(v.abs()));
+        let goes_on = coupling.is_finite() && coupling > 4.0 * epsilon * size;
+        self.ended = !goes_on || self.diagonal.len() == self.dimension;
+    }
+
+    /// The largest eigenvalue, by bisection; not above it.
+    fn largest(&self) -> f64 {
+        let all = self.diagonal.iter().chain(&self.couplings);
+        if !all.clone().all(|v| v.is_finite()) {
+            return f64::NAN;
+        }
+        let row = |i: usize| {
+            let before = i.checked_sub(1).map_or(0.0, |i| self.couplings[i]);
+            let after = self.couplings.get(i).copied().unwrap_or(0.0);
+            self.diagonal[i] + before + after
+        };
+        // Rayleigh's quotient of a unit vector, and Gershgorin's bound.
+        let mut low = self.diagonal.iter().copied().fold(f64::MIN, f64::max);
+        let mut high = (0..self.diagonal.len()).map(row).fold(low, f64::max);
+        loop {
+            let middle = low + 0.5 * (high - low);
+            if !(low < middle && middle < high) {
+                return low;
+            }
+            match self.is_below(middle) {
+                true => high = middle,
+                false => low = middle,
+            }
+        }
+    }
+
+    /// Whether all eigenvalues are below x: every pivot of the matrix less x I is negative.
+    fn is_below(&self, x: f64) -> bool {
+        let mut pivot = self.diagonal[0] - x;
+        for (alpha, beta) in self.diagonal[1..].iter().zip(&self.couplings) {
+            if pivot >= 0.0 {
+                return false;
+            }
+            pivot = alpha - x - beta * beta / pivot;
+        }
+        pivot < 0.0
+    }
+}

@@ -1,0 +1,163 @@
+//! The penalties μ_t of a phase: as they are, by a schedule, or grown.
+
+use super::penalty_growth::{PenaltyGrowth, Windows};
+use crate::circuit::local_problem::check_weights;
+use crate::circuit::{Batch, Circuit, Workspace};
+use crate::execution::Execution;
+use crate::kernel::squared_distance;
+use crate::schedule::Schedule;
+use crate::{Error, Quantity, Scalar};
+
+/// What moves the μ_t of a phase.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum PenaltyRule {
+    Scheduled(Schedule),
+    Growing(PenaltyGrowth),
+}
+
+/// The penalties μ_t of a phase that is under way.
+#[derive(Debug)]
+pub(super) struct Penalties<T> {
+    mover: Mover,
+    /// As they were when the phase began.
+    first: Vec<T>,
+    /// As they were before the last `apply`.
+    before: Vec<T>,
+    /// What the next visit, or the one under way, shall have.
+    now: Vec<T>,
+}
+
+#[derive(Debug)]
+enum Mover {
+    Schedule(Schedule),
+    Growth(Windows),
+}
+
+impl<T: Scalar> Penalties<T> {
+    pub(super) fn new(rule: PenaltyRule, penalties: &[T]) -> Self {
+        Self {
+            mover: match rule {
+                PenaltyRule::Scheduled(schedule) => Mover::Schedule(schedule),
+                PenaltyRule::Growing(growth) => {
+                    Mover::Growth(Windows::new(growth, penalties.len()))
+                }
+            },
+            first: penalties.to_vec(),
+            before: penalties.to_vec(),
+            now: penalties.to_vec(),
+        }
+    }
+
+    /// Sets the circuit's μ_t for a visit, `visit` of `visits`.
+    pub(super) fn apply(
+        &mut self,
+        visit: u64,
+        visits: u64,
+        circuit: &mut Circuit<T>,
+    ) -> Result<(), Error> {
+        self.before.copy_from_slice(circuit.penalties());
+        match self.mover {
+            // Not a bit of μ is touched.
+            Mover::Schedule(Schedule::CONSTANT) => return Ok(()),
+            Mover::Schedule(schedule) => {
+                scheduled(schedule, visit, visits, &self.first, &mut self.now);
+            }
+            Mover::Growth(_) => {}
+        }
+        circuit.set_penalties(&self.now)
+    }
+
+    /// Undoes the last `apply`.
+    pub(super) fn put_back(&self, circuit: &mut Circuit<T>) {
+        let valid = circuit.set_penalties(&self.before);
+        valid.expect("they were the circuit's");
+    }
+
+    /// Where μ grows: measures the gaps that a visit left, in one more prediction, and lets μ_t grow
+    /// for the next visit.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] for a squared gap that is not finite; nothing is changed then.
+    pub(super) fn observe(
+        &mut self,
+        circuit: &Circuit<T>,
+        batch: Batch<'_, T>,
+        workspace: &mut Workspace<T>,
+        execution: Execution,
+    ) -> Result<(), Error> {
+        let Mover::Growth(windows) = &mut self.mover else {
+            return Ok(());
+        };
+        circuit.predict_locally(batch, workspace, execution);
+        let square = |t: usize| {
+            let prediction = &workspace.locals[t - 1].prediction;
+            squared_distance(batch.z(t), prediction).as_f64()
+        };
+        let hidden = 1..circuit.depth();
+        if let Some(layer) = hidden.clone().find(|&t| !square(t).is_finite()) {
+            return Err(Error::NonFinite {
+                quantity: Quantity::Prediction,
+                layer,
+                step: 0,
+            });
+        }
+        windows.add(hidden.map(square), batch.len(), &mut self.now);
+        Ok(())
+    }
+}
+
+/// `now` ← the factor of a visit · `first`.
+fn scheduled<T: Scalar>(schedule: Schedule, visit: u64, visits: u64, first: &[T], now: &mut [T]) {
+    let factor = T::of(schedule.factor(visit, visits));
+    for (now, &first) in now.iter_mut().zip(first) {
+        *now = first * factor;
+    }
+}
+
+/// Bounds of the μ_t that a run may meet, from phase to phase.
+#[derive(Debug)]
+pub(super) struct PenaltyRange<T> {
+    least: Vec<T>,
+    most: Vec<T>,
+}
+
+impl<T: Scalar> PenaltyRange<T> {
+    /// The one set of μ_t that a run begins with.
+    pub(super) fn new(penalties: &[T]) -> Self {
+        Self {
+            least: penalties.to_vec(),
+            most: penalties.to_vec(),
+        }
+    }
+
+    /// Goes through a phase of so many visits.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] if a μ_t may not stay above 0 and finite, or start above the cap of
+    /// its growth.
+    pub(super) fn pass(&mut self, rule: PenaltyRule, visits: u64) -> Result<(), Error> {
+        let schedule = match rule {
+            PenaltyRule::Scheduled(schedule) => schedule,
+            PenaltyRule::Growing(growth) => {
+                let cap = growth.check(&self.most)?;
+                // The first growth holds in the visit behind two windows.
+                if visits.saturating_sub(1) / 2 >= growth.visits() {
+                    self.most.fill(cap);
+                }
+                return Ok(());
+            }
+        };
+        let Some(last) = visits.checked_sub(1) else {
+            return Ok(());
+        };
+        for bound in [&mut self.least, &mut self.most] {
+            let first = bound.clone();
+            // A schedule is monotone up to its warm-up's end, and from there on.
+            for visit in [0, schedule.warm_up().min(last), last] {
+                scheduled(schedule, visit, visits, &first, bound);
+                check_weights("penalty μ under its schedule", bound)?;
+            }
+        }
+        Ok(())
+    }
+}

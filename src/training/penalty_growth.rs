@@ -1,0 +1,192 @@
+//! Penalties that grow where the gap no longer falls.
+
+use crate::circuit::local_problem::check_weights;
+use crate::{Error, Scalar};
+
+/// Automatic penalty continuation, every hidden layer t = 1, …, T−1 by itself.
+///
+/// The visits of a phase are cut into windows of k. With z_t the targets that a visit left and ẑ_t
+/// their predictions at the θ that it left, a window's gap is
+///
+/// g_t = (Σ ‖z_tⁱ − ẑ_tⁱ‖² / Σ 1)^½,
+///
+/// both sums over the examples i of its visits, without weights or μ. After every window but the
+/// first, with g_t′ the gap of the window before it,
+///
+/// μ_t ← min(factor · μ_t, cap)  unless  g_t ≤ (1 − decrease) g_t′.
+///
+/// The new μ_t holds from the next visit on; multipliers λ_t stay. A gap that is 0 twice does not
+/// make μ_t grow.
+///
+/// | option | default | meaning |
+/// |---|---|---|
+/// | `factor` | 2 | of one growth, above 1 |
+/// | `decrease` | 0.1 | relative fall of the gap that is enough, in 0..1 |
+/// | `cap` | 1000 | largest μ_t: at least every μ_t that the phase may begin with |
+///
+/// Every visit costs one more prediction of the local problems, and no memory. Batches differ, and
+/// so do their gaps: with minibatches let a window be an epoch at least (k = ⌈n / batch size⌉), so that
+/// each holds the same examples. The search for a μ_t that is large enough is that of penalty
+/// methods (Nocedal & Wright 2006, ch. 17), and for nets of Carreira-Perpiñán & Wang 2014.
+///
+/// # Examples
+/// ```
+/// use layerwise::{Adam, Alternating, PenaltyGrowth, Phase, ReverseSweep};
+///
+/// let growth = PenaltyGrowth::new(20)?.with_cap(64.0)?;
+/// let scheme = Alternating::persistent(ReverseSweep::new(1));
+/// let phase: Phase<f64> = Phase::new(scheme, Adam::new(1e-3)?).penalty_growth(growth);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PenaltyGrowth {
+    visits: u64,
+    factor: f64,
+    decrease: f64,
+    cap: f64,
+}
+
+impl PenaltyGrowth {
+    /// Growth by windows of k = `visits` visits.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for 0.
+    pub fn new(visits: u64) -> Result<Self, Error> {
+        checked(
+            "PenaltyGrowth::visits",
+            visits as f64,
+            visits > 0,
+            "at least 1",
+        )?;
+        Ok(Self {
+            visits,
+            factor: 2.0,
+            decrease: 0.1,
+            cap: 1000.0,
+        })
+    }
+
+    /// The same with another factor of one growth.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] unless it is above 1 and finite.
+    pub fn with_factor(mut self, factor: f64) -> Result<Self, Error> {
+        let fits = factor > 1.0 && factor.is_finite();
+        self.factor = checked("PenaltyGrowth::factor", factor, fits, "above 1 and finite")?;
+        Ok(self)
+    }
+
+    /// The same with another relative fall of the gap that keeps μ_t as it is.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] unless it is at least 0 and below 1.
+    pub fn with_decrease(mut self, decrease: f64) -> Result<Self, Error> {
+        let fits = (0.0..1.0).contains(&decrease);
+        let allowed = "at least 0 and below 1";
+        self.decrease = checked("PenaltyGrowth::decrease", decrease, fits, allowed)?;
+        Ok(self)
+    }
+
+    /// The same with another largest μ_t.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] unless it is above 0 and finite.
+    pub fn with_cap(mut self, cap: f64) -> Result<Self, Error> {
+        let fits = cap > 0.0 && cap.is_finite();
+        self.cap = checked("PenaltyGrowth::cap", cap, fits, "above 0 and finite")?;
+        Ok(self)
+    }
+
+    /// k.
+    pub(super) fn visits(self) -> u64 {
+        self.visits
+    }
+
+    /// Checks that a phase may begin with these μ_t; gives the cap in the circuit's scalar.
+    pub(super) fn check<T: Scalar>(self, penalties: &[T]) -> Result<T, Error> {
+        let cap = T::of(self.cap);
+        let grows = T::of(self.factor) > T::one();
+        let allowed = "above 1 and finite in the circuit's scalar";
+        checked("PenaltyGrowth::factor", self.factor, grows, allowed)?;
+        check_weights("PenaltyGrowth::cap", &[cap])?;
+        let fits = penalties.iter().all(|&penalty| penalty <= cap);
+        let allowed = "at least every penalty μ that its phase may begin with";
+        checked("PenaltyGrowth::cap", self.cap, fits, allowed)?;
+        Ok(cap)
+    }
+}
+
+fn checked(
+    option: &'static str,
+    value: f64,
+    fits: bool,
+    allowed: &'static str,
+) -> Result<f64, Error> {
+    if fits {
+        return Ok(value);
+    }
+    Err(Error::InvalidOption {
+        option,
+        value,
+        allowed,
+    })
+}
+
+/// The windows of a phase that is under way.
+#[derive(Debug)]
+pub(super) struct Windows {
+    rule: PenaltyGrowth,
+    /// Visits of the window under way, and their examples.
+    visits: u64,
+    examples: f64,
+    /// Σ ‖z_tⁱ − ẑ_tⁱ‖² of the window under way, by hidden layer.
+    squares: Vec<f64>,
+    /// Mean squared gaps of the window before it; empty in the first.
+    before: Vec<f64>,
+}
+
+impl Windows {
+    pub(super) fn new(rule: PenaltyGrowth, hidden: usize) -> Self {
+        Self {
+            rule,
+            visits: 0,
+            examples: 0.0,
+            squares: vec![0.0; hidden],
+            before: Vec::with_capacity(hidden),
+        }
+    }
+
+    /// Takes a visit's squared gaps, one a hidden layer, and lets `penalties` grow if it ends a
+    /// window.
+    pub(super) fn add<T: Scalar>(
+        &mut self,
+        squares: impl Iterator<Item = f64>,
+        examples: usize,
+        penalties: &mut [T],
+    ) {
+        for (sum, square) in self.squares.iter_mut().zip(squares) {
+            *sum += square;
+        }
+        self.examples += examples as f64;
+        self.visits += 1;
+        if self.visits < self.rule.visits {
+            return;
+        }
+        for sum in &mut self.squares {
+            *sum /= self.examples;
+        }
+        let (factor, cap) = (T::of(self.rule.factor), T::of(self.rule.cap));
+        let windows = self.squares.iter().zip(&self.before);
+        for (penalty, (now, before)) in penalties.iter_mut().zip(windows) {
+            if now.sqrt() > (1.0 - self.rule.decrease) * before.sqrt() {
+                let grown = factor * *penalty;
+                *penalty = if grown < cap { grown } else { cap };
+            }
+        }
+        self.before.clear();
+        self.before.extend_from_slice(&self.squares);
+        self.squares.fill(0.0);
+        self.examples = 0.0;
+        self.visits = 0;
+    }
+}

@@ -1,0 +1,1007 @@
+//! A diagnosis against plain computations example by example: every number of the report, λ_max
+//! against dense eigenvalues, staleness against the distance that it bounds; and what a planted error
+//! does to the comparison.
+
+use layerwise::nalgebra::{DMatrix, DVector};
+use layerwise::rand::rngs::ChaCha8Rng;
+use layerwise::rand::{RngExt, SeedableRng};
+use layerwise::{
+    Activation, Circuit, DecoupledCircuit, Dense, DiagnosticReport, Diagnostics, Error, Huber,
+    Initializer, Poisson, Quantity, Regularizer, Scalar, Selection, SoftmaxCrossEntropy,
+    SquaredError, TargetInit, metrics,
+};
+
+/// λ₂ of R and of S.
+const R: f64 = 0.03;
+const S: f64 = 0.2;
+
+fn uniform<T: Scalar>(rng: &mut ChaCha8Rng, rows: usize, columns: usize) -> DMatrix<T> {
+    DMatrix::from_fn(rows, columns, |_, _| T::of(rng.random_range(-1.0..1.0)))
+}
+
+/// Tanh layers and a linear one, with everything that may weigh: μ by layer, example weights,
+/// regularisers. The output is a softmax's logits, or, if `squared`, fitted itself.
+fn model<T: Scalar>(seed: u64, widths: &[usize], n: usize, squared: bool) -> DecoupledCircuit<T> {
+    let rng = &mut ChaCha8Rng::seed_from_u64(seed);
+    let depth = widths.len() - 1;
+    let mut builder = Circuit::<T>::builder().seed(seed);
+    for (t, pair) in widths.windows(2).enumerate() {
+        let activation = match t + 1 < depth {
+            true => Activation::Tanh,
+            false => Activation::Identity,
+        };
+        let layer = Dense::new(pair[0], pair[1], activation).unwrap();
+        let gain = Initializer::Orthogonal { gain: 1.3 };
+        let bias = Initializer::Constant { value: 0.1 };
+        let layer = layer.with_weights(gain).unwrap().with_bias(bias).unwrap();
+        builder = builder.layer(layer);
+    }
+    let mu = (1..depth).map(|t| T::of(0.4 + 0.7 * t as f64)).collect();
+    builder = builder
+        .penalties(mu)
+        .regularize_parameters(Regularizer::l2(R).unwrap())
+        .regularize_targets(Regularizer::l2(S).unwrap());
+    builder = match squared {
+        true => builder.output_loss(SquaredError),
+        false => builder.output_loss(SoftmaxCrossEntropy),
+    };
+    let mut model = DecoupledCircuit::new(builder.build().unwrap());
+    let x = uniform(rng, widths[0], n);
+    let classes: Vec<usize> = (0..n).map(|i| (5 * i + 1) % widths[depth]).collect();
+    let y = metrics::one_hot(&classes, widths[depth]).unwrap();
+    let init = TargetInit::NoisyForwardPass { std: 0.4, seed };
+    model.add_examples(&x, &y, &init).unwrap();
+    let weights: Vec<T> = (0..n).map(|i| T::of(0.5 + (i % 4) as f64 / 2.0)).collect();
+    model
+        .set_example_weights(&Selection::All, &weights)
+        .unwrap();
+    model
+}
+
+/// Errors planted in the plain computation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fault {
+    None,
+    NoPenalty,
+    NoWeights,
+    NoRegularizer,
+    /// H_tt without the part of layer t.
+    NoInputPart,
+    /// Layers in reverse order.
+    Reversed,
+    /// H without the couplings of z_t and z_{t+1}.
+    Uncoupled,
+}
+
+/// The same circuit and examples as plain matrices.
+struct Plain {
+    weights: Vec<DMatrix<f64>>,
+    biases: Vec<DVector<f64>>,
+    /// μ_1, …, μ_{T−1}, and 1.
+    mu: Vec<f64>,
+    /// z_0, …, z_T.
+    z: Vec<DMatrix<f64>>,
+    example_weights: Vec<f64>,
+    squared: bool,
+    fault: Fault,
+    r: f64,
+    s: f64,
+}
+
+/// What it computes; gradients of θ_t are (∂W, ∂b), and norms are over both.
+struct Numbers {
+    energies: Vec<f64>,
+    composed: f64,
+    accuracy: f64,
+    gaps: Vec<f64>,
+    /// Of every layer, flat.
+    gradients: Vec<DVector<f64>>,
+    backprop: Vec<DVector<f64>>,
+    target_gradients: Vec<f64>,
+    staleness: Vec<f64>,
+    blocks: Vec<f64>,
+    whole: f64,
+}
+
+impl Plain {
+    fn new<T: Scalar>(model: &DecoupledCircuit<T>, squared: bool, fault: Fault) -> Self {
+        let circuit = model.circuit();
+        let depth = circuit.depth();
+        let dims = circuit.dims();
+        let values = |t: usize| circuit.parameters(t).iter().map(|v| v.as_f64());
+        let regularized = if fault == Fault::NoRegularizer {
+            0.0
+        } else {
+            1.0
+        };
+        let mu = |t: usize| match fault {
+            Fault::NoPenalty => 1.0,
+            _ => circuit.weight(t).as_f64(),
+        };
+        let weights = model.example_weights().unwrap();
+        let weight = |w: &T| {
+            if fault == Fault::NoWeights {
+                1.0
+            } else {
+                w.as_f64()
+            }
+        };
+        Self {
+            weights: (0..depth)
+                .map(|t| {
+                    DMatrix::from_iterator(
+                        dims[t + 1],
+                        dims[t],
+                        values(t).take(dims[t] * dims[t + 1]),
+                    )
+                })
+                .collect(),
+            biases: (0..depth)
+                .map(|t| DVector::from_iterator(dims[t + 1], values(t).skip(dims[t] * dims[t + 1])))
+                .collect(),
+            mu: (0..depth).map(mu).collect(),
+            z: (0..=depth)
+                .map(|t| model.z(t).unwrap().map(|v| v.as_f64()))
+                .collect(),
+            example_weights: weights.iter().map(weight).collect(),
+            squared,
+            fault,
+            r: R * regularized,
+            s: S * regularized,
+        }
+    }
+
+    fn depth(&self) -> usize {
+        self.weights.len()
+    }
+
+    fn layer(&self, t: usize, z: &DVector<f64>) -> DVector<f64> {
+        let a = &self.weights[t] * z + &self.biases[t];
+        if t + 1 < self.depth() {
+            a.map(f64::tanh)
+        } else {
+            a
+        }
+    }
+
+    /// ∂f_t/∂z_t where f_t(z) = `prediction`.
+    fn jacobian(&self, t: usize, prediction: &DVector<f64>) -> DMatrix<f64> {
+        let slope = self.slope(t, prediction);
+        DMatrix::from_diagonal(&slope) * &self.weights[t]
+    }
+
+    fn slope(&self, t: usize, prediction: &DVector<f64>) -> DVector<f64> {
+        match t + 1 < self.depth() {
+            true => prediction.map(|p| 1.0 - p * p),
+            false => prediction.map(|_| 1.0),
+        }
+    }
+
+    /// Value, gradient and curvature of layer t's loss in its prediction, μ included.
+    fn loss(
+        &self,
+        t: usize,
+        z: &DVector<f64>,
+        prediction: &DVector<f64>,
+    ) -> (f64, DVector<f64>, DMatrix<f64>) {
+        let d = z.len();
+        let mu = self.mu[t];
+        if t + 1 < self.depth() || self.squared {
+            let r = prediction - z;
+            return (
+                0.5 * mu * r.norm_squared(),
+                mu * r,
+                mu * DMatrix::identity(d, d),
+            );
+        }
+        let top = prediction.max();
+        let e = prediction.map(|x| (x - top).exp());
+        let p = &e / e.sum();
+        let value = -(0..d).map(|j| z[j] * p[j].ln()).sum::<f64>();
+        (
+            value,
+            &p - z,
+            DMatrix::from_diagonal(&p) - &p * p.transpose(),
+        )
+    }
+
+    /// (∂W, ∂b) of layer t, flat, for ∂ℓ/∂ẑ = g.
+    fn outer(
+        &self,
+        t: usize,
+        z: &DVector<f64>,
+        prediction: &DVector<f64>,
+        g: &DVector<f64>,
+    ) -> DVector<f64> {
+        let g = g.component_mul(&self.slope(t, prediction));
+        let w = &g * z.transpose();
+        DVector::from_iterator(w.len() + g.len(), w.iter().chain(g.iter()).copied())
+    }
+
+    /// Biases do not decay.
+    fn decayed(&self, t: usize) -> DVector<f64> {
+        let zeros = std::iter::repeat_n(&0.0, self.biases[t].len());
+        let (w, total) = (
+            &self.weights[t],
+            self.weights[t].len() + self.biases[t].len(),
+        );
+        DVector::from_iterator(total, w.iter().chain(zeros).copied())
+    }
+
+    /// The Gauss-Newton matrix in z of one example, with where each z_t's block starts.
+    fn matrix(&self, i: usize) -> (DMatrix<f64>, Vec<usize>) {
+        let depth = self.depth();
+        let mut starts = vec![0];
+        for t in 1..depth {
+            starts.push(starts[t - 1] + self.z[t].nrows());
+        }
+        let size = starts[depth - 1];
+        let mut h = DMatrix::zeros(size, size);
+        for t in 0..depth {
+            let input = self.z[t].column(i).into_owned();
+            let target = self.z[t + 1].column(i).into_owned();
+            let prediction = self.layer(t, &input);
+            let (_, _, c) = self.loss(t, &target, &prediction);
+            let j = self.jacobian(t, &prediction);
+            if t + 1 < depth {
+                // Squared L_h: μ in the target.
+                let d = target.len();
+                let mut own = h.view_mut((starts[t], starts[t]), (d, d));
+                own += &c + self.s * DMatrix::identity(d, d);
+            }
+            if t > 0 && self.fault != Fault::NoInputPart {
+                let d = input.len();
+                let mut own = h.view_mut((starts[t - 1], starts[t - 1]), (d, d));
+                own += j.transpose() * &c * &j;
+            }
+            if t > 0 && t + 1 < depth && self.fault != Fault::Uncoupled {
+                let cross = -(&c * &j);
+                let shape = cross.shape();
+                let mut own = h.view_mut((starts[t], starts[t - 1]), shape);
+                own.copy_from(&cross);
+                let mut own = h.view_mut((starts[t - 1], starts[t]), (shape.1, shape.0));
+                own.copy_from(&cross.transpose());
+            }
+        }
+        (h, starts)
+    }
+
+    fn block(&self, i: usize, t: usize) -> DMatrix<f64> {
+        let (h, starts) = self.matrix(i);
+        let d = self.z[t].nrows();
+        h.view((starts[t - 1], starts[t - 1]), (d, d)).into_owned()
+    }
+
+    /// ∂E/∂z_t of one example, without its weight.
+    fn target_gradient(&self, i: usize, t: usize) -> DVector<f64> {
+        let column = |t: usize| self.z[t].column(i).into_owned();
+        let below = self.layer(t - 1, &column(t - 1));
+        let above = self.layer(t, &column(t));
+        let (_, g, _) = self.loss(t, &column(t + 1), &above);
+        self.mu[t - 1] * (column(t) - below)
+            + self.s * column(t)
+            + self.jacobian(t, &above).transpose() * g
+    }
+
+    fn numbers(&self) -> Numbers {
+        let (depth, n) = (self.depth(), self.z[0].ncols());
+        let zeros = |t: usize| DVector::zeros(self.weights[t].len() + self.biases[t].len());
+        let mut numbers = Numbers {
+            energies: vec![0.0; depth],
+            composed: 0.0,
+            accuracy: 0.0,
+            gaps: vec![0.0; depth - 1],
+            gradients: (0..depth).map(zeros).collect(),
+            backprop: (0..depth).map(zeros).collect(),
+            target_gradients: vec![0.0; depth - 1],
+            staleness: vec![0.0; depth - 1],
+            blocks: vec![0.0; depth - 1],
+            whole: 0.0,
+        };
+        for i in 0..n {
+            let weight = self.example_weights[i];
+            let column = |t: usize| self.z[t].column(i).into_owned();
+            for t in 0..depth {
+                let prediction = self.layer(t, &column(t));
+                let (value, g, _) = self.loss(t, &column(t + 1), &prediction);
+                let decay = self.r * self.decayed(t);
+                let mut energy = value + 0.5 * self.r * self.weights[t].norm_squared();
+                let own = self.outer(t, &column(t), &prediction, &g) + &decay;
+                numbers.gradients[t] += weight * own;
+                if t + 1 < depth {
+                    energy += 0.5 * self.s * column(t + 1).norm_squared();
+                    numbers.gaps[t] += (column(t + 1) - prediction).norm_squared() / n as f64;
+                }
+                numbers.energies[t] += weight * energy;
+            }
+            for t in 1..depth {
+                let g = self.target_gradient(i, t);
+                numbers.target_gradients[t - 1] += g.norm_squared() / n as f64;
+                let h = self.block(i, t);
+                let staleness = g.norm_squared() / (&h * &g).norm();
+                numbers.staleness[t - 1] += staleness.powi(2) / n as f64;
+                let top = h.symmetric_eigenvalues().max();
+                numbers.blocks[t - 1] = numbers.blocks[t - 1].max(top);
+            }
+            numbers.whole = numbers
+                .whole
+                .max(self.matrix(i).0.symmetric_eigenvalues().max());
+            // The plain forward pass, and backprop through it.
+            let mut h = vec![column(0)];
+            for t in 0..depth {
+                h.push(self.layer(t, &h[t]));
+            }
+            let (value, mut delta, _) = self.loss(depth - 1, &column(depth), &h[depth]);
+            numbers.composed += weight * value;
+            let right = h[depth].imax() == column(depth).imax();
+            numbers.accuracy += f64::from(u8::from(right)) / n as f64;
+            for t in (0..depth).rev() {
+                let own = self.outer(t, &h[t], &h[t + 1], &delta) + self.r * self.decayed(t);
+                numbers.backprop[t] += weight * own;
+                delta = self.jacobian(t, &h[t + 1]).transpose() * delta;
+            }
+        }
+        for squares in [
+            &mut numbers.gaps,
+            &mut numbers.target_gradients,
+            &mut numbers.staleness,
+        ] {
+            squares.iter_mut().for_each(|own| *own = own.sqrt());
+        }
+        if self.fault == Fault::Reversed {
+            numbers.energies.reverse();
+            numbers.gaps.reverse();
+            numbers.staleness.reverse();
+        }
+        numbers
+    }
+}
+
+fn root(values: &[f64]) -> f64 {
+    values.iter().map(|v| v * v).sum::<f64>().sqrt()
+}
+
+/// The largest difference of a report from the plain numbers, relative to each number or 1: of λ_max,
+/// and of everything else.
+fn deviations<T: Scalar>(report: &DiagnosticReport<T>, plain: &Numbers) -> (f64, f64) {
+    let relative = |found: T, expected: f64| {
+        let found = found.as_f64();
+        assert!(found.is_finite());
+        (found - expected).abs() / expected.abs().max(1.0)
+    };
+    let mut pairs = vec![
+        (report.energy, plain.energies.iter().sum()),
+        (report.composed_loss, plain.composed),
+        (T::of(report.accuracy.unwrap()), plain.accuracy),
+        (report.gap, root(&plain.gaps)),
+        (report.target_gradient, root(&plain.target_gradients)),
+    ];
+    let mut curvatures = vec![(report.curvature.unwrap().estimate.unwrap(), plain.whole)];
+    let join = |parts: &[DVector<f64>]| -> DVector<f64> {
+        let all: Vec<f64> = parts.iter().flat_map(|own| own.iter().copied()).collect();
+        DVector::from_vec(all)
+    };
+    let depth = report.layers.len();
+    assert_eq!(depth, plain.energies.len());
+    for t in 0..=depth {
+        let (found, parts) = match report.layers.get(t) {
+            Some(layer) => (layer.parameters, t..t + 1),
+            None => (report.parameters, 0..depth),
+        };
+        let own = join(&plain.gradients[parts.clone()]);
+        let backprop = join(&plain.backprop[parts]);
+        let cosine = own.dot(&backprop) / (own.norm() * backprop.norm());
+        pairs.push((found.norm, own.norm()));
+        pairs.push((found.cosine.unwrap(), cosine));
+        pairs.push((found.norm_ratio.unwrap(), own.norm() / backprop.norm()));
+    }
+    for (t, layer) in report.layers.iter().enumerate() {
+        pairs.push((layer.energy, plain.energies[t]));
+        let Some(target) = layer.target else {
+            assert_eq!(t + 1, depth);
+            continue;
+        };
+        pairs.push((target.gap, plain.gaps[t]));
+        pairs.push((target.gradient, plain.target_gradients[t]));
+        pairs.push((target.staleness.unwrap(), plain.staleness[t]));
+        let estimate = target.curvature.unwrap().estimate.unwrap();
+        curvatures.push((estimate, plain.blocks[t]));
+    }
+    let worst = |pairs: &[(T, f64)]| {
+        let each = pairs
+            .iter()
+            .map(|&(found, expected)| relative(found, expected));
+        each.fold(0.0, f64::max)
+    };
+    (worst(&curvatures), worst(&pairs))
+}
+
+/// Widths, examples and output of the random circuits.
+const CASES: [(u64, &[usize], usize, bool); 5] = [
+    (1, &[3, 5, 4, 3], 6, false),
+    (2, &[2, 7, 2], 5, false),
+    (3, &[4, 3, 6, 5, 2], 7, true),
+    (4, &[1, 2, 1, 3, 2], 4, true),
+    (5, &[5, 1, 4, 6, 3, 3], 9, false),
+];
+
+/// Everything, with as many iterations as the largest z has units.
+fn everything() -> Diagnostics<'static> {
+    Diagnostics::new().accuracy().curvature(40)
+}
+
+fn every_number<T: Scalar>(tolerance: f64) {
+    for (seed, widths, n, squared) in CASES {
+        let model = model::<T>(seed, widths, n, squared);
+        let report = model.diagnose(&everything()).unwrap();
+        assert_eq!(report.examples, n);
+        let plain = Plain::new(&model, squared, Fault::None).numbers();
+        let (curvature, others) = deviations(&report, &plain);
+        assert!(
+            curvature < tolerance,
+            "case {seed}: λ_max off by {curvature}"
+        );
+        assert!(others < tolerance, "case {seed}: off by {others}");
+    }
+}
+
+#[test]
+fn every_number_in_f64() {
+    every_number::<f64>(1e-10);
+}
+
+#[test]
+fn every_number_in_f32() {
+    every_number::<f32>(1e-4);
+}
+
+#[test]
+fn a_planted_error_is_caught() {
+    for (seed, widths, n, squared) in CASES {
+        let model = model::<f64>(seed, widths, n, squared);
+        let report = model.diagnose(&everything()).unwrap();
+        for fault in [
+            Fault::NoPenalty,
+            Fault::NoWeights,
+            Fault::NoRegularizer,
+            Fault::NoInputPart,
+            Fault::Reversed,
+            Fault::Uncoupled,
+        ] {
+            let plain = Plain::new(&model, squared, fault).numbers();
+            let (curvature, others) = deviations(&report, &plain);
+            // Weights have no part in λ_max; two layers have no coupling.
+            let caught = match fault {
+                Fault::Uncoupled if widths.len() == 3 => continue,
+                Fault::Uncoupled => curvature,
+                Fault::NoInputPart => curvature.min(others),
+                Fault::NoPenalty | Fault::NoRegularizer => curvature.min(others),
+                _ => others,
+            };
+            assert!(caught > 1e-3, "case {seed}, {fault:?}: {caught}");
+        }
+    }
+}
+
+#[test]
+fn numbers_that_stand_elsewhere_have_the_same_bits() {
+    let model = model::<f32>(5, &[5, 1, 4, 6, 3, 3], 9, false);
+    let report = model.diagnose(&Diagnostics::new()).unwrap();
+    assert_eq!(report.energy, model.energy().unwrap());
+    assert_eq!(report.composed_loss, model.composed_loss().unwrap());
+    let energies: Vec<_> = report.layers.iter().map(|own| own.energy).collect();
+    assert_eq!(energies, model.energies().unwrap());
+    let targets = report.layers.iter().filter_map(|own| own.target);
+    let gaps: Vec<_> = targets.map(|own| own.gap).collect();
+    assert_eq!(gaps, model.gap().unwrap());
+}
+
+/// λ_max of the blocks, then of the whole: estimate and bound.
+fn curvatures<T: Scalar>(model: &DecoupledCircuit<T>, options: &Diagnostics<'_>) -> Vec<[f64; 2]> {
+    let report = model.diagnose(options).unwrap();
+    let targets = report.layers.iter().filter_map(|own| own.target);
+    let all = targets.map(|own| own.curvature).chain([report.curvature]);
+    let both = |own: layerwise::CurvatureDiagnostics<T>| {
+        [own.estimate.unwrap().as_f64(), own.bound.unwrap().as_f64()]
+    };
+    all.map(|own| both(own.unwrap())).collect()
+}
+
+fn between<T: Scalar>(rounding: f64) {
+    for (seed, widths, n, squared) in CASES {
+        let model = model::<T>(seed, widths, n, squared);
+        let plain = Plain::new(&model, squared, Fault::None).numbers();
+        let exact: Vec<f64> = plain.blocks.iter().copied().chain([plain.whole]).collect();
+        let mut before = vec![0.0; exact.len()];
+        for iterations in [1, 2, 3, 5, 8, 12, 40] {
+            let options = Diagnostics::new().curvature(iterations).seed(seed);
+            for (k, [estimate, bound]) in curvatures(&model, &options).into_iter().enumerate() {
+                let at = format!("case {seed}, {k}, {iterations} iterations");
+                let upper = exact[k] * (1.0 + rounding);
+                assert!(estimate <= upper, "{at}: {estimate} above {}", exact[k]);
+                assert!(
+                    exact[k] <= bound * (1.0 + rounding),
+                    "{at}: {bound} below {}",
+                    exact[k]
+                );
+                assert!(
+                    estimate >= before[k] * (1.0 - rounding),
+                    "{at}: {estimate} fell"
+                );
+                if iterations >= 8 {
+                    assert!(
+                        estimate > 0.99 * exact[k],
+                        "{at}: {estimate} of {}",
+                        exact[k]
+                    );
+                }
+                before[k] = estimate;
+            }
+        }
+    }
+}
+
+#[test]
+fn an_estimate_is_below_the_eigenvalue_and_that_below_the_bound() {
+    between::<f64>(1e-13);
+    between::<f32>(1e-5);
+}
+
+#[test]
+fn another_seed_starts_elsewhere() {
+    let model = model::<f64>(3, &[4, 3, 6, 5, 2], 7, true);
+    let at = |seed, iterations| {
+        let options = Diagnostics::new().curvature(iterations).seed(seed);
+        curvatures(&model, &options)
+    };
+    assert_eq!(at(1, 2), at(1, 2));
+    for (one, two) in at(1, 1).iter().zip(at(2, 1)) {
+        assert_ne!(one[0], two[0]);
+    }
+    for (one, two) in at(1, 40).iter().zip(at(2, 40)) {
+        assert!((one[0] / two[0] - 1.0).abs() < 1e-12);
+    }
+}
+
+/// A chain of equal linear layers, J = μ = 1, T = 50: a block's λ_max is 2, the whole's 3.996.
+#[test]
+fn a_long_chain_has_the_curvature_of_its_couplings() {
+    let depth = 50;
+    let mut builder = Circuit::<f64>::builder();
+    for _ in 0..depth {
+        let one = Initializer::Constant { value: 1.0 };
+        let layer = Dense::new(1, 1, Activation::Identity)
+            .unwrap()
+            .without_bias();
+        builder = builder.layer(layer.with_weights(one).unwrap());
+    }
+    let mut model = DecoupledCircuit::new(builder.build().unwrap());
+    let one = DMatrix::from_element(1, 1, 1.0);
+    model
+        .add_examples(&one, &one, &TargetInit::ForwardPass)
+        .unwrap();
+    let all = curvatures(&model, &Diagnostics::new().curvature(49));
+    for block in &all[..49] {
+        assert!((block[0] - 2.0).abs() < 1e-12, "{block:?}");
+    }
+    let exact = 2.0 + 2.0 * (std::f64::consts::PI / 50.0).cos();
+    let [estimate, bound] = all[49];
+    assert!((estimate - exact).abs() < 1e-10, "{estimate} for {exact}");
+    assert!(bound >= 4.0 - 1e-12);
+    // A few iterations come near.
+    let all = curvatures(&model, &Diagnostics::new().curvature(15));
+    assert!((3.9..exact).contains(&all[49][0]), "{}", all[49][0]);
+}
+
+#[test]
+fn an_example_has_its_own_curvature_in_every_batch() {
+    let model = model::<f64>(1, &[3, 5, 4, 3], 9, false);
+    let of = |selection| {
+        let options = Diagnostics::new().curvature(3).on(selection);
+        let all = curvatures(&model, &options);
+        all.iter().map(|own| own[0]).collect::<Vec<_>>()
+    };
+    let alone: Vec<Vec<f64>> = (0..9).map(|i| of(Selection::Columns(i..i + 1))).collect();
+    let top = |places: &[usize]| -> Vec<f64> {
+        let each = |k: usize| places.iter().map(move |&i| (i, k));
+        (0..3)
+            .map(|k| each(k).map(|(i, k)| alone[i][k]).fold(0.0, f64::max))
+            .collect()
+    };
+    assert_eq!(of(Selection::All), top(&[0, 1, 2, 3, 4, 5, 6, 7, 8]));
+    assert_eq!(of(Selection::Columns(2..6)), top(&[2, 3, 4, 5]));
+    assert_eq!(of(Selection::Examples(&[8, 0, 5])), top(&[8, 0, 5]));
+    // And not all the same.
+    assert_ne!(alone[0], alone[1]);
+}
+
+#[test]
+fn more_examples_than_a_block_are_added_up() {
+    let n = 1500;
+    let model = model::<f64>(6, &[2, 3, 2, 2], n, false);
+    let plain = Plain::new(&model, false, Fault::None).numbers();
+    let whole = model.diagnose(&everything()).unwrap();
+    let (curvature, others) = deviations(&whole, &plain);
+    assert!(curvature < 1e-10 && others < 1e-10, "{curvature}, {others}");
+    // In another order, gathered: the same but for rounding.
+    let backwards: Vec<u64> = (0..n as u64).rev().collect();
+    let labels: Vec<usize> = (0..n).rev().map(|i| (5 * i + 1) % 2).collect();
+    let options = everything()
+        .on(Selection::Examples(&backwards))
+        .labels(&labels);
+    let (curvature, others) = deviations(&model.diagnose(&options).unwrap(), &plain);
+    assert!(curvature < 1e-10 && others < 1e-10, "{curvature}, {others}");
+}
+
+#[test]
+fn at_the_forward_pass_only_the_last_layer_has_a_gradient() {
+    let dense = |input, output| Dense::new(input, output, Activation::Tanh).unwrap();
+    let circuit = Circuit::<f64>::builder()
+        .layer(dense(3, 5))
+        .layer(dense(5, 4))
+        .layer(dense(4, 6))
+        .layer(dense(6, 2))
+        .build();
+    let mut model = DecoupledCircuit::new(circuit.unwrap());
+    let rng = &mut ChaCha8Rng::seed_from_u64(3);
+    let (x, y) = (uniform(rng, 3, 7), uniform(rng, 2, 7));
+    model
+        .add_examples(&x, &y, &TargetInit::ForwardPass)
+        .unwrap();
+    let report = model.diagnose(&Diagnostics::new()).unwrap();
+    assert_eq!(report.energy, report.composed_loss);
+    assert_eq!(report.gap, 0.0);
+    for t in 0..3 {
+        let layer = &report.layers[t];
+        let target = layer.target.unwrap();
+        assert_eq!(
+            (layer.energy, layer.parameters.norm, target.gap),
+            (0.0, 0.0, 0.0)
+        );
+        assert_eq!(layer.parameters.cosine, None);
+        assert_eq!(layer.parameters.norm_ratio, Some(0.0));
+        let moved = t == 2;
+        assert_eq!(target.staleness.unwrap() > 0.0, moved, "z_{}", t + 1);
+        assert_eq!(target.gradient > 0.0, moved, "z_{}", t + 1);
+    }
+    let last = report.layers[3].parameters;
+    assert!((last.cosine.unwrap() - 1.0).abs() < 1e-12);
+    assert!((last.norm_ratio.unwrap() - 1.0).abs() < 1e-12);
+    // The rest of backprop's gradient is missing.
+    assert!(report.parameters.norm_ratio.unwrap() < 1.0);
+    assert!(report.parameters.cosine.unwrap() < 1.0);
+}
+
+/// Linear layers of these widths, squared losses, μ = ½, and targets away from the forward pass.
+fn linear(widths: &[usize], n: usize) -> DecoupledCircuit<f64> {
+    let mut builder = Circuit::<f64>::builder().penalty(0.5).seed(8);
+    for pair in widths.windows(2) {
+        let layer = Dense::new(pair[0], pair[1], Activation::Identity).unwrap();
+        builder = builder.layer(layer);
+    }
+    let mut model = DecoupledCircuit::new(builder.build().unwrap());
+    let rng = &mut ChaCha8Rng::seed_from_u64(5);
+    let x = uniform(rng, widths[0], n);
+    let y = uniform(rng, widths[widths.len() - 1], n);
+    let random = TargetInit::RandomNormal { std: 1.0, seed: 4 };
+    model.add_examples(&x, &y, &random).unwrap();
+    let weights: Vec<f64> = (0..n).map(|i| 0.5 + i as f64).collect();
+    model
+        .set_example_weights(&Selection::All, &weights)
+        .unwrap();
+    model
+}
+
+fn staleness(model: &DecoupledCircuit<f64>, t: usize) -> f64 {
+    let report = model.diagnose(&Diagnostics::new()).unwrap();
+    report.layers[t - 1].target.unwrap().staleness.unwrap()
+}
+
+/// Root mean square over examples of the distance of z_t from its minimiser of E, all else fixed, and
+/// of the weaker bound ‖g‖/λ_max.
+fn distance(model: &DecoupledCircuit<f64>, t: usize) -> (f64, f64) {
+    let mut plain = Plain::new(model, true, Fault::None);
+    (plain.r, plain.s) = (0.0, 0.0);
+    // No tanh here.
+    let n = plain.z[0].ncols();
+    let (mut squares, mut weaker) = (0.0, 0.0);
+    let column = |t: usize, i: usize| plain.z[t].column(i).into_owned();
+    let affine = |t: usize, z: &DVector<f64>| &plain.weights[t] * z + &plain.biases[t];
+    for i in 0..n {
+        let (below, w) = (affine(t - 1, &column(t - 1, i)), &plain.weights[t]);
+        let g = plain.mu[t - 1] * (column(t, i) - below)
+            + plain.mu[t] * w.transpose() * (affine(t, &column(t, i)) - column(t + 1, i));
+        let d = g.len();
+        let h = plain.mu[t - 1] * DMatrix::identity(d, d) + plain.mu[t] * w.transpose() * w;
+        let away = h.clone().cholesky().unwrap().solve(&g);
+        squares += away.norm_squared() / n as f64;
+        weaker += (g.norm() / h.symmetric_eigenvalues().max()).powi(2) / n as f64;
+    }
+    (squares.sqrt(), weaker.sqrt())
+}
+
+#[test]
+fn staleness_is_the_distance_from_the_minimiser_where_widths_are_1() {
+    let model = linear(&[2, 1, 1, 1, 3], 5);
+    for t in 1..4 {
+        let (expected, _) = distance(&model, t);
+        let found = staleness(&model, t);
+        assert!(
+            (found - expected).abs() < 1e-12,
+            "z_{t}: {found} for {expected}"
+        );
+        assert!(expected > 0.1);
+    }
+}
+
+#[test]
+fn staleness_is_between_two_bounds_elsewhere() {
+    let model = linear(&[2, 4, 3, 6, 2], 5);
+    for t in 1..4 {
+        let (distance, weaker) = distance(&model, t);
+        let found = staleness(&model, t);
+        assert!(
+            weaker < found && found < distance,
+            "z_{t}: {weaker}, {found}, {distance}"
+        );
+    }
+}
+
+#[test]
+fn targets_at_rest_go_stale_as_parameters_move() {
+    // One hidden layer: the minimiser in z_1 alone is that of E.
+    let mut model = linear(&[2, 4, 3], 5);
+    let mut solver = layerwise::GaussNewton::new(3, 20);
+    model.solve_targets(&mut solver, &Selection::All).unwrap();
+    let rest = staleness(&model, 1);
+    assert!(rest < 1e-9, "{rest}");
+    let before = model.circuit().parameters(0).to_vec();
+    let mut last = rest;
+    for step in [0.01, 0.1, 1.0] {
+        let moved: Vec<f64> = before.iter().map(|v| v + step).collect();
+        model.set_parameters(0, &moved).unwrap();
+        let found = staleness(&model, 1);
+        assert!(found > 5.0 * last, "{last} to {found}");
+        last = found;
+    }
+}
+
+#[test]
+fn what_is_left_out_or_not_defined_is_none() {
+    let model = model::<f64>(1, &[3, 5, 4, 3], 6, false);
+    let all = model.diagnose(&everything()).unwrap();
+    let some = model
+        .diagnose(&Diagnostics::new().without_backprop())
+        .unwrap();
+    let mut expected = all.clone();
+    (expected.accuracy, expected.curvature) = (None, None);
+    for gradients in expected
+        .layers
+        .iter_mut()
+        .map(|layer| &mut layer.parameters)
+        .chain([&mut expected.parameters])
+    {
+        (gradients.cosine, gradients.norm_ratio) = (None, None);
+    }
+    for target in expected
+        .layers
+        .iter_mut()
+        .filter_map(|own| own.target.as_mut())
+    {
+        target.curvature = None;
+    }
+    assert_eq!(some, expected);
+
+    // One layer: no z at all.
+    let one = self::model::<f64>(2, &[3, 2], 4, false);
+    let report = one.diagnose(&everything()).unwrap();
+    assert_eq!((report.gap, report.target_gradient), (0.0, 0.0));
+    assert_eq!((report.layers.len(), report.curvature), (1, None));
+    assert_eq!(report.layers[0].target, None);
+    assert!((report.parameters.cosine.unwrap() - 1.0).abs() < 1e-12);
+
+    // No bound, and a valid estimate.
+    let dense = |input, output| Dense::new(input, output, Activation::Identity).unwrap();
+    let circuit = Circuit::<f64>::builder()
+        .layer(dense(2, 3))
+        .layer(dense(3, 1))
+        .output_loss(Poisson);
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap());
+    let ones = DMatrix::from_element(2, 1, 1.0);
+    let count = DMatrix::from_element(1, 1, 2.0);
+    model
+        .add_examples(&ones, &count, &TargetInit::ForwardPass)
+        .unwrap();
+    let report = model.diagnose(&Diagnostics::new().curvature(5)).unwrap();
+    let own = report.layers[0].target.unwrap().curvature.unwrap();
+    assert_eq!(own.bound, None);
+    assert_eq!(report.curvature.unwrap().bound, None);
+    let (w, rate) = (
+        model.circuit().parameters(1),
+        model.predict(&ones).unwrap()[0].exp(),
+    );
+    let exact = 1.0 + rate * w[..3].iter().map(|w| w * w).sum::<f64>();
+    assert!((own.estimate.unwrap() / exact - 1.0).abs() < 1e-12);
+}
+
+#[test]
+fn a_slope_without_curvature_has_no_staleness() {
+    // Far out, Huber's loss is straight, and layer 1 does not feel its input.
+    let dense = |input, output| {
+        let layer = Dense::new(input, output, Activation::Identity).unwrap();
+        layer.with_weights(Initializer::Zeros).unwrap()
+    };
+    let circuit = Circuit::<f64>::builder()
+        .layer(dense(1, 2))
+        .layer(dense(2, 1))
+        .hidden_loss(Huber::new(0.5).unwrap());
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap());
+    let zero = DMatrix::zeros(1, 2);
+    model
+        .add_examples(&zero, &zero, &TargetInit::ForwardPass)
+        .unwrap();
+    let staleness = |model: &DecoupledCircuit<f64>| {
+        let report = model.diagnose(&Diagnostics::new().curvature(2)).unwrap();
+        let target = report.layers[0].target.unwrap();
+        (
+            target.staleness,
+            target.curvature.unwrap().estimate.unwrap(),
+        )
+    };
+    assert_eq!(staleness(&model).0, Some(0.0));
+    let far = DMatrix::from_row_slice(2, 2, &[0.0, 9.0, 0.0, 9.0]);
+    model.set_targets(1, &Selection::All, &far).unwrap();
+    // The other example has a curvature still.
+    assert_eq!(staleness(&model), (None, 1.0));
+}
+
+#[test]
+fn accuracy_is_of_labels_or_of_targets() {
+    let model = model::<f64>(1, &[3, 5, 4, 3], 8, false);
+    let predictions = model.predict(&model.z(0).unwrap().into_owned()).unwrap();
+    let found = metrics::labels(&predictions);
+    let accuracy = |options: Diagnostics<'_>| model.diagnose(&options).unwrap().accuracy;
+    assert_eq!(accuracy(Diagnostics::new().labels(&found)), Some(1.0));
+    let mut labels = found.clone();
+    labels[6] = (labels[6] + 1) % 3;
+    assert_eq!(
+        accuracy(Diagnostics::new().labels(&labels)),
+        Some(7.0 / 8.0)
+    );
+    // In the order of the selection.
+    let own = [labels[6], labels[2]];
+    let two = Selection::Examples(&[6, 2]);
+    let options = Diagnostics::new().on(two.clone());
+    assert_eq!(accuracy(options.labels(&own)), Some(0.5));
+    let expected = metrics::accuracy(
+        &metrics::labels(&model.z(3).unwrap().into_owned()),
+        &predictions,
+    );
+    assert_eq!(accuracy(Diagnostics::new().accuracy()), expected.ok());
+    // The last call counts.
+    let options = Diagnostics::new().accuracy().labels(&found);
+    assert_eq!(accuracy(options), Some(1.0));
+}
+
+#[test]
+fn what_cannot_be_diagnosed_is_an_error() {
+    let model = model::<f64>(1, &[3, 5, 4, 3], 6, false);
+    let error = |options: Diagnostics<'_>| model.diagnose(&options).unwrap_err();
+    let none = Error::NoExamples {
+        operation: "diagnostics",
+    };
+    assert_eq!(error(Diagnostics::new().on(Selection::Columns(2..2))), none);
+    let empty = DecoupledCircuit::new(model.circuit().clone());
+    assert_eq!(empty.diagnose(&Diagnostics::new()).unwrap_err(), none);
+    assert_eq!(
+        error(Diagnostics::new().on(Selection::Examples(&[7]))),
+        Error::UnknownExample {
+            example: 7,
+            count: 6
+        }
+    );
+    assert_eq!(
+        error(Diagnostics::new().labels(&[0; 5])),
+        Error::Length {
+            what: "labels".into(),
+            expected: 6,
+            found: 5
+        }
+    );
+    assert_eq!(
+        error(Diagnostics::new().labels(&[0, 1, 2, 3, 0, 0])),
+        Error::UnknownClass {
+            column: 3,
+            class: 3,
+            classes: 3
+        }
+    );
+    let invalid = |error: Error, name: &str| match error {
+        Error::InvalidOption { option, .. } => assert!(option.contains(name), "{option}"),
+        other => panic!("{other}"),
+    };
+    invalid(error(Diagnostics::new().curvature(0)), "iterations");
+    let one = linear(&[2, 3, 1], 4);
+    invalid(
+        one.diagnose(&Diagnostics::new().accuracy()).unwrap_err(),
+        "accuracy",
+    );
+}
+
+#[test]
+fn numbers_beyond_the_scalar_are_named() {
+    let mut model = linear(&[2, 3, 1], 4);
+    let huge = vec![1e200; 9];
+    model.set_parameters(0, &huge).unwrap();
+    let error = model
+        .diagnose(&Diagnostics::new().curvature(3))
+        .unwrap_err();
+    let expected = Error::NonFinite {
+        quantity: Quantity::Energy,
+        layer: 0,
+        step: 0,
+    };
+    assert_eq!(error, expected);
+}
+
+#[test]
+fn the_table_has_a_line_a_layer_and_one_for_the_whole() {
+    let model = model::<f32>(1, &[3, 5, 4, 3], 6, false);
+    let report = model.diagnose(&everything()).unwrap();
+    let table = report.to_string();
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(lines.len(), 1 + 3 + 1 + 1, "{table}");
+    let width = lines[0].chars().count();
+    assert!(lines[..5].iter().all(|line| line.chars().count() == width));
+    let cells = |line: usize| lines[line].split_whitespace().collect::<Vec<_>>();
+    for t in 0..3 {
+        let (layer, cells) = (&report.layers[t], cells(1 + t));
+        assert_eq!(cells.len(), 10, "{table}");
+        assert_eq!(cells[0], t.to_string());
+        assert_eq!(cells[1], format!("{:.3e}", layer.energy));
+        assert_eq!(cells[3], format!("{:.3e}", layer.parameters.norm));
+        assert_eq!(cells[4], format!("{:.4}", layer.parameters.cosine.unwrap()));
+        let Some(target) = layer.target else {
+            assert_eq!([cells[2], cells[6], cells[7], cells[8], cells[9]], ["-"; 5]);
+            continue;
+        };
+        assert_eq!(cells[2], format!("{:.3e}", target.gap));
+        assert_eq!(cells[6], format!("{:.3e}", target.gradient));
+        assert_eq!(cells[7], format!("{:.3e}", target.staleness.unwrap()));
+        let curvature = target.curvature.unwrap();
+        assert_eq!(cells[8], format!("{:.3e}", curvature.estimate.unwrap()));
+        assert_eq!(cells[9], format!("{:.3e}", curvature.bound.unwrap()));
+    }
+    let whole = cells(4);
+    assert_eq!(whole[..2], ["all", &format!("{:.3e}", report.energy)]);
+    assert_eq!(whole[7], "-");
+    let accuracy = 100.0 * report.accuracy.unwrap();
+    let last = format!(
+        "composed loss {:.3e}, accuracy {accuracy:.2} %, 6 examples",
+        report.composed_loss
+    );
+    assert_eq!(lines[5], last);
+    let plain = model.diagnose(&Diagnostics::new()).unwrap().to_string();
+    assert!(!plain.contains("accuracy"));
+}
+
+#[cfg(feature = "serde")]
+#[test]
+fn a_report_survives_json() {
+    fn there_and_back<T>(model: DecoupledCircuit<T>)
+    where
+        T: Scalar + serde::Serialize + serde::de::DeserializeOwned,
+    {
+        for options in [everything(), Diagnostics::new().without_backprop()] {
+            let report = model.diagnose(&options).unwrap();
+            let text = serde_json::to_string(&report).unwrap();
+            let back: DiagnosticReport<T> = serde_json::from_str(&text).unwrap();
+            assert_eq!(back, report);
+            let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(value["layers"][0]["target"]["gap"].as_f64().is_some(), true);
+            assert!(value["layers"][2]["target"].is_null());
+        }
+    }
+    there_and_back(model::<f64>(1, &[3, 5, 4, 3], 6, false));
+    there_and_back(model::<f32>(1, &[3, 5, 4, 3], 6, false));
+}

@@ -136,7 +136,8 @@ struct Row {
     train_accuracy: f64,
     test_accuracy: f64,
     composed_loss: f64,
-    gap: f64,
+    /// None for backprop, which leaves the targets alone.
+    gap: Option<f64>,
     seconds: f64,
 }
 
@@ -174,7 +175,7 @@ fn run(
         train_accuracy: metrics::accuracy(&train.labels, &model.predict(&train.images)?)?,
         test_accuracy: metrics::accuracy(&test.labels, &model.predict(&test.images)?)?,
         composed_loss: f64::from(model.composed_loss()?) / train.labels.len() as f64,
-        gap: squares.sum::<f64>().sqrt(),
+        gap: (scheme != SchemeName::Backprop).then(|| squares.sum::<f64>().sqrt()),
         seconds: report.seconds,
     })
 }
@@ -211,13 +212,13 @@ fn compare(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
                 continue;
             }
             println!(
-                "{:<14} {:>4} {:>8.2} {:>8.2} {:>10.5} {:>9.4} {:>8.2}",
+                "{:<14} {:>4} {:>8.2} {:>8.2} {:>10.5} {:>9} {:>8.2}",
                 scheme.to_string(),
                 row.seed,
                 100.0 * row.train_accuracy,
                 100.0 * row.test_accuracy,
                 row.composed_loss,
-                row.gap,
+                row.gap.map_or("-".into(), |gap| format!("{gap:.4}")),
                 row.seconds
             );
         }

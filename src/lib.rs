@@ -40,6 +40,7 @@
 //! | moving targets alone | [`TargetSolver`]: [`ReverseSweep`], [`SynchronousDescent`], [`GaussNewton`] |
 //! | your own parts | [`Layer`], [`Loss`], [`Optimizer`], [`TargetSolver`], [`Scheme`], [`Scalar`] |
 //! | checking derivatives | [`GradCheck`] |
+//! | the method's statements, on your circuit | [`theory`] |
 //! | random circuits and data for property tests | `strategies`, with the feature `proptest` |
 //! | parting and scaling data, judging outputs | [`Split`], [`Standardizer`], [`metrics`] |
 //!
@@ -95,6 +96,7 @@ mod standardizer;
 #[cfg(feature = "proptest")]
 pub mod strategies;
 mod target_solver;
+pub mod theory;
 mod training;
 
 pub use circuit::{

@@ -180,6 +180,17 @@ pub enum Error {
         layer: usize,
     },
 
+    /// A closed form of linear circuits, asked of a circuit that is not known to be one.
+    #[error(
+        "the local problem of layer {layer} is no linear least-squares problem, which this closed form needs: {reason}"
+    )]
+    NotLinear {
+        /// The layer, counted from 0.
+        layer: usize,
+        /// What stands in the way.
+        reason: String,
+    },
+
     /// A matrix or slice of the wrong shape.
     #[error("{what}: expected {} x {}, found {} x {}", expected.0, expected.1, found.0, found.1)]
     Shape {

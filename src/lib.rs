@@ -43,6 +43,7 @@
 //! | your own parts | [`Layer`], [`Loss`], [`Optimizer`], [`TargetSolver`], [`ParameterSolver`], [`Scheme`], [`Scalar`] |
 //! | how the layers stand: energies, gaps, gradients beside backprop's, curvature | [`Diagnostics`] |
 //! | checking derivatives | [`GradCheck`] |
+//! | the method's statements, on your circuit | [`theory`] |
 //! | random circuits and data for property tests | `strategies`, with the feature `proptest` |
 //! | parting and scaling data, judging outputs | [`Split`], [`Standardizer`], [`metrics`] |
 //!
@@ -101,6 +102,7 @@ mod standardizer;
 #[cfg(feature = "proptest")]
 pub mod strategies;
 mod target_solver;
+pub mod theory;
 mod training;
 
 pub use circuit::{

@@ -13,7 +13,7 @@ pub(crate) struct Curvature<T> {
     /// Diagonal bounds of z_1, …, z_{T−1}.
     pub(crate) blocks: Vec<T>,
     /// Couplings of (z_1, z_2), …, (z_{T−2}, z_{T−1}).
-    couplings: Vec<T>,
+    pub(crate) couplings: Vec<T>,
     /// The μ_t that the bounds were computed with.
     penalties: Vec<T>,
     work: Vec<T>,

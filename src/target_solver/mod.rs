@@ -12,6 +12,7 @@ mod step_size;
 
 use std::fmt::Debug;
 
+pub(crate) use curvature::Curvature;
 pub use gauss_newton::GaussNewton;
 pub(crate) use gauss_newton::Link;
 pub use gradient::SynchronousDescent;
@@ -20,8 +21,6 @@ pub use red_black::RedBlack;
 pub use report::{Convergence, SolveReport, SolveStop};
 pub use reverse_sweep::ReverseSweep;
 pub use step_size::StepSize;
-
-pub(crate) use curvature::Curvature;
 
 use crate::{Error, Scalar};
 

@@ -1,6 +1,7 @@
 //! Statement 10: bounds of E's curvature in z.
 
 use crate::circuit::Circuit;
+use crate::target_solver::Curvature;
 use crate::{Error, Scalar};
 
 /// Upper bounds of the Gauss-Newton matrix of one example's E in (z_1, …, z_{T−1}).
@@ -76,26 +77,11 @@ impl CurvatureBounds {
 /// # Ok::<(), layerwise::Error>(())
 /// ```
 pub fn curvature_bounds<T: Scalar>(circuit: &Circuit<T>) -> Result<CurvatureBounds, Error> {
-    let missing = |of, layer| Error::NoCurvatureBound { of, layer };
-    let loss_bound = |t: usize| {
-        let bound = circuit.loss(t).curvature_bound(circuit.loss_parameters(t));
-        Ok((circuit.weight(t) * bound.ok_or(missing("the loss", t))?).as_f64())
-    };
-    let mut bounds = CurvatureBounds {
-        blocks: Vec::new(),
-        couplings: Vec::new(),
-    };
-    for t in 1..circuit.depth() {
-        let layer = circuit.layer(t);
-        let mut work = vec![T::zero(); layer.bound_scratch()];
-        let jacobian = layer.curvature_bound(circuit.layer_parameters(t), &mut work);
-        let jacobian = jacobian.ok_or(missing("the layer", t))?.as_f64();
-        let (below, above) = (loss_bound(t - 1)?, loss_bound(t)?);
-        let regularizer: f64 = circuit.target_regularizers()[t - 1].curvature();
-        bounds.blocks.push(below + above * jacobian + regularizer);
-        if t + 1 < circuit.depth() {
-            bounds.couplings.push(above * jacobian.sqrt());
-        }
-    }
-    Ok(bounds)
+    let mut curvature = Curvature::new();
+    curvature.refresh(circuit)?;
+    let numbers = |bounds: Vec<T>| bounds.into_iter().map(T::as_f64).collect();
+    Ok(CurvatureBounds {
+        blocks: numbers(curvature.blocks),
+        couplings: numbers(curvature.couplings),
+    })
 }

@@ -5,7 +5,7 @@ use layerwise::rand::rngs::ChaCha8Rng;
 use layerwise::rand::{RngExt, SeedableRng};
 use layerwise::{
     Activation, Circuit, CircuitBuilder, DecoupledCircuit, Dense, ReverseSweep, Scalar, Selection,
-    SoftmaxCrossEntropy, TargetInit,
+    SoftmaxCrossEntropy, StepSize, TargetInit,
 };
 
 use crate::faulty::{Fault, Faulty};
@@ -152,7 +152,20 @@ pub(crate) fn noise<T: Scalar>() -> TargetInit<T> {
 
 /// Sweeps until no entry of ∂E/∂z exceeds `tolerance`.
 pub(crate) fn settle<T: Scalar>(model: &mut DecoupledCircuit<T>, tolerance: f64) {
-    let mut solver = ReverseSweep::new(100);
+    settle_by(ReverseSweep::new(100), model, tolerance);
+}
+
+/// The same with steps that are not checked: to where a wrong gradient leads, E be what it may.
+pub(crate) fn settle_unchecked<T: Scalar>(model: &mut DecoupledCircuit<T>, tolerance: f64) {
+    let sweeps = ReverseSweep::new(100).with_step(StepSize::Fixed(0.1));
+    settle_by(sweeps.unwrap(), model, tolerance);
+}
+
+fn settle_by<T: Scalar>(
+    mut solver: ReverseSweep<T>,
+    model: &mut DecoupledCircuit<T>,
+    tolerance: f64,
+) {
     for _ in 0..2000 {
         let targets = model.gradients(&Selection::All).unwrap().targets;
         if targets.iter().all(|g| g.amax().as_f64() <= tolerance) {

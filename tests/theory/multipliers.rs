@@ -112,8 +112,8 @@ fn iterate(
         let mut gradients = Vec::new();
         for t in 0..depth {
             let mut problem = model.local_problem(t, 0..n).unwrap();
-            if t + 1 < depth {
-                problem = problem.with_multipliers(multipliers[t].as_slice()).unwrap();
+            if let Some(own) = multipliers.get(t) {
+                problem = problem.with_multipliers(own.as_slice()).unwrap();
             }
             gradients.push(problem.gradients());
         }

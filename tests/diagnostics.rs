@@ -999,7 +999,7 @@ fn a_report_survives_json() {
             let back: DiagnosticReport<T> = serde_json::from_str(&text).unwrap();
             assert_eq!(back, report);
             let value: serde_json::Value = serde_json::from_str(&text).unwrap();
-            assert_eq!(value["layers"][0]["target"]["gap"].as_f64().is_some(), true);
+            assert!(value["layers"][0]["target"]["gap"].is_f64());
             assert!(value["layers"][2]["target"].is_null());
         }
     }

@@ -24,6 +24,8 @@ pub enum Quantity {
     Prediction,
     /// A Lagrange multiplier λ_t.
     Multiplier,
+    /// The sums of a layer's normal equations.
+    NormalEquations,
     /// A target given to a metric; of no layer.
     MetricTarget,
     /// An output given to a metric; of no layer.
@@ -52,6 +54,7 @@ impl fmt::Display for Quantity {
             Self::TargetGradient => "target gradient",
             Self::Prediction => "prediction",
             Self::Multiplier => "multiplier",
+            Self::NormalEquations => "normal equations",
             Self::MetricTarget => "target of a metric",
             Self::MetricOutput => "output of a metric",
         })
@@ -175,6 +178,17 @@ pub enum Error {
         loss: String,
         /// The hidden layer t = 1, …, T−1.
         layer: usize,
+    },
+
+    /// A closed form of linear circuits, asked of a circuit that is not known to be one.
+    #[error(
+        "the local problem of layer {layer} is no linear least-squares problem, which this closed form needs: {reason}"
+    )]
+    NotLinear {
+        /// The layer, counted from 0.
+        layer: usize,
+        /// What stands in the way.
+        reason: String,
     },
 
     /// A matrix or slice of the wrong shape.
@@ -318,6 +332,32 @@ pub enum Error {
         of: &'static str,
         /// The layer.
         layer: usize,
+    },
+
+    /// A solver of W-steps that does not fit a layer's local problem.
+    #[error("{solver} cannot solve layer {layer}: {reason}")]
+    ParameterSolver {
+        /// The solver's name.
+        solver: &'static str,
+        /// The layer.
+        layer: usize,
+        /// What it needs and does not find.
+        reason: String,
+    },
+
+    /// Normal equations without a unique solution.
+    #[error(
+        "{what} are singular: input row {row} (from 0; the bias is the last) is a combination of those before it in these examples, to rounding (relative curvature {curvature:e}, not above {least:e}); give a ridge or proximal weight that counts beside the inputs' squares, or more examples"
+    )]
+    Singular {
+        /// Which equations.
+        what: String,
+        /// The row of the system, counted from 0.
+        row: usize,
+        /// What the matrix gives along the combination, relative to its diagonal.
+        curvature: f64,
+        /// What rounding may leave of 0.
+        least: f64,
     },
 
     /// The pool of threads could not be started.

@@ -39,9 +39,11 @@
 //! | a local problem in another process | [`Shard`] |
 //! | moving targets alone | [`TargetSolver`]: [`ReverseSweep`], [`RedBlack`], [`SynchronousDescent`], [`GaussNewton`], [`Convergence`] |
 //! | optimisers from elsewhere, such as argmin's | [`Objective`]: [`LocalObjective`], [`TargetObjective`], [`JointObjective`], [`ComposedObjective`] |
-//! | your own parts | [`Layer`], [`Loss`], [`Optimizer`], [`TargetSolver`], [`Scheme`], [`Scalar`] |
+//! | solving one layer's W-step | [`ParameterSolver`]: [`LeastSquares`] ([`NormalEquations`]), [`LevenbergMarquardt`] |
+//! | your own parts | [`Layer`], [`Loss`], [`Optimizer`], [`TargetSolver`], [`ParameterSolver`], [`Scheme`], [`Scalar`] |
 //! | how the layers stand: energies, gaps, gradients beside backprop's, curvature | [`Diagnostics`] |
 //! | checking derivatives | [`GradCheck`] |
+//! | the method's statements, on your circuit | [`theory`] |
 //! | random circuits and data for property tests | `strategies`, with the feature `proptest` |
 //! | parting and scaling data, judging outputs | [`Split`], [`Standardizer`], [`metrics`] |
 //!
@@ -86,6 +88,7 @@ mod loss;
 pub mod metrics;
 mod objective;
 mod optimizer;
+mod parameter_solver;
 pub mod presets;
 mod regularizer;
 mod scalar;
@@ -99,6 +102,7 @@ mod standardizer;
 #[cfg(feature = "proptest")]
 pub mod strategies;
 mod target_solver;
+pub mod theory;
 mod training;
 
 pub use circuit::{
@@ -127,6 +131,10 @@ pub use objective::{
     ComposedObjective, JointObjective, LocalObjective, Objective, TargetObjective,
 };
 pub use optimizer::{Adam, AdamW, GradientDescent, Optimizer, RmsProp, Step};
+pub use parameter_solver::{
+    LeastSquares, LevenbergMarquardt, NormalEquations, ParameterReport, ParameterSolver,
+    ParameterSolvers,
+};
 pub use regularizer::Regularizer;
 pub use scalar::Scalar;
 pub use schedule::Schedule;

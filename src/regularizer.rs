@@ -99,6 +99,11 @@ impl Regularizer {
         }
     }
 
+    /// Whether R is differentiable everywhere: λ₁ = 0.
+    pub(crate) fn is_smooth(self) -> bool {
+        self.l1 == 0.0
+    }
+
     /// The larger of λ₁ and λ₂.
     pub(crate) fn largest_weight(self) -> f64 {
         self.l1.max(self.l2)

@@ -139,3 +139,152 @@ fn slopes_out_of_range_are_errors() {
         );
     }
 }
+
+/// The activations with a preimage, and the ends of their ranges, open or not.
+const MONOTONE: [(Activation, f64, f64, bool); 8] = [
+    (
+        Activation::Identity,
+        f64::NEG_INFINITY,
+        f64::INFINITY,
+        false,
+    ),
+    (Activation::Tanh, -1.0, 1.0, true),
+    (Activation::Sigmoid, 0.0, 1.0, true),
+    (Activation::Relu, 0.0, f64::INFINITY, false),
+    (
+        Activation::LeakyRelu { slope: 0.1 },
+        f64::NEG_INFINITY,
+        f64::INFINITY,
+        false,
+    ),
+    (
+        Activation::LeakyRelu { slope: 1.0 },
+        f64::NEG_INFINITY,
+        f64::INFINITY,
+        false,
+    ),
+    (
+        Activation::LeakyRelu { slope: 0.0 },
+        0.0,
+        f64::INFINITY,
+        false,
+    ),
+    (Activation::Softplus, 0.0, f64::INFINITY, true),
+];
+
+/// The largest error of f(preimage(y)) against y moved into the range, in units of ε times the larger
+/// of |y| and f′ |x|, over a grid that holds both ends, the values beside them and ±0.
+fn round_trip<T: Scalar>(preimage: impl Fn(Activation, T, T, T) -> T) -> f64 {
+    let epsilon = T::default_epsilon().as_f64();
+    let mut worst = 0.0_f64;
+    for (activation, low, high, open) in MONOTONE {
+        for margin in [1e-6, 0.01, 0.3] {
+            let room = if open { margin } else { 0.0 };
+            let grid = (-300..=300).map(|k| f64::from(k) / 100.0);
+            let small = [1e-3, 1e-8, 1e-20, 1e-30].into_iter().flat_map(|s| [s, -s]);
+            let ends = [
+                low,
+                high,
+                low + room,
+                high - room,
+                -0.0,
+                1e6,
+                -1e6,
+                1.0 - 1e-5,
+            ];
+            for y in grid.chain(small).chain(ends).filter(|y| y.is_finite()) {
+                let y = T::of(y).as_f64();
+                let clipped = y.clamp(low + room, high - room);
+                let x = preimage(activation, T::of(y), T::of(-0.5), T::of(margin)).as_f64();
+                let (found, slope) = evaluate::<T>(activation, x);
+                let unit = epsilon * clipped.abs().max(slope * x.abs()).max(f64::MIN_POSITIVE);
+                let error = (found - clipped).abs() / unit;
+                worst = worst.max(if error.is_nan() { f64::INFINITY } else { error });
+            }
+        }
+    }
+    worst
+}
+
+fn own_preimage<T: Scalar>(activation: Activation, y: T, present: T, margin: T) -> T {
+    activation.preimage(y, present, margin).unwrap()
+}
+
+#[test]
+fn a_preimage_gives_its_value() {
+    let worst = [
+        round_trip(own_preimage::<f64>),
+        round_trip(own_preimage::<f32>),
+    ];
+    assert!(worst.iter().all(|&error| error < 8.0), "{worst:?}");
+}
+
+/// What the test above must not let pass.
+#[test]
+fn a_wrong_preimage_is_seen() {
+    type Preimage = fn(Activation, f64, f64, f64) -> f64;
+    let faults: [(&str, Preimage); 4] = [
+        (
+            "not clipped",
+            |activation, y, present, margin| match activation {
+                Activation::Tanh => y.atanh(),
+                _ => own_preimage(activation, y, present, margin),
+            },
+        ),
+        (
+            "logit by cancellation",
+            |activation, y, present, margin| match activation {
+                Activation::Sigmoid => -(y.clamp(margin, 1.0 - margin).recip() - 1.0 + 1e-12).ln(),
+                _ => own_preimage(activation, y, present, margin),
+            },
+        ),
+        (
+            "half the slope",
+            |activation, y, present, margin| match activation {
+                Activation::LeakyRelu { slope } if y < 0.0 && slope > 0.0 => 2.0 * y / slope,
+                _ => own_preimage(activation, y, present, margin),
+            },
+        ),
+        (
+            "ln(eʸ − 1) as it stands",
+            |activation, y, present, margin| match activation {
+                Activation::Softplus => (y.max(margin).exp() - 1.0).ln(),
+                _ => own_preimage(activation, y, present, margin),
+            },
+        ),
+    ];
+    for (fault, preimage) in faults {
+        let worst = round_trip(preimage);
+        assert!(worst > 80.0, "{fault}: {worst}");
+    }
+}
+
+#[test]
+fn preimages_at_special_values() {
+    let at = |activation: Activation, y: f64, present| activation.preimage(y, present, 0.01);
+    for (relu, name) in [
+        (Activation::Relu, "ReLU"),
+        (Activation::LeakyRelu { slope: 0.0 }, "slope 0"),
+    ] {
+        // Below the kink the present pre-activation stays, if it gives 0.
+        assert_eq!(at(relu, 0.0, -2.0), Some(-2.0), "{name}");
+        assert_eq!(at(relu, -5.0, -2.0), Some(-2.0), "{name}");
+        assert_eq!(at(relu, -0.0, 3.0), Some(0.0), "{name}");
+        assert_eq!(at(relu, 4.0, -2.0), Some(4.0), "{name}");
+    }
+    assert_eq!(at(Activation::Sigmoid, 0.5, 0.0), Some(0.0));
+    for zero in [0.0_f64, -0.0] {
+        let found = at(Activation::Tanh, zero, 0.0).unwrap();
+        assert_eq!(found.to_bits(), zero.to_bits());
+    }
+    assert_eq!(at(Activation::Gelu, 0.5, 0.0), None);
+    assert_eq!(at(Activation::Silu, 0.5, 0.0), None);
+    for (activation, ..) in MONOTONE {
+        assert!(
+            at(activation, f64::NAN, 0.0).unwrap().is_nan(),
+            "{activation:?}"
+        );
+        let in_f32 = activation.preimage(f32::NAN, 0.0, 0.01).unwrap();
+        assert!(in_f32.is_nan(), "{activation:?}");
+    }
+}

@@ -8,11 +8,11 @@ use std::cell::Cell;
 
 use layerwise::{
     Activation, Adam, AdamW, Alternating, AugmentedLagrangian, Backprop, Circuit, CircuitBuilder,
-    ClassWeights, DecoupledCircuit, Dense, Execution, FixedPrediction, GaussNewton, Gaussian,
-    GradientDescent, JointDescent, LabelSmoothing, LocalObjective, LocalWorkspace, Loss, Objective,
-    PenaltyGrowth, Phase, PseudoHuber, Regularizer, ReverseSweep, RmsProp, Scalar, Schedule,
-    Scheme, Selection, Sequential, SoftmaxCrossEntropy, StepSize, SynchronousDescent, TargetInit,
-    Trainer, Wanted, Workspace, ZIl,
+    ClassWeights, Convergence, DecoupledCircuit, Dense, Execution, FixedPrediction, GaussNewton,
+    Gaussian, GradientDescent, JointDescent, LabelSmoothing, LeastSquares, LevenbergMarquardt,
+    LocalObjective, LocalWorkspace, Loss, Objective, PenaltyGrowth, Phase, PseudoHuber, RedBlack,
+    Regularizer, ReverseSweep, RmsProp, Scalar, Schedule, Scheme, Selection, Sequential,
+    SoftmaxCrossEntropy, StepSize, SynchronousDescent, TargetInit, Trainer, Wanted, Workspace, ZIl,
 };
 use nalgebra::DMatrix;
 
@@ -90,6 +90,25 @@ fn rich_model<T: Scalar>() -> DecoupledCircuit<T> {
         .output_loss(ClassWeights::new(weights, smooth).unwrap())
         .regularize_parameters(Regularizer::elastic(1e-3, 1e-2).unwrap())
         .regularize_targets(Regularizer::l2(1e-3).unwrap());
+    let mut model = examples_of(builder);
+    let weights: Vec<T> = (0..EXAMPLES).map(|i| T::of(0.5 + i as f64 / 4.0)).collect();
+    model
+        .set_example_weights(&Selection::All, &weights)
+        .unwrap();
+    model
+}
+
+/// ReLU layers with squared errors between two that least squares do not fit, an L2 regulariser and
+/// example weights.
+fn weighted_model<T: Scalar>() -> DecoupledCircuit<T> {
+    let dense = |input, output| Dense::new(input, output, Activation::Relu).unwrap();
+    let builder = Circuit::builder()
+        .layer(Dense::new(90, 20, Activation::Gelu).unwrap())
+        .layer(dense(20, 7))
+        .layer(dense(7, 3).without_bias())
+        .layer(dense(3, 4))
+        .output_loss(SoftmaxCrossEntropy)
+        .regularize_parameters(Regularizer::l2(1e-2).unwrap());
     let mut model = examples_of(builder);
     let weights: Vec<T> = (0..EXAMPLES).map(|i| T::of(0.5 + i as f64 / 4.0)).collect();
     model
@@ -193,6 +212,12 @@ fn training<T: Scalar>() {
     training_on::<T, _>("multipliers", || {
         AugmentedLagrangian::new(ReverseSweep::new(2))
     });
+    training_on::<T, _>("Levenberg-Marquardt", || {
+        Alternating::refreshed(ReverseSweep::new(1))
+            .with_parameter_solver(LevenbergMarquardt::new(2, 3))
+            .with_parameter_steps(2)
+            .unwrap()
+    });
     let decayed = || AdamW::new(Adam::new(1e-3).unwrap());
     phases_on::<T>("rich, residual", rich_model, || {
         let step = StepSize::Fixed(0.05);
@@ -210,6 +235,40 @@ fn training<T: Scalar>() {
     });
     phases_on::<T>("rich, Gauss-Newton", rich_model, || {
         Phase::new(Alternating::refreshed(GaussNewton::new(2, 3)), decayed())
+    });
+    phases_on::<T>("rich, direct, multipliers", rich_model, || {
+        Phase::new(AugmentedLagrangian::new(GaussNewton::direct(2)), decayed())
+    });
+    phases_on::<T>("rich, cyclic reduction", rich_model, || {
+        let ends = Convergence::NEVER.with_stagnation(1e-3).unwrap();
+        let solver = GaussNewton::cyclic_reduction(3).with_convergence(ends);
+        Phase::new(Alternating::persistent(solver), decayed())
+    });
+    phases_on::<T>("rich, chained", rich_model, || {
+        Phase::new(Alternating::residual(GaussNewton::chained(1, 3)), decayed())
+    });
+    phases_on::<T>("rich, red-black", rich_model, || {
+        let ends = Convergence::NEVER.with_tolerance(1e-3).unwrap();
+        let far = StepSize::Checked(2.0);
+        let solver = RedBlack::new(3).with_step(far).unwrap();
+        Phase::new(
+            Alternating::persistent(solver.with_convergence(ends)),
+            decayed(),
+        )
+    });
+    phases_on::<T>("weighted least squares", weighted_model, || {
+        let ridge = LeastSquares::ridge(0.1).unwrap();
+        let kept = ridge.with_forgetting(0.5).unwrap();
+        let solver = kept.with_proximal(0.1).unwrap();
+        let scheme = Alternating::persistent(ReverseSweep::new(1));
+        Phase::new(scheme.with_parameter_solver(solver), decayed()).max_gradient_norm(0.1)
+    });
+    phases_on::<T>("rich, Levenberg-Marquardt", rich_model, || {
+        let solver = LevenbergMarquardt::new(2, 2);
+        Phase::new(
+            Alternating::weights_only().with_parameter_solver(solver),
+            decayed(),
+        )
     });
     phases_on::<T>("rich, joint", rich_model, || {
         let targets = RmsProp::new(1e-3).unwrap();

@@ -1,4 +1,4 @@
-//! Gauss-Newton by conjugate gradients: exact on linear circuits, never uphill for any example, at
+//! Gauss-Newton steps: exact on linear circuits, never uphill for any example, at
 //! rest where the gradient is zero, and the same for an example in every batch.
 
 #[path = "derivatives/property.rs"]
@@ -6,9 +6,11 @@
 mod property;
 
 use layerwise::nalgebra::DMatrix;
+use layerwise::rand::Rng;
 use layerwise::{
-    Activation, Circuit, DecoupledCircuit, Dense, Error, GaussNewton, Huber, Initializer, Poisson,
-    Regularizer, Scalar, Selection, SoftmaxCrossEntropy, SquaredError, TargetInit,
+    Activation, Circuit, Context, DecoupledCircuit, Dense, Error, GaussNewton, Huber, Initializer,
+    Layer, ParameterGroup, Point, Poisson, Regularizer, Scalar, Scratch, Selection,
+    SoftmaxCrossEntropy, SquaredError, TargetInit, Write,
 };
 use property::{Tested, failed, for_all, generator, uniform};
 use proptest::prelude::*;
@@ -65,6 +67,16 @@ fn any_case() -> impl Strategy<Value = Case> {
 }
 
 impl Case {
+    /// One of the four ways to solve the system.
+    fn solver<T: Scalar>(&self, steps: u64, iterations: u64) -> GaussNewton<T> {
+        match self.seed % 4 {
+            0 => GaussNewton::new(steps, iterations),
+            1 => GaussNewton::chained(steps, iterations),
+            2 => GaussNewton::direct(steps),
+            _ => GaussNewton::cyclic_reduction(steps),
+        }
+    }
+
     fn model<T: Scalar>(&self) -> Result<DecoupledCircuit<T>, Error> {
         let mut builder = Circuit::builder().seed(self.seed);
         for pair in self.widths.windows(2) {
@@ -126,7 +138,7 @@ fn no_example_goes_uphill<T: Tested>() {
             let before = energies(&model);
             // Poisson's e^x may be too large for the scalar to begin with.
             prop_assume!(before.iter().all(|energy| energy.is_finite()));
-            let mut solver = GaussNewton::new(2, 4);
+            let mut solver = case.solver(2, 4);
             let solved = model.solve_targets(&mut solver, &Selection::All);
             solved.map_err(failed)?;
             for (before, after) in before.iter().zip(energies(&model)) {
@@ -142,7 +154,7 @@ fn an_example_goes_its_own_way<T: Tested>() {
         let mut together = case.model::<T>().map_err(failed)?;
         let mut alone = together.clone();
         prop_assume!(energies(&together).iter().all(|energy| energy.is_finite()));
-        let mut solver = GaussNewton::new(3, 3);
+        let mut solver = case.solver(3, 3);
         together
             .solve_targets(&mut solver, &Selection::All)
             .map_err(failed)?;
@@ -303,6 +315,115 @@ fn options_out_of_range_are_errors() {
                 .unwrap_err(),
         ] {
             assert!(matches!(error, Error::InvalidOption { .. }), "{error}");
+        }
+    }
+}
+
+/// ẑ = z³.
+#[derive(Debug)]
+struct Cube;
+
+impl Layer<f64> for Cube {
+    fn input_dim(&self) -> usize {
+        1
+    }
+
+    fn output_dim(&self) -> usize {
+        1
+    }
+
+    fn parameters(&self) -> Vec<ParameterGroup> {
+        Vec::new()
+    }
+
+    fn initialize(&self, _: &mut [f64], _: &mut dyn Rng) {}
+
+    fn scratch(&self, _: usize) -> Scratch {
+        Scratch::default()
+    }
+
+    fn forward(
+        &self,
+        _: &Context<'_>,
+        _: &[f64],
+        z: &[f64],
+        output: &mut [f64],
+        _: Option<&mut [f64]>,
+        _: &mut [f64],
+    ) {
+        for (output, z) in output.iter_mut().zip(z) {
+            *output = z.powi(3);
+        }
+    }
+
+    fn vjp(
+        &self,
+        at: &Point<'_, f64>,
+        g: &[f64],
+        d_input: Write<'_, f64>,
+        _: Write<'_, f64>,
+        _: &mut [f64],
+    ) {
+        d_input.each(|i| 3.0 * at.input[i].powi(2) * g[i]);
+    }
+
+    fn jvp(
+        &self,
+        at: &Point<'_, f64>,
+        v: Option<&[f64]>,
+        _: Option<&[f64]>,
+        tangent: &mut [f64],
+        _: &mut [f64],
+    ) {
+        for (i, tangent) in tangent.iter_mut().enumerate() {
+            *tangent = v.map_or(0.0, |v| 3.0 * at.input[i].powi(2) * v[i]);
+        }
+    }
+}
+
+/// E = ½ μ (z − a³)² + ½ (y − z³)², step by step: λ falls by 4 after a whole step, and rises by 8
+/// after one that had to be drawn back.
+#[test]
+fn damping_goes_by_what_becomes_of_a_step() {
+    let (a, mu, y) = (0.1_f64.cbrt(), 0.01, 1.0);
+    let energy = |z: f64| 0.5 * mu * (z - 0.1).powi(2) + 0.5 * (y - z.powi(3)).powi(2);
+    for damping in [2e-3, 0.1, 0.0] {
+        let mut verdicts = [0; 2];
+        let (mut z, mut lambda) = (0.1, damping);
+        let mut path = Vec::new();
+        for _ in 0..6 {
+            let slope = 3.0 * z * z;
+            let gradient = mu * (z - 0.1) - slope * (y - z.powi(3));
+            let step = -gradient / (mu + slope * slope + lambda);
+            let shares = [1.0, 0.25, 0.0625, 0.015625];
+            let found = shares.iter().find(|s| energy(z + *s * step) <= energy(z));
+            if found == Some(&1.0) {
+                verdicts[0] += 1;
+                lambda *= 0.25;
+            } else {
+                verdicts[1] += 1;
+                lambda = f64::max(8.0 * lambda, 1e-3);
+            }
+            z += found.unwrap_or(&0.0) * step;
+            path.push(z);
+        }
+        assert!(verdicts[0] > 0 && (verdicts[1] > 0 || damping == 0.1));
+        for (steps, expected) in (1..).zip(path) {
+            let builder = Circuit::builder().layer(Cube).layer(Cube).penalty(mu);
+            let mut model = DecoupledCircuit::new(builder.build().unwrap());
+            let one = |value| DMatrix::from_element(1, 1, value);
+            let given = TargetInit::Given(vec![one(0.1)]);
+            model.add_examples(&one(a), &one(y), &given).unwrap();
+            let solver = GaussNewton::new(steps, 5).with_damping(damping);
+            model
+                .solve_targets(&mut solver.unwrap(), &Selection::All)
+                .unwrap();
+            let found = model.z(1).unwrap()[(0, 0)];
+            let error = (found - expected).abs();
+            assert!(
+                error < 1e-9,
+                "λ = {damping}, {steps} steps: {found}, not {expected}"
+            );
         }
     }
 }

@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex};
 use layerwise::nalgebra::DMatrix;
 use layerwise::{
     Activation, Adam, Alternating, AugmentedLagrangian, Circuit, DecoupledCircuit, Dense, Error,
-    GradCheck, LocalProblem, Optimizer, Phase, Quantity, ReverseSweep, Scalar, Scheme, Selection,
-    SquaredError, Step, StepSize, TargetInit, Trainer, Visit, presets,
+    GaussNewton, Gaussian, GradCheck, Huber, LocalProblem, Loss, Optimizer, Phase, PseudoHuber,
+    Quantity, ReverseSweep, Scalar, Scheme, Selection, SquaredError, Step, StepSize, TargetInit,
+    Trainer, Visit, presets,
 };
 
 const EXAMPLES: usize = 9;
@@ -148,6 +149,50 @@ fn at_rest_the_gradients_are_those_of_backprop_for_any_penalty() {
         for (found, exact) in found.iter().flatten().zip(backprop.iter().flatten()) {
             let error = (found - exact).abs();
             assert!(error < 1e-8, "μ = {penalty}: {found}, not {exact}");
+        }
+    }
+}
+
+/// For other hidden losses too, and with Gauss-Newton steps: all that counts is that L_h is least at z = ẑ.
+#[test]
+fn at_rest_the_gradients_are_those_of_backprop_for_any_hidden_loss() {
+    let losses: [fn() -> Box<dyn Loss<f64>>; 3] = [
+        || Box::new(PseudoHuber::new(1.0).unwrap()),
+        || Box::new(Gaussian::new(vec![1.5]).unwrap()),
+        || Box::new(Huber::new(0.8).unwrap()),
+    ];
+    for loss in losses {
+        let circuit = Circuit::builder()
+            .layer(dense(2, 4, Activation::Tanh))
+            .layer(dense(4, 3, Activation::Tanh))
+            .layer(dense(3, 1, Activation::Identity))
+            .hidden_losses(vec![loss(), loss()])
+            .penalty(4.0)
+            .seed(2)
+            .build();
+        let mut model = DecoupledCircuit::new(circuit.unwrap());
+        let x = DMatrix::from_fn(2, EXAMPLES, |i, j| ((2 * i + 3 * j) % 7) as f64 / 3.5 - 1.0);
+        let y = DMatrix::from_fn(1, EXAMPLES, |_, j| (j % 4) as f64 / 2.0 - 0.8);
+        let init = TargetInit::NoisyForwardPass { std: 0.2, seed: 3 };
+        model.add_examples(&x, &y, &init).unwrap();
+        let gradient = Arc::new(Mutex::new(Vec::new()));
+        let scheme = Noted {
+            scheme: AugmentedLagrangian::new(GaussNewton::direct(3)),
+            gradient: gradient.clone(),
+        };
+        let phase = Phase::new(scheme, Frozen).epochs(300);
+        Trainer::new(phase)
+            .measure_every(0)
+            .run(&mut model)
+            .unwrap();
+        let gaps = model.gap().unwrap();
+        let name = format!("{:?}", loss());
+        assert!(gaps.iter().all(|gap| *gap < 1e-9), "{name}: {gaps:?}");
+        let backprop = model.backprop(&Selection::All).unwrap().parameters;
+        let found = gradient.lock().unwrap();
+        for (found, exact) in found.iter().flatten().zip(backprop.iter().flatten()) {
+            let error = (found - exact).abs();
+            assert!(error < 1e-8, "{name}: {found}, not {exact}");
         }
     }
 }

@@ -3,9 +3,9 @@
 
 use layerwise::{
     Activation, Adam, Alternating, AugmentedLagrangian, Backprop, Circuit, DecoupledCircuit, Dense,
-    Execution, FixedPrediction, GaussNewton, GradientDescent, JointDescent, LocalGradients, Phase,
-    ReverseSweep, Scalar, Selection, SoftmaxCrossEntropy, StepSize, SynchronousDescent, TargetInit,
-    Trainer, Workspace, ZIl,
+    Execution, FixedPrediction, GaussNewton, GradientDescent, JointDescent, LeastSquares,
+    LevenbergMarquardt, LocalGradients, Phase, RedBlack, ReverseSweep, Scalar, Selection,
+    SoftmaxCrossEntropy, StepSize, SynchronousDescent, TargetInit, Trainer, Workspace, ZIl,
 };
 use nalgebra::DMatrix;
 
@@ -52,6 +52,12 @@ fn synchronous<T: Scalar>() -> SynchronousDescent<T> {
     SynchronousDescent::new(2, StepSize::Bounded { margin: 1.0 }).unwrap()
 }
 
+/// Heavy enough for a batch of one example.
+fn squares<T: Scalar>() -> LeastSquares<T> {
+    let ridge = LeastSquares::ridge(0.1).unwrap();
+    ridge.with_forgetting(0.5).unwrap()
+}
+
 /// Every scheme, with a rule for θ that keeps state.
 fn phases<T: Scalar>() -> Vec<(&'static str, Phase<T>)> {
     let rule = || Adam::new(1e-2).unwrap();
@@ -95,6 +101,40 @@ fn phases<T: Scalar>() -> Vec<(&'static str, Phase<T>)> {
         (
             "Gauss-Newton",
             Phase::new(Alternating::persistent(GaussNewton::new(2, 3)), rule()),
+        ),
+        (
+            "Gauss-Newton, chained",
+            Phase::new(Alternating::refreshed(GaussNewton::chained(1, 3)), rule()),
+        ),
+        (
+            "direct",
+            Phase::new(Alternating::persistent(GaussNewton::direct(2)), rule()),
+        ),
+        (
+            "cyclic reduction, multipliers",
+            Phase::new(
+                AugmentedLagrangian::new(GaussNewton::cyclic_reduction(1)),
+                rule(),
+            ),
+        ),
+        (
+            "least squares",
+            Phase::new(
+                Alternating::persistent(sweep()).with_parameter_solver(squares()),
+                rule(),
+            ),
+        ),
+        (
+            "red-black",
+            Phase::new(Alternating::residual(RedBlack::new(2)), rule()),
+        ),
+        (
+            "Levenberg-Marquardt",
+            Phase::new(
+                Alternating::refreshed(sweep())
+                    .with_parameter_solver(LevenbergMarquardt::new(2, 3)),
+                rule(),
+            ),
         ),
         ("Z-IL", Phase::new(ZIl, rule())),
         (

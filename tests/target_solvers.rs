@@ -13,7 +13,8 @@ use layerwise::{
     SoftmaxCrossEntropy, SolveReport, SolveStop, StepSize, SynchronousDescent, TargetInit,
     TargetSolver, Wanted,
 };
-use property::{Tested, generator, uniform};
+use property::{Tested, failed, for_all, generator, uniform};
+use proptest::prelude::*;
 
 in_both_scalars!(
     the_direct_solvers_agree,
@@ -211,38 +212,26 @@ fn solved<T: Scalar>(
     (model, report)
 }
 
-/// Conjugate gradients to the end, block Cholesky and cyclic reduction make the same step, over
-/// every number of layers and more examples than are worked on at a time.
+/// Conjugate gradients to the end, with either preconditioner, block Cholesky and cyclic reduction
+/// make the same step, over every number of layers and more examples than are worked on at a time.
 fn the_direct_solvers_agree<T: Tested>() {
-    for depth in [2, 3, 4, 5, 8, 9, 13] {
-        let start = curved_model::<T>(depth, 37);
+    let cases = (2..14usize, 1..40usize);
+    for_all(cases, |(depth, n)| {
+        let start = curved_model::<T>(depth, n);
         let (by_cholesky, report) = solved(&start, GaussNewton::direct(1));
-        assert_eq!((report.steps, report.limited), (1, 37));
+        prop_assert_eq!((report.steps, report.limited), (1, n));
+        prop_assert!(distance(&start, &by_cholesky) > 0.01);
         let (by_reduction, _) = solved(&start, GaussNewton::cyclic_reduction(1));
-        let iterations = GaussNewton::new(1, 400);
-        let iterations = iterations.with_residual_tolerance(0.0).unwrap();
-        let (by_iterations, _) = solved(&start, iterations);
-        let rounding = 1e3 * T::default_epsilon().as_f64();
-        assert!(distance(&start, &by_cholesky) > 0.1);
         let error = distance(&by_cholesky, &by_reduction);
-        assert!(error < rounding, "depth {depth}: {error}");
-        let error = distance(&by_cholesky, &by_iterations);
-        eprintln!(
-            "{depth} {error} {:?} {:?}",
-            report,
-            energies(&by_cholesky)
-                .iter()
-                .zip(energies(&by_iterations))
-                .map(|(a, b)| a - b)
-                .collect::<Vec<_>>()
-        );
-        assert!(error < 10.0 * rounding, "depth {depth}: {error}");
-        let chained = GaussNewton::chained(1, 400);
-        let chained = chained.with_residual_tolerance(0.0).unwrap();
-        let (by_chain, _) = solved(&start, chained);
-        let error = distance(&by_cholesky, &by_chain);
-        assert!(error < 10.0 * rounding, "depth {depth}: {error}");
-    }
+        prop_assert!(error < 10.0 * T::ROUNDING, "cyclic reduction: {}", error);
+        for solver in [GaussNewton::new(1, 400), GaussNewton::chained(1, 400)] {
+            let solver = solver.with_residual_tolerance(0.0).map_err(failed)?;
+            let (by_iterations, _) = solved(&start, solver);
+            let error = distance(&by_cholesky, &by_iterations);
+            prop_assert!(error < T::GRADIENT, "conjugate gradients: {}", error);
+        }
+        Ok(())
+    });
 }
 
 /// Preconditioned by the hidden terms, the iterations end after the output loss's rank plus one,

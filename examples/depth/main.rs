@@ -7,13 +7,14 @@
 mod data;
 
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
 
 use clap::{Parser, ValueEnum};
 use data::Digits;
 use layerwise::{
     Activation, Adam, Alternating, AugmentedLagrangian, Backprop, Circuit, DecoupledCircuit, Dense,
-    Error, GaussNewton, Phase, RedBlack, ReverseSweep, Schedule, SoftmaxCrossEntropy, TargetInit,
-    Trainer, metrics,
+    Error, GaussNewton, Optimizer, Phase, RedBlack, ReverseSweep, Scalar, Schedule, Scheme,
+    Selection, SoftmaxCrossEntropy, Step, StepSize, TargetInit, Trainer, Visit, metrics,
 };
 use serde::Serialize;
 
@@ -41,22 +42,10 @@ struct Options {
     /// Schemes to run.
     #[arg(long, value_delimiter = ',', default_values_t = SchemeName::ALL)]
     scheme: Vec<SchemeName>,
+    /// Brings the multipliers to rest at the initial weights of the first seed instead, and compares
+    /// their gradients with backprop's.
     #[arg(long)]
-    mu: Option<f32>,
-    #[arg(long, default_value_t = 1.0)]
-    margin: f64,
-    #[arg(long, default_value_t = 1e-8)]
-    eps: f64,
-    #[arg(long)]
-    chain: bool,
-    #[arg(long)]
-    mu_end: Option<f64>,
-    #[arg(long)]
-    rate: Option<f64>,
-    #[arg(long)]
-    steps: Option<u64>,
-    #[arg(long)]
-    iterations: Option<u64>,
+    multipliers_at_rest: bool,
     /// One JSON object a row instead of the table.
     #[arg(long)]
     json: bool,
@@ -92,41 +81,43 @@ impl SchemeName {
         Self::Multipliers,
     ];
 
-    fn phase(self, options: &Options) -> Result<Phase<f32>, Error> {
-        let adam = Adam::new(options.rate.unwrap_or(1e-2))?.with_epsilon(options.eps)?;
-        let steps = options.steps.unwrap_or(1);
-        let iterations = options.iterations.unwrap_or(12);
-        let refreshed = |iterations| {
-            if options.chain {
-                GaussNewton::chained(steps, iterations)
-            } else {
-                GaussNewton::new(steps, iterations)
+    /// μ of every hidden layer.
+    fn penalty(self) -> f32 {
+        match self {
+            Self::Persistent | Self::Multipliers => 100.0,
+            _ => 1.0,
+        }
+    }
+
+    /// The whole difference between the schemes, μ aside.
+    fn phase(self) -> Result<Phase<f32>, Error> {
+        let long = StepSize::Bounded { margin: 1.9 };
+        let (fast, slow) = (Adam::new(1e-2)?, Adam::new(3e-3)?);
+        Ok(match self {
+            Self::Backprop => Phase::new(Backprop, fast),
+            Self::Sweep => {
+                let solver = ReverseSweep::new(3).with_step(long)?;
+                Phase::new(Alternating::refreshed(solver), fast)
             }
-        };
-        let mut phase = match self {
-            Self::Backprop => Phase::new(Backprop, adam),
-            Self::Sweep => Phase::new(
-                Alternating::refreshed(ReverseSweep::new(steps).with_step(
-                    layerwise::StepSize::Bounded {
-                        margin: options.margin,
-                    },
-                )?),
-                adam,
-            ),
-            Self::RedBlack => Phase::new(Alternating::refreshed(RedBlack::new(steps)), adam),
-            Self::GaussNewton => Phase::new(Alternating::refreshed(refreshed(iterations)), adam),
-            Self::Direct => Phase::new(Alternating::refreshed(GaussNewton::direct(steps)), adam),
-            Self::Persistent => Phase::new(Alternating::persistent(refreshed(iterations)), adam),
-            Self::Multipliers => Phase::new(AugmentedLagrangian::new(refreshed(iterations)), adam),
+            Self::RedBlack => {
+                let solver = RedBlack::new(6).with_step(long)?;
+                Phase::new(Alternating::refreshed(solver), fast)
+            }
+            Self::GaussNewton => Phase::new(Alternating::refreshed(GaussNewton::new(1, 12)), fast),
+            Self::Direct => {
+                // As much damping as penalty: half of the way that the penalty alone would allow.
+                let solver = GaussNewton::direct(1).with_damping(1.0)?;
+                Phase::new(Alternating::refreshed(solver), fast)
+            }
+            Self::Persistent => {
+                // Several steps and a slow θ, so that the targets can follow.
+                Phase::new(Alternating::persistent(GaussNewton::chained(3, 4)), slow)
+            }
+            Self::Multipliers => {
+                Phase::new(AugmentedLagrangian::new(GaussNewton::chained(2, 4)), slow)
+            }
         }
-        .epochs(options.epochs)
-        .schedule(Schedule::cosine(0.05)?);
-        if let Some(end) = options.mu_end
-            && self != Self::Backprop
-        {
-            phase = phase.penalty_schedule(Schedule::geometric(end)?);
-        }
-        Ok(phase)
+        .schedule(Schedule::cosine(0.05)?))
     }
 }
 
@@ -145,14 +136,15 @@ struct Row {
     train_accuracy: f64,
     test_accuracy: f64,
     composed_loss: f64,
-    gap: f64,
+    /// None for backprop, which leaves the targets alone.
+    gap: Option<f64>,
     seconds: f64,
 }
 
-fn circuit(options: &Options, seed: u64) -> Result<Circuit<f32>, Error> {
+fn circuit<T: Scalar>(options: &Options, penalty: f32, seed: u64) -> Result<Circuit<T>, Error> {
     let mut builder = Circuit::builder()
         .output_loss(SoftmaxCrossEntropy)
-        .penalty(options.mu.unwrap_or(1.0))
+        .penalty(T::of(penalty.into()))
         .seed(seed);
     let (mut input, width) = (64, options.width as usize);
     for _ in 0..options.hidden {
@@ -170,9 +162,9 @@ fn run(
     options: &Options,
     (train, test): &(Digits, Digits),
 ) -> Result<Row, Error> {
-    let mut model = DecoupledCircuit::new(circuit(options, seed)?);
+    let mut model = DecoupledCircuit::new(circuit(options, scheme.penalty(), seed)?);
     model.add_examples(&train.images, &train.classes, &TargetInit::ForwardPass)?;
-    let report = Trainer::new(scheme.phase(options)?)
+    let report = Trainer::new(scheme.phase()?.epochs(options.epochs))
         .seed(seed)
         .measure_every(0)
         .run(&mut model)?;
@@ -183,7 +175,7 @@ fn run(
         train_accuracy: metrics::accuracy(&train.labels, &model.predict(&train.images)?)?,
         test_accuracy: metrics::accuracy(&test.labels, &model.predict(&test.images)?)?,
         composed_loss: f64::from(model.composed_loss()?) / train.labels.len() as f64,
-        gap: squares.sum::<f64>().sqrt(),
+        gap: (scheme != SchemeName::Backprop).then(|| squares.sum::<f64>().sqrt()),
         seconds: report.seconds,
     })
 }
@@ -200,6 +192,9 @@ fn main() -> ExitCode {
 
 fn compare(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let data = data::load(options.split_seed)?;
+    if options.multipliers_at_rest {
+        return Ok(multipliers_at_rest(options, &data.0)?);
+    }
     if !options.json {
         println!(
             "{:<14} {:>4} {:>8} {:>8} {:>10} {:>9} {:>8}",
@@ -217,13 +212,13 @@ fn compare(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
                 continue;
             }
             println!(
-                "{:<14} {:>4} {:>8.2} {:>8.2} {:>10.5} {:>9.4} {:>8.2}",
+                "{:<14} {:>4} {:>8.2} {:>8.2} {:>10.5} {:>9} {:>8.2}",
                 scheme.to_string(),
                 row.seed,
                 100.0 * row.train_accuracy,
                 100.0 * row.test_accuracy,
                 row.composed_loss,
-                row.gap,
+                row.gap.map_or("-".into(), |gap| format!("{gap:.4}")),
                 row.seconds
             );
         }
@@ -231,9 +226,77 @@ fn compare(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     }
     if !options.json {
         println!("\nmean test accuracy over {} seeds", options.seeds.len());
-        for (scheme, mean) in means {
+        for &(scheme, mean) in &means {
             println!("{:<14} {mean:>8.2}", scheme.to_string());
         }
+    }
+    Ok(())
+}
+
+/// θ stays.
+#[derive(Debug, Clone, Copy)]
+struct Frozen;
+
+impl Optimizer<f64> for Frozen {
+    fn slots(&self) -> usize {
+        0
+    }
+
+    fn update(&self, _: Step, _: &mut [f64], _: &[f64], _: &mut [f64]) {}
+}
+
+/// Multipliers that also note the parameter gradient of their last visit.
+#[derive(Debug)]
+struct Noted {
+    scheme: AugmentedLagrangian<f64>,
+    gradient: Arc<Mutex<Vec<Vec<f64>>>>,
+}
+
+impl Scheme<f64> for Noted {
+    fn start(&mut self, model: &DecoupledCircuit<f64>) -> Result<(), Error> {
+        self.scheme.start(model)
+    }
+
+    fn visit(&mut self, visit: &mut Visit<'_, '_, f64>) -> Result<f64, Error> {
+        let energy = self.scheme.visit(visit)?;
+        let layers = 0..visit.circuit().depth();
+        let gradient = layers.map(|t| visit.workspace().parameter_gradient(t).to_vec());
+        *self.gradient.lock().expect("no thread panicked") = gradient.collect();
+        Ok(energy)
+    }
+}
+
+/// Brings the multipliers to rest at the initial θ, in `f64`, and compares the gradients with
+/// backprop's.
+fn multipliers_at_rest(options: &Options, train: &Digits) -> Result<(), Error> {
+    println!(
+        "{:>6} {:>10} {:>22} {:>22}",
+        "visits", "gap", "largest ∂E/∂θ", "largest difference"
+    );
+    // Large enough beside what λ·f″ takes from the curvature, at these weights.
+    let penalty = 10.0;
+    let (images, classes) = (train.images.map(f64::from), train.classes.map(f64::from));
+    let n = train.labels.len() as f64;
+    for visits in [1, 3, 10, 30] {
+        let circuit = circuit::<f64>(options, penalty, options.seeds[0])?;
+        let mut model = DecoupledCircuit::new(circuit);
+        model.add_examples(&images, &classes, &TargetInit::ForwardPass)?;
+        let gradient = Arc::new(Mutex::new(Vec::new()));
+        let scheme = Noted {
+            scheme: AugmentedLagrangian::new(GaussNewton::chained(2, 12)),
+            gradient: gradient.clone(),
+        };
+        let phase = Phase::new(scheme, Frozen).epochs(visits);
+        Trainer::new(phase).measure_every(0).run(&mut model)?;
+        let backprop = model.backprop(&Selection::All)?.parameters.concat();
+        let found = gradient.lock().expect("no thread panicked").concat();
+        let largest = |values: &mut dyn Iterator<Item = f64>| values.fold(0.0, f64::max) / n;
+        let size = largest(&mut backprop.iter().map(|a| a.abs()));
+        let differences = backprop.iter().zip(&found).map(|(a, b)| (a - b).abs());
+        let difference = largest(&mut { differences });
+        let squares = model.gap()?.into_iter().map(|gap| gap * gap);
+        let gap = squares.sum::<f64>().sqrt();
+        println!("{visits:>6} {gap:>10.2e} {size:>22.6e} {difference:>22.2e}");
     }
     Ok(())
 }

@@ -204,6 +204,52 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         Self { context, ..self }
     }
 
+    /// The same problem at other parameters θ_t, the layer's and then the loss's.
+    ///
+    /// # Errors
+    /// [`Error::Length`], [`Error::NonFiniteData`].
+    pub fn at_parameters(self, parameters: &'a [T]) -> Result<Self, Error> {
+        check_length("parameters", parameters, self.parameters.len())?;
+        let rows = parameters.len().max(1);
+        check_finite(Quantity::Parameter, self.layer(), rows, parameters)?;
+        Ok(Self { parameters, ..self })
+    }
+
+    /// θ_t: the layer's own parameters, then the loss's.
+    pub fn parameters(&self) -> &'a [T] {
+        self.parameters
+    }
+
+    /// z_t, input_dim × n column-major.
+    pub fn input(&self) -> &'a [T] {
+        self.input
+    }
+
+    /// z_{t+1}, output_dim × n column-major.
+    pub fn target(&self) -> &'a [T] {
+        self.target
+    }
+
+    /// The layer f_t.
+    pub fn function(&self) -> &'a dyn Layer<T> {
+        self.layer
+    }
+
+    /// The loss L_h, or L if the layer is the last.
+    pub fn loss(&self) -> &'a dyn Loss<T> {
+        self.loss
+    }
+
+    /// μ_{t+1}; 1 if the layer is the last.
+    pub fn weight(&self) -> T {
+        self.weight
+    }
+
+    /// The examples' weights wᵢ; `None` if every weight is 1.
+    pub fn example_weights(&self) -> Option<&'a [T]> {
+        (!self.example_weights.is_empty()).then_some(self.example_weights)
+    }
+
     /// t, the number of the layer.
     pub fn layer(&self) -> usize {
         self.context.layer
@@ -222,7 +268,7 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         workspace
     }
 
-    fn fit(&self, workspace: &mut LocalWorkspace<T>) {
+    pub(crate) fn fit(&self, workspace: &mut LocalWorkspace<T>) {
         workspace.fit(
             self.layer,
             self.loss,
@@ -368,10 +414,7 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
             return;
         }
         let mut value = T::zero();
-        let count = match self.example_weights {
-            [] => T::of(self.examples() as f64),
-            weights => total(weights),
-        };
+        let count = self.total_weight();
         for group in groups.iter().filter(|group| group.decays) {
             let own = &self.parameters[group.range.clone()];
             value += regularizer.value(own);
@@ -400,6 +443,14 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
             if wanted {
                 regularizer.add_gradient(z, weight, gradient);
             }
+        }
+    }
+
+    /// Σᵢ wᵢ.
+    pub(crate) fn total_weight(&self) -> T {
+        match self.example_weights {
+            [] => T::of(self.examples() as f64),
+            weights => total(weights),
         }
     }
 
@@ -501,6 +552,62 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         } = workspace;
         let at = self.point(prediction, tape);
         self.layer.vjp(&at, cotangent, d_input, d_parameters, work);
+        Ok(())
+    }
+
+    /// `product ← G v` with the Gauss-Newton matrix of ℓ_t in the layer's own parameters,
+    ///
+    /// G = Σᵢ wᵢ \[ μ_{t+1} (∂f/∂θ)ᵀ Cᵢ (∂f/∂θ) + λ₂ on the groups that R_t decays \],
+    ///
+    /// Cᵢ the loss's curvature in ẑ_{t+1} ([`Loss::curvature`]), λ₂ of R_t: one JVP and one VJP, at a
+    /// workspace whose prediction is current. A sum over examples, like ℓ_t; positive semidefinite;
+    /// the Hessian where f is linear in θ, C is the loss's Hessian and R_t has no L1 part. Schraudolph
+    /// 2002. The workspace's gradients mean nothing afterwards.
+    ///
+    /// # Errors
+    /// [`Error::Length`] for a slice that does not fit.
+    pub fn gauss_newton_product(
+        &self,
+        v_parameters: &[T],
+        product: &mut [T],
+        workspace: &mut LocalWorkspace<T>,
+    ) -> Result<(), Error> {
+        check_length("v_parameters", v_parameters, self.own)?;
+        check_length("product", product, self.own)?;
+        self.check_workspace(workspace)?;
+        let LocalWorkspace {
+            prediction,
+            tape,
+            work,
+            cotangent,
+            d_target: tangent,
+            ..
+        } = workspace;
+        let at = self.point(prediction, tape);
+        self.layer.jvp(&at, None, Some(v_parameters), tangent, work);
+        let pair = Pair::new(self.layer.output_dim(), self.target, prediction)
+            .with_parameters(&self.parameters[self.own..]);
+        let curved = Write::Set(&mut cotangent[..]);
+        self.loss
+            .curvature(&pair, None, Some(tangent), Write::Skip, curved, work);
+        if self.weight != T::one() {
+            scale(cotangent, self.weight);
+        }
+        if !self.example_weights.is_empty() {
+            scale_columns(cotangent, self.example_weights);
+        }
+        let d_parameters = Write::Set(&mut product[..]);
+        self.layer
+            .vjp(&at, cotangent, Write::Skip, d_parameters, work);
+        let regularizer = self.regularization.parameters.curvature();
+        if regularizer > T::zero() {
+            let factor = self.total_weight() * regularizer;
+            let own = |group: &&ParameterGroup| group.decays && group.range.end <= self.own;
+            for group in self.regularization.groups.iter().filter(own) {
+                let range = group.range.clone();
+                add_scaled(&mut product[range.clone()], factor, &v_parameters[range]);
+            }
+        }
         Ok(())
     }
 

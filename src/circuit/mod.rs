@@ -140,6 +140,18 @@ impl<T: Scalar> Circuit<T> {
         &self.target_regularizers
     }
 
+    /// Σ_t R(θ_t), what every example brings to E with it.
+    pub(crate) fn parameter_regularization(&self) -> T {
+        let layers = self.parameters.iter().zip(&self.groups);
+        let mut sum = T::zero();
+        for ((own, groups), regularizer) in layers.zip(&self.parameter_regularizers) {
+            for group in groups.all.iter().filter(|group| group.decays) {
+                sum += regularizer.value(&own[group.range.clone()]);
+            }
+        }
+        sum
+    }
+
     /// All θ_t, for an optimiser that has checked its step.
     pub(crate) fn parameters_mut(&mut self) -> &mut [Vec<T>] {
         &mut self.parameters

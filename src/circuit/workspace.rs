@@ -200,9 +200,12 @@ impl<T: Scalar> Workspace<T> {
         &self.locals[t - 1].d_target
     }
 
-    /// Norm of ∂E/∂θ over all layers, added up in f64 in one order and without overflow.
-    pub(crate) fn parameter_gradient_norm(&self) -> f64 {
-        let all = || self.locals.iter().flat_map(|local| &local.d_parameters);
+    /// Norm of ∂E/∂θ over the layers that `wanted` names, added up in f64 in one order and without
+    /// overflow.
+    pub(crate) fn parameter_gradient_norm(&self, wanted: impl Fn(usize) -> bool) -> f64 {
+        let wanted = |&(t, _): &(usize, _)| wanted(t);
+        let own = || self.locals.iter().enumerate().filter(&wanted);
+        let all = || own().flat_map(|(_, local)| &local.d_parameters);
         let top = all().fold(0.0, |top: f64, g| top.max(g.as_f64().abs()));
         if top == 0.0 {
             return 0.0;
@@ -219,12 +222,17 @@ impl<T: Scalar> Workspace<T> {
     }
 
     pub(crate) fn check_energies(&self, step: u64) -> Result<(), Error> {
-        self.check(Quantity::Energy, step, |local| local.energy.is_finite())
+        self.check(Quantity::Energy, step, |_, local| local.energy.is_finite())
     }
 
-    pub(crate) fn check_parameter_gradients(&self, step: u64) -> Result<(), Error> {
-        self.check(Quantity::ParameterGradient, step, |local| {
-            crate::kernel::all_finite(&local.d_parameters)
+    /// Whether ∂E/∂θ_t is finite for the layers that `wanted` names.
+    pub(crate) fn check_parameter_gradients(
+        &self,
+        step: u64,
+        wanted: impl Fn(usize) -> bool,
+    ) -> Result<(), Error> {
+        self.check(Quantity::ParameterGradient, step, |t, local| {
+            !wanted(t) || crate::kernel::all_finite(&local.d_parameters)
         })
     }
 
@@ -232,9 +240,10 @@ impl<T: Scalar> Workspace<T> {
         &self,
         quantity: Quantity,
         step: u64,
-        finite: impl Fn(&LocalWorkspace<T>) -> bool,
+        finite: impl Fn(usize, &LocalWorkspace<T>) -> bool,
     ) -> Result<(), Error> {
-        match self.locals.iter().position(|local| !finite(local)) {
+        let mut locals = self.locals.iter().enumerate();
+        match locals.position(|(t, local)| !finite(t, local)) {
             None => Ok(()),
             Some(layer) => Err(Error::NonFinite {
                 quantity,

@@ -15,7 +15,8 @@ use crate::circuit::batch::columns;
 use crate::circuit::local_problem::{check_finite, check_length, check_weights};
 use crate::circuit::{Batch, Circuit, LocalProblem, Workspace};
 use crate::execution::Execution;
-use crate::kernel::squared_distance;
+use crate::kernel::{all_finite, squared_distance};
+use crate::parameter_solver::{ParameterReport, ParameterSolver};
 use crate::selection::Selection;
 use crate::target_solver::{SolveReport, TargetProblem, TargetSolver};
 use crate::{Error, Quantity, Scalar};
@@ -484,6 +485,43 @@ impl<T: Scalar> DecoupledCircuit<T> {
                 Ok(solver.solve(&mut problem))
             },
         )?
+    }
+
+    /// Moves θ_t by one call of `solver`, which is reset first, on the selected examples; targets and
+    /// all other parameters fixed.
+    ///
+    /// To let a solver keep its sums over several batches, call [`ParameterSolver::solve`] on
+    /// [`DecoupledCircuit::local_problem`]s, and [`DecoupledCircuit::set_parameters`].
+    ///
+    /// # Errors
+    /// [`Error::UnknownLayer`], errors of the selection, [`Error::NoExamples`], and those of the
+    /// solver; θ_t is unchanged then.
+    pub fn solve_parameters(
+        &mut self,
+        t: usize,
+        solver: &mut dyn ParameterSolver<T>,
+        selection: &Selection<'_>,
+    ) -> Result<ParameterReport, Error> {
+        self.check_layer(t)?;
+        solver.reset();
+        let mut parameters = self.circuit.parameters(t).to_vec();
+        let report = self.with_batch(selection, "a W-step", |batch| {
+            let batch = Batch {
+                training: true,
+                ..batch
+            };
+            let problem = self.circuit.local_problem(t, batch);
+            solver.solve(&problem, &mut problem.workspace(), &mut parameters)
+        })??;
+        if !all_finite(&parameters) {
+            return Err(Error::NonFinite {
+                quantity: Quantity::Parameter,
+                layer: t,
+                step: 0,
+            });
+        }
+        self.circuit.parameters_mut()[t] = parameters;
+        Ok(report)
     }
 
     /// Lets `solve` move the targets of all examples, in blocks: of all or, after an error, of none.

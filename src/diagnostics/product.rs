@@ -1,9 +1,9 @@
 //! Products with the Gauss-Newton matrix of E in z, or with its diagonal blocks.
 
-use crate::circuit::{Batch, Circuit, LocalWorkspace, Workspace};
-use crate::kernel::{add_scaled, scale};
-use crate::loss::Pair;
-use crate::{Scalar, Write};
+use crate::Scalar;
+use crate::circuit::{Batch, Circuit, Workspace};
+use crate::kernel::{add_scaled, add_to};
+use crate::target_solver::Link;
 
 /// What of the matrix H is multiplied with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,24 +15,18 @@ pub(crate) enum Part {
 }
 
 /// Products H p of every example with a direction of its own, example weights left out.
-///
-/// With J_t = ∂f_t/∂z_t and C_t the curvature of layer t's loss in (z_{t+1}, ẑ_{t+1}), μ_{t+1} included,
-/// H = Σ_t A_tᵀ C_t A_t + λ₂ of S, A_t p = (p_{t+1}, J_t p_t): block tridiagonal and positive semidefinite.
 #[derive(Debug)]
 pub(crate) struct Product<T> {
     /// (H p)_t, t = 1, …, T−1, d_t × n column-major.
     pub(crate) results: Vec<Vec<T>>,
-    /// J_t p_t, and the curvature's product in ẑ_{t+1}.
-    tangent: Vec<T>,
-    in_prediction: Vec<T>,
+    link: Link<T>,
 }
 
 impl<T: Scalar> Product<T> {
     pub(crate) fn new() -> Self {
         Self {
             results: Vec::new(),
-            tangent: Vec::new(),
-            in_prediction: Vec::new(),
+            link: Link::new(),
         }
     }
 
@@ -47,62 +41,23 @@ impl<T: Scalar> Product<T> {
     ) {
         self.results.resize_with(directions.len(), Vec::new);
         for (t, local) in workspace.locals.iter_mut().enumerate() {
-            let (layer, loss) = (circuit.layer(t), circuit.loss(t));
-            let LocalWorkspace {
-                prediction,
-                tape,
-                work,
-                ..
-            } = local;
-            let at = circuit.local_problem(t, batch).point(prediction, tape);
-            let pair = Pair::new(layer.output_dim(), batch.z(t + 1), prediction)
-                .with_parameters(circuit.loss_parameters(t));
+            self.link.fit(circuit, t, batch.len());
             let own = t.checked_sub(1).map(|i| &directions[i][..]);
             let above = directions.get(t).map(|above| &above[..]);
-            let (before, after) = self.results.split_at_mut(t);
-            let mut in_target = after.first_mut();
-            if let Some(in_target) = &mut in_target {
-                in_target.resize(prediction.len(), T::zero());
+            // The blocks leave out what the two directions have to do with one another.
+            let joint = part == Part::Whole;
+            if let Some(result) = self.results.get_mut(t) {
+                let own = own.filter(|_| joint);
+                self.link
+                    .multiply(circuit, batch, t, [own, above], false, local);
+                result.clear();
+                result.extend_from_slice(&self.link.in_target);
             }
-            self.tangent.resize(prediction.len(), T::zero());
-            self.in_prediction.resize(prediction.len(), T::zero());
             if own.is_some() {
-                layer.jvp(&at, own, None, &mut self.tangent, work);
-            }
-            let tangent = own.map(|_| &self.tangent[..]);
-            let mut curvature = |v_target, v_prediction, target: bool, prediction: bool| {
-                let into = in_target.as_mut().filter(|_| target);
-                let in_target = Write::set(into.map(|into| &mut into[..]));
-                let into = prediction.then_some(&mut self.in_prediction[..]);
-                let in_prediction = Write::set(into);
-                loss.curvature(
-                    &pair,
-                    v_target,
-                    v_prediction,
-                    in_target,
-                    in_prediction,
-                    work,
-                );
-            };
-            match part {
-                Part::Whole => curvature(above, tangent, true, own.is_some()),
-                Part::Blocks => {
-                    if above.is_some() {
-                        curvature(above, None, true, false);
-                    }
-                    if own.is_some() {
-                        curvature(None, tangent, false, true);
-                    }
-                }
-            }
-            let weight = circuit.weight(t);
-            if let Some(in_target) = in_target {
-                scale(in_target, weight);
-            }
-            if let Some(in_input) = before.last_mut() {
-                scale(&mut self.in_prediction, weight);
-                let in_input = Write::Add(in_input);
-                layer.vjp(&at, &self.in_prediction, in_input, Write::Skip, work);
+                let above = above.filter(|_| joint);
+                self.link
+                    .multiply(circuit, batch, t, [own, above], true, local);
+                add_to(&mut self.results[t - 1], &self.link.in_input);
             }
         }
         for (i, own) in self.results.iter_mut().enumerate() {

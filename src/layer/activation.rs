@@ -93,6 +93,75 @@ impl Activation {
         }
     }
 
+    /// The x whose f(x) is `value`, or the nearest that f reaches: what a least-squares fit of the
+    /// pre-activation aims at. `None` for `Gelu` and `Silu`, which are not monotone.
+    ///
+    /// | variant | x, y the value moved into the interval | interval |
+    /// |---|---|---|
+    /// | `Identity` | y | all |
+    /// | `Tanh` | artanh y | [−1 + margin, 1 − margin] |
+    /// | `Sigmoid` | ln(y/(1 − y)) | [margin, 1 − margin] |
+    /// | `Relu` | y for y > 0, else min(`present`, 0) | y ≥ 0 |
+    /// | `LeakyRelu` | y for y > 0, else y/slope; with slope 0 as `Relu` | all |
+    /// | `Softplus` | ln(eʸ − 1) | y ≥ margin |
+    ///
+    /// Where many x have the value (`Relu` at 0), it is the one nearest to the pre-activation
+    /// `present`. `margin`, which must be above 0 and below ½, keeps x finite at the ends of an
+    /// open range. NaN stays NaN.
+    ///
+    /// # Examples
+    /// ```
+    /// use layerwise::Activation;
+    ///
+    /// assert_eq!(Activation::Relu.preimage(2.0, -1.0, 0.01), Some(2.0));
+    /// assert_eq!(Activation::Relu.preimage(-3.0, -1.0, 0.01), Some(-1.0));
+    /// let end = Activation::Tanh.preimage(7.0, 0.0, 0.01).unwrap();
+    /// assert!((end - 0.99_f64.atanh()).abs() < 1e-12);
+    /// assert_eq!(Activation::Silu.preimage(2.0, 0.0, 0.01), None);
+    /// ```
+    pub fn preimage<T: Scalar>(self, value: T, present: T, margin: T) -> Option<T> {
+        let (zero, one, half) = (T::zero(), T::one(), T::of(0.5));
+        Some(match self {
+            Self::Identity => value,
+            Self::Tanh => {
+                // artanh a = ½ ln(1 + 2a/(1 − a)), from the distance to the end where a is clipped.
+                let a = value.abs();
+                let ratio = if a > one - margin {
+                    (one - margin) / margin
+                } else {
+                    a / (one - a)
+                };
+                (half * (ratio + ratio).ln_1p()).copysign(value)
+            }
+            Self::Sigmoid => {
+                // With e the distance to the nearer end, ±ln(1 + (1 − 2e)/e).
+                let upper = value >= half;
+                let distance = if upper { one - value } else { value };
+                let e = if distance < margin { margin } else { distance };
+                let x = ((one - (e + e)) / e).ln_1p();
+                if upper { x } else { -x }
+            }
+            Self::Relu => rectified(value, present),
+            Self::LeakyRelu { slope } => {
+                let slope = T::of(slope);
+                match slope.is_zero() {
+                    true => rectified(value, present),
+                    false if value <= zero => value / slope,
+                    false => value,
+                }
+            }
+            Self::Softplus => {
+                let y = if value < margin { margin } else { value };
+                if y > T::of(std::f64::consts::LN_2) {
+                    y + (-(-y).exp()).ln_1p()
+                } else {
+                    y.exp_m1().ln()
+                }
+            }
+            Self::Gelu | Self::Silu => return None,
+        })
+    }
+
     pub(crate) fn validate(self) -> Result<Self, Error> {
         match self {
             Self::LeakyRelu { slope } if !(0.0..=1.0).contains(&slope) => {
@@ -104,5 +173,18 @@ impl Activation {
             }
             _ => Ok(self),
         }
+    }
+}
+
+/// The preimage under max(x, 0) nearest to `present`.
+fn rectified<T: Scalar>(value: T, present: T) -> T {
+    if value <= T::zero() {
+        if present < T::zero() {
+            present
+        } else {
+            T::zero()
+        }
+    } else {
+        value
     }
 }

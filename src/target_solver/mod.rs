@@ -13,6 +13,7 @@ mod step_size;
 use std::fmt::Debug;
 
 pub use gauss_newton::GaussNewton;
+pub(crate) use gauss_newton::Link;
 pub use gradient::SynchronousDescent;
 pub use problem::TargetProblem;
 pub use red_black::RedBlack;

@@ -3,6 +3,7 @@
 use super::residuals::Residuals;
 use super::visit::{Scheme, Visit};
 use crate::decoupled::DecoupledCircuit;
+use crate::parameter_solver::{ParameterSolver, ParameterSolvers};
 use crate::schedule::Schedule;
 use crate::target_solver::TargetSolver;
 use crate::{Error, Scalar};
@@ -47,6 +48,9 @@ pub struct Alternating<T: Scalar> {
     solver: Option<Box<dyn TargetSolver<T>>>,
     policy: TargetPolicy,
     parameter_steps: u64,
+    parameter_solver: Option<Box<dyn ParameterSolver<T>>>,
+    /// Its copies for the layers, from the start of a phase.
+    parameter_solvers: Option<ParameterSolvers<T>>,
     residuals: Residuals<T>,
 }
 
@@ -110,6 +114,8 @@ impl<T: Scalar> Alternating<T> {
             solver,
             policy,
             parameter_steps: 1,
+            parameter_solver: None,
+            parameter_solvers: None,
             residuals: Residuals::new(),
         }
     }
@@ -130,6 +136,27 @@ impl<T: Scalar> Alternating<T> {
         Ok(self)
     }
 
+    /// The same with every parameter step made by `solver` where it fits the layer
+    /// ([`ParameterSolver::check`]), each layer by a copy of its own; the other layers take the
+    /// optimiser's step as before. What the copies keep (sums, a damping) starts anew in every phase.
+    ///
+    /// A phase on a circuit of which `solver` fits no layer is refused when it begins.
+    ///
+    /// # Examples
+    /// ```
+    /// use layerwise::{Adam, Alternating, LeastSquares, Phase, ReverseSweep};
+    ///
+    /// let scheme = Alternating::persistent(ReverseSweep::new(1))
+    ///     .with_parameter_solver(LeastSquares::ridge(1e-3)?.with_proximal(0.1)?);
+    /// // Adam moves the layers that least squares do not fit, such as one with a softmax.
+    /// let phase: Phase<f64> = Phase::new(scheme, Adam::new(1e-2)?);
+    /// # Ok::<(), layerwise::Error>(())
+    /// ```
+    pub fn with_parameter_solver(mut self, solver: impl ParameterSolver<T> + 'static) -> Self {
+        self.parameter_solver = Some(Box::new(solver));
+        self
+    }
+
     /// Where the targets of a visit come from.
     pub fn policy(&self) -> TargetPolicy {
         self.policy
@@ -141,6 +168,10 @@ impl<T: Scalar> Scheme<T> for Alternating<T> {
         if let Some(solver) = &mut self.solver {
             solver.reset();
         }
+        let solver = self.parameter_solver.as_deref();
+        self.parameter_solvers = solver
+            .map(|solver| ParameterSolvers::new(solver, model))
+            .transpose()?;
         match self.policy {
             TargetPolicy::Residual { .. } => self.residuals.start(model),
             _ => Ok(()),
@@ -166,17 +197,24 @@ impl<T: Scalar> Scheme<T> for Alternating<T> {
         if let Some(solver) = &mut self.solver {
             solver.solve(&mut problem)?;
         }
-        let mut energy = problem.evaluate(true, false);
+        let mut solvers = self.parameter_solvers.as_mut();
+        // Solved layers need no gradient; a W-step by solvers takes that of the others itself.
+        let gradients = solvers.is_none();
+        let mut energy = problem.evaluate(gradients, false);
         let left = problem.squared_gap();
         if let TargetPolicy::Residual { .. } = self.policy {
             self.residuals.store(problem.batch(), problem.workspace());
         }
         visit.record_gap_met(met);
         visit.record_gap_left(left);
-        visit.step_parameters()?;
-        for _ in 1..self.parameter_steps {
-            energy = visit.target_problem().evaluate(true, false);
-            visit.step_parameters()?;
+        for number in 0..self.parameter_steps {
+            if number > 0 {
+                energy = visit.target_problem().evaluate(gradients, false);
+            }
+            match &mut solvers {
+                Some(solvers) => visit.solve_parameters(solvers)?,
+                None => visit.step_parameters()?,
+            }
         }
         Ok(energy)
     }

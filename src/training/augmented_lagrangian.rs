@@ -12,7 +12,8 @@ use crate::{Error, Scalar};
 /// E(θ, Z) + Σᵢ Σ_{t=1}^{T−1} λ_tⁱ·(z_tⁱ − ẑ_tⁱ)
 ///
 /// (times the example's weight). All λ are 0 when a phase begins, and are kept by example through
-/// minibatches. For any L_h that is least at z = ẑ.
+/// minibatches. For any L_h that is least at z = ẑ; one of bounded slope (Huber) holds multipliers up to
+/// μ times that slope, beyond which nothing bounds z, and the run ends in [`Error::NonFinite`].
 ///
 /// At a fixed point z = ẑ and λ_t = −δ_t: the parameter gradients are backprop's for any μ > 0, where
 /// the penalty alone would need μ → ∞. But for curved layers a small μ may not lead there: λ·f″ takes

@@ -3,6 +3,7 @@
 use super::visit::{Scheme, Visit};
 use super::z_il::check_exactness;
 use crate::decoupled::DecoupledCircuit;
+use crate::target_solver::TargetProblem;
 use crate::{Error, Scalar};
 
 /// The fixed-prediction assumption: the targets move by synchronous steps of size 1 while
@@ -41,6 +42,32 @@ const OPTIONS: [&str; 2] = [
     "target regulariser under fixed prediction",
 ];
 
+/// Brings every ∂E/∂θ_t after `steps` steps (`None`: T − 1) into the problem's workspace, and returns
+/// E at the forward pass. `number` is that of the step in an error.
+pub(crate) fn infer_fixed_prediction<T: Scalar>(
+    problem: &mut TargetProblem<'_, '_, T>,
+    steps: Option<usize>,
+    number: u64,
+) -> Result<T, Error> {
+    check_exactness(OPTIONS, problem.circuit())?;
+    problem.refresh()?;
+    let last = problem.circuit().depth() - 1;
+    let mut objective = None;
+    for _ in 0..steps.unwrap_or(last) {
+        let energy = problem.evaluate_frozen(false, true);
+        // At the forward pass E is the composed objective.
+        objective.get_or_insert(energy);
+        for t in 1..=last {
+            problem.check_target_gradient(t, number)?;
+        }
+        for t in 1..=last {
+            problem.descend(t, T::one());
+        }
+    }
+    let energy = problem.evaluate_frozen(true, false);
+    Ok(objective.unwrap_or(energy))
+}
+
 impl<T: Scalar> Scheme<T> for FixedPrediction {
     fn start(&mut self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
         check_exactness(OPTIONS, model.circuit())
@@ -51,25 +78,9 @@ impl<T: Scalar> Scheme<T> for FixedPrediction {
     }
 
     fn visit(&mut self, visit: &mut Visit<'_, '_, T>) -> Result<T, Error> {
-        check_exactness(OPTIONS, visit.circuit())?;
         let number = visit.steps();
-        let mut problem = visit.target_problem();
-        problem.refresh()?;
-        let last = problem.circuit().depth() - 1;
-        let mut objective = None;
-        for _ in 0..self.steps.unwrap_or(last) {
-            let energy = problem.evaluate_frozen(false, true);
-            // At the forward pass E is the composed objective.
-            objective.get_or_insert(energy);
-            for t in 1..=last {
-                problem.check_target_gradient(t, number)?;
-            }
-            for t in 1..=last {
-                problem.descend(t, T::one());
-            }
-        }
-        let energy = problem.evaluate_frozen(true, false);
+        let objective = infer_fixed_prediction(&mut visit.target_problem(), self.steps, number)?;
         visit.step_parameters()?;
-        Ok(objective.unwrap_or(energy))
+        Ok(objective)
     }
 }

@@ -28,3 +28,6 @@ pub use stopping::Stopping;
 pub use trainer::Trainer;
 pub use visit::{Scheme, Visit};
 pub use z_il::ZIl;
+
+pub(crate) use fixed_prediction::infer_fixed_prediction;
+pub(crate) use z_il::{check_no_target_regularizer, check_squared_hidden_losses, infer_z_il};

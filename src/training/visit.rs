@@ -8,9 +8,10 @@ use crate::decoupled::DecoupledCircuit;
 use crate::execution::Execution;
 use crate::kernel::all_finite;
 use crate::optimizer::{Optimizer, Step};
+use crate::parameter_solver::ParameterSolvers;
 use crate::schedule::Schedule;
 use crate::target_solver::TargetProblem;
-use crate::{Error, Quantity, Scalar};
+use crate::{Error, Quantity, Scalar, Wanted};
 
 /// What a training scheme does with a batch: the one line by which schemes differ.
 ///
@@ -178,12 +179,52 @@ impl<'b, T: Scalar> Visit<'_, 'b, T> {
     /// [`Error::NonFinite`] for an energy, gradient or new parameter that is not finite; no θ_t is
     /// changed then.
     pub fn step_parameters(&mut self) -> Result<(), Error> {
+        self.workspace.check_energies(self.optimizer.steps)?;
+        self.update(&[])
+    }
+
+    /// One W-step: every layer with a solver gets the θ_t that its solver finds, every other layer a
+    /// step of the optimiser along its gradient, which is taken here, as in
+    /// [`Visit::step_parameters`]; the bound of the gradient's norm is over those layers alone.
+    ///
+    /// Energies and predictions in the workspace must be current, as [`TargetProblem::evaluate`]
+    /// leaves them (without gradients will do); afterwards the workspace means nothing.
+    ///
+    /// # Errors
+    /// [`Error::Length`] for solvers of another circuit, those of the solvers, and those of
+    /// [`Visit::step_parameters`]; no θ_t is changed then.
+    pub fn solve_parameters(&mut self, solvers: &mut ParameterSolvers<T>) -> Result<(), Error> {
         let steps = self.optimizer.steps;
+        solvers.check(self.circuit)?;
+        self.workspace.fit(self.circuit);
         self.workspace.check_energies(steps)?;
-        self.workspace.check_parameter_gradients(steps)?;
+        let (circuit, batch) = (&*self.circuit, self.batch.view());
+        let parameters = Wanted {
+            parameters: true,
+            ..Wanted::NONE
+        };
+        solvers.solve(
+            &mut self.workspace.locals,
+            self.execution,
+            steps,
+            |t| circuit.local_problem(t, batch),
+            |problem, local| {
+                problem.differentiate(parameters, local);
+            },
+        )?;
+        self.update(solvers.solutions())
+    }
+
+    /// Gives every layer its solution, or a step along the gradient in the workspace if it has none.
+    fn update(&mut self, solutions: &[Option<Vec<T>>]) -> Result<(), Error> {
+        let steps = self.optimizer.steps;
+        let solution = |t: usize| solutions.get(t).and_then(Option::as_deref);
+        let steps_along = |t: usize| solution(t).is_none();
+        self.workspace
+            .check_parameter_gradients(steps, steps_along)?;
         let mut mean = 1.0 / self.batch.ids.len() as f64;
         if let Some(max) = self.optimizer.max_norm {
-            let norm = mean * self.workspace.parameter_gradient_norm();
+            let norm = mean * self.workspace.parameter_gradient_norm(steps_along);
             if norm > max {
                 mean *= max / norm;
             }
@@ -196,6 +237,9 @@ impl<'b, T: Scalar> Visit<'_, 'b, T> {
             let slots = rule.slots();
             let (mut rest, previous) = state.split_at_mut(slots * own.len());
             previous.copy_from_slice(own);
+            if let Some(solution) = solution(t) {
+                return own.copy_from_slice(solution);
+            }
             for group in &groups[t].all {
                 let range = group.range.clone();
                 let (state, others) = rest.split_at_mut(slots * range.len());

@@ -3,6 +3,7 @@
 use super::visit::{Scheme, Visit};
 use crate::circuit::Circuit;
 use crate::decoupled::DecoupledCircuit;
+use crate::target_solver::TargetProblem;
 use crate::{Error, Scalar};
 
 /// Z-IL: the targets start at the forward pass and make T − 1 synchronous steps of size 1; layer
@@ -27,14 +28,7 @@ pub(super) fn check_exactness<T: Scalar>(
     [penalty, regularizer]: [&'static str; 2],
     circuit: &Circuit<T>,
 ) -> Result<(), Error> {
-    for t in 0..circuit.depth() - 1 {
-        if !circuit.loss(t).is_squared_error() {
-            return Err(Error::NotSquaredError {
-                loss: format!("{:?}", circuit.loss(t)),
-                layer: t + 1,
-            });
-        }
-    }
+    check_squared_hidden_losses(circuit)?;
     let penalties = circuit.penalties();
     if let Some(value) = penalties.iter().find(|&&penalty| penalty != T::one()) {
         return Err(Error::InvalidOption {
@@ -43,11 +37,30 @@ pub(super) fn check_exactness<T: Scalar>(
             allowed: "1",
         });
     }
+    check_no_target_regularizer(regularizer, circuit)
+}
+
+pub(crate) fn check_squared_hidden_losses<T: Scalar>(circuit: &Circuit<T>) -> Result<(), Error> {
+    for t in 0..circuit.depth() - 1 {
+        if !circuit.loss(t).is_squared_error() {
+            return Err(Error::NotSquaredError {
+                loss: format!("{:?}", circuit.loss(t)),
+                layer: t + 1,
+            });
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn check_no_target_regularizer<T: Scalar>(
+    option: &'static str,
+    circuit: &Circuit<T>,
+) -> Result<(), Error> {
     let mut targets = circuit.target_regularizers().iter();
     match targets.find(|own| !own.is_none()) {
         None => Ok(()),
         Some(own) => Err(Error::InvalidOption {
-            option: regularizer,
+            option,
             value: own.largest_weight(),
             allowed: "none",
         }),
@@ -55,6 +68,32 @@ pub(super) fn check_exactness<T: Scalar>(
 }
 
 const OPTIONS: [&str; 2] = ["penalty μ under Z-IL", "target regulariser under Z-IL"];
+
+/// Brings every ∂E/∂θ_t of Z-IL into the problem's workspace, and returns E at the forward pass.
+/// `number` is that of the step in an error.
+pub(crate) fn infer_z_il<T: Scalar>(
+    problem: &mut TargetProblem<'_, '_, T>,
+    number: u64,
+) -> Result<T, Error> {
+    check_exactness(OPTIONS, problem.circuit())?;
+    problem.refresh()?;
+    let last = problem.circuit().depth() - 1;
+    // At the forward pass E is the composed objective.
+    let objective = problem.evaluate(false, false);
+    for t in (0..=last).rev() {
+        problem.parameter_gradient(t);
+        if t > 0 {
+            problem.evaluate(false, true);
+            for s in 1..=last {
+                problem.check_target_gradient(s, number)?;
+            }
+            for s in 1..=last {
+                problem.descend(s, T::one());
+            }
+        }
+    }
+    Ok(objective)
+}
 
 impl<T: Scalar> Scheme<T> for ZIl {
     fn start(&mut self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
@@ -66,25 +105,8 @@ impl<T: Scalar> Scheme<T> for ZIl {
     }
 
     fn visit(&mut self, visit: &mut Visit<'_, '_, T>) -> Result<T, Error> {
-        check_exactness(OPTIONS, visit.circuit())?;
-        let steps = visit.steps();
-        let mut problem = visit.target_problem();
-        problem.refresh()?;
-        let last = problem.circuit().depth() - 1;
-        // At the forward pass E is the composed objective.
-        let objective = problem.evaluate(false, false);
-        for t in (0..=last).rev() {
-            problem.parameter_gradient(t);
-            if t > 0 {
-                problem.evaluate(false, true);
-                for s in 1..=last {
-                    problem.check_target_gradient(s, steps)?;
-                }
-                for s in 1..=last {
-                    problem.descend(s, T::one());
-                }
-            }
-        }
+        let number = visit.steps();
+        let objective = infer_z_il(&mut visit.target_problem(), number)?;
         visit.step_parameters()?;
         Ok(objective)
     }

@@ -4,7 +4,7 @@ use super::System;
 use super::elimination::{Elimination, Order};
 use super::operator::Link;
 use crate::circuit::Circuit;
-use crate::kernel::cholesky::{factor, solve_lower, solve_lower_transposed};
+use crate::kernel::cholesky::{divide_transposed, factor, solve_lower, solve_lower_transposed};
 use crate::kernel::{add_to, subtract_from};
 use crate::target_solver::TargetProblem;
 use crate::target_solver::problem::view;
@@ -51,7 +51,7 @@ struct Block<T> {
 /// What an elimination leaves for the substitution.
 #[derive(Debug, Clone)]
 struct Factor<T> {
-    /// L, A and B.
+    /// L, Aᵀ and Bᵀ.
     lower: Vec<T>,
     below: Vec<T>,
     above: Vec<T>,
@@ -266,7 +266,7 @@ impl<T: Scalar> Block<T> {
     ) {
         let (d, e) = (dims[b], dims[elimination.block]);
         for i in (0..wanted.len()).filter(|&i| wanted[i]) {
-            let links = Matrix::new(&gone.above[i * e * d..(i + 1) * e * d], e, d);
+            let links = Matrix::new(&gone.above[i * e * d..(i + 1) * e * d], d, e);
             self.lose(i, d, links, &gone.right[i * e..(i + 1) * e]);
         }
         self.operations += (d * d * e + d * e) as u64;
@@ -284,12 +284,12 @@ impl<T: Scalar> Block<T> {
         let (d, e) = (dims[b], dims[elimination.block]);
         let next = elimination.above.map_or(0, |above| dims[above]);
         for i in (0..wanted.len()).filter(|&i| wanted[i]) {
-            let links = Matrix::new(&gone.below[i * e * d..(i + 1) * e * d], e, d);
+            let links = Matrix::new(&gone.below[i * e * d..(i + 1) * e * d], d, e);
             self.lose(i, d, links, &gone.right[i * e..(i + 1) * e]);
             if next > 0 {
-                let above = Matrix::new(&gone.above[i * e * next..(i + 1) * e * next], e, next);
+                let above = Matrix::new(&gone.above[i * e * next..(i + 1) * e * next], next, e);
                 let coupling = &mut self.coupling[i * next * d..(i + 1) * next * d];
-                T::matmul(Write::Set(coupling), above.t(), links);
+                T::matmul(Write::Set(coupling), above, links.t());
                 for value in coupling {
                     *value = -*value;
                 }
@@ -300,10 +300,10 @@ impl<T: Scalar> Block<T> {
 
     fn lose(&mut self, i: usize, d: usize, links: Matrix<'_, T>, y: &[T]) {
         let scratch = &mut self.scratch[..d * d];
-        T::matmul(Write::Set(scratch), links.t(), links);
+        T::matmul(Write::Set(scratch), links, links.t());
         subtract_from(&mut self.diagonal[i * d * d..(i + 1) * d * d], scratch);
         let scratch = &mut self.scratch[..d];
-        T::matmul(Write::Set(scratch), links.t(), Matrix::new(y, y.len(), 1));
+        T::matmul(Write::Set(scratch), links, Matrix::new(y, y.len(), 1));
         subtract_from(&mut self.right[i * d..(i + 1) * d], scratch);
     }
 }
@@ -320,7 +320,7 @@ impl<T: Scalar> Factor<T> {
         }
     }
 
-    /// S = L Lᵀ, A = L⁻¹ H_ea, B = L⁻¹ H_be ᵀ, y = L⁻¹ r.
+    /// S = L Lᵀ, Aᵀ = H_eaᵀ L⁻ᵀ, Bᵀ = H_be L⁻ᵀ, y = L⁻¹ r.
     fn eliminate(
         &mut self,
         elimination: Elimination,
@@ -338,17 +338,17 @@ impl<T: Scalar> Factor<T> {
             let definite = factor(lower, d);
             if let Some(b) = elimination.below {
                 let to = &mut self.below[i * d * below..(i + 1) * d * below];
-                to.copy_from_slice(&blocks[b].coupling[i * d * below..(i + 1) * d * below]);
-                solve_lower(lower, d, to);
+                let coupling = &blocks[b].coupling[i * d * below..(i + 1) * d * below];
+                for (column, to) in to.chunks_exact_mut(below).enumerate() {
+                    for (row, to) in to.iter_mut().enumerate() {
+                        *to = coupling[row * d + column];
+                    }
+                }
+                divide_transposed(lower, d, to);
             }
             let to = &mut self.above[i * d * above..(i + 1) * d * above];
-            let coupling = &own.coupling[i * d * above..(i + 1) * d * above];
-            for (row, to) in to.chunks_exact_mut(d).enumerate() {
-                for (column, to) in to.iter_mut().enumerate() {
-                    *to = coupling[column * above + row];
-                }
-            }
-            solve_lower(lower, d, to);
+            to.copy_from_slice(&own.coupling[i * d * above..(i + 1) * d * above]);
+            divide_transposed(lower, d, to);
             let right = &mut self.right[i * d..(i + 1) * d];
             right.copy_from_slice(&own.right[i * d..(i + 1) * d]);
             solve_lower(lower, d, right);
@@ -380,11 +380,11 @@ impl<T: Scalar> Factor<T> {
             let other = dims[b];
             width += other;
             for i in (0..wanted.len()).filter(|&i| wanted[i]) {
-                let links = Matrix::new(&links[i * d * other..(i + 1) * d * other], d, other);
+                let links = Matrix::new(&links[i * d * other..(i + 1) * d * other], other, d);
                 let known = &blocks[b].solution[i * other..(i + 1) * other];
                 T::matmul(
                     Write::Set(&mut *scratch),
-                    links,
+                    links.t(),
                     Matrix::new(known, other, 1),
                 );
                 subtract_from(&mut self.right[i * d..(i + 1) * d], scratch);

@@ -17,6 +17,7 @@ use crate::{Error, Scalar};
 use block_tridiagonal::BlockTridiagonal;
 use conjugate_gradients::ConjugateGradients;
 use elimination::Order;
+pub(crate) use operator::Link;
 use preconditioner::Preconditioner;
 
 /// K steps of Gauss-Newton on every example's z = (z_1, …, z_{T−1}) at once, each

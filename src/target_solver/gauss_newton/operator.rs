@@ -8,19 +8,19 @@ use crate::{Point, Scalar, Write};
 /// What layer t brings to H p, and the memory for it: with A = (p_{t+1}, J_t p_t) and C_t the curvature
 /// of its loss, Aᵀ C_t A moves z_{t+1} by `in_target` and z_t by `in_input`.
 #[derive(Debug, Clone)]
-pub(super) struct Link<T> {
+pub(crate) struct Link<T> {
     /// J_t p_t.
     tangent: Vec<T>,
     /// C_t A in ẑ_{t+1}.
     in_prediction: Vec<T>,
     /// The part of (H p)_{t+1}.
-    pub(super) in_target: Vec<T>,
+    pub(crate) in_target: Vec<T>,
     /// The part of (H p)_t.
-    pub(super) in_input: Vec<T>,
+    pub(crate) in_input: Vec<T>,
 }
 
 impl<T: Scalar> Link<T> {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             tangent: Vec::new(),
             in_prediction: Vec::new(),
@@ -30,7 +30,7 @@ impl<T: Scalar> Link<T> {
     }
 
     /// Fits layer t and n examples.
-    pub(super) fn fit(&mut self, circuit: &Circuit<T>, t: usize, n: usize) {
+    pub(crate) fn fit(&mut self, circuit: &Circuit<T>, t: usize, n: usize) {
         let [input, output] = [circuit.dims()[t], circuit.dims()[t + 1]].map(|dim| dim * n);
         self.tangent.resize(output, T::zero());
         self.in_prediction.resize(output, T::zero());
@@ -40,7 +40,7 @@ impl<T: Scalar> Link<T> {
 
     /// The product of layer t with p_t = `own` and p_{t+1} = `above`, a missing one being zero, at the
     /// predictions in `local`; `in_target` is made if z_{t+1} is hidden, `in_input` if it is `wanted`.
-    pub(super) fn multiply(
+    pub(crate) fn multiply(
         &mut self,
         circuit: &Circuit<T>,
         batch: Batch<'_, T>,
@@ -84,12 +84,7 @@ pub(super) fn point<'a, T: Scalar>(
     t: usize,
     local: &'a mut LocalWorkspace<T>,
 ) -> (Point<'a, T>, &'a mut [T]) {
-    let at = Point {
-        context: batch.context(circuit.seed(), t),
-        parameters: circuit.layer_parameters(t),
-        input: batch.z(t),
-        output: &local.prediction,
-        tape: &local.tape,
-    };
+    let problem = circuit.local_problem(t, batch);
+    let at = problem.point(&local.prediction, &local.tape);
     (at, &mut local.work)
 }

@@ -1,0 +1,305 @@
+//! W-steps of affine layers in closed form.
+
+use std::ops::Range;
+
+use super::normal_equations::check_forgetting;
+use super::{NormalEquations, ParameterReport, ParameterSolver, not_negative};
+use crate::circuit::local_problem::check_length;
+use crate::circuit::{LocalProblem, LocalWorkspace};
+use crate::kernel::{add_scaled, fill_columns};
+use crate::layer::Affine;
+use crate::{Error, Matrix, Scalar, Write};
+
+const NAME: &str = "LeastSquares";
+
+/// Least squares on the pre-activation in closed form, for a layer ẑ = a(W z + b)
+/// ([`Layer::affine`](crate::Layer::affine)) with squared error:
+///
+/// min over (W, b) of (1/N) Σᵢ wᵢ ½‖W zᵢ + b − pᵢ‖² + ½ λ‖W‖² + ½ ρ‖(W, b) − θ_old‖², N = Σᵢ wᵢ,
+///
+/// pᵢ the pre-activation that gives z_{t+1}ⁱ, or the nearest that a can give
+/// ([`Activation::preimage`](crate::Activation::preimage)). b is not penalised by λ. An L2 regulariser
+/// R_t of the circuit adds λ₂/μ to λ (on b too if its group decays), multipliers λ_{t+1}ⁱ shift z_{t+1}ⁱ
+/// by λ_{t+1}ⁱ/μ.
+///
+/// For the identity and λ = ρ = 0 this is the minimum of ℓ_t itself. For any other activation it is the
+/// minimum of a **surrogate**: it measures errors before the activation, where they count alike,
+/// saturated or not, while ℓ_t counts them by the slope a′. ℓ_t may rise then, most where many targets
+/// stand near or beyond the ends of a's range (the margin bounds p there) or where a leaky ReLU's
+/// small slope makes p large. GELU and SiLU have no preimage, and are refused.
+///
+/// Costs n d² + n d m + d³/3 + m d² multiplications for d inputs, m outputs and n examples.
+/// Carreira-Perpiñán & Wang 2014 and Taylor et al. 2016 solve their W-steps so.
+///
+/// # Minibatches
+/// The solution is that of the batch alone, unless [`LeastSquares::with_forgetting`] keeps the sums:
+/// with γ = 1 all batches since the phase began count alike, as their targets were when visited, so
+/// that one pass over fixed targets ends at the solution for all examples; γ < 1 is recursive least
+/// squares with forgetting. A batch with fewer examples than inputs needs λ or ρ above 0.
+///
+/// # Examples
+/// ```
+/// use layerwise::{
+///     Activation, Circuit, DecoupledCircuit, Dense, LeastSquares, Selection, TargetInit,
+/// };
+/// use nalgebra::DMatrix;
+///
+/// let circuit = Circuit::<f64>::builder()
+///     .layer(Dense::new(2, 2, Activation::Tanh)?)
+///     .layer(Dense::new(2, 1, Activation::Identity)?)
+///     .build()?;
+/// let x = DMatrix::from_fn(2, 20, |i, j| ((3 * i + j) % 7) as f64 / 7.0);
+/// let y = DMatrix::from_fn(1, 20, |_, j| (j % 5) as f64 / 5.0);
+/// let mut model = DecoupledCircuit::new(circuit);
+/// model.add_examples(&x, &y, &TargetInit::Projected { seed: 0 })?;
+///
+/// let mut solver = LeastSquares::ridge(0.0)?;
+/// model.solve_parameters(1, &mut solver, &Selection::All)?;
+/// // Nothing is left to gain in θ_1.
+/// let gradient = &model.gradients(&Selection::All)?.parameters[1];
+/// assert!(gradient.iter().all(|g| g.abs() < 1e-10));
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct LeastSquares<T> {
+    ridge: T,
+    proximal: T,
+    forgetting: f64,
+    margin: T,
+    equations: Option<NormalEquations<T>>,
+    /// (W, b), output_dim × (input_dim + 1).
+    solution: Vec<T>,
+}
+
+impl<T: Scalar> LeastSquares<T> {
+    /// Ridge regression with weight λ on W; 0 is plain least squares. Defaults: ρ = 0, each batch
+    /// alone (γ = 0), margin 0.01.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] unless λ is finite and not negative.
+    pub fn ridge(weight: f64) -> Result<Self, Error> {
+        Ok(Self {
+            ridge: not_negative("LeastSquares::ridge", weight)?,
+            proximal: T::zero(),
+            forgetting: 0.0,
+            margin: T::of(0.01),
+            equations: None,
+            solution: Vec::new(),
+        })
+    }
+
+    /// Proximal least squares with weight ρ on the distance from θ_old; λ = 0, else as
+    /// [`LeastSquares::ridge`].
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] unless ρ is finite and not negative.
+    pub fn proximal(weight: f64) -> Result<Self, Error> {
+        Self::ridge(0.0)?.with_proximal(weight)
+    }
+
+    /// The same with another ρ.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] unless ρ is finite and not negative.
+    pub fn with_proximal(mut self, weight: f64) -> Result<Self, Error> {
+        self.proximal = not_negative("LeastSquares::proximal", weight)?;
+        Ok(self)
+    }
+
+    /// The same with the sums of earlier batches kept: they are multiplied by γ = `factor` before a
+    /// batch is added. Every solution adds its batch, also a second one in the same visit.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] unless γ is in 0..=1.
+    pub fn with_forgetting(mut self, factor: f64) -> Result<Self, Error> {
+        self.forgetting = check_forgetting("LeastSquares::forgetting", factor)?;
+        Ok(self)
+    }
+
+    /// The same with another distance that targets keep from the open ends of the activation's
+    /// range ([`Activation::preimage`](crate::Activation::preimage)).
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] unless it is above 0 and below ½.
+    pub fn with_margin(mut self, margin: f64) -> Result<Self, Error> {
+        let own = T::of(margin);
+        // 1/margin enters the preimages.
+        let fits = own > T::zero() && own < T::of(0.5) && (own.recip() + own.recip()).is_finite();
+        if !fits {
+            return Err(Error::InvalidOption {
+                option: "LeastSquares::margin",
+                value: margin,
+                allowed: "above 0 and below 0.5, and so in the circuit's scalar",
+            });
+        }
+        self.margin = own;
+        Ok(self)
+    }
+}
+
+/// What the solver needs of a problem.
+struct Parts {
+    affine: Affine,
+    /// λ₂ of R_t on W and b.
+    decays: [bool; 2],
+}
+
+impl Parts {
+    fn of<T: Scalar>(problem: &LocalProblem<'_, T>) -> Result<Self, Error> {
+        let refused = |reason: String| {
+            Err(Error::ParameterSolver {
+                solver: NAME,
+                layer: problem.layer(),
+                reason,
+            })
+        };
+        if !problem.loss.is_squared_error() {
+            return refused(format!("its loss {:?} is not SquaredError", problem.loss));
+        }
+        let Some(affine) = problem.layer.affine() else {
+            return refused(format!("{:?} is no affine layer", problem.layer));
+        };
+        let (d, m) = (problem.layer.input_dim(), problem.layer.output_dim());
+        let (one, zero) = (T::one(), T::zero());
+        let margin = T::of(0.25);
+        if affine.activation.preimage(one, zero, margin).is_none() {
+            let activation = affine.activation;
+            return refused(format!(
+                "{activation:?} is not monotone, so that a target has no one pre-activation"
+            ));
+        }
+        let fits = |range: &Range<usize>, length: usize| {
+            range.start <= range.end && range.len() == length && range.end <= problem.own
+        };
+        let bias = affine.bias.clone().unwrap_or(0..0);
+        let apart = affine.weights.end <= bias.start || bias.end <= affine.weights.start;
+        if !fits(&affine.weights, d * m) || affine.bias.is_some() && !(fits(&bias, m) && apart) {
+            return refused(format!(
+                "its `affine` has weights {:?} and bias {:?}, which are no {m} x {d} and {m} of its {} parameters",
+                affine.weights, affine.bias, problem.own
+            ));
+        }
+        let regularizer = problem.regularization.parameters;
+        let decays = [&affine.weights, &bias].map(|range| {
+            let groups = problem.regularization.groups.iter();
+            let mut own = groups
+                .filter(|group| group.range.start < range.end && range.start < group.range.end)
+                .map(|group| group.decays);
+            let first = own.next().unwrap_or(false);
+            own.all(|decays| decays == first).then_some(first)
+        });
+        let [Some(weights), Some(bias)] = decays else {
+            return refused("its regulariser counts for a part of W or b".into());
+        };
+        if !regularizer.is_smooth() && (weights || bias) {
+            return refused(format!("{regularizer:?} is not quadratic"));
+        }
+        Ok(Self {
+            affine,
+            decays: [weights, bias],
+        })
+    }
+}
+
+impl<T: Scalar> ParameterSolver<T> for LeastSquares<T> {
+    fn copy(&self) -> Box<dyn ParameterSolver<T>> {
+        Box::new(self.clone())
+    }
+
+    fn reset(&mut self) {
+        if let Some(equations) = &mut self.equations {
+            equations.forget(0.0).expect("0 is in range");
+        }
+    }
+
+    fn check(&self, problem: &LocalProblem<'_, T>) -> Result<(), Error> {
+        Parts::of(problem).map(|_| ())
+    }
+
+    /// The sums are of one layer: a problem of other dimensions starts them anew. They keep the batch
+    /// also where the equations turn out singular, so that more batches may help.
+    fn solve(
+        &mut self,
+        problem: &LocalProblem<'_, T>,
+        workspace: &mut LocalWorkspace<T>,
+        parameters: &mut [T],
+    ) -> Result<ParameterReport, Error> {
+        let Parts { affine, decays } = Parts::of(problem)?;
+        check_length("parameters", parameters, problem.parameters.len())?;
+        let (d, m) = (problem.layer.input_dim(), problem.layer.output_dim());
+        let bias = affine.bias.is_some();
+        self.solution.clear();
+        self.solution
+            .extend_from_slice(&parameters[affine.weights.clone()]);
+        if let Some(range) = affine.bias.clone() {
+            self.solution.extend_from_slice(&parameters[range]);
+        }
+        problem.fit(workspace);
+        let targets = self.pre_activations(problem, &affine, workspace);
+        let equations = match &mut self.equations {
+            Some(equations) if equations.fits(d, m, bias) => equations,
+            other => other.insert(NormalEquations::new(d, m, bias)?),
+        };
+        equations.forget(self.forgetting)?;
+        equations.add_checked(problem.input, targets, problem.example_weights);
+        let regularizer = problem.regularization.parameters.curvature::<T>() / problem.weight;
+        let [weights, of_bias] = decays.map(|own| if own { regularizer } else { T::zero() });
+        let layer = problem.layer();
+        equations.solve_with(
+            [self.ridge + weights, of_bias],
+            self.proximal,
+            &mut self.solution,
+            layer,
+            || format!("the normal equations of layer {layer}"),
+        )?;
+        let (weights, bias) = self.solution.split_at(d * m);
+        parameters[affine.weights].copy_from_slice(weights);
+        if let Some(range) = affine.bias {
+            parameters[range].copy_from_slice(bias);
+        }
+        Ok(ParameterReport::new(1, 1))
+    }
+}
+
+impl<T: Scalar> LeastSquares<T> {
+    /// pᵢ of every example, in the workspace unless they are the targets themselves.
+    fn pre_activations<'a>(
+        &self,
+        problem: &LocalProblem<'a, T>,
+        affine: &Affine,
+        workspace: &'a mut LocalWorkspace<T>,
+    ) -> &'a [T] {
+        let identity = affine.activation == crate::Activation::Identity;
+        if identity && problem.multipliers.is_empty() {
+            return problem.target;
+        }
+        let LocalWorkspace {
+            cotangent: p,
+            d_target: z,
+            ..
+        } = workspace;
+        z.copy_from_slice(problem.target);
+        if !problem.multipliers.is_empty() {
+            add_scaled(z, problem.weight.recip(), problem.multipliers);
+        }
+        if identity {
+            return z;
+        }
+        // The present pre-activations, one of which a preimage may have to be chosen by.
+        let (d, m) = (problem.layer.input_dim(), problem.layer.output_dim());
+        let (weights, bias) = self.solution.split_at(d * m);
+        let product = if bias.is_empty() {
+            Write::Set(&mut p[..])
+        } else {
+            fill_columns(p, bias);
+            Write::Add(&mut p[..])
+        };
+        let inputs = Matrix::new(problem.input, d, problem.examples());
+        T::matmul(product, Matrix::new(weights, m, d), inputs);
+        for (p, &z) in p.iter_mut().zip(&*z) {
+            let preimage = affine.activation.preimage(z, *p, self.margin);
+            *p = preimage.expect("the activation was checked");
+        }
+        p
+    }
+}

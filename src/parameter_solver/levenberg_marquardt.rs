@@ -1,0 +1,292 @@
+//! W-steps by damped Gauss-Newton steps, for any layer and loss.
+
+use super::{ParameterReport, ParameterSolver, not_negative};
+use crate::circuit::local_problem::check_length;
+use crate::circuit::{LocalProblem, LocalWorkspace, Wanted};
+use crate::kernel::{add_scaled, all_finite, dot};
+use crate::{Error, Quantity, Scalar};
+
+/// K steps of Levenberg-Marquardt on ℓ_t(θ_t), for any layer and loss:
+///
+/// (G + λ s I) d = −∂ℓ_t/∂θ_t,  G the Gauss-Newton matrix of
+/// [`LocalProblem::gauss_newton_product`],
+///
+/// each by at most m iterations of conjugate gradients from d = 0, one JVP and one VJP in θ an
+/// iteration. A step that does not lower ℓ_t is taken back and λ multiplied by 8; one that does divides
+/// λ by 4: ℓ_t never rises. μ, example weights and the circuit's regulariser R_t are all in ℓ_t and G (an
+/// L1 part in ℓ_t alone). With s = gᵀGg/gᵀg, the curvature along the gradient g (μ Σᵢ wᵢ where that is 0), λ = 1
+/// means damping as strong as that curvature, whatever the scale of ℓ_t and the number of examples.
+///
+/// λ is kept from call to call, and starts anew in every phase. The parameters of the loss (a learned
+/// precision) stay where they are. Where ℓ_t is quadratic (an affine layer without activation, squared
+/// error) one undamped step with enough iterations is the minimum. Levenberg 1944; Marquardt 1963;
+/// with products instead of matrices Martens 2010.
+///
+/// # Examples
+/// ```
+/// use layerwise::{
+///     Activation, Circuit, DecoupledCircuit, Dense, LevenbergMarquardt, Selection,
+///     SoftmaxCrossEntropy, TargetInit,
+/// };
+/// use nalgebra::DMatrix;
+///
+/// let circuit = Circuit::<f64>::builder()
+///     .layer(Dense::new(2, 3, Activation::Identity)?)
+///     .output_loss(SoftmaxCrossEntropy)
+///     .build()?;
+/// let x = DMatrix::from_fn(2, 9, |i, j| ((i + 2 * j) % 5) as f64 / 5.0);
+/// let y = DMatrix::from_fn(3, 9, |i, j| if j % 3 == i { 1.0 } else { 0.0 });
+/// let mut model = DecoupledCircuit::new(circuit);
+/// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
+/// let before = model.energy()?;
+/// let mut solver = LevenbergMarquardt::new(3, 10);
+/// let report = model.solve_parameters(0, &mut solver, &Selection::All)?;
+/// assert!(report.accepted > 0 && model.energy()? < before);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct LevenbergMarquardt<T> {
+    steps: u64,
+    iterations: u64,
+    tolerance: T,
+    initial_damping: T,
+    /// λ.
+    damping: T,
+    memory: Memory<T>,
+}
+
+/// Vectors of the length of the layer's own parameters, and two of θ_t's.
+#[derive(Debug, Clone, Default)]
+struct Memory<T> {
+    /// θ_t as accepted, and as tried.
+    accepted: Vec<T>,
+    trial: Vec<T>,
+    gradient: Vec<T>,
+    step: Vec<T>,
+    residual: Vec<T>,
+    direction: Vec<T>,
+    product: Vec<T>,
+}
+
+/// What λ is at least after a rejected step, and at most.
+const LEAST_REJECTED: f64 = 1e-3;
+const MOST: f64 = 1e8;
+
+impl<T: Scalar> LevenbergMarquardt<T> {
+    /// K = `steps` steps a call, each of at most m = `iterations` iterations. Defaults: λ starts at
+    /// 1e-3; the iterations of a step end where the residual fell by 1e-10.
+    pub fn new(steps: u64, iterations: u64) -> Self {
+        let damping = T::of(1e-3);
+        Self {
+            steps,
+            iterations,
+            tolerance: T::of(1e-10),
+            initial_damping: damping,
+            damping,
+            memory: Memory {
+                accepted: Vec::new(),
+                trial: Vec::new(),
+                gradient: Vec::new(),
+                step: Vec::new(),
+                residual: Vec::new(),
+                direction: Vec::new(),
+                product: Vec::new(),
+            },
+        }
+    }
+
+    /// The same with another λ at the start; 0 is plain Gauss-Newton until a step fails.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] unless λ is finite and not negative.
+    pub fn with_damping(mut self, damping: f64) -> Result<Self, Error> {
+        self.initial_damping = not_negative("LevenbergMarquardt::damping", damping)?;
+        self.damping = self.initial_damping;
+        Ok(self)
+    }
+
+    /// The same with another relative tolerance of the residual.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] unless it is finite and not negative.
+    pub fn with_tolerance(mut self, tolerance: f64) -> Result<Self, Error> {
+        self.tolerance = not_negative("LevenbergMarquardt::tolerance", tolerance)?;
+        Ok(self)
+    }
+}
+
+impl<T: Scalar> Memory<T> {
+    fn start(&mut self, parameters: &[T], own: usize) {
+        for whole in [&mut self.accepted, &mut self.trial] {
+            whole.clear();
+            whole.extend_from_slice(parameters);
+        }
+        for vector in [
+            &mut self.gradient,
+            &mut self.step,
+            &mut self.residual,
+            &mut self.direction,
+            &mut self.product,
+        ] {
+            vector.resize(own, T::zero());
+        }
+    }
+
+    /// `step` ← (G + λ s I)⁻¹ (−gradient), approximately; gives whether there is anything to step
+    /// along. The prediction in the workspace must be current.
+    fn solve(
+        &mut self,
+        problem: &LocalProblem<'_, T>,
+        workspace: &mut LocalWorkspace<T>,
+        damping: T,
+        iterations: u64,
+        tolerance: T,
+    ) -> Result<bool, Error> {
+        self.step.fill(T::zero());
+        for (r, &g) in self.residual.iter_mut().zip(&self.gradient) {
+            *r = -g;
+        }
+        self.direction.copy_from_slice(&self.residual);
+        let first = dot(&self.residual, &self.residual);
+        let (mut square, mut damping) = (first, damping);
+        for k in 0..iterations {
+            if square.is_zero() || !square.is_finite() {
+                break;
+            }
+            problem.gauss_newton_product(&self.direction, &mut self.product, workspace)?;
+            let mut curvature = dot(&self.direction, &self.product);
+            if k == 0 {
+                let along = curvature / square;
+                let usable = along > T::zero() && along.is_finite();
+                damping *= if usable {
+                    along
+                } else {
+                    problem.weight * problem.total_weight()
+                };
+            }
+            add_scaled(&mut self.product, damping, &self.direction);
+            curvature += damping * dot(&self.direction, &self.direction);
+            let length = square / curvature;
+            if !(curvature > T::zero() && length.is_finite()) {
+                break;
+            }
+            add_scaled(&mut self.step, length, &self.direction);
+            add_scaled(&mut self.residual, -length, &self.product);
+            let before = square;
+            square = dot(&self.residual, &self.residual);
+            if square <= tolerance * tolerance * first {
+                break;
+            }
+            let beta = square / before;
+            for (p, &r) in self.direction.iter_mut().zip(&self.residual) {
+                *p = r + beta * *p;
+            }
+        }
+        Ok(!first.is_zero())
+    }
+}
+
+impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt<T> {
+    fn copy(&self) -> Box<dyn ParameterSolver<T>> {
+        Box::new(self.clone())
+    }
+
+    fn reset(&mut self) {
+        self.damping = self.initial_damping;
+    }
+
+    fn check(&self, problem: &LocalProblem<'_, T>) -> Result<(), Error> {
+        if problem.own > 0 {
+            return Ok(());
+        }
+        Err(Error::ParameterSolver {
+            solver: "LevenbergMarquardt",
+            layer: problem.layer(),
+            reason: format!("{:?} has no parameters", problem.layer),
+        })
+    }
+
+    fn solve(
+        &mut self,
+        problem: &LocalProblem<'_, T>,
+        workspace: &mut LocalWorkspace<T>,
+        parameters: &mut [T],
+    ) -> Result<ParameterReport, Error> {
+        self.check(problem)?;
+        check_length("parameters", parameters, problem.parameters.len())?;
+        let own = problem.own;
+        let memory = &mut self.memory;
+        memory.start(problem.parameters, own);
+        let gradient = Wanted {
+            parameters: true,
+            ..Wanted::NONE
+        };
+        let non_finite = |quantity, step| Error::NonFinite {
+            quantity,
+            layer: problem.layer(),
+            step,
+        };
+        let mut report = ParameterReport::default();
+        let mut energy = problem.evaluate(gradient, workspace);
+        let mut moved = true;
+        for number in 0..self.steps {
+            if !energy.is_finite() {
+                return Err(non_finite(Quantity::Energy, number));
+            }
+            // Taken out, so that the rest of the memory can be written beside it.
+            let accepted = std::mem::take(&mut memory.accepted);
+            let at = LocalProblem {
+                parameters: &accepted,
+                ..*problem
+            };
+            if moved {
+                let own = &workspace.d_parameters[..own];
+                memory.gradient.copy_from_slice(own);
+            } else {
+                // The workspace is at the step that was taken back.
+                at.predict(workspace);
+            }
+            let (iterations, tolerance) = (self.iterations, self.tolerance);
+            let solved = if all_finite(&memory.gradient) {
+                memory.solve(&at, workspace, self.damping, iterations, tolerance)
+            } else {
+                Err(non_finite(Quantity::ParameterGradient, number))
+            };
+            memory.accepted = accepted;
+            if !solved? {
+                // At rest.
+                break;
+            }
+            let trial = memory.trial[..own].iter_mut().zip(&memory.accepted);
+            for ((to, &from), &step) in trial.zip(&memory.step) {
+                *to = from + step;
+            }
+            let at = LocalProblem {
+                parameters: &memory.trial,
+                ..*problem
+            };
+            let tried = at.evaluate(Wanted::NONE, workspace);
+            report.steps += 1;
+            // NaN is not lower.
+            moved = tried < energy && all_finite(&memory.trial);
+            if moved {
+                report.accepted += 1;
+                energy = tried;
+                self.damping *= T::of(0.25);
+                memory.accepted.copy_from_slice(&memory.trial);
+                if number + 1 < self.steps {
+                    let at = LocalProblem {
+                        parameters: &memory.accepted,
+                        ..*problem
+                    };
+                    at.differentiate(gradient, workspace);
+                }
+            } else {
+                let larger = (self.damping * T::of(8.0)).max(T::of(LEAST_REJECTED));
+                self.damping = larger.min(T::of(MOST));
+            }
+        }
+        parameters.copy_from_slice(&memory.accepted);
+        Ok(report)
+    }
+}

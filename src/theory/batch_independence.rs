@@ -1,0 +1,58 @@
+//! Statement 11: an example's targets move alike in every batch.
+
+use super::probe::{chosen_examples, same_bits};
+use crate::decoupled::DecoupledCircuit;
+use crate::target_solver::TargetSolver;
+use crate::{Error, Scalar, Selection};
+
+/// Statement 11: moves (a copy of) the targets of the selected examples by `solver`, all in one
+/// batch and each alone, and returns the number of the first example whose targets then have other
+/// bits; `None` if the statement holds.
+///
+/// It fails for a layer that maps a column differently beside others, and for a solver that uses
+/// anything of the whole batch, such as one step for all examples.
+///
+/// # Errors
+/// Errors of the selection and of the solver, and [`Error::NoExamples`].
+///
+/// # Examples
+/// ```
+/// use layerwise::{
+///     Activation, Circuit, DecoupledCircuit, Dense, ReverseSweep, Selection, TargetInit, theory,
+/// };
+/// use nalgebra::DMatrix;
+///
+/// let circuit = Circuit::<f32>::builder()
+///     .layer(Dense::new(2, 3, Activation::Tanh)?)
+///     .layer(Dense::new(3, 1, Activation::Identity)?)
+///     .build()?;
+/// let x = DMatrix::from_fn(2, 4, |i, j| (i + j) as f32 / 4.0);
+/// let mut model = DecoupledCircuit::new(circuit);
+/// model.add_examples(&x, &DMatrix::zeros(1, 4), &TargetInit::ForwardPass)?;
+/// let mut solver = ReverseSweep::new(3);
+/// let differing = theory::batch_dependent_example(&model, &Selection::All, &mut solver)?;
+/// assert_eq!(differing, None);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+pub fn batch_dependent_example<T: Scalar>(
+    model: &DecoupledCircuit<T>,
+    selection: &Selection<'_>,
+    solver: &mut dyn TargetSolver<T>,
+) -> Result<Option<u64>, Error> {
+    let examples = chosen_examples(model, selection, "statement 11")?;
+    let mut together = model.clone();
+    together.solve_targets(solver, selection)?;
+    let mut alone = model.clone();
+    for id in examples {
+        alone.solve_targets(solver, &Selection::Examples(&[id]))?;
+        let column = model.examples.column(id)?;
+        for (t, &dim) in model.circuit().dims().iter().enumerate() {
+            let own = dim * column..dim * (column + 1);
+            let of = |model: &DecoupledCircuit<T>| model.examples.z[t][own.clone()].to_vec();
+            if !same_bits(&of(&together), &of(&alone)) {
+                return Ok(Some(id));
+            }
+        }
+    }
+    Ok(None)
+}

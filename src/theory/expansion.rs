@@ -1,0 +1,58 @@
+//! Statement 4: the minimum over z for large μ.
+
+use super::probe::{backprop, finite};
+use crate::decoupled::DecoupledCircuit;
+use crate::training::{check_no_target_regularizer, check_squared_hidden_losses};
+use crate::{Error, Quantity, Scalar, Selection};
+
+/// Statement 4: the minimum of E over z near the forward pass, to second order in 1/μ,
+///
+/// min_z E = L − Σᵢ Σ_{t=1}^{T−1} ‖δ_tⁱ‖² / (2 μ_t) + O(μ⁻²),  δ_t = ∂L/∂ẑ_t by backprop.
+///
+/// Of an example with weight wᵢ both E and δ_tⁱ (as backprop gives it) carry wᵢ, so that its term
+/// is ‖δ_tⁱ‖²/(2 wᵢ μ_t). Regularisers of θ, constant in z, are included, as in
+/// [`DecoupledCircuit::energy`]. A sum over the selected examples.
+///
+/// # Errors
+/// [`Error::NotSquaredError`] for another L_h, [`Error::InvalidOption`] for a regulariser of
+/// targets; errors of the selection, [`Error::NoExamples`], [`Error::NonFinite`].
+///
+/// # Examples
+/// ```
+/// use layerwise::{Activation, Circuit, DecoupledCircuit, Dense, Selection, TargetInit, theory};
+/// use nalgebra::DMatrix;
+///
+/// // Two units of weight 1: the output 1 stands for the target 3, and both errors are −2.
+/// let unit = || Dense::new(1, 1, Activation::Identity).map(Dense::without_bias);
+/// let circuit = Circuit::<f64>::builder().layer(unit()?).layer(unit()?).penalty(100.0).build()?;
+/// let mut model = DecoupledCircuit::new(circuit);
+/// model.set_parameters(0, &[1.0])?;
+/// model.set_parameters(1, &[1.0])?;
+/// let one = |value| DMatrix::from_element(1, 1, value);
+/// model.add_examples(&one(1.0), &one(3.0), &TargetInit::ForwardPass)?;
+/// let minimum = theory::expanded_minimum(&model, &Selection::All)?;
+/// assert!((minimum - (2.0 - 4.0 / 200.0)).abs() < 1e-15);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+pub fn expanded_minimum<T: Scalar>(
+    model: &DecoupledCircuit<T>,
+    selection: &Selection<'_>,
+) -> Result<T, Error> {
+    let circuit = model.circuit();
+    check_squared_hidden_losses(circuit)?;
+    check_no_target_regularizer("target regulariser under the expansion in 1/μ", circuit)?;
+    let exact = backprop(model, selection)?;
+    let places = model.examples.resolve(selection)?.into_places();
+    let weight = |i: usize| {
+        let weights = model.example_weights();
+        weights.map_or(T::one(), |weights| weights[places[i]])
+    };
+    let mut minimum = exact.energy;
+    for (delta, &penalty) in exact.targets.iter().zip(circuit.penalties()) {
+        for (i, delta) in delta.column_iter().enumerate() {
+            minimum -= delta.norm_squared() / (T::of(2.0) * penalty * weight(i));
+        }
+    }
+    finite(Quantity::Energy, circuit.depth() - 1, &[minimum])?;
+    Ok(minimum)
+}

@@ -1,0 +1,85 @@
+//! Statement 1: at the forward pass E is the composed loss.
+
+use super::probe::{backprop, gradients, largest, minus, on_a_copy};
+use crate::decoupled::DecoupledCircuit;
+use crate::{Error, Scalar, Selection};
+
+/// How far a circuit at z = h, h_t = ẑ_t of the plain forward pass, is from what must hold there.
+/// Every number is 0, exactly, for layers whose predictions have the same bits wherever they are
+/// made, and losses L_h that vanish with their gradients at z = ẑ.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct ForwardPassDeviations {
+    /// |E − L|.
+    pub energy: f64,
+    /// The largest entry of |∂E/∂θ_t|, t < T−1.
+    pub hidden_parameters: f64,
+    /// The largest entry of |∂E/∂θ_{T−1} − ∂L/∂θ_{T−1}|.
+    pub last_parameters: f64,
+    /// The largest entry of |∂E/∂z_t|, 0 < t < T−1.
+    pub hidden_targets: f64,
+    /// The largest entry of |∂E/∂z_{T−1} − δ_{T−1}|.
+    pub last_targets: f64,
+}
+
+impl ForwardPassDeviations {
+    /// The largest of them.
+    pub fn largest(&self) -> f64 {
+        largest([
+            self.energy,
+            self.hidden_parameters,
+            self.last_parameters,
+            self.hidden_targets,
+            self.last_targets,
+        ])
+    }
+}
+
+/// Statement 1: sets (a copy of) the targets to the forward pass, z = h, and compares E and its
+/// gradients with backprop's:
+///
+/// E = L;  ∂E/∂θ_t = 0 (t < T−1), ∂E/∂θ_{T−1} = ∂L/∂θ_{T−1};  ∂E/∂z_t = 0 (t < T−1),
+/// ∂E/∂z_{T−1} = δ_{T−1}.
+///
+/// Regularisers of θ_t and z_t have gradients at z = h too, which count as deviations. Sums over
+/// the selected examples.
+///
+/// # Errors
+/// Errors of the selection, [`Error::NoExamples`], [`Error::NonFinite`].
+///
+/// # Examples
+/// ```
+/// use layerwise::{theory, Activation, Circuit, DecoupledCircuit, Dense, Selection, TargetInit};
+/// use nalgebra::DMatrix;
+///
+/// let circuit = Circuit::<f64>::builder()
+///     .layer(Dense::new(2, 3, Activation::Tanh)?)
+///     .layer(Dense::new(3, 1, Activation::Identity)?)
+///     .build()?;
+/// let (x, y) = (DMatrix::from_element(2, 4, 0.5), DMatrix::from_element(1, 4, 1.0));
+/// let mut model = DecoupledCircuit::new(circuit);
+/// model.add_examples(&x, &y, &TargetInit::RandomNormal { std: 1.0, seed: 0 })?;
+/// assert_eq!(theory::forward_pass_deviations(&model, &Selection::All)?.largest(), 0.0);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+pub fn forward_pass_deviations<T: Scalar>(
+    model: &DecoupledCircuit<T>,
+    selection: &Selection<'_>,
+) -> Result<ForwardPassDeviations, Error> {
+    let own = on_a_copy(model, selection, "statement 1", |problem| {
+        problem.refresh()?;
+        gradients(problem)
+    })?;
+    let exact = backprop(model, selection)?;
+    let last = model.circuit().depth() - 1;
+    let (hidden, top) = own.targets.split_at(last.saturating_sub(1));
+    let (_, delta) = exact.targets.split_at(last.saturating_sub(1));
+    let last_targets = top.iter().zip(delta);
+    Ok(ForwardPassDeviations {
+        energy: largest([own.energy - exact.energy]),
+        hidden_parameters: largest(own.parameters[..last].iter().flatten().copied()),
+        last_parameters: largest(minus(&own.parameters[last], &exact.parameters[last])),
+        hidden_targets: largest(hidden.iter().flatten().copied()),
+        last_targets: largest(last_targets.flat_map(|(a, b)| minus(a.as_slice(), b.as_slice()))),
+    })
+}

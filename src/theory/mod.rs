@@ -1,0 +1,55 @@
+//! The statements of the method, as functions of your own circuit and examples.
+//!
+//! Each function returns the quantity that a statement is about (a deviation that must be zero, a
+//! closed form, a bound), so that a circuit, a layer or a solver of one's own can be held against
+//! it. None changes the model that it is given. `docs/theory.md` states and proves them.
+//!
+//! | | statement | function |
+//! |---|---|---|
+//! | 1 | at the forward pass E is the composed loss, and only the last layer sees a gradient | [`forward_pass_deviations`] |
+//! | 2 | information moves one layer a synchronous step, through all layers in a reverse sweep | [`gradient_reach`] |
+//! | 3 | stationary targets carry backprop at shifted activations | [`stationarity`] |
+//! | 4 | min E = L − Σ_t ‖δ_t‖²/(2μ_t) + O(μ⁻²) | [`expanded_minimum`] |
+//! | 5 | the minimum of a linear circuit is ½ rᵀS⁻¹r | [`linear_minimum`] |
+//! | 6 | its minimiser solves a block tridiagonal system | [`linear_minimiser`] |
+//! | 7 | unit steps give backprop layer by layer | [`z_il_gradients`] |
+//! | 8 | fixed predictions give backprop in every layer | [`fixed_prediction_gradients`] |
+//! | 9 | multipliers rest where the gradients are backprop's, and how fast they may move | [`multiplier_rest`], [`stable_rates`], [`linear_stable_rates`] |
+//! | 10 | gradient steps are stable below 2/λ_max | [`curvature_bounds`], [`largest_curvature`] |
+//! | 11 | an example's targets move alike in every batch | [`batch_dependent_example`] |
+//! | 12 | a local problem knows no other layer | [`layers_changed_by`] |
+//!
+//! Layers are evaluated as in [`DecoupledCircuit::gradients`](crate::DecoupledCircuit::gradients),
+//! not as in training (which matters to stochastic layers alone); only statement 11 moves targets
+//! as [`DecoupledCircuit::solve_targets`](crate::DecoupledCircuit::solve_targets) does. Sums are
+//! over the selected examples, weights included. Norms and deviations are `f64`, whatever the
+//! scalar.
+
+mod batch_independence;
+mod curvature_bounds;
+mod expansion;
+mod fixed_prediction;
+mod forward_pass;
+mod lanczos;
+mod layer_independence;
+mod linear;
+mod multiplier_rest;
+mod probe;
+mod rates;
+mod reach;
+mod stationarity;
+mod z_il;
+
+pub use batch_independence::batch_dependent_example;
+pub use curvature_bounds::{CurvatureBounds, curvature_bounds};
+pub use expansion::expanded_minimum;
+pub use fixed_prediction::fixed_prediction_gradients;
+pub use forward_pass::{ForwardPassDeviations, forward_pass_deviations};
+pub use lanczos::largest_curvature;
+pub use layer_independence::layers_changed_by;
+pub use linear::{linear_minimiser, linear_minimum};
+pub use multiplier_rest::{MultiplierRest, multiplier_rest};
+pub use rates::{MultiplierUpdate, linear_stable_rates, stable_rates};
+pub use reach::gradient_reach;
+pub use stationarity::{Stationarity, stationarity};
+pub use z_il::z_il_gradients;

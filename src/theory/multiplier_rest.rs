@@ -1,0 +1,113 @@
+//! Statement 9: where multipliers rest.
+
+use nalgebra::DMatrix;
+
+use super::probe::{backprop, finite, minus, norm};
+use crate::circuit::local_problem::{check_finite, check_length};
+use crate::circuit::{Batch, Workspace};
+use crate::decoupled::DecoupledCircuit;
+use crate::execution::Execution;
+use crate::{Error, Quantity, Scalar, Selection};
+
+/// How far targets and multipliers are from the fixed point: norms over all hidden layers and the
+/// selected examples.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct MultiplierRest {
+    /// ‖z − ẑ‖.
+    pub gap: f64,
+    /// ‖w λ + δ‖, δ backprop's errors at the plain forward pass, w the examples' weights.
+    pub multipliers: f64,
+    /// ‖∂𝓛/∂z‖ of 𝓛 = E + Σᵢ wᵢ Σ_t λ_tⁱ·(z_tⁱ − ẑ_tⁱ).
+    pub targets: f64,
+    /// ‖∂𝓛/∂θ − ∂L/∂θ‖ over all layers.
+    pub gradient: f64,
+}
+
+/// Statement 9: how far the model's targets, with multipliers λ_1, …, λ_{T−1} (d_t × n each, one
+/// column a selected example), are from the fixed point
+///
+/// z_t = ẑ_t,  λ_t = −δ_t,
+///
+/// at which the parameter gradients are backprop's for any μ > 0. λ is that of
+/// [`AugmentedLagrangian`](crate::AugmentedLagrangian), which is ρu in the scaled form. `gap` and
+/// `targets` vanish together only there, and then all four numbers do, to rounding.
+///
+/// # Errors
+/// [`Error::Length`] or [`Error::Shape`] for multipliers that do not fit, [`Error::NonFiniteData`];
+/// errors of the selection, [`Error::NoExamples`], [`Error::NonFinite`].
+///
+/// # Examples
+/// ```
+/// use layerwise::{Activation, Circuit, DecoupledCircuit, Dense, Selection, TargetInit, theory};
+/// use nalgebra::DMatrix;
+///
+/// let circuit = Circuit::<f64>::builder()
+///     .layer(Dense::new(2, 3, Activation::Tanh)?)
+///     .layer(Dense::new(3, 1, Activation::Identity)?)
+///     .build()?;
+/// let (x, y) = (DMatrix::from_element(2, 4, 0.5), DMatrix::from_element(1, 4, 1.0));
+/// let mut model = DecoupledCircuit::new(circuit);
+/// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
+/// let delta = model.backprop(&Selection::All)?.targets;
+/// let multipliers: Vec<_> = delta.iter().map(|delta| -delta).collect();
+/// let rest = theory::multiplier_rest(&model, &Selection::All, &multipliers)?;
+/// assert!(rest.gradient < 1e-14 && rest.targets < 1e-14);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+pub fn multiplier_rest<T: Scalar>(
+    model: &DecoupledCircuit<T>,
+    selection: &Selection<'_>,
+    multipliers: &[DMatrix<T>],
+) -> Result<MultiplierRest, Error> {
+    let exact = backprop(model, selection)?;
+    let circuit = model.circuit();
+    let (depth, dims) = (circuit.depth(), circuit.dims());
+    check_length("multipliers λ_1, …, λ_{T−1}", multipliers, depth - 1)?;
+    let mut own: Vec<Vec<T>> = Vec::new();
+    for ((t, lambda), delta) in (1..).zip(multipliers).zip(&exact.targets) {
+        if lambda.shape() != delta.shape() {
+            return Err(Error::Shape {
+                what: format!("multipliers λ_{t}"),
+                expected: delta.shape(),
+                found: lambda.shape(),
+            });
+        }
+        check_finite(Quantity::Multiplier, t, dims[t], lambda.as_slice())?;
+        own.push(lambda.as_slice().to_vec());
+    }
+    model.with_batch(selection, "statement 9", |batch| {
+        let batch = Batch {
+            multipliers: &own,
+            ..batch
+        };
+        let mut workspace = Workspace::new(circuit, batch.len());
+        circuit.evaluate(batch, true, true, &mut workspace, Execution::Sequential);
+        let (mut gap, mut rest, mut targets, mut gradient) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for t in 1..depth {
+            let prediction = workspace.local(t - 1).prediction();
+            finite(Quantity::Prediction, t - 1, prediction)?;
+            finite(Quantity::TargetGradient, t, workspace.target_gradient(t))?;
+            gap.extend(minus(batch.z(t), prediction));
+            targets.extend_from_slice(workspace.target_gradient(t));
+            let columns = own[t - 1].chunks_exact(dims[t]);
+            let errors = exact.targets[t - 1].as_slice().chunks_exact(dims[t]);
+            for (i, (lambda, delta)) in columns.zip(errors).enumerate() {
+                let weight = batch.weights().map_or(T::one(), |weights| weights[i]);
+                rest.extend(lambda.iter().zip(delta).map(|(&l, &d)| weight * l + d));
+            }
+        }
+        for (t, exact) in exact.parameters.iter().enumerate() {
+            let own = workspace.parameter_gradient(t);
+            finite(Quantity::ParameterGradient, t, own)?;
+            gradient.extend(minus(own, exact));
+        }
+        Ok(MultiplierRest {
+            gap: norm(&gap),
+            multipliers: norm(&rest),
+            targets: norm(&targets),
+            gradient: norm(&gradient),
+        })
+    })?
+}

@@ -1,0 +1,135 @@
+//! What every statement needs: targets to move that are nobody's, and honest numbers.
+
+use crate::circuit::{BatchMut, Workspace};
+use crate::decoupled::examples::Gathered;
+use crate::decoupled::{DecoupledCircuit, Gradients};
+use crate::execution::Execution;
+use crate::kernel::all_finite;
+use crate::target_solver::TargetProblem;
+use crate::{Error, Quantity, Scalar, Selection};
+
+/// Lends a copy of the selected examples, whose targets may be moved: the model stays as it is.
+pub(super) fn on_a_copy<T: Scalar, R>(
+    model: &DecoupledCircuit<T>,
+    selection: &Selection<'_>,
+    operation: &'static str,
+    work: impl FnOnce(&mut TargetProblem<'_, '_, T>) -> Result<R, Error>,
+) -> Result<R, Error> {
+    let chosen = model.examples.resolve(selection)?.into_places();
+    if chosen.is_empty() {
+        return Err(Error::NoExamples { operation });
+    }
+    let circuit = model.circuit();
+    let mut gathered = Gathered::new(circuit.depth());
+    gathered.load(&model.examples, &chosen, true);
+    let mut batch = BatchMut {
+        training: false,
+        ..gathered.view_mut(circuit.dims(), 0)
+    };
+    let mut workspace = Workspace::new(circuit, 0);
+    let sequential = Execution::Sequential;
+    let mut problem = TargetProblem::new(circuit, &mut batch, &mut workspace, sequential);
+    work(&mut problem)
+}
+
+/// The lasting numbers of the selected examples, in the order of the selection.
+pub(super) fn chosen_examples<T: Scalar>(
+    model: &DecoupledCircuit<T>,
+    selection: &Selection<'_>,
+    operation: &'static str,
+) -> Result<Vec<u64>, Error> {
+    let chosen = model.examples.resolve(selection)?.into_places();
+    if chosen.is_empty() {
+        return Err(Error::NoExamples { operation });
+    }
+    Ok(chosen.into_iter().map(|c| model.examples()[c]).collect())
+}
+
+/// E and its gradients at the targets as they are; all finite.
+pub(super) fn gradients<T: Scalar>(
+    problem: &mut TargetProblem<'_, '_, T>,
+) -> Result<Gradients<T>, Error> {
+    let energy = problem.evaluate(true, true);
+    let n = problem.batch().len();
+    let circuit = problem.circuit();
+    let (depth, dims) = (circuit.depth(), circuit.dims());
+    let workspace = problem.workspace();
+    let targets = (1..depth).map(|t| {
+        let own = workspace.target_gradient(t);
+        nalgebra::DMatrix::from_column_slice(dims[t], n, own)
+    });
+    checked(Gradients {
+        energy,
+        parameters: (0..depth)
+            .map(|t| workspace.parameter_gradient(t).to_vec())
+            .collect(),
+        targets: targets.collect(),
+    })
+}
+
+/// [`DecoupledCircuit::backprop`], all finite.
+pub(super) fn backprop<T: Scalar>(
+    model: &DecoupledCircuit<T>,
+    selection: &Selection<'_>,
+) -> Result<Gradients<T>, Error> {
+    checked(model.backprop(selection)?)
+}
+
+fn checked<T: Scalar>(gradients: Gradients<T>) -> Result<Gradients<T>, Error> {
+    let last = gradients.parameters.len() - 1;
+    finite(Quantity::Energy, last, &[gradients.energy])?;
+    for (t, own) in gradients.parameters.iter().enumerate() {
+        finite(Quantity::ParameterGradient, t, own)?;
+    }
+    for (t, own) in (1..).zip(&gradients.targets) {
+        finite(Quantity::TargetGradient, t, own.as_slice())?;
+    }
+    Ok(gradients)
+}
+
+/// An error unless all values are finite: a NaN must not pass as a small deviation.
+pub(super) fn finite<T: Scalar>(
+    quantity: Quantity,
+    layer: usize,
+    values: &[T],
+) -> Result<(), Error> {
+    if all_finite(values) {
+        return Ok(());
+    }
+    Err(Error::NonFinite {
+        quantity,
+        layer,
+        step: 0,
+    })
+}
+
+/// The largest |value|.
+pub(super) fn largest<T: Scalar>(values: impl IntoIterator<Item = T>) -> f64 {
+    let values = values.into_iter().map(|v| v.as_f64().abs());
+    values.fold(0.0, |top, v| if v <= top { top } else { v })
+}
+
+/// The Euclidean norm, without overflow, and 0 only if every value is.
+pub(super) fn norm<T: Scalar>(values: &[T]) -> f64 {
+    let top = largest(values.iter().copied());
+    if top == 0.0 || !top.is_finite() {
+        return top;
+    }
+    let squares = values.iter().map(|v| (v.as_f64() / top).powi(2));
+    top * squares.sum::<f64>().sqrt()
+}
+
+/// a − b.
+pub(super) fn minus<T: Scalar>(a: &[T], b: &[T]) -> Vec<T> {
+    a.iter().zip(b).map(|(&a, &b)| a - b).collect()
+}
+
+/// Whether all values have the same bits.
+pub(super) fn same_bits<T: Scalar>(a: &[T], b: &[T]) -> bool {
+    // For a dual number the first comparison sees its derivatives; the second tells −0 from 0, and
+    // lets NaN equal itself.
+    let same = |(a, b): (&T, &T)| {
+        (a == b || a.as_f64().is_nan()) && a.as_f64().to_bits() == b.as_f64().to_bits()
+    };
+    a.len() == b.len() && a.iter().zip(b).all(same)
+}

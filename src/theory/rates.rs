@@ -1,0 +1,160 @@
+//! Statement 9: how fast multipliers may move.
+
+use std::ops::Range;
+
+use nalgebra::DMatrix;
+
+use super::linear::Linear;
+use crate::circuit::Circuit;
+use crate::{Error, Quantity, Scalar};
+
+/// When the multipliers move, in a step z ← z − η ∂E/∂z, λ ← λ + α μ (z − ẑ).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MultiplierUpdate {
+    /// After the targets, by the new z: [`AugmentedLagrangian`](crate::AugmentedLagrangian).
+    AfterTargets,
+    /// Together with them, by the old z.
+    WithTargets,
+}
+
+/// Statement 9: the rates α > 0 at which one linear mode is stable, between `start` and `end`
+/// (both excluded; empty if there is none).
+///
+/// The mode has residual σ z and curvature h = ρσ² + b, `penalized` being ρσ² (ρ = μ), b the rest:
+/// z ← z − η (h z + ρσ u), u ← u + ασ z with ρu = λ. Stable, by Jury's criterion, if and only if
+///
+/// after the targets: 0 < ηh < 2 and η (2h + αρσ²) < 4;
+/// with the targets: αρσ² < h and η (2h − αρσ²) < 4.
+///
+/// # Errors
+/// [`Error::InvalidOption`] unless η and ρσ² are above 0 and h is finite.
+///
+/// # Examples
+/// ```
+/// use layerwise::theory::{MultiplierUpdate, stable_rates};
+///
+/// // η = 1/h and b = 0, as a step within the bound has it: α up to 2.
+/// assert_eq!(stable_rates(MultiplierUpdate::AfterTargets, 0.5, 2.0, 2.0)?, 0.0..2.0);
+/// assert_eq!(stable_rates(MultiplierUpdate::WithTargets, 0.5, 2.0, 2.0)?, 0.0..1.0);
+/// // No α helps a step that diverges already.
+/// assert!(stable_rates(MultiplierUpdate::AfterTargets, 1.0, 2.0, 2.0)?.is_empty());
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+pub fn stable_rates(
+    update: MultiplierUpdate,
+    step: f64,
+    curvature: f64,
+    penalized: f64,
+) -> Result<Range<f64>, Error> {
+    check_step(step)?;
+    if !(penalized > 0.0 && penalized.is_finite()) {
+        return Err(Error::InvalidOption {
+            option: "theory::stable_rates::penalized",
+            value: penalized,
+            allowed: "above 0 and finite",
+        });
+    }
+    if !curvature.is_finite() {
+        return Err(Error::InvalidOption {
+            option: "theory::stable_rates::curvature",
+            value: curvature,
+            allowed: "finite",
+        });
+    }
+    let room = 4.0 / step - 2.0 * curvature;
+    Ok(match update {
+        MultiplierUpdate::AfterTargets if curvature > 0.0 => interval(0.0, room / penalized),
+        MultiplierUpdate::AfterTargets => interval(0.0, 0.0),
+        MultiplierUpdate::WithTargets => interval(-room / penalized, curvature / penalized),
+    })
+}
+
+/// Statement 9 for the synchronous steps z ← z − η ∂E/∂z of a whole linear circuit of any depth,
+/// whose modes are coupled: rates α > 0 at which multipliers converge, between `start` and `end`
+/// (both excluded; empty if there is none).
+///
+/// With A z = (z_t − W_{t−1} z_{t−1})_t, M of the μ_t, G = AᵀMA and H = G + B, B the output loss's
+/// part of E's Hessian:
+///
+/// after the targets: stable if **and only if** η (2H + αG) ≺ 4;
+/// with the targets: stable **if** αG ≺ H and η (2H − αG) ≺ 4 (only if, where G and B commute).
+///
+/// Costs the eigenvalues of a dense matrix of side Σ_t d_t, twice. A circuit of one layer has no
+/// multipliers: any rate will do.
+///
+/// # Errors
+/// [`Error::NotLinear`] as [`linear_minimum`](super::linear_minimum), [`Error::InvalidOption`]
+/// unless η is above 0 and finite, [`Error::NonFinite`].
+///
+/// # Examples
+/// ```
+/// use layerwise::theory::{MultiplierUpdate, linear_stable_rates};
+/// use layerwise::{Activation, Circuit, Dense};
+///
+/// let unit = || Dense::new(1, 1, Activation::Identity).map(Dense::without_bias);
+/// let circuit = Circuit::<f64>::builder().layer(unit()?).layer(unit()?).penalty(2.0).build()?;
+/// let w = circuit.parameters(1)[0];
+/// let rates = linear_stable_rates(&circuit, MultiplierUpdate::AfterTargets, 0.1)?;
+/// assert!((rates.end - (40.0 - 2.0 * (2.0 + w * w)) / 2.0).abs() < 1e-12);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+pub fn linear_stable_rates<T: Scalar>(
+    circuit: &Circuit<T>,
+    update: MultiplierUpdate,
+    step: f64,
+) -> Result<Range<f64>, Error> {
+    check_step(step)?;
+    let (penalty, output) = Linear::of(circuit)?.hessian();
+    let size = penalty.nrows();
+    if size == 0 {
+        return Ok(0.0..f64::INFINITY);
+    }
+    let layer = circuit.depth() - 1;
+    let penalty: DMatrix<f64> = penalty.map(T::as_f64);
+    let hessian = &penalty + output.map(T::as_f64);
+    let room = DMatrix::from_diagonal_element(size, size, 4.0 / step) - &hessian * 2.0;
+    let not_finite = || Error::NonFinite {
+        quantity: Quantity::Energy,
+        layer,
+        step: 0,
+    };
+    if !(hessian.iter().chain(&room)).all(|v| v.is_finite()) {
+        return Err(not_finite());
+    }
+    // In coordinates where G is the identity.
+    let factor = penalty.cholesky().ok_or_else(not_finite)?.unpack();
+    let scaled = |matrix: &DMatrix<f64>| -> Option<DMatrix<f64>> {
+        let half = factor.solve_lower_triangular(matrix)?;
+        let whole = factor.solve_lower_triangular(&half.transpose())?;
+        let finite = whole.iter().all(|v| v.is_finite());
+        finite.then(|| (&whole + whole.transpose()) * 0.5)
+    };
+    let smallest = |matrix: &DMatrix<f64>| -> Result<f64, Error> {
+        let values = scaled(matrix)
+            .ok_or_else(not_finite)?
+            .symmetric_eigenvalues();
+        Ok(values.min())
+    };
+    let room = smallest(&room)?;
+    Ok(match update {
+        MultiplierUpdate::AfterTargets => interval(0.0, room),
+        MultiplierUpdate::WithTargets => interval(-room, smallest(&hessian)?),
+    })
+}
+
+/// The rates above 0 and `low`, below `high`.
+fn interval(low: f64, high: f64) -> Range<f64> {
+    let low = low.max(0.0);
+    if high > low { low..high } else { 0.0..0.0 }
+}
+
+fn check_step(step: f64) -> Result<(), Error> {
+    if step > 0.0 && step.is_finite() {
+        return Ok(());
+    }
+    Err(Error::InvalidOption {
+        option: "step η of multipliers",
+        value: step,
+        allowed: "above 0 and finite",
+    })
+}

@@ -1,0 +1,138 @@
+//! Statement 3: stationary targets carry backprop at shifted activations.
+
+use nalgebra::DMatrix;
+
+use super::probe::{backprop, finite, minus, norm};
+use crate::circuit::local_problem::Regularization;
+use crate::circuit::{LocalProblem, Wanted};
+use crate::decoupled::DecoupledCircuit;
+use crate::{Error, Quantity, Scalar, Selection, Write};
+
+/// How far targets are from carrying backprop.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Stationarity<T: Scalar> {
+    /// λ_1, …, λ_{T−1}, d_t × n.
+    pub multipliers: Vec<DMatrix<T>>,
+    /// ‖λ_t − J_tᵀ λ_{t+1}‖, t = 1, …, T−1: 0 at a stationary z.
+    pub recursion: Vec<f64>,
+    /// ‖∂E/∂θ_t − (∂f_t/∂θ_t)ᵀ λ_{t+1}‖, t = 0, …, T−1: 0 at any z.
+    pub parameters: Vec<f64>,
+    /// ‖∂E/∂θ − ∂L/∂θ‖ over all layers: O(1/μ) at a stationary z.
+    pub difference: f64,
+    /// ‖∂L/∂θ‖ over all layers, by backprop.
+    pub backprop: f64,
+}
+
+impl<T: Scalar> Stationarity<T> {
+    /// ‖∂E/∂θ − ∂L/∂θ‖ / ‖∂L/∂θ‖, 0 if both vanish.
+    pub fn relative_difference(&self) -> f64 {
+        if self.difference == 0.0 {
+            return 0.0;
+        }
+        self.difference / self.backprop
+    }
+}
+
+/// Statement 3, at the model's targets: the multipliers
+///
+/// λ_t = −∂ℓ_{t−1}/∂z_t (for squared L_h μ_t (ẑ_t − z_t)), t = 1, …, T−1,  λ_T = ∂L/∂ẑ_T,
+///
+/// and how far they are from backprop's recursion at the activations z,
+///
+/// λ_t = J_tᵀ λ_{t+1},  ∂E/∂θ_t = (∂f_t/∂θ_t)ᵀ λ_{t+1},  J_t = ∂f_t/∂z_t.
+///
+/// For any L_h of z − ẑ alone the second holds at every z, and the first if and only if z is
+/// stationary; another L_h has ∂ℓ/∂ẑ ≠ −∂ℓ/∂z, and both differ. An example's weight is in its λ.
+/// Regularisers and parameters of losses are left out, except of the difference from backprop's
+/// gradients; a regulariser of targets shifts the stationary point, and its gradient shows in the
+/// recursion. Sums over the selected examples. LeCun 1988; Carreira-Perpiñán & Wang 2014.
+///
+/// # Errors
+/// Errors of the selection, [`Error::NoExamples`], [`Error::NonFinite`].
+///
+/// # Examples
+/// ```
+/// use layerwise::{
+///     Activation, Circuit, DecoupledCircuit, Dense, ReverseSweep, Selection, TargetInit, theory,
+/// };
+/// use nalgebra::DMatrix;
+///
+/// let circuit = Circuit::<f64>::builder()
+///     .layer(Dense::new(2, 3, Activation::Tanh)?)
+///     .layer(Dense::new(3, 1, Activation::Identity)?)
+///     .penalty(100.0)
+///     .build()?;
+/// let (x, y) = (DMatrix::from_element(2, 4, 0.5), DMatrix::from_element(1, 4, 1.0));
+/// let mut model = DecoupledCircuit::new(circuit);
+/// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
+/// model.solve_targets(&mut ReverseSweep::new(1000), &Selection::All)?;
+/// let found = theory::stationarity(&model, &Selection::All)?;
+/// assert!(found.recursion[0] < 1e-10);
+/// assert!(found.relative_difference() < 0.1);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+pub fn stationarity<T: Scalar>(
+    model: &DecoupledCircuit<T>,
+    selection: &Selection<'_>,
+) -> Result<Stationarity<T>, Error> {
+    let exact = backprop(model, selection)?;
+    let own = model.gradients(selection)?;
+    let mut gap = Vec::new();
+    for (t, (own, exact)) in own.parameters.iter().zip(&exact.parameters).enumerate() {
+        finite(Quantity::ParameterGradient, t, own)?;
+        gap.extend(minus(own, exact));
+    }
+    let circuit = model.circuit();
+    let (depth, dims) = (circuit.depth(), circuit.dims());
+    let mut found = Stationarity {
+        multipliers: Vec::new(),
+        recursion: Vec::new(),
+        parameters: Vec::new(),
+        difference: norm(&gap),
+        backprop: norm(&exact.parameters.concat()),
+    };
+    model.with_batch(selection, "statement 3", |batch| {
+        // λ_{t+1} of the layer above the one at work.
+        let mut above = Vec::new();
+        for t in (0..depth).rev() {
+            let problem = LocalProblem {
+                regularization: Regularization::default(),
+                ..circuit.local_problem(t, batch)
+            };
+            let mut workspace = problem.workspace();
+            let wanted = Wanted {
+                parameters: true,
+                input: false,
+                target: t + 1 < depth,
+            };
+            problem.evaluate(wanted, &mut workspace);
+            finite(Quantity::Energy, t, &[workspace.energy])?;
+            if t + 1 == depth {
+                above.clone_from(&workspace.cotangent);
+            } else {
+                // λ_{t+1}, and J_{t+1}ᵀ λ_{t+2} in `above`.
+                let lambda: Vec<T> = workspace.d_target.iter().map(|&g| -g).collect();
+                finite(Quantity::TargetGradient, t + 1, &above)?;
+                found.recursion.push(norm(&minus(&lambda, &above)));
+                let matrix = DMatrix::from_column_slice(dims[t + 1], batch.len(), &lambda);
+                found.multipliers.push(matrix);
+                above = lambda;
+            }
+            finite(Quantity::Multiplier, t + 1, &above)?;
+            let mut pulled = vec![T::zero(); if t > 0 { problem.input.len() } else { 0 }];
+            let mut parameters = vec![T::zero(); problem.own];
+            let d_input = Write::set((t > 0).then_some(&mut pulled[..]));
+            problem.vjp(&above, d_input, Write::Set(&mut parameters), &mut workspace)?;
+            let own = &workspace.d_parameters[..problem.own];
+            finite(Quantity::ParameterGradient, t, &parameters)?;
+            found.parameters.push(norm(&minus(own, &parameters)));
+            above = pulled;
+        }
+        Ok(())
+    })??;
+    found.multipliers.reverse();
+    found.recursion.reverse();
+    found.parameters.reverse();
+    Ok(found)
+}

@@ -583,11 +583,12 @@ fn a_long_chain_has_the_curvature_of_its_couplings() {
     let all = curvatures(&model, &Diagnostics::new().curvature(49));
     for block in &all[..49] {
         assert!((block[0] - 2.0).abs() < 1e-12, "{block:?}");
+        assert!((block[1] - 2.0).abs() < 1e-3, "{block:?}");
     }
     let exact = 2.0 + 2.0 * (std::f64::consts::PI / 50.0).cos();
     let [estimate, bound] = all[49];
     assert!((estimate - exact).abs() < 1e-10, "{estimate} for {exact}");
-    assert!(bound >= 4.0 - 1e-12);
+    assert!((bound - 4.0).abs() < 1e-3, "{bound}");
     // A few iterations come near.
     let all = curvatures(&model, &Diagnostics::new().curvature(15));
     assert!((3.9..exact).contains(&all[49][0]), "{}", all[49][0]);
@@ -618,14 +619,14 @@ fn an_example_has_its_own_curvature_in_every_batch() {
 #[test]
 fn more_examples_than_a_block_are_added_up() {
     let n = 1500;
-    let model = model::<f64>(6, &[2, 3, 2, 2], n, false);
+    let model = model::<f64>(6, &[2, 3, 2, 3], n, false);
     let plain = Plain::new(&model, false, Fault::None).numbers();
     let whole = model.diagnose(&everything()).unwrap();
     let (curvature, others) = deviations(&whole, &plain);
     assert!(curvature < 1e-10 && others < 1e-10, "{curvature}, {others}");
     // In another order, gathered: the same but for rounding.
     let backwards: Vec<u64> = (0..n as u64).rev().collect();
-    let labels: Vec<usize> = (0..n).rev().map(|i| (5 * i + 1) % 2).collect();
+    let labels: Vec<usize> = (0..n).rev().map(|i| (5 * i + 1) % 3).collect();
     let options = everything()
         .on(Selection::Examples(&backwards))
         .labels(&labels);
@@ -998,7 +999,7 @@ fn a_report_survives_json() {
             let back: DiagnosticReport<T> = serde_json::from_str(&text).unwrap();
             assert_eq!(back, report);
             let value: serde_json::Value = serde_json::from_str(&text).unwrap();
-            assert_eq!(value["layers"][0]["target"]["gap"].as_f64().is_some(), true);
+            assert!(value["layers"][0]["target"]["gap"].is_f64());
             assert!(value["layers"][2]["target"].is_null());
         }
     }

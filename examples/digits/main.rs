@@ -11,9 +11,9 @@ use clap::{Parser, ValueEnum};
 use data::Digits;
 use indicatif::{ProgressBar, ProgressStyle};
 use layerwise::{
-    Activation, Adam, Alternating, Backprop, Circuit, DecoupledCircuit, Dense, Error,
-    GradientDescent, Gradients, JointDescent, Phase, ReverseSweep, Schedule, Selection,
-    SoftmaxCrossEntropy, StepSize, TargetInit, Trainer, metrics,
+    Activation, Adam, Alternating, Backprop, Circuit, DecoupledCircuit, Dense, DiagnosticReport,
+    Diagnostics, Error, GradientDescent, Gradients, JointDescent, Phase, ReverseSweep, Schedule,
+    Selection, SoftmaxCrossEntropy, StepSize, TargetInit, Trainer, metrics,
 };
 use serde::Serialize;
 
@@ -45,6 +45,9 @@ struct Options {
     /// One JSON object a row instead of the table.
     #[arg(long)]
     json: bool,
+    /// After every run, a table of its layers on the training images.
+    #[arg(long, conflicts_with = "json")]
+    diagnose: bool,
 }
 
 fn positive(text: &str) -> Result<usize, String> {
@@ -138,6 +141,8 @@ struct Row {
     gap: f64,
     bp_cosine: f64,
     seconds: f64,
+    #[serde(skip)]
+    diagnosis: Option<DiagnosticReport<f32>>,
 }
 
 fn circuit(widths: &[usize], seed: u64) -> Result<Circuit<f32>, Error> {
@@ -188,6 +193,11 @@ fn run(
     let gradient = scheme.next_gradient(&model)?;
     let backprop = model.backprop(&Selection::All)?;
     let gaps = model.gap()?;
+    let diagnosis = options.diagnose.then(|| {
+        let diagnostics = Diagnostics::new().labels(&train.labels).curvature(10);
+        model.diagnose(&diagnostics)
+    });
+    let diagnosis = diagnosis.transpose()?;
     Ok(Row {
         scheme,
         seed,
@@ -202,6 +212,7 @@ fn run(
             .sqrt(),
         bp_cosine: cosine(&gradient.parameters, &backprop.parameters),
         seconds: report.seconds,
+        diagnosis,
     })
 }
 
@@ -258,6 +269,9 @@ fn compare(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
                     row.bp_cosine,
                     row.seconds
                 );
+            }
+            if let Some(diagnosis) = &row.diagnosis {
+                println!("\n{diagnosis}\n");
             }
             rows.push(row);
         }

@@ -30,8 +30,9 @@ pub(crate) fn lambda_max<T: Scalar>(
     let hidden = circuit.depth() - 1;
     let dims = &circuit.dims()[1..=hidden];
     let groups: Vec<Range<usize>> = match part {
-        Part::Whole if hidden > 0 => vec![0..hidden],
-        Part::Whole => Vec::new(),
+        Part::Whole => std::iter::once(0..hidden)
+            .filter(|all| !all.is_empty())
+            .collect(),
         Part::Blocks => (0..hidden).map(|i| i..i + 1).collect(),
     };
     let start = starts(seed, dims, &groups);

@@ -59,8 +59,8 @@ pub struct LayerDiagnostics<T> {
 pub struct GradientDiagnostics<T> {
     /// ‖∂E/∂θ‖.
     pub norm: T,
-    /// Cosine of ∂E/∂θ to the gradient of the composed objective ([`Circuit::backprop`]
-    /// (crate::Circuit::backprop), regularisers included), in −1..=1; `None` if either is zero.
+    /// Cosine of ∂E/∂θ to backprop's gradient, that of the composed objective with its regularisers
+    /// ([`Circuit::backprop`](crate::Circuit::backprop)), in −1..=1; `None` if either is zero.
     pub cosine: Option<T>,
     /// ‖∂E/∂θ‖ / ‖backprop's‖; `None` if backprop's is zero.
     pub norm_ratio: Option<T>,

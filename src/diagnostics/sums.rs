@@ -1,0 +1,295 @@
+//! The blocks of examples, added up.
+
+use nalgebra::DMatrix;
+
+use super::lambda_max::lambda_max;
+use super::product::{Part, Product};
+use super::report::{
+    CurvatureDiagnostics, DiagnosticReport, GradientDiagnostics, LayerDiagnostics,
+    TargetDiagnostics,
+};
+use super::{Classes, Diagnostics};
+use crate::circuit::{Batch, Circuit, Workspace};
+use crate::execution::Execution;
+use crate::kernel::{add_to, all_finite, squared_distance};
+use crate::target_solver::Curvature;
+use crate::{Error, Quantity, Scalar, metrics};
+
+/// What the blocks of examples add up to.
+pub(super) struct Sums<T> {
+    examples: usize,
+    energies: Vec<T>,
+    composed_loss: T,
+    right: usize,
+    /// ∂E/∂θ_t, and backprop's.
+    gradients: Vec<Vec<T>>,
+    backprop: Vec<Vec<T>>,
+    hidden: Vec<Hidden<T>>,
+    /// The largest λ_max of the whole matrix; NaN if one is unknown.
+    whole: f64,
+}
+
+/// The same of z_1, …, z_{T−1}.
+#[derive(Clone)]
+struct Hidden<T> {
+    gap: T,
+    gradient: f64,
+    /// NaN if it is undefined for an example.
+    staleness: f64,
+    /// The largest λ_max of the block; NaN if one is unknown.
+    block: f64,
+}
+
+impl<T: Scalar> Sums<T> {
+    pub(super) fn new(circuit: &Circuit<T>) -> Self {
+        let depth = circuit.depth();
+        let zeros = |t| vec![T::zero(); circuit.parameters(t).len()];
+        let hidden = Hidden {
+            gap: T::zero(),
+            gradient: 0.0,
+            staleness: 0.0,
+            block: 0.0,
+        };
+        Self {
+            examples: 0,
+            energies: vec![T::zero(); depth],
+            composed_loss: T::zero(),
+            right: 0,
+            gradients: (0..depth).map(zeros).collect(),
+            backprop: (0..depth).map(zeros).collect(),
+            hidden: vec![hidden; depth - 1],
+            whole: 0.0,
+        }
+    }
+
+    pub(super) fn add(
+        &mut self,
+        circuit: &Circuit<T>,
+        options: &Diagnostics<'_>,
+        batch: Batch<'_, T>,
+        workspace: &mut Workspace<T>,
+    ) {
+        circuit.evaluate(batch, true, true, workspace, Execution::Sequential);
+        for (t, local) in workspace.locals.iter().enumerate() {
+            self.energies[t] += local.energy;
+            add_to(&mut self.gradients[t], &local.d_parameters);
+        }
+        for (t, sums) in (1..).zip(&mut self.hidden) {
+            sums.gap += squared_distance(batch.z(t), &workspace.locals[t - 1].prediction);
+        }
+        self.add_targets(circuit, batch, workspace);
+        if let Some(iterations) = options.iterations {
+            let mut estimate =
+                |part| lambda_max(part, iterations, options.seed, circuit, batch, workspace);
+            let blocks = estimate(Part::Blocks);
+            for (sums, block) in self.hidden.iter_mut().zip(&blocks) {
+                sums.block = block.iter().fold(sums.block, largest);
+            }
+            let whole = estimate(Part::Whole);
+            self.whole = whole.iter().flatten().fold(self.whole, largest);
+        }
+        if options.leaves_out_backprop {
+            circuit.forward_pass(batch, workspace);
+        } else {
+            circuit.backprop(batch, workspace);
+            for (sum, local) in self.backprop.iter_mut().zip(&workspace.locals) {
+                add_to(sum, &local.d_parameters);
+            }
+        }
+        self.composed_loss += circuit.output_loss_on(batch, workspace);
+        let outputs = &workspace.locals[circuit.depth() - 1].prediction;
+        self.right += self.rightly_classified(circuit, options, batch, outputs);
+        self.examples += batch.len();
+    }
+
+    /// Adds the gradients and the staleness of the targets, at an evaluation in the workspace.
+    fn add_targets(
+        &mut self,
+        circuit: &Circuit<T>,
+        batch: Batch<'_, T>,
+        workspace: &mut Workspace<T>,
+    ) {
+        let dims = circuit.dims();
+        // gⁱ/‖gⁱ‖, and ‖gⁱ‖.
+        let mut units: Vec<Vec<T>> = Vec::with_capacity(self.hidden.len());
+        let mut norms: Vec<Vec<f64>> = Vec::with_capacity(self.hidden.len());
+        for (t, &dim) in (1..circuit.depth()).zip(&dims[1..]) {
+            let mut unit = workspace.target_gradient(t).to_vec();
+            let normalise = |(i, own): (usize, &mut [T])| {
+                let norm = norm(own.iter().copied());
+                if norm > 0.0 {
+                    let unit = |g: T| T::of(g.as_f64() / norm);
+                    own.iter_mut().for_each(|g| *g = unit(*g));
+                }
+                norm / batch.weights().map_or(1.0, |weights| weights[i].as_f64())
+            };
+            let columns = unit.chunks_exact_mut(dim).enumerate();
+            norms.push(columns.map(normalise).collect());
+            units.push(unit);
+        }
+        let mut product = Product::new();
+        product.multiply(Part::Blocks, circuit, batch, &units, workspace);
+        for (t, sums) in (1..).zip(&mut self.hidden) {
+            let products = product.results[t - 1].chunks_exact(dims[t]);
+            for (&gradient, product) in norms[t - 1].iter().zip(products) {
+                sums.gradient += gradient * gradient;
+                if gradient > 0.0 {
+                    let staleness = gradient / norm(product.iter().copied());
+                    let defined = staleness.is_finite();
+                    sums.staleness += if defined {
+                        staleness * staleness
+                    } else {
+                        f64::NAN
+                    };
+                }
+            }
+        }
+    }
+
+    /// How many of a batch's outputs are largest in their class's row.
+    fn rightly_classified(
+        &self,
+        circuit: &Circuit<T>,
+        options: &Diagnostics<'_>,
+        batch: Batch<'_, T>,
+        outputs: &[T],
+    ) -> usize {
+        let depth = circuit.depth();
+        let labels = |values: &[T]| {
+            let values = DMatrix::from_column_slice(circuit.dims()[depth], batch.len(), values);
+            metrics::labels(&values)
+        };
+        let agree = |own: &[usize]| {
+            let pairs = own.iter().zip(labels(outputs));
+            pairs.filter(|(own, found)| *own == found).count()
+        };
+        match options.classes {
+            Classes::Unknown => 0,
+            Classes::Given(all) => agree(&all[self.examples..self.examples + batch.len()]),
+            Classes::OfTargets => agree(&labels(batch.z(depth))),
+        }
+    }
+
+    /// Whether everything that must be is finite.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        let non_finite = |quantity, layer| {
+            Err(Error::NonFinite {
+                quantity,
+                layer,
+                step: 0,
+            })
+        };
+        for (t, energy) in self.energies.iter().enumerate() {
+            if !energy.is_finite() {
+                return non_finite(Quantity::Energy, t);
+            }
+        }
+        if !self.composed_loss.is_finite() {
+            return non_finite(Quantity::ComposedLoss, self.energies.len() - 1);
+        }
+        for (t, (own, backprop)) in self.gradients.iter().zip(&self.backprop).enumerate() {
+            if !(all_finite(own) && all_finite(backprop)) {
+                return non_finite(Quantity::ParameterGradient, t);
+            }
+        }
+        for (t, sums) in (1..).zip(&self.hidden) {
+            if !sums.gradient.is_finite() {
+                return non_finite(Quantity::TargetGradient, t);
+            }
+            if !sums.gap.is_finite() {
+                return non_finite(Quantity::Prediction, t);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn report(
+        self,
+        options: &Diagnostics<'_>,
+        bounds: Option<&Curvature<T>>,
+    ) -> DiagnosticReport<T> {
+        let n = self.examples as f64;
+        let backprop = (!options.leaves_out_backprop).then_some(&self.backprop[..]);
+        let curvature = |estimate: f64, bound: Option<T>| {
+            options.iterations.map(|_| CurvatureDiagnostics {
+                estimate: Some(T::of(estimate)).filter(|estimate| estimate.is_finite()),
+                bound,
+            })
+        };
+        let mean_root = |squares: f64| T::of((squares / n).sqrt());
+        let count = T::of(n);
+        let target = |t: usize, own: &Hidden<T>| TargetDiagnostics {
+            gap: (own.gap / count).sqrt(),
+            gradient: mean_root(own.gradient),
+            staleness: Some(mean_root(own.staleness)).filter(|own| own.is_finite()),
+            curvature: curvature(own.block, bounds.map(|bounds| bounds.blocks[t])),
+        };
+        let layers = self.energies.iter().enumerate().map(|(t, &energy)| {
+            let one = t..t + 1;
+            let backprop = backprop.map(|all| &all[one.clone()]);
+            LayerDiagnostics {
+                energy,
+                parameters: compare(&self.gradients[one], backprop),
+                target: self.hidden.get(t).map(|own| target(t, own)),
+            }
+        });
+        let gap = self.hidden.iter().fold(T::zero(), |sum, own| sum + own.gap);
+        let whole = bounds.map(Curvature::whole);
+        DiagnosticReport {
+            examples: self.examples,
+            layers: layers.collect(),
+            energy: self.energies.iter().fold(T::zero(), |sum, &e| sum + e),
+            composed_loss: self.composed_loss,
+            accuracy: match options.classes {
+                Classes::Unknown => None,
+                _ => Some(self.right as f64 / n),
+            },
+            gap: (gap / count).sqrt(),
+            parameters: compare(&self.gradients, backprop),
+            target_gradient: mean_root(self.hidden.iter().map(|own| own.gradient).sum()),
+            // A circuit of one layer has no z.
+            curvature: curvature(self.whole, whole).filter(|_| !self.hidden.is_empty()),
+        }
+    }
+}
+
+/// The larger of two numbers, and NaN if one is NaN.
+fn largest(top: f64, &value: &f64) -> f64 {
+    if top >= value || top.is_nan() {
+        top
+    } else {
+        value
+    }
+}
+
+/// ‖v‖, added up in f64 in one order and without overflow; not finite if a value is not.
+fn norm<T: Scalar>(values: impl Iterator<Item = T> + Clone) -> f64 {
+    let top = values
+        .clone()
+        .fold(0.0, |top, v| largest(top, &v.as_f64().abs()));
+    if top == 0.0 || !top.is_finite() {
+        return top;
+    }
+    let squares = values.map(|v| (v.as_f64() / top).powi(2));
+    top * squares.sum::<f64>().sqrt()
+}
+
+/// A gradient beside backprop's, both layer by layer.
+fn compare<T: Scalar>(own: &[Vec<T>], backprop: Option<&[Vec<T>]>) -> GradientDiagnostics<T> {
+    let all = |gradients: &[Vec<T>]| norm(gradients.iter().flatten().copied());
+    let length = all(own);
+    let beside = backprop.map(|backprop| {
+        let other = all(backprop);
+        let pairs = own.iter().flatten().zip(backprop.iter().flatten());
+        // Of unit vectors: nothing overflows or vanishes.
+        let products = pairs.map(|(a, b)| (a.as_f64() / length) * (b.as_f64() / other));
+        let cosine = products.sum::<f64>().clamp(-1.0, 1.0);
+        (cosine, length / other)
+    });
+    let finite = |value: f64| Some(T::of(value)).filter(|value| value.is_finite());
+    GradientDiagnostics {
+        norm: T::of(length),
+        cosine: beside.and_then(|(cosine, _)| finite(cosine)),
+        norm_ratio: beside.and_then(|(_, ratio)| finite(ratio)),
+    }
+}

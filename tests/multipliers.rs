@@ -156,7 +156,8 @@ fn at_rest_the_gradients_are_those_of_backprop_for_any_penalty() {
 /// For other hidden losses too, and with Gauss-Newton steps: all that counts is that L_h is least at z = ẑ.
 #[test]
 fn at_rest_the_gradients_are_those_of_backprop_for_any_hidden_loss() {
-    let losses: [fn() -> Box<dyn Loss<f64>>; 3] = [
+    type Make = fn() -> Box<dyn Loss<f64>>;
+    let losses: [Make; 3] = [
         || Box::new(PseudoHuber::new(1.0).unwrap()),
         || Box::new(Gaussian::new(vec![1.5]).unwrap()),
         || Box::new(Huber::new(0.8).unwrap()),

@@ -44,25 +44,47 @@ impl<T: Scalar> Product<T> {
             self.link.fit(circuit, t, batch.len());
             let own = t.checked_sub(1).map(|i| &directions[i][..]);
             let above = directions.get(t).map(|above| &above[..]);
-            // The blocks leave out what the two directions have to do with one another.
-            let joint = part == Part::Whole;
-            if let Some(result) = self.results.get_mut(t) {
-                let own = own.filter(|_| joint);
-                self.link
-                    .multiply(circuit, batch, t, [own, above], false, local);
-                result.clear();
-                result.extend_from_slice(&self.link.in_target);
-            }
-            if own.is_some() {
-                let above = above.filter(|_| joint);
-                self.link
-                    .multiply(circuit, batch, t, [own, above], true, local);
-                add_to(&mut self.results[t - 1], &self.link.in_input);
+            match part {
+                Part::Whole => {
+                    let wanted = own.is_some();
+                    self.link
+                        .multiply(circuit, batch, t, [own, above], wanted, local);
+                    self.set_target_part(t);
+                    self.add_input_part(t);
+                }
+                // What the two directions have to do with one another is left out.
+                Part::Blocks => {
+                    if above.is_some() {
+                        self.link
+                            .multiply(circuit, batch, t, [None, above], false, local);
+                        self.set_target_part(t);
+                    }
+                    if own.is_some() {
+                        self.link
+                            .multiply(circuit, batch, t, [own, None], true, local);
+                        self.add_input_part(t);
+                    }
+                }
             }
         }
         for (i, own) in self.results.iter_mut().enumerate() {
             let curvature = circuit.target_regularizers()[i].curvature();
             add_scaled(own, curvature, &directions[i]);
+        }
+    }
+
+    /// (H p)_{t+1} ← the part of layer t, which comes first; z_T has none.
+    fn set_target_part(&mut self, t: usize) {
+        if let Some(result) = self.results.get_mut(t) {
+            result.clear();
+            result.extend_from_slice(&self.link.in_target);
+        }
+    }
+
+    /// (H p)_t ← (H p)_t + the part of layer t; z_0 has none.
+    fn add_input_part(&mut self, t: usize) {
+        if let Some(result) = t.checked_sub(1).map(|i| &mut self.results[i]) {
+            add_to(result, &self.link.in_input);
         }
     }
 }

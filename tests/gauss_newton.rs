@@ -8,9 +8,10 @@ mod property;
 use layerwise::nalgebra::DMatrix;
 use layerwise::rand::Rng;
 use layerwise::{
-    Activation, Circuit, Context, DecoupledCircuit, Dense, Error, GaussNewton, Huber, Initializer,
-    Layer, ParameterGroup, Point, Poisson, Regularizer, Scalar, Scratch, Selection,
-    SoftmaxCrossEntropy, SquaredError, TargetInit, Write,
+    Activation, Alternating, Circuit, Context, Convergence, DecoupledCircuit, Dense, Error,
+    GaussNewton, Huber, Initializer, Layer, Optimizer, ParameterGroup, Phase, Point, Poisson,
+    Regularizer, ReverseSweep, Scalar, Scratch, Selection, SoftmaxCrossEntropy, SquaredError, Step,
+    StepSize, TargetInit, Trainer, Write,
 };
 use property::{Tested, failed, for_all, generator, uniform};
 use proptest::prelude::*;
@@ -425,5 +426,137 @@ fn damping_goes_by_what_becomes_of_a_step() {
                 "λ = {damping}, {steps} steps: {found}, not {expected}"
             );
         }
+    }
+}
+
+/// θ goes its own way, whatever the data.
+#[derive(Debug)]
+struct Drift;
+
+impl Optimizer<f64> for Drift {
+    fn slots(&self) -> usize {
+        0
+    }
+
+    fn update(&self, step: Step, values: &mut [f64], _: &[f64], _: &mut [f64]) {
+        for (k, value) in values.iter_mut().enumerate() {
+            *value += 0.3 * ((step.number as f64 + k as f64) * 0.7).sin();
+        }
+    }
+}
+
+/// Over a whole run too: when the preconditioner's bounds are refreshed does not depend on how many
+/// steps the other examples make.
+#[test]
+fn an_example_goes_its_own_way_through_a_run() {
+    let train = |columns: std::ops::Range<usize>| {
+        let mut builder = Circuit::<f64>::builder().seed(6);
+        for pair in [3, 6, 5, 2].windows(2) {
+            builder = builder.layer(Dense::new(pair[0], pair[1], Activation::Tanh).unwrap());
+        }
+        let mut model = DecoupledCircuit::new(builder.build().unwrap());
+        let x = DMatrix::from_fn(3, 3, |i, j| ((2 * i + 5 * j) % 7) as f64 / 2.0 - 1.0);
+        let y = DMatrix::from_fn(2, 3, |i, j| (i + j) as f64 / 2.0);
+        let own = |m: &DMatrix<f64>| m.columns_range(columns.clone()).into_owned();
+        model
+            .add_examples(&own(&x), &own(&y), &TargetInit::ForwardPass)
+            .unwrap();
+        let ends = Convergence::NEVER.with_tolerance(0.1).unwrap();
+        let solver = GaussNewton::new(9, 2).with_convergence(ends);
+        let phase = Phase::new(Alternating::persistent(solver), Drift).epochs(8);
+        Trainer::new(phase).run(&mut model).unwrap();
+        (1..3)
+            .map(|t| model.z(t).unwrap().column(0).into_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(train(0..1), train(0..3));
+}
+
+/// An error in one part of the batch leaves the targets of all as they were, and nothing in the
+/// reports to come.
+#[test]
+fn after_an_error_nothing_has_moved() {
+    let model = |bad: bool| {
+        let dense = |activation| Dense::new(2, 2, activation).unwrap();
+        let circuit = Circuit::<f32>::builder()
+            .layer(dense(Activation::Tanh))
+            .layer(dense(Activation::Tanh))
+            .layer(dense(Activation::Identity));
+        let mut model = DecoupledCircuit::new(circuit.seed(3).build().unwrap());
+        let x = DMatrix::from_fn(2, 40, |i, j| ((i + j) % 5) as f32 / 5.0);
+        let mut y = DMatrix::from_element(2, 40, 0.5);
+        if bad {
+            y[(0, 35)] = 1e30;
+        }
+        let noisy = TargetInit::NoisyForwardPass { std: 0.3, seed: 1 };
+        model.add_examples(&x, &y, &noisy).unwrap();
+        model
+    };
+    for mut solver in [
+        GaussNewton::new(2, 3),
+        GaussNewton::chained(2, 3),
+        GaussNewton::direct(2),
+        GaussNewton::cyclic_reduction(2),
+    ] {
+        let mut good = model(false);
+        let expected = good.solve_targets(&mut solver, &Selection::All).unwrap();
+        let start = model(true);
+        let mut failed = start.clone();
+        let error = failed.solve_targets(&mut solver, &Selection::All);
+        assert!(matches!(error, Err(Error::NonFinite { .. })), "{error:?}");
+        for t in 1..3 {
+            assert_eq!(failed.z(t).unwrap(), start.z(t).unwrap(), "z_{t}");
+        }
+        let mut again = model(false);
+        let report = again.solve_targets(&mut solver, &Selection::All).unwrap();
+        assert_eq!(report, expected);
+        assert_eq!(again.z(1).unwrap(), good.z(1).unwrap());
+    }
+}
+
+/// A chain of two linear units in `f32`.
+fn chain(w: f32, y: f32, z: f32, weight: f32) -> DecoupledCircuit<f32> {
+    let unit = || {
+        let dense = Dense::new(1, 1, Activation::Identity).unwrap();
+        dense.without_bias()
+    };
+    let circuit = Circuit::builder().layer(unit()).layer(unit()).layer(unit());
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap());
+    for t in 0..3 {
+        model.set_parameters(t, &[w]).unwrap();
+    }
+    let one = |value| DMatrix::from_element(1, 1, value);
+    let given = TargetInit::Given(vec![one(z), one(z)]);
+    model.add_examples(&one(0.0), &one(y), &given).unwrap();
+    model
+        .set_example_weights(&Selection::All, &[weight])
+        .unwrap();
+    model
+}
+
+#[test]
+fn the_ends_of_f32_are_not_the_ends_of_a_solver() {
+    // However small an example's weight is, it comes to rest like any other.
+    for weight in [1.0, 1e-20, 1e-24, 1e-30, 1e-38] {
+        let mut model = chain(1.0, 0.3, 0.1, weight);
+        let ends = Convergence::NEVER.with_tolerance(1e-3).unwrap();
+        let mut solver = GaussNewton::direct(50).with_convergence(ends);
+        let report = model.solve_targets(&mut solver, &Selection::All).unwrap();
+        assert!(
+            report.at_rest == 1 && report.steps < 5,
+            "{weight}: {report:?}"
+        );
+    }
+    // Where the preconditioned residual overflows there is no step, and that is said.
+    let mut model = chain(100.0, 1e18, 0.0, 1.0);
+    let mut solver = GaussNewton::chained(1, 3);
+    let report = model.solve_targets(&mut solver, &Selection::All).unwrap();
+    assert_eq!(report.drawn_back, 1);
+    // Options that are infinite or zero in the scalar are refused.
+    let damping = GaussNewton::<f32>::new(1, 1).with_damping(1e39);
+    assert!(matches!(damping, Err(Error::InvalidOption { .. })));
+    for step in [StepSize::Fixed(1e-50), StepSize::Checked(1e39)] {
+        let sweep = ReverseSweep::<f32>::new(1).with_step(step);
+        assert!(matches!(sweep, Err(Error::InvalidOption { .. })));
     }
 }

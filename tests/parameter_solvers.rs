@@ -1496,3 +1496,52 @@ fn any_number_of_threads_gives_the_same_bits() {
         assert_eq!(alone, trained(3));
     }
 }
+
+/// A batch beyond the scalar is an error of its own visit: kept sums start anew behind it.
+#[test]
+fn sums_that_overflow_start_anew() {
+    let layer = Dense::new(1, 1, Activation::Identity).unwrap();
+    let parameters = [0.5_f32, 0.0];
+    let mut solver = LeastSquares::ridge(0.1)
+        .unwrap()
+        .with_forgetting(0.5)
+        .unwrap();
+    let mut outcomes = Vec::new();
+    for size in [1.0_f32, 1e20, 1.0, 1.0] {
+        let (input, target) = ([size, -size, 0.5 * size], [1.0, -1.0, 0.2]);
+        let problem =
+            LocalProblem::new(&layer, &parameters, &SquaredError, 1.0, &input, &target).unwrap();
+        let mut own = parameters;
+        let mut workspace = problem.workspace();
+        let solved = ParameterSolver::solve(&mut solver, &problem, &mut workspace, &mut own);
+        if solved.is_err() {
+            assert!(matches!(solved, Err(Error::NonFinite { .. })), "{solved:?}");
+            assert_eq!(own, parameters);
+        }
+        outcomes.push(solved.is_ok());
+    }
+    assert_eq!(outcomes, [true, false, true, true]);
+}
+
+/// Growth of λ has an end, but takes nothing from a λ given larger.
+#[test]
+fn a_rejected_step_never_lowers_the_damping() {
+    let layer = Dense::new(1, 1, Activation::Identity).unwrap();
+    let layer = layer.without_bias();
+    // At the minimum no step lowers ℓ, so every step is rejected; θ must stay to the bit.
+    let parameters = [0.0_f64];
+    let problem =
+        LocalProblem::new(&layer, &parameters, &SquaredError, 1.0, &[1.0], &[1.0]).unwrap();
+    let moved = |steps: u64, damping: f64| {
+        let solver = LevenbergMarquardt::new(steps, 4).with_damping(damping);
+        let mut own = parameters;
+        let mut workspace = problem.workspace();
+        let solver = &mut solver.unwrap();
+        let report = ParameterSolver::solve(solver, &problem, &mut workspace, &mut own).unwrap();
+        (own[0], report.accepted)
+    };
+    // So far damped that θ moves by less than ℓ can tell.
+    assert_eq!(moved(1, 1e17).1, 0);
+    assert_eq!(moved(5, 1e17).1, 0);
+    assert!(moved(5, 1.0).0 > 0.9);
+}

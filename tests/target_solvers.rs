@@ -335,6 +335,34 @@ fn the_critical_path_of_cyclic_reduction_is_logarithmic() {
     assert!(2 * direct[3].0 < cyclic[3].0 + direct[0].0 && cyclic[3].0 * 4 < direct[3].0 * 9);
 }
 
+/// A chain of units with J = μ = 1: one iteration without damping, whatever the depth; with it more for
+/// every depth, since the preconditioner sees λ ‖A⁻¹‖², not λ.
+#[test]
+fn damping_costs_chained_iterations() {
+    let products = |depth: usize, damping: f64| {
+        let mut builder = Circuit::<f64>::builder();
+        for _ in 0..depth {
+            let link = Dense::new(1, 1, Activation::Identity).unwrap();
+            let one = Initializer::Constant { value: 1.0 };
+            builder = builder.layer(link.without_bias().with_weights(one).unwrap());
+        }
+        let mut start = DecoupledCircuit::new(builder.build().unwrap());
+        let one = |value| DMatrix::from_element(1, 1, value);
+        start
+            .add_examples(&one(0.0), &one(1.0), &TargetInit::ForwardPass)
+            .unwrap();
+        let damped = |solver: GaussNewton<f64>| solver.with_damping(damping).unwrap();
+        let (exact, _) = solved(&start, damped(GaussNewton::direct(1)));
+        let (model, report) = solved(&start, damped(GaussNewton::chained(1, 100)));
+        let error = distance(&model, &exact);
+        assert!(error < 1e-8, "{error} at depth {depth}");
+        report.products
+    };
+    let depths = [10, 50, 100, 200, 400];
+    assert_eq!(depths.map(|depth| products(depth, 0.0)), [1; 5]);
+    assert_eq!(depths.map(|depth| products(depth, 1e-3)), [4, 7, 8, 10, 15]);
+}
+
 /// z_t of one half at once, then of the other, each by its gradient at the present targets.
 fn red_black_sweeps_by_hand<T: Tested>() {
     for depth in [2, 3, 4, 7] {

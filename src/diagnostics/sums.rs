@@ -246,7 +246,7 @@ impl<T: Scalar> Sums<T> {
             },
             gap: (gap / count).sqrt(),
             parameters: compare(&self.gradients, backprop),
-            target_gradient: mean_root(self.hidden.iter().map(|own| own.gradient).sum()),
+            target_gradient: mean_root(self.hidden.iter().fold(0.0, |sum, own| sum + own.gradient)),
             // A circuit of one layer has no z.
             curvature: curvature(self.whole, whole).filter(|_| !self.hidden.is_empty()),
         }

@@ -28,7 +28,7 @@ const NAME: &str = "LeastSquares";
 /// stand near or beyond the ends of a's range (the margin bounds p there) or where a leaky ReLU's
 /// small slope makes p large. GELU and SiLU have no preimage, and are refused.
 ///
-/// Costs n d² + n d m + d³/3 + m d² multiplications for d inputs, m outputs and n examples.
+/// Costs n d² + n d m + d³/6 + m d² multiplications for d inputs, m outputs and n examples.
 /// Carreira-Perpiñán & Wang 2014 and Taylor et al. 2016 solve their W-steps so.
 ///
 /// # Minibatches
@@ -216,8 +216,9 @@ impl<T: Scalar> ParameterSolver<T> for LeastSquares<T> {
         Parts::of(problem).map(|_| ())
     }
 
-    /// The sums are of one layer: a problem of other dimensions starts them anew. They keep the batch
-    /// also where the equations turn out singular, so that more batches may help.
+    /// The sums are of one layer: a problem of other dimensions starts them anew, and so does a batch with
+    /// which they, or the solution, leave the finite numbers. They keep the batch also where the equations
+    /// turn out singular, so that more batches may help.
     fn solve(
         &mut self,
         problem: &LocalProblem<'_, T>,
@@ -245,13 +246,18 @@ impl<T: Scalar> ParameterSolver<T> for LeastSquares<T> {
         let regularizer = problem.regularization.parameters.curvature::<T>() / problem.weight;
         let [weights, of_bias] = decays.map(|own| if own { regularizer } else { T::zero() });
         let layer = problem.layer();
-        equations.solve_with(
+        let solved = equations.solve_with(
             [self.ridge + weights, of_bias],
             self.proximal,
             &mut self.solution,
             layer,
             || format!("the normal equations of layer {layer}"),
-        )?;
+        );
+        if let Err(Error::NonFinite { .. }) = solved {
+            // γ times what is not finite would never be finite again.
+            equations.forget(0.0)?;
+        }
+        solved?;
         let (weights, bias) = self.solution.split_at(d * m);
         parameters[affine.weights].copy_from_slice(weights);
         if let Some(range) = affine.bias {

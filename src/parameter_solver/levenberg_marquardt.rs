@@ -12,7 +12,7 @@ use crate::{Error, Quantity, Scalar};
 /// [`LocalProblem::gauss_newton_product`],
 ///
 /// each by at most m iterations of conjugate gradients from d = 0, one JVP and one VJP in θ an
-/// iteration. A step that does not lower ℓ_t is taken back and λ multiplied by 8; one that does divides
+/// iteration. A step that does not lower ℓ_t is taken back and λ multiplied by 8 (up to 1e8); one that does divides
 /// λ by 4: ℓ_t never rises. μ, example weights and the circuit's regulariser R_t are all in ℓ_t and G (an
 /// L1 part in ℓ_t alone). With s = gᵀGg/gᵀg, the curvature along the gradient g (μ Σᵢ wᵢ where that is 0), λ = 1
 /// means damping as strong as that curvature, whatever the scale of ℓ_t and the number of examples.
@@ -283,7 +283,8 @@ impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt<T> {
                 }
             } else {
                 let larger = (self.damping * T::of(8.0)).max(T::of(LEAST_REJECTED));
-                self.damping = larger.min(T::of(MOST));
+                // Growth ends at MOST, and takes nothing from a λ that was larger from the start.
+                self.damping = larger.min(T::of(MOST).max(self.damping));
             }
         }
         parameters.copy_from_slice(&memory.accepted);

@@ -17,7 +17,7 @@ use crate::{Error, Matrix, Quantity, Scalar, Write};
 /// [`NormalEquations::forget`] multiplies all sums by a factor before new ones come: 1 weighs all
 /// examples ever added alike, less is recursive least squares with exponential forgetting.
 ///
-/// A solution costs d³/3 + m d² multiplications (Cholesky). The condition of the data enters
+/// A solution costs d³/6 + m d² multiplications (Cholesky). The condition of the data enters
 /// squared: about half the digits are left where cond(Z) is ε^−½.
 ///
 /// # Examples
@@ -140,7 +140,8 @@ impl<T: Scalar> NormalEquations<T> {
     /// # Errors
     /// [`Error::Length`] or [`Error::ExampleCount`] for arrays that do not fit,
     /// [`Error::NonFiniteData`], and [`Error::InvalidOption`] unless every weight is above 0 and
-    /// finite. Nothing is added then.
+    /// finite. Nothing is added then. (Sums that overflow are found by
+    /// [`NormalEquations::solve`]; [`NormalEquations::forget`] by 0 empties them.)
     pub fn add(&mut self, inputs: &[T], targets: &[T], weights: Option<&[T]>) -> Result<(), Error> {
         let n = inputs.len() / self.inputs;
         let m = targets.len() / self.outputs;
@@ -243,6 +244,9 @@ impl<T: Scalar> NormalEquations<T> {
             return Err(non_finite(Quantity::NormalEquations));
         }
         self.assemble(ridges, proximal, parameters);
+        if !all_finite(&self.diagonal) {
+            return Err(non_finite(Quantity::NormalEquations));
+        }
         let factored = factor(&mut self.matrix, side);
         self.check_pivots(what)?;
         if !factored {

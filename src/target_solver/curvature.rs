@@ -14,8 +14,9 @@ pub(crate) struct Curvature<T> {
     pub(crate) blocks: Vec<T>,
     /// Couplings of (z_1, z_2), …, (z_{T−2}, z_{T−1}).
     pub(crate) couplings: Vec<T>,
-    /// The μ_t that the bounds were computed with.
+    /// What the bounds were computed for.
     penalties: Vec<T>,
+    dims: Vec<usize>,
     work: Vec<T>,
     /// The bounds are computed in every so many calls of `refresh`.
     every: u64,
@@ -29,6 +30,7 @@ impl<T: Scalar> Curvature<T> {
             blocks: Vec::new(),
             couplings: Vec::new(),
             penalties: Vec::new(),
+            dims: Vec::new(),
             work: Vec::new(),
             every: 10,
             calls: 0,
@@ -52,10 +54,11 @@ impl<T: Scalar> Curvature<T> {
         self.calls = 0;
     }
 
-    /// Brings the bounds up to date: in every so many calls, and whenever μ or the depth changed.
+    /// Brings the bounds up to date: in every so many calls, and whenever μ or the widths changed.
     pub(crate) fn refresh(&mut self, circuit: &Circuit<T>) -> Result<(), Error> {
         let stale = self.calls.is_multiple_of(self.every);
-        if stale || self.penalties != circuit.penalties() {
+        let other = self.penalties != circuit.penalties() || self.dims != circuit.dims();
+        if stale || other {
             self.calls = 0;
             self.compute(circuit)?;
         }
@@ -68,6 +71,8 @@ impl<T: Scalar> Curvature<T> {
         self.couplings.clear();
         self.penalties.clear();
         self.penalties.extend_from_slice(circuit.penalties());
+        self.dims.clear();
+        self.dims.extend_from_slice(circuit.dims());
         let longest = circuit.layers().map(|layer| layer.bound_scratch()).max();
         self.work.resize(longest.unwrap_or(0), T::zero());
         let missing = |of, layer| Error::NoCurvatureBound { of, layer };

@@ -49,7 +49,7 @@ impl<T: Scalar> SynchronousDescent<T> {
     pub fn new(steps: u64, step: StepSize) -> Result<Self, Error> {
         Ok(Self {
             steps,
-            step: step.validate()?,
+            step: step.validate::<T>()?,
             rule: Arc::new(GradientDescent::new(1.0)?),
             states: Vec::new(),
             starts: Vec::new(),

@@ -360,10 +360,14 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
     pub(super) fn squared_gradient(&self, t: usize, i: usize) -> T {
         let dim = self.circuit.dims()[t];
         let own = &self.workspace.target_gradient(t)[i * dim..(i + 1) * dim];
-        let weight = self
-            .example_weights()
-            .map_or(T::one(), |weights| weights[i]);
-        dot(own, own) / (weight * weight)
+        match self.example_weights() {
+            None => dot(own, own),
+            // Divided first: the square of a small weight may be 0.
+            Some(weights) => own.iter().fold(T::zero(), |sum, &g| {
+                let g = g / weights[i];
+                sum + g * g
+            }),
+        }
     }
 
     /// Lends the problem of some of the examples, with a workspace of its own and `multipliers` to

@@ -33,17 +33,18 @@ impl Convergence {
     /// [`Error::InvalidOption`] unless `gradient` is finite and not negative.
     pub fn with_tolerance(mut self, gradient: f64) -> Result<Self, Error> {
         let option = "Convergence::tolerance";
-        self.tolerance = Some(not_negative(option, gradient)?);
+        self.tolerance = Some(not_negative::<f64>(option, gradient)?);
         Ok(self)
     }
 
-    /// The same, and an example ends where a step lowers its E by at most `decrease` times |E|.
+    /// The same, and an example ends where a step that stands, whole or drawn back, lowers its E by at
+    /// most `decrease` times |E|.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless `decrease` is finite and not negative.
     pub fn with_stagnation(mut self, decrease: f64) -> Result<Self, Error> {
         let option = "Convergence::stagnation";
-        self.stagnation = Some(not_negative(option, decrease)?);
+        self.stagnation = Some(not_negative::<f64>(option, decrease)?);
         Ok(self)
     }
 
@@ -68,14 +69,15 @@ impl Convergence {
     }
 }
 
-pub(super) fn not_negative(option: &'static str, value: f64) -> Result<f64, Error> {
-    if value.is_finite() && value >= 0.0 {
+/// `value`, if it is finite in the scalar and not negative.
+pub(super) fn not_negative<T: Scalar>(option: &'static str, value: f64) -> Result<f64, Error> {
+    if T::of(value).is_finite() && value >= 0.0 {
         return Ok(value);
     }
     Err(Error::InvalidOption {
         option,
         value,
-        allowed: "finite and not negative",
+        allowed: "finite in the circuit's scalar and not negative",
     })
 }
 

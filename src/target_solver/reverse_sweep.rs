@@ -43,7 +43,7 @@ impl<T: Scalar> ReverseSweep<T> {
     /// # Errors
     /// [`Error::InvalidOption`] for a step out of range.
     pub fn with_step(mut self, step: StepSize) -> Result<Self, Error> {
-        self.step = step.validate()?;
+        self.step = step.validate::<T>()?;
         Ok(self)
     }
 

@@ -6,9 +6,10 @@ use crate::{Error, Scalar};
 /// Length of a gradient step on z.
 ///
 /// A *checked* step that would raise an example's E is drawn back for that example alone: to a
-/// quarter, a sixteenth, and a sixty-fourth of its way, and then to where it began. The share that
-/// was found is where the example's next step begins, times 4 and at most 1. E then rises for no example, by more than
-/// rounding (16 ε |E|), whatever the curvature. It costs one evaluation of the losses a step, at
+/// quarter, a sixteenth, and a sixty-fourth of its way, and then to where it began. Its next step
+/// begins with the share that was found, and with four times the last share, at most all, after a step that
+/// was taken as it came. So a step raises E of no example by more than rounding (16 ε |E|), whatever the
+/// curvature. It costs one evaluation of the losses a step, at
 /// predictions that the next step uses anyway, and one pass of predictions each time that any
 /// example is drawn back.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -29,25 +30,26 @@ pub enum StepSize {
 }
 
 impl StepSize {
-    pub(crate) fn validate(self) -> Result<Self, Error> {
+    pub(crate) fn validate<T: Scalar>(self) -> Result<Self, Error> {
+        let positive = |step: f64| T::of(step) > T::zero() && T::of(step).is_finite();
         let (option, value, allowed, valid) = match self {
             Self::Fixed(step) => (
                 "StepSize::Fixed",
                 step,
-                "above 0 and finite",
-                step > 0.0 && step.is_finite(),
+                "above 0 and finite, also in the circuit's scalar",
+                positive(step),
             ),
             Self::Checked(step) => (
                 "StepSize::Checked",
                 step,
-                "above 0 and finite",
-                step > 0.0 && step.is_finite(),
+                "above 0 and finite, also in the circuit's scalar",
+                positive(step),
             ),
             Self::Bounded { margin } => (
                 "StepSize::Bounded::margin",
                 margin,
                 "above 0 and below 2",
-                margin > 0.0 && margin < 2.0,
+                positive(margin) && margin < 2.0,
             ),
         };
         if valid {

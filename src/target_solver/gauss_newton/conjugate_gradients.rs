@@ -116,6 +116,10 @@ impl<T: Scalar> ConjugateGradients<T> {
                 first: square,
                 active: system.wanted[i] && square > T::zero() && square.is_finite(),
             });
+            if system.wanted[i] && !square.is_finite() {
+                // No step, rather than one of length 0 that would pass for a good one.
+                system.spoil(i);
+            }
             self.turn(i, T::zero(), system);
         }
         for iteration in 0..self.iterations {

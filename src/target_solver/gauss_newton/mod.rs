@@ -31,15 +31,16 @@ use preconditioner::Preconditioner;
 /// |---|---|---|
 /// | [`GaussNewton::new`] | m iterations of conjugate gradients, without a matrix, all layers at once | m JVPs and VJPs a layer |
 /// | [`GaussNewton::chained`] | the same with the hidden terms as preconditioner, in sweeps over the layers | 2m JVPs and VJPs a layer |
-/// | [`GaussNewton::direct`] | block Cholesky, layer after layer: exact | d JVPs and VJPs a layer, and some 2½ d³ multiply-adds a layer and example |
-/// | [`GaussNewton::cyclic_reduction`] | the same solution, all odd layers at once, then every other of the rest, … | about twice that, in ⌊log₂ (T−1)⌋ + 1 levels instead of T − 1 |
+/// | [`GaussNewton::direct`] | block Cholesky, layer after layer: exact | d JVPs and VJPs a layer, and some 5/3 d³ multiply-adds a layer and example |
+/// | [`GaussNewton::cyclic_reduction`] | the same solution, all odd layers at once, then every other of the rest, … | about 2½ times as many, in ⌊log₂ (T−1)⌋ + 1 levels instead of T − 1 |
 ///
 /// An iteration of the first carries a signal over one layer: m well below the depth leaves the
 /// first layers' targets where they are. Its preconditioner divides each layer's block by the bound of
 /// its diagonal block plus λ, where layers and losses give bounds. The second reaches every layer at
 /// once: with A x = (x_{t+1} − J_t x_t) and D the hidden losses' curvature it goes by (Aᵀ D A)⁻¹, one sweep
-/// of VJPs and one of JVPs. With squared L_h and λ small beside μ, what is left of H is the output loss, of rank d_T,
-/// so that d_T + 1 iterations solve the system, whatever the depth, and a few come close. The last two
+/// of VJPs and one of JVPs. With squared L_h and λ = 0 what is left of H is the output loss, of rank d_T at
+/// most, so that d_T + 1 iterations solve the system, whatever the depth. A damping changes little as long as
+/// λ ‖A⁻¹‖² is small beside μ; ‖A⁻¹‖ grows with the depth, at least as T where ‖J_t‖ ≥ 1 (`docs/theory.md`). The last two
 /// solve the system of small widths exactly; they work on 32 examples at a time, and keep 5 d² numbers
 /// a layer for each.
 ///
@@ -135,14 +136,14 @@ impl<T: Scalar> GaussNewton<T> {
     /// fails.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] unless λ is finite and not negative.
+    /// [`Error::InvalidOption`] unless λ is finite in the circuit's scalar and not negative.
     pub fn with_damping(mut self, damping: f64) -> Result<Self, Error> {
-        self.damping = not_negative("GaussNewton::damping", damping)?;
+        self.damping = not_negative::<T>("GaussNewton::damping", damping)?;
         Ok(self)
     }
 
-    /// Conjugate gradients as by [`GaussNewton::new`], preconditioned by the hidden terms: a few
-    /// iterations do, however deep the circuit.
+    /// Conjugate gradients as by [`GaussNewton::new`], preconditioned by the hidden terms:
+    /// without damping as many iterations as the output loss has rank, and one, whatever the depth.
     pub fn chained(steps: u64, iterations: u64) -> Self {
         let mut linear = ConjugateGradients::new(iterations);
         linear.preconditioner = Preconditioner::Chain;
@@ -156,7 +157,7 @@ impl<T: Scalar> GaussNewton<T> {
     /// [`Error::InvalidOption`] unless it is finite and not negative, or if the solver is a direct one.
     pub fn with_residual_tolerance(mut self, tolerance: f64) -> Result<Self, Error> {
         let option = "GaussNewton::residual_tolerance";
-        let tolerance = not_negative(option, tolerance)?;
+        let tolerance = not_negative::<T>(option, tolerance)?;
         match &mut self.linear {
             Linear::ConjugateGradients(linear) => linear.tolerance = tolerance,
             Linear::BlockTridiagonal(_) => {
@@ -190,6 +191,8 @@ impl<T: Scalar> GaussNewton<T> {
             problem.batch.ids.len(),
             T::of(self.damping),
         );
+        // Once a call: bounds that grow old by steps would depend on how many the slowest example makes.
+        linear.prepare(problem)?;
         acceptance.begin(problem, Check::Strict)?;
         let mut products = 0;
         for number in 0..self.steps {
@@ -204,10 +207,7 @@ impl<T: Scalar> GaussNewton<T> {
             }
             system.load(acceptance, problem);
             match linear {
-                Linear::ConjugateGradients(linear) => {
-                    linear.prepare(problem)?;
-                    products += linear.solve(problem, system);
-                }
+                Linear::ConjugateGradients(linear) => products += linear.solve(problem, system),
                 Linear::BlockTridiagonal(linear) => linear.solve(problem, system),
             }
             problem.trial(|problem| {
@@ -233,6 +233,19 @@ impl<T: Scalar> GaussNewton<T> {
             (report.operations, report.critical_path) = (work.total, work.chain);
         }
         Ok(report)
+    }
+}
+
+impl<T: Scalar> Linear<T> {
+    fn prepare(&mut self, problem: &TargetProblem<'_, '_, T>) -> Result<(), Error> {
+        match self {
+            Self::ConjugateGradients(linear) => linear.prepare(problem),
+            Self::BlockTridiagonal(linear) => {
+                // What an earlier call counted before it failed.
+                linear.take_work();
+                Ok(())
+            }
+        }
     }
 }
 
@@ -265,6 +278,14 @@ impl<T: Scalar> System<T> {
         }
     }
 
+    /// Makes the i-th example's step one that is not finite, and will be taken back.
+    fn spoil(&mut self, i: usize) {
+        for h in 0..self.dims.len() {
+            let column = self.column(h, i);
+            self.step[h][column].fill(T::zero() / T::zero());
+        }
+    }
+
     /// Where the i-th example stands in the arrays of hidden layer h, from 0.
     fn column(&self, h: usize, i: usize) -> Range<usize> {
         i * self.dims[h]..(i + 1) * self.dims[h]
@@ -289,13 +310,17 @@ impl<T: Scalar> TargetSolver<T> for GaussNewton<T> {
         let mut report = SolveReport::default();
         let mut workspace = std::mem::replace(&mut self.part, Workspace::empty());
         let mut multipliers = std::mem::take(&mut self.multipliers);
-        let solved = (0..n).step_by(PART).try_for_each(|start| {
-            let columns = start..(start + PART).min(n);
-            let solved = problem.part(columns, &mut workspace, &mut multipliers, |problem| {
-                self.solve_all(problem)
-            })?;
-            report.merge(solved);
-            Ok(())
+        // As a whole: after an error in one part no step is complete in all.
+        let solved = problem.trial(|problem| {
+            (0..n).step_by(PART).try_for_each(|start| {
+                let columns = start..(start + PART).min(n);
+                let solved =
+                    problem.part(columns, &mut workspace, &mut multipliers, |problem| {
+                        self.solve_all(problem)
+                    })?;
+                report.merge(solved);
+                Ok(())
+            })
         });
         (self.part, self.multipliers) = (workspace, multipliers);
         solved.map(|()| report)

@@ -978,8 +978,9 @@ fn the_table_has_a_line_a_layer_and_one_for_the_whole() {
     assert_eq!(whole[7], "-");
     let accuracy = 100.0 * report.accuracy.unwrap();
     let last = format!(
-        "composed loss {:.3e}, accuracy {accuracy:.2} %, 6 examples",
-        report.composed_loss
+        "composed loss {:.3e} ({:.5} an example), accuracy {accuracy:.2} %, 6 examples",
+        report.composed_loss,
+        report.composed_loss / 6.0
     );
     assert_eq!(lines[5], last);
     let plain = model.diagnose(&Diagnostics::new()).unwrap().to_string();

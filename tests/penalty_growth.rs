@@ -437,10 +437,10 @@ fn what_does_not_go_together_is_refused_before_anything_is_done() {
         refused(Trainer::new(phase.penalty_growth(growth(1))), option);
     }
     let cap = |cap| growth(1).with_cap(cap).unwrap();
-    refused(Trainer::new(growing(cap(2.9))), "PenaltyGrowth::cap");
+    refused(Trainer::new(growing(cap(2.9))), "penalty μ");
     // μ may have grown to the first cap when the second phase begins, but not in two visits.
     let two = |epochs| Trainer::new(growing(cap(8.0)).epochs(epochs)).then(growing(cap(4.0)));
-    refused(two(3), "PenaltyGrowth::cap");
+    refused(two(3), "penalty μ");
     two(2).run(&mut zero_model([1.0, 3.0])).unwrap();
     // What a schedule then makes of the cap counts too.
     let doubled = |factor| {

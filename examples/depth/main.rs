@@ -13,8 +13,9 @@ use clap::{Parser, ValueEnum};
 use data::Digits;
 use layerwise::{
     Activation, Adam, Alternating, AugmentedLagrangian, Backprop, Circuit, DecoupledCircuit, Dense,
-    Error, GaussNewton, Optimizer, Phase, RedBlack, ReverseSweep, Scalar, Schedule, Scheme,
-    Selection, SoftmaxCrossEntropy, Step, StepSize, TargetInit, Trainer, Visit, metrics,
+    Error, GaussNewton, LeastSquares, LevenbergMarquardt, Optimizer, Phase, RedBlack, ReverseSweep,
+    Scalar, Schedule, Scheme, Selection, SoftmaxCrossEntropy, Step, StepSize, TargetInit, Trainer,
+    Visit, metrics,
 };
 use serde::Serialize;
 
@@ -64,14 +65,18 @@ enum SchemeName {
     GaussNewton,
     /// Refreshed targets, one Gauss-Newton step by block Cholesky.
     Direct,
-    /// Targets that persist, Gauss-Newton by conjugate gradients.
+    /// Targets that persist, Gauss-Newton by conjugate gradients preconditioned by the chain.
     Persistent,
-    /// Lagrange multipliers.
+    /// Lagrange multipliers on targets that persist, the same solver.
     Multipliers,
+    /// Refreshed targets, one reverse sweep, hidden layers by least squares in closed form.
+    LeastSquares,
+    /// Refreshed targets, one reverse sweep, all layers by Levenberg-Marquardt.
+    LevenbergMarquardt,
 }
 
 impl SchemeName {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 9] = [
         Self::Backprop,
         Self::Sweep,
         Self::RedBlack,
@@ -79,6 +84,8 @@ impl SchemeName {
         Self::Direct,
         Self::Persistent,
         Self::Multipliers,
+        Self::LeastSquares,
+        Self::LevenbergMarquardt,
     ];
 
     /// μ of every hidden layer.
@@ -115,6 +122,16 @@ impl SchemeName {
             }
             Self::Multipliers => {
                 Phase::new(AugmentedLagrangian::new(GaussNewton::chained(2, 4)), slow)
+            }
+            Self::LeastSquares => {
+                let held = LeastSquares::proximal(10.0)?;
+                let scheme = Alternating::refreshed(ReverseSweep::new(1));
+                Phase::new(scheme.with_parameter_solver(held), fast)
+            }
+            Self::LevenbergMarquardt => {
+                let held = LevenbergMarquardt::new(1, 4).with_damping(10.0)?;
+                let scheme = Alternating::refreshed(ReverseSweep::new(1));
+                Phase::new(scheme.with_parameter_solver(held), fast)
             }
         }
         .schedule(Schedule::cosine(0.05)?))
@@ -197,7 +214,7 @@ fn compare(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     }
     if !options.json {
         println!(
-            "{:<14} {:>4} {:>8} {:>8} {:>10} {:>9} {:>8}",
+            "{:<20} {:>4} {:>8} {:>8} {:>10} {:>9} {:>8}",
             "scheme", "seed", "train %", "test %", "loss", "gap", "seconds"
         );
     }
@@ -212,7 +229,7 @@ fn compare(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
                 continue;
             }
             println!(
-                "{:<14} {:>4} {:>8.2} {:>8.2} {:>10.5} {:>9} {:>8.2}",
+                "{:<20} {:>4} {:>8.2} {:>8.2} {:>10.5} {:>9} {:>8.2}",
                 scheme.to_string(),
                 row.seed,
                 100.0 * row.train_accuracy,
@@ -227,7 +244,7 @@ fn compare(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     if !options.json {
         println!("\nmean test accuracy over {} seeds", options.seeds.len());
         for &(scheme, mean) in &means {
-            println!("{:<14} {mean:>8.2}", scheme.to_string());
+            println!("{:<20} {mean:>8.2}", scheme.to_string());
         }
     }
     Ok(())

@@ -155,7 +155,9 @@ impl<T: Scalar> fmt::Display for DiagnosticReport<T> {
             ],
             self.curvature,
         )?;
-        write!(f, "composed loss {:.3e}", self.composed_loss.as_f64())?;
+        let loss = self.composed_loss.as_f64();
+        let mean = loss / self.examples as f64;
+        write!(f, "composed loss {loss:.3e} ({mean:.5} an example)")?;
         if let Some(accuracy) = self.accuracy {
             write!(f, ", accuracy {:.2} %", 100.0 * accuracy)?;
         }

@@ -31,6 +31,9 @@ const NAME: &str = "LeastSquares";
 /// Costs n d² + n d m + d³/6 + m d² multiplications for d inputs, m outputs and n examples.
 /// Carreira-Perpiñán & Wang 2014 and Taylor et al. 2016 solve their W-steps so.
 ///
+/// Nor is a smaller ℓ_t a smaller composed loss: see
+/// [`Alternating::with_parameter_solver`](crate::Alternating::with_parameter_solver).
+///
 /// # Minibatches
 /// The solution is that of the batch alone, unless [`LeastSquares::with_forgetting`] keeps the sums:
 /// with γ = 1 all batches since the phase began count alike, as their targets were when visited, so

@@ -61,6 +61,7 @@ impl<T: Scalar> SynchronousDescent<T> {
     /// The same steps by another rule, whose learning rate the step multiplies: momentum with
     /// rate 1 and a bounded step, or Adam with its own rate and `StepSize::Checked(1.0)`.
     ///
+    /// The rule's own rate multiplies the step: a rate of 0.1 leaves a tenth of the bound.
     /// A curvature bound holds for gradient steps and for momentum (which is stable up to
     /// 2(1 + β)/λ_max), not for rules that scale the gradient unit by unit, such as Adam: there the
     /// check alone keeps E from rising.

@@ -27,7 +27,8 @@ impl Convergence {
     };
 
     /// The same, and an example ends where ‖∂E/∂z‖ over all its units, divided by its weight, is at
-    /// most `gradient` as a step meets it.
+    /// most `gradient` as a step meets it. The scale is that of the circuit's gradients; rounding sets the
+    /// end, at about √ε for Gauss-Newton steps (1e-8 in `f64`, 3e-4 in `f32`, for gradients of order 1).
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless `gradient` is finite and not negative.
@@ -108,13 +109,14 @@ pub struct SolveReport {
     /// Steps of an example that were drawn back, since they would have raised its E.
     pub drawn_back: u64,
     /// Products with Gauss-Newton's matrix: the iterations of its conjugate gradients over all
-    /// steps, each a JVP and a VJP a layer; 0 for other solvers.
+    /// steps, each a JVP and a VJP a layer, and as many again for the preconditioner of
+    /// [`GaussNewton::chained`](crate::GaussNewton::chained); 0 for other solvers.
     pub products: u64,
-    /// Multiply-adds of the factorisations and substitutions of one example, over all steps; 0 for
-    /// solvers that make none.
+    /// Multiply-adds of the factorisations and substitutions of one example, over all steps, without
+    /// the products that form the matrix; 0 for solvers that factor none.
     pub operations: u64,
-    /// Those of them on the longest chain that must follow one another: what is left of
-    /// `operations` when every layer has a processor.
+    /// Those of `operations` on the longest chain that must follow one another: what is left of them
+    /// when every layer has a processor.
     pub critical_path: u64,
 }
 

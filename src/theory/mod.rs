@@ -23,7 +23,9 @@
 //! not as in training (which matters to stochastic layers alone); only statement 11 moves targets
 //! as [`DecoupledCircuit::solve_targets`](crate::DecoupledCircuit::solve_targets) does. Sums are
 //! over the selected examples, weights included. Norms and deviations are `f64`, whatever the
-//! scalar.
+//! scalar; a norm of θ_t or z_t is Euclidean, over all its units and all selected examples together.
+//! Layer t maps z_t to ẑ_{t+1}; L, where examples are many, is the composed loss over them (F in
+//! `docs/theory.md`), S_t the regulariser of z_t, λ₂ its L2 weight.
 
 mod batch_independence;
 mod curvature_bounds;

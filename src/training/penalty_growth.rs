@@ -24,6 +24,10 @@ use crate::{Error, Scalar};
 /// | `decrease` | 0.1 | relative fall of the gap that is enough, in 0..1 |
 /// | `cap` | 1000 | largest μ_t: at least every μ_t that the phase may begin with |
 ///
+/// A gap near rest falls by less than any `decrease` from window to window, so a long phase takes every μ_t to
+/// the cap: choose the cap as the largest μ that the Z-step still solves well, and windows long enough for
+/// the targets to settle.
+///
 /// Every visit costs one more prediction of the local problems, and no memory. Batches differ, and
 /// so do their gaps: with minibatches let a window be an epoch at least (k = ⌈n / batch size⌉), so that
 /// each holds the same examples. The search for a μ_t that is large enough is that of penalty
@@ -109,9 +113,10 @@ impl PenaltyGrowth {
         let allowed = "above 1 and finite in the circuit's scalar";
         checked("PenaltyGrowth::factor", self.factor, grows, allowed)?;
         check_weights("PenaltyGrowth::cap", &[cap])?;
-        let fits = penalties.iter().all(|&penalty| penalty <= cap);
-        let allowed = "at least every penalty μ that its phase may begin with";
-        checked("PenaltyGrowth::cap", self.cap, fits, allowed)?;
+        let allowed = "at most PenaltyGrowth::cap where its phase may begin";
+        for &penalty in penalties {
+            checked("penalty μ", penalty.as_f64(), penalty <= cap, allowed)?;
+        }
         Ok(cap)
     }
 }

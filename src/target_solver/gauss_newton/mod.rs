@@ -24,8 +24,8 @@ use preconditioner::Preconditioner;
 /// (H + λ I) δ = −∂E/∂z.
 ///
 /// With J_t = ∂f_t/∂z_t and C_t the curvature of layer t's loss ([`Loss::curvature`](crate::Loss::curvature), μ
-/// included) in (z_{t+1}, ẑ_{t+1}), H is the sum over the layers of Aᵀ C_t A, A = (δ_{t+1}, J_t δ_t):
-/// block tridiagonal, and positive semidefinite for every loss. Four ways to solve it:
+/// included) in (z_{t+1}, ẑ_{t+1}), δᵀ H δ is the sum over the layers of v_tᵀ C_t v_t, v_t = (δ_{t+1}, J_t δ_t): block
+/// tridiagonal, and positive semidefinite for every loss. Four ways to solve it:
 ///
 /// | | how | a step costs |
 /// |---|---|---|

@@ -73,7 +73,7 @@ pub struct GaussNewton<T: Scalar> {
 /// How (H + λ I) δ = r is solved.
 #[derive(Debug, Clone)]
 enum Linear<T> {
-    ConjugateGradients(ConjugateGradients<T>),
+    ConjugateGradients(Box<ConjugateGradients<T>>),
     BlockTridiagonal(BlockTridiagonal<T>),
 }
 
@@ -97,8 +97,8 @@ impl<T: Scalar> GaussNewton<T> {
     /// K = `steps` steps of at most m = `iterations` iterations of conjugate gradients each. Defaults: λ starts at 1e-3 in
     /// every call; an example's iterations end where its residual fell by 1e-10; all steps are made.
     pub fn new(steps: u64, iterations: u64) -> Self {
-        let linear = Linear::ConjugateGradients(ConjugateGradients::new(iterations));
-        Self::of(steps, linear)
+        let linear = ConjugateGradients::new(iterations);
+        Self::of(steps, Linear::ConjugateGradients(Box::new(linear)))
     }
 
     /// K = `steps` steps by block Cholesky, otherwise with the defaults of [`GaussNewton::new`].
@@ -147,7 +147,7 @@ impl<T: Scalar> GaussNewton<T> {
     pub fn chained(steps: u64, iterations: u64) -> Self {
         let mut linear = ConjugateGradients::new(iterations);
         linear.preconditioner = Preconditioner::Chain;
-        Self::of(steps, Linear::ConjugateGradients(linear))
+        Self::of(steps, Linear::ConjugateGradients(Box::new(linear)))
     }
 
     /// The same with another relative tolerance of the conjugate gradients' residual, in the

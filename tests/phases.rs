@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use layerwise::{
-    Activation, Adam, Alternating, Backprop, Circuit, DecoupledCircuit, Dense, Error,
-    GradientDescent, JointDescent, Phase, ReverseSweep, Schedule, Scheme, Selection, StopReason,
-    Stopping, TargetInit, Trainer, TrainingReport, Visit,
+    Activation, Adam, Alternating, AugmentedLagrangian, Backprop, Circuit, DecoupledCircuit, Dense,
+    Error, GradientDescent, JointDescent, Phase, ReverseSweep, Schedule, Scheme, Selection,
+    StopReason, Stopping, TargetInit, Trainer, TrainingReport, Visit,
 };
 use nalgebra::DMatrix;
 
@@ -846,4 +846,22 @@ fn refused(mut trainer: Trainer<f64>, expected: &Error) {
     let error = trainer.run(&mut model).unwrap_err();
     assert_eq!(format!("{error:?}"), format!("{expected:?}"));
     assert_eq!(state(&model), before);
+}
+
+/// An epoch tells what the solvers of its visits did, added up; schemes without one tell nothing.
+#[test]
+fn an_epoch_tells_what_its_solvers_did() {
+    let n = model().examples().len();
+    let told = |phase: Phase<f64>| run(&mut model(), phase.epochs(2)).history[1].solved;
+    let sweeps = || Alternating::persistent(ReverseSweep::new(3));
+    let whole = told(Phase::new(sweeps(), adam())).unwrap();
+    assert_eq!((whole.steps, whole.limited, whole.at_rest), (3, n, 0));
+    let size = n.div_ceil(4);
+    let parts = told(Phase::new(sweeps(), adam()).batch_size(size)).unwrap();
+    let visits = n.div_ceil(size) as u64;
+    assert_eq!((parts.steps, parts.limited), (3 * visits, n));
+    let multipliers = AugmentedLagrangian::new(ReverseSweep::new(2));
+    assert_eq!(told(Phase::new(multipliers, adam())).unwrap().steps, 2);
+    assert_eq!(told(backprop()), None);
+    assert_eq!(told(Phase::new(Alternating::weights_only(), adam())), None);
 }

@@ -139,7 +139,19 @@ impl SolveReport {
         }
     }
 
-    /// Adds what was done for other examples.
+    /// Adds what was done in another call.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.steps += other.steps;
+        self.at_rest += other.at_rest;
+        self.stagnated += other.stagnated;
+        self.limited += other.limited;
+        self.drawn_back += other.drawn_back;
+        self.products += other.products;
+        self.operations += other.operations;
+        self.critical_path += other.critical_path;
+    }
+
+    /// Adds what was done in the same call for other examples.
     pub(super) fn merge(&mut self, other: Self) {
         self.steps = self.steps.max(other.steps);
         self.at_rest += other.at_rest;

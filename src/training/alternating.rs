@@ -199,9 +199,10 @@ impl<T: Scalar> Scheme<T> for Alternating<T> {
             TargetPolicy::Refreshed => T::zero(),
             _ => problem.squared_gap(),
         };
-        if let Some(solver) = &mut self.solver {
-            solver.solve(&mut problem)?;
-        }
+        let solver = self.solver.as_mut();
+        let solved = solver
+            .map(|solver| solver.solve(&mut problem))
+            .transpose()?;
         let mut solvers = self.parameter_solvers.as_mut();
         // Solved layers need no gradient; a W-step by solvers takes that of the others itself.
         let gradients = solvers.is_none();
@@ -209,6 +210,9 @@ impl<T: Scalar> Scheme<T> for Alternating<T> {
         let left = problem.squared_gap();
         if let TargetPolicy::Residual { .. } = self.policy {
             self.residuals.store(problem.batch(), problem.workspace());
+        }
+        if let Some(solved) = solved {
+            visit.record_solve(solved);
         }
         visit.record_gap_met(met);
         visit.record_gap_left(left);

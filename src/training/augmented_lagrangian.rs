@@ -78,10 +78,11 @@ impl<T: Scalar> Scheme<T> for AugmentedLagrangian<T> {
         }
         let mut problem = visit.target_problem().with_multipliers(&self.multipliers)?;
         let met = problem.squared_gap();
-        self.solver.solve(&mut problem)?;
+        let solved = self.solver.solve(&mut problem)?;
         // Along these gradients θ sees μ (ẑ − z) − λ: what −λ will be with α = 1.
         let energy = problem.evaluate(true, false);
         let left = problem.squared_gap();
+        visit.record_solve(solved);
         visit.record_gap_met(met);
         visit.record_gap_left(left);
         visit.step_parameters()?;

@@ -2,6 +2,7 @@
 
 use crate::Scalar;
 use crate::decoupled::DecoupledCircuit;
+use crate::target_solver::SolveReport;
 
 /// Why a phase, or a run, ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +53,9 @@ pub struct EpochRecord<T> {
     pub gap_met: Option<T>,
     /// The same gap as the epoch's visits left it, after they moved targets and before θ moved.
     pub gap_left: Option<T>,
+    /// What the solver of the Z-steps did, added up over the epoch's visits (an example counts once a
+    /// visit); `None` for schemes that do not tell.
+    pub solved: Option<SolveReport>,
     /// Factor of the learning rate in the epoch's last visit.
     pub factor: f64,
 }

@@ -12,7 +12,7 @@ use super::penalties::{Penalties, PenaltyRange};
 use super::phase::Phase;
 use super::report::{EpochRecord, PhaseReport, Progress, StopReason, TrainingReport};
 use super::stopping::{Stopping, Tracker};
-use super::visit::{Gaps, ParameterOptimizer, Visit};
+use super::visit::{ParameterOptimizer, Told, Visit};
 use crate::circuit::Workspace;
 use crate::decoupled::DecoupledCircuit;
 use crate::decoupled::examples::{Chosen, Gathered, lend};
@@ -274,7 +274,7 @@ struct Run<'a, T: Scalar> {
 struct Sums {
     objective: f64,
     examples: usize,
-    gaps: Gaps,
+    told: Told,
     factor: f64,
 }
 
@@ -413,7 +413,7 @@ impl<T: Scalar> Run<'_, T> {
                         batch: &mut batch,
                         workspace,
                         optimizer,
-                        gaps: &mut sums.gaps,
+                        told: &mut sums.told,
                         factor: sums.factor,
                         number,
                         execution: self.execution,
@@ -464,8 +464,9 @@ impl<T: Scalar> Run<'_, T> {
             composed_loss,
             validation_loss,
             gap,
-            gap_met: mean_root(sums.gaps.met),
-            gap_left: mean_root(sums.gaps.left),
+            gap_met: mean_root(sums.told.met),
+            gap_left: mean_root(sums.told.left),
+            solved: sums.told.solved,
             factor: sums.factor,
         }
     }

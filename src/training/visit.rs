@@ -10,7 +10,7 @@ use crate::kernel::all_finite;
 use crate::optimizer::{Optimizer, Step};
 use crate::parameter_solver::ParameterSolvers;
 use crate::schedule::Schedule;
-use crate::target_solver::TargetProblem;
+use crate::target_solver::{SolveReport, TargetProblem};
 use crate::{Error, Quantity, Scalar, Wanted};
 
 /// What a training scheme does with a batch: the one line by which schemes differ.
@@ -66,11 +66,13 @@ pub(crate) struct ParameterOptimizer<T: Scalar> {
     pub(crate) steps: u64,
 }
 
-/// Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖² over the visits of an epoch, as they met and as they left it.
+/// What the visits of an epoch tell: Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖² as they met and as they left it, and what
+/// their Z-steps did.
 #[derive(Debug, Default)]
-pub(crate) struct Gaps {
+pub(crate) struct Told {
     pub(crate) met: Option<f64>,
     pub(crate) left: Option<f64>,
+    pub(crate) solved: Option<SolveReport>,
 }
 
 impl<T: Scalar> ParameterOptimizer<T> {
@@ -98,7 +100,7 @@ pub struct Visit<'a, 'b, T: Scalar> {
     pub(crate) batch: &'a mut BatchMut<'b, T>,
     pub(crate) workspace: &'a mut Workspace<T>,
     pub(crate) optimizer: &'a mut ParameterOptimizer<T>,
-    pub(crate) gaps: &'a mut Gaps,
+    pub(crate) told: &'a mut Told,
     pub(crate) factor: f64,
     /// The number of the visit in its phase, from 0, and how many there are at most.
     pub(crate) number: (u64, u64),
@@ -163,12 +165,17 @@ impl<'b, T: Scalar> Visit<'_, 'b, T> {
     /// Tells the run the batch's squared gap Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖² as this visit met it
     /// ([`TargetProblem::squared_gap`]), before it moved targets.
     pub fn record_gap_met(&mut self, squares: T) {
-        *self.gaps.met.get_or_insert(0.0) += squares.as_f64();
+        *self.told.met.get_or_insert(0.0) += squares.as_f64();
     }
 
     /// The same after this visit moved targets.
     pub fn record_gap_left(&mut self, squares: T) {
-        *self.gaps.left.get_or_insert(0.0) += squares.as_f64();
+        *self.told.left.get_or_insert(0.0) += squares.as_f64();
+    }
+
+    /// Tells the run what the solver of this visit's Z-step reported.
+    pub fn record_solve(&mut self, report: SolveReport) {
+        self.told.solved.get_or_insert_default().add(report);
     }
 
     /// One step of the optimiser on every θ_t along the gradient in the workspace divided by the

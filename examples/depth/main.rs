@@ -40,6 +40,9 @@ struct Options {
     /// Their width.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..))]
     width: u64,
+    /// μ of every hidden layer [default: 1, and 100 where targets persist].
+    #[arg(long)]
+    penalty: Option<f32>,
     /// Schemes to run.
     #[arg(long, value_delimiter = ',', default_values_t = SchemeName::ALL)]
     scheme: Vec<SchemeName>,
@@ -63,7 +66,9 @@ enum SchemeName {
     RedBlack,
     /// Refreshed targets, one Gauss-Newton step by conjugate gradients.
     GaussNewton,
-    /// Refreshed targets, one Gauss-Newton step by block Cholesky.
+    /// Refreshed targets, one whole Gauss-Newton step, preconditioned by the chain.
+    Chained,
+    /// Refreshed targets, one damped Gauss-Newton step by block Cholesky.
     Direct,
     /// Targets that persist, Gauss-Newton by conjugate gradients preconditioned by the chain.
     Persistent,
@@ -76,11 +81,12 @@ enum SchemeName {
 }
 
 impl SchemeName {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Backprop,
         Self::Sweep,
         Self::RedBlack,
         Self::GaussNewton,
+        Self::Chained,
         Self::Direct,
         Self::Persistent,
         Self::Multipliers,
@@ -111,6 +117,7 @@ impl SchemeName {
                 Phase::new(Alternating::refreshed(solver), fast)
             }
             Self::GaussNewton => Phase::new(Alternating::refreshed(GaussNewton::new(1, 12)), fast),
+            Self::Chained => Phase::new(Alternating::refreshed(GaussNewton::chained(1, 5)), fast),
             Self::Direct => {
                 // As much damping as penalty: half of the way that the penalty alone would allow.
                 let solver = GaussNewton::direct(1).with_damping(1.0)?;
@@ -179,7 +186,8 @@ fn run(
     options: &Options,
     (train, test): &(Digits, Digits),
 ) -> Result<Row, Error> {
-    let mut model = DecoupledCircuit::new(circuit(options, scheme.penalty(), seed)?);
+    let penalty = options.penalty.unwrap_or(scheme.penalty());
+    let mut model = DecoupledCircuit::new(circuit(options, penalty, seed)?);
     model.add_examples(&train.images, &train.classes, &TargetInit::ForwardPass)?;
     let report = Trainer::new(scheme.phase()?.epochs(options.epochs))
         .seed(seed)
@@ -291,7 +299,7 @@ fn multipliers_at_rest(options: &Options, train: &Digits) -> Result<(), Error> {
         "visits", "gap", "largest ∂E/∂θ", "largest difference"
     );
     // Large enough beside what λ·f″ takes from the curvature, at these weights.
-    let penalty = 10.0;
+    let penalty = options.penalty.unwrap_or(10.0);
     let (images, classes) = (train.images.map(f64::from), train.classes.map(f64::from));
     let n = train.labels.len() as f64;
     for visits in [1, 3, 10, 30] {

@@ -323,9 +323,9 @@ pub enum Error {
     },
 
     /// A solver that needs a bound which a layer or loss does not give (`Layer::curvature_bound`,
-    /// `Loss::curvature_bound`); `StepSize::Fixed` needs none.
+    /// `Loss::curvature_bound`); `StepSize::Checked` and `StepSize::Fixed` need none.
     #[error(
-        "a curvature-bounded step needs a curvature bound, but {of} of layer {layer}'s local problem gives none: implement its `curvature_bound`, or use `StepSize::Fixed`"
+        "a curvature-bounded step needs a curvature bound, but {of} of layer {layer}'s local problem gives none: implement its `curvature_bound`, or use `StepSize::Checked`"
     )]
     NoCurvatureBound {
         /// "the layer" or "the loss".

@@ -97,8 +97,9 @@ impl<'a> Diagnostics<'a> {
         }
     }
 
-    /// Estimates λ_max of the Gauss-Newton matrix of E in z, of every z_t's block and of the whole, by at
-    /// most `iterations` iterations of Lanczos, at least 1; and tells the bounds where there are any.
+    /// Estimates λ_max of the Gauss-Newton matrix of E in z, of every z_t's block and of the whole,
+    /// by at most `iterations` iterations of Lanczos, at least 1; and tells the bounds where there
+    /// are any.
     pub fn curvature(self, iterations: u64) -> Self {
         Self {
             iterations: Some(iterations),

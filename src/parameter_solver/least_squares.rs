@@ -18,15 +18,15 @@ const NAME: &str = "LeastSquares";
 /// min over (W, b) of (1/N) Σᵢ wᵢ ½‖W zᵢ + b − pᵢ‖² + ½ λ‖W‖² + ½ ρ‖(W, b) − θ_old‖², N = Σᵢ wᵢ,
 ///
 /// pᵢ the pre-activation that gives z_{t+1}ⁱ, or the nearest that a can give
-/// ([`Activation::preimage`](crate::Activation::preimage)). b is not penalised by λ. An L2 regulariser
-/// R_t of the circuit adds λ₂/μ to λ (on b too if its group decays), multipliers λ_{t+1}ⁱ shift z_{t+1}ⁱ
-/// by λ_{t+1}ⁱ/μ.
+/// ([`Activation::preimage`](crate::Activation::preimage)). b is not penalised by λ. An L2
+/// regulariser R_t of the circuit adds λ₂/μ to λ (on b too if its group decays), multipliers
+/// λ_{t+1}ⁱ shift z_{t+1}ⁱ by λ_{t+1}ⁱ/μ.
 ///
-/// For the identity and λ = ρ = 0 this is the minimum of ℓ_t itself. For any other activation it is the
-/// minimum of a **surrogate**: it measures errors before the activation, where they count alike,
-/// saturated or not, while ℓ_t counts them by the slope a′. ℓ_t may rise then, most where many targets
-/// stand near or beyond the ends of a's range (the margin bounds p there) or where a leaky ReLU's
-/// small slope makes p large. GELU and SiLU have no preimage, and are refused.
+/// For the identity and λ = ρ = 0 this is the minimum of ℓ_t itself. For any other activation it is
+/// the minimum of a **surrogate**: it measures errors before the activation, where they count
+/// alike, saturated or not, while ℓ_t counts them by the slope a′. ℓ_t may rise then, most where
+/// many targets stand near or beyond the ends of a's range (the margin bounds p there) or where a
+/// leaky ReLU's small slope makes p large. GELU and SiLU have no preimage, and are refused.
 ///
 /// Costs n d² + n d m + d³/6 + m d² multiplications for d inputs, m outputs and n examples.
 /// Carreira-Perpiñán & Wang 2014 and Taylor et al. 2016 solve their W-steps so.
@@ -35,10 +35,11 @@ const NAME: &str = "LeastSquares";
 /// [`Alternating::with_parameter_solver`](crate::Alternating::with_parameter_solver).
 ///
 /// # Minibatches
-/// The solution is that of the batch alone, unless [`LeastSquares::with_forgetting`] keeps the sums:
-/// with γ = 1 all batches since the phase began count alike, as their targets were when visited, so
-/// that one pass over fixed targets ends at the solution for all examples; γ < 1 is recursive least
-/// squares with forgetting. A batch with fewer examples than inputs needs λ or ρ above 0.
+/// The solution is that of the batch alone, unless [`LeastSquares::with_forgetting`] keeps the
+/// sums: with γ = 1 all batches since the phase began count alike, as their targets were when
+/// visited, so that one pass over fixed targets ends at the solution for all examples; γ < 1 is
+/// recursive least squares with forgetting. A batch with fewer examples than inputs needs λ or ρ
+/// above 0.
 ///
 /// # Examples
 /// ```
@@ -219,9 +220,9 @@ impl<T: Scalar> ParameterSolver<T> for LeastSquares<T> {
         Parts::of(problem).map(|_| ())
     }
 
-    /// The sums are of one layer: a problem of other dimensions starts them anew, and so does a batch with
-    /// which they, or the solution, leave the finite numbers. They keep the batch also where the equations
-    /// turn out singular, so that more batches may help.
+    /// The sums are of one layer: a problem of other dimensions starts them anew, and so does a
+    /// batch with which they, or the solution, leave the finite numbers. They keep the batch also
+    /// where the equations turn out singular, so that more batches may help.
     fn solve(
         &mut self,
         problem: &LocalProblem<'_, T>,

@@ -12,15 +12,16 @@ use crate::{Error, Quantity, Scalar};
 /// [`LocalProblem::gauss_newton_product`],
 ///
 /// each by at most m iterations of conjugate gradients from d = 0, one JVP and one VJP in θ an
-/// iteration. A step that does not lower ℓ_t is taken back and λ multiplied by 8 (up to 1e8); one that does divides
-/// λ by 4: ℓ_t never rises. μ, example weights and the circuit's regulariser R_t are all in ℓ_t and G (an
-/// L1 part in ℓ_t alone). With s = gᵀGg/gᵀg, the curvature along the gradient g (μ Σᵢ wᵢ where that is 0), λ = 1
-/// means damping as strong as that curvature, whatever the scale of ℓ_t and the number of examples.
+/// iteration. A step that does not lower ℓ_t is taken back and λ multiplied by 8 (up to 1e8); one
+/// that does divides λ by 4: ℓ_t never rises. μ, example weights and the circuit's regulariser R_t
+/// are all in ℓ_t and G (an L1 part in ℓ_t alone). With s = gᵀGg/gᵀg, the curvature along the
+/// gradient g (μ Σᵢ wᵢ where that is 0), λ = 1 means damping as strong as that curvature, whatever
+/// the scale of ℓ_t and the number of examples.
 ///
-/// λ is kept from call to call, and starts anew in every phase. The parameters of the loss (a learned
-/// precision) stay where they are. Where ℓ_t is quadratic (an affine layer without activation, squared
-/// error) one undamped step with enough iterations is the minimum. Levenberg 1944; Marquardt 1963;
-/// with products instead of matrices Martens 2010.
+/// λ is kept from call to call, and starts anew in every phase. The parameters of the loss (a
+/// learned precision) stay where they are. Where ℓ_t is quadratic (an affine layer without
+/// activation, squared error) one undamped step with enough iterations is the minimum. Levenberg
+/// 1944; Marquardt 1963; with products instead of matrices Martens 2010.
 ///
 /// # Examples
 /// ```

@@ -36,8 +36,8 @@ impl ParameterReport {
 /// counterpart of [`TargetSolver`](crate::TargetSolver).
 ///
 /// It knows nothing of other layers. In training every layer works with a copy of its own
-/// ([`ParameterSolver::copy`]), so that layers are solved at once and memory (sums over minibatches, a
-/// damping) belongs to one layer.
+/// ([`ParameterSolver::copy`]), so that layers are solved at once and memory (sums over
+/// minibatches, a damping) belongs to one layer.
 ///
 /// # Examples
 /// A solver of one's own, a gradient step of length η on the mean of ℓ_t that is kept if ℓ_t falls:

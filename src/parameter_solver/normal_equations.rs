@@ -302,10 +302,10 @@ impl<T: Scalar> NormalEquations<T> {
         }
     }
 
-    /// Whether the matrix is positive beyond rounding, judged along the direction x = L⁻ᵀ e_k of the
-    /// pivot k that is smallest beside its diagonal entry: xᵀA x / Σ_j A_jj x_j² must be above 2dε, what
-    /// rounding may leave of 0 (seen: 1.2 dε). Pivots alone would not tell: where the rows before are nearly
-    /// dependent, that of a dependent row is far above ε.
+    /// Whether the matrix is positive beyond rounding, judged along the direction x = L⁻ᵀ e_k of
+    /// the pivot k that is smallest beside its diagonal entry: xᵀA x / Σ_j A_jj x_j² must be above
+    /// 2dε, what rounding may leave of 0 (seen: 1.2 dε). Pivots alone would not tell: where the
+    /// rows before are nearly dependent, that of a dependent row is far above ε.
     fn check_pivots(&mut self, what: impl Fn() -> String) -> Result<(), Error> {
         let side = self.diagonal.len();
         let pivot = |row: usize| {

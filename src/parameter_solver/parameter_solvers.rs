@@ -86,8 +86,9 @@ impl<T: Scalar> ParameterSolvers<T> {
         Ok(())
     }
 
-    /// New θ_t of every layer with a solver, kept as [`ParameterSolvers::solutions`]; `other` is called for the other layers.
-    /// `problem` gives layer t's problem, `step` is for errors, of which the first layer's is given.
+    /// New θ_t of every layer with a solver, kept as [`ParameterSolvers::solutions`]; `other` is
+    /// called for the other layers. `problem` gives layer t's problem, `step` is for errors, of
+    /// which the first layer's is given.
     pub(crate) fn solve<'a>(
         &mut self,
         locals: &mut [LocalWorkspace<T>],

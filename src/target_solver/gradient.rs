@@ -13,9 +13,9 @@ use crate::{Error, Scalar};
 /// Information moves one layer a step: from the forward pass, K steps give parameter gradients in
 /// the last K + 1 layers only. η is fixed, or `margin` over a bound of λ_max of the whole
 /// Gauss-Newton matrix (block Gershgorin); or it is the factor of the learning rate of another rule
-/// ([`SynchronousDescent::with_rule`]). Within the steps of one call the rule's state (momentum, Adam's moments) is
-/// carried; it starts at zero in every call, and for an example whose step was drawn back
-/// ([`StepSize`]: adaptive restart, O'Donoghue & Candès 2015).
+/// ([`SynchronousDescent::with_rule`]). Within the steps of one call the rule's state (momentum,
+/// Adam's moments) is carried; it starts at zero in every call, and for an example whose step was
+/// drawn back ([`StepSize`]: adaptive restart, O'Donoghue & Candès 2015).
 ///
 /// # Examples
 /// ```

@@ -27,8 +27,9 @@ impl Convergence {
     };
 
     /// The same, and an example ends where ‖∂E/∂z‖ over all its units, divided by its weight, is at
-    /// most `gradient` as a step meets it. The scale is that of the circuit's gradients; rounding sets the
-    /// end, at about √ε for Gauss-Newton steps (1e-8 in `f64`, 3e-4 in `f32`, for gradients of order 1).
+    /// most `gradient` as a step meets it. The scale is that of the circuit's gradients; rounding
+    /// sets the end, at about √ε for Gauss-Newton steps (1e-8 in `f64`, 3e-4 in `f32`, for
+    /// gradients of order 1).
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless `gradient` is finite and not negative.

@@ -7,11 +7,10 @@ use crate::{Error, Scalar};
 ///
 /// A *checked* step that would raise an example's E is drawn back for that example alone: to a
 /// quarter, a sixteenth, and a sixty-fourth of its way, and then to where it began. Its next step
-/// begins with the share that was found, and with four times the last share, at most all, after a step that
-/// was taken as it came. So a step raises E of no example by more than rounding (16 ε |E|), whatever the
-/// curvature. It costs one evaluation of the losses a step, at
-/// predictions that the next step uses anyway, and one pass of predictions each time that any
-/// example is drawn back.
+/// begins with the share that was found, and with four times the last share, at most all, after a
+/// step that was taken as it came. So a step raises E of no example by more than rounding (16 ε
+/// |E|), whatever the curvature. It costs one evaluation of the losses a step, at predictions that
+/// the next step uses anyway, and one pass of predictions each time that any example is drawn back.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum StepSize {

@@ -6,8 +6,8 @@ use crate::target_solver::TargetSolver;
 use crate::{Error, Scalar, Selection};
 
 /// Statement 11: moves (a copy of) the targets of the selected examples by `solver`, all in one
-/// batch and each alone, and returns the lasting number of the first example whose targets then have other
-/// bits; `None` if the statement holds.
+/// batch and each alone, and returns the lasting number of the first example whose targets then
+/// have other bits; `None` if the statement holds.
 ///
 /// It fails for a layer that maps a column differently beside others, and for a solver that uses
 /// anything of the whole batch, such as one step for all examples.

@@ -8,9 +8,9 @@ use crate::{Error, Scalar, Selection};
 /// Statement 2: the norms ‖∂E/∂θ_t‖, t = 0, …, T−1, after `solver` moved (a copy of) the targets
 /// once, from the forward pass.
 ///
-/// The norms are of gradients summed over the selected examples; a norm is 0 only if every entry is. k synchronous steps leave it 0, exactly, for t < T−1−k; one
-/// reverse sweep reaches every layer. For L_h that vanish with their gradients at z = ẑ, and no
-/// regularisers.
+/// The norms are of gradients summed over the selected examples; a norm is 0 only if every entry
+/// is. k synchronous steps leave it 0, exactly, for t < T−1−k; one reverse sweep reaches every
+/// layer. For L_h that vanish with their gradients at z = ẑ, and no regularisers.
 ///
 /// # Errors
 /// Errors of the selection and of the solver, [`Error::NoExamples`], [`Error::NonFinite`].

@@ -138,14 +138,16 @@ impl<T: Scalar> Alternating<T> {
 
     /// The same with every parameter step made by `solver` where it fits the layer
     /// ([`ParameterSolver::check`]), each layer by a copy of its own; the other layers take the
-    /// optimiser's step as before. What the copies keep (sums, a damping) starts anew in every phase.
+    /// optimiser's step as before. What the copies keep (sums, a damping) starts anew in every
+    /// phase.
     ///
-    /// A W-step that takes ℓ_t far down fits the targets, not the composed loss, which may rise while E falls
-    /// (on digits at depth 10 it stays far above backprop's; `docs/evidence.md`): look at
-    /// [`composed_loss`](crate::EpochRecord::composed_loss), and hold θ by a proximal weight or a damping.
+    /// A W-step that takes ℓ_t far down fits the targets, not the composed loss, which may rise
+    /// while E falls (on digits at depth 10 it stays far above backprop's; `docs/evidence.md`):
+    /// look at [`composed_loss`](crate::EpochRecord::composed_loss), and hold θ by a proximal
+    /// weight or a damping.
     ///
-    /// A phase on a circuit of which `solver` fits no layer is refused when it begins; where it fits all, the
-    /// phase's optimiser has nothing to do.
+    /// A phase on a circuit of which `solver` fits no layer is refused when it begins; where it
+    /// fits all, the phase's optimiser has nothing to do.
     ///
     /// # Examples
     /// ```

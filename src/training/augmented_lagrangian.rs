@@ -12,15 +12,17 @@ use crate::{Error, Scalar};
 /// E(θ, Z) + Σᵢ Σ_{t=1}^{T−1} λ_tⁱ·(z_tⁱ − ẑ_tⁱ)
 ///
 /// (times the example's weight). All λ are 0 when a phase begins, and are kept by example through
-/// minibatches. For any L_h that is least at z = ẑ; one of bounded slope (Huber) holds multipliers up to
-/// μ times that slope, beyond which nothing bounds z, and the run ends in [`Error::NonFinite`].
+/// minibatches. For any L_h that is least at z = ẑ; one of bounded slope (Huber) holds multipliers
+/// up to μ times that slope, beyond which nothing bounds z, and the run ends in
+/// [`Error::NonFinite`].
 ///
-/// At a fixed point z = ẑ and λ_t = −δ_t: the parameter gradients are backprop's for any μ > 0, where
-/// the penalty alone would need μ → ∞. But for curved layers a small μ may not lead there: λ·f″ takes
-/// from the curvature in z what μ must make up for (seen at μ = ½, not at 1). With squared L_h and a Z-step along the gradient of a mode
-/// with curvature h = μσ² + b, step η, the updates are stable if 0 < ηh < 2 and
-/// η (2h + αμσ²) < 4: steps within the curvature bound (margin 1) allow α up to 2 where b ≥ 0.
-/// Hestenes 1969; Powell 1969; for nets in the form of ADMM Taylor et al. 2016.
+/// At a fixed point z = ẑ and λ_t = −δ_t: the parameter gradients are backprop's for any μ > 0,
+/// where the penalty alone would need μ → ∞. But for curved layers a small μ may not lead there:
+/// λ·f″ takes from the curvature in z what μ must make up for (seen at μ = ½, not at 1). With
+/// squared L_h and a Z-step along the gradient of a mode with curvature h = μσ² + b, step η, the
+/// updates are stable if 0 < ηh < 2 and η (2h + αμσ²) < 4: steps within the curvature bound (margin
+/// 1) allow α up to 2 where b ≥ 0. Hestenes 1969; Powell 1969; for nets in the form of ADMM Taylor
+/// et al. 2016.
 ///
 /// # Examples
 /// ```

@@ -24,13 +24,13 @@ use crate::{Error, Scalar};
 /// | `decrease` | 0.1 | relative fall of the gap that is enough, in 0..1 |
 /// | `cap` | 1000 | largest μ_t: at least every μ_t that the phase may begin with |
 ///
-/// A gap near rest falls by less than any `decrease` from window to window, so a long phase takes every μ_t to
-/// the cap: choose the cap as the largest μ that the Z-step still solves well, and windows long enough for
-/// the targets to settle.
+/// A gap near rest falls by less than any `decrease` from window to window, so a long phase takes
+/// every μ_t to the cap: choose the cap as the largest μ that the Z-step still solves well, and
+/// windows long enough for the targets to settle.
 ///
 /// Every visit costs one more prediction of the local problems, and no memory. Batches differ, and
-/// so do their gaps: with minibatches let a window be an epoch at least (k = ⌈n / batch size⌉), so that
-/// each holds the same examples. The search for a μ_t that is large enough is that of penalty
+/// so do their gaps: with minibatches let a window be an epoch at least (k = ⌈n / batch size⌉), so
+/// that each holds the same examples. The search for a μ_t that is large enough is that of penalty
 /// methods (Nocedal & Wright 2006, ch. 17), and for nets of Carreira-Perpiñán & Wang 2014.
 ///
 /// # Examples

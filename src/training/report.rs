@@ -48,8 +48,8 @@ pub struct EpochRecord<T> {
     pub gap: Option<T>,
     /// The same gap as the epoch's visits met it: of persistent targets as they were kept, of
     /// refreshed or carried ones as the visit set them (0, and the share of the residuals), before
-    /// the Z-step; `None` for schemes that do not tell. More than `gap_left` of the epoch before means that the targets went
-    /// stale: θ moved away from them between visits.
+    /// the Z-step; `None` for schemes that do not tell. More than `gap_left` of the epoch before
+    /// means that the targets went stale: θ moved away from them between visits.
     pub gap_met: Option<T>,
     /// The same gap as the epoch's visits left it, after they moved targets and before θ moved.
     pub gap_left: Option<T>,

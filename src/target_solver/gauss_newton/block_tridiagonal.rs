@@ -13,8 +13,8 @@ use crate::{Matrix, Scalar, Write};
 /// Block Cholesky of H + λ I in one of two orders.
 ///
 /// Eliminating block e with neighbours a below and b above, S_e = L Lᵀ being what has become of its
-/// diagonal block, A = L⁻¹ H_ea and B = L⁻¹ H_eb: the diagonal blocks of a and b lose Aᵀ A and Bᵀ B, and
-/// a and b become neighbours with H_ba = −Bᵀ A.
+/// diagonal block, A = L⁻¹ H_ea and B = L⁻¹ H_eb: the diagonal blocks of a and b lose Aᵀ A and Bᵀ
+/// B, and a and b become neighbours with H_ba = −Bᵀ A.
 #[derive(Debug, Clone)]
 pub(super) struct BlockTridiagonal<T> {
     order: Order,

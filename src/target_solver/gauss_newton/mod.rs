@@ -23,9 +23,10 @@ use preconditioner::Preconditioner;
 /// K steps of Gauss-Newton on every example's z = (z_1, …, z_{T−1}) at once, each
 /// (H + λ I) δ = −∂E/∂z.
 ///
-/// With J_t = ∂f_t/∂z_t and C_t the curvature of layer t's loss ([`Loss::curvature`](crate::Loss::curvature), μ
-/// included) in (z_{t+1}, ẑ_{t+1}), δᵀ H δ is the sum over the layers of v_tᵀ C_t v_t, v_t = (δ_{t+1}, J_t δ_t): block
-/// tridiagonal, and positive semidefinite for every loss. Four ways to solve it:
+/// With J_t = ∂f_t/∂z_t and C_t the curvature of layer t's loss
+/// ([`Loss::curvature`](crate::Loss::curvature), μ included) in (z_{t+1}, ẑ_{t+1}), δᵀ H δ is the
+/// sum over the layers of v_tᵀ C_t v_t, v_t = (δ_{t+1}, J_t δ_t): block tridiagonal, and positive
+/// semidefinite for every loss. Four ways to solve it:
 ///
 /// | | how | a step costs |
 /// |---|---|---|
@@ -35,21 +36,21 @@ use preconditioner::Preconditioner;
 /// | [`GaussNewton::cyclic_reduction`] | the same solution, all odd layers at once, then every other of the rest, … | about 2½ times as many, in ⌊log₂ (T−1)⌋ + 1 levels instead of T − 1 |
 ///
 /// An iteration of the first carries a signal over one layer: m well below the depth leaves the
-/// first layers' targets where they are. Its preconditioner divides each layer's block by the bound of
-/// its diagonal block plus λ, where layers and losses give bounds. The second reaches every layer at
-/// once: with A x = (x_{t+1} − J_t x_t) and D the hidden losses' curvature it goes by (Aᵀ D A)⁻¹, one sweep
-/// of VJPs and one of JVPs. With squared L_h and λ = 0 what is left of H is the output loss, of rank d_T at
-/// most, so that d_T + 1 iterations solve the system, whatever the depth. A damping changes little as long as
-/// λ ‖A⁻¹‖² is small beside μ; ‖A⁻¹‖ grows with the depth, at least as T where ‖J_t‖ ≥ 1 (`docs/theory.md`). The last two
-/// solve the system of small widths exactly; they work on 32 examples at a time, and keep 5 d² numbers
-/// a layer for each.
+/// first layers' targets where they are. Its preconditioner divides each layer's block by the bound
+/// of its diagonal block plus λ, where layers and losses give bounds. The second reaches every
+/// layer at once: with A x = (x_{t+1} − J_t x_t) and D the hidden losses' curvature it goes by (Aᵀ
+/// D A)⁻¹, one sweep of VJPs and one of JVPs. With squared L_h and λ = 0 what is left of H is the
+/// output loss, of rank d_T at most, so that d_T + 1 iterations solve the system, whatever the
+/// depth. A damping changes little as long as λ ‖A⁻¹‖² is small beside μ; ‖A⁻¹‖ grows with the
+/// depth, at least as T where ‖J_t‖ ≥ 1 (`docs/theory.md`). The last two solve the system of small
+/// widths exactly; they work on 32 examples at a time, and keep 5 d² numbers a layer for each.
 ///
 /// λ, the scalars of the conjugate gradients, and the acceptance are every example's own
 /// (Levenberg-Marquardt). A step that would raise the example's E at all is drawn back as
-/// [`StepSize`](crate::StepSize) says, and the next has 8 times its λ; a whole step divides λ by 4. So E rises
-/// for no example, and its targets do not depend on the examples beside it. (Since E is known to
-/// rounding, ε, the gradient comes to rest at about √ε.) Nocedal & Wright 2006, ch. 7
-/// and 10; Martens 2010; Golub & Van Loan 2013, §4.5 (cyclic reduction).
+/// [`StepSize`](crate::StepSize) says, and the next has 8 times its λ; a whole step divides λ by 4.
+/// So E rises for no example, and its targets do not depend on the examples beside it. (Since E is
+/// known to rounding, ε, the gradient comes to rest at about √ε.) Nocedal & Wright 2006, ch. 7 and
+/// 10; Martens 2010; Golub & Van Loan 2013, §4.5 (cyclic reduction).
 ///
 /// # Examples
 /// ```
@@ -94,8 +95,9 @@ struct System<T> {
 }
 
 impl<T: Scalar> GaussNewton<T> {
-    /// K = `steps` steps of at most m = `iterations` iterations of conjugate gradients each. Defaults: λ starts at 1e-3 in
-    /// every call; an example's iterations end where its residual fell by 1e-10; all steps are made.
+    /// K = `steps` steps of at most m = `iterations` iterations of conjugate gradients each.
+    /// Defaults: λ starts at 1e-3 in every call; an example's iterations end where its residual
+    /// fell by 1e-10; all steps are made.
     pub fn new(steps: u64, iterations: u64) -> Self {
         let linear = ConjugateGradients::new(iterations);
         Self::of(steps, Linear::ConjugateGradients(Box::new(linear)))

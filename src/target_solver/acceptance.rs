@@ -2,12 +2,14 @@
 
 use super::TargetProblem;
 use super::report::{Convergence, SolveReport};
-use crate::{Error, Scalar};
+use crate::{Error, Quantity, Scalar};
 
 /// Checks steps example by example: draws those back that raise E, and ends those at rest.
 #[derive(Debug, Clone)]
 pub(super) struct Acceptance<T> {
     check: Check,
+    /// Whether layers are met from the output down.
+    downwards: bool,
     convergence: Convergence,
     examples: Vec<Example<T>>,
     report: SolveReport,
@@ -60,9 +62,18 @@ impl<T: Scalar> Acceptance<T> {
     pub(super) fn new() -> Self {
         Self {
             check: Check::None,
+            downwards: false,
             convergence: Convergence::NEVER,
             examples: Vec::new(),
             report: SolveReport::default(),
+        }
+    }
+
+    /// For a solver that meets the layers from the output down.
+    pub(super) fn downwards() -> Self {
+        Self {
+            downwards: true,
+            ..Self::new()
         }
     }
 
@@ -70,15 +81,8 @@ impl<T: Scalar> Acceptance<T> {
         self.convergence = convergence;
     }
 
-    /// Begins a call of a solver, with E evaluated where it is needed.
-    ///
-    /// # Errors
-    /// [`Error::NonFinite`] for an E that is not finite.
-    pub(super) fn begin(
-        &mut self,
-        problem: &mut TargetProblem<'_, '_, T>,
-        check: Check,
-    ) -> Result<(), Error> {
+    /// Begins a call of a solver on n examples.
+    pub(super) fn begin(&mut self, n: usize, check: Check) {
         self.check = check;
         self.report = SolveReport::default();
         self.examples.clear();
@@ -88,18 +92,54 @@ impl<T: Scalar> Acceptance<T> {
             squares: T::zero(),
             state: State::Going,
         };
-        self.examples.resize(problem.batch.ids.len(), example);
-        if self.needs_energies() {
-            problem.evaluate(false, false);
-            problem.workspace.check_energies(0)?;
-            for (i, example) in self.examples.iter_mut().enumerate() {
-                example.energy = problem.example_energy(i);
-            }
+        self.examples.resize(n, example);
+    }
+
+    /// Takes layer t's part of the E that the call begins with, as the workspace has it: of every layer
+    /// once, in the order in which [`Acceptance::energy`] adds them.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] for an energy that is not finite.
+    pub(super) fn start(
+        &mut self,
+        t: usize,
+        problem: &TargetProblem<'_, '_, T>,
+    ) -> Result<(), Error> {
+        if !self.needs_energies() {
+            return Ok(());
+        }
+        let local = problem.workspace.local(t);
+        if !local.energy.is_finite() {
+            return Err(Error::NonFinite {
+                quantity: Quantity::Energy,
+                layer: t,
+                step: 0,
+            });
+        }
+        for (example, &energy) in self.examples.iter_mut().zip(local.energies()) {
+            example.energy += energy;
         }
         Ok(())
     }
 
-    fn needs_energies(&self) -> bool {
+    /// [`Acceptance::start`] of every layer, at an evaluation of all.
+    pub(super) fn start_all(&mut self, problem: &TargetProblem<'_, '_, T>) -> Result<(), Error> {
+        let mut layers = 0..problem.circuit.depth();
+        layers.try_for_each(|t| self.start(t, problem))
+    }
+
+    /// E of the i-th example at the last evaluation, summed as [`Acceptance::start`] does.
+    fn energy(downwards: bool, problem: &TargetProblem<'_, '_, T>, i: usize) -> T {
+        if !downwards {
+            return problem.example_energy(i);
+        }
+        let layers = (0..problem.circuit.depth()).rev();
+        let energies = layers.map(|t| problem.workspace.local(t).energies()[i]);
+        energies.fold(T::zero(), |sum, energy| sum + energy)
+    }
+
+    /// Whether E has a part in judging steps.
+    pub(super) fn needs_energies(&self) -> bool {
         self.check != Check::None || self.convergence.needs_energies()
     }
 
@@ -182,7 +222,7 @@ impl<T: Scalar> Acceptance<T> {
             if example.state != State::Moved {
                 continue;
             }
-            let energy = problem.example_energy(i);
+            let energy = Self::energy(self.downwards, problem, i);
             let accepted = match self.check {
                 Check::None => true,
                 Check::Rounding => {

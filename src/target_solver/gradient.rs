@@ -114,10 +114,13 @@ impl<T: Scalar> TargetSolver<T> for SynchronousDescent<T> {
         let starts = &mut self.starts;
         starts.clear();
         starts.resize(n, 0);
-        acceptance.begin(problem, self.step.check())?;
+        acceptance.begin(n, self.step.check());
         for k in 0..self.steps {
             problem.evaluate(false, true);
             problem.workspace.check_energies(k)?;
+            if k == 0 {
+                acceptance.start_all(problem)?;
+            }
             for t in 1..=hidden {
                 problem.check_target_gradient(t, k)?;
                 acceptance.meet(t, problem);

@@ -105,7 +105,12 @@ impl<T: Scalar> TargetSolver<T> for RedBlack<T> {
             0 => [1, 2],
             _ => [2, 1],
         };
-        self.acceptance.begin(problem, self.step.check())?;
+        let check = self.step.check();
+        self.acceptance.begin(problem.batch.ids.len(), check);
+        if self.acceptance.needs_energies() {
+            problem.evaluate(false, false);
+            self.acceptance.start_all(problem)?;
+        }
         for sweep in 0..self.sweeps {
             if self.acceptance.is_over() {
                 break;

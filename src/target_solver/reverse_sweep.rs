@@ -34,7 +34,7 @@ impl<T: Scalar> ReverseSweep<T> {
             sweeps,
             step: StepSize::Bounded { margin: 1.0 },
             curvature: Curvature::new(),
-            acceptance: Acceptance::new(),
+            acceptance: Acceptance::downwards(),
         }
     }
 
@@ -80,7 +80,7 @@ impl<T: Scalar> TargetSolver<T> for ReverseSweep<T> {
             self.curvature.refresh(problem.circuit)?;
         }
         let acceptance = &mut self.acceptance;
-        acceptance.begin(problem, self.step.check())?;
+        acceptance.begin(problem.batch.ids.len(), self.step.check());
         for sweep in 0..self.sweeps {
             if acceptance.is_over() {
                 break;
@@ -89,6 +89,13 @@ impl<T: Scalar> TargetSolver<T> for ReverseSweep<T> {
             problem.trial(|problem| {
                 for t in (1..depth).rev() {
                     problem.target_gradient(t);
+                    // What stands behind these gradients is the E that the call began with.
+                    if sweep == 0 && t + 1 == depth {
+                        acceptance.start(t, problem)?;
+                    }
+                    if sweep == 0 {
+                        acceptance.start(t - 1, problem)?;
+                    }
                     problem.check_target_gradient(t, sweep)?;
                     acceptance.meet(t, problem);
                     let step = self.step.length(|| self.curvature.blocks[t - 1]);

@@ -195,10 +195,13 @@ impl<T: Scalar> GaussNewton<T> {
         );
         // Once a call: bounds that grow old by steps would depend on how many the slowest example makes.
         linear.prepare(problem)?;
-        acceptance.begin(problem, Check::Strict)?;
+        acceptance.begin(problem.batch.ids.len(), Check::Strict);
         let mut products = 0;
         for number in 0..self.steps {
             problem.evaluate(false, true);
+            if number == 0 {
+                acceptance.start_all(problem)?;
+            }
             for t in 1..depth {
                 problem.check_target_gradient(t, number)?;
                 acceptance.meet(t, problem);

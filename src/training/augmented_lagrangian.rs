@@ -20,9 +20,9 @@ use crate::{Error, Scalar};
 /// where the penalty alone would need μ → ∞. But for curved layers a small μ may not lead there:
 /// λ·f″ takes from the curvature in z what μ must make up for (seen at μ = ½, not at 1). With
 /// squared L_h and a Z-step along the gradient of a mode with curvature h = μσ² + b, step η, the
-/// updates are stable if 0 < ηh < 2 and η (2h + αμσ²) < 4: steps within the curvature bound (margin
-/// 1) allow α up to 2 where b ≥ 0. Hestenes 1969; Powell 1969; for nets in the form of ADMM Taylor
-/// et al. 2016.
+/// updates are stable if 0 < ηh < 2 and η (2h + αμσ²) < 4: steps within the curvature bound, of
+/// margin 1, allow α up to 2 where b ≥ 0. Hestenes 1969; Powell 1969; for nets in the form of ADMM
+/// Taylor et al. 2016.
 ///
 /// # Examples
 /// ```

@@ -277,6 +277,33 @@ fn they_are_kept_by_example() {
     }
 }
 
+/// Also where the solver works on parts of the batch: 40 examples, 32 at a time.
+#[test]
+fn they_are_those_of_the_part() {
+    let train = |batch: usize| {
+        let circuit = Circuit::builder()
+            .layer(dense(2, 4, Activation::Tanh))
+            .layer(dense(4, 3, Activation::Tanh))
+            .layer(dense(3, 1, Activation::Identity));
+        let mut model = DecoupledCircuit::new(circuit.penalty(2.0).build().unwrap());
+        let x = DMatrix::from_fn(2, 40, |i, j| ((2 * i + 3 * j) % 41) as f64 / 20.0 - 1.0);
+        let y = DMatrix::from_fn(1, 40, |_, j| (j % 37) as f64 / 20.0 - 0.8);
+        model
+            .add_examples(&x, &y, &TargetInit::ForwardPass)
+            .unwrap();
+        let scheme = AugmentedLagrangian::new(GaussNewton::direct(1));
+        let phase = Phase::new(scheme, Frozen).epochs(4).batch_size(batch);
+        Trainer::new(phase).run(&mut model).unwrap();
+        [
+            model.z(1).unwrap().into_owned(),
+            model.z(2).unwrap().into_owned(),
+        ]
+    };
+    let whole = train(40);
+    assert_eq!(train(7), whole);
+    assert_eq!(train(1), whole);
+}
+
 /// Where the penalty alone leaves a gap, the multipliers close it, and the circuit learns.
 #[test]
 fn admm_closes_the_gap_that_the_penalty_leaves() {

@@ -188,7 +188,8 @@ fn curved_model<T: Scalar>(depth: usize, n: usize) -> DecoupledCircuit<T> {
     let y = DMatrix::from_fn(widths[depth], n, |i, j| T::of(((i + j) % 3) as f64 / 3.0));
     let noisy = TargetInit::NoisyForwardPass { std: 0.3, seed: 8 };
     model.add_examples(&x, &y, &noisy).unwrap();
-    let weights: Vec<T> = (0..n).map(|i| T::of(0.5 + (i % 4) as f64)).collect();
+    // Not in step with the parts of a batch that are worked on at a time.
+    let weights: Vec<T> = (0..n).map(|i| T::of(0.5 + (i % 5) as f64)).collect();
     model
         .set_example_weights(&Selection::All, &weights)
         .unwrap();
@@ -239,7 +240,8 @@ fn the_direct_solvers_agree<T: Tested>() {
 #[test]
 fn chained_iterations_end_with_the_rank_of_the_output() {
     for depth in [3, 12, 30] {
-        let mut builder = Circuit::<f64>::builder().seed(9).penalty(1.5);
+        let penalties = (1..depth).map(|t| 0.5 + (t % 3) as f64).collect();
+        let mut builder = Circuit::<f64>::builder().seed(9).penalties(penalties);
         for _ in 1..depth {
             builder = builder.layer(Dense::new(7, 7, Activation::Tanh).unwrap());
         }
@@ -451,6 +453,22 @@ fn examples_end_by_themselves<T: Tested>() {
         assert_eq!(report.stop(), SolveStop::Stagnation, "{solver:?}");
         assert_eq!((report.stagnated, report.limited), (6, 0));
 
+        // It is relative to E, which a weight scales.
+        let mut light = start.clone();
+        let weights: Vec<T> = light
+            .example_weights()
+            .unwrap()
+            .iter()
+            .map(|&w| w * T::of(1.0 / 1024.0))
+            .collect();
+        light
+            .set_example_weights(&Selection::All, &weights)
+            .unwrap();
+        let scaled = light
+            .solve_targets(solver.as_mut(), &Selection::All)
+            .unwrap();
+        assert_eq!((scaled.steps, scaled.stagnated), (report.steps, 6));
+
         let mut model = start.clone();
         let mut solver = make(1, Convergence::NEVER);
         let report = model
@@ -618,4 +636,29 @@ fn one_step_is_that_of_the_written_out_system() {
             }
         }
     }
+}
+
+/// After a step that was drawn back Adam begins anew, its count of steps too: the next step has the
+/// whole length of its rate times the share that was found.
+#[test]
+fn adam_starts_anew_where_a_step_failed() {
+    let unit = || {
+        let dense = Dense::new(1, 1, Activation::Identity).unwrap();
+        dense.without_bias()
+    };
+    let circuit = Circuit::<f64>::builder().layer(unit()).layer(unit());
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap());
+    for t in 0..2 {
+        model.set_parameters(t, &[1.0]).unwrap();
+    }
+    let one = |value| DMatrix::from_element(1, 1, value);
+    let given = TargetInit::Given(vec![one(0.0)]);
+    model.add_examples(&one(0.0), &one(2.0), &given).unwrap();
+    // E = ½ z² + ½ (2 − z)²: 0 to 3 fails, 0.75 does not; 0.75 to 1.5 fails, 0.9375 does not.
+    let rule = Adam::new(3.0).unwrap().with_epsilon(1e-300).unwrap();
+    let mut solver = descent(2, StepSize::Checked(1.0)).with_rule(rule);
+    let report = model.solve_targets(&mut solver, &Selection::All).unwrap();
+    assert_eq!(report.drawn_back, 2);
+    let z = model.z(1).unwrap()[(0, 0)];
+    assert!((z - 0.9375).abs() < 1e-12, "{z}");
 }

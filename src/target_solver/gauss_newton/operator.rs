@@ -67,8 +67,12 @@ impl<T: Scalar> Link<T> {
         );
         let weight = circuit.weight(t);
         if weight != T::one() {
-            scale(&mut self.in_target, weight);
-            scale(&mut self.in_prediction, weight);
+            if hidden_above {
+                scale(&mut self.in_target, weight);
+            }
+            if wanted {
+                scale(&mut self.in_prediction, weight);
+            }
         }
         if wanted {
             let in_input = Write::Set(&mut self.in_input);

@@ -1,36 +1,103 @@
-//! Who evaluates the layers.
+//! Who evaluates the layers, and who the columns within them.
 
-/// How the independent problems of the layers are scheduled. The bits of every result are the same.
+use std::ops::Range;
+
+use crate::Write;
+
+/// How independent work is scheduled: the problems of the layers, and the examples (columns)
+/// within a layer. The bits of every result are the same.
+///
+/// All but `Sequential` share the rayon pool that the call is made from, and cost one entry of it
+/// each time they are called from outside: a loop of steps belongs inside the pool's `install`, as
+/// [`Trainer`](crate::Trainer) does it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Execution {
     /// One layer after another, on the calling thread.
     #[default]
     Sequential,
-    /// Layers in parallel, in the rayon pool that the call is made from.
+    /// Layers in parallel, each on one thread: best for many small layers.
     #[cfg(feature = "rayon")]
     Layers,
+    /// One layer after another, the columns of each in parallel where its work repays it
+    /// ([`Dense`](crate::Dense) does so): best for few large layers, and the only parallelism of a
+    /// chain, such as backprop.
+    #[cfg(feature = "rayon")]
+    Columns,
+    /// Whichever fits the circuit and the batch: layers in parallel, and columns within them where
+    /// the layers alone do not occupy every thread.
+    #[cfg(feature = "rayon")]
+    Automatic,
 }
 
+/// Fewest multiply-adds that repay handing them to another thread: some ten microseconds.
+#[cfg(feature = "rayon")]
+const LEAST_WORK: usize = 1 << 19;
+
+/// Columns that stay together: a multiple of what the products' kernels compute at once.
+#[cfg(feature = "rayon")]
+const LEAST_COLUMNS: usize = 16;
+
 impl Execution {
+    #[cfg(feature = "rayon")]
+    fn has_parallel_layers(self) -> bool {
+        matches!(self, Self::Layers | Self::Automatic)
+    }
+
+    #[cfg(feature = "rayon")]
+    fn has_parallel_columns(self) -> bool {
+        matches!(self, Self::Columns | Self::Automatic)
+    }
+
+    /// What `Automatic` means for layers of these multiply-adds in one product: the others mean
+    /// what they say.
+    pub(crate) fn fitted(self, work: impl Iterator<Item = usize> + Clone) -> Self {
+        #[cfg(feature = "rayon")]
+        if self == Self::Automatic {
+            let total = work.clone().fold(0, usize::saturating_add);
+            let threads = rayon::current_num_threads();
+            if threads == 1 || total < LEAST_WORK / 4 {
+                return Self::Sequential;
+            }
+            // Where no layer is more than a quarter of a thread's share, whole layers balance, and
+            // whole products are the fastest.
+            let largest = work.max().unwrap_or(0);
+            return match largest.saturating_mul(4 * threads) <= total {
+                true => Self::Layers,
+                false => Self::Automatic,
+            };
+        }
+        let _ = work;
+        self
+    }
+
+    /// Calls `work(i, item i of data)` for i = 0, …, `count` − 1.
+    pub(crate) fn for_each_item<D: Cut>(
+        self,
+        count: usize,
+        data: D,
+        work: impl Fn(usize, D) + Sync,
+    ) {
+        #[cfg(feature = "rayon")]
+        if self.has_parallel_layers() {
+            let item = |range: Range<usize>, data| {
+                if !range.is_empty() {
+                    work(range.start, data);
+                }
+            };
+            return halve(0..count, count, 1, data, &item, &|(), ()| ());
+        }
+        let mut rest = data;
+        for i in 0..count {
+            let (item, others) = rest.cut(1);
+            work(i, item);
+            rest = others;
+        }
+    }
+
     /// Calls `work(i, &mut items[i])` for every i.
     pub(crate) fn for_each<A: Send>(self, items: &mut [A], work: impl Fn(usize, &mut A) + Sync) {
-        match self {
-            Self::Sequential => {
-                for (i, item) in items.iter_mut().enumerate() {
-                    work(i, item);
-                }
-            }
-            #[cfg(feature = "rayon")]
-            Self::Layers => {
-                use rayon::prelude::*;
-                items
-                    .par_iter_mut()
-                    .with_max_len(1)
-                    .enumerate()
-                    .for_each(|(i, item)| work(i, item));
-            }
-        }
+        self.for_each_item(items.len(), items, |i, item: &mut [A]| work(i, &mut item[0]));
     }
 
     /// Calls `work(i, chunk)` for the i-th chunk of `size` items; the last may be shorter.
@@ -40,22 +107,11 @@ impl Execution {
         size: usize,
         work: impl Fn(usize, &mut [A]) + Sync,
     ) {
-        match self {
-            Self::Sequential => {
-                for (i, chunk) in items.chunks_mut(size).enumerate() {
-                    work(i, chunk);
-                }
-            }
-            #[cfg(feature = "rayon")]
-            Self::Layers => {
-                use rayon::prelude::*;
-                items
-                    .par_chunks_mut(size)
-                    .with_max_len(1)
-                    .enumerate()
-                    .for_each(|(i, chunk)| work(i, chunk));
-            }
-        }
+        let chunks = items.len().div_ceil(size);
+        let columns = Columns { values: items, size };
+        self.for_each_item(chunks, columns, |i, chunk: Columns<'_, A>| {
+            work(i, chunk.values);
+        });
     }
 
     /// Calls `work(i, &mut a[i], &mut b[i])` for every i of both.
@@ -65,21 +121,132 @@ impl Execution {
         b: &mut [B],
         work: impl Fn(usize, &mut A, &mut B) + Sync,
     ) {
-        match self {
-            Self::Sequential => {
-                for (i, (a, b)) in a.iter_mut().zip(b).enumerate() {
-                    work(i, a, b);
-                }
-            }
-            #[cfg(feature = "rayon")]
-            Self::Layers => {
-                use rayon::prelude::*;
-                a.par_iter_mut()
-                    .zip(b)
-                    .with_max_len(1)
-                    .enumerate()
-                    .for_each(|(i, (a, b))| work(i, a, b));
-            }
+        let count = a.len().min(b.len());
+        self.for_each_item(count, (a, b), |i, (a, b): (&mut [A], &mut [B])| {
+            work(i, &mut a[0], &mut b[0]);
+        });
+    }
+
+    /// Calls `work(range, those columns of data)` for blocks that make up 0..`columns`, as many as
+    /// a work of `each` multiply-adds a column repays.
+    pub(crate) fn for_each_block<D: Cut>(
+        self,
+        columns: usize,
+        each: usize,
+        data: D,
+        work: impl Fn(Range<usize>, D) + Sync,
+    ) {
+        self.map_blocks(columns, each, 1, data, work, |(), ()| ());
+    }
+
+    /// [`Execution::for_each_block`] in blocks that begin at multiples of `unit`; what the blocks
+    /// give is combined.
+    pub(crate) fn map_blocks<D: Cut, R: Send>(
+        self,
+        columns: usize,
+        each: usize,
+        unit: usize,
+        data: D,
+        work: impl Fn(Range<usize>, D) -> R + Sync,
+        combine: impl Fn(R, R) -> R + Sync,
+    ) -> R {
+        #[cfg(feature = "rayon")]
+        if self.has_parallel_columns() {
+            let repaid = columns.saturating_mul(each) / LEAST_WORK;
+            let blocks = repaid.min(columns / LEAST_COLUMNS.max(unit));
+            let blocks = blocks.min(rayon::current_num_threads());
+            let unit = unit.max(LEAST_COLUMNS / 2);
+            return halve(0..columns, blocks, unit, data, &work, &combine);
         }
+        let _ = (each, unit, combine);
+        work(0..columns, data)
+    }
+}
+
+/// Halves the range until there are `blocks` blocks, each to be done by whichever thread is free.
+#[cfg(feature = "rayon")]
+fn halve<D: Cut, R: Send>(
+    range: Range<usize>,
+    blocks: usize,
+    unit: usize,
+    data: D,
+    work: &(impl Fn(Range<usize>, D) -> R + Sync),
+    combine: &(impl Fn(R, R) -> R + Sync),
+) -> R {
+    if blocks <= 1 {
+        return work(range, data);
+    }
+    let left = blocks / 2;
+    let at = (range.len() * left / blocks).next_multiple_of(unit);
+    let at = at.min(range.len());
+    let (first, second) = data.cut(at);
+    let (start, middle) = (range.start, range.start + at);
+    let (a, b) = rayon::join(
+        || halve(start..middle, left, unit, first, work, combine),
+        || {
+            let right = blocks - left;
+            halve(middle..range.end, right, unit, second, work, combine)
+        },
+    );
+    combine(a, b)
+}
+
+/// A sequence of columns (or items) that can be cut in two, for threads that write their own each.
+pub(crate) trait Cut: Sized + Send {
+    /// The first `count` columns, or all if there are fewer, and the others.
+    fn cut(self, count: usize) -> (Self, Self);
+}
+
+impl<A: Send> Cut for &mut [A] {
+    fn cut(self, count: usize) -> (Self, Self) {
+        let at = count.min(self.len());
+        self.split_at_mut(at)
+    }
+}
+
+/// Columns of `size` values each, one after another.
+pub(crate) struct Columns<'a, A> {
+    pub(crate) values: &'a mut [A],
+    pub(crate) size: usize,
+}
+
+impl<A: Send> Cut for Columns<'_, A> {
+    fn cut(self, count: usize) -> (Self, Self) {
+        let size = self.size;
+        let at = count.saturating_mul(size).min(self.values.len());
+        let (first, second) = self.values.split_at_mut(at);
+        let columns = |values| Self { values, size };
+        (columns(first), columns(second))
+    }
+}
+
+/// [`Columns`] to be set, added to, or skipped.
+pub(crate) struct WriteColumns<'a, A> {
+    pub(crate) write: Write<'a, A>,
+    pub(crate) size: usize,
+}
+
+impl<A: Send> Cut for WriteColumns<'_, A> {
+    fn cut(self, count: usize) -> (Self, Self) {
+        let size = self.size;
+        let (first, second) = self.write.split_at(count.saturating_mul(size));
+        let columns = |write| Self { write, size };
+        (columns(first), columns(second))
+    }
+}
+
+impl<A: Cut, B: Cut> Cut for (A, B) {
+    fn cut(self, count: usize) -> (Self, Self) {
+        let (a, c) = self.0.cut(count);
+        let (b, d) = self.1.cut(count);
+        ((a, b), (c, d))
+    }
+}
+
+impl<A: Cut, B: Cut, C: Cut> Cut for (A, B, C) {
+    fn cut(self, count: usize) -> (Self, Self) {
+        let (a, d) = self.0.cut(count);
+        let ((b, c), (e, f)) = (self.1, self.2).cut(count);
+        ((a, b, c), (d, e, f))
     }
 }

@@ -3,6 +3,7 @@
 use crate::circuit::all_groups;
 use crate::circuit::local_problem::{LocalProblem, Regularization, check_length, check_weights};
 use crate::decoupled::DecoupledCircuit;
+use crate::execution::Execution;
 use crate::layer::{Context, Layer, ParameterGroup};
 use crate::loss::Loss;
 use crate::regularizer::Regularizer;
@@ -120,6 +121,7 @@ impl<T: Scalar> Shard<T> {
                 visit: 0,
                 training: false,
                 examples: &self.examples,
+                execution: Execution::Sequential,
             },
             example_weights: &self.example_weights,
             regularization: Regularization {

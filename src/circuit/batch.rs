@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::execution::Execution;
 use crate::layer::Context;
 
 /// A view of z_0, …, z_T for the examples of one batch; nothing is copied.
@@ -17,6 +18,7 @@ pub struct Batch<'a, T> {
     pub(crate) multipliers: &'a [Vec<T>],
     pub(crate) visit: u64,
     pub(crate) training: bool,
+    pub(crate) execution: Execution,
 }
 
 impl<'a, T> Batch<'a, T> {
@@ -49,6 +51,12 @@ impl<'a, T> Batch<'a, T> {
         &self.z[t][columns(self.dims[t], self.start, self.ids.len())]
     }
 
+    /// The same batch, its columns computed as `execution` says: who shares the work of a chain
+    /// such as [`Circuit::backprop`](crate::Circuit::backprop), in which layers must wait.
+    pub fn with_execution(self, execution: Execution) -> Self {
+        Self { execution, ..self }
+    }
+
     pub(crate) fn context(&self, seed: u64, layer: usize) -> Context<'a> {
         Context {
             seed,
@@ -56,6 +64,7 @@ impl<'a, T> Batch<'a, T> {
             visit: self.visit,
             training: self.training,
             examples: self.ids,
+            execution: self.execution,
         }
     }
 }
@@ -71,9 +80,55 @@ pub struct BatchMut<'a, T> {
     pub(crate) weights: &'a [T],
     pub(crate) visit: u64,
     pub(crate) training: bool,
+    pub(crate) execution: Execution,
+    /// Keeps the auxiliary targets before their first change, if they may have to be put back.
+    pub(crate) undo: Option<&'a mut Undo<T>>,
 }
 
-impl<T> BatchMut<'_, T> {
+/// Auxiliary targets as they were before their first change, by hidden layer.
+#[derive(Debug, Clone)]
+pub(crate) struct Undo<T> {
+    pub(crate) layers: Vec<Kept<T>>,
+}
+
+/// z_t before its first change, if it has been changed.
+#[derive(Debug, Clone)]
+pub(crate) struct Kept<T> {
+    pub(crate) z: Vec<T>,
+    pub(crate) changed: bool,
+}
+
+impl<T: Copy> Undo<T> {
+    pub(crate) fn new(hidden: usize) -> Self {
+        let none = || Kept {
+            z: Vec::new(),
+            changed: false,
+        };
+        Self {
+            layers: std::iter::repeat_with(none).take(hidden).collect(),
+        }
+    }
+
+    /// Forgets what was kept.
+    pub(crate) fn clear(&mut self) {
+        for layer in &mut self.layers {
+            layer.changed = false;
+        }
+    }
+}
+
+impl<T: Copy> Kept<T> {
+    /// Keeps `z` unless an earlier state is kept already.
+    pub(crate) fn keep(&mut self, z: &[T]) {
+        if !self.changed {
+            self.z.clear();
+            self.z.extend_from_slice(z);
+            self.changed = true;
+        }
+    }
+}
+
+impl<T: Copy> BatchMut<'_, T> {
     /// The same view, for reading.
     pub fn view(&self) -> Batch<'_, T> {
         Batch {
@@ -85,6 +140,7 @@ impl<T> BatchMut<'_, T> {
             multipliers: &[],
             visit: self.visit,
             training: self.training,
+            execution: self.execution,
         }
     }
 
@@ -97,17 +153,42 @@ impl<T> BatchMut<'_, T> {
             0 < t && t + 1 < self.z.len(),
             "z_{t} is not an auxiliary target"
         );
+        self.keep(t);
         &mut self.z[t][columns(self.dims[t], self.start, self.ids.len())]
     }
 
-    /// The whole arrays of z_1, …, z_{T−1}, and where the batch stands in the i-th of them.
+    /// Keeps z_t as it is before its first change.
+    fn keep(&mut self, t: usize) {
+        if let Some(undo) = &mut self.undo {
+            let own = columns(self.dims[t], self.start, self.ids.len());
+            undo.layers[t - 1].keep(&self.z[t][own]);
+        }
+    }
+
+    /// The same for all auxiliary targets.
+    pub(crate) fn keep_all(&mut self) {
+        for t in 1..self.z.len() - 1 {
+            self.keep(t);
+        }
+    }
+
+    /// The whole arrays of z_1, …, z_{T−1}, where the batch stands in the i-th of them, and where
+    /// each has to be kept before it is changed, if anywhere.
     pub(crate) fn hidden_mut(
         &mut self,
-    ) -> (&mut [Vec<T>], impl Fn(usize) -> Range<usize> + use<'_, T>) {
+    ) -> (
+        &mut [Vec<T>],
+        impl Fn(usize) -> Range<usize> + use<'_, T>,
+        &mut [Kept<T>],
+    ) {
         let last = self.z.len() - 1;
         let (dims, start, count) = (&self.dims[1..], self.start, self.ids.len());
         let range = move |i: usize| columns(dims[i], start, count);
-        (&mut self.z[1..last], range)
+        let kept = match &mut self.undo {
+            Some(undo) => &mut undo.layers[..],
+            None => &mut [],
+        };
+        (&mut self.z[1..last], range, kept)
     }
 }
 

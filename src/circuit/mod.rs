@@ -157,11 +157,6 @@ impl<T: Scalar> Circuit<T> {
         &mut self.parameters
     }
 
-    /// All θ_t, and their blocks.
-    pub(crate) fn parameters_and_groups(&mut self) -> (&mut [Vec<T>], &[Groups]) {
-        (&mut self.parameters, &self.groups)
-    }
-
     /// Number of parameters of all layers.
     pub fn parameter_count(&self) -> usize {
         self.parameters.iter().map(Vec::len).sum()
@@ -342,40 +337,68 @@ impl<T: Scalar> Circuit<T> {
         workspace: &mut Workspace<T>,
         execution: Execution,
     ) -> T {
-        self.predict_locally(batch, workspace, execution);
-        self.differentiate(batch, parameters, targets, workspace, execution)
+        let batch = batch.with_execution(execution);
+        self.differentiate(batch, true, [parameters, targets], workspace);
+        workspace.energy()
+    }
+
+    /// The batch with the execution that fits this circuit best where that is left open.
+    pub(crate) fn fitted<'a>(&self, batch: Batch<'a, T>) -> Batch<'a, T> {
+        let n = batch.len();
+        let work = self.parameters.iter();
+        let work = work.map(|own| own.len().saturating_mul(n));
+        batch.with_execution(batch.execution.fitted(work))
     }
 
     /// Every ẑ_{t+1} = f_t(z_t, θ_t) of a batch, into the workspace.
-    pub(crate) fn predict_locally(
-        &self,
-        batch: Batch<'_, T>,
-        workspace: &mut Workspace<T>,
-        execution: Execution,
-    ) {
+    pub(crate) fn predict_locally(&self, batch: Batch<'_, T>, workspace: &mut Workspace<T>) {
         workspace.fit(self);
-        execution.for_each(&mut workspace.locals, |t, local| {
-            self.local_problem(t, batch).predict(local);
-        });
+        let batch = self.fitted(batch);
+        batch
+            .execution
+            .for_each(&mut workspace.locals, |t, local| {
+                self.local_problem(t, batch).predict(local);
+            });
     }
 
-    /// [`Circuit::evaluate`] for a workspace whose predictions are current.
+    /// [`Circuit::evaluate`] as the batch's execution says, without predictions unless `predict`.
     pub(crate) fn differentiate(
         &self,
         batch: Batch<'_, T>,
-        parameters: bool,
-        targets: bool,
+        predict: bool,
+        wanted: [bool; 2],
         workspace: &mut Workspace<T>,
-        execution: Execution,
-    ) -> T {
-        execution.for_each(&mut workspace.locals, |t, local| {
-            let wanted = self.wanted(t, parameters, targets);
-            self.local_problem(t, batch).differentiate(wanted, local);
-        });
-        if targets {
-            add_input_parts(workspace);
+    ) {
+        self.differentiate_apart(batch, predict, wanted, workspace, |_, _| {});
+        if wanted[1] {
+            add_input_parts(workspace, batch.execution);
         }
-        workspace.energy()
+    }
+
+    /// One pass over every layer's problem: predictions, unless they are current, values and
+    /// gradients in θ and z (as `wanted`), then `finish` while they are at hand. The two parts of
+    /// ∂E/∂z_t stay apart, in the target gradient of layer t − 1 and the input gradient of layer t.
+    pub(crate) fn differentiate_apart(
+        &self,
+        batch: Batch<'_, T>,
+        predict: bool,
+        [parameters, targets]: [bool; 2],
+        workspace: &mut Workspace<T>,
+        finish: impl Fn(&LocalProblem<'_, T>, &mut LocalWorkspace<T>) + Sync,
+    ) {
+        workspace.fit(self);
+        let batch = self.fitted(batch);
+        batch
+            .execution
+            .for_each(&mut workspace.locals, |t, local| {
+                let wanted = self.wanted(t, parameters, targets);
+                let problem = self.local_problem(t, batch);
+                if predict {
+                    problem.predict(local);
+                }
+                problem.differentiate(wanted, local);
+                finish(&problem, local);
+            });
     }
 
     /// [`Circuit::differentiate`] with the inputs too taken from the predictions in the workspace,
@@ -395,7 +418,7 @@ impl<T: Scalar> Circuit<T> {
                 .differentiate(wanted, &mut after[0]);
         }
         if targets {
-            add_input_parts(workspace);
+            add_input_parts(workspace, batch.execution);
         }
         workspace.energy()
     }
@@ -437,10 +460,14 @@ impl<T: Scalar> Circuit<T> {
 }
 
 /// ∂E/∂z_t: the target part stands in the workspace, the input part is added to it.
-pub(crate) fn add_input_parts<T: Scalar>(workspace: &mut Workspace<T>) {
-    for t in 1..workspace.locals.len() {
-        let (before, after) = workspace.locals.split_at_mut(t);
-        add_to(&mut before[t - 1].d_target, &after[0].d_input);
+pub(crate) fn add_input_parts<T: Scalar>(workspace: &mut Workspace<T>, execution: Execution) {
+    // Pairs of neighbours in two passes, so that no workspace is in two pairs of one pass.
+    for first in 0..2.min(workspace.locals.len()) {
+        execution.for_each_chunk(&mut workspace.locals[first..], 2, |_, pair| {
+            if let [below, above] = pair {
+                add_to(&mut below.d_target, &above.d_input);
+            }
+        });
     }
 }
 

@@ -19,6 +19,8 @@ pub struct LocalWorkspace<T> {
     /// μ times each example's weight.
     pub(crate) factors: Vec<T>,
     pub(crate) energy: T,
+    /// Σᵢ ‖zⁱ − ẑⁱ‖², where it was asked for.
+    pub(crate) squared_gap: T,
     pub(crate) d_parameters: Vec<T>,
     pub(crate) d_input: Vec<T>,
     pub(crate) d_target: Vec<T>,
@@ -34,6 +36,7 @@ impl<T: Scalar> LocalWorkspace<T> {
             energies: Vec::new(),
             factors: Vec::new(),
             energy: T::zero(),
+            squared_gap: T::zero(),
             d_parameters: Vec::new(),
             d_input: Vec::new(),
             d_target: Vec::new(),

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use crate::circuit::batch::{Batch, BatchMut, columns};
+use crate::circuit::batch::{Batch, BatchMut, Undo, columns};
+use crate::execution::Execution;
 use crate::selection::Selection;
 use crate::{Error, Scalar};
 
@@ -164,6 +165,7 @@ impl<T: Scalar> Examples<T> {
             multipliers: &[],
             visit,
             training,
+            execution: Execution::Sequential,
         }
     }
 
@@ -180,16 +182,20 @@ impl<T: Scalar> Examples<T> {
             weights,
             visit,
             training: true,
+            execution: Execution::Sequential,
+            undo: None,
         }
     }
 }
 
-/// A copy of scattered columns, kept to be filled again.
+/// A copy of scattered columns, kept to be filled again, and what undoes changes of columns in place.
 #[derive(Debug, Clone)]
 pub(crate) struct Gathered<T> {
     z: Vec<Vec<T>>,
     ids: Vec<u64>,
     weights: Vec<T>,
+    /// Of columns that are lent in place.
+    undo: Undo<T>,
 }
 
 impl<T: Scalar> Gathered<T> {
@@ -198,6 +204,7 @@ impl<T: Scalar> Gathered<T> {
             z: vec![Vec::new(); layers + 1],
             ids: Vec::new(),
             weights: Vec::new(),
+            undo: Undo::new(layers - 1),
         }
     }
 
@@ -236,25 +243,6 @@ impl<T: Scalar> Gathered<T> {
         }
     }
 
-    /// Copies the auxiliary targets of a run of columns.
-    fn save(&mut self, examples: &Examples<T>, run: Range<usize>) {
-        let last = self.z.len() - 1;
-        for t in 1..last {
-            let own = columns(examples.dims[t], run.start, run.len());
-            self.z[t].clear();
-            self.z[t].extend_from_slice(&examples.z[t][own]);
-        }
-    }
-
-    /// Copies them back.
-    fn restore(&self, examples: &mut Examples<T>, run: Range<usize>) {
-        let last = self.z.len() - 1;
-        for t in 1..last {
-            let own = columns(examples.dims[t], run.start, run.len());
-            examples.z[t][own].copy_from_slice(&self.z[t]);
-        }
-    }
-
     pub(crate) fn view<'a>(&'a self, dims: &'a [usize], training: bool) -> Batch<'a, T> {
         Batch {
             dims,
@@ -265,6 +253,7 @@ impl<T: Scalar> Gathered<T> {
             multipliers: &[],
             visit: 0,
             training,
+            execution: Execution::Sequential,
         }
     }
 
@@ -277,6 +266,8 @@ impl<T: Scalar> Gathered<T> {
             weights: &self.weights,
             visit,
             training: true,
+            execution: Execution::Sequential,
+            undo: None,
         }
     }
 }
@@ -294,12 +285,17 @@ pub(crate) fn lend<T: Scalar, R>(
 ) -> Result<R, Error> {
     match chosen {
         Chosen::Run(run) => {
-            if targets {
-                gathered.save(examples, run.clone());
-            }
-            let result = work(examples.run_mut(run.clone(), visit));
-            if targets && result.is_err() {
-                gathered.restore(examples, run.clone());
+            let undo = &mut gathered.undo;
+            undo.clear();
+            let result = work(BatchMut {
+                undo: targets.then_some(&mut *undo),
+                ..examples.run_mut(run.clone(), visit)
+            });
+            if result.is_err() {
+                for (i, kept) in undo.layers.iter().enumerate().filter(|(_, own)| own.changed) {
+                    let own = columns(examples.dims[i + 1], run.start, run.len());
+                    examples.z[i + 1][own].copy_from_slice(&kept.z);
+                }
             }
             result
         }

@@ -478,9 +478,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
                         operation: "a Z-step",
                     });
                 }
-                let sequential = Execution::Sequential;
-                let mut problem =
-                    TargetProblem::new(circuit, &mut batch, &mut workspace, sequential);
+                let mut problem = TargetProblem::new(circuit, &mut batch, &mut workspace);
                 // Its completed steps stand, also after an error.
                 Ok(solver.solve(&mut problem))
             },
@@ -535,14 +533,9 @@ impl<T: Scalar> DecoupledCircuit<T> {
         for start in (0..n).step_by(BLOCK) {
             let run = start..(start + BLOCK).min(n);
             let mut batch = self.examples.run_mut(run, 0);
-            let sequential = Execution::Sequential;
             let circuit = &self.circuit;
-            let solved = solve(&mut TargetProblem::new(
-                circuit,
-                &mut batch,
-                &mut workspace,
-                sequential,
-            ));
+            let mut problem = TargetProblem::new(circuit, &mut batch, &mut workspace);
+            let solved = solve(&mut problem);
             if let Err(error) = solved {
                 self.examples.z = before;
                 return Err(error);

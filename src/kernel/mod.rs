@@ -2,6 +2,8 @@
 //!
 //! The only place that knows which libraries do the work.
 
+use std::ops::Range;
+
 pub(crate) mod activation;
 pub(crate) mod cholesky;
 pub(crate) mod elementary;
@@ -9,7 +11,7 @@ pub(crate) mod product;
 mod reduction;
 
 pub(crate) use reduction::{
-    add_scaled, add_to, all_finite, dot, fill_columns, multiply, row_sums, scale, scale_columns,
+    add_scaled, add_to, all_finite, dot, fill_columns, multiply, multiply_by, row_sums, scale, scale_columns,
     squared_distance, subtract, subtract_from, total, total_magnitude,
 };
 
@@ -52,11 +54,26 @@ impl<'a, T> Write<'a, T> {
     }
 
     /// The same instruction for the part `range` of the buffer.
-    pub fn part(&mut self, range: std::ops::Range<usize>) -> Write<'_, T> {
+    pub fn part(&mut self, range: Range<usize>) -> Write<'_, T> {
         match self {
             Self::Skip => Write::Skip,
             Self::Set(buffer) => Write::Set(&mut buffer[range]),
             Self::Add(buffer) => Write::Add(&mut buffer[range]),
+        }
+    }
+
+    /// The instructions for the first `at` values, or all if there are fewer, and for the others.
+    pub(crate) fn split_at(self, at: usize) -> (Self, Self) {
+        match self {
+            Self::Skip => (Self::Skip, Self::Skip),
+            Self::Set(buffer) => {
+                let (first, second) = buffer.split_at_mut(at.min(buffer.len()));
+                (Self::Set(first), Self::Set(second))
+            }
+            Self::Add(buffer) => {
+                let (first, second) = buffer.split_at_mut(at.min(buffer.len()));
+                (Self::Add(first), Self::Add(second))
+            }
         }
     }
 
@@ -89,6 +106,8 @@ pub struct Matrix<'a, T> {
     pub(crate) stored_rows: usize,
     /// Columns as stored.
     pub(crate) stored_columns: usize,
+    /// Distance between stored columns.
+    pub(crate) stride: usize,
     pub(crate) transposed: bool,
 }
 
@@ -103,7 +122,38 @@ impl<'a, T> Matrix<'a, T> {
             data,
             stored_rows: rows,
             stored_columns: columns,
+            stride: rows,
             transposed: false,
+        }
+    }
+
+    /// Columns `range` of the matrix as it is read, without a copy.
+    ///
+    /// # Panics
+    /// If there are no such columns.
+    pub fn column_range(self, range: Range<usize>) -> Self {
+        let (start, count) = (range.start, range.len());
+        assert!(range.end <= self.columns(), "columns of a matrix");
+        if self.transposed {
+            // Up to the last value of the part: what follows it in the last column is not its own.
+            let end = match self.stored_columns {
+                0 => start,
+                columns => (columns - 1) * self.stride + range.end,
+            };
+            return Self {
+                data: &self.data[start..end],
+                stored_rows: count,
+                ..self
+            };
+        }
+        let end = match count {
+            0 => start * self.stride,
+            count => (start + count - 1) * self.stride + self.stored_rows,
+        };
+        Self {
+            data: &self.data[start * self.stride..end],
+            stored_columns: count,
+            ..self
         }
     }
 
@@ -136,9 +186,9 @@ impl<'a, T> Matrix<'a, T> {
     /// (distance between rows, distance between columns) in `data`.
     pub(crate) fn strides(&self) -> (usize, usize) {
         if self.transposed {
-            (self.stored_rows, 1)
+            (self.stride, 1)
         } else {
-            (1, self.stored_rows)
+            (1, self.stride)
         }
     }
 }

@@ -89,8 +89,9 @@ where
         Write::Add(out) => (out, true),
     };
     if narrow {
-        for (to, column) in out.chunks_exact_mut(m).zip(b.data.chunks_exact(k)) {
-            one_column(to, add, a, column);
+        // Not transposed: its columns stand whole.
+        for (to, column) in out.chunks_exact_mut(m).zip(b.data.chunks(b.stride)) {
+            one_column(to, add, a, &column[..k]);
         }
     } else {
         backend::product(out, add, a, 0..m, Columns::Matrix(b));
@@ -183,7 +184,12 @@ mod backend {
 
     fn view<T>(matrix: Matrix<'_, T>) -> MatRef<'_, T> {
         let (rows, columns) = (matrix.stored_rows, matrix.stored_columns);
-        let stored = MatRef::from_column_major_slice(matrix.data, rows, columns);
+        let stored = MatRef::from_column_major_slice_with_stride(
+            matrix.data,
+            rows,
+            columns,
+            matrix.stride,
+        );
         if matrix.transposed {
             stored.transpose()
         } else {

@@ -120,6 +120,18 @@ pub(crate) fn multiply<T: Scalar>(out: &mut [T], a: &[T], b: &[T]) {
     );
 }
 
+/// values ← values ⊙ other.
+pub(crate) fn multiply_by<T: Scalar>(values: &mut [T], other: &[T]) {
+    vectorise(
+        #[inline(always)]
+        || {
+            for (v, &o) in values.iter_mut().zip(other) {
+                *v *= o;
+            }
+        },
+    );
+}
+
 /// values ← factor · values.
 pub(crate) fn scale<T: Scalar>(values: &mut [T], factor: T) {
     vectorise(

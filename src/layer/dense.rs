@@ -1,10 +1,13 @@
 //! The fully connected layer.
 
+use std::ops::Range;
+
 use rand::Rng;
 
 use super::{Activation, Affine, Context, Layer, ParameterGroup, Point, Scratch};
+use crate::execution::{Columns, WriteColumns};
 use crate::init::Initializer;
-use crate::kernel::{dot, fill_columns, multiply, row_sums, scale};
+use crate::kernel::{dot, fill_columns, multiply, multiply_by, row_sums, scale};
 use crate::{Error, Matrix, Scalar, Write};
 
 /// Fully connected layer with a fused activation, ẑ = a(W z + b).
@@ -119,21 +122,6 @@ impl Dense {
         let weights = &parameters[..self.weight_count()];
         Matrix::new(weights, self.output_dim, self.input_dim)
     }
-
-    /// g ⊙ a′(pre-activation), in `work` unless a′ is 1 everywhere.
-    fn through_activation<'a, T: Scalar>(
-        &self,
-        at: &Point<'_, T>,
-        cotangent: &'a [T],
-        work: &'a mut [T],
-    ) -> &'a [T] {
-        if self.activation == Activation::Identity {
-            return cotangent;
-        }
-        let work = &mut work[..cotangent.len()];
-        multiply(work, cotangent, at.tape);
-        work
-    }
 }
 
 impl<T: Scalar> Layer<T> for Dense {
@@ -190,25 +178,39 @@ impl<T: Scalar> Layer<T> for Dense {
 
     fn forward(
         &self,
-        _context: &Context<'_>,
+        context: &Context<'_>,
         parameters: &[T],
         input: &[T],
         output: &mut [T],
         tape: Option<&mut [T]>,
         _work: &mut [T],
     ) {
-        let z = Matrix::new(input, self.input_dim, self.batch(input));
-        let product = if self.bias.is_some() {
-            fill_columns(output, &parameters[self.weight_count()..]);
-            Write::Add(&mut *output)
-        } else {
-            Write::Set(&mut *output)
+        let n = self.batch(input);
+        let (weights, bias) = parameters.split_at(self.weight_count());
+        let (w, z) = (self.matrix(weights), Matrix::new(input, self.input_dim, n));
+        let has_bias = self.bias.is_some();
+        let has_tape = tape.is_some();
+        let size = self.output_dim;
+        let columns = |values| Columns { values, size };
+        let data = (columns(output), columns(tape.unwrap_or_default()));
+        let forward = |range, (output, tape): (Columns<'_, T>, Columns<'_, T>)| {
+            let output = output.values;
+            let product = if has_bias {
+                fill_columns(output, bias);
+                Write::Add(&mut *output)
+            } else {
+                Write::Set(&mut *output)
+            };
+            T::matmul(product, w, z.column_range(range));
+            // The identity's derivative needs no tape.
+            if self.activation != Activation::Identity {
+                T::activate(self.activation, output, has_tape.then_some(tape.values));
+            }
         };
-        T::matmul(product, self.matrix(parameters), z);
-        // The identity's derivative needs no tape.
-        if self.activation != Activation::Identity {
-            T::activate(self.activation, output, tape);
-        }
+        let work = self.weight_count();
+        context
+            .execution
+            .for_each_block(n, work, data, forward);
     }
 
     fn vjp(
@@ -223,17 +225,42 @@ impl<T: Scalar> Layer<T> for Dense {
             return;
         }
         let n = self.batch(at.input);
-        let g = self.through_activation(at, cotangent, work);
-        let g_matrix = Matrix::new(g, self.output_dim, n);
-        if !d_parameters.is_skip() {
-            let weights = self.weight_count();
-            let z = Matrix::new(at.input, self.input_dim, n);
-            T::matmul(d_parameters.part(0..weights), g_matrix, z.t());
-            if self.bias.is_some() {
-                row_sums(d_parameters.part(weights..weights + self.output_dim), g);
-            }
+        let execution = at.context.execution;
+        let (size, inputs) = (self.output_dim, self.input_dim);
+        let (w, weights) = (self.matrix(at.parameters), self.weight_count());
+        let linear = self.activation == Activation::Identity;
+        // G = cotangent ⊙ a′(pre-activation), in `work` unless a′ is 1 everywhere, and Wᵀ G.
+        let shaped = if linear { &mut [][..] } else { &mut work[..size * n] };
+        let data = (
+            Columns { values: &mut *shaped, size },
+            WriteColumns { write: d_input, size: inputs },
+        );
+        let through = |range: Range<usize>, (shaped, d_input): (Columns<'_, T>, WriteColumns<'_, T>)| {
+            let own = range.start * size..range.end * size;
+            let g = if linear {
+                &cotangent[own]
+            } else {
+                multiply(shaped.values, &cotangent[own.clone()], &at.tape[own]);
+                shaped.values
+            };
+            let g = Matrix::new(g, size, range.len());
+            T::matmul(d_input.write, w.t(), g);
+        };
+        execution.for_each_block(n, weights, data, through);
+        if d_parameters.is_skip() {
+            return;
         }
-        T::matmul(d_input, self.matrix(at.parameters).t(), g_matrix);
+        let g = if linear { cotangent } else { shaped };
+        let z = Matrix::new(at.input, inputs, n).t();
+        let g_matrix = Matrix::new(g, size, n);
+        // Columns of G Zᵀ: inputs, not examples.
+        let data = WriteColumns { write: d_parameters.part(0..weights), size };
+        execution.for_each_block(inputs, size * n, data, |range, part| {
+            T::matmul(part.write, g_matrix, z.column_range(range));
+        });
+        if self.bias.is_some() {
+            row_sums(d_parameters.part(weights..weights + size), g);
+        }
     }
 
     fn jvp(
@@ -244,24 +271,37 @@ impl<T: Scalar> Layer<T> for Dense {
         tangent: &mut [T],
         _work: &mut [T],
     ) {
-        let n = self.batch(at.input);
-        tangent.fill(T::zero());
-        if let Some(v) = v_parameters {
-            if self.bias.is_some() {
+        let (n, size) = (self.batch(at.input), self.output_dim);
+        let linear = self.activation == Activation::Identity;
+        let data = Columns { values: tangent, size };
+        let push = |range: Range<usize>, tangent: Columns<'_, T>| {
+            let tangent = tangent.values;
+            let bias = v_parameters.filter(|_| self.bias.is_some());
+            if let Some(v) = bias {
                 fill_columns(tangent, &v[self.weight_count()..]);
             }
-            let z = Matrix::new(at.input, self.input_dim, n);
-            T::matmul(Write::Add(tangent), self.matrix(v), z);
-        }
-        if let Some(v) = v_input {
-            let v = Matrix::new(v, self.input_dim, n);
-            T::matmul(Write::Add(tangent), self.matrix(at.parameters), v);
-        }
-        if self.activation != Activation::Identity {
-            for (x, &slope) in tangent.iter_mut().zip(at.tape) {
-                *x *= slope;
+            let mut first = bias.is_none();
+            if first && v_parameters.is_none() && v_input.is_none() {
+                tangent.fill(T::zero());
             }
-        }
+            let mut add = |a: Matrix<'_, T>, b: &[T], tangent: &mut [T]| {
+                let columns = Matrix::new(b, self.input_dim, n).column_range(range.clone());
+                let write = if first { Write::Set(tangent) } else { Write::Add(tangent) };
+                T::matmul(write, a, columns);
+                first = false;
+            };
+            if let Some(v) = v_parameters {
+                add(self.matrix(v), at.input, tangent);
+            }
+            if let Some(v) = v_input {
+                add(self.matrix(at.parameters), v, tangent);
+            }
+            if !linear {
+                multiply_by(tangent, &at.tape[range.start * size..range.end * size]);
+            }
+        };
+        let execution = at.context.execution;
+        execution.for_each_block(n, self.weight_count(), data, push);
     }
 
     fn bound_scratch(&self) -> usize {

@@ -12,6 +12,7 @@ pub use dense::Dense;
 pub use sequential::Sequential;
 pub(crate) use sequential::check_chain;
 
+use crate::execution::Execution;
 use crate::{Error, Scalar, Write};
 use rand::Rng;
 
@@ -32,6 +33,8 @@ pub struct Context<'a> {
     /// The lasting numbers of the examples, one a column; empty for examples that the circuit does
     /// not own.
     pub examples: &'a [u64],
+    /// Who computes the columns; a layer may ignore it.
+    pub execution: Execution,
 }
 
 impl Context<'_> {
@@ -43,6 +46,7 @@ impl Context<'_> {
             visit: 0,
             training: false,
             examples: &[],
+            execution: Execution::Sequential,
         }
     }
 }

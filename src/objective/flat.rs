@@ -3,6 +3,7 @@
 use super::check_gradient;
 use super::layout::Layout;
 use crate::backprop::compose;
+use crate::execution::Execution;
 use crate::circuit::{Batch, Circuit, LocalProblem, Wanted, Workspace, add_input_parts};
 use crate::decoupled::DecoupledCircuit;
 use crate::decoupled::examples::{Columns, Gathered};
@@ -122,7 +123,7 @@ impl<'a, T: Scalar> Flat<'a, T> {
             self.problem(t, point).evaluate(wanted, local);
         }
         if z {
-            add_input_parts(workspace);
+            add_input_parts(workspace, Execution::Sequential);
         }
         workspace.check_energies(0)?;
         let energy = self.finite(Quantity::Energy, workspace.energy())?;

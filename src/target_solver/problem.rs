@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::circuit::local_problem::check_length;
-use crate::circuit::{Batch, BatchMut, Circuit, LocalWorkspace, Workspace};
+use crate::circuit::{Batch, BatchMut, Circuit, LocalProblem, LocalWorkspace, Workspace};
 use crate::execution::Execution;
 use crate::kernel::{add_scaled, add_to, all_finite, dot, squared_distance};
 use crate::{Error, Quantity, Scalar, Wanted};
@@ -17,7 +17,6 @@ pub struct TargetProblem<'a, 'b, T: Scalar> {
     pub(super) circuit: &'a Circuit<T>,
     pub(super) batch: &'a mut BatchMut<'b, T>,
     pub(super) workspace: &'a mut Workspace<T>,
-    pub(super) execution: Execution,
     /// λ_1, …, λ_{T−1}; empty if there are none.
     pub(super) multipliers: &'a [Vec<T>],
     /// Whether the predictions in the workspace are those of the present targets.
@@ -31,13 +30,11 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
         circuit: &'a Circuit<T>,
         batch: &'a mut BatchMut<'b, T>,
         workspace: &'a mut Workspace<T>,
-        execution: Execution,
     ) -> Self {
         Self {
             circuit,
             batch,
             workspace,
-            execution,
             multipliers: &[],
             predicted: false,
             begun: false,
@@ -70,6 +67,11 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
     /// The circuit, whose parameters stay as they are.
     pub fn circuit(&self) -> &Circuit<T> {
         self.circuit
+    }
+
+    /// How the layers' problems are scheduled.
+    pub(super) fn execution(&self) -> Execution {
+        self.batch.execution
     }
 
     /// z_0, …, z_T.
@@ -211,18 +213,31 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
     pub fn predict(&mut self) {
         if !self.predicted {
             self.circuit
-                .predict_locally(self.batch.view(), self.workspace, self.execution);
+                .predict_locally(self.batch.view(), self.workspace);
             (self.predicted, self.begun) = (true, true);
         }
     }
 
     /// E, and the wanted gradients ∂E/∂θ_t and ∂E/∂z_t into the workspace.
     pub fn evaluate(&mut self, parameters: bool, targets: bool) -> T {
-        self.predict();
+        let predict = !self.predicted;
         let batch = view(self.batch, self.multipliers);
-        let (workspace, execution) = (&mut *self.workspace, self.execution);
+        let wanted = [parameters, targets];
         self.circuit
-            .differentiate(batch, parameters, targets, workspace, execution)
+            .differentiate(batch, predict, wanted, self.workspace);
+        (self.predicted, self.begun) = (true, true);
+        self.workspace.energy()
+    }
+
+    /// [`TargetProblem::evaluate`] with all gradients, but for the two parts of ∂E/∂z_t, which stay
+    /// apart ([`Circuit::differentiate_apart`]), and the squared gap.
+    pub(crate) fn evaluate_apart(&mut self) -> (T, T) {
+        let predict = !self.predicted;
+        let batch = view(self.batch, self.multipliers);
+        self.circuit
+            .differentiate_apart(batch, predict, [true; 2], self.workspace, measure_gap);
+        (self.predicted, self.begun) = (true, true);
+        (self.workspace.energy(), self.total_gap())
     }
 
     /// [`TargetProblem::evaluate`] with predictions and Jacobians left as they are in the
@@ -249,10 +264,18 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
     /// Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖² over the hidden layers, without weights or μ.
     pub fn squared_gap(&mut self) -> T {
         self.predict();
-        let batch = self.batch.view();
-        (1..self.circuit.depth()).fold(T::zero(), |sum, t| {
-            sum + squared_distance(batch.z(t), &self.workspace.locals[t - 1].prediction)
-        })
+        let (circuit, batch) = (self.circuit, self.batch.view());
+        let locals = &mut self.workspace.locals;
+        batch.execution.for_each(locals, |t, local| {
+            measure_gap(&circuit.local_problem(t, batch), local);
+        });
+        self.total_gap()
+    }
+
+    fn total_gap(&self) -> T {
+        let hidden = &self.workspace.locals[..self.circuit.depth() - 1];
+        let gaps = hidden.iter().map(|local| local.squared_gap);
+        gaps.fold(T::zero(), |sum, gap| sum + gap)
     }
 
     /// ℓ_t, and ∂E/∂θ_t alone into the workspace.
@@ -335,7 +358,7 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
         let batch = view(self.batch, self.multipliers);
         let circuit = self.circuit;
         let locals = &mut self.workspace.locals[first - 1..];
-        self.execution.for_each_chunk(locals, 2, |i, pair| {
+        batch.execution.for_each_chunk(locals, 2, |i, pair| {
             if pair.len() == 2 {
                 gradient_of(circuit, batch, first + 2 * i, pair);
             }
@@ -347,7 +370,7 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
     pub(super) fn predict_alternate(&mut self, first: usize) {
         let (circuit, batch) = (self.circuit, self.batch.view());
         let locals = &mut self.workspace.locals[first..];
-        self.execution.for_each_chunk(locals, 2, |i, pair| {
+        batch.execution.for_each_chunk(locals, 2, |i, pair| {
             circuit
                 .local_problem(first + 2 * i, batch)
                 .predict(&mut pair[0]);
@@ -386,6 +409,7 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
             own.clear();
             own.extend_from_slice(&all[columns.start * dim..columns.end * dim]);
         }
+        self.batch.keep_all();
         let batch = &mut *self.batch;
         let mut part = BatchMut {
             dims: batch.dims,
@@ -398,8 +422,10 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
             },
             visit: batch.visit,
             training: batch.training,
+            execution: batch.execution,
+            undo: None,
         };
-        let mut problem = TargetProblem::new(self.circuit, &mut part, workspace, self.execution);
+        let mut problem = TargetProblem::new(self.circuit, &mut part, workspace);
         problem.multipliers = multipliers;
         work(&mut problem)
     }
@@ -413,8 +439,10 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
     ) {
         self.predicted = false;
         let locals = &self.workspace.locals;
-        let (z, range) = self.batch.hidden_mut();
-        self.execution.for_each_pair(z, states, |i, z, state| {
+        let execution = self.batch.execution;
+        self.batch.keep_all();
+        let (z, range, _) = self.batch.hidden_mut();
+        execution.for_each_pair(z, states, |i, z, state| {
             change(&mut z[range(i)], &locals[i].d_target, state);
         });
     }
@@ -430,6 +458,11 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
         let gradient = self.workspace.target_gradient(t);
         check_finite(Quantity::TargetGradient, t, step, gradient)
     }
+}
+
+/// Σᵢ ‖zⁱ − ẑⁱ‖² of one layer, at its current prediction.
+fn measure_gap<T: Scalar>(problem: &LocalProblem<'_, T>, local: &mut LocalWorkspace<T>) {
+    local.squared_gap = squared_distance(problem.target, &local.prediction);
 }
 
 /// ∂E/∂z_t from the local problems of layers t − 1 and t, into the first's workspace.
@@ -457,7 +490,7 @@ fn gradient_of<T: Scalar>(
 }
 
 /// The batch as it stands in a problem with multipliers.
-pub(super) fn view<'a, T>(batch: &'a BatchMut<'_, T>, multipliers: &'a [Vec<T>]) -> Batch<'a, T> {
+pub(super) fn view<'a, T: Copy>(batch: &'a BatchMut<'_, T>, multipliers: &'a [Vec<T>]) -> Batch<'a, T> {
     Batch {
         multipliers,
         ..batch.view()

@@ -5,7 +5,6 @@ use crate::circuit::Workspace;
 use crate::decoupled::DecoupledCircuit;
 use crate::diagnostics::lambda_max::lambda_max;
 use crate::diagnostics::product::Part;
-use crate::execution::Execution;
 use crate::{Error, Quantity, Scalar, Selection};
 
 /// Statement 10: estimates of λ_max of the Gauss-Newton matrix of E in z = (z_1, …, z_{T−1}), at
@@ -66,7 +65,7 @@ pub fn largest_curvature<T: Scalar>(
     }
     model.with_batch(selection, "statement 10", |batch| {
         let mut workspace = Workspace::new(circuit, batch.len());
-        circuit.predict_locally(batch, &mut workspace, Execution::Sequential);
+        circuit.predict_locally(batch, &mut workspace);
         for t in 0..circuit.depth() {
             finite(Quantity::Prediction, t, workspace.local(t).prediction())?;
         }

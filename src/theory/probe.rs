@@ -3,7 +3,6 @@
 use crate::circuit::{BatchMut, Workspace};
 use crate::decoupled::examples::Gathered;
 use crate::decoupled::{DecoupledCircuit, Gradients};
-use crate::execution::Execution;
 use crate::kernel::all_finite;
 use crate::target_solver::TargetProblem;
 use crate::{Error, Quantity, Scalar, Selection};
@@ -27,8 +26,7 @@ pub(super) fn on_a_copy<T: Scalar, R>(
         ..gathered.view_mut(circuit.dims(), 0)
     };
     let mut workspace = Workspace::new(circuit, 0);
-    let sequential = Execution::Sequential;
-    let mut problem = TargetProblem::new(circuit, &mut batch, &mut workspace, sequential);
+    let mut problem = TargetProblem::new(circuit, &mut batch, &mut workspace);
     work(&mut problem)
 }
 

@@ -9,33 +9,50 @@ use crate::{Error, Scalar};
 pub(super) struct ExampleMemory<T> {
     /// The examples' numbers in increasing order, one a column.
     ids: Vec<u64>,
-    /// Values of one example, by hidden layer.
-    lengths: Vec<usize>,
-    pub(super) values: Vec<Vec<T>>,
+    layers: Vec<LayerMemory<T>>,
     /// Columns of the batch under way.
     columns: Vec<usize>,
 }
+
+/// The values of one hidden layer: for every example `slots` arrays of d_t.
+///
+/// They stand in groups of [`GROUP`] examples: of each group first the first array of all its
+/// examples, then the second, and so on, so that an optimiser can update a whole group at once. With
+/// one slot the values of an example simply follow those of the example before it.
+#[derive(Debug, Clone)]
+pub(super) struct LayerMemory<T> {
+    slots: usize,
+    dim: usize,
+    values: Vec<T>,
+    /// The arrays of one example, where they do not stand together.
+    example: Vec<T>,
+}
+
+/// Examples that stand together.
+pub(super) const GROUP: usize = 16;
 
 impl<T: Scalar> ExampleMemory<T> {
     pub(super) fn new() -> Self {
         Self {
             ids: Vec::new(),
-            lengths: Vec::new(),
-            values: Vec::new(),
+            layers: Vec::new(),
             columns: Vec::new(),
         }
     }
 
     /// `slots` values for every unit of every hidden layer, all zero.
     pub(super) fn start(&mut self, model: &DecoupledCircuit<T>, slots: usize) {
-        let hidden = 1..model.circuit().depth();
-        let dims = &model.circuit().dims()[hidden];
         self.ids = model.examples().to_vec();
-        self.lengths = dims.iter().map(|dim| slots * dim).collect();
-        let arrays = self.lengths.iter();
-        let zeros = |length: &usize| vec![T::zero(); length * self.ids.len()];
-        self.values = arrays.map(zeros).collect();
-        self.columns = Vec::with_capacity(self.ids.len());
+        let count = self.ids.len();
+        let layer = |&dim: &usize| LayerMemory {
+            slots,
+            dim,
+            values: vec![T::zero(); slots * dim * count],
+            example: vec![T::zero(); slots * dim],
+        };
+        let hidden = 1..model.circuit().depth();
+        self.layers = model.circuit().dims()[hidden].iter().map(layer).collect();
+        self.columns = Vec::with_capacity(count);
     }
 
     /// Finds the columns of a batch's examples.
@@ -45,6 +62,10 @@ impl<T: Scalar> ExampleMemory<T> {
     /// it never began: a scheme that wraps another must forward [`Scheme::start`](crate::Scheme)).
     pub(super) fn locate(&mut self, examples: &[u64]) -> Result<(), Error> {
         self.columns.clear();
+        if examples == self.ids {
+            self.columns.extend(0..self.ids.len());
+            return Ok(());
+        }
         for &example in examples {
             let found = self.ids.binary_search(&example);
             let count = self.ids.len();
@@ -54,24 +75,64 @@ impl<T: Scalar> ExampleMemory<T> {
         Ok(())
     }
 
-    /// The columns of the batch, and the values of all examples.
-    pub(super) fn columns_and_values(&mut self) -> (&[usize], &mut [Vec<T>]) {
-        (&self.columns, &mut self.values)
+    /// The columns of the batch, and the values of all examples, by hidden layer.
+    pub(super) fn parts(&mut self) -> (&[usize], &mut [LayerMemory<T>]) {
+        (&self.columns, &mut self.layers)
     }
 
-    /// The values of z_t's layer for each example of the batch, in order.
+    /// Whether the batch is all examples, in their order.
+    pub(super) fn is_whole(&self) -> bool {
+        self.columns.len() == self.ids.len() && self.columns.is_sorted()
+    }
+
+    /// Number of hidden layers.
+    pub(super) fn hidden(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// The values of z_t's layer for each example of the batch, in order, of a memory of one slot.
     pub(super) fn batch(&self, t: usize) -> impl Iterator<Item = &[T]> {
-        let (values, length) = (&self.values[t - 1], self.lengths[t - 1]);
-        self.columns
-            .iter()
-            .map(move |&column| &values[column * length..(column + 1) * length])
+        let LayerMemory { dim, values, .. } = &self.layers[t - 1];
+        let columns = self.columns.iter();
+        columns.map(move |&column| &values[column * dim..(column + 1) * dim])
     }
 
     /// Calls `change` on the values of z_t's layer for each example of the batch, in order.
     pub(super) fn update(&mut self, t: usize, mut change: impl FnMut(usize, &mut [T])) {
-        let (values, length) = (&mut self.values[t - 1], self.lengths[t - 1]);
         for (i, &column) in self.columns.iter().enumerate() {
-            change(i, &mut values[column * length..(column + 1) * length]);
+            self.layers[t - 1].update(column, |own| change(i, own));
         }
+    }
+}
+
+impl<T: Scalar> LayerMemory<T> {
+    /// Calls `change` on the arrays of the example in `column`, one after another.
+    pub(super) fn update(&mut self, column: usize, change: impl FnOnce(&mut [T])) {
+        let (slots, dim) = (self.slots, self.dim);
+        if slots <= 1 {
+            return change(&mut self.values[slots * column * dim..slots * (column + 1) * dim]);
+        }
+        let mut example = std::mem::take(&mut self.example);
+        let group = self.group(column / GROUP);
+        let place = column % GROUP;
+        let own = place * dim..(place + 1) * dim;
+        let length = group.len() / slots;
+        let arrays = example.chunks_exact_mut(dim);
+        for (to, from) in arrays.zip(group.chunks_exact(length)) {
+            to.copy_from_slice(&from[own.clone()]);
+        }
+        change(&mut example);
+        let arrays = example.chunks_exact(dim);
+        for (from, to) in arrays.zip(group.chunks_exact_mut(length)) {
+            to[own.clone()].copy_from_slice(from);
+        }
+        self.example = example;
+    }
+
+    /// The arrays of the g-th group of examples, one after another.
+    pub(super) fn group(&mut self, g: usize) -> &mut [T] {
+        let size = GROUP * self.slots * self.dim;
+        let end = ((g + 1) * size).min(self.values.len());
+        &mut self.values[g * size..end]
     }
 }

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use super::example_memory::ExampleMemory;
+use super::example_memory::{ExampleMemory, GROUP, LayerMemory};
 use super::visit::{Scheme, Visit};
+use crate::circuit::batch::Kept;
 use crate::decoupled::DecoupledCircuit;
+use crate::kernel::{add_to, all_finite};
 use crate::optimizer::{Optimizer, Step};
-use crate::{Error, Scalar};
+use crate::{Error, Quantity, Scalar};
 
 /// Joint descent on θ and z: both gradients of E at the same point, both updated at once.
 ///
@@ -29,6 +31,16 @@ pub struct JointDescent<T: Scalar> {
     memory: ExampleMemory<T>,
     /// Steps of each example, by column.
     steps: Vec<u64>,
+    moves: Vec<Move<T>>,
+}
+
+/// One hidden layer's step under way.
+#[derive(Debug, Clone)]
+struct Move<T> {
+    /// ∂E/∂z_t.
+    gradient: Vec<T>,
+    gradient_is_finite: bool,
+    target_is_finite: bool,
 }
 
 impl<T: Scalar> JointDescent<T> {
@@ -38,6 +50,7 @@ impl<T: Scalar> JointDescent<T> {
             rule: Arc::new(rule),
             memory: ExampleMemory::new(),
             steps: Vec::new(),
+            moves: Vec::new(),
         }
     }
 }
@@ -46,43 +59,134 @@ impl<T: Scalar> Scheme<T> for JointDescent<T> {
     fn start(&mut self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
         self.memory.start(model, self.rule.slots());
         self.steps = vec![0; model.examples().len()];
+        let moves = (1..model.circuit().depth()).map(|_| Move {
+            gradient: Vec::new(),
+            gradient_is_finite: true,
+            target_is_finite: true,
+        });
+        self.moves = moves.collect();
         Ok(())
     }
 
     fn visit(&mut self, visit: &mut Visit<'_, '_, T>) -> Result<T, Error> {
         let number = visit.steps();
-        let mut problem = visit.target_problem();
-        let energy = problem.evaluate(true, true);
-        let gap = problem.squared_gap();
-        for t in 1..problem.circuit().depth() {
-            problem.check_target_gradient(t, number)?;
-        }
-        self.memory.locate(problem.batch().examples())?;
-        let (columns, states) = self.memory.columns_and_values();
+        self.memory.locate(visit.batch().examples())?;
+        let (energy, gap) = visit.target_problem().evaluate_apart();
+        let whole = self.memory.is_whole();
+        let (columns, memory) = self.memory.parts();
         for &column in columns {
             self.steps[column] += 1;
         }
-        let (rule, steps) = (&self.rule, &self.steps);
-        let slots = rule.slots();
-        let weights = problem.example_weights();
-        // Both gradients stand in the workspace, so the order of the two updates is free. If that of
-        // θ fails, the run puts the targets back.
-        problem.attempt(number, |problem| {
-            problem.update_all(states, |z, gradient, state| {
-                let dim = z.len() / columns.len();
-                let targets = z.chunks_exact_mut(dim).zip(gradient.chunks_exact(dim));
-                for (i, (z, gradient)) in targets.enumerate() {
-                    let column = columns[i];
-                    let own = &mut state[column * slots * dim..(column + 1) * slots * dim];
-                    let weight = weights.map_or(1.0, |w| w[i].as_f64());
-                    let step = Step::new(steps[column], 1.0).with_gradient_factor(1.0 / weight);
-                    rule.update(step, z, gradient, own);
+        let steps = Steps {
+            rule: self.rule.as_ref(),
+            columns,
+            steps: &self.steps,
+            weights: visit.batch.weights,
+            // Whether one step is everybody's.
+            alike: whole
+                && visit.batch.weights.is_empty()
+                && self.steps.iter().all(|&own| own == self.steps[0]),
+        };
+        let moves = &mut self.moves;
+        for (own, local) in moves.iter_mut().zip(&mut visit.workspace.locals) {
+            std::mem::swap(&mut own.gradient, &mut local.d_target);
+        }
+        let (circuit, gradients) = (&*visit.circuit, &*visit.workspace);
+        let execution = circuit.fitted(visit.batch.view()).execution;
+        let step = visit
+            .optimizer
+            .begin(gradients, columns.len(), visit.factor, |_| true);
+        let (rule, layers) = visit.optimizer.parts();
+        let (z, range, kept) = visit.batch.hidden_mut();
+        // θ_t and z_{t+1} beside each other: both gradients stand, so the order is free. If a step
+        // fails, the run puts the targets back.
+        let data = (layers, (z, kept), (&mut moves[..], memory));
+        execution.for_each_item(
+            circuit.depth(),
+            data,
+            |t, (layer, (z, kept), (own, memory))| {
+                for layer in layer {
+                    layer.step(rule, step, circuit, t, gradients, execution);
                 }
-            });
-            Ok(())
-        })?;
-        visit.step_parameters()?;
+                if let ([z], [own], [memory]) = (z, own, memory) {
+                    let input_part = gradients.local(t + 1).input_gradient();
+                    steps.make(own, &mut z[range(t)], input_part, kept.first_mut(), memory);
+                }
+            },
+        );
+        for (own, local) in moves.iter_mut().zip(&mut visit.workspace.locals) {
+            std::mem::swap(&mut own.gradient, &mut local.d_target);
+        }
+        drop(range);
+        check(moves, number)?;
+        visit.workspace.check_energies(number)?;
+        visit.optimizer.commit(visit.circuit)?;
         visit.record_gap_met(gap);
         Ok(energy)
     }
+}
+
+/// The steps of z that one visit makes.
+struct Steps<'a, T: Scalar> {
+    rule: &'a dyn Optimizer<T>,
+    columns: &'a [usize],
+    /// By column.
+    steps: &'a [u64],
+    weights: &'a [T],
+    alike: bool,
+}
+
+impl<T: Scalar> Steps<'_, T> {
+    /// Moves one z_t along its gradient, whose target part stands in `own`.
+    fn make(
+        &self,
+        own: &mut Move<T>,
+        z: &mut [T],
+        input_part: &[T],
+        kept: Option<&mut Kept<T>>,
+        memory: &mut LayerMemory<T>,
+    ) {
+        if let Some(kept) = kept {
+            kept.keep(z);
+        }
+        let dim = z.len() / self.columns.len();
+        (own.gradient_is_finite, own.target_is_finite) = (true, true);
+        // Group by group, while its values are in the nearest cache.
+        let size = GROUP * dim;
+        let gradients = own.gradient.chunks_mut(size).zip(input_part.chunks(size));
+        for (g, (z, (gradient, input_part))) in z.chunks_mut(size).zip(gradients).enumerate() {
+            add_to(gradient, input_part);
+            own.gradient_is_finite &= all_finite(gradient);
+            if self.alike {
+                let step = Step::new(self.steps[0], 1.0);
+                self.rule.update(step, z, gradient, memory.group(g));
+            } else {
+                let columns = z.chunks_exact_mut(dim).zip(gradient.chunks_exact(dim));
+                for (i, (z, gradient)) in (g * GROUP..).zip(columns) {
+                    let column = self.columns[i];
+                    let weight = self.weights.get(i).map_or(1.0, |w| w.as_f64());
+                    let step = Step::new(self.steps[column], 1.0);
+                    let step = step.with_gradient_factor(1.0 / weight);
+                    memory.update(column, |state| self.rule.update(step, z, gradient, state));
+                }
+            }
+            own.target_is_finite &= all_finite(z);
+        }
+    }
+}
+
+/// Whether all gradients and new targets are finite, z_1 first.
+fn check<T>(moves: &[Move<T>], step: u64) -> Result<(), Error> {
+    let fault = |quantity, at: Option<usize>| match at {
+        None => Ok(()),
+        Some(i) => Err(Error::NonFinite {
+            quantity,
+            layer: i + 1,
+            step,
+        }),
+    };
+    let gradient = moves.iter().position(|own| !own.gradient_is_finite);
+    fault(Quantity::TargetGradient, gradient)?;
+    let target = moves.iter().position(|own| !own.target_is_finite);
+    fault(Quantity::Target, target)
 }

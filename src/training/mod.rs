@@ -6,6 +6,7 @@ mod backprop_scheme;
 mod example_memory;
 mod fixed_prediction;
 mod joint;
+mod parameter_optimizer;
 mod penalties;
 mod penalty_growth;
 mod phase;

@@ -3,7 +3,6 @@
 use super::penalty_growth::{PenaltyGrowth, Windows};
 use crate::circuit::local_problem::check_weights;
 use crate::circuit::{Batch, Circuit, Workspace};
-use crate::execution::Execution;
 use crate::kernel::squared_distance;
 use crate::schedule::Schedule;
 use crate::{Error, Quantity, Scalar};
@@ -83,12 +82,11 @@ impl<T: Scalar> Penalties<T> {
         circuit: &Circuit<T>,
         batch: Batch<'_, T>,
         workspace: &mut Workspace<T>,
-        execution: Execution,
     ) -> Result<(), Error> {
         let Mover::Growth(windows) = &mut self.mover else {
             return Ok(());
         };
-        circuit.predict_locally(batch, workspace, execution);
+        circuit.predict_locally(batch, workspace);
         let square = |t: usize| {
             let prediction = &workspace.locals[t - 1].prediction;
             squared_distance(batch.z(t), prediction).as_f64()

@@ -53,7 +53,7 @@ impl<T: Scalar> Residuals<T> {
 
     /// r_t ← z_t − f(z_{t−1}), for the batch of the last `load` and its current predictions.
     pub(super) fn store(&mut self, batch: Batch<'_, T>, workspace: &Workspace<T>) {
-        for t in 1..=self.memory.values.len() {
+        for t in 1..=self.memory.hidden() {
             let (z, prediction) = (batch.z(t), workspace.local(t - 1).prediction());
             self.memory.update(t, |i, residual| {
                 let own = i * residual.len()..(i + 1) * residual.len();

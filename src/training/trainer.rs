@@ -12,7 +12,8 @@ use super::penalties::{Penalties, PenaltyRange};
 use super::phase::Phase;
 use super::report::{EpochRecord, PhaseReport, Progress, StopReason, TrainingReport};
 use super::stopping::{Stopping, Tracker};
-use super::visit::{ParameterOptimizer, Told, Visit};
+use super::parameter_optimizer::ParameterOptimizer;
+use super::visit::{Told, Visit};
 use crate::circuit::Workspace;
 use crate::decoupled::DecoupledCircuit;
 use crate::decoupled::examples::{Chosen, Gathered, lend};
@@ -26,7 +27,8 @@ use crate::{Error, Scalar};
 /// | option | default | meaning |
 /// |---|---|---|
 /// | `seed` | 0 | seed of the shuffling |
-/// | `threads` | 1 | threads that share the layers' problems (feature `rayon`), at most one a layer |
+/// | `threads` | 1 | threads that share the work (feature `rayon`) |
+/// | `execution` | automatic | what the threads share: layers, columns, or whichever fits |
 /// | `measure_every` | 1 | epochs between measurements of composed loss, gap and validation loss; 0: never |
 /// | `validation` | none | examples that are never trained on |
 /// | `time_limit` | none | time of the whole run, looked at between visits |
@@ -63,6 +65,8 @@ pub struct Trainer<T: Scalar> {
     phases: Vec<Phase<T>>,
     seed: u64,
     threads: usize,
+    #[cfg(feature = "rayon")]
+    execution: Execution,
     measure_every: u64,
     validation: Option<(DMatrix<T>, DMatrix<T>)>,
     time_limit: Option<Duration>,
@@ -76,6 +80,8 @@ impl<T: Scalar> Trainer<T> {
             phases: vec![phase],
             seed: 0,
             threads: 1,
+            #[cfg(feature = "rayon")]
+            execution: Execution::Automatic,
             measure_every: 1,
             validation: None,
             time_limit: None,
@@ -95,9 +101,16 @@ impl<T: Scalar> Trainer<T> {
         self
     }
 
-    /// Threads that share the layers' problems, at least 1; more than 1 needs the feature `rayon`.
+    /// Threads that share the work, at least 1; more than 1 needs the feature `rayon`.
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = threads;
+        self
+    }
+
+    /// What the threads share, if there are several; [`Execution::Automatic`] unless set.
+    #[cfg(feature = "rayon")]
+    pub fn execution(mut self, execution: Execution) -> Self {
+        self.execution = execution;
         self
     }
 
@@ -161,16 +174,16 @@ impl<T: Scalar> Trainer<T> {
         }
         #[cfg(feature = "rayon")]
         {
-            // More threads than layers would only sleep.
             let pool = rayon::ThreadPoolBuilder::new()
-                .num_threads(self.threads.min(model.circuit.depth()))
+                .num_threads(self.threads)
                 .build()
                 .map_err(|e| Error::ThreadPool {
                     threads: self.threads,
                     reason: e.to_string(),
                 })?;
             // Entering the pool once a run, not once a step.
-            pool.install(|| self.train(model, callback, Execution::Layers))
+            let execution = self.execution;
+            pool.install(|| self.train(model, callback, execution))
         }
     }
 
@@ -408,6 +421,7 @@ impl<T: Scalar> Run<'_, T> {
                 targets,
                 &mut self.gathered,
                 |mut batch| {
+                    batch.execution = self.execution;
                     let value = scheme.visit(&mut Visit {
                         circuit,
                         batch: &mut batch,
@@ -416,9 +430,8 @@ impl<T: Scalar> Run<'_, T> {
                         told: &mut sums.told,
                         factor: sums.factor,
                         number,
-                        execution: self.execution,
                     })?;
-                    penalties.observe(circuit, batch.view(), workspace, self.execution)?;
+                    penalties.observe(circuit, batch.view(), workspace)?;
                     Ok(value)
                 },
             );
@@ -507,8 +520,9 @@ fn measure<T: Scalar>(
     let (mut loss, mut squares) = (0.0, 0.0);
     for start in (0..n).step_by(size) {
         let batch = model.examples.run(start..(start + size).min(n), 0, false);
+        let batch = batch.with_execution(execution);
         loss += circuit.composed_loss_on(batch, workspace).as_f64();
-        circuit.predict_locally(batch, workspace, execution);
+        circuit.predict_locally(batch, workspace);
         for t in 1..circuit.depth() {
             let prediction = &workspace.locals[t - 1].prediction;
             squares += squared_distance(batch.z(t), prediction).as_f64();

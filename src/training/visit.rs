@@ -1,13 +1,10 @@
 //! One visit of a training scheme to one batch.
 
 use std::fmt::Debug;
-use std::sync::Arc;
 
+use super::parameter_optimizer::ParameterOptimizer;
 use crate::circuit::{Batch, BatchMut, Circuit, Workspace};
 use crate::decoupled::DecoupledCircuit;
-use crate::execution::Execution;
-use crate::kernel::all_finite;
-use crate::optimizer::{Optimizer, Step};
 use crate::parameter_solver::ParameterSolvers;
 use crate::schedule::Schedule;
 use crate::target_solver::{SolveReport, TargetProblem};
@@ -55,17 +52,6 @@ pub trait Scheme<T: Scalar>: Debug + Send {
     }
 }
 
-/// The optimiser of θ with its state.
-#[derive(Debug, Clone)]
-pub(crate) struct ParameterOptimizer<T: Scalar> {
-    rule: Arc<dyn Optimizer<T>>,
-    /// Of each layer the rule's state, then room for the parameters before a step.
-    states: Vec<Vec<T>>,
-    max_norm: Option<f64>,
-    /// Completed steps.
-    pub(crate) steps: u64,
-}
-
 /// What the visits of an epoch tell: Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖² as they met and as they left it, and what
 /// their Z-steps did.
 #[derive(Debug, Default)]
@@ -73,24 +59,6 @@ pub(crate) struct Told {
     pub(crate) met: Option<f64>,
     pub(crate) left: Option<f64>,
     pub(crate) solved: Option<SolveReport>,
-}
-
-impl<T: Scalar> ParameterOptimizer<T> {
-    pub(crate) fn new(
-        rule: Arc<dyn Optimizer<T>>,
-        circuit: &Circuit<T>,
-        max_norm: Option<f64>,
-    ) -> Self {
-        let states = (0..circuit.depth())
-            .map(|t| vec![T::zero(); (rule.slots() + 1) * circuit.parameters(t).len()])
-            .collect();
-        Self {
-            rule,
-            states,
-            max_norm,
-            steps: 0,
-        }
-    }
 }
 
 /// Everything a [`Scheme`] works with during one visit.
@@ -104,7 +72,6 @@ pub struct Visit<'a, 'b, T: Scalar> {
     pub(crate) factor: f64,
     /// The number of the visit in its phase, from 0, and how many there are at most.
     pub(crate) number: (u64, u64),
-    pub(crate) execution: Execution,
 }
 
 impl<'b, T: Scalar> Visit<'_, 'b, T> {
@@ -142,7 +109,7 @@ impl<'b, T: Scalar> Visit<'_, 'b, T> {
     /// The problem of moving the targets, θ fixed; with
     /// [`TargetProblem::evaluate`] also the way to the parameter gradients.
     pub fn target_problem(&mut self) -> TargetProblem<'_, 'b, T> {
-        TargetProblem::new(self.circuit, self.batch, self.workspace, self.execution)
+        TargetProblem::new(self.circuit, self.batch, self.workspace)
     }
 
     /// The composed objective on the batch ([`Circuit::backprop`]: weights and regularisers included,
@@ -212,7 +179,7 @@ impl<'b, T: Scalar> Visit<'_, 'b, T> {
         };
         solvers.solve(
             &mut self.workspace.locals,
-            self.execution,
+            self.batch.execution,
             steps,
             |t| circuit.local_problem(t, batch),
             |problem, local| {
@@ -224,54 +191,18 @@ impl<'b, T: Scalar> Visit<'_, 'b, T> {
 
     /// Gives every layer its solution, or a step along the gradient in the workspace if it has none.
     fn update(&mut self, solutions: &[Option<Vec<T>>]) -> Result<(), Error> {
-        let steps = self.optimizer.steps;
         let solution = |t: usize| solutions.get(t).and_then(Option::as_deref);
-        let steps_along = |t: usize| solution(t).is_none();
-        self.workspace
-            .check_parameter_gradients(steps, steps_along)?;
-        let mut mean = 1.0 / self.batch.ids.len() as f64;
-        if let Some(max) = self.optimizer.max_norm {
-            let norm = mean * self.workspace.parameter_gradient_norm(steps_along);
-            if norm > max {
-                mean *= max / norm;
-            }
-        }
-        let step = Step::new(steps + 1, self.factor).with_gradient_factor(mean);
-        let (rule, locals) = (&self.optimizer.rule, &self.workspace.locals);
-        let states = &mut self.optimizer.states;
-        let (all, groups) = self.circuit.parameters_and_groups();
-        self.execution.for_each_pair(all, states, |t, own, state| {
-            let slots = rule.slots();
-            let (mut rest, previous) = state.split_at_mut(slots * own.len());
-            previous.copy_from_slice(own);
-            if let Some(solution) = solution(t) {
-                return own.copy_from_slice(solution);
-            }
-            for group in &groups[t].all {
-                let range = group.range.clone();
-                let (state, others) = rest.split_at_mut(slots * range.len());
-                rest = others;
-                let gradient = &locals[t].d_parameters[range.clone()];
-                rule.update(
-                    step.with_decay(group.decays),
-                    &mut own[range],
-                    gradient,
-                    state,
-                );
-            }
+        let examples = self.batch.ids.len();
+        let gradients = &*self.workspace;
+        let step = self
+            .optimizer
+            .begin(gradients, examples, self.factor, |t| solution(t).is_none());
+        let (circuit, execution) = (&*self.circuit, self.batch.execution);
+        let (rule, layers) = self.optimizer.parts();
+        execution.for_each(layers, |t, own| match solution(t) {
+            Some(solution) => own.take(solution),
+            None => own.step(rule, step, circuit, t, gradients, execution),
         });
-        if let Some(layer) = all.iter().position(|own| !all_finite(own)) {
-            for (own, state) in all.iter_mut().zip(states) {
-                let start = rule.slots() * own.len();
-                own.copy_from_slice(&state[start..]);
-            }
-            return Err(Error::NonFinite {
-                quantity: Quantity::Parameter,
-                layer,
-                step: steps,
-            });
-        }
-        self.optimizer.steps += 1;
-        Ok(())
+        self.optimizer.commit(self.circuit)
     }
 }

@@ -82,7 +82,7 @@ impl<T: Scalar> BlockTridiagonal<T> {
     pub(super) fn solve(&mut self, problem: &mut TargetProblem<'_, '_, T>, system: &mut System<T>) {
         self.fit(problem.circuit, system);
         self.assemble(problem, system);
-        let execution = problem.execution;
+        let execution = problem.execution();
         let dims = &system.dims;
         let wanted = &system.wanted;
         for level in &self.levels {
@@ -168,7 +168,7 @@ impl<T: Scalar> BlockTridiagonal<T> {
 
     /// The blocks of H + λ I, column by column: a product with a unit vector for all examples at once.
     fn assemble(&mut self, problem: &mut TargetProblem<'_, '_, T>, system: &System<T>) {
-        let (circuit, execution) = (problem.circuit, problem.execution);
+        let (circuit, execution) = (problem.circuit, problem.execution());
         let batch = view(problem.batch, problem.multipliers);
         let n = system.wanted.len();
         let locals = &mut problem.workspace.locals;

@@ -153,7 +153,7 @@ impl<T: Scalar> ConjugateGradients<T> {
 
     /// H p for the directions p, undamped, without example weights.
     fn multiply(&mut self, problem: &mut TargetProblem<'_, '_, T>) {
-        let (circuit, execution) = (problem.circuit, problem.execution);
+        let (circuit, execution) = (problem.circuit, problem.execution());
         let batch = view(problem.batch, problem.multipliers);
         let vectors = &self.vectors;
         let locals = &mut problem.workspace.locals;

@@ -369,36 +369,39 @@ impl<T: Scalar> Circuit<T> {
         wanted: [bool; 2],
         workspace: &mut Workspace<T>,
     ) {
-        self.differentiate_apart(batch, predict, wanted, workspace, |_, _| {});
+        let mut nothing = Vec::new();
+        nothing.resize(self.depth(), ());
+        self.differentiate_apart(batch, predict, wanted, workspace, &mut nothing, |_, _, ()| {});
         if wanted[1] {
             add_input_parts(workspace, batch.execution);
         }
     }
 
     /// One pass over every layer's problem: predictions, unless they are current, values and
-    /// gradients in θ and z (as `wanted`), then `finish` while they are at hand. The two parts of
-    /// ∂E/∂z_t stay apart, in the target gradient of layer t − 1 and the input gradient of layer t.
-    pub(crate) fn differentiate_apart(
+    /// gradients in θ and z (as `wanted`), then `finish` with the layer's item of `items`, while they
+    /// are at hand. The two parts of ∂E/∂z_t stay apart, in the target gradient of layer t − 1 and
+    /// the input gradient of layer t.
+    pub(crate) fn differentiate_apart<A: Send>(
         &self,
         batch: Batch<'_, T>,
         predict: bool,
         [parameters, targets]: [bool; 2],
         workspace: &mut Workspace<T>,
-        finish: impl Fn(&LocalProblem<'_, T>, &mut LocalWorkspace<T>) + Sync,
+        items: &mut [A],
+        finish: impl Fn(&LocalProblem<'_, T>, &mut LocalWorkspace<T>, &mut A) + Sync,
     ) {
         workspace.fit(self);
         let batch = self.fitted(batch);
-        batch
-            .execution
-            .for_each(&mut workspace.locals, |t, local| {
-                let wanted = self.wanted(t, parameters, targets);
-                let problem = self.local_problem(t, batch);
-                if predict {
-                    problem.predict(local);
-                }
-                problem.differentiate(wanted, local);
-                finish(&problem, local);
-            });
+        let locals = &mut workspace.locals;
+        batch.execution.for_each_pair(locals, items, |t, local, item| {
+            let wanted = self.wanted(t, parameters, targets);
+            let problem = self.local_problem(t, batch);
+            if predict {
+                problem.predict(local);
+            }
+            problem.differentiate(wanted, local);
+            finish(&problem, local, item);
+        });
     }
 
     /// [`Circuit::differentiate`] with the inputs too taken from the predictions in the workspace,

@@ -230,12 +230,27 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
     }
 
     /// [`TargetProblem::evaluate`] with all gradients, but for the two parts of ∂E/∂z_t, which stay
-    /// apart ([`Circuit::differentiate_apart`]), and the squared gap.
-    pub(crate) fn evaluate_apart(&mut self) -> (T, T) {
+    /// apart ([`Circuit::differentiate_apart`]), and the squared gap; `finish` is called for every
+    /// layer while its gradients are at hand.
+    pub(crate) fn evaluate_apart<A: Send>(
+        &mut self,
+        items: &mut [A],
+        finish: impl Fn(&LocalProblem<'_, T>, &LocalWorkspace<T>, &mut A) + Sync,
+    ) -> (T, T) {
         let predict = !self.predicted;
         let batch = view(self.batch, self.multipliers);
-        self.circuit
-            .differentiate_apart(batch, predict, [true; 2], self.workspace, measure_gap);
+        let (wanted, workspace) = ([true; 2], &mut *self.workspace);
+        self.circuit.differentiate_apart(
+            batch,
+            predict,
+            wanted,
+            workspace,
+            items,
+            |problem, local, item| {
+                measure_gap(problem, local);
+                finish(problem, local, item);
+            },
+        );
         (self.predicted, self.begun) = (true, true);
         (self.workspace.energy(), self.total_gap())
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::example_memory::{ExampleMemory, GROUP, LayerMemory};
 use super::visit::{Scheme, Visit};
+use crate::circuit::Workspace;
 use crate::circuit::batch::Kept;
 use crate::decoupled::DecoupledCircuit;
 use crate::kernel::{add_to, all_finite};
@@ -69,61 +70,58 @@ impl<T: Scalar> Scheme<T> for JointDescent<T> {
     }
 
     fn visit(&mut self, visit: &mut Visit<'_, '_, T>) -> Result<T, Error> {
-        let number = visit.steps();
         self.memory.locate(visit.batch().examples())?;
-        let (energy, gap) = visit.target_problem().evaluate_apart();
+        let (energy, gap) = visit.evaluate_with_steps();
+        // Both gradients were taken at the same point, so the order of the two updates is free. If
+        // that of θ fails, the run puts the targets back.
+        self.move_targets(visit)?;
+        visit.commit_steps()?;
+        visit.record_gap_met(gap);
+        Ok(energy)
+    }
+}
+
+impl<T: Scalar> JointDescent<T> {
+    fn move_targets(&mut self, visit: &mut Visit<'_, '_, T>) -> Result<(), Error> {
+        let number = visit.steps();
         let whole = self.memory.is_whole();
         let (columns, memory) = self.memory.parts();
         for &column in columns {
             self.steps[column] += 1;
         }
+        let weights = visit.batch.weights;
+        let alike = whole && weights.is_empty() && is_constant(&self.steps);
         let steps = Steps {
             rule: self.rule.as_ref(),
             columns,
             steps: &self.steps,
-            weights: visit.batch.weights,
-            // Whether one step is everybody's.
-            alike: whole
-                && visit.batch.weights.is_empty()
-                && self.steps.iter().all(|&own| own == self.steps[0]),
+            weights,
+            alike,
         };
+        let execution = visit.execution();
         let moves = &mut self.moves;
-        for (own, local) in moves.iter_mut().zip(&mut visit.workspace.locals) {
-            std::mem::swap(&mut own.gradient, &mut local.d_target);
-        }
-        let (circuit, gradients) = (&*visit.circuit, &*visit.workspace);
-        let execution = circuit.fitted(visit.batch.view()).execution;
-        let step = visit
-            .optimizer
-            .begin(gradients, columns.len(), visit.factor, |_| true);
-        let (rule, layers) = visit.optimizer.parts();
+        let swap_gradients = |moves: &mut [Move<T>], workspace: &mut Workspace<T>| {
+            for (own, local) in moves.iter_mut().zip(&mut workspace.locals) {
+                std::mem::swap(&mut own.gradient, &mut local.d_target);
+            }
+        };
+        swap_gradients(moves, visit.workspace);
+        let workspace = &*visit.workspace;
         let (z, range, kept) = visit.batch.hidden_mut();
-        // θ_t and z_{t+1} beside each other: both gradients stand, so the order is free. If a step
-        // fails, the run puts the targets back.
-        let data = (layers, (z, kept), (&mut moves[..], memory));
-        execution.for_each_item(
-            circuit.depth(),
-            data,
-            |t, (layer, (z, kept), (own, memory))| {
-                for layer in layer {
-                    layer.step(rule, step, circuit, t, gradients, execution);
-                }
-                if let ([z], [own], [memory]) = (z, own, memory) {
-                    let input_part = gradients.local(t + 1).input_gradient();
-                    steps.make(own, &mut z[range(t)], input_part, kept.first_mut(), memory);
-                }
-            },
-        );
-        for (own, local) in moves.iter_mut().zip(&mut visit.workspace.locals) {
-            std::mem::swap(&mut own.gradient, &mut local.d_target);
-        }
-        drop(range);
-        check(moves, number)?;
-        visit.workspace.check_energies(number)?;
-        visit.optimizer.commit(visit.circuit)?;
-        visit.record_gap_met(gap);
-        Ok(energy)
+        let count = z.len();
+        let data = ((z, kept), (&mut moves[..], memory));
+        execution.for_each_item(count, data, |i, ((z, kept), (own, memory))| {
+            let input_part = workspace.local(i + 1).input_gradient();
+            let (own, z, memory) = (&mut own[0], &mut z[0][range(i)], &mut memory[0]);
+            steps.make(own, z, input_part, kept.first_mut(), memory);
+        });
+        swap_gradients(moves, visit.workspace);
+        check(moves, number)
     }
+}
+
+fn is_constant(values: &[u64]) -> bool {
+    values.windows(2).all(|pair| pair[0] == pair[1])
 }
 
 /// The steps of z that one visit makes.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::circuit::{Circuit, Workspace};
 use crate::execution::{Columns, Execution};
 use crate::kernel::all_finite;
+use crate::layer::ParameterGroup;
 use crate::optimizer::{Optimizer, Step};
 use crate::{Error, Quantity, Scalar};
 
@@ -98,6 +99,11 @@ impl<T: Scalar> ParameterOptimizer<T> {
         Step::new(self.steps + 1, factor).with_gradient_factor(mean)
     }
 
+    /// Whether a step can be made layer by layer, before the gradients of the others are known.
+    pub(crate) fn is_layerwise(&self) -> bool {
+        self.max_norm.is_none()
+    }
+
     /// The rule, and the layers' steps to be made.
     pub(crate) fn parts(&mut self) -> (&dyn Optimizer<T>, &mut [LayerStep<T>]) {
         (self.rule.as_ref(), &mut self.layers)
@@ -138,22 +144,20 @@ impl<T: Scalar> LayerStep<T> {
         };
     }
 
-    /// A step of `rule` along ∂ℓ_t/∂θ_t in the workspace, group by group, so that only those that
-    /// decay do.
+    /// A step of `rule` from `own` along ∂ℓ_t/∂θ_t, group by group, so that only those that decay
+    /// do.
     pub(crate) fn step(
         &mut self,
         rule: &dyn Optimizer<T>,
         step: Step,
-        circuit: &Circuit<T>,
-        t: usize,
-        gradients: &Workspace<T>,
+        (own, groups): (&[T], &[ParameterGroup]),
+        gradient: &[T],
         execution: Execution,
     ) {
-        let (own, gradient) = (circuit.parameters(t), gradients.parameter_gradient(t));
         let slots = rule.slots();
         self.finite = Finite::ALL;
         let mut states = &mut self.state[..];
-        for group in circuit.parameter_groups(t) {
+        for group in groups {
             let step = step.with_decay(group.decays);
             let range = group.range.clone();
             let (state, rest) = states.split_at_mut(slots * range.len());

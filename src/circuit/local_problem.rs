@@ -326,6 +326,9 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
             Write::set(needs_cotangent.then_some(&mut w.cotangent[..])),
             &mut w.work,
         );
+        // ½‖z − ẑ‖² gives the gap; for other losses it is measured where it is asked for.
+        let squared = self.loss.is_squared_error();
+        w.squared_gap = squared.then(|| T::of(2.0) * total(&w.energies));
         if wanted.parameters && !of_loss.is_empty() {
             w.factors.fill(self.weight);
             for (factor, &weight) in w.factors.iter_mut().zip(self.example_weights) {

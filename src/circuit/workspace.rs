@@ -19,8 +19,8 @@ pub struct LocalWorkspace<T> {
     /// μ times each example's weight.
     pub(crate) factors: Vec<T>,
     pub(crate) energy: T,
-    /// Σᵢ ‖zⁱ − ẑⁱ‖², where it was asked for.
-    pub(crate) squared_gap: T,
+    /// Σᵢ ‖zⁱ − ẑⁱ‖², where it is known.
+    pub(crate) squared_gap: Option<T>,
     pub(crate) d_parameters: Vec<T>,
     pub(crate) d_input: Vec<T>,
     pub(crate) d_target: Vec<T>,
@@ -36,7 +36,7 @@ impl<T: Scalar> LocalWorkspace<T> {
             energies: Vec::new(),
             factors: Vec::new(),
             energy: T::zero(),
-            squared_gap: T::zero(),
+            squared_gap: None,
             d_parameters: Vec::new(),
             d_input: Vec::new(),
             d_target: Vec::new(),

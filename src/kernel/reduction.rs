@@ -1,33 +1,68 @@
 //! Elementwise combinations and sums over slices, each with one fixed order of additions.
 
-use std::ops::AddAssign;
-
-use num_traits::Zero;
-
 use super::{Write, vectorise};
 use crate::Scalar;
 
-/// Partial sums a reduction keeps: enough for the widest vectors, and the same on every machine.
-const LANES: usize = 16;
+/// Partial sums a reduction keeps: two of the widest vectors of `f32`, so that one addition need not
+/// wait for the other, and the same on every machine.
+const LANES: usize = 32;
 
-/// Σ_i term(i), i = 0, …, n−1, in [`LANES`] interleaved partial sums that are then added in order.
+/// Σ of `lanes`, by halves.
 #[inline(always)]
-fn sum<T: Zero + Copy + AddAssign>(n: usize, term: impl Fn(usize) -> T) -> T {
-    let mut lanes = [T::zero(); LANES];
-    let whole = n - n % LANES;
-    let mut start = 0;
-    while start < whole {
-        for (j, lane) in lanes.iter_mut().enumerate() {
-            *lane += term(start + j);
+fn total_of<T: Scalar>(mut lanes: [T; LANES]) -> T {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for j in 0..width {
+            lanes[j] += lanes[j + width];
         }
-        start += LANES;
+        width /= 2;
     }
-    for i in whole..n {
-        lanes[i - whole] += term(i);
+    lanes[0]
+}
+
+/// Σ_i term(aᵢ), in [`LANES`] interleaved partial sums.
+#[inline(always)]
+fn sum<T: Scalar>(a: &[T], term: impl Fn(T) -> T) -> T {
+    let mut lanes = [T::zero(); LANES];
+    add_to_lanes(&mut lanes, a, term);
+    total_of(lanes)
+}
+
+#[inline(always)]
+fn add_to_lanes<T: Scalar>(lanes: &mut [T; LANES], a: &[T], term: impl Fn(T) -> T) {
+    let (chunks, rest) = a.as_chunks::<LANES>();
+    for chunk in chunks {
+        for j in 0..LANES {
+            lanes[j] += term(chunk[j]);
+        }
     }
-    lanes
-        .into_iter()
-        .fold(T::zero(), |total, lane| total + lane)
+    if !rest.is_empty() {
+        // Padded, so that this too is one addition of vectors.
+        let mut last = [T::zero(); LANES];
+        for (to, &x) in last.iter_mut().zip(rest) {
+            *to = term(x);
+        }
+        for j in 0..LANES {
+            lanes[j] += last[j];
+        }
+    }
+}
+
+/// Σ_i term(aᵢ, bᵢ), alike. The terms stand in memory for a moment: compilers vectorise loops over
+/// one array of sums and one of terms, but not over two arrays of arguments.
+#[inline(always)]
+fn sum_of_pairs<T: Scalar>(a: &[T], b: &[T], term: impl Fn(T, T) -> T) -> T {
+    const TERMS: usize = 8 * LANES;
+    let mut lanes = [T::zero(); LANES];
+    let mut terms = [T::zero(); TERMS];
+    for (a, b) in a.chunks(TERMS).zip(b.chunks(TERMS)) {
+        let n = a.len().min(b.len());
+        for (to, (&a, &b)) in terms.iter_mut().zip(a.iter().zip(b)) {
+            *to = term(a, b);
+        }
+        add_to_lanes(&mut lanes, &terms[..n], |x| x);
+    }
+    total_of(lanes)
 }
 
 /// Values that are summed before their sum is added to the others: keeps the error of a long sum
@@ -39,7 +74,7 @@ pub(crate) fn total<T: Scalar>(a: &[T]) -> T {
     vectorise(
         #[inline(always)]
         || {
-            let blocks = a.chunks(BLOCK).map(|block| sum(block.len(), |i| block[i]));
+            let blocks = a.chunks(BLOCK).map(|block| sum(block, |x| x));
             blocks.fold(T::zero(), |total, block| total + block)
         },
     )
@@ -49,33 +84,93 @@ pub(crate) fn total<T: Scalar>(a: &[T]) -> T {
 pub(crate) fn total_magnitude<T: Scalar>(a: &[T]) -> T {
     vectorise(
         #[inline(always)]
-        || sum(a.len(), |i| a[i].abs()),
+        || sum(a, |x| x.abs()),
     )
 }
 
 /// Σ aᵢ bᵢ.
 pub(crate) fn dot<T: Scalar>(a: &[T], b: &[T]) -> T {
-    let n = a.len().min(b.len());
-    let (a, b) = (&a[..n], &b[..n]);
     vectorise(
         #[inline(always)]
-        || sum(n, |i| a[i] * b[i]),
+        || sum_of_pairs(a, b, |a, b| a * b),
     )
+}
+
+#[inline(always)]
+fn square_of_difference<T: Scalar>(a: T, b: T) -> T {
+    let d = a - b;
+    d * d
 }
 
 /// Σ (aᵢ − bᵢ)².
 pub(crate) fn squared_distance<T: Scalar>(a: &[T], b: &[T]) -> T {
-    let n = a.len().min(b.len());
-    let (a, b) = (&a[..n], &b[..n]);
     vectorise(
         #[inline(always)]
-        || {
-            sum(n, |i| {
-                let d = a[i] - b[i];
-                d * d
-            })
-        },
+        || sum_of_pairs(a, b, square_of_difference),
     )
+}
+
+/// values_j ← ½ ‖z_j − p_j‖² for every column of `dim` values, ∂/∂z = z − p and ∂/∂p = p − z: each
+/// column is read from memory once.
+pub(crate) fn squared_errors<T: Scalar>(
+    values: &mut [T],
+    dim: usize,
+    (z, p): (&[T], &[T]),
+    d_z: Write<'_, T>,
+    d_p: Write<'_, T>,
+) {
+    let half = T::of(0.5);
+    let columns = values.iter_mut().zip(z.chunks_exact(dim).zip(p.chunks_exact(dim)));
+    match (d_z, d_p) {
+        (Write::Set(d_z), Write::Set(d_p)) => vectorise(
+            #[inline(always)]
+            || {
+                let gradients = d_z.chunks_exact_mut(dim).zip(d_p.chunks_exact_mut(dim));
+                for ((value, (z, p)), (d_z, d_p)) in columns.zip(gradients) {
+                    difference(d_z, z, p);
+                    difference(d_p, p, z);
+                    *value = half * sum(d_z, |d| d * d);
+                }
+            },
+        ),
+        (Write::Set(d), Write::Skip) => vectorise(
+            #[inline(always)]
+            || {
+                for ((value, (z, p)), d) in columns.zip(d.chunks_exact_mut(dim)) {
+                    difference(d, z, p);
+                    *value = half * sum(d, |d| d * d);
+                }
+            },
+        ),
+        (Write::Skip, Write::Set(d)) => vectorise(
+            #[inline(always)]
+            || {
+                for ((value, (z, p)), d) in columns.zip(d.chunks_exact_mut(dim)) {
+                    difference(d, p, z);
+                    *value = half * sum(d, |d| d * d);
+                }
+            },
+        ),
+        (d_z, d_p) => {
+            vectorise(
+                #[inline(always)]
+                || {
+                    for (value, (z, p)) in columns {
+                        *value = half * sum_of_pairs(z, p, square_of_difference);
+                    }
+                },
+            );
+            subtract(d_z, z, p);
+            subtract(d_p, p, z);
+        }
+    }
+}
+
+#[inline(always)]
+fn difference<T: Scalar>(out: &mut [T], a: &[T], b: &[T]) {
+    for (o, (&a, &b)) in out.iter_mut().zip(a.iter().zip(b)) {
+        *o = a - b;
+    }
 }
 
 /// Whether no value is NaN or infinite.
@@ -83,7 +178,7 @@ pub(crate) fn all_finite<T: Scalar>(values: &[T]) -> bool {
     // x·0 is 0 for finite x and NaN for the others, and NaN survives a sum.
     let zero = vectorise(
         #[inline(always)]
-        || sum(values.len(), |i| values[i] * T::zero()),
+        || sum(values, |x| x * T::zero()),
     );
     zero.is_finite()
 }

@@ -282,6 +282,7 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
         let (circuit, batch) = (self.circuit, self.batch.view());
         let locals = &mut self.workspace.locals;
         batch.execution.for_each(locals, |t, local| {
+            local.squared_gap = None;
             measure_gap(&circuit.local_problem(t, batch), local);
         });
         self.total_gap()
@@ -289,7 +290,7 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
 
     fn total_gap(&self) -> T {
         let hidden = &self.workspace.locals[..self.circuit.depth() - 1];
-        let gaps = hidden.iter().map(|local| local.squared_gap);
+        let gaps = hidden.iter().filter_map(|local| local.squared_gap);
         gaps.fold(T::zero(), |sum, gap| sum + gap)
     }
 
@@ -475,9 +476,11 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
     }
 }
 
-/// Σᵢ ‖zⁱ − ẑⁱ‖² of one layer, at its current prediction.
+/// Σᵢ ‖zⁱ − ẑⁱ‖² of one layer, at its current prediction, unless its loss has told it.
 fn measure_gap<T: Scalar>(problem: &LocalProblem<'_, T>, local: &mut LocalWorkspace<T>) {
-    local.squared_gap = squared_distance(problem.target, &local.prediction);
+    let prediction = &local.prediction;
+    let measure = || squared_distance(problem.target, prediction);
+    local.squared_gap.get_or_insert_with(measure);
 }
 
 /// ∂E/∂z_t from the local problems of layers t − 1 and t, into the first's workspace.

@@ -1,6 +1,7 @@
 //! Activation functions over slices.
 
 use super::elementary::Elementary;
+use super::vectorise;
 use crate::Scalar;
 use crate::layer::Activation;
 
@@ -11,27 +12,59 @@ fn ones<T: Scalar>(derivatives: Option<&mut [T]>) {
     }
 }
 
-/// ReLU and leaky ReLU: x for x > 0, else slope·x.
+/// ReLU and leaky ReLU: x for x > 0, else slope·x, 0 ≤ slope ≤ 1.
 fn rectify<T: Scalar>(slope: T, values: &mut [T], derivatives: Option<&mut [T]>) {
-    let factor = |x: T| if x > T::zero() { T::one() } else { slope };
-    // `x` itself, not slope·x, keeps NaN visible and +∞ from becoming 0·∞.
-    let value = |x: T| {
-        if x > T::zero() {
-            x
-        } else if slope.is_zero() {
-            if x <= T::zero() { T::zero() } else { x }
-        } else {
-            slope * x
-        }
-    };
-    if let Some(derivatives) = derivatives {
-        for (d, &x) in derivatives.iter_mut().zip(values.iter()) {
-            *d = factor(x);
-        }
+    // As maxima, which are one instruction. NaN stays `x`.
+    if slope.is_zero() {
+        rectify_with(
+            slope,
+            values,
+            derivatives,
+            #[inline(always)]
+            |x| {
+                let positive = if T::zero() > x { T::zero() } else { x };
+                // −0 becomes 0. Without a product, −∞ does not become 0·∞.
+                positive + T::zero()
+            },
+        );
+    } else {
+        rectify_with(
+            slope,
+            values,
+            derivatives,
+            #[inline(always)]
+            move |x| {
+                let scaled = slope * x;
+                if scaled > x { scaled } else { x }
+            },
+        );
     }
-    for v in values {
-        *v = value(*v);
-    }
+}
+
+#[inline(always)]
+fn rectify_with<T: Scalar>(
+    slope: T,
+    values: &mut [T],
+    derivatives: Option<&mut [T]>,
+    value: impl Fn(T) -> T,
+) {
+    vectorise(
+        #[inline(always)]
+        move || match derivatives {
+            None => {
+                for v in values {
+                    *v = value(*v);
+                }
+            }
+            Some(derivatives) => {
+                for (v, d) in values.iter_mut().zip(derivatives) {
+                    let x = *v;
+                    *d = if x > T::zero() { T::one() } else { slope };
+                    *v = value(x);
+                }
+            }
+        },
+    );
 }
 
 /// The vectorised kernels of the native floats.

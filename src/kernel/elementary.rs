@@ -140,6 +140,8 @@ trait Real:
     const LN_2: [Self; 2];
     /// Beyond ±`REACH`, eˣ is 0 or ∞ even times any x that is not.
     const REACH: Self;
+    /// The largest exponent of s₀ in an [`Exponential`].
+    const SPAN: Self;
     /// As `REACH`, for e^(−x²/2).
     const NORMAL_REACH: Self;
     /// (eʳ − 1 − r) / r² for |r| ≤ ½ ln 2.
@@ -150,8 +152,6 @@ trait Real:
     const GELU_TAIL: &'static [Self];
     /// The a (in two parts) with 1 + e⁻ᵃ = a, where silu′(−a) = 0.
     const SILU_ROOT: [Self; 2];
-    /// silu′(−a) / d in d = a − `SILU_ROOT`, 0 ≤ a ≤ 1.89, the constant in two parts.
-    const SILU_SLOPE: &'static [Self];
     /// (Φ(a) − ½) / a in a², 0 ≤ a ≤ 0.66.
     const GELU_CENTRE: &'static [Self];
     /// The a (in two parts) with gelu′(−a) = 0.
@@ -206,16 +206,10 @@ macro_rules! real {
 real!(f32, u32, 12, {
     const LN_2: [f32; 2] = [0.693_145_75, 1.428_606_8e-6];
     const REACH: f32 = 150.0;
+    const SPAN: f32 = 100.0;
     const NORMAL_REACH: f32 = 15.0;
-    // Relative error below 2⁻³¹.
-    const EXPM1: &'static [f32] = &[
-        0.5,
-        0.16666667,
-        0.041666463,
-        0.0083333105,
-        0.0013933731,
-        0.0001989108,
-    ];
+    // Relative error below 2⁻²².
+    const EXPM1: &'static [f32] = &[0.5, 0.16666576, 0.041666556, 0.008363179, 0.0013926184];
     // Relative error below 2⁻³¹.
     const LOG1P: &'static [f32] = &[0.6666667, 0.39999706, 0.28592357, 0.21706575, 0.2322433];
     // Relative error below 2⁻²⁸.
@@ -246,22 +240,6 @@ real!(f32, u32, 12, {
         0.0001830338,
         -5.1985415e-05,
     ];
-    // Relative error below 2⁻³⁰.
-    const SILU_SLOPE: &'static [f32] = &[
-        -0.2178117,
-        -2.002439e-09,
-        0.1466488,
-        -0.018874817,
-        -0.015222624,
-        0.00660662,
-        0.00012635863,
-        -0.00079874,
-        0.00018663428,
-        4.1730647e-05,
-        -3.1067033e-05,
-        1.5191898e-06,
-        2.928291e-06,
-    ];
     // Relative error below 2⁻²⁹.
     const GELU_CENTRE: &'static [f32] = &[
         0.3989423,
@@ -278,20 +256,20 @@ real!(f32, u32, 12, {
 real!(f64, u64, 27, {
     const LN_2: [f64; 2] = [6.931_471_803_691_238e-1, 1.908_214_929_270_587_7e-10];
     const REACH: f64 = 1000.0;
+    const SPAN: f64 = 1000.0;
     const NORMAL_REACH: f64 = 39.0;
-    // Relative error below 2⁻⁶⁰.
+    // Relative error below 2⁻⁵¹.
     const EXPM1: &'static [f64] = &[
-        0.5,
-        0.1666666666666667,
-        0.04166666666666667,
-        0.008333333333326084,
-        0.0013888888888883711,
-        0.0001984126987500228,
-        2.480158732567746e-05,
-        2.755725517000089e-06,
-        2.755727347871858e-07,
-        2.5105312729622103e-08,
-        2.09147553258932e-09,
+        0.5000000000000001,
+        0.16666666666666669,
+        0.04166666666662413,
+        0.008333333333330062,
+        0.0013888888917213717,
+        0.00019841269863053618,
+        2.4801521295954376e-05,
+        2.7557268459997064e-06,
+        2.7620088445409746e-07,
+        2.510038549551032e-08,
     ];
     // Relative error below 2⁻⁵⁷.
     const LOG1P: &'static [f64] = &[
@@ -358,32 +336,6 @@ real!(f64, u64, 27, {
         -6.384896053020153e-10,
         1.351725016877363e-10,
     ];
-    // Relative error below 2⁻⁵⁷.
-    const SILU_SLOPE: &'static [f64] = &[
-        -0.2178117057198001,
-        4.0346575419503146e-18,
-        0.14664879699694688,
-        -0.018874814223782323,
-        -0.015222655223185574,
-        0.006606589138357816,
-        0.00012662741000800637,
-        -0.0007985218818935388,
-        0.0001857072445902603,
-        4.090534342860134e-05,
-        -2.9733549042867914e-05,
-        2.942621786438029e-06,
-        2.3460549618883553e-06,
-        -8.599175117970183e-07,
-        -3.0553550121516696e-08,
-        9.252063054802504e-08,
-        -1.8892924912638486e-08,
-        -4.415326366261138e-09,
-        3.0619603298209246e-09,
-        -3.2791453345313684e-10,
-        -3.729087981609382e-10,
-        3.3103302887862014e-11,
-        2.125179731570404e-11,
-    ];
     // Relative error below 2⁻⁵⁸.
     const GELU_CENTRE: &'static [f64] = &[
         0.3989422804014327,
@@ -407,11 +359,39 @@ fn mul_add<const FMA: bool, T: Real>(a: T, b: T, c: T) -> T {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
+/// Σ cᵢ xⁱ, summed in pairs or fours: fewer steps wait for one another than in
+/// Horner's order, and what waits is what bounds the speed of narrow vectors.
 #[inline(always)]
 fn polynomial<const FMA: bool, T: Real>(x: T, coefficients: &[T]) -> T {
-    let mut sum = coefficients[coefficients.len() - 1];
-    for &coefficient in coefficients[..coefficients.len() - 1].iter().rev() {
-        sum = mul_add::<FMA, T>(sum, x, coefficient);
+    let square = x * x;
+    let (power, size) = if coefficients.len() <= 6 {
+        (square, 2)
+    } else {
+        (square * square, 4)
+    };
+    let mut start = (coefficients.len() - 1) / size * size;
+    let mut sum = part::<FMA, T>(x, square, coefficients, start, size);
+    while start > 0 {
+        start -= size;
+        let next = part::<FMA, T>(x, square, coefficients, start, size);
+        sum = mul_add::<FMA, T>(sum, power, next);
+    }
+    sum
+}
+
+/// The `size` (2 or 4) terms of a polynomial from `start` on, as many as there are, over x^`start`.
+#[inline(always)]
+fn part<const FMA: bool, T: Real>(x: T, square: T, c: &[T], start: usize, size: usize) -> T {
+    let mut sum = c[start];
+    if start + 1 < c.len() {
+        sum = mul_add::<FMA, T>(c[start + 1], x, sum);
+    }
+    if size > 2 && start + 2 < c.len() {
+        let mut pair = c[start + 2];
+        if start + 3 < c.len() {
+            pair = mul_add::<FMA, T>(c[start + 3], x, pair);
+        }
+        sum = mul_add::<FMA, T>(pair, square, sum);
     }
     sum
 }
@@ -429,7 +409,13 @@ fn through_root<const FMA: bool, T: Real>(d: T, tail: T, coefficients: &[T]) -> 
 /// The lesser of `x` and `bound`; NaN stays NaN.
 #[inline(always)]
 fn at_most<T: Real>(x: T, bound: T) -> T {
-    if x > bound { bound } else { x }
+    if bound < x { bound } else { x }
+}
+
+/// The greater of `x` and `bound`; NaN stays NaN.
+#[inline(always)]
+fn at_least<T: Real>(x: T, bound: T) -> T {
+    if bound > x { bound } else { x }
 }
 
 #[inline(always)]
@@ -444,37 +430,48 @@ fn expm1<const FMA: bool, T: Real>(r: T) -> T {
 }
 
 /// An exponential, as (1 + p) · s₀ · s₁ with |p| < ½ and powers of two s₀, s₁:
-/// neither factor over- or underflows where the product just does so, and a
-/// subnormal product is rounded but once if s₁ comes last.
+/// s₁ is 1 but where s₀ would come near the ends of the range, so that a product
+/// that over- or underflows does so once, and s₀ alone tells the exponential
+/// beside 1. A subnormal product is rounded but once if s₁ comes last.
 struct Exponential<T> {
     p: T,
     scale: [T; 2],
 }
 
 impl<T: Real> Exponential<T> {
-    /// e^(x + tail), for |x| up to `REACH` and a much smaller tail.
+    /// eˣ, for |x| up to `REACH`.
     #[inline(always)]
-    fn new<const FMA: bool>(x: T, tail: T) -> Self {
-        let (r, scale) = Self::reduce::<FMA>(x, tail);
-        let p = expm1::<FMA, T>(r);
-        Self { p, scale }
+    fn new<const FMA: bool>(x: T) -> Self {
+        Self::scaled::<FMA>(x, (-0.0).into(), |exponent| {
+            at_most(at_least(exponent, T::ROUND - T::SPAN), T::ROUND + T::SPAN)
+        })
     }
 
     /// e⁻ᵃ for a ≥ 0.
     #[inline(always)]
     fn decay<const FMA: bool>(a: T) -> Self {
-        Self::new::<FMA>(-at_most(a, T::REACH), (-0.0).into())
+        Self::below_one::<FMA>(at_least(-a, -T::REACH), (-0.0).into())
     }
 
-    /// x + tail as r + k ln 2, with 2ᵏ in two factors.
+    /// e^(x + tail), for x ≤ 0 down to −`REACH` and a much smaller tail.
     #[inline(always)]
-    fn reduce<const FMA: bool>(x: T, tail: T) -> (T, [T; 2]) {
-        let k = mul_add::<FMA, T>(x + tail, T::LOG2_E, T::ROUND) - T::ROUND;
+    fn below_one<const FMA: bool>(x: T, tail: T) -> Self {
+        Self::scaled::<FMA>(x, tail, |exponent| at_least(exponent, T::ROUND - T::SPAN))
+    }
+
+    /// e^(x + tail) by x + tail = r + k ln 2; `limit` takes k + `ROUND` to the same of s₀.
+    #[inline(always)]
+    fn scaled<const FMA: bool>(x: T, tail: T, limit: impl Fn(T) -> T) -> Self {
+        let rounded = mul_add::<FMA, T>(x + tail, T::LOG2_E, T::ROUND);
+        let k = rounded - T::ROUND;
         let r = mul_add::<FMA, T>(k, -T::LN_2[0], x);
         let r = mul_add::<FMA, T>(k, -T::LN_2[1], r) + tail;
-        let half = mul_add::<FMA, T>(k, 0.5.into(), T::ROUND);
-        let rest = k - (half - T::ROUND) + T::ROUND;
-        (r, [T::exp2(half), T::exp2(rest)])
+        let near = limit(rounded);
+        let rest = rounded - near + T::ROUND;
+        Self {
+            p: expm1::<FMA, T>(r),
+            scale: [T::exp2(near), T::exp2(rest)],
+        }
     }
 
     #[inline(always)]
@@ -496,60 +493,30 @@ fn corrected<const FMA: bool, T: Real>(x: T, correction: T) -> T {
     mul_add::<FMA, T>(x, correction, x)
 }
 
-/// 1/s of a sum s, with the relative correction that makes good what the sum
-/// and the quotient lost in rounding.
-struct Reciprocal<T> {
-    sum: T,
-    inverse: T,
+/// The logistic function on both sides of 0, 1 / (1 + e) and e / (1 + e), of an
+/// exponential e ≤ 1.
+struct Logistic<T> {
+    /// 1 / (1 + e), rounded in the sum and in the quotient.
+    upper: T,
+    /// What both lost, relative to it.
     correction: T,
+    /// e / (1 + e) / s₁, rounded about once.
+    lower: T,
 }
 
-impl<T: Real> Reciprocal<T> {
-    /// Of 1 + e, 0 ≤ e ≤ 1.
+impl<T: Real> Logistic<T> {
     #[inline(always)]
-    fn one_plus<const FMA: bool>(e: T) -> Self {
+    fn new<const FMA: bool>(e: &Exponential<T>) -> Self {
         let one = T::from(1.0);
-        let sum = one + e;
-        let lost = e - (sum - one);
-        let inverse = one / sum;
-        // What the quotient lost takes a fused operation to know.
-        let residual = if FMA {
-            sum.mul_add(-inverse, one)
-        } else {
-            0.0.into()
-        };
+        let scale = e.scale[0];
+        let upper = one / (one + corrected::<FMA, T>(scale, e.p));
+        // 1 − upper · (1 + e), of which only the last product is rounded.
+        let part = scale * upper;
+        let correction = mul_add::<FMA, T>(-part, e.p, (one - upper) - part);
         Self {
-            sum,
-            inverse,
-            correction: mul_add::<FMA, T>(-lost, inverse, residual),
-        }
-    }
-
-    /// numerator/s², by a quotient of its own where 1/s keeps its error.
-    #[inline(always)]
-    fn over_square<const FMA: bool>(&self, numerator: T) -> T {
-        if FMA {
-            self.inverse * self.inverse * numerator
-        } else {
-            numerator / (self.sum * self.sum)
-        }
-    }
-
-    /// The correction of `over_square`, with what squaring lost.
-    #[inline(always)]
-    fn square_correction<const FMA: bool>(&self) -> T {
-        let twice = self.correction + self.correction;
-        let square = self.sum * self.sum;
-        let inverse_square = self.inverse * self.inverse;
-        if FMA {
-            let lost = self.inverse.mul_add(self.inverse, -inverse_square);
-            lost.mul_add(square, twice)
-        } else {
-            // s² = 1 + 2e + e²
-            let one = T::from(1.0);
-            let e = self.sum - one;
-            let lost = (e + e) - (square - one) + e * e;
-            twice - lost * inverse_square
+            upper,
+            correction,
+            lower: corrected::<FMA, T>(part, e.p + correction),
         }
     }
 }
@@ -559,8 +526,8 @@ struct Exp;
 impl Function for Exp {
     #[inline(always)]
     fn at<const FMA: bool, T: Real>(x: T) -> (T, T) {
-        let x = -at_most(-at_most(x, T::REACH), T::REACH);
-        let e = Exponential::new::<FMA>(x, (-0.0).into()).value();
+        let x = at_least(at_most(x, T::REACH), -T::REACH);
+        let e = Exponential::new::<FMA>(x).value();
         (e, e)
     }
 }
@@ -568,20 +535,18 @@ impl Function for Exp {
 struct Tanh;
 
 impl Function for Tanh {
-    /// With e = e^(−2|x|): (1 − e) / (1 + e) and 4e / (1 + e)².
+    /// With e = e^(−2|x|): (1 − e) / (1 + e), and 4v (1 − v) for v = e / (1 + e).
     #[inline(always)]
     fn at<const FMA: bool, T: Real>(x: T) -> (T, T) {
         let one = T::from(1.0);
         let e = Exponential::decay::<FMA>(x.abs() + x.abs());
-        let sum = Reciprocal::one_plus::<FMA>(e.value());
-        let scale = e.scale[0] * e.scale[1];
+        let logistic = Logistic::new::<FMA>(&e);
+        let scale = e.scale[0];
         let difference = mul_add::<FMA, T>(-scale, e.p, one - scale);
+        let twice = logistic.lower + logistic.lower;
         (
-            corrected::<FMA, T>(difference * sum.inverse, sum.correction).copysign(x),
-            e.times::<FMA>(
-                sum.over_square::<FMA>(4.0.into()),
-                sum.square_correction::<FMA>(),
-            ),
+            corrected::<FMA, T>(difference * logistic.upper, logistic.correction).copysign(x),
+            mul_add::<FMA, T>(-twice, twice, twice + twice) * e.scale[1],
         )
     }
 }
@@ -589,21 +554,14 @@ impl Function for Tanh {
 struct Sigmoid;
 
 impl Function for Sigmoid {
-    /// With e = e^(−|x|): 1 / (1 + e) or e / (1 + e), and e / (1 + e)².
+    /// With e = e^(−|x|): 1 / (1 + e) or v = e / (1 + e), and v (1 − v).
     #[inline(always)]
     fn at<const FMA: bool, T: Real>(x: T) -> (T, T) {
         let e = Exponential::decay::<FMA>(x.abs());
-        let sum = Reciprocal::one_plus::<FMA>(e.value());
+        let Logistic { upper, lower, .. } = Logistic::new::<FMA>(&e);
         (
-            select(
-                x < 0.0.into(),
-                e.times::<FMA>(sum.inverse, (-0.0).into()),
-                sum.inverse,
-            ),
-            e.times::<FMA>(
-                sum.over_square::<FMA>(1.0.into()),
-                sum.square_correction::<FMA>(),
-            ),
+            select(x < 0.0.into(), lower * e.scale[1], upper),
+            mul_add::<FMA, T>(-lower, lower, lower) * e.scale[1],
         )
     }
 }
@@ -631,35 +589,50 @@ struct Silu;
 
 impl Function for Silu {
     /// With e = e⁻ᵃ, a = |x|: silu(−a) = −a·e / (1 + e) and
-    /// silu′(−a) = 1 − silu′(a) = e / (1 + e)² · (1 + e − a), which cancels
-    /// around its root.
+    /// silu′(−a) = 1 − silu′(a) = e / (1 + e)² · (1 + e − a).
+    ///
+    /// The last factor cancels around its root ρ. There it is (ρ − a) + (ρ − 1) (e^(ρ−a) − 1).
     #[inline(always)]
     fn at<const FMA: bool, T: Real>(x: T) -> (T, T) {
         let one = T::from(1.0);
         let a = at_most(x.abs(), T::REACH);
+        let [root, tail] = T::SILU_ROOT;
+        let distance = root - a;
+        let near = distance.abs() < 0.34.into();
+
         let e = Exponential::decay::<FMA>(a);
-        let sum = Reciprocal::one_plus::<FMA>(e.value());
+        let logistic = Logistic::new::<FMA>(&e);
+        let upper = logistic.upper;
+        let sum = corrected::<FMA, T>(e.scale[0], e.p);
 
-        // (b + e)(1 + p) with b = 1 − a, b standing apart to be rounded last.
-        let b = one - a;
-        let p = e.p + sum.square_correction::<FMA>();
-        let product = b + mul_add::<FMA, T>(b, p, e.value() * (one + p));
+        // 1 / (1 + e)² as a square and what it lost, absolutely or relatively.
+        let twice = logistic.correction + logistic.correction;
+        let (square, lost, correction) = if FMA {
+            let square = upper * upper;
+            (square, upper.mul_add(upper, -square), e.p + twice)
+        } else {
+            let short = upper.upper_half();
+            let inverse = one + sum;
+            let lost = (upper - short) * (upper + short) * (inverse * inverse);
+            let lost = lost + lost * lost;
+            (short * short, 0.0.into(), e.p + (twice + lost) + e.p * lost)
+        };
 
-        // This root's tail is too long to leave out of the polynomial.
-        let d = (a - T::SILU_ROOT[0]) - T::SILU_ROOT[1];
-        let slope = select(
-            d < 0.61.into(),
-            through_root::<FMA, T>(d, 0.0.into(), T::SILU_SLOPE),
-            sum.over_square::<FMA>(product) * e.scale[0] * e.scale[1],
-        );
+        // The last factor in two parts, the first exact; with the corrections, rounded once.
+        let q = expm1::<FMA, T>(distance + tail);
+        let first = select(near, distance, one - a);
+        let second = select(near, mul_add::<FMA, T>(q, root - one, tail), sum);
+        let small = mul_add::<FMA, T>(first, correction, corrected::<FMA, T>(second, correction));
+        let factor = (first + small) * e.scale[0];
+        let slope = if FMA {
+            square.mul_add(factor, lost * factor)
+        } else {
+            square * factor
+        } * e.scale[1];
 
         let negative = x < 0.0.into();
         (
-            select(
-                negative,
-                e.times::<FMA>(-a * sum.inverse, sum.correction),
-                x * sum.inverse,
-            ),
+            select(negative, -a * logistic.lower * e.scale[1], x * upper),
             select(negative, slope, one - slope),
         )
     }
@@ -681,8 +654,13 @@ impl Function for Gelu {
 
         // −a²/2 in two parts, the first exact.
         let upper = a.upper_half();
-        let e = Exponential::new::<FMA>(-half * upper * upper, -half * (a - upper) * (a + upper));
-        let g = polynomial::<FMA, T>((a - middle) / (a + middle), T::GELU_TAIL);
+        let e =
+            Exponential::below_one::<FMA>(-half * upper * upper, -half * (a - upper) * (a + upper));
+        // The first coefficients outweigh the others, and are added last.
+        let t = (a - middle) / (a + middle);
+        let g = polynomial::<FMA, T>(t, &T::GELU_TAIL[2..]);
+        let g = mul_add::<FMA, T>(t, g, T::GELU_TAIL[1]);
+        let g = mul_add::<FMA, T>(t, g, T::GELU_TAIL[0]);
         let centre = mul_add::<FMA, T>(x, polynomial::<FMA, T>(x * x, T::GELU_CENTRE), half);
 
         let d = a - T::GELU_ROOT[0];

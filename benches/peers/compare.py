@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+import digits
 import nets
 from worker import Problem
 
@@ -440,6 +441,69 @@ def compare_products(run, results):
         table(["m, k, n", *LIBRARIES], rows)
 
 
+# Accuracies on the test images, and the seeds of the initial weights and of the shuffling.
+LEVELS = [0.95, 0.97]
+SEEDS = [0, 1, 2, 3, 4]
+# Epochs of the schedule: those of the example `digits`.
+SCHEMES = {"backprop": 300, "joint": 600, "refreshed": 600, "persistent": 600}
+
+
+def compare_digits(run, results):
+    data = run.folder / "digits"
+    digits.write(data, SEEDS)
+    examples = (data / "train_labels.f32").stat().st_size // 4
+    for batch in (examples, 128):
+        for threads in run.options.threads:
+            ways = [("layerwise", scheme) for scheme in SCHEMES]
+            for peer in ("jax", "torch"):
+                worker = run.workers.get((peer, threads))
+                ways += [(peer, v) for v in worker.variants.get("digits", [])] if worker else []
+            digits_table(run, results, data, batch, threads, ways)
+
+
+def digits_table(run, results, data, batch, threads, ways):
+    def ask(way, seed, **request):
+        peer, variant = way
+        total = SCHEMES[variant.split(",")[0]]
+        common = dict(command="digits", data=str(data), start=str(data / str(seed)), widths=digits.WIDTHS)
+        common |= dict(variant=variant, seed=seed, batch=batch, total=total)
+        return run.workers[peer, threads].ask(**common, **(dict(epochs=total, until=None) | request))
+
+    needed, seconds = {}, {}
+    for way in ways:
+        run.say(f"digits, {batch} a step: {', '.join(way)}, {threads} thread(s)")
+        for seed in SEEDS:
+            reached = ask(way, seed, until=max(LEVELS))["accuracies"]
+            for level in LEVELS:
+                epochs = (i for i, accuracy in enumerate(reached, 1) if accuracy >= level)
+                needed[way, seed, level] = next(epochs, None)
+    for _ in range(run.options.rounds):
+        for seed in SEEDS:
+            for level in LEVELS:
+                for way in ways:
+                    epochs = needed[way, seed, level]
+                    if epochs is not None:
+                        taken = ask(way, seed, epochs=epochs)["seconds"]
+                        seconds.setdefault((way, seed, level), []).append(taken)
+    rows = []
+    for way in ways:
+        row = [", ".join(way)]
+        for level in LEVELS:
+            epochs = [needed[way, seed, level] for seed in SEEDS]
+            times = [statistics.median(seconds[way, s, level]) for s, e in zip(SEEDS, epochs) if e]
+            results["digits"].append(dict(
+                peer=way[0], way=way[1], batch=batch, threads=threads, level=level, epochs=epochs,
+                seconds=times))
+            if None in epochs:
+                row += [f"{len(times)} of {len(epochs)} seeds", "–"]
+            else:
+                row += [f"{statistics.median(epochs):.0f}", spread(summary(times), 1, 1e3)]
+        rows.append(row)
+    print(f"## Digits, {batch} examples a step, {threads} thread(s): to a test accuracy, medians of {len(SEEDS)} seeds\n")
+    head = [["epochs", f"ms to {100 * level:.0f} %"] for level in LEVELS]
+    table(["scheme", *sum(head, [])], rows)
+
+
 def processor():
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         key, _, value = line.partition(":")
@@ -494,7 +558,7 @@ def main():
     for peer, reason in run.missing.items():
         print(f"missing: {peer} ({reason})")
     print(f"{options.rounds} rounds of {options.seconds} s a series; medians (least–largest round)\n")
-    groups = dict(step=compare_steps, own=compare_own, products=compare_products)
+    groups = dict(step=compare_steps, own=compare_own, products=compare_products, digits=compare_digits)
     for group in options.only:
         if group in groups:
             groups[group](run, results)
@@ -520,4 +584,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Failed as error:
+        sys.exit(str(error))

@@ -62,6 +62,7 @@ def answer(peer, problems, request):
     command = request["command"]
     if command == "hello":
         kinds = {kind: peer.variants(kind) for kind in ("step", "backprop")}
+        kinds["digits"] = getattr(peer, "digits_variants", [])
         return {"version": peer.version, "kinds": {k: v for k, v in kinds.items() if v}}
     if command == "load":
         problems[request["net"]] = Problem(request["folder"])

@@ -6,6 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+import digits
 import worker
 
 
@@ -66,6 +67,53 @@ def backprop(state, x, y, rate, target_rate):
     return (descend(theta, d_theta, rate), z), value
 
 
+def cross_entropy(theta, x, y):
+    """The mean over the examples."""
+    return -jnp.mean(jnp.sum(y * jax.nn.log_softmax(outputs(theta, x)), axis=1))
+
+
+def outputs(theta, x):
+    for t, (w, b) in enumerate(theta):
+        x = layer(t + 1 == len(theta), w, b, x)
+    return x
+
+
+def adam(state, x, y, steps):
+    """A step of Adam; the rate is on a half cosine over `steps` steps."""
+    theta, first, second, count = state
+    gradient = jax.grad(cross_entropy)(theta, x, y)
+    b1, b2, epsilon = digits.ADAM["first"], digits.ADAM["second"], digits.ADAM["epsilon"]
+    cosine = (1 + jnp.cos(jnp.pi * count / steps)) / 2
+    rate = digits.RATE * (digits.END + (1 - digits.END) * cosine)
+    count = count + 1
+    first = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, first, gradient)
+    second = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, second, gradient)
+    c1, c2 = 1 - b1**count, 1 - b2**count
+    move = lambda p, m, v: p - rate * (m / c1) / (jnp.sqrt(v / c2) + epsilon)
+    return jax.tree.map(move, theta, first, second), first, second, count
+
+
+@partial(jax.jit, static_argnames="batch", donate_argnums=0)
+def train(state, x, y, key, steps, epochs, batch):
+    """All epochs in one call; the last batch of an epoch takes what is left."""
+    n = len(x)
+
+    def epoch(_, carry):
+        state, key = carry
+        if batch >= n:
+            return adam(state, x, y, steps), key
+        key, own = jax.random.split(key)
+        order = jax.random.permutation(own, n)
+        whole = n // batch * batch
+        visit = lambda state, chosen: (adam(state, x[chosen], y[chosen], steps), None)
+        state, _ = jax.lax.scan(visit, state, order[:whole].reshape(-1, batch))
+        if whole < n:
+            state, _ = visit(state, order[whole:])
+        return state, key
+
+    return jax.lax.fori_loop(0, epochs, epoch, (state, key))
+
+
 STEPS = {
     "step": {"autodiff": by_autodiff, "by hand": by_hand},
     "backprop": {"autodiff": backprop},
@@ -120,6 +168,27 @@ class Jax:
         seconds = time.perf_counter() - start
         final = lambda: ([w for w, _ in state[0]], [b for _, b in state[0]], state[1])
         return seconds, float(value), final
+
+    digits_variants = ["backprop"]
+
+    def digits(self, request):
+        task = digits.Task(request)
+        theta = [(jnp.array(w), jnp.array(b)) for w, b in task.theta]
+        zeros = lambda: jax.tree.map(jnp.zeros_like, theta)
+        state, key = (theta, zeros(), zeros(), jnp.float32(0)), jax.random.key(task.seed)
+        x, y, steps = jnp.array(task.x), jnp.array(task.y), jnp.float32(task.steps)
+        accuracies = []
+        jax.block_until_ready((state, x, y))
+        start = time.perf_counter()
+        if task.until is None:
+            jax.block_until_ready(train(state, x, y, key, steps, task.epochs, task.batch))
+        else:
+            for _ in range(task.epochs):
+                state, key = train(state, x, y, key, steps, 1, task.batch)
+                accuracies.append(task.accuracy(outputs(state[0], task.test_x)))
+                if accuracies[-1] >= task.until:
+                    break
+        return {"seconds": time.perf_counter() - start, "accuracies": accuracies}
 
 
 if __name__ == "__main__":

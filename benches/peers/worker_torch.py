@@ -4,8 +4,9 @@ import sys
 import time
 
 import torch
-from torch.nn.functional import linear
+from torch.nn.functional import cross_entropy, linear
 
+import digits
 import worker
 
 
@@ -71,6 +72,16 @@ def composed_by_hand(weights, biases, x, y):
     return value, d_weights, d_biases
 
 
+def outputs(weights, biases, x):
+    for t, (w, b) in enumerate(zip(weights, biases)):
+        x = layer(t + 1 == len(weights), w, b, x)
+    return x
+
+
+def mean_cross_entropy(weights, biases, x, y):
+    return cross_entropy(outputs(weights, biases, x), y)
+
+
 class Torch:
     version = torch.__version__
 
@@ -132,15 +143,50 @@ class Torch:
         x, y = torch.tensor(problem.x), torch.tensor(problem.y)
         step = self.step(kind, variant)
         call = lambda: step(weights, biases, z, x, y, problem.rate, problem.target_rate)
-        value = float(call())
+        value = call()
+        float(value.detach())
         start = time.perf_counter()
         for _ in range(steps - 1):
             value = call()
-        value = float(value)
+        value = float(value.detach())
         seconds = time.perf_counter() - start
         out = lambda a: a.detach().numpy()
         final = lambda: ([out(w).T for w in weights], [out(b) for b in biases], [out(a) for a in z])
         return seconds, value, final
+
+    digits_variants = ["backprop, eager", "backprop, compiled"]
+
+    def digits(self, request):
+        task = digits.Task(request)
+        own = lambda a: torch.tensor(a).contiguous().requires_grad_()
+        weights = [own(w.T.copy()) for w, _ in task.theta]
+        biases = [own(b) for _, b in task.theta]
+        b1, b2, epsilon = digits.ADAM["first"], digits.ADAM["second"], digits.ADAM["epsilon"]
+        adam = torch.optim.Adam([*weights, *biases], betas=(b1, b2), eps=epsilon, fused=True)
+        x, y, test = torch.tensor(task.x), torch.tensor(task.y), torch.tensor(task.test_x)
+        torch.manual_seed(task.seed)
+        loss = mean_cross_entropy
+        if task.variant.endswith("compiled"):
+            key = ("digits", task.batch)
+            self.compiled.setdefault(key, torch.compile(loss, dynamic=False))
+            loss = self.compiled[key]
+        accuracies, count = [], 0
+        start = time.perf_counter()
+        for _ in range(task.epochs):
+            whole = task.batch >= task.n
+            order = [slice(None)] if whole else torch.randperm(task.n).split(task.batch)
+            for chosen in order:
+                adam.param_groups[0]["lr"] = task.rate(count)
+                count += 1
+                adam.zero_grad()
+                loss(weights, biases, x[chosen], y[chosen]).backward()
+                adam.step()
+            if task.until is not None:
+                with torch.no_grad():
+                    accuracies.append(task.accuracy(outputs(weights, biases, test)))
+                if accuracies[-1] >= task.until:
+                    break
+        return {"seconds": time.perf_counter() - start, "accuracies": accuracies}
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ impl Peer for Burn {
             }
         }
         let seconds = start.elapsed().as_secs_f64();
-        let flat = |tensor: &Tensor<2>| tensor.to_data().to_vec::<f32>();
+        let flat = |tensor: &Tensor<2>| tensor.to_data().try_to_vec::<f32>();
         let mut state = State {
             theta: Vec::new(),
             z: Vec::new(),

@@ -7,7 +7,6 @@ use burn_tensor::{Device, Tensor, TensorData};
 use crate::Failure;
 use crate::problem::{Kind, Outcome, Peer, Problem, State};
 
-#[derive(Default)]
 pub struct Burn;
 
 impl Peer for Burn {
@@ -49,7 +48,11 @@ impl Peer for Burn {
         for number in 0..steps {
             let layer = |t: usize, input: Tensor<2>| {
                 let affine = input.matmul(weights[t].clone()) + biases[t].clone();
-                if t + 1 == depth { affine } else { affine.tanh() }
+                if t + 1 == depth {
+                    affine
+                } else {
+                    affine.tanh()
+                }
             };
             let half_square = |target: &Tensor<2>, prediction: Tensor<2>| {
                 let residual = prediction - target.clone();
@@ -57,8 +60,7 @@ impl Peer for Burn {
             };
             let energy = match kind {
                 Kind::Step => {
-                    let mut sum =
-                        half_square(targets.first().unwrap_or(&y), layer(0, x.clone()));
+                    let mut sum = half_square(targets.first().unwrap_or(&y), layer(0, x.clone()));
                     for t in 1..depth {
                         let prediction = layer(t, targets[t - 1].clone());
                         sum = sum + half_square(targets.get(t).unwrap_or(&y), prediction);

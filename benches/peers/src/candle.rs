@@ -7,7 +7,6 @@ use candle_core::{Device, Tensor, Var};
 use crate::Failure;
 use crate::problem::{Kind, Outcome, Peer, Problem, State};
 
-#[derive(Default)]
 pub struct Candle;
 
 impl Peer for Candle {

@@ -60,9 +60,9 @@ fn peer(name: &str, threads: usize) -> Result<Box<dyn Peer>, Failure> {
     match name {
         "layerwise" => Ok(Box::new(own::Layerwise::new(threads))),
         #[cfg(feature = "rust-peers")]
-        "candle" => Ok(Box::new(candle::Candle::default())),
+        "candle" => Ok(Box::new(candle::Candle)),
         #[cfg(feature = "rust-peers")]
-        "burn" => Ok(Box::new(burn::Burn::default())),
+        "burn" => Ok(Box::new(burn::Burn)),
         _ => Err(format!("there is no peer {name} in this build").into()),
     }
 }

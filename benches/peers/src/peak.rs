@@ -81,18 +81,38 @@ macro_rules! chains {
 }
 
 #[cfg(target_arch = "x86_64")]
-chains!(wide_f32, "avx512f", _mm512_set1_ps, _mm512_fmadd_ps, _mm512_add_ps, |v| {
-    f64::from(_mm512_cvtss_f32(v))
-});
+chains!(
+    wide_f32,
+    "avx512f",
+    _mm512_set1_ps,
+    _mm512_fmadd_ps,
+    _mm512_add_ps,
+    |v| { f64::from(_mm512_cvtss_f32(v)) }
+);
 #[cfg(target_arch = "x86_64")]
-chains!(wide_f64, "avx512f", _mm512_set1_pd, _mm512_fmadd_pd, _mm512_add_pd, |v| {
-    _mm512_cvtsd_f64(v)
-});
+chains!(
+    wide_f64,
+    "avx512f",
+    _mm512_set1_pd,
+    _mm512_fmadd_pd,
+    _mm512_add_pd,
+    |v| { _mm512_cvtsd_f64(v) }
+);
 #[cfg(target_arch = "x86_64")]
-chains!(narrow_f32, "avx2,fma", _mm256_set1_ps, _mm256_fmadd_ps, _mm256_add_ps, |v| {
-    f64::from(_mm256_cvtss_f32(v))
-});
+chains!(
+    narrow_f32,
+    "avx2,fma",
+    _mm256_set1_ps,
+    _mm256_fmadd_ps,
+    _mm256_add_ps,
+    |v| { f64::from(_mm256_cvtss_f32(v)) }
+);
 #[cfg(target_arch = "x86_64")]
-chains!(narrow_f64, "avx2,fma", _mm256_set1_pd, _mm256_fmadd_pd, _mm256_add_pd, |v| {
-    _mm256_cvtsd_f64(v)
-});
+chains!(
+    narrow_f64,
+    "avx2,fma",
+    _mm256_set1_pd,
+    _mm256_fmadd_pd,
+    _mm256_add_pd,
+    |v| { _mm256_cvtsd_f64(v) }
+);

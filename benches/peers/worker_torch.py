@@ -1,0 +1,194 @@
+"""PyTorch on the CPU. `worker_torch.py THREADS`; the driver has set the affinity."""
+
+import sys
+import time
+
+import torch
+from torch.nn.functional import cross_entropy, linear
+
+import digits
+import worker
+
+
+def layer(last, w, b, z):
+    a = linear(z, w, b)
+    return a if last else torch.tanh(a)
+
+
+def energy(weights, biases, z, x, y):
+    total = 0.0
+    depth = len(weights)
+    for t, (w, b, z_t, target) in enumerate(zip(weights, biases, [x, *z], [*z, y])):
+        residual = layer(t + 1 == depth, w, b, z_t) - target
+        total = total + 0.5 * (residual * residual).sum()
+    return total
+
+
+def composed(weights, biases, x, y):
+    current = x
+    for t, (w, b) in enumerate(zip(weights, biases)):
+        current = layer(t + 1 == len(weights), w, b, current)
+    residual = current - y
+    return 0.5 * (residual * residual).sum()
+
+
+def by_hand(weights, biases, z, x, y):
+    """E and its gradients, written out."""
+    value, d_weights, d_biases = 0.0, [], []
+    d_z = [None] * len(z)
+    depth = len(weights)
+    for t, (w, b, z_t, target) in enumerate(zip(weights, biases, [x, *z], [*z, y])):
+        last = t + 1 == depth
+        prediction = layer(last, w, b, z_t)
+        residual = prediction - target
+        flat = residual.view(-1)
+        value = value + 0.5 * torch.dot(flat, flat)
+        g = residual if last else torch.ops.aten.tanh_backward(residual, prediction)
+        d_weights.append(g.T @ z_t)
+        d_biases.append(g.sum(0))
+        if t > 0:
+            # What z_t gets as the target of the layer below stands there already.
+            d_z[t - 1] = torch.addmm(d_z[t - 1], g, w)
+        if not last:
+            d_z[t] = -residual
+    return value, d_weights, d_biases, d_z
+
+
+def composed_by_hand(weights, biases, x, y):
+    """The composed loss and its gradients, written out."""
+    depth = len(weights)
+    inputs = [x]
+    for t, (w, b) in enumerate(zip(weights, biases)):
+        inputs.append(layer(t + 1 == depth, w, b, inputs[t]))
+    g = inputs[-1] - y
+    flat = g.view(-1)
+    value = 0.5 * torch.dot(flat, flat)
+    d_weights, d_biases = [None] * depth, [None] * depth
+    for t in reversed(range(depth)):
+        d_weights[t] = g.T @ inputs[t]
+        d_biases[t] = g.sum(0)
+        if t > 0:
+            g = torch.ops.aten.tanh_backward(g @ weights[t], inputs[t])
+    return value, d_weights, d_biases
+
+
+def outputs(weights, biases, x):
+    for t, (w, b) in enumerate(zip(weights, biases)):
+        x = layer(t + 1 == len(weights), w, b, x)
+    return x
+
+
+def mean_cross_entropy(weights, biases, x, y):
+    return cross_entropy(outputs(weights, biases, x), y)
+
+
+class Torch:
+    version = torch.__version__
+
+    def __init__(self):
+        self.compiled = {}
+
+    def variants(self, kind):
+        return ["autograd", "by hand", "by hand, compiled", "autograd, compiled"]
+
+    def step(self, kind, variant):
+        """(weights, biases, z, x, y, rates) -> value, in place."""
+        if (kind, variant) in self.compiled:
+            return self.compiled[kind, variant]
+        how, _, compiled = variant.partition(", ")
+        maybe = (lambda f: torch.compile(f, dynamic=False)) if compiled else (lambda f: f)
+        if how == "autograd":
+            function = maybe(energy if kind == "step" else composed)
+
+            def step(weights, biases, z, x, y, rate, target_rate):
+                if kind == "step":
+                    value = function(weights, biases, z, x, y)
+                    gradients = torch.autograd.grad(value, [*weights, *biases, *z])
+                else:
+                    value = function(weights, biases, x, y)
+                    gradients = torch.autograd.grad(value, [*weights, *biases])
+                theta = [*weights, *biases]
+                with torch.no_grad():
+                    torch._foreach_add_(theta, gradients[: len(theta)], alpha=-rate)
+                    if kind == "step":
+                        torch._foreach_add_(z, gradients[len(theta) :], alpha=-target_rate)
+                return value
+
+        else:
+
+            def plain(weights, biases, z, x, y, rate, target_rate):
+                if kind == "step":
+                    value, d_weights, d_biases, d_z = by_hand(weights, biases, z, x, y)
+                    torch._foreach_add_(z, d_z, alpha=-target_rate)
+                else:
+                    value, d_weights, d_biases = composed_by_hand(weights, biases, x, y)
+                torch._foreach_add_([*weights, *biases], [*d_weights, *d_biases], alpha=-rate)
+                return value
+
+            inner = maybe(plain)
+
+            def step(*arguments):
+                with torch.inference_mode():
+                    return inner(*arguments)
+
+        self.compiled[kind, variant] = step
+        return step
+
+    def run(self, problem, kind, variant, steps):
+        autograd = variant.startswith("autograd")
+        # The layout of torch.nn.Linear: out x in.
+        own = lambda a: torch.tensor(a).contiguous().requires_grad_(autograd)
+        weights = [own(w.T.copy()) for w in problem.weights]
+        biases, z = [own(b) for b in problem.biases], [own(a) for a in problem.z]
+        x, y = torch.tensor(problem.x), torch.tensor(problem.y)
+        step = self.step(kind, variant)
+        call = lambda: step(weights, biases, z, x, y, problem.rate, problem.target_rate)
+        value = call()
+        float(value.detach())
+        start = time.perf_counter()
+        for _ in range(steps - 1):
+            value = call()
+        value = float(value.detach())
+        seconds = time.perf_counter() - start
+        out = lambda a: a.detach().numpy()
+        final = lambda: ([out(w).T for w in weights], [out(b) for b in biases], [out(a) for a in z])
+        return seconds, value, final
+
+    digits_variants = ["backprop, eager", "backprop, compiled"]
+
+    def digits(self, request):
+        task = digits.Task(request)
+        own = lambda a: torch.tensor(a).contiguous().requires_grad_()
+        weights = [own(w.T.copy()) for w, _ in task.theta]
+        biases = [own(b) for _, b in task.theta]
+        b1, b2, epsilon = digits.ADAM["first"], digits.ADAM["second"], digits.ADAM["epsilon"]
+        adam = torch.optim.Adam([*weights, *biases], betas=(b1, b2), eps=epsilon, fused=True)
+        x, y, test = torch.tensor(task.x), torch.tensor(task.y), torch.tensor(task.test_x)
+        torch.manual_seed(task.seed)
+        loss = mean_cross_entropy
+        if task.variant.endswith("compiled"):
+            key = ("digits", task.batch)
+            self.compiled.setdefault(key, torch.compile(loss, dynamic=False))
+            loss = self.compiled[key]
+        accuracies, count = [], 0
+        start = time.perf_counter()
+        for _ in range(task.epochs):
+            whole = task.batch >= task.n
+            order = [slice(None)] if whole else torch.randperm(task.n).split(task.batch)
+            for chosen in order:
+                adam.param_groups[0]["lr"] = task.rate(count)
+                count += 1
+                adam.zero_grad()
+                loss(weights, biases, x[chosen], y[chosen]).backward()
+                adam.step()
+            if task.until is not None:
+                with torch.no_grad():
+                    accuracies.append(task.accuracy(outputs(weights, biases, test)))
+                if accuracies[-1] >= task.until:
+                    break
+        return {"seconds": time.perf_counter() - start, "accuracies": accuracies}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(int(sys.argv[1]))
+    worker.serve(Torch())

@@ -34,9 +34,13 @@ pub enum Execution {
 #[cfg(feature = "rayon")]
 const LEAST_WORK: usize = 1 << 19;
 
-/// Columns that stay together: a multiple of what the products' kernels compute at once.
+/// Blocks begin at multiples of this: of what the products' kernels compute at once.
 #[cfg(feature = "rayon")]
-const LEAST_COLUMNS: usize = 16;
+const UNIT: usize = 8;
+
+/// Fewest columns of a block.
+#[cfg(feature = "rayon")]
+const LEAST_COLUMNS: usize = 2 * UNIT;
 
 impl Execution {
     #[cfg(feature = "rayon")]
@@ -97,7 +101,9 @@ impl Execution {
 
     /// Calls `work(i, &mut items[i])` for every i.
     pub(crate) fn for_each<A: Send>(self, items: &mut [A], work: impl Fn(usize, &mut A) + Sync) {
-        self.for_each_item(items.len(), items, |i, item: &mut [A]| work(i, &mut item[0]));
+        self.for_each_item(items.len(), items, |i, item: &mut [A]| {
+            work(i, &mut item[0])
+        });
     }
 
     /// Calls `work(i, chunk)` for the i-th chunk of `size` items; the last may be shorter.
@@ -108,7 +114,10 @@ impl Execution {
         work: impl Fn(usize, &mut [A]) + Sync,
     ) {
         let chunks = items.len().div_ceil(size);
-        let columns = Columns { values: items, size };
+        let columns = Columns {
+            values: items,
+            size,
+        };
         self.for_each_item(chunks, columns, |i, chunk: Columns<'_, A>| {
             work(i, chunk.values);
         });
@@ -155,7 +164,7 @@ impl Execution {
             let repaid = columns.saturating_mul(each) / LEAST_WORK;
             let blocks = repaid.min(columns / LEAST_COLUMNS.max(unit));
             let blocks = blocks.min(rayon::current_num_threads());
-            let unit = unit.max(LEAST_COLUMNS / 2);
+            let unit = unit.max(UNIT);
             return halve(0..columns, blocks, unit, data, &work, &combine);
         }
         let _ = (each, unit, combine);
@@ -177,8 +186,9 @@ fn halve<D: Cut, R: Send>(
         return work(range, data);
     }
     let left = blocks / 2;
-    let at = (range.len() * left / blocks).next_multiple_of(unit);
-    let at = at.min(range.len());
+    // Whole units to the left; what is no whole unit goes to the last block. No block is narrower
+    // than (units / blocks) units: products that are very narrow may sum in another order.
+    let at = range.len() / unit * left / blocks * unit;
     let (first, second) = data.cut(at);
     let (start, middle) = (range.start, range.start + at);
     let (a, b) = rayon::join(
@@ -248,5 +258,88 @@ impl<A: Cut, B: Cut, C: Cut> Cut for (A, B, C) {
         let (a, d) = self.0.cut(count);
         let ((b, c), (e, f)) = (self.1, self.2).cut(count);
         ((a, b, c), (d, e, f))
+    }
+}
+
+#[cfg(all(test, feature = "rayon"))]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// The ranges that were worked on, in order, and what was written.
+    fn blocks(
+        execution: Execution,
+        threads: usize,
+        columns: usize,
+        each: usize,
+    ) -> (Vec<Range<usize>>, Vec<usize>) {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+        let mut written = vec![0; 3 * columns];
+        let ranges = Mutex::new(Vec::new());
+        pool.unwrap().install(|| {
+            let data = Columns {
+                values: &mut written,
+                size: 3,
+            };
+            let work = |range: Range<usize>, part: Columns<'_, usize>| {
+                let places = range.clone().flat_map(|column| [column; 3]);
+                for (to, column) in part.values.iter_mut().zip(places) {
+                    *to = column + 1;
+                }
+                ranges.lock().unwrap().push(range);
+            };
+            execution.for_each_block(columns, each, data, work);
+        });
+        let mut ranges = ranges.into_inner().unwrap();
+        ranges.sort_by_key(|range| range.start);
+        (ranges, written)
+    }
+
+    #[test]
+    fn blocks_tile_the_columns_and_none_is_narrow() {
+        let mut most = 0;
+        for threads in [2, 3, 5, 8] {
+            for columns in [1, 15, 16, 31, 32, 33, 95, 100, 128, 257] {
+                let (ranges, written) = blocks(Execution::Columns, threads, columns, LEAST_WORK);
+                let expected: Vec<usize> = (1..=columns).flat_map(|c| [c; 3]).collect();
+                assert_eq!(written, expected);
+                let mut end = 0;
+                for range in &ranges {
+                    assert_eq!(range.start, end);
+                    assert!(range.len() >= LEAST_COLUMNS || ranges.len() == 1);
+                    assert!(range.start.is_multiple_of(UNIT));
+                    end = range.end;
+                }
+                assert_eq!(end, columns);
+                assert!(ranges.len() <= threads);
+                most = most.max(ranges.len());
+            }
+        }
+        assert_eq!(most, 8, "one block a thread");
+    }
+
+    #[test]
+    fn work_that_repays_no_second_thread_stays_whole() {
+        for execution in [Execution::Columns, Execution::Automatic] {
+            assert_eq!(blocks(execution, 4, 128, LEAST_WORK / 128).0.len(), 1);
+            assert_eq!(blocks(execution, 4, 128, LEAST_WORK / 64).0.len(), 2);
+        }
+        for execution in [Execution::Sequential, Execution::Layers] {
+            assert_eq!(blocks(execution, 4, 128, LEAST_WORK).0.len(), 1);
+        }
+    }
+
+    #[test]
+    fn the_automatic_choice_goes_by_the_layers() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build();
+        pool.unwrap().install(|| {
+            let fitted = |work: &[usize]| Execution::Automatic.fitted(work.iter().copied());
+            assert_eq!(fitted(&[LEAST_WORK; 8]), Execution::Layers);
+            assert_eq!(fitted(&[LEAST_WORK; 7]), Execution::Automatic);
+            assert_eq!(fitted(&[100; 32]), Execution::Sequential);
+            let chosen = Execution::Columns.fitted([1].into_iter());
+            assert_eq!(chosen, Execution::Columns);
+        });
     }
 }

@@ -157,3 +157,50 @@ fn columns_are_independent_in_f64() {
 fn columns_are_independent_in_f32() {
     columns_are_independent::<f32>();
 }
+
+/// Blocks of columns of A·Bᵀ, as threads share a sum over examples, and of A·B.
+fn column_ranges_are_independent<T: Scalar>() {
+    let rng = &mut ChaCha8Rng::seed_from_u64(12);
+    let mut dependent = Vec::new();
+    for (m, k, n) in [
+        (10, 100, 64),
+        (32, 13, 33),
+        (96, 300, 65),
+        (128, 128, 128),
+        (170, 513, 300),
+        (1, 40, 50),
+        (7, 3, 48),
+        (65, 1100, 39),
+    ] {
+        let (a, b) = (uniform::<T>(rng, m * k), uniform::<T>(rng, k * n));
+        let a = Matrix::new(&a, m, k);
+        for transposed in [false, true] {
+            let b = matrix(&b, k, n, transposed);
+            let mut whole = vec![T::zero(); m * n];
+            T::matmul(Write::Set(&mut whole), a, b);
+            for width in [16, 24, 40] {
+                let mut start = 0;
+                while start < n {
+                    let end = if n - start < 2 * width {
+                        n
+                    } else {
+                        start + width
+                    };
+                    let mut part = vec![T::zero(); m * (end - start)];
+                    T::matmul(Write::Set(&mut part), a, b.column_range(start..end));
+                    if part != whole[start * m..end * m] {
+                        dependent.push(format!("{m} x {k} x {n} {transposed}, {start}..{end}"));
+                    }
+                    start = end;
+                }
+            }
+        }
+    }
+    assert!(dependent.is_empty(), "{}", dependent.join("\n"));
+}
+
+#[test]
+fn column_ranges_of_either_factor_have_the_bits_of_the_whole() {
+    column_ranges_are_independent::<f64>();
+    column_ranges_are_independent::<f32>();
+}

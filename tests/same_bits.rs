@@ -190,6 +190,59 @@ fn any_number_of_threads_gives_the_same_bits() {
     threads_on::<f32>();
 }
 
+/// Layers so large that their columns are shared among threads.
+#[cfg(feature = "rayon")]
+fn large<T: Scalar>() -> DecoupledCircuit<T> {
+    let circuit = Circuit::builder()
+        .layer(Dense::new(200, 300, Activation::Tanh).unwrap())
+        .layer(Dense::new(300, 170, Activation::Gelu).unwrap())
+        .layer(Dense::new(170, 10, Activation::Identity).unwrap());
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap());
+    let wave = |rows| DMatrix::from_fn(rows, 210, |i, j| T::of(((i * 3 + j * 5) as f64).sin()));
+    let init = TargetInit::NoisyForwardPass { std: 0.2, seed: 4 };
+    model.add_examples(&wave(200), &wave(10), &init).unwrap();
+    model
+}
+
+#[cfg(feature = "rayon")]
+fn shared_columns_on<T: Scalar>() {
+    let names = [
+        "backprop",
+        "joint descent",
+        "joint descent by Adam",
+        "persistent, sweep",
+        "Gauss-Newton, chained",
+    ];
+    let executions = [Execution::Layers, Execution::Columns, Execution::Automatic];
+    let run = |name, change: &dyn Fn(Trainer<T>) -> Trainer<T>| {
+        let mut model = large::<T>();
+        let phases = phases::<T>().into_iter();
+        let phase = phases.filter(|own| own.0 == name).next_back().unwrap().1;
+        change(Trainer::new(phase.epochs(2)).measure_every(2))
+            .run(&mut model)
+            .unwrap();
+        state(&model)
+    };
+    for name in names {
+        let expected = run(name, &|trainer| trainer);
+        for execution in executions {
+            for threads in [2, 5] {
+                let shared = run(name, &|trainer| {
+                    trainer.threads(threads).execution(execution)
+                });
+                assert!(shared == expected, "{name}, {execution:?}, {threads}");
+            }
+        }
+    }
+}
+
+#[cfg(feature = "rayon")]
+#[test]
+fn columns_that_threads_share_have_the_same_bits() {
+    shared_columns_on::<f64>();
+    shared_columns_on::<f32>();
+}
+
 #[test]
 fn a_seed_decides_a_run() {
     let run = |k: usize, seed| {

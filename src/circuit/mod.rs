@@ -354,11 +354,9 @@ impl<T: Scalar> Circuit<T> {
     pub(crate) fn predict_locally(&self, batch: Batch<'_, T>, workspace: &mut Workspace<T>) {
         workspace.fit(self);
         let batch = self.fitted(batch);
-        batch
-            .execution
-            .for_each(&mut workspace.locals, |t, local| {
-                self.local_problem(t, batch).predict(local);
-            });
+        batch.execution.for_each(&mut workspace.locals, |t, local| {
+            self.local_problem(t, batch).predict(local);
+        });
     }
 
     /// [`Circuit::evaluate`] as the batch's execution says, without predictions unless `predict`.
@@ -371,7 +369,14 @@ impl<T: Scalar> Circuit<T> {
     ) {
         let mut nothing = Vec::new();
         nothing.resize(self.depth(), ());
-        self.differentiate_apart(batch, predict, wanted, workspace, &mut nothing, |_, _, ()| {});
+        self.differentiate_apart(
+            batch,
+            predict,
+            wanted,
+            workspace,
+            &mut nothing,
+            |_, _, ()| {},
+        );
         if wanted[1] {
             add_input_parts(workspace, batch.execution);
         }
@@ -393,15 +398,17 @@ impl<T: Scalar> Circuit<T> {
         workspace.fit(self);
         let batch = self.fitted(batch);
         let locals = &mut workspace.locals;
-        batch.execution.for_each_pair(locals, items, |t, local, item| {
-            let wanted = self.wanted(t, parameters, targets);
-            let problem = self.local_problem(t, batch);
-            if predict {
-                problem.predict(local);
-            }
-            problem.differentiate(wanted, local);
-            finish(&problem, local, item);
-        });
+        batch
+            .execution
+            .for_each_pair(locals, items, |t, local, item| {
+                let wanted = self.wanted(t, parameters, targets);
+                let problem = self.local_problem(t, batch);
+                if predict {
+                    problem.predict(local);
+                }
+                problem.differentiate(wanted, local);
+                finish(&problem, local, item);
+            });
     }
 
     /// [`Circuit::differentiate`] with the inputs too taken from the predictions in the workspace,

@@ -292,7 +292,12 @@ pub(crate) fn lend<T: Scalar, R>(
                 ..examples.run_mut(run.clone(), visit)
             });
             if result.is_err() {
-                for (i, kept) in undo.layers.iter().enumerate().filter(|(_, own)| own.changed) {
+                for (i, kept) in undo
+                    .layers
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, own)| own.changed)
+                {
                     let own = columns(examples.dims[i + 1], run.start, run.len());
                     examples.z[i + 1][own].copy_from_slice(&kept.z);
                 }

@@ -184,12 +184,8 @@ mod backend {
 
     fn view<T>(matrix: Matrix<'_, T>) -> MatRef<'_, T> {
         let (rows, columns) = (matrix.stored_rows, matrix.stored_columns);
-        let stored = MatRef::from_column_major_slice_with_stride(
-            matrix.data,
-            rows,
-            columns,
-            matrix.stride,
-        );
+        let stored =
+            MatRef::from_column_major_slice_with_stride(matrix.data, rows, columns, matrix.stride);
         if matrix.transposed {
             stored.transpose()
         } else {

@@ -120,7 +120,9 @@ pub(crate) fn squared_errors<T: Scalar>(
     d_p: Write<'_, T>,
 ) {
     let half = T::of(0.5);
-    let columns = values.iter_mut().zip(z.chunks_exact(dim).zip(p.chunks_exact(dim)));
+    let columns = values
+        .iter_mut()
+        .zip(z.chunks_exact(dim).zip(p.chunks_exact(dim)));
     match (d_z, d_p) {
         (Write::Set(d_z), Write::Set(d_p)) => vectorise(
             #[inline(always)]

@@ -208,9 +208,7 @@ impl<T: Scalar> Layer<T> for Dense {
             }
         };
         let work = self.weight_count();
-        context
-            .execution
-            .for_each_block(n, work, data, forward);
+        context.execution.for_each_block(n, work, data, forward);
     }
 
     fn vjp(
@@ -230,22 +228,33 @@ impl<T: Scalar> Layer<T> for Dense {
         let (w, weights) = (self.matrix(at.parameters), self.weight_count());
         let linear = self.activation == Activation::Identity;
         // G = cotangent ⊙ a′(pre-activation), in `work` unless a′ is 1 everywhere, and Wᵀ G.
-        let shaped = if linear { &mut [][..] } else { &mut work[..size * n] };
-        let data = (
-            Columns { values: &mut *shaped, size },
-            WriteColumns { write: d_input, size: inputs },
-        );
-        let through = |range: Range<usize>, (shaped, d_input): (Columns<'_, T>, WriteColumns<'_, T>)| {
-            let own = range.start * size..range.end * size;
-            let g = if linear {
-                &cotangent[own]
-            } else {
-                multiply(shaped.values, &cotangent[own.clone()], &at.tape[own]);
-                shaped.values
-            };
-            let g = Matrix::new(g, size, range.len());
-            T::matmul(d_input.write, w.t(), g);
+        let shaped = if linear {
+            &mut [][..]
+        } else {
+            &mut work[..size * n]
         };
+        let data = (
+            Columns {
+                values: &mut *shaped,
+                size,
+            },
+            WriteColumns {
+                write: d_input,
+                size: inputs,
+            },
+        );
+        let through =
+            |range: Range<usize>, (shaped, d_input): (Columns<'_, T>, WriteColumns<'_, T>)| {
+                let own = range.start * size..range.end * size;
+                let g = if linear {
+                    &cotangent[own]
+                } else {
+                    multiply(shaped.values, &cotangent[own.clone()], &at.tape[own]);
+                    shaped.values
+                };
+                let g = Matrix::new(g, size, range.len());
+                T::matmul(d_input.write, w.t(), g);
+            };
         execution.for_each_block(n, weights, data, through);
         if d_parameters.is_skip() {
             return;
@@ -254,7 +263,10 @@ impl<T: Scalar> Layer<T> for Dense {
         let z = Matrix::new(at.input, inputs, n).t();
         let g_matrix = Matrix::new(g, size, n);
         // Columns of G Zᵀ: inputs, not examples.
-        let data = WriteColumns { write: d_parameters.part(0..weights), size };
+        let data = WriteColumns {
+            write: d_parameters.part(0..weights),
+            size,
+        };
         execution.for_each_block(inputs, size * n, data, |range, part| {
             T::matmul(part.write, g_matrix, z.column_range(range));
         });
@@ -273,7 +285,10 @@ impl<T: Scalar> Layer<T> for Dense {
     ) {
         let (n, size) = (self.batch(at.input), self.output_dim);
         let linear = self.activation == Activation::Identity;
-        let data = Columns { values: tangent, size };
+        let data = Columns {
+            values: tangent,
+            size,
+        };
         let push = |range: Range<usize>, tangent: Columns<'_, T>| {
             let tangent = tangent.values;
             let bias = v_parameters.filter(|_| self.bias.is_some());
@@ -286,7 +301,11 @@ impl<T: Scalar> Layer<T> for Dense {
             }
             let mut add = |a: Matrix<'_, T>, b: &[T], tangent: &mut [T]| {
                 let columns = Matrix::new(b, self.input_dim, n).column_range(range.clone());
-                let write = if first { Write::Set(tangent) } else { Write::Add(tangent) };
+                let write = if first {
+                    Write::Set(tangent)
+                } else {
+                    Write::Add(tangent)
+                };
                 T::matmul(write, a, columns);
                 first = false;
             };

@@ -3,10 +3,10 @@
 use super::check_gradient;
 use super::layout::Layout;
 use crate::backprop::compose;
-use crate::execution::Execution;
 use crate::circuit::{Batch, Circuit, LocalProblem, Wanted, Workspace, add_input_parts};
 use crate::decoupled::DecoupledCircuit;
 use crate::decoupled::examples::{Columns, Gathered};
+use crate::execution::Execution;
 use crate::kernel::all_finite;
 use crate::selection::Selection;
 use crate::{Error, Quantity, Scalar};

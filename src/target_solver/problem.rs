@@ -508,7 +508,10 @@ fn gradient_of<T: Scalar>(
 }
 
 /// The batch as it stands in a problem with multipliers.
-pub(super) fn view<'a, T: Copy>(batch: &'a BatchMut<'_, T>, multipliers: &'a [Vec<T>]) -> Batch<'a, T> {
+pub(super) fn view<'a, T: Copy>(
+    batch: &'a BatchMut<'_, T>,
+    multipliers: &'a [Vec<T>],
+) -> Batch<'a, T> {
     Batch {
         multipliers,
         ..batch.view()

@@ -164,8 +164,14 @@ impl<T: Scalar> LayerStep<T> {
             states = rest;
             let (own, gradient) = (&own[range.clone()], &gradient[range.clone()]);
             let data = (
-                Columns { values: &mut self.next[range], size: 1 },
-                Columns { values: state, size: slots },
+                Columns {
+                    values: &mut self.next[range],
+                    size: 1,
+                },
+                Columns {
+                    values: state,
+                    size: slots,
+                },
             );
             let finite = execution.map_blocks(
                 own.len(),

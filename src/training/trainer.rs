@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use nalgebra::DMatrix;
 use rand::seq::SliceRandom;
 
+use super::parameter_optimizer::ParameterOptimizer;
 use super::penalties::{Penalties, PenaltyRange};
 use super::phase::Phase;
 use super::report::{EpochRecord, PhaseReport, Progress, StopReason, TrainingReport};
 use super::stopping::{Stopping, Tracker};
-use super::parameter_optimizer::ParameterOptimizer;
 use super::visit::{Told, Visit};
 use crate::circuit::Workspace;
 use crate::decoupled::DecoupledCircuit;

@@ -208,7 +208,13 @@ impl<'b, T: Scalar> Visit<'_, 'b, T> {
             Some(solution) => own.take(solution),
             None => {
                 let theta = (circuit.parameters(t), circuit.parameter_groups(t));
-                own.step(rule, step, theta, gradients.parameter_gradient(t), execution);
+                own.step(
+                    rule,
+                    step,
+                    theta,
+                    gradients.parameter_gradient(t),
+                    execution,
+                );
             }
         });
     }
@@ -221,7 +227,9 @@ impl<'b, T: Scalar> Visit<'_, 'b, T> {
         let (factor, examples) = (self.factor, self.batch.ids.len());
         // The norm of all gradients must be known first where it has a bound.
         let early = self.optimizer.is_layerwise();
-        let step = self.optimizer.begin(self.workspace, examples, factor, |_| false);
+        let step = self
+            .optimizer
+            .begin(self.workspace, examples, factor, |_| false);
         let (rule, layers) = self.optimizer.parts();
         let mut problem = TargetProblem::new(self.circuit, self.batch, self.workspace);
         let results = problem.evaluate_apart(layers, |problem, local, own| {

@@ -29,7 +29,7 @@ pub(super) struct LayerMemory<T> {
 }
 
 /// Examples that stand together.
-pub(super) const GROUP: usize = 16;
+const GROUP: usize = 16;
 
 impl<T: Scalar> ExampleMemory<T> {
     pub(super) fn new() -> Self {
@@ -113,7 +113,7 @@ impl<T: Scalar> LayerMemory<T> {
             return change(&mut self.values[slots * column * dim..slots * (column + 1) * dim]);
         }
         let mut example = std::mem::take(&mut self.example);
-        let group = self.group(column / GROUP);
+        let group = self.part(column / GROUP);
         let place = column % GROUP;
         let own = place * dim..(place + 1) * dim;
         let length = group.len() / slots;
@@ -129,10 +129,19 @@ impl<T: Scalar> LayerMemory<T> {
         self.example = example;
     }
 
-    /// The arrays of the g-th group of examples, one after another.
-    pub(super) fn group(&mut self, g: usize) -> &mut [T] {
-        let size = GROUP * self.slots * self.dim;
-        let end = ((g + 1) * size).min(self.values.len());
-        &mut self.values[g * size..end]
+    /// How many examples can be updated at once: about a nearest cache full of them.
+    pub(super) fn examples_at_once(&self) -> usize {
+        match self.slots {
+            // Without a second array there are no groups to keep to.
+            0 | 1 => (4096 / self.dim).max(1),
+            _ => GROUP,
+        }
+    }
+
+    /// The arrays of the p-th part of that many examples, one after another.
+    pub(super) fn part(&mut self, p: usize) -> &mut [T] {
+        let size = self.examples_at_once() * self.slots * self.dim;
+        let end = ((p + 1) * size).min(self.values.len());
+        &mut self.values[p * size..end]
     }
 }

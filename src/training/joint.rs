@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::example_memory::{ExampleMemory, GROUP, LayerMemory};
+use super::example_memory::{ExampleMemory, LayerMemory};
 use super::visit::{Scheme, Visit};
 use crate::circuit::Workspace;
 use crate::circuit::batch::Kept;
@@ -148,19 +148,20 @@ impl<T: Scalar> Steps<'_, T> {
             kept.keep(z);
         }
         let dim = z.len() / self.columns.len();
+        let at_once = memory.examples_at_once();
         (own.gradient_is_finite, own.target_is_finite) = (true, true);
-        // Group by group, while its values are in the nearest cache.
-        let size = GROUP * dim;
+        // Part by part, while its values are in the nearest cache.
+        let size = at_once * dim;
         let gradients = own.gradient.chunks_mut(size).zip(input_part.chunks(size));
-        for (g, (z, (gradient, input_part))) in z.chunks_mut(size).zip(gradients).enumerate() {
+        for (p, (z, (gradient, input_part))) in z.chunks_mut(size).zip(gradients).enumerate() {
             add_to(gradient, input_part);
             own.gradient_is_finite &= all_finite(gradient);
             if self.alike {
                 let step = Step::new(self.steps[0], 1.0);
-                self.rule.update(step, z, gradient, memory.group(g));
+                self.rule.update(step, z, gradient, memory.part(p));
             } else {
                 let columns = z.chunks_exact_mut(dim).zip(gradient.chunks_exact(dim));
-                for (i, (z, gradient)) in (g * GROUP..).zip(columns) {
+                for (i, (z, gradient)) in (p * at_once..).zip(columns) {
                     let column = self.columns[i];
                     let weight = self.weights.get(i).map_or(1.0, |w| w.as_f64());
                     let step = Step::new(self.steps[column], 1.0);

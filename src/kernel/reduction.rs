@@ -1,33 +1,57 @@
 //! Elementwise combinations and sums over slices, each with one fixed order of additions.
 
-use std::ops::AddAssign;
-
-use num_traits::Zero;
-
 use super::{Write, vectorise};
 use crate::Scalar;
 
 /// Partial sums a reduction keeps: enough for the widest vectors, and the same on every machine.
 const LANES: usize = 16;
 
-/// Σ_i term(i), i = 0, …, n−1, in [`LANES`] interleaved partial sums that are then added in order.
+/// Σ_i term(aᵢ) in [`LANES`] interleaved partial sums that are then added in order.
 #[inline(always)]
-fn sum<T: Zero + Copy + AddAssign>(n: usize, term: impl Fn(usize) -> T) -> T {
+fn sum<T: Scalar>(a: &[T], term: impl Fn(T) -> T) -> T {
+    // Whole chunks as arrays: without bounds checks the compiler keeps the lanes in one register.
+    let (chunks, rest) = a.as_chunks::<LANES>();
     let mut lanes = [T::zero(); LANES];
-    let whole = n - n % LANES;
-    let mut start = 0;
-    while start < whole {
-        for (j, lane) in lanes.iter_mut().enumerate() {
-            *lane += term(start + j);
+    for chunk in chunks {
+        for j in 0..LANES {
+            lanes[j] += term(chunk[j]);
         }
-        start += LANES;
     }
-    for i in whole..n {
-        lanes[i - whole] += term(i);
+    for (lane, &a) in lanes.iter_mut().zip(rest) {
+        *lane += term(a);
     }
+    in_order(lanes)
+}
+
+/// Σ_i term(aᵢ, bᵢ) of slices of one length, as [`sum`].
+#[inline(always)]
+fn sum_of_pairs<T: Scalar>(a: &[T], b: &[T], term: impl Fn(T, T) -> T) -> T {
+    let (chunks, rest) = a.as_chunks::<LANES>();
+    let (others, other_rest) = b.as_chunks::<LANES>();
+    let mut lanes = [T::zero(); LANES];
+    for (chunk, other) in chunks.iter().zip(others) {
+        for j in 0..LANES {
+            lanes[j] += term(chunk[j], other[j]);
+        }
+    }
+    for ((lane, &a), &b) in lanes.iter_mut().zip(rest).zip(other_rest) {
+        *lane += term(a, b);
+    }
+    in_order(lanes)
+}
+
+#[inline(always)]
+fn in_order<T: Scalar>(lanes: [T; LANES]) -> T {
     lanes
         .into_iter()
         .fold(T::zero(), |total, lane| total + lane)
+}
+
+/// (a − b)².
+#[inline(always)]
+fn squared_difference<T: Scalar>(a: T, b: T) -> T {
+    let d = a - b;
+    d * d
 }
 
 /// Values that are summed before their sum is added to the others: keeps the error of a long sum
@@ -38,8 +62,8 @@ const BLOCK: usize = 4096;
 pub(crate) fn total<T: Scalar>(a: &[T]) -> T {
     vectorise(
         #[inline(always)]
-        || {
-            let blocks = a.chunks(BLOCK).map(|block| sum(block.len(), |i| block[i]));
+        move || {
+            let blocks = a.chunks(BLOCK).map(|block| sum(block, |a| a));
             blocks.fold(T::zero(), |total, block| total + block)
         },
     )
@@ -49,7 +73,7 @@ pub(crate) fn total<T: Scalar>(a: &[T]) -> T {
 pub(crate) fn total_magnitude<T: Scalar>(a: &[T]) -> T {
     vectorise(
         #[inline(always)]
-        || sum(a.len(), |i| a[i].abs()),
+        move || sum(a, |a| a.abs()),
     )
 }
 
@@ -59,7 +83,7 @@ pub(crate) fn dot<T: Scalar>(a: &[T], b: &[T]) -> T {
     let (a, b) = (&a[..n], &b[..n]);
     vectorise(
         #[inline(always)]
-        || sum(n, |i| a[i] * b[i]),
+        move || sum_of_pairs(a, b, |a, b| a * b),
     )
 }
 
@@ -69,12 +93,7 @@ pub(crate) fn squared_distance<T: Scalar>(a: &[T], b: &[T]) -> T {
     let (a, b) = (&a[..n], &b[..n]);
     vectorise(
         #[inline(always)]
-        || {
-            sum(n, |i| {
-                let d = a[i] - b[i];
-                d * d
-            })
-        },
+        move || sum_of_pairs(a, b, squared_difference),
     )
 }
 
@@ -83,36 +102,66 @@ pub(crate) fn all_finite<T: Scalar>(values: &[T]) -> bool {
     // x·0 is 0 for finite x and NaN for the others, and NaN survives a sum.
     let zero = vectorise(
         #[inline(always)]
-        || sum(values.len(), |i| values[i] * T::zero()),
+        move || sum(values, |value| value * T::zero()),
     );
     zero.is_finite()
 }
 
-/// out ← a − b (set or added).
-pub(crate) fn subtract<T: Scalar>(out: Write<'_, T>, a: &[T], b: &[T]) {
+/// Elements of the columns that [`half_squared_distances`] reads again while they are near.
+const NEAR: usize = 1024;
+
+/// values_i ← ½ ‖aᵢ − bᵢ‖² for the columns aᵢ and bᵢ of `dim` rows; in_a ← a − b and in_b ← b − a
+/// (set or added).
+pub(crate) fn half_squared_distances<T: Scalar>(
+    values: &mut [T],
+    [a, b]: [&[T]; 2],
+    dim: usize,
+    mut in_a: Write<'_, T>,
+    mut in_b: Write<'_, T>,
+) {
+    let half = T::of(0.5);
     vectorise(
         #[inline(always)]
-        || match out {
-            Write::Skip => {}
-            Write::Set(out) => {
-                for ((o, &a), &b) in out.iter_mut().zip(a).zip(b) {
-                    *o = a - b;
+        move || {
+            let columns = (NEAR / dim).max(1);
+            let length = columns * dim;
+            let pairs = a.chunks(length).zip(b.chunks(length));
+            for (k, (values, (a, b))) in values.chunks_mut(columns).zip(pairs).enumerate() {
+                let sides = a.chunks_exact(dim).zip(b.chunks_exact(dim));
+                for (value, (a, b)) in values.iter_mut().zip(sides) {
+                    *value = half * sum_of_pairs(a, b, squared_difference);
                 }
-            }
-            Write::Add(out) => {
-                for ((o, &a), &b) in out.iter_mut().zip(a).zip(b) {
-                    *o += a - b;
-                }
+                let range = k * length..k * length + a.len();
+                differences(in_a.part(range.clone()), a, b);
+                differences(in_b.part(range), b, a);
             }
         },
     );
+}
+
+/// out ← a − b (set or added).
+#[inline(always)]
+fn differences<T: Scalar>(out: Write<'_, T>, a: &[T], b: &[T]) {
+    match out {
+        Write::Skip => {}
+        Write::Set(out) => {
+            for ((o, &a), &b) in out.iter_mut().zip(a).zip(b) {
+                *o = a - b;
+            }
+        }
+        Write::Add(out) => {
+            for ((o, &a), &b) in out.iter_mut().zip(a).zip(b) {
+                *o += a - b;
+            }
+        }
+    }
 }
 
 /// out ← a ⊙ b.
 pub(crate) fn multiply<T: Scalar>(out: &mut [T], a: &[T], b: &[T]) {
     vectorise(
         #[inline(always)]
-        || {
+        move || {
             for ((o, &a), &b) in out.iter_mut().zip(a).zip(b) {
                 *o = a * b;
             }
@@ -124,7 +173,7 @@ pub(crate) fn multiply<T: Scalar>(out: &mut [T], a: &[T], b: &[T]) {
 pub(crate) fn scale<T: Scalar>(values: &mut [T], factor: T) {
     vectorise(
         #[inline(always)]
-        || {
+        move || {
             for v in values.iter_mut() {
                 *v *= factor;
             }
@@ -136,7 +185,7 @@ pub(crate) fn scale<T: Scalar>(values: &mut [T], factor: T) {
 pub(crate) fn add_to<T: Scalar>(values: &mut [T], other: &[T]) {
     vectorise(
         #[inline(always)]
-        || {
+        move || {
             for (v, &o) in values.iter_mut().zip(other) {
                 *v += o;
             }
@@ -148,7 +197,7 @@ pub(crate) fn add_to<T: Scalar>(values: &mut [T], other: &[T]) {
 pub(crate) fn subtract_from<T: Scalar>(values: &mut [T], other: &[T]) {
     vectorise(
         #[inline(always)]
-        || {
+        move || {
             for (v, &o) in values.iter_mut().zip(other) {
                 *v -= o;
             }
@@ -160,7 +209,7 @@ pub(crate) fn subtract_from<T: Scalar>(values: &mut [T], other: &[T]) {
 pub(crate) fn add_scaled<T: Scalar>(values: &mut [T], factor: T, other: &[T]) {
     vectorise(
         #[inline(always)]
-        || {
+        move || {
             for (v, &o) in values.iter_mut().zip(other) {
                 *v += factor * o;
             }
@@ -171,9 +220,16 @@ pub(crate) fn add_scaled<T: Scalar>(values: &mut [T], factor: T, other: &[T]) {
 /// Every column of `matrix` ← its factor times itself.
 pub(crate) fn scale_columns<T: Scalar>(matrix: &mut [T], factors: &[T]) {
     let dim = matrix.len() / factors.len();
-    for (column, &factor) in matrix.chunks_exact_mut(dim).zip(factors) {
-        scale(column, factor);
-    }
+    vectorise(
+        #[inline(always)]
+        move || {
+            for (column, &factor) in matrix.chunks_exact_mut(dim).zip(factors) {
+                for v in column {
+                    *v *= factor;
+                }
+            }
+        },
+    );
 }
 
 /// Every column of `matrix` ← `column`.
@@ -195,7 +251,7 @@ pub(crate) fn row_sums<T: Scalar>(out: Write<'_, T>, matrix: &[T]) {
     };
     vectorise(
         #[inline(always)]
-        || {
+        move || {
             for column in matrix.chunks_exact(out.len()) {
                 for (o, &c) in out.iter_mut().zip(column) {
                     *o += c;
@@ -204,3 +260,7 @@ pub(crate) fn row_sums<T: Scalar>(out: Write<'_, T>, matrix: &[T]) {
         },
     );
 }
+
+#[cfg(test)]
+#[path = "reduction_tests.rs"]
+mod tests;

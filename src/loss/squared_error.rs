@@ -1,7 +1,7 @@
 //! Half the squared distance.
 
 use super::{Loss, Pair};
-use crate::kernel::{squared_distance, subtract};
+use crate::kernel::half_squared_distances;
 use crate::{Scalar, Write};
 
 /// L(z, ẑ) = ½ ‖z − ẑ‖².
@@ -43,17 +43,8 @@ impl<T: Scalar> Loss<T> for SquaredError {
         d_prediction: Write<'_, T>,
         _work: &mut [T],
     ) {
-        let half = T::of(0.5);
-        let columns = at.target.chunks_exact(at.dim);
-        for ((value, z), estimate) in values
-            .iter_mut()
-            .zip(columns)
-            .zip(at.prediction.chunks_exact(at.dim))
-        {
-            *value = half * squared_distance(z, estimate);
-        }
-        subtract(d_target, at.target, at.prediction);
-        subtract(d_prediction, at.prediction, at.target);
+        let sides = [at.target, at.prediction];
+        half_squared_distances(values, sides, at.dim, d_target, d_prediction);
     }
 
     fn curvature(

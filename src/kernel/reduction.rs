@@ -8,7 +8,7 @@ const LANES: usize = 16;
 
 /// Σ_i term(aᵢ) in [`LANES`] interleaved partial sums that are then added in order.
 #[inline(always)]
-fn sum<T: Scalar>(a: &[T], term: impl Fn(T) -> T) -> T {
+pub(crate) fn sum<T: Scalar>(a: &[T], term: impl Fn(T) -> T) -> T {
     // Whole chunks as arrays: without bounds checks the compiler keeps the lanes in one register.
     let (chunks, rest) = a.as_chunks::<LANES>();
     let mut lanes = [T::zero(); LANES];
@@ -25,7 +25,7 @@ fn sum<T: Scalar>(a: &[T], term: impl Fn(T) -> T) -> T {
 
 /// Σ_i term(aᵢ, bᵢ) of slices of one length, as [`sum`].
 #[inline(always)]
-fn sum_of_pairs<T: Scalar>(a: &[T], b: &[T], term: impl Fn(T, T) -> T) -> T {
+pub(crate) fn sum_of_pairs<T: Scalar>(a: &[T], b: &[T], term: impl Fn(T, T) -> T) -> T {
     let (chunks, rest) = a.as_chunks::<LANES>();
     let (others, other_rest) = b.as_chunks::<LANES>();
     let mut lanes = [T::zero(); LANES];
@@ -142,19 +142,48 @@ pub(crate) fn half_squared_distances<T: Scalar>(
 /// out ← a − b (set or added).
 #[inline(always)]
 fn differences<T: Scalar>(out: Write<'_, T>, a: &[T], b: &[T]) {
+    map_pairs(out, a, b, |a, b| a - b);
+}
+
+/// out ← value(a, b) (set or added), for the body of a vectorised pass.
+#[inline(always)]
+pub(crate) fn map_pairs<T: Scalar>(out: Write<'_, T>, a: &[T], b: &[T], value: impl Fn(T, T) -> T) {
     match out {
         Write::Skip => {}
         Write::Set(out) => {
             for ((o, &a), &b) in out.iter_mut().zip(a).zip(b) {
-                *o = a - b;
+                *o = value(a, b);
             }
         }
         Write::Add(out) => {
             for ((o, &a), &b) in out.iter_mut().zip(a).zip(b) {
-                *o += a - b;
+                *o += value(a, b);
             }
         }
     }
+}
+
+/// The first place of the largest value; 0 if the first is NaN, and other NaN are passed over.
+#[inline(always)]
+pub(crate) fn place_of_largest<T: Scalar>(a: &[T]) -> usize {
+    let greater = |top: T, a: T| if a > top { a } else { top };
+    let (chunks, rest) = a.as_chunks::<LANES>();
+    let mut lanes = [a[0]; LANES];
+    for chunk in chunks {
+        for j in 0..LANES {
+            lanes[j] = greater(lanes[j], chunk[j]);
+        }
+    }
+    let top = rest.iter().chain(&lanes).copied().fold(a[0], greater);
+    let before = chunks
+        .iter()
+        .take_while(|chunk| !chunk.iter().fold(false, |found, &a| found | (a == top)))
+        .count()
+        * LANES;
+    a[before..]
+        .iter()
+        .position(|&a| a == top)
+        .map_or(0, |place| before + place)
 }
 
 /// out ← a ⊙ b.

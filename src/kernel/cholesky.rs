@@ -10,7 +10,7 @@ use crate::Scalar;
 pub(crate) fn factor<T: Scalar>(a: &mut [T], n: usize) -> bool {
     vectorise(
         #[inline(always)]
-        || {
+        move || {
             for j in 0..n {
                 let (before, rest) = a.split_at_mut(j * n);
                 let column = &mut rest[j..n];
@@ -40,7 +40,7 @@ pub(crate) fn factor<T: Scalar>(a: &mut [T], n: usize) -> bool {
 pub(crate) fn solve_lower<T: Scalar>(l: &[T], n: usize, b: &mut [T]) {
     vectorise(
         #[inline(always)]
-        || {
+        move || {
             for column in b.chunks_exact_mut(n) {
                 for (j, l) in l.chunks_exact(n).enumerate() {
                     let (head, tail) = column[j..].split_at_mut(1);
@@ -72,7 +72,7 @@ pub(crate) fn divide_transposed<T: Scalar>(l: &[T], n: usize, x: &mut [T]) {
     }
     vectorise(
         #[inline(always)]
-        || {
+        move || {
             for (j, l) in l.chunks_exact(n).enumerate() {
                 let (before, rest) = x[j * m..].split_at_mut(m);
                 let inverse = l[j].recip();

@@ -11,8 +11,9 @@ pub(crate) mod product;
 mod reduction;
 
 pub(crate) use reduction::{
-    add_scaled, add_to, all_finite, dot, fill_columns, multiply, multiply_by, row_sums, scale,
-    scale_columns, squared_distance, squared_errors, subtract_from, total, total_magnitude,
+    add_scaled, add_to, all_finite, dot, fill_columns, half_squared_distances, map_pairs, multiply,
+    multiply_by, place_of_largest, row_sums, scale, scale_columns, squared_distance, subtract_from,
+    sum, sum_of_pairs, total, total_magnitude,
 };
 
 /// Where a kernel writes its result: nowhere, over what was there, or added to it.
@@ -195,8 +196,10 @@ impl<'a, T> Matrix<'a, T> {
 
 /// Runs `body` compiled for the widest vectors of this machine.
 ///
-/// The body must be `#[inline(always)]` plain loops; the compiler vectorises them. It never
-/// reorders sums or contracts products, so the bits are those of the plain loop.
+/// The body must be an `#[inline(always)] move` closure of plain loops, as must be the closures that
+/// it calls; the compiler vectorises them. A number that is captured by reference would be read
+/// again after every write, and keeps it from doing so. It never reorders sums or contracts
+/// products, so the bits are those of the plain loop.
 #[inline]
 pub(crate) fn vectorise<R>(body: impl FnOnce() -> R) -> R {
     #[cfg(feature = "fast-kernels")]

@@ -7,9 +7,55 @@ use crate::Scalar;
 /// wait for the other, and the same on every machine.
 const LANES: usize = 32;
 
-/// Σ of `lanes`, by halves.
+/// Σ_i term(aᵢ) in [`LANES`] interleaved partial sums that are then added by halves.
 #[inline(always)]
-fn total_of<T: Scalar>(mut lanes: [T; LANES]) -> T {
+pub(crate) fn sum<T: Scalar>(a: &[T], term: impl Fn(T) -> T) -> T {
+    // Whole chunks as arrays: without bounds checks the compiler keeps the lanes in registers.
+    let (chunks, rest) = a.as_chunks::<LANES>();
+    let mut lanes = [T::zero(); LANES];
+    for chunk in chunks {
+        for j in 0..LANES {
+            lanes[j] += term(chunk[j]);
+        }
+    }
+    if !rest.is_empty() {
+        // Padded, so that this too is an addition of whole vectors.
+        let mut last = [T::zero(); LANES];
+        for (to, &a) in last.iter_mut().zip(rest) {
+            *to = term(a);
+        }
+        for j in 0..LANES {
+            lanes[j] += last[j];
+        }
+    }
+    by_halves(lanes)
+}
+
+/// Σ_i term(aᵢ, bᵢ) of slices of one length, as [`sum`].
+#[inline(always)]
+pub(crate) fn sum_of_pairs<T: Scalar>(a: &[T], b: &[T], term: impl Fn(T, T) -> T) -> T {
+    let (chunks, rest) = a.as_chunks::<LANES>();
+    let (others, other_rest) = b.as_chunks::<LANES>();
+    let mut lanes = [T::zero(); LANES];
+    for (chunk, other) in chunks.iter().zip(others) {
+        for j in 0..LANES {
+            lanes[j] += term(chunk[j], other[j]);
+        }
+    }
+    if !rest.is_empty() {
+        let mut last = [T::zero(); LANES];
+        for (to, (&a, &b)) in last.iter_mut().zip(rest.iter().zip(other_rest)) {
+            *to = term(a, b);
+        }
+        for j in 0..LANES {
+            lanes[j] += last[j];
+        }
+    }
+    by_halves(lanes)
+}
+
+#[inline(always)]
+fn by_halves<T: Scalar>(mut lanes: [T; LANES]) -> T {
     let mut width = LANES / 2;
     while width > 0 {
         for j in 0..width {
@@ -20,49 +66,11 @@ fn total_of<T: Scalar>(mut lanes: [T; LANES]) -> T {
     lanes[0]
 }
 
-/// Σ_i term(aᵢ), in [`LANES`] interleaved partial sums.
+/// (a − b)².
 #[inline(always)]
-fn sum<T: Scalar>(a: &[T], term: impl Fn(T) -> T) -> T {
-    let mut lanes = [T::zero(); LANES];
-    add_to_lanes(&mut lanes, a, term);
-    total_of(lanes)
-}
-
-#[inline(always)]
-fn add_to_lanes<T: Scalar>(lanes: &mut [T; LANES], a: &[T], term: impl Fn(T) -> T) {
-    let (chunks, rest) = a.as_chunks::<LANES>();
-    for chunk in chunks {
-        for j in 0..LANES {
-            lanes[j] += term(chunk[j]);
-        }
-    }
-    if !rest.is_empty() {
-        // Padded, so that this too is one addition of vectors.
-        let mut last = [T::zero(); LANES];
-        for (to, &x) in last.iter_mut().zip(rest) {
-            *to = term(x);
-        }
-        for j in 0..LANES {
-            lanes[j] += last[j];
-        }
-    }
-}
-
-/// Σ_i term(aᵢ, bᵢ), alike. The terms stand in memory for a moment: compilers vectorise loops over
-/// one array of sums and one of terms, but not over two arrays of arguments.
-#[inline(always)]
-fn sum_of_pairs<T: Scalar>(a: &[T], b: &[T], term: impl Fn(T, T) -> T) -> T {
-    const TERMS: usize = 8 * LANES;
-    let mut lanes = [T::zero(); LANES];
-    let mut terms = [T::zero(); TERMS];
-    for (a, b) in a.chunks(TERMS).zip(b.chunks(TERMS)) {
-        let n = a.len().min(b.len());
-        for (to, (&a, &b)) in terms.iter_mut().zip(a.iter().zip(b)) {
-            *to = term(a, b);
-        }
-        add_to_lanes(&mut lanes, &terms[..n], |x| x);
-    }
-    total_of(lanes)
+fn squared_difference<T: Scalar>(a: T, b: T) -> T {
+    let d = a - b;
+    d * d
 }
 
 /// Values that are summed before their sum is added to the others: keeps the error of a long sum
@@ -73,8 +81,8 @@ const BLOCK: usize = 4096;
 pub(crate) fn total<T: Scalar>(a: &[T]) -> T {
     vectorise(
         #[inline(always)]
-        || {
-            let blocks = a.chunks(BLOCK).map(|block| sum(block, |x| x));
+        move || {
+            let blocks = a.chunks(BLOCK).map(|block| sum(block, |a| a));
             blocks.fold(T::zero(), |total, block| total + block)
         },
     )
@@ -84,95 +92,28 @@ pub(crate) fn total<T: Scalar>(a: &[T]) -> T {
 pub(crate) fn total_magnitude<T: Scalar>(a: &[T]) -> T {
     vectorise(
         #[inline(always)]
-        || sum(a, |x| x.abs()),
+        move || sum(a, |a| a.abs()),
     )
 }
 
 /// Σ aᵢ bᵢ.
 pub(crate) fn dot<T: Scalar>(a: &[T], b: &[T]) -> T {
+    let n = a.len().min(b.len());
+    let (a, b) = (&a[..n], &b[..n]);
     vectorise(
         #[inline(always)]
-        || sum_of_pairs(a, b, |a, b| a * b),
+        move || sum_of_pairs(a, b, |a, b| a * b),
     )
-}
-
-#[inline(always)]
-fn square_of_difference<T: Scalar>(a: T, b: T) -> T {
-    let d = a - b;
-    d * d
 }
 
 /// Σ (aᵢ − bᵢ)².
 pub(crate) fn squared_distance<T: Scalar>(a: &[T], b: &[T]) -> T {
+    let n = a.len().min(b.len());
+    let (a, b) = (&a[..n], &b[..n]);
     vectorise(
         #[inline(always)]
-        || sum_of_pairs(a, b, square_of_difference),
+        move || sum_of_pairs(a, b, squared_difference),
     )
-}
-
-/// values_j ← ½ ‖z_j − p_j‖² for every column of `dim` values, ∂/∂z = z − p and ∂/∂p = p − z: each
-/// column is read from memory once.
-pub(crate) fn squared_errors<T: Scalar>(
-    values: &mut [T],
-    dim: usize,
-    (z, p): (&[T], &[T]),
-    d_z: Write<'_, T>,
-    d_p: Write<'_, T>,
-) {
-    let half = T::of(0.5);
-    let columns = values
-        .iter_mut()
-        .zip(z.chunks_exact(dim).zip(p.chunks_exact(dim)));
-    match (d_z, d_p) {
-        (Write::Set(d_z), Write::Set(d_p)) => vectorise(
-            #[inline(always)]
-            || {
-                let gradients = d_z.chunks_exact_mut(dim).zip(d_p.chunks_exact_mut(dim));
-                for ((value, (z, p)), (d_z, d_p)) in columns.zip(gradients) {
-                    difference(d_z, z, p);
-                    difference(d_p, p, z);
-                    *value = half * sum(d_z, |d| d * d);
-                }
-            },
-        ),
-        (Write::Set(d), Write::Skip) => vectorise(
-            #[inline(always)]
-            || {
-                for ((value, (z, p)), d) in columns.zip(d.chunks_exact_mut(dim)) {
-                    difference(d, z, p);
-                    *value = half * sum(d, |d| d * d);
-                }
-            },
-        ),
-        (Write::Skip, Write::Set(d)) => vectorise(
-            #[inline(always)]
-            || {
-                for ((value, (z, p)), d) in columns.zip(d.chunks_exact_mut(dim)) {
-                    difference(d, p, z);
-                    *value = half * sum(d, |d| d * d);
-                }
-            },
-        ),
-        (d_z, d_p) => {
-            vectorise(
-                #[inline(always)]
-                || {
-                    for (value, (z, p)) in columns {
-                        *value = half * sum_of_pairs(z, p, square_of_difference);
-                    }
-                },
-            );
-            subtract(d_z, z, p);
-            subtract(d_p, p, z);
-        }
-    }
-}
-
-#[inline(always)]
-fn difference<T: Scalar>(out: &mut [T], a: &[T], b: &[T]) {
-    for (o, (&a, &b)) in out.iter_mut().zip(a.iter().zip(b)) {
-        *o = a - b;
-    }
 }
 
 /// Whether no value is NaN or infinite.
@@ -180,36 +121,95 @@ pub(crate) fn all_finite<T: Scalar>(values: &[T]) -> bool {
     // x·0 is 0 for finite x and NaN for the others, and NaN survives a sum.
     let zero = vectorise(
         #[inline(always)]
-        || sum(values, |x| x * T::zero()),
+        move || sum(values, |value| value * T::zero()),
     );
     zero.is_finite()
 }
 
-/// out ← a − b (set or added).
-pub(crate) fn subtract<T: Scalar>(out: Write<'_, T>, a: &[T], b: &[T]) {
+/// Elements of the columns that [`half_squared_distances`] reads again while they are near.
+const NEAR: usize = 1024;
+
+/// values_i ← ½ ‖aᵢ − bᵢ‖² for the columns aᵢ and bᵢ of `dim` rows; in_a ← a − b and in_b ← b − a
+/// (set or added).
+pub(crate) fn half_squared_distances<T: Scalar>(
+    values: &mut [T],
+    [a, b]: [&[T]; 2],
+    dim: usize,
+    mut in_a: Write<'_, T>,
+    mut in_b: Write<'_, T>,
+) {
+    let half = T::of(0.5);
     vectorise(
         #[inline(always)]
-        || match out {
-            Write::Skip => {}
-            Write::Set(out) => {
-                for ((o, &a), &b) in out.iter_mut().zip(a).zip(b) {
-                    *o = a - b;
+        move || {
+            let columns = (NEAR / dim).max(1);
+            let length = columns * dim;
+            let pairs = a.chunks(length).zip(b.chunks(length));
+            for (k, (values, (a, b))) in values.chunks_mut(columns).zip(pairs).enumerate() {
+                let sides = a.chunks_exact(dim).zip(b.chunks_exact(dim));
+                for (value, (a, b)) in values.iter_mut().zip(sides) {
+                    *value = half * sum_of_pairs(a, b, squared_difference);
                 }
-            }
-            Write::Add(out) => {
-                for ((o, &a), &b) in out.iter_mut().zip(a).zip(b) {
-                    *o += a - b;
-                }
+                let range = k * length..k * length + a.len();
+                differences(in_a.part(range.clone()), a, b);
+                differences(in_b.part(range), b, a);
             }
         },
     );
+}
+
+/// out ← a − b (set or added).
+#[inline(always)]
+fn differences<T: Scalar>(out: Write<'_, T>, a: &[T], b: &[T]) {
+    map_pairs(out, a, b, |a, b| a - b);
+}
+
+/// out ← value(a, b) (set or added), for the body of a vectorised pass.
+#[inline(always)]
+pub(crate) fn map_pairs<T: Scalar>(out: Write<'_, T>, a: &[T], b: &[T], value: impl Fn(T, T) -> T) {
+    match out {
+        Write::Skip => {}
+        Write::Set(out) => {
+            for ((o, &a), &b) in out.iter_mut().zip(a).zip(b) {
+                *o = value(a, b);
+            }
+        }
+        Write::Add(out) => {
+            for ((o, &a), &b) in out.iter_mut().zip(a).zip(b) {
+                *o += value(a, b);
+            }
+        }
+    }
+}
+
+/// The first place of the largest value; 0 if the first is NaN, and other NaN are passed over.
+#[inline(always)]
+pub(crate) fn place_of_largest<T: Scalar>(a: &[T]) -> usize {
+    let greater = |top: T, a: T| if a > top { a } else { top };
+    let (chunks, rest) = a.as_chunks::<LANES>();
+    let mut lanes = [a[0]; LANES];
+    for chunk in chunks {
+        for j in 0..LANES {
+            lanes[j] = greater(lanes[j], chunk[j]);
+        }
+    }
+    let top = rest.iter().chain(&lanes).copied().fold(a[0], greater);
+    let before = chunks
+        .iter()
+        .take_while(|chunk| !chunk.iter().fold(false, |found, &a| found | (a == top)))
+        .count()
+        * LANES;
+    a[before..]
+        .iter()
+        .position(|&a| a == top)
+        .map_or(0, |place| before + place)
 }
 
 /// out ← a ⊙ b.
 pub(crate) fn multiply<T: Scalar>(out: &mut [T], a: &[T], b: &[T]) {
     vectorise(
         #[inline(always)]
-        || {
+        move || {
             for ((o, &a), &b) in out.iter_mut().zip(a).zip(b) {
                 *o = a * b;
             }
@@ -221,7 +221,7 @@ pub(crate) fn multiply<T: Scalar>(out: &mut [T], a: &[T], b: &[T]) {
 pub(crate) fn multiply_by<T: Scalar>(values: &mut [T], other: &[T]) {
     vectorise(
         #[inline(always)]
-        || {
+        move || {
             for (v, &o) in values.iter_mut().zip(other) {
                 *v *= o;
             }
@@ -233,7 +233,7 @@ pub(crate) fn multiply_by<T: Scalar>(values: &mut [T], other: &[T]) {
 pub(crate) fn scale<T: Scalar>(values: &mut [T], factor: T) {
     vectorise(
         #[inline(always)]
-        || {
+        move || {
             for v in values.iter_mut() {
                 *v *= factor;
             }
@@ -245,7 +245,7 @@ pub(crate) fn scale<T: Scalar>(values: &mut [T], factor: T) {
 pub(crate) fn add_to<T: Scalar>(values: &mut [T], other: &[T]) {
     vectorise(
         #[inline(always)]
-        || {
+        move || {
             for (v, &o) in values.iter_mut().zip(other) {
                 *v += o;
             }
@@ -257,7 +257,7 @@ pub(crate) fn add_to<T: Scalar>(values: &mut [T], other: &[T]) {
 pub(crate) fn subtract_from<T: Scalar>(values: &mut [T], other: &[T]) {
     vectorise(
         #[inline(always)]
-        || {
+        move || {
             for (v, &o) in values.iter_mut().zip(other) {
                 *v -= o;
             }
@@ -269,7 +269,7 @@ pub(crate) fn subtract_from<T: Scalar>(values: &mut [T], other: &[T]) {
 pub(crate) fn add_scaled<T: Scalar>(values: &mut [T], factor: T, other: &[T]) {
     vectorise(
         #[inline(always)]
-        || {
+        move || {
             for (v, &o) in values.iter_mut().zip(other) {
                 *v += factor * o;
             }
@@ -280,9 +280,16 @@ pub(crate) fn add_scaled<T: Scalar>(values: &mut [T], factor: T, other: &[T]) {
 /// Every column of `matrix` ← its factor times itself.
 pub(crate) fn scale_columns<T: Scalar>(matrix: &mut [T], factors: &[T]) {
     let dim = matrix.len() / factors.len();
-    for (column, &factor) in matrix.chunks_exact_mut(dim).zip(factors) {
-        scale(column, factor);
-    }
+    vectorise(
+        #[inline(always)]
+        move || {
+            for (column, &factor) in matrix.chunks_exact_mut(dim).zip(factors) {
+                for v in column {
+                    *v *= factor;
+                }
+            }
+        },
+    );
 }
 
 /// Every column of `matrix` ← `column`.
@@ -304,7 +311,7 @@ pub(crate) fn row_sums<T: Scalar>(out: Write<'_, T>, matrix: &[T]) {
     };
     vectorise(
         #[inline(always)]
-        || {
+        move || {
             for column in matrix.chunks_exact(out.len()) {
                 for (o, &c) in out.iter_mut().zip(column) {
                     *o += c;
@@ -313,3 +320,7 @@ pub(crate) fn row_sums<T: Scalar>(out: Write<'_, T>, matrix: &[T]) {
         },
     );
 }
+
+#[cfg(test)]
+#[path = "reduction_tests.rs"]
+mod tests;

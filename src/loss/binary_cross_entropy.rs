@@ -1,7 +1,8 @@
 //! Cross entropy of independent yes-or-no units, on logits.
 
-use super::units::{check_units, evaluate, prediction_curvature};
+use super::units::{check_units, evaluate_functions, prediction_curvature};
 use super::{Loss, Pair};
+use crate::layer::Activation;
 use crate::{Error, Scalar, Write};
 
 /// Cross entropy of d independent probabilities: L(y, x) = Σ_j ln(1 + e^(x_j)) − y_j x_j, x the
@@ -25,16 +26,23 @@ use crate::{Error, Scalar, Write};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct BinaryCrossEntropy;
 
-/// ln(1 + e^x), with the digits of e^x where that is small.
-fn softplus<T: Scalar>(x: T) -> T {
-    x.max(T::zero()) + (-x.abs()).exp().ln_1p()
+/// ln(1 + e^x), ln(1 + e^(−x)) and their derivatives σ(x), σ(−x).
+fn functions<T: Scalar>(x: &[T], [up, down, on, off]: [&mut [T]; 4]) {
+    for ((up, down), &x) in up.iter_mut().zip(&mut *down).zip(x) {
+        (*up, *down) = (x, -x);
+    }
+    T::activate(Activation::Softplus, up, Some(on));
+    T::activate(Activation::Softplus, down, Some(off));
 }
 
-/// 1 / (1 + e^(−x)), with the digits of e^x where that is small.
-fn sigmoid<T: Scalar>(x: T) -> T {
-    let e = (-x.abs()).exp();
-    let numerator = if x < T::zero() { e } else { T::one() };
-    numerator / (T::one() + e)
+/// σ(x) σ(−x).
+fn variance<T: Scalar>(x: &[T], out: &mut [T]) {
+    let mut mean = [T::zero(); 64];
+    for (x, out) in x.chunks(mean.len()).zip(out.chunks_mut(64)) {
+        let mean = &mut mean[..x.len()];
+        mean.copy_from_slice(x);
+        T::activate(Activation::Sigmoid, mean, Some(out));
+    }
 }
 
 impl<T: Scalar> Loss<T> for BinaryCrossEntropy {
@@ -60,15 +68,15 @@ impl<T: Scalar> Loss<T> for BinaryCrossEntropy {
         _work: &mut [T],
     ) {
         let one = T::one();
-        evaluate(
+        evaluate_functions(
             at,
             values,
             d_target,
             d_prediction,
-            |_, y, x| y * softplus(-x) + (one - y) * softplus(x),
-            |_, _, x| -x,
+            functions,
+            |y, _, [up, down, ..]| y * down + (one - y) * up,
             // σ(x) − y, whose difference would lose the digits of a probability near 1.
-            |_, y, x| (one - y) * sigmoid(x) - y * sigmoid(-x),
+            |y, [_, _, on, off]| (one - y) * on - y * off,
         );
     }
 
@@ -81,8 +89,7 @@ impl<T: Scalar> Loss<T> for BinaryCrossEntropy {
         out_prediction: Write<'_, T>,
         _work: &mut [T],
     ) {
-        let second = |x: T| sigmoid(x) * sigmoid(-x);
-        prediction_curvature(at, v_prediction, out_target, out_prediction, second);
+        prediction_curvature(at, v_prediction, out_target, out_prediction, variance);
     }
 
     fn curvature_bound(&self, _parameters: &[T]) -> Option<T> {

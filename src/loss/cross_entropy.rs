@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 
 use super::{Loss, Pair};
+use crate::kernel::{map_pairs, place_of_largest, sum, sum_of_pairs, vectorise};
 use crate::{Error, Scalar, Write};
 
 /// L(y, x) = −Σ_j y_j ln p_j with p = softmax(x), x the prediction (logits), y a distribution.
@@ -43,7 +44,7 @@ pub(super) fn check_distributions<T: Scalar>(
             let reason = format!("class {class} has the negative probability {}", y.as_f64());
             return Err(outside(column, reason));
         }
-        let total = sum(y).as_f64();
+        let total = y.iter().fold(T::zero(), |sum, &y| sum + y).as_f64();
         if total.is_nan() || (total - 1.0).abs() > SUM_TOLERANCE {
             return Err(outside(
                 column,
@@ -54,27 +55,25 @@ pub(super) fn check_distributions<T: Scalar>(
     Ok(())
 }
 
-/// Shifts every column of logits by its maximum and returns e^(x − max), in `work`.
-fn shifted_exponentials<'a, T: Scalar>(at: &Pair<'_, T>, work: &'a mut [T]) -> &'a [T] {
-    let work = &mut work[..at.prediction.len()];
-    let columns = at.prediction.chunks_exact(at.dim);
-    for (e, x) in work.chunks_exact_mut(at.dim).zip(columns) {
-        let top = x[largest(x)];
-        for (e, &x) in e.iter_mut().zip(x) {
-            *e = x - top;
-        }
-    }
+/// e^(x − max) of every column of logits, in `work`.
+fn shifted_exponentials<'a, T: Scalar>(at: &Pair<'_, T>, work: &'a mut [T]) -> &'a mut [T] {
+    let (dim, prediction) = (at.dim, at.prediction);
+    let work = &mut work[..prediction.len()];
+    let shifted = &mut *work;
+    vectorise(
+        #[inline(always)]
+        move || {
+            let columns = prediction.chunks_exact(dim);
+            for (e, x) in shifted.chunks_exact_mut(dim).zip(columns) {
+                let top = x[place_of_largest(x)];
+                for (e, &x) in e.iter_mut().zip(x) {
+                    *e = x - top;
+                }
+            }
+        },
+    );
     T::exp_all(work);
     work
-}
-
-/// The first place of the largest entry.
-fn largest<T: Scalar>(x: &[T]) -> usize {
-    (1..x.len()).fold(0, |top, j| if x[j] > x[top] { j } else { top })
-}
-
-fn sum<T: Scalar>(x: &[T]) -> T {
-    x.iter().fold(T::zero(), |sum, &x| sum + x)
 }
 
 impl<T: Scalar> Loss<T> for SoftmaxCrossEntropy {
@@ -98,35 +97,39 @@ impl<T: Scalar> Loss<T> for SoftmaxCrossEntropy {
         mut d_prediction: Write<'_, T>,
         work: &mut [T],
     ) {
-        let d = at.dim;
+        let (d, target, prediction) = (at.dim, at.target, at.prediction);
         let exponentials = shifted_exponentials(at, work);
-        for (i, value) in values.iter_mut().enumerate() {
-            let column = i * d..(i + 1) * d;
-            let e = &exponentials[column.clone()];
-            let x = &at.prediction[column.clone()];
-            let y = &at.target[column.clone()];
-            let top = largest(x);
-            // The largest entry's exponential is 1; the others alone keep ln Σ exact near 0.
-            let rest = sum(&e[..top]) + sum(&e[top + 1..]);
-            let total = T::one() + rest;
-            let log_total = rest.ln_1p();
-            let top = x[top];
-            // −ln p_j, shifted first: the difference to the top is exact where it matters.
-            let surprise = |j: usize| log_total - (x[j] - top);
-            *value = (0..d).fold(T::zero(), |sum, j| {
-                // 0 · ∞ would be NaN for a logit of −∞ that the target excludes.
-                if y[j].is_zero() {
-                    sum
-                } else {
-                    sum + y[j] * surprise(j)
+        vectorise(
+            #[inline(always)]
+            move || {
+                let columns = exponentials.chunks_exact_mut(d);
+                for (i, (value, e)) in values.iter_mut().zip(columns).enumerate() {
+                    let column = i * d..(i + 1) * d;
+                    let (x, y) = (&prediction[column.clone()], &target[column.clone()]);
+                    let place = place_of_largest(x);
+                    let top = x[place];
+                    // The largest entry's exponential is 1; the others alone keep ln Σ exact near 0.
+                    let largest = std::mem::replace(&mut e[place], T::zero());
+                    let rest = sum(e, |e| e);
+                    e[place] = largest;
+                    let total = T::one() + rest;
+                    let log_total = rest.ln_1p();
+                    // −ln p_j, shifted first: the difference to the top is exact where it matters.
+                    let surprise = |x: T| log_total - (x - top);
+                    *value = sum_of_pairs(y, x, |y, x| {
+                        // 0 · ∞ would be NaN for a logit of −∞ that the target excludes.
+                        if y.is_zero() {
+                            T::zero()
+                        } else {
+                            y * surprise(x)
+                        }
+                    });
+                    let mass = sum(y, |y| y);
+                    map_pairs(d_target.part(column.clone()), x, x, |x, _| surprise(x));
+                    map_pairs(d_prediction.part(column), e, y, |e, y| mass * e / total - y);
                 }
-            });
-            let mass = sum(y);
-            d_target.part(column.clone()).each(surprise);
-            d_prediction
-                .part(column)
-                .each(|j| mass * e[j] / total - y[j]);
-        }
+            },
+        );
     }
 
     fn curvature(
@@ -148,19 +151,23 @@ impl<T: Scalar> Loss<T> for SoftmaxCrossEntropy {
         if out_prediction.is_skip() {
             return;
         }
-        let d = at.dim;
-        let exponentials = shifted_exponentials(at, work);
-        for i in 0..at.target.len() / d {
-            let column = i * d..(i + 1) * d;
-            let e = &exponentials[column.clone()];
-            let v = &v[column.clone()];
-            let total = sum(e);
-            let mass = sum(&at.target[column.clone()]);
-            let mean = e.iter().zip(v).fold(T::zero(), |s, (&e, &v)| s + e * v) / total;
-            out_prediction
-                .part(column)
-                .each(|j| mass * e[j] / total * (v[j] - mean));
-        }
+        let (d, target) = (at.dim, at.target);
+        let exponentials = &*shifted_exponentials(at, work);
+        vectorise(
+            #[inline(always)]
+            move || {
+                for (i, e) in exponentials.chunks_exact(d).enumerate() {
+                    let column = i * d..(i + 1) * d;
+                    let v = &v[column.clone()];
+                    let total = sum(e, |e| e);
+                    let mass = sum(&target[column.clone()], |y| y);
+                    let mean = sum_of_pairs(e, v, |e, v| e * v) / total;
+                    map_pairs(out_prediction.part(column), e, v, |e, v| {
+                        mass * e / total * (v - mean)
+                    });
+                }
+            },
+        );
     }
 
     fn curvature_bound(&self, _parameters: &[T]) -> Option<T> {

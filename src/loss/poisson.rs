@@ -1,6 +1,6 @@
 //! Counts.
 
-use super::units::{check_units, evaluate, prediction_curvature};
+use super::units::{check_units, evaluate_functions, prediction_curvature};
 use super::{Loss, Pair};
 use crate::{Error, Scalar, Write};
 
@@ -24,6 +24,12 @@ use crate::{Error, Scalar, Write};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Poisson;
 
+/// e^x.
+fn rates<T: Scalar>(x: &[T], out: &mut [T]) {
+    out.copy_from_slice(x);
+    T::exp_all(out);
+}
+
 impl<T: Scalar> Loss<T> for Poisson {
     fn check_target(&self, dim: usize, target: &[T]) -> Result<(), Error> {
         let count = |y: f64| y >= 0.0 && y.is_finite();
@@ -46,14 +52,14 @@ impl<T: Scalar> Loss<T> for Poisson {
         d_prediction: Write<'_, T>,
         _work: &mut [T],
     ) {
-        evaluate(
+        evaluate_functions(
             at,
             values,
             d_target,
             d_prediction,
-            |_, y, x| x.exp() - y * x,
-            |_, _, x| -x,
-            |_, y, x| x.exp() - y,
+            |x, [rate]| rates(x, rate),
+            |y, x, [rate]| rate - y * x,
+            |y, [rate]| rate - y,
         );
     }
 
@@ -66,6 +72,6 @@ impl<T: Scalar> Loss<T> for Poisson {
         out_prediction: Write<'_, T>,
         _work: &mut [T],
     ) {
-        prediction_curvature(at, v_prediction, out_target, out_prediction, T::exp);
+        prediction_curvature(at, v_prediction, out_target, out_prediction, rates);
     }
 }

@@ -1,7 +1,7 @@
 //! Half the squared distance.
 
 use super::{Loss, Pair};
-use crate::kernel::squared_errors;
+use crate::kernel::half_squared_distances;
 use crate::{Scalar, Write};
 
 /// L(z, ẑ) = ½ ‖z − ẑ‖².
@@ -43,8 +43,8 @@ impl<T: Scalar> Loss<T> for SquaredError {
         d_prediction: Write<'_, T>,
         _work: &mut [T],
     ) {
-        let pair = (at.target, at.prediction);
-        squared_errors(values, at.dim, pair, d_target, d_prediction);
+        let sides = [at.target, at.prediction];
+        half_squared_distances(values, sides, at.dim, d_target, d_prediction);
     }
 
     fn curvature(

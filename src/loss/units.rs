@@ -73,18 +73,74 @@ pub(super) fn residual_curvature<T: Scalar>(
     }
 }
 
-/// Product with blockdiag(0, diag(second(ẑ_j))).
+/// Predictions that elementary functions take at once, in buffers on the stack.
+const BLOCK: usize = 256;
+
+/// [`evaluate`] for units whose derivative by z_j is −ẑ_j, and whose terms need N elementary functions
+/// of ẑ_j: `functions` sets N slices to those of its first, `value` takes (z_j, ẑ_j, those of ẑ_j) and
+/// `in_prediction` (z_j, those of ẑ_j).
+pub(super) fn evaluate_functions<T: Scalar, const N: usize>(
+    at: &Pair<'_, T>,
+    values: &mut [T],
+    mut d_target: Write<'_, T>,
+    mut d_prediction: Write<'_, T>,
+    functions: impl Fn(&[T], [&mut [T]; N]),
+    value: impl Fn(T, T, [T; N]) -> T,
+    in_prediction: impl Fn(T, [T; N]) -> T,
+) {
+    let mut buffers = [[T::zero(); BLOCK]; N];
+    values.fill(T::zero());
+    for start in (0..at.prediction.len()).step_by(BLOCK) {
+        let block = start..at.prediction.len().min(start + BLOCK);
+        let (z, estimate) = (&at.target[block.clone()], &at.prediction[block.clone()]);
+        functions(
+            estimate,
+            buffers.each_mut().map(|b| &mut b[..estimate.len()]),
+        );
+        let of = |k: usize| (z[k], estimate[k], std::array::from_fn(|f| buffers[f][k]));
+
+        // The part of each column that lies in the block.
+        let mut from = 0;
+        while from < z.len() {
+            let column = (start + from) / at.dim;
+            let to = z.len().min((column + 1) * at.dim - start);
+            values[column] = (from..to).fold(values[column], |sum, k| {
+                let (z, estimate, f) = of(k);
+                sum + value(z, estimate, f)
+            });
+            from = to;
+        }
+        d_target.part(block.clone()).each(|k| -estimate[k]);
+        d_prediction.part(block).each(|k| {
+            let (z, _, f) = of(k);
+            in_prediction(z, f)
+        });
+    }
+}
+
+/// Product with blockdiag(0, diag(f(ẑ_j))); `second` sets its second slice to f of the first.
 pub(super) fn prediction_curvature<T: Scalar>(
     at: &Pair<'_, T>,
     v_prediction: Option<&[T]>,
     out_target: Write<'_, T>,
-    out_prediction: Write<'_, T>,
-    second: impl Fn(T) -> T,
+    mut out_prediction: Write<'_, T>,
+    second: impl Fn(&[T], &mut [T]),
 ) {
     out_target.each(|_| T::zero());
-    match v_prediction {
-        Some(v) => out_prediction.each(|k| second(at.prediction[k]) * v[k]),
-        None => out_prediction.each(|_| T::zero()),
+    let Some(v) = v_prediction else {
+        out_prediction.each(|_| T::zero());
+        return;
+    };
+    if out_prediction.is_skip() {
+        return;
+    }
+    let mut buffer = [T::zero(); BLOCK];
+    for start in (0..v.len()).step_by(BLOCK) {
+        let block = start..v.len().min(start + BLOCK);
+        let buffer = &mut buffer[..block.len()];
+        second(&at.prediction[block.clone()], buffer);
+        let v = &v[block.clone()];
+        out_prediction.part(block).each(|k| buffer[k] * v[k]);
     }
 }
 

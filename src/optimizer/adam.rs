@@ -83,7 +83,7 @@ impl<T: Scalar> Optimizer<T> for Adam {
         let (m, v) = state.split_at_mut(values.len());
         vectorise(
             #[inline(always)]
-            || {
+            move || {
                 for (((x, &g), m), v) in values.iter_mut().zip(gradient).zip(m).zip(v) {
                     let g = mean * g;
                     *m = beta1 * *m + rest1 * g;

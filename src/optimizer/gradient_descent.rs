@@ -71,7 +71,7 @@ impl<T: Scalar> Optimizer<T> for GradientDescent {
         let (plain, nesterov) = (self.momentum == 0.0, self.nesterov);
         vectorise(
             #[inline(always)]
-            || {
+            move || {
                 if plain {
                     for (x, &g) in values.iter_mut().zip(gradient) {
                         *x -= rate * (mean * g);

@@ -69,7 +69,7 @@ impl<T: Scalar> Optimizer<T> for RmsProp {
         let (epsilon, mean) = (positive(self.epsilon), T::of(step.gradient_factor));
         vectorise(
             #[inline(always)]
-            || {
+            move || {
                 for ((x, &g), v) in values.iter_mut().zip(gradient).zip(state) {
                     let g = mean * g;
                     *v = alpha * *v + rest * (g * g);

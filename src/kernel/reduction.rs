@@ -7,9 +7,15 @@ use crate::Scalar;
 /// wait for the other, and the same on every machine.
 const LANES: usize = 32;
 
+/// Fewer terms than this are added one after another: lanes would hold little but zeros.
+const FEW: usize = 16;
+
 /// Σ_i term(aᵢ) in [`LANES`] interleaved partial sums that are then added by halves.
 #[inline(always)]
 pub(crate) fn sum<T: Scalar>(a: &[T], term: impl Fn(T) -> T) -> T {
+    if a.len() < FEW {
+        return a.iter().fold(T::zero(), |sum, &a| sum + term(a));
+    }
     // Whole chunks as arrays: without bounds checks the compiler keeps the lanes in registers.
     let (chunks, rest) = a.as_chunks::<LANES>();
     let mut lanes = [T::zero(); LANES];
@@ -34,6 +40,10 @@ pub(crate) fn sum<T: Scalar>(a: &[T], term: impl Fn(T) -> T) -> T {
 /// Σ_i term(aᵢ, bᵢ) of slices of one length, as [`sum`].
 #[inline(always)]
 pub(crate) fn sum_of_pairs<T: Scalar>(a: &[T], b: &[T], term: impl Fn(T, T) -> T) -> T {
+    if a.len() < FEW {
+        let pairs = a.iter().zip(b);
+        return pairs.fold(T::zero(), |sum, (&a, &b)| sum + term(a, b));
+    }
     let (chunks, rest) = a.as_chunks::<LANES>();
     let (others, other_rest) = b.as_chunks::<LANES>();
     let mut lanes = [T::zero(); LANES];
@@ -253,6 +263,34 @@ pub(crate) fn add_to<T: Scalar>(values: &mut [T], other: &[T]) {
     );
 }
 
+/// values ← values + other; whether all are finite.
+pub(crate) fn add_to_finite<T: Scalar>(values: &mut [T], other: &[T]) -> bool {
+    let zero = vectorise(
+        #[inline(always)]
+        move || {
+            for (v, &o) in values.iter_mut().zip(other) {
+                *v += o;
+            }
+            sum(values, |value| value * T::zero())
+        },
+    );
+    zero.is_finite()
+}
+
+/// Every column of `matrix` ← itself + `column`.
+pub(crate) fn add_to_columns<T: Scalar>(matrix: &mut [T], column: &[T]) {
+    vectorise(
+        #[inline(always)]
+        move || {
+            for own in matrix.chunks_exact_mut(column.len()) {
+                for (v, &c) in own.iter_mut().zip(column) {
+                    *v += c;
+                }
+            }
+        },
+    );
+}
+
 /// values ← values − other.
 pub(crate) fn subtract_from<T: Scalar>(values: &mut [T], other: &[T]) {
     vectorise(
@@ -294,8 +332,13 @@ pub(crate) fn scale_columns<T: Scalar>(matrix: &mut [T], factors: &[T]) {
 
 /// Every column of `matrix` ← `column`.
 pub(crate) fn fill_columns<T: Scalar>(matrix: &mut [T], column: &[T]) {
-    for to in matrix.chunks_exact_mut(column.len()) {
-        to.copy_from_slice(column);
+    let mut filled = column.len().min(matrix.len());
+    matrix[..filled].copy_from_slice(&column[..filled]);
+    // Twice as many each time: few long copies instead of many short ones.
+    while filled < matrix.len() {
+        let count = filled.min(matrix.len() - filled);
+        matrix.copy_within(..count, filled);
+        filled += count;
     }
 }
 
@@ -312,7 +355,19 @@ pub(crate) fn row_sums<T: Scalar>(out: Write<'_, T>, matrix: &[T]) {
     vectorise(
         #[inline(always)]
         move || {
-            for column in matrix.chunks_exact(out.len()) {
+            // Four columns a pass, added one after another: the bits of one a pass.
+            let dim = out.len();
+            let fours = matrix.chunks_exact(4 * dim);
+            let rest = fours.remainder();
+            for four in fours {
+                let (ab, cd) = four.split_at(2 * dim);
+                let ((a, b), (c, d)) = (ab.split_at(dim), cd.split_at(dim));
+                let columns = a.iter().zip(b).zip(c.iter().zip(d));
+                for (o, ((&a, &b), (&c, &d))) in out.iter_mut().zip(columns) {
+                    *o = *o + a + b + c + d;
+                }
+            }
+            for column in rest.chunks_exact(dim) {
                 for (o, &c) in out.iter_mut().zip(column) {
                     *o += c;
                 }

@@ -11,7 +11,10 @@ fn numbers(n: usize, seed: usize) -> Vec<f32> {
 }
 
 /// What [`sum`] documents, as it stands.
-fn in_lanes(terms: impl Iterator<Item = f32>) -> f32 {
+fn in_lanes(terms: impl ExactSizeIterator<Item = f32>) -> f32 {
+    if terms.len() < FEW {
+        return terms.fold(0.0, |sum, term| sum + term);
+    }
     let mut lanes = [0.0; LANES];
     for (i, term) in terms.enumerate() {
         lanes[i % LANES] += term;
@@ -26,7 +29,7 @@ fn in_lanes(terms: impl Iterator<Item = f32>) -> f32 {
 
 #[test]
 fn sums_have_the_bits_of_their_order() {
-    for n in [0, 1, 15, 16, 17, 100, 1000] {
+    for n in [0, 1, 15, 16, 17, 31, 32, 33, 100, 1000] {
         let (a, b) = (numbers(n, 3), numbers(n, 1000));
         let pairs = || a.iter().zip(&b);
         let products = in_lanes(pairs().map(|(a, b)| a * b));

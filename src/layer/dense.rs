@@ -7,7 +7,7 @@ use rand::Rng;
 use super::{Activation, Affine, Context, Layer, ParameterGroup, Point, Scratch};
 use crate::execution::{Columns, WriteColumns};
 use crate::init::Initializer;
-use crate::kernel::{dot, fill_columns, multiply, multiply_by, row_sums, scale};
+use crate::kernel::{add_to_columns, dot, fill_columns, multiply, multiply_by, row_sums, scale};
 use crate::{Error, Matrix, Scalar, Write};
 
 /// Fully connected layer with a fused activation, ẑ = a(W z + b).
@@ -124,6 +124,9 @@ impl Dense {
     }
 }
 
+/// Values that stay in the nearest cache between two passes over them.
+const NEAR: usize = 2048;
+
 impl<T: Scalar> Layer<T> for Dense {
     fn input_dim(&self) -> usize {
         self.input_dim
@@ -189,22 +192,22 @@ impl<T: Scalar> Layer<T> for Dense {
         let (weights, bias) = parameters.split_at(self.weight_count());
         let (w, z) = (self.matrix(weights), Matrix::new(input, self.input_dim, n));
         let has_bias = self.bias.is_some();
-        let has_tape = tape.is_some();
         let size = self.output_dim;
         let columns = |values| Columns { values, size };
         let data = (columns(output), columns(tape.unwrap_or_default()));
         let forward = |range, (output, tape): (Columns<'_, T>, Columns<'_, T>)| {
-            let output = output.values;
-            let product = if has_bias {
-                fill_columns(output, bias);
-                Write::Add(&mut *output)
-            } else {
-                Write::Set(&mut *output)
-            };
-            T::matmul(product, w, z.column_range(range));
-            // The identity's derivative needs no tape.
-            if self.activation != Activation::Identity {
-                T::activate(self.activation, output, has_tape.then_some(tape.values));
+            T::matmul(Write::Set(&mut *output.values), w, z.column_range(range));
+            // Some columns at a time, so that they are still near when the activation follows.
+            let near = NEAR / size.min(NEAR) * size;
+            let mut tapes = tape.values.chunks_mut(near);
+            for output in output.values.chunks_mut(near) {
+                if has_bias {
+                    add_to_columns(output, bias);
+                }
+                // The identity's derivative needs no tape.
+                if self.activation != Activation::Identity {
+                    T::activate(self.activation, output, tapes.next());
+                }
             }
         };
         let work = self.weight_count();

@@ -7,7 +7,7 @@ use super::visit::{Scheme, Visit};
 use crate::circuit::Workspace;
 use crate::circuit::batch::Kept;
 use crate::decoupled::DecoupledCircuit;
-use crate::kernel::{add_to, all_finite};
+use crate::kernel::{add_to_finite, all_finite};
 use crate::optimizer::{Optimizer, Step};
 use crate::{Error, Quantity, Scalar};
 
@@ -154,8 +154,7 @@ impl<T: Scalar> Steps<'_, T> {
         let size = at_once * dim;
         let gradients = own.gradient.chunks_mut(size).zip(input_part.chunks(size));
         for (p, (z, (gradient, input_part))) in z.chunks_mut(size).zip(gradients).enumerate() {
-            add_to(gradient, input_part);
-            own.gradient_is_finite &= all_finite(gradient);
+            own.gradient_is_finite &= add_to_finite(gradient, input_part);
             if self.alike {
                 let step = Step::new(self.steps[0], 1.0);
                 self.rule.update(step, z, gradient, memory.part(p));

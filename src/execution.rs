@@ -75,6 +75,16 @@ impl Execution {
         self
     }
 
+    /// How many runs of neighbours `count` layers are best cut into, so that each run can be one
+    /// thread's: twice as many as there are threads, for balance.
+    pub(crate) fn runs(self, count: usize) -> usize {
+        #[cfg(feature = "rayon")]
+        if self.has_parallel_layers() {
+            return count.min(2 * rayon::current_num_threads());
+        }
+        count.min(1)
+    }
+
     /// Calls `work(i, item i of data)` for i = 0, …, `count` − 1.
     pub(crate) fn for_each_item<D: Cut>(
         self,

@@ -172,23 +172,30 @@ impl<T: Copy> BatchMut<'_, T> {
         }
     }
 
-    /// The whole arrays of z_1, …, z_{T−1}, where the batch stands in the i-th of them, and where
-    /// each has to be kept before it is changed, if anywhere.
+    /// The whole arrays of z_1, …, z_{T−1}, and where the batch stands in the i-th of them.
     pub(crate) fn hidden_mut(
         &mut self,
-    ) -> (
-        &mut [Vec<T>],
-        impl Fn(usize) -> Range<usize> + use<'_, T>,
-        &mut [Kept<T>],
-    ) {
+    ) -> (&mut [Vec<T>], impl Fn(usize) -> Range<usize> + use<'_, T>) {
         let last = self.z.len() - 1;
         let (dims, start, count) = (&self.dims[1..], self.start, self.ids.len());
         let range = move |i: usize| columns(dims[i], start, count);
-        let kept = match &mut self.undo {
-            Some(undo) => &mut undo.layers[..],
-            None => &mut [],
-        };
-        (&mut self.z[1..last], range, kept)
+        (&mut self.z[1..last], range)
+    }
+
+    /// z_t ← `new`, which gets other memory of the same length for it.
+    pub(crate) fn replace(&mut self, t: usize, new: &mut Vec<T>) {
+        let whole = self.z[t].len() == new.len();
+        match &mut self.undo {
+            None if whole => std::mem::swap(&mut self.z[t], new),
+            Some(undo) if whole && !undo.layers[t - 1].changed => {
+                let kept = &mut undo.layers[t - 1];
+                kept.z.resize(new.len(), new[0]);
+                std::mem::swap(&mut self.z[t], &mut kept.z);
+                std::mem::swap(&mut self.z[t], new);
+                kept.changed = true;
+            }
+            _ => self.target_mut(t).copy_from_slice(new),
+        }
     }
 }
 

@@ -220,11 +220,6 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         self.parameters
     }
 
-    /// The blocks of θ_t, if the problem is a circuit's.
-    pub(crate) fn groups(&self) -> &'a [ParameterGroup] {
-        self.regularization.groups
-    }
-
     /// z_t, input_dim × n column-major.
     pub fn input(&self) -> &'a [T] {
         self.input

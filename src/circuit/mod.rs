@@ -359,56 +359,28 @@ impl<T: Scalar> Circuit<T> {
         });
     }
 
-    /// [`Circuit::evaluate`] as the batch's execution says, without predictions unless `predict`.
+    /// [`Circuit::evaluate`] as the batch's execution says, without predictions unless `predict`:
+    /// one pass over each layer's problem.
     pub(crate) fn differentiate(
-        &self,
-        batch: Batch<'_, T>,
-        predict: bool,
-        wanted: [bool; 2],
-        workspace: &mut Workspace<T>,
-    ) {
-        let mut nothing = Vec::new();
-        nothing.resize(self.depth(), ());
-        self.differentiate_apart(
-            batch,
-            predict,
-            wanted,
-            workspace,
-            &mut nothing,
-            |_, _, ()| {},
-        );
-        if wanted[1] {
-            add_input_parts(workspace, batch.execution);
-        }
-    }
-
-    /// One pass over every layer's problem: predictions, unless they are current, values and
-    /// gradients in θ and z (as `wanted`), then `finish` with the layer's item of `items`, while they
-    /// are at hand. The two parts of ∂E/∂z_t stay apart, in the target gradient of layer t − 1 and
-    /// the input gradient of layer t.
-    pub(crate) fn differentiate_apart<A: Send>(
         &self,
         batch: Batch<'_, T>,
         predict: bool,
         [parameters, targets]: [bool; 2],
         workspace: &mut Workspace<T>,
-        items: &mut [A],
-        finish: impl Fn(&LocalProblem<'_, T>, &mut LocalWorkspace<T>, &mut A) + Sync,
     ) {
         workspace.fit(self);
         let batch = self.fitted(batch);
-        let locals = &mut workspace.locals;
-        batch
-            .execution
-            .for_each_pair(locals, items, |t, local, item| {
-                let wanted = self.wanted(t, parameters, targets);
-                let problem = self.local_problem(t, batch);
-                if predict {
-                    problem.predict(local);
-                }
-                problem.differentiate(wanted, local);
-                finish(&problem, local, item);
-            });
+        let execution = batch.execution;
+        execution.for_each(&mut workspace.locals, |t, local| {
+            let problem = self.local_problem(t, batch);
+            if predict {
+                problem.predict(local);
+            }
+            problem.differentiate(self.wanted(t, parameters, targets), local);
+        });
+        if targets {
+            add_input_parts(workspace, execution);
+        }
     }
 
     /// [`Circuit::differentiate`] with the inputs too taken from the predictions in the workspace,
@@ -434,7 +406,7 @@ impl<T: Scalar> Circuit<T> {
     }
 
     /// What layer t's problem brings to gradients in θ and z.
-    fn wanted(&self, t: usize, parameters: bool, targets: bool) -> Wanted {
+    pub(crate) fn wanted(&self, t: usize, parameters: bool, targets: bool) -> Wanted {
         Wanted {
             parameters,
             input: targets && t > 0,

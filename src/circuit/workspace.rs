@@ -1,6 +1,7 @@
 //! The memory that evaluations work in: allocated once, then reused.
 
 use crate::circuit::Circuit;
+use crate::kernel::squared_distance;
 use crate::layer::{Context, Layer};
 use crate::loss::Loss;
 use crate::{Error, Quantity, Scalar};
@@ -88,6 +89,29 @@ impl<T: Scalar> LocalWorkspace<T> {
             && self.energies.len() == batch
     }
 
+    /// Lets the memory that one evaluation needs for itself go on to the next layer's, where it is
+    /// still in the cache: all but the gradients, and d_input only if `with_input`.
+    pub(crate) fn hand_on(&mut self, next: &mut Self, with_input: bool) {
+        for (own, other) in [
+            (&mut self.prediction, &mut next.prediction),
+            (&mut self.tape, &mut next.tape),
+            (&mut self.work, &mut next.work),
+            (&mut self.cotangent, &mut next.cotangent),
+        ] {
+            swap_alike(own, other);
+        }
+        if with_input {
+            swap_alike(&mut self.d_input, &mut next.d_input);
+        }
+    }
+
+    /// Σᵢ ‖zⁱ − ẑⁱ‖² to the targets z, unless the loss has told it.
+    pub(crate) fn measure_gap(&mut self, target: &[T]) {
+        let prediction = &self.prediction;
+        let measure = || squared_distance(target, prediction);
+        self.squared_gap.get_or_insert_with(measure);
+    }
+
     pub(crate) fn forward(
         &mut self,
         layer: &dyn Layer<T>,
@@ -135,6 +159,13 @@ impl<T: Scalar> LocalWorkspace<T> {
     /// [`Circuit::evaluate`] the next layer's part is added to it: it is ∂E/∂z_{t+1} then.
     pub fn target_gradient(&self) -> &[T] {
         &self.d_target
+    }
+}
+
+/// Exchanges buffers of one length.
+fn swap_alike<T>(a: &mut Vec<T>, b: &mut Vec<T>) {
+    if a.len() == b.len() {
+        std::mem::swap(a, b);
     }
 }
 
@@ -215,6 +246,13 @@ impl<T: Scalar> Workspace<T> {
         }
         let squares = all().map(|g| (g.as_f64() / top).powi(2));
         top * squares.sum::<f64>().sqrt()
+    }
+
+    /// Σ_t Σᵢ ‖z_tⁱ − ẑ_tⁱ‖² over the hidden layers, where they were measured.
+    pub(crate) fn squared_gap(&self) -> T {
+        let hidden = &self.locals[..self.locals.len() - 1];
+        let gaps = hidden.iter().filter_map(|local| local.squared_gap);
+        gaps.fold(T::zero(), |sum, gap| sum + gap)
     }
 
     /// Total of the layers' energies, in order.

@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use crate::circuit::local_problem::check_length;
-use crate::circuit::{Batch, BatchMut, Circuit, LocalProblem, LocalWorkspace, Workspace};
+use crate::circuit::{Batch, BatchMut, Circuit, LocalWorkspace, Workspace};
 use crate::execution::Execution;
-use crate::kernel::{add_scaled, add_to, all_finite, dot, squared_distance};
+use crate::kernel::{add_scaled, add_to, all_finite, dot};
 use crate::{Error, Quantity, Scalar, Wanted};
 
 /// The problem of a Z-step: E over z_1, …, z_{T−1} of one batch, θ fixed.
@@ -229,32 +229,6 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
         self.workspace.energy()
     }
 
-    /// [`TargetProblem::evaluate`] with all gradients, but for the two parts of ∂E/∂z_t, which stay
-    /// apart ([`Circuit::differentiate_apart`]), and the squared gap; `finish` is called for every
-    /// layer while its gradients are at hand.
-    pub(crate) fn evaluate_apart<A: Send>(
-        &mut self,
-        items: &mut [A],
-        finish: impl Fn(&LocalProblem<'_, T>, &LocalWorkspace<T>, &mut A) + Sync,
-    ) -> (T, T) {
-        let predict = !self.predicted;
-        let batch = view(self.batch, self.multipliers);
-        let (wanted, workspace) = ([true; 2], &mut *self.workspace);
-        self.circuit.differentiate_apart(
-            batch,
-            predict,
-            wanted,
-            workspace,
-            items,
-            |problem, local, item| {
-                measure_gap(problem, local);
-                finish(problem, local, item);
-            },
-        );
-        (self.predicted, self.begun) = (true, true);
-        (self.workspace.energy(), self.total_gap())
-    }
-
     /// [`TargetProblem::evaluate`] with predictions and Jacobians left as they are in the
     /// workspace, those of the last forward pass ([`TargetProblem::refresh`]), while the targets
     /// have moved: the fixed-prediction assumption.
@@ -279,19 +253,13 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
     /// Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖² over the hidden layers, without weights or μ.
     pub fn squared_gap(&mut self) -> T {
         self.predict();
-        let (circuit, batch) = (self.circuit, self.batch.view());
+        let batch = self.batch.view();
         let locals = &mut self.workspace.locals;
         batch.execution.for_each(locals, |t, local| {
             local.squared_gap = None;
-            measure_gap(&circuit.local_problem(t, batch), local);
+            local.measure_gap(batch.z(t + 1));
         });
-        self.total_gap()
-    }
-
-    fn total_gap(&self) -> T {
-        let hidden = &self.workspace.locals[..self.circuit.depth() - 1];
-        let gaps = hidden.iter().filter_map(|local| local.squared_gap);
-        gaps.fold(T::zero(), |sum, gap| sum + gap)
+        self.workspace.squared_gap()
     }
 
     /// ℓ_t, and ∂E/∂θ_t alone into the workspace.
@@ -457,7 +425,7 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
         let locals = &self.workspace.locals;
         let execution = self.batch.execution;
         self.batch.keep_all();
-        let (z, range, _) = self.batch.hidden_mut();
+        let (z, range) = self.batch.hidden_mut();
         execution.for_each_pair(z, states, |i, z, state| {
             change(&mut z[range(i)], &locals[i].d_target, state);
         });
@@ -474,13 +442,6 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
         let gradient = self.workspace.target_gradient(t);
         check_finite(Quantity::TargetGradient, t, step, gradient)
     }
-}
-
-/// Σᵢ ‖zⁱ − ẑⁱ‖² of one layer, at its current prediction, unless its loss has told it.
-fn measure_gap<T: Scalar>(problem: &LocalProblem<'_, T>, local: &mut LocalWorkspace<T>) {
-    let prediction = &local.prediction;
-    let measure = || squared_distance(problem.target, prediction);
-    local.squared_gap.get_or_insert_with(measure);
 }
 
 /// ∂E/∂z_t from the local problems of layers t − 1 and t, into the first's workspace.

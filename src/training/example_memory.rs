@@ -113,7 +113,7 @@ impl<T: Scalar> LayerMemory<T> {
             return change(&mut self.values[slots * column * dim..slots * (column + 1) * dim]);
         }
         let mut example = std::mem::take(&mut self.example);
-        let group = self.part(column / GROUP);
+        let group = self.part(column / GROUP, GROUP);
         let place = column % GROUP;
         let own = place * dim..(place + 1) * dim;
         let length = group.len() / slots;
@@ -129,18 +129,19 @@ impl<T: Scalar> LayerMemory<T> {
         self.example = example;
     }
 
-    /// How many examples can be updated at once: about a nearest cache full of them.
-    pub(super) fn examples_at_once(&self) -> usize {
+    /// How many examples can be updated at once, for about `values` values.
+    pub(super) fn examples_at_once(&self, values: usize) -> usize {
         match self.slots {
             // Without a second array there are no groups to keep to.
-            0 | 1 => (4096 / self.dim).max(1),
+            0 | 1 => (values / self.dim).max(1),
             _ => GROUP,
         }
     }
 
-    /// The arrays of the p-th part of that many examples, one after another.
-    pub(super) fn part(&mut self, p: usize) -> &mut [T] {
-        let size = self.examples_at_once() * self.slots * self.dim;
+    /// The arrays of the p-th part of `examples` examples, one after another: of a group, or of any
+    /// number where there is one slot at most.
+    pub(super) fn part(&mut self, p: usize, examples: usize) -> &mut [T] {
+        let size = examples * self.slots * self.dim;
         let end = ((p + 1) * size).min(self.values.len());
         &mut self.values[p * size..end]
     }

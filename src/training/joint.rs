@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use super::example_memory::{ExampleMemory, LayerMemory};
 use super::visit::{Scheme, Visit};
-use crate::circuit::Workspace;
-use crate::circuit::batch::Kept;
 use crate::decoupled::DecoupledCircuit;
+use crate::execution::Columns;
 use crate::kernel::{add_to_finite, all_finite};
 use crate::optimizer::{Optimizer, Step};
 use crate::{Error, Quantity, Scalar};
@@ -32,16 +31,15 @@ pub struct JointDescent<T: Scalar> {
     memory: ExampleMemory<T>,
     /// Steps of each example, by column.
     steps: Vec<u64>,
-    moves: Vec<Move<T>>,
+    /// By hidden layer.
+    finite: Vec<Finite>,
 }
 
-/// One hidden layer's step under way.
-#[derive(Debug, Clone)]
-struct Move<T> {
-    /// ∂E/∂z_t.
-    gradient: Vec<T>,
-    gradient_is_finite: bool,
-    target_is_finite: bool,
+/// Whether what one z_t's step met is finite.
+#[derive(Debug, Clone, Copy)]
+struct Finite {
+    gradient: bool,
+    target: bool,
 }
 
 impl<T: Scalar> JointDescent<T> {
@@ -51,7 +49,7 @@ impl<T: Scalar> JointDescent<T> {
             rule: Arc::new(rule),
             memory: ExampleMemory::new(),
             steps: Vec::new(),
-            moves: Vec::new(),
+            finite: Vec::new(),
         }
     }
 }
@@ -60,63 +58,123 @@ impl<T: Scalar> Scheme<T> for JointDescent<T> {
     fn start(&mut self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
         self.memory.start(model, self.rule.slots());
         self.steps = vec![0; model.examples().len()];
-        let moves = (1..model.circuit().depth()).map(|_| Move {
-            gradient: Vec::new(),
-            gradient_is_finite: true,
-            target_is_finite: true,
-        });
-        self.moves = moves.collect();
+        let finite = Finite {
+            gradient: true,
+            target: true,
+        };
+        self.finite = vec![finite; model.circuit().depth() - 1];
         Ok(())
     }
 
     fn visit(&mut self, visit: &mut Visit<'_, '_, T>) -> Result<T, Error> {
         self.memory.locate(visit.batch().examples())?;
-        let (energy, gap) = visit.evaluate_with_steps();
-        // Both gradients were taken at the same point, so the order of the two updates is free. If
-        // that of θ fails, the run puts the targets back.
-        self.move_targets(visit)?;
-        visit.commit_steps()?;
+        let number = visit.steps();
+        self.descend(visit);
+        check(&self.finite, number)?;
+        visit.workspace.check_energies(number)?;
+        visit.optimizer.check()?;
+        let (energy, gap) = (visit.workspace.energy(), visit.workspace.squared_gap());
+        let locals = &mut visit.workspace.locals[..self.finite.len()];
+        for (t, local) in (1..).zip(locals) {
+            visit.batch.replace(t, &mut local.d_target);
+        }
+        let early = visit.optimizer.is_layerwise();
+        visit
+            .optimizer
+            .commit(visit.circuit, visit.workspace, early);
         visit.record_gap_met(gap);
         Ok(energy)
     }
 }
 
 impl<T: Scalar> JointDescent<T> {
-    fn move_targets(&mut self, visit: &mut Visit<'_, '_, T>) -> Result<(), Error> {
-        let number = visit.steps();
+    /// Makes both steps, from gradients at the same point: every new θ_t in the place of its
+    /// gradient, every new z_t in that of its target gradient. Nothing of the model changes yet.
+    ///
+    /// Layers go in runs, each by one thread from its first layer to its last. Within a run all that
+    /// is made is used while it is in the cache: θ_t steps when layer t's problem is done, z_t when
+    /// those of layers t − 1 and t are, and the memory in between goes from layer to layer.
+    fn descend(&mut self, visit: &mut Visit<'_, '_, T>) {
         let whole = self.memory.is_whole();
         let (columns, memory) = self.memory.parts();
         for &column in columns {
             self.steps[column] += 1;
         }
         let weights = visit.batch.weights;
-        let alike = whole && weights.is_empty() && is_constant(&self.steps);
-        let steps = Steps {
+        let moves = Moves {
             rule: self.rule.as_ref(),
             columns,
             steps: &self.steps,
             weights,
-            alike,
+            alike: whole && weights.is_empty() && is_constant(&self.steps),
         };
         let execution = visit.execution();
-        let moves = &mut self.moves;
-        let swap_gradients = |moves: &mut [Move<T>], workspace: &mut Workspace<T>| {
-            for (own, local) in moves.iter_mut().zip(&mut workspace.locals) {
-                std::mem::swap(&mut own.gradient, &mut local.d_target);
-            }
+        let circuit = &*visit.circuit;
+        let depth = circuit.depth();
+        let batch = visit.batch.view().with_execution(execution);
+        // The norm of all gradients must be known first where it has a bound.
+        let early = visit.optimizer.is_layerwise();
+        let step = visit.step(|_| false);
+        let workspace = &mut *visit.workspace;
+        workspace.fit(circuit);
+        let (rule, layers) = visit.optimizer.parts();
+        let size = depth.div_ceil(execution.runs(depth));
+        let locals = Columns {
+            values: &mut workspace.locals[..],
+            size,
         };
-        swap_gradients(moves, visit.workspace);
-        let workspace = &*visit.workspace;
-        let (z, range, kept) = visit.batch.hidden_mut();
-        let count = z.len();
-        let data = ((z, kept), (&mut moves[..], memory));
-        execution.for_each_item(count, data, |i, ((z, kept), (own, memory))| {
-            let input_part = workspace.local(i + 1).input_gradient();
-            let (own, z, memory) = (&mut own[0], &mut z[0][range(i)], &mut memory[0]);
-            steps.make(own, z, input_part, kept.first_mut(), memory);
-        });
-        swap_gradients(moves, visit.workspace);
-        check(moves, number)
+        let layers = Columns {
+            values: layers,
+            size,
+        };
+        let finite = Columns {
+            values: &mut self.finite[..],
+            size,
+        };
+        let hidden = Columns {
+            values: &mut *memory,
+            size,
+        };
+        let data = ((locals, layers), (finite, hidden));
+        execution.for_each_item(
+            depth.div_ceil(size),
+            data,
+            |r, ((locals, layers), hidden)| {
+                let (locals, layers) = (locals.values, layers.values);
+                let (finite, memory) = (hidden.0.values, hidden.1.values);
+                for k in 0..locals.len() {
+                    let t = r * size + k;
+                    let (before, own) = locals.split_at_mut(k);
+                    let own = &mut own[0];
+                    if let Some(below) = before.last_mut() {
+                        // The first input gradient waits for the end of the run before this.
+                        below.hand_on(own, k > 1 || r == 0);
+                    }
+                    let problem = circuit.local_problem(t, batch);
+                    problem.evaluate(circuit.wanted(t, true, true), own);
+                    if t + 1 < depth {
+                        own.measure_gap(problem.target);
+                    }
+                    if early {
+                        let theta = (problem.parameters, circuit.parameter_groups(t));
+                        layers[k].step_over(rule, step, theta, &mut own.d_parameters, execution);
+                    }
+                    if let Some(below) = before.last_mut() {
+                        let parts = [&mut below.d_target[..], &mut own.d_input[..]];
+                        finite[k - 1] = moves.make(batch.z(t), parts, &mut memory[k - 1]);
+                    }
+                }
+            },
+        );
+        // Where two runs meet.
+        for t in (size..depth).step_by(size) {
+            let (before, after) = workspace.locals.split_at_mut(t);
+            let parts = [&mut before[t - 1].d_target[..], &mut after[0].d_input[..]];
+            self.finite[t - 1] = moves.make(batch.z(t), parts, &mut memory[t - 1]);
+        }
+        if !early {
+            visit.prepare_steps(&[]);
+        }
     }
 }
 
@@ -125,56 +183,64 @@ fn is_constant(values: &[u64]) -> bool {
 }
 
 /// The steps of z that one visit makes.
-struct Steps<'a, T: Scalar> {
+struct Moves<'a, T: Scalar> {
     rule: &'a dyn Optimizer<T>,
     columns: &'a [usize],
     /// By column.
     steps: &'a [u64],
     weights: &'a [T],
+    /// Whether one step is every column's, and the columns are all there are.
     alike: bool,
 }
 
-impl<T: Scalar> Steps<'_, T> {
-    /// Moves one z_t along its gradient, whose target part stands in `own`.
+/// Values that are moved at once.
+const BLOCK: usize = 4096;
+
+impl<T: Scalar> Moves<'_, T> {
+    /// Makes the new z_t in the place of the target part of its gradient, which is added to the
+    /// input part.
     fn make(
         &self,
-        own: &mut Move<T>,
-        z: &mut [T],
-        input_part: &[T],
-        kept: Option<&mut Kept<T>>,
+        z: &[T],
+        [target_part, input_part]: [&mut [T]; 2],
         memory: &mut LayerMemory<T>,
-    ) {
-        if let Some(kept) = kept {
-            kept.keep(z);
-        }
+    ) -> Finite {
         let dim = z.len() / self.columns.len();
-        let at_once = memory.examples_at_once();
-        (own.gradient_is_finite, own.target_is_finite) = (true, true);
+        let at_once = memory.examples_at_once(BLOCK);
+        let mut finite = Finite {
+            gradient: true,
+            target: true,
+        };
         // Part by part, while its values are in the nearest cache.
         let size = at_once * dim;
-        let gradients = own.gradient.chunks_mut(size).zip(input_part.chunks(size));
-        for (p, (z, (gradient, input_part))) in z.chunks_mut(size).zip(gradients).enumerate() {
-            own.gradient_is_finite &= add_to_finite(gradient, input_part);
+        let parts = target_part
+            .chunks_mut(size)
+            .zip(input_part.chunks_mut(size));
+        for (p, (before, (new, gradient))) in z.chunks(size).zip(parts).enumerate() {
+            finite.gradient &= add_to_finite(gradient, new);
+            new.copy_from_slice(before);
             if self.alike {
                 let step = Step::new(self.steps[0], 1.0);
-                self.rule.update(step, z, gradient, memory.part(p));
+                self.rule
+                    .update(step, new, gradient, memory.part(p, at_once));
             } else {
-                let columns = z.chunks_exact_mut(dim).zip(gradient.chunks_exact(dim));
-                for (i, (z, gradient)) in (p * at_once..).zip(columns) {
+                let columns = new.chunks_exact_mut(dim).zip(gradient.chunks_exact(dim));
+                for (i, (new, gradient)) in (p * at_once..).zip(columns) {
                     let column = self.columns[i];
                     let weight = self.weights.get(i).map_or(1.0, |w| w.as_f64());
                     let step = Step::new(self.steps[column], 1.0);
                     let step = step.with_gradient_factor(1.0 / weight);
-                    memory.update(column, |state| self.rule.update(step, z, gradient, state));
+                    memory.update(column, |state| self.rule.update(step, new, gradient, state));
                 }
             }
-            own.target_is_finite &= all_finite(z);
+            finite.target &= all_finite(new);
         }
+        finite
     }
 }
 
 /// Whether all gradients and new targets are finite, z_1 first.
-fn check<T>(moves: &[Move<T>], step: u64) -> Result<(), Error> {
+fn check(finite: &[Finite], step: u64) -> Result<(), Error> {
     let fault = |quantity, at: Option<usize>| match at {
         None => Ok(()),
         Some(i) => Err(Error::NonFinite {
@@ -183,8 +249,8 @@ fn check<T>(moves: &[Move<T>], step: u64) -> Result<(), Error> {
             step,
         }),
     };
-    let gradient = moves.iter().position(|own| !own.gradient_is_finite);
+    let gradient = finite.iter().position(|own| !own.gradient);
     fault(Quantity::TargetGradient, gradient)?;
-    let target = moves.iter().position(|own| !own.target_is_finite);
+    let target = finite.iter().position(|own| !own.target);
     fault(Quantity::Target, target)
 }

@@ -19,11 +19,11 @@ pub(crate) struct ParameterOptimizer<T: Scalar> {
     pub(crate) steps: u64,
 }
 
-/// One layer's step under way: it is made beside θ_t, which takes it when every layer's is known
-/// to be sound.
+/// One layer's step under way: the new θ_t is made beside θ_t, and exchanged with it when every
+/// layer's is known to be sound.
 #[derive(Debug, Clone)]
 pub(crate) struct LayerStep<T> {
-    /// θ_t after the step.
+    /// The new θ_t, if it was not made in the place of its gradient.
     next: Vec<T>,
     /// The rule's state, for each group of parameters block by block.
     state: Vec<T>,
@@ -52,7 +52,7 @@ impl Finite {
 }
 
 /// Values that are updated at once: few enough to be checked while they are in the nearest cache.
-const BLOCK: usize = 2048;
+const BLOCK: usize = 1024;
 
 /// What the update of one value costs, in multiply-adds of a product: it waits for memory.
 const COST: usize = 32;
@@ -67,7 +67,7 @@ impl<T: Scalar> ParameterOptimizer<T> {
         let layer = |t: usize| {
             let count = circuit.parameters(t).len();
             LayerStep {
-                next: vec![T::zero(); count],
+                next: Vec::new(),
                 state: vec![T::zero(); slots * count],
                 finite: Finite::ALL,
             }
@@ -109,49 +109,94 @@ impl<T: Scalar> ParameterOptimizer<T> {
         (self.rule.as_ref(), &mut self.layers)
     }
 
-    /// Gives every layer its step, if all are finite.
+    /// Whether every layer's step is finite.
     ///
     /// # Errors
-    /// [`Error::NonFinite`] otherwise; no θ_t is changed then.
-    pub(crate) fn commit(&mut self, circuit: &mut Circuit<T>) -> Result<(), Error> {
-        let layers = &mut self.layers;
+    /// [`Error::NonFinite`].
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let layers = &self.layers;
         let gradient = layers.iter().position(|own| !own.finite.gradient);
         let next = || layers.iter().position(|own| !own.finite.next);
         let gradient = gradient.map(|layer| (Quantity::ParameterGradient, layer));
         let fault = gradient.or_else(|| next().map(|layer| (Quantity::Parameter, layer)));
-        if let Some((quantity, layer)) = fault {
-            return Err(Error::NonFinite {
+        match fault {
+            None => Ok(()),
+            Some((quantity, layer)) => Err(Error::NonFinite {
                 quantity,
                 layer,
                 step: self.steps,
-            });
+            }),
         }
-        for (own, layer) in circuit.parameters_mut().iter_mut().zip(layers) {
-            std::mem::swap(own, &mut layer.next);
+    }
+
+    /// Gives every layer its new θ_t, made in its gradient's place if `over`.
+    pub(crate) fn commit(
+        &mut self,
+        circuit: &mut Circuit<T>,
+        workspace: &mut Workspace<T>,
+        over: bool,
+    ) {
+        let parameters = circuit.parameters_mut().iter_mut();
+        for (own, (layer, local)) in
+            parameters.zip(self.layers.iter_mut().zip(&mut workspace.locals))
+        {
+            let next = if over {
+                &mut local.d_parameters
+            } else {
+                &mut layer.next
+            };
+            std::mem::swap(own, next);
         }
         self.steps += 1;
-        Ok(())
     }
 }
 
 impl<T: Scalar> LayerStep<T> {
     /// A step to a given θ_t.
     pub(crate) fn take(&mut self, solution: &[T]) {
-        self.next.copy_from_slice(solution);
+        self.next.clear();
+        self.next.extend_from_slice(solution);
         self.finite = Finite {
             gradient: true,
             next: all_finite(solution),
         };
     }
 
-    /// A step of `rule` from `own` along ∂ℓ_t/∂θ_t, group by group, so that only those that decay
-    /// do.
+    /// A step of `rule` from `own` along ∂ℓ_t/∂θ_t, which stays as it is.
     pub(crate) fn step(
         &mut self,
         rule: &dyn Optimizer<T>,
         step: Step,
-        (own, groups): (&[T], &[ParameterGroup]),
+        theta: (&[T], &[ParameterGroup]),
         gradient: &[T],
+        execution: Execution,
+    ) {
+        let mut next = std::mem::take(&mut self.next);
+        next.resize(gradient.len(), T::zero());
+        self.step_into(rule, step, theta, Some(gradient), &mut next, execution);
+        self.next = next;
+    }
+
+    /// The same with the new θ_t in the place of its gradient: a third of the memory is not touched.
+    pub(crate) fn step_over(
+        &mut self,
+        rule: &dyn Optimizer<T>,
+        step: Step,
+        theta: (&[T], &[ParameterGroup]),
+        gradient: &mut [T],
+        execution: Execution,
+    ) {
+        self.step_into(rule, step, theta, None, gradient, execution);
+    }
+
+    /// Group by group, so that only those that decay do. Without a `gradient` it stands in `place`.
+    fn step_into(
+        &mut self,
+        rule: &dyn Optimizer<T>,
+        step: Step,
+        (own, groups): (&[T], &[ParameterGroup]),
+        gradient: Option<&[T]>,
+        place: &mut [T],
         execution: Execution,
     ) {
         let slots = rule.slots();
@@ -162,42 +207,59 @@ impl<T: Scalar> LayerStep<T> {
             let range = group.range.clone();
             let (state, rest) = states.split_at_mut(slots * range.len());
             states = rest;
-            let (own, gradient) = (&own[range.clone()], &gradient[range.clone()]);
-            let data = (
-                Columns {
-                    values: &mut self.next[range],
-                    size: 1,
-                },
-                Columns {
-                    values: state,
-                    size: slots,
-                },
-            );
+            let own = &own[range.clone()];
+            let gradient = gradient.map(|gradient| &gradient[range.clone()]);
+            let columns = |values, size| Columns { values, size };
+            let data = (columns(&mut place[range], 1), columns(state, slots));
             let finite = execution.map_blocks(
                 own.len(),
                 COST,
                 BLOCK,
                 data,
-                |range, (next, state): (Columns<'_, T>, Columns<'_, T>)| {
-                    let (own, gradient) = (&own[range.clone()], &gradient[range]);
-                    let mut states = state.values;
-                    let mut finite = Finite::ALL;
-                    let blocks = own.chunks(BLOCK).zip(gradient.chunks(BLOCK));
-                    for ((own, gradient), next) in blocks.zip(next.values.chunks_mut(BLOCK)) {
-                        let (state, rest) = states.split_at_mut(slots * own.len());
-                        states = rest;
-                        next.copy_from_slice(own);
-                        rule.update(step, next, gradient, state);
-                        finite = finite.and(Finite {
-                            gradient: all_finite(gradient),
-                            next: all_finite(next),
-                        });
-                    }
-                    finite
+                |range, (place, state)| {
+                    let gradient = gradient.map(|gradient| &gradient[range.clone()]);
+                    step_blocks(
+                        rule,
+                        step,
+                        &own[range],
+                        gradient,
+                        place.values,
+                        state.values,
+                    )
                 },
                 Finite::and,
             );
             self.finite = self.finite.and(finite);
         }
     }
+}
+
+/// One step after another of as many values as stay in the nearest cache.
+fn step_blocks<T: Scalar>(
+    rule: &dyn Optimizer<T>,
+    step: Step,
+    own: &[T],
+    gradient: Option<&[T]>,
+    place: &mut [T],
+    mut states: &mut [T],
+) -> Finite {
+    let slots = rule.slots();
+    let mut room = [T::zero(); BLOCK];
+    let mut finite = Finite::ALL;
+    let mut gradients = gradient.map(|gradient| gradient.chunks(BLOCK));
+    for (own, place) in own.chunks(BLOCK).zip(place.chunks_mut(BLOCK)) {
+        let gradient = gradients.as_mut().and_then(Iterator::next);
+        let gradient = gradient.unwrap_or(place);
+        let (state, rest) = states.split_at_mut(slots * own.len());
+        states = rest;
+        let next = &mut room[..own.len()];
+        next.copy_from_slice(own);
+        rule.update(step, next, gradient, state);
+        finite = finite.and(Finite {
+            gradient: all_finite(gradient),
+            next: all_finite(next),
+        });
+        place.copy_from_slice(next);
+    }
+    finite
 }

@@ -6,6 +6,7 @@ use super::parameter_optimizer::ParameterOptimizer;
 use crate::circuit::{Batch, BatchMut, Circuit, Workspace};
 use crate::decoupled::DecoupledCircuit;
 use crate::execution::Execution;
+use crate::optimizer::Step;
 use crate::parameter_solver::ParameterSolvers;
 use crate::schedule::Schedule;
 use crate::target_solver::{SolveReport, TargetProblem};
@@ -193,17 +194,18 @@ impl<'b, T: Scalar> Visit<'_, 'b, T> {
     /// Gives every layer its solution, or a step along the gradient in the workspace if it has none.
     fn update(&mut self, solutions: &[Option<Vec<T>>]) -> Result<(), Error> {
         self.prepare_steps(solutions);
-        self.commit_steps()
+        self.optimizer.check()?;
+        self.optimizer.commit(self.circuit, self.workspace, false);
+        Ok(())
     }
 
-    fn prepare_steps(&mut self, solutions: &[Option<Vec<T>>]) {
+    /// Makes every layer's step beside its θ_t.
+    pub(super) fn prepare_steps(&mut self, solutions: &[Option<Vec<T>>]) {
         let solution = |t: usize| solutions.get(t).and_then(Option::as_deref);
-        let execution = self.execution();
-        let (circuit, gradients) = (&*self.circuit, &*self.workspace);
-        let (factor, examples) = (self.factor, self.batch.ids.len());
-        let wanted = |t: usize| solution(t).is_none();
-        let step = self.optimizer.begin(gradients, examples, factor, wanted);
+        let (circuit, execution) = (&*self.circuit, self.execution());
+        let step = self.step(|t| solution(t).is_none());
         let (rule, layers) = self.optimizer.parts();
+        let gradients = &*self.workspace;
         execution.for_each(layers, |t, own| match solution(t) {
             Some(solution) => own.take(solution),
             None => {
@@ -219,35 +221,11 @@ impl<'b, T: Scalar> Visit<'_, 'b, T> {
         });
     }
 
-    /// E and all its gradients (those of z still in two parts), the squared gap, and beside θ the
-    /// step that [`Visit::commit_steps`] will make: each layer's is made as soon as its gradient is
-    /// there, which is then still in the cache.
-    pub(super) fn evaluate_with_steps(&mut self) -> (T, T) {
-        let execution = self.execution();
-        let (factor, examples) = (self.factor, self.batch.ids.len());
-        // The norm of all gradients must be known first where it has a bound.
-        let early = self.optimizer.is_layerwise();
-        let step = self
-            .optimizer
-            .begin(self.workspace, examples, factor, |_| false);
-        let (rule, layers) = self.optimizer.parts();
-        let mut problem = TargetProblem::new(self.circuit, self.batch, self.workspace);
-        let results = problem.evaluate_apart(layers, |problem, local, own| {
-            if early {
-                let theta = (problem.parameters(), problem.groups());
-                own.step(rule, step, theta, local.parameter_gradient(), execution);
-            }
-        });
-        if !early {
-            self.prepare_steps(&[]);
-        }
-        results
-    }
-
-    /// Makes the steps that stand beside θ, of all layers or of none.
-    pub(super) fn commit_steps(&mut self) -> Result<(), Error> {
-        self.workspace.check_energies(self.optimizer.steps)?;
-        self.optimizer.commit(self.circuit)
+    /// The step along the mean gradient, its norm bounded over the layers that `wanted` names.
+    pub(super) fn step(&self, wanted: impl Fn(usize) -> bool) -> Step {
+        let examples = self.batch.ids.len();
+        self.optimizer
+            .begin(self.workspace, examples, self.factor, wanted)
     }
 
     /// How this visit's work is scheduled.

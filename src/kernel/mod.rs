@@ -11,7 +11,7 @@ pub(crate) mod product;
 mod reduction;
 
 pub(crate) use reduction::{
-    add_scaled, add_to, add_to_columns, add_to_finite, all_finite, dot, fill_columns,
+    add_scaled, add_to, add_to_columns, all_finite, both_finite, dot, fill_columns,
     half_squared_distances, map_pairs, multiply, multiply_by, place_of_largest, row_sums, scale,
     scale_columns, squared_distance, subtract_from, sum, sum_of_pairs, total, total_magnitude,
 };

@@ -136,8 +136,19 @@ pub(crate) fn all_finite<T: Scalar>(values: &[T]) -> bool {
     zero.is_finite()
 }
 
+/// Whether no value of either of two slices of one length is NaN or infinite.
+pub(crate) fn both_finite<T: Scalar>(a: &[T], b: &[T]) -> bool {
+    let zero = vectorise(
+        #[inline(always)]
+        move || sum_of_pairs(a, b, |a, b| a * T::zero() + b * T::zero()),
+    );
+    zero.is_finite()
+}
+
 /// Elements of the columns that [`half_squared_distances`] reads again while they are near.
 const NEAR: usize = 1024;
+/// Rows of columns too short for sums of pairs to pay.
+const SHORT: usize = 64;
 
 /// values_i ← ½ ‖aᵢ − bᵢ‖² for the columns aᵢ and bᵢ of `dim` rows; in_a ← a − b and in_b ← b − a
 /// (set or added).
@@ -156,22 +167,30 @@ pub(crate) fn half_squared_distances<T: Scalar>(
             let length = columns * dim;
             let pairs = a.chunks(length).zip(b.chunks(length));
             for (k, (values, (a, b))) in values.chunks_mut(columns).zip(pairs).enumerate() {
-                let sides = a.chunks_exact(dim).zip(b.chunks_exact(dim));
-                for (value, (a, b)) in values.iter_mut().zip(sides) {
-                    *value = half * sum_of_pairs(a, b, squared_difference);
-                }
                 let range = k * length..k * length + a.len();
-                differences(in_a.part(range.clone()), a, b);
-                differences(in_b.part(range), b, a);
+                let (mut in_a, mut in_b) = (in_a.part(range.clone()), in_b.part(range));
+                let whole = 0..a.len();
+                map_pairs(in_a.part(whole.clone()), a, b, |a, b| a - b);
+                map_pairs(in_b.part(whole), b, a, |b, a| b - a);
+                match (in_a, in_b) {
+                    // Short columns are summed faster where their differences stand already; the
+                    // sign does not matter to a square.
+                    (Write::Set(difference), _) | (_, Write::Set(difference)) if dim < SHORT => {
+                        let columns = difference.chunks_exact(dim);
+                        for (value, column) in values.iter_mut().zip(columns) {
+                            *value = half * sum(column, |d| d * d);
+                        }
+                    }
+                    _ => {
+                        let sides = a.chunks_exact(dim).zip(b.chunks_exact(dim));
+                        for (value, (a, b)) in values.iter_mut().zip(sides) {
+                            *value = half * sum_of_pairs(a, b, squared_difference);
+                        }
+                    }
+                }
             }
         },
     );
-}
-
-/// out ← a − b (set or added).
-#[inline(always)]
-fn differences<T: Scalar>(out: Write<'_, T>, a: &[T], b: &[T]) {
-    map_pairs(out, a, b, |a, b| a - b);
 }
 
 /// out ← value(a, b) (set or added), for the body of a vectorised pass.
@@ -261,20 +280,6 @@ pub(crate) fn add_to<T: Scalar>(values: &mut [T], other: &[T]) {
             }
         },
     );
-}
-
-/// values ← values + other; whether all are finite.
-pub(crate) fn add_to_finite<T: Scalar>(values: &mut [T], other: &[T]) -> bool {
-    let zero = vectorise(
-        #[inline(always)]
-        move || {
-            for (v, &o) in values.iter_mut().zip(other) {
-                *v += o;
-            }
-            sum(values, |value| value * T::zero())
-        },
-    );
-    zero.is_finite()
 }
 
 /// Every column of `matrix` ← itself + `column`.

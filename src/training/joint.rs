@@ -6,7 +6,7 @@ use super::example_memory::{ExampleMemory, LayerMemory};
 use super::visit::{Scheme, Visit};
 use crate::decoupled::DecoupledCircuit;
 use crate::execution::Columns;
-use crate::kernel::{add_to_finite, all_finite};
+use crate::kernel::{add_to, all_finite, both_finite};
 use crate::optimizer::{Optimizer, Step};
 use crate::{Error, Quantity, Scalar};
 
@@ -217,7 +217,7 @@ impl<T: Scalar> Moves<'_, T> {
             .chunks_mut(size)
             .zip(input_part.chunks_mut(size));
         for (p, (before, (new, gradient))) in z.chunks(size).zip(parts).enumerate() {
-            finite.gradient &= add_to_finite(gradient, new);
+            add_to(gradient, new);
             new.copy_from_slice(before);
             if self.alike {
                 let step = Step::new(self.steps[0], 1.0);
@@ -233,7 +233,10 @@ impl<T: Scalar> Moves<'_, T> {
                     memory.update(column, |state| self.rule.update(step, new, gradient, state));
                 }
             }
-            finite.target &= all_finite(new);
+            if !both_finite(gradient, new) {
+                finite.gradient &= all_finite(gradient);
+                finite.target &= all_finite(new);
+            }
         }
         finite
     }

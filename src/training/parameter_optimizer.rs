@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::circuit::{Circuit, Workspace};
 use crate::execution::{Columns, Execution};
-use crate::kernel::all_finite;
+use crate::kernel::{all_finite, both_finite};
 use crate::layer::ParameterGroup;
 use crate::optimizer::{Optimizer, Step};
 use crate::{Error, Quantity, Scalar};
@@ -255,10 +255,12 @@ fn step_blocks<T: Scalar>(
         let next = &mut room[..own.len()];
         next.copy_from_slice(own);
         rule.update(step, next, gradient, state);
-        finite = finite.and(Finite {
-            gradient: all_finite(gradient),
-            next: all_finite(next),
-        });
+        if !both_finite(gradient, next) {
+            finite = finite.and(Finite {
+                gradient: all_finite(gradient),
+                next: all_finite(next),
+            });
+        }
         place.copy_from_slice(next);
     }
     finite

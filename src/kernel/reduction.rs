@@ -159,6 +159,19 @@ pub(crate) fn half_squared_distances<T: Scalar>(
     mut in_a: Write<'_, T>,
     mut in_b: Write<'_, T>,
 ) {
+    // One compiled pass each: together the compiler vectorises neither well.
+    if dim < SHORT
+        && let Write::Set(difference) = &mut in_a
+    {
+        half_squares_of(difference, values, [a, b], dim);
+        return subtract(in_b, b, a);
+    }
+    if dim < SHORT
+        && let Write::Set(difference) = &mut in_b
+    {
+        half_squares_of(difference, values, [b, a], dim);
+        return subtract(in_a, a, b);
+    }
     let half = T::of(0.5);
     vectorise(
         #[inline(always)]
@@ -167,29 +180,43 @@ pub(crate) fn half_squared_distances<T: Scalar>(
             let length = columns * dim;
             let pairs = a.chunks(length).zip(b.chunks(length));
             for (k, (values, (a, b))) in values.chunks_mut(columns).zip(pairs).enumerate() {
-                let range = k * length..k * length + a.len();
-                let (mut in_a, mut in_b) = (in_a.part(range.clone()), in_b.part(range));
-                let whole = 0..a.len();
-                map_pairs(in_a.part(whole.clone()), a, b, |a, b| a - b);
-                map_pairs(in_b.part(whole), b, a, |b, a| b - a);
-                match (in_a, in_b) {
-                    // Short columns are summed faster where their differences stand already; the
-                    // sign does not matter to a square.
-                    (Write::Set(difference), _) | (_, Write::Set(difference)) if dim < SHORT => {
-                        let columns = difference.chunks_exact(dim);
-                        for (value, column) in values.iter_mut().zip(columns) {
-                            *value = half * sum(column, |d| d * d);
-                        }
-                    }
-                    _ => {
-                        let sides = a.chunks_exact(dim).zip(b.chunks_exact(dim));
-                        for (value, (a, b)) in values.iter_mut().zip(sides) {
-                            *value = half * sum_of_pairs(a, b, squared_difference);
-                        }
-                    }
+                let sides = a.chunks_exact(dim).zip(b.chunks_exact(dim));
+                for (value, (a, b)) in values.iter_mut().zip(sides) {
+                    *value = half * sum_of_pairs(a, b, squared_difference);
                 }
+                let range = k * length..k * length + a.len();
+                map_pairs(in_a.part(range.clone()), a, b, |a, b| a - b);
+                map_pairs(in_b.part(range), b, a, |b, a| b - a);
             }
         },
+    );
+}
+
+/// difference ← a − b, and values_i ← half its square in column i: faster for short columns, which
+/// are too short for sums of pairs to pay.
+fn half_squares_of<T: Scalar>(
+    difference: &mut [T],
+    values: &mut [T],
+    [a, b]: [&[T]; 2],
+    dim: usize,
+) {
+    let half = T::of(0.5);
+    vectorise(
+        #[inline(always)]
+        move || {
+            map_pairs(Write::Set(&mut *difference), a, b, |a, b| a - b);
+            for (value, column) in values.iter_mut().zip(difference.chunks_exact(dim)) {
+                *value = half * sum(column, |d| d * d);
+            }
+        },
+    );
+}
+
+/// out ← a − b (set or added).
+fn subtract<T: Scalar>(out: Write<'_, T>, a: &[T], b: &[T]) {
+    vectorise(
+        #[inline(always)]
+        move || map_pairs(out, a, b, |a, b| a - b),
     );
 }
 

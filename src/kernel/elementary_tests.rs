@@ -91,7 +91,8 @@ fn random(state: &mut u64) -> u64 {
 }
 
 /// Every magnitude, then evenly where the functions bend, then around the
-/// zeros of the derivatives.
+/// zeros of the derivatives, then where a pass over every `f32` from 10⁻³ to 128
+/// showed the largest errors.
 fn arguments(patterns: usize) -> Vec<f32> {
     let mut state = 7;
     let mut x: Vec<f32> = (0..patterns)
@@ -103,6 +104,11 @@ fn arguments(patterns: usize) -> Vec<f32> {
         (0.0, 2.0),
         (-1.278_464_5, 0.01),
         (-0.751_791_5, 0.01),
+        (-3.77, 0.1),
+        (-6.57, 0.05),
+        (-3.62, 0.02),
+        (-1.65, 0.1),
+        (-0.7, 0.05),
     ] {
         x.extend((0..patterns / 10).map(|_| {
             let unit = (random(&mut state) >> 11) as f64 / 2f64.powi(52) - 1.0;

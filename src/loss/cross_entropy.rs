@@ -9,9 +9,10 @@ use crate::{Error, Scalar, Write};
 /// L(y, x) = −Σ_j y_j ln p_j with p = softmax(x), x the prediction (logits), y a distribution.
 ///
 /// ∂L/∂x = (Σy) p − y; ∂L/∂y = −ln p. Computed from x minus its largest entry, so no finite
-/// logits overflow. The target is fixed (the joint Hessian is indefinite): the loss serves as L,
-/// not as L_h. The curvature is blockdiag(0, (Σy)(diag p − p pᵀ)), the Gauss-Newton part, whose
-/// norm is at most ½ Σy, and Σy = 1 for every target that is accepted.
+/// logits overflow; the exponentials are within 3 ulp in `f32` and `f64`. The target is fixed (the
+/// joint Hessian is indefinite): the loss serves as L, not as L_h. The curvature is
+/// blockdiag(0, (Σy)(diag p − p pᵀ)), the Gauss-Newton part, whose norm is at most ½ Σy, and Σy = 1
+/// for every target that is accepted.
 ///
 /// # Examples
 /// ```

@@ -6,13 +6,15 @@ use std::ops::Range;
 
 pub(crate) mod activation;
 pub(crate) mod cholesky;
+pub(crate) mod columns;
 pub(crate) mod elementary;
 pub(crate) mod product;
 mod reduction;
 
 pub(crate) use reduction::{
-    add_scaled, add_to, all_finite, dot, fill_columns, multiply, multiply_by, row_sums, scale, scale_columns,
-    squared_distance, squared_errors, subtract_from, total, total_magnitude,
+    add_scaled, add_to, all_finite, dot, fill_columns, multiply, multiply_by, row_sums, scale,
+    scale_columns, squared_distance, squared_errors, subtract, subtract_from, total,
+    total_magnitude,
 };
 
 /// Where a kernel writes its result: nowhere, over what was there, or added to it.

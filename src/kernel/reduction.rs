@@ -5,11 +5,11 @@ use crate::Scalar;
 
 /// Partial sums a reduction keeps: two of the widest vectors of `f32`, so that one addition need not
 /// wait for the other, and the same on every machine.
-const LANES: usize = 32;
+pub(super) const LANES: usize = 32;
 
 /// Σ of `lanes`, by halves.
 #[inline(always)]
-fn total_of<T: Scalar>(mut lanes: [T; LANES]) -> T {
+pub(super) fn total_of<T: Scalar>(mut lanes: [T; LANES]) -> T {
     let mut width = LANES / 2;
     while width > 0 {
         for j in 0..width {
@@ -22,14 +22,14 @@ fn total_of<T: Scalar>(mut lanes: [T; LANES]) -> T {
 
 /// Σ_i term(aᵢ), in [`LANES`] interleaved partial sums.
 #[inline(always)]
-fn sum<T: Scalar>(a: &[T], term: impl Fn(T) -> T) -> T {
+pub(super) fn sum<T: Scalar>(a: &[T], term: impl Fn(T) -> T) -> T {
     let mut lanes = [T::zero(); LANES];
     add_to_lanes(&mut lanes, a, term);
     total_of(lanes)
 }
 
 #[inline(always)]
-fn add_to_lanes<T: Scalar>(lanes: &mut [T; LANES], a: &[T], term: impl Fn(T) -> T) {
+pub(super) fn add_to_lanes<T: Scalar>(lanes: &mut [T; LANES], a: &[T], term: impl Fn(T) -> T) {
     let (chunks, rest) = a.as_chunks::<LANES>();
     for chunk in chunks {
         for j in 0..LANES {
@@ -120,7 +120,9 @@ pub(crate) fn squared_errors<T: Scalar>(
     d_p: Write<'_, T>,
 ) {
     let half = T::of(0.5);
-    let columns = values.iter_mut().zip(z.chunks_exact(dim).zip(p.chunks_exact(dim)));
+    let columns = values
+        .iter_mut()
+        .zip(z.chunks_exact(dim).zip(p.chunks_exact(dim)));
     match (d_z, d_p) {
         (Write::Set(d_z), Write::Set(d_p)) => vectorise(
             #[inline(always)]

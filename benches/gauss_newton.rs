@@ -15,9 +15,9 @@ use layerwise::{
     Matrix, Phase, Scalar, SolveReport, TargetInit, TargetProblem, TargetSolver, Trainer, Write,
 };
 
-const ROUNDS: usize = 25;
+const ROUNDS: usize = 60;
 const FEW: u64 = 2;
-const MANY: u64 = 8;
+const MANY: u64 = 4;
 
 fn model<T: Scalar>(widths: &[usize], n: usize) -> DecoupledCircuit<T> {
     let mut builder = Circuit::builder();

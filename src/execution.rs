@@ -71,6 +71,15 @@ impl Execution {
         self
     }
 
+    /// Of so many layers, those that one thread computes one after another.
+    pub(crate) fn neighbours(self, layers: usize) -> usize {
+        #[cfg(feature = "rayon")]
+        if self.has_parallel_layers() {
+            return (layers / (4 * rayon::current_num_threads())).max(1);
+        }
+        layers.max(1)
+    }
+
     /// Calls `work(i, item i of data)` for i = 0, …, `count` − 1.
     pub(crate) fn for_each_item<D: Cut>(
         self,

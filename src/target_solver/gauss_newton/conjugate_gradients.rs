@@ -1,12 +1,11 @@
 //! Conjugate gradients on every example's system at once, without a matrix.
 
 use super::System;
-use super::operator::Term;
 use super::preconditioner::Preconditioner;
+use super::run::{Product, Run, Shared};
+use crate::execution::Columns;
 use crate::kernel::add_to;
-use crate::kernel::columns::{
-    complete_products, lessen_and_copy, lessen_and_square, move_and_turn,
-};
+use crate::kernel::columns::{lessen_and_copy, lessen_and_square, move_and_turn};
 use crate::target_solver::TargetProblem;
 use crate::target_solver::curvature::Curvature;
 use crate::target_solver::problem::view;
@@ -23,9 +22,9 @@ pub(super) struct ConjugateGradients<T> {
     bounds: Curvature<T>,
     /// The directions p_1, …, p_{T−1}.
     directions: Vec<Vec<T>>,
-    /// (H + λ I) p, by t; nothing for t = 0.
-    products: Vec<Vec<T>>,
-    terms: Vec<Term<T>>,
+    /// By t.
+    products: Vec<Product<T>>,
+    runs: Vec<Run<T>>,
     /// The preconditioner's number of each hidden layer.
     diagonal: Vec<T>,
     tangent: Vec<T>,
@@ -60,7 +59,7 @@ impl<T: Scalar> ConjugateGradients<T> {
             bounds: Curvature::new(),
             directions: Vec::new(),
             products: Vec::new(),
-            terms: Vec::new(),
+            runs: Vec::new(),
             diagonal: Vec::new(),
             tangent: Vec::new(),
             preconditioned: Vec::new(),
@@ -90,7 +89,15 @@ impl<T: Scalar> ConjugateGradients<T> {
             .diagonal(circuit, bounds, &mut self.diagonal);
         let sizes = circuit.dims()[1..=hidden].iter().map(|dim| dim * n);
         fit(&mut self.directions, sizes.clone());
-        fit(&mut self.products, std::iter::once(0).chain(sizes.clone()));
+        let product = || Product {
+            values: Vec::new(),
+            dots: Vec::new(),
+        };
+        self.products.resize_with(hidden + 1, product);
+        for (own, size) in self.products[1..].iter_mut().zip(sizes.clone()) {
+            own.values.resize(size, T::zero());
+            own.dots.resize(n, T::zero());
+        }
         fit(&mut self.parts, (0..hidden).map(|_| n));
         if !bounded {
             fit(&mut self.preconditioned, sizes);
@@ -98,10 +105,6 @@ impl<T: Scalar> ConjugateGradients<T> {
         self.sums.resize(n, T::zero());
         self.lengths.resize(n, None);
         self.turns.resize(n, None);
-        self.terms.resize_with(hidden + 1, Term::new);
-        for (t, term) in self.terms.iter_mut().enumerate() {
-            term.fit(circuit, t, n);
-        }
         Ok(())
     }
 
@@ -111,6 +114,12 @@ impl<T: Scalar> ConjugateGradients<T> {
         problem: &mut TargetProblem<'_, '_, T>,
         system: &mut System<T>,
     ) -> u64 {
+        let depth = problem.circuit.depth();
+        let runs = depth.div_ceil(problem.execution().neighbours(depth));
+        self.runs.resize_with(runs, Run::new);
+        for run in &mut self.runs {
+            run.fit(problem.circuit, self.sums.len(), &problem.workspace.locals);
+        }
         for own in self.directions.iter_mut().chain(&mut system.step) {
             own.fill(T::zero());
         }
@@ -153,34 +162,34 @@ impl<T: Scalar> ConjugateGradients<T> {
     /// (H + λ I) p for the directions p, without example weights, and p·(H + λ I) p.
     fn multiply(&mut self, problem: &mut TargetProblem<'_, '_, T>, system: &System<T>) {
         let (circuit, execution) = (problem.circuit, problem.execution());
-        let batch = view(problem.batch, problem.multipliers);
-        let directions = &self.directions;
-        let locals = &mut problem.workspace.locals[..];
-        let data = (locals, (&mut self.terms[..], &mut self.products[..]));
-        execution.for_each_item(circuit.depth(), data, |t, (local, (term, product))| {
-            let own = t.checked_sub(1).map(|h| &directions[h][..]);
-            let above = directions.get(t).map(|above| &above[..]);
-            let (local, product) = (&mut local[0], &mut product[0]);
-            term[0].multiply(circuit, batch, t, [own, above], product, local);
+        let shared = Shared {
+            circuit,
+            batch: view(problem.batch, problem.multipliers),
+            directions: &self.directions,
+            damping: &system.damping,
+        };
+        let size = execution.neighbours(circuit.depth());
+        let count = self.runs.len();
+        let locals = Columns {
+            values: &mut problem.workspace.locals[..],
+            size,
+        };
+        let products = Columns {
+            values: &mut self.products[..],
+            size,
+        };
+        let data = (locals, products, &mut self.runs[..]);
+        execution.for_each_item(count, data, |i, (locals, products, run)| {
+            let (products, locals) = (products.values, locals.values);
+            run[0].multiply(i * size, products, locals, shared);
         });
-        let terms = &self.terms;
-        execution.for_each_pair(
-            &mut self.products[1..],
-            &mut self.parts,
-            |h, product, dots| {
-                let direction = &directions[h];
-                let part = terms[h].in_target(circuit, h, direction);
-                let regularizer = circuit.target_regularizers()[h].curvature();
-                complete_products(
-                    product,
-                    part,
-                    (regularizer, &system.damping),
-                    direction,
-                    dots,
-                );
-            },
-        );
-        self.sum_up();
+        let runs = &self.runs;
+        execution.for_each_chunk(&mut self.products, size, |i, products| {
+            if i > 0 {
+                runs[i - 1].complete(i * size, &mut products[0], shared);
+            }
+        });
+        sum_up(&mut self.sums, self.products[1..].iter().map(|own| &own.dots));
     }
 
     /// r ← r − α (H + λ I) p, and r·M⁻¹r.
@@ -191,7 +200,7 @@ impl<T: Scalar> ConjugateGradients<T> {
             Preconditioner::Blocks => {
                 let (diagonal, damping) = (&self.diagonal, &system.damping);
                 execution.for_each_pair(&mut system.right, &mut self.parts, |h, right, squares| {
-                    lessen_and_square(right, lengths, &products[h], squares);
+                    lessen_and_square(right, lengths, &products[h].values, squares);
                     for (square, &damping) in squares.iter_mut().zip(damping) {
                         *square *= (diagonal[h] + damping).recip();
                     }
@@ -200,22 +209,14 @@ impl<T: Scalar> ConjugateGradients<T> {
             Preconditioner::Chain => {
                 let y = &mut self.preconditioned;
                 execution.for_each_pair(&mut system.right, y, |h, right, y| {
-                    lessen_and_copy(right, lengths, &products[h], y);
+                    lessen_and_copy(right, lengths, &products[h].values, y);
                 });
                 let (diagonal, tangent) = (&self.diagonal, &mut self.tangent);
                 let y = &mut self.preconditioned;
                 Preconditioner::chain(problem, system, diagonal, tangent, y, &mut self.parts);
             }
         }
-        self.sum_up();
-    }
-
-    /// Every example's sum over the layers, in their order whoever made the parts.
-    fn sum_up(&mut self) {
-        self.sums.fill(T::zero());
-        for part in &self.parts {
-            add_to(&mut self.sums, part);
-        }
+        sum_up(&mut self.sums, self.parts.iter());
     }
 
     /// α = r·M⁻¹r / p·(H + λ I) p.
@@ -267,5 +268,13 @@ fn fit<T: Scalar>(arrays: &mut Vec<Vec<T>>, sizes: impl Iterator<Item = usize> +
     arrays.resize_with(sizes.clone().count(), Vec::new);
     for (own, size) in arrays.iter_mut().zip(sizes) {
         own.resize(size, T::zero());
+    }
+}
+
+/// Every example's sum over the layers, in their order whoever made the parts.
+fn sum_up<'a, T: Scalar>(sums: &mut [T], parts: impl Iterator<Item = &'a Vec<T>>) {
+    sums.fill(T::zero());
+    for part in parts {
+        add_to(sums, part);
     }
 }

@@ -1,7 +1,6 @@
 //! Products with Gauss-Newton's matrix, layer by layer.
 
 use crate::circuit::{Batch, Circuit, LocalWorkspace};
-use crate::kernel::columns::scaled_difference;
 use crate::kernel::scale;
 use crate::loss::Pair;
 use crate::{Point, Scalar, Write};
@@ -78,86 +77,6 @@ impl<T: Scalar> Link<T> {
         if wanted {
             let in_input = Write::Set(&mut self.in_input);
             layer.vjp(&at, &self.in_prediction, in_input, Write::Skip, work);
-        }
-    }
-}
-
-/// What layer t brings to H p where its loss is ½‖z − ẑ‖² itself: with g = μ (J_t p_t − p_{t+1}), −g
-/// moves z_{t+1} and J_tᵀ g moves z_t, so that g alone is made. Otherwise a [`Link`].
-#[derive(Debug, Clone)]
-pub(super) struct Term<T> {
-    squared: bool,
-    link: Link<T>,
-}
-
-impl<T: Scalar> Term<T> {
-    pub(super) fn new() -> Self {
-        Self {
-            squared: false,
-            link: Link::new(),
-        }
-    }
-
-    /// Fits layer t and n examples.
-    pub(super) fn fit(&mut self, circuit: &Circuit<T>, t: usize, n: usize) {
-        self.squared = circuit.loss(t).is_squared_error();
-        if self.squared {
-            self.link
-                .tangent
-                .resize(circuit.dims()[t + 1] * n, T::zero());
-        } else {
-            self.link.fit(circuit, t, n);
-        }
-    }
-
-    /// The product of layer t with p_t = `own` and p_{t+1} = `above`, a missing one being zero, at the
-    /// predictions in `local`; what moves z_t into `in_input`, unless z_t is given.
-    pub(super) fn multiply(
-        &mut self,
-        circuit: &Circuit<T>,
-        batch: Batch<'_, T>,
-        t: usize,
-        [own, above]: [Option<&[T]>; 2],
-        in_input: &mut Vec<T>,
-        local: &mut LocalWorkspace<T>,
-    ) {
-        if !self.squared {
-            let wanted = own.is_some();
-            self.link
-                .multiply(circuit, batch, t, [own, above], wanted, local);
-            if wanted {
-                std::mem::swap(in_input, &mut self.link.in_input);
-            }
-            return;
-        }
-        // Without p_t, −g is μ p_{t+1}.
-        if own.is_none() {
-            return;
-        }
-        let layer = circuit.layer(t);
-        let (at, work) = point(circuit, batch, t, local);
-        let g = &mut self.link.tangent;
-        layer.jvp(&at, own, None, g, work);
-        let weight = circuit.weight(t);
-        match above {
-            Some(above) => scaled_difference(g, weight, above),
-            None if weight != T::one() => scale(g, weight),
-            None => {}
-        }
-        layer.vjp(&at, g, Write::Set(in_input), Write::Skip, work);
-    }
-
-    /// What moves z_{t+1}, as a multiple of an array; `above` is p_{t+1}.
-    pub(super) fn in_target<'a>(
-        &'a self,
-        circuit: &Circuit<T>,
-        t: usize,
-        above: &'a [T],
-    ) -> (T, &'a [T]) {
-        match (self.squared, t) {
-            (true, 0) => (circuit.weight(t), above),
-            (true, _) => (-T::one(), &self.link.tangent),
-            (false, _) => (T::one(), &self.link.in_target),
         }
     }
 }

@@ -75,14 +75,14 @@ impl Execution {
         self
     }
 
-    /// How many runs of neighbours `count` layers are best cut into, so that each run can be one
-    /// thread's: twice as many as there are threads, for balance.
-    pub(crate) fn runs(self, count: usize) -> usize {
+    /// Of so many layers, those that one thread computes one after another: all, or as many as make
+    /// two such runs a thread, for balance.
+    pub(crate) fn neighbours(self, layers: usize) -> usize {
         #[cfg(feature = "rayon")]
         if self.has_parallel_layers() {
-            return count.min(2 * rayon::current_num_threads());
+            return layers.div_ceil(2 * rayon::current_num_threads()).max(1);
         }
-        count.min(1)
+        layers.max(1)
     }
 
     /// Calls `work(i, item i of data)` for i = 0, …, `count` − 1.

@@ -6,6 +6,7 @@ use std::ops::Range;
 
 pub(crate) mod activation;
 pub(crate) mod cholesky;
+pub(crate) mod columns;
 pub(crate) mod elementary;
 pub(crate) mod product;
 mod reduction;
@@ -13,7 +14,8 @@ mod reduction;
 pub(crate) use reduction::{
     add_scaled, add_to, add_to_columns, all_finite, both_finite, dot, fill_columns,
     half_squared_distances, map_pairs, multiply, multiply_by, place_of_largest, row_sums, scale,
-    scale_columns, squared_distance, subtract_from, sum, sum_of_pairs, total, total_magnitude,
+    scale_columns, squared_distance, subtract, subtract_from, sum, sum_of_pairs, total,
+    total_magnitude,
 };
 
 /// Where a kernel writes its result: nowhere, over what was there, or added to it.

@@ -5,7 +5,7 @@ use crate::Scalar;
 
 /// Partial sums a reduction keeps: two of the widest vectors of `f32`, so that one addition need not
 /// wait for the other, and the same on every machine.
-const LANES: usize = 32;
+pub(super) const LANES: usize = 32;
 
 /// Fewer terms than this are added one after another: lanes would hold little but zeros.
 const FEW: usize = 16;
@@ -16,9 +16,16 @@ pub(crate) fn sum<T: Scalar>(a: &[T], term: impl Fn(T) -> T) -> T {
     if a.len() < FEW {
         return a.iter().fold(T::zero(), |sum, &a| sum + term(a));
     }
+    let mut lanes = [T::zero(); LANES];
+    add_to_lanes(&mut lanes, a, term);
+    by_halves(lanes)
+}
+
+/// Every lane ← itself + the terms of its places, one after another.
+#[inline(always)]
+pub(super) fn add_to_lanes<T: Scalar>(lanes: &mut [T; LANES], a: &[T], term: impl Fn(T) -> T) {
     // Whole chunks as arrays: without bounds checks the compiler keeps the lanes in registers.
     let (chunks, rest) = a.as_chunks::<LANES>();
-    let mut lanes = [T::zero(); LANES];
     for chunk in chunks {
         for j in 0..LANES {
             lanes[j] += term(chunk[j]);
@@ -34,7 +41,6 @@ pub(crate) fn sum<T: Scalar>(a: &[T], term: impl Fn(T) -> T) -> T {
             lanes[j] += last[j];
         }
     }
-    by_halves(lanes)
 }
 
 /// Σ_i term(aᵢ, bᵢ) of slices of one length, as [`sum`].
@@ -64,8 +70,9 @@ pub(crate) fn sum_of_pairs<T: Scalar>(a: &[T], b: &[T], term: impl Fn(T, T) -> T
     by_halves(lanes)
 }
 
+/// Σ of the lanes.
 #[inline(always)]
-fn by_halves<T: Scalar>(mut lanes: [T; LANES]) -> T {
+pub(super) fn by_halves<T: Scalar>(mut lanes: [T; LANES]) -> T {
     let mut width = LANES / 2;
     while width > 0 {
         for j in 0..width {
@@ -213,7 +220,7 @@ fn half_squares_of<T: Scalar>(
 }
 
 /// out ← a − b (set or added).
-fn subtract<T: Scalar>(out: Write<'_, T>, a: &[T], b: &[T]) {
+pub(crate) fn subtract<T: Scalar>(out: Write<'_, T>, a: &[T], b: &[T]) {
     vectorise(
         #[inline(always)]
         move || map_pairs(out, a, b, |a, b| a - b),

@@ -1,7 +1,7 @@
 //! Half the squared distance.
 
 use super::{Loss, Pair};
-use crate::kernel::half_squared_distances;
+use crate::kernel::{half_squared_distances, subtract};
 use crate::{Scalar, Write};
 
 /// L(z, ẑ) = ½ ‖z − ẑ‖².
@@ -56,12 +56,21 @@ impl<T: Scalar> Loss<T> for SquaredError {
         out_prediction: Write<'_, T>,
         _work: &mut [T],
     ) {
-        let entry = |v: Option<&[T]>, i: usize| v.map_or(T::zero(), |v| v[i]);
-        out_target.each(|i| entry(v_target, i) - entry(v_prediction, i));
-        out_prediction.each(|i| entry(v_prediction, i) - entry(v_target, i));
+        difference(out_target, v_target, v_prediction);
+        difference(out_prediction, v_prediction, v_target);
     }
 
     fn curvature_bound(&self, _parameters: &[T]) -> Option<T> {
         Some(T::one())
+    }
+}
+
+/// out ← a − b, a missing one being zero.
+fn difference<T: Scalar>(out: Write<'_, T>, a: Option<&[T]>, b: Option<&[T]>) {
+    match (a, b) {
+        (Some(a), Some(b)) => subtract(out, a, b),
+        (Some(a), None) => out.each(|i| a[i]),
+        (None, Some(b)) => out.each(|i| -b[i]),
+        (None, None) => out.each(|_| T::zero()),
     }
 }

@@ -118,7 +118,7 @@ impl<T: Scalar> JointDescent<T> {
         let workspace = &mut *visit.workspace;
         workspace.fit(circuit);
         let (rule, layers) = visit.optimizer.parts();
-        let size = depth.div_ceil(execution.runs(depth));
+        let size = execution.neighbours(depth);
         let locals = Columns {
             values: &mut workspace.locals[..],
             size,

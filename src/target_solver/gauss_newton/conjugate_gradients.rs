@@ -1,36 +1,43 @@
 //! Conjugate gradients on every example's system at once, without a matrix.
 
 use super::System;
-use super::operator::Link;
 use super::preconditioner::Preconditioner;
-use crate::kernel::{add_scaled, add_to, dot, scale};
+use super::run::{Product, Run, Shared};
+use crate::execution::Columns;
+use crate::kernel::add_to;
+use crate::kernel::columns::{lessen_and_copy, lessen_and_square, move_and_turn};
 use crate::target_solver::TargetProblem;
 use crate::target_solver::curvature::Curvature;
 use crate::target_solver::problem::view;
 use crate::{Error, Scalar};
 
 /// At most m iterations of preconditioned conjugate gradients, with every scalar an example's own.
+///
+/// An iteration passes over all columns of a layer at once, and reads no array twice without need.
 #[derive(Debug, Clone)]
 pub(super) struct ConjugateGradients<T> {
     pub(super) iterations: u64,
     pub(super) tolerance: f64,
     pub(super) preconditioner: Preconditioner,
     bounds: Curvature<T>,
-    /// Of each hidden layer the direction p_t and H p_t.
-    vectors: Vec<Vectors<T>>,
-    links: Vec<Link<T>>,
+    /// The directions p_1, …, p_{T−1}.
+    directions: Vec<Vec<T>>,
+    /// By t.
+    products: Vec<Product<T>>,
+    runs: Vec<Run<T>>,
     /// The preconditioner's number of each hidden layer.
     diagonal: Vec<T>,
     tangent: Vec<T>,
-    /// M⁻¹ r.
+    /// M⁻¹ r, where it is not a multiple of r.
     preconditioned: Vec<Vec<T>>,
+    /// Of each hidden layer its part of every example's sum.
+    parts: Vec<Vec<T>>,
+    sums: Vec<T>,
     examples: Vec<Example<T>>,
-}
-
-#[derive(Debug, Clone)]
-struct Vectors<T> {
-    direction: Vec<T>,
-    product: Vec<T>,
+    /// How far each example goes along its direction; none if it stays.
+    lengths: Vec<Option<T>>,
+    /// How much of its direction the next one keeps; none if its iterations are over.
+    turns: Vec<Option<T>>,
 }
 
 /// One example's numbers.
@@ -50,12 +57,17 @@ impl<T: Scalar> ConjugateGradients<T> {
             tolerance: 1e-10,
             preconditioner: Preconditioner::Blocks,
             bounds: Curvature::new(),
-            vectors: Vec::new(),
-            links: Vec::new(),
+            directions: Vec::new(),
+            products: Vec::new(),
+            runs: Vec::new(),
             diagonal: Vec::new(),
             tangent: Vec::new(),
             preconditioned: Vec::new(),
+            parts: Vec::new(),
+            sums: Vec::new(),
             examples: Vec::new(),
+            lengths: Vec::new(),
+            turns: Vec::new(),
         }
     }
 
@@ -75,158 +87,197 @@ impl<T: Scalar> ConjugateGradients<T> {
         };
         self.preconditioner
             .diagonal(circuit, bounds, &mut self.diagonal);
-        self.preconditioned.resize_with(hidden, Vec::new);
-        for (own, &dim) in self.preconditioned.iter_mut().zip(&circuit.dims()[1..]) {
-            own.resize(dim * n, T::zero());
-        }
-        let empty = || Vectors {
-            direction: Vec::new(),
-            product: Vec::new(),
+        let sizes = circuit.dims()[1..=hidden].iter().map(|dim| dim * n);
+        fit(&mut self.directions, sizes.clone());
+        let product = || Product {
+            values: Vec::new(),
+            dots: Vec::new(),
         };
-        self.vectors.resize_with(hidden, empty);
-        for (own, &dim) in self.vectors.iter_mut().zip(&circuit.dims()[1..]) {
-            own.direction.resize(dim * n, T::zero());
-            own.product.resize(dim * n, T::zero());
+        self.products.resize_with(hidden + 1, product);
+        for (own, size) in self.products[1..].iter_mut().zip(sizes.clone()) {
+            own.values.resize(size, T::zero());
+            own.dots.resize(n, T::zero());
         }
-        self.links.resize_with(hidden + 1, Link::new);
-        for (t, link) in self.links.iter_mut().enumerate() {
-            link.fit(circuit, t, n);
+        fit(&mut self.parts, (0..hidden).map(|_| n));
+        if !bounded {
+            fit(&mut self.preconditioned, sizes);
         }
+        self.sums.resize(n, T::zero());
+        self.lengths.resize(n, None);
+        self.turns.resize(n, None);
         Ok(())
     }
 
-    /// Solves `system` from δ = 0, leaving the residual in its right side; gives the products made.
+    /// Solves `system` from δ = 0; its right side is lost. Gives the products made.
     pub(super) fn solve(
         &mut self,
         problem: &mut TargetProblem<'_, '_, T>,
         system: &mut System<T>,
     ) -> u64 {
-        for own in &mut self.vectors {
-            own.direction.fill(T::zero());
+        let depth = problem.circuit.depth();
+        let runs = depth.div_ceil(problem.execution().neighbours(depth));
+        self.runs.resize_with(runs, Run::new);
+        for run in &mut self.runs {
+            run.fit(problem.circuit, self.sums.len(), &problem.workspace.locals);
         }
-        for step in &mut system.step {
-            step.fill(T::zero());
+        for own in self.directions.iter_mut().chain(&mut system.step) {
+            own.fill(T::zero());
         }
-        self.precondition(problem, system);
+        self.lengths.fill(None);
+        self.lessen(problem, system);
         self.examples.clear();
-        for i in 0..system.wanted.len() {
-            let square = self.residual_square(i, system);
+        for (i, &square) in self.sums.iter().enumerate() {
+            let active = system.wanted[i] && square > T::zero() && square.is_finite();
             self.examples.push(Example {
                 square,
                 first: square,
-                active: system.wanted[i] && square > T::zero() && square.is_finite(),
+                active,
             });
             if system.wanted[i] && !square.is_finite() {
                 // No step, rather than one of length 0 that would pass for a good one.
                 system.spoil(i);
             }
-            self.turn(i, T::zero(), system);
+            // p ← M⁻¹ r.
+            self.lengths[i] = active.then_some(T::zero());
+            self.turns[i] = self.lengths[i];
         }
-        for iteration in 0..self.iterations {
+        self.turn(problem, system);
+        for iteration in 1..=self.iterations {
             if self.examples.iter().all(|example| !example.active) {
-                return iteration;
+                return iteration - 1;
             }
-            self.multiply(problem);
-            for i in 0..self.examples.len() {
-                if self.examples[i].active {
-                    self.advance(i, system);
-                }
+            self.multiply(problem, system);
+            self.choose_lengths();
+            if iteration == self.iterations {
+                self.turns.fill(None);
+            } else {
+                self.lessen(problem, system);
+                self.choose_turns();
             }
-            if iteration + 1 == self.iterations {
-                break;
-            }
-            self.precondition(problem, system);
-            for i in 0..self.examples.len() {
-                if self.examples[i].active {
-                    self.go_on(i, system);
-                }
-            }
+            self.turn(problem, system);
         }
         self.iterations
     }
 
-    fn precondition(&mut self, problem: &mut TargetProblem<'_, '_, T>, system: &System<T>) {
-        let (tangent, y) = (&mut self.tangent, &mut self.preconditioned);
-        self.preconditioner
-            .apply(problem, system, &self.diagonal, tangent, y);
-    }
-
-    /// H p for the directions p, undamped, without example weights.
-    fn multiply(&mut self, problem: &mut TargetProblem<'_, '_, T>) {
+    /// (H + λ I) p for the directions p, without example weights, and p·(H + λ I) p.
+    fn multiply(&mut self, problem: &mut TargetProblem<'_, '_, T>, system: &System<T>) {
         let (circuit, execution) = (problem.circuit, problem.execution());
-        let batch = view(problem.batch, problem.multipliers);
-        let vectors = &self.vectors;
-        let locals = &mut problem.workspace.locals;
-        execution.for_each_pair(locals, &mut self.links, |t, local, link| {
-            let own = t.checked_sub(1).map(|i| &vectors[i].direction[..]);
-            let above = vectors.get(t).map(|above| &above.direction[..]);
-            link.multiply(circuit, batch, t, [own, above], t > 0, local);
+        let shared = Shared {
+            circuit,
+            batch: view(problem.batch, problem.multipliers),
+            directions: &self.directions,
+            damping: &system.damping,
+        };
+        let size = execution.neighbours(circuit.depth());
+        let count = self.runs.len();
+        let locals = Columns {
+            values: &mut problem.workspace.locals[..],
+            size,
+        };
+        let products = Columns {
+            values: &mut self.products[..],
+            size,
+        };
+        let data = (locals, products, &mut self.runs[..]);
+        execution.for_each_item(count, data, |i, (locals, products, run)| {
+            let (products, locals) = (products.values, locals.values);
+            run[0].multiply(i * size, products, locals, shared);
         });
-        for (i, own) in self.vectors.iter_mut().enumerate() {
-            own.product.copy_from_slice(&self.links[i].in_target);
-            add_to(&mut own.product, &self.links[i + 1].in_input);
-            let regularizer = circuit.target_regularizers()[i].curvature();
-            add_scaled(&mut own.product, regularizer, &own.direction);
+        let runs = &self.runs;
+        execution.for_each_chunk(&mut self.products, size, |i, products| {
+            if i > 0 {
+                runs[i - 1].complete(i * size, &mut products[0], shared);
+            }
+        });
+        sum_up(
+            &mut self.sums,
+            self.products[1..].iter().map(|own| &own.dots),
+        );
+    }
+
+    /// r ← r − α (H + λ I) p, and r·M⁻¹r.
+    fn lessen(&mut self, problem: &mut TargetProblem<'_, '_, T>, system: &mut System<T>) {
+        let execution = problem.execution();
+        let (lengths, products) = (&self.lengths, &self.products[1..]);
+        match self.preconditioner {
+            Preconditioner::Blocks => {
+                let (diagonal, damping) = (&self.diagonal, &system.damping);
+                execution.for_each_pair(&mut system.right, &mut self.parts, |h, right, squares| {
+                    lessen_and_square(right, lengths, &products[h].values, squares);
+                    for (square, &damping) in squares.iter_mut().zip(damping) {
+                        *square *= (diagonal[h] + damping).recip();
+                    }
+                });
+            }
+            Preconditioner::Chain => {
+                let y = &mut self.preconditioned;
+                execution.for_each_pair(&mut system.right, y, |h, right, y| {
+                    lessen_and_copy(right, lengths, &products[h].values, y);
+                });
+                let (diagonal, tangent) = (&self.diagonal, &mut self.tangent);
+                let y = &mut self.preconditioned;
+                Preconditioner::chain(problem, system, diagonal, tangent, y, &mut self.parts);
+            }
+        }
+        sum_up(&mut self.sums, self.parts.iter());
+    }
+
+    /// α = r·M⁻¹r / p·(H + λ I) p.
+    fn choose_lengths(&mut self) {
+        let examples = self.examples.iter_mut().zip(&self.sums);
+        for ((example, &curvature), to) in examples.zip(&mut self.lengths) {
+            let length = example.square / curvature;
+            example.active &= curvature > T::zero() && length.is_finite();
+            *to = example.active.then_some(length);
         }
     }
 
-    /// One example's step along its direction, from its H p.
-    fn advance(&mut self, i: usize, system: &mut System<T>) {
-        let mut curvature = T::zero();
-        for (h, own) in self.vectors.iter_mut().enumerate() {
-            let column = system.column(h, i);
-            let (direction, product) = (&own.direction[column.clone()], &mut own.product[column]);
-            add_scaled(product, system.damping[i], direction);
-            curvature += dot(direction, product);
-        }
-        let length = self.examples[i].square / curvature;
-        if !(curvature > T::zero() && length.is_finite()) {
-            self.examples[i].active = false;
-            return;
-        }
-        for (h, own) in self.vectors.iter().enumerate() {
-            let column = system.column(h, i);
-            add_scaled(
-                &mut system.step[h][column.clone()],
-                length,
-                &own.direction[column.clone()],
-            );
-            let product = &own.product[column.clone()];
-            add_scaled(&mut system.right[h][column], -length, product);
-        }
-    }
-
-    /// Ends one example's iterations, or turns its direction for the next, from its new M⁻¹ r.
-    fn go_on(&mut self, i: usize, system: &System<T>) {
-        let before = self.examples[i].square;
-        let square = self.residual_square(i, system);
+    /// β = new r·M⁻¹r / old, unless the example's iterations are over.
+    fn choose_turns(&mut self) {
         // Below rounding the recursion goes on where the residual itself does not.
         let tolerance = T::of(self.tolerance).max(T::default_epsilon());
-        let example = &mut self.examples[i];
-        example.square = square;
-        example.active = square > tolerance * tolerance * example.first && square.is_finite();
-        if example.active {
-            self.turn(i, square / before, system);
+        let examples = self.examples.iter_mut().zip(&self.sums);
+        for ((example, &square), to) in examples.zip(&mut self.turns) {
+            let turn = square / example.square;
+            example.square = square;
+            example.active &= square > tolerance * tolerance * example.first && square.is_finite();
+            *to = example.active.then_some(turn);
         }
     }
 
-    /// p ← M⁻¹ r + β p for one example.
-    fn turn(&mut self, i: usize, beta: T, system: &System<T>) {
-        for (h, own) in self.vectors.iter_mut().enumerate() {
-            let column = system.column(h, i);
-            let preconditioned = &self.preconditioned[h][column.clone()];
-            let direction = &mut own.direction[column];
-            scale(direction, beta);
-            add_to(direction, preconditioned);
-        }
+    /// δ ← δ + α p and p ← M⁻¹ r + β p.
+    fn turn(&mut self, problem: &TargetProblem<'_, '_, T>, system: &mut System<T>) {
+        let (lengths, turns) = (&self.lengths[..], &self.turns[..]);
+        let (right, damping) = (&system.right, &system.damping);
+        let (diagonal, preconditioned) = (&self.diagonal, &self.preconditioned);
+        let blocks = self.preconditioner == Preconditioner::Blocks;
+        let data = (&mut system.step[..], &mut self.directions[..]);
+        let count = right.len();
+        let turn = |h: usize, (step, direction): (&mut [Vec<T>], &mut [Vec<T>])| {
+            let (step, direction) = ((&mut step[0][..], lengths), (&mut direction[0][..], turns));
+            if blocks {
+                let inverse = |i: usize| (diagonal[h] + damping[i]).recip();
+                move_and_turn(step, direction, &right[h], inverse);
+            } else {
+                move_and_turn(step, direction, &preconditioned[h], |_| T::one());
+            }
+        };
+        problem.execution().for_each_item(count, data, turn);
     }
+}
 
-    /// r·M⁻¹r of one example.
-    fn residual_square(&self, i: usize, system: &System<T>) -> T {
-        let layers = self.preconditioned.iter().enumerate();
-        layers.fold(T::zero(), |sum, (h, preconditioned)| {
-            let column = system.column(h, i);
-            sum + dot(&system.right[h][column.clone()], &preconditioned[column])
-        })
+/// As many arrays as sizes, each of its size.
+fn fit<T: Scalar>(arrays: &mut Vec<Vec<T>>, sizes: impl Iterator<Item = usize> + Clone) {
+    arrays.resize_with(sizes.clone().count(), Vec::new);
+    for (own, size) in arrays.iter_mut().zip(sizes) {
+        own.resize(size, T::zero());
+    }
+}
+
+/// Every example's sum over the layers, in their order whoever made the parts.
+fn sum_up<'a, T: Scalar>(sums: &mut [T], parts: impl Iterator<Item = &'a Vec<T>>) {
+    sums.fill(T::zero());
+    for part in parts {
+        add_to(sums, part);
     }
 }

@@ -5,6 +5,7 @@ mod conjugate_gradients;
 mod elimination;
 mod operator;
 mod preconditioner;
+mod run;
 
 use std::ops::Range;
 

@@ -3,7 +3,7 @@
 use super::System;
 use super::operator::point;
 use crate::Write;
-use crate::kernel::add_to;
+use crate::kernel::columns::divide_and_add;
 use crate::target_solver::TargetProblem;
 use crate::target_solver::problem::view;
 use crate::{Scalar, circuit::Circuit};
@@ -45,46 +45,34 @@ impl Preconditioner {
         }
     }
 
-    /// y ← M⁻¹ r of every example, r the right sides of `system`.
-    pub(super) fn apply<T: Scalar>(
-        self,
+    /// y ← M⁻¹ y of the chain, and the parts of r·y of each hidden layer, r the right sides of `system`.
+    pub(super) fn chain<T: Scalar>(
         problem: &mut TargetProblem<'_, '_, T>,
         system: &System<T>,
         diagonal: &[T],
         tangent: &mut Vec<T>,
         y: &mut [Vec<T>],
+        parts: &mut [Vec<T>],
     ) {
-        for (y, right) in y.iter_mut().zip(&system.right) {
-            y.copy_from_slice(right);
-        }
         let circuit = problem.circuit;
         let batch = view(problem.batch, problem.multipliers);
         let locals = &mut problem.workspace.locals;
         let last = y.len();
-        if self == Self::Chain {
-            for t in (1..last).rev() {
-                let (at, work) = point(circuit, batch, t, &mut locals[t]);
-                let (own, above) = y.split_at_mut(t);
-                let own = Write::Add(&mut own[t - 1]);
-                circuit.layer(t).vjp(&at, &above[0], own, Write::Skip, work);
-            }
+        for t in (1..last).rev() {
+            let (at, work) = point(circuit, batch, t, &mut locals[t]);
+            let (own, above) = y.split_at_mut(t);
+            let own = Write::Add(&mut own[t - 1]);
+            circuit.layer(t).vjp(&at, &above[0], own, Write::Skip, work);
         }
-        for ((y, &diagonal), &dim) in y.iter_mut().zip(diagonal).zip(&system.dims) {
-            for (y, &damping) in y.chunks_exact_mut(dim).zip(&system.damping) {
-                let inverse = (diagonal + damping).recip();
-                for y in y {
-                    *y *= inverse;
-                }
-            }
-        }
-        if self == Self::Chain {
-            for t in 1..last {
-                let (at, work) = point(circuit, batch, t, &mut locals[t]);
-                let (own, above) = y.split_at_mut(t);
-                tangent.resize(above[0].len(), T::zero());
-                let own = Some(&own[t - 1][..]);
-                circuit.layer(t).jvp(&at, own, None, tangent, work);
-                add_to(&mut above[0], tangent);
+        for h in 0..last {
+            let pushed = (h > 0).then_some(&tangent[..]);
+            let (own, damping) = (&mut y[h][..], (diagonal[h], &system.damping[..]));
+            divide_and_add(own, damping, pushed, &system.right[h], &mut parts[h]);
+            if h + 1 < last {
+                let (at, work) = point(circuit, batch, h + 1, &mut locals[h + 1]);
+                tangent.resize(at.output.len(), T::zero());
+                let own = Some(&y[h][..]);
+                circuit.layer(h + 1).jvp(&at, own, None, tangent, work);
             }
         }
     }

@@ -1,0 +1,194 @@
+//! Time of an iteration of [`GaussNewton`]'s conjugate gradients, against its matrix products.
+//!
+//! `cargo bench --bench gauss_newton [-- <part of a case's name>]`. Nets M and D of `step.rs`: tanh, the last layer linear,
+//! squared error. An iteration is the difference of two calls with more and fewer of them; the products
+//! are a W p and a Wᵀ g of every layer but the first (two of each between hidden layers with the chained
+//! preconditioner), on arrays of their own. All three are run in turn; minima over the rounds. On one
+//! thread times are the thread's own, so that other programs count little; on two, wall-clock times.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use layerwise::nalgebra::DMatrix;
+use layerwise::{
+    Activation, Alternating, Circuit, DecoupledCircuit, Dense, Error, GaussNewton, GradientDescent,
+    Matrix, Phase, Scalar, SolveReport, TargetInit, TargetProblem, TargetSolver, Trainer, Write,
+};
+
+const ROUNDS: usize = 60;
+const FEW: u64 = 2;
+const MANY: u64 = 4;
+
+fn model<T: Scalar>(widths: &[usize], n: usize) -> DecoupledCircuit<T> {
+    let mut builder = Circuit::builder();
+    for (t, pair) in widths.windows(2).enumerate() {
+        let last = t + 2 == widths.len();
+        let activation = if last {
+            Activation::Identity
+        } else {
+            Activation::Tanh
+        };
+        builder = builder.layer(Dense::new(pair[0], pair[1], activation).expect("valid"));
+    }
+    let mut model = DecoupledCircuit::new(builder.build().expect("the layers fit"));
+    let wave =
+        |rows: usize| DMatrix::from_fn(rows, n, |i, j| T::of(((i * 3 + j * 5) as f64).sin()));
+    let init = TargetInit::RandomNormal { std: 0.5, seed: 0 };
+    let (inputs, targets) = (wave(widths[0]), wave(widths[widths.len() - 1]));
+    model
+        .add_examples(&inputs, &targets, &init)
+        .expect("the data fit");
+    model
+}
+
+/// Times its two solvers and the products on the problem that it is called with.
+#[derive(Debug)]
+struct Probe<T: Scalar> {
+    name: String,
+    few: GaussNewton<T>,
+    many: GaussNewton<T>,
+    /// W, p, W p and Wᵀ g of every layer.
+    layers: Vec<[Vec<T>; 4]>,
+    chained: bool,
+    alone: bool,
+}
+
+impl<T: Scalar> Probe<T> {
+    fn new(name: String, chained: bool, alone: bool) -> Self {
+        let solver = |iterations| {
+            let solver = if chained {
+                GaussNewton::chained(1, iterations)
+            } else {
+                GaussNewton::new(1, iterations)
+            };
+            let solver = solver.with_residual_tolerance(0.0);
+            solver
+                .and_then(|solver| solver.with_damping(1e-3))
+                .expect("valid")
+        };
+        Self {
+            name,
+            few: solver(FEW),
+            many: solver(MANY),
+            layers: Vec::new(),
+            chained,
+            alone,
+        }
+    }
+
+    /// The matrix products of one iteration.
+    fn products(&mut self, dims: &[usize], n: usize) {
+        for (t, [w, p, pushed, pulled]) in self.layers.iter_mut().enumerate() {
+            let (rows, columns) = (dims[t + 1], dims[t]);
+            let hidden = (1..dims.len() - 2).contains(&t);
+            let times = match t {
+                0 => 0,
+                _ if self.chained && hidden => 2,
+                _ => 1,
+            };
+            for _ in 0..times {
+                let w = Matrix::new(w, rows, columns);
+                T::matmul(Write::Set(pushed), w, Matrix::new(p, columns, n));
+                T::matmul(Write::Set(pulled), w.t(), Matrix::new(pushed, rows, n));
+            }
+        }
+        black_box(&mut self.layers);
+    }
+}
+
+impl<T: Scalar> TargetSolver<T> for Probe<T> {
+    fn solve(&mut self, problem: &mut TargetProblem<'_, '_, T>) -> Result<SolveReport, Error> {
+        let (dims, n) = (problem.circuit().dims().to_vec(), problem.batch().len());
+        let before: Vec<Vec<T>> = (1..dims.len() - 1)
+            .map(|t| problem.batch().z(t).to_vec())
+            .collect();
+        let layer = |pair: &[usize]| {
+            let wave = |size: usize| (0..size).map(|i| T::of((i as f64).sin())).collect();
+            [
+                wave(pair[0] * pair[1]),
+                wave(pair[0] * n),
+                wave(pair[1] * n),
+                wave(pair[0] * n),
+            ]
+        };
+        self.layers = dims.windows(2).map(layer).collect();
+        let mut least = [Duration::MAX; 3];
+        for _ in 0..ROUNDS {
+            for (which, least) in least.iter_mut().enumerate() {
+                let start = now(self.alone);
+                let solved = match which {
+                    0 => Some((FEW, self.few.solve(problem)?)),
+                    1 => Some((MANY, self.many.solve(problem)?)),
+                    _ => {
+                        (FEW..MANY).for_each(|_| self.products(&dims, n));
+                        None
+                    }
+                };
+                *least = (*least).min(now(self.alone) - start);
+                if let Some((iterations, report)) = solved {
+                    assert_eq!(report.products, iterations, "all iterations are made");
+                }
+                for (t, before) in (1..).zip(&before) {
+                    problem.target_mut(t).copy_from_slice(before);
+                }
+            }
+            problem.predict();
+        }
+        let each = |time: Duration| time.as_secs_f64() * 1e6 / (MANY - FEW) as f64;
+        let (iteration, products) = (each(least[1].saturating_sub(least[0])), each(least[2]));
+        println!(
+            "{:<28} {iteration:>9.0} {products:>9.0} {:>7.3}",
+            self.name,
+            iteration / products
+        );
+        Ok(SolveReport::new(0, n))
+    }
+}
+
+/// Time of this thread alone, where the system tells it, or of the wall's clock.
+fn now(alone: bool) -> Duration {
+    if alone {
+        // The system's count is brought up to date when the thread lets go.
+        std::thread::yield_now();
+        let own = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
+        let own = own.and_then(|line| line.split(' ').next().map(str::parse));
+        if let Some(Ok(nanoseconds)) = own {
+            return Duration::from_nanos(nanoseconds);
+        }
+    }
+    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    START.get_or_init(Instant::now).elapsed()
+}
+
+fn bench<T: Scalar>(scalar: &str, wanted: &str) {
+    for (net, widths) in [("M", vec![784, 512, 512, 512, 10]), ("D", vec![128; 33])] {
+        let mut model: DecoupledCircuit<T> = model(&widths, 128);
+        for (kind, chained) in [("plain", false), ("chained", true)] {
+            for threads in [1, 2] {
+                if threads > 1 && !cfg!(feature = "rayon") {
+                    continue;
+                }
+                let name = format!("{net} {scalar} {kind}, {threads} threads");
+                if !name.contains(wanted) {
+                    continue;
+                }
+                let probe = Probe::new(name, chained, threads == 1);
+                let rule = GradientDescent::new(1e-9).expect("valid");
+                let phase = Phase::new(Alternating::persistent(probe), rule).epochs(1);
+                let mut trainer = Trainer::new(phase).threads(threads).measure_every(0);
+                trainer.run(&mut model).expect("it can be solved");
+            }
+        }
+    }
+}
+
+fn main() {
+    let wanted = std::env::args().skip(1).find(|own| !own.starts_with('-'));
+    let wanted = wanted.unwrap_or_default();
+    println!(
+        "{:<28} {:>9} {:>9} {:>7}",
+        "µs", "iteration", "products", "ratio"
+    );
+    bench::<f32>("f32", &wanted);
+    bench::<f64>("f64", &wanted);
+}

@@ -1,0 +1,170 @@
+//! Products with Gauss-Newton's matrix over neighbouring layers, one after another.
+
+use super::operator::{Link, point};
+use crate::circuit::{Batch, Circuit, LocalWorkspace};
+use crate::kernel::columns::{complete_products, scaled_difference};
+use crate::kernel::scale;
+use crate::{Scalar, Write};
+
+/// The memory of layers that follow one another on one thread: what one layer leaves is still at hand
+/// when the next needs it.
+///
+/// A layer whose loss is ½‖z − ẑ‖² itself needs no [`Link`]: with g = μ (J_t p_t − p_{t+1}), −g moves
+/// z_{t+1} and J_tᵀ g moves z_t.
+#[derive(Debug, Clone)]
+pub(super) struct Run<T> {
+    /// g of the layer at work.
+    g: Vec<T>,
+    link: Link<T>,
+    work: Vec<T>,
+    /// What the last layer brings to (H p)_{t+1}.
+    part: Part<T>,
+    /// The part's array, unless it is a direction.
+    array: Vec<T>,
+}
+
+/// A multiple of an array.
+#[derive(Debug, Clone, Copy)]
+enum Part<T> {
+    OfArray(T),
+    OfDirection(T),
+}
+
+/// What all layers share.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shared<'a, T: Scalar> {
+    pub(super) circuit: &'a Circuit<T>,
+    pub(super) batch: Batch<'a, T>,
+    /// p_1, …, p_{T−1}.
+    pub(super) directions: &'a [Vec<T>],
+    /// λ by example.
+    pub(super) damping: &'a [T],
+}
+
+/// (H + λ I) p of one t, and p·(H + λ I) p by example; nothing for t = 0.
+#[derive(Debug, Clone)]
+pub(super) struct Product<T> {
+    pub(super) values: Vec<T>,
+    pub(super) dots: Vec<T>,
+}
+
+impl<T: Scalar> Run<T> {
+    pub(super) fn new() -> Self {
+        Self {
+            g: Vec::new(),
+            link: Link::new(),
+            work: Vec::new(),
+            part: Part::OfArray(T::one()),
+            array: Vec::new(),
+        }
+    }
+
+    /// Makes room for the widest layer of `circuit` and n examples.
+    pub(super) fn fit(&mut self, circuit: &Circuit<T>, n: usize, locals: &[LocalWorkspace<T>]) {
+        let size = n * circuit.dims()[1..].iter().max().unwrap_or(&0);
+        let work = locals.iter().map(|local| local.work.len()).max();
+        for (own, size) in [
+            (&mut self.g, size),
+            (&mut self.array, size),
+            (&mut self.work, work.unwrap_or(0)),
+        ] {
+            if own.len() < size {
+                own.resize(size, T::zero());
+            }
+        }
+    }
+
+    /// The products of the layers from `first` on. That of the first lacks what the layer below brings,
+    /// which is another's; the others are complete.
+    pub(super) fn multiply(
+        &mut self,
+        first: usize,
+        products: &mut [Product<T>],
+        locals: &mut [LocalWorkspace<T>],
+        shared: Shared<'_, T>,
+    ) {
+        for (i, (product, local)) in products.iter_mut().zip(locals).enumerate() {
+            let squared = shared.circuit.loss(first + i).is_squared_error();
+            if squared {
+                self.multiply_squared(first + i, product, local, shared);
+            } else {
+                self.multiply_any(first + i, product, local, shared);
+            }
+            if i > 0 {
+                self.complete(first + i, product, shared);
+            }
+            let Shared { circuit, .. } = shared;
+            let size = circuit.dims()[first + i + 1] * shared.damping.len();
+            self.part = match (squared, first + i) {
+                (true, 0) => Part::OfDirection(circuit.weight(0)),
+                (true, _) => {
+                    std::mem::swap(&mut self.array, &mut self.g);
+                    Part::OfArray(-T::one())
+                }
+                (false, t) if t + 1 < circuit.depth() => {
+                    self.array[..size].copy_from_slice(&self.link.in_target);
+                    Part::OfArray(T::one())
+                }
+                (false, _) => self.part,
+            };
+        }
+    }
+
+    /// J_tᵀ g, where layer t has a p_t.
+    fn multiply_squared(
+        &mut self,
+        t: usize,
+        product: &mut Product<T>,
+        local: &mut LocalWorkspace<T>,
+        shared: Shared<'_, T>,
+    ) {
+        let Shared { circuit, batch, .. } = shared;
+        let Some(below) = t.checked_sub(1) else {
+            return;
+        };
+        let layer = circuit.layer(t);
+        let (at, _) = point(circuit, batch, t, local);
+        let g = &mut self.g[..at.output.len()];
+        let own = Some(&shared.directions[below][..]);
+        layer.jvp(&at, own, None, g, &mut self.work);
+        let weight = circuit.weight(t);
+        match shared.directions.get(t) {
+            Some(above) => scaled_difference(g, weight, above),
+            None if weight != T::one() => scale(g, weight),
+            None => {}
+        }
+        let to = Write::Set(&mut product.values);
+        layer.vjp(&at, g, to, Write::Skip, &mut self.work);
+    }
+
+    fn multiply_any(
+        &mut self,
+        t: usize,
+        product: &mut Product<T>,
+        local: &mut LocalWorkspace<T>,
+        shared: Shared<'_, T>,
+    ) {
+        let Shared { circuit, batch, .. } = shared;
+        let own = t.checked_sub(1).map(|h| &shared.directions[h][..]);
+        let above = shared.directions.get(t).map(|above| &above[..]);
+        self.link.fit(circuit, t, shared.damping.len());
+        let link = &mut self.link;
+        link.multiply(circuit, batch, t, [own, above], own.is_some(), local);
+        if own.is_some() {
+            product.values.copy_from_slice(&self.link.in_input);
+        }
+    }
+
+    /// Adds what the last layer of this run, t − 1, brings to the product of t, and the rest of it.
+    pub(super) fn complete(&self, t: usize, product: &mut Product<T>, shared: Shared<'_, T>) {
+        let direction = &shared.directions[t - 1][..];
+        let part = match self.part {
+            Part::OfDirection(share) => (share, direction),
+            Part::OfArray(share) => (share, &self.array[..direction.len()]),
+        };
+        let regularizer = shared.circuit.target_regularizers()[t - 1].curvature();
+        let factor = (regularizer, shared.damping);
+        let Product { values, dots } = product;
+        complete_products(values, part, factor, direction, dots);
+    }
+}

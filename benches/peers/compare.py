@@ -22,7 +22,7 @@ from worker import Problem
 
 HERE = Path(__file__).resolve().parent
 GROUPS = ["step", "own", "products", "digits"]
-PEERS = ["layerwise", "jax", "torch", "candle", "burn"]
+PEERS = ["layerwise", "jax", "torch", "candle", "burn", "pcx"]
 # Largest difference to the reference: of values, relative to the largest entry of their array, and
 # of the way that parameters and targets went, relative to the longest way in the array.
 TOLERANCE, WAY_TOLERANCE = 1e-4, 1e-2
@@ -35,11 +35,14 @@ class Failed(Exception):
 class Worker:
     """A process that computes for one peer with one number of threads."""
 
-    def __init__(self, peer, threads, cores, binary):
+    def __init__(self, peer, threads, cores, binary, pcx_python):
         if peer in ("layerwise", "candle", "burn"):
             command = [str(binary), peer, str(threads)]
         else:
-            command = [sys.executable, str(HERE / f"worker_{peer}.py"), str(threads)]
+            python = pcx_python if peer == "pcx" else sys.executable
+            if python is None:
+                raise Failed("its requirements do not install")
+            command = [str(python), str(HERE / f"worker_{peer}.py"), str(threads)]
         environment = dict(os.environ, JAX_PLATFORMS="cpu", NPROC=str(threads))
         for name in ("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
             environment[name] = str(threads)
@@ -186,7 +189,7 @@ class Run:
         if threads > len(self.cores):
             raise SystemExit(f"{threads} threads, but only {len(self.cores)} cores")
         try:
-            worker = Worker(peer, threads, self.cores, self.options.binary)
+            worker = Worker(peer, threads, self.cores, self.options.binary, self.options.pcx_python)
             self.workers[peer, threads] = worker
         except (Failed, OSError) as error:
             self.missing[peer] = str(error)
@@ -523,13 +526,16 @@ def parse():
     parser.add_argument("--threads", type=lambda t: [int(c) for c in comma(t)], default=[1, 2], help="default 1,2")
     parser.add_argument("--only", type=comma, default=GROUPS, help=f"of {','.join(GROUPS)}")
     parser.add_argument("--peers", type=comma, default=PEERS, help=f"of {','.join(PEERS)}; layerwise is always there")
-    parser.add_argument("--nets", type=comma, default=["S", "M", "D", "W"], help="of S,M,D,W")
+    parser.add_argument("--nets", type=comma, help="of S,M,D,W (default: all; S and D with --quick)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every number there")
-    parser.add_argument("--quick", action="store_true", help="short rounds, the first way of each peer: for a look")
+    parser.add_argument("--quick", action="store_true", help="short rounds, two nets, the first way of each peer: for a look")
     parser.add_argument("--binary", type=Path, required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--pcx-python", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.quick:
         options.seconds, options.rounds = 0.03, 5
+    if options.nets is None:
+        options.nets = ["S", "D"] if options.quick else ["S", "M", "D", "W"]
     if options.rounds < 5:
         parser.error("at least 5 rounds")
     for given, known in ((options.only, GROUPS), (options.peers, PEERS), (options.nets, ["S", "M", "D", "W"])):

@@ -15,7 +15,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def environment(name, requirements):
-    """The Python of a virtual environment with exactly these packages."""
+    """The Python of a virtual environment with exactly these packages; None if they do not install."""
     folder = HERE / "env" / name
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
     mark = folder / "installed"
@@ -24,7 +24,8 @@ def environment(name, requirements):
         print(f"installing {requirements}", file=sys.stderr, flush=True)
         venv.create(folder, with_pip=True, clear=True)
         install = [python, "-m", "pip", "install", "--quiet", "--no-deps", "-r", HERE / requirements]
-        subprocess.run(install, check=True)
+        if subprocess.run(install).returncode != 0:
+            return None
         mark.write_text(wanted)
     return python
 
@@ -33,11 +34,17 @@ def main():
     if sys.version_info < (3, 11):
         sys.exit("Python 3.11 or later is needed")
     python = environment("main", "requirements.txt")
+    if python is None:
+        sys.exit("requirements.txt does not install")
+    # Without it, the run says that pcx is missing.
+    pcx = environment("pcx", "requirements-pcx.txt")
     build = ["cargo", "build", "--release", "--locked", "--manifest-path", HERE / "Cargo.toml"]
     target = HERE / "target"
     subprocess.run(build, check=True, env=dict(os.environ, CARGO_TARGET_DIR=str(target)))
     binary = target / "release" / ("peers.exe" if os.name == "nt" else "peers")
     run = [python, HERE / "compare.py", "--binary", binary, *sys.argv[1:]]
+    if pcx is not None:
+        run += ["--pcx-python", pcx]
     sys.exit(subprocess.run(run).returncode)
 
 

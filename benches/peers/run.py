@@ -11,6 +11,8 @@ import sys
 import venv
 from pathlib import Path
 
+from options import options_of
+
 HERE = Path(__file__).resolve().parent
 
 
@@ -31,6 +33,9 @@ def environment(name, requirements):
 
 
 def main():
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        # Nothing to install for that.
+        options_of(__doc__)
     if sys.version_info < (3, 11):
         sys.exit("Python 3.11 or later is needed")
     python = environment("main", "requirements.txt")

@@ -1,7 +1,16 @@
 //! Elementwise combinations and sums over slices, each with one fixed order of additions.
 
+use std::ops::AddAssign;
+
+use num_traits::Zero;
+
 use super::{Write, vectorise};
 use crate::Scalar;
+
+/// What a sum needs of a number.
+pub(crate) trait Summand: Zero + Copy + AddAssign {}
+
+impl<T: Zero + Copy + AddAssign> Summand for T {}
 
 /// Partial sums a reduction keeps: two of the widest vectors of `f32`, so that one addition need not
 /// wait for the other, and the same on every machine.
@@ -12,7 +21,7 @@ const FEW: usize = 16;
 
 /// Σ_i term(aᵢ) in [`LANES`] interleaved partial sums that are then added by halves.
 #[inline(always)]
-pub(crate) fn sum<T: Scalar>(a: &[T], term: impl Fn(T) -> T) -> T {
+pub(crate) fn sum<T: Summand>(a: &[T], term: impl Fn(T) -> T) -> T {
     if a.len() < FEW {
         return a.iter().fold(T::zero(), |sum, &a| sum + term(a));
     }
@@ -23,7 +32,7 @@ pub(crate) fn sum<T: Scalar>(a: &[T], term: impl Fn(T) -> T) -> T {
 
 /// Every lane ← itself + the terms of its places, one after another.
 #[inline(always)]
-pub(super) fn add_to_lanes<T: Scalar>(lanes: &mut [T; LANES], a: &[T], term: impl Fn(T) -> T) {
+pub(super) fn add_to_lanes<T: Summand>(lanes: &mut [T; LANES], a: &[T], term: impl Fn(T) -> T) {
     // Whole chunks as arrays: without bounds checks the compiler keeps the lanes in registers.
     let (chunks, rest) = a.as_chunks::<LANES>();
     for chunk in chunks {
@@ -45,7 +54,7 @@ pub(super) fn add_to_lanes<T: Scalar>(lanes: &mut [T; LANES], a: &[T], term: imp
 
 /// Σ_i term(aᵢ, bᵢ) of slices of one length, as [`sum`].
 #[inline(always)]
-pub(crate) fn sum_of_pairs<T: Scalar>(a: &[T], b: &[T], term: impl Fn(T, T) -> T) -> T {
+pub(crate) fn sum_of_pairs<T: Summand>(a: &[T], b: &[T], term: impl Fn(T, T) -> T) -> T {
     if a.len() < FEW {
         let pairs = a.iter().zip(b);
         return pairs.fold(T::zero(), |sum, (&a, &b)| sum + term(a, b));
@@ -72,7 +81,7 @@ pub(crate) fn sum_of_pairs<T: Scalar>(a: &[T], b: &[T], term: impl Fn(T, T) -> T
 
 /// Σ of the lanes.
 #[inline(always)]
-pub(super) fn by_halves<T: Scalar>(mut lanes: [T; LANES]) -> T {
+pub(super) fn by_halves<T: Summand>(mut lanes: [T; LANES]) -> T {
     let mut width = LANES / 2;
     while width > 0 {
         for j in 0..width {

@@ -9,6 +9,9 @@ const LANES: usize = 16;
 /// Σ_i term(aᵢ) in [`LANES`] interleaved partial sums that are then added in order.
 #[inline(always)]
 pub(crate) fn sum<T: Scalar>(a: &[T], term: impl Fn(T) -> T) -> T {
+    if a.len() < LANES {
+        return a.iter().fold(T::zero(), |total, &a| total + term(a));
+    }
     // Whole chunks as arrays: without bounds checks the compiler keeps the lanes in one register.
     let (chunks, rest) = a.as_chunks::<LANES>();
     let mut lanes = [T::zero(); LANES];
@@ -17,15 +20,22 @@ pub(crate) fn sum<T: Scalar>(a: &[T], term: impl Fn(T) -> T) -> T {
             lanes[j] += term(chunk[j]);
         }
     }
-    for (lane, &a) in lanes.iter_mut().zip(rest) {
-        *lane += term(a);
-    }
-    in_order(lanes)
+    // The rest goes to the first lanes on the way: writing single lanes would stall the reads.
+    let (first, others) = lanes.split_at(rest.len());
+    let total = first
+        .iter()
+        .zip(rest)
+        .fold(T::zero(), |total, (&lane, &a)| total + (lane + term(a)));
+    others.iter().fold(total, |total, &lane| total + lane)
 }
 
 /// Σ_i term(aᵢ, bᵢ) of slices of one length, as [`sum`].
 #[inline(always)]
 pub(crate) fn sum_of_pairs<T: Scalar>(a: &[T], b: &[T], term: impl Fn(T, T) -> T) -> T {
+    if a.len() < LANES {
+        let pairs = a.iter().zip(b);
+        return pairs.fold(T::zero(), |total, (&a, &b)| total + term(a, b));
+    }
     let (chunks, rest) = a.as_chunks::<LANES>();
     let (others, other_rest) = b.as_chunks::<LANES>();
     let mut lanes = [T::zero(); LANES];
@@ -34,17 +44,15 @@ pub(crate) fn sum_of_pairs<T: Scalar>(a: &[T], b: &[T], term: impl Fn(T, T) -> T
             lanes[j] += term(chunk[j], other[j]);
         }
     }
-    for ((lane, &a), &b) in lanes.iter_mut().zip(rest).zip(other_rest) {
-        *lane += term(a, b);
-    }
-    in_order(lanes)
-}
-
-#[inline(always)]
-fn in_order<T: Scalar>(lanes: [T; LANES]) -> T {
-    lanes
-        .into_iter()
-        .fold(T::zero(), |total, lane| total + lane)
+    let (first, others) = lanes.split_at(rest.len());
+    let rest = rest.iter().zip(other_rest);
+    let total = first
+        .iter()
+        .zip(rest)
+        .fold(T::zero(), |total, (&lane, (&a, &b))| {
+            total + (lane + term(a, b))
+        });
+    others.iter().fold(total, |total, &lane| total + lane)
 }
 
 /// (a − b)².
@@ -166,6 +174,9 @@ pub(crate) fn map_pairs<T: Scalar>(out: Write<'_, T>, a: &[T], b: &[T], value: i
 /// The first place of the largest value; 0 if the first is NaN, and other NaN are passed over.
 #[inline(always)]
 pub(crate) fn place_of_largest<T: Scalar>(a: &[T]) -> usize {
+    if a.len() < LANES {
+        return (1..a.len()).fold(0, |top, j| if a[j] > a[top] { j } else { top });
+    }
     let greater = |top: T, a: T| if a > top { a } else { top };
     let (chunks, rest) = a.as_chunks::<LANES>();
     let mut lanes = [a[0]; LANES];

@@ -1,4 +1,4 @@
-//! Time of the elementwise kernels on batches of 64 rows, beside a loop of std calls.
+//! Time of the elementwise kernels on batches of 64 rows, beside a loop of std calls, and of updates.
 //!
 //! `cargo bench --bench kernels`; divide by the throughput's elements for the time of one. The
 //! loops of std use the textbook formulas, whose derivatives are not exact near saturation.
@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use layerwise::{
-    Activation, BinaryCrossEntropy, Loss, Pair, Poisson, Scalar, SoftmaxCrossEntropy, SquaredError,
-    Write,
+    Activation, Adam, BinaryCrossEntropy, GradientDescent, Loss, Optimizer, Pair, Poisson, RmsProp,
+    Scalar, SoftmaxCrossEntropy, SquaredError, Step, Write,
 };
 
 const ROWS: usize = 64;
@@ -160,12 +160,36 @@ fn bench_losses<T: Scalar>(c: &mut Criterion, scalar: &str, n: usize) {
     group.finish();
 }
 
+fn bench_updates<T: Scalar>(c: &mut Criterion, scalar: &str, n: usize) {
+    let mut group = c.benchmark_group(format!("updates {scalar} {n}"));
+    group.throughput(Throughput::Elements(n as u64));
+    let gradient: Vec<T> = arguments(n);
+    let rules: [(&str, &dyn Optimizer<T>); 3] = [
+        (
+            "gradient descent",
+            &GradientDescent::new(1e-6).expect("valid"),
+        ),
+        ("adam", &Adam::new(1e-6).expect("valid")),
+        ("rms prop", &RmsProp::new(1e-6).expect("valid")),
+    ];
+    for (name, rule) in rules {
+        let mut values = gradient.clone();
+        let mut state = vec![T::zero(); n * rule.slots()];
+        group.bench_function(name, |b| {
+            b.iter(|| rule.update(Step::new(1, 1.0), &mut values, &gradient, &mut state));
+        });
+    }
+    group.finish();
+}
+
 fn bench(c: &mut Criterion) {
     for n in [4096, 65536] {
         bench_activations::<f32>(c, "f32", n);
         bench_activations::<f64>(c, "f64", n);
         bench_losses::<f32>(c, "f32", n);
         bench_losses::<f64>(c, "f64", n);
+        bench_updates::<f32>(c, "f32", n);
+        bench_updates::<f64>(c, "f64", n);
     }
 }
 

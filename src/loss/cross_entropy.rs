@@ -57,7 +57,7 @@ pub(super) fn check_distributions<T: Scalar>(
 }
 
 /// e^(x − max) of every column of logits, in `work`.
-fn shifted_exponentials<'a, T: Scalar>(at: &Pair<'_, T>, work: &'a mut [T]) -> &'a mut [T] {
+fn shifted_exponentials<'a, T: Scalar>(at: &Pair<'_, T>, work: &'a mut [T]) -> &'a [T] {
     let (dim, prediction) = (at.dim, at.prediction);
     let work = &mut work[..prediction.len()];
     let shifted = &mut *work;
@@ -103,16 +103,14 @@ impl<T: Scalar> Loss<T> for SoftmaxCrossEntropy {
         vectorise(
             #[inline(always)]
             move || {
-                let columns = exponentials.chunks_exact_mut(d);
+                let columns = exponentials.chunks_exact(d);
                 for (i, (value, e)) in values.iter_mut().zip(columns).enumerate() {
                     let column = i * d..(i + 1) * d;
                     let (x, y) = (&prediction[column.clone()], &target[column.clone()]);
                     let place = place_of_largest(x);
                     let top = x[place];
                     // The largest entry's exponential is 1; the others alone keep ln Σ exact near 0.
-                    let largest = std::mem::replace(&mut e[place], T::zero());
-                    let rest = sum(e, |e| e);
-                    e[place] = largest;
+                    let rest = sum(&e[..place], |e| e) + sum(&e[place + 1..], |e| e);
                     let total = T::one() + rest;
                     let log_total = rest.ln_1p();
                     // −ln p_j, shifted first: the difference to the top is exact where it matters.
@@ -153,7 +151,7 @@ impl<T: Scalar> Loss<T> for SoftmaxCrossEntropy {
             return;
         }
         let (d, target) = (at.dim, at.target);
-        let exponentials = &*shifted_exponentials(at, work);
+        let exponentials = shifted_exponentials(at, work);
         vectorise(
             #[inline(always)]
             move || {

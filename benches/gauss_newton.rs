@@ -15,9 +15,9 @@ use layerwise::{
     Matrix, Phase, Scalar, SolveReport, TargetInit, TargetProblem, TargetSolver, Trainer, Write,
 };
 
-const ROUNDS: usize = 60;
+const ROUNDS: usize = 40;
 const FEW: u64 = 2;
-const MANY: u64 = 4;
+const MANY: u64 = 6;
 
 fn model<T: Scalar>(widths: &[usize], n: usize) -> DecoupledCircuit<T> {
     let mut builder = Circuit::builder();
@@ -149,7 +149,7 @@ impl<T: Scalar> TargetSolver<T> for Probe<T> {
 fn now(alone: bool) -> Duration {
     if alone {
         // The system's count is brought up to date when the thread lets go.
-        std::thread::yield_now();
+        std::thread::sleep(Duration::from_nanos(1));
         let own = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
         let own = own.and_then(|line| line.split(' ').next().map(str::parse));
         if let Some(Ok(nanoseconds)) = own {

@@ -2,12 +2,9 @@
 //!
 //! One pass and one dispatch each; a column's result depends on that column alone.
 
-use super::reduction::{LANES, add_to_lanes, by_halves, sum};
+use super::reduction::{sum, sum_of_pairs};
 use super::vectorise;
 use crate::Scalar;
-
-/// Terms of a dot product that are kept before they are added up, as in `sum_of_pairs`.
-const TERMS: usize = 8 * LANES;
 
 /// product ← product + share · part + (common + dampingⱼ) direction for every column j, and
 /// dotsⱼ ← direction · product.
@@ -28,19 +25,10 @@ pub(crate) fn complete_products<T: Scalar>(
                 columns.zip(dots.iter_mut().zip(damping))
             {
                 let factor = common + damping;
-                let mut lanes = [T::zero(); LANES];
-                let mut terms = [T::zero(); TERMS];
-                let chunks = part.chunks(TERMS).zip(direction.chunks(TERMS));
-                for (product, (part, direction)) in product.chunks_mut(TERMS).zip(chunks) {
-                    let n = product.len();
-                    let own = product.iter_mut().zip(terms.iter_mut());
-                    for ((q, term), (&part, &p)) in own.zip(part.iter().zip(direction)) {
-                        *q = *q + share * part + factor * p;
-                        *term = *q * p;
-                    }
-                    add_to_lanes(&mut lanes, &terms[..n], |x| x);
+                for (q, (&part, &p)) in product.iter_mut().zip(part.iter().zip(direction)) {
+                    *q = *q + share * part + factor * p;
                 }
-                *dot = by_halves(lanes);
+                *dot = sum_of_pairs(product, direction, |q, p| q * p);
             }
         },
     );
@@ -115,32 +103,19 @@ pub(crate) fn divide_and_add<T: Scalar>(
             let numbers = dots.iter_mut().zip(damping);
             for (i, ((values, right), (dot, &damping))) in columns.zip(numbers).enumerate() {
                 let inverse = (diagonal + damping).recip();
-                let above = above.map(|above| &above[i * dim..(i + 1) * dim]);
-                let mut lanes = [T::zero(); LANES];
-                let mut terms = [T::zero(); TERMS];
-                let chunks = values.chunks_mut(TERMS).zip(right.chunks(TERMS));
-                for (k, (values, right)) in chunks.enumerate() {
-                    let n = values.len();
-                    match above {
-                        None => {
-                            let own = values.iter_mut().zip(terms.iter_mut());
-                            for ((v, term), &r) in own.zip(right) {
-                                *v *= inverse;
-                                *term = *v * r;
-                            }
-                        }
-                        Some(above) => {
-                            let own = values.iter_mut().zip(terms.iter_mut());
-                            let above = &above[k * TERMS..k * TERMS + n];
-                            for ((v, term), (&r, &above)) in own.zip(right.iter().zip(above)) {
-                                *v = *v * inverse + above;
-                                *term = *v * r;
-                            }
+                match above.map(|above| &above[i * dim..(i + 1) * dim]) {
+                    None => {
+                        for v in values.iter_mut() {
+                            *v *= inverse;
                         }
                     }
-                    add_to_lanes(&mut lanes, &terms[..n], |x| x);
+                    Some(above) => {
+                        for (v, &above) in values.iter_mut().zip(above) {
+                            *v = *v * inverse + above;
+                        }
+                    }
                 }
-                *dot = by_halves(lanes);
+                *dot = sum_of_pairs(values, right, |v, r| v * r);
             }
         },
     );

@@ -216,8 +216,8 @@ fn shared_columns_on<T: Scalar>() {
     let executions = [Execution::Layers, Execution::Columns, Execution::Automatic];
     let run = |name, change: &dyn Fn(Trainer<T>) -> Trainer<T>| {
         let mut model = large::<T>();
-        let phases = phases::<T>().into_iter();
-        let phase = phases.filter(|own| own.0 == name).next_back().unwrap().1;
+        let mut phases = phases::<T>().into_iter();
+        let phase = phases.find(|own| own.0 == name).unwrap().1;
         change(Trainer::new(phase.epochs(2)).measure_every(2))
             .run(&mut model)
             .unwrap();

@@ -14,6 +14,7 @@ impl<T: Scalar> Circuit<T> {
     /// afterwards. Source: Rumelhart, Hinton & Williams 1986.
     pub fn backprop(&self, batch: Batch<'_, T>, workspace: &mut Workspace<T>) -> T {
         workspace.fit(self);
+        workspace.spent = false;
         compose(|t| self.local_problem(t, batch), true, workspace)
     }
 }

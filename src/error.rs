@@ -378,6 +378,11 @@ pub enum Error {
         tolerance: f64,
     },
 
+    /// A parameter step was asked for, but joint descent has used the gradients' memory since they
+    /// were computed.
+    #[error("the workspace holds no gradients after joint descent: evaluate first")]
+    SpentGradients,
+
     /// A computation left the finite numbers.
     #[error(
         "{quantity} of layer {layer} became non-finite in step {step}; nothing was changed by that step. Try a smaller learning rate or step"

@@ -25,14 +25,14 @@ pub enum Execution {
     #[cfg(feature = "rayon")]
     Columns,
     /// Whichever fits the circuit and the batch: layers in parallel, and columns within them where
-    /// the layers alone do not occupy every thread.
+    /// the layers alone do not occupy every thread; nothing in parallel where the whole is too small
+    /// to repay it. It goes by the numbers of parameters and examples.
     #[cfg(feature = "rayon")]
     Automatic,
 }
 
 /// Fewest multiply-adds that repay handing them to another thread: some ten microseconds.
-#[cfg(feature = "rayon")]
-const LEAST_WORK: usize = 1 << 19;
+pub(crate) const LEAST_WORK: usize = 1 << 19;
 
 /// Blocks begin at multiples of this: of what the products' kernels compute at once.
 #[cfg(feature = "rayon")]

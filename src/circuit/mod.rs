@@ -15,7 +15,7 @@ pub(crate) use builder::all_groups;
 pub use local_problem::{LocalGradients, LocalProblem, Wanted};
 pub use workspace::{LocalWorkspace, Workspace};
 
-use crate::execution::Execution;
+use crate::execution::{Execution, LEAST_WORK};
 use crate::kernel::{add_to, total};
 use crate::layer::{Context, Layer, ParameterGroup};
 use crate::loss::{Loss, Pair};
@@ -345,8 +345,15 @@ impl<T: Scalar> Circuit<T> {
     /// The batch with the execution that fits this circuit best where that is left open.
     pub(crate) fn fitted<'a>(&self, batch: Batch<'a, T>) -> Batch<'a, T> {
         let n = batch.len();
-        let work = self.parameters.iter();
-        let work = work.map(|own| own.len().saturating_mul(n));
+        let layers = self.layers.iter().zip(&self.parameters);
+        let work = layers.map(|(layer, own)| {
+            let product = own.len().saturating_mul(n);
+            // What a layer of another kind does with its parameters is not known: much, perhaps.
+            match layer.affine() {
+                Some(_) => product,
+                None => product.max(LEAST_WORK),
+            }
+        });
         batch.with_execution(batch.execution.fitted(work))
     }
 
@@ -369,6 +376,7 @@ impl<T: Scalar> Circuit<T> {
         workspace: &mut Workspace<T>,
     ) {
         workspace.fit(self);
+        workspace.spent = false;
         let batch = self.fitted(batch);
         let execution = batch.execution;
         execution.for_each(&mut workspace.locals, |t, local| {
@@ -392,6 +400,7 @@ impl<T: Scalar> Circuit<T> {
         targets: bool,
         workspace: &mut Workspace<T>,
     ) -> T {
+        workspace.spent = false;
         for t in 0..self.depth() {
             let (before, after) = workspace.locals.split_at_mut(t);
             let input = forward_input(batch, before);

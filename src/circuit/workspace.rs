@@ -177,6 +177,8 @@ pub struct Workspace<T> {
     pub(crate) locals: Vec<LocalWorkspace<T>>,
     /// Targets before the step of a solver that is under way.
     pub(crate) previous: Vec<Vec<T>>,
+    /// Whether joint descent has used the gradients' memory since they were computed.
+    pub(crate) spent: bool,
 }
 
 impl<T: Scalar> Workspace<T> {
@@ -196,6 +198,7 @@ impl<T: Scalar> Workspace<T> {
         Self {
             locals: Vec::new(),
             previous: Vec::new(),
+            spent: false,
         }
     }
 

@@ -139,12 +139,12 @@ impl<'a, T> Matrix<'a, T> {
         assert!(range.end <= self.columns(), "columns of a matrix");
         if self.transposed {
             // Up to the last value of the part: what follows it in the last column is not its own.
-            let end = match self.stored_columns {
-                0 => start,
-                columns => (columns - 1) * self.stride + range.end,
+            let data = match self.stored_columns {
+                0 => &[],
+                columns => &self.data[start..(columns - 1) * self.stride + range.end],
             };
             return Self {
-                data: &self.data[start..end],
+                data,
                 stored_rows: count,
                 ..self
             };

@@ -18,8 +18,9 @@ use rand::Rng;
 
 /// Where and when a layer is evaluated.
 ///
-/// A stochastic layer (dropout) must draw from a function of these fields alone, so that the same
-/// evaluation gives the same bits wherever and however often it is made.
+/// A stochastic layer (dropout) must draw from a function of these fields alone, all but
+/// `execution`, so that the same evaluation gives the same bits wherever and however often it is
+/// made.
 #[derive(Debug, Clone, Copy)]
 pub struct Context<'a> {
     /// Seed of the circuit.

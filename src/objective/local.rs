@@ -55,6 +55,7 @@ impl<T: Scalar> Objective<T> for LocalObjective<'_, T> {
 
     fn workspace(&self) -> Workspace<T> {
         Workspace {
+            spent: false,
             locals: vec![self.problem.workspace()],
             previous: Vec::new(),
         }

@@ -254,7 +254,7 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
     pub fn squared_gap(&mut self) -> T {
         self.predict();
         let batch = self.batch.view();
-        let locals = &mut self.workspace.locals;
+        let locals = &mut self.workspace.locals[..self.circuit.depth() - 1];
         batch.execution.for_each(locals, |t, local| {
             local.squared_gap = None;
             local.measure_gap(batch.z(t + 1));

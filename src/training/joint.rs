@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::example_memory::{ExampleMemory, LayerMemory};
 use super::visit::{Scheme, Visit};
+use crate::circuit::LocalWorkspace;
 use crate::decoupled::DecoupledCircuit;
 use crate::execution::Columns;
 use crate::kernel::{add_to, all_finite, both_finite};
@@ -14,7 +15,8 @@ use crate::{Error, Quantity, Scalar};
 ///
 /// The state of z's rule (momentum, Adam's moments and its count of steps) is kept by example, so
 /// it survives shuffled minibatches. The rate of z applies to each example's own gradient, that of
-/// θ to the mean over the batch; the schedule scales θ's rate alone.
+/// θ to the mean over the batch; the schedule scales θ's rate alone. A visit leaves no gradients in
+/// the workspace: the new values are made in their place.
 ///
 /// # Examples
 /// ```
@@ -33,6 +35,7 @@ pub struct JointDescent<T: Scalar> {
     steps: Vec<u64>,
     /// By hidden layer.
     finite: Vec<Finite>,
+    meetings: Vec<Meeting<T>>,
 }
 
 /// Whether what one z_t's step met is finite.
@@ -40,6 +43,13 @@ pub struct JointDescent<T: Scalar> {
 struct Finite {
     gradient: bool,
     target: bool,
+}
+
+impl Finite {
+    const ALL: Self = Self {
+        gradient: true,
+        target: true,
+    };
 }
 
 impl<T: Scalar> JointDescent<T> {
@@ -50,6 +60,7 @@ impl<T: Scalar> JointDescent<T> {
             memory: ExampleMemory::new(),
             steps: Vec::new(),
             finite: Vec::new(),
+            meetings: Vec::new(),
         }
     }
 }
@@ -58,11 +69,7 @@ impl<T: Scalar> Scheme<T> for JointDescent<T> {
     fn start(&mut self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
         self.memory.start(model, self.rule.slots());
         self.steps = vec![0; model.examples().len()];
-        let finite = Finite {
-            gradient: true,
-            target: true,
-        };
-        self.finite = vec![finite; model.circuit().depth() - 1];
+        self.finite = vec![Finite::ALL; model.circuit().depth() - 1];
         Ok(())
     }
 
@@ -82,6 +89,7 @@ impl<T: Scalar> Scheme<T> for JointDescent<T> {
         visit
             .optimizer
             .commit(visit.circuit, visit.workspace, early);
+        visit.workspace.spent = true;
         visit.record_gap_met(gap);
         Ok(energy)
     }
@@ -167,14 +175,59 @@ impl<T: Scalar> JointDescent<T> {
             },
         );
         // Where two runs meet.
-        for t in (size..depth).step_by(size) {
-            let (before, after) = workspace.locals.split_at_mut(t);
-            let parts = [&mut before[t - 1].d_target[..], &mut after[0].d_input[..]];
-            self.finite[t - 1] = moves.make(batch.z(t), parts, &mut memory[t - 1]);
+        let meetings = || (size..depth).step_by(size);
+        self.meetings.resize_with(meetings().count(), Meeting::new);
+        exchange(&mut self.meetings, meetings(), &mut workspace.locals);
+        let data = (
+            &mut self.meetings[..],
+            Columns {
+                values: memory,
+                size,
+            },
+        );
+        execution.for_each_item(meetings().count(), data, |r, (own, memory)| {
+            let own = &mut own[0];
+            let parts = [&mut own.target_part[..], &mut own.input_part[..]];
+            let memory = &mut memory.values[size - 1];
+            own.finite = moves.make(batch.z((r + 1) * size), parts, memory);
+        });
+        exchange(&mut self.meetings, meetings(), &mut workspace.locals);
+        for (own, t) in self.meetings.iter().zip(meetings()) {
+            self.finite[t - 1] = own.finite;
         }
         if !early {
             visit.prepare_steps(&[]);
         }
+    }
+}
+
+/// Both parts of ∂E/∂z_t where z_t stands between two runs.
+#[derive(Debug, Clone)]
+struct Meeting<T> {
+    target_part: Vec<T>,
+    input_part: Vec<T>,
+    finite: Finite,
+}
+
+impl<T> Meeting<T> {
+    fn new() -> Self {
+        Self {
+            target_part: Vec::new(),
+            input_part: Vec::new(),
+            finite: Finite::ALL,
+        }
+    }
+}
+
+/// Takes the parts out of the layers' workspaces, or brings them back.
+fn exchange<T>(
+    meetings: &mut [Meeting<T>],
+    places: impl Iterator<Item = usize>,
+    locals: &mut [LocalWorkspace<T>],
+) {
+    for (own, t) in meetings.iter_mut().zip(places) {
+        std::mem::swap(&mut own.target_part, &mut locals[t - 1].d_target);
+        std::mem::swap(&mut own.input_part, &mut locals[t].d_input);
     }
 }
 
@@ -207,10 +260,7 @@ impl<T: Scalar> Moves<'_, T> {
     ) -> Finite {
         let dim = z.len() / self.columns.len();
         let at_once = memory.examples_at_once(BLOCK);
-        let mut finite = Finite {
-            gradient: true,
-            target: true,
-        };
+        let mut finite = Finite::ALL;
         // Part by part, while its values are in the nearest cache.
         let size = at_once * dim;
         let parts = target_part

@@ -27,7 +27,7 @@ use crate::{Error, Scalar};
 /// | option | default | meaning |
 /// |---|---|---|
 /// | `seed` | 0 | seed of the shuffling |
-/// | `threads` | 1 | threads that share the work (feature `rayon`) |
+/// | `threads` | 1 | threads that share the work (feature `rayon`), at most one a layer or a core |
 /// | `execution` | automatic | what the threads share: layers, columns, or whichever fits |
 /// | `measure_every` | 1 | epochs between measurements of composed loss, gap and validation loss; 0: never |
 /// | `validation` | none | examples that are never trained on |
@@ -174,8 +174,11 @@ impl<T: Scalar> Trainer<T> {
         }
         #[cfg(feature = "rayon")]
         {
+            // More than there are cores help only layers that wait for something else.
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            let most = cores.max(model.circuit.depth());
             let pool = rayon::ThreadPoolBuilder::new()
-                .num_threads(self.threads)
+                .num_threads(self.threads.min(most))
                 .build()
                 .map_err(|e| Error::ThreadPool {
                     threads: self.threads,

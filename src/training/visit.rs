@@ -87,7 +87,8 @@ impl<'b, T: Scalar> Visit<'_, 'b, T> {
         self.batch.view()
     }
 
-    /// Results of the last evaluation.
+    /// Results of the last evaluation; they mean nothing after a visit of
+    /// [`JointDescent`](crate::JointDescent), which uses their memory.
     pub fn workspace(&self) -> &Workspace<T> {
         self.workspace
     }
@@ -152,9 +153,13 @@ impl<'b, T: Scalar> Visit<'_, 'b, T> {
     /// parameter group by itself, so that only those that decay do.
     ///
     /// # Errors
-    /// [`Error::NonFinite`] for an energy, gradient or new parameter that is not finite; no θ_t is
-    /// changed then.
+    /// [`Error::NonFinite`] for an energy, gradient or new parameter that is not finite,
+    /// [`Error::SpentGradients`] after a visit of [`JointDescent`](crate::JointDescent) without a new
+    /// evaluation; no θ_t is changed then.
     pub fn step_parameters(&mut self) -> Result<(), Error> {
+        if self.workspace.spent {
+            return Err(Error::SpentGradients);
+        }
         self.workspace.check_energies(self.optimizer.steps)?;
         self.update(&[])
     }

@@ -2,6 +2,8 @@
 //! parts make of it, and leaves everything as it was after an error; and what it stands on, blocks of
 //! columns and squared errors.
 
+#![cfg(feature = "rayon")]
+
 use layerwise::nalgebra::DMatrix;
 use layerwise::{
     Activation, Adam, Circuit, DecoupledCircuit, Dense, Error, Execution, Gaussian,
@@ -93,8 +95,8 @@ fn joint_is_plain() {
         &[130, 260, 260, 40],
     ];
     for dims in shapes {
-        for n in [1, 2, 17, 37] {
-            for gauss in [false, true] {
+        for n in [1, 17, 37] {
+            for gauss in [n == 17] {
                 for size in [n, 16, 5] {
                     for adam in [false, true] {
                         for norm in [false, true] {

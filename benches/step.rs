@@ -1,11 +1,13 @@
-//! Time of one step on four nets: the decoupled step (E, every ∂E/∂θ and ∂E/∂z), and backprop.
+//! Time of one step on four nets: the decoupled step (E, every ∂E/∂θ and ∂E/∂z), backprop, and the
+//! bare matrix products of either.
 //!
 //! `cargo bench --bench step`. tanh, the last layer linear, squared error.
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use layerwise::nalgebra::DMatrix;
 use layerwise::{
-    Activation, Circuit, DecoupledCircuit, Dense, Execution, Scalar, TargetInit, Workspace,
+    Activation, Circuit, DecoupledCircuit, Dense, Execution, Matrix, Scalar, TargetInit, Workspace,
+    Write,
 };
 
 /// Name, widths, examples.
@@ -40,6 +42,30 @@ fn model<T: Scalar>(widths: &[usize], n: usize) -> DecoupledCircuit<T> {
     model
 }
 
+/// W Z and G Zᵀ of every layer, and Wᵀ G of all but the first, on arrays of their own.
+fn products<T: Scalar>(widths: &[usize], n: usize) -> impl FnMut() {
+    let numbers =
+        |count: usize| -> Vec<T> { (0..count).map(|i| T::of((i as f64).sin())).collect() };
+    let mut layers: Vec<_> = widths
+        .windows(2)
+        .map(|pair| {
+            let (k, m) = (pair[0], pair[1]);
+            let arrays = [m * k, k * n, m * n, m * k, k * n].map(numbers);
+            (k, m, arrays)
+        })
+        .collect();
+    move || {
+        for (t, (k, m, [w, z, out, dw, dz])) in layers.iter_mut().enumerate() {
+            let (w, z) = (Matrix::new(w, *m, *k), Matrix::new(z, *k, n));
+            T::matmul(Write::Set(out), w, z);
+            T::matmul(Write::Set(dw), Matrix::new(out, *m, n), z.t());
+            if t > 0 {
+                T::matmul(Write::Set(dz), w.t(), Matrix::new(out, *m, n));
+            }
+        }
+    }
+}
+
 fn bench_scalar<T: Scalar>(c: &mut Criterion, scalar: &str) {
     for (name, widths, n) in nets() {
         let model: DecoupledCircuit<T> = model(&widths, n);
@@ -49,6 +75,9 @@ fn bench_scalar<T: Scalar>(c: &mut Criterion, scalar: &str) {
         let circuit = model.circuit();
         group.bench_function(BenchmarkId::new("decoupled", name), |b| {
             b.iter(|| circuit.evaluate(batch, true, true, &mut workspace, Execution::Sequential));
+        });
+        group.bench_function(BenchmarkId::new("products", name), |b| {
+            b.iter(products::<T>(&widths, n));
         });
         group.bench_function(BenchmarkId::new("backprop", name), |b| {
             b.iter(|| circuit.backprop(batch, &mut workspace));

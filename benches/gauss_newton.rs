@@ -33,10 +33,7 @@ fn model<T: Scalar>(widths: &[usize], n: usize) -> DecoupledCircuit<T> {
     let mut model = DecoupledCircuit::new(builder.build().expect("the layers fit"));
     let wave =
         |rows: usize| DMatrix::from_fn(rows, n, |i, j| T::of(((i * 3 + j * 5) as f64).sin()));
-    let init = TargetInit::NoisyForwardPass {
-        std: 0.01,
-        seed: 0,
-    };
+    let init = TargetInit::NoisyForwardPass { std: 0.01, seed: 0 };
     let (inputs, targets) = (wave(widths[0]), wave(widths[widths.len() - 1]));
     model
         .add_examples(&inputs, &targets, &init)

@@ -9,37 +9,17 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use layerwise::nalgebra::DMatrix;
 use layerwise::{
-    Activation, Alternating, Circuit, DecoupledCircuit, Dense, Error, GaussNewton, GradientDescent,
-    Matrix, Phase, Scalar, SolveReport, TargetInit, TargetProblem, TargetSolver, Trainer, Write,
+    Alternating, DecoupledCircuit, Error, GaussNewton, GradientDescent, Matrix, Phase, Scalar,
+    SolveReport, TargetInit, TargetProblem, TargetSolver, Trainer, Write,
 };
+use nets::{model, nets};
+
+mod nets;
 
 const ROUNDS: usize = 31;
 const FEW: u64 = 2;
 const MANY: u64 = 8;
-
-fn model<T: Scalar>(widths: &[usize], n: usize) -> DecoupledCircuit<T> {
-    let mut builder = Circuit::builder();
-    for (t, pair) in widths.windows(2).enumerate() {
-        let last = t + 2 == widths.len();
-        let activation = if last {
-            Activation::Identity
-        } else {
-            Activation::Tanh
-        };
-        builder = builder.layer(Dense::new(pair[0], pair[1], activation).expect("valid"));
-    }
-    let mut model = DecoupledCircuit::new(builder.build().expect("the layers fit"));
-    let wave =
-        |rows: usize| DMatrix::from_fn(rows, n, |i, j| T::of(((i * 3 + j * 5) as f64).sin()));
-    let init = TargetInit::NoisyForwardPass { std: 0.01, seed: 0 };
-    let (inputs, targets) = (wave(widths[0]), wave(widths[widths.len() - 1]));
-    model
-        .add_examples(&inputs, &targets, &init)
-        .expect("the data fit");
-    model
-}
 
 /// Times its two solvers and the products on the problem that it is called with.
 #[derive(Debug)]
@@ -171,8 +151,10 @@ fn now(alone: bool) -> Duration {
 }
 
 fn bench<T: Scalar>(scalar: &str, wanted: &str) {
-    for (net, widths) in [("M", vec![784, 512, 512, 512, 10]), ("D", vec![128; 33])] {
-        let mut model: DecoupledCircuit<T> = model(&widths, 128);
+    let own = |net: &(&str, _, _)| ["M", "D"].contains(&net.0);
+    for (net, widths, n) in nets().into_iter().filter(own) {
+        let init = TargetInit::NoisyForwardPass { std: 0.01, seed: 0 };
+        let mut model: DecoupledCircuit<T> = model(&widths, n, &init);
         for (kind, chained) in [("plain", false), ("chained", true)] {
             for threads in [1, 2] {
                 if threads > 1 && !cfg!(feature = "rayon") {

@@ -1,46 +1,13 @@
-//! Time of one step on four nets: the decoupled step (E, every ∂E/∂θ and ∂E/∂z), backprop, and the
-//! bare matrix products of either.
+//! Time of one step on four nets: the decoupled step (E, every ∂E/∂θ and ∂E/∂z), backprop, the bare
+//! matrix products of either, and the decoupled step as two threads share it.
 //!
 //! `cargo bench --bench step`. tanh, the last layer linear, squared error.
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use layerwise::nalgebra::DMatrix;
-use layerwise::{
-    Activation, Circuit, DecoupledCircuit, Dense, Execution, Matrix, Scalar, TargetInit, Workspace,
-    Write,
-};
+use layerwise::{DecoupledCircuit, Execution, Matrix, Scalar, TargetInit, Workspace, Write};
+use nets::{model, nets};
 
-/// Name, widths, examples.
-fn nets() -> Vec<(&'static str, Vec<usize>, usize)> {
-    vec![
-        ("S", vec![64, 32, 32, 10], 100),
-        ("M", vec![784, 512, 512, 512, 10], 128),
-        ("D", vec![128; 33], 128),
-        ("W", vec![1024; 9], 256),
-    ]
-}
-
-fn model<T: Scalar>(widths: &[usize], n: usize) -> DecoupledCircuit<T> {
-    let mut builder = Circuit::builder();
-    for (t, pair) in widths.windows(2).enumerate() {
-        let last = t + 2 == widths.len();
-        let activation = if last {
-            Activation::Identity
-        } else {
-            Activation::Tanh
-        };
-        builder = builder.layer(Dense::new(pair[0], pair[1], activation).expect("valid"));
-    }
-    let mut model = DecoupledCircuit::new(builder.build().expect("the layers fit"));
-    let wave =
-        |rows: usize| DMatrix::from_fn(rows, n, |i, j| T::of(((i * 3 + j * 5) as f64).sin()));
-    let init = TargetInit::RandomNormal { std: 0.5, seed: 0 };
-    let (inputs, targets) = (wave(widths[0]), wave(widths[widths.len() - 1]));
-    model
-        .add_examples(&inputs, &targets, &init)
-        .expect("the data fit");
-    model
-}
+mod nets;
 
 /// W Z and G Zᵀ of every layer, and Wᵀ G of all but the first, on arrays of their own.
 fn products<T: Scalar>(widths: &[usize], n: usize) -> impl FnMut() {
@@ -68,7 +35,8 @@ fn products<T: Scalar>(widths: &[usize], n: usize) -> impl FnMut() {
 
 fn bench_scalar<T: Scalar>(c: &mut Criterion, scalar: &str) {
     for (name, widths, n) in nets() {
-        let model: DecoupledCircuit<T> = model(&widths, n);
+        let init = TargetInit::RandomNormal { std: 0.5, seed: 0 };
+        let model: DecoupledCircuit<T> = model(&widths, n, &init);
         let batch = model.batch(0..n).expect("all columns");
         let mut workspace = Workspace::new(model.circuit(), n);
         let mut group = c.benchmark_group(format!("step {scalar}"));
@@ -83,12 +51,20 @@ fn bench_scalar<T: Scalar>(c: &mut Criterion, scalar: &str) {
             b.iter(|| circuit.backprop(batch, &mut workspace));
         });
         #[cfg(feature = "rayon")]
-        group.bench_function(BenchmarkId::new("decoupled, 2 threads", name), |b| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build();
-            pool.expect("two threads").install(|| {
-                b.iter(|| circuit.evaluate(batch, true, true, &mut workspace, Execution::Layers));
+        for execution in [
+            Execution::Sequential,
+            Execution::Layers,
+            Execution::Columns,
+            Execution::Automatic,
+        ] {
+            let name = BenchmarkId::new(format!("on 2 threads {execution:?}"), name);
+            group.bench_function(name, |b| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build();
+                pool.expect("two threads").install(|| {
+                    b.iter(|| circuit.evaluate(batch, true, true, &mut workspace, execution));
+                });
             });
-        });
+        }
     }
 }
 

@@ -53,16 +53,27 @@ impl Execution {
         matches!(self, Self::Columns | Self::Automatic)
     }
 
-    /// What `Automatic` means for layers of these multiply-adds in one product: the others mean
-    /// what they say.
-    pub(crate) fn fitted(self, work: impl Iterator<Item = usize> + Clone) -> Self {
+    /// `Automatic` turned to `Sequential` where layers of these multiply-adds in one product do not
+    /// repay several threads: the others mean what they say.
+    pub(crate) fn repaid(self, work: impl Iterator<Item = usize>) -> Self {
         #[cfg(feature = "rayon")]
         if self == Self::Automatic {
-            let total = work.clone().fold(0, usize::saturating_add);
-            let threads = rayon::current_num_threads();
-            if threads == 1 || total < LEAST_WORK / 4 {
+            let total = work.fold(0, usize::saturating_add);
+            if rayon::current_num_threads() == 1 || total < LEAST_WORK / 4 {
                 return Self::Sequential;
             }
+            return self;
+        }
+        let _ = work;
+        self
+    }
+
+    /// What `Automatic` means for a pass over independent layers of these multiply-adds.
+    pub(crate) fn fitted(self, work: impl Iterator<Item = usize> + Clone) -> Self {
+        #[cfg(feature = "rayon")]
+        if self.repaid(work.clone()) == Self::Automatic {
+            let total = work.clone().fold(0, usize::saturating_add);
+            let threads = rayon::current_num_threads();
             // Where no layer is more than a quarter of a thread's share, whole layers balance, and
             // whole products are the fastest.
             let largest = work.max().unwrap_or(0);
@@ -71,8 +82,7 @@ impl Execution {
                 false => Self::Automatic,
             };
         }
-        let _ = work;
-        self
+        self.repaid(work)
     }
 
     /// Of so many layers, those that one thread computes one after another: all, or as many as make

@@ -589,3 +589,39 @@ fn targets_without_curvature_stay() {
     assert_eq!(model.z(1).unwrap()[(0, 0)], 0.3);
     assert_eq!(Pair::<f64>::new(0, &[], &[]).examples(), 0);
 }
+
+/// Takes finite gradients alone.
+#[derive(Debug)]
+struct Strict;
+
+impl Optimizer<f64> for Strict {
+    fn slots(&self) -> usize {
+        0
+    }
+
+    fn update(&self, _step: Step, values: &mut [f64], gradient: &[f64], _state: &mut [f64]) {
+        assert!(gradient.iter().all(|g| g.is_finite()), "{gradient:?}");
+        values.fill(0.0);
+    }
+}
+
+#[test]
+fn a_gradient_that_overflows_never_reaches_the_rule_of_the_parameters() {
+    let circuit = Circuit::builder()
+        .layer(dense(1, 1, Activation::Identity))
+        .layer(dense(1, 1, Activation::Identity));
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap());
+    // E = ½ 10³⁰⁰, ∂E/∂W_0 = 10¹⁵⁰ · 10²⁰⁰.
+    model.set_parameters(0, &[1e-50, 0.0]).unwrap();
+    model.set_parameters(1, &[1.0, 0.0]).unwrap();
+    let input = DMatrix::from_element(1, 1, 1e200);
+    model
+        .add_examples(&input, &DMatrix::zeros(1, 1), &TargetInit::ForwardPass)
+        .unwrap();
+    let error = Trainer::new(Phase::new(Backprop, Strict))
+        .run(&mut model)
+        .unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("parameter gradient of layer 0"), "{text}");
+    assert_eq!(model.circuit().parameters(1), [1.0, 0.0]);
+}

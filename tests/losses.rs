@@ -367,6 +367,57 @@ fn residual_losses_that_are_squared_error() {
     }
 }
 
+/// Columns on both sides of every change of path, each pair of gradients set, added to or skipped, and
+/// one example that is not finite: the values are the same bits, and no other example's.
+#[test]
+fn squared_errors_are_the_same_whatever_is_wanted() {
+    fn write(kind: usize, buffer: &mut [f64]) -> Write<'_, f64> {
+        match kind {
+            0 => Write::Skip,
+            1 => Write::Set(buffer),
+            _ => Write::Add(buffer),
+        }
+    }
+    let same = |a: f64, b: f64| a == b || a.is_nan() && b.is_nan();
+    for dim in [1, 7, 15, 16, 17, 31, 33, 63, 64, 65, 1000, 1025] {
+        for last in [0.5, f64::NAN, f64::INFINITY] {
+            let n = 3;
+            let wave = |k: usize| (0..dim * n).map(move |i| ((i * k) % 101) as f64 / 17.0);
+            let (z, mut p): (Vec<_>, Vec<_>) = (wave(37).collect(), wave(53).collect());
+            p[dim * n - 1] = last;
+            let at = Pair::new(dim, &z, &p);
+            let mut expected = None;
+            for (first, second) in (0..9).map(|k| (k % 3, k / 3)) {
+                let mut values = vec![0.0; n];
+                let (mut d_z, mut d_p) = (vec![1.0; dim * n], vec![1.0; dim * n]);
+                let (in_z, in_p) = (write(first, &mut d_z), write(second, &mut d_p));
+                SquaredError.evaluate(&at, &mut values, in_z, in_p, &mut []);
+                for (i, &value) in values.iter().enumerate() {
+                    let column = i * dim..(i + 1) * dim;
+                    let squares = column.map(|k| (z[k] - p[k]).powi(2));
+                    let sum = squares.sum::<f64>() / 2.0;
+                    let near = same(value, sum) || (value - sum).abs() <= 1e-12 * sum;
+                    assert!(near, "{dim}, {first}, {second}: {value}, not {sum}");
+                }
+                let bits: Vec<u64> = values.iter().map(|value| value.to_bits()).collect();
+                if !last.is_nan() {
+                    assert_eq!(*expected.get_or_insert(bits.clone()), bits, "{dim}");
+                }
+                let start = |kind| if kind == 1 { 0.0 } else { 1.0 };
+                for k in 0..dim * n {
+                    let (d, e) = (z[k] - p[k], p[k] - z[k]);
+                    let (d, e) = (
+                        if first > 0 { d } else { 0.0 },
+                        if second > 0 { e } else { 0.0 },
+                    );
+                    assert!(same(d_z[k], start(first) + d), "{dim}, {first}: {k}");
+                    assert!(same(d_p[k], start(second) + e), "{dim}, {second}: {k}");
+                }
+            }
+        }
+    }
+}
+
 /// ½ r² at small residuals and δ |r| − δ² at large ones, to the last digits.
 #[test]
 fn pseudo_huber_neither_cancels_nor_overflows() {

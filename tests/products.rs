@@ -204,3 +204,12 @@ fn column_ranges_of_either_factor_have_the_bits_of_the_whole() {
     column_ranges_are_independent::<f64>();
     column_ranges_are_independent::<f32>();
 }
+
+#[test]
+fn columns_of_an_empty_matrix_are_empty() {
+    let none: [f64; 0] = [];
+    let part = Matrix::new(&none, 3, 0).t().column_range(1..3);
+    assert_eq!((part.rows(), part.columns()), (0, 2));
+    let part = Matrix::new(&[1.0, 2.0], 1, 2).column_range(2..2);
+    assert_eq!((part.rows(), part.columns()), (1, 0));
+}

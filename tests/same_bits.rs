@@ -243,6 +243,59 @@ fn columns_that_threads_share_have_the_same_bits() {
     shared_columns_on::<f32>();
 }
 
+/// Narrow, wide and long layers, whose columns any number of threads shares; and calls from outside
+/// any pool.
+#[cfg(feature = "rayon")]
+#[test]
+fn blocks_of_columns_of_any_shape_have_the_same_bits() {
+    for (inputs, outputs, n) in [
+        (64, 1, 40000),
+        (1, 64, 40000),
+        (700, 2, 2000),
+        (2, 900, 2000),
+        (301, 77, 333),
+        (3, 1, 800_000),
+        (1500, 1500, 33),
+        (4000, 1, 500),
+        (1, 4000, 500),
+    ] {
+        let circuit = Circuit::builder()
+            .layer(Dense::new(inputs, outputs, Activation::Tanh).unwrap())
+            .layer(Dense::new(outputs, 1, Activation::Identity).unwrap());
+        let mut model = DecoupledCircuit::<f32>::new(circuit.build().unwrap());
+        let wave = |rows| {
+            DMatrix::from_fn(rows, n, |i, j| {
+                ((i * 7 + j * 11) % 1013) as f32 / 700.0 - 0.7
+            })
+        };
+        let init = TargetInit::NoisyForwardPass { std: 0.2, seed: 4 };
+        model.add_examples(&wave(inputs), &wave(1), &init).unwrap();
+        let run = |execution| {
+            let (circuit, batch) = (model.circuit(), model.batch(0..n).unwrap());
+            let mut workspace = Workspace::new(circuit, n);
+            let energy = circuit.evaluate(batch, true, true, &mut workspace, execution);
+            let mut found = vec![bits(&[energy])];
+            for t in 0..2 {
+                found.push(bits(workspace.parameter_gradient(t)));
+                found.push(bits(workspace.local(t).prediction()));
+                found.push(bits(workspace.local(t).target_gradient()));
+            }
+            circuit.backprop(batch.with_execution(execution), &mut workspace);
+            found.push(bits(workspace.parameter_gradient(0)));
+            found
+        };
+        let expected = run(Execution::Sequential);
+        for threads in [2, 3, 7] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+            let found = pool.unwrap().install(|| run(Execution::Columns));
+            assert!(found == expected, "{inputs} x {outputs} x {n}, {threads}");
+        }
+        for execution in [Execution::Layers, Execution::Columns, Execution::Automatic] {
+            assert!(run(execution) == expected, "{inputs} x {outputs} x {n}");
+        }
+    }
+}
+
 #[test]
 fn a_seed_decides_a_run() {
     let run = |k: usize, seed| {

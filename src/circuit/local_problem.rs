@@ -296,6 +296,7 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
     /// ẑ_{t+1} = f_t(z_t, θ_t), into the workspace, ready for derivatives.
     pub fn predict(&self, workspace: &mut LocalWorkspace<T>) {
         self.fit(workspace);
+        workspace.squared_gap = None;
         let own = &self.parameters[..self.own];
         workspace.forward(self.layer, &self.context, own, self.input);
     }

@@ -342,19 +342,24 @@ impl<T: Scalar> Circuit<T> {
         workspace.energy()
     }
 
-    /// The batch with the execution that fits this circuit best where that is left open.
+    /// The batch with the execution that fits a pass over this circuit's layers best, where that is
+    /// left open.
     pub(crate) fn fitted<'a>(&self, batch: Batch<'a, T>) -> Batch<'a, T> {
-        let n = batch.len();
+        let execution = batch.execution.fitted(self.work(batch.len()));
+        batch.with_execution(execution)
+    }
+
+    /// Multiply-adds of one product of each layer on `n` examples, as far as they are known.
+    pub(crate) fn work(&self, n: usize) -> impl Iterator<Item = usize> + Clone {
         let layers = self.layers.iter().zip(&self.parameters);
-        let work = layers.map(|(layer, own)| {
+        layers.map(move |(layer, own)| {
             let product = own.len().saturating_mul(n);
             // What a layer of another kind does with its parameters is not known: much, perhaps.
             match layer.affine() {
                 Some(_) => product,
                 None => product.max(LEAST_WORK),
             }
-        });
-        batch.with_execution(batch.execution.fitted(work))
+        })
     }
 
     /// Every ẑ_{t+1} = f_t(z_t, θ_t) of a batch, into the workspace.

@@ -14,7 +14,7 @@ impl<T: Zero + Copy + AddAssign> Summand for T {}
 
 /// Partial sums a reduction keeps: two of the widest vectors of `f32`, so that one addition need not
 /// wait for the other, and the same on every machine.
-pub(super) const LANES: usize = 32;
+const LANES: usize = 32;
 
 /// Fewer terms than this are added one after another: lanes would hold little but zeros.
 const FEW: usize = 16;
@@ -32,7 +32,7 @@ pub(crate) fn sum<T: Summand>(a: &[T], term: impl Fn(T) -> T) -> T {
 
 /// Every lane ← itself + the terms of its places, one after another.
 #[inline(always)]
-pub(super) fn add_to_lanes<T: Summand>(lanes: &mut [T; LANES], a: &[T], term: impl Fn(T) -> T) {
+fn add_to_lanes<T: Summand>(lanes: &mut [T; LANES], a: &[T], term: impl Fn(T) -> T) {
     // Whole chunks as arrays: without bounds checks the compiler keeps the lanes in registers.
     let (chunks, rest) = a.as_chunks::<LANES>();
     for chunk in chunks {
@@ -81,7 +81,7 @@ pub(crate) fn sum_of_pairs<T: Summand>(a: &[T], b: &[T], term: impl Fn(T, T) -> 
 
 /// Σ of the lanes.
 #[inline(always)]
-pub(super) fn by_halves<T: Summand>(mut lanes: [T; LANES]) -> T {
+fn by_halves<T: Summand>(mut lanes: [T; LANES]) -> T {
     let mut width = LANES / 2;
     while width > 0 {
         for j in 0..width {

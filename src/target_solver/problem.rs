@@ -256,7 +256,6 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
         let batch = self.batch.view();
         let locals = &mut self.workspace.locals[..self.circuit.depth() - 1];
         batch.execution.for_each(locals, |t, local| {
-            local.squared_gap = None;
             local.measure_gap(batch.z(t + 1));
         });
         self.workspace.squared_gap()
@@ -353,6 +352,10 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
     /// predictions were last current.
     pub(super) fn predict_alternate(&mut self, first: usize) {
         let (circuit, batch) = (self.circuit, self.batch.view());
+        // Targets have moved of layers that are not predicted anew.
+        for local in &mut self.workspace.locals {
+            local.squared_gap = None;
+        }
         let locals = &mut self.workspace.locals[first..];
         batch.execution.for_each_chunk(locals, 2, |i, pair| {
             circuit

@@ -16,7 +16,8 @@ use crate::{Error, Quantity, Scalar};
 /// The state of z's rule (momentum, Adam's moments and its count of steps) is kept by example, so
 /// it survives shuffled minibatches. The rate of z applies to each example's own gradient, that of
 /// θ to the mean over the batch; the schedule scales θ's rate alone. A visit leaves no gradients in
-/// the workspace: the new values are made in their place.
+/// the workspace: the new values are made in their place. After an error θ and z are what they were;
+/// the rules' states are not.
 ///
 /// # Examples
 /// ```
@@ -77,6 +78,7 @@ impl<T: Scalar> Scheme<T> for JointDescent<T> {
         self.memory.locate(visit.batch().examples())?;
         let number = visit.steps();
         self.descend(visit);
+        visit.workspace.spent = true;
         check(&self.finite, number)?;
         visit.workspace.check_energies(number)?;
         visit.optimizer.check()?;
@@ -89,7 +91,6 @@ impl<T: Scalar> Scheme<T> for JointDescent<T> {
         visit
             .optimizer
             .commit(visit.circuit, visit.workspace, early);
-        visit.workspace.spent = true;
         visit.record_gap_met(gap);
         Ok(energy)
     }

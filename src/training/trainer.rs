@@ -28,7 +28,7 @@ use crate::{Error, Scalar};
 /// |---|---|---|
 /// | `seed` | 0 | seed of the shuffling |
 /// | `threads` | 1 | threads that share the work (feature `rayon`), at most one a layer or a core |
-/// | `execution` | automatic | what the threads share: layers, columns, or whichever fits |
+/// | `execution` | automatic | what several threads share: layers, columns, or whichever fits (feature `rayon`) |
 /// | `measure_every` | 1 | epochs between measurements of composed loss, gap and validation loss; 0: never |
 /// | `validation` | none | examples that are never trained on |
 /// | `time_limit` | none | time of the whole run, looked at between visits |
@@ -424,7 +424,7 @@ impl<T: Scalar> Run<'_, T> {
                 targets,
                 &mut self.gathered,
                 |mut batch| {
-                    batch.execution = self.execution;
+                    batch.execution = self.execution.repaid(circuit.work(batch.ids.len()));
                     let value = scheme.visit(&mut Visit {
                         circuit,
                         batch: &mut batch,
@@ -523,7 +523,7 @@ fn measure<T: Scalar>(
     let (mut loss, mut squares) = (0.0, 0.0);
     for start in (0..n).step_by(size) {
         let batch = model.examples.run(start..(start + size).min(n), 0, false);
-        let batch = batch.with_execution(execution);
+        let batch = batch.with_execution(execution.repaid(circuit.work(batch.len())));
         loss += circuit.composed_loss_on(batch, workspace).as_f64();
         circuit.predict_locally(batch, workspace);
         for t in 1..circuit.depth() {

@@ -198,6 +198,10 @@ impl<'b, T: Scalar> Visit<'_, 'b, T> {
 
     /// Gives every layer its solution, or a step along the gradient in the workspace if it has none.
     fn update(&mut self, solutions: &[Option<Vec<T>>]) -> Result<(), Error> {
+        // Before a rule meets them: its state would keep what is not finite.
+        let steps_along = |t: usize| solutions.get(t).is_none_or(Option::is_none);
+        self.workspace
+            .check_parameter_gradients(self.optimizer.steps, steps_along)?;
         self.prepare_steps(solutions);
         self.optimizer.check()?;
         self.optimizer.commit(self.circuit, self.workspace, false);

@@ -11,7 +11,7 @@ use crate::Failure;
 /// One product of an m × k layer on n examples by one library, all column-major.
 #[derive(Deserialize)]
 pub struct Request {
-    library: Library,
+    by: Library,
     product: Product,
     m: usize,
     k: usize,
@@ -133,14 +133,14 @@ impl Request {
             Product::Input => (operand(&w, k, m, true), operand(&g, m, n, false)),
         };
         let mut out = vec![T::zero(); a.rows * b.columns];
-        self.library.multiply(&mut out, a, b);
+        self.by.multiply(&mut out, a, b);
         check(&out, a, b)?;
         let flops = 2.0 * (m * k * n) as f64;
         let (mut times, mut elapsed) = (1_u64, 0.0);
         loop {
             let start = Instant::now();
             for _ in 0..times {
-                self.library.multiply(&mut out, a, b);
+                self.by.multiply(&mut out, a, b);
                 std::hint::black_box(&mut out);
             }
             elapsed = f64::max(elapsed, start.elapsed().as_secs_f64());

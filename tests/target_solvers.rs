@@ -8,10 +8,10 @@ mod property;
 use layerwise::nalgebra::{DMatrix, DVector};
 use layerwise::rand::RngExt;
 use layerwise::{
-    Activation, Adam, Circuit, Convergence, DecoupledCircuit, Dense, Error, GaussNewton,
-    GradientDescent, Initializer, RedBlack, Regularizer, ReverseSweep, Scalar, Selection,
-    SoftmaxCrossEntropy, SolveReport, SolveStop, StepSize, SynchronousDescent, TargetInit,
-    TargetSolver, Wanted,
+    Activation, Adam, Alternating, Circuit, Convergence, DecoupledCircuit, Dense, Error,
+    GaussNewton, GradientDescent, Initializer, Phase, RedBlack, Regularizer, ReverseSweep, Scalar,
+    Selection, SoftmaxCrossEntropy, SolveReport, SolveStop, StepSize, SynchronousDescent,
+    TargetInit, TargetProblem, TargetSolver, Trainer, Wanted,
 };
 use property::{Tested, failed, for_all, generator, uniform};
 use proptest::prelude::*;
@@ -661,4 +661,56 @@ fn adam_starts_anew_where_a_step_failed() {
     assert_eq!(report.drawn_back, 2);
     let z = model.z(1).unwrap()[(0, 0)];
     assert!((z - 0.9375).abs() < 1e-12, "{z}");
+}
+
+/// Solves, and compares the gap that the problem tells before and after with the targets' own.
+#[derive(Debug)]
+struct Measures<S>(S);
+
+impl<S: TargetSolver<f64>> TargetSolver<f64> for Measures<S> {
+    fn solve(&mut self, problem: &mut TargetProblem<'_, '_, f64>) -> Result<SolveReport, Error> {
+        problem.squared_gap();
+        let report = self.0.solve(problem)?;
+        let found = problem.squared_gap();
+        let (batch, workspace) = (problem.batch(), problem.workspace());
+        let layers = 1..problem.circuit().depth();
+        let squares = layers.flat_map(|t| {
+            let predictions = workspace.local(t - 1).prediction();
+            batch
+                .z(t)
+                .iter()
+                .zip(predictions)
+                .map(|(z, p)| (z - p).powi(2))
+        });
+        let expected: f64 = squares.sum();
+        assert!(
+            (found - expected).abs() <= 1e-12 * expected,
+            "{found}, not {expected}"
+        );
+        Ok(report)
+    }
+}
+
+#[test]
+fn the_gap_is_that_of_the_targets_after_every_solver() {
+    let circuit = Circuit::<f64>::builder()
+        .layer(Dense::new(3, 5, Activation::Tanh).unwrap())
+        .layer(Dense::new(5, 4, Activation::Tanh).unwrap())
+        .layer(Dense::new(4, 6, Activation::Sigmoid).unwrap())
+        .layer(Dense::new(6, 2, Activation::Identity).unwrap());
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap());
+    let wave = |rows| DMatrix::from_fn(rows, 7, |i, j| ((i * 3 + j * 5) as f64).sin());
+    let init = TargetInit::NoisyForwardPass { std: 0.3, seed: 1 };
+    model.add_examples(&wave(3), &wave(2), &init).unwrap();
+    let plain = StepSize::Bounded { margin: 1.0 };
+    let synchronous = SynchronousDescent::new(2, plain).unwrap();
+    let mut run = |scheme| {
+        let phase = Phase::new(scheme, Adam::new(1e-2).unwrap()).epochs(3);
+        Trainer::new(phase).run(&mut model).unwrap();
+    };
+    run(Alternating::persistent(Measures(RedBlack::new(2))));
+    run(Alternating::persistent(Measures(ReverseSweep::new(2))));
+    run(Alternating::persistent(Measures(synchronous)));
+    run(Alternating::refreshed(Measures(GaussNewton::new(2, 3))));
+    run(Alternating::refreshed(Measures(GaussNewton::direct(2))));
 }

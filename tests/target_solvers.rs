@@ -708,6 +708,8 @@ fn the_gap_is_that_of_the_targets_after_every_solver() {
         let phase = Phase::new(scheme, Adam::new(1e-2).unwrap()).epochs(3);
         Trainer::new(phase).run(&mut model).unwrap();
     };
+    let unchecked = RedBlack::new(2).with_step(StepSize::Fixed(0.2)).unwrap();
+    run(Alternating::persistent(Measures(unchecked)));
     run(Alternating::persistent(Measures(RedBlack::new(2))));
     run(Alternating::persistent(Measures(ReverseSweep::new(2))));
     run(Alternating::persistent(Measures(synchronous)));

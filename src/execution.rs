@@ -74,10 +74,11 @@ impl Execution {
         if self.repaid(work.clone()) == Self::Automatic {
             let total = work.clone().fold(0, usize::saturating_add);
             let threads = rayon::current_num_threads();
-            // Where no layer is more than a quarter of a thread's share, whole layers balance, and
-            // whole products are the fastest.
+            // Where no layer repays a second thread, or is more than a quarter of a thread's share,
+            // whole products are the fastest, and whole layers balance.
             let largest = work.max().unwrap_or(0);
-            return match largest.saturating_mul(4 * threads) <= total {
+            let balanced = largest.saturating_mul(4 * threads) <= total;
+            return match balanced || largest < 2 * LEAST_WORK {
                 true => Self::Layers,
                 false => Self::Automatic,
             };
@@ -355,8 +356,9 @@ mod tests {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build();
         pool.unwrap().install(|| {
             let fitted = |work: &[usize]| Execution::Automatic.fitted(work.iter().copied());
-            assert_eq!(fitted(&[LEAST_WORK; 8]), Execution::Layers);
-            assert_eq!(fitted(&[LEAST_WORK; 7]), Execution::Automatic);
+            assert_eq!(fitted(&[2 * LEAST_WORK; 8]), Execution::Layers);
+            assert_eq!(fitted(&[2 * LEAST_WORK; 7]), Execution::Automatic);
+            assert_eq!(fitted(&[2 * LEAST_WORK - 1; 7]), Execution::Layers);
             assert_eq!(fitted(&[100; 32]), Execution::Sequential);
             let chosen = Execution::Columns.fitted([1].into_iter());
             assert_eq!(chosen, Execution::Columns);

@@ -426,7 +426,7 @@ def compare_products(run, results):
             for _ in range(run.options.rounds):
                 for library in LIBRARIES:
                     for product in ("WZ", "GZt", "WtG"):
-                        request = dict(library=library, product=product, m=m, k=k, n=n)
+                        request = dict(by=library, product=product, m=m, k=k, n=n)
                         reply = worker.ask(command="product", double=double, seconds=seconds, **request)
                         found.setdefault((library, product), []).append(reply["gflops"])
             row = [f"{m}, {k}, {n}"]

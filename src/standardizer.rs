@@ -100,7 +100,8 @@ impl<T: Scalar> Standardizer<T> {
             let (own, sigma) = (own * unit, (squares / n).sqrt() * unit);
             let constant = row.iter().all(|&v| v == row[0]);
             let inverse = T::of(1.0 / sigma);
-            mean.push(T::of(own));
+            // Of equal values exactly that one, which their sum may round off.
+            mean.push(if constant { row[0] } else { T::of(own) });
             // An overflow in 1/σ or, as 1/∞ = 0, in σ.
             let varies = !constant && inverse.is_finite() && inverse != T::zero();
             deviation.push(if varies { T::of(sigma) } else { T::zero() });

@@ -163,11 +163,15 @@ fn projected_targets_lie_in_the_range_of_every_activation() {
         let model = model(circuit, 150, &TargetInit::Projected { seed: 3 });
         let (centre, spread) = activation.target_range();
         for t in 1..4 {
+            let mut squares = 0.0;
             for row in z(&model, t).row_iter() {
-                let (mean, std) = (row.mean(), row.variance().sqrt());
+                let mean = row.mean();
                 assert!((mean - centre).abs() < 1e-12, "{activation:?}: mean {mean}");
-                assert!((std - spread).abs() < 1e-12, "{activation:?}: spread {std}");
+                squares += row.variance() / row.nrows() as f64;
             }
+            let units = z(&model, t).nrows() as f64;
+            let rms = (squares / units).sqrt();
+            assert!((rms - spread).abs() < 1e-12, "{activation:?}: spread {rms}");
         }
     }
 }
@@ -188,13 +192,11 @@ fn projected_targets_are_orthogonal_projections_one_of_the_other() {
             standard(&model, t - 1, activation),
             standard(&model, t, activation),
         );
-        // s_t = D Q s_{t−1} with D diagonal; the map is found by least squares.
+        // s_t = Q s_{t−1} / r; the map is found by least squares.
         let inverse = (&from * from.transpose()).try_inverse().unwrap();
         let mut map = &to * from.transpose() * inverse;
         assert!((&map * from - to).amax() < 1e-10, "z_{t} is no linear map");
-        for mut row in map.row_iter_mut() {
-            row.unscale_mut(row.norm());
-        }
+        map.unscale_mut(map.row(0).norm());
         let gram = &map * map.transpose();
         let size = gram.nrows();
         let error = (gram - DMatrix::identity(size, size)).amax();
@@ -231,6 +233,44 @@ fn projected_targets_carry_the_distances_of_the_inputs_through_depth() {
     // What it is for: random targets carry nothing.
     let r = carried(TargetInit::RandomNormal { std: 0.4, seed: 3 }, last);
     assert!(r.abs() < 0.1, "{r}");
+}
+
+#[test]
+fn between_layers_of_one_width_projected_targets_keep_distances() {
+    let circuit = circuit(&[20, 16, 16, 16, 3], &[Activation::Tanh; 3]);
+    let model = model(circuit, 50, &TargetInit::Projected { seed: 3 });
+    let first = distances(&z(&model, 1));
+    for t in [2, 3] {
+        let own = distances(&z(&model, t));
+        let far = first.iter().zip(&own).map(|(a, b)| (a - b).abs());
+        assert!(far.fold(0.0, f64::max) < 1e-12, "z_{t}");
+    }
+}
+
+#[test]
+fn a_spread_scales_projected_targets_around_their_centres() {
+    let circuit = circuit(&[8, 6, 5, 3], &[Activation::Sigmoid, Activation::Tanh]);
+    let x = normal(8, 30, 9);
+    let whole = Projection::fit(&circuit, &x, 3).unwrap();
+    let half = whole.clone().with_spread(0.5).unwrap();
+    let targets = whole
+        .apply(&x)
+        .unwrap()
+        .into_iter()
+        .zip(half.apply(&x).unwrap());
+    for ((whole, half), centre) in targets.zip([0.5, 0.0]) {
+        let expected = whole.map(|z| centre + 0.5 * (z - centre));
+        assert!((half - expected).amax() < 1e-15);
+    }
+    for factor in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        let error = Projection::fit(&circuit, &x, 3)
+            .unwrap()
+            .with_spread(factor);
+        assert!(
+            matches!(error, Err(layerwise::Error::InvalidOption { .. })),
+            "{factor}"
+        );
+    }
 }
 
 #[test]

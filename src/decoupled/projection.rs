@@ -1,6 +1,6 @@
 //! Projected targets: every layer's target carries the input from the first step.
 
-use nalgebra::DMatrix;
+use nalgebra::{DMatrix, DVector};
 
 use crate::circuit::Circuit;
 use crate::init::{Purpose, generator, orthonormal};
@@ -8,12 +8,19 @@ use crate::{Error, Scalar, Standardizer};
 
 /// A chain of random orthogonal projections of the input, one a hidden layer:
 ///
-/// s_0 = standardise(z_0),  s_t = standardise(Q_t s_{t−1}),  z_t = c_t + w_t s_t
+/// s_0 = (z_0 − mean) / r_0,  s_t = Q_t s_{t−1} / r_t,  z_t = c_t + κ w_t s_t
 ///
-/// with Q_t orthonormal (d_t × d_{t−1}), standardisation to mean 0 and variance 1 of every unit
-/// over the examples it was fitted on, and (c_t, w_t) the layer's
-/// [`target_range`](crate::Layer::target_range). Each layer then has a well-posed regression of
+/// with Q_t orthonormal (d_t × d_{t−1}), r_t the one number that makes the mean square of all units
+/// over the examples it was fitted on 1, (c_t, w_t) the layer's
+/// [`target_range`](crate::Layer::target_range), and κ = 1 unless
+/// [`Projection::with_spread`] sets it. Each layer then has a well-posed regression of
 /// its own from the first step, at full gradient size whatever the depth.
+///
+/// Between layers of one width the chain turns, and does not stretch: what one layer misses of its
+/// targets the next ones carry on as it is. (Units standardised one by one would make faint directions
+/// louder layer by layer, and the errors in them: circuits of depth 30 that fit such targets do not
+/// carry their input. `docs/evidence.md`.) So inputs in different units should be standardised before
+/// ([`Standardizer`](crate::Standardizer)).
 ///
 /// [`TargetInit::Projected`](crate::TargetInit::Projected) fits one on the examples it is given.
 /// To add more examples later, fit one, keep it, and pass what it gives as
@@ -37,21 +44,22 @@ use crate::{Error, Scalar, Standardizer};
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Projection<T: Scalar> {
-    /// Standardisation of the input.
-    first: Standardizer<T>,
+    mean: DVector<T>,
+    /// 1/r_0.
+    scale: T,
     links: Vec<Link<T>>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 struct Link<T: Scalar> {
-    q: DMatrix<T>,
-    standardizer: Standardizer<T>,
+    /// Q_t / r_t.
+    map: DMatrix<T>,
     centre: T,
     spread: T,
 }
 
 impl<T: Scalar> Projection<T> {
-    /// Draws Q_t from `seed` and fits the standardisations on `inputs` (d_0 × n).
+    /// Draws Q_t from `seed` and fits the mean and r_t on `inputs` (d_0 × n).
     ///
     /// # Errors
     /// Those of [`Circuit::predict`] for the inputs, and [`Error::NoExamples`].
@@ -63,25 +71,47 @@ impl<T: Scalar> Projection<T> {
             });
         }
         let dims = circuit.dims();
-        let first = Standardizer::fit_finite(inputs);
+        let mean = Standardizer::fit_finite(inputs).mean().clone();
         let mut current = inputs.clone();
-        first.apply(&mut current);
+        subtract(&mean, &mut current);
+        let scale = inverse_size(&current);
+        current.scale_mut(scale);
         let mut links = Vec::new();
         for t in 1..circuit.depth() {
             let mut rng = generator(seed, Purpose::Projection, t as u64);
-            let q = orthonormal(dims[t], dims[t - 1], &mut rng).map(T::of);
-            current = product(&q, &current);
-            let standardizer = Standardizer::fit_finite(&current);
-            standardizer.apply(&mut current);
+            let mut map = orthonormal(dims[t], dims[t - 1], &mut rng).map(T::of);
+            let scale = inverse_size(&product(&map, &current));
+            map.scale_mut(scale);
+            current = product(&map, &current);
             let (centre, spread) = circuit.layer(t - 1).target_range();
             links.push(Link {
-                q,
-                standardizer,
+                map,
                 centre: T::of(centre),
                 spread: T::of(spread),
             });
         }
-        Ok(Self { first, links })
+        Ok(Self { mean, scale, links })
+    }
+
+    /// The same with its targets spread κ = `factor` times as wide around the centres of their ranges.
+    /// Below 1 the layers' functions are nearer to linear ones, which fit such targets exactly: for
+    /// deep circuits, where errors add up.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] unless κ is above 0 and finite, also in the circuit's scalar.
+    pub fn with_spread(mut self, factor: f64) -> Result<Self, Error> {
+        let own = T::of(factor);
+        if !(own > T::zero() && own.is_finite()) {
+            return Err(Error::InvalidOption {
+                option: "Projection::with_spread's factor",
+                value: factor,
+                allowed: "above 0 and finite, also in the circuit's scalar",
+            });
+        }
+        for link in &mut self.links {
+            link.spread *= own;
+        }
+        Ok(self)
     }
 
     /// z_1, …, z_{T−1} for `inputs` (d_0 × n), each d_t × n.
@@ -89,7 +119,7 @@ impl<T: Scalar> Projection<T> {
     /// # Errors
     /// [`Error::Shape`] for inputs of another dimension than those it was fitted on.
     pub fn apply(&self, inputs: &DMatrix<T>) -> Result<Vec<DMatrix<T>>, Error> {
-        let rows = self.first.mean().len();
+        let rows = self.mean.len();
         if inputs.nrows() != rows {
             return Err(Error::Shape {
                 what: "inputs".into(),
@@ -98,14 +128,39 @@ impl<T: Scalar> Projection<T> {
             });
         }
         let mut current = inputs.clone();
-        self.first.apply(&mut current);
+        subtract(&self.mean, &mut current);
+        current.scale_mut(self.scale);
         let mut targets = Vec::with_capacity(self.links.len());
         for link in &self.links {
-            current = product(&link.q, &current);
-            link.standardizer.apply(&mut current);
+            current = product(&link.map, &current);
             targets.push(current.map(|s| link.centre + link.spread * s));
         }
         Ok(targets)
+    }
+}
+
+fn subtract<T: Scalar>(mean: &DVector<T>, inputs: &mut DMatrix<T>) {
+    for mut column in inputs.column_iter_mut() {
+        column -= mean;
+    }
+}
+
+/// 1/(root mean square of all values), taken in `f64` so that nothing overflows; 0 where that is no
+/// number of T, as where all are zero.
+fn inverse_size<T: Scalar>(values: &DMatrix<T>) -> T {
+    let top = values
+        .iter()
+        .fold(0.0, |top: f64, v| top.max(v.as_f64().abs()));
+    if top == 0.0 {
+        return T::zero();
+    }
+    let squares = values.iter().map(|v| (v.as_f64() / top).powi(2));
+    let share = (squares.sum::<f64>() / values.len() as f64).sqrt();
+    let inverse = T::of(1.0 / top / share);
+    if inverse.is_finite() {
+        inverse
+    } else {
+        T::zero()
     }
 }
 

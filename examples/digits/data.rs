@@ -9,7 +9,7 @@ use layerwise::rand::SeedableRng;
 use layerwise::rand::rngs::ChaCha8Rng;
 use layerwise::rand::seq::SliceRandom;
 
-const PIXELS: usize = 64;
+pub const PIXELS: usize = 64;
 pub const CLASSES: usize = 10;
 
 /// Images (64 × n, mean-centred), one-hot classes (10 × n), and the labels.

@@ -1,0 +1,295 @@
+//! The deep sigmoid autoencoder of Carreira-Perpiñán & Wang 2014, a task hard for first-order backprop:
+//! reconstruction error against passes and seconds.
+
+use std::error::Error;
+
+use layerwise::nalgebra::DMatrix;
+use layerwise::rand::SeedableRng;
+use layerwise::rand::rngs::ChaCha8Rng;
+use layerwise::{
+    Activation, Adam, Alternating, Backprop, Circuit, DecoupledCircuit, Dense, GaussNewton,
+    Initializer, LeastSquares, PenaltyGrowth, Phase, Projection, TargetInit, Trainer,
+};
+use serde::Serialize;
+
+use crate::Options;
+use crate::curve::{Point, curve};
+use crate::digits::{self, Digits};
+use crate::figures::{Axis, Line, lines};
+use crate::recipe::{BATCH, SPREAD};
+use crate::statistics::{Spread, print_table};
+
+/// Hidden widths, all sigmoid; input and (linear) output are the pixels.
+const WIDTHS: [usize; 5] = [300, 100, 20, 100, 300];
+/// The narrowest of them, counted from 0.
+const CODE: usize = 2;
+
+#[derive(Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Way {
+    /// Backprop, Adam at a constant rate, minibatches.
+    Backprop { rate: f64 },
+    /// The method of auxiliary coordinates: persistent targets, Gauss-Newton Z-steps, W-steps by least
+    /// squares on the whole training set, μ growing.
+    Mac { start: Coordinates },
+    /// W-steps in closed form once, then refreshed targets, Gauss-Newton Z-steps, Adam; minibatches.
+    GaussNewton { rate: f64 },
+    /// The same closed form, then backprop.
+    Started { rate: f64 },
+}
+
+/// Where the targets start.
+#[derive(Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Coordinates {
+    Forward,
+    /// Random orthogonal projections, that of the code being one of the principal components.
+    Principal,
+}
+
+const WAYS: [(Way, &str); 10] = [
+    (Way::Backprop { rate: 1e-3 }, "backprop, Adam 1e-3"),
+    (Way::Backprop { rate: 3e-3 }, "backprop, Adam 3e-3"),
+    (Way::Backprop { rate: 5e-3 }, "backprop, Adam 5e-3"),
+    (Way::Backprop { rate: 1e-2 }, "backprop, Adam 1e-2"),
+    (
+        Way::Mac {
+            start: Coordinates::Forward,
+        },
+        "MAC from the forward pass",
+    ),
+    (
+        Way::Mac {
+            start: Coordinates::Principal,
+        },
+        "MAC from principal components and the closed form",
+    ),
+    (
+        Way::GaussNewton { rate: 3e-3 },
+        "closed form, then Gauss-Newton and Adam 3e-3",
+    ),
+    (
+        Way::GaussNewton { rate: 5e-3 },
+        "closed form, then Gauss-Newton and Adam 5e-3",
+    ),
+    (
+        Way::Started { rate: 3e-3 },
+        "closed form, then backprop, Adam 3e-3",
+    ),
+    (
+        Way::Started { rate: 5e-3 },
+        "closed form, then backprop, Adam 5e-3",
+    ),
+];
+
+#[derive(Clone, Copy, PartialEq, Serialize)]
+struct Task {
+    autoencoder: Way,
+    seconds: f64,
+    seed: u64,
+    split_seed: u64,
+}
+
+/// Reconstruction error ½‖x − x̂‖² per training and per test image, along the run.
+type Outcome = Vec<Point<[f64; 2]>>;
+
+fn circuit(seed: u64) -> Result<Circuit<f64>, layerwise::Error> {
+    let mut builder = Circuit::builder().seed(seed);
+    let mut input = digits::PIXELS;
+    for width in WIDTHS {
+        builder = builder.layer(Dense::new(input, width, Activation::Sigmoid)?);
+        input = width;
+    }
+    builder
+        .layer(Dense::new(input, digits::PIXELS, Activation::Identity)?)
+        .build()
+}
+
+impl Coordinates {
+    fn targets(
+        self,
+        circuit: &Circuit<f64>,
+        images: &DMatrix<f64>,
+        seed: u64,
+    ) -> Result<TargetInit<f64>, layerwise::Error> {
+        if self == Self::Forward {
+            return Ok(TargetInit::ForwardPass);
+        }
+        let projection = Projection::fit(circuit, images, seed)?.with_spread(SPREAD)?;
+        let mut targets = projection.apply(images)?;
+        let mut current = principal_components(images, WIDTHS[CODE]);
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        for t in CODE..WIDTHS.len() {
+            let (rows, columns) = (WIDTHS[t], current.nrows());
+            let mut q = DMatrix::<f64>::zeros(rows, columns);
+            let orthogonal = Initializer::Orthogonal { gain: 1.0 };
+            orthogonal.fill(q.as_mut_slice(), rows, columns, &mut rng);
+            current = q * current;
+            current /= (current.norm_squared() / current.len() as f64).sqrt();
+            let (centre, spread) = circuit.layer(t).target_range();
+            targets[t] = current.map(|s| centre + SPREAD * spread * s);
+        }
+        Ok(TargetInit::Given(targets))
+    }
+}
+
+/// Scores of the leading components, number × n.
+fn principal_components(images: &DMatrix<f64>, number: usize) -> DMatrix<f64> {
+    let mean = images.column_mean();
+    let mut centred = images.clone();
+    for mut column in centred.column_iter_mut() {
+        column -= &mean;
+    }
+    let eigen = (&centred * centred.transpose()).symmetric_eigen();
+    let mut order: Vec<usize> = (0..images.nrows()).collect();
+    order.sort_by(|&a, &b| eigen.eigenvalues[b].total_cmp(&eigen.eigenvalues[a]));
+    eigen
+        .eigenvectors
+        .select_columns(&order[..number])
+        .transpose()
+        * centred
+}
+
+impl Task {
+    fn run(&self, train: &Digits, test: &Digits) -> Result<Outcome, layerwise::Error> {
+        let circuit = circuit(self.seed)?;
+        let (train, test) = (&train.images.map(f64::from), &test.images.map(f64::from));
+        let principal = || Coordinates::Principal.targets(&circuit, train, self.seed);
+        let batches = |phase: Phase<f64>| phase.batch_size(BATCH).epochs(u64::MAX);
+        // Every layer has a closed form, so that the rule has nothing to do.
+        let closed_form = || -> Result<Trainer<f64>, layerwise::Error> {
+            let solver = LeastSquares::ridge(1e-6)?;
+            let scheme = Alternating::weights_only().with_parameter_solver(solver);
+            Ok(Trainer::new(Phase::new(scheme, Adam::new(1e-3)?).epochs(1)))
+        };
+        let (targets, trainer) = match self.autoencoder {
+            Way::Backprop { rate } => {
+                let phase = batches(Phase::new(Backprop, Adam::new(rate)?));
+                (TargetInit::ForwardPass, Trainer::new(phase))
+            }
+            Way::Mac { start } => {
+                let least_squares = LeastSquares::ridge(1e-6)?.with_proximal(1e-3)?;
+                let scheme = Alternating::persistent(GaussNewton::chained(1, 5));
+                let scheme = scheme.with_parameter_solver(least_squares);
+                let phase = Phase::new(scheme, Adam::new(1e-3)?)
+                    .epochs(u64::MAX)
+                    .penalty_growth(PenaltyGrowth::new(20)?);
+                (
+                    start.targets(&circuit, train, self.seed)?,
+                    Trainer::new(phase),
+                )
+            }
+            Way::GaussNewton { rate } => {
+                let scheme = Alternating::refreshed(GaussNewton::chained(1, 3));
+                (
+                    principal()?,
+                    closed_form()?.then(batches(Phase::new(scheme, Adam::new(rate)?))),
+                )
+            }
+            Way::Started { rate } => (
+                principal()?,
+                closed_form()?.then(batches(Phase::new(Backprop, Adam::new(rate)?))),
+            ),
+        };
+        let mut model = DecoupledCircuit::new(circuit);
+        model.add_examples(train, train, &targets)?;
+        let error = |model: &DecoupledCircuit<f64>, on: &DMatrix<f64>| {
+            Ok::<_, layerwise::Error>(model.circuit().composed_loss(on, on)? / on.ncols() as f64)
+        };
+        let trainer = trainer.seed(self.seed).measure_every(0);
+        let measure =
+            |model: &DecoupledCircuit<f64>| Ok([error(model, train)?, error(model, test)?]);
+        curve(trainer, &mut model, 1.15, measure, |point| {
+            point.seconds >= self.seconds
+        })
+    }
+}
+
+pub fn study(options: &Options) -> Result<(), Box<dyn Error>> {
+    let (train, test) = digits::load(options.split_seed)?;
+    let results = options.results()?;
+    let times: &[f64] = if options.quick {
+        &[0.5]
+    } else {
+        &[2.0, 5.0, 10.0, 20.0]
+    };
+    let longest = times[times.len() - 1];
+    let ways = if options.quick {
+        &WAYS[3..8]
+    } else {
+        &WAYS[..]
+    };
+    let mut tasks = Vec::new();
+    for &seed in &options.seeds {
+        tasks.extend(ways.iter().map(|&(autoencoder, _)| Task {
+            autoencoder,
+            seconds: longest,
+            seed,
+            split_seed: options.split_seed,
+        }));
+    }
+    let outcomes = results.of(&tasks, options.runs as usize, |task| {
+        task.run(&train, &test)
+    })?;
+    println!(
+        "Autoencoder {WIDTHS:?}, sigmoid, `f64`, {} run(s) at a time: ½‖x − x̂‖² per test image (per training image), mean ± sd over seeds {:?}\n",
+        options.runs, options.seeds
+    );
+    let mut rows = Vec::new();
+    let mut curves = Vec::new();
+    for &(way, name) in ways {
+        let runs: Vec<&Outcome> = tasks
+            .iter()
+            .zip(&outcomes)
+            .filter(|(task, _)| task.autoencoder == way)
+            .map(|(_, outcome)| outcome)
+            .collect();
+        // What was measured last within the time.
+        let at = |run: &Outcome, time: f64| {
+            *run.iter()
+                .take_while(|p| p.seconds <= time)
+                .last()
+                .unwrap_or(&run[0])
+        };
+        let mut row = vec![name.to_owned()];
+        for &time in times {
+            let of = |which: usize| {
+                Spread::of(
+                    &runs
+                        .iter()
+                        .map(|run| at(run, time).value[which])
+                        .collect::<Vec<_>>(),
+                )
+            };
+            row.push(format!("{} ({:.3})", of(1).show(3), of(0).mean));
+        }
+        let passes = runs.iter().map(|run| at(run, longest).passes as f64);
+        row.push(format!(
+            "{:.0}",
+            Spread::of(&passes.collect::<Vec<_>>()).mean
+        ));
+        rows.push(row);
+        let points = runs[0].iter().filter(|point| point.seconds >= 0.1);
+        curves.push(Line {
+            name: name.into(),
+            points: points
+                .map(|point| (point.seconds, point.value[1]))
+                .collect(),
+        });
+    }
+    let names: Vec<String> = times.iter().map(|time| format!("after {time} s")).collect();
+    let mut head = vec!["scheme"];
+    head.extend(names.iter().map(String::as_str));
+    head.push("passes");
+    print_table(&head, &rows);
+    let x = Axis {
+        name: "seconds of training",
+        logarithmic: true,
+    };
+    let y = Axis {
+        name: "½‖x − x̂‖² per test image",
+        logarithmic: true,
+    };
+    let title = format!("Deep sigmoid autoencoder, seed {}", options.seeds[0]);
+    lines(&options.figure("autoencoder.svg")?, &title, x, y, &curves)
+}

@@ -1,0 +1,58 @@
+//! What a run reaches, against passes over the data and seconds.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use layerwise::{DecoupledCircuit, Error, Scalar, Trainer};
+use serde::{Deserialize, Serialize};
+
+/// After an epoch.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub struct Point<V> {
+    pub passes: u64,
+    /// Of training, without what was measured between the epochs.
+    pub seconds: f64,
+    pub value: V,
+}
+
+/// Trains until `enough` is true of a point or the trainer's phases end. Measures after the first
+/// epoch, and after those that end when so many times the seconds of the last measurement are over: 1
+/// is after every epoch.
+pub fn curve<T: Scalar, V: Send>(
+    mut trainer: Trainer<T>,
+    model: &mut DecoupledCircuit<T>,
+    spacing: f64,
+    measure: impl Fn(&DecoupledCircuit<T>) -> Result<V, Error> + Sync,
+    enough: impl Fn(&Point<V>) -> bool + Sync,
+) -> Result<Vec<Point<V>>, Error> {
+    let mut points: Vec<Point<V>> = Vec::new();
+    let mut failed = None;
+    let begin = Instant::now();
+    let mut measuring = Duration::ZERO;
+    trainer.run_with(model, |progress| {
+        let now = Instant::now();
+        let seconds = (now - begin - measuring).as_secs_f64();
+        let last = points.last().map_or(0.0, |point| point.seconds);
+        if seconds < spacing * last {
+            return ControlFlow::Continue(());
+        }
+        let value = measure(progress.model);
+        measuring += now.elapsed();
+        match value {
+            Ok(value) => points.push(Point {
+                passes: progress.record.epoch,
+                seconds,
+                value,
+            }),
+            Err(error) => failed = Some(error),
+        }
+        match (&failed, points.last()) {
+            (None, Some(point)) if !enough(point) => ControlFlow::Continue(()),
+            _ => ControlFlow::Break(()),
+        }
+    })?;
+    match failed {
+        Some(error) => Err(error),
+        None => Ok(points),
+    }
+}

@@ -1,0 +1,169 @@
+//! ReLU units that no example makes active: their gradients are zero, whatever stands above them.
+
+use std::error::Error;
+
+use layerwise::nalgebra::DMatrix;
+use layerwise::{
+    Activation, Adam, Backprop, Circuit, Dense, Initializer, Phase, Schedule, SoftmaxCrossEntropy,
+    TargetInit, Trainer,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::Options;
+use crate::digits::{self, Digits};
+use crate::nets::{self, accuracy};
+use crate::recipe::{BATCH, Recipe, projected};
+use crate::results::Results;
+use crate::statistics::{Spread, print_table};
+
+const DEPTH: usize = 5;
+const WIDTH: usize = 32;
+
+#[derive(Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Way {
+    Backprop,
+    /// The recipe with Adam's W-steps alone.
+    Gradients,
+    /// The recipe, which begins with W-steps in closed form.
+    ClosedForm,
+}
+
+#[derive(Serialize)]
+struct Task {
+    dead_units: Way,
+    /// Bias of every hidden unit at the start.
+    bias: f64,
+    recipe: Recipe,
+    seed: u64,
+    split_seed: u64,
+}
+
+/// Per cent.
+#[derive(Serialize, Deserialize)]
+struct Outcome {
+    dead_before: f64,
+    dead: f64,
+    test: f64,
+}
+
+impl Task {
+    fn run(&self, train: &Digits, test: &Digits) -> Result<Outcome, layerwise::Error> {
+        let mut builder = Circuit::builder()
+            .output_loss(SoftmaxCrossEntropy)
+            .seed(self.seed);
+        for t in 0..DEPTH {
+            let input = if t == 0 { digits::PIXELS } else { WIDTH };
+            let layer = if t + 1 < DEPTH {
+                Dense::new(input, WIDTH, Activation::Relu)?
+                    .with_bias(Initializer::Constant { value: self.bias })?
+            } else {
+                Dense::new(input, digits::CLASSES, Activation::Identity)?
+            };
+            builder = builder.layer(layer.with_weights(Initializer::he_normal())?);
+        }
+        let circuit = builder.build()?;
+        let dead_before = dead(&circuit, train)?;
+        let (targets, phases) = match self.dead_units {
+            Way::Backprop => {
+                let phase = Phase::new(Backprop, Adam::new(3e-3)?)
+                    .epochs(self.recipe.epochs())
+                    .batch_size(BATCH)
+                    .schedule(Schedule::cosine(0.05)?);
+                (TargetInit::ForwardPass, vec![phase])
+            }
+            Way::Gradients => {
+                let targets = projected(&circuit, &train.images, self.seed)?;
+                (targets, self.recipe.by_gradients()?)
+            }
+            Way::ClosedForm => {
+                let targets = projected(&circuit, &train.images, self.seed)?;
+                (targets, self.recipe.decoupled()?)
+            }
+        };
+        let mut model = nets::model(circuit, train, &targets)?;
+        for phase in phases {
+            Trainer::new(phase)
+                .seed(self.seed)
+                .measure_every(0)
+                .run(&mut model)?;
+        }
+        Ok(Outcome {
+            dead_before,
+            dead: dead(model.circuit(), train)?,
+            test: accuracy(&model, test)?,
+        })
+    }
+}
+
+/// Per cent of the hidden units that give 0 for every example.
+fn dead(circuit: &Circuit<f32>, on: &Digits) -> Result<f64, layerwise::Error> {
+    let hidden = nets::representations(circuit, on)?;
+    let units = hidden.iter().map(DMatrix::nrows).sum::<usize>();
+    let rows = hidden.iter().flat_map(|z| z.row_iter());
+    let dead = rows.filter(|row| row.iter().all(|&z| z == 0.0)).count();
+    Ok(100.0 * dead as f64 / units as f64)
+}
+
+pub fn table(
+    options: &Options,
+    results: &Results,
+    (train, test): &(Digits, Digits),
+) -> Result<(), Box<dyn Error>> {
+    let ways = [
+        (Way::Backprop, "backprop"),
+        (Way::Gradients, "projected targets, W-steps by Adam"),
+        (
+            Way::ClosedForm,
+            "projected targets, first W-steps in closed form",
+        ),
+    ];
+    let recipe = if options.quick {
+        Recipe::QUICK
+    } else {
+        Recipe::FULL
+    };
+    let mut rows = Vec::new();
+    for bias in [0.0, -1.0, -2.0, -4.0] {
+        for (way, name) in ways {
+            let tasks: Vec<Task> = options
+                .seeds
+                .iter()
+                .map(|&seed| Task {
+                    dead_units: way,
+                    bias,
+                    recipe,
+                    seed,
+                    split_seed: options.split_seed,
+                })
+                .collect();
+            let outcomes =
+                results.of(&tasks, options.runs as usize, |task| task.run(train, test))?;
+            let of = |value: fn(&Outcome) -> f64| {
+                Spread::of(&outcomes.iter().map(value).collect::<Vec<_>>()).show(1)
+            };
+            rows.push(vec![
+                bias.to_string(),
+                name.into(),
+                of(|o| o.dead_before),
+                of(|o| o.dead),
+                of(|o| o.test),
+            ]);
+        }
+    }
+    println!(
+        "**Dead ReLU units.** {DEPTH} layers, {WIDTH} wide, He's weights, {} epochs.\n",
+        recipe.epochs()
+    );
+    print_table(
+        &[
+            "bias at the start",
+            "scheme",
+            "dead units before, %",
+            "after, %",
+            "test, %",
+        ],
+        &rows,
+    );
+    Ok(())
+}

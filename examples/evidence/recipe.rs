@@ -1,0 +1,106 @@
+//! The recipe: one setting for every activation, depth and initial scale.
+//!
+//! 1. Targets: a chain of random orthogonal projections of the input, half as wide as each layer's range.
+//! 2. One pass of W-steps on them as they are: every hidden layer in closed form, the last by Adam. All
+//!    layers at once; what the weights were does not matter any more.
+//! 3. Targets refreshed by a forward pass on every visit, two long reverse sweeps, one step of Adam.
+//! 4. If wanted, a short finish by backprop.
+
+use layerwise::nalgebra::DMatrix;
+use layerwise::{
+    Adam, Alternating, Backprop, Circuit, Error, LeastSquares, Phase, Projection, ReverseSweep,
+    Schedule, StepSize, TargetInit,
+};
+use serde::Serialize;
+
+/// Examples a visit, unless a scheme visits all.
+pub const BATCH: usize = 128;
+
+/// Spread of projected targets, in shares of each layer's range.
+pub const SPREAD: f64 = 0.5;
+
+/// Visits in which the learning rate rises.
+const WARM_UP: u64 = 24;
+
+/// Epochs of its phases.
+#[derive(Clone, Copy, PartialEq, Serialize)]
+pub struct Recipe {
+    /// Every layer by itself on its targets as they are, which is parallel over the layers.
+    pub fit: u64,
+    /// Refreshed targets, reverse sweeps.
+    pub alternate: u64,
+    /// Backprop.
+    pub finish: u64,
+}
+
+impl Recipe {
+    pub const FULL: Self = Self {
+        fit: 1,
+        alternate: 50,
+        finish: 15,
+    };
+    pub const QUICK: Self = Self {
+        fit: 1,
+        alternate: 10,
+        finish: 1,
+    };
+
+    /// Of all phases.
+    pub fn epochs(self) -> u64 {
+        self.fit + self.alternate + self.finish
+    }
+
+    /// The phases without the finish.
+    pub fn decoupled(self) -> Result<Vec<Phase<f32>>, Error> {
+        Ok(vec![closed_form(self.fit)?, alternate(self.alternate)?])
+    }
+
+    /// The same with Adam's W-steps in place of the closed form: ten times as many, at the cost of as
+    /// many steps of the next phase.
+    pub fn by_gradients(self) -> Result<Vec<Phase<f32>>, Error> {
+        let fit = Phase::new(Alternating::weights_only(), Adam::new(1e-2)?);
+        let fit = fit.epochs(10 * self.fit).batch_size(BATCH);
+        Ok(vec![fit, alternate(self.alternate - 9 * self.fit)?])
+    }
+
+    pub fn finish(self) -> Result<Phase<f32>, Error> {
+        Ok(Phase::new(Backprop, Adam::new(2e-3)?)
+            .epochs(self.finish)
+            .batch_size(BATCH)
+            .schedule(Schedule::cosine(0.05)?.with_warm_up(WARM_UP)))
+    }
+}
+
+fn alternate(epochs: u64) -> Result<Phase<f32>, Error> {
+    Ok(
+        Phase::new(Alternating::refreshed(sweeps(2)?), Adam::new(5e-3)?)
+            .epochs(epochs)
+            .batch_size(BATCH)
+            .schedule(Schedule::cosine(0.05)?.with_warm_up(WARM_UP)),
+    )
+}
+
+/// Reverse sweeps whose steps are as long as they may be: shorter ones fade with depth.
+pub fn sweeps(number: u64) -> Result<ReverseSweep<f32>, Error> {
+    ReverseSweep::new(number).with_step(StepSize::Bounded { margin: 1.9 })
+}
+
+/// Projected targets of the recipe.
+pub fn projected(
+    circuit: &Circuit<f32>,
+    inputs: &DMatrix<f32>,
+    seed: u64,
+) -> Result<TargetInit<f32>, Error> {
+    let projection = Projection::fit(circuit, inputs, seed)?.with_spread(SPREAD)?;
+    Ok(TargetInit::Given(projection.apply(inputs)?))
+}
+
+/// Every hidden layer in closed form on its targets as they are, from the sums of all batches so far;
+/// the last one, whose softmax has no closed form, by Adam. The hidden layers forget where they began.
+pub fn closed_form(epochs: u64) -> Result<Phase<f32>, Error> {
+    let solver = LeastSquares::ridge(1e-6)?.with_forgetting(1.0)?;
+    let scheme = Alternating::weights_only().with_parameter_solver(solver);
+    Ok(Phase::new(scheme, Adam::new(5e-2)?)
+        .epochs(epochs)
+        .batch_size(BATCH))
+}

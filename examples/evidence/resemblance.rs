@@ -1,0 +1,329 @@
+//! How like backprop's the circuits are that decoupled schemes give.
+
+use std::error::Error;
+
+use layerwise::{
+    Adam, Alternating, Backprop, Circuit, DecoupledCircuit, GaussNewton, GradientDescent,
+    JointDescent, Phase, Schedule, TargetInit, Trainer, metrics,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::Options;
+use crate::digits::{self, Digits};
+use crate::figures::{Axis, Line, lines};
+use crate::nets::{self, Start, Unit, accuracy};
+use crate::recipe::{BATCH, Recipe, projected, sweeps};
+use crate::statistics::{Spread, cosine, linear_cka, print_table};
+
+const UNITS: [Unit; 2] = [Unit::Tanh, Unit::Relu];
+const DEPTHS: [usize; 4] = [3, 5, 10, 20];
+
+#[derive(Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Way {
+    /// Backprop from the same weights, the examples in another order.
+    OtherOrder,
+    /// Backprop from other weights.
+    OtherWeights,
+    /// Refreshed targets, three reverse sweeps.
+    Sweeps,
+    /// Refreshed targets, one damped Gauss-Newton step by block Cholesky.
+    Direct,
+    /// Residuals carried from visit to visit, three reverse sweeps.
+    Residual,
+    /// The proposal: θ and z descend together, on the whole training set.
+    Joint,
+    /// The recipe: projected targets, then refreshed ones.
+    Projected,
+    /// The same with a finish by backprop.
+    Finished,
+}
+
+const WAYS: [(Way, &str); 8] = [
+    (Way::OtherOrder, "backprop, examples in another order"),
+    (Way::OtherWeights, "backprop from other weights"),
+    (Way::Sweeps, "refreshed, 3 reverse sweeps"),
+    (
+        Way::Direct,
+        "refreshed, Gauss-Newton, block Cholesky, λ = 1",
+    ),
+    (Way::Residual, "residuals, 3 reverse sweeps"),
+    (Way::Joint, "joint descent"),
+    (Way::Projected, "projected targets, the recipe"),
+    (Way::Finished, "the same, backprop at the end"),
+];
+
+/// A pair of runs: backprop, and another way from the same weights (but for `OtherWeights`).
+#[derive(Clone, Copy, PartialEq, Serialize)]
+struct Task {
+    unit: Unit,
+    depth: usize,
+    way: Way,
+    recipe: Recipe,
+    seed: u64,
+    split_seed: u64,
+}
+
+/// What backprop reached, what the other way did, and how alike they are on the test images.
+#[derive(Serialize, Deserialize)]
+struct Outcome {
+    /// Per cent of the test images.
+    backprop: f64,
+    test: f64,
+    /// Composed loss per training example.
+    backprop_loss: f64,
+    loss: f64,
+    /// Per cent of the test images that both put into the same class.
+    agreement: f64,
+    /// Linear CKA of z_1, …, z_{T−1}.
+    alignment: Vec<f64>,
+    /// Cosine of θ_t to backprop's, t = 0, …, T−1.
+    parameters: Vec<f64>,
+    /// Cosine of the ways that they went, θ_t − θ_t(0).
+    travels: Vec<f64>,
+}
+
+/// Adam's rate at every depth, of backprop and of the others.
+fn rate(depth: usize) -> f64 {
+    if depth < 20 { 5e-3 } else { 2e-3 }
+}
+
+impl Task {
+    fn run(&self, train: &Digits, test: &Digits) -> Result<Outcome, layerwise::Error> {
+        let start = nets::deep(self.unit, self.depth, start(self.unit), self.seed)?;
+        let reference = self.train(start.clone(), self.seed, train, true)?;
+        let other = 1000 + self.seed;
+        let trained = match self.way {
+            Way::OtherOrder => self.train(start.clone(), other, train, true)?,
+            Way::OtherWeights => {
+                let start = nets::deep(self.unit, self.depth, self::start(self.unit), other)?;
+                self.train(start, self.seed, train, true)?
+            }
+            _ => self.train(start.clone(), self.seed, train, false)?,
+        };
+        let labels = |model: &DecoupledCircuit<f32>| -> Result<Vec<usize>, layerwise::Error> {
+            Ok(metrics::labels(&model.predict(&test.images)?))
+        };
+        let pairs = labels(&reference)?.into_iter().zip(labels(&trained)?);
+        let same = pairs.filter(|(a, b)| a == b).count();
+        let n = train.labels.len() as f64;
+        let (a, b) = (reference.circuit(), trained.circuit());
+        let hidden = nets::representations(a, test)?
+            .into_iter()
+            .zip(nets::representations(b, test)?);
+        let of = |circuit: &Circuit<f32>, t: usize| -> Vec<f64> {
+            circuit
+                .parameters(t)
+                .iter()
+                .map(|&p| f64::from(p))
+                .collect()
+        };
+        let travel = |circuit: &Circuit<f32>, t: usize| -> Vec<f64> {
+            let pairs = of(circuit, t).into_iter().zip(of(&start, t));
+            pairs.map(|(now, then)| now - then).collect()
+        };
+        let layers = 0..self.depth;
+        Ok(Outcome {
+            backprop: accuracy(&reference, test)?,
+            test: accuracy(&trained, test)?,
+            backprop_loss: f64::from(reference.composed_loss()?) / n,
+            loss: f64::from(trained.composed_loss()?) / n,
+            agreement: 100.0 * same as f64 / test.labels.len() as f64,
+            alignment: hidden.map(|(a, b)| linear_cka(&a, &b)).collect(),
+            parameters: layers
+                .clone()
+                .map(|t| cosine(&of(a, t), &of(b, t)))
+                .collect(),
+            travels: layers
+                .map(|t| cosine(&travel(a, t), &travel(b, t)))
+                .collect(),
+        })
+    }
+}
+
+/// N(0, 1/fan-in) for tanh, He's for ReLU.
+fn start(unit: Unit) -> Start {
+    Start::Normal(if unit == Unit::Relu { 2f64.sqrt() } else { 1.0 })
+}
+
+impl Task {
+    fn backprop(&self) -> Result<Phase<f32>, layerwise::Error> {
+        self.phase(Phase::new(Backprop, Adam::new(rate(self.depth))?))
+    }
+
+    /// As many θ-steps as backprop makes.
+    fn phase(&self, phase: Phase<f32>) -> Result<Phase<f32>, layerwise::Error> {
+        Ok(phase
+            .epochs(self.recipe.epochs())
+            .batch_size(BATCH)
+            .schedule(Schedule::cosine(0.05)?))
+    }
+
+    fn phases(&self, examples: usize) -> Result<Vec<Phase<f32>>, layerwise::Error> {
+        let rule = Adam::new(rate(self.depth))?;
+        let sweeps = sweeps(3)?;
+        let scheme = match self.way {
+            Way::Sweeps => Alternating::refreshed(sweeps),
+            Way::Residual => Alternating::residual(sweeps),
+            Way::Direct => Alternating::refreshed(GaussNewton::direct(1).with_damping(1.0)?),
+            Way::Joint => {
+                let scheme = JointDescent::new(GradientDescent::new(0.1)?.with_momentum(0.9)?);
+                let visits = examples.div_ceil(BATCH) as u64 * self.recipe.epochs();
+                return Ok(vec![
+                    self.phase(Phase::new(scheme, rule))?
+                        .batch_size(examples)
+                        .epochs(visits),
+                ]);
+            }
+            Way::Projected => return self.recipe.decoupled(),
+            Way::Finished => {
+                let mut phases = self.recipe.decoupled()?;
+                phases.push(self.recipe.finish()?);
+                return Ok(phases);
+            }
+            Way::OtherOrder | Way::OtherWeights => return Ok(vec![self.backprop()?]),
+        };
+        Ok(vec![self.phase(Phase::new(scheme, rule))?])
+    }
+
+    fn train(
+        &self,
+        circuit: Circuit<f32>,
+        seed: u64,
+        train: &Digits,
+        backprop: bool,
+    ) -> Result<DecoupledCircuit<f32>, layerwise::Error> {
+        let targets = match self.way {
+            Way::Projected | Way::Finished if !backprop => {
+                projected(&circuit, &train.images, self.seed)?
+            }
+            _ => TargetInit::ForwardPass,
+        };
+        let mut model = nets::model(circuit, train, &targets)?;
+        let phases = if backprop {
+            vec![self.backprop()?]
+        } else {
+            self.phases(train.labels.len())?
+        };
+        for phase in phases {
+            Trainer::new(phase)
+                .seed(seed)
+                .measure_every(0)
+                .run(&mut model)?;
+        }
+        Ok(model)
+    }
+}
+
+pub fn study(options: &Options) -> Result<(), Box<dyn Error>> {
+    let (train, test) = digits::load(options.split_seed)?;
+    let results = options.results()?;
+    let (units, depths, recipe) = match options.quick {
+        false => (&UNITS[..], &DEPTHS[..], Recipe::FULL),
+        true => (&UNITS[..1], &DEPTHS[..1], Recipe::QUICK),
+    };
+    let mut tasks = Vec::new();
+    for &unit in units {
+        for &depth in depths {
+            for (way, _) in WAYS {
+                tasks.extend(options.seeds.iter().map(|&seed| Task {
+                    unit,
+                    depth,
+                    way,
+                    recipe,
+                    seed,
+                    split_seed: options.split_seed,
+                }));
+            }
+        }
+    }
+    let outcomes = results.of(&tasks, options.runs as usize, |task| {
+        task.run(&train, &test)
+    })?;
+    let mean = |values: &[f64]| Spread::of(values).mean;
+    for &unit in units {
+        let mut curves = Vec::new();
+        for &depth in depths {
+            println!(
+                "**{}, depth {depth}**, mean ± sd over seeds {:?}\n",
+                unit.name(),
+                options.seeds
+            );
+            let of = |way: Way, value: &dyn Fn(&Outcome) -> f64| {
+                let own = tasks
+                    .iter()
+                    .zip(&outcomes)
+                    .filter(|(task, _)| (task.unit, task.depth, task.way) == (unit, depth, way));
+                Spread::of(&own.map(|(_, outcome)| value(outcome)).collect::<Vec<_>>())
+            };
+            let reference = |value: &dyn Fn(&Outcome) -> f64| of(Way::OtherOrder, value);
+            let mut rows = vec![vec![
+                "backprop".to_owned(),
+                reference(&|o| o.backprop).show(2),
+                String::new(),
+                format!("{:.4}", reference(&|o| o.backprop_loss).mean),
+                "100".into(),
+                "1".into(),
+                "1".into(),
+                "1".into(),
+            ]];
+            for (way, name) in WAYS {
+                rows.push(vec![
+                    name.to_owned(),
+                    of(way, &|o| o.test).show(2),
+                    of(way, &|o| o.test - o.backprop).show(2),
+                    format!("{:.4}", of(way, &|o| o.loss).mean),
+                    of(way, &|o| o.agreement).show(1),
+                    of(way, &|o| mean(&o.alignment)).show(2),
+                    of(way, &|o| mean(&o.parameters)).show(2),
+                    of(way, &|o| mean(&o.travels)).show(2),
+                ]);
+                if depth == depths[depths.len() - 1] {
+                    let layer = |t: usize| of(way, &|o| o.alignment[t]).mean;
+                    curves.push(Line {
+                        name: name.into(),
+                        points: (0..depth - 1).map(|t| ((t + 1) as f64, layer(t))).collect(),
+                    });
+                }
+            }
+            print_table(
+                &[
+                    "scheme",
+                    "test, %",
+                    "against backprop, points",
+                    "composed loss",
+                    "same class, %",
+                    "CKA",
+                    "cos θ",
+                    "cos Δθ",
+                ],
+                &rows,
+            );
+        }
+        let x = Axis {
+            name: "hidden layer t",
+            logarithmic: false,
+        };
+        let y = Axis {
+            name: "linear CKA with backprop's z_t, in hundredths",
+            logarithmic: false,
+        };
+        let title = format!(
+            "{}: representations beside backprop's, depth {}",
+            unit.name(),
+            depths[depths.len() - 1]
+        );
+        for curve in &mut curves {
+            curve.points.iter_mut().for_each(|point| point.1 *= 100.0);
+        }
+        let name = unit.name().to_lowercase();
+        lines(
+            &options.figure(&format!("resemblance-{name}.svg"))?,
+            &title,
+            x,
+            y,
+            &curves,
+        )?;
+    }
+    Ok(())
+}

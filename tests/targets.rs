@@ -1,8 +1,8 @@
 //! Where auxiliary targets start, and that they stand where they were put.
 
 use layerwise::{
-    Activation, Circuit, DecoupledCircuit, Dense, Initializer, Projection, Selection,
-    SoftmaxCrossEntropy, TargetInit,
+    Activation, Circuit, DecoupledCircuit, Dense, Fan, Initializer, LeastSquares, Projection,
+    Selection, Shape, SoftmaxCrossEntropy, TargetInit,
 };
 use nalgebra::{DMatrix, DVector};
 use rand::SeedableRng;
@@ -244,6 +244,47 @@ fn between_layers_of_one_width_projected_targets_keep_distances() {
         let own = distances(&z(&model, t));
         let far = first.iter().zip(&own).map(|(a, b)| (a - b).abs());
         assert!(far.fold(0.0, f64::max) < 1e-12, "z_{t}");
+    }
+}
+
+#[test]
+fn one_closed_form_pass_on_projected_targets_makes_a_deep_circuit_carry_its_input() {
+    let depth = 30;
+    for sigma in [0.3, 4.0] {
+        let weights = Initializer::VarianceScaling {
+            scale: sigma * sigma,
+            fan: Fan::In,
+            shape: Shape::Normal,
+        };
+        let mut builder = Circuit::<f64>::builder();
+        for _ in 0..depth {
+            let layer = Dense::new(16, 16, Activation::Tanh).unwrap();
+            builder = builder.layer(layer.with_weights(weights).unwrap());
+        }
+        let circuit = builder.build().unwrap();
+        let x = normal(16, 200, 5);
+        let projection = Projection::fit(&circuit, &x, 3).unwrap();
+        let projection = projection.with_spread(0.25).unwrap();
+        let mut model = DecoupledCircuit::new(circuit);
+        let targets = TargetInit::Given(projection.apply(&x).unwrap());
+        model.add_examples(&x, &(0.1 * &x), &targets).unwrap();
+        let carried = |model: &DecoupledCircuit<f64>| {
+            let mut forward = model.clone();
+            forward
+                .initialize_targets(&TargetInit::ForwardPass)
+                .unwrap();
+            correlation(&distances(&x), &distances(&z(&forward, depth - 1)))
+        };
+        let before = carried(&model);
+        assert!(before < 0.6, "σ = {sigma}: {before}");
+        let mut solver = LeastSquares::ridge(1e-9).unwrap();
+        for t in 0..depth - 1 {
+            model
+                .solve_parameters(t, &mut solver, &Selection::All)
+                .unwrap();
+        }
+        let after = carried(&model);
+        assert!(after > 0.9, "σ = {sigma}: {after}");
     }
 }
 

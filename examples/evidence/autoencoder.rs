@@ -2,6 +2,7 @@
 //! reconstruction error against passes and seconds.
 
 use std::error::Error;
+use std::time::Instant;
 
 use layerwise::nalgebra::DMatrix;
 use layerwise::rand::SeedableRng;
@@ -16,6 +17,7 @@ use crate::Options;
 use crate::curve::{Point, curve};
 use crate::digits::{self, Digits};
 use crate::figures::{Axis, Line, lines};
+use crate::nets::{Start, Unit};
 use crate::recipe::{BATCH, SPREAD};
 use crate::statistics::{Spread, print_table};
 
@@ -28,7 +30,7 @@ const CODE: usize = 2;
 #[serde(rename_all = "kebab-case")]
 enum Way {
     /// Backprop, Adam at a constant rate, minibatches.
-    Backprop { rate: f64 },
+    Backprop { rate: f64, start: Start },
     /// The method of auxiliary coordinates: persistent targets, Gauss-Newton Z-steps, W-steps by least
     /// squares on the whole training set, μ growing.
     Mac { start: Coordinates },
@@ -47,11 +49,49 @@ enum Coordinates {
     Principal,
 }
 
-const WAYS: [(Way, &str); 10] = [
-    (Way::Backprop { rate: 1e-3 }, "backprop, Adam 1e-3"),
-    (Way::Backprop { rate: 3e-3 }, "backprop, Adam 3e-3"),
-    (Way::Backprop { rate: 5e-3 }, "backprop, Adam 5e-3"),
-    (Way::Backprop { rate: 1e-2 }, "backprop, Adam 1e-2"),
+const WAYS: [(Way, &str); 12] = [
+    (
+        Way::Backprop {
+            rate: 1e-3,
+            start: Start::Normal(1.0),
+        },
+        "backprop, Adam 1e-3",
+    ),
+    (
+        Way::Backprop {
+            rate: 3e-3,
+            start: Start::Normal(1.0),
+        },
+        "backprop, Adam 3e-3",
+    ),
+    (
+        Way::Backprop {
+            rate: 5e-3,
+            start: Start::Normal(1.0),
+        },
+        "backprop, Adam 5e-3",
+    ),
+    (
+        Way::Backprop {
+            rate: 1e-2,
+            start: Start::Normal(1.0),
+        },
+        "backprop, Adam 1e-2",
+    ),
+    (
+        Way::Backprop {
+            rate: 3e-3,
+            start: Start::Orthogonal,
+        },
+        "backprop from orthogonal weights, Adam 3e-3",
+    ),
+    (
+        Way::Backprop {
+            rate: 5e-3,
+            start: Start::Orthogonal,
+        },
+        "backprop from orthogonal weights, Adam 5e-3",
+    ),
     (
         Way::Mac {
             start: Coordinates::Forward,
@@ -86,6 +126,8 @@ const WAYS: [(Way, &str); 10] = [
 struct Task {
     autoencoder: Way,
     seconds: f64,
+    /// How many runs shared the machine.
+    at_a_time: u64,
     seed: u64,
     split_seed: u64,
 }
@@ -93,16 +135,20 @@ struct Task {
 /// Reconstruction error ½‖x − x̂‖² per training and per test image, along the run.
 type Outcome = Vec<Point<[f64; 2]>>;
 
-fn circuit(seed: u64) -> Result<Circuit<f64>, layerwise::Error> {
+fn circuit(start: Start, seed: u64) -> Result<Circuit<f64>, layerwise::Error> {
     let mut builder = Circuit::builder().seed(seed);
     let mut input = digits::PIXELS;
     for width in WIDTHS {
-        builder = builder.layer(Dense::new(input, width, Activation::Sigmoid)?);
+        let layer = Dense::new(input, width, Activation::Sigmoid)?;
+        builder = builder.layer(layer.with_weights(start.weights(Unit::Sigmoid))?);
         input = width;
     }
-    builder
-        .layer(Dense::new(input, digits::PIXELS, Activation::Identity)?)
-        .build()
+    let last = Dense::new(input, digits::PIXELS, Activation::Identity)?;
+    let mut circuit = builder
+        .layer(last.with_weights(start.weights(Unit::Sigmoid))?)
+        .build()?;
+    start.centre(Unit::Sigmoid, &mut circuit)?;
+    Ok(circuit)
 }
 
 impl Coordinates {
@@ -152,7 +198,12 @@ fn principal_components(images: &DMatrix<f64>, number: usize) -> DMatrix<f64> {
 
 impl Task {
     fn run(&self, train: &Digits, test: &Digits) -> Result<Outcome, layerwise::Error> {
-        let circuit = circuit(self.seed)?;
+        let begin = Instant::now();
+        let start = match self.autoencoder {
+            Way::Backprop { start, .. } => start,
+            _ => Start::Normal(1.0),
+        };
+        let circuit = circuit(start, self.seed)?;
         let (train, test) = (&train.images.map(f64::from), &test.images.map(f64::from));
         let principal = || Coordinates::Principal.targets(&circuit, train, self.seed);
         let batches = |phase: Phase<f64>| phase.batch_size(BATCH).epochs(u64::MAX);
@@ -163,7 +214,7 @@ impl Task {
             Ok(Trainer::new(Phase::new(scheme, Adam::new(1e-3)?).epochs(1)))
         };
         let (targets, trainer) = match self.autoencoder {
-            Way::Backprop { rate } => {
+            Way::Backprop { rate, .. } => {
                 let phase = batches(Phase::new(Backprop, Adam::new(rate)?));
                 (TargetInit::ForwardPass, Trainer::new(phase))
             }
@@ -199,7 +250,7 @@ impl Task {
         let trainer = trainer.seed(self.seed).measure_every(0);
         let measure =
             |model: &DecoupledCircuit<f64>| Ok([error(model, train)?, error(model, test)?]);
-        curve(trainer, &mut model, 1.15, measure, |point| {
+        curve(begin, trainer, &mut model, 1.15, measure, |point| {
             point.seconds >= self.seconds
         })
     }
@@ -211,11 +262,11 @@ pub fn study(options: &Options) -> Result<(), Box<dyn Error>> {
     let times: &[f64] = if options.quick {
         &[0.5]
     } else {
-        &[2.0, 5.0, 10.0, 20.0]
+        &[1.0, 2.0, 5.0, 10.0]
     };
     let longest = times[times.len() - 1];
     let ways = if options.quick {
-        &WAYS[3..8]
+        &WAYS[4..9]
     } else {
         &WAYS[..]
     };
@@ -224,6 +275,7 @@ pub fn study(options: &Options) -> Result<(), Box<dyn Error>> {
         tasks.extend(ways.iter().map(|&(autoencoder, _)| Task {
             autoencoder,
             seconds: longest,
+            at_a_time: options.runs,
             seed,
             split_seed: options.split_seed,
         }));
@@ -244,7 +296,7 @@ pub fn study(options: &Options) -> Result<(), Box<dyn Error>> {
             .filter(|(task, _)| task.autoencoder == way)
             .map(|(_, outcome)| outcome)
             .collect();
-        // What was measured last within the time.
+        // What was measured last within the time, or first if nothing was.
         let at = |run: &Outcome, time: f64| {
             *run.iter()
                 .take_while(|p| p.seconds <= time)

@@ -1,12 +1,14 @@
 //! Seconds and passes over the data to a test accuracy.
 
+use std::cmp::Ordering;
 use std::error::Error;
 use std::path::Path;
+use std::time::Instant;
 
 use layerwise::nalgebra::DMatrix;
 use layerwise::{
-    Activation, Adam, Alternating, Backprop, Circuit, Dense, Phase, SoftmaxCrossEntropy,
-    TargetInit, Trainer, metrics,
+    Activation, Adam, Alternating, Backprop, Circuit, Dense, Phase, ReverseSweep,
+    SoftmaxCrossEntropy, TargetInit, Trainer, metrics,
 };
 use serde::Serialize;
 
@@ -15,8 +17,8 @@ use crate::curve::curve;
 use crate::digits::{self, Digits};
 use crate::idx::Idx;
 use crate::nets::{self, Start, Unit, accuracy};
-use crate::recipe::{BATCH, closed_form, projected, sweeps};
-use crate::statistics::print_table;
+use crate::recipe::{BATCH, RIDGE, closed_form, projected, sweeps};
+use crate::statistics::{Spread, print_table};
 
 #[derive(Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -50,21 +52,31 @@ impl Net {
     }
 
     fn passes(self) -> u64 {
-        if self == Self::Fashion { 15 } else { 150 }
+        if self == Self::Fashion { 10 } else { 60 }
     }
 
     fn rates(self) -> &'static [f64] {
         if self == Self::Fashion {
-            &[1e-3, 2e-3]
+            &[1.5e-3]
         } else {
             &[2e-3, 5e-3, 1e-2]
         }
     }
 
-    fn circuit(self, seed: u64) -> Result<Circuit<f32>, layerwise::Error> {
+    /// Of the closed form: neighbouring pixels of the larger images are nearly alike.
+    fn ridge(self) -> f64 {
+        if self == Self::Fashion { 1e-3 } else { RIDGE }
+    }
+
+    fn deep(self) -> bool {
+        matches!(self, Self::Tanh | Self::Sigmoid)
+    }
+
+    /// `start` is for the deep ones; the others have N(0, 1/fan-in).
+    fn circuit(self, start: Start, seed: u64) -> Result<Circuit<f32>, layerwise::Error> {
         let widths = match self {
-            Self::Tanh => return nets::deep(Unit::Tanh, 10, Start::Normal(1.0), seed),
-            Self::Sigmoid => return nets::deep(Unit::Sigmoid, 10, Start::Normal(1.0), seed),
+            Self::Tanh => return nets::deep(Unit::Tanh, 10, start, seed),
+            Self::Sigmoid => return nets::deep(Unit::Sigmoid, 10, start, seed),
             Self::Shallow => [digits::PIXELS, 64, 64, 10],
             Self::Fashion => [784, 256, 256, 10],
         };
@@ -87,18 +99,21 @@ impl Net {
 #[serde(rename_all = "kebab-case")]
 enum Scheme {
     Backprop,
-    /// Refreshed targets, one reverse sweep a visit.
-    Sweep,
-    /// Closed-form W-steps on projected targets, then refreshed targets as above.
+    /// The same from orthogonal weights, deep circuits alone.
+    Orthogonal,
+    /// Refreshed targets, one reverse sweep a visit: long steps where the circuit is deep.
+    Refreshed,
+    /// Closed-form W-steps on projected targets, then refreshed targets, two sweeps a visit.
     Projected,
     /// Closed-form W-steps on projected targets, then backprop.
     Started,
 }
 
-const SCHEMES: [(Scheme, &str); 4] = [
+const SCHEMES: [(Scheme, &str); 5] = [
     (Scheme::Backprop, "backprop"),
-    (Scheme::Sweep, "refreshed, 1 reverse sweep"),
-    (Scheme::Projected, "projected, closed form, then the same"),
+    (Scheme::Orthogonal, "backprop from orthogonal weights"),
+    (Scheme::Refreshed, "refreshed, 1 reverse sweep"),
+    (Scheme::Projected, "projected, closed form, then 2 sweeps"),
     (Scheme::Started, "projected, closed form, then backprop"),
 ];
 
@@ -113,38 +128,44 @@ struct Task {
     split_seed: u64,
 }
 
-/// For every goal, passes and seconds of training when a pass first ended at it or above.
+/// For every goal, passes and seconds, the making of the targets included, when a pass first ended at it or above.
 type Outcome = [Option<(u64, f64)>; 3];
 
 impl Task {
     fn run(&self, train: &Digits, test: &Digits) -> Result<Outcome, layerwise::Error> {
-        let visits = |phase: Phase<f32>| phase.epochs(self.passes).batch_size(BATCH);
+        let begin = Instant::now();
         let rule = Adam::new(self.rate)?;
-        let sweep = Alternating::refreshed(sweeps(1)?);
-        let circuit = self.net.circuit(self.seed)?;
+        let visits = |phase: Phase<f32>| phase.epochs(self.passes).batch_size(BATCH);
+        let backprop = || visits(Phase::new(Backprop, rule));
+        let refreshed = |solver| visits(Phase::new(Alternating::refreshed(solver), rule));
+        let start = match self.scheme {
+            Scheme::Orthogonal => Start::Orthogonal,
+            _ => Start::Normal(1.0),
+        };
+        let circuit = self.net.circuit(start, self.seed)?;
+        let projected = || projected(&circuit, &train.images, self.seed);
+        // One solution for all examples.
+        let closed_form = || -> Result<Trainer<f32>, layerwise::Error> {
+            let phase = closed_form(1, self.net.ridge())?;
+            Ok(Trainer::new(phase.batch_size(train.labels.len())))
+        };
         let (targets, trainer) = match self.scheme {
-            Scheme::Backprop => (
-                TargetInit::ForwardPass,
-                Trainer::new(visits(Phase::new(Backprop, rule))),
-            ),
-            Scheme::Sweep => (
-                TargetInit::ForwardPass,
-                Trainer::new(visits(Phase::new(sweep, rule))),
-            ),
+            Scheme::Backprop | Scheme::Orthogonal => {
+                (TargetInit::ForwardPass, Trainer::new(backprop()))
+            }
+            Scheme::Refreshed => {
+                let sweep = if self.net.deep() {
+                    sweeps(1)?
+                } else {
+                    ReverseSweep::new(1)
+                };
+                (TargetInit::ForwardPass, Trainer::new(refreshed(sweep)))
+            }
             Scheme::Projected => {
-                let phase = visits(Phase::new(sweep, rule));
-                (
-                    projected(&circuit, &train.images, self.seed)?,
-                    Trainer::new(closed_form(1)?).then(phase),
-                )
+                let phase = refreshed(sweeps(2)?);
+                (projected()?, closed_form()?.then(phase))
             }
-            Scheme::Started => {
-                let phase = visits(Phase::new(Backprop, rule));
-                (
-                    projected(&circuit, &train.images, self.seed)?,
-                    Trainer::new(closed_form(1)?).then(phase),
-                )
-            }
+            Scheme::Started => (projected()?, closed_form()?.then(backprop())),
         };
         let mut model = nets::model(circuit, train, &targets)?;
         let goals = self.net.goals();
@@ -153,6 +174,7 @@ impl Task {
             .threads(self.threads)
             .measure_every(0);
         let points = curve(
+            begin,
             trainer,
             &mut model,
             1.0,
@@ -178,7 +200,7 @@ pub fn study(options: &Options) -> Result<(), Box<dyn Error>> {
                 continue;
             }
             (Net::Fashion, Some(folder)) => {
-                loaded = (fashion(folder, "train")?, fashion(folder, "t10k")?);
+                loaded = fashion(folder)?;
                 (&loaded.0, &loaded.1)
             }
             _ => (&digits.0, &digits.1),
@@ -189,8 +211,12 @@ pub fn study(options: &Options) -> Result<(), Box<dyn Error>> {
         } else {
             net.rates()
         };
+        let schemes = SCHEMES.into_iter();
+        let schemes: Vec<(Scheme, &str)> = schemes
+            .filter(|&(scheme, _)| scheme != Scheme::Orthogonal || net.deep())
+            .collect();
         let mut tasks = Vec::new();
-        for (scheme, _) in SCHEMES {
+        for &(scheme, _) in &schemes {
             for &rate in rates {
                 for threads in thread_counts {
                     tasks.extend(options.seeds.iter().map(|&seed| Task {
@@ -207,13 +233,13 @@ pub fn study(options: &Options) -> Result<(), Box<dyn Error>> {
         }
         let outcomes = results.of(&tasks, 1, |task| task.run(train, test))?;
         println!(
-            "**{}**, median over seeds {:?}, at the best of the rates {rates:?}\n",
+            "**{}**, mean ± sd over seeds {:?}, at the best of the rates {rates:?}\n",
             net.title(),
             options.seeds
         );
         let mut rows = Vec::new();
         for (goal, percent) in net.goals().into_iter().enumerate() {
-            for (scheme, name) in SCHEMES {
+            for &(scheme, name) in &schemes {
                 let mut row = vec![format!("{percent} %"), name.to_owned()];
                 for threads in thread_counts {
                     let of = |rate: f64| -> Vec<Option<(u64, f64)>> {
@@ -222,18 +248,10 @@ pub fn study(options: &Options) -> Result<(), Box<dyn Error>> {
                         });
                         own.map(|(_, outcome)| outcome[goal]).collect()
                     };
-                    let best = rates
-                        .iter()
-                        .map(|&rate| (rate, median(of(rate))))
-                        .min_by(|a, b| a.1.1.total_cmp(&b.1.1))
-                        .expect("there are rates");
-                    row.push(match best {
-                        (_, (_, seconds, _)) if seconds.is_infinite() => "not reached".into(),
-                        (rate, (passes, seconds, reached)) => format!(
-                            "{seconds:.3} s, {passes} passes ({rate}; {reached} of {} seeds)",
-                            options.seeds.len()
-                        ),
-                    });
+                    let arrivals = rates.iter().map(|&rate| (rate, Arrivals::of(&of(rate))));
+                    let best = arrivals.min_by(|(_, a), (_, b)| a.order(b));
+                    let (rate, arrivals) = best.expect("there are rates");
+                    row.push(arrivals.show(rate, options.seeds.len()));
                 }
                 rows.push(row);
             }
@@ -243,27 +261,59 @@ pub fn study(options: &Options) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Medians of passes and of seconds, runs that did not arrive counting as infinite, and how many did.
-fn median(arrivals: Vec<Option<(u64, f64)>>) -> (u64, f64, usize) {
-    let reached = arrivals.iter().flatten().count();
-    let mut passes: Vec<u64> = arrivals
-        .iter()
-        .map(|a| a.map_or(u64::MAX, |a| a.0))
-        .collect();
-    let mut seconds: Vec<f64> = arrivals
-        .iter()
-        .map(|a| a.map_or(f64::INFINITY, |a| a.1))
-        .collect();
-    passes.sort_unstable();
-    seconds.sort_by(f64::total_cmp);
-    let middle = arrivals.len() / 2;
-    (passes[middle], seconds[middle], reached)
+/// The runs that arrived at a goal.
+struct Arrivals {
+    count: usize,
+    passes: Spread,
+    seconds: Spread,
 }
 
-/// Images of Fashion-MNIST, pixels in 0–1 less ½, and their classes.
-fn fashion(folder: &Path, part: &str) -> Result<Digits, Box<dyn Error>> {
-    let images = Idx::<3>::read(&folder.join(format!("{part}-images-idx3-ubyte")))?;
-    let labels = Idx::<1>::read(&folder.join(format!("{part}-labels-idx1-ubyte")))?;
+impl Arrivals {
+    fn of(runs: &[Option<(u64, f64)>]) -> Self {
+        let arrived: Vec<(u64, f64)> = runs.iter().flatten().copied().collect();
+        let passes: Vec<f64> = arrived.iter().map(|&(passes, _)| passes as f64).collect();
+        let seconds: Vec<f64> = arrived.iter().map(|&(_, seconds)| seconds).collect();
+        Self {
+            count: arrived.len(),
+            passes: Spread::of(&passes),
+            seconds: Spread::of(&seconds),
+        }
+    }
+
+    /// First what arrives with more seeds, then what is faster.
+    fn order(&self, other: &Self) -> Ordering {
+        let more = other.count.cmp(&self.count);
+        more.then(self.seconds.mean.total_cmp(&other.seconds.mean))
+    }
+
+    fn show(&self, rate: f64, seeds: usize) -> String {
+        if self.count == 0 {
+            return "not reached".into();
+        }
+        let of = match self.count == seeds {
+            true => String::new(),
+            false => format!("; {} of {seeds} seeds", self.count),
+        };
+        let (seconds, passes) = (self.seconds.show(3), self.passes.mean);
+        format!("{seconds} s, {passes:.1} passes ({rate}{of})")
+    }
+}
+
+/// Images of Fashion-MNIST for training and for testing, pixels in 0–1 centred by the former's means.
+fn fashion(folder: &Path) -> Result<(Digits, Digits), Box<dyn Error>> {
+    let (mut train, mut test) = (part(folder, "train")?, part(folder, "t10k")?);
+    let mean = train.images.column_mean();
+    for images in [&mut train.images, &mut test.images] {
+        for mut image in images.column_iter_mut() {
+            image -= &mean;
+        }
+    }
+    Ok((train, test))
+}
+
+fn part(folder: &Path, name: &str) -> Result<Digits, Box<dyn Error>> {
+    let images = Idx::<3>::read(&folder.join(format!("{name}-images-idx3-ubyte")))?;
+    let labels = Idx::<1>::read(&folder.join(format!("{name}-labels-idx1-ubyte")))?;
     let [n, height, width] = images.extents;
     if (height, width) != (28, 28) || labels.extents[0] != n {
         return Err(format!(
@@ -273,14 +323,10 @@ fn fashion(folder: &Path, part: &str) -> Result<Digits, Box<dyn Error>> {
         .into());
     }
     let pixels = height * width;
-    let labels: Vec<usize> = labels
-        .bytes
-        .iter()
-        .map(|&label| usize::from(label))
-        .collect();
+    let labels: Vec<usize> = labels.bytes.iter().map(|&label| label.into()).collect();
     Ok(Digits {
         images: DMatrix::from_fn(pixels, n, |i, j| {
-            f32::from(images.bytes[j * pixels + i]) / 255.0 - 0.5
+            f32::from(images.bytes[j * pixels + i]) / 255.0
         }),
         classes: metrics::one_hot(&labels, digits::CLASSES)?,
         labels,

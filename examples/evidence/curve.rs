@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Serialize, Deserialize)]
 pub struct Point<V> {
     pub passes: u64,
-    /// Of training, without what was measured between the epochs.
+    /// Since `begin`, without what was measured between the epochs.
     pub seconds: f64,
     pub value: V,
 }
@@ -19,6 +19,7 @@ pub struct Point<V> {
 /// epoch, and after those that end when so many times the seconds of the last measurement are over: 1
 /// is after every epoch.
 pub fn curve<T: Scalar, V: Send>(
+    begin: Instant,
     mut trainer: Trainer<T>,
     model: &mut DecoupledCircuit<T>,
     spacing: f64,
@@ -27,7 +28,6 @@ pub fn curve<T: Scalar, V: Send>(
 ) -> Result<Vec<Point<V>>, Error> {
     let mut points: Vec<Point<V>> = Vec::new();
     let mut failed = None;
-    let begin = Instant::now();
     let mut measuring = Duration::ZERO;
     trainer.run_with(model, |progress| {
         let now = Instant::now();

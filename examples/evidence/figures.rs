@@ -147,6 +147,9 @@ pub fn lines(
             .filter(|(a, b)| a.is_finite() && b.is_finite())
             .collect()
     };
+    if lines.iter().all(|line| placed(line).is_empty()) {
+        return Err(format!("nothing to show in {}", path.display()).into());
+    }
     let range = |of: fn(&(f64, f64)) -> f64| -> Range<f64> {
         let (mut low, mut high) = (f64::MAX, f64::MIN);
         for point in lines.iter().flat_map(placed) {

@@ -50,11 +50,11 @@ pub struct Options {
     /// Where figures are written [default: target/evidence].
     #[arg(long, value_name = "DIR")]
     figures: Option<PathBuf>,
-    /// Runs at a time, each on one thread; studies of time make one at a time.
+    /// Runs at a time, each on one thread; `cost` and update locking make one at a time.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
     runs: u64,
     /// Minutes after which no further run begins.
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(..=1_000_000))]
     minutes: u64,
     /// Directory of Fashion-MNIST's four IDX files, for `cost` (examples/data/README.md).
     #[arg(long, value_name = "DIR")]
@@ -99,6 +99,8 @@ impl Options {
 
 fn main() -> ExitCode {
     let mut options = Options::parse();
+    options.seeds.sort_unstable();
+    options.seeds.dedup();
     if options.quick {
         options.seeds.truncate(1);
     }

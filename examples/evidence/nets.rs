@@ -67,20 +67,7 @@ pub fn deep<T: Scalar>(
     seed: u64,
 ) -> Result<Circuit<T>, Error> {
     const WIDTH: usize = 32;
-    let weights = match start {
-        Start::Normal(sigma) => Initializer::VarianceScaling {
-            scale: sigma * sigma,
-            fan: Fan::In,
-            shape: Shape::Normal,
-        },
-        Start::Orthogonal => Initializer::Orthogonal {
-            gain: match unit {
-                Unit::Tanh => 1.0,
-                Unit::Relu => 2f64.sqrt(),
-                Unit::Sigmoid => 4.0,
-            },
-        },
-    };
+    let weights = start.weights(unit);
     let mut builder = Circuit::builder()
         .output_loss(SoftmaxCrossEntropy)
         .seed(seed);
@@ -94,13 +81,38 @@ pub fn deep<T: Scalar>(
         builder = builder.layer(layer.with_weights(weights)?);
     }
     let mut circuit = builder.build()?;
-    if (unit, start) == (Unit::Sigmoid, Start::Orthogonal) {
-        // The inputs of the first layer are centred already.
-        for t in 1..depth {
-            centre(&mut circuit, t)?;
+    start.centre(unit, &mut circuit)?;
+    Ok(circuit)
+}
+
+impl Start {
+    pub fn weights(self, unit: Unit) -> Initializer {
+        match self {
+            Self::Normal(sigma) => Initializer::VarianceScaling {
+                scale: sigma * sigma,
+                fan: Fan::In,
+                shape: Shape::Normal,
+            },
+            Self::Orthogonal => Initializer::Orthogonal {
+                gain: match unit {
+                    Unit::Tanh => 1.0,
+                    Unit::Relu => 2f64.sqrt(),
+                    Unit::Sigmoid => 4.0,
+                },
+            },
         }
     }
-    Ok(circuit)
+
+    /// The biases that the start asks for, in a circuit of dense layers that has its weights.
+    pub fn centre<T: Scalar>(self, unit: Unit, circuit: &mut Circuit<T>) -> Result<(), Error> {
+        if (unit, self) == (Unit::Sigmoid, Self::Orthogonal) {
+            // The inputs of the first layer are centred already.
+            for t in 1..circuit.depth() {
+                centre(circuit, t)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// b ← −½ W·1 of a dense layer: a sigmoid's outputs, around ½, are centred.

@@ -2,7 +2,7 @@
 //!
 //! 1. Targets: a chain of random orthogonal projections of the input, half as wide as each layer's range.
 //! 2. One pass of W-steps on them as they are: every hidden layer in closed form, the last by Adam. All
-//!    layers at once; what the weights were does not matter any more.
+//!    layers at once; what the hidden weights were does not matter any more.
 //! 3. Targets refreshed by a forward pass on every visit, two long reverse sweeps, one step of Adam.
 //! 4. If wanted, a short finish by backprop.
 
@@ -18,6 +18,9 @@ pub const BATCH: usize = 128;
 
 /// Spread of projected targets, in shares of each layer's range.
 pub const SPREAD: f64 = 0.5;
+
+/// Weight of the closed form's ridge: next to nothing.
+pub const RIDGE: f64 = 1e-6;
 
 /// Visits in which the learning rate rises.
 const WARM_UP: u64 = 24;
@@ -45,6 +48,15 @@ impl Recipe {
         finish: 1,
     };
 
+    /// The same length without a finish.
+    pub fn unfinished(self) -> Self {
+        Self {
+            alternate: self.alternate + self.finish,
+            finish: 0,
+            ..self
+        }
+    }
+
     /// Of all phases.
     pub fn epochs(self) -> u64 {
         self.fit + self.alternate + self.finish
@@ -52,7 +64,10 @@ impl Recipe {
 
     /// The phases without the finish.
     pub fn decoupled(self) -> Result<Vec<Phase<f32>>, Error> {
-        Ok(vec![closed_form(self.fit)?, alternate(self.alternate)?])
+        Ok(vec![
+            closed_form(self.fit, RIDGE)?,
+            alternate(self.alternate)?,
+        ])
     }
 
     /// The same with Adam's W-steps in place of the closed form: ten times as many, at the cost of as
@@ -97,8 +112,8 @@ pub fn projected(
 
 /// Every hidden layer in closed form on its targets as they are, from the sums of all batches so far;
 /// the last one, whose softmax has no closed form, by Adam. The hidden layers forget where they began.
-pub fn closed_form(epochs: u64) -> Result<Phase<f32>, Error> {
-    let solver = LeastSquares::ridge(1e-6)?.with_forgetting(1.0)?;
+pub fn closed_form(epochs: u64, ridge: f64) -> Result<Phase<f32>, Error> {
+    let solver = LeastSquares::ridge(ridge)?.with_forgetting(1.0)?;
     let scheme = Alternating::weights_only().with_parameter_solver(solver);
     Ok(Phase::new(scheme, Adam::new(5e-2)?)
         .epochs(epochs)

@@ -33,8 +33,8 @@ enum Way {
     Residual,
     /// The proposal: θ and z descend together, on the whole training set.
     Joint,
-    /// The recipe: projected targets, then refreshed ones.
-    Projected,
+    /// The recipe, without a finish.
+    Recipe,
     /// The same with a finish by backprop.
     Finished,
 }
@@ -49,7 +49,7 @@ const WAYS: [(Way, &str); 8] = [
     ),
     (Way::Residual, "residuals, 3 reverse sweeps"),
     (Way::Joint, "joint descent"),
-    (Way::Projected, "projected targets, the recipe"),
+    (Way::Recipe, "projected targets, the recipe"),
     (Way::Finished, "the same, backprop at the end"),
 ];
 
@@ -71,8 +71,8 @@ struct Outcome {
     backprop: f64,
     test: f64,
     /// Composed loss per training example.
-    backprop_loss: f64,
-    loss: f64,
+    backprop_loss: Option<f64>,
+    loss: Option<f64>,
     /// Per cent of the test images that both put into the same class.
     agreement: f64,
     /// Linear CKA of z_1, …, z_{T−1}.
@@ -106,7 +106,11 @@ impl Task {
         };
         let pairs = labels(&reference)?.into_iter().zip(labels(&trained)?);
         let same = pairs.filter(|(a, b)| a == b).count();
-        let n = train.labels.len() as f64;
+        // None where it is no number, which JSON cannot hold.
+        let loss = |model: &DecoupledCircuit<f32>| -> Result<Option<f64>, layerwise::Error> {
+            let loss = f64::from(model.composed_loss()?) / train.labels.len() as f64;
+            Ok(Some(loss).filter(|loss| loss.is_finite()))
+        };
         let (a, b) = (reference.circuit(), trained.circuit());
         let hidden = nets::representations(a, test)?
             .into_iter()
@@ -126,8 +130,8 @@ impl Task {
         Ok(Outcome {
             backprop: accuracy(&reference, test)?,
             test: accuracy(&trained, test)?,
-            backprop_loss: f64::from(reference.composed_loss()?) / n,
-            loss: f64::from(trained.composed_loss()?) / n,
+            backprop_loss: loss(&reference)?,
+            loss: loss(&trained)?,
             agreement: 100.0 * same as f64 / test.labels.len() as f64,
             alignment: hidden.map(|(a, b)| linear_cka(&a, &b)).collect(),
             parameters: layers
@@ -175,7 +179,7 @@ impl Task {
                         .epochs(visits),
                 ]);
             }
-            Way::Projected => return self.recipe.decoupled(),
+            Way::Recipe => return self.recipe.unfinished().decoupled(),
             Way::Finished => {
                 let mut phases = self.recipe.decoupled()?;
                 phases.push(self.recipe.finish()?);
@@ -194,7 +198,7 @@ impl Task {
         backprop: bool,
     ) -> Result<DecoupledCircuit<f32>, layerwise::Error> {
         let targets = match self.way {
-            Way::Projected | Way::Finished if !backprop => {
+            Way::Recipe | Way::Finished if !backprop => {
                 projected(&circuit, &train.images, self.seed)?
             }
             _ => TargetInit::ForwardPass,
@@ -261,7 +265,10 @@ pub fn study(options: &Options) -> Result<(), Box<dyn Error>> {
                 "backprop".to_owned(),
                 reference(&|o| o.backprop).show(2),
                 String::new(),
-                format!("{:.4}", reference(&|o| o.backprop_loss).mean),
+                format!(
+                    "{:.4}",
+                    reference(&|o| o.backprop_loss.unwrap_or(f64::INFINITY)).mean
+                ),
                 "100".into(),
                 "1".into(),
                 "1".into(),
@@ -272,7 +279,7 @@ pub fn study(options: &Options) -> Result<(), Box<dyn Error>> {
                     name.to_owned(),
                     of(way, &|o| o.test).show(2),
                     of(way, &|o| o.test - o.backprop).show(2),
-                    format!("{:.4}", of(way, &|o| o.loss).mean),
+                    format!("{:.4}", of(way, &|o| o.loss.unwrap_or(f64::INFINITY)).mean),
                     of(way, &|o| o.agreement).show(1),
                     of(way, &|o| mean(&o.alignment)).show(2),
                     of(way, &|o| mean(&o.parameters)).show(2),

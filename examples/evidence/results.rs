@@ -1,5 +1,5 @@
 //! Results kept as data: a line of JSON a task, appended as soon as it is done, so that a run that
-//! was broken off goes on where it was, and tables are made from what is there.
+//! was broken off goes on where it was.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -43,6 +43,9 @@ impl Results {
             text => text.map_err(|error| at(&error))?,
         };
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        if !r#"{"task":"#.starts_with(text[whole..].get(..8).unwrap_or(&text[whole..])) {
+            return Err(at(&"the last line is no result; is this another file?"));
+        }
         let mut known = HashMap::new();
         for (number, line) in (1..).zip(text[..whole].lines()) {
             let line: Line<Value, Value> = serde_json::from_str(line)

@@ -27,7 +27,7 @@ impl Spread {
 }
 
 /// Linear centred kernel alignment of two representations of the same examples, d × n and d' × n,
-/// in 0..=1: ‖X Yᵀ‖² / (‖X Xᵀ‖ ‖Y Yᵀ‖) of the centred ones. Kornblith, Norouzi, Lee & Hinton 2019.
+/// in 0..=1: ‖X Yᵀ‖² / (‖X Xᵀ‖ ‖Y Yᵀ‖) of the centred ones, 0 where one is constant. Kornblith, Norouzi, Lee & Hinton 2019.
 pub fn linear_cka(x: &DMatrix<f64>, y: &DMatrix<f64>) -> f64 {
     let centred = |z: &DMatrix<f64>| {
         let mean = z.column_mean();
@@ -39,7 +39,12 @@ pub fn linear_cka(x: &DMatrix<f64>, y: &DMatrix<f64>) -> f64 {
     };
     let (x, y) = (centred(x), centred(y));
     let norm = |a: &DMatrix<f64>, b: &DMatrix<f64>| (a * b.transpose()).norm();
-    norm(&x, &y).powi(2) / (norm(&x, &x) * norm(&y, &y))
+    let sizes = norm(&x, &x) * norm(&y, &y);
+    if sizes > 0.0 {
+        norm(&x, &y).powi(2) / sizes
+    } else {
+        0.0
+    }
 }
 
 /// Cosine of the angle between two vectors; 0 where one is zero.
@@ -83,6 +88,7 @@ mod tests {
         // By hand: the cosine of centred vectors, squared.
         let c = dmatrix![1.0, 0.0, -1.0, 0.0];
         assert!((linear_cka(&a, &c) - 0.25).abs() < 1e-12);
+        assert_eq!(linear_cka(&a, &DMatrix::repeat(1, 4, 2.0)), 0.0);
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::error::Error;
 
 use layerwise::nalgebra::DMatrix;
 use layerwise::{
-    Adam, Backprop, Circuit, DecoupledCircuit, Phase, Schedule, Selection, TargetInit, Trainer,
+    Adam, Backprop, Circuit, DecoupledCircuit, Phase, Projection, Schedule, Selection, TargetInit,
+    Trainer,
 };
 use serde::{Deserialize, Serialize};
 
@@ -76,7 +77,7 @@ impl Method {
 }
 
 /// Seeds of the controls, the first ones.
-const CONTROLS: usize = 3;
+const CONTROLS: usize = 2;
 
 /// A run.
 #[derive(Clone, Copy, PartialEq, Serialize)]
@@ -229,7 +230,7 @@ pub fn study(options: &Options) -> Result<(), Box<dyn Error>> {
     let decoupled = Targets::ALL.map(|targets| Method::Decoupled { targets });
     let methods: Vec<Method> = backprop.chain(decoupled).collect();
     let mut tasks = Vec::new();
-    // Whole seeds one after another: a run that was broken off has maps too.
+    // Whole seeds one after another: with fewer `--seeds`, a run that was broken off has maps too.
     for (number, &seed) in options.seeds.iter().enumerate() {
         for &unit in &UNITS {
             for &depth in depths {
@@ -256,9 +257,10 @@ pub fn study(options: &Options) -> Result<(), Box<dyn Error>> {
     let rows: Vec<(&Task, &Outcome)> = tasks.iter().zip(&outcomes).collect();
 
     println!(
-        "Test accuracy in per cent, mean ± sd over seeds {:?} (targets other than the recipe's: the first {CONTROLS}); {} epochs each.\n",
+        "Test accuracy in per cent, mean ± sd over seeds {:?} (targets other than the recipe's: the first {CONTROLS}); {} passes each, {} of them before the finish.\n",
         options.seeds,
-        recipe.epochs()
+        recipe.epochs(),
+        recipe.fit + recipe.alternate
     );
     for &unit in &UNITS {
         let cell = |shown: Shown, start: Start, depth: usize| -> (Spread, Option<f64>) {
@@ -339,7 +341,7 @@ fn gradients(options: &Options, train: &Digits, starts: &[Start]) -> Result<(), 
     let (images, classes) = (train.images.map(f64::from), train.classes.map(f64::from));
     for &unit in &UNITS {
         println!(
-            "**{}, ‖∂E/∂θ_t‖ per example at the start, depth {DEPTH}**\n",
+            "**{}, gradients in θ_t per example at the start, depth {DEPTH}**\n",
             unit.name()
         );
         let mut rows = Vec::new();
@@ -347,9 +349,9 @@ fn gradients(options: &Options, train: &Digits, starts: &[Start]) -> Result<(), 
         for &start in starts {
             let circuit = nets::deep::<f64>(unit, DEPTH, start, options.seeds[0])?;
             let mut model = DecoupledCircuit::new(circuit);
-            let projected = TargetInit::Projected {
-                seed: options.seeds[0],
-            };
+            let projection = Projection::fit(model.circuit(), &images, options.seeds[0])?;
+            let projection = projection.with_spread(SPREAD)?;
+            let projected = TargetInit::Given(projection.apply(&images)?);
             model.add_examples(&images, &classes, &projected)?;
             let backprop = model.backprop(&Selection::All)?.parameters;
             let own = model.gradients(&Selection::All)?.parameters;
@@ -386,7 +388,7 @@ fn gradients(options: &Options, train: &Digits, starts: &[Start]) -> Result<(), 
             logarithmic: false,
         };
         let y = Axis {
-            name: "‖∂E/∂θ_t‖ per example",
+            name: "norm of the gradient in θ_t, per example",
             logarithmic: true,
         };
         let title = format!("{}: gradients before any step, depth {DEPTH}", unit.name());

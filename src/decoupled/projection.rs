@@ -12,9 +12,9 @@ use crate::{Error, Scalar, Standardizer};
 ///
 /// with Q_t orthonormal (d_t × d_{t−1}), r_t the one number that makes the mean square of all units
 /// over the examples it was fitted on 1, (c_t, w_t) the layer's
-/// [`target_range`](crate::Layer::target_range), and κ = 1 unless
-/// [`Projection::with_spread`] sets it. Each layer then has a well-posed regression of
-/// its own from the first step, at full gradient size whatever the depth.
+/// [`target_range`](crate::Layer::target_range), and κ = 1 unless [`Projection::with_spread`]
+/// changes it. An input that is constant in those examples plays no part. Each layer then has a
+/// well-posed regression of its own from the first step, at full gradient size whatever the depth.
 ///
 /// Between layers of one width the chain turns, and does not stretch: what one layer misses of its
 /// targets the next ones carry on as it is. (Units standardised one by one would make faint directions
@@ -71,7 +71,8 @@ impl<T: Scalar> Projection<T> {
             });
         }
         let dims = circuit.dims();
-        let mean = Standardizer::fit_finite(inputs).mean().clone();
+        let fitted = Standardizer::fit_finite(inputs);
+        let mean = fitted.mean().clone();
         let mut current = inputs.clone();
         subtract(&mean, &mut current);
         let scale = inverse_size(&current);
@@ -80,6 +81,13 @@ impl<T: Scalar> Projection<T> {
         for t in 1..circuit.depth() {
             let mut rng = generator(seed, Purpose::Projection, t as u64);
             let mut map = orthonormal(dims[t], dims[t - 1], &mut rng).map(T::of);
+            if t == 1 {
+                // What did not vary here plays no part later either.
+                let constant = fitted.deviation().iter().enumerate();
+                for (unit, _) in constant.filter(|(_, deviation)| deviation.is_zero()) {
+                    map.column_mut(unit).fill(T::zero());
+                }
+            }
             let scale = inverse_size(&product(&map, &current));
             map.scale_mut(scale);
             current = product(&map, &current);
@@ -93,8 +101,8 @@ impl<T: Scalar> Projection<T> {
         Ok(Self { mean, scale, links })
     }
 
-    /// The same with its targets spread κ = `factor` times as wide around the centres of their ranges.
-    /// Below 1 the layers' functions are nearer to linear ones, which fit such targets exactly: for
+    /// The same with its targets spread `factor` times as wide as they were around the centres of their
+    /// ranges: multiplies κ. Below 1 the layers' functions are nearer to linear ones, which fit such targets exactly: for
     /// deep circuits, where errors add up.
     ///
     /// # Errors
@@ -145,8 +153,8 @@ fn subtract<T: Scalar>(mean: &DVector<T>, inputs: &mut DMatrix<T>) {
     }
 }
 
-/// 1/(root mean square of all values), taken in `f64` so that nothing overflows; 0 where that is no
-/// number of T, as where all are zero.
+/// 1/(root mean square of all values), its sum in `f64` and relative to the largest, so that no square
+/// overflows; 0 where the result is no number of T, as where all values are zero.
 fn inverse_size<T: Scalar>(values: &DMatrix<T>) -> T {
     let top = values
         .iter()

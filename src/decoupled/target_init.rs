@@ -32,9 +32,9 @@ pub enum TargetInit<T: Scalar> {
         /// Seed of the draws.
         seed: u64,
     },
-    /// A chain of random orthogonal projections of the input, standardised and put into each
-    /// layer's range: see [`Projection`], fitted here on the inputs that are given (a single
-    /// example gets the centre of each range).
+    /// A chain of random orthogonal projections of the input, put into each layer's range: see
+    /// [`Projection`], fitted here on the inputs that are given (a single example gets the centre
+    /// of each range). For deep circuits half the spread, [`Projection::with_spread`], is better.
     Projected {
         /// Seed of the projections.
         seed: u64,

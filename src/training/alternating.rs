@@ -144,7 +144,8 @@ impl<T: Scalar> Alternating<T> {
     /// A W-step that takes ℓ_t far down fits the targets, not the composed loss, which may rise
     /// while E falls (on digits at depth 10 it stays far above backprop's; `docs/evidence.md`):
     /// look at [`composed_loss`](crate::EpochRecord::composed_loss), and hold θ by a proximal
-    /// weight or a damping.
+    /// weight or a damping. What it is best for is one pass over projected targets at the start:
+    /// deep tanh and sigmoid circuits then carry their input, whatever their weights were.
     ///
     /// A phase on a circuit of which `solver` fits no layer is refused when it begins; where it
     /// fits all, the phase's optimiser has nothing to do.

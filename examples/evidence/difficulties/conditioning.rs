@@ -42,7 +42,7 @@ struct Task {
 
 impl Task {
     fn run(&self, train: &Digits, test: &Digits) -> Result<f64, layerwise::Error> {
-        let (train, test) = (self.scaled(train), self.scaled(test));
+        let (train, test) = self.scaled(train, test);
         let circuit = nets::deep(Unit::Tanh, DEPTH, Start::Normal(1.0), self.seed)?;
         let projected = projected(&circuit, &train.images, self.seed)?;
         let (targets, phases) = match self.conditioning {
@@ -54,8 +54,8 @@ impl Task {
                 TargetInit::ForwardPass,
                 vec![self.backprop(Adam::new(rate)?)?],
             ),
-            Way::Gradients => (projected, self.recipe.by_gradients()?),
-            Way::ClosedForm => (projected, self.recipe.decoupled()?),
+            Way::Gradients => (projected, self.recipe.unfinished().by_gradients()?),
+            Way::ClosedForm => (projected, self.recipe.unfinished().decoupled()?),
         };
         let mut model = nets::model(circuit, &train, &targets)?;
         for phase in phases {
@@ -77,21 +77,28 @@ impl Task {
             .schedule(Schedule::cosine(0.05)?))
     }
 
-    /// Pixel by pixel times 1 to 1/`ratio`, evenly in the logarithm, in an order that the seed draws.
-    fn scaled(&self, digits: &Digits) -> Digits {
+    /// Pixel by pixel times 1 to 1/`ratio`, evenly in the logarithm, in an order that the seed draws;
+    /// the whole as large as it was, to a factor that is the same for training and test images.
+    fn scaled(&self, train: &Digits, test: &Digits) -> (Digits, Digits) {
         let mut order: Vec<usize> = (0..digits::PIXELS).collect();
         order.shuffle(&mut ChaCha8Rng::seed_from_u64(self.seed));
-        let mut images = digits.images.clone();
-        for (i, place) in order.into_iter().enumerate() {
-            let share = place as f64 / (digits::PIXELS - 1) as f64;
-            let factor = self.ratio.powf(-share) as f32;
-            images.row_mut(i).scale_mut(factor);
-        }
-        Digits {
-            images,
-            classes: digits.classes.clone(),
-            labels: digits.labels.clone(),
-        }
+        let scale = |digits: &Digits| {
+            let mut images = digits.images.clone();
+            for (i, &place) in order.iter().enumerate() {
+                let share = place as f64 / (digits::PIXELS - 1) as f64;
+                images.row_mut(i).scale_mut(self.ratio.powf(-share) as f32);
+            }
+            Digits {
+                images,
+                classes: digits.classes.clone(),
+                labels: digits.labels.clone(),
+            }
+        };
+        let (mut own, mut unseen) = (scale(train), scale(test));
+        let factor = train.images.norm() / own.images.norm();
+        own.images *= factor;
+        unseen.images *= factor;
+        (own, unseen)
     }
 }
 
@@ -128,8 +135,8 @@ pub fn table(
         }
         Ok(best.expect("there is a way"))
     };
-    let descent = [0.03, 0.1, 0.3].map(|rate| Way::Descent { rate });
-    let adam = [1e-3, 3e-3, 1e-2].map(|rate| Way::Adam { rate });
+    let descent = [0.1, 0.3, 1.0, 3.0].map(|rate| Way::Descent { rate });
+    let adam = [1e-3, 3e-3, 1e-2, 3e-2].map(|rate| Way::Adam { rate });
     let mut rows = Vec::new();
     for ratio in [1.0, 10.0, 100.0, 1000.0] {
         rows.push(vec![
@@ -147,8 +154,8 @@ pub fn table(
     print_table(
         &[
             "scales of pixels, largest / smallest",
-            "backprop, descent, best of 3 rates",
-            "backprop, Adam, best of 3 rates",
+            "backprop, descent, best of 4 rates",
+            "backprop, Adam, best of 4 rates",
             "projected, W-steps by Adam",
             "projected, first W-steps in closed form",
         ],

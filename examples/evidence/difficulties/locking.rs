@@ -101,7 +101,8 @@ enum Locked {
     Sweep,
 }
 
-/// Seconds a θ-step takes when every call of a layer's function or product takes `delay_ms`.
+/// Seconds a θ-step takes when every call of a layer's function or vector-Jacobian product takes
+/// `delay_ms`.
 #[derive(Serialize)]
 struct Locking {
     locking: Locked,

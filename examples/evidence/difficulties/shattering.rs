@@ -24,8 +24,7 @@ struct Task {
     split_seed: u64,
 }
 
-/// Correlation of ∂L/∂ẑ_1 (backprop) and ∂ℓ_0/∂ẑ_1 (projected targets) at neighbouring points, one
-/// hundredth of the way apart.
+/// Correlation of ∂L/∂ẑ_1 (backprop) and ∂ℓ_0/∂ẑ_1 (projected targets) at neighbouring points.
 #[derive(Serialize, Deserialize)]
 struct Outcome {
     backprop: f64,

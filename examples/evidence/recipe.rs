@@ -3,7 +3,8 @@
 //! 1. Targets: a chain of random orthogonal projections of the input, half as wide as each layer's range.
 //! 2. One pass of W-steps on them as they are: every hidden layer in closed form, the last by Adam. All
 //!    layers at once; what the hidden weights were does not matter any more.
-//! 3. Targets refreshed by a forward pass on every visit, two long reverse sweeps, one step of Adam.
+//! 3. Targets refreshed by a forward pass on every visit, two reverse sweeps at margin 1.9, one step of
+//!    Adam.
 //! 4. If wanted, a short finish by backprop.
 
 use layerwise::nalgebra::DMatrix;

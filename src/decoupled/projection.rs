@@ -16,8 +16,8 @@ use crate::{Error, Scalar, Standardizer};
 /// changes it. An input that is constant in those examples plays no part. Each layer then has a
 /// well-posed regression of its own from the first step, at full gradient size whatever the depth.
 ///
-/// Between layers of one width the chain turns, and does not stretch: what one layer misses of its
-/// targets the next ones carry on as it is. (Units standardised one by one would make faint directions
+/// Between layers of one width the chain turns, and does not stretch: a layer's error is passed on
+/// unamplified. (Units standardised one by one would make faint directions
 /// louder layer by layer, and the errors in them: circuits of depth 30 that fit such targets do not
 /// carry their input. `docs/evidence.md`.) So inputs in different units should be standardised before
 /// ([`Standardizer`](crate::Standardizer)).
@@ -106,7 +106,7 @@ impl<T: Scalar> Projection<T> {
     /// deep circuits, where errors add up.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] unless κ is above 0 and finite, also in the circuit's scalar.
+    /// [`Error::InvalidOption`] unless `factor` is above 0 and finite, also in the circuit's scalar.
     pub fn with_spread(mut self, factor: f64) -> Result<Self, Error> {
         let own = T::of(factor);
         if !(own > T::zero() && own.is_finite()) {

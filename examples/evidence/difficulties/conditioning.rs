@@ -54,8 +54,8 @@ impl Task {
                 TargetInit::ForwardPass,
                 vec![self.backprop(Adam::new(rate)?)?],
             ),
-            Way::Gradients => (projected, self.recipe.unfinished().by_gradients()?),
-            Way::ClosedForm => (projected, self.recipe.unfinished().decoupled()?),
+            Way::Gradients => (projected, self.recipe.by_gradients()?),
+            Way::ClosedForm => (projected, self.recipe.decoupled()?),
         };
         let mut model = nets::model(circuit, &train, &targets)?;
         for phase in phases {
@@ -111,7 +111,8 @@ pub fn table(
         Recipe::QUICK
     } else {
         Recipe::FULL
-    };
+    }
+    .unfinished();
     let best = |ways: &[Way], ratio: f64| -> Result<Spread, Box<dyn Error>> {
         let mut best: Option<Spread> = None;
         for &conditioning in ways {
@@ -148,7 +149,7 @@ pub fn table(
         ]);
     }
     println!(
-        "**Ill-conditioned inputs.** tanh, {DEPTH} layers, {} epochs; test accuracy, %.\n",
+        "**Ill-conditioned inputs.** tanh, {DEPTH} layers, {} passes; test accuracy, %.\n",
         recipe.epochs()
     );
     print_table(

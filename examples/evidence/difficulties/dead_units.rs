@@ -76,11 +76,11 @@ impl Task {
             }
             Way::Gradients => {
                 let targets = projected(&circuit, &train.images, self.seed)?;
-                (targets, self.recipe.unfinished().by_gradients()?)
+                (targets, self.recipe.by_gradients()?)
             }
             Way::ClosedForm => {
                 let targets = projected(&circuit, &train.images, self.seed)?;
-                (targets, self.recipe.unfinished().decoupled()?)
+                (targets, self.recipe.decoupled()?)
             }
         };
         let mut model = nets::model(circuit, train, &targets)?;
@@ -125,7 +125,8 @@ pub fn table(
         Recipe::QUICK
     } else {
         Recipe::FULL
-    };
+    }
+    .unfinished();
     let mut rows = Vec::new();
     for bias in [0.0, -1.0, -2.0, -4.0] {
         for (rates, name) in ways {
@@ -158,7 +159,7 @@ pub fn table(
         }
     }
     println!(
-        "**Dead ReLU units.** {DEPTH} layers, {WIDTH} wide, He's weights, {} epochs.\n",
+        "**Dead ReLU units.** {DEPTH} layers, {WIDTH} wide, He's weights, {} passes.\n",
         recipe.epochs()
     );
     print_table(

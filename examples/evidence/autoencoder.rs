@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::Options;
 use crate::curve::{Point, curve};
 use crate::digits::{self, Digits};
-use crate::figures::{Axis, Line, lines};
+use crate::figures::{Axis, Legend, Line, lines};
 use crate::nets::{Start, Unit};
 use crate::recipe::{BATCH, SPREAD};
 use crate::statistics::{Spread, print_table};
@@ -343,5 +343,12 @@ pub fn study(options: &Options) -> Result<(), Box<dyn Error>> {
         logarithmic: true,
     };
     let title = format!("Deep sigmoid autoencoder, seed {}", options.seeds[0]);
-    lines(&options.figure("autoencoder.svg")?, &title, x, y, &curves)
+    lines(
+        &options.figure("autoencoder.svg")?,
+        &title,
+        x,
+        y,
+        Legend::UpperRight,
+        &curves,
+    )
 }

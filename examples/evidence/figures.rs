@@ -4,6 +4,7 @@ use std::error::Error;
 use std::ops::Range;
 use std::path::Path;
 
+pub use plotters::chart::SeriesLabelPosition as Legend;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
@@ -139,6 +140,7 @@ pub fn lines(
     title: &str,
     x: Axis<'_>,
     y: Axis<'_>,
+    legend: Legend,
     lines: &[Line],
 ) -> Result<(), Box<dyn Error>> {
     let placed = |line: &Line| -> Vec<(f64, f64)> {
@@ -183,6 +185,7 @@ pub fn lines(
     }
     chart
         .configure_series_labels()
+        .position(legend)
         .background_style(WHITE.mix(0.8))
         .border_style(BLACK.mix(0.3))
         .draw()?;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Options;
 use crate::digits::{self, Digits};
-use crate::figures::{Axis, Line, lines};
+use crate::figures::{Axis, Legend, Line, lines};
 use crate::nets::{self, Start, Unit, accuracy};
 use crate::recipe::{BATCH, Recipe, projected, sweeps};
 use crate::statistics::{Spread, cosine, linear_cka, print_table};
@@ -329,6 +329,7 @@ pub fn study(options: &Options) -> Result<(), Box<dyn Error>> {
             &title,
             x,
             y,
+            Legend::LowerLeft,
             &curves,
         )?;
     }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Options;
 use crate::digits::{self, Digits};
-use crate::figures::{Axis, HeatMap, Line, heat_maps, lines};
+use crate::figures::{Axis, HeatMap, Legend, Line, heat_maps, lines};
 use crate::nets::{self, Start, Unit, accuracy};
 use crate::recipe::{BATCH, Recipe, SPREAD, projected};
 use crate::statistics::{Spread, print_table};
@@ -397,6 +397,7 @@ fn gradients(options: &Options, train: &Digits, starts: &[Start]) -> Result<(), 
             &title,
             x,
             y,
+            Legend::LowerRight,
             &curves,
         )?;
     }

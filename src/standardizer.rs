@@ -82,6 +82,16 @@ impl<T: Scalar> Standardizer<T> {
         })
     }
 
+    /// [`fit_finite`](Self::fit_finite), but rows that vary keep their scale; the others become 0.
+    pub(crate) fn centring(values: &DMatrix<T>) -> Self {
+        let mut fitted = Self::fit_finite(values);
+        let factors = fitted.factor.iter_mut();
+        for factor in factors.filter(|factor| !factor.is_zero()) {
+            *factor = T::one();
+        }
+        fitted
+    }
+
     /// [`fit`](Self::fit) to at least one example of finite values.
     ///
     /// Means and deviations in f64, whatever T: a constant unit must be seen to be constant.

@@ -629,3 +629,12 @@ fn a_standardizer_takes_no_nan() {
         ));
     }
 }
+
+#[test]
+fn the_mean_of_equal_values_is_that_value() {
+    // Sums of these round.
+    for value in [0.1, 1.0 / 3.0, 1e6 + 0.1] {
+        let fitted = Standardizer::fit(&DMatrix::from_element(1, 77, value)).unwrap();
+        assert_eq!(fitted.mean()[0], value);
+    }
+}

@@ -334,14 +334,8 @@ pub fn study(options: &Options) -> Result<(), Box<dyn Error>> {
     head.extend(names.iter().map(String::as_str));
     head.push("passes");
     print_table(&head, &rows);
-    let x = Axis {
-        name: "seconds of training",
-        logarithmic: true,
-    };
-    let y = Axis {
-        name: "½‖x − x̂‖² per test image",
-        logarithmic: true,
-    };
+    let x = Axis::logarithmic("seconds of training");
+    let y = Axis::logarithmic("½‖x − x̂‖² per test image");
     let title = format!("Deep sigmoid autoencoder, seed {}", options.seeds[0]);
     lines(
         &options.figure("autoencoder.svg")?,

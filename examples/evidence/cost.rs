@@ -8,7 +8,7 @@ use std::time::Instant;
 use layerwise::nalgebra::DMatrix;
 use layerwise::{
     Activation, Adam, Alternating, Backprop, Circuit, Dense, Phase, ReverseSweep,
-    SoftmaxCrossEntropy, TargetInit, Trainer, metrics,
+    SoftmaxCrossEntropy, Standardizer, TargetInit, Trainer, metrics,
 };
 use serde::Serialize;
 
@@ -302,11 +302,9 @@ impl Arrivals {
 /// Images of Fashion-MNIST for training and for testing, pixels in 0–1 centred by the former's means.
 fn fashion(folder: &Path) -> Result<(Digits, Digits), Box<dyn Error>> {
     let (mut train, mut test) = (part(folder, "train")?, part(folder, "t10k")?);
-    let mean = train.images.column_mean();
+    let centring = Standardizer::fit_mean_only(&train.images)?;
     for images in [&mut train.images, &mut test.images] {
-        for mut image in images.column_iter_mut() {
-            image -= &mean;
-        }
+        *images = centring.transform(images)?;
     }
     Ok((train, test))
 }

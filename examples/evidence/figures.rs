@@ -106,11 +106,25 @@ pub struct Line {
 /// What an axis shows.
 #[derive(Clone, Copy)]
 pub struct Axis<'a> {
-    pub name: &'a str,
-    pub logarithmic: bool,
+    name: &'a str,
+    logarithmic: bool,
 }
 
-impl Axis<'_> {
+impl<'a> Axis<'a> {
+    pub fn linear(name: &'a str) -> Self {
+        Self {
+            name,
+            logarithmic: false,
+        }
+    }
+
+    pub fn logarithmic(name: &'a str) -> Self {
+        Self {
+            name,
+            logarithmic: true,
+        }
+    }
+
     fn place(self, value: f64) -> f64 {
         if self.logarithmic {
             value.log10()
@@ -129,7 +143,7 @@ impl Axis<'_> {
                     format!("{value:.0e}")
                 }
             }
-            false => format!("{place:.0}"),
+            false => format!("{}", (100.0 * place).round() / 100.0),
         }
     }
 }

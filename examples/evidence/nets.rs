@@ -29,6 +29,11 @@ impl Unit {
         }
     }
 
+    /// The usual weights, which keep the size of signals: N(0, 1/fan-in), and He's for ReLU.
+    pub fn usual_start(self) -> Start {
+        Start::Normal(if self == Self::Relu { 2f64.sqrt() } else { 1.0 })
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Tanh => "tanh",

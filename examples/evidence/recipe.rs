@@ -9,8 +9,8 @@
 
 use layerwise::nalgebra::DMatrix;
 use layerwise::{
-    Adam, Alternating, Backprop, Circuit, Error, LeastSquares, Phase, Projection, ReverseSweep,
-    Schedule, StepSize, TargetInit,
+    Adam, Alternating, Backprop, Circuit, Error, LeastSquares, Optimizer, Phase, Projection,
+    ReverseSweep, Schedule, StepSize, TargetInit,
 };
 use serde::Serialize;
 
@@ -38,16 +38,21 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    pub const FULL: Self = Self {
+    const FULL: Self = Self {
         fit: 1,
         alternate: 50,
         finish: 15,
     };
-    pub const QUICK: Self = Self {
+    const QUICK: Self = Self {
         fit: 1,
         alternate: 10,
         finish: 1,
     };
+
+    /// That of a study: short for a look.
+    pub fn of(quick: bool) -> Self {
+        if quick { Self::QUICK } else { Self::FULL }
+    }
 
     /// The same length without a finish.
     pub fn unfinished(self) -> Self {
@@ -80,20 +85,29 @@ impl Recipe {
     }
 
     pub fn finish(self) -> Result<Phase<f32>, Error> {
-        Ok(Phase::new(Backprop, Adam::new(2e-3)?)
-            .epochs(self.finish)
-            .batch_size(BATCH)
-            .schedule(Schedule::cosine(0.05)?.with_warm_up(WARM_UP)))
+        warmed(Phase::new(Backprop, Adam::new(2e-3)?), self.finish)
     }
 }
 
+/// A rate that rises at first and ends at 5 %.
+fn warmed(phase: Phase<f32>, epochs: u64) -> Result<Phase<f32>, Error> {
+    Ok(phase
+        .epochs(epochs)
+        .batch_size(BATCH)
+        .schedule(Schedule::cosine(0.05)?.with_warm_up(WARM_UP)))
+}
+
 fn alternate(epochs: u64) -> Result<Phase<f32>, Error> {
-    Ok(
-        Phase::new(Alternating::refreshed(sweeps(2)?), Adam::new(5e-3)?)
-            .epochs(epochs)
-            .batch_size(BATCH)
-            .schedule(Schedule::cosine(0.05)?.with_warm_up(WARM_UP)),
-    )
+    let phase = Phase::new(Alternating::refreshed(sweeps(2)?), Adam::new(5e-3)?);
+    warmed(phase, epochs)
+}
+
+/// Backprop beside it: constant batches, a cosine down to 5 %.
+pub fn backprop(rule: impl Optimizer<f32> + 'static, epochs: u64) -> Result<Phase<f32>, Error> {
+    Ok(Phase::new(Backprop, rule)
+        .epochs(epochs)
+        .batch_size(BATCH)
+        .schedule(Schedule::cosine(0.05)?))
 }
 
 /// Reverse sweeps whose steps are as long as they may be: shorter ones fade with depth.

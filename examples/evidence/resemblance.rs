@@ -3,16 +3,16 @@
 use std::error::Error;
 
 use layerwise::{
-    Adam, Alternating, Backprop, Circuit, DecoupledCircuit, GaussNewton, GradientDescent,
-    JointDescent, Phase, Schedule, TargetInit, Trainer, metrics,
+    Adam, Alternating, Circuit, DecoupledCircuit, GaussNewton, GradientDescent, JointDescent,
+    Phase, Schedule, TargetInit, Trainer, metrics,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::Options;
 use crate::digits::{self, Digits};
 use crate::figures::{Axis, Legend, Line, lines};
-use crate::nets::{self, Start, Unit, accuracy};
-use crate::recipe::{BATCH, Recipe, projected, sweeps};
+use crate::nets::{self, Unit, accuracy};
+use crate::recipe::{BATCH, Recipe, backprop, projected, sweeps};
 use crate::statistics::{Spread, cosine, linear_cka, print_table};
 
 const UNITS: [Unit; 2] = [Unit::Tanh, Unit::Relu];
@@ -75,7 +75,7 @@ struct Outcome {
     loss: Option<f64>,
     /// Per cent of the test images that both put into the same class.
     agreement: f64,
-    /// Linear CKA of z_1, …, z_{T−1}.
+    /// Linear CKA of ẑ_1, …, ẑ_{T−1}.
     alignment: Vec<f64>,
     /// Cosine of θ_t to backprop's, t = 0, …, T−1.
     parameters: Vec<f64>,
@@ -90,13 +90,13 @@ fn rate(depth: usize) -> f64 {
 
 impl Task {
     fn run(&self, train: &Digits, test: &Digits) -> Result<Outcome, layerwise::Error> {
-        let start = nets::deep(self.unit, self.depth, start(self.unit), self.seed)?;
+        let start = nets::deep(self.unit, self.depth, self.unit.usual_start(), self.seed)?;
         let reference = self.train(start.clone(), self.seed, train, true)?;
         let other = 1000 + self.seed;
         let trained = match self.way {
             Way::OtherOrder => self.train(start.clone(), other, train, true)?,
             Way::OtherWeights => {
-                let start = nets::deep(self.unit, self.depth, self::start(self.unit), other)?;
+                let start = nets::deep(self.unit, self.depth, self.unit.usual_start(), other)?;
                 self.train(start, self.seed, train, true)?
             }
             _ => self.train(start.clone(), self.seed, train, false)?,
@@ -145,14 +145,9 @@ impl Task {
     }
 }
 
-/// N(0, 1/fan-in) for tanh, He's for ReLU.
-fn start(unit: Unit) -> Start {
-    Start::Normal(if unit == Unit::Relu { 2f64.sqrt() } else { 1.0 })
-}
-
 impl Task {
     fn backprop(&self) -> Result<Phase<f32>, layerwise::Error> {
-        self.phase(Phase::new(Backprop, Adam::new(rate(self.depth))?))
+        backprop(Adam::new(rate(self.depth))?, self.recipe.epochs())
     }
 
     /// As many θ-steps as backprop makes.
@@ -195,16 +190,16 @@ impl Task {
         circuit: Circuit<f32>,
         seed: u64,
         train: &Digits,
-        backprop: bool,
+        coupled: bool,
     ) -> Result<DecoupledCircuit<f32>, layerwise::Error> {
         let targets = match self.way {
-            Way::Recipe | Way::Finished if !backprop => {
+            Way::Recipe | Way::Finished if !coupled => {
                 projected(&circuit, &train.images, self.seed)?
             }
             _ => TargetInit::ForwardPass,
         };
         let mut model = nets::model(circuit, train, &targets)?;
-        let phases = if backprop {
+        let phases = if coupled {
             vec![self.backprop()?]
         } else {
             self.phases(train.labels.len())?
@@ -223,8 +218,8 @@ pub fn study(options: &Options) -> Result<(), Box<dyn Error>> {
     let (train, test) = digits::load(options.split_seed)?;
     let results = options.results()?;
     let (units, depths, recipe) = match options.quick {
-        false => (&UNITS[..], &DEPTHS[..], Recipe::FULL),
-        true => (&UNITS[..1], &DEPTHS[..1], Recipe::QUICK),
+        false => (&UNITS[..], &DEPTHS[..], Recipe::of(false)),
+        true => (&UNITS[..1], &DEPTHS[..1], Recipe::of(true)),
     };
     let mut tasks = Vec::new();
     for &unit in units {
@@ -307,22 +302,13 @@ pub fn study(options: &Options) -> Result<(), Box<dyn Error>> {
                 &rows,
             );
         }
-        let x = Axis {
-            name: "hidden layer t",
-            logarithmic: false,
-        };
-        let y = Axis {
-            name: "linear CKA with backprop's z_t, in hundredths",
-            logarithmic: false,
-        };
+        let x = Axis::linear("hidden layer t");
+        let y = Axis::linear("linear CKA with backprop's ẑ_t");
         let title = format!(
             "{}: representations beside backprop's, depth {}",
             unit.name(),
             depths[depths.len() - 1]
         );
-        for curve in &mut curves {
-            curve.points.iter_mut().for_each(|point| point.1 *= 100.0);
-        }
         let name = unit.name().to_lowercase();
         lines(
             &options.figure(&format!("resemblance-{name}.svg"))?,

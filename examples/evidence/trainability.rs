@@ -5,8 +5,7 @@ use std::error::Error;
 
 use layerwise::nalgebra::DMatrix;
 use layerwise::{
-    Adam, Backprop, Circuit, DecoupledCircuit, Phase, Projection, Schedule, Selection, TargetInit,
-    Trainer,
+    Adam, Circuit, DecoupledCircuit, Phase, Projection, Selection, TargetInit, Trainer,
 };
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +13,7 @@ use crate::Options;
 use crate::digits::{self, Digits};
 use crate::figures::{Axis, HeatMap, Legend, Line, heat_maps, lines};
 use crate::nets::{self, Start, Unit, accuracy};
-use crate::recipe::{BATCH, Recipe, SPREAD, projected};
+use crate::recipe::{Recipe, SPREAD, backprop, projected};
 use crate::statistics::{Spread, print_table};
 
 const UNITS: [Unit; 3] = [Unit::Tanh, Unit::Sigmoid, Unit::Relu];
@@ -124,10 +123,7 @@ impl Task {
         let circuit = nets::deep(self.unit, self.depth, self.start, self.seed)?;
         let (targets, phases, finish) = match self.method {
             Method::Backprop { rate } => {
-                let phase = Phase::new(Backprop, Adam::new(rate)?)
-                    .epochs(self.recipe.epochs())
-                    .batch_size(BATCH)
-                    .schedule(Schedule::cosine(0.05)?);
+                let phase = backprop(Adam::new(rate)?, self.recipe.epochs())?;
                 (TargetInit::ForwardPass, vec![phase], None)
             }
             Method::Decoupled { targets } => (
@@ -218,8 +214,8 @@ pub fn study(options: &Options) -> Result<(), Box<dyn Error>> {
     let (train, test) = digits::load(options.split_seed)?;
     let results = options.results()?;
     let (depths, scales, rates, recipe) = match options.quick {
-        false => (&DEPTHS[..], &SCALES[..], &RATES[..], Recipe::FULL),
-        true => (&DEPTHS[..2], &SCALES[2..4], &RATES[1..2], Recipe::QUICK),
+        false => (&DEPTHS[..], &SCALES[..], &RATES[..], Recipe::of(false)),
+        true => (&DEPTHS[..2], &SCALES[2..4], &RATES[1..2], Recipe::of(true)),
     };
     let starts: Vec<Start> = scales
         .iter()
@@ -383,14 +379,8 @@ fn gradients(options: &Options, train: &Digits, starts: &[Start]) -> Result<(), 
             .chain(names.iter().map(String::as_str));
         print_table(&head.collect::<Vec<_>>(), &rows);
         let name = unit.name().to_lowercase();
-        let x = Axis {
-            name: "layer t",
-            logarithmic: false,
-        };
-        let y = Axis {
-            name: "norm of the gradient in θ_t, per example",
-            logarithmic: true,
-        };
+        let x = Axis::linear("layer t");
+        let y = Axis::logarithmic("norm of the gradient in θ_t, per example");
         let title = format!("{}: gradients before any step, depth {DEPTH}", unit.name());
         lines(
             &options.figure(&format!("gradients-{name}.svg"))?,

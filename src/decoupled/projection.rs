@@ -1,6 +1,6 @@
 //! Projected targets: every layer's target carries the input from the first step.
 
-use nalgebra::{DMatrix, DVector};
+use nalgebra::DMatrix;
 
 use crate::circuit::Circuit;
 use crate::init::{Purpose, generator, orthonormal};
@@ -44,7 +44,7 @@ use crate::{Error, Scalar, Standardizer};
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Projection<T: Scalar> {
-    mean: DVector<T>,
+    centring: Standardizer<T>,
     /// 1/r_0.
     scale: T,
     links: Vec<Link<T>>,
@@ -71,23 +71,15 @@ impl<T: Scalar> Projection<T> {
             });
         }
         let dims = circuit.dims();
-        let fitted = Standardizer::fit_finite(inputs);
-        let mean = fitted.mean().clone();
+        let centring = Standardizer::centring(inputs);
         let mut current = inputs.clone();
-        subtract(&mean, &mut current);
+        centring.apply(&mut current);
         let scale = inverse_size(&current);
         current.scale_mut(scale);
         let mut links = Vec::new();
         for t in 1..circuit.depth() {
             let mut rng = generator(seed, Purpose::Projection, t as u64);
             let mut map = orthonormal(dims[t], dims[t - 1], &mut rng).map(T::of);
-            if t == 1 {
-                // What did not vary here plays no part later either.
-                let constant = fitted.deviation().iter().enumerate();
-                for (unit, _) in constant.filter(|(_, deviation)| deviation.is_zero()) {
-                    map.column_mut(unit).fill(T::zero());
-                }
-            }
             let scale = inverse_size(&product(&map, &current));
             map.scale_mut(scale);
             current = product(&map, &current);
@@ -98,12 +90,16 @@ impl<T: Scalar> Projection<T> {
                 spread: T::of(spread),
             });
         }
-        Ok(Self { mean, scale, links })
+        Ok(Self {
+            centring,
+            scale,
+            links,
+        })
     }
 
-    /// The same with its targets spread `factor` times as wide as they were around the centres of their
-    /// ranges: multiplies κ. Below 1 the layers' functions are nearer to linear ones, which fit such targets exactly: for
-    /// deep circuits, where errors add up.
+    /// The same with its targets spread `factor` times as wide as they were around the centres of
+    /// their ranges: multiplies κ. The narrower, the nearer the layers' functions are to linear
+    /// ones, which fit such targets exactly: for deep circuits, where errors add up.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless `factor` is above 0 and finite, also in the circuit's scalar.
@@ -127,7 +123,7 @@ impl<T: Scalar> Projection<T> {
     /// # Errors
     /// [`Error::Shape`] for inputs of another dimension than those it was fitted on.
     pub fn apply(&self, inputs: &DMatrix<T>) -> Result<Vec<DMatrix<T>>, Error> {
-        let rows = self.mean.len();
+        let rows = self.centring.mean().len();
         if inputs.nrows() != rows {
             return Err(Error::Shape {
                 what: "inputs".into(),
@@ -136,7 +132,7 @@ impl<T: Scalar> Projection<T> {
             });
         }
         let mut current = inputs.clone();
-        subtract(&self.mean, &mut current);
+        self.centring.apply(&mut current);
         current.scale_mut(self.scale);
         let mut targets = Vec::with_capacity(self.links.len());
         for link in &self.links {
@@ -144,12 +140,6 @@ impl<T: Scalar> Projection<T> {
             targets.push(current.map(|s| link.centre + link.spread * s));
         }
         Ok(targets)
-    }
-}
-
-fn subtract<T: Scalar>(mean: &DVector<T>, inputs: &mut DMatrix<T>) {
-    for mut column in inputs.column_iter_mut() {
-        column -= mean;
     }
 }
 

@@ -5,13 +5,13 @@ use std::error::Error;
 use layerwise::rand::SeedableRng;
 use layerwise::rand::rngs::ChaCha8Rng;
 use layerwise::rand::seq::SliceRandom;
-use layerwise::{Adam, Backprop, GradientDescent, Optimizer, Phase, Schedule, TargetInit, Trainer};
+use layerwise::{Adam, GradientDescent, TargetInit, Trainer};
 use serde::Serialize;
 
 use crate::Options;
 use crate::digits::{self, Digits};
 use crate::nets::{self, Start, Unit, accuracy};
-use crate::recipe::{BATCH, Recipe, projected};
+use crate::recipe::{Recipe, backprop, projected};
 use crate::results::Results;
 use crate::statistics::{Spread, print_table};
 
@@ -45,14 +45,15 @@ impl Task {
         let (train, test) = self.scaled(train, test);
         let circuit = nets::deep(Unit::Tanh, DEPTH, Start::Normal(1.0), self.seed)?;
         let projected = projected(&circuit, &train.images, self.seed)?;
+        let epochs = self.recipe.epochs();
         let (targets, phases) = match self.conditioning {
             Way::Descent { rate } => (
                 TargetInit::ForwardPass,
-                vec![self.backprop(GradientDescent::new(rate)?)?],
+                vec![backprop(GradientDescent::new(rate)?, epochs)?],
             ),
             Way::Adam { rate } => (
                 TargetInit::ForwardPass,
-                vec![self.backprop(Adam::new(rate)?)?],
+                vec![backprop(Adam::new(rate)?, epochs)?],
             ),
             Way::Gradients => (projected, self.recipe.by_gradients()?),
             Way::ClosedForm => (projected, self.recipe.decoupled()?),
@@ -65,16 +66,6 @@ impl Task {
                 .run(&mut model)?;
         }
         accuracy(&model, &test)
-    }
-
-    fn backprop(
-        &self,
-        rule: impl Optimizer<f32> + 'static,
-    ) -> Result<Phase<f32>, layerwise::Error> {
-        Ok(Phase::new(Backprop, rule)
-            .epochs(self.recipe.epochs())
-            .batch_size(BATCH)
-            .schedule(Schedule::cosine(0.05)?))
     }
 
     /// Pixel by pixel times 1 to 1/`ratio`, evenly in the logarithm, in an order that the seed draws;
@@ -107,12 +98,7 @@ pub fn table(
     results: &Results,
     (train, test): &(Digits, Digits),
 ) -> Result<(), Box<dyn Error>> {
-    let recipe = if options.quick {
-        Recipe::QUICK
-    } else {
-        Recipe::FULL
-    }
-    .unfinished();
+    let recipe = Recipe::of(options.quick).unfinished();
     let best = |ways: &[Way], ratio: f64| -> Result<Spread, Box<dyn Error>> {
         let mut best: Option<Spread> = None;
         for &conditioning in ways {

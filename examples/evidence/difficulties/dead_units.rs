@@ -4,15 +4,14 @@ use std::error::Error;
 
 use layerwise::nalgebra::DMatrix;
 use layerwise::{
-    Activation, Adam, Backprop, Circuit, Dense, Initializer, Phase, Schedule, SoftmaxCrossEntropy,
-    TargetInit, Trainer,
+    Activation, Adam, Circuit, Dense, Initializer, SoftmaxCrossEntropy, TargetInit, Trainer,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::Options;
 use crate::digits::{self, Digits};
 use crate::nets::{self, accuracy};
-use crate::recipe::{BATCH, Recipe, projected};
+use crate::recipe::{Recipe, backprop, projected};
 use crate::results::Results;
 use crate::statistics::{Spread, print_table};
 
@@ -68,10 +67,7 @@ impl Task {
         let dead_before = dead(&circuit, train)?;
         let (targets, phases) = match self.dead_units {
             Way::Backprop { rate } => {
-                let phase = Phase::new(Backprop, Adam::new(rate)?)
-                    .epochs(self.recipe.epochs())
-                    .batch_size(BATCH)
-                    .schedule(Schedule::cosine(0.05)?);
+                let phase = backprop(Adam::new(rate)?, self.recipe.epochs())?;
                 (TargetInit::ForwardPass, vec![phase])
             }
             Way::Gradients => {
@@ -112,21 +108,16 @@ pub fn table(
     results: &Results,
     (train, test): &(Digits, Digits),
 ) -> Result<(), Box<dyn Error>> {
-    let backprop = [1e-3, 3e-3, 1e-2].map(|rate| Way::Backprop { rate });
+    let coupled = [1e-3, 3e-3, 1e-2].map(|rate| Way::Backprop { rate });
     let ways: [(&[Way], &str); 3] = [
-        (&backprop, "backprop, best of 3 rates"),
+        (&coupled, "backprop, best of 3 rates"),
         (&[Way::Gradients], "projected targets, W-steps by Adam"),
         (
             &[Way::ClosedForm],
             "projected targets, first W-steps in closed form",
         ),
     ];
-    let recipe = if options.quick {
-        Recipe::QUICK
-    } else {
-        Recipe::FULL
-    }
-    .unfinished();
+    let recipe = Recipe::of(options.quick).unfinished();
     let mut rows = Vec::new();
     for bias in [0.0, -1.0, -2.0, -4.0] {
         for (rates, name) in ways {

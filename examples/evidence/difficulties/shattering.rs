@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Options;
 use crate::digits::{self, Digits};
-use crate::nets::{self, Start, Unit};
+use crate::nets::{self, Unit};
 use crate::results::Results;
 use crate::statistics::{Spread, cosine, print_table};
 
@@ -33,14 +33,8 @@ struct Outcome {
 
 impl Task {
     fn run(&self, train: &Digits) -> Result<Outcome, layerwise::Error> {
-        // He's start, which keeps the size of ReLU's signals; the one of tanh likewise.
-        let sigma = if self.shattering == Unit::Relu {
-            2f64.sqrt()
-        } else {
-            1.0
-        };
-        let circuit =
-            nets::deep::<f64>(self.shattering, self.depth, Start::Normal(sigma), self.seed)?;
+        let unit = self.shattering;
+        let circuit = nets::deep::<f64>(unit, self.depth, unit.usual_start(), self.seed)?;
         let images = train.images.map(f64::from);
         let projection = Projection::fit(&circuit, &images, self.seed)?;
         let (from, to) = (
@@ -56,9 +50,9 @@ impl Task {
         let targets = TargetInit::Given(projection.apply(&line)?);
         model.add_examples(&line, &class, &targets)?;
         let chained = model.backprop(&Selection::All)?.targets.swap_remove(0);
+        // Of ½‖z − ẑ‖² the gradient in z is minus that in ẑ, and correlates alike.
         let own = model.local_problem(0, 0..POINTS)?.gradients().target;
-        // ½‖z − ẑ‖²: the gradient in ẑ is minus that in z.
-        let own = -DMatrix::from_vec(chained.nrows(), POINTS, own);
+        let own = DMatrix::from_vec(chained.nrows(), POINTS, own);
         Ok(Outcome {
             backprop: correlation(&chained),
             decoupled: correlation(&own),

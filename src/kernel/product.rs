@@ -134,6 +134,7 @@ mod backend {
     use std::ops::Range;
 
     use faer::linalg::matmul::matmul;
+    use faer::reborrow::ReborrowMut;
     use faer::{Accum, ColRef, MatMut, MatRef, Par};
 
     use super::{Columns, Matrix};
@@ -163,6 +164,17 @@ mod backend {
         rows == 1 && inner == 1
     }
 
+    /// Rows that one call computes: by itself faer packs its left factor anew for every few
+    /// columns, or not at all, while the rows of a block stay in the nearest cache.
+    const fn rows<T>() -> usize {
+        if size_of::<T>() > 4 { 128 } else { 64 }
+    }
+    /// Columns that one call computes.
+    const COLUMNS: usize = 256;
+    /// Terms that one call sums where the right factor is transposed: its rows, far apart in
+    /// memory, would push one another out of the cache.
+    const TERMS: usize = 128;
+
     pub(super) fn product<T: Element>(
         out: &mut [T],
         add: bool,
@@ -170,16 +182,42 @@ mod backend {
         rows: Range<usize>,
         b: Columns<'_, T>,
     ) {
-        let a = view(a);
-        let out = MatMut::from_column_major_slice_mut(out, rows.len(), b.count());
-        let b = match b {
+        let (inner, count) = (a.columns(), b.count());
+        let a = view(a).get(rows.clone(), ..);
+        let (terms, b) = match b {
             Columns::Repeated { column, times } => {
-                MatRef::from_repeated_col(ColRef::from_slice(column), times)
+                let b = MatRef::from_repeated_col(ColRef::from_slice(column), times);
+                (inner, b)
             }
-            Columns::Matrix(b) => view(b),
+            Columns::Matrix(b) => (if b.transposed { TERMS } else { inner }, view(b)),
         };
-        let accumulate = if add { Accum::Add } else { Accum::Replace };
-        matmul(out, accumulate, a.get(rows, ..), b, T::one_impl(), Par::Seq);
+        let mut out = MatMut::from_column_major_slice_mut(out, rows.len(), count);
+        for columns in blocks(count, COLUMNS) {
+            for terms in blocks(inner, terms) {
+                let add = add || terms.start > 0;
+                let accumulate = if add { Accum::Add } else { Accum::Replace };
+                let b = b.get(terms.clone(), columns.clone());
+                for rows in blocks(rows.len(), self::rows::<T>()) {
+                    let out = out.rb_mut().get_mut(rows.clone(), columns.clone());
+                    let a = a.get(rows, terms.clone());
+                    matmul(out, accumulate, a, b, T::one_impl(), Par::Seq);
+                }
+            }
+        }
+    }
+
+    /// 0..length in blocks of `size`, the last with what is left over: none is smaller than `size`
+    /// unless it is the only one, so that none takes a path of its own.
+    fn blocks(length: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
+        let count = (length / size).max(1);
+        (0..count).map(move |i| {
+            let end = if i + 1 == count {
+                length
+            } else {
+                (i + 1) * size
+            };
+            i * size..end
+        })
     }
 
     fn view<T>(matrix: Matrix<'_, T>) -> MatRef<'_, T> {

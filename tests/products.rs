@@ -83,6 +83,19 @@ proptest! {
     }
 }
 
+/// Dimensions that are computed in several blocks, with something left over.
+#[test]
+fn products_in_blocks_agree_with_loops() -> Result<(), TestCaseError> {
+    let rng = &mut ChaCha8Rng::seed_from_u64(13);
+    for shape in [(130, 260, 515), (261, 3, 513), (5, 385, 600), (300, 257, 1)] {
+        for transposed in [(false, false), (true, false), (false, true), (true, true)] {
+            agrees_with_loops::<f64>(shape, transposed, rng)?;
+            agrees_with_loops::<f32>(shape, transposed, rng)?;
+        }
+    }
+    Ok(())
+}
+
 /// Rows and inner dimensions around the libraries' blocks.
 const DIMENSIONS: [usize; 16] = [1, 2, 3, 4, 5, 7, 8, 9, 63, 64, 65, 67, 128, 300, 513, 1100];
 const WIDEST: usize = 40;
@@ -168,6 +181,7 @@ fn column_ranges_are_independent<T: Scalar>() {
         (96, 300, 65),
         (128, 128, 128),
         (170, 513, 300),
+        (40, 270, 520),
         (1, 40, 50),
         (7, 3, 48),
         (65, 1100, 39),

@@ -359,8 +359,22 @@ def compare_own(run, results):
     threads = run.options.threads
     layerwise = lambda kinds, counts: [("layerwise", t, k) for t in counts for k in kinds]
     kinds = ["step", "backprop", "adam", "step64", "backprop64"]
+    modes, many = ["sequential", "layers", "columns"], [t for t in threads if t > 1]
     for net in run.options.nets:
-        run.time_net(net, layerwise(kinds, threads))
+        run.time_net(net, layerwise(kinds, threads) + layerwise(modes, many))
+    for count in many:
+        rows = []
+        for net in run.options.nets:
+            times = {mode: run.times("layerwise", count, net, mode) for mode in modes}
+            best = min(times.values(), key=statistics.median)
+            automatic = run.times("layerwise", count, net, "step")
+            quotient = ratio(automatic, best)
+            results["ratios"].append(dict(
+                ratio="automatic / best of the modes", net=net, threads=count, **quotient))
+            medians = [microseconds(statistics.median(t)) for t in (*times.values(), automatic)]
+            rows.append([net, *medians, spread(quotient)])
+        print(f"## What {count} threads share: µs a step\n")
+        table(["net", *modes, "automatic", "automatic / best of the others"], rows)
     rows = []
     for count in threads:
         for net in run.options.nets:

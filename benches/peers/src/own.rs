@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use layerwise::nalgebra::DMatrix;
 use layerwise::{
-    Activation, Adam, Backprop, Circuit, DecoupledCircuit, Dense, GradientDescent, JointDescent,
-    Phase, Scalar, TargetInit, Trainer,
+    Activation, Adam, Backprop, Circuit, DecoupledCircuit, Dense, Execution, GradientDescent,
+    JointDescent, Phase, Scalar, TargetInit, Trainer,
 };
 
 use crate::Failure;
@@ -34,7 +34,7 @@ impl Layerwise {
         let description = &problem.description;
         let rule = GradientDescent::new(description.rate)?;
         let phase = match kind {
-            Kind::Step | Kind::Step64 => {
+            Kind::Step | Kind::Step64 | Kind::Layers | Kind::Columns | Kind::Sequential => {
                 let targets = GradientDescent::new(description.target_rate)?;
                 Phase::new(JointDescent::new(targets), rule)
             }
@@ -46,6 +46,12 @@ impl Layerwise {
         };
         let mut trainer = Trainer::new(phase.epochs(steps))
             .threads(self.threads)
+            .execution(match kind {
+                Kind::Layers => Execution::Layers,
+                Kind::Columns => Execution::Columns,
+                Kind::Sequential => Execution::Sequential,
+                _ => Execution::Automatic,
+            })
             .measure_every(0);
         let mut start = None;
         let report = trainer.run_with(&mut model, |_| {
@@ -83,13 +89,16 @@ impl Peer for Layerwise {
             Kind::Adam,
             Kind::Step64,
             Kind::Backprop64,
+            Kind::Layers,
+            Kind::Columns,
+            Kind::Sequential,
         ]
     }
 
     fn run(&mut self, problem: &Problem, kind: Kind, steps: u64) -> Result<Outcome, Failure> {
         match kind {
-            Kind::Step | Kind::Backprop | Kind::Adam => self.run_in::<f32>(problem, kind, steps),
             Kind::Step64 | Kind::Backprop64 => self.run_in::<f64>(problem, kind, steps),
+            _ => self.run_in::<f32>(problem, kind, steps),
         }
     }
 }

@@ -21,6 +21,12 @@ pub enum Kind {
     Step64,
     /// `Backprop` in f64.
     Backprop64,
+    /// `Step` with the threads given whole layers, whatever the net.
+    Layers,
+    /// `Step` with the threads given columns of one layer after another.
+    Columns,
+    /// `Step` on one of the threads.
+    Sequential,
 }
 
 /// θ and z, example by example; W of a layer input by input.

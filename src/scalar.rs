@@ -23,7 +23,8 @@ pub trait Scalar: RealField + Copy {
 
     /// Matrix product, `out ← A B` or `out ← out + A B`, all column-major.
     ///
-    /// A column of the result has the same bits whatever other columns `B` has.
+    /// A column of the result has the same bits whatever other columns `B` has, unless `B` is read
+    /// transposed: its columns are no examples then, and very few of them may be summed otherwise.
     ///
     /// # Panics
     /// If the shapes do not fit one another: kernels run on shapes that were validated before.

@@ -1,7 +1,8 @@
 //! Steps do not allocate: a counter stands in for the global allocator.
 //!
-//! Promised for the default kernels; nalgebra's products take memory of their own.
-#![cfg(feature = "fast-kernels")]
+//! Promised for the default kernels on x86-64; nalgebra's products take memory of their own, and so
+//! do those that faer uses on other processors.
+#![cfg(all(feature = "fast-kernels", target_arch = "x86_64"))]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -311,6 +312,42 @@ fn training_in_f64_allocates_nothing_after_its_start() {
 #[test]
 fn training_in_f32_allocates_nothing_after_its_start() {
     training::<f32>();
+}
+
+/// Eight examples and then three, on layers of 8 and of 3 units: buffers of one length, but not of
+/// one layer, meet.
+#[test]
+fn a_short_last_batch_takes_no_memory_from_later_ones() {
+    let dense = |input, output| Dense::new(input, output, Activation::Tanh).unwrap();
+    let run = |epochs| {
+        let layers = Circuit::builder().layer(dense(6, 8)).layer(dense(8, 3));
+        let mut model = examples_of::<f64>(layers.layer(dense(3, 4)));
+        let rule = || GradientDescent::new(0.01).unwrap();
+        let phase = Phase::new(JointDescent::new(rule()), rule()).epochs(epochs);
+        let mut trainer = Trainer::new(phase.batch_size(8));
+        allocations(|| trainer.run(&mut model).unwrap())
+    };
+    assert_eq!(run(4), run(1));
+}
+
+/// Products in several blocks of rows, of columns and of terms.
+#[test]
+fn large_layers_allocate_nothing_after_their_start() {
+    let dense = |input, output| Dense::new(input, output, Activation::Tanh).unwrap();
+    let layers = Circuit::builder().layer(dense(260, 300));
+    let circuit = layers.layer(dense(300, 4)).build().unwrap();
+    let mut model = DecoupledCircuit::<f32>::new(circuit);
+    let wave = |rows| DMatrix::from_fn(rows, 520, |i, j| ((i + 3 * j) % 7) as f32 / 7.0);
+    let targets = TargetInit::Projected { seed: 1 };
+    model.add_examples(&wave(260), &wave(4), &targets).unwrap();
+    let mut workspace = Workspace::new(model.circuit(), 520);
+    let mut evaluate = || {
+        let batch = model.batch(0..520).unwrap();
+        let circuit = model.circuit();
+        circuit.evaluate(batch, true, true, &mut workspace, Execution::Sequential)
+    };
+    evaluate();
+    assert_eq!(allocations(evaluate), 0);
 }
 
 fn evaluation<T: Scalar>() {

@@ -26,6 +26,13 @@ HERE = Path(__file__).resolve().parent
 TOLERANCE, WAY_TOLERANCE = 1e-4, 1e-2
 
 
+# What the kinds of steps compute that have a reference. Adam has none: its own tests check it.
+STEPS = {
+    "step": "step", "step64": "step", "sequential": "step", "layers": "step", "columns": "step",
+    "backprop": "backprop", "backprop64": "backprop",
+}
+
+
 class Failed(Exception):
     """A worker said that something went wrong."""
 
@@ -136,10 +143,10 @@ class Check:
                     self.judge(worker, net, kind, variant, f"{name}[{t}]", *arrays)
 
     def reference(self, net, kind, steps):
-        key = (net, kind, steps)
+        key = (net, STEPS[kind], steps)
         if key not in self.references:
             problem = Problem(self.folder / net)
-            self.references[key] = problem, nets.reference(problem, kind, steps)
+            self.references[key] = problem, nets.reference(problem, STEPS[kind], steps)
         return self.references[key]
 
     def read(self, problem, folder):
@@ -247,6 +254,8 @@ class Run:
             if kind in ("step", "backprop"):
                 chosen = self.choose(worker, net, kind)
             else:
+                if kind in STEPS:
+                    self.check(worker, net, kind, None)
                 chosen = Series(worker, net, kind, None, self.folder)
                 chosen.calibrate(self.options.seconds)
             if chosen is not None:
@@ -530,18 +539,26 @@ def processor():
     return platform.processor()
 
 
+def commit():
+    """The commit that was measured, and whether its files were changed since."""
+    git = lambda *words: subprocess.run(["git", "-C", str(HERE), *words], capture_output=True, text=True)
+    name = git("describe", "--always", "--dirty").stdout.strip()
+    return name or "of this folder"
+
+
 def main():
     options = options_of(__doc__)
     run = Run(options)
     versions = {}
     for (peer, _), worker in run.workers.items():
         versions[peer] = worker.version
+    versions["layerwise"] = commit()
     results = dict(
         date=datetime.date.today().isoformat(), processor=processor(), cores=len(run.cores),
         python=platform.python_version(), versions=versions, missing=run.missing,
         rounds=options.rounds, seconds=options.seconds, ratios=[], products=[], digits=[])
     print(f"# layerwise and its peers, {results['date']}\n")
-    print(f"{results['processor']}; {results['cores']} cores; Python {results['python']}")
+    print(f"{results['processor']}; {results['cores']} logical processors; Python {results['python']}")
     print("; ".join(f"{peer} {version}" for peer, version in versions.items()))
     for peer, reason in run.missing.items():
         print(f"missing: {peer} ({reason})")

@@ -47,7 +47,9 @@ def write(net, folder):
 
 
 def reference(problem, kind, steps):
-    """(value before the last update, weights, biases, z) in f64."""
+    """(value before the last update, weights, biases, z) in f64; `kind` is step or backprop."""
+    if kind not in ("step", "backprop"):
+        raise ValueError(f"there is no reference of {kind}")
     wide = lambda arrays: [a.astype(np.float64) for a in arrays]
     weights, biases, z = wide(problem.weights), wide(problem.biases), wide(problem.z)
     x, y = wide([problem.x, problem.y])

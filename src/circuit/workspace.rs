@@ -162,9 +162,9 @@ impl<T: Scalar> LocalWorkspace<T> {
     }
 }
 
-/// Exchanges buffers of one length.
+/// Exchanges buffers of one length, and of one capacity: nobody gets less room than it had.
 fn swap_alike<T>(a: &mut Vec<T>, b: &mut Vec<T>) {
-    if a.len() == b.len() {
+    if a.len() == b.len() && a.capacity() == b.capacity() {
         std::mem::swap(a, b);
     }
 }

@@ -78,7 +78,7 @@ where
     T: Scalar + backend::Element,
 {
     let (m, k, n) = shape(&out, &a, &b);
-    let narrow = n < backend::least_columns(m, k);
+    let narrow = n < backend::least_columns(m, k, b.transposed);
     // A transposed right factor is a sum over examples (G Zᵀ): its columns are no examples.
     if m * n * k == 0 || backend::prefers_loops(m, k) || (narrow && b.transposed) {
         return by_loops(out, a, b);
@@ -112,7 +112,7 @@ where
         if left > 0 && left < backend::LEAST_ROWS {
             rows -= backend::LEAST_ROWS;
         }
-        let times = backend::least_columns(rows, k);
+        let times = backend::least_columns(rows, k, false);
         let panel = &mut panel[..rows * times];
         let to = &mut out[start..start + rows];
         if add {
@@ -145,13 +145,14 @@ mod backend {
     pub(super) const LEAST_ROWS: usize = 2;
 
     /// Products of this many multiplications or fewer take faer's path for tiny matrices, which
-    /// sums long rows in another order than the main path.
+    /// sums the rows of a transposed left factor in parts if they are long.
     const TINY: usize = 16 * 16 * 16;
     /// Rows of at most this length are summed alike on both paths.
     const SHORT: usize = 64;
 
     /// Fewest columns for which the product takes the path of all wider ones.
-    pub(super) fn least_columns(rows: usize, inner: usize) -> usize {
+    pub(super) fn least_columns(rows: usize, inner: usize, transposed: bool) -> usize {
+        let inner = inner.min(terms(transposed));
         if inner > SHORT && rows > 1 {
             (TINY / (rows * inner) + 1).max(2)
         } else {
@@ -165,16 +166,26 @@ mod backend {
     }
 
     /// Rows that one call computes. Faer goes through all rows of the left factor for every few
-    /// columns; those of a block stay in the nearest cache meanwhile. The fastest sizes measured.
+    /// columns; those of a block stay in the second-level cache meanwhile. This and the sizes below
+    /// are the fastest of those measured (docs/performance.md).
     const fn rows<T>() -> usize {
         if size_of::<T>() > 4 { 128 } else { 64 }
     }
 
     /// Columns that one call computes.
     const COLUMNS: usize = 256;
-    /// Terms that one call sums where the right factor is transposed: its rows, far apart in
-    /// memory, would push one another out of the cache.
-    const TERMS: usize = 128;
+
+    /// Terms that one call sums. The rows of a transposed right factor lie far apart in memory: more
+    /// of them would push one another out of the cache. Else as many as faer itself sums at once; but
+    /// where it leaves that to the crate gemm, which goes by the size of the whole product, so few
+    /// that there is nothing to choose.
+    const fn terms(transposed: bool) -> usize {
+        if transposed || cfg!(not(target_arch = "x86_64")) {
+            128
+        } else {
+            512
+        }
+    }
 
     pub(super) fn product<T: Element>(
         out: &mut [T],
@@ -185,16 +196,16 @@ mod backend {
     ) {
         let (inner, count) = (a.columns(), b.count());
         let a = view(a).get(rows.clone(), ..);
-        let (terms, b) = match b {
+        let (transposed, b) = match b {
             Columns::Repeated { column, times } => {
                 let b = MatRef::from_repeated_col(ColRef::from_slice(column), times);
-                (inner, b)
+                (false, b)
             }
-            Columns::Matrix(b) => (if b.transposed { TERMS } else { inner }, view(b)),
+            Columns::Matrix(b) => (b.transposed, view(b)),
         };
         let mut out = MatMut::from_column_major_slice_mut(out, rows.len(), count);
         for columns in blocks(count, COLUMNS) {
-            for terms in blocks(inner, terms) {
+            for terms in blocks(inner, terms(transposed)) {
                 let add = add || terms.start > 0;
                 let accumulate = if add { Accum::Add } else { Accum::Replace };
                 let b = b.get(terms.clone(), columns.clone());
@@ -252,7 +263,7 @@ mod backend {
     pub(super) const LEAST_ROWS: usize = SMALL + 1;
 
     /// Fewest columns for which the product takes the path of all wider ones.
-    pub(super) fn least_columns(_rows: usize, _inner: usize) -> usize {
+    pub(super) fn least_columns(_rows: usize, _inner: usize, _transposed: bool) -> usize {
         SMALL + 1
     }
 

@@ -136,18 +136,17 @@ impl Request {
         self.by.multiply(&mut out, a, b);
         check(&out, a, b)?;
         let flops = 2.0 * (m * k * n) as f64;
-        let (mut times, mut elapsed) = (1_u64, 0.0);
+        let mut times = 1_u64;
         loop {
             let start = Instant::now();
             for _ in 0..times {
                 self.by.multiply(&mut out, a, b);
                 std::hint::black_box(&mut out);
             }
-            elapsed = f64::max(elapsed, start.elapsed().as_secs_f64());
+            let elapsed = start.elapsed().as_secs_f64();
             if elapsed >= 0.5 * self.seconds {
                 return Ok(flops * times as f64 / elapsed / 1e9);
             }
-            elapsed = 0.0;
             times *= 2;
         }
     }

@@ -5,7 +5,7 @@ use layerwise::rand::rngs::ChaCha8Rng;
 use layerwise::{Activation, Context, Dense, Layer, Scalar, Sequential};
 use proptest::prelude::*;
 
-use super::property::{Tested, uniform};
+use crate::property::{Tested, uniform};
 
 /// What else layers ask of differences in a scalar.
 pub(crate) trait Probed: Tested {

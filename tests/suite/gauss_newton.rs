@@ -1,10 +1,7 @@
 //! Gauss-Newton steps: exact on linear circuits, never uphill for any example, at
 //! rest where the gradient is zero, and the same for an example in every batch.
 
-#[path = "derivatives/property.rs"]
-#[macro_use]
-mod property;
-
+use crate::property::{Tested, failed, for_all, generator, uniform};
 use layerwise::nalgebra::DMatrix;
 use layerwise::rand::Rng;
 use layerwise::{
@@ -13,7 +10,6 @@ use layerwise::{
     Regularizer, ReverseSweep, Scalar, Scratch, Selection, SoftmaxCrossEntropy, SquaredError, Step,
     StepSize, TargetInit, Trainer, Write,
 };
-use property::{Tested, failed, for_all, generator, uniform};
 use proptest::prelude::*;
 
 in_both_scalars!(

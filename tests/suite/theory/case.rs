@@ -8,7 +8,7 @@ use layerwise::{
     SoftmaxCrossEntropy, StepSize, TargetInit,
 };
 
-use crate::faulty::{Fault, Faulty};
+use super::faulty::{Fault, Faulty};
 
 /// What a case's model is made of.
 #[derive(Debug, Clone)]

@@ -1,17 +1,13 @@
 //! The crate's problems as functions of one flat vector: the circuit's own bits, derivatives that
 //! differences confirm, the documented layout, and points put back as a whole or not at all.
 
-#[path = "derivatives/property.rs"]
-#[macro_use]
-mod property;
-
+use crate::property::{Tested, failed, for_all, generator, uniform};
 use layerwise::nalgebra::DMatrix;
 use layerwise::{
     Activation, Circuit, DecoupledCircuit, Dense, Error, Gaussian, GradCheck, JointObjective,
     LocalObjective, Loss, Objective, Poisson, Quantity, Regularizer, Scalar, Selection,
     SoftmaxCrossEntropy, SquaredError, TargetInit, Workspace,
 };
-use property::{Tested, failed, for_all, generator, uniform};
 use proptest::prelude::*;
 
 in_both_scalars!(

@@ -2,13 +2,11 @@
 //! local problems and whole circuits, at random shapes, parameters and data away from kinks; and
 //! the bounds that go with them, curvature and Lipschitz constants.
 
-#[path = "derivatives/cases.rs"]
 mod cases;
-#[path = "derivatives/property.rs"]
-#[macro_use]
-mod property;
-
-use cases::{ACTIVATIONS, Probed, Spec, any_activation, chain, forward, sequential, smooth_point};
+use self::cases::{
+    ACTIVATIONS, Probed, Spec, any_activation, chain, forward, sequential, smooth_point,
+};
+use crate::property::{failed, for_all, generator, uniform};
 use layerwise::nalgebra::DMatrix;
 use layerwise::rand::RngExt;
 use layerwise::{
@@ -17,7 +15,6 @@ use layerwise::{
     PseudoHuber, Scalar, Selection, SoftmaxCrossEntropy, SquaredError, TargetInit, Wanted,
     WeightedSquaredError, Write,
 };
-use property::{failed, for_all, generator, uniform};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 

@@ -3,17 +3,13 @@
 //!
 //! Every case is drawn from its number, which the message of a failure names.
 
-#[path = "theory/case.rs"]
 mod case;
-#[path = "theory/faulty.rs"]
 mod faulty;
-#[path = "theory/limit.rs"]
 mod limit;
-#[path = "theory/multipliers.rs"]
 mod multipliers;
 
-use case::{Case, distance, noise, norm, settle, settle_unchecked};
-use faulty::{Fault, Faulty};
+use self::case::{Case, distance, noise, norm, settle, settle_unchecked};
+use self::faulty::{Fault, Faulty};
 use layerwise::nalgebra::DMatrix;
 use layerwise::{
     Activation, Affine, Circuit, DecoupledCircuit, Dense, Error, GaussNewton, Gaussian, Huber,

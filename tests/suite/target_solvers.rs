@@ -1,10 +1,7 @@
 //! Target solvers beside one another: none goes uphill on any random circuit, the exact ones agree
 //! and reach the minimum of a linear circuit at once, steps are checked and end example by example.
 
-#[path = "derivatives/property.rs"]
-#[macro_use]
-mod property;
-
+use crate::property::{Tested, failed, for_all, generator, uniform};
 use layerwise::nalgebra::{DMatrix, DVector};
 use layerwise::rand::RngExt;
 use layerwise::{
@@ -13,7 +10,6 @@ use layerwise::{
     Selection, SoftmaxCrossEntropy, SolveReport, SolveStop, StepSize, SynchronousDescent,
     TargetInit, TargetProblem, TargetSolver, Trainer, Wanted,
 };
-use property::{Tested, failed, for_all, generator, uniform};
 use proptest::prelude::*;
 
 in_both_scalars!(

@@ -7,7 +7,7 @@ use layerwise::{
     Step, StepSize, SynchronousDescent, Trainer, theory,
 };
 
-use crate::case::{Case, noise, norm};
+use super::case::{Case, noise, norm};
 
 const ALL: Selection<'static> = Selection::All;
 

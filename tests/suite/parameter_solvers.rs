@@ -1,10 +1,7 @@
 //! W-steps by solvers: least squares against independent closed forms, Gauss-Newton products against
 //! JᵀCJ built column by column, never uphill, all layers or none, and what they bring in training.
 
-#[path = "derivatives/property.rs"]
-#[macro_use]
-mod property;
-
+use crate::property::{Tested, failed, for_all, generator, uniform};
 use layerwise::nalgebra::{DMatrix, DVector};
 use layerwise::rand::Rng;
 use layerwise::{
@@ -15,7 +12,6 @@ use layerwise::{
     Scratch, Selection, Sequential, SoftmaxCrossEntropy, SquaredError, TargetInit, Trainer, Visit,
     Write,
 };
-use property::{Tested, failed, for_all, generator, uniform};
 use proptest::prelude::*;
 
 in_both_scalars!(

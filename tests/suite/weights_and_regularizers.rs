@@ -1,12 +1,9 @@
 //! Example weights and regularisers: values and gradients by finite differences and by hand, what
 //! weights and R scale and what they leave alone, and weight decay in a run.
 
-#[path = "derivatives/property.rs"]
-#[macro_use]
-mod property;
-
 use std::sync::{Arc, Mutex};
 
+use crate::property::{Tested, failed, for_all, generator, uniform};
 use layerwise::nalgebra::DMatrix;
 use layerwise::{
     Activation, Adam, AdamW, Alternating, Backprop, Circuit, DecoupledCircuit, Dense, Error,
@@ -14,7 +11,6 @@ use layerwise::{
     ReverseSweep, Scalar, Scheme, Selection, SoftmaxCrossEntropy, SquaredError, Step, StepSize,
     SynchronousDescent, TargetInit, TargetSolver, Trainer, Visit, Wanted,
 };
-use property::{Tested, failed, for_all, generator, uniform};
 use proptest::prelude::*;
 
 in_both_scalars!(

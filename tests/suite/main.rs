@@ -1,0 +1,44 @@
+//! The tests of the crate, a module each, in one program: what they share is compiled once.
+
+#[macro_use]
+mod property;
+
+mod activations;
+#[cfg(feature = "argmin")]
+mod argmin;
+mod defaults;
+mod derivatives;
+mod diagnostics;
+mod edges;
+mod equivalences;
+mod errors;
+mod examples_by_key;
+mod gauss_newton;
+mod initializers;
+mod joint_descent;
+mod losses;
+mod metrics;
+mod multipliers;
+mod objectives;
+mod optimizers;
+mod parameter_solvers;
+mod penalty_growth;
+mod phases;
+mod pinned;
+mod planted_errors;
+mod precision;
+mod presets;
+mod products;
+mod residual_targets;
+mod same_bits;
+mod sequential;
+#[cfg(feature = "serde")]
+mod shards;
+mod statements;
+#[cfg(feature = "proptest")]
+mod strategies;
+mod target_solvers;
+mod targets;
+mod theory;
+mod training;
+mod weights_and_regularizers;

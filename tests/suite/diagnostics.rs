@@ -986,24 +986,3 @@ fn the_table_has_a_line_a_layer_and_one_for_the_whole() {
     let plain = model.diagnose(&Diagnostics::new()).unwrap().to_string();
     assert!(!plain.contains("accuracy"));
 }
-
-#[cfg(feature = "serde")]
-#[test]
-fn a_report_survives_json() {
-    fn there_and_back<T>(model: DecoupledCircuit<T>)
-    where
-        T: Scalar + serde::Serialize + serde::de::DeserializeOwned,
-    {
-        for options in [everything(), Diagnostics::new().without_backprop()] {
-            let report = model.diagnose(&options).unwrap();
-            let text = serde_json::to_string(&report).unwrap();
-            let back: DiagnosticReport<T> = serde_json::from_str(&text).unwrap();
-            assert_eq!(back, report);
-            let value: serde_json::Value = serde_json::from_str(&text).unwrap();
-            assert!(value["layers"][0]["target"]["gap"].is_f64());
-            assert!(value["layers"][2]["target"].is_null());
-        }
-    }
-    there_and_back(model::<f64>(1, &[3, 5, 4, 3], 6, false));
-    there_and_back(model::<f32>(1, &[3, 5, 4, 3], 6, false));
-}

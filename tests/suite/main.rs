@@ -4,8 +4,6 @@
 mod property;
 
 mod activations;
-#[cfg(feature = "argmin")]
-mod argmin;
 mod defaults;
 mod derivatives;
 mod diagnostics;
@@ -28,15 +26,9 @@ mod pinned;
 mod planted_errors;
 mod precision;
 mod presets;
-mod products;
 mod residual_targets;
-mod same_bits;
 mod sequential;
-#[cfg(feature = "serde")]
-mod shards;
 mod statements;
-#[cfg(feature = "proptest")]
-mod strategies;
 mod target_solvers;
 mod targets;
 mod theory;

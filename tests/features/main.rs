@@ -1,0 +1,10 @@
+//! The tests of what optional features bring, a module each.
+
+#[cfg(feature = "argmin")]
+mod argmin;
+#[cfg(feature = "serde")]
+mod reports;
+#[cfg(feature = "serde")]
+mod shards;
+#[cfg(feature = "proptest")]
+mod strategies;

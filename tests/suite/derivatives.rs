@@ -419,7 +419,7 @@ fn losses_are_semidefinite_and_bounded<T: Probed>() {
             prop_assert!(asymmetry <= T::ROUNDING, "{loss:?}: asymmetry {asymmetry}");
             let least = matrix.symmetric_eigenvalues().min();
             prop_assert!(least >= -T::ROUNDING, "{loss:?}: eigenvalue {least}");
-            // Which losses have a bound, and which, is pinned in tests/losses.rs.
+            // Which losses have a bound, and which, is pinned in tests/suite/losses.rs.
             let Some(bound) = loss.curvature_bound(&case.parameters) else {
                 continue;
             };

@@ -542,8 +542,7 @@ def processor():
 def commit():
     """The commit that was measured, and whether its files were changed since."""
     git = lambda *words: subprocess.run(["git", "-C", str(HERE), *words], capture_output=True, text=True)
-    name = git("describe", "--always", "--dirty").stdout.strip()
-    return name or "of this folder"
+    return git("describe", "--always", "--dirty").stdout.strip()
 
 
 def main():
@@ -552,7 +551,7 @@ def main():
     versions = {}
     for (peer, _), worker in run.workers.items():
         versions[peer] = worker.version
-    versions["layerwise"] = commit()
+    versions["layerwise"] = commit() or versions["layerwise"]
     results = dict(
         date=datetime.date.today().isoformat(), processor=processor(), cores=len(run.cores),
         python=platform.python_version(), versions=versions, missing=run.missing,

@@ -152,7 +152,7 @@ mod backend {
 
     /// Fewest columns for which the product takes the path of all wider ones.
     pub(super) fn least_columns(rows: usize, inner: usize, transposed: bool) -> usize {
-        let inner = inner.min(terms(transposed));
+        let inner = inner.min(terms_at_once(transposed));
         if inner > SHORT && rows > 1 {
             (TINY / (rows * inner) + 1).max(2)
         } else {
@@ -168,18 +168,18 @@ mod backend {
     /// Rows that one call computes. Faer goes through all rows of the left factor for every few
     /// columns; those of a block stay in the second-level cache meanwhile. This and the sizes below
     /// are the fastest of those measured (docs/performance.md).
-    const fn rows<T>() -> usize {
+    const fn rows_at_once<T>() -> usize {
         if size_of::<T>() > 4 { 128 } else { 64 }
     }
 
     /// Columns that one call computes.
-    const COLUMNS: usize = 256;
+    const COLUMNS_AT_ONCE: usize = 256;
 
     /// Terms that one call sums. The rows of a transposed right factor lie far apart in memory: more
     /// of them would push one another out of the cache. Else as many as faer itself sums at once; but
     /// where it leaves that to the crate gemm, which goes by the size of the whole product, so few
     /// that there is nothing to choose.
-    const fn terms(transposed: bool) -> usize {
+    const fn terms_at_once(transposed: bool) -> usize {
         if transposed || cfg!(not(target_arch = "x86_64")) {
             128
         } else {
@@ -204,12 +204,12 @@ mod backend {
             Columns::Matrix(b) => (b.transposed, view(b)),
         };
         let mut out = MatMut::from_column_major_slice_mut(out, rows.len(), count);
-        for columns in blocks(count, COLUMNS) {
-            for terms in blocks(inner, terms(transposed)) {
+        for columns in blocks(count, COLUMNS_AT_ONCE) {
+            for terms in blocks(inner, terms_at_once(transposed)) {
                 let add = add || terms.start > 0;
                 let accumulate = if add { Accum::Add } else { Accum::Replace };
                 let b = b.get(terms.clone(), columns.clone());
-                for rows in blocks(rows.len(), self::rows::<T>()) {
+                for rows in blocks(rows.len(), rows_at_once::<T>()) {
                     let out = out.rb_mut().get_mut(rows.clone(), columns.clone());
                     let a = a.get(rows, terms.clone());
                     matmul(out, accumulate, a, b, T::one_impl(), Par::Seq);

@@ -1,6 +1,8 @@
 //! The tests of the crate, a module each, in one program: what they share is compiled once.
 
 #[macro_use]
+mod doubles;
+#[macro_use]
 mod property;
 
 mod activations;

@@ -3,14 +3,12 @@
 
 use crate::property::{Tested, failed, for_all, generator, uniform};
 use layerwise::nalgebra::{DMatrix, DVector};
-use layerwise::rand::Rng;
 use layerwise::{
     Activation, Affine, Alternating, Circuit, Context, DecoupledCircuit, Dense, Error, Gaussian,
     GradientDescent, Huber, Layer, LeastSquares, LevenbergMarquardt, LocalProblem, LocalWorkspace,
-    Loss, NormalEquations, Pair, ParameterGroup, ParameterReport, ParameterSolver,
-    ParameterSolvers, Phase, Point, Poisson, Quantity, Regularizer, ReverseSweep, Scalar, Scheme,
-    Scratch, Selection, Sequential, SoftmaxCrossEntropy, SquaredError, TargetInit, Trainer, Visit,
-    Write,
+    Loss, NormalEquations, Pair, ParameterReport, ParameterSolver, ParameterSolvers, Phase, Point,
+    Poisson, Quantity, Regularizer, ReverseSweep, Scalar, Scheme, Selection, Sequential,
+    SoftmaxCrossEntropy, SquaredError, TargetInit, Trainer, Visit, Write,
 };
 use proptest::prelude::*;
 
@@ -587,25 +585,7 @@ enum Fault {
 }
 
 impl<T: Scalar> Layer<T> for Faulty {
-    fn input_dim(&self) -> usize {
-        Layer::<T>::input_dim(&self.inner)
-    }
-
-    fn output_dim(&self) -> usize {
-        Layer::<T>::output_dim(&self.inner)
-    }
-
-    fn parameters(&self) -> Vec<ParameterGroup> {
-        Layer::<T>::parameters(&self.inner)
-    }
-
-    fn initialize(&self, parameters: &mut [T], rng: &mut dyn Rng) {
-        self.inner.initialize(parameters, rng);
-    }
-
-    fn scratch(&self, batch: usize) -> Scratch {
-        Layer::<T>::scratch(&self.inner, batch)
-    }
+    described_by!(inner: T);
 
     fn forward(
         &self,
@@ -1005,25 +985,7 @@ fn a_problem_that_does_not_fit_is_refused() {
 struct Misdescribed(Dense, Affine);
 
 impl Layer<f64> for Misdescribed {
-    fn input_dim(&self) -> usize {
-        Layer::<f64>::input_dim(&self.0)
-    }
-
-    fn output_dim(&self) -> usize {
-        Layer::<f64>::output_dim(&self.0)
-    }
-
-    fn parameters(&self) -> Vec<ParameterGroup> {
-        Layer::<f64>::parameters(&self.0)
-    }
-
-    fn initialize(&self, parameters: &mut [f64], rng: &mut dyn Rng) {
-        self.0.initialize(parameters, rng);
-    }
-
-    fn scratch(&self, batch: usize) -> Scratch {
-        Layer::<f64>::scratch(&self.0, batch)
-    }
+    described_by!(0: f64);
 
     fn forward(
         &self,

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use layerwise::nalgebra::DMatrix;
 use layerwise::rand::rngs::ChaCha8Rng;
-use layerwise::rand::{Rng, RngExt, SeedableRng};
+use layerwise::rand::{RngExt, SeedableRng};
 use layerwise::{
     Activation, BinaryCrossEntropy, Circuit, ClassWeights, Context, DecoupledCircuit, Dense, Error,
     Gaussian, GradCheck, GradReport, Huber, KullbackLeibler, LabelSmoothing, Layer, LocalProblem,
-    Loss, Pair, ParameterGroup, Point, Poisson, PseudoHuber, Scalar, Scratch, SoftmaxCrossEntropy,
+    Loss, Pair, ParameterGroup, Point, Poisson, PseudoHuber, Scalar, SoftmaxCrossEntropy,
     SquaredError, TargetInit, WeightedSquaredError, Write,
 };
 
@@ -171,25 +171,7 @@ impl FaultyLayer {
 }
 
 impl<T: Scalar> Layer<T> for FaultyLayer {
-    fn input_dim(&self) -> usize {
-        SIDE
-    }
-
-    fn output_dim(&self) -> usize {
-        SIDE
-    }
-
-    fn parameters(&self) -> Vec<ParameterGroup> {
-        Layer::<T>::parameters(&self.inner)
-    }
-
-    fn initialize(&self, parameters: &mut [T], rng: &mut dyn Rng) {
-        self.inner.initialize(parameters, rng);
-    }
-
-    fn scratch(&self, batch: usize) -> Scratch {
-        Layer::<T>::scratch(&self.inner, batch)
-    }
+    described_by!(inner: T);
 
     fn forward(
         &self,
@@ -742,25 +724,7 @@ fn a_last_bit_without_a_tape_is_caught() {
     struct LastBit(Dense);
 
     impl Layer<f64> for LastBit {
-        fn input_dim(&self) -> usize {
-            Layer::<f64>::input_dim(&self.0)
-        }
-
-        fn output_dim(&self) -> usize {
-            Layer::<f64>::output_dim(&self.0)
-        }
-
-        fn parameters(&self) -> Vec<ParameterGroup> {
-            Layer::<f64>::parameters(&self.0)
-        }
-
-        fn initialize(&self, parameters: &mut [f64], rng: &mut dyn Rng) {
-            self.0.initialize(parameters, rng);
-        }
-
-        fn scratch(&self, batch: usize) -> Scratch {
-            Layer::<f64>::scratch(&self.0, batch)
-        }
+        described_by!(0: f64);
 
         fn forward(
             &self,

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use layerwise::rand::Rng;
-use layerwise::{Affine, Context, Dense, Layer, ParameterGroup, Point, Scalar, Scratch, Write};
+use layerwise::{Affine, Context, Dense, Layer, Point, Scalar, Write};
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Fault {
@@ -45,25 +44,7 @@ impl Faulty {
 }
 
 impl<T: Scalar> Layer<T> for Faulty {
-    fn input_dim(&self) -> usize {
-        Layer::<T>::input_dim(&self.inner)
-    }
-
-    fn output_dim(&self) -> usize {
-        Layer::<T>::output_dim(&self.inner)
-    }
-
-    fn parameters(&self) -> Vec<ParameterGroup> {
-        Layer::<T>::parameters(&self.inner)
-    }
-
-    fn initialize(&self, parameters: &mut [T], rng: &mut dyn Rng) {
-        self.inner.initialize(parameters, rng);
-    }
-
-    fn scratch(&self, batch: usize) -> Scratch {
-        Layer::<T>::scratch(&self.inner, batch)
-    }
+    described_by!(inner: T);
 
     fn forward(
         &self,

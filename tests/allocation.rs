@@ -181,10 +181,10 @@ fn phases_on<T: Scalar>(
                 let mut trainer = Trainer::new(phase).measure_every(measure);
                 allocations(|| trainer.run(&mut model).unwrap())
             };
-            // The list of records doubles its room once between 32 and 64 epochs.
+            // The list of records doubles its room once between 8 and 16 epochs.
             assert_eq!(
-                run(64),
-                run(32) + 1,
+                run(16),
+                run(8) + 1,
                 "{name}, batches of {batch}, measured every {measure}"
             );
         }

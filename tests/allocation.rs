@@ -191,29 +191,28 @@ fn phases_on<T: Scalar>(
     }
 }
 
-#[test]
-fn training_in_f64_allocates_nothing_after_its_start() {
-    training_on::<f64, _>("backprop", || Backprop);
-    training_on::<f64, _>("weights only", Alternating::weights_only);
-    training_on::<f64, _>("joint, plain", || {
+fn training<T: Scalar>() {
+    training_on::<T, _>("backprop", || Backprop);
+    training_on::<T, _>("weights only", Alternating::weights_only);
+    training_on::<T, _>("joint, plain", || {
         JointDescent::new(GradientDescent::new(0.05).unwrap())
     });
-    training_on::<f64, _>("joint, Adam", || {
+    training_on::<T, _>("joint, Adam", || {
         JointDescent::new(Adam::new(0.05).unwrap())
     });
-    training_on::<f64, _>("persistent, sweep", || {
+    training_on::<T, _>("persistent, sweep", || {
         Alternating::persistent(ReverseSweep::new(2))
     });
-    training_on::<f64, _>("refreshed, sweep", || {
+    training_on::<T, _>("refreshed, sweep", || {
         Alternating::refreshed(ReverseSweep::new(2).with_bound_every(1).unwrap())
             .with_parameter_steps(2)
             .unwrap()
     });
-    training_on::<f64, _>("persistent, synchronous", || {
+    training_on::<T, _>("persistent, synchronous", || {
         let step = StepSize::Bounded { margin: 1.0 };
         Alternating::persistent(SynchronousDescent::new(2, step).unwrap())
     });
-    training_on::<f64, _>("refreshed, synchronous momentum", || {
+    training_on::<T, _>("refreshed, synchronous momentum", || {
         let rule = GradientDescent::new(0.05).unwrap();
         let rule = rule.with_momentum(0.9).unwrap();
         Alternating::refreshed(
@@ -222,18 +221,18 @@ fn training_in_f64_allocates_nothing_after_its_start() {
                 .with_rule(rule),
         )
     });
-    training_on::<f64, _>("residual", || Alternating::residual(ReverseSweep::new(1)));
-    training_on::<f64, _>("multipliers", || {
+    training_on::<T, _>("residual", || Alternating::residual(ReverseSweep::new(1)));
+    training_on::<T, _>("multipliers", || {
         AugmentedLagrangian::new(ReverseSweep::new(2))
     });
-    training_on::<f64, _>("Levenberg-Marquardt", || {
+    training_on::<T, _>("Levenberg-Marquardt", || {
         Alternating::refreshed(ReverseSweep::new(1))
             .with_parameter_solver(LevenbergMarquardt::new(2, 3))
             .with_parameter_steps(2)
             .unwrap()
     });
     let decayed = || AdamW::new(Adam::new(1e-3).unwrap());
-    phases_on::<f64>("rich, residual", rich_model, || {
+    phases_on::<T>("rich, residual", rich_model, || {
         let step = StepSize::Fixed(0.05);
         let sweep = ReverseSweep::new(2).with_step(step).unwrap();
         Phase::new(Alternating::residual(sweep), decayed())
@@ -241,27 +240,27 @@ fn training_in_f64_allocates_nothing_after_its_start() {
             .penalty_schedule(Schedule::geometric(4.0).unwrap())
             .max_gradient_norm(0.1)
     });
-    phases_on::<f64>("rich, growing penalties", rich_model, || {
+    phases_on::<T>("rich, growing penalties", rich_model, || {
         let growth = PenaltyGrowth::new(2).unwrap().with_cap(8.0).unwrap();
         let step = StepSize::Fixed(0.05);
         let sweep = ReverseSweep::new(1).with_step(step).unwrap();
         Phase::new(Alternating::persistent(sweep), decayed()).penalty_growth(growth)
     });
-    phases_on::<f64>("rich, Gauss-Newton", rich_model, || {
+    phases_on::<T>("rich, Gauss-Newton", rich_model, || {
         Phase::new(Alternating::refreshed(GaussNewton::new(2, 3)), decayed())
     });
-    phases_on::<f64>("rich, direct, multipliers", narrow_model, || {
+    phases_on::<T>("rich, direct, multipliers", narrow_model, || {
         Phase::new(AugmentedLagrangian::new(GaussNewton::direct(2)), decayed())
     });
-    phases_on::<f64>("rich, cyclic reduction", narrow_model, || {
+    phases_on::<T>("rich, cyclic reduction", narrow_model, || {
         let ends = Convergence::NEVER.with_stagnation(1e-3).unwrap();
         let solver = GaussNewton::cyclic_reduction(3).with_convergence(ends);
         Phase::new(Alternating::persistent(solver), decayed())
     });
-    phases_on::<f64>("rich, chained", rich_model, || {
+    phases_on::<T>("rich, chained", rich_model, || {
         Phase::new(Alternating::residual(GaussNewton::chained(1, 3)), decayed())
     });
-    phases_on::<f64>("rich, red-black", rich_model, || {
+    phases_on::<T>("rich, red-black", rich_model, || {
         let ends = Convergence::NEVER.with_tolerance(1e-3).unwrap();
         let far = StepSize::Checked(2.0);
         let solver = RedBlack::new(3).with_step(far).unwrap();
@@ -270,66 +269,49 @@ fn training_in_f64_allocates_nothing_after_its_start() {
             decayed(),
         )
     });
-    phases_on::<f64>("weighted least squares", weighted_model, || {
+    phases_on::<T>("weighted least squares", weighted_model, || {
         let ridge = LeastSquares::ridge(0.1).unwrap();
         let kept = ridge.with_forgetting(0.5).unwrap();
         let solver = kept.with_proximal(0.1).unwrap();
         let scheme = Alternating::persistent(ReverseSweep::new(1));
         Phase::new(scheme.with_parameter_solver(solver), decayed()).max_gradient_norm(0.1)
     });
-    phases_on::<f64>("rich, Levenberg-Marquardt", rich_model, || {
+    phases_on::<T>("rich, Levenberg-Marquardt", rich_model, || {
         let solver = LevenbergMarquardt::new(2, 2);
         Phase::new(
             Alternating::weights_only().with_parameter_solver(solver),
             decayed(),
         )
     });
-    phases_on::<f64>("rich, joint", rich_model, || {
+    phases_on::<T>("rich, joint", rich_model, || {
         let targets = RmsProp::new(1e-3).unwrap();
         Phase::new(JointDescent::new(targets), RmsProp::new(1e-3).unwrap())
     });
-    phases_on::<f64>("rich, synchronous by Adam", rich_model, || {
+    phases_on::<T>("rich, synchronous by Adam", rich_model, || {
         let solver = SynchronousDescent::new(2, StepSize::Fixed(1.0))
             .unwrap()
             .with_rule(Adam::new(1e-3).unwrap());
         Phase::new(Alternating::persistent(solver), decayed())
     });
-    phases_on::<f64>("rich, backprop", rich_model, || {
+    phases_on::<T>("rich, backprop", rich_model, || {
         let rule = GradientDescent::new(0.01).unwrap();
         Phase::new(Backprop, rule.with_nesterov(0.9).unwrap())
     });
     let unit = || examples_of(layers().output_loss(SoftmaxCrossEntropy));
-    phases_on::<f64>("Z-IL", unit, || Phase::new(ZIl, decayed()));
-    phases_on::<f64>("fixed prediction", unit, || {
+    phases_on::<T>("Z-IL", unit, || Phase::new(ZIl, decayed()));
+    phases_on::<T>("fixed prediction", unit, || {
         Phase::new(FixedPrediction::new(), decayed())
     });
 }
 
-/// The main kinds of work: what schemes and solvers allocate does not depend on the scalar, what
-/// kernels do may.
+#[test]
+fn training_in_f64_allocates_nothing_after_its_start() {
+    training::<f64>();
+}
+
 #[test]
 fn training_in_f32_allocates_nothing_after_its_start() {
-    training_on::<f32, _>("backprop", || Backprop);
-    training_on::<f32, _>("joint, Adam", || {
-        JointDescent::new(Adam::new(0.05).unwrap())
-    });
-    phases_on::<f32>("rich, Gauss-Newton", rich_model, || {
-        let scheme = Alternating::refreshed(GaussNewton::new(2, 3));
-        Phase::new(scheme, Adam::new(1e-3).unwrap())
-    });
-    phases_on::<f32>("rich, direct", narrow_model, || {
-        let scheme = Alternating::persistent(GaussNewton::direct(2));
-        Phase::new(scheme, Adam::new(1e-3).unwrap())
-    });
-    phases_on::<f32>("rich, cyclic reduction", narrow_model, || {
-        let scheme = Alternating::persistent(GaussNewton::cyclic_reduction(2));
-        Phase::new(scheme, Adam::new(1e-3).unwrap())
-    });
-    phases_on::<f32>("weighted least squares", weighted_model, || {
-        let scheme = Alternating::persistent(ReverseSweep::new(1));
-        let scheme = scheme.with_parameter_solver(LeastSquares::ridge(0.1).unwrap());
-        Phase::new(scheme, Adam::new(1e-3).unwrap())
-    });
+    training::<f32>();
 }
 
 /// Eight examples and then three, on layers of 8 and of 3 units: buffers of one length, but not of

@@ -9,10 +9,12 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use layerwise::{
-    Alternating, DecoupledCircuit, Error, GaussNewton, GradientDescent, Matrix, Phase, Scalar,
-    SolveReport, TargetInit, TargetProblem, TargetSolver, Trainer, Write,
-};
+use layerwise::decoupled::TargetInit;
+use layerwise::kernel::{Matrix, Write};
+use layerwise::optimizer::GradientDescent;
+use layerwise::target_solver::{GaussNewton, SolveReport, TargetProblem, TargetSolver};
+use layerwise::training::{Alternating, Phase, Trainer};
+use layerwise::{DecoupledCircuit, Error, Scalar};
 use nets::{model, nets};
 
 mod nets;

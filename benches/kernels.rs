@@ -6,10 +6,11 @@
 use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use layerwise::{
-    Activation, Adam, BinaryCrossEntropy, GradientDescent, Loss, Optimizer, Pair, Poisson, RmsProp,
-    Scalar, SoftmaxCrossEntropy, SquaredError, Step, Write,
-};
+use layerwise::kernel::Write;
+use layerwise::layer::Activation;
+use layerwise::loss::{BinaryCrossEntropy, Pair, Poisson, SoftmaxCrossEntropy, SquaredError};
+use layerwise::optimizer::{Adam, GradientDescent, Optimizer, RmsProp, Step};
+use layerwise::{Loss, Scalar};
 
 const ROWS: usize = 64;
 

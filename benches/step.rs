@@ -4,7 +4,10 @@
 //! `cargo bench --bench step`. tanh, the last layer linear, squared error.
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use layerwise::{DecoupledCircuit, Execution, Matrix, Scalar, TargetInit, Workspace, Write};
+use layerwise::decoupled::TargetInit;
+use layerwise::energy::Workspace;
+use layerwise::kernel::{Execution, Matrix, Write};
+use layerwise::{DecoupledCircuit, Scalar};
 use nets::{model, nets};
 
 mod nets;

@@ -2,13 +2,17 @@
 //!
 //! ẑ_k = exp(−½ Σ_j (z_j − c_jk)² / s_k²), parameters: the centres c (input × units), then ln s.
 
+use layerwise::decoupled::TargetInit;
+use layerwise::gradcheck::GradCheck;
+use layerwise::init::Initializer;
+use layerwise::kernel::Write;
+use layerwise::layer::{Activation, Context, Dense, ParameterGroup, Point, Scratch};
 use layerwise::nalgebra::DMatrix;
+use layerwise::optimizer::Adam;
 use layerwise::rand::Rng;
-use layerwise::{
-    Activation, Adam, Alternating, Circuit, Context, DecoupledCircuit, Dense, Error, GradCheck,
-    Initializer, Layer, ParameterGroup, Phase, Point, ReverseSweep, Scalar, Scratch, TargetInit,
-    Trainer, Write,
-};
+use layerwise::target_solver::ReverseSweep;
+use layerwise::training::{Alternating, Phase, Trainer};
+use layerwise::{Circuit, DecoupledCircuit, Error, Layer, Scalar};
 
 #[derive(Debug)]
 struct RadialBasis {

@@ -1,10 +1,11 @@
 //! The T local problems of a circuit, each on a thread of its own: same bits as the circuit's own
 //! evaluation.
 
+use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::energy::LocalGradients;
+use layerwise::layer::{Activation, Dense};
 use layerwise::nalgebra::DMatrix;
-use layerwise::{
-    Activation, Circuit, DecoupledCircuit, Dense, Error, LocalGradients, Selection, TargetInit,
-};
+use layerwise::{Circuit, DecoupledCircuit, Error};
 
 fn main() -> Result<(), Error> {
     let widths = [20, 64, 48, 32, 16, 3];

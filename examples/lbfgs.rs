@@ -15,11 +15,15 @@ use argmin::solver::linesearch::MoreThuenteLineSearch;
 use argmin::solver::quasinewton::LBFGS;
 use clap::Parser;
 use data::Digits;
+use layerwise::data::metrics;
+use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::layer::{Activation, Dense};
+use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::nalgebra::DMatrix;
-use layerwise::{
-    Activation, CappedLineSearch, Circuit, DecoupledCircuit, Dense, GaussNewton, LocalObjective,
-    Objective, Regularizer, Selection, SoftmaxCrossEntropy, TargetInit, metrics,
-};
+use layerwise::objective::{CappedLineSearch, LocalObjective, Objective};
+use layerwise::regularizer::Regularizer;
+use layerwise::target_solver::GaussNewton;
+use layerwise::{Circuit, DecoupledCircuit};
 use serde::Serialize;
 
 /// Trains a tanh circuit on 8×8 handwritten digits by L-BFGS on three objectives and prints one

@@ -1,11 +1,14 @@
 //! The shortest complete program: a decoupled circuit learns a curve, and its gradients are
 //! checked.
 
+use layerwise::decoupled::TargetInit;
+use layerwise::gradcheck::GradCheck;
+use layerwise::layer::{Activation, Dense};
 use layerwise::nalgebra::DMatrix;
-use layerwise::{
-    Activation, Adam, Alternating, Circuit, DecoupledCircuit, Dense, Error, GradCheck, Phase,
-    ReverseSweep, TargetInit, Trainer,
-};
+use layerwise::optimizer::Adam;
+use layerwise::target_solver::ReverseSweep;
+use layerwise::training::{Alternating, Phase, Trainer};
+use layerwise::{Circuit, DecoupledCircuit, Error};
 
 fn main() -> Result<(), Error> {
     // 200 examples of y = sin 3x, one a column.

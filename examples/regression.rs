@@ -8,12 +8,15 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use flate2::read::GzDecoder;
+use layerwise::data::{Split, Standardizer, metrics};
+use layerwise::decoupled::TargetInit;
+use layerwise::layer::{Activation, Dense};
 use layerwise::nalgebra::DMatrix;
-use layerwise::{
-    Activation, Adam, Alternating, Backprop, Circuit, DecoupledCircuit, Dense, Error,
-    GradientDescent, JointDescent, Phase, Regularizer, ReverseSweep, Split, Standardizer, Stopping,
-    TargetInit, Trainer, metrics,
-};
+use layerwise::optimizer::{Adam, GradientDescent};
+use layerwise::regularizer::Regularizer;
+use layerwise::target_solver::ReverseSweep;
+use layerwise::training::{Alternating, Backprop, JointDescent, Phase, Stopping, Trainer};
+use layerwise::{Circuit, DecoupledCircuit, Error};
 
 /// Trains tanh circuits of widths 10, 16, 16, 1 by several schemes on the same folds and prints the
 /// mean RMSE (in units of the target) and R² on test folds, and the ratio of RMSE to backprop's.

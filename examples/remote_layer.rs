@@ -7,11 +7,15 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, ExitCode, Stdio};
 
+use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::energy::{LocalWorkspace, Wanted};
+use layerwise::layer::{Activation, Dense};
+use layerwise::loss::SquaredError;
 use layerwise::nalgebra::DMatrix;
-use layerwise::{
-    Activation, Adam, Circuit, DecoupledCircuit, Dense, Error, LocalWorkspace, Optimizer,
-    ReverseSweep, Selection, Shard, SquaredError, Step, TargetInit, Wanted,
-};
+use layerwise::optimizer::{Adam, Optimizer, Step};
+use layerwise::shard::Shard;
+use layerwise::target_solver::ReverseSweep;
+use layerwise::{Circuit, DecoupledCircuit, Error};
 
 const WIDTHS: [usize; 4] = [1, 24, 24, 1];
 const ROUNDS: usize = 60;

@@ -69,7 +69,7 @@ impl fmt::Display for Quantity {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A circuit, or a [`Sequential`](crate::Sequential), without layers.
+    /// A circuit, or a [`Sequential`](crate::layer::Sequential), without layers.
     #[error("a {what} needs at least one layer, and none was given")]
     NoLayers {
         /// "circuit" or "sequential layer".
@@ -373,7 +373,7 @@ pub enum Error {
     #[error("{entry}, above the tolerance {tolerance:e}")]
     WrongDerivative {
         /// The worst entry, with both numbers.
-        entry: crate::GradEntry,
+        entry: GradEntry,
         /// The error allowed.
         tolerance: f64,
     },
@@ -395,4 +395,32 @@ pub enum Error {
         /// The step, counted from 0 (a Z-step within one visit, or a parameter step of the run).
         step: u64,
     },
+}
+
+/// One number of a derivative, beside its finite difference.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GradEntry {
+    /// Which derivative, such as "∂f/∂θ by vjp".
+    pub derivative: &'static str,
+    /// t of θ_t or z_t in the check of a whole circuit.
+    pub layer: Option<usize>,
+    /// Which entry of it, or which random direction.
+    pub index: usize,
+    /// What the code under test says.
+    pub analytic: f64,
+    /// What the differences say.
+    pub numeric: f64,
+    /// Error as [`GradCheck`](crate::gradcheck::GradCheck) defines it; infinite if one of the two numbers is not finite.
+    pub error: f64,
+}
+
+impl fmt::Display for GradEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let layer = self.layer.map_or(String::new(), |t| format!(", t = {t}"));
+        write!(
+            f,
+            "{}{layer} [{}]: analytic {:e}, numeric {:e}, error {:.1e}",
+            self.derivative, self.index, self.analytic, self.numeric, self.error
+        )
+    }
 }

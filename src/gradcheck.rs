@@ -2,15 +2,17 @@
 
 use std::fmt;
 
-use crate::circuit::{LocalProblem, Workspace};
 use crate::decoupled::DecoupledCircuit;
-use crate::execution::Execution;
+use crate::energy::{LocalProblem, Workspace};
+use crate::error::Error;
+pub use crate::error::GradEntry;
 use crate::init::{Purpose, add_noise, generator};
+use crate::kernel::Execution;
 use crate::kernel::dot;
+use crate::kernel::{Scalar, Write};
 use crate::layer::{Context, Layer, Point, parameter_count};
 use crate::loss::{Loss, Pair};
 use crate::objective::Objective;
-use crate::{Error, Scalar, Write};
 
 /// Compares derivatives with central differences (φ(x + h) − φ(x − h)) / 2h.
 ///
@@ -29,7 +31,8 @@ use crate::{Error, Scalar, Write};
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Activation, Dense, GradCheck};
+/// use layerwise::gradcheck::GradCheck;
+/// use layerwise::layer::{Activation, Dense};
 ///
 /// let layer = Dense::new(3, 2, Activation::Gelu)?;
 /// let parameters = [0.1, -0.4, 0.8, 0.3, -0.7, 0.2, 0.0, 0.5_f64];
@@ -43,23 +46,6 @@ pub struct GradCheck {
     /// `None`: every coordinate.
     directions: Option<usize>,
     seed: u64,
-}
-
-/// One number of a derivative, beside its finite difference.
-#[derive(Debug, Clone, PartialEq)]
-pub struct GradEntry {
-    /// Which derivative, such as "∂f/∂θ by vjp".
-    pub derivative: &'static str,
-    /// t of θ_t or z_t in the check of a whole circuit.
-    pub layer: Option<usize>,
-    /// Which entry of it, or which random direction.
-    pub index: usize,
-    /// What the code under test says.
-    pub analytic: f64,
-    /// What the differences say.
-    pub numeric: f64,
-    /// Error as [`GradCheck`] defines it; infinite if one of the two numbers is not finite.
-    pub error: f64,
 }
 
 /// The outcome of a check.
@@ -169,17 +155,6 @@ impl fmt::Display for GradReport {
             writeln!(f, "  {entry}")?;
         }
         Ok(())
-    }
-}
-
-impl fmt::Display for GradEntry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let layer = self.layer.map_or(String::new(), |t| format!(", t = {t}"));
-        write!(
-            f,
-            "{}{layer} [{}]: analytic {:e}, numeric {:e}, error {:.1e}",
-            self.derivative, self.index, self.analytic, self.numeric, self.error
-        )
     }
 }
 
@@ -524,7 +499,7 @@ impl GradCheck {
         let gradients = problem.gradients();
         let mut workspace = problem.workspace();
         let mut phi = |problem: LocalProblem<'_, T>| {
-            problem.evaluate(crate::Wanted::NONE, &mut workspace);
+            problem.evaluate(crate::energy::Wanted::NONE, &mut workspace);
             total(workspace.energies())
         };
         self.gradient(
@@ -595,8 +570,8 @@ impl GradCheck {
     pub fn circuit<T: Scalar>(&self, model: &DecoupledCircuit<T>) -> Result<GradReport, Error> {
         let mut report = GradReport::default();
         let n = model.examples().len();
-        let gradients = model.gradients(&crate::Selection::All)?;
-        let backprop = model.backprop(&crate::Selection::All)?;
+        let gradients = model.gradients(&crate::decoupled::Selection::All)?;
+        let backprop = model.backprop(&crate::decoupled::Selection::All)?;
         let mut workspace = Workspace::new(&model.circuit, n);
         let mut composed = workspace.clone();
         let mut probe = model.clone();

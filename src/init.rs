@@ -5,7 +5,8 @@ use rand::rngs::ChaCha8Rng;
 use rand::{Rng, SeedableRng};
 use rand_distr::{Distribution, StandardNormal, Uniform};
 
-use crate::{Error, Scalar};
+use crate::error::Error;
+use crate::kernel::Scalar;
 
 /// The number of units that sets the variance of [`Initializer::VarianceScaling`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +32,8 @@ pub enum Shape {
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Activation, Dense, Initializer};
+/// use layerwise::init::Initializer;
+/// use layerwise::layer::{Activation, Dense};
 ///
 /// let layer = Dense::new(64, 32, Activation::Relu)?.with_weights(Initializer::he_normal())?;
 /// # Ok::<(), layerwise::Error>(())

@@ -50,7 +50,9 @@
 //! # Examples
 //!
 //! ```
-//! use layerwise::{Activation, Circuit, DecoupledCircuit, Dense, Selection, TargetInit};
+//! use layerwise::{Circuit, DecoupledCircuit};
+//! use layerwise::decoupled::{Selection, TargetInit};
+//! use layerwise::layer::{Activation, Dense};
 //! use nalgebra::DMatrix;
 //!
 //! let circuit = Circuit::<f64>::builder()
@@ -74,83 +76,39 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
-mod backprop;
-mod circuit;
-mod decoupled;
-mod diagnostics;
-mod error;
-mod execution;
-mod gradcheck;
-mod init;
-mod kernel;
-mod layer;
-mod loss;
-pub mod metrics;
-mod objective;
-mod optimizer;
-mod parameter_solver;
+mod check;
+pub mod circuit;
+pub mod data;
+pub mod decoupled;
+pub mod diagnostics;
+pub mod energy;
+pub mod error;
+pub mod gradcheck;
+pub mod init;
+pub mod kernel;
+pub mod layer;
+pub mod loss;
+pub mod objective;
+pub mod optimizer;
+pub mod parameter_solver;
+pub mod prelude;
 pub mod presets;
-mod regularizer;
-mod scalar;
-#[cfg(test)]
-mod scalar_tests;
-mod schedule;
-mod selection;
-mod shard;
-mod split;
-mod standardizer;
+pub mod regularizer;
+pub mod schedule;
+pub mod shard;
+pub mod state;
 #[cfg(feature = "proptest")]
 pub mod strategies;
-mod target_solver;
+pub mod target_solver;
 pub mod theory;
-mod training;
+pub mod training;
 
-pub use circuit::{
-    Batch, Circuit, CircuitBuilder, LocalGradients, LocalProblem, LocalWorkspace, Wanted, Workspace,
-};
-pub use decoupled::{DecoupledCircuit, Gradients, MemoryEstimate, Projection, TargetInit};
-pub use diagnostics::{
-    CurvatureDiagnostics, DiagnosticReport, Diagnostics, GradientDiagnostics, LayerDiagnostics,
-    TargetDiagnostics,
-};
-pub use error::{Error, Quantity};
-pub use execution::Execution;
-pub use gradcheck::{GradCheck, GradEntry, GradReport};
-pub use init::{Fan, Initializer, Shape};
-pub use kernel::{Matrix, Write};
-pub use layer::{
-    Activation, Affine, Context, Dense, Layer, ParameterGroup, Point, Scratch, Sequential,
-};
-pub use loss::{
-    BinaryCrossEntropy, ClassWeights, Gaussian, Huber, KullbackLeibler, LabelSmoothing, Loss, Pair,
-    Poisson, PseudoHuber, SoftmaxCrossEntropy, SquaredError, WeightedSquaredError,
-};
-#[cfg(feature = "argmin")]
-pub use objective::CappedLineSearch;
-pub use objective::{
-    ComposedObjective, JointObjective, LocalObjective, Objective, TargetObjective,
-};
-pub use optimizer::{Adam, AdamW, GradientDescent, Optimizer, RmsProp, Step};
-pub use parameter_solver::{
-    LeastSquares, LevenbergMarquardt, NormalEquations, ParameterReport, ParameterSolver,
-    ParameterSolvers,
-};
-pub use regularizer::Regularizer;
-pub use scalar::Scalar;
-pub use schedule::Schedule;
-pub use selection::Selection;
-pub use shard::Shard;
-pub use split::Split;
-pub use standardizer::Standardizer;
-pub use target_solver::{
-    Convergence, GaussNewton, RedBlack, ReverseSweep, SolveReport, SolveStop, StepSize,
-    SynchronousDescent, TargetProblem, TargetSolver,
-};
-pub use training::{
-    Alternating, AugmentedLagrangian, Backprop, EpochRecord, FixedPrediction, JointDescent,
-    PenaltyGrowth, Phase, PhaseReport, Progress, Scheme, StopReason, Stopping, TargetPolicy,
-    Trainer, TrainingReport, Visit, ZIl,
-};
+pub use circuit::Circuit;
+pub use decoupled::DecoupledCircuit;
+pub use error::Error;
+pub use kernel::Scalar;
+pub use layer::Layer;
+pub use loss::Loss;
 
 pub use nalgebra;
 pub use rand;

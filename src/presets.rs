@@ -13,20 +13,23 @@
 //! Each returns a whole [`Phase`], the optimiser of θ included. A preset fixes what makes the scheme, not its circuit: losses and the μ_t at the start are the
 //! circuit's.
 
+use crate::error::Error;
+use crate::kernel::Scalar;
 use crate::optimizer::Optimizer;
 use crate::schedule::Schedule;
 use crate::target_solver::{StepSize, SynchronousDescent, TargetSolver};
 use crate::training::{
     Alternating, AugmentedLagrangian, FixedPrediction, JointDescent, Phase, ZIl,
 };
-use crate::{Error, Scalar};
 
 /// Layer-wise gradient decoupling as it was proposed: joint descent on E(θ, Z), `target_rule` moving z and `rule` θ, from
 /// one evaluation of all layers' independent gradients.
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Adam, GradientDescent, Phase, presets};
+/// use layerwise::presets;
+/// use layerwise::optimizer::{Adam, GradientDescent};
+/// use layerwise::training::Phase;
 ///
 /// let targets = GradientDescent::new(0.1)?.with_momentum(0.9)?;
 /// let phase: Phase<f64> = presets::proposal(targets, Adam::new(1e-2)?).epochs(600);
@@ -51,7 +54,10 @@ pub fn proposal<T: Scalar>(
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Adam, Phase, ReverseSweep, presets};
+/// use layerwise::presets;
+/// use layerwise::optimizer::Adam;
+/// use layerwise::target_solver::ReverseSweep;
+/// use layerwise::training::Phase;
 ///
 /// let phase: Phase<f64> =
 ///     presets::mac(ReverseSweep::new(3), Adam::new(1e-3)?, 100.0)?.epochs(300);
@@ -82,7 +88,10 @@ pub fn mac<T: Scalar>(
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Adam, Phase, ReverseSweep, presets};
+/// use layerwise::presets;
+/// use layerwise::optimizer::Adam;
+/// use layerwise::target_solver::ReverseSweep;
+/// use layerwise::training::Phase;
 ///
 /// let phase: Phase<f64> = presets::admm(ReverseSweep::new(3), Adam::new(1e-3)?);
 /// # Ok::<(), layerwise::Error>(())
@@ -102,7 +111,10 @@ pub fn admm<T: Scalar>(
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Adam, Phase, ReverseSweep, presets};
+/// use layerwise::presets;
+/// use layerwise::optimizer::Adam;
+/// use layerwise::target_solver::ReverseSweep;
+/// use layerwise::training::Phase;
 ///
 /// let phase: Phase<f32> = presets::carried_residuals(ReverseSweep::new(1), Adam::new(1e-3)?)
 ///     .epochs(4)
@@ -126,7 +138,9 @@ pub fn carried_residuals<T: Scalar>(
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Adam, Phase, presets};
+/// use layerwise::presets;
+/// use layerwise::optimizer::Adam;
+/// use layerwise::training::Phase;
 ///
 /// let phase: Phase<f64> = presets::predictive_coding(20, 0.1, Adam::new(1e-3)?)?;
 /// # Ok::<(), layerwise::Error>(())
@@ -144,7 +158,9 @@ pub fn predictive_coding<T: Scalar>(
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Adam, Phase, presets};
+/// use layerwise::presets;
+/// use layerwise::optimizer::Adam;
+/// use layerwise::training::Phase;
 ///
 /// let phase: Phase<f64> = presets::z_il(Adam::new(1e-3)?);
 /// # Ok::<(), layerwise::Error>(())
@@ -158,7 +174,9 @@ pub fn z_il<T: Scalar>(rule: impl Optimizer<T> + 'static) -> Phase<T> {
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Adam, Phase, presets};
+/// use layerwise::presets;
+/// use layerwise::optimizer::Adam;
+/// use layerwise::training::Phase;
 ///
 /// let phase: Phase<f64> = presets::fixed_prediction(Adam::new(1e-3)?);
 /// # Ok::<(), layerwise::Error>(())

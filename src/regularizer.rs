@@ -1,7 +1,8 @@
 //! Penalties on the size of parameters and auxiliary targets.
 
+use crate::error::Error;
+use crate::kernel::Scalar;
 use crate::kernel::{add_scaled, dot, total_magnitude};
-use crate::{Error, Scalar};
 
 /// The elastic net R(x) = λ₁ Σ_j |x_j| + ½ λ₂ Σ_j x_j² (Zou & Hastie 2005); L1 and L2 are its ends.
 ///
@@ -11,7 +12,7 @@ use crate::{Error, Scalar};
 ///
 /// # Examples
 /// ```
-/// use layerwise::Regularizer;
+/// use layerwise::regularizer::Regularizer;
 ///
 /// let elastic = Regularizer::elastic(0.1, 0.5)?;
 /// assert!((elastic.value(&[1.0_f64, -2.0]) - (0.1 * 3.0 + 0.25 * 5.0)).abs() < 1e-15);

@@ -1,6 +1,6 @@
 //! Factors that change during a phase: of the learning rate, and of the penalties μ.
 
-use crate::Error;
+use crate::error::Error;
 
 /// A factor as a pure function of the step k of K.
 ///
@@ -17,7 +17,7 @@ use crate::Error;
 ///
 /// # Examples
 /// ```
-/// use layerwise::Schedule;
+/// use layerwise::schedule::Schedule;
 ///
 /// let cosine = Schedule::cosine(0.1)?;
 /// assert_eq!(cosine.factor(0, 100), 1.0);

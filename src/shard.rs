@@ -1,14 +1,17 @@
 //! A local problem that can leave the process.
 
+use crate::check::{check_length, check_weights};
 use crate::circuit::all_groups;
-use crate::circuit::local_problem::{LocalProblem, Regularization, check_length, check_weights};
 use crate::decoupled::DecoupledCircuit;
-use crate::execution::Execution;
+use crate::decoupled::Selection;
+use crate::energy::LocalProblem;
+use crate::energy::local_problem::Regularization;
+use crate::error::Error;
+use crate::kernel::Execution;
+use crate::kernel::Scalar;
 use crate::layer::{Context, Layer, ParameterGroup};
 use crate::loss::Loss;
 use crate::regularizer::Regularizer;
-use crate::selection::Selection;
-use crate::{Error, Scalar};
 
 /// The local problem of one layer as an owned value: θ_t, z_t, z_{t+1}, μ, weights and regularisers
 /// of some examples, and a fingerprint of layer and loss.
@@ -25,9 +28,11 @@ use crate::{Error, Scalar};
 ///
 /// # Examples
 /// ```
-/// use layerwise::{
-///     Activation, Circuit, DecoupledCircuit, Dense, Selection, SquaredError, TargetInit, Wanted,
-/// };
+/// use layerwise::{Circuit, DecoupledCircuit};
+/// use layerwise::decoupled::{Selection, TargetInit};
+/// use layerwise::energy::Wanted;
+/// use layerwise::layer::{Activation, Dense};
+/// use layerwise::loss::SquaredError;
 /// use nalgebra::DMatrix;
 ///
 /// let circuit = Circuit::<f64>::builder()

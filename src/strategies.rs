@@ -10,7 +10,8 @@
 //! ```
 //! use layerwise::strategies::proptest::{prelude::*, test_runner::RngSeed};
 //! use layerwise::strategies::{Shapes, models};
-//! use layerwise::{ReverseSweep, Selection};
+//! use layerwise::decoupled::Selection;
+//! use layerwise::target_solver::ReverseSweep;
 //!
 //! let config = ProptestConfig {
 //!     rng_seed: RngSeed::Fixed(1),
@@ -36,12 +37,15 @@ use proptest::collection::vec;
 use proptest::sample::select;
 use proptest::strategy::Strategy;
 
+use crate::circuit::Circuit;
+use crate::decoupled::{DecoupledCircuit, TargetInit};
+use crate::error::Error;
+use crate::init::{Fan, Initializer, Shape};
 use crate::init::{Purpose, draw, generator};
+use crate::kernel::Scalar;
 use crate::layer::parameter_count;
-use crate::{
-    Activation, Circuit, DecoupledCircuit, Dense, Error, Fan, Initializer, Layer, Loss, Pair,
-    Scalar, Shape, SoftmaxCrossEntropy, TargetInit,
-};
+use crate::layer::{Activation, Dense, Layer};
+use crate::loss::{Loss, Pair, SoftmaxCrossEntropy};
 
 /// Every activation; of the leaky ReLU the slope 0.1.
 const ACTIVATIONS: [Activation; 8] = [
@@ -63,7 +67,7 @@ const SIZE: f64 = 1.5;
 ///
 /// # Examples
 /// ```
-/// use layerwise::Activation;
+/// use layerwise::layer::Activation;
 /// use layerwise::strategies::{Output, Shapes};
 ///
 /// let shapes = Shapes::new()
@@ -95,7 +99,7 @@ pub struct Shapes {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Output {
-    /// [`SquaredError`](crate::SquaredError).
+    /// [`SquaredError`](crate::loss::SquaredError).
     SquaredError,
     /// [`SoftmaxCrossEntropy`].
     SoftmaxCrossEntropy,
@@ -166,7 +170,7 @@ impl Shapes {
     }
 
     /// No ReLU and no leaky ReLU: everything drawn is differentiable everywhere, and
-    /// [`GradCheck`](crate::GradCheck) meets no kink.
+    /// [`GradCheck`](crate::gradcheck::GradCheck) meets no kink.
     pub fn smooth(mut self) -> Self {
         let kinked = |a: &Activation| matches!(a, Activation::Relu | Activation::LeakyRelu { .. });
         self.activations.retain(|activation| !kinked(activation));
@@ -204,7 +208,7 @@ impl Shapes {
 /// use layerwise::strategies::activations;
 /// use layerwise::strategies::proptest::{prelude::*, test_runner::TestRunner};
 ///
-/// let property = |a| Ok(prop_assert!(layerwise::Activation::lipschitz(a) < 1.2));
+/// let property = |a| Ok(prop_assert!(layerwise::layer::Activation::lipschitz(a) < 1.2));
 /// TestRunner::deterministic().run(&activations(), property).unwrap();
 /// ```
 pub fn activations() -> impl Strategy<Value = Activation> {
@@ -316,7 +320,9 @@ pub fn circuits<T: Scalar>(shapes: Shapes) -> impl Strategy<Value = Circuit<T>> 
 /// ```
 /// use layerwise::strategies::data;
 /// use layerwise::strategies::proptest::{prelude::*, test_runner::TestRunner};
-/// use layerwise::{Activation, Circuit, Dense, SoftmaxCrossEntropy};
+/// use layerwise::Circuit;
+/// use layerwise::layer::{Activation, Dense};
+/// use layerwise::loss::SoftmaxCrossEntropy;
 ///
 /// let layer = Dense::new(3, 2, Activation::Identity)?;
 /// let builder = Circuit::<f64>::builder().layer(layer);
@@ -346,7 +352,7 @@ pub fn data<T: Scalar>(
 ///
 /// # Examples
 /// ```
-/// use layerwise::GradCheck;
+/// use layerwise::gradcheck::GradCheck;
 /// use layerwise::strategies::{Shapes, models};
 /// use layerwise::strategies::proptest::{prelude::*, test_runner::TestRunner};
 ///
@@ -388,7 +394,8 @@ pub struct LayerPoint<T> {
 /// ```
 /// use layerwise::strategies::layer_points;
 /// use layerwise::strategies::proptest::{prelude::*, test_runner::TestRunner};
-/// use layerwise::{Activation, Dense, GradCheck};
+/// use layerwise::gradcheck::GradCheck;
+/// use layerwise::layer::{Activation, Dense};
 ///
 /// let layer = Dense::new(3, 2, Activation::Gelu)?;
 /// TestRunner::deterministic()
@@ -445,7 +452,8 @@ impl<T> LossPoint<T> {
 /// ```
 /// use layerwise::strategies::loss_points;
 /// use layerwise::strategies::proptest::{prelude::*, test_runner::TestRunner};
-/// use layerwise::{GradCheck, PseudoHuber};
+/// use layerwise::gradcheck::GradCheck;
+/// use layerwise::loss::PseudoHuber;
 ///
 /// let loss = PseudoHuber::new(1.0)?;
 /// TestRunner::deterministic()

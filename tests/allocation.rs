@@ -7,14 +7,25 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use layerwise::{
-    Activation, Adam, AdamW, Alternating, AugmentedLagrangian, Backprop, Circuit, CircuitBuilder,
-    ClassWeights, Convergence, DecoupledCircuit, Dense, Execution, FixedPrediction, GaussNewton,
-    Gaussian, GradientDescent, JointDescent, LabelSmoothing, LeastSquares, LevenbergMarquardt,
-    LocalObjective, LocalWorkspace, Loss, Objective, PenaltyGrowth, Phase, PseudoHuber, RedBlack,
-    Regularizer, ReverseSweep, RmsProp, Scalar, Schedule, Scheme, Selection, Sequential,
-    SoftmaxCrossEntropy, StepSize, SynchronousDescent, TargetInit, Trainer, Wanted, Workspace, ZIl,
+use layerwise::circuit::CircuitBuilder;
+use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::energy::{LocalWorkspace, Wanted, Workspace};
+use layerwise::kernel::Execution;
+use layerwise::layer::{Activation, Dense, Sequential};
+use layerwise::loss::{ClassWeights, Gaussian, LabelSmoothing, PseudoHuber, SoftmaxCrossEntropy};
+use layerwise::objective::{LocalObjective, Objective};
+use layerwise::optimizer::{Adam, AdamW, GradientDescent, RmsProp};
+use layerwise::parameter_solver::{LeastSquares, LevenbergMarquardt};
+use layerwise::regularizer::Regularizer;
+use layerwise::schedule::Schedule;
+use layerwise::target_solver::{
+    Convergence, GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent,
 };
+use layerwise::training::{
+    Alternating, AugmentedLagrangian, Backprop, FixedPrediction, JointDescent, PenaltyGrowth,
+    Phase, Scheme, Trainer, ZIl,
+};
+use layerwise::{Circuit, DecoupledCircuit, Loss, Scalar};
 use nalgebra::DMatrix;
 
 /// The system's allocator, counting the requests of each thread: tests run beside one another.

@@ -1,7 +1,9 @@
 //! The nets that the benches share.
 
+use layerwise::decoupled::TargetInit;
+use layerwise::layer::{Activation, Dense};
 use layerwise::nalgebra::DMatrix;
-use layerwise::{Activation, Circuit, DecoupledCircuit, Dense, Scalar, TargetInit};
+use layerwise::{Circuit, DecoupledCircuit, Scalar};
 
 /// Name, widths, examples.
 pub fn nets() -> Vec<(&'static str, Vec<usize>, usize)> {

@@ -11,12 +11,18 @@ use std::sync::{Arc, Mutex};
 
 use clap::{Parser, ValueEnum};
 use data::Digits;
-use layerwise::{
-    Activation, Adam, Alternating, AugmentedLagrangian, Backprop, Circuit, DecoupledCircuit, Dense,
-    Error, GaussNewton, LeastSquares, LevenbergMarquardt, Optimizer, Phase, RedBlack, ReverseSweep,
-    Scalar, Schedule, Scheme, Selection, SoftmaxCrossEntropy, Step, StepSize, TargetInit, Trainer,
-    Visit, metrics,
+use layerwise::data::metrics;
+use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::layer::{Activation, Dense};
+use layerwise::loss::SoftmaxCrossEntropy;
+use layerwise::optimizer::{Adam, Optimizer, Step};
+use layerwise::parameter_solver::{LeastSquares, LevenbergMarquardt};
+use layerwise::schedule::Schedule;
+use layerwise::target_solver::{GaussNewton, RedBlack, ReverseSweep, StepSize};
+use layerwise::training::{
+    Alternating, AugmentedLagrangian, Backprop, Phase, Scheme, Trainer, Visit,
 };
+use layerwise::{Circuit, DecoupledCircuit, Error, Scalar};
 use serde::Serialize;
 
 /// Trains a deep tanh circuit on 8×8 handwritten digits by several schemes and prints one table.

@@ -3,7 +3,7 @@
 use std::io::Read;
 
 use flate2::read::GzDecoder;
-use layerwise::metrics;
+use layerwise::data::metrics;
 use layerwise::nalgebra::DMatrix;
 use layerwise::rand::SeedableRng;
 use layerwise::rand::rngs::ChaCha8Rng;

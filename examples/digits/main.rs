@@ -10,11 +10,16 @@ use std::process::ExitCode;
 use clap::{Parser, ValueEnum};
 use data::Digits;
 use indicatif::{ProgressBar, ProgressStyle};
-use layerwise::{
-    Activation, Adam, Alternating, Backprop, Circuit, DecoupledCircuit, Dense, DiagnosticReport,
-    Diagnostics, Error, GradientDescent, Gradients, JointDescent, Phase, ReverseSweep, Schedule,
-    Selection, SoftmaxCrossEntropy, StepSize, TargetInit, Trainer, metrics,
-};
+use layerwise::data::metrics;
+use layerwise::decoupled::{Gradients, Selection, TargetInit};
+use layerwise::diagnostics::{DiagnosticReport, Diagnostics};
+use layerwise::layer::{Activation, Dense};
+use layerwise::loss::SoftmaxCrossEntropy;
+use layerwise::optimizer::{Adam, GradientDescent};
+use layerwise::schedule::Schedule;
+use layerwise::target_solver::{ReverseSweep, StepSize};
+use layerwise::training::{Alternating, Backprop, JointDescent, Phase, Trainer};
+use layerwise::{Circuit, DecoupledCircuit, Error};
 use serde::Serialize;
 
 /// Trains tanh circuits on 8×8 handwritten digits by several schemes and prints one table.

@@ -4,13 +4,17 @@
 use std::error::Error;
 use std::time::Instant;
 
+use layerwise::decoupled::{Projection, TargetInit};
+use layerwise::init::Initializer;
+use layerwise::layer::{Activation, Dense};
 use layerwise::nalgebra::DMatrix;
+use layerwise::optimizer::Adam;
+use layerwise::parameter_solver::LeastSquares;
 use layerwise::rand::SeedableRng;
 use layerwise::rand::rngs::ChaCha8Rng;
-use layerwise::{
-    Activation, Adam, Alternating, Backprop, Circuit, DecoupledCircuit, Dense, GaussNewton,
-    Initializer, LeastSquares, PenaltyGrowth, Phase, Projection, TargetInit, Trainer,
-};
+use layerwise::target_solver::GaussNewton;
+use layerwise::training::{Alternating, Backprop, PenaltyGrowth, Phase, Trainer};
+use layerwise::{Circuit, DecoupledCircuit};
 use serde::Serialize;
 
 use crate::Options;

@@ -5,11 +5,15 @@ use std::error::Error;
 use std::path::Path;
 use std::time::Instant;
 
+use layerwise::Circuit;
+use layerwise::data::{Standardizer, metrics};
+use layerwise::decoupled::TargetInit;
+use layerwise::layer::{Activation, Dense};
+use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::nalgebra::DMatrix;
-use layerwise::{
-    Activation, Adam, Alternating, Backprop, Circuit, Dense, Phase, ReverseSweep,
-    SoftmaxCrossEntropy, Standardizer, TargetInit, Trainer, metrics,
-};
+use layerwise::optimizer::Adam;
+use layerwise::target_solver::ReverseSweep;
+use layerwise::training::{Alternating, Backprop, Phase, Trainer};
 use serde::Serialize;
 
 use crate::Options;

@@ -3,7 +3,8 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use layerwise::{DecoupledCircuit, Error, Scalar, Trainer};
+use layerwise::training::Trainer;
+use layerwise::{DecoupledCircuit, Error, Scalar};
 use serde::{Deserialize, Serialize};
 
 /// After an epoch.

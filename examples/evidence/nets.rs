@@ -2,11 +2,13 @@
 
 use std::fmt;
 
+use layerwise::data::metrics;
+use layerwise::decoupled::TargetInit;
+use layerwise::init::{Fan, Initializer, Shape};
+use layerwise::layer::{Activation, Dense};
+use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::nalgebra::DMatrix;
-use layerwise::{
-    Activation, Circuit, DecoupledCircuit, Dense, Error, Fan, Initializer, Scalar, Shape,
-    SoftmaxCrossEntropy, TargetInit, metrics,
-};
+use layerwise::{Circuit, DecoupledCircuit, Error, Scalar};
 use serde::Serialize;
 
 use crate::digits::{self, Digits};

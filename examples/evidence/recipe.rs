@@ -7,11 +7,14 @@
 //!    Adam.
 //! 4. If wanted, a short finish by backprop.
 
+use layerwise::decoupled::{Projection, TargetInit};
 use layerwise::nalgebra::DMatrix;
-use layerwise::{
-    Adam, Alternating, Backprop, Circuit, Error, LeastSquares, Optimizer, Phase, Projection,
-    ReverseSweep, Schedule, StepSize, TargetInit,
-};
+use layerwise::optimizer::{Adam, Optimizer};
+use layerwise::parameter_solver::LeastSquares;
+use layerwise::schedule::Schedule;
+use layerwise::target_solver::{ReverseSweep, StepSize};
+use layerwise::training::{Alternating, Backprop, Phase};
+use layerwise::{Circuit, Error};
 use serde::Serialize;
 
 /// Examples a visit, unless a scheme visits all.

@@ -2,10 +2,13 @@
 
 use std::error::Error;
 
-use layerwise::{
-    Adam, Alternating, Circuit, DecoupledCircuit, GaussNewton, GradientDescent, JointDescent,
-    Phase, Schedule, TargetInit, Trainer, metrics,
-};
+use layerwise::data::metrics;
+use layerwise::decoupled::TargetInit;
+use layerwise::optimizer::{Adam, GradientDescent};
+use layerwise::schedule::Schedule;
+use layerwise::target_solver::GaussNewton;
+use layerwise::training::{Alternating, JointDescent, Phase, Trainer};
+use layerwise::{Circuit, DecoupledCircuit};
 use serde::{Deserialize, Serialize};
 
 use crate::Options;

@@ -3,10 +3,11 @@
 
 use std::error::Error;
 
+use layerwise::decoupled::{Projection, Selection, TargetInit};
 use layerwise::nalgebra::DMatrix;
-use layerwise::{
-    Adam, Circuit, DecoupledCircuit, Phase, Projection, Selection, TargetInit, Trainer,
-};
+use layerwise::optimizer::Adam;
+use layerwise::training::{Phase, Trainer};
+use layerwise::{Circuit, DecoupledCircuit};
 use serde::{Deserialize, Serialize};
 
 use crate::Options;

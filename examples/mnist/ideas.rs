@@ -2,9 +2,10 @@
 //! a user can write.
 
 use clap::ValueEnum;
-use layerwise::{
-    DecoupledCircuit, Error, ReverseSweep, Schedule, Scheme, TargetProblem, TargetSolver, Visit,
-};
+use layerwise::schedule::Schedule;
+use layerwise::target_solver::{ReverseSweep, TargetProblem, TargetSolver};
+use layerwise::training::{Scheme, Visit};
+use layerwise::{DecoupledCircuit, Error};
 
 /// What an example keeps of its targets z_t, and how it comes back; h_t is the forward pass, ẑ_t the
 /// prediction from the target below, γ the share that is kept.

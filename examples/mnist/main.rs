@@ -13,12 +13,16 @@ use std::process::ExitCode;
 use clap::{Parser, ValueEnum};
 use ideas::{Carried, Idea};
 use idx::Idx;
+use layerwise::data::{Standardizer, metrics};
+use layerwise::decoupled::TargetInit;
+use layerwise::layer::{Activation, Dense};
+use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::nalgebra::DMatrix;
-use layerwise::{
-    Activation, Adam, Alternating, Backprop, Circuit, DecoupledCircuit, Dense, Error, Phase,
-    ReverseSweep, Schedule, SoftmaxCrossEntropy, Standardizer, StepSize, TargetInit, Trainer,
-    metrics,
-};
+use layerwise::optimizer::Adam;
+use layerwise::schedule::Schedule;
+use layerwise::target_solver::{ReverseSweep, StepSize};
+use layerwise::training::{Alternating, Backprop, Phase, Trainer};
+use layerwise::{Circuit, DecoupledCircuit, Error};
 use serde::Serialize;
 
 /// Trains tanh circuits on images in the IDX format by several schemes; one line a scheme and seed:

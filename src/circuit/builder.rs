@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use super::local_problem::{check_finite, check_weights};
 use super::{Circuit, Groups};
+use crate::check::{check_finite, check_weights};
+use crate::error::{Error, Quantity};
 use crate::init::{Purpose, generator};
+use crate::kernel::Scalar;
 use crate::layer::{Layer, ParameterGroup, check_chain, check_layout, parameter_count};
 use crate::loss::{Loss, SquaredError};
 use crate::regularizer::Regularizer;
-use crate::{Error, Quantity, Scalar};
 
 /// Description of a [`Circuit`]; [`CircuitBuilder::build`] checks it.
 ///

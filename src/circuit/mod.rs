@@ -1,27 +1,24 @@
 //! The feed-forward circuit and its decoupled objective.
 
-pub(crate) mod batch;
 mod builder;
-pub(crate) mod local_problem;
-pub(crate) mod workspace;
 
 use std::sync::Arc;
 
 use nalgebra::DMatrix;
 
-pub use batch::{Batch, BatchMut};
 pub use builder::CircuitBuilder;
 pub(crate) use builder::all_groups;
-pub use local_problem::{LocalGradients, LocalProblem, Wanted};
-pub use workspace::{LocalWorkspace, Workspace};
 
-use crate::execution::{Execution, LEAST_WORK};
+use crate::check::{check_finite, check_length, check_weights};
+use crate::energy::local_problem::Regularization;
+use crate::energy::{Batch, LocalProblem, LocalWorkspace, Wanted, Workspace};
+use crate::error::{Error, Quantity};
+use crate::kernel::Scalar;
+use crate::kernel::{Execution, LEAST_WORK};
 use crate::kernel::{add_to, total};
 use crate::layer::{Context, Layer, ParameterGroup};
 use crate::loss::{Loss, Pair};
 use crate::regularizer::Regularizer;
-use crate::{Error, Quantity, Scalar};
-use local_problem::{Regularization, check_finite, check_length, check_weights};
 
 /// A feed-forward circuit of depth T with its objective: layers f_t, parameters θ_t, the output
 /// loss L, and a hidden loss L_h with a weight μ_t for every hidden layer t = 1, …, T−1.
@@ -31,12 +28,14 @@ use local_problem::{Regularization, check_finite, check_length, check_weights};
 /// Where asked for, each example i counts with a weight wᵢ, and brings Σ_t R(θ_t) + Σ_t S(z_tⁱ) of
 /// a [`Regularizer`] each with it.
 ///
-/// It holds no examples: [`DecoupledCircuit`](crate::DecoupledCircuit) adds those and their
+/// It holds no examples: [`DecoupledCircuit`](crate::decoupled::DecoupledCircuit) adds those and their
 /// auxiliary targets. Cloning copies the parameters and shares the layers, which are immutable.
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Activation, Circuit, Dense, SquaredError};
+/// use layerwise::Circuit;
+/// use layerwise::layer::{Activation, Dense};
+/// use layerwise::loss::SquaredError;
 /// use nalgebra::DMatrix;
 ///
 /// let circuit = Circuit::<f64>::builder()
@@ -250,8 +249,8 @@ impl<T: Scalar> Circuit<T> {
             &Pair::new(dim, targets.as_slice(), prediction.as_slice())
                 .with_parameters(self.loss_parameters(self.depth() - 1)),
             &mut values,
-            crate::Write::Skip,
-            crate::Write::Skip,
+            crate::kernel::Write::Skip,
+            crate::kernel::Write::Skip,
             &mut work,
         );
         Ok(total(&values))

@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
-use crate::circuit::batch::{Batch, BatchMut, Undo, columns};
-use crate::execution::Execution;
-use crate::selection::Selection;
-use crate::{Error, Scalar};
+use crate::decoupled::Selection;
+use crate::energy::batch::{Batch, BatchMut, Undo, columns};
+use crate::error::Error;
+use crate::kernel::Execution;
+use crate::kernel::Scalar;
 
 /// z_0, …, z_T of n examples, d_t × n column-major each, and the examples' numbers in increasing
 /// order.

@@ -2,6 +2,7 @@
 
 pub(crate) mod examples;
 mod projection;
+mod selection;
 mod target_init;
 
 use std::ops::Range;
@@ -9,17 +10,19 @@ use std::ops::Range;
 use nalgebra::{DMatrix, DMatrixView};
 
 pub use projection::Projection;
+pub use selection::Selection;
 pub use target_init::TargetInit;
 
-use crate::circuit::batch::columns;
-use crate::circuit::local_problem::{check_finite, check_length, check_weights};
-use crate::circuit::{Batch, Circuit, LocalProblem, Workspace};
-use crate::execution::Execution;
+use crate::check::{check_finite, check_length, check_weights};
+use crate::circuit::Circuit;
+use crate::energy::batch::columns;
+use crate::energy::{Batch, LocalProblem, Workspace};
+use crate::error::{Error, Quantity};
+use crate::kernel::Execution;
+use crate::kernel::Scalar;
 use crate::kernel::{all_finite, squared_distance};
 use crate::parameter_solver::{ParameterReport, ParameterSolver};
-use crate::selection::Selection;
 use crate::target_solver::{SolveReport, TargetProblem, TargetSolver};
-use crate::{Error, Quantity, Scalar};
 use examples::{Columns, Examples, Gathered, lend};
 
 /// A [`Circuit`] together with n examples: inputs z_0, output targets z_T, and the auxiliary
@@ -29,7 +32,9 @@ use examples::{Columns, Examples, Gathered, lend};
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Activation, Circuit, DecoupledCircuit, Dense, TargetInit};
+/// use layerwise::{Circuit, DecoupledCircuit};
+/// use layerwise::decoupled::TargetInit;
+/// use layerwise::layer::{Activation, Dense};
 /// use nalgebra::DMatrix;
 ///
 /// let circuit = Circuit::<f64>::builder()

@@ -3,8 +3,10 @@
 use nalgebra::DMatrix;
 
 use crate::circuit::Circuit;
+use crate::data::Standardizer;
+use crate::error::Error;
 use crate::init::{Purpose, generator, orthonormal};
-use crate::{Error, Scalar, Standardizer};
+use crate::kernel::Scalar;
 
 /// A chain of random orthogonal projections of the input, one a hidden layer:
 ///
@@ -12,7 +14,7 @@ use crate::{Error, Scalar, Standardizer};
 ///
 /// with Q_t orthonormal (d_t × d_{t−1}), r_t the one number that makes the mean square of all units
 /// over the examples it was fitted on 1, (c_t, w_t) the layer's
-/// [`target_range`](crate::Layer::target_range), and κ = 1 unless [`Projection::with_spread`]
+/// [`target_range`](crate::layer::Layer::target_range), and κ = 1 unless [`Projection::with_spread`]
 /// changes it. An input that is constant in those examples plays no part. Each layer then has a
 /// well-posed regression of its own from the first step, at full gradient size whatever the depth.
 ///
@@ -20,15 +22,17 @@ use crate::{Error, Scalar, Standardizer};
 /// unamplified. (Units standardised one by one would make faint directions
 /// louder layer by layer, and the errors in them: circuits of depth 30 that fit such targets do not
 /// carry their input. `docs/evidence.md`.) So inputs in different units should be standardised before
-/// ([`Standardizer`](crate::Standardizer)).
+/// ([`Standardizer`](crate::data::Standardizer)).
 ///
-/// [`TargetInit::Projected`](crate::TargetInit::Projected) fits one on the examples it is given.
+/// [`TargetInit::Projected`](crate::decoupled::TargetInit::Projected) fits one on the examples it is given.
 /// To add more examples later, fit one, keep it, and pass what it gives as
-/// [`TargetInit::Given`](crate::TargetInit::Given).
+/// [`TargetInit::Given`](crate::decoupled::TargetInit::Given).
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Activation, Circuit, Dense, Projection};
+/// use layerwise::Circuit;
+/// use layerwise::decoupled::Projection;
+/// use layerwise::layer::{Activation, Dense};
 /// use nalgebra::DMatrix;
 ///
 /// let circuit = Circuit::<f64>::builder()
@@ -166,9 +170,9 @@ fn inverse_size<T: Scalar>(values: &DMatrix<T>) -> T {
 fn product<T: Scalar>(a: &DMatrix<T>, b: &DMatrix<T>) -> DMatrix<T> {
     let mut out = DMatrix::zeros(a.nrows(), b.ncols());
     T::matmul(
-        crate::Write::Set(out.as_mut_slice()),
-        crate::Matrix::new(a.as_slice(), a.nrows(), a.ncols()),
-        crate::Matrix::new(b.as_slice(), b.nrows(), b.ncols()),
+        crate::kernel::Write::Set(out.as_mut_slice()),
+        crate::kernel::Matrix::new(a.as_slice(), a.nrows(), a.ncols()),
+        crate::kernel::Matrix::new(b.as_slice(), b.nrows(), b.ncols()),
     );
     out
 }

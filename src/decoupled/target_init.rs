@@ -4,11 +4,12 @@ use nalgebra::DMatrix;
 use rand::rngs::ChaCha8Rng;
 
 use super::projection::Projection;
+use crate::check::check_finite;
 use crate::circuit::Circuit;
-use crate::circuit::local_problem::check_finite;
+use crate::error::{Error, Quantity};
 use crate::init::{Purpose, add_noise, generator};
+use crate::kernel::Scalar;
 use crate::layer::Context;
-use crate::{Error, Quantity, Scalar};
 
 /// How the auxiliary targets z_1, …, z_{T−1} of new examples are chosen.
 ///

@@ -5,9 +5,10 @@ use std::ops::Range;
 use rand_distr::StandardNormal;
 
 use super::product::{Part, Product};
-use crate::Scalar;
-use crate::circuit::{Batch, Circuit, Workspace};
+use crate::circuit::Circuit;
+use crate::energy::{Batch, Workspace};
 use crate::init::{Purpose, draw, generator};
+use crate::kernel::Scalar;
 use crate::kernel::{add_scaled, dot, scale};
 
 /// λ_max of every example's Gauss-Newton matrix at the predictions in the workspace, example weights

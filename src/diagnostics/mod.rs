@@ -10,12 +10,14 @@ pub use report::{
     TargetDiagnostics,
 };
 
+use crate::check::check_length;
 use crate::circuit::Circuit;
-use crate::circuit::local_problem::check_length;
+use crate::data::metrics;
 use crate::decoupled::DecoupledCircuit;
-use crate::selection::Selection;
+use crate::decoupled::Selection;
+use crate::error::Error;
+use crate::kernel::Scalar;
 use crate::target_solver::Curvature;
-use crate::{Error, Scalar, metrics};
 use sums::Sums;
 
 /// What [`DecoupledCircuit::diagnose`] shall tell, and of which examples.
@@ -35,7 +37,10 @@ use sums::Sums;
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Activation, Circuit, DecoupledCircuit, Dense, Diagnostics, TargetInit};
+/// use layerwise::{Circuit, DecoupledCircuit};
+/// use layerwise::decoupled::TargetInit;
+/// use layerwise::diagnostics::Diagnostics;
+/// use layerwise::layer::{Activation, Dense};
 /// use nalgebra::DMatrix;
 ///
 /// let circuit = Circuit::<f64>::builder()

@@ -1,7 +1,8 @@
 //! Products with the Gauss-Newton matrix of E in z, or with its diagonal blocks.
 
-use crate::Scalar;
-use crate::circuit::{Batch, Circuit, Workspace};
+use crate::circuit::Circuit;
+use crate::energy::{Batch, Workspace};
+use crate::kernel::Scalar;
 use crate::kernel::{add_scaled, add_to};
 use crate::target_solver::Link;
 

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use crate::Scalar;
+use crate::kernel::Scalar;
 
-/// One call's diagnosis of a circuit on its examples ([`Diagnostics`](crate::Diagnostics)).
+/// One call's diagnosis of a circuit on its examples ([`Diagnostics`](crate::diagnostics::Diagnostics)).
 ///
 /// Energies and parameter gradients are **sums** over the examples, weights included; gaps, target
 /// gradients and staleness are root mean squares over the examples, as every example has them by
@@ -20,10 +20,10 @@ pub struct DiagnosticReport<T> {
     pub examples: usize,
     /// One an f_t, t = 0, …, T−1.
     pub layers: Vec<LayerDiagnostics<T>>,
-    /// E = Σ_t ℓ_t: as [`DecoupledCircuit::energy`](crate::DecoupledCircuit::energy).
+    /// E = Σ_t ℓ_t: as [`DecoupledCircuit::energy`](crate::decoupled::DecoupledCircuit::energy).
     pub energy: T,
     /// Σᵢ wᵢ L(z_Tⁱ, ẑ_Tⁱ) of the plain forward pass, without regularisers: as
-    /// [`DecoupledCircuit::composed_loss`](crate::DecoupledCircuit::composed_loss). Low energy is not
+    /// [`DecoupledCircuit::composed_loss`](crate::decoupled::DecoupledCircuit::composed_loss). Low energy is not
     /// a working network: look at this and the gap.
     pub composed_loss: T,
     /// Share of the examples, without weights, whose largest output of the plain forward pass is that
@@ -60,7 +60,7 @@ pub struct GradientDiagnostics<T> {
     /// ‖∂E/∂θ‖.
     pub norm: T,
     /// Cosine of ∂E/∂θ to backprop's gradient, that of the composed objective with its regularisers
-    /// ([`Circuit::backprop`](crate::Circuit::backprop)), in −1..=1; `None` if either is zero.
+    /// ([`Circuit::backprop`](crate::circuit::Circuit::backprop)), in −1..=1; `None` if either is zero.
     pub cosine: Option<T>,
     /// ‖∂E/∂θ‖ / ‖backprop's‖; `None` if backprop's is zero.
     pub norm_ratio: Option<T>,
@@ -71,7 +71,7 @@ pub struct GradientDiagnostics<T> {
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct TargetDiagnostics<T> {
-    /// (Σᵢ ‖z_{t+1}ⁱ − ẑ_{t+1}ⁱ‖² / n)^½: as [`DecoupledCircuit::gap`](crate::DecoupledCircuit::gap).
+    /// (Σᵢ ‖z_{t+1}ⁱ − ẑ_{t+1}ⁱ‖² / n)^½: as [`DecoupledCircuit::gap`](crate::decoupled::DecoupledCircuit::gap).
     pub gap: T,
     /// (Σᵢ ‖gⁱ‖² / n)^½ with gⁱ = ∂E/∂z_{t+1}ⁱ / wᵢ.
     pub gradient: T,
@@ -98,7 +98,7 @@ pub struct TargetDiagnostics<T> {
 pub struct CurvatureDiagnostics<T> {
     /// By Lanczos: at most λ_max, to rounding; `None` if a product overflows.
     pub estimate: Option<T>,
-    /// At least λ_max for every example: what [`StepSize::Bounded`](crate::StepSize::Bounded) steps
+    /// At least λ_max for every example: what [`StepSize::Bounded`](crate::target_solver::StepSize::Bounded) steps
     /// by; `None` if a layer or a loss gives no bound.
     pub bound: Option<T>,
 }

@@ -9,11 +9,14 @@ use super::report::{
     TargetDiagnostics,
 };
 use super::{Classes, Diagnostics};
-use crate::circuit::{Batch, Circuit, Workspace};
-use crate::execution::Execution;
+use crate::circuit::Circuit;
+use crate::data::metrics;
+use crate::energy::{Batch, Workspace};
+use crate::error::{Error, Quantity};
+use crate::kernel::Execution;
+use crate::kernel::Scalar;
 use crate::kernel::{add_to, all_finite, squared_distance};
 use crate::target_solver::Curvature;
-use crate::{Error, Quantity, Scalar, metrics};
 
 /// What the blocks of examples add up to.
 pub(super) struct Sums<T> {

@@ -3,7 +3,7 @@
 //! nalgebra's factorisation takes its matrix by value, and gives it up where a pivot fails.
 
 use super::vectorise;
-use crate::Scalar;
+use crate::kernel::Scalar;
 
 /// Replaces the lower triangle of a symmetric n × n matrix (column-major) by L, A = L Lᵀ, reading
 /// the lower triangle alone; `false` if a pivot is not positive and finite, which leaves A spoilt.

@@ -4,7 +4,7 @@
 
 use super::reduction::{sum, sum_of_pairs};
 use super::vectorise;
-use crate::Scalar;
+use crate::kernel::Scalar;
 
 /// product ← product + share · part + (common + dampingⱼ) direction for every column j, and
 /// dotsⱼ ← direction · product.

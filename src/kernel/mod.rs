@@ -4,12 +4,22 @@
 
 use std::ops::Range;
 
-pub(crate) mod activation;
+pub(crate) mod activate;
+mod activation;
 pub(crate) mod cholesky;
 pub(crate) mod columns;
 pub(crate) mod elementary;
+mod execution;
 pub(crate) mod product;
 mod reduction;
+mod scalar;
+#[cfg(test)]
+mod scalar_tests;
+
+pub use activation::Activation;
+pub use execution::Execution;
+pub(crate) use execution::{Columns, LEAST_WORK, WriteColumns};
+pub use scalar::Scalar;
 
 pub(crate) use reduction::{
     add_scaled, add_to, add_to_columns, all_finite, both_finite, dot, fill_columns,

@@ -6,7 +6,7 @@
 //! each repeated until the product is wide enough for the algorithm that wider ones use.
 
 use super::{Matrix, Write};
-use crate::Scalar;
+use crate::kernel::Scalar;
 
 /// Checks the shapes and returns (rows, inner dimension, columns).
 fn shape<T>(out: &Write<'_, T>, a: &Matrix<'_, T>, b: &Matrix<'_, T>) -> (usize, usize, usize) {
@@ -253,9 +253,9 @@ mod backend {
     use nalgebra::{DMatrixView, DMatrixViewMut, Dyn};
 
     use super::{Columns, Matrix};
-    use crate::Scalar;
+    use crate::kernel::Scalar;
 
-    pub(crate) use crate::Scalar as Element;
+    pub(crate) use crate::kernel::Scalar as Element;
 
     /// A product with a dimension of at most this takes another path in nalgebra, which for a
     /// transposed left factor writes out of bounds in nalgebra 0.35.0: it must never be taken.

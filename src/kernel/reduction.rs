@@ -5,7 +5,7 @@ use std::ops::AddAssign;
 use num_traits::Zero;
 
 use super::{Write, vectorise};
-use crate::Scalar;
+use crate::kernel::Scalar;
 
 /// What a sum needs of a number.
 pub(crate) trait Summand: Zero + Copy + AddAssign {}

@@ -5,10 +5,11 @@ use std::ops::Range;
 use rand::Rng;
 
 use super::{Activation, Affine, Context, Layer, ParameterGroup, Point, Scratch};
-use crate::execution::{Columns, WriteColumns};
+use crate::error::Error;
 use crate::init::Initializer;
+use crate::kernel::{Columns, WriteColumns};
+use crate::kernel::{Matrix, Scalar, Write};
 use crate::kernel::{add_to_columns, dot, fill_columns, multiply, multiply_by, row_sums, scale};
-use crate::{Error, Matrix, Scalar, Write};
 
 /// Fully connected layer with a fused activation, ẑ = a(W z + b).
 ///
@@ -21,7 +22,8 @@ use crate::{Error, Matrix, Scalar, Write};
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Activation, Dense, Layer};
+/// use layerwise::Layer;
+/// use layerwise::layer::{Activation, Dense};
 ///
 /// let layer = Dense::new(64, 10, Activation::Tanh)?;
 /// let groups = Layer::<f64>::parameters(&layer);

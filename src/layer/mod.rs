@@ -1,19 +1,19 @@
 //! The [`Layer`] contract, and the layers that come with the crate.
 
-mod activation;
 mod dense;
 mod sequential;
 
 use std::fmt::Debug;
 use std::ops::Range;
 
-pub use activation::Activation;
+pub use crate::kernel::Activation;
 pub use dense::Dense;
 pub use sequential::Sequential;
 pub(crate) use sequential::check_chain;
 
-use crate::execution::Execution;
-use crate::{Error, Scalar, Write};
+use crate::error::Error;
+use crate::kernel::Execution;
+use crate::kernel::{Scalar, Write};
 use rand::Rng;
 
 /// Where and when a layer is evaluated.
@@ -104,7 +104,7 @@ pub struct Point<'a, T> {
 ///
 /// The derivative products overwrite or add to their results as the [`Write`] says, and compute
 /// nothing that is skipped. `examples/custom_layer.rs` writes a layer of its own;
-/// [`GradCheck::layer`](crate::GradCheck::layer) checks one against finite differences.
+/// [`GradCheck::layer`](crate::gradcheck::GradCheck::layer) checks one against finite differences.
 pub trait Layer<T: Scalar>: Debug + Send + Sync {
     /// d_t, at least 1.
     fn input_dim(&self) -> usize;
@@ -184,7 +184,7 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
     }
 
     /// Centre and spread of outputs that the layer gives well, for
-    /// [`TargetInit::Projected`](crate::TargetInit::Projected); (0, 1) by default.
+    /// [`TargetInit::Projected`](crate::decoupled::TargetInit::Projected); (0, 1) by default.
     fn target_range(&self) -> (f64, f64) {
         (0.0, 1.0)
     }

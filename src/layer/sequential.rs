@@ -5,7 +5,8 @@ use std::sync::Arc;
 use rand::Rng;
 
 use super::{Context, Layer, ParameterGroup, Point, Scratch, parameter_count, validate};
-use crate::{Error, Scalar, Write};
+use crate::error::Error;
+use crate::kernel::{Scalar, Write};
 
 /// Layers composed into one: f = f_{k−1} ∘ … ∘ f_0, with ordinary backprop inside.
 ///
@@ -17,7 +18,8 @@ use crate::{Error, Scalar, Write};
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Activation, Dense, Layer, Sequential};
+/// use layerwise::Layer;
+/// use layerwise::layer::{Activation, Dense, Sequential};
 ///
 /// let unit: Sequential<f64> = Sequential::new(vec![
 ///     Box::new(Dense::new(8, 16, Activation::Relu)?),

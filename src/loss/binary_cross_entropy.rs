@@ -2,8 +2,9 @@
 
 use super::units::{check_units, evaluate_functions, prediction_curvature};
 use super::{Loss, Pair};
+use crate::error::Error;
+use crate::kernel::{Scalar, Write};
 use crate::layer::Activation;
-use crate::{Error, Scalar, Write};
 
 /// Cross entropy of d independent probabilities: L(y, x) = Σ_j ln(1 + e^(x_j)) − y_j x_j, x the
 /// prediction (logits), y_j ∈ \[0, 1\] the probability that unit j is on.
@@ -16,7 +17,9 @@ use crate::{Error, Scalar, Write};
 ///
 /// # Examples
 /// ```
-/// use layerwise::{BinaryCrossEntropy, Loss, Pair, Write};
+/// use layerwise::Loss;
+/// use layerwise::kernel::Write;
+/// use layerwise::loss::{BinaryCrossEntropy, Pair};
 ///
 /// let at = Pair::new(2, &[1.0_f64, 0.0], &[40.0, -1000.0]);
 /// let mut value = [0.0];

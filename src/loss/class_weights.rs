@@ -3,8 +3,9 @@
 use super::cross_entropy::{SUM_TOLERANCE, check_distributions};
 use super::units::{check_fit, check_list, largest};
 use super::{Loss, Pair};
+use crate::error::Error;
+use crate::kernel::{Scalar, Write};
 use crate::layer::ParameterGroup;
-use crate::{Error, Scalar, Write};
 
 /// A loss with a weight for every class: c(y) L(y, x) with c(y) = Σ_j w_j y_j, L the inner loss and y
 /// a distribution. A one-hot target counts with its class's weight.
@@ -19,7 +20,9 @@ use crate::{Error, Scalar, Write};
 ///
 /// # Examples
 /// ```
-/// use layerwise::{ClassWeights, Loss, Pair, SoftmaxCrossEntropy, Write};
+/// use layerwise::Loss;
+/// use layerwise::kernel::Write;
+/// use layerwise::loss::{ClassWeights, Pair, SoftmaxCrossEntropy};
 ///
 /// let loss = ClassWeights::new(vec![1.0_f64, 8.0], SoftmaxCrossEntropy)?;
 /// let at = Pair::new(2, &[1.0, 0.0, 0.0, 1.0], &[0.0; 4]);

@@ -3,8 +3,9 @@
 use std::fmt::Debug;
 
 use super::{Loss, Pair};
+use crate::error::Error;
+use crate::kernel::{Scalar, Write};
 use crate::kernel::{map_pairs, place_of_largest, sum, sum_of_pairs, vectorise};
-use crate::{Error, Scalar, Write};
 
 /// L(y, x) = −Σ_j y_j ln p_j with p = softmax(x), x the prediction (logits), y a distribution.
 ///
@@ -16,7 +17,9 @@ use crate::{Error, Scalar, Write};
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Loss, Pair, SoftmaxCrossEntropy, Write};
+/// use layerwise::Loss;
+/// use layerwise::kernel::Write;
+/// use layerwise::loss::{Pair, SoftmaxCrossEntropy};
 ///
 /// let at = Pair::new(2, &[1.0_f64, 0.0], &[1000.0, 1000.0]);
 /// let (mut value, mut work) = ([0.0], [0.0; 2]);

@@ -4,15 +4,16 @@ use super::units::{
     check_fit, check_list, check_option, evaluate_residual, largest, residual_curvature,
 };
 use super::{Loss, Pair};
+use crate::error::Error;
+use crate::kernel::{Scalar, Write};
 use crate::layer::ParameterGroup;
-use crate::{Error, Scalar, Write};
 
 /// Negative log-likelihood of independent Gaussians of precision π:
 /// L(z, ẑ) = ½ Σ_j \[ π_j r_j² − ln π_j \], r = z − ẑ. The constant ½ d ln 2π is left out.
 ///
 /// ∂L/∂z = π ∘ r = −∂L/∂ẑ. The curvature is the Hessian [[Π, −Π], [−Π, Π]], Π = diag π, each diagonal
 /// block of norm max π. Any target will do, and may be trained. A sum over the units, not a mean:
-/// π = 1 gives [`SquaredError`](crate::SquaredError). Precision weighting of predictive coding:
+/// π = 1 gives [`SquaredError`](crate::loss::SquaredError). Precision weighting of predictive coding:
 /// Friston 2005; Bogacz 2017.
 ///
 /// # Learned precision
@@ -29,7 +30,9 @@ use crate::{Error, Scalar, Write};
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Gaussian, Loss, Pair, Write};
+/// use layerwise::Loss;
+/// use layerwise::kernel::Write;
+/// use layerwise::loss::{Gaussian, Pair};
 ///
 /// let loss = Gaussian::new(vec![4.0_f64, 1.0])?;
 /// let at = Pair::new(2, &[1.0, 2.0], &[0.0, 0.0]);

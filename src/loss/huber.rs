@@ -2,7 +2,8 @@
 
 use super::units::{check_option, check_scalar, evaluate_residual, residual_curvature};
 use super::{Loss, Pair};
-use crate::{Error, Scalar, Write};
+use crate::error::Error;
+use crate::kernel::{Scalar, Write};
 
 /// Squared error of small residuals, absolute error of large ones: L(z, ẑ) = Σ_j ρ(z_j − ẑ_j) with
 /// ρ(r) = ½ r² for |r| ≤ δ, else δ (|r| − ½ δ).
@@ -13,7 +14,9 @@ use crate::{Error, Scalar, Write};
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Huber, Loss, Pair, Write};
+/// use layerwise::Loss;
+/// use layerwise::kernel::Write;
+/// use layerwise::loss::{Huber, Pair};
 ///
 /// let at = Pair::new(2, &[0.5, 3.0], &[0.0, 0.0]);
 /// let (mut value, mut gradient) = ([0.0], [0.0; 2]);
@@ -112,7 +115,9 @@ impl<T: Scalar> Loss<T> for Huber {
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Loss, Pair, PseudoHuber, Write};
+/// use layerwise::Loss;
+/// use layerwise::kernel::Write;
+/// use layerwise::loss::{Pair, PseudoHuber};
 ///
 /// let at = Pair::new(1, &[3.0_f64], &[0.0]);
 /// let (mut value, mut gradient) = ([0.0], [0.0]);

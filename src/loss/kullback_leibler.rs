@@ -2,7 +2,8 @@
 
 use super::cross_entropy::check_distributions;
 use super::{Loss, Pair, SoftmaxCrossEntropy};
-use crate::{Error, Scalar, Write};
+use crate::error::Error;
+use crate::kernel::{Scalar, Write};
 
 /// Divergence of a softmax from its target: L(y, x) = Σ_j y_j (ln y_j − ln p_j) with p = softmax(x),
 /// x the prediction (logits), y a distribution, and 0 ln 0 = 0.
@@ -15,7 +16,9 @@ use crate::{Error, Scalar, Write};
 ///
 /// # Examples
 /// ```
-/// use layerwise::{KullbackLeibler, Loss, Pair, Write};
+/// use layerwise::Loss;
+/// use layerwise::kernel::Write;
+/// use layerwise::loss::{KullbackLeibler, Pair};
 ///
 /// let at = Pair::new(2, &[0.5_f64, 0.5], &[7.0, 7.0]);
 /// let (mut value, mut work) = ([1.0], [0.0; 2]);

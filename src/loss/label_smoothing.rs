@@ -2,8 +2,9 @@
 
 use super::cross_entropy::check_distributions;
 use super::{Loss, Pair};
+use crate::error::Error;
+use crate::kernel::{Scalar, Write};
 use crate::layer::ParameterGroup;
-use crate::{Error, Scalar, Write};
 
 /// A loss of targets mixed with the uniform distribution: L(y′, x) with y′ = (1 − ε) y + ε/d, L the
 /// inner loss and y a distribution over d classes.
@@ -13,12 +14,14 @@ use crate::{Error, Scalar, Write};
 /// distributions, which the inner loss accepts. They are data, and not trained: the loss serves as
 /// L, not as L_h, whatever the inner loss is. Scaled as the inner loss. Szegedy et al. 2016.
 ///
-/// [`ClassWeights`](crate::ClassWeights) outside weigh by the label as it is given, inside by the
+/// [`ClassWeights`](crate::loss::ClassWeights) outside weigh by the label as it is given, inside by the
 /// smoothed one.
 ///
 /// # Examples
 /// ```
-/// use layerwise::{LabelSmoothing, Loss, Pair, SoftmaxCrossEntropy, Write};
+/// use layerwise::Loss;
+/// use layerwise::kernel::Write;
+/// use layerwise::loss::{LabelSmoothing, Pair, SoftmaxCrossEntropy};
 ///
 /// let loss = LabelSmoothing::new(SoftmaxCrossEntropy, 0.5)?;
 /// let at = Pair::new(2, &[1.0_f64, 0.0], &[0.0, 0.0]);

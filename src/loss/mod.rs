@@ -25,15 +25,16 @@ pub use poisson::Poisson;
 pub use squared_error::SquaredError;
 pub use weighted_squared_error::WeightedSquaredError;
 
+use crate::error::Error;
+use crate::kernel::{Scalar, Write};
 use crate::layer::ParameterGroup;
-use crate::{Error, Scalar, Write};
 
 /// Where a loss is evaluated: targets and predictions of a batch, two column-major `dim × n`
 /// slices with one example a column, and the loss's own parameters.
 ///
 /// # Examples
 /// ```
-/// use layerwise::Pair;
+/// use layerwise::loss::Pair;
 ///
 /// let at = Pair::new(2, &[1.0, 2.0, 3.0, 4.0], &[0.0; 4]);
 /// assert_eq!(at.examples(), 2);
@@ -77,7 +78,7 @@ impl<'a, T> Pair<'a, T> {
 ///
 /// Everything is per example: `values` holds one number a column, gradients are those of each
 /// example's own value, and nothing is averaged. The kernels run on shapes that were validated
-/// before, cannot fail, and must not allocate. [`GradCheck::loss`](crate::GradCheck::loss) checks a
+/// before, cannot fail, and must not allocate. [`GradCheck::loss`](crate::gradcheck::GradCheck::loss) checks a
 /// loss against finite differences.
 ///
 /// A loss may have parameters φ of its own, such as a learned precision. They stand behind those of

@@ -2,7 +2,8 @@
 
 use super::units::{check_units, evaluate_functions, prediction_curvature};
 use super::{Loss, Pair};
-use crate::{Error, Scalar, Write};
+use crate::error::Error;
+use crate::kernel::{Scalar, Write};
 
 /// Negative log-likelihood of Poisson counts with rates e^x: L(y, x) = Σ_j e^(x_j) − y_j x_j, x the
 /// prediction (log-rates), y_j ≥ 0 the counts, which need not be integers. The constant ln y_j! is
@@ -14,7 +15,9 @@ use crate::{Error, Scalar, Write};
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Loss, Pair, Poisson, Write};
+/// use layerwise::Loss;
+/// use layerwise::kernel::Write;
+/// use layerwise::loss::{Pair, Poisson};
 ///
 /// let at = Pair::new(2, &[3.0, 0.5], &[0.0, 0.0]);
 /// let (mut value, mut gradient) = ([0.0], [0.0; 2]);

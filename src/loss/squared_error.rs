@@ -1,8 +1,8 @@
 //! Half the squared distance.
 
 use super::{Loss, Pair};
+use crate::kernel::{Scalar, Write};
 use crate::kernel::{half_squared_distances, subtract};
-use crate::{Scalar, Write};
 
 /// L(z, ẑ) = ½ ‖z − ẑ‖².
 ///
@@ -11,7 +11,9 @@ use crate::{Scalar, Write};
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Loss, Pair, SquaredError, Write};
+/// use layerwise::Loss;
+/// use layerwise::kernel::Write;
+/// use layerwise::loss::{Pair, SquaredError};
 ///
 /// let at = Pair::new(2, &[1.0, 2.0], &[0.0, 4.0]);
 /// let (mut value, mut gradient) = ([0.0], [0.0; 2]);

@@ -3,7 +3,8 @@
 use std::fmt::Debug;
 
 use super::Pair;
-use crate::{Error, Scalar, Write};
+use crate::error::Error;
+use crate::kernel::{Scalar, Write};
 
 /// The value of an example and its two gradients from those of the units: `value`, `in_target` and
 /// `in_prediction` take (j, z_j, ẑ_j).

@@ -2,13 +2,14 @@
 
 use super::units::{check_fit, check_list, evaluate_residual, largest, residual_curvature};
 use super::{Loss, Pair};
-use crate::{Error, Scalar, Write};
+use crate::error::Error;
+use crate::kernel::{Scalar, Write};
 
 /// Squared error that weighs the units: L(z, ẑ) = ½ Σ_j w_j (z_j − ẑ_j)².
 ///
 /// ∂L/∂z = w ∘ (z − ẑ) = −∂L/∂ẑ. The curvature is the Hessian [[W, −W], [−W, W]], W = diag w, each
 /// diagonal block of norm max w. Any target will do, and may be trained. A sum over the units, not
-/// a mean: weights of 1 give [`SquaredError`](crate::SquaredError). Weighted least squares are
+/// a mean: weights of 1 give [`SquaredError`](crate::loss::SquaredError). Weighted least squares are
 /// Aitken's (1936).
 ///
 /// There is one weight a unit, so the loss fits one dimension only: `check_target` refuses any
@@ -16,7 +17,9 @@ use crate::{Error, Scalar, Write};
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Loss, Pair, WeightedSquaredError, Write};
+/// use layerwise::Loss;
+/// use layerwise::kernel::Write;
+/// use layerwise::loss::{Pair, WeightedSquaredError};
 ///
 /// let loss = WeightedSquaredError::new(vec![1.0, 10.0])?;
 /// let at = Pair::new(2, &[1.0, 2.0], &[0.0, 4.0]);

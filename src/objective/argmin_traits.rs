@@ -3,7 +3,8 @@
 use argmin::core::{ArgminFloat, CostFunction, Error as ArgminError, Gradient};
 
 use super::{ComposedObjective, JointObjective, LocalObjective, Objective, TargetObjective};
-use crate::{Error, Scalar};
+use crate::error::Error;
+use crate::kernel::Scalar;
 
 /// φ(x); +∞ where it is not finite, which a line search can step back from.
 fn cost<T: Scalar + ArgminFloat>(

@@ -5,7 +5,7 @@ use argmin::core::{
     TerminationStatus,
 };
 
-use crate::Error;
+use crate::error::Error;
 
 /// One of argmin's line searches, ended with an error after so many steps.
 ///
@@ -19,9 +19,10 @@ use crate::Error;
 /// use argmin::core::{Executor, State};
 /// use argmin::solver::linesearch::MoreThuenteLineSearch;
 /// use argmin::solver::quasinewton::LBFGS;
-/// use layerwise::{
-///     Activation, CappedLineSearch, Dense, LocalObjective, LocalProblem, Objective, SquaredError,
-/// };
+/// use layerwise::energy::LocalProblem;
+/// use layerwise::layer::{Activation, Dense};
+/// use layerwise::loss::SquaredError;
+/// use layerwise::objective::{CappedLineSearch, LocalObjective, Objective};
 ///
 /// let layer = Dense::new(1, 1, Activation::Identity)?;
 /// let (theta, input, target) = ([0.0_f64; 2], [1.0, 2.0, 4.0], [3.0, 5.0, 9.0]);

@@ -5,23 +5,26 @@ use std::ops::Range;
 use super::Objective;
 use super::flat::Flat;
 use super::layout::Layout;
-use crate::circuit::{Circuit, Workspace};
+use crate::circuit::Circuit;
 use crate::decoupled::DecoupledCircuit;
-use crate::selection::Selection;
-use crate::{Error, Scalar};
+use crate::decoupled::Selection;
+use crate::energy::Workspace;
+use crate::error::Error;
+use crate::kernel::Scalar;
 
 /// θ ↦ Σᵢ wᵢ \[ L(z_Tⁱ, ẑ_Tⁱ) + Σ_t R(θ_t) \] of the plain forward pass on selected examples, and
 /// its gradient by backprop: the coupled baseline, for the same optimiser.
 ///
 /// x = (θ_0, …, θ_{T−1}), one after another, flat as
-/// [`Circuit::parameters`](crate::Circuit::parameters). Value and gradient are those of
-/// [`Circuit::backprop`](crate::Circuit::backprop); auxiliary targets play no part.
+/// [`Circuit::parameters`](crate::circuit::Circuit::parameters). Value and gradient are those of
+/// [`Circuit::backprop`](crate::circuit::Circuit::backprop); auxiliary targets play no part.
 ///
 /// # Examples
 /// ```
-/// use layerwise::{
-///     Activation, Circuit, DecoupledCircuit, Dense, Objective, Selection, TargetInit,
-/// };
+/// use layerwise::{Circuit, DecoupledCircuit};
+/// use layerwise::decoupled::{Selection, TargetInit};
+/// use layerwise::layer::{Activation, Dense};
+/// use layerwise::objective::Objective;
 /// use nalgebra::DMatrix;
 ///
 /// let circuit = Circuit::<f64>::builder()

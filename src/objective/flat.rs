@@ -2,14 +2,16 @@
 
 use super::check_gradient;
 use super::layout::Layout;
-use crate::backprop::compose;
-use crate::circuit::{Batch, Circuit, LocalProblem, Wanted, Workspace, add_input_parts};
+use crate::circuit::{Circuit, add_input_parts};
 use crate::decoupled::DecoupledCircuit;
+use crate::decoupled::Selection;
 use crate::decoupled::examples::{Columns, Gathered};
-use crate::execution::Execution;
+use crate::energy::compose;
+use crate::energy::{Batch, LocalProblem, Wanted, Workspace};
+use crate::error::{Error, Quantity};
+use crate::kernel::Execution;
+use crate::kernel::Scalar;
 use crate::kernel::all_finite;
-use crate::selection::Selection;
-use crate::{Error, Quantity, Scalar};
 
 /// What the objectives over a [`DecoupledCircuit`] are made of.
 #[derive(Debug, Clone)]

@@ -5,15 +5,16 @@ use std::ops::Range;
 use super::Objective;
 use super::flat::Flat;
 use super::layout::Layout;
-use crate::circuit::Workspace;
 use crate::decoupled::DecoupledCircuit;
-use crate::selection::Selection;
-use crate::{Error, Scalar};
+use crate::decoupled::Selection;
+use crate::energy::Workspace;
+use crate::error::Error;
+use crate::kernel::Scalar;
 
 /// (θ, Z) ↦ E on n selected examples, a sum over them, and its gradient ∂E/∂θ_t, ∂E/∂z_t.
 ///
 /// x = (θ_0, …, θ_{T−1}, z_1, …, z_{T−1}), one after another: θ_t flat as
-/// [`Circuit::parameters`](crate::Circuit::parameters), z_t d_t × n column-major with the examples
+/// [`Circuit::parameters`](crate::circuit::Circuit::parameters), z_t d_t × n column-major with the examples
 /// in the order of the selection. Its length is Σ_t dim θ_t + n Σ_{t=1}^{T−1} d_t. Examples that lie
 /// together are not copied.
 ///
@@ -22,9 +23,10 @@ use crate::{Error, Scalar};
 ///
 /// # Examples
 /// ```
-/// use layerwise::{
-///     Activation, Circuit, DecoupledCircuit, Dense, Objective, Selection, TargetInit,
-/// };
+/// use layerwise::{Circuit, DecoupledCircuit};
+/// use layerwise::decoupled::{Selection, TargetInit};
+/// use layerwise::layer::{Activation, Dense};
+/// use layerwise::objective::Objective;
 /// use nalgebra::DMatrix;
 ///
 /// let circuit = Circuit::<f64>::builder()

@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
+use crate::check::{check_finite, check_length};
 use crate::circuit::Circuit;
-use crate::circuit::local_problem::{check_finite, check_length};
-use crate::{Error, Quantity, Scalar};
+use crate::error::{Error, Quantity};
+use crate::kernel::Scalar;
 
 /// θ_0, …, θ_{T−1}, then z_1, …, z_{T−1}, each d_t × n column-major, one after another; one of the
 /// two parts may be missing.

@@ -1,10 +1,11 @@
 //! One layer's local problem as a function of θ_t.
 
 use super::{Objective, check_gradient};
-use crate::circuit::local_problem::{check_finite, check_length};
-use crate::circuit::{LocalProblem, Wanted, Workspace};
+use crate::check::{check_finite, check_length};
+use crate::energy::{LocalProblem, Wanted, Workspace};
+use crate::error::{Error, Quantity};
+use crate::kernel::Scalar;
 use crate::kernel::all_finite;
-use crate::{Error, Quantity, Scalar};
 
 /// θ_t ↦ ℓ_t(θ_t, z_t, z_{t+1}) and its gradient ∂ℓ_t/∂θ_t, z_t and z_{t+1} fixed: the W-step of
 /// one layer.
@@ -12,11 +13,14 @@ use crate::{Error, Quantity, Scalar};
 /// x = θ_t, flat: the layer's parameters, then those of its loss. Value and gradient are those of
 /// the [`LocalProblem`], with everything that belongs to it. The T objectives of a circuit share
 /// nothing that is written: optimise them on T threads, and put each θ_t back with
-/// [`DecoupledCircuit::set_parameters`](crate::DecoupledCircuit::set_parameters).
+/// [`DecoupledCircuit::set_parameters`](crate::decoupled::DecoupledCircuit::set_parameters).
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Activation, Dense, LocalObjective, LocalProblem, Objective, SquaredError};
+/// use layerwise::energy::LocalProblem;
+/// use layerwise::layer::{Activation, Dense};
+/// use layerwise::loss::SquaredError;
+/// use layerwise::objective::{LocalObjective, Objective};
 ///
 /// let layer = Dense::new(2, 1, Activation::Identity)?;
 /// let (theta, input, target) = ([1.0, 1.0, 0.5], [1.0, 2.0], [3.0]);

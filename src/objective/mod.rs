@@ -20,9 +20,10 @@ pub use joint::JointObjective;
 pub use local::LocalObjective;
 pub use target::TargetObjective;
 
-use crate::circuit::Workspace;
-use crate::circuit::local_problem::check_length;
-use crate::{Error, Scalar};
+use crate::check::check_length;
+use crate::energy::Workspace;
+use crate::error::Error;
+use crate::kernel::Scalar;
 
 /// A function φ of one flat vector x with its gradient: what an optimiser from elsewhere needs.
 ///
@@ -34,17 +35,17 @@ use crate::{Error, Scalar};
 /// | [`ComposedObjective`] | θ_0, …, θ_{T−1} | the composed loss: backprop's problem |
 ///
 /// φ is the crate's own sum over examples, with μ, example weights and regularisers. Value and gradient
-/// have the bits of [`LocalProblem::gradients`](crate::LocalProblem::gradients),
-/// [`DecoupledCircuit::gradients`](crate::DecoupledCircuit::gradients) and
-/// [`DecoupledCircuit::backprop`](crate::DecoupledCircuit::backprop) at the same numbers. Layers see
+/// have the bits of [`LocalProblem::gradients`](crate::energy::LocalProblem::gradients),
+/// [`DecoupledCircuit::gradients`](crate::decoupled::DecoupledCircuit::gradients) and
+/// [`DecoupledCircuit::backprop`](crate::decoupled::DecoupledCircuit::backprop) at the same numbers. Layers see
 /// it as inference sees them, so that φ is one function however often it is asked. Where a regulariser
 /// has an L1 part, φ has kinks.
 ///
 /// Objectives borrow the model and change nothing in it: what the optimiser found is put back by
-/// [`DecoupledCircuit::set_parameters`](crate::DecoupledCircuit::set_parameters),
-/// [`set_parameter_point`](crate::DecoupledCircuit::set_parameter_point),
-/// [`set_target_point`](crate::DecoupledCircuit::set_target_point) or
-/// [`set_joint_point`](crate::DecoupledCircuit::set_joint_point), as a whole or not at all.
+/// [`DecoupledCircuit::set_parameters`](crate::decoupled::DecoupledCircuit::set_parameters),
+/// [`set_parameter_point`](crate::decoupled::DecoupledCircuit::set_parameter_point),
+/// [`set_target_point`](crate::decoupled::DecoupledCircuit::set_target_point) or
+/// [`set_joint_point`](crate::decoupled::DecoupledCircuit::set_joint_point), as a whole or not at all.
 ///
 /// # With argmin
 ///
@@ -62,9 +63,10 @@ use crate::{Error, Scalar};
 /// # Examples
 /// Gradient descent with halving, on E in θ and z together:
 /// ```
-/// use layerwise::{
-///     Activation, Circuit, DecoupledCircuit, Dense, Error, Objective, Selection, TargetInit,
-/// };
+/// use layerwise::{Circuit, DecoupledCircuit, Error};
+/// use layerwise::decoupled::{Selection, TargetInit};
+/// use layerwise::layer::{Activation, Dense};
+/// use layerwise::objective::Objective;
 /// use nalgebra::DMatrix;
 ///
 /// fn descend(objective: &dyn Objective<f64>, steps: usize) -> Result<Vec<f64>, Error> {

@@ -5,24 +5,26 @@ use std::ops::Range;
 use super::Objective;
 use super::flat::Flat;
 use super::layout::Layout;
-use crate::circuit::Workspace;
 use crate::decoupled::DecoupledCircuit;
-use crate::selection::Selection;
-use crate::{Error, Scalar};
+use crate::decoupled::Selection;
+use crate::energy::Workspace;
+use crate::error::Error;
+use crate::kernel::Scalar;
 
 /// Z ↦ E on n selected examples at fixed θ, a sum over them, and its gradient ∂E/∂z_t: the Z-step
 /// as one problem.
 ///
 /// x = (z_1, …, z_{T−1}), one after another, each d_t × n column-major with the examples in the
 /// order of the selection. The gradient is that of E: unlike a
-/// [`TargetSolver`](crate::TargetSolver)'s steps it is not divided by example weights, and an
+/// [`TargetSolver`](crate::target_solver::TargetSolver)'s steps it is not divided by example weights, and an
 /// optimiser that measures one step length for all of x couples the examples.
 ///
 /// # Examples
 /// ```
-/// use layerwise::{
-///     Activation, Circuit, DecoupledCircuit, Dense, Objective, Selection, TargetInit,
-/// };
+/// use layerwise::{Circuit, DecoupledCircuit};
+/// use layerwise::decoupled::{Selection, TargetInit};
+/// use layerwise::layer::{Activation, Dense};
+/// use layerwise::objective::Objective;
 /// use nalgebra::DMatrix;
 ///
 /// let circuit = Circuit::<f64>::builder()

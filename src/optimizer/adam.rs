@@ -1,8 +1,9 @@
 //! Adam.
 
 use super::{Optimizer, Step, check_decay, check_rate, positive};
+use crate::error::Error;
+use crate::kernel::Scalar;
 use crate::kernel::vectorise;
-use crate::{Error, Scalar};
 
 /// m ← β₁ m + (1 − β₁) g,  v ← β₂ v + (1 − β₂) g²,
 /// x ← x − η (m / (1 − β₁ᵏ)) / (√(v / (1 − β₂ᵏ)) + ε), k the number of the step.
@@ -11,7 +12,7 @@ use crate::{Error, Scalar};
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Adam, Optimizer, Step};
+/// use layerwise::optimizer::{Adam, Optimizer, Step};
 ///
 /// let (mut x, mut state) = ([1.0_f64], [0.0; 2]);
 /// Adam::new(0.1)?.update(Step::new(1, 1.0), &mut x, &[5.0], &mut state);

@@ -1,8 +1,9 @@
 //! Adam with decoupled weight decay.
 
 use super::{Adam, Optimizer, Step};
+use crate::error::Error;
+use crate::kernel::Scalar;
 use crate::kernel::scale;
-use crate::{Error, Scalar};
 
 /// x ← max(0, 1 − ηλ) x, then a step of [`Adam`]: the decay does not pass through the moments.
 ///
@@ -11,7 +12,7 @@ use crate::{Error, Scalar};
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Adam, AdamW, Optimizer, Step};
+/// use layerwise::optimizer::{Adam, AdamW, Optimizer, Step};
 ///
 /// let rule = AdamW::new(Adam::new(0.1)?).with_weight_decay(0.5)?;
 /// let (mut x, mut state) = ([1.0_f64], [0.0; 2]);

@@ -1,15 +1,16 @@
 //! Gradient descent with momentum.
 
 use super::{Optimizer, Step, check_decay, check_rate};
+use crate::error::Error;
+use crate::kernel::Scalar;
 use crate::kernel::vectorise;
-use crate::{Error, Scalar};
 
 /// v ← β v + g,  x ← x − η v  (Polyak 1964); β = 0 is plain gradient descent. With Nesterov's
 /// look-ahead (Nesterov 1983, as Sutskever et al. 2013 write it) x ← x − η (g + β v).
 ///
 /// # Examples
 /// ```
-/// use layerwise::{GradientDescent, Optimizer, Step};
+/// use layerwise::optimizer::{GradientDescent, Optimizer, Step};
 ///
 /// let rule = GradientDescent::new(0.5)?.with_momentum(0.9)?;
 /// let (mut x, mut state) = ([1.0_f64], [0.0]);

@@ -12,7 +12,8 @@ pub use adam_w::AdamW;
 pub use gradient_descent::GradientDescent;
 pub use rms_prop::RmsProp;
 
-use crate::{Error, Scalar};
+use crate::error::Error;
+use crate::kernel::Scalar;
 
 /// Where an update stands in its run.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -25,7 +26,7 @@ pub struct Step {
     /// Factor of the gradient: 1/n turns a sum over a batch into its mean.
     pub gradient_factor: f64,
     /// Whether weight decay, where a rule has it, applies to these values: not to biases
-    /// ([`ParameterGroup::decays`](crate::ParameterGroup::decays)).
+    /// ([`ParameterGroup::decays`](crate::layer::ParameterGroup::decays)).
     pub decays: bool,
 }
 
@@ -64,7 +65,8 @@ impl Step {
 /// # Examples
 /// A rule of one's own, x ← x − η sign(g):
 /// ```
-/// use layerwise::{Optimizer, Scalar, Step};
+/// use layerwise::Scalar;
+/// use layerwise::optimizer::{Optimizer, Step};
 ///
 /// #[derive(Debug)]
 /// struct SignDescent(f64);

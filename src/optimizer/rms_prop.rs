@@ -1,8 +1,9 @@
 //! RMSProp.
 
 use super::{Optimizer, Step, check_decay, check_rate, positive};
+use crate::error::Error;
+use crate::kernel::Scalar;
 use crate::kernel::vectorise;
-use crate::{Error, Scalar};
 
 /// v ← α v + (1 − α) g²,  x ← x − η g / (√v + ε).
 ///
@@ -10,7 +11,7 @@ use crate::{Error, Scalar};
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Optimizer, RmsProp, Step};
+/// use layerwise::optimizer::{Optimizer, RmsProp, Step};
 ///
 /// let rule = RmsProp::new(0.1)?.with_alpha(0.75)?;
 /// let (mut x, mut state) = ([1.0_f64], [0.0]);

@@ -4,21 +4,22 @@ use std::ops::Range;
 
 use super::normal_equations::check_forgetting;
 use super::{NormalEquations, ParameterReport, ParameterSolver, not_negative};
-use crate::circuit::local_problem::check_length;
-use crate::circuit::{LocalProblem, LocalWorkspace};
+use crate::check::check_length;
+use crate::energy::{LocalProblem, LocalWorkspace};
+use crate::error::Error;
+use crate::kernel::{Matrix, Scalar, Write};
 use crate::kernel::{add_scaled, fill_columns};
 use crate::layer::Affine;
-use crate::{Error, Matrix, Scalar, Write};
 
 const NAME: &str = "LeastSquares";
 
 /// Least squares on the pre-activation in closed form, for a layer ẑ = a(W z + b)
-/// ([`Layer::affine`](crate::Layer::affine)) with squared error:
+/// ([`Layer::affine`](crate::layer::Layer::affine)) with squared error:
 ///
 /// min over (W, b) of (1/N) Σᵢ wᵢ ½‖W zᵢ + b − pᵢ‖² + ½ λ‖W‖² + ½ ρ‖(W, b) − θ_old‖², N = Σᵢ wᵢ,
 ///
 /// pᵢ the pre-activation that gives z_{t+1}ⁱ, or the nearest that a can give
-/// ([`Activation::preimage`](crate::Activation::preimage)). b is not penalised by λ. An L2
+/// ([`Activation::preimage`](crate::layer::Activation::preimage)). b is not penalised by λ. An L2
 /// regulariser R_t of the circuit adds λ₂/μ to λ (on b too if its group decays), multipliers
 /// λ_{t+1}ⁱ shift z_{t+1}ⁱ by λ_{t+1}ⁱ/μ.
 ///
@@ -32,7 +33,7 @@ const NAME: &str = "LeastSquares";
 /// Carreira-Perpiñán & Wang 2014 and Taylor et al. 2016 solve their W-steps so.
 ///
 /// Nor is a smaller ℓ_t a smaller composed loss: see
-/// [`Alternating::with_parameter_solver`](crate::Alternating::with_parameter_solver).
+/// [`Alternating::with_parameter_solver`](crate::training::Alternating::with_parameter_solver).
 ///
 /// # Minibatches
 /// The solution is that of the batch alone, unless [`LeastSquares::with_forgetting`] keeps the
@@ -43,9 +44,10 @@ const NAME: &str = "LeastSquares";
 ///
 /// # Examples
 /// ```
-/// use layerwise::{
-///     Activation, Circuit, DecoupledCircuit, Dense, LeastSquares, Selection, TargetInit,
-/// };
+/// use layerwise::{Circuit, DecoupledCircuit};
+/// use layerwise::decoupled::{Selection, TargetInit};
+/// use layerwise::layer::{Activation, Dense};
+/// use layerwise::parameter_solver::LeastSquares;
 /// use nalgebra::DMatrix;
 ///
 /// let circuit = Circuit::<f64>::builder()
@@ -121,7 +123,7 @@ impl<T: Scalar> LeastSquares<T> {
     }
 
     /// The same with another distance that targets keep from the open ends of the activation's
-    /// range ([`Activation::preimage`](crate::Activation::preimage)).
+    /// range ([`Activation::preimage`](crate::layer::Activation::preimage)).
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless it is above 0 and below ½.
@@ -279,7 +281,7 @@ impl<T: Scalar> LeastSquares<T> {
         affine: &Affine,
         workspace: &'a mut LocalWorkspace<T>,
     ) -> &'a [T] {
-        let identity = affine.activation == crate::Activation::Identity;
+        let identity = affine.activation == crate::layer::Activation::Identity;
         if identity && problem.multipliers.is_empty() {
             return problem.target;
         }

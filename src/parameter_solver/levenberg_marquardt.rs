@@ -1,10 +1,11 @@
 //! W-steps by damped Gauss-Newton steps, for any layer and loss.
 
 use super::{ParameterReport, ParameterSolver, not_negative};
-use crate::circuit::local_problem::check_length;
-use crate::circuit::{LocalProblem, LocalWorkspace, Wanted};
+use crate::check::check_length;
+use crate::energy::{LocalProblem, LocalWorkspace, Wanted};
+use crate::error::{Error, Quantity};
+use crate::kernel::Scalar;
 use crate::kernel::{add_scaled, all_finite, dot};
-use crate::{Error, Quantity, Scalar};
 
 /// K steps of Levenberg-Marquardt on ℓ_t(θ_t), for any layer and loss:
 ///
@@ -25,10 +26,11 @@ use crate::{Error, Quantity, Scalar};
 ///
 /// # Examples
 /// ```
-/// use layerwise::{
-///     Activation, Circuit, DecoupledCircuit, Dense, LevenbergMarquardt, Selection,
-///     SoftmaxCrossEntropy, TargetInit,
-/// };
+/// use layerwise::{Circuit, DecoupledCircuit};
+/// use layerwise::decoupled::{Selection, TargetInit};
+/// use layerwise::layer::{Activation, Dense};
+/// use layerwise::loss::SoftmaxCrossEntropy;
+/// use layerwise::parameter_solver::LevenbergMarquardt;
 /// use nalgebra::DMatrix;
 ///
 /// let circuit = Circuit::<f64>::builder()

@@ -12,8 +12,9 @@ pub use levenberg_marquardt::LevenbergMarquardt;
 pub use normal_equations::NormalEquations;
 pub use parameter_solvers::ParameterSolvers;
 
-use crate::circuit::{LocalProblem, LocalWorkspace};
-use crate::{Error, Scalar};
+use crate::energy::{LocalProblem, LocalWorkspace};
+use crate::error::Error;
+use crate::kernel::Scalar;
 
 /// What a solver did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,7 +34,7 @@ impl ParameterReport {
 }
 
 /// A method for one layer's local problem ℓ_t(θ_t), z_t and z_{t+1} fixed: the W-step's
-/// counterpart of [`TargetSolver`](crate::TargetSolver).
+/// counterpart of [`TargetSolver`](crate::target_solver::TargetSolver).
 ///
 /// It knows nothing of other layers. In training every layer works with a copy of its own
 /// ([`ParameterSolver::copy`]), so that layers are solved at once and memory (sums over
@@ -42,7 +43,9 @@ impl ParameterReport {
 /// # Examples
 /// A solver of one's own, a gradient step of length η on the mean of ℓ_t that is kept if ℓ_t falls:
 /// ```
-/// use layerwise::{Error, LocalProblem, LocalWorkspace, ParameterReport, ParameterSolver, Scalar, Wanted};
+/// use layerwise::{Error, Scalar};
+/// use layerwise::energy::{LocalProblem, LocalWorkspace, Wanted};
+/// use layerwise::parameter_solver::{ParameterReport, ParameterSolver};
 ///
 /// #[derive(Debug, Clone)]
 /// struct Descent(f64);

@@ -1,10 +1,11 @@
 //! Linear least squares by sums that batches are added to.
 
 use super::not_negative;
-use crate::circuit::local_problem::{check_finite, check_length, check_weights};
+use crate::check::{check_finite, check_length, check_weights};
+use crate::error::{Error, Quantity};
 use crate::kernel::cholesky::{factor, solve_lower, solve_lower_transposed};
+use crate::kernel::{Matrix, Scalar, Write};
 use crate::kernel::{add_scaled, all_finite, row_sums, scale, scale_columns, total};
-use crate::{Error, Matrix, Quantity, Scalar, Write};
 
 /// The normal equations of a linear least-squares problem with many outputs,
 ///
@@ -22,7 +23,7 @@ use crate::{Error, Matrix, Quantity, Scalar, Write};
 ///
 /// # Examples
 /// ```
-/// use layerwise::NormalEquations;
+/// use layerwise::parameter_solver::NormalEquations;
 ///
 /// // y = 2x + 1, in two batches.
 /// let mut equations = NormalEquations::<f64>::new(1, 1, true)?;

@@ -1,14 +1,16 @@
 //! The solvers of all layers of a circuit.
 
 use super::ParameterSolver;
-use crate::circuit::{Circuit, LocalProblem, LocalWorkspace};
+use crate::circuit::Circuit;
 use crate::decoupled::DecoupledCircuit;
-use crate::execution::Execution;
+use crate::energy::{LocalProblem, LocalWorkspace};
+use crate::error::{Error, Quantity};
+use crate::kernel::Execution;
+use crate::kernel::Scalar;
 use crate::kernel::all_finite;
-use crate::{Error, Quantity, Scalar};
 
 /// A copy of one [`ParameterSolver`] for every layer of a circuit that it fits: what a
-/// [`Scheme`](crate::Scheme) hands to [`Visit::solve_parameters`](crate::Visit::solve_parameters).
+/// [`Scheme`](crate::training::Scheme) hands to [`Visit::solve_parameters`](crate::training::Visit::solve_parameters).
 #[derive(Debug)]
 pub struct ParameterSolvers<T: Scalar> {
     slots: Vec<Slot<T>>,

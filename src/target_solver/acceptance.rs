@@ -2,7 +2,8 @@
 
 use super::TargetProblem;
 use super::report::{Convergence, SolveReport};
-use crate::{Error, Quantity, Scalar};
+use crate::error::{Error, Quantity};
+use crate::kernel::Scalar;
 
 /// Checks steps example by example: draws those back that raise E, and ends those at rest.
 #[derive(Debug, Clone)]

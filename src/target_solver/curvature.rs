@@ -1,7 +1,8 @@
 //! Bounds of the curvature of E in z.
 
 use crate::circuit::Circuit;
-use crate::{Error, Scalar};
+use crate::error::Error;
+use crate::kernel::Scalar;
 
 /// Bounds of the blocks of E's Gauss-Newton matrix in z, for squared or other L_h of bounded
 /// curvature c_t:

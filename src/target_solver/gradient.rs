@@ -5,8 +5,9 @@ use std::sync::Arc;
 use super::acceptance::{Acceptance, Check, Verdict};
 use super::curvature::Curvature;
 use super::{Convergence, SolveReport, StepSize, TargetProblem, TargetSolver};
+use crate::error::Error;
+use crate::kernel::Scalar;
 use crate::optimizer::{GradientDescent, Optimizer, Step};
-use crate::{Error, Scalar};
 
 /// K synchronous steps z_t ← z_t − η ∂E/∂z_t, all layers at once.
 ///
@@ -19,7 +20,8 @@ use crate::{Error, Scalar};
 ///
 /// # Examples
 /// ```
-/// use layerwise::{GradientDescent, StepSize, SynchronousDescent};
+/// use layerwise::optimizer::GradientDescent;
+/// use layerwise::target_solver::{StepSize, SynchronousDescent};
 ///
 /// let bounded = StepSize::Bounded { margin: 1.0 };
 /// let plain: SynchronousDescent<f64> = SynchronousDescent::new(10, bounded)?;

@@ -22,7 +22,8 @@ pub use report::{Convergence, SolveReport, SolveStop};
 pub use reverse_sweep::ReverseSweep;
 pub use step_size::StepSize;
 
-use crate::{Error, Scalar};
+use crate::error::Error;
+use crate::kernel::Scalar;
 
 /// A method that lowers E over the auxiliary targets of one batch.
 ///
@@ -31,7 +32,8 @@ use crate::{Error, Scalar};
 /// # Examples
 /// A solver of one's own, a reverse sweep with a fixed step:
 /// ```
-/// use layerwise::{Error, Scalar, SolveReport, TargetProblem, TargetSolver};
+/// use layerwise::{Error, Scalar};
+/// use layerwise::target_solver::{SolveReport, TargetProblem, TargetSolver};
 ///
 /// #[derive(Debug)]
 /// struct Sweep(f64);

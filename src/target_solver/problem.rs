@@ -2,11 +2,14 @@
 
 use std::ops::Range;
 
-use crate::circuit::local_problem::check_length;
-use crate::circuit::{Batch, BatchMut, Circuit, LocalWorkspace, Workspace};
-use crate::execution::Execution;
+use crate::check::check_length;
+use crate::circuit::Circuit;
+use crate::energy::Wanted;
+use crate::energy::{Batch, BatchMut, LocalWorkspace, Workspace};
+use crate::error::{Error, Quantity};
+use crate::kernel::Execution;
+use crate::kernel::Scalar;
 use crate::kernel::{add_scaled, add_to, all_finite, dot};
-use crate::{Error, Quantity, Scalar, Wanted};
 
 /// The problem of a Z-step: E over z_1, …, z_{T−1} of one batch, θ fixed.
 ///

@@ -3,20 +3,21 @@
 use super::acceptance::{Acceptance, Check};
 use super::curvature::Curvature;
 use super::{Convergence, SolveReport, StepSize, TargetProblem, TargetSolver};
-use crate::{Error, Scalar};
+use crate::error::Error;
+use crate::kernel::Scalar;
 
 /// K red-black sweeps: z_t ← z_t − η_t ∂E/∂z_t for t = T−1, T−3, … at once, then for
 /// t = T−2, T−4, … at once, with the new targets of the first.
 ///
 /// The targets of one half couple with none of their own half, so each half is parallel over its
 /// layers, and the bound of z_t's own block suffices for the step, as in a
-/// [`ReverseSweep`](crate::ReverseSweep). A sweep costs one VJP and, since each half's predictions
+/// [`ReverseSweep`](crate::target_solver::ReverseSweep). A sweep costs one VJP and, since each half's predictions
 /// are made anew, one forward pass of the local problems; it reaches two layers, where a reverse sweep
 /// reaches all but waits for one layer after another. Gauss-Seidel in red-black order: Young 1971.
 ///
 /// # Examples
 /// ```
-/// use layerwise::RedBlack;
+/// use layerwise::target_solver::RedBlack;
 ///
 /// let solver: RedBlack<f64> = RedBlack::new(5);
 /// ```

@@ -1,13 +1,14 @@
 //! When a solver's steps end, and what it did.
 
-use crate::{Error, Scalar};
+use crate::error::Error;
+use crate::kernel::Scalar;
 
 /// When an example's steps end before their number; each example by itself, so that its targets do not
 /// depend on the batch. By default never.
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Convergence, GaussNewton};
+/// use layerwise::target_solver::{Convergence, GaussNewton};
 ///
 /// let at_rest = Convergence::NEVER.with_tolerance(1e-8)?.with_stagnation(1e-12)?;
 /// let solver: GaussNewton<f64> = GaussNewton::new(50, 10).with_convergence(at_rest);
@@ -111,7 +112,7 @@ pub struct SolveReport {
     pub drawn_back: u64,
     /// Products with Gauss-Newton's matrix: the iterations of its conjugate gradients over all
     /// steps, each a JVP and a VJP a layer, and as many again for the preconditioner of
-    /// [`GaussNewton::chained`](crate::GaussNewton::chained); 0 for other solvers.
+    /// [`GaussNewton::chained`](crate::target_solver::GaussNewton::chained); 0 for other solvers.
     pub products: u64,
     /// Multiply-adds of the factorisations and substitutions of one example, over all steps, without
     /// the products that form the matrix; 0 for solvers that factor none.

@@ -3,7 +3,8 @@
 use super::acceptance::{Acceptance, Check};
 use super::curvature::Curvature;
 use super::{Convergence, SolveReport, StepSize, TargetProblem, TargetSolver};
-use crate::{Error, Scalar};
+use crate::error::Error;
+use crate::kernel::Scalar;
 
 /// K sweeps t = T−1, …, 1 of z_t ← z_t − η_t ∂E/∂z_t, each layer seeing the new targets above it.
 ///
@@ -14,7 +15,7 @@ use crate::{Error, Scalar};
 ///
 /// # Examples
 /// ```
-/// use layerwise::ReverseSweep;
+/// use layerwise::target_solver::ReverseSweep;
 ///
 /// let solver: ReverseSweep<f64> = ReverseSweep::new(1);
 /// ```

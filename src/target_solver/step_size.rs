@@ -1,7 +1,8 @@
 //! Lengths of gradient steps.
 
 use super::acceptance::Check;
-use crate::{Error, Scalar};
+use crate::error::Error;
+use crate::kernel::Scalar;
 
 /// Length of a gradient step on z.
 ///

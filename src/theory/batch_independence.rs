@@ -2,8 +2,10 @@
 
 use super::probe::{chosen_examples, same_bits};
 use crate::decoupled::DecoupledCircuit;
+use crate::decoupled::Selection;
+use crate::error::Error;
+use crate::kernel::Scalar;
 use crate::target_solver::TargetSolver;
-use crate::{Error, Scalar, Selection};
 
 /// Statement 11: moves (a copy of) the targets of the selected examples by `solver`, all in one
 /// batch and each alone, and returns the lasting number of the first example whose targets then
@@ -17,9 +19,10 @@ use crate::{Error, Scalar, Selection};
 ///
 /// # Examples
 /// ```
-/// use layerwise::{
-///     Activation, Circuit, DecoupledCircuit, Dense, ReverseSweep, Selection, TargetInit, theory,
-/// };
+/// use layerwise::{Circuit, DecoupledCircuit, theory};
+/// use layerwise::decoupled::{Selection, TargetInit};
+/// use layerwise::layer::{Activation, Dense};
+/// use layerwise::target_solver::ReverseSweep;
 /// use nalgebra::DMatrix;
 ///
 /// let circuit = Circuit::<f32>::builder()

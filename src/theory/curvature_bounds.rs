@@ -1,8 +1,9 @@
 //! Statement 10: bounds of E's curvature in z.
 
 use crate::circuit::Circuit;
+use crate::error::Error;
+use crate::kernel::Scalar;
 use crate::target_solver::Curvature;
-use crate::{Error, Scalar};
 
 /// Upper bounds of the Gauss-Newton matrix of one example's E in (z_1, …, z_{T−1}).
 #[derive(Debug, Clone, PartialEq)]
@@ -50,8 +51,8 @@ impl CurvatureBounds {
 /// coupling of z_t and z_{t+1}: μ_{t+1} c_{t+1} ‖J_t‖;
 ///
 /// μ_T = 1, c_t the bound of the loss's curvature (1 for squared error), ‖J_t‖² that of
-/// [`Layer::curvature_bound`](crate::Layer::curvature_bound), as
-/// [`StepSize::Bounded`](crate::StepSize::Bounded) uses them. They bound the Gauss-Newton matrix,
+/// [`Layer::curvature_bound`](crate::layer::Layer::curvature_bound), as
+/// [`StepSize::Bounded`](crate::target_solver::StepSize::Bounded) uses them. They bound the Gauss-Newton matrix,
 /// not the Hessian, which also has the second derivatives of f times the residuals: below the
 /// limits E of a linear circuit falls, that of another is to be checked.
 ///
@@ -60,7 +61,8 @@ impl CurvatureBounds {
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Activation, Circuit, Dense, theory};
+/// use layerwise::{Circuit, theory};
+/// use layerwise::layer::{Activation, Dense};
 ///
 /// let mut builder = Circuit::<f64>::builder();
 /// for _ in 0..5 {

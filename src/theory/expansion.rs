@@ -2,8 +2,10 @@
 
 use super::probe::{backprop, finite};
 use crate::decoupled::DecoupledCircuit;
+use crate::decoupled::Selection;
+use crate::error::{Error, Quantity};
+use crate::kernel::Scalar;
 use crate::training::{check_no_target_regularizer, check_squared_hidden_losses};
-use crate::{Error, Quantity, Scalar, Selection};
 
 /// Statement 4: the minimum of E over z near the forward pass, to second order in 1/μ,
 ///
@@ -19,7 +21,9 @@ use crate::{Error, Quantity, Scalar, Selection};
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Activation, Circuit, DecoupledCircuit, Dense, Selection, TargetInit, theory};
+/// use layerwise::{Circuit, DecoupledCircuit, theory};
+/// use layerwise::decoupled::{Selection, TargetInit};
+/// use layerwise::layer::{Activation, Dense};
 /// use nalgebra::DMatrix;
 ///
 /// // Two units of weight 1: the output 1 stands for the target 3, and both errors are −2.

@@ -2,8 +2,10 @@
 
 use super::probe::{finite, on_a_copy};
 use crate::decoupled::DecoupledCircuit;
+use crate::decoupled::Selection;
+use crate::error::{Error, Quantity};
+use crate::kernel::Scalar;
 use crate::training::infer_fixed_prediction;
-use crate::{Error, Quantity, Scalar, Selection};
 
 /// Statement 8: ∂E/∂θ_t, t = 0, …, T−1, after `steps` synchronous steps of size 1 of (a copy of)
 /// the targets from the forward pass, predictions and Jacobians frozen there.
@@ -18,7 +20,9 @@ use crate::{Error, Quantity, Scalar, Selection};
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Activation, Circuit, DecoupledCircuit, Dense, Selection, TargetInit, theory};
+/// use layerwise::{Circuit, DecoupledCircuit, theory};
+/// use layerwise::decoupled::{Selection, TargetInit};
+/// use layerwise::layer::{Activation, Dense};
 /// use nalgebra::DMatrix;
 ///
 /// let circuit = Circuit::<f64>::builder()

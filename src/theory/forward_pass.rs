@@ -2,7 +2,9 @@
 
 use super::probe::{backprop, gradients, largest, minus, on_a_copy};
 use crate::decoupled::DecoupledCircuit;
-use crate::{Error, Scalar, Selection};
+use crate::decoupled::Selection;
+use crate::error::Error;
+use crate::kernel::Scalar;
 
 /// How far a circuit at z = h, h_t = ẑ_t of the plain forward pass, is from what must hold there.
 /// Every number is 0, exactly, for layers whose predictions have the same bits wherever they are
@@ -49,7 +51,9 @@ impl ForwardPassDeviations {
 ///
 /// # Examples
 /// ```
-/// use layerwise::{theory, Activation, Circuit, DecoupledCircuit, Dense, Selection, TargetInit};
+/// use layerwise::{theory, Circuit, DecoupledCircuit};
+/// use layerwise::decoupled::{Selection, TargetInit};
+/// use layerwise::layer::{Activation, Dense};
 /// use nalgebra::DMatrix;
 ///
 /// let circuit = Circuit::<f64>::builder()

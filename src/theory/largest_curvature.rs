@@ -1,11 +1,13 @@
 //! Statement 10: estimates of λ_max from below.
 
 use super::probe::finite;
-use crate::circuit::Workspace;
 use crate::decoupled::DecoupledCircuit;
+use crate::decoupled::Selection;
 use crate::diagnostics::lambda_max::lambda_max;
 use crate::diagnostics::product::Part;
-use crate::{Error, Quantity, Scalar, Selection};
+use crate::energy::Workspace;
+use crate::error::{Error, Quantity};
+use crate::kernel::Scalar;
 
 /// Statement 10: estimates of λ_max of the Gauss-Newton matrix of E in z = (z_1, …, z_{T−1}), at
 /// the model's targets, one a selected example.
@@ -18,7 +20,7 @@ use crate::{Error, Quantity, Scalar, Selection};
 /// direction drawn from `seed`, the same for every example. Each estimate is a Ritz value, at most
 /// λ_max up to rounding: λ_max lies between it and [`curvature_bounds`](super::curvature_bounds), and
 /// their ratio is the margin that the bounds give away. All 0 if T = 1.
-/// [`Diagnostics`](crate::Diagnostics) reports the same numbers by layer.
+/// [`Diagnostics`](crate::diagnostics::Diagnostics) reports the same numbers by layer.
 ///
 /// # Errors
 /// [`Error::InvalidOption`] for no iterations, [`Error::UnknownLayer`] unless 0 < t < T, errors of
@@ -26,7 +28,9 @@ use crate::{Error, Quantity, Scalar, Selection};
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Activation, Circuit, DecoupledCircuit, Dense, Selection, TargetInit, theory};
+/// use layerwise::{Circuit, DecoupledCircuit, theory};
+/// use layerwise::decoupled::{Selection, TargetInit};
+/// use layerwise::layer::{Activation, Dense};
 /// use nalgebra::DMatrix;
 ///
 /// let mut builder = Circuit::<f64>::builder();

@@ -2,7 +2,9 @@
 
 use super::probe::same_bits;
 use crate::decoupled::DecoupledCircuit;
-use crate::{Error, Scalar, Selection};
+use crate::decoupled::Selection;
+use crate::error::Error;
+use crate::kernel::Scalar;
 
 /// Statement 12: the layers t whose ℓ_t, or any of its gradients, has other bits after θ_s is
 /// replaced by `parameters` (in a copy of the model), in increasing order. It must be `[s]`, or
@@ -14,7 +16,9 @@ use crate::{Error, Scalar, Selection};
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Activation, Circuit, DecoupledCircuit, Dense, Selection, TargetInit, theory};
+/// use layerwise::{Circuit, DecoupledCircuit, theory};
+/// use layerwise::decoupled::{Selection, TargetInit};
+/// use layerwise::layer::{Activation, Dense};
 /// use nalgebra::DMatrix;
 ///
 /// let circuit = Circuit::<f64>::builder()

@@ -5,8 +5,10 @@ use nalgebra::{DMatrix, DVector};
 use super::probe::finite;
 use crate::circuit::Circuit;
 use crate::decoupled::DecoupledCircuit;
+use crate::decoupled::Selection;
+use crate::error::{Error, Quantity};
+use crate::kernel::Scalar;
 use crate::layer::Activation;
-use crate::{Error, Quantity, Scalar, Selection};
 
 /// W_t, b_t and μ_t of a circuit whose Z-step is a linear least-squares problem.
 #[derive(Debug)]
@@ -136,7 +138,9 @@ impl<T: Scalar> Linear<T> {
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Activation, Circuit, DecoupledCircuit, Dense, Selection, TargetInit, theory};
+/// use layerwise::{Circuit, DecoupledCircuit, theory};
+/// use layerwise::decoupled::{Selection, TargetInit};
+/// use layerwise::layer::{Activation, Dense};
 /// use nalgebra::DMatrix;
 ///
 /// // T units of weight 1 share the residual 1 between them: min E = ½/T.

@@ -19,9 +19,9 @@
 //! | 11 | an example's targets move alike in every batch | [`batch_dependent_example`] |
 //! | 12 | a local problem knows no other layer | [`layers_changed_by`] |
 //!
-//! Layers are evaluated as in [`DecoupledCircuit::gradients`](crate::DecoupledCircuit::gradients),
+//! Layers are evaluated as in [`DecoupledCircuit::gradients`](crate::decoupled::DecoupledCircuit::gradients),
 //! not as in training (which matters to stochastic layers alone); only statement 11 moves targets
-//! as [`DecoupledCircuit::solve_targets`](crate::DecoupledCircuit::solve_targets) does. Sums are
+//! as [`DecoupledCircuit::solve_targets`](crate::decoupled::DecoupledCircuit::solve_targets) does. Sums are
 //! over the selected examples, weights included. Norms and deviations are `f64`, whatever the
 //! scalar; a norm of θ_t or z_t is Euclidean, over all its units and all selected examples together.
 //! Layer t maps z_t to ẑ_{t+1}; L, where examples are many, is the composed loss over them (F in

@@ -3,11 +3,13 @@
 use nalgebra::DMatrix;
 
 use super::probe::{backprop, finite, minus, norm};
-use crate::circuit::local_problem::{check_finite, check_length};
-use crate::circuit::{Batch, Workspace};
+use crate::check::{check_finite, check_length};
 use crate::decoupled::DecoupledCircuit;
-use crate::execution::Execution;
-use crate::{Error, Quantity, Scalar, Selection};
+use crate::decoupled::Selection;
+use crate::energy::{Batch, Workspace};
+use crate::error::{Error, Quantity};
+use crate::kernel::Execution;
+use crate::kernel::Scalar;
 
 /// How far targets and multipliers are from the fixed point: norms over all hidden layers and the
 /// selected examples.
@@ -30,7 +32,7 @@ pub struct MultiplierRest {
 /// z_t = ẑ_t,  λ_t = −δ_t,
 ///
 /// at which the parameter gradients are backprop's for any μ > 0. λ is that of
-/// [`AugmentedLagrangian`](crate::AugmentedLagrangian), which is ρu in the scaled form. `gap` and
+/// [`AugmentedLagrangian`](crate::training::AugmentedLagrangian), which is ρu in the scaled form. `gap` and
 /// `targets` vanish together only there, and then all four numbers do, to rounding.
 ///
 /// # Errors
@@ -39,7 +41,9 @@ pub struct MultiplierRest {
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Activation, Circuit, DecoupledCircuit, Dense, Selection, TargetInit, theory};
+/// use layerwise::{Circuit, DecoupledCircuit, theory};
+/// use layerwise::decoupled::{Selection, TargetInit};
+/// use layerwise::layer::{Activation, Dense};
 /// use nalgebra::DMatrix;
 ///
 /// let circuit = Circuit::<f64>::builder()

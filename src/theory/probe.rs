@@ -1,11 +1,13 @@
 //! What every statement needs: targets to move that are nobody's, and honest numbers.
 
-use crate::circuit::{BatchMut, Workspace};
+use crate::decoupled::Selection;
 use crate::decoupled::examples::Gathered;
 use crate::decoupled::{DecoupledCircuit, Gradients};
+use crate::energy::{BatchMut, Workspace};
+use crate::error::{Error, Quantity};
+use crate::kernel::Scalar;
 use crate::kernel::all_finite;
 use crate::target_solver::TargetProblem;
-use crate::{Error, Quantity, Scalar, Selection};
 
 /// Lends a copy of the selected examples, whose targets may be moved: the model stays as it is.
 pub(super) fn on_a_copy<T: Scalar, R>(

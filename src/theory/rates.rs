@@ -6,12 +6,13 @@ use nalgebra::DMatrix;
 
 use super::linear::Linear;
 use crate::circuit::Circuit;
-use crate::{Error, Quantity, Scalar};
+use crate::error::{Error, Quantity};
+use crate::kernel::Scalar;
 
 /// When the multipliers move, in a step z ← z − η ∂E/∂z, λ ← λ + α μ (z − ẑ).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MultiplierUpdate {
-    /// After the targets, by the new z: [`AugmentedLagrangian`](crate::AugmentedLagrangian).
+    /// After the targets, by the new z: [`AugmentedLagrangian`](crate::training::AugmentedLagrangian).
     AfterTargets,
     /// Together with them, by the old z.
     WithTargets,
@@ -89,7 +90,8 @@ pub fn stable_rates(
 /// # Examples
 /// ```
 /// use layerwise::theory::{MultiplierUpdate, linear_stable_rates};
-/// use layerwise::{Activation, Circuit, Dense};
+/// use layerwise::Circuit;
+/// use layerwise::layer::{Activation, Dense};
 ///
 /// let unit = || Dense::new(1, 1, Activation::Identity).map(Dense::without_bias);
 /// let circuit = Circuit::<f64>::builder().layer(unit()?).layer(unit()?).penalty(2.0).build()?;

@@ -2,8 +2,10 @@
 
 use super::probe::{gradients, norm, on_a_copy};
 use crate::decoupled::DecoupledCircuit;
+use crate::decoupled::Selection;
+use crate::error::Error;
+use crate::kernel::Scalar;
 use crate::target_solver::TargetSolver;
-use crate::{Error, Scalar, Selection};
 
 /// Statement 2: the norms ‖∂E/∂θ_t‖, t = 0, …, T−1, after `solver` moved (a copy of) the targets
 /// once, from the forward pass.
@@ -17,10 +19,10 @@ use crate::{Error, Scalar, Selection};
 ///
 /// # Examples
 /// ```
-/// use layerwise::{
-///     Activation, Circuit, DecoupledCircuit, Dense, ReverseSweep, Selection, StepSize,
-///     SynchronousDescent, TargetInit, theory,
-/// };
+/// use layerwise::{Circuit, DecoupledCircuit, theory};
+/// use layerwise::decoupled::{Selection, TargetInit};
+/// use layerwise::layer::{Activation, Dense};
+/// use layerwise::target_solver::{ReverseSweep, StepSize, SynchronousDescent};
 /// use nalgebra::DMatrix;
 ///
 /// let mut builder = Circuit::<f64>::builder();

@@ -3,10 +3,12 @@
 use nalgebra::DMatrix;
 
 use super::probe::{backprop, finite, minus, norm};
-use crate::circuit::local_problem::Regularization;
-use crate::circuit::{LocalProblem, Wanted};
 use crate::decoupled::DecoupledCircuit;
-use crate::{Error, Quantity, Scalar, Selection, Write};
+use crate::decoupled::Selection;
+use crate::energy::local_problem::Regularization;
+use crate::energy::{LocalProblem, Wanted};
+use crate::error::{Error, Quantity};
+use crate::kernel::{Scalar, Write};
 
 /// How far targets are from carrying backprop.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,9 +55,10 @@ impl<T: Scalar> Stationarity<T> {
 ///
 /// # Examples
 /// ```
-/// use layerwise::{
-///     Activation, Circuit, DecoupledCircuit, Dense, ReverseSweep, Selection, TargetInit, theory,
-/// };
+/// use layerwise::{Circuit, DecoupledCircuit, theory};
+/// use layerwise::decoupled::{Selection, TargetInit};
+/// use layerwise::layer::{Activation, Dense};
+/// use layerwise::target_solver::ReverseSweep;
 /// use nalgebra::DMatrix;
 ///
 /// let circuit = Circuit::<f64>::builder()

@@ -2,8 +2,10 @@
 
 use super::probe::{finite, on_a_copy};
 use crate::decoupled::DecoupledCircuit;
+use crate::decoupled::Selection;
+use crate::error::{Error, Quantity};
+use crate::kernel::Scalar;
 use crate::training::infer_z_il;
-use crate::{Error, Quantity, Scalar, Selection};
 
 /// Statement 7: ∂E/∂θ_t, t = 0, …, T−1, by Z-IL: (a copy of) the targets starts at the forward pass
 /// and moves by synchronous steps of size 1; layer T−1−k takes its gradient after k of them.
@@ -17,7 +19,9 @@ use crate::{Error, Quantity, Scalar, Selection};
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Activation, Circuit, DecoupledCircuit, Dense, Selection, TargetInit, theory};
+/// use layerwise::{Circuit, DecoupledCircuit, theory};
+/// use layerwise::decoupled::{Selection, TargetInit};
+/// use layerwise::layer::{Activation, Dense};
 /// use nalgebra::DMatrix;
 ///
 /// let circuit = Circuit::<f64>::builder()

@@ -3,10 +3,11 @@
 use super::residuals::Residuals;
 use super::visit::{Scheme, Visit};
 use crate::decoupled::DecoupledCircuit;
+use crate::error::Error;
+use crate::kernel::Scalar;
 use crate::parameter_solver::{ParameterSolver, ParameterSolvers};
 use crate::schedule::Schedule;
 use crate::target_solver::TargetSolver;
-use crate::{Error, Scalar};
 
 /// Where the targets of a batch come from when it is visited.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -36,7 +37,8 @@ pub enum TargetPolicy {
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Alternating, ReverseSweep};
+/// use layerwise::target_solver::ReverseSweep;
+/// use layerwise::training::Alternating;
 ///
 /// let persistent: Alternating<f64> = Alternating::persistent(ReverseSweep::new(1));
 /// let refreshed: Alternating<f64> = Alternating::refreshed(ReverseSweep::new(1));
@@ -143,7 +145,7 @@ impl<T: Scalar> Alternating<T> {
     ///
     /// A W-step that takes ℓ_t far down fits the targets, not the composed loss, which may rise
     /// while E falls (on digits at depth 10 it stays far above backprop's; `docs/evidence.md`):
-    /// look at [`composed_loss`](crate::EpochRecord::composed_loss), and hold θ by a proximal
+    /// look at [`composed_loss`](crate::training::EpochRecord::composed_loss), and hold θ by a proximal
     /// weight or a damping. What it is best for is one pass over projected targets at the start:
     /// deep tanh and sigmoid circuits then carry their input, whatever their weights were.
     ///
@@ -152,7 +154,10 @@ impl<T: Scalar> Alternating<T> {
     ///
     /// # Examples
     /// ```
-    /// use layerwise::{Adam, Alternating, LeastSquares, Phase, ReverseSweep};
+    /// use layerwise::optimizer::Adam;
+    /// use layerwise::parameter_solver::LeastSquares;
+    /// use layerwise::target_solver::ReverseSweep;
+    /// use layerwise::training::{Alternating, Phase};
     ///
     /// let scheme = Alternating::persistent(ReverseSweep::new(1))
     ///     .with_parameter_solver(LeastSquares::ridge(1e-3)?.with_proximal(0.1)?);

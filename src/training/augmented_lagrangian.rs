@@ -3,8 +3,9 @@
 use super::example_memory::ExampleMemory;
 use super::visit::{Scheme, Visit};
 use crate::decoupled::DecoupledCircuit;
+use crate::error::Error;
+use crate::kernel::Scalar;
 use crate::target_solver::TargetSolver;
-use crate::{Error, Scalar};
 
 /// The method of multipliers: on every visit the persistent targets move (Z-step), then θ (W-step),
 /// then one multiplier per example and hidden unit, λ_tⁱ ← λ_tⁱ + α μ_t (z_tⁱ − ẑ_tⁱ), on
@@ -26,7 +27,9 @@ use crate::{Error, Scalar};
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Adam, AugmentedLagrangian, Phase, ReverseSweep};
+/// use layerwise::optimizer::Adam;
+/// use layerwise::target_solver::ReverseSweep;
+/// use layerwise::training::{AugmentedLagrangian, Phase};
 ///
 /// let scheme = AugmentedLagrangian::new(ReverseSweep::new(3));
 /// let phase: Phase<f64> = Phase::new(scheme, Adam::new(1e-3)?);

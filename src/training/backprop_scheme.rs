@@ -1,7 +1,8 @@
 //! Ordinary backprop as a training scheme.
 
 use super::visit::{Scheme, Visit};
-use crate::{Error, Scalar};
+use crate::error::Error;
+use crate::kernel::Scalar;
 
 /// The coupled baseline: one backprop step on θ a visit. Auxiliary targets stay as they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -1,7 +1,8 @@
 //! What a scheme keeps of every example, by hidden layer.
 
 use crate::decoupled::DecoupledCircuit;
-use crate::{Error, Scalar};
+use crate::error::Error;
+use crate::kernel::Scalar;
 
 /// Values of every example of a model for each hidden layer, found by the examples' lasting
 /// numbers, so that they survive shuffled minibatches.
@@ -59,7 +60,7 @@ impl<T: Scalar> ExampleMemory<T> {
     ///
     /// # Errors
     /// [`Error::UnknownExample`] for one that was not among the model's when the phase began (or if
-    /// it never began: a scheme that wraps another must forward [`Scheme::start`](crate::Scheme)).
+    /// it never began: a scheme that wraps another must forward [`Scheme::start`](crate::training::Scheme)).
     pub(super) fn locate(&mut self, examples: &[u64]) -> Result<(), Error> {
         self.columns.clear();
         if examples == self.ids {

@@ -3,8 +3,9 @@
 use super::visit::{Scheme, Visit};
 use super::z_il::check_exactness;
 use crate::decoupled::DecoupledCircuit;
+use crate::error::Error;
+use crate::kernel::Scalar;
 use crate::target_solver::TargetProblem;
-use crate::{Error, Scalar};
 
 /// The fixed-prediction assumption: the targets move by synchronous steps of size 1 while
 /// predictions and Jacobians stay those of the forward pass; then all θ step along
@@ -15,7 +16,8 @@ use crate::{Error, Scalar};
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Adam, FixedPrediction, Phase};
+/// use layerwise::optimizer::Adam;
+/// use layerwise::training::{FixedPrediction, Phase};
 ///
 /// let phase: Phase<f64> = Phase::new(FixedPrediction::new(), Adam::new(1e-3)?);
 /// # Ok::<(), layerwise::Error>(())

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use super::example_memory::{ExampleMemory, LayerMemory};
 use super::visit::{Scheme, Visit};
-use crate::circuit::LocalWorkspace;
 use crate::decoupled::DecoupledCircuit;
-use crate::execution::Columns;
+use crate::energy::LocalWorkspace;
+use crate::error::{Error, Quantity};
+use crate::kernel::Columns;
+use crate::kernel::Scalar;
 use crate::kernel::{add_to, all_finite, both_finite};
 use crate::optimizer::{Optimizer, Step};
-use crate::{Error, Quantity, Scalar};
 
 /// Joint descent on θ and z: both gradients of E at the same point, both updated at once.
 ///
@@ -21,7 +22,8 @@ use crate::{Error, Quantity, Scalar};
 ///
 /// # Examples
 /// ```
-/// use layerwise::{GradientDescent, JointDescent};
+/// use layerwise::optimizer::GradientDescent;
+/// use layerwise::training::JointDescent;
 ///
 /// let scheme: JointDescent<f64> =
 ///     JointDescent::new(GradientDescent::new(0.1)?.with_momentum(0.9)?);

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use crate::circuit::{Circuit, Workspace};
-use crate::execution::{Columns, Execution};
+use crate::circuit::Circuit;
+use crate::energy::Workspace;
+use crate::error::{Error, Quantity};
+use crate::kernel::Scalar;
+use crate::kernel::{Columns, Execution};
 use crate::kernel::{all_finite, both_finite};
 use crate::layer::ParameterGroup;
 use crate::optimizer::{Optimizer, Step};
-use crate::{Error, Quantity, Scalar};
 
 /// The optimiser of θ with its state.
 #[derive(Debug, Clone)]

@@ -1,11 +1,13 @@
 //! The penalties μ_t of a phase: as they are, by a schedule, or grown.
 
 use super::penalty_growth::{PenaltyGrowth, Windows};
-use crate::circuit::local_problem::check_weights;
-use crate::circuit::{Batch, Circuit, Workspace};
+use crate::check::check_weights;
+use crate::circuit::Circuit;
+use crate::energy::{Batch, Workspace};
+use crate::error::{Error, Quantity};
+use crate::kernel::Scalar;
 use crate::kernel::squared_distance;
 use crate::schedule::Schedule;
-use crate::{Error, Quantity, Scalar};
 
 /// What moves the μ_t of a phase.
 #[derive(Debug, Clone, Copy)]

@@ -1,7 +1,8 @@
 //! Penalties that grow where the gap no longer falls.
 
-use crate::circuit::local_problem::check_weights;
-use crate::{Error, Scalar};
+use crate::check::check_weights;
+use crate::error::Error;
+use crate::kernel::Scalar;
 
 /// Automatic penalty continuation, every hidden layer t = 1, …, T−1 by itself.
 ///
@@ -35,7 +36,9 @@ use crate::{Error, Scalar};
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Adam, Alternating, PenaltyGrowth, Phase, ReverseSweep};
+/// use layerwise::optimizer::Adam;
+/// use layerwise::target_solver::ReverseSweep;
+/// use layerwise::training::{Alternating, PenaltyGrowth, Phase};
 ///
 /// let growth = PenaltyGrowth::new(20)?.with_cap(64.0)?;
 /// let scheme = Alternating::persistent(ReverseSweep::new(1));

@@ -7,9 +7,10 @@ use super::penalties::PenaltyRule;
 use super::penalty_growth::PenaltyGrowth;
 use super::stopping::Stopping;
 use super::visit::Scheme;
+use crate::error::Error;
+use crate::kernel::Scalar;
 use crate::optimizer::Optimizer;
 use crate::schedule::Schedule;
-use crate::{Error, Scalar};
 
 /// One phase of a run: a [`Scheme`] that visits the batches, an [`Optimizer`] for θ, and limits.
 ///
@@ -28,7 +29,10 @@ use crate::{Error, Scalar};
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Adam, Alternating, Backprop, Phase, ReverseSweep, Schedule, Trainer};
+/// use layerwise::optimizer::Adam;
+/// use layerwise::schedule::Schedule;
+/// use layerwise::target_solver::ReverseSweep;
+/// use layerwise::training::{Alternating, Backprop, Phase, Trainer};
 ///
 /// // Each layer learns its own regression, then the targets move too, then backprop finishes.
 /// let trainer: Trainer<f64> =
@@ -98,7 +102,7 @@ impl<T: Scalar> Phase<T> {
     }
 
     /// Lets each μ_t grow by itself over the visits of the phase, wherever its gap no longer falls.
-    /// The circuit keeps the last values, and [`PhaseReport`](crate::PhaseReport) tells them. Not
+    /// The circuit keeps the last values, and [`PhaseReport`](crate::training::PhaseReport) tells them. Not
     /// beside a penalty schedule.
     pub fn penalty_growth(mut self, growth: PenaltyGrowth) -> Self {
         self.penalty_growth = Some(growth);

@@ -1,7 +1,7 @@
 //! What a training run tells.
 
-use crate::Scalar;
 use crate::decoupled::DecoupledCircuit;
+use crate::kernel::Scalar;
 use crate::target_solver::SolveReport;
 
 /// Why a phase, or a run, ended.
@@ -10,11 +10,11 @@ use crate::target_solver::SolveReport;
 pub enum StopReason {
     /// All epochs were made.
     Epochs,
-    /// The objective was reached ([`Stopping::Objective`](crate::Stopping::Objective)).
+    /// The objective was reached ([`Stopping::Objective`](crate::training::Stopping::Objective)).
     Objective,
-    /// The objective stagnated ([`Stopping::Stagnation`](crate::Stopping::Stagnation)).
+    /// The objective stagnated ([`Stopping::Stagnation`](crate::training::Stopping::Stagnation)).
     Stagnation,
-    /// The validation loss stagnated ([`Stopping::Validation`](crate::Stopping::Validation)).
+    /// The validation loss stagnated ([`Stopping::Validation`](crate::training::Stopping::Validation)).
     Validation,
     /// The time of the phase or of the run was over.
     TimeLimit,
@@ -71,10 +71,10 @@ pub struct PhaseReport {
     /// Why it ended.
     pub stop: StopReason,
     /// Number in the run of the epoch whose parameters were kept, with
-    /// [`Stopping::Validation`](crate::Stopping::Validation).
+    /// [`Stopping::Validation`](crate::training::Stopping::Validation).
     pub best_epoch: Option<u64>,
     /// μ_1, …, μ_{T−1} of its last visit: what a schedule or
-    /// [`PenaltyGrowth`](crate::PenaltyGrowth) made of them.
+    /// [`PenaltyGrowth`](crate::training::PenaltyGrowth) made of them.
     pub penalties: Vec<f64>,
 }
 

@@ -1,10 +1,11 @@
 //! The residuals r_t = z_t − ẑ_t of all examples, carried from visit to visit.
 
 use super::example_memory::ExampleMemory;
-use crate::circuit::{Batch, Workspace};
 use crate::decoupled::DecoupledCircuit;
+use crate::energy::{Batch, Workspace};
+use crate::error::Error;
+use crate::kernel::Scalar;
 use crate::target_solver::TargetProblem;
-use crate::{Error, Scalar};
 
 /// r_1, …, r_{T−1} of every example of a model.
 ///

@@ -2,7 +2,8 @@
 
 use super::report::StopReason;
 use crate::circuit::Circuit;
-use crate::{Error, Scalar};
+use crate::error::Error;
+use crate::kernel::Scalar;
 
 /// When a phase ends before its limits.
 ///

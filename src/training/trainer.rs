@@ -14,13 +14,14 @@ use super::phase::Phase;
 use super::report::{EpochRecord, PhaseReport, Progress, StopReason, TrainingReport};
 use super::stopping::{Stopping, Tracker};
 use super::visit::{Told, Visit};
-use crate::circuit::Workspace;
 use crate::decoupled::DecoupledCircuit;
 use crate::decoupled::examples::{Chosen, Gathered, lend};
-use crate::execution::Execution;
+use crate::energy::Workspace;
+use crate::error::Error;
 use crate::init::{Purpose, generator};
+use crate::kernel::Execution;
+use crate::kernel::Scalar;
 use crate::kernel::squared_distance;
-use crate::{Error, Scalar};
 
 /// Trains a [`DecoupledCircuit`] by a list of [`Phase`]s; schemes are compared by changing one line.
 ///
@@ -38,10 +39,12 @@ use crate::{Error, Scalar};
 ///
 /// # Examples
 /// ```
-/// use layerwise::{
-///     Activation, Adam, Alternating, Circuit, DecoupledCircuit, Dense, Phase, ReverseSweep,
-///     TargetInit, Trainer,
-/// };
+/// use layerwise::{Circuit, DecoupledCircuit};
+/// use layerwise::decoupled::TargetInit;
+/// use layerwise::layer::{Activation, Dense};
+/// use layerwise::optimizer::Adam;
+/// use layerwise::target_solver::ReverseSweep;
+/// use layerwise::training::{Alternating, Phase, Trainer};
 /// use nalgebra::DMatrix;
 ///
 /// let circuit = Circuit::<f64>::builder()

@@ -3,14 +3,17 @@
 use std::fmt::Debug;
 
 use super::parameter_optimizer::ParameterOptimizer;
-use crate::circuit::{Batch, BatchMut, Circuit, Workspace};
+use crate::circuit::Circuit;
 use crate::decoupled::DecoupledCircuit;
-use crate::execution::Execution;
+use crate::energy::Wanted;
+use crate::energy::{Batch, BatchMut, Workspace};
+use crate::error::{Error, Quantity};
+use crate::kernel::Execution;
+use crate::kernel::Scalar;
 use crate::optimizer::Step;
 use crate::parameter_solver::ParameterSolvers;
 use crate::schedule::Schedule;
 use crate::target_solver::{SolveReport, TargetProblem};
-use crate::{Error, Quantity, Scalar, Wanted};
 
 /// What a training scheme does with a batch: the one line by which schemes differ.
 ///
@@ -88,7 +91,7 @@ impl<'b, T: Scalar> Visit<'_, 'b, T> {
     }
 
     /// Results of the last evaluation; they mean nothing after a visit of
-    /// [`JointDescent`](crate::JointDescent), which uses their memory.
+    /// [`JointDescent`](crate::training::JointDescent), which uses their memory.
     pub fn workspace(&self) -> &Workspace<T> {
         self.workspace
     }
@@ -154,7 +157,7 @@ impl<'b, T: Scalar> Visit<'_, 'b, T> {
     ///
     /// # Errors
     /// [`Error::NonFinite`] for an energy, gradient or new parameter that is not finite,
-    /// [`Error::SpentGradients`] after a visit of [`JointDescent`](crate::JointDescent) without a new
+    /// [`Error::SpentGradients`] after a visit of [`JointDescent`](crate::training::JointDescent) without a new
     /// evaluation; no θ_t is changed then.
     pub fn step_parameters(&mut self) -> Result<(), Error> {
         if self.workspace.spent {

@@ -3,8 +3,9 @@
 use super::visit::{Scheme, Visit};
 use crate::circuit::Circuit;
 use crate::decoupled::DecoupledCircuit;
+use crate::error::Error;
+use crate::kernel::Scalar;
 use crate::target_solver::TargetProblem;
-use crate::{Error, Scalar};
 
 /// Z-IL: the targets start at the forward pass and make T − 1 synchronous steps of size 1; layer
 /// T−1−k takes its parameter gradient after k of them. Then all θ step.
@@ -14,7 +15,8 @@ use crate::{Error, Scalar};
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Adam, Phase, ZIl};
+/// use layerwise::optimizer::Adam;
+/// use layerwise::training::{Phase, ZIl};
 ///
 /// let phase: Phase<f64> = Phase::new(ZIl, Adam::new(1e-3)?);
 /// # Ok::<(), layerwise::Error>(())

@@ -2,9 +2,10 @@
 //! and every column of a product has the same bits whatever company it is computed in, which is
 //! what makes an example independent of its batch.
 
+use layerwise::Scalar;
+use layerwise::kernel::{Matrix, Write};
 use layerwise::rand::rngs::ChaCha8Rng;
 use layerwise::rand::{RngExt, SeedableRng};
-use layerwise::{Matrix, Scalar, Write};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 

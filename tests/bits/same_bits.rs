@@ -1,12 +1,18 @@
 //! The same computation has the same bits: on any number of threads, on threads of the caller's
 //! own, in any blocks of examples, and in every run with the same seed.
 
-use layerwise::{
-    Activation, Adam, Alternating, AugmentedLagrangian, Backprop, Circuit, DecoupledCircuit, Dense,
-    Execution, FixedPrediction, GaussNewton, GradientDescent, JointDescent, LeastSquares,
-    LevenbergMarquardt, LocalGradients, Phase, RedBlack, ReverseSweep, Scalar, Selection,
-    SoftmaxCrossEntropy, StepSize, SynchronousDescent, TargetInit, Trainer, Workspace, ZIl,
+use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::energy::{LocalGradients, Workspace};
+use layerwise::kernel::Execution;
+use layerwise::layer::{Activation, Dense};
+use layerwise::loss::SoftmaxCrossEntropy;
+use layerwise::optimizer::{Adam, GradientDescent};
+use layerwise::parameter_solver::{LeastSquares, LevenbergMarquardt};
+use layerwise::target_solver::{GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent};
+use layerwise::training::{
+    Alternating, AugmentedLagrangian, Backprop, FixedPrediction, JointDescent, Phase, Trainer, ZIl,
 };
+use layerwise::{Circuit, DecoupledCircuit, Scalar};
 use nalgebra::DMatrix;
 
 const EXAMPLES: usize = 13;

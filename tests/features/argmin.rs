@@ -11,11 +11,13 @@ use argmin::core::{
 use argmin::solver::linesearch::condition::ArmijoCondition;
 use argmin::solver::linesearch::{BacktrackingLineSearch, MoreThuenteLineSearch};
 use argmin::solver::quasinewton::LBFGS;
+use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::layer::{Activation, Dense};
+use layerwise::loss::Poisson;
 use layerwise::nalgebra::{DMatrix, DVector};
-use layerwise::{
-    Activation, CappedLineSearch, Circuit, DecoupledCircuit, Dense, Error, LocalObjective,
-    Objective, Poisson, Regularizer, Scalar, Selection, TargetInit,
-};
+use layerwise::objective::{CappedLineSearch, LocalObjective, Objective};
+use layerwise::regularizer::Regularizer;
+use layerwise::{Circuit, DecoupledCircuit, Error, Scalar};
 
 type Own<T> = IterState<Vec<T>, Vec<T>, (), (), (), T>;
 type MoreThuente<T> = CappedLineSearch<MoreThuenteLineSearch<Vec<T>, Vec<T>, T>>;

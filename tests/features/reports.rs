@@ -1,10 +1,12 @@
 //! A diagnostic report goes through JSON and back whole.
 
+use layerwise::data::metrics;
+use layerwise::decoupled::TargetInit;
+use layerwise::diagnostics::{DiagnosticReport, Diagnostics};
+use layerwise::layer::{Activation, Dense};
+use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::nalgebra::DMatrix;
-use layerwise::{
-    Activation, Circuit, DecoupledCircuit, Dense, DiagnosticReport, Diagnostics, Scalar,
-    SoftmaxCrossEntropy, TargetInit, metrics,
-};
+use layerwise::{Circuit, DecoupledCircuit, Scalar};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 

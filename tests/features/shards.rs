@@ -3,12 +3,16 @@
 
 use std::cell::Cell;
 
+use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::energy::{LocalGradients, LocalProblem};
+use layerwise::error::Quantity;
+use layerwise::layer::{Activation, Dense};
+use layerwise::loss::{Gaussian, SquaredError};
 use layerwise::nalgebra::DMatrix;
-use layerwise::{
-    Activation, Adam, AdamW, Circuit, DecoupledCircuit, Dense, Error, Gaussian, LocalGradients,
-    LocalProblem, Loss, Optimizer, Quantity, Regularizer, Scalar, Selection, Shard, SquaredError,
-    Step, TargetInit,
-};
+use layerwise::optimizer::{Adam, AdamW, Optimizer, Step};
+use layerwise::regularizer::Regularizer;
+use layerwise::shard::Shard;
+use layerwise::{Circuit, DecoupledCircuit, Error, Loss, Scalar};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{RngSeed, TestRunner};
@@ -254,7 +258,7 @@ fn refused(shard: &Shard<f64>, layers: [Dense; DEPTH], loss: &dyn Loss<f64>) -> 
         .into_iter()
         .fold(Circuit::builder(), |b, l| b.layer(l));
     builder = match format!("{loss:?}").contains("Huber") {
-        true => builder.hidden_loss(layerwise::PseudoHuber::new(1.0).unwrap()),
+        true => builder.hidden_loss(layerwise::loss::PseudoHuber::new(1.0).unwrap()),
         false => builder.hidden_losses(vec![self::loss(0), self::loss(1)]),
     };
     let mut other = DecoupledCircuit::new(builder.build().unwrap());
@@ -287,7 +291,7 @@ fn a_shard_of_another_layer_or_loss_is_refused() {
         (
             layer(0),
             layer(1),
-            Box::new(layerwise::PseudoHuber::new(1.0).unwrap()) as _,
+            Box::new(layerwise::loss::PseudoHuber::new(1.0).unwrap()) as _,
         ),
     ] {
         let error = refused(&shard, [first, second, layer(2)], &*loss);

@@ -2,6 +2,13 @@
 
 use std::collections::HashSet;
 
+use layerwise::decoupled::TargetInit;
+use layerwise::gradcheck::GradCheck;
+use layerwise::layer::{Activation, Dense};
+use layerwise::loss::{
+    BinaryCrossEntropy, Gaussian, KullbackLeibler, LabelSmoothing, Poisson, SoftmaxCrossEntropy,
+    SquaredError,
+};
 use layerwise::nalgebra::DMatrix;
 use layerwise::strategies::proptest::prelude::*;
 use layerwise::strategies::proptest::strategy::ValueTree;
@@ -12,10 +19,7 @@ use layerwise::strategies::{
     LayerPoint, Output, Shapes, activations, circuits, data, dense, layer_points, loss_points,
     models,
 };
-use layerwise::{
-    Activation, BinaryCrossEntropy, Circuit, Dense, Error, Gaussian, GradCheck, KullbackLeibler,
-    LabelSmoothing, Layer, Loss, Poisson, Scalar, SoftmaxCrossEntropy, SquaredError, TargetInit,
-};
+use layerwise::{Circuit, Error, Layer, Loss, Scalar};
 
 fn runner(cases: u32) -> TestRunner {
     TestRunner::new(ProptestConfig {
@@ -366,21 +370,21 @@ impl Loss<f64> for Refusing {
 
     fn evaluate(
         &self,
-        _at: &layerwise::Pair<'_, f64>,
+        _at: &layerwise::loss::Pair<'_, f64>,
         _values: &mut [f64],
-        _d_target: layerwise::Write<'_, f64>,
-        _d_prediction: layerwise::Write<'_, f64>,
+        _d_target: layerwise::kernel::Write<'_, f64>,
+        _d_prediction: layerwise::kernel::Write<'_, f64>,
         _work: &mut [f64],
     ) {
     }
 
     fn curvature(
         &self,
-        _at: &layerwise::Pair<'_, f64>,
+        _at: &layerwise::loss::Pair<'_, f64>,
         _v_target: Option<&[f64]>,
         _v_prediction: Option<&[f64]>,
-        _out_target: layerwise::Write<'_, f64>,
-        _out_prediction: layerwise::Write<'_, f64>,
+        _out_target: layerwise::kernel::Write<'_, f64>,
+        _out_prediction: layerwise::kernel::Write<'_, f64>,
         _work: &mut [f64],
     ) {
     }

@@ -1,7 +1,8 @@
 //! Activation functions at known values, in `f64` and `f32`, and their limits at the ends of the
 //! range; the references are the formulas in 40 digits.
 
-use layerwise::{Activation, Dense, Error, Scalar};
+use layerwise::layer::{Activation, Dense};
+use layerwise::{Error, Scalar};
 
 /// f(x) and f′(x) of one activation at one x.
 type Known = (Activation, f64, f64, f64);

@@ -1,11 +1,12 @@
 //! What a layer and a loss get that write only what they must.
 
+use layerwise::decoupled::Projection;
+use layerwise::kernel::Write;
+use layerwise::layer::{Activation, Context, Dense, ParameterGroup, Point, Scratch};
+use layerwise::loss::{Pair, SquaredError};
 use layerwise::nalgebra::DMatrix;
 use layerwise::rand::Rng;
-use layerwise::{
-    Activation, Circuit, Context, Dense, Layer, Loss, Pair, ParameterGroup, Point, Projection,
-    Scratch, SquaredError, Write,
-};
+use layerwise::{Circuit, Layer, Loss};
 
 /// ẑ = 2z, with nothing but the required methods.
 #[derive(Debug)]

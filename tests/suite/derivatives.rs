@@ -7,14 +7,18 @@ use self::cases::{
     ACTIVATIONS, Probed, Spec, any_activation, chain, forward, sequential, smooth_point,
 };
 use crate::property::{failed, for_all, generator, uniform};
+use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::energy::{LocalProblem, Wanted};
+use layerwise::gradcheck::GradCheck;
+use layerwise::kernel::Write;
+use layerwise::layer::{Activation, Dense};
+use layerwise::loss::{
+    BinaryCrossEntropy, ClassWeights, Gaussian, Huber, KullbackLeibler, LabelSmoothing, Pair,
+    Poisson, PseudoHuber, SoftmaxCrossEntropy, SquaredError, WeightedSquaredError,
+};
 use layerwise::nalgebra::DMatrix;
 use layerwise::rand::RngExt;
-use layerwise::{
-    Activation, BinaryCrossEntropy, Circuit, ClassWeights, DecoupledCircuit, Dense, Gaussian,
-    GradCheck, Huber, KullbackLeibler, LabelSmoothing, Layer, LocalProblem, Loss, Pair, Poisson,
-    PseudoHuber, Scalar, Selection, SoftmaxCrossEntropy, SquaredError, TargetInit, Wanted,
-    WeightedSquaredError, Write,
-};
+use layerwise::{Circuit, DecoupledCircuit, Layer, Loss, Scalar};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 

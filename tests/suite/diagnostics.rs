@@ -2,14 +2,18 @@
 //! against dense eigenvalues, staleness against the distance that it bounds; and what a planted error
 //! does to the comparison.
 
+use layerwise::data::metrics;
+use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::diagnostics::{DiagnosticReport, Diagnostics};
+use layerwise::error::Quantity;
+use layerwise::init::Initializer;
+use layerwise::layer::{Activation, Dense};
+use layerwise::loss::{Huber, Poisson, SoftmaxCrossEntropy, SquaredError};
 use layerwise::nalgebra::{DMatrix, DVector};
 use layerwise::rand::rngs::ChaCha8Rng;
 use layerwise::rand::{RngExt, SeedableRng};
-use layerwise::{
-    Activation, Circuit, DecoupledCircuit, Dense, DiagnosticReport, Diagnostics, Error, Huber,
-    Initializer, Poisson, Quantity, Regularizer, Scalar, Selection, SoftmaxCrossEntropy,
-    SquaredError, TargetInit, metrics,
-};
+use layerwise::regularizer::Regularizer;
+use layerwise::{Circuit, DecoupledCircuit, Error, Scalar};
 
 /// λ₂ of R and of S.
 const R: f64 = 0.03;
@@ -501,7 +505,7 @@ fn curvatures<T: Scalar>(model: &DecoupledCircuit<T>, options: &Diagnostics<'_>)
     let report = model.diagnose(options).unwrap();
     let targets = report.layers.iter().filter_map(|own| own.target);
     let all = targets.map(|own| own.curvature).chain([report.curvature]);
-    let both = |own: layerwise::CurvatureDiagnostics<T>| {
+    let both = |own: layerwise::diagnostics::CurvatureDiagnostics<T>| {
         [own.estimate.unwrap().as_f64(), own.bound.unwrap().as_f64()]
     };
     all.map(|own| both(own.unwrap())).collect()
@@ -752,7 +756,7 @@ fn staleness_is_between_two_bounds_elsewhere() {
 fn targets_at_rest_go_stale_as_parameters_move() {
     // One hidden layer: the minimiser in z_1 alone is that of E.
     let mut model = linear(&[2, 4, 3], 5);
-    let mut solver = layerwise::GaussNewton::new(3, 20);
+    let mut solver = layerwise::target_solver::GaussNewton::new(3, 20);
     model.solve_targets(&mut solver, &Selection::All).unwrap();
     let rest = staleness(&model, 1);
     assert!(rest < 1e-9, "{rest}");

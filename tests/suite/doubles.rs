@@ -12,7 +12,7 @@ macro_rules! described_by {
             layerwise::Layer::<$scalar>::output_dim(&self.$field)
         }
 
-        fn parameters(&self) -> Vec<layerwise::ParameterGroup> {
+        fn parameters(&self) -> Vec<layerwise::layer::ParameterGroup> {
             layerwise::Layer::<$scalar>::parameters(&self.$field)
         }
 
@@ -20,7 +20,7 @@ macro_rules! described_by {
             layerwise::Layer::<$scalar>::initialize(&self.$field, parameters, rng);
         }
 
-        fn scratch(&self, batch: usize) -> layerwise::Scratch {
+        fn scratch(&self, batch: usize) -> layerwise::layer::Scratch {
             layerwise::Layer::<$scalar>::scratch(&self.$field, batch)
         }
     };

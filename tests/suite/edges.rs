@@ -1,16 +1,24 @@
 //! The edges of the toolbox: numbers that nearly overflow, parts that do not fit together, steps
 //! that fail half-way. Each is a typed error that changes nothing, or the right number.
 
-use layerwise::nalgebra::DMatrix;
-use layerwise::rand::Rng;
-use layerwise::{
-    Activation, Adam, AdamW, Alternating, AugmentedLagrangian, Backprop, Circuit, Context,
-    DecoupledCircuit, Dense, Error, Gaussian, GradientDescent, Huber, JointDescent, Layer,
-    LocalProblem, Loss, Optimizer, Pair, ParameterGroup, Phase, Point, Poisson, PseudoHuber,
-    ReverseSweep, RmsProp, Scalar, Schedule, Scheme, Scratch, Selection, SoftmaxCrossEntropy,
-    SquaredError, Step, StepSize, Stopping, SynchronousDescent, TargetInit, Trainer, Visit, Wanted,
-    WeightedSquaredError, Write,
+use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::energy::{LocalProblem, Wanted};
+use layerwise::kernel::Write;
+use layerwise::layer::{Activation, Context, Dense, ParameterGroup, Point, Scratch};
+use layerwise::loss::{
+    Gaussian, Huber, Pair, Poisson, PseudoHuber, SoftmaxCrossEntropy, SquaredError,
+    WeightedSquaredError,
 };
+use layerwise::nalgebra::DMatrix;
+use layerwise::optimizer::{Adam, AdamW, GradientDescent, Optimizer, RmsProp, Step};
+use layerwise::rand::Rng;
+use layerwise::schedule::Schedule;
+use layerwise::target_solver::{ReverseSweep, StepSize, SynchronousDescent};
+use layerwise::training::{
+    Alternating, AugmentedLagrangian, Backprop, JointDescent, Phase, Scheme, Stopping, Trainer,
+    Visit,
+};
+use layerwise::{Circuit, DecoupledCircuit, Error, Layer, Loss, Scalar};
 
 fn dense(input: usize, output: usize, activation: Activation) -> Dense {
     Dense::new(input, output, activation).unwrap()
@@ -450,7 +458,7 @@ fn a_forgotten_gradient_is_zero() {
     let circuit = Circuit::builder()
         .layer(dense(1, 1, Activation::Identity))
         .output_loss(Forgetful(vec![group(&[1], [0, 1])]))
-        .regularize_parameters(layerwise::Regularizer::l2(1.0).unwrap());
+        .regularize_parameters(layerwise::regularizer::Regularizer::l2(1.0).unwrap());
     let mut model = DecoupledCircuit::new(circuit.build().unwrap());
     let one = DMatrix::from_element(1, 1, 1.0);
     model

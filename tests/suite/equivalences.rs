@@ -1,11 +1,14 @@
 //! Whole runs of Z-IL and of predictive coding with fixed predictions are runs of backprop:
 //! parameters after several epochs, objectives, and what fewer steps leave out.
 
-use layerwise::{
-    Activation, Backprop, Circuit, DecoupledCircuit, Dense, Error, FixedPrediction, Gaussian,
-    GradientDescent, Phase, Regularizer, Schedule, Scheme, Selection, SoftmaxCrossEntropy,
-    TargetInit, Trainer, TrainingReport, ZIl,
-};
+use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::layer::{Activation, Dense};
+use layerwise::loss::{Gaussian, SoftmaxCrossEntropy};
+use layerwise::optimizer::GradientDescent;
+use layerwise::regularizer::Regularizer;
+use layerwise::schedule::Schedule;
+use layerwise::training::{Backprop, FixedPrediction, Phase, Scheme, Trainer, TrainingReport, ZIl};
+use layerwise::{Circuit, DecoupledCircuit, Error};
 use nalgebra::DMatrix;
 
 const EXAMPLES: usize = 12;

@@ -4,13 +4,21 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::ControlFlow;
 
-use layerwise::{
-    Activation, Adam, Alternating, Backprop, Circuit, Context, DecoupledCircuit, Dense, Error,
-    GradCheck, GradientDescent, Initializer, JointDescent, Layer, LocalProblem, Optimizer, Pair,
-    ParameterGroup, Phase, Point, Projection, Quantity, ReverseSweep, Schedule, Scheme, Scratch,
-    Selection, Sequential, SoftmaxCrossEntropy, SquaredError, StepSize, StopReason,
-    SynchronousDescent, TargetInit, TargetSolver, Trainer, Write,
+use layerwise::decoupled::{Projection, Selection, TargetInit};
+use layerwise::energy::LocalProblem;
+use layerwise::error::Quantity;
+use layerwise::gradcheck::GradCheck;
+use layerwise::init::Initializer;
+use layerwise::kernel::Write;
+use layerwise::layer::{Activation, Context, Dense, ParameterGroup, Point, Scratch, Sequential};
+use layerwise::loss::{Pair, SoftmaxCrossEntropy, SquaredError};
+use layerwise::optimizer::{Adam, GradientDescent, Optimizer};
+use layerwise::schedule::Schedule;
+use layerwise::target_solver::{ReverseSweep, StepSize, SynchronousDescent, TargetSolver};
+use layerwise::training::{
+    Alternating, Backprop, JointDescent, Phase, Scheme, StopReason, Trainer,
 };
+use layerwise::{Circuit, DecoupledCircuit, Error, Layer};
 use nalgebra::DMatrix;
 use rand::Rng;
 
@@ -245,7 +253,7 @@ fn error<R>(result: Result<R, Error>) -> Error {
     result.err().expect("an error")
 }
 
-type Builder = layerwise::CircuitBuilder<f64>;
+type Builder = layerwise::circuit::CircuitBuilder<f64>;
 
 fn build(describe: impl FnOnce(Builder) -> Builder) -> Error {
     error(describe(Circuit::builder()).build())
@@ -449,8 +457,8 @@ fn options() -> Vec<Row> {
             "weights of no variance",
             error(dense(1, 1).with_weights(Initializer::VarianceScaling {
                 scale: 0.0,
-                fan: layerwise::Fan::In,
-                shape: layerwise::Shape::Normal,
+                fan: layerwise::init::Fan::In,
+                shape: layerwise::init::Shape::Normal,
             })),
             Error::InvalidOption { option: "Initializer::VarianceScaling::scale", .. },
             ["is 0"]
@@ -909,7 +917,7 @@ fn local(parameters: &[f64], weight: f64, input: &[f64], target: &[f64]) -> Erro
 fn product(
     use_problem: impl FnOnce(
         &LocalProblem<'_, f64>,
-        &mut layerwise::LocalWorkspace<f64>,
+        &mut layerwise::energy::LocalWorkspace<f64>,
     ) -> Result<(), Error>,
 ) -> Error {
     let model = model();

@@ -1,10 +1,12 @@
 //! Whatever belongs to an example, its targets and the optimiser's memory of them, stays with its
 //! lasting number: through removal, addition, and any order or size of batches.
 
-use layerwise::{
-    Activation, Adam, Alternating, Backprop, Circuit, DecoupledCircuit, Dense, GradientDescent,
-    JointDescent, Optimizer, Phase, ReverseSweep, Selection, TargetInit, Trainer,
-};
+use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::layer::{Activation, Dense};
+use layerwise::optimizer::{Adam, GradientDescent, Optimizer};
+use layerwise::target_solver::ReverseSweep;
+use layerwise::training::{Alternating, Backprop, JointDescent, Phase, Trainer};
+use layerwise::{Circuit, DecoupledCircuit};
 use nalgebra::DMatrix;
 
 const DIMS: [usize; 4] = [3, 5, 4, 2];

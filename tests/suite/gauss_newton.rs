@@ -2,14 +2,18 @@
 //! rest where the gradient is zero, and the same for an example in every batch.
 
 use crate::property::{Tested, failed, for_all, generator, uniform};
+use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::init::Initializer;
+use layerwise::kernel::Write;
+use layerwise::layer::{Activation, Context, Dense, ParameterGroup, Point, Scratch};
+use layerwise::loss::{Huber, Poisson, SoftmaxCrossEntropy, SquaredError};
 use layerwise::nalgebra::DMatrix;
+use layerwise::optimizer::{Optimizer, Step};
 use layerwise::rand::Rng;
-use layerwise::{
-    Activation, Alternating, Circuit, Context, Convergence, DecoupledCircuit, Dense, Error,
-    GaussNewton, Huber, Initializer, Layer, Optimizer, ParameterGroup, Phase, Point, Poisson,
-    Regularizer, ReverseSweep, Scalar, Scratch, Selection, SoftmaxCrossEntropy, SquaredError, Step,
-    StepSize, TargetInit, Trainer, Write,
-};
+use layerwise::regularizer::Regularizer;
+use layerwise::target_solver::{Convergence, GaussNewton, ReverseSweep, StepSize};
+use layerwise::training::{Alternating, Phase, Trainer};
+use layerwise::{Circuit, DecoupledCircuit, Error, Layer, Scalar};
 use proptest::prelude::*;
 
 in_both_scalars!(
@@ -120,7 +124,7 @@ fn energies<T: Scalar>(model: &DecoupledCircuit<T>) -> Vec<T> {
     for t in 0..model.circuit().depth() {
         let problem = model.local_problem(t, 0..n).unwrap();
         let mut workspace = problem.workspace();
-        problem.evaluate(layerwise::Wanted::NONE, &mut workspace);
+        problem.evaluate(layerwise::energy::Wanted::NONE, &mut workspace);
         for (sum, &energy) in sums.iter_mut().zip(workspace.energies()) {
             *sum += energy;
         }

@@ -1,10 +1,12 @@
 //! Initial values follow their formulas: moments, bounds, orthogonality, the same draws in `f32`
 //! and `f64`, reproducible from the seed; options out of range are typed errors.
 
+use layerwise::init::{Fan, Initializer, Shape};
+use layerwise::layer::{Activation, Dense};
 use layerwise::nalgebra::DMatrix;
 use layerwise::rand::SeedableRng;
 use layerwise::rand::rngs::ChaCha8Rng;
-use layerwise::{Activation, Circuit, Dense, Error, Fan, Initializer, Scalar, Shape};
+use layerwise::{Circuit, Error, Scalar};
 
 fn draw<T: Scalar>(initializer: Initializer, rows: usize, columns: usize, seed: u64) -> Vec<T> {
     // NaN, so that a value that is not drawn is seen.

@@ -4,11 +4,14 @@
 
 #![cfg(feature = "rayon")]
 
-use layerwise::{
-    Activation, Adam, Alternating, Circuit, DecoupledCircuit, Dense, Error, Execution, Gaussian,
-    GradientDescent, JointDescent, Optimizer, Phase, ReverseSweep, Scheme, Selection, Step,
-    TargetInit, Trainer, Visit,
-};
+use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::kernel::Execution;
+use layerwise::layer::{Activation, Dense};
+use layerwise::loss::Gaussian;
+use layerwise::optimizer::{Adam, GradientDescent, Optimizer, Step};
+use layerwise::target_solver::ReverseSweep;
+use layerwise::training::{Alternating, JointDescent, Phase, Scheme, Trainer, Visit};
+use layerwise::{Circuit, DecoupledCircuit, Error};
 use nalgebra::DMatrix;
 
 /// Joint descent by an evaluation, updates example by example, and a step of θ.

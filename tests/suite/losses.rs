@@ -1,11 +1,12 @@
 //! What the losses say: values, gradients and bounds by hand, their limits and relations to one
 //! another, extreme predictions, and the errors of their constructors and domains.
 
-use layerwise::{
-    BinaryCrossEntropy, ClassWeights, Error, Gaussian, Huber, KullbackLeibler, LabelSmoothing,
-    Loss, Pair, Poisson, PseudoHuber, Scalar, SoftmaxCrossEntropy, SquaredError,
-    WeightedSquaredError, Write,
+use layerwise::kernel::Write;
+use layerwise::loss::{
+    BinaryCrossEntropy, ClassWeights, Gaussian, Huber, KullbackLeibler, LabelSmoothing, Pair,
+    Poisson, PseudoHuber, SoftmaxCrossEntropy, SquaredError, WeightedSquaredError,
 };
+use layerwise::{Error, Loss, Scalar};
 
 /// (L of every example, ∂L/∂z, ∂L/∂ẑ).
 type Outcome = (Vec<f64>, Vec<f64>, Vec<f64>);

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use layerwise::{Error, Quantity, Split, Standardizer, metrics};
+use layerwise::Error;
+use layerwise::data::{Split, Standardizer, metrics};
+use layerwise::error::Quantity;
 use nalgebra::{DMatrix, dmatrix};
 use proptest::prelude::*;
 use proptest::test_runner::{RngSeed, TestCaseResult, TestRunner};

@@ -3,13 +3,17 @@
 
 use std::sync::{Arc, Mutex};
 
+use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::energy::LocalProblem;
+use layerwise::error::Quantity;
+use layerwise::gradcheck::GradCheck;
+use layerwise::layer::{Activation, Dense};
+use layerwise::loss::{Gaussian, Huber, PseudoHuber, SquaredError};
 use layerwise::nalgebra::DMatrix;
-use layerwise::{
-    Activation, Adam, Alternating, AugmentedLagrangian, Circuit, DecoupledCircuit, Dense, Error,
-    GaussNewton, Gaussian, GradCheck, Huber, LocalProblem, Loss, Optimizer, Phase, PseudoHuber,
-    Quantity, ReverseSweep, Scalar, Scheme, Selection, SquaredError, Step, StepSize, TargetInit,
-    Trainer, Visit, presets,
-};
+use layerwise::optimizer::{Adam, Optimizer, Step};
+use layerwise::target_solver::{GaussNewton, ReverseSweep, StepSize};
+use layerwise::training::{Alternating, AugmentedLagrangian, Phase, Scheme, Trainer, Visit};
+use layerwise::{Circuit, DecoupledCircuit, Error, Loss, Scalar, presets};
 
 const EXAMPLES: usize = 9;
 

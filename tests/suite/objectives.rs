@@ -2,12 +2,16 @@
 //! differences confirm, the documented layout, and points put back as a whole or not at all.
 
 use crate::property::{Tested, failed, for_all, generator, uniform};
+use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::energy::Workspace;
+use layerwise::error::Quantity;
+use layerwise::gradcheck::GradCheck;
+use layerwise::layer::{Activation, Dense};
+use layerwise::loss::{Gaussian, Poisson, SoftmaxCrossEntropy, SquaredError};
 use layerwise::nalgebra::DMatrix;
-use layerwise::{
-    Activation, Circuit, DecoupledCircuit, Dense, Error, Gaussian, GradCheck, JointObjective,
-    LocalObjective, Loss, Objective, Poisson, Quantity, Regularizer, Scalar, Selection,
-    SoftmaxCrossEntropy, SquaredError, TargetInit, Workspace,
-};
+use layerwise::objective::{JointObjective, LocalObjective, Objective};
+use layerwise::regularizer::Regularizer;
+use layerwise::{Circuit, DecoupledCircuit, Error, Loss, Scalar};
 use proptest::prelude::*;
 
 in_both_scalars!(

@@ -1,6 +1,8 @@
 //! Update rules and schedules against values worked out by hand from their published formulas.
 
-use layerwise::{Adam, AdamW, Error, GradientDescent, Optimizer, RmsProp, Scalar, Schedule, Step};
+use layerwise::optimizer::{Adam, AdamW, GradientDescent, Optimizer, RmsProp, Step};
+use layerwise::schedule::Schedule;
+use layerwise::{Error, Scalar};
 
 /// Values after each step of `rule` from `start` along `gradients`, with a factor each.
 fn run<T: Scalar>(

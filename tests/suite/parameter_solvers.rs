@@ -2,14 +2,22 @@
 //! JᵀCJ built column by column, never uphill, all layers or none, and what they bring in training.
 
 use crate::property::{Tested, failed, for_all, generator, uniform};
+use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::energy::{LocalProblem, LocalWorkspace};
+use layerwise::error::Quantity;
+use layerwise::kernel::Write;
+use layerwise::layer::{Activation, Affine, Context, Dense, Point, Sequential};
+use layerwise::loss::{Gaussian, Huber, Pair, Poisson, SoftmaxCrossEntropy, SquaredError};
 use layerwise::nalgebra::{DMatrix, DVector};
-use layerwise::{
-    Activation, Affine, Alternating, Circuit, Context, DecoupledCircuit, Dense, Error, Gaussian,
-    GradientDescent, Huber, Layer, LeastSquares, LevenbergMarquardt, LocalProblem, LocalWorkspace,
-    Loss, NormalEquations, Pair, ParameterReport, ParameterSolver, ParameterSolvers, Phase, Point,
-    Poisson, Quantity, Regularizer, ReverseSweep, Scalar, Scheme, Selection, Sequential,
-    SoftmaxCrossEntropy, SquaredError, TargetInit, Trainer, Visit, Write,
+use layerwise::optimizer::GradientDescent;
+use layerwise::parameter_solver::{
+    LeastSquares, LevenbergMarquardt, NormalEquations, ParameterReport, ParameterSolver,
+    ParameterSolvers,
 };
+use layerwise::regularizer::Regularizer;
+use layerwise::target_solver::ReverseSweep;
+use layerwise::training::{Alternating, Phase, Scheme, Trainer, Visit};
+use layerwise::{Circuit, DecoupledCircuit, Error, Layer, Loss, Scalar};
 use proptest::prelude::*;
 
 in_both_scalars!(

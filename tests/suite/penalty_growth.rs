@@ -3,12 +3,19 @@
 
 use std::sync::{Arc, Mutex};
 
+use layerwise::decoupled::TargetInit;
+use layerwise::error::Quantity;
+use layerwise::init::Initializer;
+use layerwise::layer::{Activation, Dense};
 use layerwise::nalgebra::DMatrix;
-use layerwise::{
-    Activation, Adam, Alternating, AugmentedLagrangian, Backprop, Circuit, DecoupledCircuit, Dense,
-    Error, FixedPrediction, GradientDescent, Initializer, JointDescent, PenaltyGrowth, Phase,
-    Quantity, ReverseSweep, Scalar, Schedule, Scheme, TargetInit, Trainer, Visit, ZIl,
+use layerwise::optimizer::{Adam, GradientDescent};
+use layerwise::schedule::Schedule;
+use layerwise::target_solver::ReverseSweep;
+use layerwise::training::{
+    Alternating, AugmentedLagrangian, Backprop, FixedPrediction, JointDescent, PenaltyGrowth,
+    Phase, Scheme, Trainer, Visit, ZIl,
 };
+use layerwise::{Circuit, DecoupledCircuit, Error, Scalar};
 
 /// μ_1, …, μ_{T−1} of every visit, in order.
 type Log = Arc<Mutex<Vec<Seen>>>;
@@ -262,7 +269,7 @@ fn model<T: Scalar>(mu: f64) -> DecoupledCircuit<T> {
     let init = TargetInit::NoisyForwardPass { std: 0.3, seed: 2 };
     model.add_examples(&x, &y, &init).unwrap();
     let weights: Vec<T> = (0..17).map(|i| T::of(0.5 + i as f64 / 8.0)).collect();
-    let all = layerwise::Selection::All;
+    let all = layerwise::decoupled::Selection::All;
     model.set_example_weights(&all, &weights).unwrap();
     model
 }

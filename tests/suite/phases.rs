@@ -8,11 +8,16 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use layerwise::{
-    Activation, Adam, Alternating, AugmentedLagrangian, Backprop, Circuit, DecoupledCircuit, Dense,
-    Error, GradientDescent, JointDescent, Phase, ReverseSweep, Schedule, Scheme, Selection,
-    StopReason, Stopping, TargetInit, Trainer, TrainingReport, Visit,
+use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::layer::{Activation, Dense};
+use layerwise::optimizer::{Adam, GradientDescent};
+use layerwise::schedule::Schedule;
+use layerwise::target_solver::ReverseSweep;
+use layerwise::training::{
+    Alternating, AugmentedLagrangian, Backprop, JointDescent, Phase, Scheme, StopReason, Stopping,
+    Trainer, TrainingReport, Visit,
 };
+use layerwise::{Circuit, DecoupledCircuit, Error};
 use nalgebra::DMatrix;
 
 const EXAMPLES: usize = 12;

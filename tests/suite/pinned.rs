@@ -1,12 +1,17 @@
 //! Numbers of fixed seeds, as they were when they were first recorded: a change of any of them is a
 //! change of behaviour. And the defaults that the documentation promises.
 
-use layerwise::{
-    Activation, Adam, AdamW, Alternating, Backprop, Circuit, DecoupledCircuit, Dense, Execution,
-    GradCheck, GradientDescent, Initializer, JointDescent, Phase, ReverseSweep, RmsProp, Scalar,
-    Schedule, Selection, SoftmaxCrossEntropy, StepSize, SynchronousDescent, TargetInit,
-    TargetPolicy, Trainer,
-};
+use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::gradcheck::GradCheck;
+use layerwise::init::Initializer;
+use layerwise::kernel::Execution;
+use layerwise::layer::{Activation, Dense};
+use layerwise::loss::SoftmaxCrossEntropy;
+use layerwise::optimizer::{Adam, AdamW, GradientDescent, RmsProp};
+use layerwise::schedule::Schedule;
+use layerwise::target_solver::{ReverseSweep, StepSize, SynchronousDescent};
+use layerwise::training::{Alternating, Backprop, JointDescent, Phase, TargetPolicy, Trainer};
+use layerwise::{Circuit, DecoupledCircuit, Scalar};
 use nalgebra::DMatrix;
 
 const N: usize = 12;

@@ -5,15 +5,19 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use layerwise::decoupled::TargetInit;
+use layerwise::energy::LocalProblem;
+use layerwise::gradcheck::{GradCheck, GradReport};
+use layerwise::kernel::Write;
+use layerwise::layer::{Activation, Context, Dense, ParameterGroup, Point};
+use layerwise::loss::{
+    BinaryCrossEntropy, ClassWeights, Gaussian, Huber, KullbackLeibler, LabelSmoothing, Pair,
+    Poisson, PseudoHuber, SoftmaxCrossEntropy, SquaredError, WeightedSquaredError,
+};
 use layerwise::nalgebra::DMatrix;
 use layerwise::rand::rngs::ChaCha8Rng;
 use layerwise::rand::{RngExt, SeedableRng};
-use layerwise::{
-    Activation, BinaryCrossEntropy, Circuit, ClassWeights, Context, DecoupledCircuit, Dense, Error,
-    Gaussian, GradCheck, GradReport, Huber, KullbackLeibler, LabelSmoothing, Layer, LocalProblem,
-    Loss, Pair, ParameterGroup, Point, Poisson, PseudoHuber, Scalar, SoftmaxCrossEntropy,
-    SquaredError, TargetInit, WeightedSquaredError, Write,
-};
+use layerwise::{Circuit, DecoupledCircuit, Error, Layer, Loss, Scalar};
 
 /// A scalar, with the tolerance that suits it and the error that every fault must exceed.
 trait Tested: Scalar {

@@ -2,12 +2,16 @@
 //! layer. Their parameters stand behind those of the layer, are differentiated, trained, bounded
 //! and left alone like them.
 
+use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::gradcheck::GradCheck;
+use layerwise::layer::{Activation, Dense};
+use layerwise::loss::Gaussian;
 use layerwise::nalgebra::DMatrix;
-use layerwise::{
-    Activation, Adam, AdamW, Alternating, Backprop, Circuit, DecoupledCircuit, Dense, Gaussian,
-    GradCheck, GradientDescent, Loss, Phase, Regularizer, ReverseSweep, Scalar, Selection,
-    TargetInit, Trainer,
-};
+use layerwise::optimizer::{Adam, AdamW, GradientDescent};
+use layerwise::regularizer::Regularizer;
+use layerwise::target_solver::ReverseSweep;
+use layerwise::training::{Alternating, Backprop, Phase, Trainer};
+use layerwise::{Circuit, DecoupledCircuit, Loss, Scalar};
 
 const FLOOR: f64 = 0.01;
 

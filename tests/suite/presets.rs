@@ -1,10 +1,12 @@
 //! What the presets promise: each one's statement of the method, on small circuits.
 
+use layerwise::decoupled::{Gradients, Selection, TargetInit};
+use layerwise::layer::{Activation, Dense};
 use layerwise::nalgebra::DMatrix;
-use layerwise::{
-    Activation, Adam, Circuit, DecoupledCircuit, Dense, Error, GradientDescent, Gradients,
-    ReverseSweep, Selection, TargetInit, Trainer, presets,
-};
+use layerwise::optimizer::{Adam, GradientDescent};
+use layerwise::target_solver::ReverseSweep;
+use layerwise::training::Trainer;
+use layerwise::{Circuit, DecoupledCircuit, Error, presets};
 
 const EXAMPLES: usize = 12;
 

@@ -6,11 +6,15 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use layerwise::{
-    Activation, Adam, Alternating, Circuit, DecoupledCircuit, Dense, Error, GradientDescent,
-    Optimizer, Phase, Quantity, Regularizer, ReverseSweep, Schedule, SolveReport, Step, StepSize,
-    StopReason, TargetInit, TargetProblem, TargetSolver, Trainer, TrainingReport,
-};
+use layerwise::decoupled::TargetInit;
+use layerwise::error::Quantity;
+use layerwise::layer::{Activation, Dense};
+use layerwise::optimizer::{Adam, GradientDescent, Optimizer, Step};
+use layerwise::regularizer::Regularizer;
+use layerwise::schedule::Schedule;
+use layerwise::target_solver::{ReverseSweep, SolveReport, StepSize, TargetProblem, TargetSolver};
+use layerwise::training::{Alternating, Phase, StopReason, Trainer, TrainingReport};
+use layerwise::{Circuit, DecoupledCircuit, Error};
 use nalgebra::DMatrix;
 
 const EXAMPLES: usize = 12;

@@ -1,13 +1,14 @@
 //! A `Sequential` is its layers, bit for bit: the same forward pass, products and bound as the
 //! layers chained by hand; and a circuit of one such unit has backprop's gradients.
 
+use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::kernel::Write;
+use layerwise::layer::{Activation, Context, Dense, ParameterGroup, Point, Scratch, Sequential};
+use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::nalgebra::DMatrix;
 use layerwise::rand::rngs::ChaCha8Rng;
 use layerwise::rand::{Rng, RngExt, SeedableRng};
-use layerwise::{
-    Activation, Circuit, Context, DecoupledCircuit, Dense, Layer, ParameterGroup, Point, Scalar,
-    Scratch, Selection, Sequential, SoftmaxCrossEntropy, TargetInit, Write,
-};
+use layerwise::{Circuit, DecoupledCircuit, Layer, Scalar};
 use proptest::prelude::*;
 use proptest::test_runner::{RngSeed, TestRunner};
 

@@ -3,11 +3,16 @@
 //!
 //! Every case is drawn from its number, which the message of a failure names.
 
-use layerwise::{
-    Activation, Circuit, DecoupledCircuit, Dense, GaussNewton, GradientDescent, Initializer,
-    RedBlack, ReverseSweep, Scalar, Selection, SoftmaxCrossEntropy, StepSize, SynchronousDescent,
-    TargetInit, TargetSolver, Write,
+use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::init::Initializer;
+use layerwise::kernel::Write;
+use layerwise::layer::{Activation, Dense};
+use layerwise::loss::SoftmaxCrossEntropy;
+use layerwise::optimizer::GradientDescent;
+use layerwise::target_solver::{
+    GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent, TargetSolver,
 };
+use layerwise::{Circuit, DecoupledCircuit, Scalar};
 use nalgebra::{DMatrix, DVector};
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
@@ -81,8 +86,8 @@ impl Plan {
         for (t, &activation) in self.activations.iter().enumerate() {
             let bias = Initializer::VarianceScaling {
                 scale: 0.1,
-                fan: layerwise::Fan::In,
-                shape: layerwise::Shape::Uniform,
+                fan: layerwise::init::Fan::In,
+                shape: layerwise::init::Shape::Uniform,
             };
             let layer = Dense::new(self.dims[t], self.dims[t + 1], activation).unwrap();
             builder = builder.layer(layer.with_bias(bias).unwrap());

@@ -2,14 +2,21 @@
 //! and reach the minimum of a linear circuit at once, steps are checked and end example by example.
 
 use crate::property::{Tested, failed, for_all, generator, uniform};
+use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::energy::Wanted;
+use layerwise::init::Initializer;
+use layerwise::layer::{Activation, Dense};
+use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::nalgebra::{DMatrix, DVector};
+use layerwise::optimizer::{Adam, GradientDescent};
 use layerwise::rand::RngExt;
-use layerwise::{
-    Activation, Adam, Alternating, Circuit, Convergence, DecoupledCircuit, Dense, Error,
-    GaussNewton, GradientDescent, Initializer, Phase, RedBlack, Regularizer, ReverseSweep, Scalar,
-    Selection, SoftmaxCrossEntropy, SolveReport, SolveStop, StepSize, SynchronousDescent,
-    TargetInit, TargetProblem, TargetSolver, Trainer, Wanted,
+use layerwise::regularizer::Regularizer;
+use layerwise::target_solver::{
+    Convergence, GaussNewton, RedBlack, ReverseSweep, SolveReport, SolveStop, StepSize,
+    SynchronousDescent, TargetProblem, TargetSolver,
 };
+use layerwise::training::{Alternating, Phase, Trainer};
+use layerwise::{Circuit, DecoupledCircuit, Error, Scalar};
 use proptest::prelude::*;
 
 in_both_scalars!(
@@ -93,8 +100,8 @@ fn random_circuit(case: u64) -> DecoupledCircuit<f64> {
         };
         let weights = Initializer::VarianceScaling {
             scale: scale * scale,
-            fan: layerwise::Fan::In,
-            shape: layerwise::Shape::Normal,
+            fan: layerwise::init::Fan::In,
+            shape: layerwise::init::Shape::Normal,
         };
         let layer = Dense::new(pair[0], pair[1], own).unwrap();
         builder = builder.layer(layer.with_weights(weights).unwrap());

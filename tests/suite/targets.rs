@@ -1,9 +1,11 @@
 //! Where auxiliary targets start, and that they stand where they were put.
 
-use layerwise::{
-    Activation, Circuit, DecoupledCircuit, Dense, Fan, Initializer, LeastSquares, Projection,
-    Selection, Shape, SoftmaxCrossEntropy, TargetInit,
-};
+use layerwise::decoupled::{Projection, Selection, TargetInit};
+use layerwise::init::{Fan, Initializer, Shape};
+use layerwise::layer::{Activation, Dense};
+use layerwise::loss::SoftmaxCrossEntropy;
+use layerwise::parameter_solver::LeastSquares;
+use layerwise::{Circuit, DecoupledCircuit};
 use nalgebra::{DMatrix, DVector};
 use rand::SeedableRng;
 use rand::rngs::ChaCha8Rng;

@@ -10,12 +10,18 @@ mod multipliers;
 
 use self::case::{Case, distance, noise, norm, settle, settle_unchecked};
 use self::faulty::{Fault, Faulty};
+use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::error::Quantity;
+use layerwise::kernel::Write;
+use layerwise::layer::{Activation, Affine, Dense, Sequential};
+use layerwise::loss::{Gaussian, Huber, Pair};
 use layerwise::nalgebra::DMatrix;
-use layerwise::{
-    Activation, Affine, Circuit, DecoupledCircuit, Dense, Error, GaussNewton, Gaussian, Huber,
-    Loss, Pair, Quantity, Regularizer, ReverseSweep, Scalar, Selection, Sequential, SolveReport,
-    StepSize, SynchronousDescent, TargetInit, TargetProblem, TargetSolver, Write, theory,
+use layerwise::regularizer::Regularizer;
+use layerwise::target_solver::{
+    GaussNewton, ReverseSweep, SolveReport, StepSize, SynchronousDescent, TargetProblem,
+    TargetSolver,
 };
+use layerwise::{Circuit, DecoupledCircuit, Error, Loss, Scalar, theory};
 
 const ALL: Selection<'static> = Selection::All;
 

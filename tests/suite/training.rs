@@ -3,12 +3,19 @@
 
 use std::ops::ControlFlow;
 
-use layerwise::{
-    Activation, Adam, Alternating, Backprop, Circuit, DecoupledCircuit, Dense, EpochRecord, Error,
-    GradientDescent, JointDescent, Phase, ReverseSweep, Schedule, Scheme, Selection, Sequential,
-    SoftmaxCrossEntropy, SolveReport, StepSize, StopReason, SynchronousDescent, TargetInit,
-    TargetSolver, Trainer, TrainingReport, Visit,
+use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::layer::{Activation, Dense, Sequential};
+use layerwise::loss::SoftmaxCrossEntropy;
+use layerwise::optimizer::{Adam, GradientDescent};
+use layerwise::schedule::Schedule;
+use layerwise::target_solver::{
+    ReverseSweep, SolveReport, StepSize, SynchronousDescent, TargetSolver,
 };
+use layerwise::training::{
+    Alternating, Backprop, EpochRecord, JointDescent, Phase, Scheme, StopReason, Trainer,
+    TrainingReport, Visit,
+};
+use layerwise::{Circuit, DecoupledCircuit, Error};
 use nalgebra::DMatrix;
 use rand::SeedableRng;
 use rand::rngs::ChaCha8Rng;

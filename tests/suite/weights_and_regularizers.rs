@@ -4,13 +4,17 @@
 use std::sync::{Arc, Mutex};
 
 use crate::property::{Tested, failed, for_all, generator, uniform};
+use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::energy::{LocalProblem, Wanted};
+use layerwise::gradcheck::GradCheck;
+use layerwise::layer::{Activation, Dense};
+use layerwise::loss::{SoftmaxCrossEntropy, SquaredError};
 use layerwise::nalgebra::DMatrix;
-use layerwise::{
-    Activation, Adam, AdamW, Alternating, Backprop, Circuit, DecoupledCircuit, Dense, Error,
-    GradCheck, GradientDescent, JointDescent, LocalProblem, Optimizer, Phase, Regularizer,
-    ReverseSweep, Scalar, Scheme, Selection, SoftmaxCrossEntropy, SquaredError, Step, StepSize,
-    SynchronousDescent, TargetInit, TargetSolver, Trainer, Visit, Wanted,
-};
+use layerwise::optimizer::{Adam, AdamW, GradientDescent, Optimizer, Step};
+use layerwise::regularizer::Regularizer;
+use layerwise::target_solver::{ReverseSweep, StepSize, SynchronousDescent, TargetSolver};
+use layerwise::training::{Alternating, Backprop, JointDescent, Phase, Scheme, Trainer, Visit};
+use layerwise::{Circuit, DecoupledCircuit, Error, Scalar};
 use proptest::prelude::*;
 
 in_both_scalars!(

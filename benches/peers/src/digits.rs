@@ -5,11 +5,15 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use layerwise::nalgebra::DMatrix;
-use layerwise::{
-    Activation, Adam, Alternating, Backprop, Circuit, DecoupledCircuit, Dense, GradientDescent,
-    JointDescent, Phase, ReverseSweep, Schedule, SoftmaxCrossEntropy, StepSize, TargetInit,
-    Trainer, metrics,
-};
+use layerwise::{Circuit, DecoupledCircuit};
+use layerwise::data::metrics;
+use layerwise::decoupled::TargetInit;
+use layerwise::layer::{Activation, Dense};
+use layerwise::loss::SoftmaxCrossEntropy;
+use layerwise::optimizer::{Adam, GradientDescent};
+use layerwise::schedule::Schedule;
+use layerwise::target_solver::{ReverseSweep, StepSize};
+use layerwise::training::{Alternating, Backprop, JointDescent, Phase, Trainer};
 use serde::Deserialize;
 use serde_json::{Value, json};
 

@@ -4,10 +4,12 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use layerwise::nalgebra::DMatrix;
-use layerwise::{
-    Activation, Adam, Backprop, Circuit, DecoupledCircuit, Dense, Execution, GradientDescent,
-    JointDescent, Phase, Scalar, TargetInit, Trainer,
-};
+use layerwise::{Circuit, DecoupledCircuit, Scalar};
+use layerwise::decoupled::TargetInit;
+use layerwise::kernel::Execution;
+use layerwise::layer::{Activation, Dense};
+use layerwise::optimizer::{Adam, GradientDescent};
+use layerwise::training::{Backprop, JointDescent, Phase, Trainer};
 
 use crate::Failure;
 use crate::problem::{Kind, Outcome, Peer, Problem, State};

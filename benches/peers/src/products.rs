@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use layerwise::{Matrix, Scalar, Write};
+use layerwise::Scalar;
+use layerwise::kernel::{Matrix, Write};
 use nalgebra::{DMatrixView, DMatrixViewMut, Dyn};
 use serde::Deserialize;
 

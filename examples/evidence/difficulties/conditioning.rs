@@ -2,10 +2,12 @@
 
 use std::error::Error;
 
+use layerwise::decoupled::TargetInit;
+use layerwise::optimizer::{Adam, GradientDescent};
 use layerwise::rand::SeedableRng;
 use layerwise::rand::rngs::ChaCha8Rng;
 use layerwise::rand::seq::SliceRandom;
-use layerwise::{Adam, GradientDescent, TargetInit, Trainer};
+use layerwise::training::Trainer;
 use serde::Serialize;
 
 use crate::Options;

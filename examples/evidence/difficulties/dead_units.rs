@@ -2,10 +2,14 @@
 
 use std::error::Error;
 
+use layerwise::Circuit;
+use layerwise::decoupled::TargetInit;
+use layerwise::init::Initializer;
+use layerwise::layer::{Activation, Dense};
+use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::nalgebra::DMatrix;
-use layerwise::{
-    Activation, Adam, Circuit, Dense, Initializer, SoftmaxCrossEntropy, TargetInit, Trainer,
-};
+use layerwise::optimizer::Adam;
+use layerwise::training::Trainer;
 use serde::{Deserialize, Serialize};
 
 use crate::Options;

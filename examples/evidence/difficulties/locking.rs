@@ -3,14 +3,16 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
+use layerwise::decoupled::TargetInit;
+use layerwise::kernel::{Execution, Write};
+use layerwise::layer::{Activation, Context, Dense, ParameterGroup, Point, Scratch};
 use layerwise::nalgebra::DMatrix;
+use layerwise::optimizer::{Adam, GradientDescent};
 use layerwise::rand::rngs::ChaCha8Rng;
 use layerwise::rand::{Rng, RngExt, SeedableRng};
-use layerwise::{
-    Activation, Adam, Alternating, Backprop, Circuit, Context, DecoupledCircuit, Dense, Execution,
-    GradientDescent, JointDescent, Layer, ParameterGroup, Phase, Point, ReverseSweep, Scratch,
-    StepSize, SynchronousDescent, TargetInit, Trainer, Write,
-};
+use layerwise::target_solver::{ReverseSweep, StepSize, SynchronousDescent};
+use layerwise::training::{Alternating, Backprop, JointDescent, Phase, Trainer};
+use layerwise::{Circuit, DecoupledCircuit, Layer};
 use serde::Serialize;
 
 use crate::Options;

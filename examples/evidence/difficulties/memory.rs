@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use layerwise::TargetInit;
+use layerwise::decoupled::TargetInit;
 
 use crate::digits::Digits;
 use crate::nets::{self, Start, Unit};

@@ -8,7 +8,8 @@ mod shattering;
 
 use std::error::Error;
 
-use crate::{Options, digits};
+use crate::Options;
+use crate::digits;
 
 pub fn study(options: &Options) -> Result<(), Box<dyn Error>> {
     let data = digits::load(options.split_seed)?;

@@ -3,8 +3,9 @@
 
 use std::error::Error;
 
+use layerwise::DecoupledCircuit;
+use layerwise::decoupled::{Projection, Selection, TargetInit};
 use layerwise::nalgebra::{DMatrix, DVector};
-use layerwise::{DecoupledCircuit, Projection, Selection, TargetInit};
 use serde::{Deserialize, Serialize};
 
 use crate::Options;

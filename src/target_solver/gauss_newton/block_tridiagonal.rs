@@ -5,10 +5,10 @@ use super::elimination::{Elimination, Order};
 use super::operator::Link;
 use crate::circuit::Circuit;
 use crate::kernel::cholesky::{divide_transposed, factor, solve_lower, solve_lower_transposed};
+use crate::kernel::{Matrix, Scalar, Write};
 use crate::kernel::{add_to, subtract_from};
 use crate::target_solver::TargetProblem;
 use crate::target_solver::problem::view;
-use crate::{Matrix, Scalar, Write};
 
 /// Block Cholesky of H + λ I in one of two orders.
 ///

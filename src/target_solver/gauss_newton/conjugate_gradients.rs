@@ -3,13 +3,14 @@
 use super::System;
 use super::preconditioner::Preconditioner;
 use super::run::{Product, Run, Shared};
-use crate::execution::Columns;
+use crate::error::Error;
+use crate::kernel::Columns;
+use crate::kernel::Scalar;
 use crate::kernel::add_to;
 use crate::kernel::columns::{lessen_and_copy, lessen_and_square, move_and_turn};
 use crate::target_solver::TargetProblem;
 use crate::target_solver::curvature::Curvature;
 use crate::target_solver::problem::view;
-use crate::{Error, Scalar};
 
 /// At most m iterations of preconditioned conjugate gradients, with every scalar an example's own.
 ///

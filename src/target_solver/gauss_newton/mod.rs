@@ -12,9 +12,10 @@ use std::ops::Range;
 use super::acceptance::{Acceptance, Check, Verdict};
 use super::report::not_negative;
 use super::{Convergence, SolveReport, TargetProblem, TargetSolver};
-use crate::circuit::Workspace;
+use crate::energy::Workspace;
+use crate::error::Error;
+use crate::kernel::Scalar;
 use crate::kernel::{add_to, scale};
-use crate::{Error, Scalar};
 use block_tridiagonal::BlockTridiagonal;
 use conjugate_gradients::ConjugateGradients;
 use elimination::Order;
@@ -25,7 +26,7 @@ use preconditioner::Preconditioner;
 /// (H + λ I) δ = −∂E/∂z.
 ///
 /// With J_t = ∂f_t/∂z_t and C_t the curvature of layer t's loss
-/// ([`Loss::curvature`](crate::Loss::curvature), μ included) in (z_{t+1}, ẑ_{t+1}), δᵀ H δ is the
+/// ([`Loss::curvature`](crate::loss::Loss::curvature), μ included) in (z_{t+1}, ẑ_{t+1}), δᵀ H δ is the
 /// sum over the layers of v_tᵀ C_t v_t, v_t = (δ_{t+1}, J_t δ_t): block tridiagonal, and positive
 /// semidefinite for every loss. Four ways to solve it:
 ///
@@ -48,14 +49,14 @@ use preconditioner::Preconditioner;
 ///
 /// λ, the scalars of the conjugate gradients, and the acceptance are every example's own
 /// (Levenberg-Marquardt). A step that would raise the example's E at all is drawn back as
-/// [`StepSize`](crate::StepSize) says, and the next has 8 times its λ; a whole step divides λ by 4.
+/// [`StepSize`](crate::target_solver::StepSize) says, and the next has 8 times its λ; a whole step divides λ by 4.
 /// So E rises for no example, and its targets do not depend on the examples beside it. (Since E is
 /// known to rounding, ε, the gradient comes to rest at about √ε.) Nocedal & Wright 2006, ch. 7 and
 /// 10; Martens 2010; Golub & Van Loan 2013, §4.5 (cyclic reduction).
 ///
 /// # Examples
 /// ```
-/// use layerwise::GaussNewton;
+/// use layerwise::target_solver::GaussNewton;
 ///
 /// let solver: GaussNewton<f64> = GaussNewton::new(1, 8);
 /// let exact: GaussNewton<f64> = GaussNewton::direct(1);

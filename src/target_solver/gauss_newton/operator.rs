@@ -1,9 +1,11 @@
 //! Products with Gauss-Newton's matrix, layer by layer.
 
-use crate::circuit::{Batch, Circuit, LocalWorkspace};
+use crate::circuit::Circuit;
+use crate::energy::{Batch, LocalWorkspace};
 use crate::kernel::scale;
+use crate::kernel::{Scalar, Write};
+use crate::layer::Point;
 use crate::loss::Pair;
-use crate::{Point, Scalar, Write};
 
 /// What layer t brings to H p, and the memory for it: with A = (p_{t+1}, J_t p_t) and C_t the curvature
 /// of its loss, Aᵀ C_t A moves z_{t+1} by `in_target` and z_t by `in_input`.

@@ -2,11 +2,12 @@
 
 use super::System;
 use super::operator::point;
-use crate::Write;
+use crate::circuit::Circuit;
+use crate::kernel::Scalar;
+use crate::kernel::Write;
 use crate::kernel::columns::divide_and_add;
 use crate::target_solver::TargetProblem;
 use crate::target_solver::problem::view;
-use crate::{Scalar, circuit::Circuit};
 
 /// What the conjugate gradients go by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

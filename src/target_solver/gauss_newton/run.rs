@@ -1,10 +1,11 @@
 //! Products with Gauss-Newton's matrix over neighbouring layers, one after another.
 
 use super::operator::{Link, point};
-use crate::circuit::{Batch, Circuit, LocalWorkspace};
+use crate::circuit::Circuit;
+use crate::energy::{Batch, LocalWorkspace};
 use crate::kernel::columns::{complete_products, scaled_difference};
 use crate::kernel::scale;
-use crate::{Scalar, Write};
+use crate::kernel::{Scalar, Write};
 
 /// The memory of layers that follow one another on one thread: what one layer leaves is still at hand
 /// when the next needs it.

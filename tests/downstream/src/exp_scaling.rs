@@ -1,7 +1,9 @@
 //! A diagonal layer whose scales are positive by construction.
 
 use layerwise::rand::Rng;
-use layerwise::{Context, Layer, ParameterGroup, Point, Scalar, Scratch, Write};
+use layerwise::{Layer, Scalar};
+use layerwise::kernel::Write;
+use layerwise::layer::{Context, ParameterGroup, Point, Scratch};
 
 /// ẑᵢ = e^{θᵢ} zᵢ.
 #[derive(Debug, Clone, Copy)]

@@ -5,10 +5,13 @@ use layerwise::nalgebra::DMatrix;
 use layerwise::strategies::proptest::prelude::*;
 use layerwise::strategies::proptest::test_runner::RngSeed;
 use layerwise::strategies::{Shapes, data, dense, layer_points, loss_points};
-use layerwise::{
-    Activation, Adam, Alternating, Circuit, DecoupledCircuit, Dense, GradCheck, Layer, Phase,
-    ReverseSweep, Selection, TargetInit, Trainer,
-};
+use layerwise::{Circuit, DecoupledCircuit, Layer};
+use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::gradcheck::GradCheck;
+use layerwise::layer::{Activation, Dense};
+use layerwise::optimizer::Adam;
+use layerwise::target_solver::ReverseSweep;
+use layerwise::training::{Alternating, Phase, Trainer};
 
 fn model() -> DecoupledCircuit<f64> {
     let circuit = Circuit::builder()

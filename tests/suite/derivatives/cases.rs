@@ -1,8 +1,9 @@
 //! Random cases: dense layers with parameters and inputs of order 1 and away from the kinks of
 //! their activations.
 
+use layerwise::layer::{Activation, Context, Dense, Sequential};
 use layerwise::rand::rngs::ChaCha8Rng;
-use layerwise::{Activation, Context, Dense, Layer, Scalar, Sequential};
+use layerwise::{Layer, Scalar};
 use proptest::prelude::*;
 
 use crate::property::{Tested, uniform};

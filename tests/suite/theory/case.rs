@@ -1,12 +1,14 @@
 //! Random circuits with random examples, drawn from a number.
 
+use layerwise::circuit::CircuitBuilder;
+use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::layer::{Activation, Dense};
+use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::nalgebra::DMatrix;
 use layerwise::rand::rngs::ChaCha8Rng;
 use layerwise::rand::{RngExt, SeedableRng};
-use layerwise::{
-    Activation, Circuit, CircuitBuilder, DecoupledCircuit, Dense, ReverseSweep, Scalar, Selection,
-    SoftmaxCrossEntropy, StepSize, TargetInit,
-};
+use layerwise::target_solver::{ReverseSweep, StepSize};
+use layerwise::{Circuit, DecoupledCircuit, Scalar};
 
 use super::faulty::{Fault, Faulty};
 

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use layerwise::{Affine, Context, Dense, Layer, Point, Scalar, Write};
+use layerwise::kernel::Write;
+use layerwise::layer::{Affine, Context, Dense, Point};
+use layerwise::{Layer, Scalar};
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Fault {

@@ -1,11 +1,12 @@
 //! μ → ∞: stationary points of E tend to those of the composed loss, at the rate and from the side
 //! that `docs/theory.md` states.
 
+use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::layer::{Activation, Dense};
 use layerwise::nalgebra::{DMatrix, DVector};
-use layerwise::{
-    Activation, Adam, Backprop, Circuit, DecoupledCircuit, Dense, Phase, Selection, TargetInit,
-    Trainer, theory,
-};
+use layerwise::optimizer::Adam;
+use layerwise::training::{Backprop, Phase, Trainer};
+use layerwise::{Circuit, DecoupledCircuit, theory};
 
 const ALL: Selection<'static> = Selection::All;
 const EXAMPLES: usize = 6;

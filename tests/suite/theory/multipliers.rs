@@ -1,11 +1,13 @@
 //! Statement 9: where multipliers rest, and how fast they may move.
 
+use layerwise::decoupled::Selection;
+use layerwise::layer::Activation;
 use layerwise::nalgebra::{DMatrix, Matrix2};
+use layerwise::optimizer::{Optimizer, Step};
+use layerwise::target_solver::{StepSize, SynchronousDescent};
 use layerwise::theory::{MultiplierUpdate, linear_stable_rates, multiplier_rest, stable_rates};
-use layerwise::{
-    Activation, AugmentedLagrangian, DecoupledCircuit, Error, Optimizer, Phase, Scalar, Selection,
-    Step, StepSize, SynchronousDescent, Trainer, theory,
-};
+use layerwise::training::{AugmentedLagrangian, Phase, Trainer};
+use layerwise::{DecoupledCircuit, Error, Scalar, theory};
 
 use super::case::{Case, noise, norm};
 
@@ -310,7 +312,7 @@ fn at_rest_the_gradients_are_those_of_backprop_for_any_penalty() {
 #[test]
 fn the_rest_in_f32_and_at_the_forward_pass() {
     for case in (0..20).map(Case::random) {
-        let model = case.model::<f32>(&layerwise::TargetInit::ForwardPass);
+        let model = case.model::<f32>(&layerwise::decoupled::TargetInit::ForwardPass);
         let exact = model.backprop(&ALL).unwrap();
         let weights = model.example_weights().unwrap();
         let multipliers = exact.targets.iter().map(|delta| {

@@ -6,8 +6,9 @@
 
 use nalgebra::DMatrix;
 
-use crate::circuit::local_problem::check_finite;
-use crate::{Error, Quantity, Scalar};
+use crate::check::check_finite;
+use crate::error::{Error, Quantity};
+use crate::kernel::Scalar;
 
 /// Labels as columns of a unit matrix, `classes × n`: entry (c, i) is 1 if c is the label of example
 /// i, and 0 otherwise.
@@ -18,7 +19,7 @@ use crate::{Error, Quantity, Scalar};
 ///
 /// # Examples
 /// ```
-/// use layerwise::metrics;
+/// use layerwise::data::metrics;
 /// use layerwise::nalgebra::DMatrix;
 ///
 /// let targets = metrics::one_hot::<f64>(&[2, 0], 3)?;
@@ -47,7 +48,7 @@ pub fn one_hot<T: Scalar>(labels: &[usize], classes: usize) -> Result<DMatrix<T>
 ///
 /// # Examples
 /// ```
-/// use layerwise::metrics;
+/// use layerwise::data::metrics;
 /// use layerwise::nalgebra::DMatrix;
 ///
 /// let outputs = DMatrix::from_row_slice(3, 2, &[0.1, 3.0, 0.7, 3.0, 0.2, -1.0]);
@@ -77,7 +78,7 @@ pub fn labels<T: Scalar>(outputs: &DMatrix<T>) -> Vec<usize> {
 ///
 /// # Examples
 /// ```
-/// use layerwise::metrics;
+/// use layerwise::data::metrics;
 /// use layerwise::nalgebra::DMatrix;
 ///
 /// let outputs = DMatrix::from_row_slice(2, 3, &[0.9, 0.4, 0.2, 0.1, 0.6, 0.8]);
@@ -105,7 +106,7 @@ pub fn accuracy<T: Scalar>(labels: &[usize], outputs: &DMatrix<T>) -> Result<f64
 ///
 /// # Examples
 /// ```
-/// use layerwise::metrics;
+/// use layerwise::data::metrics;
 /// use layerwise::nalgebra::DMatrix;
 ///
 /// let outputs = DMatrix::from_row_slice(3, 2, &[0.7, 0.5, 0.2, 0.3, 0.1, 0.2]);
@@ -149,7 +150,7 @@ pub fn top_k_accuracy<T: Scalar>(
 ///
 /// # Examples
 /// ```
-/// use layerwise::metrics;
+/// use layerwise::data::metrics;
 /// use layerwise::nalgebra::DMatrix;
 ///
 /// let outputs = DMatrix::from_row_slice(2, 3, &[0.9, 0.4, 0.2, 0.1, 0.6, 0.8]);
@@ -181,7 +182,7 @@ pub fn confusion<T: Scalar>(
 ///
 /// # Examples
 /// ```
-/// use layerwise::metrics;
+/// use layerwise::data::metrics;
 /// use layerwise::nalgebra::DMatrix;
 ///
 /// let targets = DMatrix::from_row_slice(1, 2, &[1.0, 2.0]);
@@ -211,7 +212,7 @@ pub fn rmse<T: Scalar>(targets: &DMatrix<T>, outputs: &DMatrix<T>) -> Result<f64
 ///
 /// # Examples
 /// ```
-/// use layerwise::metrics;
+/// use layerwise::data::metrics;
 /// use layerwise::nalgebra::DMatrix;
 ///
 /// let targets = DMatrix::from_row_slice(2, 3, &[1.0, 2.0, 3.0, 5.0, 5.0, 5.0]);

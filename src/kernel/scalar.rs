@@ -2,8 +2,8 @@
 
 use nalgebra::RealField;
 
+use crate::kernel::Activation;
 use crate::kernel::{self, Matrix, Write};
-use crate::layer::Activation;
 
 /// A real field with the kernels that circuits run on.
 ///
@@ -41,7 +41,7 @@ pub trait Scalar: RealField + Copy {
 
     /// `values ← f(values)`, and `derivatives ← f′(old values)` if given (of the same length).
     fn activate(activation: Activation, values: &mut [Self], derivatives: Option<&mut [Self]>) {
-        kernel::activation::by_formula(activation, values, derivatives);
+        kernel::activate::by_formula(activation, values, derivatives);
     }
 }
 
@@ -69,7 +69,7 @@ macro_rules! native {
                 values: &mut [Self],
                 derivatives: Option<&mut [Self]>,
             ) {
-                kernel::activation::vectorised(activation, values, derivatives);
+                kernel::activate::vectorised(activation, values, derivatives);
             }
         }
     };

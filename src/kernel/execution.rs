@@ -2,14 +2,14 @@
 
 use std::ops::Range;
 
-use crate::Write;
+use crate::kernel::Write;
 
 /// How independent work is scheduled: the problems of the layers, and the examples (columns)
 /// within a layer. The bits of every result are the same.
 ///
 /// All but `Sequential` share the rayon pool that the call is made from, and cost one entry of it
 /// each time they are called from outside: a loop of steps belongs inside the pool's `install`, as
-/// [`Trainer`](crate::Trainer) does it.
+/// [`Trainer`](crate::training::Trainer) does it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Execution {
@@ -20,7 +20,7 @@ pub enum Execution {
     #[cfg(feature = "rayon")]
     Layers,
     /// One layer after another, the columns of each in parallel where its work repays it
-    /// ([`Dense`](crate::Dense) does so): best for few large layers, and the only parallelism of a
+    /// ([`Dense`](crate::layer::Dense) does so): best for few large layers, and the only parallelism of a
     /// chain, such as backprop.
     #[cfg(feature = "rayon")]
     Columns,

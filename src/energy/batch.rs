@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::execution::Execution;
+use crate::kernel::Execution;
 use crate::layer::Context;
 
 /// A view of z_0, …, z_T for the examples of one batch; nothing is copied.
@@ -52,7 +52,7 @@ impl<'a, T> Batch<'a, T> {
     }
 
     /// The same batch, its columns computed as `execution` says: who shares the work of a chain
-    /// such as [`Circuit::backprop`](crate::Circuit::backprop), in which layers must wait.
+    /// such as [`Circuit::backprop`](crate::circuit::Circuit::backprop), in which layers must wait.
     pub fn with_execution(self, execution: Execution) -> Self {
         Self { execution, ..self }
     }

@@ -2,8 +2,9 @@
 
 use nalgebra::{DMatrix, DVector};
 
-use crate::circuit::local_problem::check_finite;
-use crate::{Error, Quantity, Scalar};
+use crate::check::check_finite;
+use crate::error::{Error, Quantity};
+use crate::kernel::Scalar;
 
 /// Maps every row r of a matrix to mean 0 and variance 1 over the examples it was fitted on:
 ///
@@ -15,7 +16,7 @@ use crate::{Error, Quantity, Scalar};
 ///
 /// # Examples
 /// ```
-/// use layerwise::Standardizer;
+/// use layerwise::data::Standardizer;
 /// use layerwise::nalgebra::DMatrix;
 ///
 /// let train = DMatrix::from_row_slice(2, 2, &[1.0, 3.0, 7.0, 7.0]);
@@ -42,7 +43,7 @@ impl<T: Scalar> Standardizer<T> {
     ///
     /// # Examples
     /// ```
-    /// use layerwise::Standardizer;
+    /// use layerwise::data::Standardizer;
     /// use layerwise::nalgebra::DMatrix;
     ///
     /// let train = DMatrix::from_row_slice(2, 2, &[1.0, 3.0, 0.0, 4.0]);
@@ -64,7 +65,7 @@ impl<T: Scalar> Standardizer<T> {
     ///
     /// # Examples
     /// ```
-    /// use layerwise::Standardizer;
+    /// use layerwise::data::Standardizer;
     /// use layerwise::nalgebra::DMatrix;
     ///
     /// let pixels = DMatrix::from_row_slice(2, 2, &[0.0, 4.0, 7.0, 7.0]);
@@ -131,7 +132,7 @@ impl<T: Scalar> Standardizer<T> {
     ///
     /// # Examples
     /// ```
-    /// use layerwise::Standardizer;
+    /// use layerwise::data::Standardizer;
     /// use layerwise::nalgebra::DMatrix;
     ///
     /// let standardizer = Standardizer::fit(&DMatrix::from_row_slice(1, 2, &[1.0, 3.0]))?;
@@ -162,7 +163,7 @@ impl<T: Scalar> Standardizer<T> {
     ///
     /// # Examples
     /// ```
-    /// use layerwise::Standardizer;
+    /// use layerwise::data::Standardizer;
     /// use layerwise::nalgebra::DMatrix;
     ///
     /// let train = DMatrix::from_row_slice(2, 2, &[1.0, 3.0, 7.0, 7.0]);

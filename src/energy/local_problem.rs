@@ -1,11 +1,13 @@
 //! The loss of one layer, which depends on nothing but that layer.
 
-use crate::circuit::workspace::LocalWorkspace;
-use crate::kernel::{add_scaled, add_to, all_finite, dot, scale, scale_columns, total};
+use crate::check::{check_finite, check_length, check_weights};
+use crate::energy::workspace::LocalWorkspace;
+use crate::error::{Error, Quantity};
+use crate::kernel::{Scalar, Write};
+use crate::kernel::{add_scaled, add_to, dot, scale, scale_columns, total};
 use crate::layer::{Context, Layer, ParameterGroup, Point, check_layout, parameter_count};
 use crate::loss::{Loss, Pair};
 use crate::regularizer::Regularizer;
-use crate::{Error, Quantity, Scalar, Write};
 
 /// Which gradients an evaluation is asked for; what is not asked for is not computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -47,13 +49,15 @@ impl Wanted {
 /// ℓ_t = Σᵢ wᵢ \[ μ_{t+1} L_h(z_{t+1}ⁱ, ẑ_{t+1}ⁱ) + R_t(θ_t) + S_{t+1}(z_{t+1}ⁱ) \],
 ///
 /// and with Lagrange multipliers λ of the constraints z = ẑ
-/// ([`AugmentedLagrangian`](crate::AugmentedLagrangian)) also + wᵢ λ_{t+1}ⁱ·(z_{t+1}ⁱ − ẑ_{t+1}ⁱ).
+/// ([`AugmentedLagrangian`](crate::training::AugmentedLagrangian)) also + wᵢ λ_{t+1}ⁱ·(z_{t+1}ⁱ − ẑ_{t+1}ⁱ).
 ///
 /// θ_t holds the layer's parameters, then those of the loss, if it has any.
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Activation, Dense, LocalProblem, SquaredError, Wanted};
+/// use layerwise::energy::{LocalProblem, Wanted};
+/// use layerwise::layer::{Activation, Dense};
+/// use layerwise::loss::SquaredError;
 ///
 /// let layer = Dense::new(2, 1, Activation::Identity)?;
 /// let (weights, input, target) = ([1.0, 1.0, 0.5], [1.0, 2.0], [3.0]);
@@ -629,55 +633,8 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
     }
 }
 
-pub(crate) fn check_length<T>(what: &str, values: &[T], expected: usize) -> Result<(), Error> {
-    if values.len() == expected {
-        return Ok(());
-    }
-    Err(Error::Length {
-        what: what.into(),
-        expected,
-        found: values.len(),
-    })
-}
-
 fn whole_columns<T>(what: &str, values: &[T], dim: usize) -> Result<usize, Error> {
     let columns = values.len() / dim;
     check_length(what, values, values.len().div_ceil(dim) * dim)?;
     Ok(columns)
-}
-
-/// Penalties μ and example weights must be above 0 and finite, and so must 1/w: steps divide by it.
-pub(crate) fn check_weights<T: Scalar>(option: &'static str, weights: &[T]) -> Result<(), Error> {
-    let fits = |w: T| w.is_finite() && w > T::zero() && w.recip().is_finite();
-    let bad = |weight: &&T| !fits(**weight);
-    match weights.iter().find(bad) {
-        None => Ok(()),
-        Some(weight) => Err(Error::InvalidOption {
-            option,
-            value: weight.as_f64(),
-            allowed: "above 0 and finite, as is its inverse",
-        }),
-    }
-}
-
-/// Finds the first value that is not finite, in a matrix of `rows` rows.
-pub(crate) fn check_finite<T: Scalar>(
-    quantity: Quantity,
-    layer: usize,
-    rows: usize,
-    values: &[T],
-) -> Result<(), Error> {
-    if all_finite(values) {
-        return Ok(());
-    }
-    match values.iter().position(|v| !v.is_finite()) {
-        None => Ok(()),
-        Some(i) => Err(Error::NonFiniteData {
-            quantity,
-            layer,
-            row: i % rows,
-            column: i / rows,
-            value: values[i].as_f64(),
-        }),
-    }
 }

@@ -1,8 +1,9 @@
 //! Backprop on the same circuit: the coupled baseline.
 
-use crate::circuit::{Batch, Circuit, LocalProblem, Wanted, Workspace, fed, predict_in_chain};
+use crate::circuit::{Circuit, fed, predict_in_chain};
+use crate::energy::{Batch, LocalProblem, Wanted, Workspace};
 use crate::kernel::total;
-use crate::{Scalar, Write};
+use crate::kernel::{Scalar, Write};
 
 impl<T: Scalar> Circuit<T> {
     /// The composed objective Σᵢ wᵢ \[ L(z_Tⁱ, ẑ_Tⁱ) + Σ_t R(θ_t) \] of the plain forward pass over

@@ -3,10 +3,9 @@
 
 use num_dual::Dual64;
 
-use crate::{
-    Activation, Context, Dense, Layer, Loss, Pair, Point, Scalar, SoftmaxCrossEntropy,
-    SquaredError, Write,
-};
+use crate::kernel::{Scalar, Write};
+use crate::layer::{Activation, Context, Dense, Layer, Point};
+use crate::loss::{Loss, Pair, SoftmaxCrossEntropy, SquaredError};
 
 impl Scalar for Dual64 {}
 

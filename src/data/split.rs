@@ -3,7 +3,7 @@
 use rand::rngs::ChaCha8Rng;
 use rand::seq::SliceRandom;
 
-use crate::Error;
+use crate::error::Error;
 use crate::init::{Purpose, generator};
 
 /// The numbers 0, …, n−1 of the columns of a data set, parted at random into training and test
@@ -14,7 +14,7 @@ use crate::init::{Purpose, generator};
 ///
 /// # Examples
 /// ```
-/// use layerwise::Split;
+/// use layerwise::data::Split;
 /// use layerwise::nalgebra::DMatrix;
 ///
 /// let x = DMatrix::from_fn(3, 10, |i, j| (i + j) as f64);
@@ -40,7 +40,7 @@ impl Split {
     ///
     /// # Examples
     /// ```
-    /// use layerwise::Split;
+    /// use layerwise::data::Split;
     ///
     /// let mut split = Split::shuffled(5, 2, 0)?;
     /// assert_eq!((split.train.len(), split.test.len()), (3, 2));
@@ -74,7 +74,7 @@ impl Split {
     ///
     /// # Examples
     /// ```
-    /// use layerwise::Split;
+    /// use layerwise::data::Split;
     ///
     /// let labels = [0, 1, 0, 1, 0, 1, 0, 1, 0, 1];
     /// let split = Split::stratified(&labels, 0.4, 0)?;
@@ -120,7 +120,7 @@ impl Split {
     ///
     /// # Examples
     /// ```
-    /// use layerwise::Split;
+    /// use layerwise::data::Split;
     ///
     /// // 60 for training, 20 for validation, 20 for testing.
     /// let outer = Split::shuffled(100, 20, 0)?;
@@ -152,7 +152,7 @@ impl Split {
     ///
     /// # Examples
     /// ```
-    /// use layerwise::Split;
+    /// use layerwise::data::Split;
     ///
     /// let folds = Split::folds(7, 3, 0)?;
     /// let sizes = folds.iter().map(|fold| fold.test.len());

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-/// A choice among the examples of a [`DecoupledCircuit`](crate::DecoupledCircuit).
+/// A choice among the examples of a [`DecoupledCircuit`](crate::decoupled::DecoupledCircuit).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Selection<'a> {
     /// All of them.

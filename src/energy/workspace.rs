@@ -1,10 +1,11 @@
 //! The memory that evaluations work in: allocated once, then reused.
 
 use crate::circuit::Circuit;
+use crate::error::{Error, Quantity};
+use crate::kernel::Scalar;
 use crate::kernel::squared_distance;
 use crate::layer::{Context, Layer};
 use crate::loss::Loss;
-use crate::{Error, Quantity, Scalar};
 
 /// Memory and results of one layer's local problem.
 #[derive(Debug, Clone)]

@@ -1,0 +1,175 @@
+//! Activation functions over slices.
+
+use super::elementary::Elementary;
+use super::vectorise;
+use crate::kernel::Scalar;
+use crate::layer::Activation;
+
+/// Derivatives ← the constant 1 (identity).
+fn ones<T: Scalar>(derivatives: Option<&mut [T]>) {
+    if let Some(derivatives) = derivatives {
+        derivatives.fill(T::one());
+    }
+}
+
+/// ReLU and leaky ReLU: x for x > 0, else slope·x, 0 ≤ slope ≤ 1.
+fn rectify<T: Scalar>(slope: T, values: &mut [T], derivatives: Option<&mut [T]>) {
+    // As maxima, which are one instruction. NaN stays `x`.
+    if slope.is_zero() {
+        rectify_with(
+            slope,
+            values,
+            derivatives,
+            #[inline(always)]
+            |x| {
+                let positive = if T::zero() > x { T::zero() } else { x };
+                // −0 becomes 0. Without a product, −∞ does not become 0·∞.
+                positive + T::zero()
+            },
+        );
+    } else {
+        rectify_with(
+            slope,
+            values,
+            derivatives,
+            #[inline(always)]
+            move |x| {
+                let scaled = slope * x;
+                if scaled > x { scaled } else { x }
+            },
+        );
+    }
+}
+
+#[inline(always)]
+fn rectify_with<T: Scalar>(
+    slope: T,
+    values: &mut [T],
+    derivatives: Option<&mut [T]>,
+    value: impl Fn(T) -> T,
+) {
+    vectorise(
+        #[inline(always)]
+        move || match derivatives {
+            None => {
+                for v in values {
+                    *v = value(*v);
+                }
+            }
+            Some(derivatives) => {
+                for (v, d) in values.iter_mut().zip(derivatives) {
+                    let x = *v;
+                    *d = if x > T::zero() { T::one() } else { slope };
+                    *v = value(x);
+                }
+            }
+        },
+    );
+}
+
+/// The vectorised kernels of the native floats.
+pub(crate) fn vectorised<T: Scalar + Elementary>(
+    activation: Activation,
+    values: &mut [T],
+    derivatives: Option<&mut [T]>,
+) {
+    match activation {
+        Activation::Identity => ones(derivatives),
+        Activation::Tanh => <T as Elementary>::tanh(values, derivatives),
+        Activation::Sigmoid => <T as Elementary>::sigmoid(values, derivatives),
+        Activation::Relu => rectify(T::zero(), values, derivatives),
+        Activation::LeakyRelu { slope } => rectify(T::of(slope), values, derivatives),
+        Activation::Gelu => <T as Elementary>::gelu(values, derivatives),
+        Activation::Silu => <T as Elementary>::silu(values, derivatives),
+        Activation::Softplus => <T as Elementary>::softplus(values, derivatives),
+    }
+}
+
+/// The textbook formulas, for any scalar.
+pub(crate) fn by_formula<T: Scalar>(
+    activation: Activation,
+    values: &mut [T],
+    derivatives: Option<&mut [T]>,
+) {
+    let pointwise: fn(T) -> (T, T) = match activation {
+        Activation::Identity => return ones(derivatives),
+        Activation::Relu => return rectify(T::zero(), values, derivatives),
+        Activation::LeakyRelu { slope } => {
+            return rectify(T::of(slope), values, derivatives);
+        }
+        Activation::Tanh => |x| {
+            let e = exp_of_minus_twice_abs(x);
+            let one_plus = T::one() + e;
+            (x.tanh(), T::of(4.0) * e / (one_plus * one_plus))
+        },
+        Activation::Sigmoid => sigmoid,
+        Activation::Gelu => |x| {
+            let (cdf, density) = normal(x);
+            (x * cdf, cdf + x * density)
+        },
+        Activation::Silu => |x| {
+            let (s, ds) = sigmoid(x);
+            (x * s, s + x * ds)
+        },
+        Activation::Softplus => |x| {
+            let positive = if x > T::zero() { x } else { T::zero() };
+            (positive + exp_of_minus_abs(x).ln_1p(), sigmoid(x).0)
+        },
+    };
+    match derivatives {
+        Some(derivatives) => {
+            for (v, d) in values.iter_mut().zip(derivatives) {
+                (*v, *d) = pointwise(*v);
+            }
+        }
+        None => {
+            for v in values {
+                *v = pointwise(*v).0;
+            }
+        }
+    }
+}
+
+fn exp_of_minus_abs<T: Scalar>(x: T) -> T {
+    if x > T::zero() { (-x).exp() } else { x.exp() }
+}
+
+fn exp_of_minus_twice_abs<T: Scalar>(x: T) -> T {
+    exp_of_minus_abs(x + x)
+}
+
+/// (σ(x), σ′(x)), without overflow.
+fn sigmoid<T: Scalar>(x: T) -> (T, T) {
+    let e = exp_of_minus_abs(x);
+    let one_plus = T::one() + e;
+    let numerator = if x > T::zero() { T::one() } else { e };
+    (numerator / one_plus, e / (one_plus * one_plus))
+}
+
+/// (Φ(x), φ(x)): distribution and density of the standard normal, to about 1e-13 absolute.
+fn normal<T: Scalar>(x: T) -> (T, T) {
+    let half = T::of(0.5);
+    let density = (-(x * x) * half).exp() * T::of(0.398_942_280_401_432_7);
+    let near = T::of(3.0);
+    if x < near && x > -near {
+        // Φ(x) = ½ + φ(x) (x + x³/3 + x⁵/(3·5) + …), which converges fast here.
+        let (mut term, mut sum) = (x, x);
+        for k in 1..60 {
+            term *= x * x / T::of(f64::from(2 * k + 1));
+            sum += term;
+        }
+        return (half + density * sum, density);
+    }
+    // Beyond, the continued fraction of Mills' ratio: 1/(a + 1/(a + 2/(a + 3/(a + …)))).
+    let a = if x > T::zero() { x } else { -x };
+    let fraction = (1..100)
+        .rev()
+        .fold(a, |tail, k| a + T::of(f64::from(k)) / tail);
+    let upper = density / fraction;
+    let cdf = if x > T::zero() {
+        T::one() - upper
+    } else {
+        upper
+    };
+    (cdf, density)
+}

@@ -1,0 +1,15 @@
+//! What a first program needs: `use layerwise::prelude::*`.
+
+pub use crate::circuit::Circuit;
+pub use crate::data::{Split, Standardizer, metrics};
+pub use crate::decoupled::{DecoupledCircuit, Selection, TargetInit};
+pub use crate::error::Error;
+pub use crate::kernel::Scalar;
+pub use crate::layer::{Activation, Dense, Layer, Sequential};
+pub use crate::loss::{BinaryCrossEntropy, Loss, SoftmaxCrossEntropy, SquaredError};
+pub use crate::optimizer::{Adam, AdamW, GradientDescent, Optimizer};
+pub use crate::presets;
+pub use crate::schedule::Schedule;
+pub use crate::target_solver::{GaussNewton, ReverseSweep, StepSize, TargetSolver};
+pub use crate::training::{Alternating, Backprop, JointDescent, Phase, Scheme, Stopping, Trainer};
+pub use nalgebra::DMatrix;

@@ -1,0 +1,121 @@
+//! What an algorithm keeps from step to step, as a value.
+
+use std::any::Any;
+use std::fmt;
+
+use crate::kernel::Scalar;
+
+/// What an algorithm keeps from call to call: counts, numbers, and the states of its parts.
+///
+/// Algorithms of this crate are *options* (plain values) with a *step*, a function of the options and
+/// this state. Each algorithm says what its numbers mean; the state itself is a plain value, which can
+/// be cloned, compared, and (with the feature `serde`) written and read. Two states are equal if their
+/// numbers are: scratch memory has no part in it.
+///
+/// # Examples
+/// ```
+/// use layerwise::state::State;
+///
+/// let mut state = State::<f64>::new();
+/// state.counts.push(3);
+/// state.values.push(vec![0.5, 1.0]);
+/// let saved = state.clone();
+/// *state.scratch() = vec![1.0_f64; 100];
+/// assert_eq!(state, saved);
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct State<T> {
+    /// Whole numbers, such as the number of calls.
+    pub counts: Vec<u64>,
+    /// Arrays of numbers, such as sums or moments.
+    pub values: Vec<Vec<T>>,
+    /// States of the algorithms that this one is made of.
+    pub parts: Vec<State<T>>,
+    #[cfg_attr(feature = "serde", serde(skip))]
+    scratch: Scratch,
+}
+
+impl<T> Default for State<T> {
+    fn default() -> Self {
+        Self {
+            counts: Vec::new(),
+            values: Vec::new(),
+            parts: Vec::new(),
+            scratch: Scratch(None),
+        }
+    }
+}
+
+impl<T: Scalar> State<T> {
+    /// An empty state.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Memory of any type that is reused from call to call: made by `default` in the first call, and
+    /// anew if another type is asked for. It is no part of the state: a copy begins without.
+    pub fn scratch<S: Default + Send + Sync + 'static>(&mut self) -> &mut S {
+        self.split().1
+    }
+
+    /// The counts and arrays, beside [`State::scratch`].
+    pub fn split<S: Default + Send + Sync + 'static>(&mut self) -> (Numbers<'_, T>, &mut S) {
+        let numbers = Numbers {
+            counts: &mut self.counts,
+            values: &mut self.values,
+            parts: &mut self.parts,
+        };
+        (numbers, self.scratch.get())
+    }
+}
+
+/// The numbers of a [`State`], borrowed beside its scratch memory.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Numbers<'a, T> {
+    /// [`State::counts`].
+    pub counts: &'a mut Vec<u64>,
+    /// [`State::values`].
+    pub values: &'a mut Vec<Vec<T>>,
+    /// [`State::parts`].
+    pub parts: &'a mut Vec<State<T>>,
+}
+
+/// Memory without meaning: empty in a copy, equal to any other.
+struct Scratch(Option<Box<dyn Any + Send + Sync>>);
+
+impl Scratch {
+    fn get<S: Default + Send + Sync + 'static>(&mut self) -> &mut S {
+        if !self.0.as_ref().is_some_and(|own| own.is::<S>()) {
+            self.0 = Some(Box::<S>::default());
+        }
+        let own = self.0.as_mut().and_then(|own| own.downcast_mut());
+        own.expect("it was just made")
+    }
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl Clone for Scratch {
+    fn clone(&self) -> Self {
+        Self(None)
+    }
+}
+
+impl PartialEq for Scratch {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl fmt::Debug for Scratch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Scratch")
+    }
+}

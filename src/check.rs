@@ -1,5 +1,7 @@
 //! Checks of what users give: lengths, weights, options, finite data.
 
+use nalgebra::DMatrix;
+
 use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, all_finite};
 
@@ -49,4 +51,21 @@ pub(crate) fn check_finite<T: Scalar>(
             value: values[i].as_f64(),
         }),
     }
+}
+
+/// Whether a matrix has the rows that are needed; `columns` only appears in the error.
+pub(crate) fn check_rows<T: Scalar>(
+    what: &str,
+    matrix: &DMatrix<T>,
+    rows: usize,
+    columns: usize,
+) -> Result<(), Error> {
+    if matrix.nrows() == rows {
+        return Ok(());
+    }
+    Err(Error::Shape {
+        what: what.into(),
+        expected: (rows, columns),
+        found: matrix.shape(),
+    })
 }

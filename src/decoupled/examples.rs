@@ -1,9 +1,9 @@
-//! The examples of a decoupled circuit: z_0, …, z_T by column, with lasting numbers.
+//! The examples of a decoupled circuit: z_0, …, z_T by column, by id.
 
 use std::ops::Range;
 
 use crate::decoupled::Selection;
-use crate::energy::batch::{Batch, BatchMut, Undo, columns};
+use crate::energy::{Batch, BatchMut, Draft, columns};
 use crate::error::Error;
 use crate::kernel::Execution;
 use crate::kernel::Scalar;
@@ -51,11 +51,34 @@ impl Columns {
     }
 }
 
+/// What a computation does with the auxiliary targets of its examples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TargetUse {
+    /// Nothing: they are neither read nor written.
+    None,
+    /// It makes its own, and keeps none: what it finds has no meaning, and what it leaves is not
+    /// stored.
+    Transient,
+    /// It goes on from what the examples hold, and stores what it makes of it.
+    Kept,
+}
+
 /// [`Columns`], borrowed.
 #[derive(Debug, Clone)]
 pub(crate) enum Chosen<'a> {
     Run(Range<usize>),
     Scattered(&'a [usize]),
+}
+
+impl Chosen<'_> {
+    /// Some of them.
+    pub(crate) fn part(self, places: Range<usize>) -> Self {
+        match self {
+            Self::Run(run) => Self::Run(run.start + places.start..run.start + places.end),
+            Self::Scattered(columns) => Self::Scattered(&columns[places]),
+        }
+    }
 }
 
 impl<T: Scalar> Examples<T> {
@@ -161,57 +184,86 @@ impl<T: Scalar> Examples<T> {
             dims: &self.dims,
             z: &self.z,
             start: run.start,
+            drafts: &[],
+            offset: 0,
             ids: &self.ids[run.clone()],
             weights: self.weights_of(run),
-            multipliers: &[],
             visit,
             training,
             execution: Execution::Sequential,
         }
     }
-
-    pub(crate) fn run_mut(&mut self, run: Range<usize>, visit: u64) -> BatchMut<'_, T> {
-        let weights = match self.weights.is_empty() {
-            true => &[],
-            false => &self.weights[run.clone()],
-        };
-        BatchMut {
-            dims: &self.dims,
-            z: &mut self.z,
-            start: run.start,
-            ids: &self.ids[run],
-            weights,
-            visit,
-            training: true,
-            execution: Execution::Sequential,
-            undo: None,
-        }
-    }
 }
 
-/// A copy of scattered columns, kept to be filled again, and what undoes changes of columns in place.
+/// Memory in which batches are worked on: copies of scattered columns, and drafts of new targets.
+///
+/// Nothing of the examples changes until [`Working::commit`]: whatever goes wrong before, they are
+/// what they were.
 #[derive(Debug, Clone)]
-pub(crate) struct Gathered<T> {
+pub(crate) struct Working<T> {
+    /// z_0 and z_T of scattered columns; of z_1, …, z_{T−1} nothing.
     z: Vec<Vec<T>>,
     ids: Vec<u64>,
     weights: Vec<T>,
-    /// Of columns that are lent in place.
-    undo: Undo<T>,
+    drafts: Vec<Draft<T>>,
 }
 
-impl<T: Scalar> Gathered<T> {
-    pub(crate) fn new(layers: usize) -> Self {
+impl<T: Scalar> Working<T> {
+    pub(crate) fn new(depth: usize) -> Self {
         Self {
-            z: vec![Vec::new(); layers + 1],
+            z: vec![Vec::new(); depth + 1],
             ids: Vec::new(),
             weights: Vec::new(),
-            undo: Undo::new(layers - 1),
+            drafts: (1..depth).map(|_| Draft::new()).collect(),
         }
     }
 
-    /// Copies the columns out of `examples`; of the auxiliary targets only if they are wanted, else
-    /// they hold no meaning.
-    pub(crate) fn load(&mut self, examples: &Examples<T>, chosen: &[usize], targets: bool) {
+    /// A batch to work on.
+    pub(crate) fn lend<'a>(
+        &'a mut self,
+        examples: &'a Examples<T>,
+        chosen: &Chosen<'_>,
+        visit: u64,
+        targets: TargetUse,
+    ) -> BatchMut<'a, T> {
+        for draft in &mut self.drafts {
+            draft.written = false;
+        }
+        let base = match chosen {
+            Chosen::Run(run) => examples.run(run.clone(), visit, true),
+            Chosen::Scattered(columns) => {
+                self.gather(examples, columns, targets);
+                Batch {
+                    z: &self.z,
+                    start: 0,
+                    ids: &self.ids,
+                    weights: &self.weights,
+                    ..examples.run(0..0, visit, true)
+                }
+            }
+        };
+        BatchMut {
+            base,
+            drafts: &mut self.drafts,
+        }
+    }
+
+    /// The same for reading.
+    pub(crate) fn view<'a>(
+        &'a mut self,
+        examples: &'a Examples<T>,
+        chosen: &Chosen<'_>,
+        training: bool,
+    ) -> Batch<'a, T> {
+        let BatchMut { base, drafts } = self.lend(examples, chosen, 0, TargetUse::Kept);
+        Batch {
+            training,
+            drafts,
+            ..base
+        }
+    }
+
+    fn gather(&mut self, examples: &Examples<T>, chosen: &[usize], targets: TargetUse) {
         self.ids.clear();
         self.ids.extend(chosen.iter().map(|&c| examples.ids[c]));
         self.weights.clear();
@@ -220,98 +272,47 @@ impl<T: Scalar> Gathered<T> {
             self.weights.extend(weights);
         }
         let last = self.z.len() - 1;
-        for (t, own) in self.z.iter_mut().enumerate() {
-            let dim = examples.dims[t];
-            if !targets && 0 < t && t < last {
-                own.resize(dim * chosen.len(), T::zero());
+        for (t, from) in examples.z.iter().enumerate() {
+            let to = match self.drafts.get_mut(t.wrapping_sub(1)) {
+                Some(draft) if t < last => match targets {
+                    TargetUse::None => continue,
+                    TargetUse::Transient => {
+                        draft.z.resize(examples.dims[t] * chosen.len(), T::zero());
+                        draft.written = true;
+                        continue;
+                    }
+                    TargetUse::Kept => {
+                        draft.written = true;
+                        &mut draft.z
+                    }
+                },
+                _ => &mut self.z[t],
+            };
+            to.clear();
+            for &c in chosen {
+                to.extend_from_slice(&from[columns(examples.dims[t], c, 1)]);
+            }
+        }
+    }
+
+    /// The drafts become the examples' targets.
+    pub(crate) fn commit(&mut self, examples: &mut Examples<T>, chosen: &Chosen<'_>) {
+        for (t, draft) in (1..).zip(&mut self.drafts) {
+            if !std::mem::take(&mut draft.written) {
                 continue;
             }
-            own.clear();
-            for &c in chosen {
-                own.extend_from_slice(&examples.z[t][columns(dim, c, 1)]);
-            }
-        }
-    }
-
-    /// Copies the auxiliary targets back.
-    pub(crate) fn store(&self, examples: &mut Examples<T>, chosen: &[usize]) {
-        let last = self.z.len() - 1;
-        for t in 1..last {
-            let dim = examples.dims[t];
-            for (&c, from) in chosen.iter().zip(self.z[t].chunks_exact(dim)) {
-                examples.z[t][columns(dim, c, 1)].copy_from_slice(from);
-            }
-        }
-    }
-
-    pub(crate) fn view<'a>(&'a self, dims: &'a [usize], training: bool) -> Batch<'a, T> {
-        Batch {
-            dims,
-            z: &self.z,
-            start: 0,
-            ids: &self.ids,
-            weights: &self.weights,
-            multipliers: &[],
-            visit: 0,
-            training,
-            execution: Execution::Sequential,
-        }
-    }
-
-    pub(crate) fn view_mut<'a>(&'a mut self, dims: &'a [usize], visit: u64) -> BatchMut<'a, T> {
-        BatchMut {
-            dims,
-            z: &mut self.z,
-            start: 0,
-            ids: &self.ids,
-            weights: &self.weights,
-            visit,
-            training: true,
-            execution: Execution::Sequential,
-            undo: None,
-        }
-    }
-}
-
-/// Lends a batch of the examples for changes: in place for a run of columns, else gathered and
-/// stored back. After an error the targets are what they were. Without `targets` the auxiliary
-/// ones are neither gathered nor stored.
-pub(crate) fn lend<T: Scalar, R>(
-    examples: &mut Examples<T>,
-    chosen: &Chosen<'_>,
-    visit: u64,
-    targets: bool,
-    gathered: &mut Gathered<T>,
-    work: impl FnOnce(BatchMut<'_, T>) -> Result<R, Error>,
-) -> Result<R, Error> {
-    match chosen {
-        Chosen::Run(run) => {
-            let undo = &mut gathered.undo;
-            undo.clear();
-            let result = work(BatchMut {
-                undo: targets.then_some(&mut *undo),
-                ..examples.run_mut(run.clone(), visit)
-            });
-            if result.is_err() {
-                for (i, kept) in undo
-                    .layers
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, own)| own.changed)
-                {
-                    let own = columns(examples.dims[i + 1], run.start, run.len());
-                    examples.z[i + 1][own].copy_from_slice(&kept.z);
+            let (dim, z) = (examples.dims[t], &mut examples.z[t]);
+            match chosen {
+                Chosen::Run(run) if run.len() * dim == z.len() => std::mem::swap(z, &mut draft.z),
+                Chosen::Run(run) => {
+                    z[columns(dim, run.start, run.len())].copy_from_slice(&draft.z);
+                }
+                Chosen::Scattered(chosen) => {
+                    for (&c, from) in chosen.iter().zip(draft.z.chunks_exact(dim)) {
+                        z[columns(dim, c, 1)].copy_from_slice(from);
+                    }
                 }
             }
-            result
-        }
-        Chosen::Scattered(columns) => {
-            gathered.load(examples, columns, targets);
-            let result = work(gathered.view_mut(&examples.dims, visit));
-            if targets && result.is_ok() {
-                gathered.store(examples, columns);
-            }
-            result
         }
     }
 }

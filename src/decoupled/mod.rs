@@ -15,20 +15,18 @@ pub use target_init::TargetInit;
 
 use crate::check::{check_finite, check_length, check_weights};
 use crate::circuit::Circuit;
-use crate::energy::batch::columns;
-use crate::energy::{Batch, LocalProblem, Workspace};
+use crate::energy::{
+    All, Batch, BatchMut, Energy, Layers, LocalProblem, Problem, Terms, Value, Workspace, columns,
+};
 use crate::error::{Error, Quantity};
-use crate::kernel::Execution;
-use crate::kernel::Scalar;
-use crate::kernel::{all_finite, squared_distance};
-use crate::parameter_solver::{ParameterReport, ParameterSolver};
-use crate::target_solver::{SolveReport, TargetProblem, TargetSolver};
-use examples::{Columns, Examples, Gathered, lend};
+use crate::kernel::{Scalar, squared_distance};
+pub use examples::TargetUse;
+use examples::{Chosen, Examples, Working};
 
 /// A [`Circuit`] together with n examples: inputs z_0, output targets z_T, and the auxiliary
 /// targets z_1, …, z_{T−1} that belong to each example and are trained with θ.
 ///
-/// Every example has a lasting number, given when it is added and kept when others are removed.
+/// Every example has an id, given when it is added and kept when others are removed.
 ///
 /// # Examples
 /// ```
@@ -53,6 +51,7 @@ use examples::{Columns, Examples, Gathered, lend};
 #[derive(Debug, Clone)]
 pub struct DecoupledCircuit<T: Scalar> {
     pub(crate) circuit: Circuit<T>,
+    pub(crate) terms: Terms<T>,
     pub(crate) examples: Examples<T>,
 }
 
@@ -94,15 +93,47 @@ impl MemoryEstimate {
 const BLOCK: usize = 1024;
 
 impl<T: Scalar> DecoupledCircuit<T> {
-    /// A circuit without examples yet.
-    pub fn new(circuit: Circuit<T>) -> Self {
+    /// The circuit and the energy that it is trained on, without examples yet.
+    ///
+    /// Parameters of losses (a learned precision) stand behind those of their layers in θ_t: they are
+    /// initialised, or kept if the circuit brings them from an energy with the same ones.
+    ///
+    /// # Errors
+    /// [`Error::FixedTargetLoss`], [`Error::Length`] for a list with another length than T−1,
+    /// [`Error::InvalidOption`] for μ_t not above 0 and finite, [`Error::TooLarge`], and what a loss
+    /// says of a dimension that it does not fit.
+    pub fn new(mut circuit: Circuit<T>, energy: Energy<T>) -> Result<Self, Error> {
+        let terms = energy.terms(&mut circuit)?;
         let examples = Examples::new(circuit.dims());
-        Self { circuit, examples }
+        Ok(Self {
+            circuit,
+            terms,
+            examples,
+        })
     }
 
-    /// The circuit: layers, parameters and losses.
+    /// Nothing, in whose place a model will be put.
+    pub(crate) fn hollow() -> Self {
+        Self {
+            circuit: Circuit::hollow(),
+            terms: Terms::hollow(),
+            examples: Examples::new(&[0]),
+        }
+    }
+
+    /// The circuit: layers and parameters.
     pub fn circuit(&self) -> &Circuit<T> {
         &self.circuit
+    }
+
+    /// The terms of E: losses, penalties, regularisers.
+    pub fn terms(&self) -> &Terms<T> {
+        &self.terms
+    }
+
+    /// The circuit with the terms of E, layer by layer.
+    pub fn layers(&self) -> Layers<'_, T> {
+        Layers::new(&self.circuit, &self.terms)
     }
 
     /// [`Circuit::set_parameters`].
@@ -113,15 +144,15 @@ impl<T: Scalar> DecoupledCircuit<T> {
         self.circuit.set_parameters(t, parameters)
     }
 
-    /// [`Circuit::set_penalties`].
+    /// Replaces μ_1, …, μ_{T−1}.
     ///
     /// # Errors
-    /// Those of [`Circuit::set_penalties`].
+    /// [`Error::Length`], or [`Error::InvalidOption`] unless every weight is above 0 and finite.
     pub fn set_penalties(&mut self, penalties: &[T]) -> Result<(), Error> {
-        self.circuit.set_penalties(penalties)
+        self.terms.set_penalties(penalties)
     }
 
-    /// The circuit alone, without the examples.
+    /// The circuit alone, without the energy and the examples.
     pub fn into_circuit(self) -> Circuit<T> {
         self.circuit
     }
@@ -134,8 +165,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
         self.circuit.predict(inputs)
     }
 
-    /// Adds examples, one a column of `inputs` (d_0 × n) and `targets` (d_T × n), with auxiliary
-    /// targets chosen by `init`; returns their lasting numbers.
+    /// Adds examples, one per column of `inputs` (d_0 × n) and `targets` (d_T × n), with auxiliary
+    /// targets chosen by `init`; returns their ids.
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::ExampleCount`], [`Error::NonFiniteData`], what layer 0 and the
@@ -148,14 +179,15 @@ impl<T: Scalar> DecoupledCircuit<T> {
         init: &TargetInit<T>,
     ) -> Result<Range<u64>, Error> {
         self.circuit.check_inputs(inputs)?;
-        self.circuit.check_outputs(inputs.ncols(), targets)?;
+        self.terms
+            .check_outputs(&self.circuit, inputs.ncols(), targets)?;
         let mut z = vec![inputs.as_slice().to_vec()];
-        z.extend(init.targets(&self.circuit, inputs)?);
+        z.extend(init.targets(self.layers(), inputs)?);
         z.push(targets.as_slice().to_vec());
         Ok(self.examples.append(z))
     }
 
-    /// Removes examples by their lasting numbers; those of the others do not change.
+    /// Removes examples by their ids; those of the others do not change.
     ///
     /// # Errors
     /// [`Error::UnknownExample`] or [`Error::RepeatedExample`]; nothing is removed then.
@@ -200,12 +232,12 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(())
     }
 
-    /// The weights of the examples, one a column; `None` as long as none was set.
+    /// The weights of the examples, one per column; `None` as long as none was set.
     pub fn example_weights(&self) -> Option<&[T]> {
         (!self.examples.weights.is_empty()).then_some(&self.examples.weights)
     }
 
-    /// The lasting numbers of the examples, in increasing order: one a column.
+    /// The ids of the examples, in increasing order: one per column.
     pub fn examples(&self) -> &[u64] {
         &self.examples.ids
     }
@@ -224,7 +256,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
     }
 
     /// Replaces the auxiliary targets z_t, t in 1..T, of the selected examples (d_t × n, a column
-    /// an example in the order of the selection).
+    /// per example in the order of the selection).
     ///
     /// # Errors
     /// [`Error::UnknownLayer`], [`Error::Shape`], [`Error::NonFiniteData`], what L_h says of its
@@ -249,7 +281,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
             });
         }
         check_finite(Quantity::Target, t, dim, targets.as_slice())?;
-        let loss = self.circuit.loss(t - 1);
+        let loss = self.terms.loss(t - 1);
         loss.check_target(dim, targets.as_slice())?;
         for (c, from) in chosen.into_iter().zip(targets.as_slice().chunks_exact(dim)) {
             self.examples.z[t][columns(dim, c, 1)].copy_from_slice(from);
@@ -263,7 +295,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// Those of `init`, as in [`DecoupledCircuit::add_examples`]; nothing is changed then.
     pub fn initialize_targets(&mut self, init: &TargetInit<T>) -> Result<(), Error> {
         let inputs = self.z(0)?.into_owned();
-        let targets = init.targets(&self.circuit, &inputs)?;
+        let targets = init.targets(self.layers(), &inputs)?;
         for (own, new) in self.examples.z[1..].iter_mut().zip(targets) {
             *own = new;
         }
@@ -292,7 +324,15 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// [`Error::UnknownLayer`], [`Error::UnknownColumns`].
     pub fn local_problem(&self, t: usize, run: Range<usize>) -> Result<LocalProblem<'_, T>, Error> {
         self.check_layer(t)?;
-        Ok(self.circuit.local_problem(t, self.batch(run)?))
+        Ok(self.problem(run)?.local(t))
+    }
+
+    /// E on a run of columns: nothing is copied.
+    ///
+    /// # Errors
+    /// [`Error::UnknownColumns`].
+    pub fn problem(&self, run: Range<usize>) -> Result<Problem<'_, T>, Error> {
+        Ok(self.layers().on(self.batch(run)?))
     }
 
     pub(crate) fn check_layer(&self, t: usize) -> Result<(), Error> {
@@ -333,9 +373,10 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// [`Error::NoExamples`].
     pub fn gap(&self) -> Result<Vec<T>, Error> {
         let mut squares = vec![T::zero(); self.circuit.depth() - 1];
-        self.for_each_evaluated("the constraint gap", false, |batch, workspace| {
+        self.for_each_evaluated("the constraint gap", false, |problem, workspace| {
             for (t, sum) in (1..).zip(&mut squares) {
-                *sum += squared_distance(batch.z(t), &workspace.locals[t - 1].prediction);
+                let prediction = &workspace.locals[t - 1].prediction;
+                *sum += squared_distance(problem.batch.z(t), prediction);
             }
         })?;
         let n = T::of(self.examples.len() as f64);
@@ -347,7 +388,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         &self,
         operation: &'static str,
         training: bool,
-        visit: impl FnMut(Batch<'_, T>, &mut Workspace<T>),
+        visit: impl FnMut(Problem<'_, T>, &mut Workspace<T>),
     ) -> Result<(), Error> {
         self.for_each_block_of(&Selection::All, operation, training, visit)
     }
@@ -358,28 +399,19 @@ impl<T: Scalar> DecoupledCircuit<T> {
         selection: &Selection<'_>,
         operation: &'static str,
         training: bool,
-        mut visit: impl FnMut(Batch<'_, T>, &mut Workspace<T>),
+        mut visit: impl FnMut(Problem<'_, T>, &mut Workspace<T>),
     ) -> Result<(), Error> {
         let columns = self.examples.resolve(selection)?;
         let n = columns.len();
         if n == 0 {
             return Err(Error::NoExamples { operation });
         }
-        let mut workspace = Workspace::new(&self.circuit, n.min(BLOCK));
-        let mut gathered = Gathered::new(self.circuit.depth());
+        let mut workspace = Workspace::new();
+        let mut working = Working::new(self.circuit.depth());
         for start in (0..n).step_by(BLOCK) {
             let block = start..(start + BLOCK).min(n);
-            let batch = match &columns {
-                Columns::Run(run) => {
-                    let run = run.start + block.start..run.start + block.end;
-                    self.examples.run(run, 0, training)
-                }
-                Columns::Scattered(columns) => {
-                    gathered.load(&self.examples, &columns[block], true);
-                    gathered.view(self.circuit.dims(), training)
-                }
-            };
-            visit(batch, &mut workspace);
+            let batch = working.view(&self.examples, &columns.chosen().part(block), training);
+            visit(self.layers().on(batch), &mut workspace);
         }
         Ok(())
     }
@@ -389,37 +421,30 @@ impl<T: Scalar> DecoupledCircuit<T> {
         &self,
         operation: &'static str,
         training: bool,
-        mut visit: impl FnMut(Batch<'_, T>, &Workspace<T>),
+        mut visit: impl FnMut(Problem<'_, T>, &Workspace<T>),
     ) -> Result<(), Error> {
-        self.for_each_block(operation, training, |batch, workspace| {
-            let sequential = Execution::Sequential;
-            self.circuit
-                .evaluate(batch, false, false, workspace, sequential);
-            visit(batch, workspace);
+        self.for_each_block(operation, training, |problem, workspace| {
+            problem.evaluate(Value, workspace);
+            visit(problem, workspace);
         })
     }
 
     /// E on the selected examples with all its gradients, in new memory.
     ///
-    /// [`Circuit::evaluate`] does the same in memory that is kept.
+    /// [`Problem::evaluate`] does the same in memory that is kept.
     ///
     /// # Errors
     /// Errors of the selection, or [`Error::NoExamples`] if it is empty.
     pub fn gradients(&self, selection: &Selection<'_>) -> Result<Gradients<T>, Error> {
-        self.on_selection(selection, "gradients", |batch, workspace| {
-            let sequential = Execution::Sequential;
-            self.circuit
-                .evaluate(batch, true, true, workspace, sequential)
-        })
-        .map(|(energy, workspace, n)| {
-            let targets = (1..self.circuit.depth())
-                .map(|t| self.matrix(t, n, workspace.target_gradient(t)))
-                .collect();
-            Gradients {
-                energy,
-                parameters: parameter_gradients(workspace),
-                targets,
-            }
+        self.with_problem(selection, "gradients", |problem| {
+            let mut workspace = Workspace::new();
+            let evaluation = problem.evaluate(All, &mut workspace);
+            self.collect(
+                evaluation.energy(),
+                problem.batch.len(),
+                |t| evaluation.parameter_gradient(t),
+                |t| evaluation.target_gradient(t),
+            )
         })
     }
 
@@ -429,19 +454,32 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// # Errors
     /// Errors of the selection, or [`Error::NoExamples`] if it is empty.
     pub fn backprop(&self, selection: &Selection<'_>) -> Result<Gradients<T>, Error> {
-        self.on_selection(selection, "backprop", |batch, workspace| {
-            self.circuit.backprop(batch, workspace)
+        self.with_problem(selection, "backprop", |problem| {
+            let mut workspace = Workspace::new();
+            let composed = problem.backprop(&mut workspace);
+            self.collect(
+                composed.loss(),
+                problem.batch.len(),
+                |t| composed.parameter_gradient(t),
+                |t| composed.error(t),
+            )
         })
-        .map(|(energy, workspace, n)| {
-            let targets = (1..self.circuit.depth())
-                .map(|t| self.matrix(t, n, workspace.locals[t].input_gradient()))
-                .collect();
-            Gradients {
-                energy,
-                parameters: parameter_gradients(workspace),
-                targets,
-            }
-        })
+    }
+
+    fn collect<'w>(
+        &self,
+        energy: T,
+        n: usize,
+        parameters: impl Fn(usize) -> &'w [T],
+        targets: impl Fn(usize) -> &'w [T],
+    ) -> Gradients<T> {
+        let (depth, dims) = (self.circuit.depth(), self.circuit.dims());
+        let matrix = |t: usize| DMatrix::from_column_slice(dims[t], n, targets(t));
+        Gradients {
+            energy,
+            parameters: (0..depth).map(|t| parameters(t).to_vec()).collect(),
+            targets: (1..depth).map(matrix).collect(),
+        }
     }
 
     /// The composed loss Σᵢ wᵢ L of the plain forward pass, a sum over all examples, without
@@ -451,101 +489,51 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// [`Error::NoExamples`].
     pub fn composed_loss(&self) -> Result<T, Error> {
         let mut loss = T::zero();
-        self.for_each_block("the composed loss", false, |batch, workspace| {
-            loss += self.circuit.composed_loss_on(batch, workspace);
+        self.for_each_block("the composed loss", false, |problem, workspace| {
+            loss += problem.composed_loss(workspace);
         })?;
         Ok(loss)
     }
 
-    /// Moves the auxiliary targets of the selected examples by one call of `solver`, θ fixed.
-    ///
-    /// # Errors
-    /// Errors of the selection, [`Error::NoExamples`], and those of the solver.
-    pub fn solve_targets(
+    /// Lets `change` write the targets of the selected examples, all at once; they are committed
+    /// if it says so.
+    pub(crate) fn change_targets<R>(
         &mut self,
-        solver: &mut dyn TargetSolver<T>,
         selection: &Selection<'_>,
-    ) -> Result<SolveReport, Error> {
+        operation: &'static str,
+        change: impl FnOnce(Layers<'_, T>, &mut BatchMut<'_, T>) -> R,
+        commits: impl FnOnce(&R) -> bool,
+    ) -> Result<R, Error> {
         let columns = self.examples.resolve(selection)?;
-        let Self { circuit, examples } = self;
-        solver.reset();
-        let mut workspace = Workspace::new(circuit, 0);
-        let mut gathered = Gathered::new(circuit.depth());
-        lend(
-            examples,
-            &columns.chosen(),
-            0,
-            true,
-            &mut gathered,
-            |mut batch| {
-                if batch.ids.is_empty() {
-                    return Err(Error::NoExamples {
-                        operation: "a Z-step",
-                    });
-                }
-                let mut problem = TargetProblem::new(circuit, &mut batch, &mut workspace);
-                // Its completed steps stand, also after an error.
-                Ok(solver.solve(&mut problem))
-            },
-        )?
-    }
-
-    /// Moves θ_t by one call of `solver`, which is reset first, on the selected examples; targets and
-    /// all other parameters fixed.
-    ///
-    /// To let a solver keep its sums over several batches, call [`ParameterSolver::solve`] on
-    /// [`DecoupledCircuit::local_problem`]s, and [`DecoupledCircuit::set_parameters`].
-    ///
-    /// # Errors
-    /// [`Error::UnknownLayer`], errors of the selection, [`Error::NoExamples`], and those of the
-    /// solver; θ_t is unchanged then.
-    pub fn solve_parameters(
-        &mut self,
-        t: usize,
-        solver: &mut dyn ParameterSolver<T>,
-        selection: &Selection<'_>,
-    ) -> Result<ParameterReport, Error> {
-        self.check_layer(t)?;
-        solver.reset();
-        let mut parameters = self.circuit.parameters(t).to_vec();
-        let report = self.with_batch(selection, "a W-step", |batch| {
-            let batch = Batch {
-                training: true,
-                ..batch
-            };
-            let problem = self.circuit.local_problem(t, batch);
-            solver.solve(&problem, &mut problem.workspace(), &mut parameters)
-        })??;
-        if !all_finite(&parameters) {
-            return Err(Error::NonFinite {
-                quantity: Quantity::Parameter,
-                layer: t,
-                step: 0,
-            });
+        if columns.len() == 0 {
+            return Err(Error::NoExamples { operation });
         }
-        self.circuit.parameters_mut()[t] = parameters;
-        Ok(report)
+        let chosen = columns.chosen();
+        let mut working = Working::new(self.circuit.depth());
+        let mut batch = working.lend(&self.examples, &chosen, 0, TargetUse::Kept);
+        let result = change(self.layers(), &mut batch);
+        if commits(&result) {
+            working.commit(&mut self.examples, &chosen);
+        }
+        Ok(result)
     }
 
-    /// Lets `solve` move the targets of all examples, in blocks: of all or, after an error, of none.
-    pub(crate) fn solve_blocks(
+    /// [`DecoupledCircuit::change_targets`] of all examples, block by block: of all or, after an
+    /// error, of none.
+    pub(crate) fn change_blocks(
         &mut self,
-        mut solve: impl FnMut(&mut TargetProblem<'_, '_, T>) -> Result<(), Error>,
+        mut change: impl FnMut(Layers<'_, T>, &mut BatchMut<'_, T>) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let n = self.examples.len();
-        let before = self.examples.z.clone();
-        let mut workspace = Workspace::new(&self.circuit, n.min(BLOCK));
+        let mut changed = self.examples.clone();
+        let mut working = Working::new(self.circuit.depth());
         for start in (0..n).step_by(BLOCK) {
-            let run = start..(start + BLOCK).min(n);
-            let mut batch = self.examples.run_mut(run, 0);
-            let circuit = &self.circuit;
-            let mut problem = TargetProblem::new(circuit, &mut batch, &mut workspace);
-            let solved = solve(&mut problem);
-            if let Err(error) = solved {
-                self.examples.z = before;
-                return Err(error);
-            }
+            let chosen = Chosen::Run(start..(start + BLOCK).min(n));
+            let mut batch = working.lend(&self.examples, &chosen, 0, TargetUse::Kept);
+            change(self.layers(), &mut batch)?;
+            working.commit(&mut changed, &chosen);
         }
+        self.examples = changed;
         Ok(())
     }
 
@@ -574,7 +562,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
             .map(|t| {
                 let layer = self.circuit.layer(t);
                 let scratch = layer.scratch(batch);
-                let loss = self.circuit.loss(t).scratch(dims[t + 1], batch);
+                let loss = self.terms.loss(t).scratch(dims[t + 1], batch);
                 let arrays = 3 * dims[t + 1] + dims[t] + 2;
                 batch * arrays
                     + scratch.tape
@@ -590,47 +578,19 @@ impl<T: Scalar> DecoupledCircuit<T> {
         })
     }
 
-    fn matrix(&self, t: usize, n: usize, values: &[T]) -> DMatrix<T> {
-        DMatrix::from_column_slice(self.circuit.dims()[t], n, values)
-    }
-
-    fn on_selection(
+    /// Lends E on the selected examples, gathered if they do not stand together.
+    pub(crate) fn with_problem<R>(
         &self,
         selection: &Selection<'_>,
         operation: &'static str,
-        compute: impl FnOnce(Batch<'_, T>, &mut Workspace<T>) -> T,
-    ) -> Result<(T, Workspace<T>, usize), Error> {
-        self.with_batch(selection, operation, |batch| {
-            let n = batch.len();
-            let mut workspace = Workspace::new(&self.circuit, n);
-            let energy = compute(batch, &mut workspace);
-            (energy, workspace, n)
-        })
-    }
-
-    /// Lends the selected examples, gathered if they do not stand together.
-    pub(crate) fn with_batch<R>(
-        &self,
-        selection: &Selection<'_>,
-        operation: &'static str,
-        work: impl FnOnce(Batch<'_, T>) -> R,
+        work: impl FnOnce(Problem<'_, T>) -> R,
     ) -> Result<R, Error> {
-        let mut gathered = Gathered::new(self.circuit.depth());
-        let batch = match self.examples.resolve(selection)? {
-            Columns::Run(run) => self.examples.run(run, 0, false),
-            Columns::Scattered(columns) => {
-                gathered.load(&self.examples, &columns, true);
-                gathered.view(self.circuit.dims(), false)
-            }
-        };
-        if batch.is_empty() {
+        let columns = self.examples.resolve(selection)?;
+        if columns.len() == 0 {
             return Err(Error::NoExamples { operation });
         }
-        Ok(work(batch))
+        let mut working = Working::new(self.circuit.depth());
+        let batch = working.view(&self.examples, &columns.chosen(), false);
+        Ok(work(self.layers().on(batch)))
     }
-}
-
-fn parameter_gradients<T: Scalar>(workspace: Workspace<T>) -> Vec<Vec<T>> {
-    let locals = workspace.locals.into_iter();
-    locals.map(|local| local.d_parameters).collect()
 }

@@ -6,10 +6,10 @@ use rand::rngs::ChaCha8Rng;
 use super::projection::Projection;
 use crate::check::check_finite;
 use crate::circuit::Circuit;
+use crate::energy::Layers;
 use crate::error::{Error, Quantity};
 use crate::init::{Purpose, add_noise, generator};
 use crate::kernel::Scalar;
-use crate::layer::Context;
 
 /// How the auxiliary targets z_1, …, z_{T−1} of new examples are chosen.
 ///
@@ -48,9 +48,10 @@ impl<T: Scalar> TargetInit<T> {
     /// z_1, …, z_{T−1} for these inputs (d_0 × n), column-major.
     pub(crate) fn targets(
         &self,
-        circuit: &Circuit<T>,
+        layers: Layers<'_, T>,
         inputs: &DMatrix<T>,
     ) -> Result<Vec<Vec<T>>, Error> {
+        let circuit = layers.circuit();
         let n = inputs.ncols();
         let hidden = 1..circuit.depth();
         let dims = circuit.dims();
@@ -104,25 +105,18 @@ impl<T: Scalar> TargetInit<T> {
         for (t, z) in (1..).zip(&targets) {
             check_finite(Quantity::Target, t, dims[t], z)?;
             // A trained target must lie in the domain of its loss.
-            circuit.loss(t - 1).check_target(dims[t], z)?;
+            layers.loss(t - 1).check_target(dims[t], z)?;
         }
         Ok(targets)
     }
 }
 
 fn forward<T: Scalar>(circuit: &Circuit<T>, inputs: &DMatrix<T>) -> Vec<Vec<T>> {
-    let n = inputs.ncols();
-    let mut targets: Vec<Vec<T>> = Vec::new();
-    for t in 0..circuit.depth() - 1 {
-        let layer = circuit.layer(t);
-        let mut output = vec![T::zero(); layer.output_dim() * n];
-        let mut work = vec![T::zero(); layer.scratch(n).work];
-        let context = Context::inference(circuit.seed(), t);
-        let input = targets.last().map_or(inputs.as_slice(), Vec::as_slice);
-        let parameters = circuit.layer_parameters(t);
-        layer.forward(&context, parameters, input, &mut output, None, &mut work);
-        targets.push(output);
-    }
+    let mut targets = Vec::new();
+    let (n, hidden) = (inputs.ncols(), circuit.depth() - 1);
+    circuit.forward(inputs.as_slice(), n, hidden, |_, z| {
+        targets.push(z.to_vec())
+    });
     targets
 }
 

@@ -1,24 +1,10 @@
-//! Backprop on the same circuit: the coupled baseline.
+//! Backprop through the same local problems: the coupled baseline.
 
-use crate::circuit::{Circuit, fed, predict_in_chain};
-use crate::energy::{Batch, LocalProblem, Wanted, Workspace};
-use crate::kernel::total;
-use crate::kernel::{Scalar, Write};
-
-impl<T: Scalar> Circuit<T> {
-    /// The composed objective Σᵢ wᵢ \[ L(z_Tⁱ, ẑ_Tⁱ) + Σ_t R(θ_t) \] of the plain forward pass over
-    /// a batch (weights and regularisers where there are any), and its gradients in θ_t into the
-    /// workspace ([`Workspace::parameter_gradient`]); sums over examples. Auxiliary targets play
-    /// no part.
-    ///
-    /// The errors δ_t = ∂L/∂ẑ_t, t = 1, …, T−1, stand in `workspace.local(t).input_gradient()`
-    /// afterwards. Source: Rumelhart, Hinton & Williams 1986.
-    pub fn backprop(&self, batch: Batch<'_, T>, workspace: &mut Workspace<T>) -> T {
-        workspace.fit(self);
-        workspace.spent = false;
-        compose(|t| self.local_problem(t, batch), true, workspace)
-    }
-}
+use crate::energy::local_problem::LocalProblem;
+use crate::energy::problem::{fed, predict_in_chain};
+use crate::energy::wanted::Ask;
+use crate::energy::workspace::Workspace;
+use crate::kernel::{Scalar, Write, total};
 
 /// The composed objective of local problems 0, …, T−1, each fed with the prediction of the one
 /// before it instead of its own input, and the gradients in θ_t if wanted; `workspace` fits the
@@ -35,12 +21,7 @@ pub(crate) fn compose<'a, T: Scalar>(
         let (here, above) = after.split_at_mut(1);
         let here = &mut here[0];
         let Some(above) = above.first() else {
-            let wanted = Wanted {
-                parameters: gradients,
-                input: gradients && t > 0,
-                target: false,
-            };
-            problem.differentiate(wanted, here);
+            problem.differentiate(Ask::new(gradients, gradients && t > 0, false), here);
             continue;
         };
         if gradients {

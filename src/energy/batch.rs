@@ -9,16 +9,36 @@ use crate::layer::Context;
 #[derive(Debug, Clone, Copy)]
 pub struct Batch<'a, T> {
     pub(crate) dims: &'a [usize],
+    /// z_0, …, z_T, of which the batch is the columns from `start` on. An auxiliary target that
+    /// nobody keeps is empty.
     pub(crate) z: &'a [Vec<T>],
     pub(crate) start: usize,
+    /// New z_1, …, z_{T−1} of this batch, where they were written; empty in a view that is only
+    /// read. The batch is their columns from `offset` on.
+    pub(crate) drafts: &'a [Draft<T>],
+    pub(crate) offset: usize,
     pub(crate) ids: &'a [u64],
-    /// One an example; empty if all are 1.
+    /// One per example; empty if all are 1.
     pub(crate) weights: &'a [T],
-    /// λ_1, …, λ_{T−1} of these examples alone; empty if there are none.
-    pub(crate) multipliers: &'a [Vec<T>],
     pub(crate) visit: u64,
     pub(crate) training: bool,
     pub(crate) execution: Execution,
+}
+
+/// A new z_t of a batch, if it was written.
+#[derive(Debug, Clone)]
+pub(crate) struct Draft<T> {
+    pub(crate) z: Vec<T>,
+    pub(crate) written: bool,
+}
+
+impl<T> Draft<T> {
+    pub(crate) fn new() -> Self {
+        Self {
+            z: Vec::new(),
+            written: false,
+        }
+    }
 }
 
 impl<'a, T> Batch<'a, T> {
@@ -32,29 +52,48 @@ impl<'a, T> Batch<'a, T> {
         self.ids.is_empty()
     }
 
-    /// The lasting numbers of the examples, one a column.
+    /// The ids of the examples, one per column.
     pub fn examples(&self) -> &'a [u64] {
         self.ids
     }
 
-    /// The weights of the examples, one a column; `None` if every weight is 1.
+    /// The weights of the examples, one per column; `None` if every weight is 1.
     pub fn weights(&self) -> Option<&'a [T]> {
         (!self.weights.is_empty()).then_some(self.weights)
     }
 
     /// z_t, d_t × n column-major: the input for t = 0, the output target for t = T, else the
-    /// auxiliary targets.
+    /// auxiliary targets; empty in a visit of a scheme that does without them.
     ///
     /// # Panics
     /// If t > T.
     pub fn z(&self, t: usize) -> &'a [T] {
-        &self.z[t][columns(self.dims[t], self.start, self.ids.len())]
+        let (dim, n) = (self.dims[t], self.ids.len());
+        match t.checked_sub(1).and_then(|i| self.drafts.get(i)) {
+            Some(draft) if draft.written => &draft.z[columns(dim, self.offset, n)],
+            _ if self.z[t].is_empty() => &[],
+            _ => &self.z[t][columns(dim, self.start, n)],
+        }
     }
 
     /// The same batch, its columns computed as `execution` says: who shares the work of a chain
-    /// such as [`Circuit::backprop`](crate::circuit::Circuit::backprop), in which layers must wait.
+    /// such as [`Problem::backprop`](crate::energy::Problem::backprop), in which layers must wait.
     pub fn with_execution(self, execution: Execution) -> Self {
         Self { execution, ..self }
+    }
+
+    /// Some of the batch's columns.
+    fn part(self, run: Range<usize>) -> Self {
+        Self {
+            start: self.start + run.start,
+            offset: self.offset + run.start,
+            weights: match self.weights {
+                [] => &[],
+                weights => &weights[run.clone()],
+            },
+            ids: &self.ids[run],
+            ..self
+        }
     }
 
     pub(crate) fn context(&self, seed: u64, layer: usize) -> Context<'a> {
@@ -69,78 +108,21 @@ impl<'a, T> Batch<'a, T> {
     }
 }
 
-/// A view of z_0, …, z_T through which the auxiliary targets can be changed.
+/// A batch whose auxiliary targets can be changed: the new ones are drafts beside the old ones, until
+/// the owner of both commits them.
 #[derive(Debug)]
 pub struct BatchMut<'a, T> {
-    pub(crate) dims: &'a [usize],
-    pub(crate) z: &'a mut [Vec<T>],
-    pub(crate) start: usize,
-    pub(crate) ids: &'a [u64],
-    /// One an example; empty if all are 1.
-    pub(crate) weights: &'a [T],
-    pub(crate) visit: u64,
-    pub(crate) training: bool,
-    pub(crate) execution: Execution,
-    /// Keeps the auxiliary targets before their first change, if they may have to be put back.
-    pub(crate) undo: Option<&'a mut Undo<T>>,
-}
-
-/// Auxiliary targets as they were before their first change, by hidden layer.
-#[derive(Debug, Clone)]
-pub(crate) struct Undo<T> {
-    pub(crate) layers: Vec<Kept<T>>,
-}
-
-/// z_t before its first change, if it has been changed.
-#[derive(Debug, Clone)]
-pub(crate) struct Kept<T> {
-    pub(crate) z: Vec<T>,
-    pub(crate) changed: bool,
-}
-
-impl<T: Copy> Undo<T> {
-    pub(crate) fn new(hidden: usize) -> Self {
-        let none = || Kept {
-            z: Vec::new(),
-            changed: false,
-        };
-        Self {
-            layers: std::iter::repeat_with(none).take(hidden).collect(),
-        }
-    }
-
-    /// Forgets what was kept.
-    pub(crate) fn clear(&mut self) {
-        for layer in &mut self.layers {
-            layer.changed = false;
-        }
-    }
-}
-
-impl<T: Copy> Kept<T> {
-    /// Keeps `z` unless an earlier state is kept already.
-    pub(crate) fn keep(&mut self, z: &[T]) {
-        if !self.changed {
-            self.z.clear();
-            self.z.extend_from_slice(z);
-            self.changed = true;
-        }
-    }
+    /// As it was: without drafts.
+    pub(crate) base: Batch<'a, T>,
+    pub(crate) drafts: &'a mut [Draft<T>],
 }
 
 impl<T: Copy> BatchMut<'_, T> {
     /// The same view, for reading.
     pub fn view(&self) -> Batch<'_, T> {
         Batch {
-            dims: self.dims,
-            z: self.z,
-            start: self.start,
-            ids: self.ids,
-            weights: self.weights,
-            multipliers: &[],
-            visit: self.visit,
-            training: self.training,
-            execution: self.execution,
+            drafts: self.drafts,
+            ..self.base
         }
     }
 
@@ -149,52 +131,68 @@ impl<T: Copy> BatchMut<'_, T> {
     /// # Panics
     /// If t is not in 1..T: the input and the output target are given.
     pub fn target_mut(&mut self, t: usize) -> &mut [T] {
+        self.write(t);
+        let own = columns(self.base.dims[t], self.base.offset, self.base.len());
+        &mut self.drafts[t - 1].z[own]
+    }
+
+    /// Makes the draft of z_t, a copy of what it is, unless there is one.
+    fn write(&mut self, t: usize) {
         assert!(
-            0 < t && t + 1 < self.z.len(),
+            0 < t && t + 1 < self.base.z.len(),
             "z_{t} is not an auxiliary target"
         );
-        self.keep(t);
-        &mut self.z[t][columns(self.dims[t], self.start, self.ids.len())]
-    }
-
-    /// Keeps z_t as it is before its first change.
-    fn keep(&mut self, t: usize) {
-        if let Some(undo) = &mut self.undo {
-            let own = columns(self.dims[t], self.start, self.ids.len());
-            undo.layers[t - 1].keep(&self.z[t][own]);
+        let draft = &mut self.drafts[t - 1];
+        if !draft.written {
+            draft.z.clear();
+            draft.z.extend_from_slice(self.base.z(t));
+            draft.written = true;
         }
     }
 
-    /// The same for all auxiliary targets.
-    pub(crate) fn keep_all(&mut self) {
-        for t in 1..self.z.len() - 1 {
-            self.keep(t);
+    /// z_t ← `new`, whatever it was.
+    pub(crate) fn set(&mut self, t: usize, new: &[T]) {
+        if self.drafts[t - 1].written {
+            self.target_mut(t).copy_from_slice(new);
+            return;
+        }
+        let draft = &mut self.drafts[t - 1];
+        draft.z.clear();
+        draft.z.extend_from_slice(new);
+        draft.written = true;
+    }
+
+    /// z_t ← `new`, which gets other memory in exchange.
+    pub(crate) fn replace(&mut self, t: usize, new: &mut Vec<T>) {
+        let draft = &mut self.drafts[t - 1];
+        std::mem::swap(&mut draft.z, new);
+        draft.written = true;
+        // The caller's memory stays as long as it was.
+        if let Some(&filler) = draft.z.first() {
+            new.resize(draft.z.len(), filler);
         }
     }
 
-    /// The whole arrays of z_1, …, z_{T−1}, and where the batch stands in the i-th of them.
+    /// Drafts of all z_1, …, z_{T−1}, and where the batch stands in the i-th of them.
     pub(crate) fn hidden_mut(
         &mut self,
-    ) -> (&mut [Vec<T>], impl Fn(usize) -> Range<usize> + use<'_, T>) {
-        let last = self.z.len() - 1;
-        let (dims, start, count) = (&self.dims[1..], self.start, self.ids.len());
-        let range = move |i: usize| columns(dims[i], start, count);
-        (&mut self.z[1..last], range)
+    ) -> (&mut [Draft<T>], impl Fn(usize) -> Range<usize> + use<'_, T>) {
+        for t in 1..self.base.z.len() - 1 {
+            self.write(t);
+        }
+        let (dims, offset, count) = (&self.base.dims[1..], self.base.offset, self.base.len());
+        let range = move |i: usize| columns(dims[i], offset, count);
+        (self.drafts, range)
     }
 
-    /// z_t ← `new`, which gets other memory of the same length for it.
-    pub(crate) fn replace(&mut self, t: usize, new: &mut Vec<T>) {
-        let whole = self.z[t].len() == new.len();
-        match &mut self.undo {
-            None if whole => std::mem::swap(&mut self.z[t], new),
-            Some(undo) if whole && !undo.layers[t - 1].changed => {
-                let kept = &mut undo.layers[t - 1];
-                kept.z.resize(new.len(), new[0]);
-                std::mem::swap(&mut self.z[t], &mut kept.z);
-                std::mem::swap(&mut self.z[t], new);
-                kept.changed = true;
-            }
-            _ => self.target_mut(t).copy_from_slice(new),
+    /// Some of the batch's columns, whose changes are the batch's.
+    pub(crate) fn part(&mut self, run: Range<usize>) -> BatchMut<'_, T> {
+        for t in 1..self.base.z.len() - 1 {
+            self.write(t);
+        }
+        BatchMut {
+            base: self.base.part(run),
+            drafts: self.drafts,
         }
     }
 }

@@ -1,39 +1,15 @@
 //! The loss of one layer, which depends on nothing but that layer.
 
 use crate::check::{check_finite, check_length, check_weights};
+use crate::energy::evaluation::{Linearization, LocalEvaluation};
+use crate::energy::wanted::{All, Ask, Value, Wanted};
 use crate::energy::workspace::LocalWorkspace;
 use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, Write};
-use crate::kernel::{add_scaled, add_to, dot, scale, scale_columns, total};
+use crate::kernel::{add_scaled, add_to, dot, scale, scale_columns, squared_distance, total};
 use crate::layer::{Context, Layer, ParameterGroup, Point, check_layout, parameter_count};
 use crate::loss::{Loss, Pair};
 use crate::regularizer::Regularizer;
-
-/// Which gradients an evaluation is asked for; what is not asked for is not computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Wanted {
-    /// ∂ℓ_t/∂θ_t.
-    pub parameters: bool,
-    /// ∂ℓ_t/∂z_t, z_t as the layer's input.
-    pub input: bool,
-    /// ∂ℓ_t/∂z_{t+1}, z_{t+1} as the loss's target.
-    pub target: bool,
-}
-
-impl Wanted {
-    /// All three gradients.
-    pub const ALL: Self = Self {
-        parameters: true,
-        input: true,
-        target: true,
-    };
-    /// The value alone.
-    pub const NONE: Self = Self {
-        parameters: false,
-        input: false,
-        target: false,
-    };
-}
 
 /// The local problem of layer t,
 ///
@@ -55,7 +31,7 @@ impl Wanted {
 ///
 /// # Examples
 /// ```
-/// use layerwise::energy::{LocalProblem, Wanted};
+/// use layerwise::energy::{All, LocalProblem};
 /// use layerwise::layer::{Activation, Dense};
 /// use layerwise::loss::SquaredError;
 ///
@@ -63,10 +39,10 @@ impl Wanted {
 /// let (weights, input, target) = ([1.0, 1.0, 0.5], [1.0, 2.0], [3.0]);
 /// let problem = LocalProblem::new(&layer, &weights, &SquaredError, 2.0, &input, &target)?;
 /// let mut workspace = problem.workspace();
-/// let energy = problem.evaluate(Wanted::ALL, &mut workspace);
-/// assert_eq!(energy, 2.0 * 0.5 * 0.5 * 0.5);
-/// assert_eq!(workspace.parameter_gradient(), [1.0, 2.0, 1.0]);
-/// assert_eq!(workspace.target_gradient(), [-1.0]);
+/// let evaluation = problem.evaluate(All, &mut workspace);
+/// assert_eq!(evaluation.energy(), 2.0 * 0.5 * 0.5 * 0.5);
+/// assert_eq!(evaluation.parameter_gradient(), [1.0, 2.0, 1.0]);
+/// assert_eq!(evaluation.target_gradient(), [-1.0]);
 /// # Ok::<(), layerwise::Error>(())
 /// ```
 #[derive(Debug)]
@@ -281,26 +257,16 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         );
     }
 
-    fn fits(&self, workspace: &LocalWorkspace<T>) -> bool {
-        let (parameters, n) = (self.parameters.len(), self.examples());
-        workspace.fits(self.layer, self.loss, parameters, n)
-    }
-
-    fn check_workspace(&self, workspace: &LocalWorkspace<T>) -> Result<(), Error> {
-        if self.fits(workspace) {
-            return Ok(());
-        }
-        Err(Error::Length {
-            what: "prediction in the workspace (predict this problem first)".into(),
-            expected: self.target.len(),
-            found: workspace.prediction.len(),
-        })
+    /// f_t at (z_t, θ_t), in `workspace`: the prediction ẑ_{t+1}, and what the derivatives need. From
+    /// there ℓ_t, its gradients and products with its Jacobians are evaluated as often as wanted.
+    pub fn linearize<'w>(&self, workspace: &'w mut LocalWorkspace<T>) -> Linearization<'w, 'a, T> {
+        self.predict(workspace);
+        Linearization::new(*self, workspace)
     }
 
     /// ẑ_{t+1} = f_t(z_t, θ_t), into the workspace, ready for derivatives.
-    pub fn predict(&self, workspace: &mut LocalWorkspace<T>) {
+    pub(crate) fn predict(&self, workspace: &mut LocalWorkspace<T>) {
         self.fit(workspace);
-        workspace.squared_gap = None;
         let own = &self.parameters[..self.own];
         workspace.forward(self.layer, &self.context, own, self.input);
     }
@@ -309,12 +275,8 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
     ///
     /// A current prediction came from [`LocalProblem::predict`] with the same θ_t and z_t; the
     /// target z_{t+1} may have moved since.
-    pub fn differentiate(&self, wanted: Wanted, workspace: &mut LocalWorkspace<T>) -> T {
+    pub(crate) fn differentiate(&self, wanted: Ask, workspace: &mut LocalWorkspace<T>) -> T {
         let w = workspace;
-        if !self.fits(w) {
-            // The workspace of another problem has no prediction of this one.
-            self.predict(w);
-        }
         let (own, of_loss) = self.parameters.split_at(self.own);
         let pair =
             Pair::new(self.layer.output_dim(), self.target, &w.prediction).with_parameters(of_loss);
@@ -326,9 +288,7 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
             Write::set(needs_cotangent.then_some(&mut w.cotangent[..])),
             &mut w.work,
         );
-        // ½‖z − ẑ‖² gives the gap; for other losses it is measured where it is asked for.
-        let squared = self.loss.is_squared_error();
-        w.squared_gap = squared.then(|| T::of(2.0) * total(&w.energies));
+        w.loss = total(&w.energies);
         if wanted.parameters && !of_loss.is_empty() {
             w.factors.fill(self.weight);
             for (factor, &weight) in w.factors.iter_mut().zip(self.example_weights) {
@@ -466,22 +426,36 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         self.example_weights.get(i).copied().unwrap_or(T::one())
     }
 
-    /// ℓ_t and the wanted gradients: [`LocalProblem::predict`], then
-    /// [`LocalProblem::differentiate`]. The results stand in the workspace.
-    pub fn evaluate(&self, wanted: Wanted, workspace: &mut LocalWorkspace<T>) -> T {
+    /// ℓ_t and the wanted gradients. The results stand in the workspace, and are read through what is
+    /// returned.
+    pub fn evaluate<'w, W: Wanted>(
+        &self,
+        _wanted: W,
+        workspace: &'w mut LocalWorkspace<T>,
+    ) -> LocalEvaluation<'w, T, W> {
         self.predict(workspace);
-        self.differentiate(wanted, workspace)
+        self.differentiate(W::ASK, workspace);
+        LocalEvaluation::new(workspace)
+    }
+
+    /// Σᵢ ‖z_{t+1}ⁱ − ẑ_{t+1}ⁱ‖², for a workspace in which this problem was evaluated.
+    pub(crate) fn squared_gap(&self, workspace: &LocalWorkspace<T>) -> T {
+        // ½‖z − ẑ‖² gives it.
+        if self.loss.is_squared_error() {
+            return T::of(2.0) * workspace.loss;
+        }
+        squared_distance(self.target, &workspace.prediction)
     }
 
     /// ℓ_t.
     pub fn energy(&self) -> T {
-        self.evaluate(Wanted::NONE, &mut self.workspace())
+        self.evaluate(Value, &mut self.workspace()).energy()
     }
 
     /// ℓ_t and its three gradients, in new memory.
     pub fn gradients(&self) -> LocalGradients<T> {
         let mut w = self.workspace();
-        let energy = self.evaluate(Wanted::ALL, &mut w);
+        let energy = self.evaluate(All, &mut w).energy();
         let input = if self.layer.input_differentiable() {
             w.d_input
         } else {
@@ -500,7 +474,7 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
     ///
     /// # Errors
     /// [`Error::Length`] for a slice that does not fit.
-    pub fn jvp(
+    pub(crate) fn jvp(
         &self,
         v_input: Option<&[T]>,
         v_parameters: Option<&[T]>,
@@ -514,7 +488,6 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
             check_length("v_parameters", v, self.own)?;
         }
         check_length("tangent", tangent, self.target.len())?;
-        self.check_workspace(workspace)?;
         let LocalWorkspace {
             prediction,
             tape,
@@ -531,7 +504,7 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
     ///
     /// # Errors
     /// [`Error::Length`] for a slice that does not fit.
-    pub fn vjp(
+    pub(crate) fn vjp(
         &self,
         cotangent: &[T],
         d_input: Write<'_, T>,
@@ -539,7 +512,6 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         workspace: &mut LocalWorkspace<T>,
     ) -> Result<(), Error> {
         check_length("cotangent", cotangent, self.target.len())?;
-        self.check_workspace(workspace)?;
         for (what, write, expected) in [
             ("d_input", &d_input, self.input.len()),
             ("d_parameters", &d_parameters, self.own),
@@ -574,7 +546,7 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
     ///
     /// # Errors
     /// [`Error::Length`] for a slice that does not fit.
-    pub fn gauss_newton_product(
+    pub(crate) fn gauss_newton_product(
         &self,
         v_parameters: &[T],
         product: &mut [T],
@@ -582,7 +554,6 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
     ) -> Result<(), Error> {
         check_length("v_parameters", v_parameters, self.own)?;
         check_length("product", product, self.own)?;
-        self.check_workspace(workspace)?;
         let LocalWorkspace {
             prediction,
             tape,

@@ -1,11 +1,30 @@
-//! The decoupled objective, layer by layer.
+//! The decoupled objective: E, layer by layer.
+//!
+//! [`Energy`] describes losses, penalties and regularisers; [`Problem`] is E on one batch, a sum of
+//! [`LocalProblem`]s; what they compute is read from [`Evaluation`]s, which lend what was
+//! [`Wanted`] and nothing else.
 
 mod backprop;
 pub(crate) mod batch;
+mod evaluation;
 pub(crate) mod local_problem;
-pub(crate) mod workspace;
+mod problem;
+mod terms;
+mod wanted;
+mod workspace;
 
 pub(crate) use backprop::compose;
 pub use batch::{Batch, BatchMut};
-pub use local_problem::{LocalGradients, LocalProblem, Wanted};
+pub(crate) use batch::{Draft, columns};
+pub use evaluation::{Composed, Evaluation, Linearization, LocalEvaluation};
+pub use local_problem::{LocalGradients, LocalProblem};
+pub use problem::{Layers, Problem};
+pub(crate) use problem::{
+    add_input_parts, check_multipliers, fed, forward_input, predict_in_chain,
+};
+pub use terms::{Energy, Terms};
+pub(crate) use wanted::Ask;
+pub use wanted::{
+    All, Input, Parameters, Target, Targets, Value, Wanted, WithInput, WithParameters, WithTarget,
+};
 pub use workspace::{LocalWorkspace, Workspace};

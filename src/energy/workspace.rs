@@ -1,13 +1,11 @@
 //! The memory that evaluations work in: allocated once, then reused.
 
-use crate::circuit::Circuit;
 use crate::error::{Error, Quantity};
 use crate::kernel::Scalar;
-use crate::kernel::squared_distance;
 use crate::layer::{Context, Layer};
 use crate::loss::Loss;
 
-/// Memory and results of one layer's local problem.
+/// Memory for one layer's local problem, used again and again.
 #[derive(Debug, Clone)]
 pub struct LocalWorkspace<T> {
     /// ẑ_{t+1}.
@@ -21,8 +19,8 @@ pub struct LocalWorkspace<T> {
     /// μ times each example's weight.
     pub(crate) factors: Vec<T>,
     pub(crate) energy: T,
-    /// Σᵢ ‖zⁱ − ẑⁱ‖², where it is known.
-    pub(crate) squared_gap: Option<T>,
+    /// Σᵢ L(zⁱ, ẑⁱ) of the last evaluation, without factors.
+    pub(crate) loss: T,
     pub(crate) d_parameters: Vec<T>,
     pub(crate) d_input: Vec<T>,
     pub(crate) d_target: Vec<T>,
@@ -38,7 +36,7 @@ impl<T: Scalar> LocalWorkspace<T> {
             energies: Vec::new(),
             factors: Vec::new(),
             energy: T::zero(),
-            squared_gap: None,
+            loss: T::zero(),
             d_parameters: Vec::new(),
             d_input: Vec::new(),
             d_target: Vec::new(),
@@ -71,25 +69,6 @@ impl<T: Scalar> LocalWorkspace<T> {
         }
     }
 
-    /// Whether the buffers are those that `fit` makes.
-    pub(crate) fn fits(
-        &self,
-        layer: &dyn Layer<T>,
-        loss: &dyn Loss<T>,
-        parameters: usize,
-        batch: usize,
-    ) -> bool {
-        let (inputs, outputs) = (layer.input_dim() * batch, layer.output_dim() * batch);
-        let scratch = layer.scratch(batch);
-        let work = scratch.work.max(loss.scratch(layer.output_dim(), batch));
-        self.prediction.len() == outputs
-            && self.d_input.len() == inputs
-            && self.d_parameters.len() == parameters
-            && self.tape.len() == scratch.tape
-            && self.work.len() == work
-            && self.energies.len() == batch
-    }
-
     /// Lets the memory that one evaluation needs for itself go on to the next layer's, where it is
     /// still in the cache: all but the gradients, and d_input only if `with_input`.
     pub(crate) fn hand_on(&mut self, next: &mut Self, with_input: bool) {
@@ -104,13 +83,6 @@ impl<T: Scalar> LocalWorkspace<T> {
         if with_input {
             swap_alike(&mut self.d_input, &mut next.d_input);
         }
-    }
-
-    /// Σᵢ ‖zⁱ − ẑⁱ‖² to the targets z, unless the loss has told it.
-    pub(crate) fn measure_gap(&mut self, target: &[T]) {
-        let prediction = &self.prediction;
-        let measure = || squared_distance(target, prediction);
-        self.squared_gap.get_or_insert_with(measure);
     }
 
     pub(crate) fn forward(
@@ -130,37 +102,6 @@ impl<T: Scalar> LocalWorkspace<T> {
             &mut self.work,
         );
     }
-
-    /// ẑ_{t+1} of the last prediction, output_dim × n column-major.
-    pub fn prediction(&self) -> &[T] {
-        &self.prediction
-    }
-
-    /// ℓ_t of the last evaluation, μ, weights and regularisers included.
-    pub fn energy(&self) -> T {
-        self.energy
-    }
-
-    /// ℓ_t by example, with the same factors.
-    pub fn energies(&self) -> &[T] {
-        &self.energies
-    }
-
-    /// ∂ℓ_t/∂θ_t of the last evaluation that wanted it.
-    pub fn parameter_gradient(&self) -> &[T] {
-        &self.d_parameters
-    }
-
-    /// ∂ℓ_t/∂z_t of the last evaluation that wanted it, input_dim × n column-major.
-    pub fn input_gradient(&self) -> &[T] {
-        &self.d_input
-    }
-
-    /// ∂ℓ_t/∂z_{t+1} of the last evaluation that wanted it, output_dim × n column-major. After
-    /// [`Circuit::evaluate`] the next layer's part is added to it: it is ∂E/∂z_{t+1} then.
-    pub fn target_gradient(&self) -> &[T] {
-        &self.d_target
-    }
 }
 
 /// Exchanges buffers of one length, and of one capacity: nobody gets less room than it had.
@@ -170,7 +111,7 @@ fn swap_alike<T>(a: &mut Vec<T>, b: &mut Vec<T>) {
     }
 }
 
-/// Memory and results of a whole circuit: one [`LocalWorkspace`] a layer, none shared.
+/// Memory for a whole circuit: one [`LocalWorkspace`] per layer, none shared.
 ///
 /// The first use for a larger batch than before allocates; every other use does not.
 #[derive(Debug, Clone)]
@@ -178,59 +119,24 @@ pub struct Workspace<T> {
     pub(crate) locals: Vec<LocalWorkspace<T>>,
     /// Targets before the step of a solver that is under way.
     pub(crate) previous: Vec<Vec<T>>,
-    /// Whether joint descent has used the gradients' memory since they were computed.
-    pub(crate) spent: bool,
 }
 
 impl<T: Scalar> Workspace<T> {
-    /// Memory for batches of up to `batch` examples of `circuit`; it grows if others are met.
-    pub fn new(circuit: &Circuit<T>, batch: usize) -> Self {
-        let mut workspace = Self::empty();
-        workspace.fit(circuit);
-        for (t, local) in workspace.locals.iter_mut().enumerate() {
-            let parameters = circuit.parameters(t).len();
-            local.fit(circuit.layer(t), circuit.loss(t), parameters, batch);
-        }
-        workspace
-    }
-
-    /// Memory that will grow to what it meets.
-    pub(crate) fn empty() -> Self {
+    /// Memory that will grow to what it is used for.
+    pub fn new() -> Self {
         Self {
             locals: Vec::new(),
             previous: Vec::new(),
-            spent: false,
         }
     }
 
-    /// One local workspace for each layer of `circuit`.
-    pub(crate) fn fit(&mut self, circuit: &Circuit<T>) {
-        self.locals
-            .resize_with(circuit.depth(), LocalWorkspace::new);
+    /// One local workspace for each layer.
+    pub(crate) fn fit(&mut self, depth: usize) {
+        self.locals.resize_with(depth, LocalWorkspace::new);
     }
 
-    /// Results of layer t.
-    ///
-    /// # Panics
-    /// If the circuit has no layer t.
-    pub fn local(&self, t: usize) -> &LocalWorkspace<T> {
-        &self.locals[t]
-    }
-
-    /// ∂E/∂θ_t of the last evaluation that wanted it, or backprop's gradient after
-    /// [`Circuit::backprop`].
-    ///
-    /// # Panics
-    /// If the circuit has no layer t.
-    pub fn parameter_gradient(&self, t: usize) -> &[T] {
-        &self.locals[t].d_parameters
-    }
-
-    /// ∂E/∂z_t, t in 1..T, of the last [`Circuit::evaluate`] that wanted it, d_t × n column-major.
-    ///
-    /// # Panics
-    /// If t is not in 1..T.
-    pub fn target_gradient(&self, t: usize) -> &[T] {
+    /// ∂E/∂z_t, t in 1..T, of an evaluation that wanted it.
+    pub(crate) fn target_gradient(&self, t: usize) -> &[T] {
         assert!(
             0 < t && t < self.locals.len(),
             "z_{t} is not an auxiliary target"
@@ -250,13 +156,6 @@ impl<T: Scalar> Workspace<T> {
         }
         let squares = all().map(|g| (g.as_f64() / top).powi(2));
         top * squares.sum::<f64>().sqrt()
-    }
-
-    /// Σ_t Σᵢ ‖z_tⁱ − ẑ_tⁱ‖² over the hidden layers, where they were measured.
-    pub(crate) fn squared_gap(&self) -> T {
-        let hidden = &self.locals[..self.locals.len() - 1];
-        let gaps = hidden.iter().filter_map(|local| local.squared_gap);
-        gaps.fold(T::zero(), |sum, gap| sum + gap)
     }
 
     /// Total of the layers' energies, in order.
@@ -296,5 +195,11 @@ impl<T: Scalar> Workspace<T> {
                 step,
             }),
         }
+    }
+}
+
+impl<T: Scalar> Default for Workspace<T> {
+    fn default() -> Self {
+        Self::new()
     }
 }

@@ -1,0 +1,264 @@
+//! Results of evaluations: values that lend what was computed, and nothing else.
+
+use std::marker::PhantomData;
+
+use crate::energy::local_problem::LocalProblem;
+use crate::energy::wanted::{Parameters, Wanted, WithInput, WithParameters, WithTarget};
+use crate::energy::workspace::{LocalWorkspace, Workspace};
+use crate::error::Error;
+use crate::kernel::{Scalar, Write};
+
+/// f_t at one (z_t, θ_t): the prediction, and what products with its Jacobians need
+/// ([`LocalProblem::linearize`]).
+///
+/// # Examples
+/// ```
+/// use layerwise::energy::LocalProblem;
+/// use layerwise::kernel::Write;
+/// use layerwise::layer::{Activation, Dense};
+/// use layerwise::loss::SquaredError;
+///
+/// let layer = Dense::new(2, 1, Activation::Identity)?;
+/// let (weights, input, target) = ([3.0, 4.0, 0.0], [1.0, 2.0], [0.0]);
+/// let problem = LocalProblem::new(&layer, &weights, &SquaredError, 1.0, &input, &target)?;
+/// let mut workspace = problem.workspace();
+/// let mut at = problem.linearize(&mut workspace);
+/// assert_eq!(at.prediction(), [11.0]);
+/// let mut d_input = [0.0; 2];
+/// at.vjp(&[2.0], Write::Set(&mut d_input), Write::Skip)?;
+/// assert_eq!(d_input, [6.0, 8.0]);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Linearization<'w, 'a, T: Scalar> {
+    problem: LocalProblem<'a, T>,
+    workspace: &'w mut LocalWorkspace<T>,
+}
+
+impl<'w, 'a, T: Scalar> Linearization<'w, 'a, T> {
+    pub(super) fn new(problem: LocalProblem<'a, T>, workspace: &'w mut LocalWorkspace<T>) -> Self {
+        Self { problem, workspace }
+    }
+
+    /// ẑ_{t+1} = f_t(z_t, θ_t), output_dim × n column-major.
+    pub fn prediction(&self) -> &[T] {
+        &self.workspace.prediction
+    }
+
+    /// ℓ_t and the wanted gradients at this point.
+    pub fn evaluate<W: Wanted>(&mut self, _wanted: W) -> LocalEvaluation<'_, T, W> {
+        self.problem.differentiate(W::ASK, self.workspace);
+        LocalEvaluation::new(self.workspace)
+    }
+
+    /// `tangent ← (∂f/∂z) v_input + (∂f/∂θ) v_parameters`, θ the layer's own parameters; a missing
+    /// direction is zero.
+    ///
+    /// # Errors
+    /// [`Error::Length`] for a slice that does not fit.
+    pub fn jvp(
+        &mut self,
+        v_input: Option<&[T]>,
+        v_parameters: Option<&[T]>,
+        tangent: &mut [T],
+    ) -> Result<(), Error> {
+        self.problem
+            .jvp(v_input, v_parameters, tangent, self.workspace)
+    }
+
+    /// `d_input ← (∂f/∂z)ᵀ g` and `d_parameters ← (∂f/∂θ)ᵀ g`, θ the layer's own parameters.
+    ///
+    /// # Errors
+    /// [`Error::Length`] for a slice that does not fit.
+    pub fn vjp(
+        &mut self,
+        cotangent: &[T],
+        d_input: Write<'_, T>,
+        d_parameters: Write<'_, T>,
+    ) -> Result<(), Error> {
+        self.problem
+            .vjp(cotangent, d_input, d_parameters, self.workspace)
+    }
+
+    /// `product ← G v` with the Gauss-Newton matrix of ℓ_t in the layer's own parameters,
+    ///
+    /// G = Σᵢ wᵢ \[ μ_{t+1} (∂f/∂θ)ᵀ Cᵢ (∂f/∂θ) + λ₂ on the groups that R_t decays \],
+    ///
+    /// Cᵢ the loss's curvature in ẑ_{t+1} ([`Loss::curvature`](crate::loss::Loss::curvature)), λ₂ of
+    /// R_t: one JVP and one VJP. A sum over examples, like ℓ_t; positive semidefinite; the Hessian
+    /// where f is linear in θ, C is the loss's Hessian and R_t has no L1 part. Schraudolph 2002.
+    ///
+    /// # Errors
+    /// [`Error::Length`] for a slice that does not fit.
+    pub fn gauss_newton_product(
+        &mut self,
+        v_parameters: &[T],
+        product: &mut [T],
+    ) -> Result<(), Error> {
+        self.problem
+            .gauss_newton_product(v_parameters, product, self.workspace)
+    }
+}
+
+/// ℓ_t and those of its gradients that were wanted: sums over examples, μ, weights and regularisers
+/// included.
+#[derive(Debug, Clone, Copy)]
+pub struct LocalEvaluation<'w, T, W> {
+    workspace: &'w LocalWorkspace<T>,
+    wanted: PhantomData<W>,
+}
+
+impl<'w, T: Scalar, W: Wanted> LocalEvaluation<'w, T, W> {
+    pub(super) fn new(workspace: &'w LocalWorkspace<T>) -> Self {
+        Self {
+            workspace,
+            wanted: PhantomData,
+        }
+    }
+
+    /// ℓ_t.
+    pub fn energy(&self) -> T {
+        self.workspace.energy
+    }
+
+    /// ℓ_t by example, with the same factors.
+    pub fn energies(&self) -> &'w [T] {
+        &self.workspace.energies
+    }
+
+    /// ẑ_{t+1}, output_dim × n column-major.
+    pub fn prediction(&self) -> &'w [T] {
+        &self.workspace.prediction
+    }
+
+    /// ∂ℓ_t/∂θ_t.
+    pub fn parameter_gradient(&self) -> &'w [T]
+    where
+        W: WithParameters,
+    {
+        &self.workspace.d_parameters
+    }
+
+    /// ∂ℓ_t/∂z_t, input_dim × n column-major. (Zero where the layer is not differentiable in its
+    /// input.)
+    pub fn input_gradient(&self) -> &'w [T]
+    where
+        W: WithInput,
+    {
+        &self.workspace.d_input
+    }
+
+    /// ∂ℓ_t/∂z_{t+1}, output_dim × n column-major.
+    pub fn target_gradient(&self) -> &'w [T]
+    where
+        W: WithTarget,
+    {
+        &self.workspace.d_target
+    }
+}
+
+/// E on a batch and those of its gradients that were wanted: sums over examples, μ, weights,
+/// multipliers and regularisers included.
+#[derive(Debug, Clone, Copy)]
+pub struct Evaluation<'w, T, W> {
+    workspace: &'w Workspace<T>,
+    wanted: PhantomData<W>,
+}
+
+impl<'w, T: Scalar, W: Wanted> Evaluation<'w, T, W> {
+    pub(crate) fn new(workspace: &'w Workspace<T>) -> Self {
+        Self {
+            workspace,
+            wanted: PhantomData,
+        }
+    }
+
+    /// E = Σ_t ℓ_t, added in the order of the layers.
+    pub fn energy(&self) -> T {
+        self.workspace.energy()
+    }
+
+    /// What layer t's problem brings to it, without gradients: ℓ_t, ẑ_{t+1}.
+    ///
+    /// # Panics
+    /// If t ≥ T.
+    pub fn local(&self, t: usize) -> LocalEvaluation<'w, T, super::wanted::Value> {
+        LocalEvaluation::new(&self.workspace.locals[t])
+    }
+
+    /// E of the i-th example of the batch, its weight included.
+    ///
+    /// # Panics
+    /// If the batch has no such example.
+    pub fn example_energy(&self, i: usize) -> T {
+        let locals = self.workspace.locals.iter();
+        locals.fold(T::zero(), |sum, local| sum + local.energies[i])
+    }
+
+    /// ∂E/∂θ_t, t in 0..T.
+    ///
+    /// # Panics
+    /// If t ≥ T.
+    pub fn parameter_gradient(&self, t: usize) -> &'w [T]
+    where
+        W: WithParameters,
+    {
+        &self.workspace.locals[t].d_parameters
+    }
+
+    /// ∂E/∂z_t, t in 1..T, d_t × n column-major.
+    ///
+    /// # Panics
+    /// If t is not in 1..T.
+    pub fn target_gradient(&self, t: usize) -> &'w [T]
+    where
+        W: WithInput + WithTarget,
+    {
+        self.workspace.target_gradient(t)
+    }
+}
+
+/// The composed objective of backprop on a batch and its gradients, sums over examples.
+#[derive(Debug, Clone, Copy)]
+pub struct Composed<'w, T> {
+    evaluation: Evaluation<'w, T, Parameters>,
+}
+
+impl<'w, T: Scalar> Composed<'w, T> {
+    pub(super) fn new(workspace: &'w Workspace<T>) -> Self {
+        Self {
+            evaluation: Evaluation::new(workspace),
+        }
+    }
+
+    /// Σᵢ wᵢ \[ L(z_Tⁱ, ẑ_Tⁱ) + Σ_t R(θ_t) \].
+    pub fn loss(&self) -> T {
+        self.evaluation.energy()
+    }
+
+    /// ẑ_{t+1} of the plain forward pass, d_{t+1} × n column-major.
+    ///
+    /// # Panics
+    /// If t ≥ T.
+    pub fn prediction(&self, t: usize) -> &'w [T] {
+        self.evaluation.local(t).prediction()
+    }
+
+    /// Its gradient in θ_t, t in 0..T.
+    ///
+    /// # Panics
+    /// If t ≥ T.
+    pub fn parameter_gradient(&self, t: usize) -> &'w [T] {
+        self.evaluation.parameter_gradient(t)
+    }
+
+    /// The errors δ_t = ∂L/∂ẑ_t, t in 1..T, d_t × n column-major.
+    ///
+    /// # Panics
+    /// If t is not in 1..T.
+    pub fn error(&self, t: usize) -> &'w [T] {
+        let locals = &self.evaluation.workspace.locals;
+        assert!(0 < t && t < locals.len(), "there is no δ_{t}");
+        &locals[t].d_input
+    }
+}

@@ -96,6 +96,7 @@ pub mod optimizer;
 pub mod regularizer;
 pub mod schedule;
 //TMP pub mod shard;
+pub mod segment;
 pub mod state;
 #[cfg(feature = "proptest")]
 pub mod strategies;

@@ -225,6 +225,11 @@ impl<T: Scalar> Terms<T> {
         Ok(())
     }
 
+    /// Takes penalties that were checked.
+    pub(crate) fn put_penalties(&mut self, penalties: &[T]) {
+        self.penalties.copy_from_slice(penalties);
+    }
+
     /// Checks output targets for n inputs.
     pub(crate) fn check_outputs(
         &self,

@@ -1,21 +1,40 @@
 //! Ordinary backprop as a training scheme.
 
-use super::visit::{Scheme, Visit};
+use super::scheme::Scheme;
+use super::visit::{Visit, needs_gradients};
+use super::w_step::WStep;
+use crate::decoupled::TargetUse;
 use crate::error::Error;
 use crate::kernel::Scalar;
+use crate::state::State;
 
-/// The coupled baseline: one backprop step on θ a visit. Auxiliary targets stay as they are.
+/// The coupled baseline: backprop steps on θ. Auxiliary targets stay as they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Backprop;
 
 impl<T: Scalar> Scheme<T> for Backprop {
-    fn uses_targets(&self) -> bool {
-        false
+    fn targets(&self) -> TargetUse {
+        TargetUse::None
     }
 
-    fn visit(&mut self, visit: &mut Visit<'_, '_, T>) -> Result<T, Error> {
-        let loss = visit.backprop()?;
-        visit.step_parameters()?;
-        Ok(loss)
+    fn check(&self, w_step: &WStep<T>) -> Result<(), Error> {
+        refuse_none(w_step, "backprop with no W-step")?;
+        match w_step.solves() {
+            true => needs_gradients(w_step, "backprop with parameter solvers"),
+            false => Ok(()),
+        }
     }
+
+    fn visit(&self, _state: &mut State<T>, visit: &mut Visit<'_, T>) -> Result<T, Error> {
+        visit.backprop()?.step()
+    }
+}
+
+/// Refuses to move nothing.
+pub(super) fn refuse_none<T: Scalar>(w_step: &WStep<T>, what: &'static str) -> Result<(), Error> {
+    if !w_step.is_none() {
+        return Ok(());
+    }
+    let reason = "nothing that a visit does would last";
+    Err(Error::Combination { what, reason })
 }

@@ -1,8 +1,13 @@
 //! Predictive coding with fixed predictions.
 
-use super::visit::{Scheme, Visit};
+use super::backprop_scheme::refuse_none;
+use super::scheme::Scheme;
+use super::visit::{Visit, needs_gradients};
+use super::w_step::WStep;
 use super::z_il::check_exactness;
-use crate::decoupled::DecoupledCircuit;
+use crate::decoupled::{DecoupledCircuit, TargetUse};
+use crate::energy::{Ask, Layers};
+use crate::state::State;
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::target_solver::TargetProblem;
@@ -51,12 +56,12 @@ pub(crate) fn infer_fixed_prediction<T: Scalar>(
     steps: Option<usize>,
     number: u64,
 ) -> Result<T, Error> {
-    check_exactness(OPTIONS, problem.circuit())?;
+    check_exactness(OPTIONS, problem.layers())?;
     problem.refresh()?;
-    let last = problem.circuit().depth() - 1;
+    let last = problem.layers().depth() - 1;
     let mut objective = None;
     for _ in 0..steps.unwrap_or(last) {
-        let energy = problem.evaluate_frozen(false, true);
+        let energy = problem.evaluate_frozen(Ask::TARGETS);
         // At the forward pass E is the composed objective.
         objective.get_or_insert(energy);
         for t in 1..=last {
@@ -66,23 +71,31 @@ pub(crate) fn infer_fixed_prediction<T: Scalar>(
             problem.descend(t, T::one());
         }
     }
-    let energy = problem.evaluate_frozen(true, false);
+    let energy = problem.evaluate_frozen(Ask::PARAMETERS);
     Ok(objective.unwrap_or(energy))
 }
 
 impl<T: Scalar> Scheme<T> for FixedPrediction {
-    fn start(&mut self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
-        check_exactness(OPTIONS, model.circuit())
+    fn targets(&self) -> TargetUse {
+        TargetUse::Transient
     }
 
     fn uses_penalties(&self) -> bool {
         false
     }
 
-    fn visit(&mut self, visit: &mut Visit<'_, '_, T>) -> Result<T, Error> {
+    fn check(&self, w_step: &WStep<T>) -> Result<(), Error> {
+        refuse_none(w_step, "fixed prediction with no W-step")?;
+        needs_gradients(w_step, "the gradients of fixed prediction")
+    }
+
+    fn start(&self, model: &mut DecoupledCircuit<T>) -> Result<State<T>, Error> {
+        check_exactness(OPTIONS, model.layers()).map(|()| State::new())
+    }
+
+    fn visit(&self, _state: &mut State<T>, visit: &mut Visit<'_, T>) -> Result<T, Error> {
         let number = visit.steps();
         let objective = infer_fixed_prediction(&mut visit.target_problem(), self.steps, number)?;
-        visit.step_parameters()?;
-        Ok(objective)
+        visit.given(objective)?.step()
     }
 }

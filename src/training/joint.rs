@@ -1,237 +1,143 @@
-//! Joint descent: θ and z move together.
+//! The joint visit: θ and z step together, from gradients at the same point.
 
-use std::sync::Arc;
-
-use super::example_memory::{ExampleMemory, LayerMemory};
-use super::visit::{Scheme, Visit};
+use super::per_example::{Moments, zeros};
+use super::visit::Visit;
+use super::w_step;
 use crate::decoupled::DecoupledCircuit;
-use crate::energy::LocalWorkspace;
 use crate::error::{Error, Quantity};
-use crate::kernel::Columns;
-use crate::kernel::Scalar;
-use crate::kernel::{add_to, all_finite, both_finite};
+use crate::kernel::{Scalar, add_to, all_finite, both_finite};
 use crate::optimizer::{Optimizer, Step};
+use crate::segment::Boundaries;
+use crate::state::State;
 
-/// Joint descent on θ and z: both gradients of E at the same point, both updated at once.
-///
-/// The state of z's rule (momentum, Adam's moments and its count of steps) is kept by example, so
-/// it survives shuffled minibatches. The rate of z applies to each example's own gradient, that of
-/// θ to the mean over the batch; the schedule scales θ's rate alone. A visit leaves no gradients in
-/// the workspace: the new values are made in their place. After an error θ and z are what they were;
-/// the rules' states are not.
-///
-/// # Examples
-/// ```
-/// use layerwise::optimizer::GradientDescent;
-/// use layerwise::training::JointDescent;
-///
-/// let scheme: JointDescent<f64> =
-///     JointDescent::new(GradientDescent::new(0.1)?.with_momentum(0.9)?);
-/// # Ok::<(), layerwise::Error>(())
-/// ```
-#[derive(Debug, Clone)]
-pub struct JointDescent<T: Scalar> {
-    rule: Arc<dyn Optimizer<T>>,
-    /// The rule's state.
-    memory: ExampleMemory<T>,
-    /// Steps of each example, by column.
-    steps: Vec<u64>,
-    /// By hidden layer.
-    finite: Vec<Finite>,
-    meetings: Vec<Meeting<T>>,
+/// Steps of each example (counts), and the rule's moments by hidden layer (values).
+pub(super) fn start<T: Scalar>(
+    rule: &dyn Optimizer<T>,
+    model: &DecoupledCircuit<T>,
+) -> State<T> {
+    let mut state = State::new();
+    state.counts = vec![0; model.examples().len()];
+    state.values = zeros(model, rule.slots());
+    state
 }
 
-/// Whether what one z_t's step met is finite.
-#[derive(Debug, Clone, Copy)]
-struct Finite {
-    gradient: bool,
-    target: bool,
+struct Scratch<T> {
+    hidden: Vec<Hidden<T>>,
+    boundaries: Boundaries<T>,
 }
 
-impl Finite {
-    const ALL: Self = Self {
-        gradient: true,
-        target: true,
+impl<T> Default for Scratch<T> {
+    fn default() -> Self {
+        Self {
+            hidden: Vec::new(),
+            boundaries: Boundaries::default(),
+        }
+    }
+}
+
+/// What the step of one z_t needs beside its moments.
+struct Hidden<T> {
+    finite_gradient: bool,
+    finite_target: bool,
+    /// The moments of one example, where they do not stand together.
+    example: Vec<T>,
+}
+
+/// Both steps of one visit, committed to θ and to the batch; returns E and the squared gap before
+/// them. After an error θ and z are what they were; the rules' states are not.
+///
+/// Every new θ_t is made in the place of its gradient, every new z_t in that of its target gradient,
+/// segment by segment ([`crate::segment`]): θ_t steps when layer t's problem is done, z_t when those
+/// of layers t − 1 and t are.
+pub(super) fn visit<T: Scalar>(
+    rule: &dyn Optimizer<T>,
+    state: &mut State<T>,
+    visit: &mut Visit<'_, T>,
+) -> Result<T, Error> {
+    let columns = visit.columns;
+    let (numbers, scratch) = state.split::<Scratch<T>>();
+    let steps = numbers.counts;
+    for &column in columns {
+        steps[column] += 1;
+    }
+    let number = visit.w_state.steps;
+    let weights = visit.batch.base.weights;
+    let whole = columns.len() == steps.len() && columns.is_sorted();
+    let moves = Moves {
+        rule,
+        columns,
+        steps,
+        weights,
+        alike: whole && weights.is_empty() && is_constant(steps),
     };
-}
-
-impl<T: Scalar> JointDescent<T> {
-    /// Joint descent in which `rule` moves the targets.
-    pub fn new(rule: impl Optimizer<T> + 'static) -> Self {
-        Self {
-            rule: Arc::new(rule),
-            memory: ExampleMemory::new(),
-            steps: Vec::new(),
-            finite: Vec::new(),
-            meetings: Vec::new(),
-        }
+    let hidden = visit.circuit.depth() - 1;
+    scratch.hidden.resize_with(hidden, || Hidden {
+        finite_gradient: true,
+        finite_target: true,
+        example: Vec::new(),
+    });
+    let w = visit.w_step;
+    // The norm of all gradients must be known first where it has a bound.
+    let early = w.rule().filter(|_| w.is_layerwise());
+    let examples = columns.len();
+    let step = w_step::begin(w, number, visit.workspace, examples, visit.factor, |_| false);
+    let problem = super::visit::problem(
+        visit.circuit,
+        visit.terms,
+        visit.penalties,
+        &visit.batch,
+        &visit.multipliers[..visit.multiplied],
+    )
+    .scheduled();
+    let (depth, execution) = (hidden + 1, problem.batch().execution);
+    let circuit = problem.layers().circuit();
+    let batch = problem.batch();
+    scratch.boundaries.stream(
+        problem,
+        visit.workspace,
+        (&mut visit.w_state.layers, visit.steps),
+        (numbers.values, &mut scratch.hidden),
+        |t, problem, local, state, own| {
+            if t + 1 < depth {
+                own.squared_gap = problem.squared_gap(local);
+            }
+            if let Some(rule) = early {
+                let theta = (problem.parameters, circuit.parameter_groups(t));
+                let place = &mut local.d_parameters;
+                w_step::step_over(rule, step, theta, (state, own), place, execution);
+            }
+        },
+        |t, parts, moments, own| moves.make(batch.z(t), parts, moments, own),
+    );
+    check(&scratch.hidden, number)?;
+    visit.workspace.check_energies(number)?;
+    if early.is_some() {
+        w_step::check(visit.steps, number)?;
+    } else {
+        w_step::prepare(
+            w,
+            visit.w_state,
+            visit.steps,
+            problem,
+            visit.workspace,
+            visit.factor,
+        )?;
     }
-}
-
-impl<T: Scalar> Scheme<T> for JointDescent<T> {
-    fn start(&mut self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
-        self.memory.start(model, self.rule.slots());
-        self.steps = vec![0; model.examples().len()];
-        self.finite = vec![Finite::ALL; model.circuit().depth() - 1];
-        Ok(())
+    let energy = visit.workspace.energy();
+    let gaps = visit.steps[..hidden].iter();
+    let gap = gaps.fold(T::zero(), |sum, own| sum + own.squared_gap);
+    let locals = &mut visit.workspace.locals[..hidden];
+    for (t, local) in (1..).zip(locals) {
+        visit.batch.replace(t, &mut local.d_target);
     }
-
-    fn visit(&mut self, visit: &mut Visit<'_, '_, T>) -> Result<T, Error> {
-        self.memory.locate(visit.batch().examples())?;
-        let number = visit.steps();
-        self.descend(visit);
-        visit.workspace.spent = true;
-        check(&self.finite, number)?;
-        visit.workspace.check_energies(number)?;
-        visit.optimizer.check()?;
-        let (energy, gap) = (visit.workspace.energy(), visit.workspace.squared_gap());
-        let locals = &mut visit.workspace.locals[..self.finite.len()];
-        for (t, local) in (1..).zip(locals) {
-            visit.batch.replace(t, &mut local.d_target);
-        }
-        let early = visit.optimizer.is_layerwise();
-        visit
-            .optimizer
-            .commit(visit.circuit, visit.workspace, early);
-        visit.record_gap_met(gap);
-        Ok(energy)
+    if early.is_some() {
+        w_step::commit_over(visit.w_state, visit.circuit, visit.workspace);
+    } else {
+        w_step::commit(w, visit.w_state, visit.steps, visit.circuit);
     }
-}
-
-impl<T: Scalar> JointDescent<T> {
-    /// Makes both steps, from gradients at the same point: every new θ_t in the place of its
-    /// gradient, every new z_t in that of its target gradient. Nothing of the model changes yet.
-    ///
-    /// Layers go in runs, each by one thread from its first layer to its last. Within a run all that
-    /// is made is used while it is in the cache: θ_t steps when layer t's problem is done, z_t when
-    /// those of layers t − 1 and t are, and the memory in between goes from layer to layer.
-    fn descend(&mut self, visit: &mut Visit<'_, '_, T>) {
-        let whole = self.memory.is_whole();
-        let (columns, memory) = self.memory.parts();
-        for &column in columns {
-            self.steps[column] += 1;
-        }
-        let weights = visit.batch.weights;
-        let moves = Moves {
-            rule: self.rule.as_ref(),
-            columns,
-            steps: &self.steps,
-            weights,
-            alike: whole && weights.is_empty() && is_constant(&self.steps),
-        };
-        let execution = visit.execution();
-        let circuit = &*visit.circuit;
-        let depth = circuit.depth();
-        let batch = visit.batch.view().with_execution(execution);
-        // The norm of all gradients must be known first where it has a bound.
-        let early = visit.optimizer.is_layerwise();
-        let step = visit.step(|_| false);
-        let workspace = &mut *visit.workspace;
-        workspace.fit(circuit);
-        let (rule, layers) = visit.optimizer.parts();
-        let size = execution.neighbours(depth);
-        let locals = Columns {
-            values: &mut workspace.locals[..],
-            size,
-        };
-        let layers = Columns {
-            values: layers,
-            size,
-        };
-        let finite = Columns {
-            values: &mut self.finite[..],
-            size,
-        };
-        let hidden = Columns {
-            values: &mut *memory,
-            size,
-        };
-        let data = ((locals, layers), (finite, hidden));
-        execution.for_each_item(
-            depth.div_ceil(size),
-            data,
-            |r, ((locals, layers), hidden)| {
-                let (locals, layers) = (locals.values, layers.values);
-                let (finite, memory) = (hidden.0.values, hidden.1.values);
-                for k in 0..locals.len() {
-                    let t = r * size + k;
-                    let (before, own) = locals.split_at_mut(k);
-                    let own = &mut own[0];
-                    if let Some(below) = before.last_mut() {
-                        // The first input gradient waits for the end of the run before this.
-                        below.hand_on(own, k > 1 || r == 0);
-                    }
-                    let problem = circuit.local_problem(t, batch);
-                    problem.evaluate(circuit.wanted(t, true, true), own);
-                    if t + 1 < depth {
-                        own.measure_gap(problem.target);
-                    }
-                    if early {
-                        let theta = (problem.parameters, circuit.parameter_groups(t));
-                        layers[k].step_over(rule, step, theta, &mut own.d_parameters, execution);
-                    }
-                    if let Some(below) = before.last_mut() {
-                        let parts = [&mut below.d_target[..], &mut own.d_input[..]];
-                        finite[k - 1] = moves.make(batch.z(t), parts, &mut memory[k - 1]);
-                    }
-                }
-            },
-        );
-        // Where two runs meet.
-        let meetings = || (size..depth).step_by(size);
-        self.meetings.resize_with(meetings().count(), Meeting::new);
-        exchange(&mut self.meetings, meetings(), &mut workspace.locals);
-        let data = (
-            &mut self.meetings[..],
-            Columns {
-                values: memory,
-                size,
-            },
-        );
-        execution.for_each_item(meetings().count(), data, |r, (own, memory)| {
-            let own = &mut own[0];
-            let parts = [&mut own.target_part[..], &mut own.input_part[..]];
-            let memory = &mut memory.values[size - 1];
-            own.finite = moves.make(batch.z((r + 1) * size), parts, memory);
-        });
-        exchange(&mut self.meetings, meetings(), &mut workspace.locals);
-        for (own, t) in self.meetings.iter().zip(meetings()) {
-            self.finite[t - 1] = own.finite;
-        }
-        if !early {
-            visit.prepare_steps(&[]);
-        }
-    }
-}
-
-/// Both parts of ∂E/∂z_t where z_t stands between two runs.
-#[derive(Debug, Clone)]
-struct Meeting<T> {
-    target_part: Vec<T>,
-    input_part: Vec<T>,
-    finite: Finite,
-}
-
-impl<T> Meeting<T> {
-    fn new() -> Self {
-        Self {
-            target_part: Vec::new(),
-            input_part: Vec::new(),
-            finite: Finite::ALL,
-        }
-    }
-}
-
-/// Takes the parts out of the layers' workspaces, or brings them back.
-fn exchange<T>(
-    meetings: &mut [Meeting<T>],
-    places: impl Iterator<Item = usize>,
-    locals: &mut [LocalWorkspace<T>],
-) {
-    for (own, t) in meetings.iter_mut().zip(places) {
-        std::mem::swap(&mut own.target_part, &mut locals[t - 1].d_target);
-        std::mem::swap(&mut own.input_part, &mut locals[t].d_input);
-    }
+    visit.forget();
+    visit.record_gap_before(gap);
+    Ok(energy)
 }
 
 fn is_constant(values: &[u64]) -> bool {
@@ -259,11 +165,18 @@ impl<T: Scalar> Moves<'_, T> {
         &self,
         z: &[T],
         [target_part, input_part]: [&mut [T]; 2],
-        memory: &mut LayerMemory<T>,
-    ) -> Finite {
+        moments: &mut [T],
+        own: &mut Hidden<T>,
+    ) {
+        (own.finite_gradient, own.finite_target) = (true, true);
         let dim = z.len() / self.columns.len();
-        let at_once = memory.examples_at_once(BLOCK);
-        let mut finite = Finite::ALL;
+        let mut moments = Moments {
+            slots: self.rule.slots(),
+            dim,
+            values: moments,
+            example: &mut own.example,
+        };
+        let at_once = moments.examples_at_once(BLOCK);
         // Part by part, while its values are in the nearest cache.
         let size = at_once * dim;
         let parts = target_part
@@ -274,8 +187,8 @@ impl<T: Scalar> Moves<'_, T> {
             new.copy_from_slice(before);
             if self.alike {
                 let step = Step::new(self.steps[0], 1.0);
-                self.rule
-                    .update(step, new, gradient, memory.part(p, at_once));
+                let state = moments.part(p, at_once);
+                self.rule.update(step, new, gradient, state);
             } else {
                 let columns = new.chunks_exact_mut(dim).zip(gradient.chunks_exact(dim));
                 for (i, (new, gradient)) in (p * at_once..).zip(columns) {
@@ -283,20 +196,19 @@ impl<T: Scalar> Moves<'_, T> {
                     let weight = self.weights.get(i).map_or(1.0, |w| w.as_f64());
                     let step = Step::new(self.steps[column], 1.0);
                     let step = step.with_gradient_factor(1.0 / weight);
-                    memory.update(column, |state| self.rule.update(step, new, gradient, state));
+                    moments.update(column, |state| self.rule.update(step, new, gradient, state));
                 }
             }
             if !both_finite(gradient, new) {
-                finite.gradient &= all_finite(gradient);
-                finite.target &= all_finite(new);
+                own.finite_gradient &= all_finite(gradient);
+                own.finite_target &= all_finite(new);
             }
         }
-        finite
     }
 }
 
 /// Whether all gradients and new targets are finite, z_1 first.
-fn check(finite: &[Finite], step: u64) -> Result<(), Error> {
+fn check<T>(hidden: &[Hidden<T>], step: u64) -> Result<(), Error> {
     let fault = |quantity, at: Option<usize>| match at {
         None => Ok(()),
         Some(i) => Err(Error::NonFinite {
@@ -305,8 +217,8 @@ fn check(finite: &[Finite], step: u64) -> Result<(), Error> {
             step,
         }),
     };
-    let gradient = finite.iter().position(|own| !own.gradient);
+    let gradient = hidden.iter().position(|own| !own.finite_gradient);
     fault(Quantity::TargetGradient, gradient)?;
-    let target = finite.iter().position(|own| !own.target);
+    let target = hidden.iter().position(|own| !own.finite_target);
     fault(Quantity::Target, target)
 }

@@ -1,33 +1,40 @@
-//! Training: schemes, the phases and the loop that run them, and what it reports.
+//! Training: schemes, phases, and the session that runs them.
+//!
+//! | options | state | step |
+//! |---|---|---|
+//! | [`Scheme`], such as [`Decoupling`] | [`State`](crate::state::State) | [`Scheme::visit`] |
+//! | [`WStep`] | [`WState`] | [`Evaluated::step`] |
+//! | [`Trainer`], a list of [`Phase`]s | [`SessionState`] | [`Session::advance`] |
 
-mod alternating;
-mod augmented_lagrangian;
 mod backprop_scheme;
-mod example_memory;
+mod decoupling;
 mod fixed_prediction;
 mod joint;
-mod parameter_optimizer;
 mod penalties;
 mod penalty_growth;
+mod per_example;
 mod phase;
 mod report;
-mod residuals;
+mod scheme;
+mod session;
 mod stopping;
 mod trainer;
 mod visit;
+mod w_step;
 mod z_il;
 
-pub use alternating::{Alternating, TargetPolicy};
-pub use augmented_lagrangian::AugmentedLagrangian;
 pub use backprop_scheme::Backprop;
+pub use decoupling::{Decoupling, Targets, ZStep};
 pub use fixed_prediction::FixedPrediction;
-pub use joint::JointDescent;
 pub use penalty_growth::PenaltyGrowth;
 pub use phase::Phase;
-pub use report::{EpochRecord, PhaseReport, Progress, StopReason, TrainingReport};
+pub use report::{Event, EpochRecord, PhaseReport, StopReason, TrainingReport, VisitRecord};
+pub use scheme::Scheme;
+pub use session::{Session, SessionState};
 pub use stopping::Stopping;
 pub use trainer::Trainer;
-pub use visit::{Scheme, Visit};
+pub use visit::{Evaluated, Visit};
+pub use w_step::{WState, WStep};
 pub use z_il::ZIl;
 
 pub(crate) use fixed_prediction::infer_fixed_prediction;

@@ -2,8 +2,7 @@
 
 use super::penalty_growth::{PenaltyGrowth, Windows};
 use crate::check::check_weights;
-use crate::circuit::Circuit;
-use crate::energy::{Batch, Workspace};
+use crate::energy::{Problem, Workspace};
 use crate::error::{Error, Quantity};
 use crate::kernel::Scalar;
 use crate::kernel::squared_distance;
@@ -17,61 +16,37 @@ pub(super) enum PenaltyRule {
 }
 
 /// The penalties μ_t of a phase that is under way.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Penalties<T> {
-    mover: Mover,
     /// As they were when the phase began.
     first: Vec<T>,
-    /// As they were before the last `apply`.
-    before: Vec<T>,
-    /// What the next visit, or the one under way, shall have.
+    /// Those of the last visit, or of the next one where they grow.
     now: Vec<T>,
-}
-
-#[derive(Debug)]
-enum Mover {
-    Schedule(Schedule),
-    Growth(Windows),
+    /// Where they grow.
+    windows: Windows,
 }
 
 impl<T: Scalar> Penalties<T> {
-    pub(super) fn new(rule: PenaltyRule, penalties: &[T]) -> Self {
+    pub(super) fn new(penalties: &[T]) -> Self {
         Self {
-            mover: match rule {
-                PenaltyRule::Scheduled(schedule) => Mover::Schedule(schedule),
-                PenaltyRule::Growing(growth) => {
-                    Mover::Growth(Windows::new(growth, penalties.len()))
-                }
-            },
             first: penalties.to_vec(),
-            before: penalties.to_vec(),
             now: penalties.to_vec(),
+            windows: Windows::new(penalties.len()),
         }
     }
 
-    /// Sets the circuit's μ_t for a visit, `visit` of `visits`.
-    pub(super) fn apply(
-        &mut self,
-        visit: u64,
-        visits: u64,
-        circuit: &mut Circuit<T>,
-    ) -> Result<(), Error> {
-        self.before.copy_from_slice(circuit.penalties());
-        match self.mover {
+    /// The μ_t of a visit, `visit` of `visits`: above 0 and finite, since they were checked before
+    /// the run.
+    pub(super) fn of_visit(&mut self, rule: PenaltyRule, visit: u64, visits: u64) -> &[T] {
+        match rule {
             // Not a bit of μ is touched.
-            Mover::Schedule(Schedule::CONSTANT) => return Ok(()),
-            Mover::Schedule(schedule) => {
+            PenaltyRule::Scheduled(Schedule::CONSTANT) | PenaltyRule::Growing(_) => {}
+            PenaltyRule::Scheduled(schedule) => {
                 scheduled(schedule, visit, visits, &self.first, &mut self.now);
             }
-            Mover::Growth(_) => {}
         }
-        circuit.set_penalties(&self.now)
-    }
-
-    /// Undoes the last `apply`.
-    pub(super) fn put_back(&self, circuit: &mut Circuit<T>) {
-        let valid = circuit.set_penalties(&self.before);
-        valid.expect("they were the circuit's");
+        &self.now
     }
 
     /// Where μ grows: measures the gaps that a visit left, in one more prediction, and lets μ_t grow
@@ -81,19 +56,19 @@ impl<T: Scalar> Penalties<T> {
     /// [`Error::NonFinite`] for a squared gap that is not finite; nothing is changed then.
     pub(super) fn observe(
         &mut self,
-        circuit: &Circuit<T>,
-        batch: Batch<'_, T>,
+        rule: PenaltyRule,
+        problem: Problem<'_, T>,
         workspace: &mut Workspace<T>,
     ) -> Result<(), Error> {
-        let Mover::Growth(windows) = &mut self.mover else {
+        let PenaltyRule::Growing(growth) = rule else {
             return Ok(());
         };
-        circuit.predict_locally(batch, workspace);
+        problem.predict_locally(workspace);
         let square = |t: usize| {
             let prediction = &workspace.locals[t - 1].prediction;
-            squared_distance(batch.z(t), prediction).as_f64()
+            squared_distance(problem.batch().z(t), prediction).as_f64()
         };
-        let hidden = 1..circuit.depth();
+        let hidden = 1..problem.layers().depth();
         if let Some(layer) = hidden.clone().find(|&t| !square(t).is_finite()) {
             return Err(Error::NonFinite {
                 quantity: Quantity::Prediction,
@@ -101,7 +76,8 @@ impl<T: Scalar> Penalties<T> {
                 step: 0,
             });
         }
-        windows.add(hidden.map(square), batch.len(), &mut self.now);
+        let (squares, examples) = (hidden.map(square), problem.batch().len());
+        self.windows.add(growth, squares, examples, &mut self.now);
         Ok(())
     }
 }

@@ -141,9 +141,9 @@ fn checked(
 }
 
 /// The windows of a phase that is under way.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Windows {
-    rule: PenaltyGrowth,
     /// Visits of the window under way, and their examples.
     visits: u64,
     examples: f64,
@@ -154,9 +154,8 @@ pub(super) struct Windows {
 }
 
 impl Windows {
-    pub(super) fn new(rule: PenaltyGrowth, hidden: usize) -> Self {
+    pub(super) fn new(hidden: usize) -> Self {
         Self {
-            rule,
             visits: 0,
             examples: 0.0,
             squares: vec![0.0; hidden],
@@ -168,6 +167,7 @@ impl Windows {
     /// window.
     pub(super) fn add<T: Scalar>(
         &mut self,
+        rule: PenaltyGrowth,
         squares: impl Iterator<Item = f64>,
         examples: usize,
         penalties: &mut [T],
@@ -177,16 +177,16 @@ impl Windows {
         }
         self.examples += examples as f64;
         self.visits += 1;
-        if self.visits < self.rule.visits {
+        if self.visits < rule.visits {
             return;
         }
         for sum in &mut self.squares {
             *sum /= self.examples;
         }
-        let (factor, cap) = (T::of(self.rule.factor), T::of(self.rule.cap));
+        let (factor, cap) = (T::of(rule.factor), T::of(rule.cap));
         let windows = self.squares.iter().zip(&self.before);
         for (penalty, (now, before)) in penalties.iter_mut().zip(windows) {
-            if now.sqrt() > (1.0 - self.rule.decrease) * before.sqrt() {
+            if now.sqrt() > (1.0 - rule.decrease) * before.sqrt() {
                 let grown = factor * *penalty;
                 *penalty = if grown < cap { grown } else { cap };
             }

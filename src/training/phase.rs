@@ -6,55 +6,55 @@ use std::time::Duration;
 use super::penalties::PenaltyRule;
 use super::penalty_growth::PenaltyGrowth;
 use super::stopping::Stopping;
-use super::visit::Scheme;
+use super::scheme::Scheme;
+use super::w_step::WStep;
+use crate::decoupled::TargetUse;
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::optimizer::Optimizer;
 use crate::schedule::Schedule;
 
-/// One phase of a run: a [`Scheme`] that visits the batches, an [`Optimizer`] for θ, and limits.
+/// One phase of a run: a [`Scheme`] that visits the batches, a [`WStep`] that moves θ, and limits.
 ///
 /// | option | default | meaning |
 /// |---|---|---|
 /// | `epochs` | 100 | passes over the examples, at most |
-/// | `batch_size` | all | examples a visit; fewer than all: shuffled anew each epoch |
+/// | `batch_size` | all | examples per visit; fewer than all: shuffled anew each epoch |
 /// | `schedule` | constant | factor of θ's learning rate over the phase's visits |
 /// | `penalty_schedule` | constant | factor of every μ_t, as it was when the phase began |
 /// | `penalty_growth` | none | growth of each μ_t whose gap no longer falls |
 /// | `max_gradient_norm` | none | bound of the norm of the mean gradient in all θ |
 /// | `stopping` | at the limits | an earlier end |
-/// | `time_limit` | none | seconds, looked at between visits |
+/// | `time_limit` | none | wall-clock time, looked at between visits |
 ///
-/// Every phase starts with fresh optimiser state, and leaves μ_t as its last visit had them.
+/// Every phase starts with fresh state of the scheme and the W-step, and leaves μ_t as its last visit
+/// had them. A phase holds options only: it can be cloned, and used for any number of runs.
 ///
 /// # Examples
 /// ```
-/// use layerwise::optimizer::Adam;
-/// use layerwise::schedule::Schedule;
-/// use layerwise::target_solver::ReverseSweep;
-/// use layerwise::training::{Alternating, Backprop, Phase, Trainer};
+/// use layerwise::prelude::*;
+/// use layerwise::training::Decoupling;
 ///
 /// // Each layer learns its own regression, then the targets move too, then backprop finishes.
 /// let trainer: Trainer<f64> =
-///     Trainer::new(Phase::new(Alternating::weights_only(), Adam::new(1e-2)?).epochs(50))
+///     Trainer::new(Phase::new(Decoupling::weights_only(), Adam::new(1e-2)?).with_epochs(50))
 ///         .then(
-///             Phase::new(Alternating::persistent(ReverseSweep::new(1)), Adam::new(3e-3)?)
-///                 .epochs(200)
-///                 .penalty_schedule(Schedule::geometric(10.0)?),
+///             Phase::new(Decoupling::persistent(ReverseSweep::new(1)), Adam::new(3e-3)?)
+///                 .with_epochs(200)
+///                 .with_penalty_schedule(Schedule::geometric(10.0)?)?,
 ///         )
-///         .then(Phase::new(Backprop, Adam::new(1e-3)?).epochs(20));
-/// # Ok::<(), layerwise::Error>(())
+///         .then(Phase::new(Backprop, Adam::new(1e-3)?).with_epochs(20));
+/// # Ok::<(), Error>(())
 /// ```
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Phase<T: Scalar> {
-    pub(super) scheme: Box<dyn Scheme<T>>,
-    pub(super) rule: Arc<dyn Optimizer<T>>,
+    pub(super) scheme: Arc<dyn Scheme<T>>,
+    pub(super) w_step: WStep<T>,
     pub(super) epochs: u64,
     pub(super) batch_size: Option<usize>,
     pub(super) schedule: Schedule,
     pub(super) penalty_schedule: Schedule,
     pub(super) penalty_growth: Option<PenaltyGrowth>,
-    pub(super) max_norm: Option<f64>,
     pub(super) stopping: Stopping,
     pub(super) time_limit: Option<Duration>,
 }
@@ -62,80 +62,151 @@ pub struct Phase<T: Scalar> {
 impl<T: Scalar> Phase<T> {
     /// A phase in which `scheme` visits the batches and `rule` moves the parameters.
     pub fn new(scheme: impl Scheme<T> + 'static, rule: impl Optimizer<T> + 'static) -> Self {
+        Self::of(Arc::new(scheme), WStep::optimizer(rule))
+    }
+
+    /// A phase in which `scheme` visits the batches and `w_step` moves the parameters, or nothing
+    /// does.
+    ///
+    /// # Errors
+    /// [`Error::Combination`] where the two do not go together.
+    pub fn with_w_step(
+        scheme: impl Scheme<T> + 'static,
+        w_step: WStep<T>,
+    ) -> Result<Self, Error> {
+        scheme.check(&w_step)?;
+        Ok(Self::of(Arc::new(scheme), w_step))
+    }
+
+    fn of(scheme: Arc<dyn Scheme<T>>, w_step: WStep<T>) -> Self {
         Self {
-            scheme: Box::new(scheme),
-            rule: Arc::new(rule),
+            scheme,
+            w_step,
             epochs: 100,
             batch_size: None,
             schedule: Schedule::CONSTANT,
             penalty_schedule: Schedule::CONSTANT,
             penalty_growth: None,
-            max_norm: None,
             stopping: Stopping::AtLimits,
             time_limit: None,
         }
     }
 
     /// Passes over the examples, at most; 0 makes no visit.
-    pub fn epochs(mut self, epochs: u64) -> Self {
+    pub fn with_epochs(mut self, epochs: u64) -> Self {
         self.epochs = epochs;
         self
     }
 
-    /// Examples a visit, at least 1; the last batch of an epoch takes what is left.
-    pub fn batch_size(mut self, examples: usize) -> Self {
+    /// Examples a visit; the last batch of an epoch takes what is left.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for 0.
+    pub fn with_batch_size(mut self, examples: usize) -> Result<Self, Error> {
+        if examples == 0 {
+            return Err(Error::InvalidOption {
+                option: "Phase::batch_size",
+                value: 0.0,
+                allowed: "at least 1",
+            });
+        }
         self.batch_size = Some(examples);
-        self
+        Ok(self)
     }
 
     /// Factor of θ's learning rate over the visits of the phase.
-    pub fn schedule(mut self, schedule: Schedule) -> Self {
+    pub fn with_schedule(mut self, schedule: Schedule) -> Self {
         self.schedule = schedule;
         self
     }
 
     /// Factor of every penalty μ_t over the visits of the phase, relative to its value when the
-    /// phase begins. The circuit keeps the last values.
-    pub fn penalty_schedule(mut self, schedule: Schedule) -> Self {
+    /// phase begins. The model keeps the last values.
+    ///
+    /// # Errors
+    /// [`Error::Combination`] if μ has no part in the scheme or must be 1, or grows by itself.
+    pub fn with_penalty_schedule(mut self, schedule: Schedule) -> Result<Self, Error> {
+        if schedule != Schedule::CONSTANT {
+            self.check_penalties("a penalty schedule", self.scheme.uses_penalties())?;
+            if self.penalty_growth.is_some() {
+                return Err(both());
+            }
+        }
         self.penalty_schedule = schedule;
-        self
+        Ok(self)
     }
 
     /// Lets each μ_t grow by itself over the visits of the phase, wherever its gap no longer falls.
-    /// The circuit keeps the last values, and [`PhaseReport`](crate::training::PhaseReport) tells them. Not
-    /// beside a penalty schedule.
-    pub fn penalty_growth(mut self, growth: PenaltyGrowth) -> Self {
+    /// The model keeps the last values, and [`PhaseReport`](crate::training::PhaseReport) lists them.
+    ///
+    /// # Errors
+    /// [`Error::Combination`] if μ has no part in the scheme or must be 1, or has a schedule.
+    pub fn with_penalty_growth(mut self, growth: PenaltyGrowth) -> Result<Self, Error> {
+        let used = self.scheme.uses_penalties() && self.scheme.targets() != TargetUse::None;
+        self.check_penalties("penalty growth", used)?;
+        if self.penalty_schedule != Schedule::CONSTANT {
+            return Err(both());
+        }
         self.penalty_growth = Some(growth);
-        self
+        Ok(self)
     }
 
-    /// Scales the mean gradient in all θ down to this norm where it is longer, above 0. Pascanu,
-    /// Mikolov & Bengio 2013. One number over all layers: a step waits for every layer's norm.
-    pub fn max_gradient_norm(mut self, norm: f64) -> Self {
-        self.max_norm = Some(norm);
-        self
+    fn check_penalties(&self, what: &'static str, used: bool) -> Result<(), Error> {
+        if used {
+            return Ok(());
+        }
+        let reason = "μ has no part in the scheme, or must be 1";
+        Err(Error::Combination { what, reason })
+    }
+
+    /// [`WStep::with_max_gradient_norm`] of the phase's W-step.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] unless the norm is above 0 and finite.
+    pub fn with_max_gradient_norm(mut self, norm: f64) -> Result<Self, Error> {
+        self.w_step = self.w_step.with_max_gradient_norm(norm)?;
+        Ok(self)
     }
 
     /// A rule for an earlier end.
-    pub fn stopping(mut self, stopping: Stopping) -> Self {
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for an option of the rule.
+    pub fn with_stopping(mut self, stopping: Stopping) -> Result<Self, Error> {
+        stopping.validate()?;
         self.stopping = stopping;
-        self
+        Ok(self)
     }
 
     /// Wall-clock time after which the phase ends, looked at between visits.
-    pub fn time_limit(mut self, limit: Duration) -> Self {
+    pub fn with_time_limit(mut self, limit: Duration) -> Self {
         self.time_limit = Some(limit);
         self
     }
 
+    /// The scheme.
+    pub fn scheme(&self) -> &dyn Scheme<T> {
+        self.scheme.as_ref()
+    }
+
+    /// How θ moves.
+    pub fn w_step(&self) -> &WStep<T> {
+        &self.w_step
+    }
+
+    /// Passes over the examples, at most.
+    pub fn epochs(&self) -> u64 {
+        self.epochs
+    }
+
     /// Examples a visit, of n.
-    pub(super) fn batch_size_of(&self, n: usize) -> usize {
+    pub fn batch_size(&self, n: usize) -> usize {
         self.batch_size.unwrap_or(n).min(n)
     }
 
     /// Visits an epoch, of n examples.
     pub(super) fn batches(&self, n: usize) -> u64 {
-        n.div_ceil(self.batch_size_of(n)) as u64
+        n.div_ceil(self.batch_size(n)) as u64
     }
 
     /// What moves μ.
@@ -146,50 +217,15 @@ impl<T: Scalar> Phase<T> {
         }
     }
 
-    pub(super) fn validate(&self, has_validation: bool) -> Result<(), Error> {
-        if self.batch_size == Some(0) {
-            return Err(Error::InvalidOption {
-                option: "Phase::batch_size",
-                value: 0.0,
-                allowed: "at least 1",
-            });
-        }
-        if let Some(norm) = self.max_norm
-            && !(norm > 0.0 && norm.is_finite())
-        {
-            return Err(Error::InvalidOption {
-                option: "Phase::max_gradient_norm",
-                value: norm,
-                allowed: "above 0 and finite",
-            });
-        }
-        if self.penalty_schedule != Schedule::CONSTANT && !self.scheme.uses_penalties() {
-            return Err(Error::InvalidOption {
-                option: "Phase::penalty_schedule",
-                value: self.penalty_schedule.factor(u64::MAX, 1),
-                allowed: "constant, since μ has no part in the scheme or must be 1",
-            });
-        }
-        if let Some(growth) = self.penalty_growth {
-            let refused = |allowed| {
-                Err(Error::InvalidOption {
-                    option: "Phase::penalty_growth",
-                    value: growth.visits() as f64,
-                    allowed,
-                })
-            };
-            if self.penalty_schedule != Schedule::CONSTANT {
-                return refused("left out beside a penalty schedule: one of the two moves μ");
-            }
-            if !(self.scheme.uses_penalties() && self.scheme.uses_targets()) {
-                return refused("left out, since μ has no part in the scheme or must be 1");
-            }
-        }
-        if matches!(self.stopping, Stopping::Validation { .. }) && !has_validation {
-            return Err(Error::NoExamples {
-                operation: "Stopping::Validation (give them with Trainer::validation)",
-            });
-        }
-        self.stopping.validate()
+    /// Whether validation examples are needed.
+    pub(super) fn validates(&self) -> bool {
+        matches!(self.stopping, Stopping::Validation { .. })
+    }
+}
+
+fn both() -> Error {
+    Error::Combination {
+        what: "a penalty schedule beside penalty growth",
+        reason: "one of the two moves μ",
     }
 }

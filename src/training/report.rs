@@ -1,6 +1,5 @@
-//! What a training run tells.
+//! What a training run reports.
 
-use crate::decoupled::DecoupledCircuit;
 use crate::kernel::Scalar;
 use crate::target_solver::SolveReport;
 
@@ -24,6 +23,34 @@ pub enum StopReason {
     Callback,
 }
 
+/// What happened in a run since the last event.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Event<T> {
+    /// A batch was visited.
+    Visit(VisitRecord<T>),
+    /// An epoch ended, or was broken off by a limit.
+    Epoch(EpochRecord<T>),
+    /// A phase ended.
+    Phase(PhaseReport),
+}
+
+/// One visit of a run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct VisitRecord<T> {
+    /// Number of the phase, from 0.
+    pub phase: usize,
+    /// Number of the epoch in the run, from 1.
+    pub epoch: u64,
+    /// Number of the visit in the run, from 1.
+    pub visit: u64,
+    /// Examples of the batch.
+    pub examples: usize,
+    /// The scheme's objective on the batch, a sum over its examples, before the last parameter step.
+    pub objective: T,
+}
+
 /// One epoch of a run. All numbers are means over examples.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -38,7 +65,7 @@ pub struct EpochRecord<T> {
     /// its last parameter step, averaged over the epoch.
     pub objective: T,
     /// Composed loss L of the plain forward pass per example, after the epoch; `None` if not
-    /// measured then. (The model's [`composed_loss`](DecoupledCircuit::composed_loss) is the sum.)
+    /// measured then. (The model's [`composed_loss`](crate::decoupled::DecoupledCircuit::composed_loss) is the sum.)
     pub composed_loss: Option<T>,
     /// Composed loss per validation example, after the epoch; `None` if not measured then.
     pub validation_loss: Option<T>,
@@ -48,11 +75,11 @@ pub struct EpochRecord<T> {
     pub gap: Option<T>,
     /// The same gap as the epoch's visits met it: of persistent targets as they were kept, of
     /// refreshed or carried ones as the visit set them (0, and the share of the residuals), before
-    /// the Z-step; `None` for schemes that do not tell. More than `gap_left` of the epoch before
+    /// the Z-step; `None` for schemes that do not tell. More than `gap_after` of the epoch before
     /// means that the targets went stale: θ moved away from them between visits.
-    pub gap_met: Option<T>,
+    pub gap_before: Option<T>,
     /// The same gap as the epoch's visits left it, after they moved targets and before θ moved.
-    pub gap_left: Option<T>,
+    pub gap_after: Option<T>,
     /// What the solver of the Z-steps did, added up over the epoch's visits (an example counts once a
     /// visit); `None` for schemes that do not tell.
     pub solved: Option<SolveReport>,
@@ -92,14 +119,4 @@ pub struct TrainingReport<T> {
     pub steps: u64,
     /// Wall-clock time of the run in seconds, callbacks and measurements included.
     pub seconds: f64,
-}
-
-/// What a callback sees after every epoch.
-#[derive(Debug, Clone, Copy)]
-#[non_exhaustive]
-pub struct Progress<'a, T: Scalar> {
-    /// The epoch that just ended.
-    pub record: &'a EpochRecord<T>,
-    /// The circuit as it is now.
-    pub model: &'a DecoupledCircuit<T>,
 }

@@ -80,10 +80,10 @@ impl Stopping {
 }
 
 /// What a phase has reached so far.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Tracker<T> {
-    stopping: Stopping,
-    /// The last value that counted as an improvement, and the epochs since.
+    /// The last value that counted as an improvement (none yet: ∞), and the epochs since.
     reference: f64,
     since: u64,
     lowest: f64,
@@ -92,9 +92,8 @@ pub(super) struct Tracker<T> {
 }
 
 impl<T: Scalar> Tracker<T> {
-    pub(super) fn new(stopping: Stopping) -> Self {
+    pub(super) fn new() -> Self {
         Self {
-            stopping,
             reference: f64::INFINITY,
             since: 0,
             lowest: f64::INFINITY,
@@ -105,12 +104,13 @@ impl<T: Scalar> Tracker<T> {
     /// Whether the phase ends after this epoch.
     pub(super) fn ends(
         &mut self,
+        stopping: Stopping,
         epoch: u64,
         objective: f64,
         validation: Option<f64>,
         circuit: &Circuit<T>,
     ) -> Option<StopReason> {
-        match self.stopping {
+        match stopping {
             Stopping::AtLimits => None,
             Stopping::Objective { at_most } => {
                 (objective <= at_most).then_some(StopReason::Objective)
@@ -153,8 +153,8 @@ impl<T: Scalar> Tracker<T> {
     }
 
     /// Puts the parameters of the best epoch back, and tells which it was.
-    pub(super) fn put_best_back(self, circuit: &mut Circuit<T>) -> Option<u64> {
-        let (epoch, parameters) = self.best?;
+    pub(super) fn put_best_back(&mut self, circuit: &mut Circuit<T>) -> Option<u64> {
+        let (epoch, parameters) = self.best.take()?;
         for (own, best) in circuit.parameters_mut().iter_mut().zip(parameters) {
             *own = best;
         }

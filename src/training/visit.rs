@@ -1,88 +1,99 @@
 //! One visit of a training scheme to one batch.
 
-use std::fmt::Debug;
-
-use super::parameter_optimizer::ParameterOptimizer;
+use super::w_step::{self, LayerStep, WState, WStep};
 use crate::circuit::Circuit;
-use crate::decoupled::DecoupledCircuit;
-use crate::energy::Wanted;
-use crate::energy::{Batch, BatchMut, Workspace};
+use crate::energy::{
+    Batch, BatchMut, Layers, Problem, Terms, Workspace, check_multipliers,
+};
 use crate::error::{Error, Quantity};
-use crate::kernel::Execution;
 use crate::kernel::Scalar;
-use crate::optimizer::Step;
-use crate::parameter_solver::ParameterSolvers;
 use crate::schedule::Schedule;
-use crate::target_solver::{SolveReport, TargetProblem};
+use crate::target_solver::{Predictions, SolveReport, TargetProblem};
 
-/// What a training scheme does with a batch: the one line by which schemes differ.
+/// What the visits of an epoch add up to.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub(super) struct Statistics {
+    /// Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖² before and after the visits moved targets.
+    pub(super) gap_before: Option<f64>,
+    pub(super) gap_after: Option<f64>,
+    pub(super) solved: Option<SolveReport>,
+}
+
+/// Everything that a [`Scheme`](crate::training::Scheme) works with during one visit.
 ///
-/// # Errors
-/// A scheme checks that energies and gradients are finite before it changes θ ([`Error::NonFinite`]).
-/// After an error of a visit the run puts the batch's targets back to what the visit found.
-pub trait Scheme<T: Scalar>: Debug + Send {
-    /// Begins a phase on `model`: forgets what was kept from earlier ones.
-    ///
-    /// # Errors
-    /// If the scheme cannot work on this circuit; nothing is done then.
-    fn start(&mut self, _model: &DecoupledCircuit<T>) -> Result<(), Error> {
-        Ok(())
-    }
-
-    /// Whether a visit reads or moves auxiliary targets at all: without them they are neither
-    /// loaded nor stored, and a gap means nothing.
-    fn uses_targets(&self) -> bool {
-        true
-    }
-
-    /// Whether μ has a part in the scheme: a penalty schedule is refused otherwise.
-    fn uses_penalties(&self) -> bool {
-        self.uses_targets()
-    }
-
-    /// Moves parameters, auxiliary targets, or both, once, and returns the objective on the batch
-    /// (a sum over its examples) before the last parameter step: E, or the composed loss.
-    ///
-    /// # Errors
-    /// [`Error::NonFinite`], and errors of a target solver.
-    fn visit(&mut self, visit: &mut Visit<'_, '_, T>) -> Result<T, Error>;
-
-    /// Ends a phase that made a visit and was not broken off by an error, such as by bringing all
-    /// targets up to date.
-    ///
-    /// # Errors
-    /// [`Error::NonFinite`].
-    fn finish(&mut self, _model: &mut DecoupledCircuit<T>) -> Result<(), Error> {
-        Ok(())
-    }
-}
-
-/// What the visits of an epoch tell: Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖² as they met and as they left it, and what
-/// their Z-steps did.
-#[derive(Debug, Default)]
-pub(crate) struct Told {
-    pub(crate) met: Option<f64>,
-    pub(crate) left: Option<f64>,
-    pub(crate) solved: Option<SolveReport>,
-}
-
-/// Everything a [`Scheme`] works with during one visit.
+/// Targets move through [`Visit::target_problem`], parameters through the value that
+/// [`Visit::evaluate`] or [`Visit::backprop`] returns: a step consumes it, so that none is made
+/// along old gradients.
+///
+/// ```compile_fail,E0382
+/// use layerwise::training::Visit;
+///
+/// fn wrong(visit: &mut Visit<'_, f64>) -> Result<(), layerwise::Error> {
+///     let evaluated = visit.evaluate()?;
+///     evaluated.step()?;
+///     evaluated.step()?; // along gradients from before the first step
+///     Ok(())
+/// }
+/// ```
+///
+/// Nor can targets move between an evaluation and its step:
+/// ```compile_fail,E0499
+/// use layerwise::training::Visit;
+///
+/// fn wrong(visit: &mut Visit<'_, f64>) -> Result<(), layerwise::Error> {
+///     let evaluated = visit.evaluate()?;
+///     visit.target_problem().refresh()?;
+///     evaluated.step()?;
+///     Ok(())
+/// }
+/// ```
 #[derive(Debug)]
-pub struct Visit<'a, 'b, T: Scalar> {
-    pub(crate) circuit: &'a mut Circuit<T>,
-    pub(crate) batch: &'a mut BatchMut<'b, T>,
-    pub(crate) workspace: &'a mut Workspace<T>,
-    pub(crate) optimizer: &'a mut ParameterOptimizer<T>,
-    pub(crate) told: &'a mut Told,
-    pub(crate) factor: f64,
+pub struct Visit<'a, T: Scalar> {
+    pub(super) circuit: &'a mut Circuit<T>,
+    pub(super) terms: &'a Terms<T>,
+    /// μ_1, …, μ_{T−1} of this visit.
+    pub(super) penalties: &'a [T],
+    pub(super) batch: BatchMut<'a, T>,
+    pub(super) columns: &'a [usize],
+    /// λ_1, …, λ_{T−1}; the first `multiplied` count.
+    pub(super) multipliers: &'a mut [Vec<T>],
+    pub(super) multiplied: usize,
+    pub(super) predictions: Predictions,
+    pub(super) workspace: &'a mut Workspace<T>,
+    pub(super) w_step: &'a WStep<T>,
+    pub(super) w_state: &'a mut WState<T>,
+    pub(super) steps: &'a mut [LayerStep<T>],
+    pub(super) statistics: &'a mut Statistics,
+    pub(super) factor: f64,
     /// The number of the visit in its phase, from 0, and how many there are at most.
-    pub(crate) number: (u64, u64),
+    pub(super) number: (u64, u64),
 }
 
-impl<'b, T: Scalar> Visit<'_, 'b, T> {
-    /// The circuit at its present parameters.
-    pub fn circuit(&self) -> &Circuit<T> {
-        self.circuit
+/// What an evaluation is of, and so how it is made again.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Kind<T> {
+    Energy,
+    Composed,
+    /// Gradients that the scheme made, of this objective.
+    Given(T),
+}
+
+impl<'a, T: Scalar> Visit<'a, T> {
+    /// The circuit with the terms of E, at the present θ and the μ of this visit.
+    pub fn layers(&self) -> Layers<'_, T> {
+        Layers::new(self.circuit, self.terms).at_penalties(self.penalties)
+    }
+
+    /// E on the batch, with the multipliers of this visit.
+    pub fn problem(&self) -> Problem<'_, T> {
+        problem(
+            self.circuit,
+            self.terms,
+            self.penalties,
+            &self.batch,
+            &self.multipliers[..self.multiplied],
+        )
     }
 
     /// The batch.
@@ -90,10 +101,10 @@ impl<'b, T: Scalar> Visit<'_, 'b, T> {
         self.batch.view()
     }
 
-    /// Results of the last evaluation; they mean nothing after a visit of
-    /// [`JointDescent`](crate::training::JointDescent), which uses their memory.
-    pub fn workspace(&self) -> &Workspace<T> {
-        self.workspace
+    /// The places of the batch's examples among the model's: where a scheme keeps what belongs to
+    /// them.
+    pub fn columns(&self) -> &'a [usize] {
+        self.columns
     }
 
     /// The factor of the learning rates that the schedule gives for this visit.
@@ -109,139 +120,270 @@ impl<'b, T: Scalar> Visit<'_, 'b, T> {
 
     /// Parameter steps completed in this phase.
     pub fn steps(&self) -> u64 {
-        self.optimizer.steps
+        self.w_state.steps
     }
 
-    /// The problem of moving the targets, θ fixed; with
-    /// [`TargetProblem::evaluate`] also the way to the parameter gradients.
-    pub fn target_problem(&mut self) -> TargetProblem<'_, 'b, T> {
-        TargetProblem::new(self.circuit, self.batch, self.workspace)
-    }
-
-    /// The composed objective on the batch ([`Circuit::backprop`]: weights and regularisers included,
-    /// a sum over its examples), and its parameter gradients into the workspace.
+    /// From here on E has Lagrange multipliers, + wᵢ λ_tⁱ·(z_tⁱ − ẑ_tⁱ) for t = 1, …, T−1 and every
+    /// example: in every problem and every step of this visit.
     ///
     /// # Errors
-    /// [`Error::NonFinite`] for a loss that is not finite.
-    pub fn backprop(&mut self) -> Result<T, Error> {
-        let loss = self.circuit.backprop(self.batch.view(), self.workspace);
-        if loss.is_finite() {
-            return Ok(loss);
-        }
-        Err(Error::NonFinite {
-            quantity: Quantity::ComposedLoss,
-            layer: self.circuit.depth() - 1,
-            step: self.optimizer.steps,
-        })
-    }
-
-    /// Tells the run the batch's squared gap Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖² as this visit met it
-    /// ([`TargetProblem::squared_gap`]), before it moved targets.
-    pub fn record_gap_met(&mut self, squares: T) {
-        *self.told.met.get_or_insert(0.0) += squares.as_f64();
-    }
-
-    /// The same after this visit moved targets.
-    pub fn record_gap_left(&mut self, squares: T) {
-        *self.told.left.get_or_insert(0.0) += squares.as_f64();
-    }
-
-    /// Tells the run what the solver of this visit's Z-step reported.
-    pub fn record_solve(&mut self, report: SolveReport) {
-        self.told.solved.get_or_insert_default().add(report);
-    }
-
-    /// One step of the optimiser on every θ_t along the gradient in the workspace divided by the
-    /// number of examples, so that the learning rate means the same for every batch size; each
-    /// parameter group by itself, so that only those that decay do.
-    ///
-    /// # Errors
-    /// [`Error::NonFinite`] for an energy, gradient or new parameter that is not finite,
-    /// [`Error::SpentGradients`] after a visit of [`JointDescent`](crate::training::JointDescent) without a new
-    /// evaluation; no θ_t is changed then.
-    pub fn step_parameters(&mut self) -> Result<(), Error> {
-        if self.workspace.spent {
-            return Err(Error::SpentGradients);
-        }
-        self.workspace.check_energies(self.optimizer.steps)?;
-        self.update(&[])
-    }
-
-    /// One W-step: every layer with a solver gets the θ_t that its solver finds, every other layer a
-    /// step of the optimiser along its gradient, which is taken here, as in
-    /// [`Visit::step_parameters`]; the bound of the gradient's norm is over those layers alone.
-    ///
-    /// Energies and predictions in the workspace must be current, as [`TargetProblem::evaluate`]
-    /// leaves them (without gradients will do); afterwards the workspace means nothing.
-    ///
-    /// # Errors
-    /// [`Error::Length`] for solvers of another circuit, those of the solvers, and those of
-    /// [`Visit::step_parameters`]; no θ_t is changed then.
-    pub fn solve_parameters(&mut self, solvers: &mut ParameterSolvers<T>) -> Result<(), Error> {
-        let steps = self.optimizer.steps;
-        solvers.check(self.circuit)?;
-        self.workspace.fit(self.circuit);
-        self.workspace.check_energies(steps)?;
-        let (circuit, batch) = (&*self.circuit, self.batch.view());
-        let parameters = Wanted {
-            parameters: true,
-            ..Wanted::NONE
-        };
-        solvers.solve(
-            &mut self.workspace.locals,
-            self.batch.execution,
-            steps,
-            |t| circuit.local_problem(t, batch),
-            |problem, local| {
-                problem.differentiate(parameters, local);
-            },
-        )?;
-        self.update(solvers.solutions())
-    }
-
-    /// Gives every layer its solution, or a step along the gradient in the workspace if it has none.
-    fn update(&mut self, solutions: &[Option<Vec<T>>]) -> Result<(), Error> {
-        // Before a rule meets them: its state would keep what is not finite.
-        let steps_along = |t: usize| solutions.get(t).is_none_or(Option::is_none);
-        self.workspace
-            .check_parameter_gradients(self.optimizer.steps, steps_along)?;
-        self.prepare_steps(solutions);
-        self.optimizer.check()?;
-        self.optimizer.commit(self.circuit, self.workspace, false);
+    /// [`Error::Length`] if they are not T − 1 arrays like the targets, [`Error::NonFiniteData`].
+    pub fn set_multipliers(&mut self, multipliers: &[Vec<T>]) -> Result<(), Error> {
+        check_multipliers(self.layers(), self.columns.len(), multipliers)?;
+        self.fill_multipliers(|t, own| own.extend_from_slice(&multipliers[t - 1]));
         Ok(())
     }
 
-    /// Makes every layer's step beside its θ_t.
-    pub(super) fn prepare_steps(&mut self, solutions: &[Option<Vec<T>>]) {
-        let solution = |t: usize| solutions.get(t).and_then(Option::as_deref);
-        let (circuit, execution) = (&*self.circuit, self.execution());
-        let step = self.step(|t| solution(t).is_none());
-        let (rule, layers) = self.optimizer.parts();
-        let gradients = &*self.workspace;
-        execution.for_each(layers, |t, own| match solution(t) {
-            Some(solution) => own.take(solution),
-            None => {
-                let theta = (circuit.parameters(t), circuit.parameter_groups(t));
-                own.step(
-                    rule,
-                    step,
-                    theta,
-                    gradients.parameter_gradient(t),
-                    execution,
-                );
+    /// The same, filled array by array.
+    pub(super) fn fill_multipliers(&mut self, mut fill: impl FnMut(usize, &mut Vec<T>)) {
+        for (t, own) in (1..).zip(self.multipliers.iter_mut()) {
+            own.clear();
+            fill(t, own);
+        }
+        self.multiplied = self.multipliers.len();
+    }
+
+    /// The problem of moving the targets, θ fixed.
+    pub fn target_problem(&mut self) -> TargetProblem<'_, 'a, T> {
+        let layers = Layers::new(self.circuit, self.terms).at_penalties(self.penalties);
+        TargetProblem::new(
+            layers,
+            &mut self.batch,
+            &self.multipliers[..self.multiplied],
+            self.workspace,
+            &mut self.predictions,
+        )
+    }
+
+    /// E on the batch, with what the phase's W-step needs: [`Evaluated::step`] makes that step.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] for an energy that is not finite.
+    pub fn evaluate(&mut self) -> Result<Evaluated<'_, 'a, T>, Error> {
+        self.make(Kind::Energy)
+    }
+
+    /// The composed objective of the plain forward pass on the batch
+    /// ([`Problem::backprop`]: weights and regularisers included, a sum over its examples), with its
+    /// gradients in θ.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] for a loss that is not finite.
+    pub fn backprop(&mut self) -> Result<Evaluated<'_, 'a, T>, Error> {
+        self.make(Kind::Composed)
+    }
+
+    /// An objective and gradients of one's own: `fill` writes the gradient of every θ_t, a sum over
+    /// the examples.
+    ///
+    /// # Errors
+    /// [`Error::Combination`] for a W-step by solvers, or of several steps: they evaluate E
+    /// themselves.
+    pub fn along(
+        &mut self,
+        objective: T,
+        mut fill: impl FnMut(usize, &mut [T]),
+    ) -> Result<Evaluated<'_, 'a, T>, Error> {
+        let problem = self.problem();
+        let lengths = (0..problem.layers().depth()).map(|t| problem.local(t));
+        let mut locals = std::mem::take(&mut self.workspace.locals);
+        locals.resize_with(lengths.len(), crate::energy::LocalWorkspace::new);
+        for (t, (problem, local)) in lengths.zip(&mut locals).enumerate() {
+            problem.fit(local);
+            local.energy = T::zero();
+            fill(t, &mut local.d_parameters);
+        }
+        self.workspace.locals = locals;
+        self.forget();
+        self.given(objective)
+    }
+
+    /// The same for gradients that stand in the workspace.
+    pub(super) fn given(&mut self, objective: T) -> Result<Evaluated<'_, 'a, T>, Error> {
+        needs_gradients(self.w_step, "gradients that a scheme makes itself")?;
+        Ok(Evaluated {
+            visit: self,
+            kind: Kind::Given(objective),
+        })
+    }
+
+    /// Adds the batch's squared gap Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖² before this visit moved targets
+    /// ([`TargetProblem::squared_gap`]) to the epoch's statistics.
+    pub fn record_gap_before(&mut self, squares: T) {
+        *self.statistics.gap_before.get_or_insert(0.0) += squares.as_f64();
+    }
+
+    /// The same after this visit moved targets.
+    pub fn record_gap_after(&mut self, squares: T) {
+        *self.statistics.gap_after.get_or_insert(0.0) += squares.as_f64();
+    }
+
+    /// Adds what the solver of this visit's Z-step did to the epoch's statistics.
+    pub fn record_solve(&mut self, report: SolveReport) {
+        self.statistics.solved.get_or_insert_default().add(report);
+    }
+
+    /// What stands in the workspace is no longer of the present θ and z.
+    pub(super) fn forget(&mut self) {
+        self.predictions = Predictions::None;
+    }
+
+    fn make(&mut self, kind: Kind<T>) -> Result<Evaluated<'_, 'a, T>, Error> {
+        self.differentiate(kind)?;
+        Ok(Evaluated { visit: self, kind })
+    }
+
+    fn differentiate(&mut self, kind: Kind<T>) -> Result<(), Error> {
+        match kind {
+            Kind::Energy => {
+                let ask = self.w_step.ask();
+                self.target_problem().differentiate(ask);
+                self.workspace.check_energies(self.w_state.steps)
             }
-        });
+            Kind::Composed => {
+                self.forget();
+                let problem = problem(
+                    self.circuit,
+                    self.terms,
+                    self.penalties,
+                    &self.batch,
+                    &[],
+                );
+                let loss = problem.backprop(self.workspace).loss();
+                if loss.is_finite() {
+                    return Ok(());
+                }
+                Err(Error::NonFinite {
+                    quantity: Quantity::ComposedLoss,
+                    layer: self.circuit.depth() - 1,
+                    step: self.w_state.steps,
+                })
+            }
+            Kind::Given(_) => Ok(()),
+        }
     }
 
-    /// The step along the mean gradient, its norm bounded over the layers that `wanted` names.
-    pub(super) fn step(&self, wanted: impl Fn(usize) -> bool) -> Step {
-        let examples = self.batch.ids.len();
-        self.optimizer
-            .begin(self.workspace, examples, self.factor, wanted)
+    fn step(&mut self) -> Result<(), Error> {
+        if self.w_step.is_none() {
+            return Ok(());
+        }
+        let problem = problem(
+            self.circuit,
+            self.terms,
+            self.penalties,
+            &self.batch,
+            &self.multipliers[..self.multiplied],
+        )
+        .scheduled();
+        w_step::prepare(
+            self.w_step,
+            self.w_state,
+            self.steps,
+            problem,
+            self.workspace,
+            self.factor,
+        )?;
+        w_step::commit(self.w_step, self.w_state, self.steps, self.circuit);
+        self.forget();
+        Ok(())
+    }
+}
+
+/// An objective on the batch, evaluated at the present θ and z with what the phase's W-step needs.
+#[derive(Debug)]
+pub struct Evaluated<'v, 'a, T: Scalar> {
+    visit: &'v mut Visit<'a, T>,
+    kind: Kind<T>,
+}
+
+impl<T: Scalar> Evaluated<'_, '_, T> {
+    /// The objective: E, the composed objective, or what the scheme gave. A sum over examples.
+    pub fn energy(&self) -> T {
+        match self.kind {
+            Kind::Given(objective) => objective,
+            _ => self.visit.workspace.energy(),
+        }
     }
 
-    /// How this visit's work is scheduled.
-    pub(super) fn execution(&self) -> Execution {
-        self.circuit.fitted(self.batch.view()).execution
+    /// ẑ_{t+1}, d_{t+1} × n column-major; with gradients that the scheme gave, without meaning.
+    ///
+    /// # Panics
+    /// If t ≥ T.
+    pub fn prediction(&self, t: usize) -> &[T] {
+        &self.visit.workspace.locals[t].prediction
+    }
+
+    /// E on the batch, for reading.
+    pub fn problem(&self) -> Problem<'_, T> {
+        self.visit.problem()
+    }
+
+    /// The places of the batch's examples among the model's.
+    pub fn columns(&self) -> &[usize] {
+        self.visit.columns
+    }
+
+    /// [`Visit::record_gap_after`] of [`Evaluated::squared_gap`].
+    pub fn record_gap_after(&mut self) {
+        let squares = self.squared_gap();
+        self.visit.record_gap_after(squares);
+    }
+
+    /// Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖² over the hidden layers, without weights or μ.
+    pub fn squared_gap(&self) -> T {
+        let problem = self.visit.problem();
+        let hidden = 0..problem.layers().depth() - 1;
+        hidden.fold(T::zero(), |sum, t| {
+            sum + problem.local(t).squared_gap(&self.visit.workspace.locals[t])
+        })
+    }
+
+    /// Makes the W-step of the phase, all its steps: each as a whole or not at all. Returns the
+    /// objective before the last of them.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] for an energy, gradient or new parameter that is not finite, and those of
+    /// parameter solvers; no θ_t is changed by that step then.
+    pub fn step(self) -> Result<T, Error> {
+        let mut objective = self.energy();
+        let Self { visit, kind } = self;
+        for k in 0..visit.w_step.steps() {
+            if k > 0 {
+                visit.differentiate(kind)?;
+                objective = Evaluated { visit, kind }.energy();
+            }
+            visit.step()?;
+        }
+        Ok(objective)
+    }
+}
+
+/// Refuses a W-step that evaluates E itself.
+pub(super) fn needs_gradients<T: Scalar>(
+    w_step: &WStep<T>,
+    what: &'static str,
+) -> Result<(), Error> {
+    let reason = if w_step.solves() {
+        "parameter solvers fit a layer to its targets, and have no use for a gradient"
+    } else if w_step.steps() > 1 {
+        "several steps at one visit need new gradients each, and the scheme makes them once"
+    } else {
+        return Ok(());
+    };
+    Err(Error::Combination { what, reason })
+}
+
+/// E on a visit's batch: of fields, so that others can be borrowed beside it.
+pub(super) fn problem<'p, T: Scalar>(
+    circuit: &'p Circuit<T>,
+    terms: &'p Terms<T>,
+    penalties: &'p [T],
+    batch: &'p BatchMut<'_, T>,
+    multipliers: &'p [Vec<T>],
+) -> Problem<'p, T> {
+    Problem {
+        layers: Layers::new(circuit, terms).at_penalties(penalties),
+        batch: batch.view(),
+        multipliers,
     }
 }

@@ -1,8 +1,12 @@
 //! Inference learning with zero divergence from backprop.
 
-use super::visit::{Scheme, Visit};
-use crate::circuit::Circuit;
-use crate::decoupled::DecoupledCircuit;
+use super::backprop_scheme::refuse_none;
+use super::scheme::Scheme;
+use super::visit::{Visit, needs_gradients};
+use super::w_step::WStep;
+use crate::decoupled::{DecoupledCircuit, TargetUse};
+use crate::energy::{Ask, Layers};
+use crate::state::State;
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::target_solver::TargetProblem;
@@ -28,10 +32,10 @@ pub struct ZIl;
 /// circuit changes during a phase.
 pub(super) fn check_exactness<T: Scalar>(
     [penalty, regularizer]: [&'static str; 2],
-    circuit: &Circuit<T>,
+    layers: Layers<'_, T>,
 ) -> Result<(), Error> {
-    check_squared_hidden_losses(circuit)?;
-    let penalties = circuit.penalties();
+    check_squared_hidden_losses(layers)?;
+    let penalties = layers.penalties();
     if let Some(value) = penalties.iter().find(|&&penalty| penalty != T::one()) {
         return Err(Error::InvalidOption {
             option: penalty,
@@ -39,14 +43,14 @@ pub(super) fn check_exactness<T: Scalar>(
             allowed: "1",
         });
     }
-    check_no_target_regularizer(regularizer, circuit)
+    check_no_target_regularizer(regularizer, layers)
 }
 
-pub(crate) fn check_squared_hidden_losses<T: Scalar>(circuit: &Circuit<T>) -> Result<(), Error> {
-    for t in 0..circuit.depth() - 1 {
-        if !circuit.loss(t).is_squared_error() {
+pub(crate) fn check_squared_hidden_losses<T: Scalar>(layers: Layers<'_, T>) -> Result<(), Error> {
+    for t in 0..layers.depth() - 1 {
+        if !layers.loss(t).is_squared_error() {
             return Err(Error::NotSquaredError {
-                loss: format!("{:?}", circuit.loss(t)),
+                loss: format!("{:?}", layers.loss(t)),
                 layer: t + 1,
             });
         }
@@ -56,9 +60,9 @@ pub(crate) fn check_squared_hidden_losses<T: Scalar>(circuit: &Circuit<T>) -> Re
 
 pub(crate) fn check_no_target_regularizer<T: Scalar>(
     option: &'static str,
-    circuit: &Circuit<T>,
+    layers: Layers<'_, T>,
 ) -> Result<(), Error> {
-    let mut targets = circuit.target_regularizers().iter();
+    let mut targets = layers.target_regularizers().iter();
     match targets.find(|own| !own.is_none()) {
         None => Ok(()),
         Some(own) => Err(Error::InvalidOption {
@@ -77,15 +81,15 @@ pub(crate) fn infer_z_il<T: Scalar>(
     problem: &mut TargetProblem<'_, '_, T>,
     number: u64,
 ) -> Result<T, Error> {
-    check_exactness(OPTIONS, problem.circuit())?;
+    check_exactness(OPTIONS, problem.layers())?;
     problem.refresh()?;
-    let last = problem.circuit().depth() - 1;
+    let last = problem.layers().depth() - 1;
     // At the forward pass E is the composed objective.
-    let objective = problem.evaluate(false, false);
+    let objective = problem.differentiate(Ask::VALUE);
     for t in (0..=last).rev() {
         problem.parameter_gradient(t);
         if t > 0 {
-            problem.evaluate(false, true);
+            problem.differentiate(Ask::TARGETS);
             for s in 1..=last {
                 problem.check_target_gradient(s, number)?;
             }
@@ -98,18 +102,26 @@ pub(crate) fn infer_z_il<T: Scalar>(
 }
 
 impl<T: Scalar> Scheme<T> for ZIl {
-    fn start(&mut self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
-        check_exactness(OPTIONS, model.circuit())
+    fn targets(&self) -> TargetUse {
+        TargetUse::Transient
     }
 
     fn uses_penalties(&self) -> bool {
         false
     }
 
-    fn visit(&mut self, visit: &mut Visit<'_, '_, T>) -> Result<T, Error> {
+    fn check(&self, w_step: &WStep<T>) -> Result<(), Error> {
+        refuse_none(w_step, "Z-IL with no W-step")?;
+        needs_gradients(w_step, "the gradients of Z-IL")
+    }
+
+    fn start(&self, model: &mut DecoupledCircuit<T>) -> Result<State<T>, Error> {
+        check_exactness(OPTIONS, model.layers()).map(|()| State::new())
+    }
+
+    fn visit(&self, _state: &mut State<T>, visit: &mut Visit<'_, T>) -> Result<T, Error> {
         let number = visit.steps();
         let objective = infer_z_il(&mut visit.target_problem(), number)?;
-        visit.step_parameters()?;
-        Ok(objective)
+        visit.given(objective)?.step()
     }
 }

@@ -1,0 +1,247 @@
+//! A run of neighbouring layers of the decoupled problem: the unit that one thread, one process or
+//! one machine works on.
+
+use std::ops::Range;
+
+use crate::energy::{Ask, LocalProblem, LocalWorkspace, Problem, Workspace};
+use crate::kernel::{Columns, Scalar, add_to};
+
+/// Layers a, …, b−1 of a problem, with the memory to evaluate them.
+///
+/// All that it shares with its neighbours are two messages at each end: z_a and z_b, which it reads,
+/// and its parts of ∂E/∂z_a and ∂E/∂z_b, which it makes. The two parts of a boundary add up to the
+/// gradient there.
+///
+/// # Examples
+/// ```
+/// use layerwise::energy::{All, Workspace};
+/// use layerwise::prelude::*;
+/// use layerwise::segment::Segment;
+///
+/// let circuit = Circuit::<f64>::builder()
+///     .layer(Dense::new(2, 3, Activation::Tanh)?)
+///     .layer(Dense::new(3, 3, Activation::Tanh)?)
+///     .layer(Dense::new(3, 1, Activation::Identity)?)
+///     .build()?;
+/// let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
+/// let (x, y) = (DMatrix::from_element(2, 4, 0.5), DMatrix::zeros(1, 4));
+/// model.add_examples(&x, &y, &TargetInit::RandomNormal { std: 0.5, seed: 0 })?;
+/// let problem = model.problem(0..4)?;
+///
+/// let (mut lower, mut upper) = (Workspace::new(), Workspace::new());
+/// let mut first = Segment::new(problem, 0..2, &mut lower);
+/// let mut second = Segment::new(problem, 2..3, &mut upper);
+/// let energy = first.evaluate() + second.evaluate();
+/// let sum: Vec<f64> = first.upper_gradient().iter().zip(second.lower_gradient()).map(|(a, b)| a + b).collect();
+///
+/// let mut workspace = Workspace::new();
+/// let whole = problem.evaluate(All, &mut workspace);
+/// assert_eq!(energy, whole.energy());
+/// assert_eq!(sum, whole.target_gradient(2));
+/// # Ok::<(), Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Segment<'s, 'a, T: Scalar> {
+    problem: Problem<'a, T>,
+    first: usize,
+    locals: &'s mut [LocalWorkspace<T>],
+}
+
+impl<'s, 'a, T: Scalar> Segment<'s, 'a, T> {
+    /// Layers `layers` of `problem`, evaluated in `workspace`.
+    ///
+    /// # Panics
+    /// If there are no such layers.
+    pub fn new(
+        problem: Problem<'a, T>,
+        layers: Range<usize>,
+        workspace: &'s mut Workspace<T>,
+    ) -> Self {
+        let depth = problem.layers().depth();
+        assert!(
+            layers.start < layers.end && layers.end <= depth,
+            "layers {layers:?} of {depth}"
+        );
+        workspace.fit(layers.len());
+        Self {
+            problem,
+            first: layers.start,
+            locals: &mut workspace.locals,
+        }
+    }
+
+    /// a..b.
+    pub fn layers(&self) -> Range<usize> {
+        self.first..self.first + self.locals.len()
+    }
+
+    /// Σ ℓ_t over these layers, with all gradients.
+    pub fn evaluate(&mut self) -> T {
+        let depth = self.problem.layers().depth();
+        for (k, local) in self.locals.iter_mut().enumerate() {
+            let t = self.first + k;
+            let problem = self.problem.local(t);
+            problem.predict(local);
+            problem.differentiate(Ask::ALL.of_layer(t, depth), local);
+        }
+        for k in 1..self.locals.len() {
+            let (before, own) = self.locals.split_at_mut(k);
+            add_to(&mut before[k - 1].d_target, &own[0].d_input);
+        }
+        let energies = self.locals.iter().map(|local| local.energy);
+        energies.fold(T::zero(), |sum, energy| sum + energy)
+    }
+
+    /// ∂/∂θ_t of the last [`Segment::evaluate`], t in a..b.
+    ///
+    /// # Panics
+    /// If t is no layer of this segment.
+    pub fn parameter_gradient(&self, t: usize) -> &[T] {
+        &self.locals[t - self.first].d_parameters
+    }
+
+    /// ∂E/∂z_t of the last [`Segment::evaluate`], a < t < b: complete.
+    ///
+    /// # Panics
+    /// If z_t is not inside this segment.
+    pub fn target_gradient(&self, t: usize) -> &[T] {
+        assert!(
+            self.first < t && t < self.layers().end,
+            "z_{t} is not inside this segment"
+        );
+        &self.locals[t - 1 - self.first].d_target
+    }
+
+    /// This segment's part of ∂E/∂z_a, that of z_a as an input: the message to the segment below.
+    /// Without meaning if a = 0.
+    pub fn lower_gradient(&self) -> &[T] {
+        &self.locals[0].d_input
+    }
+
+    /// This segment's part of ∂E/∂z_b, that of z_b as a target: the message to the segment above.
+    /// Without meaning if b = T.
+    pub fn upper_gradient(&self) -> &[T] {
+        &self.locals[self.locals.len() - 1].d_target
+    }
+
+    /// One pass from layer a to layer b−1 in which all that is made is used while it is in the cache:
+    /// `layer` is called when ℓ_t and its gradients are known, `target` when both parts of ∂E/∂z_t
+    /// are, a < t < b. The memory in between goes from layer to layer: afterwards only the gradients
+    /// and energies stand, as the calls left them.
+    fn stream(
+        &mut self,
+        mut layer: impl FnMut(usize, &LocalProblem<'a, T>, &mut LocalWorkspace<T>),
+        mut target: impl FnMut(usize, [&mut [T]; 2]),
+    ) {
+        let depth = self.problem.layers().depth();
+        for k in 0..self.locals.len() {
+            let t = self.first + k;
+            let (before, own) = self.locals.split_at_mut(k);
+            let own = &mut own[0];
+            if let Some(below) = before.last_mut() {
+                // The first input gradient waits for the segment below.
+                below.hand_on(own, k > 1 || self.first == 0);
+            }
+            let problem = self.problem.local(t);
+            problem.predict(own);
+            problem.differentiate(Ask::ALL.of_layer(t, depth), own);
+            layer(t, &problem, own);
+            if let Some(below) = before.last_mut() {
+                target(t, [&mut below.d_target[..], &mut own.d_input[..]]);
+            }
+        }
+    }
+}
+
+/// Where two segments meet: both parts of ∂E/∂z_t.
+#[derive(Debug, Clone)]
+struct Boundary<T> {
+    target_part: Vec<T>,
+    input_part: Vec<T>,
+}
+
+/// Memory for the boundaries between the segments of a problem.
+#[derive(Debug, Clone)]
+pub(crate) struct Boundaries<T> {
+    all: Vec<Boundary<T>>,
+}
+
+impl<T> Default for Boundaries<T> {
+    fn default() -> Self {
+        Self { all: Vec::new() }
+    }
+}
+
+impl<T: Scalar> Boundaries<T> {
+    /// Streams all layers of `problem` in segments, as its execution schedules them, then the
+    /// boundaries between them. `layer` gets the t-th item of both `layers`, `target` the (t−1)-th of
+    /// both `targets`.
+    pub(crate) fn stream<A: Send, B: Send, C: Send, D: Send>(
+        &mut self,
+        problem: Problem<'_, T>,
+        workspace: &mut Workspace<T>,
+        layers: (&mut [A], &mut [B]),
+        targets: (&mut [C], &mut [D]),
+        layer: impl Fn(usize, &LocalProblem<'_, T>, &mut LocalWorkspace<T>, &mut A, &mut B) + Sync,
+        target: impl Fn(usize, [&mut [T]; 2], &mut C, &mut D) + Sync,
+    ) {
+        let (depth, execution) = (problem.layers().depth(), problem.batch().execution);
+        workspace.fit(depth);
+        let size = execution.neighbours(depth);
+        let columns = (
+            cut(&mut workspace.locals[..], size),
+            (cut(layers.0, size), cut(layers.1, size)),
+            (cut(&mut *targets.0, size), cut(&mut *targets.1, size)),
+        );
+        let segments = depth.div_ceil(size);
+        execution.for_each_item(segments, columns, |r, (locals, (a, b), (c, d))| {
+            let first = r * size;
+            let mut segment = Segment {
+                problem,
+                first,
+                locals: locals.values,
+            };
+            let (a, b, c, d) = (a.values, b.values, c.values, d.values);
+            segment.stream(
+                |t, problem, local| {
+                    let k = t - first;
+                    layer(t, problem, local, &mut a[k], &mut b[k]);
+                },
+                |t, parts| {
+                    let k = t - 1 - first;
+                    target(t, parts, &mut c[k], &mut d[k]);
+                },
+            );
+        });
+        let places = || (size..depth).step_by(size);
+        self.all.resize_with(places().count(), || Boundary {
+            target_part: Vec::new(),
+            input_part: Vec::new(),
+        });
+        self.exchange(places(), &mut workspace.locals);
+        let data = (
+            &mut self.all[..],
+            cut(targets.0, size),
+            cut(targets.1, size),
+        );
+        execution.for_each_item(places().count(), data, |r, (own, c, d)| {
+            let own = &mut own[0];
+            let parts = [&mut own.target_part[..], &mut own.input_part[..]];
+            let (c, d) = (&mut c.values[size - 1], &mut d.values[size - 1]);
+            target((r + 1) * size, parts, c, d);
+        });
+        self.exchange(places(), &mut workspace.locals);
+    }
+
+    /// Takes the parts out of the layers' workspaces, or brings them back.
+    fn exchange(&mut self, places: impl Iterator<Item = usize>, locals: &mut [LocalWorkspace<T>]) {
+        for (own, t) in self.all.iter_mut().zip(places) {
+            std::mem::swap(&mut own.target_part, &mut locals[t - 1].d_target);
+            std::mem::swap(&mut own.input_part, &mut locals[t].d_input);
+        }
+    }
+}
+
+fn cut<A>(values: &mut [A], size: usize) -> Columns<'_, A> {
+    Columns { values, size }
+}

@@ -1,0 +1,466 @@
+//! Descent on E(θ, Z): a product of where targets come from, how they move, and multipliers.
+
+use std::sync::Arc;
+
+use super::per_example::zeros;
+use super::scheme::Scheme;
+use super::visit::{Evaluated, Visit};
+use super::w_step::WStep;
+use super::joint;
+use crate::check::check_length;
+use crate::decoupled::{DecoupledCircuit, TargetInit, TargetUse};
+use crate::error::Error;
+use crate::kernel::Scalar;
+use crate::optimizer::Optimizer;
+use crate::schedule::Schedule;
+use crate::state::State;
+use crate::target_solver::{Predictions, TargetProblem, TargetSolver};
+
+/// Where the targets of a batch come from when it is visited.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum Targets {
+    /// From the last visit: every example keeps its targets z_t. The default.
+    #[default]
+    Persistent,
+    /// From a forward pass made now; the targets do not carry anything between visits. When a phase
+    /// ends, the model's targets are those of the forward pass.
+    Refreshed,
+    /// Every example keeps its residuals r_t = z_t − f(z_{t−1}); a visit starts from
+    /// z_t = f(z_{t−1}) + γ r_t, t = 1, …, T−1 in turn, at the present θ. With r = 0, or γ = 0,
+    /// this is `Refreshed`. γ is `keep` times the schedule's factor at the visit.
+    ///
+    /// The residuals are taken from the model's targets when a phase begins, and the targets are
+    /// brought to what the residuals give when it ends. Costs a second array of the targets' size.
+    Residual {
+        /// The share of the residual that is kept at first, in 0..=1.
+        keep: f64,
+        /// How the share changes over the visits of the phase.
+        schedule: Schedule,
+    },
+    /// When a phase begins, all targets become projections of the inputs
+    /// ([`Projection`](crate::decoupled::Projection)); from then on they persist.
+    Projected {
+        /// Seed of the projections.
+        seed: u64,
+    },
+}
+
+/// How targets move in a visit.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum ZStep<T: Scalar> {
+    /// They stay: every layer regresses on the targets as they are.
+    None,
+    /// By a step of this rule, at the same point and time as θ. The rule's state (momentum, Adam's
+    /// moments and its count of steps) is kept by example, so that it survives shuffled minibatches.
+    /// The rate applies to each example's own gradient; schedules scale θ's rate alone.
+    Joint(Arc<dyn Optimizer<T>>),
+    /// By a solver, θ fixed; then θ moves, z fixed.
+    Solver(Arc<dyn TargetSolver<T>>),
+}
+
+/// Descent on E(θ, Z) by visits to batches: the product of
+///
+/// | where targets come from | × how they move | × multipliers | × how θ moves |
+/// |---|---|---|---|
+/// | [`Targets`] | [`ZStep`] | none, or λ ([`Decoupling::with_multipliers`]) | the phase's [`WStep`] |
+///
+/// | shorthand | targets | Z-step |
+/// |---|---|---|
+/// | [`Decoupling::joint`] | persistent | joint |
+/// | [`Decoupling::persistent`] | persistent | solver |
+/// | [`Decoupling::refreshed`] | refreshed | solver |
+/// | [`Decoupling::residual`] | residual | solver |
+/// | [`Decoupling::weights_only`] | persistent | none |
+///
+/// [`presets`](crate::presets) names points of the product by their papers. A combination without
+/// meaning is refused when it is made; where a W-step does not fit, when the phase is made.
+///
+/// # Multipliers
+/// The method of multipliers descends on
+///
+/// E(θ, Z) + Σᵢ Σ_{t=1}^{T−1} λ_tⁱ·(z_tⁱ − ẑ_tⁱ)
+///
+/// (times the example's weight), and after a visit's steps sets λ_tⁱ ← λ_tⁱ + α μ_t (z_tⁱ − ẑ_tⁱ), ẑ
+/// the prediction before the W-step. All λ are 0 when a phase begins, and are kept by example through
+/// minibatches. For any L_h that is least at z = ẑ; one of bounded slope (Huber) holds multipliers up
+/// to μ times that slope, beyond which nothing bounds z, and the run ends in [`Error::NonFinite`].
+///
+/// At a fixed point z = ẑ and λ_t = −δ_t: the parameter gradients are backprop's for any μ > 0,
+/// where the penalty alone would need μ → ∞. But for curved layers a small μ may not lead there:
+/// λ·f″ takes from the curvature in z what μ must make up for (seen at μ = ½, not at 1). With
+/// squared L_h and a Z-step along the gradient of a mode with curvature h = μσ² + b, step η, the
+/// updates are stable if 0 < ηh < 2 and η (2h + αμσ²) < 4: steps within the curvature bound, of
+/// margin 1, allow α up to 2 where b ≥ 0. Hestenes 1969; Powell 1969; for nets in the form of ADMM
+/// Taylor et al. 2016.
+///
+/// # Examples
+/// ```
+/// use layerwise::prelude::*;
+/// use layerwise::training::{Decoupling, Targets, ZStep};
+///
+/// let persistent: Decoupling<f64> = Decoupling::persistent(ReverseSweep::new(1));
+/// let refreshed: Decoupling<f64> = Decoupling::refreshed(ReverseSweep::new(1));
+/// let joint: Decoupling<f64> = Decoupling::joint(GradientDescent::new(0.1)?.with_momentum(0.9)?);
+/// let carried: Decoupling<f64> =
+///     Decoupling::residual(ReverseSweep::new(1)).with_multipliers(1.0)?;
+/// // Nothing would be left to learn from:
+/// assert!(Decoupling::<f64>::new(Targets::Refreshed, ZStep::None).is_err());
+/// # Ok::<(), Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Decoupling<T: Scalar> {
+    targets: Targets,
+    z_step: ZStep<T>,
+    /// α.
+    multipliers: Option<f64>,
+}
+
+impl<T: Scalar> Decoupling<T> {
+    /// The product of `targets` and `z_step`, without multipliers.
+    ///
+    /// # Errors
+    /// [`Error::Combination`] for targets that nothing moves and that move along with θ, or that a
+    /// joint step moves for nothing; [`Error::InvalidOption`] for an option of `targets`.
+    pub fn new(targets: Targets, z_step: ZStep<T>) -> Result<Self, Error> {
+        if let Targets::Residual { keep, schedule } = targets {
+            // 0 · ∞ is NaN, and refused like it.
+            for value in [keep, keep * schedule.largest()] {
+                if !(0.0..=1.0).contains(&value) {
+                    return Err(Error::InvalidOption {
+                        option: "Targets::Residual::keep",
+                        value,
+                        allowed: "in 0..=1, also times the schedule's largest factor",
+                    });
+                }
+            }
+        }
+        let refused = |what, reason| Err(Error::Combination { what, reason });
+        match (targets, &z_step) {
+            (Targets::Refreshed, ZStep::None) => refused(
+                "refreshed targets without a Z-step",
+                "every layer but the last meets its target already: only the last would be trained",
+            ),
+            (Targets::Residual { .. }, ZStep::None) => refused(
+                "residual targets without a Z-step",
+                "the targets move along with the predictions, so that no layer ever gets closer",
+            ),
+            (Targets::Refreshed, ZStep::Joint(_)) => refused(
+                "refreshed targets with a joint step",
+                "the step of z is lost at the next visit, and only the last layer would be trained",
+            ),
+            _ => Ok(Self {
+                targets,
+                z_step,
+                multipliers: None,
+            }),
+        }
+    }
+
+    /// Joint descent, as proposed: both gradients of E at the same point, both updated at once,
+    /// `rule` moving the targets.
+    pub fn joint(rule: impl Optimizer<T> + 'static) -> Self {
+        Self {
+            targets: Targets::Persistent,
+            z_step: ZStep::Joint(Arc::new(rule)),
+            multipliers: None,
+        }
+    }
+
+    /// Targets that persist between visits, moved by `solver`.
+    pub fn persistent(solver: impl TargetSolver<T> + 'static) -> Self {
+        Self::by(Targets::Persistent, solver)
+    }
+
+    /// Targets refreshed by a forward pass on every visit, then moved by `solver`.
+    pub fn refreshed(solver: impl TargetSolver<T> + 'static) -> Self {
+        Self::by(Targets::Refreshed, solver)
+    }
+
+    /// Targets that each example's residuals carry to the present θ ([`Targets::Residual`]), moved by
+    /// `solver`. The share γ of the residuals falls on a line from 1 to 0 over the phase: what an
+    /// example's last visit left helps early and is noise late (`docs/evidence.md` has the
+    /// comparison).
+    pub fn residual(solver: impl TargetSolver<T> + 'static) -> Self {
+        let targets = Targets::Residual {
+            keep: 1.0,
+            schedule: Schedule::TO_ZERO,
+        };
+        Self::by(targets, solver)
+    }
+
+    /// No Z-step: every layer regresses on the targets as they are.
+    ///
+    /// From projected targets this trains every layer; from forward-pass targets, which every layer
+    /// but the last meets already, it trains the last layer alone.
+    pub fn weights_only() -> Self {
+        Self {
+            targets: Targets::Persistent,
+            z_step: ZStep::None,
+            multipliers: None,
+        }
+    }
+
+    fn by(targets: Targets, solver: impl TargetSolver<T> + 'static) -> Self {
+        Self {
+            targets,
+            z_step: ZStep::Solver(Arc::new(solver)),
+            multipliers: None,
+        }
+    }
+
+    /// Adds multipliers of rate α.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] unless α is above 0 and finite.
+    pub fn with_multipliers(mut self, rate: f64) -> Result<Self, Error> {
+        if !(rate > 0.0 && rate.is_finite()) {
+            return Err(Error::InvalidOption {
+                option: "Decoupling::multipliers",
+                value: rate,
+                allowed: "above 0 and finite",
+            });
+        }
+        self.multipliers = Some(rate);
+        Ok(self)
+    }
+
+    /// Where the targets of a visit come from.
+    pub fn targets(&self) -> Targets {
+        self.targets
+    }
+
+    /// How they move.
+    pub fn z_step(&self) -> &ZStep<T> {
+        &self.z_step
+    }
+
+    /// The rate α of the multipliers, if there are any.
+    pub fn multipliers(&self) -> Option<f64> {
+        self.multipliers
+    }
+
+    /// Steps z and θ, and returns E before the last step of θ.
+    fn step(&self, parts: &mut [State<T>], visit: &mut Visit<'_, T>) -> Result<T, Error> {
+        let solver = match &self.z_step {
+            ZStep::Joint(rule) => {
+                let energy = joint::visit(rule.as_ref(), &mut parts[Z_STEP], visit)?;
+                if self.keeps() {
+                    let evaluated = visit.evaluate()?;
+                    self.keep(parts, &evaluated);
+                }
+                return Ok(energy);
+            }
+            ZStep::Solver(solver) => Some(solver),
+            ZStep::None => None,
+        };
+        let mut problem = visit.target_problem();
+        let before = match self.targets {
+            // Targets and predictions are the same bits.
+            Targets::Refreshed => T::zero(),
+            _ => problem.squared_gap(),
+        };
+        let solved = solver
+            .map(|solver| solver.solve(&mut parts[Z_STEP], &mut problem))
+            .transpose()?;
+        visit.record_gap_before(before);
+        if let Some(report) = solved {
+            visit.record_solve(report);
+        }
+        let mut evaluated = visit.evaluate()?;
+        evaluated.record_gap_after();
+        self.keep(parts, &evaluated);
+        evaluated.step()
+    }
+
+    /// Whether something but z is kept of every example.
+    fn keeps(&self) -> bool {
+        self.multipliers.is_some() || matches!(self.targets, Targets::Residual { .. })
+    }
+
+    /// Takes residuals and new multipliers from z and ẑ as they are.
+    fn keep(&self, parts: &mut [State<T>], evaluated: &Evaluated<'_, '_, T>) {
+        let residual = matches!(self.targets, Targets::Residual { .. });
+        let (problem, columns) = (evaluated.problem(), evaluated.columns());
+        for t in 1..problem.layers().depth() {
+            let (z, prediction) = (problem.batch().z(t), evaluated.prediction(t - 1));
+            if residual {
+                store_residuals(&mut parts[RESIDUALS].values[t - 1], columns, z, prediction);
+            }
+            if let Some(rate) = self.multipliers {
+                let rate = T::of(rate) * problem.layers().penalties()[t - 1];
+                let all = &mut parts[MULTIPLIERS].values[t - 1];
+                each(all, columns, z, prediction, |own, z, p| *own += rate * (z - p));
+            }
+        }
+    }
+}
+
+/// Places in the parts of the scheme's state.
+const Z_STEP: usize = 0;
+const RESIDUALS: usize = 1;
+const MULTIPLIERS: usize = 2;
+
+impl<T: Scalar> Scheme<T> for Decoupling<T> {
+    fn targets(&self) -> TargetUse {
+        match self.targets {
+            Targets::Persistent | Targets::Projected { .. } => TargetUse::Kept,
+            Targets::Refreshed | Targets::Residual { .. } => TargetUse::Transient,
+        }
+    }
+
+    fn check(&self, w_step: &WStep<T>) -> Result<(), Error> {
+        let refused = |what, reason| Err(Error::Combination { what, reason });
+        match (&self.z_step, self.targets) {
+            (ZStep::Joint(_), _) if w_step.solves() => refused(
+                "joint descent with parameter solvers",
+                "a solver fits θ to targets that stand still, and joint descent moves both at once",
+            ),
+            (ZStep::Joint(_), _) if w_step.steps() > 1 => refused(
+                "joint descent with several parameter steps",
+                "θ and z step together, once a visit",
+            ),
+            (ZStep::None, _) if w_step.is_none() => refused(
+                "no Z-step with no W-step",
+                "nothing would move",
+            ),
+            (_, Targets::Refreshed) if w_step.is_none() => refused(
+                "refreshed targets with no W-step",
+                "nothing that a visit does would last",
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    fn start(&self, model: &mut DecoupledCircuit<T>) -> Result<State<T>, Error> {
+        let mut state = State::new();
+        state.parts.push(match &self.z_step {
+            ZStep::None => State::new(),
+            ZStep::Joint(rule) => joint::start(rule.as_ref(), model),
+            ZStep::Solver(solver) => solver.start(),
+        });
+        let mut residuals = State::new();
+        match self.targets {
+            Targets::Residual { .. } => {
+                residuals.values = zeros(model, 1);
+                let mut first = 0;
+                // As the visits will see it.
+                model.for_each_evaluated("residuals", true, |problem, workspace| {
+                    let batch = problem.batch();
+                    for (t, all) in (1..).zip(&mut residuals.values) {
+                        let dim = batch.z(t).len() / batch.len();
+                        let own = &mut all[first * dim..][..batch.z(t).len()];
+                        let prediction = &workspace.locals[t - 1].prediction;
+                        for (r, (&z, &p)) in own.iter_mut().zip(batch.z(t).iter().zip(prediction)) {
+                            *r = z - p;
+                        }
+                    }
+                    first += batch.len();
+                })?;
+            }
+            Targets::Projected { seed } => {
+                model.initialize_targets(&TargetInit::Projected { seed })?;
+            }
+            Targets::Persistent | Targets::Refreshed => {}
+        }
+        state.parts.push(residuals);
+        let mut multipliers = State::new();
+        if self.multipliers.is_some() {
+            multipliers.values = zeros(model, 1);
+        }
+        state.parts.push(multipliers);
+        Ok(state)
+    }
+
+    fn visit(&self, state: &mut State<T>, visit: &mut Visit<'_, T>) -> Result<T, Error> {
+        let parts = &mut state.parts;
+        check_length("parts of the scheme's state", parts, 3)?;
+        let columns = visit.columns();
+        if self.multipliers.is_some() {
+            let all = &parts[MULTIPLIERS].values;
+            let dims = visit.batch.base.dims;
+            visit.fill_multipliers(|t, own| {
+                let dim = dims[t];
+                for &column in columns {
+                    own.extend_from_slice(&all[t - 1][column * dim..(column + 1) * dim]);
+                }
+            });
+        }
+        match self.targets {
+            Targets::Persistent | Targets::Projected { .. } => {}
+            Targets::Refreshed => visit.target_problem().refresh()?,
+            Targets::Residual { keep, schedule } => {
+                let share = T::of(keep * visit.scheduled(schedule));
+                let residuals = &parts[RESIDUALS].values;
+                load_residuals(share, residuals, columns, &mut visit.target_problem())?;
+            }
+        }
+        self.step(parts, visit)
+    }
+
+    fn finish(&self, state: &mut State<T>, model: &mut DecoupledCircuit<T>) -> Result<(), Error> {
+        let n = model.examples().len();
+        let all: Vec<usize> = (0..n).collect();
+        let (mut workspace, mut first) = (crate::energy::Workspace::new(), 0);
+        let residuals = &state.parts[RESIDUALS].values;
+        let refreshed = self.targets == Targets::Refreshed;
+        if !refreshed && !matches!(self.targets, Targets::Residual { .. }) {
+            return Ok(());
+        }
+        model.change_blocks(|layers, batch| {
+            let columns = &all[first..first + batch.view().len()];
+            first += columns.len();
+            let mut predictions = Predictions::None;
+            let mut problem =
+                TargetProblem::new(layers, batch, &[], &mut workspace, &mut predictions);
+            match refreshed {
+                true => problem.refresh(),
+                false => load_residuals(T::one(), residuals, columns, &mut problem),
+            }
+        })
+    }
+}
+
+/// z_t ← f(z_{t−1}) + share · r_t, t = 1, …, T−1, in this order.
+fn load_residuals<T: Scalar>(
+    share: T,
+    residuals: &[Vec<T>],
+    columns: &[usize],
+    problem: &mut TargetProblem<'_, '_, T>,
+) -> Result<(), Error> {
+    problem.chain(|t, prediction, z| {
+        let dim = z.len() / columns.len();
+        let targets = z.chunks_exact_mut(dim).zip(prediction.chunks_exact(dim));
+        for ((z, prediction), &column) in targets.zip(columns) {
+            let residual = &residuals[t - 1][column * dim..(column + 1) * dim];
+            for ((z, &p), &r) in z.iter_mut().zip(prediction).zip(residual) {
+                *z = p + share * r;
+            }
+        }
+    })
+}
+
+/// r_t ← z_t − f(z_{t−1}).
+fn store_residuals<T: Scalar>(all: &mut [T], columns: &[usize], z: &[T], prediction: &[T]) {
+    each(all, columns, z, prediction, |own, z, p| *own = z - p);
+}
+
+/// Calls `change` on what `all` keeps of every unit of the batch's examples, with z and ẑ.
+fn each<T: Scalar>(
+    all: &mut [T],
+    columns: &[usize],
+    z: &[T],
+    prediction: &[T],
+    change: impl Fn(&mut T, T, T),
+) {
+    let dim = z.len() / columns.len();
+    let batch = z.chunks_exact(dim).zip(prediction.chunks_exact(dim));
+    for (&column, (z, prediction)) in columns.iter().zip(batch) {
+        let own = &mut all[column * dim..(column + 1) * dim];
+        for ((own, &z), &p) in own.iter_mut().zip(z).zip(prediction) {
+            change(own, z, p);
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What a training scheme is.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use super::visit::Visit;
+use super::w_step::WStep;
+use crate::decoupled::{DecoupledCircuit, TargetUse};
+use crate::error::Error;
+use crate::kernel::Scalar;
+use crate::state::State;
+
+/// What a training scheme does with a batch: the one line by which schemes differ.
+///
+/// A scheme is a set of options. What it keeps from visit to visit stands in a [`State`], which
+/// [`Scheme::start`] makes and the session owns; arrays by example have the columns of the model's
+/// examples ([`Visit::columns`]).
+///
+/// # Examples
+/// A scheme of one's own: targets from the forward pass, moved by a reverse sweep, and θ along the
+/// gradients there, twice:
+/// ```
+/// use layerwise::decoupled::TargetUse;
+/// use layerwise::prelude::*;
+/// use layerwise::state::State;
+/// use layerwise::training::Visit;
+///
+/// #[derive(Debug)]
+/// struct Twice(ReverseSweep);
+///
+/// impl<T: Scalar> Scheme<T> for Twice {
+///     fn targets(&self) -> TargetUse {
+///         TargetUse::Transient
+///     }
+///
+///     fn visit(&self, state: &mut State<T>, visit: &mut Visit<'_, T>) -> Result<T, Error> {
+///         for _ in 0..2 {
+///             let mut problem = visit.target_problem();
+///             problem.refresh()?;
+///             let report = self.0.solve(state, &mut problem)?;
+///             visit.record_solve(report);
+///             visit.evaluate()?.step()?;
+///         }
+///         Ok(visit.evaluate()?.energy())
+///     }
+/// }
+/// ```
+pub trait Scheme<T: Scalar>: Debug + Send + Sync {
+    /// What the scheme does with auxiliary targets; it keeps them unless it says otherwise.
+    fn targets(&self) -> TargetUse {
+        TargetUse::Kept
+    }
+
+    /// Whether μ has a part in the scheme: a penalty schedule is refused otherwise.
+    fn uses_penalties(&self) -> bool {
+        self.targets() != TargetUse::None
+    }
+
+    /// Whether the scheme can work with a W-step.
+    ///
+    /// # Errors
+    /// [`Error::Combination`] with the reason why not.
+    fn check(&self, _w_step: &WStep<T>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Begins a phase on `model`, and gives the state that it begins with.
+    ///
+    /// # Errors
+    /// If the scheme cannot work on this model; it is unchanged then.
+    fn start(&self, _model: &mut DecoupledCircuit<T>) -> Result<State<T>, Error> {
+        Ok(State::new())
+    }
+
+    /// Moves parameters, auxiliary targets, or both, once, and returns the objective on the batch
+    /// (a sum over its examples) before the last parameter step: E, or the composed loss.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`], and errors of solvers. The batch's targets are then what they were
+    /// before the visit.
+    fn visit(&self, state: &mut State<T>, visit: &mut Visit<'_, T>) -> Result<T, Error>;
+
+    /// Ends a phase that made a visit and was not ended by an error, such as by bringing all targets
+    /// up to date.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`]; targets are unchanged then.
+    fn finish(&self, _state: &mut State<T>, _model: &mut DecoupledCircuit<T>) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+macro_rules! forward {
+    ($($pointer:ty),*) => {$(
+        impl<T: Scalar, S: Scheme<T> + ?Sized> Scheme<T> for $pointer {
+            fn targets(&self) -> TargetUse {
+                (**self).targets()
+            }
+
+            fn uses_penalties(&self) -> bool {
+                (**self).uses_penalties()
+            }
+
+            fn check(&self, w_step: &WStep<T>) -> Result<(), Error> {
+                (**self).check(w_step)
+            }
+
+            fn start(&self, model: &mut DecoupledCircuit<T>) -> Result<State<T>, Error> {
+                (**self).start(model)
+            }
+
+            fn visit(&self, state: &mut State<T>, visit: &mut Visit<'_, T>) -> Result<T, Error> {
+                (**self).visit(state, visit)
+            }
+
+            fn finish(
+                &self,
+                state: &mut State<T>,
+                model: &mut DecoupledCircuit<T>,
+            ) -> Result<(), Error> {
+                (**self).finish(state, model)
+            }
+        }
+    )*};
+}
+
+forward!(Box<S>, Arc<S>, &S);

@@ -1,0 +1,735 @@
+//! A run as a value: the model, the state, and the steps that lead from one to the next.
+//!
+//! The path of one minibatch, from top to bottom: [`Session::advance`] → `visit` →
+//! [`Scheme::visit`](crate::training::Scheme::visit) → a target solver → a local problem's gradients →
+//! a layer's product; then [`Evaluated::step`](crate::training::Evaluated::step) moves θ, and `visit`
+//! commits the targets.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use rand::seq::SliceRandom;
+
+use super::penalties::Penalties;
+use super::report::{
+    EpochRecord, Event, PhaseReport, StopReason, TrainingReport, VisitRecord,
+};
+use super::stopping::Tracker;
+use super::trainer::Trainer;
+use super::visit::{Statistics, Visit};
+use super::w_step::{LayerStep, WState};
+use crate::decoupled::examples::{Chosen, Working};
+use crate::decoupled::{DecoupledCircuit, TargetUse};
+use crate::energy::{Layers, Workspace};
+use crate::error::Error;
+use crate::init::{Purpose, generator};
+use crate::kernel::{Execution, Scalar, squared_distance};
+use crate::state::State;
+use crate::target_solver::Predictions;
+
+/// A training run that can be advanced by one visit, one epoch, one phase, or to the end.
+///
+/// It owns the model and all state of the run; [`Trainer::run`] is a short loop over it, and a loop
+/// of one's own gives the same bits.
+///
+/// # Examples
+/// A loop of one's own, with progress and a clean stop:
+/// ```
+/// use layerwise::prelude::*;
+/// use layerwise::training::{Decoupling, Event, Session};
+///
+/// # let circuit = Circuit::<f64>::builder()
+/// #     .layer(Dense::new(1, 8, Activation::Tanh)?)
+/// #     .layer(Dense::new(8, 1, Activation::Identity)?)
+/// #     .build()?;
+/// # let x = DMatrix::from_fn(1, 40, |_, j| j as f64 / 20.0 - 1.0);
+/// # let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
+/// # model.add_examples(&x, &x.map(|x| x * x), &TargetInit::ForwardPass)?;
+/// let scheme = Decoupling::refreshed(ReverseSweep::new(1));
+/// let trainer = Trainer::new(Phase::new(scheme, Adam::new(1e-2)?).with_epochs(50));
+/// let mut session = Session::new(&trainer, model)?;
+/// while let Some(event) = session.advance()? {
+///     if let Event::Epoch(record) = event {
+///         println!("epoch {}: loss {:?}", record.epoch, record.composed_loss);
+///         if record.composed_loss < Some(1e-3) {
+///             session.stop();
+///         }
+///     }
+/// }
+/// let (model, report) = session.finish();
+/// # assert!(report.steps > 0 && model.examples().len() == 40);
+/// # Ok::<(), Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Session<T: Scalar> {
+    trainer: Trainer<T>,
+    model: DecoupledCircuit<T>,
+    state: SessionState<T>,
+    memory: Memory<T>,
+    clock: Clock,
+    execution: Execution,
+    #[cfg(feature = "rayon")]
+    pool: Option<rayon::ThreadPool>,
+}
+
+/// All state of a run beside the model: what it keeps from visit to visit.
+///
+/// Two sessions with equal models, trainers and states go on alike.
+#[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct SessionState<T> {
+    /// The phase under way, or the next, and how many will be made.
+    phase: usize,
+    end: usize,
+    /// Epochs begun, completed visits, and parameter steps completed in earlier phases.
+    epoch: u64,
+    visits: u64,
+    steps: u64,
+    stage: Stage<T>,
+    history: Vec<EpochRecord<T>>,
+    phases: Vec<PhaseReport>,
+}
+
+/// Where in its phases a run stands.
+#[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+enum Stage<T> {
+    Before,
+    Within(Within<T>),
+    Over,
+}
+
+/// The state of a phase under way.
+#[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+struct Within<T> {
+    scheme: State<T>,
+    w_step: WState<T>,
+    penalties: Penalties<T>,
+    tracker: Tracker<T>,
+    /// Epochs begun before the phase.
+    first_epoch: u64,
+    at: At,
+}
+
+/// Where in its epochs a phase stands.
+#[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+enum At {
+    EpochStart,
+    Epoch(Epoch),
+    EpochEnd(Epoch, Option<StopReason>),
+    PhaseEnd(StopReason),
+}
+
+/// An epoch under way: the place of its next batch, and what its visits add up to.
+#[derive(Debug, Clone, PartialEq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+struct Epoch {
+    /// Examples visited, which are the first of the epoch's order.
+    examples: usize,
+    /// Visits of the phase so far.
+    visits: u64,
+    objective: f64,
+    statistics: Statistics,
+    factor: f64,
+}
+
+/// What visits work in; no part of the state.
+#[derive(Debug)]
+struct Memory<T> {
+    /// The order of the epoch under way, and which epoch that is.
+    order: Vec<usize>,
+    ordered: u64,
+    workspace: Workspace<T>,
+    working: Working<T>,
+    penalties: Vec<T>,
+    multipliers: Vec<Vec<T>>,
+    steps: Vec<LayerStep<T>>,
+}
+
+#[derive(Debug)]
+struct Clock {
+    start: Instant,
+    deadline: Option<Instant>,
+    /// Of the phase under way.
+    phase_deadline: Option<Instant>,
+}
+
+impl<T: Scalar> Session<T> {
+    /// A run of `trainer` on `model`, which has not begun.
+    ///
+    /// # Errors
+    /// Those of [`Trainer::check`], which tells beforehand without taking the model.
+    pub fn new(trainer: &Trainer<T>, model: DecoupledCircuit<T>) -> Result<Self, Error> {
+        trainer.check(&model)?;
+        Ok(Self::begin(trainer, model))
+    }
+
+    /// A session that goes on from `state`, as [`Session::state`] gave it, with the model as it was
+    /// then.
+    ///
+    /// # Errors
+    /// Those of [`Session::new`], and [`Error::Length`] for a state of a run with other phases.
+    pub fn resume(
+        trainer: &Trainer<T>,
+        model: DecoupledCircuit<T>,
+        state: SessionState<T>,
+    ) -> Result<Self, Error> {
+        trainer.check(&model)?;
+        if state.end > trainer.phases.len() {
+            return Err(Error::Length {
+                what: "phases of the trainer, to resume their run".into(),
+                expected: state.end,
+                found: trainer.phases.len(),
+            });
+        }
+        let mut session = Self::begin(trainer, model);
+        session.state = state;
+        if let Some(phase) = trainer.phases.get(session.state.phase) {
+            session.clock.phase_deadline = deadline(Instant::now(), phase.time_limit);
+        }
+        Ok(session)
+    }
+
+    pub(super) fn begin(trainer: &Trainer<T>, model: DecoupledCircuit<T>) -> Self {
+        let (depth, start) = (model.circuit.depth(), Instant::now());
+        Self {
+            memory: Memory {
+                order: Vec::with_capacity(model.examples().len()),
+                ordered: 0,
+                workspace: Workspace::new(),
+                working: Working::new(depth),
+                penalties: Vec::new(),
+                multipliers: vec![Vec::new(); depth - 1],
+                steps: (0..depth).map(|_| LayerStep::new()).collect(),
+            },
+            model,
+            state: SessionState {
+                phase: 0,
+                end: trainer.phases.len(),
+                epoch: 0,
+                visits: 0,
+                steps: 0,
+                stage: Stage::Before,
+                history: Vec::new(),
+                phases: Vec::new(),
+            },
+            clock: Clock {
+                start,
+                deadline: deadline(start, trainer.time_limit),
+                phase_deadline: None,
+            },
+            execution: match trainer.threads {
+                1 => Execution::Sequential,
+                _ => trainer.execution,
+            },
+            #[cfg(feature = "rayon")]
+            pool: None,
+            trainer: trainer.clone(),
+        }
+    }
+
+    /// The model as the last event left it.
+    pub fn model(&self) -> &DecoupledCircuit<T> {
+        &self.model
+    }
+
+    pub(super) fn model_mut(&mut self) -> &mut DecoupledCircuit<T> {
+        &mut self.model
+    }
+
+    /// The state as the last event left it.
+    pub fn state(&self) -> &SessionState<T> {
+        &self.state
+    }
+
+    /// One record per epoch so far.
+    pub fn history(&self) -> &[EpochRecord<T>] {
+        &self.state.history
+    }
+
+    /// Whether nothing is left to do.
+    pub fn is_over(&self) -> bool {
+        self.state.stage == Stage::Over
+    }
+
+    /// The model, and a report of the run so far.
+    pub fn finish(self) -> (DecoupledCircuit<T>, TrainingReport<T>) {
+        let report = self.report();
+        (self.model, report)
+    }
+
+    /// A report of the run so far.
+    pub fn report(&self) -> TrainingReport<T> {
+        let phases = self.state.phases.clone();
+        TrainingReport {
+            history: self.state.history.clone(),
+            stop: phases.last().map_or(StopReason::Requested, |phase| phase.stop),
+            phases,
+            steps: self.steps(),
+            seconds: self.clock.start.elapsed().as_secs_f64(),
+        }
+    }
+
+    /// Parameter steps completed in the run.
+    fn steps(&self) -> u64 {
+        let own = match &self.state.stage {
+            Stage::Within(within) => within.w_step.steps,
+            _ => 0,
+        };
+        self.state.steps + own
+    }
+
+    /// Ends the run: what is under way (an epoch, its phase) is closed by the next events, and no
+    /// other visit is made.
+    pub fn stop(&mut self) {
+        self.end(StopReason::Requested);
+    }
+
+    pub(super) fn end(&mut self, reason: StopReason) {
+        match &mut self.state.stage {
+            Stage::Before | Stage::Over => self.state.stage = Stage::Over,
+            Stage::Within(within) => {
+                self.state.end = self.state.phase + 1;
+                within.at = match &within.at {
+                    At::Epoch(epoch) | At::EpochEnd(epoch, _) => {
+                        At::EpochEnd(epoch.clone(), Some(reason))
+                    }
+                    At::EpochStart | At::PhaseEnd(_) => At::PhaseEnd(reason),
+                };
+            }
+        }
+    }
+
+    /// Goes on to the next event: a visit, the end of an epoch, the end of a phase. `None` when the
+    /// run is over.
+    ///
+    /// # Errors
+    /// What a scheme or W-step says before its phase begins; [`Error::NonFinite`] (its step counts
+    /// the parameter steps of the run), or a solver's error, during a visit; [`Error::ThreadPool`].
+    /// Parameters are then those of the last completed step, targets and μ those of the last
+    /// completed visit.
+    pub fn advance(&mut self) -> Result<Option<Event<T>>, Error> {
+        self.within(Self::step)
+    }
+
+    /// Goes on to the end of the epoch under way, or of the next. `None` when the run is over.
+    ///
+    /// # Errors
+    /// Those of [`Session::advance`].
+    pub fn epoch(&mut self) -> Result<Option<EpochRecord<T>>, Error> {
+        self.within(|session| {
+            while let Some(event) = session.step()? {
+                if let Event::Epoch(record) = event {
+                    return Ok(Some(record));
+                }
+            }
+            Ok(None)
+        })
+    }
+
+    /// Goes on to the end of the phase under way, or of the next. `None` when the run is over.
+    ///
+    /// # Errors
+    /// Those of [`Session::advance`].
+    pub fn finish_phase(&mut self) -> Result<Option<PhaseReport>, Error> {
+        self.within(|session| {
+            while let Some(event) = session.step()? {
+                if let Event::Phase(report) = event {
+                    return Ok(Some(report));
+                }
+            }
+            Ok(None)
+        })
+    }
+
+    /// Goes on to the end of the run.
+    ///
+    /// # Errors
+    /// Those of [`Session::advance`].
+    pub fn run(&mut self) -> Result<TrainingReport<T>, Error> {
+        while self.finish_phase()?.is_some() {}
+        Ok(self.report())
+    }
+
+    /// Works in the pool of threads: entered once, not once a visit.
+    pub(super) fn within<R: Send>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<R, Error> + Send,
+    ) -> Result<R, Error> {
+        #[cfg(feature = "rayon")]
+        if self.trainer.threads > 1 {
+            let pool = match self.pool.take() {
+                Some(pool) => pool,
+                None => self.start_pool()?,
+            };
+            let result = pool.install(|| work(self));
+            self.pool = Some(pool);
+            return result;
+        }
+        work(self)
+    }
+
+    #[cfg(feature = "rayon")]
+    fn start_pool(&self) -> Result<rayon::ThreadPool, Error> {
+        // More than there are cores help only layers that wait for something else.
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let most = cores.max(self.model.circuit.depth());
+        let threads = self.trainer.threads;
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads.min(most))
+            .build()
+            .map_err(|e| Error::ThreadPool {
+                threads,
+                reason: e.to_string(),
+            })
+    }
+
+    /// The next event.
+    pub(super) fn step(&mut self) -> Result<Option<Event<T>>, Error> {
+        loop {
+            let within = match &mut self.state.stage {
+                Stage::Over => return Ok(None),
+                Stage::Before => {
+                    self.begin_phase()?;
+                    continue;
+                }
+                Stage::Within(within) => within,
+            };
+            match &within.at {
+                At::EpochStart => self.begin_epoch(),
+                At::Epoch(epoch) if epoch.examples == self.model.examples().len() => {
+                    within.at = At::EpochEnd(epoch.clone(), None);
+                }
+                At::Epoch(epoch) => match self.clock.interruption(&self.trainer) {
+                    Some(reason) => within.at = At::EpochEnd(epoch.clone(), Some(reason)),
+                    None => return self.visit().map(|record| Some(Event::Visit(record))),
+                },
+                At::EpochEnd(epoch, interrupted) => {
+                    let (epoch, interrupted) = (epoch.clone(), *interrupted);
+                    if let Some(record) = self.end_epoch(epoch, interrupted) {
+                        return Ok(Some(Event::Epoch(record)));
+                    }
+                }
+                At::PhaseEnd(stop) => {
+                    let stop = *stop;
+                    return self.end_phase(stop).map(|report| Some(Event::Phase(report)));
+                }
+            }
+        }
+    }
+
+    fn begin_phase(&mut self) -> Result<(), Error> {
+        if self.state.phase == self.state.end {
+            self.state.stage = Stage::Over;
+            return Ok(());
+        }
+        let phase = &self.trainer.phases[self.state.phase];
+        self.clock.phase_deadline = deadline(Instant::now(), phase.time_limit);
+        let w_step = phase.w_step.start(&self.model)?;
+        let scheme = phase.scheme.start(&mut self.model)?;
+        self.state.stage = Stage::Within(Within {
+            scheme,
+            w_step,
+            penalties: Penalties::new(self.model.terms.penalties()),
+            tracker: Tracker::new(),
+            first_epoch: self.state.epoch,
+            at: At::EpochStart,
+        });
+        Ok(())
+    }
+
+    fn begin_epoch(&mut self) {
+        let Stage::Within(within) = &mut self.state.stage else {
+            return;
+        };
+        let phase = &self.trainer.phases[self.state.phase];
+        let done = self.state.epoch - within.first_epoch;
+        if done == phase.epochs {
+            within.at = At::PhaseEnd(StopReason::Epochs);
+            return;
+        }
+        self.state.epoch += 1;
+        within.at = At::Epoch(Epoch {
+            visits: done * phase.batches(self.model.examples().len()),
+            ..Epoch::default()
+        });
+    }
+
+    /// One minibatch: its examples, the scheme's visit, and the commit of its targets.
+    fn visit(&mut self) -> Result<VisitRecord<T>, Error> {
+        let done = self.steps();
+        let Self {
+            trainer,
+            model,
+            state,
+            memory,
+            ..
+        } = self;
+        let Stage::Within(Within {
+            scheme: scheme_state,
+            w_step: w_state,
+            penalties,
+            at: At::Epoch(epoch),
+            ..
+        }) = &mut state.stage
+        else {
+            unreachable!("a visit is a part of an epoch")
+        };
+        let phase = &trainer.phases[state.phase];
+        let DecoupledCircuit {
+            circuit,
+            terms,
+            examples,
+        } = model;
+
+        // Which examples, of the epoch's order.
+        let n = examples.len();
+        let size = phase.batch_size(n);
+        memory.put_in_order(state.epoch, n, size < n, trainer.seed);
+        let columns = &memory.order[epoch.examples..(epoch.examples + size).min(n)];
+        let chosen = match size == n {
+            true => Chosen::Run(0..n),
+            false => Chosen::Scattered(columns),
+        };
+        let targets = phase.scheme.targets();
+        let mut batch = memory.working.lend(examples, &chosen, state.visits, targets);
+        batch.base.execution = self.execution.repaid(circuit.work(columns.len()));
+
+        // What the schedules give.
+        let number = (
+            epoch.visits,
+            phase.epochs.saturating_mul(phase.batches(n)),
+        );
+        let rule = phase.penalty_rule();
+        memory.penalties.clear();
+        let penalties_now = penalties.of_visit(rule, number.0, number.1);
+        memory.penalties.extend_from_slice(penalties_now);
+        epoch.factor = phase.schedule.factor(number.0, number.1);
+
+        // The visit: targets move in `batch`, parameters in `circuit`.
+        let before = w_state.steps;
+        let mut visit = Visit {
+            circuit,
+            terms,
+            penalties: &memory.penalties,
+            batch,
+            columns,
+            multipliers: &mut memory.multipliers,
+            multiplied: 0,
+            predictions: Predictions::None,
+            workspace: &mut memory.workspace,
+            w_step: &phase.w_step,
+            w_state,
+            steps: &mut memory.steps,
+            statistics: &mut epoch.statistics,
+            factor: epoch.factor,
+            number,
+        };
+        let visited = phase.scheme.visit(scheme_state, &mut visit);
+        let completed = done + visit.w_state.steps - before;
+        let objective = visited.map_err(|error| at_step(error, completed))?;
+        let batch = visit.batch;
+        let layers = Layers::new(circuit, terms).at_penalties(&memory.penalties);
+        penalties
+            .observe(rule, layers.on(batch.view()), &mut memory.workspace)
+            .map_err(|error| at_step(error, completed))?;
+
+        // Its results.
+        if targets == TargetUse::Kept {
+            memory.working.commit(examples, &chosen);
+        }
+        terms.put_penalties(&memory.penalties);
+        let count = columns.len();
+        epoch.objective += objective.as_f64();
+        epoch.examples += count;
+        epoch.visits += 1;
+        state.visits += 1;
+        Ok(VisitRecord {
+            phase: state.phase,
+            epoch: state.epoch,
+            visit: state.visits,
+            examples: count,
+            objective,
+        })
+    }
+
+    /// The record of an epoch, with the measurements that are due if it was not interrupted; none of
+    /// an epoch in which no visit was made.
+    fn end_epoch(
+        &mut self,
+        epoch: Epoch,
+        interrupted: Option<StopReason>,
+    ) -> Option<EpochRecord<T>> {
+        let steps = self.steps();
+        if epoch.examples == 0 {
+            // It did not begin.
+            self.state.epoch -= 1;
+            self.close(interrupted.unwrap_or(StopReason::Epochs));
+            return None;
+        }
+        let phase = &self.trainer.phases[self.state.phase];
+        let (number, every) = (self.state.epoch, self.trainer.measure_every);
+        let whole = epoch.examples == self.model.examples().len();
+        let due = whole && every != 0 && number.is_multiple_of(every);
+        let (mut composed_loss, mut gap) = (None, None);
+        if due {
+            let size = phase.batch_size(self.model.examples().len());
+            let workspace = &mut self.memory.workspace;
+            let measured = measure(&self.model, size, workspace, self.execution);
+            composed_loss = Some(measured.0);
+            gap = (phase.scheme.targets() == TargetUse::Kept).then_some(measured.1);
+        }
+        let validated = self.trainer.validation.as_deref();
+        let validated = validated.filter(|_| due || phase.validates() && whole);
+        let validation_loss = validated.map(|(inputs, targets)| {
+            let loss = self.model.layers().composed_loss(inputs, targets);
+            loss.expect("checked before the run") / T::of(inputs.ncols() as f64)
+        });
+        let examples = epoch.examples as f64;
+        let mean_root = |squares: Option<f64>| squares.map(|s| T::of((s / examples).sqrt()));
+        let record = EpochRecord {
+            phase: self.state.phase,
+            epoch: number,
+            steps,
+            objective: T::of(epoch.objective / examples),
+            composed_loss,
+            validation_loss,
+            gap,
+            gap_before: mean_root(epoch.statistics.gap_before),
+            gap_after: mean_root(epoch.statistics.gap_after),
+            solved: epoch.statistics.solved,
+            factor: epoch.factor,
+        };
+        let stopping = phase.stopping;
+        if let Stage::Within(within) = &mut self.state.stage {
+            let validation = record.validation_loss.map(Scalar::as_f64);
+            let objective = record.objective.as_f64();
+            let circuit = &self.model.circuit;
+            let ends = within
+                .tracker
+                .ends(stopping, number, objective, validation, circuit);
+            match interrupted.or(ends) {
+                None => within.at = At::EpochStart,
+                Some(reason) => self.close(reason),
+            }
+        }
+        self.state.history.push(record.clone());
+        Some(record)
+    }
+
+    /// Ends the phase, and the run too where its own limits say so.
+    fn close(&mut self, reason: StopReason) {
+        let over = reason == StopReason::Requested
+            || reason == StopReason::TimeLimit && passed(self.clock.deadline);
+        if let Stage::Within(within) = &mut self.state.stage {
+            within.at = At::PhaseEnd(reason);
+        }
+        if over {
+            self.state.end = self.state.phase + 1;
+        }
+    }
+
+    fn end_phase(&mut self, stop: StopReason) -> Result<PhaseReport, Error> {
+        let steps = self.steps();
+        let Stage::Within(within) = &mut self.state.stage else {
+            unreachable!("a phase that is under way ends")
+        };
+        let best_epoch = within.tracker.put_best_back(&mut self.model.circuit);
+        let epochs = self.state.epoch - within.first_epoch;
+        if epochs > 0 {
+            let scheme = &self.trainer.phases[self.state.phase].scheme;
+            scheme
+                .finish(&mut within.scheme, &mut self.model)
+                .map_err(|error| at_step(error, steps))?;
+        }
+        let penalties = self.model.terms.penalties().iter();
+        let report = PhaseReport {
+            epochs,
+            steps: within.w_step.steps,
+            stop,
+            best_epoch,
+            penalties: penalties.map(|&mu| mu.as_f64()).collect(),
+        };
+        self.state.steps = steps;
+        self.state.phase += 1;
+        self.state.stage = Stage::Before;
+        self.state.phases.push(report.clone());
+        Ok(report)
+    }
+}
+
+impl<T> Memory<T> {
+    /// The order of an epoch, from the natural one, so that it depends on nothing before it.
+    fn put_in_order(&mut self, epoch: u64, n: usize, shuffled: bool, seed: u64) {
+        if self.ordered == epoch && self.order.len() == n {
+            return;
+        }
+        self.ordered = epoch;
+        self.order.clear();
+        self.order.extend(0..n);
+        if shuffled {
+            self.order.shuffle(&mut generator(seed, Purpose::Shuffle, epoch));
+        }
+    }
+}
+
+impl Clock {
+    /// Why no other visit is made, if one must not.
+    fn interruption<T: Scalar>(&self, trainer: &Trainer<T>) -> Option<StopReason> {
+        let flag = trainer.stop_flag.as_ref();
+        if flag.is_some_and(|flag| flag.load(Ordering::Relaxed)) {
+            return Some(StopReason::Requested);
+        }
+        let over = passed(self.deadline) || passed(self.phase_deadline);
+        over.then_some(StopReason::TimeLimit)
+    }
+}
+
+/// `None`, no deadline, for a limit beyond what the clock can hold.
+fn deadline(start: Instant, limit: Option<Duration>) -> Option<Instant> {
+    start.checked_add(limit?)
+}
+
+fn passed(deadline: Option<Instant>) -> bool {
+    deadline.is_some_and(|deadline| Instant::now() >= deadline)
+}
+
+/// Non-finite numbers are reported with the parameter step of the run, wherever they arose.
+fn at_step(error: Error, steps: u64) -> Error {
+    match error {
+        Error::NonFinite {
+            quantity, layer, ..
+        } => Error::NonFinite {
+            quantity,
+            layer,
+            step: steps,
+        },
+        other => other,
+    }
+}
+
+/// Composed loss and gap of all examples, per example, in batches of `size`.
+fn measure<T: Scalar>(
+    model: &DecoupledCircuit<T>,
+    size: usize,
+    workspace: &mut Workspace<T>,
+    execution: Execution,
+) -> (T, T) {
+    let n = model.examples().len();
+    let (mut loss, mut squares) = (0.0, 0.0);
+    for start in (0..n).step_by(size) {
+        let batch = model.examples.run(start..(start + size).min(n), 0, false);
+        let work = model.circuit.work(batch.len());
+        let problem = model.layers().on(batch.with_execution(execution.repaid(work)));
+        loss += problem.composed_loss(workspace).as_f64();
+        problem.predict_locally(workspace);
+        for t in 1..model.circuit.depth() {
+            let prediction = &workspace.locals[t - 1].prediction;
+            squares += squared_distance(batch.z(t), prediction).as_f64();
+        }
+    }
+    let n = n as f64;
+    (T::of(loss / n), T::of((squares / n).sqrt()))
+}

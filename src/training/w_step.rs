@@ -1,0 +1,533 @@
+//! W-steps: how θ moves in a visit, with the state that this needs.
+
+use std::sync::Arc;
+
+use crate::circuit::Circuit;
+use crate::decoupled::DecoupledCircuit;
+use crate::energy::{Ask, LocalWorkspace, Problem, Workspace};
+use crate::error::{Error, Quantity};
+use crate::kernel::{Columns, Execution, Scalar, all_finite, both_finite};
+use crate::layer::ParameterGroup;
+use crate::optimizer::{Optimizer, Step};
+use crate::parameter_solver::ParameterSolver;
+use crate::state::State;
+
+/// How the parameters move in a visit: by an [`Optimizer`] along their gradients, by a
+/// [`ParameterSolver`] that solves a layer's local problem, by both, or not at all.
+///
+/// | made by | layers that a solver fits | other layers |
+/// |---|---|---|
+/// | [`WStep::optimizer`] | | step of the optimiser |
+/// | [`WStep::solver`], [`WStep::solver_of_layer`] | solution | stay, or [`WStep::with_optimizer`] |
+/// | [`WStep::none`] | | stay |
+///
+/// An optimiser steps along the gradient divided by the number of examples in the batch, so that a
+/// learning rate means the same for every batch size; each parameter group by itself, so that only
+/// those that decay do. Every layer has a solver state of its own, fresh in every phase.
+///
+/// A solver that takes ℓ_t far down fits the targets, not the composed loss, which may rise while E
+/// falls (on digits at depth 10 it stays far above backprop's; `docs/evidence.md`): look at
+/// [`composed_loss`](crate::training::EpochRecord::composed_loss), and hold θ by a proximal weight or
+/// a damping. What it is best for is one pass over projected targets at the start: deep tanh and
+/// sigmoid circuits then carry their input, whatever their weights were.
+///
+/// # Examples
+/// ```
+/// use layerwise::parameter_solver::LeastSquares;
+/// use layerwise::prelude::*;
+/// use layerwise::training::{Decoupling, WStep};
+///
+/// // Adam moves the layers that least squares do not fit, such as one with a softmax.
+/// let solver = LeastSquares::ridge(1e-3)?.with_proximal(0.1)?;
+/// let w_step = WStep::solver(solver).with_optimizer(Adam::new(1e-2)?);
+/// let phase: Phase<f64> =
+///     Phase::with_w_step(Decoupling::persistent(ReverseSweep::new(1)), w_step)?;
+/// # Ok::<(), Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct WStep<T: Scalar> {
+    rule: Option<Arc<dyn Optimizer<T>>>,
+    solvers: Solvers<T>,
+    steps: u64,
+    max_norm: Option<f64>,
+}
+
+/// Which layers are solved.
+#[derive(Debug, Clone)]
+enum Solvers<T: Scalar> {
+    None,
+    WhereItFits(Arc<dyn ParameterSolver<T>>),
+    Of(Vec<(usize, Arc<dyn ParameterSolver<T>>)>),
+}
+
+impl<T: Scalar> WStep<T> {
+    /// Steps of `rule` in every layer.
+    pub fn optimizer(rule: impl Optimizer<T> + 'static) -> Self {
+        Self::none().with_optimizer(rule)
+    }
+
+    /// Every layer that `solver` fits ([`ParameterSolver::check`]) gets its solution.
+    pub fn solver(solver: impl ParameterSolver<T> + 'static) -> Self {
+        Self {
+            solvers: Solvers::WhereItFits(Arc::new(solver)),
+            ..Self::none()
+        }
+    }
+
+    /// Layer t gets the solution of `solver`; others can be added.
+    pub fn solver_of_layer(t: usize, solver: impl ParameterSolver<T> + 'static) -> Self {
+        Self::none().with_solver_of_layer(t, solver)
+    }
+
+    /// θ stays: only targets move.
+    pub fn none() -> Self {
+        Self {
+            rule: None,
+            solvers: Solvers::None,
+            steps: 1,
+            max_norm: None,
+        }
+    }
+
+    /// Layers without a solver step by `rule`.
+    pub fn with_optimizer(mut self, rule: impl Optimizer<T> + 'static) -> Self {
+        self.rule = Some(Arc::new(rule));
+        self
+    }
+
+    /// Layer t gets the solution of `solver`, beside those that have one already. It replaces a
+    /// solver for all layers that it fits.
+    pub fn with_solver_of_layer(
+        mut self,
+        t: usize,
+        solver: impl ParameterSolver<T> + 'static,
+    ) -> Self {
+        let mut own = match self.solvers {
+            Solvers::Of(own) => own,
+            _ => Vec::new(),
+        };
+        own.retain(|(layer, _)| *layer != t);
+        own.push((t, Arc::new(solver)));
+        self.solvers = Solvers::Of(own);
+        self
+    }
+
+    /// `steps` steps a visit, each at a new evaluation, instead of one.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for 0.
+    pub fn with_steps(mut self, steps: u64) -> Result<Self, Error> {
+        if steps == 0 {
+            return Err(Error::InvalidOption {
+                option: "WStep::steps",
+                value: 0.0,
+                allowed: "at least 1",
+            });
+        }
+        self.steps = steps;
+        Ok(self)
+    }
+
+    /// Scales the mean gradient in all θ that the optimiser moves down to this norm where it is
+    /// longer. Pascanu, Mikolov & Bengio 2013. One number over all layers: a step waits for every
+    /// layer's norm.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] unless the norm is above 0 and finite.
+    pub fn with_max_gradient_norm(mut self, norm: f64) -> Result<Self, Error> {
+        if !(norm > 0.0 && norm.is_finite()) {
+            return Err(Error::InvalidOption {
+                option: "WStep::max_gradient_norm",
+                value: norm,
+                allowed: "above 0 and finite",
+            });
+        }
+        self.max_norm = Some(norm);
+        Ok(self)
+    }
+
+    /// Steps a visit.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Whether some layers are solved.
+    pub fn solves(&self) -> bool {
+        !matches!(self.solvers, Solvers::None)
+    }
+
+    /// Whether nothing moves θ.
+    pub fn is_none(&self) -> bool {
+        self.rule.is_none() && !self.solves()
+    }
+
+    /// Whether a layer's step needs nothing of the other layers.
+    pub(super) fn is_layerwise(&self) -> bool {
+        self.max_norm.is_none()
+    }
+
+    /// What an evaluation before the step computes: solved layers need no gradient, and a step by
+    /// solvers takes those of the others itself.
+    pub(super) fn ask(&self) -> Ask {
+        match self.rule.is_some() && !self.solves() {
+            true => Ask::PARAMETERS,
+            false => Ask::VALUE,
+        }
+    }
+
+    /// The optimiser.
+    pub(super) fn rule(&self) -> Option<&dyn Optimizer<T>> {
+        self.rule.as_deref()
+    }
+
+    fn solver_of(&self, t: usize) -> Option<&dyn ParameterSolver<T>> {
+        match &self.solvers {
+            Solvers::None => None,
+            Solvers::WhereItFits(solver) => Some(solver.as_ref()),
+            Solvers::Of(own) => {
+                let found = own.iter().find(|(layer, _)| *layer == t);
+                found.map(|(_, solver)| solver.as_ref())
+            }
+        }
+    }
+
+    /// The state with which a phase on `model` begins.
+    ///
+    /// # Errors
+    /// That of [`ParameterSolver::check`] if a solver fits no layer at all, or not the one that it was
+    /// given to; [`Error::UnknownLayer`].
+    pub(super) fn start(&self, model: &DecoupledCircuit<T>) -> Result<WState<T>, Error> {
+        let circuit = model.circuit();
+        let depth = circuit.depth();
+        if let Solvers::Of(own) = &self.solvers {
+            for &(t, _) in own {
+                model.check_layer(t)?;
+            }
+        }
+        let none = model.layers().on(model.examples.run(0..0, 0, true));
+        let slots = self.rule.as_ref().map_or(0, |rule| rule.slots());
+        let (mut layers, mut refused) = (Vec::with_capacity(depth), None);
+        for t in 0..depth {
+            let mut solver = None;
+            if let Some(own) = self.solver_of(t) {
+                match (own.check(&none.local(t)), &self.solvers) {
+                    (Ok(()), _) => solver = Some(own.start()),
+                    (Err(error), Solvers::Of(_)) => return Err(error),
+                    (Err(error), _) => refused = Some(error),
+                }
+            }
+            layers.push(LayerState {
+                moments: vec![T::zero(); slots * circuit.parameters(t).len()],
+                solver,
+            });
+        }
+        match refused {
+            Some(error) if layers.iter().all(|own| own.solver.is_none()) => Err(error),
+            _ => Ok(WState { steps: 0, layers }),
+        }
+    }
+}
+
+/// What W-steps keep: the number of steps, and by layer the optimiser's moments and the solver's
+/// state.
+#[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct WState<T> {
+    /// Completed steps.
+    pub(super) steps: u64,
+    pub(super) layers: Vec<LayerState<T>>,
+}
+
+/// One layer's part.
+#[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub(super) struct LayerState<T> {
+    /// The rule's state, for each group of parameters block by block.
+    pub(super) moments: Vec<T>,
+    /// `None` for a layer without a solver.
+    solver: Option<State<T>>,
+}
+
+/// One layer's step under way: the new θ_t is made beside θ_t, and exchanged with it when every
+/// layer's is known to be sound.
+#[derive(Debug, Clone)]
+pub(super) struct LayerStep<T> {
+    /// The new θ_t, if it was not made in the place of its gradient.
+    next: Vec<T>,
+    finite: Finite,
+    error: Option<Error>,
+    /// Σᵢ ‖z_{t+1}ⁱ − ẑ_{t+1}ⁱ‖² before a joint step, of a hidden layer.
+    pub(super) squared_gap: T,
+}
+
+impl<T: Scalar> LayerStep<T> {
+    pub(super) fn new() -> Self {
+        Self {
+            squared_gap: T::zero(),
+            next: Vec::new(),
+            finite: Finite::ALL,
+            error: None,
+        }
+    }
+}
+
+/// Whether what a step went through is finite.
+#[derive(Debug, Clone, Copy)]
+struct Finite {
+    gradient: bool,
+    next: bool,
+}
+
+impl Finite {
+    const ALL: Self = Self {
+        gradient: true,
+        next: true,
+    };
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            gradient: self.gradient && other.gradient,
+            next: self.next && other.next,
+        }
+    }
+}
+
+/// Values that are updated at once: few enough to be checked while they are in the nearest cache.
+const BLOCK: usize = 1024;
+
+/// What the update of one value costs, in multiply-adds of a product: it waits for memory.
+const COST: usize = 32;
+
+/// One W-step on `problem`: new θ beside the old ones, and nothing changed but the states.
+///
+/// Energies and predictions in the workspace are those of `problem`, and so are the gradients that
+/// [`WStep::ask`] names; `factor` is that of the learning rate.
+pub(super) fn prepare<T: Scalar>(
+    w_step: &WStep<T>,
+    state: &mut WState<T>,
+    steps: &mut [LayerStep<T>],
+    problem: Problem<'_, T>,
+    workspace: &mut Workspace<T>,
+    factor: f64,
+) -> Result<(), Error> {
+    let (number, execution) = (state.steps, problem.batch().execution);
+    workspace.check_energies(number)?;
+    if w_step.solves() {
+        solve(w_step, state, steps, problem, workspace)?;
+    }
+    let Some(rule) = w_step.rule() else {
+        return Ok(());
+    };
+    let along = |t: usize| state.layers[t].solver.is_none();
+    // Before a rule gets them: its state would keep what is not finite.
+    workspace.check_parameter_gradients(number, along)?;
+    let step = begin(w_step, number, workspace, problem.batch().len(), factor, along);
+    let circuit = problem.layers().circuit();
+    let gradients = &*workspace;
+    execution.for_each_pair(&mut state.layers, steps, |t, state, own| {
+        if state.solver.is_none() {
+            let theta = (circuit.parameters(t), circuit.parameter_groups(t));
+            let gradient = &gradients.locals[t].d_parameters;
+            let mut next = std::mem::take(&mut own.next);
+            next.resize(gradient.len(), T::zero());
+            let moments = &mut state.moments;
+            own.finite = step_into(
+                rule, step, theta, moments, Some(gradient), &mut next, execution,
+            );
+            own.next = next;
+        }
+    });
+    check(steps, number)
+}
+
+/// The solutions of the layers with a solver, and the gradients of those without.
+fn solve<T: Scalar>(
+    w_step: &WStep<T>,
+    state: &mut WState<T>,
+    steps: &mut [LayerStep<T>],
+    problem: Problem<'_, T>,
+    workspace: &mut Workspace<T>,
+) -> Result<(), Error> {
+    let number = state.steps;
+    let along = w_step.rule().is_some();
+    let items = (&mut workspace.locals[..], (&mut state.layers[..], &mut *steps));
+    let solve = |t: usize, (local, (state, own)): LayerItems<'_, T>| {
+        let (local, state, own) = (&mut local[0], &mut state[0], &mut own[0]);
+        let problem = problem.local(t);
+        match (&mut state.solver, w_step.solver_of(t)) {
+            (Some(solver_state), Some(solver)) => {
+                own.next.clear();
+                own.next.extend_from_slice(problem.parameters);
+                let solved = solver.solve(solver_state, &problem, local, &mut own.next);
+                own.error = solved.err();
+                own.finite = Finite {
+                    gradient: true,
+                    next: all_finite(&own.next),
+                };
+            }
+            _ if along => {
+                problem.differentiate(Ask::PARAMETERS, local);
+            }
+            _ => {}
+        }
+    };
+    let execution = problem.batch().execution;
+    execution.for_each_item(problem.layers().depth(), items, solve);
+    match steps.iter_mut().find_map(|own| own.error.take()) {
+        Some(error) => Err(error),
+        None => check(steps, number),
+    }
+}
+
+type LayerItems<'a, T> = (
+    &'a mut [LocalWorkspace<T>],
+    (&'a mut [LayerState<T>], &'a mut [LayerStep<T>]),
+);
+
+/// The step along the mean of the gradients in the workspace, shortened to the largest norm over
+/// the layers that `along` names.
+pub(super) fn begin<T: Scalar>(
+    w_step: &WStep<T>,
+    number: u64,
+    gradients: &Workspace<T>,
+    examples: usize,
+    factor: f64,
+    along: impl Fn(usize) -> bool,
+) -> Step {
+    let mut mean = 1.0 / examples as f64;
+    if let Some(max) = w_step.max_norm {
+        let norm = mean * gradients.parameter_gradient_norm(along);
+        if norm > max {
+            mean *= max / norm;
+        }
+    }
+    Step::new(number + 1, factor).with_gradient_factor(mean)
+}
+
+/// Whether every layer's step is finite.
+pub(super) fn check<T>(steps: &[LayerStep<T>], number: u64) -> Result<(), Error> {
+    let gradient = steps.iter().position(|own| !own.finite.gradient);
+    let next = || steps.iter().position(|own| !own.finite.next);
+    let gradient = gradient.map(|layer| (Quantity::ParameterGradient, layer));
+    match gradient.or_else(|| next().map(|layer| (Quantity::Parameter, layer))) {
+        None => Ok(()),
+        Some((quantity, layer)) => Err(Error::NonFinite {
+            quantity,
+            layer,
+            step: number,
+        }),
+    }
+}
+
+/// Gives every layer that moves its new θ_t.
+pub(super) fn commit<T: Scalar>(
+    w_step: &WStep<T>,
+    state: &mut WState<T>,
+    steps: &mut [LayerStep<T>],
+    circuit: &mut Circuit<T>,
+) {
+    let layers = state.layers.iter().zip(steps);
+    for (own, (state, step)) in circuit.parameters_mut().iter_mut().zip(layers) {
+        if state.solver.is_some() || w_step.rule.is_some() {
+            std::mem::swap(own, &mut step.next);
+        }
+    }
+    state.steps += 1;
+}
+
+/// The same for new θ_t that [`step_over`] made in the place of their gradients.
+pub(super) fn commit_over<T: Scalar>(
+    state: &mut WState<T>,
+    circuit: &mut Circuit<T>,
+    workspace: &mut Workspace<T>,
+) {
+    let parameters = circuit.parameters_mut().iter_mut();
+    for (own, local) in parameters.zip(&mut workspace.locals) {
+        std::mem::swap(own, &mut local.d_parameters);
+    }
+    state.steps += 1;
+}
+
+/// A step of `rule` with the new θ_t in the place of its gradient: a third of the memory is not
+/// touched.
+pub(super) fn step_over<T: Scalar>(
+    rule: &dyn Optimizer<T>,
+    step: Step,
+    theta: (&[T], &[ParameterGroup]),
+    (state, own): (&mut LayerState<T>, &mut LayerStep<T>),
+    gradient: &mut [T],
+    execution: Execution,
+) {
+    own.finite = step_into(rule, step, theta, &mut state.moments, None, gradient, execution);
+}
+
+/// Group by group, so that only those that decay do. Without a `gradient` it stands in `place`.
+fn step_into<T: Scalar>(
+    rule: &dyn Optimizer<T>,
+    step: Step,
+    (own, groups): (&[T], &[ParameterGroup]),
+    moments: &mut [T],
+    gradient: Option<&[T]>,
+    place: &mut [T],
+    execution: Execution,
+) -> Finite {
+    let slots = rule.slots();
+    let mut all = Finite::ALL;
+    let mut states = moments;
+    for group in groups {
+        let step = step.with_decay(group.decays);
+        let range = group.range.clone();
+        let (state, rest) = states.split_at_mut(slots * range.len());
+        states = rest;
+        let own = &own[range.clone()];
+        let gradient = gradient.map(|gradient| &gradient[range.clone()]);
+        let columns = |values, size| Columns { values, size };
+        let data = (columns(&mut place[range], 1), columns(state, slots));
+        let finite = execution.map_blocks(
+            own.len(),
+            COST,
+            BLOCK,
+            data,
+            |range, (place, state)| {
+                let gradient = gradient.map(|gradient| &gradient[range.clone()]);
+                let (place, state) = (place.values, state.values);
+                step_blocks(rule, step, &own[range], gradient, place, state)
+            },
+            Finite::and,
+        );
+        all = all.and(finite);
+    }
+    all
+}
+
+/// One step after another of as many values as stay in the nearest cache.
+fn step_blocks<T: Scalar>(
+    rule: &dyn Optimizer<T>,
+    step: Step,
+    own: &[T],
+    gradient: Option<&[T]>,
+    place: &mut [T],
+    mut states: &mut [T],
+) -> Finite {
+    let slots = rule.slots();
+    let mut room = [T::zero(); BLOCK];
+    let mut finite = Finite::ALL;
+    let mut gradients = gradient.map(|gradient| gradient.chunks(BLOCK));
+    for (own, place) in own.chunks(BLOCK).zip(place.chunks_mut(BLOCK)) {
+        let gradient = gradients.as_mut().and_then(Iterator::next);
+        let gradient = gradient.unwrap_or(place);
+        let (state, rest) = states.split_at_mut(slots * own.len());
+        states = rest;
+        let next = &mut room[..own.len()];
+        next.copy_from_slice(own);
+        rule.update(step, next, gradient, state);
+        if !both_finite(gradient, next) {
+            finite = finite.and(Finite {
+                gradient: all_finite(gradient),
+                next: all_finite(next),
+            });
+        }
+        place.copy_from_slice(next);
+    }
+    finite
+}

@@ -457,18 +457,17 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(loss)
     }
 
-    /// Moves the auxiliary targets of the selected examples by one call of `solver`, θ fixed.
+    /// Moves the auxiliary targets of the selected examples by one call of `solver` from a fresh state, θ fixed.
     ///
     /// # Errors
     /// Errors of the selection, [`Error::NoExamples`], and those of the solver.
     pub fn solve_targets(
         &mut self,
-        solver: &mut dyn TargetSolver<T>,
+        solver: &dyn TargetSolver<T>,
         selection: &Selection<'_>,
     ) -> Result<SolveReport, Error> {
         let columns = self.examples.resolve(selection)?;
         let Self { circuit, examples } = self;
-        solver.reset();
         let mut workspace = Workspace::new(circuit, 0);
         let mut gathered = Gathered::new(circuit.depth());
         lend(
@@ -485,7 +484,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
                 }
                 let mut problem = TargetProblem::new(circuit, &mut batch, &mut workspace);
                 // Its completed steps stand, also after an error.
-                Ok(solver.solve(&mut problem))
+                Ok(solver.solve(&mut solver.start(), &mut problem))
             },
         )?
     }

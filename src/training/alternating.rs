@@ -7,6 +7,7 @@ use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::parameter_solver::{ParameterSolver, ParameterSolvers};
 use crate::schedule::Schedule;
+use crate::state::State;
 use crate::target_solver::TargetSolver;
 
 /// Where the targets of a batch come from when it is visited.
@@ -48,6 +49,8 @@ pub enum TargetPolicy {
 #[derive(Debug)]
 pub struct Alternating<T: Scalar> {
     solver: Option<Box<dyn TargetSolver<T>>>,
+    /// The solver's.
+    state: State<T>,
     policy: TargetPolicy,
     parameter_steps: u64,
     parameter_solver: Option<Box<dyn ParameterSolver<T>>>,
@@ -114,6 +117,7 @@ impl<T: Scalar> Alternating<T> {
     fn new(solver: Option<Box<dyn TargetSolver<T>>>, policy: TargetPolicy) -> Self {
         Self {
             solver,
+            state: State::new(),
             policy,
             parameter_steps: 1,
             parameter_solver: None,
@@ -178,8 +182,8 @@ impl<T: Scalar> Alternating<T> {
 
 impl<T: Scalar> Scheme<T> for Alternating<T> {
     fn start(&mut self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
-        if let Some(solver) = &mut self.solver {
-            solver.reset();
+        if let Some(solver) = &self.solver {
+            self.state = solver.start();
         }
         let solver = self.parameter_solver.as_deref();
         self.parameter_solvers = solver
@@ -207,9 +211,9 @@ impl<T: Scalar> Scheme<T> for Alternating<T> {
             TargetPolicy::Refreshed => T::zero(),
             _ => problem.squared_gap(),
         };
-        let solver = self.solver.as_mut();
+        let (solver, state) = (self.solver.as_ref(), &mut self.state);
         let solved = solver
-            .map(|solver| solver.solve(&mut problem))
+            .map(|solver| solver.solve(state, &mut problem))
             .transpose()?;
         let mut solvers = self.parameter_solvers.as_mut();
         // Solved layers need no gradient; a W-step by solvers takes that of the others itself.

@@ -5,6 +5,7 @@ use super::visit::{Scheme, Visit};
 use crate::decoupled::DecoupledCircuit;
 use crate::error::Error;
 use crate::kernel::Scalar;
+use crate::state::State;
 use crate::target_solver::TargetSolver;
 
 /// The method of multipliers: on every visit the persistent targets move (Z-step), then θ (W-step),
@@ -38,6 +39,8 @@ use crate::target_solver::TargetSolver;
 #[derive(Debug)]
 pub struct AugmentedLagrangian<T: Scalar> {
     solver: Box<dyn TargetSolver<T>>,
+    /// The solver's.
+    state: State<T>,
     rate: f64,
     /// λ_t of all examples.
     memory: ExampleMemory<T>,
@@ -50,6 +53,7 @@ impl<T: Scalar> AugmentedLagrangian<T> {
     pub fn new(solver: impl TargetSolver<T> + 'static) -> Self {
         Self {
             solver: Box::new(solver),
+            state: State::new(),
             rate: 1.0,
             memory: ExampleMemory::new(),
             multipliers: Vec::new(),
@@ -68,7 +72,7 @@ impl<T: Scalar> AugmentedLagrangian<T> {
 
 impl<T: Scalar> Scheme<T> for AugmentedLagrangian<T> {
     fn start(&mut self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
-        self.solver.reset();
+        self.state = self.solver.start();
         self.memory.start(model, 1);
         let hidden = model.circuit().depth() - 1;
         self.multipliers.resize_with(hidden, Vec::new);
@@ -83,7 +87,7 @@ impl<T: Scalar> Scheme<T> for AugmentedLagrangian<T> {
         }
         let mut problem = visit.target_problem().with_multipliers(&self.multipliers)?;
         let met = problem.squared_gap();
-        let solved = self.solver.solve(&mut problem)?;
+        let solved = self.solver.solve(&mut self.state, &mut problem)?;
         // Along these gradients θ sees μ (ẑ − z) − λ: what −λ will be with α = 1.
         let energy = problem.evaluate(true, false);
         let left = problem.squared_gap();

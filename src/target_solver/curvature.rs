@@ -109,6 +109,9 @@ pub(super) fn whole<T: Scalar>(blocks: &[T], couplings: &[T]) -> T {
             row += next;
         }
         // A row that is no number must not hide behind others.
-        if row > top || row != row { row } else { top }
+        match top.is_finite() && (row > top || !row.is_finite()) {
+            true => row,
+            false => top,
+        }
     })
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use layerwise::decoupled::TargetInit;
 use layerwise::kernel::{Matrix, Write};
 use layerwise::optimizer::GradientDescent;
+use layerwise::state::State;
 use layerwise::target_solver::{GaussNewton, SolveReport, TargetProblem, TargetSolver};
 use layerwise::training::{Alternating, Phase, Trainer};
 use layerwise::{DecoupledCircuit, Error, Scalar};
@@ -25,17 +26,15 @@ const MANY: u64 = 8;
 
 /// Times its two solvers and the products on the problem that it is called with.
 #[derive(Debug)]
-struct Probe<T: Scalar> {
+struct Probe {
     name: String,
-    few: GaussNewton<T>,
-    many: GaussNewton<T>,
-    /// W, p, W p and Wᵀ g of every layer.
-    layers: Vec<[Vec<T>; 4]>,
+    few: GaussNewton,
+    many: GaussNewton,
     chained: bool,
     alone: bool,
 }
 
-impl<T: Scalar> Probe<T> {
+impl Probe {
     fn new(name: String, chained: bool, alone: bool) -> Self {
         let solver = |iterations| {
             let solver = if chained {
@@ -52,15 +51,14 @@ impl<T: Scalar> Probe<T> {
             name,
             few: solver(FEW),
             many: solver(MANY),
-            layers: Vec::new(),
             chained,
             alone,
         }
     }
 
-    /// The matrix products of one iteration.
-    fn products(&mut self, dims: &[usize], n: usize) {
-        for (t, [w, p, pushed, pulled]) in self.layers.iter_mut().enumerate() {
+    /// The matrix products of one iteration, with W, p, W p and Wᵀ g of every layer.
+    fn products<T: Scalar>(&self, layers: &mut [[Vec<T>; 4]], dims: &[usize], n: usize) {
+        for (t, [w, p, pushed, pulled]) in layers.iter_mut().enumerate() {
             let (rows, columns) = (dims[t + 1], dims[t]);
             let hidden = (1..dims.len() - 2).contains(&t);
             let times = match t {
@@ -74,12 +72,16 @@ impl<T: Scalar> Probe<T> {
                 T::matmul(Write::Set(pulled), w.t(), Matrix::new(pushed, rows, n));
             }
         }
-        black_box(&mut self.layers);
+        black_box(layers);
     }
 }
 
-impl<T: Scalar> TargetSolver<T> for Probe<T> {
-    fn solve(&mut self, problem: &mut TargetProblem<'_, '_, T>) -> Result<SolveReport, Error> {
+impl<T: Scalar> TargetSolver<T> for Probe {
+    fn solve(
+        &self,
+        state: &mut State<T>,
+        problem: &mut TargetProblem<'_, '_, T>,
+    ) -> Result<SolveReport, Error> {
         let (dims, n) = (problem.circuit().dims().to_vec(), problem.batch().len());
         let before: Vec<Vec<T>> = (1..dims.len() - 1)
             .map(|t| problem.batch().z(t).to_vec())
@@ -93,7 +95,7 @@ impl<T: Scalar> TargetSolver<T> for Probe<T> {
                 wave(pair[0] * n),
             ]
         };
-        self.layers = dims.windows(2).map(layer).collect();
+        let mut layers: Vec<_> = dims.windows(2).map(layer).collect();
         let mut rounds = Vec::new();
         for _ in 0..ROUNDS {
             let mut times = [Duration::ZERO; 3];
@@ -101,10 +103,10 @@ impl<T: Scalar> TargetSolver<T> for Probe<T> {
                 problem.predict();
                 let start = now(self.alone);
                 let solved = match which {
-                    0 => Some((FEW, self.few.solve(problem)?)),
-                    1 => Some((MANY, self.many.solve(problem)?)),
+                    0 => Some((FEW, self.few.solve(state, problem)?)),
+                    1 => Some((MANY, self.many.solve(state, problem)?)),
                     _ => {
-                        (FEW..MANY).for_each(|_| self.products(&dims, n));
+                        (FEW..MANY).for_each(|_| self.products(&mut layers, &dims, n));
                         None
                     }
                 };

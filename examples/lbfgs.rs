@@ -183,9 +183,9 @@ type Method = fn(&mut DecoupledCircuit<f64>, &Options) -> Result<Asked, AnyError
 
 fn alternating(model: &mut DecoupledCircuit<f64>, options: &Options) -> Result<Asked, AnyError> {
     let mut asked = Asked::default();
-    let mut solver = GaussNewton::new(1, 10);
+    let solver = GaussNewton::new(1, 10);
     for _ in 0..options.iterations.div_ceil(options.w_iterations) {
-        model.solve_targets(&mut solver, &Selection::All)?;
+        model.solve_targets(&solver, &Selection::All)?;
         asked = asked.plus(step_parameters(model, options)?);
     }
     Ok(asked)

@@ -143,7 +143,7 @@ fn compare() -> Result<(), AnyError> {
     for round in 1..=ROUNDS {
         for model in [&mut here, &mut elsewhere] {
             model.initialize_targets(&TargetInit::ForwardPass)?;
-            model.solve_targets(&mut ReverseSweep::new(2), &Selection::All)?;
+            model.solve_targets(&ReverseSweep::new(2), &Selection::All)?;
         }
         for t in 0..depth {
             let mut shard = here.shard(t, &Selection::All)?;

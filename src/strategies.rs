@@ -19,7 +19,7 @@
 //! };
 //! proptest!(config, |(mut model in models::<f64>(Shapes::new().depth(3)))| {
 //!     let before = model.energy()?;
-//!     model.solve_targets(&mut ReverseSweep::new(1), &Selection::All)?;
+//!     model.solve_targets(&ReverseSweep::new(1), &Selection::All)?;
 //!     prop_assert!(model.energy()? <= before * (1.0 + 1e-12));
 //! });
 //! ```

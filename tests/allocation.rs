@@ -426,11 +426,11 @@ fn more_steps_of_a_solver_allocate_nothing_more() {
     let run = |steps| {
         let mut model = model::<f64>();
         let bounded = StepSize::Bounded { margin: 1.0 };
-        let mut synchronous = SynchronousDescent::new(steps, bounded).unwrap();
-        let mut sweep = ReverseSweep::new(steps);
+        let synchronous = SynchronousDescent::new(steps, bounded).unwrap();
+        let sweep = ReverseSweep::new(steps);
         [
-            allocations(|| model.solve_targets(&mut synchronous, &Selection::All)),
-            allocations(|| model.solve_targets(&mut sweep, &Selection::Examples(&[3, 1, 4]))),
+            allocations(|| model.solve_targets(&synchronous, &Selection::All)),
+            allocations(|| model.solve_targets(&sweep, &Selection::Examples(&[3, 1, 4]))),
         ]
     };
     assert_eq!(run(1), run(50));

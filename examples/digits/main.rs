@@ -112,10 +112,10 @@ impl SchemeName {
             Self::Joint => {}
             Self::Refreshed => {
                 model.initialize_targets(&TargetInit::ForwardPass)?;
-                model.solve_targets(&mut ReverseSweep::new(1), &Selection::All)?;
+                model.solve_targets(&ReverseSweep::new(1), &Selection::All)?;
             }
             Self::Persistent => {
-                model.solve_targets(&mut persistent_sweeps()?, &Selection::All)?;
+                model.solve_targets(&persistent_sweeps()?, &Selection::All)?;
             }
         }
         model.gradients(&Selection::All)
@@ -123,7 +123,7 @@ impl SchemeName {
 }
 
 /// Persistent targets lag behind the moving weights: more and longer steps catch up.
-fn persistent_sweeps() -> Result<ReverseSweep<f32>, Error> {
+fn persistent_sweeps() -> Result<ReverseSweep, Error> {
     ReverseSweep::new(3).with_step(StepSize::Bounded { margin: 1.8 })
 }
 

@@ -114,7 +114,7 @@ pub fn backprop(rule: impl Optimizer<f32> + 'static, epochs: u64) -> Result<Phas
 }
 
 /// Reverse sweeps whose steps are as long as they may be: shorter ones fade with depth.
-pub fn sweeps(number: u64) -> Result<ReverseSweep<f32>, Error> {
+pub fn sweeps(number: u64) -> Result<ReverseSweep, Error> {
     ReverseSweep::new(number).with_step(StepSize::Bounded { margin: 1.9 })
 }
 

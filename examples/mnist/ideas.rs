@@ -3,6 +3,7 @@
 
 use clap::ValueEnum;
 use layerwise::schedule::Schedule;
+use layerwise::state::State;
 use layerwise::target_solver::{ReverseSweep, TargetProblem, TargetSolver};
 use layerwise::training::{Scheme, Visit};
 use layerwise::{DecoupledCircuit, Error};
@@ -32,7 +33,9 @@ pub enum Idea {
 pub struct Carried {
     idea: Idea,
     share: f32,
-    sweep: ReverseSweep<f32>,
+    sweep: ReverseSweep,
+    /// The sweep's.
+    state: State<f32>,
     dims: Vec<usize>,
     /// By hidden layer, a column an example: what is kept.
     memory: Vec<Vec<f32>>,
@@ -47,6 +50,7 @@ impl Carried {
             idea,
             share: share as f32,
             sweep: ReverseSweep::new(1),
+            state: State::new(),
             dims: Vec::new(),
             memory: Vec::new(),
             agreement: Vec::new(),
@@ -123,7 +127,7 @@ impl Scheme<f32> for Carried {
         self.memory = self.dims.iter().map(|dim| vec![0.0; dim * n]).collect();
         self.agreement = vec![vec![0.0; n]; depth - 1];
         self.seen = vec![false; n];
-        self.sweep = ReverseSweep::new(1);
+        self.state = State::new();
         Ok(())
     }
 
@@ -152,7 +156,7 @@ impl Scheme<f32> for Carried {
             .collect();
         self.load(&mut problem, &ids, &old, share)?;
         let met = problem.squared_gap();
-        self.sweep.solve(&mut problem)?;
+        self.sweep.solve(&mut self.state, &mut problem)?;
         if self.idea == Idea::Average {
             for (t, (h, old)) in (1..).zip(forward.iter().zip(&old)) {
                 let terms = problem.target_mut(t).iter_mut().zip(h).zip(old);

@@ -193,9 +193,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
 
 /// The bounds that solvers step by, if every layer and loss gives one.
 fn bounds<T: Scalar>(circuit: &Circuit<T>) -> Result<Option<Curvature<T>>, Error> {
-    let mut bounds = Curvature::new();
-    match bounds.refresh(circuit) {
-        Ok(()) => Ok(Some(bounds)),
+    match Curvature::new(circuit) {
+        Ok(bounds) => Ok(Some(bounds)),
         Err(Error::NoCurvatureBound { .. }) => Ok(None),
         Err(other) => Err(other),
     }

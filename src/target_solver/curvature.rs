@@ -3,111 +3,115 @@
 use crate::circuit::Circuit;
 use crate::error::Error;
 use crate::kernel::Scalar;
+use crate::state::State;
 
 /// Bounds of the blocks of E's Gauss-Newton matrix in z, for squared or other L_h of bounded
 /// curvature c_t:
 ///
 /// diagonal block of z_t: μ_t c_t + μ_{t+1} c_{t+1} ‖J_t‖² + λ₂ of S (μ_T = 1 with L);
 /// coupling of z_t and z_{t+1}: μ_{t+1} c_{t+1} ‖J_t‖.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Curvature<T> {
     /// Diagonal bounds of z_1, …, z_{T−1}.
     pub(crate) blocks: Vec<T>,
     /// Couplings of (z_1, z_2), …, (z_{T−2}, z_{T−1}).
     pub(crate) couplings: Vec<T>,
-    /// What the bounds were computed for.
-    penalties: Vec<T>,
-    dims: Vec<usize>,
-    work: Vec<T>,
-    /// The bounds are computed in every so many calls of `refresh`.
-    every: u64,
-    calls: u64,
 }
 
 impl<T: Scalar> Curvature<T> {
-    /// Bounds that are computed anew in every 10th call.
-    pub(crate) fn new() -> Self {
-        Self {
-            blocks: Vec::new(),
-            couplings: Vec::new(),
-            penalties: Vec::new(),
-            dims: Vec::new(),
-            work: Vec::new(),
-            every: 10,
-            calls: 0,
-        }
+    /// The bounds at the present θ.
+    ///
+    /// # Errors
+    /// [`Error::NoCurvatureBound`] for a layer or loss that gives none.
+    pub(crate) fn new(circuit: &Circuit<T>) -> Result<Self, Error> {
+        let [mut blocks, mut couplings] = [Vec::new(), Vec::new()];
+        compute(circuit, [&mut blocks, &mut couplings], &mut Vec::new())?;
+        Ok(Self { blocks, couplings })
     }
 
-    pub(crate) fn with_every(mut self, option: &'static str, calls: u64) -> Result<Self, Error> {
-        if calls == 0 {
-            return Err(Error::InvalidOption {
-                option,
-                value: 0.0,
-                allowed: "at least 1",
-            });
-        }
-        self.every = calls;
-        Ok(self)
-    }
-
-    /// Forgets the bounds.
-    pub(crate) fn reset(&mut self) {
-        self.calls = 0;
-    }
-
-    /// Brings the bounds up to date: in every so many calls, and whenever μ or the widths changed.
-    pub(crate) fn refresh(&mut self, circuit: &Circuit<T>) -> Result<(), Error> {
-        let stale = self.calls.is_multiple_of(self.every);
-        let other = self.penalties != circuit.penalties() || self.dims != circuit.dims();
-        if stale || other {
-            self.calls = 0;
-            self.compute(circuit)?;
-        }
-        self.calls += 1;
-        Ok(())
-    }
-
-    fn compute(&mut self, circuit: &Circuit<T>) -> Result<(), Error> {
-        self.blocks.clear();
-        self.couplings.clear();
-        self.penalties.clear();
-        self.penalties.extend_from_slice(circuit.penalties());
-        self.dims.clear();
-        self.dims.extend_from_slice(circuit.dims());
-        let longest = circuit.layers().map(|layer| layer.bound_scratch()).max();
-        self.work.resize(longest.unwrap_or(0), T::zero());
-        let missing = |of, layer| Error::NoCurvatureBound { of, layer };
-        let loss_bound = |t: usize| {
-            let bound = circuit.loss(t).curvature_bound(circuit.loss_parameters(t));
-            Ok(circuit.weight(t) * bound.ok_or(missing("the loss", t))?)
-        };
-        for t in 1..circuit.depth() {
-            let layer = circuit.layer(t);
-            let own = &mut self.work[..layer.bound_scratch()];
-            let jacobian = layer
-                .curvature_bound(circuit.layer_parameters(t), own)
-                .ok_or(missing("the layer", t))?;
-            let (below, above) = (loss_bound(t - 1)?, loss_bound(t)?);
-            self.blocks
-                .push(below + above * jacobian + circuit.target_regularizers()[t - 1].curvature());
-            if t + 1 < circuit.depth() {
-                self.couplings.push(above * jacobian.sqrt());
-            }
-        }
-        Ok(())
-    }
-
-    /// Bound of λ_max of the whole matrix: the largest sum of a block row (block Gershgorin).
+    /// Bound of λ_max of the whole matrix.
     pub(crate) fn whole(&self) -> T {
-        (0..self.blocks.len()).fold(T::zero(), |top, i| {
-            let mut row = self.blocks[i];
-            if i > 0 {
-                row += self.couplings[i - 1];
-            }
-            if let Some(&next) = self.couplings.get(i) {
-                row += next;
-            }
-            if row > top { row } else { top }
-        })
+        whole(&self.blocks, &self.couplings)
     }
+}
+
+/// Brings the bounds in a state up to date, blocks and couplings: in every so many calls, and whenever
+/// μ or the widths changed.
+///
+/// The state holds the number of calls since they were computed and the widths as counts; blocks,
+/// couplings and μ as values.
+pub(super) fn refresh<'a, T: Scalar>(
+    state: &'a mut State<T>,
+    every: u64,
+    circuit: &Circuit<T>,
+) -> Result<(&'a [T], &'a [T]), Error> {
+    let (numbers, work) = state.split::<Vec<T>>();
+    let (counts, values) = (numbers.counts, numbers.values);
+    let known = counts.len() == 1 + circuit.dims().len()
+        && values.len() == 3
+        && values[0].len() + 1 == circuit.depth();
+    let widths = || circuit.dims().iter().map(|&dim| dim as u64);
+    let same =
+        known && counts[1..].iter().copied().eq(widths()) && values[2] == circuit.penalties();
+    if !same || counts[0] % every.max(1) == 0 {
+        counts.clear();
+        values.resize_with(3, Vec::new);
+        let [blocks, couplings, penalties] = &mut values[..] else {
+            unreachable!("three arrays");
+        };
+        compute(circuit, [blocks, couplings], work)?;
+        penalties.clear();
+        penalties.extend_from_slice(circuit.penalties());
+        counts.push(0);
+        counts.extend(widths());
+    }
+    counts[0] += 1;
+    Ok((&values[0], &values[1]))
+}
+
+fn compute<T: Scalar>(
+    circuit: &Circuit<T>,
+    [blocks, couplings]: [&mut Vec<T>; 2],
+    work: &mut Vec<T>,
+) -> Result<(), Error> {
+    blocks.clear();
+    couplings.clear();
+    let longest = circuit.layers().map(|layer| layer.bound_scratch()).max();
+    work.resize(longest.unwrap_or(0), T::zero());
+    let missing = |of, layer| Error::NoCurvatureBound { of, layer };
+    let loss_bound = |t: usize| {
+        let bound = circuit.loss(t).curvature_bound(circuit.loss_parameters(t));
+        Ok(circuit.weight(t) * bound.ok_or(missing("the loss", t))?)
+    };
+    for t in 1..circuit.depth() {
+        let layer = circuit.layer(t);
+        let own = &mut work[..layer.bound_scratch()];
+        let jacobian = layer
+            .curvature_bound(circuit.layer_parameters(t), own)
+            .ok_or(missing("the layer", t))?;
+        let (below, above) = (loss_bound(t - 1)?, loss_bound(t)?);
+        blocks.push(below + above * jacobian + circuit.target_regularizers()[t - 1].curvature());
+        if t + 1 < circuit.depth() {
+            couplings.push(above * jacobian.sqrt());
+        }
+    }
+    Ok(())
+}
+
+/// Bound of λ_max of the whole matrix: the largest sum of a block row (block Gershgorin).
+pub(super) fn whole<T: Scalar>(blocks: &[T], couplings: &[T]) -> T {
+    (0..blocks.len()).fold(T::zero(), |top, i| {
+        let mut row = blocks[i];
+        if i > 0 {
+            row += couplings[i - 1];
+        }
+        if let Some(&next) = couplings.get(i) {
+            row += next;
+        }
+        // A row that is no number must not hide behind others.
+        match top.is_finite() && (row > top || !row.is_finite()) {
+            true => row,
+            false => top,
+        }
+    })
 }

@@ -1,45 +1,61 @@
 //! Z-steps: moving the auxiliary targets of a batch, θ fixed.
+//!
+//! A solver is a plain value of options; what it keeps from call to call is a [`State`] of the caller's.
+//! The solvers of this crate are directions ([`Descent`]) in one loop ([`Iterate`]), which judges steps
+//! example by example, draws them back, and ends.
 
-mod acceptance;
 mod curvature;
+mod descent;
 mod gauss_newton;
-mod gradient;
 mod problem;
 mod red_black;
 mod report;
 mod reverse_sweep;
 mod step_size;
+mod synchronous_descent;
+mod trial;
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 pub(crate) use curvature::Curvature;
-pub use gauss_newton::GaussNewton;
+pub use descent::{Descent, Iterate};
 pub(crate) use gauss_newton::Link;
-pub use gradient::SynchronousDescent;
+pub use gauss_newton::{ConjugateGradients, GaussNewton, LinearSolver};
 pub use problem::TargetProblem;
 pub use red_black::RedBlack;
 pub use report::{Convergence, SolveReport, SolveStop};
 pub use reverse_sweep::ReverseSweep;
 pub use step_size::StepSize;
+pub use synchronous_descent::SynchronousDescent;
+pub use trial::{Check, Trial, Verdict};
 
 use crate::error::Error;
 use crate::kernel::Scalar;
+use crate::state::State;
 
 /// A method that lowers E over the auxiliary targets of one batch.
 ///
-/// An example's targets must not depend on which other examples share its batch.
+/// A solver holds options only: it can be shared, and used for several batches at once with a state for
+/// each. An example's targets must not depend on which other examples share its batch.
 ///
 /// # Examples
-/// A solver of one's own, a reverse sweep with a fixed step:
+/// A solver of one's own, a reverse sweep with a fixed step (a [`Descent`] in [`Iterate`] has checked
+/// steps and an early end besides):
 /// ```
-/// use layerwise::{Error, Scalar};
+/// use layerwise::state::State;
 /// use layerwise::target_solver::{SolveReport, TargetProblem, TargetSolver};
+/// use layerwise::{Error, Scalar};
 ///
 /// #[derive(Debug)]
 /// struct Sweep(f64);
 ///
 /// impl<T: Scalar> TargetSolver<T> for Sweep {
-///     fn solve(&mut self, problem: &mut TargetProblem<'_, '_, T>) -> Result<SolveReport, Error> {
+///     fn solve(
+///         &self,
+///         _: &mut State<T>,
+///         problem: &mut TargetProblem<'_, '_, T>,
+///     ) -> Result<SolveReport, Error> {
 ///         problem.predict();
 ///         problem.attempt(0, |problem| {
 ///             for t in (1..problem.circuit().depth()).rev() {
@@ -53,15 +69,65 @@ use crate::kernel::Scalar;
 ///     }
 /// }
 /// ```
-pub trait TargetSolver<T: Scalar>: Debug + Send {
-    /// Forgets what was kept from earlier calls; made at the start of every run.
-    fn reset(&mut self) {}
+pub trait TargetSolver<T: Scalar>: Debug + Send + Sync {
+    /// The state at the start of a run.
+    fn start(&self) -> State<T> {
+        State::new()
+    }
 
     /// Moves the targets.
+    ///
+    /// `state` comes from [`TargetSolver::start`] and goes from call to call of a run, in which θ, the
+    /// batch and its size may change.
     ///
     /// # Errors
     /// [`Error::NonFinite`] if an energy, a gradient or a new target is not finite; the targets are
     /// then those of the last completed step ([`TargetProblem::attempt`] makes that easy). Solvers
     /// may add errors of their own.
-    fn solve(&mut self, problem: &mut TargetProblem<'_, '_, T>) -> Result<SolveReport, Error>;
+    fn solve(
+        &self,
+        state: &mut State<T>,
+        problem: &mut TargetProblem<'_, '_, T>,
+    ) -> Result<SolveReport, Error>;
 }
+
+macro_rules! forward {
+    ($($pointer:ty),*) => {$(
+        impl<T: Scalar, S: TargetSolver<T> + ?Sized> TargetSolver<T> for $pointer {
+            fn start(&self) -> State<T> {
+                (**self).start()
+            }
+
+            fn solve(
+                &self,
+                state: &mut State<T>,
+                problem: &mut TargetProblem<'_, '_, T>,
+            ) -> Result<SolveReport, Error> {
+                (**self).solve(state, problem)
+            }
+        }
+    )*};
+}
+
+forward!(&S, Box<S>, Arc<S>);
+
+/// Reads options as their derived form, and checks them by `$check` like a constructor.
+#[cfg(feature = "serde")]
+macro_rules! validated {
+    ($type:ty, $check:expr) => {
+        impl serde::Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                Self::serialize(self, to)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                let check: fn($type) -> Result<$type, crate::error::Error> = $check;
+                check(Self::deserialize(from)?).map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+#[cfg(feature = "serde")]
+use validated;

@@ -13,19 +13,27 @@ use crate::kernel::{add_scaled, add_to, all_finite, dot};
 
 /// The problem of a Z-step: E over z_1, …, z_{T−1} of one batch, θ fixed.
 ///
-/// It remembers whether the predictions in its workspace are those of the current targets, so that
-/// a solver which starts at the forward pass does not compute it again.
+/// It knows whether the predictions in its workspace are those of the current targets, so that a
+/// solver which starts at the forward pass does not compute it again.
 #[derive(Debug)]
 pub struct TargetProblem<'a, 'b, T: Scalar> {
-    pub(super) circuit: &'a Circuit<T>,
-    pub(super) batch: &'a mut BatchMut<'b, T>,
-    pub(super) workspace: &'a mut Workspace<T>,
+    circuit: &'a Circuit<T>,
+    batch: &'a mut BatchMut<'b, T>,
+    workspace: &'a mut Workspace<T>,
     /// λ_1, …, λ_{T−1}; empty if there are none.
-    pub(super) multipliers: &'a [Vec<T>],
-    /// Whether the predictions in the workspace are those of the present targets.
-    pub(super) predicted: bool,
-    /// Whether they are of this batch at all.
-    pub(super) begun: bool,
+    multipliers: &'a [Vec<T>],
+    predictions: Predictions,
+}
+
+/// What the predictions in the workspace are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Predictions {
+    /// Not of this batch.
+    None,
+    /// Of targets that have changed since.
+    Earlier,
+    /// Of the targets as they are.
+    Current,
 }
 
 impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
@@ -39,8 +47,7 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
             batch,
             workspace,
             multipliers: &[],
-            predicted: false,
-            begun: false,
+            predictions: Predictions::None,
         }
     }
 
@@ -68,7 +75,7 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
     }
 
     /// The circuit, whose parameters stay as they are.
-    pub fn circuit(&self) -> &Circuit<T> {
+    pub fn circuit(&self) -> &'a Circuit<T> {
         self.circuit
     }
 
@@ -77,9 +84,29 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
         self.batch.execution
     }
 
-    /// z_0, …, z_T.
+    /// z_0, …, z_T, with the multipliers.
     pub fn batch(&self) -> Batch<'_, T> {
-        view(self.batch, self.multipliers)
+        Batch {
+            multipliers: self.multipliers,
+            ..self.batch.view()
+        }
+    }
+
+    /// What an evaluation reads, beside the memory that it writes.
+    pub(super) fn split(&mut self) -> (&'a Circuit<T>, Batch<'_, T>, &mut Workspace<T>) {
+        let batch = Batch {
+            multipliers: self.multipliers,
+            ..self.batch.view()
+        };
+        (self.circuit, batch, self.workspace)
+    }
+
+    /// The targets, to be changed: the only way to them.
+    fn targets(&mut self) -> (&mut BatchMut<'b, T>, &Workspace<T>) {
+        if self.predictions == Predictions::Current {
+            self.predictions = Predictions::Earlier;
+        }
+        (self.batch, self.workspace)
     }
 
     /// The auxiliary targets z_t, d_t × n column-major, to be changed.
@@ -87,8 +114,7 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
     /// # Panics
     /// If t is not in 1..T.
     pub fn target_mut(&mut self, t: usize) -> &mut [T] {
-        self.predicted = false;
-        self.batch.target_mut(t)
+        self.targets().0.target_mut(t)
     }
 
     /// z_t to be changed, beside ∂E/∂z_t of the last [`TargetProblem::evaluate`] or
@@ -97,9 +123,8 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
     /// # Panics
     /// If t is not in 1..T.
     pub fn target_and_gradient(&mut self, t: usize) -> (&mut [T], &[T]) {
-        self.predicted = false;
-        let gradient = self.workspace.target_gradient(t);
-        (self.batch.target_mut(t), gradient)
+        let (batch, workspace) = self.targets();
+        (batch.target_mut(t), workspace.target_gradient(t))
     }
 
     /// Results of the last evaluation.
@@ -112,6 +137,8 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
     /// # Errors
     /// [`Error::NonFinite`] if a prediction is not finite; the targets are unchanged then.
     pub fn refresh(&mut self) -> Result<(), Error> {
+        // What it leaves in the workspace are no predictions from the targets, if it fails.
+        self.predictions = Predictions::None;
         self.circuit.forward_pass(self.batch.view(), self.workspace);
         let hidden = 1..self.circuit.depth();
         for t in hidden.clone() {
@@ -119,10 +146,11 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
             check_finite(Quantity::Prediction, t, 0, prediction)?;
         }
         for t in hidden {
-            let prediction = &self.workspace.locals[t - 1].prediction;
-            self.batch.target_mut(t).copy_from_slice(prediction);
+            let (batch, workspace) = self.targets();
+            let prediction = &workspace.locals[t - 1].prediction;
+            batch.target_mut(t).copy_from_slice(prediction);
         }
-        (self.predicted, self.begun) = (true, true);
+        self.predictions = Predictions::Current;
         Ok(())
     }
 
@@ -135,18 +163,20 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
         let depth = self.circuit.depth();
         self.workspace.fit(self.circuit);
         self.attempt(0, |problem| {
+            problem.predictions = Predictions::None;
             for t in 0..depth {
-                let local = &mut problem.workspace.locals[t];
-                let batch = problem.batch.view();
-                problem.circuit.local_problem(t, batch).predict(local);
+                let (circuit, batch, workspace) = problem.split();
+                let local = &mut workspace.locals[t];
+                circuit.local_problem(t, batch).predict(local);
                 if t + 1 < depth {
-                    choose(t + 1, &local.prediction, problem.batch.target_mut(t + 1));
+                    let (batch, workspace) = problem.targets();
+                    let prediction = &workspace.locals[t].prediction;
+                    choose(t + 1, prediction, batch.target_mut(t + 1));
                 }
             }
+            problem.predictions = Predictions::Current;
             Ok(())
-        })?;
-        (self.predicted, self.begun) = (true, true);
-        Ok(())
+        })
     }
 
     /// Makes one step of a solver as a whole or not at all: if `step` fails, or leaves a target
@@ -159,76 +189,74 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
         number: u64,
         step: impl FnOnce(&mut Self) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        self.trial(|problem| {
-            step(problem)?;
-            problem.check_targets(number)
-        })
-    }
-
-    /// [`TargetProblem::attempt`] of a step that may leave any targets, which are judged later.
-    pub(super) fn trial(
-        &mut self,
-        step: impl FnOnce(&mut Self) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        let hidden = 1..self.circuit.depth();
-        let previous = &mut self.workspace.previous;
-        previous.resize_with(hidden.len(), Vec::new);
-        for (t, previous) in hidden.zip(previous) {
-            previous.clear();
-            previous.extend_from_slice(self.batch.target_mut(t));
+        // Taken out, so that another attempt within this one has memory of its own.
+        let mut before = std::mem::take(&mut self.workspace.previous);
+        self.save(&mut before);
+        let made = step(self).and_then(|()| self.check_targets(number));
+        if made.is_err() {
+            self.draw_back(&before, 0..self.batch.ids.len(), T::zero());
         }
-        step(self).inspect_err(|_| self.put_back())
+        self.workspace.previous = before;
+        made
     }
 
+    /// Copies z_1, …, z_{T−1} to `before`.
+    pub(super) fn save(&self, before: &mut Vec<Vec<T>>) {
+        let (batch, hidden) = (self.batch.view(), 1..self.circuit.depth());
+        before.resize_with(hidden.len(), Vec::new);
+        for (t, before) in hidden.zip(before) {
+            before.clear();
+            before.extend_from_slice(batch.z(t));
+        }
+    }
+
+    /// z ← z' + `share` · (z − z') for some examples, z' being the targets in `before`.
+    pub(super) fn draw_back(&mut self, before: &[Vec<T>], examples: Range<usize>, share: T) {
+        let dims = self.circuit.dims();
+        let (batch, _) = self.targets();
+        for (t, before) in (1..).zip(before) {
+            let own = examples.start * dims[t]..examples.end * dims[t];
+            let (z, before) = (&mut batch.target_mut(t)[own.clone()], &before[own]);
+            if share.is_zero() {
+                z.copy_from_slice(before);
+                continue;
+            }
+            for (z, &before) in z.iter_mut().zip(before) {
+                *z = before + share * (*z - before);
+            }
+        }
+    }
+
+    /// Whether all targets are finite.
     pub(super) fn check_targets(&self, number: u64) -> Result<(), Error> {
         let batch = self.batch.view();
         (1..self.circuit.depth())
             .try_for_each(|t| check_finite(Quantity::Target, t, number, batch.z(t)))
     }
 
-    /// z ← z' + `share` · (z − z') for the i-th example, z' its targets before the last trial.
-    pub(super) fn draw_back(&mut self, i: usize, share: T) {
-        self.predicted = false;
-        for (t, previous) in (1..).zip(&self.workspace.previous) {
-            let dim = self.circuit.dims()[t];
-            let own = i * dim..(i + 1) * dim;
-            let previous = &previous[own.clone()];
-            let z = &mut self.batch.target_mut(t)[own];
-            if share.is_zero() {
-                z.copy_from_slice(previous);
-                continue;
-            }
-            for (z, &before) in z.iter_mut().zip(previous) {
-                *z = before + share * (*z - before);
-            }
-        }
-    }
-
-    /// Undoes the last trial.
-    fn put_back(&mut self) {
-        self.predicted = false;
-        for (t, previous) in (1..).zip(&self.workspace.previous) {
-            self.batch.target_mut(t).copy_from_slice(previous);
-        }
-    }
-
     /// Computes every ẑ_{t+1} = f_t(z_t, θ_t), unless they are current.
     pub fn predict(&mut self) {
-        if !self.predicted {
+        if self.predictions != Predictions::Current {
             self.circuit
                 .predict_locally(self.batch.view(), self.workspace);
-            (self.predicted, self.begun) = (true, true);
+            self.predictions = Predictions::Current;
+        }
+    }
+
+    /// [`TargetProblem::predict`], unless the workspace has predictions of this batch, whatever its
+    /// targets were.
+    fn predict_once(&mut self) {
+        if self.predictions == Predictions::None {
+            self.predict();
         }
     }
 
     /// E, and the wanted gradients ∂E/∂θ_t and ∂E/∂z_t into the workspace.
     pub fn evaluate(&mut self, parameters: bool, targets: bool) -> T {
-        let predict = !self.predicted;
-        let batch = view(self.batch, self.multipliers);
-        let wanted = [parameters, targets];
-        self.circuit
-            .differentiate(batch, predict, wanted, self.workspace);
-        (self.predicted, self.begun) = (true, true);
+        let predict = self.predictions != Predictions::Current;
+        let (circuit, batch, workspace) = self.split();
+        circuit.differentiate(batch, predict, [parameters, targets], workspace);
+        self.predictions = Predictions::Current;
         self.workspace.energy()
     }
 
@@ -236,19 +264,13 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
     /// workspace, those of the last forward pass ([`TargetProblem::refresh`]), while the targets
     /// have moved: the fixed-prediction assumption.
     pub fn evaluate_frozen(&mut self, parameters: bool, targets: bool) -> T {
-        if !self.begun {
-            self.predict();
-        }
-        let (circuit, workspace) = (self.circuit, &mut *self.workspace);
-        let batch = view(self.batch, self.multipliers);
+        self.predict_once();
+        let (circuit, batch, workspace) = self.split();
         circuit.differentiate_frozen(batch, parameters, targets, workspace)
     }
 
     /// E of the i-th example of the batch, its weight included, at the last evaluation.
-    ///
-    /// # Panics
-    /// If the batch has no such example.
-    pub fn example_energy(&self, i: usize) -> T {
+    pub(super) fn example_energy(&self, i: usize) -> T {
         let locals = self.workspace.locals.iter();
         locals.fold(T::zero(), |sum, local| sum + local.energies[i])
     }
@@ -256,8 +278,8 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
     /// Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖² over the hidden layers, without weights or μ.
     pub fn squared_gap(&mut self) -> T {
         self.predict();
-        let batch = self.batch.view();
-        let locals = &mut self.workspace.locals[..self.circuit.depth() - 1];
+        let (circuit, batch, workspace) = self.split();
+        let locals = &mut workspace.locals[..circuit.depth() - 1];
         batch.execution.for_each(locals, |t, local| {
             local.measure_gap(batch.z(t + 1));
         });
@@ -274,12 +296,12 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
             parameters: true,
             ..Wanted::NONE
         };
-        let batch = view(self.batch, self.multipliers);
-        let problem = self.circuit.local_problem(t, batch);
-        problem.differentiate(wanted, &mut self.workspace.locals[t])
+        let (circuit, batch, workspace) = self.split();
+        let problem = circuit.local_problem(t, batch);
+        problem.differentiate(wanted, &mut workspace.locals[t])
     }
 
-    /// The weights of the examples, one a column; `None` if every weight is 1.
+    /// The weights of the examples, one per column; `None` if every weight is 1.
     ///
     /// A weight scales an example's energy and gradients, and must not change how its targets
     /// move: a step along [`TargetProblem::target_gradient`] divides by it.
@@ -294,17 +316,23 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
     /// # Panics
     /// If t is not in 1..T.
     pub fn descend(&mut self, t: usize, step: T) {
-        self.descend_by(t, |_| step);
+        self.descend_by(t, step, |_| T::one());
     }
 
-    /// [`TargetProblem::descend`] with a step of its own for the i-th example; 0 leaves it alone.
-    pub(super) fn descend_by(&mut self, t: usize, step: impl Fn(usize) -> T) {
+    /// [`TargetProblem::descend`] with a share of the step for the i-th example; one whose share is 0
+    /// stays, whatever the step is.
+    pub(super) fn descend_by(&mut self, t: usize, step: T, share: impl Fn(usize) -> T) {
         let weights = self.example_weights();
         let dim = self.circuit.dims()[t];
         let (z, gradient) = self.target_and_gradient(t);
         let columns = z.chunks_exact_mut(dim).zip(gradient.chunks_exact(dim));
         for (i, (z, gradient)) in columns.enumerate() {
-            let step = weights.map_or(step(i), |weights| step(i) / weights[i]);
+            let share = share(i);
+            if share.is_zero() {
+                // An infinite step times 0 would be NaN.
+                continue;
+            }
+            let step = weights.map_or(step * share, |weights| step * share / weights[i]);
             if !step.is_zero() {
                 add_scaled(z, -step, gradient);
             }
@@ -322,28 +350,18 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
             0 < t && t < self.circuit.depth(),
             "z_{t} is no auxiliary target"
         );
-        if !self.begun {
-            self.predict();
-        }
-        let batch = view(self.batch, self.multipliers);
-        gradient_of(
-            self.circuit,
-            batch,
-            t,
-            &mut self.workspace.locals[t - 1..=t],
-        );
+        self.predict_once();
+        let (circuit, batch, workspace) = self.split();
+        gradient_of(circuit, batch, t, &mut workspace.locals[t - 1..=t]);
         &self.workspace.locals[t - 1].d_target
     }
 
     /// [`TargetProblem::target_gradient`] of every t = `first`, `first` + 2, … below T, as the
     /// execution schedules them: no two of them share a local problem.
     pub(super) fn alternate_gradients(&mut self, first: usize) {
-        if !self.begun {
-            self.predict();
-        }
-        let batch = view(self.batch, self.multipliers);
-        let circuit = self.circuit;
-        let locals = &mut self.workspace.locals[first - 1..];
+        self.predict_once();
+        let (circuit, batch, workspace) = self.split();
+        let locals = &mut workspace.locals[first - 1..];
         batch.execution.for_each_chunk(locals, 2, |i, pair| {
             if pair.len() == 2 {
                 gradient_of(circuit, batch, first + 2 * i, pair);
@@ -354,18 +372,18 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
     /// Computes ẑ_{t+1} anew for t = `first`, `first` + 2, …, whose z_t alone have moved since
     /// predictions were last current.
     pub(super) fn predict_alternate(&mut self, first: usize) {
-        let (circuit, batch) = (self.circuit, self.batch.view());
+        let (circuit, batch, workspace) = self.split();
         // Targets have moved of layers that are not predicted anew.
-        for local in &mut self.workspace.locals {
+        for local in &mut workspace.locals {
             local.squared_gap = None;
         }
-        let locals = &mut self.workspace.locals[first..];
+        let locals = &mut workspace.locals[first..];
         batch.execution.for_each_chunk(locals, 2, |i, pair| {
             circuit
                 .local_problem(first + 2 * i, batch)
                 .predict(&mut pair[0]);
         });
-        self.predicted = true;
+        self.predictions = Predictions::Current;
     }
 
     /// Σ over the i-th example's units of (∂E/∂z_t)², divided by its squared weight, of the
@@ -383,57 +401,19 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
         }
     }
 
-    /// Lends the problem of some of the examples, with a workspace of its own and `multipliers` to
-    /// keep their multipliers in.
-    pub(super) fn part<R>(
-        &mut self,
-        columns: Range<usize>,
-        workspace: &mut Workspace<T>,
-        multipliers: &mut Vec<Vec<T>>,
-        work: impl FnOnce(&mut TargetProblem<'_, '_, T>) -> R,
-    ) -> R {
-        self.predicted = false;
-        multipliers.resize_with(self.multipliers.len(), Vec::new);
-        for ((t, own), all) in (1..).zip(&mut *multipliers).zip(self.multipliers) {
-            let dim = self.circuit.dims()[t];
-            own.clear();
-            own.extend_from_slice(&all[columns.start * dim..columns.end * dim]);
-        }
-        self.batch.keep_all();
-        let batch = &mut *self.batch;
-        let mut part = BatchMut {
-            dims: batch.dims,
-            z: &mut *batch.z,
-            start: batch.start + columns.start,
-            ids: &batch.ids[columns.clone()],
-            weights: match batch.weights {
-                [] => &[],
-                weights => &weights[columns],
-            },
-            visit: batch.visit,
-            training: batch.training,
-            execution: batch.execution,
-            undo: None,
-        };
-        let mut problem = TargetProblem::new(self.circuit, &mut part, workspace);
-        problem.multipliers = multipliers;
-        work(&mut problem)
-    }
-
     /// Applies `change(z_t, ∂E/∂z_t, state)` to every t in 1..T, as `execution` schedules it, with
-    /// one item of `states` a layer.
-    pub fn update_all<S: Send>(
+    /// one item of `states` per layer.
+    pub(super) fn update_all<S: Send>(
         &mut self,
         states: &mut [S],
         change: impl Fn(&mut [T], &[T], &mut S) + Sync,
     ) {
-        self.predicted = false;
-        let locals = &self.workspace.locals;
-        let execution = self.batch.execution;
-        self.batch.keep_all();
-        let (z, range) = self.batch.hidden_mut();
+        let (batch, workspace) = self.targets();
+        let execution = batch.execution;
+        batch.keep_all();
+        let (z, range) = batch.hidden_mut();
         execution.for_each_pair(z, states, |i, z, state| {
-            change(&mut z[range(i)], &locals[i].d_target, state);
+            change(&mut z[range(i)], &workspace.locals[i].d_target, state);
         });
     }
 
@@ -472,17 +452,6 @@ fn gradient_of<T: Scalar>(
         .local_problem(t - 1, batch)
         .differentiate(target, below);
     add_to(&mut below.d_target, &above.d_input);
-}
-
-/// The batch as it stands in a problem with multipliers.
-pub(super) fn view<'a, T: Copy>(
-    batch: &'a BatchMut<'_, T>,
-    multipliers: &'a [Vec<T>],
-) -> Batch<'a, T> {
-    Batch {
-        multipliers,
-        ..batch.view()
-    }
 }
 
 fn check_finite<T: Scalar>(

@@ -11,10 +11,15 @@ use crate::kernel::Scalar;
 /// use layerwise::target_solver::{Convergence, GaussNewton};
 ///
 /// let at_rest = Convergence::NEVER.with_tolerance(1e-8)?.with_stagnation(1e-12)?;
-/// let solver: GaussNewton<f64> = GaussNewton::new(50, 10).with_convergence(at_rest);
+/// let solver = GaussNewton::new(50, 10).with_convergence(at_rest);
 /// # Ok::<(), layerwise::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(remote = "Self")
+)]
 pub struct Convergence {
     tolerance: Option<f64>,
     stagnation: Option<f64>,
@@ -51,6 +56,18 @@ impl Convergence {
         Ok(self)
     }
 
+    #[cfg(feature = "serde")]
+    fn validate(self) -> Result<Self, Error> {
+        let mut own = Self::NEVER;
+        if let Some(gradient) = self.tolerance {
+            own = own.with_tolerance(gradient)?;
+        }
+        match self.stagnation {
+            Some(decrease) => own.with_stagnation(decrease),
+            None => Ok(own),
+        }
+    }
+
     pub(super) fn needs_gradients(self) -> bool {
         self.tolerance.is_some()
     }
@@ -72,6 +89,9 @@ impl Convergence {
     }
 }
 
+#[cfg(feature = "serde")]
+super::validated!(Convergence, Convergence::validate);
+
 /// `value`, if it is finite in the scalar and not negative.
 pub(super) fn not_negative<T: Scalar>(option: &'static str, value: f64) -> Result<f64, Error> {
     if T::of(value).is_finite() && value >= 0.0 {
@@ -87,6 +107,7 @@ pub(super) fn not_negative<T: Scalar>(option: &'static str, value: f64) -> Resul
 /// Why a solver ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum SolveStop {
     /// Every example came to rest ([`Convergence::with_tolerance`]).
     Tolerance,
@@ -99,6 +120,7 @@ pub enum SolveStop {
 /// What a solver did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct SolveReport {
     /// Completed steps: synchronous steps, sweeps, or Gauss-Newton steps.
     pub steps: u64,
@@ -111,14 +133,14 @@ pub struct SolveReport {
     /// Steps of an example that were drawn back, since they would have raised its E.
     pub drawn_back: u64,
     /// Products with Gauss-Newton's matrix: the iterations of its conjugate gradients over all
-    /// steps, each a JVP and a VJP a layer, and as many again for the preconditioner of
+    /// steps, each a JVP and a VJP per layer, and as many again for the preconditioner of
     /// [`GaussNewton::chained`](crate::target_solver::GaussNewton::chained); 0 for other solvers.
     pub products: u64,
     /// Multiply-adds of the factorisations and substitutions of one example, over all steps, without
     /// the products that form the matrix; 0 for solvers that factor none.
     pub operations: u64,
-    /// Those of `operations` on the longest chain that must follow one another: what is left of them
-    /// when every layer has a processor.
+    /// Those of `operations` on the longest chain that must follow one another: what remains of
+    /// them when every layer has a processor.
     pub critical_path: u64,
 }
 
@@ -151,17 +173,5 @@ impl SolveReport {
         self.products += other.products;
         self.operations += other.operations;
         self.critical_path += other.critical_path;
-    }
-
-    /// Adds what was done in the same call for other examples.
-    pub(super) fn merge(&mut self, other: Self) {
-        self.steps = self.steps.max(other.steps);
-        self.at_rest += other.at_rest;
-        self.stagnated += other.stagnated;
-        self.limited += other.limited;
-        self.drawn_back += other.drawn_back;
-        self.products += other.products;
-        self.operations = self.operations.max(other.operations);
-        self.critical_path = self.critical_path.max(other.critical_path);
     }
 }

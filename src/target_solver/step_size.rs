@@ -1,19 +1,27 @@
 //! Lengths of gradient steps.
 
-use super::acceptance::Check;
+use std::num::NonZeroU64;
+
+use super::curvature;
+use super::trial::Check;
+use crate::circuit::Circuit;
 use crate::error::Error;
 use crate::kernel::Scalar;
+use crate::state::State;
 
 /// Length of a gradient step on z.
 ///
-/// A *checked* step that would raise an example's E is drawn back for that example alone: to a
-/// quarter, a sixteenth, and a sixty-fourth of its way, and then to where it began. Its next step
-/// begins with the share that was found, and with four times the last share, at most all, after a
-/// step that was taken as it came. So a step raises E of no example by more than rounding (16 ε
-/// |E|), whatever the curvature. It costs one evaluation of the losses a step, at predictions that
-/// the next step uses anyway, and one pass of predictions each time that any example is drawn back.
+/// A *checked* step that would raise an example's E by more than rounding (16 ε |E|) is drawn back for
+/// that example alone, as [`Iterate`](super::Iterate) says. So E rises for no example, whatever the
+/// curvature. It costs one evaluation of the losses a step, at predictions that the next step uses
+/// anyway, and one pass of predictions each time that any example is drawn back.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(remote = "Self")
+)]
 pub enum StepSize {
     /// The same step for every layer, above 0, taken as it is. Gradient steps are stable only below
     /// 2/λ_max.
@@ -22,7 +30,8 @@ pub enum StepSize {
     Checked(f64),
     /// `margin` divided by a bound of the Gauss-Newton curvature, `margin` in (0, 2): stable on
     /// the Gauss-Newton model below 2, and without overshoot up to 1. Checked, since the bound holds
-    /// for Gauss-Newton's matrix, not for the Hessian, and is refreshed only now and then.
+    /// for Gauss-Newton's matrix, not for the Hessian, and is refreshed only now and then. Where the
+    /// bound is 0 or not finite there is no such step, and [`Error::InvalidOption`].
     Bounded {
         /// Share of the step 1/bound.
         margin: f64,
@@ -69,23 +78,87 @@ impl StepSize {
         }
     }
 
-    pub(super) fn is_bounded(self) -> bool {
-        matches!(self, Self::Bounded { .. })
-    }
-
-    /// The step where the curvature is bounded by what `bound` gives.
-    pub(super) fn length<T: Scalar>(self, bound: impl FnOnce() -> T) -> T {
-        match self {
-            Self::Fixed(step) | Self::Checked(step) => T::of(step),
-            Self::Bounded { margin } => bounded(T::of(margin), bound()),
+    /// The step where the curvature is bounded by what `bound` gives: above 0 and finite.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] if no step follows from the bound.
+    fn length<T: Scalar>(self, bound: impl FnOnce() -> T) -> Result<T, Error> {
+        let margin = match self {
+            Self::Fixed(step) | Self::Checked(step) => return Ok(T::of(step)),
+            Self::Bounded { margin } => T::of(margin),
+        };
+        let bound = bound();
+        let step = margin / bound;
+        if bound > T::zero() && bound.is_finite() && step.is_finite() {
+            return Ok(step);
         }
+        Err(Error::InvalidOption {
+            option: "the curvature bound that StepSize::Bounded divides by",
+            value: bound.as_f64(),
+            allowed: "above 0 and finite, as must its inverse (StepSize::Checked needs no bound)",
+        })
     }
 }
 
-/// margin / bound, or 0 where there is no curvature to descend on.
-fn bounded<T: Scalar>(margin: T, bound: T) -> T {
-    if bound.is_zero() {
-        return T::zero();
+#[cfg(feature = "serde")]
+super::validated!(StepSize, StepSize::validate::<f64>);
+
+/// The steps of a gradient descent: their size, and how often their bounds are computed. The bounds
+/// are all that its state holds ([`curvature::refresh`]).
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub(super) struct StepRule {
+    pub(super) size: StepSize,
+    /// Calls that use the same bounds.
+    bound_every: NonZeroU64,
+}
+
+impl StepRule {
+    /// Bounds that are computed in every 10th call.
+    pub(super) fn new(size: StepSize) -> Self {
+        Self {
+            size,
+            bound_every: NonZeroU64::new(10).expect("10 is not 0"),
+        }
     }
-    margin / bound
+
+    /// # Errors
+    /// [`Error::InvalidOption`] for 0.
+    pub(super) fn set_bound_every(
+        &mut self,
+        option: &'static str,
+        calls: u64,
+    ) -> Result<(), Error> {
+        self.bound_every = NonZeroU64::new(calls).ok_or(Error::InvalidOption {
+            option,
+            value: 0.0,
+            allowed: "at least 1",
+        })?;
+        Ok(())
+    }
+
+    /// Begins a call of a solver.
+    pub(super) fn begin<T: Scalar>(
+        self,
+        state: &mut State<T>,
+        circuit: &Circuit<T>,
+    ) -> Result<(), Error> {
+        // It was in range for f64.
+        self.size.validate::<T>()?;
+        if let StepSize::Bounded { .. } = self.size {
+            curvature::refresh(state, self.bound_every.get(), circuit)?;
+        }
+        Ok(())
+    }
+
+    /// The step of z_t alone, the other layers held.
+    pub(super) fn of_layer<T: Scalar>(self, state: &State<T>, t: usize) -> Result<T, Error> {
+        self.size.length(|| state.values[0][t - 1])
+    }
+
+    /// The step of all layers at once.
+    pub(super) fn of_all<T: Scalar>(self, state: &State<T>) -> Result<T, Error> {
+        self.size
+            .length(|| curvature::whole(&state.values[0], &state.values[1]))
+    }
 }

@@ -32,15 +32,15 @@ use crate::target_solver::TargetSolver;
 /// let x = DMatrix::from_fn(2, 4, |i, j| (i + j) as f32 / 4.0);
 /// let mut model = DecoupledCircuit::new(circuit);
 /// model.add_examples(&x, &DMatrix::zeros(1, 4), &TargetInit::ForwardPass)?;
-/// let mut solver = ReverseSweep::new(3);
-/// let differing = theory::batch_dependent_example(&model, &Selection::All, &mut solver)?;
+/// let solver = ReverseSweep::new(3);
+/// let differing = theory::batch_dependent_example(&model, &Selection::All, &solver)?;
 /// assert_eq!(differing, None);
 /// # Ok::<(), layerwise::Error>(())
 /// ```
 pub fn batch_dependent_example<T: Scalar>(
     model: &DecoupledCircuit<T>,
     selection: &Selection<'_>,
-    solver: &mut dyn TargetSolver<T>,
+    solver: &dyn TargetSolver<T>,
 ) -> Result<Option<u64>, Error> {
     let examples = chosen_examples(model, selection, "statement 11")?;
     let mut together = model.clone();

@@ -79,8 +79,7 @@ impl CurvatureBounds {
 /// # Ok::<(), layerwise::Error>(())
 /// ```
 pub fn curvature_bounds<T: Scalar>(circuit: &Circuit<T>) -> Result<CurvatureBounds, Error> {
-    let mut curvature = Curvature::new();
-    curvature.refresh(circuit)?;
+    let curvature = Curvature::new(circuit)?;
     let numbers = |bounds: Vec<T>| bounds.into_iter().map(T::as_f64).collect();
     Ok(CurvatureBounds {
         blocks: numbers(curvature.blocks),

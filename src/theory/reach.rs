@@ -33,23 +33,22 @@ use crate::target_solver::TargetSolver;
 /// let (x, y) = (DMatrix::from_element(2, 1, 0.5), DMatrix::from_element(2, 1, 1.0));
 /// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
 ///
-/// let mut one_step = SynchronousDescent::new(1, StepSize::Fixed(0.1))?;
-/// let reach = theory::gradient_reach(&model, &Selection::All, &mut one_step)?;
+/// let one_step = SynchronousDescent::new(1, StepSize::Fixed(0.1))?;
+/// let reach = theory::gradient_reach(&model, &Selection::All, &one_step)?;
 /// assert_eq!(reach[..2], [0.0, 0.0]);
 /// assert!(reach[2] > 0.0 && reach[3] > 0.0);
-/// let reach = theory::gradient_reach(&model, &Selection::All, &mut ReverseSweep::new(1))?;
+/// let reach = theory::gradient_reach(&model, &Selection::All, &ReverseSweep::new(1))?;
 /// assert!(reach.iter().all(|&norm| norm > 0.0));
 /// # Ok::<(), layerwise::Error>(())
 /// ```
 pub fn gradient_reach<T: Scalar>(
     model: &DecoupledCircuit<T>,
     selection: &Selection<'_>,
-    solver: &mut dyn TargetSolver<T>,
+    solver: &dyn TargetSolver<T>,
 ) -> Result<Vec<f64>, Error> {
     let own = on_a_copy(model, selection, "statement 2", |problem| {
         problem.refresh()?;
-        solver.reset();
-        solver.solve(problem)?;
+        solver.solve(&mut solver.start(), problem)?;
         gradients(problem)
     })?;
     Ok(own.parameters.iter().map(|own| norm(own)).collect())

@@ -69,7 +69,7 @@ impl<T: Scalar> Stationarity<T> {
 /// let (x, y) = (DMatrix::from_element(2, 4, 0.5), DMatrix::from_element(1, 4, 1.0));
 /// let mut model = DecoupledCircuit::new(circuit);
 /// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
-/// model.solve_targets(&mut ReverseSweep::new(1000), &Selection::All)?;
+/// model.solve_targets(&ReverseSweep::new(1000), &Selection::All)?;
 /// let found = theory::stationarity(&model, &Selection::All)?;
 /// assert!(found.recursion[0] < 1e-10);
 /// assert!(found.relative_difference() < 0.1);

@@ -50,7 +50,7 @@ fn state<T: Scalar>(model: &DecoupledCircuit<T>) -> Vec<Vec<u64>> {
     parameters.chain(targets).collect()
 }
 
-fn sweep<T: Scalar>() -> ReverseSweep<T> {
+fn sweep() -> ReverseSweep {
     ReverseSweep::new(2)
 }
 

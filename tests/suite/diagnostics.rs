@@ -756,8 +756,8 @@ fn staleness_is_between_two_bounds_elsewhere() {
 fn targets_at_rest_go_stale_as_parameters_move() {
     // One hidden layer: the minimiser in z_1 alone is that of E.
     let mut model = linear(&[2, 4, 3], 5);
-    let mut solver = layerwise::target_solver::GaussNewton::new(3, 20);
-    model.solve_targets(&mut solver, &Selection::All).unwrap();
+    let solver = layerwise::target_solver::GaussNewton::new(3, 20);
+    model.solve_targets(&solver, &Selection::All).unwrap();
     let rest = staleness(&model, 1);
     assert!(rest < 1e-9, "{rest}");
     let before = model.circuit().parameters(0).to_vec();

@@ -81,7 +81,7 @@ fn a_visit_that_fails_leaves_the_targets_as_they_were() {
         // The targets have moved when θ's step overflows.
         let far = || GradientDescent::new(1e300).unwrap();
         let joint = JointDescent::new(GradientDescent::new(0.1).unwrap());
-        let sweep = || ReverseSweep::<f32>::new(1);
+        let sweep = || ReverseSweep::new(1);
         for phase in [
             Phase::new(Alternating::persistent(sweep()), far()),
             Phase::new(Alternating::refreshed(sweep()), far()),
@@ -588,12 +588,10 @@ fn targets_without_curvature_stay() {
     model.add_examples(&one, &one, &given).unwrap();
     let bounded = StepSize::Bounded { margin: 1.0 };
     model
-        .solve_targets(&mut ReverseSweep::new(2), &Selection::All)
+        .solve_targets(&ReverseSweep::new(2), &Selection::All)
         .unwrap();
-    let mut synchronous = SynchronousDescent::new(2, bounded).unwrap();
-    model
-        .solve_targets(&mut synchronous, &Selection::All)
-        .unwrap();
+    let synchronous = SynchronousDescent::new(2, bounded).unwrap();
+    model.solve_targets(&synchronous, &Selection::All).unwrap();
     assert_eq!(model.z(1).unwrap()[(0, 0)], 0.3);
     assert_eq!(Pair::<f64>::new(0, &[], &[]).examples(), 0);
 }

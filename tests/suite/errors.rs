@@ -227,7 +227,7 @@ fn train(
     on(model(), |m| trainer(Trainer::new(own)).run(m)).unwrap_err()
 }
 
-fn solve(solver: &mut dyn TargetSolver<f64>, selection: &Selection<'_>) -> Result<(), Error> {
+fn solve(solver: &dyn TargetSolver<f64>, selection: &Selection<'_>) -> Result<(), Error> {
     on(model(), |m| m.solve_targets(solver, selection).map(|_| ()))
 }
 
@@ -519,19 +519,19 @@ fn options() -> Vec<Row> {
         ),
         row!(
             "a step of NaN",
-            error(ReverseSweep::<f64>::new(1).with_step(StepSize::Fixed(f64::NAN))),
+            error(ReverseSweep::new(1).with_step(StepSize::Fixed(f64::NAN))),
             Error::InvalidOption { option: "StepSize::Fixed", .. },
             ["NaN"]
         ),
         row!(
             "a margin of 2",
-            error(ReverseSweep::<f64>::new(1).with_step(StepSize::Bounded { margin: 2.0 })),
+            error(ReverseSweep::new(1).with_step(StepSize::Bounded { margin: 2.0 })),
             Error::InvalidOption { option: "StepSize::Bounded::margin", .. },
             ["is 2", "below 2"]
         ),
         row!(
             "bounds never computed",
-            error(ReverseSweep::<f64>::new(1).with_bound_every(0)),
+            error(ReverseSweep::new(1).with_bound_every(0)),
             Error::InvalidOption { option: "ReverseSweep::bound_every", .. },
             ["is 0"]
         ),
@@ -571,7 +571,7 @@ fn options() -> Vec<Row> {
                 let layers = Circuit::builder().layer(dense(3, 2)).layer(odd(2, 2));
                 let mut model = DecoupledCircuit::new(layers.build().unwrap());
                 model.add_examples(&inputs(), &targets(), &TargetInit::ForwardPass).unwrap();
-                error(on(model, |m| m.solve_targets(&mut ReverseSweep::new(1), &Selection::All)))
+                error(on(model, |m| m.solve_targets(&ReverseSweep::new(1), &Selection::All)))
             },
             Error::NoCurvatureBound { of: "the layer", layer: 1 },
             ["the layer of layer 1's local problem"]
@@ -835,7 +835,7 @@ fn selections() -> Vec<Row> {
         ),
         row!(
             "a Z-step over nothing",
-            error(solve(&mut ReverseSweep::new(1), &Selection::Examples(&[]))),
+            error(solve(&ReverseSweep::new(1), &Selection::Examples(&[]))),
             Error::NoExamples { .. },
             ["Z-step"]
         ),
@@ -865,7 +865,7 @@ fn selections() -> Vec<Row> {
         ),
         row!(
             "an example selected twice",
-            error(solve(&mut ReverseSweep::new(1), &Selection::Examples(&[5, 2, 5]))),
+            error(solve(&ReverseSweep::new(1), &Selection::Examples(&[5, 2, 5]))),
             Error::RepeatedExample { example: 5 },
             ["example 5"]
         ),
@@ -1125,7 +1125,7 @@ fn overflow<S: Scheme<f64> + 'static>(
     assert_eq!(state(&model), state(&before), "{name}: after '{error}'");
 }
 
-fn sweep() -> ReverseSweep<f64> {
+fn sweep() -> ReverseSweep {
     ReverseSweep::new(1)
         .with_step(StepSize::Fixed(0.1))
         .unwrap()
@@ -1194,8 +1194,7 @@ fn a_parameter_step_to_infinity_is_not_made() {
 #[test]
 fn a_target_step_to_infinity_is_not_made() {
     for solver in [
-        &mut SynchronousDescent::new(1, StepSize::Fixed(1e308)).unwrap()
-            as &mut dyn TargetSolver<f64>,
+        &mut SynchronousDescent::new(1, StepSize::Fixed(1e308)).unwrap() as &dyn TargetSolver<f64>,
         &mut ReverseSweep::new(1)
             .with_step(StepSize::Fixed(1e308))
             .unwrap(),
@@ -1245,9 +1244,7 @@ fn a_sweep_that_overflows_half_way_is_not_made() {
     let init = TargetInit::RandomNormal { std: 0.5, seed: 1 };
     model.add_examples(&inputs(), &targets(), &init).unwrap();
     let before = state(&model);
-    let error = model
-        .solve_targets(&mut sweep(), &Selection::All)
-        .unwrap_err();
+    let error = model.solve_targets(&sweep(), &Selection::All).unwrap_err();
     let expected = Error::NonFinite {
         quantity: Quantity::TargetGradient,
         layer: 1,

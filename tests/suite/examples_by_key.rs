@@ -106,14 +106,12 @@ fn solved_in_parts_or_together_the_targets_are_the_same() {
     add(&mut start, 0..9);
     start.remove_examples(&[2, 5]).unwrap();
     let mut together = start.clone();
-    let mut solver = ReverseSweep::new(3);
-    together
-        .solve_targets(&mut solver, &Selection::All)
-        .unwrap();
+    let solver = ReverseSweep::new(3);
+    together.solve_targets(&solver, &Selection::All).unwrap();
     let mut in_parts = start.clone();
     for part in [&[8, 0, 4][..], &[1], &[7, 6, 3]] {
         let selection = Selection::Examples(part);
-        in_parts.solve_targets(&mut solver, &selection).unwrap();
+        in_parts.solve_targets(&solver, &selection).unwrap();
     }
     for &key in start.examples() {
         let expected = trajectory(&together, key);
@@ -123,7 +121,7 @@ fn solved_in_parts_or_together_the_targets_are_the_same() {
     // Those that are not selected do not move.
     let mut some = start.clone();
     let selection = Selection::Examples(&[6, 1]);
-    some.solve_targets(&mut solver, &selection).unwrap();
+    some.solve_targets(&solver, &selection).unwrap();
     for &key in start.examples() {
         let moved = [1, 6].contains(&key);
         assert_eq!(trajectory(&some, key) != trajectory(&start, key), moved);

@@ -11,7 +11,9 @@ use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::{Optimizer, Step};
 use layerwise::rand::Rng;
 use layerwise::regularizer::Regularizer;
-use layerwise::target_solver::{Convergence, GaussNewton, ReverseSweep, StepSize};
+use layerwise::target_solver::{
+    Convergence, GaussNewton, ReverseSweep, StepSize, SynchronousDescent, TargetSolver,
+};
 use layerwise::training::{Alternating, Phase, Trainer};
 use layerwise::{Circuit, DecoupledCircuit, Error, Layer, Scalar};
 use proptest::prelude::*;
@@ -69,7 +71,7 @@ fn any_case() -> impl Strategy<Value = Case> {
 
 impl Case {
     /// One of the four ways to solve the system.
-    fn solver<T: Scalar>(&self, steps: u64, iterations: u64) -> GaussNewton<T> {
+    fn solver(&self, steps: u64, iterations: u64) -> GaussNewton {
         match self.seed % 4 {
             0 => GaussNewton::new(steps, iterations),
             1 => GaussNewton::chained(steps, iterations),
@@ -139,8 +141,8 @@ fn no_example_goes_uphill<T: Tested>() {
             let before = energies(&model);
             // Poisson's e^x may be too large for the scalar to begin with.
             prop_assume!(before.iter().all(|energy| energy.is_finite()));
-            let mut solver = case.solver(2, 4);
-            let solved = model.solve_targets(&mut solver, &Selection::All);
+            let solver = case.solver(2, 4);
+            let solved = model.solve_targets(&solver, &Selection::All);
             solved.map_err(failed)?;
             for (before, after) in before.iter().zip(energies(&model)) {
                 prop_assert!(after.is_finite() && after <= *before, "{before} to {after}");
@@ -155,13 +157,13 @@ fn an_example_goes_its_own_way<T: Tested>() {
         let mut together = case.model::<T>().map_err(failed)?;
         let mut alone = together.clone();
         prop_assume!(energies(&together).iter().all(|energy| energy.is_finite()));
-        let mut solver = case.solver(3, 3);
+        let solver = case.solver(3, 3);
         together
-            .solve_targets(&mut solver, &Selection::All)
+            .solve_targets(&solver, &Selection::All)
             .map_err(failed)?;
         for i in (0..case.n).rev() {
             let one = Selection::Columns(i..i + 1);
-            alone.solve_targets(&mut solver, &one).map_err(failed)?;
+            alone.solve_targets(&solver, &one).map_err(failed)?;
         }
         for t in 1..together.circuit().depth() {
             prop_assert_eq!(together.z(t).unwrap(), alone.z(t).unwrap());
@@ -189,8 +191,8 @@ fn weights_do_not_change_the_way() {
         .unwrap();
     let start = plain.z(1).unwrap().into_owned();
     for model in [&mut weighted, &mut plain] {
-        let mut solver = GaussNewton::new(3, 4);
-        model.solve_targets(&mut solver, &Selection::All).unwrap();
+        let solver = GaussNewton::new(3, 4);
+        model.solve_targets(&solver, &Selection::All).unwrap();
     }
     for t in 1..3 {
         let difference = (weighted.z(t).unwrap() - plain.z(t).unwrap()).amax();
@@ -230,8 +232,8 @@ fn error_on_a_linear_circuit<T: Scalar>() -> f64 {
     let each = residual.column_iter();
     let expected: f64 = each.map(|r| 0.5 * (r.transpose() * &inverse * r)[0]).sum();
     let solver = GaussNewton::new(1, 60).with_damping(0.0).unwrap();
-    let mut solver = solver.with_residual_tolerance(0.0).unwrap();
-    model.solve_targets(&mut solver, &Selection::All).unwrap();
+    let solver = solver.with_residual_tolerance(0.0).unwrap();
+    model.solve_targets(&solver, &Selection::All).unwrap();
     (model.energy().unwrap().as_f64() / expected - 1.0).abs()
 }
 
@@ -267,8 +269,8 @@ fn it_rests_where_the_gradient_is_zero<T: Tested>() {
         all.map(|g| g.as_f64().powi(2)).sum::<f64>().sqrt()
     };
     let before = norm(&model);
-    let mut solver = GaussNewton::new(40, 30);
-    model.solve_targets(&mut solver, &Selection::All).unwrap();
+    let solver = GaussNewton::new(40, 30);
+    model.solve_targets(&solver, &Selection::All).unwrap();
     let after = norm(&model);
     // Steps are accepted by E, which is known to rounding, and the gradient so to its square root.
     let least = 0.1 * T::ROUNDING.sqrt();
@@ -291,8 +293,8 @@ fn an_iteration_reaches_one_layer() {
         .unwrap();
     for iterations in 1..depth {
         let mut model = start.clone();
-        let mut solver = GaussNewton::new(1, iterations as u64);
-        model.solve_targets(&mut solver, &Selection::All).unwrap();
+        let solver = GaussNewton::new(1, iterations as u64);
+        model.solve_targets(&solver, &Selection::All).unwrap();
         for t in 1..depth {
             let moved = model.z(t).unwrap() != start.z(t).unwrap();
             assert_eq!(
@@ -308,10 +310,8 @@ fn an_iteration_reaches_one_layer() {
 fn options_out_of_range_are_errors() {
     for value in [-1.0, f64::NAN, f64::INFINITY] {
         for error in [
-            GaussNewton::<f64>::new(1, 1)
-                .with_damping(value)
-                .unwrap_err(),
-            GaussNewton::<f64>::new(1, 1)
+            GaussNewton::new(1, 1).with_damping(value).unwrap_err(),
+            GaussNewton::new(1, 1)
                 .with_residual_tolerance(value)
                 .unwrap_err(),
         ] {
@@ -417,7 +417,7 @@ fn damping_goes_by_what_becomes_of_a_step() {
             model.add_examples(&one(a), &one(y), &given).unwrap();
             let solver = GaussNewton::new(steps, 5).with_damping(damping);
             model
-                .solve_targets(&mut solver.unwrap(), &Selection::All)
+                .solve_targets(&solver.unwrap(), &Selection::All)
                 .unwrap();
             let found = model.z(1).unwrap()[(0, 0)];
             let error = (found - expected).abs();
@@ -492,23 +492,23 @@ fn after_an_error_nothing_has_moved() {
         model.add_examples(&x, &y, &noisy).unwrap();
         model
     };
-    for mut solver in [
+    for solver in [
         GaussNewton::new(2, 3),
         GaussNewton::chained(2, 3),
         GaussNewton::direct(2),
         GaussNewton::cyclic_reduction(2),
     ] {
         let mut good = model(false);
-        let expected = good.solve_targets(&mut solver, &Selection::All).unwrap();
+        let expected = good.solve_targets(&solver, &Selection::All).unwrap();
         let start = model(true);
         let mut failed = start.clone();
-        let error = failed.solve_targets(&mut solver, &Selection::All);
+        let error = failed.solve_targets(&solver, &Selection::All);
         assert!(matches!(error, Err(Error::NonFinite { .. })), "{error:?}");
         for t in 1..3 {
             assert_eq!(failed.z(t).unwrap(), start.z(t).unwrap(), "z_{t}");
         }
         let mut again = model(false);
-        let report = again.solve_targets(&mut solver, &Selection::All).unwrap();
+        let report = again.solve_targets(&solver, &Selection::All).unwrap();
         assert_eq!(report, expected);
         assert_eq!(again.z(1).unwrap(), good.z(1).unwrap());
     }
@@ -540,8 +540,8 @@ fn the_ends_of_f32_are_not_the_ends_of_a_solver() {
     for weight in [1.0, 1e-20, 1e-24, 1e-30, 1e-38] {
         let mut model = chain(1.0, 0.3, 0.1, weight);
         let ends = Convergence::NEVER.with_tolerance(1e-3).unwrap();
-        let mut solver = GaussNewton::direct(50).with_convergence(ends);
-        let report = model.solve_targets(&mut solver, &Selection::All).unwrap();
+        let solver = GaussNewton::direct(50).with_convergence(ends);
+        let report = model.solve_targets(&solver, &Selection::All).unwrap();
         assert!(
             report.at_rest == 1 && report.steps < 5,
             "{weight}: {report:?}"
@@ -549,14 +549,22 @@ fn the_ends_of_f32_are_not_the_ends_of_a_solver() {
     }
     // Where the preconditioned residual overflows there is no step, and that is said.
     let mut model = chain(100.0, 1e18, 0.0, 1.0);
-    let mut solver = GaussNewton::chained(1, 3);
-    let report = model.solve_targets(&mut solver, &Selection::All).unwrap();
+    let solver = GaussNewton::chained(1, 3);
+    let report = model.solve_targets(&solver, &Selection::All).unwrap();
     assert_eq!(report.drawn_back, 1);
     // Options that are infinite or zero in the scalar are refused.
-    let damping = GaussNewton::<f32>::new(1, 1).with_damping(1e39);
-    assert!(matches!(damping, Err(Error::InvalidOption { .. })));
+    let damping = GaussNewton::new(1, 1).with_damping(1e39).unwrap();
+    let refused = model.solve_targets(&damping, &Selection::All);
+    assert!(matches!(refused, Err(Error::InvalidOption { .. })));
     for step in [StepSize::Fixed(1e-50), StepSize::Checked(1e39)] {
-        let sweep = ReverseSweep::<f32>::new(1).with_step(step);
-        assert!(matches!(sweep, Err(Error::InvalidOption { .. })));
+        let sweep = ReverseSweep::new(1).with_step(step).unwrap();
+        let synchronous = SynchronousDescent::new(1, step).unwrap();
+        let solvers: [&dyn TargetSolver<f32>; 2] = [&sweep, &synchronous];
+        for solver in solvers {
+            let before = model.clone();
+            let refused = model.solve_targets(solver, &Selection::All);
+            assert!(matches!(refused, Err(Error::InvalidOption { .. })));
+            assert_eq!(model.z(1).unwrap(), before.z(1).unwrap());
+        }
     }
 }

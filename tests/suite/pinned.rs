@@ -222,7 +222,7 @@ fn defaults_are_those_documented() {
         &["rate: 0.1", "momentum: 0.0", "nesterov: false"],
     );
     contains(
-        format!("{:?}", ReverseSweep::<f64>::new(3)),
+        format!("{:?}", ReverseSweep::new(3)),
         &["sweeps: 3", "step: Bounded { margin: 1.0 }", "every: 10"],
     );
     contains(

@@ -12,6 +12,7 @@ use layerwise::layer::{Activation, Dense};
 use layerwise::optimizer::{Adam, GradientDescent, Optimizer, Step};
 use layerwise::regularizer::Regularizer;
 use layerwise::schedule::Schedule;
+use layerwise::state::State;
 use layerwise::target_solver::{ReverseSweep, SolveReport, StepSize, TargetProblem, TargetSolver};
 use layerwise::training::{Alternating, Phase, StopReason, Trainer, TrainingReport};
 use layerwise::{Circuit, DecoupledCircuit, Error};
@@ -72,7 +73,7 @@ fn gap(model: &DecoupledCircuit<f64>) -> f64 {
     squares.sum::<f64>().sqrt()
 }
 
-fn sweep() -> ReverseSweep<f64> {
+fn sweep() -> ReverseSweep {
     ReverseSweep::new(2)
 }
 
@@ -276,22 +277,31 @@ fn the_end_of_a_phase_brings_the_targets_up_to_date() {
 /// Sweeps, until the call of this number: then it raises the flag and sweeps, or fails.
 #[derive(Debug)]
 struct Watched {
-    calls: usize,
-    last: usize,
+    last: u64,
     flag: Option<Arc<AtomicBool>>,
 }
 
 impl TargetSolver<f64> for Watched {
-    fn solve(&mut self, problem: &mut TargetProblem<'_, '_, f64>) -> Result<SolveReport, Error> {
-        self.calls += 1;
-        if self.calls == self.last {
+    fn start(&self) -> State<f64> {
+        let mut state = State::new();
+        state.counts.push(0);
+        state
+    }
+
+    fn solve(
+        &self,
+        state: &mut State<f64>,
+        problem: &mut TargetProblem<'_, '_, f64>,
+    ) -> Result<SolveReport, Error> {
+        state.counts[0] += 1;
+        if state.counts[0] == self.last {
             let Some(flag) = &self.flag else {
                 return Err(failure(77));
             };
             flag.store(true, Ordering::Relaxed);
         }
         let step = StepSize::Fixed(0.2);
-        ReverseSweep::new(1).with_step(step)?.solve(problem)
+        ReverseSweep::new(1).with_step(step)?.solve(state, problem)
     }
 }
 
@@ -303,12 +313,8 @@ fn failure(step: u64) -> Error {
     }
 }
 
-fn watched(last: usize, flag: Option<Arc<AtomicBool>>) -> Alternating<f64> {
-    let solver = Watched {
-        calls: 0,
-        last,
-        flag,
-    };
+fn watched(last: u64, flag: Option<Arc<AtomicBool>>) -> Alternating<f64> {
+    let solver = Watched { last, flag };
     Alternating::residual_scheduled(solver, 0.7, Schedule::CONSTANT).unwrap()
 }
 
@@ -326,7 +332,7 @@ fn serves(mut model: DecoupledCircuit<f64>) {
 fn flagged(visits: usize, batch: usize) -> DecoupledCircuit<f64> {
     let flag = Arc::new(AtomicBool::new(false));
     let mut model = noisy();
-    let phase = phase(watched(visits, Some(flag.clone()))).batch_size(batch);
+    let phase = phase(watched(visits as u64, Some(flag.clone()))).batch_size(batch);
     let report = Trainer::new(phase).stop_flag(flag).run(&mut model).unwrap();
     assert_eq!(
         (report.stop, report.steps),
@@ -368,7 +374,7 @@ fn a_solver_that_fails_leaves_the_last_completed_step() {
     ] {
         let mut model = noisy();
         let mut after_epoch = None;
-        let phase = phase(watched(visit, None)).batch_size(batch);
+        let phase = phase(watched(visit as u64, None)).batch_size(batch);
         let error = Trainer::new(phase).run_with(&mut model, |progress| {
             after_epoch = Some(state(progress.model));
             ControlFlow::Continue(())

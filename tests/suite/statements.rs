@@ -153,13 +153,13 @@ fn distance(a: &[f64], b: &[f64]) -> f64 {
 
 /// Sweeps until no entry of ∂E/∂z exceeds `tolerance`.
 fn settle(model: &mut DecoupledCircuit<f64>, tolerance: f64) {
-    let mut solver = ReverseSweep::new(100);
+    let solver = ReverseSweep::new(100);
     for _ in 0..2000 {
         let targets = model.gradients(&Selection::All).unwrap().targets;
         if targets.iter().all(|g| g.amax() <= tolerance) {
             return;
         }
-        model.solve_targets(&mut solver, &Selection::All).unwrap();
+        model.solve_targets(&solver, &Selection::All).unwrap();
     }
     panic!("the sweeps did not reach a stationary point");
 }
@@ -227,8 +227,8 @@ fn statement_2_on<T: Scalar>(plan: &Plan) {
     };
     for k in 0..=last {
         let mut model = plan.model::<T>(&TargetInit::ForwardPass);
-        let mut solver = synchronous(k as u64, 0.3);
-        let report = model.solve_targets(&mut solver, &Selection::All).unwrap();
+        let solver = synchronous(k as u64, 0.3);
+        let report = model.solve_targets(&solver, &Selection::All).unwrap();
         if last > 0 {
             assert_eq!(report.steps, k as u64);
         }
@@ -236,8 +236,8 @@ fn statement_2_on<T: Scalar>(plan: &Plan) {
         assert_eq!(reached(&model), expected, "after {k} steps of {plan:?}");
     }
     let mut model = plan.model::<T>(&TargetInit::ForwardPass);
-    let mut sweep = ReverseSweep::new(1);
-    model.solve_targets(&mut sweep, &Selection::All).unwrap();
+    let sweep = ReverseSweep::new(1);
+    model.solve_targets(&sweep, &Selection::All).unwrap();
     assert_eq!(reached(&model), vec![true; last + 1], "sweep of {plan:?}");
 }
 
@@ -471,8 +471,8 @@ fn statement_7_on<T: Scalar>(plan: &Plan, tolerance: f64) {
         .sum();
     for k in 0..=last {
         let mut model = start.clone();
-        let mut solver = synchronous(k as u64, 1.0);
-        model.solve_targets(&mut solver, &Selection::All).unwrap();
+        let solver = synchronous(k as u64, 1.0);
+        model.solve_targets(&solver, &Selection::All).unwrap();
         let gradients = model.gradients(&Selection::All).unwrap();
         let own = &gradients.parameters[last - k];
         for (own, expected) in own.iter().zip(&backprop.parameters[last - k]) {
@@ -594,7 +594,7 @@ fn statement_10_a_step_that_suffices_for_a_sweep_diverges_synchronously() {
     let start = model.energy().unwrap();
     assert_eq!(start, 0.5);
     model
-        .solve_targets(&mut synchronous(200, 0.75), &Selection::All)
+        .solve_targets(&synchronous(200, 0.75), &Selection::All)
         .unwrap();
     assert!(model.energy().unwrap() > 1e6 * start);
 
@@ -604,8 +604,8 @@ fn statement_10_a_step_that_suffices_for_a_sweep_diverges_synchronously() {
         StepSize::Bounded { margin: 1.5 },
     ] {
         let mut model = chain();
-        let mut sweep = ReverseSweep::new(8000).with_step(step).unwrap();
-        model.solve_targets(&mut sweep, &Selection::All).unwrap();
+        let sweep = ReverseSweep::new(8000).with_step(step).unwrap();
+        model.solve_targets(&sweep, &Selection::All).unwrap();
         let energy = model.energy().unwrap();
         assert!(
             (energy - 0.01).abs() < 1e-6,
@@ -615,8 +615,8 @@ fn statement_10_a_step_that_suffices_for_a_sweep_diverges_synchronously() {
     // The bound of synchronous steps holds λ_max: those converge too, more slowly.
     let mut model = chain();
     let bounded = StepSize::Bounded { margin: 1.0 };
-    let mut solver = SynchronousDescent::new(20_000, bounded).unwrap();
-    model.solve_targets(&mut solver, &Selection::All).unwrap();
+    let solver = SynchronousDescent::new(20_000, bounded).unwrap();
+    model.solve_targets(&solver, &Selection::All).unwrap();
     let energy = model.energy().unwrap();
     assert!(
         (energy - 0.01).abs() < 1e-6,
@@ -653,7 +653,7 @@ fn statement_10_bounded_steps_never_raise_the_energy() {
                 let mut before = model.energy().unwrap();
                 let start = before;
                 for step in 0..30 {
-                    model.solve_targets(&mut **solver, &Selection::All).unwrap();
+                    model.solve_targets(&**solver, &Selection::All).unwrap();
                     let after = model.energy().unwrap();
                     assert!(
                         after <= before * (1.0 + 1e-13),
@@ -698,9 +698,7 @@ fn statement_11_on<T: Scalar>(plan: &Plan) {
     };
     for solver in &mut solvers::<T>() {
         let mut together = start.clone();
-        together
-            .solve_targets(&mut **solver, &Selection::All)
-            .unwrap();
+        together.solve_targets(&**solver, &Selection::All).unwrap();
         let moved = plan.depth() > 1;
         for i in 0..n {
             let expected = trajectory(&together, i);
@@ -719,7 +717,7 @@ fn statement_11_on<T: Scalar>(plan: &Plan) {
             }
             for selection in selections {
                 let mut model = start.clone();
-                model.solve_targets(&mut **solver, &selection).unwrap();
+                model.solve_targets(&**solver, &selection).unwrap();
                 assert_eq!(
                     trajectory(&model, i),
                     expected,
@@ -735,7 +733,7 @@ fn statement_11_on<T: Scalar>(plan: &Plan) {
             alone
                 .add_examples(&column(&x), &column(&y), &TargetInit::Given(own))
                 .unwrap();
-            alone.solve_targets(&mut **solver, &Selection::All).unwrap();
+            alone.solve_targets(&**solver, &Selection::All).unwrap();
             assert_eq!(trajectory(&alone, 0), expected, "example {i} of {plan:?}");
         }
     }

@@ -11,6 +11,7 @@ use layerwise::nalgebra::{DMatrix, DVector};
 use layerwise::optimizer::{Adam, GradientDescent};
 use layerwise::rand::RngExt;
 use layerwise::regularizer::Regularizer;
+use layerwise::state::State;
 use layerwise::target_solver::{
     Convergence, GaussNewton, RedBlack, ReverseSweep, SolveReport, SolveStop, StepSize,
     SynchronousDescent, TargetProblem, TargetSolver,
@@ -136,11 +137,9 @@ fn no_solver_goes_uphill_on_any_of_100_random_circuits() {
     for case in 0..100 {
         let start = random_circuit(case);
         let before = energies(&start);
-        for mut solver in safe_solvers() {
+        for solver in safe_solvers() {
             let mut model = start.clone();
-            model
-                .solve_targets(solver.as_mut(), &Selection::All)
-                .unwrap();
+            model.solve_targets(&*solver, &Selection::All).unwrap();
             for (before, after) in before.iter().zip(energies(&model)) {
                 assert!(
                     after.is_finite() && after <= *before,
@@ -162,8 +161,8 @@ fn without_the_check_some_do() {
         let start = random_circuit(*case);
         let before: f64 = energies(&start).iter().sum();
         let mut model = start.clone();
-        let mut solver = descent(3, StepSize::Fixed(0.3));
-        match model.solve_targets(&mut solver, &Selection::All) {
+        let solver = descent(3, StepSize::Fixed(0.3));
+        match model.solve_targets(&solver, &Selection::All) {
             Ok(_) => {
                 let after = energies(&model).iter().sum::<f64>();
                 after.is_nan() || after > before
@@ -209,10 +208,10 @@ fn distance<T: Scalar>(a: &DecoupledCircuit<T>, b: &DecoupledCircuit<T>) -> f64 
 
 fn solved<T: Scalar>(
     start: &DecoupledCircuit<T>,
-    mut solver: impl TargetSolver<T>,
+    solver: impl TargetSolver<T>,
 ) -> (DecoupledCircuit<T>, SolveReport) {
     let mut model = start.clone();
-    let report = model.solve_targets(&mut solver, &Selection::All).unwrap();
+    let report = model.solve_targets(&solver, &Selection::All).unwrap();
     (model, report)
 }
 
@@ -254,7 +253,7 @@ fn chained_iterations_end_with_the_rank_of_the_output() {
         let y = DMatrix::from_fn(2, 5, |i, j| (i + j) as f64 / 5.0);
         let noisy = TargetInit::NoisyForwardPass { std: 0.3, seed: 1 };
         start.add_examples(&x, &y, &noisy).unwrap();
-        let undamped = |solver: GaussNewton<f64>| solver.with_damping(0.0).unwrap();
+        let undamped = |solver: GaussNewton| solver.with_damping(0.0).unwrap();
         let (exact, _) = solved(&start, undamped(GaussNewton::direct(1)));
         let (chained, report) = solved(&start, undamped(GaussNewton::chained(1, 100)));
         assert!(report.products <= 3, "{} at depth {depth}", report.products);
@@ -312,7 +311,7 @@ fn a_linear_circuit_takes_one_step() {
 /// twice the depth.
 #[test]
 fn the_critical_path_of_cyclic_reduction_is_logarithmic() {
-    let work = |hidden: usize, solver: GaussNewton<f64>| {
+    let work = |hidden: usize, solver: GaussNewton| {
         let mut builder = Circuit::builder().seed(1);
         for _ in 0..=hidden {
             builder = builder.layer(Dense::new(6, 6, Activation::Tanh).unwrap());
@@ -356,7 +355,7 @@ fn damping_costs_chained_iterations() {
         start
             .add_examples(&one(0.0), &one(1.0), &TargetInit::ForwardPass)
             .unwrap();
-        let damped = |solver: GaussNewton<f64>| solver.with_damping(damping).unwrap();
+        let damped = |solver: GaussNewton| solver.with_damping(damping).unwrap();
         let (exact, _) = solved(&start, damped(GaussNewton::direct(1)));
         let (model, report) = solved(&start, damped(GaussNewton::chained(1, 100)));
         let error = distance(&model, &exact);
@@ -424,10 +423,8 @@ fn examples_end_by_themselves<T: Tested>() {
     ];
     for make in makes {
         let mut model = start.clone();
-        let mut solver = make(10_000, at_rest);
-        let report = model
-            .solve_targets(solver.as_mut(), &Selection::All)
-            .unwrap();
+        let solver = make(10_000, at_rest);
+        let report = model.solve_targets(&*solver, &Selection::All).unwrap();
         assert_eq!(report.stop(), SolveStop::Tolerance, "{solver:?}");
         assert_eq!((report.at_rest, report.limited), (6, 0));
         assert!(0 < report.steps && report.steps < 10_000);
@@ -438,21 +435,17 @@ fn examples_end_by_themselves<T: Tested>() {
         let mut each = start.clone();
         for i in 0..6 {
             let one = Selection::Columns(i..i + 1);
-            each.solve_targets(solver.as_mut(), &one).unwrap();
+            each.solve_targets(&*solver, &one).unwrap();
         }
         assert_eq!(distance(&model, &each), 0.0, "{solver:?}");
         // Nothing moves what is at rest, but a sweep may once more.
         let mut again = model.clone();
-        let report = again
-            .solve_targets(solver.as_mut(), &Selection::All)
-            .unwrap();
+        let report = again.solve_targets(&*solver, &Selection::All).unwrap();
         assert!(report.steps <= 1 && report.at_rest == 6, "{solver:?}");
 
         let mut model = start.clone();
-        let mut solver = make(10_000, stagnant);
-        let report = model
-            .solve_targets(solver.as_mut(), &Selection::All)
-            .unwrap();
+        let solver = make(10_000, stagnant);
+        let report = model.solve_targets(&*solver, &Selection::All).unwrap();
         assert_eq!(report.stop(), SolveStop::Stagnation, "{solver:?}");
         assert_eq!((report.stagnated, report.limited), (6, 0));
 
@@ -467,16 +460,12 @@ fn examples_end_by_themselves<T: Tested>() {
         light
             .set_example_weights(&Selection::All, &weights)
             .unwrap();
-        let scaled = light
-            .solve_targets(solver.as_mut(), &Selection::All)
-            .unwrap();
+        let scaled = light.solve_targets(&*solver, &Selection::All).unwrap();
         assert_eq!((scaled.steps, scaled.stagnated), (report.steps, 6));
 
         let mut model = start.clone();
-        let mut solver = make(1, Convergence::NEVER);
-        let report = model
-            .solve_targets(solver.as_mut(), &Selection::All)
-            .unwrap();
+        let solver = make(1, Convergence::NEVER);
+        let report = model.solve_targets(&*solver, &Selection::All).unwrap();
         assert_eq!(report.stop(), SolveStop::Steps);
         assert_eq!((report.steps, report.limited), (1, 6));
     }
@@ -513,21 +502,21 @@ fn a_step_that_fails_is_drawn_back<T: Tested>() {
         .add_examples(&row([0.0, 0.0]), &row([2.0, 2.0]), &given)
         .unwrap();
     // h = 2: η = 1.5 overshoots threefold, its quarter comes to 0.75 of the way.
-    let mut checked = descent(1, StepSize::Checked(1.5));
-    let report = model.solve_targets(&mut checked, &Selection::All).unwrap();
+    let checked = descent(1, StepSize::Checked(1.5));
+    let report = model.solve_targets(&checked, &Selection::All).unwrap();
     assert_eq!(report.drawn_back, 1);
     let z = model.z(1).unwrap().map(|z| z.as_f64());
     assert_eq!((z[0], z[1]), (1.0, 0.75));
     // As it is, the step would have been taken.
-    let mut fixed = descent(1, StepSize::Fixed(1.5));
-    model.solve_targets(&mut fixed, &Selection::All).unwrap();
+    let fixed = descent(1, StepSize::Fixed(1.5));
+    model.solve_targets(&fixed, &Selection::All).unwrap();
     assert_eq!(model.z(1).unwrap()[1].as_f64(), 0.75 + 3.0 * 0.25);
     // The share that was found is where the next step begins.
     model
         .set_targets(1, &Selection::All, &row([1.0, 0.0]))
         .unwrap();
-    let mut two = descent(2, StepSize::Checked(1.5));
-    let report = model.solve_targets(&mut two, &Selection::All).unwrap();
+    let two = descent(2, StepSize::Checked(1.5));
+    let report = model.solve_targets(&two, &Selection::All).unwrap();
     assert_eq!((report.steps, report.drawn_back), (2, 1));
     let expected = 1.0 - 0.25 * 0.25;
     assert_eq!(model.z(1).unwrap()[1].as_f64(), expected);
@@ -535,8 +524,8 @@ fn a_step_that_fails_is_drawn_back<T: Tested>() {
     model
         .set_targets(1, &Selection::All, &row([1.0, 0.0]))
         .unwrap();
-    let mut far = descent(1, StepSize::Checked(1e3));
-    model.solve_targets(&mut far, &Selection::All).unwrap();
+    let far = descent(1, StepSize::Checked(1e3));
+    model.solve_targets(&far, &Selection::All).unwrap();
     assert_eq!(model.z(1).unwrap()[1].as_f64(), 0.0);
 }
 
@@ -550,9 +539,7 @@ fn momentum_starts_anew_where_a_step_failed() {
     };
     let make = |k| descent::<f64>(k, StepSize::Checked(0.35)).with_rule(heavy_ball());
     let mut together = start.clone();
-    let report = together
-        .solve_targets(&mut make(12), &Selection::All)
-        .unwrap();
+    let report = together.solve_targets(&make(12), &Selection::All).unwrap();
     assert!(
         report.drawn_back > 0 && report.drawn_back < 48,
         "{report:?}"
@@ -560,7 +547,7 @@ fn momentum_starts_anew_where_a_step_failed() {
     let mut each = start.clone();
     for i in 0..4 {
         let one = Selection::Columns(i..i + 1);
-        each.solve_targets(&mut make(12), &one).unwrap();
+        each.solve_targets(&make(12), &one).unwrap();
     }
     assert_eq!(distance(&together, &each), 0.0);
     let (before, after) = (energies(&start), energies(&together));
@@ -569,12 +556,12 @@ fn momentum_starts_anew_where_a_step_failed() {
 
 #[test]
 fn a_direct_solver_has_no_residual() {
-    let error = GaussNewton::<f64>::direct(1).with_residual_tolerance(1e-3);
+    let error = GaussNewton::direct(1).with_residual_tolerance(1e-3);
     assert!(matches!(error, Err(Error::InvalidOption { .. })));
     for step in [0.0, -1.0, f64::NAN] {
-        let sweep = RedBlack::<f64>::new(1).with_step(StepSize::Checked(step));
+        let sweep = RedBlack::new(1).with_step(StepSize::Checked(step));
         assert!(matches!(sweep, Err(Error::InvalidOption { .. })));
-        let every = RedBlack::<f64>::new(1).with_bound_every(0);
+        let every = RedBlack::new(1).with_bound_every(0);
         assert!(matches!(every, Err(Error::InvalidOption { .. })));
     }
 }
@@ -659,8 +646,8 @@ fn adam_starts_anew_where_a_step_failed() {
     model.add_examples(&one(0.0), &one(2.0), &given).unwrap();
     // E = ½ z² + ½ (2 − z)²: 0 to 3 fails, 0.75 does not; 0.75 to 1.5 fails, 0.9375 does not.
     let rule = Adam::new(3.0).unwrap().with_epsilon(1e-300).unwrap();
-    let mut solver = descent(2, StepSize::Checked(1.0)).with_rule(rule);
-    let report = model.solve_targets(&mut solver, &Selection::All).unwrap();
+    let solver = descent(2, StepSize::Checked(1.0)).with_rule(rule);
+    let report = model.solve_targets(&solver, &Selection::All).unwrap();
     assert_eq!(report.drawn_back, 2);
     let z = model.z(1).unwrap()[(0, 0)];
     assert!((z - 0.9375).abs() < 1e-12, "{z}");
@@ -671,9 +658,17 @@ fn adam_starts_anew_where_a_step_failed() {
 struct Measures<S>(S);
 
 impl<S: TargetSolver<f64>> TargetSolver<f64> for Measures<S> {
-    fn solve(&mut self, problem: &mut TargetProblem<'_, '_, f64>) -> Result<SolveReport, Error> {
+    fn start(&self) -> State<f64> {
+        self.0.start()
+    }
+
+    fn solve(
+        &self,
+        state: &mut State<f64>,
+        problem: &mut TargetProblem<'_, '_, f64>,
+    ) -> Result<SolveReport, Error> {
         problem.squared_gap();
-        let report = self.0.solve(problem)?;
+        let report = self.0.solve(state, problem)?;
         let found = problem.squared_gap();
         let (batch, workspace) = (problem.batch(), problem.workspace());
         let layers = 1..problem.circuit().depth();

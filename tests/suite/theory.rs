@@ -17,6 +17,7 @@ use layerwise::layer::{Activation, Affine, Dense, Sequential};
 use layerwise::loss::{Gaussian, Huber, Pair};
 use layerwise::nalgebra::DMatrix;
 use layerwise::regularizer::Regularizer;
+use layerwise::state::State;
 use layerwise::target_solver::{
     GaussNewton, ReverseSweep, SolveReport, StepSize, SynchronousDescent, TargetProblem,
     TargetSolver,
@@ -98,20 +99,20 @@ fn statement_2_on<T: Scalar>(case: &Case) {
     let last = case.depth() - 1;
     for k in 0..=last {
         let steps = k as u64;
-        let reach = theory::gradient_reach(&model, &ALL, &mut synchronous(steps, 0.3)).unwrap();
+        let reach = theory::gradient_reach(&model, &ALL, &synchronous(steps, 0.3)).unwrap();
         let reached: Vec<bool> = reach.iter().map(|&norm| norm > 0.0).collect();
         let expected: Vec<bool> = (0..=last).map(|t| t + k >= last).collect();
         assert_eq!(reached, expected, "{k} steps of {case:?}");
         // An iteration of conjugate gradients carries no further than a gradient step.
-        let mut solver = GaussNewton::new(1, steps);
-        let reach = theory::gradient_reach(&model, &ALL, &mut solver).unwrap();
+        let solver = GaussNewton::new(1, steps);
+        let reach = theory::gradient_reach(&model, &ALL, &solver).unwrap();
         assert!(
             reach.iter().take(last - k).all(|&norm| norm == 0.0),
             "{k}, {case:?}"
         );
         assert!(reach[last - k] > 0.0, "{k} iterations of {case:?}");
     }
-    let reach = theory::gradient_reach(&model, &ALL, &mut ReverseSweep::new(1)).unwrap();
+    let reach = theory::gradient_reach(&model, &ALL, &ReverseSweep::new(1)).unwrap();
     assert!(
         reach.iter().all(|&norm| norm > 0.0),
         "{reach:?} of {case:?}"
@@ -123,7 +124,11 @@ fn statement_2_on<T: Scalar>(case: &Case) {
 struct RedBlack(usize);
 
 impl<T: Scalar> TargetSolver<T> for RedBlack {
-    fn solve(&mut self, problem: &mut TargetProblem<'_, '_, T>) -> Result<SolveReport, Error> {
+    fn solve(
+        &self,
+        _: &mut State<T>,
+        problem: &mut TargetProblem<'_, '_, T>,
+    ) -> Result<SolveReport, Error> {
         let last = problem.circuit().depth() - 1;
         for half in 0..2 * self.0 {
             problem.predict();
@@ -143,7 +148,7 @@ fn statement_2_of_a_red_black_sweep() {
         let case = Case::uniform(&[3, 4, 3, 4, 3, 4, 2], TANH, seed);
         for sweeps in 0..=3 {
             let model = case.model::<f64>(&noise());
-            let reach = theory::gradient_reach(&model, &ALL, &mut RedBlack(sweeps)).unwrap();
+            let reach = theory::gradient_reach(&model, &ALL, &RedBlack(sweeps)).unwrap();
             let reached: Vec<bool> = reach.iter().map(|&norm| norm > 0.0).collect();
             let expected: Vec<bool> = (0..6).map(|t| t + 2 * sweeps >= 5).collect();
             assert_eq!(reached, expected, "{sweeps} sweeps of {case:?}");
@@ -166,10 +171,8 @@ fn statement_2_is_a_light_cone() {
 fn statement_2_gives_norms() {
     for case in (0..10).map(Case::random) {
         let mut model = case.model::<f64>(&TargetInit::ForwardPass);
-        let reach = theory::gradient_reach(&model, &ALL, &mut ReverseSweep::new(2)).unwrap();
-        model
-            .solve_targets(&mut ReverseSweep::new(2), &ALL)
-            .unwrap();
+        let reach = theory::gradient_reach(&model, &ALL, &ReverseSweep::new(2)).unwrap();
+        model.solve_targets(&ReverseSweep::new(2), &ALL).unwrap();
         let gradients = model.gradients(&ALL).unwrap().parameters;
         let expected: Vec<f64> = gradients.iter().map(|own| norm(own)).collect();
         assert!(
@@ -808,7 +811,7 @@ fn statement_10_bounds_are_those_of_the_solvers() {
         let circuit = case.builder::<f64>().regularize_targets(weight).build();
         let start = case.examples(circuit.unwrap(), &noise());
         let bounds = theory::curvature_bounds(start.circuit()).unwrap();
-        let moved = |solver: &mut dyn TargetSolver<f64>| {
+        let moved = |solver: &dyn TargetSolver<f64>| {
             let mut model = start.clone();
             model.solve_targets(solver, &ALL).unwrap();
             (1..4)
@@ -816,11 +819,11 @@ fn statement_10_bounds_are_those_of_the_solvers() {
                 .collect()
         };
         let bounded = StepSize::Bounded { margin: 1.0 };
-        let expected: Vec<f64> = moved(&mut SynchronousDescent::new(1, bounded).unwrap());
-        let found: Vec<f64> = moved(&mut synchronous(1, 1.0 / bounds.whole()));
+        let expected: Vec<f64> = moved(&SynchronousDescent::new(1, bounded).unwrap());
+        let found: Vec<f64> = moved(&synchronous(1, 1.0 / bounds.whole()));
         assert!(distance(&found, &expected) < 1e-14);
-        let expected: Vec<f64> = moved(&mut ReverseSweep::new(1));
-        let found: Vec<f64> = moved(&mut Sweep(bounds.blocks.clone()));
+        let expected: Vec<f64> = moved(&ReverseSweep::new(1));
+        let found: Vec<f64> = moved(&Sweep(bounds.blocks.clone()));
         assert!(distance(&found, &expected) < 1e-14);
     }
 }
@@ -830,7 +833,11 @@ fn statement_10_bounds_are_those_of_the_solvers() {
 struct Sweep(Vec<f64>);
 
 impl<T: Scalar> TargetSolver<T> for Sweep {
-    fn solve(&mut self, problem: &mut TargetProblem<'_, '_, T>) -> Result<SolveReport, Error> {
+    fn solve(
+        &self,
+        _: &mut State<T>,
+        problem: &mut TargetProblem<'_, '_, T>,
+    ) -> Result<SolveReport, Error> {
         problem.predict();
         for t in (1..problem.circuit().depth()).rev() {
             problem.target_gradient(t);
@@ -868,9 +875,7 @@ fn statement_10_is_sharp() {
     assert!((bounds.blocks[7] - 2.0).abs() < 1e-10, "{bounds:?}");
     let after = |step: f64| {
         let mut model = model.clone();
-        model
-            .solve_targets(&mut synchronous(6000, step), &ALL)
-            .unwrap();
+        model.solve_targets(&synchronous(6000, step), &ALL).unwrap();
         model.energy().unwrap()
     };
     let (inside, outside) = (after(0.99 * 2.0 / exact), after(1.01 * 2.0 / exact));
@@ -879,10 +884,10 @@ fn statement_10_is_sharp() {
     // By sweeps almost twice that step converges.
     let limit = bounds.sweep_limit(7).unwrap();
     let mut sweeps = model.clone();
-    let mut solver = ReverseSweep::new(6000)
+    let solver = ReverseSweep::new(6000)
         .with_step(StepSize::Fixed(0.95 * limit))
         .unwrap();
-    sweeps.solve_targets(&mut solver, &ALL).unwrap();
+    sweeps.solve_targets(&solver, &ALL).unwrap();
     assert!(sweeps.energy().unwrap() < 0.011);
 }
 
@@ -929,7 +934,11 @@ fn statement_10_refuses() {
 struct BatchWide;
 
 impl<T: Scalar> TargetSolver<T> for BatchWide {
-    fn solve(&mut self, problem: &mut TargetProblem<'_, '_, T>) -> Result<SolveReport, Error> {
+    fn solve(
+        &self,
+        _: &mut State<T>,
+        problem: &mut TargetProblem<'_, '_, T>,
+    ) -> Result<SolveReport, Error> {
         problem.evaluate(false, true);
         let gradient = problem.workspace().target_gradient(1);
         let steepest = gradient
@@ -952,7 +961,7 @@ fn statement_11_on<T: Scalar>(case: &Case) {
         solvers.push(Box::new(SynchronousDescent::new(3, bounded).unwrap()));
     }
     for solver in &mut solvers {
-        let found = theory::batch_dependent_example(&model, &ALL, &mut **solver).unwrap();
+        let found = theory::batch_dependent_example(&model, &ALL, &**solver).unwrap();
         assert_eq!(found, None, "{solver:?} on {case:?}");
     }
 }
@@ -973,16 +982,16 @@ fn statement_11_finds_no_example() {
 fn statement_11_sees_what_breaks_it() {
     let case = Case::uniform(&[3, 4, 3, 2], TANH, 10);
     let model = case.model::<f64>(&noise());
-    let found = theory::batch_dependent_example(&model, &ALL, &mut BatchWide).unwrap();
+    let found = theory::batch_dependent_example(&model, &ALL, &BatchWide).unwrap();
     assert!(found.is_some());
     let alone = Selection::Columns(1..2);
-    let found = theory::batch_dependent_example(&model, &alone, &mut BatchWide).unwrap();
+    let found = theory::batch_dependent_example(&model, &alone, &BatchWide).unwrap();
     assert_eq!(found, None);
     let seeing = case
         .with_fault(1, Fault::SeesTheBatch)
         .model::<f64>(&noise());
     let order = Selection::Examples(&[2, 0]);
-    let found = theory::batch_dependent_example(&seeing, &order, &mut ReverseSweep::new(1));
+    let found = theory::batch_dependent_example(&seeing, &order, &ReverseSweep::new(1));
     assert_eq!(found.unwrap(), Some(2));
 }
 
@@ -1053,7 +1062,7 @@ fn every_function<T: Scalar>(
     let multipliers: Vec<DMatrix<T>> = (1..model.circuit().depth())
         .map(|t| DMatrix::zeros(model.circuit().dims()[t], model.examples().len()))
         .collect();
-    let mut solver = ReverseSweep::new(1);
+    let solver = ReverseSweep::new(1);
     let parameters = model.circuit().parameters(0).to_vec();
     vec![
         (
@@ -1062,7 +1071,7 @@ fn every_function<T: Scalar>(
         ),
         (
             "2",
-            theory::gradient_reach(model, selection, &mut solver).map(|_| ()),
+            theory::gradient_reach(model, selection, &solver).map(|_| ()),
         ),
         ("3", theory::stationarity(model, selection).map(|_| ())),
         ("4", theory::expanded_minimum(model, selection).map(|_| ())),
@@ -1083,7 +1092,7 @@ fn every_function<T: Scalar>(
         ),
         (
             "11",
-            theory::batch_dependent_example(model, selection, &mut solver).map(|_| ()),
+            theory::batch_dependent_example(model, selection, &solver).map(|_| ()),
         ),
         (
             "12",

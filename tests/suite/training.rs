@@ -43,7 +43,7 @@ fn sine(init: &TargetInit<f64>) -> DecoupledCircuit<f64> {
     model
 }
 
-fn sweep() -> ReverseSweep<f64> {
+fn sweep() -> ReverseSweep {
     ReverseSweep::new(1).with_bound_every(1).unwrap()
 }
 
@@ -190,7 +190,7 @@ fn the_objective_is_the_mean_before_the_parameter_step() {
         "persistent",
         || Alternating::persistent(sweep()),
         |m| {
-            m.solve_targets(&mut sweep(), &Selection::All).unwrap();
+            m.solve_targets(&sweep(), &Selection::All).unwrap();
             m.energy().unwrap()
         },
     );
@@ -199,8 +199,8 @@ fn the_objective_is_the_mean_before_the_parameter_step() {
         || Alternating::refreshed(synchronous(2)),
         |m| {
             m.initialize_targets(&TargetInit::ForwardPass).unwrap();
-            let mut solver = synchronous(2);
-            m.solve_targets(&mut solver, &Selection::All).unwrap();
+            let solver = synchronous(2);
+            m.solve_targets(&solver, &Selection::All).unwrap();
             m.energy().unwrap()
         },
     );
@@ -367,7 +367,7 @@ fn one_unit_of_all_layers_is_backprop() {
 #[test]
 fn solvers_report_their_steps() {
     let mut model = sine(&TargetInit::ForwardPass);
-    let mut solve = |solver: &mut dyn TargetSolver<f64>| {
+    let mut solve = |solver: &dyn TargetSolver<f64>| {
         let SolveReport { steps, .. } = model.solve_targets(solver, &Selection::All).unwrap();
         steps
     };

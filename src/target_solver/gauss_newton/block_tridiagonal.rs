@@ -1,27 +1,27 @@
 //! Direct solution of every example's block tridiagonal system.
 
-use super::System;
+use std::ops::Range;
+
 use super::elimination::{Elimination, Order};
 use super::operator::Link;
+use super::{Linearised, System};
 use crate::circuit::Circuit;
 use crate::kernel::cholesky::{divide_transposed, factor, solve_lower, solve_lower_transposed};
-use crate::kernel::{Matrix, Scalar, Write};
+use crate::kernel::{Execution, Matrix, Scalar, Write};
 use crate::kernel::{add_to, subtract_from};
-use crate::target_solver::TargetProblem;
-use crate::target_solver::problem::view;
 
 /// Block Cholesky of H + λ I in one of two orders.
 ///
 /// Eliminating block e with neighbours a below and b above, S_e = L Lᵀ being what has become of its
 /// diagonal block, A = L⁻¹ H_ea and B = L⁻¹ H_eb: the diagonal blocks of a and b lose Aᵀ A and Bᵀ
 /// B, and a and b become neighbours with H_ba = −Bᵀ A.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct BlockTridiagonal<T> {
-    order: Order,
+    /// In the last order, if there was one.
+    order: Option<Order>,
     levels: Vec<Vec<Elimination>>,
     blocks: Vec<Block<T>>,
     factors: Vec<Factor<T>>,
-    work: Work,
 }
 
 /// Multiply-adds of the factorisations and substitutions, for one example.
@@ -33,7 +33,7 @@ pub(super) struct Work {
 }
 
 /// Of z_t, for one example after another.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Block<T> {
     /// d_t × d_t.
     diagonal: Vec<T>,
@@ -49,7 +49,7 @@ struct Block<T> {
 }
 
 /// What an elimination leaves for the substitution.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Factor<T> {
     /// L, Aᵀ and Bᵀ.
     lower: Vec<T>,
@@ -62,29 +62,30 @@ struct Factor<T> {
 }
 
 impl<T: Scalar> BlockTridiagonal<T> {
-    pub(super) fn new(order: Order) -> Self {
+    pub(super) fn new() -> Self {
         Self {
-            order,
+            order: None,
             levels: Vec::new(),
             blocks: Vec::new(),
             factors: Vec::new(),
-            work: Work::default(),
         }
     }
 
-    /// The multiply-adds since the last call.
-    pub(super) fn take_work(&mut self) -> Work {
-        std::mem::take(&mut self.work)
-    }
-
-    /// Solves `system` at the predictions of `problem`. A system that is not positive definite gets a
-    /// solution that is not finite.
-    pub(super) fn solve(&mut self, problem: &mut TargetProblem<'_, '_, T>, system: &mut System<T>) {
-        self.fit(problem.circuit, system);
-        self.assemble(problem, system);
-        let execution = problem.execution();
+    /// Solves `system` for some of its examples, where they are linearised, and gives the work for one.
+    /// A system that is not positive definite gets a solution that is not finite.
+    pub(super) fn solve(
+        &mut self,
+        order: Order,
+        execution: Execution,
+        at: Linearised<'_, T>,
+        system: &mut System<T>,
+        examples: Range<usize>,
+    ) -> Work {
+        self.fit(order, at.circuit, &system.dims, examples.len());
+        self.assemble(execution, at, system, &examples);
+        let mut work = Work::default();
         let dims = &system.dims;
-        let wanted = &system.wanted;
+        let wanted = &system.wanted[examples.clone()];
         for level in &self.levels {
             let blocks = &self.blocks;
             execution.for_each(&mut self.factors, |e, own| {
@@ -92,8 +93,7 @@ impl<T: Scalar> BlockTridiagonal<T> {
                     own.eliminate(*elimination, blocks, dims, wanted);
                 }
             });
-            self.work
-                .add(self.factors.iter_mut().map(|own| &mut own.operations));
+            work.add(self.factors.iter_mut().map(|own| &mut own.operations));
             let factors = &self.factors;
             execution.for_each(&mut self.blocks, |b, own| {
                 for elimination in level {
@@ -107,8 +107,7 @@ impl<T: Scalar> BlockTridiagonal<T> {
                     }
                 }
             });
-            self.work
-                .add(self.blocks.iter_mut().map(|own| &mut own.operations));
+            work.add(self.blocks.iter_mut().map(|own| &mut own.operations));
         }
         for level in self.levels.iter().rev() {
             let blocks = &self.blocks;
@@ -117,8 +116,7 @@ impl<T: Scalar> BlockTridiagonal<T> {
                     own.substitute(*elimination, blocks, dims, wanted);
                 }
             });
-            self.work
-                .add(self.factors.iter_mut().map(|own| &mut own.operations));
+            work.add(self.factors.iter_mut().map(|own| &mut own.operations));
             for elimination in level {
                 let e = elimination.block;
                 self.blocks[e]
@@ -126,21 +124,25 @@ impl<T: Scalar> BlockTridiagonal<T> {
                     .copy_from_slice(&self.factors[e].right);
             }
         }
-        for (h, (step, block)) in system.step.iter_mut().zip(&self.blocks).enumerate() {
+        for (h, block) in self.blocks.iter().enumerate() {
+            let columns = system.columns(h, &examples);
+            let step = &mut system.step[h][columns];
             step.copy_from_slice(&block.solution);
-            for (i, wanted) in wanted.iter().enumerate() {
+            for (own, wanted) in step.chunks_exact_mut(dims[h]).zip(wanted) {
                 if !wanted {
-                    step[i * dims[h]..(i + 1) * dims[h]].fill(T::zero());
+                    own.fill(T::zero());
                 }
             }
         }
+        work
     }
 
-    fn fit(&mut self, circuit: &Circuit<T>, system: &System<T>) {
-        let (dims, n) = (&system.dims, system.wanted.len());
+    fn fit(&mut self, order: Order, circuit: &Circuit<T>, dims: &[usize], n: usize) {
         let m = dims.len();
-        if self.levels.iter().map(Vec::len).sum::<usize>() != m {
-            self.levels = self.order.levels(m);
+        let blocks: usize = self.levels.iter().map(Vec::len).sum();
+        if self.order != Some(order) || blocks != m {
+            self.order = Some(order);
+            self.levels = order.levels(m);
         }
         let widest = dims.iter().copied().max().unwrap_or(0);
         self.blocks.resize_with(m, Block::new);
@@ -167,11 +169,19 @@ impl<T: Scalar> BlockTridiagonal<T> {
     }
 
     /// The blocks of H + λ I, column by column: a product with a unit vector for all examples at once.
-    fn assemble(&mut self, problem: &mut TargetProblem<'_, '_, T>, system: &System<T>) {
-        let (circuit, execution) = (problem.circuit, problem.execution());
-        let batch = view(problem.batch, problem.multipliers);
-        let n = system.wanted.len();
-        let locals = &mut problem.workspace.locals;
+    fn assemble(
+        &mut self,
+        execution: Execution,
+        at: Linearised<'_, T>,
+        system: &System<T>,
+        examples: &Range<usize>,
+    ) {
+        let Linearised {
+            circuit,
+            batch,
+            locals,
+        } = at;
+        let n = examples.len();
         // C_t in z_{t+1}, of the layer below each block.
         execution.for_each_pair(&mut self.blocks, locals, |h, own, local| {
             let d = system.dims[h];
@@ -210,13 +220,14 @@ impl<T: Scalar> BlockTridiagonal<T> {
                 }
             }
             let regularizer = circuit.target_regularizers()[h].curvature::<T>();
-            for (i, &damping) in system.damping.iter().enumerate() {
+            for (i, &damping) in system.damping[examples.clone()].iter().enumerate() {
                 let block = &mut own.diagonal[i * d * d..(i + 1) * d * d];
                 for j in 0..d {
                     block[j * d + j] += regularizer + damping;
                 }
             }
-            own.right.copy_from_slice(&system.right[h]);
+            let columns = system.columns(h, examples);
+            own.right.copy_from_slice(&system.right[h][columns]);
         });
     }
 }

@@ -1,26 +1,24 @@
 //! Conjugate gradients on every example's system at once, without a matrix.
 
 use super::System;
+use super::linear_solver::ConjugateGradients;
 use super::preconditioner::Preconditioner;
 use super::run::{Product, Run, Shared};
+use crate::circuit::Circuit;
 use crate::error::Error;
 use crate::kernel::Columns;
 use crate::kernel::Scalar;
 use crate::kernel::add_to;
 use crate::kernel::columns::{lessen_and_copy, lessen_and_square, move_and_turn};
+use crate::state::State;
 use crate::target_solver::TargetProblem;
-use crate::target_solver::curvature::Curvature;
-use crate::target_solver::problem::view;
+use crate::target_solver::curvature;
 
-/// At most m iterations of preconditioned conjugate gradients, with every scalar an example's own.
+/// The memory of [`ConjugateGradients`].
 ///
 /// An iteration passes over all columns of a layer at once, and reads no array twice without need.
-#[derive(Debug, Clone)]
-pub(super) struct ConjugateGradients<T> {
-    pub(super) iterations: u64,
-    pub(super) tolerance: f64,
-    pub(super) preconditioner: Preconditioner,
-    bounds: Curvature<T>,
+#[derive(Debug)]
+pub(super) struct Iterations<T> {
     /// The directions p_1, …, p_{T−1}.
     directions: Vec<Vec<T>>,
     /// By t.
@@ -41,6 +39,9 @@ pub(super) struct ConjugateGradients<T> {
     turns: Vec<Option<T>>,
 }
 
+/// Calls that use the same bounds.
+const BOUND_EVERY: u64 = 10;
+
 /// One example's numbers.
 #[derive(Debug, Clone, Copy)]
 struct Example<T> {
@@ -51,13 +52,9 @@ struct Example<T> {
     active: bool,
 }
 
-impl<T: Scalar> ConjugateGradients<T> {
-    pub(super) fn new(iterations: u64) -> Self {
+impl<T: Scalar> Iterations<T> {
+    pub(super) fn new() -> Self {
         Self {
-            iterations,
-            tolerance: 1e-10,
-            preconditioner: Preconditioner::Blocks,
-            bounds: Curvature::new(),
             directions: Vec::new(),
             products: Vec::new(),
             runs: Vec::new(),
@@ -72,21 +69,23 @@ impl<T: Scalar> ConjugateGradients<T> {
         }
     }
 
-    pub(super) fn reset(&mut self) {
-        self.bounds.reset();
-    }
-
-    /// Brings the preconditioner up to date.
-    pub(super) fn prepare(&mut self, problem: &TargetProblem<'_, '_, T>) -> Result<(), Error> {
-        let (circuit, n) = (problem.circuit, problem.batch.ids.len());
+    /// Brings the preconditioner up to date; `bounds` is the state of its bounds.
+    pub(super) fn prepare(
+        &mut self,
+        options: ConjugateGradients,
+        bounds: &mut State<T>,
+        circuit: &Circuit<T>,
+        n: usize,
+    ) -> Result<(), Error> {
         let hidden = circuit.depth() - 1;
-        let bounded = self.preconditioner == Preconditioner::Blocks;
-        let bounds = match bounded.then(|| self.bounds.refresh(circuit)) {
-            Some(Ok(())) => &self.bounds.blocks[..],
+        let bounded = options.preconditioner == Preconditioner::Blocks;
+        let bounds = match bounded.then(|| curvature::refresh(bounds, BOUND_EVERY, circuit)) {
+            Some(Ok((blocks, _))) => blocks,
             None | Some(Err(Error::NoCurvatureBound { .. })) => &[],
             Some(Err(other)) => return Err(other),
         };
-        self.preconditioner
+        options
+            .preconditioner
             .diagonal(circuit, bounds, &mut self.diagonal);
         let sizes = circuit.dims()[1..=hidden].iter().map(|dim| dim * n);
         fit(&mut self.directions, sizes.clone());
@@ -112,20 +111,22 @@ impl<T: Scalar> ConjugateGradients<T> {
     /// Solves `system` from δ = 0; its right side is lost. Gives the products made.
     pub(super) fn solve(
         &mut self,
+        options: ConjugateGradients,
         problem: &mut TargetProblem<'_, '_, T>,
         system: &mut System<T>,
     ) -> u64 {
-        let depth = problem.circuit.depth();
+        let depth = problem.circuit().depth();
         let runs = depth.div_ceil(problem.execution().neighbours(depth));
         self.runs.resize_with(runs, Run::new);
         for run in &mut self.runs {
-            run.fit(problem.circuit, self.sums.len(), &problem.workspace.locals);
+            let locals = &problem.workspace().locals;
+            run.fit(problem.circuit(), self.sums.len(), locals);
         }
         for own in self.directions.iter_mut().chain(&mut system.step) {
             own.fill(T::zero());
         }
         self.lengths.fill(None);
-        self.lessen(problem, system);
+        self.lessen(options, problem, system);
         self.examples.clear();
         for (i, &square) in self.sums.iter().enumerate() {
             let active = system.wanted[i] && square > T::zero() && square.is_finite();
@@ -142,37 +143,38 @@ impl<T: Scalar> ConjugateGradients<T> {
             self.lengths[i] = active.then_some(T::zero());
             self.turns[i] = self.lengths[i];
         }
-        self.turn(problem, system);
-        for iteration in 1..=self.iterations {
+        self.turn(options, problem, system);
+        for iteration in 1..=options.iterations {
             if self.examples.iter().all(|example| !example.active) {
                 return iteration - 1;
             }
             self.multiply(problem, system);
             self.choose_lengths();
-            if iteration == self.iterations {
+            if iteration == options.iterations {
                 self.turns.fill(None);
             } else {
-                self.lessen(problem, system);
-                self.choose_turns();
+                self.lessen(options, problem, system);
+                self.choose_turns(options);
             }
-            self.turn(problem, system);
+            self.turn(options, problem, system);
         }
-        self.iterations
+        options.iterations
     }
 
     /// (H + λ I) p for the directions p, without example weights, and p·(H + λ I) p.
     fn multiply(&mut self, problem: &mut TargetProblem<'_, '_, T>, system: &System<T>) {
-        let (circuit, execution) = (problem.circuit, problem.execution());
+        let execution = problem.execution();
+        let (circuit, batch, workspace) = problem.split();
         let shared = Shared {
             circuit,
-            batch: view(problem.batch, problem.multipliers),
+            batch,
             directions: &self.directions,
             damping: &system.damping,
         };
         let size = execution.neighbours(circuit.depth());
         let count = self.runs.len();
         let locals = Columns {
-            values: &mut problem.workspace.locals[..],
+            values: &mut workspace.locals[..],
             size,
         };
         let products = Columns {
@@ -197,10 +199,15 @@ impl<T: Scalar> ConjugateGradients<T> {
     }
 
     /// r ← r − α (H + λ I) p, and r·M⁻¹r.
-    fn lessen(&mut self, problem: &mut TargetProblem<'_, '_, T>, system: &mut System<T>) {
+    fn lessen(
+        &mut self,
+        options: ConjugateGradients,
+        problem: &mut TargetProblem<'_, '_, T>,
+        system: &mut System<T>,
+    ) {
         let execution = problem.execution();
         let (lengths, products) = (&self.lengths, &self.products[1..]);
-        match self.preconditioner {
+        match options.preconditioner {
             Preconditioner::Blocks => {
                 let (diagonal, damping) = (&self.diagonal, &system.damping);
                 execution.for_each_pair(&mut system.right, &mut self.parts, |h, right, squares| {
@@ -234,9 +241,9 @@ impl<T: Scalar> ConjugateGradients<T> {
     }
 
     /// β = new r·M⁻¹r / old, unless the example's iterations are over.
-    fn choose_turns(&mut self) {
+    fn choose_turns(&mut self, options: ConjugateGradients) {
         // Below rounding the recursion goes on where the residual itself does not.
-        let tolerance = T::of(self.tolerance).max(T::default_epsilon());
+        let tolerance = T::of(options.tolerance).max(T::default_epsilon());
         let examples = self.examples.iter_mut().zip(&self.sums);
         for ((example, &square), to) in examples.zip(&mut self.turns) {
             let turn = square / example.square;
@@ -247,11 +254,16 @@ impl<T: Scalar> ConjugateGradients<T> {
     }
 
     /// δ ← δ + α p and p ← M⁻¹ r + β p.
-    fn turn(&mut self, problem: &TargetProblem<'_, '_, T>, system: &mut System<T>) {
+    fn turn(
+        &mut self,
+        options: ConjugateGradients,
+        problem: &TargetProblem<'_, '_, T>,
+        system: &mut System<T>,
+    ) {
         let (lengths, turns) = (&self.lengths[..], &self.turns[..]);
         let (right, damping) = (&system.right, &system.damping);
         let (diagonal, preconditioned) = (&self.diagonal, &self.preconditioned);
-        let blocks = self.preconditioner == Preconditioner::Blocks;
+        let blocks = options.preconditioner == Preconditioner::Blocks;
         let data = (&mut system.step[..], &mut self.directions[..]);
         let count = right.len();
         let turn = |h: usize, (step, direction): (&mut [Vec<T>], &mut [Vec<T>])| {

@@ -3,24 +3,28 @@
 mod block_tridiagonal;
 mod conjugate_gradients;
 mod elimination;
+mod linear_solver;
 mod operator;
 mod preconditioner;
 mod run;
 
 use std::ops::Range;
 
-use super::acceptance::{Acceptance, Check, Verdict};
+use super::descent::{Descent, Iterate};
 use super::report::not_negative;
+use super::trial::{Check, Trial, Verdict};
 use super::{Convergence, SolveReport, TargetProblem, TargetSolver};
-use crate::energy::Workspace;
+use crate::circuit::Circuit;
+use crate::energy::{Batch, LocalWorkspace, Workspace};
 use crate::error::Error;
 use crate::kernel::Scalar;
-use crate::kernel::{add_to, scale};
-use block_tridiagonal::BlockTridiagonal;
-use conjugate_gradients::ConjugateGradients;
+use crate::kernel::scale;
+use crate::state::State;
+use block_tridiagonal::{BlockTridiagonal, Work};
+use conjugate_gradients::Iterations;
 use elimination::Order;
+pub use linear_solver::{ConjugateGradients, LinearSolver};
 pub(crate) use operator::Link;
-use preconditioner::Preconditioner;
 
 /// K steps of Gauss-Newton on every example's z = (z_1, …, z_{T−1}) at once, each
 /// (H + λ I) δ = −∂E/∂z.
@@ -28,13 +32,13 @@ use preconditioner::Preconditioner;
 /// With J_t = ∂f_t/∂z_t and C_t the curvature of layer t's loss
 /// ([`Loss::curvature`](crate::loss::Loss::curvature), μ included) in (z_{t+1}, ẑ_{t+1}), δᵀ H δ is the
 /// sum over the layers of v_tᵀ C_t v_t, v_t = (δ_{t+1}, J_t δ_t): block tridiagonal, and positive
-/// semidefinite for every loss. Four ways to solve it:
+/// semidefinite for every loss. Four ways to solve it, each a [`LinearSolver`]:
 ///
 /// | | how | a step costs |
 /// |---|---|---|
-/// | [`GaussNewton::new`] | m iterations of conjugate gradients, without a matrix, all layers at once | m JVPs and VJPs a layer |
-/// | [`GaussNewton::chained`] | the same with the hidden terms as preconditioner, in sweeps over the layers | 2m JVPs and VJPs a layer |
-/// | [`GaussNewton::direct`] | block Cholesky, layer after layer: exact | d JVPs and VJPs a layer, and some 5/3 d³ multiply-adds a layer and example |
+/// | [`GaussNewton::new`] | m iterations of conjugate gradients, without a matrix, all layers at once | m JVPs and VJPs per layer |
+/// | [`GaussNewton::chained`] | the same with the hidden terms as preconditioner, in sweeps over the layers | 2m JVPs and VJPs per layer |
+/// | [`GaussNewton::direct`] | block Cholesky, layer after layer: exact | d JVPs and VJPs per layer, and some 5/3 d³ multiply-adds per layer and example |
 /// | [`GaussNewton::cyclic_reduction`] | the same solution, all odd layers at once, then every other of the rest, … | about 2½ times as many, in ⌊log₂ (T−1)⌋ + 1 levels instead of T − 1 |
 ///
 /// An iteration of the first carries a signal over one layer: m well below the depth leaves the
@@ -45,46 +49,75 @@ use preconditioner::Preconditioner;
 /// output loss, of rank d_T at most, so that d_T + 1 iterations solve the system, whatever the
 /// depth. A damping changes little as long as λ ‖A⁻¹‖² is small beside μ; ‖A⁻¹‖ grows with the
 /// depth, at least as T where ‖J_t‖ ≥ 1 (`docs/theory.md`). The last two solve the system of small
-/// widths exactly; they work on 32 examples at a time, and keep 5 d² numbers a layer for each.
+/// widths exactly; they work on 32 examples at a time, and keep 5 d² numbers per layer for each.
 ///
 /// λ, the scalars of the conjugate gradients, and the acceptance are every example's own
 /// (Levenberg-Marquardt). A step that would raise the example's E at all is drawn back as
-/// [`StepSize`](crate::target_solver::StepSize) says, and the next has 8 times its λ; a whole step divides λ by 4.
+/// [`Iterate`] says, and the next has 8 times its λ; a whole step divides λ by 4.
 /// So E rises for no example, and its targets do not depend on the examples beside it. (Since E is
 /// known to rounding, ε, the gradient comes to rest at about √ε.) Nocedal & Wright 2006, ch. 7 and
 /// 10; Martens 2010; Golub & Van Loan 2013, §4.5 (cyclic reduction).
 ///
 /// # Examples
 /// ```
-/// use layerwise::target_solver::GaussNewton;
+/// use layerwise::target_solver::{ConjugateGradients, GaussNewton};
 ///
-/// let solver: GaussNewton<f64> = GaussNewton::new(1, 8);
-/// let exact: GaussNewton<f64> = GaussNewton::direct(1);
+/// let solver = GaussNewton::new(1, 8);
+/// let exact = GaussNewton::direct(1);
+/// // The long form of the first, with an end of its own for the iterations.
+/// let loose = ConjugateGradients::new(8).with_tolerance(1e-2)?;
+/// let solver = GaussNewton::solved_by(1, loose);
+/// # Ok::<(), layerwise::Error>(())
 /// ```
-#[derive(Debug, Clone)]
-pub struct GaussNewton<T: Scalar> {
-    steps: u64,
-    damping: f64,
-    linear: Linear<T>,
-    acceptance: Acceptance<T>,
-    system: System<T>,
-    /// The workspace of a part of the batch, and its multipliers.
-    part: Workspace<T>,
-    multipliers: Vec<Vec<T>>,
-}
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct GaussNewton(Iterate<DampedStep>);
 
-/// How (H + λ I) δ = r is solved.
-#[derive(Debug, Clone)]
-enum Linear<T> {
-    ConjugateGradients(Box<ConjugateGradients<T>>),
-    BlockTridiagonal(BlockTridiagonal<T>),
+/// One step. The state of its preconditioner's bounds is the first of its state's parts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(remote = "Self")
+)]
+struct DampedStep {
+    /// λ at the start of a call.
+    damping: f64,
+    linear: LinearSolver,
 }
 
 /// Examples at a time, of solvers that store matrices.
 const PART: usize = 32;
 
-/// (H + λ I) δ = r, one system an example, its vectors by hidden layer.
-#[derive(Debug, Clone)]
+/// What a step works in.
+#[derive(Debug)]
+struct Memory<T> {
+    system: System<T>,
+    iterations: Iterations<T>,
+    matrix: BlockTridiagonal<T>,
+    /// Of a part of the batch.
+    part: Workspace<T>,
+}
+
+impl<T: Scalar> Default for Memory<T> {
+    fn default() -> Self {
+        Self {
+            system: System {
+                dims: Vec::new(),
+                right: Vec::new(),
+                step: Vec::new(),
+                damping: Vec::new(),
+                wanted: Vec::new(),
+            },
+            iterations: Iterations::new(),
+            matrix: BlockTridiagonal::new(),
+            part: Workspace::empty(),
+        }
+    }
+}
+
+/// (H + λ I) δ = r, one system per example, its vectors by hidden layer.
+#[derive(Debug)]
 struct System<T> {
     /// d_1, …, d_{T−1}.
     dims: Vec<usize>,
@@ -96,77 +129,66 @@ struct System<T> {
     wanted: Vec<bool>,
 }
 
-impl<T: Scalar> GaussNewton<T> {
+impl GaussNewton {
     /// K = `steps` steps of at most m = `iterations` iterations of conjugate gradients each.
     /// Defaults: λ starts at 1e-3 in every call; an example's iterations end where its residual
     /// fell by 1e-10; all steps are made.
     pub fn new(steps: u64, iterations: u64) -> Self {
-        let linear = ConjugateGradients::new(iterations);
-        Self::of(steps, Linear::ConjugateGradients(Box::new(linear)))
+        Self::solved_by(steps, ConjugateGradients::new(iterations))
+    }
+
+    /// Conjugate gradients as by [`GaussNewton::new`], preconditioned by the hidden terms:
+    /// without damping as many iterations as the output loss has rank, and one, whatever the depth.
+    pub fn chained(steps: u64, iterations: u64) -> Self {
+        Self::solved_by(steps, ConjugateGradients::chained(iterations))
     }
 
     /// K = `steps` steps by block Cholesky, otherwise with the defaults of [`GaussNewton::new`].
     pub fn direct(steps: u64) -> Self {
-        let linear = BlockTridiagonal::new(Order::Sequential);
-        Self::of(steps, Linear::BlockTridiagonal(linear))
+        Self::solved_by(steps, LinearSolver::BlockCholesky)
     }
 
     /// K = `steps` steps by cyclic reduction, which is parallel over the depth: the solution of
     /// [`GaussNewton::direct`] to rounding.
     pub fn cyclic_reduction(steps: u64) -> Self {
-        let linear = BlockTridiagonal::new(Order::Cyclic);
-        Self::of(steps, Linear::BlockTridiagonal(linear))
+        Self::solved_by(steps, LinearSolver::CyclicReduction)
     }
 
-    fn of(steps: u64, linear: Linear<T>) -> Self {
-        Self {
-            steps,
+    /// K = `steps` steps (0 leaves the targets alone), each solved by `linear`, otherwise with the
+    /// defaults of [`GaussNewton::new`].
+    pub fn solved_by(steps: u64, linear: impl Into<LinearSolver>) -> Self {
+        let step = DampedStep {
             damping: 1e-3,
-            linear,
-            acceptance: Acceptance::new(),
-            system: System {
-                dims: Vec::new(),
-                right: Vec::new(),
-                step: Vec::new(),
-                damping: Vec::new(),
-                wanted: Vec::new(),
-            },
-            part: Workspace::empty(),
-            multipliers: Vec::new(),
-        }
+            linear: linear.into(),
+        };
+        Self(Iterate::new(steps, step).with_check(Check::Strict))
     }
 
     /// The same with another λ at the start of every call; 0 is plain Gauss-Newton until a step
     /// fails.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] unless λ is finite in the circuit's scalar and not negative.
+    /// [`Error::InvalidOption`] unless λ is finite and not negative; if it is infinite in the circuit's
+    /// scalar alone when the solver is called.
     pub fn with_damping(mut self, damping: f64) -> Result<Self, Error> {
-        self.damping = not_negative::<T>("GaussNewton::damping", damping)?;
+        self.0.descent.damping = damping;
+        self.0.descent.validate::<f64>()?;
         Ok(self)
     }
 
-    /// Conjugate gradients as by [`GaussNewton::new`], preconditioned by the hidden terms:
-    /// without damping as many iterations as the output loss has rank, and one, whatever the depth.
-    pub fn chained(steps: u64, iterations: u64) -> Self {
-        let mut linear = ConjugateGradients::new(iterations);
-        linear.preconditioner = Preconditioner::Chain;
-        Self::of(steps, Linear::ConjugateGradients(Box::new(linear)))
-    }
-
-    /// The same with another relative tolerance of the conjugate gradients' residual, in the
-    /// preconditioner's norm; below rounding, it counts as ε.
+    /// The same with another tolerance of the conjugate gradients
+    /// ([`ConjugateGradients::with_tolerance`]).
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless it is finite and not negative, or if the solver is a direct one.
     pub fn with_residual_tolerance(mut self, tolerance: f64) -> Result<Self, Error> {
-        let option = "GaussNewton::residual_tolerance";
-        let tolerance = not_negative::<T>(option, tolerance)?;
-        match &mut self.linear {
-            Linear::ConjugateGradients(linear) => linear.tolerance = tolerance,
-            Linear::BlockTridiagonal(_) => {
+        match &mut self.0.descent.linear {
+            LinearSolver::ConjugateGradients(linear) => {
+                *linear = linear.with_tolerance(tolerance)?
+            }
+            LinearSolver::BlockCholesky | LinearSolver::CyclicReduction => {
                 return Err(Error::InvalidOption {
-                    option,
+                    option: "GaussNewton::residual_tolerance",
                     value: tolerance,
                     allowed: "left alone: a direct solver has no residual",
                 });
@@ -176,84 +198,140 @@ impl<T: Scalar> GaussNewton<T> {
     }
 
     /// The same with an earlier end for examples at rest, which then stay.
-    pub fn with_convergence(mut self, convergence: Convergence) -> Self {
-        self.acceptance.set_convergence(convergence);
-        self
-    }
-
-    /// All steps of all examples of `problem`.
-    fn solve_all(&mut self, problem: &mut TargetProblem<'_, '_, T>) -> Result<SolveReport, Error> {
-        let depth = problem.circuit.depth();
-        let Self {
-            linear,
-            acceptance,
-            system,
-            ..
-        } = self;
-        system.fit(
-            &problem.circuit.dims()[1..depth],
-            problem.batch.ids.len(),
-            T::of(self.damping),
-        );
-        // Once a call: bounds that grow old by steps would depend on how many the slowest example makes.
-        linear.prepare(problem)?;
-        acceptance.begin(problem.batch.ids.len(), Check::Strict);
-        let mut products = 0;
-        for number in 0..self.steps {
-            problem.evaluate(false, true);
-            if number == 0 {
-                acceptance.start_all(problem)?;
-            }
-            for t in 1..depth {
-                problem.check_target_gradient(t, number)?;
-                acceptance.meet(t, problem);
-            }
-            acceptance.rest();
-            if acceptance.is_over() {
-                break;
-            }
-            system.load(acceptance, problem);
-            match linear {
-                Linear::ConjugateGradients(linear) => products += linear.solve(problem, system),
-                Linear::BlockTridiagonal(linear) => linear.solve(problem, system),
-            }
-            problem.trial(|problem| {
-                for (t, step) in (1..).zip(&system.step) {
-                    add_to(problem.target_mut(t), step);
-                }
-                Ok(())
-            })?;
-            let damping = &mut system.damping;
-            acceptance.judge(problem, |i, verdict| {
-                damping[i] = match verdict {
-                    Verdict::Whole => damping[i] * T::of(0.25),
-                    _ => (damping[i] * T::of(8.0)).max(T::of(1e-3)),
-                };
-            });
-        }
-        let mut report = SolveReport {
-            products,
-            ..acceptance.report()
-        };
-        if let Linear::BlockTridiagonal(linear) = linear {
-            let work = linear.take_work();
-            (report.operations, report.critical_path) = (work.total, work.chain);
-        }
-        Ok(report)
+    pub fn with_convergence(self, convergence: Convergence) -> Self {
+        Self(self.0.with_convergence(convergence))
     }
 }
 
-impl<T: Scalar> Linear<T> {
-    fn prepare(&mut self, problem: &TargetProblem<'_, '_, T>) -> Result<(), Error> {
-        match self {
-            Self::ConjugateGradients(linear) => linear.prepare(problem),
-            Self::BlockTridiagonal(linear) => {
-                // What an earlier call counted before it failed.
-                linear.take_work();
-                Ok(())
+impl DampedStep {
+    fn validate<T: Scalar>(self) -> Result<Self, Error> {
+        not_negative::<T>("GaussNewton::damping", self.damping)?;
+        Ok(self)
+    }
+}
+
+#[cfg(feature = "serde")]
+super::validated!(DampedStep, DampedStep::validate::<f64>);
+
+impl<T: Scalar> Descent<T> for DampedStep {
+    fn begin(
+        &self,
+        state: &mut State<T>,
+        problem: &mut TargetProblem<'_, '_, T>,
+    ) -> Result<(), Error> {
+        self.validate::<T>()?;
+        let (numbers, memory) = state.split::<Memory<T>>();
+        let (circuit, n) = (problem.circuit(), problem.batch().len());
+        let hidden = &circuit.dims()[1..circuit.depth()];
+        memory.system.fit(hidden, n, T::of(self.damping));
+        if numbers.parts.is_empty() {
+            numbers.parts.push(State::new());
+        }
+        // Once a call: bounds that grow old by steps would depend on how many the slowest example makes.
+        match self.linear {
+            LinearSolver::ConjugateGradients(options) => {
+                let bounds = &mut numbers.parts[0];
+                memory.iterations.prepare(options, bounds, circuit, n)
             }
+            LinearSolver::BlockCholesky | LinearSolver::CyclicReduction => Ok(()),
         }
     }
+
+    fn step(
+        &self,
+        state: &mut State<T>,
+        problem: &mut TargetProblem<'_, '_, T>,
+        trial: &mut Trial<T>,
+    ) -> Result<(), Error> {
+        let memory = state.scratch::<Memory<T>>();
+        memory.system.load(trial, problem);
+        match self.linear {
+            LinearSolver::ConjugateGradients(options) => {
+                let products = memory
+                    .iterations
+                    .solve(options, problem, &mut memory.system);
+                trial.report_mut().products += products;
+            }
+            LinearSolver::BlockCholesky => memory.solve(Order::Sequential, problem, trial),
+            LinearSolver::CyclicReduction => memory.solve(Order::Cyclic, problem, trial),
+        }
+        for (t, step) in (1..).zip(&memory.system.step) {
+            trial.add(t, step, problem);
+        }
+        Ok(())
+    }
+
+    fn judged(&self, state: &mut State<T>, verdicts: &[Verdict]) {
+        let damping = &mut state.scratch::<Memory<T>>().system.damping;
+        for (damping, verdict) in damping.iter_mut().zip(verdicts) {
+            *damping = match verdict {
+                Verdict::Whole => *damping * T::of(0.25),
+                Verdict::Part | Verdict::Refused => (*damping * T::of(8.0)).max(T::of(1e-3)),
+                Verdict::Ended => *damping,
+            };
+        }
+    }
+}
+
+impl<T: Scalar> Memory<T> {
+    /// Solves the system directly, a part of the batch at a time: matrices of all would not fit.
+    fn solve(
+        &mut self,
+        order: Order,
+        problem: &mut TargetProblem<'_, '_, T>,
+        trial: &mut Trial<T>,
+    ) {
+        let Self {
+            system,
+            matrix,
+            part,
+            ..
+        } = self;
+        let execution = problem.execution();
+        let n = system.wanted.len();
+        let mut work = Work::default();
+        for start in (0..n).step_by(PART) {
+            let columns = start..(start + PART).min(n);
+            if !system.wanted[columns.clone()].contains(&true) {
+                continue;
+            }
+            let (circuit, batch, workspace) = problem.split();
+            let workspace = match n > PART {
+                true => &mut *part,
+                false => workspace,
+            };
+            let batch = Batch {
+                start: batch.start + columns.start,
+                ids: &batch.ids[columns.clone()],
+                weights: batch.weights.get(columns.clone()).unwrap_or_default(),
+                // Linear in z and ẑ: no part of the curvature.
+                multipliers: &[],
+                ..batch
+            };
+            if n > PART {
+                circuit.predict_locally(batch, workspace);
+            }
+            let linearised = Linearised {
+                circuit,
+                batch,
+                locals: &mut workspace.locals,
+            };
+            // An example's own, and the same in every part.
+            work = matrix.solve(order, execution, linearised, system, columns);
+        }
+        let report = trial.report_mut();
+        report.operations += work.total;
+        report.critical_path += work.chain;
+    }
+}
+
+/// Where a part of the batch is linearised.
+#[derive(Debug)]
+struct Linearised<'a, T: Scalar> {
+    circuit: &'a Circuit<T>,
+    batch: Batch<'a, T>,
+    /// With current predictions.
+    locals: &'a mut [LocalWorkspace<T>],
 }
 
 impl<T: Scalar> System<T> {
@@ -272,12 +350,12 @@ impl<T: Scalar> System<T> {
     }
 
     /// r = −∂E/∂z, divided by each example's weight.
-    fn load(&mut self, acceptance: &Acceptance<T>, problem: &TargetProblem<'_, '_, T>) {
+    fn load(&mut self, trial: &Trial<T>, problem: &TargetProblem<'_, '_, T>) {
         for (i, wanted) in self.wanted.iter_mut().enumerate() {
-            *wanted = acceptance.goes(i);
+            *wanted = trial.goes(i);
         }
         for ((t, right), dim) in (1..).zip(&mut self.right).zip(&self.dims) {
-            right.copy_from_slice(problem.workspace.target_gradient(t));
+            right.copy_from_slice(problem.workspace().target_gradient(t));
             for (i, own) in right.chunks_exact_mut(*dim).enumerate() {
                 let weight = problem.example_weights().map_or(T::one(), |all| all[i]);
                 scale(own, -weight.recip());
@@ -287,49 +365,23 @@ impl<T: Scalar> System<T> {
 
     /// Makes the i-th example's step one that is not finite, and will be taken back.
     fn spoil(&mut self, i: usize) {
-        for h in 0..self.dims.len() {
-            let column = self.column(h, i);
-            self.step[h][column].fill(T::zero() / T::zero());
+        for (step, &dim) in self.step.iter_mut().zip(&self.dims) {
+            step[i * dim..(i + 1) * dim].fill(T::zero() / T::zero());
         }
     }
 
-    /// Where the i-th example stands in the arrays of hidden layer h, from 0.
-    fn column(&self, h: usize, i: usize) -> Range<usize> {
-        i * self.dims[h]..(i + 1) * self.dims[h]
+    /// Where some examples stand in the arrays of hidden layer h, from 0.
+    fn columns(&self, h: usize, examples: &Range<usize>) -> Range<usize> {
+        examples.start * self.dims[h]..examples.end * self.dims[h]
     }
 }
 
-impl<T: Scalar> TargetSolver<T> for GaussNewton<T> {
-    fn reset(&mut self) {
-        if let Linear::ConjugateGradients(linear) = &mut self.linear {
-            linear.reset();
-        }
-    }
-
-    fn solve(&mut self, problem: &mut TargetProblem<'_, '_, T>) -> Result<SolveReport, Error> {
-        let n = problem.batch.ids.len();
-        if problem.circuit.depth() == 1 || self.steps == 0 {
-            return Ok(SolveReport::new(0, n));
-        }
-        if let Linear::ConjugateGradients(_) = self.linear {
-            return self.solve_all(problem);
-        }
-        let mut report = SolveReport::default();
-        let mut workspace = std::mem::replace(&mut self.part, Workspace::empty());
-        let mut multipliers = std::mem::take(&mut self.multipliers);
-        // As a whole: after an error in one part no step is complete in all.
-        let solved = problem.trial(|problem| {
-            (0..n).step_by(PART).try_for_each(|start| {
-                let columns = start..(start + PART).min(n);
-                let solved =
-                    problem.part(columns, &mut workspace, &mut multipliers, |problem| {
-                        self.solve_all(problem)
-                    })?;
-                report.merge(solved);
-                Ok(())
-            })
-        });
-        (self.part, self.multipliers) = (workspace, multipliers);
-        solved.map(|()| report)
+impl<T: Scalar> TargetSolver<T> for GaussNewton {
+    fn solve(
+        &self,
+        state: &mut State<T>,
+        problem: &mut TargetProblem<'_, '_, T>,
+    ) -> Result<SolveReport, Error> {
+        self.0.solve(state, problem)
     }
 }

@@ -7,10 +7,10 @@ use crate::kernel::Scalar;
 use crate::kernel::Write;
 use crate::kernel::columns::divide_and_add;
 use crate::target_solver::TargetProblem;
-use crate::target_solver::problem::view;
 
 /// What the conjugate gradients go by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) enum Preconditioner {
     /// Each layer's block divided by the bound of its diagonal block plus λ, where layers and losses
     /// give bounds.
@@ -55,9 +55,8 @@ impl Preconditioner {
         y: &mut [Vec<T>],
         parts: &mut [Vec<T>],
     ) {
-        let circuit = problem.circuit;
-        let batch = view(problem.batch, problem.multipliers);
-        let locals = &mut problem.workspace.locals;
+        let (circuit, batch, workspace) = problem.split();
+        let locals = &mut workspace.locals;
         let last = y.len();
         for t in (1..last).rev() {
             let (at, work) = point(circuit, batch, t, &mut locals[t]);

@@ -43,7 +43,7 @@ fn sweeps_bounded_by_the_curvature_lower_the_energy() {
     let mut energy = model.energy().unwrap();
     for _ in 0..10 {
         let mut sweep = ReverseSweep::new(1);
-        model.solve_targets(&mut sweep, &Selection::All).unwrap();
+        model.solve_targets(&sweep, &Selection::All).unwrap();
         let after = model.energy().unwrap();
         assert!(after < energy, "{energy} to {after}");
         energy = after;

@@ -163,17 +163,13 @@ pub(crate) fn settle_unchecked<T: Scalar>(model: &mut DecoupledCircuit<T>, toler
     settle_by(sweeps.unwrap(), model, tolerance);
 }
 
-fn settle_by<T: Scalar>(
-    mut solver: ReverseSweep<T>,
-    model: &mut DecoupledCircuit<T>,
-    tolerance: f64,
-) {
+fn settle_by<T: Scalar>(solver: ReverseSweep, model: &mut DecoupledCircuit<T>, tolerance: f64) {
     for _ in 0..2000 {
         let targets = model.gradients(&Selection::All).unwrap().targets;
         if targets.iter().all(|g| g.amax().as_f64() <= tolerance) {
             return;
         }
-        model.solve_targets(&mut solver, &Selection::All).unwrap();
+        model.solve_targets(&solver, &Selection::All).unwrap();
     }
     panic!("the sweeps did not reach a stationary point");
 }

@@ -1,0 +1,237 @@
+//! Descent × acceptance: one loop for every direction.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use super::report::{Convergence, SolveReport};
+use super::trial::{Check, Trial, Verdict};
+use super::{TargetProblem, TargetSolver};
+use crate::error::Error;
+use crate::kernel::Scalar;
+use crate::state::State;
+
+/// A direction: proposes one step of all targets from where they are, each example with its own share
+/// of it. [`Iterate`] makes a [`TargetSolver`] of it.
+///
+/// A descent holds options only; what it keeps is in the [`State`], which is empty at the start of a
+/// run: counts and values from call to call, buffers in [`State::scratch`]. An example's step must not
+/// depend on which other examples share its batch.
+///
+/// # Examples
+/// Steps of one length in every layer, along the normalised gradient:
+/// ```
+/// use layerwise::state::State;
+/// use layerwise::target_solver::{Check, Convergence, Descent, Iterate, TargetProblem, Trial};
+/// use layerwise::{Error, Scalar};
+///
+/// #[derive(Debug)]
+/// struct Normalised(f64);
+///
+/// impl<T: Scalar> Descent<T> for Normalised {
+///     fn step(
+///         &self,
+///         _: &mut State<T>,
+///         problem: &mut TargetProblem<'_, '_, T>,
+///         trial: &mut Trial<T>,
+///     ) -> Result<(), Error> {
+///         for t in 1..problem.circuit().depth() {
+///             trial.for_each(t, problem, |share, z, gradient| {
+///                 let norm = gradient.iter().fold(T::zero(), |sum, &g| sum + g * g).sqrt();
+///                 if norm > T::zero() {
+///                     let step = T::of(self.0) * share / norm;
+///                     z.iter_mut().zip(gradient).for_each(|(z, &g)| *z -= step * g);
+///                 }
+///             });
+///         }
+///         Ok(())
+///     }
+/// }
+///
+/// // Checked steps, an end at rest, and a report:
+/// # use layerwise::{Circuit, DecoupledCircuit, nalgebra::DMatrix};
+/// # use layerwise::decoupled::{Selection, TargetInit};
+/// # use layerwise::layer::{Activation, Dense};
+/// # let circuit = Circuit::<f64>::builder()
+/// #     .layer(Dense::new(2, 3, Activation::Tanh)?)
+/// #     .layer(Dense::new(3, 1, Activation::Identity)?);
+/// # let mut model = DecoupledCircuit::new(circuit.build()?);
+/// # let (x, y) = (DMatrix::from_element(2, 4, 0.5), DMatrix::from_element(1, 4, 1.0));
+/// # model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
+/// let solver = Iterate::new(100, Normalised(0.1))
+///     .with_check(Check::Rounding)
+///     .with_convergence(Convergence::NEVER.with_stagnation(1e-6)?);
+/// let before = model.energy()?;
+/// let report = model.solve_targets(&solver, &Selection::All)?;
+/// assert!(model.energy()? < before && report.steps < 100 && report.stagnated == 4);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+pub trait Descent<T: Scalar>: Debug + Send + Sync {
+    /// Begins a call: brings bounds up to date, makes room.
+    ///
+    /// # Errors
+    /// If the descent cannot work on this problem; no target has moved then.
+    fn begin(
+        &self,
+        _state: &mut State<T>,
+        _problem: &mut TargetProblem<'_, '_, T>,
+    ) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Looks at the point from which the next step goes, and moves nothing: by default E and every
+    /// ∂E/∂z_t are evaluated and recorded ([`Trial::evaluate`]). Examples at rest end before they move.
+    ///
+    /// A descent that finds its gradients on the way, as a sweep does, predicts here, records each
+    /// gradient in [`Descent::step`] ([`Trial::record_gradient`]; examples at rest then end after the
+    /// step), and sees to it that the energies of the start are recorded: here
+    /// ([`Trial::record_energies`]) or on the way ([`Trial::record_energy`]).
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] for an energy or a gradient that is not finite.
+    fn look(
+        &self,
+        _state: &mut State<T>,
+        problem: &mut TargetProblem<'_, '_, T>,
+        trial: &mut Trial<T>,
+    ) -> Result<(), Error> {
+        trial.evaluate(problem)
+    }
+
+    /// Moves the targets by one step, every example by its share. The targets of an example that has
+    /// ended must stay.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`], and those of one's own; the targets are put back then.
+    fn step(
+        &self,
+        state: &mut State<T>,
+        problem: &mut TargetProblem<'_, '_, T>,
+        trial: &mut Trial<T>,
+    ) -> Result<(), Error>;
+
+    /// Learns what became of the step, by example.
+    fn judged(&self, _state: &mut State<T>, _verdicts: &[Verdict]) {}
+}
+
+macro_rules! forward {
+    ($($pointer:ty),*) => {$(
+        impl<T: Scalar, D: Descent<T> + ?Sized> Descent<T> for $pointer {
+            fn begin(
+                &self,
+                state: &mut State<T>,
+                problem: &mut TargetProblem<'_, '_, T>,
+            ) -> Result<(), Error> {
+                (**self).begin(state, problem)
+            }
+
+            fn look(
+                &self,
+                state: &mut State<T>,
+                problem: &mut TargetProblem<'_, '_, T>,
+                trial: &mut Trial<T>,
+            ) -> Result<(), Error> {
+                (**self).look(state, problem, trial)
+            }
+
+            fn step(
+                &self,
+                state: &mut State<T>,
+                problem: &mut TargetProblem<'_, '_, T>,
+                trial: &mut Trial<T>,
+            ) -> Result<(), Error> {
+                (**self).step(state, problem, trial)
+            }
+
+            fn judged(&self, state: &mut State<T>, verdicts: &[Verdict]) {
+                (**self).judged(state, verdicts);
+            }
+        }
+    )*};
+}
+
+forward!(&D, Box<D>, Arc<D>);
+
+/// K steps of a [`Descent`], each judged example by example.
+///
+/// A step that the [`Check`] refuses is drawn back for that example alone: to a quarter, a sixteenth,
+/// and a sixty-fourth of its way, and then to where it began. Its next step begins with the share that
+/// was found, and with four times the last share, at most all, after a step that was taken as it came.
+/// An example ends where [`Convergence`] says; then its targets stay, and the loop ends with the last
+/// one. After an error the targets are those of the last completed step.
+///
+/// [`ReverseSweep`](super::ReverseSweep), [`RedBlack`](super::RedBlack),
+/// [`SynchronousDescent`](super::SynchronousDescent) and [`GaussNewton`](super::GaussNewton) run through
+/// it. The state of the descent is the first of [`State::parts`].
+///
+/// # Examples
+/// See [`Descent`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Iterate<D> {
+    steps: u64,
+    check: Check,
+    convergence: Convergence,
+    pub(super) descent: D,
+}
+
+impl<D> Iterate<D> {
+    /// K = `steps` steps of `descent` (0 leaves the targets alone), all made and taken as they are.
+    pub fn new(steps: u64, descent: D) -> Self {
+        Self {
+            steps,
+            check: Check::None,
+            convergence: Convergence::NEVER,
+            descent,
+        }
+    }
+
+    /// The same with steps held to E.
+    pub fn with_check(self, check: Check) -> Self {
+        Self { check, ..self }
+    }
+
+    /// The same with an earlier end of each example.
+    pub fn with_convergence(self, convergence: Convergence) -> Self {
+        Self {
+            convergence,
+            ..self
+        }
+    }
+}
+
+impl<T: Scalar, D: Descent<T>> TargetSolver<T> for Iterate<D> {
+    fn solve(
+        &self,
+        state: &mut State<T>,
+        problem: &mut TargetProblem<'_, '_, T>,
+    ) -> Result<SolveReport, Error> {
+        let (n, depth) = (problem.batch().len(), problem.circuit().depth());
+        if self.steps == 0 || depth == 1 {
+            return Ok(SolveReport::new(0, n));
+        }
+        let (numbers, trial) = state.split::<Trial<T>>();
+        if numbers.parts.is_empty() {
+            numbers.parts.push(State::new());
+        }
+        let (descent, state) = (&self.descent, &mut numbers.parts[0]);
+        descent.begin(state, problem)?;
+        trial.begin([n, depth], self.check, self.convergence);
+        for number in 0..self.steps {
+            trial.set_number(number);
+            descent.look(state, problem, trial)?;
+            trial.rest();
+            if trial.is_over() {
+                break;
+            }
+            trial.attempt(problem, |trial, problem| {
+                descent.step(state, problem, trial)
+            })?;
+            descent.judged(state, trial.judge(problem));
+            trial.rest();
+            if trial.is_over() {
+                break;
+            }
+        }
+        Ok(trial.report())
+    }
+}

@@ -1,0 +1,102 @@
+//! How a Gauss-Newton step's linear systems are solved.
+
+use super::preconditioner::Preconditioner;
+use crate::error::Error;
+use crate::target_solver::report::not_negative;
+
+/// How (H + λ I) δ = r is solved, one system per example: the table at
+/// [`GaussNewton`](crate::target_solver::GaussNewton) compares the ways.
+///
+/// # Examples
+/// ```
+/// use layerwise::target_solver::{ConjugateGradients, GaussNewton, LinearSolver};
+///
+/// let ways: [LinearSolver; 4] = [
+///     ConjugateGradients::new(8).into(),
+///     ConjugateGradients::chained(4).into(),
+///     LinearSolver::BlockCholesky,
+///     LinearSolver::CyclicReduction,
+/// ];
+/// let solvers = ways.map(|linear| GaussNewton::solved_by(2, linear));
+/// assert_eq!(solvers[2], GaussNewton::direct(2));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum LinearSolver {
+    /// Without a matrix, to a tolerance.
+    ConjugateGradients(ConjugateGradients),
+    /// Exactly, one layer's block after another from the input up: T − 1 levels.
+    BlockCholesky,
+    /// Exactly, every other block of those that remain at once, again and again: ⌊log₂ (T−1)⌋ + 1
+    /// levels.
+    CyclicReduction,
+}
+
+impl From<ConjugateGradients> for LinearSolver {
+    fn from(linear: ConjugateGradients) -> Self {
+        Self::ConjugateGradients(linear)
+    }
+}
+
+/// At most m iterations of preconditioned conjugate gradients, with every scalar an example's own.
+///
+/// Hestenes & Stiefel 1952; Nocedal & Wright 2006, ch. 5.
+///
+/// # Examples
+/// ```
+/// use layerwise::target_solver::ConjugateGradients;
+///
+/// let linear = ConjugateGradients::chained(4).with_tolerance(1e-3)?;
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(remote = "Self")
+)]
+pub struct ConjugateGradients {
+    pub(super) iterations: u64,
+    pub(super) tolerance: f64,
+    pub(super) preconditioner: Preconditioner,
+}
+
+impl ConjugateGradients {
+    /// m = `iterations` at most. Each layer's block is divided by the bound of its diagonal block plus
+    /// λ, where layers and losses give bounds, which are computed anew in every 10th call. An
+    /// example's iterations end where its residual fell by 1e-10.
+    pub fn new(iterations: u64) -> Self {
+        Self {
+            iterations,
+            tolerance: 1e-10,
+            preconditioner: Preconditioner::Blocks,
+        }
+    }
+
+    /// The same preconditioned by the hidden terms of H: (Aᵀ D A)⁻¹, A x = (x_{t+1} − J_t x_t), D the
+    /// bound of the hidden losses' curvature plus λ.
+    pub fn chained(iterations: u64) -> Self {
+        Self {
+            preconditioner: Preconditioner::Chain,
+            ..Self::new(iterations)
+        }
+    }
+
+    /// The same with another relative tolerance of the residual, in the preconditioner's norm; below
+    /// rounding, it counts as ε.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] unless it is finite and not negative.
+    pub fn with_tolerance(self, tolerance: f64) -> Result<Self, Error> {
+        Self { tolerance, ..self }.validate()
+    }
+
+    fn validate(self) -> Result<Self, Error> {
+        not_negative::<f64>("ConjugateGradients::tolerance", self.tolerance)?;
+        Ok(self)
+    }
+}
+
+#[cfg(feature = "serde")]
+crate::target_solver::validated!(ConjugateGradients, ConjugateGradients::validate);

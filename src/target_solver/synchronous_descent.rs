@@ -1,0 +1,180 @@
+//! Synchronous gradient steps on all targets at once.
+
+use std::sync::Arc;
+
+use super::descent::{Descent, Iterate};
+use super::step_size::StepRule;
+use super::trial::{Trial, Verdict};
+use super::{Convergence, SolveReport, StepSize, TargetProblem, TargetSolver};
+use crate::error::Error;
+use crate::kernel::Scalar;
+use crate::optimizer::{GradientDescent, Optimizer, Step};
+use crate::state::State;
+
+/// K synchronous steps z_t ← z_t − η ∂E/∂z_t, all layers at once.
+///
+/// Information moves one layer per step: from the forward pass, K steps give parameter gradients in
+/// the last K + 1 layers only. η is fixed, or `margin` over a bound of λ_max of the whole
+/// Gauss-Newton matrix (block Gershgorin); or it is the factor of the learning rate of another rule
+/// ([`SynchronousDescent::with_rule`]). Within the steps of one call the rule's state (momentum,
+/// Adam's moments) is carried; it starts at zero in every call, and for an example whose step was
+/// drawn back ([`StepSize`]: adaptive restart, O'Donoghue & Candès 2015).
+///
+/// # Examples
+/// ```
+/// use layerwise::optimizer::GradientDescent;
+/// use layerwise::target_solver::{StepSize, SynchronousDescent};
+///
+/// let bounded = StepSize::Bounded { margin: 1.0 };
+/// let plain = SynchronousDescent::<f64>::new(10, bounded)?;
+/// // Bounded steps with momentum: the rule's own rate, 1, leaves the step as it is.
+/// let heavy_ball = GradientDescent::new(1.0)?.with_momentum(0.9)?;
+/// let momentum = plain.with_rule(heavy_ball);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct SynchronousDescent<T: Scalar>(Iterate<Rule<T>>);
+
+/// One step of a rule. The state of its bounds is the first of its state's parts.
+#[derive(Debug, Clone)]
+struct Rule<T: Scalar> {
+    step: StepRule,
+    rule: Arc<dyn Optimizer<T>>,
+}
+
+/// The rule's memory within one call.
+#[derive(Debug)]
+struct Moments<T> {
+    /// By hidden layer, `slots()` arrays of d_t for one example after another.
+    layers: Vec<Vec<T>>,
+    /// The steps that each example has made since its moments were zero.
+    ages: Vec<u64>,
+}
+
+impl<T> Default for Moments<T> {
+    fn default() -> Self {
+        Self {
+            layers: Vec::new(),
+            ages: Vec::new(),
+        }
+    }
+}
+
+impl<T: Scalar> SynchronousDescent<T> {
+    /// K = `steps` plain gradient steps (0 leaves the targets alone).
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for a step out of range; for one that is out of range in the circuit's
+    /// scalar alone when the solver is called.
+    pub fn new(steps: u64, step: StepSize) -> Result<Self, Error> {
+        let rule = Rule {
+            step: StepRule::new(step.validate::<f64>()?),
+            rule: Arc::new(GradientDescent::new(1.0)?),
+        };
+        Ok(Self(Iterate::new(steps, rule).with_check(step.check())))
+    }
+
+    /// The same steps by another rule, whose learning rate the step multiplies: momentum with
+    /// rate 1 and a bounded step, or Adam with its own rate and `StepSize::Checked(1.0)`.
+    ///
+    /// The rule's own rate multiplies the step: a rate of 0.1 leaves a tenth of the bound.
+    /// A curvature bound holds for gradient steps and for momentum (which is stable up to
+    /// 2(1 + β)/λ_max), not for rules that scale the gradient unit by unit, such as Adam: there the
+    /// check alone keeps E from rising.
+    pub fn with_rule(mut self, rule: impl Optimizer<T> + 'static) -> Self {
+        self.0.descent.rule = Arc::new(rule);
+        self
+    }
+
+    /// The same with the bounds computed anew in every k-th call (default 10): 1 follows the
+    /// weights exactly, more saves time when they change slowly.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for 0.
+    pub fn with_bound_every(mut self, calls: u64) -> Result<Self, Error> {
+        let option = "SynchronousDescent::bound_every";
+        self.0.descent.step.set_bound_every(option, calls)?;
+        Ok(self)
+    }
+
+    /// The same with an earlier end for examples at rest, which then stay.
+    pub fn with_convergence(self, convergence: Convergence) -> Self {
+        Self(self.0.with_convergence(convergence))
+    }
+}
+
+impl<T: Scalar> Descent<T> for Rule<T> {
+    fn begin(
+        &self,
+        state: &mut State<T>,
+        problem: &mut TargetProblem<'_, '_, T>,
+    ) -> Result<(), Error> {
+        let (circuit, n) = (problem.circuit(), problem.batch().len());
+        let hidden = &circuit.dims()[1..circuit.depth()];
+        let (numbers, moments) = state.split::<Moments<T>>();
+        if numbers.parts.is_empty() {
+            numbers.parts.push(State::new());
+        }
+        self.step.begin(&mut numbers.parts[0], circuit)?;
+        moments.layers.resize_with(hidden.len(), Vec::new);
+        for (own, &dim) in moments.layers.iter_mut().zip(hidden) {
+            own.clear();
+            own.resize(self.rule.slots() * dim * n, T::zero());
+        }
+        moments.ages.clear();
+        moments.ages.resize(n, 0);
+        Ok(())
+    }
+
+    fn step(
+        &self,
+        state: &mut State<T>,
+        problem: &mut TargetProblem<'_, '_, T>,
+        trial: &mut Trial<T>,
+    ) -> Result<(), Error> {
+        let (numbers, moments) = state.split::<Moments<T>>();
+        let full = self.step.of_all(&numbers.parts[0])?;
+        let (slots, weights) = (self.rule.slots(), problem.example_weights());
+        let Moments { layers, ages } = moments;
+        problem.update_all(layers, |z, gradient, own| {
+            let dim = z.len() / ages.len();
+            let columns = z.chunks_exact_mut(dim).zip(gradient.chunks_exact(dim));
+            for (i, (z, gradient)) in columns.enumerate() {
+                let share = trial.share(i);
+                if share.is_zero() {
+                    continue;
+                }
+                let weight = weights.map_or(1.0, |weights| weights[i].as_f64());
+                let step = Step::new(ages[i] + 1, (full * share).as_f64())
+                    .with_gradient_factor(1.0 / weight);
+                let own = &mut own[i * slots * dim..(i + 1) * slots * dim];
+                self.rule.update(step, z, gradient, own);
+            }
+        });
+        Ok(())
+    }
+
+    fn judged(&self, state: &mut State<T>, verdicts: &[Verdict]) {
+        let Moments::<T> { layers, ages } = state.scratch();
+        for (i, verdict) in verdicts.iter().enumerate() {
+            ages[i] += 1;
+            if matches!(verdict, Verdict::Part | Verdict::Refused) {
+                ages[i] = 0;
+                for own in &mut *layers {
+                    let size = own.len() / verdicts.len();
+                    own[i * size..(i + 1) * size].fill(T::zero());
+                }
+            }
+        }
+    }
+}
+
+impl<T: Scalar> TargetSolver<T> for SynchronousDescent<T> {
+    fn solve(
+        &self,
+        state: &mut State<T>,
+        problem: &mut TargetProblem<'_, '_, T>,
+    ) -> Result<SolveReport, Error> {
+        self.0.solve(state, problem)
+    }
+}

@@ -1,0 +1,402 @@
+//! What becomes of every example's step.
+
+use super::TargetProblem;
+use super::report::{Convergence, SolveReport};
+use crate::error::{Error, Quantity};
+use crate::kernel::{Scalar, add_to};
+
+/// How an example's E after a step is held against its E before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum Check {
+    /// Not at all: every step is taken as it is, if its targets are finite.
+    #[default]
+    None,
+    /// E may rise by rounding, 16 ε |E|: near rest small steps would fail half of the time otherwise.
+    Rounding,
+    /// E may not rise.
+    Strict,
+}
+
+/// What became of an example's step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// It stands as it was proposed.
+    Whole,
+    /// It was drawn back to a part of its way.
+    Part,
+    /// It was taken back.
+    Refused,
+    /// The example had ended before.
+    Ended,
+}
+
+/// The examples of one call of [`Iterate`](super::Iterate): how far each goes in the step under way,
+/// what is known of it, and whether it has ended.
+///
+/// A [`Descent`](super::Descent) moves targets by [`Trial::descend`], [`Trial::add`] or
+/// [`Trial::for_each`], which leave the examples alone that have ended, or by [`Trial::share`] in a
+/// loop of its own.
+#[derive(Debug)]
+pub struct Trial<T> {
+    number: u64,
+    check: Check,
+    convergence: Convergence,
+    examples: Vec<Example<T>>,
+    /// ℓ_t by example, by layer, as the call found them; empty where they are not recorded.
+    first: Vec<Vec<T>>,
+    /// z_1, …, z_{T−1} before the step under way.
+    before: Vec<Vec<T>>,
+    verdicts: Vec<Verdict>,
+    report: SolveReport,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Example<T> {
+    /// E before the step under way.
+    energy: T,
+    /// Share of a full step that the example tries.
+    share: T,
+    /// ‖∂E/∂z‖², as far as it is recorded.
+    squares: Option<T>,
+    progress: Progress,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Progress {
+    Going,
+    /// Going, and its last step is still to be judged.
+    Moved,
+    AtRest,
+    Stagnated,
+}
+
+/// Times that a step is drawn back to a quarter before it is taken back.
+const QUARTERS: usize = 3;
+
+impl<T> Default for Trial<T> {
+    fn default() -> Self {
+        Self {
+            number: 0,
+            check: Check::None,
+            convergence: Convergence::NEVER,
+            examples: Vec::new(),
+            first: Vec::new(),
+            before: Vec::new(),
+            verdicts: Vec::new(),
+            report: SolveReport::default(),
+        }
+    }
+}
+
+impl<T: Scalar> Trial<T> {
+    /// The number of the step under way, from 0.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Whether the i-th example goes on.
+    ///
+    /// # Panics
+    /// If the batch has no such example.
+    pub fn goes(&self, i: usize) -> bool {
+        matches!(self.examples[i].progress, Progress::Going | Progress::Moved)
+    }
+
+    /// The share of a full step that the i-th example makes now, in 0..=1: 0 if it has ended. Its
+    /// targets must stay then, whatever the step is: ∞ · 0 is no number.
+    ///
+    /// # Panics
+    /// If the batch has no such example.
+    pub fn share(&self, i: usize) -> T {
+        match self.goes(i) {
+            true => self.examples[i].share,
+            false => T::zero(),
+        }
+    }
+
+    /// The report of the call, for what a descent counts by itself.
+    pub fn report_mut(&mut self) -> &mut SolveReport {
+        &mut self.report
+    }
+
+    /// Evaluates E and every ∂E/∂z_t at the targets as they are, and records both.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] for an energy or a gradient that is not finite.
+    pub fn evaluate(&mut self, problem: &mut TargetProblem<'_, '_, T>) -> Result<(), Error> {
+        problem.evaluate(false, true);
+        problem.workspace().check_energies(self.number)?;
+        for t in 0..problem.circuit().depth() {
+            self.record_energy(t, problem)?;
+        }
+        (1..problem.circuit().depth()).try_for_each(|t| self.record_gradient(t, problem))
+    }
+
+    /// Evaluates and records the E that the call began with, before its first step and if E has a part
+    /// in judging.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] for an energy that is not finite.
+    pub fn record_energies(&mut self, problem: &mut TargetProblem<'_, '_, T>) -> Result<(), Error> {
+        if self.number > 0 || !self.needs_energies() {
+            return Ok(());
+        }
+        problem.evaluate(false, false);
+        (0..problem.circuit().depth()).try_for_each(|t| self.record_energy(t, problem))
+    }
+
+    /// Records ℓ_t of every example as the workspace has it, if it is that of the targets that the
+    /// call began with: before its first step, or on the way as long as neither z_t nor z_{t+1} has
+    /// moved. Nothing happens in later steps.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] for an energy that is not finite.
+    ///
+    /// # Panics
+    /// If t ≥ T.
+    pub fn record_energy(
+        &mut self,
+        t: usize,
+        problem: &TargetProblem<'_, '_, T>,
+    ) -> Result<(), Error> {
+        if self.number > 0 || !self.needs_energies() {
+            return Ok(());
+        }
+        let local = problem.workspace().local(t);
+        if !local.energy().is_finite() {
+            return Err(Error::NonFinite {
+                quantity: Quantity::Energy,
+                layer: t,
+                step: 0,
+            });
+        }
+        self.first[t].clear();
+        self.first[t].extend_from_slice(local.energies());
+        Ok(())
+    }
+
+    /// Checks ∂E/∂z_t in the workspace, and records it for the tolerance of [`Convergence`]. To be
+    /// called once for every t in 1..T, before z_t moves.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] for a gradient that is not finite.
+    ///
+    /// # Panics
+    /// If t is not in 1..T.
+    pub fn record_gradient(
+        &mut self,
+        t: usize,
+        problem: &TargetProblem<'_, '_, T>,
+    ) -> Result<(), Error> {
+        problem.check_target_gradient(t, self.number)?;
+        if self.convergence.needs_gradients() {
+            for (i, example) in self.examples.iter_mut().enumerate() {
+                let squares = example.squares.get_or_insert(T::zero());
+                *squares += problem.squared_gradient(t, i);
+            }
+        }
+        Ok(())
+    }
+
+    /// z_t ← z_t − share · step · ∂E/∂z_t for every example that goes on, divided by its weight, along
+    /// the gradient in the workspace.
+    ///
+    /// # Panics
+    /// If t is not in 1..T.
+    pub fn descend(&self, t: usize, step: T, problem: &mut TargetProblem<'_, '_, T>) {
+        problem.descend_by(t, step, |i| self.share(i));
+    }
+
+    /// z_t ← z_t + `step` (d_t × n) for every example that goes on, whatever its share: for directions
+    /// that find their own length.
+    ///
+    /// # Panics
+    /// If t is not in 1..T, or the step is of another size.
+    pub fn add(&self, t: usize, step: &[T], problem: &mut TargetProblem<'_, '_, T>) {
+        let z = problem.target_mut(t);
+        assert_eq!(step.len(), z.len(), "a step of z_{t}");
+        let dim = z.len() / self.examples.len();
+        let columns = z.chunks_exact_mut(dim).zip(step.chunks_exact(dim));
+        // An example that has ended stays to the bit: −0 + 0 is 0.
+        for (_, (z, step)) in columns.enumerate().filter(|(i, _)| self.goes(*i)) {
+            add_to(z, step);
+        }
+    }
+
+    /// Calls `change(share, z_t, ∂E/∂z_t)` for every example that goes on; the gradient in the
+    /// workspace has the example's weight as a factor.
+    ///
+    /// # Panics
+    /// If t is not in 1..T.
+    pub fn for_each(
+        &self,
+        t: usize,
+        problem: &mut TargetProblem<'_, '_, T>,
+        mut change: impl FnMut(T, &mut [T], &[T]),
+    ) {
+        let (z, gradient) = problem.target_and_gradient(t);
+        let dim = z.len() / self.examples.len();
+        let columns = z.chunks_exact_mut(dim).zip(gradient.chunks_exact(dim));
+        for (i, (z, gradient)) in columns.enumerate().filter(|(i, _)| self.goes(*i)) {
+            change(self.share(i), z, gradient);
+        }
+    }
+
+    /// Begins a call on n examples of a circuit of so many layers.
+    pub(super) fn begin(&mut self, [n, depth]: [usize; 2], check: Check, convergence: Convergence) {
+        (self.check, self.convergence) = (check, convergence);
+        self.report = SolveReport::default();
+        self.examples.clear();
+        let example = Example {
+            energy: T::zero(),
+            share: T::one(),
+            squares: None,
+            progress: Progress::Going,
+        };
+        self.examples.resize(n, example);
+        self.first.resize_with(depth, Vec::new);
+        self.first.iter_mut().for_each(Vec::clear);
+    }
+
+    /// Makes step `number`: all of it or, after an error, nothing.
+    pub(super) fn attempt(
+        &mut self,
+        problem: &mut TargetProblem<'_, '_, T>,
+        step: impl FnOnce(&mut Self, &mut TargetProblem<'_, '_, T>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        problem.save(&mut self.before);
+        let made = step(self, problem).and_then(|()| match self.check {
+            // E tells of targets that are not finite.
+            Check::Rounding | Check::Strict => Ok(()),
+            Check::None => problem.check_targets(self.number),
+        });
+        made.inspect_err(|_| {
+            problem.draw_back(&self.before, 0..self.examples.len(), T::zero());
+        })
+    }
+
+    pub(super) fn set_number(&mut self, number: u64) {
+        self.number = number;
+    }
+
+    /// Whether E has a part in judging steps.
+    fn needs_energies(&self) -> bool {
+        self.check != Check::None || self.convergence.needs_energies()
+    }
+
+    /// Whether no example goes on.
+    pub(super) fn is_over(&self) -> bool {
+        (0..self.examples.len()).all(|i| !self.goes(i))
+    }
+
+    /// Ends the examples whose gradient was recorded since the last call, and is within the tolerance.
+    pub(super) fn rest(&mut self) {
+        for example in &mut self.examples {
+            let squares = example.squares.take();
+            let rests = squares.is_some_and(|squares| self.convergence.rests(squares));
+            if rests && example.progress == Progress::Going {
+                example.progress = Progress::AtRest;
+            }
+        }
+    }
+
+    /// Judges the step that was made, draws back what raises E, and gives what became of it.
+    pub(super) fn judge(&mut self, problem: &mut TargetProblem<'_, '_, T>) -> &[Verdict] {
+        self.report.steps += 1;
+        self.verdicts.clear();
+        for example in &mut self.examples {
+            let verdict = match example.progress {
+                Progress::Going => Verdict::Whole,
+                _ => Verdict::Ended,
+            };
+            self.verdicts.push(verdict);
+        }
+        if self.needs_energies() {
+            if self.number == 0 {
+                self.sum_first_energies();
+            }
+            for example in &mut self.examples {
+                if example.progress == Progress::Going {
+                    example.progress = Progress::Moved;
+                }
+            }
+            let mut round = 0;
+            while self.judge_once(round, problem) {
+                round += 1;
+            }
+        }
+        &self.verdicts
+    }
+
+    /// E of every example as the call found it, summed as [`TargetProblem::example_energy`] does.
+    fn sum_first_energies(&mut self) {
+        let n = self.examples.len();
+        for energies in &self.first {
+            assert_eq!(energies.len(), n, "a descent records every layer's energy");
+            for (example, &energy) in self.examples.iter_mut().zip(energies) {
+                example.energy += energy;
+            }
+        }
+    }
+
+    /// Judges every step that is not accepted yet; gives whether some must be judged again.
+    fn judge_once(&mut self, round: usize, problem: &mut TargetProblem<'_, '_, T>) -> bool {
+        problem.evaluate(false, false);
+        // Before any target is drawn back: the energies are those of this evaluation.
+        let quarter = T::of(0.25);
+        let mut again = false;
+        for (i, example) in self.examples.iter_mut().enumerate() {
+            if example.progress != Progress::Moved {
+                continue;
+            }
+            let energy = problem.example_energy(i);
+            let accepted = match self.check {
+                Check::None => true,
+                Check::Rounding => {
+                    let rounding = T::of(16.0) * T::default_epsilon();
+                    energy <= example.energy + rounding * example.energy.abs()
+                }
+                Check::Strict => energy <= example.energy,
+            };
+            if accepted {
+                if round == 0 {
+                    example.share = (example.share / quarter).min(T::one());
+                } else {
+                    self.verdicts[i] = Verdict::Part;
+                }
+                example.progress = match self.convergence.stagnates(example.energy, energy) {
+                    true => Progress::Stagnated,
+                    false => Progress::Going,
+                };
+                example.energy = energy;
+            } else if round < QUARTERS {
+                self.report.drawn_back += u64::from(round == 0);
+                problem.draw_back(&self.before, i..i + 1, quarter);
+                example.share *= quarter;
+                again = true;
+            } else {
+                problem.draw_back(&self.before, i..i + 1, T::zero());
+                self.verdicts[i] = Verdict::Refused;
+                example.progress = Progress::Going;
+            }
+        }
+        again
+    }
+
+    /// What was done in this call.
+    pub(super) fn report(&self) -> SolveReport {
+        let count = |progress| {
+            let all = self.examples.iter();
+            all.filter(|example| example.progress == progress).count()
+        };
+        SolveReport {
+            at_rest: count(Progress::AtRest),
+            stagnated: count(Progress::Stagnated),
+            limited: count(Progress::Going),
+            ..self.report
+        }
+    }
+}

@@ -490,10 +490,10 @@ impl<T: Scalar> DecoupledCircuit<T> {
         )?
     }
 
-    /// Moves θ_t by one call of `solver`, which is reset first, on the selected examples; targets and
-    /// all other parameters fixed.
+    /// Moves θ_t by one call of `solver`, with a new state, on the selected examples; targets and all
+    /// other parameters fixed.
     ///
-    /// To let a solver keep its sums over several batches, call [`ParameterSolver::solve`] on
+    /// To keep its state over several batches, call [`ParameterSolver::solve`] on
     /// [`DecoupledCircuit::local_problem`]s, and [`DecoupledCircuit::set_parameters`].
     ///
     /// # Errors
@@ -502,11 +502,11 @@ impl<T: Scalar> DecoupledCircuit<T> {
     pub fn solve_parameters(
         &mut self,
         t: usize,
-        solver: &mut dyn ParameterSolver<T>,
+        solver: &dyn ParameterSolver<T>,
         selection: &Selection<'_>,
     ) -> Result<ParameterReport, Error> {
         self.check_layer(t)?;
-        solver.reset();
+        let mut state = solver.start();
         let mut parameters = self.circuit.parameters(t).to_vec();
         let report = self.with_batch(selection, "a W-step", |batch| {
             let batch = Batch {
@@ -514,7 +514,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
                 ..batch
             };
             let problem = self.circuit.local_problem(t, batch);
-            solver.solve(&problem, &mut problem.workspace(), &mut parameters)
+            let mut workspace = problem.workspace();
+            solver.solve(&mut state, &problem, &mut workspace, &mut parameters)
         })??;
         if !all_finite(&parameters) {
             return Err(Error::NonFinite {

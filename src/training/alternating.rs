@@ -5,7 +5,7 @@ use super::visit::{Scheme, Visit};
 use crate::decoupled::DecoupledCircuit;
 use crate::error::Error;
 use crate::kernel::Scalar;
-use crate::parameter_solver::{ParameterSolver, ParameterSolvers};
+use crate::parameter_solver::{ParameterSolver, ParameterStates};
 use crate::schedule::Schedule;
 use crate::target_solver::TargetSolver;
 
@@ -51,8 +51,8 @@ pub struct Alternating<T: Scalar> {
     policy: TargetPolicy,
     parameter_steps: u64,
     parameter_solver: Option<Box<dyn ParameterSolver<T>>>,
-    /// Its copies for the layers, from the start of a phase.
-    parameter_solvers: Option<ParameterSolvers<T>>,
+    /// Its states for the layers, from the start of a phase.
+    parameter_states: Option<ParameterStates<T>>,
     residuals: Residuals<T>,
 }
 
@@ -117,7 +117,7 @@ impl<T: Scalar> Alternating<T> {
             policy,
             parameter_steps: 1,
             parameter_solver: None,
-            parameter_solvers: None,
+            parameter_states: None,
             residuals: Residuals::new(),
         }
     }
@@ -139,9 +139,8 @@ impl<T: Scalar> Alternating<T> {
     }
 
     /// The same with every parameter step made by `solver` where it fits the layer
-    /// ([`ParameterSolver::check`]), each layer by a copy of its own; the other layers take the
-    /// optimiser's step as before. What the copies keep (sums, a damping) starts anew in every
-    /// phase.
+    /// ([`ParameterSolver::check`]), each layer with a state of its own; the other layers take the
+    /// optimiser's step as before. The states (sums, a damping) start anew in every phase.
     ///
     /// A W-step that takes ℓ_t far down fits the targets, not the composed loss, which may rise
     /// while E falls (on digits at depth 10 it stays far above backprop's; `docs/evidence.md`):
@@ -182,8 +181,8 @@ impl<T: Scalar> Scheme<T> for Alternating<T> {
             solver.reset();
         }
         let solver = self.parameter_solver.as_deref();
-        self.parameter_solvers = solver
-            .map(|solver| ParameterSolvers::new(solver, model))
+        self.parameter_states = solver
+            .map(|solver| ParameterStates::new(solver, model))
             .transpose()?;
         match self.policy {
             TargetPolicy::Residual { .. } => self.residuals.start(model),
@@ -211,7 +210,8 @@ impl<T: Scalar> Scheme<T> for Alternating<T> {
         let solved = solver
             .map(|solver| solver.solve(&mut problem))
             .transpose()?;
-        let mut solvers = self.parameter_solvers.as_mut();
+        let states = self.parameter_states.as_mut();
+        let mut solvers = self.parameter_solver.as_deref().zip(states);
         // Solved layers need no gradient; a W-step by solvers takes that of the others itself.
         let gradients = solvers.is_none();
         let mut energy = problem.evaluate(gradients, false);
@@ -229,7 +229,7 @@ impl<T: Scalar> Scheme<T> for Alternating<T> {
                 energy = visit.target_problem().evaluate(gradients, false);
             }
             match &mut solvers {
-                Some(solvers) => visit.solve_parameters(solvers)?,
+                Some((solver, states)) => visit.solve_parameters(*solver, states)?,
                 None => visit.step_parameters()?,
             }
         }

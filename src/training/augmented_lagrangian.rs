@@ -61,7 +61,7 @@ impl<T: Scalar> AugmentedLagrangian<T> {
     /// # Errors
     /// [`Error::InvalidOption`] unless α is above 0 and finite.
     pub fn with_rate(mut self, rate: f64) -> Result<Self, Error> {
-        self.rate = crate::optimizer::check_rate("AugmentedLagrangian::rate", rate)?;
+        self.rate = crate::check::positive("AugmentedLagrangian::rate", rate)?;
         Ok(self)
     }
 }

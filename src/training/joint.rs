@@ -199,7 +199,7 @@ impl<T: Scalar> JointDescent<T> {
             self.finite[t - 1] = own.finite;
         }
         if !early {
-            visit.prepare_steps(&[]);
+            visit.prepare_steps(|_| None);
         }
     }
 }

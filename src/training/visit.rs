@@ -11,7 +11,7 @@ use crate::error::{Error, Quantity};
 use crate::kernel::Execution;
 use crate::kernel::Scalar;
 use crate::optimizer::Step;
-use crate::parameter_solver::ParameterSolvers;
+use crate::parameter_solver::{ParameterSolver, ParameterStates};
 use crate::schedule::Schedule;
 use crate::target_solver::{SolveReport, TargetProblem};
 
@@ -164,10 +164,10 @@ impl<'b, T: Scalar> Visit<'_, 'b, T> {
             return Err(Error::SpentGradients);
         }
         self.workspace.check_energies(self.optimizer.steps)?;
-        self.update(&[])
+        self.update(|_| None)
     }
 
-    /// One W-step: every layer with a solver gets the θ_t that its solver finds, every other layer a
+    /// One W-step: every layer with a state gets the θ_t that the solver finds, every other layer a
     /// step of the optimiser along its gradient, which is taken here, as in
     /// [`Visit::step_parameters`]; the bound of the gradient's norm is over those layers alone.
     ///
@@ -175,11 +175,15 @@ impl<'b, T: Scalar> Visit<'_, 'b, T> {
     /// leaves them (without gradients will do); afterwards the workspace means nothing.
     ///
     /// # Errors
-    /// [`Error::Length`] for solvers of another circuit, those of the solvers, and those of
+    /// [`Error::Length`] for states of another circuit, those of the solver, and those of
     /// [`Visit::step_parameters`]; no θ_t is changed then.
-    pub fn solve_parameters(&mut self, solvers: &mut ParameterSolvers<T>) -> Result<(), Error> {
+    pub fn solve_parameters(
+        &mut self,
+        solver: &dyn ParameterSolver<T>,
+        states: &mut ParameterStates<T>,
+    ) -> Result<(), Error> {
         let steps = self.optimizer.steps;
-        solvers.check(self.circuit)?;
+        states.check(self.circuit)?;
         self.workspace.fit(self.circuit);
         self.workspace.check_energies(steps)?;
         let (circuit, batch) = (&*self.circuit, self.batch.view());
@@ -187,7 +191,8 @@ impl<'b, T: Scalar> Visit<'_, 'b, T> {
             parameters: true,
             ..Wanted::NONE
         };
-        solvers.solve(
+        states.solve(
+            solver,
             &mut self.workspace.locals,
             self.batch.execution,
             steps,
@@ -196,24 +201,25 @@ impl<'b, T: Scalar> Visit<'_, 'b, T> {
                 problem.differentiate(parameters, local);
             },
         )?;
-        self.update(solvers.solutions())
+        self.update(|t| states.solution(t))
     }
 
     /// Gives every layer its solution, or a step along the gradient in the workspace if it has none.
-    fn update(&mut self, solutions: &[Option<Vec<T>>]) -> Result<(), Error> {
+    fn update<'s>(
+        &mut self,
+        solution: impl Fn(usize) -> Option<&'s [T]> + Sync,
+    ) -> Result<(), Error> {
         // Before a rule meets them: its state would keep what is not finite.
-        let steps_along = |t: usize| solutions.get(t).is_none_or(Option::is_none);
         self.workspace
-            .check_parameter_gradients(self.optimizer.steps, steps_along)?;
-        self.prepare_steps(solutions);
+            .check_parameter_gradients(self.optimizer.steps, |t| solution(t).is_none())?;
+        self.prepare_steps(solution);
         self.optimizer.check()?;
         self.optimizer.commit(self.circuit, self.workspace, false);
         Ok(())
     }
 
     /// Makes every layer's step beside its θ_t.
-    pub(super) fn prepare_steps(&mut self, solutions: &[Option<Vec<T>>]) {
-        let solution = |t: usize| solutions.get(t).and_then(Option::as_deref);
+    pub(super) fn prepare_steps<'s>(&mut self, solution: impl Fn(usize) -> Option<&'s [T]> + Sync) {
         let (circuit, execution) = (&*self.circuit, self.execution());
         let step = self.step(|t| solution(t).is_none());
         let (rule, layers) = self.optimizer.parts();

@@ -1,6 +1,8 @@
 //! W-steps by solvers: least squares against independent closed forms, Gauss-Newton products against
 //! JᵀCJ built column by column, never uphill, all layers or none, and what they bring in training.
 
+use std::sync::Arc;
+
 use crate::property::{Tested, failed, for_all, generator, uniform};
 use layerwise::decoupled::{Selection, TargetInit};
 use layerwise::energy::{LocalProblem, LocalWorkspace};
@@ -1179,11 +1181,17 @@ fn one_streamed_epoch_is_the_whole_batch() {
     }
 }
 
-/// Levenberg-Marquardt where least squares fit.
+/// A solver where least squares fit, from a state of its own.
 #[derive(Debug, Clone)]
-struct HiddenOnly(LevenbergMarquardt);
+struct HiddenOnly<S>(S);
 
-impl ParameterSolver<f64> for HiddenOnly {
+impl<S: ParameterSolver<f64>> ParameterSolver<f64> for HiddenOnly<S> {
+    fn start(&self) -> State<f64> {
+        let mut state = self.0.start();
+        state.counts.push(7);
+        state
+    }
+
     fn check(&self, problem: &LocalProblem<'_, f64>) -> Result<(), Error> {
         LeastSquares::ridge(0.0)?.check(problem)
     }
@@ -1195,6 +1203,7 @@ impl ParameterSolver<f64> for HiddenOnly {
         workspace: &mut LocalWorkspace<f64>,
         parameters: &mut [f64],
     ) -> Result<ParameterReport, Error> {
+        assert_eq!(state.counts, [7]);
         self.0.solve(state, problem, workspace, parameters)
     }
 }
@@ -1273,6 +1282,70 @@ fn a_phase_starts_anew() {
         assert_eq!(with_used.circuit().parameters(t), expected);
     }
     assert_ne!(model.circuit().parameters(0), first);
+}
+
+/// What a solver keeps is its state alone, and a state that cannot be one counts as new.
+#[test]
+fn a_state_is_all_that_is_kept() {
+    let squares = LeastSquares::ridge(1e-3).unwrap();
+    let kept = squares.with_forgetting(0.5).unwrap();
+    let newton = LevenbergMarquardt::new(1, 2);
+    let model = classifier::<f64>();
+    let solved = |solver: &dyn ParameterSolver<f64>, state: &mut State<f64>, start: usize| {
+        let problem = model.local_problem(0, start..start + 20).unwrap();
+        let mut parameters = problem.parameters().to_vec();
+        let mut workspace = problem.workspace();
+        solver
+            .solve(state, &problem, &mut workspace, &mut parameters)
+            .unwrap();
+        parameters
+    };
+    for (solver, memory) in [
+        (&squares as &dyn ParameterSolver<f64>, false),
+        (&kept, true),
+        (&newton, true),
+    ] {
+        let mut state = solver.start();
+        solved(solver, &mut state, 0);
+        assert_eq!(state != solver.start(), memory, "{solver:?}");
+        // A copy goes on alike, without the scratch memory; a new state does not.
+        let mut copy = state.clone();
+        let expected = solved(solver, &mut state, 20);
+        assert_eq!(solved(solver, &mut copy, 20), expected);
+        assert_eq!(copy, state);
+        let fresh = solved(solver, &mut solver.start(), 20);
+        assert_eq!(fresh != expected, memory, "{solver:?}");
+        for values in [vec![], vec![vec![]], vec![vec![1.0; 3]; 5]] {
+            let mut strange = State::new();
+            strange.values = values;
+            assert_eq!(solved(solver, &mut strange, 20), fresh);
+        }
+    }
+}
+
+/// Behind a pointer of any kind a solver does what it does itself.
+#[test]
+fn pointers_are_solvers() {
+    let trained = |scheme: Alternating<f64>| {
+        let mut model = classifier();
+        let phase = Phase::new(scheme, descent()).batch_size(20);
+        run(&mut model, phase.epochs(2));
+        let circuit = model.circuit();
+        [0, 1, 2].map(|t| circuit.parameters(t).to_vec())
+    };
+    let solver = LeastSquares::ridge(1e-3).unwrap();
+    let solver = HiddenOnly(solver.with_forgetting(0.9).unwrap());
+    let expected = trained(Alternating::weights_only().with_parameter_solver(solver.clone()));
+    let boxed: Box<dyn ParameterSolver<f64>> = Box::new(solver.clone());
+    let shared: Arc<dyn ParameterSolver<f64>> = Arc::new(solver.clone());
+    let lent: &'static HiddenOnly<LeastSquares> = Box::leak(Box::new(solver));
+    for scheme in [
+        Alternating::weights_only().with_parameter_solver(boxed),
+        Alternating::weights_only().with_parameter_solver(shared),
+        Alternating::weights_only().with_parameter_solver(lent),
+    ] {
+        assert_eq!(trained(scheme), expected);
+    }
 }
 
 /// With moving targets and every policy, several parameter steps a visit.

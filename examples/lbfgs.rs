@@ -20,7 +20,7 @@ use layerwise::decoupled::{Selection, TargetInit};
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::nalgebra::DMatrix;
-use layerwise::objective::{CappedLineSearch, LocalObjective, Objective};
+use layerwise::objective::{LocalObjective, Objective};
 use layerwise::regularizer::Regularizer;
 use layerwise::target_solver::GaussNewton;
 use layerwise::{Circuit, DecoupledCircuit};
@@ -93,10 +93,12 @@ impl Asked {
     }
 }
 
-/// An objective that counts; argmin's own counts leave out a line search that failed.
+/// An objective that counts; argmin's own counts leave out a line search that failed. After `limit`
+/// values it ends the run, which nothing else does where a line search finds no end.
 struct Counted<'a, O> {
     objective: &'a O,
     asked: &'a Cell<Asked>,
+    limit: u64,
 }
 
 impl<O: CostFunction<Param = Vec<f64>, Output = f64>> CostFunction for Counted<'_, O> {
@@ -105,6 +107,9 @@ impl<O: CostFunction<Param = Vec<f64>, Output = f64>> CostFunction for Counted<'
 
     fn cost(&self, point: &Vec<f64>) -> Result<f64, ArgminError> {
         let mut asked = self.asked.get();
+        if asked.values == self.limit {
+            return Err(ArgminError::msg("no end of a line search"));
+        }
         asked.values += 1;
         self.asked.set(asked);
         self.objective.cost(point)
@@ -135,9 +140,9 @@ where
     let counted = Counted {
         objective,
         asked: &asked,
+        limit: 4 * iterations + 40,
     };
-    let search = CappedLineSearch::new(MoreThuenteLineSearch::new(), 40)?;
-    let run = Executor::new(counted, LBFGS::new(search, memory))
+    let run = Executor::new(counted, LBFGS::new(MoreThuenteLineSearch::new(), memory))
         .configure(|state| state.param(start).max_iters(iterations))
         .run()?;
     // Not the present point: after a line search that failed there is none.

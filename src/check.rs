@@ -5,6 +5,87 @@ use nalgebra::DMatrix;
 use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, all_finite};
 
+/// The value of an option, if it `fits`.
+pub(crate) fn option(
+    option: &'static str,
+    value: f64,
+    fits: bool,
+    allowed: &'static str,
+) -> Result<f64, Error> {
+    if fits {
+        return Ok(value);
+    }
+    Err(Error::InvalidOption {
+        option,
+        value,
+        allowed,
+    })
+}
+
+/// An option above 0.
+pub(crate) fn positive(name: &'static str, value: f64) -> Result<f64, Error> {
+    let fits = value > 0.0 && value.is_finite();
+    option(name, value, fits, "above 0 and finite")
+}
+
+/// An option of at least 0.
+pub(crate) fn not_negative(name: &'static str, value: f64) -> Result<f64, Error> {
+    let fits = value >= 0.0 && value.is_finite();
+    option(name, value, fits, "finite and not negative")
+}
+
+/// An option in 0..=1.
+pub(crate) fn share(name: &'static str, value: f64) -> Result<f64, Error> {
+    option(name, value, (0.0..=1.0).contains(&value), "in 0..=1")
+}
+
+/// An option in 0..1.
+pub(crate) fn below_one(name: &'static str, value: f64) -> Result<f64, Error> {
+    option(name, value, (0.0..1.0).contains(&value), "in 0..1")
+}
+
+/// An option of any size.
+pub(crate) fn finite(name: &'static str, value: f64) -> Result<f64, Error> {
+    option(name, value, value.is_finite(), "finite")
+}
+
+/// A count of at least 1.
+pub(crate) fn at_least_one(name: &'static str, count: u64) -> Result<u64, Error> {
+    option(name, count as f64, count > 0, "at least 1").map(|_| count)
+}
+
+/// An option of at least 0 in the scalar, where a large value may become infinite.
+pub(crate) fn in_scalar<T: Scalar>(name: &'static str, value: f64) -> Result<T, Error> {
+    let own = T::of(value);
+    let fits = own >= T::zero() && own.is_finite();
+    let allowed = "finite in the circuit's scalar and not negative";
+    option(name, value, fits, allowed).map(|_| own)
+}
+
+/// Writes and reads options with serde; what is read passes their `checked`.
+///
+/// The type derives both traits with `#[serde(remote = "Self")]`, which gives it functions of its
+/// own and leaves the traits to this.
+macro_rules! serde_checked {
+    ($name:ident) => {
+        #[cfg(feature = "serde")]
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                $name::serialize(self, to)
+            }
+        }
+
+        #[cfg(feature = "serde")]
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                let read = $name::deserialize(from)?;
+                read.checked().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+pub(crate) use serde_checked;
+
 /// Whether a slice has the length that is needed.
 pub(crate) fn check_length<T>(what: &str, values: &[T], expected: usize) -> Result<(), Error> {
     if values.len() == expected {
@@ -18,17 +99,11 @@ pub(crate) fn check_length<T>(what: &str, values: &[T], expected: usize) -> Resu
 }
 
 /// Penalties μ and example weights must be above 0 and finite, and so must 1/w: steps divide by it.
-pub(crate) fn check_weights<T: Scalar>(option: &'static str, weights: &[T]) -> Result<(), Error> {
+pub(crate) fn check_weights<T: Scalar>(name: &'static str, weights: &[T]) -> Result<(), Error> {
     let fits = |w: T| w.is_finite() && w > T::zero() && w.recip().is_finite();
-    let bad = |weight: &&T| !fits(**weight);
-    match weights.iter().find(bad) {
-        None => Ok(()),
-        Some(weight) => Err(Error::InvalidOption {
-            option,
-            value: weight.as_f64(),
-            allowed: "above 0 and finite, as is its inverse",
-        }),
-    }
+    let allowed = "above 0 and finite, as is its inverse";
+    let check = |&w: &T| option(name, w.as_f64(), fits(w), allowed).map(|_| ());
+    weights.iter().try_for_each(check)
 }
 
 /// Finds the first value that is not finite, in a matrix of `rows` rows.

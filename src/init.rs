@@ -5,6 +5,7 @@ use rand::rngs::ChaCha8Rng;
 use rand::{Rng, SeedableRng};
 use rand_distr::{Distribution, StandardNormal, Uniform};
 
+use crate::check::{finite, positive};
 use crate::error::Error;
 use crate::kernel::Scalar;
 
@@ -137,27 +138,15 @@ impl Initializer {
     }
 
     pub(crate) fn validate(self) -> Result<Self, Error> {
-        let invalid = |option, value, allowed| {
-            Err(Error::InvalidOption {
-                option,
-                value,
-                allowed,
-            })
-        };
         match self {
-            Self::Constant { value } if !value.is_finite() => {
-                invalid("Initializer::Constant::value", value, "finite")
+            Self::Zeros => return Ok(self),
+            Self::Constant { value } => finite("Initializer::Constant::value", value),
+            Self::VarianceScaling { scale, .. } => {
+                positive("Initializer::VarianceScaling::scale", scale)
             }
-            Self::VarianceScaling { scale, .. } if !(scale > 0.0 && scale.is_finite()) => invalid(
-                "Initializer::VarianceScaling::scale",
-                scale,
-                "above 0 and finite",
-            ),
-            Self::Orthogonal { gain } if !gain.is_finite() => {
-                invalid("Initializer::Orthogonal::gain", gain, "finite")
-            }
-            _ => Ok(self),
+            Self::Orthogonal { gain } => finite("Initializer::Orthogonal::gain", gain),
         }
+        .map(|_| self)
     }
 }
 

@@ -13,6 +13,7 @@
 //! Each returns a whole [`Phase`], the optimiser of θ included. A preset fixes what makes the scheme, not its circuit: losses and the μ_t at the start are the
 //! circuit's.
 
+use crate::check::option;
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::optimizer::Optimizer;
@@ -68,13 +69,13 @@ pub fn mac<T: Scalar>(
     rule: impl Optimizer<T> + 'static,
     growth: f64,
 ) -> Result<Phase<T>, Error> {
-    if !(growth >= 1.0 && growth.is_finite()) {
-        return Err(Error::InvalidOption {
-            option: "presets::mac's growth",
-            value: growth,
-            allowed: "at least 1 and finite",
-        });
-    }
+    let fits = growth >= 1.0 && growth.is_finite();
+    option(
+        "presets::mac's growth",
+        growth,
+        fits,
+        "at least 1 and finite",
+    )?;
     let phase = Phase::new(Alternating::persistent(solver), rule);
     Ok(phase.penalty_schedule(Schedule::geometric(growth)?))
 }

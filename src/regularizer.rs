@@ -1,5 +1,6 @@
 //! Penalties on the size of parameters and auxiliary targets.
 
+use crate::check::{not_negative, serde_checked};
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::kernel::{add_scaled, dot, total_magnitude};
@@ -20,10 +21,13 @@ use crate::kernel::{add_scaled, dot, total_magnitude};
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(remote = "Self"))]
 pub struct Regularizer {
     l1: f64,
     l2: f64,
 }
+
+serde_checked!(Regularizer);
 
 impl Regularizer {
     /// R = 0. The default.
@@ -50,20 +54,13 @@ impl Regularizer {
     /// # Errors
     /// [`Error::InvalidOption`] unless both weights are finite and not negative.
     pub fn elastic(l1: f64, l2: f64) -> Result<Self, Error> {
-        Self { l1, l2 }.check()
+        Self { l1, l2 }.checked()
     }
 
     /// Itself, if both weights are finite and not negative.
-    pub(crate) fn check(self) -> Result<Self, Error> {
-        for (option, value) in [("Regularizer::l1", self.l1), ("Regularizer::l2", self.l2)] {
-            if !(value.is_finite() && value >= 0.0) {
-                return Err(Error::InvalidOption {
-                    option,
-                    value,
-                    allowed: "finite and not negative",
-                });
-            }
-        }
+    pub(crate) fn checked(self) -> Result<Self, Error> {
+        not_negative("Regularizer::l1", self.l1)?;
+        not_negative("Regularizer::l2", self.l2)?;
         Ok(self)
     }
 

@@ -1,5 +1,6 @@
 //! Factors that change during a phase: of the learning rate, and of the penalties μ.
 
+use crate::check::{at_least_one, not_negative, positive, serde_checked, share};
 use crate::error::Error;
 
 /// A factor as a pure function of the step k of K.
@@ -29,12 +30,17 @@ use crate::error::Error;
 /// # Ok::<(), layerwise::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(remote = "Self"))]
 pub struct Schedule {
     shape: Shape,
     warm_up: u64,
 }
 
+serde_checked!(Schedule);
+
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 enum Shape {
     Constant,
     Cosine { end: f64 },
@@ -67,14 +73,7 @@ impl Schedule {
     /// # Errors
     /// [`Error::InvalidOption`] unless `end` is in 0..=1.
     pub fn cosine(end: f64) -> Result<Self, Error> {
-        if !(0.0..=1.0).contains(&end) {
-            return Err(Error::InvalidOption {
-                option: "Schedule::cosine's end",
-                value: end,
-                allowed: "in 0..=1",
-            });
-        }
-        Ok(Self::of(Shape::Cosine { end }))
+        Self::of(Shape::Cosine { end }).checked()
     }
 
     /// A line from 1 to r = `end`.
@@ -82,14 +81,7 @@ impl Schedule {
     /// # Errors
     /// [`Error::InvalidOption`] unless `end` is finite and not negative.
     pub fn linear(end: f64) -> Result<Self, Error> {
-        if !(end.is_finite() && end >= 0.0) {
-            return Err(Error::InvalidOption {
-                option: "Schedule::linear's end",
-                value: end,
-                allowed: "finite and not negative",
-            });
-        }
-        Ok(Self::of(Shape::Linear { end }))
+        Self::of(Shape::Linear { end }).checked()
     }
 
     /// The same ratio from step to step, from 1 to r = `end`.
@@ -97,9 +89,7 @@ impl Schedule {
     /// # Errors
     /// [`Error::InvalidOption`] unless `end` is above 0 and finite.
     pub fn geometric(end: f64) -> Result<Self, Error> {
-        Ok(Self::of(Shape::Geometric {
-            end: positive("Schedule::geometric's end", end)?,
-        }))
+        Self::of(Shape::Geometric { end }).checked()
     }
 
     /// The factor r = `ratio` after every m = `every` steps.
@@ -107,18 +97,10 @@ impl Schedule {
     /// # Errors
     /// [`Error::InvalidOption`] unless `every` is at least 1, and `ratio` above 0 and finite.
     pub fn steps(every: u64, ratio: f64) -> Result<Self, Error> {
-        if every == 0 {
-            return Err(Error::InvalidOption {
-                option: "Schedule::steps' every",
-                value: 0.0,
-                allowed: "at least 1",
-            });
-        }
-        let ratio = positive("Schedule::steps' ratio", ratio)?;
-        Ok(Self::of(Shape::Steps { every, ratio }))
+        Self::of(Shape::Steps { every, ratio }).checked()
     }
 
-    /// The same behind a linear warm-up of `steps` steps: visits (batches) of a phase, not epochs. A
+    /// A linear warm-up of `steps` steps in front: visits (batches) of a phase, not epochs. A
     /// phase of fewer visits ends below the factor 1.
     pub fn with_warm_up(self, steps: u64) -> Self {
         Self {
@@ -129,6 +111,20 @@ impl Schedule {
 
     fn of(shape: Shape) -> Self {
         Self { shape, warm_up: 0 }
+    }
+
+    fn checked(self) -> Result<Self, Error> {
+        match self.shape {
+            Shape::Constant => {}
+            Shape::Cosine { end } => _ = share("Schedule::cosine's end", end)?,
+            Shape::Linear { end } => _ = not_negative("Schedule::linear's end", end)?,
+            Shape::Geometric { end } => _ = positive("Schedule::geometric's end", end)?,
+            Shape::Steps { every, ratio } => {
+                at_least_one("Schedule::steps' every", every)?;
+                positive("Schedule::steps' ratio", ratio)?;
+            }
+        }
+        Ok(self)
     }
 
     /// The first step behind the warm-up.
@@ -164,15 +160,4 @@ impl Schedule {
             Shape::Steps { every, ratio } => ratio.powf((step / every) as f64),
         }
     }
-}
-
-fn positive(option: &'static str, value: f64) -> Result<f64, Error> {
-    if value.is_finite() && value > 0.0 {
-        return Ok(value);
-    }
-    Err(Error::InvalidOption {
-        option,
-        value,
-        allowed: "above 0 and finite",
-    })
 }

@@ -109,8 +109,6 @@ impl<T: Scalar> Shard<T> {
     ) -> Result<LocalProblem<'a, T>, Error> {
         check_architecture(self, layer, loss)?;
         let [parameters, targets] = [self.parameter_regularizer, self.target_regularizer];
-        parameters.check()?;
-        targets.check()?;
         let (input, target) = (&self.input, &self.target);
         let problem = LocalProblem::new(layer, &self.parameters, loss, self.penalty, input, target)
             .map_err(|error| self.numbered(error))?;

@@ -6,7 +6,7 @@
 
 use nalgebra::DMatrix;
 
-use crate::check::check_finite;
+use crate::check::{check_finite, option};
 use crate::error::{Error, Quantity};
 use crate::kernel::Scalar;
 
@@ -120,13 +120,9 @@ pub fn top_k_accuracy<T: Scalar>(
     k: usize,
 ) -> Result<f64, Error> {
     check_classification("a top-k accuracy", labels, outputs)?;
-    if k == 0 || k > outputs.nrows() {
-        return Err(Error::InvalidOption {
-            option: "k",
-            value: k as f64,
-            allowed: "at least 1 and at most the number of classes",
-        });
-    }
+    let fits = (1..=outputs.nrows()).contains(&k);
+    let allowed = "at least 1 and at most the number of classes";
+    option("k", k as f64, fits, allowed)?;
     let columns = labels.iter().zip(outputs.column_iter());
     let right = columns.filter(|&(&class, column)| {
         let own = column[class];

@@ -3,6 +3,7 @@
 use rand::rngs::ChaCha8Rng;
 use rand::seq::SliceRandom;
 
+use crate::check::option;
 use crate::error::Error;
 use crate::init::{Purpose, generator};
 
@@ -51,13 +52,9 @@ impl Split {
     /// ```
     pub fn shuffled(count: usize, test_count: usize, seed: u64) -> Result<Self, Error> {
         check_count(count)?;
-        if test_count == 0 || test_count >= count {
-            return Err(Error::InvalidOption {
-                option: "test_count",
-                value: test_count as f64,
-                allowed: "at least 1 and below the number of examples",
-            });
-        }
+        let fits = (1..count).contains(&test_count);
+        let allowed = "at least 1 and below the number of examples";
+        option("test_count", test_count as f64, fits, allowed)?;
         let mut test = permutation(count, &mut draws(seed))?;
         let train = test.split_off(test_count);
         Ok(Self { train, test })
@@ -87,13 +84,9 @@ impl Split {
         // Casts saturate, and NaN becomes 0: every fraction outside (0, 1) leaves a side empty.
         let share = |count: usize| (test_fraction * count as f64).round() as usize;
         let test_count = share(labels.len());
-        if test_count == 0 || test_count >= labels.len() {
-            return Err(Error::InvalidOption {
-                option: "test_fraction",
-                value: test_fraction,
-                allowed: "between 0 and 1, with at least one example on either side",
-            });
-        }
+        let fits = (1..labels.len()).contains(&test_count);
+        let allowed = "between 0 and 1, with at least one example on either side";
+        option("test_fraction", test_fraction, fits, allowed)?;
         let mut rng = draws(seed);
         let mut columns = permutation(labels.len(), &mut rng)?;
         columns.sort_by_key(|&column| labels[column]);
@@ -161,13 +154,8 @@ impl Split {
     /// ```
     pub fn folds(count: usize, k: usize, seed: u64) -> Result<Vec<Self>, Error> {
         check_count(count)?;
-        if k < 2 || k > count {
-            return Err(Error::InvalidOption {
-                option: "k",
-                value: k as f64,
-                allowed: "at least 2 and at most the number of examples",
-            });
-        }
+        let allowed = "at least 2 and at most the number of examples";
+        option("k", k as f64, (2..=count).contains(&k), allowed)?;
         let columns = permutation(count, &mut draws(seed))?;
         let start = |fold: usize| fold * (count / k) + fold.min(count % k);
         let mut folds = list(k)?;

@@ -10,7 +10,7 @@ pub use report::{
     TargetDiagnostics,
 };
 
-use crate::check::check_length;
+use crate::check::{at_least_one, check_length, option};
 use crate::circuit::Circuit;
 use crate::data::metrics;
 use crate::decoupled::DecoupledCircuit;
@@ -136,13 +136,8 @@ impl<'a> Diagnostics<'a> {
     }
 
     fn check<T: Scalar>(&self, circuit: &Circuit<T>, examples: usize) -> Result<(), Error> {
-        if self.iterations == Some(0) {
-            return Err(Error::InvalidOption {
-                option: "Diagnostics::curvature's iterations",
-                value: 0.0,
-                allowed: "at least 1",
-            });
-        }
+        let name = "Diagnostics::curvature's iterations";
+        at_least_one(name, self.iterations.map_or(1, |own| own as u64))?;
         let classes = circuit.dims()[circuit.depth()];
         match self.classes {
             Classes::Unknown => Ok(()),
@@ -150,12 +145,11 @@ impl<'a> Diagnostics<'a> {
                 check_length("labels", labels, examples)?;
                 metrics::check_classes(labels, classes)
             }
-            Classes::OfTargets if classes < 2 => Err(Error::InvalidOption {
-                option: "Diagnostics::accuracy's number of outputs",
-                value: classes as f64,
-                allowed: "at least 2, a class each",
-            }),
-            Classes::OfTargets => Ok(()),
+            Classes::OfTargets => {
+                let name = "Diagnostics::accuracy's number of outputs";
+                let allowed = "at least 2, one per class";
+                option(name, classes as f64, classes >= 2, allowed).map(|_| ())
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::cross_entropy::{SUM_TOLERANCE, check_distributions};
 use super::units::{check_fit, check_list, largest};
 use super::{Loss, Pair};
+use crate::check::not_negative;
 use crate::error::Error;
 use crate::kernel::{Scalar, Write};
 use crate::layer::ParameterGroup;
@@ -45,7 +46,7 @@ impl<T: Scalar, L: Loss<T>> ClassWeights<T, L> {
     /// [`Error::InvalidOption`] for a weight that is negative or not finite, [`Error::Length`] for
     /// no weights.
     pub fn new(weights: Vec<T>, loss: L) -> Result<Self, Error> {
-        check_list("ClassWeights::weights", &weights, false)?;
+        check_list("ClassWeights::weights", &weights, not_negative)?;
         Ok(Self { weights, loss })
     }
 

@@ -1,9 +1,8 @@
 //! Squared error weighed by precision, given or learned.
 
-use super::units::{
-    check_fit, check_list, check_option, evaluate_residual, largest, residual_curvature,
-};
+use super::units::{check_fit, check_list, evaluate_residual, largest, residual_curvature};
 use super::{Loss, Pair};
+use crate::check::{not_negative, positive};
 use crate::error::Error;
 use crate::kernel::{Scalar, Write};
 use crate::layer::ParameterGroup;
@@ -85,7 +84,7 @@ impl<T: Scalar> Gaussian<T> {
     /// [`Error::InvalidOption`] for a precision not above 0 and finite, [`Error::Length`] for no
     /// precision.
     pub fn new(precision: Vec<T>) -> Result<Self, Error> {
-        check_list("Gaussian::precision", &precision, true)?;
+        check_list("Gaussian::precision", &precision, positive)?;
         let logarithms = precision.iter().map(|p| p.ln()).collect();
         let precision = Precision::Given {
             values: precision,
@@ -101,12 +100,8 @@ impl<T: Scalar> Gaussian<T> {
     /// [`Error::InvalidOption`] for an initial precision not above 0 and finite, or a variance floor
     /// not at least 0 and finite.
     pub fn learned(initial_precision: T, variance_floor: T) -> Result<Self, Error> {
-        check_option(
-            "Gaussian::initial_precision",
-            initial_precision.as_f64(),
-            true,
-        )?;
-        check_option("Gaussian::variance_floor", variance_floor.as_f64(), false)?;
+        positive("Gaussian::initial_precision", initial_precision.as_f64())?;
+        not_negative("Gaussian::variance_floor", variance_floor.as_f64())?;
         let precision = Precision::Learned {
             initial: initial_precision,
             floor: variance_floor,

@@ -1,7 +1,8 @@
 //! Losses that grow linearly with large residuals.
 
-use super::units::{check_option, check_scalar, evaluate_residual, residual_curvature};
+use super::units::{check_scalar, evaluate_residual, residual_curvature};
 use super::{Loss, Pair};
+use crate::check::positive;
 use crate::error::Error;
 use crate::kernel::{Scalar, Write};
 
@@ -35,7 +36,7 @@ impl Huber {
     /// # Errors
     /// [`Error::InvalidOption`] for a `delta` not above 0 and finite.
     pub fn new(delta: f64) -> Result<Self, Error> {
-        check_option("Huber::delta", delta, true)?;
+        positive("Huber::delta", delta)?;
         Ok(Self { delta })
     }
 }
@@ -138,7 +139,7 @@ impl PseudoHuber {
     /// # Errors
     /// [`Error::InvalidOption`] for a `delta` not above 0 and finite.
     pub fn new(delta: f64) -> Result<Self, Error> {
-        check_option("PseudoHuber::delta", delta, true)?;
+        positive("PseudoHuber::delta", delta)?;
         Ok(Self { delta })
     }
 }

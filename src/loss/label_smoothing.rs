@@ -2,6 +2,7 @@
 
 use super::cross_entropy::check_distributions;
 use super::{Loss, Pair};
+use crate::check::below_one;
 use crate::error::Error;
 use crate::kernel::{Scalar, Write};
 use crate::layer::ParameterGroup;
@@ -43,13 +44,7 @@ impl<L> LabelSmoothing<L> {
     /// # Errors
     /// [`Error::InvalidOption`] for an `epsilon` not in 0..1.
     pub fn new(loss: L, epsilon: f64) -> Result<Self, Error> {
-        if !(0.0..1.0).contains(&epsilon) {
-            return Err(Error::InvalidOption {
-                option: "LabelSmoothing::epsilon",
-                value: epsilon,
-                allowed: "at least 0 and below 1",
-            });
-        }
+        below_one("LabelSmoothing::epsilon", epsilon)?;
         Ok(Self { loss, epsilon })
     }
 

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 
 use super::Pair;
+use crate::check::option;
 use crate::error::Error;
 use crate::kernel::{Scalar, Write};
 
@@ -165,11 +166,11 @@ pub(super) fn check_units<T: Scalar>(
         })
 }
 
-/// Checks the entries of a list, one a unit: at least one, finite, at least 0 or (`positive`) more.
+/// Checks the entries of a list, one per unit, each by `check`: at least one.
 pub(super) fn check_list<T: Scalar>(
     option: &'static str,
     list: &[T],
-    positive: bool,
+    check: impl Fn(&'static str, f64) -> Result<f64, Error>,
 ) -> Result<(), Error> {
     if list.is_empty() {
         return Err(Error::Length {
@@ -179,37 +180,15 @@ pub(super) fn check_list<T: Scalar>(
         });
     }
     list.iter()
-        .try_for_each(|&value| check_option(option, value.as_f64(), positive))
-}
-
-/// Checks one option: finite, at least 0 or (`positive`) more.
-pub(super) fn check_option(option: &'static str, value: f64, positive: bool) -> Result<(), Error> {
-    let (fits, allowed) = if positive {
-        (value > 0.0, "above 0 and finite")
-    } else {
-        (value >= 0.0, "at least 0 and finite")
-    };
-    if fits && value.is_finite() {
-        return Ok(());
-    }
-    Err(Error::InvalidOption {
-        option,
-        value,
-        allowed,
-    })
+        .try_for_each(|value| check(option, value.as_f64()).map(|_| ()))
 }
 
 /// Checks that a positive option is one in the scalar too.
-pub(super) fn check_scalar<T: Scalar>(option: &'static str, value: f64) -> Result<(), Error> {
+pub(super) fn check_scalar<T: Scalar>(name: &'static str, value: f64) -> Result<(), Error> {
     let rounded = T::of(value);
-    if rounded > T::zero() && rounded.is_finite() && rounded.recip().is_finite() {
-        return Ok(());
-    }
-    Err(Error::InvalidOption {
-        option,
-        value,
-        allowed: "above 0 and finite, as is its inverse, in the circuit's scalar",
-    })
+    let fits = rounded > T::zero() && rounded.is_finite() && rounded.recip().is_finite();
+    let allowed = "above 0 and finite, as is its inverse, in the circuit's scalar";
+    option(name, value, fits, allowed).map(|_| ())
 }
 
 /// Checks that a list with one entry a unit fits targets of `dim` rows.

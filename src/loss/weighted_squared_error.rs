@@ -2,6 +2,7 @@
 
 use super::units::{check_fit, check_list, evaluate_residual, largest, residual_curvature};
 use super::{Loss, Pair};
+use crate::check::not_negative;
 use crate::error::Error;
 use crate::kernel::{Scalar, Write};
 
@@ -40,7 +41,7 @@ impl<T: Scalar> WeightedSquaredError<T> {
     /// [`Error::InvalidOption`] for a weight that is negative or not finite, [`Error::Length`] for
     /// no weights.
     pub fn new(weights: Vec<T>) -> Result<Self, Error> {
-        check_list("WeightedSquaredError::weights", &weights, false)?;
+        check_list("WeightedSquaredError::weights", &weights, not_negative)?;
         Ok(Self { weights })
     }
 }

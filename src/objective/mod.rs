@@ -2,8 +2,6 @@
 
 #[cfg(feature = "argmin")]
 mod argmin_traits;
-#[cfg(feature = "argmin")]
-mod capped_line_search;
 mod composed;
 mod flat;
 mod joint;
@@ -13,8 +11,6 @@ mod target;
 
 use std::fmt::Debug;
 
-#[cfg(feature = "argmin")]
-pub use capped_line_search::CappedLineSearch;
 pub use composed::ComposedObjective;
 pub use joint::JointObjective;
 pub use local::LocalObjective;
@@ -57,8 +53,9 @@ use crate::kernel::Scalar;
 ///
 /// Of argmin 0.11: after an error in the line search L-BFGS ends without an error of its own and
 /// with no present point: read `get_best_param`, not `get_param`. `max_iters` does not reach the
-/// steps of the line search: wrap it in `CappedLineSearch`. `HagerZhangLineSearch` bisects in an inner
-/// loop that not even this reaches.
+/// steps of the line search. `BacktrackingLineSearch` with Armijo's condition always ends;
+/// `MoreThuenteLineSearch` and `HagerZhangLineSearch` need not, but a cost function that returns an
+/// error after so many calls ends them, as in `examples/lbfgs.rs`.
 ///
 /// # Examples
 /// Gradient descent with halving, on E in θ and z together:

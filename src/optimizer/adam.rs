@@ -1,6 +1,7 @@
 //! Adam.
 
-use super::{Optimizer, Step, check_decay, check_rate, positive};
+use super::{Optimizer, Step, above_zero};
+use crate::check::{below_one, positive, serde_checked};
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::kernel::vectorise;
@@ -21,6 +22,8 @@ use crate::kernel::vectorise;
 /// # Ok::<(), layerwise::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(remote = "Self"))]
 pub struct Adam {
     rate: f64,
     beta1: f64,
@@ -28,18 +31,21 @@ pub struct Adam {
     epsilon: f64,
 }
 
+serde_checked!(Adam);
+
 impl Adam {
     /// Adam with learning rate η = `rate`.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless the rate is above 0 and finite.
     pub fn new(rate: f64) -> Result<Self, Error> {
-        Ok(Self {
-            rate: check_rate("Adam::rate", rate)?,
+        Self {
+            rate,
             beta1: 0.9,
             beta2: 0.999,
             epsilon: 1e-8,
-        })
+        }
+        .checked()
     }
 
     /// η.
@@ -47,22 +53,32 @@ impl Adam {
         self.rate
     }
 
-    /// The same with other decay rates of the two moments.
+    /// Other decay rates of the two moments.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless both are in 0..1.
-    pub fn with_betas(mut self, beta1: f64, beta2: f64) -> Result<Self, Error> {
-        self.beta1 = check_decay("Adam::beta1", beta1)?;
-        self.beta2 = check_decay("Adam::beta2", beta2)?;
-        Ok(self)
+    pub fn with_betas(self, beta1: f64, beta2: f64) -> Result<Self, Error> {
+        Self {
+            beta1,
+            beta2,
+            ..self
+        }
+        .checked()
     }
 
-    /// The same with another ε.
+    /// Another ε.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless ε is above 0 and finite.
-    pub fn with_epsilon(mut self, epsilon: f64) -> Result<Self, Error> {
-        self.epsilon = check_rate("Adam::epsilon", epsilon)?;
+    pub fn with_epsilon(self, epsilon: f64) -> Result<Self, Error> {
+        Self { epsilon, ..self }.checked()
+    }
+
+    fn checked(self) -> Result<Self, Error> {
+        positive("Adam::rate", self.rate)?;
+        below_one("Adam::beta1", self.beta1)?;
+        below_one("Adam::beta2", self.beta2)?;
+        positive("Adam::epsilon", self.epsilon)?;
         Ok(self)
     }
 }
@@ -79,7 +95,7 @@ impl<T: Scalar> Optimizer<T> for Adam {
         let root = T::of((1.0 - self.beta2.powf(k)).sqrt().recip());
         let (beta1, beta2) = (T::of(self.beta1), T::of(self.beta2));
         let (rest1, rest2) = (T::of(1.0 - self.beta1), T::of(1.0 - self.beta2));
-        let epsilon = positive(self.epsilon);
+        let epsilon = above_zero(self.epsilon);
         let mean = T::of(step.gradient_factor);
         let (m, v) = state.split_at_mut(values.len());
         vectorise(

@@ -1,6 +1,7 @@
 //! Adam with decoupled weight decay.
 
 use super::{Adam, Optimizer, Step};
+use crate::check::{not_negative, serde_checked};
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::kernel::scale;
@@ -22,10 +23,14 @@ use crate::kernel::scale;
 /// # Ok::<(), layerwise::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(remote = "Self"))]
 pub struct AdamW {
     adam: Adam,
     decay: f64,
 }
+
+serde_checked!(AdamW);
 
 impl AdamW {
     /// Adam's options with weight decay λ = 0.01.
@@ -33,19 +38,16 @@ impl AdamW {
         Self { adam, decay: 0.01 }
     }
 
-    /// The same with another λ.
+    /// Another λ.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless λ is finite and not negative.
-    pub fn with_weight_decay(mut self, decay: f64) -> Result<Self, Error> {
-        if !(decay >= 0.0 && decay.is_finite()) {
-            return Err(Error::InvalidOption {
-                option: "AdamW::weight_decay",
-                value: decay,
-                allowed: "finite and not negative",
-            });
-        }
-        self.decay = decay;
+    pub fn with_weight_decay(self, decay: f64) -> Result<Self, Error> {
+        Self { decay, ..self }.checked()
+    }
+
+    fn checked(self) -> Result<Self, Error> {
+        not_negative("AdamW::weight_decay", self.decay)?;
         Ok(self)
     }
 }

@@ -1,6 +1,7 @@
 //! Gradient descent with momentum.
 
-use super::{Optimizer, Step, check_decay, check_rate};
+use super::{Optimizer, Step};
+use crate::check::{below_one, positive, serde_checked};
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::kernel::vectorise;
@@ -20,11 +21,15 @@ use crate::kernel::vectorise;
 /// # Ok::<(), layerwise::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(remote = "Self"))]
 pub struct GradientDescent {
     rate: f64,
     momentum: f64,
     nesterov: bool,
 }
+
+serde_checked!(GradientDescent);
 
 impl GradientDescent {
     /// Plain gradient descent with learning rate η = `rate`.
@@ -32,31 +37,39 @@ impl GradientDescent {
     /// # Errors
     /// [`Error::InvalidOption`] unless the rate is above 0 and finite.
     pub fn new(rate: f64) -> Result<Self, Error> {
-        Ok(Self {
-            rate: check_rate("GradientDescent::rate", rate)?,
+        Self {
+            rate,
             momentum: 0.0,
             nesterov: false,
-        })
+        }
+        .checked()
     }
 
-    /// The same with momentum β.
+    /// Momentum β in Polyak's form, unless [`GradientDescent::with_nesterov`] came before.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless β is in 0..1.
-    pub fn with_momentum(mut self, momentum: f64) -> Result<Self, Error> {
-        self.momentum = check_decay("GradientDescent::momentum", momentum)?;
-        Ok(self)
+    pub fn with_momentum(self, momentum: f64) -> Result<Self, Error> {
+        Self { momentum, ..self }.checked()
     }
 
-    /// The same with momentum β in Nesterov's form.
+    /// Momentum β in Nesterov's form.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless β is in 0..1.
     pub fn with_nesterov(self, momentum: f64) -> Result<Self, Error> {
-        Ok(Self {
+        Self {
+            momentum,
             nesterov: true,
-            ..self.with_momentum(momentum)?
-        })
+            ..self
+        }
+        .checked()
+    }
+
+    fn checked(self) -> Result<Self, Error> {
+        positive("GradientDescent::rate", self.rate)?;
+        below_one("GradientDescent::momentum", self.momentum)?;
+        Ok(self)
     }
 }
 

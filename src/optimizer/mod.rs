@@ -6,13 +6,13 @@ mod gradient_descent;
 mod rms_prop;
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 pub use adam::Adam;
 pub use adam_w::AdamW;
 pub use gradient_descent::GradientDescent;
 pub use rms_prop::RmsProp;
 
-use crate::error::Error;
 use crate::kernel::Scalar;
 
 /// Where an update stands in its run.
@@ -102,30 +102,25 @@ pub trait Optimizer<T: Scalar>: Debug + Send + Sync {
     fn update(&self, step: Step, values: &mut [T], gradient: &[T], state: &mut [T]);
 }
 
-pub(crate) fn check_rate(option: &'static str, value: f64) -> Result<f64, Error> {
-    if value.is_finite() && value > 0.0 {
-        return Ok(value);
-    }
-    Err(Error::InvalidOption {
-        option,
-        value,
-        allowed: "above 0 and finite",
-    })
+macro_rules! forward {
+    ($($pointer:ty),*) => {$(
+        /// An optimiser behind a pointer is one.
+        impl<T: Scalar, S: Optimizer<T> + ?Sized> Optimizer<T> for $pointer {
+            fn slots(&self) -> usize {
+                (**self).slots()
+            }
+
+            fn update(&self, step: Step, values: &mut [T], gradient: &[T], state: &mut [T]) {
+                (**self).update(step, values, gradient, state);
+            }
+        }
+    )*};
 }
 
-pub(crate) fn check_decay(option: &'static str, value: f64) -> Result<f64, Error> {
-    if (0.0..1.0).contains(&value) {
-        return Ok(value);
-    }
-    Err(Error::InvalidOption {
-        option,
-        value,
-        allowed: "in 0..1",
-    })
-}
+forward!(&S, Box<S>, Arc<S>);
 
 /// A positive ε in the scalar, where it must not vanish: 0/0 is NaN.
-pub(crate) fn positive<T: Scalar>(epsilon: f64) -> T {
+fn above_zero<T: Scalar>(epsilon: f64) -> T {
     let rounded = T::of(epsilon);
     if rounded.is_zero() {
         return T::of(f64::from(f32::MIN_POSITIVE));

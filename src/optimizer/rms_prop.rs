@@ -1,6 +1,7 @@
 //! RMSProp.
 
-use super::{Optimizer, Step, check_decay, check_rate, positive};
+use super::{Optimizer, Step, above_zero};
+use crate::check::{below_one, positive, serde_checked};
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::kernel::vectorise;
@@ -21,11 +22,15 @@ use crate::kernel::vectorise;
 /// # Ok::<(), layerwise::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(remote = "Self"))]
 pub struct RmsProp {
     rate: f64,
     alpha: f64,
     epsilon: f64,
 }
+
+serde_checked!(RmsProp);
 
 impl RmsProp {
     /// RMSProp with learning rate η = `rate`.
@@ -33,28 +38,34 @@ impl RmsProp {
     /// # Errors
     /// [`Error::InvalidOption`] unless the rate is above 0 and finite.
     pub fn new(rate: f64) -> Result<Self, Error> {
-        Ok(Self {
-            rate: check_rate("RmsProp::rate", rate)?,
+        Self {
+            rate,
             alpha: 0.99,
             epsilon: 1e-8,
-        })
+        }
+        .checked()
     }
 
-    /// The same with another α.
+    /// Another α.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless α is in 0..1.
-    pub fn with_alpha(mut self, alpha: f64) -> Result<Self, Error> {
-        self.alpha = check_decay("RmsProp::alpha", alpha)?;
-        Ok(self)
+    pub fn with_alpha(self, alpha: f64) -> Result<Self, Error> {
+        Self { alpha, ..self }.checked()
     }
 
-    /// The same with another ε.
+    /// Another ε.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless ε is above 0 and finite.
-    pub fn with_epsilon(mut self, epsilon: f64) -> Result<Self, Error> {
-        self.epsilon = check_rate("RmsProp::epsilon", epsilon)?;
+    pub fn with_epsilon(self, epsilon: f64) -> Result<Self, Error> {
+        Self { epsilon, ..self }.checked()
+    }
+
+    fn checked(self) -> Result<Self, Error> {
+        positive("RmsProp::rate", self.rate)?;
+        below_one("RmsProp::alpha", self.alpha)?;
+        positive("RmsProp::epsilon", self.epsilon)?;
         Ok(self)
     }
 }
@@ -67,7 +78,7 @@ impl<T: Scalar> Optimizer<T> for RmsProp {
     fn update(&self, step: Step, values: &mut [T], gradient: &[T], state: &mut [T]) {
         let rate = T::of(self.rate * step.factor);
         let (alpha, rest) = (T::of(self.alpha), T::of(1.0 - self.alpha));
-        let (epsilon, mean) = (positive(self.epsilon), T::of(step.gradient_factor));
+        let (epsilon, mean) = (above_zero(self.epsilon), T::of(step.gradient_factor));
         vectorise(
             #[inline(always)]
             move || {

@@ -2,14 +2,15 @@
 
 use std::ops::Range;
 
-use super::normal_equations::check_forgetting;
-use super::{NormalEquations, ParameterReport, ParameterSolver, not_negative};
-use crate::check::check_length;
+use super::normal_equations::{self, Equations, Shape};
+use super::{ParameterReport, ParameterSolver};
+use crate::check::{check_length, in_scalar, option, serde_checked, share};
 use crate::energy::{LocalProblem, LocalWorkspace};
 use crate::error::Error;
 use crate::kernel::{Matrix, Scalar, Write};
 use crate::kernel::{add_scaled, fill_columns};
-use crate::layer::Affine;
+use crate::layer::{Activation, Affine};
+use crate::state::State;
 
 const NAME: &str = "LeastSquares";
 
@@ -59,39 +60,38 @@ const NAME: &str = "LeastSquares";
 /// let mut model = DecoupledCircuit::new(circuit);
 /// model.add_examples(&x, &y, &TargetInit::Projected { seed: 0 })?;
 ///
-/// let mut solver = LeastSquares::ridge(0.0)?;
-/// model.solve_parameters(1, &mut solver, &Selection::All)?;
+/// model.solve_parameters(1, &LeastSquares::ridge(0.0)?, &Selection::All)?;
 /// // Nothing is left to gain in θ_1.
 /// let gradient = &model.gradients(&Selection::All)?.parameters[1];
 /// assert!(gradient.iter().all(|g| g.abs() < 1e-10));
 /// # Ok::<(), layerwise::Error>(())
 /// ```
-#[derive(Debug, Clone)]
-pub struct LeastSquares<T> {
-    ridge: T,
-    proximal: T,
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(remote = "Self"))]
+pub struct LeastSquares {
+    ridge: f64,
+    proximal: f64,
     forgetting: f64,
-    margin: T,
-    equations: Option<NormalEquations<T>>,
-    /// (W, b), output_dim × (input_dim + 1).
-    solution: Vec<T>,
+    margin: f64,
 }
 
-impl<T: Scalar> LeastSquares<T> {
+serde_checked!(LeastSquares);
+
+impl LeastSquares {
     /// Ridge regression with weight λ on W; 0 is plain least squares. Defaults: ρ = 0, each batch
     /// alone (γ = 0), margin 0.01.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless λ is finite and not negative.
     pub fn ridge(weight: f64) -> Result<Self, Error> {
-        Ok(Self {
-            ridge: not_negative("LeastSquares::ridge", weight)?,
-            proximal: T::zero(),
+        Self {
+            ridge: weight,
+            proximal: 0.0,
             forgetting: 0.0,
-            margin: T::of(0.01),
-            equations: None,
-            solution: Vec::new(),
-        })
+            margin: 0.01,
+        }
+        .checked()
     }
 
     /// Proximal least squares with weight ρ on the distance from θ_old; λ = 0, else as
@@ -103,49 +103,68 @@ impl<T: Scalar> LeastSquares<T> {
         Self::ridge(0.0)?.with_proximal(weight)
     }
 
-    /// The same with another ρ.
+    /// Another ρ.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless ρ is finite and not negative.
-    pub fn with_proximal(mut self, weight: f64) -> Result<Self, Error> {
-        self.proximal = not_negative("LeastSquares::proximal", weight)?;
-        Ok(self)
+    pub fn with_proximal(self, weight: f64) -> Result<Self, Error> {
+        Self {
+            proximal: weight,
+            ..self
+        }
+        .checked()
     }
 
-    /// The same with the sums of earlier batches kept: they are multiplied by γ = `factor` before a
-    /// batch is added. Every solution adds its batch, also a second one in the same visit.
+    /// Keeps the sums of earlier batches: they are multiplied by γ = `factor` before a batch is
+    /// added. Every solution adds its batch, also a second one in the same visit.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless γ is in 0..=1.
-    pub fn with_forgetting(mut self, factor: f64) -> Result<Self, Error> {
-        self.forgetting = check_forgetting("LeastSquares::forgetting", factor)?;
-        Ok(self)
+    pub fn with_forgetting(self, factor: f64) -> Result<Self, Error> {
+        Self {
+            forgetting: factor,
+            ..self
+        }
+        .checked()
     }
 
-    /// The same with another distance that targets keep from the open ends of the activation's
-    /// range ([`Activation::preimage`](crate::layer::Activation::preimage)).
+    /// Another distance that targets keep from the open ends of the activation's range
+    /// ([`Activation::preimage`](crate::layer::Activation::preimage)).
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless it is above 0 and below ½.
-    pub fn with_margin(mut self, margin: f64) -> Result<Self, Error> {
-        let own = T::of(margin);
-        // 1/margin enters the preimages.
-        let fits = own > T::zero() && own < T::of(0.5) && (own.recip() + own.recip()).is_finite();
-        if !fits {
-            return Err(Error::InvalidOption {
-                option: "LeastSquares::margin",
-                value: margin,
-                allowed: "above 0 and below 0.5, and so in the circuit's scalar",
-            });
-        }
-        self.margin = own;
+    pub fn with_margin(self, margin: f64) -> Result<Self, Error> {
+        Self { margin, ..self }.checked()
+    }
+
+    fn checked(self) -> Result<Self, Error> {
+        self.weights::<f64>()?;
+        share("LeastSquares::forgetting", self.forgetting)?;
         Ok(self)
+    }
+
+    /// λ, ρ and the margin in the scalar.
+    fn weights<T: Scalar>(&self) -> Result<[T; 3], Error> {
+        let margin = T::of(self.margin);
+        // 1/margin enters the preimages.
+        let inverse = (margin.recip() + margin.recip()).is_finite();
+        let fits = margin > T::zero() && margin < T::of(0.5) && inverse;
+        let allowed = "above 0 and below 0.5, and so in the circuit's scalar";
+        option("LeastSquares::margin", self.margin, fits, allowed)?;
+        Ok([
+            in_scalar("LeastSquares::ridge", self.ridge)?,
+            in_scalar("LeastSquares::proximal", self.proximal)?,
+            margin,
+        ])
     }
 }
 
 /// What the solver needs of a problem.
 struct Parts {
     affine: Affine,
+    /// The dimensions of W.
+    inputs: usize,
+    outputs: usize,
     /// λ₂ of R_t on W and b.
     decays: [bool; 2],
 }
@@ -202,86 +221,115 @@ impl Parts {
         }
         Ok(Self {
             affine,
+            inputs: d,
+            outputs: m,
             decays: [weights, bias],
         })
     }
 }
 
-impl<T: Scalar> ParameterSolver<T> for LeastSquares<T> {
-    fn copy(&self) -> Box<dyn ParameterSolver<T>> {
-        Box::new(self.clone())
-    }
+/// What a call works in; nothing of it counts afterwards.
+#[derive(Debug)]
+struct Memory<T> {
+    equations: normal_equations::Memory<T>,
+    /// (W, b), output_dim × (input_dim + 1).
+    solution: Vec<T>,
+    /// The sums where none are kept.
+    sums: Vec<Vec<T>>,
+}
 
-    fn reset(&mut self) {
-        if let Some(equations) = &mut self.equations {
-            equations.forget(0.0).expect("0 is in range");
+impl<T> Default for Memory<T> {
+    fn default() -> Self {
+        Self {
+            equations: Default::default(),
+            solution: Vec::new(),
+            sums: Vec::new(),
         }
     }
+}
 
+impl<T: Scalar> ParameterSolver<T> for LeastSquares {
     fn check(&self, problem: &LocalProblem<'_, T>) -> Result<(), Error> {
+        self.weights::<T>()?;
         Parts::of(problem).map(|_| ())
     }
 
-    /// The sums are of one layer: a problem of other dimensions starts them anew, and so does a
-    /// batch with which they, or the solution, leave the finite numbers. They keep the batch also
-    /// where the equations turn out singular, so that more batches may help.
+    /// With forgetting, [`State::values`] are the sums Σ w z zᵀ, Σ w z pᵀ, Σ w z, Σ w p and
+    /// N = Σ w; without, the state is empty. A problem of other dimensions starts the sums anew, and
+    /// so does a batch with which they, or the solution, leave the finite numbers. They keep the
+    /// batch also where the equations turn out singular, so that more batches may help.
     fn solve(
-        &mut self,
+        &self,
+        state: &mut State<T>,
         problem: &LocalProblem<'_, T>,
         workspace: &mut LocalWorkspace<T>,
         parameters: &mut [T],
     ) -> Result<ParameterReport, Error> {
-        let Parts { affine, decays } = Parts::of(problem)?;
+        let [ridge, proximal, margin] = self.weights()?;
+        let parts = Parts::of(problem)?;
         check_length("parameters", parameters, problem.parameters.len())?;
-        let (d, m) = (problem.layer.input_dim(), problem.layer.output_dim());
-        let bias = affine.bias.is_some();
-        self.solution.clear();
-        self.solution
-            .extend_from_slice(&parameters[affine.weights.clone()]);
+        let Parts {
+            affine,
+            decays,
+            inputs,
+            outputs,
+        } = &parts;
+        let shape = Shape::new(*inputs, *outputs, affine.bias.is_some())?;
+        let (numbers, memory) = state.split::<Memory<T>>();
+        let old = &mut memory.solution;
+        old.clear();
+        old.extend_from_slice(&parameters[affine.weights.clone()]);
         if let Some(range) = affine.bias.clone() {
-            self.solution.extend_from_slice(&parameters[range]);
+            old.extend_from_slice(&parameters[range]);
         }
         problem.fit(workspace);
-        let targets = self.pre_activations(problem, &affine, workspace);
-        let equations = match &mut self.equations {
-            Some(equations) if equations.fits(d, m, bias) => equations,
-            other => other.insert(NormalEquations::new(d, m, bias)?),
+        let design = parts.design(problem);
+        let targets = parts.pre_activations(problem, design, old, margin, workspace);
+        let sums = match self.forgetting > 0.0 {
+            true => numbers.values,
+            false => &mut memory.sums,
         };
-        equations.forget(self.forgetting)?;
-        equations.add_checked(problem.input, targets, problem.example_weights);
+        let mut equations = Equations::new(shape, sums, &mut memory.equations);
+        equations.forget(T::of(self.forgetting));
+        equations.add(design, targets, problem.example_weights);
         let regularizer = problem.regularization.parameters.curvature::<T>() / problem.weight;
         let [weights, of_bias] = decays.map(|own| if own { regularizer } else { T::zero() });
         let layer = problem.layer();
-        let solved = equations.solve_with(
-            [self.ridge + weights, of_bias],
-            self.proximal,
-            &mut self.solution,
-            layer,
-            || format!("the normal equations of layer {layer}"),
-        );
+        let solved = equations.solve([ridge + weights, of_bias], proximal, old, layer, || {
+            format!("the normal equations of layer {layer}")
+        });
         if let Err(Error::NonFinite { .. }) = solved {
             // γ times what is not finite would never be finite again.
-            equations.forget(0.0)?;
+            equations.forget(T::zero());
         }
         solved?;
-        let (weights, bias) = self.solution.split_at(d * m);
-        parameters[affine.weights].copy_from_slice(weights);
-        if let Some(range) = affine.bias {
+        let (weights, bias) = old.split_at(inputs * outputs);
+        parameters[affine.weights.clone()].copy_from_slice(weights);
+        if let Some(range) = affine.bias.clone() {
             parameters[range].copy_from_slice(bias);
         }
         Ok(ParameterReport::new(1, 1))
     }
 }
 
-impl<T: Scalar> LeastSquares<T> {
-    /// pᵢ of every example, in the workspace unless they are the targets themselves.
-    fn pre_activations<'a>(
+impl Parts {
+    /// What W is multiplied by, inputs × columns: z_t itself.
+    fn design<'a, T: Scalar>(&self, problem: &LocalProblem<'a, T>) -> &'a [T] {
+        problem.input
+    }
+
+    /// pᵢ of every column of the design, outputs × columns, in the workspace unless they are the
+    /// targets themselves; `present` are W and b as they come.
+    fn pre_activations<'a, T: Scalar>(
         &self,
         problem: &LocalProblem<'a, T>,
-        affine: &Affine,
+        design: &[T],
+        present: &[T],
+        margin: T,
         workspace: &'a mut LocalWorkspace<T>,
     ) -> &'a [T] {
-        let identity = affine.activation == crate::layer::Activation::Identity;
+        let activation = self.affine.activation;
+        let identity = activation == Activation::Identity;
         if identity && problem.multipliers.is_empty() {
             return problem.target;
         }
@@ -298,19 +346,20 @@ impl<T: Scalar> LeastSquares<T> {
             return z;
         }
         // The present pre-activations, one of which a preimage may have to be chosen by.
-        let (d, m) = (problem.layer.input_dim(), problem.layer.output_dim());
-        let (weights, bias) = self.solution.split_at(d * m);
+        let (d, m) = (self.inputs, self.outputs);
+        let (weights, bias) = present.split_at(d * m);
         let product = if bias.is_empty() {
             Write::Set(&mut p[..])
         } else {
             fill_columns(p, bias);
             Write::Add(&mut p[..])
         };
-        let inputs = Matrix::new(problem.input, d, problem.examples());
-        T::matmul(product, Matrix::new(weights, m, d), inputs);
+        let design = Matrix::new(design, d, design.len() / d);
+        T::matmul(product, Matrix::new(weights, m, d), design);
         for (p, &z) in p.iter_mut().zip(&*z) {
-            let preimage = affine.activation.preimage(z, *p, self.margin);
-            *p = preimage.expect("the activation was checked");
+            *p = activation
+                .preimage(z, *p, margin)
+                .expect("the activation was checked");
         }
         p
     }

@@ -1,11 +1,12 @@
 //! W-steps by damped Gauss-Newton steps, for any layer and loss.
 
-use super::{ParameterReport, ParameterSolver, not_negative};
-use crate::check::check_length;
+use super::{ParameterReport, ParameterSolver};
+use crate::check::{check_length, in_scalar, serde_checked};
 use crate::energy::{LocalProblem, LocalWorkspace, Wanted};
 use crate::error::{Error, Quantity};
 use crate::kernel::Scalar;
 use crate::kernel::{add_scaled, all_finite, dot};
+use crate::state::State;
 
 /// K steps of Levenberg-Marquardt on ℓ_t(θ_t), for any layer and loss:
 ///
@@ -19,7 +20,7 @@ use crate::kernel::{add_scaled, all_finite, dot};
 /// gradient g (μ Σᵢ wᵢ where that is 0), λ = 1 means damping as strong as that curvature, whatever
 /// the scale of ℓ_t and the number of examples.
 ///
-/// λ is kept from call to call, and starts anew in every phase. The parameters of the loss (a
+/// λ is kept from call to call in the layer's [`State`], and starts anew in every phase. The parameters of the loss (a
 /// learned precision) stay where they are. Where ℓ_t is quadratic (an affine layer without
 /// activation, squared error) one undamped step with enough iterations is the minimum. Levenberg
 /// 1944; Marquardt 1963; with products instead of matrices Martens 2010.
@@ -42,24 +43,24 @@ use crate::kernel::{add_scaled, all_finite, dot};
 /// let mut model = DecoupledCircuit::new(circuit);
 /// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
 /// let before = model.energy()?;
-/// let mut solver = LevenbergMarquardt::new(3, 10);
-/// let report = model.solve_parameters(0, &mut solver, &Selection::All)?;
+/// let report = model.solve_parameters(0, &LevenbergMarquardt::new(3, 10), &Selection::All)?;
 /// assert!(report.accepted > 0 && model.energy()? < before);
 /// # Ok::<(), layerwise::Error>(())
 /// ```
-#[derive(Debug, Clone)]
-pub struct LevenbergMarquardt<T> {
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(remote = "Self"))]
+pub struct LevenbergMarquardt {
     steps: u64,
     iterations: u64,
-    tolerance: T,
-    initial_damping: T,
-    /// λ.
-    damping: T,
-    memory: Memory<T>,
+    tolerance: f64,
+    damping: f64,
 }
 
+serde_checked!(LevenbergMarquardt);
+
 /// Vectors of the length of the layer's own parameters, and two of θ_t's.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug)]
 struct Memory<T> {
     /// θ_t as accepted, and as tried.
     accepted: Vec<T>,
@@ -71,50 +72,63 @@ struct Memory<T> {
     product: Vec<T>,
 }
 
+impl<T> Default for Memory<T> {
+    fn default() -> Self {
+        Self {
+            accepted: Vec::new(),
+            trial: Vec::new(),
+            gradient: Vec::new(),
+            step: Vec::new(),
+            residual: Vec::new(),
+            direction: Vec::new(),
+            product: Vec::new(),
+        }
+    }
+}
+
 /// What λ is at least after a rejected step, and at most.
 const LEAST_REJECTED: f64 = 1e-3;
 const MOST: f64 = 1e8;
 
-impl<T: Scalar> LevenbergMarquardt<T> {
+impl LevenbergMarquardt {
     /// K = `steps` steps a call, each of at most m = `iterations` iterations. Defaults: λ starts at
     /// 1e-3; the iterations of a step end where the residual fell by 1e-10.
     pub fn new(steps: u64, iterations: u64) -> Self {
-        let damping = T::of(1e-3);
         Self {
             steps,
             iterations,
-            tolerance: T::of(1e-10),
-            initial_damping: damping,
-            damping,
-            memory: Memory {
-                accepted: Vec::new(),
-                trial: Vec::new(),
-                gradient: Vec::new(),
-                step: Vec::new(),
-                residual: Vec::new(),
-                direction: Vec::new(),
-                product: Vec::new(),
-            },
+            tolerance: 1e-10,
+            damping: 1e-3,
         }
     }
 
-    /// The same with another λ at the start; 0 is plain Gauss-Newton until a step fails.
+    /// Another λ at the start; 0 is plain Gauss-Newton until a step fails.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless λ is finite and not negative.
-    pub fn with_damping(mut self, damping: f64) -> Result<Self, Error> {
-        self.initial_damping = not_negative("LevenbergMarquardt::damping", damping)?;
-        self.damping = self.initial_damping;
-        Ok(self)
+    pub fn with_damping(self, damping: f64) -> Result<Self, Error> {
+        Self { damping, ..self }.checked()
     }
 
-    /// The same with another relative tolerance of the residual.
+    /// Another relative tolerance of the residual.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless it is finite and not negative.
-    pub fn with_tolerance(mut self, tolerance: f64) -> Result<Self, Error> {
-        self.tolerance = not_negative("LevenbergMarquardt::tolerance", tolerance)?;
+    pub fn with_tolerance(self, tolerance: f64) -> Result<Self, Error> {
+        Self { tolerance, ..self }.checked()
+    }
+
+    fn checked(self) -> Result<Self, Error> {
+        self.numbers::<f64>()?;
         Ok(self)
+    }
+
+    /// λ at the start and the tolerance, in the scalar.
+    fn numbers<T: Scalar>(&self) -> Result<[T; 2], Error> {
+        Ok([
+            in_scalar("LevenbergMarquardt::damping", self.damping)?,
+            in_scalar("LevenbergMarquardt::tolerance", self.tolerance)?,
+        ])
     }
 }
 
@@ -189,16 +203,9 @@ impl<T: Scalar> Memory<T> {
     }
 }
 
-impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt<T> {
-    fn copy(&self) -> Box<dyn ParameterSolver<T>> {
-        Box::new(self.clone())
-    }
-
-    fn reset(&mut self) {
-        self.damping = self.initial_damping;
-    }
-
+impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt {
     fn check(&self, problem: &LocalProblem<'_, T>) -> Result<(), Error> {
+        self.numbers::<T>()?;
         if problem.own > 0 {
             return Ok(());
         }
@@ -209,16 +216,23 @@ impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt<T> {
         })
     }
 
+    /// [`State::values`] hold one number, λ.
     fn solve(
-        &mut self,
+        &self,
+        state: &mut State<T>,
         problem: &LocalProblem<'_, T>,
         workspace: &mut LocalWorkspace<T>,
         parameters: &mut [T],
     ) -> Result<ParameterReport, Error> {
         self.check(problem)?;
+        let [initial_damping, tolerance] = self.numbers()?;
         check_length("parameters", parameters, problem.parameters.len())?;
         let own = problem.own;
-        let memory = &mut self.memory;
+        let (numbers, memory) = state.split::<Memory<T>>();
+        if !numbers.values.iter().map(Vec::len).eq([1]) {
+            *numbers.values = vec![vec![initial_damping]];
+        }
+        let damping = &mut numbers.values[0][0];
         memory.start(problem.parameters, own);
         let gradient = Wanted {
             parameters: true,
@@ -249,9 +263,8 @@ impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt<T> {
                 // The workspace is at the step that was taken back.
                 at.predict(workspace);
             }
-            let (iterations, tolerance) = (self.iterations, self.tolerance);
             let solved = if all_finite(&memory.gradient) {
-                memory.solve(&at, workspace, self.damping, iterations, tolerance)
+                memory.solve(&at, workspace, *damping, self.iterations, tolerance)
             } else {
                 Err(non_finite(Quantity::ParameterGradient, number))
             };
@@ -275,7 +288,7 @@ impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt<T> {
             if moved {
                 report.accepted += 1;
                 energy = tried;
-                self.damping *= T::of(0.25);
+                *damping *= T::of(0.25);
                 memory.accepted.copy_from_slice(&memory.trial);
                 if number + 1 < self.steps {
                     let at = LocalProblem {
@@ -285,9 +298,9 @@ impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt<T> {
                     at.differentiate(gradient, workspace);
                 }
             } else {
-                let larger = (self.damping * T::of(8.0)).max(T::of(LEAST_REJECTED));
+                let larger = (*damping * T::of(8.0)).max(T::of(LEAST_REJECTED));
                 // Growth ends at MOST, and takes nothing from a λ that was larger from the start.
-                self.damping = larger.min(T::of(MOST).max(self.damping));
+                *damping = larger.min(T::of(MOST).max(*damping));
             }
         }
         parameters.copy_from_slice(&memory.accepted);

@@ -3,18 +3,20 @@
 mod least_squares;
 mod levenberg_marquardt;
 mod normal_equations;
-mod parameter_solvers;
+mod parameter_states;
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 pub use least_squares::LeastSquares;
 pub use levenberg_marquardt::LevenbergMarquardt;
 pub use normal_equations::NormalEquations;
-pub use parameter_solvers::ParameterSolvers;
+pub use parameter_states::ParameterStates;
 
 use crate::energy::{LocalProblem, LocalWorkspace};
 use crate::error::Error;
 use crate::kernel::Scalar;
+use crate::state::State;
 
 /// What a solver did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -36,9 +38,9 @@ impl ParameterReport {
 /// A method for one layer's local problem ℓ_t(θ_t), z_t and z_{t+1} fixed: the W-step's
 /// counterpart of [`TargetSolver`](crate::target_solver::TargetSolver).
 ///
-/// It knows nothing of other layers. In training every layer works with a copy of its own
-/// ([`ParameterSolver::copy`]), so that layers are solved at once and memory (sums over
-/// minibatches, a damping) belongs to one layer.
+/// A solver is a value of options. What it keeps from call to call (sums over minibatches, a
+/// damping) is a [`State`] that the caller holds, one for each layer: the same solver serves all
+/// layers, at once, and a state can be saved and taken up again.
 ///
 /// # Examples
 /// A solver of one's own, a gradient step of length η on the mean of ℓ_t that is kept if ℓ_t falls:
@@ -46,17 +48,15 @@ impl ParameterReport {
 /// use layerwise::{Error, Scalar};
 /// use layerwise::energy::{LocalProblem, LocalWorkspace, Wanted};
 /// use layerwise::parameter_solver::{ParameterReport, ParameterSolver};
+/// use layerwise::state::State;
 ///
-/// #[derive(Debug, Clone)]
+/// #[derive(Debug)]
 /// struct Descent(f64);
 ///
 /// impl<T: Scalar> ParameterSolver<T> for Descent {
-///     fn copy(&self) -> Box<dyn ParameterSolver<T>> {
-///         Box::new(self.clone())
-///     }
-///
 ///     fn solve(
-///         &mut self,
+///         &self,
+///         _state: &mut State<T>,
 ///         problem: &LocalProblem<'_, T>,
 ///         workspace: &mut LocalWorkspace<T>,
 ///         parameters: &mut [T],
@@ -75,48 +75,65 @@ impl ParameterReport {
 ///     }
 /// }
 /// ```
-pub trait ParameterSolver<T: Scalar>: Debug + Send {
-    /// A copy for another layer.
-    fn copy(&self) -> Box<dyn ParameterSolver<T>>;
-
-    /// Forgets what was kept from earlier calls; made at the start of every phase.
-    fn reset(&mut self) {}
-
+pub trait ParameterSolver<T: Scalar>: Debug + Send + Sync {
     /// Whether this solver fits the layer, loss and regulariser of the problem, whatever its
     /// examples (there may be none); it fits every one by default.
     ///
     /// # Errors
-    /// [`Error::ParameterSolver`] with the reason why it does not.
+    /// [`Error::ParameterSolver`] with the reason why it does not, [`Error::InvalidOption`] for an
+    /// option that the scalar cannot hold.
     fn check(&self, _problem: &LocalProblem<'_, T>) -> Result<(), Error> {
         Ok(())
+    }
+
+    /// The state of a layer before its first call, empty by default.
+    fn start(&self) -> State<T> {
+        State::new()
     }
 
     /// Moves θ_t: `parameters`, which come as [`LocalProblem::parameters`], the layer's own and then
     /// the loss's. On an error they are as they came.
     ///
-    /// The workspace is memory: what it holds before and after means nothing. The solvers of this crate
-    /// keep their own memory too, and allocate in the first call for a size of problem alone.
+    /// The state is one of [`ParameterSolver::start`], as earlier calls on this layer left it; what
+    /// cannot be one (of another layer, say) counts as a new one. The workspace is memory: what it
+    /// holds before and after means nothing. The solvers of this crate allocate in the first call
+    /// for a size of problem alone.
     ///
     /// # Errors
     /// Those of [`ParameterSolver::check`], [`Error::Length`] for `parameters` that do not fit,
     /// [`Error::NonFinite`]. Solvers may add errors of their own.
     fn solve(
-        &mut self,
+        &self,
+        state: &mut State<T>,
         problem: &LocalProblem<'_, T>,
         workspace: &mut LocalWorkspace<T>,
         parameters: &mut [T],
     ) -> Result<ParameterReport, Error>;
 }
 
-/// `value` in the scalar, finite and not negative there.
-fn not_negative<T: Scalar>(option: &'static str, value: f64) -> Result<T, Error> {
-    let own = T::of(value);
-    if own.is_finite() && own >= T::zero() {
-        return Ok(own);
-    }
-    Err(Error::InvalidOption {
-        option,
-        value,
-        allowed: "finite in the circuit's scalar and not negative",
-    })
+macro_rules! forward {
+    ($($pointer:ty),*) => {$(
+        /// A solver behind a pointer is one.
+        impl<T: Scalar, S: ParameterSolver<T> + ?Sized> ParameterSolver<T> for $pointer {
+            fn check(&self, problem: &LocalProblem<'_, T>) -> Result<(), Error> {
+                (**self).check(problem)
+            }
+
+            fn start(&self) -> State<T> {
+                (**self).start()
+            }
+
+            fn solve(
+                &self,
+                state: &mut State<T>,
+                problem: &LocalProblem<'_, T>,
+                workspace: &mut LocalWorkspace<T>,
+                parameters: &mut [T],
+            ) -> Result<ParameterReport, Error> {
+                (**self).solve(state, problem, workspace, parameters)
+            }
+        }
+    )*};
 }
+
+forward!(&S, Box<S>, Arc<S>);

@@ -1,11 +1,11 @@
 //! Linear least squares by sums that batches are added to.
 
-use super::not_negative;
-use crate::check::{check_finite, check_length, check_weights};
+use crate::check::{check_finite, check_length, check_weights, in_scalar, share};
 use crate::error::{Error, Quantity};
 use crate::kernel::cholesky::{factor, solve_lower, solve_lower_transposed};
 use crate::kernel::{Matrix, Scalar, Write};
 use crate::kernel::{add_scaled, all_finite, row_sums, scale, scale_columns, total};
+use crate::state::State;
 
 /// The normal equations of a linear least-squares problem with many outputs,
 ///
@@ -34,30 +34,11 @@ use crate::kernel::{add_scaled, all_finite, row_sums, scale, scale_columns, tota
 /// assert!((parameters[0] - 2.0).abs() < 1e-12 && (parameters[1] - 1.0).abs() < 1e-12);
 /// # Ok::<(), layerwise::Error>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct NormalEquations<T> {
-    inputs: usize,
-    outputs: usize,
-    bias: bool,
-    /// Σ w z zᵀ, d × d.
-    gram: Vec<T>,
-    /// Σ w z pᵀ, d × m.
-    cross: Vec<T>,
-    /// Σ w z and Σ w p; empty without a bias.
-    input_sum: Vec<T>,
-    target_sum: Vec<T>,
-    /// N.
-    weight: T,
-    /// w z of a batch.
-    weighted: Vec<T>,
-    /// The matrix of the equations, then its factor.
-    matrix: Vec<T>,
-    /// Its diagonal.
-    diagonal: Vec<T>,
-    /// Where the matrix is nearest to singular.
-    direction: Vec<T>,
-    /// One column an output.
-    solution: Vec<T>,
+    shape: Shape,
+    /// The sums, beside the memory of solutions.
+    state: State<T>,
 }
 
 impl<T: Scalar> NormalEquations<T> {
@@ -66,6 +47,91 @@ impl<T: Scalar> NormalEquations<T> {
     /// # Errors
     /// [`Error::ZeroDimension`], or [`Error::TooLarge`] for sums that no memory can hold.
     pub fn new(inputs: usize, outputs: usize, bias: bool) -> Result<Self, Error> {
+        let shape = Shape::new(inputs, outputs, bias)?;
+        let mut state = State::new();
+        state.values = shape.zeros();
+        Ok(Self { shape, state })
+    }
+
+    fn equations(&mut self) -> Equations<'_, T> {
+        let (numbers, memory) = self.state.split();
+        Equations::new(self.shape, numbers.values, memory)
+    }
+
+    /// N, the total weight of the examples in the sums, forgetting included.
+    pub fn weight(&self) -> T {
+        self.state.values[Equations::<T>::WEIGHT][0]
+    }
+
+    /// Multiplies all sums by `factor`, γ; 0 empties them.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] unless γ is in 0..=1.
+    pub fn forget(&mut self, factor: f64) -> Result<(), Error> {
+        let factor = share("NormalEquations::forget", factor)?;
+        self.equations().forget(T::of(factor));
+        Ok(())
+    }
+
+    /// Adds a batch: `inputs` z (d × n column-major), `targets` p (m × n), and the examples' weights
+    /// w, 1 if `None`.
+    ///
+    /// # Errors
+    /// [`Error::Length`] or [`Error::ExampleCount`] for arrays that do not fit,
+    /// [`Error::NonFiniteData`], and [`Error::InvalidOption`] unless every weight is above 0 and
+    /// finite. Nothing is added then. (Sums that overflow are found by
+    /// [`NormalEquations::solve`]; [`NormalEquations::forget`] by 0 empties them.)
+    pub fn add(&mut self, inputs: &[T], targets: &[T], weights: Option<&[T]>) -> Result<(), Error> {
+        let (d, m) = (self.shape.inputs, self.shape.outputs);
+        let (n, of_targets) = (inputs.len() / d, targets.len() / m);
+        check_length("inputs of normal equations", inputs, n * d)?;
+        check_length("targets of normal equations", targets, of_targets * m)?;
+        if n != of_targets {
+            return Err(Error::ExampleCount {
+                inputs: n,
+                targets: of_targets,
+            });
+        }
+        check_finite(Quantity::Input, 0, d, inputs)?;
+        check_finite(Quantity::Target, 1, m, targets)?;
+        if let Some(weights) = weights {
+            check_length("example weights", weights, n)?;
+            check_weights("example weight", weights)?;
+        }
+        self.equations()
+            .add(inputs, targets, weights.unwrap_or(&[]));
+        Ok(())
+    }
+
+    /// Solves for (W, b): `parameters`, m × d column-major and then b if there is one, come as
+    /// (W, b)_old (which counts only with ρ > 0) and become the minimiser. λ = `ridge`,
+    /// ρ = `proximal`; the sums stay as they are.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] unless λ and ρ are finite and not negative, [`Error::Length`],
+    /// [`Error::NoExamples`], [`Error::Singular`] for λ = ρ = 0 (or too small to count) and examples
+    /// that do not decide W and b, [`Error::NonFinite`] for sums or a solution out of range.
+    /// `parameters` are unchanged then.
+    pub fn solve(&mut self, ridge: f64, proximal: f64, parameters: &mut [T]) -> Result<(), Error> {
+        let ridge = in_scalar("NormalEquations::solve's ridge", ridge)?;
+        let proximal = in_scalar("NormalEquations::solve's proximal", proximal)?;
+        let what = || "the normal equations".to_string();
+        let ridges = [ridge, T::zero()];
+        self.equations()
+            .solve(ridges, proximal, parameters, 0, what)
+    }
+}
+
+/// d and m, and whether there is a b.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shape {
+    inputs: usize,
+    outputs: usize,
+    bias: bool,
+}
+
+impl Shape {
+    pub(super) fn new(inputs: usize, outputs: usize, bias: bool) -> Result<Self, Error> {
         if inputs == 0 || outputs == 0 {
             return Err(Error::ZeroDimension {
                 what: "a dimension of normal equations",
@@ -83,142 +149,135 @@ impl<T: Scalar> NormalEquations<T> {
                 columns,
             });
         }
-        let side = inputs + usize::from(bias);
-        let zeros = |length| vec![T::zero(); length];
         Ok(Self {
             inputs,
             outputs,
             bias,
-            gram: zeros(inputs * inputs),
-            cross: zeros(inputs * outputs),
-            input_sum: zeros(if bias { inputs } else { 0 }),
-            target_sum: zeros(if bias { outputs } else { 0 }),
-            weight: T::zero(),
-            weighted: Vec::new(),
-            matrix: zeros(side * side),
-            diagonal: zeros(side),
-            direction: zeros(side),
-            solution: zeros(side * outputs),
         })
     }
 
-    /// N, the total weight of the examples in the sums, forgetting included.
-    pub fn weight(&self) -> T {
-        self.weight
+    /// Rows of the system.
+    fn side(self) -> usize {
+        self.inputs + usize::from(self.bias)
     }
 
-    /// Whether the equations are for these dimensions.
-    pub(crate) fn fits(&self, inputs: usize, outputs: usize, bias: bool) -> bool {
-        (self.inputs, self.outputs, self.bias) == (inputs, outputs, bias)
+    /// The lengths of the sums.
+    fn lengths(self) -> [usize; 5] {
+        let (d, m) = (self.inputs, self.outputs);
+        let of_bias = |length| if self.bias { length } else { 0 };
+        [d * d, d * m, of_bias(d), of_bias(m), 1]
     }
 
-    /// Multiplies all sums by `factor`, γ; 0 empties them.
-    ///
-    /// # Errors
-    /// [`Error::InvalidOption`] unless γ is in 0..=1.
-    pub fn forget(&mut self, factor: f64) -> Result<(), Error> {
-        let factor = T::of(check_forgetting("NormalEquations::forget", factor)?);
-        let sums = [
-            &mut self.gram,
-            &mut self.cross,
-            &mut self.input_sum,
-            &mut self.target_sum,
-        ];
+    fn zeros<T: Scalar>(self) -> Vec<Vec<T>> {
+        self.lengths().map(|length| vec![T::zero(); length]).into()
+    }
+}
+
+/// What a solution works in; nothing of it counts afterwards.
+#[derive(Debug)]
+pub(super) struct Memory<T> {
+    /// w z of a batch.
+    weighted: Vec<T>,
+    /// The matrix of the equations, then its factor.
+    matrix: Vec<T>,
+    /// Its diagonal.
+    diagonal: Vec<T>,
+    /// Where the matrix is nearest to singular.
+    direction: Vec<T>,
+    /// One column per output.
+    solution: Vec<T>,
+}
+
+impl<T> Default for Memory<T> {
+    fn default() -> Self {
+        Self {
+            weighted: Vec::new(),
+            matrix: Vec::new(),
+            diagonal: Vec::new(),
+            direction: Vec::new(),
+            solution: Vec::new(),
+        }
+    }
+}
+
+/// The arithmetic of [`NormalEquations`], on sums that the caller keeps.
+pub(super) struct Equations<'a, T> {
+    shape: Shape,
+    /// Σ w z zᵀ (d × d), Σ w z pᵀ (d × m), Σ w z and Σ w p (empty without a bias), and N.
+    sums: &'a mut [Vec<T>],
+    memory: &'a mut Memory<T>,
+}
+
+impl<'a, T: Scalar> Equations<'a, T> {
+    const GRAM: usize = 0;
+    const CROSS: usize = 1;
+    const INPUTS: usize = 2;
+    const TARGETS: usize = 3;
+    const WEIGHT: usize = 4;
+
+    /// Equations with these sums, which begin at 0 if they are of another shape.
+    pub(super) fn new(shape: Shape, sums: &'a mut Vec<Vec<T>>, memory: &'a mut Memory<T>) -> Self {
+        if !sums.iter().map(Vec::len).eq(shape.lengths()) {
+            *sums = shape.zeros();
+        }
+        Self {
+            shape,
+            sums,
+            memory,
+        }
+    }
+
+    /// Multiplies all sums by γ.
+    pub(super) fn forget(&mut self, factor: T) {
         if factor.is_zero() {
             // Also of what is not finite.
-            sums.into_iter().for_each(|sum| sum.fill(T::zero()));
-            self.weight = T::zero();
+            self.sums.iter_mut().for_each(|sum| sum.fill(T::zero()));
         } else if factor != T::one() {
-            sums.into_iter().for_each(|sum| scale(sum, factor));
-            self.weight *= factor;
+            self.sums.iter_mut().for_each(|sum| scale(sum, factor));
         }
-        Ok(())
     }
 
-    /// Adds a batch: `inputs` z (d × n column-major), `targets` p (m × n), and the examples' weights
-    /// w, 1 if `None`.
-    ///
-    /// # Errors
-    /// [`Error::Length`] or [`Error::ExampleCount`] for arrays that do not fit,
-    /// [`Error::NonFiniteData`], and [`Error::InvalidOption`] unless every weight is above 0 and
-    /// finite. Nothing is added then. (Sums that overflow are found by
-    /// [`NormalEquations::solve`]; [`NormalEquations::forget`] by 0 empties them.)
-    pub fn add(&mut self, inputs: &[T], targets: &[T], weights: Option<&[T]>) -> Result<(), Error> {
-        let n = inputs.len() / self.inputs;
-        let m = targets.len() / self.outputs;
-        check_length("inputs of normal equations", inputs, n * self.inputs)?;
-        check_length("targets of normal equations", targets, m * self.outputs)?;
-        if n != m {
-            return Err(Error::ExampleCount {
-                inputs: n,
-                targets: m,
-            });
-        }
-        check_finite(Quantity::Input, 0, self.inputs, inputs)?;
-        check_finite(Quantity::Target, 1, self.outputs, targets)?;
-        if let Some(weights) = weights {
-            check_length("example weights", weights, n)?;
-            check_weights("example weight", weights)?;
-        }
-        self.add_checked(inputs, targets, weights.unwrap_or(&[]));
-        Ok(())
-    }
-
-    /// [`NormalEquations::add`] of arrays that fit; no weights mean 1 each.
-    pub(crate) fn add_checked(&mut self, inputs: &[T], targets: &[T], weights: &[T]) {
-        let n = inputs.len() / self.inputs;
+    /// Adds a batch of arrays that fit; no weights mean 1 each.
+    pub(super) fn add(&mut self, inputs: &[T], targets: &[T], weights: &[T]) {
+        let (d, m) = (self.shape.inputs, self.shape.outputs);
+        let n = inputs.len() / d;
         if n == 0 {
             return;
         }
         let weighted = match weights {
             [] => inputs,
             weights => {
-                self.weighted.clear();
-                self.weighted.extend_from_slice(inputs);
-                scale_columns(&mut self.weighted, weights);
-                &self.weighted
+                let weighted = &mut self.memory.weighted;
+                weighted.clear();
+                weighted.extend_from_slice(inputs);
+                scale_columns(weighted, weights);
+                weighted
             }
         };
-        let z = Matrix::new(weighted, self.inputs, n);
-        let z_transposed = Matrix::new(inputs, self.inputs, n).t();
-        let p_transposed = Matrix::new(targets, self.outputs, n).t();
-        T::matmul(Write::Add(&mut self.gram), z, z_transposed);
-        T::matmul(Write::Add(&mut self.cross), z, p_transposed);
-        if self.bias {
-            row_sums(Write::Add(&mut self.input_sum), weighted);
+        let z = Matrix::new(weighted, d, n);
+        let z_transposed = Matrix::new(inputs, d, n).t();
+        let p_transposed = Matrix::new(targets, m, n).t();
+        T::matmul(Write::Add(&mut self.sums[Self::GRAM]), z, z_transposed);
+        T::matmul(Write::Add(&mut self.sums[Self::CROSS]), z, p_transposed);
+        if self.shape.bias {
+            row_sums(Write::Add(&mut self.sums[Self::INPUTS]), weighted);
             match weights {
-                [] => row_sums(Write::Add(&mut self.target_sum), targets),
+                [] => row_sums(Write::Add(&mut self.sums[Self::TARGETS]), targets),
                 weights => {
-                    for (p, &weight) in targets.chunks_exact(self.outputs).zip(weights) {
-                        add_scaled(&mut self.target_sum, weight, p);
+                    for (p, &weight) in targets.chunks_exact(m).zip(weights) {
+                        add_scaled(&mut self.sums[Self::TARGETS], weight, p);
                     }
                 }
             }
         }
-        self.weight += match weights {
+        self.sums[Self::WEIGHT][0] += match weights {
             [] => T::of(n as f64),
             weights => total(weights),
         };
     }
 
-    /// Solves for (W, b): `parameters`, m × d column-major and then b if there is one, come as
-    /// (W, b)_old (which counts only with ρ > 0) and become the minimiser. λ = `ridge`,
-    /// ρ = `proximal`; the sums stay as they are.
-    ///
-    /// # Errors
-    /// [`Error::InvalidOption`] unless λ and ρ are finite and not negative, [`Error::Length`],
-    /// [`Error::NoExamples`], [`Error::Singular`] for λ = ρ = 0 (or too small to count) and examples
-    /// that do not decide W and b, [`Error::NonFinite`] for sums or a solution out of range.
-    /// `parameters` are unchanged then.
-    pub fn solve(&mut self, ridge: f64, proximal: f64, parameters: &mut [T]) -> Result<(), Error> {
-        let ridge = not_negative("NormalEquations::solve's ridge", ridge)?;
-        let proximal = not_negative("NormalEquations::solve's proximal", proximal)?;
-        let what = || "the normal equations".to_string();
-        self.solve_with([ridge, T::zero()], proximal, parameters, 0, what)
-    }
-
     /// The solution with a ridge for W and one for b; `layer` and `what` are for errors.
-    pub(crate) fn solve_with(
+    pub(super) fn solve(
         &mut self,
         ridges: [T; 2],
         proximal: T,
@@ -226,10 +285,9 @@ impl<T: Scalar> NormalEquations<T> {
         layer: usize,
         what: impl Fn() -> String,
     ) -> Result<(), Error> {
-        let (d, m) = (self.inputs, self.outputs);
-        let side = d + usize::from(self.bias);
+        let (side, m) = (self.shape.side(), self.shape.outputs);
         check_length("parameters of normal equations", parameters, m * side)?;
-        if self.weight.is_zero() {
+        if self.sums[Self::WEIGHT][0].is_zero() {
             return Err(Error::NoExamples {
                 operation: "solving normal equations",
             });
@@ -239,28 +297,27 @@ impl<T: Scalar> NormalEquations<T> {
             layer,
             step: 0,
         };
-        let finite = all_finite(&self.gram) && all_finite(&self.cross);
-        let finite = finite && all_finite(&self.input_sum) && all_finite(&self.target_sum);
-        if !(finite && self.weight.is_finite()) {
+        if !self.sums.iter().all(|sum| all_finite(sum)) {
             return Err(non_finite(Quantity::NormalEquations));
         }
+        self.memory.fit(self.shape);
         self.assemble(ridges, proximal, parameters);
-        if !all_finite(&self.diagonal) {
+        if !all_finite(&self.memory.diagonal) {
             return Err(non_finite(Quantity::NormalEquations));
         }
-        let factored = factor(&mut self.matrix, side);
+        let factored = factor(&mut self.memory.matrix, side);
         self.check_pivots(what)?;
         if !factored {
             return Err(non_finite(Quantity::NormalEquations));
         }
-        solve_lower(&self.matrix, side, &mut self.solution);
-        solve_lower_transposed(&self.matrix, side, &mut self.solution);
-        if !all_finite(&self.solution) {
+        solve_lower(&self.memory.matrix, side, &mut self.memory.solution);
+        solve_lower_transposed(&self.memory.matrix, side, &mut self.memory.solution);
+        if !all_finite(&self.memory.solution) {
             return Err(non_finite(Quantity::Parameter));
         }
         for (j, column) in parameters.chunks_exact_mut(m).enumerate() {
             for (i, to) in column.iter_mut().enumerate() {
-                *to = self.solution[i * side + j];
+                *to = self.memory.solution[i * side + j];
             }
         }
         Ok(())
@@ -269,31 +326,34 @@ impl<T: Scalar> NormalEquations<T> {
     /// A ← (1/N) Σ w \[z; 1\]\[z; 1\]ᵀ + diag λ + ρ I, and of each output the right-hand side
     /// (1/N) Σ w \[z; 1\] p + ρ (W, b)_old.
     fn assemble(&mut self, ridges: [T; 2], proximal: T, old: &[T]) {
-        let (d, m) = (self.inputs, self.outputs);
-        let side = d + usize::from(self.bias);
-        let n = self.weight;
+        let (d, m, side) = (self.shape.inputs, self.shape.outputs, self.shape.side());
+        let [gram, cross, of_inputs, of_targets, weight] = &*self.sums else {
+            unreachable!("there are five sums");
+        };
+        let (n, bias) = (weight[0], self.shape.bias);
+        let memory = &mut *self.memory;
         for j in 0..d {
-            let column = &mut self.matrix[j * side..(j + 1) * side];
-            for (to, &sum) in column.iter_mut().zip(&self.gram[j * d..(j + 1) * d]) {
+            let column = &mut memory.matrix[j * side..(j + 1) * side];
+            for (to, &sum) in column.iter_mut().zip(&gram[j * d..(j + 1) * d]) {
                 *to = sum / n;
             }
             column[j] += ridges[0] + proximal;
-            if self.bias {
-                column[d] = self.input_sum[j] / n;
+            if bias {
+                column[d] = of_inputs[j] / n;
             }
         }
-        if self.bias {
-            self.matrix[d * side + d] = T::one() + ridges[1] + proximal;
+        if bias {
+            memory.matrix[d * side + d] = T::one() + ridges[1] + proximal;
         }
-        for (j, diagonal) in self.diagonal.iter_mut().enumerate() {
-            *diagonal = self.matrix[j * side + j];
+        for (j, diagonal) in memory.diagonal.iter_mut().enumerate() {
+            *diagonal = memory.matrix[j * side + j];
         }
-        for (i, column) in self.solution.chunks_exact_mut(side).enumerate() {
-            for (to, &sum) in column.iter_mut().zip(&self.cross[i * d..(i + 1) * d]) {
+        for (i, column) in memory.solution.chunks_exact_mut(side).enumerate() {
+            for (to, &sum) in column.iter_mut().zip(&cross[i * d..(i + 1) * d]) {
                 *to = sum / n;
             }
-            if self.bias {
-                column[d] = self.target_sum[i] / n;
+            if bias {
+                column[d] = of_targets[i] / n;
             }
             if proximal > T::zero() {
                 for (j, to) in column.iter_mut().enumerate() {
@@ -308,9 +368,12 @@ impl<T: Scalar> NormalEquations<T> {
     /// 2dε, what rounding may leave of 0 (seen: 1.2 dε). Pivots alone would not tell: where the
     /// rows before are nearly dependent, that of a dependent row is far above ε.
     fn check_pivots(&mut self, what: impl Fn() -> String) -> Result<(), Error> {
-        let side = self.diagonal.len();
+        let side = self.memory.diagonal.len();
         let pivot = |row: usize| {
-            let (root, diagonal) = (self.matrix[row * side + row], self.diagonal[row]);
+            let (root, diagonal) = (
+                self.memory.matrix[row * side + row],
+                self.memory.diagonal[row],
+            );
             // Where the factorisation ended, the entry is not above 0.
             match root > T::zero() && diagonal > T::zero() {
                 true => root * root / diagonal,
@@ -330,10 +393,10 @@ impl<T: Scalar> NormalEquations<T> {
         }
         let (row, mut curvature) = smallest;
         if curvature > T::zero() {
-            self.direction.fill(T::zero());
-            self.direction[row] = T::one();
-            solve_lower_transposed(&self.matrix, side, &mut self.direction);
-            let terms = self.direction.iter().zip(&self.diagonal);
+            self.memory.direction.fill(T::zero());
+            self.memory.direction[row] = T::one();
+            solve_lower_transposed(&self.memory.matrix, side, &mut self.memory.direction);
+            let terms = self.memory.direction.iter().zip(&self.memory.diagonal);
             let size = terms.fold(T::zero(), |sum, (&x, &a)| sum + a * x * x);
             curvature = size.recip();
         }
@@ -350,13 +413,13 @@ impl<T: Scalar> NormalEquations<T> {
     }
 }
 
-pub(crate) fn check_forgetting(option: &'static str, factor: f64) -> Result<f64, Error> {
-    if (0.0..=1.0).contains(&factor) {
-        return Ok(factor);
+impl<T: Scalar> Memory<T> {
+    fn fit(&mut self, shape: Shape) {
+        let side = shape.side();
+        // What stands above the diagonal is never read.
+        self.matrix.resize(side * side, T::zero());
+        self.diagonal.resize(side, T::zero());
+        self.direction.resize(side, T::zero());
+        self.solution.resize(side * shape.outputs, T::zero());
     }
-    Err(Error::InvalidOption {
-        option,
-        value: factor,
-        allowed: "in 0..=1",
-    })
 }

@@ -1,6 +1,7 @@
 //! Statement 10: estimates of λ_max from below.
 
 use super::probe::finite;
+use crate::check::at_least_one;
 use crate::decoupled::DecoupledCircuit;
 use crate::decoupled::Selection;
 use crate::diagnostics::lambda_max::lambda_max;
@@ -60,13 +61,7 @@ pub fn largest_curvature<T: Scalar>(
             allowed: format!("{hidden:?}"),
         });
     }
-    if iterations == 0 {
-        return Err(Error::InvalidOption {
-            option: "theory::largest_curvature::iterations",
-            value: 0.0,
-            allowed: "at least 1",
-        });
-    }
+    at_least_one("theory::largest_curvature::iterations", iterations as u64)?;
     model.with_batch(selection, "statement 10", |batch| {
         let mut workspace = Workspace::new(circuit, batch.len());
         circuit.predict_locally(batch, &mut workspace);

@@ -5,6 +5,7 @@ use std::ops::Range;
 use nalgebra::DMatrix;
 
 use super::linear::Linear;
+use crate::check::{finite, positive};
 use crate::circuit::Circuit;
 use crate::error::{Error, Quantity};
 use crate::kernel::Scalar;
@@ -47,21 +48,9 @@ pub fn stable_rates(
     curvature: f64,
     penalized: f64,
 ) -> Result<Range<f64>, Error> {
-    check_step(step)?;
-    if !(penalized > 0.0 && penalized.is_finite()) {
-        return Err(Error::InvalidOption {
-            option: "theory::stable_rates::penalized",
-            value: penalized,
-            allowed: "above 0 and finite",
-        });
-    }
-    if !curvature.is_finite() {
-        return Err(Error::InvalidOption {
-            option: "theory::stable_rates::curvature",
-            value: curvature,
-            allowed: "finite",
-        });
-    }
+    positive("step η of multipliers", step)?;
+    positive("theory::stable_rates::penalized", penalized)?;
+    finite("theory::stable_rates::curvature", curvature)?;
     let room = 4.0 / step - 2.0 * curvature;
     Ok(match update {
         MultiplierUpdate::AfterTargets if curvature > 0.0 => interval(0.0, room / penalized),
@@ -105,7 +94,7 @@ pub fn linear_stable_rates<T: Scalar>(
     update: MultiplierUpdate,
     step: f64,
 ) -> Result<Range<f64>, Error> {
-    check_step(step)?;
+    positive("step η of multipliers", step)?;
     let (penalty, output) = Linear::of(circuit)?.hessian();
     let size = penalty.nrows();
     if size == 0 {
@@ -148,15 +137,4 @@ pub fn linear_stable_rates<T: Scalar>(
 fn interval(low: f64, high: f64) -> Range<f64> {
     let low = low.max(0.0);
     if high > low { low..high } else { 0.0..0.0 }
-}
-
-fn check_step(step: f64) -> Result<(), Error> {
-    if step > 0.0 && step.is_finite() {
-        return Ok(());
-    }
-    Err(Error::InvalidOption {
-        option: "step η of multipliers",
-        value: step,
-        allowed: "above 0 and finite",
-    })
 }

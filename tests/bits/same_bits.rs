@@ -59,7 +59,7 @@ fn synchronous<T: Scalar>() -> SynchronousDescent<T> {
 }
 
 /// Heavy enough for a batch of one example.
-fn squares<T: Scalar>() -> LeastSquares<T> {
+fn squares() -> LeastSquares {
     let ridge = LeastSquares::ridge(0.1).unwrap();
     ridge.with_forgetting(0.5).unwrap()
 }

@@ -1,12 +1,8 @@
 //! The objectives under argmin's optimisers: known optima are reached, and runs that go wrong end and
 //! leave the model as it was.
 
-use std::cell::Cell;
-use std::rc::Rc;
-
 use argmin::core::{
-    ArgminFloat, CostFunction, Error as ArgminError, Executor, IterState, KV, LineSearch, Problem,
-    Solver, State, TerminationReason, TerminationStatus,
+    ArgminFloat, CostFunction, Executor, IterState, Solver, State, TerminationReason,
 };
 use argmin::solver::linesearch::condition::ArmijoCondition;
 use argmin::solver::linesearch::{BacktrackingLineSearch, MoreThuenteLineSearch};
@@ -15,12 +11,12 @@ use layerwise::decoupled::{Selection, TargetInit};
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::Poisson;
 use layerwise::nalgebra::{DMatrix, DVector};
-use layerwise::objective::{CappedLineSearch, LocalObjective, Objective};
+use layerwise::objective::{LocalObjective, Objective};
 use layerwise::regularizer::Regularizer;
 use layerwise::{Circuit, DecoupledCircuit, Error, Scalar};
 
 type Own<T> = IterState<Vec<T>, Vec<T>, (), (), (), T>;
-type MoreThuente<T> = CappedLineSearch<MoreThuenteLineSearch<Vec<T>, Vec<T>, T>>;
+type MoreThuente<T> = MoreThuenteLineSearch<Vec<T>, Vec<T>, T>;
 type Minimizer<T> = LBFGS<MoreThuente<T>, Vec<T>, Vec<T>, T>;
 
 /// L-BFGS with More and Thuente's line search, until the gradient's norm is below `tolerance`.
@@ -31,8 +27,7 @@ where
     Minimizer<T>: Solver<O, Own<T>>,
 {
     let start = objective.point();
-    let search = CappedLineSearch::new(MoreThuenteLineSearch::new(), 60).unwrap();
-    let solver = LBFGS::new(search, 10)
+    let solver = LBFGS::new(MoreThuenteLineSearch::new(), 10)
         .with_tolerance_grad(T::of(tolerance))
         .unwrap()
         .with_tolerance_cost(T::of(0.0))
@@ -224,7 +219,6 @@ fn a_backtracking_search_steps_back_from_an_overflow() {
     let before = objective.value(&start).unwrap();
     let armijo = ArmijoCondition::new(1e-4).unwrap();
     let search = BacktrackingLineSearch::new(armijo).rho(0.5).unwrap();
-    let search = CappedLineSearch::new(search, 200).unwrap();
     let run = Executor::new(objective, LBFGS::new(search, 5))
         .configure(|state| state.param(start).max_iters(30))
         .run()
@@ -269,88 +263,4 @@ fn a_start_that_does_not_fit_is_an_error() {
         assert!(error.to_string().contains(named), "{error}");
         assert!(error.downcast_ref::<Error>().is_some());
     }
-}
-
-/// A line search that never ends by itself; it counts its steps.
-#[derive(Debug, Clone, Default)]
-struct Endless(Rc<Cell<u64>>);
-
-impl LineSearch<Vec<f64>, f64> for Endless {
-    fn search_direction(&mut self, _direction: Vec<f64>) {}
-
-    fn initial_step_length(&mut self, _length: f64) -> Result<(), ArgminError> {
-        Ok(())
-    }
-}
-
-impl<O: CostFunction<Param = Vec<f64>, Output = f64>> Solver<O, Own<f64>> for Endless {
-    fn name(&self) -> &str {
-        "Endless"
-    }
-
-    fn next_iter(
-        &mut self,
-        problem: &mut Problem<O>,
-        state: Own<f64>,
-    ) -> Result<(Own<f64>, Option<KV>), ArgminError> {
-        let point = state.get_param().expect("L-BFGS gives a start").clone();
-        problem.cost(&point)?;
-        self.0.set(self.0.get() + 1);
-        Ok((state, None))
-    }
-
-    fn terminate(&mut self, _state: &Own<f64>) -> TerminationStatus {
-        TerminationStatus::NotTerminated
-    }
-}
-
-#[test]
-fn a_line_search_without_an_end_is_ended() {
-    let model = linear::<f64>(&[3, 4, 2], 0.1, 5);
-    let objective = model.joint_objective(&Selection::All).unwrap();
-    let start = objective.point();
-    let endless = Endless::default();
-    let search = CappedLineSearch::new(endless.clone(), 25).unwrap();
-    let run = Executor::new(objective, LBFGS::new(search, 5))
-        .configure(|state| state.param(start.clone()).max_iters(10))
-        .run()
-        .unwrap()
-        .state;
-    match run.get_termination_reason() {
-        Some(TerminationReason::SolverExit(reason)) => {
-            assert!(
-                reason.contains("Endless: no end after 25 steps"),
-                "{reason}"
-            );
-        }
-        other => panic!("{other:?}"),
-    }
-    assert_eq!(best(&run), start);
-    assert_eq!(endless.0.get(), 25);
-    let error = CappedLineSearch::new(endless, 0).unwrap_err();
-    assert!(matches!(error, Error::InvalidOption { .. }), "{error}");
-}
-
-/// The cap itself changes no bit of a run that does not need it.
-#[test]
-fn a_cap_that_is_not_met_changes_nothing() {
-    let model = linear::<f64>(&[3, 4, 2], 0.1, 6);
-    let objective = model.joint_objective(&Selection::All).unwrap();
-    let start = objective.point();
-    let plain = Executor::new(
-        objective.clone(),
-        LBFGS::new(MoreThuenteLineSearch::new(), 5),
-    )
-    .configure(|state| state.param(start.clone()).max_iters(20))
-    .run()
-    .unwrap()
-    .state;
-    let search = CappedLineSearch::new(MoreThuenteLineSearch::new(), 60).unwrap();
-    let capped = Executor::new(objective, LBFGS::new(search, 5))
-        .configure(|state| state.param(start.clone()).max_iters(20))
-        .run()
-        .unwrap()
-        .state;
-    assert_eq!(best(&plain), best(&capped));
-    assert_ne!(best(&plain), start);
 }

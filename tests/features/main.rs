@@ -3,6 +3,8 @@
 #[cfg(feature = "argmin")]
 mod argmin;
 #[cfg(feature = "serde")]
+mod options;
+#[cfg(feature = "serde")]
 mod reports;
 #[cfg(feature = "serde")]
 mod shards;

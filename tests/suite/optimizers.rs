@@ -1,5 +1,7 @@
 //! Update rules and schedules against values worked out by hand from their published formulas.
 
+use std::sync::Arc;
+
 use layerwise::optimizer::{Adam, AdamW, GradientDescent, Optimizer, RmsProp, Step};
 use layerwise::schedule::Schedule;
 use layerwise::{Error, Scalar};
@@ -165,6 +167,20 @@ fn adam_with_options_and_factors() {
     assert_trajectory(&rule, &[1.0], &gradients, &expected);
 }
 
+/// Behind a pointer of any kind a rule does what it does itself.
+#[test]
+fn pointers_are_optimizers() {
+    let rule = Adam::new(0.1).unwrap();
+    let gradients: [(&[f64], f64); 2] = [(&[2.0, 1.0], 1.0), (&[-1.0, 3.0], 0.5)];
+    let expected = run::<f64>(&rule, &[1.0, -3.0], &gradients);
+    let boxed: Box<dyn Optimizer<f64>> = Box::new(rule);
+    let shared: Arc<dyn Optimizer<f64>> = Arc::new(rule);
+    assert_eq!(run(&boxed, &[1.0, -3.0], &gradients), expected);
+    assert_eq!(run(&shared, &[1.0, -3.0], &gradients), expected);
+    assert_eq!(run::<f64>(&&rule, &[1.0, -3.0], &gradients), expected);
+    assert_eq!((boxed.slots(), shared.slots()), (2, 2));
+}
+
 #[test]
 fn schedules() {
     let near = |a: f64, b: f64| assert!((a - b).abs() <= 1e-15, "{a}, not {b}");
@@ -244,6 +260,9 @@ fn schedules_out_of_range_are_errors() {
     for value in [0.0, -1.0, f64::NAN, f64::INFINITY] {
         assert_invalid(Schedule::geometric(value), "Schedule::geometric's end");
         assert_invalid(Schedule::steps(1, value), "Schedule::steps' ratio");
+    }
+    for end in [-0.1, f64::NAN, f64::INFINITY] {
+        assert_invalid(Schedule::linear(end), "Schedule::linear's end");
     }
     assert_invalid(Schedule::steps(0, 0.5), "Schedule::steps' every");
 }

@@ -1,6 +1,8 @@
 //! W-steps by solvers: least squares against independent closed forms, Gauss-Newton products against
 //! JᵀCJ built column by column, never uphill, all layers or none, and what they bring in training.
 
+use std::sync::Arc;
+
 use crate::property::{Tested, failed, for_all, generator, uniform};
 use layerwise::decoupled::{Selection, TargetInit};
 use layerwise::energy::{LocalProblem, LocalWorkspace};
@@ -12,9 +14,10 @@ use layerwise::nalgebra::{DMatrix, DVector};
 use layerwise::optimizer::GradientDescent;
 use layerwise::parameter_solver::{
     LeastSquares, LevenbergMarquardt, NormalEquations, ParameterReport, ParameterSolver,
-    ParameterSolvers,
+    ParameterStates,
 };
 use layerwise::regularizer::Regularizer;
+use layerwise::state::State;
 use layerwise::target_solver::ReverseSweep;
 use layerwise::training::{Alternating, Phase, Scheme, Trainer, Visit};
 use layerwise::{Circuit, DecoupledCircuit, Error, Layer, Loss, Scalar};
@@ -362,10 +365,8 @@ fn an_identity_layer_reaches_the_minimum() {
         DVector::from_vec(gradients.parameters[0].clone()).amax()
     };
     assert!(gradient(&model) > 0.1);
-    let mut solver = LeastSquares::ridge(0.0).unwrap();
-    let report = model
-        .solve_parameters(0, &mut solver, &Selection::All)
-        .unwrap();
+    let solver = LeastSquares::ridge(0.0).unwrap();
+    let report = model.solve_parameters(0, &solver, &Selection::All).unwrap();
     assert_eq!(report, ParameterReport::new(1, 1));
     assert!(gradient(&model) < 1e-10, "{}", gradient(&model));
 
@@ -386,9 +387,9 @@ fn an_identity_layer_reaches_the_minimum() {
     let problem = problem.with_multipliers(lambda.as_slice()).unwrap();
     let problem = problem.with_example_weights(&w).unwrap();
     let mut parameters = start.as_slice().to_vec();
-    let mut workspace = problem.workspace();
+    let (mut state, mut workspace) = (solver.start(), problem.workspace());
     solver
-        .solve(&problem, &mut workspace, &mut parameters)
+        .solve(&mut state, &problem, &mut workspace, &mut parameters)
         .unwrap();
     let at = problem.at_parameters(&parameters).unwrap().gradients();
     assert!(at.parameters.iter().all(|g| g.abs() < 1e-10), "{at:?}");
@@ -404,7 +405,7 @@ fn a_curved_layer_fits_its_preimages() {
         let mut solver = LeastSquares::ridge(0.02).unwrap();
         solver = solver.with_margin(margin).unwrap();
         let start = model.circuit().parameters(0).to_vec();
-        let solved = model.solve_parameters(0, &mut solver, &Selection::All);
+        let solved = model.solve_parameters(0, &solver, &Selection::All);
         if matches!(activation, Activation::Gelu | Activation::Silu) {
             let error = solved.unwrap_err();
             assert!(
@@ -447,12 +448,12 @@ fn one_undamped_step_is_exact_where_the_problem_is_quadratic() {
         let mut solver = LevenbergMarquardt::new(1, 60).with_damping(0.0).unwrap();
         solver = solver.with_tolerance(0.0).unwrap();
         let report = by_steps
-            .solve_parameters(0, &mut solver, &Selection::All)
+            .solve_parameters(0, &solver, &Selection::All)
             .unwrap();
         assert_eq!(report, ParameterReport::new(1, 1));
-        let mut solver = LeastSquares::ridge(0.0).unwrap();
+        let solver = LeastSquares::ridge(0.0).unwrap();
         closed
-            .solve_parameters(0, &mut solver, &Selection::All)
+            .solve_parameters(0, &solver, &Selection::All)
             .unwrap();
         let (a, b) = (by_steps.circuit(), closed.circuit());
         let error = distance(a.parameters(0), b.parameters(0));
@@ -461,7 +462,7 @@ fn one_undamped_step_is_exact_where_the_problem_is_quadratic() {
         let before = closed.circuit().parameters(0).to_vec();
         let energy = closed.energies().unwrap()[0];
         closed
-            .solve_parameters(0, &mut LevenbergMarquardt::new(4, 60), &Selection::All)
+            .solve_parameters(0, &LevenbergMarquardt::new(4, 60), &Selection::All)
             .unwrap();
         assert!(closed.energies().unwrap()[0] <= energy);
         assert!(distance(closed.circuit().parameters(0), &before) < 1e-7);
@@ -523,11 +524,11 @@ fn the_local_energy_never_rises<T: Tested>() {
             let mut last = before;
             // Rejected eight times, λ has grown from 1e-3 to 2e3.
             for (damping, steps) in [(0.0, 3), (1e-3, 8)] {
-                let mut solver = LevenbergMarquardt::new(steps, 5)
+                let solver = LevenbergMarquardt::new(steps, 5)
                     .with_damping(damping)
                     .unwrap();
                 let report = model
-                    .solve_parameters(t, &mut solver, &Selection::All)
+                    .solve_parameters(t, &solver, &Selection::All)
                     .map_err(failed)?;
                 let energy = model.energies().unwrap()[t];
                 prop_assert!(energy <= last, "{last} to {energy} in layer {t}");
@@ -559,7 +560,7 @@ fn a_step_taken_back_leaves_nothing() {
             let mut model = start.clone();
             let solver = LevenbergMarquardt::new(steps, 5).with_damping(damping);
             let report = model
-                .solve_parameters(0, &mut solver.unwrap(), &Selection::All)
+                .solve_parameters(0, &solver.unwrap(), &Selection::All)
                 .unwrap();
             (report.accepted, model.circuit().parameters(0).to_vec())
         };
@@ -786,14 +787,14 @@ fn options_out_of_range_are_errors() {
     };
     for value in [-1.0, f64::NAN, f64::INFINITY] {
         assert_eq!(
-            option(LeastSquares::<f64>::ridge(value).map(|_| ())),
+            option(LeastSquares::ridge(value).map(|_| ())),
             "LeastSquares::ridge"
         );
         assert_eq!(
-            option(LeastSquares::<f64>::proximal(value).map(|_| ())),
+            option(LeastSquares::proximal(value).map(|_| ())),
             "LeastSquares::proximal"
         );
-        let own = || LevenbergMarquardt::<f64>::new(1, 1);
+        let own = || LevenbergMarquardt::new(1, 1);
         assert_eq!(
             option(own().with_damping(value).map(|_| ())),
             "LevenbergMarquardt::damping"
@@ -811,15 +812,43 @@ fn options_out_of_range_are_errors() {
         }
     }
     // What the scalar cannot hold.
-    option(LeastSquares::<f32>::ridge(1e300).map(|_| ()));
-    option(
-        LeastSquares::<f32>::ridge(0.0)
-            .unwrap()
-            .with_margin(1e-60)
-            .map(|_| ()),
-    );
+    let layer = Dense::new(1, 1, Activation::Tanh).unwrap();
+    let problem =
+        LocalProblem::new(&layer, &[0.5_f32, 0.1], &SquaredError, 1.0, &[1.0], &[0.5]).unwrap();
+    let squares = || LeastSquares::ridge(1.0).unwrap();
+    let newton = || LevenbergMarquardt::new(1, 1);
+    let solvers: [(Box<dyn ParameterSolver<f32>>, &str); 5] = [
+        (
+            Box::new(LeastSquares::ridge(1e300).unwrap()),
+            "LeastSquares::ridge",
+        ),
+        (
+            Box::new(squares().with_proximal(1e300).unwrap()),
+            "LeastSquares::proximal",
+        ),
+        (
+            Box::new(squares().with_margin(1e-60).unwrap()),
+            "LeastSquares::margin",
+        ),
+        (
+            Box::new(newton().with_damping(1e300).unwrap()),
+            "LevenbergMarquardt::damping",
+        ),
+        (
+            Box::new(newton().with_tolerance(1e300).unwrap()),
+            "LevenbergMarquardt::tolerance",
+        ),
+    ];
+    for (solver, name) in solvers {
+        assert_eq!(option(solver.check(&problem)), name);
+        let (mut state, mut workspace) = (solver.start(), problem.workspace());
+        let mut parameters = [0.5, 0.1];
+        let solved = solver.solve(&mut state, &problem, &mut workspace, &mut parameters);
+        assert_eq!(option(solved.map(|_| ())), name);
+        assert_eq!((parameters, state), ([0.5, 0.1], State::new()));
+    }
     for value in [-0.1, 1.1, f64::NAN] {
-        let solver = LeastSquares::<f64>::ridge(0.0).unwrap();
+        let solver = LeastSquares::ridge(0.0).unwrap();
         assert_eq!(
             option(solver.with_forgetting(value).map(|_| ())),
             "LeastSquares::forgetting"
@@ -828,7 +857,7 @@ fn options_out_of_range_are_errors() {
         option(equations.forget(value));
     }
     for value in [0.0, -0.1, 0.5, f64::NAN] {
-        let solver = LeastSquares::<f64>::ridge(0.0).unwrap();
+        let solver = LeastSquares::ridge(0.0).unwrap();
         assert_eq!(
             option(solver.with_margin(value).map(|_| ())),
             "LeastSquares::margin"
@@ -882,8 +911,9 @@ fn arrays_that_do_not_fit_are_errors() {
         Box::new(LeastSquares::ridge(0.1).unwrap()),
         Box::new(LevenbergMarquardt::new(1, 3)),
     ];
-    for mut solver in solvers {
-        let error = solver.solve(&problem, &mut workspace, &mut [0.0; 14]);
+    for solver in solvers {
+        let mut state = solver.start();
+        let error = solver.solve(&mut state, &problem, &mut workspace, &mut [0.0; 14]);
         assert!(matches!(
             error.unwrap_err(),
             Error::Length {
@@ -892,20 +922,24 @@ fn arrays_that_do_not_fit_are_errors() {
                 ..
             }
         ));
-        // The workspace of another problem, and a solver that met another layer: no matter.
+        // The workspace of another problem, and the memory of another layer: no matter.
         let mut expected = before.clone();
-        let mut fresh = solver.copy();
-        fresh
-            .solve(&problem, &mut problem.workspace(), &mut expected)
+        let mut fresh = solver.start();
+        let mut own = problem.workspace();
+        solver
+            .solve(&mut fresh, &problem, &mut own, &mut expected)
             .unwrap();
         let other = model.local_problem(1, 3..9).unwrap();
         let mut parameters = other.parameters().to_vec();
         let mut foreign = other.workspace();
-        solver.solve(&other, &mut foreign, &mut parameters).unwrap();
-        solver.reset();
+        solver
+            .solve(&mut state, &other, &mut foreign, &mut parameters)
+            .unwrap();
+        let new = solver.start();
+        (state.counts, state.values, state.parts) = (new.counts, new.values, new.parts);
         let mut parameters = before.clone();
         solver
-            .solve(&problem, &mut foreign, &mut parameters)
+            .solve(&mut state, &problem, &mut foreign, &mut parameters)
             .unwrap();
         assert_eq!(parameters, expected);
         assert_ne!(parameters, before);
@@ -938,8 +972,8 @@ fn arrays_that_do_not_fit_are_errors() {
 fn a_problem_that_does_not_fit_is_refused() {
     let refused = |model: &mut DecoupledCircuit<f64>, t: usize, word: &str| {
         let before = model.circuit().parameters(t).to_vec();
-        let mut solver = LeastSquares::ridge(0.1).unwrap();
-        let result = model.solve_parameters(t, &mut solver, &Selection::All);
+        let solver = LeastSquares::ridge(0.1).unwrap();
+        let result = model.solve_parameters(t, &solver, &Selection::All);
         let error = result.unwrap_err();
         assert!(
             matches!(error, Error::ParameterSolver { layer, .. } if layer == t),
@@ -1147,13 +1181,15 @@ fn one_streamed_epoch_is_the_whole_batch() {
     }
 }
 
-/// Levenberg-Marquardt where least squares fit.
+/// A solver where least squares fit, from a state of its own.
 #[derive(Debug, Clone)]
-struct HiddenOnly(LevenbergMarquardt<f64>);
+struct HiddenOnly<S>(S);
 
-impl ParameterSolver<f64> for HiddenOnly {
-    fn copy(&self) -> Box<dyn ParameterSolver<f64>> {
-        Box::new(self.clone())
+impl<S: ParameterSolver<f64>> ParameterSolver<f64> for HiddenOnly<S> {
+    fn start(&self) -> State<f64> {
+        let mut state = self.0.start();
+        state.counts.push(7);
+        state
     }
 
     fn check(&self, problem: &LocalProblem<'_, f64>) -> Result<(), Error> {
@@ -1161,12 +1197,14 @@ impl ParameterSolver<f64> for HiddenOnly {
     }
 
     fn solve(
-        &mut self,
+        &self,
+        state: &mut State<f64>,
         problem: &LocalProblem<'_, f64>,
         workspace: &mut LocalWorkspace<f64>,
         parameters: &mut [f64],
     ) -> Result<ParameterReport, Error> {
-        self.0.solve(problem, workspace, parameters)
+        assert_eq!(state.counts, [7]);
+        self.0.solve(state, problem, workspace, parameters)
     }
 }
 
@@ -1208,14 +1246,15 @@ fn other_layers_take_the_optimisers_step() {
     }
 }
 
-/// Sums and damping are a phase's own: a second run with the same trainer forgets the first.
+/// Sums and damping are a phase's own: a second run with the same trainer forgets the first, and a
+/// solver that was used is as good as a new one.
 #[test]
 fn a_phase_starts_anew() {
     let kept = LeastSquares::ridge(1e-3)
         .unwrap()
         .with_forgetting(1.0)
         .unwrap();
-    let scheme = || Alternating::<f64>::weights_only().with_parameter_solver(kept.clone());
+    let scheme = || Alternating::<f64>::weights_only().with_parameter_solver(kept);
     let mut again = Trainer::new(Phase::new(scheme(), descent()).epochs(1));
     let mut model = classifier();
     again.run(&mut model).unwrap();
@@ -1224,10 +1263,10 @@ fn a_phase_starts_anew() {
         .initialize_targets(&TargetInit::Projected { seed: 77 })
         .unwrap();
     let mut fresh = model.clone();
-    let mut used = kept.clone();
+    let used = kept;
     fresh
         .clone()
-        .solve_parameters(1, &mut used, &Selection::Columns(0..40))
+        .solve_parameters(1, &used, &Selection::Columns(0..40))
         .unwrap();
     let mut with_used = fresh.clone();
     let scheme_of_used = Alternating::weights_only().with_parameter_solver(used);
@@ -1243,6 +1282,70 @@ fn a_phase_starts_anew() {
         assert_eq!(with_used.circuit().parameters(t), expected);
     }
     assert_ne!(model.circuit().parameters(0), first);
+}
+
+/// What a solver keeps is its state alone, and a state that cannot be one counts as new.
+#[test]
+fn a_state_is_all_that_is_kept() {
+    let squares = LeastSquares::ridge(1e-3).unwrap();
+    let kept = squares.with_forgetting(0.5).unwrap();
+    let newton = LevenbergMarquardt::new(1, 2);
+    let model = classifier::<f64>();
+    let solved = |solver: &dyn ParameterSolver<f64>, state: &mut State<f64>, start: usize| {
+        let problem = model.local_problem(0, start..start + 20).unwrap();
+        let mut parameters = problem.parameters().to_vec();
+        let mut workspace = problem.workspace();
+        solver
+            .solve(state, &problem, &mut workspace, &mut parameters)
+            .unwrap();
+        parameters
+    };
+    for (solver, memory) in [
+        (&squares as &dyn ParameterSolver<f64>, false),
+        (&kept, true),
+        (&newton, true),
+    ] {
+        let mut state = solver.start();
+        solved(solver, &mut state, 0);
+        assert_eq!(state != solver.start(), memory, "{solver:?}");
+        // A copy goes on alike, without the scratch memory; a new state does not.
+        let mut copy = state.clone();
+        let expected = solved(solver, &mut state, 20);
+        assert_eq!(solved(solver, &mut copy, 20), expected);
+        assert_eq!(copy, state);
+        let fresh = solved(solver, &mut solver.start(), 20);
+        assert_eq!(fresh != expected, memory, "{solver:?}");
+        for values in [vec![], vec![vec![]], vec![vec![1.0; 3]; 5]] {
+            let mut strange = State::new();
+            strange.values = values;
+            assert_eq!(solved(solver, &mut strange, 20), fresh);
+        }
+    }
+}
+
+/// Behind a pointer of any kind a solver does what it does itself.
+#[test]
+fn pointers_are_solvers() {
+    let trained = |scheme: Alternating<f64>| {
+        let mut model = classifier();
+        let phase = Phase::new(scheme, descent()).batch_size(20);
+        run(&mut model, phase.epochs(2));
+        let circuit = model.circuit();
+        [0, 1, 2].map(|t| circuit.parameters(t).to_vec())
+    };
+    let solver = LeastSquares::ridge(1e-3).unwrap();
+    let solver = HiddenOnly(solver.with_forgetting(0.9).unwrap());
+    let expected = trained(Alternating::weights_only().with_parameter_solver(solver.clone()));
+    let boxed: Box<dyn ParameterSolver<f64>> = Box::new(solver.clone());
+    let shared: Arc<dyn ParameterSolver<f64>> = Arc::new(solver.clone());
+    let lent: &'static HiddenOnly<LeastSquares> = Box::leak(Box::new(solver));
+    for scheme in [
+        Alternating::weights_only().with_parameter_solver(boxed),
+        Alternating::weights_only().with_parameter_solver(shared),
+        Alternating::weights_only().with_parameter_solver(lent),
+    ] {
+        assert_eq!(trained(scheme), expected);
+    }
 }
 
 /// With moving targets and every policy, several parameter steps a visit.
@@ -1279,16 +1382,13 @@ struct Failing {
 }
 
 impl ParameterSolver<f64> for Failing {
-    fn copy(&self) -> Box<dyn ParameterSolver<f64>> {
-        Box::new(self.clone())
-    }
-
     fn check(&self, problem: &LocalProblem<'_, f64>) -> Result<(), Error> {
         LeastSquares::ridge(0.0)?.check(problem)
     }
 
     fn solve(
-        &mut self,
+        &self,
+        _state: &mut State<f64>,
         problem: &LocalProblem<'_, f64>,
         _workspace: &mut LocalWorkspace<f64>,
         parameters: &mut [f64],
@@ -1337,7 +1437,7 @@ fn all_layers_are_solved_or_none() {
                 other => panic!("{other}"),
             }
             assert_eq!(parameters(&model), before);
-            let result = model.solve_parameters(at, &mut Failing { at, nan }, &Selection::All);
+            let result = model.solve_parameters(at, &Failing { at, nan }, &Selection::All);
             result.unwrap_err();
             assert_eq!(parameters(&model), before);
         }
@@ -1360,9 +1460,9 @@ fn all_layers_are_solved_or_none() {
     assert!(matches!(error, Error::NonFinite { .. }), "{error}");
     // Full batches with fixed targets: every completed step leaves the same solution.
     let mut solved = classifier::<f64>();
-    let mut solver = LeastSquares::ridge(0.1).unwrap();
+    let solver = LeastSquares::ridge(0.1).unwrap();
     solved
-        .solve_parameters(0, &mut solver, &Selection::All)
+        .solve_parameters(0, &solver, &Selection::All)
         .unwrap();
     let now = model.circuit().parameters(0);
     assert!(now == before || distance(now, solved.circuit().parameters(0)) < 1e-12);
@@ -1390,32 +1490,32 @@ fn a_solver_that_fits_no_layer_is_refused_at_the_start() {
 
     let model = classifier::<f64>();
     let solver = LeastSquares::ridge(0.1).unwrap();
-    let solvers = ParameterSolvers::new(&solver, &model).unwrap();
+    let states = ParameterStates::new(&solver, &model).unwrap();
     assert_eq!(
-        [0, 1, 2, 3].map(|t| solvers.solves(t)),
+        [0, 1, 2, 3].map(|t| states.solves(t)),
         [true, true, false, false]
     );
 }
 
-/// A scheme of one's own with solvers of another circuit.
+/// A scheme of one's own with states of another circuit.
 #[derive(Debug)]
-struct Foreign(ParameterSolvers<f64>);
+struct Foreign(LeastSquares, ParameterStates<f64>);
 
 impl Scheme<f64> for Foreign {
     fn visit(&mut self, visit: &mut Visit<'_, '_, f64>) -> Result<f64, Error> {
         let energy = visit.target_problem().evaluate(false, false);
-        visit.solve_parameters(&mut self.0)?;
+        visit.solve_parameters(&self.0, &mut self.1)?;
         Ok(energy)
     }
 }
 
 #[test]
-fn solvers_of_another_circuit_are_errors() {
+fn states_of_another_circuit_are_errors() {
     let other = one_layer::<f64>(Activation::Tanh, None, Regularizer::NONE, 1);
     let solver = LeastSquares::ridge(0.1).unwrap();
-    let solvers = |model| ParameterSolvers::new(&solver, model).unwrap();
+    let states = |model| ParameterStates::new(&solver, model).unwrap();
     let mut model = classifier::<f64>();
-    let foreign = Foreign(solvers(&other));
+    let foreign = Foreign(solver, states(&other));
     let result = Trainer::new(Phase::new(foreign, descent())).run(&mut model);
     assert!(matches!(
         result.unwrap_err(),
@@ -1425,7 +1525,7 @@ fn solvers_of_another_circuit_are_errors() {
             ..
         }
     ));
-    let own = Foreign(solvers(&model));
+    let own = Foreign(solver, states(&model));
     let before = hidden_energy(&model);
     run(&mut model, Phase::new(own, descent()).epochs(1));
     assert!(hidden_energy(&model) < before);
@@ -1468,10 +1568,11 @@ fn any_number_of_threads_gives_the_same_bits() {
 fn sums_that_overflow_start_anew() {
     let layer = Dense::new(1, 1, Activation::Identity).unwrap();
     let parameters = [0.5_f32, 0.0];
-    let mut solver = LeastSquares::ridge(0.1)
+    let solver = LeastSquares::ridge(0.1)
         .unwrap()
         .with_forgetting(0.5)
         .unwrap();
+    let mut state = State::new();
     let mut outcomes = Vec::new();
     for size in [1.0_f32, 1e20, 1.0, 1.0] {
         let (input, target) = ([size, -size, 0.5 * size], [1.0, -1.0, 0.2]);
@@ -1479,7 +1580,7 @@ fn sums_that_overflow_start_anew() {
             LocalProblem::new(&layer, &parameters, &SquaredError, 1.0, &input, &target).unwrap();
         let mut own = parameters;
         let mut workspace = problem.workspace();
-        let solved = ParameterSolver::solve(&mut solver, &problem, &mut workspace, &mut own);
+        let solved = solver.solve(&mut state, &problem, &mut workspace, &mut own);
         if solved.is_err() {
             assert!(matches!(solved, Err(Error::NonFinite { .. })), "{solved:?}");
             assert_eq!(own, parameters);
@@ -1501,9 +1602,11 @@ fn a_rejected_step_never_lowers_the_damping() {
     let moved = |steps: u64, damping: f64| {
         let solver = LevenbergMarquardt::new(steps, 4).with_damping(damping);
         let mut own = parameters;
-        let mut workspace = problem.workspace();
-        let solver = &mut solver.unwrap();
-        let report = ParameterSolver::solve(solver, &problem, &mut workspace, &mut own).unwrap();
+        let (mut state, mut workspace) = (State::new(), problem.workspace());
+        let report = solver
+            .unwrap()
+            .solve(&mut state, &problem, &mut workspace, &mut own)
+            .unwrap();
         (own[0], report.accepted)
     };
     // So far damped that θ moves by less than ℓ can tell.

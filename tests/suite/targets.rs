@@ -279,11 +279,9 @@ fn one_closed_form_pass_on_projected_targets_makes_a_deep_circuit_carry_its_inpu
         };
         let before = carried(&model);
         assert!(before < 0.6, "σ = {sigma}: {before}");
-        let mut solver = LeastSquares::ridge(1e-9).unwrap();
+        let solver = LeastSquares::ridge(1e-9).unwrap();
         for t in 0..depth - 1 {
-            model
-                .solve_parameters(t, &mut solver, &Selection::All)
-                .unwrap();
+            model.solve_parameters(t, &solver, &Selection::All).unwrap();
         }
         let after = carried(&model);
         assert!(after > 0.9, "σ = {sigma}: {after}");

@@ -1,0 +1,183 @@
+//! Options and states as serde values: the same when read again, and refused where a constructor would
+//! refuse them.
+
+use std::fmt::Debug;
+
+use layerwise::Scalar;
+use layerwise::energy::LocalProblem;
+use layerwise::layer::{Activation, Dense};
+use layerwise::loss::SquaredError;
+use layerwise::optimizer::{Adam, AdamW, GradientDescent, RmsProp};
+use layerwise::parameter_solver::{LeastSquares, LevenbergMarquardt, ParameterSolver};
+use layerwise::regularizer::Regularizer;
+use layerwise::schedule::Schedule;
+use layerwise::state::State;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+/// Comes back as it is; with each of the numbers in its place it is refused by the option's name.
+fn assert_checked<A>(options: A, refused: &[(&str, f64, &str)])
+where
+    A: Serialize + DeserializeOwned + PartialEq + Debug,
+{
+    let value = serde_json::to_value(&options).unwrap();
+    assert_eq!(serde_json::from_value::<A>(value.clone()).unwrap(), options);
+    for &(pointer, number, name) in refused {
+        let mut other: Value = value.clone();
+        *other.pointer_mut(pointer).expect(pointer) = json!(number);
+        let error = serde_json::from_value::<A>(other).unwrap_err();
+        let text = format!("option {name} is {number}");
+        assert!(error.to_string().contains(&text), "{error}");
+    }
+}
+
+#[test]
+fn options_pass_their_checks_when_they_are_read() {
+    let adam = Adam::new(0.1).unwrap().with_betas(0.5, 0.75).unwrap();
+    assert_checked(
+        adam,
+        &[
+            ("/rate", 0.0, "Adam::rate"),
+            ("/beta1", 1.0, "Adam::beta1"),
+            ("/beta2", -0.1, "Adam::beta2"),
+            ("/epsilon", -1.0, "Adam::epsilon"),
+        ],
+    );
+    assert_checked(
+        AdamW::new(adam),
+        &[
+            ("/decay", -0.1, "AdamW::weight_decay"),
+            ("/adam/rate", -2.0, "Adam::rate"),
+        ],
+    );
+    let descent = GradientDescent::new(0.1).unwrap();
+    assert_checked(
+        descent.with_nesterov(0.5).unwrap(),
+        &[
+            ("/rate", -0.1, "GradientDescent::rate"),
+            ("/momentum", 1.5, "GradientDescent::momentum"),
+        ],
+    );
+    assert_checked(
+        RmsProp::new(0.1).unwrap().with_alpha(0.5).unwrap(),
+        &[
+            ("/rate", 0.0, "RmsProp::rate"),
+            ("/alpha", 1.0, "RmsProp::alpha"),
+            ("/epsilon", 0.0, "RmsProp::epsilon"),
+        ],
+    );
+    assert_checked(
+        Regularizer::elastic(0.1, 0.2).unwrap(),
+        &[
+            ("/l1", -0.1, "Regularizer::l1"),
+            ("/l2", -0.9, "Regularizer::l2"),
+        ],
+    );
+    assert_checked(Schedule::CONSTANT, &[]);
+    for (schedule, pointer, number, name) in [
+        (
+            Schedule::cosine(0.5).unwrap().with_warm_up(3),
+            "/shape/Cosine/end",
+            1.5,
+            "Schedule::cosine's end",
+        ),
+        (
+            Schedule::linear(2.0).unwrap(),
+            "/shape/Linear/end",
+            -1.0,
+            "Schedule::linear's end",
+        ),
+        (
+            Schedule::geometric(0.5).unwrap(),
+            "/shape/Geometric/end",
+            0.0,
+            "Schedule::geometric's end",
+        ),
+        (
+            Schedule::steps(3, 0.5).unwrap(),
+            "/shape/Steps/ratio",
+            -0.5,
+            "Schedule::steps' ratio",
+        ),
+    ] {
+        assert_checked(schedule, &[(pointer, number, name)]);
+    }
+    let steps = json!({"shape": {"Steps": {"every": 0, "ratio": 0.5}}, "warm_up": 0});
+    let error = serde_json::from_value::<Schedule>(steps).unwrap_err();
+    assert!(error.to_string().contains("every is 0"), "{error}");
+    let squares = LeastSquares::ridge(0.1).unwrap();
+    assert_checked(
+        squares.with_forgetting(0.5).unwrap(),
+        &[
+            ("/ridge", -0.1, "LeastSquares::ridge"),
+            ("/proximal", -0.1, "LeastSquares::proximal"),
+            ("/forgetting", 1.5, "LeastSquares::forgetting"),
+            ("/margin", 0.5, "LeastSquares::margin"),
+        ],
+    );
+    assert_checked(
+        LevenbergMarquardt::new(2, 3).with_damping(0.5).unwrap(),
+        &[
+            ("/damping", -1.0, "LevenbergMarquardt::damping"),
+            ("/tolerance", -1.0, "LevenbergMarquardt::tolerance"),
+        ],
+    );
+}
+
+/// Solutions of one batch after another, with the state written and read between, or kept.
+fn solutions<T>(solver: &dyn ParameterSolver<T>, through_text: bool) -> Vec<Vec<T>>
+where
+    T: Scalar + Serialize + DeserializeOwned,
+{
+    let layer = Dense::new(2, 2, Activation::Tanh).unwrap();
+    let mut state = solver.start();
+    let mut parameters = [0.3, -0.2, 0.5, 0.1, 0.0, 0.2].map(T::of);
+    let mut found = Vec::new();
+    for batch in 1..6 {
+        let wave = |scale: f64| -> Vec<T> {
+            let wave = |i: i32| T::of(0.8 * (scale * f64::from(batch * i + 1)).sin());
+            (0..8).map(wave).collect()
+        };
+        let (input, target) = (wave(0.7), wave(1.9));
+        let problem = LocalProblem::new(
+            &layer,
+            &parameters,
+            &SquaredError,
+            T::one(),
+            &input,
+            &target,
+        );
+        let problem = problem.unwrap();
+        let (mut next, mut workspace) = (parameters, problem.workspace());
+        solver
+            .solve(&mut state, &problem, &mut workspace, &mut next)
+            .unwrap();
+        if through_text {
+            let text = serde_json::to_string(&state).unwrap();
+            let read: State<T> = serde_json::from_str(&text).unwrap();
+            assert_eq!(read, state);
+            state = read;
+        }
+        parameters = next;
+        found.push(parameters.to_vec());
+    }
+    found
+}
+
+#[test]
+fn a_state_goes_on_where_it_was_written() {
+    fn in_scalar<T: Scalar + Serialize + DeserializeOwned>() {
+        let squares = LeastSquares::ridge(0.1).unwrap();
+        let solvers: [Box<dyn ParameterSolver<T>>; 3] = [
+            Box::new(squares),
+            Box::new(squares.with_forgetting(0.7).unwrap()),
+            Box::new(LevenbergMarquardt::new(2, 2).with_damping(4.0).unwrap()),
+        ];
+        for solver in solvers {
+            assert_eq!(solutions(&*solver, true), solutions(&*solver, false));
+        }
+    }
+    in_scalar::<f32>();
+    in_scalar::<f64>();
+}

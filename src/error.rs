@@ -378,10 +378,14 @@ pub enum Error {
         tolerance: f64,
     },
 
-    /// A parameter step was asked for, but joint descent has used the gradients' memory since they
-    /// were computed.
-    #[error("the workspace holds no gradients after joint descent: evaluate first")]
-    SpentGradients,
+    /// A combination of options without meaning.
+    #[error("{what} is refused: {reason}")]
+    Combination {
+        /// What was to be combined.
+        what: &'static str,
+        /// Why it has no meaning.
+        reason: &'static str,
+    },
 
     /// A computation left the finite numbers.
     #[error(

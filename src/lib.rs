@@ -90,9 +90,9 @@ pub mod layer;
 pub mod loss;
 //TMP pub mod objective;
 pub mod optimizer;
-//TMP pub mod parameter_solver;
-//TMP pub mod prelude;
-//TMP pub mod presets;
+pub mod parameter_solver;
+pub mod prelude;
+pub mod presets;
 pub mod regularizer;
 pub mod schedule;
 //TMP pub mod shard;
@@ -100,9 +100,9 @@ pub mod segment;
 pub mod state;
 #[cfg(feature = "proptest")]
 pub mod strategies;
-//TMP pub mod target_solver;
+pub mod target_solver;
 //TMP pub mod theory;
-//TMP pub mod training;
+pub mod training;
 
 pub use circuit::Circuit;
 pub use decoupled::DecoupledCircuit;

@@ -3,6 +3,7 @@
 pub use crate::circuit::Circuit;
 pub use crate::data::{Split, Standardizer, metrics};
 pub use crate::decoupled::{DecoupledCircuit, Selection, TargetInit};
+pub use crate::energy::Energy;
 pub use crate::error::Error;
 pub use crate::kernel::Scalar;
 pub use crate::layer::{Activation, Dense, Layer, Sequential};
@@ -11,5 +12,5 @@ pub use crate::optimizer::{Adam, AdamW, GradientDescent, Optimizer};
 pub use crate::presets;
 pub use crate::schedule::Schedule;
 pub use crate::target_solver::{GaussNewton, ReverseSweep, StepSize, TargetSolver};
-pub use crate::training::{Alternating, Backprop, JointDescent, Phase, Scheme, Stopping, Trainer};
+pub use crate::training::{Backprop, Decoupling, Phase, Scheme, Stopping, Trainer};
 pub use nalgebra::DMatrix;

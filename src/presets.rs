@@ -19,9 +19,7 @@ use crate::kernel::Scalar;
 use crate::optimizer::Optimizer;
 use crate::schedule::Schedule;
 use crate::target_solver::{StepSize, SynchronousDescent, TargetSolver};
-use crate::training::{
-    Alternating, AugmentedLagrangian, FixedPrediction, JointDescent, Phase, ZIl,
-};
+use crate::training::{Decoupling, FixedPrediction, Phase, ZIl};
 
 /// Layer-wise gradient decoupling as it was proposed: joint descent on E(θ, Z), `target_rule` moving z and `rule` θ, from
 /// one evaluation of all layers' independent gradients.
@@ -33,14 +31,14 @@ use crate::training::{
 /// use layerwise::training::Phase;
 ///
 /// let targets = GradientDescent::new(0.1)?.with_momentum(0.9)?;
-/// let phase: Phase<f64> = presets::proposal(targets, Adam::new(1e-2)?).epochs(600);
+/// let phase: Phase<f64> = presets::proposal(targets, Adam::new(1e-2)?).with_epochs(600);
 /// # Ok::<(), layerwise::Error>(())
 /// ```
 pub fn proposal<T: Scalar>(
     target_rule: impl Optimizer<T> + 'static,
     rule: impl Optimizer<T> + 'static,
 ) -> Phase<T> {
-    Phase::new(JointDescent::new(target_rule), rule)
+    Phase::new(Decoupling::joint(target_rule), rule)
 }
 
 /// The method of auxiliary coordinates with the quadratic penalty: alternating Z-steps by `solver`
@@ -61,7 +59,7 @@ pub fn proposal<T: Scalar>(
 /// use layerwise::training::Phase;
 ///
 /// let phase: Phase<f64> =
-///     presets::mac(ReverseSweep::new(3), Adam::new(1e-3)?, 100.0)?.epochs(300);
+///     presets::mac(ReverseSweep::new(3), Adam::new(1e-3)?, 100.0)?.with_epochs(300);
 /// # Ok::<(), layerwise::Error>(())
 /// ```
 pub fn mac<T: Scalar>(
@@ -76,12 +74,12 @@ pub fn mac<T: Scalar>(
         fits,
         "at least 1 and finite",
     )?;
-    let phase = Phase::new(Alternating::persistent(solver), rule);
-    Ok(phase.penalty_schedule(Schedule::geometric(growth)?))
+    let phase = Phase::new(Decoupling::persistent(solver), rule);
+    phase.with_penalty_schedule(Schedule::geometric(growth)?)
 }
 
 /// The alternating direction method of multipliers: Z-steps by `solver`, W-steps by `rule`, then one
-/// multiplier step of rate 1 per example and hidden unit ([`AugmentedLagrangian`]).
+/// multiplier step of rate 1 per example and hidden unit ([`Decoupling::with_multipliers`]).
 ///
 /// Taylor, Burmeister, Xu, Singh, Patel & Goldstein 2016, with gradient steps in place of their
 /// closed-form sub-steps, and multipliers of every layer instead of the last alone. At a fixed point
@@ -101,11 +99,12 @@ pub fn admm<T: Scalar>(
     solver: impl TargetSolver<T> + 'static,
     rule: impl Optimizer<T> + 'static,
 ) -> Phase<T> {
-    Phase::new(AugmentedLagrangian::new(solver), rule)
+    let scheme = Decoupling::persistent(solver).with_multipliers(1.0);
+    Phase::new(scheme.expect("a rate of 1 is valid"), rule)
 }
 
 /// Per-example targets that survive minibatches: every example keeps its residuals
-/// r_t = z_t − f(z_{t−1}) from visit to visit ([`Alternating::residual`]), `solver` moves the targets
+/// r_t = z_t − f(z_{t−1}) from visit to visit ([`Decoupling::residual`]), `solver` moves the targets
 /// that they give at the present θ.
 ///
 /// Targets kept as they are go stale between visits, since θ moves on; carried residuals follow θ.
@@ -118,15 +117,15 @@ pub fn admm<T: Scalar>(
 /// use layerwise::training::Phase;
 ///
 /// let phase: Phase<f32> = presets::carried_residuals(ReverseSweep::new(1), Adam::new(1e-3)?)
-///     .epochs(4)
-///     .batch_size(128);
+///     .with_epochs(4)
+///     .with_batch_size(128)?;
 /// # Ok::<(), layerwise::Error>(())
 /// ```
 pub fn carried_residuals<T: Scalar>(
     solver: impl TargetSolver<T> + 'static,
     rule: impl Optimizer<T> + 'static,
 ) -> Phase<T> {
-    Phase::new(Alternating::residual(solver), rule)
+    Phase::new(Decoupling::residual(solver), rule)
 }
 
 /// Predictive coding: the targets (activities) start at the forward pass, relax by K = `steps`
@@ -152,7 +151,7 @@ pub fn predictive_coding<T: Scalar>(
     rule: impl Optimizer<T> + 'static,
 ) -> Result<Phase<T>, Error> {
     let inference = SynchronousDescent::new(steps, StepSize::Fixed(rate))?;
-    Ok(Phase::new(Alternating::refreshed(inference), rule))
+    Ok(Phase::new(Decoupling::refreshed(inference), rule))
 }
 
 /// Inference learning that equals backprop: see [`ZIl`]. Song, Lukasiewicz, Xu & Bogacz 2020.

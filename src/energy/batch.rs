@@ -83,7 +83,7 @@ impl<'a, T> Batch<'a, T> {
     }
 
     /// Some of the batch's columns.
-    fn part(self, run: Range<usize>) -> Self {
+    pub(crate) fn part(self, run: Range<usize>) -> Self {
         Self {
             start: self.start + run.start,
             offset: self.offset + run.start,
@@ -183,17 +183,6 @@ impl<T: Copy> BatchMut<'_, T> {
         let (dims, offset, count) = (&self.base.dims[1..], self.base.offset, self.base.len());
         let range = move |i: usize| columns(dims[i], offset, count);
         (self.drafts, range)
-    }
-
-    /// Some of the batch's columns, whose changes are the batch's.
-    pub(crate) fn part(&mut self, run: Range<usize>) -> BatchMut<'_, T> {
-        for t in 1..self.base.z.len() - 1 {
-            self.write(t);
-        }
-        BatchMut {
-            base: self.base.part(run),
-            drafts: self.drafts,
-        }
     }
 }
 

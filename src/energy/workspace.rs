@@ -21,6 +21,8 @@ pub struct LocalWorkspace<T> {
     pub(crate) energy: T,
     /// Σᵢ L(zⁱ, ẑⁱ) of the last evaluation, without factors.
     pub(crate) loss: T,
+    /// Σᵢ ‖zⁱ − ẑⁱ‖², where it was just measured.
+    pub(crate) squared_gap: T,
     pub(crate) d_parameters: Vec<T>,
     pub(crate) d_input: Vec<T>,
     pub(crate) d_target: Vec<T>,
@@ -37,6 +39,7 @@ impl<T: Scalar> LocalWorkspace<T> {
             factors: Vec::new(),
             energy: T::zero(),
             loss: T::zero(),
+            squared_gap: T::zero(),
             d_parameters: Vec::new(),
             d_input: Vec::new(),
             d_target: Vec::new(),

@@ -2,7 +2,7 @@
 
 use super::{ParameterReport, ParameterSolver};
 use crate::check::{check_length, in_scalar, serde_checked};
-use crate::energy::{LocalProblem, LocalWorkspace, Wanted};
+use crate::energy::{Ask, LocalProblem, LocalWorkspace, Parameters, Value};
 use crate::error::{Error, Quantity};
 use crate::kernel::Scalar;
 use crate::kernel::{add_scaled, all_finite, dot};
@@ -234,17 +234,13 @@ impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt {
         }
         let damping = &mut numbers.values[0][0];
         memory.start(problem.parameters, own);
-        let gradient = Wanted {
-            parameters: true,
-            ..Wanted::NONE
-        };
         let non_finite = |quantity, step| Error::NonFinite {
             quantity,
             layer: problem.layer(),
             step,
         };
         let mut report = ParameterReport::default();
-        let mut energy = problem.evaluate(gradient, workspace);
+        let mut energy = problem.evaluate(Parameters, workspace).energy();
         let mut moved = true;
         for number in 0..self.steps {
             if !energy.is_finite() {
@@ -281,7 +277,7 @@ impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt {
                 parameters: &memory.trial,
                 ..*problem
             };
-            let tried = at.evaluate(Wanted::NONE, workspace);
+            let tried = at.evaluate(Value, workspace).energy();
             report.steps += 1;
             // NaN is not lower.
             moved = tried < energy && all_finite(&memory.trial);
@@ -295,7 +291,7 @@ impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt {
                         parameters: &memory.accepted,
                         ..*problem
                     };
-                    at.differentiate(gradient, workspace);
+                    at.differentiate(Ask::PARAMETERS, workspace);
                 }
             } else {
                 let larger = (*damping * T::of(8.0)).max(T::of(LEAST_REJECTED));

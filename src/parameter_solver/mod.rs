@@ -3,7 +3,6 @@
 mod least_squares;
 mod levenberg_marquardt;
 mod normal_equations;
-mod parameter_states;
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -11,11 +10,11 @@ use std::sync::Arc;
 pub use least_squares::LeastSquares;
 pub use levenberg_marquardt::LevenbergMarquardt;
 pub use normal_equations::NormalEquations;
-pub use parameter_states::ParameterStates;
 
+use crate::decoupled::{DecoupledCircuit, Selection};
 use crate::energy::{LocalProblem, LocalWorkspace};
-use crate::error::Error;
-use crate::kernel::Scalar;
+use crate::error::{Error, Quantity};
+use crate::kernel::{Scalar, all_finite};
 use crate::state::State;
 
 /// What a solver did.
@@ -46,7 +45,7 @@ impl ParameterReport {
 /// A solver of one's own, a gradient step of length η on the mean of ℓ_t that is kept if ℓ_t falls:
 /// ```
 /// use layerwise::{Error, Scalar};
-/// use layerwise::energy::{LocalProblem, LocalWorkspace, Wanted};
+/// use layerwise::energy::{LocalProblem, LocalWorkspace, Parameters, Value};
 /// use layerwise::parameter_solver::{ParameterReport, ParameterSolver};
 /// use layerwise::state::State;
 ///
@@ -61,13 +60,13 @@ impl ParameterReport {
 ///         workspace: &mut LocalWorkspace<T>,
 ///         parameters: &mut [T],
 ///     ) -> Result<ParameterReport, Error> {
-///         let wanted = Wanted { parameters: true, ..Wanted::NONE };
-///         let before = problem.evaluate(wanted, workspace);
+///         let at = problem.evaluate(Parameters, workspace);
+///         let (before, gradient) = (at.energy(), at.parameter_gradient());
 ///         let step = T::of(self.0 / problem.examples() as f64);
-///         let gradient = workspace.parameter_gradient();
 ///         let trial: Vec<T> =
 ///             problem.parameters().iter().zip(gradient).map(|(&x, &g)| x - step * g).collect();
-///         let lower = problem.at_parameters(&trial)?.evaluate(Wanted::NONE, workspace) < before;
+///         let after = problem.at_parameters(&trial)?.evaluate(Value, workspace).energy();
+///         let lower = after < before;
 ///         if lower {
 ///             parameters.copy_from_slice(&trial);
 ///         }
@@ -137,3 +136,44 @@ macro_rules! forward {
 }
 
 forward!(&S, Box<S>, Arc<S>);
+
+impl<T: Scalar> DecoupledCircuit<T> {
+    /// Moves θ_t by one call of `solver`, with a new state, on the selected examples; targets and all
+    /// other parameters fixed.
+    ///
+    /// To keep its state over several batches, call [`ParameterSolver::solve`] on
+    /// [`DecoupledCircuit::local_problem`]s, and [`DecoupledCircuit::set_parameters`].
+    ///
+    /// # Errors
+    /// [`Error::UnknownLayer`], errors of the selection, [`Error::NoExamples`], and those of the
+    /// solver; θ_t is unchanged then.
+    pub fn solve_parameters(
+        &mut self,
+        t: usize,
+        solver: &dyn ParameterSolver<T>,
+        selection: &Selection<'_>,
+    ) -> Result<ParameterReport, Error> {
+        self.check_layer(t)?;
+        let mut parameters = self.circuit.parameters(t).to_vec();
+        let report = self.with_problem(selection, "a W-step", |mut problem| {
+            problem.batch.training = true;
+            let problem = problem.local(t);
+            let mut workspace = problem.workspace();
+            solver.solve(
+                &mut solver.start(),
+                &problem,
+                &mut workspace,
+                &mut parameters,
+            )
+        })??;
+        if !all_finite(&parameters) {
+            return Err(Error::NonFinite {
+                quantity: Quantity::Parameter,
+                layer: t,
+                step: 0,
+            });
+        }
+        self.circuit.parameters_mut()[t] = parameters;
+        Ok(report)
+    }
+}

@@ -1,6 +1,6 @@
 //! Bounds of the curvature of E in z.
 
-use crate::circuit::Circuit;
+use crate::energy::Layers;
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::state::State;
@@ -23,9 +23,9 @@ impl<T: Scalar> Curvature<T> {
     ///
     /// # Errors
     /// [`Error::NoCurvatureBound`] for a layer or loss that gives none.
-    pub(crate) fn new(circuit: &Circuit<T>) -> Result<Self, Error> {
+    pub(crate) fn new(layers: Layers<'_, T>) -> Result<Self, Error> {
         let [mut blocks, mut couplings] = [Vec::new(), Vec::new()];
-        compute(circuit, [&mut blocks, &mut couplings], &mut Vec::new())?;
+        compute(layers, [&mut blocks, &mut couplings], &mut Vec::new())?;
         Ok(Self { blocks, couplings })
     }
 
@@ -43,25 +43,24 @@ impl<T: Scalar> Curvature<T> {
 pub(super) fn refresh<'a, T: Scalar>(
     state: &'a mut State<T>,
     every: u64,
-    circuit: &Circuit<T>,
+    layers: Layers<'_, T>,
 ) -> Result<(&'a [T], &'a [T]), Error> {
     let (numbers, work) = state.split::<Vec<T>>();
     let (counts, values) = (numbers.counts, numbers.values);
-    let known = counts.len() == 1 + circuit.dims().len()
+    let known = counts.len() == 1 + layers.dims().len()
         && values.len() == 3
-        && values[0].len() + 1 == circuit.depth();
-    let widths = || circuit.dims().iter().map(|&dim| dim as u64);
-    let same =
-        known && counts[1..].iter().copied().eq(widths()) && values[2] == circuit.penalties();
+        && values[0].len() + 1 == layers.depth();
+    let widths = || layers.dims().iter().map(|&dim| dim as u64);
+    let same = known && counts[1..].iter().copied().eq(widths()) && values[2] == layers.penalties();
     if !same || counts[0] % every.max(1) == 0 {
         counts.clear();
         values.resize_with(3, Vec::new);
         let [blocks, couplings, penalties] = &mut values[..] else {
             unreachable!("three arrays");
         };
-        compute(circuit, [blocks, couplings], work)?;
+        compute(layers, [blocks, couplings], work)?;
         penalties.clear();
-        penalties.extend_from_slice(circuit.penalties());
+        penalties.extend_from_slice(layers.penalties());
         counts.push(0);
         counts.extend(widths());
     }
@@ -70,28 +69,32 @@ pub(super) fn refresh<'a, T: Scalar>(
 }
 
 fn compute<T: Scalar>(
-    circuit: &Circuit<T>,
+    layers: Layers<'_, T>,
     [blocks, couplings]: [&mut Vec<T>; 2],
     work: &mut Vec<T>,
 ) -> Result<(), Error> {
     blocks.clear();
     couplings.clear();
-    let longest = circuit.layers().map(|layer| layer.bound_scratch()).max();
+    let longest = layers
+        .circuit()
+        .layers()
+        .map(|layer| layer.bound_scratch())
+        .max();
     work.resize(longest.unwrap_or(0), T::zero());
     let missing = |of, layer| Error::NoCurvatureBound { of, layer };
     let loss_bound = |t: usize| {
-        let bound = circuit.loss(t).curvature_bound(circuit.loss_parameters(t));
-        Ok(circuit.weight(t) * bound.ok_or(missing("the loss", t))?)
+        let bound = layers.loss(t).curvature_bound(layers.loss_parameters(t));
+        Ok(layers.weight(t) * bound.ok_or(missing("the loss", t))?)
     };
-    for t in 1..circuit.depth() {
-        let layer = circuit.layer(t);
+    for t in 1..layers.depth() {
+        let layer = layers.layer(t);
         let own = &mut work[..layer.bound_scratch()];
         let jacobian = layer
-            .curvature_bound(circuit.layer_parameters(t), own)
+            .curvature_bound(layers.layer_parameters(t), own)
             .ok_or(missing("the layer", t))?;
         let (below, above) = (loss_bound(t - 1)?, loss_bound(t)?);
-        blocks.push(below + above * jacobian + circuit.target_regularizers()[t - 1].curvature());
-        if t + 1 < circuit.depth() {
+        blocks.push(below + above * jacobian + layers.target_regularizers()[t - 1].curvature());
+        if t + 1 < layers.depth() {
             couplings.push(above * jacobian.sqrt());
         }
     }

@@ -34,7 +34,7 @@ use crate::state::State;
 ///         problem: &mut TargetProblem<'_, '_, T>,
 ///         trial: &mut Trial<T>,
 ///     ) -> Result<(), Error> {
-///         for t in 1..problem.circuit().depth() {
+///         for t in 1..problem.layers().depth() {
 ///             trial.for_each(t, problem, |share, z, gradient| {
 ///                 let norm = gradient.iter().fold(T::zero(), |sum, &g| sum + g * g).sqrt();
 ///                 if norm > T::zero() {
@@ -205,7 +205,7 @@ impl<T: Scalar, D: Descent<T>> TargetSolver<T> for Iterate<D> {
         state: &mut State<T>,
         problem: &mut TargetProblem<'_, '_, T>,
     ) -> Result<SolveReport, Error> {
-        let (n, depth) = (problem.batch().len(), problem.circuit().depth());
+        let (n, depth) = (problem.batch().len(), problem.layers().depth());
         if self.steps == 0 || depth == 1 {
             return Ok(SolveReport::new(0, n));
         }

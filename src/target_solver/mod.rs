@@ -22,6 +22,7 @@ pub(crate) use curvature::Curvature;
 pub use descent::{Descent, Iterate};
 pub(crate) use gauss_newton::Link;
 pub use gauss_newton::{ConjugateGradients, GaussNewton, LinearSolver};
+pub(crate) use problem::Predictions;
 pub use problem::TargetProblem;
 pub use red_black::RedBlack;
 pub use report::{Convergence, SolveReport, SolveStop};
@@ -30,6 +31,8 @@ pub use step_size::StepSize;
 pub use synchronous_descent::SynchronousDescent;
 pub use trial::{Check, Trial, Verdict};
 
+use crate::decoupled::{DecoupledCircuit, Selection};
+use crate::energy::{BatchMut, Layers, Workspace};
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::state::State;
@@ -58,7 +61,7 @@ use crate::state::State;
 ///     ) -> Result<SolveReport, Error> {
 ///         problem.predict();
 ///         problem.attempt(0, |problem| {
-///             for t in (1..problem.circuit().depth()).rev() {
+///             for t in (1..problem.layers().depth()).rev() {
 ///                 problem.target_gradient(t);
 ///                 problem.check_target_gradient(t, 0)?;
 ///                 problem.descend(t, T::of(self.0));
@@ -110,6 +113,28 @@ macro_rules! forward {
 }
 
 forward!(&S, Box<S>, Arc<S>);
+
+impl<T: Scalar> DecoupledCircuit<T> {
+    /// Moves the auxiliary targets of the selected examples by one call of `solver`, with a new
+    /// state, θ fixed.
+    ///
+    /// # Errors
+    /// Errors of the selection, [`Error::NoExamples`], and those of the solver, whose completed steps
+    /// stand.
+    pub fn solve_targets(
+        &mut self,
+        solver: &dyn TargetSolver<T>,
+        selection: &Selection<'_>,
+    ) -> Result<SolveReport, Error> {
+        let solve = |layers: Layers<'_, T>, batch: &mut BatchMut<'_, T>| {
+            let (mut workspace, mut predictions) = (Workspace::new(), Predictions::None);
+            let mut problem =
+                TargetProblem::new(layers, batch, &[], &mut workspace, &mut predictions);
+            solver.solve(&mut solver.start(), &mut problem)
+        };
+        self.change_targets(selection, "a Z-step", solve, |_| true)?
+    }
+}
 
 /// Reads options as their derived form, and checks them by `$check` like a constructor.
 #[cfg(feature = "serde")]

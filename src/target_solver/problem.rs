@@ -2,14 +2,11 @@
 
 use std::ops::Range;
 
-use crate::check::check_length;
-use crate::circuit::Circuit;
-use crate::energy::Wanted;
-use crate::energy::{Batch, BatchMut, LocalWorkspace, Workspace};
+use crate::energy::{
+    Ask, Batch, BatchMut, Evaluation, Layers, LocalWorkspace, Problem, Wanted, Workspace,
+};
 use crate::error::{Error, Quantity};
-use crate::kernel::Execution;
-use crate::kernel::Scalar;
-use crate::kernel::{add_scaled, add_to, all_finite, dot};
+use crate::kernel::{Execution, Scalar, add_scaled, add_to, all_finite, dot, squared_distance};
 
 /// The problem of a Z-step: E over z_1, …, z_{T−1} of one batch, θ fixed.
 ///
@@ -17,94 +14,88 @@ use crate::kernel::{add_scaled, add_to, all_finite, dot};
 /// solver which starts at the forward pass does not compute it again.
 #[derive(Debug)]
 pub struct TargetProblem<'a, 'b, T: Scalar> {
-    circuit: &'a Circuit<T>,
+    layers: Layers<'a, T>,
     batch: &'a mut BatchMut<'b, T>,
-    workspace: &'a mut Workspace<T>,
     /// λ_1, …, λ_{T−1}; empty if there are none.
     multipliers: &'a [Vec<T>],
-    predictions: Predictions,
+    workspace: &'a mut Workspace<T>,
+    predictions: &'a mut Predictions,
 }
 
-/// What the predictions in the workspace are.
+/// What the predictions in a workspace are: whoever moves targets or θ keeps it true.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Predictions {
-    /// Not of this batch.
+pub(crate) enum Predictions {
+    /// Not of this batch and θ.
     None,
     /// Of targets that have changed since.
     Earlier,
     /// Of the targets as they are.
     Current,
+    /// The same, and the energies are theirs.
+    Evaluated,
+}
+
+impl Predictions {
+    fn are_current(self) -> bool {
+        matches!(self, Self::Current | Self::Evaluated)
+    }
 }
 
 impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
     pub(crate) fn new(
-        circuit: &'a Circuit<T>,
+        layers: Layers<'a, T>,
         batch: &'a mut BatchMut<'b, T>,
+        multipliers: &'a [Vec<T>],
         workspace: &'a mut Workspace<T>,
+        predictions: &'a mut Predictions,
     ) -> Self {
         Self {
-            circuit,
+            layers,
             batch,
-            workspace,
-            multipliers: &[],
-            predictions: Predictions::None,
-        }
-    }
-
-    /// The same problem with Lagrange multipliers: + λ_tⁱ·(z_tⁱ − ẑ_tⁱ) for t = 1, …, T−1 and every
-    /// example, λ_t d_t × n column-major.
-    ///
-    /// # Errors
-    /// [`Error::Length`] if they are not T − 1 arrays like the targets.
-    pub fn with_multipliers(self, multipliers: &'a [Vec<T>]) -> Result<Self, Error> {
-        let hidden = self.circuit.depth() - 1;
-        if multipliers.len() != hidden {
-            return Err(Error::Length {
-                what: "multipliers λ_1, …, λ_{T−1}".into(),
-                expected: hidden,
-                found: multipliers.len(),
-            });
-        }
-        for (t, own) in (1..).zip(multipliers) {
-            check_length("multipliers λ_t", own, self.batch().z(t).len())?;
-        }
-        Ok(Self {
             multipliers,
-            ..self
-        })
+            workspace,
+            predictions,
+        }
     }
 
-    /// The circuit, whose parameters stay as they are.
-    pub fn circuit(&self) -> &'a Circuit<T> {
-        self.circuit
+    /// The circuit with the terms of E; its parameters stay as they are.
+    pub fn layers(&self) -> Layers<'a, T> {
+        self.layers
+    }
+
+    /// E on the batch, with the multipliers, for reading.
+    pub fn problem(&self) -> Problem<'_, T> {
+        Problem {
+            layers: self.layers,
+            batch: self.batch.view(),
+            multipliers: self.multipliers,
+        }
     }
 
     /// How the layers' problems are scheduled.
     pub(super) fn execution(&self) -> Execution {
-        self.batch.execution
+        self.batch.base.execution
     }
 
-    /// z_0, …, z_T, with the multipliers.
+    /// z_0, …, z_T.
     pub fn batch(&self) -> Batch<'_, T> {
-        Batch {
-            multipliers: self.multipliers,
-            ..self.batch.view()
-        }
+        self.batch.view()
     }
 
     /// What an evaluation reads, beside the memory that it writes.
-    pub(super) fn split(&mut self) -> (&'a Circuit<T>, Batch<'_, T>, &mut Workspace<T>) {
-        let batch = Batch {
+    pub(super) fn split(&mut self) -> (Problem<'_, T>, &mut Workspace<T>) {
+        let problem = Problem {
+            layers: self.layers,
+            batch: self.batch.view(),
             multipliers: self.multipliers,
-            ..self.batch.view()
         };
-        (self.circuit, batch, self.workspace)
+        (problem, self.workspace)
     }
 
     /// The targets, to be changed: the only way to them.
     fn targets(&mut self) -> (&mut BatchMut<'b, T>, &Workspace<T>) {
-        if self.predictions == Predictions::Current {
-            self.predictions = Predictions::Earlier;
+        if self.predictions.are_current() {
+            *self.predictions = Predictions::Earlier;
         }
         (self.batch, self.workspace)
     }
@@ -128,7 +119,7 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
     }
 
     /// Results of the last evaluation.
-    pub fn workspace(&self) -> &Workspace<T> {
+    pub(crate) fn workspace(&self) -> &Workspace<T> {
         self.workspace
     }
 
@@ -138,9 +129,10 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
     /// [`Error::NonFinite`] if a prediction is not finite; the targets are unchanged then.
     pub fn refresh(&mut self) -> Result<(), Error> {
         // What it leaves in the workspace are no predictions from the targets, if it fails.
-        self.predictions = Predictions::None;
-        self.circuit.forward_pass(self.batch.view(), self.workspace);
-        let hidden = 1..self.circuit.depth();
+        *self.predictions = Predictions::None;
+        let (problem, workspace) = self.split();
+        problem.forward_pass(workspace);
+        let hidden = 1..self.layers.depth();
         for t in hidden.clone() {
             let prediction = &self.workspace.locals[t - 1].prediction;
             check_finite(Quantity::Prediction, t, 0, prediction)?;
@@ -148,9 +140,9 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
         for t in hidden {
             let (batch, workspace) = self.targets();
             let prediction = &workspace.locals[t - 1].prediction;
-            batch.target_mut(t).copy_from_slice(prediction);
+            batch.set(t, prediction);
         }
-        self.predictions = Predictions::Current;
+        *self.predictions = Predictions::Current;
         Ok(())
     }
 
@@ -160,21 +152,20 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
     /// # Errors
     /// [`Error::NonFinite`] if a target is not finite; all are put back then.
     pub fn chain(&mut self, mut choose: impl FnMut(usize, &[T], &mut [T])) -> Result<(), Error> {
-        let depth = self.circuit.depth();
-        self.workspace.fit(self.circuit);
+        let depth = self.layers.depth();
+        self.workspace.fit(depth);
         self.attempt(0, |problem| {
-            problem.predictions = Predictions::None;
+            *problem.predictions = Predictions::None;
             for t in 0..depth {
-                let (circuit, batch, workspace) = problem.split();
-                let local = &mut workspace.locals[t];
-                circuit.local_problem(t, batch).predict(local);
+                let (problem_now, workspace) = problem.split();
+                problem_now.local(t).predict(&mut workspace.locals[t]);
                 if t + 1 < depth {
                     let (batch, workspace) = problem.targets();
                     let prediction = &workspace.locals[t].prediction;
                     choose(t + 1, prediction, batch.target_mut(t + 1));
                 }
             }
-            problem.predictions = Predictions::Current;
+            *problem.predictions = Predictions::Current;
             Ok(())
         })
     }
@@ -194,7 +185,7 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
         self.save(&mut before);
         let made = step(self).and_then(|()| self.check_targets(number));
         if made.is_err() {
-            self.draw_back(&before, 0..self.batch.ids.len(), T::zero());
+            self.draw_back(&before, 0..self.batch.base.len(), T::zero());
         }
         self.workspace.previous = before;
         made
@@ -202,7 +193,7 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
 
     /// Copies z_1, …, z_{T−1} to `before`.
     pub(super) fn save(&self, before: &mut Vec<Vec<T>>) {
-        let (batch, hidden) = (self.batch.view(), 1..self.circuit.depth());
+        let (batch, hidden) = (self.batch.view(), 1..self.layers.depth());
         before.resize_with(hidden.len(), Vec::new);
         for (t, before) in hidden.zip(before) {
             before.clear();
@@ -212,7 +203,7 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
 
     /// z ← z' + `share` · (z − z') for some examples, z' being the targets in `before`.
     pub(super) fn draw_back(&mut self, before: &[Vec<T>], examples: Range<usize>, share: T) {
-        let dims = self.circuit.dims();
+        let dims = self.layers.dims();
         let (batch, _) = self.targets();
         for (t, before) in (1..).zip(before) {
             let own = examples.start * dims[t]..examples.end * dims[t];
@@ -230,43 +221,49 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
     /// Whether all targets are finite.
     pub(super) fn check_targets(&self, number: u64) -> Result<(), Error> {
         let batch = self.batch.view();
-        (1..self.circuit.depth())
+        (1..self.layers.depth())
             .try_for_each(|t| check_finite(Quantity::Target, t, number, batch.z(t)))
     }
 
     /// Computes every ẑ_{t+1} = f_t(z_t, θ_t), unless they are current.
     pub fn predict(&mut self) {
-        if self.predictions != Predictions::Current {
-            self.circuit
-                .predict_locally(self.batch.view(), self.workspace);
-            self.predictions = Predictions::Current;
+        if !self.predictions.are_current() {
+            let (problem, workspace) = self.split();
+            problem.predict_locally(workspace);
+            *self.predictions = Predictions::Current;
         }
     }
 
     /// [`TargetProblem::predict`], unless the workspace has predictions of this batch, whatever its
     /// targets were.
     fn predict_once(&mut self) {
-        if self.predictions == Predictions::None {
+        if *self.predictions == Predictions::None {
             self.predict();
         }
     }
 
-    /// E, and the wanted gradients ∂E/∂θ_t and ∂E/∂z_t into the workspace.
-    pub fn evaluate(&mut self, parameters: bool, targets: bool) -> T {
-        let predict = self.predictions != Predictions::Current;
-        let (circuit, batch, workspace) = self.split();
-        circuit.differentiate(batch, predict, [parameters, targets], workspace);
-        self.predictions = Predictions::Current;
+    /// E and the wanted gradients at the targets as they are.
+    pub fn evaluate<W: Wanted>(&mut self, _wanted: W) -> Evaluation<'_, T, W> {
+        self.differentiate(W::ASK);
+        Evaluation::new(self.workspace)
+    }
+
+    /// The same into the workspace, and E.
+    pub(crate) fn differentiate(&mut self, ask: Ask) -> T {
+        let predict = !self.predictions.are_current();
+        let (problem, workspace) = self.split();
+        problem.differentiate(ask, predict, workspace);
+        *self.predictions = Predictions::Evaluated;
         self.workspace.energy()
     }
 
-    /// [`TargetProblem::evaluate`] with predictions and Jacobians left as they are in the
+    /// [`TargetProblem::differentiate`] with predictions and Jacobians left as they are in the
     /// workspace, those of the last forward pass ([`TargetProblem::refresh`]), while the targets
     /// have moved: the fixed-prediction assumption.
-    pub fn evaluate_frozen(&mut self, parameters: bool, targets: bool) -> T {
+    pub(crate) fn evaluate_frozen(&mut self, ask: Ask) -> T {
         self.predict_once();
-        let (circuit, batch, workspace) = self.split();
-        circuit.differentiate_frozen(batch, parameters, targets, workspace)
+        let (problem, workspace) = self.split();
+        problem.differentiate_frozen(ask, workspace)
     }
 
     /// E of the i-th example of the batch, its weight included, at the last evaluation.
@@ -278,27 +275,28 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
     /// Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖² over the hidden layers, without weights or μ.
     pub fn squared_gap(&mut self) -> T {
         self.predict();
-        let (circuit, batch, workspace) = self.split();
-        let locals = &mut workspace.locals[..circuit.depth() - 1];
-        batch.execution.for_each(locals, |t, local| {
-            local.measure_gap(batch.z(t + 1));
+        let evaluated = *self.predictions == Predictions::Evaluated;
+        let (problem, workspace) = self.split();
+        let locals = &mut workspace.locals[..problem.layers.depth() - 1];
+        problem.batch.execution.for_each(locals, |t, local| {
+            local.squared_gap = match evaluated {
+                true => problem.local(t).squared_gap(local),
+                false => squared_distance(problem.batch.z(t + 1), &local.prediction),
+            };
         });
-        self.workspace.squared_gap()
+        let gaps = locals.iter().map(|local| local.squared_gap);
+        gaps.fold(T::zero(), |sum, gap| sum + gap)
     }
 
     /// ℓ_t, and ∂E/∂θ_t alone into the workspace.
     ///
     /// # Panics
     /// If t ≥ T.
-    pub fn parameter_gradient(&mut self, t: usize) -> T {
+    pub(crate) fn parameter_gradient(&mut self, t: usize) -> T {
         self.predict();
-        let wanted = Wanted {
-            parameters: true,
-            ..Wanted::NONE
-        };
-        let (circuit, batch, workspace) = self.split();
-        let problem = circuit.local_problem(t, batch);
-        problem.differentiate(wanted, &mut workspace.locals[t])
+        let (problem, workspace) = self.split();
+        let local = &mut workspace.locals[t];
+        problem.local(t).differentiate(Ask::PARAMETERS, local)
     }
 
     /// The weights of the examples, one per column; `None` if every weight is 1.
@@ -306,7 +304,7 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
     /// A weight scales an example's energy and gradients, and must not change how its targets
     /// move: a step along [`TargetProblem::target_gradient`] divides by it.
     pub fn example_weights(&self) -> Option<&'b [T]> {
-        let weights: &'b [T] = self.batch.weights;
+        let weights: &'b [T] = self.batch.base.weights;
         (!weights.is_empty()).then_some(weights)
     }
 
@@ -323,7 +321,7 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
     /// stays, whatever the step is.
     pub(super) fn descend_by(&mut self, t: usize, step: T, share: impl Fn(usize) -> T) {
         let weights = self.example_weights();
-        let dim = self.circuit.dims()[t];
+        let dim = self.layers.dims()[t];
         let (z, gradient) = self.target_and_gradient(t);
         let columns = z.chunks_exact_mut(dim).zip(gradient.chunks_exact(dim));
         for (i, (z, gradient)) in columns.enumerate() {
@@ -347,12 +345,12 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
     /// If t is not in 1..T.
     pub fn target_gradient(&mut self, t: usize) -> &[T] {
         assert!(
-            0 < t && t < self.circuit.depth(),
+            0 < t && t < self.layers.depth(),
             "z_{t} is no auxiliary target"
         );
         self.predict_once();
-        let (circuit, batch, workspace) = self.split();
-        gradient_of(circuit, batch, t, &mut workspace.locals[t - 1..=t]);
+        let (problem, workspace) = self.split();
+        gradient_of(problem, t, &mut workspace.locals[t - 1..=t]);
         &self.workspace.locals[t - 1].d_target
     }
 
@@ -360,36 +358,36 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
     /// execution schedules them: no two of them share a local problem.
     pub(super) fn alternate_gradients(&mut self, first: usize) {
         self.predict_once();
-        let (circuit, batch, workspace) = self.split();
+        let (problem, workspace) = self.split();
         let locals = &mut workspace.locals[first - 1..];
-        batch.execution.for_each_chunk(locals, 2, |i, pair| {
-            if pair.len() == 2 {
-                gradient_of(circuit, batch, first + 2 * i, pair);
-            }
-        });
+        problem
+            .batch
+            .execution
+            .for_each_chunk(locals, 2, |i, pair| {
+                if pair.len() == 2 {
+                    gradient_of(problem, first + 2 * i, pair);
+                }
+            });
     }
 
     /// Computes ẑ_{t+1} anew for t = `first`, `first` + 2, …, whose z_t alone have moved since
     /// predictions were last current.
     pub(super) fn predict_alternate(&mut self, first: usize) {
-        let (circuit, batch, workspace) = self.split();
-        // Targets have moved of layers that are not predicted anew.
-        for local in &mut workspace.locals {
-            local.squared_gap = None;
-        }
+        let (problem, workspace) = self.split();
         let locals = &mut workspace.locals[first..];
-        batch.execution.for_each_chunk(locals, 2, |i, pair| {
-            circuit
-                .local_problem(first + 2 * i, batch)
-                .predict(&mut pair[0]);
-        });
-        self.predictions = Predictions::Current;
+        problem
+            .batch
+            .execution
+            .for_each_chunk(locals, 2, |i, pair| {
+                problem.local(first + 2 * i).predict(&mut pair[0]);
+            });
+        *self.predictions = Predictions::Current;
     }
 
     /// Σ over the i-th example's units of (∂E/∂z_t)², divided by its squared weight, of the
     /// gradient in the workspace.
     pub(super) fn squared_gradient(&self, t: usize, i: usize) -> T {
-        let dim = self.circuit.dims()[t];
+        let dim = self.layers.dims()[t];
         let own = &self.workspace.target_gradient(t)[i * dim..(i + 1) * dim];
         match self.example_weights() {
             None => dot(own, own),
@@ -409,11 +407,10 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
         change: impl Fn(&mut [T], &[T], &mut S) + Sync,
     ) {
         let (batch, workspace) = self.targets();
-        let execution = batch.execution;
-        batch.keep_all();
-        let (z, range) = batch.hidden_mut();
-        execution.for_each_pair(z, states, |i, z, state| {
-            change(&mut z[range(i)], &workspace.locals[i].d_target, state);
+        let execution = batch.base.execution;
+        let (drafts, range) = batch.hidden_mut();
+        execution.for_each_pair(drafts, states, |i, draft, state| {
+            change(&mut draft.z[range(i)], &workspace.locals[i].d_target, state);
         });
     }
 
@@ -431,26 +428,12 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
 }
 
 /// ∂E/∂z_t from the local problems of layers t − 1 and t, into the first's workspace.
-fn gradient_of<T: Scalar>(
-    circuit: &Circuit<T>,
-    batch: Batch<'_, T>,
-    t: usize,
-    pair: &mut [LocalWorkspace<T>],
-) {
+fn gradient_of<T: Scalar>(problem: Problem<'_, T>, t: usize, pair: &mut [LocalWorkspace<T>]) {
     let (below, above) = pair.split_at_mut(1);
     let (below, above) = (&mut below[0], &mut above[0]);
-    let input = Wanted {
-        input: true,
-        ..Wanted::NONE
-    };
-    let target = Wanted {
-        target: true,
-        ..Wanted::NONE
-    };
-    circuit.local_problem(t, batch).differentiate(input, above);
-    circuit
-        .local_problem(t - 1, batch)
-        .differentiate(target, below);
+    let (input, target) = (Ask::new(false, true, false), Ask::new(false, false, true));
+    problem.local(t).differentiate(input, above);
+    problem.local(t - 1).differentiate(target, below);
     add_to(&mut below.d_target, &above.d_input);
 }
 

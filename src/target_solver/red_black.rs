@@ -78,7 +78,7 @@ impl HalfSweeps {
         problem: &mut TargetProblem<'_, '_, T>,
         trial: &mut Trial<T>,
     ) -> Result<(), Error> {
-        let depth = problem.circuit().depth();
+        let depth = problem.layers().depth();
         if first >= depth {
             return Ok(());
         }
@@ -98,7 +98,7 @@ impl<T: Scalar> Descent<T> for HalfSweeps {
         state: &mut State<T>,
         problem: &mut TargetProblem<'_, '_, T>,
     ) -> Result<(), Error> {
-        self.0.begin(state, problem.circuit())
+        self.0.begin(state, problem.layers())
     }
 
     fn look(
@@ -119,7 +119,7 @@ impl<T: Scalar> Descent<T> for HalfSweeps {
         trial: &mut Trial<T>,
     ) -> Result<(), Error> {
         // The half of z_{T−1}, which feels the output, moves first.
-        let halves = match problem.circuit().depth() % 2 {
+        let halves = match problem.layers().depth() % 2 {
             0 => [1, 2],
             _ => [2, 1],
         };

@@ -73,7 +73,7 @@ impl<T: Scalar> Descent<T> for Sweep {
         state: &mut State<T>,
         problem: &mut TargetProblem<'_, '_, T>,
     ) -> Result<(), Error> {
-        self.0.begin(state, problem.circuit())
+        self.0.begin(state, problem.layers())
     }
 
     fn look(
@@ -92,7 +92,7 @@ impl<T: Scalar> Descent<T> for Sweep {
         problem: &mut TargetProblem<'_, '_, T>,
         trial: &mut Trial<T>,
     ) -> Result<(), Error> {
-        let last = problem.circuit().depth() - 1;
+        let last = problem.layers().depth() - 1;
         for t in (1..=last).rev() {
             problem.target_gradient(t);
             // What stands behind the first sweep's gradients is the E that the call began with.

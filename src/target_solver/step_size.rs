@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 
 use super::curvature;
 use super::trial::Check;
-use crate::circuit::Circuit;
+use crate::energy::Layers;
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::state::State;
@@ -141,12 +141,12 @@ impl StepRule {
     pub(super) fn begin<T: Scalar>(
         self,
         state: &mut State<T>,
-        circuit: &Circuit<T>,
+        layers: Layers<'_, T>,
     ) -> Result<(), Error> {
         // It was in range for f64.
         self.size.validate::<T>()?;
         if let StepSize::Bounded { .. } = self.size {
-            curvature::refresh(state, self.bound_every.get(), circuit)?;
+            curvature::refresh(state, self.bound_every.get(), layers)?;
         }
         Ok(())
     }

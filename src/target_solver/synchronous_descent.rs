@@ -109,13 +109,13 @@ impl<T: Scalar> Descent<T> for Rule<T> {
         state: &mut State<T>,
         problem: &mut TargetProblem<'_, '_, T>,
     ) -> Result<(), Error> {
-        let (circuit, n) = (problem.circuit(), problem.batch().len());
-        let hidden = &circuit.dims()[1..circuit.depth()];
+        let (layers, n) = (problem.layers(), problem.batch().len());
+        let hidden = &layers.dims()[1..layers.depth()];
         let (numbers, moments) = state.split::<Moments<T>>();
         if numbers.parts.is_empty() {
             numbers.parts.push(State::new());
         }
-        self.step.begin(&mut numbers.parts[0], circuit)?;
+        self.step.begin(&mut numbers.parts[0], layers)?;
         moments.layers.resize_with(hidden.len(), Vec::new);
         for (own, &dim) in moments.layers.iter_mut().zip(hidden) {
             own.clear();

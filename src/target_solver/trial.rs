@@ -2,6 +2,7 @@
 
 use super::TargetProblem;
 use super::report::{Convergence, SolveReport};
+use crate::energy::Ask;
 use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, add_to};
 
@@ -127,12 +128,12 @@ impl<T: Scalar> Trial<T> {
     /// # Errors
     /// [`Error::NonFinite`] for an energy or a gradient that is not finite.
     pub fn evaluate(&mut self, problem: &mut TargetProblem<'_, '_, T>) -> Result<(), Error> {
-        problem.evaluate(false, true);
+        problem.differentiate(Ask::TARGETS);
         problem.workspace().check_energies(self.number)?;
-        for t in 0..problem.circuit().depth() {
+        for t in 0..problem.layers().depth() {
             self.record_energy(t, problem)?;
         }
-        (1..problem.circuit().depth()).try_for_each(|t| self.record_gradient(t, problem))
+        (1..problem.layers().depth()).try_for_each(|t| self.record_gradient(t, problem))
     }
 
     /// Evaluates and records the E that the call began with, before its first step and if E has a part
@@ -144,8 +145,8 @@ impl<T: Scalar> Trial<T> {
         if self.number > 0 || !self.needs_energies() {
             return Ok(());
         }
-        problem.evaluate(false, false);
-        (0..problem.circuit().depth()).try_for_each(|t| self.record_energy(t, problem))
+        problem.differentiate(Ask::VALUE);
+        (0..problem.layers().depth()).try_for_each(|t| self.record_energy(t, problem))
     }
 
     /// Records ℓ_t of every example as the workspace has it, if it is that of the targets that the
@@ -165,8 +166,8 @@ impl<T: Scalar> Trial<T> {
         if self.number > 0 || !self.needs_energies() {
             return Ok(());
         }
-        let local = problem.workspace().local(t);
-        if !local.energy().is_finite() {
+        let local = &problem.workspace().locals[t];
+        if !local.energy.is_finite() {
             return Err(Error::NonFinite {
                 quantity: Quantity::Energy,
                 layer: t,
@@ -174,7 +175,7 @@ impl<T: Scalar> Trial<T> {
             });
         }
         self.first[t].clear();
-        self.first[t].extend_from_slice(local.energies());
+        self.first[t].extend_from_slice(&local.energies);
         Ok(())
     }
 
@@ -344,7 +345,7 @@ impl<T: Scalar> Trial<T> {
 
     /// Judges every step that is not accepted yet; gives whether some must be judged again.
     fn judge_once(&mut self, round: usize, problem: &mut TargetProblem<'_, '_, T>) -> bool {
-        problem.evaluate(false, false);
+        problem.differentiate(Ask::VALUE);
         // Before any target is drawn back: the energies are those of this evaluation.
         let quarter = T::of(0.25);
         let mut again = false;

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use super::joint;
 use super::per_example::zeros;
 use super::scheme::Scheme;
 use super::visit::{Evaluated, Visit};
 use super::w_step::WStep;
-use super::joint;
 use crate::check::check_length;
 use crate::decoupled::{DecoupledCircuit, TargetInit, TargetUse};
 use crate::error::Error;
@@ -292,7 +292,9 @@ impl<T: Scalar> Decoupling<T> {
             if let Some(rate) = self.multipliers {
                 let rate = T::of(rate) * problem.layers().penalties()[t - 1];
                 let all = &mut parts[MULTIPLIERS].values[t - 1];
-                each(all, columns, z, prediction, |own, z, p| *own += rate * (z - p));
+                each(all, columns, z, prediction, |own, z, p| {
+                    *own += rate * (z - p)
+                });
             }
         }
     }
@@ -322,10 +324,9 @@ impl<T: Scalar> Scheme<T> for Decoupling<T> {
                 "joint descent with several parameter steps",
                 "θ and z step together, once a visit",
             ),
-            (ZStep::None, _) if w_step.is_none() => refused(
-                "no Z-step with no W-step",
-                "nothing would move",
-            ),
+            (ZStep::None, _) if w_step.is_none() => {
+                refused("no Z-step with no W-step", "nothing would move")
+            }
             (_, Targets::Refreshed) if w_step.is_none() => refused(
                 "refreshed targets with no W-step",
                 "nothing that a visit does would last",

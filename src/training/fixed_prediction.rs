@@ -6,10 +6,10 @@ use super::visit::{Visit, needs_gradients};
 use super::w_step::WStep;
 use super::z_il::check_exactness;
 use crate::decoupled::{DecoupledCircuit, TargetUse};
-use crate::energy::{Ask, Layers};
-use crate::state::State;
+use crate::energy::Ask;
 use crate::error::Error;
 use crate::kernel::Scalar;
+use crate::state::State;
 use crate::target_solver::TargetProblem;
 
 /// The fixed-prediction assumption: the targets move by synchronous steps of size 1 while

@@ -11,10 +11,7 @@ use crate::segment::Boundaries;
 use crate::state::State;
 
 /// Steps of each example (counts), and the rule's moments by hidden layer (values).
-pub(super) fn start<T: Scalar>(
-    rule: &dyn Optimizer<T>,
-    model: &DecoupledCircuit<T>,
-) -> State<T> {
+pub(super) fn start<T: Scalar>(rule: &dyn Optimizer<T>, model: &DecoupledCircuit<T>) -> State<T> {
     let mut state = State::new();
     state.counts = vec![0; model.examples().len()];
     state.values = zeros(model, rule.slots());
@@ -80,7 +77,9 @@ pub(super) fn visit<T: Scalar>(
     // The norm of all gradients must be known first where it has a bound.
     let early = w.rule().filter(|_| w.is_layerwise());
     let examples = columns.len();
-    let step = w_step::begin(w, number, visit.workspace, examples, visit.factor, |_| false);
+    let step = w_step::begin(w, number, visit.workspace, examples, visit.factor, |_| {
+        false
+    });
     let problem = super::visit::problem(
         visit.circuit,
         visit.terms,

@@ -28,7 +28,7 @@ pub use decoupling::{Decoupling, Targets, ZStep};
 pub use fixed_prediction::FixedPrediction;
 pub use penalty_growth::PenaltyGrowth;
 pub use phase::Phase;
-pub use report::{Event, EpochRecord, PhaseReport, StopReason, TrainingReport, VisitRecord};
+pub use report::{EpochRecord, Event, PhaseReport, StopReason, TrainingReport, VisitRecord};
 pub use scheme::Scheme;
 pub use session::{Session, SessionState};
 pub use stopping::Stopping;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::penalties::PenaltyRule;
 use super::penalty_growth::PenaltyGrowth;
-use super::stopping::Stopping;
 use super::scheme::Scheme;
+use super::stopping::Stopping;
 use super::w_step::WStep;
 use crate::decoupled::TargetUse;
 use crate::error::Error;
@@ -70,10 +70,7 @@ impl<T: Scalar> Phase<T> {
     ///
     /// # Errors
     /// [`Error::Combination`] where the two do not go together.
-    pub fn with_w_step(
-        scheme: impl Scheme<T> + 'static,
-        w_step: WStep<T>,
-    ) -> Result<Self, Error> {
+    pub fn with_w_step(scheme: impl Scheme<T> + 'static, w_step: WStep<T>) -> Result<Self, Error> {
         scheme.check(&w_step)?;
         Ok(Self::of(Arc::new(scheme), w_step))
     }

@@ -1,6 +1,5 @@
 //! What a training run reports.
 
-use crate::kernel::Scalar;
 use crate::target_solver::SolveReport;
 
 /// Why a phase, or a run, ended.

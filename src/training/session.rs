@@ -11,9 +11,7 @@ use std::time::{Duration, Instant};
 use rand::seq::SliceRandom;
 
 use super::penalties::Penalties;
-use super::report::{
-    EpochRecord, Event, PhaseReport, StopReason, TrainingReport, VisitRecord,
-};
+use super::report::{EpochRecord, Event, PhaseReport, StopReason, TrainingReport, VisitRecord};
 use super::stopping::Tracker;
 use super::trainer::Trainer;
 use super::visit::{Statistics, Visit};
@@ -265,7 +263,9 @@ impl<T: Scalar> Session<T> {
         let phases = self.state.phases.clone();
         TrainingReport {
             history: self.state.history.clone(),
-            stop: phases.last().map_or(StopReason::Requested, |phase| phase.stop),
+            stop: phases
+                .last()
+                .map_or(StopReason::Requested, |phase| phase.stop),
             phases,
             steps: self.steps(),
             seconds: self.clock.start.elapsed().as_secs_f64(),
@@ -414,7 +414,9 @@ impl<T: Scalar> Session<T> {
                 }
                 At::PhaseEnd(stop) => {
                     let stop = *stop;
-                    return self.end_phase(stop).map(|report| Some(Event::Phase(report)));
+                    return self
+                        .end_phase(stop)
+                        .map(|report| Some(Event::Phase(report)));
                 }
             }
         }
@@ -494,14 +496,13 @@ impl<T: Scalar> Session<T> {
             false => Chosen::Scattered(columns),
         };
         let targets = phase.scheme.targets();
-        let mut batch = memory.working.lend(examples, &chosen, state.visits, targets);
+        let mut batch = memory
+            .working
+            .lend(examples, &chosen, state.visits, targets);
         batch.base.execution = self.execution.repaid(circuit.work(columns.len()));
 
         // What the schedules give.
-        let number = (
-            epoch.visits,
-            phase.epochs.saturating_mul(phase.batches(n)),
-        );
+        let number = (epoch.visits, phase.epochs.saturating_mul(phase.batches(n)));
         let rule = phase.penalty_rule();
         memory.penalties.clear();
         let penalties_now = penalties.of_visit(rule, number.0, number.1);
@@ -530,10 +531,16 @@ impl<T: Scalar> Session<T> {
         let visited = phase.scheme.visit(scheme_state, &mut visit);
         let completed = done + visit.w_state.steps - before;
         let objective = visited.map_err(|error| at_step(error, completed))?;
-        let batch = visit.batch;
-        let layers = Layers::new(circuit, terms).at_penalties(&memory.penalties);
+        let Visit {
+            circuit,
+            batch,
+            workspace,
+            penalties: now,
+            ..
+        } = visit;
+        let layers = Layers::new(circuit, terms).at_penalties(now);
         penalties
-            .observe(rule, layers.on(batch.view()), &mut memory.workspace)
+            .observe(rule, layers.on(batch.view()), workspace)
             .map_err(|error| at_step(error, completed))?;
 
         // Its results.
@@ -670,7 +677,8 @@ impl<T> Memory<T> {
         self.order.clear();
         self.order.extend(0..n);
         if shuffled {
-            self.order.shuffle(&mut generator(seed, Purpose::Shuffle, epoch));
+            self.order
+                .shuffle(&mut generator(seed, Purpose::Shuffle, epoch));
         }
     }
 }
@@ -722,7 +730,9 @@ fn measure<T: Scalar>(
     for start in (0..n).step_by(size) {
         let batch = model.examples.run(start..(start + size).min(n), 0, false);
         let work = model.circuit.work(batch.len());
-        let problem = model.layers().on(batch.with_execution(execution.repaid(work)));
+        let problem = model
+            .layers()
+            .on(batch.with_execution(execution.repaid(work)));
         loss += problem.composed_loss(workspace).as_f64();
         problem.predict_locally(workspace);
         for t in 1..model.circuit.depth() {

@@ -2,9 +2,7 @@
 
 use super::w_step::{self, LayerStep, WState, WStep};
 use crate::circuit::Circuit;
-use crate::energy::{
-    Batch, BatchMut, Layers, Problem, Terms, Workspace, check_multipliers,
-};
+use crate::energy::{Batch, BatchMut, Layers, Problem, Terms, Workspace, check_multipliers};
 use crate::error::{Error, Quantity};
 use crate::kernel::Scalar;
 use crate::schedule::Schedule;
@@ -184,16 +182,13 @@ impl<'a, T: Scalar> Visit<'a, T> {
         objective: T,
         mut fill: impl FnMut(usize, &mut [T]),
     ) -> Result<Evaluated<'_, 'a, T>, Error> {
-        let problem = self.problem();
-        let lengths = (0..problem.layers().depth()).map(|t| problem.local(t));
-        let mut locals = std::mem::take(&mut self.workspace.locals);
-        locals.resize_with(lengths.len(), crate::energy::LocalWorkspace::new);
-        for (t, (problem, local)) in lengths.zip(&mut locals).enumerate() {
-            problem.fit(local);
+        let problem = problem(self.circuit, self.terms, self.penalties, &self.batch, &[]);
+        self.workspace.fit(problem.layers().depth());
+        for (t, local) in self.workspace.locals.iter_mut().enumerate() {
+            problem.local(t).fit(local);
             local.energy = T::zero();
             fill(t, &mut local.d_parameters);
         }
-        self.workspace.locals = locals;
         self.forget();
         self.given(objective)
     }
@@ -242,13 +237,7 @@ impl<'a, T: Scalar> Visit<'a, T> {
             }
             Kind::Composed => {
                 self.forget();
-                let problem = problem(
-                    self.circuit,
-                    self.terms,
-                    self.penalties,
-                    &self.batch,
-                    &[],
-                );
+                let problem = problem(self.circuit, self.terms, self.penalties, &self.batch, &[]);
                 let loss = problem.backprop(self.workspace).loss();
                 if loss.is_finite() {
                     return Ok(());
@@ -334,7 +323,9 @@ impl<T: Scalar> Evaluated<'_, '_, T> {
         let problem = self.visit.problem();
         let hidden = 0..problem.layers().depth() - 1;
         hidden.fold(T::zero(), |sum, t| {
-            sum + problem.local(t).squared_gap(&self.visit.workspace.locals[t])
+            sum + problem
+                .local(t)
+                .squared_gap(&self.visit.workspace.locals[t])
         })
     }
 

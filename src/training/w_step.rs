@@ -321,7 +321,14 @@ pub(super) fn prepare<T: Scalar>(
     let along = |t: usize| state.layers[t].solver.is_none();
     // Before a rule gets them: its state would keep what is not finite.
     workspace.check_parameter_gradients(number, along)?;
-    let step = begin(w_step, number, workspace, problem.batch().len(), factor, along);
+    let step = begin(
+        w_step,
+        number,
+        workspace,
+        problem.batch().len(),
+        factor,
+        along,
+    );
     let circuit = problem.layers().circuit();
     let gradients = &*workspace;
     execution.for_each_pair(&mut state.layers, steps, |t, state, own| {
@@ -332,7 +339,13 @@ pub(super) fn prepare<T: Scalar>(
             next.resize(gradient.len(), T::zero());
             let moments = &mut state.moments;
             own.finite = step_into(
-                rule, step, theta, moments, Some(gradient), &mut next, execution,
+                rule,
+                step,
+                theta,
+                moments,
+                Some(gradient),
+                &mut next,
+                execution,
             );
             own.next = next;
         }
@@ -350,7 +363,10 @@ fn solve<T: Scalar>(
 ) -> Result<(), Error> {
     let number = state.steps;
     let along = w_step.rule().is_some();
-    let items = (&mut workspace.locals[..], (&mut state.layers[..], &mut *steps));
+    let items = (
+        &mut workspace.locals[..],
+        (&mut state.layers[..], &mut *steps),
+    );
     let solve = |t: usize, (local, (state, own)): LayerItems<'_, T>| {
         let (local, state, own) = (&mut local[0], &mut state[0], &mut own[0]);
         let problem = problem.local(t);
@@ -458,7 +474,15 @@ pub(super) fn step_over<T: Scalar>(
     gradient: &mut [T],
     execution: Execution,
 ) {
-    own.finite = step_into(rule, step, theta, &mut state.moments, None, gradient, execution);
+    own.finite = step_into(
+        rule,
+        step,
+        theta,
+        &mut state.moments,
+        None,
+        gradient,
+        execution,
+    );
 }
 
 /// Group by group, so that only those that decay do. Without a `gradient` it stands in `place`.

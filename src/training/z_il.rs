@@ -6,9 +6,9 @@ use super::visit::{Visit, needs_gradients};
 use super::w_step::WStep;
 use crate::decoupled::{DecoupledCircuit, TargetUse};
 use crate::energy::{Ask, Layers};
-use crate::state::State;
 use crate::error::Error;
 use crate::kernel::Scalar;
+use crate::state::State;
 use crate::target_solver::TargetProblem;
 
 /// Z-IL: the targets start at the forward pass and make T − 1 synchronous steps of size 1; layer

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::elimination::{Elimination, Order};
 use super::operator::Link;
 use super::{Linearised, System};
-use crate::circuit::Circuit;
+use crate::energy::Layers;
 use crate::kernel::cholesky::{divide_transposed, factor, solve_lower, solve_lower_transposed};
 use crate::kernel::{Execution, Matrix, Scalar, Write};
 use crate::kernel::{add_to, subtract_from};
@@ -81,7 +81,7 @@ impl<T: Scalar> BlockTridiagonal<T> {
         system: &mut System<T>,
         examples: Range<usize>,
     ) -> Work {
-        self.fit(order, at.circuit, &system.dims, examples.len());
+        self.fit(order, at.layers, &system.dims, examples.len());
         self.assemble(execution, at, system, &examples);
         let mut work = Work::default();
         let dims = &system.dims;
@@ -137,7 +137,7 @@ impl<T: Scalar> BlockTridiagonal<T> {
         work
     }
 
-    fn fit(&mut self, order: Order, circuit: &Circuit<T>, dims: &[usize], n: usize) {
+    fn fit(&mut self, order: Order, layers: Layers<'_, T>, dims: &[usize], n: usize) {
         let m = dims.len();
         let blocks: usize = self.levels.iter().map(Vec::len).sum();
         if self.order != Some(order) || blocks != m {
@@ -156,7 +156,7 @@ impl<T: Scalar> BlockTridiagonal<T> {
             own.solution.resize(d * n, T::zero());
             own.scratch.resize(d * d, T::zero());
             own.unit.resize(d * n, T::zero());
-            own.link.fit(circuit, h + 1, n);
+            own.link.fit(layers, h + 1, n);
         }
         for (h, own) in self.factors.iter_mut().enumerate() {
             let d = dims[h];
@@ -177,7 +177,7 @@ impl<T: Scalar> BlockTridiagonal<T> {
         examples: &Range<usize>,
     ) {
         let Linearised {
-            circuit,
+            layers,
             batch,
             locals,
         } = at;
@@ -185,19 +185,19 @@ impl<T: Scalar> BlockTridiagonal<T> {
         // C_t in z_{t+1}, of the layer below each block.
         execution.for_each_pair(&mut self.blocks, locals, |h, own, local| {
             let d = system.dims[h];
-            own.link.fit(circuit, h, n);
+            own.link.fit(layers, h, n);
             for j in 0..d {
                 own.set_unit(d, j);
                 let above = Some(&own.unit[..]);
                 own.link
-                    .multiply(circuit, batch, h, [None, above], false, local);
+                    .multiply(layers, batch, h, [None, above], false, local);
                 for i in 0..n {
                     let to = (i * d + j) * d;
                     let column = &own.link.in_target[i * d..(i + 1) * d];
                     own.diagonal[to..to + d].copy_from_slice(column);
                 }
             }
-            own.link.fit(circuit, h + 1, n);
+            own.link.fit(layers, h + 1, n);
         });
         // J_tᵀ C_t J_t, and the coupling, of the layer above.
         execution.for_each_pair(&mut self.blocks, &mut locals[1..], |h, own, local| {
@@ -207,7 +207,7 @@ impl<T: Scalar> BlockTridiagonal<T> {
                 own.set_unit(d, j);
                 let unit = Some(&own.unit[..]);
                 own.link
-                    .multiply(circuit, batch, t, [unit, None], true, local);
+                    .multiply(layers, batch, t, [unit, None], true, local);
                 for i in 0..n {
                     let to = (i * d + j) * d;
                     let column = &own.link.in_input[i * d..(i + 1) * d];
@@ -219,7 +219,7 @@ impl<T: Scalar> BlockTridiagonal<T> {
                     }
                 }
             }
-            let regularizer = circuit.target_regularizers()[h].curvature::<T>();
+            let regularizer = layers.target_regularizers()[h].curvature::<T>();
             for (i, &damping) in system.damping[examples.clone()].iter().enumerate() {
                 let block = &mut own.diagonal[i * d * d..(i + 1) * d * d];
                 for j in 0..d {

@@ -4,7 +4,7 @@ use super::System;
 use super::linear_solver::ConjugateGradients;
 use super::preconditioner::Preconditioner;
 use super::run::{Product, Run, Shared};
-use crate::circuit::Circuit;
+use crate::energy::{Layers, Problem};
 use crate::error::Error;
 use crate::kernel::Columns;
 use crate::kernel::Scalar;
@@ -74,20 +74,20 @@ impl<T: Scalar> Iterations<T> {
         &mut self,
         options: ConjugateGradients,
         bounds: &mut State<T>,
-        circuit: &Circuit<T>,
+        layers: Layers<'_, T>,
         n: usize,
     ) -> Result<(), Error> {
-        let hidden = circuit.depth() - 1;
+        let hidden = layers.depth() - 1;
         let bounded = options.preconditioner == Preconditioner::Blocks;
-        let bounds = match bounded.then(|| curvature::refresh(bounds, BOUND_EVERY, circuit)) {
+        let bounds = match bounded.then(|| curvature::refresh(bounds, BOUND_EVERY, layers)) {
             Some(Ok((blocks, _))) => blocks,
             None | Some(Err(Error::NoCurvatureBound { .. })) => &[],
             Some(Err(other)) => return Err(other),
         };
         options
             .preconditioner
-            .diagonal(circuit, bounds, &mut self.diagonal);
-        let sizes = circuit.dims()[1..=hidden].iter().map(|dim| dim * n);
+            .diagonal(layers, bounds, &mut self.diagonal);
+        let sizes = layers.dims()[1..=hidden].iter().map(|dim| dim * n);
         fit(&mut self.directions, sizes.clone());
         let product = || Product {
             values: Vec::new(),
@@ -115,12 +115,12 @@ impl<T: Scalar> Iterations<T> {
         problem: &mut TargetProblem<'_, '_, T>,
         system: &mut System<T>,
     ) -> u64 {
-        let depth = problem.circuit().depth();
+        let depth = problem.layers().depth();
         let runs = depth.div_ceil(problem.execution().neighbours(depth));
         self.runs.resize_with(runs, Run::new);
         for run in &mut self.runs {
             let locals = &problem.workspace().locals;
-            run.fit(problem.circuit(), self.sums.len(), locals);
+            run.fit(problem.layers(), self.sums.len(), locals);
         }
         for own in self.directions.iter_mut().chain(&mut system.step) {
             own.fill(T::zero());
@@ -164,14 +164,14 @@ impl<T: Scalar> Iterations<T> {
     /// (H + λ I) p for the directions p, without example weights, and p·(H + λ I) p.
     fn multiply(&mut self, problem: &mut TargetProblem<'_, '_, T>, system: &System<T>) {
         let execution = problem.execution();
-        let (circuit, batch, workspace) = problem.split();
+        let (Problem { layers, batch, .. }, workspace) = problem.split();
         let shared = Shared {
-            circuit,
+            layers,
             batch,
             directions: &self.directions,
             damping: &system.damping,
         };
-        let size = execution.neighbours(circuit.depth());
+        let size = execution.neighbours(layers.depth());
         let count = self.runs.len();
         let locals = Columns {
             values: &mut workspace.locals[..],

@@ -14,8 +14,8 @@ use super::descent::{Descent, Iterate};
 use super::report::not_negative;
 use super::trial::{Check, Trial, Verdict};
 use super::{Convergence, SolveReport, TargetProblem, TargetSolver};
-use crate::circuit::Circuit;
 use crate::energy::{Batch, LocalWorkspace, Workspace};
+use crate::energy::{Layers, Problem};
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::kernel::scale;
@@ -111,7 +111,7 @@ impl<T: Scalar> Default for Memory<T> {
             },
             iterations: Iterations::new(),
             matrix: BlockTridiagonal::new(),
-            part: Workspace::empty(),
+            part: Workspace::new(),
         }
     }
 }
@@ -221,8 +221,8 @@ impl<T: Scalar> Descent<T> for DampedStep {
     ) -> Result<(), Error> {
         self.validate::<T>()?;
         let (numbers, memory) = state.split::<Memory<T>>();
-        let (circuit, n) = (problem.circuit(), problem.batch().len());
-        let hidden = &circuit.dims()[1..circuit.depth()];
+        let (layers, n) = (problem.layers(), problem.batch().len());
+        let hidden = &layers.dims()[1..layers.depth()];
         memory.system.fit(hidden, n, T::of(self.damping));
         if numbers.parts.is_empty() {
             numbers.parts.push(State::new());
@@ -231,7 +231,7 @@ impl<T: Scalar> Descent<T> for DampedStep {
         match self.linear {
             LinearSolver::ConjugateGradients(options) => {
                 let bounds = &mut numbers.parts[0];
-                memory.iterations.prepare(options, bounds, circuit, n)
+                memory.iterations.prepare(options, bounds, layers, n)
             }
             LinearSolver::BlockCholesky | LinearSolver::CyclicReduction => Ok(()),
         }
@@ -295,24 +295,18 @@ impl<T: Scalar> Memory<T> {
             if !system.wanted[columns.clone()].contains(&true) {
                 continue;
             }
-            let (circuit, batch, workspace) = problem.split();
+            let (Problem { layers, batch, .. }, workspace) = problem.split();
             let workspace = match n > PART {
                 true => &mut *part,
                 false => workspace,
             };
-            let batch = Batch {
-                start: batch.start + columns.start,
-                ids: &batch.ids[columns.clone()],
-                weights: batch.weights.get(columns.clone()).unwrap_or_default(),
-                // Linear in z and ẑ: no part of the curvature.
-                multipliers: &[],
-                ..batch
-            };
+            // Without multipliers: linear in z and ẑ, they are no part of the curvature.
+            let batch = batch.part(columns.clone());
             if n > PART {
-                circuit.predict_locally(batch, workspace);
+                layers.on(batch).predict_locally(workspace);
             }
             let linearised = Linearised {
-                circuit,
+                layers,
                 batch,
                 locals: &mut workspace.locals,
             };
@@ -328,7 +322,7 @@ impl<T: Scalar> Memory<T> {
 /// Where a part of the batch is linearised.
 #[derive(Debug)]
 struct Linearised<'a, T: Scalar> {
-    circuit: &'a Circuit<T>,
+    layers: Layers<'a, T>,
     batch: Batch<'a, T>,
     /// With current predictions.
     locals: &'a mut [LocalWorkspace<T>],

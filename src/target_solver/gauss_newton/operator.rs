@@ -1,6 +1,6 @@
 //! Products with Gauss-Newton's matrix, layer by layer.
 
-use crate::circuit::Circuit;
+use crate::energy::Layers;
 use crate::energy::{Batch, LocalWorkspace};
 use crate::kernel::scale;
 use crate::kernel::{Scalar, Write};
@@ -32,8 +32,8 @@ impl<T: Scalar> Link<T> {
     }
 
     /// Fits layer t and n examples.
-    pub(crate) fn fit(&mut self, circuit: &Circuit<T>, t: usize, n: usize) {
-        let [input, output] = [circuit.dims()[t], circuit.dims()[t + 1]].map(|dim| dim * n);
+    pub(crate) fn fit(&mut self, layers: Layers<'_, T>, t: usize, n: usize) {
+        let [input, output] = [layers.dims()[t], layers.dims()[t + 1]].map(|dim| dim * n);
         self.tangent.resize(output, T::zero());
         self.in_prediction.resize(output, T::zero());
         self.in_target.resize(output, T::zero());
@@ -44,22 +44,22 @@ impl<T: Scalar> Link<T> {
     /// predictions in `local`; `in_target` is made if z_{t+1} is hidden, `in_input` if it is `wanted`.
     pub(crate) fn multiply(
         &mut self,
-        circuit: &Circuit<T>,
+        layers: Layers<'_, T>,
         batch: Batch<'_, T>,
         t: usize,
         [own, above]: [Option<&[T]>; 2],
         wanted: bool,
         local: &mut LocalWorkspace<T>,
     ) {
-        let layer = circuit.layer(t);
-        let (at, work) = point(circuit, batch, t, local);
+        let layer = layers.layer(t);
+        let (at, work) = point(layers, batch, t, local);
         if own.is_some() {
             layer.jvp(&at, own, None, &mut self.tangent, work);
         }
-        let hidden_above = t + 1 < circuit.depth();
+        let hidden_above = t + 1 < layers.depth();
         let pair = Pair::new(layer.output_dim(), batch.z(t + 1), at.output)
-            .with_parameters(circuit.loss_parameters(t));
-        circuit.loss(t).curvature(
+            .with_parameters(layers.loss_parameters(t));
+        layers.loss(t).curvature(
             &pair,
             above,
             own.map(|_| &self.tangent[..]),
@@ -67,7 +67,7 @@ impl<T: Scalar> Link<T> {
             Write::set(wanted.then_some(&mut self.in_prediction[..])),
             work,
         );
-        let weight = circuit.weight(t);
+        let weight = layers.weight(t);
         if weight != T::one() {
             if hidden_above {
                 scale(&mut self.in_target, weight);
@@ -85,12 +85,12 @@ impl<T: Scalar> Link<T> {
 
 /// Where layer t is linearised, at the predictions in `local`, and its work memory.
 pub(super) fn point<'a, T: Scalar>(
-    circuit: &'a Circuit<T>,
+    layers: Layers<'a, T>,
     batch: Batch<'a, T>,
     t: usize,
     local: &'a mut LocalWorkspace<T>,
 ) -> (Point<'a, T>, &'a mut [T]) {
-    let problem = circuit.local_problem(t, batch);
+    let problem = layers.on(batch).local(t);
     let at = problem.point(&local.prediction, &local.tape);
     (at, &mut local.work)
 }

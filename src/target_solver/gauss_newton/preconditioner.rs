@@ -2,7 +2,7 @@
 
 use super::System;
 use super::operator::point;
-use crate::circuit::Circuit;
+use crate::energy::{Layers, Problem};
 use crate::kernel::Scalar;
 use crate::kernel::Write;
 use crate::kernel::columns::divide_and_add;
@@ -24,19 +24,19 @@ impl Preconditioner {
     /// D_1, …, D_{T−1} or the bounds of the blocks, without λ: above 0 and finite.
     pub(super) fn diagonal<T: Scalar>(
         self,
-        circuit: &Circuit<T>,
+        layers: Layers<'_, T>,
         blocks: &[T],
         diagonal: &mut Vec<T>,
     ) {
         diagonal.clear();
         match self {
             // Any positive numbers will do; without bounds the identity.
-            Self::Blocks if blocks.is_empty() => diagonal.resize(circuit.depth() - 1, T::one()),
+            Self::Blocks if blocks.is_empty() => diagonal.resize(layers.depth() - 1, T::one()),
             Self::Blocks => diagonal.extend_from_slice(blocks),
-            Self::Chain => diagonal.extend((0..circuit.depth() - 1).map(|t| {
-                let bound = circuit.loss(t).curvature_bound(circuit.loss_parameters(t));
-                let regularizer = circuit.target_regularizers()[t].curvature();
-                circuit.weight(t) * bound.unwrap_or(T::one()) + regularizer
+            Self::Chain => diagonal.extend((0..layers.depth() - 1).map(|t| {
+                let bound = layers.loss(t).curvature_bound(layers.loss_parameters(t));
+                let regularizer = layers.target_regularizers()[t].curvature();
+                layers.weight(t) * bound.unwrap_or(T::one()) + regularizer
             })),
         }
         for own in diagonal {
@@ -55,24 +55,24 @@ impl Preconditioner {
         y: &mut [Vec<T>],
         parts: &mut [Vec<T>],
     ) {
-        let (circuit, batch, workspace) = problem.split();
+        let (Problem { layers, batch, .. }, workspace) = problem.split();
         let locals = &mut workspace.locals;
         let last = y.len();
         for t in (1..last).rev() {
-            let (at, work) = point(circuit, batch, t, &mut locals[t]);
+            let (at, work) = point(layers, batch, t, &mut locals[t]);
             let (own, above) = y.split_at_mut(t);
             let own = Write::Add(&mut own[t - 1]);
-            circuit.layer(t).vjp(&at, &above[0], own, Write::Skip, work);
+            layers.layer(t).vjp(&at, &above[0], own, Write::Skip, work);
         }
         for h in 0..last {
             let pushed = (h > 0).then_some(&tangent[..]);
             let (own, damping) = (&mut y[h][..], (diagonal[h], &system.damping[..]));
             divide_and_add(own, damping, pushed, &system.right[h], &mut parts[h]);
             if h + 1 < last {
-                let (at, work) = point(circuit, batch, h + 1, &mut locals[h + 1]);
+                let (at, work) = point(layers, batch, h + 1, &mut locals[h + 1]);
                 tangent.resize(at.output.len(), T::zero());
                 let own = Some(&y[h][..]);
-                circuit.layer(h + 1).jvp(&at, own, None, tangent, work);
+                layers.layer(h + 1).jvp(&at, own, None, tangent, work);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Products with Gauss-Newton's matrix over neighbouring layers, one after another.
 
 use super::operator::{Link, point};
-use crate::circuit::Circuit;
+use crate::energy::Layers;
 use crate::energy::{Batch, LocalWorkspace};
 use crate::kernel::columns::{complete_products, scaled_difference};
 use crate::kernel::scale;
@@ -34,7 +34,7 @@ enum Part<T> {
 /// What all layers share.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Shared<'a, T: Scalar> {
-    pub(super) circuit: &'a Circuit<T>,
+    pub(super) layers: Layers<'a, T>,
     pub(super) batch: Batch<'a, T>,
     /// p_1, …, p_{T−1}.
     pub(super) directions: &'a [Vec<T>],
@@ -61,8 +61,8 @@ impl<T: Scalar> Run<T> {
     }
 
     /// Makes room for the widest layer of `circuit` and n examples.
-    pub(super) fn fit(&mut self, circuit: &Circuit<T>, n: usize, locals: &[LocalWorkspace<T>]) {
-        let size = n * circuit.dims()[1..].iter().max().unwrap_or(&0);
+    pub(super) fn fit(&mut self, layers: Layers<'_, T>, n: usize, locals: &[LocalWorkspace<T>]) {
+        let size = n * layers.dims()[1..].iter().max().unwrap_or(&0);
         let work = locals.iter().map(|local| local.work.len()).max();
         for (own, size) in [
             (&mut self.g, size),
@@ -85,7 +85,7 @@ impl<T: Scalar> Run<T> {
         shared: Shared<'_, T>,
     ) {
         for (i, (product, local)) in products.iter_mut().zip(locals).enumerate() {
-            let squared = shared.circuit.loss(first + i).is_squared_error();
+            let squared = shared.layers.loss(first + i).is_squared_error();
             if squared {
                 self.multiply_squared(first + i, product, local, shared);
             } else {
@@ -94,15 +94,15 @@ impl<T: Scalar> Run<T> {
             if i > 0 {
                 self.complete(first + i, product, shared);
             }
-            let Shared { circuit, .. } = shared;
-            let size = circuit.dims()[first + i + 1] * shared.damping.len();
+            let Shared { layers, .. } = shared;
+            let size = layers.dims()[first + i + 1] * shared.damping.len();
             self.part = match (squared, first + i) {
-                (true, 0) => Part::OfDirection(circuit.weight(0)),
+                (true, 0) => Part::OfDirection(layers.weight(0)),
                 (true, _) => {
                     std::mem::swap(&mut self.array, &mut self.g);
                     Part::OfArray(-T::one())
                 }
-                (false, t) if t + 1 < circuit.depth() => {
+                (false, t) if t + 1 < layers.depth() => {
                     self.array[..size].copy_from_slice(&self.link.in_target);
                     Part::OfArray(T::one())
                 }
@@ -119,16 +119,16 @@ impl<T: Scalar> Run<T> {
         local: &mut LocalWorkspace<T>,
         shared: Shared<'_, T>,
     ) {
-        let Shared { circuit, batch, .. } = shared;
+        let Shared { layers, batch, .. } = shared;
         let Some(below) = t.checked_sub(1) else {
             return;
         };
-        let layer = circuit.layer(t);
-        let (at, _) = point(circuit, batch, t, local);
+        let layer = layers.layer(t);
+        let (at, _) = point(layers, batch, t, local);
         let g = &mut self.g[..at.output.len()];
         let own = Some(&shared.directions[below][..]);
         layer.jvp(&at, own, None, g, &mut self.work);
-        let weight = circuit.weight(t);
+        let weight = layers.weight(t);
         match shared.directions.get(t) {
             Some(above) => scaled_difference(g, weight, above),
             None if weight != T::one() => scale(g, weight),
@@ -145,12 +145,12 @@ impl<T: Scalar> Run<T> {
         local: &mut LocalWorkspace<T>,
         shared: Shared<'_, T>,
     ) {
-        let Shared { circuit, batch, .. } = shared;
+        let Shared { layers, batch, .. } = shared;
         let own = t.checked_sub(1).map(|h| &shared.directions[h][..]);
         let above = shared.directions.get(t).map(|above| &above[..]);
-        self.link.fit(circuit, t, shared.damping.len());
+        self.link.fit(layers, t, shared.damping.len());
         let link = &mut self.link;
-        link.multiply(circuit, batch, t, [own, above], own.is_some(), local);
+        link.multiply(layers, batch, t, [own, above], own.is_some(), local);
         if own.is_some() {
             product.values.copy_from_slice(&self.link.in_input);
         }
@@ -163,7 +163,7 @@ impl<T: Scalar> Run<T> {
             Part::OfDirection(share) => (share, direction),
             Part::OfArray(share) => (share, &self.array[..direction.len()]),
         };
-        let regularizer = shared.circuit.target_regularizers()[t - 1].curvature();
+        let regularizer = shared.layers.target_regularizers()[t - 1].curvature();
         let factor = (regularizer, shared.damping);
         let Product { values, dots } = product;
         complete_products(values, part, factor, direction, dots);

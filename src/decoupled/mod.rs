@@ -429,6 +429,15 @@ impl<T: Scalar> DecoupledCircuit<T> {
         })
     }
 
+    /// The composed loss of other examples, one per column of `inputs` and `targets`: a sum over them,
+    /// each of weight 1, without regularisers.
+    ///
+    /// # Errors
+    /// Those of [`Circuit::predict`], [`Error::ExampleCount`], and what the loss says of its targets.
+    pub fn composed_loss_of(&self, inputs: &DMatrix<T>, targets: &DMatrix<T>) -> Result<T, Error> {
+        self.layers().composed_loss(inputs, targets)
+    }
+
     /// E on the selected examples with all its gradients, in new memory.
     ///
     /// [`Problem::evaluate`] does the same in memory that is kept.

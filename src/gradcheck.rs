@@ -2,14 +2,12 @@
 
 use std::fmt;
 
-use crate::decoupled::DecoupledCircuit;
-use crate::energy::{LocalProblem, Workspace};
+use crate::decoupled::{DecoupledCircuit, Selection};
+use crate::energy::{LocalProblem, Value as ValueAlone, Workspace};
 use crate::error::Error;
 pub use crate::error::GradEntry;
 use crate::init::{Purpose, add_noise, generator};
-use crate::kernel::Execution;
-use crate::kernel::dot;
-use crate::kernel::{Scalar, Write};
+use crate::kernel::{Scalar, Write, dot};
 use crate::layer::{Context, Layer, Point, parameter_count};
 use crate::loss::{Loss, Pair};
 use crate::objective::Objective;
@@ -31,8 +29,8 @@ use crate::objective::Objective;
 ///
 /// # Examples
 /// ```
+/// use layerwise::prelude::*;
 /// use layerwise::gradcheck::GradCheck;
-/// use layerwise::layer::{Activation, Dense};
 ///
 /// let layer = Dense::new(3, 2, Activation::Gelu)?;
 /// let parameters = [0.1, -0.4, 0.8, 0.3, -0.7, 0.2, 0.0, 0.5_f64];
@@ -499,8 +497,7 @@ impl GradCheck {
         let gradients = problem.gradients();
         let mut workspace = problem.workspace();
         let mut phi = |problem: LocalProblem<'_, T>| {
-            problem.evaluate(crate::energy::Wanted::NONE, &mut workspace);
-            total(workspace.energies())
+            total(problem.evaluate(ValueAlone, &mut workspace).energies())
         };
         self.gradient(
             &mut report,
@@ -544,7 +541,7 @@ impl GradCheck {
     ) -> Result<GradReport, Error> {
         let mut report = GradReport::default();
         let gradient = objective.gradient(point)?;
-        let mut workspace = objective.workspace();
+        let mut workspace = Workspace::new();
         let mut failure = None;
         self.gradient(
             &mut report,
@@ -570,16 +567,13 @@ impl GradCheck {
     pub fn circuit<T: Scalar>(&self, model: &DecoupledCircuit<T>) -> Result<GradReport, Error> {
         let mut report = GradReport::default();
         let n = model.examples().len();
-        let gradients = model.gradients(&crate::decoupled::Selection::All)?;
-        let backprop = model.backprop(&crate::decoupled::Selection::All)?;
-        let mut workspace = Workspace::new(&model.circuit, n);
-        let mut composed = workspace.clone();
+        let gradients = model.gradients(&Selection::All)?;
+        let backprop = model.backprop(&Selection::All)?;
+        let (mut workspace, mut composed) = (Workspace::new(), Workspace::new());
         let mut probe = model.clone();
         let mut energy = |probe: &DecoupledCircuit<T>| {
-            let batch = probe.examples.run(0..n, 0, false);
-            let sequential = Execution::Sequential;
-            let circuit = &probe.circuit;
-            let value = circuit.evaluate(batch, false, false, &mut workspace, sequential);
+            let problem = probe.layers().on(probe.examples.run(0..n, 0, false));
+            let value = problem.evaluate(ValueAlone, &mut workspace).energy();
             (value, value.as_f64().abs())
         };
         for t in 0..model.circuit.depth() {
@@ -612,8 +606,8 @@ impl GradCheck {
             let gradient = &backprop.parameters[t];
             self.gradient(&mut report, "∂L/∂θ by backprop", own, gradient, |p| {
                 probe.circuit.parameters_mut()[t].copy_from_slice(p);
-                let batch = probe.examples.run(0..n, 0, false);
-                let loss = probe.circuit.backprop(batch, &mut composed);
+                let problem = probe.layers().on(probe.examples.run(0..n, 0, false));
+                let loss = problem.backprop(&mut composed).loss();
                 (loss, loss.as_f64().abs())
             });
             report.name_layer(t);

@@ -1,13 +1,11 @@
 //! A local problem that can leave the process.
 
-use crate::check::{check_length, check_weights};
+use crate::check::check_length;
 use crate::circuit::all_groups;
-use crate::decoupled::DecoupledCircuit;
-use crate::decoupled::Selection;
+use crate::decoupled::{DecoupledCircuit, Selection};
 use crate::energy::LocalProblem;
 use crate::energy::local_problem::Regularization;
 use crate::error::Error;
-use crate::kernel::Execution;
 use crate::kernel::Scalar;
 use crate::layer::{Context, Layer, ParameterGroup};
 use crate::loss::Loss;
@@ -28,18 +26,13 @@ use crate::regularizer::Regularizer;
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Circuit, DecoupledCircuit};
-/// use layerwise::decoupled::{Selection, TargetInit};
-/// use layerwise::energy::Wanted;
-/// use layerwise::layer::{Activation, Dense};
-/// use layerwise::loss::SquaredError;
-/// use nalgebra::DMatrix;
+/// use layerwise::prelude::*;
 ///
 /// let circuit = Circuit::<f64>::builder()
 ///     .layer(Dense::new(2, 3, Activation::Tanh)?)
 ///     .layer(Dense::new(3, 1, Activation::Identity)?)
 ///     .build()?;
-/// let mut model = DecoupledCircuit::new(circuit);
+/// let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
 /// let (x, y) = (DMatrix::from_element(2, 4, 0.5), DMatrix::from_element(1, 4, 1.0));
 /// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
 ///
@@ -68,7 +61,7 @@ pub struct Shard<T> {
     input: Vec<T>,
     target: Vec<T>,
     examples: Vec<u64>,
-    /// One an example; empty if all are 1.
+    /// One per example; empty if all are 1.
     example_weights: Vec<T>,
     parameter_regularizer: Regularizer,
     target_regularizer: Regularizer,
@@ -81,7 +74,7 @@ impl<T: Scalar> Shard<T> {
         self.layer
     }
 
-    /// The lasting numbers of the examples, one a column.
+    /// The ids of the examples, one per column.
     pub fn examples(&self) -> &[u64] {
         &self.examples
     }
@@ -113,20 +106,15 @@ impl<T: Scalar> Shard<T> {
         let problem = LocalProblem::new(layer, &self.parameters, loss, self.penalty, input, target)
             .map_err(|error| self.numbered(error))?;
         check_length("examples", &self.examples, problem.examples())?;
-        if !self.example_weights.is_empty() {
-            check_length("example weights", &self.example_weights, problem.examples())?;
-            check_weights("example weight", &self.example_weights)?;
-        }
+        let problem = match &self.example_weights[..] {
+            [] => problem,
+            weights => problem.with_example_weights(weights)?,
+        };
         Ok(LocalProblem {
             context: Context {
-                seed: self.seed,
-                layer: self.layer,
-                visit: 0,
-                training: false,
                 examples: &self.examples,
-                execution: Execution::Sequential,
+                ..Context::inference(self.seed, self.layer)
             },
-            example_weights: &self.example_weights,
             regularization: Regularization {
                 parameters,
                 groups: &self.groups,
@@ -204,8 +192,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// [`Error::UnknownLayer`], errors of the selection, [`Error::NoExamples`] if it is empty.
     pub fn shard(&self, t: usize, selection: &Selection<'_>) -> Result<Shard<T>, Error> {
         self.check_layer(t)?;
-        self.with_batch(selection, "a shard", |batch| {
-            let problem = self.circuit.local_problem(t, batch);
+        self.with_problem(selection, "a shard", |whole| {
+            let problem = whole.local(t);
             let groups = self.circuit.parameter_groups(t);
             Shard {
                 layer: t,
@@ -215,7 +203,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
                 penalty: problem.weight,
                 input: problem.input.to_vec(),
                 target: problem.target.to_vec(),
-                examples: batch.examples().to_vec(),
+                examples: whole.batch().examples().to_vec(),
                 example_weights: problem.example_weights.to_vec(),
                 parameter_regularizer: problem.regularization.parameters,
                 target_regularizer: problem.regularization.targets,
@@ -233,7 +221,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
     pub fn install(&mut self, shard: &Shard<T>) -> Result<(), Error> {
         let t = shard.layer;
         self.check_layer(t)?;
-        check_architecture(shard, self.circuit.layer(t), self.circuit.loss(t))?;
+        check_architecture(shard, self.circuit.layer(t), self.terms.loss(t))?;
         self.circuit.set_parameters(t, &shard.parameters)
     }
 }

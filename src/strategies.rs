@@ -8,10 +8,9 @@
 //! # Examples
 //! Sweeps bounded by the curvature never raise E:
 //! ```
+//! use layerwise::prelude::*;
 //! use layerwise::strategies::proptest::{prelude::*, test_runner::RngSeed};
 //! use layerwise::strategies::{Shapes, models};
-//! use layerwise::decoupled::Selection;
-//! use layerwise::target_solver::ReverseSweep;
 //!
 //! let config = ProptestConfig {
 //!     rng_seed: RngSeed::Fixed(1),
@@ -39,12 +38,11 @@ use proptest::strategy::Strategy;
 
 use crate::circuit::Circuit;
 use crate::decoupled::{DecoupledCircuit, TargetInit};
+use crate::energy::{Energy, Layers};
 use crate::error::Error;
-use crate::init::{Fan, Initializer, Shape};
-use crate::init::{Purpose, draw, generator};
+use crate::init::{Fan, Initializer, Purpose, Shape, draw, generator};
 use crate::kernel::Scalar;
-use crate::layer::parameter_count;
-use crate::layer::{Activation, Dense, Layer};
+use crate::layer::{Activation, Dense, Layer, parameter_count};
 use crate::loss::{Loss, Pair, SoftmaxCrossEntropy};
 
 /// Every activation; of the leaky ReLU the slope 0.1.
@@ -67,7 +65,7 @@ const SIZE: f64 = 1.5;
 ///
 /// # Examples
 /// ```
-/// use layerwise::layer::Activation;
+/// use layerwise::prelude::*;
 /// use layerwise::strategies::{Output, Shapes};
 ///
 /// let shapes = Shapes::new()
@@ -95,7 +93,7 @@ pub struct Shapes {
     pub outputs: Vec<Output>,
 }
 
-/// The output loss of a circuit that is drawn.
+/// The output loss of a model that is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Output {
@@ -223,7 +221,7 @@ pub fn activations() -> impl Strategy<Value = Activation> {
 ///
 /// # Examples
 /// ```
-/// use layerwise::Layer;
+/// use layerwise::prelude::*;
 /// use layerwise::strategies::{Shapes, dense};
 /// use layerwise::strategies::proptest::{prelude::*, test_runner::TestRunner};
 ///
@@ -259,15 +257,14 @@ fn dense_of(
     }
 }
 
-/// A circuit of 1..=`max_depth` layers as [`dense`] draws them, with μ_t and output loss of `shapes`,
-/// squared errors between the layers, and any seed.
+/// A circuit of 1..=`max_depth` layers as [`dense`] draws them, with any seed.
 ///
 /// # Panics
 /// As [`dense`].
 ///
 /// # Examples
 /// ```
-/// use layerwise::nalgebra::DMatrix;
+/// use layerwise::prelude::*;
 /// use layerwise::strategies::{Shapes, circuits};
 /// use layerwise::strategies::proptest::{prelude::*, test_runner::TestRunner};
 ///
@@ -280,6 +277,12 @@ fn dense_of(
 ///     .unwrap();
 /// ```
 pub fn circuits<T: Scalar>(shapes: Shapes) -> impl Strategy<Value = Circuit<T>> {
+    empty_models(shapes).prop_map(DecoupledCircuit::into_circuit)
+}
+
+/// A circuit as [`circuits`] draws it with μ_t and output loss of `shapes` and squared errors between
+/// the layers, without examples.
+fn empty_models<T: Scalar>(shapes: Shapes) -> impl Strategy<Value = DecoupledCircuit<T>> {
     let shapes = shapes.checked();
     let width = 1..=shapes.max_width;
     let (activation, bias) = (select(shapes.activations), select(shapes.biases));
@@ -288,9 +291,6 @@ pub fn circuits<T: Scalar>(shapes: Shapes) -> impl Strategy<Value = Circuit<T>> 
     (width, layers, select(shapes.outputs), any::<u64>()).prop_map(
         move |(input, layers, output, seed)| {
             let mut builder = Circuit::builder().seed(seed);
-            if output == Output::SoftmaxCrossEntropy {
-                builder = builder.output_loss(SoftmaxCrossEntropy);
-            }
             let hidden = layers.len() - 1;
             let mut dim = input;
             for (width, activation, bias) in layers {
@@ -303,33 +303,36 @@ pub fn circuits<T: Scalar>(shapes: Shapes) -> impl Strategy<Value = Circuit<T>> 
             let logarithms = uniform::<f64>(hidden, least.ln()..=most.ln(), rng).into_iter();
             // e^ln may be rounded out of the range.
             let penalties = logarithms.map(|l| T::of(l.exp().clamp(least, most)));
-            let circuit = builder.penalties(penalties.collect()).build();
-            circuit.expect("layers that fit one another")
+            let energy = match output {
+                Output::SquaredError => Energy::default(),
+                Output::SoftmaxCrossEntropy => Energy::new(SoftmaxCrossEntropy),
+            };
+            let energy = energy.with_penalties(penalties.collect());
+            let circuit = builder.build().expect("layers that fit one another");
+            DecoupledCircuit::new(circuit, energy).expect("an energy that fits them")
         },
     )
 }
 
-/// Inputs and output targets for a circuit, d_0 × n and d_T × n with n in `examples`: uniform in
+/// Inputs and output targets for a model, d_0 × n and d_T × n with n in `examples`: uniform in
 /// [−1.5, 1.5], the targets distributions with no entry at 0 if the output loss refuses either end of
 /// this range.
 ///
 /// # Panics
-/// If `examples` is empty; when drawn, if the circuit takes neither, with its error.
+/// If `examples` is empty; when drawn, if the model takes neither, with its error.
 ///
 /// # Examples
 /// ```
+/// use layerwise::prelude::*;
 /// use layerwise::strategies::data;
 /// use layerwise::strategies::proptest::{prelude::*, test_runner::TestRunner};
-/// use layerwise::Circuit;
-/// use layerwise::layer::{Activation, Dense};
-/// use layerwise::loss::SoftmaxCrossEntropy;
 ///
 /// let layer = Dense::new(3, 2, Activation::Identity)?;
-/// let builder = Circuit::<f64>::builder().layer(layer);
-/// let circuit = builder.output_loss(SoftmaxCrossEntropy).build()?;
+/// let circuit = Circuit::<f64>::builder().layer(layer).build()?;
+/// let model = DecoupledCircuit::new(circuit, Energy::new(SoftmaxCrossEntropy))?;
 /// TestRunner::deterministic()
-///     .run(&data(&circuit, 1..=4), |(inputs, targets)| {
-///         prop_assert!(circuit.composed_loss(&inputs, &targets)? > 0.0);
+///     .run(&data(&model, 1..=4), |(inputs, targets)| {
+///         prop_assert!(model.composed_loss_of(&inputs, &targets)? > 0.0);
 ///         prop_assert!(targets.column_iter().all(|y| (y.sum() - 1.0).abs() < 1e-12));
 ///         Ok(())
 ///     })
@@ -337,15 +340,17 @@ pub fn circuits<T: Scalar>(shapes: Shapes) -> impl Strategy<Value = Circuit<T>> 
 /// # Ok::<(), layerwise::Error>(())
 /// ```
 pub fn data<T: Scalar>(
-    circuit: &Circuit<T>,
+    model: &DecoupledCircuit<T>,
     examples: RangeInclusive<usize>,
 ) -> impl Strategy<Value = (DMatrix<T>, DMatrix<T>)> + use<T> {
-    let circuit = circuit.clone();
-    (examples, any::<u64>()).prop_map(move |(n, seed)| fitting(&circuit, n, seed))
+    let (circuit, terms) = (model.circuit().clone(), model.terms().clone());
+    (examples, any::<u64>())
+        .prop_map(move |(n, seed)| fitting(Layers::new(&circuit, &terms), n, seed))
 }
 
-/// A [`DecoupledCircuit`]: a circuit as [`circuits`] draws it, 1..=`max_examples` examples as [`data`]
-/// draws them, and auxiliary targets from N(0, 1).
+/// A [`DecoupledCircuit`]: a circuit as [`circuits`] draws it, trained with μ_t and output loss of
+/// `shapes` and squared errors between the layers, 1..=`max_examples` examples as [`data`] draws them,
+/// and auxiliary targets from N(0, 1).
 ///
 /// # Panics
 /// As [`dense`].
@@ -366,9 +371,8 @@ pub fn data<T: Scalar>(
 pub fn models<T: Scalar>(shapes: Shapes) -> impl Strategy<Value = DecoupledCircuit<T>> {
     let shapes = shapes.checked();
     let examples = 1..=shapes.max_examples;
-    (circuits(shapes), examples, any::<u64>()).prop_map(|(circuit, n, seed)| {
-        let (inputs, targets) = fitting(&circuit, n, seed);
-        let mut model = DecoupledCircuit::new(circuit);
+    (empty_models(shapes), examples, any::<u64>()).prop_map(|(mut model, n, seed)| {
+        let (inputs, targets) = fitting(model.layers(), n, seed);
         let init = TargetInit::RandomNormal { std: 1.0, seed };
         let added = model.add_examples(&inputs, &targets, &init);
         added.expect("data that fit the circuit");
@@ -392,10 +396,10 @@ pub struct LayerPoint<T> {
 ///
 /// # Examples
 /// ```
+/// use layerwise::prelude::*;
 /// use layerwise::strategies::layer_points;
 /// use layerwise::strategies::proptest::{prelude::*, test_runner::TestRunner};
 /// use layerwise::gradcheck::GradCheck;
-/// use layerwise::layer::{Activation, Dense};
 ///
 /// let layer = Dense::new(3, 2, Activation::Gelu)?;
 /// TestRunner::deterministic()
@@ -484,16 +488,16 @@ pub fn loss_points<T: Scalar>(
     })
 }
 
-/// Inputs and output targets that fit a circuit.
-fn fitting<T: Scalar>(circuit: &Circuit<T>, n: usize, seed: u64) -> (DMatrix<T>, DMatrix<T>) {
+/// Inputs and output targets that fit a model.
+fn fitting<T: Scalar>(layers: Layers<'_, T>, n: usize, seed: u64) -> (DMatrix<T>, DMatrix<T>) {
     let rng = &mut generator(seed, Purpose::Cases, 1);
-    let (input, last) = (circuit.dims()[0], circuit.depth() - 1);
-    let output = circuit.dims()[last + 1];
+    let (input, last) = (layers.dims()[0], layers.depth() - 1);
+    let output = layers.dims()[last + 1];
     let inputs = uniform(input * n, -SIZE..=SIZE, rng);
-    if let Err(error) = circuit.layer(0).check_input(&inputs) {
+    if let Err(error) = layers.layer(0).check_input(&inputs) {
         panic!("no inputs for layer 0: {error}");
     }
-    let targets = target_of(circuit.loss(last), output, n, rng);
+    let targets = target_of(layers.loss(last), output, n, rng);
     (
         DMatrix::from_vec(input, n, inputs),
         DMatrix::from_vec(output, n, targets),

@@ -179,6 +179,23 @@ impl<T: Scalar> Examples<T> {
         }
     }
 
+    /// Copies of the examples in some columns, in that order.
+    pub(crate) fn gathered(&self, chosen: &[usize]) -> Self {
+        let mut gathered = Self::new(&self.dims);
+        for ((to, from), &dim) in gathered.z.iter_mut().zip(&self.z).zip(&self.dims) {
+            for &column in chosen {
+                to.extend_from_slice(&from[columns(dim, column, 1)]);
+            }
+        }
+        gathered.ids.extend(chosen.iter().map(|&c| self.ids[c]));
+        if !self.weights.is_empty() {
+            let weights = chosen.iter().map(|&c| self.weights[c]);
+            gathered.weights.extend(weights);
+        }
+        gathered.next = self.next;
+        gathered
+    }
+
     pub(crate) fn run(&self, run: Range<usize>, visit: u64, training: bool) -> Batch<'_, T> {
         Batch {
             dims: &self.dims,

@@ -16,7 +16,8 @@ pub use target_init::TargetInit;
 use crate::check::{check_finite, check_length, check_weights};
 use crate::circuit::Circuit;
 use crate::energy::{
-    All, Batch, BatchMut, Energy, Layers, LocalProblem, Problem, Terms, Value, Workspace, columns,
+    All, Batch, BatchMut, Energy, Evaluation, Layers, LocalProblem, Problem, Terms, Value,
+    Workspace, columns,
 };
 use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, squared_distance};
@@ -65,6 +66,36 @@ pub struct Gradients<T: Scalar> {
     pub parameters: Vec<Vec<T>>,
     /// ∂E/∂z_t, t = 1, …, T−1, d_t × n; for backprop δ_t = ∂L/∂ẑ_t.
     pub targets: Vec<DMatrix<T>>,
+}
+
+impl<T: Scalar> Gradients<T> {
+    /// Copies of what was evaluated on n examples.
+    fn collect<'w>(
+        layers: Layers<'_, T>,
+        n: usize,
+        energy: T,
+        parameters: impl Fn(usize) -> &'w [T],
+        targets: impl Fn(usize) -> &'w [T],
+    ) -> Self {
+        let (depth, dims) = (layers.depth(), layers.dims());
+        let matrix = |t: usize| DMatrix::from_column_slice(dims[t], n, targets(t));
+        Self {
+            energy,
+            parameters: (0..depth).map(|t| parameters(t).to_vec()).collect(),
+            targets: (1..depth).map(matrix).collect(),
+        }
+    }
+
+    /// A copy of an evaluation on n examples.
+    pub(crate) fn of(layers: Layers<'_, T>, n: usize, evaluation: Evaluation<'_, T, All>) -> Self {
+        Self::collect(
+            layers,
+            n,
+            evaluation.energy(),
+            |t| evaluation.parameter_gradient(t),
+            |t| evaluation.target_gradient(t),
+        )
+    }
 }
 
 /// Bytes that a circuit and a workspace occupy; optimisers and solvers keep more of their own (Adam:
@@ -448,12 +479,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         self.with_problem(selection, "gradients", |problem| {
             let mut workspace = Workspace::new();
             let evaluation = problem.evaluate(All, &mut workspace);
-            self.collect(
-                evaluation.energy(),
-                problem.batch.len(),
-                |t| evaluation.parameter_gradient(t),
-                |t| evaluation.target_gradient(t),
-            )
+            Gradients::of(problem.layers, problem.batch.len(), evaluation)
         })
     }
 
@@ -466,29 +492,14 @@ impl<T: Scalar> DecoupledCircuit<T> {
         self.with_problem(selection, "backprop", |problem| {
             let mut workspace = Workspace::new();
             let composed = problem.backprop(&mut workspace);
-            self.collect(
-                composed.loss(),
+            Gradients::collect(
+                problem.layers,
                 problem.batch.len(),
+                composed.loss(),
                 |t| composed.parameter_gradient(t),
                 |t| composed.error(t),
             )
         })
-    }
-
-    fn collect<'w>(
-        &self,
-        energy: T,
-        n: usize,
-        parameters: impl Fn(usize) -> &'w [T],
-        targets: impl Fn(usize) -> &'w [T],
-    ) -> Gradients<T> {
-        let (depth, dims) = (self.circuit.depth(), self.circuit.dims());
-        let matrix = |t: usize| DMatrix::from_column_slice(dims[t], n, targets(t));
-        Gradients {
-            energy,
-            parameters: (0..depth).map(|t| parameters(t).to_vec()).collect(),
-            targets: (1..depth).map(matrix).collect(),
-        }
     }
 
     /// The composed loss Σᵢ wᵢ L of the plain forward pass, a sum over all examples, without

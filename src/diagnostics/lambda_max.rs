@@ -5,17 +5,15 @@ use std::ops::Range;
 use rand_distr::StandardNormal;
 
 use super::product::{Part, Product};
-use crate::circuit::Circuit;
-use crate::energy::{Batch, Workspace};
+use crate::energy::{Problem, Workspace};
 use crate::init::{Purpose, draw, generator};
-use crate::kernel::Scalar;
-use crate::kernel::{add_scaled, dot, scale};
+use crate::kernel::{Scalar, add_scaled, dot, scale};
 
 /// λ_max of every example's Gauss-Newton matrix at the predictions in the workspace, example weights
 /// left out: one list (of the whole matrix) or T − 1 lists (of the diagonal blocks of z_1, …, z_{T−1}),
-/// each with one number an example. NaN where a product overflows; no list if there is no z.
+/// each with one number per example. NaN where a product overflows; no list if there is no z.
 ///
-/// By at most `iterations` steps of Lanczos, each one JVP and one VJP a layer: the largest Ritz value,
+/// By at most `iterations` steps of Lanczos, each one JVP and one VJP per layer: the largest Ritz value,
 /// which is at most λ_max to rounding, and only grows with the steps. Two eigenvectors of λ_max cost
 /// nothing; a start without part in them is all that can hide them. The start is drawn from `seed`,
 /// the same for every example, so that an estimate has the same bits in every batch. Lanczos 1950;
@@ -24,12 +22,12 @@ pub(crate) fn lambda_max<T: Scalar>(
     part: Part,
     iterations: u64,
     seed: u64,
-    circuit: &Circuit<T>,
-    batch: Batch<'_, T>,
+    problem: Problem<'_, T>,
     workspace: &mut Workspace<T>,
 ) -> Vec<Vec<f64>> {
-    let hidden = circuit.depth() - 1;
-    let dims = &circuit.dims()[1..=hidden];
+    let (layers, n) = (problem.layers(), problem.batch().len());
+    let hidden = layers.depth() - 1;
+    let dims = &layers.dims()[1..=hidden];
     let groups: Vec<Range<usize>> = match part {
         Part::Whole => std::iter::once(0..hidden)
             .filter(|all| !all.is_empty())
@@ -37,12 +35,12 @@ pub(crate) fn lambda_max<T: Scalar>(
         Part::Blocks => (0..hidden).map(|i| i..i + 1).collect(),
     };
     let start = starts(seed, dims, &groups);
-    let repeated = |own: &Vec<T>| own.repeat(batch.len());
+    let repeated = |own: &Vec<T>| own.repeat(n);
     let mut lanczos = Lanczos {
         current: start.iter().map(repeated).collect(),
         previous: start
             .iter()
-            .map(|own| vec![T::zero(); own.len() * batch.len()])
+            .map(|own| vec![T::zero(); own.len() * n])
             .collect(),
         product: Product::new(),
     };
@@ -50,7 +48,7 @@ pub(crate) fn lambda_max<T: Scalar>(
         .iter()
         .map(|group| {
             let dimension = dims[group.clone()].iter().sum();
-            vec![Chain::new(dimension); batch.len()]
+            vec![Chain::new(dimension); n]
         })
         .collect();
     for _ in 0..iterations {
@@ -60,7 +58,7 @@ pub(crate) fn lambda_max<T: Scalar>(
         let directions = &lanczos.current;
         lanczos
             .product
-            .multiply(part, circuit, batch, directions, workspace);
+            .multiply(part, problem, directions, workspace);
         for (group, chains) in groups.iter().zip(&mut chains) {
             for (i, chain) in chains.iter_mut().enumerate() {
                 if !chain.ended {

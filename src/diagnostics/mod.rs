@@ -11,16 +11,15 @@ pub use report::{
 };
 
 use crate::check::{at_least_one, check_length, option};
-use crate::circuit::Circuit;
 use crate::data::metrics;
-use crate::decoupled::DecoupledCircuit;
-use crate::decoupled::Selection;
+use crate::decoupled::{DecoupledCircuit, Selection};
+use crate::energy::Layers;
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::target_solver::Curvature;
 use sums::Sums;
 
-/// What [`DecoupledCircuit::diagnose`] shall tell, and of which examples.
+/// What [`DecoupledCircuit::diagnose`] reports, and of which examples.
 ///
 /// | option | default | meaning |
 /// |---|---|---|
@@ -31,17 +30,14 @@ use sums::Sums;
 /// | `labels`, `accuracy` | neither | the examples' classes, for the accuracy |
 ///
 /// Energies, gaps, gradients and staleness cost one evaluation with all gradients and one JVP and VJP
-/// a layer, the composed loss a forward pass, backprop's gradient a backward pass; m iterations
-/// of `curvature` cost 2m JVPs and VJPs a layer. Examples are looked at in blocks, so the memory does
+/// per layer, the composed loss a forward pass, backprop's gradient a backward pass; m iterations
+/// of `curvature` cost 2m JVPs and VJPs per layer. Examples are looked at in blocks, so the memory does
 /// not grow with their number.
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Circuit, DecoupledCircuit};
-/// use layerwise::decoupled::TargetInit;
+/// use layerwise::prelude::*;
 /// use layerwise::diagnostics::Diagnostics;
-/// use layerwise::layer::{Activation, Dense};
-/// use nalgebra::DMatrix;
 ///
 /// let circuit = Circuit::<f64>::builder()
 ///     .layer(Dense::new(2, 4, Activation::Tanh)?)
@@ -50,7 +46,7 @@ use sums::Sums;
 ///     .build()?;
 /// let x = DMatrix::from_fn(2, 5, |i, j| (i + j) as f64 / 5.0);
 /// let y = DMatrix::from_fn(1, 5, |_, j| j as f64 / 5.0);
-/// let mut model = DecoupledCircuit::new(circuit);
+/// let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
 /// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
 ///
 /// let report = model.diagnose(&Diagnostics::new().curvature(10))?;
@@ -103,7 +99,7 @@ impl<'a> Diagnostics<'a> {
     }
 
     /// Estimates λ_max of the Gauss-Newton matrix of E in z, of every z_t's block and of the whole,
-    /// by at most `iterations` iterations of Lanczos, at least 1; and tells the bounds where there
+    /// by at most `iterations` iterations of Lanczos, at least 1; and reports the bounds where there
     /// are any.
     pub fn curvature(self, iterations: u64) -> Self {
         Self {
@@ -117,7 +113,7 @@ impl<'a> Diagnostics<'a> {
         Self { seed, ..self }
     }
 
-    /// Tells the accuracy: the class of every example, a row of its output, in the order of the
+    /// Reports the accuracy: the class of every example, a row of its output, in the order of the
     /// selection.
     pub fn labels(self, labels: &'a [usize]) -> Self {
         Self {
@@ -126,7 +122,7 @@ impl<'a> Diagnostics<'a> {
         }
     }
 
-    /// Tells the accuracy: the class of an example is the row of the largest entry of its target z_T,
+    /// Reports the accuracy: the class of an example is the row of the largest entry of its target z_T,
     /// the first of several, such as for one-hot targets. Needs 2 outputs at least.
     pub fn accuracy(self) -> Self {
         Self {
@@ -135,10 +131,10 @@ impl<'a> Diagnostics<'a> {
         }
     }
 
-    fn check<T: Scalar>(&self, circuit: &Circuit<T>, examples: usize) -> Result<(), Error> {
+    fn check<T: Scalar>(&self, layers: Layers<'_, T>, examples: usize) -> Result<(), Error> {
         let name = "Diagnostics::curvature's iterations";
         at_least_one(name, self.iterations.map_or(1, |own| own as u64))?;
-        let classes = circuit.dims()[circuit.depth()];
+        let classes = layers.dims()[layers.depth()];
         match self.classes {
             Classes::Unknown => Ok(()),
             Classes::Given(labels) => {
@@ -161,33 +157,33 @@ impl<T: Scalar> DecoupledCircuit<T> {
     ///
     /// # Errors
     /// Errors of the selection, [`Error::NoExamples`] if it is empty, [`Error::InvalidOption`],
-    /// [`Error::Length`] unless there is one label an example, [`Error::UnknownClass`], and
+    /// [`Error::Length`] unless there is one label per example, [`Error::UnknownClass`], and
     /// [`Error::NonFinite`] for an energy or a gradient that is not finite.
     pub fn diagnose(&self, options: &Diagnostics<'_>) -> Result<DiagnosticReport<T>, Error> {
-        let circuit = &self.circuit;
+        let layers = self.layers();
         let examples = self.examples.resolve(&options.selection)?.len();
-        options.check(circuit, examples)?;
-        let mut sums = Sums::new(circuit);
+        options.check(layers, examples)?;
+        let mut sums = Sums::new(layers);
         self.for_each_block_of(
             &options.selection,
             "diagnostics",
             false,
-            |batch, workspace| {
-                sums.add(circuit, options, batch, workspace);
+            |problem, workspace| {
+                sums.add(options, problem, workspace);
             },
         )?;
         sums.check()?;
         let bounds = match options.iterations {
             None => None,
-            Some(_) => bounds(circuit)?,
+            Some(_) => bounds(layers)?,
         };
         Ok(sums.report(options, bounds.as_ref()))
     }
 }
 
 /// The bounds that solvers step by, if every layer and loss gives one.
-fn bounds<T: Scalar>(circuit: &Circuit<T>) -> Result<Option<Curvature<T>>, Error> {
-    match Curvature::new(circuit) {
+fn bounds<T: Scalar>(layers: Layers<'_, T>) -> Result<Option<Curvature<T>>, Error> {
+    match Curvature::new(layers) {
         Ok(bounds) => Ok(Some(bounds)),
         Err(Error::NoCurvatureBound { .. }) => Ok(None),
         Err(other) => Err(other),

@@ -1,9 +1,7 @@
 //! Products with the Gauss-Newton matrix of E in z, or with its diagonal blocks.
 
-use crate::circuit::Circuit;
-use crate::energy::{Batch, Workspace};
-use crate::kernel::Scalar;
-use crate::kernel::{add_scaled, add_to};
+use crate::energy::{Problem, Workspace};
+use crate::kernel::{Scalar, add_scaled, add_to};
 use crate::target_solver::Link;
 
 /// What of the matrix H is multiplied with.
@@ -35,21 +33,21 @@ impl<T: Scalar> Product<T> {
     pub(crate) fn multiply(
         &mut self,
         part: Part,
-        circuit: &Circuit<T>,
-        batch: Batch<'_, T>,
+        problem: Problem<'_, T>,
         directions: &[Vec<T>],
         workspace: &mut Workspace<T>,
     ) {
+        let (layers, batch) = (problem.layers(), problem.batch());
         self.results.resize_with(directions.len(), Vec::new);
         for (t, local) in workspace.locals.iter_mut().enumerate() {
-            self.link.fit(circuit, t, batch.len());
+            self.link.fit(layers, t, batch.len());
             let own = t.checked_sub(1).map(|i| &directions[i][..]);
             let above = directions.get(t).map(|above| &above[..]);
             match part {
                 Part::Whole => {
                     let wanted = own.is_some();
                     self.link
-                        .multiply(circuit, batch, t, [own, above], wanted, local);
+                        .multiply(layers, batch, t, [own, above], wanted, local);
                     self.set_target_part(t);
                     self.add_input_part(t);
                 }
@@ -57,19 +55,19 @@ impl<T: Scalar> Product<T> {
                 Part::Blocks => {
                     if above.is_some() {
                         self.link
-                            .multiply(circuit, batch, t, [None, above], false, local);
+                            .multiply(layers, batch, t, [None, above], false, local);
                         self.set_target_part(t);
                     }
                     if own.is_some() {
                         self.link
-                            .multiply(circuit, batch, t, [own, None], true, local);
+                            .multiply(layers, batch, t, [own, None], true, local);
                         self.add_input_part(t);
                     }
                 }
             }
         }
         for (i, own) in self.results.iter_mut().enumerate() {
-            let curvature = circuit.target_regularizers()[i].curvature();
+            let curvature = layers.target_regularizers()[i].curvature();
             add_scaled(own, curvature, &directions[i]);
         }
     }

@@ -1,4 +1,4 @@
-//! What a diagnosis tells, as data and as a table.
+//! What a diagnosis reports, as data and as a table.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use crate::kernel::Scalar;
 /// gradients and staleness are root mean squares over the examples, as every example has them by
 /// itself: without its weight. `None` is what was not asked for, or what is not defined.
 ///
-/// `Display` prints a table: a line a layer, the line of the whole circuit, and one with the composed
+/// `Display` prints a table: a line per layer, the line of the whole circuit, and one with the composed
 /// loss, the accuracy and the number of examples. With the feature `serde` it is a value to keep.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -18,7 +18,7 @@ use crate::kernel::Scalar;
 pub struct DiagnosticReport<T> {
     /// Number of examples n.
     pub examples: usize,
-    /// One an f_t, t = 0, …, T−1.
+    /// One per f_t, t = 0, …, T−1.
     pub layers: Vec<LayerDiagnostics<T>>,
     /// E = Σ_t ℓ_t: as [`DecoupledCircuit::energy`](crate::decoupled::DecoupledCircuit::energy).
     pub energy: T,
@@ -60,7 +60,7 @@ pub struct GradientDiagnostics<T> {
     /// ‖∂E/∂θ‖.
     pub norm: T,
     /// Cosine of ∂E/∂θ to backprop's gradient, that of the composed objective with its regularisers
-    /// ([`Circuit::backprop`](crate::circuit::Circuit::backprop)), in −1..=1; `None` if either is zero.
+    /// ([`Problem::backprop`](crate::energy::Problem::backprop)), in −1..=1; `None` if either is zero.
     pub cosine: Option<T>,
     /// ‖∂E/∂θ‖ / ‖backprop's‖; `None` if backprop's is zero.
     pub norm_ratio: Option<T>,

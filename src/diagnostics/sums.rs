@@ -9,13 +9,10 @@ use super::report::{
     TargetDiagnostics,
 };
 use super::{Classes, Diagnostics};
-use crate::circuit::Circuit;
 use crate::data::metrics;
-use crate::energy::{Batch, Workspace};
+use crate::energy::{All, Batch, Evaluation, Layers, Problem, Workspace};
 use crate::error::{Error, Quantity};
-use crate::kernel::Execution;
-use crate::kernel::Scalar;
-use crate::kernel::{add_to, all_finite, squared_distance};
+use crate::kernel::{Scalar, add_to, all_finite, squared_distance};
 use crate::target_solver::Curvature;
 
 /// What the blocks of examples add up to.
@@ -44,9 +41,9 @@ struct Hidden<T> {
 }
 
 impl<T: Scalar> Sums<T> {
-    pub(super) fn new(circuit: &Circuit<T>) -> Self {
-        let depth = circuit.depth();
-        let zeros = |t| vec![T::zero(); circuit.parameters(t).len()];
+    pub(super) fn new(layers: Layers<'_, T>) -> Self {
+        let depth = layers.depth();
+        let zeros = |t| vec![T::zero(); layers.circuit().parameters(t).len()];
         let hidden = Hidden {
             gap: T::zero(),
             gradient: 0.0,
@@ -67,23 +64,25 @@ impl<T: Scalar> Sums<T> {
 
     pub(super) fn add(
         &mut self,
-        circuit: &Circuit<T>,
         options: &Diagnostics<'_>,
-        batch: Batch<'_, T>,
+        problem: Problem<'_, T>,
         workspace: &mut Workspace<T>,
     ) {
-        circuit.evaluate(batch, true, true, workspace, Execution::Sequential);
-        for (t, local) in workspace.locals.iter().enumerate() {
-            self.energies[t] += local.energy;
-            add_to(&mut self.gradients[t], &local.d_parameters);
+        let batch = problem.batch();
+        let evaluation = problem.evaluate(All, workspace);
+        for (t, sum) in self.energies.iter_mut().enumerate() {
+            *sum += evaluation.local(t).energy();
+            add_to(&mut self.gradients[t], evaluation.parameter_gradient(t));
         }
         for (t, sums) in (1..).zip(&mut self.hidden) {
-            sums.gap += squared_distance(batch.z(t), &workspace.locals[t - 1].prediction);
+            let prediction = evaluation.local(t - 1).prediction();
+            sums.gap += squared_distance(batch.z(t), prediction);
         }
-        self.add_targets(circuit, batch, workspace);
+        let directions = Directions::new(problem, evaluation);
+        self.add_targets(problem, &directions, workspace);
         if let Some(iterations) = options.iterations {
             let mut estimate =
-                |part| lambda_max(part, iterations, options.seed, circuit, batch, workspace);
+                |part| lambda_max(part, iterations, options.seed, problem, workspace);
             let blocks = estimate(Part::Blocks);
             for (sums, block) in self.hidden.iter_mut().zip(&blocks) {
                 sums.block = block.iter().fold(sums.block, largest);
@@ -92,49 +91,33 @@ impl<T: Scalar> Sums<T> {
             self.whole = whole.iter().flatten().fold(self.whole, largest);
         }
         if options.leaves_out_backprop {
-            circuit.forward_pass(batch, workspace);
+            problem.forward_pass(workspace);
         } else {
-            circuit.backprop(batch, workspace);
-            for (sum, local) in self.backprop.iter_mut().zip(&workspace.locals) {
-                add_to(sum, &local.d_parameters);
+            let composed = problem.backprop(workspace);
+            for (t, sum) in self.backprop.iter_mut().enumerate() {
+                add_to(sum, composed.parameter_gradient(t));
             }
         }
-        self.composed_loss += circuit.output_loss_on(batch, workspace);
-        let outputs = &workspace.locals[circuit.depth() - 1].prediction;
-        self.right += self.rightly_classified(circuit, options, batch, outputs);
+        self.composed_loss += problem.output_loss(workspace);
+        let last = problem.layers().depth() - 1;
+        let outputs = &workspace.locals[last].prediction;
+        self.right += self.rightly_classified(options, batch, outputs);
         self.examples += batch.len();
     }
 
-    /// Adds the gradients and the staleness of the targets, at an evaluation in the workspace.
+    /// Adds the gradients and the staleness of the targets, at the predictions in the workspace.
     fn add_targets(
         &mut self,
-        circuit: &Circuit<T>,
-        batch: Batch<'_, T>,
+        problem: Problem<'_, T>,
+        directions: &Directions<T>,
         workspace: &mut Workspace<T>,
     ) {
-        let dims = circuit.dims();
-        // gⁱ/‖gⁱ‖, and ‖gⁱ‖.
-        let mut units: Vec<Vec<T>> = Vec::with_capacity(self.hidden.len());
-        let mut norms: Vec<Vec<f64>> = Vec::with_capacity(self.hidden.len());
-        for (t, &dim) in (1..circuit.depth()).zip(&dims[1..]) {
-            let mut unit = workspace.target_gradient(t).to_vec();
-            let normalise = |(i, own): (usize, &mut [T])| {
-                let norm = norm(own.iter().copied());
-                if norm > 0.0 {
-                    let unit = |g: T| T::of(g.as_f64() / norm);
-                    own.iter_mut().for_each(|g| *g = unit(*g));
-                }
-                norm / batch.weights().map_or(1.0, |weights| weights[i].as_f64())
-            };
-            let columns = unit.chunks_exact_mut(dim).enumerate();
-            norms.push(columns.map(normalise).collect());
-            units.push(unit);
-        }
+        let dims = problem.layers().dims();
         let mut product = Product::new();
-        product.multiply(Part::Blocks, circuit, batch, &units, workspace);
+        product.multiply(Part::Blocks, problem, &directions.units, workspace);
         for (t, sums) in (1..).zip(&mut self.hidden) {
             let products = product.results[t - 1].chunks_exact(dims[t]);
-            for (&gradient, product) in norms[t - 1].iter().zip(products) {
+            for (&gradient, product) in directions.norms[t - 1].iter().zip(products) {
                 sums.gradient += gradient * gradient;
                 if gradient > 0.0 {
                     let staleness = gradient / norm(product.iter().copied());
@@ -152,14 +135,13 @@ impl<T: Scalar> Sums<T> {
     /// How many of a batch's outputs are largest in their class's row.
     fn rightly_classified(
         &self,
-        circuit: &Circuit<T>,
         options: &Diagnostics<'_>,
         batch: Batch<'_, T>,
         outputs: &[T],
     ) -> usize {
-        let depth = circuit.depth();
         let labels = |values: &[T]| {
-            let values = DMatrix::from_column_slice(circuit.dims()[depth], batch.len(), values);
+            let rows = values.len() / batch.len();
+            let values = DMatrix::from_column_slice(rows, batch.len(), values);
             metrics::labels(&values)
         };
         let agree = |own: &[usize]| {
@@ -169,7 +151,7 @@ impl<T: Scalar> Sums<T> {
         match options.classes {
             Classes::Unknown => 0,
             Classes::Given(all) => agree(&all[self.examples..self.examples + batch.len()]),
-            Classes::OfTargets => agree(&labels(batch.z(depth))),
+            Classes::OfTargets => agree(&labels(batch.z(self.energies.len()))),
         }
     }
 
@@ -253,6 +235,36 @@ impl<T: Scalar> Sums<T> {
             // A circuit of one layer has no z.
             curvature: curvature(self.whole, whole).filter(|_| !self.hidden.is_empty()),
         }
+    }
+}
+
+/// The gradients of all targets as directions, by hidden layer.
+struct Directions<T> {
+    /// gⁱ/‖gⁱ‖ with gⁱ = ∂E/∂z_tⁱ.
+    units: Vec<Vec<T>>,
+    /// ‖gⁱ‖ without the example's weight.
+    norms: Vec<Vec<f64>>,
+}
+
+impl<T: Scalar> Directions<T> {
+    fn new(problem: Problem<'_, T>, evaluation: Evaluation<'_, T, All>) -> Self {
+        let (layers, batch) = (problem.layers(), problem.batch());
+        let (mut units, mut norms) = (Vec::new(), Vec::new());
+        for (t, &dim) in (1..layers.depth()).zip(&layers.dims()[1..]) {
+            let mut unit = evaluation.target_gradient(t).to_vec();
+            let normalise = |(i, own): (usize, &mut [T])| {
+                let norm = norm(own.iter().copied());
+                if norm > 0.0 {
+                    let unit = |g: T| T::of(g.as_f64() / norm);
+                    own.iter_mut().for_each(|g| *g = unit(*g));
+                }
+                norm / batch.weights().map_or(1.0, |weights| weights[i].as_f64())
+            };
+            let columns = unit.chunks_exact_mut(dim).enumerate();
+            norms.push(columns.map(normalise).collect());
+            units.push(unit);
+        }
+        Self { units, norms }
     }
 }
 

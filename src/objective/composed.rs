@@ -6,8 +6,7 @@ use super::Objective;
 use super::flat::Flat;
 use super::layout::Layout;
 use crate::circuit::Circuit;
-use crate::decoupled::DecoupledCircuit;
-use crate::decoupled::Selection;
+use crate::decoupled::{DecoupledCircuit, Selection};
 use crate::energy::Workspace;
 use crate::error::Error;
 use crate::kernel::Scalar;
@@ -17,22 +16,19 @@ use crate::kernel::Scalar;
 ///
 /// x = (θ_0, …, θ_{T−1}), one after another, flat as
 /// [`Circuit::parameters`](crate::circuit::Circuit::parameters). Value and gradient are those of
-/// [`Circuit::backprop`](crate::circuit::Circuit::backprop); auxiliary targets play no part.
+/// [`Problem::backprop`](crate::energy::Problem::backprop); auxiliary targets play no part.
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Circuit, DecoupledCircuit};
-/// use layerwise::decoupled::{Selection, TargetInit};
-/// use layerwise::layer::{Activation, Dense};
+/// use layerwise::prelude::*;
 /// use layerwise::objective::Objective;
-/// use nalgebra::DMatrix;
 ///
 /// let circuit = Circuit::<f64>::builder()
 ///     .layer(Dense::new(2, 3, Activation::Tanh)?)
 ///     .layer(Dense::new(3, 1, Activation::Identity)?)
 ///     .build()?;
 /// let (x, y) = (DMatrix::from_element(2, 5, 0.5), DMatrix::from_element(1, 5, 1.0));
-/// let mut model = DecoupledCircuit::new(circuit);
+/// let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
 /// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
 /// let objective = model.composed_objective(&Selection::All)?;
 /// let mut point = objective.point();
@@ -65,10 +61,6 @@ impl<T: Scalar> Objective<T> for ComposedObjective<'_, T> {
 
     fn point(&self) -> Vec<T> {
         self.0.point()
-    }
-
-    fn workspace(&self) -> Workspace<T> {
-        self.0.workspace()
     }
 
     fn evaluate(

@@ -1,74 +1,64 @@
 //! A circuit on some examples with θ, z or both taken from a flat vector.
 
+use std::borrow::Cow;
+use std::ops::Range;
+
 use super::check_gradient;
 use super::layout::Layout;
-use crate::circuit::{Circuit, add_input_parts};
-use crate::decoupled::DecoupledCircuit;
-use crate::decoupled::Selection;
-use crate::decoupled::examples::{Columns, Gathered};
-use crate::energy::compose;
-use crate::energy::{Batch, LocalProblem, Wanted, Workspace};
+use crate::circuit::Circuit;
+use crate::decoupled::examples::{Columns, Examples};
+use crate::decoupled::{DecoupledCircuit, Selection};
+use crate::energy::{Ask, Layers, LocalProblem, Problem, Workspace, add_input_parts, compose};
 use crate::error::{Error, Quantity};
-use crate::kernel::Execution;
-use crate::kernel::Scalar;
-use crate::kernel::all_finite;
+use crate::kernel::{Execution, Scalar, all_finite};
 
 /// What the objectives over a [`DecoupledCircuit`] are made of.
 #[derive(Debug, Clone)]
 pub(super) struct Flat<'a, T: Scalar> {
-    circuit: &'a Circuit<T>,
-    source: Source<'a, T>,
+    layers: Layers<'a, T>,
+    /// The model's, or copies of scattered ones.
+    examples: Cow<'a, Examples<T>>,
+    /// The columns of them that are selected.
+    run: Range<usize>,
     pub(super) layout: Layout,
 }
 
-/// The examples, where they lie or copied together.
-#[derive(Debug, Clone)]
-enum Source<'a, T> {
-    Lying(Batch<'a, T>),
-    Gathered(Gathered<T>),
-}
-
 impl<'a, T: Scalar> Flat<'a, T> {
-    /// `layout` is told the circuit and the number of examples.
+    /// `layout` is given the circuit and the number of examples.
     pub(super) fn new(
         model: &'a DecoupledCircuit<T>,
         selection: &Selection<'_>,
         layout: impl FnOnce(&Circuit<T>, usize) -> Layout,
     ) -> Result<Self, Error> {
-        let circuit = model.circuit();
-        let source = match model.examples.resolve(selection)? {
-            Columns::Run(run) => Source::Lying(model.examples.run(run, 0, false)),
+        let (examples, run) = match model.examples.resolve(selection)? {
+            Columns::Run(run) => (Cow::Borrowed(&model.examples), run),
             Columns::Scattered(columns) => {
-                let mut gathered = Gathered::new(circuit.depth());
-                gathered.load(&model.examples, &columns, true);
-                Source::Gathered(gathered)
+                let gathered = model.examples.gathered(&columns);
+                (Cow::Owned(gathered), 0..columns.len())
             }
         };
-        let mut flat = Self {
-            circuit,
-            source,
-            layout: Layout::of_parameters(circuit),
-        };
-        let n = flat.batch().len();
-        if n == 0 {
+        if run.is_empty() {
             return Err(Error::NoExamples {
                 operation: "an objective",
             });
         }
-        flat.layout = layout(circuit, n);
-        Ok(flat)
+        Ok(Self {
+            layers: model.layers(),
+            layout: layout(&model.circuit, run.len()),
+            examples,
+            run,
+        })
     }
 
-    fn batch(&self) -> Batch<'_, T> {
-        match &self.source {
-            Source::Lying(batch) => *batch,
-            Source::Gathered(gathered) => gathered.view(self.circuit.dims(), false),
-        }
+    /// E at the model's own numbers.
+    fn problem(&self) -> Problem<'_, T> {
+        let batch = self.examples.run(self.run.clone(), 0, false);
+        self.layers.on(batch)
     }
 
     /// ℓ_t with what the layout has of θ_t, z_t and z_{t+1} taken from a point.
-    fn problem<'b>(&'b self, t: usize, point: &'b [T]) -> LocalProblem<'b, T> {
-        let mut problem = self.circuit.local_problem(t, self.batch());
+    fn local<'b>(&'b self, t: usize, point: &'b [T]) -> LocalProblem<'b, T> {
+        let mut problem = self.problem().local(t);
         let Layout {
             parameters,
             targets,
@@ -89,19 +79,15 @@ impl<'a, T: Scalar> Flat<'a, T> {
 
     /// The point of the model.
     pub(super) fn point(&self) -> Vec<T> {
-        let (batch, mut point) = (self.batch(), Vec::new());
+        let (problem, mut point) = (self.problem(), Vec::new());
         point.reserve_exact(self.layout.dimension());
         for t in 0..self.layout.parameters.len() {
-            point.extend_from_slice(self.circuit.parameters(t));
+            point.extend_from_slice(self.layers.circuit().parameters(t));
         }
         for t in 1..=self.layout.targets.len() {
-            point.extend_from_slice(batch.z(t));
+            point.extend_from_slice(problem.batch().z(t));
         }
         point
-    }
-
-    pub(super) fn workspace(&self) -> Workspace<T> {
-        Workspace::new(self.circuit, self.batch().len())
     }
 
     /// E at a point, and its gradient in what the layout has if wanted.
@@ -115,14 +101,12 @@ impl<'a, T: Scalar> Flat<'a, T> {
         let wants = |part: bool| gradient.is_some() && part;
         let (theta, z) = (&self.layout.parameters, &self.layout.targets);
         let (theta, z) = (wants(!theta.is_empty()), wants(!z.is_empty()));
-        workspace.fit(self.circuit);
+        let (ask, depth) = (Ask::new(theta, z, z), self.layers.depth());
+        workspace.fit(depth);
         for (t, local) in workspace.locals.iter_mut().enumerate() {
-            let wanted = Wanted {
-                parameters: theta,
-                input: z && t > 0,
-                target: z && t + 1 < self.circuit.depth(),
-            };
-            self.problem(t, point).evaluate(wanted, local);
+            let problem = self.local(t, point);
+            problem.predict(local);
+            problem.differentiate(ask.of_layer(t, depth), local);
         }
         if z {
             add_input_parts(workspace, Execution::Sequential);
@@ -141,9 +125,9 @@ impl<'a, T: Scalar> Flat<'a, T> {
         workspace: &mut Workspace<T>,
     ) -> Result<T, Error> {
         self.check(point, gradient.as_deref())?;
-        workspace.fit(self.circuit);
-        let problem = |t| self.problem(t, point);
-        let loss = compose(problem, gradient.is_some(), workspace);
+        workspace.fit(self.layers.depth());
+        let local = |t| self.local(t, point);
+        let loss = compose(local, gradient.is_some(), workspace);
         let loss = self.finite(Quantity::ComposedLoss, loss)?;
         self.write(gradient, workspace)?;
         Ok(loss)
@@ -159,7 +143,7 @@ impl<'a, T: Scalar> Flat<'a, T> {
             true => Ok(value),
             false => Err(Error::NonFinite {
                 quantity,
-                layer: self.circuit.depth() - 1,
+                layer: self.layers.depth() - 1,
                 step: 0,
             }),
         }
@@ -211,7 +195,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         layout.check(point)?;
         for (t, own) in (1..).zip(&layout.targets) {
             let dim = self.circuit.dims()[t];
-            let loss = self.circuit.loss(t - 1);
+            let loss = self.terms.loss(t - 1);
             loss.check_target(dim, &point[own.clone()])?;
         }
         let theta = self.circuit.parameters_mut().iter_mut();

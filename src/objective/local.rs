@@ -2,10 +2,9 @@
 
 use super::{Objective, check_gradient};
 use crate::check::{check_finite, check_length};
-use crate::energy::{LocalProblem, Wanted, Workspace};
+use crate::energy::{Ask, LocalProblem, Workspace};
 use crate::error::{Error, Quantity};
-use crate::kernel::Scalar;
-use crate::kernel::all_finite;
+use crate::kernel::{Scalar, all_finite};
 
 /// θ_t ↦ ℓ_t(θ_t, z_t, z_{t+1}) and its gradient ∂ℓ_t/∂θ_t, z_t and z_{t+1} fixed: the W-step of
 /// one layer.
@@ -17,9 +16,8 @@ use crate::kernel::all_finite;
 ///
 /// # Examples
 /// ```
+/// use layerwise::prelude::*;
 /// use layerwise::energy::LocalProblem;
-/// use layerwise::layer::{Activation, Dense};
-/// use layerwise::loss::SquaredError;
 /// use layerwise::objective::{LocalObjective, Objective};
 ///
 /// let layer = Dense::new(2, 1, Activation::Identity)?;
@@ -57,14 +55,6 @@ impl<T: Scalar> Objective<T> for LocalObjective<'_, T> {
         self.problem.parameters.to_vec()
     }
 
-    fn workspace(&self) -> Workspace<T> {
-        Workspace {
-            spent: false,
-            locals: vec![self.problem.workspace()],
-            previous: Vec::new(),
-        }
-    }
-
     fn evaluate(
         &self,
         point: &[T],
@@ -76,18 +66,16 @@ impl<T: Scalar> Objective<T> for LocalObjective<'_, T> {
         check_finite(Quantity::Parameter, t, dimension.max(1), point)?;
         check_gradient(gradient.as_deref(), dimension)?;
         if workspace.locals.is_empty() {
-            workspace.locals.push(self.problem.workspace());
+            workspace.fit(1);
         }
         let local = &mut workspace.locals[0];
-        let wanted = Wanted {
-            parameters: gradient.is_some(),
-            ..Wanted::NONE
-        };
         let problem = LocalProblem {
             parameters: point,
             ..self.problem
         };
-        let energy = problem.evaluate(wanted, local);
+        problem.predict(local);
+        let ask = Ask::new(gradient.is_some(), false, false);
+        let energy = problem.differentiate(ask, local);
         let finite = |quantity, finite: bool| match finite {
             true => Ok(()),
             false => Err(Error::NonFinite {
@@ -98,7 +86,7 @@ impl<T: Scalar> Objective<T> for LocalObjective<'_, T> {
         };
         finite(Quantity::Energy, energy.is_finite())?;
         if let Some(gradient) = gradient {
-            let own = local.parameter_gradient();
+            let own = &local.d_parameters;
             finite(Quantity::ParameterGradient, all_finite(own))?;
             gradient.copy_from_slice(own);
         }

@@ -60,16 +60,13 @@ use crate::kernel::Scalar;
 /// # Examples
 /// Gradient descent with halving, on E in θ and z together:
 /// ```
-/// use layerwise::{Circuit, DecoupledCircuit, Error};
-/// use layerwise::decoupled::{Selection, TargetInit};
-/// use layerwise::layer::{Activation, Dense};
+/// use layerwise::prelude::*;
 /// use layerwise::objective::Objective;
-/// use nalgebra::DMatrix;
 ///
 /// fn descend(objective: &dyn Objective<f64>, steps: usize) -> Result<Vec<f64>, Error> {
 ///     let mut x = objective.point();
 ///     let mut gradient = x.clone();
-///     let mut workspace = objective.workspace();
+///     let mut workspace = Workspace::new();
 ///     let mut step = 1.0;
 ///     for _ in 0..steps {
 ///         let value = objective.evaluate(&x, Some(&mut gradient), &mut workspace)?;
@@ -88,7 +85,7 @@ use crate::kernel::Scalar;
 ///     .build()?;
 /// let x = DMatrix::from_fn(2, 6, |i, j| (i * j) as f64 / 5.0);
 /// let y = DMatrix::from_fn(1, 6, |_, j| j as f64 / 5.0);
-/// let mut model = DecoupledCircuit::new(circuit);
+/// let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
 /// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
 /// let before = model.energy()?;
 /// let found = descend(&model.joint_objective(&Selection::All)?, 40)?;
@@ -103,12 +100,8 @@ pub trait Objective<T: Scalar>: Debug + Send + Sync {
     /// x as it stands in the model.
     fn point(&self) -> Vec<T>;
 
-    /// Memory for [`Objective::evaluate`]; that of another objective serves too, and grows where it
-    /// must.
-    fn workspace(&self) -> Workspace<T>;
-
-    /// φ(x), and ∇φ(x) into `gradient` if given, overwritten. Allocates nothing with a workspace that
-    /// this objective has used before.
+    /// φ(x), and ∇φ(x) into `gradient` if given, overwritten. Any workspace will do, and grows where
+    /// it must; nothing is allocated with one that this objective has used before.
     ///
     /// # Errors
     /// [`Error::Length`], [`Error::NonFiniteData`] for an x that is not finite, and
@@ -125,7 +118,7 @@ pub trait Objective<T: Scalar>: Debug + Send + Sync {
     /// # Errors
     /// Those of [`Objective::evaluate`].
     fn value(&self, point: &[T]) -> Result<T, Error> {
-        self.evaluate(point, None, &mut self.workspace())
+        self.evaluate(point, None, &mut Workspace::new())
     }
 
     /// ∇φ(x), in new memory.
@@ -134,7 +127,7 @@ pub trait Objective<T: Scalar>: Debug + Send + Sync {
     /// Those of [`Objective::evaluate`].
     fn gradient(&self, point: &[T]) -> Result<Vec<T>, Error> {
         let mut gradient = vec![T::zero(); self.dimension()];
-        self.evaluate(point, Some(&mut gradient), &mut self.workspace())?;
+        self.evaluate(point, Some(&mut gradient), &mut Workspace::new())?;
         Ok(gradient)
     }
 }

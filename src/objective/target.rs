@@ -5,8 +5,7 @@ use std::ops::Range;
 use super::Objective;
 use super::flat::Flat;
 use super::layout::Layout;
-use crate::decoupled::DecoupledCircuit;
-use crate::decoupled::Selection;
+use crate::decoupled::{DecoupledCircuit, Selection};
 use crate::energy::Workspace;
 use crate::error::Error;
 use crate::kernel::Scalar;
@@ -21,18 +20,15 @@ use crate::kernel::Scalar;
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Circuit, DecoupledCircuit};
-/// use layerwise::decoupled::{Selection, TargetInit};
-/// use layerwise::layer::{Activation, Dense};
+/// use layerwise::prelude::*;
 /// use layerwise::objective::Objective;
-/// use nalgebra::DMatrix;
 ///
 /// let circuit = Circuit::<f64>::builder()
 ///     .layer(Dense::new(2, 3, Activation::Tanh)?)
 ///     .layer(Dense::new(3, 1, Activation::Identity)?)
 ///     .build()?;
 /// let (x, y) = (DMatrix::from_element(2, 5, 0.5), DMatrix::from_element(1, 5, 1.0));
-/// let mut model = DecoupledCircuit::new(circuit);
+/// let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
 /// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
 /// let objective = model.target_objective(&Selection::All)?;
 /// let mut point = objective.point();
@@ -64,10 +60,6 @@ impl<T: Scalar> Objective<T> for TargetObjective<'_, T> {
 
     fn point(&self) -> Vec<T> {
         self.0.point()
-    }
-
-    fn workspace(&self) -> Workspace<T> {
-        self.0.workspace()
     }
 
     fn evaluate(

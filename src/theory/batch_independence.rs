@@ -1,14 +1,13 @@
 //! Statement 11: an example's targets move alike in every batch.
 
 use super::probe::{chosen_examples, same_bits};
-use crate::decoupled::DecoupledCircuit;
-use crate::decoupled::Selection;
+use crate::decoupled::{DecoupledCircuit, Selection};
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::target_solver::TargetSolver;
 
 /// Statement 11: moves (a copy of) the targets of the selected examples by `solver`, all in one
-/// batch and each alone, and returns the lasting number of the first example whose targets then
+/// batch and each alone, and returns the id of the first example whose targets then
 /// have other bits; `None` if the statement holds.
 ///
 /// It fails for a layer that maps a column differently beside others, and for a solver that uses
@@ -19,18 +18,15 @@ use crate::target_solver::TargetSolver;
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Circuit, DecoupledCircuit, theory};
-/// use layerwise::decoupled::{Selection, TargetInit};
-/// use layerwise::layer::{Activation, Dense};
-/// use layerwise::target_solver::ReverseSweep;
-/// use nalgebra::DMatrix;
+/// use layerwise::prelude::*;
+/// use layerwise::theory;
 ///
 /// let circuit = Circuit::<f32>::builder()
 ///     .layer(Dense::new(2, 3, Activation::Tanh)?)
 ///     .layer(Dense::new(3, 1, Activation::Identity)?)
 ///     .build()?;
 /// let x = DMatrix::from_fn(2, 4, |i, j| (i + j) as f32 / 4.0);
-/// let mut model = DecoupledCircuit::new(circuit);
+/// let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
 /// model.add_examples(&x, &DMatrix::zeros(1, 4), &TargetInit::ForwardPass)?;
 /// let solver = ReverseSweep::new(3);
 /// let differing = theory::batch_dependent_example(&model, &Selection::All, &solver)?;

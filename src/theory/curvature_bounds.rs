@@ -1,6 +1,6 @@
 //! Statement 10: bounds of E's curvature in z.
 
-use crate::circuit::Circuit;
+use crate::energy::Layers;
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::target_solver::Curvature;
@@ -44,7 +44,7 @@ impl CurvatureBounds {
     }
 }
 
-/// Statement 10: bounds of the curvature that gradient steps on z meet, at every z and for every
+/// Statement 10: bounds of the curvature that gradient steps on z are subject to, at every z and for every
 /// example,
 ///
 /// block of z_t: μ_t c_t + μ_{t+1} c_{t+1} ‖J_t‖² + λ₂ of S_t;
@@ -61,25 +61,25 @@ impl CurvatureBounds {
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Circuit, theory};
-/// use layerwise::layer::{Activation, Dense};
+/// use layerwise::prelude::*;
+/// use layerwise::theory;
 ///
 /// let mut builder = Circuit::<f64>::builder();
 /// for _ in 0..5 {
 ///     builder = builder.layer(Dense::new(1, 1, Activation::Identity)?.without_bias());
 /// }
-/// let mut circuit = builder.build()?;
+/// let mut model = DecoupledCircuit::new(builder.build()?, Energy::default())?;
 /// for t in 0..5 {
-///     circuit.set_parameters(t, &[1.0])?;
+///     model.set_parameters(t, &[1.0])?;
 /// }
-/// let bounds = theory::curvature_bounds(&circuit)?;
+/// let bounds = theory::curvature_bounds(model.layers())?;
 /// assert!((bounds.blocks[1] - 2.0).abs() < 1e-12);
 /// assert!((bounds.whole() - 4.0).abs() < 1e-12);
 /// assert!((bounds.synchronous_limit() - 0.5).abs() < 1e-12);
 /// # Ok::<(), layerwise::Error>(())
 /// ```
-pub fn curvature_bounds<T: Scalar>(circuit: &Circuit<T>) -> Result<CurvatureBounds, Error> {
-    let curvature = Curvature::new(circuit)?;
+pub fn curvature_bounds<T: Scalar>(layers: Layers<'_, T>) -> Result<CurvatureBounds, Error> {
+    let curvature = Curvature::new(layers)?;
     let numbers = |bounds: Vec<T>| bounds.into_iter().map(T::as_f64).collect();
     Ok(CurvatureBounds {
         blocks: numbers(curvature.blocks),

@@ -1,8 +1,7 @@
 //! Statement 4: the minimum over z for large μ.
 
 use super::probe::{backprop, finite};
-use crate::decoupled::DecoupledCircuit;
-use crate::decoupled::Selection;
+use crate::decoupled::{DecoupledCircuit, Selection};
 use crate::error::{Error, Quantity};
 use crate::kernel::Scalar;
 use crate::training::{check_no_target_regularizer, check_squared_hidden_losses};
@@ -21,15 +20,13 @@ use crate::training::{check_no_target_regularizer, check_squared_hidden_losses};
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Circuit, DecoupledCircuit, theory};
-/// use layerwise::decoupled::{Selection, TargetInit};
-/// use layerwise::layer::{Activation, Dense};
-/// use nalgebra::DMatrix;
+/// use layerwise::prelude::*;
+/// use layerwise::theory;
 ///
 /// // Two units of weight 1: the output 1 stands for the target 3, and both errors are −2.
 /// let unit = || Dense::new(1, 1, Activation::Identity).map(Dense::without_bias);
-/// let circuit = Circuit::<f64>::builder().layer(unit()?).layer(unit()?).penalty(100.0).build()?;
-/// let mut model = DecoupledCircuit::new(circuit);
+/// let circuit = Circuit::<f64>::builder().layer(unit()?).layer(unit()?).build()?;
+/// let mut model = DecoupledCircuit::new(circuit, Energy::default().with_penalty(100.0))?;
 /// model.set_parameters(0, &[1.0])?;
 /// model.set_parameters(1, &[1.0])?;
 /// let one = |value| DMatrix::from_element(1, 1, value);
@@ -42,9 +39,9 @@ pub fn expanded_minimum<T: Scalar>(
     model: &DecoupledCircuit<T>,
     selection: &Selection<'_>,
 ) -> Result<T, Error> {
-    let circuit = model.circuit();
-    check_squared_hidden_losses(circuit)?;
-    check_no_target_regularizer("target regulariser under the expansion in 1/μ", circuit)?;
+    let layers = model.layers();
+    check_squared_hidden_losses(layers)?;
+    check_no_target_regularizer("target regulariser under the expansion in 1/μ", layers)?;
     let exact = backprop(model, selection)?;
     let places = model.examples.resolve(selection)?.into_places();
     let weight = |i: usize| {
@@ -52,11 +49,11 @@ pub fn expanded_minimum<T: Scalar>(
         weights.map_or(T::one(), |weights| weights[places[i]])
     };
     let mut minimum = exact.energy;
-    for (delta, &penalty) in exact.targets.iter().zip(circuit.penalties()) {
+    for (delta, &penalty) in exact.targets.iter().zip(layers.penalties()) {
         for (i, delta) in delta.column_iter().enumerate() {
             minimum -= delta.norm_squared() / (T::of(2.0) * penalty * weight(i));
         }
     }
-    finite(Quantity::Energy, circuit.depth() - 1, &[minimum])?;
+    finite(Quantity::Energy, layers.depth() - 1, &[minimum])?;
     Ok(minimum)
 }

@@ -1,9 +1,8 @@
 //! Statement 8: fixed predictions give backprop in every layer.
 
-use super::probe::{finite, on_a_copy};
-use crate::decoupled::DecoupledCircuit;
-use crate::decoupled::Selection;
-use crate::error::{Error, Quantity};
+use super::probe::{on_a_copy, parameter_gradients};
+use crate::decoupled::{DecoupledCircuit, Selection};
+use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::training::infer_fixed_prediction;
 
@@ -20,17 +19,15 @@ use crate::training::infer_fixed_prediction;
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Circuit, DecoupledCircuit, theory};
-/// use layerwise::decoupled::{Selection, TargetInit};
-/// use layerwise::layer::{Activation, Dense};
-/// use nalgebra::DMatrix;
+/// use layerwise::prelude::*;
+/// use layerwise::theory;
 ///
 /// let circuit = Circuit::<f64>::builder()
 ///     .layer(Dense::new(2, 3, Activation::Tanh)?)
 ///     .layer(Dense::new(3, 1, Activation::Identity)?)
 ///     .build()?;
 /// let (x, y) = (DMatrix::from_element(2, 4, 0.5), DMatrix::from_element(1, 4, 1.0));
-/// let mut model = DecoupledCircuit::new(circuit);
+/// let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
 /// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
 /// let exact = model.backprop(&Selection::All)?.parameters;
 /// let found = theory::fixed_prediction_gradients(&model, &Selection::All, 1)?;
@@ -46,12 +43,6 @@ pub fn fixed_prediction_gradients<T: Scalar>(
 ) -> Result<Vec<Vec<T>>, Error> {
     on_a_copy(model, selection, "statement 8", |problem| {
         infer_fixed_prediction(problem, Some(steps), 0)?;
-        let layers = 0..problem.circuit().depth();
-        let gradients = layers.map(|t| {
-            let own = problem.workspace().parameter_gradient(t);
-            finite(Quantity::ParameterGradient, t, own)?;
-            Ok(own.to_vec())
-        });
-        gradients.collect()
+        parameter_gradients(problem)
     })
 }

@@ -1,8 +1,7 @@
 //! Statement 1: at the forward pass E is the composed loss.
 
 use super::probe::{backprop, gradients, largest, minus, on_a_copy};
-use crate::decoupled::DecoupledCircuit;
-use crate::decoupled::Selection;
+use crate::decoupled::{DecoupledCircuit, Selection};
 use crate::error::Error;
 use crate::kernel::Scalar;
 
@@ -51,17 +50,15 @@ impl ForwardPassDeviations {
 ///
 /// # Examples
 /// ```
-/// use layerwise::{theory, Circuit, DecoupledCircuit};
-/// use layerwise::decoupled::{Selection, TargetInit};
-/// use layerwise::layer::{Activation, Dense};
-/// use nalgebra::DMatrix;
+/// use layerwise::prelude::*;
+/// use layerwise::theory;
 ///
 /// let circuit = Circuit::<f64>::builder()
 ///     .layer(Dense::new(2, 3, Activation::Tanh)?)
 ///     .layer(Dense::new(3, 1, Activation::Identity)?)
 ///     .build()?;
 /// let (x, y) = (DMatrix::from_element(2, 4, 0.5), DMatrix::from_element(1, 4, 1.0));
-/// let mut model = DecoupledCircuit::new(circuit);
+/// let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
 /// model.add_examples(&x, &y, &TargetInit::RandomNormal { std: 1.0, seed: 0 })?;
 /// assert_eq!(theory::forward_pass_deviations(&model, &Selection::All)?.largest(), 0.0);
 /// # Ok::<(), layerwise::Error>(())

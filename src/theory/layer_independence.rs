@@ -1,8 +1,7 @@
 //! Statement 12: a local problem knows no other layer.
 
 use super::probe::same_bits;
-use crate::decoupled::DecoupledCircuit;
-use crate::decoupled::Selection;
+use crate::decoupled::{DecoupledCircuit, Selection};
 use crate::error::Error;
 use crate::kernel::Scalar;
 
@@ -16,10 +15,8 @@ use crate::kernel::Scalar;
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Circuit, DecoupledCircuit, theory};
-/// use layerwise::decoupled::{Selection, TargetInit};
-/// use layerwise::layer::{Activation, Dense};
-/// use nalgebra::DMatrix;
+/// use layerwise::prelude::*;
+/// use layerwise::theory;
 ///
 /// let circuit = Circuit::<f64>::builder()
 ///     .layer(Dense::new(2, 2, Activation::Tanh)?)
@@ -27,7 +24,7 @@ use crate::kernel::Scalar;
 ///     .layer(Dense::new(2, 1, Activation::Identity)?)
 ///     .build()?;
 /// let (x, y) = (DMatrix::from_element(2, 4, 0.5), DMatrix::from_element(1, 4, 1.0));
-/// let mut model = DecoupledCircuit::new(circuit);
+/// let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
 /// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
 /// let changed = theory::layers_changed_by(&model, &Selection::All, 1, &[0.25; 6])?;
 /// assert_eq!(changed, [1]);
@@ -42,13 +39,12 @@ pub fn layers_changed_by<T: Scalar>(
     let mut moved = model.clone();
     moved.set_parameters(s, parameters)?;
     let local_problems = |model: &DecoupledCircuit<T>| -> Result<Vec<Vec<T>>, Error> {
-        model.with_batch(selection, "statement 12", |batch| {
-            let layers = 0..model.circuit().depth();
-            let problems = layers.map(|t| {
-                let own = model.circuit().local_problem(t, batch).gradients();
+        model.with_problem(selection, "statement 12", |problem| {
+            let locals = (0..problem.layers().depth()).map(|t| {
+                let own = problem.local(t).gradients();
                 [vec![own.energy], own.parameters, own.input, own.target].concat()
             });
-            problems.collect()
+            locals.collect()
         })
     };
     let pairs = local_problems(model)?.into_iter();

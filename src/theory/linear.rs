@@ -3,9 +3,8 @@
 use nalgebra::{DMatrix, DVector};
 
 use super::probe::finite;
-use crate::circuit::Circuit;
-use crate::decoupled::DecoupledCircuit;
-use crate::decoupled::Selection;
+use crate::decoupled::{DecoupledCircuit, Selection};
+use crate::energy::Layers;
 use crate::error::{Error, Quantity};
 use crate::kernel::Scalar;
 use crate::layer::Activation;
@@ -20,15 +19,15 @@ pub(super) struct Linear<T: Scalar> {
 }
 
 impl<T: Scalar> Linear<T> {
-    pub(super) fn of(circuit: &Circuit<T>) -> Result<Self, Error> {
+    pub(super) fn of(layers: Layers<'_, T>) -> Result<Self, Error> {
         let mut linear = Self {
             weights: Vec::new(),
             biases: Vec::new(),
             penalties: Vec::new(),
         };
-        for t in 0..circuit.depth() {
+        for t in 0..layers.depth() {
             let not_linear = |reason: String| Error::NotLinear { layer: t, reason };
-            let (layer, loss) = (circuit.layer(t), circuit.loss(t));
+            let (layer, loss) = (layers.layer(t), layers.loss(t));
             let Some(affine) = layer.affine() else {
                 return Err(not_linear(format!("{layer:?} gives no affine map")));
             };
@@ -41,14 +40,14 @@ impl<T: Scalar> Linear<T> {
             if !loss.is_squared_error() {
                 return Err(not_linear(format!("its loss is {loss:?}")));
             }
-            let targets = circuit.target_regularizers().get(t);
+            let targets = layers.target_regularizers().get(t);
             if let Some(own) = targets.filter(|own| !own.is_none()) {
                 return Err(not_linear(format!(
                     "its target has the regulariser {own:?}"
                 )));
             }
             let (rows, columns) = (layer.output_dim(), layer.input_dim());
-            let parameters = circuit.layer_parameters(t);
+            let parameters = layers.layer_parameters(t);
             let part = |range: std::ops::Range<usize>, length: usize| {
                 let values = parameters.get(range.clone());
                 values.filter(|own| own.len() == length).ok_or_else(|| {
@@ -66,7 +65,7 @@ impl<T: Scalar> Linear<T> {
                 None => DVector::zeros(rows),
                 Some(bias) => DVector::from_column_slice(part(bias, rows)?),
             });
-            linear.penalties.push(circuit.weight(t));
+            linear.penalties.push(layers.weight(t));
         }
         Ok(linear)
     }
@@ -138,17 +137,15 @@ impl<T: Scalar> Linear<T> {
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Circuit, DecoupledCircuit, theory};
-/// use layerwise::decoupled::{Selection, TargetInit};
-/// use layerwise::layer::{Activation, Dense};
-/// use nalgebra::DMatrix;
+/// use layerwise::prelude::*;
+/// use layerwise::theory;
 ///
 /// // T units of weight 1 share the residual 1 between them: min E = ½/T.
 /// let mut builder = Circuit::<f64>::builder();
 /// for _ in 0..5 {
 ///     builder = builder.layer(Dense::new(1, 1, Activation::Identity)?.without_bias());
 /// }
-/// let mut model = DecoupledCircuit::new(builder.build()?);
+/// let mut model = DecoupledCircuit::new(builder.build()?, Energy::default())?;
 /// for t in 0..5 {
 ///     model.set_parameters(t, &[1.0])?;
 /// }
@@ -163,19 +160,20 @@ pub fn linear_minimum<T: Scalar>(
     model: &DecoupledCircuit<T>,
     selection: &Selection<'_>,
 ) -> Result<T, Error> {
-    let circuit = model.circuit();
-    let linear = Linear::of(circuit)?;
+    let layers = model.layers();
+    let linear = Linear::of(layers)?;
     let depth = linear.depth();
-    let output = circuit.dims()[depth];
+    let output = layers.dims()[depth];
     let mut s = DMatrix::<T>::identity(output, output);
     let mut product = DMatrix::<T>::identity(output, output);
     for t in (1..depth).rev() {
         product *= &linear.weights[t];
         s += &product * product.transpose() / linear.penalty(t);
     }
-    model.with_batch(selection, "statement 5", |batch| {
+    model.with_problem(selection, "statement 5", |problem| {
+        let batch = problem.batch();
         let n = batch.len();
-        let mut prediction = DMatrix::from_column_slice(circuit.dims()[0], n, batch.z(0));
+        let mut prediction = DMatrix::from_column_slice(layers.dims()[0], n, batch.z(0));
         for (w, b) in linear.weights.iter().zip(&linear.biases) {
             prediction = w * prediction;
             prediction.column_iter_mut().for_each(|mut z| z += b);
@@ -183,7 +181,7 @@ pub fn linear_minimum<T: Scalar>(
         let residual = DMatrix::from_column_slice(output, n, batch.z(depth)) - prediction;
         let solved = solve(s, &residual, depth - 1)?;
         let half = T::of(0.5);
-        let penalty = circuit.parameter_regularization();
+        let penalty = layers.parameter_regularization();
         let mut minimum = T::zero();
         for (i, (r, solved)) in residual.column_iter().zip(solved.column_iter()).enumerate() {
             let weight = batch.weights().map_or(T::one(), |weights| weights[i]);
@@ -202,7 +200,7 @@ pub fn linear_minimum<T: Scalar>(
 ///
 /// here assembled whole and factored as a dense matrix (Cholesky), the same for every example:
 /// (Σ_t d_t)³/3 flops, a reference for solvers that know the structure. Example weights and
-/// regularisers of θ do not move it. One column a selected example.
+/// regularisers of θ do not move it. One column per selected example.
 ///
 /// # Errors
 /// Those of [`linear_minimum`].
@@ -210,12 +208,13 @@ pub fn linear_minimiser<T: Scalar>(
     model: &DecoupledCircuit<T>,
     selection: &Selection<'_>,
 ) -> Result<Vec<DMatrix<T>>, Error> {
-    let circuit = model.circuit();
-    let linear = Linear::of(circuit)?;
-    let (depth, dims) = (linear.depth(), circuit.dims());
+    let layers = model.layers();
+    let linear = Linear::of(layers)?;
+    let (depth, dims) = (linear.depth(), layers.dims());
     let starts = linear.starts();
     let (penalty, output) = linear.hessian();
-    model.with_batch(selection, "statement 6", |batch| {
+    model.with_problem(selection, "statement 6", |problem| {
+        let batch = problem.batch();
         let n = batch.len();
         let mut right = DMatrix::zeros(starts[depth - 1], n);
         for t in 1..depth {

@@ -3,12 +3,9 @@
 use nalgebra::DMatrix;
 
 use super::probe::{backprop, finite, minus, norm};
-use crate::check::{check_finite, check_length};
-use crate::decoupled::DecoupledCircuit;
-use crate::decoupled::Selection;
-use crate::energy::{Batch, Workspace};
+use crate::decoupled::{DecoupledCircuit, Selection};
+use crate::energy::{All, Workspace};
 use crate::error::{Error, Quantity};
-use crate::kernel::Execution;
 use crate::kernel::Scalar;
 
 /// How far targets and multipliers are from the fixed point: norms over all hidden layers and the
@@ -27,12 +24,12 @@ pub struct MultiplierRest {
 }
 
 /// Statement 9: how far the model's targets, with multipliers λ_1, …, λ_{T−1} (d_t × n each, one
-/// column a selected example), are from the fixed point
+/// column per selected example), are from the fixed point
 ///
 /// z_t = ẑ_t,  λ_t = −δ_t,
 ///
 /// at which the parameter gradients are backprop's for any μ > 0. λ is that of
-/// [`AugmentedLagrangian`](crate::training::AugmentedLagrangian), which is ρu in the scaled form. `gap` and
+/// [`Decoupling::with_multipliers`](crate::training::Decoupling::with_multipliers), which is ρu in the scaled form. `gap` and
 /// `targets` vanish together only there, and then all four numbers do, to rounding.
 ///
 /// # Errors
@@ -41,17 +38,15 @@ pub struct MultiplierRest {
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Circuit, DecoupledCircuit, theory};
-/// use layerwise::decoupled::{Selection, TargetInit};
-/// use layerwise::layer::{Activation, Dense};
-/// use nalgebra::DMatrix;
+/// use layerwise::prelude::*;
+/// use layerwise::theory;
 ///
 /// let circuit = Circuit::<f64>::builder()
 ///     .layer(Dense::new(2, 3, Activation::Tanh)?)
 ///     .layer(Dense::new(3, 1, Activation::Identity)?)
 ///     .build()?;
 /// let (x, y) = (DMatrix::from_element(2, 4, 0.5), DMatrix::from_element(1, 4, 1.0));
-/// let mut model = DecoupledCircuit::new(circuit);
+/// let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
 /// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
 /// let delta = model.backprop(&Selection::All)?.targets;
 /// let multipliers: Vec<_> = delta.iter().map(|delta| -delta).collect();
@@ -65,10 +60,7 @@ pub fn multiplier_rest<T: Scalar>(
     multipliers: &[DMatrix<T>],
 ) -> Result<MultiplierRest, Error> {
     let exact = backprop(model, selection)?;
-    let circuit = model.circuit();
-    let (depth, dims) = (circuit.depth(), circuit.dims());
-    check_length("multipliers λ_1, …, λ_{T−1}", multipliers, depth - 1)?;
-    let mut own: Vec<Vec<T>> = Vec::new();
+    let (depth, dims) = (model.circuit().depth(), model.circuit().dims());
     for ((t, lambda), delta) in (1..).zip(multipliers).zip(&exact.targets) {
         if lambda.shape() != delta.shape() {
             return Err(Error::Shape {
@@ -77,24 +69,23 @@ pub fn multiplier_rest<T: Scalar>(
                 found: lambda.shape(),
             });
         }
-        check_finite(Quantity::Multiplier, t, dims[t], lambda.as_slice())?;
-        own.push(lambda.as_slice().to_vec());
     }
-    model.with_batch(selection, "statement 9", |batch| {
-        let batch = Batch {
-            multipliers: &own,
-            ..batch
-        };
-        let mut workspace = Workspace::new(circuit, batch.len());
-        circuit.evaluate(batch, true, true, &mut workspace, Execution::Sequential);
+    let own: Vec<Vec<T>> = (multipliers.iter())
+        .map(|lambda| lambda.as_slice().to_vec())
+        .collect();
+    model.with_problem(selection, "statement 9", |problem| {
+        let (batch, mut workspace) = (problem.batch(), Workspace::new());
+        let problem = problem.with_multipliers(&own)?;
+        let evaluation = problem.evaluate(All, &mut workspace);
         let (mut gap, mut rest, mut targets, mut gradient) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for t in 1..depth {
-            let prediction = workspace.local(t - 1).prediction();
+            let prediction = evaluation.local(t - 1).prediction();
             finite(Quantity::Prediction, t - 1, prediction)?;
-            finite(Quantity::TargetGradient, t, workspace.target_gradient(t))?;
+            let gradient = evaluation.target_gradient(t);
+            finite(Quantity::TargetGradient, t, gradient)?;
             gap.extend(minus(batch.z(t), prediction));
-            targets.extend_from_slice(workspace.target_gradient(t));
+            targets.extend_from_slice(gradient);
             let columns = own[t - 1].chunks_exact(dims[t]);
             let errors = exact.targets[t - 1].as_slice().chunks_exact(dims[t]);
             for (i, (lambda, delta)) in columns.zip(errors).enumerate() {
@@ -103,7 +94,7 @@ pub fn multiplier_rest<T: Scalar>(
             }
         }
         for (t, exact) in exact.parameters.iter().enumerate() {
-            let own = workspace.parameter_gradient(t);
+            let own = evaluation.parameter_gradient(t);
             finite(Quantity::ParameterGradient, t, own)?;
             gradient.extend(minus(own, exact));
         }

@@ -1,13 +1,11 @@
 //! What every statement needs: targets to move that are nobody's, and honest numbers.
 
-use crate::decoupled::Selection;
-use crate::decoupled::examples::Gathered;
-use crate::decoupled::{DecoupledCircuit, Gradients};
-use crate::energy::{BatchMut, Workspace};
+use crate::decoupled::examples::Working;
+use crate::decoupled::{DecoupledCircuit, Gradients, Selection, TargetUse};
+use crate::energy::{All, Workspace};
 use crate::error::{Error, Quantity};
-use crate::kernel::Scalar;
-use crate::kernel::all_finite;
-use crate::target_solver::TargetProblem;
+use crate::kernel::{Scalar, all_finite};
+use crate::target_solver::{Predictions, TargetProblem};
 
 /// Lends a copy of the selected examples, whose targets may be moved: the model stays as it is.
 pub(super) fn on_a_copy<T: Scalar, R>(
@@ -16,23 +14,26 @@ pub(super) fn on_a_copy<T: Scalar, R>(
     operation: &'static str,
     work: impl FnOnce(&mut TargetProblem<'_, '_, T>) -> Result<R, Error>,
 ) -> Result<R, Error> {
-    let chosen = model.examples.resolve(selection)?.into_places();
-    if chosen.is_empty() {
+    let columns = model.examples.resolve(selection)?;
+    if columns.len() == 0 {
         return Err(Error::NoExamples { operation });
     }
-    let circuit = model.circuit();
-    let mut gathered = Gathered::new(circuit.depth());
-    gathered.load(&model.examples, &chosen, true);
-    let mut batch = BatchMut {
-        training: false,
-        ..gathered.view_mut(circuit.dims(), 0)
-    };
-    let mut workspace = Workspace::new(circuit, 0);
-    let mut problem = TargetProblem::new(circuit, &mut batch, &mut workspace);
-    work(&mut problem)
+    let layers = model.layers();
+    // Drafts that nobody commits.
+    let mut working = Working::new(layers.depth());
+    let mut batch = working.lend(&model.examples, &columns.chosen(), 0, TargetUse::Kept);
+    batch.base.training = false;
+    let (mut workspace, mut predictions) = (Workspace::new(), Predictions::None);
+    work(&mut TargetProblem::new(
+        layers,
+        &mut batch,
+        &[],
+        &mut workspace,
+        &mut predictions,
+    ))
 }
 
-/// The lasting numbers of the selected examples, in the order of the selection.
+/// The ids of the selected examples, in the order of the selection.
 pub(super) fn chosen_examples<T: Scalar>(
     model: &DecoupledCircuit<T>,
     selection: &Selection<'_>,
@@ -49,22 +50,20 @@ pub(super) fn chosen_examples<T: Scalar>(
 pub(super) fn gradients<T: Scalar>(
     problem: &mut TargetProblem<'_, '_, T>,
 ) -> Result<Gradients<T>, Error> {
-    let energy = problem.evaluate(true, true);
-    let n = problem.batch().len();
-    let circuit = problem.circuit();
-    let (depth, dims) = (circuit.depth(), circuit.dims());
-    let workspace = problem.workspace();
-    let targets = (1..depth).map(|t| {
-        let own = workspace.target_gradient(t);
-        nalgebra::DMatrix::from_column_slice(dims[t], n, own)
+    let (layers, n) = (problem.layers(), problem.batch().len());
+    checked(Gradients::of(layers, n, problem.evaluate(All)))
+}
+
+/// The parameter gradients that a scheme left in the problem's workspace; all finite.
+pub(super) fn parameter_gradients<T: Scalar>(
+    problem: &TargetProblem<'_, '_, T>,
+) -> Result<Vec<Vec<T>>, Error> {
+    let locals = problem.workspace().locals.iter().enumerate();
+    let gradients = locals.map(|(t, local)| {
+        finite(Quantity::ParameterGradient, t, &local.d_parameters)?;
+        Ok(local.d_parameters.clone())
     });
-    checked(Gradients {
-        energy,
-        parameters: (0..depth)
-            .map(|t| workspace.parameter_gradient(t).to_vec())
-            .collect(),
-        targets: targets.collect(),
-    })
+    gradients.collect()
 }
 
 /// [`DecoupledCircuit::backprop`], all finite.

@@ -6,14 +6,14 @@ use nalgebra::DMatrix;
 
 use super::linear::Linear;
 use crate::check::{finite, positive};
-use crate::circuit::Circuit;
+use crate::energy::Layers;
 use crate::error::{Error, Quantity};
 use crate::kernel::Scalar;
 
 /// When the multipliers move, in a step z ← z − η ∂E/∂z, λ ← λ + α μ (z − ẑ).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MultiplierUpdate {
-    /// After the targets, by the new z: [`AugmentedLagrangian`](crate::training::AugmentedLagrangian).
+    /// After the targets, by the new z: [`Decoupling::with_multipliers`](crate::training::Decoupling::with_multipliers).
     AfterTargets,
     /// Together with them, by the old z.
     WithTargets,
@@ -78,29 +78,28 @@ pub fn stable_rates(
 ///
 /// # Examples
 /// ```
+/// use layerwise::prelude::*;
 /// use layerwise::theory::{MultiplierUpdate, linear_stable_rates};
-/// use layerwise::Circuit;
-/// use layerwise::layer::{Activation, Dense};
 ///
 /// let unit = || Dense::new(1, 1, Activation::Identity).map(Dense::without_bias);
-/// let circuit = Circuit::<f64>::builder().layer(unit()?).layer(unit()?).penalty(2.0).build()?;
+/// let circuit = Circuit::<f64>::builder().layer(unit()?).layer(unit()?).build()?;
 /// let w = circuit.parameters(1)[0];
 /// let rates = linear_stable_rates(&circuit, MultiplierUpdate::AfterTargets, 0.1)?;
 /// assert!((rates.end - (40.0 - 2.0 * (2.0 + w * w)) / 2.0).abs() < 1e-12);
 /// # Ok::<(), layerwise::Error>(())
 /// ```
 pub fn linear_stable_rates<T: Scalar>(
-    circuit: &Circuit<T>,
+    layers: Layers<'_, T>,
     update: MultiplierUpdate,
     step: f64,
 ) -> Result<Range<f64>, Error> {
     positive("step η of multipliers", step)?;
-    let (penalty, output) = Linear::of(circuit)?.hessian();
+    let (penalty, output) = Linear::of(layers)?.hessian();
     let size = penalty.nrows();
     if size == 0 {
         return Ok(0.0..f64::INFINITY);
     }
-    let layer = circuit.depth() - 1;
+    let layer = layers.depth() - 1;
     let penalty: DMatrix<f64> = penalty.map(T::as_f64);
     let hessian = &penalty + output.map(T::as_f64);
     let room = DMatrix::from_diagonal_element(size, size, 4.0 / step) - &hessian * 2.0;

@@ -1,8 +1,7 @@
 //! Statement 2: the light cone.
 
 use super::probe::{gradients, norm, on_a_copy};
-use crate::decoupled::DecoupledCircuit;
-use crate::decoupled::Selection;
+use crate::decoupled::{DecoupledCircuit, Selection};
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::target_solver::TargetSolver;
@@ -19,17 +18,15 @@ use crate::target_solver::TargetSolver;
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Circuit, DecoupledCircuit, theory};
-/// use layerwise::decoupled::{Selection, TargetInit};
-/// use layerwise::layer::{Activation, Dense};
-/// use layerwise::target_solver::{ReverseSweep, StepSize, SynchronousDescent};
-/// use nalgebra::DMatrix;
+/// use layerwise::prelude::*;
+/// use layerwise::theory;
+/// use layerwise::target_solver::SynchronousDescent;
 ///
 /// let mut builder = Circuit::<f64>::builder();
 /// for _ in 0..4 {
 ///     builder = builder.layer(Dense::new(2, 2, Activation::Tanh)?);
 /// }
-/// let mut model = DecoupledCircuit::new(builder.build()?);
+/// let mut model = DecoupledCircuit::new(builder.build()?, Energy::default())?;
 /// let (x, y) = (DMatrix::from_element(2, 1, 0.5), DMatrix::from_element(2, 1, 1.0));
 /// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
 ///

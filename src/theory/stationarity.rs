@@ -3,10 +3,9 @@
 use nalgebra::DMatrix;
 
 use super::probe::{backprop, finite, minus, norm};
-use crate::decoupled::DecoupledCircuit;
-use crate::decoupled::Selection;
+use crate::decoupled::{DecoupledCircuit, Selection};
 use crate::energy::local_problem::Regularization;
-use crate::energy::{LocalProblem, Wanted};
+use crate::energy::{Ask, LocalProblem};
 use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, Write};
 
@@ -55,19 +54,15 @@ impl<T: Scalar> Stationarity<T> {
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Circuit, DecoupledCircuit, theory};
-/// use layerwise::decoupled::{Selection, TargetInit};
-/// use layerwise::layer::{Activation, Dense};
-/// use layerwise::target_solver::ReverseSweep;
-/// use nalgebra::DMatrix;
+/// use layerwise::prelude::*;
+/// use layerwise::theory;
 ///
 /// let circuit = Circuit::<f64>::builder()
 ///     .layer(Dense::new(2, 3, Activation::Tanh)?)
 ///     .layer(Dense::new(3, 1, Activation::Identity)?)
-///     .penalty(100.0)
 ///     .build()?;
 /// let (x, y) = (DMatrix::from_element(2, 4, 0.5), DMatrix::from_element(1, 4, 1.0));
-/// let mut model = DecoupledCircuit::new(circuit);
+/// let mut model = DecoupledCircuit::new(circuit, Energy::default().with_penalty(100.0))?;
 /// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
 /// model.solve_targets(&ReverseSweep::new(1000), &Selection::All)?;
 /// let found = theory::stationarity(&model, &Selection::All)?;
@@ -86,8 +81,7 @@ pub fn stationarity<T: Scalar>(
         finite(Quantity::ParameterGradient, t, own)?;
         gap.extend(minus(own, exact));
     }
-    let circuit = model.circuit();
-    let (depth, dims) = (circuit.depth(), circuit.dims());
+    let (depth, dims) = (model.circuit().depth(), model.circuit().dims());
     let mut found = Stationarity {
         multipliers: Vec::new(),
         recursion: Vec::new(),
@@ -95,22 +89,19 @@ pub fn stationarity<T: Scalar>(
         difference: norm(&gap),
         backprop: norm(&exact.parameters.concat()),
     };
-    model.with_batch(selection, "statement 3", |batch| {
+    model.with_problem(selection, "statement 3", |whole| {
         // λ_{t+1} of the layer above the one at work.
         let mut above = Vec::new();
         for t in (0..depth).rev() {
             let problem = LocalProblem {
                 regularization: Regularization::default(),
-                ..circuit.local_problem(t, batch)
+                ..whole.local(t)
             };
             let mut workspace = problem.workspace();
-            let wanted = Wanted {
-                parameters: true,
-                input: false,
-                target: t + 1 < depth,
-            };
-            problem.evaluate(wanted, &mut workspace);
-            finite(Quantity::Energy, t, &[workspace.energy])?;
+            problem.predict(&mut workspace);
+            let ask = Ask::new(true, false, t + 1 < depth);
+            let energy = problem.differentiate(ask, &mut workspace);
+            finite(Quantity::Energy, t, &[energy])?;
             if t + 1 == depth {
                 above.clone_from(&workspace.cotangent);
             } else {
@@ -118,7 +109,7 @@ pub fn stationarity<T: Scalar>(
                 let lambda: Vec<T> = workspace.d_target.iter().map(|&g| -g).collect();
                 finite(Quantity::TargetGradient, t + 1, &above)?;
                 found.recursion.push(norm(&minus(&lambda, &above)));
-                let matrix = DMatrix::from_column_slice(dims[t + 1], batch.len(), &lambda);
+                let matrix = DMatrix::from_column_slice(dims[t + 1], problem.examples(), &lambda);
                 found.multipliers.push(matrix);
                 above = lambda;
             }

@@ -1,9 +1,8 @@
 //! Statement 7: unit steps give backprop layer by layer.
 
-use super::probe::{finite, on_a_copy};
-use crate::decoupled::DecoupledCircuit;
-use crate::decoupled::Selection;
-use crate::error::{Error, Quantity};
+use super::probe::{on_a_copy, parameter_gradients};
+use crate::decoupled::{DecoupledCircuit, Selection};
+use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::training::infer_z_il;
 
@@ -19,17 +18,15 @@ use crate::training::infer_z_il;
 ///
 /// # Examples
 /// ```
-/// use layerwise::{Circuit, DecoupledCircuit, theory};
-/// use layerwise::decoupled::{Selection, TargetInit};
-/// use layerwise::layer::{Activation, Dense};
-/// use nalgebra::DMatrix;
+/// use layerwise::prelude::*;
+/// use layerwise::theory;
 ///
 /// let circuit = Circuit::<f64>::builder()
 ///     .layer(Dense::new(2, 3, Activation::Tanh)?)
 ///     .layer(Dense::new(3, 1, Activation::Identity)?)
 ///     .build()?;
 /// let (x, y) = (DMatrix::from_element(2, 4, 0.5), DMatrix::from_element(1, 4, 1.0));
-/// let mut model = DecoupledCircuit::new(circuit);
+/// let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
 /// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
 /// let exact = model.backprop(&Selection::All)?.parameters;
 /// let found = theory::z_il_gradients(&model, &Selection::All)?;
@@ -44,12 +41,6 @@ pub fn z_il_gradients<T: Scalar>(
 ) -> Result<Vec<Vec<T>>, Error> {
     on_a_copy(model, selection, "statement 7", |problem| {
         infer_z_il(problem, 0)?;
-        let layers = 0..problem.circuit().depth();
-        let gradients = layers.map(|t| {
-            let own = problem.workspace().parameter_gradient(t);
-            finite(Quantity::ParameterGradient, t, own)?;
-            Ok(own.to_vec())
-        });
-        gradients.collect()
+        parameter_gradients(problem)
     })
 }

@@ -5,6 +5,7 @@ use crate::target_solver::SolveReport;
 /// Why a phase, or a run, ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum StopReason {
     /// All epochs were made.
     Epochs,
@@ -25,6 +26,7 @@ pub enum StopReason {
 /// What happened in a run since the last event.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Event<T> {
     /// A batch was visited.
     Visit(VisitRecord<T>),
@@ -37,6 +39,7 @@ pub enum Event<T> {
 /// One visit of a run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct VisitRecord<T> {
     /// Number of the phase, from 0.
     pub phase: usize,
@@ -53,6 +56,7 @@ pub struct VisitRecord<T> {
 /// One epoch of a run. All numbers are means over examples.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct EpochRecord<T> {
     /// Number of the phase, from 0.
     pub phase: usize,
@@ -89,6 +93,7 @@ pub struct EpochRecord<T> {
 /// One phase of a run.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct PhaseReport {
     /// Epochs begun.
     pub epochs: u64,
@@ -107,6 +112,7 @@ pub struct PhaseReport {
 /// A run that ended without an error.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct TrainingReport<T> {
     /// One record an epoch.
     pub history: Vec<EpochRecord<T>>,

@@ -13,12 +13,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 use layerwise::data::metrics;
 use layerwise::decoupled::{Gradients, Selection, TargetInit};
 use layerwise::diagnostics::{DiagnosticReport, Diagnostics};
+use layerwise::energy::Energy;
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::optimizer::{Adam, GradientDescent};
 use layerwise::schedule::Schedule;
 use layerwise::target_solver::{ReverseSweep, StepSize};
-use layerwise::training::{Alternating, Backprop, JointDescent, Phase, Trainer};
+use layerwise::training::{Backprop, Decoupling, Phase, Trainer};
 use layerwise::{Circuit, DecoupledCircuit, Error};
 use serde::Serialize;
 
@@ -87,29 +88,28 @@ impl SchemeName {
     /// The whole difference between the schemes.
     fn phase(self) -> Result<Phase<f32>, Error> {
         Ok(match self {
-            Self::Backprop => Phase::new(Backprop, Adam::new(1e-2)?).epochs(300),
+            Self::Backprop => Phase::new(Backprop, Adam::new(1e-2)?).with_epochs(300),
             Self::Joint => {
                 let targets = GradientDescent::new(0.1)?.with_momentum(0.9)?;
-                Phase::new(JointDescent::new(targets), Adam::new(1e-2)?).epochs(600)
+                Phase::new(Decoupling::joint(targets), Adam::new(1e-2)?).with_epochs(600)
             }
             Self::Refreshed => {
-                let scheme = Alternating::refreshed(ReverseSweep::new(1));
-                Phase::new(scheme, Adam::new(1e-2)?).epochs(600)
+                let scheme = Decoupling::refreshed(ReverseSweep::new(1));
+                Phase::new(scheme, Adam::new(1e-2)?).with_epochs(600)
             }
             Self::Persistent => {
-                let scheme = Alternating::persistent(persistent_sweeps()?);
-                Phase::new(scheme, Adam::new(3e-3)?).epochs(600)
+                let scheme = Decoupling::persistent(persistent_sweeps()?);
+                Phase::new(scheme, Adam::new(3e-3)?).with_epochs(600)
             }
         }
-        .schedule(Schedule::cosine(0.05)?))
+        .with_schedule(Schedule::cosine(0.05)?))
     }
 
-    /// The parameter gradient that the scheme would step along next.
-    fn next_gradient(self, model: &DecoupledCircuit<f32>) -> Result<Gradients<f32>, Error> {
+    /// The model with targets as the scheme's next visit would move them.
+    fn next_visit(self, model: &DecoupledCircuit<f32>) -> Result<DecoupledCircuit<f32>, Error> {
         let mut model = model.clone();
         match self {
-            Self::Backprop => return model.backprop(&Selection::All),
-            Self::Joint => {}
+            Self::Backprop | Self::Joint => {}
             Self::Refreshed => {
                 model.initialize_targets(&TargetInit::ForwardPass)?;
                 model.solve_targets(&ReverseSweep::new(1), &Selection::All)?;
@@ -118,7 +118,7 @@ impl SchemeName {
                 model.solve_targets(&persistent_sweeps()?, &Selection::All)?;
             }
         }
-        model.gradients(&Selection::All)
+        Ok(model)
     }
 }
 
@@ -151,9 +151,7 @@ struct Row {
 }
 
 fn circuit(widths: &[usize], seed: u64) -> Result<Circuit<f32>, Error> {
-    let mut builder = Circuit::builder()
-        .output_loss(SoftmaxCrossEntropy)
-        .seed(seed);
+    let mut builder = Circuit::builder().seed(seed);
     let mut input = 64;
     for &width in widths {
         builder = builder.layer(Dense::new(input, width, Activation::Tanh)?);
@@ -170,23 +168,26 @@ fn run(
     options: &Options,
     (train, test): &(Digits, Digits),
 ) -> Result<Row, Error> {
-    let mut model = DecoupledCircuit::new(circuit(&options.widths, seed)?);
+    let mut model = DecoupledCircuit::new(
+        circuit(&options.widths, seed)?,
+        Energy::new(SoftmaxCrossEntropy),
+    )?;
     model.add_examples(&train.images, &train.classes, &TargetInit::ForwardPass)?;
     let mut phase = scheme.phase()?;
     if let Some(epochs) = options.epochs {
-        phase = phase.epochs(epochs);
+        phase = phase.with_epochs(epochs);
     }
-    let mut trainer = Trainer::new(phase)
-        .seed(seed)
-        .threads(options.threads)
-        .measure_every(0);
+    let trainer = Trainer::new(phase)
+        .with_seed(seed)
+        .with_threads(options.threads)?
+        .with_measure_every(0);
     let style = ProgressStyle::with_template("{prefix:10} epoch {pos:>4} {wide_msg}");
     let bar = ProgressBar::no_length()
         .with_style(style.expect("the template is valid"))
         .with_prefix(scheme.to_string());
-    let report = trainer.run_with(&mut model, |progress| {
+    let report = trainer.run_with(&mut model, |record, _| {
         bar.inc(1);
-        bar.set_message(format!("objective {:.4}", progress.record.objective));
+        bar.set_message(format!("objective {:.4}", record.objective));
         ControlFlow::Continue(())
     })?;
     bar.finish_and_clear();
@@ -195,8 +196,16 @@ fn run(
         model.initialize_targets(&TargetInit::ForwardPass)?;
     }
     let n = train.labels.len() as f64;
-    let gradient = scheme.next_gradient(&model)?;
+    let next = scheme.next_visit(&model)?;
     let backprop = model.backprop(&Selection::All)?;
+    let gradient = match scheme {
+        SchemeName::Backprop => backprop.clone(),
+        _ => next.gradients(&Selection::All)?,
+    };
+    if scheme == SchemeName::Refreshed {
+        // It keeps no targets: E and gap are those of a visit at the final parameters.
+        model = next;
+    }
     let gaps = model.gap()?;
     let diagnosis = options.diagnose.then(|| {
         let diagnostics = Diagnostics::new().labels(&train.labels).curvature(10);

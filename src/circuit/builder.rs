@@ -13,7 +13,7 @@ use crate::loss::Loss;
 /// Description of a [`Circuit`]; [`CircuitBuilder::build`] checks it. The default seed is 0.
 #[derive(Debug)]
 pub struct CircuitBuilder<T: Scalar> {
-    layers: Vec<Box<dyn Layer<T>>>,
+    layers: Vec<Arc<dyn Layer<T>>>,
     seed: u64,
 }
 
@@ -25,14 +25,9 @@ impl<T: Scalar> CircuitBuilder<T> {
         }
     }
 
-    /// Appends a layer.
-    pub fn layer(self, layer: impl Layer<T> + 'static) -> Self {
-        self.boxed_layer(Box::new(layer))
-    }
-
-    /// Appends a layer whose type is known only at run time.
-    pub fn boxed_layer(mut self, layer: Box<dyn Layer<T>>) -> Self {
-        self.layers.push(layer);
+    /// Appends a layer; a `Box<dyn Layer<T>>` or an `Arc<dyn Layer<T>>` is one too.
+    pub fn layer(mut self, layer: impl Layer<T> + 'static) -> Self {
+        self.layers.push(Arc::new(layer));
         self
     }
 
@@ -72,7 +67,7 @@ impl<T: Scalar> CircuitBuilder<T> {
             groups.push(Groups { all, own });
         }
         Ok(Circuit {
-            layers: self.layers.into_iter().map(Arc::from).collect(),
+            layers: self.layers,
             groups,
             parameters,
             dims,

@@ -78,7 +78,7 @@ fn compute<T: Scalar>(
     let longest = layers
         .circuit()
         .layers()
-        .map(|layer| layer.bound_scratch())
+        .map(|layer| layer.scratch(1).bound)
         .max();
     work.resize(longest.unwrap_or(0), T::zero());
     let missing = |of, layer| Error::NoCurvatureBound { of, layer };
@@ -88,7 +88,7 @@ fn compute<T: Scalar>(
     };
     for t in 1..layers.depth() {
         let layer = layers.layer(t);
-        let own = &mut work[..layer.bound_scratch()];
+        let own = &mut work[..layer.scratch(1).bound];
         let jacobian = layer
             .curvature_bound(layers.layer_parameters(t), own)
             .ok_or(missing("the layer", t))?;

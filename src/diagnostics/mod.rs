@@ -137,7 +137,7 @@ impl<'a> Diagnostics<'a> {
 
     fn check<T: Scalar>(&self, circuit: &Circuit<T>, examples: usize) -> Result<(), Error> {
         let name = "Diagnostics::curvature's iterations";
-        at_least_one(name, self.iterations.map_or(1, |own| own as u64))?;
+        at_least_one(name, self.iterations.unwrap_or(1))?;
         let classes = circuit.dims()[circuit.depth()];
         match self.classes {
             Classes::Unknown => Ok(()),

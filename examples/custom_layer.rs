@@ -6,7 +6,7 @@ use layerwise::decoupled::TargetInit;
 use layerwise::gradcheck::GradCheck;
 use layerwise::init::Initializer;
 use layerwise::kernel::Write;
-use layerwise::layer::{Activation, Context, Dense, ParameterGroup, Point, Scratch};
+use layerwise::layer::{Activation, Context, Dense, ParameterGroup, Point, Scratch, Shape};
 use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::Adam;
 use layerwise::rand::Rng;
@@ -30,32 +30,19 @@ impl RadialBasis {
 }
 
 impl<T: Scalar> Layer<T> for RadialBasis {
-    fn input_dim(&self) -> usize {
-        self.inputs
+    fn input_shape(&self) -> Shape {
+        self.inputs.into()
     }
 
-    fn output_dim(&self) -> usize {
-        self.units
+    fn output_shape(&self) -> Shape {
+        self.units.into()
     }
 
     fn parameters(&self) -> Vec<ParameterGroup> {
-        let centres = self.inputs * self.units;
-        let group = |name: &str, shape: Vec<usize>, range| ParameterGroup {
-            name: name.into(),
-            shape,
-            range,
-            fan_in: self.inputs,
-            fan_out: self.units,
-            decays: false,
-        };
-        vec![
-            group("centres", vec![self.inputs, self.units], 0..centres),
-            group(
-                "log_widths",
-                vec![self.units],
-                centres..centres + self.units,
-            ),
-        ]
+        ParameterGroup::tile([
+            ParameterGroup::new("centres", [self.inputs, self.units]),
+            ParameterGroup::new("log_widths", [self.units]),
+        ])
     }
 
     fn initialize(&self, parameters: &mut [T], rng: &mut dyn Rng) {
@@ -67,7 +54,7 @@ impl<T: Scalar> Layer<T> for RadialBasis {
 
     fn scratch(&self, _batch: usize) -> Scratch {
         // The output is all that the derivatives need.
-        Scratch::default()
+        Scratch::NONE
     }
 
     fn forward(
@@ -98,18 +85,8 @@ impl<T: Scalar> Layer<T> for RadialBasis {
         d_parameters: Write<'_, T>,
         _work: &mut [T],
     ) {
-        // With r = (z − c)/s²: ∂ẑ/∂z = −ẑ r, ∂ẑ/∂c = ẑ r, ∂ẑ/∂ln s = ẑ Σ (z − c) r. The products are
-        // sums, so "set" is: clear, then add.
-        let cleared = |write| match write {
-            Write::Skip => None,
-            Write::Add(buffer) => Some(buffer),
-            Write::Set(buffer) => {
-                let buffer: &mut [T] = buffer;
-                buffer.fill(T::zero());
-                Some(buffer)
-            }
-        };
-        let (mut d_input, mut d_parameters) = (cleared(d_input), cleared(d_parameters));
+        // With r = (z − c)/s²: ∂ẑ/∂z = −ẑ r, ∂ẑ/∂c = ẑ r, ∂ẑ/∂ln s = ẑ Σ (z − c) r.
+        let (mut d_input, mut d_parameters) = (d_input.accumulate(), d_parameters.accumulate());
         for (i, z) in at.input.chunks_exact(self.inputs).enumerate() {
             for k in 0..self.units {
                 let (centre, precision) = self.unit(at.parameters, k);

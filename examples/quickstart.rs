@@ -25,7 +25,7 @@ fn main() -> Result<(), Error> {
     model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
 
     // Every gradient, along 20 random directions, against finite differences.
-    let gradients = GradCheck::new().with_directions(20).circuit(&model)?;
+    let gradients = GradCheck::new().with_directions(20)?.circuit(&model)?;
     gradients.require(1e-5)?;
     println!("largest gradient error: {:.1e}", gradients.error());
 

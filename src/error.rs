@@ -94,18 +94,33 @@ pub enum Error {
         columns: usize,
     },
 
-    /// A layer whose input dimension is not the output dimension of the layer before it.
+    /// A layer whose inputs are not as many values as the outputs of the layer before it.
     #[error(
-        "layer {layer} takes inputs of dimension {found}, but layer {} gives outputs of dimension {expected}",
-        layer - 1
+        "layer {layer} takes inputs of {}, but layer {} gives outputs of {}",
+        extents(found), layer.wrapping_sub(1), extents(expected)
     )]
     LayerMismatch {
         /// The later of the two layers, counted from 0.
         layer: usize,
-        /// Output dimension of layer − 1.
-        expected: usize,
-        /// Input dimension of the layer.
-        found: usize,
+        /// Output shape of layer − 1.
+        expected: Vec<usize>,
+        /// Input shape of the layer.
+        found: Vec<usize>,
+    },
+
+    /// An [`Unfold`](crate::layer::Unfold) that reads outside its input.
+    #[error(
+        "entry {entry} of the patch at position {position} reads value {source_entry} of an input of {inputs} values"
+    )]
+    Source {
+        /// Entry of the patch.
+        entry: usize,
+        /// Position of the patch.
+        position: usize,
+        /// The value of the input that it reads.
+        source_entry: usize,
+        /// Values of the input.
+        inputs: usize,
     },
 
     /// A layer that cannot be differentiated in its input stands behind another layer.
@@ -378,6 +393,12 @@ pub enum Error {
         tolerance: f64,
     },
 
+    /// A gradient check that compared no derivative with differences, so that it could not fail.
+    #[error(
+        "no derivative was compared: there are neither parameters nor a differentiable input here"
+    )]
+    NothingCompared,
+
     /// A parameter step was asked for, but joint descent has used the gradients' memory since they
     /// were computed.
     #[error("the workspace holds no gradients after joint descent: evaluate first")]
@@ -395,6 +416,18 @@ pub enum Error {
         /// The step, counted from 0 (a Z-step within one visit, or a parameter step of the run).
         step: u64,
     },
+}
+
+/// "dimension 5", or "shape 3 x 4 x 4 (dimension 48)".
+fn extents(shape: &[usize]) -> String {
+    let size = shape
+        .iter()
+        .fold(1_usize, |size, &n| size.saturating_mul(n));
+    if shape.len() == 1 {
+        return format!("dimension {size}");
+    }
+    let all: Vec<String> = shape.iter().map(ToString::to_string).collect();
+    format!("shape {} (dimension {size})", all.join(" x "))
 }
 
 /// One number of a derivative, beside its finite difference.

@@ -2,19 +2,20 @@
 
 use std::fmt;
 
+use crate::check::check_length;
 use crate::decoupled::DecoupledCircuit;
 use crate::energy::{LocalProblem, Workspace};
 use crate::error::Error;
 pub use crate::error::GradEntry;
 use crate::init::{Purpose, add_noise, generator};
 use crate::kernel::Execution;
-use crate::kernel::dot;
-use crate::kernel::{Scalar, Write};
-use crate::layer::{Context, Layer, Point, parameter_count};
+use crate::kernel::{Matrix, Scalar, Write, add_to_columns, dot};
+use crate::layer::{Context, Layer, Point, parameter_count, validate};
 use crate::loss::{Loss, Pair};
 use crate::objective::Objective;
 
-/// Compares derivatives with central differences (φ(x + h) − φ(x − h)) / 2h.
+/// Compares derivatives with central differences (φ(x + h) − φ(x − h)) / 2h, and checks what else a
+/// [`Layer`] or a [`Loss`] must keep to.
 ///
 /// The step is h = ε^⅓ max(1, |x|), which balances truncation (∝ h²) against rounding (∝ ε/h): with
 /// values and derivatives of order 1 the attainable error is about ε^⅔, 4e-11 in `f64` and 2e-5 in
@@ -25,7 +26,16 @@ use crate::objective::Objective;
 /// derivative (or 1 % of φ's magnitude, if that is larger): a small entry cannot fail for the
 /// rounding of φ alone, and an error that matters beside the largest entry is seen.
 ///
-/// Cost: two evaluations of φ a coordinate (or a direction). It fails, rightly or not, at kinks
+/// Besides derivatives, [`GradCheck::layer`], [`GradCheck::loss`] and [`GradCheck::curvature`] compare
+/// - columns alone with columns beside others, in every bit: a layer must not mix examples (examples
+///   that are all alike show little; give two that differ);
+/// - a curvature bound with the largest curvature that power iteration finds at the point: a bound
+///   below it is an error of (found − bound) / found;
+/// - products that are set, added and skipped, in memory that holds NaN before every call;
+/// - forward with and without a tape, in every bit;
+/// - a layer's [`Layer::affine`] with its outputs, and its memory for this batch and a larger one.
+///
+/// Cost: two evaluations of φ per coordinate (or direction). It fails, rightly or not, at kinks
 /// (ReLU within h of 0), where φ is so large that ε φ/h swamps the derivative, and for layers that
 /// are not deterministic.
 ///
@@ -50,12 +60,21 @@ pub struct GradCheck {
 
 /// The outcome of a check.
 #[derive(Debug, Clone, PartialEq, Default)]
+#[non_exhaustive]
 pub struct GradReport {
     /// Numbers compared.
     pub compared: usize,
-    /// The worst entry of every derivative that was checked.
+    /// Those of them that are derivatives beside finite differences.
+    pub derivatives: usize,
+    /// The worst entry of everything that was checked.
     pub worst: Vec<GradEntry>,
 }
+
+/// The name of a curvature bound's entry in a report.
+const BOUND: &str = "curvature bound";
+
+/// Steps of power iteration towards the largest curvature.
+const POWERS: usize = 30;
 
 impl GradReport {
     /// The worst entry of all; `None` if there was nothing to compare.
@@ -68,16 +87,23 @@ impl GradReport {
         self.worst_entry().map_or(0.0, |entry| entry.error)
     }
 
-    /// Passes if no error exceeds `tolerance`.
+    /// Passes if derivatives were compared and no error exceeds `tolerance`.
     ///
     /// # Errors
-    /// [`Error::WrongDerivative`] with the worst entry and both numbers.
+    /// [`Error::NothingCompared`] if no derivative was compared (a layer without parameters whose
+    /// input is not differentiable has none), [`Error::WrongDerivative`] with the worst entry and
+    /// both numbers.
     pub fn require(&self, tolerance: f64) -> Result<(), Error> {
+        if self.derivatives == 0 {
+            return Err(Error::NothingCompared);
+        }
         match self.worst_entry() {
-            Some(worst) if worst.error > tolerance => Err(Error::WrongDerivative {
-                entry: worst.clone(),
-                tolerance,
-            }),
+            Some(worst) if worst.error > tolerance || tolerance.is_nan() => {
+                Err(Error::WrongDerivative {
+                    entry: worst.clone(),
+                    tolerance,
+                })
+            }
             _ => Ok(()),
         }
     }
@@ -102,6 +128,36 @@ impl GradReport {
                 entry.error = f64::INFINITY;
             }
         }
+    }
+
+    /// A bound, beside the largest value that was found: an error if that is larger.
+    fn add_bound<T: Scalar>(&mut self, bound: T, found: f64) {
+        let bound = bound.as_f64();
+        let error = match (found - bound) / found.max(bound.abs()) {
+            _ if bound == f64::INFINITY || found == bound => 0.0,
+            excess if excess.is_nan() => f64::INFINITY,
+            excess => excess.max(0.0),
+        };
+        self.compared += 1;
+        self.worst.push(GradEntry {
+            derivative: BOUND,
+            layer: None,
+            index: 0,
+            analytic: bound,
+            numeric: found,
+            error,
+        });
+    }
+
+    /// Finite differences.
+    fn add_derivative<T: Scalar>(
+        &mut self,
+        derivative: &'static str,
+        pairs: Vec<(T, T)>,
+        magnitude: f64,
+    ) {
+        self.derivatives += pairs.len();
+        self.add(derivative, pairs.into_iter(), magnitude);
     }
 
     fn add<T: Scalar>(
@@ -144,11 +200,11 @@ impl GradReport {
 }
 
 impl fmt::Display for GradReport {
-    /// One line a derivative: its worst entry with both numbers.
+    /// One line for everything that was checked: its worst entry with both numbers.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{} numbers compared; the worst of each derivative:",
+            "{} numbers compared, the worst of each kind:",
             self.compared
         )?;
         for entry in &self.worst {
@@ -177,11 +233,21 @@ impl GradCheck {
     }
 
     /// The same along `count` random directions instead of every coordinate: for large problems.
-    pub fn with_directions(self, count: usize) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for 0 directions, which would compare nothing.
+    pub fn with_directions(self, count: usize) -> Result<Self, Error> {
+        if count == 0 {
+            return Err(Error::InvalidOption {
+                option: "GradCheck::directions",
+                value: 0.0,
+                allowed: "at least 1",
+            });
+        }
+        Ok(Self {
             directions: Some(count),
             ..self
-        }
+        })
     }
 
     /// The same with another seed of cotangents and directions.
@@ -201,7 +267,11 @@ impl GradCheck {
     fn directions<T: Scalar>(&self, x: &[T]) -> impl Iterator<Item = (Vec<T>, T)> {
         let cube_root = T::default_epsilon().as_f64().cbrt();
         let size = |x: &[T]| x.iter().fold(0.0, |top: f64, v| top.max(v.as_f64().abs()));
-        let count = self.directions.unwrap_or(x.len());
+        // Along no coordinate there is no direction either.
+        let count = match (self.directions, x.is_empty()) {
+            (Some(count), false) => count,
+            _ => x.len(),
+        };
         (0..count).map(move |k| match self.directions {
             None => {
                 let mut v = vec![T::zero(); x.len()];
@@ -238,7 +308,7 @@ impl GradCheck {
             });
             pairs.push((dot(gradient, &v), numeric[0]));
         }
-        report.add(derivative, pairs.into_iter(), magnitude);
+        report.add_derivative(derivative, pairs, magnitude);
     }
 
     /// Compares the products of `jacobian` at x with differences of the vector function `f`.
@@ -259,118 +329,259 @@ impl GradCheck {
             let numeric = difference(x, &v, h, &mut f);
             pairs.extend(product(&v).into_iter().zip(numeric));
         }
-        report.add(derivative, pairs.into_iter(), magnitude);
+        report.add_derivative(derivative, pairs, magnitude);
     }
 
-    /// Checks a layer's VJP and JVP in input and parameters at one point, and that the products
-    /// overwrite, add and skip as they are told, and that the output has the same bits without a
-    /// tape.
+    /// Checks a layer at one point: its VJP and JVP in input and parameters, and what else
+    /// [`Layer`] promises, as [`GradCheck`] lists it.
     ///
     /// # Errors
-    /// [`Error::Length`] if the slices do not fit the layer, [`Error::NoExamples`] for an empty
-    /// input, and what the layer says of its input.
+    /// [`Error::Length`] if the slices do not fit the layer, or its [`Layer::affine`] does not fit
+    /// its dimensions, [`Error::NoExamples`] for an empty input, and what the layer says of its
+    /// input.
+    ///
+    /// # Panics
+    /// If the layer reaches beyond the memory that its [`Layer::scratch`] asks for.
     pub fn layer<T: Scalar>(
         &self,
         layer: &dyn Layer<T>,
         parameters: &[T],
         input: &[T],
     ) -> Result<GradReport, Error> {
-        crate::layer::validate(layer, 0)?;
-        let length = |what: &str, expected, found| Error::Length {
-            what: what.into(),
-            expected,
-            found,
-        };
+        validate(layer, 0)?;
         let count = parameter_count(layer);
-        if parameters.len() != count {
-            return Err(length("parameters", count, parameters.len()));
-        }
-        let n = input.len() / layer.input_dim();
-        if n * layer.input_dim() != input.len() {
-            return Err(length("input", (n + 1) * layer.input_dim(), input.len()));
-        }
+        check_length("parameters", parameters, count)?;
+        let inputs = layer.input_dim();
+        let n = input.len() / inputs;
+        check_length("input", input, input.len().div_ceil(inputs) * inputs)?;
         if n == 0 {
             return Err(Error::NoExamples {
                 operation: "a gradient check",
             });
         }
         layer.check_input(input)?;
-        let mut subject = LayerSubject::new(layer, n);
+        let subject = LayerSubject { layer, parameters };
         let mut report = GradReport::default();
-        let nan = T::zero() / T::zero();
         let wants_input = layer.input_differentiable();
         let u: Vec<T> = self.normal(0, n * layer.output_dim());
 
-        let output = subject.forward(parameters, input);
-        let tapeless = subject.forward_without_tape(parameters, input);
-        report.add_exact("f without tape", tapeless.into_iter().zip(output));
-
-        // Set, over whatever stood there.
-        let mut d_input = vec![nan; input.len()];
-        let mut d_parameters = vec![nan; count];
-        let set_input = wants_input.then_some(&mut d_input[..]);
-        subject.vjp(
-            parameters,
-            input,
-            &u,
-            Write::set(set_input),
-            Write::Set(&mut d_parameters),
-        );
-        // Add to ones, each alone.
-        let mut added_input = vec![T::one(); input.len()];
-        let mut added_parameters = vec![T::one(); count];
-        let add_parameters = Write::Add(&mut added_parameters[..]);
-        subject.vjp(parameters, input, &u, Write::Skip, add_parameters);
-        if wants_input {
-            let add_input = Write::Add(&mut added_input[..]);
-            subject.vjp(parameters, input, &u, add_input, Write::Skip);
-        }
+        let output = subject.forward(input);
+        let tapeless = subject.forward_without_tape(input);
+        report.add_exact("f without tape", tapeless.into_iter().zip(output.clone()));
+        let (mut d_input, mut d_parameters) = (nans(input.len()), nans(count));
+        let set_input = Write::set(wants_input.then_some(&mut d_input[..]));
+        subject.vjp(input, &u, set_input, Write::Set(&mut d_parameters));
 
         let phi = |output: Vec<T>| {
             let terms = output.iter().zip(&u).map(|(o, u)| (*o * *u).as_f64().abs());
             (dot(&output, &u), terms.sum::<f64>())
         };
+        let sums = |d: &[T]| -> Vec<T> { d.iter().map(|&d| d + T::one()).collect() };
         if wants_input {
             self.gradient(&mut report, "∂f/∂z by vjp", input, &d_input, |z| {
-                phi(subject.forward(parameters, z))
+                phi(subject.forward(z))
             });
-            let sums = d_input.iter().map(|&d| d + T::one());
-            report.add("∂f/∂z added by vjp", added_input.into_iter().zip(sums), 0.0);
-            let jvp = |subject: &mut LayerSubject<'_, T>, v: &[T]| {
-                subject.jvp(parameters, input, Some(v), None)
-            };
-            let mut other = LayerSubject::new(layer, n);
+            let mut added = vec![T::one(); input.len()];
+            subject.vjp(input, &u, Write::Add(&mut added), Write::Skip);
+            let pairs = added.into_iter().zip(sums(&d_input));
+            report.add("∂f/∂z added by vjp", pairs, 0.0);
+            let mut alone = nans(input.len());
+            subject.vjp(input, &u, Write::Set(&mut alone), Write::Skip);
+            let pairs = alone.into_iter().zip(d_input.iter().copied());
+            report.add("∂f/∂z set alone by vjp", pairs, 0.0);
             self.jacobian(
                 &mut report,
                 "∂f/∂z by jvp",
                 input,
-                |v| jvp(&mut subject, v),
-                |z| other.forward(parameters, z),
+                |v| subject.jvp(input, Some(v), None),
+                |z| subject.forward(z),
             );
         }
+        let moved = |parameters: &[T]| LayerSubject { layer, parameters }.forward(input);
         self.gradient(
             &mut report,
             "∂f/∂θ by vjp",
             parameters,
             &d_parameters,
-            |p| phi(subject.forward(p, input)),
+            |p| phi(moved(p)),
         );
-        let sums = d_parameters.iter().map(|&d| d + T::one());
-        let added = added_parameters.into_iter().zip(sums);
-        report.add("∂f/∂θ added by vjp", added, 0.0);
-        let mut other = LayerSubject::new(layer, n);
+        let mut added = vec![T::one(); count];
+        subject.vjp(input, &u, Write::Skip, Write::Add(&mut added));
+        let pairs = added.into_iter().zip(sums(&d_parameters));
+        report.add("∂f/∂θ added by vjp", pairs, 0.0);
+        let mut alone = nans(count);
+        subject.vjp(input, &u, Write::Skip, Write::Set(&mut alone));
+        let pairs = alone.into_iter().zip(d_parameters.iter().copied());
+        report.add("∂f/∂θ set alone by vjp", pairs, 0.0);
         self.jacobian(
             &mut report,
             "∂f/∂θ by jvp",
             parameters,
-            |v| subject.jvp(parameters, input, None, Some(v)),
-            |p| other.forward(p, input),
+            |v| subject.jvp(input, None, Some(v)),
+            moved,
         );
+
+        let v_input: Vec<T> = self.normal(1, input.len());
+        let v_input = wants_input.then_some(&v_input[..]);
+        let v_parameters: Vec<T> = self.normal(2, count);
+        let nothing = subject.jvp(input, None, None);
+        let pairs = nothing.into_iter().map(|x| (x, T::zero()));
+        report.add_exact("no direction by jvp", pairs);
+        let both = subject.jvp(input, v_input, Some(&v_parameters));
+        let mut sum = subject.jvp(input, None, Some(&v_parameters));
+        if let Some(v) = v_input {
+            let other = subject.jvp(input, Some(v), None);
+            sum.iter_mut().zip(other).for_each(|(s, o)| *s += o);
+        }
+        report.add("both directions by jvp", both.into_iter().zip(sum), 0.0);
+
+        self.columns(&mut report, &subject, input, &u, &d_parameters);
+        self.memory(&mut report, layer, n);
+        if wants_input {
+            self.layer_bound(&mut report, &subject, input);
+        }
+        self.affine(&mut report, &subject, input, output)?;
         Ok(report)
     }
 
-    /// Checks a loss's gradients in target, prediction and its own parameters, and that they
-    /// overwrite, add and skip as they are told.
+    /// Columns alone beside the same columns among others, in every bit; the parameters' gradient
+    /// is their sum.
+    fn columns<T: Scalar>(
+        &self,
+        report: &mut GradReport,
+        subject: &LayerSubject<'_, T>,
+        input: &[T],
+        u: &[T],
+        d_parameters: &[T],
+    ) {
+        let layer = subject.layer;
+        let (inputs, outputs) = (layer.input_dim(), layer.output_dim());
+        let wants_input = layer.input_differentiable();
+        let moved = self.normal::<T>(3, input.len()).into_iter().zip(input);
+        let mut others: Vec<T> = moved.map(|(noise, &z)| z + noise).collect();
+        if layer.check_input(&others).is_err() {
+            others.copy_from_slice(input);
+        }
+        let together = [input, &others].concat();
+        let cotangent = [u, &self.normal(4, u.len())].concat();
+        let v_input: Vec<T> = self.normal(5, together.len());
+        let v_parameters: Vec<T> = self.normal(6, subject.parameters.len());
+        let products = |z: &[T], u: &[T], v: &[T]| {
+            let (mut d_input, mut d_parameters) = (nans(z.len()), nans(v_parameters.len()));
+            let set_input = Write::set(wants_input.then_some(&mut d_input[..]));
+            subject.vjp(z, u, set_input, Write::Set(&mut d_parameters));
+            let v = wants_input.then_some(v);
+            let tangent = subject.jvp(z, v, Some(&v_parameters));
+            (subject.forward(z), d_input, tangent, d_parameters)
+        };
+        let whole = products(&together, &cotangent, &v_input);
+        let mut sum = vec![T::zero(); d_parameters.len()];
+        let (mut f, mut vjp, mut jvp) = (Vec::new(), Vec::new(), Vec::new());
+        for i in 0..input.len() / inputs {
+            let (own, out) = (i * inputs..(i + 1) * inputs, i * outputs..(i + 1) * outputs);
+            let one = products(&input[own.clone()], &u[out], &v_input[own]);
+            f.extend(one.0);
+            vjp.extend(one.1);
+            jvp.extend(one.2);
+            sum.iter_mut().zip(one.3).for_each(|(s, d)| *s += d);
+        }
+        report.add_exact("f of columns alone", f.into_iter().zip(whole.0));
+        if wants_input {
+            report.add_exact("∂f/∂z of columns alone", vjp.into_iter().zip(whole.1));
+        }
+        report.add_exact("jvp of columns alone", jvp.into_iter().zip(whole.2));
+        let pairs = sum.into_iter().zip(d_parameters.iter().copied());
+        report.add("∂f/∂θ of columns alone", pairs, 0.0);
+    }
+
+    /// The memory for a larger batch is never less, and that of the bound always the same.
+    fn memory<T: Scalar>(&self, report: &mut GradReport, layer: &dyn Layer<T>, n: usize) {
+        let (own, larger) = (layer.scratch(n), layer.scratch(2 * n));
+        let number = |length: usize| T::of(length as f64);
+        let pairs = [
+            (own.tape.min(larger.tape), own.tape),
+            (own.work.min(larger.work), own.work),
+            (larger.bound, own.bound),
+        ];
+        let pairs = pairs.into_iter().map(|(a, b)| (number(a), number(b)));
+        report.add_exact("scratch of a larger batch", pairs);
+    }
+
+    /// ‖J v‖² of unit directions v in one column each is never above the bound. The directions go by
+    /// power iteration with the VJP; J v comes from differences, less their rounding, so that it is
+    /// what the layer does even if a product is wrong.
+    fn layer_bound<T: Scalar>(
+        &self,
+        report: &mut GradReport,
+        subject: &LayerSubject<'_, T>,
+        input: &[T],
+    ) {
+        let layer = subject.layer;
+        let mut work = nans(layer.scratch(1).bound);
+        let Some(bound) = layer.curvature_bound(subject.parameters, &mut work) else {
+            return;
+        };
+        let (inputs, outputs) = (layer.input_dim(), layer.output_dim());
+        let largest = |x: &[T]| x.iter().fold(0.0, |top: f64, v| top.max(v.as_f64().abs()));
+        let h = T::default_epsilon().as_f64().cbrt() * largest(input).max(1.0);
+        let rounding = 4.0 * T::default_epsilon().as_f64() * (outputs as f64).sqrt() / h;
+        let rounding = rounding * largest(&subject.forward(input));
+        let mut v: Vec<T> = self.normal(7, input.len());
+        let mut found = 0.0_f64;
+        for _ in 0..POWERS {
+            normalise(&mut v, inputs);
+            let pushed = difference(input, &v, T::of(h), |z| subject.forward(z));
+            for column in pushed.chunks_exact(outputs) {
+                let length = dot(column, column).as_f64().sqrt();
+                found = found.max((length - rounding).max(0.0).powi(2));
+            }
+            subject.vjp(input, &pushed, Write::Set(&mut v), Write::Skip);
+        }
+        report.add_bound(bound, found);
+    }
+
+    /// The output is what [`Layer::affine`] says.
+    fn affine<T: Scalar>(
+        &self,
+        report: &mut GradReport,
+        subject: &LayerSubject<'_, T>,
+        input: &[T],
+        output: Vec<T>,
+    ) -> Result<(), Error> {
+        let (layer, parameters) = (subject.layer, subject.parameters);
+        let Some(affine) = layer.affine() else {
+            return Ok(());
+        };
+        let n = input.len() / layer.input_dim();
+        let (channels, patch_len) = (affine.channels(), affine.patch_len);
+        let part = |range: std::ops::Range<usize>| parameters.get(range).unwrap_or(&[]);
+        let weights = part(affine.weights.clone());
+        check_length("the weights of `affine`", weights, channels * patch_len)?;
+        let dims = [channels * affine.positions, layer.output_dim()];
+        check_equal("the outputs of `affine`", dims)?;
+        let bias = affine.bias.clone().map(part);
+        let bias_len = bias.map_or(channels, <[T]>::len);
+        check_equal("the bias of `affine`", [bias_len, channels])?;
+        let size = patch_len * affine.positions;
+        if !affine.unfolds {
+            check_equal("the patches of `affine`", [size, layer.input_dim()])?;
+        }
+        let mut patches = nans(size * n);
+        layer.unfold(input, &mut patches);
+        let mut expected = nans(output.len());
+        let patches = Matrix::new(&patches, patch_len, affine.positions * n);
+        let weights = Matrix::new(weights, channels, patch_len);
+        T::matmul(Write::Set(&mut expected), weights, patches);
+        if let Some(bias) = bias {
+            add_to_columns(&mut expected, bias);
+        }
+        T::activate(affine.activation, &mut expected, None);
+        report.add("f by `affine`", expected.into_iter().zip(output), 0.0);
+        Ok(())
+    }
+
+    /// Checks a loss's gradients in target, prediction and its own parameters, that they overwrite,
+    /// add and skip as [`Write`] says, and that examples do not mix.
     ///
     /// # Errors
     /// [`Error::ZeroDimension`], [`Error::Length`] or [`Error::NoExamples`] for slices that are not
@@ -406,8 +617,9 @@ impl GradCheck {
             // NaN, so that a gradient which does not overwrite is seen.
             let nan = T::zero() / T::zero();
             let mut gradient = vec![nan; at.parameters.len()];
-            let mut work = vec![T::zero(); loss.scratch(at.dim, n)];
+            let mut work = nans(loss.scratch(at.dim, n));
             loss.parameter_gradient(at, &factors, Write::Set(&mut gradient), &mut work);
+            work.fill(nan);
             let mut sum = vec![T::one(); gradient.len()];
             loss.parameter_gradient(at, &factors, Write::Add(&mut sum), &mut work);
             let weighted = |at: Pair<'_, T>| {
@@ -423,11 +635,33 @@ impl GradCheck {
             );
             added(&mut report, "∂L/∂φ added", sum, &gradient);
         }
+        let mut alone = Vec::new();
+        for i in 0..n {
+            let own = i * at.dim..(i + 1) * at.dim;
+            let (target, prediction) = (&at.target[own.clone()], &at.prediction[own]);
+            let one = Pair {
+                target,
+                prediction,
+                ..*at
+            };
+            let (d_target, d_prediction) = loss_gradients(loss, &one);
+            alone.extend([loss_values(loss, &one), d_target, d_prediction].concat());
+        }
+        let mut together = Vec::new();
+        for (i, value) in loss_values(loss, at).into_iter().enumerate() {
+            let own = i * at.dim..(i + 1) * at.dim;
+            together.push(value);
+            together.extend_from_slice(&d_target[own.clone()]);
+            together.extend_from_slice(&d_prediction[own]);
+        }
+        report.add_exact("L of columns alone", alone.into_iter().zip(together));
         Ok(report)
     }
 
     /// Checks a loss's curvature product against differences of its gradient: the prediction's
-    /// block, and with `joint` the whole Hessian in target and prediction.
+    /// block, and with `joint` the whole Hessian in target and prediction; and its curvature bound
+    /// against power iteration in both blocks, and against differences of the gradient in ẑ over
+    /// distances of 1e-3 to 1, which see a kink.
     ///
     /// A loss whose curvature is only a semidefinite part of its Hessian fails this, rightly, in
     /// the blocks where it differs.
@@ -444,8 +678,8 @@ impl GradCheck {
         let mut report = GradReport::default();
         let product = |v_target: Option<&[T]>, v_prediction: Option<&[T]>| {
             let length = at.dim * n;
-            let (mut a, mut b) = (vec![T::zero(); length], vec![T::zero(); length]);
-            let mut work = vec![T::zero(); loss.scratch(at.dim, n)];
+            let (mut a, mut b) = (nans(length), nans(length));
+            let mut work = nans(loss.scratch(at.dim, n));
             let (out_target, out_prediction) = (Write::Set(&mut a[..]), Write::Set(&mut b[..]));
             loss.curvature(
                 at,
@@ -489,6 +723,48 @@ impl GradCheck {
                 |z| moved(z).1,
             );
         }
+        let Some(bound) = loss.curvature_bound(at.parameters) else {
+            return Ok(report);
+        };
+        let mut found = 0.0_f64;
+        for target in [false, true] {
+            let mut v: Vec<T> = self.normal(7, at.dim * n);
+            for _ in 0..POWERS {
+                normalise(&mut v, at.dim);
+                let next = match target {
+                    true => product(Some(&v), None).0,
+                    false => product(None, Some(&v)).1,
+                };
+                let columns = v.chunks_exact(at.dim).zip(next.chunks_exact(at.dim));
+                for (v, next) in columns {
+                    found = found.max(dot(v, next).as_f64());
+                }
+                v = next;
+            }
+        }
+        let gradient = loss_gradients(loss, at).1;
+        let mut v: Vec<T> = self.normal(8, at.dim * n);
+        normalise(&mut v, at.dim);
+        for distance in [-1.0, -0.1, -1e-2, -1e-3, 1e-3, 1e-2, 0.1, 1.0] {
+            let steps = at.prediction.iter().zip(&v);
+            let prediction: Vec<T> = steps.map(|(&z, &v)| z + T::of(distance) * v).collect();
+            let there = loss_gradients(
+                loss,
+                &Pair {
+                    prediction: &prediction,
+                    ..*at
+                },
+            );
+            let columns = there.1.chunks_exact(at.dim);
+            for (there, here) in columns.zip(gradient.chunks_exact(at.dim)) {
+                let change: Vec<T> = there.iter().zip(here).map(|(&a, &b)| a - b).collect();
+                let size = dot(there, there).sqrt() + dot(here, here).sqrt();
+                let rounding = T::of(4.0) * T::default_epsilon() * (size + T::one());
+                let slope = (dot(&change, &change).sqrt() - rounding).as_f64() / distance.abs();
+                found = found.max(slope);
+            }
+        }
+        report.add_bound(bound, found);
         Ok(report)
     }
 
@@ -644,6 +920,31 @@ fn total<T: Scalar>(values: &[T]) -> Value<T> {
     (sum, values.iter().map(|v| v.as_f64().abs()).sum())
 }
 
+fn nans<T: Scalar>(length: usize) -> Vec<T> {
+    vec![T::zero() / T::zero(); length]
+}
+
+/// Every column of `v` divided by its length, unless that is 0.
+fn normalise<T: Scalar>(v: &mut [T], dim: usize) {
+    for column in v.chunks_exact_mut(dim) {
+        let length = dot(column, column).sqrt();
+        if length > T::zero() {
+            column.iter_mut().for_each(|v| *v /= length);
+        }
+    }
+}
+
+fn check_equal(what: &str, [found, expected]: [usize; 2]) -> Result<(), Error> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(Error::Length {
+        what: what.into(),
+        expected,
+        found,
+    })
+}
+
 fn check_pair<T: Scalar>(loss: &dyn Loss<T>, at: &Pair<'_, T>) -> Result<usize, Error> {
     let dim = at.dim;
     if dim == 0 {
@@ -679,8 +980,8 @@ fn check_pair<T: Scalar>(loss: &dyn Loss<T>, at: &Pair<'_, T>) -> Result<usize, 
 fn loss_values<T: Scalar>(loss: &dyn Loss<T>, at: &Pair<'_, T>) -> Vec<T> {
     let n = at.examples();
     // NaN, so that values which are not overwritten are seen.
-    let mut values = vec![T::zero() / T::zero(); n];
-    let mut work = vec![T::zero(); loss.scratch(at.dim, n)];
+    let mut values = nans(n);
+    let mut work = nans(loss.scratch(at.dim, n));
     loss.evaluate(at, &mut values, Write::Skip, Write::Skip, &mut work);
     values
 }
@@ -690,7 +991,7 @@ fn loss_gradients<T: Scalar>(loss: &dyn Loss<T>, at: &Pair<'_, T>) -> (Vec<T>, V
     let nan = T::zero() / T::zero();
     let (mut a, mut b) = (vec![nan; at.dim * n], vec![nan; at.dim * n]);
     let mut values = vec![T::zero(); n];
-    let mut work = vec![T::zero(); loss.scratch(at.dim, n)];
+    let mut work = nans(loss.scratch(at.dim, n));
     let (d_target, d_prediction) = (Write::Set(&mut a[..]), Write::Set(&mut b[..]));
     loss.evaluate(at, &mut values, d_target, d_prediction, &mut work);
     (a, b)
@@ -701,102 +1002,66 @@ fn loss_gradients_added<T: Scalar>(loss: &dyn Loss<T>, at: &Pair<'_, T>) -> (Vec
     let n = at.examples();
     let (mut a, mut b) = (vec![T::one(); at.dim * n], vec![T::one(); at.dim * n]);
     let mut values = vec![T::zero(); n];
-    let mut work = vec![T::zero(); loss.scratch(at.dim, n)];
+    let mut work = nans(loss.scratch(at.dim, n));
     loss.evaluate(at, &mut values, Write::Add(&mut a), Write::Skip, &mut work);
     loss.evaluate(at, &mut values, Write::Skip, Write::Add(&mut b), &mut work);
     (a, b)
 }
 
-/// A layer with memory to call it in.
+/// A layer with parameters, called in memory that holds NaN before every call.
 struct LayerSubject<'a, T: Scalar> {
     layer: &'a dyn Layer<T>,
-    output: Vec<T>,
-    tape: Vec<T>,
-    work: Vec<T>,
+    parameters: &'a [T],
 }
 
-impl<'a, T: Scalar> LayerSubject<'a, T> {
-    fn new(layer: &'a dyn Layer<T>, n: usize) -> Self {
-        let scratch = layer.scratch(n);
-        Self {
-            layer,
-            output: vec![T::zero(); layer.output_dim() * n],
-            tape: vec![T::zero(); scratch.tape],
-            work: vec![T::zero(); scratch.work],
-        }
+impl<T: Scalar> LayerSubject<'_, T> {
+    fn batch(&self, input: &[T]) -> usize {
+        input.len() / self.layer.input_dim()
     }
 
-    fn context(&self) -> Context<'static> {
-        Context::inference(0, 0)
+    fn work(&self, input: &[T]) -> Vec<T> {
+        nans(self.layer.scratch(self.batch(input)).work)
     }
 
-    fn forward(&mut self, parameters: &[T], input: &[T]) -> Vec<T> {
-        let context = self.context();
-        let tape = Some(&mut self.tape[..]);
-        self.layer.forward(
-            &context,
-            parameters,
-            input,
-            &mut self.output,
-            tape,
-            &mut self.work,
-        );
-        self.output.clone()
-    }
-
-    fn forward_without_tape(&mut self, parameters: &[T], input: &[T]) -> Vec<T> {
-        let mut output = vec![T::zero(); self.output.len()];
-        let context = self.context();
-        self.layer.forward(
-            &context,
-            parameters,
-            input,
-            &mut output,
-            None,
-            &mut self.work,
-        );
+    fn call(&self, input: &[T], tape: Option<&mut [T]>) -> Vec<T> {
+        let mut output = nans(self.layer.output_dim() * self.batch(input));
+        let (context, work) = (Context::inference(0, 0), &mut self.work(input));
+        self.layer
+            .forward(&context, self.parameters, input, &mut output, tape, work);
         output
     }
 
-    fn vjp(
-        &mut self,
-        parameters: &[T],
-        input: &[T],
-        cotangent: &[T],
-        d_input: Write<'_, T>,
-        d_parameters: Write<'_, T>,
-    ) {
-        self.forward(parameters, input);
-        let at = Point {
-            context: self.context(),
-            parameters,
-            input,
-            output: &self.output,
-            tape: &self.tape,
-        };
-        self.layer
-            .vjp(&at, cotangent, d_input, d_parameters, &mut self.work);
+    fn forward_without_tape(&self, input: &[T]) -> Vec<T> {
+        self.call(input, None)
     }
 
-    fn jvp(
-        &mut self,
-        parameters: &[T],
-        input: &[T],
-        v_input: Option<&[T]>,
-        v_parameters: Option<&[T]>,
-    ) -> Vec<T> {
-        self.forward(parameters, input);
-        // NaN, so that a product which does not overwrite is seen.
-        let mut tangent = vec![T::zero() / T::zero(); self.output.len()];
-        let at = Point {
-            context: self.context(),
-            parameters,
-            input,
-            output: &self.output,
-            tape: &self.tape,
-        };
+    /// The output and the tape.
+    fn forward_with_tape(&self, input: &[T]) -> (Vec<T>, Vec<T>) {
+        let mut tape = nans(self.layer.scratch(self.batch(input)).tape);
+        let output = self.call(input, Some(&mut tape));
+        (output, tape)
+    }
+
+    fn forward(&self, input: &[T]) -> Vec<T> {
+        self.forward_with_tape(input).0
+    }
+
+    fn vjp(&self, input: &[T], cotangent: &[T], d_input: Write<'_, T>, d_parameters: Write<'_, T>) {
+        let (output, tape) = self.forward_with_tape(input);
+        let context = Context::inference(0, 0);
+        let at = Point::new(context, self.parameters, input, &output, &tape);
+        let work = &mut self.work(input);
+        self.layer.vjp(&at, cotangent, d_input, d_parameters, work);
+    }
+
+    fn jvp(&self, input: &[T], v_input: Option<&[T]>, v_parameters: Option<&[T]>) -> Vec<T> {
+        let (output, tape) = self.forward_with_tape(input);
+        let mut tangent = nans(output.len());
+        let context = Context::inference(0, 0);
+        let at = Point::new(context, self.parameters, input, &output, &tape);
+        let work = &mut self.work(input);
         self.layer
-            .jvp(&at, v_input, v_parameters, &mut tangent, &mut self.work);
+            .jvp(&at, v_input, v_parameters, &mut tangent, work);
         tangent
     }
 }

@@ -3,7 +3,7 @@
 use nalgebra::DMatrix;
 use rand::rngs::ChaCha8Rng;
 use rand::{Rng, SeedableRng};
-use rand_distr::{Distribution, StandardNormal, Uniform};
+use rand_distr::{Distribution as _, StandardNormal, Uniform};
 
 use crate::check::{finite, positive};
 use crate::error::Error;
@@ -20,9 +20,9 @@ pub enum Fan {
     Average,
 }
 
-/// Shape of the distribution of [`Initializer::VarianceScaling`].
+/// What [`Initializer::VarianceScaling`] draws from, with variance v.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shape {
+pub enum Distribution {
     /// N(0, v).
     Normal,
     /// U(−√(3v), √(3v)).
@@ -56,7 +56,7 @@ pub enum Initializer {
         /// Denominator of the variance.
         fan: Fan,
         /// Normal or uniform.
-        shape: Shape,
+        distribution: Distribution,
     },
     /// gain · Q with Q drawn uniformly among the matrices with orthonormal columns (or rows, if
     /// there are fewer rows). Saxe, McClelland & Ganguli 2014.
@@ -69,36 +69,40 @@ pub enum Initializer {
 impl Initializer {
     /// U(±√(6/(fan_in + fan_out))). Glorot & Bengio 2010.
     pub fn glorot_uniform() -> Self {
-        Self::scaling(1.0, Fan::Average, Shape::Uniform)
+        Self::scaling(1.0, Fan::Average, Distribution::Uniform)
     }
 
     /// N(0, 2/(fan_in + fan_out)). Glorot & Bengio 2010.
     pub fn glorot_normal() -> Self {
-        Self::scaling(1.0, Fan::Average, Shape::Normal)
+        Self::scaling(1.0, Fan::Average, Distribution::Normal)
     }
 
     /// U(±√(6/fan_in)). He, Zhang, Ren & Sun 2015.
     pub fn he_uniform() -> Self {
-        Self::scaling(2.0, Fan::In, Shape::Uniform)
+        Self::scaling(2.0, Fan::In, Distribution::Uniform)
     }
 
     /// N(0, 2/fan_in). He, Zhang, Ren & Sun 2015.
     pub fn he_normal() -> Self {
-        Self::scaling(2.0, Fan::In, Shape::Normal)
+        Self::scaling(2.0, Fan::In, Distribution::Normal)
     }
 
     /// U(±√(3/fan_in)). LeCun, Bottou, Orr & Müller 1998.
     pub fn lecun_uniform() -> Self {
-        Self::scaling(1.0, Fan::In, Shape::Uniform)
+        Self::scaling(1.0, Fan::In, Distribution::Uniform)
     }
 
     /// N(0, 1/fan_in). LeCun, Bottou, Orr & Müller 1998.
     pub fn lecun_normal() -> Self {
-        Self::scaling(1.0, Fan::In, Shape::Normal)
+        Self::scaling(1.0, Fan::In, Distribution::Normal)
     }
 
-    fn scaling(scale: f64, fan: Fan, shape: Shape) -> Self {
-        Self::VarianceScaling { scale, fan, shape }
+    fn scaling(scale: f64, fan: Fan, distribution: Distribution) -> Self {
+        Self::VarianceScaling {
+            scale,
+            fan,
+            distribution,
+        }
     }
 
     /// Draws a `rows × columns` matrix of fan-in `columns` and fan-out `rows` into `values`,
@@ -113,16 +117,20 @@ impl Initializer {
         match self {
             Self::Zeros => values.fill(T::zero()),
             Self::Constant { value } => values.fill(T::of(value)),
-            Self::VarianceScaling { scale, fan, shape } => {
+            Self::VarianceScaling {
+                scale,
+                fan,
+                distribution,
+            } => {
                 let fan = match fan {
                     Fan::In => columns as f64,
                     Fan::Out => rows as f64,
                     Fan::Average => 0.5 * (rows + columns) as f64,
                 };
                 let std = (scale / fan.max(1.0)).sqrt();
-                match shape {
-                    Shape::Normal => draw(values, rng, StandardNormal, std),
-                    Shape::Uniform => {
+                match distribution {
+                    Distribution::Normal => draw(values, rng, StandardNormal, std),
+                    Distribution::Uniform => {
                         let unit = Uniform::new_inclusive(-1.0, 1.0).expect("-1 is below 1");
                         draw(values, rng, unit, std * 3f64.sqrt());
                     }
@@ -184,7 +192,7 @@ pub(crate) fn generator(seed: u64, purpose: Purpose, t: u64) -> ChaCha8Rng {
 pub(crate) fn draw<T: Scalar>(
     values: &mut [T],
     rng: &mut dyn Rng,
-    distribution: impl Distribution<f64>,
+    distribution: impl rand_distr::Distribution<f64>,
     factor: f64,
 ) {
     for v in values {

@@ -40,7 +40,7 @@ use proptest::strategy::Strategy;
 use crate::circuit::Circuit;
 use crate::decoupled::{DecoupledCircuit, TargetInit};
 use crate::error::Error;
-use crate::init::{Fan, Initializer, Shape};
+use crate::init::{Distribution, Fan, Initializer};
 use crate::init::{Purpose, draw, generator};
 use crate::kernel::Scalar;
 use crate::layer::parameter_count;
@@ -223,11 +223,11 @@ pub fn activations() -> impl Strategy<Value = Activation> {
 ///
 /// # Examples
 /// ```
-/// use layerwise::Layer;
+/// use layerwise::layer::Dense;
 /// use layerwise::strategies::{Shapes, dense};
 /// use layerwise::strategies::proptest::{prelude::*, test_runner::TestRunner};
 ///
-/// let property = |layer| Ok(prop_assert!(Layer::<f64>::output_dim(&layer) <= 3));
+/// let property = |layer: Dense| Ok(prop_assert!(layer.output_dim() <= 3));
 /// TestRunner::deterministic().run(&dense(Shapes::new().width(3)), property).unwrap();
 /// ```
 pub fn dense(shapes: Shapes) -> impl Strategy<Value = Dense> {
@@ -249,7 +249,7 @@ fn dense_of(
     let unit = Initializer::VarianceScaling {
         scale: 1.0 / 3.0,
         fan: Fan::In,
-        shape: Shape::Uniform,
+        distribution: Distribution::Uniform,
     };
     let layer = Dense::new(input, output, activation)?;
     let layer = layer.with_weights(Initializer::lecun_uniform())?;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use layerwise::data::metrics;
 use layerwise::decoupled::TargetInit;
-use layerwise::init::{Fan, Initializer, Shape};
+use layerwise::init::{Distribution, Fan, Initializer};
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::nalgebra::DMatrix;
@@ -98,7 +98,7 @@ impl Start {
             Self::Normal(sigma) => Initializer::VarianceScaling {
                 scale: sigma * sigma,
                 fan: Fan::In,
-                shape: Shape::Normal,
+                distribution: Distribution::Normal,
             },
             Self::Orthogonal => Initializer::Orthogonal {
                 gain: match unit {

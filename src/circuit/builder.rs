@@ -17,7 +17,7 @@ use crate::regularizer::Regularizer;
 /// regularisers, seed 0.
 #[derive(Debug)]
 pub struct CircuitBuilder<T: Scalar> {
-    layers: Vec<Box<dyn Layer<T>>>,
+    layers: Vec<Arc<dyn Layer<T>>>,
     output_loss: Arc<dyn Loss<T>>,
     hidden: PerLayer<Arc<dyn Loss<T>>>,
     penalty: PerLayer<T>,
@@ -60,14 +60,9 @@ impl<T: Scalar> CircuitBuilder<T> {
         }
     }
 
-    /// Appends a layer.
-    pub fn layer(self, layer: impl Layer<T> + 'static) -> Self {
-        self.boxed_layer(Box::new(layer))
-    }
-
-    /// Appends a layer whose type is known only at run time.
-    pub fn boxed_layer(mut self, layer: Box<dyn Layer<T>>) -> Self {
-        self.layers.push(layer);
+    /// Appends a layer; a `Box<dyn Layer<T>>` or an `Arc<dyn Layer<T>>` is one too.
+    pub fn layer(mut self, layer: impl Layer<T> + 'static) -> Self {
+        self.layers.push(Arc::new(layer));
         self
     }
 
@@ -192,7 +187,7 @@ impl<T: Scalar> CircuitBuilder<T> {
             groups.push(Groups { all, own });
         }
         Ok(Circuit {
-            layers: self.layers.into_iter().map(Arc::from).collect(),
+            layers: self.layers,
             groups,
             parameters,
             parameter_regularizers,

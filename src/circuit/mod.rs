@@ -351,13 +351,10 @@ impl<T: Scalar> Circuit<T> {
     /// Multiply-adds of one product of each layer on `n` examples, as far as they are known.
     pub(crate) fn work(&self, n: usize) -> impl Iterator<Item = usize> + Clone {
         let layers = self.layers.iter().zip(&self.parameters);
-        layers.map(move |(layer, own)| {
-            let product = own.len().saturating_mul(n);
-            // What a layer of another kind does with its parameters is not known: much, perhaps.
-            match layer.affine() {
-                Some(_) => product,
-                None => product.max(LEAST_WORK),
-            }
+        layers.map(move |(layer, own)| match layer.cost() {
+            Some(cost) => cost.saturating_mul(n),
+            // Unknown: much, perhaps.
+            None => own.len().saturating_mul(n).max(LEAST_WORK),
         })
     }
 

@@ -2,6 +2,9 @@
 
 use std::ops::Range;
 
+#[cfg(feature = "rayon")]
+use rayon::{current_num_threads, join};
+
 use crate::kernel::Write;
 
 /// How independent work is scheduled: the problems of the layers, and the examples (columns)
@@ -9,7 +12,10 @@ use crate::kernel::Write;
 ///
 /// All but `Sequential` share the rayon pool that the call is made from, and cost one entry of it
 /// each time they are called from outside: a loop of steps belongs inside the pool's `install`, as
-/// [`Trainer`](crate::training::Trainer) does it.
+/// [`Trainer`](crate::training::Trainer) does it. Without the feature `rayon` all of them compute
+/// on the calling thread, as `Sequential` does.
+///
+/// [`Execution::for_each_block`] is how a layer of one's own shares its columns among threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Execution {
@@ -17,63 +23,63 @@ pub enum Execution {
     #[default]
     Sequential,
     /// Layers in parallel, each on one thread: best for many small layers.
-    #[cfg(feature = "rayon")]
     Layers,
-    /// One layer after another, the columns of each in parallel where its work repays it
+    /// One layer after another, the columns of each in parallel where there is enough work
     /// ([`Dense`](crate::layer::Dense) does so): best for few large layers, and the only parallelism of a
     /// chain, such as backprop.
-    #[cfg(feature = "rayon")]
     Columns,
     /// Whichever fits the circuit and the batch: layers in parallel, and columns within them where
     /// the layers alone do not occupy every thread; nothing in parallel where the whole is too small
-    /// to repay it. It goes by the numbers of parameters and examples.
-    #[cfg(feature = "rayon")]
+    /// to be worth it. It goes by the layers' costs ([`Layer::cost`](crate::layer::Layer::cost)) and
+    /// the number of examples.
     Automatic,
 }
 
-/// Fewest multiply-adds that repay handing them to another thread: some ten microseconds.
+/// Fewest multiply-adds that are worth handing to another thread: some ten microseconds.
 pub(crate) const LEAST_WORK: usize = 1 << 19;
 
 /// Blocks begin at multiples of this: of what the products' kernels compute at once.
-#[cfg(feature = "rayon")]
 const UNIT: usize = 8;
 
 /// Fewest columns of a block.
-#[cfg(feature = "rayon")]
 const LEAST_COLUMNS: usize = 2 * UNIT;
 
+#[cfg(not(feature = "rayon"))]
+fn current_num_threads() -> usize {
+    1
+}
+
+#[cfg(not(feature = "rayon"))]
+fn join<A, B>(first: impl FnOnce() -> A, second: impl FnOnce() -> B) -> (A, B) {
+    (first(), second())
+}
+
 impl Execution {
-    #[cfg(feature = "rayon")]
     fn has_parallel_layers(self) -> bool {
-        matches!(self, Self::Layers | Self::Automatic)
+        cfg!(feature = "rayon") && matches!(self, Self::Layers | Self::Automatic)
     }
 
-    #[cfg(feature = "rayon")]
     fn has_parallel_columns(self) -> bool {
-        matches!(self, Self::Columns | Self::Automatic)
+        cfg!(feature = "rayon") && matches!(self, Self::Columns | Self::Automatic)
     }
 
     /// `Automatic` turned to `Sequential` where layers of these multiply-adds in one product do not
     /// repay several threads: the others mean what they say.
     pub(crate) fn repaid(self, work: impl Iterator<Item = usize>) -> Self {
-        #[cfg(feature = "rayon")]
         if self == Self::Automatic {
             let total = work.fold(0, usize::saturating_add);
-            if rayon::current_num_threads() == 1 || total < LEAST_WORK / 4 {
+            if current_num_threads() == 1 || total < LEAST_WORK / 4 {
                 return Self::Sequential;
             }
-            return self;
         }
-        let _ = work;
         self
     }
 
     /// What `Automatic` means for a pass over independent layers of these multiply-adds.
     pub(crate) fn fitted(self, work: impl Iterator<Item = usize> + Clone) -> Self {
-        #[cfg(feature = "rayon")]
         if self.repaid(work.clone()) == Self::Automatic {
             let total = work.clone().fold(0, usize::saturating_add);
-            let threads = rayon::current_num_threads();
+            let threads = current_num_threads();
             // Where no layer repays a second thread, or is more than a quarter of a thread's share,
             // whole products are the fastest, and whole layers balance.
             let largest = work.max().unwrap_or(0);
@@ -89,21 +95,19 @@ impl Execution {
     /// Of so many layers, those that one thread computes one after another: all, or as many as make
     /// two such runs a thread, for balance.
     pub(crate) fn neighbours(self, layers: usize) -> usize {
-        #[cfg(feature = "rayon")]
         if self.has_parallel_layers() {
-            return layers.div_ceil(2 * rayon::current_num_threads()).max(1);
+            return layers.div_ceil(2 * current_num_threads()).max(1);
         }
         layers.max(1)
     }
 
     /// Calls `work(i, item i of data)` for i = 0, …, `count` − 1.
-    pub(crate) fn for_each_item<D: Cut>(
+    pub(crate) fn for_each_item<D: Divide>(
         self,
         count: usize,
         data: D,
         work: impl Fn(usize, D) + Sync,
     ) {
-        #[cfg(feature = "rayon")]
         if self.has_parallel_layers() {
             let item = |range: Range<usize>, data| {
                 if !range.is_empty() {
@@ -114,7 +118,7 @@ impl Execution {
         }
         let mut rest = data;
         for i in 0..count {
-            let (item, others) = rest.cut(1);
+            let (item, others) = rest.divide(1);
             work(i, item);
             rest = others;
         }
@@ -157,21 +161,46 @@ impl Execution {
         });
     }
 
-    /// Calls `work(range, those columns of data)` for blocks that make up 0..`columns`, as many as
-    /// a work of `each` multiply-adds a column repays.
-    pub(crate) fn for_each_block<D: Cut>(
+    /// Calls `work(range, those columns of data)` for blocks of columns that make up 0..`columns`:
+    /// one block of all, or several on as many threads as a cost of `cost` multiply-adds per column
+    /// is worth. Several blocks are at least 16 columns wide each, and begin at multiples of 8.
+    ///
+    /// `data` is what the blocks write: [`Columns`], [`WriteColumns`], slices of one value per
+    /// column, or a tuple of up to four of these. What they only read, `work` captures, and takes
+    /// the part of `range` of it. Each column must be computed alone, so that its bits do not depend
+    /// on the blocks; a sum over columns must not be split.
+    ///
+    /// # Examples
+    /// ```
+    /// use layerwise::kernel::{Columns, Execution};
+    ///
+    /// // The squared length of every column, and the column divided by its length.
+    /// let (dim, input) = (2, [3.0, 4.0, 0.6, 0.8]);
+    /// let (mut unit, mut squares) = ([0.0; 4], [0.0; 2]);
+    /// let data = (Columns::new(&mut unit, dim), &mut squares[..]);
+    /// Execution::Columns.for_each_block(2, 2 * dim, data, |range, (unit, squares)| {
+    ///     let z = input[range.start * dim..range.end * dim].chunks_exact(dim);
+    ///     let columns = unit.values.chunks_exact_mut(dim).zip(squares);
+    ///     for (z, (unit, square)) in z.zip(columns) {
+    ///         *square = z.iter().map(|z| z * z).sum();
+    ///         unit.iter_mut().zip(z).for_each(|(u, z)| *u = z / f64::sqrt(*square));
+    ///     }
+    /// });
+    /// assert_eq!((unit, squares), ([0.6, 0.8, 0.6, 0.8], [25.0, 1.0]));
+    /// ```
+    pub fn for_each_block<D: Divide>(
         self,
         columns: usize,
-        each: usize,
+        cost: usize,
         data: D,
         work: impl Fn(Range<usize>, D) + Sync,
     ) {
-        self.map_blocks(columns, each, 1, data, work, |(), ()| ());
+        self.map_blocks(columns, cost, 1, data, work, |(), ()| ());
     }
 
-    /// [`Execution::for_each_block`] in blocks that begin at multiples of `unit`; what the blocks
-    /// give is combined.
-    pub(crate) fn map_blocks<D: Cut, R: Send>(
+    /// [`Execution::for_each_block`] in blocks that begin at multiples of `unit`, and are at least so
+    /// wide; what the blocks give is combined.
+    pub(crate) fn map_blocks<D: Divide, R: Send>(
         self,
         columns: usize,
         each: usize,
@@ -180,22 +209,19 @@ impl Execution {
         work: impl Fn(Range<usize>, D) -> R + Sync,
         combine: impl Fn(R, R) -> R + Sync,
     ) -> R {
-        #[cfg(feature = "rayon")]
         if self.has_parallel_columns() {
             let repaid = columns.saturating_mul(each) / LEAST_WORK;
             let blocks = repaid.min(columns / LEAST_COLUMNS.max(unit));
-            let blocks = blocks.min(rayon::current_num_threads());
+            let blocks = blocks.min(current_num_threads());
             let unit = unit.max(UNIT);
             return halve(0..columns, blocks, unit, data, &work, &combine);
         }
-        let _ = (each, unit, combine);
         work(0..columns, data)
     }
 }
 
 /// Halves the range until there are `blocks` blocks, each to be done by whichever thread is free.
-#[cfg(feature = "rayon")]
-fn halve<D: Cut, R: Send>(
+fn halve<D: Divide, R: Send>(
     range: Range<usize>,
     blocks: usize,
     unit: usize,
@@ -210,9 +236,9 @@ fn halve<D: Cut, R: Send>(
     // Whole units to the left; what is no whole unit goes to the last block. No block is narrower
     // than (units / blocks) units: products that are very narrow may sum in another order.
     let at = range.len() / unit * left / blocks * unit;
-    let (first, second) = data.cut(at);
+    let (first, second) = data.divide(at);
     let (start, middle) = (range.start, range.start + at);
-    let (a, b) = rayon::join(
+    let (a, b) = join(
         || halve(start..middle, left, unit, first, work, combine),
         || {
             let right = blocks - left;
@@ -222,63 +248,94 @@ fn halve<D: Cut, R: Send>(
     combine(a, b)
 }
 
-/// A sequence of columns (or items) that can be cut in two, for threads that write their own each.
-pub(crate) trait Cut: Sized + Send {
+/// Columns (or single values) that can be divided in two, for threads that write their own each:
+/// what [`Execution::for_each_block`] takes.
+pub trait Divide: Sized + Send {
     /// The first `count` columns, or all if there are fewer, and the others.
-    fn cut(self, count: usize) -> (Self, Self);
+    fn divide(self, count: usize) -> (Self, Self);
 }
 
-impl<A: Send> Cut for &mut [A] {
-    fn cut(self, count: usize) -> (Self, Self) {
+/// One value per column.
+impl<A: Send> Divide for &mut [A] {
+    fn divide(self, count: usize) -> (Self, Self) {
         let at = count.min(self.len());
         self.split_at_mut(at)
     }
 }
 
-/// Columns of `size` values each, one after another.
-pub(crate) struct Columns<'a, A> {
-    pub(crate) values: &'a mut [A],
-    pub(crate) size: usize,
+/// Columns of `size` values each, one after another; no values at all stand for columns that are
+/// not wanted.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Columns<'a, A> {
+    /// The values of all columns.
+    pub values: &'a mut [A],
+    /// Values per column.
+    pub size: usize,
 }
 
-impl<A: Send> Cut for Columns<'_, A> {
-    fn cut(self, count: usize) -> (Self, Self) {
-        let size = self.size;
-        let at = count.saturating_mul(size).min(self.values.len());
+impl<'a, A> Columns<'a, A> {
+    /// The columns that `values` holds, `size` values each.
+    pub fn new(values: &'a mut [A], size: usize) -> Self {
+        Self { values, size }
+    }
+}
+
+impl<A: Send> Divide for Columns<'_, A> {
+    fn divide(self, count: usize) -> (Self, Self) {
+        let at = count.saturating_mul(self.size).min(self.values.len());
         let (first, second) = self.values.split_at_mut(at);
-        let columns = |values| Self { values, size };
+        let columns = |values| Columns::new(values, self.size);
         (columns(first), columns(second))
     }
 }
 
 /// [`Columns`] to be set, added to, or skipped.
-pub(crate) struct WriteColumns<'a, A> {
-    pub(crate) write: Write<'a, A>,
-    pub(crate) size: usize,
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct WriteColumns<'a, A> {
+    /// Where to, and how.
+    pub write: Write<'a, A>,
+    /// Values per column.
+    pub size: usize,
 }
 
-impl<A: Send> Cut for WriteColumns<'_, A> {
-    fn cut(self, count: usize) -> (Self, Self) {
-        let size = self.size;
-        let (first, second) = self.write.split_at(count.saturating_mul(size));
-        let columns = |write| Self { write, size };
+impl<'a, A> WriteColumns<'a, A> {
+    /// Columns of `size` values each.
+    pub fn new(write: Write<'a, A>, size: usize) -> Self {
+        Self { write, size }
+    }
+}
+
+impl<A: Send> Divide for WriteColumns<'_, A> {
+    fn divide(self, count: usize) -> (Self, Self) {
+        let (first, second) = self.write.split_at(count.saturating_mul(self.size));
+        let columns = |write| WriteColumns::new(write, self.size);
         (columns(first), columns(second))
     }
 }
 
-impl<A: Cut, B: Cut> Cut for (A, B) {
-    fn cut(self, count: usize) -> (Self, Self) {
-        let (a, c) = self.0.cut(count);
-        let (b, d) = self.1.cut(count);
+impl<A: Divide, B: Divide> Divide for (A, B) {
+    fn divide(self, count: usize) -> (Self, Self) {
+        let (a, c) = self.0.divide(count);
+        let (b, d) = self.1.divide(count);
         ((a, b), (c, d))
     }
 }
 
-impl<A: Cut, B: Cut, C: Cut> Cut for (A, B, C) {
-    fn cut(self, count: usize) -> (Self, Self) {
-        let (a, d) = self.0.cut(count);
-        let ((b, c), (e, f)) = (self.1, self.2).cut(count);
+impl<A: Divide, B: Divide, C: Divide> Divide for (A, B, C) {
+    fn divide(self, count: usize) -> (Self, Self) {
+        let (a, d) = self.0.divide(count);
+        let ((b, c), (e, f)) = (self.1, self.2).divide(count);
         ((a, b, c), (d, e, f))
+    }
+}
+
+impl<A: Divide, B: Divide, C: Divide, D: Divide> Divide for (A, B, C, D) {
+    fn divide(self, count: usize) -> (Self, Self) {
+        let ((a, b), (e, f)) = (self.0, self.1).divide(count);
+        let ((c, d), (g, h)) = (self.2, self.3).divide(count);
+        ((a, b, c, d), (e, f, g, h))
     }
 }
 

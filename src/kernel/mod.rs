@@ -15,11 +15,14 @@ mod reduction;
 mod scalar;
 #[cfg(test)]
 mod scalar_tests;
+mod shape;
 
 pub use activation::Activation;
-pub use execution::Execution;
-pub(crate) use execution::{Columns, LEAST_WORK, WriteColumns};
+pub(crate) use execution::LEAST_WORK;
+pub use execution::{Columns, Divide, Execution, WriteColumns};
+pub(crate) use product::LEAST_SUMS;
 pub use scalar::Scalar;
+pub use shape::Shape;
 
 pub(crate) use reduction::{
     add_scaled, add_to, add_to_columns, all_finite, both_finite, dot, fill_columns,
@@ -75,8 +78,8 @@ impl<'a, T> Write<'a, T> {
         }
     }
 
-    /// The instructions for the first `at` values, or all if there are fewer, and for the others.
-    pub(crate) fn split_at(self, at: usize) -> (Self, Self) {
+    /// The same instruction for the first `at` values, or all if there are fewer, and for the others.
+    pub fn split_at(self, at: usize) -> (Self, Self) {
         match self {
             Self::Skip => (Self::Skip, Self::Skip),
             Self::Set(buffer) => {
@@ -87,6 +90,35 @@ impl<'a, T> Write<'a, T> {
                 let (first, second) = buffer.split_at_mut(at.min(buffer.len()));
                 (Self::Add(first), Self::Add(second))
             }
+        }
+    }
+
+    /// The buffer to add the terms of a sum into, one after another: cleared if the result is to be
+    /// set; `None` if it is not wanted.
+    ///
+    /// # Examples
+    /// ```
+    /// use layerwise::kernel::Write;
+    ///
+    /// let mut sums = [7.0, 7.0];
+    /// if let Some(sums) = Write::Set(&mut sums).accumulate() {
+    ///     for (i, term) in [(0, 1.0), (1, 2.0), (0, 3.0)] {
+    ///         sums[i] += term;
+    ///     }
+    /// }
+    /// assert_eq!(sums, [4.0, 2.0]);
+    /// ```
+    pub fn accumulate(self) -> Option<&'a mut [T]>
+    where
+        T: num_traits::Zero + Clone,
+    {
+        match self {
+            Self::Skip => None,
+            Self::Set(buffer) => {
+                buffer.fill(T::zero());
+                Some(buffer)
+            }
+            Self::Add(buffer) => Some(buffer),
         }
     }
 
@@ -204,6 +236,11 @@ impl<'a, T> Matrix<'a, T> {
             (1, self.stride)
         }
     }
+}
+
+/// About the smallest normal number.
+pub(crate) fn smallest<T: Scalar>() -> T {
+    T::max_value().map_or(T::default_epsilon(), |largest| T::of(4.0) / largest)
 }
 
 /// Runs `body` compiled for the widest vectors of this machine.

@@ -67,6 +67,11 @@ impl<T> Columns<'_, T> {
     }
 }
 
+/// Fewest columns of a product with a transposed right factor (a sum over examples, G Zᵀ) that always
+/// take the path of wider ones: such a product may be computed in blocks of so many columns, in the
+/// bits of the whole.
+pub(crate) const LEAST_SUMS: usize = 32;
+
 /// Rows that a repeated column's product computes at once.
 const PANEL_ROWS: usize = 64;
 /// Fits every panel: rows times [`backend::least_columns`] never exceeds it.

@@ -72,7 +72,7 @@ fn dense_layers_of_dual_numbers() {
         let context = Context::inference(0, 0);
 
         let mut output = vec![0.0; 5 * N];
-        let mut tape = vec![0.0; Layer::<f64>::scratch(&layer, N).tape];
+        let mut tape = vec![0.0; layer.scratch(N).tape];
         let kept = Some(&mut tape[..]);
         layer.forward(&context, &parameters, &z, &mut output, kept, &mut []);
         let at = Point {

@@ -1,27 +1,42 @@
 //! The [`Layer`] contract, and the layers that come with the crate.
 
-mod dense;
+mod group;
+mod patchwise;
+mod pointers;
 mod sequential;
+mod unfold;
 
 use std::fmt::Debug;
 use std::ops::Range;
 
-pub use crate::kernel::Activation;
-pub use dense::Dense;
+use rand::Rng;
+
+pub use crate::kernel::{Activation, Shape};
+pub use group::ParameterGroup;
+pub use patchwise::{Dense, Patchwise};
 pub use sequential::Sequential;
 pub(crate) use sequential::check_chain;
+pub use unfold::{Unfold, Whole};
 
 use crate::error::Error;
-use crate::kernel::Execution;
-use crate::kernel::{Scalar, Write};
-use rand::Rng;
+use crate::kernel::{Execution, Scalar, Write, dot};
 
 /// Where and when a layer is evaluated.
 ///
 /// A stochastic layer (dropout) must draw from a function of these fields alone, all but
 /// `execution`, so that the same evaluation gives the same bits wherever and however often it is
 /// made.
-#[derive(Debug, Clone, Copy)]
+///
+/// # Examples
+/// ```
+/// use layerwise::kernel::Execution;
+/// use layerwise::layer::Context;
+///
+/// let context = Context::inference(0, 2).with_execution(Execution::Columns);
+/// assert_eq!((context.layer, context.training), (2, false));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Context<'a> {
     /// Seed of the circuit.
     pub seed: u64,
@@ -31,15 +46,15 @@ pub struct Context<'a> {
     pub visit: u64,
     /// Whether this evaluation is part of training.
     pub training: bool,
-    /// The lasting numbers of the examples, one a column; empty for examples that the circuit does
-    /// not own.
+    /// The ids of the examples, one per column; empty for examples that the circuit does not own.
     pub examples: &'a [u64],
-    /// Who computes the columns; a layer may ignore it.
+    /// Who computes the columns; a layer may ignore it, or pass its columns to
+    /// [`Execution::for_each_block`].
     pub execution: Execution,
 }
 
-impl Context<'_> {
-    /// The context of a prediction on data that the circuit does not own.
+impl<'a> Context<'a> {
+    /// The context of a prediction on data that the circuit does not own, on the calling thread.
     pub fn inference(seed: u64, layer: usize) -> Self {
         Self {
             seed,
@@ -50,37 +65,62 @@ impl Context<'_> {
             execution: Execution::Sequential,
         }
     }
-}
 
-/// One block of a layer's flat parameter vector.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub struct ParameterGroup {
-    /// Name within the layer, such as "weights".
-    pub name: String,
-    /// Shape; the block is stored with the first index fastest (column-major).
-    pub shape: Vec<usize>,
-    /// Place in the flat vector. Groups tile it in order, without gaps.
-    pub range: Range<usize>,
-    /// Units that each unit reads from.
-    pub fan_in: usize,
-    /// Units that read each unit.
-    pub fan_out: usize,
-    /// Whether an optimiser with weight decay should decay it (not biases and scales, usually).
-    pub decays: bool,
+    /// The context of a visit in training, to examples with these ids, on the calling thread.
+    pub fn training(seed: u64, layer: usize, visit: u64, examples: &'a [u64]) -> Self {
+        Self {
+            visit,
+            training: true,
+            examples,
+            ..Self::inference(seed, layer)
+        }
+    }
+
+    /// The same context with the columns computed by `execution`.
+    pub fn with_execution(self, execution: Execution) -> Self {
+        Self { execution, ..self }
+    }
 }
 
 /// Memory that a layer needs for one batch, in numbers of scalars.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct Scratch {
     /// Kept from [`Layer::forward`] to the products with the Jacobian at the same point.
     pub tape: usize,
-    /// Free for any single call; its contents mean nothing between calls.
+    /// Free for any single call of `forward`, `vjp` or `jvp`; its contents mean nothing between
+    /// calls.
     pub work: usize,
+    /// Free for one call of [`Layer::curvature_bound`]; the same for every batch.
+    pub bound: usize,
+}
+
+impl Scratch {
+    /// Nothing at all.
+    pub const NONE: Self = Self {
+        tape: 0,
+        work: 0,
+        bound: 0,
+    };
+
+    /// So much tape and work, and nothing for the curvature bound.
+    pub const fn new(tape: usize, work: usize) -> Self {
+        Self {
+            tape,
+            work,
+            bound: 0,
+        }
+    }
+
+    /// The same with so much for the curvature bound.
+    pub const fn with_bound(self, bound: usize) -> Self {
+        Self { bound, ..self }
+    }
 }
 
 /// The point at which a layer is linearised: what [`Layer::forward`] was called with, and gave.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct Point<'a, T> {
     /// Where and when.
     pub context: Context<'a>,
@@ -90,27 +130,70 @@ pub struct Point<'a, T> {
     pub input: &'a [T],
     /// ẑ_{t+1} = f(z_t, θ_t), output_dim × n.
     pub output: &'a [T],
-    /// What `forward` left for the derivatives.
+    /// What `forward` wrote for the derivatives, of exactly the length that [`Layer::scratch`]
+    /// gives for n examples.
     pub tape: &'a [T],
+}
+
+impl<'a, T> Point<'a, T> {
+    /// The point where `forward` was called with context, parameters and input, and wrote output and
+    /// tape.
+    pub fn new(
+        context: Context<'a>,
+        parameters: &'a [T],
+        input: &'a [T],
+        output: &'a [T],
+        tape: &'a [T],
+    ) -> Self {
+        Self {
+            context,
+            parameters,
+            input,
+            output,
+            tape,
+        }
+    }
 }
 
 /// One layer ẑ = f(z, θ) of a circuit, differentiable in z and θ.
 ///
-/// A layer is a description: it holds dimensions and options, never parameters or activations.
-/// Parameters are one flat slice; a batch is a column-major `dimension × n` slice with one example
-/// a column, and every column is mapped alone (an example's result has the same bits whatever
+/// A layer is a description: it holds shapes and options, never parameters or activations.
+/// Parameters are one flat slice; a batch is a column-major `dimension × n` slice with one column
+/// per example, and every column is mapped alone (an example's result has the same bits whatever
 /// other columns stand beside it). The kernels run on shapes that were validated before, cannot
 /// fail, and must not allocate.
 ///
-/// The derivative products overwrite or add to their results as the [`Write`] says, and compute
-/// nothing that is skipped. `examples/custom_layer.rs` writes a layer of its own;
-/// [`GradCheck::layer`](crate::gradcheck::GradCheck::layer) checks one against finite differences.
+/// # What is promised
+/// - **Tape.** Its length is exactly `scratch(n).tape` for a batch of n. What `forward` writes there
+///   stays as it is until the products at the same point, which only read it. Before `forward` it
+///   holds anything. At inference there may be none; the output must have the same bits then.
+/// - **Work** holds at least `scratch(n).work` values, which mean nothing before and after a call.
+/// - **Results.** Every value of `output` and `tangent` is overwritten. [`Write`] says of each
+///   product whether it is set, added to what is there, or skipped: a skipped one is not computed,
+///   and the other has the same value whether its neighbour is skipped or not.
+///
+/// [`GradCheck::layer`](crate::gradcheck::GradCheck::layer) checks all of this, and the derivatives
+/// against finite differences. `examples/conv1d.rs` writes a convolution, a linear map with an
+/// activation, in a few lines ([`Patchwise`]); `examples/custom_layer.rs` a layer of another kind.
+///
+/// `Box<dyn Layer<T>>`, `Arc<dyn Layer<T>>` and references to layers are layers too.
 pub trait Layer<T: Scalar>: Debug + Send + Sync {
-    /// d_t, at least 1.
-    fn input_dim(&self) -> usize;
+    /// The shape of one example's z_t, every extent at least 1. Neighbouring layers must agree in
+    /// the number of values alone.
+    fn input_shape(&self) -> Shape;
 
-    /// d_{t+1}, at least 1.
-    fn output_dim(&self) -> usize;
+    /// The shape of one example's ẑ_{t+1}, every extent at least 1.
+    fn output_shape(&self) -> Shape;
+
+    /// d_t, the size of the input shape.
+    fn input_dim(&self) -> usize {
+        self.input_shape().size()
+    }
+
+    /// d_{t+1}, the size of the output shape.
+    fn output_dim(&self) -> usize {
+        self.output_shape().size()
+    }
 
     /// The blocks of the parameter vector, in order and without gaps; empty for a layer without
     /// parameters.
@@ -121,6 +204,12 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
 
     /// The memory that a batch of `batch` examples needs; never less for a larger batch.
     fn scratch(&self, batch: usize) -> Scratch;
+
+    /// Multiply-adds of one product (forward, vjp or jvp) per example, which decide how work is
+    /// shared among threads; `None` (the default) if unknown.
+    fn cost(&self) -> Option<usize> {
+        None
+    }
 
     /// Checks one batch of inputs at the entry of the data: those of layer 0, and those of a local
     /// problem that is made from arrays or from a shard.
@@ -137,8 +226,6 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
     }
 
     /// `output ← f(input, θ)`, and `tape ← ` whatever the derivatives need.
-    ///
-    /// Without a tape the output must have the same bits as with one.
     fn forward(
         &self,
         context: &Context<'_>,
@@ -150,7 +237,7 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
     );
 
     /// Vector-Jacobian products with `cotangent` = g (output_dim × n):
-    /// `d_input ← (∂f/∂z)ᵀ g` (a column an example) and `d_parameters ← Σᵢ (∂f/∂θ)ᵀ gᵢ` (a **sum**
+    /// `d_input ← (∂f/∂z)ᵀ g` (one column per example) and `d_parameters ← Σᵢ (∂f/∂θ)ᵀ gᵢ` (a **sum**
     /// over the examples).
     fn vjp(
         &self,
@@ -163,6 +250,11 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
 
     /// Jacobian-vector product `tangent ← (∂f/∂z) v_input + (∂f/∂θ) v_parameters`, a missing
     /// direction being zero; overwrites `tangent` (output_dim × n).
+    ///
+    /// By default it is made of vector-Jacobian products with unit vectors: output_dim calls of
+    /// [`Layer::vjp`] on the whole batch for a direction in z, n · output_dim for one in θ, and it
+    /// allocates. Gauss-Newton and Levenberg-Marquardt call it often: give a layer that they are to
+    /// train one of its own.
     fn jvp(
         &self,
         at: &Point<'_, T>,
@@ -170,15 +262,42 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
         v_parameters: Option<&[T]>,
         tangent: &mut [T],
         work: &mut [T],
-    );
-
-    /// Length of the work memory of [`Layer::curvature_bound`]; 0 by default.
-    fn bound_scratch(&self) -> usize {
-        0
+    ) {
+        tangent.fill(T::zero());
+        let (inputs, outputs) = (self.input_dim(), self.output_dim());
+        let mut unit = vec![T::zero(); tangent.len()];
+        if let Some(v) = v_input {
+            let mut row = vec![T::zero(); v.len()];
+            for k in 0..outputs {
+                let mark = |unit: &mut [T], one| {
+                    unit.iter_mut()
+                        .skip(k)
+                        .step_by(outputs)
+                        .for_each(|u| *u = one)
+                };
+                mark(&mut unit, T::one());
+                self.vjp(at, &unit, Write::Set(&mut row), Write::Skip, work);
+                mark(&mut unit, T::zero());
+                let columns = row.chunks_exact(inputs).zip(v.chunks_exact(inputs));
+                for (tangent, (row, v)) in tangent.iter_mut().skip(k).step_by(outputs).zip(columns)
+                {
+                    *tangent += dot(row, v);
+                }
+            }
+        }
+        if let Some(v) = v_parameters {
+            let mut row = vec![T::zero(); v.len()];
+            for (k, tangent) in tangent.iter_mut().enumerate() {
+                unit[k] = T::one();
+                self.vjp(at, &unit, Write::Skip, Write::Set(&mut row), work);
+                unit[k] = T::zero();
+                *tangent += dot(&row, v);
+            }
+        }
     }
 
     /// A number that is at least ‖∂f/∂z‖² (spectral norm, squared) for every z, if one is known; none
-    /// by default.
+    /// by default. `work` holds at least `scratch(n).bound` values.
     fn curvature_bound(&self, _parameters: &[T], _work: &mut [T]) -> Option<T> {
         None
     }
@@ -189,22 +308,89 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
         (0.0, 1.0)
     }
 
-    /// The layer as an elementwise function of an affine map, if it is one (none by
-    /// default): what closed-form W-steps need.
+    /// The layer as an elementwise function of a linear map of its input's patches, if it is one
+    /// (none by default): what W-steps in closed form need.
     fn affine(&self) -> Option<Affine> {
         None
     }
+
+    /// `patches ← U(Z)`, the patch_len × (positions · n) matrix that the weights of
+    /// [`Layer::affine`] multiply, the positions of one example beside one another. By default a
+    /// copy of the input, which is right unless [`Affine::unfolds`].
+    fn unfold(&self, input: &[T], patches: &mut [T]) {
+        patches.copy_from_slice(input);
+    }
 }
 
-/// f(z, θ) = activation(W z + b), with W and b in the flat parameter vector.
+/// What a layer says of itself as Ẑ = a(W U(z) + b 1ᵀ), for W-steps in closed form: W is channels ×
+/// patch_len, and U(z) the patch_len × positions matrix of one example's patches.
+///
+/// For least squares in (W, b), a batch of n examples is a batch of positions · n columns: inputs
+/// are what [`Layer::unfold`] gives, targets the layer's (channels · positions) × n targets read as
+/// a channels × (positions · n) matrix, which is the same slice. A weight of an example counts for
+/// each of its positions.
+///
+/// # Examples
+/// ```
+/// use layerwise::layer::{Activation, Affine};
+///
+/// // ẑ = tanh(W z + b) with W 2 × 3.
+/// let affine = Affine::new(0..6, Some(6..8), Activation::Tanh, 3);
+/// assert_eq!((affine.channels(), affine.positions, affine.unfolds), (2, 1, false));
+/// ```
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Affine {
-    /// Range of W, output_dim × input_dim column-major.
+    /// Range of W in the flat parameter vector, channels × patch_len column-major.
     pub weights: Range<usize>,
-    /// Range of b, if there is one.
+    /// Range of b, if there is one: a value per channel.
     pub bias: Option<Range<usize>>,
-    /// The elementwise function.
+    /// The elementwise function a.
     pub activation: Activation,
+    /// Columns of W.
+    pub patch_len: usize,
+    /// Patches per example.
+    pub positions: usize,
+    /// Whether the patches have to be made by [`Layer::unfold`]; else they are the input itself.
+    pub unfolds: bool,
+}
+
+impl Affine {
+    /// ẑ = a(W z + b): one patch, the whole input of `patch_len` values.
+    pub fn new(
+        weights: Range<usize>,
+        bias: Option<Range<usize>>,
+        activation: Activation,
+        patch_len: usize,
+    ) -> Self {
+        Self {
+            weights,
+            bias,
+            activation,
+            patch_len,
+            positions: 1,
+            unfolds: false,
+        }
+    }
+
+    /// The same with the input itself cut into so many patches of neighbouring values.
+    pub fn with_positions(self, positions: usize) -> Self {
+        Self { positions, ..self }
+    }
+
+    /// The same with so many patches, which [`Layer::unfold`] makes.
+    pub fn unfolding(self, positions: usize) -> Self {
+        Self {
+            positions,
+            unfolds: true,
+            ..self
+        }
+    }
+
+    /// Rows of W.
+    pub fn channels(&self) -> usize {
+        self.weights.len().checked_div(self.patch_len).unwrap_or(0)
+    }
 }
 
 /// Length of a layer's parameter vector.

@@ -1,12 +1,13 @@
 //! Several layers as one decoupled unit.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use rand::Rng;
 
-use super::{Context, Layer, ParameterGroup, Point, Scratch, parameter_count, validate};
+use super::{Context, Layer, ParameterGroup, Point, Scratch, Shape, parameter_count, validate};
 use crate::error::Error;
-use crate::kernel::{Scalar, Write};
+use crate::kernel::{Scalar, Write, smallest};
 
 /// Layers composed into one: f = f_{k−1} ∘ … ∘ f_0, with ordinary backprop inside.
 ///
@@ -33,12 +34,14 @@ pub struct Sequential<T: Scalar> {
     layers: Vec<Arc<dyn Layer<T>>>,
     /// Where layer i's parameters start; one more entry for the end.
     offsets: Vec<usize>,
+    /// Dimension of layer i's input; one more entry for the output.
+    dims: Vec<usize>,
 }
 
 /// Where a layer's values stand in the unit's tape: its output (but for the last layer), its tape.
 struct Place {
-    output: std::ops::Range<usize>,
-    tape: std::ops::Range<usize>,
+    output: Range<usize>,
+    tape: Range<usize>,
 }
 
 impl<T: Scalar> Sequential<T> {
@@ -48,13 +51,18 @@ impl<T: Scalar> Sequential<T> {
     /// [`Error::NoLayers`], [`Error::LayerMismatch`], [`Error::InputNotDifferentiable`] for such a
     /// layer behind another, or [`Error::ParameterLayout`]; layers are counted within the unit.
     pub fn new(layers: Vec<Box<dyn Layer<T>>>) -> Result<Self, Error> {
+        let layers: Vec<Arc<dyn Layer<T>>> = layers.into_iter().map(Arc::from).collect();
         check_chain(&layers, "sequential layer")?;
-        let mut offsets = vec![0];
+        let (mut offsets, mut dims) = (vec![0], vec![layers[0].input_dim()]);
         for layer in &layers {
             offsets.push(offsets[offsets.len() - 1] + parameter_count(layer.as_ref()));
+            dims.push(layer.output_dim());
         }
-        let layers = layers.into_iter().map(Arc::from).collect();
-        Ok(Self { layers, offsets })
+        Ok(Self {
+            layers,
+            offsets,
+            dims,
+        })
     }
 
     fn last(&self) -> usize {
@@ -62,7 +70,7 @@ impl<T: Scalar> Sequential<T> {
     }
 
     fn batch(&self, input: &[T]) -> usize {
-        input.len() / self.layers[0].input_dim()
+        input.len() / self.dims[0]
     }
 
     fn own<'a>(&self, i: usize, parameters: &'a [T]) -> &'a [T] {
@@ -77,55 +85,55 @@ impl<T: Scalar> Sequential<T> {
         }
     }
 
-    fn places(&self, batch: usize) -> impl Iterator<Item = Place> {
-        let mut end = 0;
-        self.layers.iter().enumerate().map(move |(i, layer)| {
-            let start = end;
-            if i < self.last() {
-                end += layer.output_dim() * batch;
-            }
-            let tape = end..end + layer.scratch(batch).tape;
-            let output = start..end;
-            end = tape.end;
-            Place { output, tape }
-        })
+    /// The values of layer i's output that the unit's tape holds: none of the last layer's, which is
+    /// the unit's output.
+    fn kept(&self, i: usize, batch: usize) -> usize {
+        match i < self.last() {
+            true => self.dims[i + 1] * batch,
+            false => 0,
+        }
     }
 
-    fn place(&self, i: usize, batch: usize) -> Place {
-        self.places(batch).nth(i).expect("the layer exists")
+    /// The place that begins at `start`.
+    fn place(&self, i: usize, batch: usize, start: usize) -> Place {
+        let output = start..start + self.kept(i, batch);
+        let tape = output.end..output.end + self.layers[i].scratch(batch).tape;
+        Place { output, tape }
     }
 
     /// The largest array between two layers.
     fn widest(&self, batch: usize) -> usize {
-        let hidden = &self.layers[..self.last()];
-        let widest = hidden.iter().map(|layer| layer.output_dim()).max();
-        widest.unwrap_or(0) * batch
+        let widest = self.dims[1..=self.last()].iter().max();
+        widest.unwrap_or(&0).saturating_mul(batch)
     }
 
-    /// The point at which layer i of the unit stands.
-    fn point<'a>(&self, i: usize, at: &Point<'a, T>) -> Point<'a, T> {
+    /// The point at which layer i of the unit stands, if its values end at `end` in the unit's tape,
+    /// and where they begin.
+    fn point<'a>(&self, i: usize, at: &Point<'a, T>, end: usize) -> (Point<'a, T>, usize) {
         let batch = self.batch(at.input);
-        let place = self.place(i, batch);
-        Point {
-            context: self.context(i, &at.context),
-            parameters: self.own(i, at.parameters),
-            input: match i {
-                0 => at.input,
-                _ => &at.tape[self.place(i - 1, batch).output],
-            },
-            output: if i == self.last() {
-                at.output
-            } else {
-                &at.tape[place.output]
-            },
-            tape: &at.tape[place.tape],
-        }
+        let tape = |i: usize| self.layers[i].scratch(batch).tape;
+        let start = end - tape(i) - self.kept(i, batch);
+        let place = self.place(i, batch, start);
+        let input = match i {
+            0 => at.input,
+            _ => {
+                let end = start - tape(i - 1);
+                &at.tape[end - self.kept(i - 1, batch)..end]
+            }
+        };
+        let output = match i < self.last() {
+            true => &at.tape[place.output],
+            false => at.output,
+        };
+        let (context, own) = (self.context(i, &at.context), self.own(i, at.parameters));
+        let point = Point::new(context, own, input, output, &at.tape[place.tape]);
+        (point, start)
     }
 }
 
 /// Checks that layers follow one another; `what` names their owner in the error.
 pub(crate) fn check_chain<T: Scalar>(
-    layers: &[Box<dyn Layer<T>>],
+    layers: &[Arc<dyn Layer<T>>],
     what: &'static str,
 ) -> Result<(), Error> {
     if layers.is_empty() {
@@ -136,13 +144,12 @@ pub(crate) fn check_chain<T: Scalar>(
         if number == 0 {
             continue;
         }
-        let expected = layers[number - 1].output_dim();
-        let found = layer.input_dim();
-        if expected != found {
+        let (expected, found) = (&layers[number - 1], layer);
+        if expected.output_dim() != found.input_dim() {
             return Err(Error::LayerMismatch {
                 layer: number,
-                expected,
-                found,
+                expected: expected.output_shape().extents().to_vec(),
+                found: found.input_shape().extents().to_vec(),
             });
         }
         if !layer.input_differentiable() {
@@ -153,12 +160,20 @@ pub(crate) fn check_chain<T: Scalar>(
 }
 
 impl<T: Scalar> Layer<T> for Sequential<T> {
+    fn input_shape(&self) -> Shape {
+        self.layers[0].input_shape()
+    }
+
+    fn output_shape(&self) -> Shape {
+        self.layers[self.last()].output_shape()
+    }
+
     fn input_dim(&self) -> usize {
-        self.layers[0].input_dim()
+        self.dims[0]
     }
 
     fn output_dim(&self) -> usize {
-        self.layers[self.last()].output_dim()
+        self.dims[self.last() + 1]
     }
 
     fn parameters(&self) -> Vec<ParameterGroup> {
@@ -181,11 +196,22 @@ impl<T: Scalar> Layer<T> for Sequential<T> {
     }
 
     fn scratch(&self, batch: usize) -> Scratch {
-        let work = self.layers.iter().map(|layer| layer.scratch(batch).work);
-        Scratch {
-            tape: self.place(self.last(), batch).tape.end,
-            work: 2 * self.widest(batch) + work.max().unwrap_or(0),
+        // Each layer is asked once: a unit within units would else be asked 2ᵏ times.
+        let mut scratch = Scratch::NONE;
+        for (i, layer) in self.layers.iter().enumerate() {
+            let own = layer.scratch(batch);
+            scratch.tape += self.kept(i, batch) + own.tape;
+            scratch.work = scratch.work.max(own.work);
+            scratch.bound = scratch.bound.max(own.bound);
         }
+        scratch.work += 2 * self.widest(batch);
+        scratch
+    }
+
+    /// The sum of the layers' costs, if all are known.
+    fn cost(&self) -> Option<usize> {
+        let costs = self.layers.iter().map(|layer| layer.cost());
+        costs.sum()
     }
 
     fn check_input(&self, input: &[T]) -> Result<(), Error> {
@@ -209,19 +235,16 @@ impl<T: Scalar> Layer<T> for Sequential<T> {
         let widest = self.widest(batch);
         let (mut from, rest) = work.split_at_mut(widest);
         let (mut to, work) = rest.split_at_mut(widest);
+        let (mut start, mut last_output) = (0, 0..0);
         for (i, layer) in self.layers.iter().enumerate() {
             let context = self.context(i, context);
             let own = self.own(i, parameters);
-            let inputs = layer.input_dim() * batch;
-            let outputs = layer.output_dim() * batch;
+            let (inputs, outputs) = (self.dims[i] * batch, self.dims[i + 1] * batch);
             if let Some(tape) = tape.as_deref_mut() {
-                let place = self.place(i, batch);
-                let (before, rest) = tape.split_at_mut(place.output.start);
+                let place = self.place(i, batch, start);
+                let (before, rest) = tape.split_at_mut(start);
                 let (result, rest) = rest.split_at_mut(place.output.len());
-                let input = match i {
-                    0 => input,
-                    _ => &before[self.place(i - 1, batch).output],
-                };
+                let input = if i == 0 { input } else { &before[last_output] };
                 let result = if i == self.last() {
                     &mut *output
                 } else {
@@ -229,6 +252,7 @@ impl<T: Scalar> Layer<T> for Sequential<T> {
                 };
                 let tape = &mut rest[..place.tape.len()];
                 layer.forward(&context, own, input, result, Some(tape), work);
+                (start, last_output) = (place.tape.end, place.output);
             } else {
                 let input = if i == 0 { input } else { &from[..inputs] };
                 let result = if i == self.last() {
@@ -257,20 +281,23 @@ impl<T: Scalar> Layer<T> for Sequential<T> {
         let widest = self.widest(batch);
         let (mut from, rest) = work.split_at_mut(widest);
         let (mut to, work) = rest.split_at_mut(widest);
+        let mut end = at.tape.len();
         for (i, layer) in self.layers.iter().enumerate().rev() {
             let g = if i == self.last() {
                 cotangent
             } else {
-                &from[..layer.output_dim() * batch]
+                &from[..self.dims[i + 1] * batch]
             };
-            let inputs = layer.input_dim() * batch;
+            let inputs = self.dims[i] * batch;
+            let (point, start) = self.point(i, at, end);
+            end = start;
             let d_own = d_parameters.part(self.offsets[i]..self.offsets[i + 1]);
             let dz = if i == 0 {
                 std::mem::replace(&mut d_input, Write::Skip)
             } else {
                 Write::Set(&mut to[..inputs])
             };
-            layer.vjp(&self.point(i, at), g, dz, d_own, work);
+            layer.vjp(&point, g, dz, d_own, work);
             std::mem::swap(&mut from, &mut to);
         }
     }
@@ -287,34 +314,40 @@ impl<T: Scalar> Layer<T> for Sequential<T> {
         let widest = self.widest(batch);
         let (mut from, rest) = work.split_at_mut(widest);
         let (mut to, work) = rest.split_at_mut(widest);
+        let mut start = 0;
         for (i, layer) in self.layers.iter().enumerate() {
             let v = match i {
                 0 => v_input,
-                _ => Some(&from[..layer.input_dim() * batch]),
+                _ => Some(&from[..self.dims[i] * batch]),
             };
             let own = v_parameters.map(|v| self.own(i, v));
             let out = if i == self.last() {
                 &mut *tangent
             } else {
-                &mut to[..layer.output_dim() * batch]
+                &mut to[..self.dims[i + 1] * batch]
             };
-            layer.jvp(&self.point(i, at), v, own, out, work);
+            start = self.place(i, batch, start).tape.end;
+            let (point, _) = self.point(i, at, start);
+            layer.jvp(&point, v, own, out, work);
             std::mem::swap(&mut from, &mut to);
         }
     }
 
-    fn bound_scratch(&self) -> usize {
-        let lengths = self.layers.iter().map(|layer| layer.bound_scratch());
-        lengths.max().unwrap_or(0)
-    }
-
-    /// The product of the layers' bounds.
+    /// The product of the layers' bounds: infinite if one of them is, whatever the others, and above
+    /// 0 unless one of them is 0, so that overflow or underflow makes no bound too small.
     fn curvature_bound(&self, parameters: &[T], work: &mut [T]) -> Option<T> {
-        let mut bound = T::one();
+        let (mut product, mut infinite, mut zero) = (T::one(), false, false);
         for (i, layer) in self.layers.iter().enumerate() {
-            bound *= layer.curvature_bound(self.own(i, parameters), work)?;
+            let bound = layer.curvature_bound(self.own(i, parameters), work)?;
+            infinite = infinite || !bound.is_finite();
+            zero = zero || bound.is_zero();
+            product *= bound;
         }
-        Some(bound)
+        Some(match (infinite, zero) {
+            (true, _) => T::one() / T::zero(),
+            (false, true) => T::zero(),
+            (false, false) => product.max(smallest()),
+        })
     }
 
     fn target_range(&self) -> (f64, f64) {

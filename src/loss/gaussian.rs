@@ -162,14 +162,7 @@ fn of_unit<T: Scalar>(list: &[T], j: usize) -> T {
 impl<T: Scalar> Loss<T> for Gaussian<T> {
     fn parameters(&self, dim: usize) -> Vec<ParameterGroup> {
         let count = self.count(dim);
-        let group = ParameterGroup {
-            name: "log precision".into(),
-            shape: vec![count],
-            range: 0..count,
-            fan_in: 1,
-            fan_out: 1,
-            decays: false,
-        };
+        let group = ParameterGroup::new("log precision", [count]);
         Vec::from_iter((count > 0).then_some(group))
     }
 

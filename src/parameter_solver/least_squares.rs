@@ -184,6 +184,9 @@ impl Parts {
         let Some(affine) = problem.layer.affine() else {
             return refused(format!("{:?} is no affine layer", problem.layer));
         };
+        if affine.unfolds || affine.positions > 1 {
+            return refused(format!("{:?} shares its weights", problem.layer));
+        }
         let (d, m) = (problem.layer.input_dim(), problem.layer.output_dim());
         let (one, zero) = (T::one(), T::zero());
         let margin = T::of(0.25);

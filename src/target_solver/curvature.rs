@@ -74,7 +74,7 @@ impl<T: Scalar> Curvature<T> {
         self.penalties.extend_from_slice(circuit.penalties());
         self.dims.clear();
         self.dims.extend_from_slice(circuit.dims());
-        let longest = circuit.layers().map(|layer| layer.bound_scratch()).max();
+        let longest = circuit.layers().map(|layer| layer.scratch(1).bound).max();
         self.work.resize(longest.unwrap_or(0), T::zero());
         let missing = |of, layer| Error::NoCurvatureBound { of, layer };
         let loss_bound = |t: usize| {
@@ -83,7 +83,7 @@ impl<T: Scalar> Curvature<T> {
         };
         for t in 1..circuit.depth() {
             let layer = circuit.layer(t);
-            let own = &mut self.work[..layer.bound_scratch()];
+            let own = &mut self.work[..layer.scratch(1).bound];
             let jacobian = layer
                 .curvature_bound(circuit.layer_parameters(t), own)
                 .ok_or(missing("the layer", t))?;

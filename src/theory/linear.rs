@@ -32,6 +32,9 @@ impl<T: Scalar> Linear<T> {
             let Some(affine) = layer.affine() else {
                 return Err(not_linear(format!("{layer:?} gives no affine map")));
             };
+            if affine.unfolds || affine.positions > 1 {
+                return Err(not_linear(format!("{layer:?} shares its weights")));
+            }
             if affine.activation != Activation::Identity {
                 return Err(not_linear(format!(
                     "its activation is {:?}",

@@ -547,8 +547,6 @@ fn altered_descriptions_are_refused() {
         with(&whole, "/groups/1/range/end", json!(u64::MAX)),
         with(&whole, "/groups/0/shape", json!([8, 1])),
         with(&whole, "/groups/0/name", json!("bias")),
-        with(&whole, "/groups/0/fan_in", json!(3)),
-        with(&whole, "/groups/0/fan_out", json!(3)),
         with(&whole, "/groups/1/decays", json!(true)),
         without_last(&whole, "/groups", 1),
         without_last(&whole, "/groups", 3),

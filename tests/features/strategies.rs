@@ -19,7 +19,7 @@ use layerwise::strategies::{
     LayerPoint, Output, Shapes, activations, circuits, data, dense, layer_points, loss_points,
     models,
 };
-use layerwise::{Circuit, Error, Layer, Loss, Scalar};
+use layerwise::{Circuit, Error, Loss, Scalar};
 
 fn runner(cases: u32) -> TestRunner {
     TestRunner::new(ProptestConfig {
@@ -151,12 +151,9 @@ fn options_narrow_what_is_drawn() {
         }
     }
     for layer in draws(64, dense(shapes)) {
-        let affine = Layer::<f64>::affine(&layer).unwrap();
+        let affine = layer.affine().unwrap();
         assert_eq!((affine.activation, affine.bias), (Activation::Tanh, None));
-        let dims = [
-            Layer::<f64>::input_dim(&layer),
-            Layer::<f64>::output_dim(&layer),
-        ];
+        let dims = [layer.input_dim(), layer.output_dim()];
         assert!(dims.iter().all(|dim| (1..=3).contains(dim)));
     }
     let kinds = draws(128, activations())

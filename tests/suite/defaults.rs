@@ -2,7 +2,7 @@
 
 use layerwise::decoupled::Projection;
 use layerwise::kernel::Write;
-use layerwise::layer::{Activation, Context, Dense, ParameterGroup, Point, Scratch};
+use layerwise::layer::{Activation, Context, Dense, ParameterGroup, Point, Scratch, Shape};
 use layerwise::loss::{Pair, SquaredError};
 use layerwise::nalgebra::DMatrix;
 use layerwise::rand::Rng;
@@ -13,12 +13,12 @@ use layerwise::{Circuit, Layer, Loss};
 struct Twice(usize);
 
 impl Layer<f64> for Twice {
-    fn input_dim(&self) -> usize {
-        self.0
+    fn input_shape(&self) -> Shape {
+        self.0.into()
     }
 
-    fn output_dim(&self) -> usize {
-        self.0
+    fn output_shape(&self) -> Shape {
+        self.0.into()
     }
 
     fn parameters(&self) -> Vec<ParameterGroup> {
@@ -28,7 +28,7 @@ impl Layer<f64> for Twice {
     fn initialize(&self, _: &mut [f64], _: &mut dyn Rng) {}
 
     fn scratch(&self, _: usize) -> Scratch {
-        Scratch::default()
+        Scratch::NONE
     }
 
     fn forward(
@@ -109,7 +109,12 @@ fn a_layer_promises_nothing_that_it_does_not_say() {
     let layer: &dyn Layer<f64> = &Twice(2);
     assert!(layer.input_differentiable());
     assert!(layer.check_input(&[f64::MAX, -1.0]).is_ok());
-    assert_eq!(layer.bound_scratch(), 0);
+    assert_eq!(layer.scratch(3).bound, 0);
+    assert_eq!(layer.cost(), None);
+    assert_eq!((layer.input_dim(), layer.output_dim()), (2, 2));
+    let mut patches = [0.0; 2];
+    layer.unfold(&[5.0, 6.0], &mut patches);
+    assert_eq!(patches, [5.0, 6.0]);
     assert_eq!(layer.curvature_bound(&[], &mut []), None);
     assert_eq!(layer.affine(), None);
     assert_eq!(layer.target_range(), (0.0, 1.0));
@@ -146,12 +151,11 @@ fn dense_layers_say_what_they_are_made_of() {
     assert_eq!((affine.weights, affine.bias), (0..6, Some(6..8)));
     assert_eq!(affine.activation, Activation::Gelu);
     let bare = Dense::new(3, 2, Activation::Tanh).unwrap().without_bias();
-    assert_eq!(Layer::<f64>::affine(&bare).unwrap().bias, None);
+    assert_eq!(bare.affine().unwrap().bias, None);
     let [weights, bias] = &layer.parameters()[..] else {
         panic!("two groups");
     };
     assert_eq!((weights.decays, bias.decays), (true, false));
-    assert_eq!((weights.fan_in, weights.fan_out), (3, 2));
     assert_eq!(
         (&weights.shape[..], &bias.shape[..]),
         (&[2, 3][..], &[2][..])

@@ -451,7 +451,7 @@ fn curvature_bounds_of_dense_layers() {
         let w = DMatrix::from_iterator(spec.output, spec.input, rounded);
         parameters.resize(spec.parameter_count(), T::zero());
         let layer = spec.layer();
-        let mut work = vec![T::zero(); Layer::<T>::bound_scratch(&layer)];
+        let mut work = vec![T::zero(); layer.scratch(1).bound];
         let bound = layer.curvature_bound(&parameters, &mut work);
         let bound = bound.expect("a bound").as_f64();
         let norm = w.singular_values()[0] * spec.activation.lipschitz();
@@ -629,7 +629,10 @@ fn wide_circuits_along_directions<T: Probed>() {
         let specs = chain(&widths, &activations, true);
         let (parameters, input) = smooth_point::<T>(&specs, 3, &mut generator(seed));
         let model = model(&specs, &parameters, &input, entropy, seed);
-        let check = GradCheck::new().with_directions(DIRECTIONS).with_seed(seed);
+        let check = GradCheck::new()
+            .with_directions(DIRECTIONS)
+            .map_err(failed)?
+            .with_seed(seed);
         let report = check.circuit(&model).map_err(failed)?;
         // Of each θ_t, each z_t, and of backprop's gradients.
         prop_assert_eq!(report.compared, DIRECTIONS * (3 + 2 + 3));
@@ -713,7 +716,7 @@ fn bound_of_equal_weights<T: Scalar>(v: f64, side: usize) {
     let layer = Dense::new(side, side, Activation::Identity).unwrap();
     let layer: &dyn Layer<T> = &layer.without_bias();
     let weights = vec![T::of(v); side * side];
-    let mut work = vec![T::zero(); layer.bound_scratch()];
+    let mut work = vec![T::zero(); layer.scratch(1).bound];
     let bound = layer.curvature_bound(&weights, &mut work).unwrap();
     let exact = (side as f64 * T::of(v).as_f64()).powi(2);
     let ratio = bound.as_f64() / exact;

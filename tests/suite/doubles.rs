@@ -1,19 +1,19 @@
 //! What the tests' own layers share.
 
-/// In a layer that spoils another one: dimensions, parameters, their initial values and memory are
+/// In a layer that spoils another one: shapes, parameters, their initial values and memory are
 /// those of the layer in the field.
 macro_rules! described_by {
     ($field:tt: $scalar:ty) => {
-        fn input_dim(&self) -> usize {
-            layerwise::Layer::<$scalar>::input_dim(&self.$field)
+        fn input_shape(&self) -> layerwise::layer::Shape {
+            self.$field.input_shape()
         }
 
-        fn output_dim(&self) -> usize {
-            layerwise::Layer::<$scalar>::output_dim(&self.$field)
+        fn output_shape(&self) -> layerwise::layer::Shape {
+            self.$field.output_shape()
         }
 
         fn parameters(&self) -> Vec<layerwise::layer::ParameterGroup> {
-            layerwise::Layer::<$scalar>::parameters(&self.$field)
+            self.$field.parameters()
         }
 
         fn initialize(&self, parameters: &mut [$scalar], rng: &mut dyn layerwise::rand::Rng) {
@@ -21,7 +21,7 @@ macro_rules! described_by {
         }
 
         fn scratch(&self, batch: usize) -> layerwise::layer::Scratch {
-            layerwise::Layer::<$scalar>::scratch(&self.$field, batch)
+            self.$field.scratch(batch)
         }
     };
 }

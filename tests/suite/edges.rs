@@ -4,7 +4,7 @@
 use layerwise::decoupled::{Selection, TargetInit};
 use layerwise::energy::{LocalProblem, Wanted};
 use layerwise::kernel::Write;
-use layerwise::layer::{Activation, Context, Dense, ParameterGroup, Point, Scratch};
+use layerwise::layer::{Activation, Context, Dense, ParameterGroup, Point, Scratch, Shape};
 use layerwise::loss::{
     Gaussian, Huber, Pair, Poisson, PseudoHuber, SoftmaxCrossEntropy, SquaredError,
     WeightedSquaredError,
@@ -308,12 +308,12 @@ fn workspaces_of_other_problems_do_no_harm() {
 struct Odd(Vec<ParameterGroup>);
 
 impl Layer<f64> for Odd {
-    fn input_dim(&self) -> usize {
-        1
+    fn input_shape(&self) -> Shape {
+        1.into()
     }
 
-    fn output_dim(&self) -> usize {
-        1
+    fn output_shape(&self) -> Shape {
+        1.into()
     }
 
     fn parameters(&self) -> Vec<ParameterGroup> {
@@ -323,7 +323,7 @@ impl Layer<f64> for Odd {
     fn initialize(&self, _: &mut [f64], _: &mut dyn Rng) {}
 
     fn scratch(&self, _: usize) -> Scratch {
-        Scratch::default()
+        Scratch::NONE
     }
 
     fn forward(
@@ -408,14 +408,9 @@ impl Loss<f64> for Forgetful {
 }
 
 fn group(shape: &[usize], range: [usize; 2]) -> ParameterGroup {
-    ParameterGroup {
-        name: "odd".into(),
-        shape: shape.to_vec(),
-        range: range[0]..range[1],
-        fan_in: 1,
-        fan_out: 1,
-        decays: true,
-    }
+    let mut group = ParameterGroup::new("odd", shape).decaying();
+    group.range = range[0]..range[1];
+    group
 }
 
 #[test]

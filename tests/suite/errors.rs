@@ -10,7 +10,9 @@ use layerwise::error::Quantity;
 use layerwise::gradcheck::GradCheck;
 use layerwise::init::Initializer;
 use layerwise::kernel::Write;
-use layerwise::layer::{Activation, Context, Dense, ParameterGroup, Point, Scratch, Sequential};
+use layerwise::layer::{
+    Activation, Context, Dense, ParameterGroup, Point, Scratch, Sequential, Shape,
+};
 use layerwise::loss::{Pair, SoftmaxCrossEntropy, SquaredError};
 use layerwise::optimizer::{Adam, GradientDescent, Optimizer};
 use layerwise::schedule::Schedule;
@@ -48,23 +50,18 @@ fn odd(input: usize, output: usize) -> Odd {
 }
 
 fn group(name: &str, shape: &[usize], range: std::ops::Range<usize>) -> ParameterGroup {
-    ParameterGroup {
-        name: name.into(),
-        shape: shape.to_vec(),
-        range,
-        fan_in: 1,
-        fan_out: 1,
-        decays: false,
-    }
+    let mut group = ParameterGroup::new(name, shape);
+    group.range = range;
+    group
 }
 
 impl Layer<f64> for Odd {
-    fn input_dim(&self) -> usize {
-        self.dims.0
+    fn input_shape(&self) -> Shape {
+        self.dims.0.into()
     }
 
-    fn output_dim(&self) -> usize {
-        self.dims.1
+    fn output_shape(&self) -> Shape {
+        self.dims.1.into()
     }
 
     fn parameters(&self) -> Vec<ParameterGroup> {
@@ -76,7 +73,7 @@ impl Layer<f64> for Odd {
     }
 
     fn scratch(&self, _batch: usize) -> Scratch {
-        Scratch::default()
+        Scratch::NONE
     }
 
     fn check_input(&self, input: &[f64]) -> Result<(), Error> {
@@ -331,7 +328,7 @@ fn construction() -> Vec<Row> {
         row!(
             "layers that do not fit",
             build(|b| b.layer(dense(3, 4)).layer(dense(5, 2))),
-            Error::LayerMismatch { layer: 1, expected: 4, found: 5 },
+            Error::LayerMismatch { layer: 1, .. },
             ["layer 1", "dimension 5", "layer 0", "dimension 4"]
         ),
         row!(
@@ -341,7 +338,7 @@ fn construction() -> Vec<Row> {
                 Box::new(dense(2, 6)),
                 Box::new(dense(7, 1)),
             ])),
-            Error::LayerMismatch { layer: 2, expected: 6, found: 7 },
+            Error::LayerMismatch { layer: 2, .. },
             ["layer 2", "dimension 7", "layer 1", "dimension 6"]
         ),
         row!(
@@ -458,7 +455,7 @@ fn options() -> Vec<Row> {
             error(dense(1, 1).with_weights(Initializer::VarianceScaling {
                 scale: 0.0,
                 fan: layerwise::init::Fan::In,
-                shape: layerwise::init::Shape::Normal,
+                distribution: layerwise::init::Distribution::Normal,
             })),
             Error::InvalidOption { option: "Initializer::VarianceScaling::scale", .. },
             ["is 0"]

@@ -5,7 +5,7 @@ use crate::property::{Tested, failed, for_all, generator, uniform};
 use layerwise::decoupled::{Selection, TargetInit};
 use layerwise::init::Initializer;
 use layerwise::kernel::Write;
-use layerwise::layer::{Activation, Context, Dense, ParameterGroup, Point, Scratch};
+use layerwise::layer::{Activation, Context, Dense, ParameterGroup, Point, Scratch, Shape};
 use layerwise::loss::{Huber, Poisson, SoftmaxCrossEntropy, SquaredError};
 use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::{Optimizer, Step};
@@ -325,12 +325,12 @@ fn options_out_of_range_are_errors() {
 struct Cube;
 
 impl Layer<f64> for Cube {
-    fn input_dim(&self) -> usize {
-        1
+    fn input_shape(&self) -> Shape {
+        1.into()
     }
 
-    fn output_dim(&self) -> usize {
-        1
+    fn output_shape(&self) -> Shape {
+        1.into()
     }
 
     fn parameters(&self) -> Vec<ParameterGroup> {
@@ -340,7 +340,7 @@ impl Layer<f64> for Cube {
     fn initialize(&self, _: &mut [f64], _: &mut dyn Rng) {}
 
     fn scratch(&self, _: usize) -> Scratch {
-        Scratch::default()
+        Scratch::NONE
     }
 
     fn forward(

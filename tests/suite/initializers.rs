@@ -1,7 +1,7 @@
 //! Initial values follow their formulas: moments, bounds, orthogonality, the same draws in `f32`
 //! and `f64`, reproducible from the seed; options out of range are typed errors.
 
-use layerwise::init::{Fan, Initializer, Shape};
+use layerwise::init::{Distribution, Fan, Initializer};
 use layerwise::layer::{Activation, Dense};
 use layerwise::nalgebra::DMatrix;
 use layerwise::rand::SeedableRng;
@@ -21,9 +21,13 @@ const COLUMNS: usize = 500;
 
 /// The named initialisers and the options, with the variance that their papers give for a
 /// 300 × 500 matrix (fan-in 500, fan-out 300).
-fn scalings() -> [(Initializer, Shape, f64); 10] {
-    let options = |scale, fan, shape| Initializer::VarianceScaling { scale, fan, shape };
-    use Shape::{Normal, Uniform};
+fn scalings() -> [(Initializer, Distribution, f64); 10] {
+    let options = |scale, fan, distribution| Initializer::VarianceScaling {
+        scale,
+        fan,
+        distribution,
+    };
+    use Distribution::{Normal, Uniform};
     [
         (Initializer::lecun_normal(), Normal, 1.0 / 500.0),
         (Initializer::lecun_uniform(), Uniform, 1.0 / 500.0),
@@ -47,8 +51,8 @@ fn moments_are_those_of_the_formulas() {
         let moment = |k: i32| values.iter().map(|x| x.powi(k)).sum::<f64>() / n;
         // E x⁴ and E x⁸ over the powers of the variance.
         let (fourth, eighth) = match shape {
-            Shape::Normal => (3.0, 105.0),
-            Shape::Uniform => (9.0 / 5.0, 9.0),
+            Distribution::Normal => (3.0, 105.0),
+            Distribution::Uniform => (9.0 / 5.0, 9.0),
         };
         let near = |k: i32, expected: f64, variance_of_term: f64| {
             let error = (moment(k) - expected).abs();
@@ -73,7 +77,7 @@ fn moments_are_those_of_the_formulas() {
 #[test]
 fn uniform_draws_fill_their_interval() {
     for (initializer, shape, variance) in scalings() {
-        if shape == Shape::Normal {
+        if shape == Distribution::Normal {
             continue;
         }
         let bound = (3.0 * variance).sqrt();
@@ -212,7 +216,7 @@ fn options_out_of_range_are_errors() {
     let scaling = |scale| Initializer::VarianceScaling {
         scale,
         fan: Fan::In,
-        shape: Shape::Normal,
+        distribution: Distribution::Normal,
     };
     let scale = "Initializer::VarianceScaling::scale";
     let (value, gain) = (

@@ -631,7 +631,7 @@ impl<T: Scalar> Layer<T> for Faulty {
         tangent: &mut [T],
         work: &mut [T],
     ) {
-        let m = Layer::<T>::output_dim(&self.inner);
+        let m = self.inner.output_dim();
         let mut v = v_parameters.map(<[T]>::to_vec);
         if let (Some(v), Fault::TangentWithoutBias) = (&mut v, self.fault) {
             let start = v.len() - m;
@@ -1008,11 +1008,7 @@ fn a_problem_that_does_not_fit_is_refused() {
         #[allow(clippy::reversed_empty_ranges)]
         (4..0, None),
     ] {
-        let affine = Affine {
-            weights,
-            bias,
-            activation: Activation::Tanh,
-        };
+        let affine = Affine::new(weights, bias, Activation::Tanh, 2);
         let layer = Misdescribed(Dense::new(2, 2, Activation::Tanh).unwrap(), affine);
         let mut model = DecoupledCircuit::new(Circuit::builder().layer(layer).build().unwrap());
         model

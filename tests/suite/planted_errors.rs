@@ -279,7 +279,7 @@ fn faults_along_directions<T: Tested>() {
     let input = uniform::<T>(1, 4 * SIDE);
     for (fault, wrong) in LAYER_FAULTS {
         let layer = FaultyLayer::new(fault);
-        let check = GradCheck::new().with_directions(6);
+        let check = GradCheck::new().with_directions(6).unwrap();
         let report = check.layer(&layer, &parameters, &input);
         assert_wrong::<T>(&report.unwrap(), wrong, fault);
     }

@@ -3,7 +3,9 @@
 
 use layerwise::decoupled::{Selection, TargetInit};
 use layerwise::kernel::Write;
-use layerwise::layer::{Activation, Context, Dense, ParameterGroup, Point, Scratch, Sequential};
+use layerwise::layer::{
+    Activation, Context, Dense, ParameterGroup, Point, Scratch, Sequential, Shape,
+};
 use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::nalgebra::DMatrix;
 use layerwise::rand::rngs::ChaCha8Rng;
@@ -101,11 +103,11 @@ impl Case {
     }
 
     fn input_dim(&self) -> usize {
-        Layer::<f64>::input_dim(&self.layers[0])
+        self.layers[0].input_dim()
     }
 
     fn output_dim(&self) -> usize {
-        Layer::<f64>::output_dim(&self.layers[self.layers.len() - 1])
+        self.layers[self.layers.len() - 1].output_dim()
     }
 }
 
@@ -146,13 +148,9 @@ impl<'a, T: Scalar> Call<'a, T> {
     }
 
     fn point(&self) -> Point<'_, T> {
-        Point {
-            context: Context::inference(0, 0),
-            parameters: self.parameters,
-            input: &self.input,
-            output: &self.output,
-            tape: &self.tape,
-        }
+        let context = Context::inference(0, 0);
+        let (input, output) = (&self.input, &self.output);
+        Point::new(context, self.parameters, input, output, &self.tape)
     }
 
     fn work(&self) -> Vec<T> {
@@ -180,7 +178,7 @@ impl<'a, T: Scalar> Call<'a, T> {
     }
 
     fn curvature_bound(&self) -> T {
-        let mut work = nan(self.layer.bound_scratch());
+        let mut work = nan(self.layer.scratch(1).bound);
         let bound = self.layer.curvature_bound(self.parameters, &mut work);
         bound.expect("dense layers have a bound")
     }
@@ -320,7 +318,7 @@ fn one_unit_is_backprop<T: Scalar>(case: &Case) {
         let build = |layers: Vec<Box<dyn Layer<T>>>, parameters: &[Vec<T>]| {
             let mut builder = Circuit::<T>::builder();
             for layer in layers {
-                builder = builder.boxed_layer(layer);
+                builder = builder.layer(layer);
             }
             if entropy {
                 builder = builder.output_loss(SoftmaxCrossEntropy);
@@ -366,12 +364,12 @@ fn a_circuit_of_one_unit_has_the_gradients_of_backprop() {
 struct Drawn;
 
 impl Layer<f64> for Drawn {
-    fn input_dim(&self) -> usize {
-        1
+    fn input_shape(&self) -> Shape {
+        1.into()
     }
 
-    fn output_dim(&self) -> usize {
-        1
+    fn output_shape(&self) -> Shape {
+        1.into()
     }
 
     fn parameters(&self) -> Vec<ParameterGroup> {
@@ -381,10 +379,7 @@ impl Layer<f64> for Drawn {
     fn initialize(&self, _: &mut [f64], _: &mut dyn Rng) {}
 
     fn scratch(&self, batch: usize) -> Scratch {
-        Scratch {
-            tape: 3 * batch,
-            work: 5 * batch,
-        }
+        Scratch::new(3 * batch, 5 * batch)
     }
 
     fn forward(

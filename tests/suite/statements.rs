@@ -87,7 +87,7 @@ impl Plan {
             let bias = Initializer::VarianceScaling {
                 scale: 0.1,
                 fan: layerwise::init::Fan::In,
-                shape: layerwise::init::Shape::Uniform,
+                distribution: layerwise::init::Distribution::Uniform,
             };
             let layer = Dense::new(self.dims[t], self.dims[t + 1], activation).unwrap();
             builder = builder.layer(layer.with_bias(bias).unwrap());

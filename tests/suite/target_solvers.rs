@@ -101,7 +101,7 @@ fn random_circuit(case: u64) -> DecoupledCircuit<f64> {
         let weights = Initializer::VarianceScaling {
             scale: scale * scale,
             fan: layerwise::init::Fan::In,
-            shape: layerwise::init::Shape::Normal,
+            distribution: layerwise::init::Distribution::Normal,
         };
         let layer = Dense::new(pair[0], pair[1], own).unwrap();
         builder = builder.layer(layer.with_weights(weights).unwrap());

@@ -1,7 +1,7 @@
 //! Where auxiliary targets start, and that they stand where they were put.
 
 use layerwise::decoupled::{Projection, Selection, TargetInit};
-use layerwise::init::{Fan, Initializer, Shape};
+use layerwise::init::{Distribution, Fan, Initializer};
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::parameter_solver::LeastSquares;
@@ -9,7 +9,7 @@ use layerwise::{Circuit, DecoupledCircuit};
 use nalgebra::{DMatrix, DVector};
 use rand::SeedableRng;
 use rand::rngs::ChaCha8Rng;
-use rand_distr::{Distribution, StandardNormal};
+use rand_distr::{Distribution as _, StandardNormal};
 
 const ACTIVATIONS: [Activation; 8] = [
     Activation::Identity,
@@ -256,7 +256,7 @@ fn one_closed_form_pass_on_projected_targets_makes_a_deep_circuit_carry_its_inpu
         let weights = Initializer::VarianceScaling {
             scale: sigma * sigma,
             fan: Fan::In,
-            shape: Shape::Normal,
+            distribution: Distribution::Normal,
         };
         let mut builder = Circuit::<f64>::builder();
         for _ in 0..depth {

@@ -491,11 +491,7 @@ fn statements_5_and_6_refuse_what_is_not_linear() {
         .layer(case.dense(2));
     let affine = |weights, bias| {
         let activation = LINEAR;
-        Fault::Affine(Affine {
-            weights,
-            bias,
-            activation,
-        })
+        Fault::Affine(Affine::new(weights, bias, activation, 2))
     };
     let wrong = |layer, fault: Fault| case.clone().with_fault(layer, fault).model(&noise());
     let regularizer = Regularizer::l2(0.1).unwrap();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use layerwise::decoupled::TargetInit;
 use layerwise::kernel::{Execution, Write};
-use layerwise::layer::{Activation, Context, Dense, ParameterGroup, Point, Scratch};
+use layerwise::layer::{Activation, Context, Dense, ParameterGroup, Point, Scratch, Shape};
 use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::{Adam, GradientDescent};
 use layerwise::rand::rngs::ChaCha8Rng;
@@ -27,16 +27,16 @@ struct Slow {
 }
 
 impl Layer<f32> for Slow {
-    fn input_dim(&self) -> usize {
-        Layer::<f32>::input_dim(&self.layer)
+    fn input_shape(&self) -> Shape {
+        self.layer.input_shape()
     }
 
-    fn output_dim(&self) -> usize {
-        Layer::<f32>::output_dim(&self.layer)
+    fn output_shape(&self) -> Shape {
+        self.layer.output_shape()
     }
 
     fn parameters(&self) -> Vec<ParameterGroup> {
-        Layer::<f32>::parameters(&self.layer)
+        self.layer.parameters()
     }
 
     fn initialize(&self, parameters: &mut [f32], rng: &mut dyn Rng) {
@@ -44,7 +44,7 @@ impl Layer<f32> for Slow {
     }
 
     fn scratch(&self, batch: usize) -> Scratch {
-        Layer::<f32>::scratch(&self.layer, batch)
+        self.layer.scratch(batch)
     }
 
     fn forward(
@@ -82,10 +82,6 @@ impl Layer<f32> for Slow {
         work: &mut [f32],
     ) {
         self.layer.jvp(at, v_input, v_parameters, tangent, work);
-    }
-
-    fn bound_scratch(&self) -> usize {
-        Layer::<f32>::bound_scratch(&self.layer)
     }
 
     fn curvature_bound(&self, parameters: &[f32], work: &mut [f32]) -> Option<f32> {

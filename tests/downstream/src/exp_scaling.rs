@@ -3,7 +3,7 @@
 use layerwise::rand::Rng;
 use layerwise::{Layer, Scalar};
 use layerwise::kernel::Write;
-use layerwise::layer::{Context, ParameterGroup, Point, Scratch};
+use layerwise::layer::{Context, ParameterGroup, Point, Scratch, Shape};
 
 /// ẑᵢ = e^{θᵢ} zᵢ.
 #[derive(Debug, Clone, Copy)]
@@ -13,23 +13,16 @@ pub struct ExpScaling {
 }
 
 impl<T: Scalar> Layer<T> for ExpScaling {
-    fn input_dim(&self) -> usize {
-        self.dim
+    fn input_shape(&self) -> Shape {
+        self.dim.into()
     }
 
-    fn output_dim(&self) -> usize {
-        self.dim
+    fn output_shape(&self) -> Shape {
+        self.dim.into()
     }
 
     fn parameters(&self) -> Vec<ParameterGroup> {
-        vec![ParameterGroup {
-            name: "log scales".into(),
-            shape: vec![self.dim],
-            range: 0..self.dim,
-            fan_in: 1,
-            fan_out: 1,
-            decays: false,
-        }]
+        ParameterGroup::tile([ParameterGroup::new("log scales", [self.dim])])
     }
 
     fn initialize(&self, parameters: &mut [T], _rng: &mut dyn Rng) {
@@ -37,7 +30,7 @@ impl<T: Scalar> Layer<T> for ExpScaling {
     }
 
     fn scratch(&self, _batch: usize) -> Scratch {
-        Scratch::default()
+        Scratch::NONE
     }
 
     fn forward(

@@ -5,7 +5,7 @@ use layerwise::nalgebra::DMatrix;
 use layerwise::strategies::proptest::prelude::*;
 use layerwise::strategies::proptest::test_runner::RngSeed;
 use layerwise::strategies::{Shapes, data, dense, layer_points, loss_points};
-use layerwise::{Circuit, DecoupledCircuit, Layer};
+use layerwise::{Circuit, DecoupledCircuit};
 use layerwise::decoupled::{Selection, TargetInit};
 use layerwise::gradcheck::GradCheck;
 use layerwise::layer::{Activation, Dense};
@@ -64,7 +64,7 @@ fn the_circuit_trains() {
 /// The layer before a dense one and the loss behind both, with data that fit.
 fn models() -> impl Strategy<Value = DecoupledCircuit<f64>> {
     let circuits = (dense(Shapes::new().smooth()), any::<u64>()).prop_map(|(layer, seed)| {
-        let dim = Layer::<f64>::input_dim(&layer);
+        let dim = layer.input_dim();
         let builder = Circuit::builder().layer(ExpScaling { dim }).layer(layer);
         let builder = builder.hidden_loss(LogCosh).output_loss(LogCosh);
         builder.seed(seed).build().unwrap()

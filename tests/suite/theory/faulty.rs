@@ -61,7 +61,7 @@ impl<T: Scalar> Layer<T> for Faulty {
             .forward(context, parameters, input, output, tape, work);
         let shift = match self.fault {
             Fault::Drifts => self.shared.fetch_add(1, Ordering::Relaxed) as f64,
-            Fault::SeesTheBatch => (output.len() / Layer::<T>::output_dim(self)) as f64,
+            Fault::SeesTheBatch => (output.len() / self.inner.output_dim()) as f64,
             Fault::Writes => {
                 let bits = parameters[0].as_f64().to_bits();
                 self.shared.store(bits, Ordering::Relaxed);
@@ -105,10 +105,6 @@ impl<T: Scalar> Layer<T> for Faulty {
         self.inner.jvp(at, v_input, v_parameters, tangent, work);
     }
 
-    fn bound_scratch(&self) -> usize {
-        Layer::<T>::bound_scratch(&self.inner)
-    }
-
     fn curvature_bound(&self, parameters: &[T], work: &mut [T]) -> Option<T> {
         let bound = self.inner.curvature_bound(parameters, work);
         match self.fault {
@@ -121,7 +117,7 @@ impl<T: Scalar> Layer<T> for Faulty {
     fn affine(&self) -> Option<Affine> {
         match &self.fault {
             Fault::Affine(affine) => Some(affine.clone()),
-            _ => Layer::<T>::affine(&self.inner),
+            _ => self.inner.affine(),
         }
     }
 }

@@ -1,0 +1,155 @@
+//! A 1-D convolution written outside the crate: it says which entries of the input each patch reads,
+//! and [`Patchwise`] does the rest, fused activations, derivatives, columns in parallel, a curvature
+//! bound and initial values among it.
+//!
+//! ẑ[c, p] = a(Σ_{i,k} W[c, (i, k)] z[i, stride p + k − padding] + b[c]), 0 beyond the ends.
+
+use layerwise::decoupled::TargetInit;
+use layerwise::gradcheck::GradCheck;
+use layerwise::kernel::Write;
+use layerwise::layer::{Activation, Dense, Patchwise, Shape, Unfold};
+use layerwise::loss::SoftmaxCrossEntropy;
+use layerwise::nalgebra::DMatrix;
+use layerwise::optimizer::Adam;
+use layerwise::target_solver::ReverseSweep;
+use layerwise::training::{Alternating, Phase, Trainer};
+use layerwise::{Circuit, DecoupledCircuit, Error, Scalar};
+
+/// Windows of `width` steps of a sequence of `channels` values per step.
+#[derive(Debug, Clone, PartialEq)]
+struct Windows {
+    channels: usize,
+    steps: usize,
+    width: usize,
+    stride: usize,
+    padding: usize,
+}
+
+impl Windows {
+    fn count(&self) -> usize {
+        (self.steps + 2 * self.padding - self.width) / self.stride + 1
+    }
+
+    /// The part of the window at a position that lies in the input, as entries of the patch, and
+    /// where it begins in the input.
+    fn inside(&self, position: usize) -> (std::ops::Range<usize>, usize) {
+        let start = self.stride * position;
+        let first = self.padding.saturating_sub(start);
+        let last = (self.steps + self.padding - start).min(self.width);
+        let read = self.channels * (start + first - self.padding);
+        (self.channels * first..self.channels * last, read)
+    }
+}
+
+impl Unfold for Windows {
+    fn input_shape(&self) -> Shape {
+        [self.channels, self.steps].into()
+    }
+
+    fn patch_len(&self) -> usize {
+        self.channels * self.width
+    }
+
+    fn positions(&self) -> Shape {
+        self.count().into()
+    }
+
+    fn source(&self, entry: usize, position: usize) -> Option<usize> {
+        let (inside, read) = self.inside(position);
+        inside.contains(&entry).then(|| read + entry - inside.start)
+    }
+
+    // These two could be left out: they copy and add whole runs instead of entry by entry.
+    fn unfold<T: Scalar>(&self, input: &[T], patches: &mut [T]) {
+        patches.fill(T::zero());
+        for (position, patch) in patches.chunks_exact_mut(self.patch_len()).enumerate() {
+            let (inside, read) = self.inside(position);
+            let own = &input[read..read + inside.len()];
+            patch[inside].copy_from_slice(own);
+        }
+    }
+
+    fn fold<T: Scalar>(&self, patches: &[T], d_input: Write<'_, T>) {
+        let Some(sums) = d_input.accumulate() else {
+            return;
+        };
+        for (position, patch) in patches.chunks_exact(self.patch_len()).enumerate() {
+            let (inside, read) = self.inside(position);
+            for (sum, &value) in sums[read..].iter_mut().zip(&patch[inside]) {
+                *sum += value;
+            }
+        }
+    }
+}
+
+fn convolution(
+    channels: usize,
+    steps: usize,
+    out: usize,
+    stride: usize,
+) -> Result<Patchwise<Windows>, Error> {
+    let windows = Windows {
+        channels,
+        steps,
+        width: 3,
+        stride,
+        padding: 1,
+    };
+    Patchwise::over(windows, out, Activation::Softplus)
+}
+
+fn main() -> Result<(), Error> {
+    // First the contract: derivatives, bound, columns, memory, and the closed-form description.
+    let layer = convolution(2, 5, 3, 2)?;
+    println!("{} -> {}", layer.input_shape(), layer.output_shape());
+    let number = |i: usize| ((7 * i + 3) % 11) as f64 / 5.0 - 1.0;
+    let parameters: Vec<f64> = (0..21).map(number).collect();
+    let input: Vec<f64> = (0..20).map(|i| number(i * i + 1)).collect();
+    let check = GradCheck::new().layer(&layer, &parameters, &input)?;
+    print!("{check}");
+    check.require(1e-6)?;
+
+    // Then three kinds of waves at random phases, told apart by two convolutions and a dense layer.
+    let (steps, n) = (32, 300);
+    let wave = |j: usize, i: usize| {
+        let (kind, phase) = (i % 3, (i * 37 % 100) as f64 / 100.0);
+        let turn = (j as f64 / 8.0 + phase).fract();
+        match kind {
+            0 => (std::f64::consts::TAU * turn).sin(),
+            1 => 2.0 * turn - 1.0,
+            _ => {
+                if turn < 0.5 {
+                    1.0
+                } else {
+                    -1.0
+                }
+            }
+        }
+    };
+    let x = DMatrix::from_fn(steps, n, wave);
+    let y = DMatrix::from_fn(3, n, |k, i| if i % 3 == k { 1.0 } else { 0.0 });
+    let circuit = Circuit::builder()
+        .layer(convolution(1, steps, 6, 2)?)
+        .layer(convolution(6, steps / 2, 6, 2)?)
+        .layer(Dense::new(6 * steps / 4, 3, Activation::Identity)?)
+        .output_loss(SoftmaxCrossEntropy)
+        .build()?;
+    let mut model = DecoupledCircuit::new(circuit);
+    model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
+    let scheme = Alternating::refreshed(ReverseSweep::new(1));
+    let phase = Phase::new(scheme, Adam::new(1e-2)?).epochs(200);
+    let report = Trainer::new(phase).measure_every(50).run(&mut model)?;
+    for record in &report.history {
+        if let (Some(loss), Some(gap)) = (record.composed_loss, record.gap) {
+            println!(
+                "epoch {:>3}: composed loss {loss:.4}, gap {gap:.4}",
+                record.epoch
+            );
+        }
+    }
+    let outputs = model.predict(&x)?;
+    let classes = outputs.column_iter().map(|column| column.imax());
+    let right = classes.enumerate().filter(|(i, class)| i % 3 == *class);
+    println!("{} of {n} waves told apart", right.count());
+    Ok(())
+}

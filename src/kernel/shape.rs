@@ -1,0 +1,87 @@
+//! Extents of one example's values.
+
+use std::fmt;
+
+/// Most axes of a [`Shape`].
+const MOST_AXES: usize = 4;
+
+/// The extents of one example's values, such as `[channels, height, width]`: at most four axes, the
+/// first index fastest (column-major).
+///
+/// Value (c, y, x) of `[C, H, W]` is entry c + C (y + H x) of the example's column.
+///
+/// # Examples
+/// ```
+/// use layerwise::layer::Shape;
+///
+/// let image = Shape::from([3, 8, 10]);
+/// assert_eq!((image.size(), image.extents()), (240, &[3, 8, 10][..]));
+/// assert_eq!(Shape::from(5), Shape::from([5]));
+/// assert_eq!(image.to_string(), "3 x 8 x 10");
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Shape {
+    /// 1 beyond the axes.
+    extents: [usize; MOST_AXES],
+    axes: usize,
+}
+
+impl Shape {
+    /// The extents, one per axis.
+    pub fn extents(&self) -> &[usize] {
+        &self.extents[..self.axes]
+    }
+
+    /// The number of values: the product of the extents, or `usize::MAX` if that overflows.
+    pub fn size(&self) -> usize {
+        let product = |size: usize, &extent| size.saturating_mul(extent);
+        self.extents.iter().fold(1, product)
+    }
+
+    /// This shape with another axis before the others, which count as one if there are four.
+    pub(crate) fn behind(&self, first: usize) -> Self {
+        let [a, b, c, _] = self.extents;
+        match self.axes {
+            0 => first.into(),
+            1 => [first, a].into(),
+            2 => [first, a, b].into(),
+            3 => [first, a, b, c].into(),
+            _ => [first, self.size()].into(),
+        }
+    }
+}
+
+impl From<usize> for Shape {
+    fn from(length: usize) -> Self {
+        Self::from([length])
+    }
+}
+
+impl<const AXES: usize> From<[usize; AXES]> for Shape {
+    /// More than four axes do not compile.
+    fn from(own: [usize; AXES]) -> Self {
+        const { assert!(AXES <= MOST_AXES, "a shape has at most four axes") };
+        let mut extents = [1; MOST_AXES];
+        extents[..AXES].copy_from_slice(&own);
+        Self {
+            extents,
+            axes: AXES,
+        }
+    }
+}
+
+impl fmt::Debug for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.extents().fmt(f)
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, extent) in self.extents().iter().enumerate() {
+            let cross = if i > 0 { " x " } else { "" };
+            write!(f, "{cross}{extent}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,69 @@
+//! The blocks of a flat parameter vector.
+
+use std::ops::Range;
+
+/// One block of a layer's flat parameter vector.
+///
+/// # Examples
+/// ```
+/// use layerwise::layer::ParameterGroup;
+///
+/// let groups = ParameterGroup::tile([
+///     ParameterGroup::new("weights", [2, 3]).decaying(),
+///     ParameterGroup::new("bias", [2]),
+/// ]);
+/// assert_eq!((groups[0].range.clone(), groups[1].range.clone()), (0..6, 6..8));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct ParameterGroup {
+    /// Name within the layer, such as "weights".
+    pub name: String,
+    /// Shape; the block is stored with the first index fastest (column-major).
+    pub shape: Vec<usize>,
+    /// Place in the flat vector. Groups tile it in order, without gaps.
+    pub range: Range<usize>,
+    /// Whether an optimiser with weight decay should decay it (not biases and scales, usually).
+    pub decays: bool,
+}
+
+impl ParameterGroup {
+    /// A block at the start of the vector that does not decay; [`ParameterGroup::tile`] puts it in
+    /// its place.
+    pub fn new(name: impl Into<String>, shape: impl Into<Vec<usize>>) -> Self {
+        let shape = shape.into();
+        let size = shape
+            .iter()
+            .fold(1, |size: usize, &n| size.saturating_mul(n));
+        Self {
+            name: name.into(),
+            shape,
+            range: 0..size,
+            decays: false,
+        }
+    }
+
+    /// The same block, subject to weight decay.
+    pub fn decaying(self) -> Self {
+        Self {
+            decays: true,
+            ..self
+        }
+    }
+
+    /// The blocks placed one after another from 0, as
+    /// [`Layer::parameters`](super::Layer::parameters) lists them.
+    pub fn tile(groups: impl IntoIterator<Item = Self>) -> Vec<Self> {
+        let mut end = 0_usize;
+        let place = |group: Self| {
+            let start = end;
+            end = start.saturating_add(group.range.len());
+            Self {
+                range: start..end,
+                ..group
+            }
+        };
+        groups.into_iter().map(place).collect()
+    }
+}

@@ -1,0 +1,591 @@
+//! One weight matrix at every patch of the input: fully connected layers, convolutions.
+
+use std::ops::Range;
+
+use rand::Rng;
+
+use super::{
+    Activation, Affine, Context, Layer, ParameterGroup, Point, Scratch, Shape, Unfold, Whole,
+};
+use crate::error::Error;
+use crate::init::Initializer;
+use crate::kernel::{Columns, LEAST_SUMS, WriteColumns};
+use crate::kernel::{Matrix, Scalar, Write};
+use crate::kernel::{
+    add_to_columns, dot, fill_columns, multiply, multiply_by, row_sums, scale, smallest,
+};
+
+/// Fully connected layer with a fused activation, ẑ = a(W z + b): a [`Patchwise`] layer with one
+/// patch, the whole input.
+///
+/// The activation is fused because a separate activation layer would get auxiliary targets of its
+/// own.
+///
+/// # Examples
+/// ```
+/// use layerwise::layer::{Activation, Dense};
+///
+/// let layer = Dense::new(64, 10, Activation::Tanh)?;
+/// assert_eq!((layer.input_dim(), layer.output_dim()), (64, 10));
+/// let groups = layer.parameters();
+/// assert_eq!(groups[0].shape, [10, 64]);
+/// assert_eq!(groups[1].range, 640..650);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+pub type Dense = Patchwise<Whole>;
+
+/// A linear map shared by every patch of the input, with a fused activation:
+/// Ẑ = a(W U(z) + b 1ᵀ), U(z) the patch_len × positions matrix of an [`Unfold`].
+///
+/// [`Dense`] layers and convolutions are such layers. What a convolution written outside the crate
+/// gets from it: columns in parallel, activations, derivatives, a curvature bound, initial values,
+/// and W-steps in closed form (`examples/conv1d.rs`).
+///
+/// An example's output is the channels × positions matrix Ẑ, column-major: its shape is
+/// `[channels, positions…]`.
+///
+/// Parameters: W (channels × patch_len, column-major), then b (channels) unless the layer has no
+/// bias. W is marked as subject to weight decay, b is not. Initial values: W from N(0, 1/fan_in), or
+/// N(0, 2/fan_in) for ReLU, leaky ReLU, GELU and SiLU, where fan_in is patch_len and fan_out the
+/// channels; b zero.
+///
+/// Costs channels · patch_len · positions multiply-adds per example and product. Unless the patches
+/// are the input itself, they need work memory of patch_len · positions per example.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Patchwise<U> {
+    unfold: U,
+    channels: usize,
+    activation: Activation,
+    weights: Initializer,
+    bias: Option<Initializer>,
+    inputs: usize,
+    patch_len: usize,
+    positions: usize,
+    /// The largest number of entries that read the same entry of the input: ‖U‖².
+    multiplicity: usize,
+    /// Whether the patches are the input itself, so that nothing is copied.
+    whole: bool,
+}
+
+impl Dense {
+    /// A fully connected layer with a bias.
+    ///
+    /// # Errors
+    /// [`Error::ZeroDimension`], [`Error::TooLarge`], or [`Error::InvalidOption`] for a leaky
+    /// ReLU's slope outside 0..=1.
+    pub fn new(input_dim: usize, output_dim: usize, activation: Activation) -> Result<Self, Error> {
+        if input_dim == 0 {
+            return Err(Error::ZeroDimension {
+                what: "the input dimension of a dense layer",
+            });
+        }
+        if output_dim == 0 {
+            return Err(Error::ZeroDimension {
+                what: "the output dimension of a dense layer",
+            });
+        }
+        Self::with_counts(Whole::new(input_dim), output_dim, activation, (1, true))
+    }
+}
+
+impl<U: Unfold> Patchwise<U> {
+    /// A layer of `channels` outputs at every position of `unfold`, with a bias.
+    ///
+    /// # Errors
+    /// [`Error::ZeroDimension`], [`Error::TooLarge`], [`Error::Source`] for an entry that reads
+    /// outside the input, or [`Error::InvalidOption`] for a leaky ReLU's slope outside 0..=1.
+    pub fn over(unfold: U, channels: usize, activation: Activation) -> Result<Self, Error> {
+        let (inputs, patch_len) = (unfold.input_shape().size(), unfold.patch_len());
+        let positions = unfold.positions().size();
+        for (size, what) in [
+            (inputs, "the input of a patchwise layer"),
+            (patch_len, "the patch of a patchwise layer"),
+            (positions, "the number of positions of a patchwise layer"),
+            (channels, "the number of channels of a patchwise layer"),
+        ] {
+            if size == 0 {
+                return Err(Error::ZeroDimension { what });
+            }
+        }
+        let too_large = |what, rows, columns| Error::TooLarge {
+            what,
+            rows,
+            columns,
+        };
+        let patches = patch_len.checked_mul(positions);
+        let outputs = channels.checked_mul(positions);
+        if patches.zip(outputs).is_none_or(|(a, b)| a.max(b) > MOST) {
+            let rows = patch_len.max(channels);
+            return Err(too_large("the patches of an example", rows, positions));
+        }
+        let mut readers = Vec::new();
+        let failed = readers.try_reserve_exact(inputs);
+        failed.map_err(|_| too_large("an input", inputs, 1))?;
+        readers.resize(inputs, 0_usize);
+        let mut whole = patches == Some(inputs);
+        for position in 0..positions {
+            for entry in 0..patch_len {
+                let source = unfold.source(entry, position);
+                whole = whole && source == Some(entry + patch_len * position);
+                let Some(source) = source else { continue };
+                *readers.get_mut(source).ok_or(Error::Source {
+                    entry,
+                    position,
+                    source_entry: source,
+                    inputs,
+                })? += 1;
+            }
+        }
+        let multiplicity = readers.into_iter().max().unwrap_or(0);
+        Self::with_counts(unfold, channels, activation, (multiplicity, whole))
+    }
+
+    fn with_counts(
+        unfold: U,
+        channels: usize,
+        activation: Activation,
+        (multiplicity, whole): (usize, bool),
+    ) -> Result<Self, Error> {
+        let patch_len = unfold.patch_len();
+        let size = patch_len
+            .checked_add(1)
+            .and_then(|columns| columns.checked_mul(channels));
+        if size.is_none_or(|size| size > MOST) {
+            return Err(Error::TooLarge {
+                what: "the weights of a dense layer",
+                rows: channels,
+                columns: patch_len,
+            });
+        }
+        let weights = match activation {
+            Activation::Relu
+            | Activation::LeakyRelu { .. }
+            | Activation::Gelu
+            | Activation::Silu => Initializer::he_normal(),
+            _ => Initializer::lecun_normal(),
+        };
+        Ok(Self {
+            inputs: unfold.input_shape().size(),
+            patch_len,
+            positions: unfold.positions().size(),
+            unfold,
+            channels,
+            activation: activation.validate()?,
+            weights,
+            bias: Some(Initializer::Zeros),
+            multiplicity,
+            whole,
+        })
+    }
+
+    /// The same layer with W drawn from `initializer`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for a scale or gain out of range.
+    pub fn with_weights(mut self, initializer: Initializer) -> Result<Self, Error> {
+        self.weights = initializer.validate()?;
+        Ok(self)
+    }
+
+    /// The same layer with b drawn from `initializer` (as a channels × 1 matrix).
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for a scale or gain out of range.
+    pub fn with_bias(mut self, initializer: Initializer) -> Result<Self, Error> {
+        self.bias = Some(initializer.validate()?);
+        Ok(self)
+    }
+
+    /// The same layer without b: Ẑ = a(W U(z)).
+    pub fn without_bias(mut self) -> Self {
+        self.bias = None;
+        self
+    }
+
+    /// The fused activation.
+    pub fn activation(&self) -> Activation {
+        self.activation
+    }
+
+    /// What the weights see of the input.
+    pub fn unfolding(&self) -> &U {
+        &self.unfold
+    }
+
+    // What follows does not depend on the scalar, so that it needs no `Layer::<f64>::` where a layer
+    // is described or wrapped.
+
+    /// [`Layer::input_shape`].
+    pub fn input_shape(&self) -> Shape {
+        self.unfold.input_shape()
+    }
+
+    /// [`Layer::output_shape`]: `[channels, positions…]`.
+    pub fn output_shape(&self) -> Shape {
+        self.unfold.positions().behind(self.channels)
+    }
+
+    /// [`Layer::input_dim`].
+    pub fn input_dim(&self) -> usize {
+        self.inputs
+    }
+
+    /// [`Layer::output_dim`]: channels · positions.
+    pub fn output_dim(&self) -> usize {
+        self.channels * self.positions
+    }
+
+    /// [`Layer::parameters`]: "weights", then "bias" if there is one.
+    pub fn parameters(&self) -> Vec<ParameterGroup> {
+        let weights = ParameterGroup::new("weights", [self.channels, self.patch_len]).decaying();
+        let bias = ParameterGroup::new("bias", [self.channels]);
+        ParameterGroup::tile([weights].into_iter().chain(self.bias.map(|_| bias)))
+    }
+
+    /// [`Layer::scratch`].
+    pub fn scratch(&self, batch: usize) -> Scratch {
+        let slopes = match self.activation {
+            Activation::Identity => 0,
+            _ => self.output_dim().saturating_mul(batch),
+        };
+        let patches = self.patches_len().saturating_mul(batch);
+        let side = self.channels.min(self.patch_len);
+        Scratch::new(slopes, slopes.saturating_add(patches)).with_bound(2 * side * side)
+    }
+
+    /// [`Layer::cost`].
+    pub fn cost(&self) -> Option<usize> {
+        let bias = self.bias.map_or(0, |_| self.channels);
+        Some((self.weight_count() + bias).saturating_mul(self.positions))
+    }
+
+    /// [`Layer::target_range`]: that of the activation.
+    pub fn target_range(&self) -> (f64, f64) {
+        self.activation.target_range()
+    }
+
+    /// [`Layer::affine`].
+    pub fn affine(&self) -> Option<Affine> {
+        let weights = self.weight_count();
+        let bias = self.bias.map(|_| weights..weights + self.channels);
+        let affine = Affine::new(0..weights, bias, self.activation, self.patch_len);
+        Some(match self.whole {
+            true => affine.with_positions(self.positions),
+            false => affine.unfolding(self.positions),
+        })
+    }
+
+    fn weight_count(&self) -> usize {
+        self.patch_len * self.channels
+    }
+
+    /// Values of one example's patches that are copies; none if they are the input itself.
+    fn patches_len(&self) -> usize {
+        if self.whole {
+            0
+        } else {
+            self.patch_len * self.positions
+        }
+    }
+
+    fn batch<T>(&self, input: &[T]) -> usize {
+        input.len() / self.inputs
+    }
+
+    fn matrix<'a, T>(&self, parameters: &'a [T]) -> Matrix<'a, T> {
+        let weights = &parameters[..self.weight_count()];
+        Matrix::new(weights, self.channels, self.patch_len)
+    }
+
+    /// U(z) of the examples `range`, patch_len × (positions · examples): part of `input`, or a copy
+    /// in `patches`.
+    fn patches<'a, T: Scalar>(
+        &self,
+        input: &'a [T],
+        range: Range<usize>,
+        patches: &'a mut [T],
+    ) -> Matrix<'a, T> {
+        let columns = self.positions * range.len();
+        let own = &input[range.start * self.inputs..range.end * self.inputs];
+        if self.whole {
+            return Matrix::new(own, self.patch_len, columns);
+        }
+        let examples = own.chunks_exact(self.inputs);
+        for (z, patches) in examples.zip(patches.chunks_exact_mut(self.patches_len())) {
+            self.unfold.unfold(z, patches);
+        }
+        Matrix::new(patches, self.patch_len, columns)
+    }
+}
+
+/// The largest number of values of a matrix.
+const MOST: usize = isize::MAX as usize / 16;
+
+/// Values that stay in the nearest cache between two passes over them.
+const NEAR: usize = 2048;
+
+impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
+    fn input_shape(&self) -> Shape {
+        self.input_shape()
+    }
+
+    fn output_shape(&self) -> Shape {
+        self.output_shape()
+    }
+
+    fn input_dim(&self) -> usize {
+        self.input_dim()
+    }
+
+    fn output_dim(&self) -> usize {
+        self.output_dim()
+    }
+
+    fn parameters(&self) -> Vec<ParameterGroup> {
+        self.parameters()
+    }
+
+    fn initialize(&self, parameters: &mut [T], rng: &mut dyn Rng) {
+        let (weights, bias) = parameters.split_at_mut(self.weight_count());
+        self.weights
+            .fill(weights, self.channels, self.patch_len, rng);
+        if let Some(initializer) = self.bias {
+            initializer.fill(bias, self.channels, 1, rng);
+        }
+    }
+
+    fn scratch(&self, batch: usize) -> Scratch {
+        self.scratch(batch)
+    }
+
+    fn cost(&self) -> Option<usize> {
+        self.cost()
+    }
+
+    fn forward(
+        &self,
+        context: &Context<'_>,
+        parameters: &[T],
+        input: &[T],
+        output: &mut [T],
+        tape: Option<&mut [T]>,
+        work: &mut [T],
+    ) {
+        let n = self.batch(input);
+        let (weights, bias) = parameters.split_at(self.weight_count());
+        let w = self.matrix(weights);
+        let has_bias = self.bias.is_some();
+        let (size, copied) = (self.output_dim(), self.patches_len());
+        let data = (
+            Columns::new(output, size),
+            Columns::new(tape.unwrap_or_default(), size),
+            Columns::new(&mut work[..copied * n], copied),
+        );
+        type Data<'a, T> = (Columns<'a, T>, Columns<'a, T>, Columns<'a, T>);
+        let forward = |range: Range<usize>, (output, tape, patches): Data<'_, T>| {
+            let patches = self.patches(input, range, patches.values);
+            T::matmul(Write::Set(&mut *output.values), w, patches);
+            // Some columns at a time, so that they are still near when the activation follows.
+            let near = NEAR / self.channels.min(NEAR) * self.channels;
+            let mut tapes = tape.values.chunks_mut(near);
+            for output in output.values.chunks_mut(near) {
+                if has_bias {
+                    add_to_columns(output, bias);
+                }
+                // The identity's derivative needs no tape.
+                if self.activation != Activation::Identity {
+                    T::activate(self.activation, output, tapes.next());
+                }
+            }
+        };
+        let cost = self.weight_count() * self.positions;
+        context.execution.for_each_block(n, cost, data, forward);
+    }
+
+    fn vjp(
+        &self,
+        at: &Point<'_, T>,
+        cotangent: &[T],
+        d_input: Write<'_, T>,
+        mut d_parameters: Write<'_, T>,
+        work: &mut [T],
+    ) {
+        if d_input.is_skip() && d_parameters.is_skip() {
+            return;
+        }
+        let n = self.batch(at.input);
+        let execution = at.context.execution;
+        let (size, copied) = (self.output_dim(), self.patches_len());
+        let (w, weights) = (self.matrix(at.parameters), self.weight_count());
+        let linear = self.activation == Activation::Identity;
+        // G = cotangent ⊙ a′(pre-activation), in `work` unless a′ is 1 everywhere, and Uᵀ(Wᵀ G).
+        let (shaped, work) = work.split_at_mut(if linear { 0 } else { size * n });
+        let patches = &mut work[..copied * n];
+        let data = (
+            Columns::new(&mut *shaped, size),
+            WriteColumns::new(d_input, self.inputs),
+            Columns::new(&mut *patches, copied),
+        );
+        type Data<'a, T> = (Columns<'a, T>, WriteColumns<'a, T>, Columns<'a, T>);
+        let through = |range: Range<usize>, (shaped, mut d_input, patches): Data<'_, T>| {
+            let own = range.start * size..range.end * size;
+            let g = if linear {
+                &cotangent[own]
+            } else {
+                multiply(shaped.values, &cotangent[own.clone()], &at.tape[own]);
+                shaped.values
+            };
+            let g = Matrix::new(g, self.channels, self.positions * range.len());
+            if self.whole || d_input.write.is_skip() {
+                return T::matmul(d_input.write, w.t(), g);
+            }
+            T::matmul(Write::Set(&mut *patches.values), w.t(), g);
+            for (i, patches) in patches.values.chunks_exact(copied).enumerate() {
+                let own = i * self.inputs..(i + 1) * self.inputs;
+                self.unfold.fold(patches, d_input.write.part(own));
+            }
+        };
+        execution.for_each_block(n, weights * self.positions, data, through);
+        if d_parameters.is_skip() {
+            return;
+        }
+        let g = if linear { cotangent } else { shaped };
+        if !self.whole {
+            let data = Columns::new(&mut *patches, copied);
+            execution.for_each_block(n, copied, data, |range, patches| {
+                self.patches(at.input, range, patches.values);
+            });
+        }
+        let z = if self.whole { at.input } else { patches };
+        let columns = self.positions * n;
+        let z = Matrix::new(z, self.patch_len, columns).t();
+        let g_matrix = Matrix::new(g, self.channels, columns);
+        // Columns of G U(Z)ᵀ: entries of a patch, not examples.
+        let data = WriteColumns::new(d_parameters.part(0..weights), self.channels);
+        let sums = |range, part: WriteColumns<'_, T>| {
+            T::matmul(part.write, g_matrix, z.column_range(range));
+        };
+        let cost = self.channels * columns;
+        execution.map_blocks(self.patch_len, cost, LEAST_SUMS, data, sums, |(), ()| ());
+        if self.bias.is_some() {
+            row_sums(d_parameters.part(weights..weights + self.channels), g);
+        }
+    }
+
+    fn jvp(
+        &self,
+        at: &Point<'_, T>,
+        v_input: Option<&[T]>,
+        v_parameters: Option<&[T]>,
+        tangent: &mut [T],
+        work: &mut [T],
+    ) {
+        let n = self.batch(at.input);
+        let (size, copied) = (self.output_dim(), self.patches_len());
+        let linear = self.activation == Activation::Identity;
+        let data = (
+            Columns::new(tangent, size),
+            Columns::new(&mut work[..copied * n], copied),
+        );
+        let push = |range: Range<usize>, (tangent, patches): (Columns<'_, T>, Columns<'_, T>)| {
+            let tangent = tangent.values;
+            let bias = v_parameters.filter(|_| self.bias.is_some());
+            if let Some(v) = bias {
+                fill_columns(tangent, &v[self.weight_count()..]);
+            }
+            let mut first = bias.is_none();
+            if first && v_parameters.is_none() && v_input.is_none() {
+                tangent.fill(T::zero());
+            }
+            let mut add = |a: Matrix<'_, T>, b: &[T], tangent: &mut [T]| {
+                let columns = self.patches(b, range.clone(), &mut *patches.values);
+                let write = if first {
+                    Write::Set(tangent)
+                } else {
+                    Write::Add(tangent)
+                };
+                T::matmul(write, a, columns);
+                first = false;
+            };
+            if let Some(v) = v_parameters {
+                add(self.matrix(v), at.input, tangent);
+            }
+            if let Some(v) = v_input {
+                add(self.matrix(at.parameters), v, tangent);
+            }
+            if !linear {
+                multiply_by(tangent, &at.tape[range.start * size..range.end * size]);
+            }
+        };
+        let cost = self.weight_count() * self.positions;
+        at.context.execution.for_each_block(n, cost, data, push);
+    }
+
+    /// sup |a′|² · ‖W‖² · ‖U‖², with ‖W‖² = λ_max(B) ≤ (tr B⁸)^⅛ for B the smaller of W Wᵀ and Wᵀ W:
+    /// always above the spectral norm, by a factor of at most (side)^⅛.
+    fn curvature_bound(&self, parameters: &[T], work: &mut [T]) -> Option<T> {
+        let w = self.matrix(parameters);
+        let side = self.channels.min(self.patch_len);
+        let (b, square) = work[..2 * side * side].split_at_mut(side * side);
+        let (left, right) = if self.channels <= self.patch_len {
+            (w, w.t())
+        } else {
+            (w.t(), w)
+        };
+        T::matmul(Write::Set(b), left, right);
+        // Scaled before every squaring, so that nothing overflows or vanishes: with c_k the scales,
+        // ‖B⁴‖_F^¼ = c_0 c_1^½ c_2^¼ for norms, and alike for the largest entries.
+        let mut bound = T::one();
+        let mut power = T::one();
+        let (mut current, mut next) = (b, square);
+        for k in 0..3 {
+            let largest = current.iter().fold(T::zero(), |top, b| top.max(b.abs()));
+            if !largest.is_finite() {
+                // Overflow, not the lack of a bound.
+                return Some(largest);
+            }
+            if largest < smallest::<T>() / T::default_epsilon() {
+                // Squares of such weights vanish: ‖W‖² ≤ rows · columns · max w², and above 0.
+                let all = &parameters[..self.weight_count()];
+                let top = all.iter().fold(T::zero(), |top, w| top.max(w.abs()));
+                if top.is_zero() {
+                    return Some(top);
+                }
+                let size = top * T::of(all.len() as f64).sqrt();
+                bound = (size * size).max(smallest());
+                break;
+            }
+            scale(current, T::one() / largest);
+            let norm = dot(current, current).sqrt();
+            bound *= (largest * norm).powf(power);
+            power *= T::of(0.5);
+            if k < 2 {
+                scale(current, T::one() / norm);
+                let b = Matrix::new(current, side, side);
+                T::matmul(Write::Set(&mut *next), b, b);
+                std::mem::swap(&mut current, &mut next);
+            }
+        }
+        let slope = T::of(self.activation.lipschitz());
+        // Room for the rounding of the sums above.
+        let terms = T::of(8.0 * (self.patch_len + self.channels) as f64);
+        let room = T::one() + terms * T::default_epsilon();
+        Some(bound * slope * slope * room * T::of(self.multiplicity as f64))
+    }
+
+    fn target_range(&self) -> (f64, f64) {
+        self.target_range()
+    }
+
+    fn affine(&self) -> Option<Affine> {
+        self.affine()
+    }
+
+    fn unfold(&self, input: &[T], patches: &mut [T]) {
+        if self.whole {
+            patches.copy_from_slice(input);
+        } else {
+            self.patches(input, 0..self.batch(input), patches);
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Which parts of the input a layer's weights see.
+
+use std::fmt::Debug;
+
+use super::Shape;
+use crate::kernel::{Scalar, Write};
+
+/// A rearrangement of one example's input z into patches, without parameters: what a
+/// [`Patchwise`](super::Patchwise) layer applies its weights to.
+///
+/// Entry k of the patch at position p is z_{source(k, p)}, or 0 (padding). The patches are a
+/// patch_len × positions matrix U z, column-major, where U has at most one 1 in a row. A convolution
+/// is such a map; [`Whole`], one patch of the whole input, makes a [`Dense`](super::Dense) layer.
+///
+/// # Examples
+/// ```
+/// use layerwise::layer::{Shape, Unfold};
+/// use layerwise::kernel::Write;
+///
+/// /// Neighbouring pairs of a sequence.
+/// #[derive(Debug)]
+/// struct Pairs(usize);
+///
+/// impl Unfold for Pairs {
+///     fn input_shape(&self) -> Shape { self.0.into() }
+///     fn patch_len(&self) -> usize { 2 }
+///     fn positions(&self) -> Shape { (self.0 - 1).into() }
+///     fn source(&self, entry: usize, position: usize) -> Option<usize> { Some(entry + position) }
+/// }
+///
+/// let (mut patches, mut sums) = ([0.0; 4], [0.0; 3]);
+/// Pairs(3).unfold(&[5.0, 6.0, 7.0], &mut patches);
+/// assert_eq!(patches, [5.0, 6.0, 6.0, 7.0]);
+/// Pairs(3).fold(&patches, Write::Set(&mut sums));
+/// assert_eq!(sums, [5.0, 12.0, 7.0]);
+/// ```
+pub trait Unfold: Debug + Send + Sync {
+    /// The shape of the input.
+    fn input_shape(&self) -> Shape;
+
+    /// The number of entries of every patch, at least 1.
+    fn patch_len(&self) -> usize;
+
+    /// The shape of the positions, such as `[width, height]`; its size is the number of patches, at
+    /// least 1.
+    fn positions(&self) -> Shape;
+
+    /// The entry of the input that entry `entry` of the patch at `position` reads; `None` for
+    /// padding, which is 0.
+    fn source(&self, entry: usize, position: usize) -> Option<usize>;
+
+    /// `patches ← U z` of one example. By default entry by entry; a layer whose patches are copies
+    /// of runs may do it faster.
+    fn unfold<T: Scalar>(&self, input: &[T], patches: &mut [T]) {
+        let columns = patches.chunks_exact_mut(self.patch_len());
+        for (position, patch) in columns.enumerate() {
+            for (entry, value) in patch.iter_mut().enumerate() {
+                let source = self.source(entry, position);
+                *value = source.map_or(T::zero(), |i| input[i]);
+            }
+        }
+    }
+
+    /// `d_input ← Uᵀ patches` of one example: the adjoint of [`Unfold::unfold`], every entry of the
+    /// input gets the sum of the entries that read it.
+    fn fold<T: Scalar>(&self, patches: &[T], d_input: Write<'_, T>) {
+        let Some(sums) = d_input.accumulate() else {
+            return;
+        };
+        let columns = patches.chunks_exact(self.patch_len());
+        for (position, patch) in columns.enumerate() {
+            for (entry, &value) in patch.iter().enumerate() {
+                if let Some(i) = self.source(entry, position) {
+                    sums[i] += value;
+                }
+            }
+        }
+    }
+}
+
+/// One patch: the whole input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Whole(pub(super) Shape);
+
+impl Whole {
+    /// The whole of an input of this shape.
+    pub fn new(input: impl Into<Shape>) -> Self {
+        Self(input.into())
+    }
+}
+
+impl Unfold for Whole {
+    fn input_shape(&self) -> Shape {
+        self.0
+    }
+
+    fn patch_len(&self) -> usize {
+        self.0.size()
+    }
+
+    fn positions(&self) -> Shape {
+        [].into()
+    }
+
+    fn source(&self, entry: usize, _position: usize) -> Option<usize> {
+        Some(entry)
+    }
+}

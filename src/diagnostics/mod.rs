@@ -133,7 +133,7 @@ impl<'a> Diagnostics<'a> {
 
     fn check<T: Scalar>(&self, layers: Layers<'_, T>, examples: usize) -> Result<(), Error> {
         let name = "Diagnostics::curvature's iterations";
-        at_least_one(name, self.iterations.map_or(1, |own| own as u64))?;
+        at_least_one(name, self.iterations.unwrap_or(1))?;
         let classes = layers.dims()[layers.depth()];
         match self.classes {
             Classes::Unknown => Ok(()),

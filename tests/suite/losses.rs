@@ -717,7 +717,7 @@ fn errors() {
         ),
         (
             error(Gaussian::learned(1.0, -0.1)),
-            &["variance_floor", "-0.1", "at least 0"],
+            &["variance_floor", "-0.1", "not negative"],
         ),
         (
             error(Gaussian::learned_shared(nan, 0.1)),

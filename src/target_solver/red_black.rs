@@ -85,7 +85,8 @@ impl HalfSweeps {
         problem.alternate_gradients(first);
         for t in (first..depth).step_by(2) {
             trial.record_gradient(t, problem)?;
-            trial.descend(t, self.0.of_layer(state, t)?, problem);
+            let step = self.0.of_layer(state, t, problem.workspace())?;
+            trial.descend(t, step, problem);
         }
         problem.predict_alternate(first);
         Ok(())

@@ -102,7 +102,8 @@ impl<T: Scalar> Descent<T> for Sweep {
             trial.record_energy(t - 1, problem)?;
             trial.record_gradient(t, problem)?;
             // The predictions stay those of the sweep's start.
-            trial.descend(t, self.0.of_layer(state, t)?, problem);
+            let step = self.0.of_layer(state, t, problem.workspace())?;
+            trial.descend(t, step, problem);
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::num::NonZeroU64;
 use super::curvature;
 use super::trial::Check;
 use crate::energy::Layers;
+use crate::energy::Workspace;
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::state::State;
@@ -31,7 +32,8 @@ pub enum StepSize {
     /// `margin` divided by a bound of the Gauss-Newton curvature, `margin` in (0, 2): stable on
     /// the Gauss-Newton model below 2, and without overshoot up to 1. Checked, since the bound holds
     /// for Gauss-Newton's matrix, not for the Hessian, and is refreshed only now and then. Where the
-    /// bound is 0 or not finite there is no such step, and [`Error::InvalidOption`].
+    /// bound is not finite, or 0 beside a gradient that is not, there is no such step, and a solver gives
+    /// [`Error::InvalidOption`].
     Bounded {
         /// Share of the step 1/bound.
         margin: f64,
@@ -78,16 +80,25 @@ impl StepSize {
         }
     }
 
-    /// The step where the curvature is bounded by what `bound` gives: above 0 and finite.
+    /// The step where the curvature is bounded by what `bound` gives: finite, and above 0 unless nothing
+    /// is curved and every one of `gradients` is 0.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] if no step follows from the bound.
-    fn length<T: Scalar>(self, bound: impl FnOnce() -> T) -> Result<T, Error> {
+    fn length<'a, T: Scalar>(
+        self,
+        bound: impl FnOnce() -> T,
+        mut gradients: impl Iterator<Item = &'a [T]>,
+    ) -> Result<T, Error> {
         let margin = match self {
             Self::Fixed(step) | Self::Checked(step) => return Ok(T::of(step)),
             Self::Bounded { margin } => T::of(margin),
         };
         let bound = bound();
+        if bound.is_zero() && gradients.all(|own| own.iter().all(T::is_zero)) {
+            // Nowhere to go: no step, not ∞ · 0.
+            return Ok(T::zero());
+        }
         let step = margin / bound;
         if bound > T::zero() && bound.is_finite() && step.is_finite() {
             return Ok(step);
@@ -151,14 +162,25 @@ impl StepRule {
         Ok(())
     }
 
-    /// The step of z_t alone, the other layers held.
-    pub(super) fn of_layer<T: Scalar>(self, state: &State<T>, t: usize) -> Result<T, Error> {
-        self.size.length(|| state.values[0][t - 1])
+    /// The step of z_t alone, the other layers held, along the gradient in the workspace.
+    pub(super) fn of_layer<T: Scalar>(
+        self,
+        state: &State<T>,
+        t: usize,
+        workspace: &Workspace<T>,
+    ) -> Result<T, Error> {
+        let gradients = std::iter::once_with(|| workspace.target_gradient(t));
+        self.size.length(|| state.values[0][t - 1], gradients)
     }
 
-    /// The step of all layers at once.
-    pub(super) fn of_all<T: Scalar>(self, state: &State<T>) -> Result<T, Error> {
-        self.size
-            .length(|| curvature::whole(&state.values[0], &state.values[1]))
+    /// The step of all layers at once, along the gradients in the workspace.
+    pub(super) fn of_all<T: Scalar>(
+        self,
+        state: &State<T>,
+        workspace: &Workspace<T>,
+    ) -> Result<T, Error> {
+        let gradients = (1..workspace.locals.len()).map(|t| workspace.target_gradient(t));
+        let bound = || curvature::whole(&state.values[0], &state.values[1]);
+        self.size.length(bound, gradients)
     }
 }

@@ -133,7 +133,7 @@ impl<T: Scalar> Descent<T> for Rule<T> {
         trial: &mut Trial<T>,
     ) -> Result<(), Error> {
         let (numbers, moments) = state.split::<Moments<T>>();
-        let full = self.step.of_all(&numbers.parts[0])?;
+        let full = self.step.of_all(&numbers.parts[0], problem.workspace())?;
         let (slots, weights) = (self.rule.slots(), problem.example_weights());
         let Moments { layers, ages } = moments;
         problem.update_all(layers, |z, gradient, own| {

@@ -10,3 +10,5 @@ mod reports;
 mod shards;
 #[cfg(feature = "proptest")]
 mod strategies;
+#[cfg(feature = "serde")]
+mod target_solvers;

@@ -223,7 +223,12 @@ fn defaults_are_those_documented() {
     );
     contains(
         format!("{:?}", ReverseSweep::new(3)),
-        &["sweeps: 3", "step: Bounded { margin: 1.0 }", "every: 10"],
+        &[
+            "steps: 3",
+            "check: Rounding",
+            "size: Bounded { margin: 1.0 }",
+            "bound_every: 10",
+        ],
     );
     contains(
         format!("{:?}", Trainer::<f64>::new(Phase::new(Backprop, plain))),

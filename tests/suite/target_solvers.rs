@@ -1,20 +1,23 @@
 //! Target solvers beside one another: none goes uphill on any random circuit, the exact ones agree
 //! and reach the minimum of a linear circuit at once, steps are checked and end example by example.
 
+use std::sync::Arc;
+
 use crate::property::{Tested, failed, for_all, generator, uniform};
 use layerwise::decoupled::{Selection, TargetInit};
 use layerwise::energy::Wanted;
 use layerwise::init::Initializer;
-use layerwise::layer::{Activation, Dense};
-use layerwise::loss::SoftmaxCrossEntropy;
+use layerwise::kernel::Write;
+use layerwise::layer::{Activation, Dense, Sequential};
+use layerwise::loss::{Loss, Pair, SoftmaxCrossEntropy};
 use layerwise::nalgebra::{DMatrix, DVector};
 use layerwise::optimizer::{Adam, GradientDescent};
 use layerwise::rand::RngExt;
 use layerwise::regularizer::Regularizer;
 use layerwise::state::State;
 use layerwise::target_solver::{
-    Convergence, GaussNewton, RedBlack, ReverseSweep, SolveReport, SolveStop, StepSize,
-    SynchronousDescent, TargetProblem, TargetSolver,
+    Check, Convergence, Descent, GaussNewton, Iterate, RedBlack, ReverseSweep, SolveReport,
+    SolveStop, StepSize, SynchronousDescent, TargetProblem, TargetSolver, Trial,
 };
 use layerwise::training::{Alternating, Phase, Trainer};
 use layerwise::{Circuit, DecoupledCircuit, Error, Scalar};
@@ -25,6 +28,8 @@ in_both_scalars!(
     red_black_sweeps_by_hand,
     examples_end_by_themselves,
     a_step_that_fails_is_drawn_back,
+    an_endless_step_leaves_examples_at_rest_alone,
+    what_has_ended_stays_to_the_bit,
 );
 
 const ACTIVATIONS: [Activation; 8] = [
@@ -713,4 +718,227 @@ fn the_gap_is_that_of_the_targets_after_every_solver() {
     run(Alternating::persistent(Measures(synchronous)));
     run(Alternating::refreshed(Measures(GaussNewton::new(2, 3))));
     run(Alternating::refreshed(Measures(GaussNewton::direct(2))));
+}
+
+/// One hidden unit between identities of weight 1: E = ½ (z − x)² + ½ (y − z)².
+fn unit_chain<T: Scalar>(z: [f64; 2], y: [f64; 2]) -> DecoupledCircuit<T> {
+    let unit = || {
+        let dense = Dense::new(1, 1, Activation::Identity).unwrap();
+        dense.without_bias()
+    };
+    let circuit = Circuit::builder().layer(unit()).layer(unit());
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap());
+    for t in 0..2 {
+        model.set_parameters(t, &[T::one()]).unwrap();
+    }
+    let row = |values: [f64; 2]| DMatrix::from_row_slice(1, 2, &values.map(T::of));
+    let given = TargetInit::Given(vec![row(z)]);
+    model
+        .add_examples(&row([0.0, 0.0]), &row(y), &given)
+        .unwrap();
+    model
+}
+
+/// Steps of no length that a scalar could hold.
+#[derive(Debug, Clone, Copy)]
+struct Endless(f64);
+
+impl<T: Scalar> Descent<T> for Endless {
+    fn step(
+        &self,
+        _: &mut State<T>,
+        problem: &mut TargetProblem<'_, '_, T>,
+        trial: &mut Trial<T>,
+    ) -> Result<(), Error> {
+        trial.descend(1, T::of(self.0), problem);
+        Ok(())
+    }
+}
+
+/// ∞ · 0 and NaN · 0 are no steps of an example at rest.
+fn an_endless_step_leaves_examples_at_rest_alone<T: Tested>() {
+    let ends = Convergence::NEVER.with_tolerance(1e-3).unwrap();
+    for step in [f64::INFINITY, f64::NAN] {
+        let start = unit_chain::<T>([1.0, 0.0], [2.0, 2.0]);
+        let solver = Iterate::new(3, Endless(step)).with_convergence(ends);
+        let mut model = start.clone();
+        let report = model
+            .solve_targets(&solver.with_check(Check::Rounding), &Selection::All)
+            .unwrap();
+        assert_eq!((report.at_rest, report.limited), (1, 1));
+        assert_eq!(report.drawn_back, 3);
+        assert_eq!(model.z(1).unwrap(), start.z(1).unwrap());
+        // Unchecked it is an error for the one that moves, and moves nothing.
+        let error = model.solve_targets(&solver, &Selection::All);
+        assert!(matches!(error, Err(Error::NonFinite { .. })), "{error:?}");
+        assert_eq!(model.z(1).unwrap(), start.z(1).unwrap());
+    }
+}
+
+/// |z − ẑ|, whose curvature is 0 where it has any.
+#[derive(Debug)]
+struct Bent;
+
+impl Loss<f32> for Bent {
+    fn free_target(&self) -> bool {
+        true
+    }
+
+    fn scratch(&self, _: usize, _: usize) -> usize {
+        0
+    }
+
+    fn evaluate(
+        &self,
+        at: &Pair<'_, f32>,
+        values: &mut [f32],
+        d_target: Write<'_, f32>,
+        d_prediction: Write<'_, f32>,
+        _: &mut [f32],
+    ) {
+        let error = |i: usize| at.target[i] - at.prediction[i];
+        let columns = values.iter_mut().enumerate();
+        for (j, value) in columns {
+            *value = (j * at.dim..(j + 1) * at.dim).map(|i| error(i).abs()).sum();
+        }
+        d_target.each(|i| error(i).signum());
+        d_prediction.each(|i| -error(i).signum());
+    }
+
+    fn curvature(
+        &self,
+        _: &Pair<'_, f32>,
+        _: Option<&[f32]>,
+        _: Option<&[f32]>,
+        out_target: Write<'_, f32>,
+        out_prediction: Write<'_, f32>,
+        _: &mut [f32],
+    ) {
+        out_target.each(|_| 0.0);
+        out_prediction.each(|_| 0.0);
+    }
+
+    fn curvature_bound(&self, _: &[f32]) -> Option<f32> {
+        Some(0.0)
+    }
+}
+
+/// A bound of 0 · ∞, of a unit of two layers with weights 1e-30 and 1e30, gives no step.
+#[test]
+fn a_bound_that_is_no_number_is_refused() {
+    let unit = || {
+        let dense = Dense::new(1, 1, Activation::Identity).unwrap();
+        dense.without_bias()
+    };
+    let pair = Sequential::new(vec![Box::new(unit()), Box::new(unit())]).unwrap();
+    let circuit = Circuit::<f32>::builder().layer(unit()).layer(pair);
+    let mut start = DecoupledCircuit::new(circuit.build().unwrap());
+    start.set_parameters(0, &[1.0]).unwrap();
+    start.set_parameters(1, &[1e-30, 1e30]).unwrap();
+    let row = |values: [f32; 2]| DMatrix::from_row_slice(1, 2, &values);
+    let given = TargetInit::Given(vec![row([0.0, 1.0])]);
+    let (x, y) = (row([0.0, 0.0]), row([0.0, 2.0]));
+    start.add_examples(&x, &y, &given).unwrap();
+    let ends = Convergence::NEVER.with_tolerance(1e-3).unwrap();
+    let solvers: [Box<dyn TargetSolver<f32>>; 3] = [
+        Box::new(ReverseSweep::new(2).with_convergence(ends)),
+        Box::new(RedBlack::new(2).with_convergence(ends)),
+        Box::new(descent(2, BOUNDED).with_convergence(ends)),
+    ];
+    for solver in solvers {
+        let mut model = start.clone();
+        let error = model.solve_targets(&solver, &Selection::All);
+        assert!(
+            matches!(error, Err(Error::InvalidOption { .. })),
+            "{error:?}"
+        );
+        assert_eq!(model.z(1).unwrap(), start.z(1).unwrap());
+    }
+    // So is a bound of 0 beside a gradient, of a kinked loss.
+    let flat = Circuit::<f32>::builder().layer(unit()).layer(unit());
+    let flat = flat.hidden_loss(Bent).output_loss(Bent);
+    let mut model = DecoupledCircuit::new(flat.build().unwrap());
+    let given = TargetInit::Given(vec![row([0.5, 0.5])]);
+    model.add_examples(&x, &y, &given).unwrap();
+    let error = model.solve_targets(&ReverseSweep::new(1), &Selection::All);
+    assert!(matches!(
+        error,
+        Err(Error::InvalidOption { value: 0.0, .. })
+    ));
+    // Checked steps need no bound.
+    let checked = ReverseSweep::new(2).with_step(StepSize::Checked(0.1));
+    start
+        .solve_targets(&checked.unwrap(), &Selection::All)
+        .unwrap();
+}
+
+/// −0 stays −0 in an example that has ended, whatever the others do.
+fn what_has_ended_stays_to_the_bit<T: Tested>() {
+    let ends = Convergence::NEVER.with_tolerance(1e-3).unwrap();
+    // A sweep moves what it finds at rest once more, alone as beside others.
+    let solvers: [Box<dyn TargetSolver<T>>; 5] = [
+        Box::new(descent(3, BOUNDED).with_convergence(ends)),
+        Box::new(GaussNewton::new(3, 2).with_convergence(ends)),
+        Box::new(GaussNewton::chained(3, 2).with_convergence(ends)),
+        Box::new(GaussNewton::direct(3).with_convergence(ends)),
+        Box::new(GaussNewton::cyclic_reduction(3).with_convergence(ends)),
+    ];
+    for solver in solvers {
+        let mut model = unit_chain::<T>([-0.0, 0.5], [0.0, 2.0]);
+        model.solve_targets(&solver, &Selection::All).unwrap();
+        let z = model.z(1).unwrap().map(|z| z.as_f64());
+        assert_eq!(z[0].to_bits(), (-0.0f64).to_bits(), "{solver:?}");
+        assert!(z[1] > 0.9, "{z} by {solver:?}");
+    }
+}
+
+/// Solves twice, the second time from a copy of state and targets.
+#[derive(Debug)]
+struct Resumes<S>(S);
+
+impl<S: TargetSolver<f64>> TargetSolver<f64> for Resumes<S> {
+    fn solve(
+        &self,
+        state: &mut State<f64>,
+        problem: &mut TargetProblem<'_, '_, f64>,
+    ) -> Result<SolveReport, Error> {
+        let hidden = 1..problem.circuit().depth();
+        let targets = |problem: &TargetProblem<'_, '_, f64>| -> Vec<Vec<f64>> {
+            hidden
+                .clone()
+                .map(|t| problem.batch().z(t).to_vec())
+                .collect()
+        };
+        let (mut copy, before) = (state.clone(), targets(problem));
+        let report = self.0.solve(state, problem)?;
+        let after = targets(problem);
+        for (t, before) in (1..).zip(before) {
+            problem.target_mut(t).copy_from_slice(&before);
+        }
+        assert_eq!(self.0.solve(&mut copy, problem)?, report);
+        assert_eq!((copy, targets(problem)), (state.clone(), after));
+        Ok(report)
+    }
+}
+
+/// All that a solver keeps from call to call is in its state; boxes and references are solvers too.
+#[test]
+fn a_copied_state_goes_on_alike() {
+    let bounded = || descent(2, BOUNDED).with_bound_every(3).unwrap();
+    let sweep = ReverseSweep::new(1).with_bound_every(2).unwrap();
+    let solvers: [Box<dyn TargetSolver<f64>>; 4] = [
+        Box::new(bounded()),
+        Box::new(Arc::new(sweep)),
+        Box::new(RedBlack::new(2)),
+        Box::new(GaussNewton::new(2, 3)),
+    ];
+    for solver in solvers {
+        let mut model = curved_model::<f64>(4, 5);
+        let scheme = Alternating::persistent(Resumes(solver));
+        let phase = Phase::new(scheme, Adam::new(1e-2).unwrap()).epochs(12);
+        Trainer::new(phase).run(&mut model).unwrap();
+    }
+    let options = sweep.with_convergence(Convergence::NEVER);
+    assert_eq!(options, sweep);
+    assert_ne!(RedBlack::new(1), RedBlack::new(2));
 }

@@ -14,7 +14,7 @@ use layerwise::kernel::{Matrix, Write};
 use layerwise::optimizer::GradientDescent;
 use layerwise::state::State;
 use layerwise::target_solver::{GaussNewton, SolveReport, TargetProblem, TargetSolver};
-use layerwise::training::{Alternating, Phase, Trainer};
+use layerwise::training::{Decoupling, Phase, Trainer};
 use layerwise::{DecoupledCircuit, Error, Scalar};
 use nets::{model, nets};
 
@@ -170,8 +170,10 @@ fn bench<T: Scalar>(scalar: &str, wanted: &str) {
                 }
                 let probe = Probe::new(name, chained, threads == 1);
                 let rule = GradientDescent::new(1e-9).expect("valid");
-                let phase = Phase::new(Alternating::persistent(probe), rule).epochs(1);
-                let mut trainer = Trainer::new(phase).threads(threads).measure_every(0);
+                let phase = Phase::new(Decoupling::persistent(probe), rule).with_epochs(1);
+                let mut trainer = Trainer::new(phase)
+                    .with_threads(threads)?
+                    .with_measure_every(0);
                 trainer.run(&mut model).expect("it can be solved");
             }
         }

@@ -12,7 +12,7 @@ use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::Adam;
 use layerwise::target_solver::ReverseSweep;
-use layerwise::training::{Alternating, Phase, Trainer};
+use layerwise::training::{Decoupling, Phase, Trainer};
 use layerwise::{Circuit, DecoupledCircuit, Error, Scalar};
 
 /// Windows of `width` steps of a sequence of `channels` values per step.
@@ -136,9 +136,9 @@ fn main() -> Result<(), Error> {
         .build()?;
     let mut model = DecoupledCircuit::new(circuit);
     model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
-    let scheme = Alternating::refreshed(ReverseSweep::new(1));
-    let phase = Phase::new(scheme, Adam::new(1e-2)?).epochs(200);
-    let report = Trainer::new(phase).measure_every(50).run(&mut model)?;
+    let scheme = Decoupling::refreshed(ReverseSweep::new(1));
+    let phase = Phase::new(scheme, Adam::new(1e-2)?).with_epochs(200);
+    let report = Trainer::new(phase).with_measure_every(50).run(&mut model)?;
     for record in &report.history {
         if let (Some(loss), Some(gap)) = (record.composed_loss, record.gap) {
             println!(

@@ -11,7 +11,7 @@ use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::Adam;
 use layerwise::rand::Rng;
 use layerwise::target_solver::ReverseSweep;
-use layerwise::training::{Alternating, Phase, Trainer};
+use layerwise::training::{Decoupling, Phase, Trainer};
 use layerwise::{Circuit, DecoupledCircuit, Error, Layer, Scalar};
 
 #[derive(Debug)]
@@ -173,9 +173,9 @@ fn main() -> Result<(), Error> {
     // The sweep's steps are bounded by the curvature of the layers above layer 0, both dense, so
     // the new layer needs no bound of its own here; elsewhere it would take a fixed step or give
     // one (`Layer::curvature_bound`).
-    let scheme = Alternating::refreshed(ReverseSweep::new(1));
-    let report = Trainer::new(Phase::new(scheme, Adam::new(1e-2)?).epochs(1000))
-        .measure_every(250)
+    let scheme = Decoupling::refreshed(ReverseSweep::new(1));
+    let report = Trainer::new(Phase::new(scheme, Adam::new(1e-2)?).with_epochs(1000))
+        .with_measure_every(250)
         .run(&mut model)?;
     for record in &report.history {
         if let (Some(loss), Some(gap)) = (record.composed_loss, record.gap) {

@@ -7,7 +7,7 @@ use layerwise::layer::{Activation, Dense};
 use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::Adam;
 use layerwise::target_solver::ReverseSweep;
-use layerwise::training::{Alternating, Phase, Trainer};
+use layerwise::training::{Decoupling, Phase, Trainer};
 use layerwise::{Circuit, DecoupledCircuit, Error};
 
 fn main() -> Result<(), Error> {
@@ -31,9 +31,9 @@ fn main() -> Result<(), Error> {
 
     // Every visit: targets from a forward pass, one sweep from the output to the input, then one
     // step of all layers' weights, each on its own loss. Another scheme is another first argument.
-    let scheme = Alternating::refreshed(ReverseSweep::new(1));
-    let report = Trainer::new(Phase::new(scheme, Adam::new(3e-3)?).epochs(2000))
-        .measure_every(500)
+    let scheme = Decoupling::refreshed(ReverseSweep::new(1));
+    let report = Trainer::new(Phase::new(scheme, Adam::new(3e-3)?).with_epochs(2000))
+        .with_measure_every(500)
         .run(&mut model)?;
     for record in report.history.iter().filter(|r| r.composed_loss.is_some()) {
         println!(

@@ -15,7 +15,7 @@ use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::{Adam, GradientDescent};
 use layerwise::regularizer::Regularizer;
 use layerwise::target_solver::ReverseSweep;
-use layerwise::training::{Alternating, Backprop, JointDescent, Phase, Stopping, Trainer};
+use layerwise::training::{Backprop, Decoupling, Phase, Stopping, Trainer};
 use layerwise::{Circuit, DecoupledCircuit, Error};
 
 /// Trains tanh circuits of widths 10, 16, 16, 1 by several schemes on the same folds and prints the
@@ -77,12 +77,12 @@ fn phase(scheme: &str, rate: f64) -> Result<Phase<f64>, Error> {
     let sweep = || ReverseSweep::new(1);
     Ok(match scheme {
         "backprop" => Phase::new(Backprop, rule),
-        "refreshed" => Phase::new(Alternating::refreshed(sweep()), rule),
-        "residual" => Phase::new(Alternating::residual(sweep()), rule),
-        "persistent" => Phase::new(Alternating::persistent(sweep()), rule),
+        "refreshed" => Phase::new(Decoupling::refreshed(sweep()), rule),
+        "residual" => Phase::new(Decoupling::residual(sweep()), rule),
+        "persistent" => Phase::new(Decoupling::persistent(sweep()), rule),
         _ => {
             let targets = GradientDescent::new(0.1)?.with_momentum(0.9)?;
-            Phase::new(JointDescent::new(targets), rule)
+            Phase::new(Decoupling::joint(targets), rule)
         }
     })
 }
@@ -121,13 +121,13 @@ fn score(
         improvement: 0.0,
     };
     let phase = phase(scheme, options.rate)?
-        .epochs(options.epochs)
-        .batch_size(32)
-        .stopping(stopping);
+        .with_epochs(options.epochs)
+        .with_batch_size(32)?
+        .with_stopping(stopping)?;
     Trainer::new(phase)
-        .seed(seed)
-        .measure_every(0)
-        .validation(
+        .with_seed(seed)
+        .with_measure_every(0)
+        .with_validation(
             features.transform(&validation.features)?,
             targets.transform(&validation.targets)?,
         )

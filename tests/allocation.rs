@@ -22,8 +22,7 @@ use layerwise::target_solver::{
     Convergence, GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent,
 };
 use layerwise::training::{
-    Alternating, AugmentedLagrangian, Backprop, FixedPrediction, JointDescent, PenaltyGrowth,
-    Phase, Scheme, Trainer, ZIl,
+    Backprop, Decoupling, FixedPrediction, PenaltyGrowth, Phase, Scheme, Trainer, ZIl,
 };
 use layerwise::{Circuit, DecoupledCircuit, Loss, Scalar};
 use nalgebra::DMatrix;
@@ -188,8 +187,8 @@ fn phases_on<T: Scalar>(
         for measure in [0, 1] {
             let run = |epochs| {
                 let mut model = model();
-                let phase = phase().epochs(epochs).batch_size(batch);
-                let mut trainer = Trainer::new(phase).measure_every(measure);
+                let phase = phase().with_epochs(epochs).with_batch_size(batch).unwrap();
+                let mut trainer = Trainer::new(phase).with_measure_every(measure);
                 allocations(|| trainer.run(&mut model).unwrap())
             };
             // The list of records doubles its room once between 8 and 16 epochs.
@@ -204,40 +203,42 @@ fn phases_on<T: Scalar>(
 
 fn training<T: Scalar>() {
     training_on::<T, _>("backprop", || Backprop);
-    training_on::<T, _>("weights only", Alternating::weights_only);
+    training_on::<T, _>("weights only", Decoupling::weights_only);
     training_on::<T, _>("joint, plain", || {
-        JointDescent::new(GradientDescent::new(0.05).unwrap())
+        Decoupling::joint(GradientDescent::new(0.05).unwrap())
     });
     training_on::<T, _>("joint, Adam", || {
-        JointDescent::new(Adam::new(0.05).unwrap())
+        Decoupling::joint(Adam::new(0.05).unwrap())
     });
     training_on::<T, _>("persistent, sweep", || {
-        Alternating::persistent(ReverseSweep::new(2))
+        Decoupling::persistent(ReverseSweep::new(2))
     });
     training_on::<T, _>("refreshed, sweep", || {
-        Alternating::refreshed(ReverseSweep::new(2).with_bound_every(1).unwrap())
+        Decoupling::refreshed(ReverseSweep::new(2).with_bound_every(1).unwrap())
             .with_parameter_steps(2)
             .unwrap()
     });
     training_on::<T, _>("persistent, synchronous", || {
         let step = StepSize::Bounded { margin: 1.0 };
-        Alternating::persistent(SynchronousDescent::new(2, step).unwrap())
+        Decoupling::persistent(SynchronousDescent::new(2, step).unwrap())
     });
     training_on::<T, _>("refreshed, synchronous momentum", || {
         let rule = GradientDescent::new(0.05).unwrap();
         let rule = rule.with_momentum(0.9).unwrap();
-        Alternating::refreshed(
+        Decoupling::refreshed(
             SynchronousDescent::new(2, StepSize::Checked(1.0))
                 .unwrap()
                 .with_rule(rule),
         )
     });
-    training_on::<T, _>("residual", || Alternating::residual(ReverseSweep::new(1)));
+    training_on::<T, _>("residual", || Decoupling::residual(ReverseSweep::new(1)));
     training_on::<T, _>("multipliers", || {
-        AugmentedLagrangian::new(ReverseSweep::new(2))
+        Decoupling::persistent(ReverseSweep::new(2))
+            .with_multipliers(1.0)
+            .unwrap()
     });
     training_on::<T, _>("Levenberg-Marquardt", || {
-        Alternating::refreshed(ReverseSweep::new(1))
+        Decoupling::refreshed(ReverseSweep::new(1))
             .with_parameter_solver(LevenbergMarquardt::new(2, 3))
             .with_parameter_steps(2)
             .unwrap()
@@ -246,37 +247,46 @@ fn training<T: Scalar>() {
     phases_on::<T>("rich, residual", rich_model, || {
         let step = StepSize::Fixed(0.05);
         let sweep = ReverseSweep::new(2).with_step(step).unwrap();
-        Phase::new(Alternating::residual(sweep), decayed())
-            .schedule(Schedule::cosine(0.1).unwrap().with_warm_up(3))
-            .penalty_schedule(Schedule::geometric(4.0).unwrap())
-            .max_gradient_norm(0.1)
+        Phase::new(Decoupling::residual(sweep), decayed())
+            .with_schedule(Schedule::cosine(0.1).unwrap().with_warm_up(3))
+            .with_penalty_schedule(Schedule::geometric(4.0).unwrap())
+            .unwrap()
+            .with_max_gradient_norm(0.1)
+            .unwrap()
     });
     phases_on::<T>("rich, growing penalties", rich_model, || {
         let growth = PenaltyGrowth::new(2).unwrap().with_cap(8.0).unwrap();
         let step = StepSize::Fixed(0.05);
         let sweep = ReverseSweep::new(1).with_step(step).unwrap();
-        Phase::new(Alternating::persistent(sweep), decayed()).penalty_growth(growth)
+        Phase::new(Decoupling::persistent(sweep), decayed())
+            .with_penalty_growth(growth)
+            .unwrap()
     });
     phases_on::<T>("rich, Gauss-Newton", rich_model, || {
-        Phase::new(Alternating::refreshed(GaussNewton::new(2, 3)), decayed())
+        Phase::new(Decoupling::refreshed(GaussNewton::new(2, 3)), decayed())
     });
     phases_on::<T>("rich, direct, multipliers", narrow_model, || {
-        Phase::new(AugmentedLagrangian::new(GaussNewton::direct(2)), decayed())
+        Phase::new(
+            Decoupling::persistent(GaussNewton::direct(2))
+                .with_multipliers(1.0)
+                .unwrap(),
+            decayed(),
+        )
     });
     phases_on::<T>("rich, cyclic reduction", narrow_model, || {
         let ends = Convergence::NEVER.with_stagnation(1e-3).unwrap();
         let solver = GaussNewton::cyclic_reduction(3).with_convergence(ends);
-        Phase::new(Alternating::persistent(solver), decayed())
+        Phase::new(Decoupling::persistent(solver), decayed())
     });
     phases_on::<T>("rich, chained", rich_model, || {
-        Phase::new(Alternating::residual(GaussNewton::chained(1, 3)), decayed())
+        Phase::new(Decoupling::residual(GaussNewton::chained(1, 3)), decayed())
     });
     phases_on::<T>("rich, red-black", rich_model, || {
         let ends = Convergence::NEVER.with_tolerance(1e-3).unwrap();
         let far = StepSize::Checked(2.0);
         let solver = RedBlack::new(3).with_step(far).unwrap();
         Phase::new(
-            Alternating::persistent(solver.with_convergence(ends)),
+            Decoupling::persistent(solver.with_convergence(ends)),
             decayed(),
         )
     });
@@ -284,25 +294,27 @@ fn training<T: Scalar>() {
         let ridge = LeastSquares::ridge(0.1).unwrap();
         let kept = ridge.with_forgetting(0.5).unwrap();
         let solver = kept.with_proximal(0.1).unwrap();
-        let scheme = Alternating::persistent(ReverseSweep::new(1));
-        Phase::new(scheme.with_parameter_solver(solver), decayed()).max_gradient_norm(0.1)
+        let scheme = Decoupling::persistent(ReverseSweep::new(1));
+        Phase::new(scheme.with_parameter_solver(solver), decayed())
+            .with_max_gradient_norm(0.1)
+            .unwrap()
     });
     phases_on::<T>("rich, Levenberg-Marquardt", rich_model, || {
         let solver = LevenbergMarquardt::new(2, 2);
         Phase::new(
-            Alternating::weights_only().with_parameter_solver(solver),
+            Decoupling::weights_only().with_parameter_solver(solver),
             decayed(),
         )
     });
     phases_on::<T>("rich, joint", rich_model, || {
         let targets = RmsProp::new(1e-3).unwrap();
-        Phase::new(JointDescent::new(targets), RmsProp::new(1e-3).unwrap())
+        Phase::new(Decoupling::joint(targets), RmsProp::new(1e-3).unwrap())
     });
     phases_on::<T>("rich, synchronous by Adam", rich_model, || {
         let solver = SynchronousDescent::new(2, StepSize::Fixed(1.0))
             .unwrap()
             .with_rule(Adam::new(1e-3).unwrap());
-        Phase::new(Alternating::persistent(solver), decayed())
+        Phase::new(Decoupling::persistent(solver), decayed())
     });
     phases_on::<T>("rich, backprop", rich_model, || {
         let rule = GradientDescent::new(0.01).unwrap();
@@ -334,8 +346,8 @@ fn a_short_last_batch_takes_no_memory_from_later_ones() {
         let layers = Circuit::builder().layer(dense(6, 8)).layer(dense(8, 3));
         let mut model = examples_of::<f64>(layers.layer(dense(3, 4)));
         let rule = || GradientDescent::new(0.01).unwrap();
-        let phase = Phase::new(JointDescent::new(rule()), rule()).epochs(epochs);
-        let mut trainer = Trainer::new(phase.batch_size(8)).measure_every(0);
+        let phase = Phase::new(Decoupling::joint(rule()), rule()).with_epochs(epochs);
+        let mut trainer = Trainer::new(phase.with_batch_size(8).unwrap()).with_measure_every(0);
         allocations(|| trainer.run(&mut model).unwrap())
     };
     assert_eq!(run(4), run(1));

@@ -19,9 +19,7 @@ use layerwise::optimizer::{Adam, Optimizer, Step};
 use layerwise::parameter_solver::{LeastSquares, LevenbergMarquardt};
 use layerwise::schedule::Schedule;
 use layerwise::target_solver::{GaussNewton, RedBlack, ReverseSweep, StepSize};
-use layerwise::training::{
-    Alternating, AugmentedLagrangian, Backprop, Phase, Scheme, Trainer, Visit,
-};
+use layerwise::training::{Backprop, Decoupling, Phase, Scheme, Trainer, Visit};
 use layerwise::{Circuit, DecoupledCircuit, Error, Scalar};
 use serde::Serialize;
 
@@ -116,38 +114,39 @@ impl SchemeName {
             Self::Backprop => Phase::new(Backprop, fast),
             Self::Sweep => {
                 let solver = ReverseSweep::new(3).with_step(long)?;
-                Phase::new(Alternating::refreshed(solver), fast)
+                Phase::new(Decoupling::refreshed(solver), fast)
             }
             Self::RedBlack => {
                 let solver = RedBlack::new(6).with_step(long)?;
-                Phase::new(Alternating::refreshed(solver), fast)
+                Phase::new(Decoupling::refreshed(solver), fast)
             }
-            Self::GaussNewton => Phase::new(Alternating::refreshed(GaussNewton::new(1, 12)), fast),
-            Self::Chained => Phase::new(Alternating::refreshed(GaussNewton::chained(1, 5)), fast),
+            Self::GaussNewton => Phase::new(Decoupling::refreshed(GaussNewton::new(1, 12)), fast),
+            Self::Chained => Phase::new(Decoupling::refreshed(GaussNewton::chained(1, 5)), fast),
             Self::Direct => {
                 // As much damping as penalty: half of the way that the penalty alone would allow.
                 let solver = GaussNewton::direct(1).with_damping(1.0)?;
-                Phase::new(Alternating::refreshed(solver), fast)
+                Phase::new(Decoupling::refreshed(solver), fast)
             }
             Self::Persistent => {
                 // Several steps and a slow θ, so that the targets can follow.
-                Phase::new(Alternating::persistent(GaussNewton::chained(3, 4)), slow)
+                Phase::new(Decoupling::persistent(GaussNewton::chained(3, 4)), slow)
             }
-            Self::Multipliers => {
-                Phase::new(AugmentedLagrangian::new(GaussNewton::chained(2, 4)), slow)
-            }
+            Self::Multipliers => Phase::new(
+                Decoupling::persistent(GaussNewton::chained(2, 4)).with_multipliers(1.0)?,
+                slow,
+            ),
             Self::LeastSquares => {
                 let held = LeastSquares::proximal(10.0)?;
-                let scheme = Alternating::refreshed(ReverseSweep::new(1));
+                let scheme = Decoupling::refreshed(ReverseSweep::new(1));
                 Phase::new(scheme.with_parameter_solver(held), fast)
             }
             Self::LevenbergMarquardt => {
                 let held = LevenbergMarquardt::new(1, 4).with_damping(10.0)?;
-                let scheme = Alternating::refreshed(ReverseSweep::new(1));
+                let scheme = Decoupling::refreshed(ReverseSweep::new(1));
                 Phase::new(scheme.with_parameter_solver(held), fast)
             }
         }
-        .schedule(Schedule::cosine(0.05)?))
+        .with_schedule(Schedule::cosine(0.05)?))
     }
 }
 
@@ -195,9 +194,9 @@ fn run(
     let penalty = options.penalty.unwrap_or(scheme.penalty());
     let mut model = DecoupledCircuit::new(circuit(options, penalty, seed)?);
     model.add_examples(&train.images, &train.classes, &TargetInit::ForwardPass)?;
-    let report = Trainer::new(scheme.phase()?.epochs(options.epochs))
-        .seed(seed)
-        .measure_every(0)
+    let report = Trainer::new(scheme.phase()?.with_epochs(options.epochs))
+        .with_seed(seed)
+        .with_measure_every(0)
         .run(&mut model)?;
     let squares = model.gap()?.into_iter().map(|gap| f64::from(gap).powi(2));
     Ok(Row {
@@ -314,11 +313,11 @@ fn multipliers_at_rest(options: &Options, train: &Digits) -> Result<(), Error> {
         model.add_examples(&images, &classes, &TargetInit::ForwardPass)?;
         let gradient = Arc::new(Mutex::new(Vec::new()));
         let scheme = Noted {
-            scheme: AugmentedLagrangian::new(GaussNewton::chained(2, 12)),
+            scheme: Decoupling::persistent(GaussNewton::chained(2, 12)).with_multipliers(1.0)?,
             gradient: gradient.clone(),
         };
-        let phase = Phase::new(scheme, Frozen).epochs(visits);
-        Trainer::new(phase).measure_every(0).run(&mut model)?;
+        let phase = Phase::new(scheme, Frozen).with_epochs(visits);
+        Trainer::new(phase).with_measure_every(0).run(&mut model)?;
         let backprop = model.backprop(&Selection::All)?.parameters.concat();
         let found = gradient.lock().expect("no thread panicked").concat();
         let largest = |values: &mut dyn Iterator<Item = f64>| values.fold(0.0, f64::max) / n;

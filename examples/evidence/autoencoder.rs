@@ -13,7 +13,7 @@ use layerwise::parameter_solver::LeastSquares;
 use layerwise::rand::SeedableRng;
 use layerwise::rand::rngs::ChaCha8Rng;
 use layerwise::target_solver::GaussNewton;
-use layerwise::training::{Alternating, Backprop, PenaltyGrowth, Phase, Trainer};
+use layerwise::training::{Backprop, Decoupling, PenaltyGrowth, Phase, Trainer};
 use layerwise::{Circuit, DecoupledCircuit};
 use serde::Serialize;
 
@@ -210,12 +210,14 @@ impl Task {
         let circuit = circuit(start, self.seed)?;
         let (train, test) = (&train.images.map(f64::from), &test.images.map(f64::from));
         let principal = || Coordinates::Principal.targets(&circuit, train, self.seed);
-        let batches = |phase: Phase<f64>| phase.batch_size(BATCH).epochs(u64::MAX);
+        let batches = |phase: Phase<f64>| phase.with_batch_size(BATCH)?.with_epochs(u64::MAX);
         // Every layer has a closed form, so that the rule has nothing to do.
         let closed_form = || -> Result<Trainer<f64>, layerwise::Error> {
             let solver = LeastSquares::ridge(1e-6)?;
-            let scheme = Alternating::weights_only().with_parameter_solver(solver);
-            Ok(Trainer::new(Phase::new(scheme, Adam::new(1e-3)?).epochs(1)))
+            let scheme = Decoupling::weights_only().with_parameter_solver(solver);
+            Ok(Trainer::new(
+                Phase::new(scheme, Adam::new(1e-3)?).with_epochs(1),
+            ))
         };
         let (targets, trainer) = match self.autoencoder {
             Way::Backprop { rate, .. } => {
@@ -224,18 +226,18 @@ impl Task {
             }
             Way::Mac { start } => {
                 let least_squares = LeastSquares::ridge(1e-6)?.with_proximal(1e-3)?;
-                let scheme = Alternating::persistent(GaussNewton::chained(1, 5));
+                let scheme = Decoupling::persistent(GaussNewton::chained(1, 5));
                 let scheme = scheme.with_parameter_solver(least_squares);
                 let phase = Phase::new(scheme, Adam::new(1e-3)?)
-                    .epochs(u64::MAX)
-                    .penalty_growth(PenaltyGrowth::new(20)?);
+                    .with_epochs(u64::MAX)
+                    .with_penalty_growth(PenaltyGrowth::new(20)?)?;
                 (
                     start.targets(&circuit, train, self.seed)?,
                     Trainer::new(phase),
                 )
             }
             Way::GaussNewton { rate } => {
-                let scheme = Alternating::refreshed(GaussNewton::chained(1, 3));
+                let scheme = Decoupling::refreshed(GaussNewton::chained(1, 3));
                 (
                     principal()?,
                     closed_form()?.then(batches(Phase::new(scheme, Adam::new(rate)?))),
@@ -251,7 +253,7 @@ impl Task {
         let error = |model: &DecoupledCircuit<f64>, on: &DMatrix<f64>| {
             Ok::<_, layerwise::Error>(model.circuit().composed_loss(on, on)? / on.ncols() as f64)
         };
-        let trainer = trainer.seed(self.seed).measure_every(0);
+        let trainer = trainer.seed(self.seed).with_measure_every(0);
         let measure =
             |model: &DecoupledCircuit<f64>| Ok([error(model, train)?, error(model, test)?]);
         curve(begin, trainer, &mut model, 1.15, measure, |point| {

@@ -13,7 +13,7 @@ use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::Adam;
 use layerwise::target_solver::ReverseSweep;
-use layerwise::training::{Alternating, Backprop, Phase, Trainer};
+use layerwise::training::{Backprop, Decoupling, Phase, Trainer};
 use serde::Serialize;
 
 use crate::Options;
@@ -139,9 +139,9 @@ impl Task {
     fn run(&self, train: &Digits, test: &Digits) -> Result<Outcome, layerwise::Error> {
         let begin = Instant::now();
         let rule = Adam::new(self.rate)?;
-        let visits = |phase: Phase<f32>| phase.epochs(self.passes).batch_size(BATCH);
+        let visits = |phase: Phase<f32>| phase.with_epochs(self.passes).with_batch_size(BATCH)?;
         let backprop = || visits(Phase::new(Backprop, rule));
-        let refreshed = |solver| visits(Phase::new(Alternating::refreshed(solver), rule));
+        let refreshed = |solver| visits(Phase::new(Decoupling::refreshed(solver), rule));
         let start = match self.scheme {
             Scheme::Orthogonal => Start::Orthogonal,
             _ => Start::Normal(1.0),
@@ -151,7 +151,7 @@ impl Task {
         // One solution for all examples.
         let closed_form = || -> Result<Trainer<f32>, layerwise::Error> {
             let phase = closed_form(1, self.net.ridge())?;
-            Ok(Trainer::new(phase.batch_size(train.labels.len())))
+            Ok(Trainer::new(phase.with_batch_size(train.labels.len())?))
         };
         let (targets, trainer) = match self.scheme {
             Scheme::Backprop | Scheme::Orthogonal => {
@@ -175,8 +175,8 @@ impl Task {
         let goals = self.net.goals();
         let trainer = trainer
             .seed(self.seed)
-            .threads(self.threads)
-            .measure_every(0);
+            .with_threads(self.threads)?
+            .with_measure_every(0);
         let points = curve(
             begin,
             trainer,

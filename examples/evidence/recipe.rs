@@ -13,7 +13,7 @@ use layerwise::optimizer::{Adam, Optimizer};
 use layerwise::parameter_solver::LeastSquares;
 use layerwise::schedule::Schedule;
 use layerwise::target_solver::{ReverseSweep, StepSize};
-use layerwise::training::{Alternating, Backprop, Phase};
+use layerwise::training::{Backprop, Decoupling, Phase};
 use layerwise::{Circuit, Error};
 use serde::Serialize;
 
@@ -82,8 +82,8 @@ impl Recipe {
     /// The same with Adam's W-steps in place of the closed form: ten times as many, at the cost of as
     /// many steps of the next phase.
     pub fn by_gradients(self) -> Result<Vec<Phase<f32>>, Error> {
-        let fit = Phase::new(Alternating::weights_only(), Adam::new(1e-2)?);
-        let fit = fit.epochs(10 * self.fit).batch_size(BATCH);
+        let fit = Phase::new(Decoupling::weights_only(), Adam::new(1e-2)?);
+        let fit = fit.with_epochs(10 * self.fit).with_batch_size(BATCH)?;
         Ok(vec![fit, alternate(self.alternate - 9 * self.fit)?])
     }
 
@@ -95,22 +95,22 @@ impl Recipe {
 /// A rate that rises at first and ends at 5 %.
 fn warmed(phase: Phase<f32>, epochs: u64) -> Result<Phase<f32>, Error> {
     Ok(phase
-        .epochs(epochs)
-        .batch_size(BATCH)
-        .schedule(Schedule::cosine(0.05)?.with_warm_up(WARM_UP)))
+        .with_epochs(epochs)
+        .with_batch_size(BATCH)?
+        .with_schedule(Schedule::cosine(0.05)?.with_warm_up(WARM_UP)))
 }
 
 fn alternate(epochs: u64) -> Result<Phase<f32>, Error> {
-    let phase = Phase::new(Alternating::refreshed(sweeps(2)?), Adam::new(5e-3)?);
+    let phase = Phase::new(Decoupling::refreshed(sweeps(2)?), Adam::new(5e-3)?);
     warmed(phase, epochs)
 }
 
 /// Backprop beside it: constant batches, a cosine down to 5 %.
 pub fn backprop(rule: impl Optimizer<f32> + 'static, epochs: u64) -> Result<Phase<f32>, Error> {
     Ok(Phase::new(Backprop, rule)
-        .epochs(epochs)
-        .batch_size(BATCH)
-        .schedule(Schedule::cosine(0.05)?))
+        .with_epochs(epochs)
+        .with_batch_size(BATCH)?
+        .with_schedule(Schedule::cosine(0.05)?))
 }
 
 /// Reverse sweeps whose steps are as long as they may be: shorter ones fade with depth.
@@ -132,8 +132,8 @@ pub fn projected(
 /// the last one, whose softmax has no closed form, by Adam. The hidden layers forget where they began.
 pub fn closed_form(epochs: u64, ridge: f64) -> Result<Phase<f32>, Error> {
     let solver = LeastSquares::ridge(ridge)?.with_forgetting(1.0)?;
-    let scheme = Alternating::weights_only().with_parameter_solver(solver);
+    let scheme = Decoupling::weights_only().with_parameter_solver(solver);
     Ok(Phase::new(scheme, Adam::new(5e-2)?)
-        .epochs(epochs)
-        .batch_size(BATCH))
+        .with_epochs(epochs)
+        .with_batch_size(BATCH)?)
 }

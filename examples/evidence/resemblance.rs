@@ -7,7 +7,7 @@ use layerwise::decoupled::TargetInit;
 use layerwise::optimizer::{Adam, GradientDescent};
 use layerwise::schedule::Schedule;
 use layerwise::target_solver::GaussNewton;
-use layerwise::training::{Alternating, JointDescent, Phase, Trainer};
+use layerwise::training::{Decoupling, Phase, Trainer};
 use layerwise::{Circuit, DecoupledCircuit};
 use serde::{Deserialize, Serialize};
 
@@ -156,25 +156,25 @@ impl Task {
     /// As many θ-steps as backprop makes.
     fn phase(&self, phase: Phase<f32>) -> Result<Phase<f32>, layerwise::Error> {
         Ok(phase
-            .epochs(self.recipe.epochs())
-            .batch_size(BATCH)
-            .schedule(Schedule::cosine(0.05)?))
+            .with_epochs(self.recipe.epochs())
+            .with_batch_size(BATCH)?
+            .with_schedule(Schedule::cosine(0.05)?))
     }
 
     fn phases(&self, examples: usize) -> Result<Vec<Phase<f32>>, layerwise::Error> {
         let rule = Adam::new(rate(self.depth))?;
         let sweeps = sweeps(3)?;
         let scheme = match self.way {
-            Way::Sweeps => Alternating::refreshed(sweeps),
-            Way::Residual => Alternating::residual(sweeps),
-            Way::Direct => Alternating::refreshed(GaussNewton::direct(1).with_damping(1.0)?),
+            Way::Sweeps => Decoupling::refreshed(sweeps),
+            Way::Residual => Decoupling::residual(sweeps),
+            Way::Direct => Decoupling::refreshed(GaussNewton::direct(1).with_damping(1.0)?),
             Way::Joint => {
-                let scheme = JointDescent::new(GradientDescent::new(0.1)?.with_momentum(0.9)?);
+                let scheme = Decoupling::joint(GradientDescent::new(0.1)?.with_momentum(0.9)?);
                 let visits = examples.div_ceil(BATCH) as u64 * self.recipe.epochs();
                 return Ok(vec![
                     self.phase(Phase::new(scheme, rule))?
-                        .batch_size(examples)
-                        .epochs(visits),
+                        .with_batch_size(examples)?
+                        .with_epochs(visits),
                 ]);
             }
             Way::Recipe => return self.recipe.unfinished().decoupled(),
@@ -209,8 +209,8 @@ impl Task {
         };
         for phase in phases {
             Trainer::new(phase)
-                .seed(seed)
-                .measure_every(0)
+                .with_seed(seed)
+                .with_measure_every(0)
                 .run(&mut model)?;
         }
         Ok(model)

@@ -167,7 +167,10 @@ fn go_on(
     if diverged.is_some() {
         return Ok(());
     }
-    let run = Trainer::new(phase).seed(seed).measure_every(0).run(model);
+    let run = Trainer::new(phase)
+        .with_seed(seed)
+        .with_measure_every(0)
+        .run(model);
     match run {
         Err(error) if diverges(&error) => *diverged = Some(error.to_string()),
         other => drop(other?),

@@ -199,8 +199,8 @@ impl Scheme<f32> for Carried {
         for id in ids {
             self.seen[id] = true;
         }
-        visit.record_gap_met(met);
-        visit.record_gap_left(left);
+        visit.record_gap_before(met);
+        visit.record_gap_after(left);
         visit.step_parameters()?;
         Ok(energy)
     }

@@ -21,7 +21,7 @@ use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::Adam;
 use layerwise::schedule::Schedule;
 use layerwise::target_solver::{ReverseSweep, StepSize};
-use layerwise::training::{Alternating, Backprop, Phase, Trainer};
+use layerwise::training::{Backprop, Decoupling, Phase, Trainer};
 use layerwise::{Circuit, DecoupledCircuit, Error};
 use serde::Serialize;
 
@@ -109,17 +109,17 @@ impl SchemeName {
         let sweep = ReverseSweep::new(options.sweeps).with_step(step)?;
         Ok(match self {
             Self::Backprop => Phase::new(Backprop, rule),
-            Self::Refreshed => Phase::new(Alternating::refreshed(sweep), rule),
+            Self::Refreshed => Phase::new(Decoupling::refreshed(sweep), rule),
             Self::Residual => {
                 let share = Schedule::linear(options.keep_end)?;
-                let scheme = Alternating::residual_scheduled(sweep, options.keep, share)?;
+                let scheme = Decoupling::residual_scheduled(sweep, options.keep, share)?;
                 Phase::new(scheme, rule)
             }
-            Self::Persistent => Phase::new(Alternating::persistent(sweep), rule),
+            Self::Persistent => Phase::new(Decoupling::persistent(sweep), rule),
             Self::Idea => Phase::new(Carried::new(options.idea, options.keep), rule),
         }
-        .epochs(options.epochs)
-        .batch_size(options.batch))
+        .with_epochs(options.epochs)
+        .with_batch_size(options.batch)?)
     }
 }
 
@@ -171,8 +171,8 @@ struct Row {
     /// By epoch, in 0..=1.
     test_accuracy: Vec<f64>,
     /// By epoch; none for backprop.
-    gap_met: Vec<Option<f32>>,
-    gap_left: Vec<Option<f32>>,
+    gap_before: Vec<Option<f32>>,
+    gap_after: Vec<Option<f32>>,
     seconds: f64,
 }
 
@@ -197,9 +197,9 @@ fn run(
     let targets = metrics::one_hot(&train.labels, CLASSES)?;
     model.add_examples(&train.pixels, &targets, &TargetInit::ForwardPass)?;
     let mut trainer = Trainer::new(scheme.phase(options)?)
-        .seed(seed)
-        .threads(options.threads)
-        .measure_every(0);
+        .with_seed(seed)
+        .with_threads(options.threads)?
+        .with_measure_every(0);
     let mut test_accuracy = Vec::new();
     let mut failure = None;
     // Measured on the side, so that the seconds are those of training.
@@ -224,11 +224,15 @@ fn run(
         scheme,
         seed,
         test_accuracy,
-        gap_met: report.history.iter().map(|record| record.gap_met).collect(),
-        gap_left: report
+        gap_before: report
             .history
             .iter()
-            .map(|record| record.gap_left)
+            .map(|record| record.gap_before)
+            .collect(),
+        gap_after: report
+            .history
+            .iter()
+            .map(|record| record.gap_after)
             .collect(),
         seconds: report.seconds - testing,
     })
@@ -255,7 +259,7 @@ fn compare(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
                 print!(" {:>6.2}", 100.0 * accuracy);
             }
             let last = |gaps: &[Option<f32>]| gaps.last().copied().flatten();
-            if let (Some(met), Some(left)) = (last(&row.gap_met), last(&row.gap_left)) {
+            if let (Some(met), Some(left)) = (last(&row.gap_before), last(&row.gap_after)) {
                 print!("   gap met {met:.3}, left {left:.3}");
             }
             println!("   {:.1} s", row.seconds);

@@ -9,9 +9,7 @@ use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::optimizer::{Adam, GradientDescent};
 use layerwise::parameter_solver::{LeastSquares, LevenbergMarquardt};
 use layerwise::target_solver::{GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent};
-use layerwise::training::{
-    Alternating, AugmentedLagrangian, Backprop, FixedPrediction, JointDescent, Phase, Trainer, ZIl,
-};
+use layerwise::training::{Backprop, Decoupling, FixedPrediction, Phase, Trainer, ZIl};
 use layerwise::{Circuit, DecoupledCircuit, Scalar};
 use nalgebra::DMatrix;
 
@@ -68,77 +66,85 @@ fn squares() -> LeastSquares {
 fn phases<T: Scalar>() -> Vec<(&'static str, Phase<T>)> {
     let rule = || Adam::new(1e-2).unwrap();
     let momentum = GradientDescent::new(0.05).unwrap();
-    let joint = JointDescent::new(momentum.with_momentum(0.9).unwrap());
+    let joint = Decoupling::joint(momentum.with_momentum(0.9).unwrap());
     vec![
         ("backprop", Phase::new(Backprop, rule())),
         ("joint descent", Phase::new(joint, rule())),
         (
             "joint descent by Adam",
-            Phase::new(JointDescent::new(rule()), rule()),
+            Phase::new(Decoupling::joint(rule()), rule()),
         ),
         (
             "persistent, sweep",
-            Phase::new(Alternating::persistent(sweep()), rule()),
+            Phase::new(Decoupling::persistent(sweep()), rule()),
         ),
         (
             "persistent, synchronous",
-            Phase::new(Alternating::persistent(synchronous()), rule()),
+            Phase::new(Decoupling::persistent(synchronous()), rule()),
         ),
         (
             "refreshed, sweep",
-            Phase::new(Alternating::refreshed(sweep()), rule()),
+            Phase::new(Decoupling::refreshed(sweep()), rule()),
         ),
         (
             "refreshed, synchronous",
-            Phase::new(Alternating::refreshed(synchronous()), rule()),
+            Phase::new(Decoupling::refreshed(synchronous()), rule()),
         ),
         (
             "weights only",
-            Phase::new(Alternating::weights_only(), rule()),
+            Phase::new(Decoupling::weights_only(), rule()),
         ),
         (
             "residual",
-            Phase::new(Alternating::residual(sweep()), rule()).max_gradient_norm(0.01),
+            Phase::new(Decoupling::residual(sweep()), rule())
+                .with_max_gradient_norm(0.01)
+                .unwrap(),
         ),
         (
             "multipliers",
-            Phase::new(AugmentedLagrangian::new(sweep()), rule()),
+            Phase::new(
+                Decoupling::persistent(sweep())
+                    .with_multipliers(1.0)
+                    .unwrap(),
+                rule(),
+            ),
         ),
         (
             "Gauss-Newton",
-            Phase::new(Alternating::persistent(GaussNewton::new(2, 3)), rule()),
+            Phase::new(Decoupling::persistent(GaussNewton::new(2, 3)), rule()),
         ),
         (
             "Gauss-Newton, chained",
-            Phase::new(Alternating::refreshed(GaussNewton::chained(1, 3)), rule()),
+            Phase::new(Decoupling::refreshed(GaussNewton::chained(1, 3)), rule()),
         ),
         (
             "direct",
-            Phase::new(Alternating::persistent(GaussNewton::direct(2)), rule()),
+            Phase::new(Decoupling::persistent(GaussNewton::direct(2)), rule()),
         ),
         (
             "cyclic reduction, multipliers",
             Phase::new(
-                AugmentedLagrangian::new(GaussNewton::cyclic_reduction(1)),
+                Decoupling::persistent(GaussNewton::cyclic_reduction(1))
+                    .with_multipliers(1.0)
+                    .unwrap(),
                 rule(),
             ),
         ),
         (
             "least squares",
             Phase::new(
-                Alternating::persistent(sweep()).with_parameter_solver(squares()),
+                Decoupling::persistent(sweep()).with_parameter_solver(squares()),
                 rule(),
             ),
         ),
         (
             "red-black",
-            Phase::new(Alternating::residual(RedBlack::new(2)), rule()),
+            Phase::new(Decoupling::residual(RedBlack::new(2)), rule()),
         ),
         (
             "Levenberg-Marquardt",
             Phase::new(
-                Alternating::refreshed(sweep())
-                    .with_parameter_solver(LevenbergMarquardt::new(2, 3)),
+                Decoupling::refreshed(sweep()).with_parameter_solver(LevenbergMarquardt::new(2, 3)),
                 rule(),
             ),
         ),
@@ -159,7 +165,7 @@ fn outcome<T: Scalar>(
     // What Z-IL and fixed prediction ask for.
     model.set_penalties(&[T::one(); 4]).unwrap();
     let before = state(&model);
-    let report = change(Trainer::new(phase.epochs(3)))
+    let report = change(Trainer::new(phase.with_epochs(3)))
         .run(&mut model)
         .unwrap();
     assert_ne!(state(&model), before, "nothing was trained");
@@ -176,10 +182,12 @@ fn threads_on<T: Scalar>() {
     for batch in [EXAMPLES, 4, 1] {
         let alone = phases::<T>().into_iter();
         for (k, (name, phase)) in alone.enumerate() {
-            let expected = outcome(phase.batch_size(batch), |trainer| trainer);
+            let expected = outcome(phase.with_batch_size(batch).unwrap(), |trainer| trainer);
             for threads in [2, 3] {
                 let phase = phases::<T>().swap_remove(k).1;
-                let shared = outcome(phase.batch_size(batch), |trainer| trainer.threads(threads));
+                let shared = outcome(phase.with_batch_size(batch).unwrap(), |trainer| {
+                    trainer.with_threads(threads).unwrap()
+                });
                 assert!(
                     shared == expected,
                     "{name}, batches of {batch}, {threads} threads"
@@ -224,7 +232,7 @@ fn shared_columns_on<T: Scalar>() {
         let mut model = large::<T>();
         let mut phases = phases::<T>().into_iter();
         let phase = phases.find(|own| own.0 == name).unwrap().1;
-        change(Trainer::new(phase.epochs(2)).measure_every(2))
+        change(Trainer::new(phase.with_epochs(2)).with_measure_every(2))
             .run(&mut model)
             .unwrap();
         state(&model)
@@ -234,7 +242,7 @@ fn shared_columns_on<T: Scalar>() {
         for execution in executions {
             for threads in [2, 5] {
                 let shared = run(name, &|trainer| {
-                    trainer.threads(threads).execution(execution)
+                    trainer.with_threads(threads).unwrap().execution(execution)
                 });
                 assert!(shared == expected, "{name}, {execution:?}, {threads}");
             }
@@ -306,7 +314,9 @@ fn blocks_of_columns_of_any_shape_have_the_same_bits() {
 fn a_seed_decides_a_run() {
     let run = |k: usize, seed| {
         let phase = phases::<f64>().swap_remove(k).1;
-        outcome(phase.batch_size(4), |trainer| trainer.seed(seed))
+        outcome(phase.with_batch_size(4).unwrap(), |trainer| {
+            trainer.seed(seed)
+        })
     };
     for (k, (name, _)) in phases::<f64>().iter().enumerate() {
         assert!(run(k, 1) == run(k, 1), "{name}: two runs differ");

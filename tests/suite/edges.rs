@@ -14,10 +14,7 @@ use layerwise::optimizer::{Adam, AdamW, GradientDescent, Optimizer, RmsProp, Ste
 use layerwise::rand::Rng;
 use layerwise::schedule::Schedule;
 use layerwise::target_solver::{ReverseSweep, StepSize, SynchronousDescent};
-use layerwise::training::{
-    Alternating, AugmentedLagrangian, Backprop, JointDescent, Phase, Scheme, Stopping, Trainer,
-    Visit,
-};
+use layerwise::training::{Backprop, Decoupling, Phase, Scheme, Stopping, Trainer, Visit};
 use layerwise::{Circuit, DecoupledCircuit, Error, Layer, Loss, Scalar};
 
 fn dense(input: usize, output: usize, activation: Activation) -> Dense {
@@ -53,7 +50,9 @@ fn state<T: Scalar>(model: &DecoupledCircuit<T>) -> Vec<u64> {
 /// The error of a run that changes nothing.
 fn refused<T: Scalar>(mut model: DecoupledCircuit<T>, phase: Phase<T>) -> Error {
     let before = state(&model);
-    let error = Trainer::new(phase.epochs(3)).run(&mut model).unwrap_err();
+    let error = Trainer::new(phase.with_epochs(3))
+        .run(&mut model)
+        .unwrap_err();
     assert!(state(&model) == before, "{error}");
     error
 }
@@ -65,13 +64,13 @@ fn a_visit_that_fails_leaves_the_targets_as_they_were() {
     let sweep = || ReverseSweep::new(1);
     for batch in [2, 6] {
         for scheme in [
-            Alternating::persistent(sweep()),
-            Alternating::refreshed(sweep()),
-            Alternating::residual(sweep()),
+            Decoupling::persistent(sweep()),
+            Decoupling::refreshed(sweep()),
+            Decoupling::residual(sweep()),
         ] {
             let error = refused(
                 model_of::<f64>(Poisson),
-                Phase::new(scheme, rule()).batch_size(batch),
+                Phase::new(scheme, rule()).with_batch_size(batch).unwrap(),
             );
             assert!(
                 matches!(error, Error::NoCurvatureBound { layer: 1, .. }),
@@ -80,17 +79,27 @@ fn a_visit_that_fails_leaves_the_targets_as_they_were() {
         }
         // The targets have moved when θ's step overflows.
         let far = || GradientDescent::new(1e300).unwrap();
-        let joint = JointDescent::new(GradientDescent::new(0.1).unwrap());
+        let joint = Decoupling::joint(GradientDescent::new(0.1).unwrap());
         let sweep = || ReverseSweep::new(1);
         for phase in [
-            Phase::new(Alternating::persistent(sweep()), far()),
-            Phase::new(Alternating::refreshed(sweep()), far()),
-            Phase::new(Alternating::residual(sweep()), far()),
-            Phase::new(AugmentedLagrangian::new(sweep()), far()),
+            Phase::new(Decoupling::persistent(sweep()), far()),
+            Phase::new(Decoupling::refreshed(sweep()), far()),
+            Phase::new(Decoupling::residual(sweep()), far()),
+            Phase::new(
+                Decoupling::persistent(sweep())
+                    .with_multipliers(1.0)
+                    .unwrap(),
+                far(),
+            ),
             Phase::new(joint, far()),
         ] {
-            let growing = phase.penalty_schedule(Schedule::geometric(4.0).unwrap().with_warm_up(2));
-            let error = refused(model_of::<f32>(SquaredError), growing.batch_size(batch));
+            let growing = phase
+                .with_penalty_schedule(Schedule::geometric(4.0).unwrap().with_warm_up(2))
+                .unwrap();
+            let error = refused(
+                model_of::<f32>(SquaredError),
+                growing.with_batch_size(batch).unwrap(),
+            );
             assert!(matches!(error, Error::NonFinite { step: 0, .. }), "{error}");
         }
     }
@@ -127,17 +136,17 @@ fn an_end_that_fails_leaves_all_targets_as_they_were() {
     let sweep = ReverseSweep::new(1)
         .with_step(StepSize::Fixed(0.1))
         .unwrap();
-    let scheme = Alternating::residual(sweep);
-    let mut trainer = Trainer::new(Phase::new(scheme, Jump).epochs(1)).measure_every(0);
+    let scheme = Decoupling::residual(sweep);
+    let mut trainer = Trainer::new(Phase::new(scheme, Jump).with_epochs(1)).with_measure_every(0);
     let visited = {
         let mut model = model.clone();
-        let scheme = Alternating::refreshed(
+        let scheme = Decoupling::refreshed(
             ReverseSweep::new(1)
                 .with_step(StepSize::Fixed(0.1))
                 .unwrap(),
         );
-        Trainer::new(Phase::new(scheme, Jump).epochs(1))
-            .measure_every(0)
+        Trainer::new(Phase::new(scheme, Jump).with_epochs(1))
+            .with_measure_every(0)
             .run(&mut model)
             .unwrap();
         model
@@ -161,13 +170,14 @@ fn an_end_that_fails_leaves_all_targets_as_they_were() {
 #[test]
 fn penalty_schedules_that_cannot_be_are_refused_before_anything_is_done() {
     let schedule = || Schedule::steps(1, 0.1).unwrap();
-    let scheme = || Alternating::persistent(ReverseSweep::new(1));
+    let scheme = || Decoupling::persistent(ReverseSweep::new(1));
     let rule = || GradientDescent::new(0.1).unwrap();
     // μ vanishes in f32 by the 46th visit of the second phase's hundred.
-    let phase = |epochs| Phase::new(scheme(), rule()).epochs(epochs);
+    let phase = |epochs| Phase::new(scheme(), rule()).with_epochs(epochs);
     let mut model = model_of::<f32>(SquaredError);
     let before = state(&model);
-    let mut trainer = Trainer::new(phase(2)).then(phase(100).penalty_schedule(schedule()));
+    let mut trainer =
+        Trainer::new(phase(2)).then(phase(100).with_penalty_schedule(schedule()).unwrap());
     let error = trainer.run(&mut model).unwrap_err();
     let option = "penalty μ under its schedule";
     assert!(
@@ -176,7 +186,9 @@ fn penalty_schedules_that_cannot_be_are_refused_before_anything_is_done() {
     );
     assert!(state(&model) == before);
     // Where μ has no part a schedule of it would be ignored.
-    let growing = Phase::new(Backprop, rule()).penalty_schedule(Schedule::geometric(10.0).unwrap());
+    let growing = Phase::new(Backprop, rule())
+        .with_penalty_schedule(Schedule::geometric(10.0).unwrap())
+        .unwrap();
     let error = refused(model_of::<f64>(SquaredError), growing);
     assert!(
         error.to_string().contains("Phase::penalty_schedule is 10"),
@@ -185,7 +197,7 @@ fn penalty_schedules_that_cannot_be_are_refused_before_anything_is_done() {
     let nan = Stopping::Objective { at_most: f64::NAN };
     let error = refused(
         model_of::<f64>(SquaredError),
-        phase_of(rule()).stopping(nan),
+        phase_of(rule()).with_stopping(nan).unwrap(),
     );
     assert!(error.to_string().contains("at_most is NaN"), "{error}");
 }
@@ -198,7 +210,7 @@ fn phase_of(rule: GradientDescent) -> Phase<f64> {
 #[test]
 fn shares_stay_below_one() {
     let scheduled = |keep, schedule: Schedule| {
-        Alternating::<f64>::residual_scheduled(ReverseSweep::new(1), keep, schedule)
+        Decoupling::<f64>::residual_scheduled(ReverseSweep::new(1), keep, schedule)
     };
     let linear = |end| Schedule::linear(end).unwrap();
     assert!(scheduled(0.5, linear(2.0)).is_ok());
@@ -235,14 +247,11 @@ fn a_scheme_that_was_not_begun_says_so() {
     let errors = [
         refused(
             model(),
-            Phase::new(
-                Careless(Alternating::residual(ReverseSweep::new(1))),
-                rule(),
-            ),
+            Phase::new(Careless(Decoupling::residual(ReverseSweep::new(1))), rule()),
         ),
         refused(
             model(),
-            Phase::new(Careless(JointDescent::new(rule())), rule()),
+            Phase::new(Careless(Decoupling::joint(rule())), rule()),
         ),
     ];
     for error in errors {
@@ -480,8 +489,10 @@ fn long_gradients_are_clipped_all_the_same() {
         .add_examples(&x, &far, &TargetInit::ForwardPass)
         .unwrap();
     // ½ y² is still a number, (5 y)² is not.
-    let phase = Phase::new(Backprop, GradientDescent::new(1.0).unwrap()).max_gradient_norm(1.0);
-    Trainer::new(phase.epochs(1)).run(&mut model).unwrap();
+    let phase = Phase::new(Backprop, GradientDescent::new(1.0).unwrap())
+        .with_max_gradient_norm(1.0)
+        .unwrap();
+    Trainer::new(phase.with_epochs(1)).run(&mut model).unwrap();
     let found = model.circuit().parameters(0);
     assert!(
         (found[0] - 0.6).abs() < 1e-12 && (found[1] - 0.8).abs() < 1e-12,

@@ -56,7 +56,7 @@ fn train<S: Scheme<f64> + 'static>(
     change: impl Fn(Phase<f64>) -> Phase<f64>,
 ) -> (DecoupledCircuit<f64>, TrainingReport<f64>) {
     let mut model = model.clone();
-    let phase = Phase::new(scheme, momentum()).epochs(4);
+    let phase = Phase::new(scheme, momentum()).with_epochs(4);
     let report = Trainer::new(change(phase)).run(&mut model).unwrap();
     (model, report)
 }
@@ -83,7 +83,7 @@ fn for_each_model(check: impl Fn(usize, &str, DecoupledCircuit<f64>)) {
 /// Several epochs of minibatches by `scheme` leave the parameters of backprop.
 fn check_run<S: Scheme<f64> + 'static>(scheme: impl Fn(usize) -> S) {
     for_each_model(|depth, name, model| {
-        let minibatches = |phase: Phase<f64>| phase.batch_size(BATCH);
+        let minibatches = |phase: Phase<f64>| phase.with_batch_size(BATCH).unwrap();
         let (expected, coupled) = train(&model, Backprop, minibatches);
         let (trained, local) = train(&model, scheme(depth), minibatches);
         for t in 0..depth {
@@ -122,7 +122,7 @@ fn the_objective_is_backprops_to_the_bit() {
         let by_hand = model.backprop(&Selection::All).unwrap().energy / EXAMPLES as f64;
         let objective = |report: TrainingReport<f64>| report.history[0].objective;
         let steps = |steps| FixedPrediction::new().with_steps(steps);
-        let once = |phase: Phase<f64>| phase.epochs(1);
+        let once = |phase: Phase<f64>| phase.with_epochs(1);
         assert_eq!(
             objective(train(&model, Backprop, once).1),
             by_hand,
@@ -140,11 +140,13 @@ fn the_objective_is_backprops_to_the_bit() {
 fn fewer_steps_leave_the_first_layers_as_they_are() {
     let depth = 5;
     let model = model(depth, Activation::Tanh, false);
-    let once = |phase: Phase<f64>| phase.epochs(1);
+    let once = |phase: Phase<f64>| phase.with_epochs(1);
     let (coupled, _) = train(&model, Backprop, once);
     for steps in 0..depth - 1 {
         let scheme = FixedPrediction::new().with_steps(steps);
-        let (long, _) = train(&model, scheme, |phase| phase.batch_size(BATCH));
+        let (long, _) = train(&model, scheme, |phase| {
+            phase.with_batch_size(BATCH).unwrap()
+        });
         let (short, _) = train(&model, scheme, once);
         // An error moves by one layer a step.
         let first = depth - 1 - steps;
@@ -173,7 +175,7 @@ fn check_refused(scheme: impl Scheme<f64> + 'static, option: &'static str) {
     let mut model = model(5, Activation::Tanh, false);
     model.set_penalties(&[1.0, 1.0, 0.75, 1.0]).unwrap();
     let before = state(&model);
-    let mut trainer = Trainer::new(Phase::new(scheme, momentum()).epochs(2));
+    let mut trainer = Trainer::new(Phase::new(scheme, momentum()).with_epochs(2));
     let expected = Error::InvalidOption {
         option,
         value: 0.75,
@@ -205,7 +207,7 @@ fn what_breaks_the_equality_later_is_refused() {
                 true => Phase::new(ZIl, momentum()),
                 false => Phase::new(FixedPrediction::new(), momentum()),
             };
-            phase.epochs(2).penalty_schedule(growth)
+            phase.with_epochs(2).with_penalty_schedule(growth).unwrap()
         };
         let mut trained = model(5, Activation::Tanh, false);
         let before = state(&trained);

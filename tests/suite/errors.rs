@@ -17,9 +17,7 @@ use layerwise::loss::{Pair, SoftmaxCrossEntropy, SquaredError};
 use layerwise::optimizer::{Adam, GradientDescent, Optimizer};
 use layerwise::schedule::Schedule;
 use layerwise::target_solver::{ReverseSweep, StepSize, SynchronousDescent, TargetSolver};
-use layerwise::training::{
-    Alternating, Backprop, JointDescent, Phase, Scheme, StopReason, Trainer,
-};
+use layerwise::training::{Backprop, Decoupling, Phase, Scheme, StopReason, Trainer};
 use layerwise::{Circuit, DecoupledCircuit, Error, Layer};
 use nalgebra::DMatrix;
 use rand::Rng;
@@ -534,19 +532,19 @@ fn options() -> Vec<Row> {
         ),
         row!(
             "no parameter steps",
-            error(Alternating::<f64>::weights_only().with_parameter_steps(0)),
-            Error::InvalidOption { option: "Alternating::parameter_steps", .. },
+            error(Decoupling::<f64>::weights_only().with_parameter_steps(0)),
+            Error::InvalidOption { option: "Decoupling::parameter_steps", .. },
             ["is 0"]
         ),
         row!(
             "batches of 0",
-            train(Backprop, |p| p.batch_size(0), |t| t),
+            train(Backprop, |p| p.with_batch_size(0).unwrap(), |t| t),
             Error::InvalidOption { option: "Phase::batch_size", .. },
             ["is 0", "at least 1"]
         ),
         row!(
             "0 threads",
-            train(Backprop, |p| p, |t| t.threads(0)),
+            train(Backprop, |p| p, |t| t.with_threads(0).unwrap()),
             Error::InvalidOption { option: "Trainer::threads", .. },
             ["is 0", "at least 1"]
         ),
@@ -576,7 +574,7 @@ fn options() -> Vec<Row> {
         #[cfg(not(feature = "rayon"))]
         row!(
             "threads without their feature",
-            train(Backprop, |p| p, |t| t.threads(2)),
+            train(Backprop, |p| p, |t| t.with_threads(2).unwrap()),
             Error::FeatureDisabled { option: "Trainer::threads", feature: "rayon" },
             ["Trainer::threads", "'rayon'"]
         ),
@@ -1100,7 +1098,7 @@ fn overflow<S: Scheme<f64> + 'static>(
 ) {
     let start = linear();
     let mut model = start.clone();
-    let result = Trainer::new(Phase::new(scheme(), rule.clone()).epochs(50)).run(&mut model);
+    let result = Trainer::new(Phase::new(scheme(), rule.clone()).with_epochs(50)).run(&mut model);
     let error = result.err().unwrap_or_else(|| panic!("{name}: no error"));
     let Error::NonFinite { layer, step, .. } = error else {
         panic!("{name}: {error}");
@@ -1115,7 +1113,7 @@ fn overflow<S: Scheme<f64> + 'static>(
         "{name}: non-finite state after '{error}'"
     );
     let mut before = start;
-    let report = Trainer::new(Phase::new(scheme(), rule).epochs(step))
+    let report = Trainer::new(Phase::new(scheme(), rule).with_epochs(step))
         .run(&mut before)
         .unwrap();
     assert_eq!(report.steps, step, "{name}");
@@ -1133,7 +1131,7 @@ fn synchronous() -> SynchronousDescent<f64> {
 }
 
 fn joint() -> JointDescent<f64> {
-    JointDescent::new(GradientDescent::new(0.1).unwrap())
+    Decoupling::joint(GradientDescent::new(0.1).unwrap())
 }
 
 /// At this rate the first step gives parameters that are huge but finite.
@@ -1153,25 +1151,25 @@ fn joint_descent_that_overflows_stops_at_the_last_completed_step() {
 
 #[test]
 fn weights_alone_that_overflow_stop_at_the_last_completed_step() {
-    overflow("weights only", Alternating::weights_only, huge_rate());
+    overflow("weights only", Decoupling::weights_only, huge_rate());
 }
 
 #[test]
 fn persistent_targets_that_overflow_stop_at_the_last_completed_step() {
-    overflow("sweep", || Alternating::persistent(sweep()), huge_rate());
+    overflow("sweep", || Decoupling::persistent(sweep()), huge_rate());
     overflow(
         "synchronous",
-        || Alternating::persistent(synchronous()),
+        || Decoupling::persistent(synchronous()),
         huge_rate(),
     );
 }
 
 #[test]
 fn refreshed_targets_that_overflow_stop_at_the_last_completed_step() {
-    overflow("sweep", || Alternating::refreshed(sweep()), huge_rate());
+    overflow("sweep", || Decoupling::refreshed(sweep()), huge_rate());
     overflow(
         "synchronous",
-        || Alternating::refreshed(synchronous()),
+        || Decoupling::refreshed(synchronous()),
         huge_rate(),
     );
 }
@@ -1183,7 +1181,7 @@ fn a_parameter_step_to_infinity_is_not_made() {
     model.set_parameters(2, &[1e3; 10]).unwrap();
     let before = state(&model);
     let rule = GradientDescent::new(1e308).unwrap();
-    let result = Trainer::new(Phase::new(Backprop, rule).epochs(1)).run(&mut model);
+    let result = Trainer::new(Phase::new(Backprop, rule).with_epochs(1)).run(&mut model);
     assert!(matches!(result, Err(Error::NonFinite { .. })), "{result:?}");
     assert_eq!(state(&model), before);
 }
@@ -1217,7 +1215,7 @@ fn a_joint_step_to_infinity_moves_neither_targets_nor_parameters() {
         model.set_parameters(2, &[1e3; 10]).unwrap();
         let before = state(&model);
         let mut trainer =
-            Trainer::new(Phase::new(JointDescent::new(targets), parameters).epochs(1));
+            Trainer::new(Phase::new(Decoupling::joint(targets), parameters).with_epochs(1));
         let result = trainer.run(&mut model);
         assert!(
             matches!(result, Err(Error::NonFinite { step: 0, .. })),
@@ -1256,7 +1254,7 @@ fn a_callback_stops_the_run() {
     let mut model = model();
     let rule = GradientDescent::new(0.1).unwrap();
     let mut seen = Vec::new();
-    let report = Trainer::new(Phase::new(Backprop, rule).epochs(10))
+    let report = Trainer::new(Phase::new(Backprop, rule).with_epochs(10))
         .run_with(&mut model, |progress| {
             seen.push(progress.record.epoch);
             match progress.record.epoch {
@@ -1312,14 +1310,19 @@ fn empty_data_is_no_panic() {
     let mut model = model();
     let before = state(&model);
     let rule = GradientDescent::new(0.1).unwrap();
-    let report = Trainer::new(Phase::new(Backprop, rule).epochs(0))
+    let report = Trainer::new(Phase::new(Backprop, rule).with_epochs(0))
         .run(&mut model)
         .unwrap();
     assert_eq!((report.steps, report.history.len()), (0, 0));
     assert_eq!(state(&model), before);
-    let report = Trainer::new(Phase::new(joint(), rule).epochs(1).batch_size(usize::MAX))
-        .run(&mut model)
-        .unwrap();
+    let report = Trainer::new(
+        Phase::new(joint(), rule)
+            .with_epochs(1)
+            .with_batch_size(usize::MAX)
+            .unwrap(),
+    )
+    .run(&mut model)
+    .unwrap();
     assert_eq!(report.steps, 1);
 }
 

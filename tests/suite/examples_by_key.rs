@@ -5,7 +5,7 @@ use layerwise::decoupled::{Selection, TargetInit};
 use layerwise::layer::{Activation, Dense};
 use layerwise::optimizer::{Adam, GradientDescent, Optimizer};
 use layerwise::target_solver::ReverseSweep;
-use layerwise::training::{Alternating, Backprop, JointDescent, Phase, Trainer};
+use layerwise::training::{Backprop, Decoupling, Phase, Trainer};
 use layerwise::{Circuit, DecoupledCircuit};
 use nalgebra::DMatrix;
 
@@ -75,12 +75,17 @@ fn shuffled_minibatches_leave_targets_in_their_place() {
     let before = model.circuit().parameters(0).to_vec();
     let rule = GradientDescent::new(0.1).unwrap();
     let mut backprop = Trainer::new(Phase::new(Backprop, rule));
-    let mut weights = Trainer::new(Phase::new(Alternating::weights_only(), rule));
+    let mut weights = Trainer::new(Phase::new(Decoupling::weights_only(), rule));
     for trainer in [&mut backprop, &mut weights] {
         trainer.run(&mut model).unwrap();
         check_all(&model);
     }
-    let mut backprop = Trainer::new(Phase::new(Backprop, rule).batch_size(3).epochs(5));
+    let mut backprop = Trainer::new(
+        Phase::new(Backprop, rule)
+            .with_batch_size(3)
+            .unwrap()
+            .with_epochs(5),
+    );
     backprop.run(&mut model).unwrap();
     assert_ne!(model.circuit().parameters(0), before);
     check_all(&model);
@@ -148,11 +153,12 @@ fn memory_is_by_example(rule: impl Optimizer<f64> + Clone + 'static) {
     let train = |start: &DecoupledCircuit<f64>, batch: usize, seed: u64| {
         let mut model = start.clone();
         let mut trainer = Trainer::new(
-            Phase::new(JointDescent::new(rule.clone()), frozen())
-                .epochs(7)
-                .batch_size(batch),
+            Phase::new(Decoupling::joint(rule.clone()), frozen())
+                .with_epochs(7)
+                .with_batch_size(batch)
+                .unwrap(),
         )
-        .seed(seed);
+        .with_seed(seed);
         trainer.run(&mut model).unwrap();
         for t in 0..3 {
             assert_eq!(model.circuit().parameters(t), start.circuit().parameters(t));
@@ -212,8 +218,13 @@ fn persistent_targets_in_minibatches_are_those_of_the_full_batch() {
     start.remove_examples(&[3]).unwrap();
     let train = |batch: usize| {
         let mut model = start.clone();
-        let scheme = Alternating::persistent(ReverseSweep::new(1));
-        let mut trainer = Trainer::new(Phase::new(scheme, frozen()).epochs(6).batch_size(batch));
+        let scheme = Decoupling::persistent(ReverseSweep::new(1));
+        let mut trainer = Trainer::new(
+            Phase::new(scheme, frozen())
+                .with_epochs(6)
+                .with_batch_size(batch)
+                .unwrap(),
+        );
         trainer.run(&mut model).unwrap();
         model
     };

@@ -14,7 +14,7 @@ use layerwise::regularizer::Regularizer;
 use layerwise::target_solver::{
     Convergence, GaussNewton, ReverseSweep, StepSize, SynchronousDescent, TargetSolver,
 };
-use layerwise::training::{Alternating, Phase, Trainer};
+use layerwise::training::{Decoupling, Phase, Trainer};
 use layerwise::{Circuit, DecoupledCircuit, Error, Layer, Scalar};
 use proptest::prelude::*;
 
@@ -463,7 +463,7 @@ fn an_example_goes_its_own_way_through_a_run() {
             .unwrap();
         let ends = Convergence::NEVER.with_tolerance(0.1).unwrap();
         let solver = GaussNewton::new(9, 2).with_convergence(ends);
-        let phase = Phase::new(Alternating::persistent(solver), Drift).epochs(8);
+        let phase = Phase::new(Decoupling::persistent(solver), Drift).with_epochs(8);
         Trainer::new(phase).run(&mut model).unwrap();
         (1..3)
             .map(|t| model.z(t).unwrap().column(0).into_owned())

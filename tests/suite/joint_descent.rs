@@ -10,7 +10,7 @@ use layerwise::layer::{Activation, Dense};
 use layerwise::loss::Gaussian;
 use layerwise::optimizer::{Adam, GradientDescent, Optimizer, Step};
 use layerwise::target_solver::ReverseSweep;
-use layerwise::training::{Alternating, JointDescent, Phase, Scheme, Trainer, Visit};
+use layerwise::training::{Decoupling, Phase, Scheme, Trainer, Visit};
 use layerwise::{Circuit, DecoupledCircuit, Error};
 use nalgebra::DMatrix;
 
@@ -167,11 +167,14 @@ impl Case {
                 .unwrap();
         }
         let phase = Phase::new(scheme, Adam::new(0.01).unwrap());
-        let mut phase = phase.epochs(3).batch_size(self.batch);
+        let mut phase = phase.with_epochs(3).with_batch_size(self.batch).unwrap();
         if self.bounded_norm {
-            phase = phase.max_gradient_norm(0.05);
+            phase = phase.with_max_gradient_norm(0.05).unwrap();
         }
-        let mut trainer = Trainer::new(phase).threads(threads).execution(execution);
+        let mut trainer = Trainer::new(phase)
+            .with_threads(threads)
+            .unwrap()
+            .with_execution(execution);
         trainer.run(&mut model).unwrap();
         if self.examples > 1 {
             let first = model.examples()[0];
@@ -194,7 +197,7 @@ impl Case {
             ways.truncate(1);
         }
         for (threads, execution) in ways {
-            let found = self.outcome(JointDescent::new(rule), threads, execution);
+            let found = self.outcome(Decoupling::joint(rule), threads, execution);
             assert!(found == expected, "{self:?}, {threads}, {execution:?}");
         }
     }
@@ -224,12 +227,13 @@ fn a_later_phase_finds_a_workspace_that_it_can_use() {
             let rule = || Adam::new(0.01).unwrap();
             let first = match plain {
                 true => Phase::new(Plain::new(rule()), rule()),
-                false => Phase::new(JointDescent::new(rule()), rule()),
+                false => Phase::new(Decoupling::joint(rule()), rule()),
             };
-            let second = Phase::new(Alternating::persistent(ReverseSweep::new(1)), rule());
-            Trainer::new(first.epochs(2).batch_size(batch))
-                .then(second.epochs(2).batch_size(9))
-                .threads(threads)
+            let second = Phase::new(Decoupling::persistent(ReverseSweep::new(1)), rule());
+            Trainer::new(first.with_epochs(2).with_batch_size(batch).unwrap())
+                .then(second.with_epochs(2).with_batch_size(9).unwrap())
+                .with_threads(threads)
+                .unwrap()
                 .run(&mut model)
                 .unwrap();
             state(&model)
@@ -263,17 +267,17 @@ fn a_step_along_gradients_that_joint_descent_has_used_is_refused() {
     let rule = || GradientDescent::new(0.05).unwrap();
     let run = |phase: Phase<f64>| {
         let mut model = model(&dims, 5, false);
-        let result = Trainer::new(phase.epochs(1)).run(&mut model);
+        let result = Trainer::new(phase.with_epochs(1)).run(&mut model);
         (result, state(&model))
     };
-    let (result, again) = run(Phase::new(StepsAgain(JointDescent::new(rule())), rule()));
+    let (result, again) = run(Phase::new(StepsAgain(Decoupling::joint(rule())), rule()));
     assert!(matches!(result, Err(Error::SpentGradients)), "{result:?}");
     // θ of the visit that was complete; the targets are those of the last complete visit of the run.
-    let (_, once) = run(Phase::new(JointDescent::new(rule()), rule()));
+    let (_, once) = run(Phase::new(Decoupling::joint(rule()), rule()));
     assert_eq!(again[..3], once[..3]);
     assert_eq!(again[3..], targets(&model(&dims, 5, false)));
 
-    let (result, after) = run(Phase::new(StepsAgain(JointDescent::new(Breaks(0))), rule()));
+    let (result, after) = run(Phase::new(StepsAgain(Decoupling::joint(Breaks(0))), rule()));
     assert!(matches!(result, Err(Error::SpentGradients)), "{result:?}");
     assert_eq!(after, state(&model(&dims, 5, false)));
 }
@@ -306,11 +310,13 @@ fn a_step_that_fails_leaves_parameters_and_targets() {
                     true => (steps, u64::MAX),
                     false => (u64::MAX, steps),
                 };
-                Phase::new(JointDescent::new(Breaks(z)), Breaks(theta)).batch_size(batch)
+                Phase::new(Decoupling::joint(Breaks(z)), Breaks(theta))
+                    .with_batch_size(batch)
+                    .unwrap()
             };
             let fresh = || model(&[4, 3, 3, 2], 7, false);
             let (mut good, mut bad) = (fresh(), fresh());
-            Trainer::new(phase(u64::MAX).epochs(2))
+            Trainer::new(phase(u64::MAX).with_epochs(2))
                 .run(&mut good)
                 .unwrap();
             // Two whole epochs: an example's steps, or those of θ.
@@ -318,7 +324,7 @@ fn a_step_that_fails_leaves_parameters_and_targets() {
                 true => 2,
                 false => 2 * 7_u64.div_ceil(batch as u64),
             };
-            let result = Trainer::new(phase(steps).epochs(5)).run(&mut bad);
+            let result = Trainer::new(phase(steps).with_epochs(5)).run(&mut bad);
             let error = result.unwrap_err();
             assert!(matches!(error, Error::NonFinite { .. }), "{error}");
             assert!(state(&good) == state(&bad), "{batch}, {in_targets}");
@@ -368,13 +374,13 @@ fn a_visit_that_fails_after_joint_descent_gets_its_targets_back() {
         for ways in 0..8 {
             let run = |scheme: Fails| {
                 let mut model = model(&[4, 3, 3, 2], 7, false);
-                let phase = Phase::new(scheme, rule()).batch_size(batch);
-                let result = Trainer::new(phase.epochs(9)).run(&mut model);
+                let phase = Phase::new(scheme, rule()).with_batch_size(batch).unwrap();
+                let result = Trainer::new(phase.with_epochs(9)).run(&mut model);
                 assert!(matches!(result, Err(Error::NoExamples { .. })));
                 targets(&model)
             };
             let fails = |ways| Fails {
-                scheme: JointDescent::new(rule()),
+                scheme: Decoupling::joint(rule()),
                 ways,
                 visits: 0,
             };
@@ -383,7 +389,7 @@ fn a_visit_that_fails_after_joint_descent_gets_its_targets_back() {
             assert!(found == run(fails(0)), "{batch}, {ways}");
             if batch == 7 {
                 let mut twice = model(&[4, 3, 3, 2], 7, false);
-                let phase = Phase::new(JointDescent::new(rule()), rule()).epochs(2);
+                let phase = Phase::new(Decoupling::joint(rule()), rule()).with_epochs(2);
                 Trainer::new(phase).run(&mut twice).unwrap();
                 assert!(found == targets(&twice), "{ways}");
             }

@@ -12,7 +12,7 @@ use layerwise::loss::{Gaussian, Huber, PseudoHuber, SquaredError};
 use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::{Adam, Optimizer, Step};
 use layerwise::target_solver::{GaussNewton, ReverseSweep, StepSize};
-use layerwise::training::{Alternating, AugmentedLagrangian, Phase, Scheme, Trainer, Visit};
+use layerwise::training::{Decoupling, Phase, Scheme, Trainer, Visit};
 use layerwise::{Circuit, DecoupledCircuit, Error, Loss, Scalar, presets};
 
 const EXAMPLES: usize = 9;
@@ -135,12 +135,14 @@ fn at_rest_the_gradients_are_those_of_backprop_for_any_penalty() {
         let mut model = model_of(activation, penalty);
         let gradient = Arc::new(Mutex::new(Vec::new()));
         let scheme = Noted {
-            scheme: AugmentedLagrangian::new(ReverseSweep::new(4)),
+            scheme: Decoupling::persistent(ReverseSweep::new(4))
+                .with_multipliers(1.0)
+                .unwrap(),
             gradient: gradient.clone(),
         };
-        let phase = Phase::new(scheme, Frozen).epochs(3000);
+        let phase = Phase::new(scheme, Frozen).with_epochs(3000);
         Trainer::new(phase)
-            .measure_every(0)
+            .with_measure_every(0)
             .run(&mut model)
             .unwrap();
         let gaps = model.gap().unwrap();
@@ -182,12 +184,14 @@ fn at_rest_the_gradients_are_those_of_backprop_for_any_hidden_loss() {
         model.add_examples(&x, &y, &init).unwrap();
         let gradient = Arc::new(Mutex::new(Vec::new()));
         let scheme = Noted {
-            scheme: AugmentedLagrangian::new(GaussNewton::direct(3)),
+            scheme: Decoupling::persistent(GaussNewton::direct(3))
+                .with_multipliers(1.0)
+                .unwrap(),
             gradient: gradient.clone(),
         };
-        let phase = Phase::new(scheme, Frozen).epochs(300);
+        let phase = Phase::new(scheme, Frozen).with_epochs(300);
         Trainer::new(phase)
-            .measure_every(0)
+            .with_measure_every(0)
             .run(&mut model)
             .unwrap();
         let gaps = model.gap().unwrap();
@@ -219,7 +223,9 @@ fn phase(step: f64, rate: f64) -> Phase<f64> {
     let sweep = ReverseSweep::new(1)
         .with_step(StepSize::Fixed(step))
         .unwrap();
-    let scheme = AugmentedLagrangian::new(sweep).with_rate(rate).unwrap();
+    let scheme = Decoupling::persistent(sweep)
+        .with_multipliers(rate)
+        .unwrap();
     Phase::new(scheme, Frozen)
 }
 
@@ -228,7 +234,7 @@ fn phase(step: f64, rate: f64) -> Phase<f64> {
 fn three_visits_by_hand() {
     let (penalty, v, step, rate) = (2.0, 1.5, 0.1, 0.7);
     let mut model = chain(penalty, v);
-    Trainer::new(phase(step, rate).epochs(3))
+    Trainer::new(phase(step, rate).with_epochs(3))
         .run(&mut model)
         .unwrap();
     let (mut z, mut lambda) = (1.5, 0.0);
@@ -250,7 +256,7 @@ fn the_bound_on_the_rate_is_sharp() {
         let bound = (4.0 / step - 2.0 * h) / penalty;
         let gap = |rate: f64| {
             let mut model = chain(penalty, v);
-            match Trainer::new(phase(step, rate).epochs(2000)).run(&mut model) {
+            match Trainer::new(phase(step, rate).with_epochs(2000)).run(&mut model) {
                 Ok(_) => model.gap().unwrap()[0],
                 Err(Error::NonFinite { .. }) => f64::INFINITY,
                 Err(other) => panic!("{other}"),
@@ -267,9 +273,14 @@ fn the_bound_on_the_rate_is_sharp() {
 fn they_are_kept_by_example() {
     let train = |batch: usize, seed: u64| {
         let mut model = model(1.0);
-        let scheme = AugmentedLagrangian::new(ReverseSweep::new(1));
-        let phase = Phase::new(scheme, Frozen).epochs(6).batch_size(batch);
-        Trainer::new(phase).seed(seed).run(&mut model).unwrap();
+        let scheme = Decoupling::persistent(ReverseSweep::new(1))
+            .with_multipliers(1.0)
+            .unwrap();
+        let phase = Phase::new(scheme, Frozen)
+            .with_epochs(6)
+            .with_batch_size(batch)
+            .unwrap();
+        Trainer::new(phase).with_seed(seed).run(&mut model).unwrap();
         [
             model.z(1).unwrap().into_owned(),
             model.z(2).unwrap().into_owned(),
@@ -295,8 +306,13 @@ fn they_are_those_of_the_part() {
         model
             .add_examples(&x, &y, &TargetInit::ForwardPass)
             .unwrap();
-        let scheme = AugmentedLagrangian::new(GaussNewton::direct(1));
-        let phase = Phase::new(scheme, Frozen).epochs(4).batch_size(batch);
+        let scheme = Decoupling::persistent(GaussNewton::direct(1))
+            .with_multipliers(1.0)
+            .unwrap();
+        let phase = Phase::new(scheme, Frozen)
+            .with_epochs(4)
+            .with_batch_size(batch)
+            .unwrap();
         Trainer::new(phase).run(&mut model).unwrap();
         [
             model.z(1).unwrap().into_owned(),
@@ -314,7 +330,9 @@ fn admm_closes_the_gap_that_the_penalty_leaves() {
     let train = |phase: Phase<f64>| {
         let mut model = model(1.0);
         let before = model.composed_loss().unwrap();
-        Trainer::new(phase.epochs(1500)).run(&mut model).unwrap();
+        Trainer::new(phase.with_epochs(1500))
+            .run(&mut model)
+            .unwrap();
         let loss = model.composed_loss().unwrap();
         assert!(loss < 0.5 * before, "{before} to {loss}");
         let gaps = model.gap().unwrap();
@@ -322,7 +340,7 @@ fn admm_closes_the_gap_that_the_penalty_leaves() {
     };
     let rule = || Adam::new(1e-3).unwrap();
     let sweep = || ReverseSweep::new(3);
-    let penalty = train(Phase::new(Alternating::persistent(sweep()), rule()));
+    let penalty = train(Phase::new(Decoupling::persistent(sweep()), rule()));
     let multipliers = train(presets::admm(sweep(), rule()));
     assert!(multipliers < 0.3 * penalty, "{penalty} to {multipliers}");
 }
@@ -330,7 +348,7 @@ fn admm_closes_the_gap_that_the_penalty_leaves() {
 #[test]
 fn what_does_not_fit_is_refused() {
     for rate in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-        let error = AugmentedLagrangian::<f64>::new(ReverseSweep::new(1)).with_rate(rate);
+        let error = Decoupling::persistent(ReverseSweep::new(1)).with_multipliers(rate);
         let option = "AugmentedLagrangian::rate";
         assert!(
             matches!(&error, Err(Error::InvalidOption { option: o, .. }) if *o == option),

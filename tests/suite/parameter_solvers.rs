@@ -19,7 +19,7 @@ use layerwise::parameter_solver::{
 use layerwise::regularizer::Regularizer;
 use layerwise::state::State;
 use layerwise::target_solver::ReverseSweep;
-use layerwise::training::{Alternating, Phase, Scheme, Trainer, Visit};
+use layerwise::training::{Decoupling, Phase, Scheme, Trainer, Visit};
 use layerwise::{Circuit, DecoupledCircuit, Error, Layer, Loss, Scalar};
 use proptest::prelude::*;
 
@@ -961,7 +961,7 @@ fn arrays_that_do_not_fit_are_errors() {
         (0, Selection::Columns(3..15)),
         (0, Selection::Examples(&[1, 1])),
     ] {
-        let result = model.solve_parameters(t, &mut solver, &selection);
+        let result = model.solve_parameters(t, &solver, &selection);
         result.unwrap_err();
         assert_eq!(model.circuit().parameters(0), before);
     }
@@ -1117,24 +1117,25 @@ fn solved_layers_fit_their_targets_in_few_visits() {
         run(
             &mut model,
             Phase::new(scheme, descent())
-                .batch_size(batch)
-                .epochs(epochs),
+                .with_batch_size(batch)
+                .unwrap()
+                .with_epochs(epochs),
         );
         hidden_energy(&model)
     };
     let start = hidden_energy(&classifier());
-    let by_gradients = trained(Alternating::weights_only(), EXAMPLES, 3);
+    let by_gradients = trained(Decoupling::weights_only(), EXAMPLES, 3);
     let ridge = || LeastSquares::ridge(1e-6).unwrap();
-    let squares = Alternating::weights_only().with_parameter_solver(ridge());
+    let squares = Decoupling::weights_only().with_parameter_solver(ridge());
     let squares = trained(squares, EXAMPLES, 3);
     let newton = LevenbergMarquardt::new(3, 20);
-    let newton = Alternating::weights_only().with_parameter_solver(newton);
+    let newton = Decoupling::weights_only().with_parameter_solver(newton);
     let newton = trained(newton, EXAMPLES, 3);
     // In minibatches of fewer examples than inputs, the sums over all of them.
     let kept = ridge().with_forgetting(1.0).unwrap();
-    let streamed = Alternating::weights_only().with_parameter_solver(kept);
+    let streamed = Decoupling::weights_only().with_parameter_solver(kept);
     let streamed = trained(streamed, 7, 1);
-    let gradients_in_batches = trained(Alternating::weights_only(), 7, 1);
+    let gradients_in_batches = trained(Decoupling::weights_only(), 7, 1);
     let all = [
         start,
         by_gradients,
@@ -1156,10 +1157,13 @@ fn one_streamed_epoch_is_the_whole_batch() {
         let mut model = classifier::<f64>();
         let solver = LeastSquares::ridge(1e-4).unwrap();
         let solver = solver.with_forgetting(forgetting).unwrap();
-        let scheme = Alternating::weights_only().with_parameter_solver(solver);
+        let scheme = Decoupling::weights_only().with_parameter_solver(solver);
         run(
             &mut model,
-            Phase::new(scheme, descent()).batch_size(batch).epochs(1),
+            Phase::new(scheme, descent())
+                .with_batch_size(batch)
+                .unwrap()
+                .with_epochs(1),
         );
         [0, 1].map(|t| model.circuit().parameters(t).to_vec())
     };
@@ -1212,20 +1216,23 @@ fn other_layers_take_the_optimisers_step() {
         let mut model = classifier();
         run(
             &mut model,
-            Phase::new(scheme, descent()).batch_size(11).epochs(epochs),
+            Phase::new(scheme, descent())
+                .with_batch_size(11)
+                .unwrap()
+                .with_epochs(epochs),
         );
         model.circuit().parameters(2).to_vec()
     };
-    let alone = output(Alternating::weights_only(), 5);
+    let alone = output(Decoupling::weights_only(), 5);
     let beside = output(
-        Alternating::weights_only().with_parameter_solver(squares()),
+        Decoupling::weights_only().with_parameter_solver(squares()),
         5,
     );
     assert_eq!(alone, beside);
 
     // Levenberg-Marquardt leaves gradients in the workspace, which must not count.
     let newton = || HiddenOnly(LevenbergMarquardt::new(2, 3));
-    let weights_only = Alternating::weights_only;
+    let weights_only = Decoupling::weights_only;
     for scheme in [
         weights_only().with_parameter_solver(squares()),
         weights_only().with_parameter_solver(newton()),
@@ -1235,8 +1242,8 @@ fn other_layers_take_the_optimisers_step() {
         let before = wide(model.circuit().parameters(2));
         let gradient = wide(&model.gradients(&Selection::All).unwrap().parameters[2]);
         assert!(gradient.norm() / EXAMPLES as f64 > 2.0 * max);
-        let phase = Phase::new(scheme, descent()).epochs(1);
-        run(&mut model, phase.max_gradient_norm(max));
+        let phase = Phase::new(scheme, descent()).with_epochs(1);
+        run(&mut model, phase.with_max_gradient_norm(max).unwrap());
         let expected = before - &gradient * (0.3 * max / gradient.norm());
         assert!((wide(model.circuit().parameters(2)) - expected).amax() < 1e-14);
     }
@@ -1250,8 +1257,8 @@ fn a_phase_starts_anew() {
         .unwrap()
         .with_forgetting(1.0)
         .unwrap();
-    let scheme = || Alternating::<f64>::weights_only().with_parameter_solver(kept);
-    let mut again = Trainer::new(Phase::new(scheme(), descent()).epochs(1));
+    let scheme = || Decoupling::<f64>::weights_only().with_parameter_solver(kept);
+    let mut again = Trainer::new(Phase::new(scheme(), descent()).with_epochs(1));
     let mut model = classifier();
     again.run(&mut model).unwrap();
     let first = model.circuit().parameters(0).to_vec();
@@ -1265,13 +1272,13 @@ fn a_phase_starts_anew() {
         .solve_parameters(1, &used, &Selection::Columns(0..40))
         .unwrap();
     let mut with_used = fresh.clone();
-    let scheme_of_used = Alternating::weights_only().with_parameter_solver(used);
+    let scheme_of_used = Decoupling::weights_only().with_parameter_solver(used);
     run(
         &mut with_used,
-        Phase::new(scheme_of_used, descent()).epochs(1),
+        Phase::new(scheme_of_used, descent()).with_epochs(1),
     );
     again.run(&mut model).unwrap();
-    run(&mut fresh, Phase::new(scheme(), descent()).epochs(1));
+    run(&mut fresh, Phase::new(scheme(), descent()).with_epochs(1));
     for t in 0..2 {
         let expected = fresh.circuit().parameters(t);
         assert_eq!(model.circuit().parameters(t), expected);
@@ -1324,21 +1331,21 @@ fn a_state_is_all_that_is_kept() {
 fn pointers_are_solvers() {
     let trained = |scheme: Alternating<f64>| {
         let mut model = classifier();
-        let phase = Phase::new(scheme, descent()).batch_size(20);
-        run(&mut model, phase.epochs(2));
+        let phase = Phase::new(scheme, descent()).with_batch_size(20).unwrap();
+        run(&mut model, phase.with_epochs(2));
         let circuit = model.circuit();
         [0, 1, 2].map(|t| circuit.parameters(t).to_vec())
     };
     let solver = LeastSquares::ridge(1e-3).unwrap();
     let solver = HiddenOnly(solver.with_forgetting(0.9).unwrap());
-    let expected = trained(Alternating::weights_only().with_parameter_solver(solver.clone()));
+    let expected = trained(Decoupling::weights_only().with_parameter_solver(solver.clone()));
     let boxed: Box<dyn ParameterSolver<f64>> = Box::new(solver.clone());
     let shared: Arc<dyn ParameterSolver<f64>> = Arc::new(solver.clone());
     let lent: &'static HiddenOnly<LeastSquares> = Box::leak(Box::new(solver));
     for scheme in [
-        Alternating::weights_only().with_parameter_solver(boxed),
-        Alternating::weights_only().with_parameter_solver(shared),
-        Alternating::weights_only().with_parameter_solver(lent),
+        Decoupling::weights_only().with_parameter_solver(boxed),
+        Decoupling::weights_only().with_parameter_solver(shared),
+        Decoupling::weights_only().with_parameter_solver(lent),
     ] {
         assert_eq!(trained(scheme), expected);
     }
@@ -1350,10 +1357,10 @@ fn solvers_go_with_z_steps() {
     type Make = fn() -> Alternating<f64>;
     let schemes: [(&str, Make); 3] = [
         ("persistent", || {
-            Alternating::persistent(ReverseSweep::new(2))
+            Decoupling::persistent(ReverseSweep::new(2))
         }),
-        ("refreshed", || Alternating::refreshed(ReverseSweep::new(2))),
-        ("residual", || Alternating::residual(ReverseSweep::new(2))),
+        ("refreshed", || Decoupling::refreshed(ReverseSweep::new(2))),
+        ("residual", || Decoupling::residual(ReverseSweep::new(2))),
     ];
     for (name, scheme) in schemes {
         let proximal = LeastSquares::proximal(0.5).unwrap();
@@ -1363,7 +1370,10 @@ fn solvers_go_with_z_steps() {
         let before = model.composed_loss().unwrap();
         run(
             &mut model,
-            Phase::new(scheme, descent()).batch_size(20).epochs(40),
+            Phase::new(scheme, descent())
+                .with_batch_size(20)
+                .unwrap()
+                .with_epochs(40),
         );
         let after = model.composed_loss().unwrap();
         assert!(after < 0.7 * before, "{name}: {before} to {after}");
@@ -1417,8 +1427,8 @@ fn all_layers_are_solved_or_none() {
                     .collect::<Vec<_>>()
             };
             let before = parameters(&model);
-            let scheme = Alternating::weights_only().with_parameter_solver(Failing { at, nan });
-            let mut trainer = Trainer::new(Phase::new(scheme, descent()).epochs(1));
+            let scheme = Decoupling::weights_only().with_parameter_solver(Failing { at, nan });
+            let mut trainer = Trainer::new(Phase::new(scheme, descent()).with_epochs(1));
             match trainer.run(&mut model).unwrap_err() {
                 Error::NonFinite {
                     quantity,
@@ -1441,17 +1451,17 @@ fn all_layers_are_solved_or_none() {
     // The output layer's step is part of it.
     let mut model = classifier::<f64>();
     let before = model.circuit().parameters(2).to_vec();
-    let scheme = Alternating::weights_only().with_parameter_solver(Failing { at: 9, nan: false });
-    run(&mut model, Phase::new(scheme, descent()).epochs(1));
+    let scheme = Decoupling::weights_only().with_parameter_solver(Failing { at: 9, nan: false });
+    run(&mut model, Phase::new(scheme, descent()).with_epochs(1));
     assert_ne!(model.circuit().parameters(2), before);
     // And if it is the optimiser that diverges, the solved layers stay too.
     let mut model = classifier::<f64>();
     let before = model.circuit().parameters(0).to_vec();
     let solver = LeastSquares::ridge(0.1).unwrap();
-    let scheme = Alternating::weights_only().with_parameter_solver(solver);
+    let scheme = Decoupling::weights_only().with_parameter_solver(solver);
     let wild = GradientDescent::new(f64::MAX).unwrap();
-    let mut phase = Phase::new(scheme, wild.with_momentum(0.9).unwrap()).epochs(30);
-    phase = phase.batch_size(EXAMPLES);
+    let mut phase = Phase::new(scheme, wild.with_momentum(0.9).unwrap()).with_epochs(30);
+    phase = phase.with_batch_size(EXAMPLES).unwrap();
     let error = Trainer::new(phase).run(&mut model).unwrap_err();
     assert!(matches!(error, Error::NonFinite { .. }), "{error}");
     // Full batches with fixed targets: every completed step leaves the same solution.
@@ -1475,7 +1485,7 @@ fn a_solver_that_fits_no_layer_is_refused_at_the_start() {
         .unwrap();
     let before = model.circuit().parameters(0).to_vec();
     let solver = LeastSquares::ridge(0.1).unwrap();
-    let scheme = Alternating::weights_only().with_parameter_solver(solver);
+    let scheme = Decoupling::weights_only().with_parameter_solver(solver);
     let result = Trainer::new(Phase::new(scheme, descent())).run(&mut model);
     let error = result.unwrap_err();
     assert!(
@@ -1500,7 +1510,7 @@ struct Foreign(LeastSquares, ParameterStates<f64>);
 impl Scheme<f64> for Foreign {
     fn visit(&mut self, visit: &mut Visit<'_, '_, f64>) -> Result<f64, Error> {
         let energy = visit.target_problem().evaluate(false, false);
-        visit.solve_parameters(&self.0, &mut self.1)?;
+        visit.solve_parameters(&self.0, &self.1)?;
         Ok(energy)
     }
 }
@@ -1523,7 +1533,7 @@ fn states_of_another_circuit_are_errors() {
     ));
     let own = Foreign(solver, states(&model));
     let before = hidden_energy(&model);
-    run(&mut model, Phase::new(own, descent()).epochs(1));
+    run(&mut model, Phase::new(own, descent()).with_epochs(1));
     assert!(hidden_energy(&model) < before);
 }
 
@@ -1535,18 +1545,22 @@ fn any_number_of_threads_gives_the_same_bits() {
         .with_forgetting(0.9)
         .unwrap();
     let squares =
-        || Alternating::persistent(ReverseSweep::new(1)).with_parameter_solver(kept.clone());
+        || Decoupling::persistent(ReverseSweep::new(1)).with_parameter_solver(kept.clone());
     let newton = || {
         let solver = LevenbergMarquardt::new(2, 4);
-        Alternating::persistent(ReverseSweep::new(1)).with_parameter_solver(solver)
+        Decoupling::persistent(ReverseSweep::new(1)).with_parameter_solver(solver)
     };
     let schemes: [&dyn Fn() -> Alternating<f64>; 2] = [&squares, &newton];
     for scheme in schemes {
         let trained = |threads| {
             let mut model = classifier();
-            let phase = Phase::new(scheme(), descent()).batch_size(9).epochs(3);
+            let phase = Phase::new(scheme(), descent())
+                .with_batch_size(9)
+                .unwrap()
+                .with_epochs(3);
             Trainer::new(phase)
-                .threads(threads)
+                .with_threads(threads)
+                .unwrap()
                 .run(&mut model)
                 .unwrap();
             (0..3)

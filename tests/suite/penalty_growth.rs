@@ -12,8 +12,7 @@ use layerwise::optimizer::{Adam, GradientDescent};
 use layerwise::schedule::Schedule;
 use layerwise::target_solver::ReverseSweep;
 use layerwise::training::{
-    Alternating, AugmentedLagrangian, Backprop, FixedPrediction, JointDescent, PenaltyGrowth,
-    Phase, Scheme, Trainer, Visit, ZIl,
+    Backprop, Decoupling, FixedPrediction, PenaltyGrowth, Phase, Scheme, Trainer, Visit, ZIl,
 };
 use layerwise::{Circuit, DecoupledCircuit, Error, Scalar};
 
@@ -136,8 +135,8 @@ fn scripted<T: Scalar>(gaps: &[[f64; 2]], growth: PenaltyGrowth) -> (Phase<T>, L
         fails: None,
     };
     let rule = GradientDescent::new(0.1).unwrap();
-    let phase = Phase::new(scheme, rule).epochs(gaps.len() as u64);
-    (phase.penalty_growth(growth), log)
+    let phase = Phase::new(scheme, rule).with_epochs(gaps.len() as u64);
+    (phase.with_penalty_growth(growth).unwrap(), log)
 }
 
 /// The μ of every visit of a run with these gaps, from μ = (1, 1), and those that the run left.
@@ -234,7 +233,7 @@ fn a_gap_is_that_of_an_example_not_of_a_batch() {
     // 5 examples in batches of 3 and 2, every one with the same gap: it does not fall.
     let mut model = zero_model::<f64>([1.0, 1.0]);
     let (phase, log) = scripted(&[[1.0, 1.0]; 6], growth(1));
-    let phase = phase.epochs(2).batch_size(3);
+    let phase = phase.with_epochs(2).with_batch_size(3).unwrap();
     Trainer::new(phase).run(&mut model).unwrap();
     let log = log.lock().unwrap();
     let seen: Vec<_> = log.iter().map(|s| (s.examples, s.penalties[0])).collect();
@@ -307,11 +306,13 @@ fn follows_the_log<T: Scalar, S: Scheme<T> + 'static>(scheme: S, batch: usize, k
     };
     let growth = growth(k).with_cap(20.0).unwrap();
     let phase = Phase::new(watched, Adam::new(1e-2).unwrap())
-        .epochs(30)
-        .batch_size(batch)
-        .penalty_growth(growth);
+        .with_epochs(30)
+        .with_batch_size(batch)
+        .unwrap()
+        .with_penalty_growth(growth)
+        .unwrap();
     let mut model = model::<T>(0.5);
-    Trainer::new(phase).seed(3).run(&mut model).unwrap();
+    Trainer::new(phase).with_seed(3).run(&mut model).unwrap();
     let log = log.lock().unwrap();
     let seen: Vec<_> = log.iter().map(|seen| seen.penalties.clone()).collect();
     assert_eq!(seen, expected(&log, &[0.5, 0.5], k as usize, 20.0));
@@ -324,27 +325,34 @@ fn follows_the_log<T: Scalar, S: Scheme<T> + 'static>(scheme: S, batch: usize, k
 fn schemes_in_batches_grow_as_their_gaps_say() {
     let sweep = || ReverseSweep::new(1);
     // 17 examples: 5, 5, 5, 2 an epoch.
-    follows_the_log::<f64, _>(Alternating::persistent(sweep()), 5, 4);
-    follows_the_log::<f64, _>(Alternating::persistent(sweep()), 17, 3);
-    follows_the_log::<f64, _>(Alternating::persistent(sweep()), 5, 3);
-    follows_the_log::<f64, _>(Alternating::refreshed(sweep()), 5, 4);
-    follows_the_log::<f64, _>(Alternating::residual(sweep()), 17, 1);
-    follows_the_log::<f64, _>(AugmentedLagrangian::new(sweep()), 5, 4);
+    follows_the_log::<f64, _>(Decoupling::persistent(sweep()), 5, 4);
+    follows_the_log::<f64, _>(Decoupling::persistent(sweep()), 17, 3);
+    follows_the_log::<f64, _>(Decoupling::persistent(sweep()), 5, 3);
+    follows_the_log::<f64, _>(Decoupling::refreshed(sweep()), 5, 4);
+    follows_the_log::<f64, _>(Decoupling::residual(sweep()), 17, 1);
+    follows_the_log::<f64, _>(
+        Decoupling::persistent(sweep())
+            .with_multipliers(1.0)
+            .unwrap(),
+        5,
+        4,
+    );
     let descent = GradientDescent::new(0.05).unwrap();
-    follows_the_log::<f64, _>(JointDescent::new(descent), 5, 4);
-    follows_the_log::<f32, _>(Alternating::persistent(ReverseSweep::new(1)), 5, 4);
+    follows_the_log::<f64, _>(Decoupling::joint(descent), 5, 4);
+    follows_the_log::<f32, _>(Decoupling::persistent(ReverseSweep::new(1)), 5, 4);
 }
 
 fn trained(growth: Option<PenaltyGrowth>, threads: usize) -> (DecoupledCircuit<f64>, [f64; 2]) {
-    let scheme = Alternating::persistent(ReverseSweep::new(1));
+    let scheme = Decoupling::persistent(ReverseSweep::new(1));
     let mut phase = Phase::new(scheme, Adam::new(1e-2).unwrap())
-        .epochs(120)
-        .batch_size(6);
+        .with_epochs(120)
+        .with_batch_size(6)
+        .unwrap();
     if let Some(growth) = growth {
-        phase = phase.penalty_growth(growth);
+        phase = phase.with_penalty_growth(growth).unwrap();
     }
     let mut model = model(0.2);
-    let mut trainer = Trainer::new(phase).threads(threads);
+    let mut trainer = Trainer::new(phase).with_threads(threads).unwrap();
     let report = trainer.run(&mut model).unwrap();
     let last = report.history.last().unwrap();
     let told = [last.gap.unwrap(), last.composed_loss.unwrap()];
@@ -383,8 +391,9 @@ fn failing(visit: usize) -> (Error, Vec<f64>, usize) {
         fails: Some(visit),
     };
     let phase = Phase::new(scheme, GradientDescent::new(0.1).unwrap())
-        .epochs(9)
-        .penalty_growth(growth(2));
+        .with_epochs(9)
+        .with_penalty_growth(growth(2))
+        .unwrap();
     let error = Trainer::new(phase).run(&mut model).unwrap_err();
     let visits = log.lock().unwrap().len();
     (error, penalties(model.circuit()), visits)
@@ -431,34 +440,47 @@ fn refused<T: Scalar>(mut trainer: Trainer<T>, option: &str) {
 #[test]
 fn what_does_not_go_together_is_refused_before_anything_is_done() {
     let rule = || GradientDescent::new(0.1).unwrap();
-    let alternating = || Phase::<f64>::new(Alternating::persistent(ReverseSweep::new(1)), rule());
-    let growing = |own| alternating().epochs(3).penalty_growth(own);
+    let alternating = || Phase::<f64>::new(Decoupling::persistent(ReverseSweep::new(1)), rule());
+    let growing = |own| {
+        alternating()
+            .with_epochs(3)
+            .with_penalty_growth(own)
+            .unwrap()
+    };
     let option = "Phase::penalty_growth";
-    let scheduled = growing(growth(1)).penalty_schedule(Schedule::geometric(2.0).unwrap());
+    let scheduled = growing(growth(1))
+        .with_penalty_schedule(Schedule::geometric(2.0).unwrap())
+        .unwrap();
     refused(Trainer::new(scheduled), option);
     for phase in [
         Phase::<f64>::new(Backprop, rule()),
         Phase::new(ZIl, rule()),
         Phase::new(FixedPrediction::new(), rule()),
     ] {
-        refused(Trainer::new(phase.penalty_growth(growth(1))), option);
+        refused(
+            Trainer::new(phase.with_penalty_growth(growth(1)).unwrap()),
+            option,
+        );
     }
     let cap = |cap| growth(1).with_cap(cap).unwrap();
     refused(Trainer::new(growing(cap(2.9))), "penalty μ");
     // μ may have grown to the first cap when the second phase begins, but not in two visits.
-    let two = |epochs| Trainer::new(growing(cap(8.0)).epochs(epochs)).then(growing(cap(4.0)));
+    let two = |epochs| Trainer::new(growing(cap(8.0)).with_epochs(epochs)).then(growing(cap(4.0)));
     refused(two(3), "penalty μ");
     two(2).run(&mut zero_model([1.0, 3.0])).unwrap();
     // What a schedule then makes of the cap counts too.
     let doubled = |factor| {
         let schedule = Schedule::geometric(factor).unwrap();
-        let later = alternating().epochs(4000).penalty_schedule(schedule);
+        let later = alternating()
+            .with_epochs(4000)
+            .with_penalty_schedule(schedule)
+            .unwrap();
         Trainer::new(growing(cap(1e300))).then(later)
     };
     refused(doubled(1e10), "penalty μ under its schedule");
 
-    let single = || Phase::<f32>::new(Alternating::weights_only(), rule());
-    let growing = |own| Trainer::new(single().penalty_growth(own));
+    let single = || Phase::<f32>::new(Decoupling::weights_only(), rule());
+    let growing = |own| Trainer::new(single().with_penalty_growth(own).unwrap());
     refused(growing(cap(1e300)), "PenaltyGrowth::cap");
     let least = growth(1).with_factor(1.0 + 1e-12).unwrap();
     refused(growing(least), "PenaltyGrowth::factor");

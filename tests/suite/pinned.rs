@@ -10,7 +10,7 @@ use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::optimizer::{Adam, AdamW, GradientDescent, RmsProp};
 use layerwise::schedule::Schedule;
 use layerwise::target_solver::{ReverseSweep, StepSize, SynchronousDescent};
-use layerwise::training::{Alternating, Backprop, JointDescent, Phase, TargetPolicy, Trainer};
+use layerwise::training::{Backprop, Decoupling, Phase, Targets, Trainer};
 use layerwise::{Circuit, DecoupledCircuit, Scalar};
 use nalgebra::DMatrix;
 
@@ -100,27 +100,28 @@ fn numbers<T: Scalar>() -> Vec<(String, f64)> {
     let adam = || Adam::new(0.02).unwrap();
     let phases = [
         ("backprop", Phase::new(Backprop, adam())),
-        ("joint", Phase::new(JointDescent::new(momentum), adam())),
+        ("joint", Phase::new(Decoupling::joint(momentum), adam())),
         (
             "sweep",
-            Phase::new(Alternating::persistent(ReverseSweep::new(2)), adam()),
+            Phase::new(Decoupling::persistent(ReverseSweep::new(2)), adam()),
         ),
         (
             "synchronous",
-            Phase::new(Alternating::refreshed(synchronous), momentum),
+            Phase::new(Decoupling::refreshed(synchronous), momentum),
         ),
         (
             "weights only",
-            Phase::new(Alternating::weights_only(), momentum),
+            Phase::new(Decoupling::weights_only(), momentum),
         ),
     ];
     for (name, phase) in phases {
         let mut model = start.clone();
         let phase = phase
-            .epochs(5)
-            .batch_size(5)
-            .schedule(Schedule::cosine(0.1).unwrap());
-        let mut trainer = Trainer::new(phase).seed(3);
+            .with_epochs(5)
+            .with_batch_size(5)
+            .unwrap()
+            .with_schedule(Schedule::cosine(0.1).unwrap());
+        let mut trainer = Trainer::new(phase).with_seed(3);
         let report = trainer.run(&mut model).unwrap();
         let objective = report.history[4].objective.as_f64();
         pin(&format!("objective of {name}"), objective);
@@ -266,12 +267,12 @@ fn defaults_are_those_documented() {
         format!("{:?}", RmsProp::new(0.1).unwrap()),
         &["rate: 0.1", "alpha: 0.99", "epsilon: 1e-8"],
     );
-    let alternating = Alternating::<f64>::weights_only();
-    assert_eq!(alternating.policy(), TargetPolicy::Persistent);
+    let alternating = Decoupling::<f64>::weights_only();
+    assert_eq!(alternating.policy(), Targets::Persistent);
     contains(format!("{alternating:?}"), &["parameter_steps: 1,"]);
-    let refreshed = Alternating::<f64>::refreshed(ReverseSweep::new(1));
-    assert_eq!(refreshed.policy(), TargetPolicy::Refreshed);
-    assert_eq!(TargetPolicy::default(), TargetPolicy::Persistent);
+    let refreshed = Decoupling::<f64>::refreshed(ReverseSweep::new(1));
+    assert_eq!(refreshed.policy(), Targets::Refreshed);
+    assert_eq!(Targets::default(), Targets::Persistent);
     assert_eq!(Schedule::default(), Schedule::CONSTANT);
     assert_eq!(Selection::default(), Selection::All);
     assert_eq!(Execution::default(), Execution::Sequential);

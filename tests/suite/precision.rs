@@ -10,7 +10,7 @@ use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::{Adam, AdamW, GradientDescent};
 use layerwise::regularizer::Regularizer;
 use layerwise::target_solver::ReverseSweep;
-use layerwise::training::{Alternating, Backprop, Phase, Trainer};
+use layerwise::training::{Backprop, Decoupling, Phase, Trainer};
 use layerwise::{Circuit, DecoupledCircuit, Loss, Scalar};
 
 const FLOOR: f64 = 0.01;
@@ -84,7 +84,7 @@ fn all_gradients_agree_with_differences() {
 fn backprop_leaves_hidden_precisions_alone() {
     let mut model = model::<f64>(Regularizer::NONE);
     let before: Vec<_> = (0..3).map(|t| log_precisions(&model, t)).collect();
-    let phase = Phase::new(Backprop, Adam::new(0.01).unwrap()).epochs(20);
+    let phase = Phase::new(Backprop, Adam::new(0.01).unwrap()).with_epochs(20);
     Trainer::new(phase).run(&mut model).unwrap();
     for (t, before) in before.into_iter().enumerate() {
         let moved = log_precisions(&model, t) != before;
@@ -96,7 +96,7 @@ fn backprop_leaves_hidden_precisions_alone() {
 #[test]
 fn w_steps_find_the_precisions() {
     let mut model = model::<f64>(Regularizer::NONE);
-    let phase = Phase::new(Alternating::weights_only(), Adam::new(0.02).unwrap()).epochs(3000);
+    let phase = Phase::new(Decoupling::weights_only(), Adam::new(0.02).unwrap()).with_epochs(3000);
     Trainer::new(phase).run(&mut model).unwrap();
     for t in 0..3 {
         let circuit = model.circuit();
@@ -185,13 +185,13 @@ fn they_do_not_decay() {
         (&mut model, Phase::new(Backprop, plain)),
         (&mut decayed, Phase::new(Backprop, decay)),
     ] {
-        Trainer::new(phase.epochs(1)).run(model).unwrap();
+        Trainer::new(phase.with_epochs(1)).run(model).unwrap();
     }
     assert_eq!(log_precisions(&model, 0), log_precisions(&decayed, 0));
     let still = GradientDescent::new(0.1).unwrap();
     let before = log_precisions(&model, 0);
     let mut moved = model.clone();
-    Trainer::new(Phase::new(Backprop, still).epochs(1))
+    Trainer::new(Phase::new(Backprop, still).with_epochs(1))
         .run(&mut moved)
         .unwrap();
     assert_ne!(log_precisions(&moved, 0), before, "a gradient moves them");

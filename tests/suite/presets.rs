@@ -42,7 +42,7 @@ fn the_proposal_is_descent_on_both() {
     let mut after = before.clone();
     let targets = GradientDescent::new(0.2).unwrap();
     let phase = presets::proposal(targets, GradientDescent::new(0.1).unwrap());
-    Trainer::new(phase.epochs(1)).run(&mut after).unwrap();
+    Trainer::new(phase.with_epochs(1)).run(&mut after).unwrap();
     for t in 1..3 {
         let expected = before.z(t).unwrap() - 0.2 * &gradients.targets[t - 1];
         assert!((after.z(t).unwrap() - expected).amax() < 1e-15);
@@ -66,7 +66,9 @@ fn mac_closes_the_gap() {
         let before = model.composed_loss().unwrap();
         let rule = Adam::new(3e-3).unwrap();
         let phase = presets::mac(ReverseSweep::new(5), rule, growth).unwrap();
-        let report = Trainer::new(phase.epochs(2000)).run(&mut model).unwrap();
+        let report = Trainer::new(phase.with_epochs(2000))
+            .run(&mut model)
+            .unwrap();
         let loss = model.composed_loss().unwrap();
         assert!(loss < 0.1 * before, "growth {growth}: {before} to {loss}");
         (
@@ -97,7 +99,7 @@ fn gradient(mut model: DecoupledCircuit<f64>, penalty: f64) -> Vec<f64> {
     let rule = GradientDescent::new(1.0).unwrap();
     // Far below 2/λ_max of this circuit, and long enough to come to rest.
     let phase = presets::predictive_coding(4000, 0.1 / penalty, rule).unwrap();
-    Trainer::new(phase.epochs(1)).run(&mut model).unwrap();
+    Trainer::new(phase.with_epochs(1)).run(&mut model).unwrap();
     let after = all(&model);
     let moved = before
         .iter()

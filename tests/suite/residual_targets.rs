@@ -14,7 +14,7 @@ use layerwise::regularizer::Regularizer;
 use layerwise::schedule::Schedule;
 use layerwise::state::State;
 use layerwise::target_solver::{ReverseSweep, SolveReport, StepSize, TargetProblem, TargetSolver};
-use layerwise::training::{Alternating, Phase, StopReason, Trainer, TrainingReport};
+use layerwise::training::{Decoupling, Phase, StopReason, Trainer, TrainingReport};
 use layerwise::{Circuit, DecoupledCircuit, Error};
 use nalgebra::DMatrix;
 
@@ -82,11 +82,14 @@ fn adam() -> Adam {
 }
 
 fn residual(keep: f64) -> Alternating<f64> {
-    Alternating::residual_scheduled(sweep(), keep, Schedule::CONSTANT).unwrap()
+    Decoupling::residual_scheduled(sweep(), keep, Schedule::CONSTANT).unwrap()
 }
 
 fn phase(scheme: Alternating<f64>) -> Phase<f64> {
-    Phase::new(scheme, adam()).epochs(4).batch_size(BATCH)
+    Phase::new(scheme, adam())
+        .with_epochs(4)
+        .with_batch_size(BATCH)
+        .unwrap()
 }
 
 fn run(model: &mut DecoupledCircuit<f64>, phase: Phase<f64>) -> TrainingReport<f64> {
@@ -109,7 +112,7 @@ fn course(model: &mut DecoupledCircuit<f64>, scheme: Alternating<f64>) -> Vec<[V
 fn without_a_share_of_the_residual_targets_are_refreshed() {
     let (mut carried, mut refreshed) = (noisy(), noisy());
     let a = course(&mut carried, residual(0.0));
-    let b = course(&mut refreshed, Alternating::refreshed(sweep()));
+    let b = course(&mut refreshed, Decoupling::refreshed(sweep()));
     assert!(a == b);
     assert_eq!(parameters(&carried), parameters(&refreshed));
     // Any share of it is something else.
@@ -124,9 +127,9 @@ fn without_a_residual_targets_are_refreshed() {
     let (mut carried, mut refreshed) = (forward(), forward());
     let a = course(
         &mut carried,
-        Alternating::residual_scheduled(still(), 1.0, Schedule::CONSTANT).unwrap(),
+        Decoupling::residual_scheduled(still(), 1.0, Schedule::CONSTANT).unwrap(),
     );
-    let b = course(&mut refreshed, Alternating::refreshed(still()));
+    let b = course(&mut refreshed, Decoupling::refreshed(still()));
     assert!(a == b);
     assert!(a[0][1] != a[3][1], "the regulariser moves predictions");
     // At its end the phase brings all targets to the present θ.
@@ -152,14 +155,14 @@ fn whole_residuals_at_frozen_parameters_are_persistent_targets() {
         let mut model = noisy();
         run(
             &mut model,
-            Phase::new(scheme, Frozen).epochs(5).batch_size(BATCH),
+            Phase::new(scheme, Frozen)
+                .with_epochs(5)
+                .with_batch_size(BATCH)
+                .unwrap(),
         );
         targets(&model)
     };
-    let (carried, persistent) = (
-        train(residual(1.0)),
-        train(Alternating::persistent(sweep())),
-    );
+    let (carried, persistent) = (train(residual(1.0)), train(Decoupling::persistent(sweep())));
     let start = targets(&noisy());
     let mut moved: f64 = 0.0;
     for ((a, b), start) in carried.iter().zip(&persistent).zip(start) {
@@ -183,8 +186,7 @@ fn two_visits_by_hand() {
     let given = TargetInit::Given(vec![one(z)]);
     model.add_examples(&one(x), &one(y), &given).unwrap();
     let solver = ReverseSweep::new(1).with_step(StepSize::Fixed(step));
-    let scheme =
-        Alternating::residual_scheduled(solver.unwrap(), keep, Schedule::CONSTANT).unwrap();
+    let scheme = Decoupling::residual_scheduled(solver.unwrap(), keep, Schedule::CONSTANT).unwrap();
     let rule = GradientDescent::new(rate).unwrap();
 
     let mut by_hand = Vec::new();
@@ -201,11 +203,11 @@ fn two_visits_by_hand() {
         v += rate * output * z;
     }
     let mut told = Vec::new();
-    let mut trainer = Trainer::new(Phase::new(scheme, rule).epochs(2));
+    let mut trainer = Trainer::new(Phase::new(scheme, rule).with_epochs(2));
     trainer
         .run_with(&mut model, |progress| {
             let record = progress.record;
-            let (met, left) = (record.gap_met.unwrap(), record.gap_left.unwrap());
+            let (met, left) = (record.gap_before.unwrap(), record.gap_after.unwrap());
             told.push([record.objective, met, left, targets(progress.model)[0]]);
             ControlFlow::Continue(())
         })
@@ -225,33 +227,36 @@ fn a_visit_meets_the_share_of_the_residuals_that_the_last_one_left() {
         for keep in [0.3, 1.0] {
             let mut model = noisy();
             let mut left = gap(&model);
-            let report = run(&mut model, phase(residual(keep)).batch_size(batch));
+            let report = run(
+                &mut model,
+                phase(residual(keep)).with_batch_size(batch).unwrap(),
+            );
             for record in report.history {
-                let met = record.gap_met.unwrap();
+                let met = record.gap_before.unwrap();
                 assert!(met > 0.01);
                 assert!((met - keep * left).abs() < 1e-12, "{met}, {keep} of {left}");
-                left = record.gap_left.unwrap();
+                left = record.gap_after.unwrap();
             }
         }
         // By default the share falls on a line from 1 to 0: over whole batches, 1 − k/K in epoch k.
         if batch == EXAMPLES {
             let mut model = noisy();
             let mut left = gap(&model);
-            let phase = phase(Alternating::residual(sweep())).epochs(8);
-            let phase = phase.batch_size(batch);
+            let phase = phase(Decoupling::residual(sweep())).with_epochs(8);
+            let phase = phase.with_batch_size(batch).unwrap();
             for (k, record) in run(&mut model, phase).history.iter().enumerate() {
                 let expected = (1.0 - k as f64 / 8.0) * left;
-                let met = record.gap_met.unwrap();
+                let met = record.gap_before.unwrap();
                 assert!(
                     (met - expected).abs() < 1e-12,
                     "{met}, {expected} of {left}"
                 );
-                left = record.gap_left.unwrap();
+                left = record.gap_after.unwrap();
             }
         }
-        for scheme in [residual(0.0), Alternating::refreshed(sweep())] {
-            let report = run(&mut noisy(), phase(scheme).batch_size(batch));
-            let mut met = report.history.iter().map(|record| record.gap_met);
+        for scheme in [residual(0.0), Decoupling::refreshed(sweep())] {
+            let report = run(&mut noisy(), phase(scheme).with_batch_size(batch).unwrap());
+            let mut met = report.history.iter().map(|record| record.gap_before);
             assert!(met.all(|gap| gap == Some(0.0)));
         }
     }
@@ -261,15 +266,15 @@ fn a_visit_meets_the_share_of_the_residuals_that_the_last_one_left() {
 fn the_end_of_a_phase_brings_the_targets_up_to_date() {
     let gaps = |scheme, batch| {
         let mut model = noisy();
-        let report = run(&mut model, phase(scheme).batch_size(batch));
-        (gap(&model), report.history[3].gap_left.unwrap())
+        let report = run(&mut model, phase(scheme).with_batch_size(batch).unwrap());
+        (gap(&model), report.history[3].gap_after.unwrap())
     };
     for batch in [EXAMPLES, BATCH] {
         for keep in [0.0, 0.3, 1.0] {
             let (after, left) = gaps(residual(keep), batch);
             assert!((after - left).abs() < 1e-10, "{keep}: {after} for {left}");
         }
-        let (after, left) = gaps(Alternating::persistent(sweep()), batch);
+        let (after, left) = gaps(Decoupling::persistent(sweep()), batch);
         assert!((after - left).abs() > 1e-4, "absolute targets go stale");
     }
 }
@@ -315,7 +320,7 @@ fn failure(step: u64) -> Error {
 
 fn watched(last: u64, flag: Option<Arc<AtomicBool>>) -> Alternating<f64> {
     let solver = Watched { last, flag };
-    Alternating::residual_scheduled(solver, 0.7, Schedule::CONSTANT).unwrap()
+    Decoupling::residual_scheduled(solver, 0.7, Schedule::CONSTANT).unwrap()
 }
 
 /// Everything is finite, and a new run trains on.
@@ -323,7 +328,7 @@ fn serves(mut model: DecoupledCircuit<f64>) {
     assert!(targets(&model).iter().all(|z| z.is_finite()));
     assert!(gap(&model).is_finite());
     let before = model.composed_loss().unwrap();
-    run(&mut model, phase(residual(1.0)).epochs(100));
+    run(&mut model, phase(residual(1.0)).with_epochs(100));
     let after = model.composed_loss().unwrap();
     assert!(after < before, "{before} to {after}");
 }
@@ -332,8 +337,13 @@ fn serves(mut model: DecoupledCircuit<f64>) {
 fn flagged(visits: usize, batch: usize) -> DecoupledCircuit<f64> {
     let flag = Arc::new(AtomicBool::new(false));
     let mut model = noisy();
-    let phase = phase(watched(visits as u64, Some(flag.clone()))).batch_size(batch);
-    let report = Trainer::new(phase).stop_flag(flag).run(&mut model).unwrap();
+    let phase = phase(watched(visits as u64, Some(flag.clone())))
+        .with_batch_size(batch)
+        .unwrap();
+    let report = Trainer::new(phase)
+        .with_stop_flag(flag)
+        .run(&mut model)
+        .unwrap();
     assert_eq!(
         (report.stop, report.steps),
         (StopReason::Requested, visits as u64)
@@ -359,7 +369,7 @@ fn a_callback_leaves_what_a_shorter_run_leaves() {
         })
         .unwrap();
     assert_eq!(report.stop, StopReason::Callback);
-    run(&mut shorter, phase(residual(0.7)).epochs(2));
+    run(&mut shorter, phase(residual(0.7)).with_epochs(2));
     assert!(state(&stopped) == state(&shorter));
     serves(stopped);
 }
@@ -374,7 +384,9 @@ fn a_solver_that_fails_leaves_the_last_completed_step() {
     ] {
         let mut model = noisy();
         let mut after_epoch = None;
-        let phase = phase(watched(visit as u64, None)).batch_size(batch);
+        let phase = phase(watched(visit as u64, None))
+            .with_batch_size(batch)
+            .unwrap();
         let error = Trainer::new(phase).run_with(&mut model, |progress| {
             after_epoch = Some(state(progress.model));
             ControlFlow::Continue(())
@@ -395,9 +407,9 @@ fn a_solver_that_fails_leaves_the_last_completed_step() {
 fn a_share_is_between_none_and_all() {
     for keep in [-0.1, 1.1, f64::NAN, f64::INFINITY] {
         let error =
-            Alternating::<f64>::residual_scheduled(sweep(), keep, Schedule::CONSTANT).unwrap_err();
+            Decoupling::<f64>::residual_scheduled(sweep(), keep, Schedule::CONSTANT).unwrap_err();
         let Error::InvalidOption {
-            option: "Alternating::residual_scheduled's keep",
+            option: "Decoupling::residual_scheduled's keep",
             value,
             allowed: "in 0..=1, also times the schedule's largest factor",
         } = error
@@ -414,8 +426,8 @@ fn threads_leave_the_same_bits() {
     for batch in [EXAMPLES, BATCH] {
         let train = |threads| {
             let mut model = noisy();
-            let phase = phase(residual(0.7)).batch_size(batch);
-            let mut trainer = Trainer::new(phase).threads(threads);
+            let phase = phase(residual(0.7)).with_batch_size(batch).unwrap();
+            let mut trainer = Trainer::new(phase).with_threads(threads).unwrap();
             let history = trainer.run(&mut model).unwrap().history;
             (state(&model), history)
         };

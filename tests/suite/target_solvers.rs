@@ -19,7 +19,7 @@ use layerwise::target_solver::{
     Check, Convergence, Descent, GaussNewton, Iterate, RedBlack, ReverseSweep, SolveReport,
     SolveStop, StepSize, SynchronousDescent, TargetProblem, TargetSolver, Trial,
 };
-use layerwise::training::{Alternating, Phase, Trainer};
+use layerwise::training::{Decoupling, Phase, Trainer};
 use layerwise::{Circuit, DecoupledCircuit, Error, Scalar};
 use proptest::prelude::*;
 
@@ -708,16 +708,16 @@ fn the_gap_is_that_of_the_targets_after_every_solver() {
     let plain = StepSize::Bounded { margin: 1.0 };
     let synchronous = SynchronousDescent::new(2, plain).unwrap();
     let mut run = |scheme| {
-        let phase = Phase::new(scheme, Adam::new(1e-2).unwrap()).epochs(3);
+        let phase = Phase::new(scheme, Adam::new(1e-2).unwrap()).with_epochs(3);
         Trainer::new(phase).run(&mut model).unwrap();
     };
     let unchecked = RedBlack::new(2).with_step(StepSize::Fixed(0.2)).unwrap();
-    run(Alternating::persistent(Measures(unchecked)));
-    run(Alternating::persistent(Measures(RedBlack::new(2))));
-    run(Alternating::persistent(Measures(ReverseSweep::new(2))));
-    run(Alternating::persistent(Measures(synchronous)));
-    run(Alternating::refreshed(Measures(GaussNewton::new(2, 3))));
-    run(Alternating::refreshed(Measures(GaussNewton::direct(2))));
+    run(Decoupling::persistent(Measures(unchecked)));
+    run(Decoupling::persistent(Measures(RedBlack::new(2))));
+    run(Decoupling::persistent(Measures(ReverseSweep::new(2))));
+    run(Decoupling::persistent(Measures(synchronous)));
+    run(Decoupling::refreshed(Measures(GaussNewton::new(2, 3))));
+    run(Decoupling::refreshed(Measures(GaussNewton::direct(2))));
 }
 
 /// One hidden unit between identities of weight 1: E = ½ (z − x)² + ½ (y − z)².
@@ -934,8 +934,8 @@ fn a_copied_state_goes_on_alike() {
     ];
     for solver in solvers {
         let mut model = curved_model::<f64>(4, 5);
-        let scheme = Alternating::persistent(Resumes(solver));
-        let phase = Phase::new(scheme, Adam::new(1e-2).unwrap()).epochs(12);
+        let scheme = Decoupling::persistent(Resumes(solver));
+        let phase = Phase::new(scheme, Adam::new(1e-2).unwrap()).with_epochs(12);
         Trainer::new(phase).run(&mut model).unwrap();
     }
     let options = sweep.with_convergence(Convergence::NEVER);

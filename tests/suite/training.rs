@@ -12,8 +12,7 @@ use layerwise::target_solver::{
     ReverseSweep, SolveReport, StepSize, SynchronousDescent, TargetSolver,
 };
 use layerwise::training::{
-    Alternating, Backprop, EpochRecord, JointDescent, Phase, Scheme, StopReason, Trainer,
-    TrainingReport, Visit,
+    Backprop, Decoupling, EpochRecord, Phase, Scheme, StopReason, Trainer, TrainingReport, Visit,
 };
 use layerwise::{Circuit, DecoupledCircuit, Error};
 use nalgebra::DMatrix;
@@ -53,7 +52,7 @@ fn synchronous(steps: u64) -> SynchronousDescent<f64> {
 
 fn joint() -> JointDescent<f64> {
     let rule = GradientDescent::new(0.1).unwrap();
-    JointDescent::new(rule.with_momentum(0.9).unwrap())
+    Decoupling::joint(rule.with_momentum(0.9).unwrap())
 }
 
 fn run(
@@ -88,8 +87,9 @@ fn every_scheme_lowers_the_composed_loss() {
             let before = model.composed_loss().unwrap();
             Trainer::new(
                 Phase::new(scheme(), Adam::new(1e-2).unwrap())
-                    .epochs(300)
-                    .batch_size(batch),
+                    .with_epochs(300)
+                    .with_batch_size(batch)
+                    .unwrap(),
             )
             .run(&mut model)
             .unwrap();
@@ -106,23 +106,23 @@ fn every_scheme_lowers_the_composed_loss() {
     falls("joint", joint, forward.clone(), 0.1);
     falls(
         "sweep",
-        || Alternating::persistent(sweep()),
+        || Decoupling::persistent(sweep()),
         forward.clone(),
         0.1,
     );
     falls(
         "refreshed",
-        || Alternating::refreshed(sweep()),
+        || Decoupling::refreshed(sweep()),
         forward.clone(),
         0.01,
     );
     falls(
         "synchronous",
-        || Alternating::refreshed(synchronous(4)),
+        || Decoupling::refreshed(synchronous(4)),
         forward,
         0.01,
     );
-    falls("weights only", Alternating::weights_only, projected, 0.3);
+    falls("weights only", Decoupling::weights_only, projected, 0.3);
 }
 
 /// Three clouds in eight dimensions, one class each, before a deep sigmoid circuit.
@@ -149,10 +149,12 @@ fn deep_sigmoid(init: &TargetInit<f64>) -> DecoupledCircuit<f64> {
 fn projected_targets_train_a_deep_sigmoid_circuit_that_forward_targets_do_not() {
     let loss = |init: TargetInit<f64>| {
         let mut model = deep_sigmoid(&init);
-        Trainer::new(Phase::new(Alternating::weights_only(), Adam::new(5e-3).unwrap()).epochs(600))
-            .measure_every(0)
-            .run(&mut model)
-            .unwrap();
+        Trainer::new(
+            Phase::new(Decoupling::weights_only(), Adam::new(5e-3).unwrap()).with_epochs(600),
+        )
+        .with_measure_every(0)
+        .run(&mut model)
+        .unwrap();
         model.composed_loss().unwrap() / 60.0
     };
     let chance = 3f64.ln();
@@ -171,7 +173,7 @@ fn check_objective<S: Scheme<f64> + 'static>(
     let mut model = sine(&TargetInit::NoisyForwardPass { std: 0.3, seed: 2 });
     for _ in 0..3 {
         let expected = by_hand(&mut model.clone()) / EXAMPLES as f64;
-        let report = run(&mut model, scheme(), |t| t.epochs(1));
+        let report = run(&mut model, scheme(), |t| t.with_epochs(1));
         let objective = report.history[0].objective;
         assert!(
             (objective - expected).abs() < 1e-14 * expected.abs(),
@@ -185,10 +187,10 @@ fn the_objective_is_the_mean_before_the_parameter_step() {
     let energy = |m: &mut DecoupledCircuit<f64>| m.energy().unwrap();
     check_objective("backprop", || Backprop, |m| m.composed_loss().unwrap());
     check_objective("joint", joint, energy);
-    check_objective("weights only", Alternating::weights_only, energy);
+    check_objective("weights only", Decoupling::weights_only, energy);
     check_objective(
         "persistent",
-        || Alternating::persistent(sweep()),
+        || Decoupling::persistent(sweep()),
         |m| {
             m.solve_targets(&sweep(), &Selection::All).unwrap();
             m.energy().unwrap()
@@ -196,7 +198,7 @@ fn the_objective_is_the_mean_before_the_parameter_step() {
     );
     check_objective(
         "refreshed",
-        || Alternating::refreshed(synchronous(2)),
+        || Decoupling::refreshed(synchronous(2)),
         |m| {
             m.initialize_targets(&TargetInit::ForwardPass).unwrap();
             let solver = synchronous(2);
@@ -229,7 +231,7 @@ fn composed_loss_and_gap_are_those_of_the_model_after_the_epoch() {
     for batch in [EXAMPLES, 7] {
         let mut model = sine(&TargetInit::NoisyForwardPass { std: 0.3, seed: 2 });
         let phase = Phase::new(joint(), GradientDescent::new(0.1).unwrap());
-        let mut trainer = Trainer::new(phase.epochs(5).batch_size(batch));
+        let mut trainer = Trainer::new(phase.with_epochs(5).with_batch_size(batch).unwrap());
         let mut seen = 0;
         let report = trainer.run_with(&mut model, |progress| {
             check_measured(progress.record, progress.model);
@@ -254,10 +256,12 @@ fn composed_loss_and_gap_are_those_of_the_model_after_the_epoch() {
 fn several_parameter_steps_a_visit_are_counted_and_made() {
     let init = TargetInit::NoisyForwardPass { std: 0.3, seed: 2 };
     let mut at_once = sine(&init);
-    let scheme = Alternating::weights_only().with_parameter_steps(3).unwrap();
-    let report = run(&mut at_once, scheme, |t| t.epochs(4));
+    let scheme = Decoupling::weights_only().with_parameter_steps(3).unwrap();
+    let report = run(&mut at_once, scheme, |t| t.with_epochs(4));
     let mut singly = sine(&init);
-    let single = run(&mut singly, Alternating::weights_only(), |t| t.epochs(12));
+    let single = run(&mut singly, Decoupling::weights_only(), |t| {
+        t.with_epochs(12)
+    });
     assert_eq!((report.steps, single.steps), (12, 12));
     assert_eq!(state(&at_once), state(&singly));
     // The objective is that before the last step of the visit.
@@ -268,9 +272,9 @@ fn several_parameter_steps_a_visit_are_counted_and_made() {
 fn measurements_are_made_as_often_as_asked_for() {
     let measured = |every| -> Vec<u64> {
         let mut model = sine(&TargetInit::ForwardPass);
-        let scheme = Alternating::weights_only();
-        let phase = Phase::new(scheme, GradientDescent::new(0.1).unwrap()).epochs(7);
-        let mut trainer = Trainer::new(phase).measure_every(every);
+        let scheme = Decoupling::weights_only();
+        let phase = Phase::new(scheme, GradientDescent::new(0.1).unwrap()).with_epochs(7);
+        let mut trainer = Trainer::new(phase).with_measure_every(every);
         let report = trainer.run(&mut model).unwrap();
         let history = report.history.iter();
         let with = history.filter(|record| {
@@ -280,7 +284,7 @@ fn measurements_are_made_as_often_as_asked_for() {
         with.map(|record| record.epoch).collect()
     };
     let report = run(&mut sine(&TargetInit::ForwardPass), Backprop, |t| {
-        t.epochs(2)
+        t.with_epochs(2)
     });
     let gaps = report.history.iter().map(|record| record.gap);
     assert!(gaps.eq([None, None]), "backprop has no targets to measure");
@@ -293,7 +297,7 @@ fn measurements_are_made_as_often_as_asked_for() {
 fn a_callback_ends_the_run_where_a_shorter_one_ends() {
     let mut stopped = sine(&TargetInit::ForwardPass);
     let phase = Phase::new(Backprop, GradientDescent::new(0.1).unwrap());
-    let mut trainer = Trainer::new(phase.epochs(50).batch_size(10));
+    let mut trainer = Trainer::new(phase.with_epochs(50).with_batch_size(10).unwrap());
     let report = trainer.run_with(&mut stopped, |progress| {
         if progress.record.epoch == 6 {
             ControlFlow::Break(())
@@ -305,7 +309,9 @@ fn a_callback_ends_the_run_where_a_shorter_one_ends() {
     assert_eq!(report.stop, StopReason::Callback);
     assert_eq!((report.history.len(), report.steps), (6, 18));
     let mut shorter = sine(&TargetInit::ForwardPass);
-    run(&mut shorter, Backprop, |t| t.epochs(6).batch_size(10));
+    run(&mut shorter, Backprop, |t| {
+        t.with_epochs(6).with_batch_size(10).unwrap()
+    });
     assert_eq!(state(&stopped), state(&shorter));
 }
 
@@ -313,7 +319,9 @@ fn a_callback_ends_the_run_where_a_shorter_one_ends() {
 fn one_unit_of_all_layers_is_backprop() {
     for batch in [EXAMPLES, 7] {
         let mut coupled = sine(&TargetInit::ForwardPass);
-        let expected = run(&mut coupled, Backprop, |t| t.epochs(20).batch_size(batch));
+        let expected = run(&mut coupled, Backprop, |t| {
+            t.with_epochs(20).with_batch_size(batch).unwrap()
+        });
         let parameters: Vec<f64> = (0..3)
             .flat_map(|t| coupled.circuit().parameters(t).to_vec())
             .collect();
@@ -338,18 +346,26 @@ fn one_unit_of_all_layers_is_backprop() {
         type Make = fn(&mut DecoupledCircuit<f64>, usize) -> TrainingReport<f64>;
         let schemes: [(&str, Make); 4] = [
             ("backprop", |m, batch| {
-                run(m, Backprop, |t| t.epochs(20).batch_size(batch))
+                run(m, Backprop, |t| {
+                    t.with_epochs(20).with_batch_size(batch).unwrap()
+                })
             }),
             ("joint", |m, batch| {
-                run(m, joint(), |t| t.epochs(20).batch_size(batch))
+                run(m, joint(), |t| {
+                    t.with_epochs(20).with_batch_size(batch).unwrap()
+                })
             }),
             ("persistent", |m, batch| {
-                let scheme = Alternating::persistent(sweep());
-                run(m, scheme, |t| t.epochs(20).batch_size(batch))
+                let scheme = Decoupling::persistent(sweep());
+                run(m, scheme, |t| {
+                    t.with_epochs(20).with_batch_size(batch).unwrap()
+                })
             }),
             ("refreshed", |m, batch| {
-                let scheme = Alternating::refreshed(synchronous(2));
-                run(m, scheme, |t| t.epochs(20).batch_size(batch))
+                let scheme = Decoupling::refreshed(synchronous(2));
+                run(m, scheme, |t| {
+                    t.with_epochs(20).with_batch_size(batch).unwrap()
+                })
             }),
         ];
         for (name, train) in schemes {
@@ -381,9 +397,9 @@ fn a_batch_larger_than_the_data_is_the_full_batch() {
     let train = |batch: Option<usize>| {
         let mut model = sine(&TargetInit::ForwardPass);
         let report = run(&mut model, joint(), |trainer| {
-            let trainer = trainer.epochs(5);
+            let trainer = trainer.with_epochs(5);
             match batch {
-                Some(size) => trainer.batch_size(size),
+                Some(size) => trainer.with_batch_size(size).unwrap(),
                 None => trainer,
             }
         });
@@ -407,11 +423,13 @@ fn a_step_of_gradient_descent_follows_the_mean_over_the_batch() {
         };
         let mut before = model.clone();
         if epochs == 2 {
-            run(&mut before, Alternating::weights_only(), |t| t.epochs(1));
+            run(&mut before, Decoupling::weights_only(), |t| {
+                t.with_epochs(1)
+            });
         }
         let gradients = before.gradients(&Selection::All).unwrap();
-        let report = run(&mut model, Alternating::weights_only(), |t| {
-            t.epochs(epochs).schedule(schedule)
+        let report = run(&mut model, Decoupling::weights_only(), |t| {
+            t.with_epochs(epochs).with_schedule(schedule)
         });
         assert_eq!(report.history[epochs as usize - 1].factor, factor);
         for t in 0..3 {
@@ -478,12 +496,12 @@ impl Scheme<f64> for TwoSteps {
 #[test]
 fn a_parameter_step_leaves_the_gradient_as_it_was() {
     let mut twice = sine(&TargetInit::ForwardPass);
-    let report = run(&mut twice, TwoSteps, |t| t.epochs(1));
+    let report = run(&mut twice, TwoSteps, |t| t.with_epochs(1));
     assert_eq!(report.steps, 2);
     // Plain descent: two steps are one of twice the length.
     let mut once = sine(&TargetInit::ForwardPass);
     let rule = GradientDescent::new(0.2).unwrap();
-    Trainer::new(Phase::new(Backprop, rule).epochs(1))
+    Trainer::new(Phase::new(Backprop, rule).with_epochs(1))
         .run(&mut once)
         .unwrap();
     for t in 0..3 {

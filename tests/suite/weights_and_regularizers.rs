@@ -13,7 +13,7 @@ use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::{Adam, AdamW, GradientDescent, Optimizer, Step};
 use layerwise::regularizer::Regularizer;
 use layerwise::target_solver::{ReverseSweep, StepSize, SynchronousDescent, TargetSolver};
-use layerwise::training::{Alternating, Backprop, JointDescent, Phase, Scheme, Trainer, Visit};
+use layerwise::training::{Backprop, Decoupling, Phase, Scheme, Trainer, Visit};
 use layerwise::{Circuit, DecoupledCircuit, Error, Scalar};
 use proptest::prelude::*;
 
@@ -432,7 +432,7 @@ fn descent(rate: f64) -> GradientDescent {
 fn a_step_follows_the_mean_gradient_and_one_r() {
     let rate = 0.1;
     let schemes: [fn() -> Phase<f64>; 2] = [
-        || Phase::new(Alternating::weights_only(), descent(0.1)),
+        || Phase::new(Decoupling::weights_only(), descent(0.1)),
         || Phase::new(Backprop, descent(0.1)),
     ];
     for n in [1, 4, EXAMPLES] {
@@ -444,7 +444,9 @@ fn a_step_follows_the_mean_gradient_and_one_r() {
             };
             let gradients = gradients.unwrap().parameters;
             let mut model = fixed_model(n, R, NONE);
-            Trainer::new(phase().epochs(1)).run(&mut model).unwrap();
+            Trainer::new(phase().with_epochs(1))
+                .run(&mut model)
+                .unwrap();
             for (t, gradient) in gradients.iter().enumerate() {
                 let counted = counted(plain.circuit(), t);
                 let old = plain.circuit().parameters(t);
@@ -653,13 +655,16 @@ fn targets_move_whatever_their_example_weighs() {
         });
     }
     let rules: [fn() -> JointDescent<f64>; 3] = [
-        || JointDescent::new(descent(0.1)),
-        || JointDescent::new(momentum()),
-        || JointDescent::new(adam()),
+        || Decoupling::joint(descent(0.1)),
+        || Decoupling::joint(momentum()),
+        || Decoupling::joint(adam()),
     ];
     for (k, scheme) in rules.into_iter().enumerate() {
         check_weightless(&format!("joint descent {k}"), |model| {
-            let phase = Phase::new(scheme(), Frozen).epochs(5).batch_size(BATCH);
+            let phase = Phase::new(scheme(), Frozen)
+                .with_epochs(5)
+                .with_batch_size(BATCH)
+                .unwrap();
             Trainer::new(phase).run(model).unwrap();
         });
     }
@@ -669,7 +674,7 @@ fn targets_move_whatever_their_example_weighs() {
 fn a_run_tells_the_weighted_loss_over_the_number_of_examples() {
     let mut model = weighted(fixed_model(EXAMPLES, R, S));
     let start = model.clone();
-    let phase = Phase::new(Backprop, descent(0.01)).epochs(1);
+    let phase = Phase::new(Backprop, descent(0.01)).with_epochs(1);
     let report = Trainer::new(phase).run(&mut model).unwrap();
     let record = &report.history[0];
     let n = EXAMPLES as f64;
@@ -707,8 +712,8 @@ fn minibatches_have_the_weights_of_their_examples() {
             weights,
             seen: seen.clone(),
         };
-        let phase = Phase::new(scheme, descent(0.01)).epochs(1);
-        let mut trainer = Trainer::new(phase.batch_size(batch));
+        let phase = Phase::new(scheme, descent(0.01)).with_epochs(1);
+        let mut trainer = Trainer::new(phase.with_batch_size(batch).unwrap());
         trainer.run(&mut model).unwrap();
         let mut seen = seen.lock().unwrap();
         assert!(batch == EXAMPLES || !seen.is_sorted(), "not shuffled");
@@ -849,7 +854,7 @@ fn without_a_gradient_only_weights_decay() {
     model.initialize_targets(&TargetInit::ForwardPass).unwrap();
     let before = model.circuit().clone();
     let rule = AdamW::new(Adam::new(0.1).unwrap()).with_weight_decay(0.5);
-    let phase = Phase::new(Alternating::weights_only(), rule.unwrap()).epochs(1);
+    let phase = Phase::new(Decoupling::weights_only(), rule.unwrap()).with_epochs(1);
     Trainer::new(phase).run(&mut model).unwrap();
     for t in 0..2 {
         let groups = before.parameter_groups(t);
@@ -869,7 +874,7 @@ fn weight_decay_by_hand() {
     let mut model = fixed_model(EXAMPLES, NONE, NONE);
     let mut by_hand = model.clone();
     let rule = AdamW::new(Adam::new(rate).unwrap()).with_weight_decay(decay);
-    let phase = Phase::new(Backprop, rule.unwrap()).epochs(3);
+    let phase = Phase::new(Backprop, rule.unwrap()).with_epochs(3);
     Trainer::new(phase).run(&mut model).unwrap();
 
     let mut moments: Vec<Vec<(f64, f64)>> = (0..3)

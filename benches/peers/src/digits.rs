@@ -13,7 +13,7 @@ use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::optimizer::{Adam, GradientDescent};
 use layerwise::schedule::Schedule;
 use layerwise::target_solver::{ReverseSweep, StepSize};
-use layerwise::training::{Alternating, Backprop, JointDescent, Phase, Trainer};
+use layerwise::training::{Backprop, Decoupling, Phase, Trainer};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -57,15 +57,15 @@ impl Scheme {
             Self::Backprop => Phase::new(Backprop, Adam::new(1e-2)?),
             Self::Joint => {
                 let targets = GradientDescent::new(0.1)?.with_momentum(0.9)?;
-                Phase::new(JointDescent::new(targets), Adam::new(1e-2)?)
+                Phase::new(Decoupling::joint(targets), Adam::new(1e-2)?)
             }
             Self::Refreshed => {
-                let scheme = Alternating::refreshed(ReverseSweep::new(1));
+                let scheme = Decoupling::refreshed(ReverseSweep::new(1));
                 Phase::new(scheme, Adam::new(1e-2)?)
             }
             Self::Persistent => {
                 let sweeps = ReverseSweep::new(3).with_step(StepSize::Bounded { margin: 1.8 })?;
-                Phase::new(Alternating::persistent(sweeps), Adam::new(3e-3)?)
+                Phase::new(Decoupling::persistent(sweeps), Adam::new(3e-3)?)
             }
         })
     }
@@ -82,12 +82,12 @@ impl Request {
         let labels = read_array(&self.data.join("test_labels.f32"))?;
         let labels: Vec<usize> = labels.iter().map(|&label| label as usize).collect();
 
-        let phase = self.scheme.phase()?.epochs(self.total);
-        let phase = phase.batch_size(self.batch);
-        let mut trainer = Trainer::new(phase.schedule(Schedule::cosine(0.05)?))
-            .seed(self.seed)
-            .threads(threads)
-            .measure_every(0);
+        let phase = self.scheme.phase()?.with_epochs(self.total);
+        let phase = phase.with_batch_size(self.batch)?;
+        let mut trainer = Trainer::new(phase.with_schedule(Schedule::cosine(0.05)?))
+            .with_seed(self.seed)
+            .with_threads(threads)?
+            .with_measure_every(0);
         let mut accuracies = Vec::new();
         let mut failure = None;
         let start = Instant::now();

@@ -9,7 +9,7 @@ use layerwise::decoupled::TargetInit;
 use layerwise::kernel::Execution;
 use layerwise::layer::{Activation, Dense};
 use layerwise::optimizer::{Adam, GradientDescent};
-use layerwise::training::{Backprop, JointDescent, Phase, Trainer};
+use layerwise::training::{Backprop, Decoupling, Phase, Trainer};
 
 use crate::Failure;
 use crate::problem::{Kind, Outcome, Peer, Problem, State};
@@ -38,23 +38,23 @@ impl Layerwise {
         let phase = match kind {
             Kind::Step | Kind::Step64 | Kind::Layers | Kind::Columns | Kind::Sequential => {
                 let targets = GradientDescent::new(description.target_rate)?;
-                Phase::new(JointDescent::new(targets), rule)
+                Phase::new(Decoupling::joint(targets), rule)
             }
             Kind::Backprop | Kind::Backprop64 => Phase::new(Backprop, rule),
             Kind::Adam => Phase::new(
-                JointDescent::new(Adam::new(ADAM_RATE)?),
+                Decoupling::joint(Adam::new(ADAM_RATE)?),
                 Adam::new(ADAM_RATE)?,
             ),
         };
-        let mut trainer = Trainer::new(phase.epochs(steps))
-            .threads(self.threads)
-            .execution(match kind {
+        let mut trainer = Trainer::new(phase.with_epochs(steps))
+            .with_threads(self.threads)?
+            .with_execution(match kind {
                 Kind::Layers => Execution::Layers,
                 Kind::Columns => Execution::Columns,
                 Kind::Sequential => Execution::Sequential,
                 _ => Execution::Automatic,
             })
-            .measure_every(0);
+            .with_measure_every(0);
         let mut start = None;
         let report = trainer.run_with(&mut model, |_| {
             start.get_or_insert_with(Instant::now);

@@ -63,8 +63,8 @@ impl Task {
         let mut model = nets::model(circuit, &train, &targets)?;
         for phase in phases {
             Trainer::new(phase)
-                .seed(self.seed)
-                .measure_every(0)
+                .with_seed(self.seed)
+                .with_measure_every(0)
                 .run(&mut model)?;
         }
         accuracy(&model, &test)

@@ -11,7 +11,7 @@ use layerwise::optimizer::{Adam, GradientDescent};
 use layerwise::rand::rngs::ChaCha8Rng;
 use layerwise::rand::{Rng, RngExt, SeedableRng};
 use layerwise::target_solver::{ReverseSweep, StepSize, SynchronousDescent};
-use layerwise::training::{Alternating, Backprop, JointDescent, Phase, Trainer};
+use layerwise::training::{Backprop, Decoupling, Phase, Trainer};
 use layerwise::{Circuit, DecoupledCircuit, Layer};
 use serde::Serialize;
 
@@ -130,19 +130,19 @@ impl Locking {
         let rule = Adam::new(1e-3)?;
         let phase = match self.locking {
             Locked::Backprop => Phase::new(Backprop, rule),
-            Locked::Joint => Phase::new(JointDescent::new(GradientDescent::new(0.1)?), rule),
-            Locked::WeightsOnly => Phase::new(Alternating::weights_only(), rule),
+            Locked::Joint => Phase::new(Decoupling::joint(GradientDescent::new(0.1)?), rule),
+            Locked::WeightsOnly => Phase::new(Decoupling::weights_only(), rule),
             Locked::Persistent => {
                 let solver = SynchronousDescent::new(1, StepSize::Fixed(0.1))?;
-                Phase::new(Alternating::persistent(solver), rule)
+                Phase::new(Decoupling::persistent(solver), rule)
             }
-            Locked::Sweep => Phase::new(Alternating::refreshed(ReverseSweep::new(1)), rule),
+            Locked::Sweep => Phase::new(Decoupling::refreshed(ReverseSweep::new(1)), rule),
         };
         let start = Instant::now();
-        Trainer::new(phase.epochs(self.steps))
-            .threads(self.depth)
-            .execution(Execution::Layers)
-            .measure_every(0)
+        Trainer::new(phase.with_epochs(self.steps))
+            .with_threads(self.depth)?
+            .with_execution(Execution::Layers)
+            .with_measure_every(0)
             .run(&mut model)?;
         Ok(start.elapsed().as_secs_f64() / self.steps as f64)
     }

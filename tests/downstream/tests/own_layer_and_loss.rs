@@ -11,7 +11,7 @@ use layerwise::gradcheck::GradCheck;
 use layerwise::layer::{Activation, Dense};
 use layerwise::optimizer::Adam;
 use layerwise::target_solver::ReverseSweep;
-use layerwise::training::{Alternating, Phase, Trainer};
+use layerwise::training::{Decoupling, Phase, Trainer};
 
 fn model() -> DecoupledCircuit<f64> {
     let circuit = Circuit::builder()
@@ -54,8 +54,8 @@ fn sweeps_bounded_by_the_curvature_lower_the_energy() {
 fn the_circuit_trains() {
     let mut model = model();
     let before = model.composed_loss().unwrap();
-    let scheme = Alternating::refreshed(ReverseSweep::new(1));
-    let mut trainer = Trainer::new(Phase::new(scheme, Adam::new(1e-2).unwrap()).epochs(200));
+    let scheme = Decoupling::refreshed(ReverseSweep::new(1));
+    let mut trainer = Trainer::new(Phase::new(scheme, Adam::new(1e-2).unwrap()).with_epochs(200));
     trainer.run(&mut model).unwrap();
     let after = model.composed_loss().unwrap();
     assert!(after < 0.1 * before, "{before} to {after}");

@@ -25,9 +25,9 @@ fn trained() -> DecoupledCircuit<f64> {
     model
         .add_examples(&x, &y, &TargetInit::ForwardPass)
         .unwrap();
-    let phase = Phase::new(Backprop, Adam::new(0.02).unwrap()).epochs(3000);
+    let phase = Phase::new(Backprop, Adam::new(0.02).unwrap()).with_epochs(3000);
     Trainer::new(phase)
-        .measure_every(0)
+        .with_measure_every(0)
         .run(&mut model)
         .unwrap();
     model

@@ -6,7 +6,7 @@ use layerwise::nalgebra::{DMatrix, Matrix2};
 use layerwise::optimizer::{Optimizer, Step};
 use layerwise::target_solver::{StepSize, SynchronousDescent};
 use layerwise::theory::{MultiplierUpdate, linear_stable_rates, multiplier_rest, stable_rates};
-use layerwise::training::{AugmentedLagrangian, Phase, Trainer};
+use layerwise::training::{Decoupling, Phase, Trainer};
 use layerwise::{DecoupledCircuit, Error, Scalar, theory};
 
 use super::case::{Case, noise, norm};
@@ -87,9 +87,11 @@ impl<T: Scalar> Optimizer<T> for Frozen {
 fn gap_of_the_scheme(case: &Case, step: f64, rate: f64) -> f64 {
     let mut model = case.model::<f64>(&noise());
     let solver = SynchronousDescent::new(1, StepSize::Fixed(step)).unwrap();
-    let scheme = AugmentedLagrangian::new(solver).with_rate(rate).unwrap();
-    let phase = Phase::new(scheme, Frozen).epochs(4000);
-    match Trainer::new(phase).measure_every(0).run(&mut model) {
+    let scheme = Decoupling::persistent(solver)
+        .with_multipliers(rate)
+        .unwrap();
+    let phase = Phase::new(scheme, Frozen).with_epochs(4000);
+    match Trainer::new(phase).with_measure_every(0).run(&mut model) {
         Ok(_) => norm(&model.gap().unwrap()),
         Err(Error::NonFinite { .. }) => f64::INFINITY,
         Err(other) => panic!("{other}"),

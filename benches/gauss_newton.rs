@@ -82,7 +82,7 @@ impl<T: Scalar> TargetSolver<T> for Probe {
         state: &mut State<T>,
         problem: &mut TargetProblem<'_, '_, T>,
     ) -> Result<SolveReport, Error> {
-        let (dims, n) = (problem.circuit().dims().to_vec(), problem.batch().len());
+        let (dims, n) = (problem.layers().dims().to_vec(), problem.batch().len());
         let before: Vec<Vec<T>> = (1..dims.len() - 1)
             .map(|t| problem.batch().z(t).to_vec())
             .collect();
@@ -171,9 +171,8 @@ fn bench<T: Scalar>(scalar: &str, wanted: &str) {
                 let probe = Probe::new(name, chained, threads == 1);
                 let rule = GradientDescent::new(1e-9).expect("valid");
                 let phase = Phase::new(Decoupling::persistent(probe), rule).with_epochs(1);
-                let mut trainer = Trainer::new(phase)
-                    .with_threads(threads)?
-                    .with_measure_every(0);
+                let trainer = Trainer::new(phase).with_threads(threads);
+                let trainer = trainer.expect("allowed").with_measure_every(0);
                 trainer.run(&mut model).expect("it can be solved");
             }
         }

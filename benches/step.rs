@@ -5,7 +5,7 @@
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use layerwise::decoupled::TargetInit;
-use layerwise::energy::Workspace;
+use layerwise::energy::{All, Workspace};
 use layerwise::kernel::{Execution, Matrix, Write};
 use layerwise::{DecoupledCircuit, Scalar};
 use nets::{model, nets};
@@ -40,18 +40,17 @@ fn bench_scalar<T: Scalar>(c: &mut Criterion, scalar: &str) {
     for (name, widths, n) in nets() {
         let init = TargetInit::RandomNormal { std: 0.5, seed: 0 };
         let model: DecoupledCircuit<T> = model(&widths, n, &init);
-        let batch = model.batch(0..n).expect("all columns");
-        let mut workspace = Workspace::new(model.circuit(), n);
+        let problem = model.problem(0..n).expect("all columns");
+        let mut workspace = Workspace::new();
         let mut group = c.benchmark_group(format!("step {scalar}"));
-        let circuit = model.circuit();
         group.bench_function(BenchmarkId::new("decoupled", name), |b| {
-            b.iter(|| circuit.evaluate(batch, true, true, &mut workspace, Execution::Sequential));
+            b.iter(|| problem.evaluate(All, &mut workspace).energy());
         });
         group.bench_function(BenchmarkId::new("products", name), |b| {
             b.iter(products::<T>(&widths, n));
         });
         group.bench_function(BenchmarkId::new("backprop", name), |b| {
-            b.iter(|| circuit.backprop(batch, &mut workspace));
+            b.iter(|| problem.backprop(&mut workspace).loss());
         });
         #[cfg(feature = "rayon")]
         for execution in [
@@ -64,7 +63,8 @@ fn bench_scalar<T: Scalar>(c: &mut Criterion, scalar: &str) {
             group.bench_function(name, |b| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build();
                 pool.expect("two threads").install(|| {
-                    b.iter(|| circuit.evaluate(batch, true, true, &mut workspace, execution));
+                    let problem = problem.with_execution(execution);
+                    b.iter(|| problem.evaluate(All, &mut workspace).energy());
                 });
             });
         }

@@ -5,6 +5,7 @@
 //! ẑ[c, p] = a(Σ_{i,k} W[c, (i, k)] z[i, stride p + k − padding] + b[c]), 0 beyond the ends.
 
 use layerwise::decoupled::TargetInit;
+use layerwise::energy::Energy;
 use layerwise::gradcheck::GradCheck;
 use layerwise::kernel::Write;
 use layerwise::layer::{Activation, Dense, Patchwise, Shape, Unfold};
@@ -132,9 +133,8 @@ fn main() -> Result<(), Error> {
         .layer(convolution(1, steps, 6, 2)?)
         .layer(convolution(6, steps / 2, 6, 2)?)
         .layer(Dense::new(6 * steps / 4, 3, Activation::Identity)?)
-        .output_loss(SoftmaxCrossEntropy)
         .build()?;
-    let mut model = DecoupledCircuit::new(circuit);
+    let mut model = DecoupledCircuit::new(circuit, Energy::new(SoftmaxCrossEntropy))?;
     model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
     let scheme = Decoupling::refreshed(ReverseSweep::new(1));
     let phase = Phase::new(scheme, Adam::new(1e-2)?).with_epochs(200);

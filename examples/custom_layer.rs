@@ -3,6 +3,7 @@
 //! ẑ_k = exp(−½ Σ_j (z_j − c_jk)² / s_k²), parameters: the centres c (input × units), then ln s.
 
 use layerwise::decoupled::TargetInit;
+use layerwise::energy::Energy;
 use layerwise::gradcheck::GradCheck;
 use layerwise::init::Initializer;
 use layerwise::kernel::Write;
@@ -168,7 +169,7 @@ fn main() -> Result<(), Error> {
         .layer(Dense::new(40, 20, Activation::Tanh)?)
         .layer(Dense::new(20, 1, Activation::Identity)?)
         .build()?;
-    let mut model = DecoupledCircuit::new(circuit);
+    let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
     model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
     // The sweep's steps are bounded by the curvature of the layers above layer 0, both dense, so
     // the new layer needs no bound of its own here; elsewhere it would take a fixed step or give

@@ -2,6 +2,7 @@
 //! evaluation.
 
 use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::energy::Energy;
 use layerwise::energy::LocalGradients;
 use layerwise::layer::{Activation, Dense};
 use layerwise::nalgebra::DMatrix;
@@ -13,7 +14,7 @@ fn main() -> Result<(), Error> {
     for pair in widths.windows(2) {
         builder = builder.layer(Dense::new(pair[0], pair[1], Activation::Tanh)?);
     }
-    let mut model = DecoupledCircuit::new(builder.build()?);
+    let mut model = DecoupledCircuit::new(builder.build()?, Energy::default())?;
     let n = 256;
     let x = DMatrix::from_fn(20, n, |i, j| ((3 * i + 7 * j) % 13) as f64 / 13.0 - 0.5);
     let y = DMatrix::from_fn(3, n, |i, j| ((i + j) % 3) as f64 / 2.0 - 0.5);

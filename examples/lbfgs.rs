@@ -17,6 +17,7 @@ use clap::Parser;
 use data::Digits;
 use layerwise::data::metrics;
 use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::energy::Energy;
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::nalgebra::DMatrix;
@@ -225,11 +226,7 @@ struct Row {
 }
 
 fn circuit(options: &Options) -> Result<Circuit<f64>, layerwise::Error> {
-    let mut builder = Circuit::builder()
-        .output_loss(SoftmaxCrossEntropy)
-        .regularize_parameters(Regularizer::l2(options.l2)?)
-        .penalty(options.penalty)
-        .seed(options.seed);
+    let mut builder = Circuit::builder().seed(options.seed);
     let mut input = 64;
     for &width in &options.widths {
         builder = builder.layer(Dense::new(input, width, Activation::Tanh)?);
@@ -247,7 +244,12 @@ fn run(
     (train, test): &(Digits, Digits),
 ) -> Result<Row, AnyError> {
     let double = |matrix: &DMatrix<f32>| matrix.map(f64::from);
-    let mut model = DecoupledCircuit::new(circuit(options)?);
+    let mut model = DecoupledCircuit::new(
+        circuit(options)?,
+        Energy::new(SoftmaxCrossEntropy)
+            .with_penalty(options.penalty)
+            .with_parameter_regularizer(Regularizer::l2(options.l2)?),
+    )?;
     let (images, classes) = (double(&train.images), double(&train.classes));
     model.add_examples(&images, &classes, &TargetInit::ForwardPass)?;
     let start = Instant::now();

@@ -2,6 +2,7 @@
 //! checked.
 
 use layerwise::decoupled::TargetInit;
+use layerwise::energy::Energy;
 use layerwise::gradcheck::GradCheck;
 use layerwise::layer::{Activation, Dense};
 use layerwise::nalgebra::DMatrix;
@@ -21,7 +22,7 @@ fn main() -> Result<(), Error> {
         .layer(Dense::new(32, 32, Activation::Tanh)?)
         .layer(Dense::new(32, 1, Activation::Identity)?)
         .build()?;
-    let mut model = DecoupledCircuit::new(circuit);
+    let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
     model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
 
     // Every gradient, along 20 random directions, against finite differences.

@@ -10,6 +10,7 @@ use clap::Parser;
 use flate2::read::GzDecoder;
 use layerwise::data::{Split, Standardizer, metrics};
 use layerwise::decoupled::TargetInit;
+use layerwise::energy::Energy;
 use layerwise::layer::{Activation, Dense};
 use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::{Adam, GradientDescent};
@@ -107,10 +108,12 @@ fn score(
         .layer(Dense::new(data.features.nrows(), 16, Activation::Tanh)?)
         .layer(Dense::new(16, 16, Activation::Tanh)?)
         .layer(Dense::new(16, 1, Activation::Identity)?)
-        .regularize_parameters(Regularizer::l2(options.l2)?)
         .seed(seed)
         .build()?;
-    let mut model = DecoupledCircuit::new(circuit);
+    let mut model = DecoupledCircuit::new(
+        circuit,
+        Energy::default().with_parameter_regularizer(Regularizer::l2(options.l2)?),
+    )?;
     model.add_examples(
         &features.transform(&train.features)?,
         &targets.transform(&train.targets)?,

@@ -8,7 +8,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, ExitCode, Stdio};
 
 use layerwise::decoupled::{Selection, TargetInit};
-use layerwise::energy::{LocalWorkspace, Wanted};
+use layerwise::energy::Energy;
+use layerwise::energy::{LocalWorkspace, Parameters};
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::SquaredError;
 use layerwise::nalgebra::DMatrix;
@@ -37,16 +38,13 @@ fn learn(shard: &mut Shard<f64>) -> Result<(), Error> {
     let mut state = vec![0.0; Optimizer::<f64>::slots(&rule) * shard.parameters().len()];
     let mean = 1.0 / shard.examples().len() as f64;
     let mut workspace: Option<LocalWorkspace<f64>> = None;
-    let wanted = Wanted {
-        parameters: true,
-        ..Wanted::NONE
-    };
     for number in 1..=STEPS {
         let problem = shard.problem(&layer, &SquaredError)?;
         let mut memory = workspace.take().unwrap_or_else(|| problem.workspace());
-        problem.evaluate(wanted, &mut memory);
         let step = Step::new(number, 1.0).with_gradient_factor(mean);
-        let gradient = memory.parameter_gradient();
+        let gradient = problem
+            .evaluate(Parameters, &mut memory)
+            .parameter_gradient();
         rule.update(step, shard.parameters_mut(), gradient, &mut state);
         workspace = Some(memory);
     }
@@ -110,7 +108,7 @@ fn model() -> Result<DecoupledCircuit<f64>, Error> {
     for t in 0..WIDTHS.len() - 1 {
         builder = builder.layer(layer(t)?);
     }
-    let mut model = DecoupledCircuit::new(builder.build()?);
+    let mut model = DecoupledCircuit::new(builder.build()?, Energy::default())?;
     model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
     Ok(model)
 }

@@ -1,6 +1,7 @@
 //! The nets that the benches share.
 
 use layerwise::decoupled::TargetInit;
+use layerwise::energy::Energy;
 use layerwise::layer::{Activation, Dense};
 use layerwise::nalgebra::DMatrix;
 use layerwise::{Circuit, DecoupledCircuit, Scalar};
@@ -27,7 +28,9 @@ pub fn model<T: Scalar>(widths: &[usize], n: usize, init: &TargetInit<T>) -> Dec
         };
         builder = builder.layer(Dense::new(pair[0], pair[1], activation).expect("valid"));
     }
-    let mut model = DecoupledCircuit::new(builder.build().expect("the layers fit"));
+    let mut model =
+        DecoupledCircuit::new(builder.build().expect("the layers fit"), Energy::default())
+            .expect("squared errors fit");
     let wave =
         |rows: usize| DMatrix::from_fn(rows, n, |i, j| T::of(((i * 3 + j * 5) as f64).sin()));
     let (inputs, targets) = (wave(widths[0]), wave(widths[widths.len() - 1]));

@@ -13,13 +13,15 @@ use clap::{Parser, ValueEnum};
 use data::Digits;
 use layerwise::data::metrics;
 use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::energy::{Energy, Parameters, Workspace};
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::SoftmaxCrossEntropy;
-use layerwise::optimizer::{Adam, Optimizer, Step};
+use layerwise::optimizer::Adam;
 use layerwise::parameter_solver::{LeastSquares, LevenbergMarquardt};
 use layerwise::schedule::Schedule;
+use layerwise::state::State;
 use layerwise::target_solver::{GaussNewton, RedBlack, ReverseSweep, StepSize};
-use layerwise::training::{Backprop, Decoupling, Phase, Scheme, Trainer, Visit};
+use layerwise::training::{Backprop, Decoupling, Phase, Scheme, Trainer, Visit, WStep};
 use layerwise::{Circuit, DecoupledCircuit, Error, Scalar};
 use serde::Serialize;
 
@@ -138,12 +140,12 @@ impl SchemeName {
             Self::LeastSquares => {
                 let held = LeastSquares::proximal(10.0)?;
                 let scheme = Decoupling::refreshed(ReverseSweep::new(1));
-                Phase::new(scheme.with_parameter_solver(held), fast)
+                Phase::with_w_step(scheme, WStep::solver(held).with_optimizer(fast))?
             }
             Self::LevenbergMarquardt => {
                 let held = LevenbergMarquardt::new(1, 4).with_damping(10.0)?;
                 let scheme = Decoupling::refreshed(ReverseSweep::new(1));
-                Phase::new(scheme.with_parameter_solver(held), fast)
+                Phase::with_w_step(scheme, WStep::solver(held).with_optimizer(fast))?
             }
         }
         .with_schedule(Schedule::cosine(0.05)?))
@@ -170,11 +172,8 @@ struct Row {
     seconds: f64,
 }
 
-fn circuit<T: Scalar>(options: &Options, penalty: f32, seed: u64) -> Result<Circuit<T>, Error> {
-    let mut builder = Circuit::builder()
-        .output_loss(SoftmaxCrossEntropy)
-        .penalty(T::of(penalty.into()))
-        .seed(seed);
+fn circuit<T: Scalar>(options: &Options, seed: u64) -> Result<Circuit<T>, Error> {
+    let mut builder = Circuit::builder().seed(seed);
     let (mut input, width) = (64, options.width as usize);
     for _ in 0..options.hidden {
         builder = builder.layer(Dense::new(input, width, Activation::Tanh)?);
@@ -192,7 +191,10 @@ fn run(
     (train, test): &(Digits, Digits),
 ) -> Result<Row, Error> {
     let penalty = options.penalty.unwrap_or(scheme.penalty());
-    let mut model = DecoupledCircuit::new(circuit(options, penalty, seed)?);
+    let mut model = DecoupledCircuit::new(
+        circuit(options, seed)?,
+        Energy::new(SoftmaxCrossEntropy).with_penalty(penalty),
+    )?;
     model.add_examples(&train.images, &train.classes, &TargetInit::ForwardPass)?;
     let report = Trainer::new(scheme.phase()?.with_epochs(options.epochs))
         .with_seed(seed)
@@ -263,34 +265,25 @@ fn compare(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// θ stays.
-#[derive(Debug, Clone, Copy)]
-struct Frozen;
-
-impl Optimizer<f64> for Frozen {
-    fn slots(&self) -> usize {
-        0
-    }
-
-    fn update(&self, _: Step, _: &mut [f64], _: &[f64], _: &mut [f64]) {}
-}
-
 /// Multipliers that also note the parameter gradient of their last visit.
 #[derive(Debug)]
 struct Noted {
-    scheme: AugmentedLagrangian<f64>,
+    scheme: Decoupling<f64>,
     gradient: Arc<Mutex<Vec<Vec<f64>>>>,
 }
 
 impl Scheme<f64> for Noted {
-    fn start(&mut self, model: &DecoupledCircuit<f64>) -> Result<(), Error> {
+    fn start(&self, model: &mut DecoupledCircuit<f64>) -> Result<State<f64>, Error> {
         self.scheme.start(model)
     }
 
-    fn visit(&mut self, visit: &mut Visit<'_, '_, f64>) -> Result<f64, Error> {
-        let energy = self.scheme.visit(visit)?;
-        let layers = 0..visit.circuit().depth();
-        let gradient = layers.map(|t| visit.workspace().parameter_gradient(t).to_vec());
+    fn visit(&self, state: &mut State<f64>, visit: &mut Visit<'_, f64>) -> Result<f64, Error> {
+        let energy = self.scheme.visit(state, visit)?;
+        // θ stays, and the multipliers of this visit are in its problem still.
+        let mut workspace = Workspace::new();
+        let evaluation = visit.problem().evaluate(Parameters, &mut workspace);
+        let layers = 0..visit.layers().depth();
+        let gradient = layers.map(|t| evaluation.parameter_gradient(t).to_vec());
         *self.gradient.lock().expect("no thread panicked") = gradient.collect();
         Ok(energy)
     }
@@ -308,15 +301,18 @@ fn multipliers_at_rest(options: &Options, train: &Digits) -> Result<(), Error> {
     let (images, classes) = (train.images.map(f64::from), train.classes.map(f64::from));
     let n = train.labels.len() as f64;
     for visits in [1, 3, 10, 30] {
-        let circuit = circuit::<f64>(options, penalty, options.seeds[0])?;
-        let mut model = DecoupledCircuit::new(circuit);
+        let circuit = circuit::<f64>(options, options.seeds[0])?;
+        let mut model = DecoupledCircuit::new(
+            circuit,
+            Energy::new(SoftmaxCrossEntropy).with_penalty(penalty.into()),
+        )?;
         model.add_examples(&images, &classes, &TargetInit::ForwardPass)?;
         let gradient = Arc::new(Mutex::new(Vec::new()));
         let scheme = Noted {
             scheme: Decoupling::persistent(GaussNewton::chained(2, 12)).with_multipliers(1.0)?,
             gradient: gradient.clone(),
         };
-        let phase = Phase::new(scheme, Frozen).with_epochs(visits);
+        let phase = Phase::with_w_step(scheme, WStep::none())?.with_epochs(visits);
         Trainer::new(phase).with_measure_every(0).run(&mut model)?;
         let backprop = model.backprop(&Selection::All)?.parameters.concat();
         let found = gradient.lock().expect("no thread panicked").concat();

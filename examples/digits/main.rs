@@ -11,7 +11,7 @@ use clap::{Parser, ValueEnum};
 use data::Digits;
 use indicatif::{ProgressBar, ProgressStyle};
 use layerwise::data::metrics;
-use layerwise::decoupled::{Gradients, Selection, TargetInit};
+use layerwise::decoupled::{Selection, TargetInit};
 use layerwise::diagnostics::{DiagnosticReport, Diagnostics};
 use layerwise::energy::Energy;
 use layerwise::layer::{Activation, Dense};

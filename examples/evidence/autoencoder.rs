@@ -5,6 +5,7 @@ use std::error::Error;
 use std::time::Instant;
 
 use layerwise::decoupled::{Projection, TargetInit};
+use layerwise::energy::Energy;
 use layerwise::init::Initializer;
 use layerwise::layer::{Activation, Dense};
 use layerwise::nalgebra::DMatrix;
@@ -13,7 +14,7 @@ use layerwise::parameter_solver::LeastSquares;
 use layerwise::rand::SeedableRng;
 use layerwise::rand::rngs::ChaCha8Rng;
 use layerwise::target_solver::GaussNewton;
-use layerwise::training::{Backprop, Decoupling, PenaltyGrowth, Phase, Trainer};
+use layerwise::training::{Backprop, Decoupling, PenaltyGrowth, Phase, Trainer, WStep};
 use layerwise::{Circuit, DecoupledCircuit};
 use serde::Serialize;
 
@@ -210,25 +211,24 @@ impl Task {
         let circuit = circuit(start, self.seed)?;
         let (train, test) = (&train.images.map(f64::from), &test.images.map(f64::from));
         let principal = || Coordinates::Principal.targets(&circuit, train, self.seed);
-        let batches = |phase: Phase<f64>| phase.with_batch_size(BATCH)?.with_epochs(u64::MAX);
-        // Every layer has a closed form, so that the rule has nothing to do.
+        let batches = |phase: Phase<f64>| {
+            Ok::<_, layerwise::Error>(phase.with_batch_size(BATCH)?.with_epochs(u64::MAX))
+        };
+        // Every layer has a closed form.
         let closed_form = || -> Result<Trainer<f64>, layerwise::Error> {
             let solver = LeastSquares::ridge(1e-6)?;
-            let scheme = Decoupling::weights_only().with_parameter_solver(solver);
-            Ok(Trainer::new(
-                Phase::new(scheme, Adam::new(1e-3)?).with_epochs(1),
-            ))
+            let phase = Phase::with_w_step(Decoupling::weights_only(), WStep::solver(solver))?;
+            Ok(Trainer::new(phase.with_epochs(1)))
         };
         let (targets, trainer) = match self.autoencoder {
             Way::Backprop { rate, .. } => {
-                let phase = batches(Phase::new(Backprop, Adam::new(rate)?));
+                let phase = batches(Phase::new(Backprop, Adam::new(rate)?))?;
                 (TargetInit::ForwardPass, Trainer::new(phase))
             }
             Way::Mac { start } => {
                 let least_squares = LeastSquares::ridge(1e-6)?.with_proximal(1e-3)?;
                 let scheme = Decoupling::persistent(GaussNewton::chained(1, 5));
-                let scheme = scheme.with_parameter_solver(least_squares);
-                let phase = Phase::new(scheme, Adam::new(1e-3)?)
+                let phase = Phase::with_w_step(scheme, WStep::solver(least_squares))?
                     .with_epochs(u64::MAX)
                     .with_penalty_growth(PenaltyGrowth::new(20)?)?;
                 (
@@ -240,20 +240,20 @@ impl Task {
                 let scheme = Decoupling::refreshed(GaussNewton::chained(1, 3));
                 (
                     principal()?,
-                    closed_form()?.then(batches(Phase::new(scheme, Adam::new(rate)?))),
+                    closed_form()?.then(batches(Phase::new(scheme, Adam::new(rate)?))?),
                 )
             }
             Way::Started { rate } => (
                 principal()?,
-                closed_form()?.then(batches(Phase::new(Backprop, Adam::new(rate)?))),
+                closed_form()?.then(batches(Phase::new(Backprop, Adam::new(rate)?))?),
             ),
         };
-        let mut model = DecoupledCircuit::new(circuit);
+        let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
         model.add_examples(train, train, &targets)?;
         let error = |model: &DecoupledCircuit<f64>, on: &DMatrix<f64>| {
-            Ok::<_, layerwise::Error>(model.circuit().composed_loss(on, on)? / on.ncols() as f64)
+            Ok::<_, layerwise::Error>(model.composed_loss_of(on, on)? / on.ncols() as f64)
         };
-        let trainer = trainer.seed(self.seed).with_measure_every(0);
+        let trainer = trainer.with_seed(self.seed).with_measure_every(0);
         let measure =
             |model: &DecoupledCircuit<f64>| Ok([error(model, train)?, error(model, test)?]);
         curve(begin, trainer, &mut model, 1.15, measure, |point| {

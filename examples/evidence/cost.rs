@@ -9,7 +9,6 @@ use layerwise::Circuit;
 use layerwise::data::{Standardizer, metrics};
 use layerwise::decoupled::TargetInit;
 use layerwise::layer::{Activation, Dense};
-use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::Adam;
 use layerwise::target_solver::ReverseSweep;
@@ -84,9 +83,7 @@ impl Net {
             Self::Shallow => [digits::PIXELS, 64, 64, 10],
             Self::Fashion => [784, 256, 256, 10],
         };
-        let mut builder = Circuit::builder()
-            .output_loss(SoftmaxCrossEntropy)
-            .seed(seed);
+        let mut builder = Circuit::builder().seed(seed);
         for (t, pair) in widths.windows(2).enumerate() {
             let activation = if t == 2 {
                 Activation::Identity
@@ -139,7 +136,7 @@ impl Task {
     fn run(&self, train: &Digits, test: &Digits) -> Result<Outcome, layerwise::Error> {
         let begin = Instant::now();
         let rule = Adam::new(self.rate)?;
-        let visits = |phase: Phase<f32>| phase.with_epochs(self.passes).with_batch_size(BATCH)?;
+        let visits = |phase: Phase<f32>| phase.with_epochs(self.passes).with_batch_size(BATCH);
         let backprop = || visits(Phase::new(Backprop, rule));
         let refreshed = |solver| visits(Phase::new(Decoupling::refreshed(solver), rule));
         let start = match self.scheme {
@@ -155,7 +152,7 @@ impl Task {
         };
         let (targets, trainer) = match self.scheme {
             Scheme::Backprop | Scheme::Orthogonal => {
-                (TargetInit::ForwardPass, Trainer::new(backprop()))
+                (TargetInit::ForwardPass, Trainer::new(backprop()?))
             }
             Scheme::Refreshed => {
                 let sweep = if self.net.deep() {
@@ -163,18 +160,18 @@ impl Task {
                 } else {
                     ReverseSweep::new(1)
                 };
-                (TargetInit::ForwardPass, Trainer::new(refreshed(sweep)))
+                (TargetInit::ForwardPass, Trainer::new(refreshed(sweep)?))
             }
             Scheme::Projected => {
-                let phase = refreshed(sweeps(2)?);
+                let phase = refreshed(sweeps(2)?)?;
                 (projected()?, closed_form()?.then(phase))
             }
-            Scheme::Started => (projected()?, closed_form()?.then(backprop())),
+            Scheme::Started => (projected()?, closed_form()?.then(backprop()?)),
         };
         let mut model = nets::model(circuit, train, &targets)?;
         let goals = self.net.goals();
         let trainer = trainer
-            .seed(self.seed)
+            .with_seed(self.seed)
             .with_threads(self.threads)?
             .with_measure_every(0);
         let points = curve(

@@ -21,7 +21,7 @@ pub struct Point<V> {
 /// is after every epoch.
 pub fn curve<T: Scalar, V: Send>(
     begin: Instant,
-    mut trainer: Trainer<T>,
+    trainer: Trainer<T>,
     model: &mut DecoupledCircuit<T>,
     spacing: f64,
     measure: impl Fn(&DecoupledCircuit<T>) -> Result<V, Error> + Sync,
@@ -30,18 +30,18 @@ pub fn curve<T: Scalar, V: Send>(
     let mut points: Vec<Point<V>> = Vec::new();
     let mut failed = None;
     let mut measuring = Duration::ZERO;
-    trainer.run_with(model, |progress| {
+    trainer.run_with(model, |record, model| {
         let now = Instant::now();
         let seconds = (now - begin - measuring).as_secs_f64();
         let last = points.last().map_or(0.0, |point| point.seconds);
         if seconds < spacing * last {
             return ControlFlow::Continue(());
         }
-        let value = measure(progress.model);
+        let value = measure(model);
         measuring += now.elapsed();
         match value {
             Ok(value) => points.push(Point {
-                passes: progress.record.epoch,
+                passes: record.epoch,
                 seconds,
                 value,
             }),

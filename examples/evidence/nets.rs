@@ -4,6 +4,7 @@ use std::fmt;
 
 use layerwise::data::metrics;
 use layerwise::decoupled::TargetInit;
+use layerwise::energy::Energy;
 use layerwise::init::{Distribution, Fan, Initializer};
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::SoftmaxCrossEntropy;
@@ -75,9 +76,7 @@ pub fn deep<T: Scalar>(
 ) -> Result<Circuit<T>, Error> {
     const WIDTH: usize = 32;
     let weights = start.weights(unit);
-    let mut builder = Circuit::builder()
-        .output_loss(SoftmaxCrossEntropy)
-        .seed(seed);
+    let mut builder = Circuit::builder().seed(seed);
     for t in 0..depth {
         let input = if t == 0 { digits::PIXELS } else { WIDTH };
         let layer = if t + 1 < depth {
@@ -140,7 +139,7 @@ pub fn model(
     train: &Digits,
     targets: &TargetInit<f32>,
 ) -> Result<DecoupledCircuit<f32>, Error> {
-    let mut model = DecoupledCircuit::new(circuit);
+    let mut model = DecoupledCircuit::new(circuit, Energy::new(SoftmaxCrossEntropy))?;
     model.add_examples(&train.images, &train.classes, targets)?;
     Ok(model)
 }

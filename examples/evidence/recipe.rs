@@ -13,7 +13,7 @@ use layerwise::optimizer::{Adam, Optimizer};
 use layerwise::parameter_solver::LeastSquares;
 use layerwise::schedule::Schedule;
 use layerwise::target_solver::{ReverseSweep, StepSize};
-use layerwise::training::{Backprop, Decoupling, Phase};
+use layerwise::training::{Backprop, Decoupling, Phase, WStep};
 use layerwise::{Circuit, Error};
 use serde::Serialize;
 
@@ -132,8 +132,8 @@ pub fn projected(
 /// the last one, whose softmax has no closed form, by Adam. The hidden layers forget where they began.
 pub fn closed_form(epochs: u64, ridge: f64) -> Result<Phase<f32>, Error> {
     let solver = LeastSquares::ridge(ridge)?.with_forgetting(1.0)?;
-    let scheme = Decoupling::weights_only().with_parameter_solver(solver);
-    Ok(Phase::new(scheme, Adam::new(5e-2)?)
+    let w_step = WStep::solver(solver).with_optimizer(Adam::new(5e-2)?);
+    Ok(Phase::with_w_step(Decoupling::weights_only(), w_step)?
         .with_epochs(epochs)
         .with_batch_size(BATCH)?)
 }

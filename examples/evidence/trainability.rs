@@ -4,6 +4,8 @@
 use std::error::Error;
 
 use layerwise::decoupled::{Projection, Selection, TargetInit};
+use layerwise::energy::Energy;
+use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::Adam;
 use layerwise::training::{Phase, Trainer};
@@ -348,7 +350,7 @@ fn gradients(options: &Options, train: &Digits, starts: &[Start]) -> Result<(), 
         let mut curves = Vec::new();
         for &start in starts {
             let circuit = nets::deep::<f64>(unit, DEPTH, start, options.seeds[0])?;
-            let mut model = DecoupledCircuit::new(circuit);
+            let mut model = DecoupledCircuit::new(circuit, Energy::new(SoftmaxCrossEntropy))?;
             let projection = Projection::fit(model.circuit(), &images, options.seeds[0])?;
             let projection = projection.with_spread(SPREAD)?;
             let projected = TargetInit::Given(projection.apply(&images)?);

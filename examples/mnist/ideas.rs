@@ -2,6 +2,7 @@
 //! a user can write.
 
 use clap::ValueEnum;
+use layerwise::decoupled::TargetUse;
 use layerwise::schedule::Schedule;
 use layerwise::state::State;
 use layerwise::target_solver::{ReverseSweep, TargetProblem, TargetSolver};
@@ -28,20 +29,21 @@ pub enum Idea {
     Last,
 }
 
-/// A refreshed scheme with one reverse sweep, and a memory by example.
+/// A refreshed scheme with one reverse sweep, and a memory by example: in its state, for each hidden
+/// layer what is kept (a column per example) and the agreement (one number per example); counts say
+/// which examples were visited.
 #[derive(Debug)]
 pub struct Carried {
     idea: Idea,
     share: f32,
     sweep: ReverseSweep,
-    /// The sweep's.
-    state: State<f32>,
-    dims: Vec<usize>,
-    /// By hidden layer, a column an example: what is kept.
-    memory: Vec<Vec<f32>>,
-    /// By hidden layer, one an example.
-    agreement: Vec<Vec<f32>>,
-    seen: Vec<bool>,
+}
+
+/// What the state keeps, borrowed.
+struct Memory<'a> {
+    dims: &'a [usize],
+    agreement: &'a [Vec<f32>],
+    visited: &'a [u64],
 }
 
 impl Carried {
@@ -50,11 +52,6 @@ impl Carried {
             idea,
             share: share as f32,
             sweep: ReverseSweep::new(1),
-            state: State::new(),
-            dims: Vec::new(),
-            memory: Vec::new(),
-            agreement: Vec::new(),
-            seen: Vec::new(),
         }
     }
 
@@ -62,11 +59,12 @@ impl Carried {
     fn load(
         &self,
         problem: &mut TargetProblem<'_, '_, f32>,
+        memory: &Memory<'_>,
         ids: &[usize],
         old: &[Vec<f32>],
         share: f32,
     ) -> Result<(), Error> {
-        let hidden = self.dims.len();
+        let hidden = memory.dims.len();
         match self.idea {
             Idea::Average => {}
             Idea::Offset => {
@@ -76,10 +74,10 @@ impl Carried {
                 }
             }
             Idea::Mix => {
-                for ((t, old), &dim) in (1..).zip(old).zip(&self.dims) {
+                for ((t, old), &dim) in (1..).zip(old).zip(memory.dims) {
                     let z = problem.target_mut(t).chunks_exact_mut(dim);
                     for ((z, old), &id) in z.zip(old.chunks_exact(dim)).zip(ids) {
-                        if self.seen[id] {
+                        if memory.visited[id] > 0 {
                             let pairs = z.iter_mut().zip(old);
                             pairs.for_each(|(z, old)| *z = share * old + (1.0 - share) * *z);
                         }
@@ -91,10 +89,10 @@ impl Carried {
                 terms.for_each(|((z, p), s)| *z = (inverse(*p) + share * s).tanh());
             })?,
             Idea::Agreement | Idea::Rising | Idea::Last => problem.chain(|t, prediction, z| {
-                let dim = self.dims[t - 1];
+                let dim = memory.dims[t - 1];
                 for (i, z) in z.chunks_exact_mut(dim).enumerate() {
                     let share = match self.idea {
-                        Idea::Agreement => share * self.agreement[t - 1][ids[i]],
+                        Idea::Agreement => share * memory.agreement[t - 1][ids[i]],
                         Idea::Last if t < hidden => 0.0,
                         _ => share,
                     };
@@ -119,58 +117,58 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 }
 
 impl Scheme<f32> for Carried {
-    fn start(&mut self, model: &DecoupledCircuit<f32>) -> Result<(), Error> {
-        let depth = model.circuit().depth();
-        self.dims = model.circuit().dims()[1..depth].to_vec();
-        // Examples are never removed here: their numbers are their columns.
-        let n = model.examples().len();
-        self.memory = self.dims.iter().map(|dim| vec![0.0; dim * n]).collect();
-        self.agreement = vec![vec![0.0; n]; depth - 1];
-        self.seen = vec![false; n];
-        self.state = State::new();
-        Ok(())
+    fn targets(&self) -> TargetUse {
+        TargetUse::Transient
     }
 
-    fn visit(&mut self, visit: &mut Visit<'_, '_, f32>) -> Result<f32, Error> {
-        let ids: Vec<usize> = visit
-            .batch()
-            .examples()
-            .iter()
-            .map(|&id| id as usize)
-            .collect();
+    fn start(&self, model: &mut DecoupledCircuit<f32>) -> Result<State<f32>, Error> {
+        let (n, depth) = (model.examples().len(), model.circuit().depth());
+        let mut state = State::new();
+        let hidden = model.circuit().dims()[1..depth].iter();
+        state.values = hidden.map(|dim| vec![0.0; dim * n]).collect();
+        state.values.resize(2 * (depth - 1), vec![0.0; n]);
+        state.counts = vec![0; n];
+        state.parts.push(TargetSolver::<f32>::start(&self.sweep));
+        Ok(state)
+    }
+
+    fn visit(&self, state: &mut State<f32>, visit: &mut Visit<'_, f32>) -> Result<f32, Error> {
+        let (ids, depth) = (visit.columns(), visit.layers().depth());
+        let dims = visit.layers().dims()[1..depth].to_vec();
         let share = match self.idea {
             Idea::Rising => self.share * (1.0 - visit.scheduled(Schedule::linear(0.0)?) as f32),
             _ => self.share,
         };
-        let hidden = 1..=self.dims.len();
+        let (kept, agreement) = state.values.split_at_mut(depth - 1);
         let mut old = Vec::new();
-        for (memory, &dim) in self.memory.iter().zip(&self.dims) {
-            let columns = ids.iter().flat_map(|id| &memory[id * dim..(id + 1) * dim]);
+        for (kept, &dim) in kept.iter().zip(&dims) {
+            let columns = ids.iter().flat_map(|id| &kept[id * dim..(id + 1) * dim]);
             old.push(columns.copied().collect::<Vec<f32>>());
         }
         let mut problem = visit.target_problem();
         problem.refresh()?;
-        let forward: Vec<Vec<f32>> = hidden
-            .clone()
-            .map(|t| problem.batch().z(t).to_vec())
-            .collect();
-        self.load(&mut problem, &ids, &old, share)?;
-        let met = problem.squared_gap();
-        self.sweep.solve(&mut self.state, &mut problem)?;
+        let forward: Vec<Vec<f32>> = (1..depth).map(|t| problem.batch().z(t).to_vec()).collect();
+        let memory = Memory {
+            dims: &dims,
+            agreement,
+            visited: &state.counts,
+        };
+        self.load(&mut problem, &memory, ids, &old, share)?;
+        let before = problem.squared_gap();
+        self.sweep.solve(&mut state.parts[0], &mut problem)?;
         if self.idea == Idea::Average {
             for (t, (h, old)) in (1..).zip(forward.iter().zip(&old)) {
                 let terms = problem.target_mut(t).iter_mut().zip(h).zip(old);
                 terms.for_each(|((z, h), old)| *z = h + share * old + (1.0 - share) * (*z - h));
             }
         }
-        let energy = problem.evaluate(true, false);
-        let left = problem.squared_gap();
-        for t in hidden {
-            let dim = self.dims[t - 1];
-            let (z, prediction) = (
-                problem.batch().z(t),
-                problem.workspace().local(t - 1).prediction(),
-            );
+        visit.record_gap_before(before);
+        let mut evaluated = visit.evaluate()?;
+        evaluated.record_gap_after();
+        for t in 1..depth {
+            let dim = dims[t - 1];
+            let problem = evaluated.problem();
+            let (z, prediction) = (problem.batch().z(t), evaluated.prediction(t - 1));
             for (i, &id) in ids.iter().enumerate() {
                 let own = i * dim..(i + 1) * dim;
                 let (z, p, h) = (
@@ -178,30 +176,27 @@ impl Scheme<f32> for Carried {
                     &prediction[own.clone()],
                     &forward[t - 1][own.clone()],
                 );
-                let kept = |j: usize| match self.idea {
+                let now = |j: usize| match self.idea {
                     Idea::Offset | Idea::Average => z[j] - h[j],
                     Idea::Mix => z[j],
                     Idea::PreActivation => inverse(z[j]) - inverse(p[j]),
                     Idea::Agreement | Idea::Rising | Idea::Last => z[j] - p[j],
                 };
-                let new: Vec<f32> = (0..dim).map(kept).collect();
+                let new: Vec<f32> = (0..dim).map(now).collect();
                 if self.idea == Idea::Agreement {
                     let old = &old[t - 1][own];
-                    let used = share * self.agreement[t - 1][id];
+                    let used = share * agreement[t - 1][id];
                     let fresh: Vec<f32> = new.iter().zip(old).map(|(n, o)| n - used * o).collect();
                     let length = (dot(&fresh, &fresh) * dot(old, old)).sqrt();
                     let cosine = dot(&fresh, old) / length.max(1e-12);
-                    self.agreement[t - 1][id] = cosine.clamp(0.0, 1.0);
+                    agreement[t - 1][id] = cosine.clamp(0.0, 1.0);
                 }
-                self.memory[t - 1][id * dim..(id + 1) * dim].copy_from_slice(&new);
+                kept[t - 1][id * dim..(id + 1) * dim].copy_from_slice(&new);
             }
         }
-        for id in ids {
-            self.seen[id] = true;
+        for &id in ids {
+            state.counts[id] += 1;
         }
-        visit.record_gap_before(met);
-        visit.record_gap_after(left);
-        visit.step_parameters()?;
-        Ok(energy)
+        evaluated.step()
     }
 }

@@ -9,19 +9,21 @@ mod idx;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Parser, ValueEnum};
 use ideas::{Carried, Idea};
 use idx::Idx;
 use layerwise::data::{Standardizer, metrics};
 use layerwise::decoupled::TargetInit;
+use layerwise::energy::Energy;
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::Adam;
 use layerwise::schedule::Schedule;
 use layerwise::target_solver::{ReverseSweep, StepSize};
-use layerwise::training::{Backprop, Decoupling, Phase, Trainer};
+use layerwise::training::{Backprop, Decoupling, Phase, Targets, Trainer, ZStep};
 use layerwise::{Circuit, DecoupledCircuit, Error};
 use serde::Serialize;
 
@@ -112,7 +114,11 @@ impl SchemeName {
             Self::Refreshed => Phase::new(Decoupling::refreshed(sweep), rule),
             Self::Residual => {
                 let share = Schedule::linear(options.keep_end)?;
-                let scheme = Decoupling::residual_scheduled(sweep, options.keep, share)?;
+                let targets = Targets::Residual {
+                    keep: options.keep,
+                    schedule: share,
+                };
+                let scheme = Decoupling::new(targets, ZStep::Solver(Arc::new(sweep)))?;
                 Phase::new(scheme, rule)
             }
             Self::Persistent => Phase::new(Decoupling::persistent(sweep), rule),
@@ -182,9 +188,7 @@ fn run(
     options: &Options,
     (train, test): (&Images, &Images),
 ) -> Result<Row, Box<dyn std::error::Error>> {
-    let mut builder = Circuit::builder()
-        .output_loss(SoftmaxCrossEntropy)
-        .seed(seed);
+    let mut builder = Circuit::builder().seed(seed);
     let mut input = train.pixels.nrows();
     for &width in &options.widths {
         builder = builder.layer(Dense::new(input, width, Activation::Tanh)?);
@@ -193,10 +197,10 @@ fn run(
     let circuit = builder
         .layer(Dense::new(input, CLASSES, Activation::Identity)?)
         .build()?;
-    let mut model = DecoupledCircuit::new(circuit);
+    let mut model = DecoupledCircuit::new(circuit, Energy::new(SoftmaxCrossEntropy))?;
     let targets = metrics::one_hot(&train.labels, CLASSES)?;
     model.add_examples(&train.pixels, &targets, &TargetInit::ForwardPass)?;
-    let mut trainer = Trainer::new(scheme.phase(options)?)
+    let trainer = Trainer::new(scheme.phase(options)?)
         .with_seed(seed)
         .with_threads(options.threads)?
         .with_measure_every(0);
@@ -204,9 +208,9 @@ fn run(
     let mut failure = None;
     // Measured on the side, so that the seconds are those of training.
     let mut testing = 0.0;
-    let report = trainer.run_with(&mut model, |progress| {
+    let report = trainer.run_with(&mut model, |_, model| {
         let start = std::time::Instant::now();
-        let outputs = progress.model.predict(&test.pixels);
+        let outputs = model.predict(&test.pixels);
         match outputs.and_then(|outputs| metrics::accuracy(&test.labels, &outputs)) {
             Ok(accuracy) => test_accuracy.push(accuracy),
             Err(error) => {

@@ -6,7 +6,6 @@ use layerwise::Circuit;
 use layerwise::decoupled::TargetInit;
 use layerwise::init::Initializer;
 use layerwise::layer::{Activation, Dense};
-use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::Adam;
 use layerwise::training::Trainer;
@@ -54,9 +53,7 @@ struct Outcome {
 
 impl Task {
     fn run(&self, train: &Digits, test: &Digits) -> Result<Outcome, layerwise::Error> {
-        let mut builder = Circuit::builder()
-            .output_loss(SoftmaxCrossEntropy)
-            .seed(self.seed);
+        let mut builder = Circuit::builder().seed(self.seed);
         for t in 0..DEPTH {
             let input = if t == 0 { digits::PIXELS } else { WIDTH };
             let layer = if t + 1 < DEPTH {

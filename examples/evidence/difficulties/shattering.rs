@@ -5,6 +5,8 @@ use std::error::Error;
 
 use layerwise::DecoupledCircuit;
 use layerwise::decoupled::{Projection, Selection, TargetInit};
+use layerwise::energy::Energy;
+use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::nalgebra::{DMatrix, DVector};
 use serde::{Deserialize, Serialize};
 
@@ -47,7 +49,7 @@ impl Task {
         });
         // One class throughout, so that nothing but the input changes.
         let class = DMatrix::from_fn(digits::CLASSES, POINTS, |i, _| f64::from(u8::from(i == 0)));
-        let mut model = DecoupledCircuit::new(circuit);
+        let mut model = DecoupledCircuit::new(circuit, Energy::new(SoftmaxCrossEntropy))?;
         let targets = TargetInit::Given(projection.apply(&line)?);
         model.add_examples(&line, &class, &targets)?;
         let chained = model.backprop(&Selection::All)?.targets.swap_remove(0);

@@ -1,9 +1,9 @@
 //! Activation functions over slices.
 
+use super::Activation;
 use super::elementary::Elementary;
 use super::vectorise;
 use crate::kernel::Scalar;
-use crate::layer::Activation;
 
 /// Derivatives ← the constant 1 (identity).
 fn ones<T: Scalar>(derivatives: Option<&mut [T]>) {

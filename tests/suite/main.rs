@@ -13,6 +13,7 @@ mod edges;
 mod equivalences;
 mod errors;
 mod examples_by_key;
+mod floors;
 mod gauss_newton;
 mod initializers;
 mod joint_descent;

@@ -8,6 +8,7 @@ use layerwise::nalgebra::DMatrix;
 use layerwise::{Circuit, DecoupledCircuit};
 use layerwise::data::metrics;
 use layerwise::decoupled::TargetInit;
+use layerwise::energy::Energy;
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::optimizer::{Adam, GradientDescent};
@@ -74,7 +75,7 @@ impl Scheme {
 impl Request {
     pub fn run(&self, threads: usize) -> Result<Value, Failure> {
         let outputs = self.widths[self.widths.len() - 1];
-        let mut model = DecoupledCircuit::new(self.circuit()?);
+        let mut model = DecoupledCircuit::new(self.circuit()?, Energy::new(SoftmaxCrossEntropy))?;
         let images = matrix(&self.data.join("train_x.f32"), self.widths[0])?;
         let classes = matrix(&self.data.join("train_y.f32"), outputs)?;
         model.add_examples(&images, &classes, &TargetInit::ForwardPass)?;
@@ -84,17 +85,17 @@ impl Request {
 
         let phase = self.scheme.phase()?.with_epochs(self.total);
         let phase = phase.with_batch_size(self.batch)?;
-        let mut trainer = Trainer::new(phase.with_schedule(Schedule::cosine(0.05)?))
+        let trainer = Trainer::new(phase.with_schedule(Schedule::cosine(0.05)?))
             .with_seed(self.seed)
             .with_threads(threads)?
             .with_measure_every(0);
         let mut accuracies = Vec::new();
         let mut failure = None;
         let start = Instant::now();
-        let report = trainer.run_with(&mut model, |progress| {
-            let mut enough = progress.record.epoch >= self.epochs;
+        let report = trainer.run_with(&mut model, |record, model| {
+            let mut enough = record.epoch >= self.epochs;
             if let Some(until) = self.until {
-                let outputs = progress.model.predict(&test);
+                let outputs = model.predict(&test);
                 match outputs.and_then(|outputs| metrics::accuracy(&labels, &outputs)) {
                     Ok(accuracy) => {
                         accuracies.push(accuracy);
@@ -120,7 +121,7 @@ impl Request {
     }
 
     fn circuit(&self) -> Result<Circuit<f32>, Failure> {
-        let mut builder = Circuit::builder().output_loss(SoftmaxCrossEntropy);
+        let mut builder = Circuit::builder();
         let depth = self.widths.len() - 1;
         for (t, pair) in self.widths.windows(2).enumerate() {
             let activation = if t + 1 == depth {

@@ -6,6 +6,7 @@ use std::time::Instant;
 use layerwise::nalgebra::DMatrix;
 use layerwise::{Circuit, DecoupledCircuit, Scalar};
 use layerwise::decoupled::TargetInit;
+use layerwise::energy::Energy;
 use layerwise::kernel::Execution;
 use layerwise::layer::{Activation, Dense};
 use layerwise::optimizer::{Adam, GradientDescent};
@@ -46,7 +47,7 @@ impl Layerwise {
                 Adam::new(ADAM_RATE)?,
             ),
         };
-        let mut trainer = Trainer::new(phase.with_epochs(steps))
+        let trainer = Trainer::new(phase.with_epochs(steps))
             .with_threads(self.threads)?
             .with_execution(match kind {
                 Kind::Layers => Execution::Layers,
@@ -56,7 +57,7 @@ impl Layerwise {
             })
             .with_measure_every(0);
         let mut start = None;
-        let report = trainer.run_with(&mut model, |_| {
+        let report = trainer.run_with(&mut model, |_, _| {
             start.get_or_insert_with(Instant::now);
             ControlFlow::Continue(())
         })?;
@@ -123,7 +124,7 @@ fn model<T: Scalar>(problem: &Problem) -> Result<DecoupledCircuit<T>, Failure> {
     let matrix = |rows: usize, values: &[f32]| DMatrix::from_vec(rows, n, of::<T>(values));
     let targets = (1..).zip(&problem.start.z);
     let targets = targets.map(|(t, z)| matrix(widths[t], z)).collect();
-    let mut model = DecoupledCircuit::new(circuit);
+    let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
     model.add_examples(
         &matrix(widths[0], &problem.x),
         &matrix(widths[problem.depth()], &problem.y),

@@ -23,7 +23,7 @@ use crate::objective::Objective;
 /// derivative (or 1 % of φ's magnitude, if that is larger): a small entry cannot fail for the
 /// rounding of φ alone, and an error that matters beside the largest entry is seen.
 ///
-/// Cost: two evaluations of φ a coordinate (or a direction). It fails, rightly or not, at kinks
+/// Cost: two evaluations of φ per coordinate (or a direction). It fails, rightly or not, at kinks
 /// (ReLU within h of 0), where φ is so large that ε φ/h swamps the derivative, and for layers that
 /// are not deterministic.
 ///
@@ -142,7 +142,7 @@ impl GradReport {
 }
 
 impl fmt::Display for GradReport {
-    /// One line a derivative: its worst entry with both numbers.
+    /// One line per derivative: its worst entry with both numbers.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
@@ -261,7 +261,7 @@ impl GradCheck {
     }
 
     /// Checks a layer's VJP and JVP in input and parameters at one point, and that the products
-    /// overwrite, add and skip as they are told, and that the output has the same bits without a
+    /// overwrite, add and skip as they are asked to, and that the output has the same bits without a
     /// tape.
     ///
     /// # Errors
@@ -368,7 +368,7 @@ impl GradCheck {
     }
 
     /// Checks a loss's gradients in target, prediction and its own parameters, and that they
-    /// overwrite, add and skip as they are told.
+    /// overwrite, add and skip as they are asked to.
     ///
     /// # Errors
     /// [`Error::ZeroDimension`], [`Error::Length`] or [`Error::NoExamples`] for slices that are not

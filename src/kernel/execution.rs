@@ -5,7 +5,8 @@ use std::ops::Range;
 use crate::kernel::Write;
 
 /// How independent work is scheduled: the problems of the layers, and the examples (columns)
-/// within a layer. The bits of every result are the same.
+/// within a layer. The bits of every result are the same. Without the feature `rayon` all of them
+/// mean `Sequential`.
 ///
 /// All but `Sequential` share the rayon pool that the call is made from, and cost one entry of it
 /// each time they are called from outside: a loop of steps belongs inside the pool's `install`, as
@@ -17,17 +18,14 @@ pub enum Execution {
     #[default]
     Sequential,
     /// Layers in parallel, each on one thread: best for many small layers.
-    #[cfg(feature = "rayon")]
     Layers,
     /// One layer after another, the columns of each in parallel where its work repays it
     /// ([`Dense`](crate::layer::Dense) does so): best for few large layers, and the only parallelism of a
     /// chain, such as backprop.
-    #[cfg(feature = "rayon")]
     Columns,
     /// Whichever fits the circuit and the batch: layers in parallel, and columns within them where
     /// the layers alone do not occupy every thread; nothing in parallel where the whole is too small
     /// to repay it. It goes by the numbers of parameters and examples.
-    #[cfg(feature = "rayon")]
     Automatic,
 }
 

@@ -168,7 +168,7 @@ impl Shapes {
     }
 
     /// No ReLU and no leaky ReLU: everything drawn is differentiable everywhere, and
-    /// [`GradCheck`](crate::gradcheck::GradCheck) meets no kink.
+    /// [`GradCheck`](crate::gradcheck::GradCheck) finds no kink.
     pub fn smooth(mut self) -> Self {
         let kinked = |a: &Activation| matches!(a, Activation::Relu | Activation::LeakyRelu { .. });
         self.activations.retain(|activation| !kinked(activation));
@@ -382,6 +382,7 @@ pub fn models<T: Scalar>(shapes: Shapes) -> impl Strategy<Value = DecoupledCircu
 
 /// Where a layer can be checked.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct LayerPoint<T> {
     /// θ.
     pub parameters: Vec<T>,
@@ -427,6 +428,7 @@ pub fn layer_points<T: Scalar>(
 
 /// Where a loss can be checked.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct LossPoint<T> {
     /// Rows of target and prediction.
     pub dim: usize,

@@ -161,7 +161,7 @@ impl Chain {
         }
         self.diagonal.push(alpha);
         self.coupling = coupling;
-        // What is left of an exhausted space is rounding.
+        // What remains of an exhausted space is rounding.
         let size = self.diagonal.iter().chain(&self.couplings);
         let size = size.fold(0.0, |top: f64, v| top.max(v.abs()));
         let goes_on = coupling.is_finite() && coupling > 4.0 * epsilon * size;

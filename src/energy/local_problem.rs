@@ -25,7 +25,7 @@ use crate::regularizer::Regularizer;
 /// ℓ_t = Σᵢ wᵢ \[ μ_{t+1} L_h(z_{t+1}ⁱ, ẑ_{t+1}ⁱ) + R_t(θ_t) + S_{t+1}(z_{t+1}ⁱ) \],
 ///
 /// and with Lagrange multipliers λ of the constraints z = ẑ
-/// ([`AugmentedLagrangian`](crate::training::AugmentedLagrangian)) also + wᵢ λ_{t+1}ⁱ·(z_{t+1}ⁱ − ẑ_{t+1}ⁱ).
+/// ([`Decoupling::with_multipliers`](crate::training::Decoupling::with_multipliers)) also + wᵢ λ_{t+1}ⁱ·(z_{t+1}ⁱ − ẑ_{t+1}ⁱ).
 ///
 /// θ_t holds the layer's parameters, then those of the loss, if it has any.
 ///

@@ -167,7 +167,7 @@ impl<'a, T: Scalar> Layers<'a, T> {
 ///     .layer(Dense::new(2, 3, Activation::Tanh)?)
 ///     .layer(Dense::new(3, 1, Activation::Identity)?)
 ///     .build()?;
-/// let mut model = DecoupledCircuit::new(circuit, SquaredError)?;
+/// let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
 /// let (x, y) = (DMatrix::from_element(2, 4, 0.5), DMatrix::zeros(1, 4));
 /// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
 /// let mut workspace = Workspace::new();

@@ -14,7 +14,7 @@ use crate::kernel::Scalar;
 ///
 /// x = (θ_0, …, θ_{T−1}, z_1, …, z_{T−1}), one after another: θ_t flat as
 /// [`Circuit::parameters`](crate::circuit::Circuit::parameters), z_t d_t × n column-major with the examples
-/// in the order of the selection. Its length is Σ_t dim θ_t + n Σ_{t=1}^{T−1} d_t. Examples that lie
+/// in the order of the selection. Its length is Σ_t dim θ_t + n Σ_{t=1}^{T−1} d_t. Examples that stand
 /// together are not copied.
 ///
 /// The simultaneous descent in θ and z of Carreira-Perpiñán & Wang 2014, "Distributed optimization

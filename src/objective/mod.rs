@@ -61,6 +61,7 @@ use crate::kernel::Scalar;
 /// Gradient descent with halving, on E in θ and z together:
 /// ```
 /// use layerwise::prelude::*;
+/// use layerwise::energy::Workspace;
 /// use layerwise::objective::Objective;
 ///
 /// fn descend(objective: &dyn Objective<f64>, steps: usize) -> Result<Vec<f64>, Error> {

@@ -34,7 +34,7 @@ const NAME: &str = "LeastSquares";
 /// Carreira-Perpiñán & Wang 2014 and Taylor et al. 2016 solve their W-steps so.
 ///
 /// Nor is a smaller ℓ_t a smaller composed loss: see
-/// [`Alternating::with_parameter_solver`](crate::training::Alternating::with_parameter_solver).
+/// [`WStep::solver`](crate::training::WStep::solver).
 ///
 /// # Minibatches
 /// The solution is that of the batch alone, unless [`LeastSquares::with_forgetting`] keeps the

@@ -16,7 +16,7 @@ use crate::kernel::Scalar;
 /// curvature of layer t's loss in (z_{t+1}, ẑ_{t+1}), μ included; without example weights, by which
 /// steps on z divide. With `layer` = Some(t) the others are held: λ_max of z_t's own block.
 ///
-/// `iterations` of Lanczos (1950), each one JVP and one VJP a layer, all examples at once, from a
+/// `iterations` of Lanczos (1950), each one JVP and one VJP per layer, all examples at once, from a
 /// direction drawn from `seed`, the same for every example. Each estimate is a Ritz value, at most
 /// λ_max up to rounding: λ_max lies between it and [`curvature_bounds`](super::curvature_bounds), and
 /// their ratio is the margin that the bounds give away. All 0 if T = 1.

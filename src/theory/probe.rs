@@ -125,7 +125,7 @@ pub(super) fn minus<T: Scalar>(a: &[T], b: &[T]) -> Vec<T> {
 
 /// Whether all values have the same bits.
 pub(super) fn same_bits<T: Scalar>(a: &[T], b: &[T]) -> bool {
-    // For a dual number the first comparison sees its derivatives; the second tells −0 from 0, and
+    // For a dual number the first comparison sees its derivatives; the second distinguishes −0 from 0, and
     // lets NaN equal itself.
     let same = |(a, b): (&T, &T)| {
         (a == b || a.as_f64().is_nan()) && a.as_f64().to_bits() == b.as_f64().to_bits()

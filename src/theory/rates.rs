@@ -83,8 +83,9 @@ pub fn stable_rates(
 ///
 /// let unit = || Dense::new(1, 1, Activation::Identity).map(Dense::without_bias);
 /// let circuit = Circuit::<f64>::builder().layer(unit()?).layer(unit()?).build()?;
-/// let w = circuit.parameters(1)[0];
-/// let rates = linear_stable_rates(&circuit, MultiplierUpdate::AfterTargets, 0.1)?;
+/// let model = DecoupledCircuit::new(circuit, Energy::default().with_penalty(2.0))?;
+/// let w = model.circuit().parameters(1)[0];
+/// let rates = linear_stable_rates(model.layers(), MultiplierUpdate::AfterTargets, 0.1)?;
 /// assert!((rates.end - (40.0 - 2.0 * (2.0 + w * w)) / 2.0).abs() < 1e-12);
 /// # Ok::<(), layerwise::Error>(())
 /// ```

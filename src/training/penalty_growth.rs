@@ -38,10 +38,10 @@ use crate::kernel::Scalar;
 /// ```
 /// use layerwise::optimizer::Adam;
 /// use layerwise::target_solver::ReverseSweep;
-/// use layerwise::training::{Alternating, PenaltyGrowth, Phase};
+/// use layerwise::training::{Decoupling, PenaltyGrowth, Phase};
 ///
 /// let growth = PenaltyGrowth::new(20)?.with_cap(64.0)?;
-/// let scheme = Alternating::persistent(ReverseSweep::new(1));
+/// let scheme = Decoupling::persistent(ReverseSweep::new(1));
 /// let phase: Phase<f64> = Phase::new(scheme, Adam::new(1e-3)?).penalty_growth(growth);
 /// # Ok::<(), layerwise::Error>(())
 /// ```

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use layerwise::decoupled::TargetInit;
+use layerwise::energy::Energy;
 use layerwise::gradcheck::GradCheck;
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::{
@@ -19,7 +20,7 @@ use layerwise::strategies::{
     LayerPoint, Output, Shapes, activations, circuits, data, dense, layer_points, loss_points,
     models,
 };
-use layerwise::{Circuit, Error, Loss, Scalar};
+use layerwise::{Circuit, DecoupledCircuit, Error, Loss, Scalar};
 
 fn runner(cases: u32) -> TestRunner {
     TestRunner::new(ProptestConfig {
@@ -84,7 +85,7 @@ fn models_reach_both_ends_of_every_range() {
         widths.insert(("output", circuit.dims()[last + 1]));
         examples.insert(model.examples().len());
         seeds.insert(circuit.seed());
-        penalties.extend(circuit.penalties().to_vec());
+        penalties.extend(model.terms().penalties().to_vec());
         let mut parameters = Vec::new();
         for t in 0..=last {
             let affine = circuit.layer(t).affine().unwrap();
@@ -100,7 +101,7 @@ fn models_reach_both_ends_of_every_range() {
         assert_eq!(distinct.len(), parameters.len(), "{parameters:?}");
         let (inputs, outputs) = (model.z(0).unwrap(), model.z(last + 1).unwrap());
         assert!(within(inputs.into_owned().as_slice(), 1.5));
-        let loss = format!("{:?}", circuit.loss(last));
+        let loss = format!("{:?}", model.terms().loss(last));
         match loss.as_str() {
             "SoftmaxCrossEntropy" => assert!(are_distributions(&outputs.into_owned())),
             _ => assert!(within(outputs.into_owned().as_slice(), 1.5)),
@@ -143,8 +144,8 @@ fn options_narrow_what_is_drawn() {
         let circuit = model.circuit();
         assert!(circuit.depth() <= 2 && model.examples().len() <= 2);
         assert!(circuit.dims().iter().all(|&dim| dim <= 3));
-        assert!(circuit.penalties().iter().all(|&mu| mu == 3.0));
-        assert!(!circuit.loss(circuit.depth() - 1).free_target());
+        assert!(model.terms().penalties().iter().all(|&mu| mu == 3.0));
+        assert!(!model.terms().loss(circuit.depth() - 1).free_target());
         for t in 0..circuit.depth() {
             let affine = circuit.layer(t).affine().unwrap();
             assert_eq!((affine.activation, affine.bias), (Activation::Tanh, None));
@@ -229,14 +230,21 @@ fn a_case_prints_all_of_itself() {
     let longest = draws(256, models::<f64>(Shapes::new()));
     let longest = longest.iter().map(|model| format!("{model:?}").len()).max();
     assert!(longest.unwrap() < 16_000, "{longest:?} characters");
-    for circuit in draws(64, circuits::<f64>(Shapes::new())) {
-        let text = format!("{circuit:?}");
+    let shows = |text: &str, circuit: &Circuit<f64>| {
         for t in 0..circuit.depth() {
             assert!(text.contains(&format!("{:?}", circuit.layer(t))));
             assert!(text.contains(&format!("{:?}", circuit.parameters(t))));
         }
-        assert!(text.contains(&format!("penalties: {:?}", circuit.penalties())));
         assert!(text.contains(&format!("seed: {}", circuit.seed())));
+    };
+    for circuit in draws(64, circuits::<f64>(Shapes::new())) {
+        shows(&format!("{circuit:?}"), &circuit);
+    }
+    for model in draws(64, models::<f64>(Shapes::new())) {
+        let text = format!("{model:?}");
+        shows(&text, model.circuit());
+        let penalties = model.terms().penalties();
+        assert!(text.contains(&format!("penalties: {penalties:?}")));
     }
 }
 
@@ -300,14 +308,14 @@ fn data_fit_every_loss() {
     fn fit<T: Scalar>(loss: impl Loss<T> + Clone + 'static, distributions: bool, tolerance: f64) {
         let circuit = Circuit::<T>::builder()
             .layer(Dense::new(2, 3, Activation::Tanh).unwrap())
-            .output_loss(loss.clone())
             .build()
             .unwrap();
+        let model = DecoupledCircuit::new(circuit, Energy::new(loss.clone())).unwrap();
         let mut counts = HashSet::new();
-        for (inputs, targets) in draws(32, data(&circuit, 1..=3)) {
+        for (inputs, targets) in draws(32, data(&model, 1..=3)) {
             assert!(
-                circuit
-                    .composed_loss(&inputs, &targets)
+                model
+                    .composed_loss_of(&inputs, &targets)
                     .unwrap()
                     .is_finite()
             );

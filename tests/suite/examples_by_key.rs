@@ -1,7 +1,8 @@
 //! Whatever belongs to an example, its targets and the optimiser's memory of them, stays with its
-//! lasting number: through removal, addition, and any order or size of batches.
+//! id: through removal, addition, and any order or size of batches.
 
 use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::energy::Energy;
 use layerwise::layer::{Activation, Dense};
 use layerwise::optimizer::{Adam, GradientDescent, Optimizer};
 use layerwise::target_solver::ReverseSweep;
@@ -11,21 +12,21 @@ use nalgebra::DMatrix;
 
 const DIMS: [usize; 4] = [3, 5, 4, 2];
 
-fn circuit() -> Circuit<f64> {
+fn empty_model() -> DecoupledCircuit<f64> {
     let mut builder = Circuit::builder().seed(2);
     for pair in DIMS.windows(2) {
         builder = builder.layer(Dense::new(pair[0], pair[1], Activation::Tanh).unwrap());
     }
-    builder.build().unwrap()
+    DecoupledCircuit::new(builder.build().unwrap(), Energy::default()).unwrap()
 }
 
-/// z_t of the example with number `key`: nobody else's.
+/// z_t of the example with id `key`: nobody else's.
 fn own(t: usize, key: u64) -> Vec<f64> {
     let value = |i| ((10 * key + t as u64) as f64 + i as f64 / 8.0) / 100.0;
     (0..DIMS[t]).map(value).collect()
 }
 
-/// Adds examples whose data tell their numbers.
+/// Adds examples whose data show their ids.
 fn add(model: &mut DecoupledCircuit<f64>, keys: std::ops::Range<u64>) {
     let z = |t: usize| {
         let columns: Vec<f64> = keys.clone().flat_map(|key| own(t, key)).collect();
@@ -47,8 +48,8 @@ fn check_all(model: &DecoupledCircuit<f64>) {
 }
 
 #[test]
-fn numbers_and_targets_outlast_removal_and_addition() {
-    let mut model = DecoupledCircuit::new(circuit());
+fn ids_and_targets_outlast_removal_and_addition() {
+    let mut model = empty_model();
     add(&mut model, 0..6);
     model.remove_examples(&[4, 1]).unwrap();
     assert_eq!(model.examples(), [0, 2, 3, 5]);
@@ -56,7 +57,7 @@ fn numbers_and_targets_outlast_removal_and_addition() {
     add(&mut model, 6..8);
     assert_eq!(model.examples(), [0, 2, 3, 5, 6, 7]);
     check_all(&model);
-    // The last number is not given again, nor any when all have gone.
+    // The last id is not given again, nor any when all have gone.
     model.remove_examples(&[7]).unwrap();
     add(&mut model, 8..9);
     check_all(&model);
@@ -69,18 +70,18 @@ fn numbers_and_targets_outlast_removal_and_addition() {
 
 #[test]
 fn shuffled_minibatches_leave_targets_in_their_place() {
-    let mut model = DecoupledCircuit::new(circuit());
+    let mut model = empty_model();
     add(&mut model, 0..11);
     model.remove_examples(&[0, 7, 3]).unwrap();
     let before = model.circuit().parameters(0).to_vec();
     let rule = GradientDescent::new(0.1).unwrap();
-    let mut backprop = Trainer::new(Phase::new(Backprop, rule));
-    let mut weights = Trainer::new(Phase::new(Decoupling::weights_only(), rule));
-    for trainer in [&mut backprop, &mut weights] {
+    let backprop = Trainer::new(Phase::new(Backprop, rule));
+    let weights = Trainer::new(Phase::new(Decoupling::weights_only(), rule));
+    for trainer in [&backprop, &weights] {
         trainer.run(&mut model).unwrap();
         check_all(&model);
     }
-    let mut backprop = Trainer::new(
+    let backprop = Trainer::new(
         Phase::new(Backprop, rule)
             .with_batch_size(3)
             .unwrap()
@@ -107,7 +108,7 @@ fn trajectory(model: &DecoupledCircuit<f64>, key: u64) -> Vec<u64> {
 
 #[test]
 fn solved_in_parts_or_together_the_targets_are_the_same() {
-    let mut start = DecoupledCircuit::new(circuit());
+    let mut start = empty_model();
     add(&mut start, 0..9);
     start.remove_examples(&[2, 5]).unwrap();
     let mut together = start.clone();
@@ -140,7 +141,7 @@ fn frozen() -> GradientDescent {
 
 /// Joint descent by `rule` on z: an example's trajectory is the same in every company.
 fn memory_is_by_example(rule: impl Optimizer<f64> + Clone + 'static) {
-    let mut start = DecoupledCircuit::new(circuit());
+    let mut start = empty_model();
     add(&mut start, 0..10);
     // A bias of 0 would follow even the smallest step.
     for (t, pair) in DIMS.windows(2).enumerate() {
@@ -152,7 +153,7 @@ fn memory_is_by_example(rule: impl Optimizer<f64> + Clone + 'static) {
     let n = start.examples().len();
     let train = |start: &DecoupledCircuit<f64>, batch: usize, seed: u64| {
         let mut model = start.clone();
-        let mut trainer = Trainer::new(
+        let trainer = Trainer::new(
             Phase::new(Decoupling::joint(rule.clone()), frozen())
                 .with_epochs(7)
                 .with_batch_size(batch)
@@ -213,13 +214,13 @@ fn joint_descent_without_memory_moves_each_example_by_its_own_gradient() {
 
 #[test]
 fn persistent_targets_in_minibatches_are_those_of_the_full_batch() {
-    let mut start = DecoupledCircuit::new(circuit());
+    let mut start = empty_model();
     add(&mut start, 0..8);
     start.remove_examples(&[3]).unwrap();
     let train = |batch: usize| {
         let mut model = start.clone();
         let scheme = Decoupling::persistent(ReverseSweep::new(1));
-        let mut trainer = Trainer::new(
+        let trainer = Trainer::new(
             Phase::new(scheme, frozen())
                 .with_epochs(6)
                 .with_batch_size(batch)

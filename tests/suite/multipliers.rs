@@ -4,13 +4,14 @@
 use std::sync::{Arc, Mutex};
 
 use layerwise::decoupled::{Selection, TargetInit};
-use layerwise::energy::LocalProblem;
+use layerwise::energy::{Energy, LocalProblem, Parameters, Workspace};
 use layerwise::error::Quantity;
 use layerwise::gradcheck::GradCheck;
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::{Gaussian, Huber, PseudoHuber, SquaredError};
 use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::{Adam, Optimizer, Step};
+use layerwise::state::State;
 use layerwise::target_solver::{GaussNewton, ReverseSweep, StepSize};
 use layerwise::training::{Decoupling, Phase, Scheme, Trainer, Visit};
 use layerwise::{Circuit, DecoupledCircuit, Error, Loss, Scalar, presets};
@@ -43,10 +44,11 @@ fn model_of(activation: Activation, penalty: f64) -> DecoupledCircuit<f64> {
         .layer(dense(2, 4, activation))
         .layer(dense(4, 3, activation))
         .layer(dense(3, 1, Activation::Identity))
-        .penalty(penalty)
         .seed(2)
-        .build();
-    let mut model = DecoupledCircuit::new(circuit.unwrap());
+        .build()
+        .unwrap();
+    let energy = Energy::default().with_penalty(penalty);
+    let mut model = DecoupledCircuit::new(circuit, energy).unwrap();
     let x = DMatrix::from_fn(2, EXAMPLES, |i, j| ((2 * i + 3 * j) % 7) as f64 / 3.5 - 1.0);
     let y = DMatrix::from_fn(1, EXAMPLES, |_, j| (j % 4) as f64 / 2.0 - 0.8);
     let init = TargetInit::NoisyForwardPass { std: 0.2, seed: 3 };
@@ -78,8 +80,7 @@ fn differentiated<T: Scalar>(tolerance: f64) {
     report.require(tolerance).unwrap();
     // The term itself: Σᵢ wᵢ λᵢ·(zᵢ − ẑᵢ).
     let mut workspace = shifted.workspace();
-    shifted.predict(&mut workspace);
-    let prediction = workspace.prediction().to_vec();
+    let prediction = shifted.linearize(&mut workspace).prediction().to_vec();
     let zero = vec![T::zero(); 8];
     let term = (0..8).fold(0.0, |sum, k| {
         let gap = (target[k] - prediction[k]).as_f64();
@@ -101,19 +102,22 @@ fn their_term_agrees_with_differences() {
 /// A scheme that also notes the parameter gradient of its last visit.
 #[derive(Debug)]
 struct Noted {
-    scheme: AugmentedLagrangian<f64>,
+    scheme: Decoupling<f64>,
     gradient: Arc<Mutex<Vec<Vec<f64>>>>,
 }
 
 impl Scheme<f64> for Noted {
-    fn start(&mut self, model: &DecoupledCircuit<f64>) -> Result<(), Error> {
+    fn start(&self, model: &mut DecoupledCircuit<f64>) -> Result<State<f64>, Error> {
         self.scheme.start(model)
     }
 
-    fn visit(&mut self, visit: &mut Visit<'_, '_, f64>) -> Result<f64, Error> {
-        let energy = self.scheme.visit(visit)?;
-        let layers = 0..visit.circuit().depth();
-        let gradient = layers.map(|t| visit.workspace().parameter_gradient(t).to_vec());
+    fn visit(&self, state: &mut State<f64>, visit: &mut Visit<'_, f64>) -> Result<f64, Error> {
+        let energy = self.scheme.visit(state, visit)?;
+        // θ is frozen: what the W-step followed.
+        let mut workspace = Workspace::new();
+        let evaluation = visit.problem().evaluate(Parameters, &mut workspace);
+        let layers = 0..visit.layers().depth();
+        let gradient = layers.map(|t| evaluation.parameter_gradient(t).to_vec());
         *self.gradient.lock().unwrap() = gradient.collect();
         Ok(energy)
     }
@@ -173,11 +177,13 @@ fn at_rest_the_gradients_are_those_of_backprop_for_any_hidden_loss() {
             .layer(dense(2, 4, Activation::Tanh))
             .layer(dense(4, 3, Activation::Tanh))
             .layer(dense(3, 1, Activation::Identity))
-            .hidden_losses(vec![loss(), loss()])
-            .penalty(4.0)
             .seed(2)
-            .build();
-        let mut model = DecoupledCircuit::new(circuit.unwrap());
+            .build()
+            .unwrap();
+        let energy = Energy::default()
+            .with_hidden_losses(vec![loss(), loss()])
+            .with_penalty(4.0);
+        let mut model = DecoupledCircuit::new(circuit, energy).unwrap();
         let x = DMatrix::from_fn(2, EXAMPLES, |i, j| ((2 * i + 3 * j) % 7) as f64 / 3.5 - 1.0);
         let y = DMatrix::from_fn(1, EXAMPLES, |_, j| (j % 4) as f64 / 2.0 - 0.8);
         let init = TargetInit::NoisyForwardPass { std: 0.2, seed: 3 };
@@ -210,7 +216,8 @@ fn at_rest_the_gradients_are_those_of_backprop_for_any_hidden_loss() {
 fn chain(penalty: f64, v: f64) -> DecoupledCircuit<f64> {
     let unit = || dense(1, 1, Activation::Identity).without_bias();
     let builder = Circuit::builder().layer(unit()).layer(unit());
-    let mut model = DecoupledCircuit::new(builder.penalty(penalty).build().unwrap());
+    let energy = Energy::default().with_penalty(penalty);
+    let mut model = DecoupledCircuit::new(builder.build().unwrap(), energy).unwrap();
     let one = |value| DMatrix::from_element(1, 1, value);
     model.set_parameters(0, &[1.0]).unwrap();
     model.set_parameters(1, &[v]).unwrap();
@@ -300,7 +307,8 @@ fn they_are_those_of_the_part() {
             .layer(dense(2, 4, Activation::Tanh))
             .layer(dense(4, 3, Activation::Tanh))
             .layer(dense(3, 1, Activation::Identity));
-        let mut model = DecoupledCircuit::new(circuit.penalty(2.0).build().unwrap());
+        let energy = Energy::default().with_penalty(2.0);
+        let mut model = DecoupledCircuit::new(circuit.build().unwrap(), energy).unwrap();
         let x = DMatrix::from_fn(2, 40, |i, j| ((2 * i + 3 * j) % 41) as f64 / 20.0 - 1.0);
         let y = DMatrix::from_fn(1, 40, |_, j| (j % 37) as f64 / 20.0 - 0.8);
         model
@@ -348,8 +356,8 @@ fn admm_closes_the_gap_that_the_penalty_leaves() {
 #[test]
 fn what_does_not_fit_is_refused() {
     for rate in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-        let error = Decoupling::persistent(ReverseSweep::new(1)).with_multipliers(rate);
-        let option = "AugmentedLagrangian::rate";
+        let error = Decoupling::<f64>::persistent(ReverseSweep::new(1)).with_multipliers(rate);
+        let option = "Decoupling::multipliers";
         assert!(
             matches!(&error, Err(Error::InvalidOption { option: o, .. }) if *o == option),
             "{error:?}"

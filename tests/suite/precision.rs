@@ -3,6 +3,7 @@
 //! and left alone like them.
 
 use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::energy::Energy;
 use layerwise::gradcheck::GradCheck;
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::Gaussian;
@@ -27,14 +28,14 @@ fn model<T: Scalar>(regularizer: Regularizer) -> DecoupledCircuit<T> {
         .layer(Dense::new(2, 3, Activation::Tanh).unwrap())
         .layer(Dense::new(3, 2, Activation::Sigmoid).unwrap())
         .layer(Dense::new(2, 1, Activation::Identity).unwrap())
-        .hidden_losses(hidden)
-        .output_loss(learned::<T>(2.0))
-        .penalties(vec![T::of(1.3), T::of(0.7)])
-        .regularize_parameters(regularizer)
         .seed(4)
         .build()
         .unwrap();
-    let mut model = DecoupledCircuit::new(circuit);
+    let energy = Energy::new(learned::<T>(2.0))
+        .with_hidden_losses(hidden)
+        .with_penalties(vec![T::of(1.3), T::of(0.7)])
+        .with_parameter_regularizer(regularizer);
+    let mut model = DecoupledCircuit::new(circuit, energy).unwrap();
     let x = DMatrix::from_fn(2, 20, |i, j| {
         T::of(((i + 1) * (j + 2) % 7) as f64 / 3.5 - 1.0)
     });
@@ -102,9 +103,9 @@ fn w_steps_find_the_precisions() {
         let circuit = model.circuit();
         let problem = model.local_problem(t, 0..20).unwrap();
         let mut workspace = problem.workspace();
-        problem.predict(&mut workspace);
+        let at = problem.linearize(&mut workspace);
         let dim = circuit.dims()[t + 1];
-        let prediction = DMatrix::from_column_slice(dim, 20, workspace.prediction());
+        let prediction = DMatrix::from_column_slice(dim, 20, at.prediction());
         let residual = model.z(t + 1).unwrap() - prediction;
         let squares: Vec<f64> = residual
             .row_iter()
@@ -136,18 +137,17 @@ fn bounded_steps_know_the_precisions() {
                 .unwrap()
                 .without_bias(),
         )
-        .hidden_loss(learned::<f64>(4.0))
-        .output_loss(learned::<f64>(0.5))
         .build()
         .unwrap();
-    let mut model = DecoupledCircuit::new(circuit);
+    let energy = Energy::new(learned::<f64>(0.5)).with_hidden_loss(learned::<f64>(4.0));
+    let mut model = DecoupledCircuit::new(circuit, energy).unwrap();
     let one = |value| DMatrix::from_element(1, 1, value);
     model.set_parameters(0, &[2.0, 4f64.ln()]).unwrap();
     model.set_parameters(1, &[3.0, 0.5f64.ln()]).unwrap();
     let given = TargetInit::Given(vec![one(2.5)]);
     model.add_examples(&one(1.0), &one(6.0), &given).unwrap();
-    let sweep = &mut ReverseSweep::new(1);
-    model.solve_targets(sweep, &Selection::All).unwrap();
+    let sweep = ReverseSweep::new(1);
+    model.solve_targets(&sweep, &Selection::All).unwrap();
     // π_1 (z − 2) + 3 π_2 (3z − 6) at z = 2.5.
     let gradient = 4.0 * 0.5 + 3.0 * 0.5 * 1.5;
     let expected = 2.5 - gradient / (4.0 + 0.5 * 9.0);
@@ -162,11 +162,11 @@ fn they_do_not_decay() {
     // At its minimum of φ the precision has no gradient: r² + ε = 1/π.
     let circuit = Circuit::<f64>::builder()
         .layer(Dense::new(1, 1, Activation::Identity).unwrap())
-        .output_loss(learned::<f64>(4.0))
-        .regularize_parameters(Regularizer::l2(0.5).unwrap())
         .build()
         .unwrap();
-    let mut model = DecoupledCircuit::new(circuit);
+    let energy =
+        Energy::new(learned::<f64>(4.0)).with_parameter_regularizer(Regularizer::l2(0.5).unwrap());
+    let mut model = DecoupledCircuit::new(circuit, energy).unwrap();
     let one = |value| DMatrix::from_element(1, 1, value);
     let distance = (0.25f64 - FLOOR).sqrt();
     model.set_parameters(0, &[0.0, 0.0, 4f64.ln()]).unwrap();

@@ -4,6 +4,7 @@
 //! Every case is drawn from its number, which the message of a failure names.
 
 use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::energy::Energy;
 use layerwise::init::Initializer;
 use layerwise::kernel::Write;
 use layerwise::layer::{Activation, Dense};
@@ -92,10 +93,14 @@ impl Plan {
             let layer = Dense::new(self.dims[t], self.dims[t + 1], activation).unwrap();
             builder = builder.layer(layer.with_bias(bias).unwrap());
         }
-        if self.output == Output::CrossEntropy {
-            builder = builder.output_loss(SoftmaxCrossEntropy);
-        }
         builder.build().unwrap()
+    }
+
+    fn energy<T: Scalar>(&self) -> Energy<T> {
+        match self.output {
+            Output::Squared => Energy::default(),
+            Output::CrossEntropy => Energy::new(SoftmaxCrossEntropy),
+        }
     }
 
     fn data<T: Scalar>(&self) -> (DMatrix<T>, DMatrix<T>) {
@@ -119,7 +124,7 @@ impl Plan {
     }
 
     fn model<T: Scalar>(&self, init: &TargetInit<T>) -> DecoupledCircuit<T> {
-        let mut model = DecoupledCircuit::new(self.circuit());
+        let mut model = DecoupledCircuit::new(self.circuit(), self.energy()).unwrap();
         let (x, y) = self.data();
         model.add_examples(&x, &y, init).unwrap();
         model
@@ -289,10 +294,9 @@ fn statement_3_stationary_targets_carry_backprop_at_shifted_activations() {
             let mut lambda = {
                 let problem = model.local_problem(depth - 1, 0..n).unwrap();
                 let mut workspace = problem.workspace();
-                problem.predict(&mut workspace);
+                let at = problem.linearize(&mut workspace);
                 let y = model.z(depth).unwrap();
-                let output =
-                    DMatrix::from_column_slice(plan.dims[depth], n, workspace.prediction());
+                let output = DMatrix::from_column_slice(plan.dims[depth], n, at.prediction());
                 let mut estimate = output.clone();
                 if plan.output == Output::CrossEntropy {
                     for mut column in estimate.column_iter_mut() {
@@ -306,17 +310,15 @@ fn statement_3_stationary_targets_carry_backprop_at_shifted_activations() {
             for t in (0..depth).rev() {
                 let problem = model.local_problem(t, 0..n).unwrap();
                 let mut workspace = problem.workspace();
-                problem.predict(&mut workspace);
+                let mut at = problem.linearize(&mut workspace);
                 let mut d_parameters = vec![0.0; own.parameters[t].len()];
                 let mut pulled_back = vec![0.0; plan.dims[t] * n];
-                problem
-                    .vjp(
-                        &lambda,
-                        Write::Set(&mut pulled_back),
-                        Write::Set(&mut d_parameters),
-                        &mut workspace,
-                    )
-                    .unwrap();
+                at.vjp(
+                    &lambda,
+                    Write::Set(&mut pulled_back),
+                    Write::Set(&mut d_parameters),
+                )
+                .unwrap();
                 assert!(
                     distance(&d_parameters, &own.parameters[t]) < 1e-9,
                     "∂E/∂θ_{t} of {plan:?}"
@@ -324,9 +326,9 @@ fn statement_3_stationary_targets_carry_backprop_at_shifted_activations() {
                 if t > 0 {
                     let below = model.local_problem(t - 1, 0..n).unwrap();
                     let mut workspace = below.workspace();
-                    below.predict(&mut workspace);
+                    let at = below.linearize(&mut workspace);
                     let z = model.z(t).unwrap();
-                    lambda = workspace
+                    lambda = at
                         .prediction()
                         .iter()
                         .zip(z.iter())
@@ -510,16 +512,18 @@ fn statement_8_fixed_predictions_give_backprop_in_every_layer() {
                 .map(|t| model.local_problem(t, 0..n).unwrap())
                 .collect();
             let mut workspaces: Vec<_> = problems.iter().map(|p| p.workspace()).collect();
-            for (problem, workspace) in problems.iter().zip(&mut workspaces) {
-                problem.predict(workspace);
-            }
+            let mut points: Vec<_> = problems
+                .iter()
+                .zip(&mut workspaces)
+                .map(|(problem, workspace)| problem.linearize(workspace))
+                .collect();
             let h: Vec<Vec<f64>> = (0..depth)
                 .map(|t| model.z(t).unwrap().iter().copied().collect())
                 .collect();
             let mut z = h.clone();
             let y = model.z(depth).unwrap();
-            let mut error =
-                DMatrix::from_column_slice(plan.dims[depth], n, workspaces[depth - 1].prediction());
+            let prediction = points[depth - 1].prediction();
+            let mut error = DMatrix::from_column_slice(plan.dims[depth], n, prediction);
             if output == Output::CrossEntropy {
                 for mut column in error.column_iter_mut() {
                     column.apply(|x| *x = x.exp());
@@ -539,13 +543,9 @@ fn statement_8_fixed_predictions_give_backprop_in_every_layer() {
                 let before = z.clone();
                 for t in 1..depth {
                     let mut pulled_back = vec![0.0; h[t].len()];
-                    problems[t]
-                        .vjp(
-                            &cotangent(&before, t),
-                            Write::Set(&mut pulled_back),
-                            Write::Skip,
-                            &mut workspaces[t],
-                        )
+                    let back = Write::Set(&mut pulled_back);
+                    points[t]
+                        .vjp(&cotangent(&before, t), back, Write::Skip)
                         .unwrap();
                     for (i, g) in pulled_back.into_iter().enumerate() {
                         z[t][i] -= (before[t][i] - h[t][i]) + g;
@@ -554,13 +554,8 @@ fn statement_8_fixed_predictions_give_backprop_in_every_layer() {
             }
             for t in 0..depth {
                 let mut own = vec![0.0; backprop.parameters[t].len()];
-                problems[t]
-                    .vjp(
-                        &cotangent(&z, t),
-                        Write::Skip,
-                        Write::Set(&mut own),
-                        &mut workspaces[t],
-                    )
+                points[t]
+                    .vjp(&cotangent(&z, t), Write::Skip, Write::Set(&mut own))
                     .unwrap();
                 let error = distance(&own, &backprop.parameters[t]);
                 assert!(
@@ -580,7 +575,7 @@ fn chain() -> DecoupledCircuit<f64> {
         let one = Initializer::Constant { value: 1.0 };
         builder = builder.layer(link.without_bias().with_weights(one).unwrap());
     }
-    let mut model = DecoupledCircuit::new(builder.build().unwrap());
+    let mut model = DecoupledCircuit::new(builder.build().unwrap(), Energy::default()).unwrap();
     let (x, y) = (DMatrix::zeros(1, 1), DMatrix::from_element(1, 1, 1.0));
     model
         .add_examples(&x, &y, &TargetInit::ForwardPass)
@@ -725,7 +720,7 @@ fn statement_11_on<T: Scalar>(plan: &Plan) {
                 );
             }
             // Alone in the circuit.
-            let mut alone = DecoupledCircuit::new(start.circuit().clone());
+            let mut alone = DecoupledCircuit::new(start.circuit().clone(), plan.energy()).unwrap();
             let column = |m: &DMatrix<T>| m.columns(i, 1).into_owned();
             let own = (1..plan.depth())
                 .map(|t| column(&start.z(t).unwrap().into_owned()))

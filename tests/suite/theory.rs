@@ -11,6 +11,7 @@ mod multipliers;
 use self::case::{Case, distance, noise, norm, settle, settle_unchecked};
 use self::faulty::{Fault, Faulty};
 use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::energy::{Energy, Targets};
 use layerwise::error::Quantity;
 use layerwise::kernel::Write;
 use layerwise::layer::{Activation, Affine, Dense, Sequential};
@@ -64,8 +65,8 @@ fn statement_1_sees_what_breaks_it() {
     assert!(found.last_targets > 1e-6, "{found:?}");
     // What is no part of the statement: ∇R of θ_t, ∇S of z_t, the gradient of L_h's precision.
     let weight = Regularizer::l2(0.5).unwrap();
-    let circuit = case.builder().regularize_parameters(weight).build();
-    let model = case.examples::<f64>(circuit.unwrap(), &noise());
+    let energy = case.energy::<f64>().with_parameter_regularizer(weight);
+    let model = case.model_on(energy, &noise());
     let found = theory::forward_pass_deviations(&model, &ALL).unwrap();
     let steepest = (0..3).map(|t| {
         let dense = &model.circuit().parameters(t)[..case.dims[t] * case.dims[t + 1]];
@@ -78,8 +79,8 @@ fn statement_1_sees_what_breaks_it() {
         "{found:?}"
     );
     assert_eq!((found.hidden_targets, found.last_parameters), (0.0, 0.0));
-    let circuit = case.builder().regularize_targets(weight).build();
-    let model = case.examples::<f64>(circuit.unwrap(), &noise());
+    let energy = case.energy::<f64>().with_target_regularizer(weight);
+    let model = case.model_on(energy, &noise());
     let found = theory::forward_pass_deviations(&model, &ALL).unwrap();
     assert!(
         found.hidden_targets > 1e-3 && found.last_targets > 1e-3,
@@ -129,7 +130,7 @@ impl<T: Scalar> TargetSolver<T> for RedBlack {
         _: &mut State<T>,
         problem: &mut TargetProblem<'_, '_, T>,
     ) -> Result<SolveReport, Error> {
-        let last = problem.circuit().depth() - 1;
+        let last = problem.layers().depth() - 1;
         for half in 0..2 * self.0 {
             problem.predict();
             for t in (1..=last).filter(|t| (last - t) % 2 == half % 2) {
@@ -197,14 +198,14 @@ fn statement_3_on<T: Scalar>(case: &Case, tolerance: f64) {
     for t in 1..case.depth() {
         let local = model.local_problem(t - 1, 0..case.examples).unwrap();
         let mut workspace = local.workspace();
-        local.predict(&mut workspace);
+        let at = local.linearize(&mut workspace);
         let z = model.z(t).unwrap();
-        let penalty = model.circuit().penalties()[t - 1];
+        let penalty = model.terms().penalties()[t - 1];
         let expected = DMatrix::from_fn(z.nrows(), z.ncols(), |i, j| {
             let weight = model
                 .example_weights()
                 .map_or(T::one(), |weights| weights[j]);
-            let prediction = workspace.prediction()[i + j * z.nrows()];
+            let prediction = at.prediction()[i + j * z.nrows()];
             weight * penalty * (prediction - z[(i, j)])
         });
         let error = distance(found.multipliers[t - 1].as_slice(), expected.as_slice());
@@ -320,23 +321,21 @@ impl Loss<f64> for Shrinking {
 #[test]
 fn statement_3_sees_what_breaks_it() {
     let case = Case::uniform(&[3, 4, 3, 2], TANH, 2);
-    let circuit = case.builder().hidden_loss(Shrinking).build().unwrap();
-    let found = theory::stationarity(&case.examples(circuit, &noise()), &ALL).unwrap();
+    let shrinking = case.energy().with_hidden_loss(Shrinking);
+    let found = theory::stationarity(&case.model_on(shrinking, &noise()), &ALL).unwrap();
     assert!(
         found.parameters[0] > 1e-3 && found.parameters[1] > 1e-3,
         "{found:?}"
     );
     assert!(found.parameters[2] < 1e-12, "{found:?}");
     // Huber's loss, and one with a parameter, are functions of z − ẑ.
-    let circuits = [
-        case.builder().hidden_loss(Huber::new(0.3).unwrap()).build(),
-        case.builder()
-            .hidden_loss(Gaussian::learned_shared(2.0, 1e-3).unwrap())
-            .build(),
+    let gaussian = Gaussian::learned_shared(2.0, 1e-3).unwrap();
+    let energies = [
+        case.energy().with_hidden_loss(Huber::new(0.3).unwrap()),
+        case.energy().with_hidden_loss(gaussian),
     ];
-    for circuit in circuits {
-        let found = theory::stationarity(&case.examples(circuit.unwrap(), &noise()), &ALL);
-        let found = found.unwrap();
+    for energy in energies {
+        let found = theory::stationarity(&case.model_on(energy, &noise()), &ALL).unwrap();
         assert!(found.parameters.iter().all(|r| *r < 1e-12), "{found:?}");
     }
 }
@@ -379,8 +378,8 @@ fn statement_4_agrees_with_the_closed_form_of_a_linear_circuit() {
     let case = Case::uniform(&[3, 4, 2, 3, 2], LINEAR, 3);
     let errors = [1e3, 1e4].map(|penalty| {
         let weight = Regularizer::l2(0.1).unwrap();
-        let circuit = case.builder().regularize_parameters(weight).build();
-        let mut model = case.examples::<f64>(circuit.unwrap(), &noise());
+        let energy = case.energy::<f64>().with_parameter_regularizer(weight);
+        let mut model = case.model_on(energy, &noise());
         model.set_penalties(&[penalty; 3]).unwrap();
         let exact = theory::linear_minimum(&model, &ALL).unwrap();
         theory::expanded_minimum(&model, &ALL).unwrap() - exact
@@ -468,8 +467,8 @@ fn statements_5_and_6_are_where_sweeps_rest() {
 fn statements_5_and_6_include_regularisers_of_parameters() {
     let case = Case::uniform(&[3, 4, 2], LINEAR, 4);
     let weight = Regularizer::elastic(0.2, 0.3).unwrap();
-    let circuit = case.builder().regularize_parameters(weight).build();
-    let mut model = case.examples::<f64>(circuit.unwrap(), &noise());
+    let energy = case.energy::<f64>().with_parameter_regularizer(weight);
+    let mut model = case.model_on(energy, &noise());
     settle(&mut model, 1e-13);
     let minimum = theory::linear_minimum(&model, &ALL).unwrap();
     let energy = model.energy().unwrap();
@@ -479,12 +478,11 @@ fn statements_5_and_6_include_regularisers_of_parameters() {
 #[test]
 fn statements_5_and_6_refuse_what_is_not_linear() {
     let case = Case::uniform(&[3, 4, 3, 2], LINEAR, 5);
-    let of = |circuit: Result<Circuit<f64>, Error>| case.examples(circuit.unwrap(), &noise());
     let mut curved = case.clone();
     curved.activations[1] = TANH;
     let mut classifying = case.clone();
     classifying.classifies = true;
-    let block = Sequential::new(vec![
+    let block = Sequential::<f64>::new(vec![
         Box::new(case.dense(0)),
         Box::new(Dense::new(4, 4, LINEAR).unwrap()),
     ]);
@@ -497,23 +495,18 @@ fn statements_5_and_6_refuse_what_is_not_linear() {
         Fault::Affine(Affine::new(weights, bias, activation, 2))
     };
     let wrong = |layer, fault: Fault| case.clone().with_fault(layer, fault).model(&noise());
+    let huber = case.energy().with_hidden_loss(Huber::new(1.0).unwrap());
     let regularizer = Regularizer::l2(0.1).unwrap();
-    let mut nested_model = DecoupledCircuit::new(nested.build().unwrap());
+    let regularized = case.energy().with_target_regularizer(regularizer);
+    let mut nested_model =
+        DecoupledCircuit::new(nested.build().unwrap(), Energy::default()).unwrap();
     let (x, y) = (DMatrix::zeros(3, 2), DMatrix::zeros(2, 2));
     nested_model.add_examples(&x, &y, &noise()).unwrap();
     for (model, layer, word) in [
         (curved.model(&noise()), 1, "Tanh"),
         (classifying.model(&noise()), 2, "SoftmaxCrossEntropy"),
-        (
-            of(case.builder().hidden_loss(Huber::new(1.0).unwrap()).build()),
-            0,
-            "Huber",
-        ),
-        (
-            of(case.builder().regularize_targets(regularizer).build()),
-            0,
-            "regulariser",
-        ),
+        (case.model_on(huber, &noise()), 0, "Huber"),
+        (case.model_on(regularized, &noise()), 0, "regulariser"),
         (nested_model, 0, "no affine map"),
         (wrong(1, affine(0..12, Some(12..16))), 1, "12..16"),
         (wrong(1, affine(0..10, None)), 1, "0..10"),
@@ -523,7 +516,7 @@ fn statements_5_and_6_refuse_what_is_not_linear() {
             theory::linear_minimum(&model, &ALL).unwrap_err(),
             theory::linear_minimiser(&model, &ALL).unwrap_err(),
             theory::linear_stable_rates(
-                model.circuit(),
+                model.layers(),
                 theory::MultiplierUpdate::AfterTargets,
                 0.1,
             )
@@ -598,11 +591,11 @@ fn statements_7_and_8_see_a_layer_that_is_no_function() {
 #[test]
 fn statements_4_7_and_8_refuse_what_they_do_not_hold_for() {
     let case = Case::uniform(&[3, 4, 3, 2], TANH, 7).unweighted();
-    let model = |circuit: Result<Circuit<f64>, Error>| case.examples(circuit.unwrap(), &noise());
-    let huber = model(case.builder().hidden_loss(Huber::new(1.0).unwrap()).build());
+    let model = |energy| case.model_on::<f64>(energy, &noise());
+    let huber = model(case.energy().with_hidden_loss(Huber::new(1.0).unwrap()));
     let regularizer = Regularizer::l1(0.1).unwrap();
-    let regularized = model(case.builder().regularize_targets(regularizer).build());
-    let stiff = model(case.builder().penalty(2.0).build());
+    let regularized = model(case.energy().with_target_regularizer(regularizer));
+    let stiff = model(case.energy().with_penalty(2.0));
     type Check = fn(&DecoupledCircuit<f64>) -> Result<(), Error>;
     let expansion: Check = |model| theory::expanded_minimum(model, &ALL).map(|_| ());
     let checks: [Check; 3] = [
@@ -684,7 +677,9 @@ fn statement_10_estimates_the_largest_eigenvalue() {
         let mut models = Vec::new();
         let curved = case.model::<f64>(&TargetInit::ForwardPass);
         if !case.classifies {
-            let mut fitted = DecoupledCircuit::new(curved.circuit().clone());
+            let penalties = curved.terms().penalties().to_vec();
+            let energy = Energy::default().with_penalties(penalties);
+            let mut fitted = DecoupledCircuit::new(curved.circuit().clone(), energy).unwrap();
             let x = curved.z(0).unwrap().into_owned();
             let y = fitted.predict(&x).unwrap();
             fitted
@@ -730,8 +725,8 @@ fn statement_10_counts_regularisers_of_targets() {
     let case = Case::uniform(&[3, 4, 4, 2], TANH, 15);
     let plain = case.model::<f64>(&noise());
     let weight = Regularizer::l2(0.7).unwrap();
-    let circuit = case.builder().regularize_targets(weight).build();
-    let regularized = case.examples::<f64>(circuit.unwrap(), &noise());
+    let energy = case.energy::<f64>().with_target_regularizer(weight);
+    let regularized = case.model_on(energy, &noise());
     let of = |model| theory::largest_curvature(model, &ALL, None, 40, 2).unwrap();
     for (plain, regularized) in of(&plain).into_iter().zip(of(&regularized)) {
         assert!(
@@ -743,7 +738,7 @@ fn statement_10_counts_regularisers_of_targets() {
 
 fn statement_10_brackets_on<T: Scalar>(case: &Case, rounding: f64) {
     let model = case.model::<T>(&noise());
-    let bounds = theory::curvature_bounds(model.circuit()).unwrap();
+    let bounds = theory::curvature_bounds(model.layers()).unwrap();
     let mut before = vec![0.0; case.examples];
     for iterations in [1, 2, 4, 8, 40] {
         let found = theory::largest_curvature(&model, &ALL, None, iterations, 3).unwrap();
@@ -790,7 +785,7 @@ fn statement_10_has_the_curvature_between_estimate_and_bound() {
     // A layer's bound that is too small is seen.
     let case = Case::uniform(&[3, 4, 4, 2], LINEAR, 8).with_fault(1, Fault::SmallBound);
     let model = case.model::<f64>(&noise());
-    let bound = theory::curvature_bounds(model.circuit())
+    let bound = theory::curvature_bounds(model.layers())
         .unwrap()
         .sweep_limit(1)
         .unwrap();
@@ -804,9 +799,9 @@ fn statement_10_bounds_are_those_of_the_solvers() {
     for seed in 0..5 {
         let case = Case::uniform(&[3, 4, 5, 3, 2], TANH, seed);
         let weight = Regularizer::l2(0.2).unwrap();
-        let circuit = case.builder::<f64>().regularize_targets(weight).build();
-        let start = case.examples(circuit.unwrap(), &noise());
-        let bounds = theory::curvature_bounds(start.circuit()).unwrap();
+        let energy = case.energy::<f64>().with_target_regularizer(weight);
+        let start = case.model_on(energy, &noise());
+        let bounds = theory::curvature_bounds(start.layers()).unwrap();
         let moved = |solver: &dyn TargetSolver<f64>| {
             let mut model = start.clone();
             model.solve_targets(solver, &ALL).unwrap();
@@ -835,7 +830,7 @@ impl<T: Scalar> TargetSolver<T> for Sweep {
         problem: &mut TargetProblem<'_, '_, T>,
     ) -> Result<SolveReport, Error> {
         problem.predict();
-        for t in (1..problem.circuit().depth()).rev() {
+        for t in (1..problem.layers().depth()).rev() {
             problem.target_gradient(t);
             problem.descend(t, T::of(1.0 / self.0[t - 1]));
         }
@@ -849,7 +844,7 @@ fn chain(depth: usize) -> DecoupledCircuit<f64> {
     for _ in 0..depth {
         builder = builder.layer(Dense::new(1, 1, LINEAR).unwrap().without_bias());
     }
-    let mut model = DecoupledCircuit::new(builder.build().unwrap());
+    let mut model = DecoupledCircuit::new(builder.build().unwrap(), Energy::default()).unwrap();
     for t in 0..depth {
         model.set_parameters(t, &[1.0]).unwrap();
     }
@@ -866,7 +861,7 @@ fn statement_10_is_sharp() {
     let estimate = theory::largest_curvature(&model, &ALL, None, 49, 0).unwrap()[0];
     let exact = 2.0 + 2.0 * (std::f64::consts::PI / 50.0).cos();
     assert!((estimate - exact).abs() < 1e-12, "{estimate}");
-    let bounds = theory::curvature_bounds(model.circuit()).unwrap();
+    let bounds = theory::curvature_bounds(model.layers()).unwrap();
     assert!((bounds.whole() - 4.0).abs() < 1e-10, "{bounds:?}");
     assert!((bounds.blocks[7] - 2.0).abs() < 1e-10, "{bounds:?}");
     let after = |step: f64| {
@@ -894,7 +889,7 @@ fn statement_10_refuses() {
         .clone()
         .with_fault(2, Fault::NoBound)
         .model::<f64>(&noise());
-    let error = theory::curvature_bounds(model.circuit()).unwrap_err();
+    let error = theory::curvature_bounds(model.layers()).unwrap_err();
     assert!(
         matches!(
             error,
@@ -911,7 +906,7 @@ fn statement_10_refuses() {
             matches!(error, Error::UnknownLayer { layer: l, .. } if l == layer),
             "{error}"
         );
-        let bounds = theory::curvature_bounds(case.model::<f64>(&noise()).circuit()).unwrap();
+        let bounds = theory::curvature_bounds(case.model::<f64>(&noise()).layers()).unwrap();
         let error = bounds.sweep_limit(layer).unwrap_err();
         assert!(
             matches!(error, Error::UnknownLayer { layer: l, .. } if l == layer),
@@ -935,9 +930,9 @@ impl<T: Scalar> TargetSolver<T> for BatchWide {
         _: &mut State<T>,
         problem: &mut TargetProblem<'_, '_, T>,
     ) -> Result<SolveReport, Error> {
-        problem.evaluate(false, true);
-        let gradient = problem.workspace().target_gradient(1);
-        let steepest = gradient
+        let steepest = problem
+            .evaluate(Targets)
+            .target_gradient(1)
             .iter()
             .fold(0.0, |top: f64, g| top.max(g.as_f64().abs()));
         problem.descend(1, T::of(0.1 / (1.0 + steepest)));
@@ -953,7 +948,7 @@ fn statement_11_on<T: Scalar>(case: &Case) {
         Box::new(ReverseSweep::new(2)),
         Box::new(GaussNewton::new(2, 3)),
     ];
-    if theory::curvature_bounds(model.circuit()).is_ok() {
+    if theory::curvature_bounds(model.layers()).is_ok() {
         solvers.push(Box::new(SynchronousDescent::new(3, bounded).unwrap()));
     }
     for solver in &mut solvers {
@@ -1026,7 +1021,8 @@ fn statement_12_sees_what_breaks_it() {
         .layer(writer)
         .layer(case.dense(1))
         .layer(reader);
-    let model = case.examples::<f64>(builder.build().unwrap(), &noise());
+    let model = DecoupledCircuit::new(builder.build().unwrap(), Energy::default());
+    let model = case.with_examples::<f64>(model.unwrap(), &noise());
     let mut moved = model.circuit().parameters(0).to_vec();
     moved[0] += 0.5;
     let found = theory::layers_changed_by(&model, &ALL, 0, &moved).unwrap();
@@ -1104,7 +1100,7 @@ fn no_examples_and_unknown_ones_are_errors() {
     for (function, result) in every_function(&model, &Selection::All) {
         assert!(result.is_ok(), "{function}: {result:?}");
     }
-    let empty = DecoupledCircuit::new(model.circuit().clone());
+    let empty = DecoupledCircuit::new(model.circuit().clone(), Energy::default()).unwrap();
     for (function, result) in every_function(&empty, &Selection::All) {
         assert!(
             matches!(result, Err(Error::NoExamples { .. })),
@@ -1143,7 +1139,7 @@ fn a_circuit_of_one_layer_is_no_exception() {
         0.0
     );
     assert_eq!(
-        theory::curvature_bounds(model.circuit()).unwrap().whole(),
+        theory::curvature_bounds(model.layers()).unwrap().whole(),
         0.0
     );
 }
@@ -1168,7 +1164,7 @@ fn overflow_is_an_error() {
             }
         }
         let update = theory::MultiplierUpdate::AfterTargets;
-        let rates = theory::linear_stable_rates(model.circuit(), update, 0.1);
+        let rates = theory::linear_stable_rates(model.layers(), update, 0.1);
         // In f64 the squares of f32 are finite, and no rate is stable.
         assert!(
             rates.as_ref().is_ok_and(|rates| rates.is_empty())

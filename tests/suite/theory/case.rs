@@ -1,7 +1,7 @@
 //! Random circuits with random examples, drawn from a number.
 
-use layerwise::circuit::CircuitBuilder;
 use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::energy::Energy;
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::nalgebra::DMatrix;
@@ -87,8 +87,7 @@ impl Case {
         Dense::new(self.dims[t], self.dims[t + 1], self.activations[t]).unwrap()
     }
 
-    /// The circuit's description, to which a test may add.
-    pub(crate) fn builder<T: Scalar>(&self) -> CircuitBuilder<T> {
+    fn circuit<T: Scalar>(&self) -> Circuit<T> {
         let mut builder = Circuit::builder().seed(self.seed);
         for t in 0..self.depth() {
             let fault = match &self.fault {
@@ -100,25 +99,39 @@ impl Case {
                 fault => builder.layer(Faulty::new(self.dense(t), fault)),
             };
         }
+        builder.build().unwrap()
+    }
+
+    /// The energy's description, to which a test may add.
+    pub(crate) fn energy<T: Scalar>(&self) -> Energy<T> {
         match self.classifies {
-            true => builder.output_loss(SoftmaxCrossEntropy),
-            false => builder,
+            true => Energy::new(SoftmaxCrossEntropy),
+            false => Energy::default(),
         }
     }
 
     pub(crate) fn model<T: Scalar>(&self, init: &TargetInit<T>) -> DecoupledCircuit<T> {
-        self.examples(self.builder().build().unwrap(), init)
+        self.model_on(self.energy(), init)
+    }
+
+    /// The case's circuit and examples, with another energy.
+    pub(crate) fn model_on<T: Scalar>(
+        &self,
+        energy: Energy<T>,
+        init: &TargetInit<T>,
+    ) -> DecoupledCircuit<T> {
+        let model = DecoupledCircuit::new(self.circuit(), energy);
+        self.with_examples(model.unwrap(), init)
     }
 
     /// Biases too are drawn; targets start as `init` says.
-    pub(crate) fn examples<T: Scalar>(
+    pub(crate) fn with_examples<T: Scalar>(
         &self,
-        circuit: Circuit<T>,
+        mut model: DecoupledCircuit<T>,
         init: &TargetInit<T>,
     ) -> DecoupledCircuit<T> {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ 0xdada);
         let mut draw = |size: f64| T::of(rng.random_range(-size..size));
-        let mut model = DecoupledCircuit::new(circuit);
         for t in 0..self.depth() {
             let mut parameters = model.circuit().parameters(t).to_vec();
             parameters.iter_mut().for_each(|p| *p += draw(0.2));

@@ -2,6 +2,7 @@
 //! that `docs/theory.md` states.
 
 use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::energy::Energy;
 use layerwise::layer::{Activation, Dense};
 use layerwise::nalgebra::{DMatrix, DVector};
 use layerwise::optimizer::Adam;
@@ -17,8 +18,9 @@ fn trained() -> DecoupledCircuit<f64> {
         .layer(Dense::new(1, 1, Activation::Tanh).unwrap())
         .layer(Dense::new(1, 1, Activation::Identity).unwrap())
         .seed(3)
-        .build();
-    let mut model = DecoupledCircuit::new(circuit.unwrap());
+        .build()
+        .unwrap();
+    let mut model = DecoupledCircuit::new(circuit, Energy::default()).unwrap();
     let x = DMatrix::from_fn(1, EXAMPLES, |_, j| (j as f64 - 2.5) / 2.0);
     let noise = [0.15, -0.2, 0.1, 0.2, -0.15, -0.05];
     let y = DMatrix::from_fn(1, EXAMPLES, |_, j| (2.0 * x[j]).tanh() + noise[j]);

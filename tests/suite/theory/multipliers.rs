@@ -125,10 +125,9 @@ fn iterate(
             let gap = |t: usize| {
                 let problem = model.local_problem(t - 1, 0..n).unwrap();
                 let mut workspace = problem.workspace();
-                problem.predict(&mut workspace);
+                let at = problem.linearize(&mut workspace);
                 let z = model.z(t).unwrap().into_owned();
-                let prediction = workspace.prediction();
-                let prediction = DMatrix::from_column_slice(z.nrows(), n, prediction);
+                let prediction = DMatrix::from_column_slice(z.nrows(), n, at.prediction());
                 z - prediction
             };
             (1..depth).map(gap).collect()
@@ -154,7 +153,7 @@ fn iterate(
             WithTargets => before,
         };
         for (t, (own, gap)) in multipliers.iter_mut().zip(gaps).enumerate() {
-            *own += gap * (rate * model.circuit().penalties()[t]);
+            *own += gap * (rate * model.terms().penalties()[t]);
         }
     }
 }
@@ -182,7 +181,7 @@ fn the_rates_of_a_linear_circuit_are_sharp() {
         let case = Case::uniform(dims, Activation::Identity, seed);
         let step = step_of(&case);
         let model = case.model::<f64>(&noise());
-        let rates = linear_stable_rates(model.circuit(), AfterTargets, step).unwrap();
+        let rates = linear_stable_rates(model.layers(), AfterTargets, step).unwrap();
         assert!(
             rates.start == 0.0 && rates.end > 0.1,
             "{rates:?} of {case:?}"
@@ -202,7 +201,7 @@ fn the_rates_of_one_hidden_layer_are_those_of_its_modes() {
         let model = case.model::<f64>(&noise());
         let circuit = model.circuit();
         let w = DMatrix::from_column_slice(3, 4, &circuit.parameters(1)[..12]);
-        let penalty = circuit.penalties()[0];
+        let penalty = model.terms().penalties()[0];
         let modes = (w.transpose() * w).symmetric_eigenvalues();
         for update in [AfterTargets, WithTargets] {
             for step in [0.05, 0.3, 0.6] {
@@ -212,7 +211,7 @@ fn the_rates_of_one_hidden_layer_are_those_of_its_modes() {
                 let (low, high) = each.fold((0.0, f64::INFINITY), |(low, high), own| {
                     (own.start.max(low), own.end.min(high))
                 });
-                let found = linear_stable_rates(circuit, update, step).unwrap();
+                let found = linear_stable_rates(model.layers(), update, step).unwrap();
                 if high <= low {
                     assert!(found.is_empty(), "{found:?}");
                     continue;
@@ -245,8 +244,8 @@ fn rates_together_with_the_targets_suffice_and_are_sharp_for_one_hidden_layer() 
             );
             norm(&model.gap().unwrap())
         };
-        let circuit = case.model::<f64>(&noise());
-        let rates = linear_stable_rates(circuit.circuit(), WithTargets, step).unwrap();
+        let model = case.model::<f64>(&noise());
+        let rates = linear_stable_rates(model.layers(), WithTargets, step).unwrap();
         assert!(
             rates.start == 0.0 && rates.end > 0.5,
             "{rates:?} of {case:?}"
@@ -275,7 +274,7 @@ fn at_rest_the_gradients_are_those_of_backprop_for_any_penalty() {
         let start = multiplier_rest(&model, &ALL, &multipliers).unwrap();
         assert!(start.gap > 0.1 && start.multipliers > 0.1, "{start:?}");
         assert!(start.targets > 1e-3 && start.gradient > 1e-3, "{start:?}");
-        let step = 1.0 / theory::curvature_bounds(model.circuit()).unwrap().whole();
+        let step = 1.0 / theory::curvature_bounds(model.layers()).unwrap().whole();
         iterate(&mut model, &mut multipliers, AfterTargets, step, 1.0, 6000);
         let rest = multiplier_rest(&model, &ALL, &multipliers).unwrap();
         assert!(
@@ -384,14 +383,14 @@ fn what_does_not_fit_is_refused() {
         assert!(matches!(error, Error::InvalidOption { .. }), "{error}");
     }
     let linear = Case::uniform(&[2, 3, 2], Activation::Identity, 7).model::<f64>(&noise());
-    let error = linear_stable_rates(linear.circuit(), AfterTargets, -1.0).unwrap_err();
+    let error = linear_stable_rates(linear.layers(), AfterTargets, -1.0).unwrap_err();
     assert!(
         matches!(error, Error::InvalidOption { value: -1.0, .. }),
         "{error}"
     );
-    let rates = linear_stable_rates(linear.circuit(), AfterTargets, 1e3).unwrap();
+    let rates = linear_stable_rates(linear.layers(), AfterTargets, 1e3).unwrap();
     assert!(rates.is_empty(), "{rates:?}");
     let alone = Case::uniform(&[2, 2], Activation::Identity, 7).model::<f64>(&noise());
-    let rates = linear_stable_rates(alone.circuit(), AfterTargets, 1e3).unwrap();
+    let rates = linear_stable_rates(alone.layers(), AfterTargets, 1e3).unwrap();
     assert_eq!(rates, 0.0..f64::INFINITY);
 }

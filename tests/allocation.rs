@@ -151,7 +151,7 @@ fn layers<T: Scalar>() -> CircuitBuilder<T> {
 }
 
 fn examples_of<T: Scalar>(builder: CircuitBuilder<T>) -> DecoupledCircuit<T> {
-    let mut model = DecoupledCircuit::new(builder.build().unwrap());
+    let mut model = DecoupledCircuit::new(builder.build().unwrap(), Energy::default()).unwrap();
     let rows = model.circuit().dims()[0];
     let x = DMatrix::from_fn(rows, EXAMPLES, |i, j| T::of(((i + 3 * j) % 7) as f64 / 7.0));
     let y = DMatrix::from_fn(
@@ -188,7 +188,7 @@ fn phases_on<T: Scalar>(
             let run = |epochs| {
                 let mut model = model();
                 let phase = phase().with_epochs(epochs).with_batch_size(batch).unwrap();
-                let mut trainer = Trainer::new(phase).with_measure_every(measure);
+                let trainer = Trainer::new(phase).with_measure_every(measure);
                 allocations(|| trainer.run(&mut model).unwrap())
             };
             // The list of records doubles its room once between 8 and 16 epochs.
@@ -347,7 +347,7 @@ fn a_short_last_batch_takes_no_memory_from_later_ones() {
         let mut model = examples_of::<f64>(layers.layer(dense(3, 4)));
         let rule = || GradientDescent::new(0.01).unwrap();
         let phase = Phase::new(Decoupling::joint(rule()), rule()).with_epochs(epochs);
-        let mut trainer = Trainer::new(phase.with_batch_size(8).unwrap()).with_measure_every(0);
+        let trainer = Trainer::new(phase.with_batch_size(8).unwrap()).with_measure_every(0);
         allocations(|| trainer.run(&mut model).unwrap())
     };
     assert_eq!(run(4), run(1));

@@ -24,7 +24,7 @@ fn model<T: Scalar>() -> DecoupledCircuit<T> {
         builder = builder.layer(Dense::new(pair[0], pair[1], Activation::Tanh).unwrap());
     }
     let circuit = builder.penalties([0.5, 1.0, 1.5, 2.0].map(T::of).to_vec());
-    let mut model = DecoupledCircuit::new(circuit.build().unwrap());
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap(), Energy::default()).unwrap();
     let x = DMatrix::from_fn(DIMS[0], EXAMPLES, |i, j| {
         T::of(((i * 7 + j * 11) % 13) as f64 / 7.0 - 0.9)
     });
@@ -211,7 +211,7 @@ fn large<T: Scalar>() -> DecoupledCircuit<T> {
         .layer(Dense::new(200, 300, Activation::Tanh).unwrap())
         .layer(Dense::new(300, 170, Activation::Gelu).unwrap())
         .layer(Dense::new(170, 10, Activation::Identity).unwrap());
-    let mut model = DecoupledCircuit::new(circuit.build().unwrap());
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap(), Energy::default()).unwrap();
     let wave = |rows| DMatrix::from_fn(rows, 210, |i, j| T::of(((i * 3 + j * 5) as f64).sin()));
     let init = TargetInit::NoisyForwardPass { std: 0.2, seed: 4 };
     model.add_examples(&wave(200), &wave(10), &init).unwrap();
@@ -276,7 +276,7 @@ fn blocks_of_columns_of_any_shape_have_the_same_bits() {
         let circuit = Circuit::builder()
             .layer(Dense::new(inputs, outputs, Activation::Tanh).unwrap())
             .layer(Dense::new(outputs, 1, Activation::Identity).unwrap());
-        let mut model = DecoupledCircuit::<f32>::new(circuit.build().unwrap());
+        let mut model = DecoupledCircuit::<f32>::new(circuit.build().unwrap(), Energy::default()).unwrap();
         let wave = |rows| {
             DMatrix::from_fn(rows, n, |i, j| {
                 ((i * 7 + j * 11) % 1013) as f32 / 700.0 - 0.7

@@ -111,7 +111,8 @@ fn products_are_adjoint<T: Probed>() {
             let v_parameters = uniform::<T>(rng, parameters.len(), 1.0);
             let mut d_input = vec![T::zero(); z.len()];
             let mut d_parameters = vec![T::zero(); parameters.len()];
-            let (set_input, set_parameters) = (Write::Set(&mut d_input), Write::Set(&mut d_parameters));
+            let (set_input, set_parameters) =
+                (Write::Set(&mut d_input), Write::Set(&mut d_parameters));
             at.vjp(&u, set_input, set_parameters).map_err(failed)?;
             for (in_input, in_parameters) in [(true, false), (false, true), (true, true)] {
                 let v_input = in_input.then_some(&v_input[..]);

@@ -259,8 +259,8 @@ fn it_rests_where_the_gradient_is_zero<T: Tested>() {
         .layer(dense(6, 5, Activation::Sigmoid))
         .layer(dense(5, 3, Activation::Identity))
         .seed(1);
-    let energy = Energy::new(SoftmaxCrossEntropy)
-        .with_target_regularizer(Regularizer::l2(0.05).unwrap());
+    let energy =
+        Energy::new(SoftmaxCrossEntropy).with_target_regularizer(Regularizer::l2(0.05).unwrap());
     let mut model = DecoupledCircuit::new(circuit.build().unwrap(), energy).unwrap();
     let x = DMatrix::from_fn(3, 5, |i, j| T::of(((i + 2 * j) % 5) as f64 / 2.5 - 1.0));
     let y = DMatrix::from_fn(3, 5, |i, j| T::of(f64::from(u8::from(j % 3 == i))));
@@ -486,7 +486,8 @@ fn after_an_error_nothing_has_moved() {
             .layer(dense(Activation::Tanh))
             .layer(dense(Activation::Tanh))
             .layer(dense(Activation::Identity));
-        let mut model = DecoupledCircuit::new(circuit.seed(3).build().unwrap(), Energy::default()).unwrap();
+        let mut model =
+            DecoupledCircuit::new(circuit.seed(3).build().unwrap(), Energy::default()).unwrap();
         let x = DMatrix::from_fn(2, 40, |i, j| ((i + j) % 5) as f32 / 5.0);
         let mut y = DMatrix::from_element(2, 40, 0.5);
         if bad {

@@ -249,10 +249,7 @@ fn defaults_are_those_documented() {
             "stop_flag: None",
         ],
     );
-    contains(
-        format!("{:?}", Circuit::<f64>::builder()),
-        &["seed: 0 "],
-    );
+    contains(format!("{:?}", Circuit::<f64>::builder()), &["seed: 0 "]);
     contains(
         format!("{:?}", Energy::<f64>::default()),
         &[

@@ -255,7 +255,8 @@ fn chained_iterations_end_with_the_rank_of_the_output() {
             builder = builder.layer(Dense::new(7, 7, Activation::Tanh).unwrap());
         }
         let last = Dense::new(7, 2, Activation::Identity).unwrap();
-        let mut start = DecoupledCircuit::new(builder.layer(last).build().unwrap(), energy).unwrap();
+        let mut start =
+            DecoupledCircuit::new(builder.layer(last).build().unwrap(), energy).unwrap();
         let x = DMatrix::from_fn(7, 5, |i, j| ((3 * i + j) % 5) as f64 / 2.0 - 1.0);
         let y = DMatrix::from_fn(2, 5, |i, j| (i + j) as f64 / 5.0);
         let noisy = TargetInit::NoisyForwardPass { std: 0.3, seed: 1 };

@@ -9,8 +9,7 @@ use std::cell::Cell;
 
 use layerwise::circuit::CircuitBuilder;
 use layerwise::decoupled::{Selection, TargetInit};
-use layerwise::energy::{LocalWorkspace, Wanted, Workspace};
-use layerwise::kernel::Execution;
+use layerwise::energy::{All, Energy, LocalWorkspace, Workspace};
 use layerwise::layer::{Activation, Dense, Sequential};
 use layerwise::loss::{ClassWeights, Gaussian, LabelSmoothing, PseudoHuber, SoftmaxCrossEntropy};
 use layerwise::objective::{LocalObjective, Objective};
@@ -22,7 +21,7 @@ use layerwise::target_solver::{
     Convergence, GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent,
 };
 use layerwise::training::{
-    Backprop, Decoupling, FixedPrediction, PenaltyGrowth, Phase, Scheme, Trainer, ZIl,
+    Backprop, Decoupling, FixedPrediction, PenaltyGrowth, Phase, Scheme, Trainer, WStep, ZIl,
 };
 use layerwise::{Circuit, DecoupledCircuit, Loss, Scalar};
 use nalgebra::DMatrix;
@@ -78,11 +77,8 @@ fn allocations<R>(work: impl FnOnce() -> R) -> u64 {
 const EXAMPLES: usize = 11;
 
 fn model<T: Scalar>() -> DecoupledCircuit<T> {
-    examples_of(
-        layers()
-            .penalty(T::of(0.5))
-            .output_loss(SoftmaxCrossEntropy),
-    )
+    let energy = Energy::new(SoftmaxCrossEntropy).with_penalty(T::of(0.5));
+    examples_of(layers(), energy)
 }
 
 /// Everything that a term may have beside its layer: a learned precision, other losses, wrapped
@@ -107,12 +103,11 @@ fn enrich<T: Scalar>(builder: CircuitBuilder<T>) -> DecoupledCircuit<T> {
     ];
     let smooth = LabelSmoothing::new(SoftmaxCrossEntropy, 0.1).unwrap();
     let weights = [1.0, 2.0, 0.5, 1.5].map(T::of).to_vec();
-    let builder = builder
-        .hidden_losses(hidden)
-        .output_loss(ClassWeights::new(weights, smooth).unwrap())
-        .regularize_parameters(Regularizer::elastic(1e-3, 1e-2).unwrap())
-        .regularize_targets(Regularizer::l2(1e-3).unwrap());
-    let mut model = examples_of(builder);
+    let energy = Energy::new(ClassWeights::new(weights, smooth).unwrap())
+        .with_hidden_losses(hidden)
+        .with_parameter_regularizer(Regularizer::elastic(1e-3, 1e-2).unwrap())
+        .with_target_regularizer(Regularizer::l2(1e-3).unwrap());
+    let mut model = examples_of(builder, energy);
     let weights: Vec<T> = (0..EXAMPLES).map(|i| T::of(0.5 + i as f64 / 4.0)).collect();
     model
         .set_example_weights(&Selection::All, &weights)
@@ -128,10 +123,10 @@ fn weighted_model<T: Scalar>() -> DecoupledCircuit<T> {
         .layer(Dense::new(90, 20, Activation::Gelu).unwrap())
         .layer(dense(20, 7))
         .layer(dense(7, 3).without_bias())
-        .layer(dense(3, 4))
-        .output_loss(SoftmaxCrossEntropy)
-        .regularize_parameters(Regularizer::l2(1e-2).unwrap());
-    let mut model = examples_of(builder);
+        .layer(dense(3, 4));
+    let energy =
+        Energy::new(SoftmaxCrossEntropy).with_parameter_regularizer(Regularizer::l2(1e-2).unwrap());
+    let mut model = examples_of(builder, energy);
     let weights: Vec<T> = (0..EXAMPLES).map(|i| T::of(0.5 + i as f64 / 4.0)).collect();
     model
         .set_example_weights(&Selection::All, &weights)
@@ -150,8 +145,8 @@ fn layers<T: Scalar>() -> CircuitBuilder<T> {
         .layer(unit)
 }
 
-fn examples_of<T: Scalar>(builder: CircuitBuilder<T>) -> DecoupledCircuit<T> {
-    let mut model = DecoupledCircuit::new(builder.build().unwrap());
+fn examples_of<T: Scalar>(builder: CircuitBuilder<T>, energy: Energy<T>) -> DecoupledCircuit<T> {
+    let mut model = DecoupledCircuit::new(builder.build().unwrap(), energy).unwrap();
     let rows = model.circuit().dims()[0];
     let x = DMatrix::from_fn(rows, EXAMPLES, |i, j| T::of(((i + 3 * j) % 7) as f64 / 7.0));
     let y = DMatrix::from_fn(
@@ -188,7 +183,7 @@ fn phases_on<T: Scalar>(
             let run = |epochs| {
                 let mut model = model();
                 let phase = phase().with_epochs(epochs).with_batch_size(batch).unwrap();
-                let mut trainer = Trainer::new(phase).with_measure_every(measure);
+                let trainer = Trainer::new(phase).with_measure_every(measure);
                 allocations(|| trainer.run(&mut model).unwrap())
             };
             // The list of records doubles its room once between 8 and 16 epochs.
@@ -202,6 +197,7 @@ fn phases_on<T: Scalar>(
 }
 
 fn training<T: Scalar>() {
+    let adam = || Adam::new(1e-3).unwrap();
     training_on::<T, _>("backprop", || Backprop);
     training_on::<T, _>("weights only", Decoupling::weights_only);
     training_on::<T, _>("joint, plain", || {
@@ -213,10 +209,10 @@ fn training<T: Scalar>() {
     training_on::<T, _>("persistent, sweep", || {
         Decoupling::persistent(ReverseSweep::new(2))
     });
-    training_on::<T, _>("refreshed, sweep", || {
-        Decoupling::refreshed(ReverseSweep::new(2).with_bound_every(1).unwrap())
-            .with_parameter_steps(2)
-            .unwrap()
+    phases_on::<T>("refreshed, sweep", model, || {
+        let sweep = ReverseSweep::new(2).with_bound_every(1).unwrap();
+        let twice = WStep::optimizer(adam()).with_steps(2).unwrap();
+        Phase::with_w_step(Decoupling::refreshed(sweep), twice).unwrap()
     });
     training_on::<T, _>("persistent, synchronous", || {
         let step = StepSize::Bounded { margin: 1.0 };
@@ -237,13 +233,12 @@ fn training<T: Scalar>() {
             .with_multipliers(1.0)
             .unwrap()
     });
-    training_on::<T, _>("Levenberg-Marquardt", || {
-        Decoupling::refreshed(ReverseSweep::new(1))
-            .with_parameter_solver(LevenbergMarquardt::new(2, 3))
-            .with_parameter_steps(2)
-            .unwrap()
+    phases_on::<T>("Levenberg-Marquardt", model, || {
+        let solver = WStep::solver(LevenbergMarquardt::new(2, 3)).with_optimizer(adam());
+        let twice = solver.with_steps(2).unwrap();
+        Phase::with_w_step(Decoupling::refreshed(ReverseSweep::new(1)), twice).unwrap()
     });
-    let decayed = || AdamW::new(Adam::new(1e-3).unwrap());
+    let decayed = || AdamW::new(adam());
     phases_on::<T>("rich, residual", rich_model, || {
         let step = StepSize::Fixed(0.05);
         let sweep = ReverseSweep::new(2).with_step(step).unwrap();
@@ -295,16 +290,14 @@ fn training<T: Scalar>() {
         let kept = ridge.with_forgetting(0.5).unwrap();
         let solver = kept.with_proximal(0.1).unwrap();
         let scheme = Decoupling::persistent(ReverseSweep::new(1));
-        Phase::new(scheme.with_parameter_solver(solver), decayed())
-            .with_max_gradient_norm(0.1)
-            .unwrap()
+        let w_step = WStep::solver(solver).with_optimizer(decayed());
+        let phase = Phase::with_w_step(scheme, w_step).unwrap();
+        phase.with_max_gradient_norm(0.1).unwrap()
     });
     phases_on::<T>("rich, Levenberg-Marquardt", rich_model, || {
         let solver = LevenbergMarquardt::new(2, 2);
-        Phase::new(
-            Decoupling::weights_only().with_parameter_solver(solver),
-            decayed(),
-        )
+        let w_step = WStep::solver(solver).with_optimizer(decayed());
+        Phase::with_w_step(Decoupling::weights_only(), w_step).unwrap()
     });
     phases_on::<T>("rich, joint", rich_model, || {
         let targets = RmsProp::new(1e-3).unwrap();
@@ -320,7 +313,7 @@ fn training<T: Scalar>() {
         let rule = GradientDescent::new(0.01).unwrap();
         Phase::new(Backprop, rule.with_nesterov(0.9).unwrap())
     });
-    let unit = || examples_of(layers().output_loss(SoftmaxCrossEntropy));
+    let unit = || examples_of(layers(), Energy::new(SoftmaxCrossEntropy));
     phases_on::<T>("Z-IL", unit, || Phase::new(ZIl, decayed()));
     phases_on::<T>("fixed prediction", unit, || {
         Phase::new(FixedPrediction::new(), decayed())
@@ -344,10 +337,10 @@ fn a_short_last_batch_takes_no_memory_from_later_ones() {
     let dense = |input, output| Dense::new(input, output, Activation::Tanh).unwrap();
     let run = |epochs| {
         let layers = Circuit::builder().layer(dense(6, 8)).layer(dense(8, 3));
-        let mut model = examples_of::<f64>(layers.layer(dense(3, 4)));
+        let mut model = examples_of::<f64>(layers.layer(dense(3, 4)), Energy::default());
         let rule = || GradientDescent::new(0.01).unwrap();
         let phase = Phase::new(Decoupling::joint(rule()), rule()).with_epochs(epochs);
-        let mut trainer = Trainer::new(phase.with_batch_size(8).unwrap()).with_measure_every(0);
+        let trainer = Trainer::new(phase.with_batch_size(8).unwrap()).with_measure_every(0);
         allocations(|| trainer.run(&mut model).unwrap())
     };
     assert_eq!(run(4), run(1));
@@ -359,15 +352,14 @@ fn large_layers_allocate_nothing_after_their_start() {
     let dense = |input, output| Dense::new(input, output, Activation::Tanh).unwrap();
     let layers = Circuit::builder().layer(dense(260, 300));
     let circuit = layers.layer(dense(300, 4)).build().unwrap();
-    let mut model = DecoupledCircuit::<f32>::new(circuit);
+    let mut model = DecoupledCircuit::<f32>::new(circuit, Energy::default()).unwrap();
     let wave = |rows| DMatrix::from_fn(rows, 520, |i, j| ((i + 3 * j) % 7) as f32 / 7.0);
     let targets = TargetInit::Projected { seed: 1 };
     model.add_examples(&wave(260), &wave(4), &targets).unwrap();
-    let mut workspace = Workspace::new(model.circuit(), 520);
+    let mut workspace = Workspace::new();
     let mut evaluate = || {
-        let batch = model.batch(0..520).unwrap();
-        let circuit = model.circuit();
-        circuit.evaluate(batch, true, true, &mut workspace, Execution::Sequential)
+        let problem = model.problem(0..520).unwrap();
+        problem.evaluate(All, &mut workspace).energy()
     };
     evaluate();
     assert_eq!(allocations(evaluate), 0);
@@ -375,24 +367,23 @@ fn large_layers_allocate_nothing_after_their_start() {
 
 fn evaluation<T: Scalar>() {
     let model = model::<T>();
-    let circuit = model.circuit();
-    let mut workspace = Workspace::new(circuit, EXAMPLES);
+    let mut workspace = Workspace::new();
+    let whole = model.problem(0..EXAMPLES).unwrap();
+    whole.evaluate(All, &mut workspace);
     // Smaller batches reuse the memory of larger ones, in any order.
     for columns in [0..EXAMPLES, 0..1, 3..7, 0..EXAMPLES, 5..6] {
-        let batch = model.batch(columns.clone()).unwrap();
-        let evaluated = allocations(|| {
-            circuit.evaluate(batch, true, true, &mut workspace, Execution::Sequential)
-        });
+        let problem = model.problem(columns.clone()).unwrap();
+        let evaluated = allocations(|| problem.evaluate(All, &mut workspace).energy());
         assert_eq!(evaluated, 0, "evaluate on {columns:?}");
-        let propagated = allocations(|| circuit.backprop(batch, &mut workspace));
+        let propagated = allocations(|| problem.backprop(&mut workspace).loss());
         assert_eq!(propagated, 0, "backprop on {columns:?}");
     }
-    for t in 0..circuit.depth() {
+    for t in 0..model.circuit().depth() {
         let problem = model.local_problem(t, 0..EXAMPLES).unwrap();
         let mut workspace = problem.workspace();
         let part = model.local_problem(t, 2..5).unwrap();
         for problem in [problem, part, problem] {
-            let evaluated = allocations(|| problem.evaluate(Wanted::ALL, &mut workspace));
+            let evaluated = allocations(|| problem.evaluate(All, &mut workspace).energy());
             assert_eq!(evaluated, 0, "local problem {t}");
         }
     }
@@ -415,9 +406,11 @@ fn objectives<T: Scalar>() {
     let local = LocalObjective::new(model.local_problem(1, 0..EXAMPLES).unwrap());
     let all: [&dyn Objective<T>; 5] = [&joint, &part, &target, &composed, &local];
     for (i, objective) in all.into_iter().enumerate() {
-        let mut workspace = objective.workspace();
+        let mut workspace = Workspace::new();
         let point = objective.point();
         let mut gradient = vec![T::zero(); objective.dimension()];
+        let first = objective.evaluate(&point, Some(&mut gradient), &mut workspace);
+        first.unwrap();
         let evaluated = allocations(|| {
             objective.evaluate(&point, None, &mut workspace).unwrap();
             let gradient = Some(&mut gradient[..]);
@@ -449,10 +442,18 @@ fn more_steps_of_a_solver_allocate_nothing_more() {
 }
 
 fn memory_on<T: Scalar>() {
-    let model = model::<T>();
+    let mut model = model::<T>();
+    let [x, y] = [0, model.circuit().depth()].map(|t| model.z(t).unwrap().into_owned());
+    while model.examples().len() < 100 {
+        model
+            .add_examples(&x, &y, &TargetInit::ForwardPass)
+            .unwrap();
+    }
     for batch in [5, EXAMPLES, 100] {
+        let problem = model.problem(0..batch).unwrap();
         let before = BYTES.get();
-        let workspace = Workspace::new(model.circuit(), batch);
+        let mut workspace = Workspace::new();
+        problem.evaluate(All, &mut workspace);
         let taken = (BYTES.get() - before) as usize;
         // Beside the arrays that the estimate counts: one header a layer.
         let headers = model.circuit().depth() * size_of::<LocalWorkspace<T>>();

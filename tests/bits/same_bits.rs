@@ -2,14 +2,14 @@
 //! own, in any blocks of examples, and in every run with the same seed.
 
 use layerwise::decoupled::{Selection, TargetInit};
-use layerwise::energy::{LocalGradients, Workspace};
+use layerwise::energy::{All, Energy, LocalGradients, Workspace};
 use layerwise::kernel::Execution;
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::optimizer::{Adam, GradientDescent};
 use layerwise::parameter_solver::{LeastSquares, LevenbergMarquardt};
 use layerwise::target_solver::{GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent};
-use layerwise::training::{Backprop, Decoupling, FixedPrediction, Phase, Trainer, ZIl};
+use layerwise::training::{Backprop, Decoupling, FixedPrediction, Phase, Trainer, WStep, ZIl};
 use layerwise::{Circuit, DecoupledCircuit, Scalar};
 use nalgebra::DMatrix;
 
@@ -19,12 +19,13 @@ const EXAMPLES: usize = 13;
 const DIMS: [usize; 6] = [20, 70, 33, 6, 1, 5];
 
 fn model<T: Scalar>() -> DecoupledCircuit<T> {
-    let mut builder = Circuit::builder().seed(3).output_loss(SoftmaxCrossEntropy);
+    let mut builder = Circuit::builder().seed(3);
     for pair in DIMS.windows(2) {
         builder = builder.layer(Dense::new(pair[0], pair[1], Activation::Tanh).unwrap());
     }
-    let circuit = builder.penalties([0.5, 1.0, 1.5, 2.0].map(T::of).to_vec());
-    let mut model = DecoupledCircuit::new(circuit.build().unwrap());
+    let penalties = [0.5, 1.0, 1.5, 2.0].map(T::of).to_vec();
+    let energy = Energy::new(SoftmaxCrossEntropy).with_penalties(penalties);
+    let mut model = DecoupledCircuit::new(builder.build().unwrap(), energy).unwrap();
     let x = DMatrix::from_fn(DIMS[0], EXAMPLES, |i, j| {
         T::of(((i * 7 + j * 11) % 13) as f64 / 7.0 - 0.9)
     });
@@ -132,10 +133,11 @@ fn phases<T: Scalar>() -> Vec<(&'static str, Phase<T>)> {
         ),
         (
             "least squares",
-            Phase::new(
-                Decoupling::persistent(sweep()).with_parameter_solver(squares()),
-                rule(),
-            ),
+            Phase::with_w_step(
+                Decoupling::persistent(sweep()),
+                WStep::solver(squares()).with_optimizer(rule()),
+            )
+            .unwrap(),
         ),
         (
             "red-black",
@@ -143,10 +145,11 @@ fn phases<T: Scalar>() -> Vec<(&'static str, Phase<T>)> {
         ),
         (
             "Levenberg-Marquardt",
-            Phase::new(
-                Decoupling::refreshed(sweep()).with_parameter_solver(LevenbergMarquardt::new(2, 3)),
-                rule(),
-            ),
+            Phase::with_w_step(
+                Decoupling::refreshed(sweep()),
+                WStep::solver(LevenbergMarquardt::new(2, 3)).with_optimizer(rule()),
+            )
+            .unwrap(),
         ),
         ("Z-IL", Phase::new(ZIl, rule())),
         (
@@ -211,7 +214,7 @@ fn large<T: Scalar>() -> DecoupledCircuit<T> {
         .layer(Dense::new(200, 300, Activation::Tanh).unwrap())
         .layer(Dense::new(300, 170, Activation::Gelu).unwrap())
         .layer(Dense::new(170, 10, Activation::Identity).unwrap());
-    let mut model = DecoupledCircuit::new(circuit.build().unwrap());
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap(), Energy::default()).unwrap();
     let wave = |rows| DMatrix::from_fn(rows, 210, |i, j| T::of(((i * 3 + j * 5) as f64).sin()));
     let init = TargetInit::NoisyForwardPass { std: 0.2, seed: 4 };
     model.add_examples(&wave(200), &wave(10), &init).unwrap();
@@ -242,7 +245,10 @@ fn shared_columns_on<T: Scalar>() {
         for execution in executions {
             for threads in [2, 5] {
                 let shared = run(name, &|trainer| {
-                    trainer.with_threads(threads).unwrap().execution(execution)
+                    trainer
+                        .with_threads(threads)
+                        .unwrap()
+                        .with_execution(execution)
                 });
                 assert!(shared == expected, "{name}, {execution:?}, {threads}");
             }
@@ -276,7 +282,8 @@ fn blocks_of_columns_of_any_shape_have_the_same_bits() {
         let circuit = Circuit::builder()
             .layer(Dense::new(inputs, outputs, Activation::Tanh).unwrap())
             .layer(Dense::new(outputs, 1, Activation::Identity).unwrap());
-        let mut model = DecoupledCircuit::<f32>::new(circuit.build().unwrap());
+        let mut model =
+            DecoupledCircuit::<f32>::new(circuit.build().unwrap(), Energy::default()).unwrap();
         let wave = |rows| {
             DMatrix::from_fn(rows, n, |i, j| {
                 ((i * 7 + j * 11) % 1013) as f32 / 700.0 - 0.7
@@ -285,17 +292,18 @@ fn blocks_of_columns_of_any_shape_have_the_same_bits() {
         let init = TargetInit::NoisyForwardPass { std: 0.2, seed: 4 };
         model.add_examples(&wave(inputs), &wave(1), &init).unwrap();
         let run = |execution| {
-            let (circuit, batch) = (model.circuit(), model.batch(0..n).unwrap());
-            let mut workspace = Workspace::new(circuit, n);
-            let energy = circuit.evaluate(batch, true, true, &mut workspace, execution);
-            let mut found = vec![bits(&[energy])];
+            let problem = model.problem(0..n).unwrap().with_execution(execution);
+            let mut workspace = Workspace::new();
+            let evaluation = problem.evaluate(All, &mut workspace);
+            let mut found = vec![bits(&[evaluation.energy()])];
             for t in 0..2 {
-                found.push(bits(workspace.parameter_gradient(t)));
-                found.push(bits(workspace.local(t).prediction()));
-                found.push(bits(workspace.local(t).target_gradient()));
+                found.push(bits(evaluation.parameter_gradient(t)));
+                found.push(bits(evaluation.local(t).prediction()));
             }
-            circuit.backprop(batch.with_execution(execution), &mut workspace);
-            found.push(bits(workspace.parameter_gradient(0)));
+            found.push(bits(evaluation.target_gradient(1)));
+            let composed = problem.backprop(&mut workspace);
+            found.push(bits(composed.parameter_gradient(0)));
+            found.push(bits(composed.error(1)));
             found
         };
         let expected = run(Execution::Sequential);
@@ -315,7 +323,7 @@ fn a_seed_decides_a_run() {
     let run = |k: usize, seed| {
         let phase = phases::<f64>().swap_remove(k).1;
         outcome(phase.with_batch_size(4).unwrap(), |trainer| {
-            trainer.seed(seed)
+            trainer.with_seed(seed)
         })
     };
     for (k, (name, _)) in phases::<f64>().iter().enumerate() {
@@ -360,15 +368,14 @@ fn scoped_threads_on<T: Scalar>() {
     assert_eq!(bits(&[sum]), bits(&[whole.energy]));
     assert_eq!(bits(&[sum]), bits(&[model.energy().unwrap()]));
 
-    let mut workspace = Workspace::new(model.circuit(), EXAMPLES);
-    let batch = model.batch(0..EXAMPLES).unwrap();
-    let sequential = Execution::Sequential;
-    let energy = model
-        .circuit()
-        .evaluate(batch, true, true, &mut workspace, sequential);
-    assert_eq!(bits(&[energy]), bits(&[sum]));
+    let mut workspace = Workspace::new();
+    let problem = model.problem(0..EXAMPLES).unwrap();
+    let evaluation = problem
+        .with_execution(Execution::Sequential)
+        .evaluate(All, &mut workspace);
+    assert_eq!(bits(&[evaluation.energy()]), bits(&[sum]));
     for t in 0..depth {
-        let own = workspace.parameter_gradient(t);
+        let own = evaluation.parameter_gradient(t);
         assert_eq!(bits(own), bits(&whole.parameters[t]), "θ_{t}");
     }
 }

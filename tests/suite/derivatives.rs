@@ -8,7 +8,7 @@ use self::cases::{
 };
 use crate::property::{failed, for_all, generator, uniform};
 use layerwise::decoupled::{Selection, TargetInit};
-use layerwise::energy::{LocalProblem, Wanted};
+use layerwise::energy::{All, Energy, LocalProblem};
 use layerwise::gradcheck::GradCheck;
 use layerwise::kernel::Write;
 use layerwise::layer::{Activation, Dense};
@@ -104,27 +104,21 @@ fn products_are_adjoint<T: Probed>() {
             let problem = LocalProblem::new(layer, &parameters, &loss, T::one(), &z, &target);
             let problem = problem.map_err(failed)?;
             let mut workspace = problem.workspace();
-            problem.predict(&mut workspace);
+            let mut at = problem.linearize(&mut workspace);
 
             let u = uniform::<T>(rng, target.len(), 1.0);
             let v_input = uniform::<T>(rng, z.len(), 1.0);
             let v_parameters = uniform::<T>(rng, parameters.len(), 1.0);
             let mut d_input = vec![T::zero(); z.len()];
             let mut d_parameters = vec![T::zero(); parameters.len()];
-            problem
-                .vjp(
-                    &u,
-                    Write::Set(&mut d_input),
-                    Write::Set(&mut d_parameters),
-                    &mut workspace,
-                )
-                .map_err(failed)?;
+            let (set_input, set_parameters) =
+                (Write::Set(&mut d_input), Write::Set(&mut d_parameters));
+            at.vjp(&u, set_input, set_parameters).map_err(failed)?;
             for (in_input, in_parameters) in [(true, false), (false, true), (true, true)] {
                 let v_input = in_input.then_some(&v_input[..]);
                 let v_parameters = in_parameters.then_some(&v_parameters[..]);
                 let mut tangent = vec![T::zero(); target.len()];
-                problem
-                    .jvp(v_input, v_parameters, &mut tangent, &mut workspace)
+                at.jvp(v_input, v_parameters, &mut tangent)
                     .map_err(failed)?;
                 let (forward, size) = dot(&u, &tangent);
                 let input = v_input.map_or((0.0, 0.0), |v| dot(&d_input, v));
@@ -555,11 +549,13 @@ fn model<T: Probed>(
     for spec in specs {
         builder = builder.layer(spec.layer());
     }
-    if entropy {
-        builder = builder.output_loss(SoftmaxCrossEntropy);
-    }
+    let energy = match entropy {
+        true => Energy::new(SoftmaxCrossEntropy),
+        false => Energy::default(),
+    };
     let penalties = (1..specs.len()).map(|t| T::of(0.6 + 0.3 * t as f64));
-    let mut circuit = builder.penalties(penalties.collect()).build().unwrap();
+    let energy = energy.with_penalties(penalties.collect());
+    let mut circuit = builder.build().unwrap();
     for (t, own) in parameters.iter().enumerate() {
         circuit.set_parameters(t, own).unwrap();
     }
@@ -569,7 +565,7 @@ fn model<T: Probed>(
     } else {
         uniform(&mut generator(seed), last * n, 1.0)
     };
-    let mut model = DecoupledCircuit::new(circuit);
+    let mut model = DecoupledCircuit::new(circuit, energy).unwrap();
     let inputs = DMatrix::from_column_slice(specs[0].input, n, input);
     let targets = DMatrix::from_vec(last, n, target);
     let init = TargetInit::RandomNormal { std: 1.0, seed };
@@ -650,17 +646,15 @@ fn products_set_add_and_skip() {
     let (weights, input, target, g) = ([2.0, 3.0], [5.0, 7.0], [0.0], [10.0]);
     let problem = LocalProblem::new(&layer, &weights, &SquaredError, 1.0, &input, &target).unwrap();
     let mut workspace = problem.workspace();
-    problem.predict(&mut workspace);
+    let mut at = problem.linearize(&mut workspace);
     let (mut dz, mut dw) = ([1.0, 2.0], [3.0, 4.0]);
     let (add, set) = (Write::Add(&mut dz), Write::Set(&mut dw));
-    problem.vjp(&g, add, set, &mut workspace).unwrap();
+    at.vjp(&g, add, set).unwrap();
     assert_eq!((dz, dw), ([21.0, 32.0], [50.0, 70.0]));
     let (set, add) = (Write::Set(&mut dz), Write::Add(&mut dw));
-    problem.vjp(&g, set, add, &mut workspace).unwrap();
+    at.vjp(&g, set, add).unwrap();
     assert_eq!((dz, dw), ([20.0, 30.0], [100.0, 140.0]));
-    problem
-        .vjp(&g, Write::Skip, Write::Add(&mut dw), &mut workspace)
-        .unwrap();
+    at.vjp(&g, Write::Skip, Write::Add(&mut dw)).unwrap();
     assert_eq!((dz, dw), ([20.0, 30.0], [150.0, 210.0]));
 }
 
@@ -699,14 +693,11 @@ fn target_gradients_add_both_parts() {
     let (parameters, input) = smooth_point::<f64>(&specs, 5, &mut generator(3));
     let model = model(&specs, &parameters, &input, false, 4);
     let whole = model.gradients(&Selection::All).unwrap();
-    let wanted = |t: usize| {
-        let problem = model.local_problem(t, 0..5).unwrap();
-        let mut workspace = problem.workspace();
-        problem.evaluate(Wanted::ALL, &mut workspace);
-        workspace
-    };
-    let (before, after) = (wanted(0), wanted(1));
-    let parts = before.target_gradient().iter().zip(after.input_gradient());
+    let [before, after] = [0, 1].map(|t| model.local_problem(t, 0..5).unwrap());
+    let (mut below, mut above) = (before.workspace(), after.workspace());
+    let targets = before.evaluate(All, &mut below).target_gradient();
+    let inputs = after.evaluate(All, &mut above).input_gradient();
+    let parts = targets.iter().zip(inputs);
     let sums: Vec<f64> = parts.map(|(target, input)| target + input).collect();
     assert_eq!(whole.targets[0].as_slice(), sums);
 }

@@ -3,6 +3,7 @@
 
 use crate::property::{Tested, failed, for_all, generator, uniform};
 use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::energy::{Energy, Value};
 use layerwise::init::Initializer;
 use layerwise::kernel::Write;
 use layerwise::layer::{Activation, Context, Dense, ParameterGroup, Point, Scratch, Shape};
@@ -87,15 +88,16 @@ impl Case {
             builder =
                 builder.layer(Dense::new(pair[0], pair[1], self.activation)?.with_weights(gain)?);
         }
-        builder = match self.output {
-            0 => builder.output_loss(SquaredError),
-            1 => builder.output_loss(SoftmaxCrossEntropy),
-            _ => builder.output_loss(Poisson),
-        };
-        if self.huber {
-            builder = builder.hidden_loss(Huber::new(0.5)?);
+        let mut energy = match self.output {
+            0 => Energy::new(SquaredError),
+            1 => Energy::new(SoftmaxCrossEntropy),
+            _ => Energy::new(Poisson),
         }
-        let mut model = DecoupledCircuit::new(builder.penalty(T::of(0.7)).build()?);
+        .with_penalty(T::of(0.7));
+        if self.huber {
+            energy = energy.with_hidden_loss(Huber::new(0.5)?);
+        }
+        let mut model = DecoupledCircuit::new(builder.build()?, energy)?;
         let rng = &mut generator(self.seed);
         let (first, last) = (self.widths[0], self.widths[self.widths.len() - 1]);
         let x = DMatrix::from_vec(first, self.n, uniform(rng, first * self.n, 1.5));
@@ -126,8 +128,8 @@ fn energies<T: Scalar>(model: &DecoupledCircuit<T>) -> Vec<T> {
     for t in 0..model.circuit().depth() {
         let problem = model.local_problem(t, 0..n).unwrap();
         let mut workspace = problem.workspace();
-        problem.evaluate(layerwise::energy::Wanted::NONE, &mut workspace);
-        for (sum, &energy) in sums.iter_mut().zip(workspace.energies()) {
+        let found = problem.evaluate(Value, &mut workspace);
+        for (sum, &energy) in sums.iter_mut().zip(found.energies()) {
             *sum += energy;
         }
     }
@@ -207,12 +209,13 @@ fn weights_do_not_change_the_way() {
 fn error_on_a_linear_circuit<T: Scalar>() -> f64 {
     let widths = [3, 5, 4, 6, 2];
     let penalties = [0.5, 2.0, 1.0];
-    let mut builder = Circuit::<T>::builder().penalties(penalties.map(T::of).to_vec());
+    let energy = Energy::default().with_penalties(penalties.map(T::of).to_vec());
+    let mut builder = Circuit::<T>::builder();
     for pair in widths.windows(2) {
         let layer = Dense::new(pair[0], pair[1], Activation::Identity).unwrap();
         builder = builder.layer(layer.without_bias());
     }
-    let mut model = DecoupledCircuit::new(builder.seed(7).build().unwrap());
+    let mut model = DecoupledCircuit::new(builder.seed(7).build().unwrap(), energy).unwrap();
     let x = DMatrix::from_fn(3, 4, |i, j| T::of((i as f64 - j as f64) / 3.0));
     let y = DMatrix::from_fn(2, 4, |i, j| T::of((2 * i + j) as f64 / 4.0));
     let random = TargetInit::RandomNormal { std: 1.0, seed: 2 };
@@ -255,10 +258,10 @@ fn it_rests_where_the_gradient_is_zero<T: Tested>() {
         .layer(dense(3, 6, Activation::Tanh))
         .layer(dense(6, 5, Activation::Sigmoid))
         .layer(dense(5, 3, Activation::Identity))
-        .output_loss(SoftmaxCrossEntropy)
-        .regularize_targets(Regularizer::l2(0.05).unwrap())
         .seed(1);
-    let mut model = DecoupledCircuit::new(circuit.build().unwrap());
+    let energy =
+        Energy::new(SoftmaxCrossEntropy).with_target_regularizer(Regularizer::l2(0.05).unwrap());
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap(), energy).unwrap();
     let x = DMatrix::from_fn(3, 5, |i, j| T::of(((i + 2 * j) % 5) as f64 / 2.5 - 1.0));
     let y = DMatrix::from_fn(3, 5, |i, j| T::of(f64::from(u8::from(j % 3 == i))));
     let noisy = TargetInit::NoisyForwardPass { std: 0.5, seed: 3 };
@@ -285,7 +288,7 @@ fn an_iteration_reaches_one_layer() {
     for _ in 0..depth {
         builder = builder.layer(Dense::new(3, 3, Activation::Tanh).unwrap());
     }
-    let mut start = DecoupledCircuit::new(builder.build().unwrap());
+    let mut start = DecoupledCircuit::new(builder.build().unwrap(), Energy::default()).unwrap();
     let x = DMatrix::from_fn(3, 4, |i, j| (i as f64 - j as f64) / 2.0);
     let y = DMatrix::from_element(3, 4, 0.5);
     start
@@ -410,8 +413,9 @@ fn damping_goes_by_what_becomes_of_a_step() {
         }
         assert!(verdicts[0] > 0 && (verdicts[1] > 0 || damping == 0.1));
         for (steps, expected) in (1..).zip(path) {
-            let builder = Circuit::builder().layer(Cube).layer(Cube).penalty(mu);
-            let mut model = DecoupledCircuit::new(builder.build().unwrap());
+            let builder = Circuit::builder().layer(Cube).layer(Cube);
+            let energy = Energy::default().with_penalty(mu);
+            let mut model = DecoupledCircuit::new(builder.build().unwrap(), energy).unwrap();
             let one = |value| DMatrix::from_element(1, 1, value);
             let given = TargetInit::Given(vec![one(0.1)]);
             model.add_examples(&one(a), &one(y), &given).unwrap();
@@ -454,7 +458,7 @@ fn an_example_goes_its_own_way_through_a_run() {
         for pair in [3, 6, 5, 2].windows(2) {
             builder = builder.layer(Dense::new(pair[0], pair[1], Activation::Tanh).unwrap());
         }
-        let mut model = DecoupledCircuit::new(builder.build().unwrap());
+        let mut model = DecoupledCircuit::new(builder.build().unwrap(), Energy::default()).unwrap();
         let x = DMatrix::from_fn(3, 3, |i, j| ((2 * i + 5 * j) % 7) as f64 / 2.0 - 1.0);
         let y = DMatrix::from_fn(2, 3, |i, j| (i + j) as f64 / 2.0);
         let own = |m: &DMatrix<f64>| m.columns_range(columns.clone()).into_owned();
@@ -482,7 +486,8 @@ fn after_an_error_nothing_has_moved() {
             .layer(dense(Activation::Tanh))
             .layer(dense(Activation::Tanh))
             .layer(dense(Activation::Identity));
-        let mut model = DecoupledCircuit::new(circuit.seed(3).build().unwrap());
+        let mut model =
+            DecoupledCircuit::new(circuit.seed(3).build().unwrap(), Energy::default()).unwrap();
         let x = DMatrix::from_fn(2, 40, |i, j| ((i + j) % 5) as f32 / 5.0);
         let mut y = DMatrix::from_element(2, 40, 0.5);
         if bad {
@@ -521,7 +526,7 @@ fn chain(w: f32, y: f32, z: f32, weight: f32) -> DecoupledCircuit<f32> {
         dense.without_bias()
     };
     let circuit = Circuit::builder().layer(unit()).layer(unit()).layer(unit());
-    let mut model = DecoupledCircuit::new(circuit.build().unwrap());
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap(), Energy::default()).unwrap();
     for t in 0..3 {
         model.set_parameters(t, &[w]).unwrap();
     }

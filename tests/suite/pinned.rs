@@ -2,6 +2,7 @@
 //! change of behaviour. And the defaults that the documentation promises.
 
 use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::energy::Energy;
 use layerwise::gradcheck::GradCheck;
 use layerwise::init::Initializer;
 use layerwise::kernel::Execution;
@@ -10,7 +11,7 @@ use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::optimizer::{Adam, AdamW, GradientDescent, RmsProp};
 use layerwise::schedule::Schedule;
 use layerwise::target_solver::{ReverseSweep, StepSize, SynchronousDescent};
-use layerwise::training::{Backprop, Decoupling, Phase, Targets, Trainer};
+use layerwise::training::{Backprop, Decoupling, Phase, Targets, Trainer, WStep};
 use layerwise::{Circuit, DecoupledCircuit, Scalar};
 use nalgebra::DMatrix;
 
@@ -22,17 +23,17 @@ fn model<T: Scalar>(init: &TargetInit<T>) -> DecoupledCircuit<T> {
     let second = Dense::new(7, 6, Activation::Gelu).unwrap();
     let third = Dense::new(6, 4, Activation::Sigmoid).unwrap();
     let last = Dense::new(4, 3, Activation::Identity).unwrap();
+    let energy =
+        Energy::new(SoftmaxCrossEntropy).with_penalties([0.5, 1.0, 2.0].map(T::of).to_vec());
     let circuit = Circuit::builder()
         .layer(first)
         .layer(second.with_bias(Initializer::he_uniform()).unwrap())
         .layer(third.with_weights(orthogonal).unwrap())
         .layer(last)
-        .penalties([0.5, 1.0, 2.0].map(T::of).to_vec())
-        .output_loss(SoftmaxCrossEntropy)
         .seed(42)
         .build()
         .unwrap();
-    let mut model = DecoupledCircuit::new(circuit);
+    let mut model = DecoupledCircuit::new(circuit, energy).unwrap();
     let x = DMatrix::from_fn(5, N, |i, j| {
         T::of(((i * 5 + j * 3) % 11) as f64 / 8.0 - 0.625)
     });
@@ -121,7 +122,7 @@ fn numbers<T: Scalar>() -> Vec<(String, f64)> {
             .with_batch_size(5)
             .unwrap()
             .with_schedule(Schedule::cosine(0.1).unwrap());
-        let mut trainer = Trainer::new(phase).with_seed(3);
+        let trainer = Trainer::new(phase).with_seed(3);
         let report = trainer.run(&mut model).unwrap();
         let objective = report.history[4].objective.as_f64();
         pin(&format!("objective of {name}"), objective);
@@ -248,15 +249,15 @@ fn defaults_are_those_documented() {
             "stop_flag: None",
         ],
     );
+    contains(format!("{:?}", Circuit::<f64>::builder()), &["seed: 0 "]);
     contains(
-        format!("{:?}", Circuit::<f64>::builder()),
+        format!("{:?}", Energy::<f64>::default()),
         &[
             "output_loss: SquaredError",
             "hidden: All(SquaredError)",
             "penalty: All(1.0)",
             "parameter_regularizers: All(Regularizer { l1: 0.0, l2: 0.0 })",
             "target_regularizers: All(Regularizer { l1: 0.0, l2: 0.0 })",
-            "seed: 0 ",
         ],
     );
     contains(
@@ -267,11 +268,12 @@ fn defaults_are_those_documented() {
         format!("{:?}", RmsProp::new(0.1).unwrap()),
         &["rate: 0.1", "alpha: 0.99", "epsilon: 1e-8"],
     );
-    let alternating = Decoupling::<f64>::weights_only();
-    assert_eq!(alternating.policy(), Targets::Persistent);
-    contains(format!("{alternating:?}"), &["parameter_steps: 1,"]);
+    let weights_only = Decoupling::<f64>::weights_only();
+    assert_eq!(weights_only.targets(), Targets::Persistent);
+    assert_eq!(weights_only.multipliers(), None);
+    assert_eq!(WStep::<f64>::none().steps(), 1);
     let refreshed = Decoupling::<f64>::refreshed(ReverseSweep::new(1));
-    assert_eq!(refreshed.policy(), Targets::Refreshed);
+    assert_eq!(refreshed.targets(), Targets::Refreshed);
     assert_eq!(Targets::default(), Targets::Persistent);
     assert_eq!(Schedule::default(), Schedule::CONSTANT);
     assert_eq!(Selection::default(), Selection::All);

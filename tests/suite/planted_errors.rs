@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use layerwise::decoupled::TargetInit;
-use layerwise::energy::LocalProblem;
+use layerwise::energy::{Energy, LocalProblem};
 use layerwise::gradcheck::{GradCheck, GradReport};
 use layerwise::kernel::Write;
 use layerwise::layer::{Activation, Context, Dense, ParameterGroup, Point};
@@ -682,15 +682,16 @@ fn check_circuit<T: Tested>(layer: LayerFault, loss: LossFault) -> GradReport {
         .layer(outer(2, SIDE))
         .layer(FaultyLayer::new(layer))
         .layer(outer(SIDE, 2))
-        .hidden_loss(FaultyLoss::new(SquaredError, loss))
-        .penalties(vec![T::of(0.8), T::of(1.3)])
         .seed(9)
         .build();
+    let energy = Energy::default()
+        .with_hidden_loss(FaultyLoss::new(SquaredError, loss))
+        .with_penalties(vec![T::of(0.8), T::of(1.3)]);
     let mut circuit = circuit.unwrap();
     circuit
         .set_parameters(1, &FaultyLayer::parameters())
         .unwrap();
-    let mut model = DecoupledCircuit::new(circuit);
+    let mut model = DecoupledCircuit::new(circuit, energy).unwrap();
     let inputs = DMatrix::from_vec(2, 3, uniform(6, 6));
     let targets = DMatrix::from_vec(2, 3, uniform(7, 6));
     let init = TargetInit::RandomNormal { std: 1.0, seed: 8 };

@@ -2,6 +2,7 @@
 //! layers chained by hand; and a circuit of one such unit has backprop's gradients.
 
 use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::energy::Energy;
 use layerwise::kernel::Write;
 use layerwise::layer::{
     Activation, Context, Dense, ParameterGroup, Point, Scratch, Sequential, Shape,
@@ -320,10 +321,11 @@ fn one_unit_is_backprop<T: Scalar>(case: &Case) {
             for layer in layers {
                 builder = builder.layer(layer);
             }
-            if entropy {
-                builder = builder.output_loss(SoftmaxCrossEntropy);
-            }
-            let mut model = DecoupledCircuit::new(builder.build().unwrap());
+            let energy = match entropy {
+                true => Energy::new(SoftmaxCrossEntropy),
+                false => Energy::default(),
+            };
+            let mut model = DecoupledCircuit::new(builder.build().unwrap(), energy).unwrap();
             for (t, own) in parameters.iter().enumerate() {
                 model.set_parameters(t, own).unwrap();
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::property::{Tested, failed, for_all, generator, uniform};
 use layerwise::decoupled::{Selection, TargetInit};
-use layerwise::energy::Wanted;
+use layerwise::energy::{Energy, Value, Workspace};
 use layerwise::init::Initializer;
 use layerwise::kernel::Write;
 use layerwise::layer::{Activation, Dense, Sequential};
@@ -82,8 +82,8 @@ fn energies<T: Scalar>(model: &DecoupledCircuit<T>) -> Vec<f64> {
     for t in 0..model.circuit().depth() {
         let problem = model.local_problem(t, 0..n).unwrap();
         let mut workspace = problem.workspace();
-        problem.evaluate(Wanted::NONE, &mut workspace);
-        for (sum, &energy) in sums.iter_mut().zip(workspace.energies()) {
+        let found = problem.evaluate(Value, &mut workspace);
+        for (sum, &energy) in sums.iter_mut().zip(found.energies()) {
             *sum += energy.as_f64();
         }
     }
@@ -113,11 +113,12 @@ fn random_circuit(case: u64) -> DecoupledCircuit<f64> {
         builder = builder.layer(layer.with_weights(weights).unwrap());
     }
     let classes = case % 2 == 1;
-    if classes {
-        builder = builder.output_loss(SoftmaxCrossEntropy);
-    }
-    let penalty = 10f64.powf(rng.random_range(-1.0..=1.0));
-    let mut model = DecoupledCircuit::new(builder.penalty(penalty).build().unwrap());
+    let energy = match classes {
+        true => Energy::new(SoftmaxCrossEntropy),
+        false => Energy::default(),
+    };
+    let energy = energy.with_penalty(10f64.powf(rng.random_range(-1.0..=1.0)));
+    let mut model = DecoupledCircuit::new(builder.build().unwrap(), energy).unwrap();
     let x = DMatrix::from_vec(widths[0], 3, uniform(rng, widths[0] * 3, 1.7));
     let last = widths[depth];
     let y = match classes {
@@ -185,10 +186,10 @@ fn curved_model<T: Scalar>(depth: usize, n: usize) -> DecoupledCircuit<T> {
         builder = builder.layer(Dense::new(pair[0], pair[1], ACTIVATIONS[1 + t % 2]).unwrap());
     }
     let penalties = (1..depth).map(|t| T::of(0.5 + (t % 3) as f64)).collect();
-    let builder = builder
-        .penalties(penalties)
-        .regularize_targets(Regularizer::l2(0.1).unwrap());
-    let mut model = DecoupledCircuit::new(builder.build().unwrap());
+    let energy = Energy::default()
+        .with_penalties(penalties)
+        .with_target_regularizer(Regularizer::l2(0.1).unwrap());
+    let mut model = DecoupledCircuit::new(builder.build().unwrap(), energy).unwrap();
     let x = DMatrix::from_fn(widths[0], n, |i, j| {
         T::of(((3 * i + 5 * j) % 11) as f64 / 5.0 - 1.0)
     });
@@ -248,12 +249,14 @@ fn the_direct_solvers_agree<T: Tested>() {
 fn chained_iterations_end_with_the_rank_of_the_output() {
     for depth in [3, 12, 30] {
         let penalties = (1..depth).map(|t| 0.5 + (t % 3) as f64).collect();
-        let mut builder = Circuit::<f64>::builder().seed(9).penalties(penalties);
+        let energy = Energy::default().with_penalties(penalties);
+        let mut builder = Circuit::<f64>::builder().seed(9);
         for _ in 1..depth {
             builder = builder.layer(Dense::new(7, 7, Activation::Tanh).unwrap());
         }
         let last = Dense::new(7, 2, Activation::Identity).unwrap();
-        let mut start = DecoupledCircuit::new(builder.layer(last).build().unwrap());
+        let mut start =
+            DecoupledCircuit::new(builder.layer(last).build().unwrap(), energy).unwrap();
         let x = DMatrix::from_fn(7, 5, |i, j| ((3 * i + j) % 5) as f64 / 2.0 - 1.0);
         let y = DMatrix::from_fn(2, 5, |i, j| (i + j) as f64 / 5.0);
         let noisy = TargetInit::NoisyForwardPass { std: 0.3, seed: 1 };
@@ -276,13 +279,12 @@ fn a_linear_circuit_takes_one_step() {
     let widths = [3, 5, 4, 6, 2, 3, 2];
     let depth = widths.len() - 1;
     let penalties = [0.5, 2.0, 1.0, 3.0, 0.7];
-    let mut builder = Circuit::<f64>::builder()
-        .penalties(penalties.to_vec())
-        .seed(7);
+    let energy = Energy::default().with_penalties(penalties.to_vec());
+    let mut builder = Circuit::<f64>::builder().seed(7);
     for pair in widths.windows(2) {
         builder = builder.layer(Dense::new(pair[0], pair[1], Activation::Identity).unwrap());
     }
-    let mut start = DecoupledCircuit::new(builder.build().unwrap());
+    let mut start = DecoupledCircuit::new(builder.build().unwrap(), energy).unwrap();
     let x = DMatrix::from_fn(3, 40, |i, j| (i as f64 - (j % 7) as f64) / 3.0);
     let y = DMatrix::from_fn(2, 40, |i, j| (2 * i + j % 5) as f64 / 4.0);
     let random = TargetInit::RandomNormal { std: 1.0, seed: 2 };
@@ -321,7 +323,7 @@ fn the_critical_path_of_cyclic_reduction_is_logarithmic() {
         for _ in 0..=hidden {
             builder = builder.layer(Dense::new(6, 6, Activation::Tanh).unwrap());
         }
-        let mut model = DecoupledCircuit::new(builder.build().unwrap());
+        let mut model = DecoupledCircuit::new(builder.build().unwrap(), Energy::default()).unwrap();
         let x = DMatrix::from_element(6, 1, 0.5);
         model
             .add_examples(&x, &x, &TargetInit::ForwardPass)
@@ -355,7 +357,7 @@ fn damping_costs_chained_iterations() {
             let one = Initializer::Constant { value: 1.0 };
             builder = builder.layer(link.without_bias().with_weights(one).unwrap());
         }
-        let mut start = DecoupledCircuit::new(builder.build().unwrap());
+        let mut start = DecoupledCircuit::new(builder.build().unwrap(), Energy::default()).unwrap();
         let one = |value| DMatrix::from_element(1, 1, value);
         start
             .add_examples(&one(0.0), &one(1.0), &TargetInit::ForwardPass)
@@ -497,7 +499,9 @@ fn a_step_that_fails_is_drawn_back<T: Tested>() {
             .layer(unit())
             .build()
             .unwrap(),
-    );
+        Energy::default(),
+    )
+    .unwrap();
     model.set_parameters(0, &[T::one()]).unwrap();
     model.set_parameters(1, &[T::one()]).unwrap();
     let row = |values: [f64; 2]| DMatrix::from_row_slice(1, 2, &values.map(T::of));
@@ -576,13 +580,13 @@ fn a_direct_solver_has_no_residual() {
 #[test]
 fn one_step_is_that_of_the_written_out_system() {
     let (d, h, c) = (2, 3, 3);
-    let mut builder = Circuit::<f64>::builder().seed(3).penalty(0.8);
+    let mut builder = Circuit::<f64>::builder().seed(3);
     builder = builder
         .layer(Dense::new(d, h, Activation::Tanh).unwrap())
         .layer(Dense::new(h, h, Activation::Tanh).unwrap())
-        .layer(Dense::new(h, c, Activation::Identity).unwrap())
-        .output_loss(SoftmaxCrossEntropy);
-    let mut model = DecoupledCircuit::new(builder.build().unwrap());
+        .layer(Dense::new(h, c, Activation::Identity).unwrap());
+    let energy = Energy::new(SoftmaxCrossEntropy).with_penalty(0.8);
+    let mut model = DecoupledCircuit::new(builder.build().unwrap(), energy).unwrap();
     let (x, y) = (
         DMatrix::from_column_slice(d, 1, &[0.7, -0.4]),
         DMatrix::from_column_slice(c, 1, &[0.0, 1.0, 0.0]),
@@ -642,7 +646,7 @@ fn adam_starts_anew_where_a_step_failed() {
         dense.without_bias()
     };
     let circuit = Circuit::<f64>::builder().layer(unit()).layer(unit());
-    let mut model = DecoupledCircuit::new(circuit.build().unwrap());
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap(), Energy::default()).unwrap();
     for t in 0..2 {
         model.set_parameters(t, &[1.0]).unwrap();
     }
@@ -675,10 +679,11 @@ impl<S: TargetSolver<f64>> TargetSolver<f64> for Measures<S> {
         problem.squared_gap();
         let report = self.0.solve(state, problem)?;
         let found = problem.squared_gap();
-        let (batch, workspace) = (problem.batch(), problem.workspace());
-        let layers = 1..problem.circuit().depth();
+        let (batch, mut workspace) = (problem.batch(), Workspace::new());
+        let evaluation = problem.problem().evaluate(Value, &mut workspace);
+        let layers = 1..problem.layers().depth();
         let squares = layers.flat_map(|t| {
-            let predictions = workspace.local(t - 1).prediction();
+            let predictions = evaluation.local(t - 1).prediction();
             batch
                 .z(t)
                 .iter()
@@ -701,7 +706,7 @@ fn the_gap_is_that_of_the_targets_after_every_solver() {
         .layer(Dense::new(5, 4, Activation::Tanh).unwrap())
         .layer(Dense::new(4, 6, Activation::Sigmoid).unwrap())
         .layer(Dense::new(6, 2, Activation::Identity).unwrap());
-    let mut model = DecoupledCircuit::new(circuit.build().unwrap());
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap(), Energy::default()).unwrap();
     let wave = |rows| DMatrix::from_fn(rows, 7, |i, j| ((i * 3 + j * 5) as f64).sin());
     let init = TargetInit::NoisyForwardPass { std: 0.3, seed: 1 };
     model.add_examples(&wave(3), &wave(2), &init).unwrap();
@@ -727,7 +732,7 @@ fn unit_chain<T: Scalar>(z: [f64; 2], y: [f64; 2]) -> DecoupledCircuit<T> {
         dense.without_bias()
     };
     let circuit = Circuit::builder().layer(unit()).layer(unit());
-    let mut model = DecoupledCircuit::new(circuit.build().unwrap());
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap(), Energy::default()).unwrap();
     for t in 0..2 {
         model.set_parameters(t, &[T::one()]).unwrap();
     }
@@ -832,7 +837,7 @@ fn a_bound_that_is_no_number_is_refused() {
     };
     let pair = Sequential::new(vec![Box::new(unit()), Box::new(unit())]).unwrap();
     let circuit = Circuit::<f32>::builder().layer(unit()).layer(pair);
-    let mut start = DecoupledCircuit::new(circuit.build().unwrap());
+    let mut start = DecoupledCircuit::new(circuit.build().unwrap(), Energy::default()).unwrap();
     start.set_parameters(0, &[1.0]).unwrap();
     start.set_parameters(1, &[1e-30, 1e30]).unwrap();
     let row = |values: [f32; 2]| DMatrix::from_row_slice(1, 2, &values);
@@ -856,8 +861,8 @@ fn a_bound_that_is_no_number_is_refused() {
     }
     // So is a bound of 0 beside a gradient, of a kinked loss.
     let flat = Circuit::<f32>::builder().layer(unit()).layer(unit());
-    let flat = flat.hidden_loss(Bent).output_loss(Bent);
-    let mut model = DecoupledCircuit::new(flat.build().unwrap());
+    let bent = Energy::new(Bent).with_hidden_loss(Bent);
+    let mut model = DecoupledCircuit::new(flat.build().unwrap(), bent).unwrap();
     let given = TargetInit::Given(vec![row([0.5, 0.5])]);
     model.add_examples(&x, &y, &given).unwrap();
     let error = model.solve_targets(&ReverseSweep::new(1), &Selection::All);
@@ -902,7 +907,7 @@ impl<S: TargetSolver<f64>> TargetSolver<f64> for Resumes<S> {
         state: &mut State<f64>,
         problem: &mut TargetProblem<'_, '_, f64>,
     ) -> Result<SolveReport, Error> {
-        let hidden = 1..problem.circuit().depth();
+        let hidden = 1..problem.layers().depth();
         let targets = |problem: &TargetProblem<'_, '_, f64>| -> Vec<Vec<f64>> {
             hidden
                 .clone()

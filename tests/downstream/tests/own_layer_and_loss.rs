@@ -55,7 +55,7 @@ fn the_circuit_trains() {
     let mut model = model();
     let before = model.composed_loss().unwrap();
     let scheme = Decoupling::refreshed(ReverseSweep::new(1));
-    let mut trainer = Trainer::new(Phase::new(scheme, Adam::new(1e-2).unwrap()).with_epochs(200));
+    let trainer = Trainer::new(Phase::new(scheme, Adam::new(1e-2).unwrap()).with_epochs(200));
     trainer.run(&mut model).unwrap();
     let after = model.composed_loss().unwrap();
     assert!(after < 0.1 * before, "{before} to {after}");

@@ -1,8 +1,10 @@
 //! The edges of the toolbox: numbers that nearly overflow, parts that do not fit together, steps
 //! that fail half-way. Each is a typed error that changes nothing, or the right number.
 
+use std::sync::Arc;
+
 use layerwise::decoupled::{Selection, TargetInit};
-use layerwise::energy::{LocalProblem, Wanted};
+use layerwise::energy::{All, Energy, LocalProblem};
 use layerwise::kernel::Write;
 use layerwise::layer::{Activation, Context, Dense, ParameterGroup, Point, Scratch, Shape};
 use layerwise::loss::{
@@ -13,21 +15,30 @@ use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::{Adam, AdamW, GradientDescent, Optimizer, RmsProp, Step};
 use layerwise::rand::Rng;
 use layerwise::schedule::Schedule;
+use layerwise::state::State;
 use layerwise::target_solver::{ReverseSweep, StepSize, SynchronousDescent};
-use layerwise::training::{Backprop, Decoupling, Phase, Scheme, Stopping, Trainer, Visit};
+use layerwise::training::{
+    Backprop, Decoupling, Phase, Scheme, Stopping, Targets, Trainer, Visit, ZStep,
+};
 use layerwise::{Circuit, DecoupledCircuit, Error, Layer, Loss, Scalar};
 
 fn dense(input: usize, output: usize, activation: Activation) -> Dense {
     Dense::new(input, output, activation).unwrap()
 }
 
+fn model_from<T: Scalar>(
+    circuit: Result<Circuit<T>, Error>,
+    energy: Energy<T>,
+) -> Result<DecoupledCircuit<T>, Error> {
+    DecoupledCircuit::new(circuit?, energy)
+}
+
 /// Widths 2, 3, 1 with six examples.
 fn model_of<T: Scalar>(loss: impl Loss<T> + 'static) -> DecoupledCircuit<T> {
     let builder = Circuit::builder()
         .layer(dense(2, 3, Activation::Tanh))
-        .layer(dense(3, 1, Activation::Identity))
-        .output_loss(loss);
-    let mut model = DecoupledCircuit::new(builder.build().unwrap());
+        .layer(dense(3, 1, Activation::Identity));
+    let mut model = model_from(builder.build(), Energy::new(loss)).unwrap();
     let x = DMatrix::from_fn(2, 6, |i, j| T::of((i + 2 * j) as f64 / 6.0 - 1.0));
     let y = DMatrix::from_fn(1, 6, |_, j| T::of(j as f64 / 3.0));
     let init = TargetInit::NoisyForwardPass { std: 0.3, seed: 1 };
@@ -43,7 +54,7 @@ fn state<T: Scalar>(model: &DecoupledCircuit<T>) -> Vec<u64> {
     let targets = (1..depth).flat_map(|t| model.z(t).unwrap().iter().copied().collect::<Vec<T>>());
     let all = parameters
         .chain(targets)
-        .chain(circuit.penalties().to_vec());
+        .chain(model.terms().penalties().to_vec());
     all.map(|v| v.as_f64().to_bits()).collect()
 }
 
@@ -127,44 +138,41 @@ fn an_end_that_fails_leaves_all_targets_as_they_were() {
         .layer(layer())
         .layer(layer())
         .build();
-    let mut model = DecoupledCircuit::new(circuit.unwrap());
+    let mut model = model_from(circuit, Energy::default()).unwrap();
     // Beyond the first block that is evaluated at once.
     let x = DMatrix::from_fn(1, 1500, |_, j| if j == 1400 { 10.0 } else { 1e-30 });
+    // Targets beside the forward pass, so that bringing some of them up to date would show.
+    let given = TargetInit::Given(vec![DMatrix::from_element(1, 1500, 0.25)]);
     model
-        .add_examples(&x, &DMatrix::zeros(1, 1500), &TargetInit::ForwardPass)
+        .add_examples(&x, &DMatrix::zeros(1, 1500), &given)
         .unwrap();
-    let sweep = ReverseSweep::new(1)
-        .with_step(StepSize::Fixed(0.1))
-        .unwrap();
-    let scheme = Decoupling::residual(sweep);
-    let mut trainer = Trainer::new(Phase::new(scheme, Jump).with_epochs(1)).with_measure_every(0);
-    let visited = {
-        let mut model = model.clone();
-        let scheme = Decoupling::refreshed(
-            ReverseSweep::new(1)
-                .with_step(StepSize::Fixed(0.1))
-                .unwrap(),
-        );
-        Trainer::new(Phase::new(scheme, Jump).with_epochs(1))
-            .with_measure_every(0)
-            .run(&mut model)
-            .unwrap();
-        model
+    let sweep = || {
+        let step = StepSize::Fixed(0.1);
+        ReverseSweep::new(1).with_step(step).unwrap()
     };
-    let error = trainer.run(&mut model).unwrap_err();
-    assert!(
-        matches!(
+    for scheme in [
+        Decoupling::residual(sweep()),
+        Decoupling::refreshed(sweep()),
+    ] {
+        let mut model = model.clone();
+        let phase = Phase::new(scheme, Jump).with_epochs(1);
+        let trainer = Trainer::new(phase).with_measure_every(0);
+        let error = trainer.run(&mut model).unwrap_err();
+        let expected = matches!(
             error,
             Error::NonFinite {
                 layer: 1,
                 step: 1,
                 ..
             }
-        ),
-        "{error}"
-    );
-    // The residuals were 0, so that the visit was a refreshed one.
-    assert!(state(&model) == state(&visited));
+        );
+        assert!(expected, "{error}");
+        // Parameters are those of the completed step.
+        for t in 0..2 {
+            assert_eq!(model.circuit().parameters(t), [1e38]);
+        }
+        assert!(model.z(1).unwrap().iter().all(|&z| z == 0.25));
+    }
 }
 
 #[test]
@@ -176,7 +184,7 @@ fn penalty_schedules_that_cannot_be_are_refused_before_anything_is_done() {
     let phase = |epochs| Phase::new(scheme(), rule()).with_epochs(epochs);
     let mut model = model_of::<f32>(SquaredError);
     let before = state(&model);
-    let mut trainer =
+    let trainer =
         Trainer::new(phase(2)).then(phase(100).with_penalty_schedule(schedule()).unwrap());
     let error = trainer.run(&mut model).unwrap_err();
     let option = "penalty μ under its schedule";
@@ -186,19 +194,16 @@ fn penalty_schedules_that_cannot_be_are_refused_before_anything_is_done() {
     );
     assert!(state(&model) == before);
     // Where μ has no part a schedule of it would be ignored.
-    let growing = Phase::new(Backprop, rule())
-        .with_penalty_schedule(Schedule::geometric(10.0).unwrap())
-        .unwrap();
-    let error = refused(model_of::<f64>(SquaredError), growing);
-    assert!(
-        error.to_string().contains("Phase::penalty_schedule is 10"),
-        "{error}"
+    let growing = phase_of(rule()).with_penalty_schedule(Schedule::geometric(10.0).unwrap());
+    assert_eq!(
+        growing.unwrap_err(),
+        Error::Combination {
+            what: "a penalty schedule",
+            reason: "μ has no part in the scheme, or must be 1",
+        }
     );
     let nan = Stopping::Objective { at_most: f64::NAN };
-    let error = refused(
-        model_of::<f64>(SquaredError),
-        phase_of(rule()).with_stopping(nan).unwrap(),
-    );
+    let error = phase_of(rule()).with_stopping(nan).unwrap_err();
     assert!(error.to_string().contains("at_most is NaN"), "{error}");
 }
 
@@ -210,7 +215,8 @@ fn phase_of(rule: GradientDescent) -> Phase<f64> {
 #[test]
 fn shares_stay_below_one() {
     let scheduled = |keep, schedule: Schedule| {
-        Decoupling::<f64>::residual_scheduled(ReverseSweep::new(1), keep, schedule)
+        let solver: ZStep<f64> = ZStep::Solver(Arc::new(ReverseSweep::new(1)));
+        Decoupling::new(Targets::Residual { keep, schedule }, solver)
     };
     let linear = |end| Schedule::linear(end).unwrap();
     assert!(scheduled(0.5, linear(2.0)).is_ok());
@@ -235,8 +241,8 @@ fn shares_stay_below_one() {
 struct Careless<S>(S);
 
 impl<S: Scheme<f64>> Scheme<f64> for Careless<S> {
-    fn visit(&mut self, visit: &mut Visit<'_, '_, f64>) -> Result<f64, Error> {
-        self.0.visit(visit)
+    fn visit(&self, state: &mut State<f64>, visit: &mut Visit<'_, f64>) -> Result<f64, Error> {
+        self.0.visit(state, visit)
     }
 }
 
@@ -257,16 +263,16 @@ fn a_scheme_that_was_not_begun_says_so() {
     for error in errors {
         assert_eq!(
             error,
-            Error::UnknownExample {
-                example: 0,
-                count: 0
+            Error::Length {
+                what: "parts of the scheme's state".into(),
+                expected: 3,
+                found: 0
             }
         );
     }
 }
 
-/// The workspace of another problem of the same shapes: it is used where it fits, else made anew or
-/// refused.
+/// The workspace of another problem of the same shapes: nothing of that problem is used.
 #[test]
 fn workspaces_of_other_problems_do_no_harm() {
     let (plain, curved) = (
@@ -287,28 +293,22 @@ fn workspaces_of_other_problems_do_no_harm() {
         problem(&curved, &parameters, &SquaredError),
     ];
     for other in others {
-        let mut workspace = first.workspace();
-        first.predict(&mut workspace);
+        let (mut workspace, mut fresh) = (first.workspace(), other.workspace());
+        first.linearize(&mut workspace);
+        let products = |workspace| {
+            let mut at = other.linearize(workspace);
+            let (mut tangent, mut d_input) = ([0.0; 2], [0.0; 2]);
+            at.jvp(Some(&[1.0, 0.0]), None, &mut tangent).unwrap();
+            at.vjp(&[1.0, 0.0], Write::Set(&mut d_input), Write::Skip)
+                .unwrap();
+            (at.prediction().to_vec(), tangent, d_input)
+        };
+        assert_eq!(products(&mut workspace), products(&mut fresh));
+        first.evaluate(All, &mut workspace);
         let gradients = other.gradients();
-        // Neither product knows where it would be linearised.
-        let mut tangent = [0.0; 2];
-        let error = other
-            .jvp(Some(&[1.0, 0.0]), None, &mut tangent, &mut workspace)
-            .unwrap_err();
-        assert!(
-            error.to_string().contains("predict this problem first"),
-            "{error}"
-        );
-        let error = other
-            .vjp(&[1.0, 0.0], Write::Skip, Write::Skip, &mut workspace)
-            .unwrap_err();
-        assert!(
-            error.to_string().contains("predict this problem first"),
-            "{error}"
-        );
-        let energy = other.differentiate(Wanted::ALL, &mut workspace);
-        assert_eq!(energy, gradients.energy);
-        assert_eq!(workspace.parameter_gradient(), gradients.parameters);
+        let evaluation = other.evaluate(All, &mut workspace);
+        assert_eq!(evaluation.energy(), gradients.energy);
+        assert_eq!(evaluation.parameter_gradient(), gradients.parameters);
     }
 }
 
@@ -429,7 +429,7 @@ fn groups_that_do_not_tile_are_refused_in_layers_and_losses() {
     let of_layer = |groups| Circuit::builder().layer(Odd(groups)).build().unwrap_err();
     let of_loss = |groups| {
         let builder = Circuit::builder().layer(dense(1, 1, Activation::Identity));
-        builder.output_loss(Forgetful(groups)).build().unwrap_err()
+        model_from(builder.build(), Energy::new(Forgetful(groups))).unwrap_err()
     };
     for error in [of_layer(backwards.clone()), of_loss(backwards)] {
         assert!(
@@ -461,9 +461,10 @@ fn groups_that_do_not_tile_are_refused_in_layers_and_losses() {
 fn a_forgotten_gradient_is_zero() {
     let circuit = Circuit::builder()
         .layer(dense(1, 1, Activation::Identity))
-        .output_loss(Forgetful(vec![group(&[1], [0, 1])]))
-        .regularize_parameters(layerwise::regularizer::Regularizer::l2(1.0).unwrap());
-    let mut model = DecoupledCircuit::new(circuit.build().unwrap());
+        .build();
+    let energy = Energy::new(Forgetful(vec![group(&[1], [0, 1])]))
+        .with_parameter_regularizer(layerwise::regularizer::Regularizer::l2(1.0).unwrap());
+    let mut model = model_from(circuit, energy).unwrap();
     let one = DMatrix::from_element(1, 1, 1.0);
     model
         .add_examples(&one, &one, &TargetInit::ForwardPass)
@@ -471,8 +472,8 @@ fn a_forgotten_gradient_is_zero() {
     let problem = model.local_problem(0, 0..1).unwrap();
     let mut workspace = problem.workspace();
     for _ in 0..3 {
-        problem.evaluate(Wanted::ALL, &mut workspace);
-        assert_eq!(workspace.parameter_gradient()[2], 3.0);
+        let evaluation = problem.evaluate(All, &mut workspace);
+        assert_eq!(evaluation.parameter_gradient()[2], 3.0);
     }
 }
 
@@ -480,8 +481,8 @@ fn a_forgotten_gradient_is_zero() {
 #[test]
 fn long_gradients_are_clipped_all_the_same() {
     let layer = dense(2, 1, Activation::Identity).without_bias();
-    let circuit = Circuit::<f64>::builder().layer(layer).build().unwrap();
-    let mut model = DecoupledCircuit::new(circuit);
+    let circuit = Circuit::<f64>::builder().layer(layer).build();
+    let mut model = model_from(circuit, Energy::default()).unwrap();
     model.set_parameters(0, &[0.0, 0.0]).unwrap();
     let x = DMatrix::from_column_slice(2, 1, &[3.0, 4.0]);
     let far = DMatrix::from_element(1, 1, 1e154);
@@ -525,22 +526,18 @@ fn options_hold_in_the_scalar_too() {
     // δ would vanish, or overflow.
     for delta in [1e-60, 1e60] {
         let layer = || dense(1, 1, Activation::Tanh);
-        let huber = Circuit::<f32>::builder()
-            .layer(layer())
-            .output_loss(Huber::new(delta).unwrap());
-        let pseudo = Circuit::<f32>::builder()
-            .layer(layer())
-            .output_loss(PseudoHuber::new(delta).unwrap());
-        for error in [huber.build().unwrap_err(), pseudo.build().unwrap_err()] {
+        let huber = Energy::new(Huber::new(delta).unwrap());
+        let pseudo = Energy::new(PseudoHuber::new(delta).unwrap());
+        for energy in [huber, pseudo] {
+            let circuit = Circuit::<f32>::builder().layer(layer()).build();
+            let error = model_from(circuit, energy).unwrap_err();
             assert!(
                 matches!(error, Error::InvalidOption { value, .. } if value == delta),
                 "{error}"
             );
         }
-        let wide = Circuit::<f64>::builder()
-            .layer(layer())
-            .output_loss(Huber::new(delta).unwrap());
-        assert!(wide.build().is_ok());
+        let wide = Circuit::<f64>::builder().layer(layer()).build();
+        assert!(model_from(wide, Energy::new(Huber::new(delta).unwrap())).is_ok());
     }
     // An ε that vanishes would make 0/0 of a value without gradient.
     let (mut x, mut state) = ([1.0_f32], [0.0; 2]);
@@ -587,8 +584,8 @@ fn targets_without_curvature_stay() {
     let none = || WeightedSquaredError::new(vec![0.0]).unwrap();
     let layer = || dense(1, 1, Activation::Identity);
     let circuit = Circuit::<f64>::builder().layer(layer()).layer(layer());
-    let circuit = circuit.hidden_loss(none()).output_loss(none());
-    let mut model = DecoupledCircuit::new(circuit.build().unwrap());
+    let energy = Energy::new(none()).with_hidden_loss(none());
+    let mut model = model_from(circuit.build(), energy).unwrap();
     let one = DMatrix::from_element(1, 1, 1.0);
     let given = TargetInit::Given(vec![DMatrix::from_element(1, 1, 0.3)]);
     model.add_examples(&one, &one, &given).unwrap();
@@ -622,7 +619,7 @@ fn a_gradient_that_overflows_never_reaches_the_rule_of_the_parameters() {
     let circuit = Circuit::builder()
         .layer(dense(1, 1, Activation::Identity))
         .layer(dense(1, 1, Activation::Identity));
-    let mut model = DecoupledCircuit::new(circuit.build().unwrap());
+    let mut model = model_from(circuit.build(), Energy::default()).unwrap();
     // E = ½ 10³⁰⁰, ∂E/∂W_0 = 10¹⁵⁰ · 10²⁰⁰.
     model.set_parameters(0, &[1e-50, 0.0]).unwrap();
     model.set_parameters(1, &[1.0, 0.0]).unwrap();

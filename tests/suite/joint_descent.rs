@@ -5,76 +5,74 @@
 #![cfg(feature = "rayon")]
 
 use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::energy::{All, Energy};
 use layerwise::kernel::Execution;
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::Gaussian;
 use layerwise::optimizer::{Adam, GradientDescent, Optimizer, Step};
+use layerwise::state::State;
 use layerwise::target_solver::ReverseSweep;
 use layerwise::training::{Decoupling, Phase, Scheme, Trainer, Visit};
 use layerwise::{Circuit, DecoupledCircuit, Error};
 use nalgebra::DMatrix;
 
-/// Joint descent by an evaluation, updates example by example, and a step of θ.
+/// Joint descent by an evaluation, updates example by example, and a step of θ along the gradients
+/// from before them.
+///
+/// Its state: the steps of every example, and of z_1, …, z_{T−1} (parts) the rule's state, by example.
 #[derive(Debug)]
-struct Plain<O> {
-    rule: O,
-    /// Of z_1, …, z_{T−1} the rule's state, by example.
-    states: Vec<Vec<Vec<f64>>>,
-    steps: Vec<u64>,
-}
-
-impl<O> Plain<O> {
-    fn new(rule: O) -> Self {
-        Self {
-            rule,
-            states: Vec::new(),
-            steps: Vec::new(),
-        }
-    }
-}
+struct Plain<O>(O);
 
 impl<O: Optimizer<f64>> Scheme<f64> for Plain<O> {
-    fn start(&mut self, model: &DecoupledCircuit<f64>) -> Result<(), Error> {
-        let count = 1 + *model.examples().iter().max().unwrap() as usize;
-        let slots = self.rule.slots();
-        let hidden = &model.circuit().dims()[1..model.circuit().depth()];
-        let states = hidden.iter().map(|dim| vec![vec![0.0; slots * dim]; count]);
-        self.states = states.collect();
-        self.steps = vec![0; count];
-        Ok(())
+    fn start(&self, model: &mut DecoupledCircuit<f64>) -> Result<State<f64>, Error> {
+        let (count, slots) = (model.examples().len(), self.0.slots());
+        let mut state = State::new();
+        state.counts = vec![0; count];
+        for dim in &model.circuit().dims()[1..model.circuit().depth()] {
+            let mut own = State::new();
+            own.values = vec![vec![0.0; slots * dim]; count];
+            state.parts.push(own);
+        }
+        Ok(state)
     }
 
-    fn visit(&mut self, visit: &mut Visit<'_, '_, f64>) -> Result<f64, Error> {
+    fn visit(&self, state: &mut State<f64>, visit: &mut Visit<'_, f64>) -> Result<f64, Error> {
+        let columns = visit.columns();
         let mut problem = visit.target_problem();
-        let energy = problem.evaluate(true, true);
-        let examples = problem.batch().examples().to_vec();
+        let depth = problem.layers().depth();
+        let evaluation = problem.evaluate(All);
+        let energy = evaluation.energy();
+        let gradients = (0..depth).map(|t| evaluation.parameter_gradient(t).to_vec());
+        let gradients: Vec<_> = gradients.collect();
         let weights = problem.example_weights().map(<[f64]>::to_vec);
-        for &example in &examples {
-            self.steps[example as usize] += 1;
+        for &column in columns {
+            state.counts[column] += 1;
         }
-        for (t, states) in (1..).zip(&mut self.states) {
-            let dim = problem.circuit().dims()[t];
+        for (t, own) in (1..).zip(&mut state.parts) {
+            let dim = problem.layers().dims()[t];
             let (z, gradient) = problem.target_and_gradient(t);
-            let columns = z.chunks_exact_mut(dim).zip(gradient.chunks_exact(dim));
-            for (i, (z, gradient)) in columns.enumerate() {
-                let example = examples[i] as usize;
+            let examples = z.chunks_exact_mut(dim).zip(gradient.chunks_exact(dim));
+            for (i, (z, gradient)) in examples.enumerate() {
                 let weight = weights.as_ref().map_or(1.0, |weights| weights[i]);
-                let step = Step::new(self.steps[example], 1.0).with_gradient_factor(1.0 / weight);
-                self.rule.update(step, z, gradient, &mut states[example]);
+                let step = Step::new(state.counts[columns[i]], 1.0);
+                let step = step.with_gradient_factor(1.0 / weight);
+                self.0
+                    .update(step, z, gradient, &mut own.values[columns[i]]);
             }
         }
-        visit.step_parameters()?;
-        Ok(energy)
+        let along = visit.along(energy, |t, place| place.copy_from_slice(&gradients[t]))?;
+        along.step()
     }
 }
 
 /// Every third layer has no bias; with a `learned` precision the losses have parameters too.
 fn model(dims: &[usize], n: usize, learned: bool) -> DecoupledCircuit<f64> {
     let mut builder = Circuit::builder().seed(3);
+    let mut energy = Energy::default();
     if learned {
         let output = Gaussian::learned(1.0, 1e-3).unwrap();
         let hidden = Gaussian::learned(1.5, 1e-3).unwrap();
-        builder = builder.output_loss(output).hidden_loss(hidden);
+        energy = Energy::new(output).with_hidden_loss(hidden);
     }
     for (t, pair) in dims.windows(2).enumerate() {
         let layer = Dense::new(pair[0], pair[1], Activation::Tanh).unwrap();
@@ -83,7 +81,7 @@ fn model(dims: &[usize], n: usize, learned: bool) -> DecoupledCircuit<f64> {
             _ => layer,
         });
     }
-    let mut model = DecoupledCircuit::new(builder.build().unwrap());
+    let mut model = DecoupledCircuit::new(builder.build().unwrap(), energy).unwrap();
     add(&mut model, n);
     model
 }
@@ -171,7 +169,7 @@ impl Case {
         if self.bounded_norm {
             phase = phase.with_max_gradient_norm(0.05).unwrap();
         }
-        let mut trainer = Trainer::new(phase)
+        let trainer = Trainer::new(phase)
             .with_threads(threads)
             .unwrap()
             .with_execution(execution);
@@ -186,7 +184,7 @@ impl Case {
     }
 
     fn check(self, rule: impl Optimizer<f64> + Copy + 'static) {
-        let expected = self.outcome(Plain::new(rule), 1, Execution::Sequential);
+        let expected = self.outcome(Plain(rule), 1, Execution::Sequential);
         let mut ways = vec![
             (1, Execution::Sequential),
             (2, Execution::Layers),
@@ -226,7 +224,7 @@ fn a_later_phase_finds_a_workspace_that_it_can_use() {
             let mut model = model(&[20, 20, 20, 7, 7, 20, 3], 37, false);
             let rule = || Adam::new(0.01).unwrap();
             let first = match plain {
-                true => Phase::new(Plain::new(rule()), rule()),
+                true => Phase::new(Plain(rule()), rule()),
                 false => Phase::new(Decoupling::joint(rule()), rule()),
             };
             let second = Phase::new(Decoupling::persistent(ReverseSweep::new(1)), rule());
@@ -245,41 +243,46 @@ fn a_later_phase_finds_a_workspace_that_it_can_use() {
     }
 }
 
-/// A scheme that steps along the gradient of a visit before, whether that failed or not.
+/// A scheme that makes another step of θ after a visit, whether that failed or not.
 #[derive(Debug)]
-struct StepsAgain(JointDescent<f64>);
+struct StepsAgain(Decoupling<f64>);
 
 impl Scheme<f64> for StepsAgain {
-    fn start(&mut self, model: &DecoupledCircuit<f64>) -> Result<(), Error> {
+    fn start(&self, model: &mut DecoupledCircuit<f64>) -> Result<State<f64>, Error> {
         self.0.start(model)
     }
 
-    fn visit(&mut self, visit: &mut Visit<'_, '_, f64>) -> Result<f64, Error> {
-        let visited = self.0.visit(visit);
-        visit.step_parameters()?;
+    fn visit(&self, state: &mut State<f64>, visit: &mut Visit<'_, f64>) -> Result<f64, Error> {
+        let visited = self.0.visit(state, visit);
+        visit.evaluate()?.step()?;
         visited
     }
 }
 
 #[test]
-fn a_step_along_gradients_that_joint_descent_has_used_is_refused() {
-    let dims = [4, 3, 3, 2];
+fn a_step_after_joint_descent_is_along_new_gradients() {
     let rule = || GradientDescent::new(0.05).unwrap();
-    let run = |phase: Phase<f64>| {
-        let mut model = model(&dims, 5, false);
-        let result = Trainer::new(phase.with_epochs(1)).run(&mut model);
-        (result, state(&model))
+    let fresh = || model(&[4, 3, 3, 2], 5, false);
+    let run = |model: &mut DecoupledCircuit<f64>, phase: Phase<f64>| {
+        Trainer::new(phase.with_epochs(1)).run(model)
     };
-    let (result, again) = run(Phase::new(StepsAgain(Decoupling::joint(rule())), rule()));
-    assert!(matches!(result, Err(Error::SpentGradients)), "{result:?}");
-    // θ of the visit that was complete; the targets are those of the last complete visit of the run.
-    let (_, once) = run(Phase::new(Decoupling::joint(rule()), rule()));
-    assert_eq!(again[..3], once[..3]);
-    assert_eq!(again[3..], targets(&model(&dims, 5, false)));
+    // Joint descent wrote new values over its gradients.
+    let (mut again, mut parted) = (fresh(), fresh());
+    let joint = || Decoupling::joint(rule());
+    run(&mut again, Phase::new(StepsAgain(joint()), rule())).unwrap();
+    run(&mut parted, Phase::new(joint(), rule())).unwrap();
+    let weights_only = || Phase::new(Decoupling::weights_only(), rule());
+    run(&mut parted, weights_only()).unwrap();
+    assert!(state(&again) == state(&parted));
 
-    let (result, after) = run(Phase::new(StepsAgain(Decoupling::joint(Breaks(0))), rule()));
-    assert!(matches!(result, Err(Error::SpentGradients)), "{result:?}");
-    assert_eq!(after, state(&model(&dims, 5, false)));
+    // A visit that failed changed nothing: the step after it stands, the targets are those before.
+    let (mut broken, mut expected) = (fresh(), fresh());
+    let breaks = StepsAgain(Decoupling::joint(Breaks(0)));
+    let error = run(&mut broken, Phase::new(breaks, rule())).unwrap_err();
+    assert!(matches!(error, Error::NonFinite { step: 1, .. }), "{error}");
+    run(&mut expected, weights_only()).unwrap();
+    assert!(state(&broken) == state(&expected));
+    assert!(targets(&broken) == targets(&fresh()));
 }
 
 /// Descent whose steps after so many give NaN.
@@ -336,28 +339,30 @@ fn a_step_that_fails_leaves_parameters_and_targets() {
 /// visit of joint descent, by a second visit, and after them.
 #[derive(Debug)]
 struct Fails {
-    scheme: JointDescent<f64>,
+    scheme: Decoupling<f64>,
     ways: u8,
-    visits: u64,
 }
 
 impl Scheme<f64> for Fails {
-    fn start(&mut self, model: &DecoupledCircuit<f64>) -> Result<(), Error> {
-        self.visits = 0;
-        self.scheme.start(model)
+    fn start(&self, model: &mut DecoupledCircuit<f64>) -> Result<State<f64>, Error> {
+        let mut state = State::new();
+        state.counts.push(0);
+        state.parts.push(self.scheme.start(model)?);
+        Ok(state)
     }
 
-    fn visit(&mut self, visit: &mut Visit<'_, '_, f64>) -> Result<f64, Error> {
-        self.visits += 1;
-        if self.visits < 3 {
-            return self.scheme.visit(visit);
+    fn visit(&self, state: &mut State<f64>, visit: &mut Visit<'_, f64>) -> Result<f64, Error> {
+        state.counts[0] += 1;
+        let own = &mut state.parts[0];
+        if state.counts[0] < 3 {
+            return self.scheme.visit(own, visit);
         }
         if self.ways & 1 != 0 {
             visit.target_problem().target_mut(1)[0] += 1.0;
         }
-        self.scheme.visit(visit)?;
+        self.scheme.visit(own, visit)?;
         if self.ways & 2 != 0 {
-            self.scheme.visit(visit)?;
+            self.scheme.visit(own, visit)?;
         }
         if self.ways & 4 != 0 {
             visit.target_problem().target_mut(2)[0] += 1.0;
@@ -382,7 +387,6 @@ fn a_visit_that_fails_after_joint_descent_gets_its_targets_back() {
             let fails = |ways| Fails {
                 scheme: Decoupling::joint(rule()),
                 ways,
-                visits: 0,
             };
             // Whatever the third visit did, the targets are those that it found.
             let found = run(fails(ways));

@@ -3,13 +3,15 @@
 
 use std::sync::{Arc, Mutex};
 
-use layerwise::decoupled::TargetInit;
+use layerwise::decoupled::{TargetInit, TargetUse};
+use layerwise::energy::Energy;
 use layerwise::error::Quantity;
 use layerwise::init::Initializer;
 use layerwise::layer::{Activation, Dense};
 use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::{Adam, GradientDescent};
 use layerwise::schedule::Schedule;
+use layerwise::state::State;
 use layerwise::target_solver::ReverseSweep;
 use layerwise::training::{
     Backprop, Decoupling, FixedPrediction, PenaltyGrowth, Phase, Scheme, Trainer, Visit, ZIl,
@@ -27,8 +29,12 @@ struct Seen {
     examples: usize,
 }
 
-fn penalties<T: Scalar>(circuit: &Circuit<T>) -> Vec<f64> {
-    circuit.penalties().iter().map(|mu| mu.as_f64()).collect()
+fn penalties<T: Scalar>(model: &DecoupledCircuit<T>) -> Vec<f64> {
+    numbers(model.terms().penalties())
+}
+
+fn numbers<T: Scalar>(penalties: &[T]) -> Vec<f64> {
+    penalties.iter().map(|mu| mu.as_f64()).collect()
 }
 
 /// Leaves θ, and in visit v the targets z_t = ẑ_t + gaps[v][t − 1] in the first unit.
@@ -41,10 +47,10 @@ struct Scripted {
 }
 
 impl<T: Scalar> Scheme<T> for Scripted {
-    fn visit(&mut self, visit: &mut Visit<'_, '_, T>) -> Result<T, Error> {
+    fn visit(&self, _: &mut State<T>, visit: &mut Visit<'_, T>) -> Result<T, Error> {
         let mut log = self.log.lock().unwrap();
         let own = &self.gaps[log.len()];
-        let dims = visit.circuit().dims().to_vec();
+        let dims = visit.layers().dims().to_vec();
         visit.target_problem().chain(|t, prediction, z| {
             z.copy_from_slice(prediction);
             for z in z.iter_mut().step_by(dims[t]) {
@@ -57,7 +63,7 @@ impl<T: Scalar> Scheme<T> for Scripted {
             });
         }
         log.push(Seen {
-            penalties: penalties(visit.circuit()),
+            penalties: numbers(visit.layers().penalties()),
             squares: Vec::new(),
             examples: visit.batch().len(),
         });
@@ -73,35 +79,38 @@ struct Watched<S> {
 }
 
 impl<T: Scalar, S: Scheme<T>> Scheme<T> for Watched<S> {
-    fn start(&mut self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
+    fn targets(&self) -> TargetUse {
+        self.scheme.targets()
+    }
+
+    fn start(&self, model: &mut DecoupledCircuit<T>) -> Result<State<T>, Error> {
         self.scheme.start(model)
     }
 
-    fn visit(&mut self, visit: &mut Visit<'_, '_, T>) -> Result<T, Error> {
-        let value = self.scheme.visit(visit)?;
-        let penalties = penalties(visit.circuit());
+    fn visit(&self, state: &mut State<T>, visit: &mut Visit<'_, T>) -> Result<T, Error> {
+        let value = self.scheme.visit(state, visit)?;
         // In memory of its own: the visit's holds what the scheme left there.
-        let (circuit, batch) = (visit.circuit(), visit.batch());
-        let squares = (1..circuit.depth()).map(|t| {
-            let problem = circuit.local_problem(t - 1, batch);
-            let mut workspace = problem.workspace();
-            problem.predict(&mut workspace);
-            let pairs = batch.z(t).iter().zip(workspace.prediction());
+        let problem = visit.problem();
+        let squares = (1..problem.layers().depth()).map(|t| {
+            let local = problem.local(t - 1);
+            let mut workspace = local.workspace();
+            let at = local.linearize(&mut workspace);
+            let pairs = problem.batch().z(t).iter().zip(at.prediction());
             pairs
                 .map(|(z, p)| (z.as_f64() - p.as_f64()).powi(2))
                 .sum::<f64>()
         });
         let seen = Seen {
-            penalties,
+            penalties: numbers(visit.layers().penalties()),
             squares: squares.collect(),
-            examples: batch.len(),
+            examples: visit.batch().len(),
         };
         self.log.lock().unwrap().push(seen);
         Ok(value)
     }
 
-    fn finish(&mut self, model: &mut DecoupledCircuit<T>) -> Result<(), Error> {
-        self.scheme.finish(model)
+    fn finish(&self, state: &mut State<T>, model: &mut DecoupledCircuit<T>) -> Result<(), Error> {
+        self.scheme.finish(state, model)
     }
 }
 
@@ -115,9 +124,9 @@ fn zero_model<T: Scalar>(start: [f64; 2]) -> DecoupledCircuit<T> {
         .layer(dense(2, 3))
         .layer(dense(3, 2))
         .layer(dense(2, 1))
-        .penalties(start.map(T::of).to_vec())
         .build();
-    let mut model = DecoupledCircuit::new(circuit.unwrap());
+    let energy = Energy::default().with_penalties(start.map(T::of).to_vec());
+    let mut model = DecoupledCircuit::new(circuit.unwrap(), energy).unwrap();
     let x = DMatrix::from_fn(2, 5, |i, j| T::of((i + j) as f64));
     let y = DMatrix::from_fn(1, 5, |_, j| T::of(j as f64));
     model
@@ -144,7 +153,7 @@ fn run<T: Scalar>(gaps: &[[f64; 2]], growth: PenaltyGrowth) -> (Vec<Vec<f64>>, V
     let mut model = zero_model::<T>([1.0, 1.0]);
     let (phase, log) = scripted(gaps, growth);
     let report = Trainer::new(phase).run(&mut model).unwrap();
-    let left = penalties(model.circuit());
+    let left = penalties(&model);
     assert_eq!(report.phases[0].penalties, left);
     let log = log.lock().unwrap();
     (
@@ -260,9 +269,9 @@ fn model<T: Scalar>(mu: f64) -> DecoupledCircuit<T> {
         .layer(dense(1, 6, Activation::Tanh))
         .layer(dense(6, 5, Activation::Tanh))
         .layer(dense(5, 1, Activation::Identity))
-        .penalty(T::of(mu))
         .seed(4);
-    let mut model = DecoupledCircuit::new(circuit.build().unwrap());
+    let energy = Energy::default().with_penalty(T::of(mu));
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap(), energy).unwrap();
     let x = DMatrix::from_fn(1, 17, |_, j| T::of(j as f64 / 8.0 - 1.0));
     let y = x.map(|x| T::of((3.0 * x.as_f64()).sin()));
     let init = TargetInit::NoisyForwardPass { std: 0.3, seed: 2 };
@@ -352,11 +361,11 @@ fn trained(growth: Option<PenaltyGrowth>, threads: usize) -> (DecoupledCircuit<f
         phase = phase.with_penalty_growth(growth).unwrap();
     }
     let mut model = model(0.2);
-    let mut trainer = Trainer::new(phase).with_threads(threads).unwrap();
+    let trainer = Trainer::new(phase).with_threads(threads).unwrap();
     let report = trainer.run(&mut model).unwrap();
     let last = report.history.last().unwrap();
     let told = [last.gap.unwrap(), last.composed_loss.unwrap()];
-    assert_eq!(report.phases[0].penalties, model.circuit().penalties());
+    assert_eq!(report.phases[0].penalties, model.terms().penalties());
     (model, told)
 }
 
@@ -364,8 +373,8 @@ fn trained(growth: Option<PenaltyGrowth>, threads: usize) -> (DecoupledCircuit<f
 fn the_gap_is_smaller_with_growth() {
     let (plain, [gap, loss]) = trained(None, 1);
     let (grown, [grown_gap, grown_loss]) = trained(Some(growth(9)), 1);
-    assert_eq!(plain.circuit().penalties(), [0.2; 2]);
-    assert!(grown.circuit().penalties().iter().all(|&mu| mu > 1.0));
+    assert_eq!(plain.terms().penalties(), [0.2; 2]);
+    assert!(grown.terms().penalties().iter().all(|&mu| mu > 1.0));
     assert!(grown_gap < 0.5 * gap, "{gap} to {grown_gap}");
     assert!(grown_loss < loss, "{loss} to {grown_loss}");
 }
@@ -374,7 +383,7 @@ fn the_gap_is_smaller_with_growth() {
 #[test]
 fn threads_change_no_bit() {
     let ((one, told), (three, again)) = (trained(Some(growth(6)), 1), trained(Some(growth(6)), 3));
-    assert_eq!(one.circuit().penalties(), three.circuit().penalties());
+    assert_eq!(one.terms().penalties(), three.terms().penalties());
     assert_eq!(told, again);
     for t in 0..3 {
         assert_eq!(one.circuit().parameters(t), three.circuit().parameters(t));
@@ -396,7 +405,7 @@ fn failing(visit: usize) -> (Error, Vec<f64>, usize) {
         .unwrap();
     let error = Trainer::new(phase).run(&mut model).unwrap_err();
     let visits = log.lock().unwrap().len();
-    (error, penalties(model.circuit()), visits)
+    (error, penalties(&model), visits)
 }
 
 #[test]
@@ -426,15 +435,15 @@ fn a_gap_that_is_not_finite_is_an_error() {
     assert_eq!(log.lock().unwrap().len(), 3);
     // The targets, and μ, of the visit before.
     assert_eq!(model.gap().unwrap(), [1.0, 1.0]);
-    assert_eq!(penalties(model.circuit()), [1.0, 1.0]);
+    assert_eq!(penalties(&model), [1.0, 1.0]);
 }
 
-fn refused<T: Scalar>(mut trainer: Trainer<T>, option: &str) {
+fn refused<T: Scalar>(trainer: Trainer<T>, option: &str) {
     let mut model = zero_model::<T>([1.0, 3.0]);
     let error = trainer.run(&mut model).unwrap_err();
     let named = matches!(error, Error::InvalidOption { option: own, .. } if own == option);
     assert!(named, "{error}");
-    assert_eq!(penalties(model.circuit()), [1.0, 3.0]);
+    assert_eq!(penalties(&model), [1.0, 3.0]);
 }
 
 #[test]
@@ -447,20 +456,22 @@ fn what_does_not_go_together_is_refused_before_anything_is_done() {
             .with_penalty_growth(own)
             .unwrap()
     };
-    let option = "Phase::penalty_growth";
-    let scheduled = growing(growth(1))
-        .with_penalty_schedule(Schedule::geometric(2.0).unwrap())
-        .unwrap();
-    refused(Trainer::new(scheduled), option);
+    let combination = |made: Result<Phase<f64>, Error>, named: &str| {
+        let error = made.unwrap_err();
+        let fits = matches!(error, Error::Combination { what, .. } if what == named);
+        assert!(fits, "{error}");
+    };
+    let schedule = || Schedule::geometric(2.0).unwrap();
+    let both = "a penalty schedule beside penalty growth";
+    combination(growing(growth(1)).with_penalty_schedule(schedule()), both);
+    let scheduled = alternating().with_penalty_schedule(schedule()).unwrap();
+    combination(scheduled.with_penalty_growth(growth(1)), both);
     for phase in [
         Phase::<f64>::new(Backprop, rule()),
         Phase::new(ZIl, rule()),
         Phase::new(FixedPrediction::new(), rule()),
     ] {
-        refused(
-            Trainer::new(phase.with_penalty_growth(growth(1)).unwrap()),
-            option,
-        );
+        combination(phase.with_penalty_growth(growth(1)), "penalty growth");
     }
     let cap = |cap| growth(1).with_cap(cap).unwrap();
     refused(Trainer::new(growing(cap(2.9))), "penalty μ");

@@ -9,12 +9,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::energy::Energy;
 use layerwise::layer::{Activation, Dense};
 use layerwise::optimizer::{Adam, GradientDescent};
 use layerwise::schedule::Schedule;
+use layerwise::state::State;
 use layerwise::target_solver::ReverseSweep;
 use layerwise::training::{
-    Backprop, Decoupling, Phase, Scheme, StopReason, Stopping, Trainer, TrainingReport, Visit,
+    Backprop, Decoupling, Phase, Scheme, Session, StopReason, Stopping, Targets, Trainer,
+    TrainingReport, Visit, ZStep,
 };
 use layerwise::{Circuit, DecoupledCircuit, Error};
 use nalgebra::DMatrix;
@@ -32,12 +35,12 @@ fn fitting(target: impl Fn(f64) -> f64) -> DecoupledCircuit<f64> {
         .layer(dense(1, 5, Activation::Tanh))
         .layer(dense(5, 4, Activation::Tanh))
         .layer(dense(4, 1, Activation::Identity))
-        .penalties(vec![0.5, 1.5])
         .build()
         .unwrap();
     let x = inputs(EXAMPLES);
     let y = x.map(target);
-    let mut model = DecoupledCircuit::new(circuit);
+    let energy = Energy::default().with_penalties(vec![0.5, 1.5]);
+    let mut model = DecoupledCircuit::new(circuit, energy).unwrap();
     let init = TargetInit::NoisyForwardPass { std: 0.3, seed: 2 };
     model.add_examples(&x, &y, &init).unwrap();
     model
@@ -67,7 +70,7 @@ fn parameters(model: &DecoupledCircuit<f64>) -> u64 {
 fn state(model: &DecoupledCircuit<f64>) -> [u64; 3] {
     let all = 0..=model.circuit().depth();
     let targets = all.flat_map(|t| model.z(t).unwrap().iter().copied().collect::<Vec<_>>());
-    let penalties = model.circuit().penalties().iter().copied();
+    let penalties = model.terms().penalties().iter().copied();
     [parameters(model), hash(targets), hash(penalties)]
 }
 
@@ -102,16 +105,15 @@ struct Spy {
 }
 
 impl Scheme<f64> for Spy {
-    fn visit(&mut self, visit: &mut Visit<'_, '_, f64>) -> Result<f64, Error> {
-        let value = visit.backprop()?;
-        visit.step_parameters()?;
+    fn visit(&self, _: &mut State<f64>, visit: &mut Visit<'_, f64>) -> Result<f64, Error> {
+        let value = visit.backprop()?.step()?;
         let examples = visit.batch().len();
         visit.record_gap_before(4.0 * examples as f64);
         let mut log = self.log.lock().unwrap();
         log.push(Seen {
             examples,
             factor: visit.factor(),
-            penalties: visit.circuit().penalties().to_vec(),
+            penalties: visit.layers().penalties().to_vec(),
             value,
         });
         if let Some((number, flag)) = &self.raises {
@@ -132,8 +134,16 @@ fn spy() -> (Spy, Log) {
 struct Scripted(Vec<f64>);
 
 impl Scheme<f64> for Scripted {
-    fn visit(&mut self, visit: &mut Visit<'_, '_, f64>) -> Result<f64, Error> {
-        Ok(self.0.remove(0) * visit.batch().len() as f64)
+    fn start(&self, _: &mut DecoupledCircuit<f64>) -> Result<State<f64>, Error> {
+        let mut state = State::new();
+        state.counts.push(0);
+        Ok(state)
+    }
+
+    fn visit(&self, state: &mut State<f64>, visit: &mut Visit<'_, f64>) -> Result<f64, Error> {
+        let number = state.counts[0] as usize;
+        state.counts[0] += 1;
+        Ok(self.0[number] * visit.batch().len() as f64)
     }
 }
 
@@ -144,6 +154,10 @@ fn adam() -> Adam {
 /// One phase of every kind, with rules that keep state.
 fn kinds() -> Vec<Phase<f64>> {
     let sweep = || ReverseSweep::new(1);
+    let half = Targets::Residual {
+        keep: 0.5,
+        schedule: Schedule::CONSTANT,
+    };
     vec![
         Phase::new(Backprop, adam()),
         Phase::new(Decoupling::joint(adam()), adam()),
@@ -151,7 +165,7 @@ fn kinds() -> Vec<Phase<f64>> {
         Phase::new(Decoupling::persistent(sweep()), adam()),
         Phase::new(Decoupling::refreshed(sweep()), adam()),
         Phase::new(
-            Decoupling::residual_scheduled(sweep(), 0.5, Schedule::CONSTANT).unwrap(),
+            Decoupling::new(half, ZStep::Solver(Arc::new(sweep()))).unwrap(),
             adam(),
         ),
     ]
@@ -182,7 +196,7 @@ fn two_phases_are_two_runs() {
     // The optimiser's state is new in every phase, so that one longer phase is something else.
     let (mut parted, mut whole) = (model(), model());
     let adam = || Phase::new(Backprop, adam());
-    let mut trainer = Trainer::new(adam().with_epochs(3)).then(adam().with_epochs(2));
+    let trainer = Trainer::new(adam().with_epochs(3)).then(adam().with_epochs(2));
     trainer.run(&mut parted).unwrap();
     run(&mut whole, adam().with_epochs(5));
     assert_ne!(state(&parted), state(&whole));
@@ -193,7 +207,7 @@ fn a_phase_goes_on_with_the_epochs_of_the_run() {
     // Without state in the rule, the order of the examples is all that could differ.
     let phase = || backprop().with_batch_size(BATCH).unwrap();
     let (mut parted, mut whole) = (model(), model());
-    let mut trainer = Trainer::new(phase().with_epochs(3)).then(phase().with_epochs(2));
+    let trainer = Trainer::new(phase().with_epochs(3)).then(phase().with_epochs(2));
     let parts = trainer.run(&mut parted).unwrap();
     let one = run(&mut whole, phase().with_epochs(5));
     assert_eq!(state(&parted), state(&whole));
@@ -253,7 +267,7 @@ fn penalties_move_by_their_schedule_and_stay_where_it_left_them() {
     check(1, &[1.0; 2], last);
     assert_eq!(seen(1)[1], seen(0)[5], "unchanged means the same bits");
     check(2, &[1.0, 1.0, 0.5, 0.5, 0.25], last);
-    assert_eq!(model.circuit().penalties(), seen(2)[4]);
+    assert_eq!(model.terms().penalties(), seen(2)[4]);
 }
 
 #[test]
@@ -268,7 +282,7 @@ fn the_energy_of_a_visit_has_its_penalties() {
     };
     let report = run(&mut model, phase(2));
     run(&mut second, phase(1));
-    assert_eq!(second.circuit().penalties(), [0.5, 1.5]);
+    assert_eq!(second.terms().penalties(), [0.5, 1.5]);
     second.set_penalties(&[1.5, 4.5]).unwrap();
     let expected = second.energy().unwrap() / EXAMPLES as f64;
     let objective = report.history[1].objective;
@@ -432,9 +446,9 @@ fn course(phase: Phase<f64>, epochs: u64) -> Vec<(u64, f64)> {
     let (mut model, (x, y)) = contradicted();
     let mut course = Vec::new();
     Trainer::new(phase.with_epochs(epochs))
-        .run_with(&mut model, |progress| {
-            let loss = progress.model.circuit().composed_loss(&x, &y).unwrap();
-            course.push((parameters(progress.model), loss / x.ncols() as f64));
+        .run_with(&mut model, |_, model| {
+            let loss = model.composed_loss_of(&x, &y).unwrap();
+            course.push((parameters(model), loss / x.ncols() as f64));
             ControlFlow::Continue(())
         })
         .unwrap();
@@ -478,7 +492,7 @@ fn validation_loss_ends_a_phase_and_its_best_parameters_are_put_back() {
             })
             .unwrap();
         // The validation loss is measured for the rule, whatever else is.
-        let mut trainer = Trainer::new(phase)
+        let trainer = Trainer::new(phase)
             .with_validation(x, y)
             .with_measure_every(0);
         let report = trainer.run(&mut model).unwrap();
@@ -541,13 +555,13 @@ fn validation_examples_are_measured_and_not_trained_on() {
         let phase = Phase::new(scheme, adam()).with_batch_size(BATCH).unwrap();
         phase.with_epochs(5)
     };
-    let mut trainer = Trainer::new(phase())
+    let trainer = Trainer::new(phase())
         .with_validation(x.clone(), y.clone())
         .with_measure_every(2);
     let mut by_hand = Vec::new();
-    let report = trainer.run_with(&mut with, |progress| {
-        let loss = progress.model.circuit().composed_loss(&x, &y).unwrap();
-        let due = progress.record.epoch.is_multiple_of(2);
+    let report = trainer.run_with(&mut with, |record, model| {
+        let loss = model.composed_loss_of(&x, &y).unwrap();
+        let due = record.epoch.is_multiple_of(2);
         by_hand.push(due.then_some(loss / 7.0));
         ControlFlow::Continue(())
     });
@@ -564,7 +578,7 @@ fn a_phase_without_time_is_passed_over() {
         let (mut model, mut expected) = (model(), model());
         let hurried = kinds().swap_remove(kind).with_time_limit(Duration::ZERO);
         let next = || backprop().with_epochs(2).with_batch_size(BATCH).unwrap();
-        let mut trainer = Trainer::new(hurried).then(next());
+        let trainer = Trainer::new(hurried).then(next());
         let report = trainer.run(&mut model).unwrap();
         let single = run(&mut expected, next());
         assert_eq!(state(&model), state(&expected), "phase {kind}");
@@ -608,7 +622,7 @@ fn a_run_without_time_does_nothing() {
 #[test]
 fn a_limit_that_no_clock_holds_is_none() {
     let phase = backprop().with_epochs(2).with_time_limit(Duration::MAX);
-    let mut trainer = Trainer::new(phase).with_time_limit(Duration::MAX);
+    let trainer = Trainer::new(phase).with_time_limit(Duration::MAX);
     let report = trainer.run(&mut model()).unwrap();
     assert_eq!((report.steps, report.stop), (2, StopReason::Epochs));
 }
@@ -617,7 +631,7 @@ fn a_limit_that_no_clock_holds_is_none() {
 fn a_flag_that_is_set_before_lets_nothing_happen() {
     let mut model = model();
     let before = state(&model);
-    let mut trainer = Trainer::new(backprop())
+    let trainer = Trainer::new(backprop())
         .then(backprop())
         .with_stop_flag(Arc::new(true.into()));
     let report = trainer.run(&mut model).unwrap();
@@ -634,8 +648,8 @@ fn a_flag_that_the_callback_sets_ends_the_run_after_that_epoch() {
     let report = Trainer::new(backprop().with_batch_size(BATCH).unwrap())
         .then(backprop())
         .with_stop_flag(flag.clone())
-        .run_with(&mut model, |progress| {
-            flag.store(progress.record.epoch == 2, Ordering::Relaxed);
+        .run_with(&mut model, |record, _| {
+            flag.store(record.epoch == 2, Ordering::Relaxed);
             ControlFlow::Continue(())
         })
         .unwrap();
@@ -667,8 +681,8 @@ fn a_flag_ends_the_run_between_visits() {
         .then(backprop())
         .with_validation(x, y)
         .with_stop_flag(flag)
-        .run_with(&mut model, |progress| {
-            last = Some(parameters(progress.model));
+        .run_with(&mut model, |_, model| {
+            last = Some(parameters(model));
             ControlFlow::Continue(())
         })
         .unwrap();
@@ -722,8 +736,8 @@ fn another_thread_ends_the_run() {
                 .with_epochs(u64::MAX),
         )
         .with_stop_flag(flag.clone())
-        .run_with(&mut model, |progress| {
-            if progress.record.epoch == 2 {
+        .run_with(&mut model, |record, _| {
+            if record.epoch == 2 {
                 sender.send(()).unwrap();
             }
             ControlFlow::Continue(())
@@ -740,9 +754,9 @@ fn another_thread_ends_the_run() {
 struct Slow(Duration);
 
 impl Scheme<f64> for Slow {
-    fn visit(&mut self, visit: &mut Visit<'_, '_, f64>) -> Result<f64, Error> {
+    fn visit(&self, state: &mut State<f64>, visit: &mut Visit<'_, f64>) -> Result<f64, Error> {
         std::thread::sleep(self.0);
-        Backprop.visit(visit)
+        Backprop.visit(state, visit)
     }
 }
 
@@ -755,7 +769,7 @@ fn a_callback_ends_the_run_in_an_epoch_that_a_limit_broke_off() {
             .unwrap();
         Trainer::new(phase.with_time_limit(limit))
             .then(backprop().with_epochs(1))
-            .run_with(&mut model(), |_| flow)
+            .run_with(&mut model(), |_, _| flow)
             .unwrap()
     };
     let (on, ended) = (
@@ -770,36 +784,27 @@ fn a_callback_ends_the_run_in_an_epoch_that_a_limit_broke_off() {
 
 #[test]
 fn what_cannot_be_done_is_said_before_anything_is() {
-    type Change = fn(Phase<f64>) -> Phase<f64>;
+    type Change = fn(Phase<f64>) -> Result<Phase<f64>, Error>;
     let option = |option, value, allowed| Error::InvalidOption {
         option,
         value,
         allowed,
     };
-    let cases: [(Change, Error); 8] = [
+    let norm = |value| option("WStep::max_gradient_norm", value, "above 0 and finite");
+    let cases: [(Change, Error); 7] = [
         (
-            |p| p.with_batch_size(0).unwrap(),
+            |p| p.with_batch_size(0),
             option("Phase::batch_size", 0.0, "at least 1"),
         ),
-        (
-            |p| p.with_max_gradient_norm(0.0).unwrap(),
-            option("Phase::max_gradient_norm", 0.0, "above 0 and finite"),
-        ),
-        (
-            |p| p.with_max_gradient_norm(-2.0).unwrap(),
-            option("Phase::max_gradient_norm", -2.0, "above 0 and finite"),
-        ),
-        (
-            |p| p.with_max_gradient_norm(f64::NAN).unwrap(),
-            option("Phase::max_gradient_norm", f64::NAN, "above 0 and finite"),
-        ),
+        (|p| p.with_max_gradient_norm(0.0), norm(0.0)),
+        (|p| p.with_max_gradient_norm(-2.0), norm(-2.0)),
+        (|p| p.with_max_gradient_norm(f64::NAN), norm(f64::NAN)),
         (
             |p| {
                 p.with_stopping(Stopping::Stagnation {
                     patience: 0,
                     improvement: 0.0,
                 })
-                .unwrap()
             },
             option("Stopping's patience", 0.0, "at least 1"),
         ),
@@ -809,7 +814,6 @@ fn what_cannot_be_done_is_said_before_anything_is() {
                     patience: 1,
                     improvement: -0.5,
                 })
-                .unwrap()
             },
             option("Stopping's improvement", -0.5, "finite and not negative"),
         ),
@@ -819,7 +823,6 @@ fn what_cannot_be_done_is_said_before_anything_is() {
                     patience: 1,
                     improvement: f64::INFINITY,
                 })
-                .unwrap()
             },
             option(
                 "Stopping's improvement",
@@ -827,27 +830,26 @@ fn what_cannot_be_done_is_said_before_anything_is() {
                 "finite and not negative",
             ),
         ),
-        (
-            |p| {
-                p.with_stopping(Stopping::Validation {
-                    patience: 1,
-                    improvement: 0.0,
-                })
-                .unwrap()
-            },
-            Error::NoExamples {
-                operation: "Stopping::Validation (give them with Trainer::validation)",
-            },
-        ),
     ];
     for (change, expected) in cases {
-        // In the second phase too nothing is done by the first.
-        for trainer in [
-            Trainer::new(change(backprop())),
-            Trainer::new(backprop()).then(change(backprop())),
-        ] {
-            refused(trainer, &expected);
-        }
+        // NaN equal to itself.
+        let error = change(backprop()).unwrap_err();
+        assert_eq!(format!("{error:?}"), format!("{expected:?}"));
+    }
+    let validating = || {
+        let stopping = Stopping::Validation {
+            patience: 1,
+            improvement: 0.0,
+        };
+        backprop().with_stopping(stopping).unwrap()
+    };
+    // In the second phase too nothing is done by the first.
+    for trainer in [
+        Trainer::new(validating()),
+        Trainer::new(backprop()).then(validating()),
+    ] {
+        let operation = "Stopping::Validation (see Trainer::with_validation)";
+        refused(trainer, &Error::NoExamples { operation });
     }
     let validated = |x, y| Trainer::new(backprop()).with_validation(x, y);
     let column = |rows, n| DMatrix::<f64>::from_element(rows, n, 0.5);
@@ -859,11 +861,11 @@ fn what_cannot_be_done_is_said_before_anything_is() {
     for (trainer, expected) in [
         (
             validated(column(2, 3), column(1, 3)),
-            shape("inputs, one example a column", (1, 3), (2, 3)),
+            shape("inputs, one column per example", (1, 3), (2, 3)),
         ),
         (
             validated(column(1, 3), column(2, 3)),
-            shape("targets, one example a column", (1, 3), (2, 3)),
+            shape("targets, one column per example", (1, 3), (2, 3)),
         ),
         (
             validated(column(1, 3), column(1, 4)),
@@ -883,13 +885,16 @@ fn what_cannot_be_done_is_said_before_anything_is() {
     }
 }
 
-/// The run ends with this error (NaN equal to itself), and the model is as it was.
-fn refused(mut trainer: Trainer<f64>, expected: &Error) {
+/// The run ends with this error before it begins, and the model is as it was.
+fn refused(trainer: Trainer<f64>, expected: &Error) {
     let mut model = model();
     let before = state(&model);
     let error = trainer.run(&mut model).unwrap_err();
-    assert_eq!(format!("{error:?}"), format!("{expected:?}"));
+    assert_eq!(&error, expected);
     assert_eq!(state(&model), before);
+    assert_eq!(&trainer.check(&model).unwrap_err(), expected);
+    let error = Session::new(&trainer, model).map(|_| ()).unwrap_err();
+    assert_eq!(&error, expected);
 }
 
 /// An epoch tells what the solvers of its visits did, added up; schemes without one tell nothing.

@@ -1,6 +1,7 @@
 //! What the presets promise: each one's statement of the method, on small circuits.
 
 use layerwise::decoupled::{Gradients, Selection, TargetInit};
+use layerwise::energy::Energy;
 use layerwise::layer::{Activation, Dense};
 use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::{Adam, GradientDescent};
@@ -16,11 +17,11 @@ fn model(penalty: f64, init: &TargetInit<f64>) -> DecoupledCircuit<f64> {
         .layer(Dense::new(2, 4, Activation::Tanh).unwrap())
         .layer(Dense::new(4, 3, Activation::Tanh).unwrap())
         .layer(Dense::new(3, 1, Activation::Identity).unwrap())
-        .penalty(penalty)
         .seed(3)
         .build()
         .unwrap();
-    let mut model = DecoupledCircuit::new(circuit);
+    let mut model =
+        DecoupledCircuit::new(circuit, Energy::default().with_penalty(penalty)).unwrap();
     let x = DMatrix::from_fn(2, EXAMPLES, |i, j| {
         ((3 * i + 2) * j % 11) as f64 / 5.0 - 1.0
     });
@@ -73,7 +74,7 @@ fn mac_closes_the_gap() {
         assert!(loss < 0.1 * before, "growth {growth}: {before} to {loss}");
         (
             report.history[1999].gap.unwrap(),
-            model.circuit().penalties()[0],
+            model.terms().penalties()[0],
         )
     };
     let (flat, one) = train(1.0);

@@ -3,10 +3,11 @@
 //! and a run that is broken off leaves a model that serves.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use layerwise::decoupled::TargetInit;
+use layerwise::energy::Energy;
 use layerwise::error::Quantity;
 use layerwise::layer::{Activation, Dense};
 use layerwise::optimizer::{Adam, GradientDescent, Optimizer, Step};
@@ -14,7 +15,9 @@ use layerwise::regularizer::Regularizer;
 use layerwise::schedule::Schedule;
 use layerwise::state::State;
 use layerwise::target_solver::{ReverseSweep, SolveReport, StepSize, TargetProblem, TargetSolver};
-use layerwise::training::{Decoupling, Phase, StopReason, Trainer, TrainingReport};
+use layerwise::training::{
+    Decoupling, EpochRecord, Phase, StopReason, Targets, Trainer, TrainingReport, ZStep,
+};
 use layerwise::{Circuit, DecoupledCircuit, Error};
 use nalgebra::DMatrix;
 
@@ -33,13 +36,14 @@ fn model(init: &TargetInit<f64>) -> DecoupledCircuit<f64> {
         .layer(dense(2, 5, Activation::Tanh))
         .layer(dense(5, 4, Activation::Tanh))
         .layer(dense(4, 1, Activation::Identity))
-        .penalties(vec![0.5, 1.5])
-        .regularize_parameters(Regularizer::l2(0.1).unwrap())
         .build()
         .unwrap();
     let x = DMatrix::from_fn(2, EXAMPLES, |i, j| ((i + 1) * j) as f64 / 9.0 - 0.8);
     let y = DMatrix::from_fn(1, EXAMPLES, |_, j| (j as f64).sin());
-    let mut model = DecoupledCircuit::new(circuit);
+    let energy = Energy::default()
+        .with_penalties(vec![0.5, 1.5])
+        .with_parameter_regularizer(Regularizer::l2(0.1).unwrap());
+    let mut model = DecoupledCircuit::new(circuit, energy).unwrap();
     model.add_examples(&x, &y, init).unwrap();
     model
 }
@@ -81,11 +85,18 @@ fn adam() -> Adam {
     Adam::new(1e-2).unwrap()
 }
 
-fn residual(keep: f64) -> Alternating<f64> {
-    Decoupling::residual_scheduled(sweep(), keep, Schedule::CONSTANT).unwrap()
+/// Targets carried by a constant share of their residuals.
+fn carried(solver: impl TargetSolver<f64> + 'static, keep: f64) -> Result<Decoupling<f64>, Error> {
+    let schedule = Schedule::CONSTANT;
+    let solver = ZStep::Solver(Arc::new(solver));
+    Decoupling::new(Targets::Residual { keep, schedule }, solver)
 }
 
-fn phase(scheme: Alternating<f64>) -> Phase<f64> {
+fn residual(keep: f64) -> Decoupling<f64> {
+    carried(sweep(), keep).unwrap()
+}
+
+fn phase(scheme: Decoupling<f64>) -> Phase<f64> {
     Phase::new(scheme, adam())
         .with_epochs(4)
         .with_batch_size(BATCH)
@@ -96,12 +107,16 @@ fn run(model: &mut DecoupledCircuit<f64>, phase: Phase<f64>) -> TrainingReport<f
     Trainer::new(phase).run(model).unwrap()
 }
 
-/// The state after every epoch, before the phase's end brings the targets up to date.
-fn course(model: &mut DecoupledCircuit<f64>, scheme: Alternating<f64>) -> Vec<[Vec<u64>; 2]> {
+/// The bits of the parameters after every epoch, and what its record tells.
+fn course(
+    model: &mut DecoupledCircuit<f64>,
+    scheme: Decoupling<f64>,
+) -> Vec<(Vec<u64>, EpochRecord<f64>)> {
     let mut course = Vec::new();
     Trainer::new(phase(scheme))
-        .run_with(model, |progress| {
-            course.push(state(progress.model));
+        .run_with(model, |record, model| {
+            let [parameters, _] = state(model);
+            course.push((parameters, record.clone()));
             ControlFlow::Continue(())
         })
         .unwrap();
@@ -116,25 +131,28 @@ fn without_a_share_of_the_residual_targets_are_refreshed() {
     assert!(a == b);
     assert_eq!(parameters(&carried), parameters(&refreshed));
     // Any share of it is something else.
-    let c = course(&mut noisy(), residual(0.1));
-    assert!(a.iter().zip(&c).all(|(a, c)| a[0] != c[0] && a[1] != c[1]));
+    let mut other = noisy();
+    let c = course(&mut other, residual(0.1));
+    let parts = a.iter().zip(&c);
+    assert!(parts.clone().all(|(a, c)| a.0 != c.0));
+    assert!(parts.clone().all(|(a, c)| a.1.gap_before != c.1.gap_before));
+    assert!(parts.clone().all(|(a, c)| a.1.gap_after != c.1.gap_after));
+    assert!(targets(&carried) != targets(&other));
 }
 
 #[test]
 fn without_a_residual_targets_are_refreshed() {
     let still = || ReverseSweep::new(0);
     let forward = || model(&TargetInit::ForwardPass);
-    let (mut carried, mut refreshed) = (forward(), forward());
-    let a = course(
-        &mut carried,
-        Decoupling::residual_scheduled(still(), 1.0, Schedule::CONSTANT).unwrap(),
-    );
+    let (mut carries, mut refreshed) = (forward(), forward());
+    let a = course(&mut carries, carried(still(), 1.0).unwrap());
     let b = course(&mut refreshed, Decoupling::refreshed(still()));
     assert!(a == b);
-    assert!(a[0][1] != a[3][1], "the regulariser moves predictions");
-    // At its end the phase brings all targets to the present θ.
-    assert_eq!(gap(&carried), 0.0);
-    assert!(gap(&refreshed) > 0.0);
+    assert!(a[0].0 != a[3].0, "the regulariser moves predictions");
+    // At its end either phase brings all targets to the present θ.
+    assert!(state(&carries) == state(&refreshed));
+    assert!(targets(&carries) != targets(&forward()));
+    assert_eq!(gap(&carries), 0.0);
 }
 
 /// θ stands still.
@@ -172,13 +190,29 @@ fn whole_residuals_at_frozen_parameters_are_persistent_targets() {
     assert!(moved > 0.1, "the sweeps go on: {moved}");
 }
 
+/// A sweep with a log of the first target that it left.
+#[derive(Debug)]
+struct Logged(ReverseSweep, Arc<Mutex<Vec<f64>>>);
+
+impl TargetSolver<f64> for Logged {
+    fn solve(
+        &self,
+        state: &mut State<f64>,
+        problem: &mut TargetProblem<'_, '_, f64>,
+    ) -> Result<SolveReport, Error> {
+        let report = self.0.solve(state, problem)?;
+        self.1.lock().unwrap().push(problem.batch().z(1)[0]);
+        Ok(report)
+    }
+}
+
 #[test]
 fn two_visits_by_hand() {
     let (keep, step, rate) = (0.5, 0.1, 0.1);
     let (x, y) = (1.0, 10.0);
     let linear = || dense(1, 1, Activation::Identity).without_bias();
     let circuit = Circuit::builder().layer(linear()).layer(linear()).build();
-    let mut model = DecoupledCircuit::new(circuit.unwrap());
+    let mut model = DecoupledCircuit::new(circuit.unwrap(), Energy::default()).unwrap();
     let (mut w, mut v, mut z) = (2.0, 3.0, 2.5);
     model.set_parameters(0, &[w]).unwrap();
     model.set_parameters(1, &[v]).unwrap();
@@ -186,7 +220,8 @@ fn two_visits_by_hand() {
     let given = TargetInit::Given(vec![one(z)]);
     model.add_examples(&one(x), &one(y), &given).unwrap();
     let solver = ReverseSweep::new(1).with_step(StepSize::Fixed(step));
-    let scheme = Decoupling::residual_scheduled(solver.unwrap(), keep, Schedule::CONSTANT).unwrap();
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let scheme = carried(Logged(solver.unwrap(), log.clone()), keep).unwrap();
     let rule = GradientDescent::new(rate).unwrap();
 
     let mut by_hand = Vec::new();
@@ -203,12 +238,12 @@ fn two_visits_by_hand() {
         v += rate * output * z;
     }
     let mut told = Vec::new();
-    let mut trainer = Trainer::new(Phase::new(scheme, rule).with_epochs(2));
+    let trainer = Trainer::new(Phase::new(scheme, rule).with_epochs(2));
     trainer
-        .run_with(&mut model, |progress| {
-            let record = progress.record;
+        .run_with(&mut model, |record, _| {
             let (met, left) = (record.gap_before.unwrap(), record.gap_after.unwrap());
-            told.push([record.objective, met, left, targets(progress.model)[0]]);
+            let z = *log.lock().unwrap().last().unwrap();
+            told.push([record.objective, met, left, z]);
             ControlFlow::Continue(())
         })
         .unwrap();
@@ -318,9 +353,9 @@ fn failure(step: u64) -> Error {
     }
 }
 
-fn watched(last: u64, flag: Option<Arc<AtomicBool>>) -> Alternating<f64> {
+fn watched(last: u64, flag: Option<Arc<AtomicBool>>) -> Decoupling<f64> {
     let solver = Watched { last, flag };
-    Decoupling::residual_scheduled(solver, 0.7, Schedule::CONSTANT).unwrap()
+    carried(solver, 0.7).unwrap()
 }
 
 /// Everything is finite, and a new run trains on.
@@ -363,7 +398,7 @@ fn a_flag_leaves_a_model_that_serves() {
 fn a_callback_leaves_what_a_shorter_run_leaves() {
     let (mut stopped, mut shorter) = (noisy(), noisy());
     let report = Trainer::new(phase(residual(0.7)))
-        .run_with(&mut stopped, |progress| match progress.record.epoch {
+        .run_with(&mut stopped, |record, _| match record.epoch {
             2 => ControlFlow::Break(()),
             _ => ControlFlow::Continue(()),
         })
@@ -387,8 +422,8 @@ fn a_solver_that_fails_leaves_the_last_completed_step() {
         let phase = phase(watched(visit as u64, None))
             .with_batch_size(batch)
             .unwrap();
-        let error = Trainer::new(phase).run_with(&mut model, |progress| {
-            after_epoch = Some(state(progress.model));
+        let error = Trainer::new(phase).run_with(&mut model, |_, model| {
+            after_epoch = Some(state(model));
             ControlFlow::Continue(())
         });
         // The step is that of the run.
@@ -406,10 +441,9 @@ fn a_solver_that_fails_leaves_the_last_completed_step() {
 #[test]
 fn a_share_is_between_none_and_all() {
     for keep in [-0.1, 1.1, f64::NAN, f64::INFINITY] {
-        let error =
-            Decoupling::<f64>::residual_scheduled(sweep(), keep, Schedule::CONSTANT).unwrap_err();
+        let error = carried(sweep(), keep).unwrap_err();
         let Error::InvalidOption {
-            option: "Decoupling::residual_scheduled's keep",
+            option: "Targets::Residual::keep",
             value,
             allowed: "in 0..=1, also times the schedule's largest factor",
         } = error
@@ -427,7 +461,7 @@ fn threads_leave_the_same_bits() {
         let train = |threads| {
             let mut model = noisy();
             let phase = phase(residual(0.7)).with_batch_size(batch).unwrap();
-            let mut trainer = Trainer::new(phase).with_threads(threads).unwrap();
+            let trainer = Trainer::new(phase).with_threads(threads).unwrap();
             let history = trainer.run(&mut model).unwrap().history;
             (state(&model), history)
         };

@@ -1,6 +1,7 @@
 //! Where auxiliary targets start, and that they stand where they were put.
 
 use layerwise::decoupled::{Projection, Selection, TargetInit};
+use layerwise::energy::Energy;
 use layerwise::init::{Distribution, Fan, Initializer};
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::SoftmaxCrossEntropy;
@@ -24,7 +25,7 @@ const ACTIVATIONS: [Activation; 8] = [
 
 /// Hidden layers of the given activations, then a linear one.
 fn circuit(dims: &[usize], hidden: &[Activation]) -> Circuit<f64> {
-    let mut builder = Circuit::builder().seed(1).output_loss(SoftmaxCrossEntropy);
+    let mut builder = Circuit::builder().seed(1);
     for (t, pair) in dims.windows(2).enumerate() {
         let activation = hidden.get(t).copied().unwrap_or(Activation::Identity);
         builder = builder.layer(Dense::new(pair[0], pair[1], activation).unwrap());
@@ -41,9 +42,14 @@ fn classes(rows: usize, columns: usize) -> DMatrix<f64> {
     DMatrix::from_fn(rows, columns, |i, j| f64::from(u8::from(j % rows == i)))
 }
 
+/// The circuit, trained to tell classes apart.
+fn classifier(circuit: Circuit<f64>) -> DecoupledCircuit<f64> {
+    DecoupledCircuit::new(circuit, Energy::new(SoftmaxCrossEntropy)).unwrap()
+}
+
 fn model(circuit: Circuit<f64>, n: usize, init: &TargetInit<f64>) -> DecoupledCircuit<f64> {
     let dims = circuit.dims().to_vec();
-    let mut model = DecoupledCircuit::new(circuit);
+    let mut model = classifier(circuit);
     let (x, y) = (normal(dims[0], n, 7), classes(dims[dims.len() - 1], n));
     model.add_examples(&x, &y, init).unwrap();
     model
@@ -267,7 +273,7 @@ fn one_closed_form_pass_on_projected_targets_makes_a_deep_circuit_carry_its_inpu
         let x = normal(16, 200, 5);
         let projection = Projection::fit(&circuit, &x, 3).unwrap();
         let projection = projection.with_spread(0.25).unwrap();
-        let mut model = DecoupledCircuit::new(circuit);
+        let mut model = DecoupledCircuit::new(circuit, Energy::default()).unwrap();
         let targets = TargetInit::Given(projection.apply(&x).unwrap());
         model.add_examples(&x, &(0.1 * &x), &targets).unwrap();
         let carried = |model: &DecoupledCircuit<f64>| {
@@ -321,7 +327,7 @@ fn a_fitted_projection_serves_examples_that_come_later() {
     let projection = Projection::fit(&circuit, &x, 3).unwrap();
     let whole = projection.apply(&x).unwrap();
 
-    let mut model = DecoupledCircuit::new(circuit.clone());
+    let mut model = classifier(circuit.clone());
     let y = classes(3, 40);
     model
         .add_examples(&x, &y, &TargetInit::Projected { seed: 3 })
@@ -387,7 +393,7 @@ fn equal_seeds_do_not_make_targets_equal_weights() {
             .unwrap()
     };
     let random = square(Initializer::lecun_normal());
-    let mut model = DecoupledCircuit::new(random);
+    let mut model = DecoupledCircuit::new(random, Energy::default()).unwrap();
     let init = TargetInit::RandomNormal { std: 1.0, seed: 5 };
     model
         .add_examples(&normal(8, 8, 1), &normal(8, 8, 2), &init)

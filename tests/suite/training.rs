@@ -4,15 +4,18 @@
 use std::ops::ControlFlow;
 
 use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::energy::{Energy, Workspace};
 use layerwise::layer::{Activation, Dense, Sequential};
 use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::optimizer::{Adam, GradientDescent};
 use layerwise::schedule::Schedule;
+use layerwise::state::State;
 use layerwise::target_solver::{
     ReverseSweep, SolveReport, StepSize, SynchronousDescent, TargetSolver,
 };
 use layerwise::training::{
     Backprop, Decoupling, EpochRecord, Phase, Scheme, StopReason, Trainer, TrainingReport, Visit,
+    WStep,
 };
 use layerwise::{Circuit, DecoupledCircuit, Error};
 use nalgebra::DMatrix;
@@ -32,12 +35,12 @@ fn sine(init: &TargetInit<f64>) -> DecoupledCircuit<f64> {
         .layer(dense(1, 12, Activation::Tanh))
         .layer(dense(12, 12, Activation::Tanh))
         .layer(dense(12, 1, Activation::Identity))
-        .penalties(vec![0.5, 1.5])
         .build()
         .unwrap();
     let x = DMatrix::from_fn(1, EXAMPLES, |_, j| j as f64 / 15.0 - 1.0);
     let y = x.map(|x| (3.0 * x).sin());
-    let mut model = DecoupledCircuit::new(circuit);
+    let energy = Energy::default().with_penalties(vec![0.5, 1.5]);
+    let mut model = DecoupledCircuit::new(circuit, energy).unwrap();
     model.add_examples(&x, &y, init).unwrap();
     model
 }
@@ -50,7 +53,7 @@ fn synchronous(steps: u64) -> SynchronousDescent<f64> {
     SynchronousDescent::new(steps, StepSize::Bounded { margin: 1.0 }).unwrap()
 }
 
-fn joint() -> JointDescent<f64> {
+fn joint() -> Decoupling<f64> {
     let rule = GradientDescent::new(0.1).unwrap();
     Decoupling::joint(rule.with_momentum(0.9).unwrap())
 }
@@ -127,7 +130,7 @@ fn every_scheme_lowers_the_composed_loss() {
 
 /// Three clouds in eight dimensions, one class each, before a deep sigmoid circuit.
 fn deep_sigmoid(init: &TargetInit<f64>) -> DecoupledCircuit<f64> {
-    let mut builder = Circuit::builder().output_loss(SoftmaxCrossEntropy);
+    let mut builder = Circuit::builder();
     for _ in 0..9 {
         builder = builder.layer(dense(8, 8, Activation::Sigmoid));
     }
@@ -140,7 +143,8 @@ fn deep_sigmoid(init: &TargetInit<f64>) -> DecoupledCircuit<f64> {
     let centres = DMatrix::from_fn(8, 3, |_, _| normal(1.0));
     let x = DMatrix::from_fn(8, 60, |i, j| centres[(i, j % 3)] + normal(0.3));
     let y = DMatrix::from_fn(3, 60, |i, j| f64::from(u8::from(j % 3 == i)));
-    let mut model = DecoupledCircuit::new(circuit.unwrap());
+    let mut model =
+        DecoupledCircuit::new(circuit.unwrap(), Energy::new(SoftmaxCrossEntropy)).unwrap();
     model.add_examples(&x, &y, init).unwrap();
     model
 }
@@ -231,10 +235,10 @@ fn composed_loss_and_gap_are_those_of_the_model_after_the_epoch() {
     for batch in [EXAMPLES, 7] {
         let mut model = sine(&TargetInit::NoisyForwardPass { std: 0.3, seed: 2 });
         let phase = Phase::new(joint(), GradientDescent::new(0.1).unwrap());
-        let mut trainer = Trainer::new(phase.with_epochs(5).with_batch_size(batch).unwrap());
+        let trainer = Trainer::new(phase.with_epochs(5).with_batch_size(batch).unwrap());
         let mut seen = 0;
-        let report = trainer.run_with(&mut model, |progress| {
-            check_measured(progress.record, progress.model);
+        let report = trainer.run_with(&mut model, |record, model| {
+            check_measured(record, model);
             seen += 1;
             ControlFlow::Continue(())
         });
@@ -256,8 +260,12 @@ fn composed_loss_and_gap_are_those_of_the_model_after_the_epoch() {
 fn several_parameter_steps_a_visit_are_counted_and_made() {
     let init = TargetInit::NoisyForwardPass { std: 0.3, seed: 2 };
     let mut at_once = sine(&init);
-    let scheme = Decoupling::weights_only().with_parameter_steps(3).unwrap();
-    let report = run(&mut at_once, scheme, |t| t.with_epochs(4));
+    let rule = GradientDescent::new(0.1).unwrap();
+    let w_step = WStep::optimizer(rule).with_steps(3).unwrap();
+    let phase = Phase::with_w_step(Decoupling::weights_only(), w_step).unwrap();
+    let report = Trainer::new(phase.with_epochs(4))
+        .run(&mut at_once)
+        .unwrap();
     let mut singly = sine(&init);
     let single = run(&mut singly, Decoupling::weights_only(), |t| {
         t.with_epochs(12)
@@ -274,7 +282,7 @@ fn measurements_are_made_as_often_as_asked_for() {
         let mut model = sine(&TargetInit::ForwardPass);
         let scheme = Decoupling::weights_only();
         let phase = Phase::new(scheme, GradientDescent::new(0.1).unwrap()).with_epochs(7);
-        let mut trainer = Trainer::new(phase).with_measure_every(every);
+        let trainer = Trainer::new(phase).with_measure_every(every);
         let report = trainer.run(&mut model).unwrap();
         let history = report.history.iter();
         let with = history.filter(|record| {
@@ -297,9 +305,9 @@ fn measurements_are_made_as_often_as_asked_for() {
 fn a_callback_ends_the_run_where_a_shorter_one_ends() {
     let mut stopped = sine(&TargetInit::ForwardPass);
     let phase = Phase::new(Backprop, GradientDescent::new(0.1).unwrap());
-    let mut trainer = Trainer::new(phase.with_epochs(50).with_batch_size(10).unwrap());
-    let report = trainer.run_with(&mut stopped, |progress| {
-        if progress.record.epoch == 6 {
+    let trainer = Trainer::new(phase.with_epochs(50).with_batch_size(10).unwrap());
+    let report = trainer.run_with(&mut stopped, |record, _| {
+        if record.epoch == 6 {
             ControlFlow::Break(())
         } else {
             ControlFlow::Continue(())
@@ -336,7 +344,7 @@ fn one_unit_of_all_layers_is_backprop() {
             Box::new(dense(12, 1, Activation::Identity)),
         ]);
         let circuit = Circuit::builder().layer(unit.unwrap()).build().unwrap();
-        let mut whole = DecoupledCircuit::new(circuit);
+        let mut whole = DecoupledCircuit::new(circuit, Energy::default()).unwrap();
         whole.set_parameters(0, &initial).unwrap();
         let (x, y) = (start.z(0).unwrap(), start.z(3).unwrap());
         whole
@@ -387,9 +395,9 @@ fn solvers_report_their_steps() {
         let SolveReport { steps, .. } = model.solve_targets(solver, &Selection::All).unwrap();
         steps
     };
-    assert_eq!(solve(&mut ReverseSweep::new(4)), 4);
-    assert_eq!(solve(&mut synchronous(5)), 5);
-    assert_eq!(solve(&mut synchronous(0)), 0);
+    assert_eq!(solve(&ReverseSweep::new(4)), 4);
+    assert_eq!(solve(&synchronous(5)), 5);
+    assert_eq!(solve(&synchronous(0)), 0);
 }
 
 #[test]
@@ -452,10 +460,9 @@ fn the_memory_estimate_is_the_sum_of_its_arrays() {
         .layer(dense(6, 9, Activation::Tanh))
         .layer(dense(9, 4, Activation::Sigmoid))
         .layer(dense(4, 3, Activation::Identity))
-        .output_loss(SoftmaxCrossEntropy)
         .build()
         .unwrap();
-    let mut model = DecoupledCircuit::new(circuit);
+    let mut model = DecoupledCircuit::new(circuit, Energy::new(SoftmaxCrossEntropy)).unwrap();
     let y = DMatrix::from_element(3, 50, 1.0 / 3.0);
     model
         .add_examples(&DMatrix::zeros(6, 50), &y, &TargetInit::ForwardPass)
@@ -477,24 +484,26 @@ fn the_memory_estimate_is_the_sum_of_its_arrays() {
     );
 }
 
-/// Two parameter steps along one gradient, which must stay as it was.
+/// Two parameter steps along one gradient, which the scheme keeps: a step uses its own up.
 #[derive(Debug)]
 struct TwoSteps;
 
 impl Scheme<f64> for TwoSteps {
-    fn visit(&mut self, visit: &mut Visit<'_, '_, f64>) -> Result<f64, Error> {
-        let loss = visit.backprop()?;
-        let gradient = visit.workspace().parameter_gradient(0).to_vec();
-        visit.step_parameters()?;
-        assert_eq!(visit.workspace().parameter_gradient(0), gradient);
-        visit.step_parameters()?;
-        assert_eq!(visit.workspace().parameter_gradient(0), gradient);
-        Ok(loss)
+    fn visit(&self, _: &mut State<f64>, visit: &mut Visit<'_, f64>) -> Result<f64, Error> {
+        let mut workspace = Workspace::new();
+        let composed = visit.problem().backprop(&mut workspace);
+        for _ in 0..2 {
+            let own = |t: usize, place: &mut [f64]| {
+                place.copy_from_slice(composed.parameter_gradient(t));
+            };
+            visit.along(composed.loss(), own)?.step()?;
+        }
+        Ok(composed.loss())
     }
 }
 
 #[test]
-fn a_parameter_step_leaves_the_gradient_as_it_was() {
+fn two_steps_along_a_gradient_that_a_scheme_keeps_are_one_of_twice_the_length() {
     let mut twice = sine(&TargetInit::ForwardPass);
     let report = run(&mut twice, TwoSteps, |t| t.with_epochs(1));
     assert_eq!(report.steps, 2);
@@ -516,13 +525,13 @@ fn a_parameter_step_leaves_the_gradient_as_it_was() {
 fn a_long_sum_in_f32_is_accurate() {
     let circuit = Circuit::<f32>::builder()
         .layer(dense(1, 10, Activation::Identity).without_bias())
-        .output_loss(SoftmaxCrossEntropy)
         .build()
         .unwrap();
     let n = 1_000_000;
     let y = DMatrix::from_fn(10, n, |i, _| if i == 0 { 1.0 } else { 0.0 });
     // Zero inputs: every class has probability 1/10.
-    let loss = circuit.composed_loss(&DMatrix::zeros(1, n), &y).unwrap();
+    let model = DecoupledCircuit::new(circuit, Energy::new(SoftmaxCrossEntropy)).unwrap();
+    let loss = model.composed_loss_of(&DMatrix::zeros(1, n), &y).unwrap();
     let error = (f64::from(loss) / n as f64 / 10f64.ln() - 1.0).abs();
     assert!(error < 1e-5, "relative error {error}");
 }

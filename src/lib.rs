@@ -21,7 +21,7 @@
 //!
 //! # Conventions
 //!
-//! A batch is a `d × n` matrix, **one column an example**, column-major. Objectives and gradients
+//! A batch is a `d × n` matrix, **one column per example**, column-major. Objectives and gradients
 //! are **sums** over examples, so that an example's targets move alike in every batch;
 //! parameter steps divide by the number of examples in the batch. Squared error is ½‖z − ẑ‖².
 //! Results have the same bits for every number of threads, and an example's own results (predictions,
@@ -29,40 +29,39 @@
 //!
 //! # Where to start
 //!
+//! [`prelude`] has what a first program needs. Then, module by module:
+//!
 //! | for | see |
 //! |---|---|
-//! | describing a circuit | [`Circuit`], [`Dense`], [`Sequential`], [`Activation`], [`Initializer`] |
-//! | examples and their targets | [`DecoupledCircuit`], [`TargetInit`], [`Projection`], [`Selection`] |
-//! | one layer's own problem | [`LocalProblem`], [`LocalWorkspace`] |
-//! | training | [`Trainer`] with [`Phase`]s of a [`Scheme`]: [`JointDescent`], [`Alternating`], [`Backprop`] |
-//! | schemes of the literature | [`presets`] |
-//! | a local problem in another process | [`Shard`] |
-//! | moving targets alone | [`TargetSolver`]: [`ReverseSweep`], [`RedBlack`], [`SynchronousDescent`], [`GaussNewton`], [`Convergence`] |
-//! | optimisers from elsewhere, such as argmin's | [`Objective`]: [`LocalObjective`], [`TargetObjective`], [`JointObjective`], [`ComposedObjective`] |
-//! | solving one layer's W-step | [`ParameterSolver`]: [`LeastSquares`] ([`NormalEquations`]), [`LevenbergMarquardt`] |
-//! | your own parts | [`Layer`], [`Loss`], [`Optimizer`], [`TargetSolver`], [`ParameterSolver`], [`Scheme`], [`Scalar`] |
-//! | how the layers stand: energies, gaps, gradients beside backprop's, curvature | [`Diagnostics`] |
-//! | checking derivatives | [`GradCheck`] |
+//! | a circuit: layers and parameters | [`circuit`], [`layer`], [`init`] |
+//! | what it is trained on: losses, μ, regularisers | [`energy::Energy`], [`loss`], [`regularizer`] |
+//! | the examples and their targets | [`DecoupledCircuit`], [`decoupled`] |
+//! | training; schemes of the literature | [`training`], [`presets`], [`optimizer`], [`schedule`] |
+//! | splitting and scaling data, metrics | [`data`] |
+//! | moving targets; solving for one layer's parameters | [`target_solver`], [`parameter_solver`] |
+//! | one layer's own problem, here or in another process | [`energy::LocalProblem`], [`segment`], [`shard`] |
+//! | optimisers from elsewhere, such as argmin's | [`objective`] |
+//! | energies, gaps, gradients beside backprop's, curvature | [`diagnostics`] |
+//! | checking derivatives of your own parts | [`gradcheck`] |
 //! | the method's statements, on your circuit | [`theory`] |
 //! | random circuits and data for property tests | `strategies`, with the feature `proptest` |
-//! | parting and scaling data, judging outputs | [`Split`], [`Standardizer`], [`metrics`] |
+//!
+//! Your own parts: [`Layer`], [`Loss`], [`Optimizer`](optimizer::Optimizer),
+//! [`TargetSolver`](target_solver::TargetSolver), [`Descent`](target_solver::Descent),
+//! [`ParameterSolver`](parameter_solver::ParameterSolver), [`Scheme`](training::Scheme), [`Scalar`].
 //!
 //! # Examples
 //!
 //! ```
-//! use layerwise::{Circuit, DecoupledCircuit};
-//! use layerwise::decoupled::{Selection, TargetInit};
-//! use layerwise::layer::{Activation, Dense};
-//! use nalgebra::DMatrix;
+//! use layerwise::prelude::*;
 //!
 //! let circuit = Circuit::<f64>::builder()
 //!     .layer(Dense::new(2, 4, Activation::Tanh)?)
 //!     .layer(Dense::new(4, 1, Activation::Identity)?)
-//!     .penalty(2.0)
 //!     .build()?;
 //! let x = DMatrix::from_fn(2, 6, |i, j| (i * j) as f64 / 5.0);
 //! let y = DMatrix::from_fn(1, 6, |_, j| j as f64 / 5.0);
-//! let mut model = DecoupledCircuit::new(circuit);
+//! let mut model = DecoupledCircuit::new(circuit, Energy::default().with_penalty(2.0))?;
 //! model.add_examples(&x, &y, &TargetInit::RandomNormal { std: 0.5, seed: 0 })?;
 //!
 //! // The local problems add up to E, and so do their gradients.
@@ -71,7 +70,7 @@
 //! let whole = model.gradients(&Selection::All)?;
 //! assert_eq!(whole.energy, first.energy + second.energy);
 //! assert_eq!(whole.parameters, [first.parameters, second.parameters]);
-//! # Ok::<(), layerwise::Error>(())
+//! # Ok::<(), Error>(())
 //! ```
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]

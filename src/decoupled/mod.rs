@@ -31,6 +31,7 @@ use examples::{Chosen, Examples, Working};
 ///
 /// # Examples
 /// ```
+/// use layerwise::energy::Energy;
 /// use layerwise::{Circuit, DecoupledCircuit};
 /// use layerwise::decoupled::TargetInit;
 /// use layerwise::layer::{Activation, Dense};
@@ -42,7 +43,7 @@ use examples::{Chosen, Examples, Working};
 ///     .build()?;
 /// let x = DMatrix::from_fn(2, 5, |i, j| (i + j) as f64);
 /// let y = DMatrix::from_fn(1, 5, |_, j| j as f64);
-/// let mut model = DecoupledCircuit::new(circuit);
+/// let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
 /// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
 /// // At z = forward pass, E is the composed loss and every hidden term is zero.
 /// assert_eq!(model.energy()?, model.composed_loss()?);

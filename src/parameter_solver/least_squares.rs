@@ -45,6 +45,7 @@ const NAME: &str = "LeastSquares";
 ///
 /// # Examples
 /// ```
+/// use layerwise::energy::Energy;
 /// use layerwise::{Circuit, DecoupledCircuit};
 /// use layerwise::decoupled::{Selection, TargetInit};
 /// use layerwise::layer::{Activation, Dense};
@@ -57,7 +58,7 @@ const NAME: &str = "LeastSquares";
 ///     .build()?;
 /// let x = DMatrix::from_fn(2, 20, |i, j| ((3 * i + j) % 7) as f64 / 7.0);
 /// let y = DMatrix::from_fn(1, 20, |_, j| (j % 5) as f64 / 5.0);
-/// let mut model = DecoupledCircuit::new(circuit);
+/// let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
 /// model.add_examples(&x, &y, &TargetInit::Projected { seed: 0 })?;
 ///
 /// model.solve_parameters(1, &LeastSquares::ridge(0.0)?, &Selection::All)?;

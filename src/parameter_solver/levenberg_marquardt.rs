@@ -27,6 +27,7 @@ use crate::state::State;
 ///
 /// # Examples
 /// ```
+/// use layerwise::energy::Energy;
 /// use layerwise::{Circuit, DecoupledCircuit};
 /// use layerwise::decoupled::{Selection, TargetInit};
 /// use layerwise::layer::{Activation, Dense};
@@ -36,11 +37,10 @@ use crate::state::State;
 ///
 /// let circuit = Circuit::<f64>::builder()
 ///     .layer(Dense::new(2, 3, Activation::Identity)?)
-///     .output_loss(SoftmaxCrossEntropy)
 ///     .build()?;
 /// let x = DMatrix::from_fn(2, 9, |i, j| ((i + 2 * j) % 5) as f64 / 5.0);
 /// let y = DMatrix::from_fn(3, 9, |i, j| if j % 3 == i { 1.0 } else { 0.0 });
-/// let mut model = DecoupledCircuit::new(circuit);
+/// let mut model = DecoupledCircuit::new(circuit, Energy::new(SoftmaxCrossEntropy))?;
 /// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
 /// let before = model.energy()?;
 /// let report = model.solve_parameters(0, &LevenbergMarquardt::new(3, 10), &Selection::All)?;

@@ -42,7 +42,7 @@ use crate::kernel::Scalar;
 ///
 /// let growth = PenaltyGrowth::new(20)?.with_cap(64.0)?;
 /// let scheme = Decoupling::persistent(ReverseSweep::new(1));
-/// let phase: Phase<f64> = Phase::new(scheme, Adam::new(1e-3)?).penalty_growth(growth);
+/// let phase: Phase<f64> = Phase::new(scheme, Adam::new(1e-3)?).with_penalty_growth(growth)?;
 /// # Ok::<(), layerwise::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -40,6 +40,7 @@
 //! | moving targets alone | [`TargetSolver`]: [`ReverseSweep`], [`RedBlack`], [`SynchronousDescent`], [`GaussNewton`], [`Convergence`] |
 //! | optimisers from elsewhere, such as argmin's | [`Objective`]: [`LocalObjective`], [`TargetObjective`], [`JointObjective`], [`ComposedObjective`] |
 //! | solving one layer's W-step | [`ParameterSolver`]: [`LeastSquares`] ([`NormalEquations`]), [`LevenbergMarquardt`] |
+//! | a convolution, or another linear map with an activation | [`Patchwise`](layer::Patchwise) over an [`Unfold`](layer::Unfold) |
 //! | your own parts | [`Layer`], [`Loss`], [`Optimizer`], [`TargetSolver`], [`ParameterSolver`], [`Scheme`], [`Scalar`] |
 //! | how the layers stand: energies, gaps, gradients beside backprop's, curvature | [`Diagnostics`] |
 //! | checking derivatives | [`GradCheck`] |

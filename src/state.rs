@@ -43,7 +43,7 @@ impl<T> Default for State<T> {
             counts: Vec::new(),
             values: Vec::new(),
             parts: Vec::new(),
-            scratch: Scratch(None),
+            scratch: Scratch::default(),
         }
     }
 }
@@ -84,6 +84,7 @@ pub struct Numbers<'a, T> {
 }
 
 /// Memory without meaning: empty in a copy, equal to any other.
+#[derive(Default)]
 struct Scratch(Option<Box<dyn Any + Send + Sync>>);
 
 impl Scratch {
@@ -93,12 +94,6 @@ impl Scratch {
         }
         let own = self.0.as_mut().and_then(|own| own.downcast_mut());
         own.expect("it was just made")
-    }
-}
-
-impl Default for Scratch {
-    fn default() -> Self {
-        Self(None)
     }
 }
 

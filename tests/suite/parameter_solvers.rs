@@ -8,7 +8,9 @@ use layerwise::decoupled::{Selection, TargetInit};
 use layerwise::energy::{LocalProblem, LocalWorkspace};
 use layerwise::error::Quantity;
 use layerwise::kernel::Write;
-use layerwise::layer::{Activation, Affine, Context, Dense, Point, Sequential};
+use layerwise::layer::{
+    Activation, Affine, Context, Dense, Patchwise, Point, Sequential, Shape, Unfold,
+};
 use layerwise::loss::{Gaussian, Huber, Pair, Poisson, SoftmaxCrossEntropy, SquaredError};
 use layerwise::nalgebra::{DMatrix, DVector};
 use layerwise::optimizer::GradientDescent;
@@ -437,6 +439,125 @@ fn a_curved_layer_fits_its_preimages() {
         let error = distance(model.circuit().parameters(0), expected.as_slice());
         assert!(error < 1e-10, "{activation:?}: {error}");
     }
+}
+
+/// Windows of a sequence, which are the input itself where they neither overlap nor skip.
+#[derive(Debug)]
+struct Windows {
+    steps: usize,
+    width: usize,
+    stride: usize,
+}
+
+impl Unfold for Windows {
+    fn input_shape(&self) -> Shape {
+        self.steps.into()
+    }
+
+    fn patch_len(&self) -> usize {
+        self.width
+    }
+
+    fn positions(&self) -> Shape {
+        ((self.steps - self.width) / self.stride + 1).into()
+    }
+
+    fn source(&self, entry: usize, position: usize) -> Option<usize> {
+        Some(self.stride * position + entry)
+    }
+}
+
+/// Shared weights: the minimum of ℓ_t with all it may hold; and with a ridge, a proximal term and a
+/// curved activation what singular values give for all patches, made by the test.
+#[test]
+fn a_layer_with_shared_weights_is_solved_over_all_positions() {
+    let n = 9;
+    for (width, stride, unfolds) in [(3, 1, true), (3, 2, true), (3, 3, false)] {
+        let windows = |activation| {
+            let steps = 9;
+            let windows = Windows {
+                steps,
+                width,
+                stride,
+            };
+            Patchwise::over(windows, 2, activation).unwrap()
+        };
+        let layer = windows(Activation::Identity);
+        let affine = layer.affine().unwrap();
+        let positions = affine.positions;
+        assert_eq!(affine.unfolds, unfolds);
+        let (z, p) = (random::<f64>(9, n, 1), random::<f64>(2 * positions, n, 2));
+        let (lambda, start) = (
+            random::<f64>(2 * positions, n, 3),
+            random::<f64>(2, width + 1, 4),
+        );
+        let w = weights::<f64>(n);
+        let solved = |solver: &LeastSquares, problem: &LocalProblem<'_, f64>| {
+            let mut found = start.clone();
+            let (mut state, mut workspace) = (State::new(), problem.workspace());
+            solver
+                .solve(&mut state, problem, &mut workspace, found.as_mut_slice())
+                .unwrap();
+            found
+        };
+        let (own, loss) = (start.as_slice(), &SquaredError);
+        let plain = LocalProblem::new(&layer, own, loss, 2.5, z.as_slice(), p.as_slice()).unwrap();
+        let problem = plain.with_multipliers(lambda.as_slice()).unwrap();
+        let problem = problem.with_example_weights(&w).unwrap();
+        let found = solved(&LeastSquares::ridge(0.0).unwrap(), &problem);
+        let at = problem.at_parameters(found.as_slice()).unwrap().gradients();
+        assert!(at.parameters.iter().all(|g| g.abs() < 1e-10), "{at:?}");
+        assert!(problem.gradients().parameters.iter().any(|g| g.abs() > 0.1));
+
+        let column = |c: usize| (c / positions, c % positions);
+        let patches = DMatrix::from_fn(width, positions * n, |k, c| {
+            let (i, position) = column(c);
+            z[(stride * position + k, i)]
+        });
+        let targets = DMatrix::from_fn(2, positions * n, |k, c| {
+            let (i, position) = column(c);
+            p[(2 * position + k, i)].clamp(-0.9, 0.9).atanh()
+        });
+        let each: Vec<f64> = (0..positions * n).map(|c| w[column(c).0]).collect();
+        let layer = windows(Activation::Tanh);
+        let problem =
+            LocalProblem::new(&layer, own, loss, 2.5, z.as_slice(), p.as_slice()).unwrap();
+        let problem = problem.with_example_weights(&w).unwrap();
+        let solver = LeastSquares::ridge(0.3).unwrap().with_margin(0.1).unwrap();
+        let found = solved(&solver.with_proximal(0.7).unwrap(), &problem);
+        // λ and ρ stand beside the sum over positions, of which the test's mean takes one.
+        let weights = [0.3, 0.7].map(|weight| weight / positions as f64);
+        let data = (&patches, &targets, &each[..]);
+        let expected = by_singular_values(data, true, weights.into(), &start);
+        assert!((found - expected).amax() < 1e-10);
+    }
+}
+
+/// L2 on the weights of a circuit's convolution counts once per example, whatever the positions.
+#[test]
+fn a_regularised_convolution_reaches_its_minimum() {
+    let windows = Windows {
+        steps: 6,
+        width: 3,
+        stride: 1,
+    };
+    let circuit = Circuit::<f64>::builder()
+        .layer(Patchwise::over(windows, 2, Activation::Identity).unwrap())
+        .layer(Dense::new(8, 2, Activation::Identity).unwrap())
+        .regularize_parameters(Regularizer::l2(0.3).unwrap())
+        .penalty(1.7);
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap());
+    let targets = TargetInit::RandomNormal { std: 0.7, seed: 5 };
+    let (x, y) = (random(6, 14, 1), random(2, 14, 2));
+    model.add_examples(&x, &y, &targets).unwrap();
+    model
+        .set_example_weights(&Selection::All, &weights(14))
+        .unwrap();
+    let solver = LeastSquares::ridge(0.0).unwrap();
+    model.solve_parameters(0, &solver, &Selection::All).unwrap();
+    let gradients = model.gradients(&Selection::All).unwrap();
+    let largest = DVector::from_vec(gradients.parameters[0].clone()).amax();
+    assert!(largest < 1e-10, "{largest}");
 }
 
 /// One undamped step of Gauss-Newton is the least-squares solution.
@@ -900,8 +1021,11 @@ fn arrays_that_do_not_fit_are_errors() {
         let error = NormalEquations::<f64>::new(d, m, true).unwrap_err();
         assert!(matches!(error, Error::ZeroDimension { .. }), "{error}");
     }
-    let error = NormalEquations::<f64>::new(usize::MAX / 2, 3, true).unwrap_err();
-    assert!(matches!(error, Error::TooLarge { .. }), "{error}");
+    // More than numbers, or than any memory, can hold.
+    for inputs in [usize::MAX, usize::MAX / 2, 1 << 28] {
+        let error = NormalEquations::<f64>::new(inputs, 3, true).unwrap_err();
+        assert!(matches!(error, Error::TooLarge { .. }), "{error}");
+    }
 
     let mut model = one_layer::<f64>(Activation::Tanh, None, Regularizer::NONE, 1);
     let before = model.circuit().parameters(0).to_vec();
@@ -954,14 +1078,14 @@ fn arrays_that_do_not_fit_are_errors() {
     problem.at_parameters(&before[1..]).unwrap_err();
     problem.at_parameters(&[f64::NAN; 15]).unwrap_err();
 
-    let mut solver = LeastSquares::ridge(0.1).unwrap();
+    let solver = LeastSquares::ridge(0.1).unwrap();
     for (t, selection) in [
         (2, Selection::All),
         (0, Selection::Columns(3..3)),
         (0, Selection::Columns(3..15)),
         (0, Selection::Examples(&[1, 1])),
     ] {
-        let result = model.solve_parameters(t, &mut solver, &selection);
+        let result = model.solve_parameters(t, &solver, &selection);
         result.unwrap_err();
         assert_eq!(model.circuit().parameters(0), before);
     }
@@ -1000,15 +1124,21 @@ fn a_problem_that_does_not_fit_is_refused() {
     refused(&mut model, 0, "Sequential");
 
     // A layer whose `affine` contradicts its parameters.
-    for (weights, bias) in [
-        (0..3, Some(4..6)),
-        (0..4, Some(5..7)),
-        (0..4, Some(3..5)),
-        (3..7, None),
+    let affine = |weights, bias| Affine::new(weights, bias, Activation::Tanh, 2);
+    for affine in [
+        affine(0..3, Some(4..6)),
+        affine(0..4, Some(5..7)),
+        affine(0..4, Some(3..5)),
+        affine(3..7, None),
         #[allow(clippy::reversed_empty_ranges)]
-        (4..0, None),
+        affine(4..0, None),
+        affine(0..4, Some(4..6)).with_positions(2),
+        affine(0..4, Some(4..6)).with_positions(usize::MAX),
+        affine(0..4, Some(4..6)).unfolding(0),
+        affine(0..2, Some(4..5)).with_positions(2),
+        Affine::new(0..4, Some(4..6), Activation::Tanh, 0),
+        Affine::new(0..4, Some(4..6), Activation::Tanh, 4),
     ] {
-        let affine = Affine::new(weights, bias, Activation::Tanh, 2);
         let layer = Misdescribed(Dense::new(2, 2, Activation::Tanh).unwrap(), affine);
         let mut model = DecoupledCircuit::new(Circuit::builder().layer(layer).build().unwrap());
         model
@@ -1534,8 +1664,7 @@ fn any_number_of_threads_gives_the_same_bits() {
         .unwrap()
         .with_forgetting(0.9)
         .unwrap();
-    let squares =
-        || Alternating::persistent(ReverseSweep::new(1)).with_parameter_solver(kept.clone());
+    let squares = || Alternating::persistent(ReverseSweep::new(1)).with_parameter_solver(kept);
     let newton = || {
         let solver = LevenbergMarquardt::new(2, 4);
         Alternating::persistent(ReverseSweep::new(1)).with_parameter_solver(solver)

@@ -1,0 +1,412 @@
+//! The gradient check guards the whole contract of layers and losses: every fault but those of the
+//! derivatives themselves (`planted_errors`) is caught under its own name, and nothing else is.
+
+use std::collections::BTreeSet;
+
+use layerwise::gradcheck::{GradCheck, GradReport};
+use layerwise::kernel::Write;
+use layerwise::layer::{Activation, Affine, Context, Dense, ParameterGroup, Point, Scratch, Shape};
+use layerwise::loss::{Pair, SquaredError};
+use layerwise::rand::Rng;
+use layerwise::{Error, Layer, Loss};
+
+const BOUND: &str = "curvature bound";
+
+fn failing(report: &GradReport) -> BTreeSet<&'static str> {
+    let failing = report.worst.iter().filter(|entry| entry.error > 1e-6);
+    failing.map(|entry| entry.derivative).collect()
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fault {
+    None,
+    /// The bound of ‖∂f/∂z‖² times this.
+    Bound(f64),
+    /// Work memory is read in the VJP as if `forward` had left something there.
+    StaleWork,
+    /// Less memory for a larger batch.
+    ShrinkingScratch,
+    /// Work memory for the bound that grows with the batch.
+    GrowingBound,
+    /// `∂f/∂z` is doubled if the parameters' product is skipped.
+    SkipDoubles,
+    /// J v without the part of θ, if both directions are given.
+    OneOfBoth,
+    /// J v is not written without a direction.
+    NothingUnwritten,
+    /// The wrong activation.
+    WrongAffine,
+}
+
+/// A dense layer with the default JVP, or a fault.
+#[derive(Debug)]
+struct Faulty {
+    inner: Dense,
+    fault: Fault,
+}
+
+impl Faulty {
+    fn new(fault: Fault) -> Self {
+        let inner = Dense::new(2, 3, Activation::Tanh).unwrap();
+        Self { inner, fault }
+    }
+
+    fn report(fault: Fault) -> GradReport {
+        let parameters = [0.4, -0.7, 0.3, 0.9, 0.2, -0.5, 0.1, -0.3, 0.6];
+        let input = [0.3, -0.8, 1.1, 0.5, -0.2, 0.7];
+        let report = GradCheck::new().layer(&Self::new(fault), &parameters, &input);
+        report.unwrap()
+    }
+}
+
+impl Layer<f64> for Faulty {
+    fn input_shape(&self) -> Shape {
+        self.inner.input_shape()
+    }
+
+    fn output_shape(&self) -> Shape {
+        self.inner.output_shape()
+    }
+
+    fn parameters(&self) -> Vec<ParameterGroup> {
+        self.inner.parameters()
+    }
+
+    fn initialize(&self, parameters: &mut [f64], rng: &mut dyn Rng) {
+        self.inner.initialize(parameters, rng);
+    }
+
+    fn scratch(&self, batch: usize) -> Scratch {
+        let own = self.inner.scratch(batch);
+        match self.fault {
+            Fault::ShrinkingScratch => Scratch::new(own.tape, own.work + 90 / batch).with_bound(8),
+            Fault::GrowingBound => own.with_bound(own.bound + batch),
+            _ => own,
+        }
+    }
+
+    fn forward(
+        &self,
+        context: &Context<'_>,
+        parameters: &[f64],
+        input: &[f64],
+        output: &mut [f64],
+        tape: Option<&mut [f64]>,
+        work: &mut [f64],
+    ) {
+        let inner = &self.inner;
+        inner.forward(context, parameters, input, output, tape, work);
+        work[0] = 1.0;
+    }
+
+    fn vjp(
+        &self,
+        at: &Point<'_, f64>,
+        cotangent: &[f64],
+        mut d_input: Write<'_, f64>,
+        d_parameters: Write<'_, f64>,
+        work: &mut [f64],
+    ) {
+        let factor = match self.fault {
+            Fault::StaleWork => work[0],
+            Fault::SkipDoubles if d_parameters.is_skip() => 2.0,
+            _ => 1.0,
+        };
+        let g: Vec<f64> = cotangent.iter().map(|g| factor * g).collect();
+        let own = d_input.part(0..d_input.len());
+        self.inner.vjp(at, &g, own, Write::Skip, work);
+        self.inner
+            .vjp(at, cotangent, Write::Skip, d_parameters, work);
+    }
+
+    fn jvp(
+        &self,
+        at: &Point<'_, f64>,
+        v_input: Option<&[f64]>,
+        v_parameters: Option<&[f64]>,
+        tangent: &mut [f64],
+        work: &mut [f64],
+    ) {
+        let (z, p) = (v_input, v_parameters);
+        match self.fault {
+            Fault::OneOfBoth if z.is_some() => self.inner.jvp(at, z, None, tangent, work),
+            Fault::NothingUnwritten if z.is_none() && p.is_none() => {}
+            _ => self.inner.jvp(at, z, p, tangent, work),
+        }
+    }
+
+    fn curvature_bound(&self, parameters: &[f64], work: &mut [f64]) -> Option<f64> {
+        let bound = self.inner.curvature_bound(parameters, work);
+        match self.fault {
+            Fault::Bound(factor) => bound.map(|bound| factor * bound),
+            _ => bound,
+        }
+    }
+
+    fn affine(&self) -> Option<Affine> {
+        let mut affine = self.inner.affine()?;
+        if self.fault == Fault::WrongAffine {
+            affine.activation = Activation::Identity;
+        }
+        Some(affine)
+    }
+}
+
+#[test]
+fn every_fault_of_a_layer_is_caught() {
+    let z = [
+        "∂f/∂z by vjp",
+        "∂f/∂z added by vjp",
+        "∂f/∂z set alone by vjp",
+    ];
+    let faults: [(Fault, &[&str]); 11] = [
+        (Fault::None, &[]),
+        (Fault::Bound(1e-4), &[BOUND]),
+        (Fault::Bound(0.0), &[BOUND]),
+        (Fault::Bound(-1.0), &[BOUND]),
+        (Fault::Bound(f64::NAN), &[BOUND]),
+        (Fault::ShrinkingScratch, &["scratch of a larger batch"]),
+        (Fault::GrowingBound, &["scratch of a larger batch"]),
+        (Fault::SkipDoubles, &z[1..]),
+        (Fault::OneOfBoth, &["both directions by jvp"]),
+        (Fault::NothingUnwritten, &["no direction by jvp"]),
+        (Fault::WrongAffine, &["f by `affine`"]),
+    ];
+    for (fault, wrong) in faults {
+        let report = Faulty::report(fault);
+        let expected: BTreeSet<&str> = wrong.iter().copied().collect();
+        assert_eq!(failing(&report), expected, "{fault:?}: {report}");
+        assert_eq!(report.require(1e-6).is_ok(), wrong.is_empty());
+    }
+    let stale = failing(&Faulty::report(Fault::StaleWork));
+    assert!(z.iter().all(|name| stale.contains(name)), "{stale:?}");
+}
+
+/// ẑ = 10 z, with the bound .01, and ẑᵢ = zᵢ − mean of the batch, rightly differentiated.
+#[derive(Debug)]
+enum Planted {
+    Tenfold {
+        bound: f64,
+    },
+    Centring,
+    /// Without anything to differentiate.
+    Constant,
+}
+
+impl Planted {
+    fn apply(&self, from: &[f64], to: Write<'_, f64>) {
+        let mean = from.iter().sum::<f64>() / from.len() as f64;
+        to.each(|i| match self {
+            Self::Tenfold { .. } => 10.0 * from[i],
+            Self::Centring => from[i] - mean,
+            Self::Constant => 0.0,
+        });
+    }
+}
+
+impl Layer<f64> for Planted {
+    fn input_shape(&self) -> Shape {
+        1.into()
+    }
+
+    fn output_shape(&self) -> Shape {
+        1.into()
+    }
+
+    fn parameters(&self) -> Vec<ParameterGroup> {
+        Vec::new()
+    }
+
+    fn initialize(&self, _: &mut [f64], _: &mut dyn Rng) {}
+
+    fn scratch(&self, _: usize) -> Scratch {
+        Scratch::NONE
+    }
+
+    fn input_differentiable(&self) -> bool {
+        !matches!(self, Self::Constant)
+    }
+
+    fn forward(
+        &self,
+        _: &Context<'_>,
+        _: &[f64],
+        input: &[f64],
+        output: &mut [f64],
+        _: Option<&mut [f64]>,
+        _: &mut [f64],
+    ) {
+        self.apply(input, Write::Set(output));
+    }
+
+    // All of these maps are symmetric.
+    fn vjp(
+        &self,
+        _: &Point<'_, f64>,
+        cotangent: &[f64],
+        d_input: Write<'_, f64>,
+        _: Write<'_, f64>,
+        _: &mut [f64],
+    ) {
+        self.apply(cotangent, d_input);
+    }
+
+    fn jvp(
+        &self,
+        _: &Point<'_, f64>,
+        v_input: Option<&[f64]>,
+        _: Option<&[f64]>,
+        tangent: &mut [f64],
+        _: &mut [f64],
+    ) {
+        match v_input {
+            None => tangent.fill(0.0),
+            Some(v) => self.apply(v, Write::Set(tangent)),
+        }
+    }
+
+    fn curvature_bound(&self, _: &[f64], _: &mut [f64]) -> Option<f64> {
+        match self {
+            Self::Tenfold { bound } => Some(*bound),
+            _ => None,
+        }
+    }
+}
+
+#[test]
+fn a_false_bound_of_a_layer_is_caught_with_both_numbers() {
+    let check = |bound| GradCheck::new().layer(&Planted::Tenfold { bound }, &[], &[0.5, -2.0]);
+    let error = check(0.01).unwrap().require(1e-6).unwrap_err();
+    let Error::WrongDerivative { entry, .. } = error else {
+        panic!("{error}");
+    };
+    assert_eq!((entry.derivative, entry.analytic), (BOUND, 0.01));
+    assert!((entry.numeric - 100.0).abs() < 1e-6, "{entry}");
+    check(100.0).unwrap().require(1e-6).unwrap();
+    check(99.0).unwrap().require(1e-6).unwrap_err();
+    check(f64::INFINITY).unwrap().require(1e-6).unwrap();
+}
+
+#[test]
+fn a_layer_that_mixes_examples_is_caught() {
+    // One example, or several that are alike, are put beside others.
+    for input in [&[0.5, -2.0, 0.25][..], &[1.0, 1.0], &[0.7]] {
+        let report = GradCheck::new().layer(&Planted::Centring, &[], input);
+        let failing = failing(&report.unwrap());
+        assert!(failing.contains("f of columns alone"), "{failing:?}");
+        assert!(!failing.contains("∂f/∂z by vjp"), "{failing:?}");
+    }
+}
+
+#[test]
+fn comparing_nothing_is_an_error() {
+    let none = GradCheck::new().with_directions(0).unwrap_err();
+    assert!(matches!(none, Error::InvalidOption { .. }), "{none}");
+    let empty = GradReport::default().require(1.0);
+    assert_eq!(empty, Err(Error::NothingCompared));
+    let report = GradCheck::new().layer(&Planted::Constant, &[], &[1.0, 2.0]);
+    let report = report.unwrap();
+    assert!(report.compared > 0 && report.derivatives == 0);
+    assert_eq!(report.require(1.0), Err(Error::NothingCompared));
+    // Nor is a tolerance that no error exceeds a pass.
+    let good = Faulty::report(Fault::None);
+    assert!(good.require(f64::NAN).is_err());
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum LossFault {
+    None,
+    /// The bound ½ of a squared error.
+    Bound,
+    /// |z − ẑ| with the bound 0: right beside the kink, not across it.
+    Kink,
+    /// Each example's value is the mean of the batch.
+    Mixing,
+}
+
+#[derive(Debug)]
+struct FaultyLoss(LossFault);
+
+impl Loss<f64> for FaultyLoss {
+    fn free_target(&self) -> bool {
+        true
+    }
+
+    fn scratch(&self, _: usize, _: usize) -> usize {
+        0
+    }
+
+    fn evaluate(
+        &self,
+        at: &Pair<'_, f64>,
+        values: &mut [f64],
+        d_target: Write<'_, f64>,
+        d_prediction: Write<'_, f64>,
+        work: &mut [f64],
+    ) {
+        if self.0 == LossFault::Kink {
+            let residual = |i: usize| at.target[i] - at.prediction[i];
+            for (i, value) in values.iter_mut().enumerate() {
+                *value = (i * at.dim..(i + 1) * at.dim)
+                    .map(|i| residual(i).abs())
+                    .sum();
+            }
+            d_target.each(|i| residual(i).signum());
+            return d_prediction.each(|i| -residual(i).signum());
+        }
+        SquaredError.evaluate(at, values, d_target, d_prediction, work);
+        if self.0 == LossFault::Mixing {
+            let mean = values.iter().sum::<f64>() / values.len() as f64;
+            values.fill(mean);
+        }
+    }
+
+    fn curvature(
+        &self,
+        at: &Pair<'_, f64>,
+        v_target: Option<&[f64]>,
+        v_prediction: Option<&[f64]>,
+        out_target: Write<'_, f64>,
+        out_prediction: Write<'_, f64>,
+        work: &mut [f64],
+    ) {
+        if self.0 == LossFault::Kink {
+            out_target.each(|_| 0.0);
+            return out_prediction.each(|_| 0.0);
+        }
+        let (target, prediction) = (out_target, out_prediction);
+        SquaredError.curvature(at, v_target, v_prediction, target, prediction, work);
+    }
+
+    fn curvature_bound(&self, _: &[f64]) -> Option<f64> {
+        Some(match self.0 {
+            LossFault::Bound => 0.5,
+            LossFault::Kink => 0.0,
+            _ => 1.0,
+        })
+    }
+}
+
+#[test]
+fn faults_of_a_loss_are_caught() {
+    let (target, prediction) = ([0.3, -0.5, 0.2, 0.9], [0.35, -0.45, 0.15, 0.95]);
+    let at = Pair::new(2, &target, &prediction);
+    let faults: [(LossFault, &[&str], &[&str]); 4] = [
+        (LossFault::None, &[], &[]),
+        (LossFault::Bound, &[], &[BOUND]),
+        (LossFault::Kink, &[], &[BOUND]),
+        (LossFault::Mixing, &["L of columns alone"], &[]),
+    ];
+    for (fault, of_loss, of_curvature) in faults {
+        let (check, loss) = (GradCheck::new(), FaultyLoss(fault));
+        let reports = [
+            (check.loss(&loss, &at), of_loss),
+            (check.curvature(&loss, &at, true), of_curvature),
+        ];
+        for (report, wrong) in reports {
+            let report = report.unwrap();
+            let expected: BTreeSet<&str> = wrong.iter().copied().collect();
+            assert_eq!(failing(&report), expected, "{fault:?}: {report}");
+        }
+    }
+}

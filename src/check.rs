@@ -41,7 +41,12 @@ pub(crate) fn share(name: &'static str, value: f64) -> Result<f64, Error> {
 
 /// An option in 0..1.
 pub(crate) fn below_one(name: &'static str, value: f64) -> Result<f64, Error> {
-    option(name, value, (0.0..1.0).contains(&value), "in 0..1")
+    option(
+        name,
+        value,
+        (0.0..1.0).contains(&value),
+        "at least 0 and below 1",
+    )
 }
 
 /// An option of any size.

@@ -43,7 +43,7 @@ impl<T> Default for State<T> {
             counts: Vec::new(),
             values: Vec::new(),
             parts: Vec::new(),
-            scratch: Scratch(None),
+            scratch: Scratch::default(),
         }
     }
 }

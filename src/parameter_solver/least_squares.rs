@@ -22,7 +22,8 @@ const NAME: &str = "LeastSquares";
 /// pᵢ the pre-activation that gives z_{t+1}ⁱ, or the nearest that a can give
 /// ([`Activation::preimage`](crate::layer::Activation::preimage)). b is not penalised by λ. An L2
 /// regulariser R_t of the circuit adds λ₂/μ to λ (on b too if its group decays), multipliers
-/// λ_{t+1}ⁱ shift z_{t+1}ⁱ by λ_{t+1}ⁱ/μ.
+/// λ_{t+1}ⁱ shift z_{t+1}ⁱ by λ_{t+1}ⁱ/μ. A layer that applies W at several positions
+/// ([`Affine`]), such as a convolution, has a term ½‖W u + b − p‖² for each patch u of zᵢ.
 ///
 /// For the identity and λ = ρ = 0 this is the minimum of ℓ_t itself. For any other activation it is
 /// the minimum of a **surrogate**: it measures errors before the activation, where they count
@@ -30,7 +31,8 @@ const NAME: &str = "LeastSquares";
 /// many targets stand near or beyond the ends of a's range (the margin bounds p there) or where a
 /// leaky ReLU's small slope makes p large. GELU and SiLU have no preimage, and are refused.
 ///
-/// Costs n d² + n d m + d³/6 + m d² multiplications for d inputs, m outputs and n examples.
+/// Costs n d² + n d m + d³/6 + m d² multiplications for d inputs, m outputs and n examples (entries
+/// of a patch, channels, and positions of all examples).
 /// Carreira-Perpiñán & Wang 2014 and Taylor et al. 2016 solve their W-steps so.
 ///
 /// Nor is a smaller ℓ_t a smaller composed loss: see
@@ -163,9 +165,6 @@ impl LeastSquares {
 /// What the solver needs of a problem.
 struct Parts {
     affine: Affine,
-    /// The dimensions of W.
-    inputs: usize,
-    outputs: usize,
     /// λ₂ of R_t on W and b.
     decays: [bool; 2],
 }
@@ -185,10 +184,7 @@ impl Parts {
         let Some(affine) = problem.layer.affine() else {
             return refused(format!("{:?} is no affine layer", problem.layer));
         };
-        if affine.unfolds || affine.positions > 1 {
-            return refused(format!("{:?} shares its weights", problem.layer));
-        }
-        let (d, m) = (problem.layer.input_dim(), problem.layer.output_dim());
+        let (d, m) = (affine.patch_len, affine.channels());
         let (one, zero) = (T::one(), T::zero());
         let margin = T::of(0.25);
         if affine.activation.preimage(one, zero, margin).is_none() {
@@ -202,10 +198,15 @@ impl Parts {
         };
         let bias = affine.bias.clone().unwrap_or(0..0);
         let apart = affine.weights.end <= bias.start || bias.end <= affine.weights.start;
-        if !fits(&affine.weights, d * m) || affine.bias.is_some() && !(fits(&bias, m) && apart) {
+        let (inputs, outputs) = (problem.layer.input_dim(), problem.layer.output_dim());
+        let of_all = |length: usize| length.checked_mul(affine.positions);
+        let sizes = of_all(m) == Some(outputs) && (affine.unfolds || of_all(d) == Some(inputs));
+        let ranges = fits(&affine.weights, d.saturating_mul(m))
+            && (affine.bias.is_none() || fits(&bias, m) && apart);
+        if !(sizes && ranges) {
             return refused(format!(
-                "its `affine` has weights {:?} and bias {:?}, which are no {m} x {d} and {m} of its {} parameters",
-                affine.weights, affine.bias, problem.own
+                "its `affine`, {affine:?}, is no map from {inputs} to {outputs} by {} parameters",
+                problem.own
             ));
         }
         let regularizer = problem.regularization.parameters;
@@ -225,8 +226,6 @@ impl Parts {
         }
         Ok(Self {
             affine,
-            inputs: d,
-            outputs: m,
             decays: [weights, bias],
         })
     }
@@ -236,8 +235,12 @@ impl Parts {
 #[derive(Debug)]
 struct Memory<T> {
     equations: normal_equations::Memory<T>,
-    /// (W, b), output_dim × (input_dim + 1).
+    /// (W, b), channels × (patch_len + 1).
     solution: Vec<T>,
+    /// The design, if it is not the input itself.
+    patches: Vec<T>,
+    /// The examples' weights, repeated for each position.
+    weights: Vec<T>,
     /// The sums where none are kept.
     sums: Vec<Vec<T>>,
 }
@@ -247,6 +250,8 @@ impl<T> Default for Memory<T> {
         Self {
             equations: Default::default(),
             solution: Vec::new(),
+            patches: Vec::new(),
+            weights: Vec::new(),
             sums: Vec::new(),
         }
     }
@@ -258,8 +263,8 @@ impl<T: Scalar> ParameterSolver<T> for LeastSquares {
         Parts::of(problem).map(|_| ())
     }
 
-    /// With forgetting, [`State::values`] are the sums Σ w z zᵀ, Σ w z pᵀ, Σ w z, Σ w p and
-    /// N = Σ w; without, the state is empty. A problem of other dimensions starts the sums anew, and
+    /// With forgetting, [`State::values`] are the sums Σ w z zᵀ, Σ w z pᵀ, Σ w z, Σ w p and Σ w over
+    /// examples and positions; without, the state is empty. A problem of other dimensions starts the sums anew, and
     /// so does a batch with which they, or the solution, leave the finite numbers. They keep the
     /// batch also where the equations turn out singular, so that more batches may help.
     fn solve(
@@ -272,13 +277,9 @@ impl<T: Scalar> ParameterSolver<T> for LeastSquares {
         let [ridge, proximal, margin] = self.weights()?;
         let parts = Parts::of(problem)?;
         check_length("parameters", parameters, problem.parameters.len())?;
-        let Parts {
-            affine,
-            decays,
-            inputs,
-            outputs,
-        } = &parts;
-        let shape = Shape::new(*inputs, *outputs, affine.bias.is_some())?;
+        let Parts { affine, decays } = &parts;
+        let (d, m) = (affine.patch_len, affine.channels());
+        let shape = Shape::new(d, m, affine.bias.is_some())?;
         let (numbers, memory) = state.split::<Memory<T>>();
         let old = &mut memory.solution;
         old.clear();
@@ -287,19 +288,23 @@ impl<T: Scalar> ParameterSolver<T> for LeastSquares {
             old.extend_from_slice(&parameters[range]);
         }
         problem.fit(workspace);
-        let design = parts.design(problem);
+        let design = parts.design(problem, &mut memory.patches);
+        let example_weights = parts.weights(problem, &mut memory.weights);
         let targets = parts.pre_activations(problem, design, old, margin, workspace);
         let sums = match self.forgetting > 0.0 {
             true => numbers.values,
             false => &mut memory.sums,
         };
-        let mut equations = Equations::new(shape, sums, &mut memory.equations);
+        let mut equations = Equations::new(shape, sums, &mut memory.equations)?;
         equations.forget(T::of(self.forgetting));
-        equations.add(design, targets, problem.example_weights);
+        equations.add(design, targets, example_weights);
         let regularizer = problem.regularization.parameters.curvature::<T>() / problem.weight;
         let [weights, of_bias] = decays.map(|own| if own { regularizer } else { T::zero() });
-        let layer = problem.layer();
-        let solved = equations.solve([ridge + weights, of_bias], proximal, old, layer, || {
+        // The equations take the mean over columns, of which an example has several.
+        let positions = T::of(affine.positions as f64);
+        let ridges = [(ridge + weights) / positions, of_bias / positions];
+        let (proximal, layer) = (proximal / positions, problem.layer());
+        let solved = equations.solve(ridges, proximal, old, layer, || {
             format!("the normal equations of layer {layer}")
         });
         if let Err(Error::NonFinite { .. }) = solved {
@@ -307,7 +312,7 @@ impl<T: Scalar> ParameterSolver<T> for LeastSquares {
             equations.forget(T::zero());
         }
         solved?;
-        let (weights, bias) = old.split_at(inputs * outputs);
+        let (weights, bias) = old.split_at(d * m);
         parameters[affine.weights.clone()].copy_from_slice(weights);
         if let Some(range) = affine.bias.clone() {
             parameters[range].copy_from_slice(bias);
@@ -317,13 +322,43 @@ impl<T: Scalar> ParameterSolver<T> for LeastSquares {
 }
 
 impl Parts {
-    /// What W is multiplied by, inputs × columns: z_t itself.
-    fn design<'a, T: Scalar>(&self, problem: &LocalProblem<'a, T>) -> &'a [T] {
-        problem.input
+    /// What W is multiplied by, patch_len × (positions · n): z_t itself, or its patches.
+    fn design<'a, T: Scalar>(
+        &self,
+        problem: &LocalProblem<'a, T>,
+        patches: &'a mut Vec<T>,
+    ) -> &'a [T] {
+        let Affine {
+            patch_len,
+            positions,
+            unfolds,
+            ..
+        } = self.affine;
+        if !unfolds {
+            return problem.input;
+        }
+        patches.resize(patch_len * positions * problem.examples(), T::zero());
+        problem.layer.unfold(problem.input, patches);
+        patches
     }
 
-    /// pᵢ of every column of the design, outputs × columns, in the workspace unless they are the
-    /// targets themselves; `present` are W and b as they come.
+    /// w of every column of the design; empty if all are 1.
+    fn weights<'a, T: Scalar>(
+        &self,
+        problem: &LocalProblem<'a, T>,
+        repeated: &'a mut Vec<T>,
+    ) -> &'a [T] {
+        let (own, positions) = (problem.example_weights, self.affine.positions);
+        if positions == 1 {
+            return own;
+        }
+        repeated.clear();
+        repeated.extend(own.iter().flat_map(|&w| std::iter::repeat_n(w, positions)));
+        repeated
+    }
+
+    /// p of every column of the design, channels × (positions · n), in the workspace unless they are
+    /// the targets themselves; `present` are W and b as they come.
     fn pre_activations<'a, T: Scalar>(
         &self,
         problem: &LocalProblem<'a, T>,
@@ -350,7 +385,7 @@ impl Parts {
             return z;
         }
         // The present pre-activations, one of which a preimage may have to be chosen by.
-        let (d, m) = (self.inputs, self.outputs);
+        let (d, m) = (self.affine.patch_len, self.affine.channels());
         let (weights, bias) = present.split_at(d * m);
         let product = if bias.is_empty() {
             Write::Set(&mut p[..])

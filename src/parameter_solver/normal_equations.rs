@@ -49,13 +49,17 @@ impl<T: Scalar> NormalEquations<T> {
     pub fn new(inputs: usize, outputs: usize, bias: bool) -> Result<Self, Error> {
         let shape = Shape::new(inputs, outputs, bias)?;
         let mut state = State::new();
-        state.values = shape.zeros();
+        state.values = shape.zeros()?;
         Ok(Self { shape, state })
     }
 
     fn equations(&mut self) -> Equations<'_, T> {
         let (numbers, memory) = self.state.split();
-        Equations::new(self.shape, numbers.values, memory)
+        Equations {
+            shape: self.shape,
+            sums: numbers.values,
+            memory,
+        }
     }
 
     /// N, the total weight of the examples in the sums, forgetting included.
@@ -109,7 +113,7 @@ impl<T: Scalar> NormalEquations<T> {
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless λ and ρ are finite and not negative, [`Error::Length`],
-    /// [`Error::NoExamples`], [`Error::Singular`] for λ = ρ = 0 (or too small to count) and examples
+    /// [`Error::NoExamples`], [`Error::TooLarge`], [`Error::Singular`] for λ = ρ = 0 (or too small to count) and examples
     /// that do not decide W and b, [`Error::NonFinite`] for sums or a solution out of range.
     /// `parameters` are unchanged then.
     pub fn solve(&mut self, ridge: f64, proximal: f64, parameters: &mut [T]) -> Result<(), Error> {
@@ -137,23 +141,41 @@ impl Shape {
                 what: "a dimension of normal equations",
             });
         }
-        let (rows, columns) = (
-            inputs.saturating_add(1),
-            inputs.saturating_add(outputs).saturating_add(1),
-        );
-        let size = rows.checked_mul(columns);
-        if size.is_none_or(|size| size > isize::MAX as usize / 32) {
-            return Err(Error::TooLarge {
-                what: "the sums of normal equations",
-                rows,
-                columns,
-            });
-        }
-        Ok(Self {
+        let shape = Self {
             inputs,
             outputs,
             bias,
-        })
+        };
+        let (rows, columns) = shape.extent();
+        let size = rows.checked_mul(columns);
+        if size.is_none_or(|size| size > isize::MAX as usize / 32) {
+            return Err(shape.too_large());
+        }
+        Ok(shape)
+    }
+
+    /// Of the sums together, at most.
+    fn extent(self) -> (usize, usize) {
+        let rows = self.inputs.saturating_add(1);
+        (rows, rows.saturating_add(self.outputs))
+    }
+
+    fn too_large(self) -> Error {
+        let (rows, columns) = self.extent();
+        Error::TooLarge {
+            what: "the sums of normal equations",
+            rows,
+            columns,
+        }
+    }
+
+    /// Makes `values` this long, or fails where there is no memory.
+    fn resize<T: Scalar>(self, values: &mut Vec<T>, length: usize) -> Result<(), Error> {
+        let more = length.saturating_sub(values.len());
+        let reserved = values.try_reserve_exact(more);
+        reserved.map_err(|_| self.too_large())?;
+        values.resize(length, T::zero());
+        Ok(())
     }
 
     /// Rows of the system.
@@ -168,8 +190,12 @@ impl Shape {
         [d * d, d * m, of_bias(d), of_bias(m), 1]
     }
 
-    fn zeros<T: Scalar>(self) -> Vec<Vec<T>> {
-        self.lengths().map(|length| vec![T::zero(); length]).into()
+    fn zeros<T: Scalar>(self) -> Result<Vec<Vec<T>>, Error> {
+        let mut sums = vec![Vec::new(); 5];
+        for (sum, length) in sums.iter_mut().zip(self.lengths()) {
+            self.resize(sum, length)?;
+        }
+        Ok(sums)
     }
 }
 
@@ -216,15 +242,19 @@ impl<'a, T: Scalar> Equations<'a, T> {
     const WEIGHT: usize = 4;
 
     /// Equations with these sums, which begin at 0 if they are of another shape.
-    pub(super) fn new(shape: Shape, sums: &'a mut Vec<Vec<T>>, memory: &'a mut Memory<T>) -> Self {
+    pub(super) fn new(
+        shape: Shape,
+        sums: &'a mut Vec<Vec<T>>,
+        memory: &'a mut Memory<T>,
+    ) -> Result<Self, Error> {
         if !sums.iter().map(Vec::len).eq(shape.lengths()) {
-            *sums = shape.zeros();
+            *sums = shape.zeros()?;
         }
-        Self {
+        Ok(Self {
             shape,
             sums,
             memory,
-        }
+        })
     }
 
     /// Multiplies all sums by γ.
@@ -300,7 +330,7 @@ impl<'a, T: Scalar> Equations<'a, T> {
         if !self.sums.iter().all(|sum| all_finite(sum)) {
             return Err(non_finite(Quantity::NormalEquations));
         }
-        self.memory.fit(self.shape);
+        self.memory.fit(self.shape)?;
         self.assemble(ridges, proximal, parameters);
         if !all_finite(&self.memory.diagonal) {
             return Err(non_finite(Quantity::NormalEquations));
@@ -414,12 +444,12 @@ impl<'a, T: Scalar> Equations<'a, T> {
 }
 
 impl<T: Scalar> Memory<T> {
-    fn fit(&mut self, shape: Shape) {
+    fn fit(&mut self, shape: Shape) -> Result<(), Error> {
         let side = shape.side();
         // What stands above the diagonal is never read.
-        self.matrix.resize(side * side, T::zero());
-        self.diagonal.resize(side, T::zero());
-        self.direction.resize(side, T::zero());
-        self.solution.resize(side * shape.outputs, T::zero());
+        shape.resize(&mut self.matrix, side * side)?;
+        shape.resize(&mut self.diagonal, side)?;
+        shape.resize(&mut self.direction, side)?;
+        shape.resize(&mut self.solution, side * shape.outputs)
     }
 }

@@ -613,7 +613,7 @@ fn errors() {
     let cases: Vec<(Error, &[&str])> = vec![
         (
             error(WeightedSquaredError::new(vec![1.0, -0.5])),
-            &["weights", "-0.5", "at least 0"],
+            &["weights", "-0.5", "not negative"],
         ),
         (
             error(WeightedSquaredError::new(vec![f64::INFINITY])),
@@ -681,7 +681,7 @@ fn errors() {
         ),
         (
             error(ClassWeights::new(vec![-1.0], SoftmaxCrossEntropy)),
-            &["weights", "-1", "at least 0"],
+            &["weights", "-1", "not negative"],
         ),
         (
             error(ClassWeights::<f64, _>::new(vec![], SoftmaxCrossEntropy)),

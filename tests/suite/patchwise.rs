@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use layerwise::decoupled::TargetInit;
+use layerwise::energy::Energy;
 use layerwise::gradcheck::GradCheck;
 use layerwise::kernel::Write;
 use layerwise::layer::{
@@ -245,12 +246,15 @@ fn trained<T: Scalar>(circuit: Circuit<T>, n: usize, threads: usize) -> Vec<Vec<
     let (inputs, outputs) = (circuit.dims()[0], circuit.dims()[circuit.depth()]);
     let x = DMatrix::from_vec(inputs, n, uniform(1, inputs * n));
     let y = DMatrix::from_vec(outputs, n, uniform(2, outputs * n));
-    let mut model = DecoupledCircuit::new(circuit);
+    let mut model = DecoupledCircuit::new(circuit, Energy::default()).unwrap();
     model
         .add_examples(&x, &y, &TargetInit::ForwardPass)
         .unwrap();
-    let phase = Phase::new(Backprop, GradientDescent::new(0.1).unwrap()).epochs(1);
-    let mut trainer = Trainer::new(phase).threads(threads).measure_every(0);
+    let phase = Phase::new(Backprop, GradientDescent::new(0.1).unwrap()).with_epochs(1);
+    let trainer = Trainer::new(phase)
+        .with_threads(threads)
+        .unwrap()
+        .with_measure_every(0);
     trainer.run(&mut model).unwrap();
     let depth = model.circuit().depth();
     (0..depth)

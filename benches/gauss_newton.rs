@@ -80,7 +80,7 @@ impl<T: Scalar> TargetSolver<T> for Probe {
     fn solve(
         &self,
         state: &mut State<T>,
-        problem: &mut TargetProblem<'_, '_, T>,
+        problem: &mut TargetProblem<'_, T>,
     ) -> Result<SolveReport, Error> {
         let (dims, n) = (problem.layers().dims().to_vec(), problem.batch().len());
         let before: Vec<Vec<T>> = (1..dims.len() - 1)

@@ -58,7 +58,7 @@ impl Carried {
     /// Sets the targets of a batch from the forward pass in them and what `old` holds.
     fn load(
         &self,
-        problem: &mut TargetProblem<'_, '_, f32>,
+        problem: &mut TargetProblem<'_, f32>,
         memory: &Memory<'_>,
         ids: &[usize],
         old: &[Vec<f32>],

@@ -126,6 +126,14 @@ impl<T: Copy> BatchMut<'_, T> {
         }
     }
 
+    /// The same batch, for a shorter time.
+    pub(crate) fn reborrow(&mut self) -> BatchMut<'_, T> {
+        BatchMut {
+            base: self.base,
+            drafts: self.drafts,
+        }
+    }
+
     /// The auxiliary targets z_t, d_t × n column-major.
     ///
     /// # Panics

@@ -31,7 +31,7 @@ use crate::state::State;
 ///     fn step(
 ///         &self,
 ///         _: &mut State<T>,
-///         problem: &mut TargetProblem<'_, '_, T>,
+///         problem: &mut TargetProblem<'_, T>,
 ///         trial: &mut Trial<T>,
 ///     ) -> Result<(), Error> {
 ///         for t in 1..problem.layers().depth() {
@@ -73,7 +73,7 @@ pub trait Descent<T: Scalar>: Debug + Send + Sync {
     fn begin(
         &self,
         _state: &mut State<T>,
-        _problem: &mut TargetProblem<'_, '_, T>,
+        _problem: &mut TargetProblem<'_, T>,
     ) -> Result<(), Error> {
         Ok(())
     }
@@ -91,7 +91,7 @@ pub trait Descent<T: Scalar>: Debug + Send + Sync {
     fn look(
         &self,
         _state: &mut State<T>,
-        problem: &mut TargetProblem<'_, '_, T>,
+        problem: &mut TargetProblem<'_, T>,
         trial: &mut Trial<T>,
     ) -> Result<(), Error> {
         trial.evaluate(problem)
@@ -105,7 +105,7 @@ pub trait Descent<T: Scalar>: Debug + Send + Sync {
     fn step(
         &self,
         state: &mut State<T>,
-        problem: &mut TargetProblem<'_, '_, T>,
+        problem: &mut TargetProblem<'_, T>,
         trial: &mut Trial<T>,
     ) -> Result<(), Error>;
 
@@ -119,7 +119,7 @@ macro_rules! forward {
             fn begin(
                 &self,
                 state: &mut State<T>,
-                problem: &mut TargetProblem<'_, '_, T>,
+                problem: &mut TargetProblem<'_, T>,
             ) -> Result<(), Error> {
                 (**self).begin(state, problem)
             }
@@ -127,7 +127,7 @@ macro_rules! forward {
             fn look(
                 &self,
                 state: &mut State<T>,
-                problem: &mut TargetProblem<'_, '_, T>,
+                problem: &mut TargetProblem<'_, T>,
                 trial: &mut Trial<T>,
             ) -> Result<(), Error> {
                 (**self).look(state, problem, trial)
@@ -136,7 +136,7 @@ macro_rules! forward {
             fn step(
                 &self,
                 state: &mut State<T>,
-                problem: &mut TargetProblem<'_, '_, T>,
+                problem: &mut TargetProblem<'_, T>,
                 trial: &mut Trial<T>,
             ) -> Result<(), Error> {
                 (**self).step(state, problem, trial)
@@ -203,7 +203,7 @@ impl<T: Scalar, D: Descent<T>> TargetSolver<T> for Iterate<D> {
     fn solve(
         &self,
         state: &mut State<T>,
-        problem: &mut TargetProblem<'_, '_, T>,
+        problem: &mut TargetProblem<'_, T>,
     ) -> Result<SolveReport, Error> {
         let (n, depth) = (problem.batch().len(), problem.layers().depth());
         if self.steps == 0 || depth == 1 {

@@ -57,7 +57,7 @@ use crate::state::State;
 ///     fn solve(
 ///         &self,
 ///         _: &mut State<T>,
-///         problem: &mut TargetProblem<'_, '_, T>,
+///         problem: &mut TargetProblem<'_, T>,
 ///     ) -> Result<SolveReport, Error> {
 ///         problem.predict();
 ///         problem.attempt(0, |problem| {
@@ -90,7 +90,7 @@ pub trait TargetSolver<T: Scalar>: Debug + Send + Sync {
     fn solve(
         &self,
         state: &mut State<T>,
-        problem: &mut TargetProblem<'_, '_, T>,
+        problem: &mut TargetProblem<'_, T>,
     ) -> Result<SolveReport, Error>;
 }
 
@@ -104,7 +104,7 @@ macro_rules! forward {
             fn solve(
                 &self,
                 state: &mut State<T>,
-                problem: &mut TargetProblem<'_, '_, T>,
+                problem: &mut TargetProblem<'_, T>,
             ) -> Result<SolveReport, Error> {
                 (**self).solve(state, problem)
             }
@@ -128,8 +128,13 @@ impl<T: Scalar> DecoupledCircuit<T> {
     ) -> Result<SolveReport, Error> {
         let solve = |layers: Layers<'_, T>, batch: &mut BatchMut<'_, T>| {
             let (mut workspace, mut predictions) = (Workspace::new(), Predictions::None);
-            let mut problem =
-                TargetProblem::new(layers, batch, &[], &mut workspace, &mut predictions);
+            let mut problem = TargetProblem::new(
+                layers,
+                batch.reborrow(),
+                &[],
+                &mut workspace,
+                &mut predictions,
+            );
             solver.solve(&mut solver.start(), &mut problem)
         };
         self.change_targets(selection, "a Z-step", solve, |_| true)?

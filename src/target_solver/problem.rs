@@ -13,9 +13,9 @@ use crate::kernel::{Execution, Scalar, add_scaled, add_to, all_finite, dot, squa
 /// It knows whether the predictions in its workspace are those of the current targets, so that a
 /// solver which starts at the forward pass does not compute it again.
 #[derive(Debug)]
-pub struct TargetProblem<'a, 'b, T: Scalar> {
+pub struct TargetProblem<'a, T: Scalar> {
     layers: Layers<'a, T>,
-    batch: &'a mut BatchMut<'b, T>,
+    batch: BatchMut<'a, T>,
     /// λ_1, …, λ_{T−1}; empty if there are none.
     multipliers: &'a [Vec<T>],
     workspace: &'a mut Workspace<T>,
@@ -41,10 +41,10 @@ impl Predictions {
     }
 }
 
-impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
+impl<'a, T: Scalar> TargetProblem<'a, T> {
     pub(crate) fn new(
         layers: Layers<'a, T>,
-        batch: &'a mut BatchMut<'b, T>,
+        batch: BatchMut<'a, T>,
         multipliers: &'a [Vec<T>],
         workspace: &'a mut Workspace<T>,
         predictions: &'a mut Predictions,
@@ -93,11 +93,11 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
     }
 
     /// The targets, to be changed: the only way to them.
-    fn targets(&mut self) -> (&mut BatchMut<'b, T>, &Workspace<T>) {
+    fn targets(&mut self) -> (&mut BatchMut<'a, T>, &Workspace<T>) {
         if self.predictions.are_current() {
             *self.predictions = Predictions::Earlier;
         }
-        (self.batch, self.workspace)
+        (&mut self.batch, self.workspace)
     }
 
     /// The auxiliary targets z_t, d_t × n column-major, to be changed.
@@ -303,8 +303,8 @@ impl<'a, 'b, T: Scalar> TargetProblem<'a, 'b, T> {
     ///
     /// A weight scales an example's energy and gradients, and must not change how its targets
     /// move: a step along [`TargetProblem::target_gradient`] divides by it.
-    pub fn example_weights(&self) -> Option<&'b [T]> {
-        let weights: &'b [T] = self.batch.base.weights;
+    pub fn example_weights(&self) -> Option<&'a [T]> {
+        let weights: &'a [T] = self.batch.base.weights;
         (!weights.is_empty()).then_some(weights)
     }
 

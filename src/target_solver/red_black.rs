@@ -75,7 +75,7 @@ impl HalfSweeps {
         &self,
         first: usize,
         state: &State<T>,
-        problem: &mut TargetProblem<'_, '_, T>,
+        problem: &mut TargetProblem<'_, T>,
         trial: &mut Trial<T>,
     ) -> Result<(), Error> {
         let depth = problem.layers().depth();
@@ -94,18 +94,14 @@ impl HalfSweeps {
 }
 
 impl<T: Scalar> Descent<T> for HalfSweeps {
-    fn begin(
-        &self,
-        state: &mut State<T>,
-        problem: &mut TargetProblem<'_, '_, T>,
-    ) -> Result<(), Error> {
+    fn begin(&self, state: &mut State<T>, problem: &mut TargetProblem<'_, T>) -> Result<(), Error> {
         self.0.begin(state, problem.layers())
     }
 
     fn look(
         &self,
         _: &mut State<T>,
-        problem: &mut TargetProblem<'_, '_, T>,
+        problem: &mut TargetProblem<'_, T>,
         trial: &mut Trial<T>,
     ) -> Result<(), Error> {
         trial.record_energies(problem)?;
@@ -116,7 +112,7 @@ impl<T: Scalar> Descent<T> for HalfSweeps {
     fn step(
         &self,
         state: &mut State<T>,
-        problem: &mut TargetProblem<'_, '_, T>,
+        problem: &mut TargetProblem<'_, T>,
         trial: &mut Trial<T>,
     ) -> Result<(), Error> {
         // The half of z_{T−1}, which feels the output, moves first.
@@ -133,7 +129,7 @@ impl<T: Scalar> TargetSolver<T> for RedBlack {
     fn solve(
         &self,
         state: &mut State<T>,
-        problem: &mut TargetProblem<'_, '_, T>,
+        problem: &mut TargetProblem<'_, T>,
     ) -> Result<SolveReport, Error> {
         self.0.solve(state, problem)
     }

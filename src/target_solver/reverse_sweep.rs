@@ -68,18 +68,14 @@ impl ReverseSweep {
 }
 
 impl<T: Scalar> Descent<T> for Sweep {
-    fn begin(
-        &self,
-        state: &mut State<T>,
-        problem: &mut TargetProblem<'_, '_, T>,
-    ) -> Result<(), Error> {
+    fn begin(&self, state: &mut State<T>, problem: &mut TargetProblem<'_, T>) -> Result<(), Error> {
         self.0.begin(state, problem.layers())
     }
 
     fn look(
         &self,
         _: &mut State<T>,
-        problem: &mut TargetProblem<'_, '_, T>,
+        problem: &mut TargetProblem<'_, T>,
         _: &mut Trial<T>,
     ) -> Result<(), Error> {
         problem.predict();
@@ -89,7 +85,7 @@ impl<T: Scalar> Descent<T> for Sweep {
     fn step(
         &self,
         state: &mut State<T>,
-        problem: &mut TargetProblem<'_, '_, T>,
+        problem: &mut TargetProblem<'_, T>,
         trial: &mut Trial<T>,
     ) -> Result<(), Error> {
         let last = problem.layers().depth() - 1;
@@ -113,7 +109,7 @@ impl<T: Scalar> TargetSolver<T> for ReverseSweep {
     fn solve(
         &self,
         state: &mut State<T>,
-        problem: &mut TargetProblem<'_, '_, T>,
+        problem: &mut TargetProblem<'_, T>,
     ) -> Result<SolveReport, Error> {
         self.0.solve(state, problem)
     }

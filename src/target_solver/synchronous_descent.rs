@@ -104,11 +104,7 @@ impl<T: Scalar> SynchronousDescent<T> {
 }
 
 impl<T: Scalar> Descent<T> for Rule<T> {
-    fn begin(
-        &self,
-        state: &mut State<T>,
-        problem: &mut TargetProblem<'_, '_, T>,
-    ) -> Result<(), Error> {
+    fn begin(&self, state: &mut State<T>, problem: &mut TargetProblem<'_, T>) -> Result<(), Error> {
         let (layers, n) = (problem.layers(), problem.batch().len());
         let hidden = &layers.dims()[1..layers.depth()];
         let (numbers, moments) = state.split::<Moments<T>>();
@@ -129,7 +125,7 @@ impl<T: Scalar> Descent<T> for Rule<T> {
     fn step(
         &self,
         state: &mut State<T>,
-        problem: &mut TargetProblem<'_, '_, T>,
+        problem: &mut TargetProblem<'_, T>,
         trial: &mut Trial<T>,
     ) -> Result<(), Error> {
         let (numbers, moments) = state.split::<Moments<T>>();
@@ -173,7 +169,7 @@ impl<T: Scalar> TargetSolver<T> for SynchronousDescent<T> {
     fn solve(
         &self,
         state: &mut State<T>,
-        problem: &mut TargetProblem<'_, '_, T>,
+        problem: &mut TargetProblem<'_, T>,
     ) -> Result<SolveReport, Error> {
         self.0.solve(state, problem)
     }

@@ -127,7 +127,7 @@ impl<T: Scalar> Trial<T> {
     ///
     /// # Errors
     /// [`Error::NonFinite`] for an energy or a gradient that is not finite.
-    pub fn evaluate(&mut self, problem: &mut TargetProblem<'_, '_, T>) -> Result<(), Error> {
+    pub fn evaluate(&mut self, problem: &mut TargetProblem<'_, T>) -> Result<(), Error> {
         problem.differentiate(Ask::TARGETS);
         problem.workspace().check_energies(self.number)?;
         for t in 0..problem.layers().depth() {
@@ -141,7 +141,7 @@ impl<T: Scalar> Trial<T> {
     ///
     /// # Errors
     /// [`Error::NonFinite`] for an energy that is not finite.
-    pub fn record_energies(&mut self, problem: &mut TargetProblem<'_, '_, T>) -> Result<(), Error> {
+    pub fn record_energies(&mut self, problem: &mut TargetProblem<'_, T>) -> Result<(), Error> {
         if self.number > 0 || !self.needs_energies() {
             return Ok(());
         }
@@ -158,11 +158,7 @@ impl<T: Scalar> Trial<T> {
     ///
     /// # Panics
     /// If t ≥ T.
-    pub fn record_energy(
-        &mut self,
-        t: usize,
-        problem: &TargetProblem<'_, '_, T>,
-    ) -> Result<(), Error> {
+    pub fn record_energy(&mut self, t: usize, problem: &TargetProblem<'_, T>) -> Result<(), Error> {
         if self.number > 0 || !self.needs_energies() {
             return Ok(());
         }
@@ -190,7 +186,7 @@ impl<T: Scalar> Trial<T> {
     pub fn record_gradient(
         &mut self,
         t: usize,
-        problem: &TargetProblem<'_, '_, T>,
+        problem: &TargetProblem<'_, T>,
     ) -> Result<(), Error> {
         problem.check_target_gradient(t, self.number)?;
         if self.convergence.needs_gradients() {
@@ -207,7 +203,7 @@ impl<T: Scalar> Trial<T> {
     ///
     /// # Panics
     /// If t is not in 1..T.
-    pub fn descend(&self, t: usize, step: T, problem: &mut TargetProblem<'_, '_, T>) {
+    pub fn descend(&self, t: usize, step: T, problem: &mut TargetProblem<'_, T>) {
         problem.descend_by(t, step, |i| self.share(i));
     }
 
@@ -216,7 +212,7 @@ impl<T: Scalar> Trial<T> {
     ///
     /// # Panics
     /// If t is not in 1..T, or the step is of another size.
-    pub fn add(&self, t: usize, step: &[T], problem: &mut TargetProblem<'_, '_, T>) {
+    pub fn add(&self, t: usize, step: &[T], problem: &mut TargetProblem<'_, T>) {
         let z = problem.target_mut(t);
         assert_eq!(step.len(), z.len(), "a step of z_{t}");
         let dim = z.len() / self.examples.len();
@@ -235,7 +231,7 @@ impl<T: Scalar> Trial<T> {
     pub fn for_each(
         &self,
         t: usize,
-        problem: &mut TargetProblem<'_, '_, T>,
+        problem: &mut TargetProblem<'_, T>,
         mut change: impl FnMut(T, &mut [T], &[T]),
     ) {
         let (z, gradient) = problem.target_and_gradient(t);
@@ -265,8 +261,8 @@ impl<T: Scalar> Trial<T> {
     /// Makes step `number`: all of it or, after an error, nothing.
     pub(super) fn attempt(
         &mut self,
-        problem: &mut TargetProblem<'_, '_, T>,
-        step: impl FnOnce(&mut Self, &mut TargetProblem<'_, '_, T>) -> Result<(), Error>,
+        problem: &mut TargetProblem<'_, T>,
+        step: impl FnOnce(&mut Self, &mut TargetProblem<'_, T>) -> Result<(), Error>,
     ) -> Result<(), Error> {
         problem.save(&mut self.before);
         let made = step(self, problem).and_then(|()| match self.check {
@@ -305,7 +301,7 @@ impl<T: Scalar> Trial<T> {
     }
 
     /// Judges the step that was made, draws back what raises E, and gives what became of it.
-    pub(super) fn judge(&mut self, problem: &mut TargetProblem<'_, '_, T>) -> &[Verdict] {
+    pub(super) fn judge(&mut self, problem: &mut TargetProblem<'_, T>) -> &[Verdict] {
         self.report.steps += 1;
         self.verdicts.clear();
         for example in &mut self.examples {
@@ -344,7 +340,7 @@ impl<T: Scalar> Trial<T> {
     }
 
     /// Judges every step that is not accepted yet; gives whether some must be judged again.
-    fn judge_once(&mut self, round: usize, problem: &mut TargetProblem<'_, '_, T>) -> bool {
+    fn judge_once(&mut self, round: usize, problem: &mut TargetProblem<'_, T>) -> bool {
         problem.differentiate(Ask::VALUE);
         // Before any target is drawn back: the energies are those of this evaluation.
         let quarter = T::of(0.25);

@@ -12,7 +12,7 @@ pub(super) fn on_a_copy<T: Scalar, R>(
     model: &DecoupledCircuit<T>,
     selection: &Selection<'_>,
     operation: &'static str,
-    work: impl FnOnce(&mut TargetProblem<'_, '_, T>) -> Result<R, Error>,
+    work: impl FnOnce(&mut TargetProblem<'_, T>) -> Result<R, Error>,
 ) -> Result<R, Error> {
     let columns = model.examples.resolve(selection)?;
     if columns.len() == 0 {
@@ -26,7 +26,7 @@ pub(super) fn on_a_copy<T: Scalar, R>(
     let (mut workspace, mut predictions) = (Workspace::new(), Predictions::None);
     work(&mut TargetProblem::new(
         layers,
-        &mut batch,
+        batch,
         &[],
         &mut workspace,
         &mut predictions,
@@ -48,7 +48,7 @@ pub(super) fn chosen_examples<T: Scalar>(
 
 /// E and its gradients at the targets as they are; all finite.
 pub(super) fn gradients<T: Scalar>(
-    problem: &mut TargetProblem<'_, '_, T>,
+    problem: &mut TargetProblem<'_, T>,
 ) -> Result<Gradients<T>, Error> {
     let (layers, n) = (problem.layers(), problem.batch().len());
     checked(Gradients::of(layers, n, problem.evaluate(All)))
@@ -56,7 +56,7 @@ pub(super) fn gradients<T: Scalar>(
 
 /// The parameter gradients that a scheme left in the problem's workspace; all finite.
 pub(super) fn parameter_gradients<T: Scalar>(
-    problem: &TargetProblem<'_, '_, T>,
+    problem: &TargetProblem<'_, T>,
 ) -> Result<Vec<Vec<T>>, Error> {
     let locals = problem.workspace().locals.iter().enumerate();
     let gradients = locals.map(|(t, local)| {

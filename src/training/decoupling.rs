@@ -414,8 +414,13 @@ impl<T: Scalar> Scheme<T> for Decoupling<T> {
             let columns = &all[first..first + batch.view().len()];
             first += columns.len();
             let mut predictions = Predictions::None;
-            let mut problem =
-                TargetProblem::new(layers, batch, &[], &mut workspace, &mut predictions);
+            let mut problem = TargetProblem::new(
+                layers,
+                batch.reborrow(),
+                &[],
+                &mut workspace,
+                &mut predictions,
+            );
             match refreshed {
                 true => problem.refresh(),
                 false => load_residuals(T::one(), residuals, columns, &mut problem),
@@ -429,7 +434,7 @@ fn load_residuals<T: Scalar>(
     share: T,
     residuals: &[Vec<T>],
     columns: &[usize],
-    problem: &mut TargetProblem<'_, '_, T>,
+    problem: &mut TargetProblem<'_, T>,
 ) -> Result<(), Error> {
     problem.chain(|t, prediction, z| {
         let dim = z.len() / columns.len();

@@ -52,7 +52,7 @@ const OPTIONS: [&str; 2] = [
 /// Brings every ∂E/∂θ_t after `steps` steps (`None`: T − 1) into the problem's workspace, and returns
 /// E at the forward pass. `number` is that of the step in an error.
 pub(crate) fn infer_fixed_prediction<T: Scalar>(
-    problem: &mut TargetProblem<'_, '_, T>,
+    problem: &mut TargetProblem<'_, T>,
     steps: Option<usize>,
     number: u64,
 ) -> Result<T, Error> {

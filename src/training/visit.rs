@@ -142,11 +142,11 @@ impl<'a, T: Scalar> Visit<'a, T> {
     }
 
     /// The problem of moving the targets, θ fixed.
-    pub fn target_problem(&mut self) -> TargetProblem<'_, 'a, T> {
+    pub fn target_problem(&mut self) -> TargetProblem<'_, T> {
         let layers = Layers::new(self.circuit, self.terms).at_penalties(self.penalties);
         TargetProblem::new(
             layers,
-            &mut self.batch,
+            self.batch.reborrow(),
             &self.multipliers[..self.multiplied],
             self.workspace,
             &mut self.predictions,

@@ -78,7 +78,7 @@ const OPTIONS: [&str; 2] = ["penalty μ under Z-IL", "target regulariser under Z
 /// Brings every ∂E/∂θ_t of Z-IL into the problem's workspace, and returns E at the forward pass.
 /// `number` is that of the step in an error.
 pub(crate) fn infer_z_il<T: Scalar>(
-    problem: &mut TargetProblem<'_, '_, T>,
+    problem: &mut TargetProblem<'_, T>,
     number: u64,
 ) -> Result<T, Error> {
     check_exactness(OPTIONS, problem.layers())?;

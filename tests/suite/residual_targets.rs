@@ -198,7 +198,7 @@ impl TargetSolver<f64> for Logged {
     fn solve(
         &self,
         state: &mut State<f64>,
-        problem: &mut TargetProblem<'_, '_, f64>,
+        problem: &mut TargetProblem<'_, f64>,
     ) -> Result<SolveReport, Error> {
         let report = self.0.solve(state, problem)?;
         self.1.lock().unwrap().push(problem.batch().z(1)[0]);
@@ -331,7 +331,7 @@ impl TargetSolver<f64> for Watched {
     fn solve(
         &self,
         state: &mut State<f64>,
-        problem: &mut TargetProblem<'_, '_, f64>,
+        problem: &mut TargetProblem<'_, f64>,
     ) -> Result<SolveReport, Error> {
         state.counts[0] += 1;
         if state.counts[0] == self.last {

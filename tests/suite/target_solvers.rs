@@ -674,7 +674,7 @@ impl<S: TargetSolver<f64>> TargetSolver<f64> for Measures<S> {
     fn solve(
         &self,
         state: &mut State<f64>,
-        problem: &mut TargetProblem<'_, '_, f64>,
+        problem: &mut TargetProblem<'_, f64>,
     ) -> Result<SolveReport, Error> {
         problem.squared_gap();
         let report = self.0.solve(state, problem)?;
@@ -752,7 +752,7 @@ impl<T: Scalar> Descent<T> for Endless {
     fn step(
         &self,
         _: &mut State<T>,
-        problem: &mut TargetProblem<'_, '_, T>,
+        problem: &mut TargetProblem<'_, T>,
         trial: &mut Trial<T>,
     ) -> Result<(), Error> {
         trial.descend(1, T::of(self.0), problem);
@@ -905,10 +905,10 @@ impl<S: TargetSolver<f64>> TargetSolver<f64> for Resumes<S> {
     fn solve(
         &self,
         state: &mut State<f64>,
-        problem: &mut TargetProblem<'_, '_, f64>,
+        problem: &mut TargetProblem<'_, f64>,
     ) -> Result<SolveReport, Error> {
         let hidden = 1..problem.layers().depth();
-        let targets = |problem: &TargetProblem<'_, '_, f64>| -> Vec<Vec<f64>> {
+        let targets = |problem: &TargetProblem<'_, f64>| -> Vec<Vec<f64>> {
             hidden
                 .clone()
                 .map(|t| problem.batch().z(t).to_vec())

@@ -128,7 +128,7 @@ impl<T: Scalar> TargetSolver<T> for RedBlack {
     fn solve(
         &self,
         _: &mut State<T>,
-        problem: &mut TargetProblem<'_, '_, T>,
+        problem: &mut TargetProblem<'_, T>,
     ) -> Result<SolveReport, Error> {
         let last = problem.layers().depth() - 1;
         for half in 0..2 * self.0 {
@@ -827,7 +827,7 @@ impl<T: Scalar> TargetSolver<T> for Sweep {
     fn solve(
         &self,
         _: &mut State<T>,
-        problem: &mut TargetProblem<'_, '_, T>,
+        problem: &mut TargetProblem<'_, T>,
     ) -> Result<SolveReport, Error> {
         problem.predict();
         for t in (1..problem.layers().depth()).rev() {
@@ -928,7 +928,7 @@ impl<T: Scalar> TargetSolver<T> for BatchWide {
     fn solve(
         &self,
         _: &mut State<T>,
-        problem: &mut TargetProblem<'_, '_, T>,
+        problem: &mut TargetProblem<'_, T>,
     ) -> Result<SolveReport, Error> {
         let steepest = problem
             .evaluate(Targets)

@@ -112,7 +112,7 @@ impl<T: Scalar> Iterations<T> {
     pub(super) fn solve(
         &mut self,
         options: ConjugateGradients,
-        problem: &mut TargetProblem<'_, '_, T>,
+        problem: &mut TargetProblem<'_, T>,
         system: &mut System<T>,
     ) -> u64 {
         let depth = problem.layers().depth();
@@ -162,7 +162,7 @@ impl<T: Scalar> Iterations<T> {
     }
 
     /// (H + λ I) p for the directions p, without example weights, and p·(H + λ I) p.
-    fn multiply(&mut self, problem: &mut TargetProblem<'_, '_, T>, system: &System<T>) {
+    fn multiply(&mut self, problem: &mut TargetProblem<'_, T>, system: &System<T>) {
         let execution = problem.execution();
         let (Problem { layers, batch, .. }, workspace) = problem.split();
         let shared = Shared {
@@ -202,7 +202,7 @@ impl<T: Scalar> Iterations<T> {
     fn lessen(
         &mut self,
         options: ConjugateGradients,
-        problem: &mut TargetProblem<'_, '_, T>,
+        problem: &mut TargetProblem<'_, T>,
         system: &mut System<T>,
     ) {
         let execution = problem.execution();
@@ -257,7 +257,7 @@ impl<T: Scalar> Iterations<T> {
     fn turn(
         &mut self,
         options: ConjugateGradients,
-        problem: &TargetProblem<'_, '_, T>,
+        problem: &TargetProblem<'_, T>,
         system: &mut System<T>,
     ) {
         let (lengths, turns) = (&self.lengths[..], &self.turns[..]);

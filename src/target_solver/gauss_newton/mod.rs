@@ -214,11 +214,7 @@ impl DampedStep {
 super::validated!(DampedStep, DampedStep::validate::<f64>);
 
 impl<T: Scalar> Descent<T> for DampedStep {
-    fn begin(
-        &self,
-        state: &mut State<T>,
-        problem: &mut TargetProblem<'_, '_, T>,
-    ) -> Result<(), Error> {
+    fn begin(&self, state: &mut State<T>, problem: &mut TargetProblem<'_, T>) -> Result<(), Error> {
         self.validate::<T>()?;
         let (numbers, memory) = state.split::<Memory<T>>();
         let (layers, n) = (problem.layers(), problem.batch().len());
@@ -240,7 +236,7 @@ impl<T: Scalar> Descent<T> for DampedStep {
     fn step(
         &self,
         state: &mut State<T>,
-        problem: &mut TargetProblem<'_, '_, T>,
+        problem: &mut TargetProblem<'_, T>,
         trial: &mut Trial<T>,
     ) -> Result<(), Error> {
         let memory = state.scratch::<Memory<T>>();
@@ -275,12 +271,7 @@ impl<T: Scalar> Descent<T> for DampedStep {
 
 impl<T: Scalar> Memory<T> {
     /// Solves the system directly, a part of the batch at a time: matrices of all would not fit.
-    fn solve(
-        &mut self,
-        order: Order,
-        problem: &mut TargetProblem<'_, '_, T>,
-        trial: &mut Trial<T>,
-    ) {
+    fn solve(&mut self, order: Order, problem: &mut TargetProblem<'_, T>, trial: &mut Trial<T>) {
         let Self {
             system,
             matrix,
@@ -344,7 +335,7 @@ impl<T: Scalar> System<T> {
     }
 
     /// r = −∂E/∂z, divided by each example's weight.
-    fn load(&mut self, trial: &Trial<T>, problem: &TargetProblem<'_, '_, T>) {
+    fn load(&mut self, trial: &Trial<T>, problem: &TargetProblem<'_, T>) {
         for (i, wanted) in self.wanted.iter_mut().enumerate() {
             *wanted = trial.goes(i);
         }
@@ -374,7 +365,7 @@ impl<T: Scalar> TargetSolver<T> for GaussNewton {
     fn solve(
         &self,
         state: &mut State<T>,
-        problem: &mut TargetProblem<'_, '_, T>,
+        problem: &mut TargetProblem<'_, T>,
     ) -> Result<SolveReport, Error> {
         self.0.solve(state, problem)
     }

@@ -48,7 +48,7 @@ impl Preconditioner {
 
     /// y ← M⁻¹ y of the chain, and the parts of r·y of each hidden layer, r the right sides of `system`.
     pub(super) fn chain<T: Scalar>(
-        problem: &mut TargetProblem<'_, '_, T>,
+        problem: &mut TargetProblem<'_, T>,
         system: &System<T>,
         diagonal: &[T],
         tangent: &mut Vec<T>,

@@ -4,17 +4,12 @@
 //!
 //! ẑ[c, p] = a(Σ_{i,k} W[c, (i, k)] z[i, stride p + k − padding] + b[c]), 0 beyond the ends.
 
-use layerwise::decoupled::TargetInit;
-use layerwise::energy::Energy;
 use layerwise::gradcheck::GradCheck;
 use layerwise::kernel::Write;
-use layerwise::layer::{Activation, Dense, Patchwise, Shape, Unfold};
-use layerwise::loss::SoftmaxCrossEntropy;
-use layerwise::nalgebra::DMatrix;
-use layerwise::optimizer::Adam;
-use layerwise::target_solver::ReverseSweep;
-use layerwise::training::{Decoupling, Phase, Trainer};
-use layerwise::{Circuit, DecoupledCircuit, Error, Scalar};
+use layerwise::layer::{Patchwise, Shape, Unfold};
+use layerwise::parameter_solver::LeastSquares;
+use layerwise::prelude::*;
+use layerwise::training::{Targets, WStep, ZStep};
 
 /// Windows of `width` steps of a sequence of `channels` values per step.
 #[derive(Debug, Clone, PartialEq)]
@@ -136,11 +131,16 @@ fn main() -> Result<(), Error> {
         .build()?;
     let mut model = DecoupledCircuit::new(circuit, Energy::new(SoftmaxCrossEntropy))?;
     model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
-    let scheme = Decoupling::refreshed(ReverseSweep::new(1));
-    let phase = Phase::new(scheme, Adam::new(1e-2)?).with_epochs(200);
-    let report = Trainer::new(phase).with_measure_every(50).run(&mut model)?;
-    for record in &report.history {
-        if let (Some(loss), Some(gap)) = (record.composed_loss, record.gap) {
+    // Both convolutions in closed form on projected targets, on two threads; then sweeps.
+    let projected = Decoupling::new(Targets::Projected { seed: 0 }, ZStep::None)?;
+    let solved = WStep::solver(LeastSquares::ridge(1e-6)?).with_optimizer(Adam::new(1e-2)?);
+    let swept = Decoupling::refreshed(ReverseSweep::new(1));
+    let trainer = Trainer::new(Phase::with_w_step(projected, solved)?.with_epochs(1))
+        .then(Phase::new(swept, Adam::new(1e-2)?).with_epochs(200))
+        .with_threads(if cfg!(feature = "rayon") { 2 } else { 1 })?
+        .with_measure_every(50);
+    for record in trainer.run(&mut model)?.history {
+        if let (Some(loss), Some(gap)) = (record.composed_loss, record.gap_after) {
             println!(
                 "epoch {:>3}: composed loss {loss:.4}, gap {gap:.4}",
                 record.epoch

@@ -4,16 +4,15 @@
 use std::sync::{Arc, Mutex};
 
 use layerwise::decoupled::{Selection, TargetInit};
-use layerwise::energy::{Energy, LocalProblem, Parameters, Workspace};
+use layerwise::energy::{Energy, LocalProblem};
 use layerwise::error::Quantity;
 use layerwise::gradcheck::GradCheck;
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::{Gaussian, Huber, PseudoHuber, SquaredError};
 use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::{Adam, Optimizer, Step};
-use layerwise::state::State;
 use layerwise::target_solver::{GaussNewton, ReverseSweep, StepSize};
-use layerwise::training::{Decoupling, Phase, Scheme, Trainer, Visit};
+use layerwise::training::{Decoupling, Phase, Trainer};
 use layerwise::{Circuit, DecoupledCircuit, Error, Loss, Scalar, presets};
 
 const EXAMPLES: usize = 9;
@@ -99,27 +98,24 @@ fn their_term_agrees_with_differences() {
     differentiated::<f32>(5e-3);
 }
 
-/// A scheme that also notes the parameter gradient of its last visit.
-#[derive(Debug)]
-struct Noted {
-    scheme: Decoupling<f64>,
-    gradient: Arc<Mutex<Vec<Vec<f64>>>>,
+/// θ stays, and the gradients that the last step got are noted: on one thread, layer after layer.
+#[derive(Debug, Clone, Default)]
+struct Noting {
+    /// The number of the step, and its gradient.
+    last: Arc<Mutex<(u64, Vec<f64>)>>,
 }
 
-impl Scheme<f64> for Noted {
-    fn start(&self, model: &mut DecoupledCircuit<f64>) -> Result<State<f64>, Error> {
-        self.scheme.start(model)
+impl Optimizer<f64> for Noting {
+    fn slots(&self) -> usize {
+        0
     }
 
-    fn visit(&self, state: &mut State<f64>, visit: &mut Visit<'_, f64>) -> Result<f64, Error> {
-        let energy = self.scheme.visit(state, visit)?;
-        // θ is frozen: what the W-step followed.
-        let mut workspace = Workspace::new();
-        let evaluation = visit.problem().evaluate(Parameters, &mut workspace);
-        let layers = 0..visit.layers().depth();
-        let gradient = layers.map(|t| evaluation.parameter_gradient(t).to_vec());
-        *self.gradient.lock().unwrap() = gradient.collect();
-        Ok(energy)
+    fn update(&self, step: Step, _: &mut [f64], gradient: &[f64], _: &mut [f64]) {
+        let mut last = self.last.lock().unwrap();
+        if last.0 != step.number {
+            *last = (step.number, Vec::new());
+        }
+        last.1.extend_from_slice(gradient);
     }
 }
 
@@ -137,14 +133,11 @@ fn at_rest_the_gradients_are_those_of_backprop_for_any_penalty() {
         (curved, 16.0),
     ] {
         let mut model = model_of(activation, penalty);
-        let gradient = Arc::new(Mutex::new(Vec::new()));
-        let scheme = Noted {
-            scheme: Decoupling::persistent(ReverseSweep::new(4))
-                .with_multipliers(1.0)
-                .unwrap(),
-            gradient: gradient.clone(),
-        };
-        let phase = Phase::new(scheme, Frozen).with_epochs(3000);
+        let scheme = Decoupling::persistent(ReverseSweep::new(4))
+            .with_multipliers(1.0)
+            .unwrap();
+        let rule = Noting::default();
+        let phase = Phase::new(scheme, rule.clone()).with_epochs(3000);
         Trainer::new(phase)
             .with_measure_every(0)
             .run(&mut model)
@@ -154,9 +147,10 @@ fn at_rest_the_gradients_are_those_of_backprop_for_any_penalty() {
             gaps.iter().all(|gap| *gap < 1e-9),
             "μ = {penalty}: {gaps:?}"
         );
-        let backprop = model.backprop(&Selection::All).unwrap().parameters;
-        let found = gradient.lock().unwrap();
-        for (found, exact) in found.iter().flatten().zip(backprop.iter().flatten()) {
+        let backprop = model.backprop(&Selection::All).unwrap().parameters.concat();
+        let (_, found) = &*rule.last.lock().unwrap();
+        assert_eq!(found.len(), backprop.len());
+        for (found, exact) in found.iter().zip(&backprop) {
             let error = (found - exact).abs();
             assert!(error < 1e-8, "μ = {penalty}: {found}, not {exact}");
         }
@@ -188,14 +182,11 @@ fn at_rest_the_gradients_are_those_of_backprop_for_any_hidden_loss() {
         let y = DMatrix::from_fn(1, EXAMPLES, |_, j| (j % 4) as f64 / 2.0 - 0.8);
         let init = TargetInit::NoisyForwardPass { std: 0.2, seed: 3 };
         model.add_examples(&x, &y, &init).unwrap();
-        let gradient = Arc::new(Mutex::new(Vec::new()));
-        let scheme = Noted {
-            scheme: Decoupling::persistent(GaussNewton::direct(3))
-                .with_multipliers(1.0)
-                .unwrap(),
-            gradient: gradient.clone(),
-        };
-        let phase = Phase::new(scheme, Frozen).with_epochs(300);
+        let scheme = Decoupling::persistent(GaussNewton::direct(3))
+            .with_multipliers(1.0)
+            .unwrap();
+        let rule = Noting::default();
+        let phase = Phase::new(scheme, rule.clone()).with_epochs(300);
         Trainer::new(phase)
             .with_measure_every(0)
             .run(&mut model)
@@ -203,9 +194,10 @@ fn at_rest_the_gradients_are_those_of_backprop_for_any_hidden_loss() {
         let gaps = model.gap().unwrap();
         let name = format!("{:?}", loss());
         assert!(gaps.iter().all(|gap| *gap < 1e-9), "{name}: {gaps:?}");
-        let backprop = model.backprop(&Selection::All).unwrap().parameters;
-        let found = gradient.lock().unwrap();
-        for (found, exact) in found.iter().flatten().zip(backprop.iter().flatten()) {
+        let backprop = model.backprop(&Selection::All).unwrap().parameters.concat();
+        let (_, found) = &*rule.last.lock().unwrap();
+        assert_eq!(found.len(), backprop.len());
+        for (found, exact) in found.iter().zip(&backprop) {
             let error = (found - exact).abs();
             assert!(error < 1e-8, "{name}: {found}, not {exact}");
         }

@@ -76,9 +76,10 @@ pub struct Session<T: Scalar> {
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct SessionState<T> {
-    /// The phase under way, or the next, and how many will be made.
+    /// The phase under way, or the next, how many will be made, and how many the trainer has.
     phase: usize,
     end: usize,
+    count: usize,
     /// Epochs begun, completed visits, and parameter steps completed in earlier phases.
     epoch: u64,
     visits: u64,
@@ -168,17 +169,17 @@ impl<T: Scalar> Session<T> {
     /// then.
     ///
     /// # Errors
-    /// Those of [`Session::new`], and [`Error::Length`] for a state of a run with other phases.
+    /// Those of [`Session::new`], and [`Error::Length`] for a state of a run with another number of phases.
     pub fn resume(
         trainer: &Trainer<T>,
         model: DecoupledCircuit<T>,
         state: SessionState<T>,
     ) -> Result<Self, Error> {
         trainer.check(&model)?;
-        if state.end > trainer.phases.len() {
+        if state.count != trainer.phases.len() {
             return Err(Error::Length {
                 what: "phases of the trainer, to resume their run".into(),
-                expected: state.end,
+                expected: state.count,
                 found: trainer.phases.len(),
             });
         }
@@ -206,6 +207,7 @@ impl<T: Scalar> Session<T> {
             state: SessionState {
                 phase: 0,
                 end: trainer.phases.len(),
+                count: trainer.phases.len(),
                 epoch: 0,
                 visits: 0,
                 steps: 0,

@@ -83,10 +83,11 @@ impl Stopping {
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Tracker<T> {
-    /// The last value that counted as an improvement (none yet: ∞), and the epochs since.
-    reference: f64,
+    /// The last value that counted as an improvement, if there is one, and the epochs since.
+    // No ∞ in its place: JSON has none, so that a state could not be read again.
+    reference: Option<f64>,
     since: u64,
-    lowest: f64,
+    lowest: Option<f64>,
     /// Epoch and parameters of the lowest validation loss.
     best: Option<(u64, Vec<Vec<T>>)>,
 }
@@ -94,9 +95,9 @@ pub(super) struct Tracker<T> {
 impl<T: Scalar> Tracker<T> {
     pub(super) fn new() -> Self {
         Self {
-            reference: f64::INFINITY,
+            reference: None,
             since: 0,
-            lowest: f64::INFINITY,
+            lowest: None,
             best: None,
         }
     }
@@ -125,8 +126,8 @@ impl<T: Scalar> Tracker<T> {
                 improvement,
             } => {
                 let loss = validation.unwrap_or(f64::INFINITY);
-                if loss < self.lowest {
-                    self.lowest = loss;
+                if loss < self.lowest.unwrap_or(f64::INFINITY) {
+                    self.lowest = Some(loss);
                     let parameters = (0..circuit.depth()).map(|t| circuit.parameters(t).to_vec());
                     self.best = Some((epoch, parameters.collect()));
                 }
@@ -137,14 +138,13 @@ impl<T: Scalar> Tracker<T> {
 
     /// Epochs since the last improvement.
     fn stagnates(&mut self, value: f64, improvement: f64) -> u64 {
-        // The first value improves on infinity, whose margin would be infinite too.
-        let margin = if self.reference.is_finite() {
-            improvement * self.reference.abs()
-        } else {
-            0.0
+        // Any first value improves.
+        let bound = match self.reference {
+            Some(reference) => reference - improvement * reference.abs(),
+            None => f64::INFINITY,
         };
-        if value < self.reference - margin {
-            self.reference = value;
+        if value < bound {
+            self.reference = Some(value);
             self.since = 0;
         } else {
             self.since += 1;

@@ -71,7 +71,10 @@ fn classes_of_columns() {
     let odd = dmatrix![nan, nan, -1.0, f64::NEG_INFINITY; 1.0, nan, nan, f64::INFINITY];
     assert_eq!(metrics::labels(&odd), [1, 0, 0, 1]);
     assert_eq!(metrics::labels(&DMatrix::<f64>::zeros(0, 2)), [0, 0]);
-    assert_eq!(metrics::labels(&DMatrix::<f64>::zeros(2, 0)), Vec::<usize>::new());
+    assert_eq!(
+        metrics::labels(&DMatrix::<f64>::zeros(2, 0)),
+        Vec::<usize>::new()
+    );
 }
 
 #[test]

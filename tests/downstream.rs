@@ -103,6 +103,8 @@ fn a_crate_of_ones_own_works_with_the_package() {
         "the_scheme_trains",
         "the_scheme_refuses_what_it_cannot_do",
         "the_objective_passes_the_gradient_check",
+        "a_run_in_numbers_of_ones_own_is_that_in_f64",
+        "every_multiplication_is_made_in_the_number_type",
     ] {
         let passed = format!("test {test} ... ok");
         assert!(report.contains(&passed), "'{passed}' is not in:\n{report}");

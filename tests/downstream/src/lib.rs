@@ -1,5 +1,6 @@
 //! A part of one's own for every trait of layerwise, in one's own crate.
 
+mod counted;
 mod exp_scaling;
 mod gradient_step;
 mod log_cosh;
@@ -10,6 +11,7 @@ mod sign_descent;
 mod sweep;
 mod twice;
 
+pub use counted::{Counted, products};
 pub use exp_scaling::ExpScaling;
 pub use gradient_step::GradientStep;
 pub use log_cosh::LogCosh;

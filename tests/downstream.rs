@@ -95,6 +95,16 @@ fn a_crate_of_ones_own_works_with_the_package() {
         "the_layer_passes_the_gradient_check",
         "the_loss_passes_the_gradient_check",
         "any_circuit_of_both_passes_the_gradient_check",
+        "a_convolution_over_ones_own_patches_passes_the_gradient_check",
+        "the_optimiser_moves_parameters_and_targets",
+        "the_target_solver_lowers_the_energy",
+        "the_descent_runs_in_the_crates_loop",
+        "the_parameter_solver_solves_and_trains",
+        "the_scheme_trains",
+        "the_scheme_refuses_what_it_cannot_do",
+        "the_objective_passes_the_gradient_check",
+        "a_run_in_numbers_of_ones_own_is_that_in_f64",
+        "every_multiplication_is_made_in_the_number_type",
     ] {
         let passed = format!("test {test} ... ok");
         assert!(report.contains(&passed), "'{passed}' is not in:\n{report}");

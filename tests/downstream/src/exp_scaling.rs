@@ -1,9 +1,9 @@
 //! A diagonal layer whose scales are positive by construction.
 
-use layerwise::rand::Rng;
-use layerwise::{Layer, Scalar};
 use layerwise::kernel::Write;
 use layerwise::layer::{Context, ParameterGroup, Point, Scratch, Shape};
+use layerwise::rand::Rng;
+use layerwise::{Layer, Scalar};
 
 /// ẑᵢ = e^{θᵢ} zᵢ.
 #[derive(Debug, Clone, Copy)]

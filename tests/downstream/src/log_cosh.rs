@@ -1,8 +1,8 @@
 //! A loss that is quadratic for small errors and linear for large ones.
 
-use layerwise::{Loss, Scalar};
 use layerwise::kernel::Write;
 use layerwise::loss::Pair;
+use layerwise::{Loss, Scalar};
 
 /// L(z, ẑ) = Σ ln cosh(ẑ − z); its target is free, so it can be a hidden loss.
 #[derive(Debug, Clone, Copy)]

@@ -1,30 +1,33 @@
 //! The layer and the loss are correct, and serve in a decoupled circuit like any other.
 
 use downstream::{ExpScaling, LogCosh};
+use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::energy::Energy;
+use layerwise::gradcheck::GradCheck;
+use layerwise::layer::{Activation, Dense};
 use layerwise::nalgebra::DMatrix;
+use layerwise::optimizer::Adam;
 use layerwise::strategies::proptest::prelude::*;
 use layerwise::strategies::proptest::test_runner::RngSeed;
 use layerwise::strategies::{Shapes, data, dense, layer_points, loss_points};
-use layerwise::{Circuit, DecoupledCircuit};
-use layerwise::decoupled::{Selection, TargetInit};
-use layerwise::gradcheck::GradCheck;
-use layerwise::layer::{Activation, Dense};
-use layerwise::optimizer::Adam;
 use layerwise::target_solver::ReverseSweep;
 use layerwise::training::{Decoupling, Phase, Trainer};
+use layerwise::{Circuit, DecoupledCircuit};
+
+fn energy() -> Energy<f64> {
+    Energy::new(LogCosh).with_hidden_loss(LogCosh)
+}
 
 fn model() -> DecoupledCircuit<f64> {
     let circuit = Circuit::builder()
         .layer(Dense::new(2, 6, Activation::Tanh).unwrap())
         .layer(ExpScaling { dim: 6 })
         .layer(Dense::new(6, 1, Activation::Identity).unwrap())
-        .hidden_loss(LogCosh)
-        .output_loss(LogCosh)
         .build()
         .unwrap();
     let x = DMatrix::from_fn(2, 20, |i, j| ((i + 1) * j % 9) as f64 / 4.0 - 1.0);
     let y = DMatrix::from_fn(1, 20, |_, j| (x[(0, j)] * x[(1, j)]).sin());
-    let mut model = DecoupledCircuit::new(circuit);
+    let mut model = DecoupledCircuit::new(circuit, energy()).unwrap();
     let init = TargetInit::NoisyForwardPass { std: 0.3, seed: 1 };
     model.add_examples(&x, &y, &init).unwrap();
     model
@@ -42,7 +45,7 @@ fn sweeps_bounded_by_the_curvature_lower_the_energy() {
     let mut model = model();
     let mut energy = model.energy().unwrap();
     for _ in 0..10 {
-        let mut sweep = ReverseSweep::new(1);
+        let sweep = ReverseSweep::new(1);
         model.solve_targets(&sweep, &Selection::All).unwrap();
         let after = model.energy().unwrap();
         assert!(after < energy, "{energy} to {after}");
@@ -63,16 +66,15 @@ fn the_circuit_trains() {
 
 /// The layer before a dense one and the loss behind both, with data that fit.
 fn models() -> impl Strategy<Value = DecoupledCircuit<f64>> {
-    let circuits = (dense(Shapes::new().smooth()), any::<u64>()).prop_map(|(layer, seed)| {
+    let empty = (dense(Shapes::new().smooth()), any::<u64>()).prop_map(|(layer, seed)| {
         let dim = layer.input_dim();
         let builder = Circuit::builder().layer(ExpScaling { dim }).layer(layer);
-        let builder = builder.hidden_loss(LogCosh).output_loss(LogCosh);
-        builder.seed(seed).build().unwrap()
+        let circuit = builder.seed(seed).build().unwrap();
+        DecoupledCircuit::new(circuit, energy()).unwrap()
     });
-    circuits.prop_flat_map(|circuit| {
-        data(&circuit, 1..=4).prop_map(move |(x, y)| {
-            let seed = circuit.seed();
-            let mut model = DecoupledCircuit::new(circuit.clone());
+    empty.prop_flat_map(|empty| {
+        data(&empty, 1..=4).prop_map(move |(x, y)| {
+            let (seed, mut model) = (empty.circuit().seed(), empty.clone());
             let init = TargetInit::RandomNormal { std: 1.0, seed };
             model.add_examples(&x, &y, &init).unwrap();
             model

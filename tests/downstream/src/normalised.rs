@@ -9,7 +9,7 @@ use layerwise::{Error, Scalar};
 pub struct Normalised(pub f64);
 
 impl<T: Scalar> Descent<T> for Normalised {
-    fn begin(&self, state: &mut State<T>, _: &mut TargetProblem<'_, '_, T>) -> Result<(), Error> {
+    fn begin(&self, state: &mut State<T>, _: &mut TargetProblem<'_, T>) -> Result<(), Error> {
         state.counts.resize(1, 0);
         Ok(())
     }
@@ -17,7 +17,7 @@ impl<T: Scalar> Descent<T> for Normalised {
     fn step(
         &self,
         _: &mut State<T>,
-        problem: &mut TargetProblem<'_, '_, T>,
+        problem: &mut TargetProblem<'_, T>,
         trial: &mut Trial<T>,
     ) -> Result<(), Error> {
         for t in 1..problem.layers().depth() {

@@ -18,7 +18,7 @@ impl<T: Scalar> TargetSolver<T> for Sweep {
     fn solve(
         &self,
         state: &mut State<T>,
-        problem: &mut TargetProblem<'_, '_, T>,
+        problem: &mut TargetProblem<'_, T>,
     ) -> Result<SolveReport, Error> {
         problem.predict();
         problem.attempt(state.counts[0], |problem| {

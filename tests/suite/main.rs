@@ -23,7 +23,7 @@ mod metrics;
 mod multipliers;
 //mod objectives;
 mod optimizers;
-//mod parameter_solvers;
+mod parameter_solvers;
 mod patchwise;
 mod penalty_growth;
 mod phases;

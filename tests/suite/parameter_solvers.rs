@@ -5,21 +5,22 @@ use std::sync::Arc;
 
 use crate::property::{Tested, failed, for_all, generator, uniform};
 use layerwise::decoupled::{Selection, TargetInit};
-use layerwise::energy::{LocalProblem, LocalWorkspace};
+use layerwise::energy::{Energy, LocalProblem, LocalWorkspace};
 use layerwise::error::Quantity;
 use layerwise::kernel::Write;
-use layerwise::layer::{Activation, Affine, Context, Dense, Point, Sequential};
+use layerwise::layer::{
+    Activation, Affine, Context, Dense, Patchwise, Point, Sequential, Shape, Unfold,
+};
 use layerwise::loss::{Gaussian, Huber, Pair, Poisson, SoftmaxCrossEntropy, SquaredError};
 use layerwise::nalgebra::{DMatrix, DVector};
 use layerwise::optimizer::GradientDescent;
 use layerwise::parameter_solver::{
     LeastSquares, LevenbergMarquardt, NormalEquations, ParameterReport, ParameterSolver,
-    ParameterStates,
 };
 use layerwise::regularizer::Regularizer;
 use layerwise::state::State;
 use layerwise::target_solver::ReverseSweep;
-use layerwise::training::{Decoupling, Phase, Scheme, Trainer, Visit};
+use layerwise::training::{Decoupling, Phase, Trainer, WStep};
 use layerwise::{Circuit, DecoupledCircuit, Error, Layer, Loss, Scalar};
 use proptest::prelude::*;
 
@@ -335,16 +336,17 @@ fn one_layer<T: Scalar>(
     regularizer: Regularizer,
     seed: u64,
 ) -> DecoupledCircuit<T> {
-    let mut builder = Circuit::builder()
+    let circuit = Circuit::builder()
         .layer(Dense::new(4, 3, activation).unwrap())
         .layer(Dense::new(3, 2, Activation::Identity).unwrap())
-        .regularize_parameters(regularizer)
-        .seed(seed)
-        .penalty(T::of(1.7));
+        .seed(seed);
+    let mut energy = Energy::default()
+        .with_parameter_regularizer(regularizer)
+        .with_penalty(T::of(1.7));
     if let Some(loss) = loss {
-        builder = builder.hidden_losses(vec![loss]);
+        energy = energy.with_hidden_losses(vec![loss]);
     }
-    let mut model = DecoupledCircuit::new(builder.build().unwrap());
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap(), energy).unwrap();
     let n = 14;
     let (x, y) = (random(4, n, seed + 1), random(2, n, seed + 2));
     let targets = TargetInit::RandomNormal { std: 0.7, seed };
@@ -437,6 +439,126 @@ fn a_curved_layer_fits_its_preimages() {
         let error = distance(model.circuit().parameters(0), expected.as_slice());
         assert!(error < 1e-10, "{activation:?}: {error}");
     }
+}
+
+/// Windows of a sequence, which are the input itself where they neither overlap nor skip.
+#[derive(Debug)]
+struct Windows {
+    steps: usize,
+    width: usize,
+    stride: usize,
+}
+
+impl Unfold for Windows {
+    fn input_shape(&self) -> Shape {
+        self.steps.into()
+    }
+
+    fn patch_len(&self) -> usize {
+        self.width
+    }
+
+    fn positions(&self) -> Shape {
+        ((self.steps - self.width) / self.stride + 1).into()
+    }
+
+    fn source(&self, entry: usize, position: usize) -> Option<usize> {
+        Some(self.stride * position + entry)
+    }
+}
+
+/// Shared weights: the minimum of ℓ_t with all it may hold; and with a ridge, a proximal term and a
+/// curved activation what singular values give for all patches, made by the test.
+#[test]
+fn a_layer_with_shared_weights_is_solved_over_all_positions() {
+    let n = 9;
+    for (width, stride, unfolds) in [(3, 1, true), (3, 2, true), (3, 3, false)] {
+        let windows = |activation| {
+            let steps = 9;
+            let windows = Windows {
+                steps,
+                width,
+                stride,
+            };
+            Patchwise::over(windows, 2, activation).unwrap()
+        };
+        let layer = windows(Activation::Identity);
+        let affine = layer.affine().unwrap();
+        let positions = affine.positions;
+        assert_eq!(affine.unfolds, unfolds);
+        let (z, p) = (random::<f64>(9, n, 1), random::<f64>(2 * positions, n, 2));
+        let (lambda, start) = (
+            random::<f64>(2 * positions, n, 3),
+            random::<f64>(2, width + 1, 4),
+        );
+        let w = weights::<f64>(n);
+        let solved = |solver: &LeastSquares, problem: &LocalProblem<'_, f64>| {
+            let mut found = start.clone();
+            let (mut state, mut workspace) = (State::new(), problem.workspace());
+            solver
+                .solve(&mut state, problem, &mut workspace, found.as_mut_slice())
+                .unwrap();
+            found
+        };
+        let (own, loss) = (start.as_slice(), &SquaredError);
+        let plain = LocalProblem::new(&layer, own, loss, 2.5, z.as_slice(), p.as_slice()).unwrap();
+        let problem = plain.with_multipliers(lambda.as_slice()).unwrap();
+        let problem = problem.with_example_weights(&w).unwrap();
+        let found = solved(&LeastSquares::ridge(0.0).unwrap(), &problem);
+        let at = problem.at_parameters(found.as_slice()).unwrap().gradients();
+        assert!(at.parameters.iter().all(|g| g.abs() < 1e-10), "{at:?}");
+        assert!(problem.gradients().parameters.iter().any(|g| g.abs() > 0.1));
+
+        let column = |c: usize| (c / positions, c % positions);
+        let patches = DMatrix::from_fn(width, positions * n, |k, c| {
+            let (i, position) = column(c);
+            z[(stride * position + k, i)]
+        });
+        let targets = DMatrix::from_fn(2, positions * n, |k, c| {
+            let (i, position) = column(c);
+            p[(2 * position + k, i)].clamp(-0.9, 0.9).atanh()
+        });
+        let each: Vec<f64> = (0..positions * n).map(|c| w[column(c).0]).collect();
+        let layer = windows(Activation::Tanh);
+        let problem =
+            LocalProblem::new(&layer, own, loss, 2.5, z.as_slice(), p.as_slice()).unwrap();
+        let problem = problem.with_example_weights(&w).unwrap();
+        let solver = LeastSquares::ridge(0.3).unwrap().with_margin(0.1).unwrap();
+        let found = solved(&solver.with_proximal(0.7).unwrap(), &problem);
+        // λ and ρ stand beside the sum over positions, of which the test's mean takes one.
+        let weights = [0.3, 0.7].map(|weight| weight / positions as f64);
+        let data = (&patches, &targets, &each[..]);
+        let expected = by_singular_values(data, true, weights.into(), &start);
+        assert!((found - expected).amax() < 1e-10);
+    }
+}
+
+/// L2 on the weights of a circuit's convolution counts once per example, whatever the positions.
+#[test]
+fn a_regularised_convolution_reaches_its_minimum() {
+    let windows = Windows {
+        steps: 6,
+        width: 3,
+        stride: 1,
+    };
+    let circuit = Circuit::<f64>::builder()
+        .layer(Patchwise::over(windows, 2, Activation::Identity).unwrap())
+        .layer(Dense::new(8, 2, Activation::Identity).unwrap());
+    let energy = Energy::default()
+        .with_parameter_regularizer(Regularizer::l2(0.3).unwrap())
+        .with_penalty(1.7);
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap(), energy).unwrap();
+    let targets = TargetInit::RandomNormal { std: 0.7, seed: 5 };
+    let (x, y) = (random(6, 14, 1), random(2, 14, 2));
+    model.add_examples(&x, &y, &targets).unwrap();
+    model
+        .set_example_weights(&Selection::All, &weights(14))
+        .unwrap();
+    let solver = LeastSquares::ridge(0.0).unwrap();
+    model.solve_parameters(0, &solver, &Selection::All).unwrap();
+    let gradients = model.gradients(&Selection::All).unwrap();
+    let largest = DVector::from_vec(gradients.parameters[0].clone()).amax();
+    assert!(largest < 1e-10, "{largest}");
 }
 
 /// One undamped step of Gauss-Newton is the least-squares solution.
@@ -652,11 +774,8 @@ fn product_errors<T: Tested>(problem: &LocalProblem<'_, T>, own: usize, l2: f64)
     let m = problem.target().len() / n;
     let mut workspace = problem.workspace();
     let mut predicted = |parameters: &[T]| {
-        problem
-            .at_parameters(parameters)
-            .unwrap()
-            .predict(&mut workspace);
-        wide(workspace.prediction())
+        let problem = problem.at_parameters(parameters).unwrap();
+        wide(problem.linearize(&mut workspace).prediction())
     };
     let step = if T::ROUNDING < 1e-10 { 1e-5 } else { 1e-2 };
     let mut jacobian = DMatrix::zeros(m * n, own);
@@ -670,8 +789,8 @@ fn product_errors<T: Tested>(problem: &LocalProblem<'_, T>, own: usize, l2: f64)
         let ((up, above), (down, below)) = (side(1.0), side(-1.0));
         jacobian.set_column(j, &((up - down) / (above - below)));
     }
-    problem.predict(&mut workspace);
-    let prediction = workspace.prediction().to_vec();
+    let mut at = problem.linearize(&mut workspace);
+    let prediction = at.prediction().to_vec();
     let pair =
         Pair::new(m, problem.target(), &prediction).with_parameters(&problem.parameters()[own..]);
     let mut work = vec![T::zero(); problem.loss().scratch(m, n)];
@@ -698,9 +817,7 @@ fn product_errors<T: Tested>(problem: &LocalProblem<'_, T>, own: usize, l2: f64)
         let mut unit = vec![T::zero(); own];
         unit[j] = T::one();
         let mut column = vec![T::one(); own];
-        problem
-            .gauss_newton_product(&unit, &mut column, &mut workspace)
-            .unwrap();
+        at.gauss_newton_product(&unit, &mut column).unwrap();
         found.set_column(j, &wide(&column));
     }
     let size = expected.amax();
@@ -771,10 +888,10 @@ fn products_are_differences_of_gradients_of_a_linear_layer() {
     let gradient = |problem: &LocalProblem<'_, f64>| wide(&problem.gradients().parameters);
     let difference = gradient(&problem.at_parameters(&moved).unwrap()) - gradient(&problem);
     let mut workspace = problem.workspace();
-    problem.predict(&mut workspace);
     let mut product = vec![f64::NAN; 15];
     problem
-        .gauss_newton_product(v.as_slice(), &mut product, &mut workspace)
+        .linearize(&mut workspace)
+        .gauss_newton_product(v.as_slice(), &mut product)
         .unwrap();
     assert!((wide(&product) - difference).amax() < 1e-11);
 }
@@ -900,8 +1017,11 @@ fn arrays_that_do_not_fit_are_errors() {
         let error = NormalEquations::<f64>::new(d, m, true).unwrap_err();
         assert!(matches!(error, Error::ZeroDimension { .. }), "{error}");
     }
-    let error = NormalEquations::<f64>::new(usize::MAX / 2, 3, true).unwrap_err();
-    assert!(matches!(error, Error::TooLarge { .. }), "{error}");
+    // More than numbers, or than any memory, can hold.
+    for inputs in [usize::MAX, usize::MAX / 2, 1 << 28] {
+        let error = NormalEquations::<f64>::new(inputs, 3, true).unwrap_err();
+        assert!(matches!(error, Error::TooLarge { .. }), "{error}");
+    }
 
     let mut model = one_layer::<f64>(Activation::Tanh, None, Regularizer::NONE, 1);
     let before = model.circuit().parameters(0).to_vec();
@@ -948,13 +1068,14 @@ fn arrays_that_do_not_fit_are_errors() {
     let mut product = [0.0; 15];
     for (v, length) in [(14, 15), (15, 14)] {
         let v = vec![0.0; v];
-        let result = problem.gauss_newton_product(&v, &mut product[..length], &mut workspace);
+        let mut at = problem.linearize(&mut workspace);
+        let result = at.gauss_newton_product(&v, &mut product[..length]);
         assert!(matches!(result.unwrap_err(), Error::Length { .. }));
     }
     problem.at_parameters(&before[1..]).unwrap_err();
     problem.at_parameters(&[f64::NAN; 15]).unwrap_err();
 
-    let mut solver = LeastSquares::ridge(0.1).unwrap();
+    let solver = LeastSquares::ridge(0.1).unwrap();
     for (t, selection) in [
         (2, Selection::All),
         (0, Selection::Columns(3..3)),
@@ -992,7 +1113,8 @@ fn a_problem_that_does_not_fit_is_refused() {
     let unit = |layers: Vec<Box<dyn Layer<f64>>>| Sequential::new(layers).unwrap();
     let dense = |input, output| Box::new(Dense::new(input, output, Activation::Tanh).unwrap()) as _;
     let builder = Circuit::builder().layer(unit(vec![dense(2, 3), dense(3, 2)]));
-    let mut model = DecoupledCircuit::new(builder.build().unwrap());
+    let circuit = builder.build().unwrap();
+    let mut model = DecoupledCircuit::new(circuit, Energy::default()).unwrap();
     let (x, y) = (random(2, 5, 1), random(2, 5, 2));
     model
         .add_examples(&x, &y, &TargetInit::ForwardPass)
@@ -1000,17 +1122,24 @@ fn a_problem_that_does_not_fit_is_refused() {
     refused(&mut model, 0, "Sequential");
 
     // A layer whose `affine` contradicts its parameters.
-    for (weights, bias) in [
-        (0..3, Some(4..6)),
-        (0..4, Some(5..7)),
-        (0..4, Some(3..5)),
-        (3..7, None),
+    let affine = |weights, bias| Affine::new(weights, bias, Activation::Tanh, 2);
+    for affine in [
+        affine(0..3, Some(4..6)),
+        affine(0..4, Some(5..7)),
+        affine(0..4, Some(3..5)),
+        affine(3..7, None),
         #[allow(clippy::reversed_empty_ranges)]
-        (4..0, None),
+        affine(4..0, None),
+        affine(0..4, Some(4..6)).with_positions(2),
+        affine(0..4, Some(4..6)).with_positions(usize::MAX),
+        affine(0..4, Some(4..6)).unfolding(0),
+        affine(0..2, Some(4..5)).with_positions(2),
+        Affine::new(0..4, Some(4..6), Activation::Tanh, 0),
+        Affine::new(0..4, Some(4..6), Activation::Tanh, 4),
     ] {
-        let affine = Affine::new(weights, bias, Activation::Tanh, 2);
         let layer = Misdescribed(Dense::new(2, 2, Activation::Tanh).unwrap(), affine);
-        let mut model = DecoupledCircuit::new(Circuit::builder().layer(layer).build().unwrap());
+        let circuit = Circuit::builder().layer(layer).build().unwrap();
+        let mut model = DecoupledCircuit::new(circuit, Energy::default()).unwrap();
         model
             .add_examples(&x, &y, &TargetInit::ForwardPass)
             .unwrap();
@@ -1074,10 +1203,9 @@ fn classifier<T: Scalar>() -> DecoupledCircuit<T> {
         .layer(dense(5, 8, Activation::Tanh))
         .layer(dense(8, 6, Activation::Sigmoid))
         .layer(dense(6, 3, Activation::Identity))
-        .output_loss(SoftmaxCrossEntropy)
-        .penalty(T::of(1.5))
         .seed(4);
-    let mut model = DecoupledCircuit::new(circuit.build().unwrap());
+    let energy = Energy::new(SoftmaxCrossEntropy).with_penalty(T::of(1.5));
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap(), energy).unwrap();
     let x = random::<T>(5, EXAMPLES, 1);
     let class =
         |j: usize| (0..3).max_by(|&a: &usize, &b| x[(a, j)].partial_cmp(&x[(b, j)]).unwrap());
@@ -1098,6 +1226,15 @@ fn run<T: Scalar>(model: &mut DecoupledCircuit<T>, phase: Phase<T>) {
     Trainer::new(phase).run(model).unwrap();
 }
 
+/// θ by `w_step`, and where it solves nothing by gradient descent; targets stay.
+fn weights_only(w_step: WStep<f64>) -> Phase<f64> {
+    solved(Decoupling::weights_only(), w_step)
+}
+
+fn solved(scheme: Decoupling<f64>, w_step: WStep<f64>) -> Phase<f64> {
+    Phase::with_w_step(scheme, w_step.with_optimizer(descent())).unwrap()
+}
+
 fn descent() -> GradientDescent {
     GradientDescent::new(0.3).unwrap()
 }
@@ -1112,11 +1249,11 @@ fn hidden_energy(model: &DecoupledCircuit<f64>) -> f64 {
 /// gradient steps bring them.
 #[test]
 fn solved_layers_fit_their_targets_in_few_visits() {
-    let trained = |scheme: Alternating<f64>, batch: usize, epochs: u64| {
+    let trained = |w_step: WStep<f64>, batch: usize, epochs: u64| {
         let mut model = classifier();
         run(
             &mut model,
-            Phase::new(scheme, descent())
+            weights_only(w_step)
                 .with_batch_size(batch)
                 .unwrap()
                 .with_epochs(epochs),
@@ -1124,18 +1261,18 @@ fn solved_layers_fit_their_targets_in_few_visits() {
         hidden_energy(&model)
     };
     let start = hidden_energy(&classifier());
-    let by_gradients = trained(Decoupling::weights_only(), EXAMPLES, 3);
+    let by_gradients = trained(WStep::none(), EXAMPLES, 3);
     let ridge = || LeastSquares::ridge(1e-6).unwrap();
-    let squares = Decoupling::weights_only().with_parameter_solver(ridge());
+    let squares = WStep::solver(ridge());
     let squares = trained(squares, EXAMPLES, 3);
     let newton = LevenbergMarquardt::new(3, 20);
-    let newton = Decoupling::weights_only().with_parameter_solver(newton);
+    let newton = WStep::solver(newton);
     let newton = trained(newton, EXAMPLES, 3);
     // In minibatches of fewer examples than inputs, the sums over all of them.
     let kept = ridge().with_forgetting(1.0).unwrap();
-    let streamed = Decoupling::weights_only().with_parameter_solver(kept);
+    let streamed = WStep::solver(kept);
     let streamed = trained(streamed, 7, 1);
-    let gradients_in_batches = trained(Decoupling::weights_only(), 7, 1);
+    let gradients_in_batches = trained(WStep::none(), 7, 1);
     let all = [
         start,
         by_gradients,
@@ -1157,10 +1294,10 @@ fn one_streamed_epoch_is_the_whole_batch() {
         let mut model = classifier::<f64>();
         let solver = LeastSquares::ridge(1e-4).unwrap();
         let solver = solver.with_forgetting(forgetting).unwrap();
-        let scheme = Decoupling::weights_only().with_parameter_solver(solver);
+        let w_step = WStep::solver(solver);
         run(
             &mut model,
-            Phase::new(scheme, descent())
+            weights_only(w_step)
                 .with_batch_size(batch)
                 .unwrap()
                 .with_epochs(1),
@@ -1212,37 +1349,30 @@ impl<S: ParameterSolver<f64>> ParameterSolver<f64> for HiddenOnly<S> {
 #[test]
 fn other_layers_take_the_optimisers_step() {
     let squares = || LeastSquares::ridge(1e-3).unwrap();
-    let output = |scheme: Alternating<f64>, epochs| {
+    let output = |w_step: WStep<f64>, epochs| {
         let mut model = classifier();
         run(
             &mut model,
-            Phase::new(scheme, descent())
+            weights_only(w_step)
                 .with_batch_size(11)
                 .unwrap()
                 .with_epochs(epochs),
         );
         model.circuit().parameters(2).to_vec()
     };
-    let alone = output(Decoupling::weights_only(), 5);
-    let beside = output(
-        Decoupling::weights_only().with_parameter_solver(squares()),
-        5,
-    );
+    let alone = output(WStep::none(), 5);
+    let beside = output(WStep::solver(squares()), 5);
     assert_eq!(alone, beside);
 
     // Levenberg-Marquardt leaves gradients in the workspace, which must not count.
     let newton = || HiddenOnly(LevenbergMarquardt::new(2, 3));
-    let weights_only = Decoupling::weights_only;
-    for scheme in [
-        weights_only().with_parameter_solver(squares()),
-        weights_only().with_parameter_solver(newton()),
-    ] {
+    for w_step in [WStep::solver(squares()), WStep::solver(newton())] {
         let max = 1e-2;
         let mut model = classifier::<f64>();
         let before = wide(model.circuit().parameters(2));
         let gradient = wide(&model.gradients(&Selection::All).unwrap().parameters[2]);
         assert!(gradient.norm() / EXAMPLES as f64 > 2.0 * max);
-        let phase = Phase::new(scheme, descent()).with_epochs(1);
+        let phase = weights_only(w_step).with_epochs(1);
         run(&mut model, phase.with_max_gradient_norm(max).unwrap());
         let expected = before - &gradient * (0.3 * max / gradient.norm());
         assert!((wide(model.circuit().parameters(2)) - expected).amax() < 1e-14);
@@ -1257,8 +1387,8 @@ fn a_phase_starts_anew() {
         .unwrap()
         .with_forgetting(1.0)
         .unwrap();
-    let scheme = || Decoupling::<f64>::weights_only().with_parameter_solver(kept);
-    let mut again = Trainer::new(Phase::new(scheme(), descent()).with_epochs(1));
+    let w_step = || WStep::solver(kept);
+    let again = Trainer::new(weights_only(w_step()).with_epochs(1));
     let mut model = classifier();
     again.run(&mut model).unwrap();
     let first = model.circuit().parameters(0).to_vec();
@@ -1272,13 +1402,10 @@ fn a_phase_starts_anew() {
         .solve_parameters(1, &used, &Selection::Columns(0..40))
         .unwrap();
     let mut with_used = fresh.clone();
-    let scheme_of_used = Decoupling::weights_only().with_parameter_solver(used);
-    run(
-        &mut with_used,
-        Phase::new(scheme_of_used, descent()).with_epochs(1),
-    );
+    let of_used = WStep::solver(used);
+    run(&mut with_used, weights_only(of_used).with_epochs(1));
     again.run(&mut model).unwrap();
-    run(&mut fresh, Phase::new(scheme(), descent()).with_epochs(1));
+    run(&mut fresh, weights_only(w_step()).with_epochs(1));
     for t in 0..2 {
         let expected = fresh.circuit().parameters(t);
         assert_eq!(model.circuit().parameters(t), expected);
@@ -1329,32 +1456,32 @@ fn a_state_is_all_that_is_kept() {
 /// Behind a pointer of any kind a solver does what it does itself.
 #[test]
 fn pointers_are_solvers() {
-    let trained = |scheme: Alternating<f64>| {
+    let trained = |w_step: WStep<f64>| {
         let mut model = classifier();
-        let phase = Phase::new(scheme, descent()).with_batch_size(20).unwrap();
+        let phase = weights_only(w_step).with_batch_size(20).unwrap();
         run(&mut model, phase.with_epochs(2));
         let circuit = model.circuit();
         [0, 1, 2].map(|t| circuit.parameters(t).to_vec())
     };
     let solver = LeastSquares::ridge(1e-3).unwrap();
     let solver = HiddenOnly(solver.with_forgetting(0.9).unwrap());
-    let expected = trained(Decoupling::weights_only().with_parameter_solver(solver.clone()));
+    let expected = trained(WStep::solver(solver.clone()));
     let boxed: Box<dyn ParameterSolver<f64>> = Box::new(solver.clone());
     let shared: Arc<dyn ParameterSolver<f64>> = Arc::new(solver.clone());
     let lent: &'static HiddenOnly<LeastSquares> = Box::leak(Box::new(solver));
-    for scheme in [
-        Decoupling::weights_only().with_parameter_solver(boxed),
-        Decoupling::weights_only().with_parameter_solver(shared),
-        Decoupling::weights_only().with_parameter_solver(lent),
+    for w_step in [
+        WStep::solver(boxed),
+        WStep::solver(shared),
+        WStep::solver(lent),
     ] {
-        assert_eq!(trained(scheme), expected);
+        assert_eq!(trained(w_step), expected);
     }
 }
 
 /// With moving targets and every policy, several parameter steps a visit.
 #[test]
 fn solvers_go_with_z_steps() {
-    type Make = fn() -> Alternating<f64>;
+    type Make = fn() -> Decoupling<f64>;
     let schemes: [(&str, Make); 3] = [
         ("persistent", || {
             Decoupling::persistent(ReverseSweep::new(2))
@@ -1364,13 +1491,12 @@ fn solvers_go_with_z_steps() {
     ];
     for (name, scheme) in schemes {
         let proximal = LeastSquares::proximal(0.5).unwrap();
-        let scheme = scheme().with_parameter_solver(proximal);
-        let scheme = scheme.with_parameter_steps(2).unwrap();
+        let w_step = WStep::solver(proximal).with_steps(2).unwrap();
         let mut model = classifier();
         let before = model.composed_loss().unwrap();
         run(
             &mut model,
-            Phase::new(scheme, descent())
+            solved(scheme(), w_step)
                 .with_batch_size(20)
                 .unwrap()
                 .with_epochs(40),
@@ -1427,8 +1553,8 @@ fn all_layers_are_solved_or_none() {
                     .collect::<Vec<_>>()
             };
             let before = parameters(&model);
-            let scheme = Decoupling::weights_only().with_parameter_solver(Failing { at, nan });
-            let mut trainer = Trainer::new(Phase::new(scheme, descent()).with_epochs(1));
+            let w_step = WStep::solver(Failing { at, nan });
+            let trainer = Trainer::new(weights_only(w_step).with_epochs(1));
             match trainer.run(&mut model).unwrap_err() {
                 Error::NonFinite {
                     quantity,
@@ -1451,16 +1577,18 @@ fn all_layers_are_solved_or_none() {
     // The output layer's step is part of it.
     let mut model = classifier::<f64>();
     let before = model.circuit().parameters(2).to_vec();
-    let scheme = Decoupling::weights_only().with_parameter_solver(Failing { at: 9, nan: false });
-    run(&mut model, Phase::new(scheme, descent()).with_epochs(1));
+    let w_step = WStep::solver(Failing { at: 9, nan: false });
+    run(&mut model, weights_only(w_step).with_epochs(1));
     assert_ne!(model.circuit().parameters(2), before);
     // And if it is the optimiser that diverges, the solved layers stay too.
     let mut model = classifier::<f64>();
     let before = model.circuit().parameters(0).to_vec();
     let solver = LeastSquares::ridge(0.1).unwrap();
-    let scheme = Decoupling::weights_only().with_parameter_solver(solver);
+    let w_step = WStep::solver(solver);
     let wild = GradientDescent::new(f64::MAX).unwrap();
-    let mut phase = Phase::new(scheme, wild.with_momentum(0.9).unwrap()).with_epochs(30);
+    let w_step = w_step.with_optimizer(wild.with_momentum(0.9).unwrap());
+    let phase = Phase::with_w_step(Decoupling::weights_only(), w_step).unwrap();
+    let mut phase = phase.with_epochs(30);
     phase = phase.with_batch_size(EXAMPLES).unwrap();
     let error = Trainer::new(phase).run(&mut model).unwrap_err();
     assert!(matches!(error, Error::NonFinite { .. }), "{error}");
@@ -1478,15 +1606,16 @@ fn all_layers_are_solved_or_none() {
 fn a_solver_that_fits_no_layer_is_refused_at_the_start() {
     let layer = Dense::new(2, 2, Activation::Gelu).unwrap();
     let circuit = Circuit::<f64>::builder().layer(layer.clone()).layer(layer);
-    let mut model = DecoupledCircuit::new(circuit.build().unwrap());
+    let circuit = circuit.build().unwrap();
+    let mut model = DecoupledCircuit::new(circuit, Energy::default()).unwrap();
     let (x, y) = (random(2, 5, 1), random(2, 5, 2));
     model
         .add_examples(&x, &y, &TargetInit::ForwardPass)
         .unwrap();
     let before = model.circuit().parameters(0).to_vec();
     let solver = LeastSquares::ridge(0.1).unwrap();
-    let scheme = Decoupling::weights_only().with_parameter_solver(solver);
-    let result = Trainer::new(Phase::new(scheme, descent())).run(&mut model);
+    let w_step = WStep::solver(solver);
+    let result = Trainer::new(weights_only(w_step)).run(&mut model);
     let error = result.unwrap_err();
     assert!(
         matches!(error, Error::ParameterSolver { layer: 1, .. }),
@@ -1494,47 +1623,46 @@ fn a_solver_that_fits_no_layer_is_refused_at_the_start() {
     );
     assert_eq!(model.circuit().parameters(0), before);
 
-    let model = classifier::<f64>();
-    let solver = LeastSquares::ridge(0.1).unwrap();
-    let states = ParameterStates::new(&solver, &model).unwrap();
-    assert_eq!(
-        [0, 1, 2, 3].map(|t| states.solves(t)),
-        [true, true, false, false]
-    );
-}
-
-/// A scheme of one's own with states of another circuit.
-#[derive(Debug)]
-struct Foreign(LeastSquares, ParameterStates<f64>);
-
-impl Scheme<f64> for Foreign {
-    fn visit(&mut self, visit: &mut Visit<'_, '_, f64>) -> Result<f64, Error> {
-        let energy = visit.target_problem().evaluate(false, false);
-        visit.solve_parameters(&self.0, &self.1)?;
-        Ok(energy)
+    // One that is given to a layer must fit that layer, and the layer must exist.
+    let mut model = classifier::<f64>();
+    for (t, expected) in [(2, "layer 2"), (3, "layer 3")] {
+        let w_step = WStep::solver_of_layer(t, LeastSquares::ridge(0.1).unwrap());
+        let error = Trainer::new(weights_only(w_step))
+            .run(&mut model)
+            .unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
     }
 }
 
+/// Each layer by a solver of its own; the others stay without an optimiser.
 #[test]
-fn states_of_another_circuit_are_errors() {
-    let other = one_layer::<f64>(Activation::Tanh, None, Regularizer::NONE, 1);
-    let solver = LeastSquares::ridge(0.1).unwrap();
-    let states = |model| ParameterStates::new(&solver, model).unwrap();
-    let mut model = classifier::<f64>();
-    let foreign = Foreign(solver, states(&other));
-    let result = Trainer::new(Phase::new(foreign, descent())).run(&mut model);
-    assert!(matches!(
-        result.unwrap_err(),
-        Error::Length {
-            expected: 3,
-            found: 2,
-            ..
-        }
-    ));
-    let own = Foreign(solver, states(&model));
-    let before = hidden_energy(&model);
-    run(&mut model, Phase::new(own, descent()).with_epochs(1));
-    assert!(hidden_energy(&model) < before);
+fn layers_have_solvers_of_their_own() {
+    let (ridge, newton) = (
+        LeastSquares::ridge(0.1).unwrap(),
+        LevenbergMarquardt::new(2, 3),
+    );
+    let start = classifier::<f64>();
+    let mut alone = [0, 1].map(|_| start.clone());
+    alone[0]
+        .solve_parameters(0, &ridge, &Selection::All)
+        .unwrap();
+    alone[1]
+        .solve_parameters(1, &newton, &Selection::All)
+        .unwrap();
+    let w_step = WStep::solver_of_layer(0, ridge).with_solver_of_layer(1, newton);
+    let phase = Phase::with_w_step(Decoupling::weights_only(), w_step).unwrap();
+    let mut model = start.clone();
+    run(&mut model, phase.with_epochs(1));
+    for (t, expected) in [(0, &alone[0]), (1, &alone[1]), (2, &start)] {
+        assert_eq!(
+            model.circuit().parameters(t),
+            expected.circuit().parameters(t)
+        );
+        assert_eq!(
+            t == 2,
+            model.circuit().parameters(t) == start.circuit().parameters(t)
+        );
+    }
 }
 
 #[cfg(feature = "rayon")]
@@ -1544,17 +1672,11 @@ fn any_number_of_threads_gives_the_same_bits() {
         .unwrap()
         .with_forgetting(0.9)
         .unwrap();
-    let squares =
-        || Decoupling::persistent(ReverseSweep::new(1)).with_parameter_solver(kept.clone());
-    let newton = || {
-        let solver = LevenbergMarquardt::new(2, 4);
-        Decoupling::persistent(ReverseSweep::new(1)).with_parameter_solver(solver)
-    };
-    let schemes: [&dyn Fn() -> Alternating<f64>; 2] = [&squares, &newton];
-    for scheme in schemes {
+    let newton = LevenbergMarquardt::new(2, 4);
+    for w_step in [WStep::solver(kept), WStep::solver(newton)] {
         let trained = |threads| {
             let mut model = classifier();
-            let phase = Phase::new(scheme(), descent())
+            let phase = solved(Decoupling::persistent(ReverseSweep::new(1)), w_step.clone())
                 .with_batch_size(9)
                 .unwrap()
                 .with_epochs(3);

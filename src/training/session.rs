@@ -169,7 +169,8 @@ impl<T: Scalar> Session<T> {
     /// then.
     ///
     /// # Errors
-    /// Those of [`Session::new`], and [`Error::Length`] for a state of a run with another number of phases.
+    /// Those of [`Session::new`], and [`Error::Length`] for a state of a run with another number of
+    /// phases.
     pub fn resume(
         trainer: &Trainer<T>,
         model: DecoupledCircuit<T>,

@@ -7,6 +7,8 @@ mod options;
 #[cfg(feature = "serde")]
 mod reports;
 #[cfg(feature = "serde")]
+mod sessions;
+#[cfg(feature = "serde")]
 mod shards;
 #[cfg(feature = "proptest")]
 mod strategies;

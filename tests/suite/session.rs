@@ -414,15 +414,10 @@ fn equal_states_are_of_runs_that_stand_alike() {
     assert_ne!(after_two(&trainer.clone().with_seed(9)), states[2]);
 }
 
-/// A run of one epoch more than is made, with a second phase.
-fn stoppable(scheme: Shared) -> Trainer<f64> {
-    run_of(Phase::new(scheme, adam()))
-}
-
 #[test]
 fn stop_in_the_middle_of_an_epoch_closes_it() {
     for (name, scheme) in schemes() {
-        let trainer = stoppable(scheme);
+        let trainer = run_of(Phase::new(scheme, adam()));
         // 1 or 2 of the second epoch's 3 visits.
         for visits in 1..VISITS {
             let mut session = Session::new(&trainer, model()).unwrap();
@@ -464,8 +459,7 @@ fn stop_in_the_middle_of_an_epoch_closes_it() {
 #[test]
 fn stop_after_an_epoch_leaves_what_a_shorter_run_leaves() {
     for (name, scheme) in schemes() {
-        // Without schedules a run of one epoch begins like one of two; residuals have a schedule
-        // of their own, which counts when the targets are set, not in the one visit's end.
+        // One visit an epoch: the first factor of the residuals' schedule is 1 in either run.
         let phase = |epochs| {
             Phase::new(scheme.clone(), adam())
                 .with_epochs(epochs)
@@ -489,7 +483,7 @@ fn stop_after_an_epoch_leaves_what_a_shorter_run_leaves() {
 
 #[test]
 fn stop_before_anything_and_between_phases_ends_at_once() {
-    let trainer = stoppable(Arc::new(Backprop));
+    let trainer = run_of(Phase::new(Backprop, adam()));
     let mut session = Session::new(&trainer, model()).unwrap();
     session.stop();
     assert!(session.is_over());

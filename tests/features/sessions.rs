@@ -1,0 +1,81 @@
+//! The state of a run goes through JSON and back whole, at every place where a run can be broken off.
+
+use layerwise::decoupled::TargetInit;
+use layerwise::energy::Energy;
+use layerwise::layer::{Activation, Dense};
+use layerwise::nalgebra::DMatrix;
+use layerwise::optimizer::Adam;
+use layerwise::parameter_solver::LevenbergMarquardt;
+use layerwise::target_solver::ReverseSweep;
+use layerwise::training::{
+    Decoupling, PenaltyGrowth, Phase, Session, SessionState, Stopping, Trainer, WStep,
+};
+use layerwise::{Circuit, DecoupledCircuit, Scalar};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+fn model<T: Scalar>() -> DecoupledCircuit<T> {
+    let circuit = Circuit::builder()
+        .layer(Dense::new(2, 4, Activation::Tanh).unwrap())
+        .layer(Dense::new(4, 1, Activation::Identity).unwrap())
+        .build()
+        .unwrap();
+    let mut model = DecoupledCircuit::new(circuit, Energy::default()).unwrap();
+    let init = TargetInit::NoisyForwardPass { std: 0.2, seed: 3 };
+    model.add_examples(&wave(2), &wave(1), &init).unwrap();
+    model
+}
+
+fn wave<T: Scalar>(rows: usize) -> DMatrix<T> {
+    DMatrix::from_fn(rows, 7, |i, j| T::of((0.8 * j as f64 + i as f64).sin()))
+}
+
+fn trainer<T: Scalar>(scheme: Decoupling<T>, w_step: WStep<T>) -> Trainer<T> {
+    let stopping = Stopping::Validation {
+        patience: 2,
+        improvement: 0.0,
+    };
+    let phase = Phase::with_w_step(scheme, w_step).unwrap();
+    let phase = phase.with_epochs(3).with_batch_size(3).unwrap();
+    let growth = PenaltyGrowth::new(2).unwrap();
+    let phase = phase.with_stopping(stopping).unwrap();
+    Trainer::new(phase.with_penalty_growth(growth).unwrap()).with_validation(wave(2), wave(1))
+}
+
+fn there_and_back<T: Scalar + Serialize + DeserializeOwned>() {
+    let adam = || Adam::new(1e-2).unwrap();
+    let sweep = || ReverseSweep::new(1);
+    let damped = || LevenbergMarquardt::new(1, 5);
+    for trainer in [
+        trainer(Decoupling::joint(adam()), WStep::optimizer(adam())),
+        trainer(
+            Decoupling::residual(sweep()).with_multipliers(1.0).unwrap(),
+            WStep::solver_of_layer(1, damped()).with_optimizer(adam()),
+        ),
+    ] {
+        let mut session = Session::new(&trainer, model::<T>()).unwrap();
+        let mut places = 0;
+        loop {
+            let text = serde_json::to_string(session.state()).unwrap();
+            let back: SessionState<T> = serde_json::from_str(&text).unwrap();
+            assert_eq!(&back, session.state(), "{places}");
+            let model = session.model().clone();
+            let mut resumed = Session::resume(&trainer, model, back).unwrap();
+            let (own, other) = (session.advance().unwrap(), resumed.advance().unwrap());
+            assert_eq!(own, other, "{places}");
+            assert_eq!(session.state(), resumed.state(), "{places}");
+            if own.is_none() {
+                break;
+            }
+            places += 1;
+        }
+        // Three visits an epoch and its end, and the end of the phase.
+        assert_eq!(places, 3 * 4 + 1);
+    }
+}
+
+#[test]
+fn a_state_survives_json() {
+    there_and_back::<f64>();
+    there_and_back::<f32>();
+}

@@ -60,6 +60,30 @@ impl<T: Scalar> State<T> {
         self.split().1
     }
 
+    /// Whether this can be a later state of what began as `start`: with arrays of the same sizes
+    /// wherever that has some.
+    pub(crate) fn fits(&self, start: &Self) -> bool {
+        let same = |own: usize, start: usize| start == 0 || own == start;
+        let values = self.values.iter().zip(&start.values);
+        same(self.counts.len(), start.counts.len())
+            && same(self.values.len(), start.values.len())
+            && values
+                .map(|(own, start)| same(own.len(), start.len()))
+                .all(|fit| fit)
+            && same(self.parts.len(), start.parts.len())
+            && self
+                .parts
+                .iter()
+                .zip(&start.parts)
+                .all(|(own, start)| own.fits(start))
+    }
+
+    /// The counts and numbers that it holds, its parts included.
+    pub(crate) fn size(&self) -> usize {
+        let own = self.counts.len() + self.values.iter().map(Vec::len).sum::<usize>();
+        own + self.parts.iter().map(Self::size).sum::<usize>()
+    }
+
     /// The counts and arrays, beside [`State::scratch`].
     pub fn split<S: Default + Send + Sync + 'static>(&mut self) -> (Numbers<'_, T>, &mut S) {
         let numbers = Numbers {

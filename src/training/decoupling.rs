@@ -84,7 +84,7 @@ pub enum ZStep<T: Scalar> {
 /// E(θ, Z) + Σᵢ Σ_{t=1}^{T−1} λ_tⁱ·(z_tⁱ − ẑ_tⁱ)
 ///
 /// (times the example's weight), and after a visit's steps sets λ_tⁱ ← λ_tⁱ + α μ_t (z_tⁱ − ẑ_tⁱ), ẑ
-/// the prediction before the W-step. All λ are 0 when a phase begins, and are kept by example through
+/// the prediction before the W-step (after a joint step, z and ẑ after both). All λ are 0 when a phase begins, and are kept by example through
 /// minibatches. For any L_h that is least at z = ẑ; one of bounded slope (Huber) holds multipliers up
 /// to μ times that slope, beyond which nothing bounds z, and the run ends in [`Error::NonFinite`].
 ///
@@ -214,13 +214,20 @@ impl<T: Scalar> Decoupling<T> {
     /// Adds multipliers of rate α.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] unless α is above 0 and finite.
+    /// [`Error::InvalidOption`] unless α is above 0 and finite; [`Error::Combination`] without a Z-step.
     pub fn with_multipliers(mut self, rate: f64) -> Result<Self, Error> {
         if !(rate > 0.0 && rate.is_finite()) {
             return Err(Error::InvalidOption {
                 option: "Decoupling::multipliers",
                 value: rate,
                 allowed: "above 0 and finite",
+            });
+        }
+        if let ZStep::None = self.z_step {
+            return Err(Error::Combination {
+                what: "multipliers without a Z-step",
+                reason: "targets that stand still may be out of θ's reach, and the multipliers of \
+                         constraints that cannot be met grow without end",
             });
         }
         self.multipliers = Some(rate);

@@ -85,6 +85,8 @@ pub struct SessionState<T> {
     visits: u64,
     steps: u64,
     stage: Stage<T>,
+    /// Why the last phase ended.
+    stop: StopReason,
     history: Vec<EpochRecord<T>>,
     phases: Vec<PhaseReport>,
 }
@@ -170,7 +172,7 @@ impl<T: Scalar> Session<T> {
     ///
     /// # Errors
     /// Those of [`Session::new`], and [`Error::Length`] for a state of a run with another number of
-    /// phases.
+    /// phases, or of another model, optimiser or scheme, as far as the sizes of its arrays show it.
     pub fn resume(
         trainer: &Trainer<T>,
         model: DecoupledCircuit<T>,
@@ -183,6 +185,18 @@ impl<T: Scalar> Session<T> {
                 expected: state.count,
                 found: trainer.phases.len(),
             });
+        }
+        if let Stage::Within(within) = &state.stage {
+            let phase = &trainer.phases[state.phase];
+            let w_step = phase.w_step.start(&model)?;
+            let scheme = phase.scheme.start(&mut model.clone())?;
+            if !(within.w_step.fits(&w_step) && within.scheme.fits(&scheme)) {
+                return Err(Error::Length {
+                    what: format!("arrays of the state of phase {}", state.phase),
+                    expected: scheme.size() + w_step.size(),
+                    found: within.scheme.size() + within.w_step.size(),
+                });
+            }
         }
         let mut session = Self::begin(trainer, model);
         session.state = state;
@@ -213,6 +227,7 @@ impl<T: Scalar> Session<T> {
                 visits: 0,
                 steps: 0,
                 stage: Stage::Before,
+                stop: StopReason::Epochs,
                 history: Vec::new(),
                 phases: Vec::new(),
             },
@@ -263,13 +278,10 @@ impl<T: Scalar> Session<T> {
 
     /// A report of the run so far.
     pub fn report(&self) -> TrainingReport<T> {
-        let phases = self.state.phases.clone();
         TrainingReport {
             history: self.state.history.clone(),
-            stop: phases
-                .last()
-                .map_or(StopReason::Requested, |phase| phase.stop),
-            phases,
+            stop: self.state.stop,
+            phases: self.state.phases.clone(),
             steps: self.steps(),
             seconds: self.clock.start.elapsed().as_secs_f64(),
         }
@@ -292,7 +304,11 @@ impl<T: Scalar> Session<T> {
 
     pub(super) fn end(&mut self, reason: StopReason) {
         match &mut self.state.stage {
-            Stage::Before | Stage::Over => self.state.stage = Stage::Over,
+            Stage::Over => {}
+            Stage::Before => {
+                self.state.stage = Stage::Over;
+                self.state.stop = reason;
+            }
             Stage::Within(within) => {
                 self.state.end = self.state.phase + 1;
                 within.at = match &within.at {
@@ -663,6 +679,7 @@ impl<T: Scalar> Session<T> {
             penalties: penalties.map(|&mu| mu.as_f64()).collect(),
         };
         self.state.steps = steps;
+        self.state.stop = stop;
         self.state.phase += 1;
         self.state.stage = Stage::Before;
         self.state.phases.push(report.clone());

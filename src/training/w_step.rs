@@ -238,6 +238,29 @@ pub struct WState<T> {
     pub(super) layers: Vec<LayerState<T>>,
 }
 
+impl<T: Scalar> WState<T> {
+    /// Whether this can be a later state of what began as `start`.
+    pub(super) fn fits(&self, start: &Self) -> bool {
+        let layers = self.layers.iter().zip(&start.layers);
+        self.layers.len() == start.layers.len()
+            && layers.fold(true, |fit, (own, start)| {
+                let solvers = match (&own.solver, &start.solver) {
+                    (None, None) => true,
+                    (Some(own), Some(start)) => own.fits(start),
+                    _ => false,
+                };
+                fit && solvers && own.moments.len() == start.moments.len()
+            })
+    }
+
+    /// The numbers that it holds.
+    pub(super) fn size(&self) -> usize {
+        let solver = |own: &LayerState<T>| own.solver.as_ref().map_or(0, State::size);
+        let layers = self.layers.iter();
+        layers.map(|own| own.moments.len() + solver(own)).sum()
+    }
+}
+
 /// One layer's part.
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]

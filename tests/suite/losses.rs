@@ -613,7 +613,7 @@ fn errors() {
     let cases: Vec<(Error, &[&str])> = vec![
         (
             error(WeightedSquaredError::new(vec![1.0, -0.5])),
-            &["weights", "-0.5", "at least 0"],
+            &["weights", "-0.5", "not negative"],
         ),
         (
             error(WeightedSquaredError::new(vec![f64::INFINITY])),
@@ -664,11 +664,11 @@ fn errors() {
         (check(&Poisson, 1, &[f64::INFINITY]), &["inf", "finite"]),
         (
             error(LabelSmoothing::new(SoftmaxCrossEntropy, 1.0)),
-            &["LabelSmoothing::epsilon", "is 1,", "below 1"],
+            &["LabelSmoothing::epsilon", "is 1,", "in 0..1"],
         ),
         (
             error(LabelSmoothing::new(SoftmaxCrossEntropy, -0.1)),
-            &["LabelSmoothing::epsilon", "-0.1", "at least 0"],
+            &["LabelSmoothing::epsilon", "-0.1", "in 0..1"],
         ),
         // What the inner loss accepts may still be no distribution.
         (
@@ -681,7 +681,7 @@ fn errors() {
         ),
         (
             error(ClassWeights::new(vec![-1.0], SoftmaxCrossEntropy)),
-            &["weights", "-1", "at least 0"],
+            &["weights", "-1", "not negative"],
         ),
         (
             error(ClassWeights::<f64, _>::new(vec![], SoftmaxCrossEntropy)),

@@ -143,7 +143,16 @@ const LAYER_FAULTS: [(LayerFault, &[&str]); 13] = [
     // Added to NaN, a result stays NaN.
     (
         L::SetAdds,
-        &[IN_Z, IN_PARAMETERS, ADDED_IN_Z, ADDED_IN_PARAMETERS],
+        &[
+            IN_Z,
+            IN_PARAMETERS,
+            ADDED_IN_Z,
+            ADDED_IN_PARAMETERS,
+            "∂f/∂z set alone by vjp",
+            "∂f/∂θ set alone by vjp",
+            "∂f/∂z of columns alone",
+            "∂f/∂θ of columns alone",
+        ],
     ),
     (L::OtherWithoutTape, &[TAPELESS]),
 ];
@@ -300,6 +309,8 @@ enum LossFault {
     MeanGradient,
     /// Twice the curvature.
     CurvatureDoubled,
+    /// Half of the bound.
+    BoundHalved,
     /// The coupling of target and prediction with the wrong sign.
     CouplingSign,
     /// The residual itself for the slope, where it should be clipped.
@@ -470,7 +481,14 @@ impl<T: Scalar> Loss<T> for FaultyLoss<T> {
     }
 
     fn curvature_bound(&self, parameters: &[T]) -> Option<T> {
-        self.inner.curvature_bound(parameters)
+        let bound = self.inner.curvature_bound(parameters)?;
+        Some(match self.fault {
+            // Those of the curvature that is claimed.
+            F::CurvatureDoubled => bound + bound,
+            F::UnitCurvature => bound.max(T::one()),
+            F::BoundHalved => T::of(0.5) * bound,
+            _ => bound,
+        })
     }
 }
 
@@ -591,6 +609,7 @@ fn faults_of_losses<T: Tested>() {
             &ADDED[..kinds],
         ]
         .concat();
+        let set_adds = [&all[..], &["L of columns alone"]].concat();
         let common: [(LossFault, &[&str]); 6] = [
             (F::None, &[]),
             (F::TargetSign, &[IN_TARGET]),
@@ -598,7 +617,7 @@ fn faults_of_losses<T: Tested>() {
             (F::MeanGradient, &[IN_TARGET, IN_PREDICTION]),
             (F::AddOverwrites, &ADDED[..kinds]),
             // Added to NaN, a result stays NaN.
-            (F::SetAdds, &all),
+            (F::SetAdds, &set_adds),
         ];
         for (fault, wrong) in common.iter().chain(subject.own) {
             let loss = subject.with(*fault);
@@ -621,8 +640,10 @@ fn faults_of_curvature<T: Tested>() {
         if joint {
             faults.push((F::CouplingSign, &coupling));
         }
-        // Of squared error it is the right one.
-        if format!("{:?}", subject.loss) != "SquaredError" {
+        // Of squared error it is the right one, and the bound is reached.
+        if format!("{:?}", subject.loss) == "SquaredError" {
+            faults.push((F::BoundHalved, &["curvature bound"]));
+        } else {
             faults.push((F::UnitCurvature, spoiled));
         }
         for (fault, wrong) in faults {

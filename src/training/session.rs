@@ -168,7 +168,8 @@ impl<T: Scalar> Session<T> {
     /// then.
     ///
     /// # Errors
-    /// Those of [`Session::new`], and [`Error::Length`] for a state of a run with other phases.
+    /// Those of [`Session::new`], and [`Error::Length`] for a state of a run with other phases or
+    /// layers.
     pub fn resume(
         trainer: &Trainer<T>,
         model: DecoupledCircuit<T>,
@@ -181,6 +182,11 @@ impl<T: Scalar> Session<T> {
                 expected: state.end,
                 found: trainer.phases.len(),
             });
+        }
+        if let (Stage::Within(within), Some(phase)) =
+            (&state.stage, trainer.phases.get(state.phase))
+        {
+            within.w_step.check(&phase.w_step, &model.circuit)?;
         }
         let mut session = Self::begin(trainer, model);
         session.state = state;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::check::check_length;
 use crate::circuit::Circuit;
 use crate::decoupled::DecoupledCircuit;
 use crate::energy::{Ask, LocalWorkspace, Problem, Workspace};
@@ -236,6 +237,20 @@ pub struct WState<T> {
     /// Completed steps.
     pub(super) steps: u64,
     pub(super) layers: Vec<LayerState<T>>,
+}
+
+impl<T: Scalar> WState<T> {
+    /// Whether this can be the state of `w_step` on `circuit`.
+    pub(super) fn check(&self, w_step: &WStep<T>, circuit: &Circuit<T>) -> Result<(), Error> {
+        let what = "layers in the state of the W-step";
+        check_length(what, &self.layers, circuit.depth())?;
+        let slots = w_step.rule.as_ref().map_or(0, |rule| rule.slots());
+        for (t, own) in self.layers.iter().enumerate() {
+            let what = "an optimiser's numbers in the state of the W-step";
+            check_length(what, &own.moments, slots * circuit.parameters(t).len())?;
+        }
+        Ok(())
+    }
 }
 
 /// One layer's part.

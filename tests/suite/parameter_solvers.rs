@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::property::{Tested, failed, for_all, generator, uniform};
 use layerwise::decoupled::{Selection, TargetInit};
-use layerwise::energy::{LocalProblem, LocalWorkspace};
+use layerwise::energy::{Energy, LocalProblem, LocalWorkspace};
 use layerwise::error::Quantity;
 use layerwise::kernel::Write;
 use layerwise::layer::{Activation, Affine, Context, Dense, Point, Sequential};
@@ -14,12 +14,11 @@ use layerwise::nalgebra::{DMatrix, DVector};
 use layerwise::optimizer::GradientDescent;
 use layerwise::parameter_solver::{
     LeastSquares, LevenbergMarquardt, NormalEquations, ParameterReport, ParameterSolver,
-    ParameterStates,
 };
 use layerwise::regularizer::Regularizer;
 use layerwise::state::State;
 use layerwise::target_solver::ReverseSweep;
-use layerwise::training::{Decoupling, Phase, Scheme, Trainer, Visit};
+use layerwise::training::{Decoupling, Phase, Session, Trainer, WStep};
 use layerwise::{Circuit, DecoupledCircuit, Error, Layer, Loss, Scalar};
 use proptest::prelude::*;
 
@@ -327,6 +326,11 @@ fn singular_equations_are_errors<T: Tested>() {
     }
 }
 
+/// The default energy on a circuit, without examples.
+fn decoupled(circuit: Circuit<f64>) -> DecoupledCircuit<f64> {
+    DecoupledCircuit::new(circuit, Energy::default()).unwrap()
+}
+
 /// A circuit of one hidden layer of interest, 4 → 3, with everything that a local problem may have:
 /// μ, example weights, R_0; the layer above takes z_1 on.
 fn one_layer<T: Scalar>(
@@ -335,16 +339,17 @@ fn one_layer<T: Scalar>(
     regularizer: Regularizer,
     seed: u64,
 ) -> DecoupledCircuit<T> {
-    let mut builder = Circuit::builder()
+    let builder = Circuit::builder()
         .layer(Dense::new(4, 3, activation).unwrap())
         .layer(Dense::new(3, 2, Activation::Identity).unwrap())
-        .regularize_parameters(regularizer)
-        .seed(seed)
-        .penalty(T::of(1.7));
+        .seed(seed);
+    let mut energy = Energy::default()
+        .with_parameter_regularizer(regularizer)
+        .with_penalty(T::of(1.7));
     if let Some(loss) = loss {
-        builder = builder.hidden_losses(vec![loss]);
+        energy = energy.with_hidden_losses(vec![loss]);
     }
-    let mut model = DecoupledCircuit::new(builder.build().unwrap());
+    let mut model = DecoupledCircuit::new(builder.build().unwrap(), energy).unwrap();
     let n = 14;
     let (x, y) = (random(4, n, seed + 1), random(2, n, seed + 2));
     let targets = TargetInit::RandomNormal { std: 0.7, seed };
@@ -652,11 +657,8 @@ fn product_errors<T: Tested>(problem: &LocalProblem<'_, T>, own: usize, l2: f64)
     let m = problem.target().len() / n;
     let mut workspace = problem.workspace();
     let mut predicted = |parameters: &[T]| {
-        problem
-            .at_parameters(parameters)
-            .unwrap()
-            .predict(&mut workspace);
-        wide(workspace.prediction())
+        let problem = problem.at_parameters(parameters).unwrap();
+        wide(problem.linearize(&mut workspace).prediction())
     };
     let step = if T::ROUNDING < 1e-10 { 1e-5 } else { 1e-2 };
     let mut jacobian = DMatrix::zeros(m * n, own);
@@ -670,8 +672,8 @@ fn product_errors<T: Tested>(problem: &LocalProblem<'_, T>, own: usize, l2: f64)
         let ((up, above), (down, below)) = (side(1.0), side(-1.0));
         jacobian.set_column(j, &((up - down) / (above - below)));
     }
-    problem.predict(&mut workspace);
-    let prediction = workspace.prediction().to_vec();
+    let mut at = problem.linearize(&mut workspace);
+    let prediction = at.prediction().to_vec();
     let pair =
         Pair::new(m, problem.target(), &prediction).with_parameters(&problem.parameters()[own..]);
     let mut work = vec![T::zero(); problem.loss().scratch(m, n)];
@@ -698,9 +700,7 @@ fn product_errors<T: Tested>(problem: &LocalProblem<'_, T>, own: usize, l2: f64)
         let mut unit = vec![T::zero(); own];
         unit[j] = T::one();
         let mut column = vec![T::one(); own];
-        problem
-            .gauss_newton_product(&unit, &mut column, &mut workspace)
-            .unwrap();
+        at.gauss_newton_product(&unit, &mut column).unwrap();
         found.set_column(j, &wide(&column));
     }
     let size = expected.amax();
@@ -771,11 +771,9 @@ fn products_are_differences_of_gradients_of_a_linear_layer() {
     let gradient = |problem: &LocalProblem<'_, f64>| wide(&problem.gradients().parameters);
     let difference = gradient(&problem.at_parameters(&moved).unwrap()) - gradient(&problem);
     let mut workspace = problem.workspace();
-    problem.predict(&mut workspace);
     let mut product = vec![f64::NAN; 15];
-    problem
-        .gauss_newton_product(v.as_slice(), &mut product, &mut workspace)
-        .unwrap();
+    let mut at = problem.linearize(&mut workspace);
+    at.gauss_newton_product(v.as_slice(), &mut product).unwrap();
     assert!((wide(&product) - difference).amax() < 1e-11);
 }
 
@@ -944,17 +942,17 @@ fn arrays_that_do_not_fit_are_errors() {
         assert_eq!(parameters, expected);
         assert_ne!(parameters, before);
     }
-    let mut workspace = LocalProblem::workspace(&problem);
+    let mut at = problem.linearize(&mut workspace);
     let mut product = [0.0; 15];
     for (v, length) in [(14, 15), (15, 14)] {
         let v = vec![0.0; v];
-        let result = problem.gauss_newton_product(&v, &mut product[..length], &mut workspace);
+        let result = at.gauss_newton_product(&v, &mut product[..length]);
         assert!(matches!(result.unwrap_err(), Error::Length { .. }));
     }
     problem.at_parameters(&before[1..]).unwrap_err();
     problem.at_parameters(&[f64::NAN; 15]).unwrap_err();
 
-    let mut solver = LeastSquares::ridge(0.1).unwrap();
+    let solver = LeastSquares::ridge(0.1).unwrap();
     for (t, selection) in [
         (2, Selection::All),
         (0, Selection::Columns(3..3)),
@@ -992,7 +990,7 @@ fn a_problem_that_does_not_fit_is_refused() {
     let unit = |layers: Vec<Box<dyn Layer<f64>>>| Sequential::new(layers).unwrap();
     let dense = |input, output| Box::new(Dense::new(input, output, Activation::Tanh).unwrap()) as _;
     let builder = Circuit::builder().layer(unit(vec![dense(2, 3), dense(3, 2)]));
-    let mut model = DecoupledCircuit::new(builder.build().unwrap());
+    let mut model = decoupled(builder.build().unwrap());
     let (x, y) = (random(2, 5, 1), random(2, 5, 2));
     model
         .add_examples(&x, &y, &TargetInit::ForwardPass)
@@ -1010,7 +1008,7 @@ fn a_problem_that_does_not_fit_is_refused() {
     ] {
         let affine = Affine::new(weights, bias, Activation::Tanh, 2);
         let layer = Misdescribed(Dense::new(2, 2, Activation::Tanh).unwrap(), affine);
-        let mut model = DecoupledCircuit::new(Circuit::builder().layer(layer).build().unwrap());
+        let mut model = decoupled(Circuit::builder().layer(layer).build().unwrap());
         model
             .add_examples(&x, &y, &TargetInit::ForwardPass)
             .unwrap();
@@ -1074,10 +1072,9 @@ fn classifier<T: Scalar>() -> DecoupledCircuit<T> {
         .layer(dense(5, 8, Activation::Tanh))
         .layer(dense(8, 6, Activation::Sigmoid))
         .layer(dense(6, 3, Activation::Identity))
-        .output_loss(SoftmaxCrossEntropy)
-        .penalty(T::of(1.5))
         .seed(4);
-    let mut model = DecoupledCircuit::new(circuit.build().unwrap());
+    let energy = Energy::new(SoftmaxCrossEntropy).with_penalty(T::of(1.5));
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap(), energy).unwrap();
     let x = random::<T>(5, EXAMPLES, 1);
     let class =
         |j: usize| (0..3).max_by(|&a: &usize, &b| x[(a, j)].partial_cmp(&x[(b, j)]).unwrap());
@@ -1102,6 +1099,16 @@ fn descent() -> GradientDescent {
     GradientDescent::new(0.3).unwrap()
 }
 
+/// Steps by `solver` where it fits, by gradients elsewhere.
+fn solved_by(solver: impl ParameterSolver<f64> + 'static) -> WStep<f64> {
+    WStep::solver(solver).with_optimizer(descent())
+}
+
+/// A phase on fixed targets.
+fn fixed(w_step: WStep<f64>) -> Phase<f64> {
+    Phase::with_w_step(Decoupling::weights_only(), w_step).unwrap()
+}
+
 /// E of the hidden layers.
 fn hidden_energy(model: &DecoupledCircuit<f64>) -> f64 {
     let energies = model.energies().unwrap();
@@ -1112,30 +1119,22 @@ fn hidden_energy(model: &DecoupledCircuit<f64>) -> f64 {
 /// gradient steps bring them.
 #[test]
 fn solved_layers_fit_their_targets_in_few_visits() {
-    let trained = |scheme: Alternating<f64>, batch: usize, epochs: u64| {
+    let trained = |w_step: WStep<f64>, batch: usize, epochs: u64| {
         let mut model = classifier();
-        run(
-            &mut model,
-            Phase::new(scheme, descent())
-                .with_batch_size(batch)
-                .unwrap()
-                .with_epochs(epochs),
-        );
+        let phase = fixed(w_step).with_batch_size(batch).unwrap();
+        run(&mut model, phase.with_epochs(epochs));
         hidden_energy(&model)
     };
     let start = hidden_energy(&classifier());
-    let by_gradients = trained(Decoupling::weights_only(), EXAMPLES, 3);
+    let by_gradients = trained(WStep::optimizer(descent()), EXAMPLES, 3);
     let ridge = || LeastSquares::ridge(1e-6).unwrap();
-    let squares = Decoupling::weights_only().with_parameter_solver(ridge());
-    let squares = trained(squares, EXAMPLES, 3);
-    let newton = LevenbergMarquardt::new(3, 20);
-    let newton = Decoupling::weights_only().with_parameter_solver(newton);
+    let squares = trained(solved_by(ridge()), EXAMPLES, 3);
+    let newton = solved_by(LevenbergMarquardt::new(3, 20));
     let newton = trained(newton, EXAMPLES, 3);
     // In minibatches of fewer examples than inputs, the sums over all of them.
     let kept = ridge().with_forgetting(1.0).unwrap();
-    let streamed = Decoupling::weights_only().with_parameter_solver(kept);
-    let streamed = trained(streamed, 7, 1);
-    let gradients_in_batches = trained(Decoupling::weights_only(), 7, 1);
+    let streamed = trained(solved_by(kept), 7, 1);
+    let gradients_in_batches = trained(WStep::optimizer(descent()), 7, 1);
     let all = [
         start,
         by_gradients,
@@ -1157,14 +1156,8 @@ fn one_streamed_epoch_is_the_whole_batch() {
         let mut model = classifier::<f64>();
         let solver = LeastSquares::ridge(1e-4).unwrap();
         let solver = solver.with_forgetting(forgetting).unwrap();
-        let scheme = Decoupling::weights_only().with_parameter_solver(solver);
-        run(
-            &mut model,
-            Phase::new(scheme, descent())
-                .with_batch_size(batch)
-                .unwrap()
-                .with_epochs(1),
-        );
+        let phase = fixed(solved_by(solver)).with_batch_size(batch).unwrap();
+        run(&mut model, phase.with_epochs(1));
         [0, 1].map(|t| model.circuit().parameters(t).to_vec())
     };
     let whole = trained(EXAMPLES, 0.0);
@@ -1212,37 +1205,25 @@ impl<S: ParameterSolver<f64>> ParameterSolver<f64> for HiddenOnly<S> {
 #[test]
 fn other_layers_take_the_optimisers_step() {
     let squares = || LeastSquares::ridge(1e-3).unwrap();
-    let output = |scheme: Alternating<f64>, epochs| {
+    let output = |w_step: WStep<f64>, epochs| {
         let mut model = classifier();
-        run(
-            &mut model,
-            Phase::new(scheme, descent())
-                .with_batch_size(11)
-                .unwrap()
-                .with_epochs(epochs),
-        );
+        let phase = fixed(w_step).with_batch_size(11).unwrap();
+        run(&mut model, phase.with_epochs(epochs));
         model.circuit().parameters(2).to_vec()
     };
-    let alone = output(Decoupling::weights_only(), 5);
-    let beside = output(
-        Decoupling::weights_only().with_parameter_solver(squares()),
-        5,
-    );
+    let alone = output(WStep::optimizer(descent()), 5);
+    let beside = output(solved_by(squares()), 5);
     assert_eq!(alone, beside);
 
     // Levenberg-Marquardt leaves gradients in the workspace, which must not count.
     let newton = || HiddenOnly(LevenbergMarquardt::new(2, 3));
-    let weights_only = Decoupling::weights_only;
-    for scheme in [
-        weights_only().with_parameter_solver(squares()),
-        weights_only().with_parameter_solver(newton()),
-    ] {
+    for w_step in [solved_by(squares()), solved_by(newton())] {
         let max = 1e-2;
         let mut model = classifier::<f64>();
         let before = wide(model.circuit().parameters(2));
         let gradient = wide(&model.gradients(&Selection::All).unwrap().parameters[2]);
         assert!(gradient.norm() / EXAMPLES as f64 > 2.0 * max);
-        let phase = Phase::new(scheme, descent()).with_epochs(1);
+        let phase = fixed(w_step).with_epochs(1);
         run(&mut model, phase.with_max_gradient_norm(max).unwrap());
         let expected = before - &gradient * (0.3 * max / gradient.norm());
         assert!((wide(model.circuit().parameters(2)) - expected).amax() < 1e-14);
@@ -1257,8 +1238,7 @@ fn a_phase_starts_anew() {
         .unwrap()
         .with_forgetting(1.0)
         .unwrap();
-    let scheme = || Decoupling::<f64>::weights_only().with_parameter_solver(kept);
-    let mut again = Trainer::new(Phase::new(scheme(), descent()).with_epochs(1));
+    let again = Trainer::new(fixed(solved_by(kept)).with_epochs(1));
     let mut model = classifier();
     again.run(&mut model).unwrap();
     let first = model.circuit().parameters(0).to_vec();
@@ -1272,13 +1252,9 @@ fn a_phase_starts_anew() {
         .solve_parameters(1, &used, &Selection::Columns(0..40))
         .unwrap();
     let mut with_used = fresh.clone();
-    let scheme_of_used = Decoupling::weights_only().with_parameter_solver(used);
-    run(
-        &mut with_used,
-        Phase::new(scheme_of_used, descent()).with_epochs(1),
-    );
+    run(&mut with_used, fixed(solved_by(used)).with_epochs(1));
     again.run(&mut model).unwrap();
-    run(&mut fresh, Phase::new(scheme(), descent()).with_epochs(1));
+    run(&mut fresh, fixed(solved_by(kept)).with_epochs(1));
     for t in 0..2 {
         let expected = fresh.circuit().parameters(t);
         assert_eq!(model.circuit().parameters(t), expected);
@@ -1329,32 +1305,28 @@ fn a_state_is_all_that_is_kept() {
 /// Behind a pointer of any kind a solver does what it does itself.
 #[test]
 fn pointers_are_solvers() {
-    let trained = |scheme: Alternating<f64>| {
+    let trained = |w_step: WStep<f64>| {
         let mut model = classifier();
-        let phase = Phase::new(scheme, descent()).with_batch_size(20).unwrap();
+        let phase = fixed(w_step).with_batch_size(20).unwrap();
         run(&mut model, phase.with_epochs(2));
         let circuit = model.circuit();
         [0, 1, 2].map(|t| circuit.parameters(t).to_vec())
     };
     let solver = LeastSquares::ridge(1e-3).unwrap();
     let solver = HiddenOnly(solver.with_forgetting(0.9).unwrap());
-    let expected = trained(Decoupling::weights_only().with_parameter_solver(solver.clone()));
+    let expected = trained(solved_by(solver.clone()));
     let boxed: Box<dyn ParameterSolver<f64>> = Box::new(solver.clone());
     let shared: Arc<dyn ParameterSolver<f64>> = Arc::new(solver.clone());
     let lent: &'static HiddenOnly<LeastSquares> = Box::leak(Box::new(solver));
-    for scheme in [
-        Decoupling::weights_only().with_parameter_solver(boxed),
-        Decoupling::weights_only().with_parameter_solver(shared),
-        Decoupling::weights_only().with_parameter_solver(lent),
-    ] {
-        assert_eq!(trained(scheme), expected);
+    for w_step in [solved_by(boxed), solved_by(shared), solved_by(lent)] {
+        assert_eq!(trained(w_step), expected);
     }
 }
 
 /// With moving targets and every policy, several parameter steps a visit.
 #[test]
 fn solvers_go_with_z_steps() {
-    type Make = fn() -> Alternating<f64>;
+    type Make = fn() -> Decoupling<f64>;
     let schemes: [(&str, Make); 3] = [
         ("persistent", || {
             Decoupling::persistent(ReverseSweep::new(2))
@@ -1364,16 +1336,13 @@ fn solvers_go_with_z_steps() {
     ];
     for (name, scheme) in schemes {
         let proximal = LeastSquares::proximal(0.5).unwrap();
-        let scheme = scheme().with_parameter_solver(proximal);
-        let scheme = scheme.with_parameter_steps(2).unwrap();
+        let w_step = solved_by(proximal).with_steps(2).unwrap();
+        let phase = Phase::with_w_step(scheme(), w_step).unwrap();
         let mut model = classifier();
         let before = model.composed_loss().unwrap();
         run(
             &mut model,
-            Phase::new(scheme, descent())
-                .with_batch_size(20)
-                .unwrap()
-                .with_epochs(40),
+            phase.with_batch_size(20).unwrap().with_epochs(40),
         );
         let after = model.composed_loss().unwrap();
         assert!(after < 0.7 * before, "{name}: {before} to {after}");
@@ -1427,8 +1396,8 @@ fn all_layers_are_solved_or_none() {
                     .collect::<Vec<_>>()
             };
             let before = parameters(&model);
-            let scheme = Decoupling::weights_only().with_parameter_solver(Failing { at, nan });
-            let mut trainer = Trainer::new(Phase::new(scheme, descent()).with_epochs(1));
+            let phase = fixed(solved_by(Failing { at, nan }));
+            let trainer = Trainer::new(phase.with_epochs(1));
             match trainer.run(&mut model).unwrap_err() {
                 Error::NonFinite {
                     quantity,
@@ -1451,16 +1420,16 @@ fn all_layers_are_solved_or_none() {
     // The output layer's step is part of it.
     let mut model = classifier::<f64>();
     let before = model.circuit().parameters(2).to_vec();
-    let scheme = Decoupling::weights_only().with_parameter_solver(Failing { at: 9, nan: false });
-    run(&mut model, Phase::new(scheme, descent()).with_epochs(1));
+    let phase = fixed(solved_by(Failing { at: 9, nan: false }));
+    run(&mut model, phase.with_epochs(1));
     assert_ne!(model.circuit().parameters(2), before);
     // And if it is the optimiser that diverges, the solved layers stay too.
     let mut model = classifier::<f64>();
     let before = model.circuit().parameters(0).to_vec();
     let solver = LeastSquares::ridge(0.1).unwrap();
-    let scheme = Decoupling::weights_only().with_parameter_solver(solver);
     let wild = GradientDescent::new(f64::MAX).unwrap();
-    let mut phase = Phase::new(scheme, wild.with_momentum(0.9).unwrap()).with_epochs(30);
+    let w_step = WStep::solver(solver).with_optimizer(wild.with_momentum(0.9).unwrap());
+    let mut phase = fixed(w_step).with_epochs(30);
     phase = phase.with_batch_size(EXAMPLES).unwrap();
     let error = Trainer::new(phase).run(&mut model).unwrap_err();
     assert!(matches!(error, Error::NonFinite { .. }), "{error}");
@@ -1478,15 +1447,14 @@ fn all_layers_are_solved_or_none() {
 fn a_solver_that_fits_no_layer_is_refused_at_the_start() {
     let layer = Dense::new(2, 2, Activation::Gelu).unwrap();
     let circuit = Circuit::<f64>::builder().layer(layer.clone()).layer(layer);
-    let mut model = DecoupledCircuit::new(circuit.build().unwrap());
+    let mut model = decoupled(circuit.build().unwrap());
     let (x, y) = (random(2, 5, 1), random(2, 5, 2));
     model
         .add_examples(&x, &y, &TargetInit::ForwardPass)
         .unwrap();
     let before = model.circuit().parameters(0).to_vec();
     let solver = LeastSquares::ridge(0.1).unwrap();
-    let scheme = Decoupling::weights_only().with_parameter_solver(solver);
-    let result = Trainer::new(Phase::new(scheme, descent())).run(&mut model);
+    let result = Trainer::new(fixed(solved_by(solver))).run(&mut model);
     let error = result.unwrap_err();
     assert!(
         matches!(error, Error::ParameterSolver { layer: 1, .. }),
@@ -1494,47 +1462,46 @@ fn a_solver_that_fits_no_layer_is_refused_at_the_start() {
     );
     assert_eq!(model.circuit().parameters(0), before);
 
-    let model = classifier::<f64>();
+    // Beside layers that it fits, the others stay.
+    let mut model = classifier::<f64>();
+    let parameters =
+        |model: &DecoupledCircuit<f64>| [0, 1, 2].map(|t| model.circuit().parameters(t).to_vec());
+    let before = parameters(&model);
     let solver = LeastSquares::ridge(0.1).unwrap();
-    let states = ParameterStates::new(&solver, &model).unwrap();
+    run(&mut model, fixed(WStep::solver(solver)).with_epochs(1));
+    let after = parameters(&model);
     assert_eq!(
-        [0, 1, 2, 3].map(|t| states.solves(t)),
-        [true, true, false, false]
+        [0, 1, 2].map(|t| before[t] != after[t]),
+        [true, true, false]
     );
 }
 
-/// A scheme of one's own with states of another circuit.
-#[derive(Debug)]
-struct Foreign(LeastSquares, ParameterStates<f64>);
-
-impl Scheme<f64> for Foreign {
-    fn visit(&mut self, visit: &mut Visit<'_, '_, f64>) -> Result<f64, Error> {
-        let energy = visit.target_problem().evaluate(false, false);
-        visit.solve_parameters(&self.0, &self.1)?;
-        Ok(energy)
-    }
-}
-
+/// The state of a run on another circuit is refused.
 #[test]
 fn states_of_another_circuit_are_errors() {
-    let other = one_layer::<f64>(Activation::Tanh, None, Regularizer::NONE, 1);
     let solver = LeastSquares::ridge(0.1).unwrap();
-    let states = |model| ParameterStates::new(&solver, model).unwrap();
-    let mut model = classifier::<f64>();
-    let foreign = Foreign(solver, states(&other));
-    let result = Trainer::new(Phase::new(foreign, descent())).run(&mut model);
+    let trainer = Trainer::new(fixed(solved_by(solver)).with_epochs(2));
+    let state = |model: DecoupledCircuit<f64>| {
+        let mut session = Session::new(&trainer, model).unwrap();
+        session.advance().unwrap();
+        session.state().clone()
+    };
+    let other = one_layer::<f64>(Activation::Tanh, None, Regularizer::NONE, 1);
+    let model = classifier::<f64>();
+    let resumed = Session::resume(&trainer, model.clone(), state(other));
     assert!(matches!(
-        result.unwrap_err(),
+        resumed.unwrap_err(),
         Error::Length {
             expected: 3,
             found: 2,
             ..
         }
     ));
-    let own = Foreign(solver, states(&model));
     let before = hidden_energy(&model);
-    run(&mut model, Phase::new(own, descent()).with_epochs(1));
-    assert!(hidden_energy(&model) < before);
+    let own = state(model.clone());
+    let mut session = Session::resume(&trainer, model, own).unwrap();
+    session.run().unwrap();
+    assert!(hidden_energy(session.model()) < before);
 }
 
 #[cfg(feature = "rayon")]
@@ -1544,17 +1511,13 @@ fn any_number_of_threads_gives_the_same_bits() {
         .unwrap()
         .with_forgetting(0.9)
         .unwrap();
-    let squares =
-        || Decoupling::persistent(ReverseSweep::new(1)).with_parameter_solver(kept.clone());
-    let newton = || {
-        let solver = LevenbergMarquardt::new(2, 4);
-        Decoupling::persistent(ReverseSweep::new(1)).with_parameter_solver(solver)
-    };
-    let schemes: [&dyn Fn() -> Alternating<f64>; 2] = [&squares, &newton];
-    for scheme in schemes {
+    let newton = LevenbergMarquardt::new(2, 4);
+    for w_step in [solved_by(kept), solved_by(newton)] {
         let trained = |threads| {
             let mut model = classifier();
-            let phase = Phase::new(scheme(), descent())
+            let scheme = Decoupling::persistent(ReverseSweep::new(1));
+            let phase = Phase::with_w_step(scheme, w_step.clone())
+                .unwrap()
                 .with_batch_size(9)
                 .unwrap()
                 .with_epochs(3);

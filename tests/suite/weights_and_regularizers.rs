@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex};
 
 use crate::property::{Tested, failed, for_all, generator, uniform};
 use layerwise::decoupled::{Selection, TargetInit};
-use layerwise::energy::{LocalProblem, Wanted};
+use layerwise::energy::{All, Energy, LocalProblem};
 use layerwise::gradcheck::GradCheck;
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::{SoftmaxCrossEntropy, SquaredError};
 use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::{Adam, AdamW, GradientDescent, Optimizer, Step};
 use layerwise::regularizer::Regularizer;
+use layerwise::state::State;
 use layerwise::target_solver::{ReverseSweep, StepSize, SynchronousDescent, TargetSolver};
 use layerwise::training::{Backprop, Decoupling, Phase, Scheme, Trainer, Visit};
 use layerwise::{Circuit, DecoupledCircuit, Error, Scalar};
@@ -117,18 +118,20 @@ impl Case {
 
     /// The circuit with its weighted examples, under these regularisers.
     fn model<T: Scalar>(&self, parameters: Elastic, targets: Elastic) -> DecoupledCircuit<T> {
-        let mut builder = Circuit::<T>::builder()
-            .regularize_parameters(parameters.regularizer())
-            .regularize_targets(targets.regularizer());
+        let mut builder = Circuit::<T>::builder();
         for (pair, &activation) in self.widths.windows(2).zip(&self.activations) {
             builder = builder.layer(Dense::new(pair[0], pair[1], activation).unwrap());
         }
-        if self.entropy {
-            builder = builder.output_loss(SoftmaxCrossEntropy);
-        }
+        let energy = match self.entropy {
+            true => Energy::new(SoftmaxCrossEntropy),
+            false => Energy::new(SquaredError),
+        };
         let penalties = (1..self.depth()).map(|t| T::of(0.5 + 0.4 * t as f64));
-        let circuit = builder.penalties(penalties.collect()).build().unwrap();
-        let mut model = DecoupledCircuit::new(circuit);
+        let energy = energy
+            .with_penalties(penalties.collect())
+            .with_parameter_regularizer(parameters.regularizer())
+            .with_target_regularizer(targets.regularizer());
+        let mut model = DecoupledCircuit::new(builder.build().unwrap(), energy).unwrap();
         for t in 0..self.depth() {
             let count = model.circuit().parameters(t).len();
             let own = away_from_zero(self.seed ^ t as u64, count);
@@ -257,7 +260,7 @@ fn composed_loss_has_weights_and_no_regularizers<T: Tested>() {
             .map(|(i, weight)| {
                 let one = |z: DMatrix<T>| z.columns(i, 1).into_owned();
                 let (x, y) = (one(x.into_owned()), one(y.into_owned()));
-                weight.as_f64() * model.circuit().composed_loss(&x, &y).unwrap().as_f64()
+                weight.as_f64() * model.composed_loss_of(&x, &y).unwrap().as_f64()
             })
             .sum();
         let found = model.composed_loss().unwrap().as_f64();
@@ -281,8 +284,7 @@ fn local_problems_have_weights<T: Tested>() {
         report.require(T::GRADIENT).map_err(failed)?;
 
         let (mut a, mut b) = (plain.workspace(), weighted.workspace());
-        plain.evaluate(Wanted::ALL, &mut a);
-        weighted.evaluate(Wanted::ALL, &mut b);
+        let (a, b) = (plain.evaluate(All, &mut a), weighted.evaluate(All, &mut b));
         for (i, weight) in weights.iter().map(|w| w.as_f64()).enumerate() {
             let pairs = [
                 (a.energies(), b.energies(), 1),
@@ -305,13 +307,12 @@ fn local_problems_have_weights<T: Tested>() {
 #[test]
 fn values_by_hand() {
     let linear = || Dense::new(1, 1, Activation::Identity).unwrap();
-    let circuit = Circuit::builder()
-        .layer(linear())
-        .layer(linear())
-        .penalty(3.0)
-        .regularize_parameters(Regularizer::elastic(0.1, 0.2).unwrap())
-        .regularize_targets(Regularizer::elastic(0.5, 0.25).unwrap());
-    let mut model = DecoupledCircuit::<f64>::new(circuit.build().unwrap());
+    let circuit = Circuit::builder().layer(linear()).layer(linear()).build();
+    let energy = Energy::default()
+        .with_penalty(3.0)
+        .with_parameter_regularizer(Regularizer::elastic(0.1, 0.2).unwrap())
+        .with_target_regularizer(Regularizer::elastic(0.5, 0.25).unwrap());
+    let mut model = DecoupledCircuit::<f64>::new(circuit.unwrap(), energy).unwrap();
     // Weight and bias.
     model.set_parameters(0, &[2.0, 0.5]).unwrap();
     model.set_parameters(1, &[-3.0, 1.0]).unwrap();
@@ -381,6 +382,14 @@ const BATCH: usize = 5;
 const R: Elastic = Elastic(0.05, 0.1);
 const S: Elastic = Elastic(0.02, 0.1);
 
+/// The energy of [`fixed_model`].
+fn energy(parameters: Elastic, targets: Elastic) -> Energy<f64> {
+    Energy::default()
+        .with_penalties(vec![0.5, 1.5])
+        .with_parameter_regularizer(parameters.regularizer())
+        .with_target_regularizer(targets.regularizer())
+}
+
 /// Two tanh layers and a linear one with examples of weight 1.
 fn fixed_model(n: usize, parameters: Elastic, targets: Elastic) -> DecoupledCircuit<f64> {
     let dense = |input, output, activation| Dense::new(input, output, activation).unwrap();
@@ -388,10 +397,8 @@ fn fixed_model(n: usize, parameters: Elastic, targets: Elastic) -> DecoupledCirc
         .layer(dense(2, 5, Activation::Tanh))
         .layer(dense(5, 4, Activation::Tanh))
         .layer(dense(4, 2, Activation::Identity))
-        .penalties(vec![0.5, 1.5])
-        .regularize_parameters(parameters.regularizer())
-        .regularize_targets(targets.regularizer());
-    let mut model = DecoupledCircuit::new(circuit.build().unwrap());
+        .build();
+    let mut model = DecoupledCircuit::new(circuit.unwrap(), energy(parameters, targets)).unwrap();
     // Biases too are far from 0.
     for t in 0..3 {
         let own = away_from_zero(t as u64, model.circuit().parameters(t).len());
@@ -495,7 +502,7 @@ fn whole_weights_are_repeated_examples() {
         .flat_map(|(i, &k)| vec![i; k])
         .collect();
     let z = |t| counted.z(t).unwrap().into_owned().select_columns(&columns);
-    let mut repeated = DecoupledCircuit::new(counted.circuit().clone());
+    let mut repeated = DecoupledCircuit::new(counted.circuit().clone(), energy(R, S)).unwrap();
     let given = TargetInit::Given(vec![z(1), z(2)]);
     repeated.add_examples(&z(0), &z(3), &given).unwrap();
 
@@ -651,10 +658,10 @@ fn targets_move_whatever_their_example_weighs() {
     for (name, solver) in solvers {
         check_weightless(name, |model| {
             let all = Selection::All;
-            model.solve_targets(solver().as_mut(), &all).unwrap();
+            model.solve_targets(solver().as_ref(), &all).unwrap();
         });
     }
-    let rules: [fn() -> JointDescent<f64>; 3] = [
+    let rules: [fn() -> Decoupling<f64>; 3] = [
         || Decoupling::joint(descent(0.1)),
         || Decoupling::joint(momentum()),
         || Decoupling::joint(adam()),
@@ -693,12 +700,12 @@ struct Weighs {
 }
 
 impl Scheme<f64> for Weighs {
-    fn visit(&mut self, visit: &mut Visit<'_, '_, f64>) -> Result<f64, Error> {
+    fn visit(&self, state: &mut State<f64>, visit: &mut Visit<'_, f64>) -> Result<f64, Error> {
         let batch = visit.batch();
         let own = batch.examples().iter().map(|&i| self.weights[i as usize]);
         assert!(own.eq(batch.weights().unwrap().iter().copied()));
         self.seen.lock().unwrap().extend(batch.examples());
-        Backprop.visit(visit)
+        Backprop.visit(state, visit)
     }
 }
 
@@ -713,7 +720,7 @@ fn minibatches_have_the_weights_of_their_examples() {
             seen: seen.clone(),
         };
         let phase = Phase::new(scheme, descent(0.01)).with_epochs(1);
-        let mut trainer = Trainer::new(phase.with_batch_size(batch).unwrap());
+        let trainer = Trainer::new(phase.with_batch_size(batch).unwrap());
         trainer.run(&mut model).unwrap();
         let mut seen = seen.lock().unwrap();
         assert!(batch == EXAMPLES || !seen.is_sorted(), "not shuffled");
@@ -915,10 +922,11 @@ fn every_layer_may_have_its_own() {
         let builder = Circuit::<f64>::builder()
             .layer(dense(2, 3))
             .layer(dense(3, 2))
-            .layer(dense(2, 1))
-            .regularize_parameters_each(own(&parameters))
-            .regularize_targets_each(own(&targets));
-        let mut model = DecoupledCircuit::new(builder.build().unwrap());
+            .layer(dense(2, 1));
+        let energy = Energy::default()
+            .with_parameter_regularizers(own(&parameters))
+            .with_target_regularizers(own(&targets));
+        let mut model = DecoupledCircuit::new(builder.build().unwrap(), energy).unwrap();
         let given = TargetInit::Given(vec![matrix(3, 3, 4), matrix(4, 2, 4)]);
         let (x, y) = (matrix(1, 2, 4), matrix(2, 1, 4));
         model.add_examples(&x, &y, &given).unwrap();
@@ -947,10 +955,8 @@ fn every_layer_may_have_its_own() {
     }
     // A list must have one for each.
     let builder = Circuit::<f64>::builder().layer(Dense::new(1, 1, Activation::Tanh).unwrap());
-    let error = builder
-        .regularize_parameters_each(Vec::new())
-        .build()
-        .unwrap_err();
+    let energy = Energy::default().with_parameter_regularizers(Vec::new());
+    let error = DecoupledCircuit::new(builder.build().unwrap(), energy).unwrap_err();
     assert!(
         matches!(
             error,

@@ -60,13 +60,10 @@ use crate::kernel::Scalar;
 /// # Examples
 /// Gradient descent with halving, on E in θ and z together:
 /// ```
-<<<<<<< HEAD
+/// use layerwise::energy::Workspace;
 /// use layerwise::prelude::*;
-=======
->>>>>>> m3
 /// use layerwise::energy::Workspace;
 /// use layerwise::objective::Objective;
-/// use layerwise::prelude::*;
 ///
 /// fn descend(objective: &dyn Objective<f64>, steps: usize) -> Result<Vec<f64>, Error> {
 ///     let mut x = objective.point();

@@ -62,7 +62,6 @@ use crate::kernel::Scalar;
 /// ```
 /// use layerwise::energy::Workspace;
 /// use layerwise::prelude::*;
-/// use layerwise::energy::Workspace;
 /// use layerwise::objective::Objective;
 ///
 /// fn descend(objective: &dyn Objective<f64>, steps: usize) -> Result<Vec<f64>, Error> {

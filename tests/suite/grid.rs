@@ -295,7 +295,7 @@ fn check_training(point: Point, batch: usize) {
     let (start, mut model) = (begun(point.targets), model());
     let phase = point.phase().unwrap().with_epochs(60);
     let trainer = Trainer::new(phase.with_batch_size(batch).unwrap());
-    let report = trainer.run_with(&mut model, |_, model| ControlFlow::Continue(()));
+    let report = trainer.run(&mut model);
     let history = report.unwrap().history;
     assert!(history.iter().all(|r| r.objective.is_finite()), "{name}");
 

@@ -1,7 +1,6 @@
 //! Every point of the product targets × Z-step × multipliers × W-step: it is refused with a reason, or
 //! it trains, and its steps are those along ∂E, by finite differences.
 
-use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 
 use layerwise::decoupled::{Selection, TargetInit, TargetUse};

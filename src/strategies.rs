@@ -16,7 +16,7 @@
 //!     rng_seed: RngSeed::Fixed(1),
 //!     ..ProptestConfig::default()
 //! };
-//! proptest!(config, |(mut model in models::<f64>(Shapes::new().depth(3)))| {
+//! proptest!(config, |(mut model in models::<f64>(Shapes::new().with_depth(3)))| {
 //!     let before = model.energy()?;
 //!     model.solve_targets(&ReverseSweep::new(1), &Selection::All)?;
 //!     prop_assert!(model.energy()? <= before * (1.0 + 1e-12));
@@ -69,9 +69,9 @@ const SIZE: f64 = 1.5;
 /// use layerwise::strategies::{Output, Shapes};
 ///
 /// let shapes = Shapes::new()
-///     .depth(2)
-///     .activations([Activation::Tanh])
-///     .outputs([Output::SoftmaxCrossEntropy]);
+///     .with_depth(2)
+///     .with_activations([Activation::Tanh])
+///     .with_outputs([Output::SoftmaxCrossEntropy]);
 /// assert_eq!((shapes.max_depth, shapes.max_width), (2, 6));
 /// ```
 #[derive(Debug, Clone, PartialEq)]
@@ -124,17 +124,17 @@ impl Shapes {
     }
 
     /// At most this many layers.
-    pub fn depth(self, max_depth: usize) -> Self {
+    pub fn with_depth(self, max_depth: usize) -> Self {
         Self { max_depth, ..self }
     }
 
     /// Dimensions of at most this.
-    pub fn width(self, max_width: usize) -> Self {
+    pub fn with_width(self, max_width: usize) -> Self {
         Self { max_width, ..self }
     }
 
     /// At most this many examples.
-    pub fn examples(self, max_examples: usize) -> Self {
+    pub fn with_examples(self, max_examples: usize) -> Self {
         Self {
             max_examples,
             ..self
@@ -142,7 +142,7 @@ impl Shapes {
     }
 
     /// These activations alone.
-    pub fn activations(self, activations: impl Into<Vec<Activation>>) -> Self {
+    pub fn with_activations(self, activations: impl Into<Vec<Activation>>) -> Self {
         let activations = activations.into();
         Self {
             activations,
@@ -151,18 +151,18 @@ impl Shapes {
     }
 
     /// With a bias (`true`), without, or either.
-    pub fn biases(self, biases: impl Into<Vec<bool>>) -> Self {
+    pub fn with_biases(self, biases: impl Into<Vec<bool>>) -> Self {
         let biases = biases.into();
         Self { biases, ..self }
     }
 
     /// μ_t in this range.
-    pub fn penalties(self, penalties: RangeInclusive<f64>) -> Self {
+    pub fn with_penalties(self, penalties: RangeInclusive<f64>) -> Self {
         Self { penalties, ..self }
     }
 
     /// These output losses alone.
-    pub fn outputs(self, outputs: impl Into<Vec<Output>>) -> Self {
+    pub fn with_outputs(self, outputs: impl Into<Vec<Output>>) -> Self {
         let outputs = outputs.into();
         Self { outputs, ..self }
     }
@@ -226,7 +226,7 @@ pub fn activations() -> impl Strategy<Value = Activation> {
 /// use layerwise::strategies::proptest::{prelude::*, test_runner::TestRunner};
 ///
 /// let property = |layer: Dense| Ok(prop_assert!(layer.output_dim() <= 3));
-/// TestRunner::deterministic().run(&dense(Shapes::new().width(3)), property).unwrap();
+/// TestRunner::deterministic().run(&dense(Shapes::new().with_width(3)), property).unwrap();
 /// ```
 pub fn dense(shapes: Shapes) -> impl Strategy<Value = Dense> {
     let shapes = shapes.checked();
@@ -361,7 +361,7 @@ pub fn data<T: Scalar>(
 /// use layerwise::strategies::{Shapes, models};
 /// use layerwise::strategies::proptest::{prelude::*, test_runner::TestRunner};
 ///
-/// let smooth = Shapes::new().depth(2).width(3).examples(2).smooth();
+/// let smooth = Shapes::new().with_depth(2).with_width(3).with_examples(2).smooth();
 /// TestRunner::deterministic()
 ///     .run(&models::<f64>(smooth), |model| {
 ///         Ok(GradCheck::new().circuit(&model)?.require(1e-6)?)

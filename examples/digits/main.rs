@@ -208,7 +208,9 @@ fn run(
     }
     let gaps = model.gap()?;
     let diagnosis = options.diagnose.then(|| {
-        let diagnostics = Diagnostics::new().labels(&train.labels).curvature(10);
+        let diagnostics = Diagnostics::new()
+            .with_labels(&train.labels)
+            .with_curvature(10);
         model.diagnose(&diagnostics)
     });
     let diagnosis = diagnosis.transpose()?;

@@ -49,7 +49,7 @@ use sums::Sums;
 /// let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
 /// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
 ///
-/// let report = model.diagnose(&Diagnostics::new().curvature(10))?;
+/// let report = model.diagnose(&Diagnostics::new().with_curvature(10))?;
 /// assert_eq!(report.energy, report.composed_loss);
 /// // At the forward pass the last layer's gradient is backprop's, and the others' are zero.
 /// assert!(report.layers[0].parameters.cosine.is_none());
@@ -86,7 +86,7 @@ impl<'a> Diagnostics<'a> {
     }
 
     /// Looks at these examples.
-    pub fn on(self, selection: Selection<'a>) -> Self {
+    pub fn with_selection(self, selection: Selection<'a>) -> Self {
         Self { selection, ..self }
     }
 
@@ -101,7 +101,7 @@ impl<'a> Diagnostics<'a> {
     /// Estimates λ_max of the Gauss-Newton matrix of E in z, of every z_t's block and of the whole,
     /// by at most `iterations` iterations of Lanczos, at least 1; and reports the bounds where there
     /// are any.
-    pub fn curvature(self, iterations: u64) -> Self {
+    pub fn with_curvature(self, iterations: u64) -> Self {
         Self {
             iterations: Some(iterations),
             ..self
@@ -109,13 +109,13 @@ impl<'a> Diagnostics<'a> {
     }
 
     /// Seed of the vectors that those iterations start from.
-    pub fn seed(self, seed: u64) -> Self {
+    pub fn with_seed(self, seed: u64) -> Self {
         Self { seed, ..self }
     }
 
     /// Reports the accuracy: the class of every example, a row of its output, in the order of the
     /// selection.
-    pub fn labels(self, labels: &'a [usize]) -> Self {
+    pub fn with_labels(self, labels: &'a [usize]) -> Self {
         Self {
             classes: Classes::Given(labels),
             ..self
@@ -132,7 +132,7 @@ impl<'a> Diagnostics<'a> {
     }
 
     fn check<T: Scalar>(&self, layers: Layers<'_, T>, examples: usize) -> Result<(), Error> {
-        let name = "Diagnostics::curvature's iterations";
+        let name = "Diagnostics::with_curvature's iterations";
         at_least_one(name, self.iterations.unwrap_or(1))?;
         let classes = layers.dims()[layers.depth()];
         match self.classes {

@@ -132,13 +132,13 @@ fn models_reach_both_ends_of_every_range() {
 #[test]
 fn options_narrow_what_is_drawn() {
     let shapes = Shapes::new()
-        .depth(2)
-        .width(3)
-        .examples(2)
-        .activations([Activation::Relu, Activation::Tanh])
-        .biases([false])
-        .penalties(3.0..=3.0)
-        .outputs([Output::SoftmaxCrossEntropy])
+        .with_depth(2)
+        .with_width(3)
+        .with_examples(2)
+        .with_activations([Activation::Relu, Activation::Tanh])
+        .with_biases([false])
+        .with_penalties(3.0..=3.0)
+        .with_outputs([Output::SoftmaxCrossEntropy])
         .smooth();
     for model in draws(64, models::<f32>(shapes.clone())) {
         let circuit = model.circuit();
@@ -168,25 +168,25 @@ fn options_narrow_what_is_drawn() {
 fn empty_options_are_refused() {
     for (shapes, message) in [
         (
-            Shapes::new().depth(0),
+            Shapes::new().with_depth(0),
             "Shapes::max_depth is 0, but must be at least 1",
         ),
         (
-            Shapes::new().width(0),
+            Shapes::new().with_width(0),
             "Shapes::max_width is 0, but must be at least 1",
         ),
         (
-            Shapes::new().examples(0),
+            Shapes::new().with_examples(0),
             "Shapes::max_examples is 0, but must be at least 1",
         ),
         (
-            Shapes::new().activations([Activation::Relu]).smooth(),
+            Shapes::new().with_activations([Activation::Relu]).smooth(),
             "Shapes::activations is empty",
         ),
-        (Shapes::new().biases([]), "Shapes::biases is empty"),
-        (Shapes::new().outputs([]), "Shapes::outputs is empty"),
+        (Shapes::new().with_biases([]), "Shapes::biases is empty"),
+        (Shapes::new().with_outputs([]), "Shapes::outputs is empty"),
         (
-            Shapes::new().penalties(0.0..=1.0),
+            Shapes::new().with_penalties(0.0..=1.0),
             "Shapes::penalties are 0..=1, but must be above 0 and finite",
         ),
     ] {

@@ -437,7 +437,7 @@ const CASES: [(u64, &[usize], usize, bool); 5] = [
 
 /// Everything, with as many iterations as the largest z has units.
 fn everything() -> Diagnostics<'static> {
-    Diagnostics::new().accuracy().curvature(40)
+    Diagnostics::new().accuracy().with_curvature(40)
 }
 
 fn every_number<T: Scalar>(tolerance: f64) {
@@ -524,7 +524,9 @@ fn between<T: Scalar>(rounding: f64) {
         let exact: Vec<f64> = plain.blocks.iter().copied().chain([plain.whole]).collect();
         let mut before = vec![0.0; exact.len()];
         for iterations in [1, 2, 3, 5, 8, 12, 40] {
-            let options = Diagnostics::new().curvature(iterations).seed(seed);
+            let options = Diagnostics::new()
+                .with_curvature(iterations)
+                .with_seed(seed);
             for (k, [estimate, bound]) in curvatures(&model, &options).into_iter().enumerate() {
                 let at = format!("case {seed}, {k}, {iterations} iterations");
                 let upper = exact[k] * (1.0 + rounding);
@@ -561,7 +563,9 @@ fn an_estimate_is_below_the_eigenvalue_and_that_below_the_bound() {
 fn another_seed_starts_elsewhere() {
     let model = model::<f64>(3, &[4, 3, 6, 5, 2], 7, true);
     let at = |seed, iterations| {
-        let options = Diagnostics::new().curvature(iterations).seed(seed);
+        let options = Diagnostics::new()
+            .with_curvature(iterations)
+            .with_seed(seed);
         curvatures(&model, &options)
     };
     assert_eq!(at(1, 2), at(1, 2));
@@ -590,7 +594,7 @@ fn a_long_chain_has_the_curvature_of_its_couplings() {
     model
         .add_examples(&one, &one, &TargetInit::ForwardPass)
         .unwrap();
-    let all = curvatures(&model, &Diagnostics::new().curvature(49));
+    let all = curvatures(&model, &Diagnostics::new().with_curvature(49));
     for block in &all[..49] {
         assert!((block[0] - 2.0).abs() < 1e-12, "{block:?}");
         assert!((block[1] - 2.0).abs() < 1e-3, "{block:?}");
@@ -600,7 +604,7 @@ fn a_long_chain_has_the_curvature_of_its_couplings() {
     assert!((estimate - exact).abs() < 1e-10, "{estimate} for {exact}");
     assert!((bound - 4.0).abs() < 1e-3, "{bound}");
     // A few iterations come near.
-    let all = curvatures(&model, &Diagnostics::new().curvature(15));
+    let all = curvatures(&model, &Diagnostics::new().with_curvature(15));
     assert!((3.9..exact).contains(&all[49][0]), "{}", all[49][0]);
 }
 
@@ -608,7 +612,9 @@ fn a_long_chain_has_the_curvature_of_its_couplings() {
 fn an_example_has_its_own_curvature_in_every_batch() {
     let model = model::<f64>(1, &[3, 5, 4, 3], 9, false);
     let of = |selection| {
-        let options = Diagnostics::new().curvature(3).on(selection);
+        let options = Diagnostics::new()
+            .with_curvature(3)
+            .with_selection(selection);
         let all = curvatures(&model, &options);
         all.iter().map(|own| own[0]).collect::<Vec<_>>()
     };
@@ -824,7 +830,9 @@ fn what_is_left_out_or_not_defined_is_none() {
     model
         .add_examples(&ones, &count, &TargetInit::ForwardPass)
         .unwrap();
-    let report = model.diagnose(&Diagnostics::new().curvature(5)).unwrap();
+    let report = model
+        .diagnose(&Diagnostics::new().with_curvature(5))
+        .unwrap();
     let own = report.layers[0].target.unwrap().curvature.unwrap();
     assert_eq!(own.bound, None);
     assert_eq!(report.curvature.unwrap().bound, None);
@@ -854,7 +862,9 @@ fn a_slope_without_curvature_has_no_staleness() {
         .add_examples(&zero, &zero, &TargetInit::ForwardPass)
         .unwrap();
     let staleness = |model: &DecoupledCircuit<f64>| {
-        let report = model.diagnose(&Diagnostics::new().curvature(2)).unwrap();
+        let report = model
+            .diagnose(&Diagnostics::new().with_curvature(2))
+            .unwrap();
         let target = report.layers[0].target.unwrap();
         (
             target.staleness,
@@ -874,17 +884,17 @@ fn accuracy_is_of_labels_or_of_targets() {
     let predictions = model.predict(&model.z(0).unwrap().into_owned()).unwrap();
     let found = metrics::labels(&predictions);
     let accuracy = |options: Diagnostics<'_>| model.diagnose(&options).unwrap().accuracy;
-    assert_eq!(accuracy(Diagnostics::new().labels(&found)), Some(1.0));
+    assert_eq!(accuracy(Diagnostics::new().with_labels(&found)), Some(1.0));
     let mut labels = found.clone();
     labels[6] = (labels[6] + 1) % 3;
     assert_eq!(
-        accuracy(Diagnostics::new().labels(&labels)),
+        accuracy(Diagnostics::new().with_labels(&labels)),
         Some(7.0 / 8.0)
     );
     // In the order of the selection.
     let own = [labels[6], labels[2]];
     let two = Selection::Examples(&[6, 2]);
-    let options = Diagnostics::new().on(two.clone());
+    let options = Diagnostics::new().with_selection(two.clone());
     assert_eq!(accuracy(options.labels(&own)), Some(0.5));
     let expected = metrics::accuracy(
         &metrics::labels(&model.z(3).unwrap().into_owned()),
@@ -892,7 +902,7 @@ fn accuracy_is_of_labels_or_of_targets() {
     );
     assert_eq!(accuracy(Diagnostics::new().accuracy()), expected.ok());
     // The last call counts.
-    let options = Diagnostics::new().accuracy().labels(&found);
+    let options = Diagnostics::new().accuracy().with_labels(&found);
     assert_eq!(accuracy(options), Some(1.0));
 }
 
@@ -903,18 +913,21 @@ fn what_cannot_be_diagnosed_is_an_error() {
     let none = Error::NoExamples {
         operation: "diagnostics",
     };
-    assert_eq!(error(Diagnostics::new().on(Selection::Columns(2..2))), none);
+    assert_eq!(
+        error(Diagnostics::new().with_selection(Selection::Columns(2..2))),
+        none
+    );
     let empty = decoupled(model.circuit().clone());
     assert_eq!(empty.diagnose(&Diagnostics::new()).unwrap_err(), none);
     assert_eq!(
-        error(Diagnostics::new().on(Selection::Examples(&[7]))),
+        error(Diagnostics::new().with_selection(Selection::Examples(&[7]))),
         Error::UnknownExample {
             example: 7,
             count: 6
         }
     );
     assert_eq!(
-        error(Diagnostics::new().labels(&[0; 5])),
+        error(Diagnostics::new().with_labels(&[0; 5])),
         Error::Length {
             what: "labels".into(),
             expected: 6,
@@ -922,7 +935,7 @@ fn what_cannot_be_diagnosed_is_an_error() {
         }
     );
     assert_eq!(
-        error(Diagnostics::new().labels(&[0, 1, 2, 3, 0, 0])),
+        error(Diagnostics::new().with_labels(&[0, 1, 2, 3, 0, 0])),
         Error::UnknownClass {
             column: 3,
             class: 3,
@@ -933,7 +946,7 @@ fn what_cannot_be_diagnosed_is_an_error() {
         Error::InvalidOption { option, .. } => assert!(option.contains(name), "{option}"),
         other => panic!("{other}"),
     };
-    invalid(error(Diagnostics::new().curvature(0)), "iterations");
+    invalid(error(Diagnostics::new().with_curvature(0)), "iterations");
     let one = linear(&[2, 3, 1], 4);
     invalid(
         one.diagnose(&Diagnostics::new().accuracy()).unwrap_err(),
@@ -947,7 +960,7 @@ fn numbers_beyond_the_scalar_are_named() {
     let huge = vec![1e200; 9];
     model.set_parameters(0, &huge).unwrap();
     let error = model
-        .diagnose(&Diagnostics::new().curvature(3))
+        .diagnose(&Diagnostics::new().with_curvature(3))
         .unwrap_err();
     let expected = Error::NonFinite {
         quantity: Quantity::Energy,

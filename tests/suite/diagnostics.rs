@@ -5,6 +5,7 @@
 use layerwise::data::metrics;
 use layerwise::decoupled::{Selection, TargetInit};
 use layerwise::diagnostics::{DiagnosticReport, Diagnostics};
+use layerwise::energy::Energy;
 use layerwise::error::Quantity;
 use layerwise::init::Initializer;
 use layerwise::layer::{Activation, Dense};
@@ -21,6 +22,18 @@ const S: f64 = 0.2;
 
 fn uniform<T: Scalar>(rng: &mut ChaCha8Rng, rows: usize, columns: usize) -> DMatrix<T> {
     DMatrix::from_fn(rows, columns, |_, _| T::of(rng.random_range(-1.0..1.0)))
+}
+
+/// μ by layer and regularisers; the output is a softmax's logits, or, if `squared`, fitted itself.
+fn energy<T: Scalar>(depth: usize, squared: bool) -> Energy<T> {
+    let energy = match squared {
+        true => Energy::new(SquaredError),
+        false => Energy::new(SoftmaxCrossEntropy),
+    };
+    energy
+        .with_penalties((1..depth).map(|t| T::of(0.4 + 0.7 * t as f64)).collect())
+        .with_parameter_regularizer(Regularizer::l2(R).unwrap())
+        .with_target_regularizer(Regularizer::l2(S).unwrap())
 }
 
 /// Tanh layers and a linear one, with everything that may weigh: μ by layer, example weights,
@@ -40,16 +53,8 @@ fn model<T: Scalar>(seed: u64, widths: &[usize], n: usize, squared: bool) -> Dec
         let layer = layer.with_weights(gain).unwrap().with_bias(bias).unwrap();
         builder = builder.layer(layer);
     }
-    let mu = (1..depth).map(|t| T::of(0.4 + 0.7 * t as f64)).collect();
-    builder = builder
-        .penalties(mu)
-        .regularize_parameters(Regularizer::l2(R).unwrap())
-        .regularize_targets(Regularizer::l2(S).unwrap());
-    builder = match squared {
-        true => builder.output_loss(SquaredError),
-        false => builder.output_loss(SoftmaxCrossEntropy),
-    };
-    let mut model = DecoupledCircuit::new(builder.build().unwrap());
+    let circuit = builder.build().unwrap();
+    let mut model = DecoupledCircuit::new(circuit, energy(depth, squared)).unwrap();
     let x = uniform(rng, widths[0], n);
     let classes: Vec<usize> = (0..n).map(|i| (5 * i + 1) % widths[depth]).collect();
     let y = metrics::one_hot(&classes, widths[depth]).unwrap();
@@ -120,7 +125,7 @@ impl Plain {
         };
         let mu = |t: usize| match fault {
             Fault::NoPenalty => 1.0,
-            _ => circuit.weight(t).as_f64(),
+            _ => model.layers().weight(t).as_f64(),
         };
         let weights = model.example_weights().unwrap();
         let weight = |w: &T| {
@@ -579,7 +584,8 @@ fn a_long_chain_has_the_curvature_of_its_couplings() {
             .without_bias();
         builder = builder.layer(layer.with_weights(one).unwrap());
     }
-    let mut model = DecoupledCircuit::new(builder.build().unwrap());
+    let circuit = builder.build().unwrap();
+    let mut model = DecoupledCircuit::new(circuit, Energy::default()).unwrap();
     let one = DMatrix::from_element(1, 1, 1.0);
     model
         .add_examples(&one, &one, &TargetInit::ForwardPass)
@@ -647,7 +653,7 @@ fn at_the_forward_pass_only_the_last_layer_has_a_gradient() {
         .layer(dense(4, 6))
         .layer(dense(6, 2))
         .build();
-    let mut model = DecoupledCircuit::new(circuit.unwrap());
+    let mut model = DecoupledCircuit::new(circuit.unwrap(), Energy::default()).unwrap();
     let rng = &mut ChaCha8Rng::seed_from_u64(3);
     let (x, y) = (uniform(rng, 3, 7), uniform(rng, 2, 7));
     model
@@ -679,12 +685,13 @@ fn at_the_forward_pass_only_the_last_layer_has_a_gradient() {
 
 /// Linear layers of these widths, squared losses, μ = ½, and targets away from the forward pass.
 fn linear(widths: &[usize], n: usize) -> DecoupledCircuit<f64> {
-    let mut builder = Circuit::<f64>::builder().penalty(0.5).seed(8);
+    let mut builder = Circuit::<f64>::builder().seed(8);
     for pair in widths.windows(2) {
         let layer = Dense::new(pair[0], pair[1], Activation::Identity).unwrap();
         builder = builder.layer(layer);
     }
-    let mut model = DecoupledCircuit::new(builder.build().unwrap());
+    let energy = Energy::default().with_penalty(0.5);
+    let mut model = DecoupledCircuit::new(builder.build().unwrap(), energy).unwrap();
     let rng = &mut ChaCha8Rng::seed_from_u64(5);
     let x = uniform(rng, widths[0], n);
     let y = uniform(rng, widths[widths.len() - 1], n);
@@ -810,8 +817,8 @@ fn what_is_left_out_or_not_defined_is_none() {
     let circuit = Circuit::<f64>::builder()
         .layer(dense(2, 3))
         .layer(dense(3, 1))
-        .output_loss(Poisson);
-    let mut model = DecoupledCircuit::new(circuit.build().unwrap());
+        .build();
+    let mut model = DecoupledCircuit::new(circuit.unwrap(), Energy::new(Poisson)).unwrap();
     let ones = DMatrix::from_element(2, 1, 1.0);
     let count = DMatrix::from_element(1, 1, 2.0);
     model
@@ -839,8 +846,9 @@ fn a_slope_without_curvature_has_no_staleness() {
     let circuit = Circuit::<f64>::builder()
         .layer(dense(1, 2))
         .layer(dense(2, 1))
-        .hidden_loss(Huber::new(0.5).unwrap());
-    let mut model = DecoupledCircuit::new(circuit.build().unwrap());
+        .build();
+    let energy = Energy::default().with_hidden_loss(Huber::new(0.5).unwrap());
+    let mut model = DecoupledCircuit::new(circuit.unwrap(), energy).unwrap();
     let zero = DMatrix::zeros(1, 2);
     model
         .add_examples(&zero, &zero, &TargetInit::ForwardPass)
@@ -896,7 +904,7 @@ fn what_cannot_be_diagnosed_is_an_error() {
         operation: "diagnostics",
     };
     assert_eq!(error(Diagnostics::new().on(Selection::Columns(2..2))), none);
-    let empty = DecoupledCircuit::new(model.circuit().clone());
+    let empty = DecoupledCircuit::new(model.circuit().clone(), energy(3, false)).unwrap();
     assert_eq!(empty.diagnose(&Diagnostics::new()).unwrap_err(), none);
     assert_eq!(
         error(Diagnostics::new().on(Selection::Examples(&[7]))),

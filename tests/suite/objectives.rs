@@ -3,7 +3,7 @@
 
 use crate::property::{Tested, failed, for_all, generator, uniform};
 use layerwise::decoupled::{Selection, TargetInit};
-use layerwise::energy::Workspace;
+use layerwise::energy::{Energy, Workspace};
 use layerwise::error::Quantity;
 use layerwise::gradcheck::GradCheck;
 use layerwise::layer::{Activation, Dense};
@@ -87,10 +87,10 @@ impl Case {
         for (pair, &activation) in self.widths.windows(2).zip(&self.activations) {
             builder = builder.layer(Dense::new(pair[0], pair[1], activation)?);
         }
-        builder = match self.output {
-            0 => builder.output_loss(SquaredError),
-            1 => builder.output_loss(SoftmaxCrossEntropy),
-            _ => builder.output_loss(Poisson),
+        let energy = match self.output {
+            0 => Energy::new(SquaredError),
+            1 => Energy::new(SoftmaxCrossEntropy),
+            _ => Energy::new(Poisson),
         };
         let hidden = 0..self.widths.len() - 2;
         let losses = hidden.clone().map(|i| -> Result<Box<dyn Loss<T>>, Error> {
@@ -99,15 +99,15 @@ impl Case {
                 false => Ok(Box::new(SquaredError)),
             }
         });
-        builder = builder
-            .hidden_losses(losses.collect::<Result<_, _>>()?)
-            .penalties(hidden.map(|i| T::of(0.5 + i as f64)).collect());
+        let mut energy = energy
+            .with_hidden_losses(losses.collect::<Result<_, _>>()?)
+            .with_penalties(hidden.map(|i| T::of(0.5 + i as f64)).collect());
         if self.regularized {
-            builder = builder
-                .regularize_parameters(Regularizer::l2(0.3)?)
-                .regularize_targets(Regularizer::l2(0.2)?);
+            energy = energy
+                .with_parameter_regularizer(Regularizer::l2(0.3)?)
+                .with_target_regularizer(Regularizer::l2(0.2)?);
         }
-        let mut model = DecoupledCircuit::new(builder.build()?);
+        let mut model = DecoupledCircuit::new(builder.build()?, energy)?;
         let rng = &mut generator(self.seed);
         let (first, last) = (self.widths[0], self.widths[self.widths.len() - 1]);
         let x = DMatrix::from_vec(first, self.n, uniform(rng, first * self.n, 1.5));
@@ -217,7 +217,7 @@ fn values_and_gradients_have_the_circuits_bits<T: Tested>() {
         let model = case.model::<T>().map_err(failed)?;
         let rng = &mut generator(case.seed ^ 1);
         // One for all objectives and all selections.
-        let mut workspace = model.joint_objective(&Selection::All).unwrap().workspace();
+        let mut workspace = Workspace::new();
         let mut backwards = Vec::new();
         for selection in case.selections(&mut backwards) {
             let joint = model.joint_objective(&selection).map_err(failed)?;
@@ -370,10 +370,6 @@ impl<T: Scalar> Objective<T> for Faulty<'_, T> {
         self.inner.point()
     }
 
-    fn workspace(&self) -> Workspace<T> {
-        self.inner.workspace()
-    }
-
     fn evaluate(
         &self,
         point: &[T],
@@ -396,7 +392,7 @@ impl<T: Scalar> Objective<T> for Faulty<'_, T> {
             }
             Fault::NoPenalty => {
                 for g in &mut gradient[self.inner.parameter_range(1)] {
-                    *g /= self.model.circuit().weight(1);
+                    *g /= self.model.layers().weight(1);
                 }
             }
             Fault::NoWeight => {
@@ -612,7 +608,7 @@ fn evaluations_that_fail_say_why() {
     let local = LocalObjective::new(model.local_problem(1, 0..4).unwrap());
     let objectives: [&dyn Objective<f64>; 3] = [&joint, &composed, &local];
     for objective in objectives {
-        let mut workspace = objective.workspace();
+        let mut workspace = Workspace::new();
         let (dimension, mut point) = (objective.dimension(), objective.point());
         let mut gradient = vec![7.0; dimension];
         let untouched = gradient.clone();
@@ -634,8 +630,9 @@ fn evaluations_that_fail_say_why() {
     // Squares that overflow: E, then the gradient alone.
     let circuit = Circuit::<f64>::builder()
         .layer(Dense::new(1, 1, Activation::Identity).unwrap())
-        .layer(Dense::new(1, 1, Activation::Identity).unwrap());
-    let mut model = DecoupledCircuit::new(circuit.build().unwrap());
+        .layer(Dense::new(1, 1, Activation::Identity).unwrap())
+        .build();
+    let mut model = DecoupledCircuit::new(circuit.unwrap(), Energy::default()).unwrap();
     let (x, y) = (DMatrix::from_element(1, 1, 1e200), DMatrix::zeros(1, 1));
     let zero = TargetInit::Given(vec![DMatrix::zeros(1, 1)]);
     model.add_examples(&x, &y, &zero).unwrap();
@@ -657,7 +654,7 @@ fn evaluations_that_fail_say_why() {
     // ẑ_1 = 1e110: its square is 1e220, times x in the gradient 1e310.
     let near = [1e-90, 0.0, 1.0, 0.0, 0.0];
     let mut gradient = [7.0; 5];
-    let mut workspace = joint.workspace();
+    let mut workspace = Workspace::new();
     assert!(joint.value(&near).is_ok());
     let error = joint.evaluate(&near, Some(&mut gradient), &mut workspace);
     let slope = non_finite(Quantity::ParameterGradient, 0);
@@ -677,7 +674,7 @@ fn evaluations_that_fail_say_why() {
     for objective in objectives {
         let point = &[1e160, 0.0, 1.0, 0.0, 0.0][..objective.dimension()];
         let gradient = &mut gradient[..objective.dimension()];
-        let error = objective.evaluate(point, Some(gradient), &mut objective.workspace());
+        let error = objective.evaluate(point, Some(gradient), &mut Workspace::new());
         assert!(matches!(error, Err(Error::NonFinite { .. })), "{error:?}");
         assert!(gradient.iter().all(|&g| g == 7.0));
     }

@@ -644,8 +644,8 @@ fn more_examples_than_a_block_are_added_up() {
     let backwards: Vec<u64> = (0..n as u64).rev().collect();
     let labels: Vec<usize> = (0..n).rev().map(|i| (5 * i + 1) % 3).collect();
     let options = everything()
-        .on(Selection::Examples(&backwards))
-        .labels(&labels);
+        .with_selection(Selection::Examples(&backwards))
+        .with_labels(&labels);
     let (curvature, others) = deviations(&model.diagnose(&options).unwrap(), &plain);
     assert!(curvature < 1e-10 && others < 1e-10, "{curvature}, {others}");
 }
@@ -895,7 +895,7 @@ fn accuracy_is_of_labels_or_of_targets() {
     let own = [labels[6], labels[2]];
     let two = Selection::Examples(&[6, 2]);
     let options = Diagnostics::new().with_selection(two.clone());
-    assert_eq!(accuracy(options.labels(&own)), Some(0.5));
+    assert_eq!(accuracy(options.with_labels(&own)), Some(0.5));
     let expected = metrics::accuracy(
         &metrics::labels(&model.z(3).unwrap().into_owned()),
         &predictions,

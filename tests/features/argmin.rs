@@ -8,6 +8,7 @@ use argmin::solver::linesearch::condition::ArmijoCondition;
 use argmin::solver::linesearch::{BacktrackingLineSearch, MoreThuenteLineSearch};
 use argmin::solver::quasinewton::LBFGS;
 use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::energy::Energy;
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::Poisson;
 use layerwise::nalgebra::{DMatrix, DVector};
@@ -58,11 +59,10 @@ fn linear<T: Scalar>(widths: &[usize], l2: f64, n: usize) -> DecoupledCircuit<T>
         builder = builder.layer(Dense::new(pair[0], pair[1], Activation::Identity).unwrap());
     }
     let hidden = 1..widths.len() - 1;
-    let circuit = builder
-        .penalties(hidden.map(|t| T::of(0.5 * t as f64)).collect())
-        .regularize_parameters(Regularizer::l2(l2).unwrap())
-        .build();
-    let mut model = DecoupledCircuit::new(circuit.unwrap());
+    let energy = Energy::default()
+        .with_penalties(hidden.map(|t| T::of(0.5 * t as f64)).collect())
+        .with_parameter_regularizer(Regularizer::l2(l2).unwrap());
+    let mut model = DecoupledCircuit::new(builder.build().unwrap(), energy).unwrap();
     let (x, y) = data(widths[0], widths[widths.len() - 1], n);
     let random = TargetInit::RandomNormal { std: 1.0, seed: 4 };
     model.add_examples(&x, &y, &random).unwrap();
@@ -129,7 +129,7 @@ fn a_linear_z_step_ends_at_its_minimum() {
         let own = model.circuit().parameters(t);
         let weights = &own[..widths[t] * widths[t + 1]];
         p *= DMatrix::from_column_slice(widths[t + 1], widths[t], weights);
-        s += &p * p.transpose() / model.circuit().penalties()[t - 1];
+        s += &p * p.transpose() / model.terms().penalties()[t - 1];
     }
     let residual = y - model.predict(&x).unwrap();
     let inverse = s.try_inverse().unwrap();
@@ -162,7 +162,7 @@ fn a_joint_run_comes_to_rest() {
 
     let (x, y) = data(3, 2, n);
     let w = DMatrix::from_column_slice(2, 4, &model.circuit().parameters(1)[..8]);
-    let s = DMatrix::identity(2, 2) + &w * w.transpose() / model.circuit().penalties()[0];
+    let s = DMatrix::identity(2, 2) + &w * w.transpose() / model.terms().penalties()[0];
     let residual = y - model.predict(&x).unwrap();
     let decay: f64 = (0..2)
         .map(|t| {
@@ -194,8 +194,8 @@ fn the_composed_objective_of_one_layer_is_its_local_one() {
 fn steep() -> DecoupledCircuit<f64> {
     let circuit = Circuit::builder()
         .layer(Dense::new(2, 1, Activation::Identity).unwrap())
-        .output_loss(Poisson);
-    let mut model = DecoupledCircuit::new(circuit.build().unwrap());
+        .build();
+    let mut model = DecoupledCircuit::new(circuit.unwrap(), Energy::new(Poisson)).unwrap();
     let x = DMatrix::from_fn(2, 5, |i, j| 10.0 * (1 + i + j) as f64);
     let y = DMatrix::from_fn(1, 5, |_, j| 100.0 * (j + 1) as f64);
     model

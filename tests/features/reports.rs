@@ -3,6 +3,7 @@
 use layerwise::data::metrics;
 use layerwise::decoupled::TargetInit;
 use layerwise::diagnostics::{DiagnosticReport, Diagnostics};
+use layerwise::energy::Energy;
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::nalgebra::DMatrix;
@@ -16,10 +17,9 @@ fn there_and_back<T: Scalar + Serialize + DeserializeOwned>() {
         .layer(dense(3, 5, Activation::Tanh))
         .layer(dense(5, 4, Activation::Tanh))
         .layer(dense(4, 3, Activation::Identity))
-        .output_loss(SoftmaxCrossEntropy)
-        .build()
-        .unwrap();
-    let mut model = DecoupledCircuit::<T>::new(circuit);
+        .build();
+    let energy = Energy::new(SoftmaxCrossEntropy);
+    let mut model = DecoupledCircuit::<T>::new(circuit.unwrap(), energy).unwrap();
     let x = DMatrix::from_fn(3, 6, |i, j| T::of(((2 * i + 3 * j) % 7) as f64 / 7.0));
     let y = metrics::one_hot(&[0, 1, 2, 0, 1, 2], 3).unwrap();
     let targets = TargetInit::NoisyForwardPass { std: 0.4, seed: 1 };

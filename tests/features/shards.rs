@@ -4,7 +4,7 @@
 use std::cell::Cell;
 
 use layerwise::decoupled::{Selection, TargetInit};
-use layerwise::energy::{LocalGradients, LocalProblem};
+use layerwise::energy::{Energy, LocalGradients, LocalProblem};
 use layerwise::error::Quantity;
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::{Gaussian, SquaredError};
@@ -52,15 +52,15 @@ fn circuit<T: Scalar>(layers: [Dense; DEPTH]) -> Circuit<T> {
     let builder = layers
         .into_iter()
         .fold(Circuit::builder(), |b, l| b.layer(l));
-    builder
-        .hidden_losses(vec![loss(0), loss(1)])
-        .output_loss(gaussian())
-        .penalties(vec![T::of(0.7), T::of(1.9)])
-        .regularize_parameters(Regularizer::elastic(0.01, 0.3).unwrap())
-        .regularize_targets(Regularizer::l2(0.2).unwrap())
-        .seed(u64::MAX - 5)
-        .build()
-        .unwrap()
+    builder.seed(u64::MAX - 5).build().unwrap()
+}
+
+fn energy<T: Scalar>() -> Energy<T> {
+    Energy::new(gaussian())
+        .with_hidden_losses(vec![loss(0), loss(1)])
+        .with_penalties(vec![T::of(0.7), T::of(1.9)])
+        .with_parameter_regularizer(Regularizer::elastic(0.01, 0.3).unwrap())
+        .with_target_regularizer(Regularizer::l2(0.2).unwrap())
 }
 
 /// Seven examples, numbered with a gap, with weights of their own; some numbers are hard to print.
@@ -69,7 +69,7 @@ fn model<T: Scalar>() -> DecoupledCircuit<T> {
     x[(0, 1)] = -T::zero();
     x[(1, 3)] = T::of(1e-40);
     let y = DMatrix::from_fn(2, 8, |i, j| T::of(((i + 2 * j) as f64).cos()));
-    let mut model = DecoupledCircuit::new(circuit([0, 1, 2].map(layer)));
+    let mut model = DecoupledCircuit::new(circuit([0, 1, 2].map(layer)), energy()).unwrap();
     let init = TargetInit::NoisyForwardPass { std: 0.5, seed: 3 };
     model.add_examples(&x, &y, &init).unwrap();
     model.remove_examples(&[2]).unwrap();
@@ -107,7 +107,7 @@ fn alone<T: Scalar>(model: &DecoupledCircuit<T>, selection: &Selection<'_>) -> D
     };
     let z = |t: usize| model.z(t).unwrap().select_columns(&columns);
     let hidden = (1..DEPTH).map(z).collect();
-    let mut alone = DecoupledCircuit::new(model.circuit().clone());
+    let mut alone = DecoupledCircuit::new(model.circuit().clone(), energy()).unwrap();
     let init = TargetInit::Given(hidden);
     alone.add_examples(&z(0), &z(DEPTH), &init).unwrap();
     let weights = model.example_weights().unwrap();
@@ -254,14 +254,11 @@ fn install_changes_the_parameters_of_its_layer_alone() {
 fn refused(shard: &Shard<f64>, layers: [Dense; DEPTH], loss: &dyn Loss<f64>) -> Error {
     let own = layers[shard.layer()].clone();
     let error = shard.problem(&own, loss).unwrap_err();
-    let mut builder = layers
-        .into_iter()
-        .fold(Circuit::builder(), |b, l| b.layer(l));
-    builder = match format!("{loss:?}").contains("Huber") {
-        true => builder.hidden_loss(layerwise::loss::PseudoHuber::new(1.0).unwrap()),
-        false => builder.hidden_losses(vec![self::loss(0), self::loss(1)]),
+    let energy = match format!("{loss:?}").contains("Huber") {
+        true => Energy::default().with_hidden_loss(layerwise::loss::PseudoHuber::new(1.0).unwrap()),
+        false => Energy::default().with_hidden_losses(vec![self::loss(0), self::loss(1)]),
     };
-    let mut other = DecoupledCircuit::new(builder.build().unwrap());
+    let mut other = DecoupledCircuit::new(circuit(layers), energy).unwrap();
     let before = bits(&other);
     assert_eq!(other.install(shard), Err(error.clone()));
     assert_eq!(bits(&other), before);

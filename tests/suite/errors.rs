@@ -17,7 +17,9 @@ use layerwise::loss::{Pair, SoftmaxCrossEntropy, SquaredError};
 use layerwise::optimizer::{Adam, GradientDescent, Optimizer};
 use layerwise::schedule::Schedule;
 use layerwise::target_solver::{ReverseSweep, StepSize, SynchronousDescent, TargetSolver};
-use layerwise::training::{Backprop, Decoupling, Phase, Scheme, StopReason, Trainer, WStep};
+use layerwise::training::{
+    Backprop, Decoupling, Event, Phase, Scheme, Session, StopReason, Trainer, WStep,
+};
 use layerwise::{Circuit, DecoupledCircuit, Error, Layer};
 use nalgebra::DMatrix;
 use rand::Rng;
@@ -1099,7 +1101,7 @@ fn is_finite(model: &DecoupledCircuit<f64>) -> bool {
 }
 
 /// Trains until the numbers overflow: the error names a layer and the step, and the model is that
-/// of a run which stops just before.
+/// of a session which has made as many visits.
 fn overflow<S: Scheme<f64> + 'static>(
     name: &str,
     scheme: fn() -> S,
@@ -1121,12 +1123,16 @@ fn overflow<S: Scheme<f64> + 'static>(
         is_finite(&model),
         "{name}: non-finite state after '{error}'"
     );
-    let mut before = start;
-    let report = Trainer::new(Phase::new(scheme(), rule).with_epochs(step))
-        .run(&mut before)
-        .unwrap();
-    assert_eq!(report.steps, step, "{name}");
-    assert_eq!(state(&model), state(&before), "{name}: after '{error}'");
+    let trainer = Trainer::new(Phase::new(scheme(), rule).with_epochs(50));
+    let mut session = Session::new(&trainer, start).unwrap();
+    let mut visits = 0;
+    while visits < step {
+        let event = session.advance().unwrap();
+        visits += u64::from(matches!(event, Some(Event::Visit(_))));
+    }
+    assert_eq!(session.report().steps, step, "{name}");
+    let before = session.model();
+    assert_eq!(state(&model), state(before), "{name}: after '{error}'");
 }
 
 fn sweep() -> ReverseSweep {
@@ -1181,6 +1187,27 @@ fn refreshed_targets_that_overflow_stop_at_the_last_completed_step() {
         || Decoupling::refreshed(synchronous()),
         huge_rate(),
     );
+}
+
+/// When their phase ends, refreshed targets become the forward pass; where that overflows, they stay.
+#[test]
+fn the_end_of_a_phase_that_overflows_changes_no_target() {
+    let start = linear();
+    let mut model = start.clone();
+    let phase = Phase::new(Decoupling::refreshed(sweep()), huge_rate()).with_epochs(1);
+    let error = Trainer::new(phase).run(&mut model).unwrap_err();
+    let expected = Error::NonFinite {
+        quantity: Quantity::Prediction,
+        layer: 2,
+        step: 1,
+    };
+    assert_eq!(error, expected);
+    for t in 1..3 {
+        assert_eq!(model.z(t), start.z(t));
+    }
+    // The step before stands.
+    assert!(is_finite(&model));
+    assert_ne!(model.circuit().parameters(2), start.circuit().parameters(2));
 }
 
 #[test]

@@ -292,7 +292,11 @@ fn differences_confirm_every_gradient<T: Tested>() {
             let check = GradCheck::new().objective(&*objective, &objective.point());
             let report = check.map_err(failed)?;
             prop_assert_eq!(report.compared, objective.dimension());
-            report.require(T::GRADIENT).map_err(failed)?;
+            match report.require(T::GRADIENT) {
+                // A circuit of one layer has no targets.
+                Err(Error::NothingCompared) if objective.dimension() == 0 => {}
+                checked => checked.map_err(failed)?,
+            }
         }
         Ok(())
     });

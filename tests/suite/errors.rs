@@ -484,7 +484,7 @@ fn options() -> Vec<Row> {
             "momentum of 1",
             error(GradientDescent::new(0.1).unwrap().with_momentum(1.0)),
             Error::InvalidOption { option: "GradientDescent::momentum", .. },
-            ["is 1", "0..1"]
+            ["is 1", "at least 0 and below 1"]
         ),
         row!(
             "a negative rate",

@@ -664,11 +664,11 @@ fn errors() {
         (check(&Poisson, 1, &[f64::INFINITY]), &["inf", "finite"]),
         (
             error(LabelSmoothing::new(SoftmaxCrossEntropy, 1.0)),
-            &["LabelSmoothing::epsilon", "is 1,", "in 0..1"],
+            &["LabelSmoothing::epsilon", "is 1,", "at least 0 and below 1"],
         ),
         (
             error(LabelSmoothing::new(SoftmaxCrossEntropy, -0.1)),
-            &["LabelSmoothing::epsilon", "-0.1", "in 0..1"],
+            &["LabelSmoothing::epsilon", "-0.1", "at least 0 and below 1"],
         ),
         // What the inner loss accepts may still be no distribution.
         (

@@ -67,9 +67,9 @@ impl<T: Scalar> State<T> {
         let values = self.values.iter().zip(&start.values);
         same(self.counts.len(), start.counts.len())
             && same(self.values.len(), start.values.len())
-            && values
-                .map(|(own, start)| same(own.len(), start.len()))
-                .all(|fit| fit)
+            && values.fold(true, |fits, (own, start)| {
+                fits & same(own.len(), start.len())
+            })
             && same(self.parts.len(), start.parts.len())
             && self
                 .parts

@@ -133,7 +133,7 @@ pub fn projected(
 pub fn closed_form(epochs: u64, ridge: f64) -> Result<Phase<f32>, Error> {
     let solver = LeastSquares::ridge(ridge)?.with_forgetting(1.0)?;
     let w_step = WStep::solver(solver).with_optimizer(Adam::new(5e-2)?);
-    Ok(Phase::with_w_step(Decoupling::weights_only(), w_step)?
+    Phase::with_w_step(Decoupling::weights_only(), w_step)?
         .with_epochs(epochs)
-        .with_batch_size(BATCH)?)
+        .with_batch_size(BATCH)
 }

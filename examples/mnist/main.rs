@@ -109,7 +109,7 @@ impl SchemeName {
             margin: options.margin,
         };
         let sweep = ReverseSweep::new(options.sweeps).with_step(step)?;
-        Ok(match self {
+        match self {
             Self::Backprop => Phase::new(Backprop, rule),
             Self::Refreshed => Phase::new(Decoupling::refreshed(sweep), rule),
             Self::Residual => {
@@ -125,7 +125,7 @@ impl SchemeName {
             Self::Idea => Phase::new(Carried::new(options.idea, options.keep), rule),
         }
         .with_epochs(options.epochs)
-        .with_batch_size(options.batch)?)
+        .with_batch_size(options.batch)
     }
 }
 

@@ -96,7 +96,7 @@ pub struct SessionState<T> {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 enum Stage<T> {
     Before,
-    Within(Within<T>),
+    Within(Box<Within<T>>),
     Over,
 }
 
@@ -450,14 +450,14 @@ impl<T: Scalar> Session<T> {
         self.clock.phase_deadline = deadline(Instant::now(), phase.time_limit);
         let w_step = phase.w_step.start(&self.model)?;
         let scheme = phase.scheme.start(&mut self.model)?;
-        self.state.stage = Stage::Within(Within {
+        self.state.stage = Stage::Within(Box::new(Within {
             scheme,
             w_step,
             penalties: Penalties::new(self.model.terms.penalties()),
             tracker: Tracker::new(),
             first_epoch: self.state.epoch,
             at: At::EpochStart,
-        });
+        }));
         Ok(())
     }
 
@@ -488,13 +488,16 @@ impl<T: Scalar> Session<T> {
             memory,
             ..
         } = self;
-        let Stage::Within(Within {
+        let Stage::Within(within) = &mut state.stage else {
+            unreachable!("a visit is a part of a phase")
+        };
+        let Within {
             scheme: scheme_state,
             w_step: w_state,
             penalties,
             at: At::Epoch(epoch),
             ..
-        }) = &mut state.stage
+        } = &mut **within
         else {
             unreachable!("a visit is a part of an epoch")
         };

@@ -552,9 +552,9 @@ fn statement_8_fixed_predictions_give_backprop_in_every_layer() {
                     }
                 }
             }
-            for t in 0..depth {
+            for (t, point) in points.iter_mut().enumerate() {
                 let mut own = vec![0.0; backprop.parameters[t].len()];
-                points[t]
+                point
                     .vjp(&cotangent(&z, t), Write::Skip, Write::Set(&mut own))
                     .unwrap();
                 let error = distance(&own, &backprop.parameters[t]);

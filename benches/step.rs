@@ -6,7 +6,9 @@
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use layerwise::decoupled::TargetInit;
 use layerwise::energy::{All, Workspace};
-use layerwise::kernel::{Execution, Matrix, Write};
+#[cfg(feature = "rayon")]
+use layerwise::kernel::Execution;
+use layerwise::kernel::{Matrix, Write};
 use layerwise::{DecoupledCircuit, Scalar};
 use nets::{model, nets};
 

@@ -1,6 +1,6 @@
-//! A 1-D convolution written outside the crate: it says which entries of the input each patch reads,
-//! and [`Patchwise`] does the rest, fused activations, derivatives, columns in parallel, a curvature
-//! bound and initial values among it.
+//! A 1-D convolution written outside the crate. It says which entries of the input each patch reads,
+//! and [`Patchwise`] does the rest: fused activations, derivatives, parallel columns, a curvature
+//! bound, initial values.
 //!
 //! ẑ[c, p] = a(Σ_{i,k} W[c, (i, k)] z[i, stride p + k − padding] + b[c]), 0 beyond the ends.
 
@@ -26,8 +26,8 @@ impl Windows {
         (self.steps + 2 * self.padding - self.width) / self.stride + 1
     }
 
-    /// The part of the window at a position that lies in the input, as entries of the patch, and
-    /// where it begins in the input.
+    /// The part of the window at a position that lies inside the input, as patch entries, and where it
+    /// begins in the input.
     fn inside(&self, position: usize) -> (std::ops::Range<usize>, usize) {
         let start = self.stride * position;
         let first = self.padding.saturating_sub(start);
@@ -55,7 +55,7 @@ impl Unfold for Windows {
         inside.contains(&entry).then(|| read + entry - inside.start)
     }
 
-    // These two could be left out: they copy and add whole runs instead of entry by entry.
+    // Optional: these two copy and add whole runs instead of single entries.
     fn unfold<T: Scalar>(&self, input: &[T], patches: &mut [T]) {
         patches.fill(T::zero());
         for (position, patch) in patches.chunks_exact_mut(self.patch_len()).enumerate() {
@@ -105,7 +105,7 @@ fn main() -> Result<(), Error> {
     print!("{check}");
     check.require(1e-6)?;
 
-    // Then three kinds of waves at random phases, told apart by two convolutions and a dense layer.
+    // Then classify three kinds of waves at random phases, with two convolutions and a dense layer.
     let (steps, n) = (32, 300);
     let wave = |j: usize, i: usize| {
         let (kind, phase) = (i % 3, (i * 37 % 100) as f64 / 100.0);
@@ -150,6 +150,6 @@ fn main() -> Result<(), Error> {
     let outputs = model.predict(&x)?;
     let classes = outputs.column_iter().map(|column| column.imax());
     let right = classes.enumerate().filter(|(i, class)| i % 3 == *class);
-    println!("{} of {n} waves told apart", right.count());
+    println!("{} of {n} waves classified correctly", right.count());
     Ok(())
 }

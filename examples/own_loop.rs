@@ -1,5 +1,5 @@
-//! A loop of one's own, with progress and a clean stop, over a scheme that the crate does not ship:
-//! the same bits as `Trainer::run`.
+//! A hand-written training loop, with progress output and a clean stop, for a scheme that is not part
+//! of the crate. It gives the same bits as `Trainer::run`.
 //!
 //! `cargo run --release --example own_loop`
 
@@ -8,8 +8,8 @@ use layerwise::prelude::*;
 use layerwise::state::State;
 use layerwise::training::{Event, Session, Visit};
 
-/// Targets from a forward pass, moved by one sweep; then a second sweep from where θ has moved to, and
-/// another step of θ.
+/// Targets from a forward pass, moved by one sweep, and a step of θ; then a second sweep at the new θ,
+/// and another step of θ.
 #[derive(Debug)]
 struct Twice;
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// What a non-finite number was found in; part of [`Error::NonFinite`] and [`Error::NonFiniteData`].
+/// Where a non-finite number was found; part of [`Error::NonFinite`] and [`Error::NonFiniteData`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Quantity {
@@ -26,14 +26,14 @@ pub enum Quantity {
     Multiplier,
     /// The sums of a layer's normal equations.
     NormalEquations,
-    /// A target given to a metric; of no layer.
+    /// A target given to a metric; belongs to no layer.
     MetricTarget,
-    /// An output given to a metric; of no layer.
+    /// An output given to a metric; belongs to no layer.
     MetricOutput,
 }
 
 impl Quantity {
-    /// With its layer, if it is of one.
+    /// The quantity with its layer, if it belongs to one.
     fn of(self, layer: usize) -> String {
         match self {
             Self::MetricTarget | Self::MetricOutput => self.to_string(),
@@ -63,9 +63,9 @@ impl fmt::Display for Quantity {
 
 /// Everything that can go wrong, with the numbers that say why.
 ///
-/// After an error nothing is half done: constructors, setters and additions leave their object as
-/// it was, and a training run leaves parameters as its last completed step left them, and targets as
-/// its last completed visit did.
+/// After an error nothing is half done: constructors, setters and additions leave their object
+/// unchanged, and a training run leaves parameters as after its last completed step, and targets as
+/// after its last completed visit.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -94,9 +94,9 @@ pub enum Error {
         columns: usize,
     },
 
-    /// A layer whose inputs are not as many values as the outputs of the layer before it.
+    /// A layer whose input size differs from the output size of the layer before it.
     #[error(
-        "layer {layer} takes inputs of {}, but layer {} gives outputs of {}",
+        "layer {layer} takes inputs of {}, but layer {} returns outputs of {}",
         extents(found), layer.wrapping_sub(1), extents(expected)
     )]
     LayerMismatch {
@@ -123,7 +123,7 @@ pub enum Error {
         inputs: usize,
     },
 
-    /// A layer that cannot be differentiated in its input stands behind another layer.
+    /// A layer that is not differentiable in its input comes after another layer.
     #[error(
         "layer {layer} is not differentiable in its input, so it can only be the first of a circuit"
     )]
@@ -132,12 +132,12 @@ pub enum Error {
         layer: usize,
     },
 
-    /// A shard of another layer or loss than the one it meets.
+    /// A shard that was made for another layer or loss than the one it is used with.
     #[error(
-        "the shard of layer {layer} has the fingerprint {found:016x}, but this layer with its loss has {expected:016x}: scalar, dimensions, layer and loss, with every option that Debug prints, must be those that it was made with"
+        "the shard of layer {layer} has the fingerprint {found:016x}, but this layer with its loss has {expected:016x}: scalar, dimensions, layer and loss, with every option that Debug prints, must be the same as where the shard was made"
     )]
     Fingerprint {
-        /// t, as the shard says.
+        /// t, as stored in the shard.
         layer: usize,
         /// The fingerprint of the layer and loss here.
         expected: u64,
@@ -164,12 +164,12 @@ pub enum Error {
         size: usize,
     },
 
-    /// A layer number outside the circuit.
-    #[error("layer {layer} was asked for, but only {allowed} exist here")]
+    /// A layer index outside the circuit.
+    #[error("layer {layer} was requested, but only {allowed} exist here")]
     UnknownLayer {
-        /// The number asked for.
+        /// The requested index.
         layer: usize,
-        /// The numbers that exist, such as "0..4".
+        /// The indices that exist, such as "0..4".
         allowed: String,
     },
 
@@ -184,9 +184,9 @@ pub enum Error {
         layer: usize,
     },
 
-    /// A hidden loss other than squared error, in a scheme that is exact for that alone.
+    /// A hidden loss other than squared error, in a scheme that is exact only for squared error.
     #[error(
-        "the loss {loss} of hidden layer {layer} is not SquaredError, which this scheme needs to be exact"
+        "the loss {loss} of hidden layer {layer} is not SquaredError, and this scheme is exact only for that"
     )]
     NotSquaredError {
         /// The loss, as its `Debug` prints it.
@@ -195,14 +195,14 @@ pub enum Error {
         layer: usize,
     },
 
-    /// A closed form of linear circuits, asked of a circuit that is not known to be one.
+    /// A closed form for linear circuits, applied to a circuit not known to be linear.
     #[error(
-        "the local problem of layer {layer} is no linear least-squares problem, which this closed form needs: {reason}"
+        "the local problem of layer {layer} is not a linear least-squares problem, as this closed form requires: {reason}"
     )]
     NotLinear {
         /// The layer, counted from 0.
         layer: usize,
-        /// What stands in the way.
+        /// Why it is not.
         reason: String,
     },
 
@@ -229,7 +229,7 @@ pub enum Error {
     },
 
     /// Inputs and targets of different numbers of examples.
-    #[error("{inputs} inputs were given with {targets} targets: one column an example in both")]
+    #[error("{inputs} inputs were given with {targets} targets: both need one column per example")]
     ExampleCount {
         /// Columns of the inputs.
         inputs: usize,
@@ -244,17 +244,17 @@ pub enum Error {
         operation: &'static str,
     },
 
-    /// An example number that the circuit does not hold.
+    /// An example id that the circuit does not hold.
     #[error("example {example} is not among the {count} examples of the circuit")]
     UnknownExample {
-        /// The number asked for.
+        /// The requested id.
         example: u64,
         /// How many examples there are.
         count: usize,
     },
 
     /// The same example twice in one selection.
-    #[error("example {example} stands twice in one selection")]
+    #[error("example {example} occurs twice in one selection")]
     RepeatedExample {
         /// The example.
         example: u64,
@@ -271,8 +271,8 @@ pub enum Error {
         classes: usize,
     },
 
-    /// A range of columns that leaves the circuit's examples.
-    #[error("columns {start}..{end} were asked for, but the circuit has {count} examples")]
+    /// A range of columns that exceeds the circuit's examples.
+    #[error("columns {start}..{end} were requested, but the circuit has {count} examples")]
     UnknownColumns {
         /// First column.
         start: usize,
@@ -285,9 +285,9 @@ pub enum Error {
     /// NaN or infinity in data given by the caller.
     #[error("{} at row {row}, column {column} is {value}", quantity.of(*layer))]
     NonFiniteData {
-        /// What it stands in.
+        /// Where it was found.
         quantity: Quantity,
-        /// t of z_t or θ_t; 0 for what a metric is given.
+        /// t of z_t or θ_t; 0 for data given to a metric.
         layer: usize,
         /// Row, counted from 0.
         row: usize,
@@ -337,7 +337,7 @@ pub enum Error {
         feature: &'static str,
     },
 
-    /// A solver that needs a bound which a layer or loss does not give (`Layer::curvature_bound`,
+    /// A solver needs a bound that a layer or loss does not give (`Layer::curvature_bound`,
     /// `Loss::curvature_bound`); `StepSize::Checked` and `StepSize::Fixed` need none.
     #[error(
         "a curvature-bounded step needs a curvature bound, but {of} of layer {layer}'s local problem gives none: implement its `curvature_bound`, or use `StepSize::Checked`"
@@ -349,29 +349,29 @@ pub enum Error {
         layer: usize,
     },
 
-    /// A solver of W-steps that does not fit a layer's local problem.
+    /// A parameter solver that cannot handle a layer's local problem.
     #[error("{solver} cannot solve layer {layer}: {reason}")]
     ParameterSolver {
         /// The solver's name.
         solver: &'static str,
         /// The layer.
         layer: usize,
-        /// What it needs and does not find.
+        /// Which requirement is not met.
         reason: String,
     },
 
     /// Normal equations without a unique solution.
     #[error(
-        "{what} are singular: input row {row} (from 0; the bias is the last) is a combination of those before it in these examples, to rounding (relative curvature {curvature:e}, not above {least:e}); give a ridge or proximal weight that counts beside the inputs' squares, or more examples"
+        "{what} are singular: input row {row} (from 0; the bias is the last) is, up to rounding, a linear combination of earlier rows in these examples (relative curvature {curvature:e}, not above {least:e}); give a ridge or proximal weight that is not negligible beside the inputs' squares, or more examples"
     )]
     Singular {
         /// Which equations.
         what: String,
         /// The row of the system, counted from 0.
         row: usize,
-        /// What the matrix gives along the combination, relative to its diagonal.
+        /// The matrix's curvature along the combination, relative to its diagonal.
         curvature: f64,
-        /// What rounding may leave of 0.
+        /// The largest value that rounding alone can produce.
         least: f64,
     },
 
@@ -380,7 +380,7 @@ pub enum Error {
     ThreadPool {
         /// Threads asked for.
         threads: usize,
-        /// The operating system's word.
+        /// The reason that the operating system gave.
         reason: String,
     },
 
@@ -393,22 +393,22 @@ pub enum Error {
         tolerance: f64,
     },
 
-    /// A combination of options without meaning.
+    /// A meaningless combination of options.
     #[error("{what} is refused: {reason}")]
     Combination {
         /// What was to be combined.
         what: &'static str,
-        /// Why it has no meaning.
+        /// Why it is meaningless.
         reason: &'static str,
     },
 
-    /// A gradient check that compared no derivative with differences, so that it could not fail.
+    /// A gradient check that compared no derivatives, and so could not fail.
     #[error(
         "no derivative was compared: there are neither parameters nor a differentiable input here"
     )]
     NothingCompared,
 
-    /// A computation left the finite numbers.
+    /// A computation gave a number that is not finite.
     #[error(
         "{quantity} of layer {layer} became non-finite in step {step}; nothing was changed by that step. Try a smaller learning rate or step"
     )]
@@ -434,7 +434,7 @@ fn extents(shape: &[usize]) -> String {
     format!("shape {} (dimension {size})", all.join(" x "))
 }
 
-/// One number of a derivative, beside its finite difference.
+/// One entry of a derivative, with its finite difference.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GradEntry {
     /// Which derivative, such as "∂f/∂θ by vjp".
@@ -443,9 +443,9 @@ pub struct GradEntry {
     pub layer: Option<usize>,
     /// Which entry of it, or which random direction.
     pub index: usize,
-    /// What the code under test says.
+    /// The value from the code under test.
     pub analytic: f64,
-    /// What the differences say.
+    /// The value from finite differences.
     pub numeric: f64,
     /// Error as [`GradCheck`](crate::gradcheck::GradCheck) defines it; infinite if one of the two numbers is not finite.
     pub error: f64,

@@ -13,29 +13,29 @@ use crate::layer::{Context, Layer, Point, parameter_count, validate};
 use crate::loss::{Loss, Pair};
 use crate::objective::Objective;
 
-/// Compares derivatives with central differences (φ(x + h) − φ(x − h)) / 2h, and checks what else a
-/// [`Layer`] or a [`Loss`] must keep to.
+/// Compares derivatives with central differences (φ(x + h) − φ(x − h)) / 2h, and checks the rest of
+/// the contract of a [`Layer`] or a [`Loss`].
 ///
 /// The step is h = ε^⅓ max(1, |x|), which balances truncation (∝ h²) against rounding (∝ ε/h): with
 /// values and derivatives of order 1 the attainable error is about ε^⅔, 4e-11 in `f64` and 2e-5 in
 /// `f32`; 1e-6 and 5e-3 are safe tolerances for single coordinates, 1e-5 and 1e-2 along directions,
 /// which move many coordinates at once.
 ///
-/// The error of an entry is |analytic − numeric| divided by the largest entry of the same
-/// derivative (or 1 % of φ's magnitude, if that is larger): a small entry cannot fail for the
-/// rounding of φ alone, and an error that matters beside the largest entry is seen.
+/// The error of an entry is |analytic − numeric| divided by the largest entry of the same derivative
+/// (or by 1 % of φ's magnitude, if that is larger). So a small entry cannot fail because of rounding
+/// in φ alone, and an error that is significant relative to the largest entry is detected.
 ///
 /// Besides derivatives, [`GradCheck::layer`], [`GradCheck::loss`] and [`GradCheck::curvature`] compare
-/// - columns alone with columns beside others, in every bit: a layer must not mix examples (examples
-///   that are all alike show little; give two that differ);
+/// - columns alone with columns in a batch, bit for bit: a layer must not mix examples (give at least
+///   two different examples; identical ones reveal little);
 /// - a curvature bound with the largest curvature that power iteration finds at the point: a bound
 ///   below it is an error of (found − bound) / found;
 /// - products that are set, added and skipped, in memory that holds NaN before every call;
-/// - forward with and without a tape, in every bit;
+/// - forward with and without a tape, bit for bit;
 /// - a layer's [`Layer::affine`] with its outputs, and its memory for this batch and a larger one.
 ///
-/// Cost: two evaluations of φ per coordinate (or direction). It fails, rightly or not, at kinks
-/// (ReLU within h of 0), where φ is so large that ε φ/h swamps the derivative, and for layers that
+/// Cost: two evaluations of φ per coordinate (or direction). The check fails, rightly or not, at
+/// kinks (ReLU within h of 0), if φ is so large that ε φ/h swamps the derivative, and for layers that
 /// are not deterministic.
 ///
 /// # Examples
@@ -63,9 +63,9 @@ pub struct GradCheck {
 pub struct GradReport {
     /// Numbers compared.
     pub compared: usize,
-    /// Those of them that are derivatives beside finite differences.
+    /// How many of them are derivatives compared with finite differences.
     pub derivatives: usize,
-    /// The worst entry of everything that was checked.
+    /// The worst entry of each kind that was checked.
     pub worst: Vec<GradEntry>,
 }
 
@@ -107,14 +107,14 @@ impl GradReport {
         }
     }
 
-    /// Says of which layer the last derivative is.
+    /// Sets the layer of the last derivative.
     fn name_layer(&mut self, t: usize) {
         if let Some(entry) = self.worst.last_mut() {
             entry.layer = Some(t);
         }
     }
 
-    /// Numbers that must be equal: any difference is an infinite error.
+    /// Adds numbers that must be equal: any difference is an infinite error.
     fn add_exact<T: Scalar>(
         &mut self,
         derivative: &'static str,
@@ -129,7 +129,7 @@ impl GradReport {
         }
     }
 
-    /// A bound, beside the largest value that was found: an error if that is larger.
+    /// Adds a bound and the largest value found: an error if the value is larger.
     fn add_bound<T: Scalar>(&mut self, bound: T, found: f64) {
         let bound = bound.as_f64();
         let error = match (found - bound) / found.max(bound.abs()) {
@@ -148,7 +148,7 @@ impl GradReport {
         });
     }
 
-    /// Finite differences.
+    /// Adds a derivative and its finite differences.
     fn add_derivative<T: Scalar>(
         &mut self,
         derivative: &'static str,
@@ -199,7 +199,7 @@ impl GradReport {
 }
 
 impl fmt::Display for GradReport {
-    /// One line for everything that was checked: its worst entry with both numbers.
+    /// One line for each kind that was checked: its worst entry with both numbers.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
@@ -231,7 +231,7 @@ impl GradCheck {
         }
     }
 
-    /// The same along `count` random directions instead of every coordinate: for large problems.
+    /// Checks along `count` random directions instead of every coordinate: for large problems.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for 0 directions, which would compare nothing.
@@ -249,7 +249,7 @@ impl GradCheck {
         })
     }
 
-    /// The same with another seed of cotangents and directions.
+    /// Sets the seed of cotangents and directions.
     pub fn with_seed(self, seed: u64) -> Self {
         Self { seed, ..self }
     }
@@ -261,12 +261,12 @@ impl GradCheck {
         values
     }
 
-    /// The directions to probe `x` along, each with the step h in it, one at a time: all unit
-    /// vectors at once would take the square of x's memory.
+    /// The directions in which to probe `x`, each with its step h, one at a time: all unit vectors at
+    /// once would take the square of x's memory.
     fn directions<T: Scalar>(&self, x: &[T]) -> impl Iterator<Item = (Vec<T>, T)> {
         let cube_root = T::default_epsilon().as_f64().cbrt();
         let size = |x: &[T]| x.iter().fold(0.0, |top: f64, v| top.max(v.as_f64().abs()));
-        // Along no coordinate there is no direction either.
+        // Without coordinates there are no directions.
         let count = match (self.directions, x.is_empty()) {
             (Some(count), false) => count,
             _ => x.len(),
@@ -279,7 +279,7 @@ impl GradCheck {
             }
             Some(_) => {
                 let v: Vec<T> = self.normal(1000 + k as u64, x.len());
-                // Many coordinates move at once: the whole way stays within 10 steps.
+                // Many coordinates move at once: limit the total length to 10 steps.
                 let length = dot(&v, &v).as_f64().sqrt();
                 let h = cube_root * size(x).max(1.0) / (length / 10.0).max(1.0);
                 (v, T::of(h))
@@ -296,7 +296,7 @@ impl GradCheck {
         gradient: &[T],
         mut phi: impl FnMut(&[T]) -> Value<T>,
     ) {
-        // Beside x too: at x itself φ and its gradient may both be zero.
+        // Near x too, since at x itself φ and its gradient may both be zero.
         let (_, mut magnitude) = phi(x);
         let mut pairs = Vec::new();
         for (v, h) in self.directions(x) {
@@ -331,16 +331,16 @@ impl GradCheck {
         report.add_derivative(derivative, pairs, magnitude);
     }
 
-    /// Checks a layer at one point: its VJP and JVP in input and parameters, and what else
-    /// [`Layer`] promises, as [`GradCheck`] lists it.
+    /// Checks a layer at one point: its VJP and JVP in input and parameters, and the rest of the
+    /// [`Layer`] contract as listed at [`GradCheck`].
     ///
     /// # Errors
     /// [`Error::Length`] if the slices do not fit the layer, or its [`Layer::affine`] does not fit
-    /// its dimensions, [`Error::NoExamples`] for an empty input, and what the layer says of its
-    /// input.
+    /// its dimensions, [`Error::NoExamples`] for an empty input, and those of
+    /// [`Layer::check_input`].
     ///
     /// # Panics
-    /// If the layer reaches beyond the memory that its [`Layer::scratch`] asks for.
+    /// If the layer uses more memory than its [`Layer::scratch`] requests.
     pub fn layer<T: Scalar>(
         &self,
         layer: &dyn Layer<T>,
@@ -443,8 +443,8 @@ impl GradCheck {
         Ok(report)
     }
 
-    /// Columns alone beside the same columns among others, in every bit; the parameters' gradient
-    /// is their sum.
+    /// Compares columns alone with the same columns in a batch, bit for bit; the parameter gradient
+    /// must be their sum.
     fn columns<T: Scalar>(
         &self,
         report: &mut GradReport,
@@ -493,7 +493,7 @@ impl GradCheck {
         report.add("∂f/∂θ of columns alone", pairs, 0.0);
     }
 
-    /// The memory for a larger batch is never less, and that of the bound always the same.
+    /// Checks that a larger batch never takes less memory, and the bound always the same.
     fn memory<T: Scalar>(&self, report: &mut GradReport, layer: &dyn Layer<T>, n: usize) {
         let (own, larger) = (layer.scratch(n), layer.scratch(2 * n));
         let number = |length: usize| T::of(length as f64);
@@ -506,9 +506,9 @@ impl GradCheck {
         report.add_exact("scratch of a larger batch", pairs);
     }
 
-    /// ‖J v‖² of unit directions v in one column each is never above the bound. The directions go by
-    /// power iteration with the VJP; J v comes from differences, less their rounding, so that it is
-    /// what the layer does even if a product is wrong.
+    /// Checks that ‖J v‖² of unit directions v, one per column, is never above the bound. Power
+    /// iteration with the VJP gives the directions. J v comes from differences, less their rounding, so
+    /// that it is right even if a product is wrong.
     fn layer_bound<T: Scalar>(
         &self,
         report: &mut GradReport,
@@ -539,7 +539,7 @@ impl GradCheck {
         report.add_bound(bound, found);
     }
 
-    /// The output is what [`Layer::affine`] says.
+    /// Checks the output against [`Layer::affine`].
     fn affine<T: Scalar>(
         &self,
         report: &mut GradReport,
@@ -584,7 +584,8 @@ impl GradCheck {
     ///
     /// # Errors
     /// [`Error::ZeroDimension`], [`Error::Length`] or [`Error::NoExamples`] for slices that are not
-    /// two matrices of `at.dim` rows and the loss's parameters, and what the loss says of its target.
+    /// two matrices of `at.dim` rows and the loss's parameters, and those of the loss's check of its
+    /// target.
     pub fn loss<T: Scalar>(
         &self,
         loss: &dyn Loss<T>,
@@ -613,7 +614,7 @@ impl GradCheck {
         added(&mut report, "∂L/∂ẑ added", added_prediction, &d_prediction);
         if !at.parameters.is_empty() {
             let factors: Vec<T> = self.normal(0, n);
-            // NaN, so that a gradient which does not overwrite is seen.
+            // NaN reveals a gradient that does not overwrite.
             let nan = T::zero() / T::zero();
             let mut gradient = vec![nan; at.parameters.len()];
             let mut work = nans(loss.scratch(at.dim, n));
@@ -658,9 +659,9 @@ impl GradCheck {
     }
 
     /// Checks a loss's curvature product against differences of its gradient: the prediction's
-    /// block, and with `joint` the whole Hessian in target and prediction; and its curvature bound
+    /// block, and with `joint` the whole Hessian in target and prediction. Checks its curvature bound
     /// against power iteration in both blocks, and against differences of the gradient in ẑ over
-    /// distances of 1e-3 to 1, which see a kink.
+    /// distances of 1e-3 to 1, which detect kinks.
     ///
     /// A loss whose curvature is only a semidefinite part of its Hessian fails this, rightly, in
     /// the blocks where it differs.
@@ -810,7 +811,7 @@ impl GradCheck {
     /// Checks the gradient of an objective at a point.
     ///
     /// # Errors
-    /// Those of [`Objective::evaluate`], at the point or beside it.
+    /// Those of [`Objective::evaluate`], at the point or near it.
     pub fn objective<T: Scalar>(
         &self,
         objective: &dyn Objective<T>,
@@ -894,11 +895,11 @@ impl GradCheck {
     }
 }
 
-/// (f(x + h v) − f(x − h v)) / 2h, with the h that x + h v really moved by.
+/// (f(x + h v) − f(x − h v)) / 2h, with the h by which x + h v actually moved.
 fn difference<T: Scalar>(x: &[T], v: &[T], h: T, mut f: impl FnMut(&[T]) -> Vec<T>) -> Vec<T> {
     let moved = |sign: T| -> Vec<T> { x.iter().zip(v).map(|(&x, &v)| x + sign * h * v).collect() };
     let (plus, minus) = (moved(T::one()), moved(-T::one()));
-    // For one coordinate, divide by the step as it was rounded.
+    // For one coordinate, divide by the rounded step.
     let mut nonzero = v.iter().enumerate().filter(|(_, v)| !v.is_zero());
     let width = match (nonzero.next(), nonzero.next()) {
         (Some((j, &v)), None) => (plus[j] - minus[j]) / v,
@@ -974,7 +975,7 @@ fn check_pair<T: Scalar>(loss: &dyn Loss<T>, at: &Pair<'_, T>) -> Result<usize, 
 
 fn loss_values<T: Scalar>(loss: &dyn Loss<T>, at: &Pair<'_, T>) -> Vec<T> {
     let n = at.examples();
-    // NaN, so that values which are not overwritten are seen.
+    // NaN reveals values that are not overwritten.
     let mut values = nans(n);
     let mut work = nans(loss.scratch(at.dim, n));
     loss.evaluate(at, &mut values, Write::Skip, Write::Skip, &mut work);
@@ -992,7 +993,7 @@ fn loss_gradients<T: Scalar>(loss: &dyn Loss<T>, at: &Pair<'_, T>) -> (Vec<T>, V
     (a, b)
 }
 
-/// Both gradients added to ones, each alone.
+/// Both gradients, each added separately to ones.
 fn loss_gradients_added<T: Scalar>(loss: &dyn Loss<T>, at: &Pair<'_, T>) -> (Vec<T>, Vec<T>) {
     let n = at.examples();
     let (mut a, mut b) = (vec![T::one(); at.dim * n], vec![T::one(); at.dim * n]);

@@ -3,50 +3,52 @@
 //! # The method
 //!
 //! A circuit of depth T maps layer by layer, ẑ_{t+1} = f_t(z_t, θ_t). Usually z_t is the prediction
-//! ẑ_t of the layer before, and the gradient of θ_t waits for all layers behind it. Here every
+//! ẑ_t of the previous layer, and the gradient of θ_t has to wait for all later layers. Here every
 //! example i gets trainable **auxiliary targets** z_1ⁱ, …, z_{T−1}ⁱ (z_0ⁱ and z_Tⁱ are given), and
 //! one objective trains θ and z together:
 //!
 //! E(θ, Z) = Σᵢ \[ L(z_Tⁱ, ẑ_Tⁱ) + Σ_{t=1}^{T−1} μ_t L_h(z_tⁱ, ẑ_tⁱ) \].
 //!
 //! E is a sum of **local problems** ℓ_t, each a function of θ_t, z_t and z_{t+1} alone, so all
-//! layers' values and gradients can be computed at once. With g_{t+1} = ∂ℓ_t/∂ẑ_{t+1} (μ included),
+//! layers' values and gradients can be computed in parallel. With g_{t+1} = ∂ℓ_t/∂ẑ_{t+1} (μ
+//! included),
 //!
 //! ∂E/∂θ_t = (∂f_t/∂θ_t)ᵀ g_{t+1},  ∂E/∂z_t = ∂ℓ_{t−1}/∂z_t (as target) + (∂f_t/∂z_t)ᵀ g_{t+1}.
 //!
-//! Moving θ is a *W-step*, moving z a *Z-step*; ‖z_t − ẑ_t‖ is the *constraint gap*, and L of the
-//! plain forward pass the *composed loss*, which backprop minimises. Close relatives: the method of
+//! Moving θ is a *W-step*, moving z a *Z-step*. ‖z_t − ẑ_t‖ is the *constraint gap*, and L of the
+//! plain forward pass is the *composed loss*, which backprop minimises. Related work: the method of
 //! auxiliary coordinates (Carreira-Perpiñán & Wang 2014), ADMM for nets (Taylor et al. 2016),
 //! predictive coding (Whittington & Bogacz 2017).
 //!
 //! # Conventions
 //!
 //! A batch is a `d × n` matrix, **one column per example**, column-major. Objectives and gradients
-//! are **sums** over examples, so that an example's targets move alike in every batch;
+//! are **sums** over examples, so that an example's targets move in the same way in every batch;
 //! parameter steps divide by the number of examples in the batch. Squared error is ½‖z − ẑ‖².
-//! Results have the same bits for every number of threads, and an example's own results (predictions,
-//! gradients of its targets) for every block of examples, in one build on one kind of processor.
+//! Results are bit-identical for any number of threads. An example's own results (predictions,
+//! gradients of its targets) are bit-identical whatever other examples are evaluated with it. Both
+//! hold within one build on one kind of processor.
 //!
 //! # Where to start
 //!
-//! [`prelude`] has what a first program needs. Then, module by module:
+//! [`prelude`] has what a first program needs. Then, by topic:
 //!
 //! | for | see |
 //! |---|---|
 //! | a circuit: layers and parameters | [`circuit`], [`layer`], [`init`] |
 //! | what it is trained on: losses, μ, regularisers | [`energy::Energy`], [`loss`], [`regularizer`] |
 //! | the examples and their targets | [`DecoupledCircuit`], [`decoupled`] |
-//! | training; schemes of the literature | [`training`], [`presets`], [`optimizer`], [`schedule`] |
+//! | training; schemes from the literature | [`training`], [`presets`], [`optimizer`], [`schedule`] |
 //! | splitting and scaling data, metrics | [`data`] |
 //! | moving targets; solving for one layer's parameters | [`target_solver`], [`parameter_solver`] |
 //! | one layer's own problem, here or in another process | [`energy::LocalProblem`], [`segment`], [`shard`] |
-//! | optimisers from elsewhere, such as argmin's | [`objective`] |
-//! | energies, gaps, gradients beside backprop's, curvature | [`diagnostics`] |
-//! | checking derivatives of your own parts | [`gradcheck`] |
-//! | the method's statements, on your circuit | [`theory`] |
+//! | external optimisers, such as argmin's | [`objective`] |
+//! | energies, gaps, gradients compared with backprop's, curvature | [`diagnostics`] |
+//! | checking your own layers and losses | [`gradcheck`] |
+//! | what theory says, on your circuit | [`theory`] |
 //! | random circuits and data for property tests | `strategies`, with the feature `proptest` |
 //!
-//! Your own parts: [`Layer`], [`Loss`], [`Optimizer`](optimizer::Optimizer),
+//! Traits to implement: [`Layer`], [`Loss`], [`Optimizer`](optimizer::Optimizer),
 //! [`TargetSolver`](target_solver::TargetSolver), [`Descent`](target_solver::Descent),
 //! [`ParameterSolver`](parameter_solver::ParameterSolver), [`Scheme`](training::Scheme), [`Scalar`].
 //!

@@ -1,17 +1,17 @@
-//! Schemes of the literature by name, as [`Phase`]s whose limits are the caller's.
+//! Schemes from the literature by name, as [`Phase`]s; the caller sets epochs and other limits.
 //!
 //! | preset | what a visit does | paper |
 //! |---|---|---|
 //! | [`proposal`] | θ and z descend E together, μ = 1 | Mertens Velasquez, Layer-wise Gradient Decoupling |
-//! | [`mac`] | Z-step on persistent targets, W-step, μ growing | Carreira-Perpiñán & Wang 2014 |
+//! | [`mac`] | Z-step on persistent targets, W-step, growing μ | Carreira-Perpiñán & Wang 2014 |
 //! | [`admm`] | Z-step, W-step, step of the multipliers | Taylor et al. 2016 |
 //! | [`carried_residuals`] | Z-step on residuals carried through minibatches, W-step | this crate |
 //! | [`predictive_coding`] | forward pass, K synchronous Z-steps, W-step | Whittington & Bogacz 2017 |
 //! | [`z_il`] | predictive coding whose gradients are backprop's | Song et al. 2020 |
 //! | [`fixed_prediction`] | predictions and Jacobians held at the forward pass | Millidge et al. 2022 |
 //!
-//! Each returns a whole [`Phase`], the optimiser of θ included. A preset fixes what makes the scheme, not its circuit: losses and the μ_t at the start are the
-//! circuit's.
+//! Each returns a complete [`Phase`], including the optimiser of θ. A preset fixes what defines the
+//! scheme, not the circuit: losses and the initial μ_t come from the circuit.
 
 use crate::check::option;
 use crate::error::Error;
@@ -21,8 +21,8 @@ use crate::schedule::Schedule;
 use crate::target_solver::{StepSize, SynchronousDescent, TargetSolver};
 use crate::training::{Decoupling, FixedPrediction, Phase, ZIl};
 
-/// Layer-wise gradient decoupling as it was proposed: joint descent on E(θ, Z), `target_rule` moving z and `rule` θ, from
-/// one evaluation of all layers' independent gradients.
+/// Layer-wise gradient decoupling as originally proposed: joint descent on E(θ, Z). `target_rule`
+/// moves z and `rule` moves θ, from one evaluation of all layers' independent gradients.
 ///
 /// # Examples
 /// ```
@@ -42,11 +42,11 @@ pub fn proposal<T: Scalar>(
 }
 
 /// The method of auxiliary coordinates with the quadratic penalty: alternating Z-steps by `solver`
-/// and W-steps by `rule` on persistent targets, while every μ_t grows in one ratio from visit to
-/// visit, so that after K visits, one more than there are, it would be `growth` times the first.
+/// and W-steps by `rule` on persistent targets. Every μ_t grows geometrically from visit to visit.
+/// With K visits, the first being visit 0, μ_t would be `growth` times its initial value at visit K.
 ///
 /// Carreira-Perpiñán & Wang 2014. Stationary points tend to those of the composed loss as μ → ∞;
-/// what is large enough is for the gap to tell.
+/// the gap shows whether μ is large enough.
 ///
 /// # Errors
 /// [`Error::InvalidOption`] unless `growth` is at least 1 and finite.
@@ -104,10 +104,10 @@ pub fn admm<T: Scalar>(
 }
 
 /// Per-example targets that survive minibatches: every example keeps its residuals
-/// r_t = z_t − f(z_{t−1}) from visit to visit ([`Decoupling::residual`]), `solver` moves the targets
-/// that they give at the present θ.
+/// r_t = z_t − f(z_{t−1}) from visit to visit ([`Decoupling::residual`]). `solver` moves the targets
+/// that they give at the current θ.
 ///
-/// Targets kept as they are go stale between visits, since θ moves on; carried residuals follow θ.
+/// Targets kept unchanged go stale between visits, since θ moves on; carried residuals follow θ.
 ///
 /// # Examples
 /// ```

@@ -1,4 +1,4 @@
-//! A run of neighbouring layers of the decoupled problem: the unit that one thread, one process or
+//! A run of consecutive layers of the decoupled problem: the unit that one thread, one process or
 //! one machine works on.
 
 use std::ops::Range;
@@ -8,8 +8,8 @@ use crate::kernel::{Columns, Scalar, add_to};
 
 /// Layers a, …, b−1 of a problem, with the memory to evaluate them.
 ///
-/// All that it shares with its neighbours are two messages at each end: z_a and z_b, which it reads,
-/// and its parts of ∂E/∂z_a and ∂E/∂z_b, which it makes. The two parts of a boundary add up to the
+/// It shares only two messages with its neighbours at each end: z_a and z_b, which it reads, and its
+/// parts of ∂E/∂z_a and ∂E/∂z_b, which it computes. The two parts at a boundary add up to the
 /// gradient there.
 ///
 /// # Examples
@@ -92,15 +92,15 @@ impl<'s, 'a, T: Scalar> Segment<'s, 'a, T> {
         energies.fold(T::zero(), |sum, energy| sum + energy)
     }
 
-    /// ∂/∂θ_t of the last [`Segment::evaluate`], t in a..b.
+    /// ∂E/∂θ_t from the last [`Segment::evaluate`], t in a..b.
     ///
     /// # Panics
-    /// If t is no layer of this segment.
+    /// If layer t is not in this segment.
     pub fn parameter_gradient(&self, t: usize) -> &[T] {
         &self.locals[t - self.first].d_parameters
     }
 
-    /// ∂E/∂z_t of the last [`Segment::evaluate`], a < t < b: complete.
+    /// The complete ∂E/∂z_t from the last [`Segment::evaluate`], a < t < b.
     ///
     /// # Panics
     /// If z_t is not inside this segment.
@@ -124,10 +124,10 @@ impl<'s, 'a, T: Scalar> Segment<'s, 'a, T> {
         &self.locals[self.locals.len() - 1].d_target
     }
 
-    /// One pass from layer a to layer b−1 in which all that is made is used while it is in the cache:
-    /// `layer` is called when ℓ_t and its gradients are known, `target` when both parts of ∂E/∂z_t
-    /// are, a < t < b. The memory in between goes from layer to layer: afterwards only the gradients
-    /// and energies stand, as the calls left them.
+    /// One pass from layer a to layer b−1 that uses every result while it is in the cache. It calls
+    /// `layer` when ℓ_t and its gradients are known, and `target` when both parts of ∂E/∂z_t are,
+    /// a < t < b. Intermediate memory is passed from layer to layer: afterwards only the gradients and
+    /// energies are valid, as the calls left them.
     fn stream(
         &mut self,
         mut layer: impl FnMut(usize, &LocalProblem<'a, T>, &mut LocalWorkspace<T>),
@@ -174,8 +174,8 @@ impl<T> Default for Boundaries<T> {
 
 impl<T: Scalar> Boundaries<T> {
     /// Streams all layers of `problem` in segments, as its execution schedules them, then the
-    /// boundaries between them. `layer` gets the t-th item of both `layers`, `target` the (t−1)-th of
-    /// both `targets`.
+    /// boundaries between them. `layer` receives item t of both `layers`, `target` item t−1 of both
+    /// `targets`.
     pub(crate) fn stream<A: Send, B: Send, C: Send, D: Send>(
         &mut self,
         problem: Problem<'_, T>,

@@ -8,9 +8,9 @@ use crate::kernel::Scalar;
 /// What an algorithm keeps from call to call: counts, numbers, and the states of its parts.
 ///
 /// Algorithms of this crate are *options* (plain values) with a *step*, a function of the options and
-/// this state. Each algorithm says what its numbers mean; the state itself is a plain value, which can
-/// be cloned, compared, and (with the feature `serde`) written and read. Two states are equal if their
-/// numbers are: scratch memory has no part in it.
+/// this state. Each algorithm defines what its numbers mean. The state itself is a plain value, which
+/// can be cloned, compared, and (with the feature `serde`) saved and loaded. Two states are equal if
+/// their numbers are; scratch memory is ignored.
 ///
 /// # Examples
 /// ```
@@ -54,14 +54,15 @@ impl<T: Scalar> State<T> {
         Self::default()
     }
 
-    /// Memory of any type that is reused from call to call: made by `default` in the first call, and
-    /// anew if another type is asked for. It is no part of the state: a copy begins without.
+    /// Memory of any type that is reused from call to call. It is created by `default` in the first
+    /// call, and again if another type is requested. It is not part of the state: a clone starts
+    /// without it.
     pub fn scratch<S: Default + Send + Sync + 'static>(&mut self) -> &mut S {
         self.split().1
     }
 
-    /// Whether this can be a later state of what began as `start`: with arrays of the same sizes
-    /// wherever that has some.
+    /// Whether this can be a later state of what began as `start`: it must have arrays of the same
+    /// sizes wherever `start` has any.
     pub(crate) fn fits(&self, start: &Self) -> bool {
         let same = |own: usize, start: usize| start == 0 || own == start;
         let values = self.values.iter().zip(&start.values);
@@ -78,13 +79,13 @@ impl<T: Scalar> State<T> {
                 .all(|(own, start)| own.fits(start))
     }
 
-    /// The counts and numbers that it holds, its parts included.
+    /// How many counts and numbers it holds, its parts included.
     pub(crate) fn size(&self) -> usize {
         let own = self.counts.len() + self.values.iter().map(Vec::len).sum::<usize>();
         own + self.parts.iter().map(Self::size).sum::<usize>()
     }
 
-    /// The counts and arrays, beside [`State::scratch`].
+    /// The counts, arrays and parts, together with [`State::scratch`].
     pub fn split<S: Default + Send + Sync + 'static>(&mut self) -> (Numbers<'_, T>, &mut S) {
         let numbers = Numbers {
             counts: &mut self.counts,
@@ -95,7 +96,7 @@ impl<T: Scalar> State<T> {
     }
 }
 
-/// The numbers of a [`State`], borrowed beside its scratch memory.
+/// The numbers of a [`State`], borrowed together with its scratch memory.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Numbers<'a, T> {
@@ -107,7 +108,7 @@ pub struct Numbers<'a, T> {
     pub parts: &'a mut Vec<State<T>>,
 }
 
-/// Memory without meaning: empty in a copy, equal to any other.
+/// Scratch memory: empty in a clone, and equal to any other.
 #[derive(Default)]
 struct Scratch(Option<Box<dyn Any + Send + Sync>>);
 

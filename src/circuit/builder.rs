@@ -25,13 +25,13 @@ impl<T: Scalar> CircuitBuilder<T> {
         }
     }
 
-    /// Appends a layer; a `Box<dyn Layer<T>>` or an `Arc<dyn Layer<T>>` is one too.
+    /// Appends a layer, which may also be a `Box<dyn Layer<T>>` or an `Arc<dyn Layer<T>>`.
     pub fn layer(mut self, layer: impl Layer<T> + 'static) -> Self {
         self.layers.push(Arc::new(layer));
         self
     }
 
-    /// The seed of the initial parameters (a stream of its own for every layer) and of stochastic
+    /// The seed of the initial parameters (with a separate stream for every layer) and of stochastic
     /// layers.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
@@ -43,7 +43,7 @@ impl<T: Scalar> CircuitBuilder<T> {
     /// # Errors
     /// [`Error::NoLayers`], [`Error::LayerMismatch`], [`Error::ZeroDimension`],
     /// [`Error::InputNotDifferentiable`], [`Error::ParameterLayout`], [`Error::TooLarge`], or
-    /// [`Error::NonFiniteData`] if a layer draws such parameters.
+    /// [`Error::NonFiniteData`] if a layer draws non-finite parameters.
     pub fn build(self) -> Result<Circuit<T>, Error> {
         check_chain(&self.layers, "circuit")?;
         let mut dims = vec![self.layers[0].input_dim()];
@@ -76,7 +76,7 @@ impl<T: Scalar> CircuitBuilder<T> {
     }
 }
 
-/// The blocks of a whole θ_t: the layer's, then its loss's behind them.
+/// The blocks of a whole θ_t: the layer's, then its loss's.
 pub(crate) fn all_groups<T: Scalar>(
     layer: &dyn Layer<T>,
     loss: &dyn Loss<T>,

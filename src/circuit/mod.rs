@@ -60,7 +60,7 @@ impl<T: Scalar> Circuit<T> {
         CircuitBuilder::new()
     }
 
-    /// A circuit of no layers, in whose place a real one will be put.
+    /// A placeholder without layers, to be replaced by a real circuit.
     pub(crate) fn hollow() -> Self {
         Self {
             layers: Vec::new(),
@@ -98,7 +98,7 @@ impl<T: Scalar> Circuit<T> {
         self.layers.iter().map(AsRef::as_ref)
     }
 
-    /// θ_t, flat: what [`Circuit::parameter_groups`] describes.
+    /// θ_t as a flat slice, laid out as [`Circuit::parameter_groups`] describes.
     ///
     /// # Panics
     /// If t ≥ T.
@@ -106,8 +106,7 @@ impl<T: Scalar> Circuit<T> {
         &self.parameters[t]
     }
 
-    /// The blocks of θ_t: those of the layer, then those of the loss that it is trained with, if
-    /// that has parameters.
+    /// The blocks of θ_t: those of the layer, then those of its loss, if the loss has parameters.
     ///
     /// # Panics
     /// If t ≥ T.
@@ -156,8 +155,8 @@ impl<T: Scalar> Circuit<T> {
         Ok(())
     }
 
-    /// Makes room for the parameters of the losses behind those of the layers. Where the groups are
-    /// those that are there already, the values stay.
+    /// Makes room for the losses' parameters after those of the layers. Where the groups are
+    /// unchanged, the values are kept.
     pub(crate) fn attach<'l>(
         &mut self,
         loss: impl Fn(usize) -> &'l dyn Loss<T>,
@@ -199,7 +198,7 @@ impl<T: Scalar> Circuit<T> {
     /// The plain forward pass: ẑ_T for every column of `inputs` (d_0 × n).
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::NonFiniteData`], or what layer 0 says of its input.
+    /// [`Error::Shape`], [`Error::NonFiniteData`], or those of layer 0's [`Layer::check_input`].
     pub fn predict(&self, inputs: &DMatrix<T>) -> Result<DMatrix<T>, Error> {
         self.check_inputs(inputs)?;
         let n = inputs.ncols();
@@ -207,8 +206,8 @@ impl<T: Scalar> Circuit<T> {
         Ok(DMatrix::from_vec(self.dims[self.depth()], n, output))
     }
 
-    /// ẑ of layer `layers` − 1 of the plain forward pass over n columns; `each` is given every t and
-    /// ẑ_t before it.
+    /// The output of layer `layers` − 1 in the plain forward pass over n columns; `each` is called
+    /// with every t and ẑ_t before it.
     pub(crate) fn forward(
         &self,
         inputs: &[T],
@@ -241,7 +240,7 @@ impl<T: Scalar> Circuit<T> {
         let layers = self.layers.iter().zip(&self.parameters);
         layers.map(move |(layer, own)| match layer.cost() {
             Some(cost) => cost.saturating_mul(n),
-            // Unknown: much, perhaps.
+            // Unknown, so assume that it is much.
             None => own.len().saturating_mul(n).max(LEAST_WORK),
         })
     }

@@ -8,19 +8,18 @@ use crate::error::Error;
 use crate::kernel::Execution;
 use crate::kernel::Scalar;
 
-/// z_0, …, z_T of n examples, d_t × n column-major each, and the examples' numbers in increasing
-/// order.
+/// z_0, …, z_T of n examples, d_t × n column-major each, and the examples' ids in increasing order.
 #[derive(Debug, Clone)]
 pub(crate) struct Examples<T> {
     pub(crate) dims: Vec<usize>,
     pub(crate) z: Vec<Vec<T>>,
     pub(crate) ids: Vec<u64>,
-    /// One an example; empty if all are 1.
+    /// One per example; empty if all are 1.
     pub(crate) weights: Vec<T>,
     next: u64,
 }
 
-/// A selection that was checked: one run of columns, or columns to gather.
+/// A checked selection: one run of columns, or columns to gather.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Columns {
     Run(Range<usize>),
@@ -57,10 +56,10 @@ impl Columns {
 pub enum TargetUse {
     /// Nothing: they are neither read nor written.
     None,
-    /// It makes its own, and keeps none: what it finds has no meaning, and what it leaves is not
-    /// stored.
+    /// It computes its own and keeps none: their initial values are meaningless, and their final
+    /// values are not stored.
     Transient,
-    /// It goes on from what the examples hold, and stores what it makes of it.
+    /// It starts from the targets that the examples hold, and stores the result.
     Kept,
 }
 
@@ -72,7 +71,7 @@ pub(crate) enum Chosen<'a> {
 }
 
 impl Chosen<'_> {
-    /// Some of them.
+    /// A range of the columns.
     pub(crate) fn part(self, places: Range<usize>) -> Self {
         match self {
             Self::Run(run) => Self::Run(run.start + places.start..run.start + places.end),
@@ -96,7 +95,7 @@ impl<T: Scalar> Examples<T> {
         self.ids.len()
     }
 
-    /// Appends examples given as whole arrays of z_0, …, z_T, which must fit.
+    /// Appends examples given as complete arrays of z_0, …, z_T, which must fit.
     pub(crate) fn append(&mut self, z: Vec<Vec<T>>) -> Range<u64> {
         let count = z[0].len() / self.dims[0];
         for (own, new) in self.z.iter_mut().zip(z) {
@@ -138,7 +137,7 @@ impl<T: Scalar> Examples<T> {
         retain_places(&mut self.weights, kept);
     }
 
-    /// The weight of every example, to be changed.
+    /// The weight of every example, mutable.
     pub(crate) fn weights_mut(&mut self) -> &mut [T] {
         self.weights.resize(self.ids.len(), T::one());
         &mut self.weights
@@ -214,11 +213,10 @@ impl<T: Scalar> Examples<T> {
 
 /// Memory in which batches are worked on: copies of scattered columns, and drafts of new targets.
 ///
-/// Nothing of the examples changes until [`Working::commit`]: whatever goes wrong before, they are
-/// what they were.
+/// The examples do not change until [`Working::commit`], whatever goes wrong before.
 #[derive(Debug, Clone)]
 pub(crate) struct Working<T> {
-    /// z_0 and z_T of scattered columns; of z_1, …, z_{T−1} nothing.
+    /// z_0 and z_T of scattered columns; not z_1, …, z_{T−1}.
     z: Vec<Vec<T>>,
     ids: Vec<u64>,
     weights: Vec<T>,
@@ -265,7 +263,7 @@ impl<T: Scalar> Working<T> {
         }
     }
 
-    /// The same for reading.
+    /// A read-only batch.
     pub(crate) fn view<'a>(
         &'a mut self,
         examples: &'a Examples<T>,
@@ -312,7 +310,7 @@ impl<T: Scalar> Working<T> {
         }
     }
 
-    /// The drafts become the examples' targets.
+    /// Makes the drafts the examples' targets.
     pub(crate) fn commit(&mut self, examples: &mut Examples<T>, chosen: &Chosen<'_>) {
         for (t, draft) in (1..).zip(&mut self.drafts) {
             if !std::mem::take(&mut draft.written) {
@@ -334,7 +332,7 @@ impl<T: Scalar> Working<T> {
     }
 }
 
-/// Keeps the items of a list in the places that `kept` says.
+/// Keeps the items of a list at the indices that `kept` accepts.
 fn retain_places<A>(list: &mut Vec<A>, kept: impl Fn(usize) -> bool) {
     let mut place = 0;
     list.retain(|_| {

@@ -1,4 +1,4 @@
-//! A circuit with examples, each with auxiliary targets of its own.
+//! A circuit with examples, each with its own auxiliary targets.
 
 pub(crate) mod examples;
 mod projection;
@@ -27,7 +27,7 @@ use examples::{Chosen, Examples, Working};
 /// A [`Circuit`] together with n examples: inputs z_0, output targets z_T, and the auxiliary
 /// targets z_1, …, z_{T−1} that belong to each example and are trained with θ.
 ///
-/// Every example has an id, given when it is added and kept when others are removed.
+/// Every example gets an id when it is added, and keeps it when others are removed.
 ///
 /// # Examples
 /// ```
@@ -87,7 +87,7 @@ impl<T: Scalar> Gradients<T> {
         }
     }
 
-    /// A copy of an evaluation on n examples.
+    /// Copies an evaluation on n examples.
     pub(crate) fn of(layers: Layers<'_, T>, n: usize, evaluation: Evaluation<'_, T, All>) -> Self {
         Self::collect(
             layers,
@@ -99,8 +99,8 @@ impl<T: Scalar> Gradients<T> {
     }
 }
 
-/// Bytes that a circuit and a workspace occupy; optimisers and solvers keep more of their own (Adam:
-/// twice the parameters).
+/// Bytes that a circuit and a workspace occupy. Optimisers and solvers use more (Adam: twice the
+/// parameters).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemoryEstimate {
@@ -110,30 +110,30 @@ pub struct MemoryEstimate {
     pub data: usize,
     /// θ.
     pub parameters: usize,
-    /// A [`Workspace`] for the batch size asked for: predictions, tapes and all gradients.
+    /// A [`Workspace`] for the requested batch size: predictions, tapes and all gradients.
     pub workspace: usize,
 }
 
 impl MemoryEstimate {
-    /// All of it.
+    /// The total.
     pub fn total(&self) -> usize {
         self.targets + self.data + self.parameters + self.workspace
     }
 }
 
-/// Examples that are evaluated at a time where all are asked for.
+/// Examples evaluated at a time when all are requested.
 const BLOCK: usize = 1024;
 
 impl<T: Scalar> DecoupledCircuit<T> {
     /// The circuit and the energy that it is trained on, without examples yet.
     ///
-    /// Parameters of losses (a learned precision) stand behind those of their layers in θ_t: they are
-    /// initialised, or kept if the circuit brings them from an energy with the same ones.
+    /// Parameters of losses (a learned precision) follow those of their layers in θ_t. They are
+    /// initialised, or kept if the circuit already has them from an energy with the same losses.
     ///
     /// # Errors
     /// [`Error::FixedTargetLoss`], [`Error::Length`] for a list with another length than T−1,
-    /// [`Error::InvalidOption`] for μ_t not above 0 and finite, [`Error::TooLarge`], and what a loss
-    /// says of a dimension that it does not fit.
+    /// [`Error::InvalidOption`] for μ_t not above 0 and finite, [`Error::TooLarge`], and the error
+    /// of a loss that rejects its dimension.
     pub fn new(mut circuit: Circuit<T>, energy: Energy<T>) -> Result<Self, Error> {
         let terms = energy.terms(&mut circuit)?;
         let examples = Examples::new(circuit.dims());
@@ -144,7 +144,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         })
     }
 
-    /// Nothing, in whose place a model will be put.
+    /// A placeholder, to be replaced by a model.
     pub(crate) fn hollow() -> Self {
         Self {
             circuit: Circuit::hollow(),
@@ -189,7 +189,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         self.circuit
     }
 
-    /// [`Circuit::predict`]: needs no auxiliary targets, so it serves any inputs.
+    /// [`Circuit::predict`]: needs no auxiliary targets, so it works on any inputs.
     ///
     /// # Errors
     /// Those of [`Circuit::predict`].
@@ -201,9 +201,9 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// targets chosen by `init`; returns their ids.
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::ExampleCount`], [`Error::NonFiniteData`], what layer 0 and the
-    /// losses say of their data, or [`Error::InvalidOption`] for an option of `init`. Nothing is
-    /// added then.
+    /// [`Error::Shape`], [`Error::ExampleCount`], [`Error::NonFiniteData`], those of layer 0's and
+    /// the losses' checks of their data, or [`Error::InvalidOption`] for an option of `init`.
+    /// Nothing is added then.
     pub fn add_examples(
         &mut self,
         inputs: &DMatrix<T>,
@@ -219,7 +219,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(self.examples.append(z))
     }
 
-    /// Removes examples by their ids; those of the others do not change.
+    /// Removes examples by their ids; the ids of the others do not change.
     ///
     /// # Errors
     /// [`Error::UnknownExample`] or [`Error::RepeatedExample`]; nothing is removed then.
@@ -235,10 +235,10 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(())
     }
 
-    /// Sets how much the selected examples count, one weight an example in the order of the
-    /// selection; every weight is 1 at first.
+    /// Sets the weights of the selected examples, one per example in the order of the selection.
+    /// Every weight is 1 at first.
     ///
-    /// E = Σᵢ wᵢ Eᵢ, and the composed loss alike: a weight of 2 counts an example twice. Steps on θ
+    /// E = Σᵢ wᵢ Eᵢ, and likewise the composed loss: a weight of 2 counts an example twice. Steps on θ
     /// still divide by the number of examples, not by the sum of weights. Steps on z divide an
     /// example's gradient by its weight, since wᵢ Eᵢ and Eᵢ have the same minimisers: its targets
     /// move as if it were alone.
@@ -264,7 +264,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(())
     }
 
-    /// The weights of the examples, one per column; `None` as long as none was set.
+    /// The weights of the examples, one per column; `None` until some are set.
     pub fn example_weights(&self) -> Option<&[T]> {
         (!self.examples.weights.is_empty()).then_some(&self.examples.weights)
     }
@@ -274,7 +274,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         &self.examples.ids
     }
 
-    /// z_t of all examples, d_t × n: inputs for t = 0, output targets for t = T, else auxiliary
+    /// z_t of all examples, d_t × n: inputs for t = 0, output targets for t = T, otherwise auxiliary
     /// targets.
     ///
     /// # Errors
@@ -287,12 +287,12 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(DMatrixView::from_slice(&self.examples.z[t], dim, n))
     }
 
-    /// Replaces the auxiliary targets z_t, t in 1..T, of the selected examples (d_t × n, a column
+    /// Replaces the auxiliary targets z_t, t in 1..T, of the selected examples (d_t × n, one column
     /// per example in the order of the selection).
     ///
     /// # Errors
-    /// [`Error::UnknownLayer`], [`Error::Shape`], [`Error::NonFiniteData`], what L_h says of its
-    /// targets, and errors of the selection. Nothing is changed then.
+    /// [`Error::UnknownLayer`], [`Error::Shape`], [`Error::NonFiniteData`], those of L_h's check of
+    /// its targets, and errors of the selection. Nothing is changed then.
     pub fn set_targets(
         &mut self,
         t: usize,
@@ -321,7 +321,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(())
     }
 
-    /// Chooses the auxiliary targets of all examples anew.
+    /// Reinitialises the auxiliary targets of all examples.
     ///
     /// # Errors
     /// Those of `init`, as in [`DecoupledCircuit::add_examples`]; nothing is changed then.
@@ -350,7 +350,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(self.examples.run(run, 0, false))
     }
 
-    /// The local problem of layer t on a run of columns: it borrows θ_t, z_t and z_{t+1} alone.
+    /// The local problem of layer t on a run of columns. It borrows only θ_t, z_t and z_{t+1}.
     ///
     /// # Errors
     /// [`Error::UnknownLayer`], [`Error::UnknownColumns`].
@@ -359,7 +359,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(self.problem(run)?.local(t))
     }
 
-    /// E on a run of columns: nothing is copied.
+    /// E on a run of columns; nothing is copied.
     ///
     /// # Errors
     /// [`Error::UnknownColumns`].
@@ -415,7 +415,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(squares.into_iter().map(|sum| (sum / n).sqrt()).collect())
     }
 
-    /// Visits all examples in blocks, so that the memory does not grow with their number.
+    /// Goes through all examples in blocks, so that memory does not grow with their number.
     fn for_each_block(
         &self,
         operation: &'static str,
@@ -425,7 +425,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         self.for_each_block_of(&Selection::All, operation, training, visit)
     }
 
-    /// The same for the selected examples, in their order.
+    /// [`DecoupledCircuit::for_each_block`] for the selected examples, in their order.
     pub(crate) fn for_each_block_of(
         &self,
         selection: &Selection<'_>,
@@ -448,7 +448,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(())
     }
 
-    /// [`DecoupledCircuit::for_each_block`] with every ℓ_t evaluated.
+    /// `DecoupledCircuit::for_each_block` with every ℓ_t evaluated.
     pub(crate) fn for_each_evaluated(
         &self,
         operation: &'static str,
@@ -465,14 +465,15 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// each of weight 1, without regularisers.
     ///
     /// # Errors
-    /// Those of [`Circuit::predict`], [`Error::ExampleCount`], and what the loss says of its targets.
+    /// Those of [`Circuit::predict`], [`Error::ExampleCount`], and those of the loss's check of its
+    /// targets.
     pub fn composed_loss_of(&self, inputs: &DMatrix<T>, targets: &DMatrix<T>) -> Result<T, Error> {
         self.layers().composed_loss(inputs, targets)
     }
 
     /// E on the selected examples with all its gradients, in new memory.
     ///
-    /// [`Problem::evaluate`] does the same in memory that is kept.
+    /// [`Problem::evaluate`] does the same in reused memory.
     ///
     /// # Errors
     /// Errors of the selection, or [`Error::NoExamples`] if it is empty.
@@ -485,7 +486,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
     }
 
     /// Backprop's composed loss and gradients on the selected examples, in new memory; the
-    /// auxiliary targets play no part.
+    /// auxiliary targets are not used.
     ///
     /// # Errors
     /// Errors of the selection, or [`Error::NoExamples`] if it is empty.
@@ -516,8 +517,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(loss)
     }
 
-    /// Lets `change` write the targets of the selected examples, all at once; they are committed
-    /// if it says so.
+    /// Lets `change` write the targets of the selected examples, all at once, and commits them if
+    /// `commits` accepts the result.
     pub(crate) fn change_targets<R>(
         &mut self,
         selection: &Selection<'_>,
@@ -539,8 +540,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(result)
     }
 
-    /// [`DecoupledCircuit::change_targets`] of all examples, block by block: of all or, after an
-    /// error, of none.
+    /// [`DecoupledCircuit::change_targets`] for all examples, block by block. After an error none is
+    /// changed.
     pub(crate) fn change_blocks(
         &mut self,
         mut change: impl FnMut(Layers<'_, T>, &mut BatchMut<'_, T>) -> Result<(), Error>,
@@ -558,7 +559,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(())
     }
 
-    /// Bytes in use, and needed for training with batches of `batch` examples.
+    /// Bytes in use, and those needed to train with batches of `batch` examples.
     ///
     /// # Errors
     /// [`Error::TooLarge`] for a batch that no memory can hold.
@@ -599,7 +600,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         })
     }
 
-    /// Lends E on the selected examples, gathered if they do not stand together.
+    /// Lends E on the selected examples, gathered if they are not adjacent.
     pub(crate) fn with_problem<R>(
         &self,
         selection: &Selection<'_>,

@@ -8,24 +8,24 @@ use crate::error::Error;
 use crate::init::{Purpose, generator, orthonormal};
 use crate::kernel::Scalar;
 
-/// A chain of random orthogonal projections of the input, one a hidden layer:
+/// A chain of random orthogonal projections of the input, one per hidden layer:
 ///
 /// s_0 = (z_0 − mean) / r_0,  s_t = Q_t s_{t−1} / r_t,  z_t = c_t + κ w_t s_t
 ///
-/// with Q_t orthonormal (d_t × d_{t−1}), r_t the one number that makes the mean square of all units
-/// over the examples it was fitted on 1, (c_t, w_t) the layer's
+/// with Q_t orthonormal (d_t × d_{t−1}), r_t the single number that makes the mean square of all
+/// units 1 over the examples used for fitting, (c_t, w_t) the layer's
 /// [`target_range`](crate::layer::Layer::target_range), and κ = 1 unless [`Projection::with_spread`]
-/// changes it. An input that is constant in those examples plays no part. Each layer then has a
-/// well-posed regression of its own from the first step, at full gradient size whatever the depth.
+/// changes it. An input that is constant in those examples has no effect. From the first step, each
+/// layer then has a well-posed regression of its own, with full-size gradients at any depth.
 ///
-/// Between layers of one width the chain turns, and does not stretch: a layer's error is passed on
-/// unamplified. (Units standardised one by one would make faint directions
-/// louder layer by layer, and the errors in them: circuits of depth 30 that fit such targets do not
-/// carry their input. `docs/evidence.md`.) So inputs in different units should be standardised before
+/// Between layers of equal width the chain rotates and does not stretch, so a layer's error is
+/// passed on unamplified. (Standardising units one by one would amplify faint directions, and the
+/// errors in them, layer by layer: circuits of depth 30 that fit such targets do not carry their
+/// input; see `docs/evidence.md`.) Inputs in different units should therefore be standardised first
 /// ([`Standardizer`](crate::data::Standardizer)).
 ///
-/// [`TargetInit::Projected`](crate::decoupled::TargetInit::Projected) fits one on the examples it is given.
-/// To add more examples later, fit one, keep it, and pass what it gives as
+/// [`TargetInit::Projected`](crate::decoupled::TargetInit::Projected) fits a projection on the
+/// examples it is given. To add more examples later, fit one, keep it, and pass its targets as
 /// [`TargetInit::Given`](crate::decoupled::TargetInit::Given).
 ///
 /// # Examples
@@ -101,9 +101,9 @@ impl<T: Scalar> Projection<T> {
         })
     }
 
-    /// The same with its targets spread `factor` times as wide as they were around the centres of
-    /// their ranges: multiplies κ. The narrower, the nearer the layers' functions are to linear
-    /// ones, which fit such targets exactly: for deep circuits, where errors add up.
+    /// Multiplies κ by `factor`: the targets' spread around the centres of their ranges. The
+    /// narrower the spread, the closer the layers are to linear functions, which fit such targets
+    /// exactly. That helps deep circuits, where errors add up.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless `factor` is above 0 and finite, also in the circuit's scalar.
@@ -125,7 +125,7 @@ impl<T: Scalar> Projection<T> {
     /// z_1, …, z_{T−1} for `inputs` (d_0 × n), each d_t × n.
     ///
     /// # Errors
-    /// [`Error::Shape`] for inputs of another dimension than those it was fitted on.
+    /// [`Error::Shape`] for inputs of a different dimension from those used for fitting.
     pub fn apply(&self, inputs: &DMatrix<T>) -> Result<Vec<DMatrix<T>>, Error> {
         let rows = self.centring.mean().len();
         if inputs.nrows() != rows {
@@ -147,8 +147,8 @@ impl<T: Scalar> Projection<T> {
     }
 }
 
-/// 1/(root mean square of all values), its sum in `f64` and relative to the largest, so that no square
-/// overflows; 0 where the result is no number of T, as where all values are zero.
+/// 1/(root mean square of all values), summed in `f64` relative to the largest, so that no square
+/// overflows; 0 where the result is not finite in T, as when all values are zero.
 fn inverse_size<T: Scalar>(values: &DMatrix<T>) -> T {
     let top = values
         .iter()

@@ -8,8 +8,8 @@ pub enum Selection<'a> {
     /// All of them.
     #[default]
     All,
-    /// The examples in these columns, used where they lie.
+    /// The examples in these columns, used in place.
     Columns(Range<usize>),
-    /// The examples with these lasting numbers, in this order, each at most once; copied together.
+    /// The examples with these ids, in this order, each at most once; they are copied.
     Examples(&'a [u64]),
 }

@@ -13,11 +13,11 @@ use crate::kernel::Scalar;
 
 /// How the auxiliary targets z_1, …, z_{T−1} of new examples are chosen.
 ///
-/// Random draws are a function of the seed, the layer and the place of the example in the call.
+/// Random draws depend on the seed, the layer and the position of the example in the call.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum TargetInit<T: Scalar> {
-    /// z_t = ẑ_t of the plain forward pass: E = L, every hidden term is zero.
+    /// z_t = ẑ_t of the plain forward pass: E = L, and every hidden term is zero.
     ForwardPass,
     /// The forward pass plus N(0, std²).
     NoisyForwardPass {
@@ -26,16 +26,16 @@ pub enum TargetInit<T: Scalar> {
         /// Seed of the noise.
         seed: u64,
     },
-    /// N(0, std²), which carries nothing of the input: layers can fit it only as noise.
+    /// N(0, std²), which carries no information from the input: layers can fit it only as noise.
     RandomNormal {
         /// Standard deviation, ≥ 0.
         std: f64,
         /// Seed of the draws.
         seed: u64,
     },
-    /// A chain of random orthogonal projections of the input, put into each layer's range: see
-    /// [`Projection`], fitted here on the inputs that are given (a single example gets the centre
-    /// of each range). For deep circuits half the spread, [`Projection::with_spread`], is better.
+    /// A chain of random orthogonal projections of the input, scaled to each layer's range: see
+    /// [`Projection`], fitted here on the given inputs (a single example gets the centre of each
+    /// range). For deep circuits half the spread ([`Projection::with_spread`]) is better.
     Projected {
         /// Seed of the projections.
         seed: u64,

@@ -6,9 +6,8 @@ use crate::energy::wanted::Ask;
 use crate::energy::workspace::Workspace;
 use crate::kernel::{Scalar, Write, total};
 
-/// The composed objective of local problems 0, …, T−1, each fed with the prediction of the one
-/// before it instead of its own input, and the gradients in θ_t if wanted; `workspace` fits the
-/// circuit.
+/// The composed objective of local problems 0, …, T−1, where each gets the previous prediction
+/// instead of its own input, and the gradients in θ_t if wanted; `workspace` must fit the circuit.
 pub(crate) fn compose<'a, T: Scalar>(
     problem: impl Fn(usize) -> LocalProblem<'a, T>,
     gradients: bool,

@@ -9,12 +9,12 @@ use crate::layer::Context;
 #[derive(Debug, Clone, Copy)]
 pub struct Batch<'a, T> {
     pub(crate) dims: &'a [usize],
-    /// z_0, …, z_T, of which the batch is the columns from `start` on. An auxiliary target that
-    /// nobody keeps is empty.
+    /// z_0, …, z_T; the batch is their columns from `start` on. Auxiliary targets that are not kept
+    /// are empty.
     pub(crate) z: &'a [Vec<T>],
     pub(crate) start: usize,
-    /// New z_1, …, z_{T−1} of this batch, where they were written; empty in a view that is only
-    /// read. The batch is their columns from `offset` on.
+    /// New z_1, …, z_{T−1} of this batch, where they were written; empty in a read-only view. The
+    /// batch is their columns from `offset` on.
     pub(crate) drafts: &'a [Draft<T>],
     pub(crate) offset: usize,
     pub(crate) ids: &'a [u64],
@@ -62,8 +62,8 @@ impl<'a, T> Batch<'a, T> {
         (!self.weights.is_empty()).then_some(self.weights)
     }
 
-    /// z_t, d_t × n column-major: the input for t = 0, the output target for t = T, else the
-    /// auxiliary targets; empty in a visit of a scheme that does without them.
+    /// z_t, d_t × n column-major: the input for t = 0, the output target for t = T, otherwise the
+    /// auxiliary targets, which are empty in a visit of a scheme that does not use them.
     ///
     /// # Panics
     /// If t > T.
@@ -76,8 +76,8 @@ impl<'a, T> Batch<'a, T> {
         }
     }
 
-    /// The same batch, its columns computed as `execution` says: who shares the work of a chain
-    /// such as [`Problem::backprop`](crate::energy::Problem::backprop), in which layers must wait.
+    /// Sets how columns are scheduled: the parallelism of a chain such as
+    /// [`Problem::backprop`](crate::energy::Problem::backprop), in which layers must wait.
     pub fn with_execution(self, execution: Execution) -> Self {
         Self { execution, ..self }
     }
@@ -112,7 +112,7 @@ impl<'a, T> Batch<'a, T> {
 /// the owner of both commits them.
 #[derive(Debug)]
 pub struct BatchMut<'a, T> {
-    /// As it was: without drafts.
+    /// The batch without drafts.
     pub(crate) base: Batch<'a, T>,
     pub(crate) drafts: &'a mut [Draft<T>],
 }
@@ -144,7 +144,7 @@ impl<T: Copy> BatchMut<'_, T> {
         &mut self.drafts[t - 1].z[own]
     }
 
-    /// Makes the draft of z_t, a copy of what it is, unless there is one.
+    /// Creates the draft of z_t as a copy of its current value, unless there is one.
     fn write(&mut self, t: usize) {
         assert!(
             0 < t && t + 1 < self.base.z.len(),
@@ -158,7 +158,7 @@ impl<T: Copy> BatchMut<'_, T> {
         }
     }
 
-    /// z_t ← `new`, whatever it was.
+    /// z_t ← `new`.
     pub(crate) fn set(&mut self, t: usize, new: &[T]) {
         if self.drafts[t - 1].written {
             self.target_mut(t).copy_from_slice(new);
@@ -170,18 +170,18 @@ impl<T: Copy> BatchMut<'_, T> {
         draft.written = true;
     }
 
-    /// z_t ← `new`, which gets other memory in exchange.
+    /// Swaps `new` in as z_t, and gives it other memory of the same length in return.
     pub(crate) fn replace(&mut self, t: usize, new: &mut Vec<T>) {
         let draft = &mut self.drafts[t - 1];
         std::mem::swap(&mut draft.z, new);
         draft.written = true;
-        // The caller's memory stays as long as it was.
+        // The caller's memory keeps its length.
         if let Some(&filler) = draft.z.first() {
             new.resize(draft.z.len(), filler);
         }
     }
 
-    /// Drafts of all z_1, …, z_{T−1}, and where the batch stands in the i-th of them.
+    /// Drafts of all z_1, …, z_{T−1}, and where the batch begins in the i-th of them.
     pub(crate) fn hidden_mut(
         &mut self,
     ) -> (&mut [Draft<T>], impl Fn(usize) -> Range<usize> + use<'_, T>) {

@@ -8,7 +8,7 @@ use crate::energy::workspace::{LocalWorkspace, Workspace};
 use crate::error::Error;
 use crate::kernel::{Scalar, Write};
 
-/// f_t at one (z_t, θ_t): the prediction, and what products with its Jacobians need
+/// f_t at one (z_t, θ_t): the prediction, and the data for products with its Jacobians
 /// ([`LocalProblem::linearize`]).
 ///
 /// # Examples
@@ -84,7 +84,7 @@ impl<'w, 'a, T: Scalar> Linearization<'w, 'a, T> {
     ///
     /// G = Σᵢ wᵢ \[ μ_{t+1} (∂f/∂θ)ᵀ Cᵢ (∂f/∂θ) + λ₂ on the groups that R_t decays \],
     ///
-    /// Cᵢ the loss's curvature in ẑ_{t+1} ([`Loss::curvature`](crate::loss::Loss::curvature)), λ₂ of
+    /// Cᵢ is the loss's curvature in ẑ_{t+1} ([`Loss::curvature`](crate::loss::Loss::curvature)), λ₂ of
     /// R_t: one JVP and one VJP. A sum over examples, like ℓ_t; positive semidefinite; the Hessian
     /// where f is linear in θ, C is the loss's Hessian and R_t has no L1 part. Schraudolph 2002.
     ///
@@ -121,7 +121,7 @@ impl<'w, T: Scalar, W: Wanted> LocalEvaluation<'w, T, W> {
         self.workspace.energy
     }
 
-    /// ℓ_t by example, with the same factors.
+    /// ℓ_t of each example, with the same factors.
     pub fn energies(&self) -> &'w [T] {
         &self.workspace.energies
     }
@@ -178,7 +178,7 @@ impl<'w, T: Scalar, W: Wanted> Evaluation<'w, T, W> {
         self.workspace.energy()
     }
 
-    /// What layer t's problem brings to it, without gradients: ℓ_t, ẑ_{t+1}.
+    /// Layer t's contribution, without gradients: ℓ_t and ẑ_{t+1}.
     ///
     /// # Panics
     /// If t ≥ T.

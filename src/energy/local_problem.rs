@@ -1,4 +1,4 @@
-//! The loss of one layer, which depends on nothing but that layer.
+//! The loss of one layer, which depends only on that layer.
 
 use crate::check::{check_finite, check_length, check_weights};
 use crate::energy::evaluation::{Linearization, LocalEvaluation};
@@ -17,10 +17,10 @@ use crate::regularizer::Regularizer;
 ///
 /// and for the last layer Σᵢ L(z_Tⁱ, f_{T−1}(z_{T−1}ⁱ, θ_{T−1})).
 ///
-/// It borrows θ_t, z_t, z_{t+1}, the layer and the loss, and nothing else: E = Σ_t ℓ_t, and the T
-/// problems can be evaluated at once, in any order, on any thread. All sums are over examples,
-/// without averaging; μ is included in values and gradients. With example weights wᵢ and
-/// regularisers R_t of θ_t and S_{t+1} of z_{t+1}, where a circuit has them,
+/// It borrows only θ_t, z_t, z_{t+1}, the layer and the loss. E = Σ_t ℓ_t, and the T problems can be
+/// evaluated in parallel, in any order, on any thread. All sums are over examples, without
+/// averaging; μ is included in values and gradients. With example weights wᵢ and regularisers R_t of
+/// θ_t and S_{t+1} of z_{t+1}, where a circuit has them,
 ///
 /// ℓ_t = Σᵢ wᵢ \[ μ_{t+1} L_h(z_{t+1}ⁱ, ẑ_{t+1}ⁱ) + R_t(θ_t) + S_{t+1}(z_{t+1}ⁱ) \],
 ///
@@ -57,10 +57,10 @@ pub struct LocalProblem<'a, T: Scalar> {
     pub(crate) input: &'a [T],
     pub(crate) target: &'a [T],
     pub(crate) context: Context<'a>,
-    /// One an example; empty if all are 1.
+    /// One per example; empty if all are 1.
     pub(crate) example_weights: &'a [T],
     pub(crate) regularization: Regularization<'a>,
-    /// λ_{t+1}, like the target; empty if there are none.
+    /// λ_{t+1}, in the shape of the target; empty if there are none.
     pub(crate) multipliers: &'a [T],
 }
 
@@ -103,7 +103,7 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
     /// # Errors
     /// [`Error::Length`] or [`Error::ExampleCount`] for arrays that do not fit the layer,
     /// [`Error::NoExamples`], [`Error::InvalidOption`] for a weight that is not above 0 and finite,
-    /// [`Error::NonFiniteData`], and what the layer and the loss say of their data.
+    /// [`Error::NonFiniteData`], and those of the layer's and the loss's checks of their data.
     pub fn new(
         layer: &'a dyn Layer<T>,
         parameters: &'a [T],
@@ -152,7 +152,7 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         })
     }
 
-    /// The same problem with a weight for every example: 2 counts it twice.
+    /// Gives every example a weight; 2 counts it twice.
     ///
     /// # Errors
     /// [`Error::Length`], or [`Error::InvalidOption`] unless every weight is above 0 and finite.
@@ -165,7 +165,7 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         })
     }
 
-    /// The same problem with Lagrange multipliers λ of the constraint z = ẑ, output_dim × n.
+    /// Adds Lagrange multipliers λ of the constraint z = ẑ, output_dim × n.
     ///
     /// # Errors
     /// [`Error::Length`], [`Error::NonFiniteData`].
@@ -179,12 +179,12 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         })
     }
 
-    /// The same problem in another context (for stochastic layers).
+    /// Sets the context (for stochastic layers).
     pub fn in_context(self, context: Context<'a>) -> Self {
         Self { context, ..self }
     }
 
-    /// The same problem at other parameters θ_t, the layer's and then the loss's.
+    /// The same problem at other parameters θ_t: the layer's, then the loss's.
     ///
     /// # Errors
     /// [`Error::Length`], [`Error::NonFiniteData`].
@@ -240,8 +240,8 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         self.input.len() / self.layer.input_dim()
     }
 
-    /// Memory in which this problem is evaluated; any other can use it too, and only a larger one
-    /// makes it grow.
+    /// Memory to evaluate this problem in. Any other problem can use it too; only a larger one makes
+    /// it grow.
     pub fn workspace(&self) -> LocalWorkspace<T> {
         let mut workspace = LocalWorkspace::new();
         self.fit(&mut workspace);
@@ -257,8 +257,8 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         );
     }
 
-    /// f_t at (z_t, θ_t), in `workspace`: the prediction ẑ_{t+1}, and what the derivatives need. From
-    /// there ℓ_t, its gradients and products with its Jacobians are evaluated as often as wanted.
+    /// Evaluates f_t at (z_t, θ_t) in `workspace`: the prediction ẑ_{t+1}, and what the derivatives
+    /// need. From there ℓ_t, its gradients and Jacobian products can be evaluated any number of times.
     pub fn linearize<'w>(&self, workspace: &'w mut LocalWorkspace<T>) -> Linearization<'w, 'a, T> {
         self.predict(workspace);
         Linearization::new(*self, workspace)
@@ -426,8 +426,8 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         self.example_weights.get(i).copied().unwrap_or(T::one())
     }
 
-    /// ℓ_t and the wanted gradients. The results stand in the workspace, and are read through what is
-    /// returned.
+    /// ℓ_t and the wanted gradients. The results are in the workspace, and are read through the
+    /// returned value.
     pub fn evaluate<'w, W: Wanted>(
         &self,
         _wanted: W,
@@ -440,7 +440,7 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
 
     /// Σᵢ ‖z_{t+1}ⁱ − ẑ_{t+1}ⁱ‖², for a workspace in which this problem was evaluated.
     pub(crate) fn squared_gap(&self, workspace: &LocalWorkspace<T>) -> T {
-        // ½‖z − ẑ‖² gives it.
+        // Follows from ½‖z − ẑ‖².
         if self.loss.is_squared_error() {
             return T::of(2.0) * workspace.loss;
         }
@@ -539,7 +539,7 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
     ///
     /// G = Σᵢ wᵢ \[ μ_{t+1} (∂f/∂θ)ᵀ Cᵢ (∂f/∂θ) + λ₂ on the groups that R_t decays \],
     ///
-    /// Cᵢ the loss's curvature in ẑ_{t+1} ([`Loss::curvature`]), λ₂ of R_t: one JVP and one VJP, at a
+    /// Cᵢ is the loss's curvature in ẑ_{t+1} ([`Loss::curvature`]), λ₂ of R_t: one JVP and one VJP, at a
     /// workspace whose prediction is current. A sum over examples, like ℓ_t; positive semidefinite;
     /// the Hessian where f is linear in θ, C is the loss's Hessian and R_t has no L1 part. Schraudolph
     /// 2002. The workspace's gradients mean nothing afterwards.

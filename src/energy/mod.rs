@@ -1,8 +1,7 @@
 //! The decoupled objective: E, layer by layer.
 //!
-//! [`Energy`] describes losses, penalties and regularisers; [`Problem`] is E on one batch, a sum of
-//! [`LocalProblem`]s; what they compute is read from [`Evaluation`]s, which lend what was
-//! [`Wanted`] and nothing else.
+//! [`Energy`] describes losses, penalties and regularisers. [`Problem`] is E on one batch, a sum of
+//! [`LocalProblem`]s. Results are read from [`Evaluation`]s, which lend only what was [`Wanted`].
 
 mod backprop;
 pub(crate) mod batch;

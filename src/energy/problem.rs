@@ -16,12 +16,12 @@ use crate::layer::Layer;
 use crate::loss::{Loss, Pair};
 use crate::regularizer::Regularizer;
 
-/// The layers of a circuit, each with its loss, its weight and its regularisers: E without a batch.
+/// The layers of a circuit, each with its loss, weight and regularisers: E without a batch.
 #[derive(Debug)]
 pub struct Layers<'a, T: Scalar> {
     circuit: &'a Circuit<T>,
     terms: &'a Terms<T>,
-    /// μ_1, …, μ_{T−1}: those of the terms, or others.
+    /// μ_1, …, μ_{T−1}: those of the terms, or replacements.
     penalties: &'a [T],
 }
 
@@ -42,7 +42,7 @@ impl<'a, T: Scalar> Layers<'a, T> {
         }
     }
 
-    /// The same at other penalties, which fit.
+    /// With other penalties, whose number must fit.
     pub(crate) fn at_penalties(self, penalties: &'a [T]) -> Self {
         Self { penalties, ..self }
     }
@@ -105,7 +105,7 @@ impl<'a, T: Scalar> Layers<'a, T> {
         self.circuit.loss_parameters(t)
     }
 
-    /// Σ_t R(θ_t), what every example brings to E with it.
+    /// Σ_t R(θ_t), which every example adds to E.
     pub(crate) fn parameter_regularization(&self) -> T {
         let mut sum = T::zero();
         for t in 0..self.depth() {
@@ -181,7 +181,7 @@ impl<'a, T: Scalar> Layers<'a, T> {
 pub struct Problem<'a, T: Scalar> {
     pub(crate) layers: Layers<'a, T>,
     pub(crate) batch: Batch<'a, T>,
-    /// λ_1, …, λ_{T−1} of these examples alone; empty if there are none.
+    /// λ_1, …, λ_{T−1} of these examples; empty if there are none.
     pub(crate) multipliers: &'a [Vec<T>],
 }
 
@@ -204,7 +204,7 @@ impl<'a, T: Scalar> Problem<'a, T> {
         self.batch
     }
 
-    /// The same problem with other μ_1, …, μ_{T−1}.
+    /// Sets μ_1, …, μ_{T−1}.
     ///
     /// # Errors
     /// [`Error::Length`], or [`Error::InvalidOption`] unless every weight is above 0 and finite.
@@ -215,11 +215,12 @@ impl<'a, T: Scalar> Problem<'a, T> {
         Ok(Self { layers, ..self })
     }
 
-    /// The same problem with Lagrange multipliers: + wᵢ λ_tⁱ·(z_tⁱ − ẑ_tⁱ) for t = 1, …, T−1 and
-    /// every example, λ_t d_t × n column-major.
+    /// Adds Lagrange multipliers: E gains wᵢ λ_tⁱ·(z_tⁱ − ẑ_tⁱ) for t = 1, …, T−1 and every example,
+    /// λ_t d_t × n column-major.
     ///
     /// # Errors
-    /// [`Error::Length`] if they are not T − 1 arrays like the targets, [`Error::NonFiniteData`].
+    /// [`Error::Length`] if they are not T − 1 arrays the size of the targets,
+    /// [`Error::NonFiniteData`].
     pub fn with_multipliers(self, multipliers: &'a [Vec<T>]) -> Result<Self, Error> {
         check_multipliers(self.layers, self.batch.len(), multipliers)?;
         Ok(Self {
@@ -228,7 +229,7 @@ impl<'a, T: Scalar> Problem<'a, T> {
         })
     }
 
-    /// The same problem, its work scheduled in another way; the results are the same.
+    /// Sets how the work is scheduled; the results do not depend on it.
     pub fn with_execution(self, execution: Execution) -> Self {
         let batch = self.batch.with_execution(execution);
         Self { batch, ..self }
@@ -268,8 +269,8 @@ impl<'a, T: Scalar> Problem<'a, T> {
 
     /// E and the gradients that are wanted, in `workspace`.
     ///
-    /// Every layer's problem is evaluated alone, in an order that the execution chooses; E is summed
-    /// in the order of the layers. Sums over examples, nothing is averaged.
+    /// Every layer's problem is evaluated on its own, in an order that the execution chooses. E is
+    /// summed in the order of the layers. Sums are over examples, without averaging.
     pub fn evaluate<'w, W: Wanted>(
         &self,
         _wanted: W,
@@ -281,7 +282,7 @@ impl<'a, T: Scalar> Problem<'a, T> {
 
     /// The composed objective Σᵢ wᵢ \[ L(z_Tⁱ, ẑ_Tⁱ) + Σ_t R(θ_t) \] of the plain forward pass
     /// (weights and regularisers where there are any), its gradients in θ_t and the errors δ_t, in
-    /// `workspace`; sums over examples. Auxiliary targets play no part.
+    /// `workspace`; sums over examples. Auxiliary targets are not used.
     ///
     /// Source: Rumelhart, Hinton & Williams 1986.
     pub fn backprop<'w>(&self, workspace: &'w mut Workspace<T>) -> Composed<'w, T> {
@@ -290,8 +291,7 @@ impl<'a, T: Scalar> Problem<'a, T> {
         Composed::new(workspace)
     }
 
-    /// The problem with the execution that fits a pass over these layers best, where that is left
-    /// open.
+    /// Replaces [`Execution::Automatic`] by the execution that suits a pass over these layers best.
     pub(crate) fn scheduled(self) -> Self {
         let work = self.layers.circuit.work(self.batch.len());
         self.with_execution(self.batch.execution.fitted(work))
@@ -307,8 +307,8 @@ impl<'a, T: Scalar> Problem<'a, T> {
         });
     }
 
-    /// [`Problem::evaluate`], without predictions unless `predict`: one pass over each layer's
-    /// problem.
+    /// [`Problem::evaluate`] in one pass over each layer's problem; computes predictions only if
+    /// `predict`.
     pub(crate) fn differentiate(&self, ask: Ask, predict: bool, workspace: &mut Workspace<T>) {
         let depth = self.layers.depth();
         workspace.fit(depth);
@@ -326,8 +326,8 @@ impl<'a, T: Scalar> Problem<'a, T> {
         }
     }
 
-    /// [`Problem::differentiate`] with the inputs too taken from the predictions in the workspace,
-    /// those of a forward pass: only the targets of the losses have moved.
+    /// [`Problem::differentiate`] with inputs, too, taken from the predictions in the workspace,
+    /// which are those of a forward pass: only the targets of the losses have moved.
     pub(crate) fn differentiate_frozen(&self, ask: Ask, workspace: &mut Workspace<T>) -> T {
         let depth = self.layers.depth();
         for t in 0..depth {
@@ -348,7 +348,7 @@ impl<'a, T: Scalar> Problem<'a, T> {
         self.output_loss(workspace)
     }
 
-    /// The same for a workspace that holds the forward pass over the batch.
+    /// [`Problem::composed_loss`] for a workspace that holds the forward pass over the batch.
     pub(crate) fn output_loss(&self, workspace: &mut Workspace<T>) -> T {
         let last = self.layers.depth() - 1;
         let (before, after) = workspace.locals.split_at_mut(last);
@@ -359,15 +359,15 @@ impl<'a, T: Scalar> Problem<'a, T> {
         problem.differentiate(Ask::VALUE, &mut after[0])
     }
 
-    /// The plain forward pass over a batch's inputs z_0: ẑ_1, …, ẑ_T, with what the derivatives
-    /// need, into the workspace. Its bits are those of the local predictions at z = ẑ.
+    /// The plain forward pass over a batch's inputs z_0: ẑ_1, …, ẑ_T, and what the derivatives need,
+    /// into the workspace. It is bit-identical to the local predictions at z = ẑ.
     pub(crate) fn forward_pass(&self, workspace: &mut Workspace<T>) {
         workspace.fit(self.layers.depth());
         predict_in_chain(|t| self.local(t), workspace);
     }
 }
 
-/// Whether λ_1, …, λ_{T−1} are T − 1 finite arrays like the targets of n examples.
+/// Checks that λ_1, …, λ_{T−1} are T − 1 finite arrays the size of the targets of n examples.
 pub(crate) fn check_multipliers<T: Scalar>(
     layers: Layers<'_, T>,
     n: usize,
@@ -383,9 +383,9 @@ pub(crate) fn check_multipliers<T: Scalar>(
     Ok(())
 }
 
-/// ∂E/∂z_t: the target part stands in the workspace, the input part is added to it.
+/// ∂E/∂z_t: the target part is in the workspace, and the input part is added to it.
 pub(crate) fn add_input_parts<T: Scalar>(workspace: &mut Workspace<T>, execution: Execution) {
-    // Pairs of neighbours in two passes, so that no workspace is in two pairs of one pass.
+    // Adjacent pairs in two passes, so that no workspace is in two pairs of one pass.
     for first in 0..2.min(workspace.locals.len()) {
         execution.for_each_chunk(&mut workspace.locals[first..], 2, |_, pair| {
             if let [below, above] = pair {
@@ -395,7 +395,7 @@ pub(crate) fn add_input_parts<T: Scalar>(workspace: &mut Workspace<T>, execution
     }
 }
 
-/// The plain forward pass through local problems 0, …, T−1: ẑ_1, …, ẑ_T, with what the derivatives
+/// The plain forward pass through local problems 0, …, T−1: ẑ_1, …, ẑ_T, and what the derivatives
 /// need, into a workspace that fits their circuit.
 pub(crate) fn predict_in_chain<'a, T: Scalar>(
     problem: impl Fn(usize) -> LocalProblem<'a, T>,
@@ -407,7 +407,7 @@ pub(crate) fn predict_in_chain<'a, T: Scalar>(
     }
 }
 
-/// The problem with the prediction of the layer before it as its input.
+/// The problem with the previous layer's prediction as its input.
 pub(crate) fn fed<'a, T: Scalar>(
     problem: LocalProblem<'a, T>,
     before: &'a [LocalWorkspace<T>],
@@ -421,7 +421,7 @@ pub(crate) fn fed<'a, T: Scalar>(
     }
 }
 
-/// What the plain forward pass feeds to the layer behind these.
+/// The input that the plain forward pass gives to the layer after these.
 pub(crate) fn forward_input<'a, T: Scalar>(
     batch: Batch<'a, T>,
     before: &'a [LocalWorkspace<T>],

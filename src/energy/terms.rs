@@ -25,7 +25,7 @@ use crate::regularizer::Regularizer;
 /// | penalties μ_t | 1 |
 /// | regularisers R_t of θ_t, S_t of z_t | none |
 ///
-/// It is checked where it meets a circuit, in
+/// It is checked when it is joined with a circuit, in
 /// [`DecoupledCircuit::new`](crate::decoupled::DecoupledCircuit::new).
 ///
 /// # Examples
@@ -44,7 +44,7 @@ pub struct Energy<T: Scalar> {
     target_regularizers: PerLayer<Regularizer>,
 }
 
-/// One for all layers (mostly hidden ones), or one each.
+/// One for all layers, or one for each.
 #[derive(Debug, Clone)]
 enum PerLayer<A> {
     All(A),
@@ -67,7 +67,7 @@ impl<T: Scalar> Default for Energy<T> {
 }
 
 impl<T: Scalar> Energy<T> {
-    /// The energy with output loss L = `output_loss`.
+    /// An energy with output loss L = `output_loss`.
     pub fn new(output_loss: impl Loss<T> + 'static) -> Self {
         Self {
             output_loss: Arc::new(output_loss),
@@ -102,9 +102,9 @@ impl<T: Scalar> Energy<T> {
         self
     }
 
-    /// R of every layer's parameters, those of groups that decay
+    /// R of every layer's parameters, in groups that decay
     /// ([`ParameterGroup::decays`](crate::layer::ParameterGroup::decays): weights, not biases). It
-    /// counts once for every example.
+    /// is counted once per example.
     pub fn with_parameter_regularizer(mut self, regularizer: Regularizer) -> Self {
         self.parameter_regularizers = PerLayer::All(regularizer);
         self
@@ -128,8 +128,7 @@ impl<T: Scalar> Energy<T> {
         self
     }
 
-    /// The terms of this energy on `circuit`, whose θ_t get the parameters of the losses behind
-    /// their own.
+    /// The terms of this energy on `circuit`. The losses' parameters are appended to its θ_t.
     pub(crate) fn terms(self, circuit: &mut Circuit<T>) -> Result<Terms<T>, Error> {
         let depth = circuit.depth();
         let hidden = depth - 1;
@@ -152,7 +151,7 @@ impl<T: Scalar> Energy<T> {
             .target_regularizers
             .expand(hidden, "regularisers of targets")?;
         for (t, loss) in losses.iter().enumerate() {
-            // No targets yet, but the loss may not fit the dimension.
+            // There are no targets yet, but the loss may reject the dimension.
             loss.check_target(circuit.dims()[t + 1], &[])?;
         }
         circuit.attach(|t| losses[t].as_ref())?;
@@ -225,7 +224,7 @@ impl<T: Scalar> Terms<T> {
         Ok(())
     }
 
-    /// Takes penalties that were checked.
+    /// Sets penalties that have been checked.
     pub(crate) fn put_penalties(&mut self, penalties: &[T]) {
         self.penalties.copy_from_slice(penalties);
     }

@@ -1,7 +1,7 @@
-//! Which gradients an evaluation computes: types, so that only those can be read.
+//! Which gradients an evaluation computes, as types, so that only those can be read.
 
-/// What an evaluation computes beside its value; what is not asked for is not computed, and cannot be
-/// read.
+/// What an evaluation computes in addition to its value. What is not requested is not computed, and
+/// cannot be read.
 ///
 /// | | ∂ℓ_t/∂θ_t | ∂ℓ_t/∂z_t (input) | ∂ℓ_t/∂z_{t+1} (target) | of a whole batch |
 /// |---|---|---|---|---|
@@ -13,7 +13,7 @@
 /// | [`All`] | yes | yes | yes | ∂E/∂θ and ∂E/∂z |
 ///
 /// # Examples
-/// Reading a gradient that was not asked for does not compile:
+/// Reading a gradient that was not requested does not compile:
 /// ```compile_fail,E0599
 /// use layerwise::energy::{LocalProblem, Value};
 ///
@@ -56,7 +56,7 @@ impl Ask {
         }
     }
 
-    /// What layer t of `depth` computes for a whole batch: z_0 and z_T are no variables.
+    /// What layer t of `depth` computes for a whole batch: z_0 and z_T are not variables.
     pub(crate) fn of_layer(self, t: usize, depth: usize) -> Self {
         Self {
             input: self.input && t > 0,

@@ -14,7 +14,7 @@ pub struct LocalWorkspace<T> {
     pub(crate) work: Vec<T>,
     /// g = ∂ℓ_t/∂ẑ_{t+1}.
     pub(crate) cotangent: Vec<T>,
-    /// One an example.
+    /// One per example.
     pub(crate) energies: Vec<T>,
     /// μ times each example's weight.
     pub(crate) factors: Vec<T>,
@@ -46,7 +46,7 @@ impl<T: Scalar> LocalWorkspace<T> {
         }
     }
 
-    /// Fits the buffers to a layer and a batch; allocates only where they were never so large.
+    /// Fits the buffers to a layer and a batch; allocates only where they were never this large.
     pub(crate) fn fit(
         &mut self,
         layer: &dyn Layer<T>,
@@ -72,8 +72,8 @@ impl<T: Scalar> LocalWorkspace<T> {
         }
     }
 
-    /// Lets the memory that one evaluation needs for itself go on to the next layer's, where it is
-    /// still in the cache: all but the gradients, and d_input only if `with_input`.
+    /// Passes temporary memory on to the next layer while it is still in the cache: everything but
+    /// the gradients, and d_input only if `with_input`.
     pub(crate) fn hand_on(&mut self, next: &mut Self, with_input: bool) {
         for (own, other) in [
             (&mut self.prediction, &mut next.prediction),
@@ -107,7 +107,7 @@ impl<T: Scalar> LocalWorkspace<T> {
     }
 }
 
-/// Exchanges buffers of one length, and of one capacity: nobody gets less room than it had.
+/// Swaps buffers of equal length and equal capacity, so that neither gets smaller.
 fn swap_alike<T>(a: &mut Vec<T>, b: &mut Vec<T>) {
     if a.len() == b.len() && a.capacity() == b.capacity() {
         std::mem::swap(a, b);
@@ -120,12 +120,12 @@ fn swap_alike<T>(a: &mut Vec<T>, b: &mut Vec<T>) {
 #[derive(Debug, Clone)]
 pub struct Workspace<T> {
     pub(crate) locals: Vec<LocalWorkspace<T>>,
-    /// Targets before the step of a solver that is under way.
+    /// Targets before the solver step in progress.
     pub(crate) previous: Vec<Vec<T>>,
 }
 
 impl<T: Scalar> Workspace<T> {
-    /// Memory that will grow to what it is used for.
+    /// An empty workspace, which grows as needed.
     pub fn new() -> Self {
         Self {
             locals: Vec::new(),
@@ -147,7 +147,7 @@ impl<T: Scalar> Workspace<T> {
         &self.locals[t - 1].d_target
     }
 
-    /// Norm of ∂E/∂θ over the layers that `wanted` names, added up in f64 in one order and without
+    /// Norm of ∂E/∂θ over the layers that `wanted` selects, summed in f64 in a fixed order and without
     /// overflow.
     pub(crate) fn parameter_gradient_norm(&self, wanted: impl Fn(usize) -> bool) -> f64 {
         let wanted = |&(t, _): &(usize, _)| wanted(t);
@@ -172,7 +172,7 @@ impl<T: Scalar> Workspace<T> {
         self.check(Quantity::Energy, step, |_, local| local.energy.is_finite())
     }
 
-    /// Whether ∂E/∂θ_t is finite for the layers that `wanted` names.
+    /// Checks that ∂E/∂θ_t is finite for the layers that `wanted` selects.
     pub(crate) fn check_parameter_gradients(
         &self,
         step: u64,

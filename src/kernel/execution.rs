@@ -1,4 +1,4 @@
-//! Who evaluates the layers, and who the columns within them.
+//! How layers, and the columns within them, are scheduled over threads.
 
 use std::ops::Range;
 
@@ -10,12 +10,12 @@ use crate::kernel::Write;
 /// How independent work is scheduled: the problems of the layers, and the examples (columns)
 /// within a layer. The bits of every result are the same.
 ///
-/// All but `Sequential` share the rayon pool that the call is made from, and cost one entry of it
-/// each time they are called from outside: a loop of steps belongs inside the pool's `install`, as
-/// [`Trainer`](crate::training::Trainer) does it. Without the feature `rayon` all of them compute
-/// on the calling thread, as `Sequential` does.
+/// All but `Sequential` use the rayon pool of the caller. Called from outside the pool, each has to
+/// enter it every time, so a loop of steps belongs inside the pool's `install`, as in
+/// [`Trainer`](crate::training::Trainer). Without the feature `rayon` all of them compute on the
+/// calling thread, as `Sequential` does.
 ///
-/// [`Execution::for_each_block`] is how a layer of one's own shares its columns among threads.
+/// Custom layers divide their columns among threads by [`Execution::for_each_block`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Execution {
@@ -28,17 +28,17 @@ pub enum Execution {
     /// ([`Dense`](crate::layer::Dense) does so): best for few large layers, and the only parallelism of a
     /// chain, such as backprop.
     Columns,
-    /// Whichever fits the circuit and the batch: layers in parallel, and columns within them where
-    /// the layers alone do not occupy every thread; nothing in parallel where the whole is too small
-    /// to be worth it. It goes by the layers' costs ([`Layer::cost`](crate::layer::Layer::cost)) and
-    /// the number of examples.
+    /// Whichever suits the circuit and the batch: layers in parallel, and columns within them if the
+    /// layers alone do not occupy every thread; nothing in parallel if the work is too small to be
+    /// worth it. Decided by the layers' costs ([`Layer::cost`](crate::layer::Layer::cost)) and the
+    /// number of examples.
     Automatic,
 }
 
-/// Fewest multiply-adds that are worth handing to another thread: some ten microseconds.
+/// Fewest multiply-adds worth handing to another thread: about ten microseconds.
 pub(crate) const LEAST_WORK: usize = 1 << 19;
 
-/// Blocks begin at multiples of this: of what the products' kernels compute at once.
+/// Blocks begin at multiples of this: the width that the product kernels compute at once.
 const UNIT: usize = 8;
 
 /// Fewest columns of a block.
@@ -63,8 +63,8 @@ impl Execution {
         cfg!(feature = "rayon") && matches!(self, Self::Columns | Self::Automatic)
     }
 
-    /// `Automatic` turned to `Sequential` where layers of these multiply-adds in one product do not
-    /// repay several threads: the others mean what they say.
+    /// Turns `Automatic` into `Sequential` if layers with these multiply-adds per product are not worth
+    /// several threads. Other values are unchanged.
     pub(crate) fn repaid(self, work: impl Iterator<Item = usize>) -> Self {
         if self == Self::Automatic {
             let total = work.fold(0, usize::saturating_add);
@@ -75,12 +75,12 @@ impl Execution {
         self
     }
 
-    /// What `Automatic` means for a pass over independent layers of these multiply-adds.
+    /// Resolves `Automatic` for a pass over independent layers with these multiply-adds.
     pub(crate) fn fitted(self, work: impl Iterator<Item = usize> + Clone) -> Self {
         if self.repaid(work.clone()) == Self::Automatic {
             let total = work.clone().fold(0, usize::saturating_add);
             let threads = current_num_threads();
-            // Where no layer repays a second thread, or is more than a quarter of a thread's share,
+            // If no layer is worth a second thread, or is more than a quarter of a thread's share,
             // whole products are the fastest, and whole layers balance.
             let largest = work.max().unwrap_or(0);
             let balanced = largest.saturating_mul(4 * threads) <= total;
@@ -92,8 +92,8 @@ impl Execution {
         self.repaid(work)
     }
 
-    /// Of so many layers, those that one thread computes one after another: all, or as many as make
-    /// two such runs a thread, for balance.
+    /// How many of the `layers` one thread computes consecutively: all, or as many as give each thread
+    /// two such runs, for balance.
     pub(crate) fn neighbours(self, layers: usize) -> usize {
         if self.has_parallel_layers() {
             return layers.div_ceil(2 * current_num_threads()).max(1);
@@ -162,13 +162,14 @@ impl Execution {
     }
 
     /// Calls `work(range, those columns of data)` for blocks of columns that make up 0..`columns`:
-    /// one block of all, or several on as many threads as a cost of `cost` multiply-adds per column
-    /// is worth. Several blocks are at least 16 columns wide each, and begin at multiples of 8.
+    /// one block, or several on as many threads as a cost of `cost` multiply-adds per column
+    /// justifies. If there are several, each is at least 16 columns wide and begins at a multiple
+    /// of 8.
     ///
     /// `data` is what the blocks write: [`Columns`], [`WriteColumns`], slices of one value per
-    /// column, or a tuple of up to four of these. What they only read, `work` captures, and takes
-    /// the part of `range` of it. Each column must be computed alone, so that its bits do not depend
-    /// on the blocks; a sum over columns must not be split.
+    /// column, or a tuple of up to four of these. `work` captures what it only reads, and uses the
+    /// part of it in `range`. Each column must be computed independently, so that its bits do not
+    /// depend on the blocks; a sum over columns must not be split.
     ///
     /// # Examples
     /// ```
@@ -198,8 +199,8 @@ impl Execution {
         self.map_blocks(columns, cost, 1, data, work, |(), ()| ());
     }
 
-    /// [`Execution::for_each_block`] in blocks that begin at multiples of `unit`, and are at least so
-    /// wide; what the blocks give is combined.
+    /// [`Execution::for_each_block`] in blocks that begin at multiples of `unit` and are at least that
+    /// wide; the blocks' results are combined.
     pub(crate) fn map_blocks<D: Divide, R: Send>(
         self,
         columns: usize,
@@ -233,8 +234,8 @@ fn halve<D: Divide, R: Send>(
         return work(range, data);
     }
     let left = blocks / 2;
-    // Whole units to the left; what is no whole unit goes to the last block. No block is narrower
-    // than (units / blocks) units: products that are very narrow may sum in another order.
+    // Whole units go to the left; a remainder goes to the last block. No block is narrower than
+    // (units / blocks) units: very narrow products may sum in another order.
     let at = range.len() / unit * left / blocks * unit;
     let (first, second) = data.divide(at);
     let (start, middle) = (range.start, range.start + at);
@@ -248,8 +249,8 @@ fn halve<D: Divide, R: Send>(
     combine(a, b)
 }
 
-/// Columns (or single values) that can be divided in two, for threads that write their own each:
-/// what [`Execution::for_each_block`] takes.
+/// Columns (or single values) that can be divided in two, so that each thread writes its own part:
+/// the data of [`Execution::for_each_block`].
 pub trait Divide: Sized + Send {
     /// The first `count` columns, or all if there are fewer, and the others.
     fn divide(self, count: usize) -> (Self, Self);
@@ -263,8 +264,8 @@ impl<A: Send> Divide for &mut [A] {
     }
 }
 
-/// Columns of `size` values each, one after another; no values at all stand for columns that are
-/// not wanted.
+/// Columns of `size` values each, one after another; empty `values` mean that the columns are not
+/// wanted.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Columns<'a, A> {
@@ -294,7 +295,7 @@ impl<A: Send> Divide for Columns<'_, A> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct WriteColumns<'a, A> {
-    /// Where to, and how.
+    /// Where to write, and how.
     pub write: Write<'a, A>,
     /// Values per column.
     pub size: usize,

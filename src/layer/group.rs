@@ -29,7 +29,7 @@ pub struct ParameterGroup {
 }
 
 impl ParameterGroup {
-    /// A block at the start of the vector that does not decay; [`ParameterGroup::tile`] puts it in
+    /// A block at the start of the vector, without weight decay; [`ParameterGroup::tile`] moves it to
     /// its place.
     pub fn new(name: impl Into<String>, shape: impl Into<Vec<usize>>) -> Self {
         let shape = shape.into();
@@ -52,8 +52,8 @@ impl ParameterGroup {
         }
     }
 
-    /// The blocks placed one after another from 0, as
-    /// [`Layer::parameters`](super::Layer::parameters) lists them.
+    /// Places the blocks one after another from 0, as
+    /// [`Layer::parameters`](super::Layer::parameters) must list them.
     pub fn tile(groups: impl IntoIterator<Item = Self>) -> Vec<Self> {
         let mut end = 0_usize;
         let place = |group: Self| {

@@ -23,7 +23,7 @@ use crate::kernel::{Execution, Scalar, Write, dot};
 
 /// Where and when a layer is evaluated.
 ///
-/// A stochastic layer (dropout) must draw from a function of these fields alone, all but
+/// The random draws of a stochastic layer (dropout) must be a function of these fields alone, without
 /// `execution`, so that the same evaluation gives the same bits wherever and however often it is
 /// made.
 ///
@@ -48,7 +48,7 @@ pub struct Context<'a> {
     pub training: bool,
     /// The ids of the examples, one per column; empty for examples that the circuit does not own.
     pub examples: &'a [u64],
-    /// Who computes the columns; a layer may ignore it, or pass its columns to
+    /// How columns are scheduled. A layer may ignore this, or pass its columns to
     /// [`Execution::for_each_block`].
     pub execution: Execution,
 }
@@ -66,7 +66,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// The context of a visit in training, to examples with these ids, on the calling thread.
+    /// The context of a training visit to examples with these ids, on the calling thread.
     pub fn training(seed: u64, layer: usize, visit: u64, examples: &'a [u64]) -> Self {
         Self {
             visit,
@@ -76,34 +76,34 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// The same context with the columns computed by `execution`.
+    /// Sets how columns are scheduled.
     pub fn with_execution(self, execution: Execution) -> Self {
         Self { execution, ..self }
     }
 }
 
-/// Memory that a layer needs for one batch, in numbers of scalars.
+/// Memory that a layer needs for one batch, counted in scalars.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Scratch {
     /// Kept from [`Layer::forward`] to the products with the Jacobian at the same point.
     pub tape: usize,
-    /// Free for any single call of `forward`, `vjp` or `jvp`; its contents mean nothing between
-    /// calls.
+    /// Scratch memory for any single call of `forward`, `vjp` or `jvp`; its contents are not kept
+    /// between calls.
     pub work: usize,
-    /// Free for one call of [`Layer::curvature_bound`]; the same for every batch.
+    /// Scratch memory for one call of [`Layer::curvature_bound`]; the same for every batch.
     pub bound: usize,
 }
 
 impl Scratch {
-    /// Nothing at all.
+    /// No memory.
     pub const NONE: Self = Self {
         tape: 0,
         work: 0,
         bound: 0,
     };
 
-    /// So much tape and work, and nothing for the curvature bound.
+    /// The given tape and work, and no memory for the curvature bound.
     pub const fn new(tape: usize, work: usize) -> Self {
         Self {
             tape,
@@ -112,13 +112,13 @@ impl Scratch {
         }
     }
 
-    /// The same with so much for the curvature bound.
+    /// Sets the memory for the curvature bound.
     pub const fn with_bound(self, bound: usize) -> Self {
         Self { bound, ..self }
     }
 }
 
-/// The point at which a layer is linearised: what [`Layer::forward`] was called with, and gave.
+/// The point at which a layer is linearised: the arguments and results of [`Layer::forward`].
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Point<'a, T> {
@@ -130,8 +130,8 @@ pub struct Point<'a, T> {
     pub input: &'a [T],
     /// ẑ_{t+1} = f(z_t, θ_t), output_dim × n.
     pub output: &'a [T],
-    /// What `forward` wrote for the derivatives, of exactly the length that [`Layer::scratch`]
-    /// gives for n examples.
+    /// What `forward` wrote for the derivatives; its length is exactly what [`Layer::scratch`] gives
+    /// for n examples.
     pub tape: &'a [T],
 }
 
@@ -158,28 +158,29 @@ impl<'a, T> Point<'a, T> {
 /// One layer ẑ = f(z, θ) of a circuit, differentiable in z and θ.
 ///
 /// A layer is a description: it holds shapes and options, never parameters or activations.
-/// Parameters are one flat slice; a batch is a column-major `dimension × n` slice with one column
-/// per example, and every column is mapped alone (an example's result has the same bits whatever
-/// other columns stand beside it). The kernels run on shapes that were validated before, cannot
-/// fail, and must not allocate.
+/// Parameters are one flat slice. A batch is a column-major `dimension × n` slice with one column
+/// per example, and every column is mapped independently (an example's result has the same bits
+/// whatever the other columns are). Methods run on shapes that were validated before, cannot fail,
+/// and must not allocate.
 ///
-/// # What is promised
+/// # Contract
 /// - **Tape.** Its length is exactly `scratch(n).tape` for a batch of n. What `forward` writes there
-///   stays as it is until the products at the same point, which only read it. Before `forward` it
-///   holds anything. At inference there may be none; the output must have the same bits then.
-/// - **Work** holds at least `scratch(n).work` values, which mean nothing before and after a call.
-/// - **Results.** Every value of `output` and `tangent` is overwritten. [`Write`] says of each
-///   product whether it is set, added to what is there, or skipped: a skipped one is not computed,
-///   and the other has the same value whether its neighbour is skipped or not.
+///   is kept until the products at the same point, which only read it. Before `forward` its contents
+///   are arbitrary. At inference there may be no tape; the output must have the same bits then.
+/// - **Work** holds at least `scratch(n).work` values, arbitrary before and after a call.
+/// - **Results.** Every value of `output` and `tangent` is overwritten. [`Write`] says for each
+///   product whether it is set, added to existing values, or skipped. A skipped product is not
+///   computed, and the other product has the same value either way.
 ///
-/// [`GradCheck::layer`](crate::gradcheck::GradCheck::layer) checks all of this, and the derivatives
-/// against finite differences. `examples/conv1d.rs` writes a convolution, a linear map with an
-/// activation, in a few lines ([`Patchwise`]); `examples/custom_layer.rs` a layer of another kind.
+/// [`GradCheck::layer`](crate::gradcheck::GradCheck::layer) checks all of this, and compares the
+/// derivatives with finite differences. `examples/conv1d.rs` implements a convolution, a linear map
+/// with an activation, in a few lines ([`Patchwise`]); `examples/custom_layer.rs` implements another
+/// kind of layer.
 ///
 /// `Box<dyn Layer<T>>`, `Arc<dyn Layer<T>>` and references to layers are layers too.
 pub trait Layer<T: Scalar>: Debug + Send + Sync {
-    /// The shape of one example's z_t, every extent at least 1. Neighbouring layers must agree in
-    /// the number of values alone.
+    /// The shape of one example's z_t, every extent at least 1. Adjacent layers need to agree only in
+    /// the number of values.
     fn input_shape(&self) -> Shape;
 
     /// The shape of one example's ẑ_{t+1}, every extent at least 1.
@@ -202,20 +203,20 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
     /// Draws initial parameters, every value of `parameters`.
     fn initialize(&self, parameters: &mut [T], rng: &mut dyn Rng);
 
-    /// The memory that a batch of `batch` examples needs; never less for a larger batch.
+    /// The memory that a batch of `batch` examples needs; must not decrease with the batch size.
     fn scratch(&self, batch: usize) -> Scratch;
 
-    /// Multiply-adds of one product (forward, vjp or jvp) per example, which decide how work is
-    /// shared among threads; `None` (the default) if unknown.
+    /// Multiply-adds per example of one product (forward, vjp or jvp), used to decide how work is
+    /// divided among threads; `None` (the default) if unknown.
     fn cost(&self) -> Option<usize> {
         None
     }
 
-    /// Checks one batch of inputs at the entry of the data: those of layer 0, and those of a local
-    /// problem that is made from arrays or from a shard.
+    /// Checks one batch of inputs when the data come in: for layer 0, and for a local problem that is
+    /// built from arrays or from a shard.
     ///
     /// # Errors
-    /// [`Error::InputDomain`] for inputs that the layer cannot take, such as a fractional index.
+    /// [`Error::InputDomain`] for inputs that the layer cannot accept, such as a fractional index.
     fn check_input(&self, _input: &[T]) -> Result<(), Error> {
         Ok(())
     }
@@ -251,10 +252,10 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
     /// Jacobian-vector product `tangent ← (∂f/∂z) v_input + (∂f/∂θ) v_parameters`, a missing
     /// direction being zero; overwrites `tangent` (output_dim × n).
     ///
-    /// By default it is made of vector-Jacobian products with unit vectors: output_dim calls of
+    /// The default uses vector-Jacobian products with unit vectors: output_dim calls of
     /// [`Layer::vjp`] on the whole batch for a direction in z, n · output_dim for one in θ, and it
-    /// allocates. Gauss-Newton and Levenberg-Marquardt call it often: give a layer that they are to
-    /// train one of its own.
+    /// allocates. Gauss-Newton and Levenberg-Marquardt call it often; implement it for layers to be
+    /// trained by these.
     fn jvp(
         &self,
         at: &Point<'_, T>,
@@ -296,39 +297,39 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
         }
     }
 
-    /// A number that is at least ‖∂f/∂z‖² (spectral norm, squared) for every z, if one is known; none
-    /// by default. `work` holds at least `scratch(n).bound` values.
+    /// A number that is at least ‖∂f/∂z‖² (spectral norm, squared) for every z, if one is known;
+    /// `None` by default. `work` holds at least `scratch(n).bound` values.
     fn curvature_bound(&self, _parameters: &[T], _work: &mut [T]) -> Option<T> {
         None
     }
 
-    /// Centre and spread of outputs that the layer gives well, for
+    /// Centre and spread of outputs that the layer represents well, for
     /// [`TargetInit::Projected`](crate::decoupled::TargetInit::Projected); (0, 1) by default.
     fn target_range(&self) -> (f64, f64) {
         (0.0, 1.0)
     }
 
-    /// The layer as an elementwise function of a linear map of its input's patches, if it is one
-    /// (none by default): what W-steps in closed form need.
+    /// The layer as an elementwise function of a linear map of its input's patches, if it has that
+    /// form (`None` by default). Closed-form W-steps need it.
     fn affine(&self) -> Option<Affine> {
         None
     }
 
     /// `patches ← U(Z)`, the patch_len × (positions · n) matrix that the weights of
-    /// [`Layer::affine`] multiply, the positions of one example beside one another. By default a
-    /// copy of the input, which is right unless [`Affine::unfolds`].
+    /// [`Layer::affine`] multiply, with the positions of each example contiguous. By default a copy
+    /// of the input, which is right unless [`Affine::unfolds`].
     fn unfold(&self, input: &[T], patches: &mut [T]) {
         patches.copy_from_slice(input);
     }
 }
 
-/// What a layer says of itself as Ẑ = a(W U(z) + b 1ᵀ), for W-steps in closed form: W is channels ×
-/// patch_len, and U(z) the patch_len × positions matrix of one example's patches.
+/// Describes a layer as Ẑ = a(W U(z) + b 1ᵀ), for closed-form W-steps: W is channels × patch_len, and
+/// U(z) is the patch_len × positions matrix of one example's patches.
 ///
-/// For least squares in (W, b), a batch of n examples is a batch of positions · n columns: inputs
-/// are what [`Layer::unfold`] gives, targets the layer's (channels · positions) × n targets read as
-/// a channels × (positions · n) matrix, which is the same slice. A weight of an example counts for
-/// each of its positions.
+/// For least squares in (W, b), a batch of n examples is a batch of positions · n columns. Its inputs
+/// are the result of [`Layer::unfold`]. Its targets are the layer's (channels · positions) × n targets
+/// read as a channels × (positions · n) matrix, which is the same slice. An example's weight applies
+/// to each of its positions.
 ///
 /// # Examples
 /// ```
@@ -343,7 +344,7 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
 pub struct Affine {
     /// Range of W in the flat parameter vector, channels × patch_len column-major.
     pub weights: Range<usize>,
-    /// Range of b, if there is one: a value per channel.
+    /// Range of b, if there is one: one value per channel.
     pub bias: Option<Range<usize>>,
     /// The elementwise function a.
     pub activation: Activation,
@@ -351,7 +352,7 @@ pub struct Affine {
     pub patch_len: usize,
     /// Patches per example.
     pub positions: usize,
-    /// Whether the patches have to be made by [`Layer::unfold`]; else they are the input itself.
+    /// Whether the patches must be made by [`Layer::unfold`]; otherwise they are the input itself.
     pub unfolds: bool,
 }
 
@@ -373,12 +374,12 @@ impl Affine {
         }
     }
 
-    /// The same with the input itself cut into so many patches of neighbouring values.
+    /// Cuts the input itself into `positions` contiguous patches.
     pub fn with_positions(self, positions: usize) -> Self {
         Self { positions, ..self }
     }
 
-    /// The same with so many patches, which [`Layer::unfold`] makes.
+    /// Sets the number of patches, which [`Layer::unfold`] makes.
     pub fn unfolding(self, positions: usize) -> Self {
         Self {
             positions,
@@ -398,7 +399,7 @@ pub(crate) fn parameter_count<T: Scalar>(layer: &dyn Layer<T>) -> usize {
     layer.parameters().last().map_or(0, |group| group.range.end)
 }
 
-/// Checks what a circuit relies on: dimensions of at least 1 and parameter groups that tile.
+/// Checks what a circuit relies on: dimensions of at least 1, and parameter groups that tile.
 pub(crate) fn validate<T: Scalar>(layer: &dyn Layer<T>, number: usize) -> Result<(), Error> {
     if layer.input_dim() == 0 {
         return Err(Error::ZeroDimension {
@@ -413,7 +414,7 @@ pub(crate) fn validate<T: Scalar>(layer: &dyn Layer<T>, number: usize) -> Result
     check_layout(&layer.parameters(), number)
 }
 
-/// Groups must tile their parameter vector: in order, without gaps, each of its shape's size.
+/// Groups must tile their parameter vector: in order, without gaps, each the size of its shape.
 pub(crate) fn check_layout(groups: &[ParameterGroup], number: usize) -> Result<(), Error> {
     let mut expected = 0;
     for group in groups {

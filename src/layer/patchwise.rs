@@ -1,4 +1,4 @@
-//! One weight matrix at every patch of the input: fully connected layers, convolutions.
+//! One weight matrix applied to every patch of the input: fully connected layers, convolutions.
 
 use std::ops::Range;
 
@@ -37,9 +37,9 @@ pub type Dense = Patchwise<Whole>;
 /// A linear map shared by every patch of the input, with a fused activation:
 /// Ẑ = a(W U(z) + b 1ᵀ), U(z) the patch_len × positions matrix of an [`Unfold`].
 ///
-/// [`Dense`] layers and convolutions are such layers. What a convolution written outside the crate
-/// gets from it: columns in parallel, activations, derivatives, a curvature bound, initial values,
-/// and W-steps in closed form (`examples/conv1d.rs`).
+/// [`Dense`] layers and convolutions are such layers. A convolution written outside the crate gets
+/// from it parallel columns, activations, derivatives, a curvature bound, initial values, and
+/// closed-form W-steps (`examples/conv1d.rs`).
 ///
 /// An example's output is the channels × positions matrix Ẑ, column-major: its shape is
 /// `[channels, positions…]`.
@@ -50,7 +50,7 @@ pub type Dense = Patchwise<Whole>;
 /// channels; b zero.
 ///
 /// Costs channels · patch_len · positions multiply-adds per example and product. Unless the patches
-/// are the input itself, they need work memory of patch_len · positions per example.
+/// are the input itself, they take patch_len · positions values of work memory per example.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Patchwise<U> {
     unfold: U,
@@ -61,7 +61,7 @@ pub struct Patchwise<U> {
     inputs: usize,
     patch_len: usize,
     positions: usize,
-    /// The largest number of entries that read the same entry of the input: ‖U‖².
+    /// The largest number of patch entries that read the same entry of the input: ‖U‖².
     multiplicity: usize,
     /// Whether the patches are the input itself, so that nothing is copied.
     whole: bool,
@@ -89,7 +89,7 @@ impl Dense {
 }
 
 impl<U: Unfold> Patchwise<U> {
-    /// A layer of `channels` outputs at every position of `unfold`, with a bias.
+    /// A layer with `channels` outputs at every position of `unfold`, and a bias.
     ///
     /// # Errors
     /// [`Error::ZeroDimension`], [`Error::TooLarge`], [`Error::Source`] for an entry that reads
@@ -178,7 +178,7 @@ impl<U: Unfold> Patchwise<U> {
         })
     }
 
-    /// The same layer with W drawn from `initializer`.
+    /// Draws W from `initializer`.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for a scale or gain out of range.
@@ -187,7 +187,7 @@ impl<U: Unfold> Patchwise<U> {
         Ok(self)
     }
 
-    /// The same layer with b drawn from `initializer` (as a channels × 1 matrix).
+    /// Draws b from `initializer` (as a channels × 1 matrix).
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for a scale or gain out of range.
@@ -196,7 +196,7 @@ impl<U: Unfold> Patchwise<U> {
         Ok(self)
     }
 
-    /// The same layer without b: Ẑ = a(W U(z)).
+    /// Removes b: Ẑ = a(W U(z)).
     pub fn without_bias(mut self) -> Self {
         self.bias = None;
         self
@@ -207,13 +207,13 @@ impl<U: Unfold> Patchwise<U> {
         self.activation
     }
 
-    /// What the weights see of the input.
+    /// The unfolding of the input.
     pub fn unfolding(&self) -> &U {
         &self.unfold
     }
 
-    // What follows does not depend on the scalar, so that it needs no `Layer::<f64>::` where a layer
-    // is described or wrapped.
+    // These do not depend on the scalar, so that describing or wrapping a layer needs no
+    // `Layer::<f64>::`.
 
     /// [`Layer::input_shape`].
     pub fn input_shape(&self) -> Shape {
@@ -279,7 +279,7 @@ impl<U: Unfold> Patchwise<U> {
         self.patch_len * self.channels
     }
 
-    /// Values of one example's patches that are copies; none if they are the input itself.
+    /// Copied values in one example's patches; 0 if the patches are the input itself.
     fn patches_len(&self) -> usize {
         if self.whole {
             0
@@ -321,7 +321,7 @@ impl<U: Unfold> Patchwise<U> {
 /// The largest number of values of a matrix.
 const MOST: usize = isize::MAX as usize / 16;
 
-/// Values that stay in the nearest cache between two passes over them.
+/// Values that stay in the L1 cache between two passes over them.
 const NEAR: usize = 2048;
 
 impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
@@ -385,7 +385,7 @@ impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
         let forward = |range: Range<usize>, (output, tape, patches): Data<'_, T>| {
             let patches = self.patches(input, range, patches.values);
             T::matmul(Write::Set(&mut *output.values), w, patches);
-            // Some columns at a time, so that they are still near when the activation follows.
+            // A few columns at a time, so that they are still in the cache for the activation.
             let near = NEAR / self.channels.min(NEAR) * self.channels;
             let mut tapes = tape.values.chunks_mut(near);
             for output in output.values.chunks_mut(near) {
@@ -521,8 +521,8 @@ impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
         at.context.execution.for_each_block(n, cost, data, push);
     }
 
-    /// sup |a′|² · ‖W‖² · ‖U‖², with ‖W‖² = λ_max(B) ≤ (tr B⁸)^⅛ for B the smaller of W Wᵀ and Wᵀ W:
-    /// always above the spectral norm, by a factor of at most (side)^⅛.
+    /// sup |a′|² · ‖W‖² · ‖U‖², with ‖W‖² = λ_max(B) ≤ (tr B⁸)^⅛ for B the smaller of W Wᵀ and Wᵀ W.
+    /// This is never below ‖W‖², and above it by a factor of at most (side)^⅛.
     fn curvature_bound(&self, parameters: &[T], work: &mut [T]) -> Option<T> {
         let w = self.matrix(parameters);
         let side = self.channels.min(self.patch_len);
@@ -533,19 +533,19 @@ impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
             (w.t(), w)
         };
         T::matmul(Write::Set(b), left, right);
-        // Scaled before every squaring, so that nothing overflows or vanishes: with c_k the scales,
-        // ‖B⁴‖_F^¼ = c_0 c_1^½ c_2^¼ for norms, and alike for the largest entries.
+        // Scaled before every squaring, so that nothing overflows or underflows: with c_k the scales,
+        // ‖B⁴‖_F^¼ = c_0 c_1^½ c_2^¼ for norms, and likewise for the largest entries.
         let mut bound = T::one();
         let mut power = T::one();
         let (mut current, mut next) = (b, square);
         for k in 0..3 {
             let largest = current.iter().fold(T::zero(), |top, b| top.max(b.abs()));
             if !largest.is_finite() {
-                // Overflow, not the lack of a bound.
+                // Overflow, rather than no bound.
                 return Some(largest);
             }
             if largest < smallest::<T>() / T::default_epsilon() {
-                // Squares of such weights vanish: ‖W‖² ≤ rows · columns · max w², and above 0.
+                // Squares of such weights underflow: use ‖W‖² ≤ rows · columns · max w², kept above 0.
                 let all = &parameters[..self.weight_count()];
                 let top = all.iter().fold(T::zero(), |top, w| top.max(w.abs()));
                 if top.is_zero() {
@@ -567,7 +567,7 @@ impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
             }
         }
         let slope = T::of(self.activation.lipschitz());
-        // Room for the rounding of the sums above.
+        // A margin for rounding in the sums above.
         let terms = T::of(8.0 * (self.patch_len + self.channels) as f64);
         let room = T::one() + terms * T::default_epsilon();
         Some(bound * slope * slope * room * T::of(self.multiplicity as f64))

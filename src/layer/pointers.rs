@@ -10,7 +10,7 @@ use crate::kernel::{Scalar, Write};
 
 macro_rules! forwarded {
     ($($pointer:ty),*) => {$(
-        /// Every method is the layer's own.
+        /// Every method forwards to the layer.
         impl<T: Scalar, L: Layer<T> + ?Sized> Layer<T> for $pointer {
             fn input_shape(&self) -> Shape {
                 (**self).input_shape()

@@ -11,9 +11,9 @@ use crate::kernel::{Scalar, Write, smallest};
 
 /// Layers composed into one: f = f_{k−1} ∘ … ∘ f_0, with ordinary backprop inside.
 ///
-/// The unit has no auxiliary targets between its layers. A circuit made of one unit of all its
-/// layers is trained exactly as by backprop; units of a few layers each lie between that and the
-/// fully decoupled circuit.
+/// The unit has no auxiliary targets between its layers. A circuit that is one unit of all its layers
+/// trains exactly as with backprop; units of a few layers each lie between that and the fully
+/// decoupled circuit.
 ///
 /// Parameters: those of the layers, one after another, with names "0.weights", "1.weights", ….
 ///
@@ -38,18 +38,18 @@ pub struct Sequential<T: Scalar> {
     dims: Vec<usize>,
 }
 
-/// Where a layer's values stand in the unit's tape: its output (but for the last layer), its tape.
+/// Where a layer's values are in the unit's tape: its output (except for the last layer), its tape.
 struct Place {
     output: Range<usize>,
     tape: Range<usize>,
 }
 
 impl<T: Scalar> Sequential<T> {
-    /// The composition of `layers`, first applied first.
+    /// The composition of `layers`, in the order in which they are applied.
     ///
     /// # Errors
     /// [`Error::NoLayers`], [`Error::LayerMismatch`], [`Error::InputNotDifferentiable`] for such a
-    /// layer behind another, or [`Error::ParameterLayout`]; layers are counted within the unit.
+    /// layer after another, or [`Error::ParameterLayout`]; layers are counted within the unit.
     pub fn new(layers: Vec<Box<dyn Layer<T>>>) -> Result<Self, Error> {
         let layers: Vec<Arc<dyn Layer<T>>> = layers.into_iter().map(Arc::from).collect();
         check_chain(&layers, "sequential layer")?;
@@ -77,7 +77,7 @@ impl<T: Scalar> Sequential<T> {
         &parameters[self.offsets[i]..self.offsets[i + 1]]
     }
 
-    /// Every layer draws from a stream of its own.
+    /// Every layer draws from its own random stream.
     fn context<'a>(&self, i: usize, context: &Context<'a>) -> Context<'a> {
         Context {
             seed: context.seed.rotate_left(17) ^ (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15),
@@ -85,8 +85,8 @@ impl<T: Scalar> Sequential<T> {
         }
     }
 
-    /// The values of layer i's output that the unit's tape holds: none of the last layer's, which is
-    /// the unit's output.
+    /// How many values of layer i's output the unit's tape holds: none for the last layer, whose
+    /// output is the unit's.
     fn kept(&self, i: usize, batch: usize) -> usize {
         match i < self.last() {
             true => self.dims[i + 1] * batch,
@@ -107,8 +107,8 @@ impl<T: Scalar> Sequential<T> {
         widest.unwrap_or(&0).saturating_mul(batch)
     }
 
-    /// The point at which layer i of the unit stands, if its values end at `end` in the unit's tape,
-    /// and where they begin.
+    /// The point of layer i of the unit, if its values end at `end` in the unit's tape, and where they
+    /// begin.
     fn point<'a>(&self, i: usize, at: &Point<'a, T>, end: usize) -> (Point<'a, T>, usize) {
         let batch = self.batch(at.input);
         let tape = |i: usize| self.layers[i].scratch(batch).tape;
@@ -131,7 +131,7 @@ impl<T: Scalar> Sequential<T> {
     }
 }
 
-/// Checks that layers follow one another; `what` names their owner in the error.
+/// Checks that the layers form a chain; `what` names their owner in the error.
 pub(crate) fn check_chain<T: Scalar>(
     layers: &[Arc<dyn Layer<T>>],
     what: &'static str,
@@ -196,7 +196,7 @@ impl<T: Scalar> Layer<T> for Sequential<T> {
     }
 
     fn scratch(&self, batch: usize) -> Scratch {
-        // Each layer is asked once: a unit within units would else be asked 2ᵏ times.
+        // Query each layer once; otherwise nested units would be queried 2ᵏ times.
         let mut scratch = Scratch::NONE;
         for (i, layer) in self.layers.iter().enumerate() {
             let own = layer.scratch(batch);
@@ -333,8 +333,8 @@ impl<T: Scalar> Layer<T> for Sequential<T> {
         }
     }
 
-    /// The product of the layers' bounds: infinite if one of them is, whatever the others, and above
-    /// 0 unless one of them is 0, so that overflow or underflow makes no bound too small.
+    /// The product of the layers' bounds: infinite if any of them is, and otherwise above 0 unless one
+    /// of them is 0, so that overflow or underflow cannot make the bound too small.
     fn curvature_bound(&self, parameters: &[T], work: &mut [T]) -> Option<T> {
         let (mut product, mut infinite, mut zero) = (T::one(), false, false);
         for (i, layer) in self.layers.iter().enumerate() {

@@ -1,16 +1,16 @@
-//! Which parts of the input a layer's weights see.
+//! Which parts of the input a layer's weights are applied to.
 
 use std::fmt::Debug;
 
 use super::Shape;
 use crate::kernel::{Scalar, Write};
 
-/// A rearrangement of one example's input z into patches, without parameters: what a
-/// [`Patchwise`](super::Patchwise) layer applies its weights to.
+/// A parameter-free rearrangement of one example's input z into patches, to which a
+/// [`Patchwise`](super::Patchwise) layer applies its weights.
 ///
 /// Entry k of the patch at position p is z_{source(k, p)}, or 0 (padding). The patches are a
-/// patch_len × positions matrix U z, column-major, where U has at most one 1 in a row. A convolution
-/// is such a map; [`Whole`], one patch of the whole input, makes a [`Dense`](super::Dense) layer.
+/// patch_len × positions matrix U z, column-major, where U has at most one 1 per row. Convolutions
+/// have this form. [`Whole`], one patch of the whole input, gives a [`Dense`](super::Dense) layer.
 ///
 /// # Examples
 /// ```
@@ -49,8 +49,8 @@ pub trait Unfold: Debug + Send + Sync {
     /// padding, which is 0.
     fn source(&self, entry: usize, position: usize) -> Option<usize>;
 
-    /// `patches ← U z` of one example. By default entry by entry; a layer whose patches are copies
-    /// of runs may do it faster.
+    /// `patches ← U z` for one example, by default entry by entry. Override it if patches are copies
+    /// of contiguous runs, which is faster.
     fn unfold<T: Scalar>(&self, input: &[T], patches: &mut [T]) {
         let columns = patches.chunks_exact_mut(self.patch_len());
         for (position, patch) in columns.enumerate() {
@@ -61,8 +61,8 @@ pub trait Unfold: Debug + Send + Sync {
         }
     }
 
-    /// `d_input ← Uᵀ patches` of one example: the adjoint of [`Unfold::unfold`], every entry of the
-    /// input gets the sum of the entries that read it.
+    /// `d_input ← Uᵀ patches` for one example, the adjoint of [`Unfold::unfold`]: every entry of the
+    /// input gets the sum of the patch entries that read it.
     fn fold<T: Scalar>(&self, patches: &[T], d_input: Write<'_, T>) {
         let Some(sums) = d_input.accumulate() else {
             return;

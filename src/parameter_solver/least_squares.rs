@@ -19,31 +19,30 @@ const NAME: &str = "LeastSquares";
 ///
 /// min over (W, b) of (1/N) Σᵢ wᵢ ½‖W zᵢ + b − pᵢ‖² + ½ λ‖W‖² + ½ ρ‖(W, b) − θ_old‖², N = Σᵢ wᵢ,
 ///
-/// pᵢ the pre-activation that gives z_{t+1}ⁱ, or the nearest that a can give
+/// where pᵢ is the pre-activation that gives z_{t+1}ⁱ, or the value nearest to it in a's range
 /// ([`Activation::preimage`](crate::layer::Activation::preimage)). b is not penalised by λ. An L2
-/// regulariser R_t of the circuit adds λ₂/μ to λ (on b too if its group decays), multipliers
+/// regulariser R_t of the circuit adds λ₂/μ to λ (on b too if its group decays), and multipliers
 /// λ_{t+1}ⁱ shift z_{t+1}ⁱ by λ_{t+1}ⁱ/μ. A layer that applies W at several positions
 /// ([`Affine`]), such as a convolution, has a term ½‖W u + b − p‖² for each patch u of zᵢ.
 ///
-/// For the identity and λ = ρ = 0 this is the minimum of ℓ_t itself. For any other activation it is
-/// the minimum of a **surrogate**: it measures errors before the activation, where they count
-/// alike, saturated or not, while ℓ_t counts them by the slope a′. ℓ_t may rise then, most where
-/// many targets stand near or beyond the ends of a's range (the margin bounds p there) or where a
-/// leaky ReLU's small slope makes p large. GELU and SiLU have no preimage, and are refused.
+/// For the identity and λ = ρ = 0 this minimises ℓ_t itself. For any other activation it minimises
+/// a **surrogate**: errors are measured before the activation, where saturated and unsaturated units
+/// count equally, while ℓ_t weights them by the slope a′. So ℓ_t may rise, most of all if many
+/// targets are near or beyond the ends of a's range (the margin bounds p there), or if a leaky
+/// ReLU's small slope makes p large. GELU and SiLU have no unique preimage, and are refused.
 ///
-/// Costs n d² + n d m + d³/6 + m d² multiplications for d inputs, m outputs and n examples (entries
-/// of a patch, channels, and positions of all examples).
-/// Carreira-Perpiñán & Wang 2014 and Taylor et al. 2016 solve their W-steps so.
+/// Costs n d² + n d m + d³/6 + m d² multiplications for d inputs, m outputs and n examples (for
+/// patches: d entries, m channels, n positions over all examples).
+/// Carreira-Perpiñán & Wang 2014 and Taylor et al. 2016 solve their W-steps in this way.
 ///
-/// Nor is a smaller ℓ_t a smaller composed loss: see
-/// [`WStep::solver`](crate::training::WStep::solver).
+/// A smaller ℓ_t does not imply a smaller composed loss: see [`WStep`](crate::training::WStep).
 ///
 /// # Minibatches
 /// The solution is that of the batch alone, unless [`LeastSquares::with_forgetting`] keeps the
-/// sums: with γ = 1 all batches since the phase began count alike, as their targets were when
-/// visited, so that one pass over fixed targets ends at the solution for all examples; γ < 1 is
-/// recursive least squares with forgetting. A batch with fewer examples than inputs needs λ or ρ
-/// above 0.
+/// sums. With γ = 1 all batches since the phase began count equally, with their targets as of
+/// their visits, so that one pass over fixed targets ends at the solution for all examples. γ < 1
+/// is recursive least squares with forgetting. A batch with fewer examples than inputs needs λ or
+/// ρ above 0.
 ///
 /// # Examples
 /// ```
@@ -106,7 +105,7 @@ impl LeastSquares {
         Self::ridge(0.0)?.with_proximal(weight)
     }
 
-    /// Another ρ.
+    /// Sets ρ.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless ρ is finite and not negative.
@@ -118,8 +117,8 @@ impl LeastSquares {
         .checked()
     }
 
-    /// Keeps the sums of earlier batches: they are multiplied by γ = `factor` before a batch is
-    /// added. Every solution adds its batch, also a second one in the same visit.
+    /// Keeps the sums of earlier batches, multiplied by γ = `factor` before a batch is added. Every
+    /// call adds its batch, even a second call in the same visit.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless γ is in 0..=1.
@@ -131,7 +130,7 @@ impl LeastSquares {
         .checked()
     }
 
-    /// Another distance that targets keep from the open ends of the activation's range
+    /// Sets the distance that targets keep from the open ends of the activation's range
     /// ([`Activation::preimage`](crate::layer::Activation::preimage)).
     ///
     /// # Errors
@@ -182,7 +181,7 @@ impl Parts {
             return refused(format!("its loss {:?} is not SquaredError", problem.loss));
         }
         let Some(affine) = problem.layer.affine() else {
-            return refused(format!("{:?} is no affine layer", problem.layer));
+            return refused(format!("{:?} is not an affine layer", problem.layer));
         };
         let (d, m) = (affine.patch_len, affine.channels());
         let (one, zero) = (T::one(), T::zero());
@@ -190,7 +189,7 @@ impl Parts {
         if affine.activation.preimage(one, zero, margin).is_none() {
             let activation = affine.activation;
             return refused(format!(
-                "{activation:?} is not monotone, so that a target has no one pre-activation"
+                "{activation:?} is not monotone, so a target has no unique pre-activation"
             ));
         }
         let fits = |range: &Range<usize>, length: usize| {
@@ -205,7 +204,7 @@ impl Parts {
             && (affine.bias.is_none() || fits(&bias, m) && apart);
         if !(sizes && ranges) {
             return refused(format!(
-                "its `affine`, {affine:?}, is no map from {inputs} to {outputs} by {} parameters",
+                "its `affine`, {affine:?}, is not a map from {inputs} to {outputs} with {} parameters",
                 problem.own
             ));
         }
@@ -219,7 +218,7 @@ impl Parts {
             own.all(|decays| decays == first).then_some(first)
         });
         let [Some(weights), Some(bias)] = decays else {
-            return refused("its regulariser counts for a part of W or b".into());
+            return refused("its regulariser covers only a part of W or b".into());
         };
         if !regularizer.is_smooth() && (weights || bias) {
             return refused(format!("{regularizer:?} is not quadratic"));
@@ -231,7 +230,7 @@ impl Parts {
     }
 }
 
-/// What a call works in; nothing of it counts afterwards.
+/// Scratch memory of a call.
 #[derive(Debug)]
 struct Memory<T> {
     equations: normal_equations::Memory<T>,
@@ -241,7 +240,7 @@ struct Memory<T> {
     patches: Vec<T>,
     /// The examples' weights, repeated for each position.
     weights: Vec<T>,
-    /// The sums where none are kept.
+    /// The sums, if none are kept in the state.
     sums: Vec<Vec<T>>,
 }
 
@@ -264,9 +263,9 @@ impl<T: Scalar> ParameterSolver<T> for LeastSquares {
     }
 
     /// With forgetting, [`State::values`] are the sums Σ w z zᵀ, Σ w z pᵀ, Σ w z, Σ w p and Σ w over
-    /// examples and positions; without, the state is empty. A problem of other dimensions starts the sums anew, and
-    /// so does a batch with which they, or the solution, leave the finite numbers. They keep the
-    /// batch also where the equations turn out singular, so that more batches may help.
+    /// examples and positions; without, the state is empty. A problem of other dimensions resets the
+    /// sums, and so does a batch that makes them, or the solution, non-finite. If the equations are
+    /// singular the sums still keep the batch, since more batches may help.
     fn solve(
         &self,
         state: &mut State<T>,
@@ -308,7 +307,7 @@ impl<T: Scalar> ParameterSolver<T> for LeastSquares {
             format!("the normal equations of layer {layer}")
         });
         if let Err(Error::NonFinite { .. }) = solved {
-            // γ times what is not finite would never be finite again.
+            // γ times a non-finite sum would never be finite again.
             equations.forget(T::zero());
         }
         solved?;
@@ -358,7 +357,7 @@ impl Parts {
     }
 
     /// p of every column of the design, channels × (positions · n), in the workspace unless they are
-    /// the targets themselves; `present` are W and b as they come.
+    /// the targets themselves; `present` holds the current W and b.
     fn pre_activations<'a, T: Scalar>(
         &self,
         problem: &LocalProblem<'a, T>,
@@ -384,7 +383,7 @@ impl Parts {
         if identity {
             return z;
         }
-        // The present pre-activations, one of which a preimage may have to be chosen by.
+        // The current pre-activations, which may decide between several preimages.
         let (d, m) = (self.affine.patch_len, self.affine.channels());
         let (weights, bias) = present.split_at(d * m);
         let product = if bias.is_empty() {

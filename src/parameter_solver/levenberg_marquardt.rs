@@ -13,17 +13,17 @@ use crate::state::State;
 /// (G + λ s I) d = −∂ℓ_t/∂θ_t,  G the Gauss-Newton matrix of
 /// [`Linearization::gauss_newton_product`](crate::energy::Linearization::gauss_newton_product),
 ///
-/// each by at most m iterations of conjugate gradients from d = 0, one JVP and one VJP in θ an
-/// iteration. A step that does not lower ℓ_t is taken back and λ multiplied by 8 (up to 1e8); one
-/// that does divides λ by 4: ℓ_t never rises. μ, example weights and the circuit's regulariser R_t
-/// are all in ℓ_t and G (an L1 part in ℓ_t alone). With s = gᵀGg/gᵀg, the curvature along the
-/// gradient g (μ Σᵢ wᵢ where that is 0), λ = 1 means damping as strong as that curvature, whatever
-/// the scale of ℓ_t and the number of examples.
+/// each by at most m iterations of conjugate gradients from d = 0, with one JVP and one VJP in θ per
+/// iteration. A step that does not lower ℓ_t is undone and λ multiplied by 8 (up to 1e8); one that
+/// does divides λ by 4. So ℓ_t never rises. μ, example weights and the circuit's regulariser R_t
+/// are all in ℓ_t and G (an L1 part in ℓ_t alone). s = gᵀGg/gᵀg is the curvature along the gradient
+/// g (μ Σᵢ wᵢ if that is 0), so that λ = 1 means damping as strong as that curvature, whatever the
+/// scale of ℓ_t and the number of examples.
 ///
-/// λ is kept from call to call in the layer's [`State`], and starts anew in every phase. The parameters of the loss (a
-/// learned precision) stay where they are. Where ℓ_t is quadratic (an affine layer without
-/// activation, squared error) one undamped step with enough iterations is the minimum. Levenberg
-/// 1944; Marquardt 1963; with products instead of matrices Martens 2010.
+/// λ is kept between calls in the layer's [`State`], and is reset in every phase. The parameters of
+/// the loss (a learned precision) do not change. If ℓ_t is quadratic (an affine layer without
+/// activation, squared error), one undamped step with enough iterations reaches the minimum.
+/// Levenberg 1944; Marquardt 1963; with products instead of matrices Martens 2010.
 ///
 /// # Examples
 /// ```
@@ -59,7 +59,7 @@ pub struct LevenbergMarquardt {
 
 serde_checked!(LevenbergMarquardt);
 
-/// Vectors of the length of the layer's own parameters, and two of θ_t's.
+/// Vectors with the length of the layer's own parameters, and two with that of θ_t.
 #[derive(Debug)]
 struct Memory<T> {
     /// θ_t as accepted, and as tried.
@@ -86,13 +86,13 @@ impl<T> Default for Memory<T> {
     }
 }
 
-/// What λ is at least after a rejected step, and at most.
+/// The least λ after a rejected step, and the largest λ.
 const LEAST_REJECTED: f64 = 1e-3;
 const MOST: f64 = 1e8;
 
 impl LevenbergMarquardt {
-    /// K = `steps` steps a call, each of at most m = `iterations` iterations. Defaults: λ starts at
-    /// 1e-3; the iterations of a step end where the residual fell by 1e-10.
+    /// K = `steps` steps per call, each of at most m = `iterations` iterations. Defaults: λ starts at
+    /// 1e-3; the iterations of a step end when the residual has fallen by a factor of 1e-10.
     pub fn new(steps: u64, iterations: u64) -> Self {
         Self {
             steps,
@@ -102,7 +102,7 @@ impl LevenbergMarquardt {
         }
     }
 
-    /// Another λ at the start; 0 is plain Gauss-Newton until a step fails.
+    /// Sets λ at the start; 0 is plain Gauss-Newton until a step fails.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless λ is finite and not negative.
@@ -110,7 +110,7 @@ impl LevenbergMarquardt {
         Self { damping, ..self }.checked()
     }
 
-    /// Another relative tolerance of the residual.
+    /// Sets the relative tolerance of the residual.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless it is finite and not negative.
@@ -149,8 +149,8 @@ impl<T: Scalar> Memory<T> {
         }
     }
 
-    /// `step` ← (G + λ s I)⁻¹ (−gradient), approximately; gives whether there is anything to step
-    /// along. The prediction in the workspace must be current.
+    /// `step` ← (G + λ s I)⁻¹ (−gradient), approximately; returns whether there is a step to take. The
+    /// prediction in the workspace must be current.
     fn solve(
         &mut self,
         problem: &LocalProblem<'_, T>,
@@ -246,7 +246,7 @@ impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt {
             if !energy.is_finite() {
                 return Err(non_finite(Quantity::Energy, number));
             }
-            // Taken out, so that the rest of the memory can be written beside it.
+            // Taken out, so that the rest of the memory can be written meanwhile.
             let accepted = std::mem::take(&mut memory.accepted);
             let at = LocalProblem {
                 parameters: &accepted,
@@ -256,7 +256,7 @@ impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt {
                 let own = &workspace.d_parameters[..own];
                 memory.gradient.copy_from_slice(own);
             } else {
-                // The workspace is at the step that was taken back.
+                // The workspace is at the step that was undone.
                 at.predict(workspace);
             }
             let solved = if all_finite(&memory.gradient) {
@@ -295,7 +295,7 @@ impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt {
                 }
             } else {
                 let larger = (*damping * T::of(8.0)).max(T::of(LEAST_REJECTED));
-                // Growth ends at MOST, and takes nothing from a λ that was larger from the start.
+                // Growth ends at MOST, but does not reduce a λ that started larger.
                 *damping = larger.min(T::of(MOST).max(*damping));
             }
         }

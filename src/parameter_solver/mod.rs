@@ -23,12 +23,12 @@ use crate::state::State;
 pub struct ParameterReport {
     /// Steps that were tried.
     pub steps: u64,
-    /// Steps that stand.
+    /// Steps that were accepted.
     pub accepted: u64,
 }
 
 impl ParameterReport {
-    /// A report of `steps` steps, of which `accepted` stand.
+    /// A report of `steps` steps, of which `accepted` were accepted.
     pub fn new(steps: u64, accepted: u64) -> Self {
         Self { steps, accepted }
     }
@@ -37,12 +37,12 @@ impl ParameterReport {
 /// A method for one layer's local problem ℓ_t(θ_t), z_t and z_{t+1} fixed: the W-step's
 /// counterpart of [`TargetSolver`](crate::target_solver::TargetSolver).
 ///
-/// A solver is a value of options. What it keeps from call to call (sums over minibatches, a
-/// damping) is a [`State`] that the caller holds, one for each layer: the same solver serves all
-/// layers, at once, and a state can be saved and taken up again.
+/// A solver holds options only. What it keeps between calls (sums over minibatches, a damping) is a
+/// [`State`] that the caller holds, one for each layer. So one solver can serve all layers in
+/// parallel, and a state can be saved and resumed.
 ///
 /// # Examples
-/// A solver of one's own, a gradient step of length η on the mean of ℓ_t that is kept if ℓ_t falls:
+/// A custom solver: a gradient step with rate η on the mean of ℓ_t, kept if ℓ_t falls:
 /// ```
 /// use layerwise::{Error, Scalar};
 /// use layerwise::energy::{LocalProblem, LocalWorkspace, Parameters, Value};
@@ -75,8 +75,8 @@ impl ParameterReport {
 /// }
 /// ```
 pub trait ParameterSolver<T: Scalar>: Debug + Send + Sync {
-    /// Whether this solver fits the layer, loss and regulariser of the problem, whatever its
-    /// examples (there may be none); it fits every one by default.
+    /// Checks whether this solver can handle the layer, loss and regulariser of the problem,
+    /// whatever its examples (there may be none). By default it can handle any.
     ///
     /// # Errors
     /// [`Error::ParameterSolver`] with the reason why it does not, [`Error::InvalidOption`] for an
@@ -90,13 +90,12 @@ pub trait ParameterSolver<T: Scalar>: Debug + Send + Sync {
         State::new()
     }
 
-    /// Moves θ_t: `parameters`, which come as [`LocalProblem::parameters`], the layer's own and then
-    /// the loss's. On an error they are as they came.
+    /// Moves θ_t: `parameters` start as [`LocalProblem::parameters`], the layer's own and then the
+    /// loss's. On an error they are unchanged.
     ///
-    /// The state is one of [`ParameterSolver::start`], as earlier calls on this layer left it; what
-    /// cannot be one (of another layer, say) counts as a new one. The workspace is memory: what it
-    /// holds before and after means nothing. The solvers of this crate allocate in the first call
-    /// for a size of problem alone.
+    /// The state comes from [`ParameterSolver::start`] and from earlier calls on this layer. A state
+    /// that does not fit (of another layer, say) is treated as new. The workspace is scratch memory.
+    /// The solvers of this crate allocate only in the first call for a given problem size.
     ///
     /// # Errors
     /// Those of [`ParameterSolver::check`], [`Error::Length`] for `parameters` that do not fit,
@@ -112,7 +111,7 @@ pub trait ParameterSolver<T: Scalar>: Debug + Send + Sync {
 
 macro_rules! forward {
     ($($pointer:ty),*) => {$(
-        /// A solver behind a pointer is one.
+        /// A pointer to a solver is a solver.
         impl<T: Scalar, S: ParameterSolver<T> + ?Sized> ParameterSolver<T> for $pointer {
             fn check(&self, problem: &LocalProblem<'_, T>) -> Result<(), Error> {
                 (**self).check(problem)
@@ -138,8 +137,8 @@ macro_rules! forward {
 forward!(&S, Box<S>, Arc<S>);
 
 impl<T: Scalar> DecoupledCircuit<T> {
-    /// Moves θ_t by one call of `solver`, with a new state, on the selected examples; targets and all
-    /// other parameters fixed.
+    /// Moves θ_t by one call of `solver`, with a new state, on the selected examples. Targets and all
+    /// other parameters stay fixed.
     ///
     /// To keep its state over several batches, call [`ParameterSolver::solve`] on
     /// [`DecoupledCircuit::local_problem`]s, and [`DecoupledCircuit::set_parameters`].

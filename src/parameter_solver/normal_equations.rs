@@ -1,4 +1,4 @@
-//! Linear least squares by sums that batches are added to.
+//! Linear least squares from running sums over batches.
 
 use crate::check::{check_finite, check_length, check_weights, in_scalar, share};
 use crate::error::{Error, Quantity};
@@ -12,14 +12,14 @@ use crate::state::State;
 /// min over (W, b) of (1/N) Σᵢ wᵢ ½‖W zᵢ + b − pᵢ‖² + ½ λ‖W‖² + ½ ρ‖(W, b) − (W, b)_old‖², N = Σᵢ wᵢ,
 ///
 /// as sums that batches are added to one after another: Σ w z zᵀ, Σ w z pᵀ, and with a bias Σ w z and
-/// Σ w p. The memory does not grow with the examples, (d + m) d scalars of sums for d inputs and m
-/// outputs. b is not penalised by λ (ridge; Hoerl & Kennard 1970), but held by ρ (proximal).
+/// Σ w p. Memory does not grow with the examples: the sums take (d + m) d scalars for d inputs and m
+/// outputs. b is not penalised by λ (ridge; Hoerl & Kennard 1970), but is held by ρ (proximal).
 ///
-/// [`NormalEquations::forget`] multiplies all sums by a factor before new ones come: 1 weighs all
-/// examples ever added alike, less is recursive least squares with exponential forgetting.
+/// [`NormalEquations::forget`] multiplies all sums by a factor before a batch is added: 1 weights all
+/// examples ever added equally, less is recursive least squares with exponential forgetting.
 ///
-/// A solution costs d³/6 + m d² multiplications (Cholesky). The condition of the data enters
-/// squared: about half the digits are left where cond(Z) is ε^−½.
+/// A solution costs d³/6 + m d² multiplications (Cholesky). The data's condition number enters
+/// squared: about half the digits remain if cond(Z) is ε^−½.
 ///
 /// # Examples
 /// ```
@@ -37,12 +37,12 @@ use crate::state::State;
 #[derive(Debug, Clone, PartialEq)]
 pub struct NormalEquations<T> {
     shape: Shape,
-    /// The sums, beside the memory of solutions.
+    /// The sums, and scratch memory for solving.
     state: State<T>,
 }
 
 impl<T: Scalar> NormalEquations<T> {
-    /// Equations without examples yet, for `inputs` = d and `outputs` = m, with b or without.
+    /// Equations without examples yet, for `inputs` = d and `outputs` = m, with or without b.
     ///
     /// # Errors
     /// [`Error::ZeroDimension`], or [`Error::TooLarge`] for sums that no memory can hold.
@@ -107,15 +107,15 @@ impl<T: Scalar> NormalEquations<T> {
         Ok(())
     }
 
-    /// Solves for (W, b): `parameters`, m × d column-major and then b if there is one, come as
-    /// (W, b)_old (which counts only with ρ > 0) and become the minimiser. λ = `ridge`,
-    /// ρ = `proximal`; the sums stay as they are.
+    /// Solves for (W, b). `parameters` hold m × d values column-major, then b if there is one; they
+    /// start as (W, b)_old (which matters only if ρ > 0) and become the minimiser. λ = `ridge`,
+    /// ρ = `proximal`; the sums do not change.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless λ and ρ are finite and not negative, [`Error::Length`],
-    /// [`Error::NoExamples`], [`Error::TooLarge`], [`Error::Singular`] for λ = ρ = 0 (or too small to count) and examples
-    /// that do not decide W and b, [`Error::NonFinite`] for sums or a solution out of range.
-    /// `parameters` are unchanged then.
+    /// [`Error::NoExamples`], [`Error::TooLarge`], [`Error::Singular`] if the examples do not
+    /// determine W and b and λ and ρ are 0 or negligible, [`Error::NonFinite`] for sums or a
+    /// solution out of range. `parameters` are unchanged then.
     pub fn solve(&mut self, ridge: f64, proximal: f64, parameters: &mut [T]) -> Result<(), Error> {
         let ridge = in_scalar("NormalEquations::solve's ridge", ridge)?;
         let proximal = in_scalar("NormalEquations::solve's proximal", proximal)?;
@@ -154,7 +154,7 @@ impl Shape {
         Ok(shape)
     }
 
-    /// Of the sums together, at most.
+    /// A bound on the total size of the sums.
     fn extent(self) -> (usize, usize) {
         let rows = self.inputs.saturating_add(1);
         (rows, rows.saturating_add(self.outputs))
@@ -169,7 +169,7 @@ impl Shape {
         }
     }
 
-    /// Makes `values` this long, or fails where there is no memory.
+    /// Resizes `values` to `length`, or fails if there is not enough memory.
     fn resize<T: Scalar>(self, values: &mut Vec<T>, length: usize) -> Result<(), Error> {
         let more = length.saturating_sub(values.len());
         let reserved = values.try_reserve_exact(more);
@@ -199,7 +199,7 @@ impl Shape {
     }
 }
 
-/// What a solution works in; nothing of it counts afterwards.
+/// Scratch memory for solving.
 #[derive(Debug)]
 pub(super) struct Memory<T> {
     /// w z of a batch.
@@ -208,7 +208,7 @@ pub(super) struct Memory<T> {
     matrix: Vec<T>,
     /// Its diagonal.
     diagonal: Vec<T>,
-    /// Where the matrix is nearest to singular.
+    /// The direction in which the matrix is nearest to singular.
     direction: Vec<T>,
     /// One column per output.
     solution: Vec<T>,
@@ -226,7 +226,7 @@ impl<T> Default for Memory<T> {
     }
 }
 
-/// The arithmetic of [`NormalEquations`], on sums that the caller keeps.
+/// The arithmetic of [`NormalEquations`], on sums that the caller holds.
 pub(super) struct Equations<'a, T> {
     shape: Shape,
     /// Σ w z zᵀ (d × d), Σ w z pᵀ (d × m), Σ w z and Σ w p (empty without a bias), and N.
@@ -241,7 +241,7 @@ impl<'a, T: Scalar> Equations<'a, T> {
     const TARGETS: usize = 3;
     const WEIGHT: usize = 4;
 
-    /// Equations with these sums, which begin at 0 if they are of another shape.
+    /// Equations with these sums, which are reset to 0 if they have another shape.
     pub(super) fn new(
         shape: Shape,
         sums: &'a mut Vec<Vec<T>>,
@@ -260,14 +260,14 @@ impl<'a, T: Scalar> Equations<'a, T> {
     /// Multiplies all sums by γ.
     pub(super) fn forget(&mut self, factor: T) {
         if factor.is_zero() {
-            // Also of what is not finite.
+            // Non-finite sums too.
             self.sums.iter_mut().for_each(|sum| sum.fill(T::zero()));
         } else if factor != T::one() {
             self.sums.iter_mut().for_each(|sum| scale(sum, factor));
         }
     }
 
-    /// Adds a batch of arrays that fit; no weights mean 1 each.
+    /// Adds a batch, whose arrays must fit; empty weights mean 1 each.
     pub(super) fn add(&mut self, inputs: &[T], targets: &[T], weights: &[T]) {
         let (d, m) = (self.shape.inputs, self.shape.outputs);
         let n = inputs.len() / d;
@@ -353,7 +353,7 @@ impl<'a, T: Scalar> Equations<'a, T> {
         Ok(())
     }
 
-    /// A ← (1/N) Σ w \[z; 1\]\[z; 1\]ᵀ + diag λ + ρ I, and of each output the right-hand side
+    /// A ← (1/N) Σ w \[z; 1\]\[z; 1\]ᵀ + diag λ + ρ I, and for each output the right-hand side
     /// (1/N) Σ w \[z; 1\] p + ρ (W, b)_old.
     fn assemble(&mut self, ridges: [T; 2], proximal: T, old: &[T]) {
         let (d, m, side) = (self.shape.inputs, self.shape.outputs, self.shape.side());
@@ -393,10 +393,10 @@ impl<'a, T: Scalar> Equations<'a, T> {
         }
     }
 
-    /// Whether the matrix is positive beyond rounding, judged along the direction x = L⁻ᵀ e_k of
-    /// the pivot k that is smallest beside its diagonal entry: xᵀA x / Σ_j A_jj x_j² must be above
-    /// 2dε, what rounding may leave of 0 (seen: 1.2 dε). Pivots alone would not tell: where the
-    /// rows before are nearly dependent, that of a dependent row is far above ε.
+    /// Checks that the matrix is positive definite beyond rounding, along the direction x = L⁻ᵀ e_k of
+    /// the pivot k that is smallest relative to its diagonal entry: xᵀA x / Σ_j A_jj x_j² must be above
+    /// 2dε, the largest value expected from rounding (observed: 1.2 dε). Pivots alone would not show
+    /// it: if earlier rows are nearly dependent, a dependent row's pivot is far above ε.
     fn check_pivots(&mut self, what: impl Fn() -> String) -> Result<(), Error> {
         let side = self.memory.diagonal.len();
         let pivot = |row: usize| {
@@ -404,7 +404,7 @@ impl<'a, T: Scalar> Equations<'a, T> {
                 self.memory.matrix[row * side + row],
                 self.memory.diagonal[row],
             );
-            // Where the factorisation ended, the entry is not above 0.
+            // If the factorisation stopped here, the entry is not above 0.
             match root > T::zero() && diagonal > T::zero() {
                 true => root * root / diagonal,
                 false => T::zero(),
@@ -412,7 +412,7 @@ impl<'a, T: Scalar> Equations<'a, T> {
         };
         let mut smallest = (0, pivot(0));
         for row in 1..side {
-            // Behind such an end nothing was factored.
+            // Beyond such a stop nothing was factored.
             if smallest.1.is_zero() {
                 break;
             }
@@ -446,7 +446,7 @@ impl<'a, T: Scalar> Equations<'a, T> {
 impl<T: Scalar> Memory<T> {
     fn fit(&mut self, shape: Shape) -> Result<(), Error> {
         let side = shape.side();
-        // What stands above the diagonal is never read.
+        // Entries above the diagonal are never read.
         shape.resize(&mut self.matrix, side * side)?;
         shape.resize(&mut self.diagonal, side)?;
         shape.resize(&mut self.direction, side)?;

@@ -1,11 +1,11 @@
-//! Bounds of the curvature of E in z.
+//! Bounds on the curvature of E in z.
 
 use crate::energy::Layers;
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::state::State;
 
-/// Bounds of the blocks of E's Gauss-Newton matrix in z, for squared or other L_h of bounded
+/// Bounds on the blocks of E's Gauss-Newton matrix in z, for squared or other L_h of bounded
 /// curvature c_t:
 ///
 /// diagonal block of z_t: μ_t c_t + μ_{t+1} c_{t+1} ‖J_t‖² + λ₂ of S (μ_T = 1 with L);
@@ -22,24 +22,24 @@ impl<T: Scalar> Curvature<T> {
     /// The bounds at the present θ.
     ///
     /// # Errors
-    /// [`Error::NoCurvatureBound`] for a layer or loss that gives none.
+    /// [`Error::NoCurvatureBound`] for a layer or loss without a bound.
     pub(crate) fn new(layers: Layers<'_, T>) -> Result<Self, Error> {
         let [mut blocks, mut couplings] = [Vec::new(), Vec::new()];
         compute(layers, [&mut blocks, &mut couplings], &mut Vec::new())?;
         Ok(Self { blocks, couplings })
     }
 
-    /// Bound of λ_max of the whole matrix.
+    /// Bound on λ_max of the whole matrix.
     pub(crate) fn whole(&self) -> T {
         whole(&self.blocks, &self.couplings)
     }
 }
 
-/// Brings the bounds in a state up to date, blocks and couplings: in every so many calls, and whenever
-/// μ or the widths changed.
+/// Updates the bounds in a state, blocks and couplings: every `every` calls, and whenever μ or the
+/// widths changed.
 ///
-/// The state holds the number of calls since they were computed and the widths as counts; blocks,
-/// couplings and μ as values.
+/// The state holds, as counts, the widths and the number of calls since the bounds were computed,
+/// and, as values, blocks, couplings and μ.
 pub(super) fn refresh<'a, T: Scalar>(
     state: &'a mut State<T>,
     every: u64,
@@ -101,7 +101,7 @@ fn compute<T: Scalar>(
     Ok(())
 }
 
-/// Bound of λ_max of the whole matrix: the largest sum of a block row (block Gershgorin).
+/// Bound on λ_max of the whole matrix: the largest sum of a block row (block Gershgorin).
 pub(super) fn whole<T: Scalar>(blocks: &[T], couplings: &[T]) -> T {
     (0..blocks.len()).fold(T::zero(), |top, i| {
         let mut row = blocks[i];
@@ -111,7 +111,7 @@ pub(super) fn whole<T: Scalar>(blocks: &[T], couplings: &[T]) -> T {
         if let Some(&next) = couplings.get(i) {
             row += next;
         }
-        // A row that is no number must not hide behind others.
+        // A NaN row must not be hidden by others.
         match top.is_finite() && (row > top || !row.is_finite()) {
             true => row,
             false => top,

@@ -10,12 +10,12 @@ use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::state::State;
 
-/// A direction: proposes one step of all targets from where they are, each example with its own share
-/// of it. [`Iterate`] makes a [`TargetSolver`] of it.
+/// A direction: proposes one step of all targets from their current values, each example taking its
+/// own share of it. [`Iterate`] turns it into a [`TargetSolver`].
 ///
-/// A descent holds options only; what it keeps is in the [`State`], which is empty at the start of a
-/// run: counts and values from call to call, buffers in [`State::scratch`]. An example's step must not
-/// depend on which other examples share its batch.
+/// A descent holds options only. What it keeps is in the [`State`], which is empty at the start of a
+/// run: counts and values kept between calls, and buffers in [`State::scratch`]. An example's step
+/// must not depend on which other examples share its batch.
 ///
 /// # Examples
 /// Steps of one length in every layer, along the normalised gradient:
@@ -64,7 +64,7 @@ use crate::state::State;
 /// # Ok::<(), layerwise::Error>(())
 /// ```
 pub trait Descent<T: Scalar>: Debug + Send + Sync {
-    /// Begins a call: brings bounds up to date, makes room.
+    /// Begins a call: updates bounds and allocates memory.
     ///
     /// # Errors
     /// If the descent cannot work on this problem; no target has moved then.
@@ -76,13 +76,13 @@ pub trait Descent<T: Scalar>: Debug + Send + Sync {
         Ok(())
     }
 
-    /// Looks at the point from which the next step goes, and moves nothing: by default E and every
-    /// ∂E/∂z_t are evaluated and recorded ([`Trial::evaluate`]). Examples at rest end before they move.
+    /// Examines the starting point of the next step, and moves nothing. By default E and every
+    /// ∂E/∂z_t are evaluated and recorded ([`Trial::evaluate`]); examples at rest end before they move.
     ///
-    /// A descent that finds its gradients on the way, as a sweep does, predicts here, records each
-    /// gradient in [`Descent::step`] ([`Trial::record_gradient`]; examples at rest then end after the
-    /// step), and sees to it that the energies of the start are recorded: here
-    /// ([`Trial::record_energies`]) or on the way ([`Trial::record_energy`]).
+    /// A descent that computes its gradients during the step, as a sweep does, predicts here and
+    /// records each gradient in [`Descent::step`] ([`Trial::record_gradient`]; examples at rest then
+    /// end after the step). It must also record the energies at the start: here
+    /// ([`Trial::record_energies`]) or during the step ([`Trial::record_energy`]).
     ///
     /// # Errors
     /// [`Error::NonFinite`] for an energy or a gradient that is not finite.
@@ -99,7 +99,7 @@ pub trait Descent<T: Scalar>: Debug + Send + Sync {
     /// ended must stay.
     ///
     /// # Errors
-    /// [`Error::NonFinite`], and those of one's own; the targets are put back then.
+    /// [`Error::NonFinite`], and the descent's own errors; the targets are then restored.
     fn step(
         &self,
         state: &mut State<T>,
@@ -107,7 +107,7 @@ pub trait Descent<T: Scalar>: Debug + Send + Sync {
         trial: &mut Trial<T>,
     ) -> Result<(), Error>;
 
-    /// Learns what became of the step, by example.
+    /// Receives the outcome of the step for each example.
     fn judged(&self, _state: &mut State<T>, _verdicts: &[Verdict]) {}
 }
 
@@ -151,11 +151,11 @@ forward!(&D, Box<D>, Arc<D>);
 
 /// K steps of a [`Descent`], each judged example by example.
 ///
-/// A step that the [`Check`] refuses is drawn back for that example alone: to a quarter, a sixteenth,
-/// and a sixty-fourth of its way, and then to where it began. Its next step begins with the share that
-/// was found, and with four times the last share, at most all, after a step that was taken as it came.
-/// An example ends where [`Convergence`] says; then its targets stay, and the loop ends with the last
-/// one. After an error the targets are those of the last completed step.
+/// A step that the [`Check`] refuses is shortened for that example alone: to a quarter, a sixteenth
+/// and a sixty-fourth, and finally to nothing. The example's next step starts from the accepted
+/// share; after a step accepted at once, from four times the last share, at most a full step. An
+/// example ends where [`Convergence`] says; its targets then stay fixed, and the loop ends when all
+/// examples have. After an error the targets are those of the last completed step.
 ///
 /// [`ReverseSweep`](super::ReverseSweep), [`RedBlack`](super::RedBlack),
 /// [`SynchronousDescent`](super::SynchronousDescent) and [`GaussNewton`](super::GaussNewton) run through
@@ -173,7 +173,7 @@ pub struct Iterate<D> {
 }
 
 impl<D> Iterate<D> {
-    /// K = `steps` steps of `descent` (0 leaves the targets alone), all made and taken as they are.
+    /// K = `steps` steps of `descent` (0 leaves the targets unchanged), without check or early end.
     pub fn new(steps: u64, descent: D) -> Self {
         Self {
             steps,
@@ -183,12 +183,12 @@ impl<D> Iterate<D> {
         }
     }
 
-    /// The same with steps held to E.
+    /// Sets how steps are checked against E.
     pub fn with_check(self, check: Check) -> Self {
         Self { check, ..self }
     }
 
-    /// The same with an earlier end of each example.
+    /// Sets when examples end early.
     pub fn with_convergence(self, convergence: Convergence) -> Self {
         Self {
             convergence,

@@ -1,8 +1,8 @@
 //! Z-steps: moving the auxiliary targets of a batch, θ fixed.
 //!
-//! A solver is a plain value of options; what it keeps from call to call is a [`State`] of the caller's.
-//! The solvers of this crate are directions ([`Descent`]) in one loop ([`Iterate`]), which judges steps
-//! example by example, draws them back, and ends.
+//! A solver is a plain value of options; what it keeps from call to call is a [`State`] that the
+//! caller holds. The solvers of this crate are directions ([`Descent`]) in one loop ([`Iterate`]),
+//! which checks steps example by example, shortens them, and decides when to end.
 
 mod curvature;
 mod descent;
@@ -39,12 +39,12 @@ use crate::state::State;
 
 /// A method that lowers E over the auxiliary targets of one batch.
 ///
-/// A solver holds options only: it can be shared, and used for several batches at once with a state for
+/// A solver holds options only. It can be shared, and used for several batches at once with one state
 /// each. An example's targets must not depend on which other examples share its batch.
 ///
 /// # Examples
-/// A solver of one's own, a reverse sweep with a fixed step (a [`Descent`] in [`Iterate`] has checked
-/// steps and an early end besides):
+/// A custom solver, a reverse sweep with a fixed step (a [`Descent`] in [`Iterate`] would also have
+/// checked steps and an early end):
 /// ```
 /// use layerwise::state::State;
 /// use layerwise::target_solver::{SolveReport, TargetProblem, TargetSolver};
@@ -80,8 +80,8 @@ pub trait TargetSolver<T: Scalar>: Debug + Send + Sync {
 
     /// Moves the targets.
     ///
-    /// `state` comes from [`TargetSolver::start`] and goes from call to call of a run, in which θ, the
-    /// batch and its size may change.
+    /// `state` comes from [`TargetSolver::start`] and is passed from call to call of a run, in which
+    /// θ, the batch and its size may change.
     ///
     /// # Errors
     /// [`Error::NonFinite`] if an energy, a gradient or a new target is not finite; the targets are
@@ -119,8 +119,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// state, θ fixed.
     ///
     /// # Errors
-    /// Errors of the selection, [`Error::NoExamples`], and those of the solver, whose completed steps
-    /// stand.
+    /// Errors of the selection, [`Error::NoExamples`], and those of the solver; its completed steps
+    /// are kept.
     pub fn solve_targets(
         &mut self,
         solver: &dyn TargetSolver<T>,
@@ -141,7 +141,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
     }
 }
 
-/// Reads options as their derived form, and checks them by `$check` like a constructor.
+/// Deserialises options in their derived form, and checks them by `$check` like a constructor.
 #[cfg(feature = "serde")]
 macro_rules! validated {
     ($type:ty, $check:expr) => {

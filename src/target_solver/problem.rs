@@ -22,16 +22,16 @@ pub struct TargetProblem<'a, T: Scalar> {
     predictions: &'a mut Predictions,
 }
 
-/// What the predictions in a workspace are: whoever moves targets or θ keeps it true.
+/// What the predictions in a workspace belong to; code that moves targets or θ must update this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Predictions {
-    /// Not of this batch and θ.
+    /// Not to this batch and θ.
     None,
-    /// Of targets that have changed since.
+    /// To targets that have changed since.
     Earlier,
-    /// Of the targets as they are.
+    /// To the current targets.
     Current,
-    /// The same, and the energies are theirs.
+    /// To the current targets, and so do the energies.
     Evaluated,
 }
 
@@ -82,7 +82,7 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         self.batch.view()
     }
 
-    /// What an evaluation reads, beside the memory that it writes.
+    /// What an evaluation reads, and the memory that it writes.
     pub(super) fn split(&mut self) -> (Problem<'_, T>, &mut Workspace<T>) {
         let problem = Problem {
             layers: self.layers,
@@ -92,7 +92,7 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         (problem, self.workspace)
     }
 
-    /// The targets, to be changed: the only way to them.
+    /// The targets, mutable; the only access to them.
     fn targets(&mut self) -> (&mut BatchMut<'a, T>, &Workspace<T>) {
         if self.predictions.are_current() {
             *self.predictions = Predictions::Earlier;
@@ -100,7 +100,7 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         (&mut self.batch, self.workspace)
     }
 
-    /// The auxiliary targets z_t, d_t × n column-major, to be changed.
+    /// The auxiliary targets z_t, d_t × n column-major, mutable.
     ///
     /// # Panics
     /// If t is not in 1..T.
@@ -108,7 +108,7 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         self.targets().0.target_mut(t)
     }
 
-    /// z_t to be changed, beside ∂E/∂z_t of the last [`TargetProblem::evaluate`] or
+    /// z_t, mutable, together with ∂E/∂z_t from the last [`TargetProblem::evaluate`] or
     /// [`TargetProblem::target_gradient`].
     ///
     /// # Panics
@@ -128,7 +128,7 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
     /// # Errors
     /// [`Error::NonFinite`] if a prediction is not finite; the targets are unchanged then.
     pub fn refresh(&mut self) -> Result<(), Error> {
-        // What it leaves in the workspace are no predictions from the targets, if it fails.
+        // If this fails, the workspace does not hold predictions from the targets.
         *self.predictions = Predictions::None;
         let (problem, workspace) = self.split();
         problem.forward_pass(workspace);
@@ -150,7 +150,7 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
     /// being the prediction from the target just set below.
     ///
     /// # Errors
-    /// [`Error::NonFinite`] if a target is not finite; all are put back then.
+    /// [`Error::NonFinite`] if a target is not finite; all are then restored.
     pub fn chain(&mut self, mut choose: impl FnMut(usize, &[T], &mut [T])) -> Result<(), Error> {
         let depth = self.layers.depth();
         self.workspace.fit(depth);
@@ -170,8 +170,8 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         })
     }
 
-    /// Makes one step of a solver as a whole or not at all: if `step` fails, or leaves a target
-    /// that is not finite, all targets are put back.
+    /// Makes one step of a solver completely or not at all: if `step` fails, or makes a target
+    /// non-finite, all targets are restored.
     ///
     /// # Errors
     /// That of `step`, or [`Error::NonFinite`] with `number`.
@@ -180,7 +180,7 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         number: u64,
         step: impl FnOnce(&mut Self) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        // Taken out, so that another attempt within this one has memory of its own.
+        // Taken out, so that a nested attempt has its own memory.
         let mut before = std::mem::take(&mut self.workspace.previous);
         self.save(&mut before);
         let made = step(self).and_then(|()| self.check_targets(number));
@@ -218,7 +218,7 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         }
     }
 
-    /// Whether all targets are finite.
+    /// Checks that all targets are finite.
     pub(super) fn check_targets(&self, number: u64) -> Result<(), Error> {
         let batch = self.batch.view();
         (1..self.layers.depth())
@@ -234,21 +234,21 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         }
     }
 
-    /// [`TargetProblem::predict`], unless the workspace has predictions of this batch, whatever its
-    /// targets were.
+    /// [`TargetProblem::predict`], unless the workspace has predictions for this batch, even if its
+    /// targets have changed since.
     fn predict_once(&mut self) {
         if *self.predictions == Predictions::None {
             self.predict();
         }
     }
 
-    /// E and the wanted gradients at the targets as they are.
+    /// E and the wanted gradients at the current targets.
     pub fn evaluate<W: Wanted>(&mut self, _wanted: W) -> Evaluation<'_, T, W> {
         self.differentiate(W::ASK);
         Evaluation::new(self.workspace)
     }
 
-    /// The same into the workspace, and E.
+    /// The same into the workspace; returns E.
     pub(crate) fn differentiate(&mut self, ask: Ask) -> T {
         let predict = !self.predictions.are_current();
         let (problem, workspace) = self.split();
@@ -257,9 +257,9 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         self.workspace.energy()
     }
 
-    /// [`TargetProblem::differentiate`] with predictions and Jacobians left as they are in the
-    /// workspace, those of the last forward pass ([`TargetProblem::refresh`]), while the targets
-    /// have moved: the fixed-prediction assumption.
+    /// [`TargetProblem::differentiate`] with predictions and Jacobians kept from the last forward
+    /// pass ([`TargetProblem::refresh`]) while the targets have moved: the fixed-prediction
+    /// assumption.
     pub(crate) fn evaluate_frozen(&mut self, ask: Ask) -> T {
         self.predict_once();
         let (problem, workspace) = self.split();
@@ -288,7 +288,7 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         gaps.fold(T::zero(), |sum, gap| sum + gap)
     }
 
-    /// ℓ_t, and ∂E/∂θ_t alone into the workspace.
+    /// ℓ_t; writes only ∂E/∂θ_t to the workspace.
     ///
     /// # Panics
     /// If t ≥ T.
@@ -301,8 +301,8 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
 
     /// The weights of the examples, one per column; `None` if every weight is 1.
     ///
-    /// A weight scales an example's energy and gradients, and must not change how its targets
-    /// move: a step along [`TargetProblem::target_gradient`] divides by it.
+    /// A weight scales an example's energy and gradients, but must not change how its targets move.
+    /// So a step along [`TargetProblem::target_gradient`] must divide by it.
     pub fn example_weights(&self) -> Option<&'a [T]> {
         let weights: &'a [T] = self.batch.base.weights;
         (!weights.is_empty()).then_some(weights)
@@ -317,8 +317,8 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         self.descend_by(t, step, |_| T::one());
     }
 
-    /// [`TargetProblem::descend`] with a share of the step for the i-th example; one whose share is 0
-    /// stays, whatever the step is.
+    /// [`TargetProblem::descend`] with a share of the step for the i-th example; an example with share
+    /// 0 does not move, whatever the step is.
     pub(super) fn descend_by(&mut self, t: usize, step: T, share: impl Fn(usize) -> T) {
         let weights = self.example_weights();
         let dim = self.layers.dims()[t];
@@ -337,16 +337,16 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         }
     }
 
-    /// ∂E/∂z_t alone (target part plus input part), from the targets as they are and the predictions
-    /// in the workspace, which it does **not** renew: call [`TargetProblem::predict`] once before a
-    /// sweep. Within one sweep t = T−1, …, 1 they stay valid for what is still to be read.
+    /// Only ∂E/∂z_t (target part plus input part), from the current targets and the predictions in
+    /// the workspace, which it does **not** recompute: call [`TargetProblem::predict`] once before a
+    /// sweep. Within one sweep t = T−1, …, 1, predictions still to be read stay valid.
     ///
     /// # Panics
     /// If t is not in 1..T.
     pub fn target_gradient(&mut self, t: usize) -> &[T] {
         assert!(
             0 < t && t < self.layers.depth(),
-            "z_{t} is no auxiliary target"
+            "z_{t} is not an auxiliary target"
         );
         self.predict_once();
         let (problem, workspace) = self.split();
@@ -370,7 +370,7 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
             });
     }
 
-    /// Computes ẑ_{t+1} anew for t = `first`, `first` + 2, …, whose z_t alone have moved since
+    /// Recomputes ẑ_{t+1} for t = `first`, `first` + 2, …, if only their z_t have moved since
     /// predictions were last current.
     pub(super) fn predict_alternate(&mut self, first: usize) {
         let (problem, workspace) = self.split();
@@ -384,7 +384,7 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         *self.predictions = Predictions::Current;
     }
 
-    /// Σ over the i-th example's units of (∂E/∂z_t)², divided by its squared weight, of the
+    /// Σ over the i-th example's units of (∂E/∂z_t)², divided by its squared weight, with the
     /// gradient in the workspace.
     pub(super) fn squared_gradient(&self, t: usize, i: usize) -> T {
         let dim = self.layers.dims()[t];
@@ -414,7 +414,7 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         });
     }
 
-    /// Whether ∂E/∂z_t in the workspace is finite.
+    /// Checks that ∂E/∂z_t in the workspace is finite.
     ///
     /// # Errors
     /// [`Error::NonFinite`] with `step`.

@@ -11,11 +11,11 @@ use crate::state::State;
 /// K red-black sweeps: z_t ← z_t − η_t ∂E/∂z_t for t = T−1, T−3, … at once, then for
 /// t = T−2, T−4, … at once, with the new targets of the first.
 ///
-/// The targets of one half couple with none of their own half, so each half is parallel over its
-/// layers, and the bound of z_t's own block suffices for the step, as in a
-/// [`ReverseSweep`](super::ReverseSweep). A sweep costs one VJP and, since each half's predictions
-/// are made anew, one forward pass of the local problems; it reaches two layers, where a reverse sweep
-/// reaches all but waits for one layer after another. Gauss-Seidel in red-black order: Young 1971.
+/// Targets in the same half are not coupled, so each half is parallel over its layers, and the bound
+/// on z_t's own block suffices for the step, as in a [`ReverseSweep`](super::ReverseSweep). A sweep
+/// costs one VJP per layer and, since each half's predictions are recomputed, one forward pass of the
+/// local problems. It carries a signal over two layers; a reverse sweep reaches all layers, but
+/// processes them one after another. Gauss-Seidel in red-black order: Young 1971.
 ///
 /// # Examples
 /// ```
@@ -33,26 +33,26 @@ pub struct RedBlack(Iterate<HalfSweeps>);
 struct HalfSweeps(StepRule);
 
 impl RedBlack {
-    /// K = `sweeps` sweeps (0 leaves the targets alone). Defaults: bounded steps with margin 1, bounds
-    /// computed anew in every 10th call, all sweeps made.
+    /// K = `sweeps` sweeps (0 leaves the targets unchanged). Defaults: bounded steps with margin 1,
+    /// bounds recomputed every 10th call, no early end.
     pub fn new(sweeps: u64) -> Self {
         let size = StepSize::Bounded { margin: 1.0 };
         let sweep = HalfSweeps(StepRule::new(size));
         Self(Iterate::new(sweeps, sweep).with_check(size.check()))
     }
 
-    /// The same with another step.
+    /// Sets the step size.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] for a step out of range; for one that is out of range in the circuit's
-    /// scalar alone when the solver is called.
+    /// [`Error::InvalidOption`] for a step out of range. One that is out of range only in the
+    /// circuit's scalar type is reported when the solver is called.
     pub fn with_step(mut self, step: StepSize) -> Result<Self, Error> {
         self.0.descent.0.size = step.validate::<f64>()?;
         Ok(Self(self.0.with_check(step.check())))
     }
 
-    /// The same with the bounds computed anew in every k-th call: 1 follows the weights exactly,
-    /// more saves time when they change slowly.
+    /// Recomputes the bounds every k-th call: 1 follows the weights exactly, a larger k saves time
+    /// when they change slowly.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for 0.
@@ -62,15 +62,15 @@ impl RedBlack {
         Ok(self)
     }
 
-    /// The same with an earlier end for examples at rest: judged by the gradients of a sweep, each at
-    /// the targets that it found, so that the sweep itself still moves them.
+    /// Ends examples early. Rest is judged by the gradients that a sweep computes on its way, so the
+    /// sweep itself still moves the targets.
     pub fn with_convergence(self, convergence: Convergence) -> Self {
         Self(self.0.with_convergence(convergence))
     }
 }
 
 impl HalfSweeps {
-    /// Moves z_t, t = `first`, `first` + 2, …, and makes the predictions from them.
+    /// Moves z_t, t = `first`, `first` + 2, …, and recomputes the predictions from them.
     fn half<T: Scalar>(
         &self,
         first: usize,
@@ -115,7 +115,7 @@ impl<T: Scalar> Descent<T> for HalfSweeps {
         problem: &mut TargetProblem<'_, T>,
         trial: &mut Trial<T>,
     ) -> Result<(), Error> {
-        // The half of z_{T−1}, which feels the output, moves first.
+        // The half with z_{T−1}, which is next to the output, moves first.
         let halves = match problem.layers().depth() % 2 {
             0 => [1, 2],
             _ => [2, 1],

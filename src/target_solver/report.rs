@@ -1,10 +1,10 @@
-//! When a solver's steps end, and what it did.
+//! When a solver stops, and what it did.
 
 use crate::error::Error;
 use crate::kernel::Scalar;
 
-/// When an example's steps end before their number; each example by itself, so that its targets do not
-/// depend on the batch. By default never.
+/// When an example stops before all steps are made. Each example is judged on its own, so that its
+/// targets do not depend on the batch. By default no example stops early.
 ///
 /// # Examples
 /// ```
@@ -32,10 +32,10 @@ impl Convergence {
         stagnation: None,
     };
 
-    /// The same, and an example ends where ‖∂E/∂z‖ over all its units, divided by its weight, is at
-    /// most `gradient` as a step meets it. The scale is that of the circuit's gradients; rounding
-    /// sets the end, at about √ε for Gauss-Newton steps (1e-8 in `f64`, 3e-4 in `f32`, for
-    /// gradients of order 1).
+    /// Also ends an example when ‖∂E/∂z‖ over all its units, divided by its weight, is at most
+    /// `gradient` as a step computes it. The scale is that of the circuit's gradients. Rounding sets
+    /// the floor: about √ε for Gauss-Newton steps (1e-8 in `f64`, 3e-4 in `f32`, for gradients of
+    /// order 1).
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless `gradient` is finite and not negative.
@@ -45,8 +45,8 @@ impl Convergence {
         Ok(self)
     }
 
-    /// The same, and an example ends where a step that stands, whole or drawn back, lowers its E by at
-    /// most `decrease` times |E|.
+    /// Also ends an example when an accepted step, full or shortened, lowers its E by at most
+    /// `decrease` times |E|.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless `decrease` is finite and not negative.
@@ -128,24 +128,24 @@ pub struct SolveReport {
     pub at_rest: usize,
     /// Examples that stagnated.
     pub stagnated: usize,
-    /// Examples that made all steps.
+    /// Examples that made all their steps.
     pub limited: usize,
-    /// Steps of an example that were drawn back, since they would have raised its E.
+    /// Steps shortened or undone because they would have raised an example's E; summed over examples.
     pub drawn_back: u64,
     /// Products with Gauss-Newton's matrix: the iterations of its conjugate gradients over all
     /// steps, each a JVP and a VJP per layer, and as many again for the preconditioner of
     /// [`GaussNewton::chained`](crate::target_solver::GaussNewton::chained); 0 for other solvers.
     pub products: u64,
     /// Multiply-adds of the factorisations and substitutions of one example, over all steps, without
-    /// the products that form the matrix; 0 for solvers that factor none.
+    /// the products that form the matrix; 0 for solvers that factor no matrix.
     pub operations: u64,
-    /// Those of `operations` on the longest chain that must follow one another: what remains of
-    /// them when every layer has a processor.
+    /// The part of `operations` on the critical path, which remains sequential when every layer has
+    /// its own processor.
     pub critical_path: u64,
 }
 
 impl SolveReport {
-    /// A report of so many completed steps of `examples` examples, without stopping rules.
+    /// A report of `steps` completed steps on `examples` examples, without stopping rules.
     pub fn new(steps: u64, examples: usize) -> Self {
         Self {
             steps,
@@ -163,7 +163,7 @@ impl SolveReport {
         }
     }
 
-    /// Adds what was done in another call.
+    /// Adds the report of another call.
     pub(crate) fn add(&mut self, other: Self) {
         self.steps += other.steps;
         self.at_rest += other.at_rest;

@@ -12,8 +12,8 @@ use crate::state::State;
 ///
 /// One sweep carries the output's error to every layer, as backprop does, and costs one forward
 /// pass of the local problems (none after a refresh) and one VJP per layer. η_t is fixed, or
-/// `margin` over a bound of z_t's own Gauss-Newton block, μ_t + μ_{t+1}‖J_t‖², which suffices for
-/// a sweep.
+/// `margin` divided by a bound on z_t's own Gauss-Newton block, μ_t + μ_{t+1}‖J_t‖², which
+/// suffices for a sweep.
 ///
 /// # Examples
 /// ```
@@ -31,26 +31,26 @@ pub struct ReverseSweep(Iterate<Sweep>);
 struct Sweep(StepRule);
 
 impl ReverseSweep {
-    /// K = `sweeps` sweeps (0 leaves the targets alone). Defaults: bounded steps with margin 1, bounds
-    /// computed anew in every 10th call, all sweeps made.
+    /// K = `sweeps` sweeps (0 leaves the targets unchanged). Defaults: bounded steps with margin 1,
+    /// bounds recomputed every 10th call, no early end.
     pub fn new(sweeps: u64) -> Self {
         let size = StepSize::Bounded { margin: 1.0 };
         let sweep = Sweep(StepRule::new(size));
         Self(Iterate::new(sweeps, sweep).with_check(size.check()))
     }
 
-    /// The same with another step.
+    /// Sets the step size.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] for a step out of range; for one that is out of range in the circuit's
-    /// scalar alone when the solver is called.
+    /// [`Error::InvalidOption`] for a step out of range. One that is out of range only in the
+    /// circuit's scalar type is reported when the solver is called.
     pub fn with_step(mut self, step: StepSize) -> Result<Self, Error> {
         self.0.descent.0.size = step.validate::<f64>()?;
         Ok(Self(self.0.with_check(step.check())))
     }
 
-    /// The same with the bounds computed anew in every k-th call: 1 follows the weights exactly,
-    /// more saves time when they change slowly.
+    /// Recomputes the bounds every k-th call: 1 follows the weights exactly, a larger k saves time
+    /// when they change slowly.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for 0.
@@ -60,8 +60,8 @@ impl ReverseSweep {
         Ok(self)
     }
 
-    /// The same with an earlier end for examples at rest: judged by the gradients of a sweep, each at
-    /// the targets that it found, so that the sweep itself still moves them.
+    /// Ends examples early. Rest is judged by the gradients that a sweep computes on its way, so the
+    /// sweep itself still moves the targets.
     pub fn with_convergence(self, convergence: Convergence) -> Self {
         Self(self.0.with_convergence(convergence))
     }
@@ -91,13 +91,13 @@ impl<T: Scalar> Descent<T> for Sweep {
         let last = problem.layers().depth() - 1;
         for t in (1..=last).rev() {
             problem.target_gradient(t);
-            // What stands behind the first sweep's gradients is the E that the call began with.
+            // The first sweep's gradients come with the E that the call began with.
             if t == last {
                 trial.record_energy(t, problem)?;
             }
             trial.record_energy(t - 1, problem)?;
             trial.record_gradient(t, problem)?;
-            // The predictions stay those of the sweep's start.
+            // The predictions remain those from the start of the sweep.
             let step = self.0.of_layer(state, t, problem.workspace())?;
             trial.descend(t, step, problem);
         }

@@ -12,10 +12,10 @@ use crate::state::State;
 
 /// Length of a gradient step on z.
 ///
-/// A *checked* step that would raise an example's E by more than rounding (16 ε |E|) is drawn back for
-/// that example alone, as [`Iterate`](super::Iterate) says. So E rises for no example, whatever the
-/// curvature. It costs one evaluation of the losses a step, at predictions that the next step uses
-/// anyway, and one pass of predictions each time that any example is drawn back.
+/// A *checked* step that would raise an example's E by more than rounding (16 ε |E|) is shortened for
+/// that example alone, as [`Iterate`](super::Iterate) describes. So E rises for no example, whatever
+/// the curvature. This costs one evaluation of the losses per step, at predictions that the next step
+/// needs anyway, and one pass of predictions each time any example's step is shortened.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 #[cfg_attr(
@@ -24,16 +24,16 @@ use crate::state::State;
     serde(remote = "Self")
 )]
 pub enum StepSize {
-    /// The same step for every layer, above 0, taken as it is. Gradient steps are stable only below
+    /// The same step for every layer, above 0, unchecked. Gradient steps are stable only below
     /// 2/λ_max.
     Fixed(f64),
     /// The same step for every layer, above 0, checked.
     Checked(f64),
-    /// `margin` divided by a bound of the Gauss-Newton curvature, `margin` in (0, 2): stable on
-    /// the Gauss-Newton model below 2, and without overshoot up to 1. Checked, since the bound holds
-    /// for Gauss-Newton's matrix, not for the Hessian, and is refreshed only now and then. Where the
-    /// bound is not finite, or 0 beside a gradient that is not, there is no such step, and a solver gives
-    /// [`Error::InvalidOption`].
+    /// `margin` divided by a bound on the Gauss-Newton curvature, `margin` in (0, 2): stable on
+    /// the Gauss-Newton model below 2, and without overshoot up to 1. It is checked, since the bound
+    /// holds for the Gauss-Newton matrix, not for the Hessian, and is not refreshed in every call.
+    /// If the bound is not finite, or is 0 while the gradient is not, there is no such step, and the
+    /// solver returns [`Error::InvalidOption`].
     Bounded {
         /// Share of the step 1/bound.
         margin: f64,
@@ -80,8 +80,8 @@ impl StepSize {
         }
     }
 
-    /// The step where the curvature is bounded by what `bound` gives: finite, and above 0 unless nothing
-    /// is curved and every one of `gradients` is 0.
+    /// The step for the curvature bound that `bound` returns: finite, and above 0 unless there is no
+    /// curvature and all `gradients` are 0.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] if no step follows from the bound.
@@ -96,7 +96,7 @@ impl StepSize {
         };
         let bound = bound();
         if bound.is_zero() && gradients.all(|own| own.iter().all(T::is_zero)) {
-            // Nowhere to go: no step, not ∞ · 0.
+            // Nothing to descend: step 0, not ∞ · 0.
             return Ok(T::zero());
         }
         let step = margin / bound;
@@ -114,8 +114,8 @@ impl StepSize {
 #[cfg(feature = "serde")]
 super::validated!(StepSize, StepSize::validate::<f64>);
 
-/// The steps of a gradient descent: their size, and how often their bounds are computed. The bounds
-/// are all that its state holds ([`curvature::refresh`]).
+/// The steps of a gradient descent: their size, and how often their bounds are computed. Its state
+/// holds only the bounds ([`curvature::refresh`]).
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct StepRule {
@@ -125,7 +125,7 @@ pub(super) struct StepRule {
 }
 
 impl StepRule {
-    /// Bounds that are computed in every 10th call.
+    /// Steps with bounds computed every 10th call.
     pub(super) fn new(size: StepSize) -> Self {
         Self {
             size,
@@ -154,7 +154,7 @@ impl StepRule {
         state: &mut State<T>,
         layers: Layers<'_, T>,
     ) -> Result<(), Error> {
-        // It was in range for f64.
+        // So far it was checked only for f64.
         self.size.validate::<T>()?;
         if let StepSize::Bounded { .. } = self.size {
             curvature::refresh(state, self.bound_every.get(), layers)?;
@@ -162,7 +162,7 @@ impl StepRule {
         Ok(())
     }
 
-    /// The step of z_t alone, the other layers held, along the gradient in the workspace.
+    /// The step of z_t, other layers fixed, along the gradient in the workspace.
     pub(super) fn of_layer<T: Scalar>(
         self,
         state: &State<T>,

@@ -14,11 +14,11 @@ use crate::state::State;
 /// K synchronous steps z_t ← z_t − η ∂E/∂z_t, all layers at once.
 ///
 /// Information moves one layer per step: from the forward pass, K steps give parameter gradients in
-/// the last K + 1 layers only. η is fixed, or `margin` over a bound of λ_max of the whole
-/// Gauss-Newton matrix (block Gershgorin); or it is the factor of the learning rate of another rule
-/// ([`SynchronousDescent::with_rule`]). Within the steps of one call the rule's state (momentum,
-/// Adam's moments) is carried; it starts at zero in every call, and for an example whose step was
-/// drawn back ([`StepSize`]: adaptive restart, O'Donoghue & Candès 2015).
+/// the last K + 1 layers only. η is fixed, or `margin` divided by a bound on λ_max of the whole
+/// Gauss-Newton matrix (block Gershgorin). With another rule ([`SynchronousDescent::with_rule`]) it
+/// multiplies the rule's learning rate. The rule's state (momentum, Adam's moments) is carried over
+/// the steps of one call. It is reset to zero in every call, and for an example whose step was
+/// shortened ([`StepSize`]: adaptive restart, O'Donoghue & Candès 2015).
 ///
 /// # Examples
 /// ```
@@ -35,7 +35,7 @@ use crate::state::State;
 #[derive(Debug, Clone)]
 pub struct SynchronousDescent<T: Scalar>(Iterate<Rule<T>>);
 
-/// One step of a rule. The state of its bounds is the first of its state's parts.
+/// One step of a rule. The first part of its state is that of the bounds.
 #[derive(Debug, Clone)]
 struct Rule<T: Scalar> {
     step: StepRule,
@@ -45,9 +45,9 @@ struct Rule<T: Scalar> {
 /// The rule's memory within one call.
 #[derive(Debug)]
 struct Moments<T> {
-    /// By hidden layer, `slots()` arrays of d_t for one example after another.
+    /// By hidden layer, `slots()` arrays of d_t for each example in turn.
     layers: Vec<Vec<T>>,
-    /// The steps that each example has made since its moments were zero.
+    /// How many steps each example has made since its moments were zero.
     ages: Vec<u64>,
 }
 
@@ -61,11 +61,11 @@ impl<T> Default for Moments<T> {
 }
 
 impl<T: Scalar> SynchronousDescent<T> {
-    /// K = `steps` plain gradient steps (0 leaves the targets alone).
+    /// K = `steps` plain gradient steps (0 leaves the targets unchanged).
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] for a step out of range; for one that is out of range in the circuit's
-    /// scalar alone when the solver is called.
+    /// [`Error::InvalidOption`] for a step out of range. One that is out of range only in the
+    /// circuit's scalar type is reported when the solver is called.
     pub fn new(steps: u64, step: StepSize) -> Result<Self, Error> {
         let rule = Rule {
             step: StepRule::new(step.validate::<f64>()?),
@@ -74,20 +74,20 @@ impl<T: Scalar> SynchronousDescent<T> {
         Ok(Self(Iterate::new(steps, rule).with_check(step.check())))
     }
 
-    /// The same steps by another rule, whose learning rate the step multiplies: momentum with
-    /// rate 1 and a bounded step, or Adam with its own rate and `StepSize::Checked(1.0)`.
+    /// Steps by another rule, whose learning rate is multiplied by the step size: for example
+    /// momentum with rate 1 and a bounded step, or Adam with its own rate and
+    /// `StepSize::Checked(1.0)`.
     ///
-    /// The rule's own rate multiplies the step: a rate of 0.1 leaves a tenth of the bound.
-    /// A curvature bound holds for gradient steps and for momentum (which is stable up to
-    /// 2(1 + β)/λ_max), not for rules that scale the gradient unit by unit, such as Adam: there the
-    /// check alone keeps E from rising.
+    /// A rate of 0.1 means a tenth of the bounded step. A curvature bound holds for gradient steps
+    /// and for momentum (which is stable up to 2(1 + β)/λ_max), but not for rules that scale the
+    /// gradient unit by unit, such as Adam: for these only the check keeps E from rising.
     pub fn with_rule(mut self, rule: impl Optimizer<T> + 'static) -> Self {
         self.0.descent.rule = Arc::new(rule);
         self
     }
 
-    /// The same with the bounds computed anew in every k-th call (default 10): 1 follows the
-    /// weights exactly, more saves time when they change slowly.
+    /// Recomputes the bounds every k-th call (default 10): 1 follows the weights exactly, a larger k
+    /// saves time when they change slowly.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for 0.
@@ -97,7 +97,7 @@ impl<T: Scalar> SynchronousDescent<T> {
         Ok(self)
     }
 
-    /// The same with an earlier end for examples at rest, which then stay.
+    /// Ends examples early; their targets then stay fixed.
     pub fn with_convergence(self, convergence: Convergence) -> Self {
         Self(self.0.with_convergence(convergence))
     }

@@ -1,4 +1,4 @@
-//! What becomes of every example's step.
+//! The outcome of every example's step.
 
 use super::TargetProblem;
 use super::report::{Convergence, SolveReport};
@@ -6,49 +6,49 @@ use crate::energy::Ask;
 use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, add_to};
 
-/// How an example's E after a step is held against its E before.
+/// How an example's E after a step is compared with its E before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Check {
-    /// Not at all: every step is taken as it is, if its targets are finite.
+    /// Not at all: every step is accepted if its targets are finite.
     #[default]
     None,
-    /// E may rise by rounding, 16 ε |E|: near rest small steps would fail half of the time otherwise.
+    /// E may rise by rounding, 16 ε |E|; otherwise small steps near rest would fail half of the time.
     Rounding,
     /// E may not rise.
     Strict,
 }
 
-/// What became of an example's step.
+/// The outcome of an example's step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Verdict {
-    /// It stands as it was proposed.
+    /// Accepted as proposed.
     Whole,
-    /// It was drawn back to a part of its way.
+    /// Shortened, and then accepted.
     Part,
-    /// It was taken back.
+    /// Undone.
     Refused,
-    /// The example had ended before.
+    /// The example had already ended.
     Ended,
 }
 
-/// The examples of one call of [`Iterate`](super::Iterate): how far each goes in the step under way,
-/// what is known of it, and whether it has ended.
+/// The examples of one call of [`Iterate`](super::Iterate): how far each goes in the current step,
+/// what has been recorded for it, and whether it has ended.
 ///
 /// A [`Descent`](super::Descent) moves targets by [`Trial::descend`], [`Trial::add`] or
-/// [`Trial::for_each`], which leave the examples alone that have ended, or by [`Trial::share`] in a
-/// loop of its own.
+/// [`Trial::for_each`], which skip examples that have ended, or by its own loop with
+/// [`Trial::share`].
 #[derive(Debug)]
 pub struct Trial<T> {
     number: u64,
     check: Check,
     convergence: Convergence,
     examples: Vec<Example<T>>,
-    /// ℓ_t by example, by layer, as the call found them; empty where they are not recorded.
+    /// ℓ_t by layer and example at the start of the call; empty where they are not recorded.
     first: Vec<Vec<T>>,
-    /// z_1, …, z_{T−1} before the step under way.
+    /// z_1, …, z_{T−1} before the current step.
     before: Vec<Vec<T>>,
     verdicts: Vec<Verdict>,
     report: SolveReport,
@@ -56,11 +56,11 @@ pub struct Trial<T> {
 
 #[derive(Debug, Clone, Copy)]
 struct Example<T> {
-    /// E before the step under way.
+    /// E before the current step.
     energy: T,
     /// Share of a full step that the example tries.
     share: T,
-    /// ‖∂E/∂z‖², as far as it is recorded.
+    /// ‖∂E/∂z‖², as far as it has been recorded.
     squares: Option<T>,
     progress: Progress,
 }
@@ -68,13 +68,13 @@ struct Example<T> {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Progress {
     Going,
-    /// Going, and its last step is still to be judged.
+    /// Active, and its last step has not been judged yet.
     Moved,
     AtRest,
     Stagnated,
 }
 
-/// Times that a step is drawn back to a quarter before it is taken back.
+/// How often a step is shortened to a quarter before it is undone.
 const QUARTERS: usize = 3;
 
 impl<T> Default for Trial<T> {
@@ -93,12 +93,12 @@ impl<T> Default for Trial<T> {
 }
 
 impl<T: Scalar> Trial<T> {
-    /// The number of the step under way, from 0.
+    /// The number of the current step, from 0.
     pub fn number(&self) -> u64 {
         self.number
     }
 
-    /// Whether the i-th example goes on.
+    /// Whether the i-th example is still active.
     ///
     /// # Panics
     /// If the batch has no such example.
@@ -106,8 +106,8 @@ impl<T: Scalar> Trial<T> {
         matches!(self.examples[i].progress, Progress::Going | Progress::Moved)
     }
 
-    /// The share of a full step that the i-th example makes now, in 0..=1: 0 if it has ended. Its
-    /// targets must stay then, whatever the step is: ∞ · 0 is no number.
+    /// The share of a full step that the i-th example takes now, in 0..=1: 0 if it has ended. Its
+    /// targets must not move then, whatever the step is: ∞ · 0 is NaN.
     ///
     /// # Panics
     /// If the batch has no such example.
@@ -118,12 +118,12 @@ impl<T: Scalar> Trial<T> {
         }
     }
 
-    /// The report of the call, for what a descent counts by itself.
+    /// The report of the call, for a descent's own counts.
     pub fn report_mut(&mut self) -> &mut SolveReport {
         &mut self.report
     }
 
-    /// Evaluates E and every ∂E/∂z_t at the targets as they are, and records both.
+    /// Evaluates E and every ∂E/∂z_t at the current targets, and records both.
     ///
     /// # Errors
     /// [`Error::NonFinite`] for an energy or a gradient that is not finite.
@@ -136,8 +136,8 @@ impl<T: Scalar> Trial<T> {
         (1..problem.layers().depth()).try_for_each(|t| self.record_gradient(t, problem))
     }
 
-    /// Evaluates and records the E that the call began with, before its first step and if E has a part
-    /// in judging.
+    /// Evaluates and records E at the start of the call: only before the first step, and only if E is
+    /// needed to judge steps.
     ///
     /// # Errors
     /// [`Error::NonFinite`] for an energy that is not finite.
@@ -149,9 +149,9 @@ impl<T: Scalar> Trial<T> {
         (0..problem.layers().depth()).try_for_each(|t| self.record_energy(t, problem))
     }
 
-    /// Records ℓ_t of every example as the workspace has it, if it is that of the targets that the
-    /// call began with: before its first step, or on the way as long as neither z_t nor z_{t+1} has
-    /// moved. Nothing happens in later steps.
+    /// Records ℓ_t of every example from the workspace. It must be that of the targets at the start
+    /// of the call: call this before the first step, or during it while neither z_t nor z_{t+1} has
+    /// moved. It does nothing in later steps.
     ///
     /// # Errors
     /// [`Error::NonFinite`] for an energy that is not finite.
@@ -175,8 +175,8 @@ impl<T: Scalar> Trial<T> {
         Ok(())
     }
 
-    /// Checks ∂E/∂z_t in the workspace, and records it for the tolerance of [`Convergence`]. To be
-    /// called once for every t in 1..T, before z_t moves.
+    /// Checks ∂E/∂z_t in the workspace, and records it for the tolerance of [`Convergence`]. Call it
+    /// once for every t in 1..T, before z_t moves.
     ///
     /// # Errors
     /// [`Error::NonFinite`] for a gradient that is not finite.
@@ -198,8 +198,8 @@ impl<T: Scalar> Trial<T> {
         Ok(())
     }
 
-    /// z_t ← z_t − share · step · ∂E/∂z_t for every example that goes on, divided by its weight, along
-    /// the gradient in the workspace.
+    /// z_t ← z_t − share · step · ∂E/∂z_t, divided by the example's weight, for every active example,
+    /// along the gradient in the workspace.
     ///
     /// # Panics
     /// If t is not in 1..T.
@@ -207,24 +207,24 @@ impl<T: Scalar> Trial<T> {
         problem.descend_by(t, step, |i| self.share(i));
     }
 
-    /// z_t ← z_t + `step` (d_t × n) for every example that goes on, whatever its share: for directions
-    /// that find their own length.
+    /// z_t ← z_t + `step` (d_t × n) for every active example, whatever its share: for directions that
+    /// determine their own length.
     ///
     /// # Panics
-    /// If t is not in 1..T, or the step is of another size.
+    /// If t is not in 1..T, or the step has another size.
     pub fn add(&self, t: usize, step: &[T], problem: &mut TargetProblem<'_, T>) {
         let z = problem.target_mut(t);
         assert_eq!(step.len(), z.len(), "a step of z_{t}");
         let dim = z.len() / self.examples.len();
         let columns = z.chunks_exact_mut(dim).zip(step.chunks_exact(dim));
-        // An example that has ended stays to the bit: −0 + 0 is 0.
+        // Ended examples must keep every bit: −0 + 0 is 0.
         for (_, (z, step)) in columns.enumerate().filter(|(i, _)| self.goes(*i)) {
             add_to(z, step);
         }
     }
 
-    /// Calls `change(share, z_t, ∂E/∂z_t)` for every example that goes on; the gradient in the
-    /// workspace has the example's weight as a factor.
+    /// Calls `change(share, z_t, ∂E/∂z_t)` for every active example; the gradient includes the
+    /// example's weight.
     ///
     /// # Panics
     /// If t is not in 1..T.
@@ -242,7 +242,7 @@ impl<T: Scalar> Trial<T> {
         }
     }
 
-    /// Begins a call on n examples of a circuit of so many layers.
+    /// Begins a call on n examples of a circuit of depth `depth`.
     pub(super) fn begin(&mut self, [n, depth]: [usize; 2], check: Check, convergence: Convergence) {
         (self.check, self.convergence) = (check, convergence);
         self.report = SolveReport::default();
@@ -258,7 +258,7 @@ impl<T: Scalar> Trial<T> {
         self.first.iter_mut().for_each(Vec::clear);
     }
 
-    /// Makes step `number`: all of it or, after an error, nothing.
+    /// Makes step `number` completely or, after an error, not at all.
     pub(super) fn attempt(
         &mut self,
         problem: &mut TargetProblem<'_, T>,
@@ -266,7 +266,7 @@ impl<T: Scalar> Trial<T> {
     ) -> Result<(), Error> {
         problem.save(&mut self.before);
         let made = step(self, problem).and_then(|()| match self.check {
-            // E tells of targets that are not finite.
+            // Non-finite targets show in E.
             Check::Rounding | Check::Strict => Ok(()),
             Check::None => problem.check_targets(self.number),
         });
@@ -279,17 +279,17 @@ impl<T: Scalar> Trial<T> {
         self.number = number;
     }
 
-    /// Whether E has a part in judging steps.
+    /// Whether E is needed to judge steps.
     fn needs_energies(&self) -> bool {
         self.check != Check::None || self.convergence.needs_energies()
     }
 
-    /// Whether no example goes on.
+    /// Whether every example has ended.
     pub(super) fn is_over(&self) -> bool {
         (0..self.examples.len()).all(|i| !self.goes(i))
     }
 
-    /// Ends the examples whose gradient was recorded since the last call, and is within the tolerance.
+    /// Ends examples whose gradient was recorded since the last call and is within the tolerance.
     pub(super) fn rest(&mut self) {
         for example in &mut self.examples {
             let squares = example.squares.take();
@@ -300,7 +300,7 @@ impl<T: Scalar> Trial<T> {
         }
     }
 
-    /// Judges the step that was made, draws back what raises E, and gives what became of it.
+    /// Judges the last step, shortens it where it raises E, and returns the outcomes.
     pub(super) fn judge(&mut self, problem: &mut TargetProblem<'_, T>) -> &[Verdict] {
         self.report.steps += 1;
         self.verdicts.clear();
@@ -328,7 +328,7 @@ impl<T: Scalar> Trial<T> {
         &self.verdicts
     }
 
-    /// E of every example as the call found it, summed as [`TargetProblem::example_energy`] does.
+    /// E of every example at the start of the call, summed as in [`TargetProblem::example_energy`].
     fn sum_first_energies(&mut self) {
         let n = self.examples.len();
         for energies in &self.first {
@@ -339,10 +339,10 @@ impl<T: Scalar> Trial<T> {
         }
     }
 
-    /// Judges every step that is not accepted yet; gives whether some must be judged again.
+    /// Judges every step not accepted yet; returns whether some must be judged again.
     fn judge_once(&mut self, round: usize, problem: &mut TargetProblem<'_, T>) -> bool {
         problem.differentiate(Ask::VALUE);
-        // Before any target is drawn back: the energies are those of this evaluation.
+        // Before any step is shortened: the energies are those of this evaluation.
         let quarter = T::of(0.25);
         let mut again = false;
         for (i, example) in self.examples.iter_mut().enumerate() {

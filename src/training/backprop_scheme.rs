@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::state::State;
 
-/// The coupled baseline: backprop steps on θ. Auxiliary targets stay as they are.
+/// The coupled baseline: backprop steps on θ. Auxiliary targets do not change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Backprop;
 
@@ -30,11 +30,11 @@ impl<T: Scalar> Scheme<T> for Backprop {
     }
 }
 
-/// Refuses to move nothing.
+/// Refuses a W-step that moves nothing.
 pub(super) fn refuse_none<T: Scalar>(w_step: &WStep<T>, what: &'static str) -> Result<(), Error> {
     if !w_step.is_none() {
         return Ok(());
     }
-    let reason = "nothing that a visit does would last";
+    let reason = "a visit would change nothing that is kept";
     Err(Error::Combination { what, reason })
 }

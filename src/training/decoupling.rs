@@ -1,4 +1,4 @@
-//! Descent on E(θ, Z): a product of where targets come from, how they move, and multipliers.
+//! Descent on E(θ, Z): combines where targets come from, how they move, and multipliers.
 
 use std::sync::Arc;
 
@@ -24,15 +24,15 @@ pub enum Targets {
     /// From the last visit: every example keeps its targets z_t. The default.
     #[default]
     Persistent,
-    /// From a forward pass made now; the targets do not carry anything between visits. When a phase
-    /// ends, the model's targets are those of the forward pass.
+    /// From a new forward pass; the targets carry nothing from visit to visit. When a phase ends,
+    /// the model's targets are those of the forward pass.
     Refreshed,
     /// Every example keeps its residuals r_t = z_t − f(z_{t−1}); a visit starts from
-    /// z_t = f(z_{t−1}) + γ r_t, t = 1, …, T−1 in turn, at the present θ. With r = 0, or γ = 0,
+    /// z_t = f(z_{t−1}) + γ r_t, t = 1, …, T−1 in turn, at the current θ. With r = 0, or γ = 0,
     /// this is `Refreshed`. γ is `keep` times the schedule's factor at the visit.
     ///
-    /// The residuals are taken from the model's targets when a phase begins, and the targets are
-    /// brought to what the residuals give when it ends. Costs a second array of the targets' size.
+    /// The residuals are computed from the model's targets when a phase begins, and the targets are
+    /// rebuilt from the residuals when it ends. Takes a second array of the targets' size.
     Residual {
         /// The share of the residual that is kept at first, in 0..=1.
         keep: f64,
@@ -51,17 +51,18 @@ pub enum Targets {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum ZStep<T: Scalar> {
-    /// They stay: every layer regresses on the targets as they are.
+    /// They do not move: every layer regresses on the targets as they are.
     None,
-    /// By a step of this rule, at the same point and time as θ. The rule's state (momentum, Adam's
-    /// moments and its count of steps) is kept by example, so that it survives shuffled minibatches.
+    /// By a step of this rule, from the same point and at the same time as θ. The rule's state
+    /// (momentum, Adam's moments and its step count) is kept per example, so that it survives
+    /// shuffled minibatches.
     /// The rate applies to each example's own gradient; schedules scale θ's rate alone.
     Joint(Arc<dyn Optimizer<T>>),
     /// By a solver, θ fixed; then θ moves, z fixed.
     Solver(Arc<dyn TargetSolver<T>>),
 }
 
-/// Descent on E(θ, Z) by visits to batches: the product of
+/// Descent on E(θ, Z) by visits to batches, a combination of
 ///
 /// | where targets come from | × how they move | × multipliers | × how θ moves |
 /// |---|---|---|---|
@@ -75,26 +76,27 @@ pub enum ZStep<T: Scalar> {
 /// | [`Decoupling::residual`] | residual | solver |
 /// | [`Decoupling::weights_only`] | persistent | none |
 ///
-/// [`presets`](crate::presets) names points of the product by their papers. A combination without
-/// meaning is refused when it is made; where a W-step does not fit, when the phase is made.
+/// [`presets`](crate::presets) names combinations from the literature. A meaningless combination is
+/// refused when it is constructed, or, if the W-step does not fit, when the phase is constructed.
 ///
 /// # Multipliers
 /// The method of multipliers descends on
 ///
 /// E(θ, Z) + Σᵢ Σ_{t=1}^{T−1} λ_tⁱ·(z_tⁱ − ẑ_tⁱ)
 ///
-/// (times the example's weight), and after a visit's steps sets λ_tⁱ ← λ_tⁱ + α μ_t (z_tⁱ − ẑ_tⁱ), ẑ
-/// the prediction before the W-step (after a joint step, z and ẑ after both). All λ are 0 when a phase begins, and are kept by example through
-/// minibatches. For any L_h that is least at z = ẑ; one of bounded slope (Huber) holds multipliers up
-/// to μ times that slope, beyond which nothing bounds z, and the run ends in [`Error::NonFinite`].
+/// (times the example's weight). After a visit's steps it sets
+/// λ_tⁱ ← λ_tⁱ + α μ_t (z_tⁱ − ẑ_tⁱ), with ẑ the prediction before the W-step (for a joint step, with
+/// z and ẑ after it). All λ are 0 when a phase begins, and are kept per example across minibatches.
+/// Any L_h with its minimum at z = ẑ will do. One of bounded slope (Huber) balances multipliers only
+/// up to μ times that slope; beyond it nothing bounds z, and the run ends in [`Error::NonFinite`].
 ///
 /// At a fixed point z = ẑ and λ_t = −δ_t: the parameter gradients are backprop's for any μ > 0,
-/// where the penalty alone would need μ → ∞. But for curved layers a small μ may not lead there:
-/// λ·f″ takes from the curvature in z what μ must make up for (seen at μ = ½, not at 1). With
+/// whereas the penalty alone would need μ → ∞. But with curved layers a small μ may not get there:
+/// λ·f″ reduces the curvature in z, and μ must compensate (seen at μ = ½, not at 1). With
 /// squared L_h and a Z-step along the gradient of a mode with curvature h = μσ² + b, step η, the
 /// updates are stable if 0 < ηh < 2 and η (2h + αμσ²) < 4: steps within the curvature bound, of
-/// margin 1, allow α up to 2 where b ≥ 0. Hestenes 1969; Powell 1969; for nets in the form of ADMM
-/// Taylor et al. 2016.
+/// margin 1, allow α up to 2 where b ≥ 0. Hestenes 1969; Powell 1969; for nets, as ADMM, Taylor et
+/// al. 2016.
 ///
 /// # Examples
 /// ```
@@ -119,14 +121,14 @@ pub struct Decoupling<T: Scalar> {
 }
 
 impl<T: Scalar> Decoupling<T> {
-    /// The product of `targets` and `z_step`, without multipliers.
+    /// Combines `targets` and `z_step`, without multipliers.
     ///
     /// # Errors
-    /// [`Error::Combination`] for targets that nothing moves and that move along with θ, or that a
-    /// joint step moves for nothing; [`Error::InvalidOption`] for an option of `targets`.
+    /// [`Error::Combination`] for refreshed or residual targets without a Z-step, and for refreshed
+    /// targets with a joint step; [`Error::InvalidOption`] for an option of `targets`.
     pub fn new(targets: Targets, z_step: ZStep<T>) -> Result<Self, Error> {
         if let Targets::Residual { keep, schedule } = targets {
-            // 0 · ∞ is NaN, and refused like it.
+            // 0 · ∞ is NaN, and is refused too.
             for value in [keep, keep * schedule.largest()] {
                 if !(0.0..=1.0).contains(&value) {
                     return Err(Error::InvalidOption {
@@ -141,15 +143,15 @@ impl<T: Scalar> Decoupling<T> {
         match (targets, &z_step) {
             (Targets::Refreshed, ZStep::None) => refused(
                 "refreshed targets without a Z-step",
-                "every layer but the last meets its target already: only the last would be trained",
+                "every layer but the last already matches its target, so only the last would be trained",
             ),
             (Targets::Residual { .. }, ZStep::None) => refused(
                 "residual targets without a Z-step",
-                "the targets move along with the predictions, so that no layer ever gets closer",
+                "the targets move with the predictions, so no layer ever gets closer to them",
             ),
             (Targets::Refreshed, ZStep::Joint(_)) => refused(
                 "refreshed targets with a joint step",
-                "the step of z is lost at the next visit, and only the last layer would be trained",
+                "the step of z is lost at the next visit, so only the last layer would be trained",
             ),
             _ => Ok(Self {
                 targets,
@@ -159,8 +161,8 @@ impl<T: Scalar> Decoupling<T> {
         }
     }
 
-    /// Joint descent, as proposed: both gradients of E at the same point, both updated at once,
-    /// `rule` moving the targets.
+    /// Joint descent, as originally proposed: θ and z step at once, along gradients of E at the same
+    /// point; `rule` moves the targets.
     pub fn joint(rule: impl Optimizer<T> + 'static) -> Self {
         Self {
             targets: Targets::Persistent,
@@ -179,9 +181,9 @@ impl<T: Scalar> Decoupling<T> {
         Self::by(Targets::Refreshed, solver)
     }
 
-    /// Targets that each example's residuals carry to the present θ ([`Targets::Residual`]), moved by
-    /// `solver`. The share γ of the residuals falls on a line from 1 to 0 over the phase: what an
-    /// example's last visit left helps early and is noise late (`docs/evidence.md` has the
+    /// Targets that each example's residuals carry to the current θ ([`Targets::Residual`]), moved
+    /// by `solver`. The share γ of the residuals falls linearly from 1 to 0 over the phase: residuals
+    /// from an example's last visit help early and are noise late (`docs/evidence.md` has the
     /// comparison).
     pub fn residual(solver: impl TargetSolver<T> + 'static) -> Self {
         let targets = Targets::Residual {
@@ -193,8 +195,8 @@ impl<T: Scalar> Decoupling<T> {
 
     /// No Z-step: every layer regresses on the targets as they are.
     ///
-    /// From projected targets this trains every layer; from forward-pass targets, which every layer
-    /// but the last meets already, it trains the last layer alone.
+    /// With projected targets this trains every layer. With forward-pass targets, which every layer
+    /// but the last already matches, it trains only the last layer.
     pub fn weights_only() -> Self {
         Self {
             targets: Targets::Persistent,
@@ -226,8 +228,8 @@ impl<T: Scalar> Decoupling<T> {
         if let ZStep::None = self.z_step {
             return Err(Error::Combination {
                 what: "multipliers without a Z-step",
-                reason: "targets that stand still may be out of θ's reach, and the multipliers of \
-                         constraints that cannot be met grow without end",
+                reason: "fixed targets may be out of θ's reach, and the multipliers of constraints \
+                         that cannot be satisfied grow without bound",
             });
         }
         self.multipliers = Some(rate);
@@ -282,12 +284,12 @@ impl<T: Scalar> Decoupling<T> {
         evaluated.step()
     }
 
-    /// Whether something but z is kept of every example.
+    /// Whether anything besides z is kept per example.
     fn keeps(&self) -> bool {
         self.multipliers.is_some() || matches!(self.targets, Targets::Residual { .. })
     }
 
-    /// Takes residuals and new multipliers from z and ẑ as they are.
+    /// Computes residuals and new multipliers from the current z and ẑ.
     fn keep(&self, parts: &mut [State<T>], evaluated: &Evaluated<'_, '_, T>) {
         let residual = matches!(self.targets, Targets::Residual { .. });
         let (problem, columns) = (evaluated.problem(), evaluated.columns());
@@ -325,18 +327,18 @@ impl<T: Scalar> Scheme<T> for Decoupling<T> {
         match (&self.z_step, self.targets) {
             (ZStep::Joint(_), _) if w_step.solves() => refused(
                 "joint descent with parameter solvers",
-                "a solver fits θ to targets that stand still, and joint descent moves both at once",
+                "a solver fits θ to fixed targets, but joint descent moves both at once",
             ),
             (ZStep::Joint(_), _) if w_step.steps() > 1 => refused(
                 "joint descent with several parameter steps",
-                "θ and z step together, once a visit",
+                "θ and z step together, once per visit",
             ),
             (ZStep::None, _) if w_step.is_none() => {
                 refused("no Z-step with no W-step", "nothing would move")
             }
             (_, Targets::Refreshed) if w_step.is_none() => refused(
                 "refreshed targets with no W-step",
-                "nothing that a visit does would last",
+                "a visit would change nothing that is kept",
             ),
             _ => Ok(()),
         }
@@ -354,7 +356,7 @@ impl<T: Scalar> Scheme<T> for Decoupling<T> {
             Targets::Residual { .. } => {
                 residuals.values = zeros(model, 1);
                 let mut first = 0;
-                // As the visits will see it.
+                // In the same context as the visits.
                 model.for_each_evaluated("residuals", true, |problem, workspace| {
                     let batch = problem.batch();
                     for (t, all) in (1..).zip(&mut residuals.values) {
@@ -460,7 +462,7 @@ fn store_residuals<T: Scalar>(all: &mut [T], columns: &[usize], z: &[T], predict
     each(all, columns, z, prediction, |own, z, p| *own = z - p);
 }
 
-/// Calls `change` on what `all` keeps of every unit of the batch's examples, with z and ẑ.
+/// Calls `change` on the value in `all` for every unit of the batch's examples, with z and ẑ.
 fn each<T: Scalar>(
     all: &mut [T],
     columns: &[usize],

@@ -33,12 +33,12 @@ pub struct FixedPrediction {
 }
 
 impl FixedPrediction {
-    /// T − 1 steps, as many as it takes.
+    /// T − 1 steps, as many as backprop's gradients need.
     pub fn new() -> Self {
         Self { steps: None }
     }
 
-    /// The same with `steps` steps: fewer than T − 1 leave the first layers without a gradient.
+    /// Sets the number of steps; fewer than T − 1 leave the first layers without a gradient.
     pub fn with_steps(self, steps: usize) -> Self {
         Self { steps: Some(steps) }
     }
@@ -49,8 +49,8 @@ const OPTIONS: [&str; 2] = [
     "target regulariser under fixed prediction",
 ];
 
-/// Brings every ∂E/∂θ_t after `steps` steps (`None`: T − 1) into the problem's workspace, and returns
-/// E at the forward pass. `number` is that of the step in an error.
+/// Computes every ∂E/∂θ_t after `steps` steps (`None`: T − 1) in the problem's workspace, and returns
+/// E at the forward pass. Errors report `number` as their step.
 pub(crate) fn infer_fixed_prediction<T: Scalar>(
     problem: &mut TargetProblem<'_, T>,
     steps: Option<usize>,

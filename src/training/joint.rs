@@ -10,7 +10,7 @@ use crate::optimizer::{Optimizer, Step};
 use crate::segment::Boundaries;
 use crate::state::State;
 
-/// Steps of each example (counts), and the rule's moments by hidden layer (values).
+/// Each example's step count (counts), and the rule's moments by hidden layer (values).
 pub(super) fn start<T: Scalar>(rule: &dyn Optimizer<T>, model: &DecoupledCircuit<T>) -> State<T> {
     let mut state = State::new();
     state.counts = vec![0; model.examples().len()];
@@ -32,20 +32,20 @@ impl<T> Default for Scratch<T> {
     }
 }
 
-/// What the step of one z_t needs beside its moments.
+/// What the step of one z_t needs in addition to its moments.
 struct Hidden<T> {
     finite_gradient: bool,
     finite_target: bool,
-    /// The moments of one example, where they do not stand together.
+    /// The moments of one example, where they are not contiguous.
     example: Vec<T>,
 }
 
 /// Both steps of one visit, committed to θ and to the batch; returns E and the squared gap before
-/// them. After an error θ and z are what they were; the rules' states are not.
+/// them. After an error θ and z are unchanged; the rules' states are not.
 ///
-/// Every new θ_t is made in the place of its gradient, every new z_t in that of its target gradient,
-/// segment by segment ([`crate::segment`]): θ_t steps when layer t's problem is done, z_t when those
-/// of layers t − 1 and t are.
+/// Every new θ_t overwrites its gradient, and every new z_t its target gradient, segment by segment
+/// ([`crate::segment`]): θ_t steps when layer t's problem is done, z_t when those of layers t − 1
+/// and t are.
 pub(super) fn visit<T: Scalar>(
     rule: &dyn Optimizer<T>,
     state: &mut State<T>,
@@ -74,7 +74,7 @@ pub(super) fn visit<T: Scalar>(
         example: Vec::new(),
     });
     let w = visit.w_step;
-    // The norm of all gradients must be known first where it has a bound.
+    // Gradient clipping needs the norm of all gradients first.
     let early = w.rule().filter(|_| w.is_layerwise());
     let examples = columns.len();
     let step = w_step::begin(w, number, visit.workspace, examples, visit.factor, |_| {
@@ -143,23 +143,23 @@ fn is_constant(values: &[u64]) -> bool {
     values.windows(2).all(|pair| pair[0] == pair[1])
 }
 
-/// The steps of z that one visit makes.
+/// The z-steps of one visit.
 struct Moves<'a, T: Scalar> {
     rule: &'a dyn Optimizer<T>,
     columns: &'a [usize],
     /// By column.
     steps: &'a [u64],
     weights: &'a [T],
-    /// Whether one step is every column's, and the columns are all there are.
+    /// Whether all columns share one step count, and they are all the columns there are.
     alike: bool,
 }
 
-/// Values that are moved at once.
+/// Values moved at a time.
 const BLOCK: usize = 4096;
 
 impl<T: Scalar> Moves<'_, T> {
-    /// Makes the new z_t in the place of the target part of its gradient, which is added to the
-    /// input part.
+    /// Computes the new z_t in place of the target part of its gradient, after adding the input
+    /// part to that.
     fn make(
         &self,
         z: &[T],
@@ -176,7 +176,7 @@ impl<T: Scalar> Moves<'_, T> {
             example: &mut own.example,
         };
         let at_once = moments.examples_at_once(BLOCK);
-        // Part by part, while its values are in the nearest cache.
+        // Part by part, while the values are in the L1 cache.
         let size = at_once * dim;
         let parts = target_part
             .chunks_mut(size)
@@ -206,7 +206,7 @@ impl<T: Scalar> Moves<'_, T> {
     }
 }
 
-/// Whether all gradients and new targets are finite, z_1 first.
+/// Checks that all gradients and new targets are finite, starting with z_1.
 fn check<T>(hidden: &[Hidden<T>], step: u64) -> Result<(), Error> {
     let fault = |quantity, at: Option<usize>| match at {
         None => Ok(()),

@@ -1,4 +1,4 @@
-//! The penalties μ_t of a phase: as they are, by a schedule, or grown.
+//! The penalties μ_t of a phase: constant, scheduled, or growing.
 
 use super::penalty_growth::{PenaltyGrowth, Windows};
 use crate::check::check_weights;
@@ -15,15 +15,15 @@ pub(super) enum PenaltyRule {
     Growing(PenaltyGrowth),
 }
 
-/// The penalties μ_t of a phase that is under way.
+/// The penalties μ_t of a phase in progress.
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Penalties<T> {
     /// As they were when the phase began.
     first: Vec<T>,
-    /// Those of the last visit, or of the next one where they grow.
+    /// Those of the last visit, or of the next one if they grow.
     now: Vec<T>,
-    /// Where they grow.
+    /// Used if they grow.
     windows: Windows,
 }
 
@@ -40,7 +40,7 @@ impl<T: Scalar> Penalties<T> {
     /// the run.
     pub(super) fn of_visit(&mut self, rule: PenaltyRule, visit: u64, visits: u64) -> &[T] {
         match rule {
-            // Not a bit of μ is touched.
+            // μ must keep its exact bits.
             PenaltyRule::Scheduled(Schedule::CONSTANT) | PenaltyRule::Growing(_) => {}
             PenaltyRule::Scheduled(schedule) => {
                 scheduled(schedule, visit, visits, &self.first, &mut self.now);
@@ -49,8 +49,8 @@ impl<T: Scalar> Penalties<T> {
         &self.now
     }
 
-    /// Where μ grows: measures the gaps that a visit left, in one more prediction, and lets μ_t grow
-    /// for the next visit.
+    /// If μ grows: measures the gaps after a visit, with one more prediction, and lets μ_t grow for
+    /// the next visit.
     ///
     /// # Errors
     /// [`Error::NonFinite`] for a squared gap that is not finite; nothing is changed then.
@@ -90,7 +90,7 @@ fn scheduled<T: Scalar>(schedule: Schedule, visit: u64, visits: u64, first: &[T]
     }
 }
 
-/// Bounds of the μ_t that a run may meet, from phase to phase.
+/// Bounds of the μ_t that a run can reach, phase by phase.
 #[derive(Debug)]
 pub(super) struct PenaltyRange<T> {
     least: Vec<T>,
@@ -98,7 +98,7 @@ pub(super) struct PenaltyRange<T> {
 }
 
 impl<T: Scalar> PenaltyRange<T> {
-    /// The one set of μ_t that a run begins with.
+    /// The μ_t that a run begins with.
     pub(super) fn new(penalties: &[T]) -> Self {
         Self {
             least: penalties.to_vec(),
@@ -106,7 +106,7 @@ impl<T: Scalar> PenaltyRange<T> {
         }
     }
 
-    /// Goes through a phase of so many visits.
+    /// Goes through a phase of `visits` visits.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] if a μ_t may not stay above 0 and finite, or start above the cap of
@@ -116,7 +116,7 @@ impl<T: Scalar> PenaltyRange<T> {
             PenaltyRule::Scheduled(schedule) => schedule,
             PenaltyRule::Growing(growth) => {
                 let cap = growth.check(&self.most)?;
-                // The first growth holds in the visit behind two windows.
+                // The first growth takes effect in the visit after two windows.
                 if visits.saturating_sub(1) / 2 >= growth.visits() {
                     self.most.fill(cap);
                 }
@@ -128,7 +128,7 @@ impl<T: Scalar> PenaltyRange<T> {
         };
         for bound in [&mut self.least, &mut self.most] {
             let first = bound.clone();
-            // A schedule is monotone up to its warm-up's end, and from there on.
+            // A schedule is monotone up to the end of its warm-up, and again after it.
             for visit in [0, schedule.warm_up().min(last), last] {
                 scheduled(schedule, visit, visits, &first, bound);
                 check_weights("penalty μ under its schedule", bound)?;

@@ -1,13 +1,13 @@
-//! Penalties that grow where the gap no longer falls.
+//! Penalties that grow when the gap stops falling.
 
 use crate::check::check_weights;
 use crate::error::Error;
 use crate::kernel::Scalar;
 
-/// Automatic penalty continuation, every hidden layer t = 1, …, T−1 by itself.
+/// Automatic penalty continuation, separately for every hidden layer t = 1, …, T−1.
 ///
-/// The visits of a phase are cut into windows of k. With z_t the targets that a visit left and ẑ_t
-/// their predictions at the θ that it left, a window's gap is
+/// The visits of a phase are divided into windows of k. With z_t the targets after a visit and ẑ_t
+/// their predictions at the θ after it, a window's gap is
 ///
 /// g_t = (Σ ‖z_tⁱ − ẑ_tⁱ‖² / Σ 1)^½,
 ///
@@ -16,23 +16,23 @@ use crate::kernel::Scalar;
 ///
 /// μ_t ← min(factor · μ_t, cap)  unless  g_t ≤ (1 − decrease) g_t′.
 ///
-/// The new μ_t holds from the next visit on; multipliers λ_t stay. A gap that is 0 twice does not
-/// make μ_t grow.
+/// The new μ_t applies from the next visit on; multipliers λ_t do not change. A gap that stays 0
+/// does not make μ_t grow.
 ///
 /// | option | default | meaning |
 /// |---|---|---|
-/// | `factor` | 2 | of one growth, above 1 |
-/// | `decrease` | 0.1 | relative fall of the gap that is enough, in 0..1 |
-/// | `cap` | 1000 | largest μ_t: at least every μ_t that the phase may begin with |
+/// | `factor` | 2 | factor of one growth, above 1 |
+/// | `decrease` | 0.1 | relative fall of the gap that suffices, in 0..1 |
+/// | `cap` | 1000 | largest μ_t; not below any μ_t that the phase may begin with |
 ///
 /// A gap near rest falls by less than any `decrease` from window to window, so a long phase takes
 /// every μ_t to the cap: choose the cap as the largest μ that the Z-step still solves well, and
 /// windows long enough for the targets to settle.
 ///
 /// Every visit costs one more prediction of the local problems, and no memory. Batches differ, and
-/// so do their gaps: with minibatches let a window be an epoch at least (k = ⌈n / batch size⌉), so
-/// that each holds the same examples. The search for a μ_t that is large enough is that of penalty
-/// methods (Nocedal & Wright 2006, ch. 17), and for nets of Carreira-Perpiñán & Wang 2014.
+/// so do their gaps: with minibatches make a window at least one epoch (k = ⌈n / batch size⌉), so
+/// that each covers the same examples. Searching for a large enough μ_t is standard in penalty
+/// methods (Nocedal & Wright 2006, ch. 17; for nets Carreira-Perpiñán & Wang 2014).
 ///
 /// # Examples
 /// ```
@@ -54,7 +54,7 @@ pub struct PenaltyGrowth {
 }
 
 impl PenaltyGrowth {
-    /// Growth by windows of k = `visits` visits.
+    /// Growth with windows of k = `visits` visits.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for 0.
@@ -73,7 +73,7 @@ impl PenaltyGrowth {
         })
     }
 
-    /// The same with another factor of one growth.
+    /// Sets the factor of one growth.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless it is above 1 and finite.
@@ -83,7 +83,7 @@ impl PenaltyGrowth {
         Ok(self)
     }
 
-    /// The same with another relative fall of the gap that keeps μ_t as it is.
+    /// Sets the relative fall of the gap from which μ_t does not grow.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless it is at least 0 and below 1.
@@ -94,7 +94,7 @@ impl PenaltyGrowth {
         Ok(self)
     }
 
-    /// The same with another largest μ_t.
+    /// Sets the largest μ_t.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless it is above 0 and finite.
@@ -109,7 +109,7 @@ impl PenaltyGrowth {
         self.visits
     }
 
-    /// Checks that a phase may begin with these μ_t; gives the cap in the circuit's scalar.
+    /// Checks that a phase may begin with these μ_t; returns the cap in the circuit's scalar.
     pub(super) fn check<T: Scalar>(self, penalties: &[T]) -> Result<T, Error> {
         let cap = T::of(self.cap);
         let grows = T::of(self.factor) > T::one();
@@ -140,16 +140,16 @@ fn checked(
     })
 }
 
-/// The windows of a phase that is under way.
+/// The windows of a phase in progress.
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Windows {
-    /// Visits of the window under way, and their examples.
+    /// Visits in the current window, and their examples.
     visits: u64,
     examples: f64,
-    /// Σ ‖z_tⁱ − ẑ_tⁱ‖² of the window under way, by hidden layer.
+    /// Σ ‖z_tⁱ − ẑ_tⁱ‖² of the current window, by hidden layer.
     squares: Vec<f64>,
-    /// Mean squared gaps of the window before it; empty in the first.
+    /// Mean squared gaps of the previous window; empty in the first.
     before: Vec<f64>,
 }
 
@@ -163,8 +163,8 @@ impl Windows {
         }
     }
 
-    /// Takes a visit's squared gaps, one a hidden layer, and lets `penalties` grow if it ends a
-    /// window.
+    /// Adds a visit's squared gaps, one per hidden layer, and lets `penalties` grow if the visit
+    /// ends a window.
     pub(super) fn add<T: Scalar>(
         &mut self,
         rule: PenaltyGrowth,

@@ -1,10 +1,10 @@
-//! What a scheme keeps of every example, by hidden layer: arrays in a [`State`](crate::state::State),
-//! whose columns are those of the model's examples.
+//! What a scheme keeps per example and hidden layer: arrays in a [`State`](crate::state::State)
+//! with one column for each of the model's examples.
 
 use crate::decoupled::DecoupledCircuit;
 use crate::kernel::Scalar;
 
-/// Examples that stand together.
+/// Examples in a group.
 const GROUP: usize = 16;
 
 /// Zeros for `slots` arrays of d_t for every example and hidden layer.
@@ -17,15 +17,15 @@ pub(super) fn zeros<T: Scalar>(model: &DecoupledCircuit<T>, slots: usize) -> Vec
 
 /// The values of one hidden layer: for every example `slots` arrays of `dim`.
 ///
-/// They stand in groups of [`GROUP`] examples: of each group first the first array of all its
+/// They are stored in groups of [`GROUP`] examples. Each group holds the first array of all its
 /// examples, then the second, and so on, so that an optimiser can update a whole group at once. With
-/// one slot the values of an example simply follow those of the example before it.
+/// one slot the values are simply stored example by example.
 #[derive(Debug)]
 pub(super) struct Moments<'a, T> {
     pub(super) slots: usize,
     pub(super) dim: usize,
     pub(super) values: &'a mut [T],
-    /// The arrays of one example, where they do not stand together.
+    /// The arrays of one example, where they are not contiguous.
     pub(super) example: &'a mut Vec<T>,
 }
 
@@ -57,14 +57,14 @@ impl<T: Scalar> Moments<'_, T> {
     /// How many examples can be updated at once, for about `values` values.
     pub(super) fn examples_at_once(&self, values: usize) -> usize {
         match self.slots {
-            // Without a second array there are no groups to keep to.
+            // Without a second array, grouping has no effect.
             0 | 1 => (values / self.dim).max(1),
             _ => GROUP,
         }
     }
 
-    /// The arrays of the p-th part of `examples` examples, one after another: of a group, or of any
-    /// number where there is one slot at most.
+    /// The arrays of the p-th part of `examples` examples, one after another: a group, or, with at
+    /// most one slot, any number of examples.
     pub(super) fn part(&mut self, p: usize, examples: usize) -> &mut [T] {
         let size = examples * self.slots * self.dim;
         let end = ((p + 1) * size).min(self.values.len());

@@ -19,16 +19,16 @@ use crate::schedule::Schedule;
 /// | option | default | meaning |
 /// |---|---|---|
 /// | `epochs` | 100 | passes over the examples, at most |
-/// | `batch_size` | all | examples per visit; fewer than all: shuffled anew each epoch |
+/// | `batch_size` | all | examples per visit; if fewer than all, reshuffled every epoch |
 /// | `schedule` | constant | factor of θ's learning rate over the phase's visits |
-/// | `penalty_schedule` | constant | factor of every μ_t, as it was when the phase began |
-/// | `penalty_growth` | none | growth of each μ_t whose gap no longer falls |
-/// | `max_gradient_norm` | none | bound of the norm of the mean gradient in all θ |
-/// | `stopping` | at the limits | an earlier end |
-/// | `time_limit` | none | wall-clock time, looked at between visits |
+/// | `penalty_schedule` | constant | factor of every μ_t, relative to its value when the phase begins |
+/// | `penalty_growth` | none | growth of each μ_t whose gap stops falling |
+/// | `max_gradient_norm` | none | bound on the norm of the mean gradient in all θ |
+/// | `stopping` | at the limits | rule for stopping earlier |
+/// | `time_limit` | none | wall-clock time, checked between visits |
 ///
-/// Every phase starts with fresh state of the scheme and the W-step, and leaves μ_t as its last visit
-/// had them. A phase holds options only: it can be cloned, and used for any number of runs.
+/// Every phase starts with fresh state for the scheme and the W-step, and leaves μ_t at the values of
+/// its last visit. A phase holds options only: it can be cloned, and used for any number of runs.
 ///
 /// # Examples
 /// ```
@@ -65,11 +65,11 @@ impl<T: Scalar> Phase<T> {
         Self::of(Arc::new(scheme), WStep::optimizer(rule))
     }
 
-    /// A phase in which `scheme` visits the batches and `w_step` moves the parameters, or nothing
-    /// does.
+    /// A phase in which `scheme` visits the batches and `w_step`, if it does anything, moves the
+    /// parameters.
     ///
     /// # Errors
-    /// [`Error::Combination`] where the two do not go together.
+    /// [`Error::Combination`] if the two cannot be combined.
     pub fn with_w_step(scheme: impl Scheme<T> + 'static, w_step: WStep<T>) -> Result<Self, Error> {
         scheme.check(&w_step)?;
         Ok(Self::of(Arc::new(scheme), w_step))
@@ -95,7 +95,7 @@ impl<T: Scalar> Phase<T> {
         self
     }
 
-    /// Examples a visit; the last batch of an epoch takes what is left.
+    /// Examples per visit; the last batch of an epoch takes the remainder.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for 0.
@@ -121,7 +121,8 @@ impl<T: Scalar> Phase<T> {
     /// phase begins. The model keeps the last values.
     ///
     /// # Errors
-    /// [`Error::Combination`] if μ has no part in the scheme or must be 1, or grows by itself.
+    /// [`Error::Combination`] if the scheme does not use μ or requires μ = 1, or if μ grows
+    /// automatically.
     pub fn with_penalty_schedule(mut self, schedule: Schedule) -> Result<Self, Error> {
         if schedule != Schedule::CONSTANT {
             self.check_penalties("a penalty schedule", self.scheme.uses_penalties())?;
@@ -133,11 +134,11 @@ impl<T: Scalar> Phase<T> {
         Ok(self)
     }
 
-    /// Lets each μ_t grow by itself over the visits of the phase, wherever its gap no longer falls.
+    /// Lets each μ_t grow automatically over the visits of the phase, whenever its gap stops falling.
     /// The model keeps the last values, and [`PhaseReport`](crate::training::PhaseReport) lists them.
     ///
     /// # Errors
-    /// [`Error::Combination`] if μ has no part in the scheme or must be 1, or has a schedule.
+    /// [`Error::Combination`] if the scheme does not use μ or requires μ = 1, or if μ has a schedule.
     pub fn with_penalty_growth(mut self, growth: PenaltyGrowth) -> Result<Self, Error> {
         let used = self.scheme.uses_penalties() && self.scheme.targets() != TargetUse::None;
         self.check_penalties("penalty growth", used)?;
@@ -165,7 +166,7 @@ impl<T: Scalar> Phase<T> {
         Ok(self)
     }
 
-    /// A rule for an earlier end.
+    /// Sets a rule for stopping earlier.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for an option of the rule.
@@ -175,7 +176,7 @@ impl<T: Scalar> Phase<T> {
         Ok(self)
     }
 
-    /// Wall-clock time after which the phase ends, looked at between visits.
+    /// Wall-clock time after which the phase ends, checked between visits.
     pub fn with_time_limit(mut self, limit: Duration) -> Self {
         self.time_limit = Some(limit);
         self
@@ -196,12 +197,12 @@ impl<T: Scalar> Phase<T> {
         self.epochs
     }
 
-    /// Examples a visit, of n.
+    /// Examples per visit, out of n.
     pub fn batch_size(&self, n: usize) -> usize {
         self.batch_size.unwrap_or(n).min(n)
     }
 
-    /// Visits an epoch, of n examples.
+    /// Visits per epoch of n examples.
     pub(super) fn batches(&self, n: usize) -> u64 {
         n.div_ceil(self.batch_size(n)) as u64
     }

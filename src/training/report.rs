@@ -7,7 +7,7 @@ use crate::target_solver::SolveReport;
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum StopReason {
-    /// All epochs were made.
+    /// All epochs were completed.
     Epochs,
     /// The objective was reached ([`Stopping::Objective`](crate::training::Stopping::Objective)).
     Objective,
@@ -15,7 +15,7 @@ pub enum StopReason {
     Stagnation,
     /// The validation loss stagnated ([`Stopping::Validation`](crate::training::Stopping::Validation)).
     Validation,
-    /// The time of the phase or of the run was over.
+    /// The time limit of the phase or of the run was reached.
     TimeLimit,
     /// The stop flag was set.
     Requested,
@@ -30,7 +30,7 @@ pub enum StopReason {
 pub enum Event<T> {
     /// A batch was visited.
     Visit(VisitRecord<T>),
-    /// An epoch ended, or was broken off by a limit.
+    /// An epoch ended, or was interrupted by a limit.
     Epoch(EpochRecord<T>),
     /// A phase ended.
     Phase(PhaseReport),
@@ -64,8 +64,8 @@ pub struct EpochRecord<T> {
     pub epoch: u64,
     /// Parameter steps of the run so far.
     pub steps: u64,
-    /// The scheme's objective (E, or backprop's composed objective) per example, each batch before
-    /// its last parameter step, averaged over the epoch.
+    /// The scheme's objective (E, or backprop's composed objective) per example, averaged over the
+    /// epoch; each batch is measured before its last parameter step.
     pub objective: T,
     /// Composed loss L of the plain forward pass per example, after the epoch; `None` if not
     /// measured then. (The model's [`composed_loss`](crate::decoupled::DecoupledCircuit::composed_loss) is the sum.)
@@ -74,17 +74,17 @@ pub struct EpochRecord<T> {
     pub validation_loss: Option<T>,
     /// (Σ_t Σᵢ ‖z_tⁱ − ẑ_tⁱ‖² / n)^½ over all hidden layers, after the epoch, with the targets as
     /// the examples hold them; `None` if not measured then, or if the scheme does not use targets.
-    /// Low energy is not a working network: look at this and the composed loss.
+    /// Low energy alone does not make a working network: check this and the composed loss too.
     pub gap: Option<T>,
-    /// The same gap as the epoch's visits met it: of persistent targets as they were kept, of
-    /// refreshed or carried ones as the visit set them (0, and the share of the residuals), before
-    /// the Z-step; `None` for schemes that do not tell. More than `gap_after` of the epoch before
-    /// means that the targets went stale: θ moved away from them between visits.
+    /// The same gap before each visit's Z-step: for persistent targets, as they were kept; for
+    /// refreshed or carried targets, as the visit set them (0, or the kept share of the residuals).
+    /// `None` for schemes that do not report it. If it exceeds the previous epoch's `gap_after`, the
+    /// targets went stale: θ moved away from them between visits.
     pub gap_before: Option<T>,
-    /// The same gap as the epoch's visits left it, after they moved targets and before θ moved.
+    /// The same gap after each visit's Z-step, before θ moved.
     pub gap_after: Option<T>,
-    /// What the solver of the Z-steps did, added up over the epoch's visits (an example counts once a
-    /// visit); `None` for schemes that do not tell.
+    /// What the solver of the Z-steps did, summed over the epoch's visits (an example counts once per
+    /// visit); `None` for schemes that do not report it.
     pub solved: Option<SolveReport>,
     /// Factor of the learning rate in the epoch's last visit.
     pub factor: f64,
@@ -101,11 +101,11 @@ pub struct PhaseReport {
     pub steps: u64,
     /// Why it ended.
     pub stop: StopReason,
-    /// Number in the run of the epoch whose parameters were kept, with
-    /// [`Stopping::Validation`](crate::training::Stopping::Validation).
+    /// With [`Stopping::Validation`](crate::training::Stopping::Validation), the number in the run of
+    /// the epoch whose parameters were kept.
     pub best_epoch: Option<u64>,
-    /// μ_1, …, μ_{T−1} of its last visit: what a schedule or
-    /// [`PenaltyGrowth`](crate::training::PenaltyGrowth) made of them.
+    /// μ_1, …, μ_{T−1} at its last visit, as changed by a schedule or
+    /// [`PenaltyGrowth`](crate::training::PenaltyGrowth).
     pub penalties: Vec<f64>,
 }
 
@@ -114,7 +114,7 @@ pub struct PhaseReport {
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct TrainingReport<T> {
-    /// One record an epoch.
+    /// One record per epoch.
     pub history: Vec<EpochRecord<T>>,
     /// One report for every phase that was begun.
     pub phases: Vec<PhaseReport>,

@@ -10,14 +10,14 @@ use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::state::State;
 
-/// What a training scheme does with a batch: the one line by which schemes differ.
+/// What a training scheme does with a batch. Comparing schemes means changing one line.
 ///
-/// A scheme is a set of options. What it keeps from visit to visit stands in a [`State`], which
-/// [`Scheme::start`] makes and the session owns; arrays by example have the columns of the model's
-/// examples ([`Visit::columns`]).
+/// A scheme is a set of options. What it keeps from visit to visit is in a [`State`], which
+/// [`Scheme::start`] creates and the session owns. Per-example arrays have one column per example of
+/// the model ([`Visit::columns`]).
 ///
 /// # Examples
-/// A scheme of one's own: targets from the forward pass, moved by a reverse sweep, and θ along the
+/// A custom scheme: targets from the forward pass, moved by a reverse sweep, and θ along the
 /// gradients there, twice:
 /// ```
 /// use layerwise::decoupled::TargetUse;
@@ -46,12 +46,12 @@ use crate::state::State;
 /// }
 /// ```
 pub trait Scheme<T: Scalar>: Debug + Send + Sync {
-    /// What the scheme does with auxiliary targets; it keeps them unless it says otherwise.
+    /// What the scheme does with auxiliary targets; by default it keeps them.
     fn targets(&self) -> TargetUse {
         TargetUse::Kept
     }
 
-    /// Whether μ has a part in the scheme: a penalty schedule is refused otherwise.
+    /// Whether the scheme uses μ; if not, a penalty schedule is refused.
     fn uses_penalties(&self) -> bool {
         self.targets() != TargetUse::None
     }
@@ -64,7 +64,7 @@ pub trait Scheme<T: Scalar>: Debug + Send + Sync {
         Ok(())
     }
 
-    /// Begins a phase on `model`, and gives the state that it begins with.
+    /// Begins a phase on `model`, and returns its initial state.
     ///
     /// # Errors
     /// If the scheme cannot work on this model; it is unchanged then.
@@ -80,8 +80,8 @@ pub trait Scheme<T: Scalar>: Debug + Send + Sync {
     /// before the visit.
     fn visit(&self, state: &mut State<T>, visit: &mut Visit<'_, T>) -> Result<T, Error>;
 
-    /// Ends a phase that made a visit and was not ended by an error, such as by bringing all targets
-    /// up to date.
+    /// Ends a phase that made a visit and did not fail, for example by bringing all targets up to
+    /// date.
     ///
     /// # Errors
     /// [`Error::NonFinite`]; targets are unchanged then.

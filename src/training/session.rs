@@ -27,11 +27,11 @@ use crate::target_solver::Predictions;
 
 /// A training run that can be advanced by one visit, one epoch, one phase, or to the end.
 ///
-/// It owns the model and all state of the run; [`Trainer::run`] is a short loop over it, and a loop
-/// of one's own gives the same bits.
+/// It owns the model and all state of the run. [`Trainer::run`] is a short loop over it; your own
+/// loop gives the same bits.
 ///
 /// # Examples
-/// A loop of one's own, with progress and a clean stop:
+/// A hand-written loop, with progress and a clean stop:
 /// ```
 /// use layerwise::prelude::*;
 /// use layerwise::training::{Decoupling, Event, Session};
@@ -70,13 +70,13 @@ pub struct Session<T: Scalar> {
     pool: Option<rayon::ThreadPool>,
 }
 
-/// All state of a run beside the model: what it keeps from visit to visit.
+/// All state of a run except the model: what it keeps from visit to visit.
 ///
-/// Two sessions with equal models, trainers and states go on alike.
+/// Two sessions with equal models, trainers and states continue identically.
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct SessionState<T> {
-    /// The phase under way, or the next, how many will be made, and how many the trainer has.
+    /// The phase in progress or the next, how many will be run, and how many the trainer has.
     phase: usize,
     end: usize,
     count: usize,
@@ -91,7 +91,7 @@ pub struct SessionState<T> {
     phases: Vec<PhaseReport>,
 }
 
-/// Where in its phases a run stands.
+/// Where a run is in its phases.
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 enum Stage<T> {
@@ -100,7 +100,7 @@ enum Stage<T> {
     Over,
 }
 
-/// The state of a phase under way.
+/// The state of a phase in progress.
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 struct Within<T> {
@@ -113,7 +113,7 @@ struct Within<T> {
     at: At,
 }
 
-/// Where in its epochs a phase stands.
+/// Where a phase is in its epochs.
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 enum At {
@@ -123,11 +123,11 @@ enum At {
     PhaseEnd(StopReason),
 }
 
-/// An epoch under way: the place of its next batch, and what its visits add up to.
+/// An epoch in progress: the position of its next batch, and the totals of its visits.
 #[derive(Debug, Clone, PartialEq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 struct Epoch {
-    /// Examples visited, which are the first of the epoch's order.
+    /// Examples visited, which come first in the epoch's order.
     examples: usize,
     /// Visits of the phase so far.
     visits: u64,
@@ -136,10 +136,10 @@ struct Epoch {
     factor: f64,
 }
 
-/// What visits work in; no part of the state.
+/// Working memory of visits; not part of the state.
 #[derive(Debug)]
 struct Memory<T> {
-    /// The order of the epoch under way, and which epoch that is.
+    /// The order of the epoch in progress, and which epoch that is.
     order: Vec<usize>,
     ordered: u64,
     workspace: Workspace<T>,
@@ -153,26 +153,26 @@ struct Memory<T> {
 struct Clock {
     start: Instant,
     deadline: Option<Instant>,
-    /// Of the phase under way.
+    /// Of the phase in progress.
     phase_deadline: Option<Instant>,
 }
 
 impl<T: Scalar> Session<T> {
-    /// A run of `trainer` on `model`, which has not begun.
+    /// A new run of `trainer` on `model`.
     ///
     /// # Errors
-    /// Those of [`Trainer::check`], which tells beforehand without taking the model.
+    /// Those of [`Trainer::check`], which can be called first and does not take the model.
     pub fn new(trainer: &Trainer<T>, model: DecoupledCircuit<T>) -> Result<Self, Error> {
         trainer.check(&model)?;
         Ok(Self::begin(trainer, model))
     }
 
-    /// A session that goes on from `state`, as [`Session::state`] gave it, with the model as it was
-    /// then.
+    /// A session that continues from `state`, as returned by [`Session::state`], with the model as it
+    /// was then.
     ///
     /// # Errors
-    /// Those of [`Session::new`], and [`Error::Length`] for a state of a run with another number of
-    /// phases, or of another model, optimiser or scheme, as far as the sizes of its arrays show it.
+    /// Those of [`Session::new`], and [`Error::Length`] for a state with another number of phases,
+    /// or of another model, optimiser or scheme, as far as the sizes of its arrays reveal it.
     pub fn resume(
         trainer: &Trainer<T>,
         model: DecoupledCircuit<T>,
@@ -246,7 +246,7 @@ impl<T: Scalar> Session<T> {
         }
     }
 
-    /// The model as the last event left it.
+    /// The model after the last event.
     pub fn model(&self) -> &DecoupledCircuit<T> {
         &self.model
     }
@@ -255,7 +255,7 @@ impl<T: Scalar> Session<T> {
         &mut self.model
     }
 
-    /// The state as the last event left it.
+    /// The state after the last event.
     pub fn state(&self) -> &SessionState<T> {
         &self.state
     }
@@ -296,8 +296,8 @@ impl<T: Scalar> Session<T> {
         self.state.steps + own
     }
 
-    /// Ends the run: what is under way (an epoch, its phase) is closed by the next events, and no
-    /// other visit is made.
+    /// Ends the run: no further visit is made, and the next events close the epoch and the phase in
+    /// progress.
     pub fn stop(&mut self) {
         self.end(StopReason::Requested);
     }
@@ -321,19 +321,19 @@ impl<T: Scalar> Session<T> {
         }
     }
 
-    /// Goes on to the next event: a visit, the end of an epoch, the end of a phase. `None` when the
-    /// run is over.
+    /// Advances to the next event: a visit, the end of an epoch, or the end of a phase. `None` when
+    /// the run is over.
     ///
     /// # Errors
-    /// What a scheme or W-step says before its phase begins; [`Error::NonFinite`] (its step counts
-    /// the parameter steps of the run), or a solver's error, during a visit; [`Error::ThreadPool`].
+    /// Those of a scheme or W-step that cannot start its phase; during a visit [`Error::NonFinite`]
+    /// (its `step` counts the run's parameter steps) or a solver's error; [`Error::ThreadPool`].
     /// Parameters are then those of the last completed step, targets and μ those of the last
     /// completed visit.
     pub fn advance(&mut self) -> Result<Option<Event<T>>, Error> {
         self.within(Self::step)
     }
 
-    /// Goes on to the end of the epoch under way, or of the next. `None` when the run is over.
+    /// Advances to the end of the current epoch, or of the next. `None` when the run is over.
     ///
     /// # Errors
     /// Those of [`Session::advance`].
@@ -348,7 +348,7 @@ impl<T: Scalar> Session<T> {
         })
     }
 
-    /// Goes on to the end of the phase under way, or of the next. `None` when the run is over.
+    /// Advances to the end of the current phase, or of the next. `None` when the run is over.
     ///
     /// # Errors
     /// Those of [`Session::advance`].
@@ -363,7 +363,7 @@ impl<T: Scalar> Session<T> {
         })
     }
 
-    /// Goes on to the end of the run.
+    /// Advances to the end of the run.
     ///
     /// # Errors
     /// Those of [`Session::advance`].
@@ -372,7 +372,7 @@ impl<T: Scalar> Session<T> {
         Ok(self.report())
     }
 
-    /// Works in the pool of threads: entered once, not once a visit.
+    /// Runs in the thread pool, which is entered once per call and not once per visit.
     pub(super) fn within<R: Send>(
         &mut self,
         work: impl FnOnce(&mut Self) -> Result<R, Error> + Send,
@@ -392,7 +392,7 @@ impl<T: Scalar> Session<T> {
 
     #[cfg(feature = "rayon")]
     fn start_pool(&self) -> Result<rayon::ThreadPool, Error> {
-        // More than there are cores help only layers that wait for something else.
+        // Extra threads beyond the cores help only layers that wait for something else.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let most = cores.max(self.model.circuit.depth());
         let threads = self.trainer.threads;
@@ -508,7 +508,7 @@ impl<T: Scalar> Session<T> {
             examples,
         } = model;
 
-        // Which examples, of the epoch's order.
+        // The batch: the next examples in the epoch's order.
         let n = examples.len();
         let size = phase.batch_size(n);
         memory.put_in_order(state.epoch, n, size < n, trainer.seed);
@@ -523,7 +523,7 @@ impl<T: Scalar> Session<T> {
             .lend(examples, &chosen, state.visits, targets);
         batch.base.execution = self.execution.repaid(circuit.work(columns.len()));
 
-        // What the schedules give.
+        // The values of the schedules.
         let number = (epoch.visits, phase.epochs.saturating_mul(phase.batches(n)));
         let rule = phase.penalty_rule();
         memory.penalties.clear();
@@ -565,7 +565,7 @@ impl<T: Scalar> Session<T> {
             .observe(rule, layers.on(batch.view()), workspace)
             .map_err(|error| at_step(error, completed))?;
 
-        // Its results.
+        // The results.
         if targets == TargetUse::Kept {
             memory.working.commit(examples, &chosen);
         }
@@ -584,8 +584,8 @@ impl<T: Scalar> Session<T> {
         })
     }
 
-    /// The record of an epoch, with the measurements that are due if it was not interrupted; none of
-    /// an epoch in which no visit was made.
+    /// The record of an epoch, with the measurements that are due unless it was interrupted; `None`
+    /// for an epoch without visits.
     fn end_epoch(
         &mut self,
         epoch: Epoch,
@@ -648,7 +648,7 @@ impl<T: Scalar> Session<T> {
         Some(record)
     }
 
-    /// Ends the phase, and the run too where its own limits say so.
+    /// Ends the phase, and also the run if its own limits require it.
     fn close(&mut self, reason: StopReason) {
         let over = reason == StopReason::Requested
             || reason == StopReason::TimeLimit && passed(self.clock.deadline);
@@ -691,7 +691,7 @@ impl<T: Scalar> Session<T> {
 }
 
 impl<T> Memory<T> {
-    /// The order of an epoch, from the natural one, so that it depends on nothing before it.
+    /// The order of an epoch, always shuffled from column order, so that it does not depend on history.
     fn put_in_order(&mut self, epoch: u64, n: usize, shuffled: bool, seed: u64) {
         if self.ordered == epoch && self.order.len() == n {
             return;
@@ -707,7 +707,7 @@ impl<T> Memory<T> {
 }
 
 impl Clock {
-    /// Why no other visit is made, if one must not.
+    /// Why no further visit may be made, if that is so.
     fn interruption<T: Scalar>(&self, trainer: &Trainer<T>) -> Option<StopReason> {
         let flag = trainer.stop_flag.as_ref();
         if flag.is_some_and(|flag| flag.load(Ordering::Relaxed)) {
@@ -727,7 +727,7 @@ fn passed(deadline: Option<Instant>) -> bool {
     deadline.is_some_and(|deadline| Instant::now() >= deadline)
 }
 
-/// Non-finite numbers are reported with the parameter step of the run, wherever they arose.
+/// Makes non-finite errors report the run's parameter step, wherever they arose.
 fn at_step(error: Error, steps: u64) -> Error {
     match error {
         Error::NonFinite {
@@ -741,7 +741,7 @@ fn at_step(error: Error, steps: u64) -> Error {
     }
 }
 
-/// Composed loss and gap of all examples, per example, in batches of `size`.
+/// Composed loss and gap per example, over all examples, in batches of `size`.
 fn measure<T: Scalar>(
     model: &DecoupledCircuit<T>,
     size: usize,

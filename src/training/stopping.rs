@@ -1,4 +1,4 @@
-//! Ends of a phase that its own progress decides.
+//! When a phase stops because of its own progress.
 
 use super::report::StopReason;
 use crate::circuit::Circuit;
@@ -27,10 +27,10 @@ pub enum Stopping {
         /// Relative improvement that counts, not negative.
         improvement: f64,
     },
-    /// When the loss on the validation examples did not improve for `patience` epochs. However the
-    /// phase ends, the parameters of its best epoch are put back (the loss is the circuit's output
-    /// loss as it was built, weighted or smoothed); targets that persist stay as its
-    /// last epoch left them. Prechelt 1998.
+    /// When the loss on the validation examples did not improve for `patience` epochs. The loss is
+    /// the circuit's output loss, with any class weights or label smoothing. However the phase
+    /// ends, the parameters of its best epoch are restored; persistent targets stay as after its
+    /// last epoch. Prechelt 1998.
     Validation {
         /// Epochs without improvement, at least 1.
         patience: u64,
@@ -84,7 +84,7 @@ impl Stopping {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Tracker<T> {
     /// The last value that counted as an improvement, if there is one, and the epochs since.
-    // No ∞ in its place: JSON has none, so that a state could not be read again.
+    // Not ∞ instead of `None`: JSON has no ∞, so a saved state could not be loaded.
     reference: Option<f64>,
     since: u64,
     lowest: Option<f64>,
@@ -138,7 +138,7 @@ impl<T: Scalar> Tracker<T> {
 
     /// Epochs since the last improvement.
     fn stagnates(&mut self, value: f64, improvement: f64) -> u64 {
-        // Any first value improves.
+        // Any first value counts as an improvement.
         let bound = match self.reference {
             Some(reference) => reference - improvement * reference.abs(),
             None => f64::INFINITY,
@@ -152,7 +152,7 @@ impl<T: Scalar> Tracker<T> {
         self.since
     }
 
-    /// Puts the parameters of the best epoch back, and tells which it was.
+    /// Restores the parameters of the best epoch, and returns its number.
     pub(super) fn put_best_back(&mut self, circuit: &mut Circuit<T>) -> Option<u64> {
         let (epoch, parameters) = self.best.take()?;
         for (own, best) in circuit.parameters_mut().iter_mut().zip(parameters) {

@@ -15,20 +15,20 @@ use crate::decoupled::DecoupledCircuit;
 use crate::error::Error;
 use crate::kernel::{Execution, Scalar};
 
-/// Trains a [`DecoupledCircuit`] by a list of [`Phase`]s; schemes are compared by changing one line.
+/// Trains a [`DecoupledCircuit`] in a list of [`Phase`]s; compare schemes by changing one line.
 ///
 /// | option | default | meaning |
 /// |---|---|---|
 /// | `seed` | 0 | seed of the shuffling |
 /// | `threads` | 1 | threads that share the work (feature `rayon`), at most one per layer or core |
-/// | `execution` | automatic | what several threads share: layers, columns, or whichever fits |
+/// | `execution` | automatic | how threads divide the work: by layers, by columns, or whichever suits |
 /// | `measure_every` | 1 | epochs between measurements of composed loss, gap and validation loss; 0: never |
-/// | `validation` | none | examples that are never trained on |
-/// | `time_limit` | none | time of the whole run, looked at between visits |
-/// | `stop_flag` | none | a flag that ends the run from outside, looked at between visits |
+/// | `validation` | none | examples not used for training |
+/// | `time_limit` | none | time limit of the whole run, checked between visits |
+/// | `stop_flag` | none | a flag that ends the run from outside, checked between visits |
 ///
-/// The result has the same bits for every number of threads (a time limit aside). A trainer holds
-/// options only, so it can be cloned and run again; [`Session`] runs it step by step.
+/// Results are bit-identical for any number of threads (unless a time limit intervenes). A trainer
+/// holds options only, so it can be cloned and run again; [`Session`] runs it step by step.
 ///
 /// # Examples
 /// ```
@@ -78,7 +78,7 @@ impl<T: Scalar> Trainer<T> {
         }
     }
 
-    /// Appends a phase, which goes on from where the one before it ended.
+    /// Appends a phase, which continues from the end of the previous one.
     pub fn then(mut self, phase: Phase<T>) -> Self {
         self.phases.push(phase);
         self
@@ -113,34 +113,34 @@ impl<T: Scalar> Trainer<T> {
         Ok(self)
     }
 
-    /// What the threads share, if there are several; [`Execution::Automatic`] unless set.
+    /// How several threads divide the work; [`Execution::Automatic`] unless set.
     pub fn with_execution(mut self, execution: Execution) -> Self {
         self.execution = execution;
         self
     }
 
-    /// Epochs between measurements of composed loss, gap and validation loss; 0 measures never
-    /// (but for [`Stopping::Validation`](crate::training::Stopping::Validation), which measures its
-    /// loss after every epoch).
+    /// Epochs between measurements of composed loss, gap and validation loss; 0 means never (except
+    /// for [`Stopping::Validation`](crate::training::Stopping::Validation), which measures its loss
+    /// after every epoch).
     pub fn with_measure_every(mut self, epochs: u64) -> Self {
         self.measure_every = epochs;
         self
     }
 
-    /// Examples that are never trained on, one per column of `inputs` and `targets`.
+    /// Validation examples, not used for training, one per column of `inputs` and `targets`.
     pub fn with_validation(mut self, inputs: DMatrix<T>, targets: DMatrix<T>) -> Self {
         self.validation = Some(Arc::new((inputs, targets)));
         self
     }
 
-    /// Wall-clock time after which the run ends, looked at between visits.
+    /// Wall-clock time after which the run ends, checked between visits.
     pub fn with_time_limit(mut self, limit: Duration) -> Self {
         self.time_limit = Some(limit);
         self
     }
 
-    /// Ends the run cleanly once `flag` is true, looked at between visits: for another thread, or
-    /// for a signal handler.
+    /// Ends the run cleanly once `flag` is true, which is checked between visits. For use by another
+    /// thread or a signal handler.
     pub fn with_stop_flag(mut self, flag: Arc<AtomicBool>) -> Self {
         self.stop_flag = Some(flag);
         self
@@ -154,8 +154,8 @@ impl<T: Scalar> Trainer<T> {
     /// Trains: a [`Session`] from start to end.
     ///
     /// # Errors
-    /// Those of [`Session::new`], before anything is done; those of [`Session::advance`], after which
-    /// the model is as that says.
+    /// Those of [`Session::new`], before anything is done; those of [`Session::advance`], which
+    /// says what state the model is in then.
     pub fn run(&self, model: &mut DecoupledCircuit<T>) -> Result<TrainingReport<T>, Error> {
         self.run_with(model, |_, _| ControlFlow::Continue(()))
     }
@@ -184,11 +184,11 @@ impl<T: Scalar> Trainer<T> {
         Ok(lent.session.report())
     }
 
-    /// Whether a run can begin on this model.
+    /// Checks that a run can begin on this model.
     ///
     /// # Errors
-    /// [`Error::NoExamples`], what the model says of the validation examples, and
-    /// [`Error::InvalidOption`] for penalties that a phase would take out of range.
+    /// [`Error::NoExamples`], errors in the validation examples, and [`Error::InvalidOption`] for
+    /// penalties that a phase would take out of range.
     pub fn check(&self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
         if model.examples().is_empty() {
             return Err(Error::NoExamples {
@@ -221,7 +221,7 @@ impl<T: Scalar> Trainer<T> {
     }
 }
 
-/// A session on a model that is somebody else's, and goes back there whatever happens.
+/// A session on a borrowed model, which is returned to its owner whatever happens.
 struct Lent<'m, T: Scalar> {
     session: Session<T>,
     owner: &'m mut DecoupledCircuit<T>,

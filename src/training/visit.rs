@@ -8,7 +8,7 @@ use crate::kernel::Scalar;
 use crate::schedule::Schedule;
 use crate::target_solver::{Predictions, SolveReport, TargetProblem};
 
-/// What the visits of an epoch add up to.
+/// Totals over the visits of an epoch.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Statistics {
@@ -21,8 +21,8 @@ pub(super) struct Statistics {
 /// Everything that a [`Scheme`](crate::training::Scheme) works with during one visit.
 ///
 /// Targets move through [`Visit::target_problem`], parameters through the value that
-/// [`Visit::evaluate`] or [`Visit::backprop`] returns: a step consumes it, so that none is made
-/// along old gradients.
+/// [`Visit::evaluate`] or [`Visit::backprop`] returns. A step consumes that value, so no step can use
+/// stale gradients.
 ///
 /// ```compile_fail,E0382
 /// use layerwise::training::Visit;
@@ -54,7 +54,7 @@ pub struct Visit<'a, T: Scalar> {
     pub(super) penalties: &'a [T],
     pub(super) batch: BatchMut<'a, T>,
     pub(super) columns: &'a [usize],
-    /// λ_1, …, λ_{T−1}; the first `multiplied` count.
+    /// λ_1, …, λ_{T−1}; only the first `multiplied` are used.
     pub(super) multipliers: &'a mut [Vec<T>],
     pub(super) multiplied: usize,
     pub(super) predictions: Predictions,
@@ -64,21 +64,21 @@ pub struct Visit<'a, T: Scalar> {
     pub(super) steps: &'a mut [LayerStep<T>],
     pub(super) statistics: &'a mut Statistics,
     pub(super) factor: f64,
-    /// The number of the visit in its phase, from 0, and how many there are at most.
+    /// The number of the visit in its phase, from 0, and the maximum number of visits.
     pub(super) number: (u64, u64),
 }
 
-/// What an evaluation is of, and so how it is made again.
+/// What an evaluation computed, and so how to repeat it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Kind<T> {
     Energy,
     Composed,
-    /// Gradients that the scheme made, of this objective.
+    /// Gradients from the scheme, and its objective.
     Given(T),
 }
 
 impl<'a, T: Scalar> Visit<'a, T> {
-    /// The circuit with the terms of E, at the present θ and the μ of this visit.
+    /// The circuit with the terms of E, at the current θ and the μ of this visit.
     pub fn layers(&self) -> Layers<'_, T> {
         Layers::new(self.circuit, self.terms).at_penalties(self.penalties)
     }
@@ -99,13 +99,13 @@ impl<'a, T: Scalar> Visit<'a, T> {
         self.batch.view()
     }
 
-    /// The places of the batch's examples among the model's: where a scheme keeps what belongs to
-    /// them.
+    /// The columns of the batch's examples among the model's examples: the index for a scheme's
+    /// per-example state.
     pub fn columns(&self) -> &'a [usize] {
         self.columns
     }
 
-    /// The factor of the learning rates that the schedule gives for this visit.
+    /// The schedule's learning-rate factor for this visit.
     pub fn factor(&self) -> f64 {
         self.factor
     }
@@ -121,18 +121,19 @@ impl<'a, T: Scalar> Visit<'a, T> {
         self.w_state.steps
     }
 
-    /// From here on E has Lagrange multipliers, + wᵢ λ_tⁱ·(z_tⁱ − ẑ_tⁱ) for t = 1, …, T−1 and every
-    /// example: in every problem and every step of this visit.
+    /// Adds Lagrange multipliers for the rest of this visit: E gains wᵢ λ_tⁱ·(z_tⁱ − ẑ_tⁱ) for
+    /// t = 1, …, T−1 and every example, in every problem and every step.
     ///
     /// # Errors
-    /// [`Error::Length`] if they are not T − 1 arrays like the targets, [`Error::NonFiniteData`].
+    /// [`Error::Length`] if they are not T − 1 arrays the size of the targets,
+    /// [`Error::NonFiniteData`].
     pub fn set_multipliers(&mut self, multipliers: &[Vec<T>]) -> Result<(), Error> {
         check_multipliers(self.layers(), self.columns.len(), multipliers)?;
         self.fill_multipliers(|t, own| own.extend_from_slice(&multipliers[t - 1]));
         Ok(())
     }
 
-    /// The same, filled array by array.
+    /// [`Visit::set_multipliers`], filled array by array.
     pub(super) fn fill_multipliers(&mut self, mut fill: impl FnMut(usize, &mut Vec<T>)) {
         for (t, own) in (1..).zip(self.multipliers.iter_mut()) {
             own.clear();
@@ -171,12 +172,12 @@ impl<'a, T: Scalar> Visit<'a, T> {
         self.make(Kind::Composed)
     }
 
-    /// An objective and gradients of one's own: `fill` writes the gradient of every θ_t, a sum over
-    /// the examples.
+    /// An objective and gradients that the scheme computes itself: `fill` writes the gradient of
+    /// every θ_t, a sum over the examples.
     ///
     /// # Errors
-    /// [`Error::Combination`] for a W-step by solvers, or of several steps: they evaluate E
-    /// themselves.
+    /// [`Error::Combination`] for a W-step with solvers or with several steps, since these evaluate
+    /// E themselves.
     pub fn along(
         &mut self,
         objective: T,
@@ -193,7 +194,7 @@ impl<'a, T: Scalar> Visit<'a, T> {
         self.given(objective)
     }
 
-    /// The same for gradients that stand in the workspace.
+    /// [`Visit::along`] for gradients already in the workspace.
     pub(super) fn given(&mut self, objective: T) -> Result<Evaluated<'_, 'a, T>, Error> {
         needs_gradients(self.w_step, "gradients that a scheme makes itself")?;
         Ok(Evaluated {
@@ -202,13 +203,13 @@ impl<'a, T: Scalar> Visit<'a, T> {
         })
     }
 
-    /// Adds the batch's squared gap Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖² before this visit moved targets
+    /// Adds the batch's squared gap Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖² before this visit's Z-step
     /// ([`TargetProblem::squared_gap`]) to the epoch's statistics.
     pub fn record_gap_before(&mut self, squares: T) {
         *self.statistics.gap_before.get_or_insert(0.0) += squares.as_f64();
     }
 
-    /// The same after this visit moved targets.
+    /// The same, for the gap after this visit's Z-step.
     pub fn record_gap_after(&mut self, squares: T) {
         *self.statistics.gap_after.get_or_insert(0.0) += squares.as_f64();
     }
@@ -218,7 +219,7 @@ impl<'a, T: Scalar> Visit<'a, T> {
         self.statistics.solved.get_or_insert_default().add(report);
     }
 
-    /// What stands in the workspace is no longer of the present θ and z.
+    /// Marks the workspace as out of date for the current θ and z.
     pub(super) fn forget(&mut self) {
         self.predictions = Predictions::None;
     }
@@ -278,7 +279,7 @@ impl<'a, T: Scalar> Visit<'a, T> {
     }
 }
 
-/// An objective on the batch, evaluated at the present θ and z with what the phase's W-step needs.
+/// An objective on the batch, evaluated at the current θ and z with what the phase's W-step needs.
 #[derive(Debug)]
 pub struct Evaluated<'v, 'a, T: Scalar> {
     visit: &'v mut Visit<'a, T>,
@@ -286,7 +287,7 @@ pub struct Evaluated<'v, 'a, T: Scalar> {
 }
 
 impl<T: Scalar> Evaluated<'_, '_, T> {
-    /// The objective: E, the composed objective, or what the scheme gave. A sum over examples.
+    /// The objective: E, the composed objective, or the scheme's own. A sum over examples.
     pub fn energy(&self) -> T {
         match self.kind {
             Kind::Given(objective) => objective,
@@ -294,7 +295,7 @@ impl<T: Scalar> Evaluated<'_, '_, T> {
         }
     }
 
-    /// ẑ_{t+1}, d_{t+1} × n column-major; with gradients that the scheme gave, without meaning.
+    /// ẑ_{t+1}, d_{t+1} × n column-major; meaningless if the scheme supplied the gradients.
     ///
     /// # Panics
     /// If t ≥ T.
@@ -307,12 +308,12 @@ impl<T: Scalar> Evaluated<'_, '_, T> {
         self.visit.problem()
     }
 
-    /// The places of the batch's examples among the model's.
+    /// The columns of the batch's examples among the model's examples.
     pub fn columns(&self) -> &[usize] {
         self.visit.columns
     }
 
-    /// [`Visit::record_gap_after`] of [`Evaluated::squared_gap`].
+    /// [`Visit::record_gap_after`] with [`Evaluated::squared_gap`].
     pub fn record_gap_after(&mut self) {
         let squares = self.squared_gap();
         self.visit.record_gap_after(squares);
@@ -329,12 +330,12 @@ impl<T: Scalar> Evaluated<'_, '_, T> {
         })
     }
 
-    /// Makes the W-step of the phase, all its steps: each as a whole or not at all. Returns the
-    /// objective before the last of them.
+    /// Makes the W-step of the phase with all its steps, each completely or not at all. Returns the
+    /// objective before the last step.
     ///
     /// # Errors
     /// [`Error::NonFinite`] for an energy, gradient or new parameter that is not finite, and those of
-    /// parameter solvers; no θ_t is changed by that step then.
+    /// parameter solvers; the failing step then changes no θ_t.
     pub fn step(self) -> Result<T, Error> {
         let mut objective = self.energy();
         let Self { visit, kind } = self;
@@ -355,16 +356,16 @@ pub(super) fn needs_gradients<T: Scalar>(
     what: &'static str,
 ) -> Result<(), Error> {
     let reason = if w_step.solves() {
-        "parameter solvers fit a layer to its targets, and have no use for a gradient"
+        "parameter solvers fit a layer to its targets, and do not use a gradient"
     } else if w_step.steps() > 1 {
-        "several steps at one visit need new gradients each, and the scheme makes them once"
+        "each of several steps needs new gradients, but the scheme computes them once per visit"
     } else {
         return Ok(());
     };
     Err(Error::Combination { what, reason })
 }
 
-/// E on a visit's batch: of fields, so that others can be borrowed beside it.
+/// E on a visit's batch, from separate fields, so that others can be borrowed at the same time.
 pub(super) fn problem<'p, T: Scalar>(
     circuit: &'p Circuit<T>,
     terms: &'p Terms<T>,

@@ -1,4 +1,4 @@
-//! W-steps: how θ moves in a visit, with the state that this needs.
+//! W-steps: how θ moves in a visit, and the state that this needs.
 
 use std::sync::Arc;
 
@@ -15,21 +15,22 @@ use crate::state::State;
 /// How the parameters move in a visit: by an [`Optimizer`] along their gradients, by a
 /// [`ParameterSolver`] that solves a layer's local problem, by both, or not at all.
 ///
-/// | made by | layers that a solver fits | other layers |
+/// | constructor | layers with a solver | other layers |
 /// |---|---|---|
-/// | [`WStep::optimizer`] | | step of the optimiser |
-/// | [`WStep::solver`], [`WStep::solver_of_layer`] | solution | stay, or [`WStep::with_optimizer`] |
-/// | [`WStep::none`] | | stay |
+/// | [`WStep::optimizer`] | | optimiser step |
+/// | [`WStep::solver`], [`WStep::solver_of_layer`] | solution | unchanged, or [`WStep::with_optimizer`] |
+/// | [`WStep::none`] | | unchanged |
 ///
 /// An optimiser steps along the gradient divided by the number of examples in the batch, so that a
-/// learning rate means the same for every batch size; each parameter group by itself, so that only
-/// those that decay do. Every layer has a solver state of its own, fresh in every phase.
+/// learning rate means the same for every batch size. Each parameter group is updated separately, so
+/// that weight decay applies only where it should. Every layer has its own solver state, fresh in
+/// every phase.
 ///
-/// A solver that takes ℓ_t far down fits the targets, not the composed loss, which may rise while E
-/// falls (on digits at depth 10 it stays far above backprop's; `docs/evidence.md`): look at
-/// [`composed_loss`](crate::training::EpochRecord::composed_loss), and hold θ by a proximal weight or
-/// a damping. What it is best for is one pass over projected targets at the start: deep tanh and
-/// sigmoid circuits then carry their input, whatever their weights were.
+/// A solver that lowers ℓ_t a lot fits the targets, not the composed loss, which may rise while E
+/// falls (on digits at depth 10 it stays far above backprop's; `docs/evidence.md`). Watch
+/// [`composed_loss`](crate::training::EpochRecord::composed_loss), and restrain θ by a proximal
+/// weight or damping. Solvers work best for one pass over projected targets at the start: deep tanh
+/// and sigmoid circuits then carry their input, whatever their weights were.
 ///
 /// # Examples
 /// ```
@@ -66,7 +67,7 @@ impl<T: Scalar> WStep<T> {
         Self::none().with_optimizer(rule)
     }
 
-    /// Every layer that `solver` fits ([`ParameterSolver::check`]) gets its solution.
+    /// Every layer that `solver` can handle ([`ParameterSolver::check`]) gets its solution.
     pub fn solver(solver: impl ParameterSolver<T> + 'static) -> Self {
         Self {
             solvers: Solvers::WhereItFits(Arc::new(solver)),
@@ -74,12 +75,12 @@ impl<T: Scalar> WStep<T> {
         }
     }
 
-    /// Layer t gets the solution of `solver`; others can be added.
+    /// Layer t gets the solution of `solver`; solvers for other layers can be added.
     pub fn solver_of_layer(t: usize, solver: impl ParameterSolver<T> + 'static) -> Self {
         Self::none().with_solver_of_layer(t, solver)
     }
 
-    /// θ stays: only targets move.
+    /// θ does not move; only targets do.
     pub fn none() -> Self {
         Self {
             rule: None,
@@ -95,8 +96,8 @@ impl<T: Scalar> WStep<T> {
         self
     }
 
-    /// Layer t gets the solution of `solver`, beside those that have one already. It replaces a
-    /// solver for all layers that it fits.
+    /// Layer t gets the solution of `solver`, in addition to layers that already have a solver. It
+    /// replaces a solver set for all layers.
     pub fn with_solver_of_layer(
         mut self,
         t: usize,
@@ -112,7 +113,7 @@ impl<T: Scalar> WStep<T> {
         self
     }
 
-    /// `steps` steps a visit, each at a new evaluation, instead of one.
+    /// Makes `steps` steps per visit instead of one, each from a new evaluation.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for 0.
@@ -128,9 +129,8 @@ impl<T: Scalar> WStep<T> {
         Ok(self)
     }
 
-    /// Scales the mean gradient in all θ that the optimiser moves down to this norm where it is
-    /// longer. Pascanu, Mikolov & Bengio 2013. One number over all layers: a step waits for every
-    /// layer's norm.
+    /// Clips the mean gradient in all θ that the optimiser moves to at most this norm. Pascanu,
+    /// Mikolov & Bengio 2013. The norm is over all layers, so a step waits for every layer.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless the norm is above 0 and finite.
@@ -146,28 +146,28 @@ impl<T: Scalar> WStep<T> {
         Ok(self)
     }
 
-    /// Steps a visit.
+    /// Steps per visit.
     pub fn steps(&self) -> u64 {
         self.steps
     }
 
-    /// Whether some layers are solved.
+    /// Whether some layers have a solver.
     pub fn solves(&self) -> bool {
         !matches!(self.solvers, Solvers::None)
     }
 
-    /// Whether nothing moves θ.
+    /// Whether θ does not move.
     pub fn is_none(&self) -> bool {
         self.rule.is_none() && !self.solves()
     }
 
-    /// Whether a layer's step needs nothing of the other layers.
+    /// Whether a layer's step is independent of the other layers.
     pub(super) fn is_layerwise(&self) -> bool {
         self.max_norm.is_none()
     }
 
-    /// What an evaluation before the step computes: solved layers need no gradient, and a step by
-    /// solvers takes those of the others itself.
+    /// What an evaluation before the step computes. Layers with a solver need no gradient, and a step
+    /// with solvers computes those of the other layers itself.
     pub(super) fn ask(&self) -> Ask {
         match self.rule.is_some() && !self.solves() {
             true => Ask::PARAMETERS,
@@ -194,8 +194,8 @@ impl<T: Scalar> WStep<T> {
     /// The state with which a phase on `model` begins.
     ///
     /// # Errors
-    /// That of [`ParameterSolver::check`] if a solver fits no layer at all, or not the one that it was
-    /// given to; [`Error::UnknownLayer`].
+    /// That of [`ParameterSolver::check`] if a solver can handle no layer at all, or not the layer it
+    /// was set for; [`Error::UnknownLayer`].
     pub(super) fn start(&self, model: &DecoupledCircuit<T>) -> Result<WState<T>, Error> {
         let circuit = model.circuit();
         let depth = circuit.depth();
@@ -228,7 +228,7 @@ impl<T: Scalar> WStep<T> {
     }
 }
 
-/// What W-steps keep: the number of steps, and by layer the optimiser's moments and the solver's
+/// What W-steps keep: the number of steps, and, by layer, the optimiser's moments and the solver's
 /// state.
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -253,7 +253,7 @@ impl<T: Scalar> WState<T> {
             })
     }
 
-    /// The numbers that it holds.
+    /// How many numbers it holds.
     pub(super) fn size(&self) -> usize {
         let solver = |own: &LayerState<T>| own.solver.as_ref().map_or(0, State::size);
         let layers = self.layers.iter();
@@ -265,21 +265,21 @@ impl<T: Scalar> WState<T> {
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct LayerState<T> {
-    /// The rule's state, for each group of parameters block by block.
+    /// The rule's state, block by block within each parameter group.
     pub(super) moments: Vec<T>,
     /// `None` for a layer without a solver.
     solver: Option<State<T>>,
 }
 
-/// One layer's step under way: the new θ_t is made beside θ_t, and exchanged with it when every
-/// layer's is known to be sound.
+/// One layer's step in progress: the new θ_t is computed beside θ_t, and swapped in once every
+/// layer's is known to be finite.
 #[derive(Debug, Clone)]
 pub(super) struct LayerStep<T> {
-    /// The new θ_t, if it was not made in the place of its gradient.
+    /// The new θ_t, unless it overwrites its gradient.
     next: Vec<T>,
     finite: Finite,
     error: Option<Error>,
-    /// Σᵢ ‖z_{t+1}ⁱ − ẑ_{t+1}ⁱ‖² before a joint step, of a hidden layer.
+    /// Σᵢ ‖z_{t+1}ⁱ − ẑ_{t+1}ⁱ‖² before a joint step, for a hidden layer.
     pub(super) squared_gap: T,
 }
 
@@ -294,7 +294,7 @@ impl<T: Scalar> LayerStep<T> {
     }
 }
 
-/// Whether what a step went through is finite.
+/// Whether the numbers in a step are finite.
 #[derive(Debug, Clone, Copy)]
 struct Finite {
     gradient: bool,
@@ -315,16 +315,16 @@ impl Finite {
     }
 }
 
-/// Values that are updated at once: few enough to be checked while they are in the nearest cache.
+/// Values updated at a time: few enough to be checked while they are in the L1 cache.
 const BLOCK: usize = 1024;
 
-/// What the update of one value costs, in multiply-adds of a product: it waits for memory.
+/// Cost of updating one value, in multiply-adds of a product: it is memory-bound.
 const COST: usize = 32;
 
-/// One W-step on `problem`: new θ beside the old ones, and nothing changed but the states.
+/// One W-step on `problem`: computes the new θ beside the old, and changes nothing but the states.
 ///
-/// Energies and predictions in the workspace are those of `problem`, and so are the gradients that
-/// [`WStep::ask`] names; `factor` is that of the learning rate.
+/// The workspace must hold the energies and predictions of `problem`, and the gradients that
+/// [`WStep::ask`] requests; `factor` multiplies the learning rate.
 pub(super) fn prepare<T: Scalar>(
     w_step: &WStep<T>,
     state: &mut WState<T>,
@@ -342,7 +342,7 @@ pub(super) fn prepare<T: Scalar>(
         return Ok(());
     };
     let along = |t: usize| state.layers[t].solver.is_none();
-    // Before a rule gets them: its state would keep what is not finite.
+    // Before a rule gets them: its state would retain non-finite numbers.
     workspace.check_parameter_gradients(number, along)?;
     let step = begin(
         w_step,
@@ -423,8 +423,8 @@ type LayerItems<'a, T> = (
     (&'a mut [LayerState<T>], &'a mut [LayerStep<T>]),
 );
 
-/// The step along the mean of the gradients in the workspace, shortened to the largest norm over
-/// the layers that `along` names.
+/// The step along the mean of the gradients in the workspace, clipped to the maximum norm over the
+/// layers that `along` selects.
 pub(super) fn begin<T: Scalar>(
     w_step: &WStep<T>,
     number: u64,
@@ -443,7 +443,7 @@ pub(super) fn begin<T: Scalar>(
     Step::new(number + 1, factor).with_gradient_factor(mean)
 }
 
-/// Whether every layer's step is finite.
+/// Checks that every layer's step is finite.
 pub(super) fn check<T>(steps: &[LayerStep<T>], number: u64) -> Result<(), Error> {
     let gradient = steps.iter().position(|own| !own.finite.gradient);
     let next = || steps.iter().position(|own| !own.finite.next);
@@ -474,7 +474,7 @@ pub(super) fn commit<T: Scalar>(
     state.steps += 1;
 }
 
-/// The same for new θ_t that [`step_over`] made in the place of their gradients.
+/// The same for new θ_t that [`step_over`] wrote over their gradients.
 pub(super) fn commit_over<T: Scalar>(
     state: &mut WState<T>,
     circuit: &mut Circuit<T>,
@@ -487,8 +487,8 @@ pub(super) fn commit_over<T: Scalar>(
     state.steps += 1;
 }
 
-/// A step of `rule` with the new θ_t in the place of its gradient: a third of the memory is not
-/// touched.
+/// A step of `rule` that writes the new θ_t over its gradient, which saves a third of the memory
+/// traffic.
 pub(super) fn step_over<T: Scalar>(
     rule: &dyn Optimizer<T>,
     step: Step,
@@ -508,7 +508,7 @@ pub(super) fn step_over<T: Scalar>(
     );
 }
 
-/// Group by group, so that only those that decay do. Without a `gradient` it stands in `place`.
+/// Steps group by group, so that only some decay. Without `gradient`, the gradient is in `place`.
 fn step_into<T: Scalar>(
     rule: &dyn Optimizer<T>,
     step: Step,
@@ -547,7 +547,7 @@ fn step_into<T: Scalar>(
     all
 }
 
-/// One step after another of as many values as stay in the nearest cache.
+/// Steps in blocks of values that fit into the L1 cache.
 fn step_blocks<T: Scalar>(
     rule: &dyn Optimizer<T>,
     step: Step,

@@ -28,8 +28,8 @@ use crate::target_solver::TargetProblem;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ZIl;
 
-/// Equality with backprop needs squared L_h, μ = 1 and no regulariser of targets, also when the
-/// circuit changes during a phase.
+/// Checks what equality with backprop needs, also if the circuit changes during a phase: squared
+/// L_h, μ = 1 and no regulariser of targets.
 pub(super) fn check_exactness<T: Scalar>(
     [penalty, regularizer]: [&'static str; 2],
     layers: Layers<'_, T>,
@@ -75,8 +75,8 @@ pub(crate) fn check_no_target_regularizer<T: Scalar>(
 
 const OPTIONS: [&str; 2] = ["penalty μ under Z-IL", "target regulariser under Z-IL"];
 
-/// Brings every ∂E/∂θ_t of Z-IL into the problem's workspace, and returns E at the forward pass.
-/// `number` is that of the step in an error.
+/// Computes every ∂E/∂θ_t of Z-IL in the problem's workspace, and returns E at the forward pass.
+/// Errors report `number` as their step.
 pub(crate) fn infer_z_il<T: Scalar>(
     problem: &mut TargetProblem<'_, T>,
     number: u64,

@@ -145,29 +145,29 @@ type Refused = Option<(&'static str, &'static str)>;
 const NO_MOVE: Refused = Some(("no Z-step with no W-step", "nothing would move"));
 const NO_LEARNING: Refused = Some((
     "refreshed targets with no W-step",
-    "nothing that a visit does would last",
+    "a visit would change nothing that is kept",
 ));
 const LAST_LAYER: Refused = Some((
     "refreshed targets without a Z-step",
-    "every layer but the last meets its target already: only the last would be trained",
+    "every layer but the last already matches its target, so only the last would be trained",
 ));
 const LOST: Refused = Some((
     "refreshed targets with a joint step",
-    "the step of z is lost at the next visit, and only the last layer would be trained",
+    "the step of z is lost at the next visit, so only the last layer would be trained",
 ));
 const NEVER_CLOSER: Refused = Some((
     "residual targets without a Z-step",
-    "the targets move along with the predictions, so that no layer ever gets closer",
+    "the targets move with the predictions, so no layer ever gets closer to them",
 ));
 const AT_ONCE: Refused = Some((
     "joint descent with parameter solvers",
-    "a solver fits θ to targets that stand still, and joint descent moves both at once",
+    "a solver fits θ to fixed targets, but joint descent moves both at once",
 ));
 
 const OUT_OF_REACH: Refused = Some((
     "multipliers without a Z-step",
-    "targets that stand still may be out of θ's reach, and the multipliers of constraints that cannot \
-     be met grow without end",
+    "fixed targets may be out of θ's reach, and the multipliers of constraints that cannot \
+     be satisfied grow without bound",
 ));
 
 /// Without multipliers; W-steps in the order of [`W_STEPS`].

@@ -12,12 +12,12 @@ use crate::kernel::{add_to, subtract_from};
 
 /// Block Cholesky of H + λ I in one of two orders.
 ///
-/// Eliminating block e with neighbours a below and b above, S_e = L Lᵀ being what has become of its
-/// diagonal block, A = L⁻¹ H_ea and B = L⁻¹ H_eb: the diagonal blocks of a and b lose Aᵀ A and Bᵀ
-/// B, and a and b become neighbours with H_ba = −Bᵀ A.
+/// Eliminating block e, with neighbours a below and b above: let S_e = L Lᵀ be its current diagonal
+/// block, A = L⁻¹ H_ea and B = L⁻¹ H_eb. Then Aᵀ A and Bᵀ B are subtracted from the diagonal blocks
+/// of a and b, and a and b become neighbours with H_ba = −Bᵀ A.
 #[derive(Debug)]
 pub(super) struct BlockTridiagonal<T> {
-    /// In the last order, if there was one.
+    /// The last order used, if there was one.
     order: Option<Order>,
     levels: Vec<Vec<Elimination>>,
     blocks: Vec<Block<T>>,
@@ -28,27 +28,27 @@ pub(super) struct BlockTridiagonal<T> {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Work {
     pub(super) total: u64,
-    /// Those on the longest chain that must follow one another.
+    /// Those on the critical path.
     pub(super) chain: u64,
 }
 
-/// Of z_t, for one example after another.
+/// The block of z_t, for each example in turn.
 #[derive(Debug)]
 struct Block<T> {
     /// d_t × d_t.
     diagonal: Vec<T>,
-    /// Of the next block that remains and this one, d_next × d_t.
+    /// Coupling of the next remaining block with this one, d_next × d_t.
     coupling: Vec<T>,
     right: Vec<T>,
     solution: Vec<T>,
     scratch: Vec<T>,
-    /// A unit vector for every example, and the products with it.
+    /// A unit vector for every example, and products with it.
     unit: Vec<T>,
     link: Link<T>,
     operations: u64,
 }
 
-/// What an elimination leaves for the substitution.
+/// What an elimination stores for the substitution.
 #[derive(Debug)]
 struct Factor<T> {
     /// L, Aᵀ and Bᵀ.
@@ -71,8 +71,8 @@ impl<T: Scalar> BlockTridiagonal<T> {
         }
     }
 
-    /// Solves `system` for some of its examples, where they are linearised, and gives the work for one.
-    /// A system that is not positive definite gets a solution that is not finite.
+    /// Solves `system` for some of its examples, at their linearisation, and returns the work per
+    /// example. If a system is not positive definite, its solution is not finite.
     pub(super) fn solve(
         &mut self,
         order: Order,
@@ -233,7 +233,7 @@ impl<T: Scalar> BlockTridiagonal<T> {
 }
 
 impl Work {
-    /// Adds what was done at once, and clears it there.
+    /// Adds the work of one level, and clears its counters.
     fn add<'a>(&mut self, operations: impl Iterator<Item = &'a mut u64>) {
         let mut longest = 0;
         for own in operations {
@@ -266,7 +266,7 @@ impl<T: Scalar> Block<T> {
         }
     }
 
-    /// The neighbour below, e, is gone: S ← S − Bᵀ B, r ← r − Bᵀ y.
+    /// After e below is eliminated: S ← S − Bᵀ B, r ← r − Bᵀ y.
     fn lose_below(
         &mut self,
         b: usize,
@@ -283,7 +283,7 @@ impl<T: Scalar> Block<T> {
         self.operations += (d * d * e + d * e) as u64;
     }
 
-    /// The neighbour above, e, is gone: S ← S − Aᵀ A, r ← r − Aᵀ y, and H_ba ← −Bᵀ A for the next.
+    /// After e above is eliminated: S ← S − Aᵀ A, r ← r − Aᵀ y, and H_ba ← −Bᵀ A for the next block.
     fn lose_above(
         &mut self,
         b: usize,

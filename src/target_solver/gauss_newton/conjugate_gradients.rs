@@ -16,7 +16,7 @@ use crate::target_solver::curvature;
 
 /// The memory of [`ConjugateGradients`].
 ///
-/// An iteration passes over all columns of a layer at once, and reads no array twice without need.
+/// An iteration processes all columns of a layer at once, and reads no array twice without need.
 #[derive(Debug)]
 pub(super) struct Iterations<T> {
     /// The directions p_1, …, p_{T−1}.
@@ -24,18 +24,18 @@ pub(super) struct Iterations<T> {
     /// By t.
     products: Vec<Product<T>>,
     runs: Vec<Run<T>>,
-    /// The preconditioner's number of each hidden layer.
+    /// The preconditioner's scalar for each hidden layer.
     diagonal: Vec<T>,
     tangent: Vec<T>,
     /// M⁻¹ r, where it is not a multiple of r.
     preconditioned: Vec<Vec<T>>,
-    /// Of each hidden layer its part of every example's sum.
+    /// Each hidden layer's part of every example's sum.
     parts: Vec<Vec<T>>,
     sums: Vec<T>,
     examples: Vec<Example<T>>,
-    /// How far each example goes along its direction; none if it stays.
+    /// How far each example goes along its direction; `None` if it does not move.
     lengths: Vec<Option<T>>,
-    /// How much of its direction the next one keeps; none if its iterations are over.
+    /// How much of the last direction the next one keeps; `None` if the example's iterations are over.
     turns: Vec<Option<T>>,
 }
 
@@ -48,7 +48,7 @@ struct Example<T> {
     /// r·M⁻¹r now, and at the start.
     square: T,
     first: T,
-    /// Whether its iterations go on.
+    /// Whether its iterations continue.
     active: bool,
 }
 
@@ -69,7 +69,7 @@ impl<T: Scalar> Iterations<T> {
         }
     }
 
-    /// Brings the preconditioner up to date; `bounds` is the state of its bounds.
+    /// Updates the preconditioner; `bounds` is the state of its bounds.
     pub(super) fn prepare(
         &mut self,
         options: ConjugateGradients,
@@ -108,7 +108,7 @@ impl<T: Scalar> Iterations<T> {
         Ok(())
     }
 
-    /// Solves `system` from δ = 0; its right side is lost. Gives the products made.
+    /// Solves `system` from δ = 0 and overwrites its right-hand side. Returns the number of products.
     pub(super) fn solve(
         &mut self,
         options: ConjugateGradients,
@@ -136,7 +136,7 @@ impl<T: Scalar> Iterations<T> {
                 active,
             });
             if system.wanted[i] && !square.is_finite() {
-                // No step, rather than one of length 0 that would pass for a good one.
+                // No step, since one of length 0 would count as a success.
                 system.spoil(i);
             }
             // p ← M⁻¹ r.
@@ -242,7 +242,7 @@ impl<T: Scalar> Iterations<T> {
 
     /// β = new r·M⁻¹r / old, unless the example's iterations are over.
     fn choose_turns(&mut self, options: ConjugateGradients) {
-        // Below rounding the recursion goes on where the residual itself does not.
+        // Below rounding the recursive residual still falls, but the true residual does not.
         let tolerance = T::of(options.tolerance).max(T::default_epsilon());
         let examples = self.examples.iter_mut().zip(&self.sums);
         for ((example, &square), to) in examples.zip(&mut self.turns) {
@@ -279,7 +279,7 @@ impl<T: Scalar> Iterations<T> {
     }
 }
 
-/// As many arrays as sizes, each of its size.
+/// Resizes the arrays to `sizes`.
 fn fit<T: Scalar>(arrays: &mut Vec<Vec<T>>, sizes: impl Iterator<Item = usize> + Clone) {
     arrays.resize_with(sizes.clone().count(), Vec::new);
     for (own, size) in arrays.iter_mut().zip(sizes) {
@@ -287,7 +287,7 @@ fn fit<T: Scalar>(arrays: &mut Vec<Vec<T>>, sizes: impl Iterator<Item = usize> +
     }
 }
 
-/// Every example's sum over the layers, in their order whoever made the parts.
+/// Every example's sum over the layers, always in layer order.
 fn sum_up<'a, T: Scalar>(sums: &mut [T], parts: impl Iterator<Item = &'a Vec<T>>) {
     sums.fill(T::zero());
     for part in parts {

@@ -19,7 +19,7 @@ pub(super) enum Order {
 }
 
 impl Order {
-    /// Levels of eliminations for m blocks; those of one level do not touch one another.
+    /// Levels of eliminations for m blocks; those within a level are independent.
     pub(super) fn levels(self, m: usize) -> Vec<Vec<Elimination>> {
         let mut remaining: Vec<usize> = (0..m).collect();
         let mut levels = Vec::new();

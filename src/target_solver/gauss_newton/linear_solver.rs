@@ -4,8 +4,8 @@ use super::preconditioner::Preconditioner;
 use crate::error::Error;
 use crate::target_solver::report::not_negative;
 
-/// How (H + λ I) δ = r is solved, one system per example: the table at
-/// [`GaussNewton`](crate::target_solver::GaussNewton) compares the ways.
+/// How (H + λ I) δ = r is solved, one system per example. The table at
+/// [`GaussNewton`](crate::target_solver::GaussNewton) compares the methods.
 ///
 /// # Examples
 /// ```
@@ -24,11 +24,11 @@ use crate::target_solver::report::not_negative;
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum LinearSolver {
-    /// Without a matrix, to a tolerance.
+    /// Matrix-free, to a tolerance.
     ConjugateGradients(ConjugateGradients),
     /// Exactly, one layer's block after another from the input up: T − 1 levels.
     BlockCholesky,
-    /// Exactly, every other block of those that remain at once, again and again: ⌊log₂ (T−1)⌋ + 1
+    /// Exactly, repeatedly eliminating every other remaining block in parallel: ⌊log₂ (T−1)⌋ + 1
     /// levels.
     CyclicReduction,
 }
@@ -39,7 +39,7 @@ impl From<ConjugateGradients> for LinearSolver {
     }
 }
 
-/// At most m iterations of preconditioned conjugate gradients, with every scalar an example's own.
+/// At most m iterations of preconditioned conjugate gradients, with separate scalars per example.
 ///
 /// Hestenes & Stiefel 1952; Nocedal & Wright 2006, ch. 5.
 ///
@@ -63,9 +63,9 @@ pub struct ConjugateGradients {
 }
 
 impl ConjugateGradients {
-    /// m = `iterations` at most. Each layer's block is divided by the bound of its diagonal block plus
-    /// λ, where layers and losses give bounds, which are computed anew in every 10th call. An
-    /// example's iterations end where its residual fell by 1e-10.
+    /// At most m = `iterations` iterations. Each layer's block is divided by the bound on its diagonal
+    /// block plus λ, if layers and losses give bounds; these are recomputed every 10th call. An
+    /// example's iterations end when its residual has fallen by a factor of 1e-10.
     pub fn new(iterations: u64) -> Self {
         Self {
             iterations,
@@ -74,8 +74,8 @@ impl ConjugateGradients {
         }
     }
 
-    /// The same preconditioned by the hidden terms of H: (Aᵀ D A)⁻¹, A x = (x_{t+1} − J_t x_t), D the
-    /// bound of the hidden losses' curvature plus λ.
+    /// At most m = `iterations` iterations, preconditioned by the hidden terms of H: (Aᵀ D A)⁻¹,
+    /// A x = (x_{t+1} − J_t x_t), D the bound on the hidden losses' curvature plus λ.
     pub fn chained(iterations: u64) -> Self {
         Self {
             preconditioner: Preconditioner::Chain,
@@ -83,8 +83,8 @@ impl ConjugateGradients {
         }
     }
 
-    /// The same with another relative tolerance of the residual, in the preconditioner's norm; below
-    /// rounding, it counts as ε.
+    /// Sets the relative tolerance of the residual, in the preconditioner's norm; values below ε
+    /// count as ε.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless it is finite and not negative.

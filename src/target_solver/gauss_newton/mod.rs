@@ -34,29 +34,29 @@ pub(crate) use operator::Link;
 /// sum over the layers of v_tᵀ C_t v_t, v_t = (δ_{t+1}, J_t δ_t): block tridiagonal, and positive
 /// semidefinite for every loss. Four ways to solve it, each a [`LinearSolver`]:
 ///
-/// | | how | a step costs |
+/// | | method | cost of a step |
 /// |---|---|---|
-/// | [`GaussNewton::new`] | m iterations of conjugate gradients, without a matrix, all layers at once | m JVPs and VJPs per layer |
-/// | [`GaussNewton::chained`] | the same with the hidden terms as preconditioner, in sweeps over the layers | 2m JVPs and VJPs per layer |
-/// | [`GaussNewton::direct`] | block Cholesky, layer after layer: exact | d JVPs and VJPs per layer, and some 5/3 d³ multiply-adds per layer and example |
-/// | [`GaussNewton::cyclic_reduction`] | the same solution, all odd layers at once, then every other of the rest, … | about 2½ times as many, in ⌊log₂ (T−1)⌋ + 1 levels instead of T − 1 |
+/// | [`GaussNewton::new`] | m matrix-free iterations of conjugate gradients, all layers at once | m JVPs and VJPs per layer |
+/// | [`GaussNewton::chained`] | the same, preconditioned by the hidden terms in sweeps over the layers | 2m JVPs and VJPs per layer |
+/// | [`GaussNewton::direct`] | block Cholesky, layer by layer: exact | d JVPs and VJPs per layer, and about 5/3 d³ multiply-adds per layer and example |
+/// | [`GaussNewton::cyclic_reduction`] | the same solution, all odd layers at once, then every other remaining layer, … | about 2½ times as many, in ⌊log₂ (T−1)⌋ + 1 levels instead of T − 1 |
 ///
-/// An iteration of the first carries a signal over one layer: m well below the depth leaves the
-/// first layers' targets where they are. Its preconditioner divides each layer's block by the bound
-/// of its diagonal block plus λ, where layers and losses give bounds. The second reaches every
-/// layer at once: with A x = (x_{t+1} − J_t x_t) and D the hidden losses' curvature it goes by (Aᵀ
-/// D A)⁻¹, one sweep of VJPs and one of JVPs. With squared L_h and λ = 0 what is left of H is the
-/// output loss, of rank d_T at most, so that d_T + 1 iterations solve the system, whatever the
-/// depth. A damping changes little as long as λ ‖A⁻¹‖² is small beside μ; ‖A⁻¹‖ grows with the
-/// depth, at least as T where ‖J_t‖ ≥ 1 (`docs/theory.md`). The last two solve the system of small
-/// widths exactly; they work on 32 examples at a time, and keep 5 d² numbers per layer for each.
+/// An iteration of the first carries a signal over one layer: if m is well below the depth, the
+/// first layers' targets do not move. Its preconditioner divides each layer's block by the bound on
+/// its diagonal block plus λ, if layers and losses give bounds. The second reaches every layer at
+/// once. With A x = (x_{t+1} − J_t x_t) and D the hidden losses' curvature, its preconditioner is
+/// (Aᵀ D A)⁻¹: one sweep of VJPs and one of JVPs. With squared L_h and λ = 0 the rest of H is the
+/// output loss, of rank at most d_T, so that d_T + 1 iterations solve the system at any depth.
+/// Damping changes little as long as λ ‖A⁻¹‖² is small compared with μ; ‖A⁻¹‖ grows with the depth,
+/// at least as T if ‖J_t‖ ≥ 1 (`docs/theory.md`). The last two solve the system exactly, and suit
+/// small widths; they process 32 examples at a time, and keep 5 d² numbers per layer for each.
 ///
-/// λ, the scalars of the conjugate gradients, and the acceptance are every example's own
-/// (Levenberg-Marquardt). A step that would raise the example's E at all is drawn back as
-/// [`Iterate`] says, and the next has 8 times its λ; a whole step divides λ by 4.
-/// So E rises for no example, and its targets do not depend on the examples beside it. (Since E is
-/// known to rounding, ε, the gradient comes to rest at about √ε.) Nocedal & Wright 2006, ch. 7 and
-/// 10; Martens 2010; Golub & Van Loan 2013, §4.5 (cyclic reduction).
+/// Every example has its own λ, conjugate-gradient scalars and acceptance (Levenberg-Marquardt). A
+/// step that would raise the example's E at all is shortened as [`Iterate`] describes, and its λ is
+/// multiplied by 8; a full step divides λ by 4. So E rises for no example, and an example's targets
+/// do not depend on the others in its batch. (Since E is known only to rounding, ε, the gradient
+/// comes to rest at about √ε.) Nocedal & Wright 2006, ch. 7 and 10; Martens 2010; Golub & Van Loan
+/// 2013, §4.5 (cyclic reduction).
 ///
 /// # Examples
 /// ```
@@ -73,7 +73,7 @@ pub(crate) use operator::Link;
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct GaussNewton(Iterate<DampedStep>);
 
-/// One step. The state of its preconditioner's bounds is the first of its state's parts.
+/// One step. The first part of its state is that of the preconditioner's bounds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[cfg_attr(
     feature = "serde",
@@ -86,16 +86,16 @@ struct DampedStep {
     linear: LinearSolver,
 }
 
-/// Examples at a time, of solvers that store matrices.
+/// Examples processed at a time by solvers that store matrices.
 const PART: usize = 32;
 
-/// What a step works in.
+/// The memory of a step.
 #[derive(Debug)]
 struct Memory<T> {
     system: System<T>,
     iterations: Iterations<T>,
     matrix: BlockTridiagonal<T>,
-    /// Of a part of the batch.
+    /// For a part of the batch.
     part: Workspace<T>,
 }
 
@@ -131,14 +131,14 @@ struct System<T> {
 
 impl GaussNewton {
     /// K = `steps` steps of at most m = `iterations` iterations of conjugate gradients each.
-    /// Defaults: λ starts at 1e-3 in every call; an example's iterations end where its residual
-    /// fell by 1e-10; all steps are made.
+    /// Defaults: λ starts at 1e-3 in every call; an example's iterations end when its residual has
+    /// fallen by a factor of 1e-10; no early end.
     pub fn new(steps: u64, iterations: u64) -> Self {
         Self::solved_by(steps, ConjugateGradients::new(iterations))
     }
 
-    /// Conjugate gradients as by [`GaussNewton::new`], preconditioned by the hidden terms:
-    /// without damping as many iterations as the output loss has rank, and one, whatever the depth.
+    /// Like [`GaussNewton::new`], but preconditioned by the hidden terms. Without damping, one more
+    /// iteration than the rank of the output loss suffices at any depth.
     pub fn chained(steps: u64, iterations: u64) -> Self {
         Self::solved_by(steps, ConjugateGradients::chained(iterations))
     }
@@ -154,8 +154,8 @@ impl GaussNewton {
         Self::solved_by(steps, LinearSolver::CyclicReduction)
     }
 
-    /// K = `steps` steps (0 leaves the targets alone), each solved by `linear`, otherwise with the
-    /// defaults of [`GaussNewton::new`].
+    /// K = `steps` steps (0 leaves the targets unchanged), each solved by `linear`, otherwise with
+    /// the defaults of [`GaussNewton::new`].
     pub fn solved_by(steps: u64, linear: impl Into<LinearSolver>) -> Self {
         let step = DampedStep {
             damping: 1e-3,
@@ -164,20 +164,18 @@ impl GaussNewton {
         Self(Iterate::new(steps, step).with_check(Check::Strict))
     }
 
-    /// The same with another λ at the start of every call; 0 is plain Gauss-Newton until a step
-    /// fails.
+    /// Sets λ at the start of every call; 0 is plain Gauss-Newton until a step fails.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] unless λ is finite and not negative; if it is infinite in the circuit's
-    /// scalar alone when the solver is called.
+    /// [`Error::InvalidOption`] unless λ is finite and not negative. A λ that is infinite only in the
+    /// circuit's scalar type is reported when the solver is called.
     pub fn with_damping(mut self, damping: f64) -> Result<Self, Error> {
         self.0.descent.damping = damping;
         self.0.descent.validate::<f64>()?;
         Ok(self)
     }
 
-    /// The same with another tolerance of the conjugate gradients
-    /// ([`ConjugateGradients::with_tolerance`]).
+    /// Sets the tolerance of the conjugate gradients ([`ConjugateGradients::with_tolerance`]).
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless it is finite and not negative, or if the solver is a direct one.
@@ -197,7 +195,7 @@ impl GaussNewton {
         Ok(self)
     }
 
-    /// The same with an earlier end for examples at rest, which then stay.
+    /// Ends examples early; their targets then stay fixed.
     pub fn with_convergence(self, convergence: Convergence) -> Self {
         Self(self.0.with_convergence(convergence))
     }
@@ -223,7 +221,7 @@ impl<T: Scalar> Descent<T> for DampedStep {
         if numbers.parts.is_empty() {
             numbers.parts.push(State::new());
         }
-        // Once a call: bounds that grow old by steps would depend on how many the slowest example makes.
+        // Once per call: bounds that aged by steps would depend on the slowest example.
         match self.linear {
             LinearSolver::ConjugateGradients(options) => {
                 let bounds = &mut numbers.parts[0];
@@ -270,7 +268,7 @@ impl<T: Scalar> Descent<T> for DampedStep {
 }
 
 impl<T: Scalar> Memory<T> {
-    /// Solves the system directly, a part of the batch at a time: matrices of all would not fit.
+    /// Solves the system directly, a part of the batch at a time, since all matrices would not fit.
     fn solve(&mut self, order: Order, problem: &mut TargetProblem<'_, T>, trial: &mut Trial<T>) {
         let Self {
             system,
@@ -291,7 +289,7 @@ impl<T: Scalar> Memory<T> {
                 true => &mut *part,
                 false => workspace,
             };
-            // Without multipliers: linear in z and ẑ, they are no part of the curvature.
+            // Without multipliers: they are linear in z and ẑ, and add no curvature.
             let batch = batch.part(columns.clone());
             if n > PART {
                 layers.on(batch).predict_locally(workspace);
@@ -301,7 +299,7 @@ impl<T: Scalar> Memory<T> {
                 batch,
                 locals: &mut workspace.locals,
             };
-            // An example's own, and the same in every part.
+            // The work per example, which is the same in every part.
             work = matrix.solve(order, execution, linearised, system, columns);
         }
         let report = trial.report_mut();
@@ -315,7 +313,7 @@ impl<T: Scalar> Memory<T> {
 struct Linearised<'a, T: Scalar> {
     layers: Layers<'a, T>,
     batch: Batch<'a, T>,
-    /// With current predictions.
+    /// Their predictions are current.
     locals: &'a mut [LocalWorkspace<T>],
 }
 
@@ -348,14 +346,14 @@ impl<T: Scalar> System<T> {
         }
     }
 
-    /// Makes the i-th example's step one that is not finite, and will be taken back.
+    /// Makes the i-th example's step non-finite, so that it will be undone.
     fn spoil(&mut self, i: usize) {
         for (step, &dim) in self.step.iter_mut().zip(&self.dims) {
             step[i * dim..(i + 1) * dim].fill(T::zero() / T::zero());
         }
     }
 
-    /// Where some examples stand in the arrays of hidden layer h, from 0.
+    /// The range of some examples in the arrays of hidden layer h, from 0.
     fn columns(&self, h: usize, examples: &Range<usize>) -> Range<usize> {
         examples.start * self.dims[h]..examples.end * self.dims[h]
     }

@@ -1,4 +1,4 @@
-//! Products with Gauss-Newton's matrix, layer by layer.
+//! Products with the Gauss-Newton matrix, layer by layer.
 
 use crate::energy::Layers;
 use crate::energy::{Batch, LocalWorkspace};
@@ -7,8 +7,8 @@ use crate::kernel::{Scalar, Write};
 use crate::layer::Point;
 use crate::loss::Pair;
 
-/// What layer t brings to H p, and the memory for it: with A = (p_{t+1}, J_t p_t) and C_t the curvature
-/// of its loss, Aᵀ C_t A moves z_{t+1} by `in_target` and z_t by `in_input`.
+/// Layer t's contribution to H p, and the memory for it: C_t (p_{t+1}, J_t p_t), with C_t the
+/// curvature of its loss, adds `in_target` to (H p)_{t+1} and, through J_tᵀ, `in_input` to (H p)_t.
 #[derive(Debug, Clone)]
 pub(crate) struct Link<T> {
     /// J_t p_t.
@@ -41,7 +41,7 @@ impl<T: Scalar> Link<T> {
     }
 
     /// The product of layer t with p_t = `own` and p_{t+1} = `above`, a missing one being zero, at the
-    /// predictions in `local`; `in_target` is made if z_{t+1} is hidden, `in_input` if it is `wanted`.
+    /// predictions in `local`. Computes `in_target` if z_{t+1} is hidden, `in_input` if it is `wanted`.
     pub(crate) fn multiply(
         &mut self,
         layers: Layers<'_, T>,
@@ -83,7 +83,7 @@ impl<T: Scalar> Link<T> {
     }
 }
 
-/// Where layer t is linearised, at the predictions in `local`, and its work memory.
+/// The point where layer t is linearised, at the predictions in `local`, and its work memory.
 pub(super) fn point<'a, T: Scalar>(
     layers: Layers<'a, T>,
     batch: Batch<'a, T>,

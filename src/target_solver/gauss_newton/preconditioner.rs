@@ -1,4 +1,4 @@
-//! Approximate inverses of Gauss-Newton's matrix.
+//! Approximate inverses of the Gauss-Newton matrix.
 
 use super::System;
 use super::operator::point;
@@ -8,12 +8,12 @@ use crate::kernel::Write;
 use crate::kernel::columns::divide_and_add;
 use crate::target_solver::TargetProblem;
 
-/// What the conjugate gradients go by.
+/// The preconditioner of the conjugate gradients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) enum Preconditioner {
-    /// Each layer's block divided by the bound of its diagonal block plus λ, where layers and losses
-    /// give bounds.
+    /// Each layer's block divided by the bound on its diagonal block plus λ, if layers and losses give
+    /// bounds.
     Blocks,
     /// (Aᵀ D A)⁻¹, the hidden terms of H: A x = (x_{t+1} − J_t x_t), D_t = μ_t times the bound of L_h's
     /// curvature, plus λ.
@@ -21,7 +21,7 @@ pub(super) enum Preconditioner {
 }
 
 impl Preconditioner {
-    /// D_1, …, D_{T−1} or the bounds of the blocks, without λ: above 0 and finite.
+    /// D_1, …, D_{T−1} or the bounds on the blocks, without λ: above 0 and finite.
     pub(super) fn diagonal<T: Scalar>(
         self,
         layers: Layers<'_, T>,
@@ -30,7 +30,7 @@ impl Preconditioner {
     ) {
         diagonal.clear();
         match self {
-            // Any positive numbers will do; without bounds the identity.
+            // Any positive numbers will do; without bounds, use the identity.
             Self::Blocks if blocks.is_empty() => diagonal.resize(layers.depth() - 1, T::one()),
             Self::Blocks => diagonal.extend_from_slice(blocks),
             Self::Chain => diagonal.extend((0..layers.depth() - 1).map(|t| {
@@ -46,7 +46,7 @@ impl Preconditioner {
         }
     }
 
-    /// y ← M⁻¹ y of the chain, and the parts of r·y of each hidden layer, r the right sides of `system`.
+    /// y ← M⁻¹ y for the chain, and each hidden layer's part of r·y, r the right-hand sides of `system`.
     pub(super) fn chain<T: Scalar>(
         problem: &mut TargetProblem<'_, T>,
         system: &System<T>,

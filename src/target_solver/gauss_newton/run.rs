@@ -1,4 +1,4 @@
-//! Products with Gauss-Newton's matrix over neighbouring layers, one after another.
+//! Products with the Gauss-Newton matrix over consecutive layers, one after another.
 
 use super::operator::{Link, point};
 use crate::energy::Layers;
@@ -7,20 +7,20 @@ use crate::kernel::columns::{complete_products, scaled_difference};
 use crate::kernel::scale;
 use crate::kernel::{Scalar, Write};
 
-/// The memory of layers that follow one another on one thread: what one layer leaves is still at hand
-/// when the next needs it.
+/// The memory of consecutive layers on one thread: one layer's results are still in the cache when the
+/// next needs them.
 ///
-/// A layer whose loss is ½‖z − ẑ‖² itself needs no [`Link`]: with g = μ (J_t p_t − p_{t+1}), −g moves
-/// z_{t+1} and J_tᵀ g moves z_t.
+/// A layer with loss ½‖z − ẑ‖² needs no [`Link`]: with g = μ (J_t p_t − p_{t+1}), it adds −g to
+/// (H p)_{t+1} and J_tᵀ g to (H p)_t.
 #[derive(Debug, Clone)]
 pub(super) struct Run<T> {
-    /// g of the layer at work.
+    /// g of the current layer.
     g: Vec<T>,
     link: Link<T>,
     work: Vec<T>,
-    /// What the last layer brings to (H p)_{t+1}.
+    /// The last layer's contribution to (H p)_{t+1}.
     part: Part<T>,
-    /// The part's array, unless it is a direction.
+    /// The array of `part`, unless it is a direction.
     array: Vec<T>,
 }
 
@@ -75,8 +75,8 @@ impl<T: Scalar> Run<T> {
         }
     }
 
-    /// The products of the layers from `first` on. That of the first lacks what the layer below brings,
-    /// which is another's; the others are complete.
+    /// The products of the layers from `first` on. The first lacks the contribution of the layer
+    /// below, which is in another run; the others are complete.
     pub(super) fn multiply(
         &mut self,
         first: usize,
@@ -156,7 +156,7 @@ impl<T: Scalar> Run<T> {
         }
     }
 
-    /// Adds what the last layer of this run, t − 1, brings to the product of t, and the rest of it.
+    /// Completes the product of t: adds the contribution of t − 1, the last layer of this run, and the diagonal terms.
     pub(super) fn complete(&self, t: usize, product: &mut Product<T>, shared: Shared<'_, T>) {
         let direction = &shared.directions[t - 1][..];
         let part = match self.part {

@@ -33,6 +33,7 @@ mod planted_errors;
 mod precision;
 mod presets;
 mod residual_targets;
+mod segments;
 mod sequential;
 mod session;
 mod statements;

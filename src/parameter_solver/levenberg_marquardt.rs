@@ -11,7 +11,7 @@ use crate::state::State;
 /// K steps of Levenberg-Marquardt on ℓ_t(θ_t), for any layer and loss:
 ///
 /// (G + λ s I) d = −∂ℓ_t/∂θ_t,  G the Gauss-Newton matrix of
-/// [`LocalProblem::gauss_newton_product`],
+/// [`Linearization::gauss_newton_product`](crate::energy::Linearization::gauss_newton_product),
 ///
 /// each by at most m iterations of conjugate gradients from d = 0, with one JVP and one VJP in θ per
 /// iteration. A step that does not lower ℓ_t is undone and λ multiplied by 8 (up to 1e8); one that

@@ -96,7 +96,7 @@ pub enum Error {
 
     /// A layer whose input size differs from the output size of the layer before it.
     #[error(
-        "layer {layer} takes inputs of {}, but layer {} returns outputs of {}",
+        "layer {layer} takes inputs of {}, but layer {} gives outputs of {}",
         extents(found), layer.wrapping_sub(1), extents(expected)
     )]
     LayerMismatch {
@@ -378,7 +378,7 @@ pub enum Error {
     /// The pool of threads could not be started.
     #[error("a pool of {threads} threads could not be started: {reason}")]
     ThreadPool {
-        /// Threads asked for.
+        /// Requested threads.
         threads: usize,
         /// The reason that the operating system gave.
         reason: String,

@@ -58,7 +58,7 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         }
     }
 
-    /// The circuit with the terms of E; its parameters stay as they are.
+    /// The circuit with the terms of E; its parameters do not change.
     pub fn layers(&self) -> Layers<'a, T> {
         self.layers
     }

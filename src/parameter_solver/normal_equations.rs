@@ -19,7 +19,7 @@ use crate::state::State;
 /// examples ever added equally, less is recursive least squares with exponential forgetting.
 ///
 /// A solution costs d³/6 + m d² multiplications (Cholesky). The data's condition number enters
-/// squared: about half the digits remain if cond(Z) is ε^−½.
+/// squared: half the digits are lost if cond(Z) is ε^−¼.
 ///
 /// # Examples
 /// ```

@@ -48,13 +48,13 @@ use crate::state::State;
 /// }
 ///
 /// // Checked steps, an end at rest, and a report:
-/// # use layerwise::{Circuit, DecoupledCircuit, nalgebra::DMatrix};
+/// # use layerwise::{Circuit, DecoupledCircuit, energy::Energy, nalgebra::DMatrix};
 /// # use layerwise::decoupled::{Selection, TargetInit};
 /// # use layerwise::layer::{Activation, Dense};
 /// # let circuit = Circuit::<f64>::builder()
 /// #     .layer(Dense::new(2, 3, Activation::Tanh)?)
 /// #     .layer(Dense::new(3, 1, Activation::Identity)?);
-/// # let mut model = DecoupledCircuit::new(circuit.build()?);
+/// # let mut model = DecoupledCircuit::new(circuit.build()?, Energy::default())?;
 /// # let (x, y) = (DMatrix::from_element(2, 4, 0.5), DMatrix::from_element(1, 4, 1.0));
 /// # model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
 /// let solver = Iterate::new(100, Normalised(0.1))

@@ -1,6 +1,6 @@
 //! Penalties that grow where the gap no longer falls.
 
-use crate::check::check_weights;
+use crate::check::{check_length, check_weights};
 use crate::error::Error;
 use crate::kernel::Scalar;
 
@@ -161,6 +161,11 @@ impl Windows {
             squares: vec![0.0; hidden],
             before: Vec::with_capacity(hidden),
         }
+    }
+
+    /// Whether they are of so many hidden layers.
+    pub(super) fn check(&self, hidden: usize) -> Result<(), Error> {
+        check_length("squared gaps of a window", &self.squares, hidden)
     }
 
     /// Takes a visit's squared gaps, one a hidden layer, and lets `penalties` grow if it ends a

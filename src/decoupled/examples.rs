@@ -54,7 +54,8 @@ impl Columns {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TargetUse {
-    /// Nothing: they are neither read nor written.
+    /// Nothing: what it finds has no meaning, what it leaves is not stored, and penalties have no
+    /// part in it.
     None,
     /// It computes its own and keeps none: their initial values are meaningless, and their final
     /// values are not stored.
@@ -242,7 +243,7 @@ impl<T: Scalar> Working<T> {
         targets: TargetUse,
     ) -> BatchMut<'a, T> {
         for draft in &mut self.drafts {
-            draft.written = false;
+            (draft.written, draft.finite) = (false, false);
         }
         let base = match chosen {
             Chosen::Run(run) => examples.run(run.clone(), visit, true),
@@ -290,14 +291,13 @@ impl<T: Scalar> Working<T> {
         for (t, from) in examples.z.iter().enumerate() {
             let to = match self.drafts.get_mut(t.wrapping_sub(1)) {
                 Some(draft) if t < last => match targets {
-                    TargetUse::None => continue,
-                    TargetUse::Transient => {
+                    TargetUse::None | TargetUse::Transient => {
                         draft.z.resize(examples.dims[t] * chosen.len(), T::zero());
                         draft.written = true;
                         continue;
                     }
                     TargetUse::Kept => {
-                        draft.written = true;
+                        (draft.written, draft.finite) = (true, true);
                         &mut draft.z
                     }
                 },

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use crate::kernel::Execution;
+use crate::error::{Error, Quantity};
+use crate::kernel::{Execution, Scalar, all_finite};
 use crate::layer::Context;
 
 /// A view of z_0, …, z_T for the examples of one batch; nothing is copied.
@@ -30,6 +31,8 @@ pub struct Batch<'a, T> {
 pub(crate) struct Draft<T> {
     pub(crate) z: Vec<T>,
     pub(crate) written: bool,
+    /// Whether its numbers are known to be finite.
+    pub(crate) finite: bool,
 }
 
 impl<T> Draft<T> {
@@ -37,6 +40,7 @@ impl<T> Draft<T> {
         Self {
             z: Vec::new(),
             written: false,
+            finite: false,
         }
     }
 }
@@ -62,8 +66,9 @@ impl<'a, T> Batch<'a, T> {
         (!self.weights.is_empty()).then_some(self.weights)
     }
 
-    /// z_t, d_t × n column-major: the input for t = 0, the output target for t = T, otherwise the
-    /// auxiliary targets, which are empty in a visit of a scheme that does not use them.
+    /// z_t, d_t × n column-major: the input for t = 0, the output target for t = T, else the
+    /// auxiliary targets, which have no meaning in a visit of a scheme that keeps none until it has
+    /// made them.
     ///
     /// # Panics
     /// If t > T.
@@ -156,9 +161,10 @@ impl<T: Copy> BatchMut<'_, T> {
             draft.z.extend_from_slice(self.base.z(t));
             draft.written = true;
         }
+        draft.finite = false;
     }
 
-    /// z_t ← `new`.
+    /// z_t ← `new`, which is finite, whatever it was.
     pub(crate) fn set(&mut self, t: usize, new: &[T]) {
         if self.drafts[t - 1].written {
             self.target_mut(t).copy_from_slice(new);
@@ -167,17 +173,36 @@ impl<T: Copy> BatchMut<'_, T> {
         let draft = &mut self.drafts[t - 1];
         draft.z.clear();
         draft.z.extend_from_slice(new);
-        draft.written = true;
+        (draft.written, draft.finite) = (true, true);
     }
 
-    /// Swaps `new` in as z_t, and gives it other memory of the same length in return.
+    /// z_t ← `new`, which is finite, and gets other memory in exchange.
     pub(crate) fn replace(&mut self, t: usize, new: &mut Vec<T>) {
         let draft = &mut self.drafts[t - 1];
         std::mem::swap(&mut draft.z, new);
-        draft.written = true;
+        (draft.written, draft.finite) = (true, true);
         // The caller's memory keeps its length.
         if let Some(&filler) = draft.z.first() {
             new.resize(draft.z.len(), filler);
+        }
+    }
+
+    /// Whether all drafts are finite, as what examples keep must be.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] with `step`.
+    pub(crate) fn check(&self, step: u64) -> Result<(), Error>
+    where
+        T: Scalar,
+    {
+        let sound = |own: &Draft<T>| !own.written || own.finite || all_finite(&own.z);
+        match self.drafts.iter().position(|own| !sound(own)) {
+            None => Ok(()),
+            Some(i) => Err(Error::NonFinite {
+                quantity: Quantity::Target,
+                layer: i + 1,
+                step,
+            }),
         }
     }
 

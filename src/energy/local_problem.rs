@@ -303,6 +303,9 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         self.scale_by_example_weights(wanted.target, needs_cotangent, w);
         if needs_cotangent {
             let wants_input = wanted.input && self.layer.input_differentiable();
+            if wanted.input && !wants_input {
+                w.d_input.fill(T::zero());
+            }
             let d_own = wanted.parameters.then_some(&mut w.d_parameters[..self.own]);
             let at = Point {
                 context: self.context,

@@ -119,8 +119,9 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// state, θ fixed.
     ///
     /// # Errors
-    /// Errors of the selection, [`Error::NoExamples`], and those of the solver; its completed steps
-    /// are kept.
+    /// Errors of the selection, [`Error::NoExamples`], and those of the solver, whose completed steps
+    /// are kept; [`Error::NonFinite`] for a solver that leaves targets that are not finite: they are
+    /// unchanged then.
     pub fn solve_targets(
         &mut self,
         solver: &dyn TargetSolver<T>,
@@ -135,9 +136,12 @@ impl<T: Scalar> DecoupledCircuit<T> {
                 &mut workspace,
                 &mut predictions,
             );
-            solver.solve(&mut solver.start(), &mut problem)
+            let solved = solver.solve(&mut solver.start(), &mut problem);
+            (solved, problem.check_targets(0))
         };
-        self.change_targets(selection, "a Z-step", solve, |_| true)?
+        let (solved, finite) =
+            self.change_targets(selection, "a Z-step", solve, |(_, finite)| finite.is_ok())?;
+        solved.and_then(|report| finite.map(|()| report))
     }
 }
 

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use super::joint;
-use super::per_example::zeros;
+use super::per_example::{check_columns, measure, zeros};
 use super::scheme::Scheme;
-use super::visit::{Evaluated, Visit};
+use super::visit::Visit;
 use super::w_step::WStep;
 use crate::check::check_length;
 use crate::decoupled::{DecoupledCircuit, TargetInit, TargetUse};
+use crate::energy::{Ask, Workspace};
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::optimizer::Optimizer;
@@ -252,13 +253,20 @@ impl<T: Scalar> Decoupling<T> {
     }
 
     /// Steps z and θ, and returns E before the last step of θ.
-    fn step(&self, parts: &mut [State<T>], visit: &mut Visit<'_, T>) -> Result<T, Error> {
+    fn step(
+        &self,
+        parts: &mut [State<T>],
+        gaps: &mut Vec<Vec<T>>,
+        visit: &mut Visit<'_, T>,
+    ) -> Result<T, Error> {
         let solver = match &self.z_step {
             ZStep::Joint(rule) => {
                 let energy = joint::visit(rule.as_ref(), &mut parts[Z_STEP], visit)?;
                 if self.keeps() {
-                    let evaluated = visit.evaluate()?;
-                    self.keep(parts, &evaluated);
+                    visit.target_problem().differentiate(Ask::VALUE);
+                    visit.workspace.check_energies(visit.steps())?;
+                    measure(visit.problem(), visit.workspace, gaps);
+                    self.keep(parts, gaps, visit);
                 }
                 return Ok(energy);
             }
@@ -280,8 +288,14 @@ impl<T: Scalar> Decoupling<T> {
         }
         let mut evaluated = visit.evaluate()?;
         evaluated.record_gap_after();
-        self.keep(parts, &evaluated);
-        evaluated.step()
+        if !self.keeps() {
+            return evaluated.step();
+        }
+        // Before the step, which may take the memory of the predictions, and kept if it is made.
+        evaluated.measure(gaps);
+        let energy = evaluated.step()?;
+        self.keep(parts, gaps, visit);
+        Ok(energy)
     }
 
     /// Whether anything besides z is kept per example.
@@ -289,20 +303,20 @@ impl<T: Scalar> Decoupling<T> {
         self.multipliers.is_some() || matches!(self.targets, Targets::Residual { .. })
     }
 
-    /// Computes residuals and new multipliers from the current z and ẑ.
-    fn keep(&self, parts: &mut [State<T>], evaluated: &Evaluated<'_, '_, T>) {
+    /// Takes residuals and new multipliers from z − ẑ.
+    fn keep(&self, parts: &mut [State<T>], gaps: &[Vec<T>], visit: &Visit<'_, T>) {
         let residual = matches!(self.targets, Targets::Residual { .. });
-        let (problem, columns) = (evaluated.problem(), evaluated.columns());
-        for t in 1..problem.layers().depth() {
-            let (z, prediction) = (problem.batch().z(t), evaluated.prediction(t - 1));
+        let dims = visit.layers().dims();
+        for (t, gaps) in (1..).zip(gaps) {
             if residual {
-                store_residuals(&mut parts[RESIDUALS].values[t - 1], columns, z, prediction);
+                let all = &mut parts[RESIDUALS].values[t - 1];
+                each(all, visit.columns(), dims[t], gaps, |own, gap| *own = gap);
             }
             if let Some(rate) = self.multipliers {
-                let rate = T::of(rate) * problem.layers().penalties()[t - 1];
+                let rate = T::of(rate) * visit.layers().penalties()[t - 1];
                 let all = &mut parts[MULTIPLIERS].values[t - 1];
-                each(all, columns, z, prediction, |own, z, p| {
-                    *own += rate * (z - p)
+                each(all, visit.columns(), dims[t], gaps, |own, gap| {
+                    *own += rate * gap
                 });
             }
         }
@@ -385,12 +399,16 @@ impl<T: Scalar> Scheme<T> for Decoupling<T> {
     }
 
     fn visit(&self, state: &mut State<T>, visit: &mut Visit<'_, T>) -> Result<T, Error> {
-        let parts = &mut state.parts;
+        let (numbers, gaps) = state.split::<Vec<Vec<T>>>();
+        let parts = numbers.parts;
         check_length("parts of the scheme's state", parts, 3)?;
-        let columns = visit.columns();
+        let (columns, dims) = (visit.columns(), visit.batch.base.dims);
+        if let Targets::Residual { .. } = self.targets {
+            check_columns(&parts[RESIDUALS].values, dims, 1, columns)?;
+        }
         if self.multipliers.is_some() {
             let all = &parts[MULTIPLIERS].values;
-            let dims = visit.batch.base.dims;
+            check_columns(all, dims, 1, columns)?;
             visit.fill_multipliers(|t, own| {
                 let dim = dims[t];
                 for &column in columns {
@@ -407,17 +425,20 @@ impl<T: Scalar> Scheme<T> for Decoupling<T> {
                 load_residuals(share, residuals, columns, &mut visit.target_problem())?;
             }
         }
-        self.step(parts, visit)
+        self.step(parts, gaps, visit)
     }
 
     fn finish(&self, state: &mut State<T>, model: &mut DecoupledCircuit<T>) -> Result<(), Error> {
-        let n = model.examples().len();
-        let all: Vec<usize> = (0..n).collect();
-        let (mut workspace, mut first) = (crate::energy::Workspace::new(), 0);
-        let residuals = &state.parts[RESIDUALS].values;
         let refreshed = self.targets == Targets::Refreshed;
         if !refreshed && !matches!(self.targets, Targets::Residual { .. }) {
             return Ok(());
+        }
+        check_length("parts of the scheme's state", &state.parts, 3)?;
+        let all: Vec<usize> = (0..model.examples().len()).collect();
+        let (mut workspace, mut first) = (Workspace::new(), 0);
+        let residuals = &state.parts[RESIDUALS].values;
+        if !refreshed {
+            check_columns(residuals, model.circuit().dims(), 1, &all)?;
         }
         model.change_blocks(|layers, batch| {
             let columns = &all[first..first + batch.view().len()];
@@ -457,25 +478,18 @@ fn load_residuals<T: Scalar>(
     })
 }
 
-/// r_t ← z_t − f(z_{t−1}).
-fn store_residuals<T: Scalar>(all: &mut [T], columns: &[usize], z: &[T], prediction: &[T]) {
-    each(all, columns, z, prediction, |own, z, p| *own = z - p);
-}
-
-/// Calls `change` on the value in `all` for every unit of the batch's examples, with z and ẑ.
+/// Calls `change` on what `all` keeps of every unit of the batch's examples, with z − ẑ.
 fn each<T: Scalar>(
     all: &mut [T],
     columns: &[usize],
-    z: &[T],
-    prediction: &[T],
-    change: impl Fn(&mut T, T, T),
+    dim: usize,
+    gaps: &[T],
+    change: impl Fn(&mut T, T),
 ) {
-    let dim = z.len() / columns.len();
-    let batch = z.chunks_exact(dim).zip(prediction.chunks_exact(dim));
-    for (&column, (z, prediction)) in columns.iter().zip(batch) {
+    for (&column, gaps) in columns.iter().zip(gaps.chunks_exact(dim)) {
         let own = &mut all[column * dim..(column + 1) * dim];
-        for ((own, &z), &p) in own.iter_mut().zip(z).zip(prediction) {
-            change(own, z, p);
-        }
+        own.iter_mut()
+            .zip(gaps)
+            .for_each(|(own, &gap)| change(own, gap));
     }
 }

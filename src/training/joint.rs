@@ -1,6 +1,6 @@
 //! The joint visit: θ and z step together, from gradients at the same point.
 
-use super::per_example::{Moments, zeros};
+use super::per_example::{Moments, check_columns, zeros};
 use super::visit::Visit;
 use super::w_step;
 use crate::decoupled::DecoupledCircuit;
@@ -52,8 +52,12 @@ pub(super) fn visit<T: Scalar>(
     visit: &mut Visit<'_, T>,
 ) -> Result<T, Error> {
     let columns = visit.columns;
+    // Even if it fails: the memory of predictions goes from layer to layer.
+    visit.forget();
     let (numbers, scratch) = state.split::<Scratch<T>>();
     let steps = numbers.counts;
+    check_columns(&[&*steps], &[1, 1, 1], 1, columns)?;
+    check_columns(numbers.values, visit.batch.base.dims, rule.slots(), columns)?;
     for &column in columns {
         steps[column] += 1;
     }
@@ -131,10 +135,9 @@ pub(super) fn visit<T: Scalar>(
     }
     if early.is_some() {
         w_step::commit_over(visit.w_state, visit.circuit, visit.workspace);
-    } else {
+    } else if !w.is_none() {
         w_step::commit(w, visit.w_state, visit.steps, visit.circuit);
     }
-    visit.forget();
     visit.record_gap_before(gap);
     Ok(energy)
 }

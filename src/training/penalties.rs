@@ -1,7 +1,7 @@
 //! The penalties μ_t of a phase: constant, scheduled, or growing.
 
 use super::penalty_growth::{PenaltyGrowth, Windows};
-use crate::check::check_weights;
+use crate::check::{check_length, check_weights};
 use crate::energy::{Problem, Workspace};
 use crate::error::{Error, Quantity};
 use crate::kernel::Scalar;
@@ -34,6 +34,15 @@ impl<T: Scalar> Penalties<T> {
             now: penalties.to_vec(),
             windows: Windows::new(penalties.len()),
         }
+    }
+
+    /// Whether they are of so many hidden layers, and can be penalties.
+    pub(super) fn check(&self, hidden: usize) -> Result<(), Error> {
+        for own in [&self.first, &self.now] {
+            check_length("penalties μ of the phase under way", own, hidden)?;
+            check_weights("penalty μ of the phase under way", own)?;
+        }
+        self.windows.check(hidden)
     }
 
     /// The μ_t of a visit, `visit` of `visits`: above 0 and finite, since they were checked before

@@ -1,6 +1,6 @@
 //! Penalties that grow when the gap stops falling.
 
-use crate::check::check_weights;
+use crate::check::{check_length, check_weights};
 use crate::error::Error;
 use crate::kernel::Scalar;
 
@@ -163,8 +163,13 @@ impl Windows {
         }
     }
 
-    /// Adds a visit's squared gaps, one per hidden layer, and lets `penalties` grow if the visit
-    /// ends a window.
+    /// Whether they are of so many hidden layers.
+    pub(super) fn check(&self, hidden: usize) -> Result<(), Error> {
+        check_length("squared gaps of a window", &self.squares, hidden)
+    }
+
+    /// Takes a visit's squared gaps, one a hidden layer, and lets `penalties` grow if it ends a
+    /// window.
     pub(super) fn add<T: Scalar>(
         &mut self,
         rule: PenaltyGrowth,

@@ -1,7 +1,10 @@
 //! What a scheme keeps per example and hidden layer: arrays in a [`State`](crate::state::State)
 //! with one column for each of the model's examples.
 
+use crate::check::check_length;
 use crate::decoupled::DecoupledCircuit;
+use crate::energy::{Problem, Workspace};
+use crate::error::Error;
 use crate::kernel::Scalar;
 
 /// Examples in a group.
@@ -13,6 +16,52 @@ pub(super) fn zeros<T: Scalar>(model: &DecoupledCircuit<T>, slots: usize) -> Vec
     let hidden = &model.circuit().dims()[1..model.circuit().depth()];
     let layer = |dim: &usize| vec![T::zero(); slots * dim * n];
     hidden.iter().map(layer).collect()
+}
+
+/// z_t − ẑ_t of a batch, for a workspace in which the problem was evaluated.
+pub(super) fn measure<T: Scalar>(
+    problem: Problem<'_, T>,
+    workspace: &Workspace<T>,
+    gaps: &mut Vec<Vec<T>>,
+) {
+    gaps.resize_with(problem.layers().depth() - 1, Vec::new);
+    for (t, gaps) in (1..).zip(gaps) {
+        let prediction = &workspace.locals[t - 1].prediction;
+        let terms = problem.batch().z(t).iter().zip(prediction);
+        gaps.clear();
+        gaps.extend(terms.map(|(&z, &p)| z - p));
+    }
+}
+
+/// Whether `values` can be those of [`zeros`] for a circuit of these dimensions, with all of `columns`
+/// among its examples: they come from a state, which may be another's.
+///
+/// # Errors
+/// [`Error::Length`].
+pub(super) fn check_columns<A>(
+    values: &[impl AsRef<[A]>],
+    dims: &[usize],
+    slots: usize,
+    columns: &[usize],
+) -> Result<(), Error> {
+    let hidden = &dims[1..dims.len() - 1];
+    check_length(
+        "arrays by layer in the scheme's state",
+        values,
+        hidden.len(),
+    )?;
+    let least = columns.iter().max().map_or(0, |last| last + 1);
+    for (own, dim) in values.iter().zip(hidden) {
+        let (expected, found) = (slots * dim * least, own.as_ref().len());
+        if found < expected {
+            return Err(Error::Length {
+                what: "an array by example in the scheme's state".into(),
+                expected,
+                found,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// The values of one hidden layer: for every example `slots` arrays of `dim`.

@@ -204,7 +204,7 @@ impl<T: Scalar> Phase<T> {
 
     /// Visits per epoch of n examples.
     pub(super) fn batches(&self, n: usize) -> u64 {
-        n.div_ceil(self.batch_size(n)) as u64
+        n.div_ceil(self.batch_size(n).max(1)) as u64
     }
 
     /// What moves μ.

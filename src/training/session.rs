@@ -171,8 +171,9 @@ impl<T: Scalar> Session<T> {
     /// was then.
     ///
     /// # Errors
-    /// Those of [`Session::new`], and [`Error::Length`] for a state with another number of phases,
-    /// or of another model, optimiser or scheme, as far as the sizes of its arrays reveal it.
+    /// Those of [`Session::new`], and [`Error::Length`] for a state of a run with another number of
+    /// phases, or of another model, optimiser or scheme, as far as the sizes of its arrays and its
+    /// counts show it.
     pub fn resume(
         trainer: &Trainer<T>,
         model: DecoupledCircuit<T>,
@@ -186,6 +187,7 @@ impl<T: Scalar> Session<T> {
                 found: trainer.phases.len(),
             });
         }
+        state.check(&model)?;
         if let Stage::Within(within) = &state.stage {
             let phase = &trainer.phases[state.phase];
             let w_step = phase.w_step.start(&model)?;
@@ -307,7 +309,10 @@ impl<T: Scalar> Session<T> {
             Stage::Over => {}
             Stage::Before => {
                 self.state.stage = Stage::Over;
-                self.state.stop = reason;
+                // Where every phase was made, there is nothing left to be stopped.
+                if self.state.phase < self.state.end {
+                    self.state.stop = reason;
+                }
             }
             Stage::Within(within) => {
                 self.state.end = self.state.phase + 1;
@@ -467,7 +472,7 @@ impl<T: Scalar> Session<T> {
         };
         let phase = &self.trainer.phases[self.state.phase];
         let done = self.state.epoch - within.first_epoch;
-        if done == phase.epochs {
+        if done >= phase.epochs {
             within.at = At::PhaseEnd(StopReason::Epochs);
             return;
         }
@@ -513,7 +518,7 @@ impl<T: Scalar> Session<T> {
         let size = phase.batch_size(n);
         memory.put_in_order(state.epoch, n, size < n, trainer.seed);
         let columns = &memory.order[epoch.examples..(epoch.examples + size).min(n)];
-        let chosen = match size == n {
+        let chosen = match size == n && columns.len() == n {
             true => Chosen::Run(0..n),
             false => Chosen::Scattered(columns),
         };
@@ -529,10 +534,11 @@ impl<T: Scalar> Session<T> {
         memory.penalties.clear();
         let penalties_now = penalties.of_visit(rule, number.0, number.1);
         memory.penalties.extend_from_slice(penalties_now);
-        epoch.factor = phase.schedule.factor(number.0, number.1);
+        let factor = phase.schedule.factor(number.0, number.1);
 
         // The visit: targets move in `batch`, parameters in `circuit`.
         let before = w_state.steps;
+        let mut statistics = epoch.statistics.clone();
         let mut visit = Visit {
             circuit,
             terms,
@@ -546,8 +552,8 @@ impl<T: Scalar> Session<T> {
             w_step: &phase.w_step,
             w_state,
             steps: &mut memory.steps,
-            statistics: &mut epoch.statistics,
-            factor: epoch.factor,
+            statistics: &mut statistics,
+            factor,
             number,
         };
         let visited = phase.scheme.visit(scheme_state, &mut visit);
@@ -560,6 +566,9 @@ impl<T: Scalar> Session<T> {
             penalties: now,
             ..
         } = visit;
+        if targets == TargetUse::Kept {
+            batch.check(completed)?;
+        }
         let layers = Layers::new(circuit, terms).at_penalties(now);
         penalties
             .observe(rule, layers.on(batch.view()), workspace)
@@ -572,6 +581,8 @@ impl<T: Scalar> Session<T> {
         terms.put_penalties(&memory.penalties);
         let count = columns.len();
         epoch.objective += objective.as_f64();
+        epoch.statistics = statistics;
+        epoch.factor = factor;
         epoch.examples += count;
         epoch.visits += 1;
         state.visits += 1;
@@ -593,8 +604,9 @@ impl<T: Scalar> Session<T> {
     ) -> Option<EpochRecord<T>> {
         let steps = self.steps();
         if epoch.examples == 0 {
-            // It did not begin.
+            // It did not begin, and the next one may have its number and another order.
             self.state.epoch -= 1;
+            self.memory.ordered = 0;
             self.close(interrupted.unwrap_or(StopReason::Epochs));
             return None;
         }
@@ -687,6 +699,34 @@ impl<T: Scalar> Session<T> {
         self.state.stage = Stage::Before;
         self.state.phases.push(report.clone());
         Ok(report)
+    }
+}
+
+impl<T: Scalar> SessionState<T> {
+    /// Whether it can be a state of a run on this model, as far as its sizes tell.
+    fn check(&self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
+        let fits = |what: &str, found: u64, fits: bool, expected: u64| match fits {
+            true => Ok(()),
+            false => Err(Error::Length {
+                what: what.into(),
+                expected: expected as usize,
+                found: found as usize,
+            }),
+        };
+        let (phase, end, count) = (self.phase as u64, self.end as u64, self.count as u64);
+        fits("phases that are made", end, end <= count, count)?;
+        let Stage::Within(within) = &self.stage else {
+            return fits("phases that were made", phase, phase <= end, end);
+        };
+        fits("the phase under way", phase, phase < end, end)?;
+        let (first, epoch) = (within.first_epoch, self.epoch);
+        fits("epochs before the phase", first, first <= epoch, epoch)?;
+        if let At::Epoch(epoch) | At::EpochEnd(epoch, _) = &within.at {
+            let (seen, n) = (epoch.examples as u64, model.examples().len() as u64);
+            fits("examples of the epoch under way", seen, seen <= n, n)?;
+        }
+        within.penalties.check(model.terms.penalties().len())?;
+        within.tracker.check(&model.circuit)
     }
 }
 

@@ -1,6 +1,7 @@
 //! When a phase stops because of its own progress.
 
 use super::report::StopReason;
+use crate::check::check_length;
 use crate::circuit::Circuit;
 use crate::error::Error;
 use crate::kernel::Scalar;
@@ -100,6 +101,19 @@ impl<T: Scalar> Tracker<T> {
             lowest: None,
             best: None,
         }
+    }
+
+    /// Whether the parameters that it keeps, if it does, are this circuit's.
+    pub(super) fn check(&self, circuit: &Circuit<T>) -> Result<(), Error> {
+        let Some((_, parameters)) = &self.best else {
+            return Ok(());
+        };
+        check_length("layers of the best epoch", parameters, circuit.depth())?;
+        let mut layers = parameters.iter().enumerate();
+        layers.try_for_each(|(t, own)| {
+            let expected = circuit.parameters(t).len();
+            check_length("parameters of the best epoch", own, expected)
+        })
     }
 
     /// Whether the phase ends after this epoch.

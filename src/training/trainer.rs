@@ -187,8 +187,8 @@ impl<T: Scalar> Trainer<T> {
     /// Checks that a run can begin on this model.
     ///
     /// # Errors
-    /// [`Error::NoExamples`], errors in the validation examples, and [`Error::InvalidOption`] for
-    /// penalties that a phase would take out of range.
+    /// [`Error::NoExamples`], what the model says of the validation examples, what a scheme says of
+    /// its W-step, and [`Error::InvalidOption`] for penalties that a phase would take out of range.
     pub fn check(&self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
         if model.examples().is_empty() {
             return Err(Error::NoExamples {
@@ -209,6 +209,7 @@ impl<T: Scalar> Trainer<T> {
         let n = model.examples().len();
         let mut penalties = PenaltyRange::new(model.terms.penalties());
         for phase in &self.phases {
+            phase.scheme.check(&phase.w_step)?;
             if phase.validates() && self.validation.is_none() {
                 return Err(Error::NoExamples {
                     operation: "Stopping::Validation (see Trainer::with_validation)",

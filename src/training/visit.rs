@@ -1,10 +1,11 @@
 //! One visit of a training scheme to one batch.
 
+use super::per_example::measure;
 use super::w_step::{self, LayerStep, WState, WStep};
 use crate::circuit::Circuit;
 use crate::energy::{Batch, BatchMut, Layers, Problem, Terms, Workspace, check_multipliers};
 use crate::error::{Error, Quantity};
-use crate::kernel::Scalar;
+use crate::kernel::{Scalar, squared_distance};
 use crate::schedule::Schedule;
 use crate::target_solver::{Predictions, SolveReport, TargetProblem};
 
@@ -68,7 +69,9 @@ pub struct Visit<'a, T: Scalar> {
     pub(super) number: (u64, u64),
 }
 
-/// What an evaluation computed, and so how to repeat it.
+const GIVEN: &str = "gradients that a scheme makes itself";
+
+/// What an evaluation is of, and so how it is made again.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Kind<T> {
     Energy,
@@ -167,13 +170,17 @@ impl<'a, T: Scalar> Visit<'a, T> {
     /// gradients in θ.
     ///
     /// # Errors
-    /// [`Error::NonFinite`] for a loss that is not finite.
+    /// [`Error::NonFinite`] for a loss that is not finite; [`Error::Combination`] for a W-step by
+    /// solvers, which fit targets.
     pub fn backprop(&mut self) -> Result<Evaluated<'_, 'a, T>, Error> {
+        if self.w_step.solves() {
+            needs_gradients(self.w_step, "backprop with parameter solvers")?;
+        }
         self.make(Kind::Composed)
     }
 
-    /// An objective and gradients that the scheme computes itself: `fill` writes the gradient of
-    /// every θ_t, a sum over the examples.
+    /// An objective and gradients of one's own: `fill` writes the gradient of every θ_t, a sum over
+    /// the examples, where it finds zeros.
     ///
     /// # Errors
     /// [`Error::Combination`] for a W-step with solvers or with several steps, since these evaluate
@@ -183,20 +190,22 @@ impl<'a, T: Scalar> Visit<'a, T> {
         objective: T,
         mut fill: impl FnMut(usize, &mut [T]),
     ) -> Result<Evaluated<'_, 'a, T>, Error> {
+        needs_gradients(self.w_step, GIVEN)?;
+        self.forget();
         let problem = problem(self.circuit, self.terms, self.penalties, &self.batch, &[]);
         self.workspace.fit(problem.layers().depth());
         for (t, local) in self.workspace.locals.iter_mut().enumerate() {
             problem.local(t).fit(local);
             local.energy = T::zero();
+            local.d_parameters.fill(T::zero());
             fill(t, &mut local.d_parameters);
         }
-        self.forget();
         self.given(objective)
     }
 
     /// [`Visit::along`] for gradients already in the workspace.
     pub(super) fn given(&mut self, objective: T) -> Result<Evaluated<'_, 'a, T>, Error> {
-        needs_gradients(self.w_step, "gradients that a scheme makes itself")?;
+        needs_gradients(self.w_step, GIVEN)?;
         Ok(Evaluated {
             visit: self,
             kind: Kind::Given(objective),
@@ -257,6 +266,8 @@ impl<'a, T: Scalar> Visit<'a, T> {
         if self.w_step.is_none() {
             return Ok(());
         }
+        // Even if it fails: solvers use the memory of the predictions.
+        self.forget();
         let problem = problem(
             self.circuit,
             self.terms,
@@ -274,7 +285,6 @@ impl<'a, T: Scalar> Visit<'a, T> {
             self.factor,
         )?;
         w_step::commit(self.w_step, self.w_state, self.steps, self.circuit);
-        self.forget();
         Ok(())
     }
 }
@@ -319,19 +329,28 @@ impl<T: Scalar> Evaluated<'_, '_, T> {
         self.visit.record_gap_after(squares);
     }
 
-    /// Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖² over the hidden layers, without weights or μ.
+    /// Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖² over the hidden layers, without weights or μ, ẑ being
+    /// [`Evaluated::prediction`]: of backprop, those of the forward pass.
     pub fn squared_gap(&self) -> T {
         let problem = self.visit.problem();
         let hidden = 0..problem.layers().depth() - 1;
         hidden.fold(T::zero(), |sum, t| {
-            sum + problem
-                .local(t)
-                .squared_gap(&self.visit.workspace.locals[t])
+            let (local, own) = (problem.local(t), &self.visit.workspace.locals[t]);
+            sum + match self.kind {
+                Kind::Energy => local.squared_gap(own),
+                // What stands there is no loss of these targets.
+                _ => squared_distance(local.target, &own.prediction),
+            }
         })
     }
 
-    /// Makes the W-step of the phase with all its steps, each completely or not at all. Returns the
-    /// objective before the last step.
+    /// z_t − ẑ_t, t = 1, …, T−1.
+    pub(super) fn measure(&self, gaps: &mut Vec<Vec<T>>) {
+        measure(self.visit.problem(), self.visit.workspace, gaps);
+    }
+
+    /// Makes the W-step of the phase, all its steps: each as a whole or not at all. Returns the
+    /// objective before the last of them.
     ///
     /// # Errors
     /// [`Error::NonFinite`] for an energy, gradient or new parameter that is not finite, and those of

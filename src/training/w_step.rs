@@ -335,6 +335,8 @@ pub(super) fn prepare<T: Scalar>(
 ) -> Result<(), Error> {
     let (number, execution) = (state.steps, problem.batch().execution);
     workspace.check_energies(number)?;
+    // What an earlier step found, which may have failed, tells nothing of this one.
+    steps.iter_mut().for_each(|own| own.finite = Finite::ALL);
     if w_step.solves() {
         solve(w_step, state, steps, problem, workspace)?;
     }

@@ -6,6 +6,7 @@ mod doubles;
 mod property;
 
 mod activations;
+mod attack;
 mod defaults;
 mod derivatives;
 mod diagnostics;

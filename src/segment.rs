@@ -29,14 +29,17 @@ use crate::kernel::{Columns, Scalar, add_to};
 /// let problem = model.problem(0..4)?;
 ///
 /// let (mut lower, mut upper) = (Workspace::new(), Workspace::new());
-/// let mut first = Segment::new(problem, 0..2, &mut lower);
-/// let mut second = Segment::new(problem, 2..3, &mut upper);
-/// let energy = first.evaluate() + second.evaluate();
-/// let sum: Vec<f64> = first.upper_gradient().iter().zip(second.lower_gradient()).map(|(a, b)| a + b).collect();
+/// let (mut first, mut second) = (
+///     Segment::new(problem, 0..2, &mut lower),
+///     Segment::new(problem, 2..3, &mut upper),
+/// );
+/// let (first, second) = (first.evaluate(), second.evaluate());
+/// let parts = first.upper_gradient().iter().zip(second.lower_gradient());
+/// let sum: Vec<f64> = parts.map(|(below, above)| below + above).collect();
 ///
 /// let mut workspace = Workspace::new();
 /// let whole = problem.evaluate(All, &mut workspace);
-/// assert_eq!(energy, whole.energy());
+/// assert_eq!(first.energy() + second.energy(), whole.energy());
 /// assert_eq!(sum, whole.target_gradient(2));
 /// # Ok::<(), Error>(())
 /// ```
@@ -75,8 +78,8 @@ impl<'s, 'a, T: Scalar> Segment<'s, 'a, T> {
         self.first..self.first + self.locals.len()
     }
 
-    /// Σ ℓ_t over these layers, with all gradients.
-    pub fn evaluate(&mut self) -> T {
+    /// Σ ℓ_t over these layers, with all gradients, in the segment's memory.
+    pub fn evaluate(&mut self) -> SegmentEvaluation<'_, T> {
         let depth = self.problem.layers().depth();
         for (k, local) in self.locals.iter_mut().enumerate() {
             let t = self.first + k;
@@ -88,40 +91,10 @@ impl<'s, 'a, T: Scalar> Segment<'s, 'a, T> {
             let (before, own) = self.locals.split_at_mut(k);
             add_to(&mut before[k - 1].d_target, &own[0].d_input);
         }
-        let energies = self.locals.iter().map(|local| local.energy);
-        energies.fold(T::zero(), |sum, energy| sum + energy)
-    }
-
-    /// ∂E/∂θ_t from the last [`Segment::evaluate`], t in a..b.
-    ///
-    /// # Panics
-    /// If layer t is not in this segment.
-    pub fn parameter_gradient(&self, t: usize) -> &[T] {
-        &self.locals[t - self.first].d_parameters
-    }
-
-    /// The complete ∂E/∂z_t from the last [`Segment::evaluate`], a < t < b.
-    ///
-    /// # Panics
-    /// If z_t is not inside this segment.
-    pub fn target_gradient(&self, t: usize) -> &[T] {
-        assert!(
-            self.first < t && t < self.layers().end,
-            "z_{t} is not inside this segment"
-        );
-        &self.locals[t - 1 - self.first].d_target
-    }
-
-    /// This segment's part of ∂E/∂z_a, that of z_a as an input: the message to the segment below.
-    /// Without meaning if a = 0.
-    pub fn lower_gradient(&self) -> &[T] {
-        &self.locals[0].d_input
-    }
-
-    /// This segment's part of ∂E/∂z_b, that of z_b as a target: the message to the segment above.
-    /// Without meaning if b = T.
-    pub fn upper_gradient(&self) -> &[T] {
-        &self.locals[self.locals.len() - 1].d_target
+        SegmentEvaluation {
+            first: self.first,
+            locals: self.locals,
+        }
     }
 
     /// One pass from layer a to layer b−1 that uses every result while it is in the cache. It calls
@@ -150,6 +123,53 @@ impl<'s, 'a, T: Scalar> Segment<'s, 'a, T> {
                 target(t, [&mut below.d_target[..], &mut own.d_input[..]]);
             }
         }
+    }
+}
+
+/// What a segment computed: Σ ℓ_t over its layers and all gradients, sums over examples.
+#[derive(Debug, Clone, Copy)]
+pub struct SegmentEvaluation<'s, T> {
+    first: usize,
+    locals: &'s [LocalWorkspace<T>],
+}
+
+impl<'s, T: Scalar> SegmentEvaluation<'s, T> {
+    /// Σ ℓ_t, a ≤ t < b, added in the order of the layers.
+    pub fn energy(&self) -> T {
+        let energies = self.locals.iter().map(|local| local.energy);
+        energies.fold(T::zero(), |sum, energy| sum + energy)
+    }
+
+    /// ∂E/∂θ_t, t in a..b.
+    ///
+    /// # Panics
+    /// If layer t is not in this segment.
+    pub fn parameter_gradient(&self, t: usize) -> &'s [T] {
+        &self.locals[t - self.first].d_parameters
+    }
+
+    /// The complete ∂E/∂z_t, a < t < b, d_t × n column-major.
+    ///
+    /// # Panics
+    /// If z_t is not inside this segment.
+    pub fn target_gradient(&self, t: usize) -> &'s [T] {
+        assert!(
+            self.first < t && t < self.first + self.locals.len(),
+            "z_{t} is not inside this segment"
+        );
+        &self.locals[t - 1 - self.first].d_target
+    }
+
+    /// This segment's part of ∂E/∂z_a, that of z_a as an input: the message to the segment below.
+    /// Without meaning if a = 0.
+    pub fn lower_gradient(&self) -> &'s [T] {
+        &self.locals[0].d_input
+    }
+
+    /// This segment's part of ∂E/∂z_b, that of z_b as a target: the message to the segment above.
+    /// Without meaning if b = T.
+    pub fn upper_gradient(&self) -> &'s [T] {
+        &self.locals[self.locals.len() - 1].d_target
     }
 }
 

@@ -3,19 +3,19 @@
 use std::sync::Arc;
 
 use super::joint;
-use super::per_example::{check_columns, measure, zeros};
+use super::per_example::{change_all, check_columns, measure, refresh_all, zeros};
 use super::scheme::Scheme;
 use super::visit::Visit;
 use super::w_step::WStep;
 use crate::check::check_length;
 use crate::decoupled::{DecoupledCircuit, TargetInit, TargetUse};
-use crate::energy::{Ask, Workspace};
+use crate::energy::Ask;
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::optimizer::Optimizer;
 use crate::schedule::Schedule;
 use crate::state::State;
-use crate::target_solver::{Predictions, TargetProblem, TargetSolver};
+use crate::target_solver::{TargetProblem, TargetSolver};
 
 /// Where the targets of a batch come from when it is visited.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -26,7 +26,7 @@ pub enum Targets {
     #[default]
     Persistent,
     /// From a new forward pass; the targets carry nothing from visit to visit. When a phase ends,
-    /// the model's targets are those of the forward pass.
+    /// the model's targets become the forward pass, which must be finite.
     Refreshed,
     /// Every example keeps its residuals r_t = z_t − f(z_{t−1}); a visit starts from
     /// z_t = f(z_{t−1}) + γ r_t, t = 1, …, T−1 in turn, at the current θ. With r = 0, or γ = 0,
@@ -434,27 +434,17 @@ impl<T: Scalar> Scheme<T> for Decoupling<T> {
             return Ok(());
         }
         check_length("parts of the scheme's state", &state.parts, 3)?;
-        let all: Vec<usize> = (0..model.examples().len()).collect();
-        let (mut workspace, mut first) = (Workspace::new(), 0);
-        let residuals = &state.parts[RESIDUALS].values;
-        if !refreshed {
-            check_columns(residuals, model.circuit().dims(), 1, &all)?;
+        if refreshed {
+            return refresh_all(model);
         }
-        model.change_blocks(|layers, batch| {
-            let columns = &all[first..first + batch.view().len()];
+        let all: Vec<usize> = (0..model.examples().len()).collect();
+        let residuals = &state.parts[RESIDUALS].values;
+        check_columns(residuals, model.circuit().dims(), 1, &all)?;
+        let mut first = 0;
+        change_all(model, true, |problem| {
+            let columns = &all[first..first + problem.batch().len()];
             first += columns.len();
-            let mut predictions = Predictions::None;
-            let mut problem = TargetProblem::new(
-                layers,
-                batch.reborrow(),
-                &[],
-                &mut workspace,
-                &mut predictions,
-            );
-            match refreshed {
-                true => problem.refresh(),
-                false => load_residuals(T::one(), residuals, columns, &mut problem),
-            }
+            load_residuals(T::one(), residuals, columns, problem)
         })
     }
 }

@@ -1,6 +1,7 @@
 //! Predictive coding with fixed predictions.
 
 use super::backprop_scheme::refuse_none;
+use super::per_example::refresh_all;
 use super::scheme::Scheme;
 use super::visit::{Visit, needs_gradients};
 use super::w_step::WStep;
@@ -97,5 +98,10 @@ impl<T: Scalar> Scheme<T> for FixedPrediction {
         let number = visit.steps();
         let objective = infer_fixed_prediction(&mut visit.target_problem(), self.steps, number)?;
         visit.given(objective)?.step()
+    }
+
+    /// The model's targets become those of the forward pass.
+    fn finish(&self, _: &mut State<T>, model: &mut DecoupledCircuit<T>) -> Result<(), Error> {
+        refresh_all(model)
     }
 }

@@ -6,6 +6,7 @@ use crate::decoupled::DecoupledCircuit;
 use crate::energy::{Problem, Workspace};
 use crate::error::Error;
 use crate::kernel::Scalar;
+use crate::target_solver::{Predictions, TargetProblem};
 
 /// Examples in a group.
 const GROUP: usize = 16;
@@ -16,6 +17,33 @@ pub(super) fn zeros<T: Scalar>(model: &DecoupledCircuit<T>, slots: usize) -> Vec
     let hidden = &model.circuit().dims()[1..model.circuit().depth()];
     let layer = |dim: &usize| vec![T::zero(); slots * dim * n];
     hidden.iter().map(layer).collect()
+}
+
+/// Changes the targets of all examples, block by block: of all or, after an error, of none.
+pub(super) fn change_all<T: Scalar>(
+    model: &mut DecoupledCircuit<T>,
+    training: bool,
+    mut change: impl FnMut(&mut TargetProblem<'_, T>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut workspace = Workspace::new();
+    model.change_blocks(|layers, batch| {
+        let (mut batch, mut predictions) = (batch.reborrow(), Predictions::None);
+        batch.base.training = training;
+        let memory = &mut workspace;
+        change(&mut TargetProblem::new(
+            layers,
+            batch,
+            &[],
+            memory,
+            &mut predictions,
+        ))
+    })
+}
+
+/// Sets all targets to the forward pass, as [`Circuit::predict`](crate::circuit::Circuit::predict)
+/// makes it.
+pub(super) fn refresh_all<T: Scalar>(model: &mut DecoupledCircuit<T>) -> Result<(), Error> {
+    change_all(model, false, |problem| problem.refresh())
 }
 
 /// z_t − ẑ_t of a batch, for a workspace in which the problem was evaluated.

@@ -71,6 +71,7 @@ impl<T: Scalar> Phase<T> {
     /// # Errors
     /// [`Error::Combination`] if the two cannot be combined.
     pub fn with_w_step(scheme: impl Scheme<T> + 'static, w_step: WStep<T>) -> Result<Self, Error> {
+        w_step.check()?;
         scheme.check(&w_step)?;
         Ok(Self::of(Arc::new(scheme), w_step))
     }

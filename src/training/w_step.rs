@@ -146,6 +146,19 @@ impl<T: Scalar> WStep<T> {
         Ok(self)
     }
 
+    /// Refuses options that would have no effect.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        let what = match (&self.rule, self.solves()) {
+            (None, false) if self.steps > 1 => "several parameter steps with no W-step",
+            (None, _) if self.max_norm.is_some() => {
+                "a bound of the gradient's norm without an optimiser"
+            }
+            _ => return Ok(()),
+        };
+        let reason = "it would have no effect";
+        Err(Error::Combination { what, reason })
+    }
+
     /// Steps per visit.
     pub fn steps(&self) -> u64 {
         self.steps

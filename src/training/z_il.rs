@@ -1,6 +1,7 @@
 //! Inference learning with zero divergence from backprop.
 
 use super::backprop_scheme::refuse_none;
+use super::per_example::refresh_all;
 use super::scheme::Scheme;
 use super::visit::{Visit, needs_gradients};
 use super::w_step::WStep;
@@ -123,5 +124,10 @@ impl<T: Scalar> Scheme<T> for ZIl {
         let number = visit.steps();
         let objective = infer_z_il(&mut visit.target_problem(), number)?;
         visit.given(objective)?.step()
+    }
+
+    /// The model's targets become those of the forward pass.
+    fn finish(&self, _: &mut State<T>, model: &mut DecoupledCircuit<T>) -> Result<(), Error> {
+        refresh_all(model)
     }
 }

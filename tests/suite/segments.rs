@@ -48,10 +48,11 @@ fn segments_and_their_messages_are_the_whole() {
             let mut segments: Vec<Segment<'_, '_, f64>> = parts
                 .map(|((start, end), workspace)| Segment::new(problem, start..end, workspace))
                 .collect();
-            let energy: f64 = segments.iter_mut().map(Segment::evaluate).sum();
+            let layers: Vec<_> = segments.iter().map(Segment::layers).collect();
+            let all: Vec<_> = segments.iter_mut().map(Segment::evaluate).collect();
+            let energy: f64 = all.iter().map(|own| own.energy()).sum();
             assert!((energy - whole.energy()).abs() < 1e-13 * whole.energy().abs());
-            for own in &segments {
-                let layers = own.layers();
+            for (own, layers) in all.iter().zip(&layers) {
                 for t in layers.clone() {
                     assert_eq!(own.parameter_gradient(t), whole.parameter_gradient(t));
                 }
@@ -59,13 +60,13 @@ fn segments_and_their_messages_are_the_whole() {
                     assert_eq!(own.target_gradient(t), whole.target_gradient(t));
                 }
             }
-            for pair in segments.windows(2) {
+            for (pair, layers) in all.windows(2).zip(&layers[1..]) {
                 let parts = pair[0]
                     .upper_gradient()
                     .iter()
                     .zip(pair[1].lower_gradient());
                 let sum: Vec<f64> = parts.map(|(below, above)| below + above).collect();
-                assert_eq!(sum, whole.target_gradient(pair[1].layers().start));
+                assert_eq!(sum, whole.target_gradient(layers.start));
             }
         }
     }

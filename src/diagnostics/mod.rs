@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::target_solver::Curvature;
 use sums::Sums;
+pub(crate) use sums::norm;
 
 /// What [`DecoupledCircuit::diagnose`] reports, and of which examples.
 ///
@@ -164,28 +165,16 @@ impl<T: Scalar> DecoupledCircuit<T> {
         let examples = self.examples.resolve(&options.selection)?.len();
         options.check(layers, examples)?;
         let mut sums = Sums::new(layers);
-        self.for_each_block_of(
-            &options.selection,
-            "diagnostics",
-            false,
-            |problem, workspace| {
-                sums.add(options, problem, workspace);
-            },
-        )?;
+        let selection = &options.selection;
+        self.for_each_block_of(selection, "diagnostics", false, |problem, workspace| {
+            sums.add(options, problem, workspace);
+        })?;
         sums.check()?;
-        let bounds = match options.iterations {
-            None => None,
-            Some(_) => bounds(layers)?,
+        // The bounds that solvers step by, if every layer and loss gives one.
+        let bounds = match options.iterations.map(|_| Curvature::new(layers)) {
+            None | Some(Err(Error::NoCurvatureBound { .. })) => None,
+            Some(bounds) => Some(bounds?),
         };
         Ok(sums.report(options, bounds.as_ref()))
-    }
-}
-
-/// The bounds that solvers step by, if every layer and loss gives one.
-fn bounds<T: Scalar>(layers: Layers<'_, T>) -> Result<Option<Curvature<T>>, Error> {
-    match Curvature::new(layers) {
-        Ok(bounds) => Ok(Some(bounds)),
-        Err(Error::NoCurvatureBound { .. }) => Ok(None),
-        Err(other) => Err(other),
     }
 }

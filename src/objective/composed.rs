@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::Objective;
-use super::flat::Flat;
+use super::flat::{Flat, flat_objective};
 use super::layout::Layout;
 use crate::circuit::Circuit;
 use crate::decoupled::{DecoupledCircuit, Selection};
@@ -54,24 +54,7 @@ impl<T: Scalar> ComposedObjective<'_, T> {
     }
 }
 
-impl<T: Scalar> Objective<T> for ComposedObjective<'_, T> {
-    fn dimension(&self) -> usize {
-        self.0.layout.dimension()
-    }
-
-    fn point(&self) -> Vec<T> {
-        self.0.point()
-    }
-
-    fn evaluate(
-        &self,
-        point: &[T],
-        gradient: Option<&mut [T]>,
-        workspace: &mut Workspace<T>,
-    ) -> Result<T, Error> {
-        self.0.composed_loss(point, gradient, workspace)
-    }
-}
+flat_objective!(ComposedObjective, composed_loss);
 
 impl<T: Scalar> DecoupledCircuit<T> {
     /// The composed loss on the selected examples, with regularisers, as a function of θ.

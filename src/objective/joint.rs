@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::Objective;
-use super::flat::Flat;
+use super::flat::{Flat, flat_objective};
 use super::layout::Layout;
 use crate::decoupled::{DecoupledCircuit, Selection};
 use crate::energy::Workspace;
@@ -68,24 +68,7 @@ impl<T: Scalar> JointObjective<'_, T> {
     }
 }
 
-impl<T: Scalar> Objective<T> for JointObjective<'_, T> {
-    fn dimension(&self) -> usize {
-        self.0.layout.dimension()
-    }
-
-    fn point(&self) -> Vec<T> {
-        self.0.point()
-    }
-
-    fn evaluate(
-        &self,
-        point: &[T],
-        gradient: Option<&mut [T]>,
-        workspace: &mut Workspace<T>,
-    ) -> Result<T, Error> {
-        self.0.energy(point, gradient, workspace)
-    }
-}
+flat_objective!(JointObjective, energy);
 
 impl<T: Scalar> DecoupledCircuit<T> {
     /// E on the selected examples as a function of θ and their targets together.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::Objective;
-use super::flat::Flat;
+use super::flat::{Flat, flat_objective};
 use super::layout::Layout;
 use crate::decoupled::{DecoupledCircuit, Selection};
 use crate::energy::Workspace;
@@ -53,24 +53,7 @@ impl<T: Scalar> TargetObjective<'_, T> {
     }
 }
 
-impl<T: Scalar> Objective<T> for TargetObjective<'_, T> {
-    fn dimension(&self) -> usize {
-        self.0.layout.dimension()
-    }
-
-    fn point(&self) -> Vec<T> {
-        self.0.point()
-    }
-
-    fn evaluate(
-        &self,
-        point: &[T],
-        gradient: Option<&mut [T]>,
-        workspace: &mut Workspace<T>,
-    ) -> Result<T, Error> {
-        self.0.energy(point, gradient, workspace)
-    }
-}
+flat_objective!(TargetObjective, energy);
 
 impl<T: Scalar> DecoupledCircuit<T> {
     /// E on the selected examples as a function of their targets, θ fixed.

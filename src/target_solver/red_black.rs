@@ -1,7 +1,7 @@
 //! Two half-sweeps, over every other layer each.
 
 use super::descent::{Descent, Iterate};
-use super::step_size::StepRule;
+use super::step_size::{StepRule, sweep_options};
 use super::trial::Trial;
 use super::{Convergence, SolveReport, StepSize, TargetProblem, TargetSolver};
 use crate::error::Error;
@@ -32,42 +32,7 @@ pub struct RedBlack(Iterate<HalfSweeps>);
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 struct HalfSweeps(StepRule);
 
-impl RedBlack {
-    /// K = `sweeps` sweeps (0 leaves the targets alone). Defaults: bounded steps with margin 1, bounds
-    /// computed anew in every 10th call, all sweeps made.
-    pub fn new(sweeps: u64) -> Self {
-        let size = StepSize::Bounded { margin: 1.0 };
-        let sweep = HalfSweeps(StepRule::new(size));
-        Self(Iterate::new(sweeps, sweep).with_check(size.check()))
-    }
-
-    /// The same with another step.
-    ///
-    /// # Errors
-    /// [`Error::InvalidOption`] for a step out of range; for one that is out of range in the circuit's
-    /// scalar alone when the solver is called.
-    pub fn with_step(mut self, step: StepSize) -> Result<Self, Error> {
-        self.0.descent.0.size = step.validate::<f64>()?;
-        Ok(Self(self.0.with_check(step.check())))
-    }
-
-    /// The same with the bounds computed anew in every k-th call: 1 follows the weights exactly,
-    /// more saves time when they change slowly.
-    ///
-    /// # Errors
-    /// [`Error::InvalidOption`] for 0.
-    pub fn with_bound_every(mut self, calls: u64) -> Result<Self, Error> {
-        let option = "RedBlack::bound_every";
-        self.0.descent.0.set_bound_every(option, calls)?;
-        Ok(self)
-    }
-
-    /// The same with an earlier end for examples at rest: judged by the gradients of a sweep, each at
-    /// the targets that it found, so that the sweep itself still moves them.
-    pub fn with_convergence(self, convergence: Convergence) -> Self {
-        Self(self.0.with_convergence(convergence))
-    }
-}
+sweep_options!(RedBlack, HalfSweeps, "RedBlack::bound_every");
 
 impl HalfSweeps {
     /// Moves z_t, t = `first`, `first` + 2, …, and makes the predictions from them.
@@ -122,15 +87,5 @@ impl<T: Scalar> Descent<T> for HalfSweeps {
         };
         let mut halves = halves.into_iter();
         halves.try_for_each(|first| self.half(first, state, problem, trial))
-    }
-}
-
-impl<T: Scalar> TargetSolver<T> for RedBlack {
-    fn solve(
-        &self,
-        state: &mut State<T>,
-        problem: &mut TargetProblem<'_, T>,
-    ) -> Result<SolveReport, Error> {
-        self.0.solve(state, problem)
     }
 }

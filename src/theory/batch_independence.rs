@@ -1,6 +1,6 @@
 //! Statement 11: an example's targets move alike in every batch.
 
-use super::probe::{chosen_examples, same_bits};
+use super::probe::same_bits;
 use crate::decoupled::{DecoupledCircuit, Selection};
 use crate::error::Error;
 use crate::kernel::Scalar;
@@ -38,13 +38,17 @@ pub fn batch_dependent_example<T: Scalar>(
     selection: &Selection<'_>,
     solver: &dyn TargetSolver<T>,
 ) -> Result<Option<u64>, Error> {
-    let examples = chosen_examples(model, selection, "statement 11")?;
-    let mut together = model.clone();
+    let chosen = model.examples.resolve(selection)?.into_places();
+    if chosen.is_empty() {
+        return Err(Error::NoExamples {
+            operation: "statement 11",
+        });
+    }
+    let (mut together, mut alone) = (model.clone(), model.clone());
     together.solve_targets(solver, selection)?;
-    let mut alone = model.clone();
-    for id in examples {
+    for column in chosen {
+        let id = model.examples()[column];
         alone.solve_targets(solver, &Selection::Examples(&[id]))?;
-        let column = model.examples.column(id)?;
         for (t, &dim) in model.circuit().dims().iter().enumerate() {
             let own = dim * column..dim * (column + 1);
             let of = |model: &DecoupledCircuit<T>| model.examples.z[t][own.clone()].to_vec();

@@ -2,8 +2,9 @@
 
 use nalgebra::DMatrix;
 
-use super::probe::{backprop, finite, minus, norm};
+use super::probe::{backprop, finite, minus};
 use crate::decoupled::{DecoupledCircuit, Selection};
+use crate::diagnostics::norm;
 use crate::energy::{All, Workspace};
 use crate::error::{Error, Quantity};
 use crate::kernel::Scalar;

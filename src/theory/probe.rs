@@ -1,10 +1,11 @@
 //! What every statement needs: targets to move that are nobody's, and honest numbers.
 
+use crate::check::check_computed;
 use crate::decoupled::examples::Working;
 use crate::decoupled::{DecoupledCircuit, Gradients, Selection, TargetUse};
 use crate::energy::{All, Workspace};
 use crate::error::{Error, Quantity};
-use crate::kernel::{Scalar, all_finite};
+use crate::kernel::Scalar;
 use crate::target_solver::{Predictions, TargetProblem};
 
 /// Lends a copy of the selected examples, whose targets may be moved: the model stays as it is.
@@ -31,19 +32,6 @@ pub(super) fn on_a_copy<T: Scalar, R>(
         &mut workspace,
         &mut predictions,
     ))
-}
-
-/// The ids of the selected examples, in the order of the selection.
-pub(super) fn chosen_examples<T: Scalar>(
-    model: &DecoupledCircuit<T>,
-    selection: &Selection<'_>,
-    operation: &'static str,
-) -> Result<Vec<u64>, Error> {
-    let chosen = model.examples.resolve(selection)?.into_places();
-    if chosen.is_empty() {
-        return Err(Error::NoExamples { operation });
-    }
-    Ok(chosen.into_iter().map(|c| model.examples()[c]).collect())
 }
 
 /// E and its gradients at the targets as they are; all finite.
@@ -92,30 +80,13 @@ pub(super) fn finite<T: Scalar>(
     layer: usize,
     values: &[T],
 ) -> Result<(), Error> {
-    if all_finite(values) {
-        return Ok(());
-    }
-    Err(Error::NonFinite {
-        quantity,
-        layer,
-        step: 0,
-    })
+    check_computed(quantity, layer, 0, values)
 }
 
 /// The largest |value|.
 pub(super) fn largest<T: Scalar>(values: impl IntoIterator<Item = T>) -> f64 {
     let values = values.into_iter().map(|v| v.as_f64().abs());
     values.fold(0.0, |top, v| if v <= top { top } else { v })
-}
-
-/// The Euclidean norm, without overflow, and 0 only if every value is.
-pub(super) fn norm<T: Scalar>(values: &[T]) -> f64 {
-    let top = largest(values.iter().copied());
-    if top == 0.0 || !top.is_finite() {
-        return top;
-    }
-    let squares = values.iter().map(|v| (v.as_f64() / top).powi(2));
-    top * squares.sum::<f64>().sqrt()
 }
 
 /// a − b.

@@ -23,10 +23,8 @@ use crate::kernel::Scalar;
 /// use layerwise::prelude::*;
 /// use layerwise::objective::Objective;
 ///
-/// let circuit = Circuit::<f64>::builder()
-///     .layer(Dense::new(2, 3, Activation::Tanh)?)
-///     .layer(Dense::new(3, 1, Activation::Identity)?)
-///     .build()?;
+/// let layer = |inputs, outputs| Dense::new(inputs, outputs, Activation::Tanh);
+/// let circuit = Circuit::<f64>::builder().layer(layer(2, 3)?).layer(layer(3, 1)?).build()?;
 /// let (x, y) = (DMatrix::from_element(2, 5, 0.5), DMatrix::from_element(1, 5, 1.0));
 /// let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
 /// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;

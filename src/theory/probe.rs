@@ -42,18 +42,6 @@ pub(super) fn gradients<T: Scalar>(
     checked(Gradients::of(layers, n, problem.evaluate(All)))
 }
 
-/// The parameter gradients that a scheme left in the problem's workspace; all finite.
-pub(super) fn parameter_gradients<T: Scalar>(
-    problem: &TargetProblem<'_, T>,
-) -> Result<Vec<Vec<T>>, Error> {
-    let locals = problem.workspace().locals.iter().enumerate();
-    let gradients = locals.map(|(t, local)| {
-        finite(Quantity::ParameterGradient, t, &local.d_parameters)?;
-        Ok(local.d_parameters.clone())
-    });
-    gradients.collect()
-}
-
 /// [`DecoupledCircuit::backprop`], all finite.
 pub(super) fn backprop<T: Scalar>(
     model: &DecoupledCircuit<T>,
@@ -92,14 +80,4 @@ pub(super) fn largest<T: Scalar>(values: impl IntoIterator<Item = T>) -> f64 {
 /// a − b.
 pub(super) fn minus<T: Scalar>(a: &[T], b: &[T]) -> Vec<T> {
     a.iter().zip(b).map(|(&a, &b)| a - b).collect()
-}
-
-/// Whether all values have the same bits.
-pub(super) fn same_bits<T: Scalar>(a: &[T], b: &[T]) -> bool {
-    // For a dual number the first comparison sees its derivatives; the second distinguishes −0 from 0, and
-    // lets NaN equal itself.
-    let same = |(a, b): (&T, &T)| {
-        (a == b || a.as_f64().is_nan()) && a.as_f64().to_bits() == b.as_f64().to_bits()
-    };
-    a.len() == b.len() && a.iter().zip(b).all(same)
 }

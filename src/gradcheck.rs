@@ -224,6 +224,12 @@ impl Default for GradCheck {
 /// (φ(x), Σ |terms of φ|).
 type Value<T> = (T, f64);
 
+/// A function of a problem.
+type Phi<'a, T> = &'a mut dyn FnMut(Problem<'_, T>) -> T;
+
+/// θ_t, or z_t, of every t.
+type Values<T> = fn(&mut DecoupledCircuit<T>) -> &mut [Vec<T>];
+
 impl GradCheck {
     /// A check of every coordinate, with seed 0 for the random cotangents.
     pub fn new() -> Self {
@@ -785,50 +791,27 @@ impl GradCheck {
             |problem: Problem<'_, T>| problem.evaluate(ValueAlone, &mut workspace).energy();
         let mut loss = |problem: Problem<'_, T>| problem.backprop(&mut composed).loss();
         let probe = &mut model.clone();
-        let theta = |probe: &mut DecoupledCircuit<T>, t: usize, p: &[T]| {
-            probe.circuit.parameters_mut()[t].copy_from_slice(p);
-        };
-        let z = |probe: &mut DecoupledCircuit<T>, t: usize, z: &[T]| {
-            probe.examples.z[t].copy_from_slice(z);
-        };
-        let mut check = |derivative,
-                         t,
-                         own: &[T],
-                         gradient: &[T],
-                         put: &dyn Fn(&mut DecoupledCircuit<T>, usize, &[T]),
-                         phi: &mut dyn FnMut(Problem<'_, T>) -> T| {
-            self.gradient(&mut report, derivative, own, gradient, |x| {
-                put(probe, t, x);
+        let theta: Values<T> = |probe| probe.circuit.parameters_mut();
+        let z: Values<T> = |probe| &mut probe.examples.z;
+        let mut check = |derivative, of: Values<T>, t: usize, gradient: &[T], phi: Phi<'_, T>| {
+            let own = of(probe)[t].clone();
+            self.gradient(&mut report, derivative, &own, gradient, |x| {
+                of(probe)[t].copy_from_slice(x);
                 let all = 0..probe.examples().len();
                 let value = phi(probe.layers().on(probe.examples.run(all, 0, false)));
                 (value, value.as_f64().abs())
             });
             report.name_layer(t);
-            put(probe, t, own);
+            of(probe)[t].copy_from_slice(&own);
         };
         for (t, gradient) in gradients.parameters.iter().enumerate() {
-            check(
-                "∂E/∂θ",
-                t,
-                model.circuit.parameters(t),
-                gradient,
-                &theta,
-                &mut energy,
-            );
+            check("∂E/∂θ", theta, t, gradient, &mut energy);
         }
         for (t, gradient) in (1..).zip(&gradients.targets) {
-            check(
-                "∂E/∂z",
-                t,
-                &model.examples.z[t],
-                gradient.as_slice(),
-                &z,
-                &mut energy,
-            );
+            check("∂E/∂z", z, t, gradient.as_slice(), &mut energy);
         }
         for (t, gradient) in backprop.parameters.iter().enumerate() {
-            let own = model.circuit.parameters(t);
-            check("∂L/∂θ by backprop", t, own, gradient, &theta, &mut loss);
+            check("∂L/∂θ by backprop", theta, t, gradient, &mut loss);
         }
         Ok(report)
     }

@@ -68,8 +68,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// Replaces the targets of the selected examples by a point of their [`TargetObjective`].
     ///
     /// # Errors
-    /// Errors of the selection, [`Error::NoExamples`], [`Error::Length`],
-    /// [`Error::NonFiniteData`], and what L_h says of its targets. Nothing is changed then.
+    /// Those of [`DecoupledCircuit::set_joint_point`]. Nothing is changed then.
     pub fn set_target_point(
         &mut self,
         selection: &Selection<'_>,

@@ -4,8 +4,8 @@ use std::num::NonZeroU64;
 
 use super::curvature;
 use super::trial::Check;
-use crate::energy::Layers;
-use crate::energy::Workspace;
+use crate::check::{at_least_one, option};
+use crate::energy::{Layers, Workspace};
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::state::State;
@@ -42,35 +42,18 @@ pub enum StepSize {
 
 impl StepSize {
     pub(crate) fn validate<T: Scalar>(self) -> Result<Self, Error> {
-        let positive = |step: f64| T::of(step) > T::zero() && T::of(step).is_finite();
-        let (option, value, allowed, valid) = match self {
-            Self::Fixed(step) => (
-                "StepSize::Fixed",
-                step,
-                "above 0 and finite, also in the circuit's scalar",
-                positive(step),
-            ),
-            Self::Checked(step) => (
-                "StepSize::Checked",
-                step,
-                "above 0 and finite, also in the circuit's scalar",
-                positive(step),
-            ),
-            Self::Bounded { margin } => (
-                "StepSize::Bounded::margin",
-                margin,
-                "above 0 and below 2",
-                positive(margin) && margin < 2.0,
-            ),
+        let above_zero = "above 0 and finite, also in the circuit's scalar";
+        let (name, value, allowed) = match self {
+            Self::Fixed(step) => ("StepSize::Fixed", step, above_zero),
+            Self::Checked(step) => ("StepSize::Checked", step, above_zero),
+            Self::Bounded { margin } => {
+                ("StepSize::Bounded::margin", margin, "above 0 and below 2")
+            }
         };
-        if valid {
-            return Ok(self);
-        }
-        Err(Error::InvalidOption {
-            option,
-            value,
-            allowed,
-        })
+        let below_two = !matches!(self, Self::Bounded { .. }) || value < 2.0;
+        let own = T::of(value);
+        let fits = own > T::zero() && own.is_finite() && below_two;
+        option(name, value, fits, allowed).map(|_| self)
     }
 
     pub(super) fn check(self) -> Check {
@@ -140,11 +123,8 @@ impl StepRule {
         option: &'static str,
         calls: u64,
     ) -> Result<(), Error> {
-        self.bound_every = NonZeroU64::new(calls).ok_or(Error::InvalidOption {
-            option,
-            value: 0.0,
-            allowed: "at least 1",
-        })?;
+        let calls = at_least_one(option, calls)?;
+        self.bound_every = NonZeroU64::new(calls).expect("at least 1");
         Ok(())
     }
 

@@ -133,6 +133,23 @@ pub(crate) fn check_finite<T: Scalar>(
     }
 }
 
+/// Whether everything that was computed in a step is finite.
+pub(crate) fn check_computed<T: Scalar>(
+    quantity: Quantity,
+    layer: usize,
+    step: u64,
+    values: &[T],
+) -> Result<(), Error> {
+    if all_finite(values) {
+        return Ok(());
+    }
+    Err(Error::NonFinite {
+        quantity,
+        layer,
+        step,
+    })
+}
+
 /// Whether a matrix has the rows that are needed; `columns` only appears in the error.
 pub(crate) fn check_rows<T: Scalar>(
     what: &str,

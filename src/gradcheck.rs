@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use crate::check::check_length;
+use crate::check::{at_least_one, check_length};
 use crate::decoupled::{DecoupledCircuit, Selection};
-use crate::energy::{LocalProblem, Value as ValueAlone, Workspace};
+use crate::energy::{LocalProblem, Problem, Value as ValueAlone, Workspace};
 use crate::error::Error;
 pub use crate::error::GradEntry;
 use crate::init::{Purpose, add_noise, generator};
@@ -114,19 +114,26 @@ impl GradReport {
         }
     }
 
-    /// Adds numbers that must be equal: any difference is an infinite error.
-    fn add_exact<T: Scalar>(
+    /// Numbers that must be equal: any difference is an infinite error.
+    fn add_exact<T: Scalar>(&mut self, derivative: &'static str, found: &[T], expected: &[T]) {
+        self.add(derivative, found, expected, 0.0);
+        let worst = self.worst.last_mut();
+        if let Some(entry) = worst.filter(|entry| !found.is_empty() && entry.error > 0.0) {
+            entry.error = f64::INFINITY;
+        }
+    }
+
+    /// A gradient, beside what `product` adds to ones.
+    fn add_sum<T: Scalar>(
         &mut self,
         derivative: &'static str,
-        pairs: impl Iterator<Item = (T, T)>,
+        gradient: &[T],
+        product: impl FnOnce(Write<'_, T>),
     ) {
-        let before = self.worst.len();
-        self.add(derivative, pairs, 0.0);
-        for entry in &mut self.worst[before..] {
-            if entry.error > 0.0 {
-                entry.error = f64::INFINITY;
-            }
-        }
+        let mut sum = vec![T::one(); gradient.len()];
+        product(Write::Add(&mut sum));
+        let expected: Vec<T> = gradient.iter().map(|&d| d + T::one()).collect();
+        self.add(derivative, &sum, &expected, 0.0);
     }
 
     /// Adds a bound and the largest value found: an error if the value is larger.
@@ -152,49 +159,44 @@ impl GradReport {
     fn add_derivative<T: Scalar>(
         &mut self,
         derivative: &'static str,
-        pairs: Vec<(T, T)>,
+        [analytic, numeric]: [Vec<T>; 2],
         magnitude: f64,
     ) {
-        self.derivatives += pairs.len();
-        self.add(derivative, pairs.into_iter(), magnitude);
+        self.derivatives += numeric.len();
+        self.add(derivative, &analytic, &numeric, magnitude);
     }
 
     fn add<T: Scalar>(
         &mut self,
         derivative: &'static str,
-        pairs: impl Iterator<Item = (T, T)>,
+        analytic: &[T],
+        numeric: &[T],
         magnitude: f64,
     ) {
-        let pairs: Vec<(f64, f64)> = pairs.map(|(a, n)| (a.as_f64(), n.as_f64())).collect();
-        let largest = pairs
-            .iter()
-            .flat_map(|&(a, n)| [a.abs(), n.abs()])
+        let pairs = analytic.iter().zip(numeric);
+        let pairs = pairs.map(|(a, n)| (a.as_f64(), n.as_f64()));
+        let sizes = pairs.clone().flat_map(|(a, n)| [a.abs(), n.abs()]);
+        let largest = sizes
             .filter(|size| size.is_finite())
             .fold(0.01 * magnitude, f64::max);
-        let entries = pairs
-            .iter()
-            .enumerate()
-            .map(|(index, &(analytic, numeric))| {
-                let difference = (analytic - numeric).abs();
-                let error = if difference == 0.0 {
-                    0.0
-                } else if difference.is_finite() {
-                    difference / largest
-                } else {
-                    f64::INFINITY
-                };
-                GradEntry {
-                    derivative,
-                    layer: None,
-                    index,
-                    analytic,
-                    numeric,
-                    error,
-                }
-            });
-        self.worst
-            .extend(entries.max_by(|a, b| a.error.total_cmp(&b.error)));
-        self.compared += pairs.len();
+        let entries = pairs.enumerate().map(|(index, (analytic, numeric))| {
+            let error = match (analytic - numeric).abs() {
+                0.0 => 0.0,
+                difference if difference.is_finite() => difference / largest,
+                _ => f64::INFINITY,
+            };
+            GradEntry {
+                derivative,
+                layer: None,
+                index,
+                analytic,
+                numeric,
+                error,
+            }
+        });
+        self.compared += entries.len();
+        let worst = entries.max_by(|a, b| a.error.total_cmp(&b.error));
+        self.worst.extend(worst);
     }
 }
 
@@ -222,6 +224,12 @@ impl Default for GradCheck {
 /// (φ(x), Σ |terms of φ|).
 type Value<T> = (T, f64);
 
+/// A function of a problem.
+type Phi<'a, T> = &'a mut dyn FnMut(Problem<'_, T>) -> T;
+
+/// θ_t, or z_t, of every t.
+type Values<T> = fn(&mut DecoupledCircuit<T>) -> &mut [Vec<T>];
+
 impl GradCheck {
     /// A check of every coordinate, with seed 0 for the random cotangents.
     pub fn new() -> Self {
@@ -236,13 +244,7 @@ impl GradCheck {
     /// # Errors
     /// [`Error::InvalidOption`] for 0 directions, which would compare nothing.
     pub fn with_directions(self, count: usize) -> Result<Self, Error> {
-        if count == 0 {
-            return Err(Error::InvalidOption {
-                option: "GradCheck::directions",
-                value: 0.0,
-                allowed: "at least 1",
-            });
-        }
+        at_least_one("GradCheck::directions", count as u64)?;
         Ok(Self {
             directions: Some(count),
             ..self
@@ -265,8 +267,7 @@ impl GradCheck {
     /// once would take the square of x's memory.
     fn directions<T: Scalar>(&self, x: &[T]) -> impl Iterator<Item = (Vec<T>, T)> {
         let cube_root = T::default_epsilon().as_f64().cbrt();
-        let size = |x: &[T]| x.iter().fold(0.0, |top: f64, v| top.max(v.as_f64().abs()));
-        // Without coordinates there are no directions.
+        // Along no coordinate there is no direction either.
         let count = match (self.directions, x.is_empty()) {
             (Some(count), false) => count,
             _ => x.len(),
@@ -281,7 +282,7 @@ impl GradCheck {
                 let v: Vec<T> = self.normal(1000 + k as u64, x.len());
                 // Many coordinates move at once: limit the total length to 10 steps.
                 let length = dot(&v, &v).as_f64().sqrt();
-                let h = cube_root * size(x).max(1.0) / (length / 10.0).max(1.0);
+                let h = cube_root * largest(x).max(1.0) / (length / 10.0).max(1.0);
                 (v, T::of(h))
             }
         })
@@ -298,16 +299,16 @@ impl GradCheck {
     ) {
         // Near x too, since at x itself φ and its gradient may both be zero.
         let (_, mut magnitude) = phi(x);
-        let mut pairs = Vec::new();
+        let [mut analytic, mut numeric] = [Vec::new(), Vec::new()];
         for (v, h) in self.directions(x) {
-            let numeric = difference(x, &v, h, |x| {
+            numeric.extend(difference(x, &v, h, |x| {
                 let (value, size) = phi(x);
                 magnitude = magnitude.max(size);
                 vec![value]
-            });
-            pairs.push((dot(gradient, &v), numeric[0]));
+            }));
+            analytic.push(dot(gradient, &v));
         }
-        report.add_derivative(derivative, pairs, magnitude);
+        report.add_derivative(derivative, [analytic, numeric], magnitude);
     }
 
     /// Compares the products of `jacobian` at x with differences of the vector function `f`.
@@ -319,16 +320,13 @@ impl GradCheck {
         mut product: impl FnMut(&[T]) -> Vec<T>,
         mut f: impl FnMut(&[T]) -> Vec<T>,
     ) {
-        let at_x = f(x);
-        let magnitude = at_x
-            .iter()
-            .fold(0.0, |top: f64, v| top.max(v.as_f64().abs()));
-        let mut pairs = Vec::new();
+        let magnitude = largest(&f(x));
+        let [mut analytic, mut numeric] = [Vec::new(), Vec::new()];
         for (v, h) in self.directions(x) {
-            let numeric = difference(x, &v, h, &mut f);
-            pairs.extend(product(&v).into_iter().zip(numeric));
+            numeric.extend(difference(x, &v, h, &mut f));
+            analytic.extend(product(&v));
         }
-        report.add_derivative(derivative, pairs, magnitude);
+        report.add_derivative(derivative, [analytic, numeric], magnitude);
     }
 
     /// Checks a layer at one point: its VJP and JVP in input and parameters, and the rest of the
@@ -365,8 +363,7 @@ impl GradCheck {
         let u: Vec<T> = self.normal(0, n * layer.output_dim());
 
         let output = subject.forward(input);
-        let tapeless = subject.forward_without_tape(input);
-        report.add_exact("f without tape", tapeless.into_iter().zip(output.clone()));
+        report.add_exact("f without tape", &subject.call(input, None), &output);
         let (mut d_input, mut d_parameters) = (nans(input.len()), nans(count));
         let set_input = Write::set(wants_input.then_some(&mut d_input[..]));
         subject.vjp(input, &u, set_input, Write::Set(&mut d_parameters));
@@ -375,64 +372,48 @@ impl GradCheck {
             let terms = output.iter().zip(&u).map(|(o, u)| (*o * *u).as_f64().abs());
             (dot(&output, &u), terms.sum::<f64>())
         };
-        let sums = |d: &[T]| -> Vec<T> { d.iter().map(|&d| d + T::one()).collect() };
         if wants_input {
             self.gradient(&mut report, "∂f/∂z by vjp", input, &d_input, |z| {
                 phi(subject.forward(z))
             });
-            let mut added = vec![T::one(); input.len()];
-            subject.vjp(input, &u, Write::Add(&mut added), Write::Skip);
-            let pairs = added.into_iter().zip(sums(&d_input));
-            report.add("∂f/∂z added by vjp", pairs, 0.0);
+            let vjp = |d_input: Write<'_, T>| subject.vjp(input, &u, d_input, Write::Skip);
+            report.add_sum("∂f/∂z added by vjp", &d_input, vjp);
             let mut alone = nans(input.len());
-            subject.vjp(input, &u, Write::Set(&mut alone), Write::Skip);
-            let pairs = alone.into_iter().zip(d_input.iter().copied());
-            report.add("∂f/∂z set alone by vjp", pairs, 0.0);
-            self.jacobian(
-                &mut report,
-                "∂f/∂z by jvp",
-                input,
-                |v| subject.jvp(input, Some(v), None),
-                |z| subject.forward(z),
-            );
+            vjp(Write::Set(&mut alone));
+            report.add("∂f/∂z set alone by vjp", &alone, &d_input, 0.0);
+            let jvp = |v: &[T]| subject.jvp(input, Some(v), None);
+            let forward = |z: &[T]| subject.forward(z);
+            self.jacobian(&mut report, "∂f/∂z by jvp", input, jvp, forward);
         }
         let moved = |parameters: &[T]| LayerSubject { layer, parameters }.forward(input);
-        self.gradient(
-            &mut report,
-            "∂f/∂θ by vjp",
-            parameters,
-            &d_parameters,
-            |p| phi(moved(p)),
-        );
-        let mut added = vec![T::one(); count];
-        subject.vjp(input, &u, Write::Skip, Write::Add(&mut added));
-        let pairs = added.into_iter().zip(sums(&d_parameters));
-        report.add("∂f/∂θ added by vjp", pairs, 0.0);
+        let name = "∂f/∂θ by vjp";
+        self.gradient(&mut report, name, parameters, &d_parameters, |p| {
+            phi(moved(p))
+        });
+        let vjp = |d_parameters: Write<'_, T>| subject.vjp(input, &u, Write::Skip, d_parameters);
+        report.add_sum("∂f/∂θ added by vjp", &d_parameters, vjp);
         let mut alone = nans(count);
-        subject.vjp(input, &u, Write::Skip, Write::Set(&mut alone));
-        let pairs = alone.into_iter().zip(d_parameters.iter().copied());
-        report.add("∂f/∂θ set alone by vjp", pairs, 0.0);
-        self.jacobian(
-            &mut report,
-            "∂f/∂θ by jvp",
-            parameters,
-            |v| subject.jvp(input, None, Some(v)),
-            moved,
-        );
+        vjp(Write::Set(&mut alone));
+        report.add("∂f/∂θ set alone by vjp", &alone, &d_parameters, 0.0);
+        let jvp = |v: &[T]| subject.jvp(input, None, Some(v));
+        self.jacobian(&mut report, "∂f/∂θ by jvp", parameters, jvp, moved);
 
         let v_input: Vec<T> = self.normal(1, input.len());
         let v_input = wants_input.then_some(&v_input[..]);
         let v_parameters: Vec<T> = self.normal(2, count);
         let nothing = subject.jvp(input, None, None);
-        let pairs = nothing.into_iter().map(|x| (x, T::zero()));
-        report.add_exact("no direction by jvp", pairs);
+        report.add_exact(
+            "no direction by jvp",
+            &nothing,
+            &vec![T::zero(); nothing.len()],
+        );
         let both = subject.jvp(input, v_input, Some(&v_parameters));
         let mut sum = subject.jvp(input, None, Some(&v_parameters));
         if let Some(v) = v_input {
             let other = subject.jvp(input, Some(v), None);
             sum.iter_mut().zip(other).for_each(|(s, o)| *s += o);
         }
-        report.add("both directions by jvp", both.into_iter().zip(sum), 0.0);
+        report.add("both directions by jvp", &both, &sum, 0.0);
 
         self.columns(&mut report, &subject, input, &u, &d_parameters);
         self.memory(&mut report, layer, n);
@@ -484,26 +465,25 @@ impl GradCheck {
             jvp.extend(one.2);
             sum.iter_mut().zip(one.3).for_each(|(s, d)| *s += d);
         }
-        report.add_exact("f of columns alone", f.into_iter().zip(whole.0));
+        report.add_exact("f of columns alone", &f, &whole.0);
         if wants_input {
-            report.add_exact("∂f/∂z of columns alone", vjp.into_iter().zip(whole.1));
+            report.add_exact("∂f/∂z of columns alone", &vjp, &whole.1);
         }
-        report.add_exact("jvp of columns alone", jvp.into_iter().zip(whole.2));
-        let pairs = sum.into_iter().zip(d_parameters.iter().copied());
-        report.add("∂f/∂θ of columns alone", pairs, 0.0);
+        report.add_exact("jvp of columns alone", &jvp, &whole.2);
+        report.add("∂f/∂θ of columns alone", &sum, d_parameters, 0.0);
     }
 
     /// Checks that a larger batch never takes less memory, and the bound always the same.
     fn memory<T: Scalar>(&self, report: &mut GradReport, layer: &dyn Layer<T>, n: usize) {
         let (own, larger) = (layer.scratch(n), layer.scratch(2 * n));
-        let number = |length: usize| T::of(length as f64);
-        let pairs = [
-            (own.tape.min(larger.tape), own.tape),
-            (own.work.min(larger.work), own.work),
-            (larger.bound, own.bound),
+        let numbers = |lengths: [usize; 3]| lengths.map(|length| T::of(length as f64));
+        let least = [
+            own.tape.min(larger.tape),
+            own.work.min(larger.work),
+            larger.bound,
         ];
-        let pairs = pairs.into_iter().map(|(a, b)| (number(a), number(b)));
-        report.add_exact("scratch of a larger batch", pairs);
+        let own = [own.tape, own.work, own.bound];
+        report.add_exact("scratch of a larger batch", &numbers(least), &numbers(own));
     }
 
     /// Checks that ‖J v‖² of unit directions v, one per column, is never above the bound. Power
@@ -521,7 +501,6 @@ impl GradCheck {
             return;
         };
         let (inputs, outputs) = (layer.input_dim(), layer.output_dim());
-        let largest = |x: &[T]| x.iter().fold(0.0, |top: f64, v| top.max(v.as_f64().abs()));
         let h = T::default_epsilon().as_f64().cbrt() * largest(input).max(1.0);
         let rounding = 4.0 * T::default_epsilon().as_f64() * (outputs as f64).sqrt() / h;
         let rounding = rounding * largest(&subject.forward(input));
@@ -575,7 +554,7 @@ impl GradCheck {
             add_to_columns(&mut expected, bias);
         }
         T::activate(affine.activation, &mut expected, None);
-        report.add("f by `affine`", expected.into_iter().zip(output), 0.0);
+        report.add("f by `affine`", &expected, &output, 0.0);
         Ok(())
     }
 
@@ -593,59 +572,50 @@ impl GradCheck {
     ) -> Result<GradReport, Error> {
         let n = check_pair(loss, at)?;
         let mut report = GradReport::default();
-        let (d_target, d_prediction) = loss_gradients(loss, at);
-        let (added_target, added_prediction) = loss_gradients_added(loss, at);
-        let added = |report: &mut GradReport, derivative, added: Vec<T>, gradient: &[T]| {
-            let sums = gradient.iter().map(|&d| d + T::one());
-            report.add(derivative, added.into_iter().zip(sums), 0.0);
-        };
+        let [d_target, d_prediction] = &loss_gradients(loss, at);
         let phi = |at: Pair<'_, T>| total(&loss_values(loss, &at));
-        self.gradient(&mut report, "∂L/∂z", at.target, &d_target, |target| {
+        self.gradient(&mut report, "∂L/∂z", at.target, d_target, |target| {
             phi(Pair { target, ..*at })
         });
-        added(&mut report, "∂L/∂z added", added_target, &d_target);
+        report.add_sum("∂L/∂z added", d_target, |sum| {
+            evaluate_loss(loss, at, sum, Write::Skip);
+        });
         self.gradient(
             &mut report,
             "∂L/∂ẑ",
             at.prediction,
-            &d_prediction,
+            d_prediction,
             |prediction| phi(Pair { prediction, ..*at }),
         );
-        added(&mut report, "∂L/∂ẑ added", added_prediction, &d_prediction);
+        report.add_sum("∂L/∂ẑ added", d_prediction, |sum| {
+            evaluate_loss(loss, at, Write::Skip, sum);
+        });
         if !at.parameters.is_empty() {
             let factors: Vec<T> = self.normal(0, n);
-            // NaN reveals a gradient that does not overwrite.
-            let nan = T::zero() / T::zero();
-            let mut gradient = vec![nan; at.parameters.len()];
-            let mut work = nans(loss.scratch(at.dim, n));
-            loss.parameter_gradient(at, &factors, Write::Set(&mut gradient), &mut work);
-            work.fill(nan);
-            let mut sum = vec![T::one(); gradient.len()];
-            loss.parameter_gradient(at, &factors, Write::Add(&mut sum), &mut work);
-            let weighted = |at: Pair<'_, T>| {
-                let values = loss_values(loss, &at).into_iter().zip(&factors);
+            let write = |out: Write<'_, T>| {
+                let mut work = nans(loss.scratch(at.dim, n));
+                loss.parameter_gradient(at, &factors, out, &mut work);
+            };
+            let mut gradient = nans(at.parameters.len());
+            write(Write::Set(&mut gradient));
+            let weighted = |parameters: &[T]| {
+                let values = loss_values(loss, &Pair { parameters, ..*at });
+                let values = values.into_iter().zip(&factors);
                 total(&values.map(|(v, &f)| v * f).collect::<Vec<T>>())
             };
-            self.gradient(
-                &mut report,
-                "∂L/∂φ",
-                at.parameters,
-                &gradient,
-                |parameters| weighted(Pair { parameters, ..*at }),
-            );
-            added(&mut report, "∂L/∂φ added", sum, &gradient);
+            self.gradient(&mut report, "∂L/∂φ", at.parameters, &gradient, weighted);
+            report.add_sum("∂L/∂φ added", &gradient, write);
         }
         let mut alone = Vec::new();
         for i in 0..n {
             let own = i * at.dim..(i + 1) * at.dim;
-            let (target, prediction) = (&at.target[own.clone()], &at.prediction[own]);
             let one = Pair {
-                target,
-                prediction,
+                target: &at.target[own.clone()],
+                prediction: &at.prediction[own],
                 ..*at
             };
-            let (d_target, d_prediction) = loss_gradients(loss, &one);
-            alone.extend([loss_values(loss, &one), d_target, d_prediction].concat());
+            alone.extend(loss_values(loss, &one));
+            alone.extend(loss_gradients(loss, &one).concat());
         }
         let mut together = Vec::new();
         for (i, value) in loss_values(loss, at).into_iter().enumerate() {
@@ -654,7 +624,7 @@ impl GradCheck {
             together.extend_from_slice(&d_target[own.clone()]);
             together.extend_from_slice(&d_prediction[own]);
         }
-        report.add_exact("L of columns alone", alone.into_iter().zip(together));
+        report.add_exact("L of columns alone", &alone, &together);
         Ok(report)
     }
 
@@ -676,65 +646,54 @@ impl GradCheck {
     ) -> Result<GradReport, Error> {
         let n = check_pair(loss, at)?;
         let mut report = GradReport::default();
-        let product = |v_target: Option<&[T]>, v_prediction: Option<&[T]>| {
-            let length = at.dim * n;
-            let (mut a, mut b) = (nans(length), nans(length));
+        // Of two, the first is the target's, the second the prediction's.
+        let product = |by: usize, v: &[T]| {
+            let [mut a, mut b] = [nans(v.len()), nans(v.len())];
             let mut work = nans(loss.scratch(at.dim, n));
+            let (in_target, in_prediction) = ((by == 0).then_some(v), (by == 1).then_some(v));
             let (out_target, out_prediction) = (Write::Set(&mut a[..]), Write::Set(&mut b[..]));
             loss.curvature(
                 at,
-                v_target,
-                v_prediction,
+                in_target,
+                in_prediction,
                 out_target,
                 out_prediction,
                 &mut work,
             );
-            (a, b)
+            [a, b]
         };
-        let moved = |prediction: &[T]| loss_gradients(loss, &Pair { prediction, ..*at });
-        self.jacobian(
-            &mut report,
-            "∂²L/∂ẑ²",
-            at.prediction,
-            |v| product(None, Some(v)).1,
-            |z| moved(z).1,
-        );
-        if joint {
-            self.jacobian(
-                &mut report,
-                "∂²L/∂z∂ẑ",
-                at.prediction,
-                |v| product(None, Some(v)).0,
-                |z| moved(z).0,
-            );
-            let moved = |target: &[T]| loss_gradients(loss, &Pair { target, ..*at });
-            self.jacobian(
-                &mut report,
-                "∂²L/∂z²",
-                at.target,
-                |v| product(Some(v), None).0,
-                |z| moved(z).0,
-            );
-            self.jacobian(
-                &mut report,
-                "∂²L/∂ẑ∂z",
-                at.target,
-                |v| product(Some(v), None).1,
-                |z| moved(z).1,
-            );
+        let gradients = |by: usize, x: &[T]| {
+            let (target, prediction) = [(x, at.prediction), (at.target, x)][by];
+            loss_gradients(
+                loss,
+                &Pair {
+                    target,
+                    prediction,
+                    ..*at
+                },
+            )
+        };
+        let blocks = [
+            ("∂²L/∂ẑ²", 1, 1),
+            ("∂²L/∂z∂ẑ", 0, 1),
+            ("∂²L/∂z²", 0, 0),
+            ("∂²L/∂ẑ∂z", 1, 0),
+        ];
+        for (derivative, of, by) in blocks.into_iter().take(if joint { 4 } else { 1 }) {
+            let products = |v: &[T]| product(by, v)[of].clone();
+            let moved = |x: &[T]| gradients(by, x)[of].clone();
+            let x = [at.target, at.prediction][by];
+            self.jacobian(&mut report, derivative, x, products, moved);
         }
         let Some(bound) = loss.curvature_bound(at.parameters) else {
             return Ok(report);
         };
         let mut found = 0.0_f64;
-        for target in [false, true] {
+        for by in [0, 1] {
             let mut v: Vec<T> = self.normal(7, at.dim * n);
             for _ in 0..POWERS {
                 normalise(&mut v, at.dim);
-                let next = match target {
-                    true => product(Some(&v), None).0,
-                    false => product(None, Some(&v)).1,
-                };
+                let next = product(by, &v)[by].clone();
                 let columns = v.chunks_exact(at.dim).zip(next.chunks_exact(at.dim));
                 for (v, next) in columns {
                     found = found.max(dot(v, next).as_f64());
@@ -742,20 +701,14 @@ impl GradCheck {
                 v = next;
             }
         }
-        let gradient = loss_gradients(loss, at).1;
+        let [_, gradient] = loss_gradients(loss, at);
         let mut v: Vec<T> = self.normal(8, at.dim * n);
         normalise(&mut v, at.dim);
         for distance in [-1.0, -0.1, -1e-2, -1e-3, 1e-3, 1e-2, 0.1, 1.0] {
             let steps = at.prediction.iter().zip(&v);
             let prediction: Vec<T> = steps.map(|(&z, &v)| z + T::of(distance) * v).collect();
-            let there = loss_gradients(
-                loss,
-                &Pair {
-                    prediction: &prediction,
-                    ..*at
-                },
-            );
-            let columns = there.1.chunks_exact(at.dim);
+            let [_, there] = gradients(1, &prediction);
+            let columns = there.chunks_exact(at.dim);
             for (there, here) in columns.zip(gradient.chunks_exact(at.dim)) {
                 let change: Vec<T> = there.iter().zip(here).map(|(&a, &b)| a - b).collect();
                 let size = dot(there, there).sqrt() + dot(here, here).sqrt();
@@ -777,32 +730,25 @@ impl GradCheck {
         let mut phi = |problem: LocalProblem<'_, T>| {
             total(problem.evaluate(ValueAlone, &mut workspace).energies())
         };
-        self.gradient(
-            &mut report,
-            "∂ℓ/∂θ",
-            problem.parameters,
-            &gradients.parameters,
-            |parameters| {
-                phi(LocalProblem {
-                    parameters,
-                    ..*problem
-                })
-            },
-        );
+        let (own, gradient) = (problem.parameters, &gradients.parameters);
+        self.gradient(&mut report, "∂ℓ/∂θ", own, gradient, |parameters| {
+            phi(LocalProblem {
+                parameters,
+                ..*problem
+            })
+        });
         if problem.layer.input_differentiable() {
-            self.gradient(
-                &mut report,
-                "∂ℓ/∂z (input)",
-                problem.input,
-                &gradients.input,
-                |input| phi(LocalProblem { input, ..*problem }),
-            );
+            let (own, gradient) = (problem.input, &gradients.input);
+            self.gradient(&mut report, "∂ℓ/∂z (input)", own, gradient, |input| {
+                phi(LocalProblem { input, ..*problem })
+            });
         }
+        let (own, gradient) = (problem.target, &gradients.target);
         self.gradient(
             &mut report,
             "∂ℓ/∂z (target)",
-            problem.target,
-            &gradients.target,
+            own,
+            gradient,
             |target| phi(LocalProblem { target, ..*problem }),
         );
         report
@@ -821,19 +767,14 @@ impl GradCheck {
         let gradient = objective.gradient(point)?;
         let mut workspace = Workspace::new();
         let mut failure = None;
-        self.gradient(
-            &mut report,
-            "∂φ/∂x",
-            point,
-            &gradient,
-            |x| match objective.evaluate(x, None, &mut workspace) {
-                Ok(value) => (value, value.as_f64().abs()),
-                Err(error) => {
-                    failure.get_or_insert(error);
-                    (T::zero(), 0.0)
-                }
-            },
-        );
+        let phi = |x: &[T]| match objective.evaluate(x, None, &mut workspace) {
+            Ok(value) => (value, value.as_f64().abs()),
+            Err(error) => {
+                failure.get_or_insert(error);
+                (T::zero(), 0.0)
+            }
+        };
+        self.gradient(&mut report, "∂φ/∂x", point, &gradient, phi);
         failure.map_or(Ok(report), Err)
     }
 
@@ -844,52 +785,34 @@ impl GradCheck {
     /// [`Error::NoExamples`].
     pub fn circuit<T: Scalar>(&self, model: &DecoupledCircuit<T>) -> Result<GradReport, Error> {
         let mut report = GradReport::default();
-        let n = model.examples().len();
         let gradients = model.gradients(&Selection::All)?;
         let backprop = model.backprop(&Selection::All)?;
         let (mut workspace, mut composed) = (Workspace::new(), Workspace::new());
-        let mut probe = model.clone();
-        let mut energy = |probe: &DecoupledCircuit<T>| {
-            let problem = probe.layers().on(probe.examples.run(0..n, 0, false));
-            let value = problem.evaluate(ValueAlone, &mut workspace).energy();
-            (value, value.as_f64().abs())
+        let mut energy =
+            |problem: Problem<'_, T>| problem.evaluate(ValueAlone, &mut workspace).energy();
+        let mut loss = |problem: Problem<'_, T>| problem.backprop(&mut composed).loss();
+        let probe = &mut model.clone();
+        let theta: Values<T> = |probe| probe.circuit.parameters_mut();
+        let z: Values<T> = |probe| &mut probe.examples.z;
+        let mut check = |derivative, of: Values<T>, t: usize, gradient: &[T], phi: Phi<'_, T>| {
+            let own = of(probe)[t].clone();
+            self.gradient(&mut report, derivative, &own, gradient, |x| {
+                of(probe)[t].copy_from_slice(x);
+                let all = 0..probe.examples().len();
+                let value = phi(probe.layers().on(probe.examples.run(all, 0, false)));
+                (value, value.as_f64().abs())
+            });
+            report.name_layer(t);
+            of(probe)[t].copy_from_slice(&own);
         };
-        for t in 0..model.circuit.depth() {
-            let own = model.circuit.parameters(t);
-            self.gradient(
-                &mut report,
-                "∂E/∂θ",
-                own,
-                &gradients.parameters[t],
-                |p| {
-                    probe.circuit.parameters_mut()[t].copy_from_slice(p);
-                    energy(&probe)
-                },
-            );
-            report.name_layer(t);
-            probe.circuit.parameters_mut()[t].copy_from_slice(own);
+        for (t, gradient) in gradients.parameters.iter().enumerate() {
+            check("∂E/∂θ", theta, t, gradient, &mut energy);
         }
-        for t in 1..model.circuit.depth() {
-            let own = &model.examples.z[t];
-            let gradient = gradients.targets[t - 1].as_slice();
-            self.gradient(&mut report, "∂E/∂z", own, gradient, |z| {
-                probe.examples.z[t].copy_from_slice(z);
-                energy(&probe)
-            });
-            report.name_layer(t);
-            probe.examples.z[t].copy_from_slice(own);
+        for (t, gradient) in (1..).zip(&gradients.targets) {
+            check("∂E/∂z", z, t, gradient.as_slice(), &mut energy);
         }
-        for t in 0..model.circuit.depth() {
-            let own = model.circuit.parameters(t);
-            let gradient = &backprop.parameters[t];
-            self.gradient(&mut report, "∂L/∂θ by backprop", own, gradient, |p| {
-                probe.circuit.parameters_mut()[t].copy_from_slice(p);
-                let problem = probe.layers().on(probe.examples.run(0..n, 0, false));
-                let loss = problem.backprop(&mut composed).loss();
-                (loss, loss.as_f64().abs())
-            });
-            report.name_layer(t);
-            probe.circuit.parameters_mut()[t].copy_from_slice(own);
+        for (t, gradient) in backprop.parameters.iter().enumerate() {
+            check("∂L/∂θ by backprop", theta, t, gradient, &mut loss);
         }
         Ok(report)
     }
@@ -914,6 +837,11 @@ fn difference<T: Scalar>(x: &[T], v: &[T], h: T, mut f: impl FnMut(&[T]) -> Vec<
 fn total<T: Scalar>(values: &[T]) -> Value<T> {
     let sum = values.iter().fold(T::zero(), |s, &v| s + v);
     (sum, values.iter().map(|v| v.as_f64().abs()).sum())
+}
+
+/// The largest |x_i|.
+fn largest<T: Scalar>(x: &[T]) -> f64 {
+    x.iter().fold(0.0, |top, v| top.max(v.as_f64().abs()))
 }
 
 fn nans<T: Scalar>(length: usize) -> Vec<T> {
@@ -956,13 +884,7 @@ fn check_pair<T: Scalar>(loss: &dyn Loss<T>, at: &Pair<'_, T>) -> Result<usize, 
         ("prediction", n * dim, at.prediction.len()),
         ("the loss's parameters", parameters, at.parameters.len()),
     ] {
-        if found != expected {
-            return Err(Error::Length {
-                what: what.into(),
-                expected,
-                found,
-            });
-        }
+        check_equal(what, [found, expected])?;
     }
     if n == 0 {
         return Err(Error::NoExamples {
@@ -973,35 +895,28 @@ fn check_pair<T: Scalar>(loss: &dyn Loss<T>, at: &Pair<'_, T>) -> Result<usize, 
     Ok(n)
 }
 
-fn loss_values<T: Scalar>(loss: &dyn Loss<T>, at: &Pair<'_, T>) -> Vec<T> {
+/// The values, in memory that held NaN, so that what is not overwritten is seen.
+fn evaluate_loss<T: Scalar>(
+    loss: &dyn Loss<T>,
+    at: &Pair<'_, T>,
+    d_target: Write<'_, T>,
+    d_prediction: Write<'_, T>,
+) -> Vec<T> {
     let n = at.examples();
-    // NaN reveals values that are not overwritten.
-    let mut values = nans(n);
-    let mut work = nans(loss.scratch(at.dim, n));
-    loss.evaluate(at, &mut values, Write::Skip, Write::Skip, &mut work);
+    let (mut values, mut work) = (nans(n), nans(loss.scratch(at.dim, n)));
+    loss.evaluate(at, &mut values, d_target, d_prediction, &mut work);
     values
 }
 
-fn loss_gradients<T: Scalar>(loss: &dyn Loss<T>, at: &Pair<'_, T>) -> (Vec<T>, Vec<T>) {
-    let n = at.examples();
-    let nan = T::zero() / T::zero();
-    let (mut a, mut b) = (vec![nan; at.dim * n], vec![nan; at.dim * n]);
-    let mut values = vec![T::zero(); n];
-    let mut work = nans(loss.scratch(at.dim, n));
-    let (d_target, d_prediction) = (Write::Set(&mut a[..]), Write::Set(&mut b[..]));
-    loss.evaluate(at, &mut values, d_target, d_prediction, &mut work);
-    (a, b)
+fn loss_values<T: Scalar>(loss: &dyn Loss<T>, at: &Pair<'_, T>) -> Vec<T> {
+    evaluate_loss(loss, at, Write::Skip, Write::Skip)
 }
 
-/// Both gradients, each added separately to ones.
-fn loss_gradients_added<T: Scalar>(loss: &dyn Loss<T>, at: &Pair<'_, T>) -> (Vec<T>, Vec<T>) {
-    let n = at.examples();
-    let (mut a, mut b) = (vec![T::one(); at.dim * n], vec![T::one(); at.dim * n]);
-    let mut values = vec![T::zero(); n];
-    let mut work = nans(loss.scratch(at.dim, n));
-    loss.evaluate(at, &mut values, Write::Add(&mut a), Write::Skip, &mut work);
-    loss.evaluate(at, &mut values, Write::Skip, Write::Add(&mut b), &mut work);
-    (a, b)
+/// In target and prediction.
+fn loss_gradients<T: Scalar>(loss: &dyn Loss<T>, at: &Pair<'_, T>) -> [Vec<T>; 2] {
+    let [mut a, mut b] = [nans(at.target.len()), nans(at.target.len())];
+    evaluate_loss(loss, at, Write::Set(&mut a), Write::Set(&mut b));
+    [a, b]
 }
 
 /// A layer with parameters, called in memory that holds NaN before every call.
@@ -1027,37 +942,36 @@ impl<T: Scalar> LayerSubject<'_, T> {
         output
     }
 
-    fn forward_without_tape(&self, input: &[T]) -> Vec<T> {
-        self.call(input, None)
+    fn forward(&self, input: &[T]) -> Vec<T> {
+        self.at(input, |_, _| ()).0
     }
 
-    /// The output and the tape.
-    fn forward_with_tape(&self, input: &[T]) -> (Vec<T>, Vec<T>) {
+    /// The output, and what `product` makes at the tape.
+    fn at<R>(
+        &self,
+        input: &[T],
+        product: impl FnOnce(&Point<'_, T>, &mut [T]) -> R,
+    ) -> (Vec<T>, R) {
         let mut tape = nans(self.layer.scratch(self.batch(input)).tape);
         let output = self.call(input, Some(&mut tape));
-        (output, tape)
-    }
-
-    fn forward(&self, input: &[T]) -> Vec<T> {
-        self.forward_with_tape(input).0
+        let context = Context::inference(0, 0);
+        let at = Point::new(context, self.parameters, input, &output, &tape);
+        let made = product(&at, &mut self.work(input));
+        (output, made)
     }
 
     fn vjp(&self, input: &[T], cotangent: &[T], d_input: Write<'_, T>, d_parameters: Write<'_, T>) {
-        let (output, tape) = self.forward_with_tape(input);
-        let context = Context::inference(0, 0);
-        let at = Point::new(context, self.parameters, input, &output, &tape);
-        let work = &mut self.work(input);
-        self.layer.vjp(&at, cotangent, d_input, d_parameters, work);
+        self.at(input, |at, work| {
+            self.layer.vjp(at, cotangent, d_input, d_parameters, work);
+        });
     }
 
     fn jvp(&self, input: &[T], v_input: Option<&[T]>, v_parameters: Option<&[T]>) -> Vec<T> {
-        let (output, tape) = self.forward_with_tape(input);
-        let mut tangent = nans(output.len());
-        let context = Context::inference(0, 0);
-        let at = Point::new(context, self.parameters, input, &output, &tape);
-        let work = &mut self.work(input);
-        self.layer
-            .jvp(&at, v_input, v_parameters, &mut tangent, work);
+        let mut tangent = nans(self.layer.output_dim() * self.batch(input));
+        self.at(input, |at, work| {
+            self.layer
+                .jvp(at, v_input, v_parameters, &mut tangent, work);
+        });
         tangent
     }
 }

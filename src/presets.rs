@@ -26,9 +26,7 @@ use crate::training::{Decoupling, FixedPrediction, Phase, ZIl};
 ///
 /// # Examples
 /// ```
-/// use layerwise::presets;
-/// use layerwise::optimizer::{Adam, GradientDescent};
-/// use layerwise::training::Phase;
+/// use layerwise::prelude::*;
 ///
 /// let targets = GradientDescent::new(0.1)?.with_momentum(0.9)?;
 /// let phase: Phase<f64> = presets::proposal(targets, Adam::new(1e-2)?).with_epochs(600);
@@ -53,10 +51,7 @@ pub fn proposal<T: Scalar>(
 ///
 /// # Examples
 /// ```
-/// use layerwise::presets;
-/// use layerwise::optimizer::Adam;
-/// use layerwise::target_solver::ReverseSweep;
-/// use layerwise::training::Phase;
+/// use layerwise::prelude::*;
 ///
 /// let phase: Phase<f64> =
 ///     presets::mac(ReverseSweep::new(3), Adam::new(1e-3)?, 100.0)?.with_epochs(300);
@@ -87,10 +82,7 @@ pub fn mac<T: Scalar>(
 ///
 /// # Examples
 /// ```
-/// use layerwise::presets;
-/// use layerwise::optimizer::Adam;
-/// use layerwise::target_solver::ReverseSweep;
-/// use layerwise::training::Phase;
+/// use layerwise::prelude::*;
 ///
 /// let phase: Phase<f64> = presets::admm(ReverseSweep::new(3), Adam::new(1e-3)?);
 /// # Ok::<(), layerwise::Error>(())
@@ -111,10 +103,7 @@ pub fn admm<T: Scalar>(
 ///
 /// # Examples
 /// ```
-/// use layerwise::presets;
-/// use layerwise::optimizer::Adam;
-/// use layerwise::target_solver::ReverseSweep;
-/// use layerwise::training::Phase;
+/// use layerwise::prelude::*;
 ///
 /// let phase: Phase<f32> = presets::carried_residuals(ReverseSweep::new(1), Adam::new(1e-3)?)
 ///     .with_epochs(4)
@@ -138,9 +127,7 @@ pub fn carried_residuals<T: Scalar>(
 ///
 /// # Examples
 /// ```
-/// use layerwise::presets;
-/// use layerwise::optimizer::Adam;
-/// use layerwise::training::Phase;
+/// use layerwise::prelude::*;
 ///
 /// let phase: Phase<f64> = presets::predictive_coding(20, 0.1, Adam::new(1e-3)?)?;
 /// # Ok::<(), layerwise::Error>(())
@@ -158,9 +145,7 @@ pub fn predictive_coding<T: Scalar>(
 ///
 /// # Examples
 /// ```
-/// use layerwise::presets;
-/// use layerwise::optimizer::Adam;
-/// use layerwise::training::Phase;
+/// use layerwise::prelude::*;
 ///
 /// let phase: Phase<f64> = presets::z_il(Adam::new(1e-3)?);
 /// # Ok::<(), layerwise::Error>(())
@@ -174,9 +159,7 @@ pub fn z_il<T: Scalar>(rule: impl Optimizer<T> + 'static) -> Phase<T> {
 ///
 /// # Examples
 /// ```
-/// use layerwise::presets;
-/// use layerwise::optimizer::Adam;
-/// use layerwise::training::Phase;
+/// use layerwise::prelude::*;
 ///
 /// let phase: Phase<f64> = presets::fixed_prediction(Adam::new(1e-3)?);
 /// # Ok::<(), layerwise::Error>(())

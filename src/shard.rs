@@ -28,17 +28,15 @@ use crate::regularizer::Regularizer;
 /// ```
 /// use layerwise::prelude::*;
 ///
-/// let circuit = Circuit::<f64>::builder()
-///     .layer(Dense::new(2, 3, Activation::Tanh)?)
-///     .layer(Dense::new(3, 1, Activation::Identity)?)
-///     .build()?;
+/// let layer = |inputs, outputs| Dense::new(inputs, outputs, Activation::Tanh);
+/// let circuit = Circuit::<f64>::builder().layer(layer(2, 3)?).layer(layer(3, 1)?).build()?;
 /// let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
 /// let (x, y) = (DMatrix::from_element(2, 4, 0.5), DMatrix::from_element(1, 4, 1.0));
 /// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
 ///
 /// let mut shard = model.shard(1, &Selection::All)?;
 /// // Elsewhere: the same layer, one step of descent.
-/// let layer = Dense::new(3, 1, Activation::Identity)?;
+/// let layer = layer(3, 1)?;
 /// let problem = shard.problem(&layer, &SquaredError)?;
 /// let gradient = problem.gradients().parameters;
 /// for (value, g) in shard.parameters_mut().iter_mut().zip(gradient) {
@@ -125,24 +123,12 @@ impl<T: Scalar> Shard<T> {
     }
 
     /// An error that takes this layer for layer 0, with its own number.
-    fn numbered(&self, error: Error) -> Error {
-        match error {
-            Error::NonFiniteData {
-                quantity,
-                layer,
-                row,
-                column,
-                value,
-            } => Error::NonFiniteData {
-                quantity,
-                // The number may be as wrong as the value.
-                layer: self.layer.saturating_add(layer),
-                row,
-                column,
-                value,
-            },
-            other => other,
+    fn numbered(&self, mut error: Error) -> Error {
+        if let Error::NonFiniteData { layer, .. } = &mut error {
+            // The number may be as wrong as the value.
+            *layer = self.layer.saturating_add(*layer);
         }
+        error
     }
 }
 
@@ -151,20 +137,19 @@ fn check_architecture<T: Scalar>(
     layer: &dyn Layer<T>,
     loss: &dyn Loss<T>,
 ) -> Result<(), Error> {
-    let expected = fingerprint(shard.layer, layer, loss, &all_groups(layer, loss));
+    let of = |groups: &[ParameterGroup]| fingerprint(shard.layer, layer, loss, groups);
+    let expected = of(&all_groups(layer, loss));
     // The groups may have been altered on the way, and the number not.
-    let found = [
-        shard.fingerprint,
-        fingerprint(shard.layer, layer, loss, &shard.groups),
-    ];
-    match found.into_iter().find(|&found| found != expected) {
-        None => Ok(()),
-        Some(found) => Err(Error::Fingerprint {
-            layer: shard.layer,
-            expected,
-            found,
-        }),
-    }
+    let mut found = [shard.fingerprint, of(&shard.groups)].into_iter();
+    found
+        .find(|&found| found != expected)
+        .map_or(Ok(()), |found| {
+            Err(Error::Fingerprint {
+                layer: shard.layer,
+                expected,
+                found,
+            })
+        })
 }
 
 /// 64-bit FNV-1a of a description: the same on every platform.

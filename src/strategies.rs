@@ -134,26 +134,21 @@ impl Shapes {
     }
 
     /// At most this many examples.
-    pub fn with_examples(self, max_examples: usize) -> Self {
-        Self {
-            max_examples,
-            ..self
-        }
+    pub fn with_examples(mut self, max_examples: usize) -> Self {
+        self.max_examples = max_examples;
+        self
     }
 
     /// These activations alone.
-    pub fn with_activations(self, activations: impl Into<Vec<Activation>>) -> Self {
-        let activations = activations.into();
-        Self {
-            activations,
-            ..self
-        }
+    pub fn with_activations(mut self, activations: impl Into<Vec<Activation>>) -> Self {
+        self.activations = activations.into();
+        self
     }
 
     /// With a bias (`true`), without, or either.
-    pub fn with_biases(self, biases: impl Into<Vec<bool>>) -> Self {
-        let biases = biases.into();
-        Self { biases, ..self }
+    pub fn with_biases(mut self, biases: impl Into<Vec<bool>>) -> Self {
+        self.biases = biases.into();
+        self
     }
 
     /// μ_t in this range.
@@ -162,9 +157,9 @@ impl Shapes {
     }
 
     /// These output losses alone.
-    pub fn with_outputs(self, outputs: impl Into<Vec<Output>>) -> Self {
-        let outputs = outputs.into();
-        Self { outputs, ..self }
+    pub fn with_outputs(mut self, outputs: impl Into<Vec<Output>>) -> Self {
+        self.outputs = outputs.into();
+        self
     }
 
     /// No ReLU and no leaky ReLU: everything drawn is differentiable everywhere, and
@@ -203,8 +198,7 @@ impl Shapes {
 ///
 /// # Examples
 /// ```
-/// use layerwise::strategies::activations;
-/// use layerwise::strategies::proptest::{prelude::*, test_runner::TestRunner};
+/// use layerwise::strategies::{activations, proptest::prelude::*, proptest::test_runner::TestRunner};
 ///
 /// let property = |a| Ok(prop_assert!(layerwise::layer::Activation::lipschitz(a) < 1.2));
 /// TestRunner::deterministic().run(&activations(), property).unwrap();
@@ -222,8 +216,7 @@ pub fn activations() -> impl Strategy<Value = Activation> {
 /// # Examples
 /// ```
 /// use layerwise::layer::Dense;
-/// use layerwise::strategies::{Shapes, dense};
-/// use layerwise::strategies::proptest::{prelude::*, test_runner::TestRunner};
+/// use layerwise::strategies::{Shapes, dense, proptest::prelude::*, proptest::test_runner::TestRunner};
 ///
 /// let property = |layer: Dense| Ok(prop_assert!(layer.output_dim() <= 3));
 /// TestRunner::deterministic().run(&dense(Shapes::new().with_width(3)), property).unwrap();
@@ -265,8 +258,7 @@ fn dense_of(
 /// # Examples
 /// ```
 /// use layerwise::prelude::*;
-/// use layerwise::strategies::{Shapes, circuits};
-/// use layerwise::strategies::proptest::{prelude::*, test_runner::TestRunner};
+/// use layerwise::strategies::{Shapes, circuits, proptest::prelude::*, proptest::test_runner::TestRunner};
 ///
 /// TestRunner::deterministic()
 ///     .run(&circuits::<f32>(Shapes::new()), |circuit| {
@@ -324,8 +316,7 @@ fn empty_models<T: Scalar>(shapes: Shapes) -> impl Strategy<Value = DecoupledCir
 /// # Examples
 /// ```
 /// use layerwise::prelude::*;
-/// use layerwise::strategies::data;
-/// use layerwise::strategies::proptest::{prelude::*, test_runner::TestRunner};
+/// use layerwise::strategies::{data, proptest::prelude::*, proptest::test_runner::TestRunner};
 ///
 /// let layer = Dense::new(3, 2, Activation::Identity)?;
 /// let circuit = Circuit::<f64>::builder().layer(layer).build()?;
@@ -358,8 +349,7 @@ pub fn data<T: Scalar>(
 /// # Examples
 /// ```
 /// use layerwise::gradcheck::GradCheck;
-/// use layerwise::strategies::{Shapes, models};
-/// use layerwise::strategies::proptest::{prelude::*, test_runner::TestRunner};
+/// use layerwise::strategies::{Shapes, models, proptest::prelude::*, proptest::test_runner::TestRunner};
 ///
 /// let smooth = Shapes::new().with_depth(2).with_width(3).with_examples(2).smooth();
 /// TestRunner::deterministic()
@@ -398,8 +388,7 @@ pub struct LayerPoint<T> {
 /// # Examples
 /// ```
 /// use layerwise::prelude::*;
-/// use layerwise::strategies::layer_points;
-/// use layerwise::strategies::proptest::{prelude::*, test_runner::TestRunner};
+/// use layerwise::strategies::{layer_points, proptest::prelude::*, proptest::test_runner::TestRunner};
 /// use layerwise::gradcheck::GradCheck;
 ///
 /// let layer = Dense::new(3, 2, Activation::Gelu)?;
@@ -456,8 +445,7 @@ impl<T> LossPoint<T> {
 ///
 /// # Examples
 /// ```
-/// use layerwise::strategies::loss_points;
-/// use layerwise::strategies::proptest::{prelude::*, test_runner::TestRunner};
+/// use layerwise::strategies::{loss_points, proptest::prelude::*, proptest::test_runner::TestRunner};
 /// use layerwise::gradcheck::GradCheck;
 /// use layerwise::loss::PseudoHuber;
 ///
@@ -510,10 +498,8 @@ fn fitting<T: Scalar>(layers: Layers<'_, T>, n: usize, seed: u64) -> (DMatrix<T>
 fn target_of<T: Scalar>(loss: &dyn Loss<T>, dim: usize, n: usize, rng: &mut dyn Rng) -> Vec<T> {
     let ends = [-SIZE, SIZE].map(|end| vec![T::of(end); dim]);
     let free = ends.iter().all(|end| loss.check_target(dim, end).is_ok());
-    let mut values = match free {
-        true => uniform::<f64>(dim * n, -SIZE..=SIZE, rng),
-        false => uniform::<f64>(dim * n, 0.1..=1.0, rng),
-    };
+    let range = if free { -SIZE..=SIZE } else { 0.1..=1.0 };
+    let mut values = uniform::<f64>(dim * n, range, rng);
     for column in values.chunks_exact_mut(dim).filter(|_| !free) {
         let total: f64 = column.iter().sum();
         column.iter_mut().for_each(|share| *share /= total);

@@ -28,37 +28,29 @@ pub(crate) fn lambda_max<T: Scalar>(
     let (layers, n) = (problem.layers(), problem.batch().len());
     let hidden = layers.depth() - 1;
     let dims = &layers.dims()[1..=hidden];
-    let groups: Vec<Range<usize>> = match part {
-        Part::Whole => std::iter::once(0..hidden)
-            .filter(|all| !all.is_empty())
-            .collect(),
-        Part::Blocks => (0..hidden).map(|i| i..i + 1).collect(),
-    };
+    // Layers in one group: all of them, or each by itself; of none there is no group.
+    let size = if part == Part::Whole { hidden } else { 1 };
+    let groups = (0..hidden).step_by(size.max(1)).map(|i| i..i + size);
+    let groups: Vec<Range<usize>> = groups.collect();
     let start = starts(seed, dims, &groups);
-    let repeated = |own: &Vec<T>| own.repeat(n);
     let mut lanczos = Lanczos {
-        current: start.iter().map(repeated).collect(),
-        previous: start
-            .iter()
-            .map(|own| vec![T::zero(); own.len() * n])
-            .collect(),
+        current: start.iter().map(|own| own.repeat(n)).collect(),
+        previous: dims.iter().map(|dim| vec![T::zero(); dim * n]).collect(),
         product: Product::new(),
     };
-    let mut chains: Vec<Vec<Chain>> = groups
+    let dimension = |group: &Range<usize>| dims[group.clone()].iter().sum();
+    let chains = groups
         .iter()
-        .map(|group| {
-            let dimension = dims[group.clone()].iter().sum();
-            vec![Chain::new(dimension); n]
-        })
-        .collect();
+        .map(|group| vec![Chain::new(dimension(group)); n]);
+    let mut chains: Vec<Vec<Chain>> = chains.collect();
     for _ in 0..iterations {
         if chains.iter().flatten().all(|chain| chain.ended) {
             break;
         }
-        let directions = &lanczos.current;
-        lanczos
-            .product
-            .multiply(part, problem, directions, workspace);
+        let Lanczos {
+            current, product, ..
+        } = &mut lanczos;
+        product.multiply(part, problem, current, workspace);
         for (group, chains) in groups.iter().zip(&mut chains) {
             for (i, chain) in chains.iter_mut().enumerate() {
                 if !chain.ended {
@@ -131,7 +123,7 @@ impl<T: Scalar> Lanczos<T> {
 }
 
 /// The tridiagonal matrix of one example and group.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 struct Chain {
     diagonal: Vec<f64>,
     /// One fewer than the diagonal has.
@@ -147,11 +139,8 @@ struct Chain {
 impl Chain {
     fn new(dimension: usize) -> Self {
         Self {
-            diagonal: Vec::new(),
-            couplings: Vec::new(),
-            coupling: 0.0,
             dimension,
-            ended: false,
+            ..Self::default()
         }
     }
 

@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::target_solver::Curvature;
 use sums::Sums;
+pub(crate) use sums::norm;
 
 /// What [`DecoupledCircuit::diagnose`] reports, and of which examples.
 ///
@@ -91,21 +92,17 @@ impl<'a> Diagnostics<'a> {
     }
 
     /// Leaves out backprop's gradient, and with it every cosine and norm ratio.
-    pub fn without_backprop(self) -> Self {
-        Self {
-            leaves_out_backprop: true,
-            ..self
-        }
+    pub fn without_backprop(mut self) -> Self {
+        self.leaves_out_backprop = true;
+        self
     }
 
     /// Estimates λ_max of the Gauss-Newton matrix of E in z, of every z_t's block and of the whole,
     /// by at most `iterations` iterations of Lanczos, at least 1; and reports the bounds where there
     /// are any.
-    pub fn with_curvature(self, iterations: u64) -> Self {
-        Self {
-            iterations: Some(iterations),
-            ..self
-        }
+    pub fn with_curvature(mut self, iterations: u64) -> Self {
+        self.iterations = Some(iterations);
+        self
     }
 
     /// Seed of the vectors that those iterations start from.
@@ -115,20 +112,16 @@ impl<'a> Diagnostics<'a> {
 
     /// Reports the accuracy: the class of every example, a row of its output, in the order of the
     /// selection.
-    pub fn with_labels(self, labels: &'a [usize]) -> Self {
-        Self {
-            classes: Classes::Given(labels),
-            ..self
-        }
+    pub fn with_labels(mut self, labels: &'a [usize]) -> Self {
+        self.classes = Classes::Given(labels);
+        self
     }
 
     /// Reports the accuracy: the class of an example is the row of the largest entry of its target z_T,
     /// the first of several, such as for one-hot targets. Needs 2 outputs at least.
-    pub fn accuracy(self) -> Self {
-        Self {
-            classes: Classes::OfTargets,
-            ..self
-        }
+    pub fn accuracy(mut self) -> Self {
+        self.classes = Classes::OfTargets;
+        self
     }
 
     fn check<T: Scalar>(&self, layers: Layers<'_, T>, examples: usize) -> Result<(), Error> {
@@ -164,28 +157,16 @@ impl<T: Scalar> DecoupledCircuit<T> {
         let examples = self.examples.resolve(&options.selection)?.len();
         options.check(layers, examples)?;
         let mut sums = Sums::new(layers);
-        self.for_each_block_of(
-            &options.selection,
-            "diagnostics",
-            false,
-            |problem, workspace| {
-                sums.add(options, problem, workspace);
-            },
-        )?;
+        let selection = &options.selection;
+        self.for_each_block_of(selection, "diagnostics", false, |problem, workspace| {
+            sums.add(options, problem, workspace);
+        })?;
         sums.check()?;
-        let bounds = match options.iterations {
-            None => None,
-            Some(_) => bounds(layers)?,
+        // The bounds that solvers step by, if every layer and loss gives one.
+        let bounds = match options.iterations.map(|_| Curvature::new(layers)) {
+            None | Some(Err(Error::NoCurvatureBound { .. })) => None,
+            Some(bounds) => Some(bounds?),
         };
         Ok(sums.report(options, bounds.as_ref()))
-    }
-}
-
-/// The bounds that solvers step by, if every layer and loss gives one.
-fn bounds<T: Scalar>(layers: Layers<'_, T>) -> Result<Option<Curvature<T>>, Error> {
-    match Curvature::new(layers) {
-        Ok(bounds) => Ok(Some(bounds)),
-        Err(Error::NoCurvatureBound { .. }) => Ok(None),
-        Err(other) => Err(other),
     }
 }

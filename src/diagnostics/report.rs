@@ -130,31 +130,18 @@ impl<T: Scalar> fmt::Display for DiagnosticReport<T> {
         writeln!(f)?;
         for (t, layer) in self.layers.iter().enumerate() {
             let target = layer.target.as_ref();
-            line(
-                f,
-                &t.to_string(),
-                &layer.parameters,
-                [
-                    Some(layer.energy),
-                    target.map(|own| own.gap),
-                    target.map(|own| own.gradient),
-                    target.and_then(|own| own.staleness),
-                ],
-                target.and_then(|own| own.curvature),
-            )?;
+            let numbers = [
+                Some(layer.energy),
+                target.map(|own| own.gap),
+                target.map(|own| own.gradient),
+                target.and_then(|own| own.staleness),
+            ];
+            let curvature = target.and_then(|own| own.curvature);
+            line(f, &t.to_string(), &layer.parameters, numbers, curvature)?;
         }
-        line(
-            f,
-            "all",
-            &self.parameters,
-            [
-                Some(self.energy),
-                Some(self.gap),
-                Some(self.target_gradient),
-                None,
-            ],
-            self.curvature,
-        )?;
+        let (energy, gap, gradient) = (self.energy, self.gap, self.target_gradient);
+        let numbers = [Some(energy), Some(gap), Some(gradient), None];
+        line(f, "all", &self.parameters, numbers, self.curvature)?;
         let loss = self.composed_loss.as_f64();
         let mean = loss / self.examples as f64;
         write!(f, "composed loss {loss:.3e} ({mean:.5} an example)")?;

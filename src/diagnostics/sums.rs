@@ -9,10 +9,11 @@ use super::report::{
     TargetDiagnostics,
 };
 use super::{Classes, Diagnostics};
+use crate::check::check_computed;
 use crate::data::metrics;
 use crate::energy::{All, Batch, Evaluation, Layers, Problem, Workspace};
 use crate::error::{Error, Quantity};
-use crate::kernel::{Scalar, add_to, all_finite, squared_distance};
+use crate::kernel::{Scalar, add_to, squared_distance};
 use crate::target_solver::Curvature;
 
 /// What the blocks of examples add up to.
@@ -81,8 +82,8 @@ impl<T: Scalar> Sums<T> {
         let directions = Directions::new(problem, evaluation);
         self.add_targets(problem, &directions, workspace);
         if let Some(iterations) = options.iterations {
-            let mut estimate =
-                |part| lambda_max(part, iterations, options.seed, problem, workspace);
+            let seed = options.seed;
+            let mut estimate = |part| lambda_max(part, iterations, seed, problem, workspace);
             let blocks = estimate(Part::Blocks);
             for (sums, block) in self.hidden.iter_mut().zip(&blocks) {
                 sums.block = block.iter().fold(sums.block, largest);
@@ -120,12 +121,10 @@ impl<T: Scalar> Sums<T> {
             for (&gradient, product) in directions.norms[t - 1].iter().zip(products) {
                 sums.gradient += gradient * gradient;
                 if gradient > 0.0 {
-                    let staleness = gradient / norm(product.iter().copied());
-                    let defined = staleness.is_finite();
-                    sums.staleness += if defined {
-                        staleness * staleness
-                    } else {
-                        f64::NAN
+                    let staleness = gradient / norm(product);
+                    sums.staleness += match staleness.is_finite() {
+                        true => staleness * staleness,
+                        false => f64::NAN,
                     };
                 }
             }
@@ -157,33 +156,18 @@ impl<T: Scalar> Sums<T> {
 
     /// Whether everything that must be is finite.
     pub(super) fn check(&self) -> Result<(), Error> {
-        let non_finite = |quantity, layer| {
-            Err(Error::NonFinite {
-                quantity,
-                layer,
-                step: 0,
-            })
-        };
-        for (t, energy) in self.energies.iter().enumerate() {
-            if !energy.is_finite() {
-                return non_finite(Quantity::Energy, t);
-            }
+        for (t, &energy) in self.energies.iter().enumerate() {
+            check_computed(Quantity::Energy, t, 0, &[energy])?;
         }
-        if !self.composed_loss.is_finite() {
-            return non_finite(Quantity::ComposedLoss, self.energies.len() - 1);
-        }
+        let last = self.energies.len() - 1;
+        check_computed(Quantity::ComposedLoss, last, 0, &[self.composed_loss])?;
         for (t, (own, backprop)) in self.gradients.iter().zip(&self.backprop).enumerate() {
-            if !(all_finite(own) && all_finite(backprop)) {
-                return non_finite(Quantity::ParameterGradient, t);
-            }
+            check_computed(Quantity::ParameterGradient, t, 0, own)?;
+            check_computed(Quantity::ParameterGradient, t, 0, backprop)?;
         }
         for (t, sums) in (1..).zip(&self.hidden) {
-            if !sums.gradient.is_finite() {
-                return non_finite(Quantity::TargetGradient, t);
-            }
-            if !sums.gap.is_finite() {
-                return non_finite(Quantity::Prediction, t);
-            }
+            check_computed(Quantity::TargetGradient, t, 0, &[sums.gradient])?;
+            check_computed(Quantity::Prediction, t, 0, &[sums.gap])?;
         }
         Ok(())
     }
@@ -253,7 +237,7 @@ impl<T: Scalar> Directions<T> {
         for (t, &dim) in (1..layers.depth()).zip(&layers.dims()[1..]) {
             let mut unit = evaluation.target_gradient(t).to_vec();
             let normalise = |(i, own): (usize, &mut [T])| {
-                let norm = norm(own.iter().copied());
+                let norm = norm(&*own);
                 if norm > 0.0 {
                     let unit = |g: T| T::of(g.as_f64() / norm);
                     own.iter_mut().for_each(|g| *g = unit(*g));
@@ -270,18 +254,17 @@ impl<T: Scalar> Directions<T> {
 
 /// The larger of two numbers, and NaN if one is NaN.
 fn largest(top: f64, &value: &f64) -> f64 {
-    if top >= value || top.is_nan() {
-        top
-    } else {
-        value
+    match top >= value || top.is_nan() {
+        true => top,
+        false => value,
     }
 }
 
 /// ‖v‖, added up in f64 in one order and without overflow; not finite if a value is not.
-fn norm<T: Scalar>(values: impl Iterator<Item = T> + Clone) -> f64 {
-    let top = values
-        .clone()
-        .fold(0.0, |top, v| largest(top, &v.as_f64().abs()));
+pub(crate) fn norm<'a, T: Scalar>(values: impl IntoIterator<Item = &'a T, IntoIter: Clone>) -> f64 {
+    let values = values.into_iter();
+    let sizes = values.clone().map(|v| v.as_f64().abs());
+    let top = sizes.fold(0.0, |top, size| largest(top, &size));
     if top == 0.0 || !top.is_finite() {
         return top;
     }
@@ -291,7 +274,7 @@ fn norm<T: Scalar>(values: impl Iterator<Item = T> + Clone) -> f64 {
 
 /// A gradient beside backprop's, both layer by layer.
 fn compare<T: Scalar>(own: &[Vec<T>], backprop: Option<&[Vec<T>]>) -> GradientDiagnostics<T> {
-    let all = |gradients: &[Vec<T>]| norm(gradients.iter().flatten().copied());
+    let all = |gradients: &[Vec<T>]| norm(gradients.iter().flatten());
     let length = all(own);
     let beside = backprop.map(|backprop| {
         let other = all(backprop);

@@ -5,12 +5,13 @@ use std::ops::Range;
 
 use super::check_gradient;
 use super::layout::Layout;
+use crate::check::check_computed;
 use crate::circuit::Circuit;
 use crate::decoupled::examples::{Columns, Examples};
 use crate::decoupled::{DecoupledCircuit, Selection};
 use crate::energy::{Ask, Layers, LocalProblem, Problem, Workspace, add_input_parts, compose};
 use crate::error::{Error, Quantity};
-use crate::kernel::{Execution, Scalar, all_finite};
+use crate::kernel::{Execution, Scalar};
 
 /// What the objectives over a [`DecoupledCircuit`] are made of.
 #[derive(Debug, Clone)]
@@ -139,14 +140,8 @@ impl<'a, T: Scalar> Flat<'a, T> {
     }
 
     fn finite(&self, quantity: Quantity, value: T) -> Result<T, Error> {
-        match value.is_finite() {
-            true => Ok(value),
-            false => Err(Error::NonFinite {
-                quantity,
-                layer: self.layers.depth() - 1,
-                step: 0,
-            }),
-        }
+        let last = self.layers.depth() - 1;
+        check_computed(quantity, last, 0, &[value]).map(|()| value)
     }
 
     /// The gradient, out of the workspace, if all of it is finite.
@@ -159,13 +154,7 @@ impl<'a, T: Scalar> Flat<'a, T> {
             workspace.check_parameter_gradients(0, |_| true)?;
         }
         for t in 1..=z.len() {
-            if !all_finite(workspace.target_gradient(t)) {
-                return Err(Error::NonFinite {
-                    quantity: Quantity::TargetGradient,
-                    layer: t,
-                    step: 0,
-                });
-            }
+            check_computed(Quantity::TargetGradient, t, 0, workspace.target_gradient(t))?;
         }
         for (own, local) in theta.iter().zip(&workspace.locals) {
             gradient[own.clone()].copy_from_slice(&local.d_parameters);
@@ -212,3 +201,28 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(())
     }
 }
+
+/// Makes an [`Objective`](super::Objective) of `$name`, a [`Flat`] whose φ is `$value`.
+macro_rules! flat_objective {
+    ($name:ident, $value:ident) => {
+        impl<T: Scalar> Objective<T> for $name<'_, T> {
+            fn dimension(&self) -> usize {
+                self.0.layout.dimension()
+            }
+
+            fn point(&self) -> Vec<T> {
+                self.0.point()
+            }
+
+            fn evaluate(
+                &self,
+                point: &[T],
+                gradient: Option<&mut [T]>,
+                workspace: &mut Workspace<T>,
+            ) -> Result<T, Error> {
+                self.0.$value(point, gradient, workspace)
+            }
+        }
+    };
+}
+pub(super) use flat_objective;

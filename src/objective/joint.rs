@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::Objective;
-use super::flat::Flat;
+use super::flat::{Flat, flat_objective};
 use super::layout::Layout;
 use crate::decoupled::{DecoupledCircuit, Selection};
 use crate::energy::Workspace;
@@ -25,10 +25,8 @@ use crate::kernel::Scalar;
 /// use layerwise::prelude::*;
 /// use layerwise::objective::Objective;
 ///
-/// let circuit = Circuit::<f64>::builder()
-///     .layer(Dense::new(2, 3, Activation::Tanh)?)
-///     .layer(Dense::new(3, 1, Activation::Identity)?)
-///     .build()?;
+/// let layer = |inputs, outputs| Dense::new(inputs, outputs, Activation::Tanh);
+/// let circuit = Circuit::<f64>::builder().layer(layer(2, 3)?).layer(layer(3, 1)?).build()?;
 /// let (x, y) = (DMatrix::from_element(2, 5, 0.5), DMatrix::from_element(1, 5, 1.0));
 /// let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
 /// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
@@ -68,24 +66,7 @@ impl<T: Scalar> JointObjective<'_, T> {
     }
 }
 
-impl<T: Scalar> Objective<T> for JointObjective<'_, T> {
-    fn dimension(&self) -> usize {
-        self.0.layout.dimension()
-    }
-
-    fn point(&self) -> Vec<T> {
-        self.0.point()
-    }
-
-    fn evaluate(
-        &self,
-        point: &[T],
-        gradient: Option<&mut [T]>,
-        workspace: &mut Workspace<T>,
-    ) -> Result<T, Error> {
-        self.0.energy(point, gradient, workspace)
-    }
-}
+flat_objective!(JointObjective, energy);
 
 impl<T: Scalar> DecoupledCircuit<T> {
     /// E on the selected examples as a function of θ and their targets together.

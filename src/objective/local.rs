@@ -1,10 +1,10 @@
 //! One layer's local problem as a function of θ_t.
 
 use super::{Objective, check_gradient};
-use crate::check::{check_finite, check_length};
+use crate::check::{check_computed, check_finite, check_length};
 use crate::energy::{Ask, LocalProblem, Workspace};
 use crate::error::{Error, Quantity};
-use crate::kernel::{Scalar, all_finite};
+use crate::kernel::Scalar;
 
 /// θ_t ↦ ℓ_t(θ_t, z_t, z_{t+1}) and its gradient ∂ℓ_t/∂θ_t, z_t and z_{t+1} fixed: the W-step of
 /// one layer.
@@ -76,18 +76,10 @@ impl<T: Scalar> Objective<T> for LocalObjective<'_, T> {
         problem.predict(local);
         let ask = Ask::new(gradient.is_some(), false, false);
         let energy = problem.differentiate(ask, local);
-        let finite = |quantity, finite: bool| match finite {
-            true => Ok(()),
-            false => Err(Error::NonFinite {
-                quantity,
-                layer: t,
-                step: 0,
-            }),
-        };
-        finite(Quantity::Energy, energy.is_finite())?;
+        check_computed(Quantity::Energy, t, 0, &[energy])?;
         if let Some(gradient) = gradient {
             let own = &local.d_parameters;
-            finite(Quantity::ParameterGradient, all_finite(own))?;
+            check_computed(Quantity::ParameterGradient, t, 0, own)?;
             gradient.copy_from_slice(own);
         }
         Ok(energy)

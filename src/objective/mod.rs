@@ -80,10 +80,8 @@ use crate::kernel::Scalar;
 ///     Ok(x)
 /// }
 ///
-/// let circuit = Circuit::builder()
-///     .layer(Dense::new(2, 4, Activation::Tanh)?)
-///     .layer(Dense::new(4, 1, Activation::Identity)?)
-///     .build()?;
+/// let layer = |inputs, outputs| Dense::new(inputs, outputs, Activation::Tanh);
+/// let circuit = Circuit::builder().layer(layer(2, 4)?).layer(layer(4, 1)?).build()?;
 /// let x = DMatrix::from_fn(2, 6, |i, j| (i * j) as f64 / 5.0);
 /// let y = DMatrix::from_fn(1, 6, |_, j| j as f64 / 5.0);
 /// let mut model = DecoupledCircuit::new(circuit, Energy::default())?;

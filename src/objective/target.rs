@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::Objective;
-use super::flat::Flat;
+use super::flat::{Flat, flat_objective};
 use super::layout::Layout;
 use crate::decoupled::{DecoupledCircuit, Selection};
 use crate::energy::Workspace;
@@ -23,10 +23,8 @@ use crate::kernel::Scalar;
 /// use layerwise::prelude::*;
 /// use layerwise::objective::Objective;
 ///
-/// let circuit = Circuit::<f64>::builder()
-///     .layer(Dense::new(2, 3, Activation::Tanh)?)
-///     .layer(Dense::new(3, 1, Activation::Identity)?)
-///     .build()?;
+/// let layer = |inputs, outputs| Dense::new(inputs, outputs, Activation::Tanh);
+/// let circuit = Circuit::<f64>::builder().layer(layer(2, 3)?).layer(layer(3, 1)?).build()?;
 /// let (x, y) = (DMatrix::from_element(2, 5, 0.5), DMatrix::from_element(1, 5, 1.0));
 /// let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
 /// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
@@ -53,24 +51,7 @@ impl<T: Scalar> TargetObjective<'_, T> {
     }
 }
 
-impl<T: Scalar> Objective<T> for TargetObjective<'_, T> {
-    fn dimension(&self) -> usize {
-        self.0.layout.dimension()
-    }
-
-    fn point(&self) -> Vec<T> {
-        self.0.point()
-    }
-
-    fn evaluate(
-        &self,
-        point: &[T],
-        gradient: Option<&mut [T]>,
-        workspace: &mut Workspace<T>,
-    ) -> Result<T, Error> {
-        self.0.energy(point, gradient, workspace)
-    }
-}
+flat_objective!(TargetObjective, energy);
 
 impl<T: Scalar> DecoupledCircuit<T> {
     /// E on the selected examples as a function of their targets, θ fixed.
@@ -87,8 +68,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// Replaces the targets of the selected examples by a point of their [`TargetObjective`].
     ///
     /// # Errors
-    /// Errors of the selection, [`Error::NoExamples`], [`Error::Length`],
-    /// [`Error::NonFiniteData`], and what L_h says of its targets. Nothing is changed then.
+    /// Those of [`DecoupledCircuit::set_joint_point`]. Nothing is changed then.
     pub fn set_target_point(
         &mut self,
         selection: &Selection<'_>,

@@ -2,11 +2,12 @@
 
 use std::ops::Range;
 
+use crate::check::check_computed;
 use crate::energy::{
     Ask, Batch, BatchMut, Evaluation, Layers, LocalWorkspace, Problem, Wanted, Workspace,
 };
 use crate::error::{Error, Quantity};
-use crate::kernel::{Execution, Scalar, add_scaled, add_to, all_finite, dot, squared_distance};
+use crate::kernel::{Execution, Scalar, add_scaled, add_to, dot, squared_distance};
 
 /// The problem of a Z-step: E over z_1, …, z_{T−1} of one batch, θ fixed.
 ///
@@ -135,7 +136,7 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         let hidden = 1..self.layers.depth();
         for t in hidden.clone() {
             let prediction = &self.workspace.locals[t - 1].prediction;
-            check_finite(Quantity::Prediction, t, 0, prediction)?;
+            check_computed(Quantity::Prediction, t, 0, prediction)?;
         }
         for t in hidden {
             let (batch, workspace) = self.targets();
@@ -222,7 +223,7 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
     pub(super) fn check_targets(&self, number: u64) -> Result<(), Error> {
         let batch = self.batch.view();
         (1..self.layers.depth())
-            .try_for_each(|t| check_finite(Quantity::Target, t, number, batch.z(t)))
+            .try_for_each(|t| check_computed(Quantity::Target, t, number, batch.z(t)))
     }
 
     /// Computes every ẑ_{t+1} = f_t(z_t, θ_t), unless they are current.
@@ -423,7 +424,7 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
     /// If t is not in 1..T.
     pub fn check_target_gradient(&self, t: usize, step: u64) -> Result<(), Error> {
         let gradient = self.workspace.target_gradient(t);
-        check_finite(Quantity::TargetGradient, t, step, gradient)
+        check_computed(Quantity::TargetGradient, t, step, gradient)
     }
 }
 
@@ -435,20 +436,4 @@ fn gradient_of<T: Scalar>(problem: Problem<'_, T>, t: usize, pair: &mut [LocalWo
     problem.local(t).differentiate(input, above);
     problem.local(t - 1).differentiate(target, below);
     add_to(&mut below.d_target, &above.d_input);
-}
-
-fn check_finite<T: Scalar>(
-    quantity: Quantity,
-    layer: usize,
-    step: u64,
-    values: &[T],
-) -> Result<(), Error> {
-    if all_finite(values) {
-        return Ok(());
-    }
-    Err(Error::NonFinite {
-        quantity,
-        layer,
-        step,
-    })
 }

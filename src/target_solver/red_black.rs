@@ -1,7 +1,7 @@
 //! Two half-sweeps, over every other layer each.
 
 use super::descent::{Descent, Iterate};
-use super::step_size::StepRule;
+use super::step_size::{StepRule, sweep_options};
 use super::trial::Trial;
 use super::{Convergence, SolveReport, StepSize, TargetProblem, TargetSolver};
 use crate::error::Error;
@@ -32,42 +32,7 @@ pub struct RedBlack(Iterate<HalfSweeps>);
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 struct HalfSweeps(StepRule);
 
-impl RedBlack {
-    /// K = `sweeps` sweeps (0 leaves the targets unchanged). Defaults: bounded steps with margin 1,
-    /// bounds recomputed every 10th call, no early end.
-    pub fn new(sweeps: u64) -> Self {
-        let size = StepSize::Bounded { margin: 1.0 };
-        let sweep = HalfSweeps(StepRule::new(size));
-        Self(Iterate::new(sweeps, sweep).with_check(size.check()))
-    }
-
-    /// Sets the step size.
-    ///
-    /// # Errors
-    /// [`Error::InvalidOption`] for a step out of range. One that is out of range only in the
-    /// circuit's scalar type is reported when the solver is called.
-    pub fn with_step(mut self, step: StepSize) -> Result<Self, Error> {
-        self.0.descent.0.size = step.validate::<f64>()?;
-        Ok(Self(self.0.with_check(step.check())))
-    }
-
-    /// Recomputes the bounds every k-th call: 1 follows the weights exactly, a larger k saves time
-    /// when they change slowly.
-    ///
-    /// # Errors
-    /// [`Error::InvalidOption`] for 0.
-    pub fn with_bound_every(mut self, calls: u64) -> Result<Self, Error> {
-        let option = "RedBlack::bound_every";
-        self.0.descent.0.set_bound_every(option, calls)?;
-        Ok(self)
-    }
-
-    /// Ends examples early. Rest is judged by the gradients that a sweep computes on its way, so the
-    /// sweep itself still moves the targets.
-    pub fn with_convergence(self, convergence: Convergence) -> Self {
-        Self(self.0.with_convergence(convergence))
-    }
-}
+sweep_options!(RedBlack, HalfSweeps, "RedBlack::bound_every");
 
 impl HalfSweeps {
     /// Moves z_t, t = `first`, `first` + 2, …, and recomputes the predictions from them.
@@ -122,15 +87,5 @@ impl<T: Scalar> Descent<T> for HalfSweeps {
         };
         let mut halves = halves.into_iter();
         halves.try_for_each(|first| self.half(first, state, problem, trial))
-    }
-}
-
-impl<T: Scalar> TargetSolver<T> for RedBlack {
-    fn solve(
-        &self,
-        state: &mut State<T>,
-        problem: &mut TargetProblem<'_, T>,
-    ) -> Result<SolveReport, Error> {
-        self.0.solve(state, problem)
     }
 }

@@ -4,8 +4,8 @@ use std::num::NonZeroU64;
 
 use super::curvature;
 use super::trial::Check;
-use crate::energy::Layers;
-use crate::energy::Workspace;
+use crate::check::{at_least_one, option};
+use crate::energy::{Layers, Workspace};
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::state::State;
@@ -42,35 +42,18 @@ pub enum StepSize {
 
 impl StepSize {
     pub(crate) fn validate<T: Scalar>(self) -> Result<Self, Error> {
-        let positive = |step: f64| T::of(step) > T::zero() && T::of(step).is_finite();
-        let (option, value, allowed, valid) = match self {
-            Self::Fixed(step) => (
-                "StepSize::Fixed",
-                step,
-                "above 0 and finite, also in the circuit's scalar",
-                positive(step),
-            ),
-            Self::Checked(step) => (
-                "StepSize::Checked",
-                step,
-                "above 0 and finite, also in the circuit's scalar",
-                positive(step),
-            ),
-            Self::Bounded { margin } => (
-                "StepSize::Bounded::margin",
-                margin,
-                "above 0 and below 2",
-                positive(margin) && margin < 2.0,
-            ),
+        let above_zero = "above 0 and finite, also in the circuit's scalar";
+        let (name, value, allowed) = match self {
+            Self::Fixed(step) => ("StepSize::Fixed", step, above_zero),
+            Self::Checked(step) => ("StepSize::Checked", step, above_zero),
+            Self::Bounded { margin } => {
+                ("StepSize::Bounded::margin", margin, "above 0 and below 2")
+            }
         };
-        if valid {
-            return Ok(self);
-        }
-        Err(Error::InvalidOption {
-            option,
-            value,
-            allowed,
-        })
+        let below_two = !matches!(self, Self::Bounded { .. }) || value < 2.0;
+        let own = T::of(value);
+        let fits = own > T::zero() && own.is_finite() && below_two;
+        option(name, value, fits, allowed).map(|_| self)
     }
 
     pub(super) fn check(self) -> Check {
@@ -140,11 +123,8 @@ impl StepRule {
         option: &'static str,
         calls: u64,
     ) -> Result<(), Error> {
-        self.bound_every = NonZeroU64::new(calls).ok_or(Error::InvalidOption {
-            option,
-            value: 0.0,
-            allowed: "at least 1",
-        })?;
+        let calls = at_least_one(option, calls)?;
+        self.bound_every = NonZeroU64::new(calls).expect("at least 1");
         Ok(())
     }
 
@@ -184,3 +164,56 @@ impl StepRule {
         self.size.length(bound, gradients)
     }
 }
+
+/// The options of solvers that step layer by layer, each by its own block's bound: `$name` is an
+/// [`Iterate`](super::Iterate) of `$sweep`, which holds a [`StepRule`] alone.
+macro_rules! sweep_options {
+    ($name:ident, $sweep:ident, $bound_every:literal) => {
+        impl $name {
+            /// K = `sweeps` sweeps (0 leaves the targets alone). Defaults: bounded steps with margin 1,
+            /// bounds computed anew in every 10th call, all sweeps made.
+            pub fn new(sweeps: u64) -> Self {
+                let size = StepSize::Bounded { margin: 1.0 };
+                let sweep = $sweep(StepRule::new(size));
+                Self(Iterate::new(sweeps, sweep).with_check(size.check()))
+            }
+
+            /// The same with another step.
+            ///
+            /// # Errors
+            /// [`Error::InvalidOption`] for a step out of range; for one that is out of range in the
+            /// circuit's scalar alone when the solver is called.
+            pub fn with_step(mut self, step: StepSize) -> Result<Self, Error> {
+                self.0.descent.0.size = step.validate::<f64>()?;
+                Ok(Self(self.0.with_check(step.check())))
+            }
+
+            /// The same with the bounds computed anew in every k-th call: 1 follows the weights
+            /// exactly, more saves time when they change slowly.
+            ///
+            /// # Errors
+            /// [`Error::InvalidOption`] for 0.
+            pub fn with_bound_every(mut self, calls: u64) -> Result<Self, Error> {
+                self.0.descent.0.set_bound_every($bound_every, calls)?;
+                Ok(self)
+            }
+
+            /// The same with an earlier end for examples at rest: judged by the gradients of a sweep,
+            /// each at the targets that it found, so that the sweep itself still moves them.
+            pub fn with_convergence(self, convergence: Convergence) -> Self {
+                Self(self.0.with_convergence(convergence))
+            }
+        }
+
+        impl<T: Scalar> TargetSolver<T> for $name {
+            fn solve(
+                &self,
+                state: &mut State<T>,
+                problem: &mut TargetProblem<'_, T>,
+            ) -> Result<SolveReport, Error> {
+                self.0.solve(state, problem)
+            }
+        }
+    };
+}
+pub(super) use sweep_options;

@@ -27,31 +27,25 @@
 //! Layer t maps z_t to ẑ_{t+1}; L, where examples are many, is the composed loss over them (F in
 //! `docs/theory.md`), S_t the regulariser of z_t, λ₂ its L2 weight.
 
-mod batch_independence;
-mod curvature_bounds;
+mod curvature;
+mod exact_gradients;
 mod expansion;
-mod fixed_prediction;
 mod forward_pass;
-mod largest_curvature;
-mod layer_independence;
+mod independence;
 mod linear;
 mod multiplier_rest;
 mod probe;
 mod rates;
 mod reach;
 mod stationarity;
-mod z_il;
 
-pub use batch_independence::batch_dependent_example;
-pub use curvature_bounds::{CurvatureBounds, curvature_bounds};
+pub use curvature::{CurvatureBounds, curvature_bounds, largest_curvature};
+pub use exact_gradients::{fixed_prediction_gradients, z_il_gradients};
 pub use expansion::expanded_minimum;
-pub use fixed_prediction::fixed_prediction_gradients;
 pub use forward_pass::{ForwardPassDeviations, forward_pass_deviations};
-pub use largest_curvature::largest_curvature;
-pub use layer_independence::layers_changed_by;
+pub use independence::{batch_dependent_example, layers_changed_by};
 pub use linear::{linear_minimiser, linear_minimum};
 pub use multiplier_rest::{MultiplierRest, multiplier_rest};
 pub use rates::{MultiplierUpdate, linear_stable_rates, stable_rates};
 pub use reach::gradient_reach;
 pub use stationarity::{Stationarity, stationarity};
-pub use z_il::z_il_gradients;

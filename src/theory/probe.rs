@@ -1,10 +1,11 @@
 //! What every statement needs: targets to move that are nobody's, and honest numbers.
 
+use crate::check::check_computed;
 use crate::decoupled::examples::Working;
 use crate::decoupled::{DecoupledCircuit, Gradients, Selection, TargetUse};
 use crate::energy::{All, Workspace};
 use crate::error::{Error, Quantity};
-use crate::kernel::{Scalar, all_finite};
+use crate::kernel::Scalar;
 use crate::target_solver::{Predictions, TargetProblem};
 
 /// Lends a copy of the selected examples, whose targets may be moved: the model stays as it is.
@@ -33,37 +34,12 @@ pub(super) fn on_a_copy<T: Scalar, R>(
     ))
 }
 
-/// The ids of the selected examples, in the order of the selection.
-pub(super) fn chosen_examples<T: Scalar>(
-    model: &DecoupledCircuit<T>,
-    selection: &Selection<'_>,
-    operation: &'static str,
-) -> Result<Vec<u64>, Error> {
-    let chosen = model.examples.resolve(selection)?.into_places();
-    if chosen.is_empty() {
-        return Err(Error::NoExamples { operation });
-    }
-    Ok(chosen.into_iter().map(|c| model.examples()[c]).collect())
-}
-
 /// E and its gradients at the targets as they are; all finite.
 pub(super) fn gradients<T: Scalar>(
     problem: &mut TargetProblem<'_, T>,
 ) -> Result<Gradients<T>, Error> {
     let (layers, n) = (problem.layers(), problem.batch().len());
     checked(Gradients::of(layers, n, problem.evaluate(All)))
-}
-
-/// The parameter gradients that a scheme left in the problem's workspace; all finite.
-pub(super) fn parameter_gradients<T: Scalar>(
-    problem: &TargetProblem<'_, T>,
-) -> Result<Vec<Vec<T>>, Error> {
-    let locals = problem.workspace().locals.iter().enumerate();
-    let gradients = locals.map(|(t, local)| {
-        finite(Quantity::ParameterGradient, t, &local.d_parameters)?;
-        Ok(local.d_parameters.clone())
-    });
-    gradients.collect()
 }
 
 /// [`DecoupledCircuit::backprop`], all finite.
@@ -92,14 +68,7 @@ pub(super) fn finite<T: Scalar>(
     layer: usize,
     values: &[T],
 ) -> Result<(), Error> {
-    if all_finite(values) {
-        return Ok(());
-    }
-    Err(Error::NonFinite {
-        quantity,
-        layer,
-        step: 0,
-    })
+    check_computed(quantity, layer, 0, values)
 }
 
 /// The largest |value|.
@@ -108,27 +77,7 @@ pub(super) fn largest<T: Scalar>(values: impl IntoIterator<Item = T>) -> f64 {
     values.fold(0.0, |top, v| if v <= top { top } else { v })
 }
 
-/// The Euclidean norm, without overflow, and 0 only if every value is.
-pub(super) fn norm<T: Scalar>(values: &[T]) -> f64 {
-    let top = largest(values.iter().copied());
-    if top == 0.0 || !top.is_finite() {
-        return top;
-    }
-    let squares = values.iter().map(|v| (v.as_f64() / top).powi(2));
-    top * squares.sum::<f64>().sqrt()
-}
-
 /// a − b.
 pub(super) fn minus<T: Scalar>(a: &[T], b: &[T]) -> Vec<T> {
     a.iter().zip(b).map(|(&a, &b)| a - b).collect()
-}
-
-/// Whether all values have the same bits.
-pub(super) fn same_bits<T: Scalar>(a: &[T], b: &[T]) -> bool {
-    // For a dual number the first comparison sees its derivatives; the second distinguishes −0 from 0, and
-    // lets NaN equal itself.
-    let same = |(a, b): (&T, &T)| {
-        (a == b || a.as_f64().is_nan()) && a.as_f64().to_bits() == b.as_f64().to_bits()
-    };
-    a.len() == b.len() && a.iter().zip(b).all(same)
 }

@@ -1,7 +1,8 @@
 //! Statement 2: the light cone.
 
-use super::probe::{gradients, norm, on_a_copy};
+use super::probe::{gradients, on_a_copy};
 use crate::decoupled::{DecoupledCircuit, Selection};
+use crate::diagnostics::norm;
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::target_solver::TargetSolver;
@@ -48,5 +49,5 @@ pub fn gradient_reach<T: Scalar>(
         solver.solve(&mut solver.start(), problem)?;
         gradients(problem)
     })?;
-    Ok(own.parameters.iter().map(|own| norm(own)).collect())
+    Ok(own.parameters.iter().map(norm).collect())
 }

@@ -2,8 +2,9 @@
 
 use nalgebra::DMatrix;
 
-use super::probe::{backprop, finite, minus, norm};
+use super::probe::{backprop, finite, minus};
 use crate::decoupled::{DecoupledCircuit, Selection};
+use crate::diagnostics::norm;
 use crate::energy::local_problem::Regularization;
 use crate::energy::{Ask, LocalProblem};
 use crate::error::{Error, Quantity};
@@ -57,10 +58,8 @@ impl<T: Scalar> Stationarity<T> {
 /// use layerwise::prelude::*;
 /// use layerwise::theory;
 ///
-/// let circuit = Circuit::<f64>::builder()
-///     .layer(Dense::new(2, 3, Activation::Tanh)?)
-///     .layer(Dense::new(3, 1, Activation::Identity)?)
-///     .build()?;
+/// let layer = |inputs, outputs| Dense::new(inputs, outputs, Activation::Tanh);
+/// let circuit = Circuit::<f64>::builder().layer(layer(2, 3)?).layer(layer(3, 1)?).build()?;
 /// let (x, y) = (DMatrix::from_element(2, 4, 0.5), DMatrix::from_element(1, 4, 1.0));
 /// let mut model = DecoupledCircuit::new(circuit, Energy::default().with_penalty(100.0))?;
 /// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;

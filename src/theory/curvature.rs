@@ -1,0 +1,165 @@
+//! Statement 10: E's curvature in z, bounded from above and estimated from below.
+
+use super::probe::finite;
+use crate::check::at_least_one;
+use crate::decoupled::{DecoupledCircuit, Selection};
+use crate::diagnostics::lambda_max::lambda_max;
+use crate::diagnostics::product::Part;
+use crate::energy::{Layers, Workspace};
+use crate::error::{Error, Quantity};
+use crate::kernel::Scalar;
+use crate::target_solver::Curvature;
+
+/// Upper bounds of the Gauss-Newton matrix of one example's E in (z_1, …, z_{T−1}).
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct CurvatureBounds {
+    /// Of the diagonal blocks of z_1, …, z_{T−1}.
+    pub blocks: Vec<f64>,
+    /// Of the couplings of (z_1, z_2), …, (z_{T−2}, z_{T−1}).
+    pub couplings: Vec<f64>,
+}
+
+impl CurvatureBounds {
+    /// A bound of λ_max of the whole matrix: the largest sum of a block row (block Gershgorin;
+    /// Feingold & Varga 1962). 0 if T = 1.
+    pub fn whole(&self) -> f64 {
+        let coupling = |i: Option<usize>| i.and_then(|i| self.couplings.get(i)).unwrap_or(&0.0);
+        let rows = self.blocks.iter().enumerate();
+        let rows = rows.map(|(i, block)| block + coupling(i.checked_sub(1)) + coupling(Some(i)));
+        rows.fold(0.0, f64::max)
+    }
+
+    /// 2/λ_max by the bound: synchronous steps below it are stable. Infinite if T = 1.
+    pub fn synchronous_limit(&self) -> f64 {
+        2.0 / self.whole()
+    }
+
+    /// 2/λ_max of z_t's own block by the bound: steps of z_t below it, with the other layers held,
+    /// as in a sweep, are stable.
+    ///
+    /// # Errors
+    /// [`Error::UnknownLayer`] unless 0 < t < T.
+    pub fn sweep_limit(&self, t: usize) -> Result<f64, Error> {
+        check_hidden(t, self.blocks.len() + 1)?;
+        Ok(2.0 / self.blocks[t - 1])
+    }
+}
+
+/// Statement 10: bounds of the curvature that gradient steps on z are subject to, at every z and for every
+/// example,
+///
+/// block of z_t: μ_t c_t + μ_{t+1} c_{t+1} ‖J_t‖² + λ₂ of S_t;
+/// coupling of z_t and z_{t+1}: μ_{t+1} c_{t+1} ‖J_t‖;
+///
+/// μ_T = 1, c_t the bound of the loss's curvature (1 for squared error), ‖J_t‖² that of
+/// [`Layer::curvature_bound`](crate::layer::Layer::curvature_bound), as
+/// [`StepSize::Bounded`](crate::target_solver::StepSize::Bounded) uses them. They bound the Gauss-Newton matrix,
+/// not the Hessian, which also has the second derivatives of f times the residuals: below the
+/// limits E of a linear circuit falls, that of another is to be checked.
+///
+/// # Errors
+/// [`Error::NoCurvatureBound`] for a layer or loss that gives none.
+///
+/// # Examples
+/// ```
+/// use layerwise::prelude::*;
+/// use layerwise::theory;
+///
+/// let mut builder = Circuit::<f64>::builder();
+/// for _ in 0..5 {
+///     builder = builder.layer(Dense::new(1, 1, Activation::Identity)?.without_bias());
+/// }
+/// let mut model = DecoupledCircuit::new(builder.build()?, Energy::default())?;
+/// for t in 0..5 {
+///     model.set_parameters(t, &[1.0])?;
+/// }
+/// let bounds = theory::curvature_bounds(model.layers())?;
+/// assert!((bounds.blocks[1] - 2.0).abs() < 1e-12);
+/// assert!((bounds.whole() - 4.0).abs() < 1e-12);
+/// assert!((bounds.synchronous_limit() - 0.5).abs() < 1e-12);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+pub fn curvature_bounds<T: Scalar>(layers: Layers<'_, T>) -> Result<CurvatureBounds, Error> {
+    let curvature = Curvature::new(layers)?;
+    let numbers = |bounds: Vec<T>| bounds.into_iter().map(T::as_f64).collect();
+    Ok(CurvatureBounds {
+        blocks: numbers(curvature.blocks),
+        couplings: numbers(curvature.couplings),
+    })
+}
+
+/// Statement 10: estimates of λ_max of the Gauss-Newton matrix of E in z = (z_1, …, z_{T−1}), at
+/// the model's targets, one per selected example.
+///
+/// H v = Σ_t A_tᵀ C_t A_t v + λ₂ v of the regularisers, A_t v = (v_{t+1}, J_t v_t), C_t the
+/// curvature of layer t's loss in (z_{t+1}, ẑ_{t+1}), μ included; without example weights, by which
+/// steps on z divide. With `layer` = Some(t) the others are held: λ_max of z_t's own block.
+///
+/// `iterations` of Lanczos (1950), each one JVP and one VJP per layer, all examples at once, from a
+/// direction drawn from `seed`, the same for every example. Each estimate is a Ritz value, at most
+/// λ_max up to rounding: λ_max lies between it and [`curvature_bounds`], and
+/// their ratio is the margin that the bounds give away. All 0 if T = 1.
+/// [`Diagnostics`](crate::diagnostics::Diagnostics) reports the same numbers by layer.
+///
+/// # Errors
+/// [`Error::InvalidOption`] for no iterations, [`Error::UnknownLayer`] unless 0 < t < T, errors of
+/// the selection, [`Error::NoExamples`], [`Error::NonFinite`].
+///
+/// # Examples
+/// ```
+/// use layerwise::prelude::*;
+/// use layerwise::theory;
+///
+/// let mut builder = Circuit::<f64>::builder();
+/// for _ in 0..5 {
+///     builder = builder.layer(Dense::new(3, 3, Activation::Tanh)?);
+/// }
+/// let mut model = DecoupledCircuit::new(builder.build()?, Energy::default())?;
+/// let (x, y) = (DMatrix::from_element(3, 2, 0.5), DMatrix::from_element(3, 2, 1.0));
+/// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
+/// let estimates = theory::largest_curvature(&model, &Selection::All, None, 12, 0)?;
+/// let bound = theory::curvature_bounds(model.layers())?.whole();
+/// assert!(estimates.iter().all(|&estimate| 0.0 < estimate && estimate <= bound));
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+pub fn largest_curvature<T: Scalar>(
+    model: &DecoupledCircuit<T>,
+    selection: &Selection<'_>,
+    layer: Option<usize>,
+    iterations: usize,
+    seed: u64,
+) -> Result<Vec<f64>, Error> {
+    let depth = model.circuit().depth();
+    layer.map_or(Ok(()), |t| check_hidden(t, depth))?;
+    at_least_one("theory::largest_curvature::iterations", iterations as u64)?;
+    model.with_problem(selection, "statement 10", |problem| {
+        let mut workspace = Workspace::new();
+        problem.predict_locally(&mut workspace);
+        for (t, local) in workspace.locals.iter().enumerate() {
+            finite(Quantity::Prediction, t, &local.prediction)?;
+        }
+        let part = layer.map_or(Part::Whole, |_| Part::Blocks);
+        let iterations = iterations as u64;
+        let mut estimates = lambda_max(part, iterations, seed, problem, &mut workspace);
+        let wanted = layer.map_or(0, |t| t - 1);
+        if estimates.is_empty() {
+            return Ok(vec![0.0; problem.batch().len()]);
+        }
+        let estimates = estimates.swap_remove(wanted);
+        finite(Quantity::TargetGradient, wanted + 1, &estimates)?;
+        Ok(estimates)
+    })?
+}
+
+/// Whether z_t is an auxiliary target of a circuit of `depth` layers.
+fn check_hidden(t: usize, depth: usize) -> Result<(), Error> {
+    let hidden = 1..depth;
+    match hidden.contains(&t) {
+        true => Ok(()),
+        false => Err(Error::UnknownLayer {
+            layer: t,
+            allowed: format!("{hidden:?}"),
+        }),
+    }
+}

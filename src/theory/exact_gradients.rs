@@ -1,0 +1,93 @@
+//! Statements 7 and 8: inference that gives backprop's gradients.
+
+use super::probe::{finite, on_a_copy};
+use crate::decoupled::{DecoupledCircuit, Selection};
+use crate::error::{Error, Quantity};
+use crate::kernel::Scalar;
+use crate::target_solver::TargetProblem;
+use crate::training::{infer_fixed_prediction, infer_z_il};
+
+/// Statement 7: ∂E/∂θ_t, t = 0, …, T−1, by Z-IL: (a copy of) the targets starts at the forward pass
+/// and moves by synchronous steps of size 1; layer T−1−k takes its gradient after k of them.
+///
+/// They equal backprop's, to rounding (the step makes (h − δ) − h of δ). Sums over the selected
+/// examples. Song, Lukasiewicz, Xu & Bogacz 2020.
+///
+/// # Errors
+/// [`Error::NotSquaredError`] for another L_h, [`Error::InvalidOption`] unless μ = 1 and no target
+/// has a regulariser; errors of the selection, [`Error::NoExamples`], [`Error::NonFinite`].
+///
+/// # Examples
+/// ```
+/// use layerwise::prelude::*;
+/// use layerwise::theory;
+///
+/// let layer = |inputs, outputs| Dense::new(inputs, outputs, Activation::Tanh);
+/// let circuit = Circuit::<f64>::builder().layer(layer(2, 3)?).layer(layer(3, 1)?).build()?;
+/// let (x, y) = (DMatrix::from_element(2, 4, 0.5), DMatrix::from_element(1, 4, 1.0));
+/// let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
+/// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
+/// let exact = model.backprop(&Selection::All)?.parameters;
+/// let found = theory::z_il_gradients(&model, &Selection::All)?;
+/// for (found, exact) in found.iter().flatten().zip(exact.iter().flatten()) {
+///     assert!((found - exact).abs() < 1e-12);
+/// }
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+pub fn z_il_gradients<T: Scalar>(
+    model: &DecoupledCircuit<T>,
+    selection: &Selection<'_>,
+) -> Result<Vec<Vec<T>>, Error> {
+    on_a_copy(model, selection, "statement 7", |problem| {
+        infer_z_il(problem, 0)?;
+        parameter_gradients(problem)
+    })
+}
+
+/// Statement 8: ∂E/∂θ_t, t = 0, …, T−1, after `steps` synchronous steps of size 1 of (a copy of)
+/// the targets from the forward pass, predictions and Jacobians frozen there.
+///
+/// After T−1 steps or more they equal backprop's, to rounding; after k < T−1 steps those of the
+/// last k + 1 layers do, and the others are 0. Sums over the selected examples. Millidge, Tschantz
+/// & Buckley 2022; Whittington & Bogacz 2017.
+///
+/// # Errors
+/// Those of [`z_il_gradients`].
+///
+/// # Examples
+/// ```
+/// use layerwise::prelude::*;
+/// use layerwise::theory;
+///
+/// let layer = |inputs, outputs| Dense::new(inputs, outputs, Activation::Tanh);
+/// let circuit = Circuit::<f64>::builder().layer(layer(2, 3)?).layer(layer(3, 1)?).build()?;
+/// let (x, y) = (DMatrix::from_element(2, 4, 0.5), DMatrix::from_element(1, 4, 1.0));
+/// let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
+/// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
+/// let exact = model.backprop(&Selection::All)?.parameters;
+/// let found = theory::fixed_prediction_gradients(&model, &Selection::All, 1)?;
+/// for (found, exact) in found.iter().flatten().zip(exact.iter().flatten()) {
+///     assert!((found - exact).abs() < 1e-12);
+/// }
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+pub fn fixed_prediction_gradients<T: Scalar>(
+    model: &DecoupledCircuit<T>,
+    selection: &Selection<'_>,
+    steps: usize,
+) -> Result<Vec<Vec<T>>, Error> {
+    on_a_copy(model, selection, "statement 8", |problem| {
+        infer_fixed_prediction(problem, Some(steps), 0)?;
+        parameter_gradients(problem)
+    })
+}
+
+/// The parameter gradients that a scheme left in the problem's workspace; all finite.
+fn parameter_gradients<T: Scalar>(problem: &TargetProblem<'_, T>) -> Result<Vec<Vec<T>>, Error> {
+    let locals = problem.workspace().locals.iter().enumerate();
+    let gradients = locals.map(|(t, local)| {
+        finite(Quantity::ParameterGradient, t, &local.d_parameters)?;
+        Ok(local.d_parameters.clone())
+    });
+    gradients.collect()
+}

@@ -1,0 +1,116 @@
+//! Statements 11 and 12: what examples and layers do not know of one another.
+
+use crate::decoupled::{DecoupledCircuit, Selection};
+use crate::error::Error;
+use crate::kernel::Scalar;
+use crate::target_solver::TargetSolver;
+
+/// Statement 11: moves (a copy of) the targets of the selected examples by `solver`, all in one
+/// batch and each alone, and returns the id of the first example whose targets then
+/// have other bits; `None` if the statement holds.
+///
+/// It fails for a layer that maps a column differently beside others, and for a solver that uses
+/// anything of the whole batch, such as one step for all examples.
+///
+/// # Errors
+/// Errors of the selection and of the solver, and [`Error::NoExamples`].
+///
+/// # Examples
+/// ```
+/// use layerwise::prelude::*;
+/// use layerwise::theory;
+///
+/// let layer = |inputs, outputs| Dense::new(inputs, outputs, Activation::Tanh);
+/// let circuit = Circuit::<f32>::builder().layer(layer(2, 3)?).layer(layer(3, 1)?).build()?;
+/// let x = DMatrix::from_fn(2, 4, |i, j| (i + j) as f32 / 4.0);
+/// let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
+/// model.add_examples(&x, &DMatrix::zeros(1, 4), &TargetInit::ForwardPass)?;
+/// let solver = ReverseSweep::new(3);
+/// let differing = theory::batch_dependent_example(&model, &Selection::All, &solver)?;
+/// assert_eq!(differing, None);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+pub fn batch_dependent_example<T: Scalar>(
+    model: &DecoupledCircuit<T>,
+    selection: &Selection<'_>,
+    solver: &dyn TargetSolver<T>,
+) -> Result<Option<u64>, Error> {
+    let chosen = model.examples.resolve(selection)?.into_places();
+    if chosen.is_empty() {
+        return Err(Error::NoExamples {
+            operation: "statement 11",
+        });
+    }
+    let (mut together, mut alone) = (model.clone(), model.clone());
+    together.solve_targets(solver, selection)?;
+    for column in chosen {
+        let id = model.examples()[column];
+        alone.solve_targets(solver, &Selection::Examples(&[id]))?;
+        for (t, &dim) in model.circuit().dims().iter().enumerate() {
+            let own = dim * column..dim * (column + 1);
+            let of = |model: &DecoupledCircuit<T>| model.examples.z[t][own.clone()].to_vec();
+            if !same_bits(&of(&together), &of(&alone)) {
+                return Ok(Some(id));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Statement 12: the layers t whose ℓ_t, or any of its gradients, has other bits after θ_s is
+/// replaced by `parameters` (in a copy of the model), in increasing order. It must be `[s]`, or
+/// nothing where even ℓ_s does not see the change.
+///
+/// # Errors
+/// [`Error::UnknownLayer`], [`Error::Length`], [`Error::NonFiniteData`] as
+/// [`DecoupledCircuit::set_parameters`]; errors of the selection, and [`Error::NoExamples`].
+///
+/// # Examples
+/// ```
+/// use layerwise::prelude::*;
+/// use layerwise::theory;
+///
+/// let circuit = Circuit::<f64>::builder()
+///     .layer(Dense::new(2, 2, Activation::Tanh)?)
+///     .layer(Dense::new(2, 2, Activation::Tanh)?)
+///     .layer(Dense::new(2, 1, Activation::Identity)?)
+///     .build()?;
+/// let (x, y) = (DMatrix::from_element(2, 4, 0.5), DMatrix::from_element(1, 4, 1.0));
+/// let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
+/// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
+/// let changed = theory::layers_changed_by(&model, &Selection::All, 1, &[0.25; 6])?;
+/// assert_eq!(changed, [1]);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+pub fn layers_changed_by<T: Scalar>(
+    model: &DecoupledCircuit<T>,
+    selection: &Selection<'_>,
+    s: usize,
+    parameters: &[T],
+) -> Result<Vec<usize>, Error> {
+    let mut moved = model.clone();
+    moved.set_parameters(s, parameters)?;
+    let local_problems = |model: &DecoupledCircuit<T>| -> Result<Vec<Vec<T>>, Error> {
+        model.with_problem(selection, "statement 12", |problem| {
+            let locals = (0..problem.layers().depth()).map(|t| {
+                let own = problem.local(t).gradients();
+                [vec![own.energy], own.parameters, own.input, own.target].concat()
+            });
+            locals.collect()
+        })
+    };
+    let pairs = local_problems(model)?.into_iter();
+    let pairs = pairs.zip(local_problems(&moved)?).enumerate();
+    let changed = pairs.filter(|(_, (before, after))| !same_bits(before, after));
+    Ok(changed.map(|(t, _)| t).collect())
+}
+
+/// Whether all values have the same bits.
+fn same_bits<T: Scalar>(a: &[T], b: &[T]) -> bool {
+    // For a dual number the first comparison sees its derivatives; the second distinguishes −0 from 0, and
+    // lets NaN equal itself.
+    let same = |(a, b): (&T, &T)| {
+        (a == b || a.as_f64().is_nan()) && a.as_f64().to_bits() == b.as_f64().to_bits()
+    };
+    a.len() == b.len() && a.iter().zip(b).all(same)
+}

@@ -6,7 +6,6 @@ mod doubles;
 mod property;
 
 mod activations;
-mod attack;
 mod defaults;
 mod derivatives;
 mod diagnostics;
@@ -33,6 +32,7 @@ mod planted_contract;
 mod planted_errors;
 mod precision;
 mod presets;
+mod recovery;
 mod residual_targets;
 mod segments;
 mod sequential;

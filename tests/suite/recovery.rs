@@ -545,17 +545,6 @@ impl Layer<f64> for Table {
             .forward(context, parameters, input, output, tape, work);
     }
 
-    fn jvp(
-        &self,
-        _: &Point<'_, f64>,
-        _: Option<&[f64]>,
-        _: Option<&[f64]>,
-        _: &mut [f64],
-        _: &mut [f64],
-    ) {
-        unimplemented!()
-    }
-
     fn vjp(
         &self,
         at: &Point<'_, f64>,

@@ -17,9 +17,8 @@ use crate::kernel::{map_pairs, place_of_largest, sum, sum_of_pairs, vectorise};
 ///
 /// # Examples
 /// ```
-/// use layerwise::Loss;
 /// use layerwise::kernel::Write;
-/// use layerwise::loss::{Pair, SoftmaxCrossEntropy};
+/// use layerwise::loss::{Loss, Pair, SoftmaxCrossEntropy};
 ///
 /// let at = Pair::new(2, &[1.0_f64, 0.0], &[1000.0, 1000.0]);
 /// let (mut value, mut work) = ([0.0], [0.0; 2]);

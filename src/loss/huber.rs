@@ -1,6 +1,6 @@
 //! Losses that grow linearly with large residuals.
 
-use super::units::{check_scalar, evaluate_residual, residual_curvature};
+use super::units::{check_scalar, evaluate_residual, over_units, residual_curvature};
 use super::{Loss, Pair};
 use crate::check::positive;
 use crate::error::Error;
@@ -15,9 +15,8 @@ use crate::kernel::{Scalar, Write};
 ///
 /// # Examples
 /// ```
-/// use layerwise::Loss;
 /// use layerwise::kernel::Write;
-/// use layerwise::loss::{Huber, Pair};
+/// use layerwise::loss::{Huber, Loss, Pair};
 ///
 /// let at = Pair::new(2, &[0.5, 3.0], &[0.0, 0.0]);
 /// let (mut value, mut gradient) = ([0.0], [0.0; 2]);
@@ -39,6 +38,18 @@ impl Huber {
         positive("Huber::delta", delta)?;
         Ok(Self { delta })
     }
+
+    fn unit<T: Scalar>(&self, _j: usize, r: T) -> [T; 3] {
+        let (half, delta) = (T::of(0.5), T::of(self.delta));
+        if r.abs() <= delta {
+            return [half * r * r, r, T::one()];
+        }
+        [
+            delta * (r.abs() - half * delta),
+            r.clamp(-delta, delta),
+            T::zero(),
+        ]
+    }
 }
 
 impl<T: Scalar> Loss<T> for Huber {
@@ -50,56 +61,11 @@ impl<T: Scalar> Loss<T> for Huber {
         true
     }
 
-    fn scratch(&self, _dim: usize, _batch: usize) -> usize {
-        0
-    }
-
-    fn evaluate(
-        &self,
-        at: &Pair<'_, T>,
-        values: &mut [T],
-        d_target: Write<'_, T>,
-        d_prediction: Write<'_, T>,
-        _work: &mut [T],
-    ) {
-        let (half, delta) = (T::of(0.5), T::of(self.delta));
-        let value = |_, r: T| {
-            if r.abs() <= delta {
-                half * r * r
-            } else {
-                delta * (r.abs() - half * delta)
-            }
-        };
-        let slope = |_, r: T| r.clamp(-delta, delta);
-        evaluate_residual(at, values, d_target, d_prediction, value, slope);
-    }
-
-    fn curvature(
-        &self,
-        at: &Pair<'_, T>,
-        v_target: Option<&[T]>,
-        v_prediction: Option<&[T]>,
-        out_target: Write<'_, T>,
-        out_prediction: Write<'_, T>,
-        _work: &mut [T],
-    ) {
-        let delta = T::of(self.delta);
-        let second = |_, r: T| {
-            if r.abs() <= delta {
-                T::one()
-            } else {
-                T::zero()
-            }
-        };
-        residual_curvature(
-            at,
-            v_target,
-            v_prediction,
-            out_target,
-            out_prediction,
-            second,
-        );
-    }
+    over_units!(
+        self,
+        evaluate_residual(|j, r| self.unit(j, r)),
+        residual_curvature(|j, r| self.unit(j, r))
+    );
 
     fn curvature_bound(&self, _parameters: &[T]) -> Option<T> {
         Some(T::one())
@@ -116,9 +82,8 @@ impl<T: Scalar> Loss<T> for Huber {
 ///
 /// # Examples
 /// ```
-/// use layerwise::Loss;
 /// use layerwise::kernel::Write;
-/// use layerwise::loss::{Pair, PseudoHuber};
+/// use layerwise::loss::{Loss, Pair, PseudoHuber};
 ///
 /// let at = Pair::new(1, &[3.0_f64], &[0.0]);
 /// let (mut value, mut gradient) = ([0.0], [0.0]);
@@ -142,6 +107,13 @@ impl PseudoHuber {
         positive("PseudoHuber::delta", delta)?;
         Ok(Self { delta })
     }
+
+    fn unit<T: Scalar>(&self, _j: usize, r: T) -> [T; 3] {
+        // With s = √(1 + (r/δ)²): δ² (s − 1) = r² / (s + 1), without the difference.
+        let root = T::one().hypot(r / T::of(self.delta));
+        let value = r.abs() * (r.abs() / (root + T::one()));
+        [value, r / root, root.recip().powi(3)]
+    }
 }
 
 impl<T: Scalar> Loss<T> for PseudoHuber {
@@ -153,46 +125,11 @@ impl<T: Scalar> Loss<T> for PseudoHuber {
         true
     }
 
-    fn scratch(&self, _dim: usize, _batch: usize) -> usize {
-        0
-    }
-
-    fn evaluate(
-        &self,
-        at: &Pair<'_, T>,
-        values: &mut [T],
-        d_target: Write<'_, T>,
-        d_prediction: Write<'_, T>,
-        _work: &mut [T],
-    ) {
-        let delta = T::of(self.delta);
-        // With s = √(1 + (r/δ)²): δ² (s − 1) = r² / (s + 1), without the difference.
-        let root = |r: T| T::one().hypot(r / delta);
-        let value = |_, r: T| r.abs() * (r.abs() / (root(r) + T::one()));
-        let slope = |_, r: T| r / root(r);
-        evaluate_residual(at, values, d_target, d_prediction, value, slope);
-    }
-
-    fn curvature(
-        &self,
-        at: &Pair<'_, T>,
-        v_target: Option<&[T]>,
-        v_prediction: Option<&[T]>,
-        out_target: Write<'_, T>,
-        out_prediction: Write<'_, T>,
-        _work: &mut [T],
-    ) {
-        let delta = T::of(self.delta);
-        let second = |_, r: T| T::one().hypot(r / delta).recip().powi(3);
-        residual_curvature(
-            at,
-            v_target,
-            v_prediction,
-            out_target,
-            out_prediction,
-            second,
-        );
-    }
+    over_units!(
+        self,
+        evaluate_residual(|j, r| self.unit(j, r)),
+        residual_curvature(|j, r| self.unit(j, r))
+    );
 
     fn curvature_bound(&self, _parameters: &[T]) -> Option<T> {
         Some(T::one())

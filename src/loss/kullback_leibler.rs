@@ -16,9 +16,8 @@ use crate::kernel::{Scalar, Write};
 ///
 /// # Examples
 /// ```
-/// use layerwise::Loss;
 /// use layerwise::kernel::Write;
-/// use layerwise::loss::{KullbackLeibler, Pair};
+/// use layerwise::loss::{KullbackLeibler, Loss, Pair};
 ///
 /// let at = Pair::new(2, &[0.5_f64, 0.5], &[7.0, 7.0]);
 /// let (mut value, mut work) = ([1.0], [0.0; 2]);

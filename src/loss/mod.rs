@@ -110,8 +110,10 @@ pub trait Loss<T: Scalar>: Debug + Send + Sync {
         false
     }
 
-    /// Length of the work memory that the other methods need.
-    fn scratch(&self, dim: usize, batch: usize) -> usize;
+    /// Length of the work memory that the other methods need; 0 by default.
+    fn scratch(&self, _dim: usize, _batch: usize) -> usize {
+        0
+    }
 
     /// `values ← L` (one an example), `d_target ← ∂L/∂z`, `d_prediction ← ∂L/∂ẑ`.
     fn evaluate(

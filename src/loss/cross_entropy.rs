@@ -2,10 +2,10 @@
 
 use std::fmt::Debug;
 
+use super::units::in_prediction;
 use super::{Loss, Pair};
 use crate::error::Error;
-use crate::kernel::{Scalar, Write};
-use crate::kernel::{map_pairs, place_of_largest, sum, sum_of_pairs, vectorise};
+use crate::kernel::{Scalar, Write, map_pairs, place_of_largest, sum, sum_of_pairs, vectorise};
 
 /// L(y, x) = −Σ_j y_j ln p_j with p = softmax(x), x the prediction (logits), y a distribution.
 ///
@@ -142,16 +142,10 @@ impl<T: Scalar> Loss<T> for SoftmaxCrossEntropy {
         mut out_prediction: Write<'_, T>,
         work: &mut [T],
     ) {
-        // The target's block is zero, and does not couple.
-        let _ = v_target;
-        out_target.each(|_| T::zero());
-        let Some(v) = v_prediction else {
-            out_prediction.each(|_| T::zero());
+        let v = [v_target, v_prediction];
+        let Some(v) = in_prediction(v, out_target, &mut out_prediction) else {
             return;
         };
-        if out_prediction.is_skip() {
-            return;
-        }
         let (d, target) = (at.dim, at.target);
         let exponentials = shifted_exponentials(at, work);
         vectorise(

@@ -39,6 +39,7 @@ impl<T: Scalar> Loss<T> for SquaredError {
     }
 }
 
+/// The loss with its gradients.
 fn distances<T: Scalar>(
     at: &Pair<'_, T>,
     values: &mut [T],
@@ -49,6 +50,7 @@ fn distances<T: Scalar>(
     half_squared_distances(values, sides, at.dim, d_target, d_prediction);
 }
 
+/// Product with the Hessian.
 fn differences<T: Scalar>(
     _at: &Pair<'_, T>,
     [v_target, v_prediction]: [Option<&[T]>; 2],

@@ -122,22 +122,32 @@ pub(super) fn evaluate_functions<T: Scalar, const N: usize>(
     }
 }
 
+/// The direction's part that a curvature blockdiag(0, B) acts on, if its product is wanted and not zero;
+/// writes what is zero.
+pub(super) fn in_prediction<'a, T: Scalar>(
+    [_, v_prediction]: [Option<&'a [T]>; 2],
+    out_target: Write<'_, T>,
+    out_prediction: &mut Write<'_, T>,
+) -> Option<&'a [T]> {
+    out_target.each(|_| T::zero());
+    if v_prediction.is_none() {
+        let all = 0..out_prediction.len();
+        out_prediction.part(all).each(|_| T::zero());
+    }
+    v_prediction.filter(|_| !out_prediction.is_skip())
+}
+
 /// Product with blockdiag(0, diag(f(ẑ_j))); `second` sets its second slice to f of the first.
 pub(super) fn prediction_curvature<T: Scalar>(
     at: &Pair<'_, T>,
-    [_, v_prediction]: [Option<&[T]>; 2],
+    v: [Option<&[T]>; 2],
     out_target: Write<'_, T>,
     mut out_prediction: Write<'_, T>,
     second: impl Fn(&[T], &mut [T]),
 ) {
-    out_target.each(|_| T::zero());
-    let Some(v) = v_prediction else {
-        out_prediction.each(|_| T::zero());
+    let Some(v) = in_prediction(v, out_target, &mut out_prediction) else {
         return;
     };
-    if out_prediction.is_skip() {
-        return;
-    }
     let mut buffer = [T::zero(); BLOCK];
     for start in (0..v.len()).step_by(BLOCK) {
         let block = start..v.len().min(start + BLOCK);

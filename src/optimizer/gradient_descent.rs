@@ -3,8 +3,7 @@
 use super::{Optimizer, Step};
 use crate::check::{below_one, positive, serde_checked};
 use crate::error::Error;
-use crate::kernel::Scalar;
-use crate::kernel::vectorise;
+use crate::kernel::{Scalar, vectorise};
 
 /// v ← β v + g,  x ← x − η v  (Polyak 1964); β = 0 is plain gradient descent. With Nesterov's
 /// look-ahead (Nesterov 1983, as Sutskever et al. 2013 write it) x ← x − η (g + β v).

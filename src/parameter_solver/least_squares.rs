@@ -7,8 +7,7 @@ use super::{ParameterReport, ParameterSolver};
 use crate::check::{check_length, in_scalar, option, serde_checked, share};
 use crate::energy::{LocalProblem, LocalWorkspace};
 use crate::error::Error;
-use crate::kernel::{Matrix, Scalar, Write};
-use crate::kernel::{add_scaled, fill_columns};
+use crate::kernel::{Matrix, Scalar, Write, add_scaled, fill_columns};
 use crate::layer::{Activation, Affine};
 use crate::state::State;
 
@@ -232,29 +231,17 @@ impl Parts {
 }
 
 /// What a call works in; nothing of it counts afterwards.
-#[derive(Debug)]
-struct Memory<T> {
-    equations: normal_equations::Memory<T>,
+#[derive(Debug, Default)]
+struct Memory<V> {
+    equations: normal_equations::Memory<V>,
     /// (W, b), channels × (patch_len + 1).
-    solution: Vec<T>,
+    solution: V,
     /// The design, if it is not the input itself.
-    patches: Vec<T>,
+    patches: V,
     /// The examples' weights, repeated for each position.
-    weights: Vec<T>,
+    weights: V,
     /// The sums where none are kept.
-    sums: Vec<Vec<T>>,
-}
-
-impl<T> Default for Memory<T> {
-    fn default() -> Self {
-        Self {
-            equations: Default::default(),
-            solution: Vec::new(),
-            patches: Vec::new(),
-            weights: Vec::new(),
-            sums: Vec::new(),
-        }
-    }
+    sums: Vec<V>,
 }
 
 impl<T: Scalar> ParameterSolver<T> for LeastSquares {
@@ -280,7 +267,7 @@ impl<T: Scalar> ParameterSolver<T> for LeastSquares {
         let Parts { affine, decays } = &parts;
         let (d, m) = (affine.patch_len, affine.channels());
         let shape = Shape::new(d, m, affine.bias.is_some())?;
-        let (numbers, memory) = state.split::<Memory<T>>();
+        let (numbers, memory) = state.split::<Memory<Vec<T>>>();
         let old = &mut memory.solution;
         old.clear();
         old.extend_from_slice(&parameters[affine.weights.clone()]);

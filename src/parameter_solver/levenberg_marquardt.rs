@@ -4,8 +4,7 @@ use super::{ParameterReport, ParameterSolver};
 use crate::check::{check_length, in_scalar, serde_checked};
 use crate::energy::{Ask, LocalProblem, LocalWorkspace, Parameters, Value};
 use crate::error::{Error, Quantity};
-use crate::kernel::Scalar;
-use crate::kernel::{add_scaled, all_finite, dot};
+use crate::kernel::{Scalar, add_scaled, all_finite, dot};
 use crate::state::State;
 
 /// K steps of Levenberg-Marquardt on ℓ_t(θ_t), for any layer and loss:
@@ -60,30 +59,16 @@ pub struct LevenbergMarquardt {
 serde_checked!(LevenbergMarquardt);
 
 /// Vectors of the length of the layer's own parameters, and two of θ_t's.
-#[derive(Debug)]
-struct Memory<T> {
+#[derive(Debug, Default)]
+struct Memory<V> {
     /// θ_t as accepted, and as tried.
-    accepted: Vec<T>,
-    trial: Vec<T>,
-    gradient: Vec<T>,
-    step: Vec<T>,
-    residual: Vec<T>,
-    direction: Vec<T>,
-    product: Vec<T>,
-}
-
-impl<T> Default for Memory<T> {
-    fn default() -> Self {
-        Self {
-            accepted: Vec::new(),
-            trial: Vec::new(),
-            gradient: Vec::new(),
-            step: Vec::new(),
-            residual: Vec::new(),
-            direction: Vec::new(),
-            product: Vec::new(),
-        }
-    }
+    accepted: V,
+    trial: V,
+    gradient: V,
+    step: V,
+    residual: V,
+    direction: V,
+    product: V,
 }
 
 /// What λ is at least after a rejected step, and at most.
@@ -132,7 +117,7 @@ impl LevenbergMarquardt {
     }
 }
 
-impl<T: Scalar> Memory<T> {
+impl<T: Scalar> Memory<Vec<T>> {
     fn start(&mut self, parameters: &[T], own: usize) {
         for whole in [&mut self.accepted, &mut self.trial] {
             whole.clear();
@@ -228,7 +213,7 @@ impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt {
         let [initial_damping, tolerance] = self.numbers()?;
         check_length("parameters", parameters, problem.parameters.len())?;
         let own = problem.own;
-        let (numbers, memory) = state.split::<Memory<T>>();
+        let (numbers, memory) = state.split::<Memory<Vec<T>>>();
         if !numbers.values.iter().map(Vec::len).eq([1]) {
             *numbers.values = vec![vec![initial_damping]];
         }

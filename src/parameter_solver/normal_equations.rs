@@ -3,8 +3,9 @@
 use crate::check::{check_finite, check_length, check_weights, in_scalar, share};
 use crate::error::{Error, Quantity};
 use crate::kernel::cholesky::{factor, solve_lower, solve_lower_transposed};
-use crate::kernel::{Matrix, Scalar, Write};
-use crate::kernel::{add_scaled, all_finite, row_sums, scale, scale_columns, total};
+use crate::kernel::{
+    Matrix, Scalar, Write, add_scaled, all_finite, row_sums, scale, scale_columns, total,
+};
 use crate::state::State;
 
 /// The normal equations of a linear least-squares problem with many outputs,
@@ -200,30 +201,18 @@ impl Shape {
 }
 
 /// What a solution works in; nothing of it counts afterwards.
-#[derive(Debug)]
-pub(super) struct Memory<T> {
+#[derive(Debug, Default)]
+pub(super) struct Memory<V> {
     /// w z of a batch.
-    weighted: Vec<T>,
+    weighted: V,
     /// The matrix of the equations, then its factor.
-    matrix: Vec<T>,
+    matrix: V,
     /// Its diagonal.
-    diagonal: Vec<T>,
+    diagonal: V,
     /// Where the matrix is nearest to singular.
-    direction: Vec<T>,
+    direction: V,
     /// One column per output.
-    solution: Vec<T>,
-}
-
-impl<T> Default for Memory<T> {
-    fn default() -> Self {
-        Self {
-            weighted: Vec::new(),
-            matrix: Vec::new(),
-            diagonal: Vec::new(),
-            direction: Vec::new(),
-            solution: Vec::new(),
-        }
-    }
+    solution: V,
 }
 
 /// The arithmetic of [`NormalEquations`], on sums that the caller keeps.
@@ -231,7 +220,7 @@ pub(super) struct Equations<'a, T> {
     shape: Shape,
     /// Σ w z zᵀ (d × d), Σ w z pᵀ (d × m), Σ w z and Σ w p (empty without a bias), and N.
     sums: &'a mut [Vec<T>],
-    memory: &'a mut Memory<T>,
+    memory: &'a mut Memory<Vec<T>>,
 }
 
 impl<'a, T: Scalar> Equations<'a, T> {
@@ -245,7 +234,7 @@ impl<'a, T: Scalar> Equations<'a, T> {
     pub(super) fn new(
         shape: Shape,
         sums: &'a mut Vec<Vec<T>>,
-        memory: &'a mut Memory<T>,
+        memory: &'a mut Memory<Vec<T>>,
     ) -> Result<Self, Error> {
         if !sums.iter().map(Vec::len).eq(shape.lengths()) {
             *sums = shape.zeros()?;
@@ -443,7 +432,7 @@ impl<'a, T: Scalar> Equations<'a, T> {
     }
 }
 
-impl<T: Scalar> Memory<T> {
+impl<T: Scalar> Memory<Vec<T>> {
     fn fit(&mut self, shape: Shape) -> Result<(), Error> {
         let side = shape.side();
         // What stands above the diagonal is never read.

@@ -89,16 +89,11 @@ impl<T: Scalar> Optimizer<T> for GradientDescent {
                     for (x, &g) in values.iter_mut().zip(gradient) {
                         *x -= rate * (mean * g);
                     }
-                } else if nesterov {
+                } else {
                     for ((x, &g), v) in values.iter_mut().zip(gradient).zip(state) {
                         let g = mean * g;
                         *v = momentum * *v + g;
-                        *x -= rate * (g + momentum * *v);
-                    }
-                } else {
-                    for ((x, &g), v) in values.iter_mut().zip(gradient).zip(state) {
-                        *v = momentum * *v + mean * g;
-                        *x -= rate * *v;
+                        *x -= rate * if nesterov { g + momentum * *v } else { *v };
                     }
                 }
             },

@@ -26,13 +26,8 @@ use crate::state::State;
 ///
 /// # Examples
 /// ```
-/// use layerwise::energy::Energy;
-/// use layerwise::{Circuit, DecoupledCircuit};
-/// use layerwise::decoupled::{Selection, TargetInit};
-/// use layerwise::layer::{Activation, Dense};
-/// use layerwise::loss::SoftmaxCrossEntropy;
 /// use layerwise::parameter_solver::LevenbergMarquardt;
-/// use nalgebra::DMatrix;
+/// use layerwise::prelude::*;
 ///
 /// let circuit = Circuit::<f64>::builder()
 ///     .layer(Dense::new(2, 3, Activation::Identity)?)
@@ -69,6 +64,14 @@ struct Memory<V> {
     residual: V,
     direction: V,
     product: V,
+}
+
+/// The problem at other parameters, whatever they are.
+fn at<'a, T: Scalar>(problem: &LocalProblem<'a, T>, parameters: &'a [T]) -> LocalProblem<'a, T> {
+    LocalProblem {
+        parameters,
+        ..*problem
+    }
 }
 
 /// What λ is at least after a rejected step, and at most.
@@ -160,10 +163,9 @@ impl<T: Scalar> Memory<Vec<T>> {
             if k == 0 {
                 let along = curvature / square;
                 let usable = along > T::zero() && along.is_finite();
-                damping *= if usable {
-                    along
-                } else {
-                    problem.weight * problem.total_weight()
+                damping *= match usable {
+                    true => along,
+                    false => problem.weight * problem.total_weight(),
                 };
             }
             add_scaled(&mut self.product, damping, &self.direction);
@@ -233,19 +235,16 @@ impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt {
             }
             // Taken out, so that the rest of the memory can be written beside it.
             let accepted = std::mem::take(&mut memory.accepted);
-            let at = LocalProblem {
-                parameters: &accepted,
-                ..*problem
-            };
+            let here = at(problem, &accepted);
             if moved {
-                let own = &workspace.d_parameters[..own];
-                memory.gradient.copy_from_slice(own);
+                let gradient = &workspace.d_parameters[..own];
+                memory.gradient.copy_from_slice(gradient);
             } else {
                 // The workspace is at the step that was taken back.
-                at.predict(workspace);
+                here.predict(workspace);
             }
             let solved = if all_finite(&memory.gradient) {
-                memory.solve(&at, workspace, *damping, self.iterations, tolerance)
+                memory.solve(&here, workspace, *damping, self.iterations, tolerance)
             } else {
                 Err(non_finite(Quantity::ParameterGradient, number))
             };
@@ -258,11 +257,8 @@ impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt {
             for ((to, &from), &step) in trial.zip(&memory.step) {
                 *to = from + step;
             }
-            let at = LocalProblem {
-                parameters: &memory.trial,
-                ..*problem
-            };
-            let tried = at.evaluate(Value, workspace).energy();
+            let there = at(problem, &memory.trial);
+            let tried = there.evaluate(Value, workspace).energy();
             report.steps += 1;
             // NaN is not lower.
             moved = tried < energy && all_finite(&memory.trial);
@@ -272,11 +268,7 @@ impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt {
                 *damping *= T::of(0.25);
                 memory.accepted.copy_from_slice(&memory.trial);
                 if number + 1 < self.steps {
-                    let at = LocalProblem {
-                        parameters: &memory.accepted,
-                        ..*problem
-                    };
-                    at.differentiate(Ask::PARAMETERS, workspace);
+                    at(problem, &memory.accepted).differentiate(Ask::PARAMETERS, workspace);
                 }
             } else {
                 let larger = (*damping * T::of(8.0)).max(T::of(LEAST_REJECTED));

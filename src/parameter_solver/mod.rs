@@ -159,12 +159,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
             problem.batch.training = true;
             let problem = problem.local(t);
             let mut workspace = problem.workspace();
-            solver.solve(
-                &mut solver.start(),
-                &problem,
-                &mut workspace,
-                &mut parameters,
-            )
+            let state = &mut solver.start();
+            solver.solve(state, &problem, &mut workspace, &mut parameters)
         })??;
         if !all_finite(&parameters) {
             return Err(Error::NonFinite {

@@ -311,29 +311,25 @@ impl<'a, T: Scalar> Equations<'a, T> {
                 operation: "solving normal equations",
             });
         }
-        let non_finite = |quantity| Error::NonFinite {
-            quantity,
-            layer,
-            step: 0,
+        let need = |finite: bool, quantity| match finite {
+            true => Ok(()),
+            false => Err(Error::NonFinite {
+                quantity,
+                layer,
+                step: 0,
+            }),
         };
-        if !self.sums.iter().all(|sum| all_finite(sum)) {
-            return Err(non_finite(Quantity::NormalEquations));
-        }
+        let of_sums = Quantity::NormalEquations;
+        need(self.sums.iter().all(|sum| all_finite(sum)), of_sums)?;
         self.memory.fit(self.shape)?;
         self.assemble(ridges, proximal, parameters);
-        if !all_finite(&self.memory.diagonal) {
-            return Err(non_finite(Quantity::NormalEquations));
-        }
+        need(all_finite(&self.memory.diagonal), of_sums)?;
         let factored = factor(&mut self.memory.matrix, side);
         self.check_pivots(what)?;
-        if !factored {
-            return Err(non_finite(Quantity::NormalEquations));
-        }
+        need(factored, of_sums)?;
         solve_lower(&self.memory.matrix, side, &mut self.memory.solution);
         solve_lower_transposed(&self.memory.matrix, side, &mut self.memory.solution);
-        if !all_finite(&self.memory.solution) {
-            return Err(non_finite(Quantity::Parameter));
-        }
+        need(all_finite(&self.memory.solution), Quantity::Parameter)?;
         for (j, column) in parameters.chunks_exact_mut(m).enumerate() {
             for (i, to) in column.iter_mut().enumerate() {
                 *to = self.memory.solution[i * side + j];
@@ -389,28 +385,18 @@ impl<'a, T: Scalar> Equations<'a, T> {
     fn check_pivots(&mut self, what: impl Fn() -> String) -> Result<(), Error> {
         let side = self.memory.diagonal.len();
         let pivot = |row: usize| {
-            let (root, diagonal) = (
-                self.memory.matrix[row * side + row],
-                self.memory.diagonal[row],
-            );
-            // Where the factorisation ended, the entry is not above 0.
+            let root = self.memory.matrix[row * side + row];
+            let diagonal = self.memory.diagonal[row];
+            // Where the factorisation ended, the entry is not above 0, and no later one is smaller.
             match root > T::zero() && diagonal > T::zero() {
                 true => root * root / diagonal,
                 false => T::zero(),
             }
         };
-        let mut smallest = (0, pivot(0));
-        for row in 1..side {
-            // Behind such an end nothing was factored.
-            if smallest.1.is_zero() {
-                break;
-            }
-            let own = pivot(row);
-            if own < smallest.1 {
-                smallest = (row, own);
-            }
-        }
-        let (row, mut curvature) = smallest;
+        let rows = (1..side).map(|row| (row, pivot(row)));
+        let (row, mut curvature) = rows.fold((0, pivot(0)), |smallest, own| {
+            if own.1 < smallest.1 { own } else { smallest }
+        });
         if curvature > T::zero() {
             self.memory.direction.fill(T::zero());
             self.memory.direction[row] = T::one();

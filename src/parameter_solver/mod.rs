@@ -5,7 +5,6 @@ mod levenberg_marquardt;
 mod normal_equations;
 
 use std::fmt::Debug;
-use std::sync::Arc;
 
 pub use least_squares::LeastSquares;
 pub use levenberg_marquardt::LevenbergMarquardt;
@@ -15,6 +14,7 @@ use crate::decoupled::{DecoupledCircuit, Selection};
 use crate::energy::{LocalProblem, LocalWorkspace};
 use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, all_finite};
+use crate::pointers::through_pointers;
 use crate::state::State;
 
 /// What a solver did.
@@ -110,32 +110,17 @@ pub trait ParameterSolver<T: Scalar>: Debug + Send + Sync {
     ) -> Result<ParameterReport, Error>;
 }
 
-macro_rules! forward {
-    ($($pointer:ty),*) => {$(
-        /// A solver behind a pointer is one.
-        impl<T: Scalar, S: ParameterSolver<T> + ?Sized> ParameterSolver<T> for $pointer {
-            fn check(&self, problem: &LocalProblem<'_, T>) -> Result<(), Error> {
-                (**self).check(problem)
-            }
-
-            fn start(&self) -> State<T> {
-                (**self).start()
-            }
-
-            fn solve(
-                &self,
-                state: &mut State<T>,
-                problem: &LocalProblem<'_, T>,
-                workspace: &mut LocalWorkspace<T>,
-                parameters: &mut [T],
-            ) -> Result<ParameterReport, Error> {
-                (**self).solve(state, problem, workspace, parameters)
-            }
-        }
-    )*};
-}
-
-forward!(&S, Box<S>, Arc<S>);
+through_pointers!(ParameterSolver {
+    fn check(&self, problem: &LocalProblem<'_, T>) -> Result<(), Error>;
+    fn start(&self) -> State<T>;
+    fn solve(
+        &self,
+        state: &mut State<T>,
+        problem: &LocalProblem<'_, T>,
+        workspace: &mut LocalWorkspace<T>,
+        parameters: &mut [T],
+    ) -> Result<ParameterReport, Error>;
+});
 
 impl<T: Scalar> DecoupledCircuit<T> {
     /// Moves θ_t by one call of `solver`, with a new state, on the selected examples; targets and all

@@ -53,10 +53,6 @@ impl<T: Scalar> Loss<T> for BinaryCrossEntropy {
         check_units(self, dim, target, probability, "from 0 to 1")
     }
 
-    fn free_target(&self) -> bool {
-        false
-    }
-
     over_units!(
         self,
         evaluate_functions(

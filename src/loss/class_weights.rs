@@ -71,10 +71,6 @@ impl<T: Scalar, L: Loss<T>> Loss<T> for ClassWeights<T, L> {
         check_distributions(self, dim, target)
     }
 
-    fn free_target(&self) -> bool {
-        false
-    }
-
     fn scratch(&self, dim: usize, batch: usize) -> usize {
         // What the inner loss gives in target and prediction.
         2 * dim * batch + self.loss.scratch(dim, batch)

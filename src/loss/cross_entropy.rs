@@ -84,10 +84,6 @@ impl<T: Scalar> Loss<T> for SoftmaxCrossEntropy {
         check_distributions(self, dim, target)
     }
 
-    fn free_target(&self) -> bool {
-        false
-    }
-
     fn scratch(&self, dim: usize, batch: usize) -> usize {
         dim * batch
     }

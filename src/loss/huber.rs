@@ -1,6 +1,8 @@
 //! Losses that grow linearly with large residuals.
 
-use super::units::{check_scalar, evaluate_residual, over_units, residual_curvature};
+use super::units::{
+    check_scalar, evaluate_residual, over_residuals, over_units, residual_curvature,
+};
 use super::{Loss, Pair};
 use crate::check::positive;
 use crate::error::Error;
@@ -57,15 +59,7 @@ impl<T: Scalar> Loss<T> for Huber {
         check_scalar::<T>("Huber::delta", self.delta)
     }
 
-    fn free_target(&self) -> bool {
-        true
-    }
-
-    over_units!(
-        self,
-        evaluate_residual(|j, r| self.unit(j, r)),
-        residual_curvature(|j, r| self.unit(j, r))
-    );
+    over_residuals!(self);
 
     fn curvature_bound(&self, _parameters: &[T]) -> Option<T> {
         Some(T::one())
@@ -121,15 +115,7 @@ impl<T: Scalar> Loss<T> for PseudoHuber {
         check_scalar::<T>("PseudoHuber::delta", self.delta)
     }
 
-    fn free_target(&self) -> bool {
-        true
-    }
-
-    over_units!(
-        self,
-        evaluate_residual(|j, r| self.unit(j, r)),
-        residual_curvature(|j, r| self.unit(j, r))
-    );
+    over_residuals!(self);
 
     fn curvature_bound(&self, _parameters: &[T]) -> Option<T> {
         Some(T::one())

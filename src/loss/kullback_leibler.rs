@@ -32,10 +32,6 @@ impl<T: Scalar> Loss<T> for KullbackLeibler {
         check_distributions(self, dim, target)
     }
 
-    fn free_target(&self) -> bool {
-        false
-    }
-
     fn scratch(&self, dim: usize, batch: usize) -> usize {
         Loss::<T>::scratch(&SoftmaxCrossEntropy, dim, batch)
     }

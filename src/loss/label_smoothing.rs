@@ -81,10 +81,6 @@ impl<T: Scalar, L: Loss<T>> Loss<T> for LabelSmoothing<L> {
         check_distributions(self, dim, target)
     }
 
-    fn free_target(&self) -> bool {
-        false
-    }
-
     fn scratch(&self, dim: usize, batch: usize) -> usize {
         // y′, and the gradient in it.
         2 * dim * batch + self.loss.scratch(dim, batch)

@@ -102,8 +102,10 @@ pub trait Loss<T: Scalar>: Debug + Send + Sync {
         Ok(())
     }
 
-    /// Whether the target may be trained, so that the loss can serve as L_h.
-    fn free_target(&self) -> bool;
+    /// Whether the target may be trained, so that the loss can serve as L_h; not by default.
+    fn free_target(&self) -> bool {
+        false
+    }
 
     /// Whether this is ½‖z − ẑ‖² itself: what holds for squared error alone is refused otherwise.
     fn is_squared_error(&self) -> bool {

@@ -38,10 +38,6 @@ impl<T: Scalar> Loss<T> for Poisson {
         check_units(self, dim, target, count, "at least 0 and finite")
     }
 
-    fn free_target(&self) -> bool {
-        false
-    }
-
     over_units!(
         self,
         evaluate_functions(

@@ -37,6 +37,23 @@ macro_rules! over_units {
 }
 pub(super) use over_units;
 
+/// Writes the same for a loss of residuals whose targets may be trained, with a method `unit` as
+/// [`evaluate_residual`] takes it.
+macro_rules! over_residuals {
+    ($self:ident) => {
+        fn free_target(&$self) -> bool {
+            true
+        }
+
+        over_units!(
+            $self,
+            evaluate_residual(|j, r| $self.unit(j, r)),
+            residual_curvature(|j, r| $self.unit(j, r))
+        );
+    };
+}
+pub(super) use over_residuals;
+
 /// Value and gradients of units that depend on r_j = z_j − ẑ_j alone: `unit(j, r_j)` is a unit's value
 /// with its first and second derivative.
 pub(super) fn evaluate_residual<T: Scalar>(

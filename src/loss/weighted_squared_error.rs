@@ -1,6 +1,8 @@
 //! Half the squared distance, with a weight for every unit.
 
-use super::units::{check_list, evaluate_residual, largest, over_units, residual_curvature};
+use super::units::{
+    check_list, evaluate_residual, largest, over_residuals, over_units, residual_curvature,
+};
 use super::{Loss, Pair};
 use crate::check::{check_length, not_negative};
 use crate::error::Error;
@@ -55,15 +57,7 @@ impl<T: Scalar> Loss<T> for WeightedSquaredError<T> {
         check_length("weights of a squared error", &self.weights, dim)
     }
 
-    fn free_target(&self) -> bool {
-        true
-    }
-
-    over_units!(
-        self,
-        evaluate_residual(|j, r| self.unit(j, r)),
-        residual_curvature(|j, r| self.unit(j, r))
-    );
+    over_residuals!(self);
 
     fn curvature_bound(&self, _parameters: &[T]) -> Option<T> {
         Some(largest(&self.weights))

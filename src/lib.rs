@@ -92,6 +92,7 @@ pub mod loss;
 pub mod objective;
 pub mod optimizer;
 pub mod parameter_solver;
+mod pointers;
 pub mod prelude;
 pub mod presets;
 pub mod regularizer;

@@ -2,8 +2,7 @@
 
 use crate::check::{not_negative, serde_checked};
 use crate::error::Error;
-use crate::kernel::Scalar;
-use crate::kernel::{add_scaled, dot, total_magnitude};
+use crate::kernel::{Scalar, add_scaled, dot, total_magnitude};
 
 /// The elastic net R(x) = λ₁ Σ_j |x_j| + ½ λ₂ Σ_j x_j² (Zou & Hastie 2005); L1 and L2 are its ends.
 ///

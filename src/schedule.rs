@@ -57,16 +57,10 @@ impl Default for Schedule {
 
 impl Schedule {
     /// The factor 1. The default.
-    pub const CONSTANT: Self = Self {
-        shape: Shape::Constant,
-        warm_up: 0,
-    };
+    pub const CONSTANT: Self = Self::of(Shape::Constant);
 
     /// [`Schedule::linear`] to 0.
-    pub(crate) const TO_ZERO: Self = Self {
-        shape: Shape::Linear { end: 0.0 },
-        warm_up: 0,
-    };
+    pub(crate) const TO_ZERO: Self = Self::of(Shape::Linear { end: 0.0 });
 
     /// A half cosine from 1 down to r = `end`.
     ///
@@ -103,13 +97,11 @@ impl Schedule {
     /// A linear warm-up of `steps` steps in front: visits (batches) of a phase, not epochs. A
     /// phase of fewer visits ends below the factor 1.
     pub fn with_warm_up(self, steps: u64) -> Self {
-        Self {
-            warm_up: steps,
-            ..self
-        }
+        let warm_up = steps;
+        Self { warm_up, ..self }
     }
 
-    fn of(shape: Shape) -> Self {
+    const fn of(shape: Shape) -> Self {
         Self { shape, warm_up: 0 }
     }
 

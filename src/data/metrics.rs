@@ -6,7 +6,8 @@
 
 use nalgebra::DMatrix;
 
-use crate::check::{check_finite, option};
+use super::check_examples;
+use crate::check::{check_finite, check_length, option};
 use crate::error::{Error, Quantity};
 use crate::kernel::Scalar;
 
@@ -19,18 +20,16 @@ use crate::kernel::Scalar;
 ///
 /// # Examples
 /// ```
-/// use layerwise::data::metrics;
-/// use layerwise::nalgebra::DMatrix;
+/// use layerwise::prelude::*;
 ///
 /// let targets = metrics::one_hot::<f64>(&[2, 0], 3)?;
 /// assert_eq!(targets, DMatrix::from_row_slice(3, 2, &[0.0, 1.0, 0.0, 0.0, 1.0, 0.0]));
 /// # Ok::<(), layerwise::Error>(())
 /// ```
 pub fn one_hot<T: Scalar>(labels: &[usize], classes: usize) -> Result<DMatrix<T>, Error> {
+    let what = "number of classes";
     if classes == 0 {
-        return Err(Error::ZeroDimension {
-            what: "number of classes",
-        });
+        return Err(Error::ZeroDimension { what });
     }
     check_classes(labels, classes)?;
     let mut targets = filled("one-hot targets", classes, labels.len(), T::zero())?;
@@ -48,8 +47,7 @@ pub fn one_hot<T: Scalar>(labels: &[usize], classes: usize) -> Result<DMatrix<T>
 ///
 /// # Examples
 /// ```
-/// use layerwise::data::metrics;
-/// use layerwise::nalgebra::DMatrix;
+/// use layerwise::prelude::*;
 ///
 /// let outputs = DMatrix::from_row_slice(3, 2, &[0.1, 3.0, 0.7, 3.0, 0.2, -1.0]);
 /// assert_eq!(metrics::labels(&outputs), [1, 0]);
@@ -78,8 +76,7 @@ pub fn labels<T: Scalar>(outputs: &DMatrix<T>) -> Vec<usize> {
 ///
 /// # Examples
 /// ```
-/// use layerwise::data::metrics;
-/// use layerwise::nalgebra::DMatrix;
+/// use layerwise::prelude::*;
 ///
 /// let outputs = DMatrix::from_row_slice(2, 3, &[0.9, 0.4, 0.2, 0.1, 0.6, 0.8]);
 /// assert_eq!(metrics::accuracy(&[0, 1, 0], &outputs)?, 2.0 / 3.0);
@@ -88,10 +85,8 @@ pub fn labels<T: Scalar>(outputs: &DMatrix<T>) -> Vec<usize> {
 pub fn accuracy<T: Scalar>(labels: &[usize], outputs: &DMatrix<T>) -> Result<f64, Error> {
     check_classification("an accuracy", labels, outputs)?;
     let found = self::labels(outputs);
-    let right = labels
-        .iter()
-        .zip(found)
-        .filter(|(own, found)| *own == found);
+    let pairs = labels.iter().zip(found);
+    let right = pairs.filter(|(own, found)| *own == found);
     Ok(right.count() as f64 / labels.len() as f64)
 }
 
@@ -106,8 +101,7 @@ pub fn accuracy<T: Scalar>(labels: &[usize], outputs: &DMatrix<T>) -> Result<f64
 ///
 /// # Examples
 /// ```
-/// use layerwise::data::metrics;
-/// use layerwise::nalgebra::DMatrix;
+/// use layerwise::prelude::*;
 ///
 /// let outputs = DMatrix::from_row_slice(3, 2, &[0.7, 0.5, 0.2, 0.3, 0.1, 0.2]);
 /// assert_eq!(metrics::top_k_accuracy(&[1, 2], &outputs, 1)?, 0.0);
@@ -126,10 +120,8 @@ pub fn top_k_accuracy<T: Scalar>(
     let columns = labels.iter().zip(outputs.column_iter());
     let right = columns.filter(|&(&class, column)| {
         let own = column[class];
-        let before = column
-            .iter()
-            .enumerate()
-            .filter(|&(row, &output)| output > own || (output == own && row < class));
+        let ranked = column.iter().enumerate();
+        let before = ranked.filter(|&(row, &y)| y > own || (y == own && row < class));
         before.count() < k
     });
     Ok(right.count() as f64 / labels.len() as f64)
@@ -146,8 +138,7 @@ pub fn top_k_accuracy<T: Scalar>(
 ///
 /// # Examples
 /// ```
-/// use layerwise::data::metrics;
-/// use layerwise::nalgebra::DMatrix;
+/// use layerwise::prelude::*;
 ///
 /// let outputs = DMatrix::from_row_slice(2, 3, &[0.9, 0.4, 0.2, 0.1, 0.6, 0.8]);
 /// let counts = metrics::confusion(&[0, 1, 0], &outputs)?;
@@ -178,8 +169,7 @@ pub fn confusion<T: Scalar>(
 ///
 /// # Examples
 /// ```
-/// use layerwise::data::metrics;
-/// use layerwise::nalgebra::DMatrix;
+/// use layerwise::prelude::*;
 ///
 /// let targets = DMatrix::from_row_slice(1, 2, &[1.0, 2.0]);
 /// let outputs = DMatrix::from_row_slice(1, 2, &[4.0, 6.0]);
@@ -189,10 +179,8 @@ pub fn confusion<T: Scalar>(
 pub fn rmse<T: Scalar>(targets: &DMatrix<T>, outputs: &DMatrix<T>) -> Result<f64, Error> {
     check_regression("a root mean square error", targets, outputs)?;
     let pairs = targets.iter().zip(outputs.iter());
-    let squares: f64 = pairs
-        .map(|(y, output)| (y.as_f64() - output.as_f64()).powi(2))
-        .sum();
-    Ok((squares / targets.len() as f64).sqrt())
+    let squares = pairs.map(|(y, output)| (y.as_f64() - output.as_f64()).powi(2));
+    Ok((squares.sum::<f64>() / targets.len() as f64).sqrt())
 }
 
 /// Coefficient of determination of every row r, at most 1:
@@ -208,8 +196,7 @@ pub fn rmse<T: Scalar>(targets: &DMatrix<T>, outputs: &DMatrix<T>) -> Result<f64
 ///
 /// # Examples
 /// ```
-/// use layerwise::data::metrics;
-/// use layerwise::nalgebra::DMatrix;
+/// use layerwise::prelude::*;
 ///
 /// let targets = DMatrix::from_row_slice(2, 3, &[1.0, 2.0, 3.0, 5.0, 5.0, 5.0]);
 /// let outputs = DMatrix::from_row_slice(2, 3, &[1.0, 2.0, 4.0, 5.0, 5.0, 6.0]);
@@ -231,17 +218,14 @@ pub fn r_squared<T: Scalar>(targets: &DMatrix<T>, outputs: &DMatrix<T>) -> Resul
             let n = targets.len();
             let mean = (0..n).map(target).sum::<f64>() / n as f64;
             let total: f64 = (0..n).map(|i| (target(i) - mean).powi(2)).sum();
-            let residual: f64 = (0..n)
-                .map(|i| (target(i) - outputs[i].as_f64() / largest).powi(2))
-                .sum();
+            let gaps = (0..n).map(|i| target(i) - outputs[i].as_f64() / largest);
+            let residual: f64 = gaps.map(|gap| gap.powi(2)).sum();
             // A rounded mean gives equal targets a tiny variance.
             let constant = targets.iter().all(|&y| y == targets[0]);
-            if residual == 0.0 {
-                1.0
-            } else if constant {
-                0.0
-            } else {
-                1.0 - residual / total
+            match (residual == 0.0, constant) {
+                (true, _) => 1.0,
+                (false, true) => 0.0,
+                (false, false) => 1.0 - residual / total,
             }
         })
         .collect())
@@ -253,16 +237,8 @@ fn check_classification<T: Scalar>(
     outputs: &DMatrix<T>,
 ) -> Result<(), Error> {
     let (classes, n) = outputs.shape();
-    if labels.len() != n {
-        return Err(Error::Length {
-            what: "labels".into(),
-            expected: n,
-            found: labels.len(),
-        });
-    }
-    if n == 0 {
-        return Err(Error::NoExamples { operation });
-    }
+    check_length("labels", labels, n)?;
+    check_examples(n, operation)?;
     check_classes(labels, classes)?;
     check_finite(Quantity::MetricOutput, 0, classes, outputs.as_slice())
 }
@@ -290,14 +266,11 @@ fn check_regression<T: Scalar>(
             found: outputs.shape(),
         });
     }
+    let what = "dimension of the targets";
     if targets.nrows() == 0 {
-        return Err(Error::ZeroDimension {
-            what: "dimension of the targets",
-        });
+        return Err(Error::ZeroDimension { what });
     }
-    if targets.ncols() == 0 {
-        return Err(Error::NoExamples { operation });
-    }
+    check_examples(targets.ncols(), operation)?;
     let rows = targets.nrows();
     check_finite(Quantity::MetricTarget, 0, rows, targets.as_slice())?;
     check_finite(Quantity::MetricOutput, 0, rows, outputs.as_slice())
@@ -313,13 +286,12 @@ fn filled<N: nalgebra::Scalar>(
     let mut values = Vec::new();
     // No list is as long as usize::MAX, which stands for a product beyond it.
     let count = rows.saturating_mul(columns);
-    values
-        .try_reserve_exact(count)
-        .map_err(|_| Error::TooLarge {
-            what,
-            rows,
-            columns,
-        })?;
+    let reserved = values.try_reserve_exact(count);
+    reserved.map_err(|_| Error::TooLarge {
+        what,
+        rows,
+        columns,
+    })?;
     values.resize(count, value);
     Ok(DMatrix::from_vec(rows, columns, values))
 }

@@ -6,3 +6,13 @@ mod standardizer;
 
 pub use split::Split;
 pub use standardizer::Standardizer;
+
+use crate::error::Error;
+
+/// Refuses an `operation` on no examples.
+fn check_examples(count: usize, operation: &'static str) -> Result<(), Error> {
+    match count {
+        0 => Err(Error::NoExamples { operation }),
+        _ => Ok(()),
+    }
+}

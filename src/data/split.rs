@@ -3,6 +3,7 @@
 use rand::rngs::ChaCha8Rng;
 use rand::seq::SliceRandom;
 
+use super::check_examples;
 use crate::check::option;
 use crate::error::Error;
 use crate::init::{Purpose, generator};
@@ -15,8 +16,7 @@ use crate::init::{Purpose, generator};
 ///
 /// # Examples
 /// ```
-/// use layerwise::data::Split;
-/// use layerwise::nalgebra::DMatrix;
+/// use layerwise::prelude::*;
 ///
 /// let x = DMatrix::from_fn(3, 10, |i, j| (i + j) as f64);
 /// let split = Split::shuffled(x.ncols(), 2, 0)?;
@@ -51,7 +51,7 @@ impl Split {
     /// # Ok::<(), layerwise::Error>(())
     /// ```
     pub fn shuffled(count: usize, test_count: usize, seed: u64) -> Result<Self, Error> {
-        check_count(count)?;
+        check_examples(count, "a split")?;
         let fits = (1..count).contains(&test_count);
         let allowed = "at least 1 and below the number of examples";
         option("test_count", test_count as f64, fits, allowed)?;
@@ -80,7 +80,7 @@ impl Split {
     /// # Ok::<(), layerwise::Error>(())
     /// ```
     pub fn stratified(labels: &[usize], test_fraction: f64, seed: u64) -> Result<Self, Error> {
-        check_count(labels.len())?;
+        check_examples(labels.len(), "a split")?;
         // Casts saturate, and NaN becomes 0: every fraction outside (0, 1) leaves a side empty.
         let share = |count: usize| (test_fraction * count as f64).round() as usize;
         let test_count = share(labels.len());
@@ -94,11 +94,8 @@ impl Split {
         // integer; inside a class the order is random.
         let (mut train, mut test) = (Vec::new(), Vec::new());
         for (passed, column) in columns.into_iter().enumerate() {
-            if share(passed + 1) > share(passed) {
-                test.push(column);
-            } else {
-                train.push(column);
-            }
+            let reached = share(passed + 1) > share(passed);
+            if reached { &mut test } else { &mut train }.push(column);
         }
         train.shuffle(&mut rng);
         test.shuffle(&mut rng);
@@ -153,7 +150,7 @@ impl Split {
     /// # Ok::<(), layerwise::Error>(())
     /// ```
     pub fn folds(count: usize, k: usize, seed: u64) -> Result<Vec<Self>, Error> {
-        check_count(count)?;
+        check_examples(count, "a split")?;
         let allowed = "at least 2 and at most the number of examples";
         option("k", k as f64, (2..=count).contains(&k), allowed)?;
         let columns = permutation(count, &mut draws(seed))?;
@@ -196,13 +193,4 @@ fn list<A>(count: usize) -> Result<Vec<A>, Error> {
             columns: 1,
         }),
     }
-}
-
-fn check_count(count: usize) -> Result<(), Error> {
-    if count == 0 {
-        return Err(Error::NoExamples {
-            operation: "a split",
-        });
-    }
-    Ok(())
 }

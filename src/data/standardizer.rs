@@ -2,7 +2,8 @@
 
 use nalgebra::{DMatrix, DVector};
 
-use crate::check::check_finite;
+use super::check_examples;
+use crate::check::{check_finite, check_rows};
 use crate::error::{Error, Quantity};
 use crate::kernel::Scalar;
 
@@ -16,8 +17,7 @@ use crate::kernel::Scalar;
 ///
 /// # Examples
 /// ```
-/// use layerwise::data::Standardizer;
-/// use layerwise::nalgebra::DMatrix;
+/// use layerwise::prelude::*;
 ///
 /// let train = DMatrix::from_row_slice(2, 2, &[1.0, 3.0, 7.0, 7.0]);
 /// let standardizer = Standardizer::fit(&train)?;
@@ -43,8 +43,7 @@ impl<T: Scalar> Standardizer<T> {
     ///
     /// # Examples
     /// ```
-    /// use layerwise::data::Standardizer;
-    /// use layerwise::nalgebra::DMatrix;
+    /// use layerwise::prelude::*;
     ///
     /// let train = DMatrix::from_row_slice(2, 2, &[1.0, 3.0, 0.0, 4.0]);
     /// let standardizer = Standardizer::fit(&train)?;
@@ -53,7 +52,8 @@ impl<T: Scalar> Standardizer<T> {
     /// # Ok::<(), layerwise::Error>(())
     /// ```
     pub fn fit(values: &DMatrix<T>) -> Result<Self, Error> {
-        check(values)?;
+        check_examples(values.ncols(), "fitting a standardizer")?;
+        check_finite(Quantity::Input, 0, values.nrows(), values.as_slice())?;
         Ok(Self::fit_finite(values))
     }
 
@@ -65,8 +65,7 @@ impl<T: Scalar> Standardizer<T> {
     ///
     /// # Examples
     /// ```
-    /// use layerwise::data::Standardizer;
-    /// use layerwise::nalgebra::DMatrix;
+    /// use layerwise::prelude::*;
     ///
     /// let pixels = DMatrix::from_row_slice(2, 2, &[0.0, 4.0, 7.0, 7.0]);
     /// let centred = Standardizer::fit_mean_only(&pixels)?.transform(&pixels)?;
@@ -101,9 +100,8 @@ impl<T: Scalar> Standardizer<T> {
         let (mut mean, mut deviation, mut factor) = (Vec::new(), Vec::new(), Vec::new());
         for row in values.row_iter() {
             // Sums of the largest numbers would overflow; a power of 2 changes no other bit.
-            let top = row
-                .iter()
-                .fold(0.0, |top: f64, v| top.max(v.as_f64().abs()));
+            let sizes = row.iter().map(|v| v.as_f64().abs());
+            let top = sizes.fold(0.0, f64::max);
             let unit = if top > 1e150 { 2f64.powi(600) } else { 1.0 };
             let scaled = || row.iter().map(|v| v.as_f64() / unit);
             let own = scaled().sum::<f64>() / n;
@@ -132,8 +130,7 @@ impl<T: Scalar> Standardizer<T> {
     ///
     /// # Examples
     /// ```
-    /// use layerwise::data::Standardizer;
-    /// use layerwise::nalgebra::DMatrix;
+    /// use layerwise::prelude::*;
     ///
     /// let standardizer = Standardizer::fit(&DMatrix::from_row_slice(1, 2, &[1.0, 3.0]))?;
     /// let standardised = standardizer.transform(&DMatrix::from_row_slice(1, 2, &[2.0, 5.0]))?;
@@ -163,8 +160,7 @@ impl<T: Scalar> Standardizer<T> {
     ///
     /// # Examples
     /// ```
-    /// use layerwise::data::Standardizer;
-    /// use layerwise::nalgebra::DMatrix;
+    /// use layerwise::prelude::*;
     ///
     /// let train = DMatrix::from_row_slice(2, 2, &[1.0, 3.0, 7.0, 7.0]);
     /// let standardised = DMatrix::from_row_slice(2, 2, &[0.0, 3.0, 0.0, 1.0]);
@@ -194,22 +190,8 @@ impl<T: Scalar> Standardizer<T> {
     }
 
     fn check_rows(&self, values: &DMatrix<T>) -> Result<(), Error> {
-        if values.nrows() != self.mean.len() {
-            return Err(Error::Shape {
-                what: "values to standardise".into(),
-                expected: (self.mean.len(), values.ncols()),
-                found: values.shape(),
-            });
-        }
-        check_finite(Quantity::Input, 0, values.nrows(), values.as_slice())
+        let (rows, columns) = (self.mean.len(), values.ncols());
+        check_rows("values to standardise", values, rows, columns)?;
+        check_finite(Quantity::Input, 0, rows, values.as_slice())
     }
-}
-
-fn check<T: Scalar>(values: &DMatrix<T>) -> Result<(), Error> {
-    if values.ncols() == 0 {
-        return Err(Error::NoExamples {
-            operation: "fitting a standardizer",
-        });
-    }
-    check_finite(Quantity::Input, 0, values.nrows(), values.as_slice())
 }

@@ -1,6 +1,6 @@
 //! Cross entropy of independent yes-or-no units, on logits.
 
-use super::units::{check_units, evaluate_functions, prediction_curvature};
+use super::units::{check_units, evaluate_functions, over_units, prediction_curvature};
 use super::{Loss, Pair};
 use crate::error::Error;
 use crate::kernel::{Scalar, Write};
@@ -17,9 +17,8 @@ use crate::layer::Activation;
 ///
 /// # Examples
 /// ```
-/// use layerwise::Loss;
 /// use layerwise::kernel::Write;
-/// use layerwise::loss::{BinaryCrossEntropy, Pair};
+/// use layerwise::loss::{BinaryCrossEntropy, Loss, Pair};
 ///
 /// let at = Pair::new(2, &[1.0_f64, 0.0], &[40.0, -1000.0]);
 /// let mut value = [0.0];
@@ -54,46 +53,16 @@ impl<T: Scalar> Loss<T> for BinaryCrossEntropy {
         check_units(self, dim, target, probability, "from 0 to 1")
     }
 
-    fn free_target(&self) -> bool {
-        false
-    }
-
-    fn scratch(&self, _dim: usize, _batch: usize) -> usize {
-        0
-    }
-
-    fn evaluate(
-        &self,
-        at: &Pair<'_, T>,
-        values: &mut [T],
-        d_target: Write<'_, T>,
-        d_prediction: Write<'_, T>,
-        _work: &mut [T],
-    ) {
-        let one = T::one();
+    over_units!(
+        self,
         evaluate_functions(
-            at,
-            values,
-            d_target,
-            d_prediction,
             functions,
-            |y, _, [up, down, ..]| y * down + (one - y) * up,
+            |y, _, [up, down, ..]| y * down + (T::one() - y) * up,
             // σ(x) − y, whose difference would lose the digits of a probability near 1.
-            |y, [_, _, on, off]| (one - y) * on - y * off,
-        );
-    }
-
-    fn curvature(
-        &self,
-        at: &Pair<'_, T>,
-        _v_target: Option<&[T]>,
-        v_prediction: Option<&[T]>,
-        out_target: Write<'_, T>,
-        out_prediction: Write<'_, T>,
-        _work: &mut [T],
-    ) {
-        prediction_curvature(at, v_prediction, out_target, out_prediction, variance);
-    }
+            |y, [_, _, on, off]| (T::one() - y) * on - y * off
+        ),
+        prediction_curvature(variance)
+    );
 
     fn curvature_bound(&self, _parameters: &[T]) -> Option<T> {
         Some(T::of(0.25))

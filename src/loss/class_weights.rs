@@ -1,9 +1,9 @@
 //! A loss that counts some classes more than others.
 
 use super::cross_entropy::{SUM_TOLERANCE, check_distributions};
-use super::units::{check_fit, check_list, largest};
+use super::units::{check_list, inner, largest};
 use super::{Loss, Pair};
-use crate::check::not_negative;
+use crate::check::{check_length, not_negative};
 use crate::error::Error;
 use crate::kernel::{Scalar, Write};
 use crate::layer::ParameterGroup;
@@ -21,9 +21,8 @@ use crate::layer::ParameterGroup;
 ///
 /// # Examples
 /// ```
-/// use layerwise::Loss;
 /// use layerwise::kernel::Write;
-/// use layerwise::loss::{ClassWeights, Pair, SoftmaxCrossEntropy};
+/// use layerwise::loss::{ClassWeights, Loss, Pair, SoftmaxCrossEntropy};
 ///
 /// let loss = ClassWeights::new(vec![1.0_f64, 8.0], SoftmaxCrossEntropy)?;
 /// let at = Pair::new(2, &[1.0, 0.0, 0.0, 1.0], &[0.0; 4]);
@@ -67,13 +66,9 @@ impl<T: Scalar, L: Loss<T>> Loss<T> for ClassWeights<T, L> {
     }
 
     fn check_target(&self, dim: usize, target: &[T]) -> Result<(), Error> {
-        check_fit("class weights", &self.weights, dim)?;
+        check_length("class weights", &self.weights, dim)?;
         self.loss.check_target(dim, target)?;
         check_distributions(self, dim, target)
-    }
-
-    fn free_target(&self) -> bool {
-        false
     }
 
     fn scratch(&self, dim: usize, batch: usize) -> usize {
@@ -89,21 +84,18 @@ impl<T: Scalar, L: Loss<T>> Loss<T> for ClassWeights<T, L> {
         mut d_prediction: Write<'_, T>,
         work: &mut [T],
     ) {
-        let (in_target, rest) = work.split_at_mut(at.target.len());
-        let (in_prediction, rest) = rest.split_at_mut(at.target.len());
-        let wanted_target = Write::set((!d_target.is_skip()).then_some(&mut *in_target));
-        let wanted = Write::set((!d_prediction.is_skip()).then_some(&mut *in_prediction));
-        self.loss.evaluate(at, values, wanted_target, wanted, rest);
+        let (z, rest) = work.split_at_mut(at.target.len());
+        let (p, rest) = rest.split_at_mut(at.target.len());
+        let (to_z, to_p) = (inner(&d_target, z), inner(&d_prediction, p));
+        self.loss.evaluate(at, values, to_z, to_p, rest);
         for (i, value) in values.iter_mut().enumerate() {
             let column = i * at.dim..(i + 1) * at.dim;
             let factor = self.factor(&at.target[column.clone()]);
-            let inner = *value;
-            let (dz, dp) = (&in_target[column.clone()], &in_prediction[column.clone()]);
-            d_target
-                .part(column.clone())
-                .each(|j| factor * dz[j] + inner * self.weights[j]);
-            d_prediction.part(column).each(|j| factor * dp[j]);
-            *value = factor * inner;
+            let (z, p) = (&z[column.clone()], &p[column.clone()]);
+            let of_target = d_target.part(column.clone());
+            of_target.each(|j| factor * z[j] + *value * self.weights[j]);
+            d_prediction.part(column).each(|j| factor * p[j]);
+            *value *= factor;
         }
     }
 
@@ -132,16 +124,15 @@ impl<T: Scalar, L: Loss<T>> Loss<T> for ClassWeights<T, L> {
         mut out_prediction: Write<'_, T>,
         work: &mut [T],
     ) {
-        let (in_target, rest) = work.split_at_mut(at.target.len());
-        let (in_prediction, rest) = rest.split_at_mut(at.target.len());
-        let wanted_target = Write::set((!out_target.is_skip()).then_some(&mut *in_target));
-        let wanted = Write::set((!out_prediction.is_skip()).then_some(&mut *in_prediction));
+        let (z, rest) = work.split_at_mut(at.target.len());
+        let (p, rest) = rest.split_at_mut(at.target.len());
+        let (to_z, to_p) = (inner(&out_target, z), inner(&out_prediction, p));
         self.loss
-            .curvature(at, v_target, v_prediction, wanted_target, wanted, rest);
+            .curvature(at, v_target, v_prediction, to_z, to_p, rest);
         for (i, y) in at.target.chunks_exact(at.dim).enumerate() {
             let column = i * at.dim..(i + 1) * at.dim;
             let factor = self.factor(y);
-            let (z, p) = (&in_target[column.clone()], &in_prediction[column.clone()]);
+            let (z, p) = (&z[column.clone()], &p[column.clone()]);
             out_target.part(column.clone()).each(|j| factor * z[j]);
             out_prediction.part(column).each(|j| factor * p[j]);
         }

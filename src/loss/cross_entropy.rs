@@ -2,10 +2,10 @@
 
 use std::fmt::Debug;
 
+use super::units::in_prediction;
 use super::{Loss, Pair};
 use crate::error::Error;
-use crate::kernel::{Scalar, Write};
-use crate::kernel::{map_pairs, place_of_largest, sum, sum_of_pairs, vectorise};
+use crate::kernel::{Scalar, Write, map_pairs, place_of_largest, sum, sum_of_pairs, vectorise};
 
 /// L(y, x) = −Σ_j y_j ln p_j with p = softmax(x), x the prediction (logits), y a distribution.
 ///
@@ -17,9 +17,8 @@ use crate::kernel::{map_pairs, place_of_largest, sum, sum_of_pairs, vectorise};
 ///
 /// # Examples
 /// ```
-/// use layerwise::Loss;
 /// use layerwise::kernel::Write;
-/// use layerwise::loss::{Pair, SoftmaxCrossEntropy};
+/// use layerwise::loss::{Loss, Pair, SoftmaxCrossEntropy};
 ///
 /// let at = Pair::new(2, &[1.0_f64, 0.0], &[1000.0, 1000.0]);
 /// let (mut value, mut work) = ([0.0], [0.0; 2]);
@@ -85,10 +84,6 @@ impl<T: Scalar> Loss<T> for SoftmaxCrossEntropy {
         check_distributions(self, dim, target)
     }
 
-    fn free_target(&self) -> bool {
-        false
-    }
-
     fn scratch(&self, dim: usize, batch: usize) -> usize {
         dim * batch
     }
@@ -143,16 +138,10 @@ impl<T: Scalar> Loss<T> for SoftmaxCrossEntropy {
         mut out_prediction: Write<'_, T>,
         work: &mut [T],
     ) {
-        // The target's block is zero, and does not couple.
-        let _ = v_target;
-        out_target.each(|_| T::zero());
-        let Some(v) = v_prediction else {
-            out_prediction.each(|_| T::zero());
+        let v = [v_target, v_prediction];
+        let Some(v) = in_prediction(v, out_target, &mut out_prediction) else {
             return;
         };
-        if out_prediction.is_skip() {
-            return;
-        }
         let (d, target) = (at.dim, at.target);
         let exponentials = shifted_exponentials(at, work);
         vectorise(

@@ -1,8 +1,8 @@
 //! Squared error weighed by precision, given or learned.
 
-use super::units::{check_fit, check_list, evaluate_residual, largest, residual_curvature};
+use super::units::{check_list, evaluate_residual, largest, residual_curvature};
 use super::{Loss, Pair};
-use crate::check::{not_negative, positive};
+use crate::check::{check_length, not_negative, positive};
 use crate::error::Error;
 use crate::kernel::{Scalar, Write};
 use crate::layer::ParameterGroup;
@@ -29,9 +29,8 @@ use crate::layer::ParameterGroup;
 ///
 /// # Examples
 /// ```
-/// use layerwise::Loss;
 /// use layerwise::kernel::Write;
-/// use layerwise::loss::{Gaussian, Pair};
+/// use layerwise::loss::{Gaussian, Loss, Pair};
 ///
 /// let loss = Gaussian::new(vec![4.0_f64, 1.0])?;
 /// let at = Pair::new(2, &[1.0, 2.0], &[0.0, 0.0]);
@@ -72,6 +71,14 @@ struct InUse<'a, T> {
     precision: &'a [T],
     log_precision: &'a [T],
     floor: T,
+}
+
+impl<T: Scalar> InUse<'_, T> {
+    fn unit(&self, j: usize, r: T) -> [T; 3] {
+        let (precision, log) = (of_unit(self.precision, j), of_unit(self.log_precision, j));
+        let value = T::of(0.5) * (precision * (r * r + self.floor) - log);
+        [value, precision * r, precision]
+    }
 }
 
 impl<T: Scalar> Gaussian<T> {
@@ -175,7 +182,7 @@ impl<T: Scalar> Loss<T> for Gaussian<T> {
     fn check_target(&self, dim: usize, _target: &[T]) -> Result<(), Error> {
         match &self.precision {
             Precision::Given { values, .. } if values.len() > 1 => {
-                check_fit("precisions of a Gaussian loss", values, dim)
+                check_length("precisions of a Gaussian loss", values, dim)
             }
             _ => Ok(()),
         }
@@ -198,19 +205,8 @@ impl<T: Scalar> Loss<T> for Gaussian<T> {
         d_prediction: Write<'_, T>,
         work: &mut [T],
     ) {
-        let half = T::of(0.5);
         let now = self.in_use(at.parameters, work);
-        evaluate_residual(
-            at,
-            values,
-            d_target,
-            d_prediction,
-            |j, r| {
-                let variance = r * r + now.floor;
-                half * (of_unit(now.precision, j) * variance - of_unit(now.log_precision, j))
-            },
-            |j, r| of_unit(now.precision, j) * r,
-        );
+        evaluate_residual(at, values, d_target, d_prediction, |j, r| now.unit(j, r));
     }
 
     fn parameter_gradient(
@@ -250,15 +246,8 @@ impl<T: Scalar> Loss<T> for Gaussian<T> {
         work: &mut [T],
     ) {
         let now = self.in_use(at.parameters, work);
-        let second = |j: usize, _| of_unit(now.precision, j);
-        residual_curvature(
-            at,
-            v_target,
-            v_prediction,
-            out_target,
-            out_prediction,
-            second,
-        );
+        let v = [v_target, v_prediction];
+        residual_curvature(at, v, out_target, out_prediction, |j, r| now.unit(j, r));
     }
 
     fn curvature_bound(&self, parameters: &[T]) -> Option<T> {

@@ -1,6 +1,8 @@
 //! Losses that grow linearly with large residuals.
 
-use super::units::{check_scalar, evaluate_residual, residual_curvature};
+use super::units::{
+    check_scalar, evaluate_residual, over_residuals, over_units, residual_curvature,
+};
 use super::{Loss, Pair};
 use crate::check::positive;
 use crate::error::Error;
@@ -15,9 +17,8 @@ use crate::kernel::{Scalar, Write};
 ///
 /// # Examples
 /// ```
-/// use layerwise::Loss;
 /// use layerwise::kernel::Write;
-/// use layerwise::loss::{Huber, Pair};
+/// use layerwise::loss::{Huber, Loss, Pair};
 ///
 /// let at = Pair::new(2, &[0.5, 3.0], &[0.0, 0.0]);
 /// let (mut value, mut gradient) = ([0.0], [0.0; 2]);
@@ -39,6 +40,18 @@ impl Huber {
         positive("Huber::delta", delta)?;
         Ok(Self { delta })
     }
+
+    fn unit<T: Scalar>(&self, _j: usize, r: T) -> [T; 3] {
+        let (half, delta) = (T::of(0.5), T::of(self.delta));
+        if r.abs() <= delta {
+            return [half * r * r, r, T::one()];
+        }
+        [
+            delta * (r.abs() - half * delta),
+            r.clamp(-delta, delta),
+            T::zero(),
+        ]
+    }
 }
 
 impl<T: Scalar> Loss<T> for Huber {
@@ -46,60 +59,7 @@ impl<T: Scalar> Loss<T> for Huber {
         check_scalar::<T>("Huber::delta", self.delta)
     }
 
-    fn free_target(&self) -> bool {
-        true
-    }
-
-    fn scratch(&self, _dim: usize, _batch: usize) -> usize {
-        0
-    }
-
-    fn evaluate(
-        &self,
-        at: &Pair<'_, T>,
-        values: &mut [T],
-        d_target: Write<'_, T>,
-        d_prediction: Write<'_, T>,
-        _work: &mut [T],
-    ) {
-        let (half, delta) = (T::of(0.5), T::of(self.delta));
-        let value = |_, r: T| {
-            if r.abs() <= delta {
-                half * r * r
-            } else {
-                delta * (r.abs() - half * delta)
-            }
-        };
-        let slope = |_, r: T| r.clamp(-delta, delta);
-        evaluate_residual(at, values, d_target, d_prediction, value, slope);
-    }
-
-    fn curvature(
-        &self,
-        at: &Pair<'_, T>,
-        v_target: Option<&[T]>,
-        v_prediction: Option<&[T]>,
-        out_target: Write<'_, T>,
-        out_prediction: Write<'_, T>,
-        _work: &mut [T],
-    ) {
-        let delta = T::of(self.delta);
-        let second = |_, r: T| {
-            if r.abs() <= delta {
-                T::one()
-            } else {
-                T::zero()
-            }
-        };
-        residual_curvature(
-            at,
-            v_target,
-            v_prediction,
-            out_target,
-            out_prediction,
-            second,
-        );
-    }
+    over_residuals!(self);
 
     fn curvature_bound(&self, _parameters: &[T]) -> Option<T> {
         Some(T::one())
@@ -116,9 +76,8 @@ impl<T: Scalar> Loss<T> for Huber {
 ///
 /// # Examples
 /// ```
-/// use layerwise::Loss;
 /// use layerwise::kernel::Write;
-/// use layerwise::loss::{Pair, PseudoHuber};
+/// use layerwise::loss::{Loss, Pair, PseudoHuber};
 ///
 /// let at = Pair::new(1, &[3.0_f64], &[0.0]);
 /// let (mut value, mut gradient) = ([0.0], [0.0]);
@@ -142,6 +101,13 @@ impl PseudoHuber {
         positive("PseudoHuber::delta", delta)?;
         Ok(Self { delta })
     }
+
+    fn unit<T: Scalar>(&self, _j: usize, r: T) -> [T; 3] {
+        // With s = √(1 + (r/δ)²): δ² (s − 1) = r² / (s + 1), without the difference.
+        let root = T::one().hypot(r / T::of(self.delta));
+        let value = r.abs() * (r.abs() / (root + T::one()));
+        [value, r / root, root.recip().powi(3)]
+    }
 }
 
 impl<T: Scalar> Loss<T> for PseudoHuber {
@@ -149,50 +115,7 @@ impl<T: Scalar> Loss<T> for PseudoHuber {
         check_scalar::<T>("PseudoHuber::delta", self.delta)
     }
 
-    fn free_target(&self) -> bool {
-        true
-    }
-
-    fn scratch(&self, _dim: usize, _batch: usize) -> usize {
-        0
-    }
-
-    fn evaluate(
-        &self,
-        at: &Pair<'_, T>,
-        values: &mut [T],
-        d_target: Write<'_, T>,
-        d_prediction: Write<'_, T>,
-        _work: &mut [T],
-    ) {
-        let delta = T::of(self.delta);
-        // With s = √(1 + (r/δ)²): δ² (s − 1) = r² / (s + 1), without the difference.
-        let root = |r: T| T::one().hypot(r / delta);
-        let value = |_, r: T| r.abs() * (r.abs() / (root(r) + T::one()));
-        let slope = |_, r: T| r / root(r);
-        evaluate_residual(at, values, d_target, d_prediction, value, slope);
-    }
-
-    fn curvature(
-        &self,
-        at: &Pair<'_, T>,
-        v_target: Option<&[T]>,
-        v_prediction: Option<&[T]>,
-        out_target: Write<'_, T>,
-        out_prediction: Write<'_, T>,
-        _work: &mut [T],
-    ) {
-        let delta = T::of(self.delta);
-        let second = |_, r: T| T::one().hypot(r / delta).recip().powi(3);
-        residual_curvature(
-            at,
-            v_target,
-            v_prediction,
-            out_target,
-            out_prediction,
-            second,
-        );
-    }
+    over_residuals!(self);
 
     fn curvature_bound(&self, _parameters: &[T]) -> Option<T> {
         Some(T::one())

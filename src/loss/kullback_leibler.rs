@@ -16,9 +16,8 @@ use crate::kernel::{Scalar, Write};
 ///
 /// # Examples
 /// ```
-/// use layerwise::Loss;
 /// use layerwise::kernel::Write;
-/// use layerwise::loss::{KullbackLeibler, Pair};
+/// use layerwise::loss::{KullbackLeibler, Loss, Pair};
 ///
 /// let at = Pair::new(2, &[0.5_f64, 0.5], &[7.0, 7.0]);
 /// let (mut value, mut work) = ([1.0], [0.0; 2]);
@@ -31,10 +30,6 @@ pub struct KullbackLeibler;
 impl<T: Scalar> Loss<T> for KullbackLeibler {
     fn check_target(&self, dim: usize, target: &[T]) -> Result<(), Error> {
         check_distributions(self, dim, target)
-    }
-
-    fn free_target(&self) -> bool {
-        false
     }
 
     fn scratch(&self, dim: usize, batch: usize) -> usize {

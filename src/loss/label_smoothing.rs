@@ -1,6 +1,7 @@
 //! A loss of targets that are less sure.
 
 use super::cross_entropy::check_distributions;
+use super::units::inner;
 use super::{Loss, Pair};
 use crate::check::below_one;
 use crate::error::Error;
@@ -20,9 +21,8 @@ use crate::layer::ParameterGroup;
 ///
 /// # Examples
 /// ```
-/// use layerwise::Loss;
 /// use layerwise::kernel::Write;
-/// use layerwise::loss::{LabelSmoothing, Pair, SoftmaxCrossEntropy};
+/// use layerwise::loss::{LabelSmoothing, Loss, Pair, SoftmaxCrossEntropy};
 ///
 /// let loss = LabelSmoothing::new(SoftmaxCrossEntropy, 0.5)?;
 /// let at = Pair::new(2, &[1.0_f64, 0.0], &[0.0, 0.0]);
@@ -81,10 +81,6 @@ impl<T: Scalar, L: Loss<T>> Loss<T> for LabelSmoothing<L> {
         check_distributions(self, dim, target)
     }
 
-    fn free_target(&self) -> bool {
-        false
-    }
-
     fn scratch(&self, dim: usize, batch: usize) -> usize {
         // y′, and the gradient in it.
         2 * dim * batch + self.loss.scratch(dim, batch)
@@ -100,9 +96,9 @@ impl<T: Scalar, L: Loss<T>> Loss<T> for LabelSmoothing<L> {
     ) {
         let (smoothed, rest) = self.smoothed(at, work);
         let (gradient, rest) = rest.split_at_mut(at.target.len());
-        let wanted = Write::set((!d_target.is_skip()).then_some(&mut *gradient));
+        let to_gradient = inner(&d_target, gradient);
         self.loss
-            .evaluate(&smoothed, values, wanted, d_prediction, rest);
+            .evaluate(&smoothed, values, to_gradient, d_prediction, rest);
         let kept = self.kept::<T>();
         d_target.each(|i| kept * gradient[i]);
     }
@@ -130,14 +126,9 @@ impl<T: Scalar, L: Loss<T>> Loss<T> for LabelSmoothing<L> {
     ) {
         out_target.each(|_| T::zero());
         let (smoothed, rest) = self.smoothed(at, work);
-        self.loss.curvature(
-            &smoothed,
-            None,
-            v_prediction,
-            Write::Skip,
-            out_prediction,
-            rest,
-        );
+        let none = Write::Skip;
+        self.loss
+            .curvature(&smoothed, None, v_prediction, none, out_prediction, rest);
     }
 
     fn curvature_bound(&self, parameters: &[T]) -> Option<T> {

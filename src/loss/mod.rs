@@ -102,16 +102,20 @@ pub trait Loss<T: Scalar>: Debug + Send + Sync {
         Ok(())
     }
 
-    /// Whether the target may be trained, so that the loss can serve as L_h.
-    fn free_target(&self) -> bool;
+    /// Whether the target may be trained, so that the loss can serve as L_h; not by default.
+    fn free_target(&self) -> bool {
+        false
+    }
 
     /// Whether this is ½‖z − ẑ‖² itself: what holds for squared error alone is refused otherwise.
     fn is_squared_error(&self) -> bool {
         false
     }
 
-    /// Length of the work memory that the other methods need.
-    fn scratch(&self, dim: usize, batch: usize) -> usize;
+    /// Length of the work memory that the other methods need; 0 by default.
+    fn scratch(&self, _dim: usize, _batch: usize) -> usize {
+        0
+    }
 
     /// `values ← L` (one an example), `d_target ← ∂L/∂z`, `d_prediction ← ∂L/∂ẑ`.
     fn evaluate(

@@ -1,6 +1,6 @@
 //! Counts.
 
-use super::units::{check_units, evaluate_functions, prediction_curvature};
+use super::units::{check_units, evaluate_functions, over_units, prediction_curvature};
 use super::{Loss, Pair};
 use crate::error::Error;
 use crate::kernel::{Scalar, Write};
@@ -15,9 +15,8 @@ use crate::kernel::{Scalar, Write};
 ///
 /// # Examples
 /// ```
-/// use layerwise::Loss;
 /// use layerwise::kernel::Write;
-/// use layerwise::loss::{Pair, Poisson};
+/// use layerwise::loss::{Loss, Pair, Poisson};
 ///
 /// let at = Pair::new(2, &[3.0, 0.5], &[0.0, 0.0]);
 /// let (mut value, mut gradient) = ([0.0], [0.0; 2]);
@@ -39,42 +38,13 @@ impl<T: Scalar> Loss<T> for Poisson {
         check_units(self, dim, target, count, "at least 0 and finite")
     }
 
-    fn free_target(&self) -> bool {
-        false
-    }
-
-    fn scratch(&self, _dim: usize, _batch: usize) -> usize {
-        0
-    }
-
-    fn evaluate(
-        &self,
-        at: &Pair<'_, T>,
-        values: &mut [T],
-        d_target: Write<'_, T>,
-        d_prediction: Write<'_, T>,
-        _work: &mut [T],
-    ) {
+    over_units!(
+        self,
         evaluate_functions(
-            at,
-            values,
-            d_target,
-            d_prediction,
             |x, [rate]| rates(x, rate),
             |y, x, [rate]| rate - y * x,
-            |y, [rate]| rate - y,
-        );
-    }
-
-    fn curvature(
-        &self,
-        at: &Pair<'_, T>,
-        _v_target: Option<&[T]>,
-        v_prediction: Option<&[T]>,
-        out_target: Write<'_, T>,
-        out_prediction: Write<'_, T>,
-        _work: &mut [T],
-    ) {
-        prediction_curvature(at, v_prediction, out_target, out_prediction, rates);
-    }
+            |y, [rate]| rate - y
+        ),
+        prediction_curvature(rates)
+    );
 }

@@ -1,8 +1,8 @@
 //! Half the squared distance.
 
+use super::units::over_units;
 use super::{Loss, Pair};
-use crate::kernel::{Scalar, Write};
-use crate::kernel::{half_squared_distances, subtract};
+use crate::kernel::{Scalar, Write, half_squared_distances, subtract};
 
 /// L(z, ẑ) = ½ ‖z − ẑ‖².
 ///
@@ -11,9 +11,8 @@ use crate::kernel::{half_squared_distances, subtract};
 ///
 /// # Examples
 /// ```
-/// use layerwise::Loss;
 /// use layerwise::kernel::Write;
-/// use layerwise::loss::{Pair, SquaredError};
+/// use layerwise::loss::{Loss, Pair, SquaredError};
 ///
 /// let at = Pair::new(2, &[1.0, 2.0], &[0.0, 4.0]);
 /// let (mut value, mut gradient) = ([0.0], [0.0; 2]);
@@ -33,38 +32,33 @@ impl<T: Scalar> Loss<T> for SquaredError {
         true
     }
 
-    fn scratch(&self, _dim: usize, _batch: usize) -> usize {
-        0
-    }
-
-    fn evaluate(
-        &self,
-        at: &Pair<'_, T>,
-        values: &mut [T],
-        d_target: Write<'_, T>,
-        d_prediction: Write<'_, T>,
-        _work: &mut [T],
-    ) {
-        let sides = [at.target, at.prediction];
-        half_squared_distances(values, sides, at.dim, d_target, d_prediction);
-    }
-
-    fn curvature(
-        &self,
-        _at: &Pair<'_, T>,
-        v_target: Option<&[T]>,
-        v_prediction: Option<&[T]>,
-        out_target: Write<'_, T>,
-        out_prediction: Write<'_, T>,
-        _work: &mut [T],
-    ) {
-        difference(out_target, v_target, v_prediction);
-        difference(out_prediction, v_prediction, v_target);
-    }
+    over_units!(self, distances(), differences());
 
     fn curvature_bound(&self, _parameters: &[T]) -> Option<T> {
         Some(T::one())
     }
+}
+
+/// The loss with its gradients.
+fn distances<T: Scalar>(
+    at: &Pair<'_, T>,
+    values: &mut [T],
+    d_target: Write<'_, T>,
+    d_prediction: Write<'_, T>,
+) {
+    let sides = [at.target, at.prediction];
+    half_squared_distances(values, sides, at.dim, d_target, d_prediction);
+}
+
+/// Product with the Hessian.
+fn differences<T: Scalar>(
+    _at: &Pair<'_, T>,
+    [v_target, v_prediction]: [Option<&[T]>; 2],
+    out_target: Write<'_, T>,
+    out_prediction: Write<'_, T>,
+) {
+    difference(out_target, v_target, v_prediction);
+    difference(out_prediction, v_prediction, v_target);
 }
 
 /// out ← a − b, a missing one being zero.

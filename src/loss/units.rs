@@ -3,72 +3,91 @@
 use std::fmt::Debug;
 
 use super::Pair;
-use crate::check::option;
+use crate::check::{check_length, option};
 use crate::error::Error;
 use crate::kernel::{Scalar, Write};
 
-/// The value of an example and its two gradients from those of the units: `value`, `in_target` and
-/// `in_prediction` take (j, z_j, ẑ_j).
-pub(super) fn evaluate<T: Scalar>(
+/// Writes `evaluate` and `curvature` of a loss without memory of its own: calls of two functions like
+/// those below, with what they need beside the batch.
+macro_rules! over_units {
+    ($self:ident, $evaluate:ident($($terms:expr),*), $curvature:ident($($second:expr)?)) => {
+        fn evaluate(
+            &$self,
+            at: &Pair<'_, T>,
+            values: &mut [T],
+            d_target: Write<'_, T>,
+            d_prediction: Write<'_, T>,
+            _work: &mut [T],
+        ) {
+            $evaluate(at, values, d_target, d_prediction, $($terms),*);
+        }
+
+        fn curvature(
+            &$self,
+            at: &Pair<'_, T>,
+            v_target: Option<&[T]>,
+            v_prediction: Option<&[T]>,
+            out_target: Write<'_, T>,
+            out_prediction: Write<'_, T>,
+            _work: &mut [T],
+        ) {
+            $curvature(at, [v_target, v_prediction], out_target, out_prediction, $($second)?);
+        }
+    };
+}
+pub(super) use over_units;
+
+/// Writes the same for a loss of residuals whose targets may be trained, with a method `unit` as
+/// [`evaluate_residual`] takes it.
+macro_rules! over_residuals {
+    ($self:ident) => {
+        fn free_target(&$self) -> bool {
+            true
+        }
+
+        over_units!(
+            $self,
+            evaluate_residual(|j, r| $self.unit(j, r)),
+            residual_curvature(|j, r| $self.unit(j, r))
+        );
+    };
+}
+pub(super) use over_residuals;
+
+/// Value and gradients of units that depend on r_j = z_j − ẑ_j alone: `unit(j, r_j)` is a unit's value
+/// with its first and second derivative.
+pub(super) fn evaluate_residual<T: Scalar>(
     at: &Pair<'_, T>,
     values: &mut [T],
     mut d_target: Write<'_, T>,
     mut d_prediction: Write<'_, T>,
-    value: impl Fn(usize, T, T) -> T,
-    in_target: impl Fn(usize, T, T) -> T,
-    in_prediction: impl Fn(usize, T, T) -> T,
+    unit: impl Fn(usize, T) -> [T; 3],
 ) {
     for (i, sum) in values.iter_mut().enumerate() {
         let column = i * at.dim..(i + 1) * at.dim;
-        let z = &at.target[column.clone()];
-        let estimate = &at.prediction[column.clone()];
-        *sum = (0..at.dim).fold(T::zero(), |sum, j| sum + value(j, z[j], estimate[j]));
-        d_target
-            .part(column.clone())
-            .each(|j| in_target(j, z[j], estimate[j]));
-        d_prediction
-            .part(column)
-            .each(|j| in_prediction(j, z[j], estimate[j]));
+        let (z, estimate) = (&at.target[column.clone()], &at.prediction[column.clone()]);
+        let unit = |j: usize| unit(j, z[j] - estimate[j]);
+        *sum = (0..at.dim).fold(T::zero(), |sum, j| sum + unit(j)[0]);
+        d_target.part(column.clone()).each(|j| unit(j)[1]);
+        d_prediction.part(column).each(|j| -unit(j)[1]);
     }
 }
 
-/// [`evaluate`] for units that depend on r_j = z_j − ẑ_j alone, through `value(j, r_j)` with the
-/// derivative `slope(j, r_j)`.
-pub(super) fn evaluate_residual<T: Scalar>(
-    at: &Pair<'_, T>,
-    values: &mut [T],
-    d_target: Write<'_, T>,
-    d_prediction: Write<'_, T>,
-    value: impl Fn(usize, T) -> T,
-    slope: impl Fn(usize, T) -> T,
-) {
-    evaluate(
-        at,
-        values,
-        d_target,
-        d_prediction,
-        |j, z, estimate| value(j, z - estimate),
-        |j, z, estimate| slope(j, z - estimate),
-        |j, z, estimate| -slope(j, z - estimate),
-    );
-}
-
-/// Product with the Hessian [[D, −D], [−D, D]], D = diag(second(j, r_j)).
+/// Product of (v_target, v_prediction) with the Hessian [[D, −D], [−D, D]] of the same units, D the
+/// diagonal matrix of their second derivatives.
 pub(super) fn residual_curvature<T: Scalar>(
     at: &Pair<'_, T>,
-    v_target: Option<&[T]>,
-    v_prediction: Option<&[T]>,
+    v: [Option<&[T]>; 2],
     mut out_target: Write<'_, T>,
     mut out_prediction: Write<'_, T>,
-    second: impl Fn(usize, T) -> T,
+    unit: impl Fn(usize, T) -> [T; 3],
 ) {
-    let entry = |v: Option<&[T]>, k: usize| v.map_or(T::zero(), |v| v[k]);
     for i in 0..at.examples() {
         let column = i * at.dim..(i + 1) * at.dim;
         let product = |j: usize| {
             let k = column.start + j;
-            let moved = entry(v_target, k) - entry(v_prediction, k);
-            second(j, at.target[k] - at.prediction[k]) * moved
+            let [of_target, of_prediction] = v.map(|v| v.map_or(T::zero(), |v| v[k]));
+            unit(j, at.target[k] - at.prediction[k])[2] * (of_target - of_prediction)
         };
         out_target.part(column.clone()).each(product);
         out_prediction.part(column.clone()).each(|j| -product(j));
@@ -78,9 +97,9 @@ pub(super) fn residual_curvature<T: Scalar>(
 /// Predictions that elementary functions take at once, in buffers on the stack.
 const BLOCK: usize = 256;
 
-/// [`evaluate`] for units whose derivative by z_j is −ẑ_j, and whose terms need N elementary functions
-/// of ẑ_j: `functions` sets N slices to those of its first, `value` takes (z_j, ẑ_j, those of ẑ_j) and
-/// `in_prediction` (z_j, those of ẑ_j).
+/// Value and gradients of units whose derivative by z_j is −ẑ_j, and whose terms need N elementary
+/// functions of ẑ_j: `functions` sets N slices to those of its first, `value` takes (z_j, ẑ_j, those of
+/// ẑ_j) and `in_prediction` (z_j, those of ẑ_j).
 pub(super) fn evaluate_functions<T: Scalar, const N: usize>(
     at: &Pair<'_, T>,
     values: &mut [T],
@@ -120,22 +139,32 @@ pub(super) fn evaluate_functions<T: Scalar, const N: usize>(
     }
 }
 
+/// The direction's part that a curvature blockdiag(0, B) acts on, if its product is wanted and not zero;
+/// writes what is zero.
+pub(super) fn in_prediction<'a, T: Scalar>(
+    [_, v_prediction]: [Option<&'a [T]>; 2],
+    out_target: Write<'_, T>,
+    out_prediction: &mut Write<'_, T>,
+) -> Option<&'a [T]> {
+    out_target.each(|_| T::zero());
+    if v_prediction.is_none() {
+        let all = 0..out_prediction.len();
+        out_prediction.part(all).each(|_| T::zero());
+    }
+    v_prediction.filter(|_| !out_prediction.is_skip())
+}
+
 /// Product with blockdiag(0, diag(f(ẑ_j))); `second` sets its second slice to f of the first.
 pub(super) fn prediction_curvature<T: Scalar>(
     at: &Pair<'_, T>,
-    v_prediction: Option<&[T]>,
+    v: [Option<&[T]>; 2],
     out_target: Write<'_, T>,
     mut out_prediction: Write<'_, T>,
     second: impl Fn(&[T], &mut [T]),
 ) {
-    out_target.each(|_| T::zero());
-    let Some(v) = v_prediction else {
-        out_prediction.each(|_| T::zero());
+    let Some(v) = in_prediction(v, out_target, &mut out_prediction) else {
         return;
     };
-    if out_prediction.is_skip() {
-        return;
-    }
     let mut buffer = [T::zero(); BLOCK];
     for start in (0..v.len()).step_by(BLOCK) {
         let block = start..v.len().min(start + BLOCK);
@@ -173,11 +202,7 @@ pub(super) fn check_list<T: Scalar>(
     check: impl Fn(&'static str, f64) -> Result<f64, Error>,
 ) -> Result<(), Error> {
     if list.is_empty() {
-        return Err(Error::Length {
-            what: option.into(),
-            expected: 1,
-            found: 0,
-        });
+        return check_length(option, list, 1);
     }
     list.iter()
         .try_for_each(|value| check(option, value.as_f64()).map(|_| ()))
@@ -191,16 +216,9 @@ pub(super) fn check_scalar<T: Scalar>(name: &'static str, value: f64) -> Result<
     option(name, value, fits, allowed).map(|_| ())
 }
 
-/// Checks that a list with one entry a unit fits targets of `dim` rows.
-pub(super) fn check_fit<T>(what: &str, list: &[T], dim: usize) -> Result<(), Error> {
-    if list.len() == dim {
-        return Ok(());
-    }
-    Err(Error::Length {
-        what: what.into(),
-        expected: dim,
-        found: list.len(),
-    })
+/// A result of an inner loss in `buffer`, where the outer one is wanted.
+pub(super) fn inner<'a, T>(outer: &Write<'_, T>, buffer: &'a mut [T]) -> Write<'a, T> {
+    Write::set((!outer.is_skip()).then_some(buffer))
 }
 
 /// The largest of values that are at least 0.

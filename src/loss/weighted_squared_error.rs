@@ -1,8 +1,10 @@
 //! Half the squared distance, with a weight for every unit.
 
-use super::units::{check_fit, check_list, evaluate_residual, largest, residual_curvature};
+use super::units::{
+    check_list, evaluate_residual, largest, over_residuals, over_units, residual_curvature,
+};
 use super::{Loss, Pair};
-use crate::check::not_negative;
+use crate::check::{check_length, not_negative};
 use crate::error::Error;
 use crate::kernel::{Scalar, Write};
 
@@ -18,9 +20,8 @@ use crate::kernel::{Scalar, Write};
 ///
 /// # Examples
 /// ```
-/// use layerwise::Loss;
 /// use layerwise::kernel::Write;
-/// use layerwise::loss::{Pair, WeightedSquaredError};
+/// use layerwise::loss::{Loss, Pair, WeightedSquaredError};
 ///
 /// let loss = WeightedSquaredError::new(vec![1.0, 10.0])?;
 /// let at = Pair::new(2, &[1.0, 2.0], &[0.0, 4.0]);
@@ -44,59 +45,19 @@ impl<T: Scalar> WeightedSquaredError<T> {
         check_list("WeightedSquaredError::weights", &weights, not_negative)?;
         Ok(Self { weights })
     }
+
+    fn unit(&self, j: usize, r: T) -> [T; 3] {
+        let weight = self.weights[j];
+        [T::of(0.5) * weight * r * r, weight * r, weight]
+    }
 }
 
 impl<T: Scalar> Loss<T> for WeightedSquaredError<T> {
     fn check_target(&self, dim: usize, _target: &[T]) -> Result<(), Error> {
-        check_fit("weights of a squared error", &self.weights, dim)
+        check_length("weights of a squared error", &self.weights, dim)
     }
 
-    fn free_target(&self) -> bool {
-        true
-    }
-
-    fn scratch(&self, _dim: usize, _batch: usize) -> usize {
-        0
-    }
-
-    fn evaluate(
-        &self,
-        at: &Pair<'_, T>,
-        values: &mut [T],
-        d_target: Write<'_, T>,
-        d_prediction: Write<'_, T>,
-        _work: &mut [T],
-    ) {
-        let half = T::of(0.5);
-        evaluate_residual(
-            at,
-            values,
-            d_target,
-            d_prediction,
-            |j, r| half * self.weights[j] * r * r,
-            |j, r| self.weights[j] * r,
-        );
-    }
-
-    fn curvature(
-        &self,
-        at: &Pair<'_, T>,
-        v_target: Option<&[T]>,
-        v_prediction: Option<&[T]>,
-        out_target: Write<'_, T>,
-        out_prediction: Write<'_, T>,
-        _work: &mut [T],
-    ) {
-        let second = |j: usize, _| self.weights[j];
-        residual_curvature(
-            at,
-            v_target,
-            v_prediction,
-            out_target,
-            out_prediction,
-            second,
-        );
-    }
+    over_residuals!(self);
 
     fn curvature_bound(&self, _parameters: &[T]) -> Option<T> {
         Some(largest(&self.weights))

@@ -3,8 +3,7 @@
 use super::{Optimizer, Step, above_zero};
 use crate::check::{below_one, positive, serde_checked};
 use crate::error::Error;
-use crate::kernel::Scalar;
-use crate::kernel::vectorise;
+use crate::kernel::{Scalar, vectorise};
 
 /// m ← β₁ m + (1 − β₁) g,  v ← β₂ v + (1 − β₂) g²,
 /// x ← x − η (m / (1 − β₁ᵏ)) / (√(v / (1 − β₂ᵏ)) + ε), k the number of the step.

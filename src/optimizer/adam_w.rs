@@ -3,8 +3,7 @@
 use super::{Adam, Optimizer, Step};
 use crate::check::{not_negative, serde_checked};
 use crate::error::Error;
-use crate::kernel::Scalar;
-use crate::kernel::scale;
+use crate::kernel::{Scalar, scale};
 
 /// x ← max(0, 1 − ηλ) x, then a step of [`Adam`]: the decay does not pass through the moments.
 ///

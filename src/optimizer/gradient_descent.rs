@@ -3,8 +3,7 @@
 use super::{Optimizer, Step};
 use crate::check::{below_one, positive, serde_checked};
 use crate::error::Error;
-use crate::kernel::Scalar;
-use crate::kernel::vectorise;
+use crate::kernel::{Scalar, vectorise};
 
 /// v ← β v + g,  x ← x − η v  (Polyak 1964); β = 0 is plain gradient descent. With Nesterov's
 /// look-ahead (Nesterov 1983, as Sutskever et al. 2013 write it) x ← x − η (g + β v).
@@ -90,16 +89,11 @@ impl<T: Scalar> Optimizer<T> for GradientDescent {
                     for (x, &g) in values.iter_mut().zip(gradient) {
                         *x -= rate * (mean * g);
                     }
-                } else if nesterov {
+                } else {
                     for ((x, &g), v) in values.iter_mut().zip(gradient).zip(state) {
                         let g = mean * g;
                         *v = momentum * *v + g;
-                        *x -= rate * (g + momentum * *v);
-                    }
-                } else {
-                    for ((x, &g), v) in values.iter_mut().zip(gradient).zip(state) {
-                        *v = momentum * *v + mean * g;
-                        *x -= rate * *v;
+                        *x -= rate * if nesterov { g + momentum * *v } else { *v };
                     }
                 }
             },

@@ -6,7 +6,6 @@ mod gradient_descent;
 mod rms_prop;
 
 use std::fmt::Debug;
-use std::sync::Arc;
 
 pub use adam::Adam;
 pub use adam_w::AdamW;
@@ -14,6 +13,7 @@ pub use gradient_descent::GradientDescent;
 pub use rms_prop::RmsProp;
 
 use crate::kernel::Scalar;
+use crate::pointers::through_pointers;
 
 /// Where an update stands in its run.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -102,22 +102,10 @@ pub trait Optimizer<T: Scalar>: Debug + Send + Sync {
     fn update(&self, step: Step, values: &mut [T], gradient: &[T], state: &mut [T]);
 }
 
-macro_rules! forward {
-    ($($pointer:ty),*) => {$(
-        /// An optimiser behind a pointer is one.
-        impl<T: Scalar, S: Optimizer<T> + ?Sized> Optimizer<T> for $pointer {
-            fn slots(&self) -> usize {
-                (**self).slots()
-            }
-
-            fn update(&self, step: Step, values: &mut [T], gradient: &[T], state: &mut [T]) {
-                (**self).update(step, values, gradient, state);
-            }
-        }
-    )*};
-}
-
-forward!(&S, Box<S>, Arc<S>);
+through_pointers!(Optimizer {
+    fn slots(&self) -> usize;
+    fn update(&self, step: Step, values: &mut [T], gradient: &[T], state: &mut [T]);
+});
 
 /// A positive ε in the scalar, where it must not vanish: 0/0 is NaN.
 fn above_zero<T: Scalar>(epsilon: f64) -> T {

@@ -3,8 +3,7 @@
 use super::{Optimizer, Step, above_zero};
 use crate::check::{below_one, positive, serde_checked};
 use crate::error::Error;
-use crate::kernel::Scalar;
-use crate::kernel::vectorise;
+use crate::kernel::{Scalar, vectorise};
 
 /// v ← α v + (1 − α) g²,  x ← x − η g / (√v + ε).
 ///

@@ -7,8 +7,7 @@ use super::{ParameterReport, ParameterSolver};
 use crate::check::{check_length, in_scalar, option, serde_checked, share};
 use crate::energy::{LocalProblem, LocalWorkspace};
 use crate::error::Error;
-use crate::kernel::{Matrix, Scalar, Write};
-use crate::kernel::{add_scaled, fill_columns};
+use crate::kernel::{Matrix, Scalar, Write, add_scaled, fill_columns};
 use crate::layer::{Activation, Affine};
 use crate::state::State;
 
@@ -46,12 +45,8 @@ const NAME: &str = "LeastSquares";
 ///
 /// # Examples
 /// ```
-/// use layerwise::energy::Energy;
-/// use layerwise::{Circuit, DecoupledCircuit};
-/// use layerwise::decoupled::{Selection, TargetInit};
-/// use layerwise::layer::{Activation, Dense};
 /// use layerwise::parameter_solver::LeastSquares;
-/// use nalgebra::DMatrix;
+/// use layerwise::prelude::*;
 ///
 /// let circuit = Circuit::<f64>::builder()
 ///     .layer(Dense::new(2, 2, Activation::Tanh)?)
@@ -110,11 +105,8 @@ impl LeastSquares {
     /// # Errors
     /// [`Error::InvalidOption`] unless ρ is finite and not negative.
     pub fn with_proximal(self, weight: f64) -> Result<Self, Error> {
-        Self {
-            proximal: weight,
-            ..self
-        }
-        .checked()
+        let proximal = weight;
+        Self { proximal, ..self }.checked()
     }
 
     /// Keeps the sums of earlier batches, multiplied by γ = `factor` before a batch is added. Every
@@ -123,11 +115,8 @@ impl LeastSquares {
     /// # Errors
     /// [`Error::InvalidOption`] unless γ is in 0..=1.
     pub fn with_forgetting(self, factor: f64) -> Result<Self, Error> {
-        Self {
-            forgetting: factor,
-            ..self
-        }
-        .checked()
+        let forgetting = factor;
+        Self { forgetting, ..self }.checked()
     }
 
     /// Sets the distance that targets keep from the open ends of the activation's range
@@ -164,6 +153,8 @@ impl LeastSquares {
 /// What the solver needs of a problem.
 struct Parts {
     affine: Affine,
+    /// Where W and b stand, if there is one.
+    ranges: [Range<usize>; 2],
     /// λ₂ of R_t on W and b.
     decays: [bool; 2],
 }
@@ -195,21 +186,22 @@ impl Parts {
         let fits = |range: &Range<usize>, length: usize| {
             range.start <= range.end && range.len() == length && range.end <= problem.own
         };
-        let bias = affine.bias.clone().unwrap_or(0..0);
-        let apart = affine.weights.end <= bias.start || bias.end <= affine.weights.start;
+        let ranges = [affine.weights.clone(), affine.bias.clone().unwrap_or(0..0)];
+        let [weights, bias] = &ranges;
+        let apart = weights.end <= bias.start || bias.end <= weights.start;
         let (inputs, outputs) = (problem.layer.input_dim(), problem.layer.output_dim());
         let of_all = |length: usize| length.checked_mul(affine.positions);
         let sizes = of_all(m) == Some(outputs) && (affine.unfolds || of_all(d) == Some(inputs));
-        let ranges = fits(&affine.weights, d.saturating_mul(m))
-            && (affine.bias.is_none() || fits(&bias, m) && apart);
-        if !(sizes && ranges) {
+        let fit =
+            fits(weights, d.saturating_mul(m)) && (affine.bias.is_none() || fits(bias, m) && apart);
+        if !(sizes && fit) {
             return refused(format!(
                 "its `affine`, {affine:?}, is not a map from {inputs} to {outputs} with {} parameters",
                 problem.own
             ));
         }
         let regularizer = problem.regularization.parameters;
-        let decays = [&affine.weights, &bias].map(|range| {
+        let decays = [weights, bias].map(|range| {
             let groups = problem.regularization.groups.iter();
             let mut own = groups
                 .filter(|group| group.range.start < range.end && range.start < group.range.end)
@@ -225,35 +217,24 @@ impl Parts {
         }
         Ok(Self {
             affine,
+            ranges,
             decays: [weights, bias],
         })
     }
 }
 
-/// Scratch memory of a call.
-#[derive(Debug)]
-struct Memory<T> {
-    equations: normal_equations::Memory<T>,
+/// What a call works in; nothing of it counts afterwards.
+#[derive(Debug, Default)]
+struct Memory<V> {
+    equations: normal_equations::Memory<V>,
     /// (W, b), channels × (patch_len + 1).
-    solution: Vec<T>,
+    solution: V,
     /// The design, if it is not the input itself.
-    patches: Vec<T>,
+    patches: V,
     /// The examples' weights, repeated for each position.
-    weights: Vec<T>,
-    /// The sums, if none are kept in the state.
-    sums: Vec<Vec<T>>,
-}
-
-impl<T> Default for Memory<T> {
-    fn default() -> Self {
-        Self {
-            equations: Default::default(),
-            solution: Vec::new(),
-            patches: Vec::new(),
-            weights: Vec::new(),
-            sums: Vec::new(),
-        }
-    }
+    weights: V,
+    /// The sums where none are kept.
+    sums: Vec<V>,
 }
 
 impl<T: Scalar> ParameterSolver<T> for LeastSquares {
@@ -276,15 +257,18 @@ impl<T: Scalar> ParameterSolver<T> for LeastSquares {
         let [ridge, proximal, margin] = self.weights()?;
         let parts = Parts::of(problem)?;
         check_length("parameters", parameters, problem.parameters.len())?;
-        let Parts { affine, decays } = &parts;
+        let Parts {
+            affine,
+            ranges,
+            decays,
+        } = &parts;
         let (d, m) = (affine.patch_len, affine.channels());
         let shape = Shape::new(d, m, affine.bias.is_some())?;
-        let (numbers, memory) = state.split::<Memory<T>>();
+        let (numbers, memory) = state.split::<Memory<Vec<T>>>();
         let old = &mut memory.solution;
         old.clear();
-        old.extend_from_slice(&parameters[affine.weights.clone()]);
-        if let Some(range) = affine.bias.clone() {
-            old.extend_from_slice(&parameters[range]);
+        for range in ranges {
+            old.extend_from_slice(&parameters[range.clone()]);
         }
         problem.fit(workspace);
         let design = parts.design(problem, &mut memory.patches);
@@ -312,9 +296,8 @@ impl<T: Scalar> ParameterSolver<T> for LeastSquares {
         }
         solved?;
         let (weights, bias) = old.split_at(d * m);
-        parameters[affine.weights.clone()].copy_from_slice(weights);
-        if let Some(range) = affine.bias.clone() {
-            parameters[range].copy_from_slice(bias);
+        for (range, solved) in ranges.iter().zip([weights, bias]) {
+            parameters[range.clone()].copy_from_slice(solved);
         }
         Ok(ParameterReport::new(1, 1))
     }

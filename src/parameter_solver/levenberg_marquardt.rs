@@ -4,8 +4,7 @@ use super::{ParameterReport, ParameterSolver};
 use crate::check::{check_length, in_scalar, serde_checked};
 use crate::energy::{Ask, LocalProblem, LocalWorkspace, Parameters, Value};
 use crate::error::{Error, Quantity};
-use crate::kernel::Scalar;
-use crate::kernel::{add_scaled, all_finite, dot};
+use crate::kernel::{Scalar, add_scaled, all_finite, dot};
 use crate::state::State;
 
 /// K steps of Levenberg-Marquardt on ℓ_t(θ_t), for any layer and loss:
@@ -27,13 +26,8 @@ use crate::state::State;
 ///
 /// # Examples
 /// ```
-/// use layerwise::energy::Energy;
-/// use layerwise::{Circuit, DecoupledCircuit};
-/// use layerwise::decoupled::{Selection, TargetInit};
-/// use layerwise::layer::{Activation, Dense};
-/// use layerwise::loss::SoftmaxCrossEntropy;
 /// use layerwise::parameter_solver::LevenbergMarquardt;
-/// use nalgebra::DMatrix;
+/// use layerwise::prelude::*;
 ///
 /// let circuit = Circuit::<f64>::builder()
 ///     .layer(Dense::new(2, 3, Activation::Identity)?)
@@ -59,30 +53,24 @@ pub struct LevenbergMarquardt {
 
 serde_checked!(LevenbergMarquardt);
 
-/// Vectors with the length of the layer's own parameters, and two with that of θ_t.
-#[derive(Debug)]
-struct Memory<T> {
+/// Vectors of the length of the layer's own parameters, and two of θ_t's.
+#[derive(Debug, Default)]
+struct Memory<V> {
     /// θ_t as accepted, and as tried.
-    accepted: Vec<T>,
-    trial: Vec<T>,
-    gradient: Vec<T>,
-    step: Vec<T>,
-    residual: Vec<T>,
-    direction: Vec<T>,
-    product: Vec<T>,
+    accepted: V,
+    trial: V,
+    gradient: V,
+    step: V,
+    residual: V,
+    direction: V,
+    product: V,
 }
 
-impl<T> Default for Memory<T> {
-    fn default() -> Self {
-        Self {
-            accepted: Vec::new(),
-            trial: Vec::new(),
-            gradient: Vec::new(),
-            step: Vec::new(),
-            residual: Vec::new(),
-            direction: Vec::new(),
-            product: Vec::new(),
-        }
+/// The problem at other parameters, whatever they are.
+fn at<'a, T: Scalar>(problem: &LocalProblem<'a, T>, parameters: &'a [T]) -> LocalProblem<'a, T> {
+    LocalProblem {
+        parameters,
+        ..*problem
     }
 }
 
@@ -132,7 +120,7 @@ impl LevenbergMarquardt {
     }
 }
 
-impl<T: Scalar> Memory<T> {
+impl<T: Scalar> Memory<Vec<T>> {
     fn start(&mut self, parameters: &[T], own: usize) {
         for whole in [&mut self.accepted, &mut self.trial] {
             whole.clear();
@@ -175,10 +163,9 @@ impl<T: Scalar> Memory<T> {
             if k == 0 {
                 let along = curvature / square;
                 let usable = along > T::zero() && along.is_finite();
-                damping *= if usable {
-                    along
-                } else {
-                    problem.weight * problem.total_weight()
+                damping *= match usable {
+                    true => along,
+                    false => problem.weight * problem.total_weight(),
                 };
             }
             add_scaled(&mut self.product, damping, &self.direction);
@@ -228,7 +215,7 @@ impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt {
         let [initial_damping, tolerance] = self.numbers()?;
         check_length("parameters", parameters, problem.parameters.len())?;
         let own = problem.own;
-        let (numbers, memory) = state.split::<Memory<T>>();
+        let (numbers, memory) = state.split::<Memory<Vec<T>>>();
         if !numbers.values.iter().map(Vec::len).eq([1]) {
             *numbers.values = vec![vec![initial_damping]];
         }
@@ -248,19 +235,16 @@ impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt {
             }
             // Taken out, so that the rest of the memory can be written meanwhile.
             let accepted = std::mem::take(&mut memory.accepted);
-            let at = LocalProblem {
-                parameters: &accepted,
-                ..*problem
-            };
+            let here = at(problem, &accepted);
             if moved {
-                let own = &workspace.d_parameters[..own];
-                memory.gradient.copy_from_slice(own);
+                let gradient = &workspace.d_parameters[..own];
+                memory.gradient.copy_from_slice(gradient);
             } else {
-                // The workspace is at the step that was undone.
-                at.predict(workspace);
+                // The workspace is at the step that was taken back.
+                here.predict(workspace);
             }
             let solved = if all_finite(&memory.gradient) {
-                memory.solve(&at, workspace, *damping, self.iterations, tolerance)
+                memory.solve(&here, workspace, *damping, self.iterations, tolerance)
             } else {
                 Err(non_finite(Quantity::ParameterGradient, number))
             };
@@ -273,11 +257,8 @@ impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt {
             for ((to, &from), &step) in trial.zip(&memory.step) {
                 *to = from + step;
             }
-            let at = LocalProblem {
-                parameters: &memory.trial,
-                ..*problem
-            };
-            let tried = at.evaluate(Value, workspace).energy();
+            let there = at(problem, &memory.trial);
+            let tried = there.evaluate(Value, workspace).energy();
             report.steps += 1;
             // NaN is not lower.
             moved = tried < energy && all_finite(&memory.trial);
@@ -287,11 +268,7 @@ impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt {
                 *damping *= T::of(0.25);
                 memory.accepted.copy_from_slice(&memory.trial);
                 if number + 1 < self.steps {
-                    let at = LocalProblem {
-                        parameters: &memory.accepted,
-                        ..*problem
-                    };
-                    at.differentiate(Ask::PARAMETERS, workspace);
+                    at(problem, &memory.accepted).differentiate(Ask::PARAMETERS, workspace);
                 }
             } else {
                 let larger = (*damping * T::of(8.0)).max(T::of(LEAST_REJECTED));

@@ -5,7 +5,6 @@ mod levenberg_marquardt;
 mod normal_equations;
 
 use std::fmt::Debug;
-use std::sync::Arc;
 
 pub use least_squares::LeastSquares;
 pub use levenberg_marquardt::LevenbergMarquardt;
@@ -15,6 +14,7 @@ use crate::decoupled::{DecoupledCircuit, Selection};
 use crate::energy::{LocalProblem, LocalWorkspace};
 use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, all_finite};
+use crate::pointers::through_pointers;
 use crate::state::State;
 
 /// What a solver did.
@@ -109,32 +109,17 @@ pub trait ParameterSolver<T: Scalar>: Debug + Send + Sync {
     ) -> Result<ParameterReport, Error>;
 }
 
-macro_rules! forward {
-    ($($pointer:ty),*) => {$(
-        /// A pointer to a solver is a solver.
-        impl<T: Scalar, S: ParameterSolver<T> + ?Sized> ParameterSolver<T> for $pointer {
-            fn check(&self, problem: &LocalProblem<'_, T>) -> Result<(), Error> {
-                (**self).check(problem)
-            }
-
-            fn start(&self) -> State<T> {
-                (**self).start()
-            }
-
-            fn solve(
-                &self,
-                state: &mut State<T>,
-                problem: &LocalProblem<'_, T>,
-                workspace: &mut LocalWorkspace<T>,
-                parameters: &mut [T],
-            ) -> Result<ParameterReport, Error> {
-                (**self).solve(state, problem, workspace, parameters)
-            }
-        }
-    )*};
-}
-
-forward!(&S, Box<S>, Arc<S>);
+through_pointers!(ParameterSolver {
+    fn check(&self, problem: &LocalProblem<'_, T>) -> Result<(), Error>;
+    fn start(&self) -> State<T>;
+    fn solve(
+        &self,
+        state: &mut State<T>,
+        problem: &LocalProblem<'_, T>,
+        workspace: &mut LocalWorkspace<T>,
+        parameters: &mut [T],
+    ) -> Result<ParameterReport, Error>;
+});
 
 impl<T: Scalar> DecoupledCircuit<T> {
     /// Moves θ_t by one call of `solver`, with a new state, on the selected examples. Targets and all
@@ -158,12 +143,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
             problem.batch.training = true;
             let problem = problem.local(t);
             let mut workspace = problem.workspace();
-            solver.solve(
-                &mut solver.start(),
-                &problem,
-                &mut workspace,
-                &mut parameters,
-            )
+            let state = &mut solver.start();
+            solver.solve(state, &problem, &mut workspace, &mut parameters)
         })??;
         if !all_finite(&parameters) {
             return Err(Error::NonFinite {

@@ -3,8 +3,9 @@
 use crate::check::{check_finite, check_length, check_weights, in_scalar, share};
 use crate::error::{Error, Quantity};
 use crate::kernel::cholesky::{factor, solve_lower, solve_lower_transposed};
-use crate::kernel::{Matrix, Scalar, Write};
-use crate::kernel::{add_scaled, all_finite, row_sums, scale, scale_columns, total};
+use crate::kernel::{
+    Matrix, Scalar, Write, add_scaled, all_finite, row_sums, scale, scale_columns, total,
+};
 use crate::state::State;
 
 /// The normal equations of a linear least-squares problem with many outputs,
@@ -199,31 +200,19 @@ impl Shape {
     }
 }
 
-/// Scratch memory for solving.
-#[derive(Debug)]
-pub(super) struct Memory<T> {
+/// What a solution works in; nothing of it counts afterwards.
+#[derive(Debug, Default)]
+pub(super) struct Memory<V> {
     /// w z of a batch.
-    weighted: Vec<T>,
+    weighted: V,
     /// The matrix of the equations, then its factor.
-    matrix: Vec<T>,
+    matrix: V,
     /// Its diagonal.
-    diagonal: Vec<T>,
-    /// The direction in which the matrix is nearest to singular.
-    direction: Vec<T>,
+    diagonal: V,
+    /// Where the matrix is nearest to singular.
+    direction: V,
     /// One column per output.
-    solution: Vec<T>,
-}
-
-impl<T> Default for Memory<T> {
-    fn default() -> Self {
-        Self {
-            weighted: Vec::new(),
-            matrix: Vec::new(),
-            diagonal: Vec::new(),
-            direction: Vec::new(),
-            solution: Vec::new(),
-        }
-    }
+    solution: V,
 }
 
 /// The arithmetic of [`NormalEquations`], on sums that the caller holds.
@@ -231,7 +220,7 @@ pub(super) struct Equations<'a, T> {
     shape: Shape,
     /// Σ w z zᵀ (d × d), Σ w z pᵀ (d × m), Σ w z and Σ w p (empty without a bias), and N.
     sums: &'a mut [Vec<T>],
-    memory: &'a mut Memory<T>,
+    memory: &'a mut Memory<Vec<T>>,
 }
 
 impl<'a, T: Scalar> Equations<'a, T> {
@@ -245,7 +234,7 @@ impl<'a, T: Scalar> Equations<'a, T> {
     pub(super) fn new(
         shape: Shape,
         sums: &'a mut Vec<Vec<T>>,
-        memory: &'a mut Memory<T>,
+        memory: &'a mut Memory<Vec<T>>,
     ) -> Result<Self, Error> {
         if !sums.iter().map(Vec::len).eq(shape.lengths()) {
             *sums = shape.zeros()?;
@@ -322,29 +311,25 @@ impl<'a, T: Scalar> Equations<'a, T> {
                 operation: "solving normal equations",
             });
         }
-        let non_finite = |quantity| Error::NonFinite {
-            quantity,
-            layer,
-            step: 0,
+        let need = |finite: bool, quantity| match finite {
+            true => Ok(()),
+            false => Err(Error::NonFinite {
+                quantity,
+                layer,
+                step: 0,
+            }),
         };
-        if !self.sums.iter().all(|sum| all_finite(sum)) {
-            return Err(non_finite(Quantity::NormalEquations));
-        }
+        let of_sums = Quantity::NormalEquations;
+        need(self.sums.iter().all(|sum| all_finite(sum)), of_sums)?;
         self.memory.fit(self.shape)?;
         self.assemble(ridges, proximal, parameters);
-        if !all_finite(&self.memory.diagonal) {
-            return Err(non_finite(Quantity::NormalEquations));
-        }
+        need(all_finite(&self.memory.diagonal), of_sums)?;
         let factored = factor(&mut self.memory.matrix, side);
         self.check_pivots(what)?;
-        if !factored {
-            return Err(non_finite(Quantity::NormalEquations));
-        }
+        need(factored, of_sums)?;
         solve_lower(&self.memory.matrix, side, &mut self.memory.solution);
         solve_lower_transposed(&self.memory.matrix, side, &mut self.memory.solution);
-        if !all_finite(&self.memory.solution) {
-            return Err(non_finite(Quantity::Parameter));
-        }
+        need(all_finite(&self.memory.solution), Quantity::Parameter)?;
         for (j, column) in parameters.chunks_exact_mut(m).enumerate() {
             for (i, to) in column.iter_mut().enumerate() {
                 *to = self.memory.solution[i * side + j];
@@ -400,28 +385,18 @@ impl<'a, T: Scalar> Equations<'a, T> {
     fn check_pivots(&mut self, what: impl Fn() -> String) -> Result<(), Error> {
         let side = self.memory.diagonal.len();
         let pivot = |row: usize| {
-            let (root, diagonal) = (
-                self.memory.matrix[row * side + row],
-                self.memory.diagonal[row],
-            );
-            // If the factorisation stopped here, the entry is not above 0.
+            let root = self.memory.matrix[row * side + row];
+            let diagonal = self.memory.diagonal[row];
+            // Where the factorisation ended, the entry is not above 0, and no later one is smaller.
             match root > T::zero() && diagonal > T::zero() {
                 true => root * root / diagonal,
                 false => T::zero(),
             }
         };
-        let mut smallest = (0, pivot(0));
-        for row in 1..side {
-            // Beyond such a stop nothing was factored.
-            if smallest.1.is_zero() {
-                break;
-            }
-            let own = pivot(row);
-            if own < smallest.1 {
-                smallest = (row, own);
-            }
-        }
-        let (row, mut curvature) = smallest;
+        let rows = (1..side).map(|row| (row, pivot(row)));
+        let (row, mut curvature) = rows.fold((0, pivot(0)), |smallest, own| {
+            if own.1 < smallest.1 { own } else { smallest }
+        });
         if curvature > T::zero() {
             self.memory.direction.fill(T::zero());
             self.memory.direction[row] = T::one();
@@ -443,7 +418,7 @@ impl<'a, T: Scalar> Equations<'a, T> {
     }
 }
 
-impl<T: Scalar> Memory<T> {
+impl<T: Scalar> Memory<Vec<T>> {
     fn fit(&mut self, shape: Shape) -> Result<(), Error> {
         let side = shape.side();
         // Entries above the diagonal are never read.

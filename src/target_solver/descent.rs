@@ -1,13 +1,13 @@
 //! Descent × acceptance: one loop for every direction.
 
 use std::fmt::Debug;
-use std::sync::Arc;
 
 use super::report::{Convergence, SolveReport};
 use super::trial::{Check, Trial, Verdict};
 use super::{TargetProblem, TargetSolver};
 use crate::error::Error;
 use crate::kernel::Scalar;
+use crate::pointers::through_pointers;
 use crate::state::State;
 
 /// A direction: proposes one step of all targets from their current values, each example taking its
@@ -111,43 +111,22 @@ pub trait Descent<T: Scalar>: Debug + Send + Sync {
     fn judged(&self, _state: &mut State<T>, _verdicts: &[Verdict]) {}
 }
 
-macro_rules! forward {
-    ($($pointer:ty),*) => {$(
-        impl<T: Scalar, D: Descent<T> + ?Sized> Descent<T> for $pointer {
-            fn begin(
-                &self,
-                state: &mut State<T>,
-                problem: &mut TargetProblem<'_, T>,
-            ) -> Result<(), Error> {
-                (**self).begin(state, problem)
-            }
-
-            fn look(
-                &self,
-                state: &mut State<T>,
-                problem: &mut TargetProblem<'_, T>,
-                trial: &mut Trial<T>,
-            ) -> Result<(), Error> {
-                (**self).look(state, problem, trial)
-            }
-
-            fn step(
-                &self,
-                state: &mut State<T>,
-                problem: &mut TargetProblem<'_, T>,
-                trial: &mut Trial<T>,
-            ) -> Result<(), Error> {
-                (**self).step(state, problem, trial)
-            }
-
-            fn judged(&self, state: &mut State<T>, verdicts: &[Verdict]) {
-                (**self).judged(state, verdicts);
-            }
-        }
-    )*};
-}
-
-forward!(&D, Box<D>, Arc<D>);
+through_pointers!(Descent {
+    fn begin(&self, state: &mut State<T>, problem: &mut TargetProblem<'_, T>) -> Result<(), Error>;
+    fn look(
+        &self,
+        state: &mut State<T>,
+        problem: &mut TargetProblem<'_, T>,
+        trial: &mut Trial<T>,
+    ) -> Result<(), Error>;
+    fn step(
+        &self,
+        state: &mut State<T>,
+        problem: &mut TargetProblem<'_, T>,
+        trial: &mut Trial<T>,
+    ) -> Result<(), Error>;
+    fn judged(&self, state: &mut State<T>, verdicts: &[Verdict]);
+});
 
 /// K steps of a [`Descent`], each judged example by example.
 ///

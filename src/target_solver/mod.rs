@@ -16,7 +16,6 @@ mod synchronous_descent;
 mod trial;
 
 use std::fmt::Debug;
-use std::sync::Arc;
 
 pub(crate) use curvature::Curvature;
 pub use descent::{Descent, Iterate};
@@ -35,6 +34,7 @@ use crate::decoupled::{DecoupledCircuit, Selection};
 use crate::energy::{BatchMut, Layers, Workspace};
 use crate::error::Error;
 use crate::kernel::Scalar;
+use crate::pointers::through_pointers;
 use crate::state::State;
 
 /// A method that lowers E over the auxiliary targets of one batch.
@@ -94,25 +94,14 @@ pub trait TargetSolver<T: Scalar>: Debug + Send + Sync {
     ) -> Result<SolveReport, Error>;
 }
 
-macro_rules! forward {
-    ($($pointer:ty),*) => {$(
-        impl<T: Scalar, S: TargetSolver<T> + ?Sized> TargetSolver<T> for $pointer {
-            fn start(&self) -> State<T> {
-                (**self).start()
-            }
-
-            fn solve(
-                &self,
-                state: &mut State<T>,
-                problem: &mut TargetProblem<'_, T>,
-            ) -> Result<SolveReport, Error> {
-                (**self).solve(state, problem)
-            }
-        }
-    )*};
-}
-
-forward!(&S, Box<S>, Arc<S>);
+through_pointers!(TargetSolver {
+    fn start(&self) -> State<T>;
+    fn solve(
+        &self,
+        state: &mut State<T>,
+        problem: &mut TargetProblem<'_, T>,
+    ) -> Result<SolveReport, Error>;
+});
 
 impl<T: Scalar> DecoupledCircuit<T> {
     /// Moves the auxiliary targets of the selected examples by one call of `solver`, with a new

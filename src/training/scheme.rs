@@ -1,13 +1,13 @@
 //! What a training scheme is.
 
 use std::fmt::Debug;
-use std::sync::Arc;
 
 use super::visit::Visit;
 use super::w_step::WStep;
 use crate::decoupled::{DecoupledCircuit, TargetUse};
 use crate::error::Error;
 use crate::kernel::Scalar;
+use crate::pointers::through_pointers;
 use crate::state::State;
 
 /// What a training scheme does with a batch. Comparing schemes means changing one line.
@@ -90,38 +90,11 @@ pub trait Scheme<T: Scalar>: Debug + Send + Sync {
     }
 }
 
-macro_rules! forward {
-    ($($pointer:ty),*) => {$(
-        impl<T: Scalar, S: Scheme<T> + ?Sized> Scheme<T> for $pointer {
-            fn targets(&self) -> TargetUse {
-                (**self).targets()
-            }
-
-            fn uses_penalties(&self) -> bool {
-                (**self).uses_penalties()
-            }
-
-            fn check(&self, w_step: &WStep<T>) -> Result<(), Error> {
-                (**self).check(w_step)
-            }
-
-            fn start(&self, model: &mut DecoupledCircuit<T>) -> Result<State<T>, Error> {
-                (**self).start(model)
-            }
-
-            fn visit(&self, state: &mut State<T>, visit: &mut Visit<'_, T>) -> Result<T, Error> {
-                (**self).visit(state, visit)
-            }
-
-            fn finish(
-                &self,
-                state: &mut State<T>,
-                model: &mut DecoupledCircuit<T>,
-            ) -> Result<(), Error> {
-                (**self).finish(state, model)
-            }
-        }
-    )*};
-}
-
-forward!(Box<S>, Arc<S>, &S);
+through_pointers!(Scheme {
+    fn targets(&self) -> TargetUse;
+    fn uses_penalties(&self) -> bool;
+    fn check(&self, w_step: &WStep<T>) -> Result<(), Error>;
+    fn start(&self, model: &mut DecoupledCircuit<T>) -> Result<State<T>, Error>;
+    fn visit(&self, state: &mut State<T>, visit: &mut Visit<'_, T>) -> Result<T, Error>;
+    fn finish(&self, state: &mut State<T>, model: &mut DecoupledCircuit<T>) -> Result<(), Error>;
+});

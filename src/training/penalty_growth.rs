@@ -1,6 +1,6 @@
 //! Penalties that grow when the gap stops falling.
 
-use crate::check::{check_length, check_weights};
+use crate::check::{at_least_one, below_one, check_length, check_weights, option, positive};
 use crate::error::Error;
 use crate::kernel::Scalar;
 
@@ -59,12 +59,7 @@ impl PenaltyGrowth {
     /// # Errors
     /// [`Error::InvalidOption`] for 0.
     pub fn new(visits: u64) -> Result<Self, Error> {
-        checked(
-            "PenaltyGrowth::visits",
-            visits as f64,
-            visits > 0,
-            "at least 1",
-        )?;
+        at_least_one("PenaltyGrowth::visits", visits)?;
         Ok(Self {
             visits,
             factor: 2.0,
@@ -79,7 +74,7 @@ impl PenaltyGrowth {
     /// [`Error::InvalidOption`] unless it is above 1 and finite.
     pub fn with_factor(mut self, factor: f64) -> Result<Self, Error> {
         let fits = factor > 1.0 && factor.is_finite();
-        self.factor = checked("PenaltyGrowth::factor", factor, fits, "above 1 and finite")?;
+        self.factor = option("PenaltyGrowth::factor", factor, fits, "above 1 and finite")?;
         Ok(self)
     }
 
@@ -88,9 +83,7 @@ impl PenaltyGrowth {
     /// # Errors
     /// [`Error::InvalidOption`] unless it is at least 0 and below 1.
     pub fn with_decrease(mut self, decrease: f64) -> Result<Self, Error> {
-        let fits = (0.0..1.0).contains(&decrease);
-        let allowed = "at least 0 and below 1";
-        self.decrease = checked("PenaltyGrowth::decrease", decrease, fits, allowed)?;
+        self.decrease = below_one("PenaltyGrowth::decrease", decrease)?;
         Ok(self)
     }
 
@@ -99,8 +92,7 @@ impl PenaltyGrowth {
     /// # Errors
     /// [`Error::InvalidOption`] unless it is above 0 and finite.
     pub fn with_cap(mut self, cap: f64) -> Result<Self, Error> {
-        let fits = cap > 0.0 && cap.is_finite();
-        self.cap = checked("PenaltyGrowth::cap", cap, fits, "above 0 and finite")?;
+        self.cap = positive("PenaltyGrowth::cap", cap)?;
         Ok(self)
     }
 
@@ -114,30 +106,14 @@ impl PenaltyGrowth {
         let cap = T::of(self.cap);
         let grows = T::of(self.factor) > T::one();
         let allowed = "above 1 and finite in the circuit's scalar";
-        checked("PenaltyGrowth::factor", self.factor, grows, allowed)?;
+        option("PenaltyGrowth::factor", self.factor, grows, allowed)?;
         check_weights("PenaltyGrowth::cap", &[cap])?;
         let allowed = "at most PenaltyGrowth::cap where its phase may begin";
         for &penalty in penalties {
-            checked("penalty μ", penalty.as_f64(), penalty <= cap, allowed)?;
+            option("penalty μ", penalty.as_f64(), penalty <= cap, allowed)?;
         }
         Ok(cap)
     }
-}
-
-fn checked(
-    option: &'static str,
-    value: f64,
-    fits: bool,
-    allowed: &'static str,
-) -> Result<f64, Error> {
-    if fits {
-        return Ok(value);
-    }
-    Err(Error::InvalidOption {
-        option,
-        value,
-        allowed,
-    })
 }
 
 /// The windows of a phase in progress.

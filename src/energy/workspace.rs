@@ -142,7 +142,7 @@ impl<T: Scalar> Workspace<T> {
     pub(crate) fn target_gradient(&self, t: usize) -> &[T] {
         assert!(
             0 < t && t < self.locals.len(),
-            "z_{t} is not an auxiliary target"
+            "no ∂E/∂z_{t}: it needs 0 < t < T and an evaluation of the targets' gradients"
         );
         &self.locals[t - 1].d_target
     }

@@ -113,7 +113,7 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
     /// [`TargetProblem::target_gradient`].
     ///
     /// # Panics
-    /// If t is not in 1..T.
+    /// If t is not in 1..T, or no gradient was evaluated yet.
     pub fn target_and_gradient(&mut self, t: usize) -> (&mut [T], &[T]) {
         let (batch, workspace) = self.targets();
         (batch.target_mut(t), workspace.target_gradient(t))
@@ -313,7 +313,7 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
     /// workspace.
     ///
     /// # Panics
-    /// If t is not in 1..T.
+    /// If t is not in 1..T, or no gradient was evaluated yet.
     pub fn descend(&mut self, t: usize, step: T) {
         self.descend_by(t, step, |_| T::one());
     }

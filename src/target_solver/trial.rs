@@ -202,7 +202,7 @@ impl<T: Scalar> Trial<T> {
     /// along the gradient in the workspace.
     ///
     /// # Panics
-    /// If t is not in 1..T.
+    /// If t is not in 1..T, or no gradient was evaluated yet.
     pub fn descend(&self, t: usize, step: T, problem: &mut TargetProblem<'_, T>) {
         problem.descend_by(t, step, |i| self.share(i));
     }
@@ -227,7 +227,7 @@ impl<T: Scalar> Trial<T> {
     /// example's weight.
     ///
     /// # Panics
-    /// If t is not in 1..T.
+    /// If t is not in 1..T, or no gradient was evaluated yet.
     pub fn for_each(
         &self,
         t: usize,
@@ -265,7 +265,8 @@ impl<T: Scalar> Trial<T> {
         step: impl FnOnce(&mut Self, &mut TargetProblem<'_, T>) -> Result<(), Error>,
     ) -> Result<(), Error> {
         problem.save(&mut self.before);
-        let made = step(self, problem).and_then(|()| match self.check {
+        let step = step(self, problem).and_then(|()| self.check_recorded());
+        let made = step.and_then(|()| match self.check {
             // Non-finite targets show in E.
             Check::Rounding | Check::Strict => Ok(()),
             Check::None => problem.check_targets(self.number),
@@ -328,11 +329,22 @@ impl<T: Scalar> Trial<T> {
         &self.verdicts
     }
 
+    /// Checks that the descent recorded the energies that its steps are judged by.
+    fn check_recorded(&self) -> Result<(), Error> {
+        let n = self.examples.len();
+        if !self.needs_energies() || self.first.iter().all(|energies| energies.len() == n) {
+            return Ok(());
+        }
+        Err(Error::Combination {
+            what: "judging the steps of a descent that records no energies",
+            reason: "its look must call Trial::record_energies, or its first step \
+                     Trial::record_energy for every layer",
+        })
+    }
+
     /// E of every example at the start of the call, summed as in [`TargetProblem::example_energy`].
     fn sum_first_energies(&mut self) {
-        let n = self.examples.len();
         for energies in &self.first {
-            assert_eq!(energies.len(), n, "a descent records every layer's energy");
             for (example, &energy) in self.examples.iter_mut().zip(energies) {
                 example.energy += energy;
             }

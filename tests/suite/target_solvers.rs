@@ -780,6 +780,46 @@ fn an_endless_step_leaves_examples_at_rest_alone<T: Tested>() {
     }
 }
 
+/// Computes its gradients during the step, and records no energies.
+#[derive(Debug, Clone, Copy)]
+struct Forgetful;
+
+impl Descent<f64> for Forgetful {
+    fn look(
+        &self,
+        _: &mut State<f64>,
+        problem: &mut TargetProblem<'_, f64>,
+        _: &mut Trial<f64>,
+    ) -> Result<(), Error> {
+        problem.predict();
+        Ok(())
+    }
+
+    fn step(
+        &self,
+        _: &mut State<f64>,
+        problem: &mut TargetProblem<'_, f64>,
+        trial: &mut Trial<f64>,
+    ) -> Result<(), Error> {
+        problem.target_gradient(1);
+        trial.descend(1, 0.1, problem);
+        Ok(())
+    }
+}
+
+#[test]
+fn steps_are_not_judged_without_energies() {
+    let start = unit_chain::<f64>([1.0, 0.5], [2.0, 2.0]);
+    let (mut model, solver) = (start.clone(), Iterate::new(3, Forgetful));
+    let error = model.solve_targets(&solver.with_check(Check::Strict), &Selection::All);
+    assert!(matches!(error, Err(Error::Combination { .. })), "{error:?}");
+    assert_eq!(model.z(1).unwrap(), start.z(1).unwrap());
+    // Unchecked steps need none.
+    let report = model.solve_targets(&solver, &Selection::All).unwrap();
+    assert_eq!(report.steps, 3);
+    assert_ne!(model.z(1).unwrap(), start.z(1).unwrap());
+}
+
 /// |z − ẑ|, whose curvature is 0 where it has any.
 #[derive(Debug)]
 struct Bent;

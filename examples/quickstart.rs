@@ -38,11 +38,11 @@ fn main() -> Result<(), Error> {
         .run(&mut model)?;
     for record in report.history.iter().filter(|r| r.composed_loss.is_some()) {
         println!(
-            "epoch {:>4}: E {:.2e}, composed loss {:.2e}, gap {:.2e}",
+            "epoch {:>4}: E {:.2e}, composed loss {:.2e}, gap after the sweep {:.2e}",
             record.epoch,
             record.objective,
             record.composed_loss.unwrap_or_default(),
-            record.gap.unwrap_or_default()
+            record.gap_after.unwrap_or_default()
         );
     }
 

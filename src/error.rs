@@ -340,7 +340,7 @@ pub enum Error {
     /// A solver needs a bound that a layer or loss does not give (`Layer::curvature_bound`,
     /// `Loss::curvature_bound`); `StepSize::Checked` and `StepSize::Fixed` need none.
     #[error(
-        "a curvature-bounded step needs a curvature bound, but {of} of layer {layer}'s local problem gives none: implement its `curvature_bound`, or use `StepSize::Checked`"
+        "a curvature-bounded step needs a curvature bound, but {of} in the local problem of layer {layer} gives none: implement its `curvature_bound`, or use `StepSize::Checked` (`with_step`)"
     )]
     NoCurvatureBound {
         /// "the layer" or "the loss".
@@ -394,7 +394,7 @@ pub enum Error {
     },
 
     /// A meaningless combination of options.
-    #[error("{what} is refused: {reason}")]
+    #[error("refused: {what}: {reason}")]
     Combination {
         /// What was to be combined.
         what: &'static str,
@@ -447,7 +447,8 @@ pub struct GradEntry {
     pub analytic: f64,
     /// The value from finite differences.
     pub numeric: f64,
-    /// Error as [`GradCheck`](crate::gradcheck::GradCheck) defines it; infinite if one of the two numbers is not finite.
+    /// Error as [`GradCheck`](crate::gradcheck::GradCheck) defines it; infinite if a number is not finite, or if
+    /// two that must be equal differ.
     pub error: f64,
 }
 

@@ -91,7 +91,8 @@ impl GradReport {
     /// # Errors
     /// [`Error::NothingCompared`] if no derivative was compared (a layer without parameters whose
     /// input is not differentiable has none), [`Error::WrongDerivative`] with the worst entry and
-    /// both numbers.
+    /// both numbers. A column that depends on its neighbours outranks every inexact derivative: print
+    /// [`GradReport::worst`] for the others.
     pub fn require(&self, tolerance: f64) -> Result<(), Error> {
         if self.derivatives == 0 {
             return Err(Error::NothingCompared);

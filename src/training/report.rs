@@ -73,7 +73,8 @@ pub struct EpochRecord<T> {
     /// Composed loss per validation example, after the epoch; `None` if not measured then.
     pub validation_loss: Option<T>,
     /// (Σ_t Σᵢ ‖z_tⁱ − ẑ_tⁱ‖² / n)^½ over all hidden layers, after the epoch, with the targets as
-    /// the examples hold them; `None` if not measured then, or if the scheme does not use targets.
+    /// the examples hold them; `None` if not measured then, or if the scheme keeps no targets between
+    /// visits (as refreshed ones: see `gap_after`).
     /// Low energy alone does not make a working network: check this and the composed loss too.
     pub gap: Option<T>,
     /// The same gap before each visit's Z-step: for persistent targets, as they were kept; for
@@ -81,7 +82,7 @@ pub struct EpochRecord<T> {
     /// `None` for schemes that do not report it. If it exceeds the previous epoch's `gap_after`, the
     /// targets went stale: θ moved away from them between visits.
     pub gap_before: Option<T>,
-    /// The same gap after each visit's Z-step, before θ moved.
+    /// The same gap after each visit's Z-step, before θ moved; `None` without a solver.
     pub gap_after: Option<T>,
     /// What the solver of the Z-steps did, summed over the epoch's visits (an example counts once per
     /// visit); `None` for schemes that do not report it.

@@ -34,14 +34,15 @@ use crate::state::State;
 ///     }
 ///
 ///     fn visit(&self, state: &mut State<T>, visit: &mut Visit<'_, T>) -> Result<T, Error> {
+///         let mut energy = T::zero();
 ///         for _ in 0..2 {
 ///             let mut problem = visit.target_problem();
 ///             problem.refresh()?;
 ///             let report = self.0.solve(state, &mut problem)?;
 ///             visit.record_solve(report);
-///             visit.evaluate()?.step()?;
+///             energy = visit.evaluate()?.step()?;
 ///         }
-///         Ok(visit.evaluate()?.energy())
+///         Ok(energy)
 ///     }
 /// }
 /// ```

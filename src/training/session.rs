@@ -168,7 +168,7 @@ impl<T: Scalar> Session<T> {
     }
 
     /// A session that continues from `state`, as returned by [`Session::state`], with the model as it
-    /// was then.
+    /// was then (its θ, targets, μ and example weights).
     ///
     /// # Errors
     /// Those of [`Session::new`], and [`Error::Length`] for a state of a run with another number of
@@ -194,7 +194,10 @@ impl<T: Scalar> Session<T> {
             let scheme = phase.scheme.start(&mut model.clone())?;
             if !(within.w_step.fits(&w_step) && within.scheme.fits(&scheme)) {
                 return Err(Error::Length {
-                    what: format!("arrays of the state of phase {}", state.phase),
+                    what: format!(
+                        "numbers in the state of phase {} (of another scheme, solver or optimiser?)",
+                        state.phase
+                    ),
                     expected: scheme.size() + w_step.size(),
                     found: within.scheme.size() + within.w_step.size(),
                 });

@@ -7,7 +7,6 @@ use layerwise::decoupled::TargetInit;
 use layerwise::energy::Energy;
 use layerwise::kernel::{Execution, Write};
 use layerwise::layer::{Activation, Context, Dense, ParameterGroup, Point, Scratch, Shape};
-use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::{Adam, GradientDescent};
 use layerwise::rand::rngs::ChaCha8Rng;
@@ -125,7 +124,7 @@ impl Locking {
             let layer = Dense::new(8, 8, activation)?;
             builder = builder.layer(Slow { layer, delay });
         }
-        let mut model = DecoupledCircuit::new(builder.build()?, Energy::new(SoftmaxCrossEntropy))?;
+        let mut model = DecoupledCircuit::new(builder.build()?, Energy::default())?;
         let mut rng = ChaCha8Rng::seed_from_u64(0);
         let x = DMatrix::from_fn(8, 32, |_, _| rng.random::<f32>());
         model.add_examples(&x, &x, &TargetInit::RandomNormal { std: 0.4, seed: 0 })?;

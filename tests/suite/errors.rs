@@ -579,7 +579,7 @@ fn options() -> Vec<Row> {
                 error(on(model, |m| m.solve_targets(&ReverseSweep::new(1), &Selection::All)))
             },
             Error::NoCurvatureBound { of: "the layer", layer: 1 },
-            ["the layer of layer 1's local problem"]
+            ["the layer in the local problem of layer 1"]
         ),
         #[cfg(not(feature = "rayon"))]
         row!(

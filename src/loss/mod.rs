@@ -7,6 +7,7 @@ mod gaussian;
 mod huber;
 mod kullback_leibler;
 mod label_smoothing;
+mod pointers;
 mod poisson;
 mod squared_error;
 mod units;

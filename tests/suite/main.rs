@@ -35,6 +35,7 @@ mod presets;
 mod recovery;
 mod residual_targets;
 mod segments;
+mod semantics;
 mod sequential;
 mod session;
 mod statements;

@@ -2,7 +2,7 @@
 //!
 //! One pass and one dispatch each; a column's result depends on that column alone.
 
-use super::reduction::{sum, sum_of_pairs};
+use super::reduction::{sum, sum_of_pairs, update};
 use super::vectorise;
 use crate::kernel::Scalar;
 
@@ -42,18 +42,10 @@ pub(crate) fn lessen_and_square<T: Scalar>(
     product: &[T],
     squares: &mut [T],
 ) {
-    let dim = right.len() / squares.len();
-    vectorise(
-        #[inline(always)]
-        move || {
-            let columns = right.chunks_exact_mut(dim).zip(product.chunks_exact(dim));
-            for ((right, product), (square, length)) in columns.zip(squares.iter_mut().zip(lengths))
-            {
-                lessen(right, *length, product);
-                *square = sum(right, |r| r * r);
-            }
-        },
-    );
+    let results = squares.iter_mut();
+    lessen(right, lengths, product, results, |right, square| {
+        *square = sum(right, |r| r * r);
+    });
 }
 
 /// right ← right − lengthⱼ · product for every column j that has a length, and copy ← right of all.
@@ -64,26 +56,37 @@ pub(crate) fn lessen_and_copy<T: Scalar>(
     copy: &mut [T],
 ) {
     let dim = right.len() / lengths.len();
+    let results = copy.chunks_exact_mut(dim);
+    lessen(right, lengths, product, results, |right, copy| {
+        copy.copy_from_slice(right);
+    });
+}
+
+/// right ← right − lengthⱼ · product for every column j that has a length, and `then` of every column
+/// and its result.
+#[inline(always)]
+fn lessen<T: Scalar, R>(
+    right: &mut [T],
+    lengths: &[Option<T>],
+    product: &[T],
+    results: impl Iterator<Item = R>,
+    then: impl Fn(&[T], R),
+) {
+    let dim = right.len() / lengths.len();
     vectorise(
         #[inline(always)]
         move || {
             let columns = right.chunks_exact_mut(dim).zip(product.chunks_exact(dim));
-            for ((right, product), (copy, length)) in
-                columns.zip(copy.chunks_exact_mut(dim).zip(lengths))
-            {
-                lessen(right, *length, product);
-                copy.copy_from_slice(right);
+            for ((right, product), (length, result)) in columns.zip(lengths.iter().zip(results)) {
+                if let &Some(length) = length {
+                    for (r, &q) in right.iter_mut().zip(product) {
+                        *r -= length * q;
+                    }
+                }
+                then(right, result);
             }
         },
     );
-}
-
-#[inline(always)]
-fn lessen<T: Scalar>(right: &mut [T], length: Option<T>, product: &[T]) {
-    let Some(length) = length else { return };
-    for (r, &q) in right.iter_mut().zip(product) {
-        *r -= length * q;
-    }
 }
 
 /// values ← values / (diagonal + dampingⱼ) + above, `above` missing being zero, and
@@ -162,12 +165,5 @@ pub(crate) fn move_and_turn<T: Scalar>(
 
 /// values ← factor · (values − other).
 pub(crate) fn scaled_difference<T: Scalar>(values: &mut [T], factor: T, other: &[T]) {
-    vectorise(
-        #[inline(always)]
-        move || {
-            for (v, &o) in values.iter_mut().zip(other) {
-                *v = factor * (*v - o);
-            }
-        },
-    );
+    update(values, other, move |v, o| factor * (v - o));
 }

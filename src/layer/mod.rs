@@ -19,7 +19,7 @@ pub(crate) use sequential::check_chain;
 pub use unfold::{Unfold, Whole};
 
 use crate::error::Error;
-use crate::kernel::{Execution, Scalar, Write, dot};
+use crate::kernel::{Execution, Scalar, Write, dot, extent_product};
 
 /// Where and when a layer is evaluated.
 ///
@@ -401,25 +401,24 @@ pub(crate) fn parameter_count<T: Scalar>(layer: &dyn Layer<T>) -> usize {
 
 /// Checks what a circuit relies on: dimensions of at least 1, and parameter groups that tile.
 pub(crate) fn validate<T: Scalar>(layer: &dyn Layer<T>, number: usize) -> Result<(), Error> {
-    if layer.input_dim() == 0 {
-        return Err(Error::ZeroDimension {
-            what: "a layer's input dimension",
-        });
-    }
-    if layer.output_dim() == 0 {
-        return Err(Error::ZeroDimension {
-            what: "a layer's output dimension",
-        });
-    }
+    check_dimension("a layer's input dimension", layer.input_dim())?;
+    check_dimension("a layer's output dimension", layer.output_dim())?;
     check_layout(&layer.parameters(), number)
+}
+
+/// Checks that a dimension is at least 1.
+pub(crate) fn check_dimension(what: &'static str, size: usize) -> Result<(), Error> {
+    match size {
+        0 => Err(Error::ZeroDimension { what }),
+        _ => Ok(()),
+    }
 }
 
 /// Groups must tile their parameter vector: in order, without gaps, each the size of its shape.
 pub(crate) fn check_layout(groups: &[ParameterGroup], number: usize) -> Result<(), Error> {
     let mut expected = 0;
     for group in groups {
-        let product = |size: usize, &extent| size.saturating_mul(extent);
-        let size = group.shape.iter().fold(1, product);
+        let size = extent_product(&group.shape);
         if group.range.start != expected || Some(group.range.end) != expected.checked_add(size) {
             return Err(Error::ParameterLayout {
                 layer: number,

@@ -11,10 +11,11 @@
 //! by Remez's exchange, for the least error of eʳ) and then rounded coefficient
 //! by coefficient.
 
-use std::marker::PhantomData;
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
 use super::activate::map;
+#[cfg(feature = "fast-kernels")]
+use super::vectorise;
 
 /// A function of one real variable.
 pub(crate) trait Function {
@@ -28,44 +29,26 @@ pub(crate) fn apply<F: Function, T: Real>(values: &mut [T], derivatives: Option<
     if let Some(derivatives) = &derivatives {
         assert_eq!(values.len(), derivatives.len());
     }
-    let pass = Pass::<F, T> {
+    #[cfg(feature = "fast-kernels")]
+    if !matches!(pulp::Arch::new(), pulp::Arch::Scalar) {
+        return vectorise(
+            #[inline(always)]
+            move || pass::<F, T, true>(values, derivatives),
+        );
+    }
+    pass::<F, T, false>(values, derivatives);
+}
+
+/// One pass of `F` over a slice: only what is inlined into the dispatcher is compiled for its
+/// instructions.
+#[inline(always)]
+fn pass<F: Function, T: Real, const FMA: bool>(values: &mut [T], derivatives: Option<&mut [T]>) {
+    map(
         values,
         derivatives,
-        function: PhantomData,
-    };
-    #[cfg(feature = "fast-kernels")]
-    {
-        let arch = pulp::Arch::new();
-        if !matches!(arch, pulp::Arch::Scalar) {
-            return arch.dispatch(pass);
-        }
-    }
-    pass.run::<false>();
-}
-
-/// One pass of `F` over a slice: a type rather than a closure, because only
-/// what is inlined into the dispatcher is compiled for its instructions.
-struct Pass<'a, F, T> {
-    values: &'a mut [T],
-    derivatives: Option<&'a mut [T]>,
-    function: PhantomData<F>,
-}
-
-impl<F: Function, T: Real> Pass<'_, F, T> {
-    #[inline(always)]
-    fn run<const FMA: bool>(self) {
-        map(self.values, self.derivatives, F::at::<FMA, T>);
-    }
-}
-
-#[cfg(feature = "fast-kernels")]
-impl<F: Function, T: Real> pulp::WithSimd for Pass<'_, F, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: pulp::Simd>(self, _: S) {
-        self.run::<true>();
-    }
+        #[inline(always)]
+        |x| F::at::<FMA, T>(x),
+    );
 }
 
 /// The two precisions: arithmetic, and the constants that depend on it.

@@ -139,10 +139,7 @@ impl Execution {
         work: impl Fn(usize, &mut [A]) + Sync,
     ) {
         let chunks = items.len().div_ceil(size);
-        let columns = Columns {
-            values: items,
-            size,
-        };
+        let columns = Columns::new(items, size);
         self.for_each_item(chunks, columns, |i, chunk: Columns<'_, A>| {
             work(i, chunk.values);
         });
@@ -357,10 +354,7 @@ mod tests {
         let mut written = vec![0; 3 * columns];
         let ranges = Mutex::new(Vec::new());
         pool.unwrap().install(|| {
-            let data = Columns {
-                values: &mut written,
-                size: 3,
-            };
+            let data = Columns::new(&mut written, 3);
             let work = |range: Range<usize>, part: Columns<'_, usize>| {
                 let places = range.clone().flat_map(|column| [column; 3]);
                 for (to, column) in part.values.iter_mut().zip(places) {

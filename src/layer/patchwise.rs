@@ -310,25 +310,26 @@ const MOST: usize = isize::MAX as usize / 16;
 /// Values that stay in the L1 cache between two passes over them.
 const NEAR: usize = 2048;
 
+/// Writes the methods of the trait that are those of the type itself.
+macro_rules! own_methods {
+    ($(fn $name:ident(&$self:ident $(, $argument:ident: $type:ty)?) -> $result:ty;)*) => {
+        $(fn $name(&$self $(, $argument: $type)?) -> $result {
+            $self.$name($($argument)?)
+        })*
+    };
+}
+
 impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
-    fn input_shape(&self) -> Shape {
-        self.input_shape()
-    }
-
-    fn output_shape(&self) -> Shape {
-        self.output_shape()
-    }
-
-    fn input_dim(&self) -> usize {
-        self.input_dim()
-    }
-
-    fn output_dim(&self) -> usize {
-        self.output_dim()
-    }
-
-    fn parameters(&self) -> Vec<ParameterGroup> {
-        self.parameters()
+    own_methods! {
+        fn input_shape(&self) -> Shape;
+        fn output_shape(&self) -> Shape;
+        fn input_dim(&self) -> usize;
+        fn output_dim(&self) -> usize;
+        fn parameters(&self) -> Vec<ParameterGroup>;
+        fn scratch(&self, batch: usize) -> Scratch;
+        fn cost(&self) -> Option<usize>;
+        fn target_range(&self) -> (f64, f64);
+        fn affine(&self) -> Option<Affine>;
     }
 
     fn initialize(&self, parameters: &mut [T], rng: &mut dyn Rng) {
@@ -338,14 +339,6 @@ impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
         if let Some(initializer) = self.bias {
             initializer.fill(bias, self.channels, 1, rng);
         }
-    }
-
-    fn scratch(&self, batch: usize) -> Scratch {
-        self.scratch(batch)
-    }
-
-    fn cost(&self) -> Option<usize> {
-        self.cost()
     }
 
     fn forward(
@@ -555,14 +548,6 @@ impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
         let terms = T::of(8.0 * (self.patch_len + self.channels) as f64);
         let room = T::one() + terms * T::default_epsilon();
         Some(bound * slope * slope * room * T::of(self.multiplicity as f64))
-    }
-
-    fn target_range(&self) -> (f64, f64) {
-        self.target_range()
-    }
-
-    fn affine(&self) -> Option<Affine> {
-        self.affine()
     }
 
     fn unfold(&self, input: &[T], patches: &mut [T]) {

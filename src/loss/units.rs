@@ -95,7 +95,7 @@ pub(super) fn residual_curvature<T: Scalar>(
 }
 
 /// Predictions that elementary functions take at once, in buffers on the stack.
-const BLOCK: usize = 256;
+pub(super) const BLOCK: usize = 256;
 
 /// Value and gradients of units whose derivative by z_j is −ẑ_j, and whose terms need N elementary
 /// functions of ẑ_j: `functions` sets N slices to those of its first, `value` takes (z_j, ẑ_j, those of

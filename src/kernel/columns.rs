@@ -19,12 +19,11 @@ pub(crate) fn complete_products<T: Scalar>(
     vectorise(
         #[inline(always)]
         move || {
-            let parts = part.chunks_exact(dim).zip(direction.chunks_exact(dim));
-            let columns = product.chunks_exact_mut(dim).zip(parts);
-            for ((product, (part, direction)), (dot, &damping)) in
-                columns.zip(dots.iter_mut().zip(damping))
-            {
-                let factor = common + damping;
+            let columns = product.chunks_exact_mut(dim).zip(dots);
+            for (j, (product, dot)) in columns.enumerate() {
+                let own = j * dim..(j + 1) * dim;
+                let (part, direction) = (&part[own.clone()], &direction[own]);
+                let factor = common + damping[j];
                 for (q, (&part, &p)) in product.iter_mut().zip(part.iter().zip(direction)) {
                     *q = *q + share * part + factor * p;
                 }
@@ -102,23 +101,20 @@ pub(crate) fn divide_and_add<T: Scalar>(
     vectorise(
         #[inline(always)]
         move || {
-            let columns = values.chunks_exact_mut(dim).zip(right.chunks_exact(dim));
-            let numbers = dots.iter_mut().zip(damping);
-            for (i, ((values, right), (dot, &damping))) in columns.zip(numbers).enumerate() {
-                let inverse = (diagonal + damping).recip();
-                match above.map(|above| &above[i * dim..(i + 1) * dim]) {
-                    None => {
-                        for v in values.iter_mut() {
-                            *v *= inverse;
-                        }
+            let columns = values.chunks_exact_mut(dim).zip(dots);
+            for (j, (values, dot)) in columns.enumerate() {
+                let own = j * dim..(j + 1) * dim;
+                let inverse = (diagonal + damping[j]).recip();
+                if let Some(above) = above {
+                    for (v, &above) in values.iter_mut().zip(&above[own.clone()]) {
+                        *v = *v * inverse + above;
                     }
-                    Some(above) => {
-                        for (v, &above) in values.iter_mut().zip(above) {
-                            *v = *v * inverse + above;
-                        }
+                } else {
+                    for v in values.iter_mut() {
+                        *v *= inverse;
                     }
                 }
-                *dot = sum_of_pairs(values, right, |v, r| v * r);
+                *dot = sum_of_pairs(values, &right[own], |v, r| v * r);
             }
         },
     );
@@ -139,23 +135,18 @@ pub(crate) fn move_and_turn<T: Scalar>(
             let columns = step
                 .chunks_exact_mut(dim)
                 .zip(direction.chunks_exact_mut(dim));
-            let columns = columns.zip(source.chunks_exact(dim));
-            let numbers = lengths.iter().zip(turns).enumerate();
-            for (((step, direction), source), (i, numbers)) in columns.zip(numbers) {
+            for (j, (step, direction)) in columns.enumerate() {
+                let Some(length) = lengths[j] else { continue };
                 let own = step.iter_mut().zip(direction);
-                match numbers {
-                    (None, _) => {}
-                    (&Some(length), None) => {
-                        for (s, p) in own {
-                            *s += length * *p;
-                        }
+                if let Some(turn) = turns[j] {
+                    let factor = factor(j);
+                    for ((s, p), &source) in own.zip(&source[j * dim..(j + 1) * dim]) {
+                        *s += length * *p;
+                        *p = factor * source + turn * *p;
                     }
-                    (&Some(length), &Some(turn)) => {
-                        let factor = factor(i);
-                        for ((s, p), &source) in own.zip(source) {
-                            *s += length * *p;
-                            *p = factor * source + turn * *p;
-                        }
+                } else {
+                    for (s, p) in own {
+                        *s += length * *p;
                     }
                 }
             }

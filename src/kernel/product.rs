@@ -224,7 +224,7 @@ mod backend {
         let last = (length / size).saturating_sub(1);
         (0..last)
             .map(move |i| i * size..(i + 1) * size)
-            .chain([last * size..length])
+            .chain(std::iter::once(last * size..length))
     }
 
     fn view<T>(matrix: Matrix<'_, T>) -> MatRef<'_, T> {

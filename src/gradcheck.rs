@@ -9,7 +9,7 @@ use crate::error::Error;
 pub use crate::error::GradEntry;
 use crate::init::{Purpose, add_noise, generator};
 use crate::kernel::{Matrix, Scalar, Write, add_to_columns, dot};
-use crate::layer::{Context, Layer, Point, parameter_count, validate};
+use crate::layer::{Context, Layer, Point, check_dimension, parameter_count, validate};
 use crate::loss::{Loss, Pair};
 use crate::objective::Objective;
 
@@ -403,11 +403,8 @@ impl GradCheck {
         let v_input = wants_input.then_some(&v_input[..]);
         let v_parameters: Vec<T> = self.normal(2, count);
         let nothing = subject.jvp(input, None, None);
-        report.add_exact(
-            "no direction by jvp",
-            &nothing,
-            &vec![T::zero(); nothing.len()],
-        );
+        let zeros = vec![T::zero(); nothing.len()];
+        report.add_exact("no direction by jvp", &nothing, &zeros);
         let both = subject.jvp(input, v_input, Some(&v_parameters));
         let mut sum = subject.jvp(input, None, Some(&v_parameters));
         if let Some(v) = v_input {
@@ -575,19 +572,14 @@ impl GradCheck {
         let mut report = GradReport::default();
         let [d_target, d_prediction] = &loss_gradients(loss, at);
         let phi = |at: Pair<'_, T>| total(&loss_values(loss, &at));
-        self.gradient(&mut report, "∂L/∂z", at.target, d_target, |target| {
-            phi(Pair { target, ..*at })
-        });
+        let of_target = |target: &[T]| phi(Pair { target, ..*at });
+        let of_prediction = |prediction: &[T]| phi(Pair { prediction, ..*at });
+        self.gradient(&mut report, "∂L/∂z", at.target, d_target, of_target);
         report.add_sum("∂L/∂z added", d_target, |sum| {
             evaluate_loss(loss, at, sum, Write::Skip);
         });
-        self.gradient(
-            &mut report,
-            "∂L/∂ẑ",
-            at.prediction,
-            d_prediction,
-            |prediction| phi(Pair { prediction, ..*at }),
-        );
+        let x = at.prediction;
+        self.gradient(&mut report, "∂L/∂ẑ", x, d_prediction, of_prediction);
         report.add_sum("∂L/∂ẑ added", d_prediction, |sum| {
             evaluate_loss(loss, at, Write::Skip, sum);
         });
@@ -745,13 +737,8 @@ impl GradCheck {
             });
         }
         let (own, gradient) = (problem.target, &gradients.target);
-        self.gradient(
-            &mut report,
-            "∂ℓ/∂z (target)",
-            own,
-            gradient,
-            |target| phi(LocalProblem { target, ..*problem }),
-        );
+        let phi = |target: &[T]| phi(LocalProblem { target, ..*problem });
+        self.gradient(&mut report, "∂ℓ/∂z (target)", own, gradient, phi);
         report
     }
 
@@ -872,21 +859,13 @@ fn check_equal(what: &str, [found, expected]: [usize; 2]) -> Result<(), Error> {
 
 fn check_pair<T: Scalar>(loss: &dyn Loss<T>, at: &Pair<'_, T>) -> Result<usize, Error> {
     let dim = at.dim;
-    if dim == 0 {
-        return Err(Error::ZeroDimension {
-            what: "the dimension of a loss",
-        });
-    }
+    check_dimension("the dimension of a loss", dim)?;
     let n = at.examples();
     let groups = loss.parameters(dim);
     let parameters = groups.iter().map(|group| group.range.len()).sum();
-    for (what, expected, found) in [
-        ("target", n * dim, at.target.len()),
-        ("prediction", n * dim, at.prediction.len()),
-        ("the loss's parameters", parameters, at.parameters.len()),
-    ] {
-        check_equal(what, [found, expected])?;
-    }
+    check_length("target", at.target, n * dim)?;
+    check_length("prediction", at.prediction, n * dim)?;
+    check_length("the loss's parameters", at.parameters, parameters)?;
     if n == 0 {
         return Err(Error::NoExamples {
             operation: "a gradient check",

@@ -1,87 +1,75 @@
 //! Activation functions over slices.
 
 use super::Activation;
-use super::elementary::Elementary;
+use super::elementary::{Gelu, Real, Sigmoid, Silu, Softplus, Tanh, apply};
 use super::vectorise;
 use crate::kernel::Scalar;
 
-/// Derivatives ← the constant 1 (identity).
-fn ones<T: Scalar>(derivatives: Option<&mut [T]>) {
-    if let Some(derivatives) = derivatives {
-        derivatives.fill(T::one());
+/// values ← f(values), and derivatives ← f′(old values) if given; `function` gives both, of which the
+/// one that is not wanted is never computed once it is inlined.
+#[inline(always)]
+pub(super) fn map<T: Copy>(
+    values: &mut [T],
+    derivatives: Option<&mut [T]>,
+    function: impl Fn(T) -> (T, T),
+) {
+    match derivatives {
+        None => {
+            for value in values {
+                *value = function(*value).0;
+            }
+        }
+        Some(derivatives) => {
+            for (value, derivative) in values.iter_mut().zip(derivatives) {
+                (*value, *derivative) = function(*value);
+            }
+        }
     }
 }
 
 /// ReLU and leaky ReLU: x for x > 0, else slope·x, 0 ≤ slope ≤ 1.
 fn rectify<T: Scalar>(slope: T, values: &mut [T], derivatives: Option<&mut [T]>) {
+    let derivative = move |x| if x > T::zero() { T::one() } else { slope };
     // As maxima, which are one instruction. NaN stays `x`.
     if slope.is_zero() {
-        rectify_with(
-            slope,
-            values,
-            derivatives,
+        let positive = |x| if T::zero() > x { T::zero() } else { x };
+        vectorise(
             #[inline(always)]
-            |x| {
-                let positive = if T::zero() > x { T::zero() } else { x };
+            move || {
                 // −0 becomes 0. Without a product, −∞ does not become 0·∞.
-                positive + T::zero()
+                map(values, derivatives, |x| {
+                    (positive(x) + T::zero(), derivative(x))
+                });
             },
         );
     } else {
-        rectify_with(
-            slope,
-            values,
-            derivatives,
+        let larger = |a, b| if a > b { a } else { b };
+        vectorise(
             #[inline(always)]
-            move |x| {
-                let scaled = slope * x;
-                if scaled > x { scaled } else { x }
+            move || {
+                map(values, derivatives, |x| {
+                    (larger(slope * x, x), derivative(x))
+                })
             },
         );
     }
 }
 
-#[inline(always)]
-fn rectify_with<T: Scalar>(
-    slope: T,
-    values: &mut [T],
-    derivatives: Option<&mut [T]>,
-    value: impl Fn(T) -> T,
-) {
-    vectorise(
-        #[inline(always)]
-        move || match derivatives {
-            None => {
-                for v in values {
-                    *v = value(*v);
-                }
-            }
-            Some(derivatives) => {
-                for (v, d) in values.iter_mut().zip(derivatives) {
-                    let x = *v;
-                    *d = if x > T::zero() { T::one() } else { slope };
-                    *v = value(x);
-                }
-            }
-        },
-    );
-}
-
 /// The vectorised kernels of the native floats.
-pub(crate) fn vectorised<T: Scalar + Elementary>(
+pub(crate) fn vectorised<T: Scalar + Real>(
     activation: Activation,
     values: &mut [T],
     derivatives: Option<&mut [T]>,
 ) {
     match activation {
-        Activation::Identity => ones(derivatives),
-        Activation::Tanh => <T as Elementary>::tanh(values, derivatives),
-        Activation::Sigmoid => <T as Elementary>::sigmoid(values, derivatives),
-        Activation::Relu => rectify(T::zero(), values, derivatives),
-        Activation::LeakyRelu { slope } => rectify(T::of(slope), values, derivatives),
-        Activation::Gelu => <T as Elementary>::gelu(values, derivatives),
-        Activation::Silu => <T as Elementary>::silu(values, derivatives),
-        Activation::Softplus => <T as Elementary>::softplus(values, derivatives),
+        Activation::Tanh => apply::<Tanh, T>(values, derivatives),
+        Activation::Sigmoid => apply::<Sigmoid, T>(values, derivatives),
+        Activation::Gelu => apply::<Gelu, T>(values, derivatives),
+        Activation::Silu => apply::<Silu, T>(values, derivatives),
+        Activation::Softplus => apply::<Softplus, T>(values, derivatives),
+        Activation::Identity | Activation::Relu | Activation::LeakyRelu { .. } => {
+            by_formula(activation, values, derivatives);
+        }
     }
 }
 
@@ -92,13 +80,16 @@ pub(crate) fn by_formula<T: Scalar>(
     derivatives: Option<&mut [T]>,
 ) {
     let pointwise: fn(T) -> (T, T) = match activation {
-        Activation::Identity => return ones(derivatives),
-        Activation::Relu => return rectify(T::zero(), values, derivatives),
-        Activation::LeakyRelu { slope } => {
-            return rectify(T::of(slope), values, derivatives);
+        Activation::Identity => {
+            if let Some(derivatives) = derivatives {
+                derivatives.fill(T::one());
+            }
+            return;
         }
+        Activation::Relu => return rectify(T::zero(), values, derivatives),
+        Activation::LeakyRelu { slope } => return rectify(T::of(slope), values, derivatives),
         Activation::Tanh => |x| {
-            let e = exp_of_minus_twice_abs(x);
+            let e = exp_of_minus_abs(x + x);
             let one_plus = T::one() + e;
             (x.tanh(), T::of(4.0) * e / (one_plus * one_plus))
         },
@@ -116,26 +107,11 @@ pub(crate) fn by_formula<T: Scalar>(
             (positive + exp_of_minus_abs(x).ln_1p(), sigmoid(x).0)
         },
     };
-    match derivatives {
-        Some(derivatives) => {
-            for (v, d) in values.iter_mut().zip(derivatives) {
-                (*v, *d) = pointwise(*v);
-            }
-        }
-        None => {
-            for v in values {
-                *v = pointwise(*v).0;
-            }
-        }
-    }
+    map(values, derivatives, pointwise);
 }
 
 fn exp_of_minus_abs<T: Scalar>(x: T) -> T {
     if x > T::zero() { (-x).exp() } else { x.exp() }
-}
-
-fn exp_of_minus_twice_abs<T: Scalar>(x: T) -> T {
-    exp_of_minus_abs(x + x)
 }
 
 /// (σ(x), σ′(x)), without overflow.

@@ -5,17 +5,6 @@ use crate::kernel::Scalar;
 
 /// The function that a [`Dense`](crate::layer::Dense) layer applies to every unit.
 ///
-/// | variant | f(x) | f′(x) |
-/// |---|---|---|
-/// | `Identity` | x | 1 |
-/// | `Tanh` | tanh x | 1 − tanh² x |
-/// | `Sigmoid` | σ(x) = 1/(1 + e^−x) | σ(x)(1 − σ(x)) |
-/// | `Relu` | max(x, 0) | 1 for x > 0, else 0 |
-/// | `LeakyRelu` | x for x > 0, else slope·x | 1 for x > 0, else slope |
-/// | `Gelu` | x Φ(x), Φ the standard normal distribution function | Φ(x) + x φ(x) |
-/// | `Silu` | x σ(x) | σ(x)(1 + x(1 − σ(x))) |
-/// | `Softplus` | ln(1 + eˣ) | σ(x) |
-///
 /// In `f32` and `f64` every value and derivative is within 3 units in the last place of the exact
 /// one over the whole range (the saturated ends included, where 1 − tanh² would cancel).
 ///
@@ -24,24 +13,24 @@ use crate::kernel::Scalar;
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Activation {
-    /// f(x) = x.
+    /// f(x) = x, f′(x) = 1.
     Identity,
-    /// f(x) = tanh x.
+    /// f(x) = tanh x, f′(x) = 1 − tanh² x.
     Tanh,
-    /// f(x) = 1/(1 + e^−x).
+    /// f(x) = σ(x) = 1/(1 + e^−x), f′(x) = σ(x)(1 − σ(x)).
     Sigmoid,
-    /// f(x) = max(x, 0).
+    /// f(x) = max(x, 0), f′(x) = 1 for x > 0, else 0.
     Relu,
-    /// f(x) = x for x > 0, else slope·x.
+    /// f(x) = x for x > 0, else slope·x; f′(x) = 1 for x > 0, else slope.
     LeakyRelu {
         /// Slope for x ≤ 0, in [0, 1].
         slope: f64,
     },
-    /// f(x) = x Φ(x).
+    /// f(x) = x Φ(x), Φ the standard normal distribution function; f′(x) = Φ(x) + x φ(x).
     Gelu,
-    /// f(x) = x σ(x).
+    /// f(x) = x σ(x), f′(x) = σ(x)(1 + x(1 − σ(x))).
     Silu,
-    /// f(x) = ln(1 + eˣ).
+    /// f(x) = ln(1 + eˣ), f′(x) = σ(x).
     Softplus,
 }
 
@@ -127,10 +116,9 @@ impl Activation {
             Self::Tanh => {
                 // artanh a = ½ ln(1 + 2a/(1 − a)), from the distance to the end where a is clipped.
                 let a = value.abs();
-                let ratio = if a > one - margin {
-                    (one - margin) / margin
-                } else {
-                    a / (one - a)
+                let ratio = match a > one - margin {
+                    true => (one - margin) / margin,
+                    false => a / (one - a),
                 };
                 (half * (ratio + ratio).ln_1p()).copysign(value)
             }
@@ -179,13 +167,9 @@ impl Activation {
 
 /// The preimage under max(x, 0) nearest to `present`.
 fn rectified<T: Scalar>(value: T, present: T) -> T {
-    if value <= T::zero() {
-        if present < T::zero() {
-            present
-        } else {
-            T::zero()
-        }
-    } else {
-        value
+    match value <= T::zero() {
+        true if present < T::zero() => present,
+        true => T::zero(),
+        false => value,
     }
 }

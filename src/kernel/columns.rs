@@ -2,7 +2,7 @@
 //!
 //! One pass and one dispatch each; a column's result depends on that column alone.
 
-use super::reduction::{sum, sum_of_pairs};
+use super::reduction::{sum, sum_of_pairs, update};
 use super::vectorise;
 use crate::kernel::Scalar;
 
@@ -19,12 +19,11 @@ pub(crate) fn complete_products<T: Scalar>(
     vectorise(
         #[inline(always)]
         move || {
-            let parts = part.chunks_exact(dim).zip(direction.chunks_exact(dim));
-            let columns = product.chunks_exact_mut(dim).zip(parts);
-            for ((product, (part, direction)), (dot, &damping)) in
-                columns.zip(dots.iter_mut().zip(damping))
-            {
-                let factor = common + damping;
+            let columns = product.chunks_exact_mut(dim).zip(dots);
+            for (j, (product, dot)) in columns.enumerate() {
+                let own = j * dim..(j + 1) * dim;
+                let (part, direction) = (&part[own.clone()], &direction[own]);
+                let factor = common + damping[j];
                 for (q, (&part, &p)) in product.iter_mut().zip(part.iter().zip(direction)) {
                     *q = *q + share * part + factor * p;
                 }
@@ -42,18 +41,10 @@ pub(crate) fn lessen_and_square<T: Scalar>(
     product: &[T],
     squares: &mut [T],
 ) {
-    let dim = right.len() / squares.len();
-    vectorise(
-        #[inline(always)]
-        move || {
-            let columns = right.chunks_exact_mut(dim).zip(product.chunks_exact(dim));
-            for ((right, product), (square, length)) in columns.zip(squares.iter_mut().zip(lengths))
-            {
-                lessen(right, *length, product);
-                *square = sum(right, |r| r * r);
-            }
-        },
-    );
+    let results = squares.iter_mut();
+    lessen(right, lengths, product, results, |right, square| {
+        *square = sum(right, |r| r * r);
+    });
 }
 
 /// right ← right − lengthⱼ · product for every column j that has a length, and copy ← right of all.
@@ -64,26 +55,37 @@ pub(crate) fn lessen_and_copy<T: Scalar>(
     copy: &mut [T],
 ) {
     let dim = right.len() / lengths.len();
+    let results = copy.chunks_exact_mut(dim);
+    lessen(right, lengths, product, results, |right, copy| {
+        copy.copy_from_slice(right);
+    });
+}
+
+/// right ← right − lengthⱼ · product for every column j that has a length, and `then` of every column
+/// and its result.
+#[inline(always)]
+fn lessen<T: Scalar, R>(
+    right: &mut [T],
+    lengths: &[Option<T>],
+    product: &[T],
+    results: impl Iterator<Item = R>,
+    then: impl Fn(&[T], R),
+) {
+    let dim = right.len() / lengths.len();
     vectorise(
         #[inline(always)]
         move || {
             let columns = right.chunks_exact_mut(dim).zip(product.chunks_exact(dim));
-            for ((right, product), (copy, length)) in
-                columns.zip(copy.chunks_exact_mut(dim).zip(lengths))
-            {
-                lessen(right, *length, product);
-                copy.copy_from_slice(right);
+            for ((right, product), (length, result)) in columns.zip(lengths.iter().zip(results)) {
+                if let &Some(length) = length {
+                    for (r, &q) in right.iter_mut().zip(product) {
+                        *r -= length * q;
+                    }
+                }
+                then(right, result);
             }
         },
     );
-}
-
-#[inline(always)]
-fn lessen<T: Scalar>(right: &mut [T], length: Option<T>, product: &[T]) {
-    let Some(length) = length else { return };
-    for (r, &q) in right.iter_mut().zip(product) {
-        *r -= length * q;
-    }
 }
 
 /// values ← values / (diagonal + dampingⱼ) + above, `above` missing being zero, and
@@ -99,23 +101,20 @@ pub(crate) fn divide_and_add<T: Scalar>(
     vectorise(
         #[inline(always)]
         move || {
-            let columns = values.chunks_exact_mut(dim).zip(right.chunks_exact(dim));
-            let numbers = dots.iter_mut().zip(damping);
-            for (i, ((values, right), (dot, &damping))) in columns.zip(numbers).enumerate() {
-                let inverse = (diagonal + damping).recip();
-                match above.map(|above| &above[i * dim..(i + 1) * dim]) {
-                    None => {
-                        for v in values.iter_mut() {
-                            *v *= inverse;
-                        }
+            let columns = values.chunks_exact_mut(dim).zip(dots);
+            for (j, (values, dot)) in columns.enumerate() {
+                let own = j * dim..(j + 1) * dim;
+                let inverse = (diagonal + damping[j]).recip();
+                if let Some(above) = above {
+                    for (v, &above) in values.iter_mut().zip(&above[own.clone()]) {
+                        *v = *v * inverse + above;
                     }
-                    Some(above) => {
-                        for (v, &above) in values.iter_mut().zip(above) {
-                            *v = *v * inverse + above;
-                        }
+                } else {
+                    for v in values.iter_mut() {
+                        *v *= inverse;
                     }
                 }
-                *dot = sum_of_pairs(values, right, |v, r| v * r);
+                *dot = sum_of_pairs(values, &right[own], |v, r| v * r);
             }
         },
     );
@@ -136,23 +135,18 @@ pub(crate) fn move_and_turn<T: Scalar>(
             let columns = step
                 .chunks_exact_mut(dim)
                 .zip(direction.chunks_exact_mut(dim));
-            let columns = columns.zip(source.chunks_exact(dim));
-            let numbers = lengths.iter().zip(turns).enumerate();
-            for (((step, direction), source), (i, numbers)) in columns.zip(numbers) {
+            for (j, (step, direction)) in columns.enumerate() {
+                let Some(length) = lengths[j] else { continue };
                 let own = step.iter_mut().zip(direction);
-                match numbers {
-                    (None, _) => {}
-                    (&Some(length), None) => {
-                        for (s, p) in own {
-                            *s += length * *p;
-                        }
+                if let Some(turn) = turns[j] {
+                    let factor = factor(j);
+                    for ((s, p), &source) in own.zip(&source[j * dim..(j + 1) * dim]) {
+                        *s += length * *p;
+                        *p = factor * source + turn * *p;
                     }
-                    (&Some(length), &Some(turn)) => {
-                        let factor = factor(i);
-                        for ((s, p), &source) in own.zip(source) {
-                            *s += length * *p;
-                            *p = factor * source + turn * *p;
-                        }
+                } else {
+                    for (s, p) in own {
+                        *s += length * *p;
                     }
                 }
             }
@@ -162,12 +156,5 @@ pub(crate) fn move_and_turn<T: Scalar>(
 
 /// values ← factor · (values − other).
 pub(crate) fn scaled_difference<T: Scalar>(values: &mut [T], factor: T, other: &[T]) {
-    vectorise(
-        #[inline(always)]
-        move || {
-            for (v, &o) in values.iter_mut().zip(other) {
-                *v = factor * (*v - o);
-            }
-        },
-    );
+    update(values, other, move |v, o| factor * (v - o));
 }

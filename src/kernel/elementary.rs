@@ -11,118 +11,48 @@
 //! by Remez's exchange, for the least error of eʳ) and then rounded coefficient
 //! by coefficient.
 
-use std::marker::PhantomData;
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
-/// In-place elementary functions over flat slices.
-///
-/// Where derivatives are asked for, their slice is as long as the values' and
-/// receives f′ at the old values.
-pub(crate) trait Elementary: Copy {
-    /// v ← eᵛ
-    fn exp(values: &mut [Self]);
-    /// v ← tanh v
-    fn tanh(values: &mut [Self], derivatives: Option<&mut [Self]>);
-    /// v ← 1 / (1 + e⁻ᵛ)
-    fn sigmoid(values: &mut [Self], derivatives: Option<&mut [Self]>);
-    /// v ← ln(1 + eᵛ)
-    fn softplus(values: &mut [Self], derivatives: Option<&mut [Self]>);
-    /// v ← v · sigmoid v
-    fn silu(values: &mut [Self], derivatives: Option<&mut [Self]>);
-    /// v ← v · Φ(v), Φ the normal distribution function
-    fn gelu(values: &mut [Self], derivatives: Option<&mut [Self]>);
-}
-
-macro_rules! elementary {
-    ($($real:ty),*) => {$(
-        impl Elementary for $real {
-            fn exp(values: &mut [Self]) {
-                apply::<Exp, Self>(values, None);
-            }
-            fn tanh(values: &mut [Self], derivatives: Option<&mut [Self]>) {
-                apply::<Tanh, Self>(values, derivatives);
-            }
-            fn sigmoid(values: &mut [Self], derivatives: Option<&mut [Self]>) {
-                apply::<Sigmoid, Self>(values, derivatives);
-            }
-            fn softplus(values: &mut [Self], derivatives: Option<&mut [Self]>) {
-                apply::<Softplus, Self>(values, derivatives);
-            }
-            fn silu(values: &mut [Self], derivatives: Option<&mut [Self]>) {
-                apply::<Silu, Self>(values, derivatives);
-            }
-            fn gelu(values: &mut [Self], derivatives: Option<&mut [Self]>) {
-                apply::<Gelu, Self>(values, derivatives);
-            }
-        }
-    )*};
-}
-elementary!(f32, f64);
+use super::activate::map;
+#[cfg(feature = "fast-kernels")]
+use super::vectorise;
 
 /// A function of one real variable.
-trait Function {
+pub(crate) trait Function {
     /// f(x) and f′(x); the half that the caller drops is never computed.
     fn at<const FMA: bool, T: Real>(x: T) -> (T, T);
 }
 
-/// Replaces the values by f of them, on the widest vector unit there is.
-fn apply<F: Function, T: Real>(values: &mut [T], derivatives: Option<&mut [T]>) {
+/// values ← f(values), and derivatives ← f′(old values) if given (of the same length), on the widest
+/// vector unit there is.
+pub(crate) fn apply<F: Function, T: Real>(values: &mut [T], derivatives: Option<&mut [T]>) {
     if let Some(derivatives) = &derivatives {
         assert_eq!(values.len(), derivatives.len());
     }
-    let pass = Pass::<F, T> {
+    #[cfg(feature = "fast-kernels")]
+    if !matches!(pulp::Arch::new(), pulp::Arch::Scalar) {
+        return vectorise(
+            #[inline(always)]
+            move || pass::<F, T, true>(values, derivatives),
+        );
+    }
+    pass::<F, T, false>(values, derivatives);
+}
+
+/// One pass of `F` over a slice: only what is inlined into the dispatcher is compiled for its
+/// instructions.
+#[inline(always)]
+fn pass<F: Function, T: Real, const FMA: bool>(values: &mut [T], derivatives: Option<&mut [T]>) {
+    map(
         values,
         derivatives,
-        function: PhantomData,
-    };
-    #[cfg(feature = "fast-kernels")]
-    {
-        let arch = pulp::Arch::new();
-        if !matches!(arch, pulp::Arch::Scalar) {
-            return arch.dispatch(pass);
-        }
-    }
-    pass.run::<false>();
-}
-
-/// One pass of `F` over a slice: a type rather than a closure, because only
-/// what is inlined into the dispatcher is compiled for its instructions.
-struct Pass<'a, F, T> {
-    values: &'a mut [T],
-    derivatives: Option<&'a mut [T]>,
-    function: PhantomData<F>,
-}
-
-impl<F: Function, T: Real> Pass<'_, F, T> {
-    #[inline(always)]
-    fn run<const FMA: bool>(self) {
-        match self.derivatives {
-            None => {
-                for value in self.values {
-                    *value = F::at::<FMA, T>(*value).0;
-                }
-            }
-            Some(derivatives) => {
-                for (value, derivative) in self.values.iter_mut().zip(derivatives) {
-                    (*value, *derivative) = F::at::<FMA, T>(*value);
-                }
-            }
-        }
-    }
-}
-
-#[cfg(feature = "fast-kernels")]
-impl<F: Function, T: Real> pulp::WithSimd for Pass<'_, F, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: pulp::Simd>(self, _: S) {
-        self.run::<true>();
-    }
+        #[inline(always)]
+        |x| F::at::<FMA, T>(x),
+    );
 }
 
 /// The two precisions: arithmetic, and the constants that depend on it.
-trait Real:
+pub(crate) trait Real:
     Copy
     + 'static
     + PartialOrd
@@ -522,7 +452,7 @@ impl<T: Real> Logistic<T> {
     }
 }
 
-struct Exp;
+pub(crate) struct Exp;
 
 impl Function for Exp {
     #[inline(always)]
@@ -533,7 +463,7 @@ impl Function for Exp {
     }
 }
 
-struct Tanh;
+pub(crate) struct Tanh;
 
 impl Function for Tanh {
     /// With e = e^(−2|x|): (1 − e) / (1 + e), and 4v (1 − v) for v = e / (1 + e).
@@ -552,7 +482,7 @@ impl Function for Tanh {
     }
 }
 
-struct Sigmoid;
+pub(crate) struct Sigmoid;
 
 impl Function for Sigmoid {
     /// With e = e^(−|x|): 1 / (1 + e) or v = e / (1 + e), and v (1 − v).
@@ -567,7 +497,7 @@ impl Function for Sigmoid {
     }
 }
 
-struct Softplus;
+pub(crate) struct Softplus;
 
 impl Function for Softplus {
     /// max(x, 0) + ln(1 + e^(−|x|)), by ln(1 + e) = 2 artanh(e / (2 + e)).
@@ -586,7 +516,7 @@ impl Function for Softplus {
     }
 }
 
-struct Silu;
+pub(crate) struct Silu;
 
 impl Function for Silu {
     /// With e = e⁻ᵃ, a = |x|: silu(−a) = −a·e / (1 + e) and
@@ -641,7 +571,7 @@ impl Function for Silu {
     }
 }
 
-struct Gelu;
+pub(crate) struct Gelu;
 
 impl Function for Gelu {
     /// Near 0, x · Φ(x) as it stands. Elsewhere, with a = |x| and

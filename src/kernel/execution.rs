@@ -77,19 +77,19 @@ impl Execution {
 
     /// Resolves `Automatic` for a pass over independent layers with these multiply-adds.
     pub(crate) fn fitted(self, work: impl Iterator<Item = usize> + Clone) -> Self {
-        if self.repaid(work.clone()) == Self::Automatic {
-            let total = work.clone().fold(0, usize::saturating_add);
-            let threads = current_num_threads();
-            // If no layer is worth a second thread, or is more than a quarter of a thread's share,
-            // whole products are the fastest, and whole layers balance.
-            let largest = work.max().unwrap_or(0);
-            let balanced = largest.saturating_mul(4 * threads) <= total;
-            return match balanced || largest < 2 * LEAST_WORK {
-                true => Self::Layers,
-                false => Self::Automatic,
-            };
+        let resolved = self.repaid(work.clone());
+        if resolved != Self::Automatic {
+            return resolved;
         }
-        self.repaid(work)
+        // If no layer is worth a second thread, or is more than a quarter of a thread's share, whole
+        // products are the fastest, and whole layers balance.
+        let total = work.clone().fold(0, usize::saturating_add);
+        let largest = work.max().unwrap_or(0);
+        let balanced = largest.saturating_mul(4 * current_num_threads()) <= total;
+        match balanced || largest < 2 * LEAST_WORK {
+            true => Self::Layers,
+            false => Self::Automatic,
+        }
     }
 
     /// How many of the `layers` one thread computes consecutively: all, or as many as give each thread
@@ -139,10 +139,7 @@ impl Execution {
         work: impl Fn(usize, &mut [A]) + Sync,
     ) {
         let chunks = items.len().div_ceil(size);
-        let columns = Columns {
-            values: items,
-            size,
-        };
+        let columns = Columns::new(items, size);
         self.for_each_item(chunks, columns, |i, chunk: Columns<'_, A>| {
             work(i, chunk.values);
         });
@@ -357,10 +354,7 @@ mod tests {
         let mut written = vec![0; 3 * columns];
         let ranges = Mutex::new(Vec::new());
         pool.unwrap().install(|| {
-            let data = Columns {
-                values: &mut written,
-                size: 3,
-            };
+            let data = Columns::new(&mut written, 3);
             let work = |range: Range<usize>, part: Columns<'_, usize>| {
                 let places = range.clone().flat_map(|column| [column; 3]);
                 for (to, column) in part.values.iter_mut().zip(places) {

@@ -23,6 +23,7 @@ pub use execution::{Columns, Divide, Execution, WriteColumns};
 pub(crate) use product::LEAST_SUMS;
 pub use scalar::Scalar;
 pub use shape::Shape;
+pub(crate) use shape::extent_product;
 
 pub(crate) use reduction::{
     add_scaled, add_to, add_to_columns, all_finite, both_finite, dot, fill_columns,
@@ -80,17 +81,13 @@ impl<'a, T> Write<'a, T> {
 
     /// The same instruction for the first `at` values, or all if there are fewer, and for the others.
     pub fn split_at(self, at: usize) -> (Self, Self) {
-        match self {
-            Self::Skip => (Self::Skip, Self::Skip),
-            Self::Set(buffer) => {
-                let (first, second) = buffer.split_at_mut(at.min(buffer.len()));
-                (Self::Set(first), Self::Set(second))
-            }
-            Self::Add(buffer) => {
-                let (first, second) = buffer.split_at_mut(at.min(buffer.len()));
-                (Self::Add(first), Self::Add(second))
-            }
-        }
+        let (buffer, write): (_, fn(&'a mut [T]) -> Self) = match self {
+            Self::Skip => return (Self::Skip, Self::Skip),
+            Self::Set(buffer) => (buffer, Self::Set),
+            Self::Add(buffer) => (buffer, Self::Add),
+        };
+        let (first, second) = buffer.split_at_mut(at.min(buffer.len()));
+        (write(first), write(second))
     }
 
     /// The buffer to add the terms of a sum into, one after another: cleared if the result is to be
@@ -177,27 +174,20 @@ impl<'a, T> Matrix<'a, T> {
     /// # Panics
     /// If there are no such columns.
     pub fn column_range(self, range: Range<usize>) -> Self {
-        let (start, count) = (range.start, range.len());
         assert!(range.end <= self.columns(), "columns of a matrix");
-        if self.transposed {
-            // Up to the last value of the part: what follows it in the last column is not its own.
-            let data = match self.stored_columns {
-                0 => &[],
-                columns => &self.data[start..(columns - 1) * self.stride + range.end],
-            };
-            return Self {
-                data,
-                stored_rows: count,
-                ..self
-            };
-        }
-        let end = match count {
-            0 => start * self.stride,
-            count => (start + count - 1) * self.stride + self.stored_rows,
+        let (start, stored_rows, stored_columns) = match self.transposed {
+            true => (range.start, range.len(), self.stored_columns),
+            false => (range.start * self.stride, self.stored_rows, range.len()),
+        };
+        // Up to the last value of the part: what follows it in the last column is not its own.
+        let data = match stored_columns {
+            0 => &[],
+            n => &self.data[start..start + (n - 1) * self.stride + stored_rows],
         };
         Self {
-            data: &self.data[start * self.stride..end],
-            stored_columns: count,
+            data,
+            stored_rows,
+            stored_columns,
             ..self
         }
     }

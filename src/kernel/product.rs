@@ -22,13 +22,8 @@ fn shape<T>(out: &Write<'_, T>, a: &Matrix<'_, T>, b: &Matrix<'_, T>) -> (usize,
 /// dimension.
 pub(crate) fn by_loops<T: Scalar>(out: Write<'_, T>, a: Matrix<'_, T>, b: Matrix<'_, T>) {
     let (m, k, n) = shape(&out, &a, &b);
-    let out = match out {
-        Write::Skip => return,
-        Write::Set(out) => {
-            out.fill(T::zero());
-            out
-        }
-        Write::Add(out) => out,
+    let Some(out) = out.accumulate() else {
+        return;
     };
     if m == 0 || n == 0 {
         return;
@@ -226,15 +221,10 @@ mod backend {
     /// 0..length in blocks of `size`, the last with what is left over: none is smaller than `size`
     /// unless it is the only one, so that none takes a path of its own.
     fn blocks(length: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
-        let count = (length / size).max(1);
-        (0..count).map(move |i| {
-            let end = if i + 1 == count {
-                length
-            } else {
-                (i + 1) * size
-            };
-            i * size..end
-        })
+        let last = (length / size).saturating_sub(1);
+        (0..last)
+            .map(move |i| i * size..(i + 1) * size)
+            .chain(std::iter::once(last * size..length))
     }
 
     fn view<T>(matrix: Matrix<'_, T>) -> MatRef<'_, T> {
@@ -283,21 +273,17 @@ mod backend {
         rows: Range<usize>,
         b: Columns<'_, T>,
     ) {
-        let (row, column) = a.strides();
+        let strides = a.strides();
         let a = strided(
-            &a.data[rows.start * row..],
+            &a.data[rows.start * strides.0..],
             rows.len(),
             a.columns(),
-            row,
-            column,
+            strides,
         );
         let (inner, columns) = (a.ncols(), b.count());
         let b = match b {
-            Columns::Repeated { column, times } => strided(column, inner, times, 1, 0),
-            Columns::Matrix(b) => {
-                let (row, column) = b.strides();
-                strided(b.data, inner, columns, row, column)
-            }
+            Columns::Repeated { column, times } => strided(column, inner, times, (1, 0)),
+            Columns::Matrix(b) => strided(b.data, inner, columns, b.strides()),
         };
         let beta = if add { T::one() } else { T::zero() };
         DMatrixViewMut::from_slice(out, rows.len(), columns).gemm(T::one(), &a, &b, beta);
@@ -307,8 +293,7 @@ mod backend {
         data: &[T],
         rows: usize,
         columns: usize,
-        row: usize,
-        column: usize,
+        (row, column): (usize, usize),
     ) -> DMatrixView<'_, T, Dyn, Dyn> {
         DMatrixView::from_slice_with_strides_generic(
             data,

@@ -1,16 +1,7 @@
 //! Elementwise combinations and sums over slices, each with one fixed order of additions.
 
-use std::ops::AddAssign;
-
-use num_traits::Zero;
-
 use super::{Write, vectorise};
 use crate::kernel::Scalar;
-
-/// What a sum needs of a number.
-pub(crate) trait Summand: Zero + Copy + AddAssign {}
-
-impl<T: Zero + Copy + AddAssign> Summand for T {}
 
 /// Partial sums a reduction keeps: two of the widest vectors of `f32`, so that one addition need not
 /// wait for the other, and the same on every machine.
@@ -19,46 +10,21 @@ const LANES: usize = 32;
 /// Fewer terms than this are added one after another: lanes would hold little but zeros.
 const FEW: usize = 16;
 
-/// Σ_i term(aᵢ) in [`LANES`] interleaved partial sums that are then added by halves.
+/// Σ_i term(aᵢ), as [`sum_of_pairs`].
 #[inline(always)]
-pub(crate) fn sum<T: Summand>(a: &[T], term: impl Fn(T) -> T) -> T {
-    if a.len() < FEW {
-        return a.iter().fold(T::zero(), |sum, &a| sum + term(a));
-    }
-    let mut lanes = [T::zero(); LANES];
-    add_to_lanes(&mut lanes, a, term);
-    by_halves(lanes)
+pub(crate) fn sum<T: Scalar>(a: &[T], term: impl Fn(T) -> T) -> T {
+    sum_of_pairs(a, a, |a, _| term(a))
 }
 
-/// Every lane ← itself + the terms of its places, one after another.
+/// Σ_i term(aᵢ, bᵢ) of slices of one length, in [`LANES`] interleaved partial sums that are then added
+/// by halves.
 #[inline(always)]
-fn add_to_lanes<T: Summand>(lanes: &mut [T; LANES], a: &[T], term: impl Fn(T) -> T) {
-    // Whole chunks as arrays: without bounds checks the compiler keeps the lanes in registers.
-    let (chunks, rest) = a.as_chunks::<LANES>();
-    for chunk in chunks {
-        for j in 0..LANES {
-            lanes[j] += term(chunk[j]);
-        }
-    }
-    if !rest.is_empty() {
-        // Padded, so that this too is an addition of whole vectors.
-        let mut last = [T::zero(); LANES];
-        for (to, &a) in last.iter_mut().zip(rest) {
-            *to = term(a);
-        }
-        for j in 0..LANES {
-            lanes[j] += last[j];
-        }
-    }
-}
-
-/// Σ_i term(aᵢ, bᵢ) of slices of one length, as [`sum`].
-#[inline(always)]
-pub(crate) fn sum_of_pairs<T: Summand>(a: &[T], b: &[T], term: impl Fn(T, T) -> T) -> T {
+pub(crate) fn sum_of_pairs<T: Scalar>(a: &[T], b: &[T], term: impl Fn(T, T) -> T) -> T {
     if a.len() < FEW {
         let pairs = a.iter().zip(b);
         return pairs.fold(T::zero(), |sum, (&a, &b)| sum + term(a, b));
     }
+    // Whole chunks as arrays: without bounds checks the compiler keeps the lanes in registers.
     let (chunks, rest) = a.as_chunks::<LANES>();
     let (others, other_rest) = b.as_chunks::<LANES>();
     let mut lanes = [T::zero(); LANES];
@@ -68,6 +34,7 @@ pub(crate) fn sum_of_pairs<T: Summand>(a: &[T], b: &[T], term: impl Fn(T, T) -> 
         }
     }
     if !rest.is_empty() {
+        // Padded, so that this too is an addition of whole vectors.
         let mut last = [T::zero(); LANES];
         for (to, (&a, &b)) in last.iter_mut().zip(rest.iter().zip(other_rest)) {
             *to = term(a, b);
@@ -81,7 +48,7 @@ pub(crate) fn sum_of_pairs<T: Summand>(a: &[T], b: &[T], term: impl Fn(T, T) -> 
 
 /// Σ of the lanes.
 #[inline(always)]
-fn by_halves<T: Summand>(mut lanes: [T; LANES]) -> T {
+fn by_halves<T: Scalar>(mut lanes: [T; LANES]) -> T {
     let mut width = LANES / 2;
     while width > 0 {
         for j in 0..width {
@@ -114,51 +81,41 @@ pub(crate) fn total<T: Scalar>(a: &[T]) -> T {
     )
 }
 
-/// Σ |aᵢ|.
-pub(crate) fn total_magnitude<T: Scalar>(a: &[T]) -> T {
+/// [`sum_of_pairs`] in a pass of its own, over as many pairs as there are.
+#[inline(always)]
+fn sum_in_pass<T: Scalar>(a: &[T], b: &[T], term: impl Fn(T, T) -> T) -> T {
+    let n = a.len().min(b.len());
+    let (a, b) = (&a[..n], &b[..n]);
     vectorise(
         #[inline(always)]
-        move || sum(a, |a| a.abs()),
+        move || sum_of_pairs(a, b, term),
     )
+}
+
+/// Σ |aᵢ|.
+pub(crate) fn total_magnitude<T: Scalar>(a: &[T]) -> T {
+    sum_in_pass(a, a, |a, _| a.abs())
 }
 
 /// Σ aᵢ bᵢ.
 pub(crate) fn dot<T: Scalar>(a: &[T], b: &[T]) -> T {
-    let n = a.len().min(b.len());
-    let (a, b) = (&a[..n], &b[..n]);
-    vectorise(
-        #[inline(always)]
-        move || sum_of_pairs(a, b, |a, b| a * b),
-    )
+    sum_in_pass(a, b, |a, b| a * b)
 }
 
 /// Σ (aᵢ − bᵢ)².
 pub(crate) fn squared_distance<T: Scalar>(a: &[T], b: &[T]) -> T {
-    let n = a.len().min(b.len());
-    let (a, b) = (&a[..n], &b[..n]);
-    vectorise(
-        #[inline(always)]
-        move || sum_of_pairs(a, b, squared_difference),
-    )
+    sum_in_pass(a, b, squared_difference)
 }
 
 /// Whether no value is NaN or infinite.
 pub(crate) fn all_finite<T: Scalar>(values: &[T]) -> bool {
     // x·0 is 0 for finite x and NaN for the others, and NaN survives a sum.
-    let zero = vectorise(
-        #[inline(always)]
-        move || sum(values, |value| value * T::zero()),
-    );
-    zero.is_finite()
+    sum_in_pass(values, values, |value, _| value * T::zero()).is_finite()
 }
 
 /// Whether no value of either of two slices of one length is NaN or infinite.
 pub(crate) fn both_finite<T: Scalar>(a: &[T], b: &[T]) -> bool {
-    let zero = vectorise(
-        #[inline(always)]
-        move || sum_of_pairs(a, b, |a, b| a * T::zero() + b * T::zero()),
-    );
-    zero.is_finite()
+    sum_in_pass(a, b, |a, b| a * T::zero() + b * T::zero()).is_finite()
 }
 
 /// Elements of the columns that [`half_squared_distances`] reads again while they are near.
@@ -236,6 +193,14 @@ pub(crate) fn subtract<T: Scalar>(out: Write<'_, T>, a: &[T], b: &[T]) {
     );
 }
 
+/// out ← a ⊙ b.
+pub(crate) fn multiply<T: Scalar>(out: &mut [T], a: &[T], b: &[T]) {
+    vectorise(
+        #[inline(always)]
+        move || map_pairs(Write::Set(out), a, b, |a, b| a * b),
+    );
+}
+
 /// out ← value(a, b) (set or added), for the body of a vectorised pass.
 #[inline(always)]
 pub(crate) fn map_pairs<T: Scalar>(out: Write<'_, T>, a: &[T], b: &[T], value: impl Fn(T, T) -> T) {
@@ -277,13 +242,14 @@ pub(crate) fn place_of_largest<T: Scalar>(a: &[T]) -> usize {
         .map_or(0, |place| before + place)
 }
 
-/// out ← a ⊙ b.
-pub(crate) fn multiply<T: Scalar>(out: &mut [T], a: &[T], b: &[T]) {
+/// values ← value(values, other), every one by itself.
+#[inline(always)]
+pub(super) fn update<T: Scalar>(values: &mut [T], other: &[T], value: impl Fn(T, T) -> T) {
     vectorise(
         #[inline(always)]
         move || {
-            for ((o, &a), &b) in out.iter_mut().zip(a).zip(b) {
-                *o = a * b;
+            for (v, &o) in values.iter_mut().zip(other) {
+                *v = value(*v, o);
             }
         },
     );
@@ -291,14 +257,22 @@ pub(crate) fn multiply<T: Scalar>(out: &mut [T], a: &[T], b: &[T]) {
 
 /// values ← values ⊙ other.
 pub(crate) fn multiply_by<T: Scalar>(values: &mut [T], other: &[T]) {
-    vectorise(
-        #[inline(always)]
-        move || {
-            for (v, &o) in values.iter_mut().zip(other) {
-                *v *= o;
-            }
-        },
-    );
+    update(values, other, |v, o| v * o);
+}
+
+/// values ← values + other.
+pub(crate) fn add_to<T: Scalar>(values: &mut [T], other: &[T]) {
+    update(values, other, |v, o| v + o);
+}
+
+/// values ← values − other.
+pub(crate) fn subtract_from<T: Scalar>(values: &mut [T], other: &[T]) {
+    update(values, other, |v, o| v - o);
+}
+
+/// values ← values + factor · other.
+pub(crate) fn add_scaled<T: Scalar>(values: &mut [T], factor: T, other: &[T]) {
+    update(values, other, move |v, o| v + factor * o);
 }
 
 /// values ← factor · values.
@@ -313,18 +287,6 @@ pub(crate) fn scale<T: Scalar>(values: &mut [T], factor: T) {
     );
 }
 
-/// values ← values + other.
-pub(crate) fn add_to<T: Scalar>(values: &mut [T], other: &[T]) {
-    vectorise(
-        #[inline(always)]
-        move || {
-            for (v, &o) in values.iter_mut().zip(other) {
-                *v += o;
-            }
-        },
-    );
-}
-
 /// Every column of `matrix` ← itself + `column`.
 pub(crate) fn add_to_columns<T: Scalar>(matrix: &mut [T], column: &[T]) {
     vectorise(
@@ -334,30 +296,6 @@ pub(crate) fn add_to_columns<T: Scalar>(matrix: &mut [T], column: &[T]) {
                 for (v, &c) in own.iter_mut().zip(column) {
                     *v += c;
                 }
-            }
-        },
-    );
-}
-
-/// values ← values − other.
-pub(crate) fn subtract_from<T: Scalar>(values: &mut [T], other: &[T]) {
-    vectorise(
-        #[inline(always)]
-        move || {
-            for (v, &o) in values.iter_mut().zip(other) {
-                *v -= o;
-            }
-        },
-    );
-}
-
-/// values ← values + factor · other.
-pub(crate) fn add_scaled<T: Scalar>(values: &mut [T], factor: T, other: &[T]) {
-    vectorise(
-        #[inline(always)]
-        move || {
-            for (v, &o) in values.iter_mut().zip(other) {
-                *v += factor * o;
             }
         },
     );
@@ -392,13 +330,8 @@ pub(crate) fn fill_columns<T: Scalar>(matrix: &mut [T], column: &[T]) {
 
 /// out_r ← Σ over the columns of matrix_{r,·} (set or added), columns in order.
 pub(crate) fn row_sums<T: Scalar>(out: Write<'_, T>, matrix: &[T]) {
-    let out = match out {
-        Write::Skip => return,
-        Write::Set(out) => {
-            out.fill(T::zero());
-            out
-        }
-        Write::Add(out) => out,
+    let Some(out) = out.accumulate() else {
+        return;
     };
     vectorise(
         #[inline(always)]

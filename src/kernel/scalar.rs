@@ -61,7 +61,7 @@ macro_rules! native {
             }
 
             fn exp_all(values: &mut [Self]) {
-                kernel::elementary::Elementary::exp(values);
+                kernel::elementary::apply::<kernel::elementary::Exp, Self>(values, None);
             }
 
             fn activate(

@@ -75,13 +75,7 @@ fn dense_layers_of_dual_numbers() {
         let mut tape = vec![0.0; layer.scratch(N).tape];
         let kept = Some(&mut tape[..]);
         layer.forward(&context, &parameters, &z, &mut output, kept, &mut []);
-        let at = Point {
-            context,
-            parameters: &parameters,
-            input: &z,
-            output: &output,
-            tape: &tape,
-        };
+        let at = Point::new(context, &parameters, &z, &output, &tape);
         let mut tangent = vec![0.0; 5 * N];
         layer.jvp(&at, Some(&v_z), Some(&v_parameters), &mut tangent, &mut []);
 
@@ -99,50 +93,41 @@ fn dense_layers_of_dual_numbers() {
 /// curvature as the derivative of the gradient.
 #[test]
 fn losses_of_dual_numbers() {
+    check_loss(&SoftmaxCrossEntropy);
+    check_loss(&SquaredError);
+}
+
+fn check_loss<L: Loss<f64> + Loss<Dual64>>(loss: &L) {
     const DIM: usize = 4;
+    let (real, dual): (&dyn Loss<f64>, &dyn Loss<Dual64>) = (loss, loss);
     let target = [0.1, 0.2, 0.3, 0.4, 0.0, 1.0, 0.0, 0.0];
     let prediction: Vec<f64> = numbers(2 * DIM, 0.9).iter().map(|x| 3.0 * x).collect();
     let v = numbers(2 * DIM, 2.7);
-    for entropy in [false, true] {
-        let real: &dyn Loss<f64> = if entropy {
-            &SoftmaxCrossEntropy
-        } else {
-            &SquaredError
-        };
-        let dual: &dyn Loss<Dual64> = if entropy {
-            &SoftmaxCrossEntropy
-        } else {
-            &SquaredError
-        };
-        let at = Pair::new(DIM, &target, &prediction);
-        let mut work = vec![0.0; real.scratch(DIM, 2)];
-        let (mut values, mut gradient) = ([0.0; 2], [0.0; 2 * DIM]);
-        let set = Write::Set(&mut gradient[..]);
-        real.evaluate(&at, &mut values, Write::Skip, set, &mut work);
-        let mut product = [0.0; 2 * DIM];
-        let set = Write::Set(&mut product[..]);
-        real.curvature(&at, None, Some(&v), Write::Skip, set, &mut work);
+    let at = Pair::new(DIM, &target, &prediction);
+    let mut work = vec![0.0; real.scratch(DIM, 2)];
+    let (mut values, mut gradient) = ([0.0; 2], [0.0; 2 * DIM]);
+    let set = Write::Set(&mut gradient[..]);
+    real.evaluate(&at, &mut values, Write::Skip, set, &mut work);
+    let mut product = [0.0; 2 * DIM];
+    let set = Write::Set(&mut product[..]);
+    real.curvature(&at, None, Some(&v), Write::Skip, set, &mut work);
 
-        let zero = Dual64::from_re(0.0);
-        let (target, prediction) = (target.map(Dual64::from_re), seeded(&prediction, &v));
-        let at = Pair::new(DIM, &target, &prediction);
-        let mut work = vec![zero; dual.scratch(DIM, 2)];
-        let (mut dual_values, mut dual_gradient) = ([zero; 2], [zero; 2 * DIM]);
-        let set = Write::Set(&mut dual_gradient[..]);
-        dual.evaluate(&at, &mut dual_values, Write::Skip, set, &mut work);
-        for (i, value) in values.iter().enumerate() {
-            near(dual_values[i].re, *value, "L");
-            let column = i * DIM..(i + 1) * DIM;
-            let slope: f64 = gradient[column.clone()]
-                .iter()
-                .zip(&v[column])
-                .map(|(g, v)| g * v)
-                .sum();
-            near(dual_values[i].eps, slope, "∂L/∂ẑ v");
-        }
-        for ((dual, gradient), product) in dual_gradient.iter().zip(&gradient).zip(&product) {
-            near(dual.re, *gradient, "∂L/∂ẑ");
-            near(dual.eps, *product, "∂²L/∂ẑ² v");
-        }
+    let zero = Dual64::from_re(0.0);
+    let (target, prediction) = (target.map(Dual64::from_re), seeded(&prediction, &v));
+    let at = Pair::new(DIM, &target, &prediction);
+    let mut work = vec![zero; dual.scratch(DIM, 2)];
+    let (mut dual_values, mut dual_gradient) = ([zero; 2], [zero; 2 * DIM]);
+    let set = Write::Set(&mut dual_gradient[..]);
+    dual.evaluate(&at, &mut dual_values, Write::Skip, set, &mut work);
+    for (i, value) in values.iter().enumerate() {
+        near(dual_values[i].re, *value, "L");
+        let column = i * DIM..(i + 1) * DIM;
+        let terms = gradient[column.clone()].iter().zip(&v[column]);
+        let slope: f64 = terms.map(|(g, v)| g * v).sum();
+        near(dual_values[i].eps, slope, "∂L/∂ẑ v");
+    }
+    for ((dual, gradient), product) in dual_gradient.iter().zip(&gradient).zip(&product) {
+        near(dual.re, *gradient, "∂L/∂ẑ");
+        near(dual.eps, *product, "∂²L/∂ẑ² v");
     }
 }

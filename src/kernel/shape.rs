@@ -34,8 +34,7 @@ impl Shape {
 
     /// The number of values: the product of the extents, or `usize::MAX` if that overflows.
     pub fn size(&self) -> usize {
-        let product = |size: usize, &extent| size.saturating_mul(extent);
-        self.extents.iter().fold(1, product)
+        extent_product(&self.extents)
     }
 
     /// This shape with another axis before the others, which count as one if there are four.
@@ -49,6 +48,12 @@ impl Shape {
             _ => [first, self.size()].into(),
         }
     }
+}
+
+/// The product of the extents, or `usize::MAX` if that overflows.
+pub(crate) fn extent_product(extents: &[usize]) -> usize {
+    let times = |size: usize, &extent| size.saturating_mul(extent);
+    extents.iter().fold(1, times)
 }
 
 impl From<usize> for Shape {

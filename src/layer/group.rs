@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::kernel::extent_product;
+
 /// One block of a layer's flat parameter vector.
 ///
 /// # Examples
@@ -33,36 +35,29 @@ impl ParameterGroup {
     /// its place.
     pub fn new(name: impl Into<String>, shape: impl Into<Vec<usize>>) -> Self {
         let shape = shape.into();
-        let size = shape
-            .iter()
-            .fold(1, |size: usize, &n| size.saturating_mul(n));
         Self {
             name: name.into(),
+            range: 0..extent_product(&shape),
             shape,
-            range: 0..size,
             decays: false,
         }
     }
 
     /// The same block, subject to weight decay.
-    pub fn decaying(self) -> Self {
-        Self {
-            decays: true,
-            ..self
-        }
+    pub fn decaying(mut self) -> Self {
+        self.decays = true;
+        self
     }
 
     /// Places the blocks one after another from 0, as
     /// [`Layer::parameters`](super::Layer::parameters) must list them.
     pub fn tile(groups: impl IntoIterator<Item = Self>) -> Vec<Self> {
         let mut end = 0_usize;
-        let place = |group: Self| {
+        let place = |mut group: Self| {
             let start = end;
             end = start.saturating_add(group.range.len());
-            Self {
-                range: start..end,
-                ..group
-            }
+            group.range = start..end;
+            group
         };
         groups.into_iter().map(place).collect()
     }

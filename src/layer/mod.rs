@@ -2,7 +2,6 @@
 
 mod group;
 mod patchwise;
-mod pointers;
 mod sequential;
 mod unfold;
 
@@ -19,7 +18,8 @@ pub(crate) use sequential::check_chain;
 pub use unfold::{Unfold, Whole};
 
 use crate::error::Error;
-use crate::kernel::{Execution, Scalar, Write, dot};
+use crate::kernel::{Execution, Scalar, Write, dot, extent_product};
+use crate::pointers::through_pointers;
 
 /// Where and when a layer is evaluated.
 ///
@@ -270,19 +270,14 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
         if let Some(v) = v_input {
             let mut row = vec![T::zero(); v.len()];
             for k in 0..outputs {
-                let mark = |unit: &mut [T], one| {
-                    unit.iter_mut()
-                        .skip(k)
-                        .step_by(outputs)
-                        .for_each(|u| *u = one)
-                };
-                mark(&mut unit, T::one());
+                // Row k of every example's Jacobian.
+                let rows = (k..tangent.len()).step_by(outputs);
+                rows.clone().for_each(|i| unit[i] = T::one());
                 self.vjp(at, &unit, Write::Set(&mut row), Write::Skip, work);
-                mark(&mut unit, T::zero());
+                rows.clone().for_each(|i| unit[i] = T::zero());
                 let columns = row.chunks_exact(inputs).zip(v.chunks_exact(inputs));
-                for (tangent, (row, v)) in tangent.iter_mut().skip(k).step_by(outputs).zip(columns)
-                {
-                    *tangent += dot(row, v);
+                for (i, (row, v)) in rows.zip(columns) {
+                    tangent[i] += dot(row, v);
                 }
             }
         }
@@ -322,6 +317,48 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
         patches.copy_from_slice(input);
     }
 }
+
+through_pointers!(Layer {
+    fn input_shape(&self) -> Shape;
+    fn output_shape(&self) -> Shape;
+    fn input_dim(&self) -> usize;
+    fn output_dim(&self) -> usize;
+    fn parameters(&self) -> Vec<ParameterGroup>;
+    fn initialize(&self, parameters: &mut [T], rng: &mut dyn Rng);
+    fn scratch(&self, batch: usize) -> Scratch;
+    fn cost(&self) -> Option<usize>;
+    fn check_input(&self, input: &[T]) -> Result<(), Error>;
+    fn input_differentiable(&self) -> bool;
+    fn forward(
+        &self,
+        context: &Context<'_>,
+        parameters: &[T],
+        input: &[T],
+        output: &mut [T],
+        tape: Option<&mut [T]>,
+        work: &mut [T],
+    );
+    fn vjp(
+        &self,
+        at: &Point<'_, T>,
+        cotangent: &[T],
+        d_input: Write<'_, T>,
+        d_parameters: Write<'_, T>,
+        work: &mut [T],
+    );
+    fn jvp(
+        &self,
+        at: &Point<'_, T>,
+        v_input: Option<&[T]>,
+        v_parameters: Option<&[T]>,
+        tangent: &mut [T],
+        work: &mut [T],
+    );
+    fn curvature_bound(&self, parameters: &[T], work: &mut [T]) -> Option<T>;
+    fn target_range(&self) -> (f64, f64);
+    fn affine(&self) -> Option<Affine>;
+    fn unfold(&self, input: &[T], patches: &mut [T]);
+});
 
 /// Describes a layer as Ẑ = a(W U(z) + b 1ᵀ), for closed-form W-steps: W is channels × patch_len, and
 /// U(z) is the patch_len × positions matrix of one example's patches.
@@ -401,25 +438,24 @@ pub(crate) fn parameter_count<T: Scalar>(layer: &dyn Layer<T>) -> usize {
 
 /// Checks what a circuit relies on: dimensions of at least 1, and parameter groups that tile.
 pub(crate) fn validate<T: Scalar>(layer: &dyn Layer<T>, number: usize) -> Result<(), Error> {
-    if layer.input_dim() == 0 {
-        return Err(Error::ZeroDimension {
-            what: "a layer's input dimension",
-        });
-    }
-    if layer.output_dim() == 0 {
-        return Err(Error::ZeroDimension {
-            what: "a layer's output dimension",
-        });
-    }
+    check_dimension("a layer's input dimension", layer.input_dim())?;
+    check_dimension("a layer's output dimension", layer.output_dim())?;
     check_layout(&layer.parameters(), number)
+}
+
+/// Checks that a dimension is at least 1.
+pub(crate) fn check_dimension(what: &'static str, size: usize) -> Result<(), Error> {
+    match size {
+        0 => Err(Error::ZeroDimension { what }),
+        _ => Ok(()),
+    }
 }
 
 /// Groups must tile their parameter vector: in order, without gaps, each the size of its shape.
 pub(crate) fn check_layout(groups: &[ParameterGroup], number: usize) -> Result<(), Error> {
     let mut expected = 0;
     for group in groups {
-        let product = |size: usize, &extent| size.saturating_mul(extent);
-        let size = group.shape.iter().fold(1, product);
+        let size = extent_product(&group.shape);
         if group.range.start != expected || Some(group.range.end) != expected.checked_add(size) {
             return Err(Error::ParameterLayout {
                 layer: number,

@@ -6,13 +6,13 @@ use rand::Rng;
 
 use super::{
     Activation, Affine, Context, Layer, ParameterGroup, Point, Scratch, Shape, Unfold, Whole,
+    check_dimension,
 };
 use crate::error::Error;
 use crate::init::Initializer;
-use crate::kernel::{Columns, LEAST_SUMS, WriteColumns};
-use crate::kernel::{Matrix, Scalar, Write};
 use crate::kernel::{
-    add_to_columns, dot, fill_columns, multiply, multiply_by, row_sums, scale, smallest,
+    Columns, LEAST_SUMS, Matrix, Scalar, Write, WriteColumns, add_to_columns, dot, fill_columns,
+    multiply, multiply_by, row_sums, scale, smallest,
 };
 
 /// Fully connected layer with a fused activation, ẑ = a(W z + b): a [`Patchwise`] layer with one
@@ -74,16 +74,8 @@ impl Dense {
     /// [`Error::ZeroDimension`], [`Error::TooLarge`], or [`Error::InvalidOption`] for a leaky
     /// ReLU's slope outside 0..=1.
     pub fn new(input_dim: usize, output_dim: usize, activation: Activation) -> Result<Self, Error> {
-        if input_dim == 0 {
-            return Err(Error::ZeroDimension {
-                what: "the input dimension of a dense layer",
-            });
-        }
-        if output_dim == 0 {
-            return Err(Error::ZeroDimension {
-                what: "the output dimension of a dense layer",
-            });
-        }
+        check_dimension("the input dimension of a dense layer", input_dim)?;
+        check_dimension("the output dimension of a dense layer", output_dim)?;
         Self::with_counts(Whole::new(input_dim), output_dim, activation, (1, true))
     }
 }
@@ -97,16 +89,10 @@ impl<U: Unfold> Patchwise<U> {
     pub fn over(unfold: U, channels: usize, activation: Activation) -> Result<Self, Error> {
         let (inputs, patch_len) = (unfold.input_shape().size(), unfold.patch_len());
         let positions = unfold.positions().size();
-        for (size, what) in [
-            (inputs, "the input of a patchwise layer"),
-            (patch_len, "the patch of a patchwise layer"),
-            (positions, "the number of positions of a patchwise layer"),
-            (channels, "the number of channels of a patchwise layer"),
-        ] {
-            if size == 0 {
-                return Err(Error::ZeroDimension { what });
-            }
-        }
+        check_dimension("the input of a patchwise layer", inputs)?;
+        check_dimension("the patch of a patchwise layer", patch_len)?;
+        check_dimension("the number of positions of a patchwise layer", positions)?;
+        check_dimension("the number of channels of a patchwise layer", channels)?;
         let too_large = |what, rows, columns| Error::TooLarge {
             what,
             rows,
@@ -324,25 +310,26 @@ const MOST: usize = isize::MAX as usize / 16;
 /// Values that stay in the L1 cache between two passes over them.
 const NEAR: usize = 2048;
 
+/// Writes the methods of the trait that are those of the type itself.
+macro_rules! own_methods {
+    ($(fn $name:ident(&$self:ident $(, $argument:ident: $type:ty)?) -> $result:ty;)*) => {
+        $(fn $name(&$self $(, $argument: $type)?) -> $result {
+            $self.$name($($argument)?)
+        })*
+    };
+}
+
 impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
-    fn input_shape(&self) -> Shape {
-        self.input_shape()
-    }
-
-    fn output_shape(&self) -> Shape {
-        self.output_shape()
-    }
-
-    fn input_dim(&self) -> usize {
-        self.input_dim()
-    }
-
-    fn output_dim(&self) -> usize {
-        self.output_dim()
-    }
-
-    fn parameters(&self) -> Vec<ParameterGroup> {
-        self.parameters()
+    own_methods! {
+        fn input_shape(&self) -> Shape;
+        fn output_shape(&self) -> Shape;
+        fn input_dim(&self) -> usize;
+        fn output_dim(&self) -> usize;
+        fn parameters(&self) -> Vec<ParameterGroup>;
+        fn scratch(&self, batch: usize) -> Scratch;
+        fn cost(&self) -> Option<usize>;
+        fn target_range(&self) -> (f64, f64);
+        fn affine(&self) -> Option<Affine>;
     }
 
     fn initialize(&self, parameters: &mut [T], rng: &mut dyn Rng) {
@@ -352,14 +339,6 @@ impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
         if let Some(initializer) = self.bias {
             initializer.fill(bias, self.channels, 1, rng);
         }
-    }
-
-    fn scratch(&self, batch: usize) -> Scratch {
-        self.scratch(batch)
-    }
-
-    fn cost(&self) -> Option<usize> {
-        self.cost()
     }
 
     fn forward(
@@ -381,8 +360,9 @@ impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
             Columns::new(tape.unwrap_or_default(), size),
             Columns::new(&mut work[..copied * n], copied),
         );
-        type Data<'a, T> = (Columns<'a, T>, Columns<'a, T>, Columns<'a, T>);
-        let forward = |range: Range<usize>, (output, tape, patches): Data<'_, T>| {
+        let cost = self.weight_count() * self.positions;
+        let execution = context.execution;
+        execution.for_each_block(n, cost, data, |range, (output, tape, patches)| {
             let patches = self.patches(input, range, patches.values);
             T::matmul(Write::Set(&mut *output.values), w, patches);
             // A few columns at a time, so that they are still in the cache for the activation.
@@ -397,9 +377,7 @@ impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
                     T::activate(self.activation, output, tapes.next());
                 }
             }
-        };
-        let cost = self.weight_count() * self.positions;
-        context.execution.for_each_block(n, cost, data, forward);
+        });
     }
 
     fn vjp(
@@ -426,8 +404,8 @@ impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
             WriteColumns::new(d_input, self.inputs),
             Columns::new(&mut *patches, copied),
         );
-        type Data<'a, T> = (Columns<'a, T>, WriteColumns<'a, T>, Columns<'a, T>);
-        let through = |range: Range<usize>, (shaped, mut d_input, patches): Data<'_, T>| {
+        let cost = weights * self.positions;
+        execution.for_each_block(n, cost, data, |range, (shaped, mut d_input, patches)| {
             let own = range.start * size..range.end * size;
             let g = if linear {
                 &cotangent[own]
@@ -444,8 +422,7 @@ impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
                 let own = i * self.inputs..(i + 1) * self.inputs;
                 self.unfold.fold(patches, d_input.write.part(own));
             }
-        };
-        execution.for_each_block(n, weights * self.positions, data, through);
+        });
         if d_parameters.is_skip() {
             return;
         }
@@ -487,7 +464,9 @@ impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
             Columns::new(tangent, size),
             Columns::new(&mut work[..copied * n], copied),
         );
-        let push = |range: Range<usize>, (tangent, patches): (Columns<'_, T>, Columns<'_, T>)| {
+        let cost = self.weight_count() * self.positions;
+        let execution = at.context.execution;
+        execution.for_each_block(n, cost, data, |range, (tangent, patches)| {
             let tangent = tangent.values;
             let bias = v_parameters.filter(|_| self.bias.is_some());
             if let Some(v) = bias {
@@ -516,9 +495,7 @@ impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
             if !linear {
                 multiply_by(tangent, &at.tape[range.start * size..range.end * size]);
             }
-        };
-        let cost = self.weight_count() * self.positions;
-        at.context.execution.for_each_block(n, cost, data, push);
+        });
     }
 
     /// sup |a′|² · ‖W‖² · ‖U‖², with ‖W‖² = λ_max(B) ≤ (tr B⁸)^⅛ for B the smaller of W Wᵀ and Wᵀ W.
@@ -571,14 +548,6 @@ impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
         let terms = T::of(8.0 * (self.patch_len + self.channels) as f64);
         let room = T::one() + terms * T::default_epsilon();
         Some(bound * slope * slope * room * T::of(self.multiplicity as f64))
-    }
-
-    fn target_range(&self) -> (f64, f64) {
-        self.target_range()
-    }
-
-    fn affine(&self) -> Option<Affine> {
-        self.affine()
     }
 
     fn unfold(&self, input: &[T], patches: &mut [T]) {

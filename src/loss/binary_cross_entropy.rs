@@ -1,6 +1,6 @@
 //! Cross entropy of independent yes-or-no units, on logits.
 
-use super::units::{check_units, evaluate_functions, over_units, prediction_curvature};
+use super::units::{BLOCK, check_units, evaluate_functions, over_units, prediction_curvature};
 use super::{Loss, Pair};
 use crate::error::Error;
 use crate::kernel::{Scalar, Write};
@@ -37,14 +37,11 @@ fn functions<T: Scalar>(x: &[T], [up, down, on, off]: [&mut [T]; 4]) {
     T::activate(Activation::Softplus, down, Some(off));
 }
 
-/// σ(x) σ(−x).
+/// σ(x) σ(−x), of as many x as are taken at once.
 fn variance<T: Scalar>(x: &[T], out: &mut [T]) {
-    let mut mean = [T::zero(); 64];
-    for (x, out) in x.chunks(mean.len()).zip(out.chunks_mut(64)) {
-        let mean = &mut mean[..x.len()];
-        mean.copy_from_slice(x);
-        T::activate(Activation::Sigmoid, mean, Some(out));
-    }
+    let mean = &mut [T::zero(); BLOCK][..x.len()];
+    mean.copy_from_slice(x);
+    T::activate(Activation::Sigmoid, mean, Some(out));
 }
 
 impl<T: Scalar> Loss<T> for BinaryCrossEntropy {

@@ -92,10 +92,9 @@ impl<T: Scalar> Gaussian<T> {
     /// precision.
     pub fn new(precision: Vec<T>) -> Result<Self, Error> {
         check_list("Gaussian::precision", &precision, positive)?;
-        let logarithms = precision.iter().map(|p| p.ln()).collect();
         let precision = Precision::Given {
+            logarithms: precision.iter().map(|p| p.ln()).collect(),
             values: precision,
-            logarithms,
         };
         Ok(Self { precision })
     }

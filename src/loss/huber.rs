@@ -46,11 +46,8 @@ impl Huber {
         if r.abs() <= delta {
             return [half * r * r, r, T::one()];
         }
-        [
-            delta * (r.abs() - half * delta),
-            r.clamp(-delta, delta),
-            T::zero(),
-        ]
+        let value = delta * (r.abs() - half * delta);
+        [value, r.clamp(-delta, delta), T::zero()]
     }
 }
 

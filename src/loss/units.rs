@@ -95,7 +95,7 @@ pub(super) fn residual_curvature<T: Scalar>(
 }
 
 /// Predictions that elementary functions take at once, in buffers on the stack.
-const BLOCK: usize = 256;
+pub(super) const BLOCK: usize = 256;
 
 /// Value and gradients of units whose derivative by z_j is −ẑ_j, and whose terms need N elementary
 /// functions of ẑ_j: `functions` sets N slices to those of its first, `value` takes (z_j, ẑ_j, those of
@@ -114,10 +114,8 @@ pub(super) fn evaluate_functions<T: Scalar, const N: usize>(
     for start in (0..at.prediction.len()).step_by(BLOCK) {
         let block = start..at.prediction.len().min(start + BLOCK);
         let (z, estimate) = (&at.target[block.clone()], &at.prediction[block.clone()]);
-        functions(
-            estimate,
-            buffers.each_mut().map(|b| &mut b[..estimate.len()]),
-        );
+        let results = buffers.each_mut().map(|b| &mut b[..estimate.len()]);
+        functions(estimate, results);
         let of = |k: usize| (z[k], estimate[k], std::array::from_fn(|f| buffers[f][k]));
 
         // The part of each column that lies in the block.
@@ -183,16 +181,16 @@ pub(super) fn check_units<T: Scalar>(
     allowed: impl Fn(f64) -> bool,
     within: &str,
 ) -> Result<(), Error> {
-    let mut entries = target.iter().map(|y| y.as_f64()).enumerate();
-    entries
-        .find(|(_, y)| !allowed(*y))
-        .map_or(Ok(()), |(k, y)| {
-            Err(Error::TargetDomain {
+    for (k, y) in target.iter().map(|y| y.as_f64()).enumerate() {
+        if !allowed(y) {
+            return Err(Error::TargetDomain {
                 loss: format!("{loss:?}"),
                 column: k / dim,
                 reason: format!("unit {} is {y}, but must be {within}", k % dim),
-            })
-        })
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Checks the entries of a list, one per unit, each by `check`: at least one.

@@ -1,14 +1,12 @@
 //! First-order update rules, for θ and for z alike.
 
 mod adam;
-mod adam_w;
 mod gradient_descent;
 mod rms_prop;
 
 use std::fmt::Debug;
 
-pub use adam::Adam;
-pub use adam_w::AdamW;
+pub use adam::{Adam, AdamW};
 pub use gradient_descent::GradientDescent;
 pub use rms_prop::RmsProp;
 

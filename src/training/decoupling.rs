@@ -7,7 +7,7 @@ use super::per_example::{change_all, check_columns, measure, refresh_all, zeros}
 use super::scheme::Scheme;
 use super::visit::Visit;
 use super::w_step::WStep;
-use crate::check::check_length;
+use crate::check::{check_length, option, positive};
 use crate::decoupled::{DecoupledCircuit, TargetInit, TargetUse};
 use crate::energy::Ask;
 use crate::error::Error;
@@ -131,13 +131,9 @@ impl<T: Scalar> Decoupling<T> {
         if let Targets::Residual { keep, schedule } = targets {
             // 0 · ∞ is NaN, and is refused too.
             for value in [keep, keep * schedule.largest()] {
-                if !(0.0..=1.0).contains(&value) {
-                    return Err(Error::InvalidOption {
-                        option: "Targets::Residual::keep",
-                        value,
-                        allowed: "in 0..=1, also times the schedule's largest factor",
-                    });
-                }
+                let allowed = "in 0..=1, also times the schedule's largest factor";
+                let fits = (0.0..=1.0).contains(&value);
+                option("Targets::Residual::keep", value, fits, allowed)?;
             }
         }
         let refused = |what, reason| Err(Error::Combination { what, reason });
@@ -154,32 +150,24 @@ impl<T: Scalar> Decoupling<T> {
                 "refreshed targets with a joint step",
                 "the step of z is lost at the next visit, so only the last layer would be trained",
             ),
-            _ => Ok(Self {
-                targets,
-                z_step,
-                multipliers: None,
-            }),
+            _ => Ok(Self::of(targets, z_step)),
         }
     }
 
     /// Joint descent, as originally proposed: θ and z step at once, along gradients of E at the same
     /// point; `rule` moves the targets.
     pub fn joint(rule: impl Optimizer<T> + 'static) -> Self {
-        Self {
-            targets: Targets::Persistent,
-            z_step: ZStep::Joint(Arc::new(rule)),
-            multipliers: None,
-        }
+        Self::of(Targets::Persistent, ZStep::Joint(Arc::new(rule)))
     }
 
     /// Targets that persist between visits, moved by `solver`.
     pub fn persistent(solver: impl TargetSolver<T> + 'static) -> Self {
-        Self::by(Targets::Persistent, solver)
+        Self::of(Targets::Persistent, ZStep::Solver(Arc::new(solver)))
     }
 
     /// Targets refreshed by a forward pass on every visit, then moved by `solver`.
     pub fn refreshed(solver: impl TargetSolver<T> + 'static) -> Self {
-        Self::by(Targets::Refreshed, solver)
+        Self::of(Targets::Refreshed, ZStep::Solver(Arc::new(solver)))
     }
 
     /// Targets that each example's residuals carry to the current θ ([`Targets::Residual`]), moved
@@ -191,7 +179,7 @@ impl<T: Scalar> Decoupling<T> {
             keep: 1.0,
             schedule: Schedule::TO_ZERO,
         };
-        Self::by(targets, solver)
+        Self::of(targets, ZStep::Solver(Arc::new(solver)))
     }
 
     /// No Z-step: every layer regresses on the targets as they are.
@@ -199,17 +187,13 @@ impl<T: Scalar> Decoupling<T> {
     /// With projected targets this trains every layer. With forward-pass targets, which every layer
     /// but the last already matches, it trains only the last layer.
     pub fn weights_only() -> Self {
-        Self {
-            targets: Targets::Persistent,
-            z_step: ZStep::None,
-            multipliers: None,
-        }
+        Self::of(Targets::Persistent, ZStep::None)
     }
 
-    fn by(targets: Targets, solver: impl TargetSolver<T> + 'static) -> Self {
+    fn of(targets: Targets, z_step: ZStep<T>) -> Self {
         Self {
             targets,
-            z_step: ZStep::Solver(Arc::new(solver)),
+            z_step,
             multipliers: None,
         }
     }
@@ -219,13 +203,7 @@ impl<T: Scalar> Decoupling<T> {
     /// # Errors
     /// [`Error::InvalidOption`] unless α is above 0 and finite; [`Error::Combination`] without a Z-step.
     pub fn with_multipliers(mut self, rate: f64) -> Result<Self, Error> {
-        if !(rate > 0.0 && rate.is_finite()) {
-            return Err(Error::InvalidOption {
-                option: "Decoupling::multipliers",
-                value: rate,
-                allowed: "above 0 and finite",
-            });
-        }
+        positive("Decoupling::multipliers", rate)?;
         if let ZStep::None = self.z_step {
             return Err(Error::Combination {
                 what: "multipliers without a Z-step",

@@ -2,10 +2,10 @@
 
 use super::per_example::{Moments, check_columns, zeros};
 use super::visit::Visit;
-use super::w_step;
+use super::w_step::{self, Fault};
 use crate::decoupled::DecoupledCircuit;
 use crate::error::{Error, Quantity};
-use crate::kernel::{Scalar, add_to, all_finite, both_finite};
+use crate::kernel::{Scalar, add_to};
 use crate::optimizer::{Optimizer, Step};
 use crate::segment::Boundaries;
 use crate::state::State;
@@ -34,8 +34,7 @@ impl<T> Default for Scratch<T> {
 
 /// What the step of one z_t needs in addition to its moments.
 struct Hidden<T> {
-    finite_gradient: bool,
-    finite_target: bool,
+    fault: Option<Fault>,
     /// The moments of one example, where they are not contiguous.
     example: Vec<T>,
 }
@@ -73,8 +72,7 @@ pub(super) fn visit<T: Scalar>(
     };
     let hidden = visit.circuit.depth() - 1;
     scratch.hidden.resize_with(hidden, || Hidden {
-        finite_gradient: true,
-        finite_target: true,
+        fault: None,
         example: Vec::new(),
     });
     let w = visit.w_step;
@@ -112,7 +110,8 @@ pub(super) fn visit<T: Scalar>(
         },
         |t, parts, moments, own| moves.make(batch.z(t), parts, moments, own),
     );
-    check(&scratch.hidden, number)?;
+    let faults = (1..).zip(scratch.hidden.iter().map(|own| own.fault));
+    Fault::check(faults, [Quantity::TargetGradient, Quantity::Target], number)?;
     visit.workspace.check_energies(number)?;
     if early.is_some() {
         w_step::check(visit.steps, number)?;
@@ -170,7 +169,7 @@ impl<T: Scalar> Moves<'_, T> {
         moments: &mut [T],
         own: &mut Hidden<T>,
     ) {
-        (own.finite_gradient, own.finite_target) = (true, true);
+        own.fault = None;
         let dim = z.len() / self.columns.len();
         let mut moments = Moments {
             slots: self.rule.slots(),
@@ -201,26 +200,7 @@ impl<T: Scalar> Moves<'_, T> {
                     moments.update(column, |state| self.rule.update(step, new, gradient, state));
                 }
             }
-            if !both_finite(gradient, new) {
-                own.finite_gradient &= all_finite(gradient);
-                own.finite_target &= all_finite(new);
-            }
+            own.fault = own.fault.max(Fault::of(gradient, new));
         }
     }
-}
-
-/// Checks that all gradients and new targets are finite, starting with z_1.
-fn check<T>(hidden: &[Hidden<T>], step: u64) -> Result<(), Error> {
-    let fault = |quantity, at: Option<usize>| match at {
-        None => Ok(()),
-        Some(i) => Err(Error::NonFinite {
-            quantity,
-            layer: i + 1,
-            step,
-        }),
-    };
-    let gradient = hidden.iter().position(|own| !own.finite_gradient);
-    fault(Quantity::TargetGradient, gradient)?;
-    let target = hidden.iter().position(|own| !own.finite_target);
-    fault(Quantity::Target, target)
 }

@@ -8,6 +8,7 @@ use super::penalty_growth::PenaltyGrowth;
 use super::scheme::Scheme;
 use super::stopping::Stopping;
 use super::w_step::WStep;
+use crate::check::at_least_one;
 use crate::decoupled::TargetUse;
 use crate::error::Error;
 use crate::kernel::Scalar;
@@ -101,13 +102,7 @@ impl<T: Scalar> Phase<T> {
     /// # Errors
     /// [`Error::InvalidOption`] for 0.
     pub fn with_batch_size(mut self, examples: usize) -> Result<Self, Error> {
-        if examples == 0 {
-            return Err(Error::InvalidOption {
-                option: "Phase::batch_size",
-                value: 0.0,
-                allowed: "at least 1",
-            });
-        }
+        at_least_one("Phase::batch_size", examples as u64)?;
         self.batch_size = Some(examples);
         Ok(self)
     }

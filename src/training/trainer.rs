@@ -11,6 +11,7 @@ use super::penalties::PenaltyRange;
 use super::phase::Phase;
 use super::report::{EpochRecord, Event, StopReason, TrainingReport};
 use super::session::Session;
+use crate::check::at_least_one;
 use crate::decoupled::DecoupledCircuit;
 use crate::error::Error;
 use crate::kernel::{Execution, Scalar};
@@ -96,18 +97,11 @@ impl<T: Scalar> Trainer<T> {
     /// [`Error::InvalidOption`] for 0; [`Error::FeatureDisabled`] for more than 1 without the feature
     /// `rayon`.
     pub fn with_threads(mut self, threads: usize) -> Result<Self, Error> {
-        if threads == 0 {
-            return Err(Error::InvalidOption {
-                option: "Trainer::threads",
-                value: 0.0,
-                allowed: "at least 1",
-            });
-        }
+        let option = "Trainer::threads";
+        at_least_one(option, threads as u64)?;
         if threads > 1 && cfg!(not(feature = "rayon")) {
-            return Err(Error::FeatureDisabled {
-                option: "Trainer::threads",
-                feature: "rayon",
-            });
+            let feature = "rayon";
+            return Err(Error::FeatureDisabled { option, feature });
         }
         self.threads = threads;
         Ok(self)

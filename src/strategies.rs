@@ -195,14 +195,6 @@ impl Shapes {
 }
 
 /// Any activation: one of the 8, the leaky ReLU with slope 0.1.
-///
-/// # Examples
-/// ```
-/// use layerwise::strategies::{activations, proptest::prelude::*, proptest::test_runner::TestRunner};
-///
-/// let property = |a| Ok(prop_assert!(layerwise::layer::Activation::lipschitz(a) < 1.2));
-/// TestRunner::deterministic().run(&activations(), property).unwrap();
-/// ```
 pub fn activations() -> impl Strategy<Value = Activation> {
     select(&ACTIVATIONS[..])
 }
@@ -212,15 +204,6 @@ pub fn activations() -> impl Strategy<Value = Activation> {
 ///
 /// # Panics
 /// If `shapes` leave nothing to draw from, or have a leaky ReLU with a slope outside 0..=1.
-///
-/// # Examples
-/// ```
-/// use layerwise::layer::Dense;
-/// use layerwise::strategies::{Shapes, dense, proptest::prelude::*, proptest::test_runner::TestRunner};
-///
-/// let property = |layer: Dense| Ok(prop_assert!(layer.output_dim() <= 3));
-/// TestRunner::deterministic().run(&dense(Shapes::new().with_width(3)), property).unwrap();
-/// ```
 pub fn dense(shapes: Shapes) -> impl Strategy<Value = Dense> {
     let shapes = shapes.checked();
     let width = 1..=shapes.max_width;
@@ -254,20 +237,6 @@ fn dense_of(
 ///
 /// # Panics
 /// As [`dense`].
-///
-/// # Examples
-/// ```
-/// use layerwise::prelude::*;
-/// use layerwise::strategies::{Shapes, circuits, proptest::prelude::*, proptest::test_runner::TestRunner};
-///
-/// TestRunner::deterministic()
-///     .run(&circuits::<f32>(Shapes::new()), |circuit| {
-///         let outputs = circuit.predict(&DMatrix::zeros(circuit.dims()[0], 1))?;
-///         prop_assert!(outputs.iter().all(|y| y.is_finite()));
-///         Ok(())
-///     })
-///     .unwrap();
-/// ```
 pub fn circuits<T: Scalar>(shapes: Shapes) -> impl Strategy<Value = Circuit<T>> {
     empty_models(shapes).prop_map(DecoupledCircuit::into_circuit)
 }

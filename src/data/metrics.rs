@@ -6,7 +6,7 @@
 
 use nalgebra::DMatrix;
 
-use super::check_examples;
+use super::{check_examples, room};
 use crate::check::{check_finite, check_length, option};
 use crate::error::{Error, Quantity};
 use crate::kernel::Scalar;
@@ -85,9 +85,12 @@ pub fn labels<T: Scalar>(outputs: &DMatrix<T>) -> Vec<usize> {
 pub fn accuracy<T: Scalar>(labels: &[usize], outputs: &DMatrix<T>) -> Result<f64, Error> {
     check_classification("an accuracy", labels, outputs)?;
     let found = self::labels(outputs);
-    let pairs = labels.iter().zip(found);
-    let right = pairs.filter(|(own, found)| *own == found);
-    Ok(right.count() as f64 / labels.len() as f64)
+    Ok(agreeing(labels, &found) as f64 / labels.len() as f64)
+}
+
+/// How many examples have the same label in both lists.
+pub(crate) fn agreeing(a: &[usize], b: &[usize]) -> usize {
+    a.iter().zip(b).filter(|(a, b)| a == b).count()
 }
 
 /// Share of the examples whose label is among their k largest outputs, in \[0, 1\]: those with fewer
@@ -276,22 +279,13 @@ fn check_regression<T: Scalar>(
     check_finite(Quantity::MetricOutput, 0, rows, outputs.as_slice())
 }
 
-/// A matrix of one value, or the error that memory cannot hold it.
 fn filled<N: nalgebra::Scalar>(
     what: &'static str,
     rows: usize,
     columns: usize,
     value: N,
 ) -> Result<DMatrix<N>, Error> {
-    let mut values = Vec::new();
-    // No list is as long as usize::MAX, which stands for a product beyond it.
-    let count = rows.saturating_mul(columns);
-    let reserved = values.try_reserve_exact(count);
-    reserved.map_err(|_| Error::TooLarge {
-        what,
-        rows,
-        columns,
-    })?;
-    values.resize(count, value);
+    let mut values = room(what, rows, columns)?;
+    values.resize(rows * columns, value);
     Ok(DMatrix::from_vec(rows, columns, values))
 }

@@ -11,7 +11,7 @@ use crate::check::{check_length, option, positive};
 use crate::decoupled::{DecoupledCircuit, TargetInit, TargetUse};
 use crate::energy::Ask;
 use crate::error::Error;
-use crate::kernel::Scalar;
+use crate::kernel::{Scalar, add_scaled};
 use crate::optimizer::Optimizer;
 use crate::schedule::Schedule;
 use crate::state::State;
@@ -69,14 +69,6 @@ pub enum ZStep<T: Scalar> {
 /// |---|---|---|---|
 /// | [`Targets`] | [`ZStep`] | none, or λ ([`Decoupling::with_multipliers`]) | the phase's [`WStep`] |
 ///
-/// | shorthand | targets | Z-step |
-/// |---|---|---|
-/// | [`Decoupling::joint`] | persistent | joint |
-/// | [`Decoupling::persistent`] | persistent | solver |
-/// | [`Decoupling::refreshed`] | refreshed | solver |
-/// | [`Decoupling::residual`] | residual | solver |
-/// | [`Decoupling::weights_only`] | persistent | none |
-///
 /// [`presets`](crate::presets) names combinations from the literature. A meaningless combination is
 /// refused when it is constructed, or, if the W-step does not fit, when the phase is constructed.
 ///
@@ -91,13 +83,12 @@ pub enum ZStep<T: Scalar> {
 /// Any L_h with its minimum at z = ẑ will do. One of bounded slope (Huber) balances multipliers only
 /// up to μ times that slope; beyond it nothing bounds z, and the run ends in [`Error::NonFinite`].
 ///
-/// At a fixed point z = ẑ and λ_t = −δ_t: the parameter gradients are backprop's for any μ > 0,
-/// whereas the penalty alone would need μ → ∞. But with curved layers a small μ may not get there:
-/// λ·f″ reduces the curvature in z, and μ must compensate (seen at μ = ½, not at 1). With
-/// squared L_h and a Z-step along the gradient of a mode with curvature h = μσ² + b, step η, the
-/// updates are stable if 0 < ηh < 2 and η (2h + αμσ²) < 4: steps within the curvature bound, of
-/// margin 1, allow α up to 2 where b ≥ 0. Hestenes 1969; Powell 1969; for nets, as ADMM, Taylor et
-/// al. 2016.
+/// At a fixed point z = ẑ and λ_t = −δ_t ([`multiplier_rest`](crate::theory::multiplier_rest)): the
+/// parameter gradients are backprop's for any μ > 0, whereas the penalty alone would need μ → ∞. But
+/// with curved layers a small μ may not get there: λ·f″ reduces the curvature in z, and μ must
+/// compensate (seen at μ = ½, not at 1). With squared L_h, steps within the curvature bound allow α
+/// up to 2 ([`stable_rates`](crate::theory::stable_rates)). Hestenes 1969; Powell 1969; for nets, as
+/// ADMM, Taylor et al. 2016.
 ///
 /// # Examples
 /// ```
@@ -154,8 +145,8 @@ impl<T: Scalar> Decoupling<T> {
         }
     }
 
-    /// Joint descent, as originally proposed: θ and z step at once, along gradients of E at the same
-    /// point; `rule` moves the targets.
+    /// Joint descent on persistent targets, as originally proposed: θ and z step at once, along
+    /// gradients of E at the same point; `rule` moves the targets.
     pub fn joint(rule: impl Optimizer<T> + 'static) -> Self {
         Self::of(Targets::Persistent, ZStep::Joint(Arc::new(rule)))
     }
@@ -182,9 +173,8 @@ impl<T: Scalar> Decoupling<T> {
         Self::of(targets, ZStep::Solver(Arc::new(solver)))
     }
 
-    /// No Z-step: every layer regresses on the targets as they are.
-    ///
-    /// With projected targets this trains every layer. With forward-pass targets, which every layer
+    /// Persistent targets without a Z-step: every layer regresses on the targets as they are. With
+    /// projected targets this trains every layer. With forward-pass targets, which every layer
     /// but the last already matches, it trains only the last layer.
     pub fn weights_only() -> Self {
         Self::of(Targets::Persistent, ZStep::None)
@@ -215,7 +205,7 @@ impl<T: Scalar> Decoupling<T> {
         Ok(self)
     }
 
-    /// Where the targets of a visit come from.
+    /// Where targets come from.
     pub fn targets(&self) -> Targets {
         self.targets
     }
@@ -284,18 +274,18 @@ impl<T: Scalar> Decoupling<T> {
     /// Takes residuals and new multipliers from z − ẑ.
     fn keep(&self, parts: &mut [State<T>], gaps: &[Vec<T>], visit: &Visit<'_, T>) {
         let residual = matches!(self.targets, Targets::Residual { .. });
-        let dims = visit.layers().dims();
-        for (t, gaps) in (1..).zip(gaps) {
-            if residual {
-                let all = &mut parts[RESIDUALS].values[t - 1];
-                each(all, visit.columns(), dims[t], gaps, |own, gap| *own = gap);
-            }
-            if let Some(rate) = self.multipliers {
-                let rate = T::of(rate) * visit.layers().penalties()[t - 1];
-                let all = &mut parts[MULTIPLIERS].values[t - 1];
-                each(all, visit.columns(), dims[t], gaps, |own, gap| {
-                    *own += rate * gap
-                });
+        let layers = visit.layers();
+        for (i, (gaps, &penalty)) in gaps.iter().zip(layers.penalties()).enumerate() {
+            let dim = layers.dims()[i + 1];
+            for (&column, gaps) in visit.columns().iter().zip(gaps.chunks_exact(dim)) {
+                let own = column * dim..(column + 1) * dim;
+                if residual {
+                    parts[RESIDUALS].values[i][own.clone()].copy_from_slice(gaps);
+                }
+                if let Some(rate) = self.multipliers {
+                    let multipliers = &mut parts[MULTIPLIERS].values[i][own];
+                    add_scaled(multipliers, T::of(rate) * penalty, gaps);
+                }
             }
         }
     }
@@ -346,20 +336,14 @@ impl<T: Scalar> Scheme<T> for Decoupling<T> {
         let mut residuals = State::new();
         match self.targets {
             Targets::Residual { .. } => {
-                residuals.values = zeros(model, 1);
-                let mut first = 0;
+                residuals.values = vec![Vec::new(); model.circuit().depth() - 1];
+                let mut gaps = Vec::new();
                 // In the same context as the visits.
                 model.for_each_evaluated("residuals", true, |problem, workspace| {
-                    let batch = problem.batch();
-                    for (t, all) in (1..).zip(&mut residuals.values) {
-                        let dim = batch.z(t).len() / batch.len();
-                        let own = &mut all[first * dim..][..batch.z(t).len()];
-                        let prediction = &workspace.locals[t - 1].prediction;
-                        for (r, (&z, &p)) in own.iter_mut().zip(batch.z(t).iter().zip(prediction)) {
-                            *r = z - p;
-                        }
+                    measure(problem, workspace, &mut gaps);
+                    for (all, own) in residuals.values.iter_mut().zip(&gaps) {
+                        all.extend_from_slice(own);
                     }
-                    first += batch.len();
                 })?;
             }
             Targets::Projected { seed } => {
@@ -444,20 +428,4 @@ fn load_residuals<T: Scalar>(
             }
         }
     })
-}
-
-/// Calls `change` on what `all` keeps of every unit of the batch's examples, with z − ẑ.
-fn each<T: Scalar>(
-    all: &mut [T],
-    columns: &[usize],
-    dim: usize,
-    gaps: &[T],
-    change: impl Fn(&mut T, T),
-) {
-    for (&column, gaps) in columns.iter().zip(gaps.chunks_exact(dim)) {
-        let own = &mut all[column * dim..(column + 1) * dim];
-        own.iter_mut()
-            .zip(gaps)
-            .for_each(|(own, &gap)| change(own, gap));
-    }
 }

@@ -17,17 +17,6 @@ use crate::schedule::Schedule;
 
 /// One phase of a run: a [`Scheme`] that visits the batches, a [`WStep`] that moves θ, and limits.
 ///
-/// | option | default | meaning |
-/// |---|---|---|
-/// | `epochs` | 100 | passes over the examples, at most |
-/// | `batch_size` | all | examples per visit; if fewer than all, reshuffled every epoch |
-/// | `schedule` | constant | factor of θ's learning rate over the phase's visits |
-/// | `penalty_schedule` | constant | factor of every μ_t, relative to its value when the phase begins |
-/// | `penalty_growth` | none | growth of each μ_t whose gap stops falling |
-/// | `max_gradient_norm` | none | bound on the norm of the mean gradient in all θ |
-/// | `stopping` | at the limits | rule for stopping earlier |
-/// | `time_limit` | none | wall-clock time, checked between visits |
-///
 /// Every phase starts with fresh state for the scheme and the W-step, and leaves μ_t at the values of
 /// its last visit. A phase holds options only: it can be cloned, and used for any number of runs.
 ///
@@ -91,13 +80,14 @@ impl<T: Scalar> Phase<T> {
         }
     }
 
-    /// Passes over the examples, at most; 0 makes no visit.
+    /// Passes over the examples, at most; 100 unless set. 0 makes no visit.
     pub fn with_epochs(mut self, epochs: u64) -> Self {
         self.epochs = epochs;
         self
     }
 
-    /// Examples per visit; the last batch of an epoch takes the remainder.
+    /// Examples per visit; all unless set. If fewer, they are reshuffled every epoch, and its last
+    /// batch takes the remainder.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for 0.
@@ -107,7 +97,7 @@ impl<T: Scalar> Phase<T> {
         Ok(self)
     }
 
-    /// Factor of θ's learning rate over the visits of the phase.
+    /// Factor of θ's learning rate over the visits of the phase; constant unless set.
     pub fn with_schedule(mut self, schedule: Schedule) -> Self {
         self.schedule = schedule;
         self

@@ -335,10 +335,7 @@ impl<T: Scalar> Session<T> {
     }
 
     /// Advances to the next event that is `wanted`.
-    fn find<R: Send>(
-        &mut self,
-        wanted: fn(Event<T>) -> Option<R>,
-    ) -> Result<Option<R>, Error> {
+    fn find<R: Send>(&mut self, wanted: fn(Event<T>) -> Option<R>) -> Result<Option<R>, Error> {
         self.within(|session| {
             while let Some(event) = session.step()? {
                 if let Some(found) = wanted(event) {
@@ -403,7 +400,9 @@ impl<T: Scalar> Session<T> {
             };
             match (&within.epoch, within.stop) {
                 (None, None) => self.begin_epoch(),
-                (None, Some(stop)) => return self.end_phase(stop).map(|own| Some(Event::Phase(own))),
+                (None, Some(stop)) => {
+                    return self.end_phase(stop).map(|own| Some(Event::Phase(own)));
+                }
                 (Some(epoch), None) if epoch.examples < self.model.examples().len() => {
                     match self.clock.interruption(&self.trainer) {
                         None => return self.visit().map(|record| Some(Event::Visit(record))),

@@ -18,16 +18,6 @@ use crate::kernel::{Execution, Scalar};
 
 /// Trains a [`DecoupledCircuit`] in a list of [`Phase`]s; compare schemes by changing one line.
 ///
-/// | option | default | meaning |
-/// |---|---|---|
-/// | `seed` | 0 | seed of the shuffling |
-/// | `threads` | 1 | threads that share the work (feature `rayon`), at most one per layer or core |
-/// | `execution` | automatic | how threads divide the work: by layers, by columns, or whichever suits |
-/// | `measure_every` | 1 | epochs between measurements of composed loss, gap and validation loss; 0: never |
-/// | `validation` | none | examples not used for training |
-/// | `time_limit` | none | time limit of the whole run, checked between visits |
-/// | `stop_flag` | none | a flag that ends the run from outside, checked between visits |
-///
 /// Results are bit-identical for any number of threads (unless a time limit intervenes). A trainer
 /// holds options only, so it can be cloned and run again; [`Session`] runs it step by step.
 ///
@@ -85,13 +75,13 @@ impl<T: Scalar> Trainer<T> {
         self
     }
 
-    /// Seed of the shuffling.
+    /// Seed of the shuffling; 0 unless set.
     pub fn with_seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
     }
 
-    /// Threads that share the work.
+    /// Threads that share the work, at most one per layer or core; 1 unless set.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for 0; [`Error::FeatureDisabled`] for more than 1 without the feature
@@ -113,9 +103,9 @@ impl<T: Scalar> Trainer<T> {
         self
     }
 
-    /// Epochs between measurements of composed loss, gap and validation loss; 0 means never (except
-    /// for [`Stopping::Validation`](crate::training::Stopping::Validation), which measures its loss
-    /// after every epoch).
+    /// Epochs between measurements of composed loss, gap and validation loss; 1 unless set. 0 means
+    /// never (except for [`Stopping::Validation`](crate::training::Stopping::Validation), which
+    /// measures its loss after every epoch).
     pub fn with_measure_every(mut self, epochs: u64) -> Self {
         self.measure_every = epochs;
         self

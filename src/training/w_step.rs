@@ -16,12 +16,6 @@ use crate::state::State;
 /// How the parameters move in a visit: by an [`Optimizer`] along their gradients, by a
 /// [`ParameterSolver`] that solves a layer's local problem, by both, or not at all.
 ///
-/// | constructor | layers with a solver | other layers |
-/// |---|---|---|
-/// | [`WStep::optimizer`] | | optimiser step |
-/// | [`WStep::solver`], [`WStep::solver_of_layer`] | solution | unchanged, or [`WStep::with_optimizer`] |
-/// | [`WStep::none`] | | unchanged |
-///
 /// An optimiser steps along the gradient divided by the number of examples in the batch, so that a
 /// learning rate means the same for every batch size. Each parameter group is updated separately, so
 /// that weight decay applies only where it should. Every layer has its own solver state, fresh in
@@ -68,7 +62,8 @@ impl<T: Scalar> WStep<T> {
         Self::none().with_optimizer(rule)
     }
 
-    /// Every layer that `solver` can handle ([`ParameterSolver::check`]) gets its solution.
+    /// Every layer that `solver` can handle ([`ParameterSolver::check`]) gets its solution; the others
+    /// are unchanged, unless there is an optimiser too.
     pub fn solver(solver: impl ParameterSolver<T> + 'static) -> Self {
         Self {
             solvers: Solvers::WhereItFits(Arc::new(solver)),
@@ -241,15 +236,14 @@ pub struct WState<T> {
 impl<T: Scalar> WState<T> {
     /// Whether this can be a later state of what began as `start`.
     pub(super) fn fits(&self, start: &Self) -> bool {
-        let layers = self.layers.iter().zip(&start.layers);
+        let mut layers = self.layers.iter().zip(&start.layers);
         self.layers.len() == start.layers.len()
-            && layers.fold(true, |fit, (own, start)| {
+            && layers.all(|(own, start)| {
                 let solvers = match (&own.solver, &start.solver) {
-                    (None, None) => true,
                     (Some(own), Some(start)) => own.fits(start),
-                    _ => false,
+                    (own, start) => own.is_some() == start.is_some(),
                 };
-                fit && solvers && own.moments.len() == start.moments.len()
+                solvers && own.moments.len() == start.moments.len()
             })
     }
 

@@ -6,8 +6,8 @@
 
 use nalgebra::DMatrix;
 
-use super::{check_examples, room};
-use crate::check::{check_finite, check_length, option};
+use super::room;
+use crate::check::{check_examples, check_finite, check_length, check_shape, option};
 use crate::error::{Error, Quantity};
 use crate::kernel::Scalar;
 
@@ -262,13 +262,7 @@ fn check_regression<T: Scalar>(
     targets: &DMatrix<T>,
     outputs: &DMatrix<T>,
 ) -> Result<(), Error> {
-    if outputs.shape() != targets.shape() {
-        return Err(Error::Shape {
-            what: "outputs".into(),
-            expected: targets.shape(),
-            found: outputs.shape(),
-        });
-    }
+    check_shape("outputs", outputs, targets.shape())?;
     let what = "dimension of the targets";
     if targets.nrows() == 0 {
         return Err(Error::ZeroDimension { what });

@@ -22,11 +22,3 @@ fn room<A>(what: &'static str, rows: usize, columns: usize) -> Result<Vec<A>, Er
         }),
     }
 }
-
-/// Refuses an `operation` on no examples.
-fn check_examples(count: usize, operation: &'static str) -> Result<(), Error> {
-    match count {
-        0 => Err(Error::NoExamples { operation }),
-        _ => Ok(()),
-    }
-}

@@ -3,8 +3,8 @@
 use rand::rngs::ChaCha8Rng;
 use rand::seq::SliceRandom;
 
-use super::{check_examples, room};
-use crate::check::option;
+use super::room;
+use crate::check::{check_examples, option};
 use crate::error::Error;
 use crate::init::{Purpose, generator};
 

@@ -2,8 +2,7 @@
 
 use nalgebra::{DMatrix, DVector};
 
-use super::check_examples;
-use crate::check::{check_finite, check_rows};
+use crate::check::{check_examples, check_finite, check_rows};
 use crate::error::{Error, Quantity};
 use crate::kernel::Scalar;
 

@@ -1,5 +1,6 @@
 //! Statements 11 and 12: what examples and layers do not know of one another.
 
+use crate::check::check_examples;
 use crate::decoupled::{DecoupledCircuit, Selection};
 use crate::error::Error;
 use crate::kernel::Scalar;
@@ -36,11 +37,7 @@ pub fn batch_dependent_example<T: Scalar>(
     solver: &dyn TargetSolver<T>,
 ) -> Result<Option<u64>, Error> {
     let chosen = model.examples.resolve(selection)?.into_places();
-    if chosen.is_empty() {
-        return Err(Error::NoExamples {
-            operation: "statement 11",
-        });
-    }
+    check_examples(chosen.len(), "statement 11")?;
     let (mut together, mut alone) = (model.clone(), model.clone());
     together.solve_targets(solver, selection)?;
     for column in chosen {

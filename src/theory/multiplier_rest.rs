@@ -3,6 +3,7 @@
 use nalgebra::DMatrix;
 
 use super::probe::{backprop, finite, minus};
+use crate::check::check_shape;
 use crate::decoupled::{DecoupledCircuit, Selection};
 use crate::diagnostics::norm;
 use crate::energy::{All, Workspace};
@@ -61,13 +62,7 @@ pub fn multiplier_rest<T: Scalar>(
     let exact = backprop(model, selection)?;
     let (depth, dims) = (model.circuit().depth(), model.circuit().dims());
     for ((t, lambda), delta) in (1..).zip(multipliers).zip(&exact.targets) {
-        if lambda.shape() != delta.shape() {
-            return Err(Error::Shape {
-                what: format!("multipliers λ_{t}"),
-                expected: delta.shape(),
-                found: lambda.shape(),
-            });
-        }
+        check_shape(&format!("multipliers λ_{t}"), lambda, delta.shape())?;
     }
     let own: Vec<Vec<T>> = (multipliers.iter())
         .map(|lambda| lambda.as_slice().to_vec())

@@ -7,7 +7,7 @@ use super::per_example::{change_all, check_columns, measure, refresh_all, zeros}
 use super::scheme::Scheme;
 use super::visit::Visit;
 use super::w_step::WStep;
-use crate::check::{check_length, option, positive};
+use crate::check::{check_length, option, positive, refuse};
 use crate::decoupled::{DecoupledCircuit, TargetInit, TargetUse};
 use crate::energy::Ask;
 use crate::error::Error;
@@ -127,17 +127,16 @@ impl<T: Scalar> Decoupling<T> {
                 option("Targets::Residual::keep", value, fits, allowed)?;
             }
         }
-        let refused = |what, reason| Err(Error::Combination { what, reason });
         match (targets, &z_step) {
-            (Targets::Refreshed, ZStep::None) => refused(
+            (Targets::Refreshed, ZStep::None) => refuse(
                 "refreshed targets without a Z-step",
                 "every layer but the last already matches its target, so only the last would be trained",
             ),
-            (Targets::Residual { .. }, ZStep::None) => refused(
+            (Targets::Residual { .. }, ZStep::None) => refuse(
                 "residual targets without a Z-step",
                 "the targets move with the predictions, so no layer ever gets closer to them",
             ),
-            (Targets::Refreshed, ZStep::Joint(_)) => refused(
+            (Targets::Refreshed, ZStep::Joint(_)) => refuse(
                 "refreshed targets with a joint step",
                 "the step of z is lost at the next visit, so only the last layer would be trained",
             ),
@@ -195,11 +194,11 @@ impl<T: Scalar> Decoupling<T> {
     pub fn with_multipliers(mut self, rate: f64) -> Result<Self, Error> {
         positive("Decoupling::multipliers", rate)?;
         if let ZStep::None = self.z_step {
-            return Err(Error::Combination {
-                what: "multipliers without a Z-step",
-                reason: "fixed targets may be out of θ's reach, and the multipliers of constraints \
-                         that cannot be satisfied grow without bound",
-            });
+            return refuse(
+                "multipliers without a Z-step",
+                "fixed targets may be out of θ's reach, and the multipliers of constraints \
+                 that cannot be satisfied grow without bound",
+            );
         }
         self.multipliers = Some(rate);
         Ok(self)
@@ -305,20 +304,19 @@ impl<T: Scalar> Scheme<T> for Decoupling<T> {
     }
 
     fn check(&self, w_step: &WStep<T>) -> Result<(), Error> {
-        let refused = |what, reason| Err(Error::Combination { what, reason });
         match (&self.z_step, self.targets) {
-            (ZStep::Joint(_), _) if w_step.solves() => refused(
+            (ZStep::Joint(_), _) if w_step.solves() => refuse(
                 "joint descent with parameter solvers",
                 "a solver fits θ to fixed targets, but joint descent moves both at once",
             ),
-            (ZStep::Joint(_), _) if w_step.steps() > 1 => refused(
+            (ZStep::Joint(_), _) if w_step.steps() > 1 => refuse(
                 "joint descent with several parameter steps",
                 "θ and z step together, once per visit",
             ),
             (ZStep::None, _) if w_step.is_none() => {
-                refused("no Z-step with no W-step", "nothing would move")
+                refuse("no Z-step with no W-step", "nothing would move")
             }
-            (_, Targets::Refreshed) if w_step.is_none() => refused(
+            (_, Targets::Refreshed) if w_step.is_none() => refuse(
                 "refreshed targets with no W-step",
                 "a visit would change nothing that is kept",
             ),

@@ -8,7 +8,7 @@ use super::penalty_growth::PenaltyGrowth;
 use super::scheme::Scheme;
 use super::stopping::Stopping;
 use super::w_step::WStep;
-use crate::check::at_least_one;
+use crate::check::{at_least_one, refuse};
 use crate::decoupled::TargetUse;
 use crate::error::Error;
 use crate::kernel::Scalar;
@@ -43,11 +43,15 @@ pub struct Phase<T: Scalar> {
     pub(super) epochs: u64,
     pub(super) batch_size: Option<usize>,
     pub(super) schedule: Schedule,
-    pub(super) penalty_schedule: Schedule,
-    pub(super) penalty_growth: Option<PenaltyGrowth>,
+    /// What moves μ.
+    pub(super) penalty_rule: PenaltyRule,
     pub(super) stopping: Stopping,
     pub(super) time_limit: Option<Duration>,
 }
+
+const NO_PENALTIES: &str = "μ has no part in the scheme, or must be 1";
+const BOTH: &str = "a penalty schedule beside penalty growth";
+const ONE_OF_BOTH: &str = "one of the two moves μ";
 
 impl<T: Scalar> Phase<T> {
     /// A phase in which `scheme` visits the batches and `rule` moves the parameters.
@@ -73,8 +77,7 @@ impl<T: Scalar> Phase<T> {
             epochs: 100,
             batch_size: None,
             schedule: Schedule::CONSTANT,
-            penalty_schedule: Schedule::CONSTANT,
-            penalty_growth: None,
+            penalty_rule: PenaltyRule::Scheduled(Schedule::CONSTANT),
             stopping: Stopping::AtLimits,
             time_limit: None,
         }
@@ -110,13 +113,15 @@ impl<T: Scalar> Phase<T> {
     /// [`Error::Combination`] if the scheme does not use μ or requires μ = 1, or if μ grows
     /// automatically.
     pub fn with_penalty_schedule(mut self, schedule: Schedule) -> Result<Self, Error> {
-        if schedule != Schedule::CONSTANT {
-            self.check_penalties("a penalty schedule", self.scheme.uses_penalties())?;
-            if self.penalty_growth.is_some() {
-                return Err(both());
-            }
+        let constant = schedule == Schedule::CONSTANT;
+        if !constant && !self.scheme.uses_penalties() {
+            return refuse("a penalty schedule", NO_PENALTIES);
         }
-        self.penalty_schedule = schedule;
+        match self.penalty_rule {
+            PenaltyRule::Scheduled(_) => self.penalty_rule = PenaltyRule::Scheduled(schedule),
+            PenaltyRule::Growing(_) if constant => {}
+            PenaltyRule::Growing(_) => return refuse(BOTH, ONE_OF_BOTH),
+        }
         Ok(self)
     }
 
@@ -126,21 +131,16 @@ impl<T: Scalar> Phase<T> {
     /// # Errors
     /// [`Error::Combination`] if the scheme does not use μ or requires μ = 1, or if μ has a schedule.
     pub fn with_penalty_growth(mut self, growth: PenaltyGrowth) -> Result<Self, Error> {
-        let used = self.scheme.uses_penalties() && self.scheme.targets() != TargetUse::None;
-        self.check_penalties("penalty growth", used)?;
-        if self.penalty_schedule != Schedule::CONSTANT {
-            return Err(both());
+        if !self.scheme.uses_penalties() || self.scheme.targets() == TargetUse::None {
+            return refuse("penalty growth", NO_PENALTIES);
         }
-        self.penalty_growth = Some(growth);
+        if let PenaltyRule::Scheduled(schedule) = self.penalty_rule
+            && schedule != Schedule::CONSTANT
+        {
+            return refuse(BOTH, ONE_OF_BOTH);
+        }
+        self.penalty_rule = PenaltyRule::Growing(growth);
         Ok(self)
-    }
-
-    fn check_penalties(&self, what: &'static str, used: bool) -> Result<(), Error> {
-        if used {
-            return Ok(());
-        }
-        let reason = "μ has no part in the scheme, or must be 1";
-        Err(Error::Combination { what, reason })
     }
 
     /// [`WStep::with_max_gradient_norm`] of the phase's W-step.
@@ -193,23 +193,8 @@ impl<T: Scalar> Phase<T> {
         n.div_ceil(self.batch_size(n).max(1)) as u64
     }
 
-    /// What moves μ.
-    pub(super) fn penalty_rule(&self) -> PenaltyRule {
-        match self.penalty_growth {
-            Some(growth) => PenaltyRule::Growing(growth),
-            None => PenaltyRule::Scheduled(self.penalty_schedule),
-        }
-    }
-
     /// Whether validation examples are needed.
     pub(super) fn validates(&self) -> bool {
         matches!(self.stopping, Stopping::Validation { .. })
-    }
-}
-
-fn both() -> Error {
-    Error::Combination {
-        what: "a penalty schedule beside penalty growth",
-        reason: "one of the two moves μ",
     }
 }

@@ -496,7 +496,7 @@ impl<T: Scalar> Session<T> {
 
         // The values of the schedules.
         let number = (epoch.visits, phase.epochs.saturating_mul(phase.batches(n)));
-        let rule = phase.penalty_rule();
+        let rule = phase.penalty_rule;
         memory.penalties.clear();
         let penalties_now = penalties.of_visit(rule, number.0, number.1);
         memory.penalties.extend_from_slice(penalties_now);
@@ -727,17 +727,11 @@ fn passed(deadline: Option<Instant>) -> bool {
 }
 
 /// Makes non-finite errors report the run's parameter step, wherever they arose.
-fn at_step(error: Error, steps: u64) -> Error {
-    match error {
-        Error::NonFinite {
-            quantity, layer, ..
-        } => Error::NonFinite {
-            quantity,
-            layer,
-            step: steps,
-        },
-        other => other,
+fn at_step(mut error: Error, steps: u64) -> Error {
+    if let Error::NonFinite { step, .. } = &mut error {
+        *step = steps;
     }
+    error
 }
 
 /// Composed loss and gap per example, over all examples, in batches of `size`.

@@ -11,7 +11,7 @@ use super::penalties::PenaltyRange;
 use super::phase::Phase;
 use super::report::{EpochRecord, Event, StopReason, TrainingReport};
 use super::session::Session;
-use crate::check::at_least_one;
+use crate::check::{at_least_one, check_examples};
 use crate::decoupled::DecoupledCircuit;
 use crate::error::Error;
 use crate::kernel::{Execution, Scalar};
@@ -174,23 +174,15 @@ impl<T: Scalar> Trainer<T> {
     /// [`Error::NoExamples`], what the model says of the validation examples, what a scheme says of
     /// its W-step, and [`Error::InvalidOption`] for penalties that a phase would take out of range.
     pub fn check(&self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
-        if model.examples().is_empty() {
-            return Err(Error::NoExamples {
-                operation: "training",
-            });
-        }
+        let n = model.examples().len();
+        check_examples(n, "training")?;
         if let Some(validation) = &self.validation {
             let (inputs, targets) = &**validation;
             model.circuit.check_inputs(inputs)?;
             let terms = &model.terms;
             terms.check_outputs(&model.circuit, inputs.ncols(), targets)?;
-            if inputs.ncols() == 0 {
-                return Err(Error::NoExamples {
-                    operation: "validation",
-                });
-            }
+            check_examples(inputs.ncols(), "validation")?;
         }
-        let n = model.examples().len();
         let mut penalties = PenaltyRange::new(model.terms.penalties());
         for phase in &self.phases {
             phase.scheme.check(&phase.w_step)?;
@@ -200,7 +192,7 @@ impl<T: Scalar> Trainer<T> {
                 });
             }
             let visits = phase.epochs.saturating_mul(phase.batches(n));
-            penalties.pass(phase.penalty_rule(), visits)?;
+            penalties.pass(phase.penalty_rule, visits)?;
         }
         Ok(())
     }

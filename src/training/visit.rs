@@ -2,6 +2,7 @@
 
 use super::per_example::measure;
 use super::w_step::{self, LayerStep, WState, WStep};
+use crate::check::{check_computed, refuse};
 use crate::circuit::Circuit;
 use crate::energy::{Batch, BatchMut, Layers, Problem, Terms, Workspace, check_multipliers};
 use crate::error::{Error, Quantity};
@@ -249,14 +250,8 @@ impl<'a, T: Scalar> Visit<'a, T> {
                 self.forget();
                 let problem = problem(self.circuit, self.terms, self.penalties, &self.batch, &[]);
                 let loss = problem.backprop(self.workspace).loss();
-                if loss.is_finite() {
-                    return Ok(());
-                }
-                Err(Error::NonFinite {
-                    quantity: Quantity::ComposedLoss,
-                    layer: self.circuit.depth() - 1,
-                    step: self.w_state.steps,
-                })
+                let (last, step) = (self.circuit.depth() - 1, self.w_state.steps);
+                check_computed(Quantity::ComposedLoss, last, step, &[loss])
             }
             Kind::Given(_) => Ok(()),
         }
@@ -381,7 +376,7 @@ pub(super) fn needs_gradients<T: Scalar>(
     } else {
         return Ok(());
     };
-    Err(Error::Combination { what, reason })
+    refuse(what, reason)
 }
 
 /// E on a visit's batch, from separate fields, so that others can be borrowed at the same time.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::check::{at_least_one, positive};
+use crate::check::{at_least_one, positive, refuse};
 use crate::circuit::Circuit;
 use crate::decoupled::DecoupledCircuit;
 use crate::energy::{Ask, LocalWorkspace, Problem, Workspace};
@@ -137,8 +137,7 @@ impl<T: Scalar> WStep<T> {
             }
             _ => return Ok(()),
         };
-        let reason = "it would have no effect";
-        Err(Error::Combination { what, reason })
+        refuse(what, "it would have no effect")
     }
 
     /// Steps per visit.

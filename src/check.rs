@@ -93,14 +93,24 @@ pub(crate) use serde_checked;
 
 /// Whether a slice has the length that is needed.
 pub(crate) fn check_length<T>(what: &str, values: &[T], expected: usize) -> Result<(), Error> {
-    if values.len() == expected {
-        return Ok(());
+    check_count(what, values.len() == expected, expected, values.len())
+}
+
+/// [`Error::Length`] with these numbers unless it `fits`.
+pub(crate) fn check_count(
+    what: &str,
+    fits: bool,
+    expected: usize,
+    found: usize,
+) -> Result<(), Error> {
+    match fits {
+        true => Ok(()),
+        false => Err(Error::Length {
+            what: what.into(),
+            expected,
+            found,
+        }),
     }
-    Err(Error::Length {
-        what: what.into(),
-        expected,
-        found: values.len(),
-    })
 }
 
 /// Refuses an `operation` on no examples.

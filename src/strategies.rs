@@ -62,18 +62,6 @@ const SIZE: f64 = 1.5;
 
 /// What circuits are drawn from; a case shrinks towards the smallest numbers and the first entries
 /// of the lists.
-///
-/// # Examples
-/// ```
-/// use layerwise::prelude::*;
-/// use layerwise::strategies::{Output, Shapes};
-///
-/// let shapes = Shapes::new()
-///     .with_depth(2)
-///     .with_activations([Activation::Tanh])
-///     .with_outputs([Output::SoftmaxCrossEntropy]);
-/// assert_eq!((shapes.max_depth, shapes.max_width), (2, 6));
-/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Shapes {
@@ -281,24 +269,6 @@ fn empty_models<T: Scalar>(shapes: Shapes) -> impl Strategy<Value = DecoupledCir
 ///
 /// # Panics
 /// If `examples` is empty; when drawn, if the model takes neither, with its error.
-///
-/// # Examples
-/// ```
-/// use layerwise::prelude::*;
-/// use layerwise::strategies::{data, proptest::prelude::*, proptest::test_runner::TestRunner};
-///
-/// let layer = Dense::new(3, 2, Activation::Identity)?;
-/// let circuit = Circuit::<f64>::builder().layer(layer).build()?;
-/// let model = DecoupledCircuit::new(circuit, Energy::new(SoftmaxCrossEntropy))?;
-/// TestRunner::deterministic()
-///     .run(&data(&model, 1..=4), |(inputs, targets)| {
-///         prop_assert!(model.composed_loss_of(&inputs, &targets)? > 0.0);
-///         prop_assert!(targets.column_iter().all(|y| (y.sum() - 1.0).abs() < 1e-12));
-///         Ok(())
-///     })
-///     .unwrap();
-/// # Ok::<(), layerwise::Error>(())
-/// ```
 pub fn data<T: Scalar>(
     model: &DecoupledCircuit<T>,
     examples: RangeInclusive<usize>,
@@ -411,21 +381,6 @@ impl<T> LossPoint<T> {
 ///
 /// # Panics
 /// If a range is empty; when drawn, if the loss takes neither target, with its error.
-///
-/// # Examples
-/// ```
-/// use layerwise::strategies::{loss_points, proptest::prelude::*, proptest::test_runner::TestRunner};
-/// use layerwise::gradcheck::GradCheck;
-/// use layerwise::loss::PseudoHuber;
-///
-/// let loss = PseudoHuber::new(1.0)?;
-/// TestRunner::deterministic()
-///     .run(&loss_points::<f64>(&loss, 1..=3, 1..=4), |at| {
-///         Ok(GradCheck::new().loss(&loss, &at.pair())?.require(1e-6)?)
-///     })
-///     .unwrap();
-/// # Ok::<(), layerwise::Error>(())
-/// ```
 pub fn loss_points<T: Scalar>(
     loss: &dyn Loss<T>,
     dims: RangeInclusive<usize>,

@@ -73,15 +73,6 @@ pub fn labels<T: Scalar>(outputs: &DMatrix<T>) -> Vec<usize> {
 /// # Errors
 /// [`Error::NoExamples`], [`Error::Length`] unless there is one label a column,
 /// [`Error::UnknownClass`] for a label without a row, [`Error::NonFiniteData`] for outputs.
-///
-/// # Examples
-/// ```
-/// use layerwise::prelude::*;
-///
-/// let outputs = DMatrix::from_row_slice(2, 3, &[0.9, 0.4, 0.2, 0.1, 0.6, 0.8]);
-/// assert_eq!(metrics::accuracy(&[0, 1, 0], &outputs)?, 2.0 / 3.0);
-/// # Ok::<(), layerwise::Error>(())
-/// ```
 pub fn accuracy<T: Scalar>(labels: &[usize], outputs: &DMatrix<T>) -> Result<f64, Error> {
     check_classification("an accuracy", labels, outputs)?;
     let found = self::labels(outputs);

@@ -16,25 +16,6 @@ use crate::training::{infer_fixed_prediction, infer_z_il};
 /// # Errors
 /// [`Error::NotSquaredError`] for another L_h, [`Error::InvalidOption`] unless μ = 1 and no target
 /// has a regulariser; errors of the selection, [`Error::NoExamples`], [`Error::NonFinite`].
-///
-/// # Examples
-/// ```
-/// use layerwise::prelude::*;
-/// use layerwise::theory;
-///
-/// let layer = |inputs, outputs| Dense::new(inputs, outputs, Activation::Tanh);
-/// let circuit = Circuit::<f64>::builder().layer(layer(2, 3)?).layer(layer(3, 1)?).build()?;
-/// let (x, y) = (DMatrix::from_element(2, 4, 0.5), DMatrix::from_element(1, 4, 1.0));
-/// let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
-/// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
-/// let exact = model.backprop(&Selection::All)?.parameters.concat();
-/// let z_il = theory::z_il_gradients(&model, &Selection::All)?.concat();
-/// let fixed = theory::fixed_prediction_gradients(&model, &Selection::All, 1)?.concat();
-/// for (exact, (z_il, fixed)) in exact.iter().zip(z_il.iter().zip(&fixed)) {
-///     assert!((z_il - exact).abs() < 1e-12 && (fixed - exact).abs() < 1e-12);
-/// }
-/// # Ok::<(), layerwise::Error>(())
-/// ```
 pub fn z_il_gradients<T: Scalar>(
     model: &DecoupledCircuit<T>,
     selection: &Selection<'_>,

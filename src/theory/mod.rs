@@ -11,6 +11,47 @@
 //! scalar; a norm of θ_t or z_t is Euclidean, over all its units and all selected examples together.
 //! Layer t maps z_t to ẑ_{t+1}; L, where examples are many, is the composed loss over them (F in
 //! `docs/theory.md`), S_t the regulariser of z_t, λ₂ its L2 weight.
+//!
+//! # Examples
+//! One circuit, held against most of the statements:
+//! ```
+//! use layerwise::prelude::*;
+//! use layerwise::theory;
+//!
+//! let layer = |inputs, outputs| Dense::new(inputs, outputs, Activation::Tanh);
+//! let circuit = Circuit::<f64>::builder().layer(layer(2, 3)?).layer(layer(3, 1)?).build()?;
+//! let (x, y) = (DMatrix::from_element(2, 4, 0.5), DMatrix::from_element(1, 4, 1.0));
+//! let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
+//! model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
+//! let (all, sweep) = (Selection::All, ReverseSweep::new(1));
+//!
+//! assert_eq!(theory::forward_pass_deviations(&model, &all)?.largest(), 0.0);
+//! assert!(theory::gradient_reach(&model, &all, &sweep)?.iter().all(|&norm| norm > 0.0));
+//! assert_eq!(theory::batch_dependent_example(&model, &all, &sweep)?, None);
+//! assert_eq!(theory::layers_changed_by(&model, &all, 1, &[0.25; 4])?, [1]);
+//! let bound = theory::curvature_bounds(model.layers())?.whole();
+//! let estimates = theory::largest_curvature(&model, &all, None, 12, 0)?;
+//! assert!(estimates.iter().all(|&estimate| 0.0 < estimate && estimate <= bound));
+//!
+//! // Three ways to backprop's gradients.
+//! let exact = model.backprop(&all)?;
+//! let multipliers: Vec<_> = exact.targets.iter().map(|delta| -delta).collect();
+//! let rest = theory::multiplier_rest(&model, &all, &multipliers)?;
+//! assert!(rest.gradient < 1e-14 && rest.targets < 1e-14);
+//! let exact = exact.parameters.concat();
+//! let z_il = theory::z_il_gradients(&model, &all)?.concat();
+//! let fixed = theory::fixed_prediction_gradients(&model, &all, 1)?.concat();
+//! for (exact, (z_il, fixed)) in exact.iter().zip(z_il.iter().zip(&fixed)) {
+//!     assert!((z_il - exact).abs() < 1e-12 && (fixed - exact).abs() < 1e-12);
+//! }
+//!
+//! // Targets at rest carry backprop at shifted activations.
+//! model.set_penalties(&[100.0])?;
+//! model.solve_targets(&ReverseSweep::new(1000), &all)?;
+//! let found = theory::stationarity(&model, &all)?;
+//! assert!(found.recursion[0] < 1e-10 && found.relative_difference() < 0.1);
+//! # Ok::<(), layerwise::Error>(())
+//! ```
 
 mod curvature;
 mod exact_gradients;

@@ -1,9 +1,5 @@
-//! A run as a value: the model, the state, and the steps that lead from one to the next.
-//!
-//! The path of one minibatch, from top to bottom: [`Session::advance`] → `visit` →
-//! [`Scheme::visit`](crate::training::Scheme::visit) → a target solver → a local problem's gradients →
-//! a layer's product; then [`Evaluated::step`](crate::training::Evaluated::step) moves θ, and `visit`
-//! commits the targets.
+//! A run as a value: the model, the state, and the steps that lead from one to the next
+//! (`docs/architecture.md` follows one minibatch through them).
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -16,6 +12,7 @@ use super::stopping::Tracker;
 use super::trainer::Trainer;
 use super::visit::{Statistics, Visit};
 use super::w_step::{LayerStep, WState};
+use crate::check::{check_count, check_length};
 use crate::decoupled::examples::{Chosen, Working};
 use crate::decoupled::{DecoupledCircuit, TargetUse};
 use crate::energy::{Layers, Workspace};
@@ -165,28 +162,21 @@ impl<T: Scalar> Session<T> {
         state: SessionState<T>,
     ) -> Result<Self, Error> {
         trainer.check(&model)?;
-        if state.count != trainer.phases.len() {
-            return Err(Error::Length {
-                what: "phases of the trainer, to resume their run".into(),
-                expected: state.count,
-                found: trainer.phases.len(),
-            });
-        }
+        let what = "phases of the trainer, to resume their run";
+        check_length(what, &trainer.phases, state.count)?;
         state.check(&model)?;
         if let Some(within) = &state.within {
             let phase = &trainer.phases[state.phase];
             let w_step = phase.w_step.start(&model)?;
             let scheme = phase.scheme.start(&mut model.clone())?;
-            if !(within.w_step.fits(&w_step) && within.scheme.fits(&scheme)) {
-                return Err(Error::Length {
-                    what: format!(
-                        "numbers in the state of phase {} (of another scheme, solver or optimiser?)",
-                        state.phase
-                    ),
-                    expected: scheme.size() + w_step.size(),
-                    found: within.scheme.size() + within.w_step.size(),
-                });
-            }
+            let what = format!(
+                "numbers in the state of phase {} (of another scheme, solver or optimiser?)",
+                state.phase
+            );
+            let fits = within.w_step.fits(&w_step) && within.scheme.fits(&scheme);
+            let expected = scheme.size() + w_step.size();
+            let found = within.scheme.size() + within.w_step.size();
+            check_count(&what, fits, expected, found)?;
         }
         let mut session = Self::begin(trainer, model);
         session.state = state;
@@ -664,25 +654,18 @@ impl<T: Scalar> Session<T> {
 impl<T: Scalar> SessionState<T> {
     /// Whether it can be a state of a run on this model, as far as its sizes tell.
     fn check(&self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
-        let fits = |what: &str, found: u64, fits: bool, expected: u64| match fits {
-            true => Ok(()),
-            false => Err(Error::Length {
-                what: what.into(),
-                expected: expected as usize,
-                found: found as usize,
-            }),
-        };
-        let (phase, end, count) = (self.phase as u64, self.end as u64, self.count as u64);
-        fits("phases that are made", end, end <= count, count)?;
+        let (phase, end, count) = (self.phase, self.end, self.count);
+        check_count("phases that are made", end <= count, count, end)?;
         let Some(within) = &self.within else {
-            return fits("phases that were made", phase, phase <= end, end);
+            return check_count("phases that were made", phase <= end, end, phase);
         };
-        fits("the phase under way", phase, phase < end, end)?;
+        check_count("the phase under way", phase < end, end, phase)?;
         let (first, epoch) = (within.first_epoch, self.epoch);
-        fits("epochs before the phase", first, first <= epoch, epoch)?;
+        let (fits, what) = (first <= epoch, "epochs before the phase");
+        check_count(what, fits, epoch as usize, first as usize)?;
         if let Some(epoch) = &within.epoch {
-            let (seen, n) = (epoch.examples as u64, model.examples().len() as u64);
-            fits("examples of the epoch under way", seen, seen <= n, n)?;
+            let (seen, n) = (epoch.examples, model.examples().len());
+            check_count("examples of the epoch under way", seen <= n, n, seen)?;
         }
         within.penalties.check(model.terms.penalties().len())?;
         within.tracker.check(&model.circuit)

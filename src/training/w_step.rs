@@ -270,7 +270,7 @@ pub(super) struct LayerState<T> {
 pub(super) struct LayerStep<T> {
     /// The new θ_t, unless it overwrites its gradient.
     next: Vec<T>,
-    fault: Option<Fault>,
+    pub(super) fault: Option<Fault>,
     error: Option<Error>,
     /// Σᵢ ‖z_{t+1}ⁱ − ẑ_{t+1}ⁱ‖² before a joint step, for a hidden layer.
     pub(super) squared_gap: T,
@@ -364,12 +364,10 @@ pub(super) fn prepare<T: Scalar>(
         if state.solver.is_none() {
             let theta = (circuit.parameters(t), circuit.parameter_groups(t));
             let gradient = &gradients.locals[t].d_parameters;
-            let mut next = std::mem::take(&mut own.next);
-            next.resize(gradient.len(), T::zero());
-            let moments = &mut state.moments;
+            own.next.resize(gradient.len(), T::zero());
+            let (moments, next) = (&mut state.moments, &mut own.next);
             let gradient = Some(&gradient[..]);
-            own.fault = step_into(rule, step, theta, moments, gradient, &mut next, execution);
-            own.next = next;
+            own.fault = step_into(rule, step, theta, moments, gradient, next, execution);
         }
     });
     check(steps, number)
@@ -462,7 +460,7 @@ pub(super) fn commit<T: Scalar>(
     state.steps += 1;
 }
 
-/// The same for new θ_t that [`step_over`] wrote over their gradients.
+/// The same for new θ_t that stand in place of their gradients.
 pub(super) fn commit_over<T: Scalar>(
     state: &mut WState<T>,
     circuit: &mut Circuit<T>,
@@ -475,22 +473,9 @@ pub(super) fn commit_over<T: Scalar>(
     state.steps += 1;
 }
 
-/// A step of `rule` that writes the new θ_t over its gradient, which saves a third of the memory
-/// traffic.
-pub(super) fn step_over<T: Scalar>(
-    rule: &dyn Optimizer<T>,
-    step: Step,
-    theta: (&[T], &[ParameterGroup]),
-    (state, own): (&mut LayerState<T>, &mut LayerStep<T>),
-    gradient: &mut [T],
-    execution: Execution,
-) {
-    let moments = &mut state.moments;
-    own.fault = step_into(rule, step, theta, moments, None, gradient, execution);
-}
-
-/// Steps group by group, so that only some decay. Without `gradient`, the gradient is in `place`.
-fn step_into<T: Scalar>(
+/// A step of `rule` that writes the new θ_t to `place`, group by group, so that only some decay.
+/// Without `gradient` it is in `place`, which saves a third of the memory traffic.
+pub(super) fn step_into<T: Scalar>(
     rule: &dyn Optimizer<T>,
     step: Step,
     (own, groups): (&[T], &[ParameterGroup]),

@@ -43,15 +43,13 @@ pub struct Phase<T: Scalar> {
     pub(super) epochs: u64,
     pub(super) batch_size: Option<usize>,
     pub(super) schedule: Schedule,
-    /// What moves μ.
-    pub(super) penalty_rule: PenaltyRule,
+    pub(super) penalty_schedule: Schedule,
+    pub(super) penalty_growth: Option<PenaltyGrowth>,
     pub(super) stopping: Stopping,
     pub(super) time_limit: Option<Duration>,
 }
 
 const NO_PENALTIES: &str = "μ has no part in the scheme, or must be 1";
-const BOTH: &str = "a penalty schedule beside penalty growth";
-const ONE_OF_BOTH: &str = "one of the two moves μ";
 
 impl<T: Scalar> Phase<T> {
     /// A phase in which `scheme` visits the batches and `rule` moves the parameters.
@@ -77,7 +75,8 @@ impl<T: Scalar> Phase<T> {
             epochs: 100,
             batch_size: None,
             schedule: Schedule::CONSTANT,
-            penalty_rule: PenaltyRule::Scheduled(Schedule::CONSTANT),
+            penalty_schedule: Schedule::CONSTANT,
+            penalty_growth: None,
             stopping: Stopping::AtLimits,
             time_limit: None,
         }
@@ -113,16 +112,11 @@ impl<T: Scalar> Phase<T> {
     /// [`Error::Combination`] if the scheme does not use μ or requires μ = 1, or if μ grows
     /// automatically.
     pub fn with_penalty_schedule(mut self, schedule: Schedule) -> Result<Self, Error> {
-        let constant = schedule == Schedule::CONSTANT;
-        if !constant && !self.scheme.uses_penalties() {
+        if schedule != Schedule::CONSTANT && !self.scheme.uses_penalties() {
             return refuse("a penalty schedule", NO_PENALTIES);
         }
-        match self.penalty_rule {
-            PenaltyRule::Scheduled(_) => self.penalty_rule = PenaltyRule::Scheduled(schedule),
-            PenaltyRule::Growing(_) if constant => {}
-            PenaltyRule::Growing(_) => return refuse(BOTH, ONE_OF_BOTH),
-        }
-        Ok(self)
+        self.penalty_schedule = schedule;
+        self.with_one_rule()
     }
 
     /// Lets each μ_t grow automatically over the visits of the phase, whenever its gap stops falling.
@@ -134,12 +128,15 @@ impl<T: Scalar> Phase<T> {
         if !self.scheme.uses_penalties() || self.scheme.targets() == TargetUse::None {
             return refuse("penalty growth", NO_PENALTIES);
         }
-        if let PenaltyRule::Scheduled(schedule) = self.penalty_rule
-            && schedule != Schedule::CONSTANT
-        {
-            return refuse(BOTH, ONE_OF_BOTH);
+        self.penalty_growth = Some(growth);
+        self.with_one_rule()
+    }
+
+    fn with_one_rule(self) -> Result<Self, Error> {
+        if self.penalty_growth.is_some() && self.penalty_schedule != Schedule::CONSTANT {
+            let what = "a penalty schedule beside penalty growth";
+            return refuse(what, "one of the two moves μ");
         }
-        self.penalty_rule = PenaltyRule::Growing(growth);
         Ok(self)
     }
 
@@ -191,6 +188,14 @@ impl<T: Scalar> Phase<T> {
     /// Visits per epoch of n examples.
     pub(super) fn batches(&self, n: usize) -> u64 {
         n.div_ceil(self.batch_size(n).max(1)) as u64
+    }
+
+    /// What moves μ.
+    pub(super) fn penalty_rule(&self) -> PenaltyRule {
+        match self.penalty_growth {
+            Some(growth) => PenaltyRule::Growing(growth),
+            None => PenaltyRule::Scheduled(self.penalty_schedule),
+        }
     }
 
     /// Whether validation examples are needed.

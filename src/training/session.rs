@@ -486,7 +486,7 @@ impl<T: Scalar> Session<T> {
 
         // The values of the schedules.
         let number = (epoch.visits, phase.epochs.saturating_mul(phase.batches(n)));
-        let rule = phase.penalty_rule;
+        let rule = phase.penalty_rule();
         memory.penalties.clear();
         let penalties_now = penalties.of_visit(rule, number.0, number.1);
         memory.penalties.extend_from_slice(penalties_now);

@@ -192,7 +192,7 @@ impl<T: Scalar> Trainer<T> {
                 });
             }
             let visits = phase.epochs.saturating_mul(phase.batches(n));
-            penalties.pass(phase.penalty_rule, visits)?;
+            penalties.pass(phase.penalty_rule(), visits)?;
         }
         Ok(())
     }

@@ -83,6 +83,8 @@ pub struct SessionState<T> {
     steps: u64,
     /// The phase in progress, if one is.
     within: Option<Box<Within<T>>>,
+    /// Whether an advance found nothing left to do.
+    over: bool,
     /// Why the last phase ended.
     stop: StopReason,
     history: Vec<EpochRecord<T>>,
@@ -207,6 +209,7 @@ impl<T: Scalar> Session<T> {
                 visits: 0,
                 steps: 0,
                 within: None,
+                over: false,
                 stop: StopReason::Epochs,
                 history: Vec::new(),
                 phases: Vec::new(),
@@ -247,7 +250,7 @@ impl<T: Scalar> Session<T> {
 
     /// Whether nothing is left to do.
     pub fn is_over(&self) -> bool {
-        self.state.within.is_none() && self.state.phase == self.state.end
+        self.state.over
     }
 
     /// The model, and a report of the run so far.
@@ -284,9 +287,11 @@ impl<T: Scalar> Session<T> {
         if let Some(within) = &mut state.within {
             within.stop = Some(reason);
             state.end = state.phase + 1;
-        } else if state.phase < state.end {
-            state.stop = reason;
-            state.end = state.phase;
+        } else {
+            state.over = true;
+            if state.phase < state.end {
+                state.stop = reason;
+            }
         }
     }
 
@@ -381,11 +386,14 @@ impl<T: Scalar> Session<T> {
     /// The next event.
     pub(super) fn step(&mut self) -> Result<Option<Event<T>>, Error> {
         loop {
-            if self.is_over() {
+            if self.state.over {
                 return Ok(None);
             }
             let Some(within) = &mut self.state.within else {
-                self.begin_phase()?;
+                match self.state.phase == self.state.end {
+                    true => self.state.over = true,
+                    false => self.begin_phase()?,
+                }
                 continue;
             };
             match (&within.epoch, within.stop) {

@@ -93,14 +93,37 @@ pub(crate) use serde_checked;
 
 /// Whether a slice has the length that is needed.
 pub(crate) fn check_length<T>(what: &str, values: &[T], expected: usize) -> Result<(), Error> {
-    if values.len() == expected {
-        return Ok(());
+    check_count(what, values.len() == expected, expected, values.len())
+}
+
+/// [`Error::Length`] with these numbers unless it `fits`.
+pub(crate) fn check_count(
+    what: &str,
+    fits: bool,
+    expected: usize,
+    found: usize,
+) -> Result<(), Error> {
+    match fits {
+        true => Ok(()),
+        false => Err(Error::Length {
+            what: what.into(),
+            expected,
+            found,
+        }),
     }
-    Err(Error::Length {
-        what: what.into(),
-        expected,
-        found: values.len(),
-    })
+}
+
+/// Refuses an `operation` on no examples.
+pub(crate) fn check_examples(count: usize, operation: &'static str) -> Result<(), Error> {
+    match count {
+        0 => Err(Error::NoExamples { operation }),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a combination of options.
+pub(crate) fn refuse<A>(what: &'static str, reason: &'static str) -> Result<A, Error> {
+    Err(Error::Combination { what, reason })
 }
 
 /// Penalties μ and example weights must be above 0 and finite, and so must 1/w: steps divide by it.
@@ -150,6 +173,24 @@ pub(crate) fn check_computed<T: Scalar>(
     })
 }
 
+/// Whether a matrix has the shape that is needed.
+pub(crate) fn check_shape<T: Scalar>(
+    what: &str,
+    matrix: &DMatrix<T>,
+    expected: (usize, usize),
+) -> Result<(), Error> {
+    let found = matrix.shape();
+    if found == expected {
+        return Ok(());
+    }
+    let what = what.into();
+    Err(Error::Shape {
+        what,
+        expected,
+        found,
+    })
+}
+
 /// Whether a matrix has the rows that are needed; `columns` only appears in the error.
 pub(crate) fn check_rows<T: Scalar>(
     what: &str,
@@ -157,12 +198,8 @@ pub(crate) fn check_rows<T: Scalar>(
     rows: usize,
     columns: usize,
 ) -> Result<(), Error> {
-    if matrix.nrows() == rows {
-        return Ok(());
+    match matrix.nrows() == rows {
+        true => Ok(()),
+        false => check_shape(what, matrix, (rows, columns)),
     }
-    Err(Error::Shape {
-        what: what.into(),
-        expected: (rows, columns),
-        found: matrix.shape(),
-    })
 }

@@ -1,17 +1,23 @@
-//! Schemes from the literature by name, as [`Phase`]s; the caller sets epochs and other limits.
+//! Schemes from the literature by name, as complete [`Phase`]s, including the optimiser of θ.
 //!
-//! | preset | what a visit does | paper |
-//! |---|---|---|
-//! | [`proposal`] | θ and z descend E together, μ = 1 | Mertens Velasquez, Layer-wise Gradient Decoupling |
-//! | [`mac`] | Z-step on persistent targets, W-step, growing μ | Carreira-Perpiñán & Wang 2014 |
-//! | [`admm`] | Z-step, W-step, step of the multipliers | Taylor et al. 2016 |
-//! | [`carried_residuals`] | Z-step on residuals carried through minibatches, W-step | this crate |
-//! | [`predictive_coding`] | forward pass, K synchronous Z-steps, W-step | Whittington & Bogacz 2017 |
-//! | [`z_il`] | predictive coding whose gradients are backprop's | Song et al. 2020 |
-//! | [`fixed_prediction`] | predictions and Jacobians held at the forward pass | Millidge et al. 2022 |
+//! The caller sets epochs and other limits; losses and the initial μ_t come from the circuit.
 //!
-//! Each returns a complete [`Phase`], including the optimiser of θ. A preset fixes what defines the
-//! scheme, not the circuit: losses and the initial μ_t come from the circuit.
+//! # Examples
+//! ```
+//! use layerwise::prelude::*;
+//!
+//! let (adam, sweep) = (Adam::new(1e-3)?, ReverseSweep::new(3));
+//! let phases: [Phase<f64>; 7] = [
+//!     presets::proposal(GradientDescent::new(0.1)?.with_momentum(0.9)?, adam).with_epochs(600),
+//!     presets::mac(sweep, adam, 100.0)?.with_epochs(300),
+//!     presets::admm(sweep, adam),
+//!     presets::carried_residuals(sweep, adam).with_batch_size(128)?,
+//!     presets::predictive_coding(20, 0.1, adam)?,
+//!     presets::z_il(adam),
+//!     presets::fixed_prediction(adam),
+//! ];
+//! # Ok::<(), layerwise::Error>(())
+//! ```
 
 use crate::check::option;
 use crate::error::Error;
@@ -21,17 +27,9 @@ use crate::schedule::Schedule;
 use crate::target_solver::{StepSize, SynchronousDescent, TargetSolver};
 use crate::training::{Decoupling, FixedPrediction, Phase, ZIl};
 
-/// Layer-wise gradient decoupling as originally proposed: joint descent on E(θ, Z). `target_rule`
-/// moves z and `rule` moves θ, from one evaluation of all layers' independent gradients.
-///
-/// # Examples
-/// ```
-/// use layerwise::prelude::*;
-///
-/// let targets = GradientDescent::new(0.1)?.with_momentum(0.9)?;
-/// let phase: Phase<f64> = presets::proposal(targets, Adam::new(1e-2)?).with_epochs(600);
-/// # Ok::<(), layerwise::Error>(())
-/// ```
+/// Layer-wise gradient decoupling as originally proposed (Mertens Velasquez; with μ = 1): joint
+/// descent on E(θ, Z). `target_rule` moves z and `rule` moves θ, from one evaluation of all layers'
+/// independent gradients.
 pub fn proposal<T: Scalar>(
     target_rule: impl Optimizer<T> + 'static,
     rule: impl Optimizer<T> + 'static,
@@ -40,53 +38,28 @@ pub fn proposal<T: Scalar>(
 }
 
 /// The method of auxiliary coordinates with the quadratic penalty: alternating Z-steps by `solver`
-/// and W-steps by `rule` on persistent targets. Every μ_t grows geometrically from visit to visit.
-/// With K visits, the first being visit 0, μ_t would be `growth` times its initial value at visit K.
-///
-/// Carreira-Perpiñán & Wang 2014. Stationary points tend to those of the composed loss as μ → ∞;
+/// and W-steps by `rule` on persistent targets. Every μ_t grows by [`Schedule::geometric`],
+/// towards `growth` times its initial value. Carreira-Perpiñán & Wang 2014. Stationary points tend to those of the composed loss as μ → ∞;
 /// the gap shows whether μ is large enough.
 ///
 /// # Errors
 /// [`Error::InvalidOption`] unless `growth` is at least 1 and finite.
-///
-/// # Examples
-/// ```
-/// use layerwise::prelude::*;
-///
-/// let phase: Phase<f64> =
-///     presets::mac(ReverseSweep::new(3), Adam::new(1e-3)?, 100.0)?.with_epochs(300);
-/// # Ok::<(), layerwise::Error>(())
-/// ```
 pub fn mac<T: Scalar>(
     solver: impl TargetSolver<T> + 'static,
     rule: impl Optimizer<T> + 'static,
     growth: f64,
 ) -> Result<Phase<T>, Error> {
     let fits = growth >= 1.0 && growth.is_finite();
-    option(
-        "presets::mac's growth",
-        growth,
-        fits,
-        "at least 1 and finite",
-    )?;
+    let allowed = "at least 1 and finite";
+    option("presets::mac's growth", growth, fits, allowed)?;
     let phase = Phase::new(Decoupling::persistent(solver), rule);
     phase.with_penalty_schedule(Schedule::geometric(growth)?)
 }
 
 /// The alternating direction method of multipliers: Z-steps by `solver`, W-steps by `rule`, then one
-/// multiplier step of rate 1 per example and hidden unit ([`Decoupling::with_multipliers`]).
-///
-/// Taylor, Burmeister, Xu, Singh, Patel & Goldstein 2016, with gradient steps in place of their
+/// multiplier step of rate 1 per example and hidden unit ([`Decoupling::with_multipliers`]). Taylor, Burmeister, Xu, Singh, Patel & Goldstein 2016, with gradient steps in place of their
 /// closed-form sub-steps, and multipliers of every layer instead of the last alone. At a fixed point
 /// the parameter gradients are backprop's whatever μ is.
-///
-/// # Examples
-/// ```
-/// use layerwise::prelude::*;
-///
-/// let phase: Phase<f64> = presets::admm(ReverseSweep::new(3), Adam::new(1e-3)?);
-/// # Ok::<(), layerwise::Error>(())
-/// ```
 pub fn admm<T: Scalar>(
     solver: impl TargetSolver<T> + 'static,
     rule: impl Optimizer<T> + 'static,
@@ -97,19 +70,7 @@ pub fn admm<T: Scalar>(
 
 /// Per-example targets that survive minibatches: every example keeps its residuals
 /// r_t = z_t − f(z_{t−1}) from visit to visit ([`Decoupling::residual`]). `solver` moves the targets
-/// that they give at the current θ.
-///
-/// Targets kept unchanged go stale between visits, since θ moves on; carried residuals follow θ.
-///
-/// # Examples
-/// ```
-/// use layerwise::prelude::*;
-///
-/// let phase: Phase<f32> = presets::carried_residuals(ReverseSweep::new(1), Adam::new(1e-3)?)
-///     .with_epochs(4)
-///     .with_batch_size(128)?;
-/// # Ok::<(), layerwise::Error>(())
-/// ```
+/// that they give at the current θ. Targets kept unchanged go stale between visits, since θ moves on; carried residuals follow θ.
 pub fn carried_residuals<T: Scalar>(
     solver: impl TargetSolver<T> + 'static,
     rule: impl Optimizer<T> + 'static,
@@ -119,19 +80,10 @@ pub fn carried_residuals<T: Scalar>(
 
 /// Predictive coding: the targets (activities) start at the forward pass, relax by K = `steps`
 /// synchronous gradient steps of length `rate` (inference), and then θ makes one step (learning).
-///
 /// Whittington & Bogacz 2017. With relaxed targets the gradients differ from backprop's by O(1/μ).
 ///
 /// # Errors
 /// [`Error::InvalidOption`] unless the rate is above 0 and finite.
-///
-/// # Examples
-/// ```
-/// use layerwise::prelude::*;
-///
-/// let phase: Phase<f64> = presets::predictive_coding(20, 0.1, Adam::new(1e-3)?)?;
-/// # Ok::<(), layerwise::Error>(())
-/// ```
 pub fn predictive_coding<T: Scalar>(
     steps: u64,
     rate: f64,
@@ -142,28 +94,12 @@ pub fn predictive_coding<T: Scalar>(
 }
 
 /// Inference learning that equals backprop: see [`ZIl`]. Song, Lukasiewicz, Xu & Bogacz 2020.
-///
-/// # Examples
-/// ```
-/// use layerwise::prelude::*;
-///
-/// let phase: Phase<f64> = presets::z_il(Adam::new(1e-3)?);
-/// # Ok::<(), layerwise::Error>(())
-/// ```
 pub fn z_il<T: Scalar>(rule: impl Optimizer<T> + 'static) -> Phase<T> {
     Phase::new(ZIl, rule)
 }
 
 /// Predictive coding under the fixed-prediction assumption: see [`FixedPrediction`]. Millidge,
 /// Tschantz & Buckley 2022.
-///
-/// # Examples
-/// ```
-/// use layerwise::prelude::*;
-///
-/// let phase: Phase<f64> = presets::fixed_prediction(Adam::new(1e-3)?);
-/// # Ok::<(), layerwise::Error>(())
-/// ```
 pub fn fixed_prediction<T: Scalar>(rule: impl Optimizer<T> + 'static) -> Phase<T> {
     Phase::new(FixedPrediction::new(), rule)
 }

@@ -3,18 +3,7 @@
 use crate::check::{at_least_one, not_negative, positive, serde_checked, share};
 use crate::error::Error;
 
-/// A factor as a pure function of the step k of K.
-///
-/// | constructor | factor |
-/// |---|---|
-/// | [`Schedule::CONSTANT`] | 1 |
-/// | [`Schedule::cosine`] | r + (1 − r) (1 + cos πs)/2 (Loshchilov & Hutter 2017) |
-/// | [`Schedule::linear`] | 1 + (r − 1) s |
-/// | [`Schedule::geometric`] | r^s: decay below 1, growth above (penalty continuation) |
-/// | [`Schedule::steps`] | r^⌊k/m⌋ |
-///
-/// with s = k/K. A warm-up of w steps rises in front of it, (k + 1)/w for k < w, and the rest runs
-/// over the K − w steps that remain.
+/// A factor as a pure function of the step k of K, with s = k/K below.
 ///
 /// # Examples
 /// ```
@@ -62,7 +51,7 @@ impl Schedule {
     /// [`Schedule::linear`] to 0.
     pub(crate) const TO_ZERO: Self = Self::of(Shape::Linear { end: 0.0 });
 
-    /// A half cosine from 1 down to r = `end`.
+    /// r + (1 − r) (1 + cos πs)/2, a half cosine from 1 down to r = `end` (Loshchilov & Hutter 2017).
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless `end` is in 0..=1.
@@ -70,7 +59,7 @@ impl Schedule {
         Self::of(Shape::Cosine { end }).checked()
     }
 
-    /// A line from 1 to r = `end`.
+    /// 1 + (r − 1) s, a line from 1 to r = `end`.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless `end` is finite and not negative.
@@ -78,7 +67,8 @@ impl Schedule {
         Self::of(Shape::Linear { end }).checked()
     }
 
-    /// The same ratio from step to step, from 1 to r = `end`.
+    /// r^s, the same ratio from step to step, from 1 to r = `end`: decay below 1, growth above
+    /// (penalty continuation).
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless `end` is above 0 and finite.
@@ -86,7 +76,7 @@ impl Schedule {
         Self::of(Shape::Geometric { end }).checked()
     }
 
-    /// The factor r = `ratio` after every m = `every` steps.
+    /// r^⌊k/m⌋: the factor r = `ratio` after every m = `every` steps.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless `every` is at least 1, and `ratio` above 0 and finite.
@@ -94,11 +84,12 @@ impl Schedule {
         Self::of(Shape::Steps { every, ratio }).checked()
     }
 
-    /// A linear warm-up of `steps` steps in front: visits (batches) of a phase, not epochs. A
-    /// phase of fewer visits ends below the factor 1.
-    pub fn with_warm_up(self, steps: u64) -> Self {
-        let warm_up = steps;
-        Self { warm_up, ..self }
+    /// A warm-up of w = `steps` steps in front, (k + 1)/w for k < w; the rest runs over the K − w
+    /// steps that remain. Steps are visits (batches) of a phase, not epochs; a phase of fewer visits
+    /// ends below the factor 1.
+    pub fn with_warm_up(mut self, steps: u64) -> Self {
+        self.warm_up = steps;
+        self
     }
 
     const fn of(shape: Shape) -> Self {
@@ -119,7 +110,6 @@ impl Schedule {
         Ok(self)
     }
 
-    /// The first step behind the warm-up.
     pub(crate) fn warm_up(self) -> u64 {
         self.warm_up
     }

@@ -140,16 +140,16 @@ fn check_architecture<T: Scalar>(
     let of = |groups: &[ParameterGroup]| fingerprint(shard.layer, layer, loss, groups);
     let expected = of(&all_groups(layer, loss));
     // The groups may have been altered on the way, and the number not.
-    let mut found = [shard.fingerprint, of(&shard.groups)].into_iter();
-    found
-        .find(|&found| found != expected)
-        .map_or(Ok(()), |found| {
-            Err(Error::Fingerprint {
+    for found in [shard.fingerprint, of(&shard.groups)] {
+        if found != expected {
+            return Err(Error::Fingerprint {
                 layer: shard.layer,
                 expected,
                 found,
-            })
-        })
+            });
+        }
+    }
+    Ok(())
 }
 
 /// 64-bit FNV-1a of a description: the same on every platform.

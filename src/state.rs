@@ -65,18 +65,13 @@ impl<T: Scalar> State<T> {
     /// sizes wherever `start` has any.
     pub(crate) fn fits(&self, start: &Self) -> bool {
         let same = |own: usize, start: usize| start == 0 || own == start;
-        let values = self.values.iter().zip(&start.values);
+        let mut values = self.values.iter().zip(&start.values);
+        let mut parts = self.parts.iter().zip(&start.parts);
         same(self.counts.len(), start.counts.len())
             && same(self.values.len(), start.values.len())
-            && values.fold(true, |fits, (own, start)| {
-                fits & same(own.len(), start.len())
-            })
+            && values.all(|(own, start)| same(own.len(), start.len()))
             && same(self.parts.len(), start.parts.len())
-            && self
-                .parts
-                .iter()
-                .zip(&start.parts)
-                .all(|(own, start)| own.fits(start))
+            && parts.all(|(own, start)| own.fits(start))
     }
 
     /// How many counts and numbers it holds, its parts included.

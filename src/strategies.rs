@@ -62,18 +62,6 @@ const SIZE: f64 = 1.5;
 
 /// What circuits are drawn from; a case shrinks towards the smallest numbers and the first entries
 /// of the lists.
-///
-/// # Examples
-/// ```
-/// use layerwise::prelude::*;
-/// use layerwise::strategies::{Output, Shapes};
-///
-/// let shapes = Shapes::new()
-///     .with_depth(2)
-///     .with_activations([Activation::Tanh])
-///     .with_outputs([Output::SoftmaxCrossEntropy]);
-/// assert_eq!((shapes.max_depth, shapes.max_width), (2, 6));
-/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Shapes {
@@ -195,14 +183,6 @@ impl Shapes {
 }
 
 /// Any activation: one of the 8, the leaky ReLU with slope 0.1.
-///
-/// # Examples
-/// ```
-/// use layerwise::strategies::{activations, proptest::prelude::*, proptest::test_runner::TestRunner};
-///
-/// let property = |a| Ok(prop_assert!(layerwise::layer::Activation::lipschitz(a) < 1.2));
-/// TestRunner::deterministic().run(&activations(), property).unwrap();
-/// ```
 pub fn activations() -> impl Strategy<Value = Activation> {
     select(&ACTIVATIONS[..])
 }
@@ -212,15 +192,6 @@ pub fn activations() -> impl Strategy<Value = Activation> {
 ///
 /// # Panics
 /// If `shapes` leave nothing to draw from, or have a leaky ReLU with a slope outside 0..=1.
-///
-/// # Examples
-/// ```
-/// use layerwise::layer::Dense;
-/// use layerwise::strategies::{Shapes, dense, proptest::prelude::*, proptest::test_runner::TestRunner};
-///
-/// let property = |layer: Dense| Ok(prop_assert!(layer.output_dim() <= 3));
-/// TestRunner::deterministic().run(&dense(Shapes::new().with_width(3)), property).unwrap();
-/// ```
 pub fn dense(shapes: Shapes) -> impl Strategy<Value = Dense> {
     let shapes = shapes.checked();
     let width = 1..=shapes.max_width;
@@ -254,20 +225,6 @@ fn dense_of(
 ///
 /// # Panics
 /// As [`dense`].
-///
-/// # Examples
-/// ```
-/// use layerwise::prelude::*;
-/// use layerwise::strategies::{Shapes, circuits, proptest::prelude::*, proptest::test_runner::TestRunner};
-///
-/// TestRunner::deterministic()
-///     .run(&circuits::<f32>(Shapes::new()), |circuit| {
-///         let outputs = circuit.predict(&DMatrix::zeros(circuit.dims()[0], 1))?;
-///         prop_assert!(outputs.iter().all(|y| y.is_finite()));
-///         Ok(())
-///     })
-///     .unwrap();
-/// ```
 pub fn circuits<T: Scalar>(shapes: Shapes) -> impl Strategy<Value = Circuit<T>> {
     empty_models(shapes).prop_map(DecoupledCircuit::into_circuit)
 }
@@ -312,24 +269,6 @@ fn empty_models<T: Scalar>(shapes: Shapes) -> impl Strategy<Value = DecoupledCir
 ///
 /// # Panics
 /// If `examples` is empty; when drawn, if the model takes neither, with its error.
-///
-/// # Examples
-/// ```
-/// use layerwise::prelude::*;
-/// use layerwise::strategies::{data, proptest::prelude::*, proptest::test_runner::TestRunner};
-///
-/// let layer = Dense::new(3, 2, Activation::Identity)?;
-/// let circuit = Circuit::<f64>::builder().layer(layer).build()?;
-/// let model = DecoupledCircuit::new(circuit, Energy::new(SoftmaxCrossEntropy))?;
-/// TestRunner::deterministic()
-///     .run(&data(&model, 1..=4), |(inputs, targets)| {
-///         prop_assert!(model.composed_loss_of(&inputs, &targets)? > 0.0);
-///         prop_assert!(targets.column_iter().all(|y| (y.sum() - 1.0).abs() < 1e-12));
-///         Ok(())
-///     })
-///     .unwrap();
-/// # Ok::<(), layerwise::Error>(())
-/// ```
 pub fn data<T: Scalar>(
     model: &DecoupledCircuit<T>,
     examples: RangeInclusive<usize>,
@@ -442,21 +381,6 @@ impl<T> LossPoint<T> {
 ///
 /// # Panics
 /// If a range is empty; when drawn, if the loss takes neither target, with its error.
-///
-/// # Examples
-/// ```
-/// use layerwise::strategies::{loss_points, proptest::prelude::*, proptest::test_runner::TestRunner};
-/// use layerwise::gradcheck::GradCheck;
-/// use layerwise::loss::PseudoHuber;
-///
-/// let loss = PseudoHuber::new(1.0)?;
-/// TestRunner::deterministic()
-///     .run(&loss_points::<f64>(&loss, 1..=3, 1..=4), |at| {
-///         Ok(GradCheck::new().loss(&loss, &at.pair())?.require(1e-6)?)
-///     })
-///     .unwrap();
-/// # Ok::<(), layerwise::Error>(())
-/// ```
 pub fn loss_points<T: Scalar>(
     loss: &dyn Loss<T>,
     dims: RangeInclusive<usize>,

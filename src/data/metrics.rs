@@ -6,8 +6,8 @@
 
 use nalgebra::DMatrix;
 
-use super::check_examples;
-use crate::check::{check_finite, check_length, option};
+use super::room;
+use crate::check::{check_examples, check_finite, check_length, check_shape, option};
 use crate::error::{Error, Quantity};
 use crate::kernel::Scalar;
 
@@ -73,21 +73,15 @@ pub fn labels<T: Scalar>(outputs: &DMatrix<T>) -> Vec<usize> {
 /// # Errors
 /// [`Error::NoExamples`], [`Error::Length`] unless there is one label a column,
 /// [`Error::UnknownClass`] for a label without a row, [`Error::NonFiniteData`] for outputs.
-///
-/// # Examples
-/// ```
-/// use layerwise::prelude::*;
-///
-/// let outputs = DMatrix::from_row_slice(2, 3, &[0.9, 0.4, 0.2, 0.1, 0.6, 0.8]);
-/// assert_eq!(metrics::accuracy(&[0, 1, 0], &outputs)?, 2.0 / 3.0);
-/// # Ok::<(), layerwise::Error>(())
-/// ```
 pub fn accuracy<T: Scalar>(labels: &[usize], outputs: &DMatrix<T>) -> Result<f64, Error> {
     check_classification("an accuracy", labels, outputs)?;
     let found = self::labels(outputs);
-    let pairs = labels.iter().zip(found);
-    let right = pairs.filter(|(own, found)| *own == found);
-    Ok(right.count() as f64 / labels.len() as f64)
+    Ok(agreeing(labels, &found) as f64 / labels.len() as f64)
+}
+
+/// How many examples have the same label in both lists.
+pub(crate) fn agreeing(a: &[usize], b: &[usize]) -> usize {
+    a.iter().zip(b).filter(|(a, b)| a == b).count()
 }
 
 /// Share of the examples whose label is among their k largest outputs, in \[0, 1\]: those with fewer
@@ -259,13 +253,7 @@ fn check_regression<T: Scalar>(
     targets: &DMatrix<T>,
     outputs: &DMatrix<T>,
 ) -> Result<(), Error> {
-    if outputs.shape() != targets.shape() {
-        return Err(Error::Shape {
-            what: "outputs".into(),
-            expected: targets.shape(),
-            found: outputs.shape(),
-        });
-    }
+    check_shape("outputs", outputs, targets.shape())?;
     let what = "dimension of the targets";
     if targets.nrows() == 0 {
         return Err(Error::ZeroDimension { what });
@@ -276,22 +264,13 @@ fn check_regression<T: Scalar>(
     check_finite(Quantity::MetricOutput, 0, rows, outputs.as_slice())
 }
 
-/// A matrix of one value, or the error that memory cannot hold it.
 fn filled<N: nalgebra::Scalar>(
     what: &'static str,
     rows: usize,
     columns: usize,
     value: N,
 ) -> Result<DMatrix<N>, Error> {
-    let mut values = Vec::new();
-    // No list is as long as usize::MAX, which stands for a product beyond it.
-    let count = rows.saturating_mul(columns);
-    let reserved = values.try_reserve_exact(count);
-    reserved.map_err(|_| Error::TooLarge {
-        what,
-        rows,
-        columns,
-    })?;
-    values.resize(count, value);
+    let mut values = room(what, rows, columns)?;
+    values.resize(rows * columns, value);
     Ok(DMatrix::from_vec(rows, columns, values))
 }

@@ -3,8 +3,8 @@
 use rand::rngs::ChaCha8Rng;
 use rand::seq::SliceRandom;
 
-use super::check_examples;
-use crate::check::option;
+use super::room;
+use crate::check::{check_examples, option};
 use crate::error::Error;
 use crate::init::{Purpose, generator};
 
@@ -38,18 +38,6 @@ impl Split {
     /// # Errors
     /// [`Error::NoExamples`], [`Error::InvalidOption`] unless 1 ≤ `test_count` < `count`,
     /// [`Error::TooLarge`].
-    ///
-    /// # Examples
-    /// ```
-    /// use layerwise::data::Split;
-    ///
-    /// let mut split = Split::shuffled(5, 2, 0)?;
-    /// assert_eq!((split.train.len(), split.test.len()), (3, 2));
-    /// let mut all = [split.train, split.test].concat();
-    /// all.sort();
-    /// assert_eq!(all, [0, 1, 2, 3, 4]);
-    /// # Ok::<(), layerwise::Error>(())
-    /// ```
     pub fn shuffled(count: usize, test_count: usize, seed: u64) -> Result<Self, Error> {
         check_examples(count, "a split")?;
         let fits = (1..count).contains(&test_count);
@@ -182,15 +170,6 @@ fn permutation(count: usize, rng: &mut ChaCha8Rng) -> Result<Vec<usize>, Error> 
     Ok(columns)
 }
 
-/// An empty list with room for `count`.
 fn list<A>(count: usize) -> Result<Vec<A>, Error> {
-    let mut list = Vec::new();
-    match list.try_reserve_exact(count) {
-        Ok(()) => Ok(list),
-        Err(_) => Err(Error::TooLarge {
-            what: "a list of columns",
-            rows: count,
-            columns: 1,
-        }),
-    }
+    room("a list of columns", count, 1)
 }

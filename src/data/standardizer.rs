@@ -2,8 +2,7 @@
 
 use nalgebra::{DMatrix, DVector};
 
-use super::check_examples;
-use crate::check::{check_finite, check_rows};
+use crate::check::{check_examples, check_finite, check_rows};
 use crate::error::{Error, Quantity};
 use crate::kernel::Scalar;
 
@@ -40,17 +39,6 @@ impl<T: Scalar> Standardizer<T> {
     ///
     /// # Errors
     /// [`Error::NoExamples`], [`Error::NonFiniteData`].
-    ///
-    /// # Examples
-    /// ```
-    /// use layerwise::prelude::*;
-    ///
-    /// let train = DMatrix::from_row_slice(2, 2, &[1.0, 3.0, 0.0, 4.0]);
-    /// let standardizer = Standardizer::fit(&train)?;
-    /// assert_eq!(standardizer.mean().as_slice(), [2.0, 2.0]);
-    /// assert_eq!(standardizer.deviation().as_slice(), [1.0, 2.0]);
-    /// # Ok::<(), layerwise::Error>(())
-    /// ```
     pub fn fit(values: &DMatrix<T>) -> Result<Self, Error> {
         check_examples(values.ncols(), "fitting a standardizer")?;
         check_finite(Quantity::Input, 0, values.nrows(), values.as_slice())?;
@@ -127,16 +115,6 @@ impl<T: Scalar> Standardizer<T> {
     ///
     /// # Errors
     /// [`Error::Shape`] for another number of rows than it was fitted on, [`Error::NonFiniteData`].
-    ///
-    /// # Examples
-    /// ```
-    /// use layerwise::prelude::*;
-    ///
-    /// let standardizer = Standardizer::fit(&DMatrix::from_row_slice(1, 2, &[1.0, 3.0]))?;
-    /// let standardised = standardizer.transform(&DMatrix::from_row_slice(1, 2, &[2.0, 5.0]))?;
-    /// assert_eq!(standardised, DMatrix::from_row_slice(1, 2, &[0.0, 3.0]));
-    /// # Ok::<(), layerwise::Error>(())
-    /// ```
     pub fn transform(&self, values: &DMatrix<T>) -> Result<DMatrix<T>, Error> {
         self.check_rows(values)?;
         let mut values = values.clone();

@@ -22,14 +22,6 @@ pub(crate) use sums::norm;
 
 /// What [`DecoupledCircuit::diagnose`] reports, and of which examples.
 ///
-/// | option | default | meaning |
-/// |---|---|---|
-/// | `on` | all | the examples |
-/// | `without_backprop` | with | leave out cosine and norm ratio to backprop's gradient |
-/// | `curvature` | none | estimates and bounds of λ_max, in so many iterations |
-/// | `seed` | 0 | where those iterations start |
-/// | `labels`, `accuracy` | neither | the examples' classes, for the accuracy |
-///
 /// Energies, gaps, gradients and staleness cost one evaluation with all gradients and one JVP and VJP
 /// per layer, the composed loss a forward pass, backprop's gradient a backward pass; m iterations
 /// of `curvature` cost 2m JVPs and VJPs per layer. Examples are looked at in blocks, so the memory does
@@ -86,7 +78,7 @@ impl<'a> Diagnostics<'a> {
         Self::default()
     }
 
-    /// Looks at these examples.
+    /// Looks at these examples; at all unless set.
     pub fn with_selection(self, selection: Selection<'a>) -> Self {
         Self { selection, ..self }
     }
@@ -105,7 +97,7 @@ impl<'a> Diagnostics<'a> {
         self
     }
 
-    /// Seed of the vectors that those iterations start from.
+    /// Seed of the vectors that those iterations start from; 0 unless set.
     pub fn with_seed(self, seed: u64) -> Self {
         Self { seed, ..self }
     }

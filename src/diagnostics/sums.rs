@@ -143,10 +143,7 @@ impl<T: Scalar> Sums<T> {
             let values = DMatrix::from_column_slice(rows, batch.len(), values);
             metrics::labels(&values)
         };
-        let agree = |own: &[usize]| {
-            let pairs = own.iter().zip(labels(outputs));
-            pairs.filter(|(own, found)| *own == found).count()
-        };
+        let agree = |own: &[usize]| metrics::agreeing(own, &labels(outputs));
         match options.classes {
             Classes::Unknown => 0,
             Classes::Given(all) => agree(&all[self.examples..self.examples + batch.len()]),

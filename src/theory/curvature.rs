@@ -105,24 +105,6 @@ pub fn curvature_bounds<T: Scalar>(layers: Layers<'_, T>) -> Result<CurvatureBou
 /// # Errors
 /// [`Error::InvalidOption`] for no iterations, [`Error::UnknownLayer`] unless 0 < t < T, errors of
 /// the selection, [`Error::NoExamples`], [`Error::NonFinite`].
-///
-/// # Examples
-/// ```
-/// use layerwise::prelude::*;
-/// use layerwise::theory;
-///
-/// let mut builder = Circuit::<f64>::builder();
-/// for _ in 0..5 {
-///     builder = builder.layer(Dense::new(3, 3, Activation::Tanh)?);
-/// }
-/// let mut model = DecoupledCircuit::new(builder.build()?, Energy::default())?;
-/// let (x, y) = (DMatrix::from_element(3, 2, 0.5), DMatrix::from_element(3, 2, 1.0));
-/// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
-/// let estimates = theory::largest_curvature(&model, &Selection::All, None, 12, 0)?;
-/// let bound = theory::curvature_bounds(model.layers())?.whole();
-/// assert!(estimates.iter().all(|&estimate| 0.0 < estimate && estimate <= bound));
-/// # Ok::<(), layerwise::Error>(())
-/// ```
 pub fn largest_curvature<T: Scalar>(
     model: &DecoupledCircuit<T>,
     selection: &Selection<'_>,

@@ -16,24 +16,6 @@ use crate::training::{infer_fixed_prediction, infer_z_il};
 /// # Errors
 /// [`Error::NotSquaredError`] for another L_h, [`Error::InvalidOption`] unless μ = 1 and no target
 /// has a regulariser; errors of the selection, [`Error::NoExamples`], [`Error::NonFinite`].
-///
-/// # Examples
-/// ```
-/// use layerwise::prelude::*;
-/// use layerwise::theory;
-///
-/// let layer = |inputs, outputs| Dense::new(inputs, outputs, Activation::Tanh);
-/// let circuit = Circuit::<f64>::builder().layer(layer(2, 3)?).layer(layer(3, 1)?).build()?;
-/// let (x, y) = (DMatrix::from_element(2, 4, 0.5), DMatrix::from_element(1, 4, 1.0));
-/// let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
-/// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
-/// let exact = model.backprop(&Selection::All)?.parameters;
-/// let found = theory::z_il_gradients(&model, &Selection::All)?;
-/// for (found, exact) in found.iter().flatten().zip(exact.iter().flatten()) {
-///     assert!((found - exact).abs() < 1e-12);
-/// }
-/// # Ok::<(), layerwise::Error>(())
-/// ```
 pub fn z_il_gradients<T: Scalar>(
     model: &DecoupledCircuit<T>,
     selection: &Selection<'_>,
@@ -53,24 +35,6 @@ pub fn z_il_gradients<T: Scalar>(
 ///
 /// # Errors
 /// Those of [`z_il_gradients`].
-///
-/// # Examples
-/// ```
-/// use layerwise::prelude::*;
-/// use layerwise::theory;
-///
-/// let layer = |inputs, outputs| Dense::new(inputs, outputs, Activation::Tanh);
-/// let circuit = Circuit::<f64>::builder().layer(layer(2, 3)?).layer(layer(3, 1)?).build()?;
-/// let (x, y) = (DMatrix::from_element(2, 4, 0.5), DMatrix::from_element(1, 4, 1.0));
-/// let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
-/// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
-/// let exact = model.backprop(&Selection::All)?.parameters;
-/// let found = theory::fixed_prediction_gradients(&model, &Selection::All, 1)?;
-/// for (found, exact) in found.iter().flatten().zip(exact.iter().flatten()) {
-///     assert!((found - exact).abs() < 1e-12);
-/// }
-/// # Ok::<(), layerwise::Error>(())
-/// ```
 pub fn fixed_prediction_gradients<T: Scalar>(
     model: &DecoupledCircuit<T>,
     selection: &Selection<'_>,

@@ -47,20 +47,6 @@ impl ForwardPassDeviations {
 ///
 /// # Errors
 /// Errors of the selection, [`Error::NoExamples`], [`Error::NonFinite`].
-///
-/// # Examples
-/// ```
-/// use layerwise::prelude::*;
-/// use layerwise::theory;
-///
-/// let layer = |inputs, outputs| Dense::new(inputs, outputs, Activation::Tanh);
-/// let circuit = Circuit::<f64>::builder().layer(layer(2, 3)?).layer(layer(3, 1)?).build()?;
-/// let (x, y) = (DMatrix::from_element(2, 4, 0.5), DMatrix::from_element(1, 4, 1.0));
-/// let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
-/// model.add_examples(&x, &y, &TargetInit::RandomNormal { std: 1.0, seed: 0 })?;
-/// assert_eq!(theory::forward_pass_deviations(&model, &Selection::All)?.largest(), 0.0);
-/// # Ok::<(), layerwise::Error>(())
-/// ```
 pub fn forward_pass_deviations<T: Scalar>(
     model: &DecoupledCircuit<T>,
     selection: &Selection<'_>,

@@ -1,5 +1,6 @@
 //! Statements 11 and 12: what examples and layers do not know of one another.
 
+use crate::check::check_examples;
 use crate::decoupled::{DecoupledCircuit, Selection};
 use crate::error::Error;
 use crate::kernel::Scalar;
@@ -14,33 +15,13 @@ use crate::target_solver::TargetSolver;
 ///
 /// # Errors
 /// Errors of the selection and of the solver, and [`Error::NoExamples`].
-///
-/// # Examples
-/// ```
-/// use layerwise::prelude::*;
-/// use layerwise::theory;
-///
-/// let layer = |inputs, outputs| Dense::new(inputs, outputs, Activation::Tanh);
-/// let circuit = Circuit::<f32>::builder().layer(layer(2, 3)?).layer(layer(3, 1)?).build()?;
-/// let x = DMatrix::from_fn(2, 4, |i, j| (i + j) as f32 / 4.0);
-/// let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
-/// model.add_examples(&x, &DMatrix::zeros(1, 4), &TargetInit::ForwardPass)?;
-/// let solver = ReverseSweep::new(3);
-/// let differing = theory::batch_dependent_example(&model, &Selection::All, &solver)?;
-/// assert_eq!(differing, None);
-/// # Ok::<(), layerwise::Error>(())
-/// ```
 pub fn batch_dependent_example<T: Scalar>(
     model: &DecoupledCircuit<T>,
     selection: &Selection<'_>,
     solver: &dyn TargetSolver<T>,
 ) -> Result<Option<u64>, Error> {
     let chosen = model.examples.resolve(selection)?.into_places();
-    if chosen.is_empty() {
-        return Err(Error::NoExamples {
-            operation: "statement 11",
-        });
-    }
+    check_examples(chosen.len(), "statement 11")?;
     let (mut together, mut alone) = (model.clone(), model.clone());
     together.solve_targets(solver, selection)?;
     for column in chosen {
@@ -64,24 +45,6 @@ pub fn batch_dependent_example<T: Scalar>(
 /// # Errors
 /// [`Error::UnknownLayer`], [`Error::Length`], [`Error::NonFiniteData`] as
 /// [`DecoupledCircuit::set_parameters`]; errors of the selection, and [`Error::NoExamples`].
-///
-/// # Examples
-/// ```
-/// use layerwise::prelude::*;
-/// use layerwise::theory;
-///
-/// let circuit = Circuit::<f64>::builder()
-///     .layer(Dense::new(2, 2, Activation::Tanh)?)
-///     .layer(Dense::new(2, 2, Activation::Tanh)?)
-///     .layer(Dense::new(2, 1, Activation::Identity)?)
-///     .build()?;
-/// let (x, y) = (DMatrix::from_element(2, 4, 0.5), DMatrix::from_element(1, 4, 1.0));
-/// let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
-/// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
-/// let changed = theory::layers_changed_by(&model, &Selection::All, 1, &[0.25; 6])?;
-/// assert_eq!(changed, [1]);
-/// # Ok::<(), layerwise::Error>(())
-/// ```
 pub fn layers_changed_by<T: Scalar>(
     model: &DecoupledCircuit<T>,
     selection: &Selection<'_>,

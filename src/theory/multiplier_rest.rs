@@ -3,6 +3,7 @@
 use nalgebra::DMatrix;
 
 use super::probe::{backprop, finite, minus};
+use crate::check::check_shape;
 use crate::decoupled::{DecoupledCircuit, Selection};
 use crate::diagnostics::norm;
 use crate::energy::{All, Workspace};
@@ -36,23 +37,6 @@ pub struct MultiplierRest {
 /// # Errors
 /// [`Error::Length`] or [`Error::Shape`] for multipliers that do not fit, [`Error::NonFiniteData`];
 /// errors of the selection, [`Error::NoExamples`], [`Error::NonFinite`].
-///
-/// # Examples
-/// ```
-/// use layerwise::prelude::*;
-/// use layerwise::theory;
-///
-/// let layer = |inputs, outputs| Dense::new(inputs, outputs, Activation::Tanh);
-/// let circuit = Circuit::<f64>::builder().layer(layer(2, 3)?).layer(layer(3, 1)?).build()?;
-/// let (x, y) = (DMatrix::from_element(2, 4, 0.5), DMatrix::from_element(1, 4, 1.0));
-/// let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
-/// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
-/// let delta = model.backprop(&Selection::All)?.targets;
-/// let multipliers: Vec<_> = delta.iter().map(|delta| -delta).collect();
-/// let rest = theory::multiplier_rest(&model, &Selection::All, &multipliers)?;
-/// assert!(rest.gradient < 1e-14 && rest.targets < 1e-14);
-/// # Ok::<(), layerwise::Error>(())
-/// ```
 pub fn multiplier_rest<T: Scalar>(
     model: &DecoupledCircuit<T>,
     selection: &Selection<'_>,
@@ -61,13 +45,7 @@ pub fn multiplier_rest<T: Scalar>(
     let exact = backprop(model, selection)?;
     let (depth, dims) = (model.circuit().depth(), model.circuit().dims());
     for ((t, lambda), delta) in (1..).zip(multipliers).zip(&exact.targets) {
-        if lambda.shape() != delta.shape() {
-            return Err(Error::Shape {
-                what: format!("multipliers λ_{t}"),
-                expected: delta.shape(),
-                found: lambda.shape(),
-            });
-        }
+        check_shape(&format!("multipliers λ_{t}"), lambda, delta.shape())?;
     }
     let own: Vec<Vec<T>> = (multipliers.iter())
         .map(|lambda| lambda.as_slice().to_vec())

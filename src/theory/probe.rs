@@ -1,6 +1,6 @@
 //! What every statement needs: targets to move that are nobody's, and honest numbers.
 
-use crate::check::check_computed;
+use crate::check::{check_computed, check_examples};
 use crate::decoupled::examples::Working;
 use crate::decoupled::{DecoupledCircuit, Gradients, Selection, TargetUse};
 use crate::energy::{All, Workspace};
@@ -16,9 +16,7 @@ pub(super) fn on_a_copy<T: Scalar, R>(
     work: impl FnOnce(&mut TargetProblem<'_, T>) -> Result<R, Error>,
 ) -> Result<R, Error> {
     let columns = model.examples.resolve(selection)?;
-    if columns.len() == 0 {
-        return Err(Error::NoExamples { operation });
-    }
+    check_examples(columns.len(), operation)?;
     let layers = model.layers();
     // Drafts that nobody commits.
     let mut working = Working::new(layers.depth());

@@ -114,17 +114,14 @@ pub fn linear_stable_rates<T: Scalar>(
     }
     // In coordinates where G is the identity.
     let factor = penalty.cholesky().ok_or_else(not_finite)?.unpack();
-    let scaled = |matrix: &DMatrix<f64>| -> Option<DMatrix<f64>> {
-        let half = factor.solve_lower_triangular(matrix)?;
-        let whole = factor.solve_lower_triangular(&half.transpose())?;
-        let finite = whole.iter().all(|v| v.is_finite());
-        finite.then(|| (&whole + whole.transpose()) * 0.5)
-    };
     let smallest = |matrix: &DMatrix<f64>| -> Result<f64, Error> {
-        let values = scaled(matrix)
-            .ok_or_else(not_finite)?
-            .symmetric_eigenvalues();
-        Ok(values.min())
+        let half = factor.solve_lower_triangular(matrix);
+        let whole = half.and_then(|half| factor.solve_lower_triangular(&half.transpose()));
+        let whole = whole.filter(|whole| whole.iter().all(|v| v.is_finite()));
+        let whole = whole.ok_or_else(not_finite)?;
+        Ok(((&whole + whole.transpose()) * 0.5)
+            .symmetric_eigenvalues()
+            .min())
     };
     let room = smallest(&room)?;
     Ok(match update {

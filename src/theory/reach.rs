@@ -16,29 +16,6 @@ use crate::target_solver::TargetSolver;
 ///
 /// # Errors
 /// Errors of the selection and of the solver, [`Error::NoExamples`], [`Error::NonFinite`].
-///
-/// # Examples
-/// ```
-/// use layerwise::prelude::*;
-/// use layerwise::theory;
-/// use layerwise::target_solver::SynchronousDescent;
-///
-/// let mut builder = Circuit::<f64>::builder();
-/// for _ in 0..4 {
-///     builder = builder.layer(Dense::new(2, 2, Activation::Tanh)?);
-/// }
-/// let mut model = DecoupledCircuit::new(builder.build()?, Energy::default())?;
-/// let (x, y) = (DMatrix::from_element(2, 1, 0.5), DMatrix::from_element(2, 1, 1.0));
-/// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
-///
-/// let one_step = SynchronousDescent::new(1, StepSize::Fixed(0.1))?;
-/// let reach = theory::gradient_reach(&model, &Selection::All, &one_step)?;
-/// assert_eq!(reach[..2], [0.0, 0.0]);
-/// assert!(reach[2] > 0.0 && reach[3] > 0.0);
-/// let reach = theory::gradient_reach(&model, &Selection::All, &ReverseSweep::new(1))?;
-/// assert!(reach.iter().all(|&norm| norm > 0.0));
-/// # Ok::<(), layerwise::Error>(())
-/// ```
 pub fn gradient_reach<T: Scalar>(
     model: &DecoupledCircuit<T>,
     selection: &Selection<'_>,

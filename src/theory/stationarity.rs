@@ -52,23 +52,6 @@ impl<T: Scalar> Stationarity<T> {
 ///
 /// # Errors
 /// Errors of the selection, [`Error::NoExamples`], [`Error::NonFinite`].
-///
-/// # Examples
-/// ```
-/// use layerwise::prelude::*;
-/// use layerwise::theory;
-///
-/// let layer = |inputs, outputs| Dense::new(inputs, outputs, Activation::Tanh);
-/// let circuit = Circuit::<f64>::builder().layer(layer(2, 3)?).layer(layer(3, 1)?).build()?;
-/// let (x, y) = (DMatrix::from_element(2, 4, 0.5), DMatrix::from_element(1, 4, 1.0));
-/// let mut model = DecoupledCircuit::new(circuit, Energy::default().with_penalty(100.0))?;
-/// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
-/// model.solve_targets(&ReverseSweep::new(1000), &Selection::All)?;
-/// let found = theory::stationarity(&model, &Selection::All)?;
-/// assert!(found.recursion[0] < 1e-10);
-/// assert!(found.relative_difference() < 0.1);
-/// # Ok::<(), layerwise::Error>(())
-/// ```
 pub fn stationarity<T: Scalar>(
     model: &DecoupledCircuit<T>,
     selection: &Selection<'_>,

@@ -3,6 +3,7 @@
 use super::scheme::Scheme;
 use super::visit::{Visit, needs_gradients};
 use super::w_step::WStep;
+use crate::check::refuse;
 use crate::decoupled::TargetUse;
 use crate::error::Error;
 use crate::kernel::Scalar;
@@ -32,9 +33,8 @@ impl<T: Scalar> Scheme<T> for Backprop {
 
 /// Refuses a W-step that moves nothing.
 pub(super) fn refuse_none<T: Scalar>(w_step: &WStep<T>, what: &'static str) -> Result<(), Error> {
-    if !w_step.is_none() {
-        return Ok(());
+    match w_step.is_none() {
+        true => refuse(what, "a visit would change nothing that is kept"),
+        false => Ok(()),
     }
-    let reason = "a visit would change nothing that is kept";
-    Err(Error::Combination { what, reason })
 }

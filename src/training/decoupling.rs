@@ -7,11 +7,11 @@ use super::per_example::{change_all, check_columns, measure, refresh_all, zeros}
 use super::scheme::Scheme;
 use super::visit::Visit;
 use super::w_step::WStep;
-use crate::check::check_length;
+use crate::check::{check_length, option, positive, refuse};
 use crate::decoupled::{DecoupledCircuit, TargetInit, TargetUse};
 use crate::energy::Ask;
 use crate::error::Error;
-use crate::kernel::Scalar;
+use crate::kernel::{Scalar, add_scaled};
 use crate::optimizer::Optimizer;
 use crate::schedule::Schedule;
 use crate::state::State;
@@ -69,14 +69,6 @@ pub enum ZStep<T: Scalar> {
 /// |---|---|---|---|
 /// | [`Targets`] | [`ZStep`] | none, or λ ([`Decoupling::with_multipliers`]) | the phase's [`WStep`] |
 ///
-/// | shorthand | targets | Z-step |
-/// |---|---|---|
-/// | [`Decoupling::joint`] | persistent | joint |
-/// | [`Decoupling::persistent`] | persistent | solver |
-/// | [`Decoupling::refreshed`] | refreshed | solver |
-/// | [`Decoupling::residual`] | residual | solver |
-/// | [`Decoupling::weights_only`] | persistent | none |
-///
 /// [`presets`](crate::presets) names combinations from the literature. A meaningless combination is
 /// refused when it is constructed, or, if the W-step does not fit, when the phase is constructed.
 ///
@@ -91,13 +83,12 @@ pub enum ZStep<T: Scalar> {
 /// Any L_h with its minimum at z = ẑ will do. One of bounded slope (Huber) balances multipliers only
 /// up to μ times that slope; beyond it nothing bounds z, and the run ends in [`Error::NonFinite`].
 ///
-/// At a fixed point z = ẑ and λ_t = −δ_t: the parameter gradients are backprop's for any μ > 0,
-/// whereas the penalty alone would need μ → ∞. But with curved layers a small μ may not get there:
-/// λ·f″ reduces the curvature in z, and μ must compensate (seen at μ = ½, not at 1). With
-/// squared L_h and a Z-step along the gradient of a mode with curvature h = μσ² + b, step η, the
-/// updates are stable if 0 < ηh < 2 and η (2h + αμσ²) < 4: steps within the curvature bound, of
-/// margin 1, allow α up to 2 where b ≥ 0. Hestenes 1969; Powell 1969; for nets, as ADMM, Taylor et
-/// al. 2016.
+/// At a fixed point z = ẑ and λ_t = −δ_t ([`multiplier_rest`](crate::theory::multiplier_rest)): the
+/// parameter gradients are backprop's for any μ > 0, whereas the penalty alone would need μ → ∞. But
+/// with curved layers a small μ may not get there: λ·f″ reduces the curvature in z, and μ must
+/// compensate (seen at μ = ½, not at 1). With squared L_h, steps within the curvature bound allow α
+/// up to 2 ([`stable_rates`](crate::theory::stable_rates)). Hestenes 1969; Powell 1969; for nets, as
+/// ADMM, Taylor et al. 2016.
 ///
 /// # Examples
 /// ```
@@ -131,55 +122,42 @@ impl<T: Scalar> Decoupling<T> {
         if let Targets::Residual { keep, schedule } = targets {
             // 0 · ∞ is NaN, and is refused too.
             for value in [keep, keep * schedule.largest()] {
-                if !(0.0..=1.0).contains(&value) {
-                    return Err(Error::InvalidOption {
-                        option: "Targets::Residual::keep",
-                        value,
-                        allowed: "in 0..=1, also times the schedule's largest factor",
-                    });
-                }
+                let allowed = "in 0..=1, also times the schedule's largest factor";
+                let fits = (0.0..=1.0).contains(&value);
+                option("Targets::Residual::keep", value, fits, allowed)?;
             }
         }
-        let refused = |what, reason| Err(Error::Combination { what, reason });
         match (targets, &z_step) {
-            (Targets::Refreshed, ZStep::None) => refused(
+            (Targets::Refreshed, ZStep::None) => refuse(
                 "refreshed targets without a Z-step",
                 "every layer but the last already matches its target, so only the last would be trained",
             ),
-            (Targets::Residual { .. }, ZStep::None) => refused(
+            (Targets::Residual { .. }, ZStep::None) => refuse(
                 "residual targets without a Z-step",
                 "the targets move with the predictions, so no layer ever gets closer to them",
             ),
-            (Targets::Refreshed, ZStep::Joint(_)) => refused(
+            (Targets::Refreshed, ZStep::Joint(_)) => refuse(
                 "refreshed targets with a joint step",
                 "the step of z is lost at the next visit, so only the last layer would be trained",
             ),
-            _ => Ok(Self {
-                targets,
-                z_step,
-                multipliers: None,
-            }),
+            _ => Ok(Self::of(targets, z_step)),
         }
     }
 
-    /// Joint descent, as originally proposed: θ and z step at once, along gradients of E at the same
-    /// point; `rule` moves the targets.
+    /// Joint descent on persistent targets, as originally proposed: θ and z step at once, along
+    /// gradients of E at the same point; `rule` moves the targets.
     pub fn joint(rule: impl Optimizer<T> + 'static) -> Self {
-        Self {
-            targets: Targets::Persistent,
-            z_step: ZStep::Joint(Arc::new(rule)),
-            multipliers: None,
-        }
+        Self::of(Targets::Persistent, ZStep::Joint(Arc::new(rule)))
     }
 
     /// Targets that persist between visits, moved by `solver`.
     pub fn persistent(solver: impl TargetSolver<T> + 'static) -> Self {
-        Self::by(Targets::Persistent, solver)
+        Self::of(Targets::Persistent, ZStep::Solver(Arc::new(solver)))
     }
 
     /// Targets refreshed by a forward pass on every visit, then moved by `solver`.
     pub fn refreshed(solver: impl TargetSolver<T> + 'static) -> Self {
-        Self::by(Targets::Refreshed, solver)
+        Self::of(Targets::Refreshed, ZStep::Solver(Arc::new(solver)))
     }
 
     /// Targets that each example's residuals carry to the current θ ([`Targets::Residual`]), moved
@@ -191,25 +169,20 @@ impl<T: Scalar> Decoupling<T> {
             keep: 1.0,
             schedule: Schedule::TO_ZERO,
         };
-        Self::by(targets, solver)
+        Self::of(targets, ZStep::Solver(Arc::new(solver)))
     }
 
-    /// No Z-step: every layer regresses on the targets as they are.
-    ///
-    /// With projected targets this trains every layer. With forward-pass targets, which every layer
+    /// Persistent targets without a Z-step: every layer regresses on the targets as they are. With
+    /// projected targets this trains every layer. With forward-pass targets, which every layer
     /// but the last already matches, it trains only the last layer.
     pub fn weights_only() -> Self {
-        Self {
-            targets: Targets::Persistent,
-            z_step: ZStep::None,
-            multipliers: None,
-        }
+        Self::of(Targets::Persistent, ZStep::None)
     }
 
-    fn by(targets: Targets, solver: impl TargetSolver<T> + 'static) -> Self {
+    fn of(targets: Targets, z_step: ZStep<T>) -> Self {
         Self {
             targets,
-            z_step: ZStep::Solver(Arc::new(solver)),
+            z_step,
             multipliers: None,
         }
     }
@@ -219,25 +192,19 @@ impl<T: Scalar> Decoupling<T> {
     /// # Errors
     /// [`Error::InvalidOption`] unless α is above 0 and finite; [`Error::Combination`] without a Z-step.
     pub fn with_multipliers(mut self, rate: f64) -> Result<Self, Error> {
-        if !(rate > 0.0 && rate.is_finite()) {
-            return Err(Error::InvalidOption {
-                option: "Decoupling::multipliers",
-                value: rate,
-                allowed: "above 0 and finite",
-            });
-        }
+        positive("Decoupling::multipliers", rate)?;
         if let ZStep::None = self.z_step {
-            return Err(Error::Combination {
-                what: "multipliers without a Z-step",
-                reason: "fixed targets may be out of θ's reach, and the multipliers of constraints \
-                         that cannot be satisfied grow without bound",
-            });
+            return refuse(
+                "multipliers without a Z-step",
+                "fixed targets may be out of θ's reach, and the multipliers of constraints \
+                 that cannot be satisfied grow without bound",
+            );
         }
         self.multipliers = Some(rate);
         Ok(self)
     }
 
-    /// Where the targets of a visit come from.
+    /// Where targets come from.
     pub fn targets(&self) -> Targets {
         self.targets
     }
@@ -306,18 +273,18 @@ impl<T: Scalar> Decoupling<T> {
     /// Takes residuals and new multipliers from z − ẑ.
     fn keep(&self, parts: &mut [State<T>], gaps: &[Vec<T>], visit: &Visit<'_, T>) {
         let residual = matches!(self.targets, Targets::Residual { .. });
-        let dims = visit.layers().dims();
-        for (t, gaps) in (1..).zip(gaps) {
-            if residual {
-                let all = &mut parts[RESIDUALS].values[t - 1];
-                each(all, visit.columns(), dims[t], gaps, |own, gap| *own = gap);
-            }
-            if let Some(rate) = self.multipliers {
-                let rate = T::of(rate) * visit.layers().penalties()[t - 1];
-                let all = &mut parts[MULTIPLIERS].values[t - 1];
-                each(all, visit.columns(), dims[t], gaps, |own, gap| {
-                    *own += rate * gap
-                });
+        let layers = visit.layers();
+        for (i, (gaps, &penalty)) in gaps.iter().zip(layers.penalties()).enumerate() {
+            let dim = layers.dims()[i + 1];
+            for (&column, gaps) in visit.columns().iter().zip(gaps.chunks_exact(dim)) {
+                let own = column * dim..(column + 1) * dim;
+                if residual {
+                    parts[RESIDUALS].values[i][own.clone()].copy_from_slice(gaps);
+                }
+                if let Some(rate) = self.multipliers {
+                    let multipliers = &mut parts[MULTIPLIERS].values[i][own];
+                    add_scaled(multipliers, T::of(rate) * penalty, gaps);
+                }
             }
         }
     }
@@ -337,20 +304,19 @@ impl<T: Scalar> Scheme<T> for Decoupling<T> {
     }
 
     fn check(&self, w_step: &WStep<T>) -> Result<(), Error> {
-        let refused = |what, reason| Err(Error::Combination { what, reason });
         match (&self.z_step, self.targets) {
-            (ZStep::Joint(_), _) if w_step.solves() => refused(
+            (ZStep::Joint(_), _) if w_step.solves() => refuse(
                 "joint descent with parameter solvers",
                 "a solver fits θ to fixed targets, but joint descent moves both at once",
             ),
-            (ZStep::Joint(_), _) if w_step.steps() > 1 => refused(
+            (ZStep::Joint(_), _) if w_step.steps() > 1 => refuse(
                 "joint descent with several parameter steps",
                 "θ and z step together, once per visit",
             ),
             (ZStep::None, _) if w_step.is_none() => {
-                refused("no Z-step with no W-step", "nothing would move")
+                refuse("no Z-step with no W-step", "nothing would move")
             }
-            (_, Targets::Refreshed) if w_step.is_none() => refused(
+            (_, Targets::Refreshed) if w_step.is_none() => refuse(
                 "refreshed targets with no W-step",
                 "a visit would change nothing that is kept",
             ),
@@ -368,20 +334,14 @@ impl<T: Scalar> Scheme<T> for Decoupling<T> {
         let mut residuals = State::new();
         match self.targets {
             Targets::Residual { .. } => {
-                residuals.values = zeros(model, 1);
-                let mut first = 0;
+                residuals.values = vec![Vec::new(); model.circuit().depth() - 1];
+                let mut gaps = Vec::new();
                 // In the same context as the visits.
                 model.for_each_evaluated("residuals", true, |problem, workspace| {
-                    let batch = problem.batch();
-                    for (t, all) in (1..).zip(&mut residuals.values) {
-                        let dim = batch.z(t).len() / batch.len();
-                        let own = &mut all[first * dim..][..batch.z(t).len()];
-                        let prediction = &workspace.locals[t - 1].prediction;
-                        for (r, (&z, &p)) in own.iter_mut().zip(batch.z(t).iter().zip(prediction)) {
-                            *r = z - p;
-                        }
+                    measure(problem, workspace, &mut gaps);
+                    for (all, own) in residuals.values.iter_mut().zip(&gaps) {
+                        all.extend_from_slice(own);
                     }
-                    first += batch.len();
                 })?;
             }
             Targets::Projected { seed } => {
@@ -466,20 +426,4 @@ fn load_residuals<T: Scalar>(
             }
         }
     })
-}
-
-/// Calls `change` on what `all` keeps of every unit of the batch's examples, with z − ẑ.
-fn each<T: Scalar>(
-    all: &mut [T],
-    columns: &[usize],
-    dim: usize,
-    gaps: &[T],
-    change: impl Fn(&mut T, T),
-) {
-    for (&column, gaps) in columns.iter().zip(gaps.chunks_exact(dim)) {
-        let own = &mut all[column * dim..(column + 1) * dim];
-        own.iter_mut()
-            .zip(gaps)
-            .for_each(|(own, &gap)| change(own, gap));
-    }
 }

@@ -19,15 +19,6 @@ use crate::target_solver::TargetProblem;
 ///
 /// With μ = 1, squared L_h and no regulariser of targets, T − 1 steps or more give backprop's
 /// gradients, to rounding. Millidge, Tschantz & Buckley 2022; Whittington & Bogacz 2017.
-///
-/// # Examples
-/// ```
-/// use layerwise::optimizer::Adam;
-/// use layerwise::training::{FixedPrediction, Phase};
-///
-/// let phase: Phase<f64> = Phase::new(FixedPrediction::new(), Adam::new(1e-3)?);
-/// # Ok::<(), layerwise::Error>(())
-/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FixedPrediction {
     steps: Option<usize>,

@@ -1,11 +1,11 @@
 //! The joint visit: θ and z step together, from gradients at the same point.
 
 use super::per_example::{Moments, check_columns, zeros};
-use super::visit::Visit;
-use super::w_step;
+use super::visit::{Visit, problem};
+use super::w_step::{self, Fault, step_into};
 use crate::decoupled::DecoupledCircuit;
 use crate::error::{Error, Quantity};
-use crate::kernel::{Scalar, add_to, all_finite, both_finite};
+use crate::kernel::{Scalar, add_to};
 use crate::optimizer::{Optimizer, Step};
 use crate::segment::Boundaries;
 use crate::state::State;
@@ -18,24 +18,9 @@ pub(super) fn start<T: Scalar>(rule: &dyn Optimizer<T>, model: &DecoupledCircuit
     state
 }
 
-struct Scratch<T> {
-    hidden: Vec<Hidden<T>>,
-    boundaries: Boundaries<T>,
-}
-
-impl<T> Default for Scratch<T> {
-    fn default() -> Self {
-        Self {
-            hidden: Vec::new(),
-            boundaries: Boundaries::default(),
-        }
-    }
-}
-
 /// What the step of one z_t needs in addition to its moments.
 struct Hidden<T> {
-    finite_gradient: bool,
-    finite_target: bool,
+    fault: Option<Fault>,
     /// The moments of one example, where they are not contiguous.
     example: Vec<T>,
 }
@@ -54,7 +39,7 @@ pub(super) fn visit<T: Scalar>(
     let columns = visit.columns;
     // Even if it fails: the memory of predictions goes from layer to layer.
     visit.forget();
-    let (numbers, scratch) = state.split::<Scratch<T>>();
+    let (numbers, (scratch, boundaries)) = state.split::<(Vec<Hidden<T>>, Boundaries<T>)>();
     let steps = numbers.counts;
     check_columns(&[&*steps], &[1, 1, 1], 1, columns)?;
     check_columns(numbers.values, visit.batch.base.dims, rule.slots(), columns)?;
@@ -72,47 +57,39 @@ pub(super) fn visit<T: Scalar>(
         alike: whole && weights.is_empty() && is_constant(steps),
     };
     let hidden = visit.circuit.depth() - 1;
-    scratch.hidden.resize_with(hidden, || Hidden {
-        finite_gradient: true,
-        finite_target: true,
+    scratch.resize_with(hidden, || Hidden {
+        fault: None,
         example: Vec::new(),
     });
     let w = visit.w_step;
     // Gradient clipping needs the norm of all gradients first.
     let early = w.rule().filter(|_| w.is_layerwise());
     let examples = columns.len();
-    let step = w_step::begin(w, number, visit.workspace, examples, visit.factor, |_| {
-        false
-    });
-    let problem = super::visit::problem(
-        visit.circuit,
-        visit.terms,
-        visit.penalties,
-        &visit.batch,
-        &visit.multipliers[..visit.multiplied],
-    )
-    .scheduled();
+    let none = |_| false;
+    let step = w_step::begin(w, number, visit.workspace, examples, visit.factor, none);
+    let problem = problem!(visit).scheduled();
     let (depth, execution) = (hidden + 1, problem.batch().execution);
     let circuit = problem.layers().circuit();
     let batch = problem.batch();
-    scratch.boundaries.stream(
+    boundaries.stream(
         problem,
         visit.workspace,
         (&mut visit.w_state.layers, visit.steps),
-        (numbers.values, &mut scratch.hidden),
+        (numbers.values, scratch),
         |t, problem, local, state, own| {
             if t + 1 < depth {
                 own.squared_gap = problem.squared_gap(local);
             }
             if let Some(rule) = early {
                 let theta = (problem.parameters, circuit.parameter_groups(t));
-                let place = &mut local.d_parameters;
-                w_step::step_over(rule, step, theta, (state, own), place, execution);
+                let (moments, place) = (&mut state.moments, &mut local.d_parameters);
+                own.fault = step_into(rule, step, theta, moments, None, place, execution);
             }
         },
         |t, parts, moments, own| moves.make(batch.z(t), parts, moments, own),
     );
-    check(&scratch.hidden, number)?;
+    let faults = (1..).zip(scratch.iter().map(|own| own.fault));
+    Fault::check(faults, [Quantity::TargetGradient, Quantity::Target], number)?;
     visit.workspace.check_energies(number)?;
     if early.is_some() {
         w_step::check(visit.steps, number)?;
@@ -170,7 +147,7 @@ impl<T: Scalar> Moves<'_, T> {
         moments: &mut [T],
         own: &mut Hidden<T>,
     ) {
-        (own.finite_gradient, own.finite_target) = (true, true);
+        own.fault = None;
         let dim = z.len() / self.columns.len();
         let mut moments = Moments {
             slots: self.rule.slots(),
@@ -201,26 +178,7 @@ impl<T: Scalar> Moves<'_, T> {
                     moments.update(column, |state| self.rule.update(step, new, gradient, state));
                 }
             }
-            if !both_finite(gradient, new) {
-                own.finite_gradient &= all_finite(gradient);
-                own.finite_target &= all_finite(new);
-            }
+            own.fault = own.fault.max(Fault::of(gradient, new));
         }
     }
-}
-
-/// Checks that all gradients and new targets are finite, starting with z_1.
-fn check<T>(hidden: &[Hidden<T>], step: u64) -> Result<(), Error> {
-    let fault = |quantity, at: Option<usize>| match at {
-        None => Ok(()),
-        Some(i) => Err(Error::NonFinite {
-            quantity,
-            layer: i + 1,
-            step,
-        }),
-    };
-    let gradient = hidden.iter().position(|own| !own.finite_gradient);
-    fault(Quantity::TargetGradient, gradient)?;
-    let target = hidden.iter().position(|own| !own.finite_target);
-    fault(Quantity::Target, target)
 }

@@ -1,7 +1,7 @@
 //! The penalties μ_t of a phase: constant, scheduled, or growing.
 
 use super::penalty_growth::{PenaltyGrowth, Windows};
-use crate::check::{check_length, check_weights};
+use crate::check::{check_computed, check_length, check_weights};
 use crate::energy::{Problem, Workspace};
 use crate::error::{Error, Quantity};
 use crate::kernel::Scalar;
@@ -48,12 +48,11 @@ impl<T: Scalar> Penalties<T> {
     /// The μ_t of a visit, `visit` of `visits`: above 0 and finite, since they were checked before
     /// the run.
     pub(super) fn of_visit(&mut self, rule: PenaltyRule, visit: u64, visits: u64) -> &[T] {
-        match rule {
-            // μ must keep its exact bits.
-            PenaltyRule::Scheduled(Schedule::CONSTANT) | PenaltyRule::Growing(_) => {}
-            PenaltyRule::Scheduled(schedule) => {
-                scheduled(schedule, visit, visits, &self.first, &mut self.now);
-            }
+        // A constant μ must keep its exact bits.
+        if let PenaltyRule::Scheduled(schedule) = rule
+            && schedule != Schedule::CONSTANT
+        {
+            scheduled(schedule, visit, visits, &self.first, &mut self.now);
         }
         &self.now
     }
@@ -78,12 +77,8 @@ impl<T: Scalar> Penalties<T> {
             squared_distance(problem.batch().z(t), prediction).as_f64()
         };
         let hidden = 1..problem.layers().depth();
-        if let Some(layer) = hidden.clone().find(|&t| !square(t).is_finite()) {
-            return Err(Error::NonFinite {
-                quantity: Quantity::Prediction,
-                layer,
-                step: 0,
-            });
+        for t in hidden.clone() {
+            check_computed(Quantity::Prediction, t, 0, &[square(t)])?;
         }
         let (squares, examples) = (hidden.map(square), problem.batch().len());
         self.windows.add(growth, squares, examples, &mut self.now);

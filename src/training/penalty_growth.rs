@@ -19,12 +19,6 @@ use crate::kernel::Scalar;
 /// The new μ_t applies from the next visit on; multipliers λ_t do not change. A gap that stays 0
 /// does not make μ_t grow.
 ///
-/// | option | default | meaning |
-/// |---|---|---|
-/// | `factor` | 2 | factor of one growth, above 1 |
-/// | `decrease` | 0.1 | relative fall of the gap that suffices, in 0..1 |
-/// | `cap` | 1000 | largest μ_t; not below any μ_t that the phase may begin with |
-///
 /// A gap near rest falls by less than any `decrease` from window to window, so a long phase takes
 /// every μ_t to the cap: choose the cap as the largest μ that the Z-step still solves well, and
 /// windows long enough for the targets to settle.
@@ -68,7 +62,7 @@ impl PenaltyGrowth {
         })
     }
 
-    /// Sets the factor of one growth.
+    /// Sets the factor of one growth; 2 unless set.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless it is above 1 and finite.
@@ -78,7 +72,7 @@ impl PenaltyGrowth {
         Ok(self)
     }
 
-    /// Sets the relative fall of the gap from which μ_t does not grow.
+    /// Sets the relative fall of the gap from which μ_t does not grow; 0.1 unless set.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless it is at least 0 and below 1.
@@ -87,7 +81,7 @@ impl PenaltyGrowth {
         Ok(self)
     }
 
-    /// Sets the largest μ_t.
+    /// Sets the largest μ_t; 1000 unless set. The phase may not begin with a larger one.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless it is above 0 and finite.

@@ -1,7 +1,7 @@
 //! What a scheme keeps per example and hidden layer: arrays in a [`State`](crate::state::State)
 //! with one column for each of the model's examples.
 
-use crate::check::check_length;
+use crate::check::{check_count, check_length};
 use crate::decoupled::DecoupledCircuit;
 use crate::energy::{Problem, Workspace};
 use crate::error::Error;
@@ -73,21 +73,13 @@ pub(super) fn check_columns<A>(
     columns: &[usize],
 ) -> Result<(), Error> {
     let hidden = &dims[1..dims.len() - 1];
-    check_length(
-        "arrays by layer in the scheme's state",
-        values,
-        hidden.len(),
-    )?;
+    let what = "arrays by layer in the scheme's state";
+    check_length(what, values, hidden.len())?;
     let least = columns.iter().max().map_or(0, |last| last + 1);
     for (own, dim) in values.iter().zip(hidden) {
         let (expected, found) = (slots * dim * least, own.as_ref().len());
-        if found < expected {
-            return Err(Error::Length {
-                what: "an array by example in the scheme's state".into(),
-                expected,
-                found,
-            });
-        }
+        let what = "an array by example in the scheme's state";
+        check_count(what, found >= expected, expected, found)?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use super::penalty_growth::PenaltyGrowth;
 use super::scheme::Scheme;
 use super::stopping::Stopping;
 use super::w_step::WStep;
+use crate::check::{at_least_one, refuse};
 use crate::decoupled::TargetUse;
 use crate::error::Error;
 use crate::kernel::Scalar;
@@ -15,17 +16,6 @@ use crate::optimizer::Optimizer;
 use crate::schedule::Schedule;
 
 /// One phase of a run: a [`Scheme`] that visits the batches, a [`WStep`] that moves θ, and limits.
-///
-/// | option | default | meaning |
-/// |---|---|---|
-/// | `epochs` | 100 | passes over the examples, at most |
-/// | `batch_size` | all | examples per visit; if fewer than all, reshuffled every epoch |
-/// | `schedule` | constant | factor of θ's learning rate over the phase's visits |
-/// | `penalty_schedule` | constant | factor of every μ_t, relative to its value when the phase begins |
-/// | `penalty_growth` | none | growth of each μ_t whose gap stops falling |
-/// | `max_gradient_norm` | none | bound on the norm of the mean gradient in all θ |
-/// | `stopping` | at the limits | rule for stopping earlier |
-/// | `time_limit` | none | wall-clock time, checked between visits |
 ///
 /// Every phase starts with fresh state for the scheme and the W-step, and leaves μ_t at the values of
 /// its last visit. A phase holds options only: it can be cloned, and used for any number of runs.
@@ -59,6 +49,8 @@ pub struct Phase<T: Scalar> {
     pub(super) time_limit: Option<Duration>,
 }
 
+const NO_PENALTIES: &str = "μ has no part in the scheme, or must be 1";
+
 impl<T: Scalar> Phase<T> {
     /// A phase in which `scheme` visits the batches and `rule` moves the parameters.
     pub fn new(scheme: impl Scheme<T> + 'static, rule: impl Optimizer<T> + 'static) -> Self {
@@ -90,29 +82,24 @@ impl<T: Scalar> Phase<T> {
         }
     }
 
-    /// Passes over the examples, at most; 0 makes no visit.
+    /// Passes over the examples, at most; 100 unless set. 0 makes no visit.
     pub fn with_epochs(mut self, epochs: u64) -> Self {
         self.epochs = epochs;
         self
     }
 
-    /// Examples per visit; the last batch of an epoch takes the remainder.
+    /// Examples per visit; all unless set. If fewer, they are reshuffled every epoch, and its last
+    /// batch takes the remainder.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for 0.
     pub fn with_batch_size(mut self, examples: usize) -> Result<Self, Error> {
-        if examples == 0 {
-            return Err(Error::InvalidOption {
-                option: "Phase::batch_size",
-                value: 0.0,
-                allowed: "at least 1",
-            });
-        }
+        at_least_one("Phase::batch_size", examples as u64)?;
         self.batch_size = Some(examples);
         Ok(self)
     }
 
-    /// Factor of θ's learning rate over the visits of the phase.
+    /// Factor of θ's learning rate over the visits of the phase; constant unless set.
     pub fn with_schedule(mut self, schedule: Schedule) -> Self {
         self.schedule = schedule;
         self
@@ -125,14 +112,11 @@ impl<T: Scalar> Phase<T> {
     /// [`Error::Combination`] if the scheme does not use μ or requires μ = 1, or if μ grows
     /// automatically.
     pub fn with_penalty_schedule(mut self, schedule: Schedule) -> Result<Self, Error> {
-        if schedule != Schedule::CONSTANT {
-            self.check_penalties("a penalty schedule", self.scheme.uses_penalties())?;
-            if self.penalty_growth.is_some() {
-                return Err(both());
-            }
+        if schedule != Schedule::CONSTANT && !self.scheme.uses_penalties() {
+            return refuse("a penalty schedule", NO_PENALTIES);
         }
         self.penalty_schedule = schedule;
-        Ok(self)
+        self.with_one_rule()
     }
 
     /// Lets each μ_t grow automatically over the visits of the phase, whenever its gap stops falling.
@@ -141,21 +125,19 @@ impl<T: Scalar> Phase<T> {
     /// # Errors
     /// [`Error::Combination`] if the scheme does not use μ or requires μ = 1, or if μ has a schedule.
     pub fn with_penalty_growth(mut self, growth: PenaltyGrowth) -> Result<Self, Error> {
-        let used = self.scheme.uses_penalties() && self.scheme.targets() != TargetUse::None;
-        self.check_penalties("penalty growth", used)?;
-        if self.penalty_schedule != Schedule::CONSTANT {
-            return Err(both());
+        if !self.scheme.uses_penalties() || self.scheme.targets() == TargetUse::None {
+            return refuse("penalty growth", NO_PENALTIES);
         }
         self.penalty_growth = Some(growth);
-        Ok(self)
+        self.with_one_rule()
     }
 
-    fn check_penalties(&self, what: &'static str, used: bool) -> Result<(), Error> {
-        if used {
-            return Ok(());
+    fn with_one_rule(self) -> Result<Self, Error> {
+        if self.penalty_growth.is_some() && self.penalty_schedule != Schedule::CONSTANT {
+            let what = "a penalty schedule beside penalty growth";
+            return refuse(what, "one of the two moves μ");
         }
-        let reason = "μ has no part in the scheme, or must be 1";
-        Err(Error::Combination { what, reason })
+        Ok(self)
     }
 
     /// [`WStep::with_max_gradient_norm`] of the phase's W-step.
@@ -219,12 +201,5 @@ impl<T: Scalar> Phase<T> {
     /// Whether validation examples are needed.
     pub(super) fn validates(&self) -> bool {
         matches!(self.stopping, Stopping::Validation { .. })
-    }
-}
-
-fn both() -> Error {
-    Error::Combination {
-        what: "a penalty schedule beside penalty growth",
-        reason: "one of the two moves μ",
     }
 }

@@ -1,9 +1,5 @@
-//! A run as a value: the model, the state, and the steps that lead from one to the next.
-//!
-//! The path of one minibatch, from top to bottom: [`Session::advance`] → `visit` →
-//! [`Scheme::visit`](crate::training::Scheme::visit) → a target solver → a local problem's gradients →
-//! a layer's product; then [`Evaluated::step`](crate::training::Evaluated::step) moves θ, and `visit`
-//! commits the targets.
+//! A run as a value: the model, the state, and the steps that lead from one to the next
+//! (`docs/architecture.md` follows one minibatch through them).
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -16,6 +12,7 @@ use super::stopping::Tracker;
 use super::trainer::Trainer;
 use super::visit::{Statistics, Visit};
 use super::w_step::{LayerStep, WState};
+use crate::check::{check_count, check_length};
 use crate::decoupled::examples::{Chosen, Working};
 use crate::decoupled::{DecoupledCircuit, TargetUse};
 use crate::energy::{Layers, Workspace};
@@ -84,20 +81,14 @@ pub struct SessionState<T> {
     epoch: u64,
     visits: u64,
     steps: u64,
-    stage: Stage<T>,
+    /// The phase in progress, if one is.
+    within: Option<Box<Within<T>>>,
+    /// Whether an advance found nothing left to do.
+    over: bool,
     /// Why the last phase ended.
     stop: StopReason,
     history: Vec<EpochRecord<T>>,
     phases: Vec<PhaseReport>,
-}
-
-/// Where a run is in its phases.
-#[derive(Debug, Clone, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-enum Stage<T> {
-    Before,
-    Within(Box<Within<T>>),
-    Over,
 }
 
 /// The state of a phase in progress.
@@ -110,17 +101,10 @@ struct Within<T> {
     tracker: Tracker<T>,
     /// Epochs begun before the phase.
     first_epoch: u64,
-    at: At,
-}
-
-/// Where a phase is in its epochs.
-#[derive(Debug, Clone, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-enum At {
-    EpochStart,
-    Epoch(Epoch),
-    EpochEnd(Epoch, Option<StopReason>),
-    PhaseEnd(StopReason),
+    /// The epoch in progress, if one is.
+    epoch: Option<Epoch>,
+    /// Why the phase ends, as soon as that is decided.
+    stop: Option<StopReason>,
 }
 
 /// An epoch in progress: the position of its next batch, and the totals of its visits.
@@ -180,28 +164,21 @@ impl<T: Scalar> Session<T> {
         state: SessionState<T>,
     ) -> Result<Self, Error> {
         trainer.check(&model)?;
-        if state.count != trainer.phases.len() {
-            return Err(Error::Length {
-                what: "phases of the trainer, to resume their run".into(),
-                expected: state.count,
-                found: trainer.phases.len(),
-            });
-        }
+        let what = "phases of the trainer, to resume their run";
+        check_length(what, &trainer.phases, state.count)?;
         state.check(&model)?;
-        if let Stage::Within(within) = &state.stage {
+        if let Some(within) = &state.within {
             let phase = &trainer.phases[state.phase];
             let w_step = phase.w_step.start(&model)?;
             let scheme = phase.scheme.start(&mut model.clone())?;
-            if !(within.w_step.fits(&w_step) && within.scheme.fits(&scheme)) {
-                return Err(Error::Length {
-                    what: format!(
-                        "numbers in the state of phase {} (of another scheme, solver or optimiser?)",
-                        state.phase
-                    ),
-                    expected: scheme.size() + w_step.size(),
-                    found: within.scheme.size() + within.w_step.size(),
-                });
-            }
+            let what = format!(
+                "numbers in the state of phase {} (of another scheme, solver or optimiser?)",
+                state.phase
+            );
+            let fits = within.w_step.fits(&w_step) && within.scheme.fits(&scheme);
+            let expected = scheme.size() + w_step.size();
+            let found = within.scheme.size() + within.w_step.size();
+            check_count(&what, fits, expected, found)?;
         }
         let mut session = Self::begin(trainer, model);
         session.state = state;
@@ -231,7 +208,8 @@ impl<T: Scalar> Session<T> {
                 epoch: 0,
                 visits: 0,
                 steps: 0,
-                stage: Stage::Before,
+                within: None,
+                over: false,
                 stop: StopReason::Epochs,
                 history: Vec::new(),
                 phases: Vec::new(),
@@ -272,7 +250,7 @@ impl<T: Scalar> Session<T> {
 
     /// Whether nothing is left to do.
     pub fn is_over(&self) -> bool {
-        self.state.stage == Stage::Over
+        self.state.over
     }
 
     /// The model, and a report of the run so far.
@@ -294,11 +272,8 @@ impl<T: Scalar> Session<T> {
 
     /// Parameter steps completed in the run.
     fn steps(&self) -> u64 {
-        let own = match &self.state.stage {
-            Stage::Within(within) => within.w_step.steps,
-            _ => 0,
-        };
-        self.state.steps + own
+        let within = self.state.within.as_ref();
+        self.state.steps + within.map_or(0, |within| within.w_step.steps)
     }
 
     /// Ends the run: no further visit is made, and the next events close the epoch and the phase in
@@ -308,23 +283,14 @@ impl<T: Scalar> Session<T> {
     }
 
     pub(super) fn end(&mut self, reason: StopReason) {
-        match &mut self.state.stage {
-            Stage::Over => {}
-            Stage::Before => {
-                self.state.stage = Stage::Over;
-                // Where every phase was made, there is nothing left to be stopped.
-                if self.state.phase < self.state.end {
-                    self.state.stop = reason;
-                }
-            }
-            Stage::Within(within) => {
-                self.state.end = self.state.phase + 1;
-                within.at = match &within.at {
-                    At::Epoch(epoch) | At::EpochEnd(epoch, _) => {
-                        At::EpochEnd(epoch.clone(), Some(reason))
-                    }
-                    At::EpochStart | At::PhaseEnd(_) => At::PhaseEnd(reason),
-                };
+        let state = &mut self.state;
+        if let Some(within) = &mut state.within {
+            within.stop = Some(reason);
+            state.end = state.phase + 1;
+        } else {
+            state.over = true;
+            if state.phase < state.end {
+                state.stop = reason;
             }
         }
     }
@@ -346,13 +312,9 @@ impl<T: Scalar> Session<T> {
     /// # Errors
     /// Those of [`Session::advance`].
     pub fn epoch(&mut self) -> Result<Option<EpochRecord<T>>, Error> {
-        self.within(|session| {
-            while let Some(event) = session.step()? {
-                if let Event::Epoch(record) = event {
-                    return Ok(Some(record));
-                }
-            }
-            Ok(None)
+        self.find(|event| match event {
+            Event::Epoch(record) => Some(record),
+            _ => None,
         })
     }
 
@@ -361,10 +323,18 @@ impl<T: Scalar> Session<T> {
     /// # Errors
     /// Those of [`Session::advance`].
     pub fn finish_phase(&mut self) -> Result<Option<PhaseReport>, Error> {
+        self.find(|event| match event {
+            Event::Phase(report) => Some(report),
+            _ => None,
+        })
+    }
+
+    /// Advances to the next event that is `wanted`.
+    fn find<R: Send>(&mut self, wanted: fn(Event<T>) -> Option<R>) -> Result<Option<R>, Error> {
         self.within(|session| {
             while let Some(event) = session.step()? {
-                if let Event::Phase(report) = event {
-                    return Ok(Some(report));
+                if let Some(found) = wanted(event) {
+                    return Ok(Some(found));
                 }
             }
             Ok(None)
@@ -416,71 +386,65 @@ impl<T: Scalar> Session<T> {
     /// The next event.
     pub(super) fn step(&mut self) -> Result<Option<Event<T>>, Error> {
         loop {
-            let within = match &mut self.state.stage {
-                Stage::Over => return Ok(None),
-                Stage::Before => {
-                    self.begin_phase()?;
-                    continue;
+            if self.state.over {
+                return Ok(None);
+            }
+            let Some(within) = &mut self.state.within else {
+                match self.state.phase == self.state.end {
+                    true => self.state.over = true,
+                    false => self.begin_phase()?,
                 }
-                Stage::Within(within) => within,
+                continue;
             };
-            match &within.at {
-                At::EpochStart => self.begin_epoch(),
-                At::Epoch(epoch) if epoch.examples == self.model.examples().len() => {
-                    within.at = At::EpochEnd(epoch.clone(), None);
+            match (&within.epoch, within.stop) {
+                (None, None) => self.begin_epoch(),
+                (None, Some(stop)) => {
+                    return self.end_phase(stop).map(|own| Some(Event::Phase(own)));
                 }
-                At::Epoch(epoch) => match self.clock.interruption(&self.trainer) {
-                    Some(reason) => within.at = At::EpochEnd(epoch.clone(), Some(reason)),
-                    None => return self.visit().map(|record| Some(Event::Visit(record))),
-                },
-                At::EpochEnd(epoch, interrupted) => {
-                    let (epoch, interrupted) = (epoch.clone(), *interrupted);
-                    if let Some(record) = self.end_epoch(epoch, interrupted) {
-                        return Ok(Some(Event::Epoch(record)));
+                (Some(epoch), None) if epoch.examples < self.model.examples().len() => {
+                    match self.clock.interruption(&self.trainer) {
+                        None => return self.visit().map(|record| Some(Event::Visit(record))),
+                        interruption => within.stop = interruption,
                     }
                 }
-                At::PhaseEnd(stop) => {
-                    let stop = *stop;
-                    return self
-                        .end_phase(stop)
-                        .map(|report| Some(Event::Phase(report)));
+                (Some(_), _) => {
+                    if let Some(record) = self.end_epoch() {
+                        return Ok(Some(Event::Epoch(record)));
+                    }
                 }
             }
         }
     }
 
     fn begin_phase(&mut self) -> Result<(), Error> {
-        if self.state.phase == self.state.end {
-            self.state.stage = Stage::Over;
-            return Ok(());
-        }
         let phase = &self.trainer.phases[self.state.phase];
         self.clock.phase_deadline = deadline(Instant::now(), phase.time_limit);
         let w_step = phase.w_step.start(&self.model)?;
         let scheme = phase.scheme.start(&mut self.model)?;
-        self.state.stage = Stage::Within(Box::new(Within {
+        self.state.within = Some(Box::new(Within {
             scheme,
             w_step,
             penalties: Penalties::new(self.model.terms.penalties()),
             tracker: Tracker::new(),
             first_epoch: self.state.epoch,
-            at: At::EpochStart,
+            epoch: None,
+            stop: None,
         }));
         Ok(())
     }
 
     fn begin_epoch(&mut self) {
-        let Stage::Within(within) = &mut self.state.stage else {
-            return;
+        let Some(within) = &mut self.state.within else {
+            unreachable!("an epoch is a part of a phase")
         };
         let phase = &self.trainer.phases[self.state.phase];
         let done = self.state.epoch - within.first_epoch;
         if done >= phase.epochs {
-            within.at = At::PhaseEnd(StopReason::Epochs);
+            within.stop = Some(StopReason::Epochs);
             return;
         }
         self.state.epoch += 1;
-        within.at = At::Epoch(Epoch {
+        within.epoch = Some(Epoch {
             visits: done * phase.batches(self.model.examples().len()),
             ..Epoch::default()
         });
@@ -496,16 +460,13 @@ impl<T: Scalar> Session<T> {
             memory,
             ..
         } = self;
-        let Stage::Within(within) = &mut state.stage else {
-            unreachable!("a visit is a part of a phase")
-        };
-        let Within {
+        let Some(Within {
             scheme: scheme_state,
             w_step: w_state,
             penalties,
-            at: At::Epoch(epoch),
+            epoch: Some(epoch),
             ..
-        } = &mut **within
+        }) = state.within.as_deref_mut()
         else {
             unreachable!("a visit is a part of an epoch")
         };
@@ -600,17 +561,15 @@ impl<T: Scalar> Session<T> {
 
     /// The record of an epoch, with the measurements that are due unless it was interrupted; `None`
     /// for an epoch without visits.
-    fn end_epoch(
-        &mut self,
-        epoch: Epoch,
-        interrupted: Option<StopReason>,
-    ) -> Option<EpochRecord<T>> {
+    fn end_epoch(&mut self) -> Option<EpochRecord<T>> {
         let steps = self.steps();
+        let within = self.state.within.as_mut()?;
+        let (epoch, interrupted) = (within.epoch.take()?, within.stop);
         if epoch.examples == 0 {
             // It did not begin, and the next one may have its number and another order.
             self.state.epoch -= 1;
             self.memory.ordered = 0;
-            self.close(interrupted.unwrap_or(StopReason::Epochs));
+            self.close(interrupted);
             return None;
         }
         let phase = &self.trainer.phases[self.state.phase];
@@ -646,38 +605,33 @@ impl<T: Scalar> Session<T> {
             solved: epoch.statistics.solved,
             factor: epoch.factor,
         };
-        let stopping = phase.stopping;
-        if let Stage::Within(within) = &mut self.state.stage {
-            let validation = record.validation_loss.map(Scalar::as_f64);
-            let objective = record.objective.as_f64();
-            let circuit = &self.model.circuit;
-            let ends = within
-                .tracker
-                .ends(stopping, number, objective, validation, circuit);
-            match interrupted.or(ends) {
-                None => within.at = At::EpochStart,
-                Some(reason) => self.close(reason),
-            }
-        }
+        let validation = record.validation_loss.map(Scalar::as_f64);
+        let (objective, circuit) = (record.objective.as_f64(), &self.model.circuit);
+        let tracker = &mut within.tracker;
+        let ends = tracker.ends(phase.stopping, number, objective, validation, circuit);
+        self.close(interrupted.or(ends));
         self.state.history.push(record.clone());
         Some(record)
     }
 
-    /// Ends the phase, and also the run if its own limits require it.
-    fn close(&mut self, reason: StopReason) {
-        let over = reason == StopReason::Requested
-            || reason == StopReason::TimeLimit && passed(self.clock.deadline);
-        if let Stage::Within(within) = &mut self.state.stage {
-            within.at = At::PhaseEnd(reason);
+    /// Ends the phase if there is a reason to, and also the run if its own limits require it.
+    fn close(&mut self, reason: Option<StopReason>) {
+        if let Some(within) = &mut self.state.within {
+            within.stop = reason;
         }
-        if over {
-            self.state.end = self.state.phase + 1;
+        let deadline = self.clock.deadline;
+        match reason {
+            Some(StopReason::Requested) => self.state.end = self.state.phase + 1,
+            Some(StopReason::TimeLimit) if passed(deadline) => {
+                self.state.end = self.state.phase + 1;
+            }
+            _ => {}
         }
     }
 
     fn end_phase(&mut self, stop: StopReason) -> Result<PhaseReport, Error> {
         let steps = self.steps();
-        let Stage::Within(within) = &mut self.state.stage else {
+        let Some(within) = &mut self.state.within else {
             unreachable!("a phase that is under way ends")
         };
         let best_epoch = within.tracker.put_best_back(&mut self.model.circuit);
@@ -699,7 +653,7 @@ impl<T: Scalar> Session<T> {
         self.state.steps = steps;
         self.state.stop = stop;
         self.state.phase += 1;
-        self.state.stage = Stage::Before;
+        self.state.within = None;
         self.state.phases.push(report.clone());
         Ok(report)
     }
@@ -708,25 +662,18 @@ impl<T: Scalar> Session<T> {
 impl<T: Scalar> SessionState<T> {
     /// Whether it can be a state of a run on this model, as far as its sizes tell.
     fn check(&self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
-        let fits = |what: &str, found: u64, fits: bool, expected: u64| match fits {
-            true => Ok(()),
-            false => Err(Error::Length {
-                what: what.into(),
-                expected: expected as usize,
-                found: found as usize,
-            }),
+        let (phase, end, count) = (self.phase, self.end, self.count);
+        check_count("phases that are made", end <= count, count, end)?;
+        let Some(within) = &self.within else {
+            return check_count("phases that were made", phase <= end, end, phase);
         };
-        let (phase, end, count) = (self.phase as u64, self.end as u64, self.count as u64);
-        fits("phases that are made", end, end <= count, count)?;
-        let Stage::Within(within) = &self.stage else {
-            return fits("phases that were made", phase, phase <= end, end);
-        };
-        fits("the phase under way", phase, phase < end, end)?;
+        check_count("the phase under way", phase < end, end, phase)?;
         let (first, epoch) = (within.first_epoch, self.epoch);
-        fits("epochs before the phase", first, first <= epoch, epoch)?;
-        if let At::Epoch(epoch) | At::EpochEnd(epoch, _) = &within.at {
-            let (seen, n) = (epoch.examples as u64, model.examples().len() as u64);
-            fits("examples of the epoch under way", seen, seen <= n, n)?;
+        let (fits, what) = (first <= epoch, "epochs before the phase");
+        check_count(what, fits, epoch as usize, first as usize)?;
+        if let Some(epoch) = &within.epoch {
+            let (seen, n) = (epoch.examples, model.examples().len());
+            check_count("examples of the epoch under way", seen <= n, n, seen)?;
         }
         within.penalties.check(model.terms.penalties().len())?;
         within.tracker.check(&model.circuit)
@@ -771,17 +718,11 @@ fn passed(deadline: Option<Instant>) -> bool {
 }
 
 /// Makes non-finite errors report the run's parameter step, wherever they arose.
-fn at_step(error: Error, steps: u64) -> Error {
-    match error {
-        Error::NonFinite {
-            quantity, layer, ..
-        } => Error::NonFinite {
-            quantity,
-            layer,
-            step: steps,
-        },
-        other => other,
+fn at_step(mut error: Error, steps: u64) -> Error {
+    if let Error::NonFinite { step, .. } = &mut error {
+        *step = steps;
     }
+    error
 }
 
 /// Composed loss and gap per example, over all examples, in batches of `size`.

@@ -1,7 +1,7 @@
 //! When a phase stops because of its own progress.
 
 use super::report::StopReason;
-use crate::check::check_length;
+use crate::check::{at_least_one, check_length, not_negative, option};
 use crate::circuit::Circuit;
 use crate::error::Error;
 use crate::kernel::Scalar;
@@ -42,39 +42,23 @@ pub enum Stopping {
 
 impl Stopping {
     pub(super) fn validate(self) -> Result<(), Error> {
-        if let Self::Objective { at_most } = self
-            && at_most.is_nan()
-        {
-            return Err(Error::InvalidOption {
-                option: "Stopping::Objective's at_most",
-                value: at_most,
-                allowed: "a number",
-            });
-        }
-        let (Self::Stagnation {
-            patience,
-            improvement,
-        }
-        | Self::Validation {
-            patience,
-            improvement,
-        }) = self
-        else {
-            return Ok(());
-        };
-        if patience == 0 {
-            return Err(Error::InvalidOption {
-                option: "Stopping's patience",
-                value: 0.0,
-                allowed: "at least 1",
-            });
-        }
-        if !(improvement.is_finite() && improvement >= 0.0) {
-            return Err(Error::InvalidOption {
-                option: "Stopping's improvement",
-                value: improvement,
-                allowed: "finite and not negative",
-            });
+        match self {
+            Self::AtLimits => {}
+            Self::Objective { at_most } => {
+                let name = "Stopping::Objective's at_most";
+                option(name, at_most, !at_most.is_nan(), "a number")?;
+            }
+            Self::Stagnation {
+                patience,
+                improvement,
+            }
+            | Self::Validation {
+                patience,
+                improvement,
+            } => {
+                at_least_one("Stopping's patience", patience)?;
+                not_negative("Stopping's improvement", improvement)?;
+            }
         }
         Ok(())
     }

@@ -11,21 +11,12 @@ use super::penalties::PenaltyRange;
 use super::phase::Phase;
 use super::report::{EpochRecord, Event, StopReason, TrainingReport};
 use super::session::Session;
+use crate::check::{at_least_one, check_examples};
 use crate::decoupled::DecoupledCircuit;
 use crate::error::Error;
 use crate::kernel::{Execution, Scalar};
 
 /// Trains a [`DecoupledCircuit`] in a list of [`Phase`]s; compare schemes by changing one line.
-///
-/// | option | default | meaning |
-/// |---|---|---|
-/// | `seed` | 0 | seed of the shuffling |
-/// | `threads` | 1 | threads that share the work (feature `rayon`), at most one per layer or core |
-/// | `execution` | automatic | how threads divide the work: by layers, by columns, or whichever suits |
-/// | `measure_every` | 1 | epochs between measurements of composed loss, gap and validation loss; 0: never |
-/// | `validation` | none | examples not used for training |
-/// | `time_limit` | none | time limit of the whole run, checked between visits |
-/// | `stop_flag` | none | a flag that ends the run from outside, checked between visits |
 ///
 /// Results are bit-identical for any number of threads (unless a time limit intervenes). A trainer
 /// holds options only, so it can be cloned and run again; [`Session`] runs it step by step.
@@ -84,30 +75,23 @@ impl<T: Scalar> Trainer<T> {
         self
     }
 
-    /// Seed of the shuffling.
+    /// Seed of the shuffling; 0 unless set.
     pub fn with_seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
     }
 
-    /// Threads that share the work.
+    /// Threads that share the work, at most one per layer or core; 1 unless set.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for 0; [`Error::FeatureDisabled`] for more than 1 without the feature
     /// `rayon`.
     pub fn with_threads(mut self, threads: usize) -> Result<Self, Error> {
-        if threads == 0 {
-            return Err(Error::InvalidOption {
-                option: "Trainer::threads",
-                value: 0.0,
-                allowed: "at least 1",
-            });
-        }
+        let option = "Trainer::threads";
+        at_least_one(option, threads as u64)?;
         if threads > 1 && cfg!(not(feature = "rayon")) {
-            return Err(Error::FeatureDisabled {
-                option: "Trainer::threads",
-                feature: "rayon",
-            });
+            let feature = "rayon";
+            return Err(Error::FeatureDisabled { option, feature });
         }
         self.threads = threads;
         Ok(self)
@@ -119,9 +103,9 @@ impl<T: Scalar> Trainer<T> {
         self
     }
 
-    /// Epochs between measurements of composed loss, gap and validation loss; 0 means never (except
-    /// for [`Stopping::Validation`](crate::training::Stopping::Validation), which measures its loss
-    /// after every epoch).
+    /// Epochs between measurements of composed loss, gap and validation loss; 1 unless set. 0 means
+    /// never (except for [`Stopping::Validation`](crate::training::Stopping::Validation), which
+    /// measures its loss after every epoch).
     pub fn with_measure_every(mut self, epochs: u64) -> Self {
         self.measure_every = epochs;
         self
@@ -190,23 +174,15 @@ impl<T: Scalar> Trainer<T> {
     /// [`Error::NoExamples`], what the model says of the validation examples, what a scheme says of
     /// its W-step, and [`Error::InvalidOption`] for penalties that a phase would take out of range.
     pub fn check(&self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
-        if model.examples().is_empty() {
-            return Err(Error::NoExamples {
-                operation: "training",
-            });
-        }
+        let n = model.examples().len();
+        check_examples(n, "training")?;
         if let Some(validation) = &self.validation {
             let (inputs, targets) = &**validation;
             model.circuit.check_inputs(inputs)?;
             let terms = &model.terms;
             terms.check_outputs(&model.circuit, inputs.ncols(), targets)?;
-            if inputs.ncols() == 0 {
-                return Err(Error::NoExamples {
-                    operation: "validation",
-                });
-            }
+            check_examples(inputs.ncols(), "validation")?;
         }
-        let n = model.examples().len();
         let mut penalties = PenaltyRange::new(model.terms.penalties());
         for phase in &self.phases {
             phase.scheme.check(&phase.w_step)?;

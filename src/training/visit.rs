@@ -2,6 +2,7 @@
 
 use super::per_example::measure;
 use super::w_step::{self, LayerStep, WState, WStep};
+use crate::check::{check_computed, refuse};
 use crate::circuit::Circuit;
 use crate::energy::{Batch, BatchMut, Layers, Problem, Terms, Workspace, check_multipliers};
 use crate::error::{Error, Quantity};
@@ -69,6 +70,19 @@ pub struct Visit<'a, T: Scalar> {
     pub(super) number: (u64, u64),
 }
 
+/// E on a visit's batch, with its multipliers: borrows single fields, so that others stay free.
+macro_rules! problem {
+    ($visit:expr) => {
+        $crate::energy::Problem {
+            layers: $crate::energy::Layers::new($visit.circuit, $visit.terms)
+                .at_penalties($visit.penalties),
+            batch: $visit.batch.view(),
+            multipliers: &$visit.multipliers[..$visit.multiplied],
+        }
+    };
+}
+pub(super) use problem;
+
 const GIVEN: &str = "gradients that a scheme makes itself";
 
 /// What an evaluation is of, and so how it is made again.
@@ -88,13 +102,7 @@ impl<'a, T: Scalar> Visit<'a, T> {
 
     /// E on the batch, with the multipliers of this visit.
     pub fn problem(&self) -> Problem<'_, T> {
-        problem(
-            self.circuit,
-            self.terms,
-            self.penalties,
-            &self.batch,
-            &self.multipliers[..self.multiplied],
-        )
+        problem!(self)
     }
 
     /// The batch.
@@ -192,7 +200,7 @@ impl<'a, T: Scalar> Visit<'a, T> {
     ) -> Result<Evaluated<'_, 'a, T>, Error> {
         needs_gradients(self.w_step, GIVEN)?;
         self.forget();
-        let problem = problem(self.circuit, self.terms, self.penalties, &self.batch, &[]);
+        let problem = problem!(self);
         self.workspace.fit(problem.layers().depth());
         for (t, local) in self.workspace.locals.iter_mut().enumerate() {
             problem.local(t).fit(local);
@@ -247,16 +255,13 @@ impl<'a, T: Scalar> Visit<'a, T> {
             }
             Kind::Composed => {
                 self.forget();
-                let problem = problem(self.circuit, self.terms, self.penalties, &self.batch, &[]);
+                let problem = Problem {
+                    multipliers: &[],
+                    ..problem!(self)
+                };
                 let loss = problem.backprop(self.workspace).loss();
-                if loss.is_finite() {
-                    return Ok(());
-                }
-                Err(Error::NonFinite {
-                    quantity: Quantity::ComposedLoss,
-                    layer: self.circuit.depth() - 1,
-                    step: self.w_state.steps,
-                })
+                let (last, step) = (self.circuit.depth() - 1, self.w_state.steps);
+                check_computed(Quantity::ComposedLoss, last, step, &[loss])
             }
             Kind::Given(_) => Ok(()),
         }
@@ -268,14 +273,7 @@ impl<'a, T: Scalar> Visit<'a, T> {
         }
         // Even if it fails: solvers use the memory of the predictions.
         self.forget();
-        let problem = problem(
-            self.circuit,
-            self.terms,
-            self.penalties,
-            &self.batch,
-            &self.multipliers[..self.multiplied],
-        )
-        .scheduled();
+        let problem = problem!(self).scheduled();
         w_step::prepare(
             self.w_step,
             self.w_state,
@@ -381,20 +379,5 @@ pub(super) fn needs_gradients<T: Scalar>(
     } else {
         return Ok(());
     };
-    Err(Error::Combination { what, reason })
-}
-
-/// E on a visit's batch, from separate fields, so that others can be borrowed at the same time.
-pub(super) fn problem<'p, T: Scalar>(
-    circuit: &'p Circuit<T>,
-    terms: &'p Terms<T>,
-    penalties: &'p [T],
-    batch: &'p BatchMut<'_, T>,
-    multipliers: &'p [Vec<T>],
-) -> Problem<'p, T> {
-    Problem {
-        layers: Layers::new(circuit, terms).at_penalties(penalties),
-        batch: batch.view(),
-        multipliers,
-    }
+    refuse(what, reason)
 }

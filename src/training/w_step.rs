@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::check::{at_least_one, positive, refuse};
 use crate::circuit::Circuit;
 use crate::decoupled::DecoupledCircuit;
 use crate::energy::{Ask, LocalWorkspace, Problem, Workspace};
@@ -14,12 +15,6 @@ use crate::state::State;
 
 /// How the parameters move in a visit: by an [`Optimizer`] along their gradients, by a
 /// [`ParameterSolver`] that solves a layer's local problem, by both, or not at all.
-///
-/// | constructor | layers with a solver | other layers |
-/// |---|---|---|
-/// | [`WStep::optimizer`] | | optimiser step |
-/// | [`WStep::solver`], [`WStep::solver_of_layer`] | solution | unchanged, or [`WStep::with_optimizer`] |
-/// | [`WStep::none`] | | unchanged |
 ///
 /// An optimiser steps along the gradient divided by the number of examples in the batch, so that a
 /// learning rate means the same for every batch size. Each parameter group is updated separately, so
@@ -67,7 +62,8 @@ impl<T: Scalar> WStep<T> {
         Self::none().with_optimizer(rule)
     }
 
-    /// Every layer that `solver` can handle ([`ParameterSolver::check`]) gets its solution.
+    /// Every layer that `solver` can handle ([`ParameterSolver::check`]) gets its solution; the others
+    /// are unchanged, unless there is an optimiser too.
     pub fn solver(solver: impl ParameterSolver<T> + 'static) -> Self {
         Self {
             solvers: Solvers::WhereItFits(Arc::new(solver)),
@@ -118,14 +114,7 @@ impl<T: Scalar> WStep<T> {
     /// # Errors
     /// [`Error::InvalidOption`] for 0.
     pub fn with_steps(mut self, steps: u64) -> Result<Self, Error> {
-        if steps == 0 {
-            return Err(Error::InvalidOption {
-                option: "WStep::steps",
-                value: 0.0,
-                allowed: "at least 1",
-            });
-        }
-        self.steps = steps;
+        self.steps = at_least_one("WStep::steps", steps)?;
         Ok(self)
     }
 
@@ -135,14 +124,7 @@ impl<T: Scalar> WStep<T> {
     /// # Errors
     /// [`Error::InvalidOption`] unless the norm is above 0 and finite.
     pub fn with_max_gradient_norm(mut self, norm: f64) -> Result<Self, Error> {
-        if !(norm > 0.0 && norm.is_finite()) {
-            return Err(Error::InvalidOption {
-                option: "WStep::max_gradient_norm",
-                value: norm,
-                allowed: "above 0 and finite",
-            });
-        }
-        self.max_norm = Some(norm);
+        self.max_norm = Some(positive("WStep::max_gradient_norm", norm)?);
         Ok(self)
     }
 
@@ -155,8 +137,7 @@ impl<T: Scalar> WStep<T> {
             }
             _ => return Ok(()),
         };
-        let reason = "it would have no effect";
-        Err(Error::Combination { what, reason })
+        refuse(what, "it would have no effect")
     }
 
     /// Steps per visit.
@@ -254,15 +235,14 @@ pub struct WState<T> {
 impl<T: Scalar> WState<T> {
     /// Whether this can be a later state of what began as `start`.
     pub(super) fn fits(&self, start: &Self) -> bool {
-        let layers = self.layers.iter().zip(&start.layers);
+        let mut layers = self.layers.iter().zip(&start.layers);
         self.layers.len() == start.layers.len()
-            && layers.fold(true, |fit, (own, start)| {
+            && layers.all(|(own, start)| {
                 let solvers = match (&own.solver, &start.solver) {
-                    (None, None) => true,
                     (Some(own), Some(start)) => own.fits(start),
-                    _ => false,
+                    (own, start) => own.is_some() == start.is_some(),
                 };
-                fit && solvers && own.moments.len() == start.moments.len()
+                solvers && own.moments.len() == start.moments.len()
             })
     }
 
@@ -290,7 +270,7 @@ pub(super) struct LayerState<T> {
 pub(super) struct LayerStep<T> {
     /// The new θ_t, unless it overwrites its gradient.
     next: Vec<T>,
-    finite: Finite,
+    pub(super) fault: Option<Fault>,
     error: Option<Error>,
     /// Σᵢ ‖z_{t+1}ⁱ − ẑ_{t+1}ⁱ‖² before a joint step, for a hidden layer.
     pub(super) squared_gap: T,
@@ -301,30 +281,47 @@ impl<T: Scalar> LayerStep<T> {
         Self {
             squared_gap: T::zero(),
             next: Vec::new(),
-            finite: Finite::ALL,
+            fault: None,
             error: None,
         }
     }
 }
 
-/// Whether the numbers in a step are finite.
-#[derive(Debug, Clone, Copy)]
-struct Finite {
-    gradient: bool,
-    next: bool,
+/// What is not finite in a step. A gradient's fault outweighs that of the values it leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Fault {
+    Value,
+    Gradient,
 }
 
-impl Finite {
-    const ALL: Self = Self {
-        gradient: true,
-        next: true,
-    };
-
-    fn and(self, other: Self) -> Self {
-        Self {
-            gradient: self.gradient && other.gradient,
-            next: self.next && other.next,
+impl Fault {
+    pub(super) fn of<T: Scalar>(gradient: &[T], values: &[T]) -> Option<Self> {
+        if both_finite(gradient, values) {
+            None
+        } else if !all_finite(gradient) {
+            Some(Self::Gradient)
+        } else {
+            (!all_finite(values)).then_some(Self::Value)
         }
+    }
+
+    /// Refuses a step with faults, one entry per layer: the first faulty gradient, or else the first
+    /// faulty value. `quantities` names the two.
+    pub(super) fn check(
+        layers: impl Iterator<Item = (usize, Option<Self>)> + Clone,
+        quantities: [Quantity; 2],
+        step: u64,
+    ) -> Result<(), Error> {
+        for (fault, quantity) in [Self::Gradient, Self::Value].into_iter().zip(quantities) {
+            if let Some((layer, _)) = layers.clone().find(|&(_, own)| own == Some(fault)) {
+                return Err(Error::NonFinite {
+                    quantity,
+                    layer,
+                    step,
+                });
+            }
+        }
+        Ok(())
     }
 }
 
@@ -348,8 +345,8 @@ pub(super) fn prepare<T: Scalar>(
 ) -> Result<(), Error> {
     let (number, execution) = (state.steps, problem.batch().execution);
     workspace.check_energies(number)?;
-    // What an earlier step found, which may have failed, tells nothing of this one.
-    steps.iter_mut().for_each(|own| own.finite = Finite::ALL);
+    // An earlier step may have failed.
+    steps.iter_mut().for_each(|own| own.fault = None);
     if w_step.solves() {
         solve(w_step, state, steps, problem, workspace)?;
     }
@@ -359,33 +356,18 @@ pub(super) fn prepare<T: Scalar>(
     let along = |t: usize| state.layers[t].solver.is_none();
     // Before a rule gets them: its state would retain non-finite numbers.
     workspace.check_parameter_gradients(number, along)?;
-    let step = begin(
-        w_step,
-        number,
-        workspace,
-        problem.batch().len(),
-        factor,
-        along,
-    );
+    let examples = problem.batch().len();
+    let step = begin(w_step, number, workspace, examples, factor, along);
     let circuit = problem.layers().circuit();
     let gradients = &*workspace;
     execution.for_each_pair(&mut state.layers, steps, |t, state, own| {
         if state.solver.is_none() {
             let theta = (circuit.parameters(t), circuit.parameter_groups(t));
             let gradient = &gradients.locals[t].d_parameters;
-            let mut next = std::mem::take(&mut own.next);
-            next.resize(gradient.len(), T::zero());
-            let moments = &mut state.moments;
-            own.finite = step_into(
-                rule,
-                step,
-                theta,
-                moments,
-                Some(gradient),
-                &mut next,
-                execution,
-            );
-            own.next = next;
+            own.next.resize(gradient.len(), T::zero());
+            let (moments, next) = (&mut state.moments, &mut own.next);
+            let gradient = Some(&gradient[..]);
+            own.fault = step_into(rule, step, theta, moments, gradient, next, execution);
         }
     });
     check(steps, number)
@@ -414,10 +396,7 @@ fn solve<T: Scalar>(
                 own.next.extend_from_slice(problem.parameters);
                 let solved = solver.solve(solver_state, &problem, local, &mut own.next);
                 own.error = solved.err();
-                own.finite = Finite {
-                    gradient: true,
-                    next: all_finite(&own.next),
-                };
+                own.fault = (!all_finite(&own.next)).then_some(Fault::Value);
             }
             _ if along => {
                 problem.differentiate(Ask::PARAMETERS, local);
@@ -460,17 +439,9 @@ pub(super) fn begin<T: Scalar>(
 
 /// Checks that every layer's step is finite.
 pub(super) fn check<T>(steps: &[LayerStep<T>], number: u64) -> Result<(), Error> {
-    let gradient = steps.iter().position(|own| !own.finite.gradient);
-    let next = || steps.iter().position(|own| !own.finite.next);
-    let gradient = gradient.map(|layer| (Quantity::ParameterGradient, layer));
-    match gradient.or_else(|| next().map(|layer| (Quantity::Parameter, layer))) {
-        None => Ok(()),
-        Some((quantity, layer)) => Err(Error::NonFinite {
-            quantity,
-            layer,
-            step: number,
-        }),
-    }
+    let faults = steps.iter().map(|own| own.fault).enumerate();
+    let quantities = [Quantity::ParameterGradient, Quantity::Parameter];
+    Fault::check(faults, quantities, number)
 }
 
 /// Gives every layer that moves its new θ_t.
@@ -489,7 +460,7 @@ pub(super) fn commit<T: Scalar>(
     state.steps += 1;
 }
 
-/// The same for new θ_t that [`step_over`] wrote over their gradients.
+/// The same for new θ_t that stand in place of their gradients.
 pub(super) fn commit_over<T: Scalar>(
     state: &mut WState<T>,
     circuit: &mut Circuit<T>,
@@ -502,29 +473,9 @@ pub(super) fn commit_over<T: Scalar>(
     state.steps += 1;
 }
 
-/// A step of `rule` that writes the new θ_t over its gradient, which saves a third of the memory
-/// traffic.
-pub(super) fn step_over<T: Scalar>(
-    rule: &dyn Optimizer<T>,
-    step: Step,
-    theta: (&[T], &[ParameterGroup]),
-    (state, own): (&mut LayerState<T>, &mut LayerStep<T>),
-    gradient: &mut [T],
-    execution: Execution,
-) {
-    own.finite = step_into(
-        rule,
-        step,
-        theta,
-        &mut state.moments,
-        None,
-        gradient,
-        execution,
-    );
-}
-
-/// Steps group by group, so that only some decay. Without `gradient`, the gradient is in `place`.
-fn step_into<T: Scalar>(
+/// A step of `rule` that writes the new θ_t to `place`, group by group, so that only some decay.
+/// Without `gradient` it is in `place`, which saves a third of the memory traffic.
+pub(super) fn step_into<T: Scalar>(
     rule: &dyn Optimizer<T>,
     step: Step,
     (own, groups): (&[T], &[ParameterGroup]),
@@ -532,9 +483,9 @@ fn step_into<T: Scalar>(
     gradient: Option<&[T]>,
     place: &mut [T],
     execution: Execution,
-) -> Finite {
+) -> Option<Fault> {
     let slots = rule.slots();
-    let mut all = Finite::ALL;
+    let mut worst = None;
     let mut states = moments;
     for group in groups {
         let step = step.with_decay(group.decays);
@@ -545,7 +496,7 @@ fn step_into<T: Scalar>(
         let gradient = gradient.map(|gradient| &gradient[range.clone()]);
         let columns = |values, size| Columns { values, size };
         let data = (columns(&mut place[range], 1), columns(state, slots));
-        let finite = execution.map_blocks(
+        let fault = execution.map_blocks(
             own.len(),
             COST,
             BLOCK,
@@ -555,11 +506,11 @@ fn step_into<T: Scalar>(
                 let (place, state) = (place.values, state.values);
                 step_blocks(rule, step, &own[range], gradient, place, state)
             },
-            Finite::and,
+            Ord::max,
         );
-        all = all.and(finite);
+        worst = worst.max(fault);
     }
-    all
+    worst
 }
 
 /// Steps in blocks of values that fit into the L1 cache.
@@ -570,10 +521,10 @@ fn step_blocks<T: Scalar>(
     gradient: Option<&[T]>,
     place: &mut [T],
     mut states: &mut [T],
-) -> Finite {
+) -> Option<Fault> {
     let slots = rule.slots();
     let mut room = [T::zero(); BLOCK];
-    let mut finite = Finite::ALL;
+    let mut worst = None;
     let mut gradients = gradient.map(|gradient| gradient.chunks(BLOCK));
     for (own, place) in own.chunks(BLOCK).zip(place.chunks_mut(BLOCK)) {
         let gradient = gradients.as_mut().and_then(Iterator::next);
@@ -583,13 +534,8 @@ fn step_blocks<T: Scalar>(
         let next = &mut room[..own.len()];
         next.copy_from_slice(own);
         rule.update(step, next, gradient, state);
-        if !both_finite(gradient, next) {
-            finite = finite.and(Finite {
-                gradient: all_finite(gradient),
-                next: all_finite(next),
-            });
-        }
+        worst = worst.max(Fault::of(gradient, next));
         place.copy_from_slice(next);
     }
-    finite
+    worst
 }

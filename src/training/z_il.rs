@@ -17,15 +17,6 @@ use crate::target_solver::TargetProblem;
 ///
 /// With μ = 1, squared L_h and no regulariser of targets, every gradient equals backprop's, to
 /// rounding. Song, Lukasiewicz, Xu & Bogacz 2020, with θ frozen until the targets have moved.
-///
-/// # Examples
-/// ```
-/// use layerwise::optimizer::Adam;
-/// use layerwise::training::{Phase, ZIl};
-///
-/// let phase: Phase<f64> = Phase::new(ZIl, Adam::new(1e-3)?);
-/// # Ok::<(), layerwise::Error>(())
-/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ZIl;
 

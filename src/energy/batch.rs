@@ -196,14 +196,14 @@ impl<T: Copy> BatchMut<'_, T> {
         T: Scalar,
     {
         let sound = |own: &Draft<T>| !own.written || own.finite || all_finite(&own.z);
-        match self.drafts.iter().position(|own| !sound(own)) {
-            None => Ok(()),
-            Some(i) => Err(Error::NonFinite {
+        let unsound = self.drafts.iter().position(|own| !sound(own));
+        unsound.map_or(Ok(()), |i| {
+            Err(Error::NonFinite {
                 quantity: Quantity::Target,
                 layer: i + 1,
                 step,
-            }),
-        }
+            })
+        })
     }
 
     /// Drafts of all z_1, …, z_{T−1}, and where the batch begins in the i-th of them.

@@ -17,21 +17,13 @@ use crate::loss::{Loss, Pair};
 use crate::regularizer::Regularizer;
 
 /// The layers of a circuit, each with its loss, weight and regularisers: E without a batch.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Layers<'a, T: Scalar> {
     circuit: &'a Circuit<T>,
     terms: &'a Terms<T>,
     /// μ_1, …, μ_{T−1}: those of the terms, or replacements.
     penalties: &'a [T],
 }
-
-impl<T: Scalar> Clone for Layers<'_, T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T: Scalar> Copy for Layers<'_, T> {}
 
 impl<'a, T: Scalar> Layers<'a, T> {
     pub(crate) fn new(circuit: &'a Circuit<T>, terms: &'a Terms<T>) -> Self {
@@ -177,21 +169,13 @@ impl<'a, T: Scalar> Layers<'a, T> {
 /// assert_eq!(evaluation.energy(), model.composed_loss()?);
 /// # Ok::<(), Error>(())
 /// ```
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Problem<'a, T: Scalar> {
     pub(crate) layers: Layers<'a, T>,
     pub(crate) batch: Batch<'a, T>,
     /// λ_1, …, λ_{T−1} of these examples; empty if there are none.
     pub(crate) multipliers: &'a [Vec<T>],
 }
-
-impl<T: Scalar> Clone for Problem<'_, T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T: Scalar> Copy for Problem<'_, T> {}
 
 impl<'a, T: Scalar> Problem<'a, T> {
     /// The layers with their terms.
@@ -240,11 +224,6 @@ impl<'a, T: Scalar> Problem<'a, T> {
     /// # Panics
     /// If t ≥ T.
     pub fn local(&self, t: usize) -> LocalProblem<'a, T> {
-        self.local_at(t, self.batch.z(t))
-    }
-
-    /// The local problem of layer t with another input than z_t, such as ẑ_t.
-    pub(crate) fn local_at(&self, t: usize, input: &'a [T]) -> LocalProblem<'a, T> {
         let Layers { circuit, terms, .. } = self.layers;
         // S belongs to auxiliary targets, not to z_T.
         let targets = terms.target_regularizers().get(t).copied();
@@ -254,7 +233,7 @@ impl<'a, T: Scalar> Problem<'a, T> {
             own: circuit.own_parameters(t),
             loss: terms.loss(t),
             weight: self.layers.weight(t),
-            input,
+            input: self.batch.z(t),
             target: self.batch.z(t + 1),
             context: self.batch.context(circuit.seed(), t),
             example_weights: self.batch.weights,
@@ -332,9 +311,7 @@ impl<'a, T: Scalar> Problem<'a, T> {
         let depth = self.layers.depth();
         for t in 0..depth {
             let (before, after) = workspace.locals.split_at_mut(t);
-            let input = forward_input(self.batch, before);
-            self.local_at(t, input)
-                .differentiate(ask.of_layer(t, depth), &mut after[0]);
+            fed(self.local(t), before).differentiate(ask.of_layer(t, depth), &mut after[0]);
         }
         if ask.target {
             add_input_parts(workspace, self.batch.execution);
@@ -354,7 +331,7 @@ impl<'a, T: Scalar> Problem<'a, T> {
         let (before, after) = workspace.locals.split_at_mut(last);
         let problem = LocalProblem {
             regularization: Regularization::default(),
-            ..self.local_at(last, forward_input(self.batch, before))
+            ..fed(self.local(last), before)
         };
         problem.differentiate(Ask::VALUE, &mut after[0])
     }
@@ -383,7 +360,7 @@ pub(crate) fn check_multipliers<T: Scalar>(
     Ok(())
 }
 
-/// ∂E/∂z_t: the target part is in the workspace, and the input part is added to it.
+/// Completes ∂E/∂z_t, whose target part is in the workspace, by the input part.
 pub(crate) fn add_input_parts<T: Scalar>(workspace: &mut Workspace<T>, execution: Execution) {
     // Adjacent pairs in two passes, so that no workspace is in two pairs of one pass.
     for first in 0..2.min(workspace.locals.len()) {
@@ -395,8 +372,7 @@ pub(crate) fn add_input_parts<T: Scalar>(workspace: &mut Workspace<T>, execution
     }
 }
 
-/// The plain forward pass through local problems 0, …, T−1: ẑ_1, …, ẑ_T, and what the derivatives
-/// need, into a workspace that fits their circuit.
+/// The plain forward pass through local problems 0, …, T−1, into a workspace that fits their circuit.
 pub(crate) fn predict_in_chain<'a, T: Scalar>(
     problem: impl Fn(usize) -> LocalProblem<'a, T>,
     workspace: &mut Workspace<T>,
@@ -418,16 +394,5 @@ pub(crate) fn fed<'a, T: Scalar>(
             input: &local.prediction,
             ..problem
         },
-    }
-}
-
-/// The input that the plain forward pass gives to the layer after these.
-pub(crate) fn forward_input<'a, T: Scalar>(
-    batch: Batch<'a, T>,
-    before: &'a [LocalWorkspace<T>],
-) -> &'a [T] {
-    match before.last() {
-        None => batch.z(0),
-        Some(local) => &local.prediction,
     }
 }

@@ -158,7 +158,9 @@ impl<T: Scalar> Memory<Vec<T>> {
             if square.is_zero() || !square.is_finite() {
                 break;
             }
-            problem.gauss_newton_product(&self.direction, &mut self.product, workspace)?;
+            problem
+                .linearized(workspace)
+                .gauss_newton_product(&self.direction, &mut self.product)?;
             let mut curvature = dot(&self.direction, &self.product);
             if k == 0 {
                 let along = curvature / square;

@@ -3,6 +3,18 @@
 //! [`Energy`] describes losses, penalties and regularisers. [`Problem`] is E on one batch, a sum of
 //! [`LocalProblem`]s. Results are read from [`Evaluation`]s, which lend only what was [`Wanted`].
 
+/// Implements `Default` with the default of every field; a derived one would demand one of T, too.
+macro_rules! default_fields {
+    ($name:ident: $($field:ident)*) => {
+        impl<T: $crate::kernel::Scalar> Default for $name<T> {
+            fn default() -> Self {
+                Self { $($field: Default::default()),* }
+            }
+        }
+    };
+}
+pub(crate) use default_fields;
+
 mod backprop;
 pub(crate) mod batch;
 mod evaluation;

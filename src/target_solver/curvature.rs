@@ -52,7 +52,7 @@ pub(super) fn refresh<'a, T: Scalar>(
         && values[0].len() + 1 == layers.depth();
     let widths = || layers.dims().iter().map(|&dim| dim as u64);
     let same = known && counts[1..].iter().copied().eq(widths()) && values[2] == layers.penalties();
-    if !same || counts[0] % every.max(1) == 0 {
+    if !same || counts[0] % every == 0 {
         counts.clear();
         values.resize_with(3, Vec::new);
         let [blocks, couplings, penalties] = &mut values[..] else {

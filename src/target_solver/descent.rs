@@ -187,14 +187,11 @@ impl<T: Scalar, D: Descent<T>> TargetSolver<T> for Iterate<D> {
             return Ok(SolveReport::new(0, n));
         }
         let (numbers, trial) = state.split::<Trial<T>>();
-        if numbers.parts.is_empty() {
-            numbers.parts.push(State::new());
-        }
-        let (descent, state) = (&self.descent, &mut numbers.parts[0]);
+        let (descent, state) = (&self.descent, first_part(numbers.parts));
         descent.begin(state, problem)?;
         trial.begin([n, depth], self.check, self.convergence);
         for number in 0..self.steps {
-            trial.set_number(number);
+            trial.number = number;
             descent.look(state, problem, trial)?;
             trial.rest();
             if trial.is_over() {
@@ -211,4 +208,12 @@ impl<T: Scalar, D: Descent<T>> TargetSolver<T> for Iterate<D> {
         }
         Ok(trial.report())
     }
+}
+
+/// The first of a state's parts, created if there is none.
+pub(super) fn first_part<T: Scalar>(parts: &mut Vec<State<T>>) -> &mut State<T> {
+    if parts.is_empty() {
+        parts.push(State::new());
+    }
+    &mut parts[0]
 }

@@ -8,10 +8,9 @@ mod curvature;
 mod descent;
 mod gauss_newton;
 mod problem;
-mod red_black;
 mod report;
-mod reverse_sweep;
 mod step_size;
+mod sweeps;
 mod synchronous_descent;
 mod trial;
 
@@ -23,10 +22,9 @@ pub(crate) use gauss_newton::Link;
 pub use gauss_newton::{ConjugateGradients, GaussNewton, LinearSolver};
 pub(crate) use problem::Predictions;
 pub use problem::TargetProblem;
-pub use red_black::RedBlack;
 pub use report::{Convergence, SolveReport, SolveStop};
-pub use reverse_sweep::ReverseSweep;
 pub use step_size::StepSize;
+pub use sweeps::{RedBlack, ReverseSweep};
 pub use synchronous_descent::SynchronousDescent;
 pub use trial::{Check, Trial, Verdict};
 
@@ -134,23 +132,26 @@ impl<T: Scalar> DecoupledCircuit<T> {
     }
 }
 
-/// Deserialises options in their derived form, and checks them by `$check` like a constructor.
-#[cfg(feature = "serde")]
-macro_rules! validated {
-    ($type:ty, $check:expr) => {
-        impl serde::Serialize for $type {
-            fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-                Self::serialize(self, to)
+/// What all solvers that are an [`Iterate`] have in common.
+macro_rules! iterated {
+    ($(#[$more:meta])* $name:ty $(, $t:ident)?) => {
+        impl $(<$t: Scalar>)? $name {
+            /// Ends examples early; their targets then stay fixed.
+            $(#[$more])*
+            pub fn with_convergence(self, convergence: Convergence) -> Self {
+                Self(self.0.with_convergence(convergence))
             }
         }
 
-        impl<'de> serde::Deserialize<'de> for $type {
-            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-                let check: fn($type) -> Result<$type, crate::error::Error> = $check;
-                check(Self::deserialize(from)?).map_err(serde::de::Error::custom)
+        impl<T: Scalar> TargetSolver<T> for $name {
+            fn solve(
+                &self,
+                state: &mut State<T>,
+                problem: &mut TargetProblem<'_, T>,
+            ) -> Result<SolveReport, Error> {
+                self.0.solve(state, problem)
             }
         }
     };
 }
-#[cfg(feature = "serde")]
-use validated;
+use iterated;

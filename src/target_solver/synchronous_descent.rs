@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use super::descent::{Descent, Iterate};
+use super::descent::{Descent, Iterate, first_part};
 use super::step_size::StepRule;
 use super::trial::{Trial, Verdict};
-use super::{Convergence, SolveReport, StepSize, TargetProblem, TargetSolver};
+use super::{Convergence, SolveReport, StepSize, TargetProblem, TargetSolver, iterated};
+use crate::energy::default_fields;
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::optimizer::{GradientDescent, Optimizer, Step};
@@ -51,14 +52,7 @@ struct Moments<T> {
     ages: Vec<u64>,
 }
 
-impl<T> Default for Moments<T> {
-    fn default() -> Self {
-        Self {
-            layers: Vec::new(),
-            ages: Vec::new(),
-        }
-    }
-}
+default_fields!(Moments: layers ages);
 
 impl<T: Scalar> SynchronousDescent<T> {
     /// K = `steps` plain gradient steps (0 leaves the targets unchanged).
@@ -68,7 +62,7 @@ impl<T: Scalar> SynchronousDescent<T> {
     /// circuit's scalar type is reported when the solver is called.
     pub fn new(steps: u64, step: StepSize) -> Result<Self, Error> {
         let rule = Rule {
-            step: StepRule::new(step.validate::<f64>()?),
+            step: StepRule::new(step.checked()?),
             rule: Arc::new(GradientDescent::new(1.0)?),
         };
         Ok(Self(Iterate::new(steps, rule).with_check(step.check())))
@@ -96,22 +90,16 @@ impl<T: Scalar> SynchronousDescent<T> {
         self.0.descent.step.set_bound_every(option, calls)?;
         Ok(self)
     }
-
-    /// Ends examples early; their targets then stay fixed.
-    pub fn with_convergence(self, convergence: Convergence) -> Self {
-        Self(self.0.with_convergence(convergence))
-    }
 }
+
+iterated!(SynchronousDescent<T>, T);
 
 impl<T: Scalar> Descent<T> for Rule<T> {
     fn begin(&self, state: &mut State<T>, problem: &mut TargetProblem<'_, T>) -> Result<(), Error> {
         let (layers, n) = (problem.layers(), problem.batch().len());
         let hidden = &layers.dims()[1..layers.depth()];
         let (numbers, moments) = state.split::<Moments<T>>();
-        if numbers.parts.is_empty() {
-            numbers.parts.push(State::new());
-        }
-        self.step.begin(&mut numbers.parts[0], layers)?;
+        self.step.begin(first_part(numbers.parts), layers)?;
         moments.layers.resize_with(hidden.len(), Vec::new);
         for (own, &dim) in moments.layers.iter_mut().zip(hidden) {
             own.clear();
@@ -162,15 +150,5 @@ impl<T: Scalar> Descent<T> for Rule<T> {
                 }
             }
         }
-    }
-}
-
-impl<T: Scalar> TargetSolver<T> for SynchronousDescent<T> {
-    fn solve(
-        &self,
-        state: &mut State<T>,
-        problem: &mut TargetProblem<'_, T>,
-    ) -> Result<SolveReport, Error> {
-        self.0.solve(state, problem)
     }
 }

@@ -2,7 +2,8 @@
 
 use super::TargetProblem;
 use super::report::{Convergence, SolveReport};
-use crate::energy::Ask;
+use crate::check::check_computed;
+use crate::energy::{Ask, default_fields};
 use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, add_to};
 
@@ -42,7 +43,7 @@ pub enum Verdict {
 /// [`Trial::share`].
 #[derive(Debug)]
 pub struct Trial<T> {
-    number: u64,
+    pub(super) number: u64,
     check: Check,
     convergence: Convergence,
     examples: Vec<Example<T>>,
@@ -77,20 +78,7 @@ enum Progress {
 /// How often a step is shortened to a quarter before it is undone.
 const QUARTERS: usize = 3;
 
-impl<T> Default for Trial<T> {
-    fn default() -> Self {
-        Self {
-            number: 0,
-            check: Check::None,
-            convergence: Convergence::NEVER,
-            examples: Vec::new(),
-            first: Vec::new(),
-            before: Vec::new(),
-            verdicts: Vec::new(),
-            report: SolveReport::default(),
-        }
-    }
-}
+default_fields!(Trial: number check convergence examples first before verdicts report);
 
 impl<T: Scalar> Trial<T> {
     /// The number of the current step, from 0.
@@ -163,13 +151,7 @@ impl<T: Scalar> Trial<T> {
             return Ok(());
         }
         let local = &problem.workspace().locals[t];
-        if !local.energy.is_finite() {
-            return Err(Error::NonFinite {
-                quantity: Quantity::Energy,
-                layer: t,
-                step: 0,
-            });
-        }
+        check_computed(Quantity::Energy, t, 0, &[local.energy])?;
         self.first[t].clear();
         self.first[t].extend_from_slice(&local.energies);
         Ok(())
@@ -189,7 +171,7 @@ impl<T: Scalar> Trial<T> {
         problem: &TargetProblem<'_, T>,
     ) -> Result<(), Error> {
         problem.check_target_gradient(t, self.number)?;
-        if self.convergence.needs_gradients() {
+        if self.convergence.tolerance.is_some() {
             for (i, example) in self.examples.iter_mut().enumerate() {
                 let squares = example.squares.get_or_insert(T::zero());
                 *squares += problem.squared_gradient(t, i);
@@ -276,13 +258,9 @@ impl<T: Scalar> Trial<T> {
         })
     }
 
-    pub(super) fn set_number(&mut self, number: u64) {
-        self.number = number;
-    }
-
     /// Whether E is needed to judge steps.
     fn needs_energies(&self) -> bool {
-        self.check != Check::None || self.convergence.needs_energies()
+        self.check != Check::None || self.convergence.stagnation.is_some()
     }
 
     /// Whether every example has ended.
@@ -305,16 +283,17 @@ impl<T: Scalar> Trial<T> {
     pub(super) fn judge(&mut self, problem: &mut TargetProblem<'_, T>) -> &[Verdict] {
         self.report.steps += 1;
         self.verdicts.clear();
-        for example in &mut self.examples {
-            let verdict = match example.progress {
-                Progress::Going => Verdict::Whole,
-                _ => Verdict::Ended,
-            };
-            self.verdicts.push(verdict);
-        }
+        let verdicts = self.examples.iter().map(|example| match example.progress {
+            Progress::Going => Verdict::Whole,
+            _ => Verdict::Ended,
+        });
+        self.verdicts.extend(verdicts);
         if self.needs_energies() {
-            if self.number == 0 {
-                self.sum_first_energies();
+            // E at the start of the call, summed as in `TargetProblem::example_energy`.
+            for energies in self.first.iter().filter(|_| self.number == 0) {
+                for (example, &energy) in self.examples.iter_mut().zip(energies) {
+                    example.energy += energy;
+                }
             }
             for example in &mut self.examples {
                 if example.progress == Progress::Going {
@@ -340,15 +319,6 @@ impl<T: Scalar> Trial<T> {
             reason: "its look must call Trial::record_energies, or its first step \
                      Trial::record_energy for every layer",
         })
-    }
-
-    /// E of every example at the start of the call, summed as in [`TargetProblem::example_energy`].
-    fn sum_first_energies(&mut self) {
-        for energies in &self.first {
-            for (example, &energy) in self.examples.iter_mut().zip(energies) {
-                example.energy += energy;
-            }
-        }
     }
 
     /// Judges every step not accepted yet; returns whether some must be judged again.

@@ -1,8 +1,8 @@
 //! How a Gauss-Newton step's linear systems are solved.
 
 use super::preconditioner::Preconditioner;
+use crate::check::{in_scalar, serde_checked};
 use crate::error::Error;
-use crate::target_solver::report::not_negative;
 
 /// How (H + λ I) δ = r is solved, one system per example. The table at
 /// [`GaussNewton`](crate::target_solver::GaussNewton) compares the methods.
@@ -89,14 +89,12 @@ impl ConjugateGradients {
     /// # Errors
     /// [`Error::InvalidOption`] unless it is finite and not negative.
     pub fn with_tolerance(self, tolerance: f64) -> Result<Self, Error> {
-        Self { tolerance, ..self }.validate()
+        Self { tolerance, ..self }.checked()
     }
 
-    fn validate(self) -> Result<Self, Error> {
-        not_negative::<f64>("ConjugateGradients::tolerance", self.tolerance)?;
-        Ok(self)
+    fn checked(self) -> Result<Self, Error> {
+        in_scalar::<f64>("ConjugateGradients::tolerance", self.tolerance).map(|_| self)
     }
 }
 
-#[cfg(feature = "serde")]
-crate::target_solver::validated!(ConjugateGradients, ConjugateGradients::validate);
+serde_checked!(ConjugateGradients);

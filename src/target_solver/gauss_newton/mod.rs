@@ -10,15 +10,13 @@ mod run;
 
 use std::ops::Range;
 
-use super::descent::{Descent, Iterate};
-use super::report::not_negative;
+use super::descent::{Descent, Iterate, first_part};
 use super::trial::{Check, Trial, Verdict};
-use super::{Convergence, SolveReport, TargetProblem, TargetSolver};
-use crate::energy::{Batch, LocalWorkspace, Workspace};
-use crate::energy::{Layers, Problem};
+use super::{Convergence, SolveReport, TargetProblem, TargetSolver, iterated};
+use crate::check::{in_scalar, option, serde_checked};
+use crate::energy::{Problem, Workspace, columns, default_fields};
 use crate::error::Error;
-use crate::kernel::Scalar;
-use crate::kernel::scale;
+use crate::kernel::{Scalar, scale};
 use crate::state::State;
 use block_tridiagonal::{BlockTridiagonal, Work};
 use conjugate_gradients::Iterations;
@@ -99,22 +97,7 @@ struct Memory<T> {
     part: Workspace<T>,
 }
 
-impl<T: Scalar> Default for Memory<T> {
-    fn default() -> Self {
-        Self {
-            system: System {
-                dims: Vec::new(),
-                right: Vec::new(),
-                step: Vec::new(),
-                damping: Vec::new(),
-                wanted: Vec::new(),
-            },
-            iterations: Iterations::new(),
-            matrix: BlockTridiagonal::new(),
-            part: Workspace::new(),
-        }
-    }
-}
+default_fields!(Memory: system iterations matrix part);
 
 /// (H + λ I) δ = r, one system per example, its vectors by hidden layer.
 #[derive(Debug)]
@@ -128,6 +111,8 @@ struct System<T> {
     /// Examples whose solution is wanted.
     wanted: Vec<bool>,
 }
+
+default_fields!(System: dims right step damping wanted);
 
 impl GaussNewton {
     /// K = `steps` steps of at most m = `iterations` iterations of conjugate gradients each.
@@ -171,7 +156,7 @@ impl GaussNewton {
     /// circuit's scalar type is reported when the solver is called.
     pub fn with_damping(mut self, damping: f64) -> Result<Self, Error> {
         self.0.descent.damping = damping;
-        self.0.descent.validate::<f64>()?;
+        self.0.descent.checked()?;
         Ok(self)
     }
 
@@ -180,55 +165,43 @@ impl GaussNewton {
     /// # Errors
     /// [`Error::InvalidOption`] unless it is finite and not negative, or if the solver is a direct one.
     pub fn with_residual_tolerance(mut self, tolerance: f64) -> Result<Self, Error> {
-        match &mut self.0.descent.linear {
-            LinearSolver::ConjugateGradients(linear) => {
-                *linear = linear.with_tolerance(tolerance)?
-            }
-            LinearSolver::BlockCholesky | LinearSolver::CyclicReduction => {
-                return Err(Error::InvalidOption {
-                    option: "GaussNewton::residual_tolerance",
-                    value: tolerance,
-                    allowed: "left alone: a direct solver has no residual",
-                });
-            }
-        }
+        let LinearSolver::ConjugateGradients(linear) = &mut self.0.descent.linear else {
+            let name = "GaussNewton::residual_tolerance";
+            let allowed = "left alone: a direct solver has no residual";
+            return option(name, tolerance, false, allowed).map(|_| self);
+        };
+        *linear = linear.with_tolerance(tolerance)?;
         Ok(self)
     }
-
-    /// Ends examples early; their targets then stay fixed.
-    pub fn with_convergence(self, convergence: Convergence) -> Self {
-        Self(self.0.with_convergence(convergence))
-    }
 }
+
+iterated!(GaussNewton);
 
 impl DampedStep {
-    fn validate<T: Scalar>(self) -> Result<Self, Error> {
-        not_negative::<T>("GaussNewton::damping", self.damping)?;
-        Ok(self)
+    fn checked(self) -> Result<Self, Error> {
+        self.damping::<f64>().map(|_| self)
+    }
+
+    fn damping<T: Scalar>(&self) -> Result<T, Error> {
+        in_scalar("GaussNewton::damping", self.damping)
     }
 }
 
-#[cfg(feature = "serde")]
-super::validated!(DampedStep, DampedStep::validate::<f64>);
+serde_checked!(DampedStep);
 
 impl<T: Scalar> Descent<T> for DampedStep {
     fn begin(&self, state: &mut State<T>, problem: &mut TargetProblem<'_, T>) -> Result<(), Error> {
-        self.validate::<T>()?;
+        let damping = self.damping()?;
         let (numbers, memory) = state.split::<Memory<T>>();
         let (layers, n) = (problem.layers(), problem.batch().len());
         let hidden = &layers.dims()[1..layers.depth()];
-        memory.system.fit(hidden, n, T::of(self.damping));
-        if numbers.parts.is_empty() {
-            numbers.parts.push(State::new());
-        }
+        memory.system.fit(hidden, n, damping);
+        let bounds = first_part(numbers.parts);
         // Once per call: bounds that aged by steps would depend on the slowest example.
-        match self.linear {
-            LinearSolver::ConjugateGradients(options) => {
-                let bounds = &mut numbers.parts[0];
-                memory.iterations.prepare(options, bounds, layers, n)
-            }
-            LinearSolver::BlockCholesky | LinearSolver::CyclicReduction => Ok(()),
+        if let LinearSolver::ConjugateGradients(options) = self.linear {
+            memory.iterations.prepare(options, bounds, layers, n)?;
         }
+        Ok(())
     }
 
     fn step(
@@ -241,10 +214,10 @@ impl<T: Scalar> Descent<T> for DampedStep {
         memory.system.load(trial, problem);
         match self.linear {
             LinearSolver::ConjugateGradients(options) => {
-                let products = memory
-                    .iterations
-                    .solve(options, problem, &mut memory.system);
-                trial.report_mut().products += products;
+                let Memory {
+                    iterations, system, ..
+                } = memory;
+                trial.report_mut().products += iterations.solve(options, problem, system);
             }
             LinearSolver::BlockCholesky => memory.solve(Order::Sequential, problem, trial),
             LinearSolver::CyclicReduction => memory.solve(Order::Cyclic, problem, trial),
@@ -276,7 +249,6 @@ impl<T: Scalar> Memory<T> {
             part,
             ..
         } = self;
-        let execution = problem.execution();
         let n = system.wanted.len();
         let mut work = Work::default();
         for start in (0..n).step_by(PART) {
@@ -284,23 +256,15 @@ impl<T: Scalar> Memory<T> {
             if !system.wanted[columns.clone()].contains(&true) {
                 continue;
             }
-            let (Problem { layers, batch, .. }, workspace) = problem.split();
-            let workspace = match n > PART {
-                true => &mut *part,
-                false => workspace,
-            };
+            let (Problem { layers, batch, .. }, mut workspace) = problem.split();
             // Without multipliers: they are linear in z and ẑ, and add no curvature.
-            let batch = batch.part(columns.clone());
+            let problem = layers.on(batch.part(columns.clone()));
             if n > PART {
-                layers.on(batch).predict_locally(workspace);
+                workspace = &mut *part;
+                problem.predict_locally(workspace);
             }
-            let linearised = Linearised {
-                layers,
-                batch,
-                locals: &mut workspace.locals,
-            };
             // The work per example, which is the same in every part.
-            work = matrix.solve(order, execution, linearised, system, columns);
+            work = matrix.solve(order, problem, &mut workspace.locals, system, columns);
         }
         let report = trial.report_mut();
         report.operations += work.total;
@@ -308,24 +272,12 @@ impl<T: Scalar> Memory<T> {
     }
 }
 
-/// Where a part of the batch is linearised.
-#[derive(Debug)]
-struct Linearised<'a, T: Scalar> {
-    layers: Layers<'a, T>,
-    batch: Batch<'a, T>,
-    /// Their predictions are current.
-    locals: &'a mut [LocalWorkspace<T>],
-}
-
 impl<T: Scalar> System<T> {
     fn fit(&mut self, dims: &[usize], n: usize, damping: T) {
         self.dims.clear();
         self.dims.extend_from_slice(dims);
         for arrays in [&mut self.right, &mut self.step] {
-            arrays.resize_with(dims.len(), Vec::new);
-            for (own, dim) in arrays.iter_mut().zip(dims) {
-                own.resize(dim * n, T::zero());
-            }
+            fit(arrays, dims.iter().map(|dim| dim * n));
         }
         self.damping.clear();
         self.damping.resize(n, damping);
@@ -349,22 +301,20 @@ impl<T: Scalar> System<T> {
     /// Makes the i-th example's step non-finite, so that it will be undone.
     fn spoil(&mut self, i: usize) {
         for (step, &dim) in self.step.iter_mut().zip(&self.dims) {
-            step[i * dim..(i + 1) * dim].fill(T::zero() / T::zero());
+            step[columns(dim, i, 1)].fill(T::zero() / T::zero());
         }
     }
 
     /// The range of some examples in the arrays of hidden layer h, from 0.
     fn columns(&self, h: usize, examples: &Range<usize>) -> Range<usize> {
-        examples.start * self.dims[h]..examples.end * self.dims[h]
+        columns(self.dims[h], examples.start, examples.len())
     }
 }
 
-impl<T: Scalar> TargetSolver<T> for GaussNewton {
-    fn solve(
-        &self,
-        state: &mut State<T>,
-        problem: &mut TargetProblem<'_, T>,
-    ) -> Result<SolveReport, Error> {
-        self.0.solve(state, problem)
+/// Resizes the arrays to `sizes`.
+fn fit<T: Scalar>(arrays: &mut Vec<Vec<T>>, sizes: impl ExactSizeIterator<Item = usize>) {
+    arrays.resize_with(sizes.len(), Vec::new);
+    for (own, size) in arrays.iter_mut().zip(sizes) {
+        own.resize(size, T::zero());
     }
 }

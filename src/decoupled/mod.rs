@@ -17,7 +17,7 @@ use crate::check::{check_finite, check_length, check_weights};
 use crate::circuit::Circuit;
 use crate::energy::{
     All, Batch, BatchMut, Energy, Evaluation, Layers, LocalProblem, Problem, Terms, Value,
-    Workspace, columns,
+    Workspace,
 };
 use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, squared_distance};
@@ -254,12 +254,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
         let chosen = self.examples.resolve(selection)?.into_places();
         check_length("example weights", weights, chosen.len())?;
         check_weights("example weight", weights)?;
-        if chosen.is_empty() {
-            return Ok(());
-        }
-        let all = self.examples.weights_mut();
         for (place, &weight) in chosen.into_iter().zip(weights) {
-            all[place] = weight;
+            self.examples.weights_mut()[place] = weight;
         }
         Ok(())
     }
@@ -305,19 +301,11 @@ impl<T: Scalar> DecoupledCircuit<T> {
         }
         let chosen = self.examples.resolve(selection)?.into_places();
         let dim = self.circuit.dims()[t];
-        if targets.shape() != (dim, chosen.len()) {
-            return Err(Error::Shape {
-                what: format!("auxiliary targets z_{t}"),
-                expected: (dim, chosen.len()),
-                found: targets.shape(),
-            });
-        }
+        check_shape(t, targets, (dim, chosen.len()))?;
         check_finite(Quantity::Target, t, dim, targets.as_slice())?;
         let loss = self.terms.loss(t - 1);
         loss.check_target(dim, targets.as_slice())?;
-        for (c, from) in chosen.into_iter().zip(targets.as_slice().chunks_exact(dim)) {
-            self.examples.z[t][columns(dim, c, 1)].copy_from_slice(from);
-        }
+        self.examples.put(t, &chosen, targets.as_slice());
         Ok(())
     }
 
@@ -380,8 +368,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// # Errors
     /// [`Error::NoExamples`].
     pub fn energy(&self) -> Result<T, Error> {
-        let energies = self.energies()?;
-        Ok(energies.into_iter().fold(T::zero(), |sum, e| sum + e))
+        let energies = self.energies()?.into_iter();
+        Ok(energies.fold(T::zero(), |sum, energy| sum + energy))
     }
 
     /// ℓ_0, …, ℓ_{T−1} of all examples, sums over them; their sum, in order, is E.
@@ -415,17 +403,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(squares.into_iter().map(|sum| (sum / n).sqrt()).collect())
     }
 
-    /// Goes through all examples in blocks, so that memory does not grow with their number.
-    fn for_each_block(
-        &self,
-        operation: &'static str,
-        training: bool,
-        visit: impl FnMut(Problem<'_, T>, &mut Workspace<T>),
-    ) -> Result<(), Error> {
-        self.for_each_block_of(&Selection::All, operation, training, visit)
-    }
-
-    /// [`DecoupledCircuit::for_each_block`] for the selected examples, in their order.
+    /// Goes through the selected examples, in their order, in blocks, so that memory does not grow with
+    /// their number.
     pub(crate) fn for_each_block_of(
         &self,
         selection: &Selection<'_>,
@@ -433,32 +412,34 @@ impl<T: Scalar> DecoupledCircuit<T> {
         training: bool,
         mut visit: impl FnMut(Problem<'_, T>, &mut Workspace<T>),
     ) -> Result<(), Error> {
-        let columns = self.examples.resolve(selection)?;
-        let n = columns.len();
-        if n == 0 {
-            return Err(Error::NoExamples { operation });
-        }
+        let chosen = self.chosen(selection, operation)?;
+        let n = chosen.len();
         let mut workspace = Workspace::new();
         let mut working = Working::new(self.circuit.depth());
         for start in (0..n).step_by(BLOCK) {
             let block = start..(start + BLOCK).min(n);
-            let batch = working.view(&self.examples, &columns.chosen().part(block), training);
+            let batch = working.view(&self.examples, &chosen.part(block), training);
             visit(self.layers().on(batch), &mut workspace);
         }
         Ok(())
     }
 
-    /// `DecoupledCircuit::for_each_block` with every ℓ_t evaluated.
+    /// `DecoupledCircuit::for_each_block_of` all examples with every ℓ_t evaluated.
     pub(crate) fn for_each_evaluated(
         &self,
         operation: &'static str,
         training: bool,
         mut visit: impl FnMut(Problem<'_, T>, &Workspace<T>),
     ) -> Result<(), Error> {
-        self.for_each_block(operation, training, |problem, workspace| {
-            problem.evaluate(Value, workspace);
-            visit(problem, workspace);
-        })
+        self.for_each_block_of(
+            &Selection::All,
+            operation,
+            training,
+            |problem, workspace| {
+                problem.evaluate(Value, workspace);
+                visit(problem, workspace);
+            },
+        )
     }
 
     /// The composed loss of other examples, one per column of `inputs` and `targets`: a sum over them,
@@ -510,8 +491,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// # Errors
     /// [`Error::NoExamples`].
     pub fn composed_loss(&self) -> Result<T, Error> {
-        let mut loss = T::zero();
-        self.for_each_block("the composed loss", false, |problem, workspace| {
+        let (all, mut loss) = (&Selection::All, T::zero());
+        self.for_each_block_of(all, "the composed loss", false, |problem, workspace| {
             loss += problem.composed_loss(workspace);
         })?;
         Ok(loss)
@@ -526,11 +507,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         change: impl FnOnce(Layers<'_, T>, &mut BatchMut<'_, T>) -> R,
         commits: impl FnOnce(&R) -> bool,
     ) -> Result<R, Error> {
-        let columns = self.examples.resolve(selection)?;
-        if columns.len() == 0 {
-            return Err(Error::NoExamples { operation });
-        }
-        let chosen = columns.chosen();
+        let chosen = self.chosen(selection, operation)?;
         let mut working = Working::new(self.circuit.depth());
         let mut batch = working.lend(&self.examples, &chosen, 0, TargetUse::Kept);
         let result = change(self.layers(), &mut batch);
@@ -607,12 +584,38 @@ impl<T: Scalar> DecoupledCircuit<T> {
         operation: &'static str,
         work: impl FnOnce(Problem<'_, T>) -> R,
     ) -> Result<R, Error> {
-        let columns = self.examples.resolve(selection)?;
-        if columns.len() == 0 {
-            return Err(Error::NoExamples { operation });
-        }
+        let chosen = self.chosen(selection, operation)?;
         let mut working = Working::new(self.circuit.depth());
-        let batch = working.view(&self.examples, &columns.chosen(), false);
+        let batch = working.view(&self.examples, &chosen, false);
         Ok(work(self.layers().on(batch)))
+    }
+
+    /// The columns of a selection, which must not be empty.
+    pub(crate) fn chosen(
+        &self,
+        selection: &Selection<'_>,
+        operation: &'static str,
+    ) -> Result<Chosen<'static>, Error> {
+        let chosen = self.examples.resolve(selection)?;
+        match chosen.len() {
+            0 => Err(Error::NoExamples { operation }),
+            _ => Ok(chosen),
+        }
+    }
+}
+
+/// Checks the shape of new auxiliary targets z_t.
+fn check_shape<T: Scalar>(
+    t: usize,
+    targets: &DMatrix<T>,
+    expected: (usize, usize),
+) -> Result<(), Error> {
+    match targets.shape() {
+        found if found == expected => Ok(()),
+        found => Err(Error::Shape {
+            what: format!("auxiliary targets z_{t}"),
+            expected,
+            found,
+        }),
     }
 }

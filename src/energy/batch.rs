@@ -35,15 +35,7 @@ pub(crate) struct Draft<T> {
     pub(crate) finite: bool,
 }
 
-impl<T> Draft<T> {
-    pub(crate) fn new() -> Self {
-        Self {
-            z: Vec::new(),
-            written: false,
-            finite: false,
-        }
-    }
-}
+super::default_fields!(Draft: z written finite);
 
 impl<'a, T> Batch<'a, T> {
     /// Number of examples.

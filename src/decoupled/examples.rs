@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use crate::decoupled::Selection;
 use crate::energy::{Batch, BatchMut, Draft, columns};
 use crate::error::Error;
 use crate::kernel::{Execution, Scalar};
@@ -17,6 +16,18 @@ pub(crate) struct Examples<T> {
     /// One per example; empty if all are 1.
     pub(crate) weights: Vec<T>,
     next: u64,
+}
+
+/// A choice among the examples of a [`DecoupledCircuit`](crate::decoupled::DecoupledCircuit).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Selection<'a> {
+    /// All of them.
+    #[default]
+    All,
+    /// The examples in these columns, used in place.
+    Columns(Range<usize>),
+    /// The examples with these ids, in this order, each at most once; they are copied.
+    Examples(&'a [u64]),
 }
 
 /// A checked selection: one run of columns, or columns to gather.

@@ -2,7 +2,6 @@
 
 pub(crate) mod examples;
 mod projection;
-mod selection;
 mod target_init;
 
 use std::ops::Range;
@@ -10,7 +9,6 @@ use std::ops::Range;
 use nalgebra::{DMatrix, DMatrixView};
 
 pub use projection::Projection;
-pub use selection::Selection;
 pub use target_init::TargetInit;
 
 use crate::check::{check_finite, check_length, check_weights};
@@ -21,8 +19,8 @@ use crate::energy::{
 };
 use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, squared_distance};
-pub use examples::TargetUse;
 use examples::{Chosen, Examples, Working};
+pub use examples::{Selection, TargetUse};
 
 /// A [`Circuit`] together with n examples: inputs z_0, output targets z_T, and the auxiliary
 /// targets z_1, …, z_{T−1} that belong to each example and are trained with θ.

@@ -20,9 +20,8 @@ use crate::kernel::{Matrix, Scalar, Write};
 /// layer then has a well-posed regression of its own, with full-size gradients at any depth.
 ///
 /// Between layers of equal width the chain rotates and does not stretch, so a layer's error is
-/// passed on unamplified. (Standardising units one by one would amplify faint directions, and the
-/// errors in them, layer by layer: circuits of depth 30 that fit such targets do not carry their
-/// input; see `docs/evidence.md`.) Inputs in different units should therefore be standardised first
+/// passed on unamplified, as it would not be if units were standardised one by one
+/// (`docs/evidence.md`). Inputs in different units should be standardised first
 /// ([`Standardizer`](crate::data::Standardizer)).
 ///
 /// [`TargetInit::Projected`](crate::decoupled::TargetInit::Projected) fits a projection on the

@@ -180,9 +180,6 @@ impl<T: Copy> BatchMut<'_, T> {
     }
 
     /// Whether all drafts are finite, as what examples keep must be.
-    ///
-    /// # Errors
-    /// [`Error::NonFinite`] with `step`.
     pub(crate) fn check(&self, step: u64) -> Result<(), Error>
     where
         T: Scalar,

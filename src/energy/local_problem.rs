@@ -17,17 +17,12 @@ use crate::regularizer::Regularizer;
 ///
 /// and for the last layer Σᵢ L(z_Tⁱ, f_{T−1}(z_{T−1}ⁱ, θ_{T−1})).
 ///
-/// It borrows only θ_t, z_t, z_{t+1}, the layer and the loss. E = Σ_t ℓ_t, and the T problems can be
-/// evaluated in parallel, in any order, on any thread. All sums are over examples, without
-/// averaging; μ is included in values and gradients. With example weights wᵢ and regularisers R_t of
-/// θ_t and S_{t+1} of z_{t+1}, where a circuit has them,
+/// It borrows only θ_t (the layer's parameters, then the loss's), z_t, z_{t+1}, the layer and the
+/// loss. E = Σ_t ℓ_t, and the T problems can be evaluated in parallel, in any order. Sums are over
+/// examples, without averaging; μ is included in values and gradients. With example weights wᵢ,
+/// regularisers R_t and S_{t+1}, and multipliers λ of the constraints z = ẑ, where there are any,
 ///
-/// ℓ_t = Σᵢ wᵢ \[ μ_{t+1} L_h(z_{t+1}ⁱ, ẑ_{t+1}ⁱ) + R_t(θ_t) + S_{t+1}(z_{t+1}ⁱ) \],
-///
-/// and with Lagrange multipliers λ of the constraints z = ẑ
-/// ([`Decoupling::with_multipliers`](crate::training::Decoupling::with_multipliers)) also + wᵢ λ_{t+1}ⁱ·(z_{t+1}ⁱ − ẑ_{t+1}ⁱ).
-///
-/// θ_t holds the layer's parameters, then those of the loss, if it has any.
+/// ℓ_t = Σᵢ wᵢ \[ μ_{t+1} L_h(z_{t+1}ⁱ, ẑ_{t+1}ⁱ) + R_t(θ_t) + S_{t+1}(z_{t+1}ⁱ) + λ_{t+1}ⁱ·(z_{t+1}ⁱ − ẑ_{t+1}ⁱ) \].
 ///
 /// # Examples
 /// ```
@@ -184,7 +179,12 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         check_length("parameters", parameters, self.parameters.len())?;
         let rows = parameters.len().max(1);
         check_finite(Quantity::Parameter, self.layer(), rows, parameters)?;
-        Ok(Self { parameters, ..self })
+        Ok(self.moved_to(parameters))
+    }
+
+    /// [`LocalProblem::at_parameters`], whatever they are.
+    pub(crate) fn moved_to(self, parameters: &'a [T]) -> Self {
+        Self { parameters, ..self }
     }
 
     /// θ_t: the layer's own parameters, then the loss's.

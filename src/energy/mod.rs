@@ -15,7 +15,6 @@ macro_rules! default_fields {
 }
 pub(crate) use default_fields;
 
-mod backprop;
 pub(crate) mod batch;
 mod evaluation;
 pub(crate) mod local_problem;
@@ -24,13 +23,12 @@ mod terms;
 mod wanted;
 mod workspace;
 
-pub(crate) use backprop::compose;
 pub use batch::{Batch, BatchMut};
 pub(crate) use batch::{Draft, columns};
 pub use evaluation::{Composed, Evaluation, Linearization, LocalEvaluation};
 pub use local_problem::{LocalGradients, LocalProblem};
 pub use problem::{Layers, Problem};
-pub(crate) use problem::{add_input_parts, check_multipliers};
+pub(crate) use problem::{add_input_parts, check_multipliers, compose};
 pub use terms::{Energy, Terms};
 pub(crate) use wanted::Ask;
 pub use wanted::{

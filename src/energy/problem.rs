@@ -246,10 +246,8 @@ impl<'a, T: Scalar> Problem<'a, T> {
         }
     }
 
-    /// E and the gradients that are wanted, in `workspace`.
-    ///
-    /// Every layer's problem is evaluated on its own, in an order that the execution chooses. E is
-    /// summed in the order of the layers. Sums are over examples, without averaging.
+    /// E, summed in the order of the layers, and the gradients that are wanted, in `workspace`: sums
+    /// over examples, without averaging.
     pub fn evaluate<'w, W: Wanted>(
         &self,
         _wanted: W,
@@ -259,14 +257,12 @@ impl<'a, T: Scalar> Problem<'a, T> {
         Evaluation::new(workspace)
     }
 
-    /// The composed objective Σᵢ wᵢ \[ L(z_Tⁱ, ẑ_Tⁱ) + Σ_t R(θ_t) \] of the plain forward pass
-    /// (weights and regularisers where there are any), its gradients in θ_t and the errors δ_t, in
-    /// `workspace`; sums over examples. Auxiliary targets are not used.
-    ///
-    /// Source: Rumelhart, Hinton & Williams 1986.
+    /// The composed objective Σᵢ wᵢ \[ L(z_Tⁱ, ẑ_Tⁱ) + Σ_t R(θ_t) \] of the plain forward pass, its
+    /// gradients in θ_t and the errors δ_t, in `workspace`: sums over examples. Auxiliary targets are
+    /// not used. Rumelhart, Hinton & Williams 1986.
     pub fn backprop<'w>(&self, workspace: &'w mut Workspace<T>) -> Composed<'w, T> {
         workspace.fit(self.layers.depth());
-        super::compose(|t| self.local(t), true, workspace);
+        compose(|t| self.local(t), true, workspace);
         Composed::new(workspace)
     }
 
@@ -395,4 +391,38 @@ pub(crate) fn fed<'a, T: Scalar>(
             ..problem
         },
     }
+}
+
+/// The composed objective of local problems 0, …, T−1, where each gets the previous prediction
+/// instead of its own input, and the gradients in θ_t if wanted; `workspace` must fit the circuit.
+pub(crate) fn compose<'a, T: Scalar>(
+    problem: impl Fn(usize) -> LocalProblem<'a, T>,
+    gradients: bool,
+    workspace: &mut Workspace<T>,
+) -> T {
+    predict_in_chain(&problem, workspace);
+    for t in (0..workspace.locals.len()).rev() {
+        let (before, after) = workspace.locals.split_at_mut(t);
+        let problem = fed(problem(t), before);
+        let (here, above) = after.split_at_mut(1);
+        let here = &mut here[0];
+        let Some(above) = above.first() else {
+            problem.differentiate(Ask::new(gradients, gradients && t > 0, false), here);
+            continue;
+        };
+        if gradients {
+            let at = problem.point(&here.prediction, &here.tape);
+            let (d_own, d_loss) = here.d_parameters.split_at_mut(at.parameters.len());
+            let d_input = Write::set((t > 0).then_some(&mut here.d_input[..]));
+            let d_own = Write::Set(d_own);
+            let layer = problem.layer;
+            layer.vjp(&at, &above.d_input, d_input, d_own, &mut here.work);
+            // The hidden losses play no part.
+            d_loss.fill(T::zero());
+        }
+        here.energies.fill(T::zero());
+        problem.regularize_parameters(gradients, here);
+        here.energy = total(&here.energies);
+    }
+    workspace.energy()
 }

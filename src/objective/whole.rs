@@ -60,8 +60,8 @@ flat_objective!(TargetObjective, energy);
 /// in the order of the selection. Its length is Σ_t dim θ_t + n Σ_{t=1}^{T−1} d_t. Examples that stand
 /// together are not copied.
 ///
-/// The simultaneous descent in θ and z of Carreira-Perpiñán & Wang 2014, "Distributed optimization
-/// of deeply nested systems", by an optimiser of one's choice.
+/// The simultaneous descent in θ and z of Carreira-Perpiñán & Wang 2014, by an optimiser of one's
+/// choice.
 ///
 /// # Examples
 /// ```

@@ -20,9 +20,6 @@ pub(crate) struct Curvature<T> {
 
 impl<T: Scalar> Curvature<T> {
     /// The bounds at the present θ.
-    ///
-    /// # Errors
-    /// [`Error::NoCurvatureBound`] for a layer or loss without a bound.
     pub(crate) fn new(layers: Layers<'_, T>) -> Result<Self, Error> {
         let [mut blocks, mut couplings] = [Vec::new(), Vec::new()];
         compute(layers, [&mut blocks, &mut couplings], &mut Vec::new())?;

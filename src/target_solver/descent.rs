@@ -10,12 +10,11 @@ use crate::kernel::Scalar;
 use crate::pointers::through_pointers;
 use crate::state::State;
 
-/// A direction: proposes one step of all targets from their current values, each example taking its
-/// own share of it. [`Iterate`] turns it into a [`TargetSolver`].
+/// A direction: proposes one step of all targets, each example taking its own share of it.
+/// [`Iterate`] turns it into a [`TargetSolver`].
 ///
-/// A descent holds options only. What it keeps is in the [`State`], which is empty at the start of a
-/// run: counts and values kept between calls, and buffers in [`State::scratch`]. An example's step
-/// must not depend on which other examples share its batch.
+/// A descent holds options only. What it keeps between calls is in the [`State`], which is empty at
+/// the start of a run. An example's step must not depend on which other examples share its batch.
 ///
 /// # Examples
 /// Steps of one length in every layer, along the normalised gradient:
@@ -79,10 +78,10 @@ pub trait Descent<T: Scalar>: Debug + Send + Sync {
     /// Examines the starting point of the next step, and moves nothing. By default E and every
     /// ∂E/∂z_t are evaluated and recorded ([`Trial::evaluate`]); examples at rest end before they move.
     ///
-    /// A descent that computes its gradients during the step, as a sweep does, predicts here and
-    /// records each gradient in [`Descent::step`] ([`Trial::record_gradient`]; examples at rest then
-    /// end after the step). It must also record the energies at the start: here
-    /// ([`Trial::record_energies`]) or during the step ([`Trial::record_energy`]).
+    /// A descent that computes its gradients during the step, as a sweep does, only predicts here. It
+    /// must record the energies at the start, here ([`Trial::record_energies`]) or during the step
+    /// ([`Trial::record_energy`]), and each gradient during the step ([`Trial::record_gradient`];
+    /// examples at rest then end after it).
     ///
     /// # Errors
     /// [`Error::NonFinite`] for an energy or a gradient that is not finite.

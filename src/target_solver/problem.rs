@@ -11,8 +11,7 @@ use crate::kernel::{Execution, Scalar, add_scaled, add_to, dot, squared_distance
 
 /// The problem of a Z-step: E over z_1, …, z_{T−1} of one batch, θ fixed.
 ///
-/// It knows whether the predictions in its workspace are those of the current targets, so that a
-/// solver which starts at the forward pass does not compute it again.
+/// Predictions are computed only where those in its workspace are not of the current targets.
 #[derive(Debug)]
 pub struct TargetProblem<'a, T: Scalar> {
     layers: Layers<'a, T>,
@@ -290,9 +289,6 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
     }
 
     /// ℓ_t; writes only ∂E/∂θ_t to the workspace.
-    ///
-    /// # Panics
-    /// If t ≥ T.
     pub(crate) fn parameter_gradient(&mut self, t: usize) -> T {
         self.predict();
         let (problem, workspace) = self.split();

@@ -115,8 +115,6 @@ impl StepRule {
         }
     }
 
-    /// # Errors
-    /// [`Error::InvalidOption`] for 0.
     pub(super) fn set_bound_every(
         &mut self,
         option: &'static str,

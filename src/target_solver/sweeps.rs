@@ -115,11 +115,10 @@ impl<T: Scalar> Descent<T> for Sweep {
 /// K red-black sweeps: z_t ← z_t − η_t ∂E/∂z_t for t = T−1, T−3, … at once, then for
 /// t = T−2, T−4, … at once, with the new targets of the first.
 ///
-/// Targets in the same half are not coupled, so each half is parallel over its layers, and the bound
-/// on z_t's own block suffices for the step, as in a [`ReverseSweep`]. A sweep
-/// costs one VJP per layer and, since each half's predictions are recomputed, one forward pass of the
-/// local problems. It carries a signal over two layers; a reverse sweep reaches all layers, but
-/// processes them one after another. Gauss-Seidel in red-black order: Young 1971.
+/// Targets in the same half are not coupled, so each half is parallel over its layers; η_t is that of
+/// a [`ReverseSweep`], and so is the cost of a sweep. A sweep carries a signal over two layers; a
+/// reverse sweep reaches all, but processes them one after another. Gauss-Seidel in red-black order:
+/// Young 1971.
 ///
 /// # Examples
 /// ```

@@ -39,9 +39,8 @@ impl From<ConjugateGradients> for LinearSolver {
     }
 }
 
-/// At most m iterations of preconditioned conjugate gradients, with separate scalars per example.
-///
-/// Hestenes & Stiefel 1952; Nocedal & Wright 2006, ch. 5.
+/// At most m iterations of preconditioned conjugate gradients, with separate scalars per example
+/// (Hestenes & Stiefel 1952; Nocedal & Wright 2006, ch. 5).
 ///
 /// # Examples
 /// ```
@@ -64,7 +63,7 @@ pub struct ConjugateGradients {
 
 impl ConjugateGradients {
     /// At most m = `iterations` iterations. Each layer's block is divided by the bound on its diagonal
-    /// block plus λ, if layers and losses give bounds; these are recomputed every 10th call. An
+    /// block plus λ, if layers and losses give bounds, which are recomputed every 10th call. An
     /// example's iterations end when its residual has fallen by a factor of 1e-10.
     pub fn new(iterations: u64) -> Self {
         Self {
@@ -74,8 +73,8 @@ impl ConjugateGradients {
         }
     }
 
-    /// At most m = `iterations` iterations, preconditioned by the hidden terms of H: (Aᵀ D A)⁻¹,
-    /// A x = (x_{t+1} − J_t x_t), D the bound on the hidden losses' curvature plus λ.
+    /// The same, but preconditioned by the hidden terms of H, (Aᵀ D A)⁻¹, as
+    /// [`GaussNewton`](crate::target_solver::GaussNewton) describes.
     pub fn chained(iterations: u64) -> Self {
         Self {
             preconditioner: Preconditioner::Chain,

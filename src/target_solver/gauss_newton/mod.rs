@@ -40,21 +40,18 @@ pub(crate) use operator::Link;
 /// | [`GaussNewton::cyclic_reduction`] | the same solution, all odd layers at once, then every other remaining layer, … | about 2½ times as many, in ⌊log₂ (T−1)⌋ + 1 levels instead of T − 1 |
 ///
 /// An iteration of the first carries a signal over one layer: if m is well below the depth, the
-/// first layers' targets do not move. Its preconditioner divides each layer's block by the bound on
-/// its diagonal block plus λ, if layers and losses give bounds. The second reaches every layer at
-/// once. With A x = (x_{t+1} − J_t x_t) and D the hidden losses' curvature, its preconditioner is
+/// first layers' targets do not move. The second reaches every layer at once. With A x =
+/// (x_{t+1} − J_t x_t) and D the bound on the hidden losses' curvature plus λ, its preconditioner is
 /// (Aᵀ D A)⁻¹: one sweep of VJPs and one of JVPs. With squared L_h and λ = 0 the rest of H is the
-/// output loss, of rank at most d_T, so that d_T + 1 iterations solve the system at any depth.
-/// Damping changes little as long as λ ‖A⁻¹‖² is small compared with μ; ‖A⁻¹‖ grows with the depth,
-/// at least as T if ‖J_t‖ ≥ 1 (`docs/theory.md`). The last two solve the system exactly, and suit
-/// small widths; they process 32 examples at a time, and keep 5 d² numbers per layer for each.
+/// output loss, of rank at most d_T, so that d_T + 1 iterations solve the system at any depth; with
+/// damping about as many, while λ ‖A⁻¹‖² is small compared with μ (`docs/theory.md`). The last two
+/// suit small widths; they process 32 examples at a time, and keep 5 d² numbers per layer for each.
 ///
 /// Every example has its own λ, conjugate-gradient scalars and acceptance (Levenberg-Marquardt). A
 /// step that would raise the example's E at all is shortened as [`Iterate`] describes, and its λ is
-/// multiplied by 8; a full step divides λ by 4. So E rises for no example, and an example's targets
-/// do not depend on the others in its batch. (Since E is known only to rounding, ε, the gradient
-/// comes to rest at about √ε.) Nocedal & Wright 2006, ch. 7 and 10; Martens 2010; Golub & Van Loan
-/// 2013, §4.5 (cyclic reduction).
+/// multiplied by 8; a full step divides λ by 4. So E rises for no example. (Since E is known only to
+/// rounding, ε, the gradient comes to rest at about √ε.) Nocedal & Wright 2006, ch. 7 and 10; Martens
+/// 2010; Golub & Van Loan 2013, §4.5 (cyclic reduction).
 ///
 /// # Examples
 /// ```
@@ -115,32 +112,29 @@ struct System<T> {
 default_fields!(System: dims right step damping wanted);
 
 impl GaussNewton {
-    /// K = `steps` steps of at most m = `iterations` iterations of conjugate gradients each.
-    /// Defaults: λ starts at 1e-3 in every call; an example's iterations end when its residual has
-    /// fallen by a factor of 1e-10; no early end.
+    /// K = `steps` steps (0 leaves the targets unchanged), each by [`ConjugateGradients::new`]. λ starts
+    /// at 1e-3 in every call; no example ends early.
     pub fn new(steps: u64, iterations: u64) -> Self {
         Self::solved_by(steps, ConjugateGradients::new(iterations))
     }
 
-    /// Like [`GaussNewton::new`], but preconditioned by the hidden terms. Without damping, one more
-    /// iteration than the rank of the output loss suffices at any depth.
+    /// [`GaussNewton::new`] by [`ConjugateGradients::chained`].
     pub fn chained(steps: u64, iterations: u64) -> Self {
         Self::solved_by(steps, ConjugateGradients::chained(iterations))
     }
 
-    /// K = `steps` steps by block Cholesky, otherwise with the defaults of [`GaussNewton::new`].
+    /// [`GaussNewton::new`] by [`LinearSolver::BlockCholesky`].
     pub fn direct(steps: u64) -> Self {
         Self::solved_by(steps, LinearSolver::BlockCholesky)
     }
 
-    /// K = `steps` steps by cyclic reduction, which is parallel over the depth: the solution of
-    /// [`GaussNewton::direct`] to rounding.
+    /// [`GaussNewton::new`] by [`LinearSolver::CyclicReduction`]: the solution of
+    /// [`GaussNewton::direct`] to rounding, parallel over the depth.
     pub fn cyclic_reduction(steps: u64) -> Self {
         Self::solved_by(steps, LinearSolver::CyclicReduction)
     }
 
-    /// K = `steps` steps (0 leaves the targets unchanged), each solved by `linear`, otherwise with
-    /// the defaults of [`GaussNewton::new`].
+    /// [`GaussNewton::new`] by any [`LinearSolver`].
     pub fn solved_by(steps: u64, linear: impl Into<LinearSolver>) -> Self {
         let step = DampedStep {
             damping: 1e-3,

@@ -51,10 +51,7 @@ pub struct Segment<'s, 'a, T: Scalar> {
 }
 
 impl<'s, 'a, T: Scalar> Segment<'s, 'a, T> {
-    /// Layers `layers` of `problem`, evaluated in `workspace`.
-    ///
-    /// # Panics
-    /// If there are no such layers.
+    /// Layers `layers` of `problem`, evaluated in `workspace`. Panics if there are no such layers.
     pub fn new(
         problem: Problem<'a, T>,
         layers: Range<usize>,
@@ -140,18 +137,13 @@ impl<'s, T: Scalar> SegmentEvaluation<'s, T> {
         energies.fold(T::zero(), |sum, energy| sum + energy)
     }
 
-    /// ∂E/∂θ_t, t in a..b.
-    ///
-    /// # Panics
-    /// If layer t is not in this segment.
+    /// ∂E/∂θ_t, t in a..b. Panics if layer t is not in this segment.
     pub fn parameter_gradient(&self, t: usize) -> &'s [T] {
         &self.locals[t - self.first].d_parameters
     }
 
-    /// The complete ∂E/∂z_t, a < t < b, d_t × n column-major.
-    ///
-    /// # Panics
-    /// If z_t is not inside this segment.
+    /// The complete ∂E/∂z_t, a < t < b, d_t × n column-major. Panics if z_t is not inside this
+    /// segment.
     pub fn target_gradient(&self, t: usize) -> &'s [T] {
         assert!(
             self.first < t && t < self.first + self.locals.len(),

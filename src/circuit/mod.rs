@@ -85,10 +85,7 @@ impl<T: Scalar> Circuit<T> {
         self.seed
     }
 
-    /// Layer t.
-    ///
-    /// # Panics
-    /// If t ≥ T.
+    /// Layer t. Panics if t ≥ T.
     pub fn layer(&self, t: usize) -> &dyn Layer<T> {
         self.layers[t].as_ref()
     }
@@ -97,18 +94,13 @@ impl<T: Scalar> Circuit<T> {
         self.layers.iter().map(AsRef::as_ref)
     }
 
-    /// θ_t as a flat slice, laid out as [`Circuit::parameter_groups`] describes.
-    ///
-    /// # Panics
-    /// If t ≥ T.
+    /// θ_t as a flat slice, laid out as [`Circuit::parameter_groups`] describes. Panics if t ≥ T.
     pub fn parameters(&self, t: usize) -> &[T] {
         &self.parameters[t]
     }
 
     /// The blocks of θ_t: those of the layer, then those of its loss, if the loss has parameters.
-    ///
-    /// # Panics
-    /// If t ≥ T.
+    /// Panics if t ≥ T.
     pub fn parameter_groups(&self, t: usize) -> &[ParameterGroup] {
         &self.groups[t].all
     }

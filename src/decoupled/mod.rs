@@ -19,6 +19,7 @@ use crate::energy::{
 };
 use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, squared_distance};
+use crate::layer::Layer;
 use examples::{Chosen, Examples, Working};
 pub use examples::{Selection, TargetUse};
 
@@ -166,18 +167,12 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Layers::new(&self.circuit, &self.terms)
     }
 
-    /// [`Circuit::set_parameters`].
-    ///
-    /// # Errors
-    /// Those of [`Circuit::set_parameters`].
+    /// [`Circuit::set_parameters`], with its errors.
     pub fn set_parameters(&mut self, t: usize, parameters: &[T]) -> Result<(), Error> {
         self.circuit.set_parameters(t, parameters)
     }
 
-    /// Replaces μ_1, …, μ_{T−1}.
-    ///
-    /// # Errors
-    /// [`Error::Length`], or [`Error::InvalidOption`] unless every weight is above 0 and finite.
+    /// [`Terms::set_penalties`], with its errors.
     pub fn set_penalties(&mut self, penalties: &[T]) -> Result<(), Error> {
         self.terms.set_penalties(penalties)
     }
@@ -187,10 +182,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         self.circuit
     }
 
-    /// [`Circuit::predict`]: needs no auxiliary targets, so it works on any inputs.
-    ///
-    /// # Errors
-    /// Those of [`Circuit::predict`].
+    /// [`Circuit::predict`], with its errors: needs no auxiliary targets, so it works on any inputs.
     pub fn predict(&self, inputs: &DMatrix<T>) -> Result<DMatrix<T>, Error> {
         self.circuit.predict(inputs)
     }
@@ -496,27 +488,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(loss)
     }
 
-    /// Lets `change` write the targets of the selected examples, all at once, and commits them if
-    /// `commits` accepts the result.
-    pub(crate) fn change_targets<R>(
-        &mut self,
-        selection: &Selection<'_>,
-        operation: &'static str,
-        change: impl FnOnce(Layers<'_, T>, &mut BatchMut<'_, T>) -> R,
-        commits: impl FnOnce(&R) -> bool,
-    ) -> Result<R, Error> {
-        let chosen = self.chosen(selection, operation)?;
-        let mut working = Working::new(self.circuit.depth());
-        let mut batch = working.lend(&self.examples, &chosen, 0, TargetUse::Kept);
-        let result = change(self.layers(), &mut batch);
-        if commits(&result) {
-            working.commit(&mut self.examples, &chosen);
-        }
-        Ok(result)
-    }
-
-    /// [`DecoupledCircuit::change_targets`] for all examples, block by block. After an error none is
-    /// changed.
+    /// Lets `change` write the targets of all examples, block by block. After an error none is changed.
     pub(crate) fn change_blocks(
         &mut self,
         mut change: impl FnMut(Layers<'_, T>, &mut BatchMut<'_, T>) -> Result<(), Error>,
@@ -539,15 +511,12 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// # Errors
     /// [`Error::TooLarge`] for a batch that no memory can hold.
     pub fn memory(&self, batch: usize) -> Result<MemoryEstimate, Error> {
-        let scalar = size_of::<T>();
-        let n = self.examples.len();
+        let (scalar, n) = (size_of::<T>(), self.examples.len());
         let dims = self.circuit.dims();
         let all: usize = dims.iter().sum();
         // Room for the factors of the layers' scratch memory, whatever they are.
-        if all
-            .checked_mul(batch)
-            .is_none_or(|size| size > isize::MAX as usize >> 16)
-        {
+        let most = isize::MAX as usize >> 16;
+        if all.checked_mul(batch).is_none_or(|size| size > most) {
             return Err(Error::TooLarge {
                 what: "a batch",
                 rows: all,
@@ -555,18 +524,15 @@ impl<T: Scalar> DecoupledCircuit<T> {
             });
         }
         let ends = dims[0] + dims[dims.len() - 1];
-        let workspace: usize = (0..self.circuit.depth())
-            .map(|t| {
-                let layer = self.circuit.layer(t);
-                let scratch = layer.scratch(batch);
-                let loss = self.terms.loss(t).scratch(dims[t + 1], batch);
-                let arrays = 3 * dims[t + 1] + dims[t] + 2;
-                batch * arrays
-                    + scratch.tape
-                    + scratch.work.max(loss)
-                    + self.circuit.parameters(t).len()
-            })
-            .sum();
+        let of_layer = |(t, layer): (usize, &dyn Layer<T>)| {
+            let scratch = layer.scratch(batch);
+            let work = scratch
+                .work
+                .max(self.terms.loss(t).scratch(dims[t + 1], batch));
+            let arrays = 3 * dims[t + 1] + dims[t] + 2;
+            batch * arrays + scratch.tape + work + self.circuit.parameters(t).len()
+        };
+        let workspace: usize = self.circuit.layers().enumerate().map(of_layer).sum();
         Ok(MemoryEstimate {
             targets: scalar * n * (all - ends),
             data: scalar * n * ends,

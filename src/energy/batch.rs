@@ -60,10 +60,7 @@ impl<'a, T> Batch<'a, T> {
 
     /// z_t, d_t × n column-major: the input for t = 0, the output target for t = T, else the
     /// auxiliary targets, which have no meaning in a visit of a scheme that keeps none until it has
-    /// made them.
-    ///
-    /// # Panics
-    /// If t > T.
+    /// made them. Panics if t > T.
     pub fn z(&self, t: usize) -> &'a [T] {
         let (dim, n) = (self.dims[t], self.ids.len());
         match t.checked_sub(1).and_then(|i| self.drafts.get(i)) {
@@ -131,10 +128,8 @@ impl<T: Copy> BatchMut<'_, T> {
         }
     }
 
-    /// The auxiliary targets z_t, d_t × n column-major.
-    ///
-    /// # Panics
-    /// If t is not in 1..T: the input and the output target are given.
+    /// The auxiliary targets z_t, d_t × n column-major. Panics if t is not in 1..T: the input and
+    /// the output target are given.
     pub fn target_mut(&mut self, t: usize) -> &mut [T] {
         self.write(t);
         let own = columns(self.base.dims[t], self.base.offset, self.base.len());

@@ -240,27 +240,19 @@ impl<'w, T: Scalar, W: Wanted> Evaluation<'w, T, W> {
         self.workspace.energy()
     }
 
-    /// Layer t's contribution, without gradients: ℓ_t and ẑ_{t+1}.
-    ///
-    /// # Panics
-    /// If t ≥ T.
+    /// Layer t's contribution, without gradients: ℓ_t and ẑ_{t+1}. Panics if t ≥ T.
     pub fn local(&self, t: usize) -> LocalEvaluation<'w, T, super::wanted::Value> {
         LocalEvaluation::new(&self.workspace.locals[t])
     }
 
-    /// E of the i-th example of the batch, its weight included.
-    ///
-    /// # Panics
-    /// If the batch has no such example.
+    /// E of the i-th example of the batch, its weight included. Panics if the batch has no such
+    /// example.
     pub fn example_energy(&self, i: usize) -> T {
         let locals = self.workspace.locals.iter();
         locals.fold(T::zero(), |sum, local| sum + local.energies[i])
     }
 
-    /// ∂E/∂θ_t, t in 0..T.
-    ///
-    /// # Panics
-    /// If t ≥ T.
+    /// ∂E/∂θ_t, t in 0..T. Panics if t ≥ T.
     pub fn parameter_gradient(&self, t: usize) -> &'w [T]
     where
         W: WithParameters,
@@ -268,10 +260,7 @@ impl<'w, T: Scalar, W: Wanted> Evaluation<'w, T, W> {
         &self.workspace.locals[t].d_parameters
     }
 
-    /// ∂E/∂z_t, t in 1..T, d_t × n column-major.
-    ///
-    /// # Panics
-    /// If t is not in 1..T.
+    /// ∂E/∂z_t, t in 1..T, d_t × n column-major. Panics if t is not in 1..T.
     pub fn target_gradient(&self, t: usize) -> &'w [T]
     where
         W: WithInput + WithTarget,
@@ -298,26 +287,17 @@ impl<'w, T: Scalar> Composed<'w, T> {
         self.evaluation.energy()
     }
 
-    /// ẑ_{t+1} of the plain forward pass, d_{t+1} × n column-major.
-    ///
-    /// # Panics
-    /// If t ≥ T.
+    /// ẑ_{t+1} of the plain forward pass, d_{t+1} × n column-major. Panics if t ≥ T.
     pub fn prediction(&self, t: usize) -> &'w [T] {
         self.evaluation.local(t).prediction()
     }
 
-    /// Its gradient in θ_t, t in 0..T.
-    ///
-    /// # Panics
-    /// If t ≥ T.
+    /// Its gradient in θ_t, t in 0..T. Panics if t ≥ T.
     pub fn parameter_gradient(&self, t: usize) -> &'w [T] {
         self.evaluation.parameter_gradient(t)
     }
 
-    /// The errors δ_t = ∂L/∂ẑ_t, t in 1..T, d_t × n column-major.
-    ///
-    /// # Panics
-    /// If t is not in 1..T.
+    /// The errors δ_t = ∂L/∂ẑ_t, t in 1..T, d_t × n column-major. Panics if t is not in 1..T.
     pub fn error(&self, t: usize) -> &'w [T] {
         let locals = &self.evaluation.workspace.locals;
         assert!(0 < t && t < locals.len(), "there is no δ_{t}");

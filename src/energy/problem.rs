@@ -54,26 +54,17 @@ impl<'a, T: Scalar> Layers<'a, T> {
         self.circuit.dims()
     }
 
-    /// Layer t.
-    ///
-    /// # Panics
-    /// If t ≥ T.
+    /// Layer t. Panics if t ≥ T.
     pub fn layer(&self, t: usize) -> &'a dyn Layer<T> {
         self.circuit.layer(t)
     }
 
-    /// The loss of layer t's local problem: L_h for z_{t+1}, or L if t = T−1.
-    ///
-    /// # Panics
-    /// If t ≥ T.
+    /// The loss of layer t's local problem: L_h for z_{t+1}, or L if t = T−1. Panics if t ≥ T.
     pub fn loss(&self, t: usize) -> &'a dyn Loss<T> {
         self.terms.loss(t)
     }
 
-    /// μ_{t+1}, the weight of layer t's local problem: 1 if t = T−1.
-    ///
-    /// # Panics
-    /// If t ≥ T.
+    /// μ_{t+1}, the weight of layer t's local problem: 1 if t = T−1. Panics if t ≥ T.
     pub fn weight(&self, t: usize) -> T {
         assert!(t < self.depth(), "layer {t} of {}", self.depth());
         self.penalties.get(t).copied().unwrap_or(T::one())
@@ -219,10 +210,7 @@ impl<'a, T: Scalar> Problem<'a, T> {
         Self { batch, ..self }
     }
 
-    /// The local problem of layer t.
-    ///
-    /// # Panics
-    /// If t ≥ T.
+    /// The local problem of layer t. Panics if t ≥ T.
     pub fn local(&self, t: usize) -> LocalProblem<'a, T> {
         let Layers { circuit, terms, .. } = self.layers;
         // S belongs to auxiliary targets, not to z_T.

@@ -42,10 +42,7 @@ use crate::kernel::Scalar;
 pub struct TargetObjective<'a, T: Scalar>(Flat<'a, T>);
 
 impl<T: Scalar> TargetObjective<'_, T> {
-    /// Where z_t stands in x.
-    ///
-    /// # Panics
-    /// If t is not in 1..T.
+    /// Where z_t stands in x. Panics if t is not in 1..T.
     pub fn target_range(&self, t: usize) -> Range<usize> {
         self.0.layout.target(t)
     }
@@ -92,18 +89,12 @@ flat_objective!(TargetObjective, energy);
 pub struct JointObjective<'a, T: Scalar>(Flat<'a, T>);
 
 impl<T: Scalar> JointObjective<'_, T> {
-    /// Where θ_t stands in x.
-    ///
-    /// # Panics
-    /// If t ≥ T.
+    /// Where θ_t stands in x. Panics if t ≥ T.
     pub fn parameter_range(&self, t: usize) -> Range<usize> {
         self.0.layout.parameters[t].clone()
     }
 
-    /// Where z_t stands in x.
-    ///
-    /// # Panics
-    /// If t is not in 1..T.
+    /// Where z_t stands in x. Panics if t is not in 1..T.
     pub fn target_range(&self, t: usize) -> Range<usize> {
         self.0.layout.target(t)
     }
@@ -143,10 +134,7 @@ flat_objective!(JointObjective, energy);
 pub struct ComposedObjective<'a, T: Scalar>(Flat<'a, T>);
 
 impl<T: Scalar> ComposedObjective<'_, T> {
-    /// Where θ_t stands in x.
-    ///
-    /// # Panics
-    /// If t ≥ T.
+    /// Where θ_t stands in x. Panics if t ≥ T.
     pub fn parameter_range(&self, t: usize) -> Range<usize> {
         self.0.layout.parameters[t].clone()
     }
@@ -209,10 +197,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Flat::new(self, selection, Variables::Parameters).map(ComposedObjective)
     }
 
-    /// [`Circuit::set_parameter_point`].
-    ///
-    /// # Errors
-    /// Those of [`Circuit::set_parameter_point`].
+    /// [`Circuit::set_parameter_point`], with its errors.
     pub fn set_parameter_point(&mut self, point: &[T]) -> Result<(), Error> {
         self.circuit.set_parameter_point(point)
     }

@@ -192,16 +192,14 @@ impl<T: Scalar, D: Descent<T>> TargetSolver<T> for Iterate<D> {
         for number in 0..self.steps {
             trial.number = number;
             descent.look(state, problem, trial)?;
-            trial.rest();
-            if trial.is_over() {
+            if trial.rest() {
                 break;
             }
             trial.attempt(problem, |trial, problem| {
                 descent.step(state, problem, trial)
             })?;
             descent.judged(state, trial.judge(problem));
-            trial.rest();
-            if trial.is_over() {
+            if trial.rest() {
                 break;
             }
         }

@@ -28,8 +28,9 @@ pub use sweeps::{RedBlack, ReverseSweep};
 pub use synchronous_descent::SynchronousDescent;
 pub use trial::{Check, Trial, Verdict};
 
-use crate::decoupled::{DecoupledCircuit, Selection};
-use crate::energy::{BatchMut, Layers, Workspace};
+use crate::decoupled::examples::Working;
+use crate::decoupled::{DecoupledCircuit, Selection, TargetUse};
+use crate::energy::Workspace;
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::pointers::through_pointers;
@@ -114,20 +115,17 @@ impl<T: Scalar> DecoupledCircuit<T> {
         solver: &dyn TargetSolver<T>,
         selection: &Selection<'_>,
     ) -> Result<SolveReport, Error> {
-        let solve = |layers: Layers<'_, T>, batch: &mut BatchMut<'_, T>| {
-            let (mut workspace, mut predictions) = (Workspace::new(), Predictions::None);
-            let mut problem = TargetProblem::new(
-                layers,
-                batch.reborrow(),
-                &[],
-                &mut workspace,
-                &mut predictions,
-            );
-            let solved = solver.solve(&mut solver.start(), &mut problem);
-            (solved, problem.check_targets(0))
-        };
-        let (solved, finite) =
-            self.change_targets(selection, "a Z-step", solve, |(_, finite)| finite.is_ok())?;
+        let chosen = self.chosen(selection, "a Z-step")?;
+        let mut working = Working::new(self.circuit.depth());
+        let batch = working.lend(&self.examples, &chosen, 0, TargetUse::Kept);
+        let (mut workspace, mut predictions) = (Workspace::new(), Predictions::None);
+        let (workspace, predictions) = (&mut workspace, &mut predictions);
+        let mut problem = TargetProblem::new(self.layers(), batch, &[], workspace, predictions);
+        let solved = solver.solve(&mut solver.start(), &mut problem);
+        let finite = problem.check_targets(0);
+        if finite.is_ok() {
+            working.commit(&mut self.examples, &chosen);
+        }
         solved.and_then(|report| finite.map(|()| report))
     }
 }

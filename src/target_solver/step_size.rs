@@ -18,11 +18,8 @@ use crate::state::State;
 /// needs anyway, and one pass of predictions each time any example's step is shortened.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize, serde::Deserialize),
-    serde(remote = "Self")
-)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(remote = "Self"))]
 pub enum StepSize {
     /// The same step for every layer, above 0, unchecked. Gradient steps are stable only below
     /// 2/λ_max.

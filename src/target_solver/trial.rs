@@ -86,19 +86,14 @@ impl<T: Scalar> Trial<T> {
         self.number
     }
 
-    /// Whether the i-th example is still active.
-    ///
-    /// # Panics
-    /// If the batch has no such example.
+    /// Whether the i-th example is still active. Panics if the batch has no such example.
     pub fn goes(&self, i: usize) -> bool {
         matches!(self.examples[i].progress, Progress::Going | Progress::Moved)
     }
 
     /// The share of a full step that the i-th example takes now, in 0..=1: 0 if it has ended. Its
-    /// targets must not move then, whatever the step is: ∞ · 0 is NaN.
-    ///
-    /// # Panics
-    /// If the batch has no such example.
+    /// targets must not move then, whatever the step is: ∞ · 0 is NaN. Panics if the batch has no
+    /// such example.
     pub fn share(&self, i: usize) -> T {
         match self.goes(i) {
             true => self.examples[i].share,
@@ -180,20 +175,15 @@ impl<T: Scalar> Trial<T> {
         Ok(())
     }
 
-    /// z_t ← z_t − share · step · ∂E/∂z_t, divided by the example's weight, for every active example,
-    /// along the gradient in the workspace.
-    ///
-    /// # Panics
-    /// If t is not in 1..T, or no gradient was evaluated yet.
+    /// z_t ← z_t − share · step · ∂E/∂z_t, divided by the example's weight, for every active
+    /// example, along the gradient in the workspace. Panics if t is not in 1..T, or no gradient was
+    /// evaluated yet.
     pub fn descend(&self, t: usize, step: T, problem: &mut TargetProblem<'_, T>) {
         problem.descend_by(t, step, |i| self.share(i));
     }
 
-    /// z_t ← z_t + `step` (d_t × n) for every active example, whatever its share: for directions that
-    /// determine their own length.
-    ///
-    /// # Panics
-    /// If t is not in 1..T, or the step has another size.
+    /// z_t ← z_t + `step` (d_t × n) for every active example, whatever its share: for directions
+    /// that determine their own length. Panics if t is not in 1..T, or the step has another size.
     pub fn add(&self, t: usize, step: &[T], problem: &mut TargetProblem<'_, T>) {
         let z = problem.target_mut(t);
         assert_eq!(step.len(), z.len(), "a step of z_{t}");
@@ -206,10 +196,7 @@ impl<T: Scalar> Trial<T> {
     }
 
     /// Calls `change(share, z_t, ∂E/∂z_t)` for every active example; the gradient includes the
-    /// example's weight.
-    ///
-    /// # Panics
-    /// If t is not in 1..T, or no gradient was evaluated yet.
+    /// example's weight. Panics if t is not in 1..T, or no gradient was evaluated yet.
     pub fn for_each(
         &self,
         t: usize,
@@ -263,13 +250,9 @@ impl<T: Scalar> Trial<T> {
         self.check != Check::None || self.convergence.stagnation.is_some()
     }
 
-    /// Whether every example has ended.
-    pub(super) fn is_over(&self) -> bool {
-        (0..self.examples.len()).all(|i| !self.goes(i))
-    }
-
-    /// Ends examples whose gradient was recorded since the last call and is within the tolerance.
-    pub(super) fn rest(&mut self) {
+    /// Ends examples whose gradient was recorded since the last call and is within the tolerance, and
+    /// returns whether all have ended.
+    pub(super) fn rest(&mut self) -> bool {
         for example in &mut self.examples {
             let squares = example.squares.take();
             let rests = squares.is_some_and(|squares| self.convergence.rests(squares));
@@ -277,6 +260,7 @@ impl<T: Scalar> Trial<T> {
                 example.progress = Progress::AtRest;
             }
         }
+        (0..self.examples.len()).all(|i| !self.goes(i))
     }
 
     /// Judges the last step, shortens it where it raises E, and returns the outcomes.
@@ -332,12 +316,10 @@ impl<T: Scalar> Trial<T> {
                 continue;
             }
             let energy = problem.example_energy(i);
+            let rounding = T::of(16.0) * T::default_epsilon() * example.energy.abs();
             let accepted = match self.check {
                 Check::None => true,
-                Check::Rounding => {
-                    let rounding = T::of(16.0) * T::default_epsilon();
-                    energy <= example.energy + rounding * example.energy.abs()
-                }
+                Check::Rounding => energy <= example.energy + rounding,
                 Check::Strict => energy <= example.energy,
             };
             if accepted {

@@ -70,11 +70,8 @@ pub struct GaussNewton(Iterate<DampedStep>);
 
 /// One step. The first part of its state is that of the preconditioner's bounds.
 #[derive(Debug, Clone, Copy, PartialEq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize, serde::Deserialize),
-    serde(remote = "Self")
-)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(remote = "Self"))]
 struct DampedStep {
     /// λ at the start of a call.
     damping: f64,

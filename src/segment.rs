@@ -137,7 +137,7 @@ impl<'s, T: Scalar> SegmentEvaluation<'s, T> {
         energies.fold(T::zero(), |sum, energy| sum + energy)
     }
 
-    /// ∂E/∂θ_t, t in a..b. Panics if layer t is not in this segment.
+    /// ∂E/∂θ_t. Panics if layer t is not in this segment.
     pub fn parameter_gradient(&self, t: usize) -> &'s [T] {
         &self.locals[t - self.first].d_parameters
     }

@@ -120,7 +120,7 @@ impl<T: Scalar> Circuit<T> {
         &self.parameters[t][self.groups[t].own..]
     }
 
-    /// All θ_t, for an optimiser that has checked its step.
+    /// All θ_t, for steps that have been checked.
     pub(crate) fn parameters_mut(&mut self) -> &mut [Vec<T>] {
         &mut self.parameters
     }

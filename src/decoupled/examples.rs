@@ -264,10 +264,9 @@ impl<T: Scalar> Working<T> {
     fn gather(&mut self, examples: &Examples<T>, chosen: &[usize], targets: TargetUse) {
         gather(&mut self.ids, &examples.ids, 1, chosen);
         gather(&mut self.weights, &examples.weights, 1, chosen);
-        let last = self.z.len() - 1;
         for (t, from) in examples.z.iter().enumerate() {
             let to = match self.drafts.get_mut(t.wrapping_sub(1)) {
-                Some(draft) if t < last => match targets {
+                Some(draft) => match targets {
                     TargetUse::None | TargetUse::Transient => {
                         draft.z.resize(examples.dims[t] * chosen.len(), T::zero());
                         draft.written = true;
@@ -278,7 +277,7 @@ impl<T: Scalar> Working<T> {
                         &mut draft.z
                     }
                 },
-                _ => &mut self.z[t],
+                None => &mut self.z[t],
             };
             gather(to, from, examples.dims[t], chosen);
         }

@@ -229,9 +229,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// Every weight is 1 at first.
     ///
     /// E = Σᵢ wᵢ Eᵢ, and likewise the composed loss: a weight of 2 counts an example twice. Steps on θ
-    /// still divide by the number of examples, not by the sum of weights. Steps on z divide an
-    /// example's gradient by its weight, since wᵢ Eᵢ and Eᵢ have the same minimisers: its targets
-    /// move as if it were alone.
+    /// still divide by the number of examples, not by the sum of weights; steps on z divide an
+    /// example's gradient by its weight, so that its targets move as if it were alone.
     ///
     /// # Errors
     /// Errors of the selection, [`Error::Length`], and [`Error::InvalidOption`] unless every weight
@@ -442,9 +441,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         self.layers().composed_loss(inputs, targets)
     }
 
-    /// E on the selected examples with all its gradients, in new memory.
-    ///
-    /// [`Problem::evaluate`] does the same in reused memory.
+    /// E on the selected examples with all its gradients, in new memory ([`Problem::evaluate`]: reused).
     ///
     /// # Errors
     /// Errors of the selection, or [`Error::NoExamples`] if it is empty.

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use crate::check::check_length;
-use crate::energy::local_problem::{LocalProblem, Regularization};
+use crate::energy::local_problem::LocalProblem;
 use crate::energy::wanted::{Parameters, Wanted, WithInput, WithParameters, WithTarget};
 use crate::energy::workspace::{LocalWorkspace, Workspace};
 use crate::error::Error;
@@ -103,10 +103,8 @@ impl<'w, 'a, T: Scalar> Linearization<'w, 'a, T> {
             }
         }
         let at = problem.point(&w.prediction, &w.tape);
-        let work = &mut w.work;
-        problem
-            .layer
-            .vjp(&at, cotangent, d_input, d_parameters, work);
+        let (layer, work) = (problem.layer, &mut w.work);
+        layer.vjp(&at, cotangent, d_input, d_parameters, work);
         Ok(())
     }
 
@@ -131,30 +129,23 @@ impl<'w, 'a, T: Scalar> Linearization<'w, 'a, T> {
         check_length("product", product, problem.own)?;
         let at = problem.point(&w.prediction, &w.tape);
         let (tangent, curved, work) = (&mut w.d_target[..], &mut w.cotangent[..], &mut w.work);
-        problem
-            .layer
-            .jvp(&at, None, Some(v_parameters), tangent, work);
-        let (pair, to) = (problem.pair(&w.prediction), Write::Set(&mut *curved));
-        problem
-            .loss
-            .curvature(&pair, None, Some(tangent), Write::Skip, to, work);
+        let (layer, loss, pair) = (problem.layer, problem.loss, problem.pair(&w.prediction));
+        layer.jvp(&at, None, Some(v_parameters), tangent, work);
+        let to = Write::Set(&mut *curved);
+        loss.curvature(&pair, None, Some(tangent), Write::Skip, to, work);
         if problem.weight != T::one() {
             scale(curved, problem.weight);
         }
         if !problem.example_weights.is_empty() {
             scale_columns(curved, problem.example_weights);
         }
-        let d_parameters = Write::Set(&mut *product);
-        problem
-            .layer
-            .vjp(&at, curved, Write::Skip, d_parameters, work);
-        let Regularization {
-            parameters, groups, ..
-        } = problem.regularization;
-        if parameters.curvature::<T>() > T::zero() {
-            let factor = problem.total_weight() * parameters.curvature();
+        layer.vjp(&at, curved, Write::Skip, Write::Set(&mut *product), work);
+        let regularizer = problem.regularization.parameters.curvature();
+        if regularizer > T::zero() {
+            let factor = problem.total_weight() * regularizer;
             let own = |group: &&ParameterGroup| group.decays && group.range.end <= problem.own;
-            for range in groups.iter().filter(own).map(|group| group.range.clone()) {
+            let groups = problem.regularization.groups.iter().filter(own);
+            for range in groups.map(|group| group.range.clone()) {
                 add_scaled(&mut product[range.clone()], factor, &v_parameters[range]);
             }
         }
@@ -252,7 +243,7 @@ impl<'w, T: Scalar, W: Wanted> Evaluation<'w, T, W> {
         locals.fold(T::zero(), |sum, local| sum + local.energies[i])
     }
 
-    /// ∂E/∂θ_t, t in 0..T. Panics if t ≥ T.
+    /// ∂E/∂θ_t. Panics if t ≥ T.
     pub fn parameter_gradient(&self, t: usize) -> &'w [T]
     where
         W: WithParameters,
@@ -260,7 +251,7 @@ impl<'w, T: Scalar, W: Wanted> Evaluation<'w, T, W> {
         &self.workspace.locals[t].d_parameters
     }
 
-    /// ∂E/∂z_t, t in 1..T, d_t × n column-major. Panics if t is not in 1..T.
+    /// ∂E/∂z_t, d_t × n column-major. Panics if t is not in 1..T.
     pub fn target_gradient(&self, t: usize) -> &'w [T]
     where
         W: WithInput + WithTarget,
@@ -292,12 +283,12 @@ impl<'w, T: Scalar> Composed<'w, T> {
         self.evaluation.local(t).prediction()
     }
 
-    /// Its gradient in θ_t, t in 0..T. Panics if t ≥ T.
+    /// Its gradient in θ_t. Panics if t ≥ T.
     pub fn parameter_gradient(&self, t: usize) -> &'w [T] {
         self.evaluation.parameter_gradient(t)
     }
 
-    /// The errors δ_t = ∂L/∂ẑ_t, t in 1..T, d_t × n column-major. Panics if t is not in 1..T.
+    /// The errors δ_t = ∂L/∂ẑ_t, d_t × n column-major. Panics if t is not in 1..T.
     pub fn error(&self, t: usize) -> &'w [T] {
         let locals = &self.evaluation.workspace.locals;
         assert!(0 < t && t < locals.len(), "there is no δ_{t}");

@@ -314,13 +314,13 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
     /// Multiplies the energies and the computed gradients of the loss by μ and the examples' weights,
     /// and adds the multipliers' λ·(z − ẑ), whose gradient is λ in z and −λ in ẑ.
     fn apply_factors(&self, target: bool, prediction: bool, w: &mut LocalWorkspace<T>) {
-        let d_target = target.then_some(&mut w.d_target[..]).unwrap_or_default();
-        let d_prediction = prediction.then_some(&mut w.cotangent[..]);
-        let mut computed = [
-            &mut w.energies[..],
-            d_target,
-            d_prediction.unwrap_or_default(),
-        ];
+        let mut computed = [&mut w.energies[..], &mut [], &mut []];
+        if target {
+            computed[1] = &mut w.d_target;
+        }
+        if prediction {
+            computed[2] = &mut w.cotangent;
+        }
         if self.weight != T::one() {
             computed.iter_mut().for_each(|own| scale(own, self.weight));
         }
@@ -428,11 +428,13 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
     pub fn gradients(&self) -> LocalGradients<T> {
         let mut w = self.workspace();
         let energy = self.evaluate(All, &mut w).energy();
-        let differentiable = self.layer.input_differentiable();
+        if !self.layer.input_differentiable() {
+            w.d_input.clear();
+        }
         LocalGradients {
             energy,
             parameters: w.d_parameters,
-            input: differentiable.then_some(w.d_input).unwrap_or_default(),
+            input: w.d_input,
             target: w.d_target,
         }
     }

@@ -19,9 +19,8 @@ use crate::state::State;
 /// g (μ Σᵢ wᵢ if that is 0), so that λ = 1 means damping as strong as that curvature, whatever the
 /// scale of ℓ_t and the number of examples.
 ///
-/// λ is kept between calls in the layer's [`State`], and is reset in every phase. The parameters of
-/// the loss (a learned precision) do not change. If ℓ_t is quadratic (an affine layer without
-/// activation, squared error), one undamped step with enough iterations reaches the minimum.
+/// λ is kept between calls in the layer's [`State`], and is reset in every phase. The loss's parameters
+/// do not change. If ℓ_t is quadratic, one undamped step with enough iterations reaches the minimum.
 /// Levenberg 1944; Marquardt 1963; with products instead of matrices Martens 2010.
 ///
 /// # Examples

@@ -13,9 +13,8 @@ use crate::state::State;
 /// Length of a gradient step on z.
 ///
 /// A *checked* step that would raise an example's E by more than rounding (16 ε |E|) is shortened for
-/// that example alone, as [`Iterate`](super::Iterate) describes. So E rises for no example, whatever
-/// the curvature. This costs one evaluation of the losses per step, at predictions that the next step
-/// needs anyway, and one pass of predictions each time any example's step is shortened.
+/// that example alone, as [`Iterate`](super::Iterate) describes. So E rises for no example. This costs
+/// one evaluation of the losses per step, and one pass of predictions each time a step is shortened.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]

@@ -31,8 +31,7 @@ macro_rules! sweep_options {
                 Ok(Self(self.0.with_check(step.check())))
             }
 
-            /// Recomputes the bounds every k-th call: 1 follows the weights exactly, a larger k saves
-            /// time when they change slowly.
+            /// Recomputes the bounds every k-th call; 1 follows the weights exactly.
             ///
             /// # Errors
             /// [`Error::InvalidOption`] for 0.

@@ -70,18 +70,15 @@ impl<T: Scalar> SynchronousDescent<T> {
 
     /// Steps by another rule, whose learning rate is multiplied by the step size: for example
     /// momentum with rate 1 and a bounded step, or Adam with its own rate and
-    /// `StepSize::Checked(1.0)`.
-    ///
-    /// A rate of 0.1 means a tenth of the bounded step. A curvature bound holds for gradient steps
-    /// and for momentum (which is stable up to 2(1 + β)/λ_max), but not for rules that scale the
-    /// gradient unit by unit, such as Adam: for these only the check keeps E from rising.
+    /// `StepSize::Checked(1.0)`. A curvature bound holds for gradient steps and for momentum (which is
+    /// stable up to 2(1 + β)/λ_max), but not for rules that scale the gradient unit by unit, such as
+    /// Adam: for these only the check keeps E from rising.
     pub fn with_rule(mut self, rule: impl Optimizer<T> + 'static) -> Self {
         self.0.descent.rule = Arc::new(rule);
         self
     }
 
-    /// Recomputes the bounds every k-th call (default 10): 1 follows the weights exactly, a larger k
-    /// saves time when they change slowly.
+    /// Recomputes the bounds every k-th call (default 10); 1 follows the weights exactly.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for 0.

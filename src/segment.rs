@@ -51,10 +51,7 @@ pub struct Segment<'s, 'a, T: Scalar> {
 }
 
 impl<'s, 'a, T: Scalar> Segment<'s, 'a, T> {
-    /// Layers `layers` of `problem`, evaluated in `workspace`.
-    ///
-    /// # Panics
-    /// If there are no such layers.
+    /// Layers `layers` of `problem`, evaluated in `workspace`. Panics if there are no such layers.
     pub fn new(
         problem: Problem<'a, T>,
         layers: Range<usize>,
@@ -140,18 +137,13 @@ impl<'s, T: Scalar> SegmentEvaluation<'s, T> {
         energies.fold(T::zero(), |sum, energy| sum + energy)
     }
 
-    /// ∂E/∂θ_t, t in a..b.
-    ///
-    /// # Panics
-    /// If layer t is not in this segment.
+    /// ∂E/∂θ_t. Panics if layer t is not in this segment.
     pub fn parameter_gradient(&self, t: usize) -> &'s [T] {
         &self.locals[t - self.first].d_parameters
     }
 
-    /// The complete ∂E/∂z_t, a < t < b, d_t × n column-major.
-    ///
-    /// # Panics
-    /// If z_t is not inside this segment.
+    /// The complete ∂E/∂z_t, a < t < b, d_t × n column-major. Panics if z_t is not inside this
+    /// segment.
     pub fn target_gradient(&self, t: usize) -> &'s [T] {
         assert!(
             self.first < t && t < self.first + self.locals.len(),
@@ -173,17 +165,11 @@ impl<'s, T: Scalar> SegmentEvaluation<'s, T> {
     }
 }
 
-/// Where two segments meet: both parts of ∂E/∂z_t.
-#[derive(Debug, Clone)]
-struct Boundary<T> {
-    target_part: Vec<T>,
-    input_part: Vec<T>,
-}
-
 /// Memory for the boundaries between the segments of a problem.
 #[derive(Debug, Clone)]
 pub(crate) struct Boundaries<T> {
-    all: Vec<Boundary<T>>,
+    /// Both parts of ∂E/∂z_t where two segments meet: that of z_t as a target, and as an input.
+    all: Vec<[Vec<T>; 2]>,
 }
 
 impl<T> Default for Boundaries<T> {
@@ -209,9 +195,12 @@ impl<T: Scalar> Boundaries<T> {
         workspace.fit(depth);
         let size = execution.neighbours(depth);
         let columns = (
-            cut(&mut workspace.locals[..], size),
-            (cut(layers.0, size), cut(layers.1, size)),
-            (cut(&mut *targets.0, size), cut(&mut *targets.1, size)),
+            Columns::new(&mut workspace.locals, size),
+            (Columns::new(layers.0, size), Columns::new(layers.1, size)),
+            (
+                Columns::new(&mut *targets.0, size),
+                Columns::new(&mut *targets.1, size),
+            ),
         );
         let segments = depth.div_ceil(size);
         execution.for_each_item(segments, columns, |r, (locals, (a, b), (c, d))| {
@@ -234,19 +223,15 @@ impl<T: Scalar> Boundaries<T> {
             );
         });
         let places = || (size..depth).step_by(size);
-        self.all.resize_with(places().count(), || Boundary {
-            target_part: Vec::new(),
-            input_part: Vec::new(),
-        });
+        self.all.resize_with(places().count(), Default::default);
         self.exchange(places(), &mut workspace.locals);
         let data = (
             &mut self.all[..],
-            cut(targets.0, size),
-            cut(targets.1, size),
+            Columns::new(targets.0, size),
+            Columns::new(targets.1, size),
         );
         execution.for_each_item(places().count(), data, |r, (own, c, d)| {
-            let own = &mut own[0];
-            let parts = [&mut own.target_part[..], &mut own.input_part[..]];
+            let parts = own[0].each_mut().map(|part| &mut part[..]);
             let (c, d) = (&mut c.values[size - 1], &mut d.values[size - 1]);
             target((r + 1) * size, parts, c, d);
         });
@@ -255,13 +240,9 @@ impl<T: Scalar> Boundaries<T> {
 
     /// Takes the parts out of the layers' workspaces, or brings them back.
     fn exchange(&mut self, places: impl Iterator<Item = usize>, locals: &mut [LocalWorkspace<T>]) {
-        for (own, t) in self.all.iter_mut().zip(places) {
-            std::mem::swap(&mut own.target_part, &mut locals[t - 1].d_target);
-            std::mem::swap(&mut own.input_part, &mut locals[t].d_input);
+        for ([target_part, input_part], t) in self.all.iter_mut().zip(places) {
+            std::mem::swap(target_part, &mut locals[t - 1].d_target);
+            std::mem::swap(input_part, &mut locals[t].d_input);
         }
     }
-}
-
-fn cut<A>(values: &mut [A], size: usize) -> Columns<'_, A> {
-    Columns { values, size }
 }

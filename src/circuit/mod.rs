@@ -1,18 +1,14 @@
 //! The feed-forward circuit: layers and their parameters, without an objective.
 
-mod builder;
-
 use std::sync::Arc;
 
 use nalgebra::DMatrix;
 
-pub use builder::CircuitBuilder;
-pub(crate) use builder::all_groups;
-
 use crate::check::{check_finite, check_length, check_rows};
 use crate::error::{Error, Quantity};
+use crate::init::{Purpose, generator};
 use crate::kernel::{LEAST_WORK, Scalar};
-use crate::layer::{Context, Layer, ParameterGroup};
+use crate::layer::{Context, Layer, ParameterGroup, check_chain, check_layout, parameter_count};
 use crate::loss::Loss;
 
 /// A feed-forward circuit of depth T: layers f_0, …, f_{T−1} and their parameters θ_0, …, θ_{T−1}.
@@ -57,7 +53,10 @@ struct Groups {
 impl<T: Scalar> Circuit<T> {
     /// Starts the description of a circuit.
     pub fn builder() -> CircuitBuilder<T> {
-        CircuitBuilder::new()
+        CircuitBuilder {
+            layers: Vec::new(),
+            seed: 0,
+        }
     }
 
     /// A placeholder without layers, to be replaced by a real circuit.
@@ -86,10 +85,7 @@ impl<T: Scalar> Circuit<T> {
         self.seed
     }
 
-    /// Layer t.
-    ///
-    /// # Panics
-    /// If t ≥ T.
+    /// Layer t. Panics if t ≥ T.
     pub fn layer(&self, t: usize) -> &dyn Layer<T> {
         self.layers[t].as_ref()
     }
@@ -98,18 +94,13 @@ impl<T: Scalar> Circuit<T> {
         self.layers.iter().map(AsRef::as_ref)
     }
 
-    /// θ_t as a flat slice, laid out as [`Circuit::parameter_groups`] describes.
-    ///
-    /// # Panics
-    /// If t ≥ T.
+    /// θ_t as a flat slice, laid out as [`Circuit::parameter_groups`] describes. Panics if t ≥ T.
     pub fn parameters(&self, t: usize) -> &[T] {
         &self.parameters[t]
     }
 
     /// The blocks of θ_t: those of the layer, then those of its loss, if the loss has parameters.
-    ///
-    /// # Panics
-    /// If t ≥ T.
+    /// Panics if t ≥ T.
     pub fn parameter_groups(&self, t: usize) -> &[ParameterGroup] {
         &self.groups[t].all
     }
@@ -129,7 +120,7 @@ impl<T: Scalar> Circuit<T> {
         &self.parameters[t][self.groups[t].own..]
     }
 
-    /// All θ_t, for an optimiser that has checked its step.
+    /// All θ_t, for steps that have been checked.
     pub(crate) fn parameters_mut(&mut self) -> &mut [Vec<T>] {
         &mut self.parameters
     }
@@ -167,17 +158,11 @@ impl<T: Scalar> Circuit<T> {
             let dim = self.dims[t + 1];
             let own = self.groups[t].own;
             let of_loss = loss.parameters(dim);
-            crate::layer::check_layout(&of_loss, t)?;
+            check_layout(&of_loss, t)?;
             let count = of_loss.last().map_or(0, |group| group.range.end);
-            let too_large = Error::TooLarge {
-                what: "a parameter vector",
-                rows: own.saturating_add(count),
-                columns: 1,
-            };
-            let length = own.checked_add(count).ok_or(too_large.clone())?;
+            let length = own.saturating_add(count);
+            let mut values = parameter_vector(length)?;
             let all = all_groups(self.layer(t), loss);
-            let mut values = Vec::new();
-            values.try_reserve_exact(length).map_err(|_| too_large)?;
             values.extend_from_slice(self.layer_parameters(t));
             values.resize(length, T::zero());
             if all == self.groups[t].all {
@@ -244,4 +229,85 @@ impl<T: Scalar> Circuit<T> {
             None => own.len().saturating_mul(n).max(LEAST_WORK),
         })
     }
+}
+
+/// Description of a [`Circuit`]; [`CircuitBuilder::build`] checks it. The default seed is 0.
+#[derive(Debug)]
+pub struct CircuitBuilder<T: Scalar> {
+    layers: Vec<Arc<dyn Layer<T>>>,
+    seed: u64,
+}
+
+impl<T: Scalar> CircuitBuilder<T> {
+    /// Appends a layer, which may also be a `Box<dyn Layer<T>>` or an `Arc<dyn Layer<T>>`.
+    pub fn layer(mut self, layer: impl Layer<T> + 'static) -> Self {
+        self.layers.push(Arc::new(layer));
+        self
+    }
+
+    /// The seed of the initial parameters (with a separate stream for every layer) and of stochastic
+    /// layers.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Checks the description and draws the initial parameters.
+    ///
+    /// # Errors
+    /// [`Error::NoLayers`], [`Error::LayerMismatch`], [`Error::ZeroDimension`],
+    /// [`Error::InputNotDifferentiable`], [`Error::ParameterLayout`], [`Error::TooLarge`], or
+    /// [`Error::NonFiniteData`] if a layer draws non-finite parameters.
+    pub fn build(self) -> Result<Circuit<T>, Error> {
+        check_chain(&self.layers, "circuit")?;
+        let mut dims = vec![self.layers[0].input_dim()];
+        dims.extend(self.layers.iter().map(|layer| layer.output_dim()));
+        let mut groups = Vec::with_capacity(self.layers.len());
+        let mut parameters = Vec::with_capacity(self.layers.len());
+        for (t, layer) in self.layers.iter().enumerate() {
+            let own = parameter_count(layer.as_ref());
+            let mut values = parameter_vector(own)?;
+            values.resize(own, T::zero());
+            let mut rng = generator(self.seed, Purpose::Parameters, t as u64);
+            layer.initialize(&mut values, &mut rng);
+            check_finite(Quantity::Parameter, t, own.max(1), &values)?;
+            parameters.push(values);
+            let all = layer.parameters();
+            groups.push(Groups { all, own });
+        }
+        Ok(Circuit {
+            layers: self.layers,
+            groups,
+            parameters,
+            dims,
+            seed: self.seed,
+        })
+    }
+}
+
+/// The blocks of a whole θ_t: the layer's, then its loss's.
+pub(crate) fn all_groups<T: Scalar>(
+    layer: &dyn Layer<T>,
+    loss: &dyn Loss<T>,
+) -> Vec<ParameterGroup> {
+    let own = parameter_count(layer);
+    let mut all = layer.parameters();
+    let of_loss = loss.parameters(layer.output_dim()).into_iter();
+    all.extend(of_loss.map(|group| ParameterGroup {
+        range: own + group.range.start..own + group.range.end,
+        ..group
+    }));
+    all
+}
+
+/// Memory for a θ_t of `length` parameters.
+fn parameter_vector<T>(length: usize) -> Result<Vec<T>, Error> {
+    let mut values = Vec::new();
+    let reserved = values.try_reserve_exact(length);
+    let too_large = |_| Error::TooLarge {
+        what: "a parameter vector",
+        rows: length,
+        columns: 1,
+    };
+    reserved.map_err(too_large).map(|()| values)
 }

@@ -1,12 +1,11 @@
 //! The examples of a decoupled circuit: z_0, …, z_T by column, by id.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
-use crate::decoupled::Selection;
 use crate::energy::{Batch, BatchMut, Draft, columns};
 use crate::error::Error;
-use crate::kernel::Execution;
-use crate::kernel::Scalar;
+use crate::kernel::{Execution, Scalar};
 
 /// z_0, …, z_T of n examples, d_t × n column-major each, and the examples' ids in increasing order.
 #[derive(Debug, Clone)]
@@ -19,14 +18,26 @@ pub(crate) struct Examples<T> {
     next: u64,
 }
 
-/// A checked selection: one run of columns, or columns to gather.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Columns {
-    Run(Range<usize>),
-    Scattered(Vec<usize>),
+/// A choice among the examples of a [`DecoupledCircuit`](crate::decoupled::DecoupledCircuit).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Selection<'a> {
+    /// All of them.
+    #[default]
+    All,
+    /// The examples in these columns, used in place.
+    Columns(Range<usize>),
+    /// The examples with these ids, in this order, each at most once; they are copied.
+    Examples(&'a [u64]),
 }
 
-impl Columns {
+/// A checked selection: one run of columns, or columns to gather.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Chosen<'a> {
+    Run(Range<usize>),
+    Scattered(Cow<'a, [usize]>),
+}
+
+impl Chosen<'_> {
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::Run(run) => run.len(),
@@ -38,14 +49,15 @@ impl Columns {
     pub(crate) fn into_places(self) -> Vec<usize> {
         match self {
             Self::Run(run) => run.collect(),
-            Self::Scattered(columns) => columns,
+            Self::Scattered(columns) => columns.into_owned(),
         }
     }
 
-    pub(crate) fn chosen(&self) -> Chosen<'_> {
+    /// A range of the columns.
+    pub(super) fn part(&self, places: Range<usize>) -> Chosen<'_> {
         match self {
-            Self::Run(run) => Chosen::Run(run.clone()),
-            Self::Scattered(columns) => Chosen::Scattered(columns),
+            Self::Run(run) => Chosen::Run(run.start + places.start..run.start + places.end),
+            Self::Scattered(columns) => Chosen::Scattered(columns[places].into()),
         }
     }
 }
@@ -62,23 +74,6 @@ pub enum TargetUse {
     Transient,
     /// It starts from the targets that the examples hold, and stores the result.
     Kept,
-}
-
-/// [`Columns`], borrowed.
-#[derive(Debug, Clone)]
-pub(crate) enum Chosen<'a> {
-    Run(Range<usize>),
-    Scattered(&'a [usize]),
-}
-
-impl Chosen<'_> {
-    /// A range of the columns.
-    pub(crate) fn part(self, places: Range<usize>) -> Self {
-        match self {
-            Self::Run(run) => Self::Run(run.start + places.start..run.start + places.end),
-            Self::Scattered(columns) => Self::Scattered(&columns[places]),
-        }
-    }
 }
 
 impl<T: Scalar> Examples<T> {
@@ -124,18 +119,18 @@ impl<T: Scalar> Examples<T> {
     /// Removes the columns that `gone` marks.
     pub(crate) fn remove(&mut self, gone: &[bool]) {
         for (z, &dim) in self.z.iter_mut().zip(&self.dims) {
-            let mut to = 0;
-            for (from, &gone) in gone.iter().enumerate() {
-                if !gone {
-                    z.copy_within(columns(dim, from, 1), to * dim);
-                    to += 1;
-                }
-            }
-            z.truncate(to * dim);
+            remove_columns(z, dim, gone);
         }
-        let kept = |list: usize| !gone[list];
-        retain_places(&mut self.ids, kept);
-        retain_places(&mut self.weights, kept);
+        remove_columns(&mut self.ids, 1, gone);
+        remove_columns(&mut self.weights, 1, gone);
+    }
+
+    /// Writes z_t of the examples in some columns.
+    pub(crate) fn put(&mut self, t: usize, chosen: &[usize], new: &[T]) {
+        let dim = self.dims[t];
+        for (&c, from) in chosen.iter().zip(new.chunks_exact(dim)) {
+            self.z[t][columns(dim, c, 1)].copy_from_slice(from);
+        }
     }
 
     /// The weight of every example, mutable.
@@ -144,19 +139,12 @@ impl<T: Scalar> Examples<T> {
         &mut self.weights
     }
 
-    fn weights_of(&self, run: Range<usize>) -> &[T] {
-        match self.weights.is_empty() {
-            true => &[],
-            false => &self.weights[run],
-        }
-    }
-
-    pub(crate) fn resolve(&self, selection: &Selection<'_>) -> Result<Columns, Error> {
+    pub(crate) fn resolve(&self, selection: &Selection<'_>) -> Result<Chosen<'static>, Error> {
         let count = self.len();
         match selection {
-            Selection::All => Ok(Columns::Run(0..count)),
+            Selection::All => Ok(Chosen::Run(0..count)),
             Selection::Columns(range) if range.start <= range.end && range.end <= count => {
-                Ok(Columns::Run(range.clone()))
+                Ok(Chosen::Run(range.clone()))
             }
             Selection::Columns(range) => Err(Error::UnknownColumns {
                 start: range.start,
@@ -174,26 +162,20 @@ impl<T: Scalar> Examples<T> {
                         });
                     }
                 }
-                Ok(Columns::Scattered(found))
+                Ok(Chosen::Scattered(found.into()))
             }
         }
     }
 
     /// Copies of the examples in some columns, in that order.
     pub(crate) fn gathered(&self, chosen: &[usize]) -> Self {
-        let mut gathered = Self::new(&self.dims);
-        for ((to, from), &dim) in gathered.z.iter_mut().zip(&self.z).zip(&self.dims) {
-            for &column in chosen {
-                to.extend_from_slice(&from[columns(dim, column, 1)]);
-            }
+        let mut own = Self::new(&self.dims);
+        for ((to, from), &dim) in own.z.iter_mut().zip(&self.z).zip(&self.dims) {
+            gather(to, from, dim, chosen);
         }
-        gathered.ids.extend(chosen.iter().map(|&c| self.ids[c]));
-        if !self.weights.is_empty() {
-            let weights = chosen.iter().map(|&c| self.weights[c]);
-            gathered.weights.extend(weights);
-        }
-        gathered.next = self.next;
-        gathered
+        gather(&mut own.ids, &self.ids, 1, chosen);
+        gather(&mut own.weights, &self.weights, 1, chosen);
+        own
     }
 
     pub(crate) fn run(&self, run: Range<usize>, visit: u64, training: bool) -> Batch<'_, T> {
@@ -204,7 +186,7 @@ impl<T: Scalar> Examples<T> {
             drafts: &[],
             offset: 0,
             ids: &self.ids[run.clone()],
-            weights: self.weights_of(run),
+            weights: self.weights.get(run).unwrap_or(&[]),
             visit,
             training,
             execution: Execution::Sequential,
@@ -230,7 +212,7 @@ impl<T: Scalar> Working<T> {
             z: vec![Vec::new(); depth + 1],
             ids: Vec::new(),
             weights: Vec::new(),
-            drafts: (1..depth).map(|_| Draft::new()).collect(),
+            drafts: (1..depth).map(|_| Draft::default()).collect(),
         }
     }
 
@@ -280,17 +262,11 @@ impl<T: Scalar> Working<T> {
     }
 
     fn gather(&mut self, examples: &Examples<T>, chosen: &[usize], targets: TargetUse) {
-        self.ids.clear();
-        self.ids.extend(chosen.iter().map(|&c| examples.ids[c]));
-        self.weights.clear();
-        if !examples.weights.is_empty() {
-            let weights = chosen.iter().map(|&c| examples.weights[c]);
-            self.weights.extend(weights);
-        }
-        let last = self.z.len() - 1;
+        gather(&mut self.ids, &examples.ids, 1, chosen);
+        gather(&mut self.weights, &examples.weights, 1, chosen);
         for (t, from) in examples.z.iter().enumerate() {
             let to = match self.drafts.get_mut(t.wrapping_sub(1)) {
-                Some(draft) if t < last => match targets {
+                Some(draft) => match targets {
                     TargetUse::None | TargetUse::Transient => {
                         draft.z.resize(examples.dims[t] * chosen.len(), T::zero());
                         draft.written = true;
@@ -301,12 +277,9 @@ impl<T: Scalar> Working<T> {
                         &mut draft.z
                     }
                 },
-                _ => &mut self.z[t],
+                None => &mut self.z[t],
             };
-            to.clear();
-            for &c in chosen {
-                to.extend_from_slice(&from[columns(examples.dims[t], c, 1)]);
-            }
+            gather(to, from, examples.dims[t], chosen);
         }
     }
 
@@ -322,21 +295,29 @@ impl<T: Scalar> Working<T> {
                 Chosen::Run(run) => {
                     z[columns(dim, run.start, run.len())].copy_from_slice(&draft.z);
                 }
-                Chosen::Scattered(chosen) => {
-                    for (&c, from) in chosen.iter().zip(draft.z.chunks_exact(dim)) {
-                        z[columns(dim, c, 1)].copy_from_slice(from);
-                    }
-                }
+                Chosen::Scattered(chosen) => examples.put(t, chosen, &draft.z),
             }
         }
     }
 }
 
-/// Keeps the items of a list at the indices that `kept` accepts.
-fn retain_places<A>(list: &mut Vec<A>, kept: impl Fn(usize) -> bool) {
-    let mut place = 0;
-    list.retain(|_| {
-        place += 1;
-        kept(place - 1)
-    });
+/// Makes `to` the chosen columns of `from`, none if `from` is empty.
+fn gather<A: Copy>(to: &mut Vec<A>, from: &[A], dim: usize, chosen: &[usize]) {
+    to.clear();
+    for &c in chosen.iter().filter(|_| !from.is_empty()) {
+        to.extend_from_slice(&from[columns(dim, c, 1)]);
+    }
+}
+
+/// Removes the columns that `gone` marks, if there are columns.
+fn remove_columns<A: Copy>(list: &mut Vec<A>, dim: usize, gone: &[bool]) {
+    if list.is_empty() {
+        return;
+    }
+    let kept = (0..gone.len()).filter(|&c| !gone[c]);
+    let count = kept.clone().count();
+    for (to, from) in kept.enumerate() {
+        list.copy_within(columns(dim, from, 1), to * dim);
+    }
+    list.truncate(count * dim);
 }

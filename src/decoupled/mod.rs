@@ -2,7 +2,6 @@
 
 pub(crate) mod examples;
 mod projection;
-mod selection;
 mod target_init;
 
 use std::ops::Range;
@@ -10,19 +9,19 @@ use std::ops::Range;
 use nalgebra::{DMatrix, DMatrixView};
 
 pub use projection::Projection;
-pub use selection::Selection;
 pub use target_init::TargetInit;
 
 use crate::check::{check_finite, check_length, check_weights};
 use crate::circuit::Circuit;
 use crate::energy::{
     All, Batch, BatchMut, Energy, Evaluation, Layers, LocalProblem, Problem, Terms, Value,
-    Workspace, columns,
+    Workspace,
 };
 use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, squared_distance};
-pub use examples::TargetUse;
+use crate::layer::Layer;
 use examples::{Chosen, Examples, Working};
+pub use examples::{Selection, TargetUse};
 
 /// A [`Circuit`] together with n examples: inputs z_0, output targets z_T, and the auxiliary
 /// targets z_1, …, z_{T−1} that belong to each example and are trained with θ.
@@ -168,18 +167,12 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Layers::new(&self.circuit, &self.terms)
     }
 
-    /// [`Circuit::set_parameters`].
-    ///
-    /// # Errors
-    /// Those of [`Circuit::set_parameters`].
+    /// [`Circuit::set_parameters`], with its errors.
     pub fn set_parameters(&mut self, t: usize, parameters: &[T]) -> Result<(), Error> {
         self.circuit.set_parameters(t, parameters)
     }
 
-    /// Replaces μ_1, …, μ_{T−1}.
-    ///
-    /// # Errors
-    /// [`Error::Length`], or [`Error::InvalidOption`] unless every weight is above 0 and finite.
+    /// [`Terms::set_penalties`], with its errors.
     pub fn set_penalties(&mut self, penalties: &[T]) -> Result<(), Error> {
         self.terms.set_penalties(penalties)
     }
@@ -189,10 +182,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         self.circuit
     }
 
-    /// [`Circuit::predict`]: needs no auxiliary targets, so it works on any inputs.
-    ///
-    /// # Errors
-    /// Those of [`Circuit::predict`].
+    /// [`Circuit::predict`], with its errors: needs no auxiliary targets, so it works on any inputs.
     pub fn predict(&self, inputs: &DMatrix<T>) -> Result<DMatrix<T>, Error> {
         self.circuit.predict(inputs)
     }
@@ -239,9 +229,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// Every weight is 1 at first.
     ///
     /// E = Σᵢ wᵢ Eᵢ, and likewise the composed loss: a weight of 2 counts an example twice. Steps on θ
-    /// still divide by the number of examples, not by the sum of weights. Steps on z divide an
-    /// example's gradient by its weight, since wᵢ Eᵢ and Eᵢ have the same minimisers: its targets
-    /// move as if it were alone.
+    /// still divide by the number of examples, not by the sum of weights; steps on z divide an
+    /// example's gradient by its weight, so that its targets move as if it were alone.
     ///
     /// # Errors
     /// Errors of the selection, [`Error::Length`], and [`Error::InvalidOption`] unless every weight
@@ -254,12 +243,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
         let chosen = self.examples.resolve(selection)?.into_places();
         check_length("example weights", weights, chosen.len())?;
         check_weights("example weight", weights)?;
-        if chosen.is_empty() {
-            return Ok(());
-        }
-        let all = self.examples.weights_mut();
         for (place, &weight) in chosen.into_iter().zip(weights) {
-            all[place] = weight;
+            self.examples.weights_mut()[place] = weight;
         }
         Ok(())
     }
@@ -305,19 +290,11 @@ impl<T: Scalar> DecoupledCircuit<T> {
         }
         let chosen = self.examples.resolve(selection)?.into_places();
         let dim = self.circuit.dims()[t];
-        if targets.shape() != (dim, chosen.len()) {
-            return Err(Error::Shape {
-                what: format!("auxiliary targets z_{t}"),
-                expected: (dim, chosen.len()),
-                found: targets.shape(),
-            });
-        }
+        check_shape(t, targets, (dim, chosen.len()))?;
         check_finite(Quantity::Target, t, dim, targets.as_slice())?;
         let loss = self.terms.loss(t - 1);
         loss.check_target(dim, targets.as_slice())?;
-        for (c, from) in chosen.into_iter().zip(targets.as_slice().chunks_exact(dim)) {
-            self.examples.z[t][columns(dim, c, 1)].copy_from_slice(from);
-        }
+        self.examples.put(t, &chosen, targets.as_slice());
         Ok(())
     }
 
@@ -380,8 +357,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// # Errors
     /// [`Error::NoExamples`].
     pub fn energy(&self) -> Result<T, Error> {
-        let energies = self.energies()?;
-        Ok(energies.into_iter().fold(T::zero(), |sum, e| sum + e))
+        let energies = self.energies()?.into_iter();
+        Ok(energies.fold(T::zero(), |sum, energy| sum + energy))
     }
 
     /// ℓ_0, …, ℓ_{T−1} of all examples, sums over them; their sum, in order, is E.
@@ -415,17 +392,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(squares.into_iter().map(|sum| (sum / n).sqrt()).collect())
     }
 
-    /// Goes through all examples in blocks, so that memory does not grow with their number.
-    fn for_each_block(
-        &self,
-        operation: &'static str,
-        training: bool,
-        visit: impl FnMut(Problem<'_, T>, &mut Workspace<T>),
-    ) -> Result<(), Error> {
-        self.for_each_block_of(&Selection::All, operation, training, visit)
-    }
-
-    /// [`DecoupledCircuit::for_each_block`] for the selected examples, in their order.
+    /// Goes through the selected examples, in their order, in blocks, so that memory does not grow with
+    /// their number.
     pub(crate) fn for_each_block_of(
         &self,
         selection: &Selection<'_>,
@@ -433,32 +401,34 @@ impl<T: Scalar> DecoupledCircuit<T> {
         training: bool,
         mut visit: impl FnMut(Problem<'_, T>, &mut Workspace<T>),
     ) -> Result<(), Error> {
-        let columns = self.examples.resolve(selection)?;
-        let n = columns.len();
-        if n == 0 {
-            return Err(Error::NoExamples { operation });
-        }
+        let chosen = self.chosen(selection, operation)?;
+        let n = chosen.len();
         let mut workspace = Workspace::new();
         let mut working = Working::new(self.circuit.depth());
         for start in (0..n).step_by(BLOCK) {
             let block = start..(start + BLOCK).min(n);
-            let batch = working.view(&self.examples, &columns.chosen().part(block), training);
+            let batch = working.view(&self.examples, &chosen.part(block), training);
             visit(self.layers().on(batch), &mut workspace);
         }
         Ok(())
     }
 
-    /// `DecoupledCircuit::for_each_block` with every ℓ_t evaluated.
+    /// `DecoupledCircuit::for_each_block_of` all examples with every ℓ_t evaluated.
     pub(crate) fn for_each_evaluated(
         &self,
         operation: &'static str,
         training: bool,
         mut visit: impl FnMut(Problem<'_, T>, &Workspace<T>),
     ) -> Result<(), Error> {
-        self.for_each_block(operation, training, |problem, workspace| {
-            problem.evaluate(Value, workspace);
-            visit(problem, workspace);
-        })
+        self.for_each_block_of(
+            &Selection::All,
+            operation,
+            training,
+            |problem, workspace| {
+                problem.evaluate(Value, workspace);
+                visit(problem, workspace);
+            },
+        )
     }
 
     /// The composed loss of other examples, one per column of `inputs` and `targets`: a sum over them,
@@ -471,9 +441,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         self.layers().composed_loss(inputs, targets)
     }
 
-    /// E on the selected examples with all its gradients, in new memory.
-    ///
-    /// [`Problem::evaluate`] does the same in reused memory.
+    /// E on the selected examples with all its gradients, in new memory ([`Problem::evaluate`]: reused).
     ///
     /// # Errors
     /// Errors of the selection, or [`Error::NoExamples`] if it is empty.
@@ -510,38 +478,14 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// # Errors
     /// [`Error::NoExamples`].
     pub fn composed_loss(&self) -> Result<T, Error> {
-        let mut loss = T::zero();
-        self.for_each_block("the composed loss", false, |problem, workspace| {
+        let (all, mut loss) = (&Selection::All, T::zero());
+        self.for_each_block_of(all, "the composed loss", false, |problem, workspace| {
             loss += problem.composed_loss(workspace);
         })?;
         Ok(loss)
     }
 
-    /// Lets `change` write the targets of the selected examples, all at once, and commits them if
-    /// `commits` accepts the result.
-    pub(crate) fn change_targets<R>(
-        &mut self,
-        selection: &Selection<'_>,
-        operation: &'static str,
-        change: impl FnOnce(Layers<'_, T>, &mut BatchMut<'_, T>) -> R,
-        commits: impl FnOnce(&R) -> bool,
-    ) -> Result<R, Error> {
-        let columns = self.examples.resolve(selection)?;
-        if columns.len() == 0 {
-            return Err(Error::NoExamples { operation });
-        }
-        let chosen = columns.chosen();
-        let mut working = Working::new(self.circuit.depth());
-        let mut batch = working.lend(&self.examples, &chosen, 0, TargetUse::Kept);
-        let result = change(self.layers(), &mut batch);
-        if commits(&result) {
-            working.commit(&mut self.examples, &chosen);
-        }
-        Ok(result)
-    }
-
-    /// [`DecoupledCircuit::change_targets`] for all examples, block by block. After an error none is
-    /// changed.
+    /// Lets `change` write the targets of all examples, block by block. After an error none is changed.
     pub(crate) fn change_blocks(
         &mut self,
         mut change: impl FnMut(Layers<'_, T>, &mut BatchMut<'_, T>) -> Result<(), Error>,
@@ -564,15 +508,12 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// # Errors
     /// [`Error::TooLarge`] for a batch that no memory can hold.
     pub fn memory(&self, batch: usize) -> Result<MemoryEstimate, Error> {
-        let scalar = size_of::<T>();
-        let n = self.examples.len();
+        let (scalar, n) = (size_of::<T>(), self.examples.len());
         let dims = self.circuit.dims();
         let all: usize = dims.iter().sum();
         // Room for the factors of the layers' scratch memory, whatever they are.
-        if all
-            .checked_mul(batch)
-            .is_none_or(|size| size > isize::MAX as usize >> 16)
-        {
+        let most = isize::MAX as usize >> 16;
+        if all.checked_mul(batch).is_none_or(|size| size > most) {
             return Err(Error::TooLarge {
                 what: "a batch",
                 rows: all,
@@ -580,18 +521,15 @@ impl<T: Scalar> DecoupledCircuit<T> {
             });
         }
         let ends = dims[0] + dims[dims.len() - 1];
-        let workspace: usize = (0..self.circuit.depth())
-            .map(|t| {
-                let layer = self.circuit.layer(t);
-                let scratch = layer.scratch(batch);
-                let loss = self.terms.loss(t).scratch(dims[t + 1], batch);
-                let arrays = 3 * dims[t + 1] + dims[t] + 2;
-                batch * arrays
-                    + scratch.tape
-                    + scratch.work.max(loss)
-                    + self.circuit.parameters(t).len()
-            })
-            .sum();
+        let of_layer = |(t, layer): (usize, &dyn Layer<T>)| {
+            let scratch = layer.scratch(batch);
+            let work = scratch
+                .work
+                .max(self.terms.loss(t).scratch(dims[t + 1], batch));
+            let arrays = 3 * dims[t + 1] + dims[t] + 2;
+            batch * arrays + scratch.tape + work + self.circuit.parameters(t).len()
+        };
+        let workspace: usize = self.circuit.layers().enumerate().map(of_layer).sum();
         Ok(MemoryEstimate {
             targets: scalar * n * (all - ends),
             data: scalar * n * ends,
@@ -607,12 +545,38 @@ impl<T: Scalar> DecoupledCircuit<T> {
         operation: &'static str,
         work: impl FnOnce(Problem<'_, T>) -> R,
     ) -> Result<R, Error> {
-        let columns = self.examples.resolve(selection)?;
-        if columns.len() == 0 {
-            return Err(Error::NoExamples { operation });
-        }
+        let chosen = self.chosen(selection, operation)?;
         let mut working = Working::new(self.circuit.depth());
-        let batch = working.view(&self.examples, &columns.chosen(), false);
+        let batch = working.view(&self.examples, &chosen, false);
         Ok(work(self.layers().on(batch)))
+    }
+
+    /// The columns of a selection, which must not be empty.
+    pub(crate) fn chosen(
+        &self,
+        selection: &Selection<'_>,
+        operation: &'static str,
+    ) -> Result<Chosen<'static>, Error> {
+        let chosen = self.examples.resolve(selection)?;
+        match chosen.len() {
+            0 => Err(Error::NoExamples { operation }),
+            _ => Ok(chosen),
+        }
+    }
+}
+
+/// Checks the shape of new auxiliary targets z_t.
+fn check_shape<T: Scalar>(
+    t: usize,
+    targets: &DMatrix<T>,
+    expected: (usize, usize),
+) -> Result<(), Error> {
+    match targets.shape() {
+        found if found == expected => Ok(()),
+        found => Err(Error::Shape {
+            what: format!("auxiliary targets z_{t}"),
+            expected,
+            found,
+        }),
     }
 }

@@ -2,11 +2,12 @@
 
 use nalgebra::DMatrix;
 
+use crate::check::{check_rows, option};
 use crate::circuit::Circuit;
 use crate::data::Standardizer;
 use crate::error::Error;
 use crate::init::{Purpose, generator, orthonormal};
-use crate::kernel::Scalar;
+use crate::kernel::{Matrix, Scalar, Write};
 
 /// A chain of random orthogonal projections of the input, one per hidden layer:
 ///
@@ -19,9 +20,8 @@ use crate::kernel::Scalar;
 /// layer then has a well-posed regression of its own, with full-size gradients at any depth.
 ///
 /// Between layers of equal width the chain rotates and does not stretch, so a layer's error is
-/// passed on unamplified. (Standardising units one by one would amplify faint directions, and the
-/// errors in them, layer by layer: circuits of depth 30 that fit such targets do not carry their
-/// input; see `docs/evidence.md`.) Inputs in different units should therefore be standardised first
+/// passed on unamplified, as it would not be if units were standardised one by one
+/// (`docs/evidence.md`). Inputs in different units should be standardised first
 /// ([`Standardizer`](crate::data::Standardizer)).
 ///
 /// [`TargetInit::Projected`](crate::decoupled::TargetInit::Projected) fits a projection on the
@@ -109,13 +109,9 @@ impl<T: Scalar> Projection<T> {
     /// [`Error::InvalidOption`] unless `factor` is above 0 and finite, also in the circuit's scalar.
     pub fn with_spread(mut self, factor: f64) -> Result<Self, Error> {
         let own = T::of(factor);
-        if !(own > T::zero() && own.is_finite()) {
-            return Err(Error::InvalidOption {
-                option: "Projection::with_spread's factor",
-                value: factor,
-                allowed: "above 0 and finite, also in the circuit's scalar",
-            });
-        }
+        let fits = own > T::zero() && own.is_finite();
+        let allowed = "above 0 and finite, also in the circuit's scalar";
+        option("Projection::with_spread's factor", factor, fits, allowed)?;
         for link in &mut self.links {
             link.spread *= own;
         }
@@ -128,13 +124,7 @@ impl<T: Scalar> Projection<T> {
     /// [`Error::Shape`] for inputs of a different dimension from those used for fitting.
     pub fn apply(&self, inputs: &DMatrix<T>) -> Result<Vec<DMatrix<T>>, Error> {
         let rows = self.centring.mean().len();
-        if inputs.nrows() != rows {
-            return Err(Error::Shape {
-                what: "inputs".into(),
-                expected: (rows, inputs.ncols()),
-                found: inputs.shape(),
-            });
-        }
+        check_rows("inputs", inputs, rows, inputs.ncols())?;
         let mut current = inputs.clone();
         self.centring.apply(&mut current);
         current.scale_mut(self.scale);
@@ -159,10 +149,9 @@ fn inverse_size<T: Scalar>(values: &DMatrix<T>) -> T {
     let squares = values.iter().map(|v| (v.as_f64() / top).powi(2));
     let share = (squares.sum::<f64>() / values.len() as f64).sqrt();
     let inverse = T::of(1.0 / top / share);
-    if inverse.is_finite() {
-        inverse
-    } else {
-        T::zero()
+    match inverse.is_finite() {
+        true => inverse,
+        false => T::zero(),
     }
 }
 
@@ -170,9 +159,9 @@ fn inverse_size<T: Scalar>(values: &DMatrix<T>) -> T {
 fn product<T: Scalar>(a: &DMatrix<T>, b: &DMatrix<T>) -> DMatrix<T> {
     let mut out = DMatrix::zeros(a.nrows(), b.ncols());
     T::matmul(
-        crate::kernel::Write::Set(out.as_mut_slice()),
-        crate::kernel::Matrix::new(a.as_slice(), a.nrows(), a.ncols()),
-        crate::kernel::Matrix::new(b.as_slice(), b.nrows(), b.ncols()),
+        Write::Set(out.as_mut_slice()),
+        Matrix::new(a.as_slice(), a.nrows(), a.ncols()),
+        Matrix::new(b.as_slice(), b.nrows(), b.ncols()),
     );
     out
 }

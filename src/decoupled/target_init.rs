@@ -3,8 +3,9 @@
 use nalgebra::DMatrix;
 use rand::rngs::ChaCha8Rng;
 
+use super::check_shape;
 use super::projection::Projection;
-use crate::check::check_finite;
+use crate::check::{check_finite, check_length, not_negative};
 use crate::circuit::Circuit;
 use crate::energy::Layers;
 use crate::error::{Error, Quantity};
@@ -58,7 +59,7 @@ impl<T: Scalar> TargetInit<T> {
         let targets: Vec<Vec<T>> = match self {
             Self::ForwardPass => forward(circuit, inputs),
             Self::NoisyForwardPass { std, seed } => {
-                let std = check_std("TargetInit::NoisyForwardPass::std", *std)?;
+                let std = not_negative("TargetInit::NoisyForwardPass::std", *std)?;
                 let mut targets = forward(circuit, inputs);
                 for (z, t) in targets.iter_mut().zip(hidden) {
                     add_noise(z, std, &mut stream(*seed, t));
@@ -66,7 +67,7 @@ impl<T: Scalar> TargetInit<T> {
                 targets
             }
             Self::RandomNormal { std, seed } => {
-                let std = check_std("TargetInit::RandomNormal::std", *std)?;
+                let std = not_negative("TargetInit::RandomNormal::std", *std)?;
                 hidden
                     .map(|t| {
                         let mut z = vec![T::zero(); dims[t] * n];
@@ -83,21 +84,9 @@ impl<T: Scalar> TargetInit<T> {
                 targets.into_iter().map(|z| z.as_slice().to_vec()).collect()
             }
             Self::Given(targets) => {
-                if targets.len() != hidden.len() {
-                    return Err(Error::Length {
-                        what: "auxiliary targets z_1, …, z_{T−1}".into(),
-                        expected: hidden.len(),
-                        found: targets.len(),
-                    });
-                }
+                check_length("auxiliary targets z_1, …, z_{T−1}", targets, hidden.len())?;
                 for (z, t) in targets.iter().zip(hidden) {
-                    if z.shape() != (dims[t], n) {
-                        return Err(Error::Shape {
-                            what: format!("auxiliary targets z_{t}"),
-                            expected: (dims[t], n),
-                            found: z.shape(),
-                        });
-                    }
+                    check_shape(t, z, (dims[t], n))?;
                 }
                 targets.iter().map(|z| z.as_slice().to_vec()).collect()
             }
@@ -122,15 +111,4 @@ fn forward<T: Scalar>(circuit: &Circuit<T>, inputs: &DMatrix<T>) -> Vec<Vec<T>> 
 
 fn stream(seed: u64, t: usize) -> ChaCha8Rng {
     generator(seed, Purpose::Targets, t as u64)
-}
-
-fn check_std(option: &'static str, std: f64) -> Result<f64, Error> {
-    if std.is_finite() && std >= 0.0 {
-        return Ok(std);
-    }
-    Err(Error::InvalidOption {
-        option,
-        value: std,
-        allowed: "finite and not negative",
-    })
 }

@@ -25,7 +25,7 @@ impl<T: Scalar> Product<T> {
     pub(crate) fn new() -> Self {
         Self {
             results: Vec::new(),
-            link: Link::new(),
+            link: Link::default(),
         }
     }
 

@@ -35,15 +35,7 @@ pub(crate) struct Draft<T> {
     pub(crate) finite: bool,
 }
 
-impl<T> Draft<T> {
-    pub(crate) fn new() -> Self {
-        Self {
-            z: Vec::new(),
-            written: false,
-            finite: false,
-        }
-    }
-}
+super::default_fields!(Draft: z written finite);
 
 impl<'a, T> Batch<'a, T> {
     /// Number of examples.
@@ -68,10 +60,7 @@ impl<'a, T> Batch<'a, T> {
 
     /// z_t, d_t × n column-major: the input for t = 0, the output target for t = T, else the
     /// auxiliary targets, which have no meaning in a visit of a scheme that keeps none until it has
-    /// made them.
-    ///
-    /// # Panics
-    /// If t > T.
+    /// made them. Panics if t > T.
     pub fn z(&self, t: usize) -> &'a [T] {
         let (dim, n) = (self.dims[t], self.ids.len());
         match t.checked_sub(1).and_then(|i| self.drafts.get(i)) {
@@ -139,10 +128,8 @@ impl<T: Copy> BatchMut<'_, T> {
         }
     }
 
-    /// The auxiliary targets z_t, d_t × n column-major.
-    ///
-    /// # Panics
-    /// If t is not in 1..T: the input and the output target are given.
+    /// The auxiliary targets z_t, d_t × n column-major. Panics if t is not in 1..T: the input and
+    /// the output target are given.
     pub fn target_mut(&mut self, t: usize) -> &mut [T] {
         self.write(t);
         let own = columns(self.base.dims[t], self.base.offset, self.base.len());
@@ -188,22 +175,19 @@ impl<T: Copy> BatchMut<'_, T> {
     }
 
     /// Whether all drafts are finite, as what examples keep must be.
-    ///
-    /// # Errors
-    /// [`Error::NonFinite`] with `step`.
     pub(crate) fn check(&self, step: u64) -> Result<(), Error>
     where
         T: Scalar,
     {
         let sound = |own: &Draft<T>| !own.written || own.finite || all_finite(&own.z);
-        match self.drafts.iter().position(|own| !sound(own)) {
-            None => Ok(()),
-            Some(i) => Err(Error::NonFinite {
+        let unsound = self.drafts.iter().position(|own| !sound(own));
+        unsound.map_or(Ok(()), |i| {
+            Err(Error::NonFinite {
                 quantity: Quantity::Target,
                 layer: i + 1,
                 step,
-            }),
-        }
+            })
+        })
     }
 
     /// Drafts of all z_1, …, z_{T−1}, and where the batch begins in the i-th of them.

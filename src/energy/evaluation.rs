@@ -2,11 +2,13 @@
 
 use std::marker::PhantomData;
 
+use crate::check::check_length;
 use crate::energy::local_problem::LocalProblem;
 use crate::energy::wanted::{Parameters, Wanted, WithInput, WithParameters, WithTarget};
 use crate::energy::workspace::{LocalWorkspace, Workspace};
 use crate::error::Error;
-use crate::kernel::{Scalar, Write};
+use crate::kernel::{Scalar, Write, add_scaled, scale, scale_columns};
+use crate::layer::ParameterGroup;
 
 /// f_t at one (z_t, θ_t): the prediction, and the data for products with its Jacobians
 /// ([`LocalProblem::linearize`]).
@@ -62,8 +64,18 @@ impl<'w, 'a, T: Scalar> Linearization<'w, 'a, T> {
         v_parameters: Option<&[T]>,
         tangent: &mut [T],
     ) -> Result<(), Error> {
-        self.problem
-            .jvp(v_input, v_parameters, tangent, self.workspace)
+        let (problem, w) = (&self.problem, &mut *self.workspace);
+        if let Some(v) = v_input {
+            check_length("v_input", v, problem.input.len())?;
+        }
+        if let Some(v) = v_parameters {
+            check_length("v_parameters", v, problem.own)?;
+        }
+        check_length("tangent", tangent, problem.target.len())?;
+        let at = problem.point(&w.prediction, &w.tape);
+        let work = &mut w.work;
+        problem.layer.jvp(&at, v_input, v_parameters, tangent, work);
+        Ok(())
     }
 
     /// `d_input ← (∂f/∂z)ᵀ g` and `d_parameters ← (∂f/∂θ)ᵀ g`, θ the layer's own parameters.
@@ -76,8 +88,24 @@ impl<'w, 'a, T: Scalar> Linearization<'w, 'a, T> {
         d_input: Write<'_, T>,
         d_parameters: Write<'_, T>,
     ) -> Result<(), Error> {
-        self.problem
-            .vjp(cotangent, d_input, d_parameters, self.workspace)
+        let (problem, w) = (&self.problem, &mut *self.workspace);
+        check_length("cotangent", cotangent, problem.target.len())?;
+        for (what, write, expected) in [
+            ("d_input", &d_input, problem.input.len()),
+            ("d_parameters", &d_parameters, problem.own),
+        ] {
+            if !write.is_skip() && write.len() != expected {
+                return Err(Error::Length {
+                    what: what.into(),
+                    expected,
+                    found: write.len(),
+                });
+            }
+        }
+        let at = problem.point(&w.prediction, &w.tape);
+        let (layer, work) = (problem.layer, &mut w.work);
+        layer.vjp(&at, cotangent, d_input, d_parameters, work);
+        Ok(())
     }
 
     /// `product ← G v` with the Gauss-Newton matrix of ℓ_t in the layer's own parameters,
@@ -86,7 +114,8 @@ impl<'w, 'a, T: Scalar> Linearization<'w, 'a, T> {
     ///
     /// Cᵢ is the loss's curvature in ẑ_{t+1} ([`Loss::curvature`](crate::loss::Loss::curvature)), λ₂ of
     /// R_t: one JVP and one VJP. A sum over examples, like ℓ_t; positive semidefinite; the Hessian
-    /// where f is linear in θ, C is the loss's Hessian and R_t has no L1 part. Schraudolph 2002.
+    /// where f is linear in θ, C is the loss's Hessian and R_t has no L1 part. Schraudolph 2002. Gradients
+    /// evaluated before mean nothing afterwards.
     ///
     /// # Errors
     /// [`Error::Length`] for a slice that does not fit.
@@ -95,8 +124,32 @@ impl<'w, 'a, T: Scalar> Linearization<'w, 'a, T> {
         v_parameters: &[T],
         product: &mut [T],
     ) -> Result<(), Error> {
-        self.problem
-            .gauss_newton_product(v_parameters, product, self.workspace)
+        let (problem, w) = (&self.problem, &mut *self.workspace);
+        check_length("v_parameters", v_parameters, problem.own)?;
+        check_length("product", product, problem.own)?;
+        let at = problem.point(&w.prediction, &w.tape);
+        let (tangent, curved, work) = (&mut w.d_target[..], &mut w.cotangent[..], &mut w.work);
+        let (layer, loss, pair) = (problem.layer, problem.loss, problem.pair(&w.prediction));
+        layer.jvp(&at, None, Some(v_parameters), tangent, work);
+        let to = Write::Set(&mut *curved);
+        loss.curvature(&pair, None, Some(tangent), Write::Skip, to, work);
+        if problem.weight != T::one() {
+            scale(curved, problem.weight);
+        }
+        if !problem.example_weights.is_empty() {
+            scale_columns(curved, problem.example_weights);
+        }
+        layer.vjp(&at, curved, Write::Skip, Write::Set(&mut *product), work);
+        let regularizer = problem.regularization.parameters.curvature();
+        if regularizer > T::zero() {
+            let factor = problem.total_weight() * regularizer;
+            let own = |group: &&ParameterGroup| group.decays && group.range.end <= problem.own;
+            let groups = problem.regularization.groups.iter().filter(own);
+            for range in groups.map(|group| group.range.clone()) {
+                add_scaled(&mut product[range.clone()], factor, &v_parameters[range]);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -178,27 +231,19 @@ impl<'w, T: Scalar, W: Wanted> Evaluation<'w, T, W> {
         self.workspace.energy()
     }
 
-    /// Layer t's contribution, without gradients: ℓ_t and ẑ_{t+1}.
-    ///
-    /// # Panics
-    /// If t ≥ T.
+    /// Layer t's contribution, without gradients: ℓ_t and ẑ_{t+1}. Panics if t ≥ T.
     pub fn local(&self, t: usize) -> LocalEvaluation<'w, T, super::wanted::Value> {
         LocalEvaluation::new(&self.workspace.locals[t])
     }
 
-    /// E of the i-th example of the batch, its weight included.
-    ///
-    /// # Panics
-    /// If the batch has no such example.
+    /// E of the i-th example of the batch, its weight included. Panics if the batch has no such
+    /// example.
     pub fn example_energy(&self, i: usize) -> T {
         let locals = self.workspace.locals.iter();
         locals.fold(T::zero(), |sum, local| sum + local.energies[i])
     }
 
-    /// ∂E/∂θ_t, t in 0..T.
-    ///
-    /// # Panics
-    /// If t ≥ T.
+    /// ∂E/∂θ_t. Panics if t ≥ T.
     pub fn parameter_gradient(&self, t: usize) -> &'w [T]
     where
         W: WithParameters,
@@ -206,10 +251,7 @@ impl<'w, T: Scalar, W: Wanted> Evaluation<'w, T, W> {
         &self.workspace.locals[t].d_parameters
     }
 
-    /// ∂E/∂z_t, t in 1..T, d_t × n column-major.
-    ///
-    /// # Panics
-    /// If t is not in 1..T.
+    /// ∂E/∂z_t, d_t × n column-major. Panics if t is not in 1..T.
     pub fn target_gradient(&self, t: usize) -> &'w [T]
     where
         W: WithInput + WithTarget,
@@ -236,26 +278,17 @@ impl<'w, T: Scalar> Composed<'w, T> {
         self.evaluation.energy()
     }
 
-    /// ẑ_{t+1} of the plain forward pass, d_{t+1} × n column-major.
-    ///
-    /// # Panics
-    /// If t ≥ T.
+    /// ẑ_{t+1} of the plain forward pass, d_{t+1} × n column-major. Panics if t ≥ T.
     pub fn prediction(&self, t: usize) -> &'w [T] {
         self.evaluation.local(t).prediction()
     }
 
-    /// Its gradient in θ_t, t in 0..T.
-    ///
-    /// # Panics
-    /// If t ≥ T.
+    /// Its gradient in θ_t. Panics if t ≥ T.
     pub fn parameter_gradient(&self, t: usize) -> &'w [T] {
         self.evaluation.parameter_gradient(t)
     }
 
-    /// The errors δ_t = ∂L/∂ẑ_t, t in 1..T, d_t × n column-major.
-    ///
-    /// # Panics
-    /// If t is not in 1..T.
+    /// The errors δ_t = ∂L/∂ẑ_t, d_t × n column-major. Panics if t is not in 1..T.
     pub fn error(&self, t: usize) -> &'w [T] {
         let locals = &self.evaluation.workspace.locals;
         assert!(0 < t && t < locals.len(), "there is no δ_{t}");

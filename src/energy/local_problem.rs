@@ -17,17 +17,12 @@ use crate::regularizer::Regularizer;
 ///
 /// and for the last layer Σᵢ L(z_Tⁱ, f_{T−1}(z_{T−1}ⁱ, θ_{T−1})).
 ///
-/// It borrows only θ_t, z_t, z_{t+1}, the layer and the loss. E = Σ_t ℓ_t, and the T problems can be
-/// evaluated in parallel, in any order, on any thread. All sums are over examples, without
-/// averaging; μ is included in values and gradients. With example weights wᵢ and regularisers R_t of
-/// θ_t and S_{t+1} of z_{t+1}, where a circuit has them,
+/// It borrows only θ_t (the layer's parameters, then the loss's), z_t, z_{t+1}, the layer and the
+/// loss. E = Σ_t ℓ_t, and the T problems can be evaluated in parallel, in any order. Sums are over
+/// examples, without averaging; μ is included in values and gradients. With example weights wᵢ,
+/// regularisers R_t and S_{t+1}, and multipliers λ of the constraints z = ẑ, where there are any,
 ///
-/// ℓ_t = Σᵢ wᵢ \[ μ_{t+1} L_h(z_{t+1}ⁱ, ẑ_{t+1}ⁱ) + R_t(θ_t) + S_{t+1}(z_{t+1}ⁱ) \],
-///
-/// and with Lagrange multipliers λ of the constraints z = ẑ
-/// ([`Decoupling::with_multipliers`](crate::training::Decoupling::with_multipliers)) also + wᵢ λ_{t+1}ⁱ·(z_{t+1}ⁱ − ẑ_{t+1}ⁱ).
-///
-/// θ_t holds the layer's parameters, then those of the loss, if it has any.
+/// ℓ_t = Σᵢ wᵢ \[ μ_{t+1} L_h(z_{t+1}ⁱ, ẑ_{t+1}ⁱ) + R_t(θ_t) + S_{t+1}(z_{t+1}ⁱ) + λ_{t+1}ⁱ·(z_{t+1}ⁱ − ẑ_{t+1}ⁱ) \].
 ///
 /// # Examples
 /// ```
@@ -45,7 +40,7 @@ use crate::regularizer::Regularizer;
 /// assert_eq!(evaluation.target_gradient(), [-1.0]);
 /// # Ok::<(), layerwise::Error>(())
 /// ```
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct LocalProblem<'a, T: Scalar> {
     pub(crate) layer: &'a dyn Layer<T>,
     /// θ_t: the layer's `own` parameters, then the loss's.
@@ -71,14 +66,6 @@ pub(crate) struct Regularization<'a> {
     pub(crate) groups: &'a [ParameterGroup],
     pub(crate) targets: Regularizer,
 }
-
-impl<T: Scalar> Clone for LocalProblem<'_, T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T: Scalar> Copy for LocalProblem<'_, T> {}
 
 /// A local problem's value and gradients, in memory of their own.
 #[derive(Debug, Clone, PartialEq)]
@@ -192,7 +179,12 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         check_length("parameters", parameters, self.parameters.len())?;
         let rows = parameters.len().max(1);
         check_finite(Quantity::Parameter, self.layer(), rows, parameters)?;
-        Ok(Self { parameters, ..self })
+        Ok(self.moved_to(parameters))
+    }
+
+    /// [`LocalProblem::at_parameters`], whatever they are.
+    pub(crate) fn moved_to(self, parameters: &'a [T]) -> Self {
+        Self { parameters, ..self }
     }
 
     /// θ_t: the layer's own parameters, then the loss's.
@@ -249,18 +241,22 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
     }
 
     pub(crate) fn fit(&self, workspace: &mut LocalWorkspace<T>) {
-        workspace.fit(
-            self.layer,
-            self.loss,
-            self.parameters.len(),
-            self.examples(),
-        );
+        let (parameters, n) = (self.parameters.len(), self.examples());
+        workspace.fit(self.layer, self.loss, parameters, n);
     }
 
     /// Evaluates f_t at (z_t, θ_t) in `workspace`: the prediction ẑ_{t+1}, and what the derivatives
     /// need. From there ℓ_t, its gradients and Jacobian products can be evaluated any number of times.
     pub fn linearize<'w>(&self, workspace: &'w mut LocalWorkspace<T>) -> Linearization<'w, 'a, T> {
         self.predict(workspace);
+        self.linearized(workspace)
+    }
+
+    /// [`LocalProblem::linearize`] for a workspace whose prediction is current.
+    pub(crate) fn linearized<'w>(
+        &self,
+        workspace: &'w mut LocalWorkspace<T>,
+    ) -> Linearization<'w, 'a, T> {
         Linearization::new(*self, workspace)
     }
 
@@ -271,15 +267,11 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         workspace.forward(self.layer, &self.context, own, self.input);
     }
 
-    /// ℓ_t and the wanted gradients, for a workspace whose prediction is current.
-    ///
-    /// A current prediction came from [`LocalProblem::predict`] with the same θ_t and z_t; the
-    /// target z_{t+1} may have moved since.
+    /// ℓ_t and the wanted gradients, for a workspace whose prediction came from
+    /// [`LocalProblem::predict`] with the same θ_t and z_t; z_{t+1} may have moved since.
     pub(crate) fn differentiate(&self, wanted: Ask, workspace: &mut LocalWorkspace<T>) -> T {
         let w = workspace;
-        let (own, of_loss) = self.parameters.split_at(self.own);
-        let pair =
-            Pair::new(self.layer.output_dim(), self.target, &w.prediction).with_parameters(of_loss);
+        let pair = self.pair(&w.prediction);
         let needs_cotangent = wanted.parameters || wanted.input;
         self.loss.evaluate(
             &pair,
@@ -289,7 +281,7 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
             &mut w.work,
         );
         w.loss = total(&w.energies);
-        if wanted.parameters && !of_loss.is_empty() {
+        if wanted.parameters && !pair.parameters.is_empty() {
             w.factors.fill(self.weight);
             for (factor, &weight) in w.factors.iter_mut().zip(self.example_weights) {
                 *factor *= weight;
@@ -298,24 +290,15 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
             self.loss
                 .parameter_gradient(&pair, &w.factors, d_loss, &mut w.work);
         }
-        self.scale_by_penalty(wanted.target, needs_cotangent, w);
-        self.add_multipliers(wanted.target, needs_cotangent, w);
-        self.scale_by_example_weights(wanted.target, needs_cotangent, w);
+        self.apply_factors(wanted.target, needs_cotangent, w);
         if needs_cotangent {
             let wants_input = wanted.input && self.layer.input_differentiable();
             if wanted.input && !wants_input {
                 w.d_input.fill(T::zero());
             }
             let d_own = wanted.parameters.then_some(&mut w.d_parameters[..self.own]);
-            let at = Point {
-                context: self.context,
-                parameters: own,
-                input: self.input,
-                output: &w.prediction,
-                tape: &w.tape,
-            };
             self.layer.vjp(
-                &at,
+                &self.point(&w.prediction, &w.tape),
                 &w.cotangent,
                 Write::set(wants_input.then_some(&mut w.d_input[..])),
                 Write::set(d_own),
@@ -328,65 +311,51 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         w.energy
     }
 
-    fn scale_by_penalty(&self, target: bool, prediction: bool, w: &mut LocalWorkspace<T>) {
-        if self.weight == T::one() {
-            return;
-        }
-        scale(&mut w.energies, self.weight);
+    /// Multiplies the energies and the computed gradients of the loss by μ and the examples' weights,
+    /// and adds the multipliers' λ·(z − ẑ), whose gradient is λ in z and −λ in ẑ.
+    fn apply_factors(&self, target: bool, prediction: bool, w: &mut LocalWorkspace<T>) {
+        let mut computed = [&mut w.energies[..], &mut [], &mut []];
         if target {
-            scale(&mut w.d_target, self.weight);
+            computed[1] = &mut w.d_target;
         }
         if prediction {
-            scale(&mut w.cotangent, self.weight);
+            computed[2] = &mut w.cotangent;
         }
-    }
-
-    /// Adds λ·(z − ẑ) to every example's energy, λ to its gradient in z, and −λ to that in ẑ.
-    fn add_multipliers(&self, target: bool, prediction: bool, w: &mut LocalWorkspace<T>) {
-        if self.multipliers.is_empty() {
-            return;
+        if self.weight != T::one() {
+            computed.iter_mut().for_each(|own| scale(own, self.weight));
         }
-        let dim = self.layer.output_dim();
-        let columns = self.multipliers.chunks_exact(dim).enumerate();
-        for (i, lambda) in columns {
-            let own = i * dim..(i + 1) * dim;
-            let gap = dot(lambda, &self.target[own.clone()]) - dot(lambda, &w.prediction[own]);
-            w.energies[i] += gap;
+        if !self.multipliers.is_empty() {
+            let [energies, d_target, d_prediction] = &mut computed;
+            let dim = self.layer.output_dim();
+            let columns = self.multipliers.chunks_exact(dim).enumerate();
+            for ((i, lambda), energy) in columns.zip(&mut **energies) {
+                let own = i * dim..(i + 1) * dim;
+                *energy += dot(lambda, &self.target[own.clone()]) - dot(lambda, &w.prediction[own]);
+            }
+            if target {
+                add_to(d_target, self.multipliers);
+            }
+            if prediction {
+                add_scaled(d_prediction, -T::one(), self.multipliers);
+            }
         }
-        if target {
-            add_to(&mut w.d_target, self.multipliers);
-        }
-        if prediction {
-            add_scaled(&mut w.cotangent, -T::one(), self.multipliers);
-        }
-    }
-
-    fn scale_by_example_weights(&self, target: bool, prediction: bool, w: &mut LocalWorkspace<T>) {
-        if self.example_weights.is_empty() {
-            return;
-        }
-        scale_columns(&mut w.energies, self.example_weights);
-        if target {
-            scale_columns(&mut w.d_target, self.example_weights);
-        }
-        if prediction {
-            scale_columns(&mut w.cotangent, self.example_weights);
+        if !self.example_weights.is_empty() {
+            for own in computed.iter_mut().filter(|own| !own.is_empty()) {
+                scale_columns(own, self.example_weights);
+            }
         }
     }
 
     /// Adds wᵢ R_t(θ_t) to every example's energy, and Σᵢ wᵢ ∇R_t to the gradient in θ_t if wanted.
     pub(crate) fn regularize_parameters(&self, wanted: bool, w: &mut LocalWorkspace<T>) {
-        let Regularization {
-            parameters: regularizer,
-            groups,
-            ..
-        } = self.regularization;
+        let regularizer = self.regularization.parameters;
         if regularizer.is_none() {
             return;
         }
         let mut value = T::zero();
         let count = self.total_weight();
-        for group in groups.iter().filter(|group| group.decays) {
+        let groups = self.regularization.groups.iter();
+        for group in groups.filter(|group| group.decays) {
             let own = &self.parameters[group.range.clone()];
             value += regularizer.value(own);
             if wanted {
@@ -459,138 +428,24 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
     pub fn gradients(&self) -> LocalGradients<T> {
         let mut w = self.workspace();
         let energy = self.evaluate(All, &mut w).energy();
-        let input = if self.layer.input_differentiable() {
-            w.d_input
-        } else {
-            Vec::new()
-        };
+        if !self.layer.input_differentiable() {
+            w.d_input.clear();
+        }
         LocalGradients {
             energy,
             parameters: w.d_parameters,
-            input,
+            input: w.d_input,
             target: w.d_target,
         }
     }
 
-    /// `tangent ← (∂f/∂z) v_input + (∂f/∂θ) v_parameters` at a workspace whose prediction is
-    /// current, θ the layer's own parameters; a missing direction is zero.
-    ///
-    /// # Errors
-    /// [`Error::Length`] for a slice that does not fit.
-    pub(crate) fn jvp(
-        &self,
-        v_input: Option<&[T]>,
-        v_parameters: Option<&[T]>,
-        tangent: &mut [T],
-        workspace: &mut LocalWorkspace<T>,
-    ) -> Result<(), Error> {
-        if let Some(v) = v_input {
-            check_length("v_input", v, self.input.len())?;
-        }
-        if let Some(v) = v_parameters {
-            check_length("v_parameters", v, self.own)?;
-        }
-        check_length("tangent", tangent, self.target.len())?;
-        let LocalWorkspace {
-            prediction,
-            tape,
-            work,
-            ..
-        } = workspace;
-        let at = self.point(prediction, tape);
-        self.layer.jvp(&at, v_input, v_parameters, tangent, work);
-        Ok(())
-    }
-
-    /// `d_input ← (∂f/∂z)ᵀ g` and `d_parameters ← (∂f/∂θ)ᵀ g` at a workspace whose prediction is
-    /// current, θ the layer's own parameters.
-    ///
-    /// # Errors
-    /// [`Error::Length`] for a slice that does not fit.
-    pub(crate) fn vjp(
-        &self,
-        cotangent: &[T],
-        d_input: Write<'_, T>,
-        d_parameters: Write<'_, T>,
-        workspace: &mut LocalWorkspace<T>,
-    ) -> Result<(), Error> {
-        check_length("cotangent", cotangent, self.target.len())?;
-        for (what, write, expected) in [
-            ("d_input", &d_input, self.input.len()),
-            ("d_parameters", &d_parameters, self.own),
-        ] {
-            if !write.is_skip() && write.len() != expected {
-                return Err(Error::Length {
-                    what: what.into(),
-                    expected,
-                    found: write.len(),
-                });
-            }
-        }
-        let LocalWorkspace {
-            prediction,
-            tape,
-            work,
-            ..
-        } = workspace;
-        let at = self.point(prediction, tape);
-        self.layer.vjp(&at, cotangent, d_input, d_parameters, work);
-        Ok(())
-    }
-
-    /// `product ← G v` with the Gauss-Newton matrix of ℓ_t in the layer's own parameters,
-    ///
-    /// G = Σᵢ wᵢ \[ μ_{t+1} (∂f/∂θ)ᵀ Cᵢ (∂f/∂θ) + λ₂ on the groups that R_t decays \],
-    ///
-    /// Cᵢ is the loss's curvature in ẑ_{t+1} ([`Loss::curvature`]), λ₂ of R_t: one JVP and one VJP, at a
-    /// workspace whose prediction is current. A sum over examples, like ℓ_t; positive semidefinite;
-    /// the Hessian where f is linear in θ, C is the loss's Hessian and R_t has no L1 part. Schraudolph
-    /// 2002. The workspace's gradients mean nothing afterwards.
-    ///
-    /// # Errors
-    /// [`Error::Length`] for a slice that does not fit.
-    pub(crate) fn gauss_newton_product(
-        &self,
-        v_parameters: &[T],
-        product: &mut [T],
-        workspace: &mut LocalWorkspace<T>,
-    ) -> Result<(), Error> {
-        check_length("v_parameters", v_parameters, self.own)?;
-        check_length("product", product, self.own)?;
-        let LocalWorkspace {
-            prediction,
-            tape,
-            work,
-            cotangent,
-            d_target: tangent,
-            ..
-        } = workspace;
-        let at = self.point(prediction, tape);
-        self.layer.jvp(&at, None, Some(v_parameters), tangent, work);
-        let pair = Pair::new(self.layer.output_dim(), self.target, prediction)
-            .with_parameters(&self.parameters[self.own..]);
-        let curved = Write::Set(&mut cotangent[..]);
-        self.loss
-            .curvature(&pair, None, Some(tangent), Write::Skip, curved, work);
-        if self.weight != T::one() {
-            scale(cotangent, self.weight);
-        }
-        if !self.example_weights.is_empty() {
-            scale_columns(cotangent, self.example_weights);
-        }
-        let d_parameters = Write::Set(&mut product[..]);
-        self.layer
-            .vjp(&at, cotangent, Write::Skip, d_parameters, work);
-        let regularizer = self.regularization.parameters.curvature();
-        if regularizer > T::zero() {
-            let factor = self.total_weight() * regularizer;
-            let own = |group: &&ParameterGroup| group.decays && group.range.end <= self.own;
-            for group in self.regularization.groups.iter().filter(own) {
-                let range = group.range.clone();
-                add_scaled(&mut product[range.clone()], factor, &v_parameters[range]);
-            }
-        }
-        Ok(())
+    /// The pair that the loss compares, for the prediction `output`.
+    pub(super) fn pair<'b>(&self, output: &'b [T]) -> Pair<'b, T>
+    where
+        'a: 'b,
+    {
+        Pair::new(self.layer.output_dim(), self.target, output)
+            .with_parameters(&self.parameters[self.own..])
     }
 
     pub(crate) fn point<'b>(&self, output: &'b [T], tape: &'b [T]) -> Point<'b, T>

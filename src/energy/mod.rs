@@ -3,7 +3,18 @@
 //! [`Energy`] describes losses, penalties and regularisers. [`Problem`] is E on one batch, a sum of
 //! [`LocalProblem`]s. Results are read from [`Evaluation`]s, which lend only what was [`Wanted`].
 
-mod backprop;
+/// Implements `Default` with the default of every field; a derived one would demand one of T, too.
+macro_rules! default_fields {
+    ($name:ident: $($field:ident)*) => {
+        impl<T: $crate::kernel::Scalar> Default for $name<T> {
+            fn default() -> Self {
+                Self { $($field: Default::default()),* }
+            }
+        }
+    };
+}
+pub(crate) use default_fields;
+
 pub(crate) mod batch;
 mod evaluation;
 pub(crate) mod local_problem;
@@ -12,13 +23,12 @@ mod terms;
 mod wanted;
 mod workspace;
 
-pub(crate) use backprop::compose;
 pub use batch::{Batch, BatchMut};
 pub(crate) use batch::{Draft, columns};
 pub use evaluation::{Composed, Evaluation, Linearization, LocalEvaluation};
 pub use local_problem::{LocalGradients, LocalProblem};
 pub use problem::{Layers, Problem};
-pub(crate) use problem::{add_input_parts, check_multipliers};
+pub(crate) use problem::{add_input_parts, check_multipliers, compose};
 pub use terms::{Energy, Terms};
 pub(crate) use wanted::Ask;
 pub use wanted::{

@@ -17,21 +17,13 @@ use crate::loss::{Loss, Pair};
 use crate::regularizer::Regularizer;
 
 /// The layers of a circuit, each with its loss, weight and regularisers: E without a batch.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Layers<'a, T: Scalar> {
     circuit: &'a Circuit<T>,
     terms: &'a Terms<T>,
     /// μ_1, …, μ_{T−1}: those of the terms, or replacements.
     penalties: &'a [T],
 }
-
-impl<T: Scalar> Clone for Layers<'_, T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T: Scalar> Copy for Layers<'_, T> {}
 
 impl<'a, T: Scalar> Layers<'a, T> {
     pub(crate) fn new(circuit: &'a Circuit<T>, terms: &'a Terms<T>) -> Self {
@@ -62,26 +54,17 @@ impl<'a, T: Scalar> Layers<'a, T> {
         self.circuit.dims()
     }
 
-    /// Layer t.
-    ///
-    /// # Panics
-    /// If t ≥ T.
+    /// Layer t. Panics if t ≥ T.
     pub fn layer(&self, t: usize) -> &'a dyn Layer<T> {
         self.circuit.layer(t)
     }
 
-    /// The loss of layer t's local problem: L_h for z_{t+1}, or L if t = T−1.
-    ///
-    /// # Panics
-    /// If t ≥ T.
+    /// The loss of layer t's local problem: L_h for z_{t+1}, or L if t = T−1. Panics if t ≥ T.
     pub fn loss(&self, t: usize) -> &'a dyn Loss<T> {
         self.terms.loss(t)
     }
 
-    /// μ_{t+1}, the weight of layer t's local problem: 1 if t = T−1.
-    ///
-    /// # Panics
-    /// If t ≥ T.
+    /// μ_{t+1}, the weight of layer t's local problem: 1 if t = T−1. Panics if t ≥ T.
     pub fn weight(&self, t: usize) -> T {
         assert!(t < self.depth(), "layer {t} of {}", self.depth());
         self.penalties.get(t).copied().unwrap_or(T::one())
@@ -177,21 +160,13 @@ impl<'a, T: Scalar> Layers<'a, T> {
 /// assert_eq!(evaluation.energy(), model.composed_loss()?);
 /// # Ok::<(), Error>(())
 /// ```
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Problem<'a, T: Scalar> {
     pub(crate) layers: Layers<'a, T>,
     pub(crate) batch: Batch<'a, T>,
     /// λ_1, …, λ_{T−1} of these examples; empty if there are none.
     pub(crate) multipliers: &'a [Vec<T>],
 }
-
-impl<T: Scalar> Clone for Problem<'_, T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T: Scalar> Copy for Problem<'_, T> {}
 
 impl<'a, T: Scalar> Problem<'a, T> {
     /// The layers with their terms.
@@ -235,16 +210,8 @@ impl<'a, T: Scalar> Problem<'a, T> {
         Self { batch, ..self }
     }
 
-    /// The local problem of layer t.
-    ///
-    /// # Panics
-    /// If t ≥ T.
+    /// The local problem of layer t. Panics if t ≥ T.
     pub fn local(&self, t: usize) -> LocalProblem<'a, T> {
-        self.local_at(t, self.batch.z(t))
-    }
-
-    /// The local problem of layer t with another input than z_t, such as ẑ_t.
-    pub(crate) fn local_at(&self, t: usize, input: &'a [T]) -> LocalProblem<'a, T> {
         let Layers { circuit, terms, .. } = self.layers;
         // S belongs to auxiliary targets, not to z_T.
         let targets = terms.target_regularizers().get(t).copied();
@@ -254,7 +221,7 @@ impl<'a, T: Scalar> Problem<'a, T> {
             own: circuit.own_parameters(t),
             loss: terms.loss(t),
             weight: self.layers.weight(t),
-            input,
+            input: self.batch.z(t),
             target: self.batch.z(t + 1),
             context: self.batch.context(circuit.seed(), t),
             example_weights: self.batch.weights,
@@ -267,10 +234,8 @@ impl<'a, T: Scalar> Problem<'a, T> {
         }
     }
 
-    /// E and the gradients that are wanted, in `workspace`.
-    ///
-    /// Every layer's problem is evaluated on its own, in an order that the execution chooses. E is
-    /// summed in the order of the layers. Sums are over examples, without averaging.
+    /// E, summed in the order of the layers, and the gradients that are wanted, in `workspace`: sums
+    /// over examples, without averaging.
     pub fn evaluate<'w, W: Wanted>(
         &self,
         _wanted: W,
@@ -280,14 +245,12 @@ impl<'a, T: Scalar> Problem<'a, T> {
         Evaluation::new(workspace)
     }
 
-    /// The composed objective Σᵢ wᵢ \[ L(z_Tⁱ, ẑ_Tⁱ) + Σ_t R(θ_t) \] of the plain forward pass
-    /// (weights and regularisers where there are any), its gradients in θ_t and the errors δ_t, in
-    /// `workspace`; sums over examples. Auxiliary targets are not used.
-    ///
-    /// Source: Rumelhart, Hinton & Williams 1986.
+    /// The composed objective Σᵢ wᵢ \[ L(z_Tⁱ, ẑ_Tⁱ) + Σ_t R(θ_t) \] of the plain forward pass, its
+    /// gradients in θ_t and the errors δ_t, in `workspace`: sums over examples. Auxiliary targets are
+    /// not used. Rumelhart, Hinton & Williams 1986.
     pub fn backprop<'w>(&self, workspace: &'w mut Workspace<T>) -> Composed<'w, T> {
         workspace.fit(self.layers.depth());
-        super::compose(|t| self.local(t), true, workspace);
+        compose(|t| self.local(t), true, workspace);
         Composed::new(workspace)
     }
 
@@ -332,9 +295,7 @@ impl<'a, T: Scalar> Problem<'a, T> {
         let depth = self.layers.depth();
         for t in 0..depth {
             let (before, after) = workspace.locals.split_at_mut(t);
-            let input = forward_input(self.batch, before);
-            self.local_at(t, input)
-                .differentiate(ask.of_layer(t, depth), &mut after[0]);
+            fed(self.local(t), before).differentiate(ask.of_layer(t, depth), &mut after[0]);
         }
         if ask.target {
             add_input_parts(workspace, self.batch.execution);
@@ -354,7 +315,7 @@ impl<'a, T: Scalar> Problem<'a, T> {
         let (before, after) = workspace.locals.split_at_mut(last);
         let problem = LocalProblem {
             regularization: Regularization::default(),
-            ..self.local_at(last, forward_input(self.batch, before))
+            ..fed(self.local(last), before)
         };
         problem.differentiate(Ask::VALUE, &mut after[0])
     }
@@ -383,7 +344,7 @@ pub(crate) fn check_multipliers<T: Scalar>(
     Ok(())
 }
 
-/// ∂E/∂z_t: the target part is in the workspace, and the input part is added to it.
+/// Completes ∂E/∂z_t, whose target part is in the workspace, by the input part.
 pub(crate) fn add_input_parts<T: Scalar>(workspace: &mut Workspace<T>, execution: Execution) {
     // Adjacent pairs in two passes, so that no workspace is in two pairs of one pass.
     for first in 0..2.min(workspace.locals.len()) {
@@ -395,8 +356,7 @@ pub(crate) fn add_input_parts<T: Scalar>(workspace: &mut Workspace<T>, execution
     }
 }
 
-/// The plain forward pass through local problems 0, …, T−1: ẑ_1, …, ẑ_T, and what the derivatives
-/// need, into a workspace that fits their circuit.
+/// The plain forward pass through local problems 0, …, T−1, into a workspace that fits their circuit.
 pub(crate) fn predict_in_chain<'a, T: Scalar>(
     problem: impl Fn(usize) -> LocalProblem<'a, T>,
     workspace: &mut Workspace<T>,
@@ -421,13 +381,36 @@ pub(crate) fn fed<'a, T: Scalar>(
     }
 }
 
-/// The input that the plain forward pass gives to the layer after these.
-pub(crate) fn forward_input<'a, T: Scalar>(
-    batch: Batch<'a, T>,
-    before: &'a [LocalWorkspace<T>],
-) -> &'a [T] {
-    match before.last() {
-        None => batch.z(0),
-        Some(local) => &local.prediction,
+/// The composed objective of local problems 0, …, T−1, where each gets the previous prediction
+/// instead of its own input, and the gradients in θ_t if wanted; `workspace` must fit the circuit.
+pub(crate) fn compose<'a, T: Scalar>(
+    problem: impl Fn(usize) -> LocalProblem<'a, T>,
+    gradients: bool,
+    workspace: &mut Workspace<T>,
+) -> T {
+    predict_in_chain(&problem, workspace);
+    for t in (0..workspace.locals.len()).rev() {
+        let (before, after) = workspace.locals.split_at_mut(t);
+        let problem = fed(problem(t), before);
+        let (here, above) = after.split_at_mut(1);
+        let here = &mut here[0];
+        let Some(above) = above.first() else {
+            problem.differentiate(Ask::new(gradients, gradients && t > 0, false), here);
+            continue;
+        };
+        if gradients {
+            let at = problem.point(&here.prediction, &here.tape);
+            let (d_own, d_loss) = here.d_parameters.split_at_mut(at.parameters.len());
+            let d_input = Write::set((t > 0).then_some(&mut here.d_input[..]));
+            let d_own = Write::Set(d_own);
+            let layer = problem.layer;
+            layer.vjp(&at, &above.d_input, d_input, d_own, &mut here.work);
+            // The hidden losses play no part.
+            d_loss.fill(T::zero());
+        }
+        here.energies.fill(T::zero());
+        problem.regularize_parameters(gradients, here);
+        here.energy = total(&here.energies);
     }
+    workspace.energy()
 }

@@ -187,10 +187,7 @@ impl<T: Scalar> Terms<T> {
         }
     }
 
-    /// The loss of layer t's local problem: L_h for z_{t+1}, or L if t = T−1.
-    ///
-    /// # Panics
-    /// If t ≥ T.
+    /// The loss of layer t's local problem: L_h for z_{t+1}, or L if t = T−1. Panics if t ≥ T.
     pub fn loss(&self, t: usize) -> &dyn Loss<T> {
         self.losses[t].as_ref()
     }
@@ -200,10 +197,7 @@ impl<T: Scalar> Terms<T> {
         &self.penalties
     }
 
-    /// R_t, t = 0, …, T−1.
-    ///
-    /// # Panics
-    /// If t ≥ T.
+    /// R_t, t = 0, …, T−1. Panics if t ≥ T.
     pub fn parameter_regularizer(&self, t: usize) -> Regularizer {
         self.parameter_regularizers[t]
     }

@@ -1,5 +1,6 @@
 //! The memory that evaluations work in: allocated once, then reused.
 
+use crate::check::check_computed;
 use crate::error::{Error, Quantity};
 use crate::kernel::Scalar;
 use crate::layer::{Context, Layer};
@@ -95,15 +96,8 @@ impl<T: Scalar> LocalWorkspace<T> {
         parameters: &[T],
         input: &[T],
     ) {
-        let tape = Some(&mut self.tape[..]);
-        layer.forward(
-            context,
-            parameters,
-            input,
-            &mut self.prediction,
-            tape,
-            &mut self.work,
-        );
+        let (output, tape) = (&mut self.prediction, Some(&mut self.tape[..]));
+        layer.forward(context, parameters, input, output, tape, &mut self.work);
     }
 }
 
@@ -169,7 +163,8 @@ impl<T: Scalar> Workspace<T> {
     }
 
     pub(crate) fn check_energies(&self, step: u64) -> Result<(), Error> {
-        self.check(Quantity::Energy, step, |_, local| local.energy.is_finite())
+        let mut locals = self.locals.iter().enumerate();
+        locals.try_for_each(|(t, own)| check_computed(Quantity::Energy, t, step, &[own.energy]))
     }
 
     /// Checks that ∂E/∂θ_t is finite for the layers that `wanted` selects.
@@ -178,26 +173,9 @@ impl<T: Scalar> Workspace<T> {
         step: u64,
         wanted: impl Fn(usize) -> bool,
     ) -> Result<(), Error> {
-        self.check(Quantity::ParameterGradient, step, |t, local| {
-            !wanted(t) || crate::kernel::all_finite(&local.d_parameters)
-        })
-    }
-
-    fn check(
-        &self,
-        quantity: Quantity,
-        step: u64,
-        finite: impl Fn(usize, &LocalWorkspace<T>) -> bool,
-    ) -> Result<(), Error> {
-        let mut locals = self.locals.iter().enumerate();
-        match locals.position(|(t, local)| !finite(t, local)) {
-            None => Ok(()),
-            Some(layer) => Err(Error::NonFinite {
-                quantity,
-                layer,
-                step,
-            }),
-        }
+        let mut locals = self.locals.iter().enumerate().filter(|(t, _)| wanted(*t));
+        let quantity = Quantity::ParameterGradient;
+        locals.try_for_each(|(t, own)| check_computed(quantity, t, step, &own.d_parameters))
     }
 }
 

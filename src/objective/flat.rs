@@ -4,14 +4,87 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use super::check_gradient;
-use super::layout::Layout;
-use crate::check::check_computed;
+use crate::check::{check_computed, check_finite, check_length};
 use crate::circuit::Circuit;
-use crate::decoupled::examples::{Columns, Examples};
+use crate::decoupled::examples::{Chosen, Examples};
 use crate::decoupled::{DecoupledCircuit, Selection};
 use crate::energy::{Ask, Layers, LocalProblem, Problem, Workspace, add_input_parts, compose};
 use crate::error::{Error, Quantity};
 use crate::kernel::{Execution, Scalar};
+
+/// Which variables a flat vector holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Variables {
+    Parameters,
+    Targets,
+    Both,
+}
+
+/// Where θ_0, …, θ_{T−1}, then z_1, …, z_{T−1}, each d_t × n column-major, stand in a flat vector.
+#[derive(Debug, Clone)]
+pub(super) struct Layout {
+    /// Of θ_0, …, θ_{T−1}; empty if they are not variables.
+    pub(super) parameters: Vec<Range<usize>>,
+    /// Of z_1, …, z_{T−1}; empty if they are not variables.
+    targets: Vec<Range<usize>>,
+    /// d_1, …, d_{T−1}.
+    dims: Vec<usize>,
+    pub(super) dimension: usize,
+}
+
+impl Layout {
+    pub(super) fn new<T: Scalar>(circuit: &Circuit<T>, n: usize, variables: Variables) -> Self {
+        let (mut dimension, dims) = (0, &circuit.dims()[1..circuit.depth()]);
+        let mut next = |length: usize| {
+            dimension += length;
+            dimension - length..dimension
+        };
+        let (mut parameters, mut targets) = (Vec::new(), Vec::new());
+        if variables != Variables::Targets {
+            let lengths = (0..circuit.depth()).map(|t| circuit.parameters(t).len());
+            parameters.extend(lengths.map(&mut next));
+        }
+        if variables != Variables::Parameters {
+            targets.extend(dims.iter().map(|dim| next(dim * n)));
+        }
+        Self {
+            parameters,
+            targets,
+            dims: dims.to_vec(),
+            dimension,
+        }
+    }
+
+    /// The range of z_t, t in 1..T.
+    pub(super) fn target(&self, t: usize) -> Range<usize> {
+        assert!(
+            0 < t && t <= self.targets.len(),
+            "z_{t} is not an auxiliary target"
+        );
+        self.targets[t - 1].clone()
+    }
+
+    /// Writes θ of a checked point to the circuit.
+    pub(super) fn put_parameters<T: Scalar>(&self, circuit: &mut Circuit<T>, point: &[T]) {
+        let theta = circuit.parameters_mut().iter_mut();
+        for (theta, own) in theta.zip(&self.parameters) {
+            theta.copy_from_slice(&point[own.clone()]);
+        }
+    }
+
+    /// Checks the length of a point, and that it is finite.
+    pub(super) fn check<T: Scalar>(&self, point: &[T]) -> Result<(), Error> {
+        check_length("point", point, self.dimension)?;
+        for (t, range) in self.parameters.iter().enumerate() {
+            let rows = range.len().max(1);
+            check_finite(Quantity::Parameter, t, rows, &point[range.clone()])?;
+        }
+        for ((t, range), &rows) in (1..).zip(&self.targets).zip(&self.dims) {
+            check_finite(Quantity::Target, t, rows, &point[range.clone()])?;
+        }
+        Ok(())
+    }
+}
 
 /// What the objectives over a [`DecoupledCircuit`] are made of.
 #[derive(Debug, Clone)]
@@ -25,27 +98,21 @@ pub(super) struct Flat<'a, T: Scalar> {
 }
 
 impl<'a, T: Scalar> Flat<'a, T> {
-    /// `layout` is given the circuit and the number of examples.
     pub(super) fn new(
         model: &'a DecoupledCircuit<T>,
         selection: &Selection<'_>,
-        layout: impl FnOnce(&Circuit<T>, usize) -> Layout,
+        variables: Variables,
     ) -> Result<Self, Error> {
-        let (examples, run) = match model.examples.resolve(selection)? {
-            Columns::Run(run) => (Cow::Borrowed(&model.examples), run),
-            Columns::Scattered(columns) => {
+        let (examples, run) = match model.chosen(selection, "an objective")? {
+            Chosen::Run(run) => (Cow::Borrowed(&model.examples), run),
+            Chosen::Scattered(columns) => {
                 let gathered = model.examples.gathered(&columns);
                 (Cow::Owned(gathered), 0..columns.len())
             }
         };
-        if run.is_empty() {
-            return Err(Error::NoExamples {
-                operation: "an objective",
-            });
-        }
         Ok(Self {
             layers: model.layers(),
-            layout: layout(&model.circuit, run.len()),
+            layout: Layout::new(&model.circuit, run.len(), variables),
             examples,
             run,
         })
@@ -60,11 +127,7 @@ impl<'a, T: Scalar> Flat<'a, T> {
     /// ℓ_t with what the layout has of θ_t, z_t and z_{t+1} taken from a point.
     fn local<'b>(&'b self, t: usize, point: &'b [T]) -> LocalProblem<'b, T> {
         let mut problem = self.problem().local(t);
-        let Layout {
-            parameters,
-            targets,
-            ..
-        } = &self.layout;
+        let (parameters, targets) = (&self.layout.parameters, &self.layout.targets);
         if let Some(own) = parameters.get(t) {
             problem.parameters = &point[own.clone()];
         }
@@ -80,8 +143,7 @@ impl<'a, T: Scalar> Flat<'a, T> {
 
     /// The point of the model.
     pub(super) fn point(&self) -> Vec<T> {
-        let (problem, mut point) = (self.problem(), Vec::new());
-        point.reserve_exact(self.layout.dimension());
+        let (problem, mut point) = (self.problem(), Vec::with_capacity(self.layout.dimension));
         for t in 0..self.layout.parameters.len() {
             point.extend_from_slice(self.layers.circuit().parameters(t));
         }
@@ -136,7 +198,7 @@ impl<'a, T: Scalar> Flat<'a, T> {
 
     fn check(&self, point: &[T], gradient: Option<&[T]>) -> Result<(), Error> {
         self.layout.check(point)?;
-        check_gradient(gradient, self.layout.dimension())
+        check_gradient(gradient, self.layout.dimension)
     }
 
     fn finite(&self, quantity: Quantity, value: T) -> Result<T, Error> {
@@ -171,32 +233,21 @@ impl<T: Scalar> DecoupledCircuit<T> {
     pub(super) fn set_point(
         &mut self,
         selection: &Selection<'_>,
-        layout: impl FnOnce(&Circuit<T>, usize) -> Layout,
+        variables: Variables,
         point: &[T],
     ) -> Result<(), Error> {
-        let chosen = self.examples.resolve(selection)?.into_places();
-        if chosen.is_empty() {
-            return Err(Error::NoExamples {
-                operation: "the point of an objective",
-            });
-        }
-        let layout = layout(&self.circuit, chosen.len());
+        let chosen = self.chosen(selection, "the point of an objective")?;
+        let chosen = chosen.into_places();
+        let layout = Layout::new(&self.circuit, chosen.len(), variables);
         layout.check(point)?;
         for (t, own) in (1..).zip(&layout.targets) {
             let dim = self.circuit.dims()[t];
             let loss = self.terms.loss(t - 1);
             loss.check_target(dim, &point[own.clone()])?;
         }
-        let theta = self.circuit.parameters_mut().iter_mut();
-        for (theta, own) in theta.zip(&layout.parameters) {
-            theta.copy_from_slice(&point[own.clone()]);
-        }
+        layout.put_parameters(&mut self.circuit, point);
         for (t, own) in (1..).zip(&layout.targets) {
-            let dim = self.circuit.dims()[t];
-            let columns = point[own.clone()].chunks_exact(dim);
-            for (&place, from) in chosen.iter().zip(columns) {
-                self.examples.z[t][place * dim..][..dim].copy_from_slice(from);
-            }
+            self.examples.put(t, &chosen, &point[own.clone()]);
         }
         Ok(())
     }
@@ -207,7 +258,7 @@ macro_rules! flat_objective {
     ($name:ident, $value:ident) => {
         impl<T: Scalar> Objective<T> for $name<'_, T> {
             fn dimension(&self) -> usize {
-                self.0.layout.dimension()
+                self.0.layout.dimension
             }
 
             fn point(&self) -> Vec<T> {

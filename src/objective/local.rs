@@ -69,10 +69,7 @@ impl<T: Scalar> Objective<T> for LocalObjective<'_, T> {
             workspace.fit(1);
         }
         let local = &mut workspace.locals[0];
-        let problem = LocalProblem {
-            parameters: point,
-            ..self.problem
-        };
+        let problem = self.problem.moved_to(point);
         problem.predict(local);
         let ask = Ask::new(gradient.is_some(), false, false);
         let energy = problem.differentiate(ask, local);

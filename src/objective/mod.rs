@@ -2,19 +2,14 @@
 
 #[cfg(feature = "argmin")]
 mod argmin_traits;
-mod composed;
 mod flat;
-mod joint;
-mod layout;
 mod local;
-mod target;
+mod whole;
 
 use std::fmt::Debug;
 
-pub use composed::ComposedObjective;
-pub use joint::JointObjective;
 pub use local::LocalObjective;
-pub use target::TargetObjective;
+pub use whole::{ComposedObjective, JointObjective, TargetObjective};
 
 use crate::check::check_length;
 use crate::energy::Workspace;

@@ -25,16 +25,14 @@ const NAME: &str = "LeastSquares";
 /// ([`Affine`]), such as a convolution, has a term ½‖W u + b − p‖² for each patch u of zᵢ.
 ///
 /// For the identity and λ = ρ = 0 this minimises ℓ_t itself. For any other activation it minimises
-/// a **surrogate**: errors are measured before the activation, where saturated and unsaturated units
-/// count equally, while ℓ_t weights them by the slope a′. So ℓ_t may rise, most of all if many
-/// targets are near or beyond the ends of a's range (the margin bounds p there), or if a leaky
-/// ReLU's small slope makes p large. GELU and SiLU have no unique preimage, and are refused.
+/// a **surrogate**: errors are measured before the activation, while ℓ_t weights them by the slope
+/// a′. So ℓ_t may rise, most of all if many targets are near or beyond the ends of a's range, or if a
+/// leaky ReLU's small slope makes p large. GELU and SiLU have no unique preimage, and are refused.
+/// A smaller ℓ_t does not imply a smaller composed loss: see [`WStep`](crate::training::WStep).
 ///
 /// Costs n d² + n d m + d³/6 + m d² multiplications for d inputs, m outputs and n examples (for
 /// patches: d entries, m channels, n positions over all examples).
 /// Carreira-Perpiñán & Wang 2014 and Taylor et al. 2016 solve their W-steps in this way.
-///
-/// A smaller ℓ_t does not imply a smaller composed loss: see [`WStep`](crate::training::WStep).
 ///
 /// # Minibatches
 /// The solution is that of the batch alone, unless [`LeastSquares::with_forgetting`] keeps the
@@ -257,11 +255,7 @@ impl<T: Scalar> ParameterSolver<T> for LeastSquares {
         let [ridge, proximal, margin] = self.weights()?;
         let parts = Parts::of(problem)?;
         check_length("parameters", parameters, problem.parameters.len())?;
-        let Parts {
-            affine,
-            ranges,
-            decays,
-        } = &parts;
+        let (affine, ranges) = (&parts.affine, &parts.ranges);
         let (d, m) = (affine.patch_len, affine.channels());
         let shape = Shape::new(d, m, affine.bias.is_some())?;
         let (numbers, memory) = state.split::<Memory<Vec<T>>>();
@@ -282,7 +276,9 @@ impl<T: Scalar> ParameterSolver<T> for LeastSquares {
         equations.forget(T::of(self.forgetting));
         equations.add(design, targets, example_weights);
         let regularizer = problem.regularization.parameters.curvature::<T>() / problem.weight;
-        let [weights, of_bias] = decays.map(|own| if own { regularizer } else { T::zero() });
+        let [weights, of_bias] = parts
+            .decays
+            .map(|own| if own { regularizer } else { T::zero() });
         // The equations take the mean over columns, of which an example has several.
         let positions = T::of(affine.positions as f64);
         let ridges = [(ridge + weights) / positions, of_bias / positions];
@@ -310,16 +306,12 @@ impl Parts {
         problem: &LocalProblem<'a, T>,
         patches: &'a mut Vec<T>,
     ) -> &'a [T] {
-        let Affine {
-            patch_len,
-            positions,
-            unfolds,
-            ..
-        } = self.affine;
-        if !unfolds {
+        let affine = &self.affine;
+        if !affine.unfolds {
             return problem.input;
         }
-        patches.resize(patch_len * positions * problem.examples(), T::zero());
+        let columns = affine.positions * problem.examples();
+        patches.resize(affine.patch_len * columns, T::zero());
         problem.layer.unfold(problem.input, patches);
         patches
     }
@@ -354,11 +346,7 @@ impl Parts {
         if identity && problem.multipliers.is_empty() {
             return problem.target;
         }
-        let LocalWorkspace {
-            cotangent: p,
-            d_target: z,
-            ..
-        } = workspace;
+        let (p, z) = (&mut workspace.cotangent, &mut workspace.d_target);
         z.copy_from_slice(problem.target);
         if !problem.multipliers.is_empty() {
             add_scaled(z, problem.weight.recip(), problem.multipliers);
@@ -369,12 +357,11 @@ impl Parts {
         // The current pre-activations, which may decide between several preimages.
         let (d, m) = (self.affine.patch_len, self.affine.channels());
         let (weights, bias) = present.split_at(d * m);
-        let product = if bias.is_empty() {
-            Write::Set(&mut p[..])
-        } else {
+        let mut product = Write::Set(&mut p[..]);
+        if !bias.is_empty() {
             fill_columns(p, bias);
-            Write::Add(&mut p[..])
-        };
+            product = Write::Add(&mut p[..]);
+        }
         let design = Matrix::new(design, d, design.len() / d);
         T::matmul(product, Matrix::new(weights, m, d), design);
         for (p, &z) in p.iter_mut().zip(&*z) {

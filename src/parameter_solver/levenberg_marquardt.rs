@@ -1,7 +1,7 @@
 //! W-steps by damped Gauss-Newton steps, for any layer and loss.
 
 use super::{ParameterReport, ParameterSolver};
-use crate::check::{check_length, in_scalar, serde_checked};
+use crate::check::{check_computed, check_length, in_scalar, serde_checked};
 use crate::energy::{Ask, LocalProblem, LocalWorkspace, Parameters, Value};
 use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, add_scaled, all_finite, dot};
@@ -19,9 +19,8 @@ use crate::state::State;
 /// g (μ Σᵢ wᵢ if that is 0), so that λ = 1 means damping as strong as that curvature, whatever the
 /// scale of ℓ_t and the number of examples.
 ///
-/// λ is kept between calls in the layer's [`State`], and is reset in every phase. The parameters of
-/// the loss (a learned precision) do not change. If ℓ_t is quadratic (an affine layer without
-/// activation, squared error), one undamped step with enough iterations reaches the minimum.
+/// λ is kept between calls in the layer's [`State`], and is reset in every phase. The loss's parameters
+/// do not change. If ℓ_t is quadratic, one undamped step with enough iterations reaches the minimum.
 /// Levenberg 1944; Marquardt 1963; with products instead of matrices Martens 2010.
 ///
 /// # Examples
@@ -64,14 +63,6 @@ struct Memory<V> {
     residual: V,
     direction: V,
     product: V,
-}
-
-/// The problem at other parameters, whatever they are.
-fn at<'a, T: Scalar>(problem: &LocalProblem<'a, T>, parameters: &'a [T]) -> LocalProblem<'a, T> {
-    LocalProblem {
-        parameters,
-        ..*problem
-    }
 }
 
 /// The least λ after a rejected step, and the largest λ.
@@ -126,10 +117,11 @@ impl<T: Scalar> Memory<Vec<T>> {
             whole.clear();
             whole.extend_from_slice(parameters);
         }
+        let (gradient, step, residual) = (&mut self.gradient, &mut self.step, &mut self.residual);
         for vector in [
-            &mut self.gradient,
-            &mut self.step,
-            &mut self.residual,
+            gradient,
+            step,
+            residual,
             &mut self.direction,
             &mut self.product,
         ] {
@@ -158,12 +150,13 @@ impl<T: Scalar> Memory<Vec<T>> {
             if square.is_zero() || !square.is_finite() {
                 break;
             }
-            problem.gauss_newton_product(&self.direction, &mut self.product, workspace)?;
+            problem
+                .linearized(workspace)
+                .gauss_newton_product(&self.direction, &mut self.product)?;
             let mut curvature = dot(&self.direction, &self.product);
             if k == 0 {
                 let along = curvature / square;
-                let usable = along > T::zero() && along.is_finite();
-                damping *= match usable {
+                damping *= match along > T::zero() && along.is_finite() {
                     true => along,
                     false => problem.weight * problem.total_weight(),
                 };
@@ -221,21 +214,15 @@ impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt {
         }
         let damping = &mut numbers.values[0][0];
         memory.start(problem.parameters, own);
-        let non_finite = |quantity, step| Error::NonFinite {
-            quantity,
-            layer: problem.layer(),
-            step,
-        };
+        let layer = problem.layer();
         let mut report = ParameterReport::default();
         let mut energy = problem.evaluate(Parameters, workspace).energy();
         let mut moved = true;
         for number in 0..self.steps {
-            if !energy.is_finite() {
-                return Err(non_finite(Quantity::Energy, number));
-            }
+            check_computed(Quantity::Energy, layer, number, &[energy])?;
             // Taken out, so that the rest of the memory can be written meanwhile.
             let accepted = std::mem::take(&mut memory.accepted);
-            let here = at(problem, &accepted);
+            let here = problem.moved_to(&accepted);
             if moved {
                 let gradient = &workspace.d_parameters[..own];
                 memory.gradient.copy_from_slice(gradient);
@@ -243,11 +230,10 @@ impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt {
                 // The workspace is at the step that was taken back.
                 here.predict(workspace);
             }
-            let solved = if all_finite(&memory.gradient) {
+            let (quantity, gradient) = (Quantity::ParameterGradient, &memory.gradient);
+            let solved = check_computed(quantity, layer, number, gradient).and_then(|()| {
                 memory.solve(&here, workspace, *damping, self.iterations, tolerance)
-            } else {
-                Err(non_finite(Quantity::ParameterGradient, number))
-            };
+            });
             memory.accepted = accepted;
             if !solved? {
                 // At rest.
@@ -257,7 +243,7 @@ impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt {
             for ((to, &from), &step) in trial.zip(&memory.step) {
                 *to = from + step;
             }
-            let there = at(problem, &memory.trial);
+            let there = problem.moved_to(&memory.trial);
             let tried = there.evaluate(Value, workspace).energy();
             report.steps += 1;
             // NaN is not lower.
@@ -268,7 +254,9 @@ impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt {
                 *damping *= T::of(0.25);
                 memory.accepted.copy_from_slice(&memory.trial);
                 if number + 1 < self.steps {
-                    at(problem, &memory.accepted).differentiate(Ask::PARAMETERS, workspace);
+                    problem
+                        .moved_to(&memory.accepted)
+                        .differentiate(Ask::PARAMETERS, workspace);
                 }
             } else {
                 let larger = (*damping * T::of(8.0)).max(T::of(LEAST_REJECTED));

@@ -10,10 +10,11 @@ pub use least_squares::LeastSquares;
 pub use levenberg_marquardt::LevenbergMarquardt;
 pub use normal_equations::NormalEquations;
 
+use crate::check::check_computed;
 use crate::decoupled::{DecoupledCircuit, Selection};
 use crate::energy::{LocalProblem, LocalWorkspace};
 use crate::error::{Error, Quantity};
-use crate::kernel::{Scalar, all_finite};
+use crate::kernel::Scalar;
 use crate::pointers::through_pointers;
 use crate::state::State;
 
@@ -146,13 +147,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
             let state = &mut solver.start();
             solver.solve(state, &problem, &mut workspace, &mut parameters)
         })??;
-        if !all_finite(&parameters) {
-            return Err(Error::NonFinite {
-                quantity: Quantity::Parameter,
-                layer: t,
-                step: 0,
-            });
-        }
+        check_computed(Quantity::Parameter, t, 0, &parameters)?;
         self.circuit.parameters_mut()[t] = parameters;
         Ok(report)
     }

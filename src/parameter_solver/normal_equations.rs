@@ -1,11 +1,9 @@
 //! Linear least squares from running sums over batches.
 
-use crate::check::{check_finite, check_length, check_weights, in_scalar, share};
+use crate::check::{check_computed, check_finite, check_length, check_weights, in_scalar, share};
 use crate::error::{Error, Quantity};
 use crate::kernel::cholesky::{factor, solve_lower, solve_lower_transposed};
-use crate::kernel::{
-    Matrix, Scalar, Write, add_scaled, all_finite, row_sums, scale, scale_columns, total,
-};
+use crate::kernel::{Matrix, Scalar, Write, add_scaled, row_sums, scale, scale_columns, total};
 use crate::state::State;
 
 /// The normal equations of a linear least-squares problem with many outputs,
@@ -13,11 +11,9 @@ use crate::state::State;
 /// min over (W, b) of (1/N) Σᵢ wᵢ ½‖W zᵢ + b − pᵢ‖² + ½ λ‖W‖² + ½ ρ‖(W, b) − (W, b)_old‖², N = Σᵢ wᵢ,
 ///
 /// as sums that batches are added to one after another: Σ w z zᵀ, Σ w z pᵀ, and with a bias Σ w z and
-/// Σ w p. Memory does not grow with the examples: the sums take (d + m) d scalars for d inputs and m
-/// outputs. b is not penalised by λ (ridge; Hoerl & Kennard 1970), but is held by ρ (proximal).
-///
-/// [`NormalEquations::forget`] multiplies all sums by a factor before a batch is added: 1 weights all
-/// examples ever added equally, less is recursive least squares with exponential forgetting.
+/// Σ w p, (d + m) d scalars for d inputs and m outputs. b is not penalised by λ (ridge; Hoerl & Kennard
+/// 1970), but is held by ρ (proximal). With [`NormalEquations::forget`] before each batch this is
+/// recursive least squares with exponential forgetting.
 ///
 /// A solution costs d³/6 + m d² multiplications (Cholesky). The data's condition number enters
 /// squared: half the digits are lost if cond(Z) is ε^−¼.
@@ -263,16 +259,14 @@ impl<'a, T: Scalar> Equations<'a, T> {
         if n == 0 {
             return;
         }
-        let weighted = match weights {
-            [] => inputs,
-            weights => {
-                let weighted = &mut self.memory.weighted;
-                weighted.clear();
-                weighted.extend_from_slice(inputs);
-                scale_columns(weighted, weights);
-                weighted
-            }
-        };
+        let mut weighted = inputs;
+        if !weights.is_empty() {
+            let own = &mut self.memory.weighted;
+            own.clear();
+            own.extend_from_slice(inputs);
+            scale_columns(own, weights);
+            weighted = own;
+        }
         let z = Matrix::new(weighted, d, n);
         let z_transposed = Matrix::new(inputs, d, n).t();
         let p_transposed = Matrix::new(targets, m, n).t();
@@ -280,13 +274,12 @@ impl<'a, T: Scalar> Equations<'a, T> {
         T::matmul(Write::Add(&mut self.sums[Self::CROSS]), z, p_transposed);
         if self.shape.bias {
             row_sums(Write::Add(&mut self.sums[Self::INPUTS]), weighted);
-            match weights {
-                [] => row_sums(Write::Add(&mut self.sums[Self::TARGETS]), targets),
-                weights => {
-                    for (p, &weight) in targets.chunks_exact(m).zip(weights) {
-                        add_scaled(&mut self.sums[Self::TARGETS], weight, p);
-                    }
-                }
+            let of_targets = &mut self.sums[Self::TARGETS];
+            if weights.is_empty() {
+                row_sums(Write::Add(of_targets), targets);
+            }
+            for (p, &weight) in targets.chunks_exact(m).zip(weights) {
+                add_scaled(of_targets, weight, p);
             }
         }
         self.sums[Self::WEIGHT][0] += match weights {
@@ -311,25 +304,31 @@ impl<'a, T: Scalar> Equations<'a, T> {
                 operation: "solving normal equations",
             });
         }
-        let need = |finite: bool, quantity| match finite {
-            true => Ok(()),
-            false => Err(Error::NonFinite {
-                quantity,
-                layer,
-                step: 0,
-            }),
-        };
-        let of_sums = Quantity::NormalEquations;
-        need(self.sums.iter().all(|sum| all_finite(sum)), of_sums)?;
-        self.memory.fit(self.shape)?;
+        let check = |values: &[T]| check_computed(Quantity::NormalEquations, layer, 0, values);
+        self.sums.iter().try_for_each(|sum| check(sum))?;
+        let memory = &mut *self.memory;
+        // Entries above the diagonal are never read.
+        self.shape.resize(&mut memory.matrix, side * side)?;
+        self.shape.resize(&mut memory.diagonal, side)?;
+        self.shape.resize(&mut memory.direction, side)?;
+        self.shape.resize(&mut memory.solution, side * m)?;
         self.assemble(ridges, proximal, parameters);
-        need(all_finite(&self.memory.diagonal), of_sums)?;
+        check(&self.memory.diagonal)?;
         let factored = factor(&mut self.memory.matrix, side);
         self.check_pivots(what)?;
-        need(factored, of_sums)?;
-        solve_lower(&self.memory.matrix, side, &mut self.memory.solution);
-        solve_lower_transposed(&self.memory.matrix, side, &mut self.memory.solution);
-        need(all_finite(&self.memory.solution), Quantity::Parameter)?;
+        if !factored {
+            return Err(Error::NonFinite {
+                quantity: Quantity::NormalEquations,
+                layer,
+                step: 0,
+            });
+        }
+        let Memory {
+            matrix, solution, ..
+        } = &mut *self.memory;
+        solve_lower(matrix, side, solution);
+        solve_lower_transposed(matrix, side, solution);
+        check_computed(Quantity::Parameter, layer, 0, solution)?;
         for (j, column) in parameters.chunks_exact_mut(m).enumerate() {
             for (i, to) in column.iter_mut().enumerate() {
                 *to = self.memory.solution[i * side + j];
@@ -415,16 +414,5 @@ impl<'a, T: Scalar> Equations<'a, T> {
             curvature: curvature.as_f64(),
             least: least.as_f64(),
         })
-    }
-}
-
-impl<T: Scalar> Memory<Vec<T>> {
-    fn fit(&mut self, shape: Shape) -> Result<(), Error> {
-        let side = shape.side();
-        // Entries above the diagonal are never read.
-        shape.resize(&mut self.matrix, side * side)?;
-        shape.resize(&mut self.diagonal, side)?;
-        shape.resize(&mut self.direction, side)?;
-        shape.resize(&mut self.solution, side * shape.outputs)
     }
 }

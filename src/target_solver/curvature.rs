@@ -20,9 +20,6 @@ pub(crate) struct Curvature<T> {
 
 impl<T: Scalar> Curvature<T> {
     /// The bounds at the present θ.
-    ///
-    /// # Errors
-    /// [`Error::NoCurvatureBound`] for a layer or loss without a bound.
     pub(crate) fn new(layers: Layers<'_, T>) -> Result<Self, Error> {
         let [mut blocks, mut couplings] = [Vec::new(), Vec::new()];
         compute(layers, [&mut blocks, &mut couplings], &mut Vec::new())?;
@@ -52,7 +49,7 @@ pub(super) fn refresh<'a, T: Scalar>(
         && values[0].len() + 1 == layers.depth();
     let widths = || layers.dims().iter().map(|&dim| dim as u64);
     let same = known && counts[1..].iter().copied().eq(widths()) && values[2] == layers.penalties();
-    if !same || counts[0] % every.max(1) == 0 {
+    if !same || counts[0] % every == 0 {
         counts.clear();
         values.resize_with(3, Vec::new);
         let [blocks, couplings, penalties] = &mut values[..] else {

@@ -10,12 +10,11 @@ use crate::kernel::Scalar;
 use crate::pointers::through_pointers;
 use crate::state::State;
 
-/// A direction: proposes one step of all targets from their current values, each example taking its
-/// own share of it. [`Iterate`] turns it into a [`TargetSolver`].
+/// A direction: proposes one step of all targets, each example taking its own share of it.
+/// [`Iterate`] turns it into a [`TargetSolver`].
 ///
-/// A descent holds options only. What it keeps is in the [`State`], which is empty at the start of a
-/// run: counts and values kept between calls, and buffers in [`State::scratch`]. An example's step
-/// must not depend on which other examples share its batch.
+/// A descent holds options only. What it keeps between calls is in the [`State`], which is empty at
+/// the start of a run. An example's step must not depend on which other examples share its batch.
 ///
 /// # Examples
 /// Steps of one length in every layer, along the normalised gradient:
@@ -79,10 +78,10 @@ pub trait Descent<T: Scalar>: Debug + Send + Sync {
     /// Examines the starting point of the next step, and moves nothing. By default E and every
     /// ∂E/∂z_t are evaluated and recorded ([`Trial::evaluate`]); examples at rest end before they move.
     ///
-    /// A descent that computes its gradients during the step, as a sweep does, predicts here and
-    /// records each gradient in [`Descent::step`] ([`Trial::record_gradient`]; examples at rest then
-    /// end after the step). It must also record the energies at the start: here
-    /// ([`Trial::record_energies`]) or during the step ([`Trial::record_energy`]).
+    /// A descent that computes its gradients during the step, as a sweep does, only predicts here. It
+    /// must record the energies at the start, here ([`Trial::record_energies`]) or during the step
+    /// ([`Trial::record_energy`]), and each gradient during the step ([`Trial::record_gradient`];
+    /// examples at rest then end after it).
     ///
     /// # Errors
     /// [`Error::NonFinite`] for an energy or a gradient that is not finite.
@@ -187,28 +186,31 @@ impl<T: Scalar, D: Descent<T>> TargetSolver<T> for Iterate<D> {
             return Ok(SolveReport::new(0, n));
         }
         let (numbers, trial) = state.split::<Trial<T>>();
-        if numbers.parts.is_empty() {
-            numbers.parts.push(State::new());
-        }
-        let (descent, state) = (&self.descent, &mut numbers.parts[0]);
+        let (descent, state) = (&self.descent, first_part(numbers.parts));
         descent.begin(state, problem)?;
         trial.begin([n, depth], self.check, self.convergence);
         for number in 0..self.steps {
-            trial.set_number(number);
+            trial.number = number;
             descent.look(state, problem, trial)?;
-            trial.rest();
-            if trial.is_over() {
+            if trial.rest() {
                 break;
             }
             trial.attempt(problem, |trial, problem| {
                 descent.step(state, problem, trial)
             })?;
             descent.judged(state, trial.judge(problem));
-            trial.rest();
-            if trial.is_over() {
+            if trial.rest() {
                 break;
             }
         }
         Ok(trial.report())
     }
+}
+
+/// The first of a state's parts, created if there is none.
+pub(super) fn first_part<T: Scalar>(parts: &mut Vec<State<T>>) -> &mut State<T> {
+    if parts.is_empty() {
+        parts.push(State::new());
+    }
+    &mut parts[0]
 }

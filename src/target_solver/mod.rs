@@ -8,10 +8,9 @@ mod curvature;
 mod descent;
 mod gauss_newton;
 mod problem;
-mod red_black;
 mod report;
-mod reverse_sweep;
 mod step_size;
+mod sweeps;
 mod synchronous_descent;
 mod trial;
 
@@ -23,15 +22,15 @@ pub(crate) use gauss_newton::Link;
 pub use gauss_newton::{ConjugateGradients, GaussNewton, LinearSolver};
 pub(crate) use problem::Predictions;
 pub use problem::TargetProblem;
-pub use red_black::RedBlack;
 pub use report::{Convergence, SolveReport, SolveStop};
-pub use reverse_sweep::ReverseSweep;
 pub use step_size::StepSize;
+pub use sweeps::{RedBlack, ReverseSweep};
 pub use synchronous_descent::SynchronousDescent;
 pub use trial::{Check, Trial, Verdict};
 
-use crate::decoupled::{DecoupledCircuit, Selection};
-use crate::energy::{BatchMut, Layers, Workspace};
+use crate::decoupled::examples::Working;
+use crate::decoupled::{DecoupledCircuit, Selection, TargetUse};
+use crate::energy::Workspace;
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::pointers::through_pointers;
@@ -116,41 +115,41 @@ impl<T: Scalar> DecoupledCircuit<T> {
         solver: &dyn TargetSolver<T>,
         selection: &Selection<'_>,
     ) -> Result<SolveReport, Error> {
-        let solve = |layers: Layers<'_, T>, batch: &mut BatchMut<'_, T>| {
-            let (mut workspace, mut predictions) = (Workspace::new(), Predictions::None);
-            let mut problem = TargetProblem::new(
-                layers,
-                batch.reborrow(),
-                &[],
-                &mut workspace,
-                &mut predictions,
-            );
-            let solved = solver.solve(&mut solver.start(), &mut problem);
-            (solved, problem.check_targets(0))
-        };
-        let (solved, finite) =
-            self.change_targets(selection, "a Z-step", solve, |(_, finite)| finite.is_ok())?;
+        let chosen = self.chosen(selection, "a Z-step")?;
+        let mut working = Working::new(self.circuit.depth());
+        let batch = working.lend(&self.examples, &chosen, 0, TargetUse::Kept);
+        let (mut workspace, mut predictions) = (Workspace::new(), Predictions::None);
+        let (workspace, predictions) = (&mut workspace, &mut predictions);
+        let mut problem = TargetProblem::new(self.layers(), batch, &[], workspace, predictions);
+        let solved = solver.solve(&mut solver.start(), &mut problem);
+        let finite = problem.check_targets(0);
+        if finite.is_ok() {
+            working.commit(&mut self.examples, &chosen);
+        }
         solved.and_then(|report| finite.map(|()| report))
     }
 }
 
-/// Deserialises options in their derived form, and checks them by `$check` like a constructor.
-#[cfg(feature = "serde")]
-macro_rules! validated {
-    ($type:ty, $check:expr) => {
-        impl serde::Serialize for $type {
-            fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-                Self::serialize(self, to)
+/// What all solvers that are an [`Iterate`] have in common.
+macro_rules! iterated {
+    ($(#[$more:meta])* $name:ty $(, $t:ident)?) => {
+        impl $(<$t: Scalar>)? $name {
+            /// Ends examples early; their targets then stay fixed.
+            $(#[$more])*
+            pub fn with_convergence(self, convergence: Convergence) -> Self {
+                Self(self.0.with_convergence(convergence))
             }
         }
 
-        impl<'de> serde::Deserialize<'de> for $type {
-            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-                let check: fn($type) -> Result<$type, crate::error::Error> = $check;
-                check(Self::deserialize(from)?).map_err(serde::de::Error::custom)
+        impl<T: Scalar> TargetSolver<T> for $name {
+            fn solve(
+                &self,
+                state: &mut State<T>,
+                problem: &mut TargetProblem<'_, T>,
+            ) -> Result<SolveReport, Error> {
+                self.0.solve(state, problem)
             }
         }
     };
 }
-#[cfg(feature = "serde")]
-use validated;
+use iterated;

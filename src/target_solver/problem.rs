@@ -11,8 +11,7 @@ use crate::kernel::{Execution, Scalar, add_scaled, add_to, dot, squared_distance
 
 /// The problem of a Z-step: E over z_1, …, z_{T−1} of one batch, θ fixed.
 ///
-/// It knows whether the predictions in its workspace are those of the current targets, so that a
-/// solver which starts at the forward pass does not compute it again.
+/// Predictions are computed only where those in its workspace are not of the current targets.
 #[derive(Debug)]
 pub struct TargetProblem<'a, T: Scalar> {
     layers: Layers<'a, T>,
@@ -101,19 +100,14 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         (&mut self.batch, self.workspace)
     }
 
-    /// The auxiliary targets z_t, d_t × n column-major, mutable.
-    ///
-    /// # Panics
-    /// If t is not in 1..T.
+    /// The auxiliary targets z_t, d_t × n column-major, mutable. Panics if t is not in 1..T.
     pub fn target_mut(&mut self, t: usize) -> &mut [T] {
         self.targets().0.target_mut(t)
     }
 
     /// z_t, mutable, together with ∂E/∂z_t from the last [`TargetProblem::evaluate`] or
-    /// [`TargetProblem::target_gradient`].
-    ///
-    /// # Panics
-    /// If t is not in 1..T, or no gradient was evaluated yet.
+    /// [`TargetProblem::target_gradient`]. Panics if t is not in 1..T, or no gradient was evaluated
+    /// yet.
     pub fn target_and_gradient(&mut self, t: usize) -> (&mut [T], &[T]) {
         let (batch, workspace) = self.targets();
         (batch.target_mut(t), workspace.target_gradient(t))
@@ -290,9 +284,6 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
     }
 
     /// ℓ_t; writes only ∂E/∂θ_t to the workspace.
-    ///
-    /// # Panics
-    /// If t ≥ T.
     pub(crate) fn parameter_gradient(&mut self, t: usize) -> T {
         self.predict();
         let (problem, workspace) = self.split();
@@ -310,10 +301,7 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
     }
 
     /// z_t ← z_t − step · ∂E/∂z_t, divided by each example's weight, along the gradient in the
-    /// workspace.
-    ///
-    /// # Panics
-    /// If t is not in 1..T, or no gradient was evaluated yet.
+    /// workspace. Panics if t is not in 1..T, or no gradient was evaluated yet.
     pub fn descend(&mut self, t: usize, step: T) {
         self.descend_by(t, step, |_| T::one());
     }
@@ -339,11 +327,9 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
     }
 
     /// Only ∂E/∂z_t (target part plus input part), from the current targets and the predictions in
-    /// the workspace, which it does **not** recompute: call [`TargetProblem::predict`] once before a
-    /// sweep. Within one sweep t = T−1, …, 1, predictions still to be read stay valid.
-    ///
-    /// # Panics
-    /// If t is not in 1..T.
+    /// the workspace, which it does **not** recompute: call [`TargetProblem::predict`] once before
+    /// a sweep. Within one sweep t = T−1, …, 1, predictions still to be read stay valid. Panics if
+    /// t is not in 1..T.
     pub fn target_gradient(&mut self, t: usize) -> &[T] {
         assert!(
             0 < t && t < self.layers.depth(),

@@ -1,5 +1,6 @@
 //! When a solver stops, and what it did.
 
+use crate::check::{in_scalar, serde_checked};
 use crate::error::Error;
 use crate::kernel::Scalar;
 
@@ -15,14 +16,11 @@ use crate::kernel::Scalar;
 /// # Ok::<(), layerwise::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize, serde::Deserialize),
-    serde(remote = "Self")
-)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(remote = "Self"))]
 pub struct Convergence {
-    tolerance: Option<f64>,
-    stagnation: Option<f64>,
+    pub(super) tolerance: Option<f64>,
+    pub(super) stagnation: Option<f64>,
 }
 
 impl Convergence {
@@ -40,9 +38,8 @@ impl Convergence {
     /// # Errors
     /// [`Error::InvalidOption`] unless `gradient` is finite and not negative.
     pub fn with_tolerance(mut self, gradient: f64) -> Result<Self, Error> {
-        let option = "Convergence::tolerance";
-        self.tolerance = Some(not_negative::<f64>(option, gradient)?);
-        Ok(self)
+        self.tolerance = Some(gradient);
+        self.checked()
     }
 
     /// Also ends an example when an accepted step, full or shortened, lowers its E by at most
@@ -51,29 +48,16 @@ impl Convergence {
     /// # Errors
     /// [`Error::InvalidOption`] unless `decrease` is finite and not negative.
     pub fn with_stagnation(mut self, decrease: f64) -> Result<Self, Error> {
-        let option = "Convergence::stagnation";
-        self.stagnation = Some(not_negative::<f64>(option, decrease)?);
+        self.stagnation = Some(decrease);
+        self.checked()
+    }
+
+    fn checked(self) -> Result<Self, Error> {
+        let [tolerance, stagnation] =
+            [self.tolerance, self.stagnation].map(|own| own.unwrap_or(0.0));
+        in_scalar::<f64>("Convergence::tolerance", tolerance)?;
+        in_scalar::<f64>("Convergence::stagnation", stagnation)?;
         Ok(self)
-    }
-
-    #[cfg(feature = "serde")]
-    fn validate(self) -> Result<Self, Error> {
-        let mut own = Self::NEVER;
-        if let Some(gradient) = self.tolerance {
-            own = own.with_tolerance(gradient)?;
-        }
-        match self.stagnation {
-            Some(decrease) => own.with_stagnation(decrease),
-            None => Ok(own),
-        }
-    }
-
-    pub(super) fn needs_gradients(self) -> bool {
-        self.tolerance.is_some()
-    }
-
-    pub(super) fn needs_energies(self) -> bool {
-        self.stagnation.is_some()
     }
 
     /// Whether an example with the squared gradient norm `squares` is at rest.
@@ -89,20 +73,7 @@ impl Convergence {
     }
 }
 
-#[cfg(feature = "serde")]
-super::validated!(Convergence, Convergence::validate);
-
-/// `value`, if it is finite in the scalar and not negative.
-pub(super) fn not_negative<T: Scalar>(option: &'static str, value: f64) -> Result<f64, Error> {
-    if T::of(value).is_finite() && value >= 0.0 {
-        return Ok(value);
-    }
-    Err(Error::InvalidOption {
-        option,
-        value,
-        allowed: "finite in the circuit's scalar and not negative",
-    })
-}
+serde_checked!(Convergence);
 
 /// Why a solver ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

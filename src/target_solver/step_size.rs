@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 
 use super::curvature;
 use super::trial::Check;
-use crate::check::{at_least_one, option};
+use crate::check::{at_least_one, option, serde_checked};
 use crate::energy::{Layers, Workspace};
 use crate::error::Error;
 use crate::kernel::Scalar;
@@ -13,16 +13,12 @@ use crate::state::State;
 /// Length of a gradient step on z.
 ///
 /// A *checked* step that would raise an example's E by more than rounding (16 ε |E|) is shortened for
-/// that example alone, as [`Iterate`](super::Iterate) describes. So E rises for no example, whatever
-/// the curvature. This costs one evaluation of the losses per step, at predictions that the next step
-/// needs anyway, and one pass of predictions each time any example's step is shortened.
+/// that example alone, as [`Iterate`](super::Iterate) describes. So E rises for no example. This costs
+/// one evaluation of the losses per step, and one pass of predictions each time a step is shortened.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize, serde::Deserialize),
-    serde(remote = "Self")
-)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(remote = "Self"))]
 pub enum StepSize {
     /// The same step for every layer, above 0, unchecked. Gradient steps are stable only below
     /// 2/λ_max.
@@ -41,7 +37,11 @@ pub enum StepSize {
 }
 
 impl StepSize {
-    pub(crate) fn validate<T: Scalar>(self) -> Result<Self, Error> {
+    pub(super) fn checked(self) -> Result<Self, Error> {
+        self.checked_in::<f64>()
+    }
+
+    fn checked_in<T: Scalar>(self) -> Result<Self, Error> {
         let above_zero = "above 0 and finite, also in the circuit's scalar";
         let (name, value, allowed) = match self {
             Self::Fixed(step) => ("StepSize::Fixed", step, above_zero),
@@ -50,8 +50,8 @@ impl StepSize {
                 ("StepSize::Bounded::margin", margin, "above 0 and below 2")
             }
         };
-        let below_two = !matches!(self, Self::Bounded { .. }) || value < 2.0;
         let own = T::of(value);
+        let below_two = !matches!(self, Self::Bounded { .. }) || value < 2.0;
         let fits = own > T::zero() && own.is_finite() && below_two;
         option(name, value, fits, allowed).map(|_| self)
     }
@@ -83,19 +83,14 @@ impl StepSize {
             return Ok(T::zero());
         }
         let step = margin / bound;
-        if bound > T::zero() && bound.is_finite() && step.is_finite() {
-            return Ok(step);
-        }
-        Err(Error::InvalidOption {
-            option: "the curvature bound that StepSize::Bounded divides by",
-            value: bound.as_f64(),
-            allowed: "above 0 and finite, as must its inverse (StepSize::Checked needs no bound)",
-        })
+        let name = "the curvature bound that StepSize::Bounded divides by";
+        let allowed = "above 0 and finite, as must its inverse (StepSize::Checked needs no bound)";
+        let fits = bound > T::zero() && bound.is_finite() && step.is_finite();
+        option(name, bound.as_f64(), fits, allowed).map(|_| step)
     }
 }
 
-#[cfg(feature = "serde")]
-super::validated!(StepSize, StepSize::validate::<f64>);
+serde_checked!(StepSize);
 
 /// The steps of a gradient descent: their size, and how often their bounds are computed. Its state
 /// holds only the bounds ([`curvature::refresh`]).
@@ -116,8 +111,6 @@ impl StepRule {
         }
     }
 
-    /// # Errors
-    /// [`Error::InvalidOption`] for 0.
     pub(super) fn set_bound_every(
         &mut self,
         option: &'static str,
@@ -135,7 +128,7 @@ impl StepRule {
         layers: Layers<'_, T>,
     ) -> Result<(), Error> {
         // So far it was checked only for f64.
-        self.size.validate::<T>()?;
+        self.size.checked_in::<T>()?;
         if let StepSize::Bounded { .. } = self.size {
             curvature::refresh(state, self.bound_every.get(), layers)?;
         }
@@ -164,56 +157,3 @@ impl StepRule {
         self.size.length(bound, gradients)
     }
 }
-
-/// The options of solvers that step layer by layer, each by its own block's bound: `$name` is an
-/// [`Iterate`](super::Iterate) of `$sweep`, which holds a [`StepRule`] alone.
-macro_rules! sweep_options {
-    ($name:ident, $sweep:ident, $bound_every:literal) => {
-        impl $name {
-            /// K = `sweeps` sweeps (0 leaves the targets alone). Defaults: bounded steps with margin 1,
-            /// bounds computed anew in every 10th call, all sweeps made.
-            pub fn new(sweeps: u64) -> Self {
-                let size = StepSize::Bounded { margin: 1.0 };
-                let sweep = $sweep(StepRule::new(size));
-                Self(Iterate::new(sweeps, sweep).with_check(size.check()))
-            }
-
-            /// The same with another step.
-            ///
-            /// # Errors
-            /// [`Error::InvalidOption`] for a step out of range; for one that is out of range in the
-            /// circuit's scalar alone when the solver is called.
-            pub fn with_step(mut self, step: StepSize) -> Result<Self, Error> {
-                self.0.descent.0.size = step.validate::<f64>()?;
-                Ok(Self(self.0.with_check(step.check())))
-            }
-
-            /// The same with the bounds computed anew in every k-th call: 1 follows the weights
-            /// exactly, more saves time when they change slowly.
-            ///
-            /// # Errors
-            /// [`Error::InvalidOption`] for 0.
-            pub fn with_bound_every(mut self, calls: u64) -> Result<Self, Error> {
-                self.0.descent.0.set_bound_every($bound_every, calls)?;
-                Ok(self)
-            }
-
-            /// The same with an earlier end for examples at rest: judged by the gradients of a sweep,
-            /// each at the targets that it found, so that the sweep itself still moves them.
-            pub fn with_convergence(self, convergence: Convergence) -> Self {
-                Self(self.0.with_convergence(convergence))
-            }
-        }
-
-        impl<T: Scalar> TargetSolver<T> for $name {
-            fn solve(
-                &self,
-                state: &mut State<T>,
-                problem: &mut TargetProblem<'_, T>,
-            ) -> Result<SolveReport, Error> {
-                self.0.solve(state, problem)
-            }
-        }
-    };
-}
-pub(super) use sweep_options;

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use super::descent::{Descent, Iterate};
+use super::descent::{Descent, Iterate, first_part};
 use super::step_size::StepRule;
 use super::trial::{Trial, Verdict};
-use super::{Convergence, SolveReport, StepSize, TargetProblem, TargetSolver};
+use super::{Convergence, SolveReport, StepSize, TargetProblem, TargetSolver, iterated};
+use crate::energy::default_fields;
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::optimizer::{GradientDescent, Optimizer, Step};
@@ -51,14 +52,7 @@ struct Moments<T> {
     ages: Vec<u64>,
 }
 
-impl<T> Default for Moments<T> {
-    fn default() -> Self {
-        Self {
-            layers: Vec::new(),
-            ages: Vec::new(),
-        }
-    }
-}
+default_fields!(Moments: layers ages);
 
 impl<T: Scalar> SynchronousDescent<T> {
     /// K = `steps` plain gradient steps (0 leaves the targets unchanged).
@@ -68,7 +62,7 @@ impl<T: Scalar> SynchronousDescent<T> {
     /// circuit's scalar type is reported when the solver is called.
     pub fn new(steps: u64, step: StepSize) -> Result<Self, Error> {
         let rule = Rule {
-            step: StepRule::new(step.validate::<f64>()?),
+            step: StepRule::new(step.checked()?),
             rule: Arc::new(GradientDescent::new(1.0)?),
         };
         Ok(Self(Iterate::new(steps, rule).with_check(step.check())))
@@ -76,18 +70,15 @@ impl<T: Scalar> SynchronousDescent<T> {
 
     /// Steps by another rule, whose learning rate is multiplied by the step size: for example
     /// momentum with rate 1 and a bounded step, or Adam with its own rate and
-    /// `StepSize::Checked(1.0)`.
-    ///
-    /// A rate of 0.1 means a tenth of the bounded step. A curvature bound holds for gradient steps
-    /// and for momentum (which is stable up to 2(1 + β)/λ_max), but not for rules that scale the
-    /// gradient unit by unit, such as Adam: for these only the check keeps E from rising.
+    /// `StepSize::Checked(1.0)`. A curvature bound holds for gradient steps and for momentum (which is
+    /// stable up to 2(1 + β)/λ_max), but not for rules that scale the gradient unit by unit, such as
+    /// Adam: for these only the check keeps E from rising.
     pub fn with_rule(mut self, rule: impl Optimizer<T> + 'static) -> Self {
         self.0.descent.rule = Arc::new(rule);
         self
     }
 
-    /// Recomputes the bounds every k-th call (default 10): 1 follows the weights exactly, a larger k
-    /// saves time when they change slowly.
+    /// Recomputes the bounds every k-th call (default 10); 1 follows the weights exactly.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for 0.
@@ -96,22 +87,16 @@ impl<T: Scalar> SynchronousDescent<T> {
         self.0.descent.step.set_bound_every(option, calls)?;
         Ok(self)
     }
-
-    /// Ends examples early; their targets then stay fixed.
-    pub fn with_convergence(self, convergence: Convergence) -> Self {
-        Self(self.0.with_convergence(convergence))
-    }
 }
+
+iterated!(SynchronousDescent<T>, T);
 
 impl<T: Scalar> Descent<T> for Rule<T> {
     fn begin(&self, state: &mut State<T>, problem: &mut TargetProblem<'_, T>) -> Result<(), Error> {
         let (layers, n) = (problem.layers(), problem.batch().len());
         let hidden = &layers.dims()[1..layers.depth()];
         let (numbers, moments) = state.split::<Moments<T>>();
-        if numbers.parts.is_empty() {
-            numbers.parts.push(State::new());
-        }
-        self.step.begin(&mut numbers.parts[0], layers)?;
+        self.step.begin(first_part(numbers.parts), layers)?;
         moments.layers.resize_with(hidden.len(), Vec::new);
         for (own, &dim) in moments.layers.iter_mut().zip(hidden) {
             own.clear();
@@ -162,15 +147,5 @@ impl<T: Scalar> Descent<T> for Rule<T> {
                 }
             }
         }
-    }
-}
-
-impl<T: Scalar> TargetSolver<T> for SynchronousDescent<T> {
-    fn solve(
-        &self,
-        state: &mut State<T>,
-        problem: &mut TargetProblem<'_, T>,
-    ) -> Result<SolveReport, Error> {
-        self.0.solve(state, problem)
     }
 }

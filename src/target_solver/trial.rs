@@ -2,7 +2,8 @@
 
 use super::TargetProblem;
 use super::report::{Convergence, SolveReport};
-use crate::energy::Ask;
+use crate::check::check_computed;
+use crate::energy::{Ask, default_fields};
 use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, add_to};
 
@@ -42,7 +43,7 @@ pub enum Verdict {
 /// [`Trial::share`].
 #[derive(Debug)]
 pub struct Trial<T> {
-    number: u64,
+    pub(super) number: u64,
     check: Check,
     convergence: Convergence,
     examples: Vec<Example<T>>,
@@ -77,20 +78,7 @@ enum Progress {
 /// How often a step is shortened to a quarter before it is undone.
 const QUARTERS: usize = 3;
 
-impl<T> Default for Trial<T> {
-    fn default() -> Self {
-        Self {
-            number: 0,
-            check: Check::None,
-            convergence: Convergence::NEVER,
-            examples: Vec::new(),
-            first: Vec::new(),
-            before: Vec::new(),
-            verdicts: Vec::new(),
-            report: SolveReport::default(),
-        }
-    }
-}
+default_fields!(Trial: number check convergence examples first before verdicts report);
 
 impl<T: Scalar> Trial<T> {
     /// The number of the current step, from 0.
@@ -98,19 +86,14 @@ impl<T: Scalar> Trial<T> {
         self.number
     }
 
-    /// Whether the i-th example is still active.
-    ///
-    /// # Panics
-    /// If the batch has no such example.
+    /// Whether the i-th example is still active. Panics if the batch has no such example.
     pub fn goes(&self, i: usize) -> bool {
         matches!(self.examples[i].progress, Progress::Going | Progress::Moved)
     }
 
     /// The share of a full step that the i-th example takes now, in 0..=1: 0 if it has ended. Its
-    /// targets must not move then, whatever the step is: ∞ · 0 is NaN.
-    ///
-    /// # Panics
-    /// If the batch has no such example.
+    /// targets must not move then, whatever the step is: ∞ · 0 is NaN. Panics if the batch has no
+    /// such example.
     pub fn share(&self, i: usize) -> T {
         match self.goes(i) {
             true => self.examples[i].share,
@@ -163,13 +146,7 @@ impl<T: Scalar> Trial<T> {
             return Ok(());
         }
         let local = &problem.workspace().locals[t];
-        if !local.energy.is_finite() {
-            return Err(Error::NonFinite {
-                quantity: Quantity::Energy,
-                layer: t,
-                step: 0,
-            });
-        }
+        check_computed(Quantity::Energy, t, 0, &[local.energy])?;
         self.first[t].clear();
         self.first[t].extend_from_slice(&local.energies);
         Ok(())
@@ -189,7 +166,7 @@ impl<T: Scalar> Trial<T> {
         problem: &TargetProblem<'_, T>,
     ) -> Result<(), Error> {
         problem.check_target_gradient(t, self.number)?;
-        if self.convergence.needs_gradients() {
+        if self.convergence.tolerance.is_some() {
             for (i, example) in self.examples.iter_mut().enumerate() {
                 let squares = example.squares.get_or_insert(T::zero());
                 *squares += problem.squared_gradient(t, i);
@@ -198,20 +175,15 @@ impl<T: Scalar> Trial<T> {
         Ok(())
     }
 
-    /// z_t ← z_t − share · step · ∂E/∂z_t, divided by the example's weight, for every active example,
-    /// along the gradient in the workspace.
-    ///
-    /// # Panics
-    /// If t is not in 1..T, or no gradient was evaluated yet.
+    /// z_t ← z_t − share · step · ∂E/∂z_t, divided by the example's weight, for every active
+    /// example, along the gradient in the workspace. Panics if t is not in 1..T, or no gradient was
+    /// evaluated yet.
     pub fn descend(&self, t: usize, step: T, problem: &mut TargetProblem<'_, T>) {
         problem.descend_by(t, step, |i| self.share(i));
     }
 
-    /// z_t ← z_t + `step` (d_t × n) for every active example, whatever its share: for directions that
-    /// determine their own length.
-    ///
-    /// # Panics
-    /// If t is not in 1..T, or the step has another size.
+    /// z_t ← z_t + `step` (d_t × n) for every active example, whatever its share: for directions
+    /// that determine their own length. Panics if t is not in 1..T, or the step has another size.
     pub fn add(&self, t: usize, step: &[T], problem: &mut TargetProblem<'_, T>) {
         let z = problem.target_mut(t);
         assert_eq!(step.len(), z.len(), "a step of z_{t}");
@@ -224,10 +196,7 @@ impl<T: Scalar> Trial<T> {
     }
 
     /// Calls `change(share, z_t, ∂E/∂z_t)` for every active example; the gradient includes the
-    /// example's weight.
-    ///
-    /// # Panics
-    /// If t is not in 1..T, or no gradient was evaluated yet.
+    /// example's weight. Panics if t is not in 1..T, or no gradient was evaluated yet.
     pub fn for_each(
         &self,
         t: usize,
@@ -276,22 +245,14 @@ impl<T: Scalar> Trial<T> {
         })
     }
 
-    pub(super) fn set_number(&mut self, number: u64) {
-        self.number = number;
-    }
-
     /// Whether E is needed to judge steps.
     fn needs_energies(&self) -> bool {
-        self.check != Check::None || self.convergence.needs_energies()
+        self.check != Check::None || self.convergence.stagnation.is_some()
     }
 
-    /// Whether every example has ended.
-    pub(super) fn is_over(&self) -> bool {
-        (0..self.examples.len()).all(|i| !self.goes(i))
-    }
-
-    /// Ends examples whose gradient was recorded since the last call and is within the tolerance.
-    pub(super) fn rest(&mut self) {
+    /// Ends examples whose gradient was recorded since the last call and is within the tolerance, and
+    /// returns whether all have ended.
+    pub(super) fn rest(&mut self) -> bool {
         for example in &mut self.examples {
             let squares = example.squares.take();
             let rests = squares.is_some_and(|squares| self.convergence.rests(squares));
@@ -299,22 +260,24 @@ impl<T: Scalar> Trial<T> {
                 example.progress = Progress::AtRest;
             }
         }
+        (0..self.examples.len()).all(|i| !self.goes(i))
     }
 
     /// Judges the last step, shortens it where it raises E, and returns the outcomes.
     pub(super) fn judge(&mut self, problem: &mut TargetProblem<'_, T>) -> &[Verdict] {
         self.report.steps += 1;
         self.verdicts.clear();
-        for example in &mut self.examples {
-            let verdict = match example.progress {
-                Progress::Going => Verdict::Whole,
-                _ => Verdict::Ended,
-            };
-            self.verdicts.push(verdict);
-        }
+        let verdicts = self.examples.iter().map(|example| match example.progress {
+            Progress::Going => Verdict::Whole,
+            _ => Verdict::Ended,
+        });
+        self.verdicts.extend(verdicts);
         if self.needs_energies() {
-            if self.number == 0 {
-                self.sum_first_energies();
+            // E at the start of the call, summed as in `TargetProblem::example_energy`.
+            for energies in self.first.iter().filter(|_| self.number == 0) {
+                for (example, &energy) in self.examples.iter_mut().zip(energies) {
+                    example.energy += energy;
+                }
             }
             for example in &mut self.examples {
                 if example.progress == Progress::Going {
@@ -342,15 +305,6 @@ impl<T: Scalar> Trial<T> {
         })
     }
 
-    /// E of every example at the start of the call, summed as in [`TargetProblem::example_energy`].
-    fn sum_first_energies(&mut self) {
-        for energies in &self.first {
-            for (example, &energy) in self.examples.iter_mut().zip(energies) {
-                example.energy += energy;
-            }
-        }
-    }
-
     /// Judges every step not accepted yet; returns whether some must be judged again.
     fn judge_once(&mut self, round: usize, problem: &mut TargetProblem<'_, T>) -> bool {
         problem.differentiate(Ask::VALUE);
@@ -362,12 +316,10 @@ impl<T: Scalar> Trial<T> {
                 continue;
             }
             let energy = problem.example_energy(i);
+            let rounding = T::of(16.0) * T::default_epsilon() * example.energy.abs();
             let accepted = match self.check {
                 Check::None => true,
-                Check::Rounding => {
-                    let rounding = T::of(16.0) * T::default_epsilon();
-                    energy <= example.energy + rounding * example.energy.abs()
-                }
+                Check::Rounding => energy <= example.energy + rounding,
                 Check::Strict => energy <= example.energy,
             };
             if accepted {

@@ -99,7 +99,8 @@ pub fn stationarity<T: Scalar>(
             let mut pulled = vec![T::zero(); if t > 0 { problem.input.len() } else { 0 }];
             let mut parameters = vec![T::zero(); problem.own];
             let d_input = Write::set((t > 0).then_some(&mut pulled[..]));
-            problem.vjp(&above, d_input, Write::Set(&mut parameters), &mut workspace)?;
+            let mut at = problem.linearized(&mut workspace);
+            at.vjp(&above, d_input, Write::Set(&mut parameters))?;
             let own = &workspace.d_parameters[..problem.own];
             finite(Quantity::ParameterGradient, t, &parameters)?;
             found.parameters.push(norm(&minus(own, &parameters)));

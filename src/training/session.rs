@@ -484,7 +484,7 @@ impl<T: Scalar> Session<T> {
         let columns = &memory.order[epoch.examples..(epoch.examples + size).min(n)];
         let chosen = match size == n && columns.len() == n {
             true => Chosen::Run(0..n),
-            false => Chosen::Scattered(columns),
+            false => Chosen::Scattered(columns.into()),
         };
         let targets = phase.scheme.targets();
         let mut batch = memory

@@ -2,13 +2,12 @@
 
 use std::ops::Range;
 
+use super::System;
 use super::elimination::{Elimination, Order};
 use super::operator::Link;
-use super::{Linearised, System};
-use crate::energy::Layers;
+use crate::energy::{Layers, LocalWorkspace, Problem, columns, default_fields};
 use crate::kernel::cholesky::{divide_transposed, factor, solve_lower, solve_lower_transposed};
-use crate::kernel::{Execution, Matrix, Scalar, Write};
-use crate::kernel::{add_to, subtract_from};
+use crate::kernel::{Matrix, Scalar, Write, add_to, subtract_from};
 
 /// Block Cholesky of H + λ I in one of two orders.
 ///
@@ -61,28 +60,25 @@ struct Factor<T> {
     operations: u64,
 }
 
-impl<T: Scalar> BlockTridiagonal<T> {
-    pub(super) fn new() -> Self {
-        Self {
-            order: None,
-            levels: Vec::new(),
-            blocks: Vec::new(),
-            factors: Vec::new(),
-        }
-    }
+default_fields!(BlockTridiagonal: order levels blocks factors);
+default_fields!(Block: diagonal coupling right solution scratch unit link operations);
+default_fields!(Factor: lower below above right scratch operations);
 
-    /// Solves `system` for some of its examples, at their linearisation, and returns the work per
-    /// example. If a system is not positive definite, its solution is not finite.
+impl<T: Scalar> BlockTridiagonal<T> {
+    /// Solves `system` for some of its examples, which are those of `problem`, with current predictions
+    /// in `locals`, and returns the work per example. If a system is not positive definite, its solution
+    /// is not finite.
     pub(super) fn solve(
         &mut self,
         order: Order,
-        execution: Execution,
-        at: Linearised<'_, T>,
+        problem: Problem<'_, T>,
+        locals: &mut [LocalWorkspace<T>],
         system: &mut System<T>,
         examples: Range<usize>,
     ) -> Work {
-        self.fit(order, at.layers, &system.dims, examples.len());
-        self.assemble(execution, at, system, &examples);
+        self.fit(order, problem.layers, &system.dims, examples.len());
+        self.assemble(problem, locals, system, &examples);
+        let execution = problem.batch.execution;
         let mut work = Work::default();
         let dims = &system.dims;
         let wanted = &system.wanted[examples.clone()];
@@ -97,13 +93,8 @@ impl<T: Scalar> BlockTridiagonal<T> {
             let factors = &self.factors;
             execution.for_each(&mut self.blocks, |b, own| {
                 for elimination in level {
-                    if elimination.above == Some(b) {
-                        own.lose_below(b, &factors[elimination.block], elimination, dims, wanted);
-                    }
-                }
-                for elimination in level {
-                    if elimination.below == Some(b) {
-                        own.lose_above(b, &factors[elimination.block], elimination, dims, wanted);
+                    if elimination.above == Some(b) || elimination.below == Some(b) {
+                        own.lose(b, &factors[elimination.block], elimination, dims, wanted);
                     }
                 }
             });
@@ -117,11 +108,9 @@ impl<T: Scalar> BlockTridiagonal<T> {
                 }
             });
             work.add(self.factors.iter_mut().map(|own| &mut own.operations));
-            for elimination in level {
-                let e = elimination.block;
-                self.blocks[e]
-                    .solution
-                    .copy_from_slice(&self.factors[e].right);
+            for e in level.iter().map(|own| own.block) {
+                let solution = &mut self.blocks[e].solution;
+                solution.copy_from_slice(&self.factors[e].right);
             }
         }
         for (h, block) in self.blocks.iter().enumerate() {
@@ -144,84 +133,76 @@ impl<T: Scalar> BlockTridiagonal<T> {
             self.order = Some(order);
             self.levels = order.levels(m);
         }
+        // Later neighbours may be wider than the first.
         let widest = dims.iter().copied().max().unwrap_or(0);
-        self.blocks.resize_with(m, Block::new);
-        self.factors.resize_with(m, Factor::new);
-        for (h, own) in self.blocks.iter_mut().enumerate() {
-            let d = dims[h];
-            own.diagonal.resize(d * d * n, T::zero());
-            // Later neighbours may be wider than the first.
-            own.coupling.resize(widest * d * n, T::zero());
-            own.right.resize(d * n, T::zero());
-            own.solution.resize(d * n, T::zero());
-            own.scratch.resize(d * d, T::zero());
-            own.unit.resize(d * n, T::zero());
-            own.link.fit(layers, h + 1, n);
-        }
-        for (h, own) in self.factors.iter_mut().enumerate() {
-            let d = dims[h];
-            own.lower.resize(d * d * n, T::zero());
-            own.below.resize(d * widest * n, T::zero());
-            own.above.resize(d * widest * n, T::zero());
-            own.right.resize(d * n, T::zero());
-            own.scratch.resize(d, T::zero());
+        self.blocks.resize_with(m, Block::default);
+        self.factors.resize_with(m, Factor::default);
+        let both = self.blocks.iter_mut().zip(&mut self.factors);
+        for ((h, &d), (block, factor)) in dims.iter().enumerate().zip(both) {
+            block.link.fit(layers, h + 1, n);
+            for (array, size) in [
+                (&mut block.diagonal, d * d * n),
+                (&mut block.coupling, widest * d * n),
+                (&mut block.right, d * n),
+                (&mut block.solution, d * n),
+                (&mut block.scratch, d * d),
+                (&mut block.unit, d * n),
+                (&mut factor.lower, d * d * n),
+                (&mut factor.below, d * widest * n),
+                (&mut factor.above, d * widest * n),
+                (&mut factor.right, d * n),
+                (&mut factor.scratch, d),
+            ] {
+                array.resize(size, T::zero());
+            }
         }
     }
 
     /// The blocks of H + λ I, column by column: a product with a unit vector for all examples at once.
     fn assemble(
         &mut self,
-        execution: Execution,
-        at: Linearised<'_, T>,
+        problem: Problem<'_, T>,
+        locals: &mut [LocalWorkspace<T>],
         system: &System<T>,
         examples: &Range<usize>,
     ) {
-        let Linearised {
-            layers,
-            batch,
-            locals,
-        } = at;
-        let n = examples.len();
+        let (Problem { layers, batch, .. }, n) = (problem, examples.len());
         // C_t in z_{t+1}, of the layer below each block.
-        execution.for_each_pair(&mut self.blocks, locals, |h, own, local| {
+        let execution = batch.execution;
+        execution.for_each_pair(&mut self.blocks, &mut *locals, |h, own, local| {
             let d = system.dims[h];
-            own.link.fit(layers, h, n);
+            let Block { link, unit, .. } = own;
+            link.fit(layers, h, n);
             for j in 0..d {
-                own.set_unit(d, j);
-                let above = Some(&own.unit[..]);
-                own.link
-                    .multiply(layers, batch, h, [None, above], false, local);
+                set_unit(unit, d, j);
+                link.multiply(layers, batch, h, [None, Some(unit)], false, local);
                 for i in 0..n {
-                    let to = (i * d + j) * d;
-                    let column = &own.link.in_target[i * d..(i + 1) * d];
-                    own.diagonal[to..to + d].copy_from_slice(column);
+                    let column = &link.in_target[columns(d, i, 1)];
+                    own.diagonal[columns(d, i * d + j, 1)].copy_from_slice(column);
                 }
             }
-            own.link.fit(layers, h + 1, n);
+            link.fit(layers, h + 1, n);
         });
         // J_tᵀ C_t J_t, and the coupling, of the layer above.
         execution.for_each_pair(&mut self.blocks, &mut locals[1..], |h, own, local| {
             let (d, t) = (system.dims[h], h + 1);
             let next = system.dims.get(t).copied().unwrap_or(0);
+            let Block { link, unit, .. } = own;
             for j in 0..d {
-                own.set_unit(d, j);
-                let unit = Some(&own.unit[..]);
-                own.link
-                    .multiply(layers, batch, t, [unit, None], true, local);
+                set_unit(unit, d, j);
+                link.multiply(layers, batch, t, [Some(unit), None], true, local);
                 for i in 0..n {
-                    let to = (i * d + j) * d;
-                    let column = &own.link.in_input[i * d..(i + 1) * d];
-                    add_to(&mut own.diagonal[to..to + d], column);
+                    let column = &link.in_input[columns(d, i, 1)];
+                    add_to(&mut own.diagonal[columns(d, i * d + j, 1)], column);
                     if next > 0 {
-                        let to = (i * d + j) * next;
-                        let column = &own.link.in_target[i * next..(i + 1) * next];
-                        own.coupling[to..to + next].copy_from_slice(column);
+                        let column = &link.in_target[columns(next, i, 1)];
+                        own.coupling[columns(next, i * d + j, 1)].copy_from_slice(column);
                     }
                 }
             }
             let regularizer = layers.target_regularizers()[h].curvature::<T>();
             for (i, &damping) in system.damping[examples.clone()].iter().enumerate() {
-                let block = &mut own.diagonal[i * d * d..(i + 1) * d * d];
+                let block = &mut own.diagonal[columns(d * d, i, 1)];
                 for j in 0..d {
                     block[j * d + j] += regularizer + damping;
                 }
@@ -230,6 +211,12 @@ impl<T: Scalar> BlockTridiagonal<T> {
             own.right.copy_from_slice(&system.right[h][columns]);
         });
     }
+}
+
+/// e_j for every example.
+fn set_unit<T: Scalar>(unit: &mut [T], d: usize, j: usize) {
+    unit.fill(T::zero());
+    unit.chunks_exact_mut(d).for_each(|own| own[j] = T::one());
 }
 
 impl Work {
@@ -246,28 +233,9 @@ impl Work {
 }
 
 impl<T: Scalar> Block<T> {
-    fn new() -> Self {
-        Self {
-            diagonal: Vec::new(),
-            coupling: Vec::new(),
-            right: Vec::new(),
-            solution: Vec::new(),
-            scratch: Vec::new(),
-            unit: Vec::new(),
-            link: Link::new(),
-            operations: 0,
-        }
-    }
-
-    fn set_unit(&mut self, d: usize, j: usize) {
-        self.unit.fill(T::zero());
-        for unit in self.unit.chunks_exact_mut(d) {
-            unit[j] = T::one();
-        }
-    }
-
-    /// After e below is eliminated: S ← S − Bᵀ B, r ← r − Bᵀ y.
-    fn lose_below(
+    /// After a neighbour e is eliminated, with M = B if it was below, else A: S ← S − Mᵀ M and
+    /// r ← r − Mᵀ y, and if e was above also H_ba ← −Bᵀ A for the next block.
+    fn lose(
         &mut self,
         b: usize,
         gone: &Factor<T>,
@@ -276,61 +244,31 @@ impl<T: Scalar> Block<T> {
         wanted: &[bool],
     ) {
         let (d, e) = (dims[b], dims[elimination.block]);
+        let (links, next) = match elimination.above {
+            Some(above) if above == b => (&gone.above, 0),
+            above => (&gone.below, above.map_or(0, |above| dims[above])),
+        };
         for i in (0..wanted.len()).filter(|&i| wanted[i]) {
-            let links = Matrix::new(&gone.above[i * e * d..(i + 1) * e * d], d, e);
-            self.lose(i, d, links, &gone.right[i * e..(i + 1) * e]);
-        }
-        self.operations += (d * d * e + d * e) as u64;
-    }
-
-    /// After e above is eliminated: S ← S − Aᵀ A, r ← r − Aᵀ y, and H_ba ← −Bᵀ A for the next block.
-    fn lose_above(
-        &mut self,
-        b: usize,
-        gone: &Factor<T>,
-        elimination: &Elimination,
-        dims: &[usize],
-        wanted: &[bool],
-    ) {
-        let (d, e) = (dims[b], dims[elimination.block]);
-        let next = elimination.above.map_or(0, |above| dims[above]);
-        for i in (0..wanted.len()).filter(|&i| wanted[i]) {
-            let links = Matrix::new(&gone.below[i * e * d..(i + 1) * e * d], d, e);
-            self.lose(i, d, links, &gone.right[i * e..(i + 1) * e]);
+            let links = Matrix::new(&links[columns(e * d, i, 1)], d, e);
+            let y = Matrix::new(&gone.right[columns(e, i, 1)], e, 1);
+            let scratch = &mut self.scratch[..d * d];
+            T::matmul(Write::Set(scratch), links, links.t());
+            subtract_from(&mut self.diagonal[columns(d * d, i, 1)], scratch);
+            let scratch = &mut self.scratch[..d];
+            T::matmul(Write::Set(scratch), links, y);
+            subtract_from(&mut self.right[columns(d, i, 1)], scratch);
             if next > 0 {
-                let above = Matrix::new(&gone.above[i * e * next..(i + 1) * e * next], next, e);
-                let coupling = &mut self.coupling[i * next * d..(i + 1) * next * d];
+                let above = Matrix::new(&gone.above[columns(e * next, i, 1)], next, e);
+                let coupling = &mut self.coupling[columns(next * d, i, 1)];
                 T::matmul(Write::Set(coupling), above, links.t());
-                for value in coupling {
-                    *value = -*value;
-                }
+                coupling.iter_mut().for_each(|value| *value = -*value);
             }
         }
         self.operations += (d * d * e + d * e + next * e * d) as u64;
     }
-
-    fn lose(&mut self, i: usize, d: usize, links: Matrix<'_, T>, y: &[T]) {
-        let scratch = &mut self.scratch[..d * d];
-        T::matmul(Write::Set(scratch), links, links.t());
-        subtract_from(&mut self.diagonal[i * d * d..(i + 1) * d * d], scratch);
-        let scratch = &mut self.scratch[..d];
-        T::matmul(Write::Set(scratch), links, Matrix::new(y, y.len(), 1));
-        subtract_from(&mut self.right[i * d..(i + 1) * d], scratch);
-    }
 }
 
 impl<T: Scalar> Factor<T> {
-    fn new() -> Self {
-        Self {
-            lower: Vec::new(),
-            below: Vec::new(),
-            above: Vec::new(),
-            right: Vec::new(),
-            scratch: Vec::new(),
-            operations: 0,
-        }
-    }
-
     /// S = L Lᵀ, Aᵀ = H_eaᵀ L⁻ᵀ, Bᵀ = H_be L⁻ᵀ, y = L⁻¹ r.
     fn eliminate(
         &mut self,
@@ -344,12 +282,12 @@ impl<T: Scalar> Factor<T> {
         let below = elimination.below.map_or(0, |b| dims[b]);
         let above = elimination.above.map_or(0, |b| dims[b]);
         for i in (0..wanted.len()).filter(|&i| wanted[i]) {
-            let lower = &mut self.lower[i * d * d..(i + 1) * d * d];
-            lower.copy_from_slice(&own.diagonal[i * d * d..(i + 1) * d * d]);
+            let lower = &mut self.lower[columns(d * d, i, 1)];
+            lower.copy_from_slice(&own.diagonal[columns(d * d, i, 1)]);
             let definite = factor(lower, d);
             if let Some(b) = elimination.below {
-                let to = &mut self.below[i * d * below..(i + 1) * d * below];
-                let coupling = &blocks[b].coupling[i * d * below..(i + 1) * d * below];
+                let to = &mut self.below[columns(d * below, i, 1)];
+                let coupling = &blocks[b].coupling[columns(d * below, i, 1)];
                 for (column, to) in to.chunks_exact_mut(below).enumerate() {
                     for (row, to) in to.iter_mut().enumerate() {
                         *to = coupling[row * d + column];
@@ -357,11 +295,11 @@ impl<T: Scalar> Factor<T> {
                 }
                 divide_transposed(lower, d, to);
             }
-            let to = &mut self.above[i * d * above..(i + 1) * d * above];
-            to.copy_from_slice(&own.coupling[i * d * above..(i + 1) * d * above]);
+            let to = &mut self.above[columns(d * above, i, 1)];
+            to.copy_from_slice(&own.coupling[columns(d * above, i, 1)]);
             divide_transposed(lower, d, to);
-            let right = &mut self.right[i * d..(i + 1) * d];
-            right.copy_from_slice(&own.right[i * d..(i + 1) * d]);
+            let right = &mut self.right[columns(d, i, 1)];
+            right.copy_from_slice(&own.right[columns(d, i, 1)]);
             solve_lower(lower, d, right);
             if !definite {
                 right.fill(T::zero() / T::zero());
@@ -391,19 +329,15 @@ impl<T: Scalar> Factor<T> {
             let other = dims[b];
             width += other;
             for i in (0..wanted.len()).filter(|&i| wanted[i]) {
-                let links = Matrix::new(&links[i * d * other..(i + 1) * d * other], other, d);
-                let known = &blocks[b].solution[i * other..(i + 1) * other];
-                T::matmul(
-                    Write::Set(&mut *scratch),
-                    links.t(),
-                    Matrix::new(known, other, 1),
-                );
-                subtract_from(&mut self.right[i * d..(i + 1) * d], scratch);
+                let links = Matrix::new(&links[columns(d * other, i, 1)], other, d);
+                let known = Matrix::new(&blocks[b].solution[columns(other, i, 1)], other, 1);
+                T::matmul(Write::Set(&mut *scratch), links.t(), known);
+                subtract_from(&mut self.right[columns(d, i, 1)], scratch);
             }
         }
         for i in (0..wanted.len()).filter(|&i| wanted[i]) {
-            let lower = &self.lower[i * d * d..(i + 1) * d * d];
-            solve_lower_transposed(lower, d, &mut self.right[i * d..(i + 1) * d]);
+            let lower = &self.lower[columns(d * d, i, 1)];
+            solve_lower_transposed(lower, d, &mut self.right[columns(d, i, 1)]);
         }
         self.operations += (d * width + d * (d + 1) / 2) as u64;
     }

@@ -1,18 +1,15 @@
 //! Conjugate gradients on every example's system at once, without a matrix.
 
-use super::System;
 use super::linear_solver::ConjugateGradients;
 use super::preconditioner::Preconditioner;
 use super::run::{Product, Run, Shared};
-use crate::energy::{Layers, Problem};
+use super::{System, fit};
+use crate::energy::{Layers, Problem, default_fields};
 use crate::error::Error;
-use crate::kernel::Columns;
-use crate::kernel::Scalar;
-use crate::kernel::add_to;
 use crate::kernel::columns::{lessen_and_copy, lessen_and_square, move_and_turn};
+use crate::kernel::{Columns, Scalar, add_to};
 use crate::state::State;
-use crate::target_solver::TargetProblem;
-use crate::target_solver::curvature;
+use crate::target_solver::{TargetProblem, curvature};
 
 /// The memory of [`ConjugateGradients`].
 ///
@@ -52,23 +49,10 @@ struct Example<T> {
     active: bool,
 }
 
-impl<T: Scalar> Iterations<T> {
-    pub(super) fn new() -> Self {
-        Self {
-            directions: Vec::new(),
-            products: Vec::new(),
-            runs: Vec::new(),
-            diagonal: Vec::new(),
-            tangent: Vec::new(),
-            preconditioned: Vec::new(),
-            parts: Vec::new(),
-            sums: Vec::new(),
-            examples: Vec::new(),
-            lengths: Vec::new(),
-            turns: Vec::new(),
-        }
-    }
+default_fields!(Iterations: directions products runs diagonal tangent preconditioned parts sums
+    examples lengths turns);
 
+impl<T: Scalar> Iterations<T> {
     /// Updates the preconditioner; `bounds` is the state of its bounds.
     pub(super) fn prepare(
         &mut self,
@@ -89,11 +73,7 @@ impl<T: Scalar> Iterations<T> {
             .diagonal(layers, bounds, &mut self.diagonal);
         let sizes = layers.dims()[1..=hidden].iter().map(|dim| dim * n);
         fit(&mut self.directions, sizes.clone());
-        let product = || Product {
-            values: Vec::new(),
-            dots: Vec::new(),
-        };
-        self.products.resize_with(hidden + 1, product);
+        self.products.resize_with(hidden + 1, Product::default);
         for (own, size) in self.products[1..].iter_mut().zip(sizes.clone()) {
             own.values.resize(size, T::zero());
             own.dots.resize(n, T::zero());
@@ -173,14 +153,8 @@ impl<T: Scalar> Iterations<T> {
         };
         let size = execution.neighbours(layers.depth());
         let count = self.runs.len();
-        let locals = Columns {
-            values: &mut workspace.locals[..],
-            size,
-        };
-        let products = Columns {
-            values: &mut self.products[..],
-            size,
-        };
+        let locals = Columns::new(&mut workspace.locals, size);
+        let products = Columns::new(&mut self.products, size);
         let data = (locals, products, &mut self.runs[..]);
         execution.for_each_item(count, data, |i, (locals, products, run)| {
             let (products, locals) = (products.values, locals.values);
@@ -192,10 +166,8 @@ impl<T: Scalar> Iterations<T> {
                 runs[i - 1].complete(i * size, &mut products[0], shared);
             }
         });
-        sum_up(
-            &mut self.sums,
-            self.products[1..].iter().map(|own| &own.dots),
-        );
+        let dots = self.products[1..].iter().map(|own| &own.dots);
+        sum_up(&mut self.sums, dots);
     }
 
     /// r ← r − α (H + λ I) p, and r·M⁻¹r.
@@ -276,14 +248,6 @@ impl<T: Scalar> Iterations<T> {
             }
         };
         problem.execution().for_each_item(count, data, turn);
-    }
-}
-
-/// Resizes the arrays to `sizes`.
-fn fit<T: Scalar>(arrays: &mut Vec<Vec<T>>, sizes: impl Iterator<Item = usize> + Clone) {
-    arrays.resize_with(sizes.clone().count(), Vec::new);
-    for (own, size) in arrays.iter_mut().zip(sizes) {
-        own.resize(size, T::zero());
     }
 }
 

@@ -36,8 +36,7 @@ impl Order {
                 above: at(Some(place + 1)),
             });
             let level: Vec<Elimination> = level.collect();
-            let gone = |block: &usize| !level.iter().any(|own| own.block == *block);
-            remaining.retain(gone);
+            remaining.retain(|block| level.iter().all(|own| own.block != *block));
             levels.push(level);
         }
         levels

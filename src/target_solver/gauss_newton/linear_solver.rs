@@ -1,8 +1,8 @@
 //! How a Gauss-Newton step's linear systems are solved.
 
 use super::preconditioner::Preconditioner;
+use crate::check::{in_scalar, serde_checked};
 use crate::error::Error;
-use crate::target_solver::report::not_negative;
 
 /// How (H + λ I) δ = r is solved, one system per example. The table at
 /// [`GaussNewton`](crate::target_solver::GaussNewton) compares the methods.
@@ -39,9 +39,8 @@ impl From<ConjugateGradients> for LinearSolver {
     }
 }
 
-/// At most m iterations of preconditioned conjugate gradients, with separate scalars per example.
-///
-/// Hestenes & Stiefel 1952; Nocedal & Wright 2006, ch. 5.
+/// At most m iterations of preconditioned conjugate gradients, with separate scalars per example
+/// (Hestenes & Stiefel 1952; Nocedal & Wright 2006, ch. 5).
 ///
 /// # Examples
 /// ```
@@ -51,11 +50,8 @@ impl From<ConjugateGradients> for LinearSolver {
 /// # Ok::<(), layerwise::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize, serde::Deserialize),
-    serde(remote = "Self")
-)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(remote = "Self"))]
 pub struct ConjugateGradients {
     pub(super) iterations: u64,
     pub(super) tolerance: f64,
@@ -64,7 +60,7 @@ pub struct ConjugateGradients {
 
 impl ConjugateGradients {
     /// At most m = `iterations` iterations. Each layer's block is divided by the bound on its diagonal
-    /// block plus λ, if layers and losses give bounds; these are recomputed every 10th call. An
+    /// block plus λ, if layers and losses give bounds, which are recomputed every 10th call. An
     /// example's iterations end when its residual has fallen by a factor of 1e-10.
     pub fn new(iterations: u64) -> Self {
         Self {
@@ -74,8 +70,8 @@ impl ConjugateGradients {
         }
     }
 
-    /// At most m = `iterations` iterations, preconditioned by the hidden terms of H: (Aᵀ D A)⁻¹,
-    /// A x = (x_{t+1} − J_t x_t), D the bound on the hidden losses' curvature plus λ.
+    /// The same, but preconditioned by the hidden terms of H, (Aᵀ D A)⁻¹, as
+    /// [`GaussNewton`](crate::target_solver::GaussNewton) describes.
     pub fn chained(iterations: u64) -> Self {
         Self {
             preconditioner: Preconditioner::Chain,
@@ -89,14 +85,12 @@ impl ConjugateGradients {
     /// # Errors
     /// [`Error::InvalidOption`] unless it is finite and not negative.
     pub fn with_tolerance(self, tolerance: f64) -> Result<Self, Error> {
-        Self { tolerance, ..self }.validate()
+        Self { tolerance, ..self }.checked()
     }
 
-    fn validate(self) -> Result<Self, Error> {
-        not_negative::<f64>("ConjugateGradients::tolerance", self.tolerance)?;
-        Ok(self)
+    fn checked(self) -> Result<Self, Error> {
+        in_scalar::<f64>("ConjugateGradients::tolerance", self.tolerance).map(|_| self)
     }
 }
 
-#[cfg(feature = "serde")]
-crate::target_solver::validated!(ConjugateGradients, ConjugateGradients::validate);
+serde_checked!(ConjugateGradients);

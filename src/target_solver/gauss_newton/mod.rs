@@ -10,15 +10,13 @@ mod run;
 
 use std::ops::Range;
 
-use super::descent::{Descent, Iterate};
-use super::report::not_negative;
+use super::descent::{Descent, Iterate, first_part};
 use super::trial::{Check, Trial, Verdict};
-use super::{Convergence, SolveReport, TargetProblem, TargetSolver};
-use crate::energy::{Batch, LocalWorkspace, Workspace};
-use crate::energy::{Layers, Problem};
+use super::{Convergence, SolveReport, TargetProblem, TargetSolver, iterated};
+use crate::check::{in_scalar, option, serde_checked};
+use crate::energy::{Problem, Workspace, columns, default_fields};
 use crate::error::Error;
-use crate::kernel::Scalar;
-use crate::kernel::scale;
+use crate::kernel::{Scalar, scale};
 use crate::state::State;
 use block_tridiagonal::{BlockTridiagonal, Work};
 use conjugate_gradients::Iterations;
@@ -42,21 +40,18 @@ pub(crate) use operator::Link;
 /// | [`GaussNewton::cyclic_reduction`] | the same solution, all odd layers at once, then every other remaining layer, … | about 2½ times as many, in ⌊log₂ (T−1)⌋ + 1 levels instead of T − 1 |
 ///
 /// An iteration of the first carries a signal over one layer: if m is well below the depth, the
-/// first layers' targets do not move. Its preconditioner divides each layer's block by the bound on
-/// its diagonal block plus λ, if layers and losses give bounds. The second reaches every layer at
-/// once. With A x = (x_{t+1} − J_t x_t) and D the hidden losses' curvature, its preconditioner is
+/// first layers' targets do not move. The second reaches every layer at once. With A x =
+/// (x_{t+1} − J_t x_t) and D the bound on the hidden losses' curvature plus λ, its preconditioner is
 /// (Aᵀ D A)⁻¹: one sweep of VJPs and one of JVPs. With squared L_h and λ = 0 the rest of H is the
-/// output loss, of rank at most d_T, so that d_T + 1 iterations solve the system at any depth.
-/// Damping changes little as long as λ ‖A⁻¹‖² is small compared with μ; ‖A⁻¹‖ grows with the depth,
-/// at least as T if ‖J_t‖ ≥ 1 (`docs/theory.md`). The last two solve the system exactly, and suit
-/// small widths; they process 32 examples at a time, and keep 5 d² numbers per layer for each.
+/// output loss, of rank at most d_T, so that d_T + 1 iterations solve the system at any depth; with
+/// damping about as many, while λ ‖A⁻¹‖² is small compared with μ (`docs/theory.md`). The last two
+/// suit small widths; they process 32 examples at a time, and keep 5 d² numbers per layer for each.
 ///
 /// Every example has its own λ, conjugate-gradient scalars and acceptance (Levenberg-Marquardt). A
 /// step that would raise the example's E at all is shortened as [`Iterate`] describes, and its λ is
-/// multiplied by 8; a full step divides λ by 4. So E rises for no example, and an example's targets
-/// do not depend on the others in its batch. (Since E is known only to rounding, ε, the gradient
-/// comes to rest at about √ε.) Nocedal & Wright 2006, ch. 7 and 10; Martens 2010; Golub & Van Loan
-/// 2013, §4.5 (cyclic reduction).
+/// multiplied by 8; a full step divides λ by 4. So E rises for no example. (Since E is known only to
+/// rounding, ε, the gradient comes to rest at about √ε.) Nocedal & Wright 2006, ch. 7 and 10; Martens
+/// 2010; Golub & Van Loan 2013, §4.5 (cyclic reduction).
 ///
 /// # Examples
 /// ```
@@ -75,11 +70,8 @@ pub struct GaussNewton(Iterate<DampedStep>);
 
 /// One step. The first part of its state is that of the preconditioner's bounds.
 #[derive(Debug, Clone, Copy, PartialEq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize, serde::Deserialize),
-    serde(remote = "Self")
-)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(remote = "Self"))]
 struct DampedStep {
     /// λ at the start of a call.
     damping: f64,
@@ -99,22 +91,7 @@ struct Memory<T> {
     part: Workspace<T>,
 }
 
-impl<T: Scalar> Default for Memory<T> {
-    fn default() -> Self {
-        Self {
-            system: System {
-                dims: Vec::new(),
-                right: Vec::new(),
-                step: Vec::new(),
-                damping: Vec::new(),
-                wanted: Vec::new(),
-            },
-            iterations: Iterations::new(),
-            matrix: BlockTridiagonal::new(),
-            part: Workspace::new(),
-        }
-    }
-}
+default_fields!(Memory: system iterations matrix part);
 
 /// (H + λ I) δ = r, one system per example, its vectors by hidden layer.
 #[derive(Debug)]
@@ -129,33 +106,32 @@ struct System<T> {
     wanted: Vec<bool>,
 }
 
+default_fields!(System: dims right step damping wanted);
+
 impl GaussNewton {
-    /// K = `steps` steps of at most m = `iterations` iterations of conjugate gradients each.
-    /// Defaults: λ starts at 1e-3 in every call; an example's iterations end when its residual has
-    /// fallen by a factor of 1e-10; no early end.
+    /// K = `steps` steps (0 leaves the targets unchanged), each by [`ConjugateGradients::new`]. λ starts
+    /// at 1e-3 in every call; no example ends early.
     pub fn new(steps: u64, iterations: u64) -> Self {
         Self::solved_by(steps, ConjugateGradients::new(iterations))
     }
 
-    /// Like [`GaussNewton::new`], but preconditioned by the hidden terms. Without damping, one more
-    /// iteration than the rank of the output loss suffices at any depth.
+    /// [`GaussNewton::new`] by [`ConjugateGradients::chained`].
     pub fn chained(steps: u64, iterations: u64) -> Self {
         Self::solved_by(steps, ConjugateGradients::chained(iterations))
     }
 
-    /// K = `steps` steps by block Cholesky, otherwise with the defaults of [`GaussNewton::new`].
+    /// [`GaussNewton::new`] by [`LinearSolver::BlockCholesky`].
     pub fn direct(steps: u64) -> Self {
         Self::solved_by(steps, LinearSolver::BlockCholesky)
     }
 
-    /// K = `steps` steps by cyclic reduction, which is parallel over the depth: the solution of
-    /// [`GaussNewton::direct`] to rounding.
+    /// [`GaussNewton::new`] by [`LinearSolver::CyclicReduction`]: the solution of
+    /// [`GaussNewton::direct`] to rounding, parallel over the depth.
     pub fn cyclic_reduction(steps: u64) -> Self {
         Self::solved_by(steps, LinearSolver::CyclicReduction)
     }
 
-    /// K = `steps` steps (0 leaves the targets unchanged), each solved by `linear`, otherwise with
-    /// the defaults of [`GaussNewton::new`].
+    /// [`GaussNewton::new`] by any [`LinearSolver`].
     pub fn solved_by(steps: u64, linear: impl Into<LinearSolver>) -> Self {
         let step = DampedStep {
             damping: 1e-3,
@@ -171,7 +147,7 @@ impl GaussNewton {
     /// circuit's scalar type is reported when the solver is called.
     pub fn with_damping(mut self, damping: f64) -> Result<Self, Error> {
         self.0.descent.damping = damping;
-        self.0.descent.validate::<f64>()?;
+        self.0.descent.checked()?;
         Ok(self)
     }
 
@@ -180,55 +156,43 @@ impl GaussNewton {
     /// # Errors
     /// [`Error::InvalidOption`] unless it is finite and not negative, or if the solver is a direct one.
     pub fn with_residual_tolerance(mut self, tolerance: f64) -> Result<Self, Error> {
-        match &mut self.0.descent.linear {
-            LinearSolver::ConjugateGradients(linear) => {
-                *linear = linear.with_tolerance(tolerance)?
-            }
-            LinearSolver::BlockCholesky | LinearSolver::CyclicReduction => {
-                return Err(Error::InvalidOption {
-                    option: "GaussNewton::residual_tolerance",
-                    value: tolerance,
-                    allowed: "left alone: a direct solver has no residual",
-                });
-            }
-        }
+        let LinearSolver::ConjugateGradients(linear) = &mut self.0.descent.linear else {
+            let name = "GaussNewton::residual_tolerance";
+            let allowed = "left alone: a direct solver has no residual";
+            return option(name, tolerance, false, allowed).map(|_| self);
+        };
+        *linear = linear.with_tolerance(tolerance)?;
         Ok(self)
     }
-
-    /// Ends examples early; their targets then stay fixed.
-    pub fn with_convergence(self, convergence: Convergence) -> Self {
-        Self(self.0.with_convergence(convergence))
-    }
 }
+
+iterated!(GaussNewton);
 
 impl DampedStep {
-    fn validate<T: Scalar>(self) -> Result<Self, Error> {
-        not_negative::<T>("GaussNewton::damping", self.damping)?;
-        Ok(self)
+    fn checked(self) -> Result<Self, Error> {
+        self.damping::<f64>().map(|_| self)
+    }
+
+    fn damping<T: Scalar>(&self) -> Result<T, Error> {
+        in_scalar("GaussNewton::damping", self.damping)
     }
 }
 
-#[cfg(feature = "serde")]
-super::validated!(DampedStep, DampedStep::validate::<f64>);
+serde_checked!(DampedStep);
 
 impl<T: Scalar> Descent<T> for DampedStep {
     fn begin(&self, state: &mut State<T>, problem: &mut TargetProblem<'_, T>) -> Result<(), Error> {
-        self.validate::<T>()?;
+        let damping = self.damping()?;
         let (numbers, memory) = state.split::<Memory<T>>();
         let (layers, n) = (problem.layers(), problem.batch().len());
         let hidden = &layers.dims()[1..layers.depth()];
-        memory.system.fit(hidden, n, T::of(self.damping));
-        if numbers.parts.is_empty() {
-            numbers.parts.push(State::new());
-        }
+        memory.system.fit(hidden, n, damping);
+        let bounds = first_part(numbers.parts);
         // Once per call: bounds that aged by steps would depend on the slowest example.
-        match self.linear {
-            LinearSolver::ConjugateGradients(options) => {
-                let bounds = &mut numbers.parts[0];
-                memory.iterations.prepare(options, bounds, layers, n)
-            }
-            LinearSolver::BlockCholesky | LinearSolver::CyclicReduction => Ok(()),
+        if let LinearSolver::ConjugateGradients(options) = self.linear {
+            memory.iterations.prepare(options, bounds, layers, n)?;
         }
+        Ok(())
     }
 
     fn step(
@@ -241,10 +205,10 @@ impl<T: Scalar> Descent<T> for DampedStep {
         memory.system.load(trial, problem);
         match self.linear {
             LinearSolver::ConjugateGradients(options) => {
-                let products = memory
-                    .iterations
-                    .solve(options, problem, &mut memory.system);
-                trial.report_mut().products += products;
+                let Memory {
+                    iterations, system, ..
+                } = memory;
+                trial.report_mut().products += iterations.solve(options, problem, system);
             }
             LinearSolver::BlockCholesky => memory.solve(Order::Sequential, problem, trial),
             LinearSolver::CyclicReduction => memory.solve(Order::Cyclic, problem, trial),
@@ -276,7 +240,6 @@ impl<T: Scalar> Memory<T> {
             part,
             ..
         } = self;
-        let execution = problem.execution();
         let n = system.wanted.len();
         let mut work = Work::default();
         for start in (0..n).step_by(PART) {
@@ -284,23 +247,15 @@ impl<T: Scalar> Memory<T> {
             if !system.wanted[columns.clone()].contains(&true) {
                 continue;
             }
-            let (Problem { layers, batch, .. }, workspace) = problem.split();
-            let workspace = match n > PART {
-                true => &mut *part,
-                false => workspace,
-            };
+            let (Problem { layers, batch, .. }, mut workspace) = problem.split();
             // Without multipliers: they are linear in z and ẑ, and add no curvature.
-            let batch = batch.part(columns.clone());
+            let problem = layers.on(batch.part(columns.clone()));
             if n > PART {
-                layers.on(batch).predict_locally(workspace);
+                workspace = &mut *part;
+                problem.predict_locally(workspace);
             }
-            let linearised = Linearised {
-                layers,
-                batch,
-                locals: &mut workspace.locals,
-            };
             // The work per example, which is the same in every part.
-            work = matrix.solve(order, execution, linearised, system, columns);
+            work = matrix.solve(order, problem, &mut workspace.locals, system, columns);
         }
         let report = trial.report_mut();
         report.operations += work.total;
@@ -308,24 +263,12 @@ impl<T: Scalar> Memory<T> {
     }
 }
 
-/// Where a part of the batch is linearised.
-#[derive(Debug)]
-struct Linearised<'a, T: Scalar> {
-    layers: Layers<'a, T>,
-    batch: Batch<'a, T>,
-    /// Their predictions are current.
-    locals: &'a mut [LocalWorkspace<T>],
-}
-
 impl<T: Scalar> System<T> {
     fn fit(&mut self, dims: &[usize], n: usize, damping: T) {
         self.dims.clear();
         self.dims.extend_from_slice(dims);
         for arrays in [&mut self.right, &mut self.step] {
-            arrays.resize_with(dims.len(), Vec::new);
-            for (own, dim) in arrays.iter_mut().zip(dims) {
-                own.resize(dim * n, T::zero());
-            }
+            fit(arrays, dims.iter().map(|dim| dim * n));
         }
         self.damping.clear();
         self.damping.resize(n, damping);
@@ -349,22 +292,20 @@ impl<T: Scalar> System<T> {
     /// Makes the i-th example's step non-finite, so that it will be undone.
     fn spoil(&mut self, i: usize) {
         for (step, &dim) in self.step.iter_mut().zip(&self.dims) {
-            step[i * dim..(i + 1) * dim].fill(T::zero() / T::zero());
+            step[columns(dim, i, 1)].fill(T::zero() / T::zero());
         }
     }
 
     /// The range of some examples in the arrays of hidden layer h, from 0.
     fn columns(&self, h: usize, examples: &Range<usize>) -> Range<usize> {
-        examples.start * self.dims[h]..examples.end * self.dims[h]
+        columns(self.dims[h], examples.start, examples.len())
     }
 }
 
-impl<T: Scalar> TargetSolver<T> for GaussNewton {
-    fn solve(
-        &self,
-        state: &mut State<T>,
-        problem: &mut TargetProblem<'_, T>,
-    ) -> Result<SolveReport, Error> {
-        self.0.solve(state, problem)
+/// Resizes the arrays to `sizes`.
+fn fit<T: Scalar>(arrays: &mut Vec<Vec<T>>, sizes: impl ExactSizeIterator<Item = usize>) {
+    arrays.resize_with(sizes.len(), Vec::new);
+    for (own, size) in arrays.iter_mut().zip(sizes) {
+        own.resize(size, T::zero());
     }
 }

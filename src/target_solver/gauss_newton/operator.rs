@@ -1,9 +1,7 @@
 //! Products with the Gauss-Newton matrix, layer by layer.
 
-use crate::energy::Layers;
-use crate::energy::{Batch, LocalWorkspace};
-use crate::kernel::scale;
-use crate::kernel::{Scalar, Write};
+use crate::energy::{Batch, Layers, LocalWorkspace, default_fields};
+use crate::kernel::{Scalar, Write, scale};
 use crate::layer::Point;
 use crate::loss::Pair;
 
@@ -21,16 +19,9 @@ pub(crate) struct Link<T> {
     pub(crate) in_input: Vec<T>,
 }
 
-impl<T: Scalar> Link<T> {
-    pub(crate) fn new() -> Self {
-        Self {
-            tangent: Vec::new(),
-            in_prediction: Vec::new(),
-            in_target: Vec::new(),
-            in_input: Vec::new(),
-        }
-    }
+default_fields!(Link: tangent in_prediction in_target in_input);
 
+impl<T: Scalar> Link<T> {
     /// Fits layer t and n examples.
     pub(crate) fn fit(&mut self, layers: Layers<'_, T>, t: usize, n: usize) {
         let [input, output] = [layers.dims()[t], layers.dims()[t + 1]].map(|dim| dim * n);

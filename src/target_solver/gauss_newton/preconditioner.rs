@@ -3,9 +3,8 @@
 use super::System;
 use super::operator::point;
 use crate::energy::{Layers, Problem};
-use crate::kernel::Scalar;
-use crate::kernel::Write;
 use crate::kernel::columns::divide_and_add;
+use crate::kernel::{Scalar, Write};
 use crate::target_solver::TargetProblem;
 
 /// The preconditioner of the conjugate gradients.

@@ -1,11 +1,9 @@
 //! Products with the Gauss-Newton matrix over consecutive layers, one after another.
 
 use super::operator::{Link, point};
-use crate::energy::Layers;
-use crate::energy::{Batch, LocalWorkspace};
+use crate::energy::{Batch, Layers, LocalWorkspace, default_fields};
 use crate::kernel::columns::{complete_products, scaled_difference};
-use crate::kernel::scale;
-use crate::kernel::{Scalar, Write};
+use crate::kernel::{Scalar, Write, scale};
 
 /// The memory of consecutive layers on one thread: one layer's results are still in the cache when the
 /// next needs them.
@@ -49,11 +47,13 @@ pub(super) struct Product<T> {
     pub(super) dots: Vec<T>,
 }
 
+default_fields!(Product: values dots);
+
 impl<T: Scalar> Run<T> {
     pub(super) fn new() -> Self {
         Self {
             g: Vec::new(),
-            link: Link::new(),
+            link: Link::default(),
             work: Vec::new(),
             part: Part::OfArray(T::one()),
             array: Vec::new(),
@@ -85,29 +85,25 @@ impl<T: Scalar> Run<T> {
         shared: Shared<'_, T>,
     ) {
         for (i, (product, local)) in products.iter_mut().zip(locals).enumerate() {
-            let squared = shared.layers.loss(first + i).is_squared_error();
-            if squared {
-                self.multiply_squared(first + i, product, local, shared);
-            } else {
-                self.multiply_any(first + i, product, local, shared);
+            let t = first + i;
+            let squared = shared.layers.loss(t).is_squared_error();
+            match squared {
+                true => self.multiply_squared(t, product, local, shared),
+                false => self.multiply_any(t, product, local, shared),
             }
             if i > 0 {
-                self.complete(first + i, product, shared);
+                self.complete(t, product, shared);
             }
-            let Shared { layers, .. } = shared;
-            let size = layers.dims()[first + i + 1] * shared.damping.len();
-            self.part = match (squared, first + i) {
-                (true, 0) => Part::OfDirection(layers.weight(0)),
-                (true, _) => {
-                    std::mem::swap(&mut self.array, &mut self.g);
-                    Part::OfArray(-T::one())
-                }
-                (false, t) if t + 1 < layers.depth() => {
-                    self.array[..size].copy_from_slice(&self.link.in_target);
-                    Part::OfArray(T::one())
-                }
-                (false, _) => self.part,
-            };
+            if squared && t == 0 {
+                self.part = Part::OfDirection(shared.layers.weight(0));
+            } else if squared {
+                std::mem::swap(&mut self.array, &mut self.g);
+                self.part = Part::OfArray(-T::one());
+            } else if t + 1 < shared.layers.depth() {
+                let in_target = &self.link.in_target;
+                self.array[..in_target.len()].copy_from_slice(in_target);
+                self.part = Part::OfArray(T::one());
+            }
         }
     }
 

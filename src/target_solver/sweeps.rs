@@ -1,0 +1,193 @@
+//! Sweeps over the layers: block Gauss-Seidel.
+
+use super::descent::{Descent, Iterate};
+use super::step_size::StepRule;
+use super::trial::Trial;
+use super::{Convergence, SolveReport, StepSize, TargetProblem, TargetSolver, iterated};
+use crate::error::Error;
+use crate::kernel::Scalar;
+use crate::state::State;
+
+/// The options of solvers that step layer by layer, each by its own block's bound: `$name` is an
+/// [`Iterate`](super::Iterate) of `$sweep`, which holds a [`StepRule`] alone.
+macro_rules! sweep_options {
+    ($name:ident, $sweep:ident, $bound_every:literal) => {
+        impl $name {
+            /// K = `sweeps` sweeps (0 leaves the targets unchanged). Defaults: bounded steps with margin
+            /// 1, bounds recomputed in every 10th call, no early end.
+            pub fn new(sweeps: u64) -> Self {
+                let size = StepSize::Bounded { margin: 1.0 };
+                let sweep = $sweep(StepRule::new(size));
+                Self(Iterate::new(sweeps, sweep).with_check(size.check()))
+            }
+
+            /// Sets the step.
+            ///
+            /// # Errors
+            /// [`Error::InvalidOption`] for a step out of range. One that is out of range only in the
+            /// circuit's scalar type is reported when the solver is called.
+            pub fn with_step(mut self, step: StepSize) -> Result<Self, Error> {
+                self.0.descent.0.size = step.checked()?;
+                Ok(Self(self.0.with_check(step.check())))
+            }
+
+            /// Recomputes the bounds every k-th call; 1 follows the weights exactly.
+            ///
+            /// # Errors
+            /// [`Error::InvalidOption`] for 0.
+            pub fn with_bound_every(mut self, calls: u64) -> Result<Self, Error> {
+                self.0.descent.0.set_bound_every($bound_every, calls)?;
+                Ok(self)
+            }
+        }
+
+        iterated!(
+            /// They are judged by the gradients of a sweep, each at the targets that it found, so that the
+            /// sweep itself still moves them.
+            $name
+        );
+    };
+}
+
+/// K sweeps t = T−1, …, 1 of z_t ← z_t − η_t ∂E/∂z_t, each layer seeing the new targets above it.
+///
+/// One sweep carries the output's error to every layer, as backprop does, and costs one forward
+/// pass of the local problems (none after a refresh) and one VJP per layer. η_t is fixed, or
+/// `margin` divided by a bound on z_t's own Gauss-Newton block, μ_t + μ_{t+1}‖J_t‖², which
+/// suffices for a sweep.
+///
+/// # Examples
+/// ```
+/// use layerwise::target_solver::ReverseSweep;
+///
+/// let solver = ReverseSweep::new(1);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct ReverseSweep(Iterate<Sweep>);
+
+/// One sweep.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+struct Sweep(StepRule);
+
+sweep_options!(ReverseSweep, Sweep, "ReverseSweep::bound_every");
+
+impl<T: Scalar> Descent<T> for Sweep {
+    fn begin(&self, state: &mut State<T>, problem: &mut TargetProblem<'_, T>) -> Result<(), Error> {
+        self.0.begin(state, problem.layers())
+    }
+
+    fn look(
+        &self,
+        _: &mut State<T>,
+        problem: &mut TargetProblem<'_, T>,
+        _: &mut Trial<T>,
+    ) -> Result<(), Error> {
+        problem.predict();
+        Ok(())
+    }
+
+    fn step(
+        &self,
+        state: &mut State<T>,
+        problem: &mut TargetProblem<'_, T>,
+        trial: &mut Trial<T>,
+    ) -> Result<(), Error> {
+        let last = problem.layers().depth() - 1;
+        for t in (1..=last).rev() {
+            problem.target_gradient(t);
+            // The first sweep's gradients come with the E that the call began with.
+            if t == last {
+                trial.record_energy(t, problem)?;
+            }
+            trial.record_energy(t - 1, problem)?;
+            trial.record_gradient(t, problem)?;
+            // The predictions remain those from the start of the sweep.
+            let step = self.0.of_layer(state, t, problem.workspace())?;
+            trial.descend(t, step, problem);
+        }
+        Ok(())
+    }
+}
+
+/// K red-black sweeps: z_t ← z_t − η_t ∂E/∂z_t for t = T−1, T−3, … at once, then for
+/// t = T−2, T−4, … at once, with the new targets of the first.
+///
+/// Targets in the same half are not coupled, so each half is parallel over its layers; η_t is that of
+/// a [`ReverseSweep`], and so is the cost of a sweep. A sweep carries a signal over two layers; a
+/// reverse sweep reaches all, but processes them one after another. Gauss-Seidel in red-black order:
+/// Young 1971.
+///
+/// # Examples
+/// ```
+/// use layerwise::target_solver::RedBlack;
+///
+/// let solver = RedBlack::new(5);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct RedBlack(Iterate<HalfSweeps>);
+
+/// One red-black sweep.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+struct HalfSweeps(StepRule);
+
+sweep_options!(RedBlack, HalfSweeps, "RedBlack::bound_every");
+
+impl HalfSweeps {
+    /// Moves z_t, t = `first`, `first` + 2, …, and recomputes the predictions from them.
+    fn half<T: Scalar>(
+        &self,
+        first: usize,
+        state: &State<T>,
+        problem: &mut TargetProblem<'_, T>,
+        trial: &mut Trial<T>,
+    ) -> Result<(), Error> {
+        let depth = problem.layers().depth();
+        if first >= depth {
+            return Ok(());
+        }
+        problem.alternate_gradients(first);
+        for t in (first..depth).step_by(2) {
+            trial.record_gradient(t, problem)?;
+            let step = self.0.of_layer(state, t, problem.workspace())?;
+            trial.descend(t, step, problem);
+        }
+        problem.predict_alternate(first);
+        Ok(())
+    }
+}
+
+impl<T: Scalar> Descent<T> for HalfSweeps {
+    fn begin(&self, state: &mut State<T>, problem: &mut TargetProblem<'_, T>) -> Result<(), Error> {
+        self.0.begin(state, problem.layers())
+    }
+
+    fn look(
+        &self,
+        _: &mut State<T>,
+        problem: &mut TargetProblem<'_, T>,
+        trial: &mut Trial<T>,
+    ) -> Result<(), Error> {
+        trial.record_energies(problem)?;
+        problem.predict();
+        Ok(())
+    }
+
+    fn step(
+        &self,
+        state: &mut State<T>,
+        problem: &mut TargetProblem<'_, T>,
+        trial: &mut Trial<T>,
+    ) -> Result<(), Error> {
+        // The half with z_{T−1}, which is next to the output, moves first.
+        let halves = match problem.layers().depth() % 2 {
+            0 => [1, 2],
+            _ => [2, 1],
+        };
+        let mut halves = halves.into_iter();
+        halves.try_for_each(|first| self.half(first, state, problem, trial))
+    }
+}

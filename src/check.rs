@@ -156,6 +156,18 @@ pub(crate) fn check_finite<T: Scalar>(
     }
 }
 
+/// Whether a result that is given to the caller is finite.
+pub(crate) fn check_result<T: Scalar>(
+    quantity: Quantity,
+    layer: usize,
+    values: &[T],
+) -> Result<(), Error> {
+    match all_finite(values) {
+        true => Ok(()),
+        false => Err(Error::Overflow { quantity, layer }),
+    }
+}
+
 /// Whether everything that was computed in a step is finite.
 pub(crate) fn check_computed<T: Scalar>(
     quantity: Quantity,

@@ -36,7 +36,7 @@ impl Quantity {
     /// The quantity with its layer, if it belongs to one.
     fn of(self, layer: usize) -> String {
         match self {
-            Self::MetricTarget | Self::MetricOutput => self.to_string(),
+            Self::ComposedLoss | Self::MetricTarget | Self::MetricOutput => self.to_string(),
             _ => format!("{self} of layer {layer}"),
         }
     }
@@ -407,6 +407,15 @@ pub enum Error {
         "no derivative was compared: there are neither parameters nor a differentiable input here"
     )]
     NothingCompared,
+
+    /// A result does not fit the scalar, though all that it was computed from did.
+    #[error("{} is not finite: data, targets or parameters are too large for the scalar", quantity.of(*layer))]
+    Overflow {
+        /// Which quantity.
+        quantity: Quantity,
+        /// Its layer.
+        layer: usize,
+    },
 
     /// A computation gave a number that is not finite.
     #[error(

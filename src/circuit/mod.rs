@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nalgebra::DMatrix;
 
-use crate::check::{check_finite, check_length, check_rows};
+use crate::check::{check_finite, check_length, check_result, check_rows};
 use crate::error::{Error, Quantity};
 use crate::init::{Purpose, generator};
 use crate::kernel::{LEAST_WORK, Scalar};
@@ -183,12 +183,20 @@ impl<T: Scalar> Circuit<T> {
     /// The plain forward pass: ẑ_T for every column of `inputs` (d_0 × n).
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::NonFiniteData`], or those of layer 0's [`Layer::check_input`].
+    /// [`Error::Shape`], [`Error::NonFiniteData`], those of layer 0's [`Layer::check_input`], or
+    /// [`Error::Overflow`].
     pub fn predict(&self, inputs: &DMatrix<T>) -> Result<DMatrix<T>, Error> {
         self.check_inputs(inputs)?;
+        let output = self.output(inputs);
+        check_result(Quantity::Prediction, self.depth() - 1, output.as_slice())?;
+        Ok(output)
+    }
+
+    /// [`Circuit::predict`] without checks.
+    pub(crate) fn output(&self, inputs: &DMatrix<T>) -> DMatrix<T> {
         let n = inputs.ncols();
         let output = self.forward(inputs.as_slice(), n, self.depth(), |_, _| {});
-        Ok(DMatrix::from_vec(self.dims[self.depth()], n, output))
+        DMatrix::from_vec(self.dims[self.depth()], n, output)
     }
 
     /// The output of layer `layers` − 1 in the plain forward pass over n columns; `each` is called

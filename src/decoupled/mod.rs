@@ -11,7 +11,7 @@ use nalgebra::{DMatrix, DMatrixView};
 pub use projection::Projection;
 pub use target_init::TargetInit;
 
-use crate::check::{check_finite, check_length, check_weights};
+use crate::check::{check_finite, check_length, check_result, check_weights};
 use crate::circuit::Circuit;
 use crate::energy::{
     All, Batch, BatchMut, Energy, Evaluation, Layers, LocalProblem, Problem, Terms, Value,
@@ -84,6 +84,18 @@ impl<T: Scalar> Gradients<T> {
             parameters: (0..depth).map(|t| parameters(t).to_vec()).collect(),
             targets: (1..depth).map(matrix).collect(),
         }
+    }
+
+    /// The gradients, if all numbers are finite; `value` is what `energy` is.
+    fn checked(self, value: Quantity) -> Result<Self, Error> {
+        check_result(value, self.parameters.len() - 1, &[self.energy])?;
+        for (t, gradient) in self.parameters.iter().enumerate() {
+            check_result(Quantity::ParameterGradient, t, gradient)?;
+        }
+        for (t, gradient) in (1..).zip(&self.targets) {
+            check_result(Quantity::TargetGradient, t, gradient.as_slice())?;
+        }
+        Ok(self)
     }
 
     /// Copies an evaluation on n examples.
@@ -355,16 +367,18 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// E of all examples, a sum over them.
     ///
     /// # Errors
-    /// [`Error::NoExamples`].
+    /// [`Error::NoExamples`], [`Error::Overflow`].
     pub fn energy(&self) -> Result<T, Error> {
         let energies = self.energies()?.into_iter();
-        Ok(energies.fold(T::zero(), |sum, energy| sum + energy))
+        let energy = energies.fold(T::zero(), |sum, energy| sum + energy);
+        check_result(Quantity::Energy, self.circuit.depth() - 1, &[energy])?;
+        Ok(energy)
     }
 
     /// ℓ_0, …, ℓ_{T−1} of all examples, sums over them; their sum, in order, is E.
     ///
     /// # Errors
-    /// [`Error::NoExamples`].
+    /// [`Error::NoExamples`], [`Error::Overflow`].
     pub fn energies(&self) -> Result<Vec<T>, Error> {
         let mut energies = vec![T::zero(); self.circuit.depth()];
         self.for_each_evaluated("the energy", false, |_, workspace| {
@@ -372,6 +386,9 @@ impl<T: Scalar> DecoupledCircuit<T> {
                 *sum += local.energy;
             }
         })?;
+        for (t, &energy) in energies.iter().enumerate() {
+            check_result(Quantity::Energy, t, &[energy])?;
+        }
         Ok(energies)
     }
 
@@ -436,30 +453,33 @@ impl<T: Scalar> DecoupledCircuit<T> {
     ///
     /// # Errors
     /// Those of [`Circuit::predict`], [`Error::ExampleCount`], and those of the loss's check of its
-    /// targets.
+    /// targets, [`Error::Overflow`].
     pub fn composed_loss_of(&self, inputs: &DMatrix<T>, targets: &DMatrix<T>) -> Result<T, Error> {
-        self.layers().composed_loss(inputs, targets)
+        let loss = self.layers().composed_loss(inputs, targets)?;
+        check_result(Quantity::ComposedLoss, self.circuit.depth() - 1, &[loss])?;
+        Ok(loss)
     }
 
     /// E on the selected examples with all its gradients, in new memory ([`Problem::evaluate`]: reused).
     ///
     /// # Errors
-    /// Errors of the selection, or [`Error::NoExamples`] if it is empty.
+    /// Errors of the selection, [`Error::NoExamples`] if it is empty, or [`Error::Overflow`].
     pub fn gradients(&self, selection: &Selection<'_>) -> Result<Gradients<T>, Error> {
-        self.with_problem(selection, "gradients", |problem| {
+        let gradients = self.with_problem(selection, "gradients", |problem| {
             let mut workspace = Workspace::new();
             let evaluation = problem.evaluate(All, &mut workspace);
             Gradients::of(problem.layers, problem.batch.len(), evaluation)
-        })
+        })?;
+        gradients.checked(Quantity::Energy)
     }
 
     /// Backprop's composed loss and gradients on the selected examples, in new memory; the
     /// auxiliary targets are not used.
     ///
     /// # Errors
-    /// Errors of the selection, or [`Error::NoExamples`] if it is empty.
+    /// Errors of the selection, [`Error::NoExamples`] if it is empty, or [`Error::Overflow`].
     pub fn backprop(&self, selection: &Selection<'_>) -> Result<Gradients<T>, Error> {
-        self.with_problem(selection, "backprop", |problem| {
+        let gradients = self.with_problem(selection, "backprop", |problem| {
             let mut workspace = Workspace::new();
             let composed = problem.backprop(&mut workspace);
             Gradients::collect(
@@ -469,19 +489,21 @@ impl<T: Scalar> DecoupledCircuit<T> {
                 |t| composed.parameter_gradient(t),
                 |t| composed.error(t),
             )
-        })
+        })?;
+        gradients.checked(Quantity::ComposedLoss)
     }
 
     /// The composed loss Σᵢ wᵢ L of the plain forward pass, a sum over all examples, without
     /// regularisers.
     ///
     /// # Errors
-    /// [`Error::NoExamples`].
+    /// [`Error::NoExamples`], [`Error::Overflow`].
     pub fn composed_loss(&self) -> Result<T, Error> {
         let (all, mut loss) = (&Selection::All, T::zero());
         self.for_each_block_of(all, "the composed loss", false, |problem, workspace| {
             loss += problem.composed_loss(workspace);
         })?;
+        check_result(Quantity::ComposedLoss, self.circuit.depth() - 1, &[loss])?;
         Ok(loss)
     }
 

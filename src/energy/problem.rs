@@ -111,7 +111,8 @@ impl<'a, T: Scalar> Layers<'a, T> {
     ) -> Result<T, Error> {
         self.terms
             .check_outputs(self.circuit, inputs.ncols(), targets)?;
-        let prediction = self.circuit.predict(inputs)?;
+        self.circuit.check_inputs(inputs)?;
+        let prediction = self.circuit.output(inputs);
         let (dim, n) = prediction.shape();
         let last = self.depth() - 1;
         let loss = self.loss(last);

@@ -104,7 +104,7 @@ pub fn curvature_bounds<T: Scalar>(layers: Layers<'_, T>) -> Result<CurvatureBou
 ///
 /// # Errors
 /// [`Error::InvalidOption`] for no iterations, [`Error::UnknownLayer`] unless 0 < t < T, errors of
-/// the selection, [`Error::NoExamples`], [`Error::NonFinite`].
+/// the selection, [`Error::NoExamples`], [`Error::Overflow`].
 pub fn largest_curvature<T: Scalar>(
     model: &DecoupledCircuit<T>,
     selection: &Selection<'_>,

@@ -15,7 +15,7 @@ use crate::training::{infer_fixed_prediction, infer_z_il};
 ///
 /// # Errors
 /// [`Error::NotSquaredError`] for another L_h, [`Error::InvalidOption`] unless μ = 1 and no target
-/// has a regulariser; errors of the selection, [`Error::NoExamples`], [`Error::NonFinite`].
+/// has a regulariser; errors of the selection, [`Error::NoExamples`], [`Error::Overflow`].
 pub fn z_il_gradients<T: Scalar>(
     model: &DecoupledCircuit<T>,
     selection: &Selection<'_>,

@@ -16,7 +16,7 @@ use crate::training::{check_no_target_regularizer, check_squared_hidden_losses};
 ///
 /// # Errors
 /// [`Error::NotSquaredError`] for another L_h, [`Error::InvalidOption`] for a regulariser of
-/// targets; errors of the selection, [`Error::NoExamples`], [`Error::NonFinite`].
+/// targets; errors of the selection, [`Error::NoExamples`], [`Error::Overflow`].
 ///
 /// # Examples
 /// ```

@@ -46,7 +46,7 @@ impl ForwardPassDeviations {
 /// the selected examples.
 ///
 /// # Errors
-/// Errors of the selection, [`Error::NoExamples`], [`Error::NonFinite`].
+/// Errors of the selection, [`Error::NoExamples`], [`Error::Overflow`].
 pub fn forward_pass_deviations<T: Scalar>(
     model: &DecoupledCircuit<T>,
     selection: &Selection<'_>,

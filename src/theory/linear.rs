@@ -136,7 +136,7 @@ impl<T: Scalar> Linear<T> {
 /// # Errors
 /// [`Error::NotLinear`] unless every layer is affine with the identity as activation, every loss is
 /// squared error, and no target has a regulariser; errors of the selection, [`Error::NoExamples`],
-/// [`Error::NonFinite`].
+/// [`Error::Overflow`].
 ///
 /// # Examples
 /// ```
@@ -251,10 +251,9 @@ fn solve<T: Scalar>(a: DMatrix<T>, b: &DMatrix<T>, layer: usize) -> Result<DMatr
         Some(cholesky) => Some(cholesky.solve(b)),
         None => a.lu().solve(b),
     };
-    let solution = solution.ok_or(Error::NonFinite {
+    let solution = solution.ok_or(Error::Overflow {
         quantity: Quantity::Energy,
         layer,
-        step: 0,
     })?;
     finite(Quantity::Target, layer, solution.as_slice())?;
     Ok(solution)

@@ -36,7 +36,7 @@ pub struct MultiplierRest {
 ///
 /// # Errors
 /// [`Error::Length`] or [`Error::Shape`] for multipliers that do not fit, [`Error::NonFiniteData`];
-/// errors of the selection, [`Error::NoExamples`], [`Error::NonFinite`].
+/// errors of the selection, [`Error::NoExamples`], [`Error::Overflow`].
 pub fn multiplier_rest<T: Scalar>(
     model: &DecoupledCircuit<T>,
     selection: &Selection<'_>,

@@ -1,6 +1,8 @@
 //! What every statement needs: targets to move that are nobody's, and honest numbers.
 
-use crate::check::{check_computed, check_examples};
+use crate::check::check_examples;
+/// A NaN must not pass as a small deviation.
+pub(super) use crate::check::check_result as finite;
 use crate::decoupled::examples::Working;
 use crate::decoupled::{DecoupledCircuit, Gradients, Selection, TargetUse};
 use crate::energy::{All, Workspace};
@@ -58,15 +60,6 @@ fn checked<T: Scalar>(gradients: Gradients<T>) -> Result<Gradients<T>, Error> {
         finite(Quantity::TargetGradient, t, own.as_slice())?;
     }
     Ok(gradients)
-}
-
-/// An error unless all values are finite: a NaN must not pass as a small deviation.
-pub(super) fn finite<T: Scalar>(
-    quantity: Quantity,
-    layer: usize,
-    values: &[T],
-) -> Result<(), Error> {
-    check_computed(quantity, layer, 0, values)
 }
 
 /// The largest |value|.

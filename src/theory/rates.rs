@@ -74,7 +74,7 @@ pub fn stable_rates(
 ///
 /// # Errors
 /// [`Error::NotLinear`] as [`linear_minimum`](super::linear_minimum), [`Error::InvalidOption`]
-/// unless η is above 0 and finite, [`Error::NonFinite`].
+/// unless η is above 0 and finite, [`Error::Overflow`].
 ///
 /// # Examples
 /// ```
@@ -104,10 +104,9 @@ pub fn linear_stable_rates<T: Scalar>(
     let penalty: DMatrix<f64> = penalty.map(T::as_f64);
     let hessian = &penalty + output.map(T::as_f64);
     let room = DMatrix::from_diagonal_element(size, size, 4.0 / step) - &hessian * 2.0;
-    let not_finite = || Error::NonFinite {
+    let not_finite = || Error::Overflow {
         quantity: Quantity::Energy,
         layer,
-        step: 0,
     };
     if !(hessian.iter().chain(&room)).all(|v| v.is_finite()) {
         return Err(not_finite());

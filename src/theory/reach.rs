@@ -15,7 +15,7 @@ use crate::target_solver::TargetSolver;
 /// layer. For L_h that vanish with their gradients at z = ẑ, and no regularisers.
 ///
 /// # Errors
-/// Errors of the selection and of the solver, [`Error::NoExamples`], [`Error::NonFinite`].
+/// Errors of the selection and of the solver, [`Error::NoExamples`], [`Error::Overflow`].
 pub fn gradient_reach<T: Scalar>(
     model: &DecoupledCircuit<T>,
     selection: &Selection<'_>,

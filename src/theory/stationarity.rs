@@ -51,7 +51,7 @@ impl<T: Scalar> Stationarity<T> {
 /// recursion. Sums over the selected examples. LeCun 1988; Carreira-Perpiñán & Wang 2014.
 ///
 /// # Errors
-/// Errors of the selection, [`Error::NoExamples`], [`Error::NonFinite`].
+/// Errors of the selection, [`Error::NoExamples`], [`Error::Overflow`].
 pub fn stationarity<T: Scalar>(
     model: &DecoupledCircuit<T>,
     selection: &Selection<'_>,

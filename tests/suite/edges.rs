@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use layerwise::decoupled::{Selection, TargetInit};
 use layerwise::energy::{All, Energy, LocalProblem};
+use layerwise::error::Quantity;
 use layerwise::kernel::Write;
 use layerwise::layer::{Activation, Context, Dense, ParameterGroup, Point, Scratch, Shape};
 use layerwise::loss::{
@@ -633,4 +634,64 @@ fn a_gradient_that_overflows_never_reaches_the_rule_of_the_parameters() {
     let text = error.to_string();
     assert!(text.contains("parameter gradient of layer 0"), "{text}");
     assert_eq!(model.circuit().parameters(1), [1.0, 0.0]);
+}
+
+/// Every ℓ_t fits, or θ and z do, but not what is asked for.
+#[test]
+fn a_result_beyond_the_scalar_is_an_error() {
+    let layer = || dense(1, 1, Activation::Identity).without_bias();
+    let circuit = Circuit::<f64>::builder()
+        .layer(layer())
+        .layer(layer())
+        .layer(layer());
+    let mut model = model_from(circuit.build(), Energy::default()).unwrap();
+    for t in 0..3 {
+        model.set_parameters(t, &[1.0]).unwrap();
+    }
+    // Three times ½ (1.3e154)² = 8.4e307.
+    let size = 1.3e154;
+    let given = vec![DMatrix::from_element(1, 1, size), DMatrix::zeros(1, 1)];
+    let (x, y) = (DMatrix::zeros(1, 1), DMatrix::from_element(1, 1, size));
+    model
+        .add_examples(&x, &y, &TargetInit::Given(given))
+        .unwrap();
+    assert!(
+        model
+            .energies()
+            .unwrap()
+            .iter()
+            .all(|energy| energy.is_finite())
+    );
+    let refused = |result: Result<f64, Error>, quantity| match result {
+        Err(Error::Overflow {
+            quantity: found, ..
+        }) => assert_eq!(found, quantity),
+        other => panic!("{other:?}"),
+    };
+    refused(model.energy(), Quantity::Energy);
+    let all = Selection::All;
+    refused(
+        model.gradients(&all).map(|own| own.energy),
+        Quantity::Energy,
+    );
+
+    let far = DMatrix::from_element(1, 1, 1e200);
+    model.set_targets(2, &all, &far).unwrap();
+    assert!(matches!(
+        model.energies(),
+        Err(Error::Overflow { layer: 1, .. })
+    ));
+    let loss = model.composed_loss_of(&far, &y);
+    refused(loss, Quantity::ComposedLoss);
+    model.set_parameters(0, &[1e200]).unwrap();
+    refused(model.predict(&far).map(|y| y[0]), Quantity::Prediction);
+    assert_eq!(
+        model.predict(&DMatrix::from_element(1, 1, 1e100)).unwrap()[0],
+        1e300
+    );
+
+    let model = model_of::<f64>(SquaredError);
+    assert!(
+        model.energy().is_ok() && model.gradients(&all).is_ok() && model.backprop(&all).is_ok()
+    );
 }

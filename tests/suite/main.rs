@@ -14,6 +14,7 @@ mod equivalences;
 mod errors;
 mod examples_by_key;
 mod floors;
+mod fuzz;
 mod gauss_newton;
 mod grid;
 mod initializers;

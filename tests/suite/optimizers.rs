@@ -466,9 +466,9 @@ fn parts_of_a_vector_are_updated_alike() {
             })
         };
         for rule in adaptive::<T>(1e-8) {
-            let run = |ranges: &[std::ops::Range<usize>]| {
+            let run = |ends: &[usize]| {
                 let mut x = vec![T::one(); n];
-                for range in ranges {
+                for range in ends.windows(2).map(|ends| ends[0]..ends[1]) {
                     let mut state = vec![T::zero(); rule.slots() * range.len()];
                     for number in 1..=5 {
                         let own = range.clone().map(|k| gradient(k + 7 * number as usize));
@@ -483,8 +483,8 @@ fn parts_of_a_vector_are_updated_alike() {
                 }
                 x
             };
-            let whole = run(&[0..n]);
-            assert_eq!(run(&[0..1, 1..18, 18..50, 50..n]), whole, "{rule:?}");
+            let whole = run(&[0, n]);
+            assert_eq!(run(&[0, 1, 18, 50, n]), whole, "{rule:?}");
             assert!(whole.iter().all(|x| x.is_finite()));
         }
     }

@@ -4,9 +4,9 @@
 //! a label the class of an example. Sums are made in `f64`, whatever the scalar. Where two outputs
 //! are equal, the one of the lower row counts as the larger, in every function alike.
 //!
-//! One row of outputs is no class's: of a binary classifier with one output, compare
-//! `(output > threshold)` with the labels yourself, or give it two outputs. The functions of labels
-//! refuse it, for its largest output would always be the right one.
+//! A single row of outputs has no classes to choose from: functions of labels refuse it, for its only
+//! output would always be the largest. Give a binary classifier two outputs, or compare its one output
+//! with a threshold yourself: 0 for logits, ½ for probabilities.
 
 use nalgebra::DMatrix;
 
@@ -76,8 +76,19 @@ pub fn labels<T: Scalar>(outputs: &DMatrix<T>) -> Vec<usize> {
 ///
 /// # Errors
 /// [`Error::NoExamples`], [`Error::Length`] unless there is one label a column, [`Error::Shape`] for
-/// outputs of one row, which are those of no class,
-/// [`Error::UnknownClass`] for a label without a row, [`Error::NonFiniteData`] for outputs.
+/// a single row of outputs, [`Error::UnknownClass`] for a label without a row,
+/// [`Error::NonFiniteData`] for outputs.
+///
+/// # Examples
+/// ```
+/// use layerwise::prelude::*;
+///
+/// let outputs = DMatrix::from_row_slice(2, 4, &[0.9, 0.4, 0.2, 0.1, 0.1, 0.6, 0.8, 0.9]);
+/// assert_eq!(metrics::accuracy(&[0, 1, 0, 1], &outputs)?, 0.75);
+/// let one_row = outputs.rows(0, 1).into_owned();
+/// assert!(metrics::accuracy(&[0; 4], &one_row).is_err());
+/// # Ok::<(), layerwise::Error>(())
+/// ```
 pub fn accuracy<T: Scalar>(labels: &[usize], outputs: &DMatrix<T>) -> Result<f64, Error> {
     check_classification("an accuracy", labels, outputs)?;
     let found = self::labels(outputs);

@@ -119,10 +119,12 @@ pub(crate) fn total<T: Scalar>(a: &[T]) -> T {
                     lanes[j].add(chunk[j]);
                 }
             }
-            let whole = lanes.iter().map(|lane| lane.rounded);
-            let small = lanes.iter().map(|lane| lane.lost);
-            let small = small.filter(|lost| lost.is_finite());
-            Sum::of(whole.chain(rest.iter().copied()).chain(small))
+            Sum::of(
+                lanes
+                    .iter()
+                    .map(|lane| lane.value())
+                    .chain(rest.iter().copied()),
+            )
         },
     )
 }

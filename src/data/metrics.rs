@@ -3,13 +3,17 @@
 //! Targets and outputs are `d × n` matrices with one column an example; a class is a row number, and
 //! a label the class of an example. Sums are made in `f64`, whatever the scalar. Where two outputs
 //! are equal, the one of the lower row counts as the larger, in every function alike.
+//!
+//! A single row of outputs has no classes to choose from: functions of labels refuse it, for its only
+//! output would always be the largest. Give a binary classifier two outputs, or compare its one output
+//! with a threshold yourself: 0 for logits, ½ for probabilities.
 
 use nalgebra::DMatrix;
 
 use super::room;
 use crate::check::{check_examples, check_finite, check_length, check_shape, option};
 use crate::error::{Error, Quantity};
-use crate::kernel::Scalar;
+use crate::kernel::{Scalar, Sum, root_mean_square};
 
 /// Labels as columns of a unit matrix, `classes × n`: entry (c, i) is 1 if c is the label of example
 /// i, and 0 otherwise.
@@ -43,7 +47,7 @@ pub fn one_hot<T: Scalar>(labels: &[usize], classes: usize) -> Result<DMatrix<T>
 ///
 /// cᵢ = min argmax_c ŷ_cⁱ.
 ///
-/// NaN is never the largest; a column without any number has class 0.
+/// NaN is never the largest; a column without any number has class 0, as has every column of one row.
 ///
 /// # Examples
 /// ```
@@ -71,8 +75,20 @@ pub fn labels<T: Scalar>(outputs: &DMatrix<T>) -> Vec<usize> {
 /// `labels` has length n, `outputs` is `classes × n`; of equal outputs the first is the largest.
 ///
 /// # Errors
-/// [`Error::NoExamples`], [`Error::Length`] unless there is one label a column,
-/// [`Error::UnknownClass`] for a label without a row, [`Error::NonFiniteData`] for outputs.
+/// [`Error::NoExamples`], [`Error::Length`] unless there is one label a column, [`Error::Shape`] for
+/// a single row of outputs, [`Error::UnknownClass`] for a label without a row,
+/// [`Error::NonFiniteData`] for outputs.
+///
+/// # Examples
+/// ```
+/// use layerwise::prelude::*;
+///
+/// let outputs = DMatrix::from_row_slice(2, 4, &[0.9, 0.4, 0.2, 0.1, 0.1, 0.6, 0.8, 0.9]);
+/// assert_eq!(metrics::accuracy(&[0, 1, 0, 1], &outputs)?, 0.75);
+/// let one_row = outputs.rows(0, 1).into_owned();
+/// assert!(metrics::accuracy(&[0; 4], &one_row).is_err());
+/// # Ok::<(), layerwise::Error>(())
+/// ```
 pub fn accuracy<T: Scalar>(labels: &[usize], outputs: &DMatrix<T>) -> Result<f64, Error> {
     check_classification("an accuracy", labels, outputs)?;
     let found = self::labels(outputs);
@@ -173,8 +189,8 @@ pub fn confusion<T: Scalar>(
 pub fn rmse<T: Scalar>(targets: &DMatrix<T>, outputs: &DMatrix<T>) -> Result<f64, Error> {
     check_regression("a root mean square error", targets, outputs)?;
     let pairs = targets.iter().zip(outputs.iter());
-    let squares = pairs.map(|(y, output)| (y.as_f64() - output.as_f64()).powi(2));
-    Ok((squares.sum::<f64>() / targets.len() as f64).sqrt())
+    let gaps = pairs.map(|(y, output)| y.as_f64() - output.as_f64());
+    Ok(root_mean_square(gaps))
 }
 
 /// Coefficient of determination of every row r, at most 1:
@@ -210,10 +226,10 @@ pub fn r_squared<T: Scalar>(targets: &DMatrix<T>, outputs: &DMatrix<T>) -> Resul
             // The ratio has no unit, and squares of numbers up to 1 do not overflow.
             let target = |i: usize| targets[i].as_f64() / largest;
             let n = targets.len();
-            let mean = (0..n).map(target).sum::<f64>() / n as f64;
-            let total: f64 = (0..n).map(|i| (target(i) - mean).powi(2)).sum();
+            let mean = Sum::of((0..n).map(target)) / n as f64;
+            let total = Sum::of((0..n).map(|i| (target(i) - mean).powi(2)));
             let gaps = (0..n).map(|i| target(i) - outputs[i].as_f64() / largest);
-            let residual: f64 = gaps.map(|gap| gap.powi(2)).sum();
+            let residual = Sum::of(gaps.map(|gap| gap.powi(2)));
             // A rounded mean gives equal targets a tiny variance.
             let constant = targets.iter().all(|&y| y == targets[0]);
             match (residual == 0.0, constant) {
@@ -233,6 +249,9 @@ fn check_classification<T: Scalar>(
     let (classes, n) = outputs.shape();
     check_length("labels", labels, n)?;
     check_examples(n, operation)?;
+    if classes == 1 {
+        check_shape("outputs, one row a class", outputs, (2, n))?;
+    }
     check_classes(labels, classes)?;
     check_finite(Quantity::MetricOutput, 0, classes, outputs.as_slice())
 }

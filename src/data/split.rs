@@ -1,5 +1,7 @@
 //! Which examples are for training, and which for testing.
 
+use std::cmp::Reverse;
+
 use rand::rngs::ChaCha8Rng;
 use rand::seq::SliceRandom;
 
@@ -49,7 +51,9 @@ impl Split {
     }
 
     /// Draws a `test_fraction` f of every class for the test: of n_c examples labelled c at least
-    /// ⌊f n_c⌋ and at most ⌈f n_c⌉, and of all n examples the integer nearest to f n.
+    /// ⌊f n_c⌋ and at most ⌈f n_c⌉, and of all n examples the integer nearest to f n. One more than
+    /// ⌊f n_c⌋ goes to the classes of the largest remainders f n_c − ⌊f n_c⌋; among equal ones chance
+    /// decides, so that none of many small classes is preferred.
     ///
     /// `labels` holds the class of every column.
     ///
@@ -70,20 +74,28 @@ impl Split {
     pub fn stratified(labels: &[usize], test_fraction: f64, seed: u64) -> Result<Self, Error> {
         check_examples(labels.len(), "a split")?;
         // Casts saturate, and NaN becomes 0: every fraction outside (0, 1) leaves a side empty.
-        let share = |count: usize| (test_fraction * count as f64).round() as usize;
-        let test_count = share(labels.len());
+        let test_count = (test_fraction * labels.len() as f64).round() as usize;
         let fits = (1..labels.len()).contains(&test_count);
         let allowed = "between 0 and 1, with at least one example on either side";
         option("test_fraction", test_fraction, fits, allowed)?;
+        // ⌊f n_c⌋ and the remainder, in units so wide that rounding does not tell equal ones apart.
+        let share = |class: &[usize]| {
+            let units = (test_fraction * class.len() as f64 * UNITS).round();
+            ((units / UNITS) as usize, (units % UNITS) as u64)
+        };
         let mut rng = draws(seed);
         let mut columns = permutation(labels.len(), &mut rng)?;
         columns.sort_by_key(|&column| labels[column]);
-        // Over classes in line, a test column wherever the share of those passed reaches the next
-        // integer; inside a class the order is random.
+        let mut classes = Vec::from_iter(columns.chunk_by(|&a, &b| labels[a] == labels[b]));
+        classes.shuffle(&mut rng);
+        classes.sort_by_key(|class| Reverse(share(class).1));
+        let whole: usize = classes.iter().map(|class| share(class).0).sum();
+        let odd = test_count.saturating_sub(whole);
         let (mut train, mut test) = (Vec::new(), Vec::new());
-        for (passed, column) in columns.into_iter().enumerate() {
-            let reached = share(passed + 1) > share(passed);
-            if reached { &mut test } else { &mut train }.push(column);
+        for (place, class) in classes.into_iter().enumerate() {
+            let (own, rest) = class.split_at(share(class).0 + usize::from(place < odd));
+            test.extend_from_slice(own);
+            train.extend_from_slice(rest);
         }
         train.shuffle(&mut rng);
         test.shuffle(&mut rng);
@@ -157,6 +169,9 @@ impl Split {
         Ok(folds)
     }
 }
+
+/// Into so many units examples are divided.
+const UNITS: f64 = 1e9;
 
 fn draws(seed: u64) -> ChaCha8Rng {
     generator(seed, Purpose::Split, 0)

@@ -1,18 +1,25 @@
 //! Features of mean 0 and variance 1.
 
+use std::marker::PhantomData;
+
 use nalgebra::{DMatrix, DVector};
 
 use crate::check::{check_examples, check_finite, check_rows};
 use crate::error::{Error, Quantity};
-use crate::kernel::Scalar;
+use crate::kernel::{Scalar, Sum, power_of_two};
+
+/// The deviation, relative to the mean, up to which values of `f64` count as one: 100 units in the last
+/// place are noise.
+const NOISE: f64 = 1.0 / (1u64 << 45) as f64;
 
 /// Maps every row r of a matrix to mean 0 and variance 1 over the examples it was fitted on:
 ///
 /// s_r = (x_r − m_r) / σ_r,  m_r = (1/n) Σᵢ x_rⁱ,  σ_r² = (1/n) Σᵢ (x_rⁱ − m_r)².
 ///
 /// Fit it on the training examples and apply it to the test examples too. A row that does not vary
-/// says nothing and becomes 0; its σ counts as 0. So does a row whose σ or 1/σ the numbers cannot
-/// hold. Means and deviations are computed in `f64` and rounded to T.
+/// says nothing and becomes 0; its σ counts as 0. So does one that varies in its last places only,
+/// σ ≤ max(2⁻⁴⁵, ε) |m|, ε the distance from 1 to the next number of T: that is rounding, and would be
+/// blown up to variance 1. Everything is computed in `f64`, and s rounded to T.
 ///
 /// # Examples
 /// ```
@@ -28,10 +35,10 @@ use crate::kernel::Scalar;
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Standardizer<T: Scalar> {
-    mean: DVector<T>,
-    deviation: DVector<T>,
-    /// 1/σ, or 0 for a row that does not vary.
-    factor: DVector<T>,
+    mean: DVector<f64>,
+    /// σ, 0 for a row that does not vary.
+    deviation: DVector<f64>,
+    scalar: PhantomData<T>,
 }
 
 impl<T: Scalar> Standardizer<T> {
@@ -61,53 +68,43 @@ impl<T: Scalar> Standardizer<T> {
     /// # Ok::<(), layerwise::Error>(())
     /// ```
     pub fn fit_mean_only(values: &DMatrix<T>) -> Result<Self, Error> {
-        let fitted = Self::fit(values)?;
-        let ones = DVector::from_element(values.nrows(), T::one());
-        Ok(Self {
-            deviation: ones.clone(),
-            factor: ones,
-            ..fitted
-        })
+        let mut fitted = Self::fit(values)?;
+        fitted.deviation.fill(1.0);
+        Ok(fitted)
     }
 
     /// [`fit_finite`](Self::fit_finite), but rows that vary keep their scale; the others become 0.
     pub(crate) fn centring(values: &DMatrix<T>) -> Self {
         let mut fitted = Self::fit_finite(values);
-        let factors = fitted.factor.iter_mut();
-        for factor in factors.filter(|factor| !factor.is_zero()) {
-            *factor = T::one();
+        for deviation in fitted.deviation.iter_mut().filter(|own| **own > 0.0) {
+            *deviation = 1.0;
         }
         fitted
     }
 
     /// [`fit`](Self::fit) to at least one example of finite values.
-    ///
-    /// Means and deviations in f64, whatever T: a constant unit must be seen to be constant.
     pub(crate) fn fit_finite(values: &DMatrix<T>) -> Self {
-        let n = values.ncols() as f64;
-        let (mut mean, mut deviation, mut factor) = (Vec::new(), Vec::new(), Vec::new());
-        for row in values.row_iter() {
-            // Sums of the largest numbers would overflow; a power of 2 changes no other bit.
-            let sizes = row.iter().map(|v| v.as_f64().abs());
-            let top = sizes.fold(0.0, f64::max);
-            let unit = if top > 1e150 { 2f64.powi(600) } else { 1.0 };
-            let scaled = || row.iter().map(|v| v.as_f64() / unit);
-            let own = scaled().sum::<f64>() / n;
-            let squares = scaled().map(|v| (v - own).powi(2)).sum::<f64>();
-            let (own, sigma) = (own * unit, (squares / n).sqrt() * unit);
-            let constant = row.iter().all(|&v| v == row[0]);
-            let inverse = T::of(1.0 / sigma);
-            // Of equal values exactly that one, which their sum may round off.
-            mean.push(if constant { row[0] } else { T::of(own) });
-            // An overflow in 1/σ or, as 1/∞ = 0, in σ.
-            let varies = !constant && inverse.is_finite() && inverse != T::zero();
-            deviation.push(if varies { T::of(sigma) } else { T::zero() });
-            factor.push(if varies { inverse } else { T::zero() });
-        }
+        let noise = NOISE.max(T::default_epsilon().as_f64());
+        let rows = values.row_iter().map(|row| {
+            let top = row
+                .iter()
+                .fold(0.0, |top: f64, v| top.max(v.as_f64().abs()));
+            // In such units squares neither over- nor underflow.
+            let unit = power_of_two(top);
+            let own = || row.iter().map(|v| v.as_f64() / unit);
+            let average = |terms: &mut dyn Iterator<Item = f64>| Sum::of(terms) / row.len() as f64;
+            let rough = average(&mut own());
+            // What is left around the rounded mean: so the mean of equal values is that value.
+            let mean = rough + average(&mut own().map(|v| v - rough));
+            let sigma = average(&mut own().map(|v| (v - mean).powi(2))).sqrt();
+            let varies = sigma > noise * mean.abs();
+            (mean * unit, if varies { sigma * unit } else { 0.0 })
+        });
+        let (mean, deviation): (Vec<_>, Vec<_>) = rows.unzip();
         Self {
             mean: DVector::from_vec(mean),
             deviation: DVector::from_vec(deviation),
-            factor: DVector::from_vec(factor),
+            scalar: PhantomData,
         }
     }
 
@@ -124,9 +121,21 @@ impl<T: Scalar> Standardizer<T> {
 
     /// [`transform`](Self::transform) in place, of values with as many rows as there are means.
     pub(crate) fn apply(&self, values: &mut DMatrix<T>) {
+        self.map(values, |x, mean, deviation| match x - mean {
+            _ if deviation == 0.0 => 0.0,
+            // Half of it is a number.
+            distance if distance.is_infinite() => (0.5 * x - 0.5 * mean) / (0.5 * deviation),
+            distance => distance / deviation,
+        });
+    }
+
+    /// Every x ← value(x, m, σ).
+    fn map(&self, values: &mut DMatrix<T>, value: impl Fn(f64, f64, f64) -> f64) {
         for mut column in values.column_iter_mut() {
-            column -= &self.mean;
-            column.component_mul_assign(&self.factor);
+            let rows = self.mean.iter().zip(&self.deviation);
+            for (x, (&mean, &deviation)) in column.iter_mut().zip(rows) {
+                *x = T::of(value(x.as_f64(), mean, deviation));
+            }
         }
     }
 
@@ -149,21 +158,18 @@ impl<T: Scalar> Standardizer<T> {
     pub fn inverse_transform(&self, values: &DMatrix<T>) -> Result<DMatrix<T>, Error> {
         self.check_rows(values)?;
         let mut values = values.clone();
-        for mut column in values.column_iter_mut() {
-            column.component_mul_assign(&self.deviation);
-            column += &self.mean;
-        }
+        self.map(&mut values, |s, mean, deviation| mean + deviation * s);
         Ok(values)
     }
 
-    /// m, the mean of every row (length d).
-    pub fn mean(&self) -> &DVector<T> {
+    /// m, the mean of every row (length d), in `f64` whatever T.
+    pub fn mean(&self) -> &DVector<f64> {
         &self.mean
     }
 
     /// σ, what every row is divided by (length d): 0 for a row that did not vary, 1 for every row
-    /// where only means were fitted.
-    pub fn deviation(&self) -> &DVector<T> {
+    /// where only means were fitted. In `f64` whatever T.
+    pub fn deviation(&self) -> &DVector<f64> {
         &self.deviation
     }
 

@@ -18,7 +18,7 @@ use crate::energy::{
     Workspace,
 };
 use crate::error::{Error, Quantity};
-use crate::kernel::{Scalar, squared_distance};
+use crate::kernel::{Scalar, Sum, squared_distance};
 use crate::layer::Layer;
 use examples::{Chosen, Examples, Working};
 pub use examples::{Selection, TargetUse};
@@ -380,12 +380,13 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// # Errors
     /// [`Error::NoExamples`], [`Error::Overflow`].
     pub fn energies(&self) -> Result<Vec<T>, Error> {
-        let mut energies = vec![T::zero(); self.circuit.depth()];
+        let mut energies = vec![Sum::zero(); self.circuit.depth()];
         self.for_each_evaluated("the energy", false, |_, workspace| {
             for (sum, local) in energies.iter_mut().zip(&workspace.locals) {
-                *sum += local.energy;
+                sum.add(local.energy);
             }
         })?;
+        let energies: Vec<T> = energies.into_iter().map(Sum::value).collect();
         for (t, &energy) in energies.iter().enumerate() {
             check_result(Quantity::Energy, t, &[energy])?;
         }
@@ -398,15 +399,16 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// # Errors
     /// [`Error::NoExamples`].
     pub fn gap(&self) -> Result<Vec<T>, Error> {
-        let mut squares = vec![T::zero(); self.circuit.depth() - 1];
+        let mut squares = vec![Sum::zero(); self.circuit.depth() - 1];
         self.for_each_evaluated("the constraint gap", false, |problem, workspace| {
             for (t, sum) in (1..).zip(&mut squares) {
                 let prediction = &workspace.locals[t - 1].prediction;
-                *sum += squared_distance(problem.batch.z(t), prediction);
+                sum.add(squared_distance(problem.batch.z(t), prediction));
             }
         })?;
         let n = T::of(self.examples.len() as f64);
-        Ok(squares.into_iter().map(|sum| (sum / n).sqrt()).collect())
+        let gaps = squares.into_iter().map(|sum| (sum.value() / n).sqrt());
+        Ok(gaps.collect())
     }
 
     /// Goes through the selected examples, in their order, in blocks, so that memory does not grow with
@@ -499,10 +501,11 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// # Errors
     /// [`Error::NoExamples`], [`Error::Overflow`].
     pub fn composed_loss(&self) -> Result<T, Error> {
-        let (all, mut loss) = (&Selection::All, T::zero());
+        let (all, mut loss) = (&Selection::All, Sum::zero());
         self.for_each_block_of(all, "the composed loss", false, |problem, workspace| {
-            loss += problem.composed_loss(workspace);
+            loss.add(problem.composed_loss(workspace));
         })?;
+        let loss = loss.value();
         check_result(Quantity::ComposedLoss, self.circuit.depth() - 1, &[loss])?;
         Ok(loss)
     }

@@ -7,7 +7,7 @@ use crate::circuit::Circuit;
 use crate::data::Standardizer;
 use crate::error::Error;
 use crate::init::{Purpose, generator, orthonormal};
-use crate::kernel::{Matrix, Scalar, Write};
+use crate::kernel::{Matrix, Scalar, Write, root_mean_square};
 
 /// A chain of random orthogonal projections of the input, one per hidden layer:
 ///
@@ -137,18 +137,9 @@ impl<T: Scalar> Projection<T> {
     }
 }
 
-/// 1/(root mean square of all values), summed in `f64` relative to the largest, so that no square
-/// overflows; 0 where the result is not finite in T, as when all values are zero.
+/// 1/(root mean square of all values); 0 where that is not finite in T, as when all values are zero.
 fn inverse_size<T: Scalar>(values: &DMatrix<T>) -> T {
-    let top = values
-        .iter()
-        .fold(0.0, |top: f64, v| top.max(v.as_f64().abs()));
-    if top == 0.0 {
-        return T::zero();
-    }
-    let squares = values.iter().map(|v| (v.as_f64() / top).powi(2));
-    let share = (squares.sum::<f64>() / values.len() as f64).sqrt();
-    let inverse = T::of(1.0 / top / share);
+    let inverse = T::of(1.0 / root_mean_square(values.iter().map(|v| v.as_f64())));
     match inverse.is_finite() {
         true => inverse,
         false => T::zero(),

@@ -18,7 +18,6 @@ use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::target_solver::Curvature;
 use sums::Sums;
-pub(crate) use sums::norm;
 
 /// What [`DecoupledCircuit::diagnose`] reports, and of which examples.
 ///
@@ -103,7 +102,7 @@ impl<'a> Diagnostics<'a> {
     }
 
     /// Reports the accuracy: the class of every example, a row of its output, in the order of the
-    /// selection.
+    /// selection. Needs 2 outputs at least.
     pub fn with_labels(mut self, labels: &'a [usize]) -> Self {
         self.classes = Classes::Given(labels);
         self
@@ -119,19 +118,22 @@ impl<'a> Diagnostics<'a> {
     fn check<T: Scalar>(&self, layers: Layers<'_, T>, examples: usize) -> Result<(), Error> {
         let name = "Diagnostics::with_curvature's iterations";
         at_least_one(name, self.iterations.unwrap_or(1))?;
-        let classes = layers.dims()[layers.depth()];
-        match self.classes {
-            Classes::Unknown => Ok(()),
-            Classes::Given(labels) => {
-                check_length("labels", labels, examples)?;
-                metrics::check_classes(labels, classes)
-            }
-            Classes::OfTargets => {
-                let name = "Diagnostics::accuracy's number of outputs";
-                let allowed = "at least 2, one per class";
-                option(name, classes as f64, classes >= 2, allowed).map(|_| ())
-            }
+        if let Classes::Unknown = self.classes {
+            return Ok(());
         }
+        let classes = layers.dims()[layers.depth()];
+        let name = "Diagnostics::accuracy's number of outputs";
+        option(
+            name,
+            classes as f64,
+            classes >= 2,
+            "at least 2, one per class",
+        )?;
+        if let Classes::Given(labels) = self.classes {
+            check_length("labels", labels, examples)?;
+            metrics::check_classes(labels, classes)?;
+        }
+        Ok(())
     }
 }
 

@@ -13,14 +13,14 @@ use crate::check::check_computed;
 use crate::data::metrics;
 use crate::energy::{All, Batch, Evaluation, Layers, Problem, Workspace};
 use crate::error::{Error, Quantity};
-use crate::kernel::{Scalar, add_to, squared_distance};
+use crate::kernel::{Scalar, Sum, add_to, larger, norm, squared_distance};
 use crate::target_solver::Curvature;
 
 /// What the blocks of examples add up to.
 pub(super) struct Sums<T> {
     examples: usize,
-    energies: Vec<T>,
-    composed_loss: T,
+    energies: Vec<Sum<T>>,
+    composed_loss: Sum<T>,
     right: usize,
     /// ∂E/∂θ_t, and backprop's.
     gradients: Vec<Vec<T>>,
@@ -33,10 +33,10 @@ pub(super) struct Sums<T> {
 /// The same of z_1, …, z_{T−1}.
 #[derive(Clone)]
 struct Hidden<T> {
-    gap: T,
-    gradient: f64,
+    gap: Sum<T>,
+    gradient: Sum<f64>,
     /// NaN if it is undefined for an example.
-    staleness: f64,
+    staleness: Sum<f64>,
     /// The largest λ_max of the block; NaN if one is unknown.
     block: f64,
 }
@@ -46,15 +46,15 @@ impl<T: Scalar> Sums<T> {
         let depth = layers.depth();
         let zeros = |t| vec![T::zero(); layers.circuit().parameters(t).len()];
         let hidden = Hidden {
-            gap: T::zero(),
-            gradient: 0.0,
-            staleness: 0.0,
+            gap: Sum::zero(),
+            gradient: Sum::zero(),
+            staleness: Sum::zero(),
             block: 0.0,
         };
         Self {
             examples: 0,
-            energies: vec![T::zero(); depth],
-            composed_loss: T::zero(),
+            energies: vec![Sum::zero(); depth],
+            composed_loss: Sum::zero(),
             right: 0,
             gradients: (0..depth).map(zeros).collect(),
             backprop: (0..depth).map(zeros).collect(),
@@ -72,12 +72,12 @@ impl<T: Scalar> Sums<T> {
         let batch = problem.batch();
         let evaluation = problem.evaluate(All, workspace);
         for (t, sum) in self.energies.iter_mut().enumerate() {
-            *sum += evaluation.local(t).energy();
+            sum.add(evaluation.local(t).energy());
             add_to(&mut self.gradients[t], evaluation.parameter_gradient(t));
         }
         for (t, sums) in (1..).zip(&mut self.hidden) {
             let prediction = evaluation.local(t - 1).prediction();
-            sums.gap += squared_distance(batch.z(t), prediction);
+            sums.gap.add(squared_distance(batch.z(t), prediction));
         }
         let directions = Directions::new(problem, evaluation);
         self.add_targets(problem, &directions, workspace);
@@ -86,10 +86,10 @@ impl<T: Scalar> Sums<T> {
             let mut estimate = |part| lambda_max(part, iterations, seed, problem, workspace);
             let blocks = estimate(Part::Blocks);
             for (sums, block) in self.hidden.iter_mut().zip(&blocks) {
-                sums.block = block.iter().fold(sums.block, largest);
+                sums.block = block.iter().copied().fold(sums.block, larger);
             }
             let whole = estimate(Part::Whole);
-            self.whole = whole.iter().flatten().fold(self.whole, largest);
+            self.whole = whole.iter().flatten().copied().fold(self.whole, larger);
         }
         if options.leaves_out_backprop {
             problem.forward_pass(workspace);
@@ -99,7 +99,7 @@ impl<T: Scalar> Sums<T> {
                 add_to(sum, composed.parameter_gradient(t));
             }
         }
-        self.composed_loss += problem.output_loss(workspace);
+        self.composed_loss.add(problem.output_loss(workspace));
         let last = problem.layers().depth() - 1;
         let outputs = &workspace.locals[last].prediction;
         self.right += self.rightly_classified(options, batch, outputs);
@@ -119,13 +119,13 @@ impl<T: Scalar> Sums<T> {
         for (t, sums) in (1..).zip(&mut self.hidden) {
             let products = product.results[t - 1].chunks_exact(dims[t]);
             for (&gradient, product) in directions.norms[t - 1].iter().zip(products) {
-                sums.gradient += gradient * gradient;
+                sums.gradient.add(gradient * gradient);
                 if gradient > 0.0 {
                     let staleness = gradient / norm(product);
-                    sums.staleness += match staleness.is_finite() {
+                    sums.staleness.add(match staleness.is_finite() {
                         true => staleness * staleness,
                         false => f64::NAN,
-                    };
+                    });
                 }
             }
         }
@@ -154,17 +154,18 @@ impl<T: Scalar> Sums<T> {
     /// Whether everything that must be is finite.
     pub(super) fn check(&self) -> Result<(), Error> {
         for (t, &energy) in self.energies.iter().enumerate() {
-            check_computed(Quantity::Energy, t, 0, &[energy])?;
+            check_computed(Quantity::Energy, t, 0, &[energy.value()])?;
         }
         let last = self.energies.len() - 1;
-        check_computed(Quantity::ComposedLoss, last, 0, &[self.composed_loss])?;
+        let composed = self.composed_loss.value();
+        check_computed(Quantity::ComposedLoss, last, 0, &[composed])?;
         for (t, (own, backprop)) in self.gradients.iter().zip(&self.backprop).enumerate() {
             check_computed(Quantity::ParameterGradient, t, 0, own)?;
             check_computed(Quantity::ParameterGradient, t, 0, backprop)?;
         }
         for (t, sums) in (1..).zip(&self.hidden) {
-            check_computed(Quantity::TargetGradient, t, 0, &[sums.gradient])?;
-            check_computed(Quantity::Prediction, t, 0, &[sums.gap])?;
+            check_computed(Quantity::TargetGradient, t, 0, &[sums.gradient.value()])?;
+            check_computed(Quantity::Prediction, t, 0, &[sums.gap.value()])?;
         }
         Ok(())
     }
@@ -185,34 +186,40 @@ impl<T: Scalar> Sums<T> {
         let mean_root = |squares: f64| T::of((squares / n).sqrt());
         let count = T::of(n);
         let target = |t: usize, own: &Hidden<T>| TargetDiagnostics {
-            gap: (own.gap / count).sqrt(),
-            gradient: mean_root(own.gradient),
-            staleness: Some(mean_root(own.staleness)).filter(|own| own.is_finite()),
+            gap: (own.gap.value() / count).sqrt(),
+            gradient: mean_root(own.gradient.value()),
+            staleness: Some(mean_root(own.staleness.value())).filter(|own| own.is_finite()),
             curvature: curvature(own.block, bounds.map(|bounds| bounds.blocks[t])),
         };
         let layers = self.energies.iter().enumerate().map(|(t, &energy)| {
             let one = t..t + 1;
             let backprop = backprop.map(|all| &all[one.clone()]);
             LayerDiagnostics {
-                energy,
+                energy: energy.value(),
                 parameters: compare(&self.gradients[one], backprop),
                 target: self.hidden.get(t).map(|own| target(t, own)),
             }
         });
-        let gap = self.hidden.iter().fold(T::zero(), |sum, own| sum + own.gap);
+        let gap = self
+            .hidden
+            .iter()
+            .fold(T::zero(), |sum, own| sum + own.gap.value());
         let whole = bounds.map(Curvature::whole);
         DiagnosticReport {
             examples: self.examples,
             layers: layers.collect(),
-            energy: self.energies.iter().fold(T::zero(), |sum, &e| sum + e),
-            composed_loss: self.composed_loss,
+            energy: self
+                .energies
+                .iter()
+                .fold(T::zero(), |sum, own| sum + own.value()),
+            composed_loss: self.composed_loss.value(),
             accuracy: match options.classes {
                 Classes::Unknown => None,
                 _ => Some(self.right as f64 / n),
             },
             gap: (gap / count).sqrt(),
             parameters: compare(&self.gradients, backprop),
-            target_gradient: mean_root(self.hidden.iter().fold(0.0, |sum, own| sum + own.gradient)),
+            target_gradient: mean_root(Sum::of(self.hidden.iter().map(|own| own.gradient.value()))),
             // A circuit of one layer has no z.
             curvature: curvature(self.whole, whole).filter(|_| !self.hidden.is_empty()),
         }
@@ -249,26 +256,6 @@ impl<T: Scalar> Directions<T> {
     }
 }
 
-/// The larger of two numbers, and NaN if one is NaN.
-fn largest(top: f64, &value: &f64) -> f64 {
-    match top >= value || top.is_nan() {
-        true => top,
-        false => value,
-    }
-}
-
-/// ‖v‖, added up in f64 in one order and without overflow; not finite if a value is not.
-pub(crate) fn norm<'a, T: Scalar>(values: impl IntoIterator<Item = &'a T, IntoIter: Clone>) -> f64 {
-    let values = values.into_iter();
-    let sizes = values.clone().map(|v| v.as_f64().abs());
-    let top = sizes.fold(0.0, |top, size| largest(top, &size));
-    if top == 0.0 || !top.is_finite() {
-        return top;
-    }
-    let squares = values.map(|v| (v.as_f64() / top).powi(2));
-    top * squares.sum::<f64>().sqrt()
-}
-
 /// A gradient beside backprop's, both layer by layer.
 fn compare<T: Scalar>(own: &[Vec<T>], backprop: Option<&[Vec<T>]>) -> GradientDiagnostics<T> {
     let all = |gradients: &[Vec<T>]| norm(gradients.iter().flatten());
@@ -278,7 +265,7 @@ fn compare<T: Scalar>(own: &[Vec<T>], backprop: Option<&[Vec<T>]>) -> GradientDi
         let pairs = own.iter().flatten().zip(backprop.iter().flatten());
         // Of unit vectors: nothing overflows or vanishes.
         let products = pairs.map(|(a, b)| (a.as_f64() / length) * (b.as_f64() / other));
-        let cosine = products.sum::<f64>().clamp(-1.0, 1.0);
+        let cosine = Sum::of(products).clamp(-1.0, 1.0);
         (cosine, length / other)
     });
     let finite = |value: f64| Some(T::of(value)).filter(|value| value.is_finite());

@@ -2,7 +2,7 @@
 
 use crate::check::check_computed;
 use crate::error::{Error, Quantity};
-use crate::kernel::Scalar;
+use crate::kernel::{Scalar, norm_in_units};
 use crate::layer::{Context, Layer};
 use crate::loss::Loss;
 
@@ -141,18 +141,10 @@ impl<T: Scalar> Workspace<T> {
         &self.locals[t - 1].d_target
     }
 
-    /// Norm of ∂E/∂θ over the layers that `wanted` selects, summed in f64 in a fixed order and without
-    /// overflow.
-    pub(crate) fn parameter_gradient_norm(&self, wanted: impl Fn(usize) -> bool) -> f64 {
-        let wanted = |&(t, _): &(usize, _)| wanted(t);
-        let own = || self.locals.iter().enumerate().filter(&wanted);
-        let all = || own().flat_map(|(_, local)| &local.d_parameters);
-        let top = all().fold(0.0, |top: f64, g| top.max(g.as_f64().abs()));
-        if top == 0.0 {
-            return 0.0;
-        }
-        let squares = all().map(|g| (g.as_f64() / top).powi(2));
-        top * squares.sum::<f64>().sqrt()
+    /// Norm of ∂E/∂θ over the layers that `wanted` selects, as two factors.
+    pub(crate) fn parameter_gradient_norm(&self, wanted: impl Fn(usize) -> bool) -> [f64; 2] {
+        let own = self.locals.iter().enumerate().filter(|&(t, _)| wanted(t));
+        norm_in_units(own.flat_map(|(_, local)| &local.d_parameters))
     }
 
     /// Total of the layers' energies, in order.

@@ -64,3 +64,103 @@ fn distances_of_columns_are_those_of_each() {
         assert_eq!(values[0], 0.5 * squared_distance(&a[..dim], &b[..dim]));
     }
 }
+
+/// 10⁷ terms of about .1, the first of them large.
+fn many<T: Scalar>() -> Vec<T> {
+    let mut values = vec![T::of(0.1); 10_000_000];
+    values[0] = T::of(1e6);
+    values
+}
+
+#[track_caller]
+fn near<T: Scalar>(found: T, expected: f64, tolerance: f64) {
+    let error = (found.as_f64() / expected - 1.0).abs();
+    assert!(error <= tolerance, "{found}, not {expected}: {error:e}");
+}
+
+#[test]
+fn sums_of_many_terms_do_not_drift() {
+    fn check<T: Scalar>() {
+        let epsilon = T::default_epsilon().as_f64();
+        let (a, ones) = (many::<T>(), vec![T::one(); 10_000_000]);
+        let term = a[1].as_f64();
+        let (rest, zeros) = ((a.len() - 1) as f64, vec![T::zero(); a.len()]);
+        let (linear, square) = (1e6 + rest * term, 1e12 + rest * term * term);
+        near(total(&a), linear, epsilon);
+        near(Sum::of(a.iter().copied()), linear, epsilon);
+        for at in [1, 31, 4097, a.len() - 1] {
+            let mut moved = a.clone();
+            moved.swap(0, at);
+            near(total(&moved), linear, epsilon);
+        }
+        near(total(&a[1..]), rest * term, epsilon);
+        // Blocks of lanes: 37 additions one after another at most.
+        near(total_magnitude(&a), linear, 20.0 * epsilon);
+        near(dot(&a, &ones), linear, 20.0 * epsilon);
+        near(dot(&a[1..], &a[1..]), rest * term * term, 20.0 * epsilon);
+        near(squared_distance(&a, &zeros), square, 20.0 * epsilon);
+        near(norm(&a), square.sqrt(), 1e-15);
+        near(norm(&a[1..]), rest.sqrt() * term, 1e-15);
+        let mut values = [T::zero()];
+        let sides = [&a[1..], &zeros[1..]];
+        half_squared_distances(&mut values, sides, a.len() - 1, Write::Skip, Write::Skip);
+        near(values[0], 0.5 * rest * term * term, 20.0 * epsilon);
+    }
+    check::<f32>();
+    check::<f64>();
+}
+
+/// What no sum of numbers can hold stays infinite, and NaN stays NaN.
+#[test]
+fn sums_end_where_numbers_do() {
+    for n in [2, 16, 100, 5000] {
+        let mut values = vec![f64::MAX; n];
+        assert_eq!(total(&values), f64::INFINITY, "{n}");
+        assert_eq!(dot(&values, &values), f64::INFINITY, "{n}");
+        assert_eq!(Sum::of(values.iter().copied()), f64::INFINITY, "{n}");
+        values[n / 2] = f64::NAN;
+        assert!(total(&values).is_nan(), "{n}");
+        values.fill(-f64::MAX);
+        assert_eq!(total(&values), f64::NEG_INFINITY, "{n}");
+    }
+    assert_eq!(total(&[1.0, 1e100, 1.0, -1e100]), 2.0);
+}
+
+#[test]
+fn norms_of_any_size() {
+    fn check<T: Scalar>(decades: i32, epsilon: f64) {
+        for decade in (-decades..decades).step_by(decades as usize / 10) {
+            let scale = 10f64.powi(decade);
+            let values = [3.0, -4.0, 12.0].map(|v| T::of(v * scale));
+            near(T::of(norm(&values)), 13.0 * scale, epsilon);
+            let all = values.iter().map(|v| v.as_f64());
+            near(
+                T::of(root_mean_square(all)),
+                (169.0f64 / 3.0).sqrt() * scale,
+                epsilon,
+            );
+        }
+    }
+    check::<f32>(36, 1e-6);
+    check::<f64>(300, 1e-14);
+    near(norm(&[3e-322, 4e-322]), 5e-322, 1e-1);
+    let [unit, length] = norm_in_units(&[f64::MAX; 4]);
+    assert_eq!((0.5 * unit) * length, f64::MAX);
+    assert_eq!(norm(&[0.0, -0.0]), 0.0);
+    assert_eq!(norm::<f64>(&[]), 0.0);
+}
+
+/// The largest of numbers of which one is NaN is NaN, wherever that stands.
+#[test]
+fn no_larger_number_hides_nan() {
+    for values in [
+        [f64::NAN, 1.0, 2.0],
+        [1.0, f64::NAN, 2.0],
+        [1.0, 2.0, f64::NAN],
+    ] {
+        assert!(values.into_iter().fold(0.0, larger).is_nan());
+        assert!(norm(&values).is_nan());
+    }
+    assert_eq!([1.0, 3.0, 2.0].into_iter().fold(0.0, larger), 3.0);
+    assert!(!norm(&[1.0, f64::INFINITY]).is_finite());
+}

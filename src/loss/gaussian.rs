@@ -76,7 +76,9 @@ struct InUse<'a, T> {
 impl<T: Scalar> InUse<'_, T> {
     fn unit(&self, j: usize, r: T) -> [T; 3] {
         let (precision, log) = (of_unit(self.precision, j), of_unit(self.log_precision, j));
-        let value = T::of(0.5) * (precision * (r * r + self.floor) - log);
+        let half = T::of(0.5);
+        // Not r², which may be too large or too small for a number.
+        let value = precision * r * (half * r) + half * (precision * self.floor - log);
         [value, precision * r, precision]
     }
 }
@@ -228,7 +230,8 @@ impl<T: Scalar> Loss<T> for Gaussian<T> {
         for (&factor, (z, estimate)) in factors.iter().zip(columns) {
             for j in 0..at.dim {
                 let r = z[j] - estimate[j];
-                let excess = of_unit(now.precision, j) * (r * r + now.floor) - T::one();
+                let precision = of_unit(now.precision, j);
+                let excess = precision * r * r + (precision * now.floor - T::one());
                 sums[if count == 1 { 0 } else { j }] += factor * half * excess;
             }
         }

@@ -100,10 +100,18 @@ impl PseudoHuber {
     }
 
     fn unit<T: Scalar>(&self, _j: usize, r: T) -> [T; 3] {
+        let (size, delta, one) = (r.abs(), T::of(self.delta), T::one());
+        let root = |ratio: T| (one + ratio * ratio).sqrt();
         // With s = √(1 + (r/δ)²): δ² (s − 1) = r² / (s + 1), without the difference.
-        let root = T::one().hypot(r / T::of(self.delta));
-        let value = r.abs() * (r.abs() / (root + T::one()));
-        [value, r / root, root.recip().powi(3)]
+        if size <= delta {
+            let root = root(size / delta);
+            return [size * (size / (root + one)), r / root, root.recip().powi(3)];
+        }
+        // The same over the smaller ratio δ/r, s being √(1 + (δ/r)²) / (δ/r).
+        let ratio = delta / size;
+        let root = root(ratio);
+        let value = delta * (size / (root + ratio));
+        [value, delta.copysign(r) / root, (ratio / root).powi(3)]
     }
 }
 

@@ -1,11 +1,12 @@
 //! What losses share that are sums over the units, Σ_j ℓ_j(z_j, ẑ_j).
 
 use std::fmt::Debug;
+use std::iter;
 
 use super::Pair;
 use crate::check::{check_length, option};
 use crate::error::Error;
-use crate::kernel::{Scalar, Write};
+use crate::kernel::{Scalar, Sum, Write};
 
 /// Writes `evaluate` and `curvature` of a loss without memory of its own: calls of two functions like
 /// those below, with what they need beside the batch.
@@ -67,7 +68,7 @@ pub(super) fn evaluate_residual<T: Scalar>(
         let column = i * at.dim..(i + 1) * at.dim;
         let (z, estimate) = (&at.target[column.clone()], &at.prediction[column.clone()]);
         let unit = |j: usize| unit(j, z[j] - estimate[j]);
-        *sum = (0..at.dim).fold(T::zero(), |sum, j| sum + unit(j)[0]);
+        *sum = Sum::of((0..at.dim).map(|j| unit(j)[0]));
         d_target.part(column.clone()).each(|j| unit(j)[1]);
         d_prediction.part(column).each(|j| -unit(j)[1]);
     }
@@ -123,10 +124,11 @@ pub(super) fn evaluate_functions<T: Scalar, const N: usize>(
         while from < z.len() {
             let column = (start + from) / at.dim;
             let to = z.len().min((column + 1) * at.dim - start);
-            values[column] = (from..to).fold(values[column], |sum, k| {
+            let terms = (from..to).map(|k| {
                 let (z, estimate, f) = of(k);
-                sum + value(z, estimate, f)
+                value(z, estimate, f)
             });
+            values[column] = Sum::of(iter::once(values[column]).chain(terms));
             from = to;
         }
         d_target.part(block.clone()).each(|k| -estimate[k]);

@@ -48,7 +48,8 @@ impl<T: Scalar> WeightedSquaredError<T> {
 
     fn unit(&self, j: usize, r: T) -> [T; 3] {
         let weight = self.weights[j];
-        [T::of(0.5) * weight * r * r, weight * r, weight]
+        // Not r², which may be too large or too small for a number.
+        [weight * r * (T::of(0.5) * r), weight * r, weight]
     }
 }
 

@@ -1,14 +1,15 @@
 //! Adam, and Adam with decoupled weight decay.
 
-use super::{Optimizer, Step, above_zero};
+use super::{Optimizer, Step, above_zero, next_root, parts};
 use crate::check::{below_one, not_negative, positive, serde_checked};
 use crate::error::Error;
 use crate::kernel::{Scalar, scale, vectorise};
 
-/// m ← β₁ m + (1 − β₁) g,  v ← β₂ v + (1 − β₂) g²,
-/// x ← x − η (m / (1 − β₁ᵏ)) / (√(v / (1 − β₂ᵏ)) + ε), k the number of the step.
+/// m ← β₁ m + (1 − β₁) g,  s ← √(β₂ s² + (1 − β₂) g²),
+/// x ← x − η (m / (1 − β₁ᵏ)) / (s / √(1 − β₂ᵏ) + ε), k the number of the step.
 ///
-/// Kingma & Ba 2015. Defaults: β₁ = 0.9, β₂ = 0.999, ε = 1e-8.
+/// Kingma & Ba 2015, with s = √v for state: s² may be too large or too small for a number. Defaults:
+/// β₁ = 0.9, β₂ = 0.999, ε = 1e-8.
 ///
 /// # Examples
 /// ```
@@ -84,22 +85,22 @@ impl<T: Scalar> Optimizer<T> for Adam {
 
     fn update(&self, step: Step, values: &mut [T], gradient: &[T], state: &mut [T]) {
         let k = step.number as f64;
-        // m̂ and v̂ are never formed: their corrections go into the rate and the root's factor.
-        let rate = T::of(self.rate * step.factor / (1.0 - self.beta1.powf(k)));
-        let root = T::of((1.0 - self.beta2.powf(k)).sqrt().recip());
-        let (beta1, beta2) = (T::of(self.beta1), T::of(self.beta2));
-        let (rest1, rest2) = (T::of(1.0 - self.beta1), T::of(1.0 - self.beta2));
-        let epsilon = above_zero(self.epsilon);
-        let mean = T::of(step.gradient_factor);
-        let (m, v) = state.split_at_mut(values.len());
+        // m̂ and s/√(1 − β₂ᵏ) are never formed: their corrections go into the rate and into ε.
+        let root = (1.0 - self.beta2.powf(k)).sqrt();
+        let rate = T::of(self.rate * step.factor * root / (1.0 - self.beta1.powf(k)));
+        let epsilon = above_zero(self.epsilon * root);
+        let (beta1, rest1) = (T::of(self.beta1), T::of(1.0 - self.beta1));
+        let shares = [self.beta2, 1.0 - self.beta2].map(|share| T::of(share.sqrt()));
+        let [mean, rest] = parts::<T>(step.gradient_factor);
+        let (m, s) = state.split_at_mut(values.len());
         vectorise(
             #[inline(always)]
             move || {
-                for (((x, &g), m), v) in values.iter_mut().zip(gradient).zip(m).zip(v) {
-                    let g = mean * g;
+                for (((x, &g), m), s) in values.iter_mut().zip(gradient).zip(m).zip(s) {
+                    let g = mean * g * rest;
                     *m = beta1 * *m + rest1 * g;
-                    *v = beta2 * *v + rest2 * (g * g);
-                    *x -= rate * *m / (v.sqrt() * root + epsilon);
+                    *s = next_root(shares, *s, g);
+                    *x -= rate * (*m / (*s + epsilon));
                 }
             },
         );

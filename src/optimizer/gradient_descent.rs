@@ -1,6 +1,6 @@
 //! Gradient descent with momentum.
 
-use super::{Optimizer, Step};
+use super::{Optimizer, Step, parts};
 use crate::check::{below_one, positive, serde_checked};
 use crate::error::Error;
 use crate::kernel::{Scalar, vectorise};
@@ -80,18 +80,18 @@ impl<T: Scalar> Optimizer<T> for GradientDescent {
     fn update(&self, step: Step, values: &mut [T], gradient: &[T], state: &mut [T]) {
         let rate = T::of(self.rate * step.factor);
         let momentum = T::of(self.momentum);
-        let mean = T::of(step.gradient_factor);
+        let [mean, rest] = parts::<T>(step.gradient_factor);
         let (plain, nesterov) = (self.momentum == 0.0, self.nesterov);
         vectorise(
             #[inline(always)]
             move || {
                 if plain {
                     for (x, &g) in values.iter_mut().zip(gradient) {
-                        *x -= rate * (mean * g);
+                        *x -= rate * (mean * g * rest);
                     }
                 } else {
                     for ((x, &g), v) in values.iter_mut().zip(gradient).zip(state) {
-                        let g = mean * g;
+                        let g = mean * g * rest;
                         *v = momentum * *v + g;
                         *x -= rate * if nesterov { g + momentum * *v } else { *v };
                     }

@@ -107,9 +107,33 @@ through_pointers!(Optimizer {
 
 /// A positive ε in the scalar, where it must not vanish: 0/0 is NaN.
 fn above_zero<T: Scalar>(epsilon: f64) -> T {
-    let rounded = T::of(epsilon);
-    if rounded.is_zero() {
-        return T::of(f64::from(f32::MIN_POSITIVE));
+    let least = [f64::from_bits(1), f32::from_bits(1).into()];
+    let mut from = [epsilon].into_iter().chain(least).map(T::of);
+    from.find(|own| !own.is_zero()).unwrap_or(T::one())
+}
+
+/// Two factors whose product is `factor` to the scalar's precision: the factor itself and 1, or its root
+/// twice where the scalar cannot hold it, as after clipping a gradient of 1e38 in `f32`.
+fn parts<T: Scalar>(factor: f64) -> [T; 2] {
+    let own = T::of(factor);
+    if (own.as_f64() - factor).abs() <= 1e-6 * factor.abs() {
+        return [own, T::one()];
     }
-    rounded
+    let root = factor.abs().sqrt();
+    [T::of(root.copysign(factor)), T::of(root)]
+}
+
+/// √(a² s² + b² g²) for \[a, b\] = `shares` with a² + b² = 1, s ≥ 0: no larger than s and |g|, and
+/// without their squares. For the body of a vectorised pass: no branches.
+#[inline(always)]
+fn next_root<T: Scalar>(shares: [T; 2], s: T, g: T) -> T {
+    let size = g.abs();
+    let (old, new) = (shares[0] * s, shares[1] * size);
+    let (large, small) = if old > new { (old, new) } else { (new, old) };
+    // Of two zeros no quotient.
+    let ratio = small / if large > T::zero() { large } else { T::one() };
+    let root = large * (T::one() + ratio * ratio).sqrt();
+    // Rounding must not carry it beyond the largest number. NaN is neither larger nor smaller.
+    let most = if s > size { s } else { size };
+    if root > most { most } else { root }
 }

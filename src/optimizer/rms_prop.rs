@@ -1,13 +1,14 @@
 //! RMSProp.
 
-use super::{Optimizer, Step, above_zero};
+use super::{Optimizer, Step, above_zero, next_root, parts};
 use crate::check::{below_one, positive, serde_checked};
 use crate::error::Error;
 use crate::kernel::{Scalar, vectorise};
 
-/// v ← α v + (1 − α) g²,  x ← x − η g / (√v + ε).
+/// s ← √(α s² + (1 − α) g²),  x ← x − η g / (s + ε).
 ///
-/// Tieleman & Hinton 2012. Defaults: α = 0.99, ε = 1e-8.
+/// Tieleman & Hinton 2012, with s for state: s² may be too large or too small for a number. Defaults:
+/// α = 0.99, ε = 1e-8.
 ///
 /// # Examples
 /// ```
@@ -16,7 +17,7 @@ use crate::kernel::{Scalar, vectorise};
 /// let rule = RmsProp::new(0.1)?.with_alpha(0.75)?;
 /// let (mut x, mut state) = ([1.0_f64], [0.0]);
 /// rule.update(Step::new(1, 1.0), &mut x, &[3.0], &mut state);
-/// // v = ¼ · 9, so the step is 0.1 · 3 / 1.5.
+/// // s² = ¼ · 9, so the step is 0.1 · 3 / 1.5.
 /// assert!((x[0] - 0.8).abs() < 1e-8);
 /// # Ok::<(), layerwise::Error>(())
 /// ```
@@ -76,15 +77,15 @@ impl<T: Scalar> Optimizer<T> for RmsProp {
 
     fn update(&self, step: Step, values: &mut [T], gradient: &[T], state: &mut [T]) {
         let rate = T::of(self.rate * step.factor);
-        let (alpha, rest) = (T::of(self.alpha), T::of(1.0 - self.alpha));
-        let (epsilon, mean) = (above_zero(self.epsilon), T::of(step.gradient_factor));
+        let shares = [self.alpha, 1.0 - self.alpha].map(|share| T::of(share.sqrt()));
+        let (epsilon, [mean, rest]) = (above_zero(self.epsilon), parts::<T>(step.gradient_factor));
         vectorise(
             #[inline(always)]
             move || {
-                for ((x, &g), v) in values.iter_mut().zip(gradient).zip(state) {
-                    let g = mean * g;
-                    *v = alpha * *v + rest * (g * g);
-                    *x -= rate * g / (v.sqrt() + epsilon);
+                for ((x, &g), s) in values.iter_mut().zip(gradient).zip(state) {
+                    let g = mean * g * rest;
+                    *s = next_root(shares, *s, g);
+                    *x -= rate * (g / (*s + epsilon));
                 }
             },
         );

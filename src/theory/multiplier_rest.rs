@@ -5,10 +5,9 @@ use nalgebra::DMatrix;
 use super::probe::{backprop, finite, minus};
 use crate::check::check_shape;
 use crate::decoupled::{DecoupledCircuit, Selection};
-use crate::diagnostics::norm;
 use crate::energy::{All, Workspace};
 use crate::error::{Error, Quantity};
-use crate::kernel::Scalar;
+use crate::kernel::{Scalar, norm};
 
 /// How far targets and multipliers are from the fixed point: norms over all hidden layers and the
 /// selected examples.

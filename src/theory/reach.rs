@@ -2,9 +2,8 @@
 
 use super::probe::{gradients, on_a_copy};
 use crate::decoupled::{DecoupledCircuit, Selection};
-use crate::diagnostics::norm;
 use crate::error::Error;
-use crate::kernel::Scalar;
+use crate::kernel::{Scalar, norm};
 use crate::target_solver::TargetSolver;
 
 /// Statement 2: the norms ‖∂E/∂θ_t‖, t = 0, …, T−1, after `solver` moved (a copy of) the targets

@@ -4,11 +4,10 @@ use nalgebra::DMatrix;
 
 use super::probe::{backprop, finite, minus};
 use crate::decoupled::{DecoupledCircuit, Selection};
-use crate::diagnostics::norm;
 use crate::energy::local_problem::Regularization;
 use crate::energy::{Ask, LocalProblem};
 use crate::error::{Error, Quantity};
-use crate::kernel::{Scalar, Write};
+use crate::kernel::{Scalar, Write, norm};
 
 /// How far targets are from carrying backprop.
 #[derive(Debug, Clone, PartialEq)]

@@ -429,9 +429,9 @@ pub(super) fn begin<T: Scalar>(
 ) -> Step {
     let mut mean = 1.0 / examples as f64;
     if let Some(max) = w_step.max_norm {
-        let norm = mean * gradients.parameter_gradient_norm(along);
-        if norm > max {
-            mean *= max / norm;
+        let [unit, length] = gradients.parameter_gradient_norm(along);
+        if mean * unit * length > max {
+            mean = max / unit / length;
         }
     }
     Step::new(number + 1, factor).with_gradient_factor(mean)

@@ -2,6 +2,8 @@
 //! refuse them.
 
 use std::fmt::Debug;
+use std::path::Path;
+use std::sync::Arc;
 
 use layerwise::Scalar;
 use layerwise::energy::LocalProblem;
@@ -12,6 +14,8 @@ use layerwise::parameter_solver::{LeastSquares, LevenbergMarquardt, ParameterSol
 use layerwise::regularizer::Regularizer;
 use layerwise::schedule::Schedule;
 use layerwise::state::State;
+use layerwise::target_solver::ReverseSweep;
+use layerwise::training::{Decoupling, Targets, ZStep};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -180,4 +184,108 @@ fn a_state_goes_on_where_it_was_written() {
     }
     in_scalar::<f32>();
     in_scalar::<f64>();
+}
+
+/// Types that serde reads, and how each is checked: a new one has to be put where it belongs.
+#[test]
+fn every_type_that_is_read_is_checked() {
+    // By itself, as it is read (`serde_checked!`), or made of such parts and of numbers that may be any.
+    const OPTIONS: &[&str] = &[
+        "Adam",
+        "AdamW",
+        "GradientDescent",
+        "RmsProp",
+        "LeastSquares",
+        "LevenbergMarquardt",
+        "Regularizer",
+        "Schedule",
+        "ConjugateGradients",
+        "DampedStep",
+        "Convergence",
+        "StepSize",
+    ];
+    const MADE_OF_OPTIONS: &[&str] = &[
+        "Shape",
+        "Iterate",
+        "LinearSolver",
+        "GaussNewton",
+        "Preconditioner",
+        "StepRule",
+        "ReverseSweep",
+        "Sweep",
+        "RedBlack",
+        "HalfSweeps",
+        "Check",
+    ];
+    // By what takes it: `Decoupling::with_targets`, `Shard::problem`, `Session::resume`.
+    const CHECKED_WHERE_USED: &[&str] = &[
+        "Targets",
+        "ParameterGroup",
+        "Shard",
+        "State",
+        "Penalties",
+        "Windows",
+        "SessionState",
+        "Within",
+        "Epoch",
+        "Tracker",
+        "Statistics",
+        "WState",
+        "LayerState",
+    ];
+    // Results, which nothing takes.
+    const RESULTS: &[&str] = &[
+        "DiagnosticReport",
+        "LayerDiagnostics",
+        "GradientDiagnostics",
+        "TargetDiagnostics",
+        "CurvatureDiagnostics",
+        "LocalGradients",
+        "SolveStop",
+        "SolveReport",
+        "StopReason",
+        "Event",
+        "VisitRecord",
+        "EpochRecord",
+        "PhaseReport",
+        "TrainingReport",
+    ];
+    fn sources(folder: &Path, found: &mut Vec<String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => sources(&path, found),
+                false => found.push(std::fs::read_to_string(path).unwrap()),
+            }
+        }
+    }
+    let mut files = Vec::new();
+    sources(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
+        &mut files,
+    );
+    let mut read = Vec::new();
+    for file in &files {
+        for part in file.split("serde::Deserialize))]").skip(1) {
+            let mut words = part.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+            words.find(|word| ["struct", "enum"].contains(word));
+            let name = words.next().unwrap();
+            let own = part
+                .trim_start()
+                .starts_with("#[cfg_attr(feature = \"serde\", serde(remote");
+            let checks = file.contains(&format!("serde_checked!({name});"));
+            assert_eq!((own, checks), (OPTIONS.contains(&name), own), "{name}");
+            read.push(name);
+        }
+    }
+    let mut listed = [OPTIONS, MADE_OF_OPTIONS, CHECKED_WHERE_USED, RESULTS].concat();
+    read.sort_unstable();
+    listed.sort_unstable();
+    assert_eq!(read, listed);
+    // Targets, whose fields are public, are checked when a scheme takes them.
+    let kept = json!({"Residual": {"keep": 1.5, "schedule": Schedule::CONSTANT}});
+    let targets: Targets = serde_json::from_value(kept).unwrap();
+    let sweep = ReverseSweep::new(1);
+    let error = Decoupling::<f64>::new(targets, ZStep::Solver(Arc::new(sweep))).unwrap_err();
+    assert!(error.to_string().contains("1.5"), "{error}");
 }

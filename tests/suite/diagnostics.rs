@@ -906,6 +906,54 @@ fn accuracy_is_of_labels_or_of_targets() {
     assert_eq!(accuracy(options), Some(1.0));
 }
 
+/// λ_max of one example is beyond the numbers: so is the largest, whatever that of the others is.
+#[test]
+fn an_unknown_curvature_is_not_passed_over() {
+    let far = |order: [usize; 2]| {
+        let layer = |activation| Dense::new(1, 1, activation).unwrap().without_bias();
+        let circuit = Circuit::<f64>::builder()
+            .layer(layer(Activation::Identity))
+            .layer(layer(Activation::Relu));
+        let mut model = decoupled(circuit.build().unwrap());
+        model.set_parameters(0, &[1.0]).unwrap();
+        model.set_parameters(1, &[1e160]).unwrap();
+        // Active at 10⁻¹⁷⁰, with the curvature 10³²⁰; not active at −1.
+        let z = DMatrix::from_row_slice(1, 2, &order.map(|i| [1e-170, -1.0][i]));
+        let given = TargetInit::Given(vec![z.clone()]);
+        model
+            .add_examples(&z, &DMatrix::zeros(1, 2), &given)
+            .unwrap();
+        model
+            .diagnose(&Diagnostics::new().with_curvature(3))
+            .unwrap()
+    };
+    for order in [[0, 1], [1, 0], [0, 0]] {
+        let report = far(order);
+        let of_layer = report.layers[0].target.unwrap().curvature.unwrap();
+        assert_eq!(of_layer.estimate, None, "{order:?}");
+        assert_eq!(report.curvature.unwrap().estimate, None, "{order:?}");
+    }
+    let report = far([1, 1]);
+    let known = report.curvature.unwrap().estimate.unwrap();
+    assert!((known - 1.0).abs() < 1e-14, "{known}");
+}
+
+/// One output is no class's, whoever gives the classes.
+#[test]
+fn one_output_has_no_accuracy() {
+    let model = model::<f64>(1, &[3, 5, 1], 4, true);
+    for options in [
+        Diagnostics::new().accuracy(),
+        Diagnostics::new().with_labels(&[0; 4]),
+    ] {
+        let error = model.diagnose(&options).unwrap_err();
+        assert!(
+            matches!(error, Error::InvalidOption { value: 1.0, .. }),
+            "{error}"
+        );
+    }
+}
+
 #[test]
 fn what_cannot_be_diagnosed_is_an_error() {
     let model = model::<f64>(1, &[3, 5, 4, 3], 6, false);

@@ -502,6 +502,68 @@ fn long_gradients_are_clipped_all_the_same() {
     );
 }
 
+/// So are gradients whose norm, or whose factor, is no number of the scalar: the step has the length
+/// of the rate, not 0.
+#[test]
+fn the_longest_gradients_are_clipped_too() {
+    fn check<T: Scalar>(size: f64, weight: f64, norm: f64) {
+        let layer = dense(9, 1, Activation::Identity).without_bias();
+        let circuit = Circuit::<T>::builder().layer(layer).build();
+        let energy = Energy::new(Poisson);
+        let mut model = model_from(circuit, energy).unwrap();
+        model.set_parameters(0, &[T::zero(); 9]).unwrap();
+        // L = e^0 − y·0 = 1 is small, ∂L/∂θ = (1 − y) x huge.
+        let x = DMatrix::from_element(9, 1, T::of(size));
+        let y = DMatrix::from_element(1, 1, T::of(weight));
+        model
+            .add_examples(&x, &y, &TargetInit::ForwardPass)
+            .unwrap();
+        let phase = Phase::new(Backprop, GradientDescent::new(1.0).unwrap())
+            .with_max_gradient_norm(norm)
+            .unwrap();
+        Trainer::new(phase.with_epochs(1)).run(&mut model).unwrap();
+        for found in model.circuit().parameters(0) {
+            let found = 3.0 * found.as_f64() / norm;
+            assert!(
+                (found - 1.0).abs() < 1e-5,
+                "{size:e}: {found} of the length"
+            );
+        }
+    }
+    check::<f64>(1.0, 1.7e308, 1.0);
+    check::<f64>(1e150, 1e158, 1e-3);
+    check::<f32>(1e19, 1e19, 1.0);
+    check::<f32>(1.0, 3e38, 1e-12);
+    check::<f32>(1e-5, 1e25, 1e-20);
+}
+
+/// A raw column of 10¹², whose squared gradients are no f32.
+#[test]
+fn raw_columns_train_in_f32() {
+    let rules: [Box<dyn Optimizer<f32>>; 3] = [
+        Box::new(Adam::new(0.01).unwrap()),
+        Box::new(AdamW::new(Adam::new(0.01).unwrap())),
+        Box::new(RmsProp::new(0.01).unwrap()),
+    ];
+    for rule in rules {
+        let name = format!("{rule:?}");
+        let layer = dense(1, 1, Activation::Identity).without_bias();
+        let circuit = Circuit::<f32>::builder().layer(layer).build();
+        let mut model = model_from(circuit, Energy::default()).unwrap();
+        model.set_parameters(0, &[1.0]).unwrap();
+        let x = DMatrix::from_fn(1, 8, |_, i| 1e12 * (1.0 + i as f32));
+        let y = DMatrix::from_fn(1, 8, |_, i| i as f32);
+        model
+            .add_examples(&x, &y, &TargetInit::ForwardPass)
+            .unwrap();
+        let before = model.composed_loss().unwrap();
+        let phase = Phase::new(Backprop, rule).with_epochs(300);
+        Trainer::new(phase).run(&mut model).unwrap();
+        let after = model.composed_loss().unwrap();
+        assert!(after < 0.01 * before, "{name}: {before:e} to {after:e}");
+    }
+}
+
 #[test]
 fn options_hold_in_the_scalar_too() {
     // 1/w would overflow.

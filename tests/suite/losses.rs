@@ -748,3 +748,213 @@ fn targets_of_the_domain_are_accepted() {
         assert_eq!(loss.check_target(dim, target), Ok(()), "{loss:?}");
     }
 }
+
+/// Value, ∂L/∂z, ∂L/∂ẑ and the product of the curvature with (0, 1) in ẑ, of one example.
+fn everything<T: Scalar>(loss: &dyn Loss<T>, target: &[f64], prediction: &[f64]) -> Vec<f64> {
+    let of = |values: &[f64]| -> Vec<T> { values.iter().map(|&v| T::of(v)).collect() };
+    let (target, prediction, dim) = (of(target), of(prediction), target.len());
+    let at = Pair::new(dim, &target, &prediction);
+    let mut work = vec![T::zero(); loss.scratch(dim, 1)];
+    let (mut value, ones) = ([T::zero()], vec![T::one(); dim]);
+    let mut all = vec![vec![T::zero(); dim]; 3];
+    let [dz, dp, product] = &mut all[..] else {
+        unreachable!()
+    };
+    let (set_z, set_p) = (Write::Set(&mut dz[..]), Write::Set(&mut dp[..]));
+    loss.evaluate(&at, &mut value, set_z, set_p, &mut work);
+    let to = Write::Set(&mut product[..]);
+    loss.curvature(&at, None, Some(&ones), Write::Skip, to, &mut work);
+    let all = all.iter().flatten().chain(&value);
+    all.map(|v| v.as_f64()).collect()
+}
+
+/// δ, r and their multiples by powers of two: the value by the square, the gradient by the power,
+/// the curvature not at all, all in bits.
+#[test]
+fn robust_losses_do_not_know_their_unit() {
+    fn check<T: Scalar>(powers: &[i32]) {
+        for delta in [0.75, 3.0] {
+            for r in [0.1, 0.75, 1.0, 2.9, 3.1, 1000.0] {
+                let losses = |scale: f64| -> [Box<dyn Loss<T>>; 2] {
+                    [
+                        Box::new(huber(delta * scale)),
+                        Box::new(pseudo_huber(delta * scale)),
+                    ]
+                };
+                let plain = losses(1.0);
+                for &power in powers {
+                    let scale = 2f64.powi(power);
+                    for (loss, plain) in losses(scale).iter().zip(&plain) {
+                        let [dz, dp, product, value] =
+                            [0, 1, 2, 3].map(|k| everything(&**loss, &[r * scale], &[0.0])[k]);
+                        let expected = everything(&**plain, &[r], &[0.0]);
+                        let found = [dz / scale, dp / scale, product, value / scale / scale];
+                        assert_eq!(found[..], expected[..], "{loss:?}, r = {r} · 2^{power}");
+                    }
+                }
+            }
+        }
+    }
+    check::<f32>(&[-50, -20, 10, 50]);
+    check::<f64>(&[-480, -100, 50, 300, 500]);
+}
+
+/// Residuals so far out of scale that r/δ is no number.
+#[test]
+fn robust_losses_are_linear_however_far() {
+    fn check<T: Scalar>(pairs: &[(f64, f64)], tolerance: f64) {
+        for &(delta, r) in pairs {
+            let (delta, r) = (T::of(delta).as_f64(), T::of(r).as_f64());
+            let losses: [Box<dyn Loss<T>>; 2] =
+                [Box::new(huber(delta)), Box::new(pseudo_huber(delta))];
+            for loss in losses {
+                for sign in [1.0, -1.0] {
+                    let found = everything(&*loss, &[sign * r], &[0.0]);
+                    let near = |found: f64, expected: f64| {
+                        let error = (found / expected - 1.0).abs();
+                        assert!(error <= tolerance, "{loss:?} at {r:e}: {found:e}");
+                    };
+                    near(found[0], sign * delta);
+                    near(found[1], -sign * delta);
+                    assert!((0.0..1e-9).contains(&found[2]), "{found:?}");
+                    near(found[3], delta * r);
+                }
+            }
+        }
+    }
+    check::<f64>(
+        &[
+            (1e-10, 1e300),
+            (1e-100, 1e305),
+            (1e-300, 1e300),
+            (1e-5, 1.7e308),
+            (1.0, 1e308),
+        ],
+        1e-14,
+    );
+    check::<f32>(
+        &[(1e-3, 1e36), (1e-30, 1e37), (1e-10, 3e38), (0.5, 1e38)],
+        1e-6,
+    );
+}
+
+/// Squares of the residual that over- or underflow where weight · r² does not.
+#[test]
+fn weights_and_precisions_reach_squares_that_do_not_fit() {
+    fn check<T: Scalar>(pairs: &[(f64, f64)], tolerance: f64) {
+        for &(weight, r) in pairs {
+            let expected = 0.5 * (weight.sqrt() * r).powi(2);
+            let losses: [(Box<dyn Loss<T>>, f64); 2] = [
+                (
+                    Box::new(WeightedSquaredError::new(vec![T::of(weight)]).unwrap()),
+                    expected,
+                ),
+                (
+                    Box::new(Gaussian::new(vec![T::of(weight)]).unwrap()),
+                    expected - 0.5 * weight.ln(),
+                ),
+            ];
+            for (loss, expected) in losses {
+                let found = everything(&*loss, &[0.0], &[r])[3];
+                let error = (found / expected - 1.0).abs();
+                assert!(
+                    error <= tolerance,
+                    "{loss:?} at {r:e}: {found:e}, not {expected:e}"
+                );
+            }
+        }
+    }
+    let wide = [
+        (1e-200, 1e200),
+        (1e-300, 1e290),
+        (1e300, 1e-155),
+        (1e-10, 1e158),
+    ];
+    check::<f64>(&wide, 1e-13);
+    check::<f32>(
+        &[(1e-20, 1e25), (1e-37, 1e37), (1e37, 1e-19), (1e-10, 1e23)],
+        1e-5,
+    );
+    // φ's gradient ½ (π (r² + ε) − 1).
+    for (precision, r) in [(1e-200, 1e200), (1e-300, 1e290)] {
+        let loss = Gaussian::learned(precision, 0.5).unwrap();
+        let mut phi = [0.0];
+        loss.initialize(1, &mut phi);
+        let (target, prediction) = ([r], [0.0]);
+        let at = Pair::new(1, &target, &prediction).with_parameters(&phi);
+        let found = phi_gradient(&loss, &at, &[1.0])[0];
+        let expected = 0.5 * (precision * r) * r;
+        assert!((found / expected - 1.0).abs() < 1e-12, "{found:e}");
+    }
+}
+
+/// Every loss in `f32` is what it is in `f64`, over 60 decades of both arguments, wherever that is a
+/// number of `f32`.
+#[test]
+fn losses_in_f32_are_those_in_f64() {
+    fn losses<T: Scalar>() -> Vec<(Box<dyn Loss<T>>, bool)> {
+        let precision = || vec![T::of(1e-8)];
+        vec![
+            (Box::new(SquaredError), true),
+            (
+                Box::new(WeightedSquaredError::new(vec![T::of(1e-6); 2]).unwrap()),
+                true,
+            ),
+            (Box::new(huber(1e-3)), true),
+            (Box::new(huber(1e10)), true),
+            (Box::new(pseudo_huber(1e-3)), true),
+            (Box::new(pseudo_huber(1e10)), true),
+            (Box::new(Gaussian::new(precision()).unwrap()), true),
+            (Box::new(Poisson), true),
+            (Box::new(BinaryCrossEntropy), false),
+            (Box::new(SoftmaxCrossEntropy), false),
+            (Box::new(KullbackLeibler), false),
+            (Box::new(smoothed(SoftmaxCrossEntropy, 0.1)), false),
+        ]
+    }
+    let mut sizes = vec![0.0, 1.0, -1.0, 30.0, -30.0, 88.0, -88.0];
+    sizes.extend(
+        (-30..=30)
+            .step_by(3)
+            .flat_map(|d| [1.7, -0.9].map(|s| s * 10f64.powi(d))),
+    );
+    let sizes: Vec<f64> = sizes.into_iter().map(|s| f64::from(s as f32)).collect();
+    for ((wide, any), (narrow, _)) in losses::<f64>().into_iter().zip(losses::<f32>()) {
+        for &p in &sizes {
+            for &z in &sizes {
+                let poisson = format!("{wide:?}") == "Poisson";
+                let targets = match any {
+                    true if poisson => vec![[z.abs(), 1.0]],
+                    true => vec![[z, 0.5 * z]],
+                    // Distributions, and what they say.
+                    false => vec![[1.0, 0.0], [0.25, 0.75]],
+                };
+                for target in targets {
+                    let prediction = [p, if any { p } else { z }];
+                    let expected = everything(&*wide, &target, &prediction);
+                    let found = everything(&*narrow, &target, &prediction);
+                    // Terms that may cancel.
+                    let logits = prediction[0].abs().max(prediction[1].abs()).max(1.0);
+                    let size = match any {
+                        true if poisson => target[0] * p.abs() + p.min(700.0).exp() + target[0],
+                        true => 20.0,
+                        false => logits,
+                    };
+                    for (k, (&found, &expected)) in found.iter().zip(&expected).enumerate() {
+                        let least = f64::from(f32::MIN_POSITIVE);
+                        let cancels = k == 6 || poisson || !any;
+                        let allowed =
+                            1e-5 * expected.abs() + if cancels { 1e-5 * size } else { 0.0 } + least;
+                        if expected.abs() < 1e38 && size < 1e38 {
+                            let error = (found - expected).abs();
+                            assert!(
+                                error <= allowed,
+                                "{narrow:?}: {target:?}, {prediction:?}, {k}: {found:e}, not {expected:e}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

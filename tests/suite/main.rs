@@ -40,6 +40,7 @@ mod semantics;
 mod sequential;
 mod session;
 mod statements;
+mod sums;
 mod target_solvers;
 mod targets;
 mod theory;

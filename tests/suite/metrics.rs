@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use layerwise::Error;
 use layerwise::data::{Split, Standardizer, metrics};
 use layerwise::error::Quantity;
+use layerwise::{Error, Scalar};
 use nalgebra::{DMatrix, dmatrix};
 use proptest::prelude::*;
 use proptest::test_runner::{RngSeed, TestCaseResult, TestRunner};
@@ -24,9 +24,9 @@ fn for_all<S: Strategy>(strategy: S, test: impl Fn(S::Value) -> TestCaseResult) 
     }
 }
 
-/// 1 to 6 classes, 1 to 12 examples: labels, and outputs among a few values, so that many are equal.
+/// 2 to 6 classes, 1 to 12 examples: labels, and outputs among a few values, so that many are equal.
 fn classified() -> impl Strategy<Value = (Vec<usize>, DMatrix<f32>)> {
-    (1..=6usize, 1..=12usize).prop_flat_map(|(classes, n)| {
+    (2..=6usize, 1..=12usize).prop_flat_map(|(classes, n)| {
         let labels = prop::collection::vec(0..classes, n);
         let outputs = prop::collection::vec(-2..=2i8, classes * n);
         let outputs = outputs.prop_map(move |values| {
@@ -189,6 +189,55 @@ fn r_squared_of_exact_and_of_mean_outputs() {
     });
 }
 
+/// One output is no class's.
+#[test]
+fn one_row_of_outputs_has_no_accuracy() {
+    let outputs = dmatrix![0.3, -2.0, 7.0];
+    for labels in [[0, 0, 0], [0, 1, 1]] {
+        let error = || Error::Shape {
+            what: "outputs, one row a class".into(),
+            expected: (2, 3),
+            found: (1, 3),
+        };
+        let text = ["one row a class", "2 x 3", "1 x 3"];
+        refused(metrics::accuracy(&labels, &outputs), error(), &text);
+        refused(metrics::confusion(&labels, &outputs), error(), &text);
+        refused(
+            metrics::top_k_accuracy(&labels, &outputs, 1),
+            error(),
+            &text,
+        );
+    }
+}
+
+/// Squares that over- or underflow, and 10⁷ terms.
+#[test]
+fn root_mean_squares_of_any_size_and_number() {
+    for scale in [1e-320, 1e-300, 1e-170, 1e-160, 1.0, 1e150, 1e160, 1e307] {
+        let (targets, outputs) = (dmatrix![1.0, 2.0] * scale, dmatrix![4.0, 6.0] * scale);
+        let found = metrics::rmse(&targets, &outputs).unwrap() / scale;
+        assert!((found - 12.5_f64.sqrt()).abs() < 1e-3 * f64::from(scale < 1e-310) + 1e-14);
+    }
+    let n = 10_000_000;
+    let mut outputs = DMatrix::from_element(1, n, 0.1_f32);
+    outputs[0] = 1000.0;
+    let squares = 1e6 + (n - 1) as f64 * f64::from(0.1_f32).powi(2);
+    let found = metrics::rmse(&DMatrix::zeros(1, n), &outputs).unwrap();
+    assert!((found / (squares / n as f64).sqrt() - 1.0).abs() < 1e-15);
+    // Constant outputs beside targets far from 0: R² is −(their distance/σ)².
+    let targets = DMatrix::from_fn(1, n, |_, i| 1e6_f64 + if i % 2 == 0 { 0.1 } else { -0.1 });
+    let outputs = DMatrix::from_element(1, n, 1e6 + 0.2);
+    let found = metrics::r_squared(&targets, &outputs).unwrap()[0];
+    let ends = [0, 1].map(|i| targets[i]);
+    let mean = 0.5 * (ends[0] + ends[1]);
+    let residual: f64 = ends.iter().map(|y| (y - outputs[0]).powi(2)).sum();
+    let total: f64 = ends.iter().map(|y| (y - mean).powi(2)).sum();
+    assert!(
+        (found / (1.0 - residual / total) - 1.0).abs() < 1e-12,
+        "{found}"
+    );
+}
+
 #[test]
 fn wrong_data_of_metrics() {
     let labels = [0, 2, 0, 1];
@@ -349,7 +398,7 @@ fn standardised_by_hand() {
     assert_eq!(fitted.mean().as_slice(), [4.0, -2.0]);
     assert_eq!(fitted.deviation().as_slice(), [5f64.sqrt(), 0.0]);
     let test = dmatrix![9.0; 3.0];
-    let expected = dmatrix![5.0 * (1.0 / 5f64.sqrt()); 0.0];
+    let expected = dmatrix![5.0 / 5f64.sqrt(); 0.0];
     assert_eq!(fitted.transform(&test), Ok(expected));
     let inverse = fitted.inverse_transform(&dmatrix![2.0; 3.0]);
     assert_eq!(inverse, Ok(dmatrix![2.0 * 5f64.sqrt() + 4.0; -2.0]));
@@ -392,23 +441,183 @@ fn constant_rows_are_seen_to_be_constant() {
     }
 }
 
+/// Rows of any size: squares that over- or underflow, and distances to the mean that overflow.
 #[test]
-fn deviations_beyond_the_numbers_give_0() {
-    // 1/σ overflows in f32, σ² underflows in f64.
+fn rows_of_any_size_are_standardised() {
+    fn check<T: Scalar>(decades: &[i32], tolerance: f64) {
+        // Mean 3, σ √3.5.
+        let values = [1.0, 2.0, 3.0, 6.0];
+        for &decade in decades {
+            let scale = 10f64.powi(decade);
+            let row = DMatrix::from_fn(1, 4, |_, i| T::of(values[i] * scale));
+            let fitted = Standardizer::fit(&row).unwrap();
+            let found = fitted.transform(&row).unwrap();
+            for (found, value) in found.iter().zip(values) {
+                let error = found.as_f64() - (value - 3.0) / 3.5f64.sqrt();
+                assert!(error.abs() < tolerance, "1e{decade}: {found}");
+            }
+            let back = fitted.inverse_transform(&found).unwrap();
+            for (back, own) in back.iter().zip(&row) {
+                let error = (*back - *own).as_f64().abs();
+                assert!(error <= tolerance * scale, "1e{decade}: {back}");
+            }
+        }
+    }
+    check::<f64>(
+        &[-300, -200, -162, -150, 0, 100, 149, 150, 153, 160, 250, 307],
+        1e-14,
+    );
+    check::<f32>(&[-37, -30, -22, -10, 0, 10, 19, 20, 30, 37], 1e-6);
+    // x − m is twice the largest number; σ is it.
+    let largest = f64::MAX;
+    let ends = dmatrix![-largest, largest; -1e-300, 1e-300; 1e308, 1.5e308; 1e308, 1e308];
+    let fitted = Standardizer::fit(&ends).unwrap();
+    let found = fitted.transform(&ends).unwrap();
+    let expected = dmatrix![-1.0, 1.0; -1.0, 1.0; -1.0, 1.0; 0.0, 0.0];
+    assert!((&found - expected).amax() < 1e-12, "{found}");
+    assert_eq!(
+        fitted.inverse_transform(&found).unwrap().row(0),
+        ends.row(0)
+    );
+    let one_far = dmatrix![-largest, largest, largest, largest];
+    let found = Standardizer::fit(&one_far)
+        .unwrap()
+        .transform(&one_far)
+        .unwrap();
+    let expected = dmatrix![-(3f64.sqrt()), 1.0 / 3f64.sqrt()];
+    assert!((found.columns(0, 2) - expected).amax() < 1e-14, "{found}");
+    // Neither σ² nor 1/σ is a number.
     let small = dmatrix![0.0, 1e-42_f32];
-    let fitted = Standardizer::fit(&small).unwrap();
-    assert_eq!(fitted.transform(&small), Ok(dmatrix![0.0, 0.0]));
-    let values = dmatrix![-1e-300, 1e-300];
-    let fitted = Standardizer::fit(&values).unwrap();
-    assert_eq!(fitted.transform(&values), Ok(dmatrix![0.0, 0.0]));
-    let back = fitted.inverse_transform(&values);
-    assert_eq!(back, Ok(dmatrix![0.0, 0.0]));
-    // Sums that would overflow do not.
-    let values = dmatrix![-1e200, 1e200; 1e308, 1.5e308; 1e308, 1e308];
-    let fitted = Standardizer::fit(&values).unwrap();
-    let found = fitted.transform(&values).unwrap();
-    let expected = dmatrix![-1.0, 1.0; -1.0, 1.0; 0.0, 0.0];
-    assert!((found - expected).amax() < 1e-12);
+    let found = Standardizer::fit(&small).unwrap().transform(&small);
+    assert_eq!(found, Ok(dmatrix![-1.0, 1.0]));
+    let small = dmatrix![0.0, 1e-320];
+    let found = Standardizer::fit(&small).unwrap().transform(&small);
+    assert_eq!(found, Ok(dmatrix![-1.0, 1.0]));
+}
+
+/// The next number of T above `x`, `count` times.
+fn above<T: Scalar>(x: f64, count: i32) -> f64 {
+    let x = T::of(x).as_f64();
+    let place = T::default_epsilon().as_f64() * 2f64.powi(x.abs().log2().floor() as i32);
+    x + f64::from(count) * place
+}
+
+/// Values that differ by rounding only are constant.
+#[test]
+fn rounding_is_no_signal() {
+    fn zero<T: Scalar>(what: &str, values: &[f64]) {
+        let row = DMatrix::from_fn(1, values.len(), |_, i| T::of(values[i]));
+        let fitted = Standardizer::fit(&row).unwrap();
+        assert_eq!(fitted.deviation()[0], 0.0, "{what}");
+        let found = fitted.transform(&row).unwrap();
+        assert!(found.iter().all(|s| s.is_zero()), "{what}: {found}");
+        let back = fitted.inverse_transform(&found).unwrap();
+        let mean = T::of(fitted.mean()[0]);
+        assert!(back.iter().all(|&x| x == mean), "{what}: {back}");
+    }
+    fn check<T: Scalar>(decades: i32) {
+        for decade in (-decades..=decades).step_by(decades as usize / 10) {
+            let scale = 10f64.powi(decade);
+            for value in [14.62, -0.7, 1.0, 1.999] {
+                for n in [2, 3, 10, 1000] {
+                    let mut values = vec![T::of(value * scale).as_f64(); n];
+                    zero::<T>("equal", &values);
+                    values[n / 2] = above::<T>(values[0], 1);
+                    zero::<T>("one place off", &values);
+                    values[n / 2] = above::<T>(values[0], -1);
+                    zero::<T>("one place below", &values);
+                }
+            }
+            // (0.7 f)/f in T.
+            let there_and_back = |f: i32| {
+                let f = T::of(f64::from(f));
+                (T::of(0.7 * scale) * f / f).as_f64()
+            };
+            let values: Vec<f64> = (1..200).map(there_and_back).collect();
+            zero::<T>("(0.7 f)/f", &values);
+        }
+    }
+    check::<f64>(290);
+    check::<f32>(30);
+    for value in [14.62, 1.0, -3e200, 1e-250] {
+        for n in [2, 5, 50, 3000] {
+            let values: Vec<f64> = (0..n)
+                .map(|i| above::<f64>(value, (i * 7919) % 201 - 100))
+                .collect();
+            zero::<f64>("100 places", &values);
+        }
+    }
+}
+
+/// A large mean hides no signal that the numbers hold.
+#[test]
+fn a_large_mean_hides_no_signal() {
+    fn check<T: Scalar>(mean: f64, tolerance: f64) {
+        for n in [10, 1000, 100_000] {
+            let row = DMatrix::from_fn(1, n, |_, i| T::of(mean + (i % 10) as f64));
+            let fitted = Standardizer::fit(&row).unwrap();
+            assert_eq!(fitted.mean()[0], mean + 4.5, "{mean:e}");
+            let found = fitted.transform(&row).unwrap();
+            let average = found.iter().map(|s| s.as_f64()).sum::<f64>() / n as f64;
+            assert!(average.abs() < tolerance, "{mean:e}, {n}: mean {average}");
+            let variance = found.iter().map(|s| s.as_f64().powi(2)).sum::<f64>() / n as f64;
+            assert!(
+                (variance - 1.0).abs() < tolerance,
+                "{mean:e}, {n}: {variance}"
+            );
+            let back = fitted.inverse_transform(&found).unwrap();
+            assert!((back - row).amax().as_f64() < 0.01, "{mean:e}, {n}");
+        }
+    }
+    for mean in [0.0, 1e3, -1e5, 1e6, 1e7] {
+        check::<f32>(mean, 1e-6);
+    }
+    for mean in [0.0, 1e5, -1e9, 1e12, 1e13] {
+        check::<f64>(mean, 1e-10);
+    }
+}
+
+/// In bits: s = (x − m)/σ in f64, rounded once.
+#[test]
+fn transforms_are_their_formula() {
+    fn check<T: Scalar>() {
+        for offset in [0.0, 1.0, 300.0, 1e5] {
+            let values = DMatrix::from_fn(3, 40, |r, i| {
+                T::of(offset + ((r + 1) * i * i) as f64 * 0.7 % 1.9)
+            });
+            let fitted = Standardizer::fit(&values).unwrap();
+            let found = fitted.transform(&values).unwrap();
+            let back = fitted.inverse_transform(&found).unwrap();
+            for (r, (&m, &sigma)) in fitted.mean().iter().zip(fitted.deviation()).enumerate() {
+                for i in 0..40 {
+                    let (x, s) = (values[(r, i)].as_f64(), found[(r, i)]);
+                    assert_eq!(s, T::of((x - m) / sigma));
+                    assert_eq!(back[(r, i)], T::of(m + sigma * s.as_f64()));
+                }
+            }
+        }
+    }
+    check::<f32>();
+    check::<f64>();
+}
+
+/// 10⁷ numbers, a large one among them: the mean and σ are exact to the last digits.
+#[test]
+fn moments_of_many_examples_do_not_drift() {
+    fn check<T: Scalar>(tolerance: f64) {
+        let n = 10_000_000;
+        let mut row = DMatrix::from_element(1, n, T::of(0.1));
+        row[0] = T::of(1e7);
+        let fitted = Standardizer::fit(&row).unwrap();
+        let (first, rest) = (1e7, T::of(0.1).as_f64());
+        let mean = rest + (first - rest) / n as f64;
+        let share = 1.0 / n as f64;
+        let deviation = (first - rest) * (share * (1.0 - share)).sqrt();
+        assert!((fitted.mean()[0] / mean - 1.0).abs() < tolerance);
+        assert!((fitted.deviation()[0] / deviation - 1.0).abs() < tolerance);
+    }
+    check::<f32>(1e-15);
+    check::<f64>(1e-15);
 }
 
 #[test]
@@ -478,6 +687,87 @@ fn stratified_splits_keep_the_classes_shares() {
             Ok(())
         },
     );
+}
+
+/// Examples in the test, by class.
+fn tested(labels: &[usize], fraction: f64, seed: u64, classes: usize) -> Vec<usize> {
+    let split = Split::stratified(labels, fraction, seed).unwrap();
+    assert!(is_partition(&split, labels.len()));
+    let mut counts = vec![0; classes];
+    for column in split.test {
+        counts[labels[column]] += 1;
+    }
+    counts
+}
+
+/// The labels 0, 1, …, as many of each as `sizes` says.
+fn of_sizes(sizes: &[usize]) -> Vec<usize> {
+    let classes = sizes.iter().enumerate();
+    classes.flat_map(|(class, &n)| vec![class; n]).collect()
+}
+
+/// What is left over goes to classes at random: 10 classes of 5 at .1 share 5 examples.
+#[test]
+fn no_class_is_preferred_by_a_split() {
+    // Sizes, a fraction, and how often of 2000 seeds each class gets one more.
+    let cases: [(&[usize], f64, f64); 4] = [
+        (&[5; 10], 0.1, 1000.0),
+        (&[15, 5, 25, 5], 0.1, 1000.0),
+        (&[3; 7], 1.0 / 3.0 + 0.05, 2000.0 / 7.0),
+        (&[10, 10, 10], 0.25, 2000.0 * 2.0 / 3.0),
+    ];
+    for (sizes, fraction, expected) in cases {
+        let labels = of_sizes(sizes);
+        let mut odd = vec![0; sizes.len()];
+        for seed in 0..2000 {
+            let counts = tested(&labels, fraction, seed, sizes.len());
+            for ((odd, count), &n) in odd.iter_mut().zip(counts).zip(sizes) {
+                *odd += count - (fraction * n as f64) as usize;
+            }
+        }
+        // Five standard deviations.
+        let share: f64 = expected / 2000.0;
+        let spread = 5.0 * (2000.0 * share * (1.0 - share)).sqrt();
+        for &count in &odd {
+            assert!(
+                (count as f64 - expected).abs() < spread,
+                "{sizes:?}: {odd:?}"
+            );
+        }
+    }
+}
+
+/// ⌊f n_c⌋, ⌈f n_c⌉ and the total, in hundredths, where products of floats are off by a place.
+#[test]
+fn stratified_splits_keep_their_promises_exactly() {
+    for percent in 1..100 {
+        let fraction = percent as f64 / 100.0;
+        for sizes in [[5, 40], [10, 100], [29, 71], [50, 50], [1, 99], [100, 300]] {
+            let (labels, n) = (of_sizes(&sizes), sizes[0] + sizes[1]);
+            if percent * n < 100 || (100 - percent) * n < 100 {
+                continue;
+            }
+            for seed in 0..5 {
+                let counts = tested(&labels, fraction, seed, 2);
+                for (&count, n) in counts.iter().zip(sizes) {
+                    let exact = percent * n;
+                    let ends = exact / 100..=exact.div_ceil(100);
+                    assert!(
+                        ends.contains(&count),
+                        "{percent} % of {sizes:?}: {counts:?}"
+                    );
+                }
+                let distance = (100 * (counts[0] + counts[1])).abs_diff(percent * n);
+                assert!(distance <= 50, "{percent} % of {sizes:?}: {counts:?}");
+            }
+        }
+    }
+    for seed in 0..100 {
+        let counts = tested(&of_sizes(&[5, 40]), 0.7, seed, 2);
+        assert!(counts[1] == 28 && [3, 4].contains(&counts[0]), "{counts:?}");
+        // The larger remainder comes first.
+        assert_eq!(tested(&of_sizes(&[4, 9]), 0.1, seed, 2), [0, 1]);
+    }
 }
 
 #[test]

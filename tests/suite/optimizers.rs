@@ -266,3 +266,228 @@ fn schedules_out_of_range_are_errors() {
     }
     assert_invalid(Schedule::steps(0, 0.5), "Schedule::steps' every");
 }
+
+/// Rules that divide by a root of mean squares, with ε.
+fn adaptive<T: Scalar>(epsilon: f64) -> [Box<dyn Optimizer<T>>; 3] {
+    let adam = Adam::new(0.125).unwrap().with_epsilon(epsilon).unwrap();
+    let rms = RmsProp::new(0.125).unwrap().with_epsilon(epsilon).unwrap();
+    let decaying = AdamW::new(adam).with_weight_decay(0.5).unwrap();
+    [Box::new(adam), Box::new(decaying), Box::new(rms)]
+}
+
+/// Magnitudes over four decades and both signs, and now and then none.
+const GRADIENTS: [f64; 12] = [
+    1.0, -0.3, 0.02, 0.0, -40.0, 7.0, 0.6, -0.001, 0.0, 3.0, 2.0, -9.0,
+];
+
+/// Values after each of 60 steps along the gradients times `scale`, which `factor` divides.
+fn scaled<T: Scalar>(rule: &dyn Optimizer<T>, scale: f64, factor: f64) -> Vec<T> {
+    let (mut x, mut state) = ([T::one()], vec![T::zero(); rule.slots()]);
+    let steps = (1..=60).map(|number| {
+        let gradient = T::of(GRADIENTS[number as usize % 12] * scale);
+        let step = Step::new(number, 1.0).with_gradient_factor(factor);
+        rule.update(step, &mut x, &[gradient], &mut state);
+        assert!(state.iter().all(|s| s.is_finite()), "{scale:e}: {state:?}");
+        x[0]
+    });
+    steps.collect()
+}
+
+/// Scaled by a power of two with their ε, gradients give the same bits.
+#[test]
+fn adaptive_steps_do_not_know_the_gradients_unit() {
+    fn check<T: Scalar>(powers: &[i32]) {
+        let epsilon = 2f64.powi(-20);
+        for (k, rule) in adaptive::<T>(epsilon).iter().enumerate() {
+            let expected = scaled(&**rule, 1.0, 1.0);
+            for &power in powers {
+                let scale = 2f64.powi(power);
+                let own = &adaptive::<T>(epsilon * scale)[k];
+                assert_eq!(scaled(&**own, scale, 1.0), expected, "{rule:?}, 2^{power}");
+            }
+        }
+    }
+    check::<f32>(&[-80, -60, 40, 62, 90, 121]);
+    check::<f64>(&[-900, -500, 400, 511, 700, 1000, 1017]);
+}
+
+/// So do all scales but for rounding, to the ends of the numbers, if ε is negligible.
+#[test]
+fn adaptive_steps_reach_from_the_smallest_to_the_largest_gradients() {
+    fn check<T: Scalar>(decades: i32, epsilon: f64, tolerance: f64) {
+        for rule in adaptive::<T>(epsilon) {
+            let expected = scaled(&*rule, 1.0, 1.0);
+            for decade in (-decades..=decades).step_by(decades as usize / 12) {
+                let scale = 10f64.powi(decade);
+                let found = scaled(&*rule, scale, 1.0);
+                for (x, expected) in found.iter().zip(&expected) {
+                    let error = (*x - *expected).as_f64().abs();
+                    assert!(
+                        error <= tolerance,
+                        "{rule:?}, {scale:e}: {x}, not {expected}"
+                    );
+                }
+            }
+        }
+    }
+    // 40 · 10³⁶ and 40 · 10³⁰⁶ are numbers; .001 · 10⁻³³ has all its digits, squared or not.
+    check::<f32>(36, 1e-45, 1e-4);
+    check::<f64>(300, 1e-322, 1e-11);
+}
+
+/// The first step has the length of the rate, and those that follow are the exact ones.
+#[test]
+fn one_huge_gradient_freezes_nothing() {
+    fn check<T: Scalar>(huge: f64, tolerance: f64) {
+        for rule in adaptive::<T>(1e-8) {
+            let (mut x, mut state) = ([T::zero()], vec![T::zero(); rule.slots()]);
+            let mut last = x;
+            for number in 1..5000 {
+                let gradient = if number == 1 { T::of(huge) } else { T::one() };
+                let step = Step::new(number, 1.0).with_decay(false);
+                rule.update(step, &mut x, &[gradient], &mut state);
+                let root = state[state.len() - 1];
+                let exact = huge * (0.001 * 0.999f64.powf(number as f64 - 1.0)).sqrt();
+                if rule.slots() == 2 {
+                    assert!(
+                        (root.as_f64() / exact - 1.0).abs() < tolerance,
+                        "{number}: {root}"
+                    );
+                    if number < 100 {
+                        assert!(x[0] < last[0], "{rule:?} stands still at {x:?}");
+                    }
+                }
+                last = x;
+            }
+            assert!(state.iter().all(|s| s.is_finite()), "{state:?}");
+        }
+        let adam = Adam::new(0.1).unwrap();
+        let mut x = [T::one()];
+        adam.update(
+            Step::new(1, 1.0),
+            &mut x,
+            &[T::of(huge)],
+            &mut [T::zero(); 2],
+        );
+        assert!((x[0].as_f64() - 0.9).abs() < 1e-6, "{x:?}");
+    }
+    for huge in [2e19, 1e30, 3e38] {
+        check::<f32>(huge, 1e-2);
+    }
+    for huge in [1.4e154, 1e250, 1.7e308] {
+        check::<f64>(huge, 1e-9);
+    }
+}
+
+/// Rounding carries no mean beyond the largest number.
+#[test]
+fn the_largest_gradient_for_ever() {
+    fn check<T: Scalar>(largest: f64) {
+        for rule in adaptive::<T>(1e-8) {
+            let (mut x, mut state) = ([T::zero()], vec![T::zero(); rule.slots()]);
+            for number in 1..=3000 {
+                let before = x[0];
+                let step = Step::new(number, 1.0).with_decay(false);
+                rule.update(step, &mut x, &[T::of(largest)], &mut state);
+                assert!(
+                    x[0] < before && x[0].is_finite(),
+                    "{rule:?}, {number}: {x:?}"
+                );
+            }
+            assert!(state.iter().all(|s| s.is_finite()), "{state:?}");
+        }
+    }
+    check::<f32>(f32::MAX.into());
+    check::<f64>(f64::MAX);
+}
+
+/// Without memory s is |g|, be it a 10⁶⁰th of the last one.
+#[test]
+fn a_root_without_memory_forgets() {
+    let rule = RmsProp::new(0.5).unwrap().with_alpha(0.0).unwrap();
+    let rule = rule.with_epsilon(1e-45).unwrap();
+    let (mut x, mut state) = ([0.0_f32], [0.0_f32]);
+    for (number, gradient) in (1..).zip([1e30, 1e-30, -1e30, 1e-30]) {
+        rule.update(Step::new(number, 1.0), &mut x, &[gradient], &mut state);
+        assert_eq!(state[0], gradient.abs());
+    }
+    assert_eq!(x, [-1.0]);
+}
+
+/// Neither NaN nor ∞ is hidden.
+#[test]
+fn gradients_that_are_no_numbers_are_seen() {
+    fn check<T: Scalar>() {
+        for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            for rule in adaptive::<T>(1e-8) {
+                for before in [0.0, 1.0] {
+                    let (mut x, mut state) = ([T::one()], vec![T::of(before); rule.slots()]);
+                    rule.update(Step::new(3, 1.0), &mut x, &[T::of(bad)], &mut state);
+                    assert!(!x[0].is_finite(), "{rule:?}, {bad}: {x:?}");
+                }
+            }
+        }
+    }
+    check::<f32>();
+    check::<f64>();
+}
+
+/// A factor that the scalar cannot hold, as clipping gives for gradients near the largest number.
+#[test]
+fn a_tiny_factor_of_a_huge_gradient() {
+    let descent = GradientDescent::new(0.5).unwrap();
+    let momentum = descent.with_momentum(0.5).unwrap();
+    let step = Step::new(1, 1.0).with_gradient_factor(2e-47);
+    for rule in [descent, momentum] {
+        let mut x = [0.0_f32];
+        rule.update(step, &mut x, &[1e38], &mut [0.0]);
+        assert!((x[0] / -1e-9 - 1.0).abs() < 1e-5, "{rule:?}: {x:?}");
+    }
+    let tiny = 1e-46;
+    for rule in adaptive::<f32>(1e-30) {
+        let (found, expected) = (scaled(&*rule, 1e36, tiny), scaled(&*rule, 1e-10, 1.0));
+        for (x, expected) in found.iter().zip(&expected) {
+            assert!((x - expected).abs() < 1e-4, "{rule:?}: {x}, not {expected}");
+        }
+    }
+}
+
+/// Any part of a vector has the bits that it has in the whole, whatever stands beside it.
+#[test]
+fn parts_of_a_vector_are_updated_alike() {
+    fn check<T: Scalar>(decades: f64) {
+        let n = 75;
+        let gradient = |k: usize| {
+            let size = 10f64.powf(decades * (0.37 * k as f64).sin());
+            T::of(if k % 9 == 4 {
+                0.0
+            } else {
+                size * (1.3 * k as f64).cos()
+            })
+        };
+        for rule in adaptive::<T>(1e-8) {
+            let run = |ends: &[usize]| {
+                let mut x = vec![T::one(); n];
+                for range in ends.windows(2).map(|ends| ends[0]..ends[1]) {
+                    let mut state = vec![T::zero(); rule.slots() * range.len()];
+                    for number in 1..=5 {
+                        let own = range.clone().map(|k| gradient(k + 7 * number as usize));
+                        let own: Vec<T> = own.collect();
+                        rule.update(
+                            Step::new(number, 1.0),
+                            &mut x[range.clone()],
+                            &own,
+                            &mut state,
+                        );
+                    }
+                }
+                x
+            };
+            let whole = run(&[0, n]);
+            assert_eq!(run(&[0, 1, 18, 50, n]), whole, "{rule:?}");
+            assert!(whole.iter().all(|x| x.is_finite()));
+        }
+    }
+    check::<f32>(37.0);
+    check::<f64>(300.0);
+}

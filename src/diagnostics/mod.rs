@@ -145,7 +145,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// # Errors
     /// Errors of the selection, [`Error::NoExamples`] if it is empty, [`Error::InvalidOption`],
     /// [`Error::Length`] unless there is one label per example, [`Error::UnknownClass`], and
-    /// [`Error::NonFinite`] for an energy or a gradient that is not finite.
+    /// [`Error::Overflow`] for an energy or a gradient that is not finite.
     pub fn diagnose(&self, options: &Diagnostics<'_>) -> Result<DiagnosticReport<T>, Error> {
         let layers = self.layers();
         let examples = self.examples.resolve(&options.selection)?.len();

@@ -9,7 +9,7 @@ use super::report::{
     TargetDiagnostics,
 };
 use super::{Classes, Diagnostics};
-use crate::check::check_computed;
+use crate::check::check_result;
 use crate::data::metrics;
 use crate::energy::{All, Batch, Evaluation, Layers, Problem, Workspace};
 use crate::error::{Error, Quantity};
@@ -154,18 +154,18 @@ impl<T: Scalar> Sums<T> {
     /// Whether everything that must be is finite.
     pub(super) fn check(&self) -> Result<(), Error> {
         for (t, &energy) in self.energies.iter().enumerate() {
-            check_computed(Quantity::Energy, t, 0, &[energy.value()])?;
+            check_result(Quantity::Energy, t, &[energy.value()])?;
         }
         let last = self.energies.len() - 1;
         let composed = self.composed_loss.value();
-        check_computed(Quantity::ComposedLoss, last, 0, &[composed])?;
+        check_result(Quantity::ComposedLoss, last, &[composed])?;
         for (t, (own, backprop)) in self.gradients.iter().zip(&self.backprop).enumerate() {
-            check_computed(Quantity::ParameterGradient, t, 0, own)?;
-            check_computed(Quantity::ParameterGradient, t, 0, backprop)?;
+            check_result(Quantity::ParameterGradient, t, own)?;
+            check_result(Quantity::ParameterGradient, t, backprop)?;
         }
         for (t, sums) in (1..).zip(&self.hidden) {
-            check_computed(Quantity::TargetGradient, t, 0, &[sums.gradient.value()])?;
-            check_computed(Quantity::Prediction, t, 0, &[sums.gap.value()])?;
+            check_result(Quantity::TargetGradient, t, &[sums.gradient.value()])?;
+            check_result(Quantity::Prediction, t, &[sums.gap.value()])?;
         }
         Ok(())
     }

@@ -1010,10 +1010,9 @@ fn numbers_beyond_the_scalar_are_named() {
     let error = model
         .diagnose(&Diagnostics::new().with_curvature(3))
         .unwrap_err();
-    let expected = Error::NonFinite {
+    let expected = Error::Overflow {
         quantity: Quantity::Energy,
         layer: 0,
-        step: 0,
     };
     assert_eq!(error, expected);
 }

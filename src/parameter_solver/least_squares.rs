@@ -241,8 +241,9 @@ impl<T: Scalar> ParameterSolver<T> for LeastSquares {
         Parts::of(problem).map(|_| ())
     }
 
-    /// With forgetting, [`State::values`] are the sums Σ w z zᵀ, Σ w z pᵀ, Σ w z, Σ w p and Σ w over
-    /// examples and positions; without, the state is empty. A problem of other dimensions resets the
+    /// With forgetting, [`State::values`] are Σ w z zᵀ and Σ w z pᵀ over examples and positions, about
+    /// the means if there is a bias, the means of z and p, and Σ w, each number as a pair whose sum it
+    /// is (all high parts of an array, then all low ones); without, the state is empty. A problem of other dimensions resets the
     /// sums, and so does a batch that makes them, or the solution, non-finite. If the equations are
     /// singular the sums still keep the batch, since more batches may help.
     fn solve(
@@ -274,7 +275,7 @@ impl<T: Scalar> ParameterSolver<T> for LeastSquares {
         };
         let mut equations = Equations::new(shape, sums, &mut memory.equations)?;
         equations.forget(T::of(self.forgetting));
-        equations.add(design, targets, example_weights);
+        equations.add(design, targets, example_weights)?;
         let regularizer = problem.regularization.parameters.curvature::<T>() / problem.weight;
         let [weights, of_bias] = parts
             .decays

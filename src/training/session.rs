@@ -569,7 +569,7 @@ impl<T: Scalar> Session<T> {
             // It did not begin, and the next one may have its number and another order.
             self.state.epoch -= 1;
             self.memory.ordered = 0;
-            self.close(interrupted);
+            self.close(Some(interrupted.unwrap_or(StopReason::Epochs)));
             return None;
         }
         let phase = &self.trainer.phases[self.state.phase];

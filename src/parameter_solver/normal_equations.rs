@@ -268,12 +268,7 @@ impl<'a, T: Scalar> Equations<'a, T> {
     }
 
     /// Adds a batch, whose arrays must fit; empty weights mean 1 each.
-    pub(super) fn add(
-        &mut self,
-        inputs: &[T],
-        targets: &[T],
-        weights: &[T],
-    ) -> Result<(), Error> {
+    pub(super) fn add(&mut self, inputs: &[T], targets: &[T], weights: &[T]) -> Result<(), Error> {
         let (d, m) = (self.shape.inputs, self.shape.outputs);
         let (mut inputs, mut targets, mut n) = (inputs, targets, inputs.len() / d);
         if n == 0 {

@@ -18,6 +18,8 @@ mod gauss_newton;
 mod grid;
 mod initializers;
 mod joint_descent;
+mod least_squares;
+mod levenberg_marquardt;
 mod losses;
 mod metrics;
 mod multipliers;

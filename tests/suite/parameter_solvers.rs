@@ -82,7 +82,7 @@ fn augmented(z: &DMatrix<f64>, bias: bool) -> DMatrix<f64> {
 
 /// (W, b) by the singular values of the stacked rows of data, ridge and proximal term: no normal
 /// equations.
-fn by_singular_values(
+pub(crate) fn by_singular_values(
     (z, p, w): (&DMatrix<f64>, &DMatrix<f64>, &[f64]),
     bias: bool,
     (ridge, proximal): (f64, f64),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nalgebra::DMatrix;
 
-use crate::check::{check_finite, check_length, check_rows};
+use crate::check::{check_finite, check_length, check_room, check_rows, room};
 use crate::error::{Error, Quantity};
 use crate::init::{Purpose, generator};
 use crate::kernel::{LEAST_WORK, Scalar};
@@ -183,12 +183,24 @@ impl<T: Scalar> Circuit<T> {
     /// The plain forward pass: ẑ_T for every column of `inputs` (d_0 × n).
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::NonFiniteData`], or those of layer 0's [`Layer::check_input`].
+    /// [`Error::Shape`], [`Error::NonFiniteData`], [`Error::TooLarge`], or those of layer 0's
+    /// [`Layer::check_input`].
     pub fn predict(&self, inputs: &DMatrix<T>) -> Result<DMatrix<T>, Error> {
         self.check_inputs(inputs)?;
         let n = inputs.ncols();
+        self.check_forward(n)?;
         let output = self.forward(inputs.as_slice(), n, self.depth(), |_, _| {});
         Ok(DMatrix::from_vec(self.dims[self.depth()], n, output))
+    }
+
+    /// Refuses more columns than memory holds in [`Circuit::forward`].
+    pub(crate) fn check_forward(&self, n: usize) -> Result<(), Error> {
+        let values = |layer: &dyn Layer<T>| {
+            let ends = layer.input_dim().saturating_add(layer.output_dim());
+            ends.saturating_add(layer.scratch(1).work)
+        };
+        let most = self.layers().map(values).max().unwrap_or(0);
+        check_room::<T>("a forward pass", most, n)
     }
 
     /// The output of layer `layers` − 1 in the plain forward pass over n columns; `each` is called
@@ -302,12 +314,5 @@ pub(crate) fn all_groups<T: Scalar>(
 
 /// Memory for a θ_t of `length` parameters.
 fn parameter_vector<T>(length: usize) -> Result<Vec<T>, Error> {
-    let mut values = Vec::new();
-    let reserved = values.try_reserve_exact(length);
-    let too_large = |_| Error::TooLarge {
-        what: "a parameter vector",
-        rows: length,
-        columns: 1,
-    };
-    reserved.map_err(too_large).map(|()| values)
+    room("a parameter vector", length, 1)
 }

@@ -6,8 +6,7 @@
 
 use nalgebra::DMatrix;
 
-use super::room;
-use crate::check::{check_examples, check_finite, check_length, check_shape, option};
+use crate::check::{check_examples, check_finite, check_length, check_shape, option, room};
 use crate::error::{Error, Quantity};
 use crate::kernel::Scalar;
 

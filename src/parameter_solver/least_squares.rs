@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::normal_equations::{self, Equations, Shape};
 use super::{ParameterReport, ParameterSolver};
-use crate::check::{check_length, in_scalar, option, serde_checked, share};
+use crate::check::{check_length, in_scalar, make_room, option, serde_checked, share};
 use crate::energy::{LocalProblem, LocalWorkspace};
 use crate::error::Error;
 use crate::kernel::{Matrix, Scalar, Write, add_scaled, fill_columns};
@@ -266,7 +266,7 @@ impl<T: Scalar> ParameterSolver<T> for LeastSquares {
             old.extend_from_slice(&parameters[range.clone()]);
         }
         problem.fit(workspace);
-        let design = parts.design(problem, &mut memory.patches);
+        let design = parts.design(problem, &mut memory.patches)?;
         let example_weights = parts.weights(problem, &mut memory.weights);
         let targets = parts.pre_activations(problem, design, old, margin, workspace);
         let sums = match self.forgetting > 0.0 {
@@ -306,15 +306,16 @@ impl Parts {
         &self,
         problem: &LocalProblem<'a, T>,
         patches: &'a mut Vec<T>,
-    ) -> &'a [T] {
+    ) -> Result<&'a [T], Error> {
         let affine = &self.affine;
         if !affine.unfolds {
-            return problem.input;
+            return Ok(problem.input);
         }
-        let columns = affine.positions * problem.examples();
+        let columns = affine.positions.saturating_mul(problem.examples());
+        make_room(patches, "patches", affine.patch_len, columns)?;
         patches.resize(affine.patch_len * columns, T::zero());
         problem.layer.unfold(problem.input, patches);
-        patches
+        Ok(patches)
     }
 
     /// w of every column of the design; empty if all are 1.

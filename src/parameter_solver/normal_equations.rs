@@ -1,6 +1,8 @@
 //! Linear least squares from running moments over batches.
 
-use crate::check::{check_computed, check_finite, check_length, check_weights, in_scalar, share};
+use crate::check::{
+    check_computed, check_finite, check_length, check_weights, in_scalar, make_room, share,
+};
 use crate::error::{Error, Quantity};
 use crate::kernel::cholesky::{factor, solve_lower, solve_lower_transposed};
 use crate::kernel::{
@@ -179,9 +181,7 @@ impl Shape {
 
     /// Resizes `values` to `length`, or fails if there is not enough memory.
     fn resize<T: Scalar>(self, values: &mut Vec<T>, length: usize) -> Result<(), Error> {
-        let more = length.saturating_sub(values.len());
-        let reserved = values.try_reserve_exact(more);
-        reserved.map_err(|_| self.too_large())?;
+        make_room(values, "", length, 1).map_err(|_| self.too_large())?;
         values.resize(length, T::zero());
         Ok(())
     }

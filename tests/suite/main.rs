@@ -40,6 +40,7 @@ mod segments;
 mod semantics;
 mod sequential;
 mod session;
+mod sizes;
 mod statements;
 mod target_solvers;
 mod targets;

@@ -496,7 +496,7 @@ fn preconditioners_hold_the_regularizers<T: Tested>() {
     let one = |value| DMatrix::from_element(1, 1, T::of(value));
     let z = [0.7, -0.4];
     let given = TargetInit::Given(z.map(one).to_vec());
-    start.add_examples(&one(1.0), &one(2.0), &given).unwrap();
+    start.add_examples(&one(1.0), &one(0.5), &given).unwrap();
     let gradients = start.gradients(&Selection::All).unwrap().targets;
     let right = DMatrix::from_fn(2, 1, |t, _| -gradients[t][(0, 0)].as_f64());
     let diagonal = |own: [f64; 2]| DMatrix::from_fn(2, 2, |i, j| if i == j { own[i] } else { 0.0 });

@@ -35,16 +35,18 @@ fn is_f32<T: Scalar>() -> bool {
     T::default_epsilon().as_f64() > 1e-10
 }
 
-/// y = 2x + 1 at ten places far from zero, in batches of any size, weighted or not.
+/// A slope of 2 at ten places far from zero, with outputs there or near zero, in batches of any size,
+/// weighted or not.
 fn a_line_far_from_zero_keeps_its_slope<T: Tested>() {
     let offsets = match is_f32::<T>() {
         true => [0.0, 2500.0, -1e5, 4e6],
         false => [2500.0, 2e7, -1e10, 1e15],
     };
-    for offset in offsets {
+    let cases = offsets.into_iter().flat_map(|own| [(own, own), (own, 0.0)]);
+    for (offset, of_outputs) in cases {
         let x: Vec<T> = (0..10).map(|i| T::of(offset + f64::from(i))).collect();
         let y: Vec<T> = (0..10)
-            .map(|i| T::of(2.0 * (offset + f64::from(i)) + 1.0))
+            .map(|i| T::of(2.0 * (of_outputs + f64::from(i)) + 1.0))
             .collect();
         let weights: Vec<T> = (0..10)
             .map(|i| T::of(0.5 + f64::from(i % 3) / 4.0))
@@ -204,17 +206,22 @@ fn units_do_not_matter<T: Tested>() {
         assert_eq!(solved(units), solved([1.0; 4]));
     }
     // A column whose squares have lost their digits is refused.
-    let tiny = if is_f32::<T>() { 1e-22 } else { 1e-160 };
-    let mut equations = NormalEquations::new(1, 1, false).unwrap();
-    equations
-        .add(
-            &[T::of(tiny), T::of(2.0 * tiny)],
-            &[T::one(), T::of(2.0)],
-            None,
-        )
-        .unwrap();
-    let error = equations.solve(0.0, 0.0, &mut [T::zero()]);
-    assert!(matches!(error, Err(Error::Singular { .. })), "{error:?}");
+    let all_tiny = match is_f32::<T>() {
+        true => [1e-17, 1e-22],
+        false => [1e-150, 1e-160],
+    };
+    for tiny in all_tiny {
+        let mut equations = NormalEquations::new(1, 1, false).unwrap();
+        equations
+            .add(
+                &[T::of(tiny), T::of(2.0 * tiny)],
+                &[T::one(), T::of(2.0)],
+                None,
+            )
+            .unwrap();
+        let error = equations.solve(0.0, 0.0, &mut [T::zero()]);
+        assert!(matches!(error, Err(Error::Singular { .. })), "{error:?}");
+    }
 }
 
 /// A column that is constant, or that follows from others, but for rounding: never a solution.

@@ -12,6 +12,7 @@ use layerwise::{Error, Scalar};
 in_both_scalars!(
     a_layer_at_rest_keeps_its_damping_and_wakes,
     damping_falls_where_steps_succeed_and_grows_where_they_fail,
+    damping_alone_brings_no_layer_to_rest,
     the_scale_of_the_energy_does_not_matter,
 );
 
@@ -164,6 +165,17 @@ fn damping_falls_where_steps_succeed_and_grows_where_they_fail<T: Tested>() {
         assert_eq!(fit.damping(), expected.as_f64());
     }
     assert!(failed > 1, "{failed}");
+}
+
+/// Steps damped so far that rounding nearly hides them are steps all the same.
+fn damping_alone_brings_no_layer_to_rest<T: Tested>() {
+    let mut fit = Fit::<T>::new(Activation::Identity);
+    let damping = 0.1 / T::default_epsilon().as_f64();
+    let solver = LevenbergMarquardt::new(40, 20).with_damping(damping);
+    let before = fit.visit(LevenbergMarquardt::new(0, 20)).1;
+    fit.state = State::new();
+    let (report, after) = fit.visit(solver.unwrap());
+    assert!(report.accepted > 10 && after < 0.9 * before, "{report:?}");
 }
 
 /// |z − ẑ|, which has no curvature.

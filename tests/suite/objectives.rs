@@ -6,8 +6,9 @@ use layerwise::decoupled::{Selection, TargetInit};
 use layerwise::energy::{Energy, Workspace};
 use layerwise::error::Quantity;
 use layerwise::gradcheck::GradCheck;
+use layerwise::kernel::Write;
 use layerwise::layer::{Activation, Dense};
-use layerwise::loss::{Gaussian, Poisson, SoftmaxCrossEntropy, SquaredError};
+use layerwise::loss::{Gaussian, Pair, Poisson, SoftmaxCrossEntropy, SquaredError};
 use layerwise::nalgebra::DMatrix;
 use layerwise::objective::{JointObjective, LocalObjective, Objective};
 use layerwise::regularizer::Regularizer;
@@ -74,13 +75,61 @@ fn what_is_not_finite_or_not_a_target_is_refused<T: Tested>() {
         }
     }
     assert_eq!(gradient, [T::of(7.0)]);
-    // Counts are not negative.
-    let energy = Energy::default().with_hidden_loss(Poisson);
+    let energy = Energy::default().with_hidden_loss(NotNegative);
     let mut counts = model(energy, layers(Activation::Identity), 1.0);
     let point = [T::of(-0.5)];
     let error = counts.set_target_point(&Selection::All, &point);
-    assert!(error.is_err(), "{error:?}");
+    assert!(
+        matches!(error, Err(Error::ZeroDimension { .. })),
+        "{error:?}"
+    );
     assert_eq!(counts.z(1).unwrap()[(0, 0)], T::one());
+}
+
+/// Squared error of targets that are not negative.
+#[derive(Debug)]
+struct NotNegative;
+
+impl<T: Scalar> Loss<T> for NotNegative {
+    fn free_target(&self) -> bool {
+        true
+    }
+
+    fn check_target(&self, _: usize, target: &[T]) -> Result<(), Error> {
+        match target.iter().all(|&z| z >= T::zero()) {
+            true => Ok(()),
+            // Any error will do.
+            false => Err(Error::ZeroDimension { what: "a test" }),
+        }
+    }
+
+    fn scratch(&self, dim: usize, n: usize) -> usize {
+        Loss::<T>::scratch(&SquaredError, dim, n)
+    }
+
+    fn evaluate(
+        &self,
+        at: &Pair<'_, T>,
+        values: &mut [T],
+        d_target: Write<'_, T>,
+        d_prediction: Write<'_, T>,
+        work: &mut [T],
+    ) {
+        SquaredError.evaluate(at, values, d_target, d_prediction, work);
+    }
+
+    fn curvature(
+        &self,
+        at: &Pair<'_, T>,
+        v_target: Option<&[T]>,
+        v_prediction: Option<&[T]>,
+        out_target: Write<'_, T>,
+        out_prediction: Write<'_, T>,
+        work: &mut [T],
+    ) {
+        let (target, prediction) = (out_target, out_prediction);
+        SquaredError.curvature(at, v_target, v_prediction, target, prediction, work);
+    }
 }
 
 const SMOOTH: [Activation; 6] = [

@@ -10,7 +10,7 @@ use layerwise::gradcheck::GradCheck;
 use layerwise::init::Initializer;
 use layerwise::kernel::Write;
 use layerwise::layer::{Activation, Context, Dense, Point, Sequential};
-use layerwise::loss::{Loss, Pair, SoftmaxCrossEntropy};
+use layerwise::loss::{Loss, Pair, SoftmaxCrossEntropy, WeightedSquaredError};
 use layerwise::nalgebra::{DMatrix, DVector};
 use layerwise::optimizer::{Adam, GradientDescent};
 use layerwise::rand::RngExt;
@@ -35,6 +35,8 @@ in_both_scalars!(
     stagnation_begins_at_its_threshold,
     the_work_of_an_example_is_that_of_any_number,
     bounds_that_give_no_step_are_refused,
+    a_bound_without_an_inverse_is_refused,
+    negative_zeros_are_alike_in_any_company,
     what_has_ended_stays_to_the_bit,
 );
 
@@ -910,6 +912,11 @@ fn a_false_bound_is_told<T: Tested>() {
             }
         }
     }
+    // Shares shrink from step to step, and the third moves.
+    let mut model = bounded_by::<T>(0.01);
+    let report = model.solve_targets(&ReverseSweep::new(3), &Selection::All);
+    let report = report.unwrap();
+    assert_eq!((report.stuck, report.drawn_back), (0, 6));
     let mut model = bounded_by::<T>(0.01);
     let phase = Phase::new(
         Decoupling::persistent(ReverseSweep::new(2)),
@@ -968,6 +975,80 @@ fn bounds_that_give_no_step_are_refused<T: Tested>() {
                 "{bound}: {error:?}"
             );
             assert_eq!(model.z(1).unwrap(), before);
+        }
+    }
+}
+
+/// Nor one so near to zero that its inverse overflows.
+fn a_bound_without_an_inverse_is_refused<T: Tested>() {
+    let tiny = if T::ROUNDING < 1e-10 { 1e-310 } else { 1e-40 };
+    let loss = || WeightedSquaredError::new(vec![T::of(tiny)]).unwrap();
+    let unit = || {
+        let dense = Dense::new(1, 1, Activation::Identity).unwrap();
+        dense.without_bias()
+    };
+    let circuit = Circuit::builder().layer(unit()).layer(unit());
+    let energy = Energy::new(loss()).with_hidden_loss(loss());
+    let mut start = DecoupledCircuit::new(circuit.build().unwrap(), energy).unwrap();
+    for t in 0..2 {
+        start.set_parameters(t, &[T::one()]).unwrap();
+    }
+    // The first example is at rest, the second is not.
+    let row = |values: [f64; 2]| DMatrix::from_row_slice(1, 2, &values.map(T::of));
+    let given = TargetInit::Given(vec![row([-0.0, 0.5])]);
+    start
+        .add_examples(&row([0.0, 0.0]), &row([0.0, 2.0]), &given)
+        .unwrap();
+    let ends = Convergence::NEVER.with_tolerance(0.0).unwrap();
+    let solvers: [Box<dyn TargetSolver<T>>; 3] = [
+        Box::new(ReverseSweep::new(3).with_convergence(ends)),
+        Box::new(RedBlack::new(3).with_convergence(ends)),
+        // Squares of such gradients are 0, and would be at rest.
+        Box::new(descent(3, BOUNDED)),
+    ];
+    for solver in solvers {
+        let mut model = start.clone();
+        let error = model.solve_targets(&solver, &Selection::All);
+        assert!(
+            matches!(error, Err(Error::InvalidOption { .. })),
+            "{error:?} by {solver:?}"
+        );
+        assert_eq!(model.z(1).unwrap(), start.z(1).unwrap());
+    }
+}
+
+/// An example with −0 has the same bits alone and beside one that goes on, whatever solves it.
+fn negative_zeros_are_alike_in_any_company<T: Tested>() {
+    let ends = Convergence::NEVER.with_tolerance(1e-3).unwrap();
+    let momentum = GradientDescent::new(1.0).unwrap().with_momentum(0.5);
+    let checked = ReverseSweep::new(3)
+        .with_step(StepSize::Checked(0.3))
+        .unwrap();
+    let solvers: [Box<dyn TargetSolver<T>>; 9] = [
+        Box::new(ReverseSweep::new(3).with_convergence(ends)),
+        Box::new(checked.with_convergence(ends)),
+        Box::new(RedBlack::new(3).with_convergence(ends)),
+        Box::new(descent(3, BOUNDED).with_convergence(ends)),
+        Box::new(
+            descent(3, BOUNDED)
+                .with_rule(momentum.unwrap())
+                .with_convergence(ends),
+        ),
+        Box::new(GaussNewton::new(3, 2).with_convergence(ends)),
+        Box::new(GaussNewton::chained(3, 2).with_convergence(ends)),
+        Box::new(GaussNewton::direct(3).with_convergence(ends)),
+        Box::new(GaussNewton::cyclic_reduction(3).with_convergence(ends)),
+    ];
+    // At rest from the start, and soon.
+    for (z, y) in [([-0.0, 0.5], [0.0, 2.0]), ([-0.0, 0.9], [-0.0, -3.0])] {
+        for solver in &solvers {
+            let solved = |selection| {
+                let mut model = unit_chain::<T>(z, y);
+                model.solve_targets(solver, &selection).unwrap();
+                model.z(1).unwrap()[(0, 0)].as_f64().to_bits()
+            };
+            let alone = solved(Selection::Columns(0..1));
+            assert_eq!(solved(Selection::All), alone, "{solver:?}");
         }
     }
 }

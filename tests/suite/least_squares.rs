@@ -224,6 +224,9 @@ fn units_do_not_matter<T: Tested>() {
     }
 }
 
+/// The two inputs of an example.
+type Column<'a, T> = &'a dyn Fn(usize) -> [T; 2];
+
 /// A column that is constant, or that follows from others, but for rounding: never a solution.
 fn rounding_is_no_column<T: Tested>() {
     let epsilon = T::default_epsilon();
@@ -233,7 +236,7 @@ fn rounding_is_no_column<T: Tested>() {
     let y: Vec<T> = uniform(&mut generator(8), n, 1.0);
     let third = T::of(1.0) / T::of(3.0);
     let far = |x: T| x + T::of(if is_f32::<T>() { 1e5 } else { 1e13 });
-    let cases: [(&str, &dyn Fn(usize) -> [T; 2]); 6] = [
+    let cases: [(&str, Column<'_, T>); 6] = [
         ("an ulp off once", &|i| {
             [base[i], if i == 7 { ulp_off } else { T::of(14.62) }]
         }),

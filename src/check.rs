@@ -113,6 +113,35 @@ pub(crate) fn check_count(
     }
 }
 
+/// An empty list with room for a matrix, or the error that memory cannot hold it.
+pub(crate) fn room<A>(what: &'static str, rows: usize, columns: usize) -> Result<Vec<A>, Error> {
+    let mut list = Vec::new();
+    make_room(&mut list, what, rows, columns)?;
+    Ok(list)
+}
+
+/// Makes room for a matrix in a list, or fails if memory cannot hold it.
+pub(crate) fn make_room<A>(
+    list: &mut Vec<A>,
+    what: &'static str,
+    rows: usize,
+    columns: usize,
+) -> Result<(), Error> {
+    // No list is as long as usize::MAX, which stands for a product beyond it.
+    let more = rows.saturating_mul(columns).saturating_sub(list.len());
+    list.try_reserve_exact(more).map_err(|_| Error::TooLarge {
+        what,
+        rows,
+        columns,
+    })
+}
+
+/// Refuses a matrix that memory cannot hold, by asking for its room and giving it back.
+pub(crate) fn check_room<A>(what: &'static str, rows: usize, columns: usize) -> Result<(), Error> {
+    // Or the compiler would leave out the request, whose outcome alone counts.
+    room::<A>(what, rows, columns).map(|list| drop(std::hint::black_box(list)))
+}
+
 /// Refuses an `operation` on no examples.
 pub(crate) fn check_examples(count: usize, operation: &'static str) -> Result<(), Error> {
     match count {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nalgebra::DMatrix;
 
-use crate::check::{check_finite, check_length, check_result, check_rows};
+use crate::check::{check_finite, check_length, check_result, check_room, check_rows, room};
 use crate::error::{Error, Quantity};
 use crate::init::{Purpose, generator};
 use crate::kernel::{LEAST_WORK, Scalar};
@@ -183,10 +183,11 @@ impl<T: Scalar> Circuit<T> {
     /// The plain forward pass: ẑ_T for every column of `inputs` (d_0 × n).
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::NonFiniteData`], those of layer 0's [`Layer::check_input`], or
-    /// [`Error::Overflow`].
+    /// [`Error::Shape`], [`Error::NonFiniteData`], [`Error::TooLarge`], those of layer 0's
+    /// [`Layer::check_input`], or [`Error::Overflow`].
     pub fn predict(&self, inputs: &DMatrix<T>) -> Result<DMatrix<T>, Error> {
         self.check_inputs(inputs)?;
+        self.check_forward(inputs.ncols())?;
         let output = self.output(inputs);
         check_result(Quantity::Prediction, self.depth() - 1, output.as_slice())?;
         Ok(output)
@@ -197,6 +198,16 @@ impl<T: Scalar> Circuit<T> {
         let n = inputs.ncols();
         let output = self.forward(inputs.as_slice(), n, self.depth(), |_, _| {});
         DMatrix::from_vec(self.dims[self.depth()], n, output)
+    }
+
+    /// Refuses more columns than memory holds in [`Circuit::forward`].
+    pub(crate) fn check_forward(&self, n: usize) -> Result<(), Error> {
+        let values = |layer: &dyn Layer<T>| {
+            let ends = layer.input_dim().saturating_add(layer.output_dim());
+            ends.saturating_add(layer.scratch(1).work)
+        };
+        let most = self.layers().map(values).max().unwrap_or(0);
+        check_room::<T>("a forward pass", most, n)
     }
 
     /// The output of layer `layers` − 1 in the plain forward pass over n columns; `each` is called
@@ -310,12 +321,5 @@ pub(crate) fn all_groups<T: Scalar>(
 
 /// Memory for a θ_t of `length` parameters.
 fn parameter_vector<T>(length: usize) -> Result<Vec<T>, Error> {
-    let mut values = Vec::new();
-    let reserved = values.try_reserve_exact(length);
-    let too_large = |_| Error::TooLarge {
-        what: "a parameter vector",
-        rows: length,
-        columns: 1,
-    };
-    reserved.map_err(too_large).map(|()| values)
+    room("a parameter vector", length, 1)
 }

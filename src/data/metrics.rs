@@ -10,8 +10,7 @@
 
 use nalgebra::DMatrix;
 
-use super::room;
-use crate::check::{check_examples, check_finite, check_length, check_shape, option};
+use crate::check::{check_examples, check_finite, check_length, check_shape, option, room};
 use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, Sum, root_mean_square};
 

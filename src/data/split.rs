@@ -5,8 +5,7 @@ use std::cmp::Reverse;
 use rand::rngs::ChaCha8Rng;
 use rand::seq::SliceRandom;
 
-use super::room;
-use crate::check::{check_examples, option};
+use crate::check::{check_examples, option, room};
 use crate::error::Error;
 use crate::init::{Purpose, generator};
 

@@ -11,7 +11,7 @@ use nalgebra::{DMatrix, DMatrixView};
 pub use projection::Projection;
 pub use target_init::TargetInit;
 
-use crate::check::{check_finite, check_length, check_result, check_weights};
+use crate::check::{check_finite, check_length, check_result, check_room, check_weights};
 use crate::circuit::Circuit;
 use crate::energy::{
     All, Batch, BatchMut, Energy, Evaluation, Layers, LocalProblem, Problem, Terms, Value,
@@ -213,8 +213,11 @@ impl<T: Scalar> DecoupledCircuit<T> {
         init: &TargetInit<T>,
     ) -> Result<Range<u64>, Error> {
         self.circuit.check_inputs(inputs)?;
-        self.terms
-            .check_outputs(&self.circuit, inputs.ncols(), targets)?;
+        let n = inputs.ncols();
+        self.terms.check_outputs(&self.circuit, n, targets)?;
+        let all = self.circuit.dims().iter();
+        let all = all.fold(0_usize, |sum, &dim| sum.saturating_add(dim));
+        check_room::<T>("the targets of all layers", all, n)?;
         let mut z = vec![inputs.as_slice().to_vec()];
         z.extend(init.targets(self.layers(), inputs)?);
         z.push(targets.as_slice().to_vec());
@@ -422,6 +425,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
     ) -> Result<(), Error> {
         let chosen = self.chosen(selection, operation)?;
         let n = chosen.len();
+        self.check_batch(n.min(BLOCK))?;
         let mut workspace = Workspace::new();
         let mut working = Working::new(self.circuit.depth());
         for start in (0..n).step_by(BLOCK) {
@@ -563,6 +567,12 @@ impl<T: Scalar> DecoupledCircuit<T> {
         })
     }
 
+    /// Refuses batches of `batch` examples if memory cannot hold what an evaluation needs.
+    pub(crate) fn check_batch(&self, batch: usize) -> Result<(), Error> {
+        let values = self.memory(batch)?.workspace / size_of::<T>();
+        check_room::<T>("a batch", values.div_ceil(batch.max(1)), batch)
+    }
+
     /// Lends E on the selected examples, gathered if they are not adjacent.
     pub(crate) fn with_problem<R>(
         &self,
@@ -571,6 +581,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         work: impl FnOnce(Problem<'_, T>) -> R,
     ) -> Result<R, Error> {
         let chosen = self.chosen(selection, operation)?;
+        self.check_batch(chosen.len())?;
         let mut working = Working::new(self.circuit.depth());
         let batch = working.view(&self.examples, &chosen, false);
         Ok(work(self.layers().on(batch)))

@@ -2,7 +2,7 @@
 
 use nalgebra::DMatrix;
 
-use crate::check::{check_rows, option};
+use crate::check::{check_room, check_rows, option};
 use crate::circuit::Circuit;
 use crate::data::Standardizer;
 use crate::error::Error;
@@ -66,7 +66,8 @@ impl<T: Scalar> Projection<T> {
     /// Draws Q_t from `seed` and fits the mean and r_t on `inputs` (d_0 × n).
     ///
     /// # Errors
-    /// Those of [`Circuit::predict`] for the inputs, and [`Error::NoExamples`].
+    /// Those of [`Circuit::predict`] for the inputs, [`Error::NoExamples`], and [`Error::TooLarge`] for
+    /// a Q_t that no memory can hold.
     pub fn fit(circuit: &Circuit<T>, inputs: &DMatrix<T>, seed: u64) -> Result<Self, Error> {
         circuit.check_inputs(inputs)?;
         if inputs.ncols() == 0 {
@@ -82,6 +83,7 @@ impl<T: Scalar> Projection<T> {
         current.scale_mut(scale);
         let mut links = Vec::new();
         for t in 1..circuit.depth() {
+            check_room::<f64>("a projection", dims[t], dims[t - 1])?;
             let mut rng = generator(seed, Purpose::Projection, t as u64);
             let mut map = orthonormal(dims[t], dims[t - 1], &mut rng).map(T::of);
             let scale = inverse_size(&product(&map, &current));

@@ -57,10 +57,10 @@ impl<T: Scalar> TargetInit<T> {
         let hidden = 1..circuit.depth();
         let dims = circuit.dims();
         let targets: Vec<Vec<T>> = match self {
-            Self::ForwardPass => forward(circuit, inputs),
+            Self::ForwardPass => forward(circuit, inputs)?,
             Self::NoisyForwardPass { std, seed } => {
                 let std = not_negative("TargetInit::NoisyForwardPass::std", *std)?;
-                let mut targets = forward(circuit, inputs);
+                let mut targets = forward(circuit, inputs)?;
                 for (z, t) in targets.iter_mut().zip(hidden) {
                     add_noise(z, std, &mut stream(*seed, t));
                 }
@@ -100,13 +100,14 @@ impl<T: Scalar> TargetInit<T> {
     }
 }
 
-fn forward<T: Scalar>(circuit: &Circuit<T>, inputs: &DMatrix<T>) -> Vec<Vec<T>> {
+fn forward<T: Scalar>(circuit: &Circuit<T>, inputs: &DMatrix<T>) -> Result<Vec<Vec<T>>, Error> {
     let mut targets = Vec::new();
     let (n, hidden) = (inputs.ncols(), circuit.depth() - 1);
+    circuit.check_forward(n)?;
     circuit.forward(inputs.as_slice(), n, hidden, |_, z| {
         targets.push(z.to_vec())
     });
-    targets
+    Ok(targets)
 }
 
 fn stream(seed: u64, t: usize) -> ChaCha8Rng {

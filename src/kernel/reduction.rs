@@ -1,5 +1,6 @@
 //! Elementwise combinations and sums over slices, each with one fixed order of additions.
 
+use super::pairs::pair_plus;
 use super::{Write, vectorise};
 use crate::kernel::Scalar;
 
@@ -66,8 +67,7 @@ fn squared_difference<T: Scalar>(a: T, b: T) -> T {
     d * d
 }
 
-/// A sum in twice the digits of T (additions without error by Knuth, TAOCP 4.2.2): of 10⁷ terms it is
-/// as exact as of two, wherever the large ones stand.
+/// A sum in twice the digits of T: of 10⁷ terms it is as exact as of two, wherever the large ones stand.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sum<T> {
     rounded: T,
@@ -87,12 +87,7 @@ impl<T: Scalar> Sum<T> {
 
     #[inline(always)]
     pub(crate) fn add(&mut self, term: T) {
-        let sum = self.rounded + term;
-        let added = sum - self.rounded;
-        let lost = self.lost + ((self.rounded - (sum - added)) + (term - added));
-        // An infinite sum stays one.
-        self.rounded = if lost.is_finite() { sum + lost } else { sum };
-        self.lost = lost - (self.rounded - sum);
+        (self.rounded, self.lost) = pair_plus((self.rounded, self.lost), term);
     }
 
     pub(crate) fn of(terms: impl IntoIterator<Item = T>) -> T {

@@ -8,6 +8,7 @@ use super::{
     Activation, Affine, Context, Layer, ParameterGroup, Point, Scratch, Shape, Unfold, Whole,
     check_dimension,
 };
+use crate::check::room;
 use crate::error::Error;
 use crate::init::Initializer;
 use crate::kernel::{
@@ -104,9 +105,7 @@ impl<U: Unfold> Patchwise<U> {
             let rows = patch_len.max(channels);
             return Err(too_large("the patches of an example", rows, positions));
         }
-        let mut readers = Vec::new();
-        let failed = readers.try_reserve_exact(inputs);
-        failed.map_err(|_| too_large("an input", inputs, 1))?;
+        let mut readers = room("an input", inputs, 1)?;
         readers.resize(inputs, 0_usize);
         let mut whole = patches == Some(inputs);
         for position in 0..positions {

@@ -110,6 +110,7 @@ impl<'a, T: Scalar> Flat<'a, T> {
                 (Cow::Owned(gathered), 0..columns.len())
             }
         };
+        model.check_batch(run.len())?;
         Ok(Self {
             layers: model.layers(),
             layout: Layout::new(&model.circuit, run.len(), variables),

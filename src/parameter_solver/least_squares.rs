@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::normal_equations::{self, Equations, Shape};
 use super::{ParameterReport, ParameterSolver};
-use crate::check::{check_length, in_scalar, option, serde_checked, share};
+use crate::check::{check_length, in_scalar, make_room, option, serde_checked, share};
 use crate::energy::{LocalProblem, LocalWorkspace};
 use crate::error::Error;
 use crate::kernel::{Matrix, Scalar, Write, add_scaled, fill_columns};
@@ -241,8 +241,9 @@ impl<T: Scalar> ParameterSolver<T> for LeastSquares {
         Parts::of(problem).map(|_| ())
     }
 
-    /// With forgetting, [`State::values`] are the sums Σ w z zᵀ, Σ w z pᵀ, Σ w z, Σ w p and Σ w over
-    /// examples and positions; without, the state is empty. A problem of other dimensions resets the
+    /// With forgetting, [`State::values`] are Σ w z zᵀ and Σ w z pᵀ over examples and positions, about
+    /// the means if there is a bias, the means of z and p, and Σ w, each number as a pair whose sum it
+    /// is (all high parts of an array, then all low ones); without, the state is empty. A problem of other dimensions resets the
     /// sums, and so does a batch that makes them, or the solution, non-finite. If the equations are
     /// singular the sums still keep the batch, since more batches may help.
     fn solve(
@@ -265,7 +266,7 @@ impl<T: Scalar> ParameterSolver<T> for LeastSquares {
             old.extend_from_slice(&parameters[range.clone()]);
         }
         problem.fit(workspace);
-        let design = parts.design(problem, &mut memory.patches);
+        let design = parts.design(problem, &mut memory.patches)?;
         let example_weights = parts.weights(problem, &mut memory.weights);
         let targets = parts.pre_activations(problem, design, old, margin, workspace);
         let sums = match self.forgetting > 0.0 {
@@ -274,7 +275,7 @@ impl<T: Scalar> ParameterSolver<T> for LeastSquares {
         };
         let mut equations = Equations::new(shape, sums, &mut memory.equations)?;
         equations.forget(T::of(self.forgetting));
-        equations.add(design, targets, example_weights);
+        equations.add(design, targets, example_weights)?;
         let regularizer = problem.regularization.parameters.curvature::<T>() / problem.weight;
         let [weights, of_bias] = parts
             .decays
@@ -305,15 +306,16 @@ impl Parts {
         &self,
         problem: &LocalProblem<'a, T>,
         patches: &'a mut Vec<T>,
-    ) -> &'a [T] {
+    ) -> Result<&'a [T], Error> {
         let affine = &self.affine;
         if !affine.unfolds {
-            return problem.input;
+            return Ok(problem.input);
         }
-        let columns = affine.positions * problem.examples();
+        let columns = affine.positions.saturating_mul(problem.examples());
+        make_room(patches, "patches", affine.patch_len, columns)?;
         patches.resize(affine.patch_len * columns, T::zero());
         problem.layer.unfold(problem.input, patches);
-        patches
+        Ok(patches)
     }
 
     /// w of every column of the design; empty if all are 1.

@@ -14,14 +14,19 @@ use crate::state::State;
 ///
 /// each by at most m iterations of conjugate gradients from d = 0, with one JVP and one VJP in θ per
 /// iteration. A step that does not lower ℓ_t is undone and λ multiplied by 8 (up to 1e8); one that
-/// does divides λ by 4. So ℓ_t never rises. μ, example weights and the circuit's regulariser R_t
+/// does divides λ by 4 (Marquardt's rule). So ℓ_t never rises. A layer is at rest where g = 0, or
+/// where rounding would decide: the decrease that the model predicts, −gᵀd − ½dᵀGd, is at most 16 ε |ℓ_t|,
+/// or ‖d‖ at most 4 ε ‖θ_t‖, each times 1 + λ so that damping alone brings none to rest. The call
+/// ends there and leaves θ_t and λ as they are, so that new targets find the layer as ready as it
+/// was. μ, example weights and the circuit's regulariser R_t
 /// are all in ℓ_t and G (an L1 part in ℓ_t alone). s = gᵀGg/gᵀg is the curvature along the gradient
 /// g (μ Σᵢ wᵢ if that is 0), so that λ = 1 means damping as strong as that curvature, whatever the
 /// scale of ℓ_t and the number of examples.
 ///
 /// λ is kept between calls in the layer's [`State`], and is reset in every phase. The loss's parameters
 /// do not change. If ℓ_t is quadratic, one undamped step with enough iterations reaches the minimum.
-/// Levenberg 1944; Marquardt 1963; with products instead of matrices Martens 2010.
+/// Levenberg 1944; Marquardt 1963; Madsen, Nielsen & Tingleff 2004, §3.2 (the end); with products
+/// instead of matrices Martens 2010.
 ///
 /// # Examples
 /// ```
@@ -129,8 +134,8 @@ impl<T: Scalar> Memory<Vec<T>> {
         }
     }
 
-    /// `step` ← (G + λ s I)⁻¹ (−gradient), approximately; returns whether there is a step to take. The
-    /// prediction in the workspace must be current.
+    /// `step` ← (G + λ s I)⁻¹ (−gradient), approximately; returns the predicted decrease of ℓ_t, or
+    /// nothing if the gradient is 0. The prediction in the workspace must be current.
     fn solve(
         &mut self,
         problem: &LocalProblem<'_, T>,
@@ -138,7 +143,7 @@ impl<T: Scalar> Memory<Vec<T>> {
         damping: T,
         iterations: u64,
         tolerance: T,
-    ) -> Result<bool, Error> {
+    ) -> Result<Option<T>, Error> {
         self.step.fill(T::zero());
         for (r, &g) in self.residual.iter_mut().zip(&self.gradient) {
             *r = -g;
@@ -179,7 +184,22 @@ impl<T: Scalar> Memory<Vec<T>> {
                 *p = r + beta * *p;
             }
         }
-        Ok(!first.is_zero())
+        // −gᵀd − ½ dᵀG d, where G d = −g − r − λ s d.
+        let of_gradient = dot(&self.residual, &self.step) - dot(&self.gradient, &self.step);
+        let decrease = T::of(0.5) * (of_gradient + damping * dot(&self.step, &self.step));
+        Ok((!first.is_zero()).then_some(decrease))
+    }
+
+    /// Whether `step`, but for its damping, would change ℓ_t or θ_t by no more than rounding.
+    fn rests(&self, decrease: T, energy: T, damping: T) -> bool {
+        let (undamped, epsilon) = (T::one() + damping, T::default_epsilon());
+        let step = dot(&self.step, &self.step);
+        let own = &self.accepted[..self.step.len()];
+        let (most, size) = (T::of(16.0) * epsilon, T::of(4.0) * epsilon);
+        // A step of length 0 is none, and waits for more damping.
+        step > T::zero()
+            && (undamped * decrease <= most * energy.abs()
+                || undamped * step.sqrt() <= size * dot(own, own).sqrt())
     }
 }
 
@@ -235,8 +255,8 @@ impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt {
                 memory.solve(&here, workspace, *damping, self.iterations, tolerance)
             });
             memory.accepted = accepted;
-            if !solved? {
-                // At rest.
+            let going = solved?.filter(|&decrease| !memory.rests(decrease, energy, *damping));
+            if going.is_none() {
                 break;
             }
             let trial = memory.trial[..own].iter_mut().zip(&memory.accepted);

@@ -1,22 +1,36 @@
-//! Linear least squares from running sums over batches.
+//! Linear least squares from running moments over batches.
 
-use crate::check::{check_computed, check_finite, check_length, check_weights, in_scalar, share};
+use crate::check::{
+    check_computed, check_finite, check_length, check_weights, in_scalar, make_room, share,
+};
 use crate::error::{Error, Quantity};
 use crate::kernel::cholesky::{factor, solve_lower, solve_lower_transposed};
-use crate::kernel::{Matrix, Scalar, Write, add_scaled, row_sums, scale, scale_columns, total};
+use crate::kernel::{
+    Matrix, Scalar, Write, add_scaled, add_to_columns, add_to_pairs, dot, of_pair, pair_plus,
+    row_sums, scale_columns, scale_pairs, smallest, total,
+};
 use crate::state::State;
 
 /// The normal equations of a linear least-squares problem with many outputs,
 ///
 /// min over (W, b) of (1/N) Σᵢ wᵢ ½‖W zᵢ + b − pᵢ‖² + ½ λ‖W‖² + ½ ρ‖(W, b) − (W, b)_old‖², N = Σᵢ wᵢ,
 ///
-/// as sums that batches are added to one after another: Σ w z zᵀ, Σ w z pᵀ, and with a bias Σ w z and
-/// Σ w p, (d + m) d scalars for d inputs and m outputs. b is not penalised by λ (ridge; Hoerl & Kennard
-/// 1970), but is held by ρ (proximal). With [`NormalEquations::forget`] before each batch this is
-/// recursive least squares with exponential forgetting.
+/// as moments that batches are added to one after another, (d + m) d of them for d inputs and m
+/// outputs. b is not penalised by λ (ridge; Hoerl & Kennard 1970), but is held by ρ (proximal). With
+/// [`NormalEquations::forget`] before each batch this is recursive least squares with exponential
+/// forgetting.
 ///
-/// A solution costs d³/6 + m d² multiplications (Cholesky). The data's condition number enters
-/// squared: half the digits are lost if cond(Z) is ε^−¼.
+/// With a bias the moments are those about the means z̄ and p̄: each batch is centred about its own
+/// means, and merged (Chan, Golub & LeVeque 1983). Then, with S = (1/N) Σ w (z − z̄)(z − z̄)ᵀ and
+/// C = (1/N) Σ w (z − z̄)(p − p̄)ᵀ,
+///
+/// (S + (λ + ρ) I + s z̄ z̄ᵀ) Wᵀ = C + ρ W_oldᵀ + z̄ (s p̄ − h b_old)ᵀ,  b = (p̄ − W z̄)/(1 + ρ) + h b_old,
+///
+/// with s = h = ρ/(1 + ρ). Neither the inputs' offsets nor their units cost digits: what is left is
+/// the condition number of the inputs' correlations. Without a bias nothing is centred, and S and C
+/// are the plain second moments. Moments are sums in about twice the digits of `T`.
+///
+/// A solution costs d³/6 + m d² multiplications (Cholesky).
 ///
 /// # Examples
 /// ```
@@ -34,7 +48,7 @@ use crate::state::State;
 #[derive(Debug, Clone, PartialEq)]
 pub struct NormalEquations<T> {
     shape: Shape,
-    /// The sums, and scratch memory for solving.
+    /// The moments, and scratch memory.
     state: State<T>,
 }
 
@@ -59,12 +73,12 @@ impl<T: Scalar> NormalEquations<T> {
         }
     }
 
-    /// N, the total weight of the examples in the sums, forgetting included.
+    /// N, the total weight of the examples so far, forgetting included.
     pub fn weight(&self) -> T {
-        self.state.values[Equations::<T>::WEIGHT][0]
+        of_pair(&self.state.values[Equations::<T>::WEIGHT], 0)
     }
 
-    /// Multiplies all sums by `factor`, γ; 0 empties them.
+    /// Multiplies the weight of all examples so far by `factor`, γ; 0 forgets them.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless γ is in 0..=1.
@@ -79,8 +93,8 @@ impl<T: Scalar> NormalEquations<T> {
     ///
     /// # Errors
     /// [`Error::Length`] or [`Error::ExampleCount`] for arrays that do not fit,
-    /// [`Error::NonFiniteData`], and [`Error::InvalidOption`] unless every weight is above 0 and
-    /// finite. Nothing is added then. (Sums that overflow are found by
+    /// [`Error::NonFiniteData`], [`Error::InvalidOption`] unless every weight is above 0 and
+    /// finite, and [`Error::TooLarge`]. Nothing is added then. (Moments that overflow are found by
     /// [`NormalEquations::solve`]; [`NormalEquations::forget`] by 0 empties them.)
     pub fn add(&mut self, inputs: &[T], targets: &[T], weights: Option<&[T]>) -> Result<(), Error> {
         let (d, m) = (self.shape.inputs, self.shape.outputs);
@@ -100,18 +114,17 @@ impl<T: Scalar> NormalEquations<T> {
             check_weights("example weight", weights)?;
         }
         self.equations()
-            .add(inputs, targets, weights.unwrap_or(&[]));
-        Ok(())
+            .add(inputs, targets, weights.unwrap_or(&[]))
     }
 
     /// Solves for (W, b). `parameters` hold m × d values column-major, then b if there is one; they
     /// start as (W, b)_old (which matters only if ρ > 0) and become the minimiser. λ = `ridge`,
-    /// ρ = `proximal`; the sums do not change.
+    /// ρ = `proximal`; the moments do not change.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless λ and ρ are finite and not negative, [`Error::Length`],
     /// [`Error::NoExamples`], [`Error::TooLarge`], [`Error::Singular`] if the examples do not
-    /// determine W and b and λ and ρ are 0 or negligible, [`Error::NonFinite`] for sums or a
+    /// determine W and λ and ρ are 0 or negligible, [`Error::NonFinite`] for moments or a
     /// solution out of range. `parameters` are unchanged then.
     pub fn solve(&mut self, ridge: f64, proximal: f64, parameters: &mut [T]) -> Result<(), Error> {
         let ridge = in_scalar("NormalEquations::solve's ridge", ridge)?;
@@ -151,7 +164,7 @@ impl Shape {
         Ok(shape)
     }
 
-    /// A bound on the total size of the sums.
+    /// A bound on the number of moments.
     fn extent(self) -> (usize, usize) {
         let rows = self.inputs.saturating_add(1);
         (rows, rows.saturating_add(self.outputs))
@@ -160,7 +173,7 @@ impl Shape {
     fn too_large(self) -> Error {
         let (rows, columns) = self.extent();
         Error::TooLarge {
-            what: "the sums of normal equations",
+            what: "the moments of normal equations",
             rows,
             columns,
         }
@@ -168,23 +181,16 @@ impl Shape {
 
     /// Resizes `values` to `length`, or fails if there is not enough memory.
     fn resize<T: Scalar>(self, values: &mut Vec<T>, length: usize) -> Result<(), Error> {
-        let more = length.saturating_sub(values.len());
-        let reserved = values.try_reserve_exact(more);
-        reserved.map_err(|_| self.too_large())?;
+        make_room(values, "", length, 1).map_err(|_| self.too_large())?;
         values.resize(length, T::zero());
         Ok(())
     }
 
-    /// Rows of the system.
-    fn side(self) -> usize {
-        self.inputs + usize::from(self.bias)
-    }
-
-    /// The lengths of the sums.
+    /// The lengths of the arrays of moments, which are pairs of numbers.
     fn lengths(self) -> [usize; 5] {
         let (d, m) = (self.inputs, self.outputs);
         let of_bias = |length| if self.bias { length } else { 0 };
-        [d * d, d * m, of_bias(d), of_bias(m), 1]
+        [d * d, d * m, of_bias(d), of_bias(m), 1].map(|count| 2 * count)
     }
 
     fn zeros<T: Scalar>(self) -> Result<Vec<Vec<T>>, Error> {
@@ -196,25 +202,33 @@ impl Shape {
     }
 }
 
-/// What a solution works in; nothing of it counts afterwards.
+/// What a call works in; nothing of it counts afterwards.
 #[derive(Debug, Default)]
 pub(super) struct Memory<V> {
-    /// w z of a batch.
+    /// A batch about its means, and the means' own part ([`centred`]).
+    inputs: V,
+    targets: V,
+    /// Its weights, and the inputs times them.
+    factors: V,
     weighted: V,
-    /// The matrix of the equations, then its factor.
+    /// A batch's moments; the matrix of the equations, then its factor.
     matrix: V,
     /// Its diagonal.
     diagonal: V,
+    /// z̄; zero without a bias.
+    mean: V,
     /// Where the matrix is nearest to singular.
     direction: V,
-    /// One column per output.
+    /// One column per output, and with a bias one more.
     solution: V,
+    bias: V,
 }
 
-/// The arithmetic of [`NormalEquations`], on sums that the caller holds.
+/// The arithmetic of [`NormalEquations`], on moments that the caller holds.
 pub(super) struct Equations<'a, T> {
     shape: Shape,
-    /// Σ w z zᵀ (d × d), Σ w z pᵀ (d × m), Σ w z and Σ w p (empty without a bias), and N.
+    /// N times the moments, Σ w z zᵀ (d × d) and Σ w z pᵀ (d × m), about the means if there is a bias;
+    /// the means of z and p (empty without a bias); and N. All are pairs.
     sums: &'a mut [Vec<T>],
     memory: &'a mut Memory<Vec<T>>,
 }
@@ -222,11 +236,10 @@ pub(super) struct Equations<'a, T> {
 impl<'a, T: Scalar> Equations<'a, T> {
     const GRAM: usize = 0;
     const CROSS: usize = 1;
-    const INPUTS: usize = 2;
     const TARGETS: usize = 3;
     const WEIGHT: usize = 4;
 
-    /// Equations with these sums, which are reset to 0 if they have another shape.
+    /// Equations with these moments, which are reset to 0 if they have another shape.
     pub(super) fn new(
         shape: Shape,
         sums: &'a mut Vec<Vec<T>>,
@@ -242,50 +255,71 @@ impl<'a, T: Scalar> Equations<'a, T> {
         })
     }
 
-    /// Multiplies all sums by γ.
+    /// Multiplies the weight of what was added by γ.
     pub(super) fn forget(&mut self, factor: T) {
         if factor.is_zero() {
             // Non-finite sums too.
             self.sums.iter_mut().for_each(|sum| sum.fill(T::zero()));
         } else if factor != T::one() {
-            self.sums.iter_mut().for_each(|sum| scale(sum, factor));
+            for sum in [Self::GRAM, Self::CROSS, Self::WEIGHT] {
+                scale_pairs(&mut self.sums[sum], factor);
+            }
         }
     }
 
     /// Adds a batch, whose arrays must fit; empty weights mean 1 each.
-    pub(super) fn add(&mut self, inputs: &[T], targets: &[T], weights: &[T]) {
+    pub(super) fn add(&mut self, inputs: &[T], targets: &[T], weights: &[T]) -> Result<(), Error> {
         let (d, m) = (self.shape.inputs, self.shape.outputs);
-        let n = inputs.len() / d;
+        let (mut inputs, mut targets, mut n) = (inputs, targets, inputs.len() / d);
         if n == 0 {
-            return;
+            return Ok(());
         }
-        let mut weighted = inputs;
-        if !weights.is_empty() {
-            let own = &mut self.memory.weighted;
-            own.clear();
-            own.extend_from_slice(inputs);
-            scale_columns(own, weights);
-            weighted = own;
-        }
-        let z = Matrix::new(weighted, d, n);
-        let z_transposed = Matrix::new(inputs, d, n).t();
-        let p_transposed = Matrix::new(targets, m, n).t();
-        T::matmul(Write::Add(&mut self.sums[Self::GRAM]), z, z_transposed);
-        T::matmul(Write::Add(&mut self.sums[Self::CROSS]), z, p_transposed);
-        if self.shape.bias {
-            row_sums(Write::Add(&mut self.sums[Self::INPUTS]), weighted);
-            let of_targets = &mut self.sums[Self::TARGETS];
-            if weights.is_empty() {
-                row_sums(Write::Add(of_targets), targets);
-            }
-            for (p, &weight) in targets.chunks_exact(m).zip(weights) {
-                add_scaled(of_targets, weight, p);
-            }
-        }
-        self.sums[Self::WEIGHT][0] += match weights {
+        let memory = &mut *self.memory;
+        self.shape.resize(&mut memory.matrix, d * d.max(m))?;
+        let own = match weights {
             [] => T::of(n as f64),
             weights => total(weights),
         };
+        let factors = &mut memory.factors;
+        factors.clear();
+        factors.extend_from_slice(weights);
+        if self.shape.bias {
+            let earlier = of_pair(&self.sums[Self::WEIGHT], 0);
+            let share = own / (earlier + own);
+            let [_, _, of_inputs, of_targets, _] = &mut *self.sums else {
+                unreachable!("there are five sums");
+            };
+            centred(&mut memory.inputs, inputs, weights, own, share, of_inputs);
+            centred(
+                &mut memory.targets,
+                targets,
+                weights,
+                own,
+                share,
+                of_targets,
+            );
+            (inputs, targets) = (&memory.inputs, &memory.targets);
+            factors.resize(n, T::one());
+            factors.extend([earlier * share, -own.recip()]);
+            n += 2;
+        }
+        let mut weighted = inputs;
+        if !factors.is_empty() {
+            let own = &mut memory.weighted;
+            own.clear();
+            own.extend_from_slice(inputs);
+            scale_columns(own, factors);
+            weighted = own;
+        }
+        let z = Matrix::new(weighted, d, n);
+        for (sum, right, rows) in [(Self::GRAM, inputs, d), (Self::CROSS, targets, m)] {
+            let product = &mut memory.matrix[..d * rows];
+            let right = Matrix::new(right, rows, n).t();
+            T::matmul(Write::Set(&mut *product), z, right);
+            add_to_pairs(&mut self.sums[sum], product);
+        }
+        add_to_pairs(&mut self.sums[Self::WEIGHT], &[own]);
+        Ok(())
     }
 
     /// The solution with a ridge for W and one for b; `layer` and `what` are for errors.
@@ -297,9 +331,14 @@ impl<'a, T: Scalar> Equations<'a, T> {
         layer: usize,
         what: impl Fn() -> String,
     ) -> Result<(), Error> {
-        let (side, m) = (self.shape.side(), self.shape.outputs);
-        check_length("parameters of normal equations", parameters, m * side)?;
-        if self.sums[Self::WEIGHT][0].is_zero() {
+        let Shape {
+            inputs: d,
+            outputs: m,
+            bias,
+        } = self.shape;
+        let count = m * (d + usize::from(bias));
+        check_length("parameters of normal equations", parameters, count)?;
+        if of_pair(&self.sums[Self::WEIGHT], 0).is_zero() {
             return Err(Error::NoExamples {
                 operation: "solving normal equations",
             });
@@ -308,13 +347,17 @@ impl<'a, T: Scalar> Equations<'a, T> {
         self.sums.iter().try_for_each(|sum| check(sum))?;
         let memory = &mut *self.memory;
         // Entries above the diagonal are never read.
-        self.shape.resize(&mut memory.matrix, side * side)?;
-        self.shape.resize(&mut memory.diagonal, side)?;
-        self.shape.resize(&mut memory.direction, side)?;
-        self.shape.resize(&mut memory.solution, side * m)?;
-        self.assemble(ridges, proximal, parameters);
+        self.shape.resize(&mut memory.matrix, d * d.max(m))?;
+        self.shape.resize(&mut memory.diagonal, d)?;
+        self.shape.resize(&mut memory.mean, d)?;
+        self.shape.resize(&mut memory.direction, d)?;
+        let of_bias = usize::from(bias);
+        self.shape.resize(&mut memory.solution, d * (m + of_bias))?;
+        self.shape.resize(&mut memory.bias, m * of_bias)?;
+        let (old, old_bias) = parameters.split_at(d * m);
+        self.assemble(ridges[0] + proximal, proximal, old);
         check(&self.memory.diagonal)?;
-        let factored = factor(&mut self.memory.matrix, side);
+        let factored = factor(&mut self.memory.matrix[..d * d], d);
         self.check_pivots(what)?;
         if !factored {
             return Err(Error::NonFinite {
@@ -326,85 +369,129 @@ impl<'a, T: Scalar> Equations<'a, T> {
         let Memory {
             matrix, solution, ..
         } = &mut *self.memory;
-        solve_lower(matrix, side, solution);
-        solve_lower_transposed(matrix, side, solution);
-        check_computed(Quantity::Parameter, layer, 0, solution)?;
-        for (j, column) in parameters.chunks_exact_mut(m).enumerate() {
-            for (i, to) in column.iter_mut().enumerate() {
-                *to = self.memory.solution[i * side + j];
-            }
+        solve_lower(&matrix[..d * d], d, solution);
+        solve_lower_transposed(&matrix[..d * d], d, solution);
+        if bias {
+            self.add_bias(ridges[1] + proximal, proximal, old_bias);
         }
+        let (solution, of_bias) = (&self.memory.solution[..d * m], &self.memory.bias);
+        for found in [solution, of_bias] {
+            check_computed(Quantity::Parameter, layer, 0, found)?;
+        }
+        let (weights, own_bias) = parameters.split_at_mut(d * m);
+        for (k, to) in weights.iter_mut().enumerate() {
+            *to = solution[k % m * d + k / m];
+        }
+        own_bias.copy_from_slice(of_bias);
         Ok(())
     }
 
-    /// A ← (1/N) Σ w \[z; 1\]\[z; 1\]ᵀ + diag λ + ρ I, and for each output the right-hand side
-    /// (1/N) Σ w \[z; 1\] p + ρ (W, b)_old.
-    fn assemble(&mut self, ridges: [T; 2], proximal: T, old: &[T]) {
-        let (d, m, side) = (self.shape.inputs, self.shape.outputs, self.shape.side());
-        let [gram, cross, of_inputs, of_targets, weight] = &*self.sums else {
+    /// A ← S + `ridge` I, and for each output the right-hand side C + ρ W_old; with a bias, z̄ is one
+    /// more.
+    fn assemble(&mut self, ridge: T, proximal: T, old: &[T]) {
+        let (d, m) = (self.shape.inputs, self.shape.outputs);
+        let [gram, cross, of_inputs, _, weight] = &*self.sums else {
             unreachable!("there are five sums");
         };
-        let (n, bias) = (weight[0], self.shape.bias);
+        let n = of_pair(weight, 0);
         let memory = &mut *self.memory;
-        for j in 0..d {
-            let column = &mut memory.matrix[j * side..(j + 1) * side];
-            for (to, &sum) in column.iter_mut().zip(&gram[j * d..(j + 1) * d]) {
-                *to = sum / n;
-            }
-            column[j] += ridges[0] + proximal;
-            if bias {
-                column[d] = of_inputs[j] / n;
-            }
-        }
-        if bias {
-            memory.matrix[d * side + d] = T::one() + ridges[1] + proximal;
+        for (i, to) in memory.matrix[..d * d].iter_mut().enumerate() {
+            *to = of_pair(gram, i) / n;
         }
         for (j, diagonal) in memory.diagonal.iter_mut().enumerate() {
-            *diagonal = memory.matrix[j * side + j];
+            memory.matrix[j * d + j] += ridge;
+            *diagonal = memory.matrix[j * d + j];
         }
-        for (i, column) in memory.solution.chunks_exact_mut(side).enumerate() {
-            for (to, &sum) in column.iter_mut().zip(&cross[i * d..(i + 1) * d]) {
-                *to = sum / n;
-            }
-            if bias {
-                column[d] = of_targets[i] / n;
-            }
+        for (i, to) in memory.solution[..d * m].iter_mut().enumerate() {
+            *to = of_pair(cross, i) / n;
             if proximal > T::zero() {
-                for (j, to) in column.iter_mut().enumerate() {
-                    *to += proximal * old[j * m + i];
-                }
+                *to += proximal * old[i % d * m + i / d];
             }
+        }
+        if self.shape.bias {
+            for (j, to) in memory.mean.iter_mut().enumerate() {
+                *to = of_pair(of_inputs, j);
+            }
+            memory.solution[d * m..].copy_from_slice(&memory.mean);
+        } else {
+            memory.mean.fill(T::zero());
+        }
+    }
+
+    /// Adds b's part of the system, of rank one (Sherman & Morrison 1950), to the solution without it,
+    /// and computes b. With v = (S + (λ + ρ) I)⁻¹ z̄, κ the weight that holds b, s = κ/(1 + κ) and
+    /// h = ρ/(1 + κ): W ← W + t vᵀ, t = (s (p̄ − W z̄) − h b_old)/(1 + s z̄·v), and
+    /// b = (p̄ − W z̄)/(1 + κ) + h b_old.
+    fn add_bias(&mut self, held: T, proximal: T, old: &[T]) {
+        let (d, m) = (self.shape.inputs, self.shape.outputs);
+        let Memory {
+            mean,
+            solution,
+            bias,
+            ..
+        } = &mut *self.memory;
+        let (weights, v) = solution.split_at_mut(d * m);
+        let inverse = (T::one() + held).recip();
+        let (s, h) = (held * inverse, proximal * inverse);
+        let damping = T::one() + s * dot(mean, v);
+        for (i, row) in weights.chunks_exact_mut(d).enumerate() {
+            let target = of_pair(&self.sums[Self::TARGETS], i);
+            if held > T::zero() {
+                let t = (s * (target - dot(row, mean)) - h * old[i]) / damping;
+                add_scaled(row, t, v);
+            }
+            bias[i] = inverse * (target - dot(row, mean)) + h * old[i];
         }
     }
 
     /// Checks that the matrix is positive definite beyond rounding, along the direction x = L⁻ᵀ e_k of
-    /// the pivot k that is smallest relative to its diagonal entry: xᵀA x / Σ_j A_jj x_j² must be above
-    /// 2dε, the largest value expected from rounding (observed: 1.2 dε). Pivots alone would not show
-    /// it: if earlier rows are nearly dependent, a dependent row's pivot is far above ε.
+    /// the row k whose pivot is smallest relative to its rounding: xᵀA x must be above
+    /// 2dε Σ_j A_jj x_j² + Σ_j (2ε z̄_j)² x_j². The first is the largest value expected from rounding of
+    /// the matrix (observed: 1.2 dε), the second that of inputs far from 0. Pivots alone would not show
+    /// it: if earlier rows are nearly dependent, a dependent row's pivot is far above ε. All of this is
+    /// the same in any units of the inputs.
     fn check_pivots(&mut self, what: impl Fn() -> String) -> Result<(), Error> {
-        let side = self.memory.diagonal.len();
+        let side = self.shape.inputs;
+        let epsilon = T::default_epsilon();
+        let relative = T::of(2.0 * side as f64) * epsilon;
+        let Memory {
+            matrix,
+            diagonal,
+            mean,
+            direction,
+            ..
+        } = &mut *self.memory;
+        let of_mean = |row: usize| {
+            let rounding = T::of(2.0) * epsilon * mean[row];
+            rounding * rounding
+        };
         let pivot = |row: usize| {
-            let root = self.memory.matrix[row * side + row];
-            let diagonal = self.memory.diagonal[row];
-            // Where the factorisation ended, the entry is not above 0, and no later one is smaller.
-            match root > T::zero() && diagonal > T::zero() {
-                true => root * root / diagonal,
+            let root = matrix[row * side + row];
+            let rounding = relative * diagonal[row] + of_mean(row);
+            // Where the factorisation ended, the entry is not above 0, and no later one is smaller. A
+            // square that is hardly above 0 has lost its digits.
+            match root > T::zero() && diagonal[row] * epsilon > smallest::<T>() {
+                true => root * root / rounding,
                 false => T::zero(),
             }
         };
         let rows = (1..side).map(|row| (row, pivot(row)));
-        let (row, mut curvature) = rows.fold((0, pivot(0)), |smallest, own| {
+        let (row, margin) = rows.fold((0, pivot(0)), |smallest, own| {
             if own.1 < smallest.1 { own } else { smallest }
         });
-        if curvature > T::zero() {
-            self.memory.direction.fill(T::zero());
-            self.memory.direction[row] = T::one();
-            solve_lower_transposed(&self.memory.matrix, side, &mut self.memory.direction);
-            let terms = self.memory.direction.iter().zip(&self.memory.diagonal);
-            let size = terms.fold(T::zero(), |sum, (&x, &a)| sum + a * x * x);
+        let (mut curvature, mut least) = (T::zero(), relative);
+        if margin > T::zero() {
+            direction.fill(T::zero());
+            direction[row] = T::one();
+            solve_lower_transposed(&matrix[..side * side], side, direction);
+            let [mut size, mut noise] = [T::zero(); 2];
+            for (j, &x) in direction.iter().enumerate() {
+                size += diagonal[j] * x * x;
+                noise += of_mean(j) * x * x;
+            }
             curvature = size.recip();
+            least += noise * curvature;
         }
-        let least = T::of(2.0 * side as f64) * T::default_epsilon();
         if curvature > least {
             return Ok(());
         }
@@ -414,5 +501,57 @@ impl<'a, T: Scalar> Equations<'a, T> {
             curvature: curvature.as_f64(),
             least: least.as_f64(),
         })
+    }
+}
+
+/// A batch about its own mean c (rows × n, in `to`), and two more columns behind it: c less the mean so
+/// far, and the rest r = Σ w (z − c) that rounding of c leaves. Moves the mean by the batch's `share`
+/// of the new total weight; `weight` is its own.
+///
+/// With moments about c, those about the true means follow (Chan, Golub & LeVeque 1983):
+/// Σ w (z − c)(z − c)ᵀ + N share δ δᵀ − r rᵀ/weight, δ = c + r/weight − mean, for N so far.
+fn centred<T: Scalar>(
+    to: &mut Vec<T>,
+    values: &[T],
+    weights: &[T],
+    weight: T,
+    share: T,
+    mean: &mut [T],
+) {
+    let (rows, count) = (mean.len() / 2, values.len());
+    to.clear();
+    to.extend_from_slice(values);
+    to.resize(count + 2 * rows, T::zero());
+    let (columns, ends) = to.split_at_mut(count);
+    let (change, rest) = ends.split_at_mut(rows);
+    let inverse = weight.recip();
+    // −c: first the first column, so that the mean of equal values is their value to the bit.
+    for (c, &value) in change.iter_mut().zip(values) {
+        *c = -value;
+    }
+    add_to_columns(columns, change);
+    weighted_sums(rest, columns, weights);
+    add_scaled(change, -inverse, rest);
+    columns.copy_from_slice(values);
+    add_to_columns(columns, change);
+    weighted_sums(rest, columns, weights);
+    for (j, (change, &rest)) in change.iter_mut().zip(&*rest).enumerate() {
+        // In two parts: their sum has fewer digits.
+        let parts = [-*change - mean[j], rest * inverse - mean[rows + j]];
+        *change = parts[0] + parts[1];
+        for part in parts {
+            (mean[j], mean[rows + j]) = pair_plus((mean[j], mean[rows + j]), share * part);
+        }
+    }
+}
+
+/// out_r ← Σ over the columns of w matrix_{r,·}; empty weights mean 1 each.
+fn weighted_sums<T: Scalar>(out: &mut [T], matrix: &[T], weights: &[T]) {
+    if weights.is_empty() {
+        return row_sums(Write::Set(out), matrix);
+    }
+    out.fill(T::zero());
+    for (column, &weight) in matrix.chunks_exact(out.len()).zip(weights) {
+        add_scaled(out, weight, column);
     }
 }

@@ -3,6 +3,7 @@
 use nalgebra::{DMatrix, DVector};
 
 use super::probe::finite;
+use crate::check::check_room;
 use crate::decoupled::{DecoupledCircuit, Selection};
 use crate::energy::Layers;
 use crate::error::{Error, Quantity};
@@ -70,6 +71,8 @@ impl<T: Scalar> Linear<T> {
             });
             linear.penalties.push(layers.weight(t));
         }
+        let all = linear.starts().last().copied().unwrap_or(0);
+        check_room::<T>("E's Hessian in z", all, all)?;
         Ok(linear)
     }
 

@@ -419,6 +419,8 @@ impl<T: Scalar> Session<T> {
     fn begin_phase(&mut self) -> Result<(), Error> {
         let phase = &self.trainer.phases[self.state.phase];
         self.clock.phase_deadline = deadline(Instant::now(), phase.time_limit);
+        let n = self.model.examples().len();
+        self.model.check_batch(phase.batch_size(n))?;
         let w_step = phase.w_step.start(&self.model)?;
         let scheme = phase.scheme.start(&mut self.model)?;
         self.state.within = Some(Box::new(Within {

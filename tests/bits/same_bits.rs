@@ -318,6 +318,70 @@ fn blocks_of_columns_of_any_shape_have_the_same_bits() {
     }
 }
 
+/// A classifier on many examples, and what one epoch leaves of θ and z.
+#[cfg(feature = "rayon")]
+fn many<T: Scalar>(dims: &[usize], n: usize, phase: Phase<T>, threads: usize) -> Vec<Vec<u64>> {
+    let mut builder = Circuit::builder().seed(3);
+    for pair in dims.windows(2) {
+        builder = builder.layer(Dense::new(pair[0], pair[1], Activation::Tanh).unwrap());
+    }
+    let energy = Energy::new(SoftmaxCrossEntropy);
+    let mut model = DecoupledCircuit::new(builder.build().unwrap(), energy).unwrap();
+    let x = DMatrix::from_fn(dims[0], n, |i, j| {
+        T::of(((i * 7 + j * 11) % 1013) as f64 / 700.0 - 0.7)
+    });
+    let classes = dims[dims.len() - 1];
+    let y = DMatrix::from_fn(classes, n, |i, j| {
+        if j % classes == i {
+            T::one()
+        } else {
+            T::zero()
+        }
+    });
+    let init = TargetInit::NoisyForwardPass { std: 0.2, seed: 4 };
+    model.add_examples(&x, &y, &init).unwrap();
+    let trainer = Trainer::new(phase.with_epochs(1)).with_measure_every(0);
+    let trainer = trainer.with_threads(threads).unwrap();
+    trainer
+        .with_execution(Execution::Columns)
+        .run(&mut model)
+        .unwrap();
+    state(&model)
+}
+
+/// Sums over examples with few rows, which threads divide by the inputs: the kernel of a part is that
+/// of the whole.
+#[cfg(feature = "rayon")]
+fn narrow_outputs_on<T: Scalar>() {
+    for dims in [[32, 2], [64, 2], [67, 1], [48, 3], [130, 2]] {
+        let run = |threads| {
+            let phase = phases::<T>().swap_remove(0).1;
+            many(&dims, 16384, phase, threads)
+        };
+        let expected = run(1);
+        for threads in [2, 3, 5, 8] {
+            assert!(run(threads) == expected, "{dims:?}, {threads} threads");
+        }
+    }
+    for k in 0..phases::<T>().len() {
+        let run = |threads| {
+            let (name, phase) = phases::<T>().swap_remove(k);
+            (name, many(&[10, 32, 2], 4000, phase, threads))
+        };
+        let expected = run(1);
+        for threads in [2, 3] {
+            assert!(run(threads) == expected, "{}, {threads}", expected.0);
+        }
+    }
+}
+
+#[cfg(feature = "rayon")]
+#[test]
+fn narrow_outputs_have_the_same_bits_on_any_number_of_threads() {
+    narrow_outputs_on::<f64>();
+    narrow_outputs_on::<f32>();
+}
+
 #[test]
 fn a_seed_decides_a_run() {
     let run = |k: usize, seed| {

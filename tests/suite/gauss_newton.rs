@@ -24,6 +24,7 @@ in_both_scalars!(
     an_example_goes_its_own_way,
     a_linear_circuit_takes_one_step,
     it_rests_where_the_gradient_is_zero,
+    preconditioners_hold_the_regularizers,
 );
 
 const ACTIVATIONS: [Activation; 8] = [
@@ -474,6 +475,56 @@ fn an_example_goes_its_own_way_through_a_run() {
             .collect::<Vec<_>>()
     };
     assert_eq!(train(0..1), train(0..3));
+}
+
+/// One iteration is α M⁻¹ r, α = r·y / y·H y with y = M⁻¹ r: written out, with curvatures of S that
+/// differ by layer.
+fn preconditioners_hold_the_regularizers<T: Tested>() {
+    let (mu, s, w) = ([0.5, 4.0], [8.0, 0.25], [0.5, -2.0, 1.5]);
+    let unit = || {
+        let dense = Dense::new(1, 1, Activation::Identity).unwrap();
+        dense.without_bias()
+    };
+    let circuit = Circuit::builder().layer(unit()).layer(unit()).layer(unit());
+    let energy = Energy::default()
+        .with_penalties(mu.map(T::of).to_vec())
+        .with_target_regularizers(s.map(|s| Regularizer::l2(s).unwrap()).to_vec());
+    let mut start = DecoupledCircuit::new(circuit.build().unwrap(), energy).unwrap();
+    for (t, w) in w.into_iter().enumerate() {
+        start.set_parameters(t, &[T::of(w)]).unwrap();
+    }
+    let one = |value| DMatrix::from_element(1, 1, T::of(value));
+    let z = [0.7, -0.4];
+    let given = TargetInit::Given(z.map(one).to_vec());
+    start.add_examples(&one(1.0), &one(0.5), &given).unwrap();
+    let gradients = start.gradients(&Selection::All).unwrap().targets;
+    let right = DMatrix::from_fn(2, 1, |t, _| -gradients[t][(0, 0)].as_f64());
+    let diagonal = |own: [f64; 2]| DMatrix::from_fn(2, 2, |i, j| if i == j { own[i] } else { 0.0 });
+    let chain = DMatrix::from_row_slice(2, 2, &[1.0, 0.0, -w[1], 1.0]);
+    let hidden = |d: [f64; 2]| chain.transpose() * diagonal(d) * &chain;
+    let hessian = hidden(mu) + diagonal(s) + diagonal([0.0, w[2] * w[2]]);
+    let blocks = [
+        mu[0] + mu[1] * w[1] * w[1] + s[0],
+        mu[1] + w[2] * w[2] + s[1],
+    ];
+    for (solver, preconditioner) in [
+        (GaussNewton::new(1, 1), diagonal(blocks)),
+        (
+            GaussNewton::chained(1, 1),
+            hidden([mu[0] + s[0], mu[1] + s[1]]),
+        ),
+    ] {
+        let y = preconditioner.try_inverse().unwrap() * &right;
+        let step = &y * (right.dot(&y) / y.dot(&(&hessian * &y)));
+        let mut model = start.clone();
+        let solver = solver.with_damping(0.0).unwrap();
+        model.solve_targets(&solver, &Selection::All).unwrap();
+        for t in 0..2 {
+            let found = model.z(t + 1).unwrap()[(0, 0)].as_f64() - z[t];
+            let error = (found - step[t]).abs();
+            assert!(error < 10.0 * T::ROUNDING, "{solver:?}: {found}, {step}");
+        }
+    }
 }
 
 /// An error in one part of the batch leaves the targets of all as they were, and nothing in the

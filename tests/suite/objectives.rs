@@ -6,8 +6,9 @@ use layerwise::decoupled::{Selection, TargetInit};
 use layerwise::energy::{Energy, Workspace};
 use layerwise::error::Quantity;
 use layerwise::gradcheck::GradCheck;
+use layerwise::kernel::Write;
 use layerwise::layer::{Activation, Dense};
-use layerwise::loss::{Gaussian, Poisson, SoftmaxCrossEntropy, SquaredError};
+use layerwise::loss::{Gaussian, Pair, Poisson, SoftmaxCrossEntropy, SquaredError};
 use layerwise::nalgebra::DMatrix;
 use layerwise::objective::{JointObjective, LocalObjective, Objective};
 use layerwise::regularizer::Regularizer;
@@ -19,7 +20,117 @@ in_both_scalars!(
     differences_confirm_every_gradient,
     objectives_are_sums_over_examples,
     a_wrong_gradient_is_seen,
+    what_is_not_finite_or_not_a_target_is_refused,
 );
+
+/// A gradient in z beyond the scalar though E is not, a point that is no number, and targets that
+/// the hidden loss does not take: errors, and nothing is written.
+fn what_is_not_finite_or_not_a_target_is_refused<T: Tested>() {
+    let dense = |activation| Dense::new(1, 1, activation).unwrap().without_bias();
+    let layers = |first| {
+        Circuit::builder()
+            .layer(dense(first))
+            .layer(dense(Activation::Identity))
+    };
+    let model = |energy, layers: layerwise::circuit::CircuitBuilder<T>, weight: f64| {
+        let mut model = DecoupledCircuit::new(layers.build().unwrap(), energy).unwrap();
+        model.set_parameters(1, &[T::of(weight)]).unwrap();
+        let one = DMatrix::from_element(1, 1, T::one());
+        let given = TargetInit::Given(vec![one.clone()]);
+        model.add_examples(&one, &one, &given).unwrap();
+        model
+    };
+    // ½ (1 − w z)² is finite at z = 0, and w (1 − w z) is not where w z is large.
+    let largest = T::max_value().unwrap().as_f64();
+    let weight = largest.powf(0.7);
+    let steep = model(Energy::default(), layers(Activation::Identity), weight);
+    let z = T::of(largest.powf(-0.25));
+    let mut workspace = Workspace::new();
+    let objective = steep.target_objective(&Selection::All).unwrap();
+    let mut gradient = [T::of(7.0)];
+    assert!(objective.value(&[z]).unwrap().is_finite());
+    let error = objective.evaluate(&[z], Some(&mut gradient), &mut workspace);
+    let Err(Error::NonFinite {
+        quantity, layer, ..
+    }) = error
+    else {
+        panic!("{error:?}");
+    };
+    assert_eq!((quantity, layer), (Quantity::TargetGradient, 1));
+    assert_eq!(gradient, [T::of(7.0)]);
+    for bad in [T::zero() / T::zero(), T::one() / T::zero()] {
+        let both = steep.joint_objective(&Selection::All).unwrap();
+        let mut point = both.point();
+        point[2] = bad;
+        let errors = [
+            objective.evaluate(&[bad], Some(&mut gradient), &mut workspace),
+            objective.evaluate(&[bad], None, &mut workspace),
+            both.evaluate(&point, None, &mut workspace),
+        ];
+        for error in errors {
+            let Err(Error::NonFiniteData { quantity, .. }) = error else {
+                panic!("{error:?}");
+            };
+            assert_eq!(quantity, Quantity::Target);
+        }
+    }
+    assert_eq!(gradient, [T::of(7.0)]);
+    let energy = Energy::default().with_hidden_loss(NotNegative);
+    let mut counts = model(energy, layers(Activation::Identity), 1.0);
+    let point = [T::of(-0.5)];
+    let error = counts.set_target_point(&Selection::All, &point);
+    assert!(
+        matches!(error, Err(Error::ZeroDimension { .. })),
+        "{error:?}"
+    );
+    assert_eq!(counts.z(1).unwrap()[(0, 0)], T::one());
+}
+
+/// Squared error of targets that are not negative.
+#[derive(Debug)]
+struct NotNegative;
+
+impl<T: Scalar> Loss<T> for NotNegative {
+    fn free_target(&self) -> bool {
+        true
+    }
+
+    fn check_target(&self, _: usize, target: &[T]) -> Result<(), Error> {
+        match target.iter().all(|&z| z >= T::zero()) {
+            true => Ok(()),
+            // Any error will do.
+            false => Err(Error::ZeroDimension { what: "a test" }),
+        }
+    }
+
+    fn scratch(&self, dim: usize, n: usize) -> usize {
+        Loss::<T>::scratch(&SquaredError, dim, n)
+    }
+
+    fn evaluate(
+        &self,
+        at: &Pair<'_, T>,
+        values: &mut [T],
+        d_target: Write<'_, T>,
+        d_prediction: Write<'_, T>,
+        work: &mut [T],
+    ) {
+        SquaredError.evaluate(at, values, d_target, d_prediction, work);
+    }
+
+    fn curvature(
+        &self,
+        at: &Pair<'_, T>,
+        v_target: Option<&[T]>,
+        v_prediction: Option<&[T]>,
+        out_target: Write<'_, T>,
+        out_prediction: Write<'_, T>,
+        work: &mut [T],
+    ) {
+        let (target, prediction) = (out_target, out_prediction);
+        SquaredError.curvature(at, v_target, v_prediction, target, prediction, work);
+    }
+}
 
 const SMOOTH: [Activation; 6] = [
     Activation::Identity,

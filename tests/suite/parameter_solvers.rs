@@ -82,7 +82,7 @@ fn augmented(z: &DMatrix<f64>, bias: bool) -> DMatrix<f64> {
 
 /// (W, b) by the singular values of the stacked rows of data, ridge and proximal term: no normal
 /// equations.
-fn by_singular_values(
+pub(crate) fn by_singular_values(
     (z, p, w): (&DMatrix<f64>, &DMatrix<f64>, &[f64]),
     bias: bool,
     (ridge, proximal): (f64, f64),
@@ -263,8 +263,8 @@ fn batches_add_up() {
     assert!(distance(&found, &expected) > 1e-3);
     // γ = 0: the last batch alone, though what came before was not finite.
     let mut last = NormalEquations::new(d, m, true).unwrap();
-    let huge = vec![1e200; d];
-    last.add(&huge, &[1e200; 4], None).unwrap();
+    let huge = [[1e200; 6], [-1e200; 6]].concat();
+    last.add(&huge, &[1e200; 8], None).unwrap();
     let mut parameters = vec![0.5; m * (d + 1)];
     let error = last.solve(1.0, 0.0, &mut parameters).unwrap_err();
     let expected_quantity = Quantity::NormalEquations;

@@ -373,7 +373,7 @@ fn least_squares_of_nist() {
         let mut parameters = vec![0.0; 7];
         equations.solve(0.0, 0.0, &mut parameters).unwrap();
         let digits = digits(&parameters, &numbers(&longley["certified"]));
-        assert!(digits > 6.0, "{digits} digits in batches of {batch}");
+        assert!(digits > 11.0, "{digits} digits in batches of {batch}");
     }
 
     let filip = &reference["filip"];

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use crate::property::{Tested, failed, for_all, generator, uniform};
 use layerwise::decoupled::{Selection, TargetInit};
 use layerwise::energy::{Energy, Value, Workspace};
+use layerwise::gradcheck::GradCheck;
 use layerwise::init::Initializer;
 use layerwise::kernel::Write;
-use layerwise::layer::{Activation, Dense, Sequential};
-use layerwise::loss::{Loss, Pair, SoftmaxCrossEntropy};
+use layerwise::layer::{Activation, Context, Dense, Point, Sequential};
+use layerwise::loss::{Loss, Pair, SoftmaxCrossEntropy, WeightedSquaredError};
 use layerwise::nalgebra::{DMatrix, DVector};
 use layerwise::optimizer::{Adam, GradientDescent};
 use layerwise::rand::RngExt;
@@ -20,7 +21,7 @@ use layerwise::target_solver::{
     SolveStop, StepSize, SynchronousDescent, TargetProblem, TargetSolver, Trial,
 };
 use layerwise::training::{Decoupling, Phase, Trainer};
-use layerwise::{Circuit, DecoupledCircuit, Error, Scalar};
+use layerwise::{Circuit, DecoupledCircuit, Error, Layer, Scalar};
 use proptest::prelude::*;
 
 in_both_scalars!(
@@ -29,6 +30,13 @@ in_both_scalars!(
     examples_end_by_themselves,
     a_step_that_fails_is_drawn_back,
     an_endless_step_leaves_examples_at_rest_alone,
+    steps_are_accepted_within_rounding_and_drawn_back_three_times,
+    a_false_bound_is_told,
+    stagnation_begins_at_its_threshold,
+    the_work_of_an_example_is_that_of_any_number,
+    bounds_that_give_no_step_are_refused,
+    a_bound_without_an_inverse_is_refused,
+    negative_zeros_are_alike_in_any_company,
     what_has_ended_stays_to_the_bit,
 );
 
@@ -777,6 +785,271 @@ fn an_endless_step_leaves_examples_at_rest_alone<T: Tested>() {
         let error = model.solve_targets(&solver, &Selection::All);
         assert!(matches!(error, Err(Error::NonFinite { .. })), "{error:?}");
         assert_eq!(model.z(1).unwrap(), start.z(1).unwrap());
+    }
+}
+
+/// Adds a number to every z_1.
+#[derive(Debug, Clone, Copy)]
+struct Shift(f64);
+
+impl<T: Scalar> Descent<T> for Shift {
+    fn step(
+        &self,
+        _: &mut State<T>,
+        problem: &mut TargetProblem<'_, T>,
+        trial: &mut Trial<T>,
+    ) -> Result<(), Error> {
+        trial.for_each(1, problem, |share, z, _| z[0] += T::of(self.0) * share);
+        Ok(())
+    }
+}
+
+/// From z = 1, the minimum, a shift by δ raises E = 1 by δ²: 16 ε are allowed, and a step is drawn
+/// back to a sixty-fourth before it is undone.
+fn steps_are_accepted_within_rounding_and_drawn_back_three_times<T: Tested>() {
+    let unit = (8.0 * T::default_epsilon().as_f64()).sqrt();
+    for (factor, share, back, stuck) in [
+        (1.0, 1.0, 0, 0),
+        (3.0, 0.25, 2, 0),
+        (12.0, 1.0 / 16.0, 2, 0),
+        (48.0, 1.0 / 64.0, 2, 0),
+        (192.0, 0.0, 2, 2),
+    ] {
+        let mut model = unit_chain::<T>([1.0, 1.0], [2.0, 2.0]);
+        let solver = Iterate::new(1, Shift(factor * unit)).with_check(Check::Rounding);
+        let report = model.solve_targets(&solver, &Selection::All).unwrap();
+        assert_eq!((report.drawn_back, report.stuck), (back, stuck), "{factor}");
+        let moved = model.z(1).unwrap()[(0, 0)].as_f64() - 1.0;
+        let error = (moved - share * factor * unit).abs();
+        assert!(error < T::default_epsilon().as_f64(), "{factor}: {moved}");
+    }
+}
+
+/// ẑ = 100 z, and a bound that is far too small.
+#[derive(Debug)]
+struct FalselyBounded(Dense, f64);
+
+impl<T: Scalar> Layer<T> for FalselyBounded {
+    described_by!(0: T);
+
+    fn forward(
+        &self,
+        context: &Context<'_>,
+        parameters: &[T],
+        input: &[T],
+        output: &mut [T],
+        tape: Option<&mut [T]>,
+        work: &mut [T],
+    ) {
+        self.0
+            .forward(context, parameters, input, output, tape, work);
+    }
+
+    fn vjp(
+        &self,
+        at: &Point<'_, T>,
+        cotangent: &[T],
+        d_input: Write<'_, T>,
+        d_parameters: Write<'_, T>,
+        work: &mut [T],
+    ) {
+        self.0.vjp(at, cotangent, d_input, d_parameters, work);
+    }
+
+    fn jvp(
+        &self,
+        at: &Point<'_, T>,
+        v_input: Option<&[T]>,
+        v_parameters: Option<&[T]>,
+        tangent: &mut [T],
+        work: &mut [T],
+    ) {
+        self.0.jvp(at, v_input, v_parameters, tangent, work);
+    }
+
+    fn curvature_bound(&self, _: &[T], _: &mut [T]) -> Option<T> {
+        Some(T::of(self.1))
+    }
+}
+
+/// [`unit_chain`] with 100 z above, and that layer's bound.
+fn bounded_by<T: Scalar>(bound: f64) -> DecoupledCircuit<T> {
+    let unit = || {
+        let dense = Dense::new(1, 1, Activation::Identity).unwrap();
+        dense.without_bias()
+    };
+    let circuit = Circuit::builder()
+        .layer(unit())
+        .layer(FalselyBounded(unit(), bound));
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap(), Energy::default()).unwrap();
+    model.set_parameters(0, &[T::one()]).unwrap();
+    model.set_parameters(1, &[T::of(100.0)]).unwrap();
+    let row = |values: [f64; 3]| DMatrix::from_row_slice(1, 3, &values.map(T::of));
+    let given = TargetInit::Given(vec![row([1.0, 1.0, 0.5])]);
+    model
+        .add_examples(&row([1.0, 1.0, 0.5]), &row([4.0, 30.0, 50.0]), &given)
+        .unwrap();
+    model
+}
+
+/// Steps ten thousand times too long leave every example where it is: the report says so, per example,
+/// and so does that of a run; the gradient check finds the bound.
+fn a_false_bound_is_told<T: Tested>() {
+    let solvers: [Box<dyn TargetSolver<T>>; 3] = [
+        Box::new(ReverseSweep::new(2)),
+        Box::new(RedBlack::new(2)),
+        Box::new(descent(2, BOUNDED)),
+    ];
+    for solver in solvers {
+        for (bound, stuck) in [(0.01, 2), (1e4, 0)] {
+            let mut model = bounded_by::<T>(bound);
+            let report = model.solve_targets(&solver, &Selection::All).unwrap();
+            // The third example is at its minimum.
+            assert_eq!(report.stuck, stuck, "{bound}: {solver:?}");
+            if stuck > 0 {
+                assert_eq!(report.drawn_back, 4);
+                assert_eq!(model.z(1).unwrap()[(0, 0)], T::one());
+            }
+        }
+    }
+    // Shares shrink from step to step, and the third moves.
+    let mut model = bounded_by::<T>(0.01);
+    let report = model.solve_targets(&ReverseSweep::new(3), &Selection::All);
+    let report = report.unwrap();
+    assert_eq!((report.stuck, report.drawn_back), (0, 6));
+    let mut model = bounded_by::<T>(0.01);
+    let phase = Phase::new(
+        Decoupling::persistent(ReverseSweep::new(2)),
+        Adam::new(1e-9).unwrap(),
+    );
+    let report = Trainer::new(phase.with_epochs(1)).run(&mut model).unwrap();
+    assert_eq!(report.history[0].solved.unwrap().stuck, 2);
+    for bound in [0.01, 0.0] {
+        let dense = Dense::new(1, 1, Activation::Identity).unwrap();
+        let layer = FalselyBounded(dense.without_bias(), bound);
+        let check = GradCheck::new().layer(&layer, &[T::of(100.0)], &[T::one(), T::of(0.3)]);
+        let found = check.unwrap().require(T::GRADIENT).unwrap_err().to_string();
+        assert!(found.contains("bound"), "{bound}: {found}");
+    }
+}
+
+/// A decrease of exactly the given share of E ends an example, a larger one does not.
+fn stagnation_begins_at_its_threshold<T: Tested>() {
+    // E falls from 1.25 to 1: z from 0.5 to 1, all of it exact.
+    for (share, ends) in [(0.2, true), (0.25, true), (0.1875, false)] {
+        let mut model = unit_chain::<T>([0.5, 0.5], [2.0, 2.0]);
+        let ending = Convergence::NEVER.with_stagnation(share).unwrap();
+        let solver = Iterate::new(1, Shift(0.5)).with_convergence(ending);
+        let report = model.solve_targets(&solver, &Selection::All).unwrap();
+        assert_eq!(report.stagnated, if ends { 2 } else { 0 }, "{share}");
+    }
+}
+
+/// Direct solvers work through the batch in parts; their report counts one example's work.
+fn the_work_of_an_example_is_that_of_any_number<T: Tested>() {
+    for solver in [GaussNewton::direct(2), GaussNewton::cyclic_reduction(2)] {
+        let reports = [1, 32, 33, 70].map(|n| {
+            let mut model = curved_model::<T>(4, n);
+            model.solve_targets(&solver, &Selection::All).unwrap()
+        });
+        assert!(reports[0].operations > 0);
+        for report in reports {
+            assert_eq!(report.operations, reports[0].operations);
+            assert_eq!(report.critical_path, reports[0].critical_path);
+        }
+    }
+}
+
+/// A bound below zero, or so small that its inverse overflows.
+fn bounds_that_give_no_step_are_refused<T: Tested>() {
+    // With μ = 1 the block is 1 + bound.
+    for bound in [-1.0, -3.0, f64::INFINITY, f64::NAN] {
+        let solvers: [Box<dyn TargetSolver<T>>; 2] =
+            [Box::new(ReverseSweep::new(1)), Box::new(RedBlack::new(1))];
+        for solver in solvers {
+            let mut model = bounded_by::<T>(bound);
+            let before = model.z(1).unwrap().into_owned();
+            let error = model.solve_targets(&solver, &Selection::All);
+            assert!(
+                matches!(error, Err(Error::InvalidOption { .. })),
+                "{bound}: {error:?}"
+            );
+            assert_eq!(model.z(1).unwrap(), before);
+        }
+    }
+}
+
+/// Nor one so near to zero that its inverse overflows.
+fn a_bound_without_an_inverse_is_refused<T: Tested>() {
+    let tiny = if T::ROUNDING < 1e-10 { 1e-310 } else { 1e-40 };
+    let loss = || WeightedSquaredError::new(vec![T::of(tiny)]).unwrap();
+    let unit = || {
+        let dense = Dense::new(1, 1, Activation::Identity).unwrap();
+        dense.without_bias()
+    };
+    let circuit = Circuit::builder().layer(unit()).layer(unit());
+    let energy = Energy::new(loss()).with_hidden_loss(loss());
+    let mut start = DecoupledCircuit::new(circuit.build().unwrap(), energy).unwrap();
+    for t in 0..2 {
+        start.set_parameters(t, &[T::one()]).unwrap();
+    }
+    // The first example is at rest, the second is not.
+    let row = |values: [f64; 2]| DMatrix::from_row_slice(1, 2, &values.map(T::of));
+    let given = TargetInit::Given(vec![row([-0.0, 0.5])]);
+    start
+        .add_examples(&row([0.0, 0.0]), &row([0.0, 2.0]), &given)
+        .unwrap();
+    let ends = Convergence::NEVER.with_tolerance(0.0).unwrap();
+    let solvers: [Box<dyn TargetSolver<T>>; 3] = [
+        Box::new(ReverseSweep::new(3).with_convergence(ends)),
+        Box::new(RedBlack::new(3).with_convergence(ends)),
+        // Squares of such gradients are 0, and would be at rest.
+        Box::new(descent(3, BOUNDED)),
+    ];
+    for solver in solvers {
+        let mut model = start.clone();
+        let error = model.solve_targets(&solver, &Selection::All);
+        assert!(
+            matches!(error, Err(Error::InvalidOption { .. })),
+            "{error:?} by {solver:?}"
+        );
+        assert_eq!(model.z(1).unwrap(), start.z(1).unwrap());
+    }
+}
+
+/// An example with −0 has the same bits alone and beside one that goes on, whatever solves it.
+fn negative_zeros_are_alike_in_any_company<T: Tested>() {
+    let ends = Convergence::NEVER.with_tolerance(1e-3).unwrap();
+    let momentum = GradientDescent::new(1.0).unwrap().with_momentum(0.5);
+    let checked = ReverseSweep::new(3)
+        .with_step(StepSize::Checked(0.3))
+        .unwrap();
+    let solvers: [Box<dyn TargetSolver<T>>; 9] = [
+        Box::new(ReverseSweep::new(3).with_convergence(ends)),
+        Box::new(checked.with_convergence(ends)),
+        Box::new(RedBlack::new(3).with_convergence(ends)),
+        Box::new(descent(3, BOUNDED).with_convergence(ends)),
+        Box::new(
+            descent(3, BOUNDED)
+                .with_rule(momentum.unwrap())
+                .with_convergence(ends),
+        ),
+        Box::new(GaussNewton::new(3, 2).with_convergence(ends)),
+        Box::new(GaussNewton::chained(3, 2).with_convergence(ends)),
+        Box::new(GaussNewton::direct(3).with_convergence(ends)),
+        Box::new(GaussNewton::cyclic_reduction(3).with_convergence(ends)),
+    ];
+    // At rest from the start, and soon.
+    for (z, y) in [([-0.0, 0.5], [0.0, 2.0]), ([-0.0, 0.9], [-0.0, -3.0])] {
+        for solver in &solvers {
+            let solved = |selection| {
+                let mut model = unit_chain::<T>(z, y);
+                model.solve_targets(solver, &selection).unwrap();
+                model.z(1).unwrap()[(0, 0)].as_f64().to_bits()
+            };
+            let alone = solved(Selection::Columns(0..1));
+            assert_eq!(solved(Selection::All), alone, "{solver:?}");
+        }
     }
 }
 

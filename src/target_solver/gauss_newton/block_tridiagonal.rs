@@ -5,7 +5,9 @@ use std::ops::Range;
 use super::System;
 use super::elimination::{Elimination, Order};
 use super::operator::Link;
+use crate::check::make_room;
 use crate::energy::{Layers, LocalWorkspace, Problem, columns, default_fields};
+use crate::error::Error;
 use crate::kernel::cholesky::{divide_transposed, factor, solve_lower, solve_lower_transposed};
 use crate::kernel::{Matrix, Scalar, Write, add_to, subtract_from};
 
@@ -126,6 +128,29 @@ impl<T: Scalar> BlockTridiagonal<T> {
         work
     }
 
+    /// Makes room for n examples at a time, or fails if memory cannot hold their matrices.
+    pub(super) fn make_room(&mut self, dims: &[usize], n: usize) -> Result<(), Error> {
+        let widest = dims.iter().copied().max().unwrap_or(0);
+        self.blocks.resize_with(dims.len(), Block::default);
+        self.factors.resize_with(dims.len(), Factor::default);
+        let both = self.blocks.iter_mut().zip(&mut self.factors);
+        for (&d, (block, factor)) in dims.iter().zip(both) {
+            let (own, other) = (d.saturating_mul(n), widest.saturating_mul(n));
+            for (array, columns) in [
+                (&mut block.diagonal, own),
+                (&mut block.coupling, other),
+                (&mut block.scratch, d),
+                (&mut factor.lower, own),
+                (&mut factor.below, other),
+                (&mut factor.above, other),
+            ] {
+                make_room(array, "the blocks of Gauss-Newton's matrix", d, columns)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything for n examples, in the room that was made.
     fn fit(&mut self, order: Order, layers: Layers<'_, T>, dims: &[usize], n: usize) {
         let m = dims.len();
         let blocks: usize = self.levels.iter().map(Vec::len).sum();
@@ -135,8 +160,6 @@ impl<T: Scalar> BlockTridiagonal<T> {
         }
         // Later neighbours may be wider than the first.
         let widest = dims.iter().copied().max().unwrap_or(0);
-        self.blocks.resize_with(m, Block::default);
-        self.factors.resize_with(m, Factor::default);
         let both = self.blocks.iter_mut().zip(&mut self.factors);
         for ((h, &d), (block, factor)) in dims.iter().enumerate().zip(both) {
             block.link.fit(layers, h + 1, n);

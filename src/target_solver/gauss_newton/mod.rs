@@ -120,7 +120,8 @@ impl GaussNewton {
         Self::solved_by(steps, ConjugateGradients::chained(iterations))
     }
 
-    /// [`GaussNewton::new`] by [`LinearSolver::BlockCholesky`].
+    /// [`GaussNewton::new`] by [`LinearSolver::BlockCholesky`]. Blocks that no memory can hold are
+    /// [`Error::TooLarge`].
     pub fn direct(steps: u64) -> Self {
         Self::solved_by(steps, LinearSolver::BlockCholesky)
     }
@@ -189,10 +190,12 @@ impl<T: Scalar> Descent<T> for DampedStep {
         memory.system.fit(hidden, n, damping);
         let bounds = first_part(numbers.parts);
         // Once per call: bounds that aged by steps would depend on the slowest example.
-        if let LinearSolver::ConjugateGradients(options) = self.linear {
-            memory.iterations.prepare(options, bounds, layers, n)?;
+        match self.linear {
+            LinearSolver::ConjugateGradients(options) => {
+                memory.iterations.prepare(options, bounds, layers, n)
+            }
+            _ => memory.matrix.make_room(hidden, n.min(PART)),
         }
-        Ok(())
     }
 
     fn step(

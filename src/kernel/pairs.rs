@@ -1,0 +1,87 @@
+//! Long sums as pairs of numbers, high + low, with about twice the digits of one.
+//!
+//! An array of n pairs is a slice of 2n numbers: the high ones, then the low ones.
+
+use super::vectorise;
+use crate::kernel::Scalar;
+
+/// The sum of a pair and a number (Knuth, TAOCP 4.2.2: the error of high + x is exact).
+#[inline(always)]
+pub(crate) fn pair_plus<T: Scalar>((high, low): (T, T), x: T) -> (T, T) {
+    let sum = high + x;
+    let of_x = sum - high;
+    normal(sum, low + ((high - (sum - of_x)) + (x - of_x)))
+}
+
+/// The pair of a number and a small correction; infinity stays what it is.
+#[inline(always)]
+fn normal<T: Scalar>(sum: T, low: T) -> (T, T) {
+    let high = if low.is_finite() { sum + low } else { sum };
+    (high, low - (high - sum))
+}
+
+/// pairs ← value(pairs, others), every one by itself.
+#[inline(always)]
+fn update<T: Scalar>(pairs: &mut [T], others: &[T], value: impl Fn((T, T), T) -> (T, T)) {
+    let (high, low) = pairs.split_at_mut(pairs.len() / 2);
+    vectorise(
+        #[inline(always)]
+        move || {
+            for ((high, low), &other) in high.iter_mut().zip(low).zip(others) {
+                (*high, *low) = value((*high, *low), other);
+            }
+        },
+    );
+}
+
+/// pairs ← pairs + values.
+pub(crate) fn add_to_pairs<T: Scalar>(pairs: &mut [T], values: &[T]) {
+    update(pairs, values, |pair, x| pair_plus(pair, x));
+}
+
+/// pairs ← factor · pairs.
+pub(crate) fn scale_pairs<T: Scalar>(pairs: &mut [T], factor: T) {
+    let (high, low) = pairs.split_at_mut(pairs.len() / 2);
+    vectorise(
+        #[inline(always)]
+        move || {
+            for (high, low) in high.iter_mut().zip(low) {
+                let product = *high * factor;
+                let error = high.mul_add(factor, -product);
+                (*high, *low) = normal(product, *low * factor + error);
+            }
+        },
+    );
+}
+
+/// The i-th pair as one number.
+pub(crate) fn of_pair<T: Scalar>(pairs: &[T], i: usize) -> T {
+    pairs[i] + pairs[pairs.len() / 2 + i]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pair_counts_far_beyond_the_digits_of_one_number() {
+        let mut pairs = [16_777_216.0_f32, 0.1, 0.0, 0.0];
+        for _ in 0..5 {
+            add_to_pairs(&mut pairs, &[1.0, 1e-9]);
+        }
+        assert_eq!(f64::from(pairs[0]) + f64::from(pairs[2]), 16_777_221.0);
+        let sum = f64::from(pairs[1]) + f64::from(pairs[3]);
+        assert!((sum - f64::from(0.1_f32) - 5e-9).abs() < 1e-14);
+        assert_eq!(of_pair(&pairs, 1), 0.1_f32 + 5e-9);
+        // Thirds of thirds, and back.
+        for factor in [1.0 / 3.0, 1.0 / 3.0, 9.0] {
+            scale_pairs(&mut pairs, factor);
+        }
+        let third = f64::from(1.0_f32 / 3.0);
+        let expected = 16_777_221.0 * third * third * 9.0;
+        let found = f64::from(pairs[0]) + f64::from(pairs[2]);
+        assert!((found / expected - 1.0).abs() < 1e-13, "{found}");
+        add_to_pairs(&mut pairs, &[f32::INFINITY, f32::NAN]);
+        assert!(!of_pair(&pairs, 0).is_finite() && !of_pair(&pairs, 1).is_finite());
+    }
+}

@@ -1,0 +1,261 @@
+//! Levenberg-Marquardt's damping: when it grows, falls, rests and wakes.
+
+use crate::property::{Tested, generator, uniform};
+use layerwise::energy::{LocalProblem, Value};
+use layerwise::kernel::Write;
+use layerwise::layer::{Activation, Dense};
+use layerwise::loss::{Loss, Pair, SquaredError};
+use layerwise::parameter_solver::{LevenbergMarquardt, ParameterReport, ParameterSolver};
+use layerwise::state::State;
+use layerwise::{Error, Scalar};
+
+in_both_scalars!(
+    a_layer_at_rest_keeps_its_damping_and_wakes,
+    damping_falls_where_steps_succeed_and_grows_where_they_fail,
+    damping_alone_brings_no_layer_to_rest,
+    the_scale_of_the_energy_does_not_matter,
+);
+
+/// A layer of 3 to 2 units on 12 examples.
+struct Fit<T> {
+    layer: Dense,
+    input: Vec<T>,
+    target: Vec<T>,
+    parameters: Vec<T>,
+    state: State<T>,
+}
+
+impl<T: Scalar> Fit<T> {
+    fn new(activation: Activation) -> Self {
+        let mut rng = generator(3);
+        Self {
+            layer: Dense::new(3, 2, activation).unwrap(),
+            input: uniform(&mut rng, 36, 1.0),
+            target: uniform(&mut rng, 24, 0.5),
+            parameters: uniform(&mut rng, 8, 0.5),
+            state: State::new(),
+        }
+    }
+
+    /// Targets that the layer can reach.
+    fn reach(&mut self, seed: u64) {
+        let parameters = uniform(&mut generator(seed), 8, 0.7);
+        let loss = SquaredError;
+        let problem = LocalProblem::new(
+            &self.layer,
+            &parameters,
+            &loss,
+            T::one(),
+            &self.input,
+            &self.target,
+        )
+        .unwrap();
+        let mut workspace = problem.workspace();
+        let there = problem.evaluate(Value, &mut workspace);
+        self.target = there.prediction().to_vec();
+    }
+
+    /// One call, and ℓ after it.
+    fn visit(&mut self, solver: LevenbergMarquardt) -> (ParameterReport, f64) {
+        let mut own = self.parameters.clone();
+        let problem = self.problem();
+        let mut workspace = problem.workspace();
+        let mut state = self.state.clone();
+        let report = solver.solve(&mut state, &problem, &mut workspace, &mut own);
+        (self.parameters, self.state) = (own, state);
+        let problem = self.problem();
+        let energy = problem.evaluate(Value, &mut workspace);
+        (report.unwrap(), energy.energy().as_f64())
+    }
+
+    fn problem(&self) -> LocalProblem<'_, T> {
+        let (layer, theta) = (&self.layer, &self.parameters);
+        LocalProblem::new(
+            layer,
+            theta,
+            &SquaredError,
+            T::one(),
+            &self.input,
+            &self.target,
+        )
+        .unwrap()
+    }
+
+    fn damping(&self) -> f64 {
+        self.state.values[0][0].as_f64()
+    }
+}
+
+/// At convergence, with and without a residual, nothing moves, the damping least of all; new targets
+/// are reached as fast as from a new state.
+fn a_layer_at_rest_keeps_its_damping_and_wakes<T: Tested>() {
+    for activation in [Activation::Identity, Activation::Tanh] {
+        for reachable in [false, true] {
+            let mut fit = Fit::<T>::new(activation);
+            let name = format!("{activation:?}, {reachable}");
+            if reachable {
+                fit.reach(7);
+            }
+            let solver = LevenbergMarquardt::new(50, 20);
+            let (report, least) = fit.visit(solver);
+            assert!(report.steps < 25, "{name}: {report:?}");
+            let (damping, at) = (fit.damping(), fit.parameters.clone());
+            assert!(damping <= 1e-3, "{name}: {damping}");
+            for _ in 0..50 {
+                let (report, energy) = fit.visit(solver);
+                // Rounding may leave a step or two.
+                assert!(report.steps <= 3, "{name}: {report:?}");
+                assert!(energy <= least);
+            }
+            assert!(
+                fit.damping() <= damping.max(1e-3),
+                "{name}: {}",
+                fit.damping()
+            );
+            let moved = fit.parameters.iter().zip(&at).map(|(a, b)| (*a - *b).abs());
+            let moved = moved.fold(T::zero(), T::max).as_f64();
+            assert!(
+                moved < 1e3 * T::default_epsilon().as_f64(),
+                "{name}: {moved}"
+            );
+
+            fit.reach(11);
+            let single = LevenbergMarquardt::new(1, 20);
+            let before = fit.visit(LevenbergMarquardt::new(0, 20)).1;
+            let visits = (1..20).find(|_| fit.visit(single).1 < 1e-6 * before);
+            assert!(
+                visits.is_some_and(|visits| visits <= 4),
+                "{name}: {visits:?}"
+            );
+        }
+    }
+}
+
+/// λ is divided by 4 where ℓ falls and multiplied by 8 where it does not.
+fn damping_falls_where_steps_succeed_and_grows_where_they_fail<T: Tested>() {
+    let mut fit = Fit::<T>::new(Activation::Tanh);
+    let damped = |steps| {
+        LevenbergMarquardt::new(steps, 20)
+            .with_damping(1.0)
+            .unwrap()
+    };
+    for (k, expected) in [0.25, 0.0625, 0.015_625].into_iter().enumerate() {
+        let (report, _) = fit.visit(damped(1));
+        assert_eq!((report.steps, report.accepted), (1, 1), "{k}");
+        assert_eq!(fit.damping(), expected);
+    }
+    // Units that saturate: the whole step overshoots.
+    let mut fit = Fit::<T>::new(Activation::Sigmoid);
+    fit.parameters.iter_mut().for_each(|x| *x *= T::of(12.0));
+    let plain = LevenbergMarquardt::new(1, 20).with_damping(0.0).unwrap();
+    let mut expected = T::zero();
+    let mut failed = 0;
+    for _ in 0..12 {
+        let (report, _) = fit.visit(plain);
+        if report.steps == 0 {
+            break;
+        }
+        expected = match report.accepted {
+            0 => {
+                failed += 1;
+                (expected * T::of(8.0)).max(T::of(1e-3))
+            }
+            _ => expected * T::of(0.25),
+        };
+        assert_eq!(fit.damping(), expected.as_f64());
+    }
+    assert!(failed > 1, "{failed}");
+}
+
+/// Steps damped so far that rounding nearly hides them are steps all the same.
+fn damping_alone_brings_no_layer_to_rest<T: Tested>() {
+    let mut fit = Fit::<T>::new(Activation::Identity);
+    let damping = 0.1 / T::default_epsilon().as_f64();
+    let solver = LevenbergMarquardt::new(40, 20).with_damping(damping);
+    let before = fit.visit(LevenbergMarquardt::new(0, 20)).1;
+    fit.state = State::new();
+    let (report, after) = fit.visit(solver.unwrap());
+    assert!(report.accepted > 10 && after < 0.9 * before, "{report:?}");
+}
+
+/// |z − ẑ|, which has no curvature.
+#[derive(Debug)]
+struct Straight;
+
+impl<T: Scalar> Loss<T> for Straight {
+    fn free_target(&self) -> bool {
+        true
+    }
+
+    fn scratch(&self, _: usize, _: usize) -> usize {
+        0
+    }
+
+    fn evaluate(
+        &self,
+        at: &Pair<'_, T>,
+        values: &mut [T],
+        d_target: Write<'_, T>,
+        d_prediction: Write<'_, T>,
+        _: &mut [T],
+    ) {
+        let error = |i: usize| at.target[i] - at.prediction[i];
+        for (j, value) in values.iter_mut().enumerate() {
+            let own = j * at.dim..(j + 1) * at.dim;
+            *value = own.fold(T::zero(), |sum, i| sum + error(i).abs());
+        }
+        d_target.each(|i| error(i).signum());
+        d_prediction.each(|i| -error(i).signum());
+    }
+
+    fn curvature(
+        &self,
+        _: &Pair<'_, T>,
+        _: Option<&[T]>,
+        _: Option<&[T]>,
+        out_target: Write<'_, T>,
+        out_prediction: Write<'_, T>,
+        _: &mut [T],
+    ) {
+        out_target.each(|_| T::zero());
+        out_prediction.each(|_| T::zero());
+    }
+}
+
+/// θ after some steps at μ.
+fn moved_by<T: Scalar>(loss: &dyn Loss<T>, weight: f64, solver: LevenbergMarquardt) -> Vec<T> {
+    let fit = Fit::<T>::new(Activation::Tanh);
+    let theta = &fit.parameters;
+    let problem = LocalProblem::new(
+        &fit.layer,
+        theta,
+        loss,
+        T::of(weight),
+        &fit.input,
+        &fit.target,
+    )
+    .unwrap();
+    let (mut own, mut workspace) = (theta.clone(), problem.workspace());
+    let report: Result<ParameterReport, Error> =
+        solver.solve(&mut State::new(), &problem, &mut workspace, &mut own);
+    assert!(report.unwrap().accepted > 0);
+    own
+}
+
+/// μ scales ℓ, its gradient and G alike: a power of two changes no bit of θ, whatever ends the
+/// iterations, and whether there is curvature or not.
+fn the_scale_of_the_energy_does_not_matter<T: Tested>() {
+    let solver = LevenbergMarquardt::new(3, 20);
+    let cases: [(&dyn Loss<T>, LevenbergMarquardt); 3] = [
+        (&SquaredError, solver),
+        (&SquaredError, solver.with_tolerance(0.3).unwrap()),
+        (&Straight, solver.with_damping(3.0).unwrap()),
+    ];
+    for (loss, solver) in cases {
+        let expected = moved_by(loss, 1.0, solver);
+        for exponent in [-20, -3, 5, 20] {
+            let found = moved_by(loss, 2.0_f64.powi(exponent), solver);
+            assert_eq!(found, expected, "2^{exponent}, {solver:?}");
+        }
+    }
+}

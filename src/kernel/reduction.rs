@@ -102,8 +102,11 @@ impl<T: Scalar> Sum<T> {
     }
 }
 
-/// Σ aᵢ, as a [`Sum`] in each of [`LANES`] lanes.
+/// Σ aᵢ, of many as a [`Sum`] in each of [`LANES`] lanes.
 pub(crate) fn total<T: Scalar>(a: &[T]) -> T {
+    if a.len() <= BLOCK {
+        return sum_in_pass(a, a, |a, _| a);
+    }
     vectorise(
         #[inline(always)]
         move || {
@@ -183,6 +186,16 @@ fn sum_of_blocks<T: Scalar>(a: &[T], b: &[T], term: impl Fn(T, T) -> T) -> T {
         sum.add(sum_of_pairs(a, b, &term));
     }
     sum.value()
+}
+
+/// Σ_j term(j), j < n, one after another in each block.
+#[inline(always)]
+pub(crate) fn sum_of_terms<T: Scalar>(n: usize, term: impl Fn(usize) -> T) -> T {
+    let block = |start: usize| {
+        let terms = start..n.min(start + BLOCK);
+        terms.fold(T::zero(), |sum, j| sum + term(j))
+    };
+    Sum::of((0..n).step_by(BLOCK).map(block))
 }
 
 /// [`sum_of_blocks`] in a pass of its own, over as many pairs as there are.

@@ -1,12 +1,11 @@
 //! What losses share that are sums over the units, Σ_j ℓ_j(z_j, ẑ_j).
 
 use std::fmt::Debug;
-use std::iter;
 
 use super::Pair;
 use crate::check::{check_length, option};
 use crate::error::Error;
-use crate::kernel::{Scalar, Sum, Write};
+use crate::kernel::{Scalar, Write, sum_of_terms};
 
 /// Writes `evaluate` and `curvature` of a loss without memory of its own: calls of two functions like
 /// those below, with what they need beside the batch.
@@ -68,7 +67,7 @@ pub(super) fn evaluate_residual<T: Scalar>(
         let column = i * at.dim..(i + 1) * at.dim;
         let (z, estimate) = (&at.target[column.clone()], &at.prediction[column.clone()]);
         let unit = |j: usize| unit(j, z[j] - estimate[j]);
-        *sum = Sum::of((0..at.dim).map(|j| unit(j)[0]));
+        *sum = sum_of_terms(at.dim, |j| unit(j)[0]);
         d_target.part(column.clone()).each(|j| unit(j)[1]);
         d_prediction.part(column).each(|j| -unit(j)[1]);
     }
@@ -124,11 +123,10 @@ pub(super) fn evaluate_functions<T: Scalar, const N: usize>(
         while from < z.len() {
             let column = (start + from) / at.dim;
             let to = z.len().min((column + 1) * at.dim - start);
-            let terms = (from..to).map(|k| {
+            values[column] += (from..to).fold(T::zero(), |sum, k| {
                 let (z, estimate, f) = of(k);
-                value(z, estimate, f)
+                sum + value(z, estimate, f)
             });
-            values[column] = Sum::of(iter::once(values[column]).chain(terms));
             from = to;
         }
         d_target.part(block.clone()).each(|k| -estimate[k]);

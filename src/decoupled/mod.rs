@@ -209,7 +209,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(self.examples.append(z))
     }
 
-    /// Removes examples by their ids; the ids of the others do not change.
+    /// Removes examples by their ids, and frees their memory; the ids of the others do not change.
     ///
     /// # Errors
     /// [`Error::UnknownExample`] or [`Error::RepeatedExample`]; nothing is removed then.

@@ -103,6 +103,10 @@ pub struct SolveReport {
     pub limited: usize,
     /// Steps shortened or undone because they would have raised an example's E; summed over examples.
     pub drawn_back: u64,
+    /// Examples whose every checked step was undone, so that they did not move: steps too long for a
+    /// sixty-fourth to help, as by a curvature bound that is too small, or examples that are at rest to
+    /// rounding.
+    pub stuck: usize,
     /// Products with Gauss-Newton's matrix: the iterations of its conjugate gradients over all
     /// steps, each a JVP and a VJP per layer, and as many again for the preconditioner of
     /// [`GaussNewton::chained`](crate::target_solver::GaussNewton::chained); 0 for other solvers.
@@ -141,6 +145,7 @@ impl SolveReport {
         self.stagnated += other.stagnated;
         self.limited += other.limited;
         self.drawn_back += other.drawn_back;
+        self.stuck += other.stuck;
         self.products += other.products;
         self.operations += other.operations;
         self.critical_path += other.critical_path;

@@ -64,6 +64,9 @@ struct Example<T> {
     /// ‖∂E/∂z‖², as far as it has been recorded.
     squares: Option<T>,
     progress: Progress,
+    /// Whether a step was undone, and whether one was accepted.
+    refused: bool,
+    moved: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -221,6 +224,8 @@ impl<T: Scalar> Trial<T> {
             share: T::one(),
             squares: None,
             progress: Progress::Going,
+            refused: false,
+            moved: false,
         };
         self.examples.resize(n, example);
         self.first.resize_with(depth, Vec::new);
@@ -333,6 +338,7 @@ impl<T: Scalar> Trial<T> {
                     false => Progress::Going,
                 };
                 example.energy = energy;
+                example.moved = true;
             } else if round < QUARTERS {
                 self.report.drawn_back += u64::from(round == 0);
                 problem.draw_back(&self.before, i..i + 1, quarter);
@@ -341,6 +347,7 @@ impl<T: Scalar> Trial<T> {
             } else {
                 problem.draw_back(&self.before, i..i + 1, T::zero());
                 self.verdicts[i] = Verdict::Refused;
+                example.refused = true;
                 example.progress = Progress::Going;
             }
         }
@@ -349,14 +356,14 @@ impl<T: Scalar> Trial<T> {
 
     /// What was done in this call.
     pub(super) fn report(&self) -> SolveReport {
-        let count = |progress| {
-            let all = self.examples.iter();
-            all.filter(|example| example.progress == progress).count()
-        };
+        let count_if =
+            |own: &dyn Fn(&&Example<T>) -> bool| self.examples.iter().filter(own).count();
+        let count = |progress| count_if(&|example| example.progress == progress);
         SolveReport {
             at_rest: count(Progress::AtRest),
             stagnated: count(Progress::Stagnated),
             limited: count(Progress::Going),
+            stuck: count_if(&|example| example.refused && !example.moved),
             ..self.report
         }
     }

@@ -10,9 +10,9 @@ use layerwise::gradcheck::GradCheck;
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::{Gaussian, Huber, PseudoHuber, SquaredError};
 use layerwise::nalgebra::DMatrix;
-use layerwise::optimizer::{Adam, Optimizer, Step};
+use layerwise::optimizer::{Adam, GradientDescent, Optimizer, Step};
 use layerwise::target_solver::{GaussNewton, ReverseSweep, StepSize};
-use layerwise::training::{Decoupling, Phase, Trainer};
+use layerwise::training::{Decoupling, Phase, Session, Trainer};
 use layerwise::{Circuit, DecoupledCircuit, Error, Loss, Scalar, presets};
 
 const EXAMPLES: usize = 9;
@@ -255,7 +255,10 @@ fn the_bound_on_the_rate_is_sharp() {
         let bound = (4.0 / step - 2.0 * h) / penalty;
         let gap = |rate: f64| {
             let mut model = chain(penalty, v);
-            match Trainer::new(phase(step, rate).with_epochs(2000)).run(&mut model) {
+            match Trainer::new(phase(step, rate).with_epochs(2000))
+                .run(&mut model)
+                .map_err(Error::from)
+            {
                 Ok(_) => model.gap().unwrap()[0],
                 Err(Error::NonFinite { .. }) => f64::INFINITY,
                 Err(other) => panic!("{other}"),
@@ -383,4 +386,50 @@ fn what_does_not_fit_is_refused() {
             .contains("multiplier of layer 1 at row 1, column 0 is NaN"),
         "{finite}"
     );
+}
+
+/// λ takes the new z and the ẑ that the Z-step saw, as in Algorithm 1 of Taylor et al. 2016, where W_L, z_L
+/// and λ follow in a circle: three visits by hand in which θ moves, and what would come of the ẑ after.
+fn the_order_by_hand<T: Scalar>(tolerance: f64) {
+    let unit = || dense(1, 1, Activation::Identity).without_bias();
+    let builder = Circuit::<T>::builder().layer(unit()).layer(unit());
+    let mut model = DecoupledCircuit::new(builder.build().unwrap(), Energy::default()).unwrap();
+    let one = |value| DMatrix::from_element(1, 1, T::of(value));
+    model.set_parameters(0, &[T::one()]).unwrap();
+    model.set_parameters(1, &[T::one()]).unwrap();
+    model
+        .add_examples(&one(1.0), &one(2.0), &TargetInit::ForwardPass)
+        .unwrap();
+    let sweep = ReverseSweep::new(1)
+        .with_step(StepSize::Fixed(0.25))
+        .unwrap();
+    let scheme = Decoupling::persistent(sweep).with_multipliers(1.0).unwrap();
+    let rate = 0.5;
+    let phase = Phase::new(scheme, GradientDescent::new(rate).unwrap()).with_epochs(3);
+    let trainer = Trainer::new(phase);
+    let mut session = Session::new(&trainer, model).unwrap();
+    let by_hand = |after: bool| {
+        let (mut w, mut v, mut z, mut lambda) = (1.0, 1.0, 1.0, 0.0);
+        [0; 3].map(|_| {
+            z -= 0.25 * ((z - w) + lambda - v * (2.0 - v * z));
+            let (seen, slopes) = (w, [(z - w) + lambda, (2.0 - v * z) * z]);
+            w += rate * slopes[0];
+            v += rate * slopes[1];
+            lambda += z - if after { w } else { seen };
+            z
+        })
+    };
+    let (expected, other) = (by_hand(false), by_hand(true));
+    assert!((expected[1] - 1.21649).abs() < 1e-5 && (other[1] - 1.24774).abs() < 1e-5);
+    for z in expected {
+        session.epoch().unwrap();
+        let found = session.model().z(1).unwrap()[(0, 0)].as_f64();
+        assert!((found - z).abs() < tolerance, "{found}, not {z}");
+    }
+}
+
+#[test]
+fn their_step_takes_the_prediction_that_the_z_step_saw() {
+    the_order_by_hand::<f64>(1e-14);
+    the_order_by_hand::<f32>(1e-6);
 }

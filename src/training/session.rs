@@ -818,7 +818,7 @@ fn warnings<T: Scalar>(
     all.extend(mixes.map(|layer| Warning::Mixes { layer }));
     let learns = w_state.layers.iter().any(|own| own.moved || own.pulled);
     for (layer, own) in w_state.layers.iter().enumerate() {
-        if own.moved || !learns || !own.moves(w_step) {
+        if own.moved || !learns || !own.steps(w_step) {
             continue;
         }
         all.push(match own.pulled {

@@ -270,8 +270,13 @@ pub(super) struct LayerState<T> {
 }
 
 impl<T: Scalar> LayerState<T> {
+    /// Whether an optimiser steps along the gradient of θ_t; a solver may find θ_t at rest.
+    pub(super) fn steps(&self, w_step: &WStep<T>) -> bool {
+        self.solver.is_none() && w_step.rule.is_some()
+    }
+
     /// Whether `w_step` is to move θ_t.
-    pub(super) fn moves(&self, w_step: &WStep<T>) -> bool {
+    fn moves(&self, w_step: &WStep<T>) -> bool {
         self.solver.is_some() || w_step.rule.is_some()
     }
 

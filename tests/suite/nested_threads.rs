@@ -11,7 +11,7 @@ use layerwise::prelude::*;
 use layerwise::training::{Decoupling, Session};
 use rayon::prelude::*;
 
-const LIMIT: Duration = Duration::from_secs(100);
+const LIMIT: Duration = Duration::from_secs(60);
 
 fn model<T: Scalar>() -> DecoupledCircuit<T> {
     let circuit = Circuit::builder()

@@ -7,10 +7,16 @@ use std::time::Instant;
 use layerwise::data::Split;
 use layerwise::decoupled::Selection;
 use layerwise::energy::LocalProblem;
+use layerwise::kernel::Matrix;
 use layerwise::layer::{Context, Dense, Sequential};
-use layerwise::loss::SquaredError;
+use layerwise::loss::{
+    BinaryCrossEntropy, ClassWeights, Gaussian, Huber, KullbackLeibler, LabelSmoothing, Poisson,
+    SquaredError,
+};
 use layerwise::prelude::*;
-use layerwise::{Error, Layer};
+use layerwise::schedule::Schedule;
+use layerwise::training::Decoupling;
+use layerwise::{Error, Layer, Loss};
 
 const END: usize = usize::MAX;
 
@@ -179,4 +185,94 @@ fn own_parameters(depth: usize) -> Vec<f64> {
     (0..6 * depth).map(|i| (i as f64).sin()).collect()
 }
 
-use layerwise::training::Decoupling;
+/// What a size costs saturates, whatever the size: only memory itself is refused.
+fn saturates<T: Scalar>() {
+    let [largest, wide, tall] = [(END, END), (END, 1), (1, END)]
+        .map(|(input, output)| Dense::new(input, output, Activation::Tanh));
+    for dense in [largest, wide, tall].into_iter().flatten() {
+        let unit = Sequential::<T>::new(vec![Box::new(dense.clone())]).unwrap();
+        for layer in [&dense as &dyn Layer<T>, &unit] {
+            black_box((layer.cost(), layer.scratch(END), layer.parameters()));
+        }
+        let error = Circuit::<T>::builder().layer(dense).build().unwrap_err();
+        assert!(matches!(error, Error::TooLarge { .. }), "{error}");
+    }
+    let dense = |input, output| Box::new(Dense::new(input, output, Activation::Tanh).unwrap());
+    let unit = Sequential::<T>::new(vec![dense(2, 7), dense(7, 3), dense(3, 9)]).unwrap();
+    let scratch = unit.scratch(END);
+    assert_eq!((scratch.tape, scratch.work), (END, END));
+    let losses: Vec<Box<dyn Loss<T>>> = vec![
+        Box::new(SquaredError),
+        Box::new(SoftmaxCrossEntropy),
+        Box::new(BinaryCrossEntropy),
+        Box::new(KullbackLeibler),
+        Box::new(Poisson),
+        Box::new(LabelSmoothing::new(SoftmaxCrossEntropy, 0.1).unwrap()),
+        Box::new(ClassWeights::new(vec![T::one(); 2], SoftmaxCrossEntropy).unwrap()),
+        Box::new(Gaussian::learned(T::one(), T::of(0.1)).unwrap()),
+        Box::new(Huber::new(1.0).unwrap()),
+    ];
+    for loss in losses {
+        let name = format!("{loss:?}");
+        assert!(
+            [0, END].contains(&loss.scratch(END, END)) || name.contains("Gaussian"),
+            "{name}"
+        );
+        assert!(loss.scratch(2, 3) < 100, "{name}");
+    }
+    let matrix = |data: &[T], rows, columns| {
+        let made = std::panic::AssertUnwindSafe(|| _ = black_box(Matrix::new(data, rows, columns)));
+        std::panic::catch_unwind(made).is_ok()
+    };
+    // 2⁶³ times 2 is 0 where it wraps.
+    assert!(!matrix(&[], END / 2 + 1, 2) && matrix(&[], 0, END) && matrix(&[T::one()], 1, 1));
+}
+
+#[test]
+fn sizes_saturate() {
+    saturates::<f64>();
+    saturates::<f32>();
+}
+
+#[test]
+fn metrics_and_groups_of_any_size_are_errors_or_saturate() {
+    use layerwise::layer::ParameterGroup;
+    let outputs = DMatrix::<f64>::from_element(2, 2, 0.5);
+    assert!(matches!(
+        metrics::one_hot::<f64>(&[0, 1], END),
+        Err(Error::TooLarge { .. })
+    ));
+    assert!(metrics::one_hot::<f32>(&[END], END).is_err());
+    assert!(metrics::accuracy(&[END, 0], &outputs).is_err());
+    assert!(metrics::top_k_accuracy(&[0, 1], &outputs, END).is_err());
+    assert!(metrics::confusion(&[0, END], &outputs).is_err());
+    let group = || ParameterGroup::new("w", vec![END, 2]);
+    let tiled = ParameterGroup::tile([group(), group()]);
+    assert_eq!(
+        [tiled[0].range.clone(), tiled[1].range.clone()],
+        [0..END, END..END]
+    );
+    let mut rule = (vec![1.0_f64], [0.0; 2]);
+    for number in [1, u64::from(u32::MAX), u64::MAX] {
+        let step = layerwise::optimizer::Step::new(number, 1.0);
+        let adam = Adam::new(0.1).unwrap();
+        layerwise::optimizer::Optimizer::update(&adam, step, &mut rule.0, &[1.0], &mut rule.1);
+        assert!(rule.0[0].is_finite());
+    }
+    for schedule in [
+        Schedule::cosine(0.1).unwrap(),
+        Schedule::linear(2.0).unwrap(),
+        Schedule::geometric(3.0).unwrap(),
+        Schedule::steps(1, 0.5).unwrap(),
+    ] {
+        for warm in [0, 1, u64::MAX] {
+            for (step, steps) in [(0, 0), (u64::MAX, 0), (0, u64::MAX), (u64::MAX, u64::MAX)] {
+                let factor = schedule.with_warm_up(warm).factor(step, steps);
+                assert!(
+                    factor.is_finite(),
+                    "{schedule:?}, {warm}, {step} of {steps}"
+                );
+            }
+        }
+    }
+}

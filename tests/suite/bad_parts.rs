@@ -238,7 +238,8 @@ fn never_in_silence<T: Scalar>() {
     let sweeps = [&all[..], &[Fault::Bound]].concat();
     let newton = [&all[..], &[Fault::Tangent]].concat();
     let iterative = || GaussNewton::new(2, 4);
-    let schemes: Vec<(Arc<dyn Scheme<T>>, &[Fault])> = vec![
+    type Own<T> = Arc<dyn Scheme<T>>;
+    let schemes: Vec<(Own<T>, &[Fault])> = vec![
         (Arc::new(Backprop), &all),
         (Arc::new(ZIl), &all),
         (Arc::new(FixedPrediction::new()), &all),

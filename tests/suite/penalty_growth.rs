@@ -539,7 +539,8 @@ fn early_ends_count<T: Scalar>() {
         patience: 1,
         improvement: 0.5,
     };
-    let early: [fn(Phase<T>, Stopping) -> Phase<T>; 2] = [
+    type Early<T> = fn(Phase<T>, Stopping) -> Phase<T>;
+    let early: [Early<T>; 2] = [
         |phase, stopping| phase.with_stopping(stopping).unwrap(),
         |phase, _| phase.with_time_limit(Duration::from_secs(9)),
     ];

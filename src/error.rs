@@ -64,9 +64,9 @@ impl fmt::Display for Quantity {
 /// Everything that can go wrong, with the numbers that say why.
 ///
 /// After an error nothing is half done: constructors, setters and additions leave their object
-/// unchanged, and a training run leaves parameters as after its last completed step (or its best epoch,
-/// [`Stopping::Validation`](crate::training::Stopping::Validation)), and targets as after its last completed
-/// visit.
+/// unchanged, and a training run leaves parameters as after its last completed step (or its best
+/// epoch, [`Stopping::Validation`](crate::training::Stopping::Validation)), and targets as after
+/// its last completed visit.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

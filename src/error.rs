@@ -64,8 +64,9 @@ impl fmt::Display for Quantity {
 /// Everything that can go wrong, with the numbers that say why.
 ///
 /// After an error nothing is half done: constructors, setters and additions leave their object
-/// unchanged, and a training run leaves parameters as after its last completed step, and targets as
-/// after its last completed visit.
+/// unchanged, and a training run leaves parameters as after its last completed step (or its best
+/// epoch, [`Stopping::Validation`](crate::training::Stopping::Validation)), and targets as after
+/// its last completed visit.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -96,8 +97,8 @@ pub enum Error {
 
     /// A layer whose input size differs from the output size of the layer before it.
     #[error(
-        "layer {layer} takes inputs of {}, but layer {} gives outputs of {}",
-        extents(found), layer.wrapping_sub(1), extents(expected)
+        "layer {layer} takes inputs of {}, but {} gives outputs of {}",
+        extents(found), before(*layer), extents(expected)
     )]
     LayerMismatch {
         /// The later of the two layers, counted from 0.
@@ -429,6 +430,14 @@ pub enum Error {
         /// The step, counted from 0 (a Z-step within one visit, or a parameter step of the run).
         step: u64,
     },
+}
+
+/// The layer before a layer.
+fn before(layer: usize) -> String {
+    match layer.checked_sub(1) {
+        Some(layer) => format!("layer {layer}"),
+        None => "what comes before it".into(),
+    }
 }
 
 /// "dimension 5", or "shape 3 x 4 x 4 (dimension 48)".

@@ -113,7 +113,8 @@ impl Initializer {
     /// # Panics
     /// If `values` does not hold `rows · columns` values.
     pub fn fill<T: Scalar>(self, values: &mut [T], rows: usize, columns: usize, rng: &mut dyn Rng) {
-        assert_eq!(values.len(), rows * columns, "a {rows} x {columns} matrix");
+        let size = rows.saturating_mul(columns);
+        assert_eq!(values.len(), size, "a {rows} x {columns} matrix");
         match self {
             Self::Zeros => values.fill(T::zero()),
             Self::Constant { value } => values.fill(T::of(value)),

@@ -174,7 +174,7 @@ fn go_on(
         .with_measure_every(0)
         .run(model);
     match run {
-        Err(error) if diverges(&error) => *diverged = Some(error.to_string()),
+        Err(error) if diverges(&error.error) => *diverged = Some(error.to_string()),
         other => drop(other?),
     }
     Ok(())

@@ -122,7 +122,7 @@ impl Split {
         let at = |&place: &usize| {
             columns.get(place).copied().ok_or(Error::UnknownColumns {
                 start: place,
-                end: place + 1,
+                end: place.saturating_add(1),
                 count: columns.len(),
             })
         };

@@ -320,4 +320,5 @@ fn remove_columns<A: Copy>(list: &mut Vec<A>, dim: usize, gone: &[bool]) {
         list.copy_within(columns(dim, from, 1), to * dim);
     }
     list.truncate(count * dim);
+    list.shrink_to_fit();
 }

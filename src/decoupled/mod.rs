@@ -128,7 +128,8 @@ pub struct MemoryEstimate {
 impl MemoryEstimate {
     /// The total.
     pub fn total(&self) -> usize {
-        self.targets + self.data + self.parameters + self.workspace
+        let own = [self.targets, self.data, self.parameters, self.workspace];
+        own.into_iter().fold(0, usize::saturating_add)
     }
 }
 
@@ -224,7 +225,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(self.examples.append(z))
     }
 
-    /// Removes examples by their ids; the ids of the others do not change.
+    /// Removes examples by their ids, and frees their memory; the ids of the others do not change.
     ///
     /// # Errors
     /// [`Error::UnknownExample`] or [`Error::RepeatedExample`]; nothing is removed then.
@@ -539,7 +540,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
     pub fn memory(&self, batch: usize) -> Result<MemoryEstimate, Error> {
         let (scalar, n) = (size_of::<T>(), self.examples.len());
         let dims = self.circuit.dims();
-        let all: usize = dims.iter().sum();
+        let total = |sum: usize, own: usize| sum.saturating_add(own);
+        let all = dims.iter().copied().fold(0, total);
         // Room for the factors of the layers' scratch memory, whatever they are.
         let most = isize::MAX as usize >> 16;
         if all.checked_mul(batch).is_none_or(|size| size > most) {
@@ -556,14 +558,22 @@ impl<T: Scalar> DecoupledCircuit<T> {
                 .work
                 .max(self.terms.loss(t).scratch(dims[t + 1], batch));
             let arrays = 3 * dims[t + 1] + dims[t] + 2;
-            batch * arrays + scratch.tape + work + self.circuit.parameters(t).len()
+            let parameters = self.circuit.parameters(t).len();
+            [batch * arrays, scratch.tape, work, parameters]
+                .into_iter()
+                .fold(0, total)
         };
-        let workspace: usize = self.circuit.layers().enumerate().map(of_layer).sum();
+        let workspace = self
+            .circuit
+            .layers()
+            .enumerate()
+            .map(of_layer)
+            .fold(0, total);
         Ok(MemoryEstimate {
             targets: scalar * n * (all - ends),
             data: scalar * n * ends,
             parameters: scalar * self.circuit.parameter_count(),
-            workspace: scalar * workspace,
+            workspace: scalar.saturating_mul(workspace),
         })
     }
 

@@ -159,7 +159,12 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
     pub fn with_multipliers(self, multipliers: &'a [T]) -> Result<Self, Error> {
         check_length("multipliers", multipliers, self.target.len())?;
         let rows = self.layer.output_dim();
-        check_finite(Quantity::Multiplier, self.layer() + 1, rows, multipliers)?;
+        check_finite(
+            Quantity::Multiplier,
+            self.layer().saturating_add(1),
+            rows,
+            multipliers,
+        )?;
         Ok(Self {
             multipliers,
             ..self

@@ -47,7 +47,9 @@ impl<T: Scalar> LocalWorkspace<T> {
         }
     }
 
-    /// Fits the buffers to a layer and a batch; allocates only where they were never this large.
+    /// Fits the buffers to a layer and a batch; allocates only where they were never this large. New
+    /// memory holds NaN, so that a caller's own layer or loss that adds where it must set, or reads what
+    /// it did not write, shows at once.
     pub(crate) fn fit(
         &mut self,
         layer: &dyn Layer<T>,
@@ -69,7 +71,7 @@ impl<T: Scalar> LocalWorkspace<T> {
             (&mut self.energies, batch),
             (&mut self.factors, batch),
         ] {
-            buffer.resize(length, T::zero());
+            buffer.resize(length, T::zero() / T::zero());
         }
     }
 

@@ -162,7 +162,8 @@ impl<'a, T> Matrix<'a, T> {
     /// # Panics
     /// If `data` does not hold `rows · columns` values.
     pub fn new(data: &'a [T], rows: usize, columns: usize) -> Self {
-        assert_eq!(data.len(), rows * columns, "a {rows} x {columns} matrix");
+        let size = rows.saturating_mul(columns);
+        assert_eq!(data.len(), size, "a {rows} x {columns} matrix");
         Self {
             data,
             stored_rows: rows,
@@ -177,7 +178,8 @@ impl<'a, T> Matrix<'a, T> {
     /// # Panics
     /// If there are no such columns.
     pub fn column_range(self, range: Range<usize>) -> Self {
-        assert!(range.end <= self.columns(), "columns of a matrix");
+        let there = range.start <= range.end && range.end <= self.columns();
+        assert!(there, "columns of a matrix");
         let (start, stored_rows, stored_columns) = match self.transposed {
             true => (range.start, range.len(), self.stored_columns),
             false => (range.start * self.stride, self.stored_rows, range.len()),

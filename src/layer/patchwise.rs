@@ -235,13 +235,15 @@ impl<U: Unfold> Patchwise<U> {
         };
         let patches = self.patches_len().saturating_mul(batch);
         let side = self.channels.min(self.patch_len);
-        Scratch::new(slopes, slopes.saturating_add(patches)).with_bound(2 * side * side)
+        Scratch::new(slopes, slopes.saturating_add(patches))
+            .with_bound(side.saturating_mul(side).saturating_mul(2))
     }
 
     /// [`Layer::cost`].
     pub fn cost(&self) -> Option<usize> {
         let bias = self.bias.map_or(0, |_| self.channels);
-        Some((self.weight_count() + bias).saturating_mul(self.positions))
+        let parameters = self.weight_count().saturating_add(bias);
+        Some(parameters.saturating_mul(self.positions))
     }
 
     /// [`Layer::target_range`]: that of the activation.

@@ -53,9 +53,10 @@ impl<T: Scalar> Sequential<T> {
     pub fn new(layers: Vec<Box<dyn Layer<T>>>) -> Result<Self, Error> {
         let layers: Vec<Arc<dyn Layer<T>>> = layers.into_iter().map(Arc::from).collect();
         check_chain(&layers, "sequential layer")?;
-        let (mut offsets, mut dims) = (vec![0], vec![layers[0].input_dim()]);
+        let (mut offsets, mut dims) = (vec![0_usize], vec![layers[0].input_dim()]);
         for layer in &layers {
-            offsets.push(offsets[offsets.len() - 1] + parameter_count(layer.as_ref()));
+            let count = parameter_count(layer.as_ref());
+            offsets.push(offsets[offsets.len() - 1].saturating_add(count));
             dims.push(layer.output_dim());
         }
         Ok(Self {
@@ -89,7 +90,7 @@ impl<T: Scalar> Sequential<T> {
     /// output is the unit's.
     fn kept(&self, i: usize, batch: usize) -> usize {
         match i < self.last() {
-            true => self.dims[i + 1] * batch,
+            true => self.dims[i + 1].saturating_mul(batch),
             false => 0,
         }
     }
@@ -200,18 +201,20 @@ impl<T: Scalar> Layer<T> for Sequential<T> {
         let mut scratch = Scratch::NONE;
         for (i, layer) in self.layers.iter().enumerate() {
             let own = layer.scratch(batch);
-            scratch.tape += self.kept(i, batch) + own.tape;
+            let held = self.kept(i, batch).saturating_add(own.tape);
+            scratch.tape = scratch.tape.saturating_add(held);
             scratch.work = scratch.work.max(own.work);
             scratch.bound = scratch.bound.max(own.bound);
         }
-        scratch.work += 2 * self.widest(batch);
+        let between = self.widest(batch).saturating_mul(2);
+        scratch.work = scratch.work.saturating_add(between);
         scratch
     }
 
     /// The sum of the layers' costs, if all are known.
     fn cost(&self) -> Option<usize> {
-        let costs = self.layers.iter().map(|layer| layer.cost());
-        costs.sum()
+        let mut costs = self.layers.iter().map(|layer| layer.cost());
+        costs.try_fold(0_usize, |sum, own| Some(sum.saturating_add(own?)))
     }
 
     fn check_input(&self, input: &[T]) -> Result<(), Error> {

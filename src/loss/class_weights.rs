@@ -73,7 +73,8 @@ impl<T: Scalar, L: Loss<T>> Loss<T> for ClassWeights<T, L> {
 
     fn scratch(&self, dim: usize, batch: usize) -> usize {
         // What the inner loss gives in target and prediction.
-        2 * dim * batch + self.loss.scratch(dim, batch)
+        let own = dim.saturating_mul(batch).saturating_mul(2);
+        own.saturating_add(self.loss.scratch(dim, batch))
     }
 
     fn evaluate(

@@ -85,7 +85,7 @@ impl<T: Scalar> Loss<T> for SoftmaxCrossEntropy {
     }
 
     fn scratch(&self, dim: usize, batch: usize) -> usize {
-        dim * batch
+        dim.saturating_mul(batch)
     }
 
     fn evaluate(

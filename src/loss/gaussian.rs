@@ -195,7 +195,7 @@ impl<T: Scalar> Loss<T> for Gaussian<T> {
 
     fn scratch(&self, dim: usize, _batch: usize) -> usize {
         // π, and the sums of its gradient.
-        2 * self.count(dim)
+        self.count(dim).saturating_mul(2)
     }
 
     fn evaluate(

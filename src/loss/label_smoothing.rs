@@ -83,7 +83,8 @@ impl<T: Scalar, L: Loss<T>> Loss<T> for LabelSmoothing<L> {
 
     fn scratch(&self, dim: usize, batch: usize) -> usize {
         // y′, and the gradient in it.
-        2 * dim * batch + self.loss.scratch(dim, batch)
+        let own = dim.saturating_mul(batch).saturating_mul(2);
+        own.saturating_add(self.loss.scratch(dim, batch))
     }
 
     fn evaluate(

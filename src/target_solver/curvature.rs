@@ -79,7 +79,7 @@ fn compute<T: Scalar>(
         .max();
     work.resize(longest.unwrap_or(0), T::zero());
     let missing = |of, layer| Error::NoCurvatureBound { of, layer };
-    let loss_bound = |t: usize| {
+    let loss_bound = |t: usize| -> Result<T, Error> {
         let bound = layers.loss(t).curvature_bound(layers.loss_parameters(t));
         Ok(layers.weight(t) * bound.ok_or(missing("the loss", t))?)
     };

@@ -283,9 +283,10 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         gaps.fold(T::zero(), |sum, gap| sum + gap)
     }
 
-    /// ℓ_t; writes only ∂E/∂θ_t to the workspace.
+    /// ℓ_t; writes only ∂E/∂θ_t to the workspace. As [`TargetProblem::target_gradient`], it uses the
+    /// predictions that are there.
     pub(crate) fn parameter_gradient(&mut self, t: usize) -> T {
-        self.predict();
+        self.predict_once();
         let (problem, workspace) = self.split();
         let local = &mut workspace.locals[t];
         problem.local(t).differentiate(Ask::PARAMETERS, local)

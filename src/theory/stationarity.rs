@@ -105,7 +105,7 @@ pub fn stationarity<T: Scalar>(
             found.parameters.push(norm(&minus(own, &parameters)));
             above = pulled;
         }
-        Ok(())
+        Ok::<_, Error>(())
     })??;
     found.multipliers.reverse();
     found.recursion.reverse();

@@ -77,9 +77,12 @@ pub enum ZStep<T: Scalar> {
 ///
 /// E(θ, Z) + Σᵢ Σ_{t=1}^{T−1} λ_tⁱ·(z_tⁱ − ẑ_tⁱ)
 ///
-/// (times the example's weight). After a visit's steps it sets
-/// λ_tⁱ ← λ_tⁱ + α μ_t (z_tⁱ − ẑ_tⁱ), with ẑ the prediction before the W-step (for a joint step, with
-/// z and ẑ after it). All λ are 0 when a phase begins, and are kept per example across minibatches.
+/// (times the example's weight). After the Z-step, λ and θ step from one and the same point: λ_tⁱ ←
+/// λ_tⁱ + α μ_t (z_tⁱ − ẑ_tⁱ) takes the new z with the ẑ of the Z-step, before the W-step, which
+/// descends with the old λ. So an exact Z-step at α = 1 leaves λ_t = −∂(E − μ_t L_h)/∂z_t: exactly
+/// what balances it. This is the order of Taylor et al. 2016, Algorithm 1 (W_L, z_L, then λ with
+/// that W_L and z_L), entered at its Z-step. (A joint step takes z and ẑ after it.) All λ are 0
+/// when a phase begins, and are kept per example across minibatches.
 /// Any L_h with its minimum at z = ẑ will do. One of bounded slope (Huber) balances multipliers only
 /// up to μ times that slope; beyond it nothing bounds z, and the run ends in [`Error::NonFinite`].
 ///
@@ -246,6 +249,9 @@ impl<T: Scalar> Decoupling<T> {
             Targets::Refreshed => T::zero(),
             _ => problem.squared_gap(),
         };
+        let looks = solver.is_some() && visit.is_first_of_epoch();
+        let mut problem = visit.target_problem();
+        let start = looks.then(|| problem.differentiate(Ask::VALUE));
         let solved = solver
             .map(|solver| solver.solve(&mut parts[Z_STEP], &mut problem))
             .transpose()?;
@@ -255,6 +261,9 @@ impl<T: Scalar> Decoupling<T> {
         }
         let mut evaluated = visit.evaluate()?;
         evaluated.record_gap_after();
+        if let Some(start) = start {
+            evaluated.record_rise(start);
+        }
         if !self.keeps() {
             return evaluated.step();
         }

@@ -26,7 +26,7 @@ struct Hidden<T> {
 }
 
 /// Both steps of one visit, committed to θ and to the batch; returns E and the squared gap before
-/// them. After an error θ and z are unchanged; the rules' states are not.
+/// them. After an error θ, z and the counts of their steps are unchanged; the rules' moments are not.
 ///
 /// Every new θ_t overwrites its gradient, and every new z_t its target gradient, segment by segment
 /// ([`crate::segment`]): θ_t steps when layer t's problem is done, z_t when those of layers t − 1
@@ -43,16 +43,13 @@ pub(super) fn visit<T: Scalar>(
     let steps = numbers.counts;
     check_columns(&[&*steps], &[1, 1, 1], 1, columns)?;
     check_columns(numbers.values, visit.batch.base.dims, rule.slots(), columns)?;
-    for &column in columns {
-        steps[column] += 1;
-    }
     let number = visit.w_state.steps;
     let weights = visit.batch.base.weights;
     let whole = columns.len() == steps.len() && columns.is_sorted();
     let moves = Moves {
         rule,
         columns,
-        steps,
+        steps: &*steps,
         weights,
         alike: whole && weights.is_empty() && is_constant(steps),
     };
@@ -82,6 +79,7 @@ pub(super) fn visit<T: Scalar>(
             }
             if let Some(rule) = early {
                 let theta = (problem.parameters, circuit.parameter_groups(t));
+                state.feel(&local.d_parameters);
                 let (moments, place) = (&mut state.moments, &mut local.d_parameters);
                 own.fault = step_into(rule, step, theta, moments, None, place, execution);
             }
@@ -102,6 +100,9 @@ pub(super) fn visit<T: Scalar>(
             visit.workspace,
             visit.factor,
         )?;
+    }
+    for &column in columns {
+        steps[column] += 1;
     }
     let energy = visit.workspace.energy();
     let gaps = visit.steps[..hidden].iter();
@@ -127,7 +128,7 @@ fn is_constant(values: &[u64]) -> bool {
 struct Moves<'a, T: Scalar> {
     rule: &'a dyn Optimizer<T>,
     columns: &'a [usize],
-    /// By column.
+    /// Those completed, by column.
     steps: &'a [u64],
     weights: &'a [T],
     /// Whether all columns share one step count, and they are all the columns there are.
@@ -165,7 +166,7 @@ impl<T: Scalar> Moves<'_, T> {
             add_to(gradient, new);
             new.copy_from_slice(before);
             if self.alike {
-                let step = Step::new(self.steps[0], 1.0);
+                let step = Step::new(self.steps[0] + 1, 1.0);
                 let state = moments.part(p, at_once);
                 self.rule.update(step, new, gradient, state);
             } else {
@@ -173,7 +174,7 @@ impl<T: Scalar> Moves<'_, T> {
                 for (i, (new, gradient)) in (p * at_once..).zip(columns) {
                     let column = self.columns[i];
                     let weight = self.weights.get(i).map_or(1.0, |w| w.as_f64());
-                    let step = Step::new(self.steps[column], 1.0);
+                    let step = Step::new(self.steps[column] + 1, 1.0);
                     let step = step.with_gradient_factor(1.0 / weight);
                     moments.update(column, |state| self.rule.update(step, new, gradient, state));
                 }

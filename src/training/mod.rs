@@ -28,7 +28,10 @@ pub use decoupling::{Decoupling, Targets, ZStep};
 pub use fixed_prediction::FixedPrediction;
 pub use penalty_growth::PenaltyGrowth;
 pub use phase::Phase;
-pub use report::{EpochRecord, Event, PhaseReport, StopReason, TrainingReport, VisitRecord};
+pub use report::{
+    EpochRecord, Event, PhaseReport, RunError, StopReason, TrainingReport, VisitRecord, Warned,
+    Warning,
+};
 pub use scheme::Scheme;
 pub use session::{Session, SessionState};
 pub use stopping::Stopping;

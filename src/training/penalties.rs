@@ -94,7 +94,7 @@ fn scheduled<T: Scalar>(schedule: Schedule, visit: u64, visits: u64, first: &[T]
     }
 }
 
-/// Bounds of the μ_t that a run can reach, phase by phase.
+/// Bounds of the μ_t with which a phase can begin.
 #[derive(Debug)]
 pub(super) struct PenaltyRange<T> {
     least: Vec<T>,
@@ -110,12 +110,17 @@ impl<T: Scalar> PenaltyRange<T> {
         }
     }
 
-    /// Goes through a phase of `visits` visits.
+    /// Goes through a phase of `visits` visits, or fewer if it `may_end` early.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] if a μ_t may not stay above 0 and finite, or start above the cap of
     /// its growth.
-    pub(super) fn pass(&mut self, rule: PenaltyRule, visits: u64) -> Result<(), Error> {
+    pub(super) fn pass(
+        &mut self,
+        rule: PenaltyRule,
+        visits: u64,
+        may_end: bool,
+    ) -> Result<(), Error> {
         let schedule = match rule {
             PenaltyRule::Scheduled(schedule) => schedule,
             PenaltyRule::Growing(growth) => {
@@ -130,12 +135,20 @@ impl<T: Scalar> PenaltyRange<T> {
         let Some(last) = visits.checked_sub(1) else {
             return Ok(());
         };
-        for bound in [&mut self.least, &mut self.most] {
+        let wider: [fn(T, T) -> T; 2] = [|a, b| a.min(b), |a, b| a.max(b)];
+        for (bound, wider) in [&mut self.least, &mut self.most].into_iter().zip(wider) {
             let first = bound.clone();
+            let mut reached = first.clone();
             // A schedule is monotone up to the end of its warm-up, and again after it.
             for visit in [0, schedule.warm_up().min(last), last] {
                 scheduled(schedule, visit, visits, &first, bound);
                 check_weights("penalty μ under its schedule", bound)?;
+                for (reached, &own) in reached.iter_mut().zip(&*bound) {
+                    *reached = wider(*reached, own);
+                }
+            }
+            if may_end {
+                *bound = reached;
             }
         }
         Ok(())

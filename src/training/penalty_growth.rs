@@ -81,7 +81,8 @@ impl PenaltyGrowth {
         Ok(self)
     }
 
-    /// Sets the largest μ_t; 1000 unless set. The phase may not begin with a larger one.
+    /// Sets the largest μ_t; 1000 unless set. The phase may not begin with a larger one, wherever a
+    /// phase before it may end early (by [`Stopping`](crate::training::Stopping) or a time limit).
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless it is above 0 and finite.
@@ -163,7 +164,12 @@ impl Windows {
         for (penalty, (now, before)) in penalties.iter_mut().zip(windows) {
             if now.sqrt() > (1.0 - rule.decrease) * before.sqrt() {
                 let grown = factor * *penalty;
-                *penalty = if grown < cap { grown } else { cap };
+                // It never falls, whatever the phase began with.
+                *penalty = if grown < cap {
+                    grown
+                } else {
+                    cap.max(*penalty)
+                };
             }
         }
         self.before.clear();

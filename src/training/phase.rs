@@ -198,6 +198,11 @@ impl<T: Scalar> Phase<T> {
         }
     }
 
+    /// Whether the next phase may begin before all visits are made.
+    pub(super) fn may_end_early(&self) -> bool {
+        self.stopping != Stopping::AtLimits || self.time_limit.is_some()
+    }
+
     /// Whether validation examples are needed.
     pub(super) fn validates(&self) -> bool {
         matches!(self.stopping, Stopping::Validation { .. })

@@ -1,5 +1,8 @@
 //! What a training run reports.
 
+use std::fmt;
+
+use crate::error::Error;
 use crate::target_solver::SolveReport;
 
 /// Why a phase, or a run, ended.
@@ -21,6 +24,61 @@ pub enum StopReason {
     Requested,
     /// The callback asked for it.
     Callback,
+    /// [`Trainer::run`](crate::training::Trainer::run) met an error.
+    Failed,
+}
+
+/// Something in an epoch that is no error, but that a run seldom means to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum Warning {
+    /// θ_t did not change although its gradient was not 0.
+    Frozen {
+        /// t.
+        layer: usize,
+    },
+    /// θ_t did not change and its gradient was 0, while other layers had one.
+    Unreached {
+        /// t.
+        layer: usize,
+    },
+    /// Layer t gives an example another output beside another example than alone: it mixes examples,
+    /// against its contract.
+    Mixes {
+        /// t.
+        layer: usize,
+    },
+    /// In some visit every step of every example's targets was undone.
+    Undone,
+    /// The Z-step of the epoch's first visit raised E more than tenfold.
+    Raised,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Frozen { layer } => write!(
+                f,
+                "layer {layer} did not move although its gradient was not 0: is its step too small \
+                 for the scalar?"
+            ),
+            Self::Unreached { layer } => write!(
+                f,
+                "layer {layer} did not move, its gradient was 0: do the Z-steps reach its target?"
+            ),
+            Self::Mixes { layer } => write!(
+                f,
+                "layer {layer} mixes examples: an output depends on the other columns of the batch"
+            ),
+            Self::Undone => f.write_str(
+                "a visit undid every step of its targets: is a curvature bound too small?",
+            ),
+            Self::Raised => f.write_str(
+                "a Z-step raised the energy more than tenfold: is its step too long, and unchecked?",
+            ),
+        }
+    }
 }
 
 /// What happened in a run since the last event.
@@ -89,6 +147,8 @@ pub struct EpochRecord<T> {
     pub solved: Option<SolveReport>,
     /// Factor of the learning rate in the epoch's last visit.
     pub factor: f64,
+    /// What looks wrong in the epoch.
+    pub warnings: Vec<Warning>,
 }
 
 /// One phase of a run.
@@ -110,13 +170,18 @@ pub struct PhaseReport {
     pub penalties: Vec<f64>,
 }
 
-/// A run that ended without an error.
+/// A run, or what was done of it.
+///
+/// It is printed as a summary, with one line for each warning.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct TrainingReport<T> {
-    /// One record per epoch.
+    /// One record per epoch, or as
+    /// [`Trainer::with_history_every`](crate::training::Trainer::with_history_every) says.
     pub history: Vec<EpochRecord<T>>,
+    /// Every warning of an epoch, each once, whatever of the history is kept.
+    pub warnings: Vec<Warned>,
     /// One report for every phase that was begun.
     pub phases: Vec<PhaseReport>,
     /// Why the run ended: the reason of its last phase.
@@ -125,4 +190,70 @@ pub struct TrainingReport<T> {
     pub steps: u64,
     /// Wall-clock time of the run in seconds, callbacks and measurements included.
     pub seconds: f64,
+}
+
+impl<T> fmt::Display for TrainingReport<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let epochs: u64 = self.phases.iter().map(|phase| phase.epochs).sum();
+        write!(
+            f,
+            "{epochs} epochs, {} parameter steps, {:.1} s; ended by {:?}",
+            self.steps, self.seconds, self.stop
+        )?;
+        for own in &self.warnings {
+            write!(f, "\nwarning: {own}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A [`Warning`] of a run, and the epochs that it came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Warned {
+    /// The warning.
+    pub warning: Warning,
+    /// Number of the phase, from 0.
+    pub phase: usize,
+    /// The first and the last of its epochs, numbered in the run from 1.
+    pub epochs: [u64; 2],
+    /// How many epochs gave it.
+    pub count: u64,
+}
+
+impl fmt::Display for Warned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ([first, last], count) = (self.epochs, self.count);
+        write!(
+            f,
+            "phase {}, {count} of the epochs {first} to {last}: {}",
+            self.phase, self.warning
+        )
+    }
+}
+
+/// An error that ended a run, with a report of what was done before it.
+///
+/// `?` turns it into its [`Error`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunError<T> {
+    /// What went wrong.
+    pub error: Error,
+    /// The run so far: its `stop` is [`StopReason::Failed`].
+    pub report: Box<TrainingReport<T>>,
+}
+
+impl<T> fmt::Display for RunError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl<T: fmt::Debug> std::error::Error for RunError<T> {}
+
+impl<T> From<RunError<T>> for Error {
+    fn from(failed: RunError<T>) -> Self {
+        failed.error
+    }
 }

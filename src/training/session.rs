@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 use rand::seq::SliceRandom;
 
 use super::penalties::Penalties;
-use super::report::{EpochRecord, Event, PhaseReport, StopReason, TrainingReport, VisitRecord};
+use super::report::{
+    EpochRecord, Event, PhaseReport, StopReason, TrainingReport, VisitRecord, Warned, Warning,
+};
 use super::stopping::Tracker;
 use super::trainer::Trainer;
 use super::visit::{Statistics, Visit};
-use super::w_step::{LayerStep, WState};
+use super::w_step::{LayerStep, WState, WStep};
 use crate::check::{check_count, check_length};
 use crate::decoupled::examples::{Chosen, Working};
 use crate::decoupled::{DecoupledCircuit, TargetUse};
@@ -88,6 +90,7 @@ pub struct SessionState<T> {
     /// Why the last phase ended.
     stop: StopReason,
     history: Vec<EpochRecord<T>>,
+    warnings: Vec<Warned>,
     phases: Vec<PhaseReport>,
 }
 
@@ -212,6 +215,7 @@ impl<T: Scalar> Session<T> {
                 over: false,
                 stop: StopReason::Epochs,
                 history: Vec::new(),
+                warnings: Vec::new(),
                 phases: Vec::new(),
             },
             clock: Clock {
@@ -243,7 +247,7 @@ impl<T: Scalar> Session<T> {
         &self.state
     }
 
-    /// One record per epoch so far.
+    /// One record per epoch so far, or as [`Trainer::with_history_every`] says.
     pub fn history(&self) -> &[EpochRecord<T>] {
         &self.state.history
     }
@@ -259,10 +263,11 @@ impl<T: Scalar> Session<T> {
         (self.model, report)
     }
 
-    /// A report of the run so far.
+    /// A report of the run so far, after an error too.
     pub fn report(&self) -> TrainingReport<T> {
         TrainingReport {
             history: self.state.history.clone(),
+            warnings: self.state.warnings.clone(),
             stop: self.state.stop,
             phases: self.state.phases.clone(),
             steps: self.steps(),
@@ -276,10 +281,22 @@ impl<T: Scalar> Session<T> {
         self.state.steps + within.map_or(0, |within| within.w_step.steps)
     }
 
-    /// Ends the run: no further visit is made, and the next events close the epoch and the phase in
-    /// progress.
+    /// Ends the run, after an error too: no further visit is made, and the next events close the epoch
+    /// and the phase in progress.
     pub fn stop(&mut self) {
         self.end(StopReason::Requested);
+    }
+
+    /// Ends a run after an error, without a further computation.
+    pub(super) fn fail(&mut self) {
+        self.end(StopReason::Failed);
+        while let Ok(Some(_)) = self.step() {}
+    }
+
+    /// Restores the parameters of the best epoch of a phase in progress, if it keeps them.
+    pub(super) fn put_best_back(&mut self) -> Option<u64> {
+        let within = self.state.within.as_ref()?;
+        within.tracker.put_best_back(&mut self.model.circuit)
     }
 
     pub(super) fn end(&mut self, reason: StopReason) {
@@ -302,7 +319,9 @@ impl<T: Scalar> Session<T> {
     /// Those of a scheme or W-step that cannot start its phase; during a visit [`Error::NonFinite`]
     /// (its `step` counts the run's parameter steps) or a solver's error; [`Error::ThreadPool`].
     /// Parameters are then those of the last completed step, targets and μ those of the last
-    /// completed visit.
+    /// completed visit; so it is after a panic in a caller's own code. Another call tries the visit
+    /// again; [`Session::stop`] and another call close the phase, with the parameters of its best
+    /// epoch under [`Stopping::Validation`](crate::training::Stopping::Validation).
     pub fn advance(&mut self) -> Result<Option<Event<T>>, Error> {
         self.within(Self::step)
     }
@@ -361,9 +380,10 @@ impl<T: Scalar> Session<T> {
                 Some(pool) => pool,
                 None => self.start_pool()?,
             };
-            let result = pool.install(|| work(self));
+            let threads = self.trainer.threads;
+            let result = blocking(&pool, threads, || work(self));
             self.pool = Some(pool);
-            return result;
+            return result?;
         }
         work(self)
     }
@@ -377,10 +397,7 @@ impl<T: Scalar> Session<T> {
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads.min(most))
             .build()
-            .map_err(|e| Error::ThreadPool {
-                threads,
-                reason: e.to_string(),
-            })
+            .map_err(|e| thread_pool(threads, &e))
     }
 
     /// The next event.
@@ -446,6 +463,9 @@ impl<T: Scalar> Session<T> {
             return;
         }
         self.state.epoch += 1;
+        for own in &mut within.w_step.layers {
+            (own.moved, own.pulled) = (false, false);
+        }
         within.epoch = Some(Epoch {
             visits: done * phase.batches(self.model.examples().len()),
             ..Epoch::default()
@@ -566,9 +586,10 @@ impl<T: Scalar> Session<T> {
     fn end_epoch(&mut self) -> Option<EpochRecord<T>> {
         let steps = self.steps();
         let within = self.state.within.as_mut()?;
-        let (epoch, interrupted) = (within.epoch.take()?, within.stop);
+        let (epoch, interrupted) = (within.epoch.clone()?, within.stop);
         if epoch.examples == 0 {
             // It did not begin, and the next one may have its number and another order.
+            within.epoch = None;
             self.state.epoch -= 1;
             self.memory.ordered = 0;
             self.close(Some(interrupted.unwrap_or(StopReason::Epochs)));
@@ -592,6 +613,14 @@ impl<T: Scalar> Session<T> {
             let loss = self.model.layers().composed_loss(inputs, targets);
             loss.expect("checked before the run") / T::of(inputs.ncols() as f64)
         });
+        let mixes = match number == within.first_epoch + 1 {
+            true => mixing(
+                &self.model,
+                &mut self.memory.working,
+                &mut self.memory.workspace,
+            ),
+            false => None,
+        };
         let examples = epoch.examples as f64;
         let mean_root = |squares: Option<f64>| squares.map(|s| T::of((s / examples).sqrt()));
         let record = EpochRecord {
@@ -606,13 +635,20 @@ impl<T: Scalar> Session<T> {
             gap_after: mean_root(epoch.statistics.gap_after),
             solved: epoch.statistics.solved,
             factor: epoch.factor,
+            warnings: warnings(&phase.w_step, &within.w_step, &epoch.statistics, mixes),
         };
+        // Only now: nothing is half done if a caller's own layer panics in a measurement.
+        within.epoch = None;
         let validation = record.validation_loss.map(Scalar::as_f64);
         let (objective, circuit) = (record.objective.as_f64(), &self.model.circuit);
         let tracker = &mut within.tracker;
         let ends = tracker.ends(phase.stopping, number, objective, validation, circuit);
         self.close(interrupted.or(ends));
-        self.state.history.push(record.clone());
+        let every = self.trainer.history_every;
+        if every != 0 && number.is_multiple_of(every) {
+            self.state.history.push(record.clone());
+        }
+        self.state.note(&record);
         Some(record)
     }
 
@@ -638,7 +674,7 @@ impl<T: Scalar> Session<T> {
         };
         let best_epoch = within.tracker.put_best_back(&mut self.model.circuit);
         let epochs = self.state.epoch - within.first_epoch;
-        if epochs > 0 {
+        if epochs > 0 && stop != StopReason::Failed {
             let scheme = &self.trainer.phases[self.state.phase].scheme;
             scheme
                 .finish(&mut within.scheme, &mut self.model)
@@ -662,6 +698,25 @@ impl<T: Scalar> Session<T> {
 }
 
 impl<T: Scalar> SessionState<T> {
+    /// Adds an epoch's warnings to those of the run.
+    fn note(&mut self, record: &EpochRecord<T>) {
+        let (phase, epoch) = (record.phase, record.epoch);
+        for &warning in &record.warnings {
+            let alike = |own: &&mut Warned| (own.warning, own.phase) == (warning, phase);
+            if let Some(own) = self.warnings.iter_mut().find(alike) {
+                own.epochs[1] = epoch;
+                own.count += 1;
+                continue;
+            }
+            self.warnings.push(Warned {
+                warning,
+                phase,
+                epochs: [epoch; 2],
+                count: 1,
+            });
+        }
+    }
+
     /// Whether it can be a state of a run on this model, as far as its sizes tell.
     fn check(&self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
         let (phase, end, count) = (self.phase, self.end, self.count);
@@ -710,6 +765,33 @@ impl Clock {
     }
 }
 
+/// Runs `work` in the pool, while this thread does nothing else: a thread of another pool that waited in
+/// `install` would meanwhile take up other work of its pool, which may wait for what this one holds.
+#[cfg(feature = "rayon")]
+fn blocking<R: Send>(
+    pool: &rayon::ThreadPool,
+    threads: usize,
+    work: impl FnOnce() -> R + Send,
+) -> Result<R, Error> {
+    if rayon::current_thread_index().is_none() {
+        return Ok(pool.install(work));
+    }
+    std::thread::scope(|scope| {
+        let plain = std::thread::Builder::new().spawn_scoped(scope, || pool.install(work));
+        let plain = plain.map_err(|e| thread_pool(threads, &e))?;
+        let done = plain.join();
+        Ok(done.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
+}
+
+#[cfg(feature = "rayon")]
+fn thread_pool(threads: usize, reason: &dyn std::fmt::Display) -> Error {
+    Error::ThreadPool {
+        threads,
+        reason: reason.to_string(),
+    }
+}
+
 /// `None`, no deadline, for a limit beyond what the clock can hold.
 fn deadline(start: Instant, limit: Option<Duration>) -> Option<Instant> {
     start.checked_add(limit?)
@@ -725,6 +807,53 @@ fn at_step(mut error: Error, steps: u64) -> Error {
         *step = steps;
     }
     error
+}
+
+/// What an epoch's statistics warn of.
+fn warnings<T: Scalar>(
+    w_step: &WStep<T>,
+    w_state: &WState<T>,
+    own: &Statistics,
+    mixes: Option<usize>,
+) -> Vec<Warning> {
+    let mut all = Vec::new();
+    all.extend(mixes.map(|layer| Warning::Mixes { layer }));
+    let learns = w_state.layers.iter().any(|own| own.moved || own.pulled);
+    for (layer, own) in w_state.layers.iter().enumerate() {
+        if own.moved || !learns || !own.steps(w_step) {
+            continue;
+        }
+        all.push(match own.pulled {
+            true => Warning::Frozen { layer },
+            false => Warning::Unreached { layer },
+        });
+    }
+    all.extend(own.undone.then_some(Warning::Undone));
+    all.extend(own.raised.then_some(Warning::Raised));
+    all
+}
+
+/// The first layer whose outputs of the first example depend on the last example beside it.
+fn mixing<T: Scalar>(
+    model: &DecoupledCircuit<T>,
+    working: &mut Working<T>,
+    workspace: &mut Workspace<T>,
+) -> Option<usize> {
+    let mut outputs = |columns: &[usize]| -> Vec<Vec<T>> {
+        let batch = working.view(&model.examples, &Chosen::Scattered(columns.into()), true);
+        model.layers().on(batch).forward_pass(workspace);
+        let locals = workspace.locals.iter().zip(&model.circuit.dims()[1..]);
+        locals
+            .map(|(own, &dim)| own.prediction[..dim].to_vec())
+            .collect()
+    };
+    let (alone, beside) = (outputs(&[0]), outputs(&[0, model.examples().len() - 1]));
+    let rounding = T::of(64.0) * T::default_epsilon();
+    alone.iter().zip(&beside).position(|(alone, beside)| {
+        let largest = alone.iter().fold(T::zero(), |top, own| top.max(own.abs()));
+        let mut pairs = alone.iter().zip(beside);
+        pairs.any(|(&a, &b)| (a - b).abs() > rounding * largest)
+    })
 }
 
 /// Composed loss and gap per example, over all examples, in batches of `size`.

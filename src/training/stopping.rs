@@ -30,8 +30,9 @@ pub enum Stopping {
     },
     /// When the loss on the validation examples did not improve for `patience` epochs. The loss is
     /// the circuit's output loss, with any class weights or label smoothing. However the phase
-    /// ends, the parameters of its best epoch are restored; persistent targets stay as after its
-    /// last epoch. Prechelt 1998.
+    /// ends, in [`Trainer::run`](crate::training::Trainer::run) also by an error, the parameters of
+    /// its best epoch are restored, of two equally good ones the earlier; persistent targets stay as
+    /// after its last visit. Prechelt 1998.
     Validation {
         /// Epochs without improvement, at least 1.
         patience: u64,
@@ -151,11 +152,11 @@ impl<T: Scalar> Tracker<T> {
     }
 
     /// Restores the parameters of the best epoch, and returns its number.
-    pub(super) fn put_best_back(&mut self, circuit: &mut Circuit<T>) -> Option<u64> {
-        let (epoch, parameters) = self.best.take()?;
+    pub(super) fn put_best_back(&self, circuit: &mut Circuit<T>) -> Option<u64> {
+        let (epoch, parameters) = self.best.as_ref()?;
         for (own, best) in circuit.parameters_mut().iter_mut().zip(parameters) {
-            *own = best;
+            own.clone_from(best);
         }
-        Some(epoch)
+        Some(*epoch)
     }
 }

@@ -9,7 +9,7 @@ use nalgebra::DMatrix;
 
 use super::penalties::PenaltyRange;
 use super::phase::Phase;
-use super::report::{EpochRecord, Event, StopReason, TrainingReport};
+use super::report::{EpochRecord, Event, RunError, StopReason, TrainingReport};
 use super::session::Session;
 use crate::check::{at_least_one, check_examples};
 use crate::decoupled::DecoupledCircuit;
@@ -49,6 +49,7 @@ pub struct Trainer<T: Scalar> {
     pub(super) threads: usize,
     pub(super) execution: Execution,
     pub(super) measure_every: u64,
+    pub(super) history_every: u64,
     pub(super) validation: Option<Arc<(DMatrix<T>, DMatrix<T>)>>,
     pub(super) time_limit: Option<Duration>,
     pub(super) stop_flag: Option<Arc<AtomicBool>>,
@@ -63,6 +64,7 @@ impl<T: Scalar> Trainer<T> {
             threads: 1,
             execution: Execution::Automatic,
             measure_every: 1,
+            history_every: 1,
             validation: None,
             time_limit: None,
             stop_flag: None,
@@ -111,6 +113,13 @@ impl<T: Scalar> Trainer<T> {
         self
     }
 
+    /// Epochs between those whose records the history keeps, a few hundred bytes each; 1 unless set.
+    /// 0 keeps none. Callbacks and events get every record.
+    pub fn with_history_every(mut self, epochs: u64) -> Self {
+        self.history_every = epochs;
+        self
+    }
+
     /// Validation examples, not used for training, one per column of `inputs` and `targets`.
     pub fn with_validation(mut self, inputs: DMatrix<T>, targets: DMatrix<T>) -> Self {
         self.validation = Some(Arc::new((inputs, targets)));
@@ -137,10 +146,39 @@ impl<T: Scalar> Trainer<T> {
 
     /// Trains: a [`Session`] from start to end.
     ///
+    /// Every run starts anew, with fresh states of optimisers and solvers and the first order of
+    /// shuffling: 40 runs of one epoch are not one run of 40. To pause and go on, advance a
+    /// [`Session`].
+    ///
     /// # Errors
-    /// Those of [`Session::new`], before anything is done; those of [`Session::advance`], which
-    /// says what state the model is in then.
-    pub fn run(&self, model: &mut DecoupledCircuit<T>) -> Result<TrainingReport<T>, Error> {
+    /// [`RunError`], with the report of what was done. Its error is one of [`Trainer::check`]'s, before
+    /// anything is done, or one of [`Session::advance`]'s, which says what state the model is in then.
+    /// Under [`Stopping::Validation`](crate::training::Stopping::Validation) parameters are those of
+    /// the best epoch.
+    ///
+    /// # Examples
+    /// ```
+    /// use layerwise::prelude::*;
+    /// use layerwise::training::Session;
+    ///
+    /// # let circuit = Circuit::<f64>::builder().layer(Dense::new(1, 1, Activation::Identity)?);
+    /// # let mut model = DecoupledCircuit::new(circuit.build()?, Energy::default())?;
+    /// # let x = DMatrix::from_fn(1, 40, |_, j| j as f64 / 20.0 - 1.0);
+    /// # model.add_examples(&x, &x.map(|x| 2.0 * x), &TargetInit::ForwardPass)?;
+    /// let trainer = Trainer::new(Phase::new(Backprop, Adam::new(1e-2)?).with_epochs(40));
+    /// // Epoch by epoch, the same bits as in one run:
+    /// let mut session = Session::new(&trainer, model.clone())?;
+    /// while session.epoch()?.is_some() {}
+    /// trainer.run(&mut model)?;
+    /// assert_eq!(session.model().circuit().parameters(0), model.circuit().parameters(0));
+    ///
+    /// // What a run did before it failed:
+    /// let diverging = Trainer::new(Phase::new(Backprop, GradientDescent::new(1e3)?).with_epochs(900));
+    /// let failed = diverging.run(&mut model).unwrap_err();
+    /// assert!(!failed.report.history.is_empty());
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn run(&self, model: &mut DecoupledCircuit<T>) -> Result<TrainingReport<T>, RunError<T>> {
         self.run_with(model, |_, _| ControlFlow::Continue(()))
     }
 
@@ -152,20 +190,33 @@ impl<T: Scalar> Trainer<T> {
         &self,
         model: &mut DecoupledCircuit<T>,
         mut callback: impl FnMut(&EpochRecord<T>, &DecoupledCircuit<T>) -> ControlFlow<()> + Send,
-    ) -> Result<TrainingReport<T>, Error> {
-        self.check(model)?;
+    ) -> Result<TrainingReport<T>, RunError<T>> {
+        let checked = self.check(model);
         let mut lent = Lent::new(self, model);
-        lent.session.within(|session| {
-            while let Some(event) = session.step()? {
-                if let Event::Epoch(record) = event
-                    && callback(&record, session.model()).is_break()
-                {
-                    session.end(StopReason::Callback);
+        let session = &mut lent.session;
+        let ran = checked.and_then(|()| {
+            session.within(|session| {
+                while let Some(event) = session.step()? {
+                    if let Event::Epoch(record) = event
+                        && callback(&record, session.model()).is_break()
+                    {
+                        session.end(StopReason::Callback);
+                    }
                 }
-            }
-            Ok(())
-        })?;
-        Ok(lent.session.report())
+                Ok(())
+            })
+        });
+        if ran.is_err() {
+            session.fail();
+        }
+        let report = session.report();
+        match ran {
+            Ok(()) => Ok(report),
+            Err(error) => Err(RunError {
+                error,
+                report: Box::new(report),
+            }),
+        }
     }
 
     /// Checks that a run can begin on this model.
@@ -192,7 +243,7 @@ impl<T: Scalar> Trainer<T> {
                 });
             }
             let visits = phase.epochs.saturating_mul(phase.batches(n));
-            penalties.pass(phase.penalty_rule(), visits)?;
+            penalties.pass(phase.penalty_rule(), visits, phase.may_end_early())?;
         }
         Ok(())
     }
@@ -216,6 +267,7 @@ impl<'m, T: Scalar> Lent<'m, T> {
 
 impl<T: Scalar> Drop for Lent<'_, T> {
     fn drop(&mut self) {
+        self.session.put_best_back();
         std::mem::swap(self.owner, self.session.model_mut());
     }
 }

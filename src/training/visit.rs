@@ -18,6 +18,9 @@ pub(super) struct Statistics {
     pub(super) gap_before: Option<f64>,
     pub(super) gap_after: Option<f64>,
     pub(super) solved: Option<SolveReport>,
+    /// Whether a visit undid every step of its targets, and whether the first raised E tenfold.
+    pub(super) undone: bool,
+    pub(super) raised: bool,
 }
 
 /// Everything that a [`Scheme`](crate::training::Scheme) works with during one visit.
@@ -233,7 +236,20 @@ impl<'a, T: Scalar> Visit<'a, T> {
 
     /// Adds what the solver of this visit's Z-step did to the epoch's statistics.
     pub fn record_solve(&mut self, report: SolveReport) {
+        self.statistics.undone |= report.stuck > 0 && report.stuck == self.columns.len();
         self.statistics.solved.get_or_insert_default().add(report);
+    }
+
+    /// Whether nothing of the epoch's Z-steps was recorded yet.
+    pub(super) fn is_first_of_epoch(&self) -> bool {
+        self.statistics.solved.is_none()
+    }
+
+    /// Notes that a Z-step took E from `before` to `after`.
+    pub(super) fn record_rise(&mut self, before: T, after: T) {
+        let rounding = T::default_epsilon() * T::of(self.columns.len() as f64);
+        let rise = after - before;
+        self.statistics.raised |= rise > T::of(9.0) * before.abs() && rise > rounding;
     }
 
     /// Marks the workspace as out of date for the current θ and z.
@@ -325,6 +341,12 @@ impl<T: Scalar> Evaluated<'_, '_, T> {
     pub fn record_gap_after(&mut self) {
         let squares = self.squared_gap();
         self.visit.record_gap_after(squares);
+    }
+
+    /// Notes what the Z-step made of E, which was `start` before it.
+    pub(super) fn record_rise(&mut self, start: T) {
+        let energy = self.energy();
+        self.visit.record_rise(start, energy);
     }
 
     /// Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖² over the hidden layers, without weights or μ, ẑ being

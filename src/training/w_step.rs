@@ -213,6 +213,8 @@ impl<T: Scalar> WStep<T> {
             layers.push(LayerState {
                 moments: vec![T::zero(); slots * circuit.parameters(t).len()],
                 solver,
+                moved: false,
+                pulled: false,
             });
         }
         match refused {
@@ -262,6 +264,32 @@ pub(super) struct LayerState<T> {
     pub(super) moments: Vec<T>,
     /// `None` for a layer without a solver.
     solver: Option<State<T>>,
+    /// Whether θ_t changed in this epoch, and whether its gradient in an optimiser's step was not 0.
+    pub(super) moved: bool,
+    pub(super) pulled: bool,
+}
+
+impl<T: Scalar> LayerState<T> {
+    /// Whether an optimiser steps along the gradient of θ_t; a solver may find θ_t at rest.
+    pub(super) fn steps(&self, w_step: &WStep<T>) -> bool {
+        self.solver.is_none() && w_step.rule.is_some()
+    }
+
+    /// Whether `w_step` is to move θ_t.
+    fn moves(&self, w_step: &WStep<T>) -> bool {
+        self.solver.is_some() || w_step.rule.is_some()
+    }
+
+    /// Notes whether a gradient pulls.
+    pub(super) fn feel(&mut self, gradient: &[T]) {
+        self.pulled = self.pulled || gradient.iter().any(|g| !g.is_zero());
+    }
+
+    /// Swaps θ_t and the new θ_t.
+    fn commit(&mut self, own: &mut Vec<T>, next: &mut Vec<T>) {
+        self.moved = self.moved || own != next;
+        std::mem::swap(own, next);
+    }
 }
 
 /// One layer's step in progress: the new θ_t is computed beside θ_t, and swapped in once every
@@ -364,6 +392,7 @@ pub(super) fn prepare<T: Scalar>(
         if state.solver.is_none() {
             let theta = (circuit.parameters(t), circuit.parameter_groups(t));
             let gradient = &gradients.locals[t].d_parameters;
+            state.feel(gradient);
             own.next.resize(gradient.len(), T::zero());
             let (moments, next) = (&mut state.moments, &mut own.next);
             let gradient = Some(&gradient[..]);
@@ -451,10 +480,10 @@ pub(super) fn commit<T: Scalar>(
     steps: &mut [LayerStep<T>],
     circuit: &mut Circuit<T>,
 ) {
-    let layers = state.layers.iter().zip(steps);
+    let layers = state.layers.iter_mut().zip(steps);
     for (own, (state, step)) in circuit.parameters_mut().iter_mut().zip(layers) {
-        if state.solver.is_some() || w_step.rule.is_some() {
-            std::mem::swap(own, &mut step.next);
+        if state.moves(w_step) {
+            state.commit(own, &mut step.next);
         }
     }
     state.steps += 1;
@@ -466,9 +495,9 @@ pub(super) fn commit_over<T: Scalar>(
     circuit: &mut Circuit<T>,
     workspace: &mut Workspace<T>,
 ) {
-    let parameters = circuit.parameters_mut().iter_mut();
-    for (own, local) in parameters.zip(&mut workspace.locals) {
-        std::mem::swap(own, &mut local.d_parameters);
+    let layers = state.layers.iter_mut().zip(&mut workspace.locals);
+    for (own, (state, local)) in circuit.parameters_mut().iter_mut().zip(layers) {
+        state.commit(own, &mut local.d_parameters);
     }
     state.steps += 1;
 }

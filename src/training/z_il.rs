@@ -15,6 +15,9 @@ use crate::target_solver::TargetProblem;
 /// Z-IL: the targets start at the forward pass and make T − 1 synchronous steps of size 1; layer
 /// T−1−k takes its parameter gradient after k of them. Then all θ step.
 ///
+/// A step moves z_t for the first time when layer t has its gradient; later moves of z_t reach no
+/// gradient, and are not made (in deep circuits they may diverge).
+///
 /// With μ = 1, squared L_h and no regulariser of targets, every gradient equals backprop's, to
 /// rounding. Song, Lukasiewicz, Xu & Bogacz 2020, with θ frozen until the targets have moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -81,13 +84,9 @@ pub(crate) fn infer_z_il<T: Scalar>(
     for t in (0..=last).rev() {
         problem.parameter_gradient(t);
         if t > 0 {
-            problem.differentiate(Ask::TARGETS);
-            for s in 1..=last {
-                problem.check_target_gradient(s, number)?;
-            }
-            for s in 1..=last {
-                problem.descend(s, T::one());
-            }
+            problem.target_gradient(t);
+            problem.check_target_gradient(t, number)?;
+            problem.descend(t, T::one());
         }
     }
     Ok(objective)

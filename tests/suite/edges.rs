@@ -64,7 +64,8 @@ fn refused<T: Scalar>(mut model: DecoupledCircuit<T>, phase: Phase<T>) -> Error 
     let before = state(&model);
     let error = Trainer::new(phase.with_epochs(3))
         .run(&mut model)
-        .unwrap_err();
+        .unwrap_err()
+        .error;
     assert!(state(&model) == before, "{error}");
     error
 }
@@ -158,7 +159,7 @@ fn an_end_that_fails_leaves_all_targets_as_they_were() {
         let mut model = model.clone();
         let phase = Phase::new(scheme, Jump).with_epochs(1);
         let trainer = Trainer::new(phase).with_measure_every(0);
-        let error = trainer.run(&mut model).unwrap_err();
+        let error = trainer.run(&mut model).unwrap_err().error;
         let expected = matches!(
             error,
             Error::NonFinite {
@@ -187,7 +188,7 @@ fn penalty_schedules_that_cannot_be_are_refused_before_anything_is_done() {
     let before = state(&model);
     let trainer =
         Trainer::new(phase(2)).then(phase(100).with_penalty_schedule(schedule()).unwrap());
-    let error = trainer.run(&mut model).unwrap_err();
+    let error = trainer.run(&mut model).unwrap_err().error;
     let option = "penalty μ under its schedule";
     assert!(
         matches!(error, Error::InvalidOption { option: o, value: 0.0, .. } if o == option),

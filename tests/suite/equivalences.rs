@@ -1,15 +1,18 @@
 //! Whole runs of Z-IL and of predictive coding with fixed predictions are runs of backprop:
 //! parameters after several epochs, objectives, and what fewer steps leave out.
 
+use std::sync::Arc;
+
 use layerwise::decoupled::{Selection, TargetInit};
 use layerwise::energy::Energy;
+use layerwise::init::Initializer;
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::{Gaussian, SoftmaxCrossEntropy};
 use layerwise::optimizer::GradientDescent;
 use layerwise::regularizer::Regularizer;
 use layerwise::schedule::Schedule;
 use layerwise::training::{Backprop, FixedPrediction, Phase, Scheme, Trainer, TrainingReport, ZIl};
-use layerwise::{Circuit, DecoupledCircuit, Error};
+use layerwise::{Circuit, DecoupledCircuit, Error, Scalar};
 use nalgebra::DMatrix;
 
 const EXAMPLES: usize = 12;
@@ -183,7 +186,7 @@ fn check_refused(scheme: impl Scheme<f64> + 'static, option: &'static str) {
         value: 0.75,
         allowed: "1",
     };
-    assert_eq!(trainer.run(&mut model).unwrap_err(), expected);
+    assert_eq!(trainer.run(&mut model).unwrap_err().error, expected);
     assert!(state(&model) == before);
     // With unit penalties the same trainer runs.
     model.set_penalties(&[1.0; 4]).unwrap();
@@ -227,7 +230,7 @@ fn what_breaks_the_equality_later_is_refused() {
             .add_examples(&one, &one, &TargetInit::ForwardPass)
             .unwrap();
         let error = Trainer::new(phase()).run(&mut weighted);
-        let error = error.unwrap_err();
+        let error = error.unwrap_err().error;
         assert!(
             matches!(error, Error::NotSquaredError { layer: 1, .. }),
             "{error}"
@@ -241,7 +244,7 @@ fn what_breaks_the_equality_later_is_refused() {
         regularized.add_examples(&one, &one, &forward).unwrap();
         let before = state(&regularized);
         let error = Trainer::new(phase()).run(&mut regularized);
-        let error = error.unwrap_err();
+        let error = error.unwrap_err().error;
         assert!(
             matches!(
                 error,
@@ -255,4 +258,67 @@ fn what_breaks_the_equality_later_is_refused() {
         );
         assert!(state(&regularized) == before);
     }
+}
+
+/// Orthogonal identity layers, without bias: nothing grows or shrinks on the way.
+fn deep<T: Scalar>(depth: usize) -> DecoupledCircuit<T> {
+    let mut builder = Circuit::builder().seed(4);
+    for _ in 0..depth {
+        let layer = Dense::new(6, 6, Activation::Identity)
+            .unwrap()
+            .without_bias();
+        builder = builder.layer(
+            layer
+                .with_weights(Initializer::Orthogonal { gain: 1.0 })
+                .unwrap(),
+        );
+    }
+    let mut model = DecoupledCircuit::new(builder.build().unwrap(), Energy::default()).unwrap();
+    let x = DMatrix::from_fn(6, 3, |i, j| T::of(((3 * i + 7 * j) as f64).sin()));
+    let y = x.map(|x| T::of(0.5) * x + T::of(0.1));
+    model
+        .add_examples(&x, &y, &TargetInit::ForwardPass)
+        .unwrap();
+    model
+}
+
+fn exact_in_depth<T: Scalar>(depth: usize, tolerance: f64) {
+    let train = |scheme: Arc<dyn Scheme<T>>| {
+        let mut model = deep::<T>(depth);
+        let rule = GradientDescent::new(1e-4).unwrap();
+        let phase = Phase::new(scheme, rule).with_epochs(2);
+        Trainer::new(phase)
+            .with_measure_every(0)
+            .run(&mut model)
+            .unwrap();
+        model
+    };
+    let (start, backprop) = (deep::<T>(depth), train(Arc::new(Backprop)));
+    let schemes: [Arc<dyn Scheme<T>>; 2] = [Arc::new(ZIl), Arc::new(FixedPrediction::new())];
+    for scheme in schemes {
+        let name = format!("{scheme:?}, depth {depth}");
+        let model = train(scheme);
+        for t in 0..depth {
+            let own = |model: &DecoupledCircuit<T>| model.circuit().parameters(t).to_vec();
+            let (found, exact, first) = (own(&model), own(&backprop), own(&start));
+            let values = found.iter().zip(&exact).zip(&first);
+            let [mut error, mut step] = [0.0_f64; 2];
+            for ((&found, &exact), &first) in values {
+                error = error.max((found - exact).abs().as_f64());
+                step = step.max((exact - first).abs().as_f64());
+            }
+            assert!(
+                error <= tolerance * step,
+                "{name}, layer {t}: {error} of {step}"
+            );
+        }
+    }
+}
+
+/// Targets that no gradient reads any more do not move on: they would diverge.
+#[test]
+fn gradients_are_exact_in_depth() {
+    exact_in_depth::<f64>(60, 1e-9);
+    exact_in_depth::<f64>(600, 1e-9);
+    exact_in_depth::<f32>(60, 2e-2);
 }

@@ -843,7 +843,7 @@ fn selections() -> Vec<Row> {
         ),
         row!(
             "training on nothing",
-            error(on(empty(), |m| Trainer::new(Phase::new(Backprop, Adam::new(0.1).unwrap())).run(m))),
+            error(on(empty(), |m| Trainer::new(Phase::new(Backprop, Adam::new(0.1).unwrap())).run(m).map_err(Error::from))),
             Error::NoExamples { .. },
             ["training"]
         ),
@@ -1110,7 +1110,10 @@ fn overflow<S: Scheme<f64> + 'static>(
     let start = linear();
     let mut model = start.clone();
     let result = Trainer::new(Phase::new(scheme(), rule.clone()).with_epochs(50)).run(&mut model);
-    let error = result.err().unwrap_or_else(|| panic!("{name}: no error"));
+    let error = result
+        .map_err(Error::from)
+        .err()
+        .unwrap_or_else(|| panic!("{name}: no error"));
     let Error::NonFinite { layer, step, .. } = error else {
         panic!("{name}: {error}");
     };
@@ -1195,7 +1198,7 @@ fn the_end_of_a_phase_that_overflows_changes_no_target() {
     let start = linear();
     let mut model = start.clone();
     let phase = Phase::new(Decoupling::refreshed(sweep()), huge_rate()).with_epochs(1);
-    let error = Trainer::new(phase).run(&mut model).unwrap_err();
+    let error = Trainer::new(phase).run(&mut model).unwrap_err().error;
     let expected = Error::NonFinite {
         quantity: Quantity::Prediction,
         layer: 2,
@@ -1217,7 +1220,9 @@ fn a_parameter_step_to_infinity_is_not_made() {
     model.set_parameters(2, &[1e3; 10]).unwrap();
     let before = state(&model);
     let rule = GradientDescent::new(1e308).unwrap();
-    let result = Trainer::new(Phase::new(Backprop, rule).with_epochs(1)).run(&mut model);
+    let result = Trainer::new(Phase::new(Backprop, rule).with_epochs(1))
+        .run(&mut model)
+        .map_err(Error::from);
     assert!(matches!(result, Err(Error::NonFinite { .. })), "{result:?}");
     assert_eq!(state(&model), before);
 }
@@ -1252,7 +1257,7 @@ fn a_joint_step_to_infinity_moves_neither_targets_nor_parameters() {
         let before = state(&model);
         let trainer =
             Trainer::new(Phase::new(Decoupling::joint(targets), parameters).with_epochs(1));
-        let result = trainer.run(&mut model);
+        let result = trainer.run(&mut model).map_err(Error::from);
         assert!(
             matches!(result, Err(Error::NonFinite { step: 0, .. })),
             "{targets:?}, {parameters:?}: {result:?}"

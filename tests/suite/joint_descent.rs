@@ -278,7 +278,9 @@ fn a_step_after_joint_descent_is_along_new_gradients() {
     // A visit that failed changed nothing: the step after it stands, the targets are those before.
     let (mut broken, mut expected) = (fresh(), fresh());
     let breaks = StepsAgain(Decoupling::joint(Breaks(0)));
-    let error = run(&mut broken, Phase::new(breaks, rule())).unwrap_err();
+    let error = run(&mut broken, Phase::new(breaks, rule()))
+        .unwrap_err()
+        .error;
     assert!(matches!(error, Error::NonFinite { step: 1, .. }), "{error}");
     run(&mut expected, weights_only()).unwrap();
     assert!(state(&broken) == state(&expected));
@@ -328,7 +330,7 @@ fn a_step_that_fails_leaves_parameters_and_targets() {
                 false => 2 * 7_u64.div_ceil(batch as u64),
             };
             let result = Trainer::new(phase(steps).with_epochs(5)).run(&mut bad);
-            let error = result.unwrap_err();
+            let error = result.unwrap_err().error;
             assert!(matches!(error, Error::NonFinite { .. }), "{error}");
             assert!(state(&good) == state(&bad), "{batch}, {in_targets}");
         }
@@ -380,7 +382,9 @@ fn a_visit_that_fails_after_joint_descent_gets_its_targets_back() {
             let run = |scheme: Fails| {
                 let mut model = model(&[4, 3, 3, 2], 7, false);
                 let phase = Phase::new(scheme, rule()).with_batch_size(batch).unwrap();
-                let result = Trainer::new(phase.with_epochs(9)).run(&mut model);
+                let result = Trainer::new(phase.with_epochs(9))
+                    .run(&mut model)
+                    .map_err(Error::from);
                 assert!(matches!(result, Err(Error::NoExamples { .. })));
                 targets(&model)
             };

@@ -4,15 +4,19 @@
 use std::sync::{Arc, Mutex};
 
 use layerwise::decoupled::{Selection, TargetInit};
-use layerwise::energy::{Energy, LocalProblem};
+use layerwise::energy::{Energy, LocalProblem, LocalWorkspace, Value};
 use layerwise::error::Quantity;
 use layerwise::gradcheck::GradCheck;
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::{Gaussian, Huber, PseudoHuber, SquaredError};
 use layerwise::nalgebra::DMatrix;
-use layerwise::optimizer::{Adam, Optimizer, Step};
-use layerwise::target_solver::{GaussNewton, ReverseSweep, StepSize};
-use layerwise::training::{Decoupling, Phase, Trainer};
+use layerwise::optimizer::{Adam, GradientDescent, Optimizer, Step};
+use layerwise::parameter_solver::{ParameterReport, ParameterSolver};
+use layerwise::state::State;
+use layerwise::target_solver::{
+    GaussNewton, ReverseSweep, SolveReport, StepSize, TargetProblem, TargetSolver,
+};
+use layerwise::training::{Decoupling, Phase, Scheme, Session, Trainer, Visit, WStep};
 use layerwise::{Circuit, DecoupledCircuit, Error, Loss, Scalar, presets};
 
 const EXAMPLES: usize = 9;
@@ -255,7 +259,10 @@ fn the_bound_on_the_rate_is_sharp() {
         let bound = (4.0 / step - 2.0 * h) / penalty;
         let gap = |rate: f64| {
             let mut model = chain(penalty, v);
-            match Trainer::new(phase(step, rate).with_epochs(2000)).run(&mut model) {
+            match Trainer::new(phase(step, rate).with_epochs(2000))
+                .run(&mut model)
+                .map_err(Error::from)
+            {
                 Ok(_) => model.gap().unwrap()[0],
                 Err(Error::NonFinite { .. }) => f64::INFINITY,
                 Err(other) => panic!("{other}"),
@@ -383,4 +390,142 @@ fn what_does_not_fit_is_refused() {
             .contains("multiplier of layer 1 at row 1, column 0 is NaN"),
         "{finite}"
     );
+}
+
+/// λ takes the new z and the ẑ that the Z-step saw, as in Algorithm 1 of Taylor et al. 2016, where W_L, z_L
+/// and λ follow in a circle: three visits by hand in which θ moves, and what would come of the ẑ after.
+fn the_order_by_hand<T: Scalar>(tolerance: f64) {
+    let unit = || dense(1, 1, Activation::Identity).without_bias();
+    let builder = Circuit::<T>::builder().layer(unit()).layer(unit());
+    let mut model = DecoupledCircuit::new(builder.build().unwrap(), Energy::default()).unwrap();
+    let one = |value| DMatrix::from_element(1, 1, T::of(value));
+    model.set_parameters(0, &[T::one()]).unwrap();
+    model.set_parameters(1, &[T::one()]).unwrap();
+    model
+        .add_examples(&one(1.0), &one(2.0), &TargetInit::ForwardPass)
+        .unwrap();
+    let sweep = ReverseSweep::new(1)
+        .with_step(StepSize::Fixed(0.25))
+        .unwrap();
+    let scheme = Decoupling::persistent(sweep).with_multipliers(1.0).unwrap();
+    let rate = 0.5;
+    let phase = Phase::new(scheme, GradientDescent::new(rate).unwrap()).with_epochs(3);
+    let trainer = Trainer::new(phase);
+    let mut session = Session::new(&trainer, model).unwrap();
+    let by_hand = |after: bool| {
+        let (mut w, mut v, mut z, mut lambda) = (1.0, 1.0, 1.0, 0.0);
+        [0; 3].map(|_| {
+            z -= 0.25 * ((z - w) + lambda - v * (2.0 - v * z));
+            let (seen, slopes) = (w, [(z - w) + lambda, (2.0 - v * z) * z]);
+            w += rate * slopes[0];
+            v += rate * slopes[1];
+            lambda += z - if after { w } else { seen };
+            z
+        })
+    };
+    let (expected, other) = (by_hand(false), by_hand(true));
+    assert!((expected[1] - 1.21649).abs() < 1e-5 && (other[1] - 1.24774).abs() < 1e-5);
+    for z in expected {
+        session.epoch().unwrap();
+        let found = session.model().z(1).unwrap()[(0, 0)].as_f64();
+        assert!((found - z).abs() < tolerance, "{found}, not {z}");
+    }
+}
+
+#[test]
+fn their_step_takes_the_prediction_that_the_z_step_saw() {
+    the_order_by_hand::<f64>(1e-14);
+    the_order_by_hand::<f32>(1e-6);
+}
+
+/// Solvers of targets and of parameters that note the energies that they are given.
+#[derive(Debug, Clone, Default)]
+struct Energies(Arc<Mutex<Vec<f64>>>);
+
+impl<T: Scalar> TargetSolver<T> for Energies {
+    fn solve(
+        &self,
+        _: &mut State<T>,
+        problem: &mut TargetProblem<'_, T>,
+    ) -> Result<SolveReport, Error> {
+        let energy = problem.evaluate(Value).energy().as_f64();
+        self.0.lock().unwrap().push(energy);
+        Ok(SolveReport::new(1, problem.batch().len()))
+    }
+}
+
+impl<T: Scalar> ParameterSolver<T> for Energies {
+    fn check(&self, _: &LocalProblem<'_, T>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn solve(
+        &self,
+        _: &mut State<T>,
+        problem: &LocalProblem<'_, T>,
+        _: &mut LocalWorkspace<T>,
+        _: &mut [T],
+    ) -> Result<ParameterReport, Error> {
+        self.0.lock().unwrap().push(problem.energy().as_f64());
+        Ok(ParameterReport::default())
+    }
+}
+
+/// Gives the visit multipliers, and lets both solvers see its problem.
+#[derive(Debug)]
+struct Given<T>(Energies, Vec<Vec<T>>);
+
+impl<T: Scalar> Scheme<T> for Given<T> {
+    fn visit(&self, state: &mut State<T>, visit: &mut Visit<'_, T>) -> Result<T, Error> {
+        visit.set_multipliers(&self.1)?;
+        TargetSolver::solve(&self.0, state, &mut visit.target_problem())?;
+        visit.evaluate()?.step()
+    }
+}
+
+fn seen_by_all<T: Scalar>(tolerance: f64) {
+    let unit = |input, output| dense(input, output, Activation::Tanh);
+    let builder = Circuit::<T>::builder().layer(unit(2, 3)).layer(unit(3, 1));
+    let mut model = DecoupledCircuit::new(builder.build().unwrap(), Energy::default()).unwrap();
+    let x = DMatrix::from_fn(2, 4, |i, j| T::of((i + j) as f64 / 4.0));
+    let given = TargetInit::RandomNormal { std: 1.0, seed: 1 };
+    model
+        .add_examples(&x, &DMatrix::zeros(1, 4), &given)
+        .unwrap();
+    let lambda = vec![
+        (0..12)
+            .map(|i| T::of((2.1 * i as f64).cos()))
+            .collect::<Vec<T>>(),
+    ];
+    let (targets, parameters) = (Energies::default(), Energies::default());
+    let w_step = WStep::solver(parameters.clone()).with_steps(2).unwrap();
+    let scheme = Given(targets.clone(), lambda.clone());
+    let phase = Phase::with_w_step(scheme, w_step).unwrap().with_epochs(1);
+    let problem = model
+        .problem(0..4)
+        .unwrap()
+        .with_multipliers(&lambda)
+        .unwrap();
+    let own = [0, 1].map(|t| problem.local(t).energy().as_f64());
+    let without = model.problem(0..4).unwrap().local(0).energy().as_f64();
+    assert!((own[0] - without).abs() > 0.1);
+    Trainer::new(phase).run(&mut model).unwrap();
+    let close = |found: &[f64], expected: &[f64]| {
+        assert_eq!(found.len(), expected.len());
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(
+                (found - expected).abs() < tolerance,
+                "{found}, not {expected}"
+            );
+        }
+    };
+    close(&targets.0.lock().unwrap(), &[own[0] + own[1]]);
+    close(&parameters.0.lock().unwrap(), &[own, own].concat());
+}
+
+/// Multipliers that a visit was given are in every problem and every step of it, of solvers too.
+#[test]
+fn solvers_see_the_multipliers_of_the_visit() {
+    seen_by_all::<f64>(1e-12);
+    seen_by_all::<f32>(1e-4);
 }

@@ -1555,7 +1555,7 @@ fn all_layers_are_solved_or_none() {
             let before = parameters(&model);
             let w_step = WStep::solver(Failing { at, nan });
             let trainer = Trainer::new(weights_only(w_step).with_epochs(1));
-            match trainer.run(&mut model).unwrap_err() {
+            match trainer.run(&mut model).unwrap_err().error {
                 Error::NonFinite {
                     quantity,
                     layer,
@@ -1590,7 +1590,7 @@ fn all_layers_are_solved_or_none() {
     let phase = Phase::with_w_step(Decoupling::weights_only(), w_step).unwrap();
     let mut phase = phase.with_epochs(30);
     phase = phase.with_batch_size(EXAMPLES).unwrap();
-    let error = Trainer::new(phase).run(&mut model).unwrap_err();
+    let error = Trainer::new(phase).run(&mut model).unwrap_err().error;
     assert!(matches!(error, Error::NonFinite { .. }), "{error}");
     // Full batches with fixed targets: every completed step leaves the same solution.
     let mut solved = classifier::<f64>();
@@ -1616,7 +1616,7 @@ fn a_solver_that_fits_no_layer_is_refused_at_the_start() {
     let solver = LeastSquares::ridge(0.1).unwrap();
     let w_step = WStep::solver(solver);
     let result = Trainer::new(weights_only(w_step)).run(&mut model);
-    let error = result.unwrap_err();
+    let error = result.unwrap_err().error;
     assert!(
         matches!(error, Error::ParameterSolver { layer: 1, .. }),
         "{error}"

@@ -2,6 +2,7 @@
 //! and from the next visit on.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use layerwise::decoupled::{TargetInit, TargetUse};
 use layerwise::energy::Energy;
@@ -14,7 +15,8 @@ use layerwise::schedule::Schedule;
 use layerwise::state::State;
 use layerwise::target_solver::ReverseSweep;
 use layerwise::training::{
-    Backprop, Decoupling, FixedPrediction, PenaltyGrowth, Phase, Scheme, Trainer, Visit, ZIl,
+    Backprop, Decoupling, FixedPrediction, PenaltyGrowth, Phase, Scheme, Stopping, Trainer, Visit,
+    ZIl,
 };
 use layerwise::{Circuit, DecoupledCircuit, Error, Scalar};
 
@@ -403,7 +405,7 @@ fn failing(visit: usize) -> (Error, Vec<f64>, usize) {
         .with_epochs(9)
         .with_penalty_growth(growth(2))
         .unwrap();
-    let error = Trainer::new(phase).run(&mut model).unwrap_err();
+    let error = Trainer::new(phase).run(&mut model).unwrap_err().error;
     let visits = log.lock().unwrap().len();
     (error, penalties(&model), visits)
 }
@@ -423,7 +425,7 @@ fn a_gap_that_is_not_finite_is_an_error() {
     let mut model = zero_model::<f64>([1.0, 1.0]);
     let gaps = [[1.0, 1.0], [1.0, 1.0], [1.0, 1e200], [1.0, 1.0]];
     let (phase, log) = scripted(&gaps, growth(1));
-    let error = Trainer::new(phase).run(&mut model).unwrap_err();
+    let error = Trainer::new(phase).run(&mut model).unwrap_err().error;
     assert_eq!(
         error,
         Error::NonFinite {
@@ -440,7 +442,7 @@ fn a_gap_that_is_not_finite_is_an_error() {
 
 fn refused<T: Scalar>(trainer: Trainer<T>, option: &str) {
     let mut model = zero_model::<T>([1.0, 3.0]);
-    let error = trainer.run(&mut model).unwrap_err();
+    let error = trainer.run(&mut model).unwrap_err().error;
     let named = matches!(error, Error::InvalidOption { option: own, .. } if own == option);
     assert!(named, "{error}");
     assert_eq!(penalties(&model), [1.0, 3.0]);
@@ -520,4 +522,103 @@ fn options_out_of_range_are_errors() {
         let error = own.with_cap(value).unwrap_err();
         assert_eq!(option(error), "PenaltyGrowth::cap");
     }
+}
+
+/// A phase that may end early hands on any μ_t on its way, and all of them are checked.
+fn early_ends_count<T: Scalar>() {
+    let phase = || {
+        let rule = GradientDescent::new(0.1).unwrap();
+        Phase::<T>::new(Decoupling::persistent(ReverseSweep::new(1)), rule).with_epochs(9)
+    };
+    let falls = |by| {
+        phase()
+            .with_penalty_schedule(Schedule::geometric(by).unwrap())
+            .unwrap()
+    };
+    let stagnates = Stopping::Stagnation {
+        patience: 1,
+        improvement: 0.5,
+    };
+    type Early<T> = fn(Phase<T>, Stopping) -> Phase<T>;
+    let early: [Early<T>; 2] = [
+        |phase, stopping| phase.with_stopping(stopping).unwrap(),
+        |phase, _| phase.with_time_limit(Duration::from_secs(9)),
+    ];
+    let grows = || {
+        phase()
+            .with_penalty_growth(growth(1).with_cap(2.5).unwrap())
+            .unwrap()
+    };
+    // μ_2 = 3 falls below 2.5 by the ninth visit, but not if the phase ends before.
+    Trainer::new(falls(0.5))
+        .then(grows())
+        .check(&zero_model::<T>([1.0, 3.0]))
+        .unwrap();
+    // It leaves the scalar's range only after an early end.
+    let steep = Schedule::linear(0.09 * T::max_value().unwrap().as_f64()).unwrap();
+    let rises = || phase().with_penalty_schedule(steep).unwrap();
+    Trainer::new(falls(1e-2))
+        .then(rises())
+        .check(&zero_model::<T>([1.0, 30.0]))
+        .unwrap();
+    for early in early {
+        let ends = |phase| early(phase, stagnates);
+        refused(Trainer::new(ends(falls(0.5))).then(grows()), "penalty μ");
+        let trainer = Trainer::new(ends(falls(1e-2))).then(rises());
+        let error = trainer.check(&zero_model::<T>([1.0, 30.0])).unwrap_err();
+        let option = "penalty μ under its schedule";
+        let named = matches!(error, Error::InvalidOption { option: own, .. } if own == option);
+        assert!(named, "{error}");
+        // What a phase has on its way counts too, of a warm-up as well.
+        let warm = Schedule::geometric(1.5).unwrap().with_warm_up(4);
+        let warm = || phase().with_penalty_schedule(warm).unwrap();
+        Trainer::new(ends(warm()))
+            .then(ends(warm()))
+            .check(&zero_model::<T>([1.0, 1.0]))
+            .unwrap();
+        refused(Trainer::new(ends(warm())).then(grows()), "penalty μ");
+    }
+}
+
+#[test]
+fn a_phase_that_ended_early_hands_on_no_penalty_above_the_cap() {
+    early_ends_count::<f64>();
+    early_ends_count::<f32>();
+}
+
+/// A scheme that starts its phase with penalties of its own.
+#[derive(Debug)]
+struct Starts(f64);
+
+impl<T: Scalar> Scheme<T> for Starts {
+    fn start(&self, model: &mut DecoupledCircuit<T>) -> Result<State<T>, Error> {
+        model.set_penalties(&[T::of(self.0), T::one()])?;
+        Ok(State::new())
+    }
+
+    fn visit(&self, _: &mut State<T>, visit: &mut Visit<'_, T>) -> Result<T, Error> {
+        visit.target_problem().chain(|_, prediction, z| {
+            z.iter_mut()
+                .zip(prediction)
+                .for_each(|(z, &p)| *z = p + T::one());
+        })?;
+        Ok(T::zero())
+    }
+}
+
+/// However a phase came to begin above its cap, μ stays there.
+fn never_lowered<T: Scalar>() {
+    let rule = GradientDescent::new(0.1).unwrap();
+    let growth = growth(1).with_cap(10.0).unwrap();
+    let phase = Phase::new(Starts(1000.0), rule).with_epochs(12);
+    let mut model = zero_model::<T>([1.0, 1.0]);
+    let phase = phase.with_penalty_growth(growth).unwrap();
+    let report = Trainer::new(phase).run(&mut model).unwrap();
+    assert_eq!(report.phases[0].penalties, [1000.0, 10.0]);
+}
+
+#[test]
+fn growth_lowers_no_penalty() {
+    never_lowered::<f64>();
+    never_lowered::<f32>();
 }

@@ -9,17 +9,21 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use layerwise::decoupled::{Selection, TargetInit};
-use layerwise::energy::Energy;
+use layerwise::energy::{Energy, LocalProblem, LocalWorkspace};
+use layerwise::error::Quantity;
+use layerwise::kernel::Write;
 use layerwise::layer::{Activation, Dense};
-use layerwise::optimizer::{Adam, GradientDescent};
+use layerwise::loss::{Pair, SquaredError};
+use layerwise::optimizer::{Adam, GradientDescent, Optimizer, Step};
+use layerwise::parameter_solver::{LeastSquares, ParameterReport, ParameterSolver};
 use layerwise::schedule::Schedule;
 use layerwise::state::State;
-use layerwise::target_solver::ReverseSweep;
+use layerwise::target_solver::{ReverseSweep, SolveReport, StepSize, TargetProblem, TargetSolver};
 use layerwise::training::{
-    Backprop, Decoupling, Phase, Scheme, Session, StopReason, Stopping, Targets, Trainer,
-    TrainingReport, Visit, ZStep,
+    Backprop, Decoupling, FixedPrediction, Phase, Scheme, Session, StopReason, Stopping, Targets,
+    Trainer, TrainingReport, Visit, WStep, ZIl, ZStep,
 };
-use layerwise::{Circuit, DecoupledCircuit, Error};
+use layerwise::{Circuit, DecoupledCircuit, Error, Loss};
 use nalgebra::DMatrix;
 
 const EXAMPLES: usize = 12;
@@ -889,7 +893,7 @@ fn what_cannot_be_done_is_said_before_anything_is() {
 fn refused(trainer: Trainer<f64>, expected: &Error) {
     let mut model = model();
     let before = state(&model);
-    let error = trainer.run(&mut model).unwrap_err();
+    let error = trainer.run(&mut model).unwrap_err().error;
     assert_eq!(&error, expected);
     assert_eq!(state(&model), before);
     assert_eq!(&trainer.check(&model).unwrap_err(), expected);
@@ -915,4 +919,224 @@ fn an_epoch_tells_what_its_solvers_did() {
     assert_eq!(told(Phase::new(multipliers, adam())).unwrap().steps, 2);
     assert_eq!(told(backprop()), None);
     assert_eq!(told(Phase::new(Decoupling::weights_only(), adam())), None);
+}
+
+/// Solvers that begin with a count of 7, and note it at every call.
+#[derive(Debug, Clone, Default)]
+struct Counts(Arc<Mutex<Vec<u64>>>);
+
+impl Counts {
+    fn note(&self, state: &mut State<f64>) {
+        self.0.lock().unwrap().push(state.counts[0]);
+        state.counts[0] += 1;
+    }
+}
+
+fn seven() -> State<f64> {
+    let mut state = State::new();
+    state.counts.push(7);
+    state
+}
+
+impl TargetSolver<f64> for Counts {
+    fn start(&self) -> State<f64> {
+        seven()
+    }
+
+    fn solve(
+        &self,
+        state: &mut State<f64>,
+        problem: &mut TargetProblem<'_, f64>,
+    ) -> Result<SolveReport, Error> {
+        self.note(state);
+        Ok(SolveReport::new(1, problem.batch().len()))
+    }
+}
+
+impl ParameterSolver<f64> for Counts {
+    fn check(&self, _: &LocalProblem<'_, f64>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn start(&self) -> State<f64> {
+        seven()
+    }
+
+    fn solve(
+        &self,
+        state: &mut State<f64>,
+        _: &LocalProblem<'_, f64>,
+        _: &mut LocalWorkspace<f64>,
+        _: &mut [f64],
+    ) -> Result<ParameterReport, Error> {
+        self.note(state);
+        Ok(ParameterReport::default())
+    }
+}
+
+#[test]
+fn solvers_begin_anew_in_every_phase() {
+    let (targets, parameters) = (Counts::default(), Counts::default());
+    let phase = || {
+        let w_step = WStep::solver_of_layer(1, parameters.clone());
+        let scheme = Decoupling::persistent(targets.clone());
+        Phase::with_w_step(scheme, w_step).unwrap().with_epochs(3)
+    };
+    Trainer::new(phase())
+        .then(phase())
+        .run(&mut model())
+        .unwrap();
+    for log in [targets, parameters] {
+        assert_eq!(*log.0.lock().unwrap(), [7, 8, 9, 7, 8, 9]);
+    }
+}
+
+/// Steps of layer 0 that change no output, since layer 1 does not read it.
+#[test]
+fn of_equally_good_epochs_the_first_is_kept() {
+    let (mut model, (x, y)) = contradicted();
+    let zeros = |t: usize| vec![0.0; model.circuit().parameters(t).len()];
+    let (second, last) = (zeros(1), zeros(2));
+    model.set_parameters(1, &second).unwrap();
+    model.set_parameters(2, &last).unwrap();
+    #[derive(Debug)]
+    struct Counts;
+    impl Optimizer<f64> for Counts {
+        fn slots(&self) -> usize {
+            0
+        }
+        fn update(&self, step: Step, values: &mut [f64], _: &[f64], _: &mut [f64]) {
+            // The first layer is the only one of 10 parameters.
+            if values.len() == 5 && step.decays {
+                values.fill(step.number as f64);
+            }
+        }
+    }
+    let stopping = Stopping::Validation {
+        patience: 5,
+        improvement: 0.0,
+    };
+    let phase = Phase::new(Backprop, Counts)
+        .with_stopping(stopping)
+        .unwrap();
+    let trainer = Trainer::new(phase).with_validation(x, y);
+    let report = trainer.run(&mut model).unwrap();
+    let losses = report.history.iter().map(|record| record.validation_loss);
+    assert!(
+        losses
+            .clone()
+            .all(|loss| loss == report.history[0].validation_loss)
+    );
+    assert_eq!(
+        (report.history.len(), report.phases[0].best_epoch),
+        (6, Some(1))
+    );
+    assert!(model.circuit().parameters(0)[..5].iter().all(|&w| w == 1.0));
+}
+
+/// A squared error with finite gradients, whose value is infinite.
+#[derive(Debug)]
+struct Infinite;
+
+impl Loss<f64> for Infinite {
+    fn evaluate(
+        &self,
+        at: &Pair<'_, f64>,
+        values: &mut [f64],
+        d_target: Write<'_, f64>,
+        d_prediction: Write<'_, f64>,
+        work: &mut [f64],
+    ) {
+        SquaredError.evaluate(at, values, d_target, d_prediction, work);
+        values.fill(f64::INFINITY);
+    }
+
+    fn curvature(
+        &self,
+        at: &Pair<'_, f64>,
+        v_target: Option<&[f64]>,
+        v_prediction: Option<&[f64]>,
+        target: Write<'_, f64>,
+        prediction: Write<'_, f64>,
+        work: &mut [f64],
+    ) {
+        SquaredError.curvature(at, v_target, v_prediction, target, prediction, work);
+    }
+}
+
+/// No step follows from an energy that is not finite, whatever its gradients are.
+#[test]
+fn an_infinite_energy_is_an_error_before_any_step() {
+    let sweep = || {
+        let fixed = StepSize::Fixed(0.1);
+        ReverseSweep::new(1).with_step(fixed).unwrap()
+    };
+    let schemes: Vec<Arc<dyn Scheme<f64>>> = vec![
+        Arc::new(Backprop),
+        Arc::new(ZIl),
+        Arc::new(FixedPrediction::new()),
+        Arc::new(Decoupling::weights_only()),
+        Arc::new(Decoupling::persistent(sweep())),
+        Arc::new(
+            Decoupling::persistent(sweep())
+                .with_multipliers(1.0)
+                .unwrap(),
+        ),
+        Arc::new(Decoupling::joint(descent(0.1))),
+        Arc::new(
+            Decoupling::joint(descent(0.1))
+                .with_multipliers(1.0)
+                .unwrap(),
+        ),
+    ];
+    let w_steps = || {
+        let squares = LeastSquares::ridge(1e-2)
+            .unwrap()
+            .with_proximal(1.0)
+            .unwrap();
+        [
+            WStep::none(),
+            WStep::optimizer(descent(0.1)),
+            WStep::optimizer(descent(0.1))
+                .with_max_gradient_norm(1.0)
+                .unwrap(),
+            WStep::optimizer(descent(0.1)).with_steps(2).unwrap(),
+            WStep::solver_of_layer(0, squares),
+        ]
+    };
+    let mut checked = 0;
+    for scheme in schemes {
+        for w_step in w_steps() {
+            let name = format!("{scheme:?}, {w_step:?}");
+            let Ok(phase) = Phase::with_w_step(scheme.clone(), w_step) else {
+                continue;
+            };
+            let mut builder = Circuit::builder();
+            for dims in [[1, 5], [5, 4], [4, 1]] {
+                builder =
+                    builder.layer(Dense::new(dims[0], dims[1], Activation::Identity).unwrap());
+            }
+            let energy = Energy::new(Infinite);
+            let mut model = DecoupledCircuit::new(builder.build().unwrap(), energy).unwrap();
+            let (x, init) = (inputs(EXAMPLES), TargetInit::Projected { seed: 1 });
+            model.add_examples(&x, &x, &init).unwrap();
+            let before = state(&model);
+            let error = Trainer::new(phase.with_epochs(1))
+                .run(&mut model)
+                .unwrap_err()
+                .error;
+            let energy = matches!(
+                error,
+                Error::NonFinite {
+                    quantity: Quantity::Energy | Quantity::ComposedLoss,
+                    layer: 2,
+                    step: 0,
+                }
+            );
+            assert!(energy, "{name}: {error}");
+            assert_eq!(state(&model), before, "{name}");
+            checked += 1;
+        }
+    }
+    assert_eq!(checked, 27);
 }

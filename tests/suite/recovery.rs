@@ -308,7 +308,11 @@ fn backprop_with_parameter_solvers_is_refused_in_every_scheme() {
     let scheme = by(TargetUse::None, |visit| visit.backprop()?.step());
     let w_step = WStep::solver(LeastSquares::ridge(1e-2).unwrap());
     let phase = Phase::with_w_step(scheme, w_step).unwrap();
-    combination(Trainer::new(batches(phase)).run(&mut model()));
+    combination(
+        Trainer::new(batches(phase))
+            .run(&mut model())
+            .map_err(Error::from),
+    );
 }
 
 /// The gap of an evaluation is that of its own predictions, whatever was computed before.
@@ -428,7 +432,11 @@ fn gradients_of_ones_own_are_refused_before_they_are_made() {
     });
     let w_step = WStep::optimizer(descent(0.1)).with_steps(2).unwrap();
     let phase = Phase::with_w_step(scheme, w_step).unwrap();
-    combination(Trainer::new(batches(phase)).run(&mut model()));
+    combination(
+        Trainer::new(batches(phase))
+            .run(&mut model())
+            .map_err(Error::from),
+    );
 }
 
 /// A scheme that wraps another must hand it the state that it began with.
@@ -456,7 +464,7 @@ fn a_foreign_state_is_an_error() {
             inner.visit(&mut state.clone(), visit)
         });
         let phase = Phase::new(own, descent(0.1)).with_epochs(1);
-        length(Trainer::new(phase).run(&mut model()));
+        length(Trainer::new(phase).run(&mut model()).map_err(Error::from));
     }
 }
 
@@ -480,7 +488,11 @@ fn a_scheme_can_refuse_optimisers() {
             visit.evaluate()?.step()
         }
     }
-    combination(Trainer::new(Phase::new(Picky, descent(0.1))).run(&mut model()));
+    combination(
+        Trainer::new(Phase::new(Picky, descent(0.1)))
+            .run(&mut model())
+            .map_err(Error::from),
+    );
 }
 
 #[test]
@@ -602,7 +614,9 @@ fn targets_that_are_no_numbers_are_not_kept() {
         visit.target_problem().target_mut(1)[0] = f64::NAN;
         Ok(0.0)
     });
-    let run = Trainer::new(batches(Phase::new(scheme, descent(0.1)))).run(&mut own);
+    let run = Trainer::new(batches(Phase::new(scheme, descent(0.1))))
+        .run(&mut own)
+        .map_err(Error::from);
     assert!(matches!(run, Err(Error::NonFinite { .. })), "{run:?}");
     assert_eq!(bits(&own), bits(&model()));
 }

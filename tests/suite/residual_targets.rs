@@ -427,7 +427,7 @@ fn a_solver_that_fails_leaves_the_last_completed_step() {
             ControlFlow::Continue(())
         });
         // The step is that of the run.
-        assert_eq!(error.unwrap_err(), failure(visit as u64 - 1));
+        assert_eq!(error.unwrap_err().error, failure(visit as u64 - 1));
         let completed = flagged(visit - 1, batch);
         assert_eq!(parameters(&model), parameters(&completed));
         if visit == VISITS + 1 || batch == EXAMPLES {

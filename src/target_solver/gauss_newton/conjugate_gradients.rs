@@ -129,6 +129,10 @@ impl<T: Scalar> Iterations<T> {
                 return iteration - 1;
             }
             self.multiply(problem, system);
+            let products = self.examples.iter().zip(&self.sums).enumerate();
+            for (i, _) in products.filter(|(_, (own, dot))| own.active && !dot.is_finite()) {
+                system.spoil(i);
+            }
             self.choose_lengths();
             if iteration == options.iterations {
                 self.turns.fill(None);

@@ -91,7 +91,11 @@ fn gap_of_the_scheme(case: &Case, step: f64, rate: f64) -> f64 {
         .with_multipliers(rate)
         .unwrap();
     let phase = Phase::new(scheme, Frozen).with_epochs(4000);
-    match Trainer::new(phase).with_measure_every(0).run(&mut model) {
+    match Trainer::new(phase)
+        .with_measure_every(0)
+        .run(&mut model)
+        .map_err(Error::from)
+    {
         Ok(_) => norm(&model.gap().unwrap()),
         Err(Error::NonFinite { .. }) => f64::INFINITY,
         Err(other) => panic!("{other}"),

@@ -1,0 +1,370 @@
+//! What looks wrong in an epoch is told: layers that do not move, Z-steps that reach nothing, are undone, or
+//! raise E. A sound run warns of nothing.
+
+use std::sync::Arc;
+
+use layerwise::kernel::Write;
+use layerwise::layer::{Context, Dense, Point};
+use layerwise::optimizer::Adam;
+use layerwise::parameter_solver::LeastSquares;
+use layerwise::prelude::*;
+use layerwise::target_solver::{GaussNewton, RedBlack, StepSize, SynchronousDescent};
+use layerwise::training::{
+    Decoupling, FixedPrediction, Scheme, Session, TrainingReport, WStep, Warning, ZIl,
+};
+use layerwise::{Layer, presets};
+
+const EPOCHS: u64 = 4;
+
+fn wave<T: Scalar>(rows: usize, n: usize, step: f64) -> DMatrix<T> {
+    DMatrix::from_fn(rows, n, |i, j| {
+        T::of((step * (j as f64 + 1.3 * i as f64)).sin())
+    })
+}
+
+fn dense(input: usize, output: usize, activation: Activation) -> Dense {
+    Dense::new(input, output, activation).unwrap()
+}
+
+fn model<T: Scalar>(first: impl Layer<T> + 'static) -> DecoupledCircuit<T> {
+    let circuit = Circuit::builder()
+        .layer(first)
+        .layer(dense(4, 3, Activation::Tanh))
+        .layer(dense(3, 1, Activation::Identity))
+        .seed(6);
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap(), Energy::default()).unwrap();
+    model
+        .add_examples(
+            &wave(2, 12, 0.7),
+            &wave(1, 12, 1.1),
+            &TargetInit::ForwardPass,
+        )
+        .unwrap();
+    model
+}
+
+fn run<T: Scalar>(model: &mut DecoupledCircuit<T>, phase: Phase<T>) -> TrainingReport<T> {
+    let phase = phase.with_epochs(EPOCHS).with_batch_size(6).unwrap();
+    Trainer::new(phase).run(model).unwrap()
+}
+
+/// The warnings of a run, all of every epoch.
+fn told<T: Scalar>(model: &mut DecoupledCircuit<T>, phase: Phase<T>) -> Vec<Warning> {
+    let report = run(model, phase);
+    let all: Vec<Warning> = report.warnings.iter().map(|own| own.warning).collect();
+    for record in &report.history {
+        assert_eq!(record.warnings, all, "epoch {}", record.epoch);
+    }
+    for own in &report.warnings {
+        assert_eq!((own.phase, own.epochs, own.count), (0, [1, EPOCHS], EPOCHS));
+    }
+    all
+}
+
+fn plain<T: Scalar>() -> DecoupledCircuit<T> {
+    model(dense(2, 4, Activation::Tanh))
+}
+
+fn adam(rate: f64) -> Adam {
+    Adam::new(rate).unwrap()
+}
+
+fn frozen<T: Scalar>(rate: f64) {
+    let schemes: [Arc<dyn Scheme<T>>; 4] = [
+        Arc::new(Backprop),
+        Arc::new(ZIl),
+        Arc::new(Decoupling::refreshed(ReverseSweep::new(1))),
+        Arc::new(Decoupling::joint(adam(1e-3))),
+    ];
+    for scheme in schemes {
+        let name = format!("{scheme:?}");
+        // Biases begin at 0, which no step is too small for.
+        let layer = |input, output, activation| dense(input, output, activation).without_bias();
+        let circuit = Circuit::builder()
+            .layer(layer(2, 4, Activation::Tanh))
+            .layer(layer(4, 1, Activation::Identity));
+        let circuit = circuit.build().unwrap();
+        let mut model = DecoupledCircuit::new(circuit, Energy::default()).unwrap();
+        let init = TargetInit::NoisyForwardPass { std: 0.1, seed: 1 };
+        model
+            .add_examples(&wave(2, 12, 0.7), &wave(1, 12, 1.1), &init)
+            .unwrap();
+        let found = told(&mut model, Phase::new(scheme, adam(rate)));
+        let expected = [0, 1].map(|layer| Warning::Frozen { layer });
+        assert_eq!(found, expected, "{name}");
+    }
+}
+
+/// A rate that vanishes beside θ in its scalar.
+#[test]
+fn a_frozen_optimiser_is_told() {
+    frozen::<f64>(1e-22);
+    frozen::<f32>(1e-13);
+}
+
+fn unreached<T: Scalar>() {
+    let weights_only = Phase::new(Decoupling::weights_only(), adam(1e-2));
+    let [first, second] = [0, 1].map(|layer| Warning::Unreached { layer });
+    assert_eq!(told(&mut plain::<T>(), weights_only), [first, second]);
+    let synchronous = |steps| {
+        let step = StepSize::Fixed(0.1);
+        let solver = SynchronousDescent::new(steps, step).unwrap();
+        Phase::new(Decoupling::refreshed(solver), adam(1e-2))
+    };
+    assert_eq!(told(&mut plain::<T>(), synchronous(1)), [first]);
+    assert_eq!(told(&mut plain::<T>(), synchronous(2)), []);
+    let fixed = |steps| Phase::new(FixedPrediction::new().with_steps(steps), adam(1e-2));
+    assert_eq!(told(&mut plain::<T>(), fixed(1)), [first]);
+    assert_eq!(told(&mut plain::<T>(), fixed(0)), [first, second]);
+    let no_sweep = Phase::new(Decoupling::refreshed(ReverseSweep::new(0)), adam(1e-2));
+    assert_eq!(told(&mut plain::<T>(), no_sweep), [first, second]);
+}
+
+#[test]
+fn layers_that_no_step_reaches_are_told() {
+    unreached::<f64>();
+    unreached::<f32>();
+}
+
+/// A layer whose curvature bound is far below its curvature.
+#[derive(Debug)]
+struct Boasts(Dense);
+
+impl<T: Scalar> Layer<T> for Boasts {
+    fn input_shape(&self) -> layerwise::layer::Shape {
+        Layer::<T>::input_shape(&self.0)
+    }
+
+    fn output_shape(&self) -> layerwise::layer::Shape {
+        Layer::<T>::output_shape(&self.0)
+    }
+
+    fn parameters(&self) -> Vec<layerwise::layer::ParameterGroup> {
+        Layer::<T>::parameters(&self.0)
+    }
+
+    fn initialize(&self, parameters: &mut [T], rng: &mut dyn layerwise::rand::Rng) {
+        Layer::<T>::initialize(&self.0, parameters, rng);
+    }
+
+    fn scratch(&self, batch: usize) -> layerwise::layer::Scratch {
+        Layer::<T>::scratch(&self.0, batch)
+    }
+
+    fn forward(
+        &self,
+        context: &Context<'_>,
+        parameters: &[T],
+        input: &[T],
+        output: &mut [T],
+        tape: Option<&mut [T]>,
+        work: &mut [T],
+    ) {
+        self.0
+            .forward(context, parameters, input, output, tape, work);
+    }
+
+    fn vjp(
+        &self,
+        at: &Point<'_, T>,
+        cotangent: &[T],
+        d_input: Write<'_, T>,
+        d_parameters: Write<'_, T>,
+        work: &mut [T],
+    ) {
+        self.0.vjp(at, cotangent, d_input, d_parameters, work);
+    }
+
+    fn jvp(
+        &self,
+        at: &Point<'_, T>,
+        v_input: Option<&[T]>,
+        v_parameters: Option<&[T]>,
+        tangent: &mut [T],
+        work: &mut [T],
+    ) {
+        self.0.jvp(at, v_input, v_parameters, tangent, work);
+    }
+
+    fn curvature_bound(&self, parameters: &[T], work: &mut [T]) -> Option<T> {
+        let bound = self.0.curvature_bound(parameters, work)?;
+        Some(T::of(1e-12) * bound)
+    }
+}
+
+/// Two layers, a linear one above the other, whose targets have little curvature of their own.
+fn steep<T: Scalar>(above: impl Layer<T> + 'static) -> DecoupledCircuit<T> {
+    let circuit = Circuit::builder()
+        .layer(dense(2, 4, Activation::Tanh))
+        .layer(above)
+        .seed(6);
+    let energy = Energy::default().with_penalty(T::of(1e-12));
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap(), energy).unwrap();
+    model
+        .add_examples(
+            &wave(2, 12, 0.7),
+            &wave(1, 12, 1.1),
+            &TargetInit::ForwardPass,
+        )
+        .unwrap();
+    model
+}
+
+fn undone<T: Scalar>() {
+    let above = || dense(4, 1, Activation::Identity);
+    for sweeps in [1, 3] {
+        let phase = || Phase::new(Decoupling::refreshed(ReverseSweep::new(sweeps)), adam(1e-3));
+        let found = told(&mut steep::<T>(Boasts(above())), phase());
+        assert_eq!(found, [Warning::Unreached { layer: 0 }, Warning::Undone]);
+        assert_eq!(told(&mut steep::<T>(above()), phase()), []);
+        let halves = Phase::new(Decoupling::persistent(RedBlack::new(sweeps)), adam(1e-3));
+        let found = run(&mut steep::<T>(Boasts(above())), halves);
+        assert_eq!(found.warnings.last().unwrap().warning, Warning::Undone);
+    }
+}
+
+#[test]
+fn z_steps_that_are_all_undone_are_told() {
+    undone::<f64>();
+    undone::<f32>();
+}
+
+fn raised<T: Scalar>() {
+    let step = StepSize::Fixed(40.0);
+    let solver = || SynchronousDescent::new(6, step).unwrap();
+    for targets in [
+        Decoupling::refreshed,
+        Decoupling::residual,
+        Decoupling::persistent,
+    ] {
+        let mut model = plain::<T>();
+        let phase = Phase::new(targets(solver()), adam(1e-9));
+        let report = Trainer::new(phase.with_epochs(1)).run(&mut model).unwrap();
+        assert_eq!(report.warnings.last().unwrap().warning, Warning::Raised);
+    }
+    let preset = presets::predictive_coding(6, 40.0, adam(1e-9)).unwrap();
+    let report = Trainer::new(preset.with_epochs(1))
+        .run(&mut plain::<T>())
+        .unwrap();
+    assert_eq!(report.warnings.last().unwrap().warning, Warning::Raised);
+}
+
+#[test]
+fn z_steps_that_raise_the_energy_are_told() {
+    raised::<f64>();
+    raised::<f32>();
+}
+
+fn sound<T: Scalar>() {
+    let schemes: [Arc<dyn Scheme<T>>; 8] = [
+        Arc::new(Backprop),
+        Arc::new(ZIl),
+        Arc::new(FixedPrediction::new()),
+        Arc::new(Decoupling::refreshed(ReverseSweep::new(1))),
+        Arc::new(Decoupling::persistent(GaussNewton::new(2, 4))),
+        Arc::new(Decoupling::residual(RedBlack::new(2))),
+        Arc::new(
+            Decoupling::persistent(ReverseSweep::new(1))
+                .with_multipliers(1.0)
+                .unwrap(),
+        ),
+        Arc::new(Decoupling::joint(adam(1e-2))),
+    ];
+    for scheme in schemes {
+        let name = format!("{scheme:?}");
+        let mut model = plain::<T>();
+        let init = TargetInit::NoisyForwardPass { std: 0.1, seed: 1 };
+        model.initialize_targets(&init).unwrap();
+        let report = run(&mut model, Phase::new(scheme, adam(1e-3)));
+        assert_eq!(report.warnings, [], "{name}");
+        assert!(report.history.iter().all(|epoch| epoch.warnings.is_empty()));
+    }
+    // A layer without a W-step is not meant to move; nor is any at rest.
+    let mut model = plain::<T>();
+    model
+        .initialize_targets(&TargetInit::Projected { seed: 1 })
+        .unwrap();
+    let w_step = WStep::solver_of_layer(1, LeastSquares::ridge(0.1).unwrap());
+    let weights_only = Phase::with_w_step(Decoupling::weights_only(), w_step).unwrap();
+    let report = Trainer::new(weights_only.with_epochs(1))
+        .run(&mut model)
+        .unwrap();
+    assert_eq!(report.warnings, []);
+    let mut rest = plain::<T>();
+    let (x, y) = (wave(2, 12, 0.7), rest.predict(&wave(2, 12, 0.7)).unwrap());
+    let ids = rest.examples().to_vec();
+    rest.remove_examples(&ids).unwrap();
+    rest.add_examples(&x, &y, &TargetInit::ForwardPass).unwrap();
+    assert_eq!(
+        run(&mut rest, Phase::new(Backprop, adam(1e-3))).warnings,
+        []
+    );
+}
+
+#[test]
+fn a_sound_run_warns_of_nothing() {
+    sound::<f64>();
+    sound::<f32>();
+}
+
+#[test]
+fn a_report_prints_each_warning_once() {
+    let phase = || Phase::new(Decoupling::weights_only(), adam(1e-2)).with_epochs(3);
+    let trainer = Trainer::new(phase()).then(phase());
+    let report = trainer.run(&mut plain::<f64>()).unwrap();
+    let lines: Vec<String> = report.to_string().lines().map(String::from).collect();
+    assert_eq!(lines.len(), 5, "{report}");
+    assert!(
+        lines[0].starts_with("6 epochs, 6 parameter steps, "),
+        "{report}"
+    );
+    assert!(lines[0].ends_with("; ended by Epochs"), "{report}");
+    let expected = "warning: phase 1, 3 of the epochs 4 to 6: layer 0 did not move, its gradient was 0: \
+                    do the Z-steps reach its target?";
+    assert_eq!(lines[3], expected);
+}
+
+/// Records of chosen epochs, but every event, every warning and the same bits.
+#[test]
+fn the_history_can_be_thinned_or_left_out() {
+    let phase = || Phase::new(Decoupling::weights_only(), adam(1e-2)).with_epochs(7);
+    let trainer = Trainer::new(phase());
+    let (mut model, mut thinned) = (plain::<f64>(), plain::<f64>());
+    let whole = trainer.run(&mut model).unwrap();
+    for (every, kept) in [
+        (0, vec![]),
+        (1, vec![1, 2, 3, 4, 5, 6, 7]),
+        (3, vec![3, 6]),
+        (9, vec![]),
+    ] {
+        let trainer = trainer.clone().with_history_every(every);
+        let mut seen = Vec::new();
+        let mut own = plain::<f64>();
+        let report = trainer.run_with(&mut own, |record, _| {
+            seen.push(record.clone());
+            std::ops::ControlFlow::Continue(())
+        });
+        let report = report.unwrap();
+        let epochs: Vec<u64> = report.history.iter().map(|record| record.epoch).collect();
+        assert_eq!(epochs, kept);
+        assert_eq!(seen, whole.history);
+        assert_eq!(
+            (report.warnings, report.phases),
+            (whole.warnings.clone(), whole.phases.clone())
+        );
+        assert_eq!(own.circuit().parameters(2), model.circuit().parameters(2));
+    }
+    // So many epochs take no memory.
+    let phase = Phase::new(Backprop, adam(1e-2)).with_epochs(5000);
+    let trainer = Trainer::new(phase)
+        .with_history_every(0)
+        .with_measure_every(0);
+    let report = trainer.run(&mut thinned).unwrap();
+    assert_eq!(
+        (report.history.capacity(), report.phases[0].epochs),
+        (0, 5000)
+    );
+    let mut session = Session::new(&trainer, plain::<f64>()).unwrap();
+    assert!(session.epoch().unwrap().is_some());
+    assert!(session.history().is_empty());
+}

@@ -614,7 +614,7 @@ fn train<T: Scalar>(
         must!(bits(&one) == bits(model), "a refused run changes the model");
     }
     *model = one;
-    Ok(first.map(|_| ()))
+    Ok(first.map(|_| ()).map_err(Error::from))
 }
 
 /// A run that is left after `cut` events, and goes on from its model and state.

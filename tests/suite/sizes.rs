@@ -51,7 +51,10 @@ fn moments_of_a_million_inputs_are_refused<T: Tested>() {
     refused(solved, "moments");
     let w_step = WStep::solver(solver.with_forgetting(1.0).unwrap());
     let phase = Phase::with_w_step(Decoupling::weights_only(), w_step).unwrap();
-    refused(Trainer::new(phase).run(&mut model), "moments");
+    refused(
+        Trainer::new(phase).run(&mut model).map_err(Error::from),
+        "moments",
+    );
     assert_eq!(model.circuit().parameters(0), before);
 }
 
@@ -110,7 +113,10 @@ fn blocks_of_a_million_units_are_refused<T: Tested>() {
         refused(wide.solve_targets(&solver, &Selection::All), "blocks");
         let rule = GradientDescent::new(0.1).unwrap();
         let phase = Phase::new(Decoupling::persistent(solver), rule);
-        refused(Trainer::new(phase).run(&mut wide), "blocks");
+        refused(
+            Trainer::new(phase).run(&mut wide).map_err(Error::from),
+            "blocks",
+        );
     }
     refused(linear_minimum(&wide, &Selection::All), "Hessian");
     assert_eq!(wide.z(1).unwrap(), before);
@@ -146,6 +152,9 @@ fn batches_beyond_memory_are_refused<T: Tested>() {
     refused(long.target_objective(&Selection::All), "a batch");
     refused(long.solve_targets(&sweep, &Selection::All), "a batch");
     let phase = Phase::new(Backprop, GradientDescent::new(0.1).unwrap()).with_epochs(1);
-    refused(Trainer::new(phase).run(&mut long), "a batch");
+    refused(
+        Trainer::new(phase).run(&mut long).map_err(Error::from),
+        "a batch",
+    );
     assert!(long.gradients(&Selection::Columns(3..5)).is_ok());
 }

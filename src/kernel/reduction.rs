@@ -1,5 +1,7 @@
 //! Elementwise combinations and sums over slices, each with one fixed order of additions.
 
+use std::ops::Range;
+
 use super::pairs::pair_plus;
 use super::{Write, vectorise};
 use crate::kernel::Scalar;
@@ -88,6 +90,15 @@ impl<T: Scalar> Sum<T> {
     #[inline(always)]
     pub(crate) fn add(&mut self, term: T) {
         (self.rounded, self.lost) = pair_plus((self.rounded, self.lost), term);
+    }
+
+    /// Adds term(j) for every j of `terms`; a few at a time are first added plainly.
+    #[inline(always)]
+    pub(crate) fn add_terms(&mut self, terms: Range<usize>, term: impl Fn(usize) -> T) {
+        for start in terms.clone().step_by(LANES) {
+            let few = start..terms.end.min(start + LANES);
+            self.add(few.fold(T::zero(), |sum, j| sum + term(j)));
+        }
     }
 
     pub(crate) fn of(terms: impl IntoIterator<Item = T>) -> T {
@@ -186,16 +197,6 @@ fn sum_of_blocks<T: Scalar>(a: &[T], b: &[T], term: impl Fn(T, T) -> T) -> T {
         sum.add(sum_of_pairs(a, b, &term));
     }
     sum.value()
-}
-
-/// Σ_j term(j), j < n, one after another in each block.
-#[inline(always)]
-pub(crate) fn sum_of_terms<T: Scalar>(n: usize, term: impl Fn(usize) -> T) -> T {
-    let block = |start: usize| {
-        let terms = start..n.min(start + BLOCK);
-        terms.fold(T::zero(), |sum, j| sum + term(j))
-    };
-    Sum::of((0..n).step_by(BLOCK).map(block))
 }
 
 /// [`sum_of_blocks`] in a pass of its own, over as many pairs as there are.

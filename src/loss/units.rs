@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use super::Pair;
 use crate::check::{check_length, option};
 use crate::error::Error;
-use crate::kernel::{Scalar, Write, sum_of_terms};
+use crate::kernel::{Scalar, Sum, Write};
 
 /// Writes `evaluate` and `curvature` of a loss without memory of its own: calls of two functions like
 /// those below, with what they need beside the batch.
@@ -63,11 +63,13 @@ pub(super) fn evaluate_residual<T: Scalar>(
     mut d_prediction: Write<'_, T>,
     unit: impl Fn(usize, T) -> [T; 3],
 ) {
-    for (i, sum) in values.iter_mut().enumerate() {
+    for (i, value) in values.iter_mut().enumerate() {
         let column = i * at.dim..(i + 1) * at.dim;
         let (z, estimate) = (&at.target[column.clone()], &at.prediction[column.clone()]);
         let unit = |j: usize| unit(j, z[j] - estimate[j]);
-        *sum = sum_of_terms(at.dim, |j| unit(j)[0]);
+        let mut sum = Sum::zero();
+        sum.add_terms(0..at.dim, |j| unit(j)[0]);
+        *value = sum.value();
         d_target.part(column.clone()).each(|j| unit(j)[1]);
         d_prediction.part(column).each(|j| -unit(j)[1]);
     }
@@ -110,7 +112,7 @@ pub(super) fn evaluate_functions<T: Scalar, const N: usize>(
     in_prediction: impl Fn(T, [T; N]) -> T,
 ) {
     let mut buffers = [[T::zero(); BLOCK]; N];
-    values.fill(T::zero());
+    let mut sum = Sum::zero();
     for start in (0..at.prediction.len()).step_by(BLOCK) {
         let block = start..at.prediction.len().min(start + BLOCK);
         let (z, estimate) = (&at.target[block.clone()], &at.prediction[block.clone()]);
@@ -122,11 +124,15 @@ pub(super) fn evaluate_functions<T: Scalar, const N: usize>(
         let mut from = 0;
         while from < z.len() {
             let column = (start + from) / at.dim;
-            let to = z.len().min((column + 1) * at.dim - start);
-            values[column] += (from..to).fold(T::zero(), |sum, k| {
+            let end = (column + 1) * at.dim - start;
+            let to = z.len().min(end);
+            sum.add_terms(from..to, |k| {
                 let (z, estimate, f) = of(k);
-                sum + value(z, estimate, f)
+                value(z, estimate, f)
             });
+            if to == end {
+                values[column] = std::mem::replace(&mut sum, Sum::zero()).value();
+            }
             from = to;
         }
         d_target.part(block.clone()).each(|k| -estimate[k]);

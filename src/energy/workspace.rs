@@ -157,8 +157,13 @@ impl<T: Scalar> Workspace<T> {
     }
 
     pub(crate) fn check_energies(&self, step: u64) -> Result<(), Error> {
+        let mut energy = T::zero();
         let mut locals = self.locals.iter().enumerate();
-        locals.try_for_each(|(t, own)| check_computed(Quantity::Energy, t, step, &[own.energy]))
+        locals.try_for_each(|(t, own)| {
+            energy += own.energy;
+            // Each may fit the scalar, and not their sum.
+            check_computed(Quantity::Energy, t, step, &[own.energy, energy])
+        })
     }
 
     /// Checks that ∂E/∂θ_t is finite for the layers that `wanted` selects.

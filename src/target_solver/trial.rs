@@ -297,11 +297,18 @@ impl<T: Scalar> Trial<T> {
         &self.verdicts
     }
 
-    /// Checks that the descent recorded the energies that its steps are judged by.
+    /// Checks that the descent recorded the energies that its steps are judged by, and that their sums
+    /// are finite: from ∞ no step would be uphill.
     fn check_recorded(&self) -> Result<(), Error> {
         let n = self.examples.len();
-        if !self.needs_energies() || self.first.iter().all(|energies| energies.len() == n) {
+        if !self.needs_energies() || self.number > 0 {
             return Ok(());
+        }
+        if self.first.iter().all(|energies| energies.len() == n) {
+            let energy = |i| self.first.iter().fold(T::zero(), |sum, own| sum + own[i]);
+            let last = self.first.len() - 1;
+            return (0..n)
+                .try_for_each(|i| check_computed(Quantity::Energy, last, 0, &[energy(i)]));
         }
         Err(Error::Combination {
             what: "judging the steps of a descent that records no energies",

@@ -738,6 +738,47 @@ fn a_result_beyond_the_scalar_is_an_error() {
         Quantity::Energy,
     );
 
+    // From ∞ no step would be uphill.
+    let before = state(&model);
+    let checked = ReverseSweep::new(1)
+        .with_step(StepSize::Checked(0.1))
+        .unwrap();
+    let solved = model.solve_targets(&checked, &all);
+    assert!(
+        matches!(
+            solved,
+            Err(Error::NonFinite {
+                quantity: Quantity::Energy,
+                ..
+            })
+        ),
+        "{solved:?}"
+    );
+    let phases = [
+        Phase::new(
+            Decoupling::weights_only(),
+            GradientDescent::new(1e-9).unwrap(),
+        ),
+        Phase::new(
+            Decoupling::joint(GradientDescent::new(1e-9).unwrap()),
+            GradientDescent::new(1e-9).unwrap(),
+        ),
+    ];
+    for phase in phases {
+        let error = Trainer::new(phase).run(&mut model).unwrap_err().error;
+        assert!(
+            matches!(
+                error,
+                Error::NonFinite {
+                    quantity: Quantity::Energy,
+                    ..
+                }
+            ),
+            "{error:?}"
+        );
+    }
+    assert_eq!(state(&model), before);
+
     let far = DMatrix::from_element(1, 1, 1e200);
     model.set_targets(2, &all, &far).unwrap();
     assert!(matches!(

@@ -230,6 +230,7 @@ impl<T: Scalar> Trainer<T> {
         if let Some(validation) = &self.validation {
             let (inputs, targets) = &**validation;
             model.circuit.check_inputs(inputs)?;
+            model.circuit.check_forward(inputs.ncols())?;
             let terms = &model.terms;
             terms.check_outputs(&model.circuit, inputs.ncols(), targets)?;
             check_examples(inputs.ncols(), "validation")?;

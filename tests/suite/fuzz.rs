@@ -571,7 +571,7 @@ fn train<T: Scalar>(
     let first = trainer.run(&mut one);
     let second = trainer
         .clone()
-        .with_threads(2)
+        .with_threads(if cfg!(feature = "rayon") { 2 } else { 1 })
         .map_err(|e| e.to_string())?
         .run(&mut two);
     must!(

@@ -227,7 +227,7 @@ fn training<T: Scalar>() {
         let rule = GradientDescent::new(0.05).unwrap();
         let rule = rule.with_momentum(0.9).unwrap();
         Decoupling::refreshed(
-            SynchronousDescent::new(3, StepSize::Checked(1.0))
+            SynchronousDescent::new(2, StepSize::Checked(1.0))
                 .unwrap()
                 .with_rule(rule),
         )

@@ -25,3 +25,43 @@ macro_rules! described_by {
         }
     };
 }
+
+/// In such a layer: ẑ and its products are those of the layer in the field.
+macro_rules! evaluated_by {
+    ($field:tt: $scalar:ty) => {
+        fn forward(
+            &self,
+            context: &layerwise::layer::Context<'_>,
+            parameters: &[$scalar],
+            input: &[$scalar],
+            output: &mut [$scalar],
+            tape: Option<&mut [$scalar]>,
+            work: &mut [$scalar],
+        ) {
+            self.$field
+                .forward(context, parameters, input, output, tape, work);
+        }
+
+        fn vjp(
+            &self,
+            at: &layerwise::layer::Point<'_, $scalar>,
+            cotangent: &[$scalar],
+            d_input: layerwise::kernel::Write<'_, $scalar>,
+            d_parameters: layerwise::kernel::Write<'_, $scalar>,
+            work: &mut [$scalar],
+        ) {
+            self.$field.vjp(at, cotangent, d_input, d_parameters, work);
+        }
+
+        fn jvp(
+            &self,
+            at: &layerwise::layer::Point<'_, $scalar>,
+            v_input: Option<&[$scalar]>,
+            v_parameters: Option<&[$scalar]>,
+            tangent: &mut [$scalar],
+            work: &mut [$scalar],
+        ) {
+            self.$field.jvp(at, v_input, v_parameters, tangent, work);
+        }
+    };
+}

@@ -5,8 +5,7 @@ use crate::parameter_solvers::by_singular_values;
 use crate::property::{Tested, generator, uniform};
 use layerwise::decoupled::{Selection, TargetInit};
 use layerwise::energy::Energy;
-use layerwise::kernel::Write;
-use layerwise::layer::{Activation, Affine, Context, Dense, ParameterGroup, Point, Scratch, Shape};
+use layerwise::layer::{Activation, Affine, Dense, ParameterGroup, Scratch, Shape};
 use layerwise::nalgebra::DMatrix;
 use layerwise::parameter_solver::{LeastSquares, NormalEquations};
 use layerwise::rand::Rng;
@@ -316,40 +315,7 @@ impl<T: Scalar> Layer<T> for Decaying {
         Layer::<T>::scratch(&self.0, batch)
     }
 
-    fn forward(
-        &self,
-        context: &Context<'_>,
-        parameters: &[T],
-        input: &[T],
-        output: &mut [T],
-        tape: Option<&mut [T]>,
-        work: &mut [T],
-    ) {
-        self.0
-            .forward(context, parameters, input, output, tape, work);
-    }
-
-    fn vjp(
-        &self,
-        at: &Point<'_, T>,
-        cotangent: &[T],
-        d_input: Write<'_, T>,
-        d_parameters: Write<'_, T>,
-        work: &mut [T],
-    ) {
-        self.0.vjp(at, cotangent, d_input, d_parameters, work);
-    }
-
-    fn jvp(
-        &self,
-        at: &Point<'_, T>,
-        v_input: Option<&[T]>,
-        v_parameters: Option<&[T]>,
-        tangent: &mut [T],
-        work: &mut [T],
-    ) {
-        self.0.jvp(at, v_input, v_parameters, tangent, work);
-    }
+    evaluated_by!(0: T);
 
     fn affine(&self) -> Option<Affine> {
         Layer::<T>::affine(&self.0)

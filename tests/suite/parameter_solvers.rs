@@ -1154,40 +1154,7 @@ struct Misdescribed(Dense, Affine);
 impl Layer<f64> for Misdescribed {
     described_by!(0: f64);
 
-    fn forward(
-        &self,
-        context: &Context<'_>,
-        parameters: &[f64],
-        input: &[f64],
-        output: &mut [f64],
-        tape: Option<&mut [f64]>,
-        work: &mut [f64],
-    ) {
-        self.0
-            .forward(context, parameters, input, output, tape, work);
-    }
-
-    fn vjp(
-        &self,
-        at: &Point<'_, f64>,
-        cotangent: &[f64],
-        d_input: Write<'_, f64>,
-        d_parameters: Write<'_, f64>,
-        work: &mut [f64],
-    ) {
-        self.0.vjp(at, cotangent, d_input, d_parameters, work);
-    }
-
-    fn jvp(
-        &self,
-        at: &Point<'_, f64>,
-        v_input: Option<&[f64]>,
-        v_parameters: Option<&[f64]>,
-        tangent: &mut [f64],
-        work: &mut [f64],
-    ) {
-        self.0.jvp(at, v_input, v_parameters, tangent, work);
-    }
+    evaluated_by!(0: f64);
 
     fn affine(&self) -> Option<Affine> {
         Some(self.1.clone())

@@ -9,7 +9,7 @@ use layerwise::energy::{Energy, Value, Workspace};
 use layerwise::gradcheck::GradCheck;
 use layerwise::init::Initializer;
 use layerwise::kernel::Write;
-use layerwise::layer::{Activation, Context, Dense, Point, Sequential};
+use layerwise::layer::{Activation, Dense, Sequential};
 use layerwise::loss::{Loss, Pair, SoftmaxCrossEntropy, WeightedSquaredError};
 use layerwise::nalgebra::{DMatrix, DVector};
 use layerwise::optimizer::{Adam, GradientDescent};
@@ -832,40 +832,7 @@ struct FalselyBounded(Dense, f64);
 impl<T: Scalar> Layer<T> for FalselyBounded {
     described_by!(0: T);
 
-    fn forward(
-        &self,
-        context: &Context<'_>,
-        parameters: &[T],
-        input: &[T],
-        output: &mut [T],
-        tape: Option<&mut [T]>,
-        work: &mut [T],
-    ) {
-        self.0
-            .forward(context, parameters, input, output, tape, work);
-    }
-
-    fn vjp(
-        &self,
-        at: &Point<'_, T>,
-        cotangent: &[T],
-        d_input: Write<'_, T>,
-        d_parameters: Write<'_, T>,
-        work: &mut [T],
-    ) {
-        self.0.vjp(at, cotangent, d_input, d_parameters, work);
-    }
-
-    fn jvp(
-        &self,
-        at: &Point<'_, T>,
-        v_input: Option<&[T]>,
-        v_parameters: Option<&[T]>,
-        tangent: &mut [T],
-        work: &mut [T],
-    ) {
-        self.0.jvp(at, v_input, v_parameters, tangent, work);
-    }
+    evaluated_by!(0: T);
 
     fn curvature_bound(&self, _: &[T], _: &mut [T]) -> Option<T> {
         Some(T::of(self.1))

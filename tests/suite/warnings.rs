@@ -3,8 +3,7 @@
 
 use std::sync::Arc;
 
-use layerwise::kernel::Write;
-use layerwise::layer::{Context, Dense, Point};
+use layerwise::layer::Dense;
 use layerwise::optimizer::Adam;
 use layerwise::parameter_solver::LeastSquares;
 use layerwise::prelude::*;
@@ -131,60 +130,8 @@ fn layers_that_no_step_reaches_are_told() {
 struct Boasts(Dense);
 
 impl<T: Scalar> Layer<T> for Boasts {
-    fn input_shape(&self) -> layerwise::layer::Shape {
-        Layer::<T>::input_shape(&self.0)
-    }
-
-    fn output_shape(&self) -> layerwise::layer::Shape {
-        Layer::<T>::output_shape(&self.0)
-    }
-
-    fn parameters(&self) -> Vec<layerwise::layer::ParameterGroup> {
-        Layer::<T>::parameters(&self.0)
-    }
-
-    fn initialize(&self, parameters: &mut [T], rng: &mut dyn layerwise::rand::Rng) {
-        Layer::<T>::initialize(&self.0, parameters, rng);
-    }
-
-    fn scratch(&self, batch: usize) -> layerwise::layer::Scratch {
-        Layer::<T>::scratch(&self.0, batch)
-    }
-
-    fn forward(
-        &self,
-        context: &Context<'_>,
-        parameters: &[T],
-        input: &[T],
-        output: &mut [T],
-        tape: Option<&mut [T]>,
-        work: &mut [T],
-    ) {
-        self.0
-            .forward(context, parameters, input, output, tape, work);
-    }
-
-    fn vjp(
-        &self,
-        at: &Point<'_, T>,
-        cotangent: &[T],
-        d_input: Write<'_, T>,
-        d_parameters: Write<'_, T>,
-        work: &mut [T],
-    ) {
-        self.0.vjp(at, cotangent, d_input, d_parameters, work);
-    }
-
-    fn jvp(
-        &self,
-        at: &Point<'_, T>,
-        v_input: Option<&[T]>,
-        v_parameters: Option<&[T]>,
-        tangent: &mut [T],
-        work: &mut [T],
-    ) {
-        self.0.jvp(at, v_input, v_parameters, tangent, work);
-    }
+    described_by!(0: T);
+    evaluated_by!(0: T);
 
     fn curvature_bound(&self, parameters: &[T], work: &mut [T]) -> Option<T> {
         let bound = self.0.curvature_bound(parameters, work)?;

@@ -5,7 +5,9 @@
 //! few narrow products, by changing to another algorithm; those columns are computed one by one,
 //! each repeated until the product is wide enough for the algorithm that wider ones use.
 
-use super::{Matrix, Write};
+use std::ops::Range;
+
+use super::{Matrix, Write, pair_plus};
 use crate::kernel::Scalar;
 
 /// Checks the shapes and returns (rows, inner dimension, columns).
@@ -72,8 +74,63 @@ const PANEL_ROWS: usize = 64;
 /// Fits every panel: rows times [`backend::least_columns`] never exceeds it.
 const PANEL_SIZE: usize = 512;
 
+/// More terms than this are summed in parts of [`PART`] terms, whose sums are added in twice the
+/// digits of T: the error of one long sum would grow with the number of examples.
+const LONG: usize = 4096;
+const PART: usize = 256;
+/// Rows and columns that are summed so at a time; the last may be nearly twice as many.
+const TILE: usize = 32;
+const TILE_SIZE: usize = (2 * TILE - 1) * (2 * TILE - 1);
+
 /// The product by the library of this build.
 pub(crate) fn by_library<T>(out: Write<'_, T>, a: Matrix<'_, T>, b: Matrix<'_, T>)
+where
+    T: Scalar + backend::Element,
+{
+    let (m, k, n) = shape(&out, &a, &b);
+    match b.transposed && k > LONG && m * n > 0 {
+        true => sum_in_parts(out, a, b),
+        false => in_one(out, a, b),
+    }
+}
+
+/// A sum over many examples, G Zᵀ.
+fn sum_in_parts<T>(out: Write<'_, T>, a: Matrix<'_, T>, b: Matrix<'_, T>)
+where
+    T: Scalar + backend::Element,
+{
+    let (m, k, n) = (a.rows(), a.columns(), b.columns());
+    let Some(out) = out.accumulate() else {
+        return;
+    };
+    let (mut room, mut lost) = ([T::zero(); TILE_SIZE], [T::zero(); TILE_SIZE]);
+    for columns in blocks(n, TILE) {
+        for rows in blocks(m, TILE) {
+            let (a, b) = (
+                a.t().column_range(rows.clone()).t(),
+                b.column_range(columns.clone()),
+            );
+            let sum = &mut room[..rows.len() * columns.len()];
+            let lost = &mut lost[..sum.len()];
+            lost.fill(T::zero());
+            for terms in blocks(k, PART) {
+                let (a, b) = (a.column_range(terms.clone()), b.t().column_range(terms).t());
+                in_one(Write::Set(sum), a, b);
+                let parts = sum
+                    .chunks_exact(rows.len())
+                    .zip(lost.chunks_exact_mut(rows.len()));
+                for (j, (sum, lost)) in columns.clone().zip(parts) {
+                    let out = &mut out[j * m..][rows.clone()];
+                    for (out, (lost, &sum)) in out.iter_mut().zip(lost.iter_mut().zip(sum)) {
+                        (*out, *lost) = pair_plus((*out, *lost), sum);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn in_one<T>(out: Write<'_, T>, a: Matrix<'_, T>, b: Matrix<'_, T>)
 where
     T: Scalar + backend::Element,
 {
@@ -96,6 +153,15 @@ where
     } else {
         backend::product(out, add, a, 0..m, Columns::Matrix(b));
     }
+}
+
+/// 0..length in blocks of `size`, the last with what is left over: none is smaller than `size`
+/// unless it is the only one, so that none takes a path of its own.
+fn blocks(length: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
+    let last = (length / size).saturating_sub(1);
+    (0..last)
+        .map(move |i| i * size..(i + 1) * size)
+        .chain(std::iter::once(last * size..length))
 }
 
 /// One column of a product, with the bits that it has in a wide product.
@@ -137,7 +203,7 @@ mod backend {
     use faer::reborrow::ReborrowMut;
     use faer::{Accum, ColRef, MatMut, MatRef, Par};
 
-    use super::{Columns, Matrix};
+    use super::{Columns, Matrix, blocks};
 
     pub(crate) use faer::traits::ComplexField as Element;
 
@@ -216,15 +282,6 @@ mod backend {
                 }
             }
         }
-    }
-
-    /// 0..length in blocks of `size`, the last with what is left over: none is smaller than `size`
-    /// unless it is the only one, so that none takes a path of its own.
-    fn blocks(length: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
-        let last = (length / size).saturating_sub(1);
-        (0..last)
-            .map(move |i| i * size..(i + 1) * size)
-            .chain(std::iter::once(last * size..length))
     }
 
     fn view<T>(matrix: Matrix<'_, T>) -> MatRef<'_, T> {

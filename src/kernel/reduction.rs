@@ -446,33 +446,62 @@ pub(crate) fn fill_columns<T: Scalar>(matrix: &mut [T], column: &[T]) {
     }
 }
 
-/// out_r ← Σ over the columns of matrix_{r,·} (set or added), columns in order.
+/// Columns of a long sum that are first added plainly.
+const FEW_COLUMNS: usize = 128;
+
+/// out_r ← Σ over the columns of matrix_{r,·} (set or added): columns in order, of many columns a
+/// [`Sum`] of blocks.
 pub(crate) fn row_sums<T: Scalar>(out: Write<'_, T>, matrix: &[T]) {
     let Some(out) = out.accumulate() else {
         return;
     };
+    let dim = out.len();
     vectorise(
         #[inline(always)]
         move || {
-            // Four columns a pass, added one after another: the bits of one a pass.
-            let dim = out.len();
-            let fours = matrix.chunks_exact(4 * dim);
-            let rest = fours.remainder();
-            for four in fours {
-                let (ab, cd) = four.split_at(2 * dim);
-                let ((a, b), (c, d)) = (ab.split_at(dim), cd.split_at(dim));
-                let columns = a.iter().zip(b).zip(c.iter().zip(d));
-                for (o, ((&a, &b), (&c, &d))) in out.iter_mut().zip(columns) {
-                    *o = *o + a + b + c + d;
-                }
+            if matrix.len() <= BLOCK * dim {
+                return add_columns(out, matrix);
             }
-            for column in rest.chunks_exact(dim) {
-                for (o, &c) in out.iter_mut().zip(column) {
-                    *o += c;
+            for (strip, out) in out.chunks_mut(LANES).enumerate() {
+                let mut sums = [Sum::zero(); LANES];
+                for block in matrix.chunks(FEW_COLUMNS * dim) {
+                    let mut few = [T::zero(); LANES];
+                    for column in block.chunks_exact(dim) {
+                        let own = &column[strip * LANES..][..out.len()];
+                        for (sum, &value) in few.iter_mut().zip(own) {
+                            *sum += value;
+                        }
+                    }
+                    sums.iter_mut().zip(few).for_each(|(sum, few)| sum.add(few));
+                }
+                for (out, sum) in out.iter_mut().zip(sums) {
+                    *out += sum.value();
                 }
             }
         },
     );
+}
+
+/// out ← out + Σ of the columns.
+#[inline(always)]
+fn add_columns<T: Scalar>(out: &mut [T], matrix: &[T]) {
+    // Four columns a pass, added one after another: the bits of one a pass.
+    let dim = out.len();
+    let fours = matrix.chunks_exact(4 * dim);
+    let rest = fours.remainder();
+    for four in fours {
+        let (ab, cd) = four.split_at(2 * dim);
+        let ((a, b), (c, d)) = (ab.split_at(dim), cd.split_at(dim));
+        let columns = a.iter().zip(b).zip(c.iter().zip(d));
+        for (o, ((&a, &b), (&c, &d))) in out.iter_mut().zip(columns) {
+            *o = *o + a + b + c + d;
+        }
+    }
+    for column in rest.chunks_exact(dim) {
+        for (o, &c) in out.iter_mut().zip(column) {
+            *o += c;
+        }
+    }
 }
 
 #[cfg(test)]

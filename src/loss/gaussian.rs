@@ -4,7 +4,7 @@ use super::units::{check_list, evaluate_residual, largest, residual_curvature};
 use super::{Loss, Pair};
 use crate::check::{check_length, not_negative, positive};
 use crate::error::Error;
-use crate::kernel::{Scalar, Write};
+use crate::kernel::{Scalar, Write, pair_plus};
 use crate::layer::ParameterGroup;
 
 /// Negative log-likelihood of independent Gaussians of precision π:
@@ -40,7 +40,7 @@ use crate::layer::ParameterGroup;
 ///
 /// // Learned: at π = 4 and r² = ¼ nothing pulls at φ.
 /// let loss = Gaussian::learned(4.0_f64, 0.0)?;
-/// let (mut phi, mut gradient, mut work) = ([0.0], [1.0], [0.0; 2]);
+/// let (mut phi, mut gradient, mut work) = ([0.0], [1.0], [0.0; 3]);
 /// loss.initialize(1, &mut phi);
 /// let at = Pair::new(1, &[0.5], &[0.0]).with_parameters(&phi);
 /// loss.parameter_gradient(&at, &[1.0], Write::Set(&mut gradient), &mut work);
@@ -194,8 +194,8 @@ impl<T: Scalar> Loss<T> for Gaussian<T> {
     }
 
     fn scratch(&self, dim: usize, _batch: usize) -> usize {
-        // π, and the sums of its gradient.
-        self.count(dim).saturating_mul(2)
+        // π, and the sums of its gradient with what they lack.
+        self.count(dim).saturating_mul(3)
     }
 
     fn evaluate(
@@ -223,8 +223,10 @@ impl<T: Scalar> Loss<T> for Gaussian<T> {
         }
         let half = T::of(0.5);
         let (sums, work) = work.split_at_mut(count);
+        let (lost, work) = work.split_at_mut(count);
         let now = self.in_use(at.parameters, work);
         sums.fill(T::zero());
+        lost.fill(T::zero());
         let columns = at.target.chunks_exact(at.dim);
         let columns = columns.zip(at.prediction.chunks_exact(at.dim));
         for (&factor, (z, estimate)) in factors.iter().zip(columns) {
@@ -232,7 +234,8 @@ impl<T: Scalar> Loss<T> for Gaussian<T> {
                 let r = z[j] - estimate[j];
                 let precision = of_unit(now.precision, j);
                 let excess = precision * r * r + (precision * now.floor - T::one());
-                sums[if count == 1 { 0 } else { j }] += factor * half * excess;
+                let k = if count == 1 { 0 } else { j };
+                (sums[k], lost[k]) = pair_plus((sums[k], lost[k]), factor * half * excess);
             }
         }
         d_parameters.each(|k| sums[k]);

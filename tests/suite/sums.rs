@@ -1,11 +1,11 @@
 //! Sums over many examples: in `f32` as exact as over few, wherever a large term stands, and in any
 //! number of threads.
 
-use layerwise::decoupled::TargetInit;
+use layerwise::decoupled::{Selection, TargetInit};
 use layerwise::diagnostics::Diagnostics;
 use layerwise::energy::Energy;
 use layerwise::layer::{Activation, Dense};
-use layerwise::loss::{Huber, SquaredError};
+use layerwise::loss::{Gaussian, Huber, SquaredError};
 use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::GradientDescent;
 use layerwise::training::{Decoupling, Phase, Trainer};
@@ -136,5 +136,48 @@ fn losses_of_many_units() {
         }
     }
     check::<f32>(2e-6);
+    check::<f64>(1e-14);
+}
+
+/// Gradients of weights, biases and learned precisions over many examples, one residual far larger
+/// than the others, at scales of 10 decades: as exact as over few.
+#[test]
+fn gradients_over_many_examples() {
+    fn check<T: Scalar>(tolerance: f64) {
+        for (decade, place) in (-5..=5).zip([0, 7, 1023, N - 1].into_iter().cycle()) {
+            let scale = T::of(10f64.powi(decade));
+            let large = T::of(1000.0) * scale;
+            // 40 rows: more than are added side by side.
+            let (rows, zero) = (40, T::zero());
+            let mut residuals = DMatrix::from_element(rows, N / 10, scale);
+            let place = place.min(N / 10 - 1);
+            residuals.column_mut(place).fill(large);
+            let x = DMatrix::from_element(1, N / 10, T::of(0.5));
+            let dense = Dense::new(1, rows, Activation::Identity).unwrap();
+            let circuit = Circuit::builder().layer(dense).build().unwrap();
+            let loss = Gaussian::learned(T::one(), T::zero()).unwrap();
+            let mut model = DecoupledCircuit::new(circuit, Energy::new(loss)).unwrap();
+            let mut parameters = model.circuit().parameters(0).to_vec();
+            parameters.fill(zero);
+            model.set_parameters(0, &parameters).unwrap();
+            let init = TargetInit::ForwardPass;
+            model.add_examples(&x, &residuals, &init).unwrap();
+            let gradient = &model.gradients(&Selection::All).unwrap().parameters[0];
+            let (small, large, n) = (scale.as_f64(), large.as_f64(), (N / 10) as f64);
+            let sum = large + (n - 1.0) * small;
+            let squares = large * large + (n - 1.0) * small * small;
+            for r in 0..rows {
+                let found = [r, rows + r, 2 * rows + r].map(|k| gradient[k].as_f64());
+                let expected = [-0.5 * sum, -sum, 0.5 * (squares - n)];
+                let sizes = [sum, sum, squares + n];
+                for ((found, expected), size) in found.into_iter().zip(expected).zip(sizes) {
+                    let error = (found - expected).abs();
+                    assert!(error <= tolerance * size, "{found}, not {expected}");
+                }
+            }
+        }
+    }
+    // One part is summed plainly.
+    check::<f32>(5e-6);
     check::<f64>(1e-14);
 }

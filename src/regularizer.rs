@@ -101,6 +101,11 @@ impl Regularizer {
         self.l1 == 0.0
     }
 
+    /// λ₁: the derivative jumps from −λ₁ to λ₁ at 0.
+    pub(crate) fn kink<T: Scalar>(self) -> T {
+        T::of(self.l1)
+    }
+
     /// The larger of λ₁ and λ₂.
     pub(crate) fn largest_weight(self) -> f64 {
         self.l1.max(self.l2)

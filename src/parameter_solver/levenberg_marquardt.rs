@@ -5,6 +5,7 @@ use crate::check::{check_computed, check_length, in_scalar, serde_checked};
 use crate::energy::{Ask, LocalProblem, LocalWorkspace, Parameters, Value};
 use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, add_scaled, all_finite, dot};
+use crate::layer::ParameterGroup;
 use crate::state::State;
 
 /// K steps of Levenberg-Marquardt on ℓ_t(θ_t), for any layer and loss:
@@ -19,7 +20,9 @@ use crate::state::State;
 /// or ‖d‖ at most 4 ε ‖θ_t‖, each times 1 + λ so that damping alone brings none to rest. The call
 /// ends there and leaves θ_t and λ as they are, so that new targets find the layer as ready as it
 /// was. μ, example weights and the circuit's regulariser R_t
-/// are all in ℓ_t and G (an L1 part in ℓ_t alone). s = gᵀGg/gᵀg is the curvature along the gradient
+/// are all in ℓ_t and G (an L1 part in ℓ_t alone). At the kink of an L1 part a step ends instead of
+/// crossing it, and a value that is 0 stays 0 until the rest of its derivative exceeds λ₁ Σᵢ wᵢ: many
+/// values become exactly 0 (orthant-wise steps, Andrew & Gao 2007). s = gᵀGg/gᵀg is the curvature along the gradient
 /// g (μ Σᵢ wᵢ if that is 0), so that λ = 1 means damping as strong as that curvature, whatever the
 /// scale of ℓ_t and the number of examples.
 ///
@@ -167,6 +170,12 @@ impl<T: Scalar> Memory<Vec<T>> {
                 };
             }
             add_scaled(&mut self.product, damping, &self.direction);
+            // What rests at a kink stays there.
+            for_each_kink(problem, |k, _| {
+                if problem.parameters[k].is_zero() && self.gradient[k].is_zero() {
+                    self.product[k] = T::zero();
+                }
+            });
             curvature += damping * dot(&self.direction, &self.direction);
             let length = square / curvature;
             if !(curvature > T::zero() && length.is_finite()) {
@@ -200,6 +209,19 @@ impl<T: Scalar> Memory<Vec<T>> {
         step > T::zero()
             && (undamped * decrease <= most * energy.abs()
                 || undamped * step.sqrt() <= size * dot(own, own).sqrt())
+    }
+}
+
+/// Calls `at(k, λ₁ Σᵢ wᵢ)` for every θ_k that an L1 regulariser bends at 0.
+fn for_each_kink<T: Scalar>(problem: &LocalProblem<'_, T>, mut at: impl FnMut(usize, T)) {
+    let regularization = &problem.regularization;
+    if regularization.parameters.is_smooth() {
+        return;
+    }
+    let jump = problem.total_weight() * regularization.parameters.kink();
+    let own = |group: &&ParameterGroup| group.decays && group.range.end <= problem.own;
+    for group in regularization.groups.iter().filter(own) {
+        group.range.clone().for_each(|k| at(k, jump));
     }
 }
 
@@ -246,6 +268,12 @@ impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt {
             if moved {
                 let gradient = &workspace.d_parameters[..own];
                 memory.gradient.copy_from_slice(gradient);
+                for_each_kink(&here, |k, jump| {
+                    if accepted[k].is_zero() {
+                        let g = memory.gradient[k];
+                        memory.gradient[k] = g - g.clamp(-jump, jump);
+                    }
+                });
             } else {
                 // The workspace is at the step that was taken back.
                 here.predict(workspace);
@@ -263,6 +291,18 @@ impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt {
             for ((to, &from), &step) in trial.zip(&memory.step) {
                 *to = from + step;
             }
+            for_each_kink(problem, |k, _| {
+                let (from, to) = (memory.accepted[k], &mut memory.trial[k]);
+                // From 0 against the gradient only.
+                let side = if from.is_zero() {
+                    -memory.gradient[k]
+                } else {
+                    from
+                };
+                if side.is_sign_positive() != to.is_sign_positive() {
+                    *to = T::zero();
+                }
+            });
             let there = problem.moved_to(&memory.trial);
             let tried = there.evaluate(Value, workspace).energy();
             report.steps += 1;

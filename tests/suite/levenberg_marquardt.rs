@@ -1,19 +1,23 @@
 //! Levenberg-Marquardt's damping: when it grows, falls, rests and wakes.
 
 use crate::property::{Tested, generator, uniform};
-use layerwise::energy::{LocalProblem, Value};
+use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::energy::{Energy, LocalProblem, Value};
 use layerwise::kernel::Write;
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::{Loss, Pair, SquaredError};
+use layerwise::nalgebra::DMatrix;
 use layerwise::parameter_solver::{LevenbergMarquardt, ParameterReport, ParameterSolver};
+use layerwise::regularizer::Regularizer;
 use layerwise::state::State;
-use layerwise::{Error, Scalar};
+use layerwise::{Circuit, DecoupledCircuit, Error, Scalar};
 
 in_both_scalars!(
     a_layer_at_rest_keeps_its_damping_and_wakes,
     damping_falls_where_steps_succeed_and_grows_where_they_fail,
     damping_alone_brings_no_layer_to_rest,
     the_scale_of_the_energy_does_not_matter,
+    an_l1_regulariser_is_solved_to_its_kinks,
 );
 
 /// A layer of 3 to 2 units on 12 examples.
@@ -257,5 +261,56 @@ fn the_scale_of_the_energy_does_not_matter<T: Tested>() {
             let found = moved_by(loss, 2.0_f64.powi(exponent), solver);
             assert_eq!(found, expected, "2^{exponent}, {solver:?}");
         }
+    }
+}
+
+/// The lasso: values at 0 stay while the gradient of the rest is within λ₁ n, the others balance it,
+/// and the damping stays where it was.
+fn an_l1_regulariser_is_solved_to_its_kinks<T: Tested>() {
+    let (n, l1) = (30, 0.05);
+    for activation in [Activation::Identity, Activation::Tanh] {
+        let dense = Dense::new(8, 3, activation).unwrap();
+        let circuit = Circuit::<T>::builder().layer(dense).seed(4).build();
+        let regularizer = Regularizer::elastic(l1, 0.01).unwrap();
+        let energy = Energy::new(SquaredError).with_parameter_regularizer(regularizer);
+        let mut model = DecoupledCircuit::new(circuit.unwrap(), energy).unwrap();
+        let mut rng = generator(9);
+        let x = DMatrix::from_vec(8, n, uniform::<T>(&mut rng, 8 * n, 1.0));
+        let y = DMatrix::from_vec(3, n, uniform::<T>(&mut rng, 3 * n, 0.8));
+        model
+            .add_examples(&x, &y, &TargetInit::ForwardPass)
+            .unwrap();
+        let (solver, mut state) = (LevenbergMarquardt::new(60, 30), State::new());
+        let mut visit = |model: &mut DecoupledCircuit<T>| {
+            let mut theta = model.circuit().parameters(0).to_vec();
+            let problem = model.local_problem(0, 0..n).unwrap();
+            let mut workspace = problem.workspace();
+            let report = solver.solve(&mut state, &problem, &mut workspace, &mut theta);
+            model.set_parameters(0, &theta).unwrap();
+            (report.unwrap(), state.values[0][0].as_f64())
+        };
+        let (first, damping) = visit(&mut model);
+        assert!(first.accepted > 2, "{first:?}");
+        let again = (0..10).map(|_| visit(&mut model)).last().unwrap();
+        assert!(again.0.steps <= 2, "{again:?}");
+        assert!(again.1 <= damping.max(1e-3), "{again:?} after {damping}");
+        let theta = model.circuit().parameters(0);
+        let gradient = model.gradients(&Selection::All).unwrap().parameters;
+        let (jump, near) = (l1 * n as f64, 30.0 * T::default_epsilon().as_f64().sqrt());
+        // W; the bias has no regulariser.
+        let (mut zeros, weights) = (0, 8 * 3);
+        for (k, (&x, &g)) in theta.iter().zip(&gradient[0]).enumerate() {
+            let most = if x.is_zero() && k < weights {
+                jump
+            } else {
+                near
+            };
+            assert!(g.as_f64().abs() <= most + near, "θ_{k} = {x}: {g}");
+            zeros += usize::from(x.is_zero());
+        }
+        assert!(
+            (3..weights).contains(&zeros),
+            "{activation:?}: {zeros} zeros"
+        );
     }
 }

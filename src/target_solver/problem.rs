@@ -7,7 +7,7 @@ use crate::energy::{
     Ask, Batch, BatchMut, Evaluation, Layers, LocalWorkspace, Problem, Wanted, Workspace,
 };
 use crate::error::{Error, Quantity};
-use crate::kernel::{Execution, Scalar, add_scaled, add_to, dot, squared_distance};
+use crate::kernel::{Execution, Scalar, add_scaled, add_to, dot, norm, squared_distance};
 
 /// The problem of a Z-step: E over z_1, …, z_{T−1} of one batch, θ fixed.
 ///
@@ -372,19 +372,15 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         *self.predictions = Predictions::Current;
     }
 
-    /// Σ over the i-th example's units of (∂E/∂z_t)², divided by its squared weight, with the
-    /// gradient in the workspace.
-    pub(super) fn squared_gradient(&self, t: usize, i: usize) -> T {
+    /// ‖∂E/∂z_t‖ of the i-th example, divided by its weight, with the gradient in the workspace.
+    pub(super) fn gradient_norm(&self, t: usize, i: usize) -> f64 {
         let dim = self.layers.dims()[t];
         let own = &self.workspace.target_gradient(t)[i * dim..(i + 1) * dim];
-        match self.example_weights() {
-            None => dot(own, own),
-            // Divided first: the square of a small weight may be 0.
-            Some(weights) => own.iter().fold(T::zero(), |sum, &g| {
-                let g = g / weights[i];
-                sum + g * g
-            }),
-        }
+        let weight = self.example_weights().map_or(1.0, |own| own[i].as_f64());
+        let squares = dot(own, own).as_f64();
+        // Squares of small entries may be 0, and those of large ones infinite.
+        let exact = squares > 1e-30 && squares < 1e30;
+        (if exact { squares.sqrt() } else { norm(own) }) / weight
     }
 
     /// Applies `change(z_t, ∂E/∂z_t, state)` to every t in 1..T, as `execution` schedules it, with

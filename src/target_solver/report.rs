@@ -60,10 +60,9 @@ impl Convergence {
         Ok(self)
     }
 
-    /// Whether an example with the squared gradient norm `squares` is at rest.
-    pub(super) fn rests<T: Scalar>(self, squares: T) -> bool {
-        let at_most = |tolerance| squares.sqrt() <= T::of(tolerance);
-        self.tolerance.is_some_and(at_most)
+    /// Whether an example with a gradient of this norm is at rest.
+    pub(super) fn rests(self, norm: f64) -> bool {
+        self.tolerance.is_some_and(|tolerance| norm <= tolerance)
     }
 
     /// Whether an example whose E fell from `before` to `after` stagnates.

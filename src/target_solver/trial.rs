@@ -61,8 +61,8 @@ struct Example<T> {
     energy: T,
     /// Share of a full step that the example tries.
     share: T,
-    /// ‖∂E/∂z‖², as far as it has been recorded.
-    squares: Option<T>,
+    /// ‖∂E/∂z‖, as far as it has been recorded.
+    gradient: Option<f64>,
     progress: Progress,
     /// Whether a step was undone, and whether one was accepted.
     refused: bool,
@@ -171,8 +171,8 @@ impl<T: Scalar> Trial<T> {
         problem.check_target_gradient(t, self.number)?;
         if self.convergence.tolerance.is_some() {
             for (i, example) in self.examples.iter_mut().enumerate() {
-                let squares = example.squares.get_or_insert(T::zero());
-                *squares += problem.squared_gradient(t, i);
+                let length = example.gradient.get_or_insert(0.0);
+                *length = length.hypot(problem.gradient_norm(t, i));
             }
         }
         Ok(())
@@ -222,7 +222,7 @@ impl<T: Scalar> Trial<T> {
         let example = Example {
             energy: T::zero(),
             share: T::one(),
-            squares: None,
+            gradient: None,
             progress: Progress::Going,
             refused: false,
             moved: false,
@@ -259,8 +259,8 @@ impl<T: Scalar> Trial<T> {
     /// returns whether all have ended.
     pub(super) fn rest(&mut self) -> bool {
         for example in &mut self.examples {
-            let squares = example.squares.take();
-            let rests = squares.is_some_and(|squares| self.convergence.rests(squares));
+            let length = example.gradient.take();
+            let rests = length.is_some_and(|length| self.convergence.rests(length));
             if rests && example.progress == Progress::Going {
                 example.progress = Progress::AtRest;
             }

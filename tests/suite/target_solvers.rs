@@ -10,7 +10,7 @@ use layerwise::gradcheck::GradCheck;
 use layerwise::init::Initializer;
 use layerwise::kernel::Write;
 use layerwise::layer::{Activation, Dense, Sequential};
-use layerwise::loss::{Loss, Pair, SoftmaxCrossEntropy, WeightedSquaredError};
+use layerwise::loss::{Huber, Loss, Pair, SoftmaxCrossEntropy, WeightedSquaredError};
 use layerwise::nalgebra::{DMatrix, DVector};
 use layerwise::optimizer::{Adam, GradientDescent};
 use layerwise::rand::RngExt;
@@ -981,6 +981,34 @@ fn a_bound_without_an_inverse_is_refused<T: Tested>() {
             "{error:?} by {solver:?}"
         );
         assert_eq!(model.z(1).unwrap(), start.z(1).unwrap());
+    }
+}
+
+/// Gradients whose squares are 0 in `f32` are compared with a tolerance all the same.
+#[test]
+fn gradients_without_a_square_know_their_tolerance() {
+    for size in [1e-30_f32, 1e-10, 1e10] {
+        for (tolerance, at_rest) in [(1e-2, false), (1e2, true)] {
+            let dense = || Dense::new(1, 1, Activation::Identity).unwrap();
+            let circuit = Circuit::builder().layer(dense()).layer(dense());
+            let energy = Energy::new(Huber::new(f64::from(size)).unwrap())
+                .with_hidden_loss(Huber::new(f64::from(size)).unwrap());
+            let mut model = DecoupledCircuit::new(circuit.build().unwrap(), energy).unwrap();
+            for t in 0..2 {
+                model.set_parameters(t, &[1.0, 0.0]).unwrap();
+            }
+            let one = |z| DMatrix::from_element(1, 1, z);
+            let given = TargetInit::Given(vec![one(size * 0.5)]);
+            model
+                .add_examples(&one(0.0), &one(size * 0.2), &given)
+                .unwrap();
+            let tolerance = f64::from(size) * tolerance;
+            let ends = Convergence::NEVER.with_tolerance(tolerance).unwrap();
+            let solver = ReverseSweep::new(1).with_convergence(ends);
+            let report = model.solve_targets(&solver, &Selection::All).unwrap();
+            let found = report.at_rest == 1;
+            assert_eq!(found, at_rest, "{size:e}, {tolerance:e}: {report:?}");
+        }
     }
 }
 

@@ -118,7 +118,6 @@ struct Epoch {
     examples: usize,
     /// Visits of the phase so far.
     visits: u64,
-    objective: f64,
     statistics: Statistics,
     factor: f64,
 }
@@ -319,8 +318,8 @@ impl<T: Scalar> Session<T> {
     /// Those of a scheme or W-step that cannot start its phase; during a visit [`Error::NonFinite`]
     /// (its `step` counts the run's parameter steps) or a solver's error; [`Error::ThreadPool`].
     /// Parameters are then those of the last completed step, targets and μ those of the last
-    /// completed visit; so it is after a panic in a caller's own code. Another call tries the visit
-    /// again; [`Session::stop`] and another call close the phase, with the parameters of its best
+    /// completed visit; so it is after a panic in a caller's own code. An optimiser's own state may
+    /// already contain the failed step's gradient. Another call tries the visit again; [`Session::stop`] and another call close the phase, with the parameters of its best
     /// epoch under [`Stopping::Validation`](crate::training::Stopping::Validation).
     pub fn advance(&mut self) -> Result<Option<Event<T>>, Error> {
         self.within(Self::step)
@@ -466,8 +465,13 @@ impl<T: Scalar> Session<T> {
         for own in &mut within.w_step.layers {
             (own.moved, own.pulled) = (false, false);
         }
+        let n = self.model.examples().len();
         within.epoch = Some(Epoch {
-            visits: done * phase.batches(self.model.examples().len()),
+            visits: done * phase.batches(n),
+            statistics: Statistics {
+                unit: unit(n),
+                ..Statistics::default()
+            },
             ..Epoch::default()
         });
     }
@@ -566,7 +570,7 @@ impl<T: Scalar> Session<T> {
         }
         terms.put_penalties(&memory.penalties);
         let count = columns.len();
-        epoch.objective += objective.as_f64();
+        statistics.objective += objective.as_f64() / statistics.unit;
         epoch.statistics = statistics;
         epoch.factor = factor;
         epoch.examples += count;
@@ -621,13 +625,13 @@ impl<T: Scalar> Session<T> {
             ),
             false => None,
         };
-        let examples = epoch.examples as f64;
-        let mean_root = |squares: Option<f64>| squares.map(|s| T::of((s / examples).sqrt()));
+        let share = epoch.examples as f64 / epoch.statistics.unit;
+        let mean_root = |squares: Option<f64>| squares.map(|s| T::of((s / share).sqrt()));
         let record = EpochRecord {
             phase: self.state.phase,
             epoch: number,
             steps,
-            objective: T::of(epoch.objective / examples),
+            objective: T::of(epoch.statistics.objective / share),
             composed_loss,
             validation_loss,
             gap,
@@ -856,6 +860,12 @@ fn mixing<T: Scalar>(
     })
 }
 
+/// What terms of a mean over n examples are divided by before they are added: a power of 2, so that
+/// no bit changes.
+fn unit(n: usize) -> f64 {
+    n.max(1).next_power_of_two() as f64
+}
+
 /// Composed loss and gap per example, over all examples, in batches of `size`.
 fn measure<T: Scalar>(
     model: &DecoupledCircuit<T>,
@@ -864,6 +874,7 @@ fn measure<T: Scalar>(
     execution: Execution,
 ) -> (T, T) {
     let n = model.examples().len();
+    let unit = unit(n);
     let (mut loss, mut squares) = (0.0, 0.0);
     for start in (0..n).step_by(size) {
         let batch = model.examples.run(start..(start + size).min(n), 0, false);
@@ -871,13 +882,13 @@ fn measure<T: Scalar>(
         let problem = model
             .layers()
             .on(batch.with_execution(execution.repaid(work)));
-        loss += problem.composed_loss(workspace).as_f64();
+        loss += problem.composed_loss(workspace).as_f64() / unit;
         problem.predict_locally(workspace);
         for t in 1..model.circuit.depth() {
             let prediction = &workspace.locals[t - 1].prediction;
-            squares += squared_distance(batch.z(t), prediction).as_f64();
+            squares += squared_distance(batch.z(t), prediction).as_f64() / unit;
         }
     }
-    let n = n as f64;
-    (T::of(loss / n), T::of((squares / n).sqrt()))
+    let share = n as f64 / unit;
+    (T::of(loss / share), T::of((squares / share).sqrt()))
 }

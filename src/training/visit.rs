@@ -14,7 +14,12 @@ use crate::target_solver::{Predictions, SolveReport, TargetProblem};
 #[derive(Debug, Clone, Default, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Statistics {
-    /// Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖² before and after the visits moved targets.
+    /// A power of 2, at least the number of examples. Every term of a sum is divided by it first: the
+    /// sum itself may be too large for a number.
+    pub(super) unit: f64,
+    /// Σ of the visits' objectives/unit.
+    pub(super) objective: f64,
+    /// Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖²/unit before and after the visits moved targets.
     pub(super) gap_before: Option<f64>,
     pub(super) gap_after: Option<f64>,
     pub(super) solved: Option<SolveReport>,
@@ -226,12 +231,12 @@ impl<'a, T: Scalar> Visit<'a, T> {
     /// Adds the batch's squared gap Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖² before this visit's Z-step
     /// ([`TargetProblem::squared_gap`]) to the epoch's statistics.
     pub fn record_gap_before(&mut self, squares: T) {
-        *self.statistics.gap_before.get_or_insert(0.0) += squares.as_f64();
+        *self.statistics.gap_before.get_or_insert(0.0) += squares.as_f64() / self.statistics.unit;
     }
 
     /// The same, for the gap after this visit's Z-step.
     pub fn record_gap_after(&mut self, squares: T) {
-        *self.statistics.gap_after.get_or_insert(0.0) += squares.as_f64();
+        *self.statistics.gap_after.get_or_insert(0.0) += squares.as_f64() / self.statistics.unit;
     }
 
     /// Adds what the solver of this visit's Z-step did to the epoch's statistics.

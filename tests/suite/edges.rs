@@ -799,3 +799,21 @@ fn a_result_beyond_the_scalar_is_an_error() {
         model.energy().is_ok() && model.gradients(&all).is_ok() && model.backprop(&all).is_ok()
     );
 }
+
+/// Objectives of several batches whose sum is no number, though their mean is.
+#[test]
+fn the_mean_of_large_objectives_is_a_number() {
+    let circuit = Circuit::builder().layer(dense(1, 1, Activation::Identity));
+    let mut model = model_from::<f64>(circuit.build(), Energy::new(SquaredError)).unwrap();
+    model.set_parameters(0, &[0.0, 0.0]).unwrap();
+    // ½·(1.2e154)² = 7.2e307.
+    let y = DMatrix::from_element(1, 4, 1.2e154);
+    model
+        .add_examples(&DMatrix::zeros(1, 4), &y, &TargetInit::ForwardPass)
+        .unwrap();
+    let phase = Phase::new(Backprop, GradientDescent::new(1e-300).unwrap());
+    let phase = phase.with_batch_size(1).unwrap().with_epochs(1);
+    let report = Trainer::new(phase).run(&mut model).unwrap();
+    let objective = report.history[0].objective;
+    assert!((objective / 7.2e307 - 1.0).abs() < 1e-12, "{objective}");
+}

@@ -607,9 +607,10 @@ impl<T: Scalar> Session<T> {
         if due {
             let size = phase.batch_size(self.model.examples().len());
             let workspace = &mut self.memory.workspace;
-            let measured = measure(&self.model, size, workspace, self.execution);
+            let kept = phase.scheme.targets() == TargetUse::Kept;
+            let measured = measure(&self.model, size, kept, workspace, self.execution);
             composed_loss = Some(measured.0);
-            gap = (phase.scheme.targets() == TargetUse::Kept).then_some(measured.1);
+            gap = kept.then_some(measured.1);
         }
         let validated = self.trainer.validation.as_deref();
         let validated = validated.filter(|_| due || phase.validates() && whole);
@@ -866,10 +867,12 @@ fn unit(n: usize) -> f64 {
     n.max(1).next_power_of_two() as f64
 }
 
-/// Composed loss and gap per example, over all examples, in batches of `size`.
+/// Composed loss and, where targets are `kept`, gap per example, over all examples, in batches of
+/// `size`.
 fn measure<T: Scalar>(
     model: &DecoupledCircuit<T>,
     size: usize,
+    kept: bool,
     workspace: &mut Workspace<T>,
     execution: Execution,
 ) -> (T, T) {
@@ -883,10 +886,12 @@ fn measure<T: Scalar>(
             .layers()
             .on(batch.with_execution(execution.repaid(work)));
         loss += problem.composed_loss(workspace).as_f64() / unit;
-        problem.predict_locally(workspace);
-        for t in 1..model.circuit.depth() {
-            let prediction = &workspace.locals[t - 1].prediction;
-            squares += squared_distance(batch.z(t), prediction).as_f64() / unit;
+        if kept {
+            problem.predict_locally(workspace);
+            for t in 1..model.circuit.depth() {
+                let prediction = &workspace.locals[t - 1].prediction;
+                squares += squared_distance(batch.z(t), prediction).as_f64() / unit;
+            }
         }
     }
     let share = n as f64 / unit;

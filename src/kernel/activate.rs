@@ -88,11 +88,7 @@ pub(crate) fn by_formula<T: Scalar>(
         }
         Activation::Relu => return rectify(T::zero(), values, derivatives),
         Activation::LeakyRelu { slope } => return rectify(T::of(slope), values, derivatives),
-        Activation::Tanh => |x| {
-            let e = exp_of_minus_abs(x + x);
-            let one_plus = T::one() + e;
-            (x.tanh(), T::of(4.0) * e / (one_plus * one_plus))
-        },
+        Activation::Tanh => tanh,
         Activation::Sigmoid => sigmoid,
         Activation::Gelu => |x| {
             let (cdf, density) = normal(x);
@@ -112,6 +108,26 @@ pub(crate) fn by_formula<T: Scalar>(
 
 fn exp_of_minus_abs<T: Scalar>(x: T) -> T {
     if x > T::zero() { (-x).exp() } else { x.exp() }
+}
+
+/// (tanh x, tanh′ x) by one exponential, each exact to a few ulp.
+fn tanh<T: Scalar>(x: T) -> (T, T) {
+    let (negative, two) = (x < T::zero(), T::of(2.0));
+    let down = if negative { x + x } else { -x - x };
+    // e⁻²ˣ, and e⁻²ˣ − 1, which is short of digits near 0.
+    let (e, minus) = if down > -T::one() {
+        let minus = down.exp_m1();
+        (T::one() + minus, minus)
+    } else {
+        let e = down.exp();
+        (e, e - T::one())
+    };
+    let y = minus / (two + minus);
+    let one_plus = T::one() + e;
+    (
+        if negative { y } else { -y },
+        T::of(4.0) * e / (one_plus * one_plus),
+    )
 }
 
 /// (σ(x), σ′(x)), without overflow.

@@ -246,11 +246,8 @@ pub(crate) fn smallest<T: Scalar>() -> T {
 #[inline]
 pub(crate) fn vectorise<R>(body: impl FnOnce() -> R) -> R {
     #[cfg(feature = "fast-kernels")]
-    {
-        pulp::Arch::new().dispatch(body)
+    if !cfg!(unoptimized) {
+        return pulp::Arch::new().dispatch(body);
     }
-    #[cfg(not(feature = "fast-kernels"))]
-    {
-        body()
-    }
+    body()
 }

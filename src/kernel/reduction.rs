@@ -32,8 +32,11 @@ pub(crate) fn sum_of_pairs<T: Scalar>(a: &[T], b: &[T], term: impl Fn(T, T) -> T
     let (others, other_rest) = b.as_chunks::<LANES>();
     let mut lanes = [T::zero(); LANES];
     for (chunk, other) in chunks.iter().zip(others) {
-        for j in 0..LANES {
+        // Not a range: in an unoptimised build every turn of one is several calls.
+        let mut j = 0;
+        while j < LANES {
             lanes[j] += term(chunk[j], other[j]);
+            j += 1;
         }
     }
     if !rest.is_empty() {

@@ -1,12 +1,12 @@
-//! How good outputs are: accuracy, confusion, root mean square error, R².
+//! Metrics of a model's outputs: accuracy, confusion matrix, root mean square error, R².
 //!
-//! Targets and outputs are `d × n` matrices with one column an example; a class is a row number, and
-//! a label the class of an example. Sums are made in `f64`, whatever the scalar. Where two outputs
-//! are equal, the one of the lower row counts as the larger, in every function alike.
+//! Targets and outputs are `d × n` matrices with one column per example. A class is a row number,
+//! and the label of an example is its class. Sums are computed in `f64` for every scalar type. In
+//! every function, of two equal outputs the one in the lower-numbered row ranks higher.
 //!
-//! A single row of outputs has no classes to choose from: functions of labels refuse it, for its only
-//! output would always be the largest. Give a binary classifier two outputs, or compare its one output
-//! with a threshold yourself: 0 for logits, ½ for probabilities.
+//! A single row of outputs leaves no classes to choose from, since its only output is always the
+//! largest. Functions of labels therefore reject it. Give a binary classifier two outputs, or
+//! compare its one output with a threshold yourself: 0 for logits, ½ for probabilities.
 
 use nalgebra::DMatrix;
 
@@ -14,12 +14,12 @@ use crate::check::{check_examples, check_finite, check_length, check_shape, opti
 use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, Sum, root_mean_square};
 
-/// Labels as columns of a unit matrix, `classes × n`: entry (c, i) is 1 if c is the label of example
-/// i, and 0 otherwise.
+/// One-hot targets for `labels`, `classes × n`: entry (c, i) is 1 if c is the label of example i,
+/// and 0 otherwise.
 ///
 /// # Errors
-/// [`Error::ZeroDimension`] for no classes, [`Error::UnknownClass`] for a label that is not below
-/// `classes`, [`Error::TooLarge`].
+/// [`Error::ZeroDimension`] if `classes` is 0, [`Error::UnknownClass`] for a label that is not
+/// below `classes`, [`Error::TooLarge`].
 ///
 /// # Examples
 /// ```
@@ -42,11 +42,12 @@ pub fn one_hot<T: Scalar>(labels: &[usize], classes: usize) -> Result<DMatrix<T>
     Ok(targets)
 }
 
-/// The class of every column: the row of its largest output, the first of several,
+/// The predicted class of every column: the row of its largest output, or the first such row,
 ///
 /// cᵢ = min argmax_c ŷ_cⁱ.
 ///
-/// NaN is never the largest; a column without any number has class 0, as has every column of one row.
+/// NaN is never the largest. A column of only NaN gets class 0, and so does every column of a
+/// single row.
 ///
 /// # Examples
 /// ```
@@ -67,16 +68,17 @@ pub fn labels<T: Scalar>(outputs: &DMatrix<T>) -> Vec<usize> {
         .collect()
 }
 
-/// Share of the examples whose largest output is that of their label, in \[0, 1\]:
+/// Fraction of the examples whose largest output is in the row of their label, in \[0, 1\]:
 ///
 /// (1/n) Σᵢ \[labels(Ŷ)ᵢ = cᵢ\].
 ///
-/// `labels` has length n, `outputs` is `classes × n`; of equal outputs the first is the largest.
+/// `labels` has length n, `outputs` is `classes × n`. Of equal outputs, the first counts as the
+/// largest.
 ///
 /// # Errors
-/// [`Error::NoExamples`], [`Error::Length`] unless there is one label a column, [`Error::Shape`] for
-/// a single row of outputs, [`Error::UnknownClass`] for a label without a row,
-/// [`Error::NonFiniteData`] for outputs.
+/// [`Error::NoExamples`], [`Error::Length`] unless there is one label per column, [`Error::Shape`]
+/// for a single row of outputs, [`Error::UnknownClass`] for a label that is not below `classes`,
+/// and [`Error::NonFiniteData`] for the outputs.
 ///
 /// # Examples
 /// ```
@@ -94,19 +96,20 @@ pub fn accuracy<T: Scalar>(labels: &[usize], outputs: &DMatrix<T>) -> Result<f64
     Ok(agreeing(labels, &found) as f64 / labels.len() as f64)
 }
 
-/// How many examples have the same label in both lists.
+/// The number of examples that have the same label in both lists.
 pub(crate) fn agreeing(a: &[usize], b: &[usize]) -> usize {
     a.iter().zip(b).filter(|(a, b)| a == b).count()
 }
 
-/// Share of the examples whose label is among their k largest outputs, in \[0, 1\]: those with fewer
-/// than k outputs ranked before their label's.
+/// Fraction of the examples whose label is among their k largest outputs, in \[0, 1\]: fewer than k
+/// outputs rank before the output of the label.
 ///
-/// `labels` has length n, `outputs` is `classes × n`; outputs are ranked by value, equal ones by
-/// row. So k = 1 gives the [`accuracy`], a larger k nothing less, and k = `classes` gives 1.
+/// `labels` has length n, `outputs` is `classes × n`. Outputs are ranked by value, and equal ones
+/// by row. So k = 1 gives the [`accuracy`], the result never falls as k grows, and k = `classes`
+/// gives 1.
 ///
 /// # Errors
-/// Those of [`accuracy`], and [`Error::InvalidOption`] for a `k` not in 1..=`classes`.
+/// The errors of [`accuracy`], and [`Error::InvalidOption`] for a `k` not in 1..=`classes`.
 ///
 /// # Examples
 /// ```
@@ -136,14 +139,14 @@ pub fn top_k_accuracy<T: Scalar>(
     Ok(right.count() as f64 / labels.len() as f64)
 }
 
-/// How many examples of class r were taken for class c, at entry (r, c): true classes in rows,
-/// predicted ones in columns, `classes × classes`.
+/// Confusion matrix, `classes × classes`: entry (r, c) is the number of examples of class r that
+/// were predicted to be class c. Rows are true classes, columns are predicted classes.
 ///
-/// `labels` has length n, `outputs` is `classes × n`; the predicted class is that of [`labels`], so
+/// `labels` has length n, `outputs` is `classes × n`. The predicted class is that of [`labels`], so
 /// the trace divided by n is the [`accuracy`].
 ///
 /// # Errors
-/// Those of [`accuracy`], and [`Error::TooLarge`].
+/// The errors of [`accuracy`], and [`Error::TooLarge`].
 ///
 /// # Examples
 /// ```
@@ -192,13 +195,13 @@ pub fn rmse<T: Scalar>(targets: &DMatrix<T>, outputs: &DMatrix<T>) -> Result<f64
     Ok(root_mean_square(gaps))
 }
 
-/// Coefficient of determination of every row r, at most 1:
+/// Coefficient of determination of every row r; at most 1:
 ///
 /// R²_r = 1 − Σᵢ (y_rⁱ − ŷ_rⁱ)² / Σᵢ (y_rⁱ − ȳ_r)²,  ȳ_r = (1/n) Σᵢ y_rⁱ.
 ///
-/// `targets` and `outputs` are `d × n`. Outputs that are always the mean give 0. A row whose targets
-/// are all equal leaves nothing to determine; as in scikit-learn, it gives 1 if its outputs are
-/// exact, and 0 otherwise. The result may be −∞, never NaN.
+/// `targets` and `outputs` are `d × n`. Outputs that always equal the mean give 0. For a row whose
+/// targets are all equal, R² is not defined; as in scikit-learn, it is 1 if its outputs are exact
+/// and 0 otherwise. The result may be −∞, but never NaN.
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::ZeroDimension`], [`Error::NoExamples`], [`Error::NonFiniteData`].
@@ -222,14 +225,14 @@ pub fn r_squared<T: Scalar>(targets: &DMatrix<T>, outputs: &DMatrix<T>) -> Resul
             if largest == 0.0 {
                 return 1.0;
             }
-            // The ratio has no unit, and squares of numbers up to 1 do not overflow.
+            // The ratio does not depend on the unit. Squares of numbers up to 1 cannot overflow.
             let target = |i: usize| targets[i].as_f64() / largest;
             let n = targets.len();
             let mean = Sum::of((0..n).map(target)) / n as f64;
             let total = Sum::of((0..n).map(|i| (target(i) - mean).powi(2)));
             let gaps = (0..n).map(|i| target(i) - outputs[i].as_f64() / largest);
             let residual = Sum::of(gaps.map(|gap| gap.powi(2)));
-            // A rounded mean gives equal targets a tiny variance.
+            // A rounded mean would give equal targets a tiny variance.
             let constant = targets.iter().all(|&y| y == targets[0]);
             match (residual == 0.0, constant) {
                 (true, _) => 1.0,
@@ -249,7 +252,7 @@ fn check_classification<T: Scalar>(
     check_length("labels", labels, n)?;
     check_examples(n, operation)?;
     if classes == 1 {
-        check_shape("outputs, one row a class", outputs, (2, n))?;
+        check_shape("outputs, one row per class", outputs, (2, n))?;
     }
     check_classes(labels, classes)?;
     check_finite(Quantity::MetricOutput, 0, classes, outputs.as_slice())

@@ -1,4 +1,4 @@
-//! Data on its way in and out: splits, scaling, metrics.
+//! Splitting and scaling data, and metrics.
 
 pub mod metrics;
 mod split;

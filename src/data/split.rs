@@ -1,4 +1,4 @@
-//! Which examples are for training, and which for testing.
+//! Splitting a data set into training and test examples.
 
 use std::cmp::Reverse;
 
@@ -9,11 +9,11 @@ use crate::check::{check_examples, option, room};
 use crate::error::Error;
 use crate::init::{Purpose, generator};
 
-/// The numbers 0, …, n−1 of the columns of a data set, parted at random into training and test
-/// columns, neither empty.
+/// The columns 0, …, n−1 of a data set, split at random into training and test columns; neither
+/// part is empty.
 ///
-/// Both lists are in random order, so the first m of either are a random sample of it. The same seed
-/// gives the same split on every platform.
+/// Both lists are in random order, so the first m entries of each are a random sample of it. The
+/// same seed gives the same split on every platform.
 ///
 /// # Examples
 /// ```
@@ -27,14 +27,14 @@ use crate::init::{Purpose, generator};
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Split {
-    /// Columns to train on.
+    /// Training columns.
     pub train: Vec<usize>,
-    /// Columns to test on.
+    /// Test columns.
     pub test: Vec<usize>,
 }
 
 impl Split {
-    /// Draws `test_count` of `count` columns for the test, every set of them equally likely.
+    /// Draws `test_count` of `count` columns as the test set; every such set is equally likely.
     ///
     /// # Errors
     /// [`Error::NoExamples`], [`Error::InvalidOption`] unless 1 ≤ `test_count` < `count`,
@@ -49,16 +49,17 @@ impl Split {
         Ok(Self { train, test })
     }
 
-    /// Draws a `test_fraction` f of every class for the test: of n_c examples labelled c at least
-    /// ⌊f n_c⌋ and at most ⌈f n_c⌉, and of all n examples the integer nearest to f n. One more than
-    /// ⌊f n_c⌋ goes to the classes of the largest remainders f n_c − ⌊f n_c⌋; among equal ones chance
-    /// decides, so that none of many small classes is preferred.
+    /// Draws a fraction f = `test_fraction` of every class as the test set. The test set holds the
+    /// integer nearest to f n of all n examples. Of the n_c examples labelled c, it holds at least
+    /// ⌊f n_c⌋ and at most ⌈f n_c⌉. The classes with the largest remainders f n_c − ⌊f n_c⌋ get one
+    /// example more than ⌊f n_c⌋. Ties are broken at random, so no class is preferred among many
+    /// small ones.
     ///
     /// `labels` holds the class of every column.
     ///
     /// # Errors
-    /// [`Error::NoExamples`], [`Error::InvalidOption`] for a fraction that leaves the training or the
-    /// test side without an example.
+    /// [`Error::NoExamples`], [`Error::InvalidOption`] for a fraction that leaves the training or
+    /// the test set empty.
     ///
     /// # Examples
     /// ```
@@ -72,12 +73,12 @@ impl Split {
     /// ```
     pub fn stratified(labels: &[usize], test_fraction: f64, seed: u64) -> Result<Self, Error> {
         check_examples(labels.len(), "a split")?;
-        // Casts saturate, and NaN becomes 0: every fraction outside (0, 1) leaves a side empty.
+        // Casts saturate and NaN becomes 0, so every fraction outside (0, 1) leaves one side empty.
         let test_count = (test_fraction * labels.len() as f64).round() as usize;
         let fits = (1..labels.len()).contains(&test_count);
-        let allowed = "between 0 and 1, with at least one example on either side";
+        let allowed = "between 0 and 1, and leave at least one example on each side";
         option("test_fraction", test_fraction, fits, allowed)?;
-        // ⌊f n_c⌋ and the remainder, in units so wide that rounding does not tell equal ones apart.
+        // ⌊f n_c⌋ and the remainder, in units so coarse that rounding cannot break a tie.
         let share = |class: &[usize]| {
             let units = (test_fraction * class.len() as f64 * UNITS).round();
             ((units / UNITS) as usize, (units % UNITS) as u64)
@@ -101,11 +102,11 @@ impl Split {
         Ok(Self { train, test })
     }
 
-    /// The same split of other columns: its places become the columns that stand there, for a split
-    /// of one side of a split.
+    /// Applies the split to other columns: every index i in this split becomes `columns[i]`. Use it
+    /// to split one part of another split again.
     ///
     /// # Errors
-    /// [`Error::UnknownColumns`] if there are not as many columns as places.
+    /// [`Error::UnknownColumns`] if an index of this split is outside `columns`.
     ///
     /// # Examples
     /// ```
@@ -132,8 +133,8 @@ impl Split {
         })
     }
 
-    /// The k splits of a k-fold cross-validation of `count` columns: every column is in the test of
-    /// exactly one, and their sizes differ by at most 1.
+    /// The k splits of a k-fold cross-validation of `count` columns. Every column is in exactly one
+    /// test set, and the sizes of the test sets differ by at most 1.
     ///
     /// # Errors
     /// [`Error::NoExamples`], [`Error::InvalidOption`] unless 2 ≤ `k` ≤ `count`,
@@ -169,14 +170,14 @@ impl Split {
     }
 }
 
-/// Into so many units examples are divided.
+/// Number of units per example in which remainders are compared.
 const UNITS: f64 = 1e9;
 
 fn draws(seed: u64) -> ChaCha8Rng {
     generator(seed, Purpose::Split, 0)
 }
 
-/// 0, …, count − 1 in random order.
+/// The numbers 0, …, count − 1 in random order.
 fn permutation(count: usize, rng: &mut ChaCha8Rng) -> Result<Vec<usize>, Error> {
     let mut columns = list(count)?;
     columns.extend(0..count);

@@ -1,4 +1,4 @@
-//! Features of mean 0 and variance 1.
+//! Scaling features to mean 0 and variance 1.
 
 use std::marker::PhantomData;
 
@@ -8,18 +8,18 @@ use crate::check::{check_examples, check_finite, check_rows};
 use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, Sum, power_of_two};
 
-/// The deviation, relative to the mean, up to which values of `f64` count as one: 100 units in the last
-/// place are noise.
+/// A deviation up to this value, relative to the mean, counts as rounding noise: 100 units in the
+/// last place of `f64`.
 const NOISE: f64 = 1.0 / (1u64 << 45) as f64;
 
 /// Maps every row r of a matrix to mean 0 and variance 1 over the examples it was fitted on:
 ///
 /// s_r = (x_r − m_r) / σ_r,  m_r = (1/n) Σᵢ x_rⁱ,  σ_r² = (1/n) Σᵢ (x_rⁱ − m_r)².
 ///
-/// Fit it on the training examples and apply it to the test examples too. A row that does not vary
-/// says nothing and becomes 0; its σ counts as 0. So does one that varies in its last places only,
-/// σ ≤ max(2⁻⁴⁵, ε) |m|, ε the distance from 1 to the next number of T: that is rounding, and would be
-/// blown up to variance 1. Everything is computed in `f64`, and s rounded to T.
+/// Fit it on the training examples, and apply it to the test examples too. A row that does not vary
+/// carries no information: its σ is 0, and it becomes 0. The same applies to a row that varies only
+/// by rounding, σ ≤ max(2⁻⁴⁵, ε) |m| with ε the machine epsilon of T; otherwise this noise would be
+/// scaled up to variance 1. Everything is computed in `f64`, and s is rounded to T.
 ///
 /// # Examples
 /// ```
@@ -36,13 +36,13 @@ const NOISE: f64 = 1.0 / (1u64 << 45) as f64;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Standardizer<T: Scalar> {
     mean: DVector<f64>,
-    /// σ, 0 for a row that does not vary.
+    /// σ; 0 for a row that does not vary.
     deviation: DVector<f64>,
     scalar: PhantomData<T>,
 }
 
 impl<T: Scalar> Standardizer<T> {
-    /// Takes means and deviations of `values` (d × n).
+    /// Fits means and standard deviations to `values` (d × n).
     ///
     /// # Errors
     /// [`Error::NoExamples`], [`Error::NonFiniteData`].
@@ -52,8 +52,8 @@ impl<T: Scalar> Standardizer<T> {
         Ok(Self::fit_finite(values))
     }
 
-    /// Takes the means of `values` (d × n) and 1 for every σ: rows are centred and keep their scale,
-    /// as suits pixels, which share one.
+    /// Fits the means of `values` (d × n) and sets every σ to 1: rows are centred and keep their
+    /// scale. This suits pixels, which share one scale.
     ///
     /// # Errors
     /// [`Error::NoExamples`], [`Error::NonFiniteData`].
@@ -73,7 +73,7 @@ impl<T: Scalar> Standardizer<T> {
         Ok(fitted)
     }
 
-    /// [`fit_finite`](Self::fit_finite), but rows that vary keep their scale; the others become 0.
+    /// Like [`fit_finite`](Self::fit_finite), but σ is 1 for rows that vary; other rows become 0.
     pub(crate) fn centring(values: &DMatrix<T>) -> Self {
         let mut fitted = Self::fit_finite(values);
         for deviation in fitted.deviation.iter_mut().filter(|own| **own > 0.0) {
@@ -82,19 +82,19 @@ impl<T: Scalar> Standardizer<T> {
         fitted
     }
 
-    /// [`fit`](Self::fit) to at least one example of finite values.
+    /// [`fit`](Self::fit) for at least one example and finite values.
     pub(crate) fn fit_finite(values: &DMatrix<T>) -> Self {
         let noise = NOISE.max(T::default_epsilon().as_f64());
         let rows = values.row_iter().map(|row| {
             let top = row
                 .iter()
                 .fold(0.0, |top: f64, v| top.max(v.as_f64().abs()));
-            // In such units squares neither over- nor underflow.
+            // In these units, squares neither overflow nor underflow.
             let unit = power_of_two(top);
             let own = || row.iter().map(|v| v.as_f64() / unit);
             let average = |terms: &mut dyn Iterator<Item = f64>| Sum::of(terms) / row.len() as f64;
             let rough = average(&mut own());
-            // What is left around the rounded mean: so the mean of equal values is that value.
+            // Add the mean of what remains, so that the mean of equal values is exactly that value.
             let mean = rough + average(&mut own().map(|v| v - rough));
             let sigma = average(&mut own().map(|v| (v - mean).powi(2))).sqrt();
             let varies = sigma > noise * mean.abs();
@@ -108,10 +108,11 @@ impl<T: Scalar> Standardizer<T> {
         }
     }
 
-    /// s = (x − m) / σ of every column of `values` (d × n, any n), 0 where σ = 0.
+    /// s = (x − m) / σ for every column of `values` (d × n, any n); 0 where σ = 0.
     ///
     /// # Errors
-    /// [`Error::Shape`] for another number of rows than it was fitted on, [`Error::NonFiniteData`].
+    /// [`Error::Shape`] for a number of rows other than the one it was fitted on,
+    /// [`Error::NonFiniteData`].
     pub fn transform(&self, values: &DMatrix<T>) -> Result<DMatrix<T>, Error> {
         self.check_rows(values)?;
         let mut values = values.clone();
@@ -119,17 +120,17 @@ impl<T: Scalar> Standardizer<T> {
         Ok(values)
     }
 
-    /// [`transform`](Self::transform) in place, of values with as many rows as there are means.
+    /// [`transform`](Self::transform) in place, for values with as many rows as there are means.
     pub(crate) fn apply(&self, values: &mut DMatrix<T>) {
         self.map(values, |x, mean, deviation| match x - mean {
             _ if deviation == 0.0 => 0.0,
-            // Half of it is a number.
+            // The difference overflows, but half of it does not.
             distance if distance.is_infinite() => (0.5 * x - 0.5 * mean) / (0.5 * deviation),
             distance => distance / deviation,
         });
     }
 
-    /// Every x ← value(x, m, σ).
+    /// Replaces every x by value(x, m, σ).
     fn map(&self, values: &mut DMatrix<T>, value: impl Fn(f64, f64, f64) -> f64) {
         for mut column in values.column_iter_mut() {
             let rows = self.mean.iter().zip(&self.deviation);
@@ -139,11 +140,12 @@ impl<T: Scalar> Standardizer<T> {
         }
     }
 
-    /// x = m + σ s of every column of `values` (d × n, any n): undoes
+    /// x = m + σ s for every column of `values` (d × n, any n): undoes
     /// [`transform`](Self::transform) up to rounding. A row that did not vary gets its mean.
     ///
     /// # Errors
-    /// [`Error::Shape`] for another number of rows than it was fitted on, [`Error::NonFiniteData`].
+    /// [`Error::Shape`] for a number of rows other than the one it was fitted on,
+    /// [`Error::NonFiniteData`].
     ///
     /// # Examples
     /// ```
@@ -162,13 +164,13 @@ impl<T: Scalar> Standardizer<T> {
         Ok(values)
     }
 
-    /// m, the mean of every row (length d), in `f64` whatever T.
+    /// m, the mean of every row (length d), in `f64` for every T.
     pub fn mean(&self) -> &DVector<f64> {
         &self.mean
     }
 
-    /// σ, what every row is divided by (length d): 0 for a row that did not vary, 1 for every row
-    /// where only means were fitted. In `f64` whatever T.
+    /// σ, the standard deviation that every row is divided by (length d). It is 0 for a row that
+    /// did not vary, and 1 for every row if only means were fitted. In `f64` for every T.
     pub fn deviation(&self) -> &DVector<f64> {
         &self.deviation
     }

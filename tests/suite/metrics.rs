@@ -195,11 +195,11 @@ fn one_row_of_outputs_has_no_accuracy() {
     let outputs = dmatrix![0.3, -2.0, 7.0];
     for labels in [[0, 0, 0], [0, 1, 1]] {
         let error = || Error::Shape {
-            what: "outputs, one row a class".into(),
+            what: "outputs, one row per class".into(),
             expected: (2, 3),
             found: (1, 3),
         };
-        let text = ["one row a class", "2 x 3", "1 x 3"];
+        let text = ["one row per class", "2 x 3", "1 x 3"];
         refused(metrics::accuracy(&labels, &outputs), error(), &text);
         refused(metrics::confusion(&labels, &outputs), error(), &text);
         refused(
@@ -867,7 +867,7 @@ fn wrong_options_of_splits() {
         let error = Error::InvalidOption {
             option: "test_fraction",
             value: fraction,
-            allowed: "between 0 and 1, with at least one example on either side",
+            allowed: "between 0 and 1, and leave at least one example on each side",
         };
         let text = format!("test_fraction is {fraction}");
         refused(Split::stratified(&[0; 5], fraction, 0), error, &[&text]);

@@ -1,4 +1,4 @@
-//! Estimates of the largest eigenvalue of E's Gauss-Newton matrix in z, from below.
+//! Lower estimates of the largest eigenvalue of E's Gauss-Newton matrix in z.
 
 use std::ops::Range;
 
@@ -9,15 +9,17 @@ use crate::energy::{Problem, Workspace};
 use crate::init::{Purpose, draw, generator};
 use crate::kernel::{Scalar, add_scaled, dot, scale};
 
-/// λ_max of every example's Gauss-Newton matrix at the predictions in the workspace, example weights
-/// left out: one list (of the whole matrix) or T − 1 lists (of the diagonal blocks of z_1, …, z_{T−1}),
-/// each with one number per example. NaN where a product overflows; no list if there is no z.
+/// Estimates λ_max of every example's Gauss-Newton matrix with the predictions in the workspace,
+/// without example weights. Returns one list (for the whole matrix) or T − 1 lists (for the
+/// diagonal blocks of z_1, …, z_{T−1}), each with one number per example. The number is NaN if a
+/// product overflows. There is no list if there are no auxiliary targets.
 ///
-/// By at most `iterations` steps of Lanczos, each one JVP and one VJP per layer: the largest Ritz value,
-/// which is at most λ_max to rounding, and only grows with the steps. Two eigenvectors of λ_max cost
-/// nothing; a start without part in them is all that can hide them. The start is drawn from `seed`,
-/// the same for every example, so that an estimate has the same bits in every batch. Lanczos 1950;
-/// without reorthogonalisation, which the largest Ritz value does not need (Paige 1980).
+/// Runs at most `iterations` Lanczos steps, each with one JVP and one VJP per layer. The result is
+/// the largest Ritz value, which is at most λ_max (up to rounding) and never falls from step to
+/// step. A multiple eigenvalue λ_max does no harm; only a start vector orthogonal to its
+/// eigenvectors can miss it. The start vector is drawn from `seed` and is the same for every
+/// example, so that an estimate has the same bits in every batch. Lanczos 1950; without
+/// reorthogonalisation, which the largest Ritz value does not need (Paige 1980).
 pub(crate) fn lambda_max<T: Scalar>(
     part: Part,
     iterations: u64,
@@ -28,7 +30,7 @@ pub(crate) fn lambda_max<T: Scalar>(
     let (layers, n) = (problem.layers(), problem.batch().len());
     let hidden = layers.depth() - 1;
     let dims = &layers.dims()[1..=hidden];
-    // Layers in one group: all of them, or each by itself; of none there is no group.
+    // All layers form one group, or each its own. Without hidden layers there is no group.
     let size = if part == Part::Whole { hidden } else { 1 };
     let groups = (0..hidden).step_by(size.max(1)).map(|i| i..i + size);
     let groups: Vec<Range<usize>> = groups.collect();
@@ -63,7 +65,7 @@ pub(crate) fn lambda_max<T: Scalar>(
     chains.into_iter().map(largest).collect()
 }
 
-/// A unit vector for every group of layers, in the parts of its layers.
+/// A random unit vector for every group of layers, split into the parts of its layers.
 fn starts<T: Scalar>(seed: u64, dims: &[usize], groups: &[Range<usize>]) -> Vec<Vec<T>> {
     let mut start: Vec<Vec<T>> = Vec::with_capacity(dims.len());
     for (t, &dim) in (1..).zip(dims) {
@@ -82,7 +84,7 @@ fn starts<T: Scalar>(seed: u64, dims: &[usize], groups: &[Range<usize>]) -> Vec<
     start
 }
 
-/// Lanczos vectors v_j and v_{j−1} of all examples, by hidden layer, and H v_j.
+/// Lanczos vectors v_j and v_{j−1} of all examples, and H v_j, by hidden layer.
 struct Lanczos<T> {
     current: Vec<Vec<T>>,
     previous: Vec<Vec<T>>,
@@ -90,7 +92,7 @@ struct Lanczos<T> {
 }
 
 impl<T: Scalar> Lanczos<T> {
-    /// One step of one example in the layers of one group, from its H v_j.
+    /// One Lanczos step for one example in the layers of one group, given its H v_j.
     fn advance(&mut self, group: Range<usize>, i: usize, dims: &[usize], chain: &mut Chain) {
         let column = |t: usize| i * dims[t]..(i + 1) * dims[t];
         let products = &mut self.product.results;
@@ -122,17 +124,17 @@ impl<T: Scalar> Lanczos<T> {
     }
 }
 
-/// The tridiagonal matrix of one example and group.
+/// The tridiagonal Lanczos matrix of one example and group.
 #[derive(Debug, Clone, Default)]
 struct Chain {
     diagonal: Vec<f64>,
-    /// One fewer than the diagonal has.
+    /// The off-diagonal; one entry fewer than the diagonal.
     couplings: Vec<f64>,
     /// The last coupling, for the next step.
     coupling: f64,
-    /// Of the vectors.
+    /// The dimension of the Lanczos vectors, which bounds the number of steps.
     dimension: usize,
-    /// Whether no further step can bring anything.
+    /// Whether further steps cannot improve the estimate.
     ended: bool,
 }
 
@@ -150,14 +152,14 @@ impl Chain {
         }
         self.diagonal.push(alpha);
         self.coupling = coupling;
-        // What remains of an exhausted space is rounding.
+        // Once the Krylov space is exhausted, only rounding errors remain.
         let size = self.diagonal.iter().chain(&self.couplings);
         let size = size.fold(0.0, |top: f64, v| top.max(v.abs()));
         let goes_on = coupling.is_finite() && coupling > 4.0 * epsilon * size;
         self.ended = !goes_on || self.diagonal.len() == self.dimension;
     }
 
-    /// The largest eigenvalue, by bisection; not above it.
+    /// The largest eigenvalue, by bisection, rounded down.
     fn largest(&self) -> f64 {
         let all = self.diagonal.iter().chain(&self.couplings);
         if !all.clone().all(|v| v.is_finite()) {
@@ -168,7 +170,7 @@ impl Chain {
             let after = self.couplings.get(i).copied().unwrap_or(0.0);
             self.diagonal[i] + before + after
         };
-        // Rayleigh's quotient of a unit vector, and Gershgorin's bound.
+        // Start from the largest Rayleigh quotient of a basis vector and from Gershgorin's bound.
         let mut low = self.diagonal.iter().copied().fold(f64::MIN, f64::max);
         let mut high = (0..self.diagonal.len()).map(row).fold(low, f64::max);
         loop {
@@ -183,7 +185,8 @@ impl Chain {
         }
     }
 
-    /// Whether all eigenvalues are below x: every pivot of the matrix less x I is negative.
+    /// Whether all eigenvalues are below x, that is, every pivot of the matrix minus x I is
+    /// negative.
     fn is_below(&self, x: f64) -> bool {
         let mut pivot = self.diagonal[0] - x;
         for (alpha, beta) in self.diagonal[1..].iter().zip(&self.couplings) {

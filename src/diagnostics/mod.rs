@@ -1,4 +1,4 @@
-//! What the layers of a circuit do on its examples, in one call.
+//! Diagnostics: energies, gaps, gradients and curvature of every layer, in one call.
 
 pub(crate) mod lambda_max;
 pub(crate) mod product;
@@ -19,12 +19,12 @@ use crate::kernel::Scalar;
 use crate::target_solver::Curvature;
 use sums::Sums;
 
-/// What [`DecoupledCircuit::diagnose`] reports, and of which examples.
+/// Options of [`DecoupledCircuit::diagnose`]: what it reports, and for which examples.
 ///
-/// Energies, gaps, gradients and staleness cost one evaluation with all gradients and one JVP and VJP
-/// per layer, the composed loss a forward pass, backprop's gradient a backward pass; m iterations
-/// of `curvature` cost 2m JVPs and VJPs per layer. Examples are looked at in blocks, so the memory does
-/// not grow with their number.
+/// Energies, gaps, gradients and staleness cost one evaluation with all gradients, plus one JVP and
+/// one VJP per layer. The composed loss costs a forward pass, and backprop's gradient a backward
+/// pass. m iterations of `curvature` cost 2m JVPs and 2m VJPs per layer. Examples are processed in
+/// blocks, so memory does not grow with their number.
 ///
 /// # Examples
 /// ```
@@ -46,7 +46,7 @@ use sums::Sums;
 /// // At the forward pass the last layer's gradient is backprop's, and the others' are zero.
 /// assert!(report.layers[0].parameters.cosine.is_none());
 /// assert!((report.layers[2].parameters.cosine.unwrap() - 1.0).abs() < 1e-12);
-/// // Only z_2 feels the output.
+/// // Only z_2 has a gradient from the output.
 /// let staleness = |t: usize| report.layers[t].target.unwrap().staleness.unwrap();
 /// assert!(staleness(0) == 0.0 && staleness(1) > 0.0);
 /// println!("{report}");
@@ -67,7 +67,7 @@ enum Classes<'a> {
     #[default]
     Unknown,
     Given(&'a [usize]),
-    /// The row of each target's largest entry.
+    /// The class is the row of the target's largest entry.
     OfTargets,
 }
 
@@ -77,39 +77,40 @@ impl<'a> Diagnostics<'a> {
         Self::default()
     }
 
-    /// Looks at these examples; at all unless set.
+    /// Sets which examples to diagnose; the default is all of them.
     pub fn with_selection(self, selection: Selection<'a>) -> Self {
         Self { selection, ..self }
     }
 
-    /// Leaves out backprop's gradient, and with it every cosine and norm ratio.
+    /// Leaves out backprop's gradient, and thus every cosine and norm ratio.
     pub fn without_backprop(mut self) -> Self {
         self.leaves_out_backprop = true;
         self
     }
 
-    /// Estimates λ_max of the Gauss-Newton matrix of E in z, of every z_t's block and of the whole,
-    /// by at most `iterations` iterations of Lanczos, at least 1; and reports the bounds where there
-    /// are any.
+    /// Estimates λ_max of the Gauss-Newton matrix of E in z, for the block of every z_t and for the
+    /// whole matrix, with at most `iterations` Lanczos iterations (at least 1). Also reports the
+    /// upper bounds, if every layer and loss gives one.
     pub fn with_curvature(mut self, iterations: u64) -> Self {
         self.iterations = Some(iterations);
         self
     }
 
-    /// Seed of the vectors that those iterations start from; 0 unless set.
+    /// Sets the seed of the start vectors of these iterations; the default is 0.
     pub fn with_seed(self, seed: u64) -> Self {
         Self { seed, ..self }
     }
 
-    /// Reports the accuracy: the class of every example, a row of its output, in the order of the
-    /// selection. Needs 2 outputs at least.
+    /// Reports the accuracy for these classes: one label per example, in the order of the
+    /// selection. A label is the row of the right output. Needs at least 2 outputs.
     pub fn with_labels(mut self, labels: &'a [usize]) -> Self {
         self.classes = Classes::Given(labels);
         self
     }
 
-    /// Reports the accuracy: the class of an example is the row of the largest entry of its target z_T,
-    /// the first of several, such as for one-hot targets. Needs 2 outputs at least.
+    /// Reports the accuracy, with classes taken from the targets: the class of an example is the
+    /// row of the largest entry of its target z_T (the first, if several are equal), as for one-hot
+    /// targets. Needs at least 2 outputs.
     pub fn accuracy(mut self) -> Self {
         self.classes = Classes::OfTargets;
         self
@@ -138,12 +139,12 @@ impl<'a> Diagnostics<'a> {
 }
 
 impl<T: Scalar> DecoupledCircuit<T> {
-    /// Diagnoses every layer at the present θ and targets: energies, gaps, gradients beside backprop's,
-    /// staleness, curvature, accuracy, as far as the [`Diagnostics`] ask for them. Lagrange
-    /// multipliers, which a scheme keeps, have no part in it.
+    /// Diagnoses every layer at the current θ and targets: energies, gaps, gradients compared with
+    /// backprop's, staleness, curvature and accuracy, as requested by the [`Diagnostics`]. Lagrange
+    /// multipliers are not included, since they belong to the scheme.
     ///
     /// # Errors
-    /// Errors of the selection, [`Error::NoExamples`] if it is empty, [`Error::InvalidOption`],
+    /// The errors of the selection, [`Error::NoExamples`] if it is empty, [`Error::InvalidOption`],
     /// [`Error::Length`] unless there is one label per example, [`Error::UnknownClass`], and
     /// [`Error::Overflow`] for an energy or a gradient that is not finite.
     pub fn diagnose(&self, options: &Diagnostics<'_>) -> Result<DiagnosticReport<T>, Error> {
@@ -156,7 +157,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
             sums.add(options, problem, workspace);
         })?;
         sums.check()?;
-        // The bounds that solvers step by, if every layer and loss gives one.
+        // The bounds that solvers use, if every layer and loss gives one.
         let bounds = match options.iterations.map(|_| Curvature::new(layers)) {
             None | Some(Err(Error::NoCurvatureBound { .. })) => None,
             Some(bounds) => Some(bounds?),

@@ -4,7 +4,7 @@ use crate::energy::{Problem, Workspace};
 use crate::kernel::{Scalar, add_scaled, add_to};
 use crate::target_solver::Link;
 
-/// What of the matrix H is multiplied with.
+/// Which part of the matrix H to multiply with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Part {
     /// All of H, on (z_1, …, z_{T−1}) together.
@@ -13,7 +13,7 @@ pub(crate) enum Part {
     Blocks,
 }
 
-/// Products H p of every example with a direction of its own, example weights left out.
+/// The products H p for every example, each with its own direction p, without example weights.
 #[derive(Debug)]
 pub(crate) struct Product<T> {
     /// (H p)_t, t = 1, …, T−1, d_t × n column-major.
@@ -29,7 +29,7 @@ impl<T: Scalar> Product<T> {
         }
     }
 
-    /// `results` ← H p, p_t = `directions[t − 1]`, at the predictions in the workspace.
+    /// `results` ← H p with p_t = `directions[t − 1]`, with the predictions in the workspace.
     pub(crate) fn multiply(
         &mut self,
         part: Part,
@@ -51,7 +51,7 @@ impl<T: Scalar> Product<T> {
                     self.set_target_part(t);
                     self.add_input_part(t);
                 }
-                // What the two directions have to do with one another is left out.
+                // Leave out the blocks that couple z_t with z_{t+1}.
                 Part::Blocks => {
                     if above.is_some() {
                         self.link
@@ -72,7 +72,7 @@ impl<T: Scalar> Product<T> {
         }
     }
 
-    /// (H p)_{t+1} ← the part of layer t, which comes first; z_T has none.
+    /// (H p)_{t+1} ← the part of layer t, which comes first. z_T has no product.
     fn set_target_part(&mut self, t: usize) {
         if let Some(result) = self.results.get_mut(t) {
             result.clear();
@@ -80,7 +80,7 @@ impl<T: Scalar> Product<T> {
         }
     }
 
-    /// (H p)_t ← (H p)_t + the part of layer t; z_0 has none.
+    /// (H p)_t ← (H p)_t + the part of layer t. z_0 has no product.
     fn add_input_part(&mut self, t: usize) {
         if let Some(result) = t.checked_sub(1).map(|i| &mut self.results[i]) {
             add_to(result, &self.link.in_input);

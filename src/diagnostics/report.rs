@@ -1,41 +1,42 @@
-//! What a diagnosis reports, as data and as a table.
+//! The report of a diagnosis, as data and as a table.
 
 use std::fmt;
 
 use crate::kernel::Scalar;
 
-/// One call's diagnosis of a circuit on its examples ([`Diagnostics`](crate::diagnostics::Diagnostics)).
+/// The report of [`Diagnostics`](crate::diagnostics::Diagnostics) on a circuit and its examples.
 ///
-/// Energies and parameter gradients are **sums** over the examples, weights included; gaps, target
-/// gradients and staleness are root mean squares over the examples, as every example has them by
-/// itself: without its weight. `None` is what was not asked for, or what is not defined.
+/// Energies and parameter gradients are **sums** over the examples, with their weights. Gaps,
+/// target gradients and staleness are root mean squares over the examples, without weights. `None`
+/// means that a value was not requested or is not defined.
 ///
-/// `Display` prints a table: a line per layer, the line of the whole circuit, and one with the composed
-/// loss, the accuracy and the number of examples. With the feature `serde` it is a value to keep.
+/// `Display` prints a table with one line per layer and one line for the whole circuit. A last line
+/// has the composed loss, the accuracy and the number of examples. With the feature `serde` the
+/// report can be serialised.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct DiagnosticReport<T> {
     /// Number of examples n.
     pub examples: usize,
-    /// One per f_t, t = 0, …, T−1.
+    /// One entry per layer f_t, t = 0, …, T−1.
     pub layers: Vec<LayerDiagnostics<T>>,
-    /// E = Σ_t ℓ_t: as [`DecoupledCircuit::energy`](crate::decoupled::DecoupledCircuit::energy).
+    /// E = Σ_t ℓ_t, as in [`DecoupledCircuit::energy`](crate::decoupled::DecoupledCircuit::energy).
     pub energy: T,
-    /// Σᵢ wᵢ L(z_Tⁱ, ẑ_Tⁱ) of the plain forward pass, without regularisers: as
-    /// [`DecoupledCircuit::composed_loss`](crate::decoupled::DecoupledCircuit::composed_loss). Low energy is not
-    /// a working network: look at this and the gap.
+    /// Σᵢ wᵢ L(z_Tⁱ, ẑ_Tⁱ) of the plain forward pass, without regularisers, as in
+    /// [`DecoupledCircuit::composed_loss`](crate::decoupled::DecoupledCircuit::composed_loss). A
+    /// low energy does not mean that the network works; check this loss and the gap.
     pub composed_loss: T,
-    /// Share of the examples, without weights, whose largest output of the plain forward pass is that
-    /// of their class; `None` unless classes were given.
+    /// Fraction of the examples (without weights) whose largest output of the plain forward pass is
+    /// the one of their class; `None` unless classes were given.
     pub accuracy: Option<f64>,
     /// (Σ_t gap_t²)^½ over the hidden layers.
     pub gap: T,
-    /// Gradients of all θ together.
+    /// Gradients of all θ_t together.
     pub parameters: GradientDiagnostics<T>,
     /// (Σᵢ Σ_t ‖∂E/∂z_tⁱ‖² / wᵢ² / n)^½.
     pub target_gradient: T,
-    /// Of the whole Gauss-Newton matrix in z; its bound is block Gershgorin's.
+    /// For the whole Gauss-Newton matrix in z; its bound is block Gershgorin's.
     pub curvature: Option<CurvatureDiagnostics<T>>,
 }
 
@@ -44,25 +45,26 @@ pub struct DiagnosticReport<T> {
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct LayerDiagnostics<T> {
-    /// ℓ_t, μ_{t+1}, weights and regularisers included.
+    /// ℓ_t, including μ_{t+1}, weights and regularisers.
     pub energy: T,
     /// Gradients of θ_t.
     pub parameters: GradientDiagnostics<T>,
-    /// The layer's auxiliary target z_{t+1}; `None` for the last layer, whose target is given.
+    /// The layer's auxiliary target z_{t+1}; `None` for the last layer, whose target is data.
     pub target: Option<TargetDiagnostics<T>>,
 }
 
-/// A parameter gradient beside backprop's.
+/// A parameter gradient compared with backprop's.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct GradientDiagnostics<T> {
     /// ‖∂E/∂θ‖.
     pub norm: T,
-    /// Cosine of ∂E/∂θ to backprop's gradient, that of the composed objective with its regularisers
-    /// ([`Problem::backprop`](crate::energy::Problem::backprop)), in −1..=1; `None` if either is zero.
+    /// Cosine of the angle between ∂E/∂θ and backprop's gradient, in −1..=1; `None` if either is
+    /// zero. Backprop's gradient is that of the composed objective with its regularisers
+    /// ([`Problem::backprop`](crate::energy::Problem::backprop)).
     pub cosine: Option<T>,
-    /// ‖∂E/∂θ‖ / ‖backprop's‖; `None` if backprop's is zero.
+    /// ‖∂E/∂θ‖ divided by the norm of backprop's gradient; `None` if the latter is zero.
     pub norm_ratio: Option<T>,
 }
 
@@ -71,39 +73,40 @@ pub struct GradientDiagnostics<T> {
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct TargetDiagnostics<T> {
-    /// (Σᵢ ‖z_{t+1}ⁱ − ẑ_{t+1}ⁱ‖² / n)^½: as [`DecoupledCircuit::gap`](crate::decoupled::DecoupledCircuit::gap).
+    /// (Σᵢ ‖z_{t+1}ⁱ − ẑ_{t+1}ⁱ‖² / n)^½, as in
+    /// [`DecoupledCircuit::gap`](crate::decoupled::DecoupledCircuit::gap).
     pub gap: T,
     /// (Σᵢ ‖gⁱ‖² / n)^½ with gⁱ = ∂E/∂z_{t+1}ⁱ / wᵢ.
     pub gradient: T,
-    /// (Σᵢ sᵢ² / n)^½ with sᵢ = ‖gⁱ‖² / ‖H gⁱ‖, H being z_{t+1}'s own block of the example's
-    /// Gauss-Newton matrix, and sᵢ = 0 where gⁱ = 0; `None` where H gⁱ = 0 and gⁱ is not, for any
-    /// example.
+    /// (Σᵢ sᵢ² / n)^½ with sᵢ = ‖gⁱ‖² / ‖H gⁱ‖, where H is the block of z_{t+1} in the example's
+    /// Gauss-Newton matrix, and sᵢ = 0 where gⁱ = 0. `None` if H gⁱ = 0 but gⁱ ≠ 0 for any example.
     ///
-    /// It is how far, at least, z_{t+1} stands from where its E, as Gauss-Newton models it, is least
-    /// at the present θ with the other targets as they are: there z − z* = H⁻¹ g, and
-    /// ‖g‖² = (H g)·(H⁻¹ g) ≤ ‖H g‖ ‖z − z*‖. Never less than ‖g‖/λ_max(H), and exact if g is an
-    /// eigenvector, as for a width of 1. 0 for targets at rest; it grows as θ moves away from
-    /// them, or shows that the Z-steps did not come to rest.
+    /// This is a lower bound on the distance from z_{t+1} to the minimum z* of E's Gauss-Newton
+    /// model in z_{t+1}, at the current θ and other targets: z − z* = H⁻¹ g, and ‖g‖² = (H g)·(H⁻¹
+    /// g) ≤ ‖H g‖ ‖z − z*‖. It is never less than ‖g‖/λ_max(H), and exact if g is an eigenvector of
+    /// H, for example if the layer has width 1. It is 0 for targets at rest. A large value means
+    /// that θ has moved away from the targets, or that the Z-steps have not converged.
     pub staleness: Option<T>,
-    /// Of z_{t+1}'s own block.
+    /// For the block of z_{t+1}.
     pub curvature: Option<CurvatureDiagnostics<T>>,
 }
 
-/// The largest eigenvalue λ_max of a Gauss-Newton matrix in z, the largest of all examples, weights
-/// left out. Gradient steps are stable below 2/λ_max of the whole matrix, sweeps below that of
-/// each block.
+/// The largest eigenvalue λ_max of a Gauss-Newton matrix in z, without weights: the maximum over
+/// all examples. Synchronous gradient steps are stable if their size is below 2/λ_max of the whole
+/// matrix; sweeps, if it is below 2/λ_max of each block.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct CurvatureDiagnostics<T> {
-    /// By Lanczos: at most λ_max, to rounding; `None` if a product overflows.
+    /// Lanczos estimate, at most λ_max up to rounding; `None` if a product overflows.
     pub estimate: Option<T>,
-    /// At least λ_max for every example: what [`StepSize::Bounded`](crate::target_solver::StepSize::Bounded) steps
-    /// by; `None` if a layer or a loss gives no bound.
+    /// An upper bound on λ_max for every example, as used by
+    /// [`StepSize::Bounded`](crate::target_solver::StepSize::Bounded); `None` if a layer or a loss
+    /// gives no bound.
     pub bound: Option<T>,
 }
 
-/// Width of a column, and of the first.
+/// Width of a column; the next constant is that of the first column.
 const WIDTH: usize = 10;
 const FIRST: usize = 5;
 
@@ -120,8 +123,8 @@ const TITLES: [&str; 9] = [
 ];
 
 impl<T: Scalar> fmt::Display for DiagnosticReport<T> {
-    /// Energies, gradients and gaps as they are in the fields: those of z in layer t's line are its
-    /// target's, z_{t+1}. `-` is `None`.
+    /// A table of the fields. The values of z in line t are those of the layer's target z_{t+1}.
+    /// `-` stands for `None`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:<FIRST$}", "layer")?;
         for title in TITLES {
@@ -144,7 +147,7 @@ impl<T: Scalar> fmt::Display for DiagnosticReport<T> {
         line(f, "all", &self.parameters, numbers, self.curvature)?;
         let loss = self.composed_loss.as_f64();
         let mean = loss / self.examples as f64;
-        write!(f, "composed loss {loss:.3e} ({mean:.5} an example)")?;
+        write!(f, "composed loss {loss:.3e} ({mean:.5} per example)")?;
         if let Some(accuracy) = self.accuracy {
             write!(f, ", accuracy {:.2} %", 100.0 * accuracy)?;
         }

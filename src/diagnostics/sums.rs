@@ -1,4 +1,4 @@
-//! The blocks of examples, added up.
+//! Sums of the diagnostics over blocks of examples.
 
 use nalgebra::DMatrix;
 
@@ -16,28 +16,28 @@ use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, Sum, add_to, larger, norm, squared_distance};
 use crate::target_solver::Curvature;
 
-/// What the blocks of examples add up to.
+/// The sums over the blocks of examples seen so far.
 pub(super) struct Sums<T> {
     examples: usize,
     energies: Vec<Sum<T>>,
     composed_loss: Sum<T>,
     right: usize,
-    /// ∂E/∂θ_t, and backprop's.
+    /// ∂E/∂θ_t, and backprop's gradient.
     gradients: Vec<Vec<T>>,
     backprop: Vec<Vec<T>>,
     hidden: Vec<Hidden<T>>,
-    /// The largest λ_max of the whole matrix; NaN if one is unknown.
+    /// The largest λ_max of the whole matrix; NaN if it is unknown for any example.
     whole: f64,
 }
 
-/// The same of z_1, …, z_{T−1}.
+/// The sums for one of z_1, …, z_{T−1}.
 #[derive(Clone)]
 struct Hidden<T> {
     gap: Sum<T>,
     gradient: Sum<f64>,
-    /// NaN if it is undefined for an example.
+    /// NaN if it is undefined for any example.
     staleness: Sum<f64>,
-    /// The largest λ_max of the block; NaN if one is unknown.
+    /// The largest λ_max of the block; NaN if it is unknown for any example.
     block: f64,
 }
 
@@ -106,7 +106,7 @@ impl<T: Scalar> Sums<T> {
         self.examples += batch.len();
     }
 
-    /// Adds the gradients and the staleness of the targets, at the predictions in the workspace.
+    /// Adds the gradients and the staleness of the targets, with the predictions in the workspace.
     fn add_targets(
         &mut self,
         problem: Problem<'_, T>,
@@ -131,7 +131,7 @@ impl<T: Scalar> Sums<T> {
         }
     }
 
-    /// How many of a batch's outputs are largest in their class's row.
+    /// The number of examples in a batch whose largest output is in the row of their class.
     fn rightly_classified(
         &self,
         options: &Diagnostics<'_>,
@@ -151,7 +151,7 @@ impl<T: Scalar> Sums<T> {
         }
     }
 
-    /// Whether everything that must be is finite.
+    /// Checks that energies, losses and gradients are finite.
     pub(super) fn check(&self) -> Result<(), Error> {
         for (t, &energy) in self.energies.iter().enumerate() {
             check_result(Quantity::Energy, t, &[energy.value()])?;
@@ -220,17 +220,17 @@ impl<T: Scalar> Sums<T> {
             gap: (gap / count).sqrt(),
             parameters: compare(&self.gradients, backprop),
             target_gradient: mean_root(Sum::of(self.hidden.iter().map(|own| own.gradient.value()))),
-            // A circuit of one layer has no z.
+            // A circuit of one layer has no auxiliary targets.
             curvature: curvature(self.whole, whole).filter(|_| !self.hidden.is_empty()),
         }
     }
 }
 
-/// The gradients of all targets as directions, by hidden layer.
+/// The gradients of all targets, as unit vectors and norms, by hidden layer.
 struct Directions<T> {
     /// gⁱ/‖gⁱ‖ with gⁱ = ∂E/∂z_tⁱ.
     units: Vec<Vec<T>>,
-    /// ‖gⁱ‖ without the example's weight.
+    /// ‖gⁱ‖ divided by the example's weight.
     norms: Vec<Vec<f64>>,
 }
 
@@ -256,14 +256,14 @@ impl<T: Scalar> Directions<T> {
     }
 }
 
-/// A gradient beside backprop's, both layer by layer.
+/// Compares a gradient with backprop's; both are given layer by layer.
 fn compare<T: Scalar>(own: &[Vec<T>], backprop: Option<&[Vec<T>]>) -> GradientDiagnostics<T> {
     let all = |gradients: &[Vec<T>]| norm(gradients.iter().flatten());
     let length = all(own);
     let beside = backprop.map(|backprop| {
         let other = all(backprop);
         let pairs = own.iter().flatten().zip(backprop.iter().flatten());
-        // Of unit vectors: nothing overflows or vanishes.
+        // The product of unit vectors can neither overflow nor vanish.
         let products = pairs.map(|(a, b)| (a.as_f64() / length) * (b.as_f64() / other));
         let cosine = Sum::of(products).clamp(-1.0, 1.0);
         (cosine, length / other)

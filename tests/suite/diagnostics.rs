@@ -1050,7 +1050,7 @@ fn the_table_has_a_line_a_layer_and_one_for_the_whole() {
     assert_eq!(whole[7], "-");
     let accuracy = 100.0 * report.accuracy.unwrap();
     let last = format!(
-        "composed loss {:.3e} ({:.5} an example), accuracy {accuracy:.2} %, 6 examples",
+        "composed loss {:.3e} ({:.5} per example), accuracy {accuracy:.2} %, 6 examples",
         report.composed_loss,
         report.composed_loss / 6.0
     );

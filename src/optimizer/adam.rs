@@ -6,9 +6,9 @@ use crate::error::Error;
 use crate::kernel::{Scalar, scale, vectorise};
 
 /// m ← β₁ m + (1 − β₁) g,  s ← √(β₂ s² + (1 − β₂) g²),
-/// x ← x − η (m / (1 − β₁ᵏ)) / (s / √(1 − β₂ᵏ) + ε), k the number of the step.
+/// x ← x − η (m / (1 − β₁ᵏ)) / (s / √(1 − β₂ᵏ) + ε), where k is the number of the step.
 ///
-/// Kingma & Ba 2015, with s = √v for state: s² may be too large or too small for a number. Defaults:
+/// Kingma & Ba 2015. The state is s = √v instead of v, which may overflow or underflow. Defaults:
 /// β₁ = 0.9, β₂ = 0.999, ε = 1e-8.
 ///
 /// # Examples
@@ -17,7 +17,7 @@ use crate::kernel::{Scalar, scale, vectorise};
 ///
 /// let (mut x, mut state) = ([1.0_f64], [0.0; 2]);
 /// Adam::new(0.1)?.update(Step::new(1, 1.0), &mut x, &[5.0], &mut state);
-/// // The first step has the length of the learning rate, whatever the gradient.
+/// // The size of the first step is the learning rate, for any gradient.
 /// assert!((x[0] - 0.9).abs() < 1e-9);
 /// # Ok::<(), layerwise::Error>(())
 /// ```
@@ -48,7 +48,7 @@ impl Adam {
         .checked()
     }
 
-    /// Other decay rates of the two moments.
+    /// Sets the decay rates of the two moments.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless both are in 0..1.
@@ -61,7 +61,7 @@ impl Adam {
         .checked()
     }
 
-    /// Another ε.
+    /// Sets ε.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless ε is above 0 and finite.
@@ -85,7 +85,7 @@ impl<T: Scalar> Optimizer<T> for Adam {
 
     fn update(&self, step: Step, values: &mut [T], gradient: &[T], state: &mut [T]) {
         let k = step.number as f64;
-        // m̂ and s/√(1 − β₂ᵏ) are never formed: their corrections go into the rate and into ε.
+        // m̂ and s/√(1 − β₂ᵏ) are not formed: their corrections go into the rate and into ε.
         let root = (1.0 - self.beta2.powf(k)).sqrt();
         let rate = T::of(self.rate * step.factor * root / (1.0 - self.beta1.powf(k)));
         let epsilon = above_zero(self.epsilon * root);
@@ -107,10 +107,11 @@ impl<T: Scalar> Optimizer<T> for Adam {
     }
 }
 
-/// x ← max(0, 1 − ηλ) x, then a step of [`Adam`]: the decay does not pass through the moments.
+/// x ← max(0, 1 − ηλ) x, followed by a step of [`Adam`]: the decay does not enter the moments.
 ///
-/// Loshchilov & Hutter 2019, in the form where the schedule scales the decay with the learning
-/// rate η. Values whose [`Step::decays`] is false (biases) do not decay. Default: λ = 0.01.
+/// Loshchilov & Hutter 2019, in the form where the schedule scales the decay together with the
+/// learning rate η. Values whose [`Step::decays`] is false (biases) do not decay. Default: λ =
+/// 0.01.
 ///
 /// # Examples
 /// ```
@@ -118,7 +119,7 @@ impl<T: Scalar> Optimizer<T> for Adam {
 ///
 /// let rule = AdamW::new(Adam::new(0.1)?).with_weight_decay(0.5)?;
 /// let (mut x, mut state) = ([1.0_f64], [0.0; 2]);
-/// // Without a gradient only the decay moves: 1 − 0.1 · 0.5.
+/// // With a zero gradient, only the decay acts: 1 − 0.1 · 0.5.
 /// rule.update(Step::new(1, 1.0), &mut x, &[0.0], &mut state);
 /// assert_eq!(x, [0.95]);
 /// # Ok::<(), layerwise::Error>(())
@@ -134,12 +135,12 @@ pub struct AdamW {
 serde_checked!(AdamW);
 
 impl AdamW {
-    /// Adam's options with weight decay λ = 0.01.
+    /// Adam with these options and weight decay λ = 0.01.
     pub fn new(adam: Adam) -> Self {
         Self { adam, decay: 0.01 }
     }
 
-    /// Another λ.
+    /// Sets the weight decay λ.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless λ is finite and not negative.

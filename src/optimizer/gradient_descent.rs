@@ -5,8 +5,8 @@ use crate::check::{below_one, positive, serde_checked};
 use crate::error::Error;
 use crate::kernel::{Scalar, vectorise};
 
-/// v ← β v + g,  x ← x − η v  (Polyak 1964); β = 0 is plain gradient descent. With Nesterov's
-/// look-ahead (Nesterov 1983, as Sutskever et al. 2013 write it) x ← x − η (g + β v).
+/// v ← β v + g,  x ← x − η v  (Polyak 1964); β = 0 is plain gradient descent. With Nesterov
+/// momentum (Nesterov 1983, in the form of Sutskever et al. 2013), x ← x − η (g + β v).
 ///
 /// # Examples
 /// ```
@@ -44,7 +44,8 @@ impl GradientDescent {
         .checked()
     }
 
-    /// Momentum β in Polyak's form, unless [`GradientDescent::with_nesterov`] came before.
+    /// Sets the momentum β. The form stays the same: Polyak's, or Nesterov's after
+    /// [`GradientDescent::with_nesterov`].
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless β is in 0..1.
@@ -52,7 +53,7 @@ impl GradientDescent {
         Self { momentum, ..self }.checked()
     }
 
-    /// Momentum β in Nesterov's form.
+    /// Sets the momentum β and uses Nesterov's form.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless β is in 0..1.

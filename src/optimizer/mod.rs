@@ -1,4 +1,4 @@
-//! First-order update rules, for θ and for z alike.
+//! First-order update rules, for both θ and z.
 
 mod adam;
 mod gradient_descent;
@@ -13,24 +13,24 @@ pub use rms_prop::RmsProp;
 use crate::kernel::Scalar;
 use crate::pointers::through_pointers;
 
-/// Where an update stands in its run.
+/// The step number and the factors of one update.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct Step {
-    /// Number of the step, from 1.
+    /// Number of the step, counted from 1.
     pub number: u64,
     /// Factor of the learning rate, from the schedule.
     pub factor: f64,
-    /// Factor of the gradient: 1/n turns a sum over a batch into its mean.
+    /// Factor of the gradient; 1/n turns a sum over a batch into its mean.
     pub gradient_factor: f64,
-    /// Whether weight decay, where a rule has it, applies to these values: not to biases
-    /// ([`ParameterGroup::decays`](crate::layer::ParameterGroup::decays)).
+    /// Whether weight decay, if the rule has any, applies to these values. It does not apply to
+    /// biases ([`ParameterGroup::decays`](crate::layer::ParameterGroup::decays)).
     pub decays: bool,
 }
 
 impl Step {
-    /// Step `number`, counted from 1, with the learning rate times `factor`, along the gradient as
-    /// it is.
+    /// Step `number`, counted from 1, with the learning rate multiplied by `factor` and the
+    /// gradient unchanged.
     pub fn new(number: u64, factor: f64) -> Self {
         Self {
             number,
@@ -40,7 +40,7 @@ impl Step {
         }
     }
 
-    /// The same step along the gradient times `gradient_factor`.
+    /// Sets the factor of the gradient.
     pub fn with_gradient_factor(self, gradient_factor: f64) -> Self {
         Self {
             gradient_factor,
@@ -48,20 +48,20 @@ impl Step {
         }
     }
 
-    /// The same step with weight decay or without.
+    /// Sets whether weight decay applies.
     pub fn with_decay(self, decays: bool) -> Self {
         Self { decays, ..self }
     }
 }
 
-/// An update rule x ← x − η·(something of the gradient's history).
+/// An update rule x ← x − η·(a function of the gradients so far).
 ///
-/// The rule holds options only; its state stands with the caller, `slots()` values for each value
-/// that is updated, all zero at first. So the state of z can be kept by example, and a run can be
+/// The rule holds only options. The caller holds the state: `slots()` values for each value that is
+/// updated, initially zero. So the state of z can be stored per example, and a run can be
 /// interrupted and resumed.
 ///
 /// # Examples
-/// A rule of one's own, x ← x − η sign(g):
+/// A custom rule, x ← x − η sign(g):
 /// ```
 /// use layerwise::Scalar;
 /// use layerwise::optimizer::{Optimizer, Step};
@@ -77,7 +77,7 @@ impl Step {
 ///     fn update(&self, step: Step, values: &mut [T], gradient: &[T], _state: &mut [T]) {
 ///         let rate = T::of(self.0 * step.factor);
 ///         for (x, &g) in values.iter_mut().zip(gradient) {
-///             // Where the length of g matters, it is step.gradient_factor · g.
+///             // If the rule depends on the length of g, use step.gradient_factor · g.
 ///             *x -= rate * g.signum();
 ///         }
 ///     }
@@ -88,15 +88,16 @@ impl Step {
 /// assert_eq!(x, [0.9, 2.1]);
 /// ```
 pub trait Optimizer<T: Scalar>: Debug + Send + Sync {
-    /// State values for each value.
+    /// Number of state values for each updated value.
     fn slots(&self) -> usize;
 
-    /// Updates `values`, each value by its own gradient and state alone: a caller may pass any part
-    /// of a vector. `state` holds `slots()` arrays of the length of `values`, one after another.
+    /// Updates `values`. Each value may depend only on its own gradient and state, since a caller
+    /// may pass any part of a vector. `state` holds `slots()` arrays, each as long as `values`, one
+    /// after another.
     ///
-    /// `gradient` may be a **sum** over a batch: the rule goes by `step.gradient_factor` times it, at
-    /// `step.factor` times its learning rate, x ← x − η·factor·(gradient_factor·g) for plain descent.
-    /// Weight decay, if it has any, is for steps where `step.decays`.
+    /// `gradient` may be a **sum** over a batch. The rule multiplies it by `step.gradient_factor`,
+    /// and its learning rate by `step.factor`: x ← x − η·factor·(gradient_factor·g) for plain
+    /// descent. Weight decay, if the rule has any, applies only if `step.decays` is true.
     fn update(&self, step: Step, values: &mut [T], gradient: &[T], state: &mut [T]);
 }
 
@@ -105,15 +106,16 @@ through_pointers!(Optimizer {
     fn update(&self, step: Step, values: &mut [T], gradient: &[T], state: &mut [T]);
 });
 
-/// A positive ε in the scalar, where it must not vanish: 0/0 is NaN.
+/// A positive ε in the scalar type. It must not become 0, since 0/0 is NaN.
 fn above_zero<T: Scalar>(epsilon: f64) -> T {
     let least = [f64::from_bits(1), f32::from_bits(1).into()];
     let mut from = [epsilon].into_iter().chain(least).map(T::of);
     from.find(|own| !own.is_zero()).unwrap_or(T::one())
 }
 
-/// Two factors whose product is `factor` to the scalar's precision: the factor itself and 1, or its root
-/// twice where the scalar cannot hold it, as after clipping a gradient of 1e38 in `f32`.
+/// Two factors whose product is `factor` to the scalar's precision: the factor itself and 1 or, if
+/// the scalar cannot hold the factor, its square root twice. That happens after clipping a gradient
+/// of 1e38 in `f32`.
 fn parts<T: Scalar>(factor: f64) -> [T; 2] {
     let own = T::of(factor);
     if (own.as_f64() - factor).abs() <= 1e-6 * factor.abs() {
@@ -123,17 +125,18 @@ fn parts<T: Scalar>(factor: f64) -> [T; 2] {
     [T::of(root.copysign(factor)), T::of(root)]
 }
 
-/// √(a² s² + b² g²) for \[a, b\] = `shares` with a² + b² = 1, s ≥ 0: no larger than s and |g|, and
-/// without their squares. For the body of a vectorised pass: no branches.
+/// √(a² s² + b² g²) for \[a, b\] = `shares` with a² + b² = 1 and s ≥ 0: never larger than both s
+/// and |g|, and computed without their squares. Used in the body of a vectorised pass, so it has no
+/// branches.
 #[inline(always)]
 fn next_root<T: Scalar>(shares: [T; 2], s: T, g: T) -> T {
     let size = g.abs();
     let (old, new) = (shares[0] * s, shares[1] * size);
     let (large, small) = if old > new { (old, new) } else { (new, old) };
-    // Of two zeros no quotient.
+    // Avoid 0/0 if both are zero.
     let ratio = small / if large > T::zero() { large } else { T::one() };
     let root = large * (T::one() + ratio * ratio).sqrt();
-    // Rounding must not carry it beyond the largest number. NaN is neither larger nor smaller.
+    // Rounding must not push the root above max(s, |g|). Comparisons with NaN are false.
     let most = if s > size { s } else { size };
     if root > most { most } else { root }
 }

@@ -7,7 +7,7 @@ use crate::kernel::{Scalar, vectorise};
 
 /// s ← √(α s² + (1 − α) g²),  x ← x − η g / (s + ε).
 ///
-/// Tieleman & Hinton 2012, with s for state: s² may be too large or too small for a number. Defaults:
+/// Tieleman & Hinton 2012. The state is s instead of s², which may overflow or underflow. Defaults:
 /// α = 0.99, ε = 1e-8.
 ///
 /// # Examples
@@ -46,7 +46,7 @@ impl RmsProp {
         .checked()
     }
 
-    /// Another α.
+    /// Sets α, the decay rate of the running average of g².
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless α is in 0..1.
@@ -54,7 +54,7 @@ impl RmsProp {
         Self { alpha, ..self }.checked()
     }
 
-    /// Another ε.
+    /// Sets ε.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless ε is above 0 and finite.

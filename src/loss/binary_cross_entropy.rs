@@ -1,4 +1,4 @@
-//! Cross entropy of independent yes-or-no units, on logits.
+//! Cross entropy of independent binary units, on logits.
 
 use super::units::{BLOCK, check_units, evaluate_functions, over_units, prediction_curvature};
 use super::{Loss, Pair};
@@ -6,14 +6,14 @@ use crate::error::Error;
 use crate::kernel::{Scalar, Write};
 use crate::layer::Activation;
 
-/// Cross entropy of d independent probabilities: L(y, x) = Σ_j ln(1 + e^(x_j)) − y_j x_j, x the
-/// prediction (logits), y_j ∈ \[0, 1\] the probability that unit j is on.
+/// Cross entropy of d independent probabilities: L(y, x) = Σ_j ln(1 + e^(x_j)) − y_j x_j, where x
+/// is the prediction (logits) and y_j ∈ \[0, 1\] the probability that unit j is on.
 ///
-/// ∂L/∂x = σ(x) − y with σ(x) = 1 / (1 + e^(−x)); ∂L/∂y = −x. The curvature is
-/// blockdiag(0, diag(σ(1 − σ))), the Gauss-Newton part, whose norm is at most ¼. The target is
-/// fixed (the joint Hessian is indefinite): the loss serves as L, not as L_h. A sum over the units,
-/// not a mean. Computed as y ln(1 + e^(−x)) + (1 − y) ln(1 + e^x), so that no finite logit
-/// overflows and a loss near 0 keeps its digits. Cox 1958.
+/// ∂L/∂x = σ(x) − y with σ(x) = 1 / (1 + e^(−x)); ∂L/∂y = −x. The curvature is the Gauss-Newton
+/// part blockdiag(0, diag(σ(1 − σ))), whose norm is at most ¼. The target is fixed, because the
+/// joint Hessian is indefinite: the loss can serve as L, but not as L_h. It is a sum over the
+/// units, not a mean. It is computed as y ln(1 + e^(−x)) + (1 − y) ln(1 + e^x), so that no finite
+/// logit overflows and a loss near 0 keeps its digits. Cox 1958.
 ///
 /// # Examples
 /// ```
@@ -37,7 +37,7 @@ fn functions<T: Scalar>(x: &[T], [up, down, on, off]: [&mut [T]; 4]) {
     T::activate(Activation::Softplus, down, Some(off));
 }
 
-/// σ(x) σ(−x), of as many x as are taken at once.
+/// σ(x) σ(−x) for a block of x.
 fn variance<T: Scalar>(x: &[T], out: &mut [T]) {
     let mean = &mut [T::zero(); BLOCK][..x.len()];
     mean.copy_from_slice(x);
@@ -55,7 +55,7 @@ impl<T: Scalar> Loss<T> for BinaryCrossEntropy {
         evaluate_functions(
             functions,
             |y, _, [up, down, ..]| y * down + (T::one() - y) * up,
-            // σ(x) − y, whose difference would lose the digits of a probability near 1.
+            // σ(x) − y, rewritten: the plain difference loses digits for probabilities near 1.
             |y, [_, _, on, off]| (T::one() - y) * on - y * off
         ),
         prediction_curvature(variance)

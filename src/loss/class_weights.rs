@@ -1,4 +1,4 @@
-//! A loss that counts some classes more than others.
+//! Class weights for any loss.
 
 use super::cross_entropy::{SUM_TOLERANCE, check_distributions};
 use super::units::{check_list, inner, largest};
@@ -8,16 +8,17 @@ use crate::error::Error;
 use crate::kernel::{Scalar, Write};
 use crate::layer::ParameterGroup;
 
-/// A loss with a weight for every class: c(y) L(y, x) with c(y) = Σ_j w_j y_j, L the inner loss and y
-/// a distribution. A one-hot target counts with its class's weight.
+/// A loss with one weight per class: c(y) L(y, x) with c(y) = Σ_j w_j y_j, where L is the inner
+/// loss and y a distribution. An example with a one-hot target has the weight of its class.
 ///
-/// ∂/∂x = c(y) ∂L/∂x; ∂/∂y = c(y) ∂L/∂y + L w. The curvature is c(y) times the inner one, its bound
-/// max w times the inner one. Targets must be distributions, which the inner loss accepts. They are
-/// data, and not trained: the loss serves as L, not as L_h, whatever the inner loss is. Scaled as
-/// the inner loss, and weights are not normalised: weights of 1 change nothing. King & Zeng 2001.
+/// ∂/∂x = c(y) ∂L/∂x; ∂/∂y = c(y) ∂L/∂y + L w. The curvature is c(y) times that of the inner loss,
+/// and its bound is max w times the inner bound. Targets must be distributions, and the inner loss
+/// must accept them. They are data and cannot be trained: the loss can serve as L, but not as L_h,
+/// whatever the inner loss is. The scaling is that of the inner loss. Weights are not normalised:
+/// weights of 1 change nothing. King & Zeng 2001.
 ///
-/// There is one weight a class, so the loss fits one dimension only: `check_target` refuses any
-/// other with [`Error::Length`].
+/// The number of weights fixes the dimension: `check_target` rejects any other dimension with
+/// [`Error::Length`].
 ///
 /// # Examples
 /// ```
@@ -39,11 +40,11 @@ pub struct ClassWeights<T, L> {
 }
 
 impl<T: Scalar, L: Loss<T>> ClassWeights<T, L> {
-    /// The loss with these weights, one a class.
+    /// The loss with these weights, one per class.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] for a weight that is negative or not finite, [`Error::Length`] for
-    /// no weights.
+    /// [`Error::InvalidOption`] for a weight that is negative or not finite, [`Error::Length`] if
+    /// there are no weights.
     pub fn new(weights: Vec<T>, loss: L) -> Result<Self, Error> {
         check_list("ClassWeights::weights", &weights, not_negative)?;
         Ok(Self { weights, loss })
@@ -72,7 +73,7 @@ impl<T: Scalar, L: Loss<T>> Loss<T> for ClassWeights<T, L> {
     }
 
     fn scratch(&self, dim: usize, batch: usize) -> usize {
-        // What the inner loss gives in target and prediction.
+        // The gradients or curvature products of the inner loss, in target and prediction.
         let own = dim.saturating_mul(batch).saturating_mul(2);
         own.saturating_add(self.loss.scratch(dim, batch))
     }
@@ -140,7 +141,7 @@ impl<T: Scalar, L: Loss<T>> Loss<T> for ClassWeights<T, L> {
     }
 
     fn curvature_bound(&self, parameters: &[T]) -> Option<T> {
-        // c(y) is at most max w Σy, with the tolerance of the targets' check.
+        // c(y) is at most max w Σy, including the tolerance that the check of targets allows.
         let most = largest(&self.weights) * T::of(1.0 + SUM_TOLERANCE);
         Some(most * self.loss.curvature_bound(parameters)?)
     }

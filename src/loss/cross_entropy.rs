@@ -1,4 +1,4 @@
-//! Cross entropy of a softmax, on logits.
+//! Softmax cross entropy, on logits.
 
 use std::fmt::Debug;
 
@@ -7,13 +7,14 @@ use super::{Loss, Pair};
 use crate::error::Error;
 use crate::kernel::{Scalar, Write, map_pairs, place_of_largest, sum, sum_of_pairs, vectorise};
 
-/// L(y, x) = −Σ_j y_j ln p_j with p = softmax(x), x the prediction (logits), y a distribution.
+/// L(y, x) = −Σ_j y_j ln p_j with p = softmax(x), where x is the prediction (logits) and y a
+/// probability distribution.
 ///
-/// ∂L/∂x = (Σy) p − y; ∂L/∂y = −ln p. Computed from x minus its largest entry, so no finite
-/// logits overflow; the exponentials are within 3 ulp in `f32` and `f64`. The target is fixed (the
-/// joint Hessian is indefinite): the loss serves as L, not as L_h. The curvature is
-/// blockdiag(0, (Σy)(diag p − p pᵀ)), the Gauss-Newton part, whose norm is at most ½ Σy, and Σy = 1
-/// for every target that is accepted.
+/// ∂L/∂x = (Σy) p − y; ∂L/∂y = −ln p. The largest entry is subtracted from x first, so no finite
+/// logits overflow; the exponentials are within 3 ulp in `f32` and `f64`. The target is fixed,
+/// because the joint Hessian is indefinite: the loss can serve as L, but not as L_h. The curvature
+/// is the Gauss-Newton part blockdiag(0, (Σy)(diag p − p pᵀ)), whose norm is at most ½ Σy. Σy = 1
+/// for every accepted target.
 ///
 /// # Examples
 /// ```
@@ -28,10 +29,10 @@ use crate::kernel::{Scalar, Write, map_pairs, place_of_largest, sum, sum_of_pair
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SoftmaxCrossEntropy;
 
-/// How far from 1 the sum of a target may be.
+/// The largest allowed distance of a target's sum from 1.
 pub(super) const SUM_TOLERANCE: f64 = 1e-4;
 
-/// Checks that every target is a distribution, on behalf of `loss`.
+/// Checks that every target is a probability distribution, on behalf of `loss`.
 pub(super) fn check_distributions<T: Scalar>(
     loss: &dyn Debug,
     dim: usize,
@@ -58,7 +59,7 @@ pub(super) fn check_distributions<T: Scalar>(
     Ok(())
 }
 
-/// e^(x − max) of every column of logits, in `work`.
+/// e^(x − max) for every column of logits, in `work`.
 fn shifted_exponentials<'a, T: Scalar>(at: &Pair<'_, T>, work: &'a mut [T]) -> &'a [T] {
     let (dim, prediction) = (at.dim, at.prediction);
     let work = &mut work[..prediction.len()];
@@ -107,14 +108,14 @@ impl<T: Scalar> Loss<T> for SoftmaxCrossEntropy {
                     let (x, y) = (&prediction[column.clone()], &target[column.clone()]);
                     let place = place_of_largest(x);
                     let top = x[place];
-                    // The largest entry's exponential is 1; the others alone keep ln Σ exact near 0.
+                    // The largest entry's exponential is 1; leaving it out keeps ln Σ exact near 0.
                     let rest = sum(&e[..place], |e| e) + sum(&e[place + 1..], |e| e);
                     let total = T::one() + rest;
                     let log_total = rest.ln_1p();
-                    // −ln p_j, shifted first: the difference to the top is exact where it matters.
+                    // −ln p_j. Subtract `top` first: that difference is exact where it matters.
                     let surprise = |x: T| log_total - (x - top);
                     *value = sum_of_pairs(y, x, |y, x| {
-                        // 0 · ∞ would be NaN for a logit of −∞ that the target excludes.
+                        // For a logit of −∞ with y = 0, the product 0 · ∞ would be NaN.
                         if y.is_zero() {
                             T::zero()
                         } else {
@@ -162,7 +163,7 @@ impl<T: Scalar> Loss<T> for SoftmaxCrossEntropy {
     }
 
     fn curvature_bound(&self, _parameters: &[T]) -> Option<T> {
-        // ½ Σy, with the tolerance of the targets' check.
+        // ½ Σy, including the tolerance that the check of targets allows.
         Some(T::of(0.5 * (1.0 + SUM_TOLERANCE)))
     }
 }

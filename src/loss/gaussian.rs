@@ -1,4 +1,4 @@
-//! Squared error weighed by precision, given or learned.
+//! Squared error weighted by precision, which is given or learned.
 
 use super::units::{check_list, evaluate_residual, largest, residual_curvature};
 use super::{Loss, Pair};
@@ -7,25 +7,26 @@ use crate::error::Error;
 use crate::kernel::{Scalar, Write, pair_plus};
 use crate::layer::ParameterGroup;
 
-/// Negative log-likelihood of independent Gaussians of precision π:
+/// Negative log-likelihood of independent Gaussians with precision π:
 /// L(z, ẑ) = ½ Σ_j \[ π_j r_j² − ln π_j \], r = z − ẑ. The constant ½ d ln 2π is left out.
 ///
-/// ∂L/∂z = π ∘ r = −∂L/∂ẑ. The curvature is the Hessian [[Π, −Π], [−Π, Π]], Π = diag π, each diagonal
-/// block of norm max π. Any target will do, and may be trained. A sum over the units, not a mean:
-/// π = 1 gives [`SquaredError`](crate::loss::SquaredError). Precision weighting of predictive coding:
-/// Friston 2005; Bogacz 2017.
+/// ∂L/∂z = π ∘ r = −∂L/∂ẑ. The curvature is the Hessian [[Π, −Π], [−Π, Π]], Π = diag π; each
+/// diagonal block has norm max π. Any target is allowed, and it may be trained. The loss is a sum
+/// over the units, not a mean; π = 1 gives [`SquaredError`](crate::loss::SquaredError). Precision
+/// weighting in predictive coding: Friston 2005; Bogacz 2017.
 ///
 /// # Learned precision
-/// The precisions may be the loss's own parameters, as φ = ln π, trained with the layer's. Then
-/// L(z, ẑ, φ) = ½ Σ_j \[ e^(φ_j) (r_j² + ε) − φ_j \] and ∂L/∂φ_j = ½ (π_j (r_j² + ε) − 1), summed over
-/// the units if they share one φ. Over many examples L is least at π_j = 1 / (mean r_j² + ε), the
-/// mean over the units too if they share one. The variance floor ε ≥ 0 keeps π below 1/ε: trained
-/// targets can close the gap r entirely, and with ε = 0 the precision would then grow without end.
-/// With trained targets ε, not the data, often decides: expect π near 1/ε.
+/// The precisions may be the loss's own parameters, as φ = ln π, trained with those of the layer.
+/// Then L(z, ẑ, φ) = ½ Σ_j \[ e^(φ_j) (r_j² + ε) − φ_j \] and ∂L/∂φ_j = ½ (π_j (r_j² + ε) − 1),
+/// summed over the units if they share one φ. Over many examples, L is minimal at π_j = 1 / (mean
+/// r_j² + ε), where the mean includes the units if they share one φ. The variance floor ε ≥ 0 keeps
+/// π below 1/ε. Trained targets can close the gap r entirely, and with ε = 0 the precision would
+/// then grow without bound. With trained targets, ε often decides rather than the data: expect π
+/// near 1/ε.
 ///
-/// In a circuit φ is the last group of θ_t, named "log precision":
-/// `circuit.parameters(t)[circuit.parameter_groups(t).last()?.range.clone()]`, t + 1 the layer whose
-/// targets it weighs.
+/// In a circuit, φ is the last group of θ_t, named "log precision":
+/// `circuit.parameters(t)[circuit.parameter_groups(t).last()?.range.clone()]`. It weights the
+/// targets z_{t+1}.
 ///
 /// # Examples
 /// ```
@@ -38,7 +39,7 @@ use crate::layer::ParameterGroup;
 /// loss.evaluate(&at, &mut value, Write::Set(&mut gradient), Write::Skip, &mut []);
 /// assert_eq!((value, gradient), ([2.0 - 2f64.ln() + 2.0], [4.0, 2.0]));
 ///
-/// // Learned: at π = 4 and r² = ¼ nothing pulls at φ.
+/// // Learned: at π = 4 and r² = ¼ the gradient in φ is 0.
 /// let loss = Gaussian::learned(4.0_f64, 0.0)?;
 /// let (mut phi, mut gradient, mut work) = ([0.0], [1.0], [0.0; 3]);
 /// loss.initialize(1, &mut phi);
@@ -54,7 +55,7 @@ pub struct Gaussian<T> {
 
 #[derive(Debug, Clone, PartialEq)]
 enum Precision<T> {
-    /// π with its logarithms, one a unit or one for all.
+    /// π and its logarithms, one per unit or one for all.
     Given {
         values: Vec<T>,
         logarithms: Vec<T>,
@@ -66,7 +67,7 @@ enum Precision<T> {
     },
 }
 
-/// π and φ = ln π in use, each with one entry a unit or one for all, and ε.
+/// The current π and φ = ln π, each with one entry per unit or one for all, and ε.
 struct InUse<'a, T> {
     precision: &'a [T],
     log_precision: &'a [T],
@@ -77,21 +78,21 @@ impl<T: Scalar> InUse<'_, T> {
     fn unit(&self, j: usize, r: T) -> [T; 3] {
         let (precision, log) = (of_unit(self.precision, j), of_unit(self.log_precision, j));
         let half = T::of(0.5);
-        // Not r², which may be too large or too small for a number.
+        // Avoid r², which may overflow or underflow.
         let value = precision * r * (half * r) + half * (precision * self.floor - log);
         [value, precision * r, precision]
     }
 }
 
 impl<T: Scalar> Gaussian<T> {
-    /// The loss with these precisions, one a unit, or one entry for all units.
+    /// The loss with these precisions: one per unit, or a single entry for all units.
     ///
-    /// More than one fit one dimension only: `check_target` refuses any other with
+    /// Several precisions fix the dimension: `check_target` rejects any other dimension with
     /// [`Error::Length`].
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] for a precision not above 0 and finite, [`Error::Length`] for no
-    /// precision.
+    /// [`Error::InvalidOption`] unless every precision is above 0 and finite, [`Error::Length`] if
+    /// there is none.
     pub fn new(precision: Vec<T>) -> Result<Self, Error> {
         check_list("Gaussian::precision", &precision, positive)?;
         let precision = Precision::Given {
@@ -101,12 +102,12 @@ impl<T: Scalar> Gaussian<T> {
         Ok(Self { precision })
     }
 
-    /// The loss that learns one precision a unit, each from `initial_precision`, with the variance
-    /// floor ε = `variance_floor`.
+    /// The loss that learns one precision per unit, all starting at `initial_precision`, with the
+    /// variance floor ε = `variance_floor`.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] for an initial precision not above 0 and finite, or a variance floor
-    /// not at least 0 and finite.
+    /// [`Error::InvalidOption`] unless the initial precision is above 0 and finite, and the
+    /// variance floor at least 0 and finite.
     pub fn learned(initial_precision: T, variance_floor: T) -> Result<Self, Error> {
         positive("Gaussian::initial_precision", initial_precision.as_f64())?;
         not_negative("Gaussian::variance_floor", variance_floor.as_f64())?;
@@ -121,7 +122,7 @@ impl<T: Scalar> Gaussian<T> {
     /// The loss that learns one precision for all units of its layer.
     ///
     /// # Errors
-    /// Those of [`Gaussian::learned`].
+    /// The errors of [`Gaussian::learned`].
     pub fn learned_shared(initial_precision: T, variance_floor: T) -> Result<Self, Error> {
         let mut loss = Self::learned(initial_precision, variance_floor)?;
         if let Precision::Learned { shared, .. } = &mut loss.precision {
@@ -130,7 +131,7 @@ impl<T: Scalar> Gaussian<T> {
         Ok(loss)
     }
 
-    /// Number of the loss's own parameters for `dim` units.
+    /// The number of the loss's own parameters for `dim` units.
     fn count(&self, dim: usize) -> usize {
         match self.precision {
             Precision::Given { .. } => 0,
@@ -139,7 +140,7 @@ impl<T: Scalar> Gaussian<T> {
         }
     }
 
-    /// The precisions at φ, with `work` of the length of φ to put them in.
+    /// The precisions given by φ; `work`, as long as φ, holds them if they are learned.
     fn in_use<'a>(&'a self, parameters: &'a [T], work: &'a mut [T]) -> InUse<'a, T> {
         match &self.precision {
             Precision::Given { values, logarithms } => InUse {
@@ -162,7 +163,7 @@ impl<T: Scalar> Gaussian<T> {
     }
 }
 
-/// The entry of unit j in a list with one a unit, or one for all.
+/// The entry of unit j in a list that has one entry per unit or one for all.
 fn of_unit<T: Scalar>(list: &[T], j: usize) -> T {
     list[if list.len() == 1 { 0 } else { j }]
 }
@@ -194,7 +195,7 @@ impl<T: Scalar> Loss<T> for Gaussian<T> {
     }
 
     fn scratch(&self, dim: usize, _batch: usize) -> usize {
-        // π, and the sums of its gradient with what they lack.
+        // π, and the sums of its gradient with their rounding errors.
         self.count(dim).saturating_mul(3)
     }
 

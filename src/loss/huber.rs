@@ -1,4 +1,4 @@
-//! Losses that grow linearly with large residuals.
+//! Losses that grow only linearly for large residuals.
 
 use super::units::{
     check_scalar, evaluate_residual, over_residuals, over_units, residual_curvature,
@@ -8,12 +8,13 @@ use crate::check::positive;
 use crate::error::Error;
 use crate::kernel::{Scalar, Write};
 
-/// Squared error of small residuals, absolute error of large ones: L(z, ẑ) = Σ_j ρ(z_j − ẑ_j) with
-/// ρ(r) = ½ r² for |r| ≤ δ, else δ (|r| − ½ δ).
+/// Squared error for small residuals, absolute error for large ones: L(z, ẑ) = Σ_j ρ(z_j − ẑ_j)
+/// with ρ(r) = ½ r² for |r| ≤ δ, and δ (|r| − ½ δ) otherwise.
 ///
-/// ∂L/∂z = −∂L/∂ẑ is the residual clipped to ±δ. The curvature is the Hessian
-/// [[D, −D], [−D, D]], D diagonal with 1 for |r_j| ≤ δ and 0 elsewhere, each diagonal block of norm
-/// at most 1. Any target will do, and may be trained. A sum over the units, not a mean. Huber 1964.
+/// ∂L/∂z = −∂L/∂ẑ is the residual clipped to ±δ. The curvature is the Hessian [[D, −D], [−D, D]],
+/// where D is diagonal with 1 for |r_j| ≤ δ and 0 elsewhere; the norm of each diagonal block is at
+/// most 1. Any target is allowed, and it may be trained. The loss is a sum over the units, not a
+/// mean. Huber 1964.
 ///
 /// # Examples
 /// ```
@@ -32,10 +33,10 @@ pub struct Huber {
 }
 
 impl Huber {
-    /// The loss that turns linear at |r| = `delta`.
+    /// The loss that becomes linear at |r| = `delta`.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] for a `delta` not above 0 and finite.
+    /// [`Error::InvalidOption`] unless `delta` is above 0 and finite.
     pub fn new(delta: f64) -> Result<Self, Error> {
         positive("Huber::delta", delta)?;
         Ok(Self { delta })
@@ -63,13 +64,13 @@ impl<T: Scalar> Loss<T> for Huber {
     }
 }
 
-/// The smooth relative of [`Huber`]: L(z, ẑ) = Σ_j δ² (√(1 + (r_j/δ)²) − 1), r = z − ẑ.
+/// A smooth version of [`Huber`]: L(z, ẑ) = Σ_j δ² (√(1 + (r_j/δ)²) − 1), r = z − ẑ.
 ///
 /// It is ½ r² for |r| ≪ δ and δ |r| − δ² for |r| ≫ δ. ∂L/∂z_j = r_j / √(1 + (r_j/δ)²) = −∂L/∂ẑ_j.
-/// The curvature is the Hessian [[D, −D], [−D, D]], D_jj = (1 + (r_j/δ)²)^(−3/2), each diagonal
-/// block of norm at most 1. Any target will do, and may be trained. A sum over the units, not a
-/// mean; computed without cancellation at small and overflow at large residuals. Charbonnier et al.
-/// 1997; Hartley & Zisserman 2003.
+/// The curvature is the Hessian [[D, −D], [−D, D]], D_jj = (1 + (r_j/δ)²)^(−3/2); each diagonal
+/// block has norm at most 1. Any target is allowed, and it may be trained. The loss is a sum over
+/// the units, not a mean. It is computed without cancellation at small residuals and without
+/// overflow at large ones. Charbonnier et al. 1997; Hartley & Zisserman 2003.
 ///
 /// # Examples
 /// ```
@@ -90,10 +91,10 @@ pub struct PseudoHuber {
 }
 
 impl PseudoHuber {
-    /// The loss that turns linear around |r| = `delta`.
+    /// The loss that becomes linear around |r| = `delta`.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] for a `delta` not above 0 and finite.
+    /// [`Error::InvalidOption`] unless `delta` is above 0 and finite.
     pub fn new(delta: f64) -> Result<Self, Error> {
         positive("PseudoHuber::delta", delta)?;
         Ok(Self { delta })
@@ -102,12 +103,12 @@ impl PseudoHuber {
     fn unit<T: Scalar>(&self, _j: usize, r: T) -> [T; 3] {
         let (size, delta, one) = (r.abs(), T::of(self.delta), T::one());
         let root = |ratio: T| (one + ratio * ratio).sqrt();
-        // With s = √(1 + (r/δ)²): δ² (s − 1) = r² / (s + 1), without the difference.
+        // With s = √(1 + (r/δ)²): δ² (s − 1) = r² / (s + 1), which avoids the difference.
         if size <= delta {
             let root = root(size / delta);
             return [size * (size / (root + one)), r / root, root.recip().powi(3)];
         }
-        // The same over the smaller ratio δ/r, s being √(1 + (δ/r)²) / (δ/r).
+        // The same, in terms of the smaller ratio δ/r: s = √(1 + (δ/r)²) / (δ/r).
         let ratio = delta / size;
         let root = root(ratio);
         let value = delta * (size / (root + ratio));

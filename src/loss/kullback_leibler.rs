@@ -1,18 +1,19 @@
-//! Divergence between distributions, the prediction's on logits.
+//! Divergence between distributions, with the prediction given as logits.
 
 use super::cross_entropy::check_distributions;
 use super::{Loss, Pair, SoftmaxCrossEntropy};
 use crate::error::Error;
 use crate::kernel::{Scalar, Write};
 
-/// Divergence of a softmax from its target: L(y, x) = Σ_j y_j (ln y_j − ln p_j) with p = softmax(x),
-/// x the prediction (logits), y a distribution, and 0 ln 0 = 0.
+/// Kullback-Leibler divergence of a softmax from its target: L(y, x) = Σ_j y_j (ln y_j − ln p_j)
+/// with p = softmax(x), where x is the prediction (logits) and y a probability distribution, and 0
+/// ln 0 = 0.
 ///
-/// It is [`SoftmaxCrossEntropy`] less the target's entropy, and 0 where p = y: for targets that are
-/// themselves distributions, as in distillation. ∂L/∂x = (Σy) p − y; ∂L/∂y_j = ln y_j + 1 − ln p_j,
-/// which is −∞ at y_j = 0. The curvature is blockdiag(0, (Σy)(diag p − p pᵀ)), whose norm is at most
-/// ½ Σy, and Σy = 1 for every target that is accepted. The target is fixed: the loss serves as L,
-/// not as L_h. A sum over the classes, not a mean. Kullback & Leibler 1951.
+/// It equals [`SoftmaxCrossEntropy`] minus the entropy of the target, and is 0 where p = y. Use it
+/// for targets that are themselves distributions, as in distillation. ∂L/∂x = (Σy) p − y; ∂L/∂y_j =
+/// ln y_j + 1 − ln p_j, which is −∞ at y_j = 0. The curvature is blockdiag(0, (Σy)(diag p − p pᵀ)),
+/// whose norm is at most ½ Σy; Σy = 1 for every accepted target. The target is fixed: the loss can
+/// serve as L, but not as L_h. It is a sum over the classes, not a mean. Kullback & Leibler 1951.
 ///
 /// # Examples
 /// ```
@@ -64,7 +65,7 @@ impl<T: Scalar> Loss<T> for KullbackLeibler {
         out_prediction: Write<'_, T>,
         work: &mut [T],
     ) {
-        // The target's entropy does not depend on the prediction.
+        // The entropy of the target does not depend on the prediction.
         SoftmaxCrossEntropy.curvature(at, v_target, v_prediction, out_target, out_prediction, work);
     }
 

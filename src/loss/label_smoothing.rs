@@ -1,4 +1,4 @@
-//! A loss of targets that are less sure.
+//! Label smoothing for any loss.
 
 use super::cross_entropy::check_distributions;
 use super::units::inner;
@@ -8,16 +8,17 @@ use crate::error::Error;
 use crate::kernel::{Scalar, Write};
 use crate::layer::ParameterGroup;
 
-/// A loss of targets mixed with the uniform distribution: L(y′, x) with y′ = (1 − ε) y + ε/d, L the
-/// inner loss and y a distribution over d classes.
+/// A loss with targets mixed with the uniform distribution: L(y′, x) with y′ = (1 − ε) y + ε/d,
+/// where L is the inner loss and y a distribution over d classes.
 ///
-/// ∂/∂y is 1 − ε times the inner gradient at y′, ∂/∂x the inner one. The curvature is blockdiag(0, B),
-/// B the inner loss's block of the prediction at y′, with the inner bound. Targets must be
-/// distributions, which the inner loss accepts. They are data, and not trained: the loss serves as
-/// L, not as L_h, whatever the inner loss is. Scaled as the inner loss. Szegedy et al. 2016.
+/// ∂/∂y is 1 − ε times the inner gradient at y′, and ∂/∂x is the inner gradient. The curvature is
+/// blockdiag(0, B), where B is the prediction's block of the inner loss at y′; the bound is that of
+/// the inner loss. Targets must be distributions, and the inner loss must accept them. They are
+/// data and cannot be trained: the loss can serve as L, but not as L_h, whatever the inner loss is.
+/// The scaling is that of the inner loss. Szegedy et al. 2016.
 ///
-/// [`ClassWeights`](crate::loss::ClassWeights) outside weigh by the label as it is given, inside by the
-/// smoothed one.
+/// [`ClassWeights`](crate::loss::ClassWeights) around this loss weight by the original label;
+/// inside it, they weight by the smoothed label.
 ///
 /// # Examples
 /// ```
@@ -39,10 +40,10 @@ pub struct LabelSmoothing<L> {
 }
 
 impl<L> LabelSmoothing<L> {
-    /// The loss at targets that are uniform by the part `epsilon`.
+    /// The loss with targets mixed with a fraction `epsilon` of the uniform distribution.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] for an `epsilon` not in 0..1.
+    /// [`Error::InvalidOption`] unless `epsilon` is at least 0 and below 1.
     pub fn new(loss: L, epsilon: f64) -> Result<Self, Error> {
         below_one("LabelSmoothing::epsilon", epsilon)?;
         Ok(Self { loss, epsilon })
@@ -52,7 +53,7 @@ impl<L> LabelSmoothing<L> {
         T::of(1.0 - self.epsilon)
     }
 
-    /// The same place with y′, and the rest of the work memory.
+    /// The same point with target y′, and the rest of the work memory.
     fn smoothed<'a, T: Scalar>(
         &self,
         at: &Pair<'a, T>,
@@ -82,7 +83,7 @@ impl<T: Scalar, L: Loss<T>> Loss<T> for LabelSmoothing<L> {
     }
 
     fn scratch(&self, dim: usize, batch: usize) -> usize {
-        // y′, and the gradient in it.
+        // y′, and the inner gradient in it.
         let own = dim.saturating_mul(batch).saturating_mul(2);
         own.saturating_add(self.loss.scratch(dim, batch))
     }

@@ -30,8 +30,8 @@ use crate::error::Error;
 use crate::kernel::{Scalar, Write};
 use crate::layer::ParameterGroup;
 
-/// Where a loss is evaluated: targets and predictions of a batch, two column-major `dim × n`
-/// slices with one example a column, and the loss's own parameters.
+/// The point at which a loss is evaluated: targets and predictions of a batch, two column-major
+/// `dim × n` slices with one column per example, and the loss's own parameters.
 ///
 /// # Examples
 /// ```
@@ -43,18 +43,18 @@ use crate::layer::ParameterGroup;
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Pair<'a, T> {
-    /// Rows of both.
+    /// Number of rows of targets and predictions.
     pub dim: usize,
-    /// z, what the prediction should be.
+    /// z, the targets.
     pub target: &'a [T],
-    /// ẑ.
+    /// ẑ, the predictions.
     pub prediction: &'a [T],
     /// φ, the loss's own parameters; empty for most losses.
     pub parameters: &'a [T],
 }
 
 impl<'a, T> Pair<'a, T> {
-    /// Targets and predictions of `dim` rows, without parameters of the loss.
+    /// Targets and predictions with `dim` rows, for a loss without parameters.
     pub fn new(dim: usize, target: &'a [T], prediction: &'a [T]) -> Self {
         Self {
             dim,
@@ -64,7 +64,7 @@ impl<'a, T> Pair<'a, T> {
         }
     }
 
-    /// The same pair for a loss with parameters φ.
+    /// Sets the loss's parameters φ.
     pub fn with_parameters(self, parameters: &'a [T]) -> Self {
         Self { parameters, ..self }
     }
@@ -75,14 +75,14 @@ impl<'a, T> Pair<'a, T> {
     }
 }
 
-/// A measure L(z, ẑ) of one example's error, differentiable in **both** arguments.
+/// A loss L(z, ẑ) of one example, differentiable in **both** arguments.
 ///
-/// Everything is per example: `values` holds one number a column, gradients are those of each
-/// example's own value, and nothing is averaged. The kernels run on shapes that were validated
-/// before, cannot fail, and must not allocate. [`GradCheck::loss`](crate::gradcheck::GradCheck::loss) checks a
-/// loss against finite differences.
+/// Everything is per example: `values` holds one number per column, the gradients are those of each
+/// example's own value, and nothing is averaged. The methods are called with shapes that have been
+/// checked; they cannot fail, and must not allocate.
+/// [`GradCheck::loss`](crate::gradcheck::GradCheck::loss) checks a loss against finite differences.
 ///
-/// A loss may have parameters φ of its own, such as a learned precision. They stand behind those of
+/// A loss may have its own parameters φ, such as a learned precision. They follow the parameters of
 /// its layer in θ_t, and are trained with them.
 pub trait Loss<T: Scalar>: Debug + Send + Sync {
     /// The blocks of φ for predictions of `dim` rows, in order and without gaps; empty by default.
@@ -90,25 +90,27 @@ pub trait Loss<T: Scalar>: Debug + Send + Sync {
         Vec::new()
     }
 
-    /// Sets φ to where it starts, every value.
+    /// Sets every value of φ to its initial value.
     fn initialize(&self, _dim: usize, _parameters: &mut [T]) {}
 
-    /// Checks targets at the entry of the data, `dim` rows, one example a column. Building a circuit
-    /// asks with no example at all, for a loss that only some dimensions, or scalars, fit.
+    /// Checks targets when they are added: `dim` rows, one column per example. When a model is
+    /// built, this is called without examples, so that a loss can reject its dimension or scalar
+    /// type.
     ///
     /// # Errors
     /// [`Error::TargetDomain`] for targets outside the loss's domain, [`Error::Length`] for a
-    /// dimension that it does not fit.
+    /// dimension that the loss does not support.
     fn check_target(&self, _dim: usize, _target: &[T]) -> Result<(), Error> {
         Ok(())
     }
 
-    /// Whether the target may be trained, so that the loss can serve as L_h; not by default.
+    /// Whether the target may be trained, so that the loss can serve as L_h; `false` by default.
     fn free_target(&self) -> bool {
         false
     }
 
-    /// Whether this is ½‖z − ẑ‖² itself: what holds for squared error alone is refused otherwise.
+    /// Whether this loss is exactly ½‖z − ẑ‖². Methods that hold only for squared error reject
+    /// other losses.
     fn is_squared_error(&self) -> bool {
         false
     }
@@ -118,7 +120,7 @@ pub trait Loss<T: Scalar>: Debug + Send + Sync {
         0
     }
 
-    /// `values ← L` (one an example), `d_target ← ∂L/∂z`, `d_prediction ← ∂L/∂ẑ`.
+    /// `values ← L` (one per example), `d_target ← ∂L/∂z`, `d_prediction ← ∂L/∂ẑ`.
     fn evaluate(
         &self,
         at: &Pair<'_, T>,
@@ -128,7 +130,7 @@ pub trait Loss<T: Scalar>: Debug + Send + Sync {
         work: &mut [T],
     );
 
-    /// `d_parameters` ← Σᵢ factorsᵢ ∂Lᵢ/∂φ, one factor an example; zero by default.
+    /// `d_parameters` ← Σᵢ factorsᵢ ∂Lᵢ/∂φ, with one factor per example; zero by default.
     fn parameter_gradient(
         &self,
         _at: &Pair<'_, T>,
@@ -140,8 +142,8 @@ pub trait Loss<T: Scalar>: Debug + Send + Sync {
     }
 
     /// Product of a positive semidefinite curvature with the joint direction (v_target,
-    /// v_prediction), a missing direction being zero: the Hessian where that is semidefinite, else
-    /// a semidefinite part of it.
+    /// v_prediction), where a missing direction counts as zero. The curvature is the Hessian if
+    /// that is semidefinite, otherwise a semidefinite part of it.
     fn curvature(
         &self,
         at: &Pair<'_, T>,
@@ -152,8 +154,8 @@ pub trait Loss<T: Scalar>: Debug + Send + Sync {
         work: &mut [T],
     );
 
-    /// A number at least as large as every eigenvalue of the curvature's two diagonal blocks
-    /// (target and prediction) at the parameters φ, if one is known.
+    /// An upper bound on all eigenvalues of the curvature's two diagonal blocks (target and
+    /// prediction) with the parameters φ, if one is known.
     fn curvature_bound(&self, _parameters: &[T]) -> Option<T> {
         None
     }

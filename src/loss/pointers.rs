@@ -1,4 +1,4 @@
-//! Pointers to losses are losses.
+//! Implements [`Loss`](super::Loss) for pointers to losses.
 
 use super::{Loss, Pair};
 use crate::error::Error;

@@ -1,17 +1,17 @@
-//! Counts.
+//! Poisson loss, for counts.
 
 use super::units::{check_units, evaluate_functions, over_units, prediction_curvature};
 use super::{Loss, Pair};
 use crate::error::Error;
 use crate::kernel::{Scalar, Write};
 
-/// Negative log-likelihood of Poisson counts with rates e^x: L(y, x) = Σ_j e^(x_j) − y_j x_j, x the
-/// prediction (log-rates), y_j ≥ 0 the counts, which need not be integers. The constant ln y_j! is
-/// left out, so the loss may be negative.
+/// Negative log-likelihood of Poisson counts with rates e^x: L(y, x) = Σ_j e^(x_j) − y_j x_j, where
+/// x is the prediction (log-rates) and y_j ≥ 0 the counts, which need not be integers. The constant
+/// ln y_j! is left out, so the loss may be negative.
 ///
-/// ∂L/∂x = e^x − y; ∂L/∂y = −x. The curvature is blockdiag(0, diag(e^x)), the Gauss-Newton part; it
-/// has no bound. The target is fixed (the joint Hessian is indefinite): the loss serves as L, not
-/// as L_h. A sum over the units, not a mean. Nelder & Wedderburn 1972.
+/// ∂L/∂x = e^x − y; ∂L/∂y = −x. The curvature is the Gauss-Newton part blockdiag(0, diag(e^x)),
+/// which has no bound. The target is fixed, because the joint Hessian is indefinite: the loss can
+/// serve as L, but not as L_h. It is a sum over the units, not a mean. Nelder & Wedderburn 1972.
 ///
 /// # Examples
 /// ```

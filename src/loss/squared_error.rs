@@ -6,8 +6,8 @@ use crate::kernel::{Scalar, Write, half_squared_distances, subtract};
 
 /// L(z, ẑ) = ½ ‖z − ẑ‖².
 ///
-/// ∂L/∂ẑ = ẑ − z, ∂L/∂z = z − ẑ. The curvature is the Hessian [[I, −I], [−I, I]], each diagonal
-/// block of norm 1. A sum over the units, not a mean.
+/// ∂L/∂ẑ = ẑ − z, ∂L/∂z = z − ẑ. The curvature is the Hessian [[I, −I], [−I, I]]; each diagonal
+/// block has norm 1. The loss is a sum over the units, not a mean.
 ///
 /// # Examples
 /// ```
@@ -39,7 +39,7 @@ impl<T: Scalar> Loss<T> for SquaredError {
     }
 }
 
-/// The loss with its gradients.
+/// The loss and its gradients.
 fn distances<T: Scalar>(
     at: &Pair<'_, T>,
     values: &mut [T],
@@ -50,7 +50,7 @@ fn distances<T: Scalar>(
     half_squared_distances(values, sides, at.dim, d_target, d_prediction);
 }
 
-/// Product with the Hessian.
+/// The product with the Hessian.
 fn differences<T: Scalar>(
     _at: &Pair<'_, T>,
     [v_target, v_prediction]: [Option<&[T]>; 2],
@@ -61,7 +61,7 @@ fn differences<T: Scalar>(
     difference(out_prediction, v_prediction, v_target);
 }
 
-/// out ← a − b, a missing one being zero.
+/// out ← a − b, where a missing argument counts as zero.
 fn difference<T: Scalar>(out: Write<'_, T>, a: Option<&[T]>, b: Option<&[T]>) {
     match (a, b) {
         (Some(a), Some(b)) => subtract(out, a, b),

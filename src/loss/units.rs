@@ -1,4 +1,4 @@
-//! What losses share that are sums over the units, Σ_j ℓ_j(z_j, ẑ_j).
+//! Shared code of losses that are sums over the units, Σ_j ℓ_j(z_j, ẑ_j).
 
 use std::fmt::Debug;
 
@@ -7,8 +7,8 @@ use crate::check::{check_length, option};
 use crate::error::Error;
 use crate::kernel::{Scalar, Sum, Write};
 
-/// Writes `evaluate` and `curvature` of a loss without memory of its own: calls of two functions like
-/// those below, with what they need beside the batch.
+/// Writes `evaluate` and `curvature` for a loss that needs no work memory. They call two functions
+/// like those below, with the loss's own closures.
 macro_rules! over_units {
     ($self:ident, $evaluate:ident($($terms:expr),*), $curvature:ident($($second:expr)?)) => {
         fn evaluate(
@@ -37,8 +37,8 @@ macro_rules! over_units {
 }
 pub(super) use over_units;
 
-/// Writes the same for a loss of residuals whose targets may be trained, with a method `unit` as
-/// [`evaluate_residual`] takes it.
+/// Writes `evaluate` and `curvature` for a loss of residuals whose targets may be trained. Its
+/// method `unit` is as [`evaluate_residual`] expects.
 macro_rules! over_residuals {
     ($self:ident) => {
         fn free_target(&$self) -> bool {
@@ -54,8 +54,8 @@ macro_rules! over_residuals {
 }
 pub(super) use over_residuals;
 
-/// Value and gradients of units that depend on r_j = z_j − ẑ_j alone: `unit(j, r_j)` is a unit's value
-/// with its first and second derivative.
+/// Value and gradients of a loss whose units depend only on r_j = z_j − ẑ_j: `unit(j, r_j)` gives
+/// the value of a unit with its first and second derivative.
 pub(super) fn evaluate_residual<T: Scalar>(
     at: &Pair<'_, T>,
     values: &mut [T],
@@ -75,8 +75,8 @@ pub(super) fn evaluate_residual<T: Scalar>(
     }
 }
 
-/// Product of (v_target, v_prediction) with the Hessian [[D, −D], [−D, D]] of the same units, D the
-/// diagonal matrix of their second derivatives.
+/// Product of (v_target, v_prediction) with the Hessian [[D, −D], [−D, D]] of these units, where D
+/// is the diagonal matrix of their second derivatives.
 pub(super) fn residual_curvature<T: Scalar>(
     at: &Pair<'_, T>,
     v: [Option<&[T]>; 2],
@@ -96,12 +96,13 @@ pub(super) fn residual_curvature<T: Scalar>(
     }
 }
 
-/// Predictions that elementary functions take at once, in buffers on the stack.
+/// Number of predictions for which elementary functions are computed at once, in buffers on the
+/// stack.
 pub(super) const BLOCK: usize = 256;
 
-/// Value and gradients of units whose derivative by z_j is −ẑ_j, and whose terms need N elementary
-/// functions of ẑ_j: `functions` sets N slices to those of its first, `value` takes (z_j, ẑ_j, those of
-/// ẑ_j) and `in_prediction` (z_j, those of ẑ_j).
+/// Value and gradients of a loss whose units have the derivative −ẑ_j in z_j and use N elementary
+/// functions of ẑ_j. `functions` writes the N functions of its first argument to N slices. `value`
+/// takes (z_j, ẑ_j, function values) and `in_prediction` takes (z_j, function values).
 pub(super) fn evaluate_functions<T: Scalar, const N: usize>(
     at: &Pair<'_, T>,
     values: &mut [T],
@@ -120,7 +121,7 @@ pub(super) fn evaluate_functions<T: Scalar, const N: usize>(
         functions(estimate, results);
         let of = |k: usize| (z[k], estimate[k], std::array::from_fn(|f| buffers[f][k]));
 
-        // The part of each column that lies in the block.
+        // The range of each column that lies in the block.
         let mut from = 0;
         while from < z.len() {
             let column = (start + from) / at.dim;
@@ -143,8 +144,8 @@ pub(super) fn evaluate_functions<T: Scalar, const N: usize>(
     }
 }
 
-/// The direction's part that a curvature blockdiag(0, B) acts on, if its product is wanted and not zero;
-/// writes what is zero.
+/// The part of the direction that a curvature blockdiag(0, B) acts on, or `None` if the product is
+/// skipped or zero. Writes the parts of the product that are zero.
 pub(super) fn in_prediction<'a, T: Scalar>(
     [_, v_prediction]: [Option<&'a [T]>; 2],
     out_target: Write<'_, T>,
@@ -158,7 +159,7 @@ pub(super) fn in_prediction<'a, T: Scalar>(
     v_prediction.filter(|_| !out_prediction.is_skip())
 }
 
-/// Product with blockdiag(0, diag(f(ẑ_j))); `second` sets its second slice to f of the first.
+/// Product with blockdiag(0, diag(f(ẑ_j))); `second` writes f of its first slice to its second.
 pub(super) fn prediction_curvature<T: Scalar>(
     at: &Pair<'_, T>,
     v: [Option<&[T]>; 2],
@@ -179,7 +180,7 @@ pub(super) fn prediction_curvature<T: Scalar>(
     }
 }
 
-/// Checks that every unit of every target is `allowed`, which `within` says in words.
+/// Checks that every unit of every target is `allowed`; `within` is the condition in words.
 pub(super) fn check_units<T: Scalar>(
     loss: &dyn Debug,
     dim: usize,
@@ -199,7 +200,7 @@ pub(super) fn check_units<T: Scalar>(
     Ok(())
 }
 
-/// Checks the entries of a list, one per unit, each by `check`: at least one.
+/// Checks every entry of a list with `check`; the list must not be empty.
 pub(super) fn check_list<T: Scalar>(
     option: &'static str,
     list: &[T],
@@ -212,20 +213,20 @@ pub(super) fn check_list<T: Scalar>(
         .try_for_each(|value| check(option, value.as_f64()).map(|_| ()))
 }
 
-/// Checks that a positive option is one in the scalar too.
+/// Checks that a positive option is still positive and finite in the scalar type.
 pub(super) fn check_scalar<T: Scalar>(name: &'static str, value: f64) -> Result<(), Error> {
     let rounded = T::of(value);
     let fits = rounded > T::zero() && rounded.is_finite() && rounded.recip().is_finite();
-    let allowed = "above 0 and finite, as is its inverse, in the circuit's scalar";
+    let allowed = "above 0 and finite, with a finite inverse, in the circuit's scalar type";
     option(name, value, fits, allowed).map(|_| ())
 }
 
-/// A result of an inner loss in `buffer`, where the outer one is wanted.
+/// Writes a result of the inner loss to `buffer` if the outer loss needs it.
 pub(super) fn inner<'a, T>(outer: &Write<'_, T>, buffer: &'a mut [T]) -> Write<'a, T> {
     Write::set((!outer.is_skip()).then_some(buffer))
 }
 
-/// The largest of values that are at least 0.
+/// The largest of some non-negative values.
 pub(super) fn largest<T: Scalar>(values: &[T]) -> T {
     values.iter().fold(T::zero(), |top, &v| top.max(v))
 }

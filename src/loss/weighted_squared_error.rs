@@ -1,4 +1,4 @@
-//! Half the squared distance, with a weight for every unit.
+//! Half the squared distance, with one weight per unit.
 
 use super::units::{
     check_list, evaluate_residual, largest, over_residuals, over_units, residual_curvature,
@@ -8,15 +8,15 @@ use crate::check::{check_length, not_negative};
 use crate::error::Error;
 use crate::kernel::{Scalar, Write};
 
-/// Squared error that weighs the units: L(z, ẑ) = ½ Σ_j w_j (z_j − ẑ_j)².
+/// Squared error with one weight per unit: L(z, ẑ) = ½ Σ_j w_j (z_j − ẑ_j)².
 ///
-/// ∂L/∂z = w ∘ (z − ẑ) = −∂L/∂ẑ. The curvature is the Hessian [[W, −W], [−W, W]], W = diag w, each
-/// diagonal block of norm max w. Any target will do, and may be trained. A sum over the units, not
-/// a mean: weights of 1 give [`SquaredError`](crate::loss::SquaredError). Weighted least squares are
-/// Aitken's (1936).
+/// ∂L/∂z = w ∘ (z − ẑ) = −∂L/∂ẑ. The curvature is the Hessian [[W, −W], [−W, W]], W = diag w; each
+/// diagonal block has norm max w. Any target is allowed, and it may be trained. The loss is a sum
+/// over the units, not a mean; weights of 1 give [`SquaredError`](crate::loss::SquaredError).
+/// Weighted least squares: Aitken 1936.
 ///
-/// There is one weight a unit, so the loss fits one dimension only: `check_target` refuses any
-/// other with [`Error::Length`].
+/// The number of weights fixes the dimension: `check_target` rejects any other dimension with
+/// [`Error::Length`].
 ///
 /// # Examples
 /// ```
@@ -36,11 +36,11 @@ pub struct WeightedSquaredError<T> {
 }
 
 impl<T: Scalar> WeightedSquaredError<T> {
-    /// The loss with these weights, one a unit.
+    /// The loss with these weights, one per unit.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] for a weight that is negative or not finite, [`Error::Length`] for
-    /// no weights.
+    /// [`Error::InvalidOption`] for a weight that is negative or not finite, [`Error::Length`] if
+    /// there are no weights.
     pub fn new(weights: Vec<T>) -> Result<Self, Error> {
         check_list("WeightedSquaredError::weights", &weights, not_negative)?;
         Ok(Self { weights })
@@ -48,7 +48,7 @@ impl<T: Scalar> WeightedSquaredError<T> {
 
     fn unit(&self, j: usize, r: T) -> [T; 3] {
         let weight = self.weights[j];
-        // Not r², which may be too large or too small for a number.
+        // Avoid r², which may overflow or underflow.
         [weight * r * (T::of(0.5) * r), weight * r, weight]
     }
 }

@@ -1,4 +1,4 @@
-//! The columns of z_0, …, z_T that one computation works on.
+//! The columns of z_0, …, z_T in one batch.
 
 use std::ops::Range;
 
@@ -10,12 +10,12 @@ use crate::layer::Context;
 #[derive(Debug, Clone, Copy)]
 pub struct Batch<'a, T> {
     pub(crate) dims: &'a [usize],
-    /// z_0, …, z_T; the batch is their columns from `start` on. Auxiliary targets that are not kept
-    /// are empty.
+    /// z_0, …, z_T; the batch consists of their columns from `start` on. Auxiliary targets that are
+    /// not kept are empty.
     pub(crate) z: &'a [Vec<T>],
     pub(crate) start: usize,
-    /// New z_1, …, z_{T−1} of this batch, where they were written; empty in a read-only view. The
-    /// batch is their columns from `offset` on.
+    /// New values of z_1, …, z_{T−1} for this batch, if they were written; empty in a read-only
+    /// view. The batch consists of their columns from `offset` on.
     pub(crate) drafts: &'a [Draft<T>],
     pub(crate) offset: usize,
     pub(crate) ids: &'a [u64],
@@ -26,12 +26,12 @@ pub struct Batch<'a, T> {
     pub(crate) execution: Execution,
 }
 
-/// A new z_t of a batch, if it was written.
+/// A new value of a batch's z_t, if one was written.
 #[derive(Debug, Clone)]
 pub(crate) struct Draft<T> {
     pub(crate) z: Vec<T>,
     pub(crate) written: bool,
-    /// Whether its numbers are known to be finite.
+    /// Whether its values are known to be finite.
     pub(crate) finite: bool,
 }
 
@@ -58,9 +58,9 @@ impl<'a, T> Batch<'a, T> {
         (!self.weights.is_empty()).then_some(self.weights)
     }
 
-    /// z_t, d_t × n column-major: the input for t = 0, the output target for t = T, else the
-    /// auxiliary targets, which have no meaning in a visit of a scheme that keeps none until it has
-    /// made them. Panics if t > T.
+    /// z_t, d_t × n column-major: the input for t = 0, the output target for t = T, otherwise the
+    /// auxiliary targets. If a scheme does not keep its targets, these have no meaning until its
+    /// visit has computed them. Panics if t > T.
     pub fn z(&self, t: usize) -> &'a [T] {
         let (dim, n) = (self.dims[t], self.ids.len());
         match t.checked_sub(1).and_then(|i| self.drafts.get(i)) {
@@ -70,13 +70,14 @@ impl<'a, T> Batch<'a, T> {
         }
     }
 
-    /// Sets how columns are scheduled: the parallelism of a chain such as
-    /// [`Problem::backprop`](crate::energy::Problem::backprop), in which layers must wait.
+    /// Sets how columns are scheduled. In a chain such as
+    /// [`Problem::backprop`](crate::energy::Problem::backprop), layers must wait for one another,
+    /// so columns are the only parallelism.
     pub fn with_execution(self, execution: Execution) -> Self {
         Self { execution, ..self }
     }
 
-    /// Some of the batch's columns.
+    /// A range of the batch's columns.
     pub(crate) fn part(self, run: Range<usize>) -> Self {
         Self {
             start: self.start + run.start,
@@ -102,8 +103,8 @@ impl<'a, T> Batch<'a, T> {
     }
 }
 
-/// A batch whose auxiliary targets can be changed: the new ones are drafts beside the old ones, until
-/// the owner of both commits them.
+/// A batch whose auxiliary targets can be changed. New values are drafts, kept apart from the old
+/// ones until the owner of both commits them.
 #[derive(Debug)]
 pub struct BatchMut<'a, T> {
     /// The batch without drafts.
@@ -112,7 +113,7 @@ pub struct BatchMut<'a, T> {
 }
 
 impl<T: Copy> BatchMut<'_, T> {
-    /// The same view, for reading.
+    /// A read-only view.
     pub fn view(&self) -> Batch<'_, T> {
         Batch {
             drafts: self.drafts,
@@ -120,7 +121,7 @@ impl<T: Copy> BatchMut<'_, T> {
         }
     }
 
-    /// The same batch, for a shorter time.
+    /// The same batch, borrowed for a shorter time.
     pub(crate) fn reborrow(&mut self) -> BatchMut<'_, T> {
         BatchMut {
             base: self.base,
@@ -128,8 +129,8 @@ impl<T: Copy> BatchMut<'_, T> {
         }
     }
 
-    /// The auxiliary targets z_t, d_t × n column-major. Panics if t is not in 1..T: the input and
-    /// the output target are given.
+    /// The auxiliary targets z_t, d_t × n column-major. Panics if t is not in 1..T, because the
+    /// input and the output target are fixed.
     pub fn target_mut(&mut self, t: usize) -> &mut [T] {
         self.write(t);
         let own = columns(self.base.dims[t], self.base.offset, self.base.len());
@@ -151,7 +152,7 @@ impl<T: Copy> BatchMut<'_, T> {
         draft.finite = false;
     }
 
-    /// z_t ← `new`, which is finite, whatever it was.
+    /// z_t ← `new`, whose values must be finite; overwrites any draft.
     pub(crate) fn set(&mut self, t: usize, new: &[T]) {
         if self.drafts[t - 1].written {
             self.target_mut(t).copy_from_slice(new);
@@ -163,18 +164,18 @@ impl<T: Copy> BatchMut<'_, T> {
         (draft.written, draft.finite) = (true, true);
     }
 
-    /// z_t ← `new`, which is finite, and gets other memory in exchange.
+    /// z_t ← `new`, whose values must be finite; the old memory is swapped into `new`.
     pub(crate) fn replace(&mut self, t: usize, new: &mut Vec<T>) {
         let draft = &mut self.drafts[t - 1];
         std::mem::swap(&mut draft.z, new);
         (draft.written, draft.finite) = (true, true);
-        // The caller's memory keeps its length.
+        // The caller's buffer must keep its length.
         if let Some(&filler) = draft.z.first() {
             new.resize(draft.z.len(), filler);
         }
     }
 
-    /// Whether all drafts are finite, as what examples keep must be.
+    /// Checks that all drafts are finite, as required before they are committed.
     pub(crate) fn check(&self, step: u64) -> Result<(), Error>
     where
         T: Scalar,
@@ -190,7 +191,7 @@ impl<T: Copy> BatchMut<'_, T> {
         })
     }
 
-    /// Drafts of all z_1, …, z_{T−1}, and where the batch begins in the i-th of them.
+    /// Drafts of all z_1, …, z_{T−1}, and the range of the batch in the i-th of them.
     pub(crate) fn hidden_mut(
         &mut self,
     ) -> (&mut [Draft<T>], impl Fn(usize) -> Range<usize> + use<'_, T>) {

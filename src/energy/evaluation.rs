@@ -1,4 +1,4 @@
-//! Results of evaluations: values that lend what was computed, and nothing else.
+//! Results of evaluations, which give access only to what was computed.
 
 use std::marker::PhantomData;
 
@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::kernel::{Scalar, Write, add_scaled, scale, scale_columns};
 use crate::layer::ParameterGroup;
 
-/// f_t at one (z_t, θ_t): the prediction, and the data for products with its Jacobians
+/// f_t at one point (z_t, θ_t): the prediction, and the data for products with its Jacobians
 /// ([`LocalProblem::linearize`]).
 ///
 /// # Examples
@@ -53,8 +53,8 @@ impl<'w, 'a, T: Scalar> Linearization<'w, 'a, T> {
         LocalEvaluation::new(self.workspace)
     }
 
-    /// `tangent ← (∂f/∂z) v_input + (∂f/∂θ) v_parameters`, θ the layer's own parameters; a missing
-    /// direction is zero.
+    /// `tangent ← (∂f/∂z) v_input + (∂f/∂θ) v_parameters`, where θ are the layer's own parameters.
+    /// A missing direction counts as zero.
     ///
     /// # Errors
     /// [`Error::Length`] for a slice that does not fit.
@@ -78,7 +78,8 @@ impl<'w, 'a, T: Scalar> Linearization<'w, 'a, T> {
         Ok(())
     }
 
-    /// `d_input ← (∂f/∂z)ᵀ g` and `d_parameters ← (∂f/∂θ)ᵀ g`, θ the layer's own parameters.
+    /// `d_input ← (∂f/∂z)ᵀ g` and `d_parameters ← (∂f/∂θ)ᵀ g`, where θ are the layer's own
+    /// parameters.
     ///
     /// # Errors
     /// [`Error::Length`] for a slice that does not fit.
@@ -108,14 +109,15 @@ impl<'w, 'a, T: Scalar> Linearization<'w, 'a, T> {
         Ok(())
     }
 
-    /// `product ← G v` with the Gauss-Newton matrix of ℓ_t in the layer's own parameters,
+    /// `product ← G v` with the Gauss-Newton matrix of ℓ_t in the layer's own parameters:
     ///
     /// G = Σᵢ wᵢ \[ μ_{t+1} (∂f/∂θ)ᵀ Cᵢ (∂f/∂θ) + λ₂ on the groups that R_t decays \],
     ///
-    /// Cᵢ is the loss's curvature in ẑ_{t+1} ([`Loss::curvature`](crate::loss::Loss::curvature)), λ₂ of
-    /// R_t: one JVP and one VJP. A sum over examples, like ℓ_t; positive semidefinite; the Hessian
-    /// where f is linear in θ, C is the loss's Hessian and R_t has no L1 part. Schraudolph 2002. Gradients
-    /// evaluated before mean nothing afterwards.
+    /// where Cᵢ is the loss's curvature in ẑ_{t+1}
+    /// ([`Loss::curvature`](crate::loss::Loss::curvature)) and λ₂ the L2 weight of R_t. It costs
+    /// one JVP and one VJP. G is a sum over examples, like ℓ_t, and positive semidefinite. It is
+    /// the Hessian if f is linear in θ, C is the loss's Hessian and R_t has no L1 part.
+    /// Schraudolph 2002. Gradients that were evaluated before this call are no longer valid.
     ///
     /// # Errors
     /// [`Error::Length`] for a slice that does not fit.
@@ -153,8 +155,7 @@ impl<'w, 'a, T: Scalar> Linearization<'w, 'a, T> {
     }
 }
 
-/// ℓ_t and those of its gradients that were wanted: sums over examples, μ, weights and regularisers
-/// included.
+/// ℓ_t and its requested gradients: sums over examples, including μ, weights and regularisers.
 #[derive(Debug, Clone, Copy)]
 pub struct LocalEvaluation<'w, T, W> {
     workspace: &'w LocalWorkspace<T>,
@@ -174,7 +175,7 @@ impl<'w, T: Scalar, W: Wanted> LocalEvaluation<'w, T, W> {
         self.workspace.energy
     }
 
-    /// ℓ_t of each example, with the same factors.
+    /// ℓ_t of each example, including the same factors.
     pub fn energies(&self) -> &'w [T] {
         &self.workspace.energies
     }
@@ -192,8 +193,8 @@ impl<'w, T: Scalar, W: Wanted> LocalEvaluation<'w, T, W> {
         &self.workspace.d_parameters
     }
 
-    /// ∂ℓ_t/∂z_t, input_dim × n column-major. (Zero where the layer is not differentiable in its
-    /// input.)
+    /// ∂ℓ_t/∂z_t, input_dim × n column-major. It is zero if the layer is not differentiable in its
+    /// input.
     pub fn input_gradient(&self) -> &'w [T]
     where
         W: WithInput,
@@ -210,8 +211,8 @@ impl<'w, T: Scalar, W: Wanted> LocalEvaluation<'w, T, W> {
     }
 }
 
-/// E on a batch and those of its gradients that were wanted: sums over examples, μ, weights,
-/// multipliers and regularisers included.
+/// E on a batch and its requested gradients: sums over examples, including μ, weights, multipliers
+/// and regularisers.
 #[derive(Debug, Clone, Copy)]
 pub struct Evaluation<'w, T, W> {
     workspace: &'w Workspace<T>,
@@ -231,12 +232,12 @@ impl<'w, T: Scalar, W: Wanted> Evaluation<'w, T, W> {
         self.workspace.energy()
     }
 
-    /// Layer t's contribution, without gradients: ℓ_t and ẑ_{t+1}. Panics if t ≥ T.
+    /// The part of layer t, without gradients: ℓ_t and ẑ_{t+1}. Panics if t ≥ T.
     pub fn local(&self, t: usize) -> LocalEvaluation<'w, T, super::wanted::Value> {
         LocalEvaluation::new(&self.workspace.locals[t])
     }
 
-    /// E of the i-th example of the batch, its weight included. Panics if the batch has no such
+    /// E of the i-th example of the batch, including its weight. Panics if the batch has no such
     /// example.
     pub fn example_energy(&self, i: usize) -> T {
         let locals = self.workspace.locals.iter();
@@ -260,7 +261,7 @@ impl<'w, T: Scalar, W: Wanted> Evaluation<'w, T, W> {
     }
 }
 
-/// The composed objective of backprop on a batch and its gradients, sums over examples.
+/// The composed objective of backprop on a batch, with its gradients; sums over examples.
 #[derive(Debug, Clone, Copy)]
 pub struct Composed<'w, T> {
     evaluation: Evaluation<'w, T, Parameters>,
@@ -283,7 +284,7 @@ impl<'w, T: Scalar> Composed<'w, T> {
         self.evaluation.local(t).prediction()
     }
 
-    /// Its gradient in θ_t. Panics if t ≥ T.
+    /// The gradient of the objective in θ_t. Panics if t ≥ T.
     pub fn parameter_gradient(&self, t: usize) -> &'w [T] {
         self.evaluation.parameter_gradient(t)
     }

@@ -1,4 +1,4 @@
-//! The loss of one layer, which depends only on that layer.
+//! The local problem of one layer, which depends only on that layer.
 
 use crate::check::{check_finite, check_length, check_weights};
 use crate::energy::evaluation::{Linearization, LocalEvaluation};
@@ -11,18 +11,19 @@ use crate::layer::{Context, Layer, ParameterGroup, Point, check_layout, paramete
 use crate::loss::{Loss, Pair};
 use crate::regularizer::Regularizer;
 
-/// The local problem of layer t,
+/// The local problem of layer t:
 ///
 /// ℓ_t(θ_t, z_t, z_{t+1}) = μ_{t+1} Σᵢ L_h(z_{t+1}ⁱ, f_t(z_tⁱ, θ_t)),
 ///
 /// and for the last layer Σᵢ L(z_Tⁱ, f_{T−1}(z_{T−1}ⁱ, θ_{T−1})).
 ///
 /// It borrows only θ_t (the layer's parameters, then the loss's), z_t, z_{t+1}, the layer and the
-/// loss. E = Σ_t ℓ_t, and the T problems can be evaluated in parallel, in any order. Sums are over
-/// examples, without averaging; μ is included in values and gradients. With example weights wᵢ,
-/// regularisers R_t and S_{t+1}, and multipliers λ of the constraints z = ẑ, where there are any,
+/// loss. E = Σ_t ℓ_t, and the T problems can be evaluated in parallel, in any order. Values and
+/// gradients are sums over examples, without averaging, and include μ. With example weights wᵢ,
+/// regularisers R_t and S_{t+1}, and multipliers λ of the constraints z = ẑ,
 ///
-/// ℓ_t = Σᵢ wᵢ \[ μ_{t+1} L_h(z_{t+1}ⁱ, ẑ_{t+1}ⁱ) + R_t(θ_t) + S_{t+1}(z_{t+1}ⁱ) + λ_{t+1}ⁱ·(z_{t+1}ⁱ − ẑ_{t+1}ⁱ) \].
+/// ℓ_t = Σᵢ wᵢ \[ μ_{t+1} L_h(z_{t+1}ⁱ, ẑ_{t+1}ⁱ) + R_t(θ_t) + S_{t+1}(z_{t+1}ⁱ) +
+/// λ_{t+1}ⁱ·(z_{t+1}ⁱ − ẑ_{t+1}ⁱ) \].
 ///
 /// # Examples
 /// ```
@@ -59,7 +60,7 @@ pub struct LocalProblem<'a, T: Scalar> {
     pub(crate) multipliers: &'a [T],
 }
 
-/// R_t, on those groups of θ_t that decay, and S_{t+1}.
+/// R_t, for those groups of θ_t that decay, and S_{t+1}.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Regularization<'a> {
     pub(crate) parameters: Regularizer,
@@ -67,7 +68,7 @@ pub(crate) struct Regularization<'a> {
     pub(crate) targets: Regularizer,
 }
 
-/// A local problem's value and gradients, in memory of their own.
+/// The value and gradients of a local problem, in owned memory.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -83,14 +84,14 @@ pub struct LocalGradients<T> {
 }
 
 impl<'a, T: Scalar> LocalProblem<'a, T> {
-    /// A local problem on the caller's own arrays, without regularisers: `parameters` are the
-    /// layer's, then the loss's, `weight` is μ_{t+1}, `input` z_t (input_dim × n column-major),
-    /// `target` z_{t+1} (output_dim × n).
+    /// A local problem on the caller's own arrays, without regularisers. `parameters` are the
+    /// layer's, then the loss's; `weight` is μ_{t+1}; `input` is z_t (input_dim × n column-major);
+    /// `target` is z_{t+1} (output_dim × n).
     ///
     /// # Errors
     /// [`Error::Length`] or [`Error::ExampleCount`] for arrays that do not fit the layer,
-    /// [`Error::NoExamples`], [`Error::InvalidOption`] for a weight that is not above 0 and finite,
-    /// [`Error::NonFiniteData`], and those of the layer's and the loss's checks of their data.
+    /// [`Error::NoExamples`], [`Error::InvalidOption`] unless the weight is above 0 and finite,
+    /// [`Error::NonFiniteData`], and the errors of the layer's and the loss's checks of their data.
     pub fn new(
         layer: &'a dyn Layer<T>,
         parameters: &'a [T],
@@ -139,7 +140,7 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         })
     }
 
-    /// Gives every example a weight; 2 counts it twice.
+    /// Gives every example a weight; a weight of 2 counts the example twice.
     ///
     /// # Errors
     /// [`Error::Length`], or [`Error::InvalidOption`] unless every weight is above 0 and finite.
@@ -171,12 +172,12 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         })
     }
 
-    /// Sets the context (for stochastic layers).
+    /// Sets the context, which stochastic layers use.
     pub fn in_context(self, context: Context<'a>) -> Self {
         Self { context, ..self }
     }
 
-    /// The same problem at other parameters θ_t: the layer's, then the loss's.
+    /// The same problem with other parameters θ_t: the layer's, then the loss's.
     ///
     /// # Errors
     /// [`Error::Length`], [`Error::NonFiniteData`].
@@ -187,7 +188,7 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         Ok(self.moved_to(parameters))
     }
 
-    /// [`LocalProblem::at_parameters`], whatever they are.
+    /// [`LocalProblem::at_parameters`] without checks.
     pub(crate) fn moved_to(self, parameters: &'a [T]) -> Self {
         Self { parameters, ..self }
     }
@@ -227,7 +228,7 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         (!self.example_weights.is_empty()).then_some(self.example_weights)
     }
 
-    /// t, the number of the layer.
+    /// The layer's index t.
     pub fn layer(&self) -> usize {
         self.context.layer
     }
@@ -237,8 +238,8 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         self.input.len() / self.layer.input_dim()
     }
 
-    /// Memory to evaluate this problem in. Any other problem can use it too; only a larger one makes
-    /// it grow.
+    /// Memory for evaluating this problem. It can be used for any other problem too, and grows if
+    /// that is larger.
     pub fn workspace(&self) -> LocalWorkspace<T> {
         let mut workspace = LocalWorkspace::new();
         self.fit(&mut workspace);
@@ -250,14 +251,15 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         workspace.fit(self.layer, self.loss, parameters, n);
     }
 
-    /// Evaluates f_t at (z_t, θ_t) in `workspace`: the prediction ẑ_{t+1}, and what the derivatives
-    /// need. From there ℓ_t, its gradients and Jacobian products can be evaluated any number of times.
+    /// Evaluates f_t at (z_t, θ_t) in `workspace`: the prediction ẑ_{t+1}, and the data for
+    /// derivatives. ℓ_t, its gradients and Jacobian products can then be evaluated any number of
+    /// times.
     pub fn linearize<'w>(&self, workspace: &'w mut LocalWorkspace<T>) -> Linearization<'w, 'a, T> {
         self.predict(workspace);
         self.linearized(workspace)
     }
 
-    /// [`LocalProblem::linearize`] for a workspace whose prediction is current.
+    /// [`LocalProblem::linearize`] for a workspace that already holds the current prediction.
     pub(crate) fn linearized<'w>(
         &self,
         workspace: &'w mut LocalWorkspace<T>,
@@ -265,15 +267,15 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         Linearization::new(*self, workspace)
     }
 
-    /// ẑ_{t+1} = f_t(z_t, θ_t), into the workspace, ready for derivatives.
+    /// Writes ẑ_{t+1} = f_t(z_t, θ_t) and the data for derivatives to the workspace.
     pub(crate) fn predict(&self, workspace: &mut LocalWorkspace<T>) {
         self.fit(workspace);
         let own = &self.parameters[..self.own];
         workspace.forward(self.layer, &self.context, own, self.input);
     }
 
-    /// ℓ_t and the wanted gradients, for a workspace whose prediction came from
-    /// [`LocalProblem::predict`] with the same θ_t and z_t; z_{t+1} may have moved since.
+    /// Computes ℓ_t and the requested gradients. The workspace must hold the prediction of
+    /// [`LocalProblem::predict`] with the same θ_t and z_t; z_{t+1} may have changed since.
     pub(crate) fn differentiate(&self, wanted: Ask, workspace: &mut LocalWorkspace<T>) -> T {
         let w = workspace;
         let pair = self.pair(&w.prediction);
@@ -316,8 +318,8 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         w.energy
     }
 
-    /// Multiplies the energies and the computed gradients of the loss by μ and the examples' weights,
-    /// and adds the multipliers' λ·(z − ẑ), whose gradient is λ in z and −λ in ẑ.
+    /// Multiplies the energies and the loss's computed gradients by μ and the example weights. Adds
+    /// λ·(z − ẑ) for the multipliers, whose gradient is λ in z and −λ in ẑ.
     fn apply_factors(&self, target: bool, prediction: bool, w: &mut LocalWorkspace<T>) {
         let mut computed = [&mut w.energies[..], &mut [], &mut []];
         if target {
@@ -351,7 +353,8 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         }
     }
 
-    /// Adds wᵢ R_t(θ_t) to every example's energy, and Σᵢ wᵢ ∇R_t to the gradient in θ_t if wanted.
+    /// Adds wᵢ R_t(θ_t) to every example's energy, and Σᵢ wᵢ ∇R_t to the gradient in θ_t if
+    /// requested.
     pub(crate) fn regularize_parameters(&self, wanted: bool, w: &mut LocalWorkspace<T>) {
         let regularizer = self.regularization.parameters;
         if regularizer.is_none() {
@@ -372,8 +375,8 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         }
     }
 
-    /// Adds wᵢ S_{t+1}(z_{t+1}ⁱ) to every example's energy, and its gradient to that in z_{t+1} if
-    /// wanted.
+    /// Adds wᵢ S_{t+1}(z_{t+1}ⁱ) to every example's energy, and its gradient to the gradient in
+    /// z_{t+1} if requested.
     fn regularize_target(&self, wanted: bool, w: &mut LocalWorkspace<T>) {
         let regularizer = self.regularization.targets;
         if regularizer.is_none() {
@@ -403,8 +406,8 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         self.example_weights.get(i).copied().unwrap_or(T::one())
     }
 
-    /// ℓ_t and the wanted gradients. The results are in the workspace, and are read through the
-    /// returned value.
+    /// Computes ℓ_t and the requested gradients. The results are in the workspace and are read
+    /// through the returned value.
     pub fn evaluate<'w, W: Wanted>(
         &self,
         _wanted: W,
@@ -415,9 +418,9 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         LocalEvaluation::new(workspace)
     }
 
-    /// Σᵢ ‖z_{t+1}ⁱ − ẑ_{t+1}ⁱ‖², for a workspace in which this problem was evaluated.
+    /// Σᵢ ‖z_{t+1}ⁱ − ẑ_{t+1}ⁱ‖², for a workspace in which this problem has been evaluated.
     pub(crate) fn squared_gap(&self, workspace: &LocalWorkspace<T>) -> T {
-        // Follows from ½‖z − ẑ‖².
+        // Squared error has measured it already: the loss is ½‖z − ẑ‖².
         if self.loss.is_squared_error() {
             return T::of(2.0) * workspace.loss;
         }
@@ -429,7 +432,7 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         self.evaluate(Value, &mut self.workspace()).energy()
     }
 
-    /// ℓ_t and its three gradients, in new memory.
+    /// ℓ_t and its three gradients, in newly allocated memory.
     pub fn gradients(&self) -> LocalGradients<T> {
         let mut w = self.workspace();
         let energy = self.evaluate(All, &mut w).energy();
@@ -444,7 +447,7 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         }
     }
 
-    /// The pair that the loss compares, for the prediction `output`.
+    /// The target and the prediction `output`, as the loss compares them.
     pub(super) fn pair<'b>(&self, output: &'b [T]) -> Pair<'b, T>
     where
         'a: 'b,

@@ -1,9 +1,10 @@
 //! The decoupled objective: E, layer by layer.
 //!
 //! [`Energy`] describes losses, penalties and regularisers. [`Problem`] is E on one batch, a sum of
-//! [`LocalProblem`]s. Results are read from [`Evaluation`]s, which lend only what was [`Wanted`].
+//! [`LocalProblem`]s. Results are read from [`Evaluation`]s, which contain only what was
+//! [`Wanted`].
 
-/// Implements `Default` with the default of every field; a derived one would demand one of T, too.
+/// Implements `Default` from the defaults of all fields. A derived one would also require it of T.
 macro_rules! default_fields {
     ($name:ident: $($field:ident)*) => {
         impl<T: $crate::kernel::Scalar> Default for $name<T> {

@@ -16,12 +16,13 @@ use crate::layer::Layer;
 use crate::loss::{Loss, Pair};
 use crate::regularizer::Regularizer;
 
-/// The layers of a circuit, each with its loss, weight and regularisers: E without a batch.
+/// The layers of a circuit, each with its loss, weight and regularisers: E before a batch is
+/// chosen.
 #[derive(Debug, Clone, Copy)]
 pub struct Layers<'a, T: Scalar> {
     circuit: &'a Circuit<T>,
     terms: &'a Terms<T>,
-    /// μ_1, …, μ_{T−1}: those of the terms, or replacements.
+    /// μ_1, …, μ_{T−1}, from the terms or replaced.
     penalties: &'a [T],
 }
 
@@ -34,7 +35,7 @@ impl<'a, T: Scalar> Layers<'a, T> {
         }
     }
 
-    /// With other penalties, whose number must fit.
+    /// Replaces the penalties; their number must fit.
     pub(crate) fn at_penalties(self, penalties: &'a [T]) -> Self {
         Self { penalties, ..self }
     }
@@ -88,7 +89,7 @@ impl<'a, T: Scalar> Layers<'a, T> {
         self.circuit.loss_parameters(t)
     }
 
-    /// Σ_t R(θ_t), which every example adds to E.
+    /// Σ_t R(θ_t), which is added to E once per example.
     pub(crate) fn parameter_regularization(&self) -> T {
         let mut sum = T::zero();
         for t in 0..self.depth() {
@@ -102,7 +103,7 @@ impl<'a, T: Scalar> Layers<'a, T> {
         sum
     }
 
-    /// The composed loss Σᵢ L(z_Tⁱ, ẑ_Tⁱ) of the plain forward pass, a sum over the columns,
+    /// The composed loss Σᵢ L(z_Tⁱ, ẑ_Tⁱ) of the plain forward pass: a sum over the columns,
     /// without regularisers.
     pub(crate) fn composed_loss(
         &self,
@@ -135,8 +136,8 @@ impl<'a, T: Scalar> Layers<'a, T> {
     }
 }
 
-/// E on one batch: the layers with their terms, μ, the columns of z_0, …, z_T and the multipliers λ,
-/// all borrowed.
+/// E on one batch: the layers with their terms, μ, the columns of z_0, …, z_T and the multipliers
+/// λ, all borrowed.
 ///
 /// E = Σ_t ℓ_t is a sum of [`LocalProblem`]s, each a function of θ_t, z_t and z_{t+1} alone. With
 /// g_{t+1} = ∂ℓ_t/∂ẑ_{t+1} (μ included),
@@ -157,7 +158,7 @@ impl<'a, T: Scalar> Layers<'a, T> {
 /// model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
 /// let mut workspace = Workspace::new();
 /// let evaluation = model.problem(0..4)?.evaluate(All, &mut workspace);
-/// // At the forward pass the hidden layers are at rest, and E is the composed loss.
+/// // At the forward pass the hidden gradients are zero, and E is the composed loss.
 /// assert!(evaluation.parameter_gradient(0).iter().all(|&g| g == 0.0));
 /// assert_eq!(evaluation.energy(), model.composed_loss()?);
 /// # Ok::<(), Error>(())
@@ -192,11 +193,11 @@ impl<'a, T: Scalar> Problem<'a, T> {
         Ok(Self { layers, ..self })
     }
 
-    /// Adds Lagrange multipliers: E gains wᵢ λ_tⁱ·(z_tⁱ − ẑ_tⁱ) for t = 1, …, T−1 and every example,
-    /// λ_t d_t × n column-major.
+    /// Adds Lagrange multipliers: E gains wᵢ λ_tⁱ·(z_tⁱ − ẑ_tⁱ) for t = 1, …, T−1 and every
+    /// example. Each λ_t is d_t × n column-major.
     ///
     /// # Errors
-    /// [`Error::Length`] if they are not T − 1 arrays the size of the targets,
+    /// [`Error::Length`] unless there are T − 1 arrays, each as large as the targets z_t;
     /// [`Error::NonFiniteData`].
     pub fn with_multipliers(self, multipliers: &'a [Vec<T>]) -> Result<Self, Error> {
         check_multipliers(self.layers, self.batch.len(), multipliers)?;
@@ -215,7 +216,7 @@ impl<'a, T: Scalar> Problem<'a, T> {
     /// The local problem of layer t. Panics if t ≥ T.
     pub fn local(&self, t: usize) -> LocalProblem<'a, T> {
         let Layers { circuit, terms, .. } = self.layers;
-        // S belongs to auxiliary targets, not to z_T.
+        // S applies to auxiliary targets, not to z_T.
         let targets = terms.target_regularizers().get(t).copied();
         LocalProblem {
             layer: circuit.layer(t),
@@ -236,8 +237,8 @@ impl<'a, T: Scalar> Problem<'a, T> {
         }
     }
 
-    /// E, summed in the order of the layers, and the gradients that are wanted, in `workspace`: sums
-    /// over examples, without averaging.
+    /// Computes E, summed in the order of the layers, and the requested gradients, in `workspace`.
+    /// They are sums over examples, without averaging.
     pub fn evaluate<'w, W: Wanted>(
         &self,
         _wanted: W,
@@ -247,22 +248,22 @@ impl<'a, T: Scalar> Problem<'a, T> {
         Evaluation::new(workspace)
     }
 
-    /// The composed objective Σᵢ wᵢ \[ L(z_Tⁱ, ẑ_Tⁱ) + Σ_t R(θ_t) \] of the plain forward pass, its
-    /// gradients in θ_t and the errors δ_t, in `workspace`: sums over examples. Auxiliary targets are
-    /// not used. Rumelhart, Hinton & Williams 1986.
+    /// Computes the composed objective Σᵢ wᵢ \[ L(z_Tⁱ, ẑ_Tⁱ) + Σ_t R(θ_t) \] of the plain forward
+    /// pass, its gradients in θ_t and the errors δ_t, in `workspace`. They are sums over examples.
+    /// Auxiliary targets are not used. Rumelhart, Hinton & Williams 1986.
     pub fn backprop<'w>(&self, workspace: &'w mut Workspace<T>) -> Composed<'w, T> {
         workspace.fit(self.layers.depth());
         compose(|t| self.local(t), true, workspace);
         Composed::new(workspace)
     }
 
-    /// Replaces [`Execution::Automatic`] by the execution that suits a pass over these layers best.
+    /// Replaces [`Execution::Automatic`] by the execution that best suits a pass over these layers.
     pub(crate) fn scheduled(self) -> Self {
         let work = self.layers.circuit.work(self.batch.len());
         self.with_execution(self.batch.execution.fitted(work))
     }
 
-    /// Every ẑ_{t+1} = f_t(z_t, θ_t), into the workspace.
+    /// Writes every ẑ_{t+1} = f_t(z_t, θ_t) to the workspace.
     pub(crate) fn predict_locally(&self, workspace: &mut Workspace<T>) {
         workspace.fit(self.layers.depth());
         let problem = self.scheduled();
@@ -291,8 +292,8 @@ impl<'a, T: Scalar> Problem<'a, T> {
         }
     }
 
-    /// [`Problem::differentiate`] with inputs, too, taken from the predictions in the workspace,
-    /// which are those of a forward pass: only the targets of the losses have moved.
+    /// [`Problem::differentiate`], but every layer's input is taken from the forward pass in the
+    /// workspace as well. Only the targets of the losses may have changed since that pass.
     pub(crate) fn differentiate_frozen(&self, ask: Ask, workspace: &mut Workspace<T>) -> T {
         let depth = self.layers.depth();
         for t in 0..depth {
@@ -311,7 +312,7 @@ impl<'a, T: Scalar> Problem<'a, T> {
         self.output_loss(workspace)
     }
 
-    /// [`Problem::composed_loss`] for a workspace that holds the forward pass over the batch.
+    /// [`Problem::composed_loss`] for a workspace that already holds the forward pass of the batch.
     pub(crate) fn output_loss(&self, workspace: &mut Workspace<T>) -> T {
         let last = self.layers.depth() - 1;
         let (before, after) = workspace.locals.split_at_mut(last);
@@ -322,15 +323,15 @@ impl<'a, T: Scalar> Problem<'a, T> {
         problem.differentiate(Ask::VALUE, &mut after[0])
     }
 
-    /// The plain forward pass over a batch's inputs z_0: ẑ_1, …, ẑ_T, and what the derivatives need,
-    /// into the workspace. It is bit-identical to the local predictions at z = ẑ.
+    /// Runs the plain forward pass on the batch's inputs z_0, and writes ẑ_1, …, ẑ_T and the data
+    /// for derivatives to the workspace. It is bit-identical to the local predictions at z = ẑ.
     pub(crate) fn forward_pass(&self, workspace: &mut Workspace<T>) {
         workspace.fit(self.layers.depth());
         predict_in_chain(|t| self.local(t), workspace);
     }
 }
 
-/// Checks that λ_1, …, λ_{T−1} are T − 1 finite arrays the size of the targets of n examples.
+/// Checks that λ_1, …, λ_{T−1} are T − 1 finite arrays, each as large as the targets of n examples.
 pub(crate) fn check_multipliers<T: Scalar>(
     layers: Layers<'_, T>,
     n: usize,
@@ -346,9 +347,9 @@ pub(crate) fn check_multipliers<T: Scalar>(
     Ok(())
 }
 
-/// Completes ∂E/∂z_t, whose target part is in the workspace, by the input part.
+/// Adds the input part to ∂E/∂z_t, whose target part is already in the workspace.
 pub(crate) fn add_input_parts<T: Scalar>(workspace: &mut Workspace<T>, execution: Execution) {
-    // Adjacent pairs in two passes, so that no workspace is in two pairs of one pass.
+    // Process adjacent pairs in two passes, so that no workspace is in two pairs of one pass.
     for first in 0..2.min(workspace.locals.len()) {
         execution.for_each_chunk(&mut workspace.locals[first..], 2, |_, pair| {
             if let [below, above] = pair {
@@ -358,7 +359,7 @@ pub(crate) fn add_input_parts<T: Scalar>(workspace: &mut Workspace<T>, execution
     }
 }
 
-/// The plain forward pass through local problems 0, …, T−1, into a workspace that fits their circuit.
+/// The plain forward pass through local problems 0, …, T−1, in a workspace that fits their circuit.
 pub(crate) fn predict_in_chain<'a, T: Scalar>(
     problem: impl Fn(usize) -> LocalProblem<'a, T>,
     workspace: &mut Workspace<T>,
@@ -383,8 +384,8 @@ pub(crate) fn fed<'a, T: Scalar>(
     }
 }
 
-/// The composed objective of local problems 0, …, T−1, where each gets the previous prediction
-/// instead of its own input, and the gradients in θ_t if wanted; `workspace` must fit the circuit.
+/// The composed objective of local problems 0, …, T−1, where each layer's input is the previous
+/// prediction, with the gradients in θ_t if requested. `workspace` must fit the circuit.
 pub(crate) fn compose<'a, T: Scalar>(
     problem: impl Fn(usize) -> LocalProblem<'a, T>,
     gradients: bool,
@@ -407,7 +408,7 @@ pub(crate) fn compose<'a, T: Scalar>(
             let d_own = Write::Set(d_own);
             let layer = problem.layer;
             layer.vjp(&at, &above.d_input, d_input, d_own, &mut here.work);
-            // The hidden losses play no part.
+            // The hidden losses do not enter the composed objective.
             d_loss.fill(T::zero());
         }
         here.energies.fill(T::zero());

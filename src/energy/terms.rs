@@ -11,12 +11,13 @@ use crate::kernel::Scalar;
 use crate::loss::{Loss, SquaredError};
 use crate::regularizer::Regularizer;
 
-/// Description of the energy E of a circuit: the output loss L, a hidden loss L_h with a weight μ_t
-/// for every hidden layer t = 1, …, T−1, and regularisers.
+/// Description of a circuit's energy E: the output loss L, a hidden loss L_h with a weight μ_t for
+/// every hidden layer t = 1, …, T−1, and regularisers.
 ///
-/// E(θ, Z) = Σᵢ wᵢ \[ L(z_Tⁱ, ẑ_Tⁱ) + Σ_{t=1}^{T−1} μ_t L_h(z_tⁱ, ẑ_tⁱ) + Σ_t R_t(θ_t) + Σ_t S_t(z_tⁱ) \]
+/// E(θ, Z) = Σᵢ wᵢ \[ L(z_Tⁱ, ẑ_Tⁱ) + Σ_{t=1}^{T−1} μ_t L_h(z_tⁱ, ẑ_tⁱ) + Σ_t R_t(θ_t) +
+/// Σ_t S_t(z_tⁱ) \]
 ///
-/// with the examples' weights wᵢ (1 unless set).
+/// with example weights wᵢ (1 unless set).
 ///
 /// | option | default |
 /// |---|---|
@@ -25,7 +26,7 @@ use crate::regularizer::Regularizer;
 /// | penalties μ_t | 1 |
 /// | regularisers R_t of θ_t, S_t of z_t | none |
 ///
-/// It is checked when it is joined with a circuit, in
+/// It is checked when it is combined with a circuit, in
 /// [`DecoupledCircuit::new`](crate::decoupled::DecoupledCircuit::new).
 ///
 /// # Examples
@@ -44,7 +45,7 @@ pub struct Energy<T: Scalar> {
     target_regularizers: PerLayer<Regularizer>,
 }
 
-/// One for all layers, or one for each.
+/// One value for all layers, or one per layer.
 #[derive(Debug, Clone)]
 enum PerLayer<A> {
     All(A),
@@ -78,57 +79,57 @@ impl<T: Scalar> Energy<T> {
         }
     }
 
-    /// L_h of all hidden layers.
+    /// Sets L_h for all hidden layers.
     pub fn with_hidden_loss(mut self, loss: impl Loss<T> + 'static) -> Self {
         self.hidden = PerLayer::All(Arc::new(loss));
         self
     }
 
-    /// L_h of each hidden layer t = 1, …, T−1.
+    /// Sets L_h for each hidden layer t = 1, …, T−1.
     pub fn with_hidden_losses(mut self, losses: Vec<Box<dyn Loss<T>>>) -> Self {
         self.hidden = PerLayer::Each(losses.into_iter().map(Arc::from).collect());
         self
     }
 
-    /// μ_t of all hidden layers.
+    /// Sets μ_t for all hidden layers.
     pub fn with_penalty(mut self, penalty: T) -> Self {
         self.penalty = PerLayer::All(penalty);
         self
     }
 
-    /// μ_t of each hidden layer t = 1, …, T−1.
+    /// Sets μ_t for each hidden layer t = 1, …, T−1.
     pub fn with_penalties(mut self, penalties: Vec<T>) -> Self {
         self.penalty = PerLayer::Each(penalties);
         self
     }
 
-    /// R of every layer's parameters, in groups that decay
-    /// ([`ParameterGroup::decays`](crate::layer::ParameterGroup::decays): weights, not biases). It
+    /// Sets R for the parameters of every layer. It applies to groups that decay
+    /// ([`ParameterGroup::decays`](crate::layer::ParameterGroup::decays): weights, not biases), and
     /// is counted once per example.
     pub fn with_parameter_regularizer(mut self, regularizer: Regularizer) -> Self {
         self.parameter_regularizers = PerLayer::All(regularizer);
         self
     }
 
-    /// R_t of each layer's parameters, t = 0, …, T−1, likewise.
+    /// Sets R_t for each layer t = 0, …, T−1; see [`Energy::with_parameter_regularizer`].
     pub fn with_parameter_regularizers(mut self, regularizers: Vec<Regularizer>) -> Self {
         self.parameter_regularizers = PerLayer::Each(regularizers);
         self
     }
 
-    /// S of every auxiliary target z_1, …, z_{T−1}, without μ.
+    /// Sets S for every auxiliary target z_1, …, z_{T−1}; it is not multiplied by μ.
     pub fn with_target_regularizer(mut self, regularizer: Regularizer) -> Self {
         self.target_regularizers = PerLayer::All(regularizer);
         self
     }
 
-    /// S_t of each hidden layer's auxiliary targets, t = 1, …, T−1, likewise.
+    /// Sets S_t for each hidden layer t = 1, …, T−1; it is not multiplied by μ.
     pub fn with_target_regularizers(mut self, regularizers: Vec<Regularizer>) -> Self {
         self.target_regularizers = PerLayer::Each(regularizers);
         self
     }
 
-    /// The terms of this energy on `circuit`. The losses' parameters are appended to its θ_t.
+    /// The terms of this energy on `circuit`. Appends the losses' parameters to its θ_t.
     pub(crate) fn terms(self, circuit: &mut Circuit<T>) -> Result<Terms<T>, Error> {
         let depth = circuit.depth();
         let hidden = depth - 1;
@@ -218,7 +219,7 @@ impl<T: Scalar> Terms<T> {
         Ok(())
     }
 
-    /// Sets penalties that have been checked.
+    /// Sets penalties that have been checked already.
     pub(crate) fn put_penalties(&mut self, penalties: &[T]) {
         self.penalties.copy_from_slice(penalties);
     }

@@ -1,9 +1,9 @@
-//! Which gradients an evaluation computes, as types, so that only those can be read.
+//! Types that say which gradients an evaluation computes, so that only those can be read.
 
-/// What an evaluation computes in addition to its value. What is not requested is not computed, and
-/// cannot be read.
+/// What an evaluation computes in addition to its value. Anything that is not requested is not
+/// computed, and cannot be read.
 ///
-/// | | ∂ℓ_t/∂θ_t | ∂ℓ_t/∂z_t (input) | ∂ℓ_t/∂z_{t+1} (target) | of a whole batch |
+/// | | ∂ℓ_t/∂θ_t | ∂ℓ_t/∂z_t (input) | ∂ℓ_t/∂z_{t+1} (target) | for a whole batch |
 /// |---|---|---|---|---|
 /// | [`Value`] | | | | E |
 /// | [`Parameters`] | yes | | | ∂E/∂θ |
@@ -24,11 +24,11 @@
 /// ```
 pub trait Wanted: sealed::Sealed + Copy {}
 
-/// An evaluation that has ∂/∂θ_t.
+/// An evaluation that contains ∂/∂θ_t.
 pub trait WithParameters: Wanted {}
-/// An evaluation that has the gradient in a layer's input z_t.
+/// An evaluation that contains the gradient in a layer's input z_t.
 pub trait WithInput: Wanted {}
-/// An evaluation that has the gradient in a loss's target z_{t+1}.
+/// An evaluation that contains the gradient in a loss's target z_{t+1}.
 pub trait WithTarget: Wanted {}
 
 /// [`Wanted`] as a value.
@@ -36,9 +36,9 @@ pub trait WithTarget: Wanted {}
 pub(crate) struct Ask {
     /// ∂ℓ_t/∂θ_t.
     pub(crate) parameters: bool,
-    /// ∂ℓ_t/∂z_t, z_t as the layer's input.
+    /// ∂ℓ_t/∂z_t, with z_t as the layer's input.
     pub(crate) input: bool,
-    /// ∂ℓ_t/∂z_{t+1}, z_{t+1} as the loss's target.
+    /// ∂ℓ_t/∂z_{t+1}, with z_{t+1} as the loss's target.
     pub(crate) target: bool,
 }
 
@@ -56,7 +56,7 @@ impl Ask {
         }
     }
 
-    /// What layer t of `depth` computes for a whole batch: z_0 and z_T are not variables.
+    /// What layer t of `depth` computes for a whole batch; z_0 and z_T are not variables.
     pub(crate) fn of_layer(self, t: usize, depth: usize) -> Self {
         Self {
             input: self.input && t > 0,

@@ -1,4 +1,4 @@
-//! The memory that evaluations work in: allocated once, then reused.
+//! Memory for evaluations, allocated once and then reused.
 
 use crate::check::check_computed;
 use crate::error::{Error, Quantity};
@@ -6,7 +6,7 @@ use crate::kernel::{Scalar, norm_in_units};
 use crate::layer::{Context, Layer};
 use crate::loss::Loss;
 
-/// Memory for one layer's local problem, used again and again.
+/// Reusable memory for one layer's local problem.
 #[derive(Debug, Clone)]
 pub struct LocalWorkspace<T> {
     /// ẑ_{t+1}.
@@ -22,7 +22,7 @@ pub struct LocalWorkspace<T> {
     pub(crate) energy: T,
     /// Σᵢ L(zⁱ, ẑⁱ) of the last evaluation, without factors.
     pub(crate) loss: T,
-    /// Σᵢ ‖zⁱ − ẑⁱ‖², where it was just measured.
+    /// Σᵢ ‖zⁱ − ẑⁱ‖², if it was just measured.
     pub(crate) squared_gap: T,
     pub(crate) d_parameters: Vec<T>,
     pub(crate) d_input: Vec<T>,
@@ -47,9 +47,9 @@ impl<T: Scalar> LocalWorkspace<T> {
         }
     }
 
-    /// Fits the buffers to a layer and a batch; allocates only where they were never this large. New
-    /// memory holds NaN, so that a caller's own layer or loss that adds where it must set, or reads what
-    /// it did not write, shows at once.
+    /// Fits the buffers to a layer and a batch; allocates only if they were never this large
+    /// before. New memory holds NaN. This reveals a custom layer or loss that adds where it must
+    /// set, or reads memory that it did not write.
     pub(crate) fn fit(
         &mut self,
         layer: &dyn Layer<T>,
@@ -75,7 +75,7 @@ impl<T: Scalar> LocalWorkspace<T> {
         }
     }
 
-    /// Passes temporary memory on to the next layer while it is still in the cache: everything but
+    /// Passes temporary memory to the next layer while it is still in the cache: everything except
     /// the gradients, and d_input only if `with_input`.
     pub(crate) fn hand_on(&mut self, next: &mut Self, with_input: bool) {
         for (own, other) in [
@@ -103,16 +103,16 @@ impl<T: Scalar> LocalWorkspace<T> {
     }
 }
 
-/// Swaps buffers of equal length and equal capacity, so that neither gets smaller.
+/// Swaps buffers that have the same length and capacity, so that neither shrinks.
 fn swap_alike<T>(a: &mut Vec<T>, b: &mut Vec<T>) {
     if a.len() == b.len() && a.capacity() == b.capacity() {
         std::mem::swap(a, b);
     }
 }
 
-/// Memory for a whole circuit: one [`LocalWorkspace`] per layer, none shared.
+/// Memory for a whole circuit: a separate [`LocalWorkspace`] for each layer.
 ///
-/// The first use for a larger batch than before allocates; every other use does not.
+/// It allocates only when it is first used for a larger batch than before.
 #[derive(Debug, Clone)]
 pub struct Workspace<T> {
     pub(crate) locals: Vec<LocalWorkspace<T>>,
@@ -134,11 +134,11 @@ impl<T: Scalar> Workspace<T> {
         self.locals.resize_with(depth, LocalWorkspace::new);
     }
 
-    /// ∂E/∂z_t, t in 1..T, of an evaluation that wanted it.
+    /// ∂E/∂z_t, t in 1..T, of an evaluation that computed it.
     pub(crate) fn target_gradient(&self, t: usize) -> &[T] {
         assert!(
             0 < t && t < self.locals.len(),
-            "no ∂E/∂z_{t}: it needs 0 < t < T and an evaluation of the targets' gradients"
+            "no ∂E/∂z_{t}: t must be in 1..T, and the evaluation must include target gradients"
         );
         &self.locals[t - 1].d_target
     }
@@ -161,7 +161,7 @@ impl<T: Scalar> Workspace<T> {
         let mut locals = self.locals.iter().enumerate();
         locals.try_for_each(|(t, own)| {
             energy += own.energy;
-            // Each may fit the scalar, and not their sum.
+            // Each energy may fit the scalar while their sum overflows.
             check_computed(Quantity::Energy, t, step, &[own.energy, energy])
         })
     }

@@ -1,4 +1,4 @@
-//! The feed-forward circuit: layers and their parameters, without an objective.
+//! Feed-forward circuits: layers and their parameters, without an objective.
 
 use std::sync::Arc;
 
@@ -15,8 +15,8 @@ use crate::loss::Loss;
 ///
 /// ẑ_{t+1} = f_t(z_t, θ_t)
 ///
-/// It knows neither losses nor examples: [`Energy`](crate::energy::Energy) describes what it is
-/// trained on, and [`DecoupledCircuit`](crate::decoupled::DecoupledCircuit) joins the two with
+/// It contains neither losses nor examples. [`Energy`](crate::energy::Energy) describes what it is
+/// trained on, and [`DecoupledCircuit`](crate::decoupled::DecoupledCircuit) combines both with
 /// examples. Cloning copies the parameters and shares the layers, which are immutable.
 ///
 /// # Examples
@@ -46,7 +46,7 @@ pub struct Circuit<T: Scalar> {
 #[derive(Debug, Clone)]
 struct Groups {
     all: Vec<ParameterGroup>,
-    /// Number of the layer's own parameters, which come first.
+    /// Number of the layer's own parameters, which come first in θ_t.
     own: usize,
 }
 
@@ -59,7 +59,7 @@ impl<T: Scalar> Circuit<T> {
         }
     }
 
-    /// A placeholder without layers, to be replaced by a real circuit.
+    /// A placeholder without layers, later replaced by a real circuit.
     pub(crate) fn hollow() -> Self {
         Self {
             layers: Vec::new(),
@@ -120,7 +120,7 @@ impl<T: Scalar> Circuit<T> {
         &self.parameters[t][self.groups[t].own..]
     }
 
-    /// All θ_t, for steps that have been checked.
+    /// All θ_t, for steps that have been checked already.
     pub(crate) fn parameters_mut(&mut self) -> &mut [Vec<T>] {
         &mut self.parameters
     }
@@ -146,8 +146,8 @@ impl<T: Scalar> Circuit<T> {
         Ok(())
     }
 
-    /// Makes room for the losses' parameters after those of the layers. Where the groups are
-    /// unchanged, the values are kept.
+    /// Makes room for the losses' parameters after those of the layers. Values are kept where the
+    /// groups are unchanged.
     pub(crate) fn attach<'l>(
         &mut self,
         loss: impl Fn(usize) -> &'l dyn Loss<T>,
@@ -183,7 +183,7 @@ impl<T: Scalar> Circuit<T> {
     /// The plain forward pass: ẑ_T for every column of `inputs` (d_0 × n).
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::NonFiniteData`], [`Error::TooLarge`], those of layer 0's
+    /// [`Error::Shape`], [`Error::NonFiniteData`], [`Error::TooLarge`], the errors of layer 0's
     /// [`Layer::check_input`], or [`Error::Overflow`].
     pub fn predict(&self, inputs: &DMatrix<T>) -> Result<DMatrix<T>, Error> {
         self.check_inputs(inputs)?;
@@ -200,7 +200,7 @@ impl<T: Scalar> Circuit<T> {
         DMatrix::from_vec(self.dims[self.depth()], n, output)
     }
 
-    /// Refuses more columns than memory holds in [`Circuit::forward`].
+    /// Rejects more columns than [`Circuit::forward`] can hold in memory.
     pub(crate) fn check_forward(&self, n: usize) -> Result<(), Error> {
         let values = |layer: &dyn Layer<T>| {
             let ends = layer.input_dim().saturating_add(layer.output_dim());
@@ -211,7 +211,7 @@ impl<T: Scalar> Circuit<T> {
     }
 
     /// The output of layer `layers` − 1 in the plain forward pass over n columns; `each` is called
-    /// with every t and ẑ_t before it.
+    /// with every earlier t and ẑ_t.
     pub(crate) fn forward(
         &self,
         inputs: &[T],
@@ -239,12 +239,12 @@ impl<T: Scalar> Circuit<T> {
         self.layers[0].check_input(inputs.as_slice())
     }
 
-    /// Multiply-adds of one product of each layer on `n` examples, as far as they are known.
+    /// Multiply-adds of one product of each layer on `n` examples, estimated if unknown.
     pub(crate) fn work(&self, n: usize) -> impl Iterator<Item = usize> + Clone {
         let layers = self.layers.iter().zip(&self.parameters);
         layers.map(move |(layer, own)| match layer.cost() {
             Some(cost) => cost.saturating_mul(n),
-            // Unknown, so assume that it is much.
+            // The cost is unknown, so assume that it is large.
             None => own.len().saturating_mul(n).max(LEAST_WORK),
         })
     }
@@ -264,7 +264,7 @@ impl<T: Scalar> CircuitBuilder<T> {
         self
     }
 
-    /// The seed of the initial parameters (with a separate stream for every layer) and of stochastic
+    /// Sets the seed of the initial parameters (each layer has a separate stream) and of stochastic
     /// layers.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
@@ -304,7 +304,7 @@ impl<T: Scalar> CircuitBuilder<T> {
     }
 }
 
-/// The blocks of a whole θ_t: the layer's, then its loss's.
+/// The blocks of the complete θ_t: the layer's, then its loss's.
 pub(crate) fn all_groups<T: Scalar>(
     layer: &dyn Layer<T>,
     loss: &dyn Loss<T>,

@@ -1,4 +1,4 @@
-//! The examples of a decoupled circuit: z_0, …, z_T by column, by id.
+//! The examples of a decoupled circuit: z_0, …, z_T by column, with ids.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -7,21 +7,21 @@ use crate::energy::{Batch, BatchMut, Draft, columns};
 use crate::error::Error;
 use crate::kernel::{Execution, Scalar};
 
-/// z_0, …, z_T of n examples, d_t × n column-major each, and the examples' ids in increasing order.
+/// z_0, …, z_T of n examples, each d_t × n column-major, and the examples' ids in increasing order.
 #[derive(Debug, Clone)]
 pub(crate) struct Examples<T> {
     pub(crate) dims: Vec<usize>,
     pub(crate) z: Vec<Vec<T>>,
     pub(crate) ids: Vec<u64>,
-    /// One per example; empty if all are 1.
+    /// One weight per example; empty if all are 1.
     pub(crate) weights: Vec<T>,
     next: u64,
 }
 
-/// A choice among the examples of a [`DecoupledCircuit`](crate::decoupled::DecoupledCircuit).
+/// A selection of the examples of a [`DecoupledCircuit`](crate::decoupled::DecoupledCircuit).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Selection<'a> {
-    /// All of them.
+    /// All examples.
     #[default]
     All,
     /// The examples in these columns, used in place.
@@ -30,7 +30,7 @@ pub enum Selection<'a> {
     Examples(&'a [u64]),
 }
 
-/// A checked selection: one run of columns, or columns to gather.
+/// A checked selection: a range of columns, or a list of columns to copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Chosen<'a> {
     Run(Range<usize>),
@@ -45,7 +45,7 @@ impl Chosen<'_> {
         }
     }
 
-    /// The columns, one after another.
+    /// The selected columns, as a list.
     pub(crate) fn into_places(self) -> Vec<usize> {
         match self {
             Self::Run(run) => run.collect(),
@@ -53,7 +53,7 @@ impl Chosen<'_> {
         }
     }
 
-    /// A range of the columns.
+    /// A range of the selected columns.
     pub(super) fn part(&self, places: Range<usize>) -> Chosen<'_> {
         match self {
             Self::Run(run) => Chosen::Run(run.start + places.start..run.start + places.end),
@@ -62,17 +62,17 @@ impl Chosen<'_> {
     }
 }
 
-/// What a computation does with the auxiliary targets of its examples.
+/// How a computation uses the auxiliary targets of its examples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TargetUse {
-    /// Nothing: what it finds has no meaning, what it leaves is not stored, and penalties have no
-    /// part in it.
+    /// It does not use them. Their values on entry have no meaning, values left behind are not
+    /// stored, and penalties play no role.
     None,
-    /// It computes its own and keeps none: their initial values are meaningless, and their final
-    /// values are not stored.
+    /// It computes its own targets and does not keep them: their initial values have no meaning,
+    /// and their final values are not stored.
     Transient,
-    /// It starts from the targets that the examples hold, and stores the result.
+    /// It starts from the stored targets of the examples, and stores the result.
     Kept,
 }
 
@@ -91,7 +91,7 @@ impl<T: Scalar> Examples<T> {
         self.ids.len()
     }
 
-    /// Appends examples given as complete arrays of z_0, …, z_T, which must fit.
+    /// Appends examples, given as complete arrays of z_0, …, z_T that must fit.
     pub(crate) fn append(&mut self, z: Vec<Vec<T>>) -> Range<u64> {
         let count = z[0].len() / self.dims[0];
         for (own, new) in self.z.iter_mut().zip(z) {
@@ -106,7 +106,7 @@ impl<T: Scalar> Examples<T> {
         first..self.next
     }
 
-    /// The column of an example.
+    /// The column of the example with this id.
     pub(crate) fn column(&self, example: u64) -> Result<usize, Error> {
         self.ids
             .binary_search(&example)
@@ -125,7 +125,7 @@ impl<T: Scalar> Examples<T> {
         remove_columns(&mut self.weights, 1, gone);
     }
 
-    /// Writes z_t of the examples in some columns.
+    /// Writes z_t for the examples in the given columns.
     pub(crate) fn put(&mut self, t: usize, chosen: &[usize], new: &[T]) {
         let dim = self.dims[t];
         for (&c, from) in chosen.iter().zip(new.chunks_exact(dim)) {
@@ -133,7 +133,7 @@ impl<T: Scalar> Examples<T> {
         }
     }
 
-    /// The weight of every example, mutable.
+    /// The weights of all examples, mutably.
     pub(crate) fn weights_mut(&mut self) -> &mut [T] {
         self.weights.resize(self.ids.len(), T::one());
         &mut self.weights
@@ -167,7 +167,7 @@ impl<T: Scalar> Examples<T> {
         }
     }
 
-    /// Copies of the examples in some columns, in that order.
+    /// Copies of the examples in the given columns, in that order.
     pub(crate) fn gathered(&self, chosen: &[usize]) -> Self {
         let mut own = Self::new(&self.dims);
         for ((to, from), &dim) in own.z.iter_mut().zip(&self.z).zip(&self.dims) {
@@ -194,12 +194,12 @@ impl<T: Scalar> Examples<T> {
     }
 }
 
-/// Memory in which batches are worked on: copies of scattered columns, and drafts of new targets.
+/// Memory for working on a batch: copies of scattered columns, and drafts of new targets.
 ///
-/// The examples do not change until [`Working::commit`], whatever goes wrong before.
+/// The examples do not change until [`Working::commit`], so an error before it leaves them intact.
 #[derive(Debug, Clone)]
 pub(crate) struct Working<T> {
-    /// z_0 and z_T of scattered columns; not z_1, …, z_{T−1}.
+    /// z_0 and z_T of scattered columns; z_1, …, z_{T−1} are drafts.
     z: Vec<Vec<T>>,
     ids: Vec<u64>,
     weights: Vec<T>,
@@ -216,7 +216,7 @@ impl<T: Scalar> Working<T> {
         }
     }
 
-    /// A batch to work on.
+    /// A batch whose targets can be changed.
     pub(crate) fn lend<'a>(
         &'a mut self,
         examples: &'a Examples<T>,
@@ -283,7 +283,7 @@ impl<T: Scalar> Working<T> {
         }
     }
 
-    /// Makes the drafts the examples' targets.
+    /// Stores the drafts as the examples' targets.
     pub(crate) fn commit(&mut self, examples: &mut Examples<T>, chosen: &Chosen<'_>) {
         for (t, draft) in (1..).zip(&mut self.drafts) {
             if !std::mem::take(&mut draft.written) {
@@ -301,7 +301,7 @@ impl<T: Scalar> Working<T> {
     }
 }
 
-/// Makes `to` the chosen columns of `from`, none if `from` is empty.
+/// Sets `to` to the chosen columns of `from`, or to nothing if `from` is empty.
 fn gather<A: Copy>(to: &mut Vec<A>, from: &[A], dim: usize, chosen: &[usize]) {
     to.clear();
     for &c in chosen.iter().filter(|_| !from.is_empty()) {
@@ -309,7 +309,7 @@ fn gather<A: Copy>(to: &mut Vec<A>, from: &[A], dim: usize, chosen: &[usize]) {
     }
 }
 
-/// Removes the columns that `gone` marks, if there are columns.
+/// Removes the columns that `gone` marks, if the list is not empty.
 fn remove_columns<A: Copy>(list: &mut Vec<A>, dim: usize, gone: &[bool]) {
     if list.is_empty() {
         return;

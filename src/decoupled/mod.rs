@@ -23,10 +23,10 @@ use crate::layer::Layer;
 use examples::{Chosen, Examples, Working};
 pub use examples::{Selection, TargetUse};
 
-/// A [`Circuit`] together with n examples: inputs z_0, output targets z_T, and the auxiliary
-/// targets z_1, …, z_{T−1} that belong to each example and are trained with θ.
+/// A [`Circuit`] with n examples: inputs z_0, output targets z_T, and the auxiliary targets
+/// z_1, …, z_{T−1}, which belong to each example and are trained together with θ.
 ///
-/// Every example gets an id when it is added, and keeps it when others are removed.
+/// Every example gets an id when it is added, and keeps it when other examples are removed.
 ///
 /// # Examples
 /// ```
@@ -56,7 +56,7 @@ pub struct DecoupledCircuit<T: Scalar> {
     pub(crate) examples: Examples<T>,
 }
 
-/// E and all its gradients on a selection of examples: sums over examples, μ included.
+/// E and all its gradients on a selection of examples: sums over examples, including μ.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Gradients<T: Scalar> {
@@ -86,7 +86,7 @@ impl<T: Scalar> Gradients<T> {
         }
     }
 
-    /// The gradients, if all numbers are finite; `value` is what `energy` is.
+    /// The gradients, if all values are finite; `value` says what `energy` is.
     fn checked(self, value: Quantity) -> Result<Self, Error> {
         check_result(value, self.parameters.len() - 1, &[self.energy])?;
         for (t, gradient) in self.parameters.iter().enumerate() {
@@ -110,8 +110,8 @@ impl<T: Scalar> Gradients<T> {
     }
 }
 
-/// Bytes that a circuit and a workspace occupy. Optimisers and solvers use more (Adam: twice the
-/// parameters).
+/// Bytes used by a circuit and a workspace. Optimisers and solvers need more (Adam: twice the
+/// memory of the parameters).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemoryEstimate {
@@ -133,19 +133,19 @@ impl MemoryEstimate {
     }
 }
 
-/// Examples evaluated at a time when all are requested.
+/// Number of examples per block when all examples are evaluated.
 const BLOCK: usize = 1024;
 
 impl<T: Scalar> DecoupledCircuit<T> {
-    /// The circuit and the energy that it is trained on, without examples yet.
+    /// Combines a circuit with the energy that it is trained on, without examples yet.
     ///
-    /// Parameters of losses (a learned precision) follow those of their layers in θ_t. They are
+    /// The parameters of a loss (a learned precision) follow those of its layer in θ_t. They are
     /// initialised, or kept if the circuit already has them from an energy with the same losses.
     ///
     /// # Errors
-    /// [`Error::FixedTargetLoss`], [`Error::Length`] for a list with another length than T−1,
-    /// [`Error::InvalidOption`] for μ_t not above 0 and finite, [`Error::TooLarge`], and the error
-    /// of a loss that rejects its dimension.
+    /// [`Error::FixedTargetLoss`], [`Error::Length`] for a list that does not have one entry per
+    /// layer it applies to, [`Error::InvalidOption`] unless every μ_t is above 0 and finite,
+    /// [`Error::TooLarge`], and the error of a loss that rejects its dimension.
     pub fn new(mut circuit: Circuit<T>, energy: Energy<T>) -> Result<Self, Error> {
         let terms = energy.terms(&mut circuit)?;
         let examples = Examples::new(circuit.dims());
@@ -156,7 +156,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         })
     }
 
-    /// A placeholder, to be replaced by a model.
+    /// A placeholder, later replaced by a model.
     pub(crate) fn hollow() -> Self {
         Self {
             circuit: Circuit::hollow(),
@@ -190,12 +190,13 @@ impl<T: Scalar> DecoupledCircuit<T> {
         self.terms.set_penalties(penalties)
     }
 
-    /// The circuit alone, without the energy and the examples.
+    /// Returns the circuit, without the energy and the examples.
     pub fn into_circuit(self) -> Circuit<T> {
         self.circuit
     }
 
-    /// [`Circuit::predict`], with its errors: needs no auxiliary targets, so it works on any inputs.
+    /// [`Circuit::predict`], with its errors. It needs no auxiliary targets, so it works for any
+    /// inputs.
     pub fn predict(&self, inputs: &DMatrix<T>) -> Result<DMatrix<T>, Error> {
         self.circuit.predict(inputs)
     }
@@ -204,9 +205,9 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// targets chosen by `init`; returns their ids.
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::ExampleCount`], [`Error::NonFiniteData`], those of layer 0's and
-    /// the losses' checks of their data, or [`Error::InvalidOption`] for an option of `init`.
-    /// Nothing is added then.
+    /// [`Error::Shape`], [`Error::ExampleCount`], [`Error::NonFiniteData`], the errors of layer 0's
+    /// and the losses' checks of their data, or [`Error::InvalidOption`] for an option of `init`.
+    /// On an error nothing is added.
     pub fn add_examples(
         &mut self,
         inputs: &DMatrix<T>,
@@ -225,10 +226,10 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(self.examples.append(z))
     }
 
-    /// Removes examples by their ids, and frees their memory; the ids of the others do not change.
+    /// Removes examples by id and frees their memory; the ids of the others do not change.
     ///
     /// # Errors
-    /// [`Error::UnknownExample`] or [`Error::RepeatedExample`]; nothing is removed then.
+    /// [`Error::UnknownExample`] or [`Error::RepeatedExample`]. On an error nothing is removed.
     pub fn remove_examples(&mut self, examples: &[u64]) -> Result<(), Error> {
         let mut gone = vec![false; self.examples.len()];
         for &example in examples {
@@ -241,16 +242,16 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(())
     }
 
-    /// Sets the weights of the selected examples, one per example in the order of the selection.
-    /// Every weight is 1 at first.
+    /// Sets the weights of the selected examples, in the order of the selection. Every weight is
+    /// initially 1.
     ///
-    /// E = Σᵢ wᵢ Eᵢ, and likewise the composed loss: a weight of 2 counts an example twice. Steps on θ
-    /// still divide by the number of examples, not by the sum of weights; steps on z divide an
-    /// example's gradient by its weight, so that its targets move as if it were alone.
+    /// E = Σᵢ wᵢ Eᵢ, and likewise for the composed loss: a weight of 2 counts an example twice.
+    /// Steps of θ still divide by the number of examples, not by the sum of the weights. Steps of z
+    /// divide an example's gradient by its weight, so that its targets move as if it had weight 1.
     ///
     /// # Errors
-    /// Errors of the selection, [`Error::Length`], and [`Error::InvalidOption`] unless every weight
-    /// is above 0 and finite. Nothing is changed then.
+    /// The errors of the selection, [`Error::Length`], and [`Error::InvalidOption`] unless every
+    /// weight is above 0 and finite. On an error nothing is changed.
     pub fn set_example_weights(
         &mut self,
         selection: &Selection<'_>,
@@ -275,8 +276,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
         &self.examples.ids
     }
 
-    /// z_t of all examples, d_t × n: inputs for t = 0, output targets for t = T, otherwise auxiliary
-    /// targets.
+    /// z_t of all examples, d_t × n: inputs for t = 0, output targets for t = T, otherwise
+    /// auxiliary targets.
     ///
     /// # Errors
     /// [`Error::UnknownLayer`] if t > T.
@@ -292,8 +293,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// per example in the order of the selection).
     ///
     /// # Errors
-    /// [`Error::UnknownLayer`], [`Error::Shape`], [`Error::NonFiniteData`], those of L_h's check of
-    /// its targets, and errors of the selection. Nothing is changed then.
+    /// [`Error::UnknownLayer`], [`Error::Shape`], [`Error::NonFiniteData`], the errors of L_h's
+    /// check of its targets, and those of the selection. On an error nothing is changed.
     pub fn set_targets(
         &mut self,
         t: usize,
@@ -317,7 +318,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// Reinitialises the auxiliary targets of all examples.
     ///
     /// # Errors
-    /// Those of `init`, as in [`DecoupledCircuit::add_examples`]; nothing is changed then.
+    /// The errors of `init`, as in [`DecoupledCircuit::add_examples`]. On an error nothing is
+    /// changed.
     pub fn initialize_targets(&mut self, init: &TargetInit<T>) -> Result<(), Error> {
         let inputs = self.z(0)?.into_owned();
         let targets = init.targets(self.layers(), &inputs)?;
@@ -334,7 +336,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         }
     }
 
-    /// A view of z_0, …, z_T for a run of columns; nothing is copied.
+    /// A view of z_0, …, z_T for a range of columns; nothing is copied.
     ///
     /// # Errors
     /// [`Error::UnknownColumns`].
@@ -343,7 +345,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(self.examples.run(run, 0, false))
     }
 
-    /// The local problem of layer t on a run of columns. It borrows only θ_t, z_t and z_{t+1}.
+    /// The local problem of layer t on a range of columns. It borrows only θ_t, z_t and z_{t+1}.
     ///
     /// # Errors
     /// [`Error::UnknownLayer`], [`Error::UnknownColumns`].
@@ -352,7 +354,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(self.problem(run)?.local(t))
     }
 
-    /// E on a run of columns; nothing is copied.
+    /// E on a range of columns; nothing is copied.
     ///
     /// # Errors
     /// [`Error::UnknownColumns`].
@@ -368,7 +370,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         }
     }
 
-    /// E of all examples, a sum over them.
+    /// E of all examples, as a sum over them.
     ///
     /// # Errors
     /// [`Error::NoExamples`], [`Error::Overflow`].
@@ -379,7 +381,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(energy)
     }
 
-    /// ℓ_0, …, ℓ_{T−1} of all examples, sums over them; their sum, in order, is E.
+    /// ℓ_0, …, ℓ_{T−1} of all examples, as sums over them. Added in order, they give E.
     ///
     /// # Errors
     /// [`Error::NoExamples`], [`Error::Overflow`].
@@ -415,8 +417,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(gaps.collect())
     }
 
-    /// Goes through the selected examples, in their order, in blocks, so that memory does not grow with
-    /// their number.
+    /// Visits the selected examples in order, in blocks, so that memory does not grow with their
+    /// number.
     pub(crate) fn for_each_block_of(
         &self,
         selection: &Selection<'_>,
@@ -437,7 +439,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(())
     }
 
-    /// `DecoupledCircuit::for_each_block_of` all examples with every ℓ_t evaluated.
+    /// `DecoupledCircuit::for_each_block_of` all examples, with every ℓ_t evaluated.
     pub(crate) fn for_each_evaluated(
         &self,
         operation: &'static str,
@@ -455,22 +457,23 @@ impl<T: Scalar> DecoupledCircuit<T> {
         )
     }
 
-    /// The composed loss of other examples, one per column of `inputs` and `targets`: a sum over them,
-    /// each of weight 1, without regularisers.
+    /// The composed loss of other examples, one per column of `inputs` and `targets`: a sum over
+    /// them, each with weight 1, without regularisers.
     ///
     /// # Errors
-    /// Those of [`Circuit::predict`], [`Error::ExampleCount`], and those of the loss's check of its
-    /// targets, [`Error::Overflow`].
+    /// The errors of [`Circuit::predict`], [`Error::ExampleCount`], the errors of the loss's check
+    /// of its targets, and [`Error::Overflow`].
     pub fn composed_loss_of(&self, inputs: &DMatrix<T>, targets: &DMatrix<T>) -> Result<T, Error> {
         let loss = self.layers().composed_loss(inputs, targets)?;
         check_result(Quantity::ComposedLoss, self.circuit.depth() - 1, &[loss])?;
         Ok(loss)
     }
 
-    /// E on the selected examples with all its gradients, in new memory ([`Problem::evaluate`]: reused).
+    /// E on the selected examples with all its gradients, in newly allocated memory
+    /// ([`Problem::evaluate`] reuses memory).
     ///
     /// # Errors
-    /// Errors of the selection, [`Error::NoExamples`] if it is empty, or [`Error::Overflow`].
+    /// The errors of the selection, [`Error::NoExamples`] if it is empty, or [`Error::Overflow`].
     pub fn gradients(&self, selection: &Selection<'_>) -> Result<Gradients<T>, Error> {
         let gradients = self.with_problem(selection, "gradients", |problem| {
             let mut workspace = Workspace::new();
@@ -480,11 +483,11 @@ impl<T: Scalar> DecoupledCircuit<T> {
         gradients.checked(Quantity::Energy)
     }
 
-    /// Backprop's composed loss and gradients on the selected examples, in new memory; the
-    /// auxiliary targets are not used.
+    /// Backprop's composed loss and gradients on the selected examples, in newly allocated memory.
+    /// The auxiliary targets are not used.
     ///
     /// # Errors
-    /// Errors of the selection, [`Error::NoExamples`] if it is empty, or [`Error::Overflow`].
+    /// The errors of the selection, [`Error::NoExamples`] if it is empty, or [`Error::Overflow`].
     pub fn backprop(&self, selection: &Selection<'_>) -> Result<Gradients<T>, Error> {
         let gradients = self.with_problem(selection, "backprop", |problem| {
             let mut workspace = Workspace::new();
@@ -500,7 +503,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         gradients.checked(Quantity::ComposedLoss)
     }
 
-    /// The composed loss Σᵢ wᵢ L of the plain forward pass, a sum over all examples, without
+    /// The composed loss Σᵢ wᵢ L of the plain forward pass: a sum over all examples, without
     /// regularisers.
     ///
     /// # Errors
@@ -515,7 +518,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(loss)
     }
 
-    /// Lets `change` write the targets of all examples, block by block. After an error none is changed.
+    /// Lets `change` write the targets of all examples, block by block. On an error none is
+    /// changed.
     pub(crate) fn change_blocks(
         &mut self,
         mut change: impl FnMut(Layers<'_, T>, &mut BatchMut<'_, T>) -> Result<(), Error>,
@@ -533,16 +537,16 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(())
     }
 
-    /// Bytes in use, and those needed to train with batches of `batch` examples.
+    /// The bytes in use, and the bytes needed to train with batches of `batch` examples.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] for a batch that no memory can hold.
+    /// [`Error::TooLarge`] for a batch that cannot fit in memory.
     pub fn memory(&self, batch: usize) -> Result<MemoryEstimate, Error> {
         let (scalar, n) = (size_of::<T>(), self.examples.len());
         let dims = self.circuit.dims();
         let total = |sum: usize, own: usize| sum.saturating_add(own);
         let all = dims.iter().copied().fold(0, total);
-        // Room for the factors of the layers' scratch memory, whatever they are.
+        // A generous limit that leaves room for the factors in the layers' scratch memory.
         let most = isize::MAX as usize >> 16;
         if all.checked_mul(batch).is_none_or(|size| size > most) {
             return Err(Error::TooLarge {
@@ -577,13 +581,13 @@ impl<T: Scalar> DecoupledCircuit<T> {
         })
     }
 
-    /// Refuses batches of `batch` examples if memory cannot hold what an evaluation needs.
+    /// Rejects batches of `batch` examples if an evaluation of them does not fit in memory.
     pub(crate) fn check_batch(&self, batch: usize) -> Result<(), Error> {
         let values = self.memory(batch)?.workspace / size_of::<T>();
         check_room::<T>("a batch", values.div_ceil(batch.max(1)), batch)
     }
 
-    /// Lends E on the selected examples, gathered if they are not adjacent.
+    /// Calls a function with E on the selected examples, which are copied unless they are adjacent.
     pub(crate) fn with_problem<R>(
         &self,
         selection: &Selection<'_>,

@@ -1,4 +1,4 @@
-//! Projected targets: every layer's target carries the input from the first step.
+//! Projected targets, which carry the input to every layer from the first step.
 
 use nalgebra::DMatrix;
 
@@ -13,20 +13,21 @@ use crate::kernel::{Matrix, Scalar, Write, root_mean_square};
 ///
 /// s_0 = (z_0 − mean) / r_0,  s_t = Q_t s_{t−1} / r_t,  z_t = c_t + κ w_t s_t
 ///
-/// with Q_t orthonormal (d_t × d_{t−1}), r_t the single number that makes the mean square of all
-/// units 1 over the examples used for fitting, (c_t, w_t) the layer's
-/// [`target_range`](crate::layer::Layer::target_range), and κ = 1 unless [`Projection::with_spread`]
-/// changes it. An input that is constant in those examples has no effect. From the first step, each
-/// layer then has a well-posed regression of its own, with full-size gradients at any depth.
+/// where Q_t is orthonormal (d_t × d_{t−1}), r_t is the single number that makes the mean square of
+/// all units 1 over the examples used for fitting, (c_t, w_t) is the layer's
+/// [`target_range`](crate::layer::Layer::target_range), and κ = 1 unless
+/// [`Projection::with_spread`] changes it. An input that is constant in those examples has no
+/// effect. From the first step, each layer then has a well-posed regression problem with full-size
+/// gradients, at any depth.
 ///
-/// Between layers of equal width the chain rotates and does not stretch, so a layer's error is
-/// passed on unamplified, as it would not be if units were standardised one by one
-/// (`docs/evidence.md`). Inputs in different units should be standardised first
+/// Between layers of equal width, the chain rotates without stretching, so errors pass from layer
+/// to layer unamplified. Standardising each unit separately would amplify them
+/// (`docs/evidence.md`). Standardise inputs with different scales first
 /// ([`Standardizer`](crate::data::Standardizer)).
 ///
-/// [`TargetInit::Projected`](crate::decoupled::TargetInit::Projected) fits a projection on the
-/// examples it is given. To add more examples later, fit one, keep it, and pass its targets as
-/// [`TargetInit::Given`](crate::decoupled::TargetInit::Given).
+/// [`TargetInit::Projected`](crate::decoupled::TargetInit::Projected) fits a projection to the
+/// examples that it is given. To add more examples later, fit one projection, keep it, and pass its
+/// targets as [`TargetInit::Given`](crate::decoupled::TargetInit::Given).
 ///
 /// # Examples
 /// ```
@@ -63,11 +64,11 @@ struct Link<T: Scalar> {
 }
 
 impl<T: Scalar> Projection<T> {
-    /// Draws Q_t from `seed` and fits the mean and r_t on `inputs` (d_0 × n).
+    /// Draws Q_t from `seed`, and fits the mean and r_t to `inputs` (d_0 × n).
     ///
     /// # Errors
-    /// Those of [`Circuit::predict`] for the inputs, [`Error::NoExamples`], and [`Error::TooLarge`] for
-    /// a Q_t that no memory can hold.
+    /// The errors of [`Circuit::predict`] for the inputs, [`Error::NoExamples`], and
+    /// [`Error::TooLarge`] for a Q_t that does not fit in memory.
     pub fn fit(circuit: &Circuit<T>, inputs: &DMatrix<T>, seed: u64) -> Result<Self, Error> {
         circuit.check_inputs(inputs)?;
         if inputs.ncols() == 0 {
@@ -103,16 +104,17 @@ impl<T: Scalar> Projection<T> {
         })
     }
 
-    /// Multiplies κ by `factor`: the targets' spread around the centres of their ranges. The
-    /// narrower the spread, the closer the layers are to linear functions, which fit such targets
-    /// exactly. That helps deep circuits, where errors add up.
+    /// Multiplies κ, the spread of the targets around the centres of their ranges, by `factor`.
+    /// With a smaller spread the layers are closer to linear functions, which can fit such targets
+    /// exactly. This helps deep circuits, where errors add up.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] unless `factor` is above 0 and finite, also in the circuit's scalar.
+    /// [`Error::InvalidOption`] unless `factor` is above 0 and finite, also in the circuit's scalar
+    /// type.
     pub fn with_spread(mut self, factor: f64) -> Result<Self, Error> {
         let own = T::of(factor);
         let fits = own > T::zero() && own.is_finite();
-        let allowed = "above 0 and finite, also in the circuit's scalar";
+        let allowed = "above 0 and finite, also in the circuit's scalar type";
         option("Projection::with_spread's factor", factor, fits, allowed)?;
         for link in &mut self.links {
             link.spread *= own;
@@ -139,7 +141,7 @@ impl<T: Scalar> Projection<T> {
     }
 }
 
-/// 1/(root mean square of all values); 0 where that is not finite in T, as when all values are zero.
+/// 1/(root mean square of all values); 0 if that is not finite in T, as when all values are zero.
 fn inverse_size<T: Scalar>(values: &DMatrix<T>) -> T {
     let inverse = T::of(1.0 / root_mean_square(values.iter().map(|v| v.as_f64())));
     match inverse.is_finite() {

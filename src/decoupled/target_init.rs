@@ -1,4 +1,4 @@
-//! Where auxiliary targets start.
+//! Initial auxiliary targets.
 
 use nalgebra::DMatrix;
 use rand::rngs::ChaCha8Rng;
@@ -20,14 +20,15 @@ use crate::kernel::Scalar;
 pub enum TargetInit<T: Scalar> {
     /// z_t = ẑ_t of the plain forward pass: E = L, and every hidden term is zero.
     ForwardPass,
-    /// The forward pass plus N(0, std²).
+    /// The forward pass with added noise N(0, std²).
     NoisyForwardPass {
         /// Standard deviation of the noise, ≥ 0.
         std: f64,
         /// Seed of the noise.
         seed: u64,
     },
-    /// N(0, std²), which carries no information from the input: layers can fit it only as noise.
+    /// N(0, std²). These targets carry no information about the input, so layers can fit them only
+    /// as noise.
     RandomNormal {
         /// Standard deviation, ≥ 0.
         std: f64,
@@ -35,8 +36,8 @@ pub enum TargetInit<T: Scalar> {
         seed: u64,
     },
     /// A chain of random orthogonal projections of the input, scaled to each layer's range: see
-    /// [`Projection`], fitted here on the given inputs (a single example gets the centre of each
-    /// range). For deep circuits half the spread ([`Projection::with_spread`]) is better.
+    /// [`Projection`], which is fitted to the given inputs. (A single example gets the centre of
+    /// each range.) For deep circuits, half the spread is better ([`Projection::with_spread`]).
     Projected {
         /// Seed of the projections.
         seed: u64,

@@ -5,8 +5,8 @@ use super::elementary::{Gelu, Real, Sigmoid, Silu, Softplus, Tanh, apply};
 use super::vectorise;
 use crate::kernel::Scalar;
 
-/// values ← f(values), and derivatives ← f′(old values) if given; `function` gives both, of which the
-/// one that is not wanted is never computed once it is inlined.
+/// values ← f(values), and derivatives ← f′(old values) if given. `function` returns both; once it
+/// is inlined, an unused result is never computed.
 #[inline(always)]
 pub(super) fn map<T: Copy>(
     values: &mut [T],
@@ -27,16 +27,16 @@ pub(super) fn map<T: Copy>(
     }
 }
 
-/// ReLU and leaky ReLU: x for x > 0, else slope·x, 0 ≤ slope ≤ 1.
+/// ReLU and leaky ReLU: x for x > 0, otherwise slope·x, 0 ≤ slope ≤ 1.
 fn rectify<T: Scalar>(slope: T, values: &mut [T], derivatives: Option<&mut [T]>) {
     let derivative = move |x| if x > T::zero() { T::one() } else { slope };
-    // As maxima, which are one instruction. NaN stays `x`.
+    // Written as a maximum, which is a single instruction. NaN stays NaN.
     if slope.is_zero() {
         let positive = |x| if T::zero() > x { T::zero() } else { x };
         vectorise(
             #[inline(always)]
             move || {
-                // −0 becomes 0. Without a product, −∞ does not become 0·∞.
+                // −0 becomes 0. There is no product, since 0·∞ would be NaN for −∞.
                 map(values, derivatives, |x| {
                     (positive(x) + T::zero(), derivative(x))
                 });
@@ -55,7 +55,7 @@ fn rectify<T: Scalar>(slope: T, values: &mut [T], derivatives: Option<&mut [T]>)
     }
 }
 
-/// The vectorised kernels of the native floats.
+/// The vectorised kernels of `f32` and `f64`.
 pub(crate) fn vectorised<T: Scalar + Real>(
     activation: Activation,
     values: &mut [T],
@@ -73,7 +73,7 @@ pub(crate) fn vectorised<T: Scalar + Real>(
     }
 }
 
-/// The textbook formulas, for any scalar.
+/// The textbook formulas, for any scalar type.
 pub(crate) fn by_formula<T: Scalar>(
     activation: Activation,
     values: &mut [T],
@@ -138,7 +138,7 @@ fn sigmoid<T: Scalar>(x: T) -> (T, T) {
     (numerator / one_plus, e / (one_plus * one_plus))
 }
 
-/// (Φ(x), φ(x)): distribution and density of the standard normal, to about 1e-13 absolute.
+/// (Φ(x), φ(x)): the standard normal distribution and density, to about 1e-13 absolute.
 fn normal<T: Scalar>(x: T) -> (T, T) {
     let half = T::of(0.5);
     let density = (-(x * x) * half).exp() * T::of(0.398_942_280_401_432_7);
@@ -152,7 +152,7 @@ fn normal<T: Scalar>(x: T) -> (T, T) {
         }
         return (half + density * sum, density);
     }
-    // Beyond, the continued fraction of Mills' ratio: 1/(a + 1/(a + 2/(a + 3/(a + …)))).
+    // Further out, the continued fraction of Mills' ratio: 1/(a + 1/(a + 2/(a + 3/(a + …)))).
     let a = if x > T::zero() { x } else { -x };
     let fraction = (1..100)
         .rev()

@@ -5,8 +5,8 @@ use crate::kernel::Scalar;
 
 /// The function that a [`Dense`](crate::layer::Dense) layer applies to every unit.
 ///
-/// In `f32` and `f64` every value and derivative is within 3 units in the last place of the exact
-/// one over the whole range (the saturated ends included, where 1 − tanh² would cancel).
+/// In `f32` and `f64`, every value and derivative is within 3 units in the last place of the exact
+/// one, over the whole range. This includes the saturated ends, where 1 − tanh² would cancel.
 ///
 /// Sources: GELU, Hendrycks & Gimpel 2016 (the exact form, not its tanh approximation); SiLU,
 /// Elfwing, Uchibe & Doya 2017.
@@ -19,14 +19,15 @@ pub enum Activation {
     Tanh,
     /// f(x) = σ(x) = 1/(1 + e^−x), f′(x) = σ(x)(1 − σ(x)).
     Sigmoid,
-    /// f(x) = max(x, 0), f′(x) = 1 for x > 0, else 0.
+    /// f(x) = max(x, 0), f′(x) = 1 for x > 0, otherwise 0.
     Relu,
-    /// f(x) = x for x > 0, else slope·x; f′(x) = 1 for x > 0, else slope.
+    /// f(x) = x for x > 0, otherwise slope·x; f′(x) = 1 for x > 0, otherwise slope.
     LeakyRelu {
         /// Slope for x ≤ 0, in [0, 1].
         slope: f64,
     },
-    /// f(x) = x Φ(x), Φ the standard normal distribution function; f′(x) = Φ(x) + x φ(x).
+    /// f(x) = x Φ(x), with Φ the standard normal distribution function and φ its density;
+    /// f′(x) = Φ(x) + x φ(x).
     Gelu,
     /// f(x) = x σ(x), f′(x) = σ(x)(1 + x(1 − σ(x))).
     Silu,
@@ -35,10 +36,10 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// `values ← f(values)`; `derivatives ← f′(old values)` if given.
+    /// `values ← f(values)`, and `derivatives ← f′(old values)` if given.
     ///
     /// # Panics
-    /// If `derivatives` has another length than `values`.
+    /// If `derivatives` and `values` have different lengths.
     ///
     /// # Examples
     /// ```
@@ -52,7 +53,7 @@ impl Activation {
     /// ```
     pub fn evaluate<T: Scalar>(self, values: &mut [T], derivatives: Option<&mut [T]>) {
         if let Some(derivatives) = &derivatives {
-            assert_eq!(values.len(), derivatives.len(), "one derivative a value");
+            assert_eq!(values.len(), derivatives.len(), "one derivative per value");
         }
         T::activate(self, values, derivatives);
     }
@@ -70,7 +71,7 @@ impl Activation {
         }
     }
 
-    /// Centre and spread of the values that suit the activation as targets: inside its range and
+    /// Centre and spread of values that are good targets for the activation: inside its range and
     /// away from saturation.
     pub fn target_range(self) -> (f64, f64) {
         match self {
@@ -83,21 +84,22 @@ impl Activation {
         }
     }
 
-    /// The x whose f(x) is `value`, or the nearest that f reaches: what a least-squares fit of the
-    /// pre-activation aims at. `None` for `Gelu` and `Silu`, which are not monotone.
+    /// The x with f(x) = `value`, or with the nearest value in the range of f: the target of a
+    /// least-squares fit of the pre-activation. `None` for `Gelu` and `Silu`, which are not
+    /// monotone.
     ///
-    /// | variant | x, y the value moved into the interval | interval |
+    /// | variant | x, where y is the value clipped to the interval | interval |
     /// |---|---|---|
     /// | `Identity` | y | all |
     /// | `Tanh` | artanh y | [−1 + margin, 1 − margin] |
     /// | `Sigmoid` | ln(y/(1 − y)) | [margin, 1 − margin] |
-    /// | `Relu` | y for y > 0, else min(`present`, 0) | y ≥ 0 |
-    /// | `LeakyRelu` | y for y > 0, else y/slope; with slope 0 as `Relu` | all |
+    /// | `Relu` | y for y > 0, otherwise min(`present`, 0) | y ≥ 0 |
+    /// | `LeakyRelu` | y for y > 0, otherwise y/slope; with slope 0 like `Relu` | all |
     /// | `Softplus` | ln(eʸ − 1) | y ≥ margin |
     ///
-    /// Where many x have the value (`Relu` at 0), it is the one nearest to the pre-activation
-    /// `present`. `margin`, which must be above 0 and below ½, keeps x finite at the ends of an
-    /// open range. NaN stays NaN.
+    /// If several x have the value (`Relu` at 0), the result is the one nearest to the current
+    /// pre-activation `present`. `margin`, which must be above 0 and below ½, keeps x finite at the
+    /// ends of an open range. NaN stays NaN.
     ///
     /// # Examples
     /// ```
@@ -123,7 +125,7 @@ impl Activation {
                 (half * (ratio + ratio).ln_1p()).copysign(value)
             }
             Self::Sigmoid => {
-                // With e the distance to the nearer end, ±ln(1 + (1 − 2e)/e).
+                // With e the distance to the nearer end: ±ln(1 + (1 − 2e)/e).
                 let upper = value >= half;
                 let distance = if upper { one - value } else { value };
                 let e = if distance < margin { margin } else { distance };

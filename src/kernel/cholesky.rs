@@ -1,12 +1,13 @@
 //! Cholesky factors of small matrices, in place and without allocation.
 //!
-//! nalgebra's factorisation takes its matrix by value, and gives it up where a pivot fails.
+//! nalgebra's factorisation takes its matrix by value, and drops it if a pivot fails.
 
 use super::vectorise;
 use crate::kernel::Scalar;
 
-/// Replaces the lower triangle of a symmetric n × n matrix (column-major) by L, A = L Lᵀ, reading
-/// the lower triangle alone; `false` if a pivot is not positive and finite, which leaves A spoilt.
+/// Replaces the lower triangle of a symmetric n × n matrix (column-major) by L with A = L Lᵀ,
+/// reading only the lower triangle. Returns `false` if a pivot is not positive and finite; A is
+/// then overwritten in part.
 pub(crate) fn factor<T: Scalar>(a: &mut [T], n: usize) -> bool {
     vectorise(
         #[inline(always)]
@@ -95,7 +96,7 @@ mod tests {
 
     use super::*;
 
-    /// B Bᵀ + I of a fixed B, n × n, with what stands above the diagonal spoilt.
+    /// B Bᵀ + I for a fixed B, n × n, and a copy with wrong values above the diagonal.
     fn positive(n: usize) -> (DMatrix<f64>, DMatrix<f64>) {
         let b = DMatrix::from_fn(n, n, |i, j| ((3 * i + 5 * j) % 7) as f64 / 3.0 - 1.0);
         let a = &b * b.transpose() + DMatrix::identity(n, n);
@@ -131,7 +132,7 @@ mod tests {
                 assert!(!factor(a.as_mut_slice(), 4), "{entry} at {place}");
             }
         }
-        // Of rank 1, to the bit.
+        // This matrix has exactly rank 1.
         assert!(!factor(&mut [1.0, 2.0, 0.0, 4.0], 2));
     }
 }

@@ -1,13 +1,14 @@
-//! What conjugate gradients do to all columns at once, every column with numbers of its own.
+//! Steps of conjugate gradients for all columns at once, where every column has its own
+//! coefficients.
 //!
-//! One pass and one dispatch each; a column's result depends on that column alone.
+//! Each function is a single vectorised pass. The result of a column depends only on that column.
 
 use super::reduction::{sum, sum_of_pairs, update};
 use super::vectorise;
 use crate::kernel::Scalar;
 
-/// product ← product + share · part + (common + dampingⱼ) direction for every column j, and
-/// dotsⱼ ← direction · product.
+/// product ← product + share · part + (common + dampingⱼ) direction for every column j, and dotsⱼ ←
+/// direction · product.
 pub(crate) fn complete_products<T: Scalar>(
     product: &mut [T],
     (share, part): (T, &[T]),
@@ -33,8 +34,8 @@ pub(crate) fn complete_products<T: Scalar>(
     );
 }
 
-/// right ← right − lengthⱼ · product for every column j that has a length, and squaresⱼ ← right · right
-/// of all.
+/// right ← right − lengthⱼ · product for every column j that has a length, and squaresⱼ ← right ·
+/// right for all columns.
 pub(crate) fn lessen_and_square<T: Scalar>(
     right: &mut [T],
     lengths: &[Option<T>],
@@ -47,7 +48,8 @@ pub(crate) fn lessen_and_square<T: Scalar>(
     });
 }
 
-/// right ← right − lengthⱼ · product for every column j that has a length, and copy ← right of all.
+/// right ← right − lengthⱼ · product for every column j that has a length, and copy ← right for
+/// all.
 pub(crate) fn lessen_and_copy<T: Scalar>(
     right: &mut [T],
     lengths: &[Option<T>],
@@ -61,8 +63,8 @@ pub(crate) fn lessen_and_copy<T: Scalar>(
     });
 }
 
-/// right ← right − lengthⱼ · product for every column j that has a length, and `then` of every column
-/// and its result.
+/// right ← right − lengthⱼ · product for every column j that has a length, then calls `then` with
+/// every column and its result.
 #[inline(always)]
 fn lessen<T: Scalar, R>(
     right: &mut [T],
@@ -88,8 +90,8 @@ fn lessen<T: Scalar, R>(
     );
 }
 
-/// values ← values / (diagonal + dampingⱼ) + above, `above` missing being zero, and
-/// dotsⱼ ← right · values, for every column j.
+/// values ← values / (diagonal + dampingⱼ) + above (0 if missing), and dotsⱼ ← right · values, for
+/// every column j.
 pub(crate) fn divide_and_add<T: Scalar>(
     values: &mut [T],
     (diagonal, damping): (T, &[T]),
@@ -120,8 +122,8 @@ pub(crate) fn divide_and_add<T: Scalar>(
     );
 }
 
-/// step ← step + lengthⱼ · direction for every column j that has a length, and then direction ←
-/// factor(j) · source + turnⱼ · direction for every one of them that has a turn.
+/// step ← step + lengthⱼ · direction for every column j that has a length; then direction ←
+/// factor(j) · source + turnⱼ · direction for those that also have a turn.
 pub(crate) fn move_and_turn<T: Scalar>(
     (step, lengths): (&mut [T], &[Option<T>]),
     (direction, turns): (&mut [T], &[Option<T>]),

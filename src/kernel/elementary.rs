@@ -1,15 +1,15 @@
-//! Elementary functions over slices: branch-free, so that the compiler turns
-//! each loop into vector instructions, and within 3 ulp over the whole range.
+//! Elementary functions over slices. They are branch-free, so that the compiler
+//! vectorises each loop, and within 3 ulp over the whole range.
 //!
 //! Every function is written once, for one element of either precision, with
 //! the fused multiply-add as a compile-time choice. The processor's vector
 //! unit is chosen at run time (feature `fast-kernels`). An element's result
-//! depends on the element alone, never on its place in the slice.
+//! depends only on the element, never on its place in the slice.
 //!
-//! The relative errors given with the polynomials are those of the exact
-//! polynomial; each was interpolated at Chebyshev nodes in 60 digits (`EXPM1`:
-//! by Remez's exchange, for the least error of eʳ) and then rounded coefficient
-//! by coefficient.
+//! The relative errors stated with the polynomials are those of the exact
+//! polynomials. Each was interpolated at Chebyshev nodes in 60 digits (`EXPM1`:
+//! by the Remez exchange algorithm, for the smallest error of eʳ) and then
+//! rounded coefficient by coefficient.
 
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
@@ -19,12 +19,12 @@ use super::vectorise;
 
 /// A function of one real variable.
 pub(crate) trait Function {
-    /// f(x) and f′(x); the half that the caller drops is never computed.
+    /// f(x) and f′(x). A result that the caller drops is never computed.
     fn at<const FMA: bool, T: Real>(x: T) -> (T, T);
 }
 
-/// values ← f(values), and derivatives ← f′(old values) if given (of the same length), on the widest
-/// vector unit there is.
+/// values ← f(values), and derivatives ← f′(old values) if given (with the same length), on the
+/// widest vector unit available.
 pub(crate) fn apply<F: Function, T: Real>(values: &mut [T], derivatives: Option<&mut [T]>) {
     if let Some(derivatives) = &derivatives {
         assert_eq!(values.len(), derivatives.len());
@@ -39,8 +39,8 @@ pub(crate) fn apply<F: Function, T: Real>(values: &mut [T], derivatives: Option<
     pass::<F, T, false>(values, derivatives);
 }
 
-/// One pass of `F` over a slice: only what is inlined into the dispatcher is compiled for its
-/// instructions.
+/// One pass of `F` over a slice. It must be inlined: only code inlined into the dispatcher is
+/// compiled for its instruction set.
 #[inline(always)]
 fn pass<F: Function, T: Real, const FMA: bool>(values: &mut [T], derivatives: Option<&mut [T]>) {
     map(
@@ -51,7 +51,7 @@ fn pass<F: Function, T: Real, const FMA: bool>(values: &mut [T], derivatives: Op
     );
 }
 
-/// The two precisions: arithmetic, and the constants that depend on it.
+/// The two precisions: their arithmetic, and the constants that depend on the precision.
 pub(crate) trait Real:
     Copy
     + 'static
@@ -63,39 +63,40 @@ pub(crate) trait Real:
     + Mul<Output = Self>
     + Div<Output = Self>
 {
-    /// 1.5 · 2ᵐ, m the explicit bits of the mantissa: adding it rounds to an
-    /// integer, which then stands in the low bits of the sum.
+    /// 1.5 · 2ᵐ, with m the number of explicit mantissa bits: adding it rounds to an
+    /// integer, which is then in the low bits of the sum.
     const ROUND: Self;
     const LOG2_E: Self;
-    /// ln 2, the upper part so short that its product with an exponent is exact.
+    /// ln 2 in two parts; the first is so short that its product with an exponent is exact.
     const LN_2: [Self; 2];
-    /// Beyond ±`REACH`, eˣ is 0 or ∞ even times any x that is not.
+    /// Beyond ±`REACH`, eˣ times any finite nonzero x is still 0 or ∞.
     const REACH: Self;
     /// The largest exponent of s₀ in an [`Exponential`].
     const SPAN: Self;
-    /// As `REACH`, for e^(−x²/2).
+    /// Like `REACH`, for e^(−x²/2).
     const NORMAL_REACH: Self;
     /// (eʳ − 1 − r) / r² for |r| ≤ ½ ln 2.
     const EXPM1: &'static [Self];
     /// (2 artanh(√z)/√z − 2) / z for 0 ≤ z ≤ 1/9.
     const LOG1P: &'static [Self];
-    /// a · Φ(−a) · e^(a²/2) in (a − 1.75) / (a + 1.75), 0.6 ≤ a ≤ `NORMAL_REACH`.
+    /// a · Φ(−a) · e^(a²/2) as a polynomial in (a − 1.75) / (a + 1.75), 0.6 ≤ a ≤ `NORMAL_REACH`.
     const GELU_TAIL: &'static [Self];
     /// The a (in two parts) with 1 + e⁻ᵃ = a, where silu′(−a) = 0.
     const SILU_ROOT: [Self; 2];
-    /// (Φ(a) − ½) / a in a², 0 ≤ a ≤ 0.695.
+    /// (Φ(a) − ½) / a as a polynomial in a², 0 ≤ a ≤ 0.695.
     const GELU_CENTRE: &'static [Self];
     /// The a (in two parts) with gelu′(−a) = 0.
     const GELU_ROOT: [Self; 2];
-    /// gelu′(−a) · e^(a²/2) / d in d = a − `GELU_ROOT`, |d| ≤ `GELU_ROOT`, the constant in two parts.
+    /// gelu′(−a) · e^(a²/2) / d as a polynomial in d = a − `GELU_ROOT`, |d| ≤ `GELU_ROOT`, with the
+    /// constant term in two parts.
     const GELU_SLOPE: &'static [Self];
-    /// 1/√(2π) in two parts, the product of the first with an `upper_half` exact.
+    /// 1/√(2π) in two parts; the product of the first with an `upper_half` is exact.
     const NORMAL_PEAK: [Self; 2];
 
     fn mul_add(self, factor: Self, summand: Self) -> Self;
     fn abs(self) -> Self;
     fn copysign(self, sign: Self) -> Self;
-    /// The number with the lower half of its mantissa cleared: its square is exact.
+    /// The number with the lower half of its mantissa cleared, so that its square is exact.
     fn upper_half(self) -> Self;
     /// 2ᵏ, given k + `ROUND`.
     fn exp2(rounded: Self) -> Self;
@@ -139,7 +140,7 @@ real!(f32, u32, 12, {
     const REACH: f32 = 150.0;
     const SPAN: f32 = 100.0;
     const NORMAL_REACH: f32 = 15.0;
-    // Error below 2⁻²⁷ of eʳ, 2⁻²⁵ of eʳ − 1.
+    // Error below 2⁻²⁷ for eʳ, 2⁻²⁵ for eʳ − 1.
     const EXPM1: &'static [f32] = &[0.5, 0.16666518, 0.041666206, 0.008368883, 0.0013950481];
     // Relative error below 2⁻³¹.
     const LOG1P: &'static [f32] = &[0.6666667, 0.39999706, 0.28592357, 0.21706575, 0.2322433];
@@ -189,7 +190,7 @@ real!(f64, u64, 27, {
     const REACH: f64 = 1000.0;
     const SPAN: f64 = 1000.0;
     const NORMAL_REACH: f64 = 39.0;
-    // Error below 2⁻⁵⁶ of eʳ, 2⁻⁵⁴ of eʳ − 1.
+    // Error below 2⁻⁵⁶ for eʳ, 2⁻⁵⁴ for eʳ − 1.
     const EXPM1: &'static [f64] = &[
         0.5000000000000012,
         0.166666666666667,
@@ -284,14 +285,14 @@ real!(f64, u64, 27, {
     const NORMAL_PEAK: [f64; 2] = [0.3989422768354416, 3.5659910885844774e-9];
 });
 
-/// a·b + c, fused where that is one instruction.
+/// a·b + c, fused if that is a single instruction.
 #[inline(always)]
 fn mul_add<const FMA: bool, T: Real>(a: T, b: T, c: T) -> T {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
-/// Σ cᵢ xⁱ, summed in pairs or fours: fewer steps wait for one another than in
-/// Horner's order, and what waits is what bounds the speed of narrow vectors.
+/// Σ cᵢ xⁱ, summed in pairs or fours. This shortens the chain of dependent steps of
+/// Horner's method, which limits the speed of narrow vectors.
 #[inline(always)]
 fn polynomial<const FMA: bool, T: Real>(x: T, coefficients: &[T]) -> T {
     let square = x * x;
@@ -310,7 +311,7 @@ fn polynomial<const FMA: bool, T: Real>(x: T, coefficients: &[T]) -> T {
     sum
 }
 
-/// The `size` (2 or 4) terms of a polynomial from `start` on, as many as there are, over x^`start`.
+/// Up to `size` (2 or 4) terms of a polynomial, beginning at `start`, divided by x^`start`.
 #[inline(always)]
 fn part<const FMA: bool, T: Real>(x: T, square: T, c: &[T], start: usize, size: usize) -> T {
     let mut sum = c[start];
@@ -327,9 +328,9 @@ fn part<const FMA: bool, T: Real>(x: T, square: T, c: &[T], start: usize, size: 
     sum
 }
 
-/// (d − tail) · polynomial(d) for a tail far below the last place of the root
-/// from which d is counted. The leading coefficient, too, comes in two parts, for
-/// it is nearly all there is around the root.
+/// (d − tail) · polynomial(d), with a tail far below the last place of the root from
+/// which d is measured. The leading coefficient is also in two parts, since it
+/// dominates near the root.
 #[inline(always)]
 fn through_root<const FMA: bool, T: Real>(d: T, tail: T, coefficients: &[T]) -> T {
     let rest = polynomial::<FMA, T>(d, &coefficients[1..]);
@@ -337,13 +338,13 @@ fn through_root<const FMA: bool, T: Real>(d: T, tail: T, coefficients: &[T]) -> 
     mul_add::<FMA, T>(d, coefficients[0], small)
 }
 
-/// The lesser of `x` and `bound`; NaN stays NaN.
+/// The smaller of `x` and `bound`; NaN stays NaN.
 #[inline(always)]
 fn at_most<T: Real>(x: T, bound: T) -> T {
     if bound < x { bound } else { x }
 }
 
-/// The greater of `x` and `bound`; NaN stays NaN.
+/// The larger of `x` and `bound`; NaN stays NaN.
 #[inline(always)]
 fn at_least<T: Real>(x: T, bound: T) -> T {
     if bound > x { bound } else { x }
@@ -360,10 +361,11 @@ fn expm1<const FMA: bool, T: Real>(r: T) -> T {
     mul_add::<FMA, T>(r * r, polynomial::<FMA, T>(r, T::EXPM1), r)
 }
 
-/// An exponential, as (1 + p) · s₀ · s₁ with |p| < ½ and powers of two s₀, s₁:
-/// s₁ is 1 but where s₀ would come near the ends of the range, so that a product
-/// that over- or underflows does so once, and s₀ alone tells the exponential
-/// beside 1. A subnormal product is rounded but once if s₁ comes last.
+/// An exponential as (1 + p) · s₀ · s₁ with |p| < ½ and powers of two s₀, s₁.
+/// s₁ is 1 unless s₀ would come near the ends of the range. A product that
+/// overflows or underflows therefore does so only once, and compared with 1,
+/// s₀ alone determines the exponential. A subnormal product is rounded only once
+/// if s₁ is multiplied last.
 struct Exponential<T> {
     p: T,
     scale: [T; 2],
@@ -390,7 +392,8 @@ impl<T: Real> Exponential<T> {
         Self::scaled::<FMA>(x, tail, |exponent| at_least(exponent, T::ROUND - T::SPAN))
     }
 
-    /// e^(x + tail) by x + tail = r + k ln 2; `limit` takes k + `ROUND` to the same of s₀.
+    /// e^(x + tail), with x + tail = r + k ln 2; `limit` maps k + `ROUND` to the exponent of s₀ +
+    /// `ROUND`.
     #[inline(always)]
     fn scaled<const FMA: bool>(x: T, tail: T, limit: impl Fn(T) -> T) -> Self {
         let rounded = mul_add::<FMA, T>(x + tail, T::LOG2_E, T::ROUND);
@@ -410,26 +413,26 @@ impl<T: Real> Exponential<T> {
         (T::from(1.0) + self.p) * self.scale[0] * self.scale[1]
     }
 
-    /// factor · (1 + correction) · the exponential, for a correction that is
-    /// no more than rounding errors to make good.
+    /// factor · (1 + correction) · the exponential, where the correction only
+    /// compensates rounding errors.
     #[inline(always)]
     fn times<const FMA: bool>(&self, factor: T, correction: T) -> T {
         corrected::<FMA, T>(factor * self.scale[0], self.p + correction) * self.scale[1]
     }
 }
 
-/// x · (1 + correction), rounded about once for a small correction.
+/// x · (1 + correction), rounded only about once if the correction is small.
 #[inline(always)]
 fn corrected<const FMA: bool, T: Real>(x: T, correction: T) -> T {
     mul_add::<FMA, T>(x, correction, x)
 }
 
-/// The logistic function on both sides of 0, 1 / (1 + e) and e / (1 + e), of an
+/// The logistic function on both sides of 0, 1 / (1 + e) and e / (1 + e), for an
 /// exponential e ≤ 1.
 struct Logistic<T> {
     /// 1 / (1 + e), rounded in the sum and in the quotient.
     upper: T,
-    /// What both lost, relative to it.
+    /// The relative error of these two roundings.
     correction: T,
     /// e / (1 + e) / s₁, rounded about once.
     lower: T,
@@ -441,7 +444,7 @@ impl<T: Real> Logistic<T> {
         let one = T::from(1.0);
         let scale = e.scale[0];
         let upper = one / (one + corrected::<FMA, T>(scale, e.p));
-        // 1 − upper · (1 + e), of which only the last product is rounded.
+        // 1 − upper · (1 + e), where only the last product is rounded.
         let part = scale * upper;
         let correction = mul_add::<FMA, T>(-part, e.p, (one - upper) - part);
         Self {
@@ -500,14 +503,14 @@ impl Function for Sigmoid {
 pub(crate) struct Softplus;
 
 impl Function for Softplus {
-    /// max(x, 0) + ln(1 + e^(−|x|)), by ln(1 + e) = 2 artanh(e / (2 + e)).
+    /// max(x, 0) + ln(1 + e^(−|x|)), with ln(1 + e) = 2 artanh(e / (2 + e)).
     #[inline(always)]
     fn at<const FMA: bool, T: Real>(x: T) -> (T, T) {
         let e = Exponential::decay::<FMA>(x.abs()).value();
         let s = e / (T::from(2.0) + e);
         let z = s * s;
         let rest = z * polynomial::<FMA, T>(z, T::LOG1P);
-        // 2s = e − s·e, where the error of the quotient matters little.
+        // 2s = e − s·e, which is insensitive to the error of the quotient.
         let log1p = mul_add::<FMA, T>(s, rest - e, e);
         (
             select(x > 0.0.into(), x, 0.0.into()) + log1p,
@@ -522,7 +525,8 @@ impl Function for Silu {
     /// With e = e⁻ᵃ, a = |x|: silu(−a) = −a·e / (1 + e) and
     /// silu′(−a) = 1 − silu′(a) = e / (1 + e)² · (1 + e − a).
     ///
-    /// The last factor cancels around its root ρ. There it is (ρ − a) + (ρ − 1) (e^(ρ−a) − 1).
+    /// The last factor cancels near its root ρ. There it is computed as
+    /// (ρ − a) + (ρ − 1) (e^(ρ−a) − 1).
     #[inline(always)]
     fn at<const FMA: bool, T: Real>(x: T) -> (T, T) {
         let one = T::from(1.0);
@@ -536,7 +540,7 @@ impl Function for Silu {
         let upper = logistic.upper;
         let sum = corrected::<FMA, T>(e.scale[0], e.p);
 
-        // 1 / (1 + e)² as a square and what it lost, absolutely or relatively.
+        // 1 / (1 + e)² as a square, and its absolute or relative rounding error.
         let twice = logistic.correction + logistic.correction;
         let (square, lost, correction) = if FMA {
             let square = upper * upper;
@@ -550,7 +554,7 @@ impl Function for Silu {
         };
         let correction = corrected::<FMA, T>(correction, e.p);
 
-        // The last factor in two parts, the first exact; with the corrections, rounded once.
+        // The last factor in two parts, the first exact; with the corrections it is rounded once.
         let q = expm1::<FMA, T>(distance + tail);
         let first = select(near, distance, one - a);
         let second = select(near, mul_add::<FMA, T>(q, root - one, tail), sum);
@@ -574,22 +578,22 @@ impl Function for Silu {
 pub(crate) struct Gelu;
 
 impl Function for Gelu {
-    /// Near 0, x · Φ(x) as it stands. Elsewhere, with a = |x| and
+    /// Near 0, x · Φ(x) directly. Elsewhere, with a = |x| and
     /// g = a · Φ(−a) · e^(a²/2): gelu(−a) = gelu(a) − a = −g·e^(−a²/2).
     ///
-    /// The derivative: gelu′(−a) = 1 − gelu′(a) = h·e^(−a²/2) with
-    /// h = g/a − a/√(2π), which cancels around its root.
+    /// The derivative is gelu′(−a) = 1 − gelu′(a) = h·e^(−a²/2) with
+    /// h = g/a − a/√(2π), which cancels near its root.
     #[inline(always)]
     fn at<const FMA: bool, T: Real>(x: T) -> (T, T) {
         let half = T::from(0.5);
         let middle = T::from(1.75);
         let a = at_most(x.abs(), T::NORMAL_REACH);
 
-        // −a²/2 in two parts, the first exact.
+        // −a²/2 in two parts, of which the first is exact.
         let upper = a.upper_half();
         let e =
             Exponential::below_one::<FMA>(-half * upper * upper, -half * (a - upper) * (a + upper));
-        // The first coefficients outweigh the others, and are added last.
+        // The first coefficients dominate, so they are added last.
         let t = (a - middle) / (a + middle);
         let g = polynomial::<FMA, T>(t, &T::GELU_TAIL[2..]);
         let g = mul_add::<FMA, T>(t, g, T::GELU_TAIL[1]);

@@ -1,6 +1,7 @@
 use super::*;
 
-/// f and f′ at every x: on the vector unit, or by the loop without it.
+/// f and f′ at every x, computed on the vector unit if the flag is set, otherwise by the plain
+/// loop.
 type Evaluate<T> = fn(&[T], bool) -> (Vec<T>, Vec<T>);
 
 fn evaluate<F: Function, T: Real>(x: &[T], vector: bool) -> (Vec<T>, Vec<T>) {
@@ -30,7 +31,7 @@ fn ulp(x: f64, digits: i32, least_exponent: i32) -> f64 {
     f64::from(exponent.max(least_exponent) - digits + 1).exp2()
 }
 
-/// The error of `found` in ulp, where the truth is `high` and `low` ulp more.
+/// The error of `found` in ulp; the exact value is higher by `high` + `low` ulp.
 fn error_f64(found: f64, high: f64, low: f64) -> f64 {
     if found == high {
         return low.abs();
@@ -38,16 +39,16 @@ fn error_f64(found: f64, high: f64, low: f64) -> f64 {
     ((found - high) / ulp(high, 53, -1022) - low).abs()
 }
 
-/// The same against a truth that f64 holds well enough; past the largest f32
-/// the infinite stands for the next power of two.
+/// The error against an exact value that f64 holds accurately enough. Above the largest f32,
+/// infinity stands for the next power of two.
 fn error_f32(found: f32, truth: f64) -> f64 {
     let edge = 2f64.powi(128);
     let found = f64::from(found).clamp(-edge, edge);
     (found - truth.clamp(-edge, edge)).abs() / ulp(truth.clamp(-edge / 2.0, edge / 2.0), 24, -126)
 }
 
-/// Checks that no result is off by more than 3 ulp, on either path: `error(i, found)` gives the errors in
-/// f and f′ at the i-th x.
+/// Checks that no result is off by more than 3 ulp on either path. `error(i, found)` gives the
+/// errors in f and f′ at the i-th x.
 fn check<T: Copy + Into<f64>>(
     real: &str,
     (name, evaluate): (&str, Evaluate<T>),
@@ -60,7 +61,7 @@ fn check<T: Copy + Into<f64>>(
             let (mut worst, mut place) = (0.0, f64::NAN);
             for (i, &x) in x.iter().enumerate() {
                 let error = error(i, [values[i], derivatives[i]])[k];
-                // A NaN has to be seen, too.
+                // NaN must count as an error, too.
                 if error > worst || error.is_nan() {
                     (worst, place) = (error, x.into());
                 }
@@ -81,9 +82,8 @@ fn random(state: &mut u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Every magnitude, then evenly where the functions bend, then around the
-/// zeros of the derivatives, then where a pass over every `f32` from 10⁻³ to 128
-/// showed the largest errors.
+/// Every magnitude; then evenly where the functions bend; then around the zeros of the derivatives;
+/// then where a pass over every `f32` from 10⁻³ to 128 showed the largest errors.
 fn arguments(patterns: usize) -> Vec<f32> {
     let mut state = 7;
     let mut x: Vec<f32> = (0..patterns)
@@ -153,7 +153,7 @@ fn f32_agrees_with_f64() {
     }
 }
 
-/// Checks f and f′ at −∞, −0, +0 and +∞, signs of zeros included, and at NaN.
+/// Checks f and f′ at −∞, −0, +0 and +∞, including the signs of zeros, and at NaN.
 macro_rules! special_values {
     ($real:ident) => {
         let infinity = $real::INFINITY;
@@ -171,7 +171,7 @@ macro_rules! special_values {
             for vector in [false, true] {
                 let (values, derivatives) = evaluate(&[-infinity, -0.0, 0.0, infinity], vector);
                 for (i, [value, derivative]) in expected.into_iter().enumerate() {
-                    // Only ln 2 may be off, by its last bit.
+                    // Only ln 2 may be off, by one unit in the last place.
                     let off = values[i].to_bits().abs_diff(value.to_bits());
                     assert!(off <= u8::from(value == ln_2).into(), "{name} {i}");
                     assert_eq!(
@@ -199,7 +199,7 @@ fn limits_zeros_and_nan() {
     special_values!(f64);
 }
 
-/// Each result is that of the element alone, whatever surrounds it.
+/// Each result depends only on its own element, not on the elements around it.
 macro_rules! position_independence {
     ($real:ident) => {
         let x: Vec<$real> = (0..140).map(|i| (i as $real - 70.0) * 0.171).collect();
@@ -227,7 +227,7 @@ fn results_do_not_depend_on_the_position() {
     position_independence!(f64);
 }
 
-/// With derivatives or without, the values are the same.
+/// The values are the same with and without derivatives.
 #[test]
 fn values_do_not_depend_on_the_derivatives() {
     fn check<T: Real + std::fmt::Debug>() {
@@ -257,7 +257,7 @@ fn finite_arguments_give_numbers() {
             for vector in [false, true] {
                 let (values, derivatives) = evaluate(x, vector);
                 let mut results = values.iter().chain(&derivatives);
-                // NaN alone has no order.
+                // Only NaN is unordered.
                 assert!(results.all(|y| y.partial_cmp(y).is_some()), "{name}");
             }
         }

@@ -1,4 +1,4 @@
-//! How layers, and the columns within them, are scheduled over threads.
+//! How layers, and columns within layers, are scheduled on threads.
 
 use std::ops::Range;
 
@@ -7,41 +7,41 @@ use rayon::{current_num_threads, join};
 
 use crate::kernel::Write;
 
-/// How independent work is scheduled: the problems of the layers, and the examples (columns)
-/// within a layer. The bits of every result are the same.
+/// How independent work is scheduled: the problems of the layers, and the examples (columns) within
+/// a layer. The results are bit-identical for every choice.
 ///
-/// All but `Sequential` use the rayon pool of the caller. Called from outside the pool, each has to
-/// enter it every time, so a loop of steps belongs inside the pool's `install`, as in
-/// [`Trainer`](crate::training::Trainer). Without the feature `rayon` all of them compute on the
-/// calling thread, as `Sequential` does.
+/// All choices except `Sequential` use the caller's rayon pool. A call from outside the pool has to
+/// enter it each time, so run a loop of steps inside the pool's `install`, as
+/// [`Trainer`](crate::training::Trainer) does. Without the feature `rayon`, every choice computes
+/// on the calling thread, like `Sequential`.
 ///
-/// Custom layers divide their columns among threads by [`Execution::for_each_block`].
+/// Custom layers can divide their columns among threads with [`Execution::for_each_block`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Execution {
     /// One layer after another, on the calling thread.
     #[default]
     Sequential,
-    /// Layers in parallel, each on one thread: best for many small layers.
+    /// Layers in parallel, each on one thread. Best for many small layers.
     Layers,
-    /// One layer after another, the columns of each in parallel where there is enough work
-    /// ([`Dense`](crate::layer::Dense) does so): best for few large layers, and the only parallelism of a
-    /// chain, such as backprop.
+    /// One layer after another, with the columns of each in parallel if there is enough work and
+    /// the layer supports it ([`Dense`](crate::layer::Dense) does). Best for few large layers, and
+    /// the only parallelism in a chain such as backprop.
     Columns,
-    /// Whichever suits the circuit and the batch: layers in parallel, and columns within them if the
-    /// layers alone do not occupy every thread; nothing in parallel if the work is too small to be
-    /// worth it. Decided by the layers' costs ([`Layer::cost`](crate::layer::Layer::cost)) and the
-    /// number of examples.
+    /// Whichever suits the circuit and the batch: layers in parallel, also with columns in parallel
+    /// if the layers alone do not occupy every thread, or nothing in parallel if there is too
+    /// little work. The choice depends on the layers' costs
+    /// ([`Layer::cost`](crate::layer::Layer::cost)) and the number of examples.
     Automatic,
 }
 
-/// Fewest multiply-adds worth handing to another thread: about ten microseconds.
+/// The smallest number of multiply-adds worth sending to another thread: about ten microseconds.
 pub(crate) const LEAST_WORK: usize = 1 << 19;
 
-/// Blocks begin at multiples of this: the width that the product kernels compute at once.
+/// Blocks begin at multiples of this, the width that the product kernels compute at once.
 const UNIT: usize = 8;
 
-/// Fewest columns of a block.
+/// The smallest number of columns in a block.
 const LEAST_COLUMNS: usize = 2 * UNIT;
 
 #[cfg(not(feature = "rayon"))]
@@ -63,8 +63,8 @@ impl Execution {
         cfg!(feature = "rayon") && matches!(self, Self::Columns | Self::Automatic)
     }
 
-    /// Turns `Automatic` into `Sequential` if layers with these multiply-adds per product are not worth
-    /// several threads. Other values are unchanged.
+    /// Turns `Automatic` into `Sequential` if layers with these numbers of multiply-adds per
+    /// product are too small for several threads to pay off. Other values are unchanged.
     pub(crate) fn repaid(self, work: impl Iterator<Item = usize>) -> Self {
         if self == Self::Automatic {
             let total = work.fold(0, usize::saturating_add);
@@ -75,14 +75,14 @@ impl Execution {
         self
     }
 
-    /// Resolves `Automatic` for a pass over independent layers with these multiply-adds.
+    /// Resolves `Automatic` for a pass over independent layers with these numbers of multiply-adds.
     pub(crate) fn fitted(self, work: impl Iterator<Item = usize> + Clone) -> Self {
         let resolved = self.repaid(work.clone());
         if resolved != Self::Automatic {
             return resolved;
         }
-        // If no layer is worth a second thread, or is more than a quarter of a thread's share, whole
-        // products are the fastest, and whole layers balance.
+        // Whole layers balance well if none takes more than a quarter of a thread's share. Whole
+        // products are fastest if no layer has enough work for a second thread.
         let total = work.clone().fold(0, usize::saturating_add);
         let largest = work.max().unwrap_or(0);
         let balanced = largest.saturating_mul(4 * current_num_threads()) <= total;
@@ -92,8 +92,8 @@ impl Execution {
         }
     }
 
-    /// How many of the `layers` one thread computes consecutively: all, or as many as give each thread
-    /// two such runs, for balance.
+    /// How many consecutive layers one thread computes: all `layers`, or so many that each thread
+    /// gets two such groups, for load balance.
     pub(crate) fn neighbours(self, layers: usize) -> usize {
         if self.has_parallel_layers() {
             return layers.div_ceil(2 * current_num_threads()).max(1);
@@ -158,15 +158,15 @@ impl Execution {
         });
     }
 
-    /// Calls `work(range, those columns of data)` for blocks of columns that make up 0..`columns`:
-    /// one block, or several on as many threads as a cost of `cost` multiply-adds per column
-    /// justifies. If there are several, each is at least 16 columns wide and begins at a multiple
-    /// of 8.
+    /// Calls `work(range, those columns of data)` for blocks of columns that together cover
+    /// 0..`columns`. There is one block, or one per thread for as many threads as a cost of `cost`
+    /// multiply-adds per column justifies. If there are several blocks, each is at least 16 columns
+    /// wide and begins at a multiple of 8.
     ///
     /// `data` is what the blocks write: [`Columns`], [`WriteColumns`], slices of one value per
-    /// column, or a tuple of up to four of these. `work` captures what it only reads, and uses the
-    /// part of it in `range`. Each column must be computed independently, so that its bits do not
-    /// depend on the blocks; a sum over columns must not be split.
+    /// column, or a tuple of up to four of these. `work` captures the data that it only reads, and
+    /// uses the part of it in `range`. Each column must be computed independently, so that its bits
+    /// do not depend on the blocks; a sum over columns must not be split.
     ///
     /// # Examples
     /// ```
@@ -196,8 +196,8 @@ impl Execution {
         self.map_blocks(columns, cost, 1, data, work, |(), ()| ());
     }
 
-    /// [`Execution::for_each_block`] in blocks that begin at multiples of `unit` and are at least that
-    /// wide; the blocks' results are combined.
+    /// [`Execution::for_each_block`] in blocks that begin at multiples of `unit` and are at least
+    /// `unit` wide. The results of the blocks are combined.
     pub(crate) fn map_blocks<D: Divide, R: Send>(
         self,
         columns: usize,
@@ -218,7 +218,7 @@ impl Execution {
     }
 }
 
-/// Halves the range until there are `blocks` blocks, each to be done by whichever thread is free.
+/// Halves the range recursively into `blocks` blocks, each computed by whichever thread is free.
 fn halve<D: Divide, R: Send>(
     range: Range<usize>,
     blocks: usize,
@@ -231,8 +231,8 @@ fn halve<D: Divide, R: Send>(
         return work(range, data);
     }
     let left = blocks / 2;
-    // Whole units go to the left; a remainder goes to the last block. No block is narrower than
-    // (units / blocks) units: very narrow products may sum in another order.
+    // The left half consists of whole units; a remainder goes to the last block. No block is
+    // narrower than (units / blocks) units, because very narrow products may sum in another order.
     let at = range.len() / unit * left / blocks * unit;
     let (first, second) = data.divide(at);
     let (start, middle) = (range.start, range.start + at);
@@ -246,10 +246,10 @@ fn halve<D: Divide, R: Send>(
     combine(a, b)
 }
 
-/// Columns (or single values) that can be divided in two, so that each thread writes its own part:
-/// the data of [`Execution::for_each_block`].
+/// Columns (or single values) that can be split in two, so that each thread writes its own part:
+/// the `data` of [`Execution::for_each_block`].
 pub trait Divide: Sized + Send {
-    /// The first `count` columns, or all if there are fewer, and the others.
+    /// The first `count` columns (or all, if there are fewer), and the rest.
     fn divide(self, count: usize) -> (Self, Self);
 }
 
@@ -261,8 +261,8 @@ impl<A: Send> Divide for &mut [A] {
     }
 }
 
-/// Columns of `size` values each, one after another; empty `values` mean that the columns are not
-/// wanted.
+/// Columns of `size` values each, one after another. Empty `values` mean that the columns are not
+/// needed.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Columns<'a, A> {
@@ -273,7 +273,7 @@ pub struct Columns<'a, A> {
 }
 
 impl<'a, A> Columns<'a, A> {
-    /// The columns that `values` holds, `size` values each.
+    /// Splits `values` into columns of `size` values each.
     pub fn new(values: &'a mut [A], size: usize) -> Self {
         Self { values, size }
     }
@@ -288,7 +288,7 @@ impl<A: Send> Divide for Columns<'_, A> {
     }
 }
 
-/// [`Columns`] to be set, added to, or skipped.
+/// [`Columns`] that are set, added to, or skipped.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct WriteColumns<'a, A> {
@@ -343,7 +343,7 @@ mod tests {
 
     use super::*;
 
-    /// The ranges that were worked on, in order, and what was written.
+    /// The ranges of the blocks, in order, and the values written.
     fn blocks(
         execution: Execution,
         threads: usize,
@@ -389,7 +389,7 @@ mod tests {
                 most = most.max(ranges.len());
             }
         }
-        assert_eq!(most, 8, "one block a thread");
+        assert_eq!(most, 8, "one block per thread");
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! Everything that runs over whole slices: matrix products, elementwise maths, reductions.
+//! Operations over whole slices: matrix products, elementwise functions, reductions.
 //!
-//! The only place that knows which libraries do the work.
+//! This is the only module that knows which libraries do the work.
 
 use std::ops::Range;
 
@@ -34,13 +34,13 @@ pub(crate) use reduction::{
     squared_distance, subtract, subtract_from, sum, sum_of_pairs, total, total_magnitude,
 };
 
-/// Where a kernel writes its result: nowhere, over what was there, or added to it.
+/// Where a kernel writes its result: nowhere, over the old values, or added to them.
 ///
-/// Skipping is how a caller says that it does not want a gradient: a Z-step computes no parameter
-/// gradient, a W-step no target gradient.
+/// A caller skips results that it does not need: a Z-step needs no parameter gradient, a W-step no
+/// target gradient.
 #[derive(Debug)]
 pub enum Write<'a, T> {
-    /// The result is not wanted, and not computed.
+    /// The result is not needed, and is not computed.
     Skip,
     /// `buffer ← result`.
     Set(&'a mut [T]),
@@ -49,12 +49,12 @@ pub enum Write<'a, T> {
 }
 
 impl<'a, T> Write<'a, T> {
-    /// [`Write::Set`] to the buffer if there is one, else [`Write::Skip`].
+    /// [`Write::Set`] with the buffer if there is one, otherwise [`Write::Skip`].
     pub fn set(buffer: Option<&'a mut [T]>) -> Self {
         buffer.map_or(Self::Skip, Self::Set)
     }
 
-    /// Whether the result is not wanted.
+    /// Whether the result is skipped.
     pub fn is_skip(&self) -> bool {
         matches!(self, Self::Skip)
     }
@@ -81,7 +81,8 @@ impl<'a, T> Write<'a, T> {
         }
     }
 
-    /// The same instruction for the first `at` values, or all if there are fewer, and for the others.
+    /// The same instruction for the first `at` values (or all, if there are fewer), and for the
+    /// rest.
     pub fn split_at(self, at: usize) -> (Self, Self) {
         let (buffer, write): (_, fn(&'a mut [T]) -> Self) = match self {
             Self::Skip => return (Self::Skip, Self::Skip),
@@ -92,8 +93,8 @@ impl<'a, T> Write<'a, T> {
         (write(first), write(second))
     }
 
-    /// The buffer to add the terms of a sum into, one after another: cleared if the result is to be
-    /// set; `None` if it is not wanted.
+    /// The buffer to which the terms of a sum are added one after another. It is cleared first for
+    /// [`Write::Set`]. `None` if the result is skipped.
     ///
     /// # Examples
     /// ```
@@ -142,13 +143,13 @@ impl<'a, T> Write<'a, T> {
     }
 }
 
-/// A matrix that enters a product: a column-major slice, read as it is or transposed.
+/// A matrix in a product: a column-major slice, used as stored or transposed.
 #[derive(Debug, Clone, Copy)]
 pub struct Matrix<'a, T> {
     pub(crate) data: &'a [T],
-    /// Rows as stored.
+    /// Rows as stored, before transposition.
     pub(crate) stored_rows: usize,
-    /// Columns as stored.
+    /// Columns as stored, before transposition.
     pub(crate) stored_columns: usize,
     /// Distance between stored columns.
     pub(crate) stride: usize,
@@ -172,10 +173,10 @@ impl<'a, T> Matrix<'a, T> {
         }
     }
 
-    /// Columns `range` of the matrix as it is read, without a copy.
+    /// Columns `range` of the matrix, after transposition, without a copy.
     ///
     /// # Panics
-    /// If there are no such columns.
+    /// If the matrix has no such columns.
     pub fn column_range(self, range: Range<usize>) -> Self {
         let there = range.start <= range.end && range.end <= self.columns();
         assert!(there, "columns of a matrix");
@@ -183,7 +184,7 @@ impl<'a, T> Matrix<'a, T> {
             true => (range.start, range.len(), self.stored_columns),
             false => (range.start * self.stride, self.stored_rows, range.len()),
         };
-        // Up to the last value of the part: what follows it in the last column is not its own.
+        // Stop at the last value of the part, since the next column's values follow it.
         let data = match stored_columns {
             0 => &[],
             n => &self.data[start..start + (n - 1) * self.stride + stored_rows],
@@ -232,16 +233,16 @@ impl<'a, T> Matrix<'a, T> {
     }
 }
 
-/// About the smallest normal number.
+/// Approximately the smallest normal number.
 pub(crate) fn smallest<T: Scalar>() -> T {
     T::max_value().map_or(T::default_epsilon(), |largest| T::of(4.0) / largest)
 }
 
 /// Runs `body` compiled for the widest vectors of this machine.
 ///
-/// The body must be an `#[inline(always)] move` closure of plain loops, as must be the closures that
-/// it calls; the compiler vectorises them. A number that is captured by reference would be read
-/// again after every write, and keeps it from doing so. It never reorders sums or contracts
+/// The body must be an `#[inline(always)] move` closure of plain loops, and so must the closures
+/// that it calls; the compiler vectorises them. A number captured by reference would be read again
+/// after every write, which prevents vectorisation. Vectorisation never reorders sums or contracts
 /// products, so the bits are those of the plain loop.
 #[inline]
 pub(crate) fn vectorise<R>(body: impl FnOnce() -> R) -> R {

@@ -1,6 +1,6 @@
-//! Long sums as pairs of numbers, high + low, with about twice the digits of one.
+//! Long sums as pairs of numbers, high + low, with about twice the digits of a single number.
 //!
-//! An array of n pairs is a slice of 2n numbers: the high ones, then the low ones.
+//! An array of n pairs is a slice of 2n numbers: first all high parts, then all low parts.
 
 use super::vectorise;
 use crate::kernel::Scalar;
@@ -13,14 +13,14 @@ pub(crate) fn pair_plus<T: Scalar>((high, low): (T, T), x: T) -> (T, T) {
     normal(sum, low + ((high - (sum - of_x)) + (x - of_x)))
 }
 
-/// The pair of a number and a small correction; infinity stays what it is.
+/// The pair of a number and a small correction; infinity is left unchanged.
 #[inline(always)]
 fn normal<T: Scalar>(sum: T, low: T) -> (T, T) {
     let high = if low.is_finite() { sum + low } else { sum };
     (high, low - (high - sum))
 }
 
-/// pairs ← value(pairs, others), every one by itself.
+/// Applies pairs ← value(pairs, others) elementwise.
 #[inline(always)]
 fn update<T: Scalar>(pairs: &mut [T], others: &[T], value: impl Fn((T, T), T) -> (T, T)) {
     let (high, low) = pairs.split_at_mut(pairs.len() / 2);
@@ -54,7 +54,7 @@ pub(crate) fn scale_pairs<T: Scalar>(pairs: &mut [T], factor: T) {
     );
 }
 
-/// The i-th pair as one number.
+/// The i-th pair, rounded to one number.
 pub(crate) fn of_pair<T: Scalar>(pairs: &[T], i: usize) -> T {
     pairs[i] + pairs[pairs.len() / 2 + i]
 }
@@ -73,7 +73,7 @@ mod tests {
         let sum = f64::from(pairs[1]) + f64::from(pairs[3]);
         assert!((sum - f64::from(0.1_f32) - 5e-9).abs() < 1e-14);
         assert_eq!(of_pair(&pairs, 1), 0.1_f32 + 5e-9);
-        // Thirds of thirds, and back.
+        // Divide by 3 twice, then multiply by 9.
         for factor in [1.0 / 3.0, 1.0 / 3.0, 9.0] {
             scale_pairs(&mut pairs, factor);
         }

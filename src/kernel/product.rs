@@ -1,9 +1,9 @@
 //! Matrix products.
 //!
-//! Whatever the library, column j of A·B has the same bits however many columns B has: an
-//! example's numbers must not depend on the company it is computed in. Libraries break this for a
-//! few narrow products, by changing to another algorithm; those columns are computed one by one,
-//! each repeated until the product is wide enough for the algorithm that wider ones use.
+//! With every library, column j of A·B has the same bits for any number of columns of B: an
+//! example's results must not depend on the other examples in its batch. Libraries violate this for
+//! some narrow products, because they switch to another algorithm. Those columns are computed one
+//! by one, each repeated until the product is wide enough for the algorithm used for wide products.
 
 use std::ops::Range;
 
@@ -20,8 +20,8 @@ fn shape<T>(out: &Write<'_, T>, a: &Matrix<'_, T>, b: &Matrix<'_, T>) -> (usize,
     (m, k, n)
 }
 
-/// The product by plain loops, for any scalar: every entry is summed in the order of the inner
-/// dimension.
+/// The product by plain loops, for any scalar. The terms of every entry are added in the order of
+/// the inner dimension.
 pub(crate) fn by_loops<T: Scalar>(out: Write<'_, T>, a: Matrix<'_, T>, b: Matrix<'_, T>) {
     let (m, k, n) = shape(&out, &a, &b);
     let Some(out) = out.accumulate() else {
@@ -48,7 +48,7 @@ pub(crate) fn by_loops<T: Scalar>(out: Write<'_, T>, a: Matrix<'_, T>, b: Matrix
     }
 }
 
-/// The right factor: a matrix, or one column repeated.
+/// The right factor: a matrix, or a single column repeated.
 #[derive(Clone, Copy)]
 pub(crate) enum Columns<'a, T> {
     Matrix(Matrix<'a, T>),
@@ -64,25 +64,25 @@ impl<T> Columns<'_, T> {
     }
 }
 
-/// Fewest columns of a product with a transposed right factor (a sum over examples, G Zᵀ) that always
-/// take the path of wider ones: such a product may be computed in blocks of so many columns, in the
-/// bits of the whole.
+/// A product with a transposed right factor (a sum over examples, G Zᵀ) of at least this many
+/// columns always uses the algorithm for wide products. It can therefore be computed in blocks of
+/// this many columns, with the same bits as the whole product.
 pub(crate) const LEAST_SUMS: usize = 32;
 
-/// Rows that a repeated column's product computes at once.
+/// Number of rows computed at once in the product of a repeated column.
 const PANEL_ROWS: usize = 64;
-/// Fits every panel: rows times [`backend::least_columns`] never exceeds it.
+/// Large enough for every panel: rows times [`backend::least_columns`] never exceeds it.
 const PANEL_SIZE: usize = 512;
 
-/// More terms than this are summed in parts of [`PART`] terms, whose sums are added in twice the
-/// digits of T: the error of one long sum would grow with the number of examples.
+/// Sums of more terms than this are computed in parts of [`PART`] terms, and the parts are added
+/// with twice the digits of T. The error of one long sum would grow with the number of examples.
 const LONG: usize = 4096;
 const PART: usize = 256;
-/// Rows and columns that are summed so at a time; the last may be nearly twice as many.
+/// Rows and columns of such sums computed at a time; the last tile may be nearly twice as large.
 const TILE: usize = 32;
 const TILE_SIZE: usize = (2 * TILE - 1) * (2 * TILE - 1);
 
-/// The product by the library of this build.
+/// The product, computed by this build's library.
 pub(crate) fn by_library<T>(out: Write<'_, T>, a: Matrix<'_, T>, b: Matrix<'_, T>)
 where
     T: Scalar + backend::Element,
@@ -94,7 +94,7 @@ where
     }
 }
 
-/// A sum over many examples, G Zᵀ.
+/// A sum over many examples, G Zᵀ, computed in parts.
 fn sum_in_parts<T>(out: Write<'_, T>, a: Matrix<'_, T>, b: Matrix<'_, T>)
 where
     T: Scalar + backend::Element,
@@ -136,7 +136,7 @@ where
 {
     let (m, k, n) = shape(&out, &a, &b);
     let narrow = n < backend::least_columns(m, k, b.transposed);
-    // A transposed right factor is a sum over examples (G Zᵀ): its columns are no examples.
+    // A transposed right factor is a sum over examples (G Zᵀ); its columns are not examples.
     if m * n * k == 0 || backend::prefers_loops(m, k) || (narrow && b.transposed) {
         return by_loops(out, a, b);
     }
@@ -146,7 +146,7 @@ where
         Write::Add(out) => (out, true),
     };
     if narrow {
-        // Not transposed: its columns stand whole.
+        // Not transposed, so its columns are contiguous.
         for (to, column) in out.chunks_exact_mut(m).zip(b.data.chunks(b.stride)) {
             one_column(to, add, a, &column[..k]);
         }
@@ -155,8 +155,8 @@ where
     }
 }
 
-/// 0..length in blocks of `size`, the last with what is left over: none is smaller than `size`
-/// unless it is the only one, so that none takes a path of its own.
+/// 0..length in blocks of `size`; the last block includes the remainder. No block is smaller than
+/// `size` unless it is the only one, so that all use the same algorithm.
 fn blocks(length: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
     let last = (length / size).saturating_sub(1);
     (0..last)
@@ -164,7 +164,7 @@ fn blocks(length: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
         .chain(std::iter::once(last * size..length))
 }
 
-/// One column of a product, with the bits that it has in a wide product.
+/// One column of a product, with the same bits as in a wide product.
 fn one_column<T>(out: &mut [T], add: bool, a: Matrix<'_, T>, column: &[T])
 where
     T: Scalar + backend::Element,
@@ -207,16 +207,17 @@ mod backend {
 
     pub(crate) use faer::traits::ComplexField as Element;
 
-    /// A product of one row takes another path.
+    /// A product with fewer rows uses another algorithm.
     pub(super) const LEAST_ROWS: usize = 2;
 
-    /// Products of this many multiplications or fewer take faer's path for tiny matrices, which
-    /// sums the rows of a transposed left factor in parts if they are long.
+    /// Products with at most this many multiplications use faer's algorithm for tiny matrices,
+    /// which sums long rows of a transposed left factor in parts.
     const TINY: usize = 16 * 16 * 16;
-    /// Rows of at most this length are summed alike on both paths.
+    /// Rows of at most this length are summed in the same way by both algorithms.
     const SHORT: usize = 64;
 
-    /// Fewest columns for which the product takes the path of all wider ones.
+    /// The smallest number of columns for which the product uses the same algorithm as all wider
+    /// ones.
     pub(super) fn least_columns(rows: usize, inner: usize, transposed: bool) -> usize {
         let inner = inner.min(terms_at_once(transposed));
         if inner > SHORT && rows > 1 {
@@ -226,14 +227,14 @@ mod backend {
         }
     }
 
-    /// A row times a column is fused or not depending on how many columns there are.
+    /// Whether a row times a column uses fused operations depends on the number of columns.
     pub(super) fn prefers_loops(rows: usize, inner: usize) -> bool {
         rows == 1 && inner == 1
     }
 
-    /// Rows that one call computes. Faer goes through all rows of the left factor for every few
-    /// columns; those of a block stay in the second-level cache meanwhile. This and the sizes below
-    /// are the fastest of those measured (docs/performance.md).
+    /// Rows that one call computes. For every few columns, faer goes through all rows of the left
+    /// factor. The rows of one block stay in the second-level cache meanwhile. This and the sizes
+    /// below were the fastest of those measured (docs/performance.md).
     const fn rows_at_once<T>() -> usize {
         if size_of::<T>() > 4 { 128 } else { 64 }
     }
@@ -241,10 +242,10 @@ mod backend {
     /// Columns that one call computes.
     const COLUMNS_AT_ONCE: usize = 256;
 
-    /// Terms that one call sums. The rows of a transposed right factor lie far apart in memory: more
-    /// of them would push one another out of the cache. Else as many as faer itself sums at once; but
-    /// where it leaves that to the crate gemm, which goes by the size of the whole product, so few
-    /// that there is nothing to choose.
+    /// Terms that one call sums. The rows of a transposed right factor are far apart in memory, and
+    /// more of them would evict one another from the cache. Otherwise, it is as many as faer itself
+    /// sums at once. On targets where faer leaves this choice to the crate gemm, which bases it on
+    /// the size of the whole product, it is so few that there is no choice.
     const fn terms_at_once(transposed: bool) -> usize {
         if transposed || cfg!(not(target_arch = "x86_64")) {
             128
@@ -309,12 +310,13 @@ mod backend {
 
     pub(crate) use crate::kernel::Scalar as Element;
 
-    /// A product with a dimension of at most this takes another path in nalgebra, which for a
-    /// transposed left factor writes out of bounds in nalgebra 0.35.0: it must never be taken.
+    /// If a dimension is at most this, nalgebra uses another algorithm. With a transposed left
+    /// factor, that algorithm writes out of bounds in nalgebra 0.35.0, so it must never be used.
     const SMALL: usize = 5;
     pub(super) const LEAST_ROWS: usize = SMALL + 1;
 
-    /// Fewest columns for which the product takes the path of all wider ones.
+    /// The smallest number of columns for which the product uses the same algorithm as all wider
+    /// ones.
     pub(super) fn least_columns(_rows: usize, _inner: usize, _transposed: bool) -> usize {
         SMALL + 1
     }

@@ -1,4 +1,4 @@
-//! Elementwise combinations and sums over slices, each with one fixed order of additions.
+//! Elementwise operations and sums over slices; each adds in one fixed order.
 
 use std::ops::Range;
 
@@ -6,11 +6,11 @@ use super::pairs::pair_plus;
 use super::{Write, vectorise};
 use crate::kernel::Scalar;
 
-/// Partial sums a reduction keeps: two of the widest vectors of `f32`, so that one addition need not
-/// wait for the other, and the same on every machine.
+/// Number of partial sums in a reduction: two of the widest `f32` vectors, so that additions can
+/// overlap. It is the same on every machine.
 const LANES: usize = 32;
 
-/// Fewer terms than this are added one after another: lanes would hold little but zeros.
+/// Fewer terms than this are added one after another, since most lanes would stay empty.
 const FEW: usize = 16;
 
 /// Σ_i term(aᵢ), as [`sum_of_pairs`].
@@ -19,15 +19,15 @@ pub(crate) fn sum<T: Scalar>(a: &[T], term: impl Fn(T) -> T) -> T {
     sum_of_pairs(a, a, |a, _| term(a))
 }
 
-/// Σ_i term(aᵢ, bᵢ) of slices of one length, in [`LANES`] interleaved partial sums that are then added
-/// by halves.
+/// Σ_i term(aᵢ, bᵢ) over slices of the same length, in [`LANES`] interleaved partial sums, which
+/// are then added by halves.
 #[inline(always)]
 pub(crate) fn sum_of_pairs<T: Scalar>(a: &[T], b: &[T], term: impl Fn(T, T) -> T) -> T {
     if a.len() < FEW {
         let pairs = a.iter().zip(b);
         return pairs.fold(T::zero(), |sum, (&a, &b)| sum + term(a, b));
     }
-    // Whole chunks as arrays: without bounds checks the compiler keeps the lanes in registers.
+    // Chunks are arrays: without bounds checks, the compiler keeps the lanes in registers.
     let (chunks, rest) = a.as_chunks::<LANES>();
     let (others, other_rest) = b.as_chunks::<LANES>();
     let mut lanes = [T::zero(); LANES];
@@ -40,7 +40,7 @@ pub(crate) fn sum_of_pairs<T: Scalar>(a: &[T], b: &[T], term: impl Fn(T, T) -> T
         }
     }
     if !rest.is_empty() {
-        // Padded, so that this too is an addition of whole vectors.
+        // Pad with zeros, so that this is an addition of whole vectors too.
         let mut last = [T::zero(); LANES];
         for (to, (&a, &b)) in last.iter_mut().zip(rest.iter().zip(other_rest)) {
             *to = term(a, b);
@@ -72,11 +72,12 @@ fn squared_difference<T: Scalar>(a: T, b: T) -> T {
     d * d
 }
 
-/// A sum in twice the digits of T: of 10⁷ terms it is as exact as of two, wherever the large ones stand.
+/// A sum with twice the digits of T: a sum of 10⁷ terms is as accurate as a sum of two,
+/// wherever the large terms are.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sum<T> {
     rounded: T,
-    /// What `rounded` lacks; NaN where that is infinite.
+    /// The rounding error of `rounded`; NaN if `rounded` is infinite.
     lost: T,
 }
 
@@ -95,7 +96,8 @@ impl<T: Scalar> Sum<T> {
         (self.rounded, self.lost) = pair_plus((self.rounded, self.lost), term);
     }
 
-    /// Adds term(j) for every j of `terms`; a few at a time are first added plainly.
+    /// Adds term(j) for every j in `terms`. Small groups of terms are first added in plain
+    /// arithmetic.
     #[inline(always)]
     pub(crate) fn add_terms(&mut self, terms: Range<usize>, term: impl Fn(usize) -> T) {
         for start in terms.clone().step_by(LANES) {
@@ -116,7 +118,7 @@ impl<T: Scalar> Sum<T> {
     }
 }
 
-/// Σ aᵢ, of many as a [`Sum`] in each of [`LANES`] lanes.
+/// Σ aᵢ; for many terms, each of [`LANES`] lanes is a [`Sum`].
 pub(crate) fn total<T: Scalar>(a: &[T]) -> T {
     if a.len() <= BLOCK {
         return sum_in_pass(a, a, |a, _| a);
@@ -141,13 +143,13 @@ pub(crate) fn total<T: Scalar>(a: &[T]) -> T {
     )
 }
 
-/// ‖v‖ in f64, always in one order; not finite if a value is not.
+/// ‖v‖ in f64, always added in the same order; not finite if any value is not.
 pub(crate) fn norm<'a, T: Scalar>(values: impl IntoIterator<Item = &'a T, IntoIter: Clone>) -> f64 {
     let [unit, length] = norm_in_units(values);
     unit * length
 }
 
-/// [`norm`] as two factors: itself it may be too large for a number.
+/// [`norm`] as two factors, since the norm itself may overflow.
 pub(crate) fn norm_in_units<'a, T: Scalar>(
     values: impl IntoIterator<Item = &'a T, IntoIter: Clone>,
 ) -> [f64; 2] {
@@ -155,13 +157,13 @@ pub(crate) fn norm_in_units<'a, T: Scalar>(
     [unit, squares.sqrt()]
 }
 
-/// The root of the mean of the squares of at least one value, as [`norm`].
+/// The root mean square of at least one value, computed like [`norm`].
 pub(crate) fn root_mean_square(values: impl Iterator<Item = f64> + Clone) -> f64 {
     let (unit, squares, count) = squares(values);
     unit * (squares / count as f64).sqrt()
 }
 
-/// A unit in which squares neither over- nor underflow, Σ (v/unit)², and the number of values.
+/// A unit in which squares neither overflow nor underflow, Σ (v/unit)², and the number of values.
 fn squares(values: impl Iterator<Item = f64> + Clone) -> (f64, f64, usize) {
     let unit = power_of_two(values.clone().map(f64::abs).fold(0.0, larger));
     let mut count = 0;
@@ -169,8 +171,8 @@ fn squares(values: impl Iterator<Item = f64> + Clone) -> (f64, f64, usize) {
     (unit, sum, count)
 }
 
-/// The power of 2 at or below `size`, not subnormal; not finite if the size is not. Division by it
-/// changes no bit but where numbers end.
+/// The largest power of 2 not above `size`, but not subnormal; not finite if `size` is not.
+/// Division by it is exact unless the result underflows.
 pub(crate) fn power_of_two(size: f64) -> f64 {
     match size.is_finite() {
         true => f64::from_bits(size.to_bits() & f64::INFINITY.to_bits()).max(f64::MIN_POSITIVE),
@@ -178,7 +180,7 @@ pub(crate) fn power_of_two(size: f64) -> f64 {
     }
 }
 
-/// The larger of two numbers, and NaN if one is NaN.
+/// The larger of two numbers; NaN if either is NaN.
 pub(crate) fn larger(top: f64, value: f64) -> f64 {
     match top >= value || top.is_nan() {
         true => top,
@@ -186,7 +188,8 @@ pub(crate) fn larger(top: f64, value: f64) -> f64 {
     }
 }
 
-/// Pairs that lanes add up by themselves: the error of a longer sum would grow with its length.
+/// Number of pairs that are summed in lanes alone; the error of a longer sum would grow with its
+/// length.
 const BLOCK: usize = 1024;
 
 /// [`sum_of_pairs`], block by block.
@@ -202,7 +205,7 @@ fn sum_of_blocks<T: Scalar>(a: &[T], b: &[T], term: impl Fn(T, T) -> T) -> T {
     sum.value()
 }
 
-/// [`sum_of_blocks`] in a pass of its own, over as many pairs as there are.
+/// [`sum_of_blocks`] as a separate vectorised pass, over the length of the shorter slice.
 #[inline(always)]
 fn sum_in_pass<T: Scalar>(a: &[T], b: &[T], term: impl Fn(T, T) -> T) -> T {
     let n = a.len().min(b.len());
@@ -230,18 +233,18 @@ pub(crate) fn squared_distance<T: Scalar>(a: &[T], b: &[T]) -> T {
 
 /// Whether no value is NaN or infinite.
 pub(crate) fn all_finite<T: Scalar>(values: &[T]) -> bool {
-    // x·0 is 0 for finite x and NaN for the others, and NaN survives a sum.
+    // x·0 is 0 for finite x and NaN otherwise, and a sum preserves NaN.
     sum_in_pass(values, values, |value, _| value * T::zero()).is_finite()
 }
 
-/// Whether no value of either of two slices of one length is NaN or infinite.
+/// Whether two slices of the same length contain neither NaN nor infinity.
 pub(crate) fn both_finite<T: Scalar>(a: &[T], b: &[T]) -> bool {
     sum_in_pass(a, b, |a, b| a * T::zero() + b * T::zero()).is_finite()
 }
 
-/// Elements of the columns that [`half_squared_distances`] reads again while they are near.
+/// Number of elements that [`half_squared_distances`] can read again while they are in the cache.
 const NEAR: usize = 1024;
-/// Rows of columns too short for sums of pairs to pay.
+/// Columns with fewer rows are too short for sums of pairs to pay off.
 const SHORT: usize = 64;
 
 /// values_i ← ½ ‖aᵢ − bᵢ‖² for the columns aᵢ and bᵢ of `dim` rows; in_a ← a − b and in_b ← b − a
@@ -253,7 +256,7 @@ pub(crate) fn half_squared_distances<T: Scalar>(
     mut in_a: Write<'_, T>,
     mut in_b: Write<'_, T>,
 ) {
-    // One compiled pass each: together the compiler vectorises neither well.
+    // Use separately compiled passes: combined, the compiler vectorises neither of them well.
     if dim < SHORT
         && let Write::Set(difference) = &mut in_a
     {
@@ -286,8 +289,8 @@ pub(crate) fn half_squared_distances<T: Scalar>(
     );
 }
 
-/// difference ← a − b, and values_i ← half its square in column i: faster for short columns, which
-/// are too short for sums of pairs to pay.
+/// difference ← a − b, and values_i ← half the squared length of column i. Faster for columns that
+/// are too short for sums of pairs to pay off.
 fn half_squares_of<T: Scalar>(
     difference: &mut [T],
     values: &mut [T],
@@ -322,7 +325,7 @@ pub(crate) fn multiply<T: Scalar>(out: &mut [T], a: &[T], b: &[T]) {
     );
 }
 
-/// out ← value(a, b) (set or added), for the body of a vectorised pass.
+/// out ← value(a, b) (set or added), for use in the body of a vectorised pass.
 #[inline(always)]
 pub(crate) fn map_pairs<T: Scalar>(out: Write<'_, T>, a: &[T], b: &[T], value: impl Fn(T, T) -> T) {
     match out {
@@ -340,7 +343,8 @@ pub(crate) fn map_pairs<T: Scalar>(out: Write<'_, T>, a: &[T], b: &[T], value: i
     }
 }
 
-/// The first place of the largest value; 0 if the first is NaN, and other NaN are passed over.
+/// The index of the first largest value. NaN is ignored, but the index is 0 if the first value is
+/// NaN.
 #[inline(always)]
 pub(crate) fn place_of_largest<T: Scalar>(a: &[T]) -> usize {
     let greater = |top: T, a: T| if a > top { a } else { top };
@@ -363,7 +367,7 @@ pub(crate) fn place_of_largest<T: Scalar>(a: &[T]) -> usize {
         .map_or(0, |place| before + place)
 }
 
-/// values ← value(values, other), every one by itself.
+/// Applies values ← value(values, other) elementwise.
 #[inline(always)]
 pub(super) fn update<T: Scalar>(values: &mut [T], other: &[T], value: impl Fn(T, T) -> T) {
     vectorise(
@@ -408,7 +412,7 @@ pub(crate) fn scale<T: Scalar>(values: &mut [T], factor: T) {
     );
 }
 
-/// Every column of `matrix` ← itself + `column`.
+/// Adds `column` to every column of `matrix`.
 pub(crate) fn add_to_columns<T: Scalar>(matrix: &mut [T], column: &[T]) {
     vectorise(
         #[inline(always)]
@@ -422,7 +426,7 @@ pub(crate) fn add_to_columns<T: Scalar>(matrix: &mut [T], column: &[T]) {
     );
 }
 
-/// Every column of `matrix` ← its factor times itself.
+/// Multiplies every column of `matrix` by its factor.
 pub(crate) fn scale_columns<T: Scalar>(matrix: &mut [T], factors: &[T]) {
     let dim = matrix.len() / factors.len();
     vectorise(
@@ -437,11 +441,11 @@ pub(crate) fn scale_columns<T: Scalar>(matrix: &mut [T], factors: &[T]) {
     );
 }
 
-/// Every column of `matrix` ← `column`.
+/// Sets every column of `matrix` to `column`.
 pub(crate) fn fill_columns<T: Scalar>(matrix: &mut [T], column: &[T]) {
     let mut filled = column.len().min(matrix.len());
     matrix[..filled].copy_from_slice(&column[..filled]);
-    // Twice as many each time: few long copies instead of many short ones.
+    // Double the filled part each time: a few long copies instead of many short ones.
     while filled < matrix.len() {
         let count = filled.min(matrix.len() - filled);
         matrix.copy_within(..count, filled);
@@ -449,11 +453,11 @@ pub(crate) fn fill_columns<T: Scalar>(matrix: &mut [T], column: &[T]) {
     }
 }
 
-/// Columns of a long sum that are first added plainly.
+/// Number of columns of a long sum that are first added in plain arithmetic.
 const FEW_COLUMNS: usize = 128;
 
-/// out_r ← Σ over the columns of matrix_{r,·} (set or added): columns in order, of many columns a
-/// [`Sum`] of blocks.
+/// out_r ← Σ over the columns of matrix_{r,·} (set or added), in the order of the columns. For many
+/// columns, blocks of them are added in a [`Sum`].
 pub(crate) fn row_sums<T: Scalar>(out: Write<'_, T>, matrix: &[T]) {
     let Some(out) = out.accumulate() else {
         return;
@@ -488,7 +492,7 @@ pub(crate) fn row_sums<T: Scalar>(out: Write<'_, T>, matrix: &[T]) {
 /// out ← out + Σ of the columns.
 #[inline(always)]
 fn add_columns<T: Scalar>(out: &mut [T], matrix: &[T]) {
-    // Four columns a pass, added one after another: the bits of one a pass.
+    // Four columns per pass, added one after another: the same bits as one column per pass.
     let dim = out.len();
     let fours = matrix.chunks_exact(4 * dim);
     let rest = fours.remainder();

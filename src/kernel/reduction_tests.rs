@@ -1,6 +1,6 @@
 use super::*;
 
-/// Signs and magnitudes from 10⁻³ to 10³, so that another order of additions is seen.
+/// Mixed signs and magnitudes from 10⁻³ to 10³, so that a different order of additions is noticed.
 fn numbers(n: usize, seed: usize) -> Vec<f32> {
     (0..n)
         .map(|i| {
@@ -10,7 +10,7 @@ fn numbers(n: usize, seed: usize) -> Vec<f32> {
         .collect()
 }
 
-/// What [`sum`] documents, as it stands.
+/// A literal implementation of what [`sum`] documents.
 fn in_lanes(terms: impl ExactSizeIterator<Item = f32>) -> f32 {
     if terms.len() < FEW {
         return terms.fold(0.0, |sum, term| sum + term);
@@ -41,7 +41,7 @@ fn sums_have_the_bits_of_their_order() {
     }
 }
 
-/// Columns that fill several passes, one exactly, and more than one each.
+/// Columns that together fill several passes, fill exactly one, or need more than one pass each.
 #[test]
 fn distances_of_columns_are_those_of_each() {
     for (dim, n) in [(1, 3000), (7, 500), (16, 64), (33, 100), (NEAR + 5, 3)] {
@@ -65,7 +65,7 @@ fn distances_of_columns_are_those_of_each() {
     }
 }
 
-/// 10⁷ terms of about .1, the first of them large.
+/// 10⁷ terms of about 0.1, with a large first term.
 fn many<T: Scalar>() -> Vec<T> {
     let mut values = vec![T::of(0.1); 10_000_000];
     values[0] = T::of(1e6);
@@ -94,7 +94,7 @@ fn sums_of_many_terms_do_not_drift() {
             near(total(&moved), linear, epsilon);
         }
         near(total(&a[1..]), rest * term, epsilon);
-        // Blocks of lanes: 37 additions one after another at most.
+        // Blocks of lanes: at most 37 additions one after another.
         near(total_magnitude(&a), linear, 20.0 * epsilon);
         near(dot(&a, &ones), linear, 20.0 * epsilon);
         near(dot(&a[1..], &a[1..]), rest * term * term, 20.0 * epsilon);
@@ -110,7 +110,7 @@ fn sums_of_many_terms_do_not_drift() {
     check::<f64>();
 }
 
-/// What no sum of numbers can hold stays infinite, and NaN stays NaN.
+/// Sums that overflow stay infinite, and NaN stays NaN.
 #[test]
 fn sums_end_where_numbers_do() {
     for n in [2, 16, 100, 5000] {
@@ -150,7 +150,7 @@ fn norms_of_any_size() {
     assert_eq!(norm::<f64>(&[]), 0.0);
 }
 
-/// The largest of numbers of which one is NaN is NaN, wherever that stands.
+/// The largest of several values is NaN if any of them is NaN, at any position.
 #[test]
 fn no_larger_number_hides_nan() {
     for values in [

@@ -1,33 +1,34 @@
-//! The number type of a circuit, and the kernels that it carries.
+//! The number type of a circuit, and its kernels.
 
 use nalgebra::RealField;
 
 use crate::kernel::Activation;
 use crate::kernel::{self, Matrix, Write};
 
-/// A real field with the kernels that circuits run on.
+/// A real field with the kernels that circuits need.
 ///
-/// `f32` and `f64` bring fast kernels. Any other `Copy` real field becomes a scalar through
-/// `impl Scalar for MyNumber {}` in the crate that defines it, dual numbers among them: every method
-/// has a generic default.
+/// `f32` and `f64` have fast kernels. Any other `Copy` real field, such as dual numbers, becomes a
+/// scalar with `impl Scalar for MyNumber {}` in the crate that defines it: every method has a
+/// generic default.
 pub trait Scalar: RealField + Copy {
     /// The value nearest to `x`.
     fn of(x: f64) -> Self {
         nalgebra::convert(x)
     }
 
-    /// This value as `f64`; for a dual number its real part.
+    /// This value as `f64`; for a dual number, its real part.
     fn as_f64(self) -> f64 {
         nalgebra::convert_unchecked(self)
     }
 
     /// Matrix product, `out ← A B` or `out ← out + A B`, all column-major.
     ///
-    /// A column of the result has the same bits whatever other columns `B` has, unless `B` is read
-    /// transposed: its columns are no examples then, and very few of them may be summed otherwise.
+    /// A column of the result has the same bits for any other columns of `B`, unless `B` is
+    /// transposed. The columns of a transposed `B` are not examples, and very few of them may be
+    /// summed in another order.
     ///
     /// # Panics
-    /// If the shapes do not fit one another: kernels run on shapes that were validated before.
+    /// If the shapes do not match: kernels expect shapes that have been checked before.
     fn matmul(out: Write<'_, Self>, a: Matrix<'_, Self>, b: Matrix<'_, Self>) {
         kernel::product::by_loops(out, a, b);
     }
@@ -39,7 +40,7 @@ pub trait Scalar: RealField + Copy {
         }
     }
 
-    /// `values ← f(values)`, and `derivatives ← f′(old values)` if given (of the same length).
+    /// `values ← f(values)`, and `derivatives ← f′(old values)` if given (with the same length).
     fn activate(activation: Activation, values: &mut [Self], derivatives: Option<&mut [Self]>) {
         kernel::activate::by_formula(activation, values, derivatives);
     }

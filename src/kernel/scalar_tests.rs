@@ -1,5 +1,5 @@
-//! The generic defaults of [`Scalar`]: a number type that brings no kernels of its own gives the
-//! values of `f64`, and dual numbers its derivatives.
+//! The generic defaults of [`Scalar`]: a number type without its own kernels gives the values of
+//! `f64`, and dual numbers give its derivatives.
 
 use num_dual::Dual64;
 
@@ -33,13 +33,13 @@ fn seeded(x: &[f64], v: &[f64]) -> Vec<Dual64> {
     x.iter().zip(v).map(|(&x, &v)| Dual64::new(x, v)).collect()
 }
 
-/// Deterministic numbers of order 1 that no two arrays share.
+/// Deterministic numbers of order 1, different for every array.
 fn numbers(count: usize, start: f64) -> Vec<f64> {
     (0..count).map(|i| (start + 1.7 * i as f64).sin()).collect()
 }
 
-/// f and f′ of the formulas are those of the `f64` kernels, and f′ is the derivative that the dual
-/// numbers find of f; saturated ends and 0 included.
+/// f and f′ of the generic formulas agree with the `f64` kernels, and f′ agrees with the derivative
+/// of f by dual numbers, at saturated ends and at 0 too.
 #[test]
 fn activations_of_dual_numbers() {
     for activation in ACTIVATIONS {
@@ -61,7 +61,8 @@ fn activations_of_dual_numbers() {
     }
 }
 
-/// A dense layer on dual numbers: values of the `f64` layer, and its J v in input and parameters.
+/// A dense layer on dual numbers gives the values of the `f64` layer, and its J v in input and
+/// parameters.
 #[test]
 fn dense_layers_of_dual_numbers() {
     const N: usize = 3;
@@ -89,7 +90,7 @@ fn dense_layers_of_dual_numbers() {
     }
 }
 
-/// The losses on dual numbers: values of the `f64` losses, their gradients along v, and the
+/// The losses on dual numbers give the values of the `f64` losses, their gradients along v, and the
 /// curvature as the derivative of the gradient.
 #[test]
 fn losses_of_dual_numbers() {

@@ -1,12 +1,12 @@
-//! Extents of one example's values.
+//! The shape of one example's values.
 
 use std::fmt;
 
-/// Most axes of a [`Shape`].
+/// The largest number of axes of a [`Shape`].
 const MOST_AXES: usize = 4;
 
-/// The extents of one example's values, such as `[channels, height, width]`: at most four axes, the
-/// first index fastest (column-major).
+/// The shape of one example's values, such as `[channels, height, width]`: at most four axes, with
+/// the first index fastest (column-major).
 ///
 /// Value (c, y, x) of `[C, H, W]` is entry c + C (y + H x) of the example's column.
 ///
@@ -21,7 +21,7 @@ const MOST_AXES: usize = 4;
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Shape {
-    /// 1 beyond the axes.
+    /// 1 for axes that are not used.
     extents: [usize; MOST_AXES],
     axes: usize,
 }
@@ -37,7 +37,8 @@ impl Shape {
         extent_product(&self.extents)
     }
 
-    /// This shape with another axis before the others, which count as one if there are four.
+    /// This shape with another axis in front. If there are four axes already, they are merged into
+    /// one.
     pub(crate) fn behind(&self, first: usize) -> Self {
         let [a, b, c, _] = self.extents;
         match self.axes {
@@ -63,7 +64,7 @@ impl From<usize> for Shape {
 }
 
 impl<const AXES: usize> From<[usize; AXES]> for Shape {
-    /// More than four axes do not compile.
+    /// More than four axes fail to compile.
     fn from(own: [usize; AXES]) -> Self {
         const { assert!(AXES <= MOST_AXES, "a shape has at most four axes") };
         let mut extents = [1; MOST_AXES];

@@ -125,7 +125,7 @@ fn nan_stays_nan() {
 }
 
 #[test]
-#[should_panic(expected = "one derivative a value")]
+#[should_panic(expected = "one derivative per value")]
 fn derivatives_of_another_length_panic() {
     Activation::Tanh.evaluate(&mut [0.0; 3], Some(&mut [0.0; 2]));
 }

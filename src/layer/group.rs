@@ -24,15 +24,15 @@ pub struct ParameterGroup {
     pub name: String,
     /// Shape; the block is stored with the first index fastest (column-major).
     pub shape: Vec<usize>,
-    /// Place in the flat vector. Groups tile it in order, without gaps.
+    /// Range in the flat vector. Groups tile the vector in order, without gaps.
     pub range: Range<usize>,
-    /// Whether an optimiser with weight decay should decay it (not biases and scales, usually).
+    /// Whether an optimiser with weight decay should decay it; usually not for biases and scales.
     pub decays: bool,
 }
 
 impl ParameterGroup {
-    /// A block at the start of the vector, without weight decay; [`ParameterGroup::tile`] moves it to
-    /// its place.
+    /// A block at the start of the vector, without weight decay; [`ParameterGroup::tile`] moves it
+    /// to its place.
     pub fn new(name: impl Into<String>, shape: impl Into<Vec<usize>>) -> Self {
         let shape = shape.into();
         Self {
@@ -43,13 +43,13 @@ impl ParameterGroup {
         }
     }
 
-    /// The same block, subject to weight decay.
+    /// The same block, with weight decay.
     pub fn decaying(mut self) -> Self {
         self.decays = true;
         self
     }
 
-    /// Places the blocks one after another from 0, as
+    /// Places the blocks one after another, beginning at 0, as
     /// [`Layer::parameters`](super::Layer::parameters) must list them.
     pub fn tile(groups: impl IntoIterator<Item = Self>) -> Vec<Self> {
         let mut end = 0_usize;

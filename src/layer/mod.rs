@@ -21,11 +21,11 @@ use crate::error::Error;
 use crate::kernel::{Execution, Scalar, Write, dot, extent_product};
 use crate::pointers::through_pointers;
 
-/// Where and when a layer is evaluated.
+/// The circumstances of an evaluation of a layer.
 ///
-/// The random draws of a stochastic layer (dropout) must be a function of these fields alone, without
-/// `execution`, so that the same evaluation gives the same bits wherever and however often it is
-/// made.
+/// The random draws of a stochastic layer (dropout) must be a function of these fields alone,
+/// except `execution`. The same evaluation then gives the same bits, wherever and however often it
+/// is made.
 ///
 /// # Examples
 /// ```
@@ -38,11 +38,11 @@ use crate::pointers::through_pointers;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Context<'a> {
-    /// Seed of the circuit.
+    /// The seed of the circuit.
     pub seed: u64,
-    /// t of this layer.
+    /// The index t of this layer.
     pub layer: usize,
-    /// Number of the visit to this batch; constant during one visit, its Z-steps included.
+    /// Number of the visit to this batch; it is the same for all Z-steps of one visit.
     pub visit: u64,
     /// Whether this evaluation is part of training.
     pub training: bool,
@@ -54,7 +54,7 @@ pub struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
-    /// The context of a prediction on data that the circuit does not own, on the calling thread.
+    /// The context of a prediction on data outside the circuit, on the calling thread.
     pub fn inference(seed: u64, layer: usize) -> Self {
         Self {
             seed,
@@ -66,7 +66,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// The context of a training visit to examples with these ids, on the calling thread.
+    /// The context of a training visit to the examples with these ids, on the calling thread.
     pub fn training(seed: u64, layer: usize, visit: u64, examples: &'a [u64]) -> Self {
         Self {
             visit,
@@ -86,12 +86,13 @@ impl<'a> Context<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Scratch {
-    /// Kept from [`Layer::forward`] to the products with the Jacobian at the same point.
+    /// Memory kept from [`Layer::forward`] until the products with the Jacobian at the same point.
     pub tape: usize,
-    /// Scratch memory for any single call of `forward`, `vjp` or `jvp`; its contents are not kept
+    /// Scratch memory for a single call of `forward`, `vjp` or `jvp`. Its contents are not kept
     /// between calls.
     pub work: usize,
-    /// Scratch memory for one call of [`Layer::curvature_bound`]; the same for every batch.
+    /// Scratch memory for one call of [`Layer::curvature_bound`]; it does not depend on the batch
+    /// size.
     pub bound: usize,
 }
 
@@ -103,7 +104,7 @@ impl Scratch {
         bound: 0,
     };
 
-    /// The given tape and work, and no memory for the curvature bound.
+    /// Memory for tape and work, and none for the curvature bound.
     pub const fn new(tape: usize, work: usize) -> Self {
         Self {
             tape,
@@ -122,7 +123,7 @@ impl Scratch {
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Point<'a, T> {
-    /// Where and when.
+    /// The context of the evaluation.
     pub context: Context<'a>,
     /// θ_t.
     pub parameters: &'a [T],
@@ -130,14 +131,14 @@ pub struct Point<'a, T> {
     pub input: &'a [T],
     /// ẑ_{t+1} = f(z_t, θ_t), output_dim × n.
     pub output: &'a [T],
-    /// What `forward` wrote for the derivatives; its length is exactly what [`Layer::scratch`] gives
-    /// for n examples.
+    /// What `forward` wrote for the derivatives. Its length is exactly that given by
+    /// [`Layer::scratch`] for n examples.
     pub tape: &'a [T],
 }
 
 impl<'a, T> Point<'a, T> {
-    /// The point where `forward` was called with context, parameters and input, and wrote output and
-    /// tape.
+    /// The point at which `forward` was called with `context`, `parameters` and `input`, and wrote
+    /// `output` and `tape`.
     pub fn new(
         context: Context<'a>,
         parameters: &'a [T],
@@ -159,31 +160,32 @@ impl<'a, T> Point<'a, T> {
 ///
 /// A layer is a description: it holds shapes and options, never parameters or activations.
 /// Parameters are one flat slice. A batch is a column-major `dimension × n` slice with one column
-/// per example, and every column is mapped independently (an example's result has the same bits
-/// whatever the other columns are). Methods run on shapes that were validated before, cannot fail,
-/// and must not allocate.
+/// per example. Every column is mapped independently: an example's result has the same bits for any
+/// other columns. Methods are called with shapes that have been checked; they cannot fail, and must
+/// not allocate.
 ///
 /// # Contract
-/// - **Tape.** Its length is exactly `scratch(n).tape` for a batch of n. What `forward` writes there
-///   is kept until the products at the same point, which only read it. Before `forward` its contents
-///   are arbitrary. At inference there may be no tape; the output must have the same bits then.
-/// - **Work** holds at least `scratch(n).work` values, arbitrary before and after a call.
+/// - **Tape.** Its length is exactly `scratch(n).tape` for a batch of n. What `forward` writes
+///   there is kept until the products at the same point, which only read it. Before `forward`, its
+///   contents are arbitrary. At inference there may be no tape; the output must then have the same
+///   bits.
+/// - **Work** holds at least `scratch(n).work` values, which are arbitrary before and after a call.
 /// - **Results.** Every value of `output` and `tangent` is overwritten. [`Write`] says for each
 ///   product whether it is set, added to existing values, or skipped. A skipped product is not
 ///   computed, and the other product has the same value either way.
 ///
 /// [`GradCheck::layer`](crate::gradcheck::GradCheck::layer) checks all of this, and compares the
 /// derivatives with finite differences. `examples/conv1d.rs` implements a convolution, a linear map
-/// with an activation, in a few lines ([`Patchwise`]); `examples/custom_layer.rs` implements another
-/// kind of layer.
+/// with an activation, in a few lines ([`Patchwise`]); `examples/custom_layer.rs` implements
+/// another kind of layer.
 ///
 /// `Box<dyn Layer<T>>`, `Arc<dyn Layer<T>>` and references to layers are layers too.
 pub trait Layer<T: Scalar>: Debug + Send + Sync {
-    /// The shape of one example's z_t, every extent at least 1. Adjacent layers need to agree only in
-    /// the number of values.
+    /// The shape of one example's z_t; every extent is at least 1. Adjacent layers need to agree
+    /// only in the number of values.
     fn input_shape(&self) -> Shape;
 
-    /// The shape of one example's ẑ_{t+1}, every extent at least 1.
+    /// The shape of one example's ẑ_{t+1}; every extent is at least 1.
     fn output_shape(&self) -> Shape;
 
     /// d_t, the size of the input shape.
@@ -200,19 +202,19 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
     /// parameters.
     fn parameters(&self) -> Vec<ParameterGroup>;
 
-    /// Draws initial parameters, every value of `parameters`.
+    /// Draws every value of the initial `parameters`.
     fn initialize(&self, parameters: &mut [T], rng: &mut dyn Rng);
 
-    /// The memory that a batch of `batch` examples needs; must not decrease with the batch size.
+    /// The memory needed for a batch of `batch` examples; must not decrease with the batch size.
     fn scratch(&self, batch: usize) -> Scratch;
 
-    /// Multiply-adds per example of one product (forward, vjp or jvp), used to decide how work is
-    /// divided among threads; `None` (the default) if unknown.
+    /// Multiply-adds per example for one product (forward, vjp or jvp). It is used to divide work
+    /// among threads. `None` (the default) if unknown.
     fn cost(&self) -> Option<usize> {
         None
     }
 
-    /// Checks one batch of inputs when the data come in: for layer 0, and for a local problem that is
+    /// Checks a batch of inputs when data are added: for layer 0, and for a local problem that is
     /// built from arrays or from a shard.
     ///
     /// # Errors
@@ -221,7 +223,8 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
         Ok(())
     }
 
-    /// Whether ∂f/∂z exists (the default); a layer without it (an embedding) can only be layer 0.
+    /// Whether ∂f/∂z exists (the default). A layer without it, such as an embedding, can only be
+    /// layer 0.
     fn input_differentiable(&self) -> bool {
         true
     }
@@ -237,9 +240,8 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
         work: &mut [T],
     );
 
-    /// Vector-Jacobian products with `cotangent` = g (output_dim × n):
-    /// `d_input ← (∂f/∂z)ᵀ g` (one column per example) and `d_parameters ← Σᵢ (∂f/∂θ)ᵀ gᵢ` (a **sum**
-    /// over the examples).
+    /// Vector-Jacobian products with `cotangent` = g (output_dim × n): `d_input ← (∂f/∂z)ᵀ g` (one
+    /// column per example) and `d_parameters ← Σᵢ (∂f/∂θ)ᵀ gᵢ` (a **sum** over the examples).
     fn vjp(
         &self,
         at: &Point<'_, T>,
@@ -249,13 +251,13 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
         work: &mut [T],
     );
 
-    /// Jacobian-vector product `tangent ← (∂f/∂z) v_input + (∂f/∂θ) v_parameters`, a missing
-    /// direction being zero; overwrites `tangent` (output_dim × n).
+    /// Jacobian-vector product `tangent ← (∂f/∂z) v_input + (∂f/∂θ) v_parameters`, where a missing
+    /// direction counts as zero. Overwrites `tangent` (output_dim × n).
     ///
     /// The default uses vector-Jacobian products with unit vectors: output_dim calls of
-    /// [`Layer::vjp`] on the whole batch for a direction in z, n · output_dim for one in θ, and it
-    /// allocates. Gauss-Newton and Levenberg-Marquardt call it often; implement it for layers to be
-    /// trained by these.
+    /// [`Layer::vjp`] on the whole batch for a direction in z, n · output_dim calls for one in θ.
+    /// It also allocates. Gauss-Newton and Levenberg-Marquardt call `jvp` often, so implement it
+    /// for layers that they train.
     fn jvp(
         &self,
         at: &Point<'_, T>,
@@ -270,7 +272,7 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
         if let Some(v) = v_input {
             let mut row = vec![T::zero(); v.len()];
             for k in 0..outputs {
-                // Row k of every example's Jacobian.
+                // Row k of the Jacobian of every example.
                 let rows = (k..tangent.len()).step_by(outputs);
                 rows.clone().for_each(|i| unit[i] = T::one());
                 self.vjp(at, &unit, Write::Set(&mut row), Write::Skip, work);
@@ -292,13 +294,13 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
         }
     }
 
-    /// A number that is at least ‖∂f/∂z‖² (spectral norm, squared) for every z, if one is known;
-    /// `None` by default. `work` holds at least `scratch(n).bound` values.
+    /// An upper bound on ‖∂f/∂z‖² (the squared spectral norm) for every z, if one is known; `None`
+    /// by default. `work` holds at least `scratch(n).bound` values.
     fn curvature_bound(&self, _parameters: &[T], _work: &mut [T]) -> Option<T> {
         None
     }
 
-    /// Centre and spread of outputs that the layer represents well, for
+    /// Centre and spread of outputs that the layer can represent well, for
     /// [`TargetInit::Projected`](crate::decoupled::TargetInit::Projected); (0, 1) by default.
     fn target_range(&self) -> (f64, f64) {
         (0.0, 1.0)
@@ -310,9 +312,9 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
         None
     }
 
-    /// `patches ← U(Z)`, the patch_len × (positions · n) matrix that the weights of
-    /// [`Layer::affine`] multiply, with the positions of each example contiguous. By default a copy
-    /// of the input, which is right unless [`Affine::unfolds`].
+    /// `patches ← U(Z)`: the patch_len × (positions · n) matrix that the weights of
+    /// [`Layer::affine`] multiply, with the positions of each example next to one another. By
+    /// default this is a copy of the input, which is correct unless [`Affine::unfolds`] is set.
     fn unfold(&self, input: &[T], patches: &mut [T]) {
         patches.copy_from_slice(input);
     }
@@ -360,13 +362,13 @@ through_pointers!(Layer {
     fn unfold(&self, input: &[T], patches: &mut [T]);
 });
 
-/// Describes a layer as Ẑ = a(W U(z) + b 1ᵀ), for closed-form W-steps: W is channels × patch_len, and
-/// U(z) is the patch_len × positions matrix of one example's patches.
+/// Describes a layer as Ẑ = a(W U(z) + b 1ᵀ), for closed-form W-steps. W is channels × patch_len,
+/// and U(z) is the patch_len × positions matrix of one example's patches.
 ///
-/// For least squares in (W, b), a batch of n examples is a batch of positions · n columns. Its inputs
-/// are the result of [`Layer::unfold`]. Its targets are the layer's (channels · positions) × n targets
-/// read as a channels × (positions · n) matrix, which is the same slice. An example's weight applies
-/// to each of its positions.
+/// For least squares in (W, b), a batch of n examples becomes a batch of positions · n columns. Its
+/// inputs are the result of [`Layer::unfold`]. Its targets are the layer's (channels · positions) ×
+/// n targets, read as a channels × (positions · n) matrix; the slice is the same. The weight of an
+/// example applies to each of its positions.
 ///
 /// # Examples
 /// ```
@@ -389,12 +391,12 @@ pub struct Affine {
     pub patch_len: usize,
     /// Patches per example.
     pub positions: usize,
-    /// Whether the patches must be made by [`Layer::unfold`]; otherwise they are the input itself.
+    /// Whether [`Layer::unfold`] must make the patches; otherwise the patches are the input itself.
     pub unfolds: bool,
 }
 
 impl Affine {
-    /// ẑ = a(W z + b): one patch, the whole input of `patch_len` values.
+    /// ẑ = a(W z + b), with one patch: the whole input of `patch_len` values.
     pub fn new(
         weights: Range<usize>,
         bias: Option<Range<usize>>,
@@ -411,12 +413,12 @@ impl Affine {
         }
     }
 
-    /// Cuts the input itself into `positions` contiguous patches.
+    /// Splits the input itself into `positions` contiguous patches.
     pub fn with_positions(self, positions: usize) -> Self {
         Self { positions, ..self }
     }
 
-    /// Sets the number of patches, which [`Layer::unfold`] makes.
+    /// Sets the number of patches, which are made by [`Layer::unfold`].
     pub fn unfolding(self, positions: usize) -> Self {
         Self {
             positions,
@@ -436,7 +438,7 @@ pub(crate) fn parameter_count<T: Scalar>(layer: &dyn Layer<T>) -> usize {
     layer.parameters().last().map_or(0, |group| group.range.end)
 }
 
-/// Checks what a circuit relies on: dimensions of at least 1, and parameter groups that tile.
+/// Checks that dimensions are at least 1, and that the parameter groups tile the parameter vector.
 pub(crate) fn validate<T: Scalar>(layer: &dyn Layer<T>, number: usize) -> Result<(), Error> {
     check_dimension("a layer's input dimension", layer.input_dim())?;
     check_dimension("a layer's output dimension", layer.output_dim())?;
@@ -451,7 +453,8 @@ pub(crate) fn check_dimension(what: &'static str, size: usize) -> Result<(), Err
     }
 }
 
-/// Groups must tile their parameter vector: in order, without gaps, each the size of its shape.
+/// Checks that the groups tile their parameter vector: in order, without gaps, each as large as its
+/// shape.
 pub(crate) fn check_layout(groups: &[ParameterGroup], number: usize) -> Result<(), Error> {
     let mut expected = 0;
     for group in groups {

@@ -1,4 +1,4 @@
-//! One weight matrix applied to every patch of the input: fully connected layers, convolutions.
+//! One weight matrix applied to every patch of the input: fully connected layers and convolutions.
 
 use std::ops::Range;
 
@@ -16,11 +16,10 @@ use crate::kernel::{
     multiply, multiply_by, row_sums, scale, smallest,
 };
 
-/// Fully connected layer with a fused activation, ẑ = a(W z + b): a [`Patchwise`] layer with one
-/// patch, the whole input.
+/// Fully connected layer with a fused activation, ẑ = a(W z + b): a [`Patchwise`] layer with a
+/// single patch, the whole input.
 ///
-/// The activation is fused because a separate activation layer would get auxiliary targets of its
-/// own.
+/// The activation is fused because a separate activation layer would get its own auxiliary targets.
 ///
 /// # Examples
 /// ```
@@ -35,23 +34,23 @@ use crate::kernel::{
 /// ```
 pub type Dense = Patchwise<Whole>;
 
-/// A linear map shared by every patch of the input, with a fused activation:
-/// Ẑ = a(W U(z) + b 1ᵀ), U(z) the patch_len × positions matrix of an [`Unfold`].
+/// A linear map shared by all patches of the input, with a fused activation: Ẑ = a(W U(z) + b 1ᵀ),
+/// where U(z) is the patch_len × positions matrix of an [`Unfold`].
 ///
-/// [`Dense`] layers and convolutions are such layers. A convolution written outside the crate gets
-/// from it parallel columns, activations, derivatives, a curvature bound, initial values, and
+/// [`Dense`] layers and convolutions are such layers. For a convolution written outside the crate,
+/// it provides parallel columns, activations, derivatives, a curvature bound, initial values, and
 /// closed-form W-steps (`examples/conv1d.rs`).
 ///
-/// An example's output is the channels × positions matrix Ẑ, column-major: its shape is
+/// An example's output is the channels × positions matrix Ẑ, column-major, with the shape
 /// `[channels, positions…]`.
 ///
 /// Parameters: W (channels × patch_len, column-major), then b (channels) unless the layer has no
-/// bias. W is marked as subject to weight decay, b is not. Initial values: W from N(0, 1/fan_in), or
-/// N(0, 2/fan_in) for ReLU, leaky ReLU, GELU and SiLU, where fan_in is patch_len and fan_out the
-/// channels; b zero.
+/// bias. Weight decay applies to W, but not to b. Initial values: W from N(0, 1/fan_in), or N(0,
+/// 2/fan_in) for ReLU, leaky ReLU, GELU and SiLU, where fan_in is patch_len and fan_out is the
+/// number of channels; b is 0.
 ///
-/// Costs channels · patch_len · positions multiply-adds per example and product. Unless the patches
-/// are the input itself, they take patch_len · positions values of work memory per example.
+/// It costs channels · patch_len · positions multiply-adds per example and product. Unless the
+/// patches are the input itself, they need patch_len · positions values of work memory per example.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Patchwise<U> {
     unfold: U,
@@ -72,8 +71,8 @@ impl Dense {
     /// A fully connected layer with a bias.
     ///
     /// # Errors
-    /// [`Error::ZeroDimension`], [`Error::TooLarge`], or [`Error::InvalidOption`] for a leaky
-    /// ReLU's slope outside 0..=1.
+    /// [`Error::ZeroDimension`], [`Error::TooLarge`], or [`Error::InvalidOption`] for a leaky ReLU
+    /// whose slope is outside 0..=1.
     pub fn new(input_dim: usize, output_dim: usize, activation: Activation) -> Result<Self, Error> {
         check_dimension("the input dimension of a dense layer", input_dim)?;
         check_dimension("the output dimension of a dense layer", output_dim)?;
@@ -85,8 +84,9 @@ impl<U: Unfold> Patchwise<U> {
     /// A layer with `channels` outputs at every position of `unfold`, and a bias.
     ///
     /// # Errors
-    /// [`Error::ZeroDimension`], [`Error::TooLarge`], [`Error::Source`] for an entry that reads
-    /// outside the input, or [`Error::InvalidOption`] for a leaky ReLU's slope outside 0..=1.
+    /// [`Error::ZeroDimension`], [`Error::TooLarge`], [`Error::Source`] for a patch entry that
+    /// reads outside the input, or [`Error::InvalidOption`] for a leaky ReLU whose slope is outside
+    /// 0..=1.
     pub fn over(unfold: U, channels: usize, activation: Activation) -> Result<Self, Error> {
         let (inputs, patch_len) = (unfold.input_shape().size(), unfold.patch_len());
         let positions = unfold.positions().size();
@@ -163,25 +163,25 @@ impl<U: Unfold> Patchwise<U> {
         })
     }
 
-    /// Draws W from `initializer`.
+    /// Sets the initializer of W.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] for a scale or gain out of range.
+    /// [`Error::InvalidOption`] for an option of the initializer that is out of range.
     pub fn with_weights(mut self, initializer: Initializer) -> Result<Self, Error> {
         self.weights = initializer.validate()?;
         Ok(self)
     }
 
-    /// Draws b from `initializer` (as a channels × 1 matrix).
+    /// Sets the initializer of b, which is drawn as a channels × 1 matrix.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] for a scale or gain out of range.
+    /// [`Error::InvalidOption`] for an option of the initializer that is out of range.
     pub fn with_bias(mut self, initializer: Initializer) -> Result<Self, Error> {
         self.bias = Some(initializer.validate()?);
         Ok(self)
     }
 
-    /// Removes b: Ẑ = a(W U(z)).
+    /// Removes the bias: Ẑ = a(W U(z)).
     pub fn without_bias(mut self) -> Self {
         self.bias = None;
         self
@@ -192,12 +192,12 @@ impl<U: Unfold> Patchwise<U> {
         self.activation
     }
 
-    /// The unfolding of the input.
+    /// How the input is unfolded into patches.
     pub fn unfolding(&self) -> &U {
         &self.unfold
     }
 
-    // These do not depend on the scalar, so that describing or wrapping a layer needs no
+    // These do not depend on the scalar, so callers that describe or wrap a layer do not need
     // `Layer::<f64>::`.
 
     /// [`Layer::input_shape`].
@@ -266,7 +266,7 @@ impl<U: Unfold> Patchwise<U> {
         self.patch_len * self.channels
     }
 
-    /// Copied values in one example's patches; 0 if the patches are the input itself.
+    /// Number of values copied into one example's patches; 0 if the patches are the input itself.
     fn patches_len(&self) -> usize {
         if self.whole {
             0
@@ -284,8 +284,8 @@ impl<U: Unfold> Patchwise<U> {
         Matrix::new(weights, self.channels, self.patch_len)
     }
 
-    /// U(z) of the examples `range`, patch_len × (positions · examples): part of `input`, or a copy
-    /// in `patches`.
+    /// U(z) for the examples `range`, patch_len × (positions · examples): a part of `input`, or a
+    /// copy in `patches`.
     fn patches<'a, T: Scalar>(
         &self,
         input: &'a [T],
@@ -308,10 +308,10 @@ impl<U: Unfold> Patchwise<U> {
 /// The largest number of values of a matrix.
 const MOST: usize = isize::MAX as usize / 16;
 
-/// Values that stay in the L1 cache between two passes over them.
+/// Number of values that stay in the L1 cache between two passes over them.
 const NEAR: usize = 2048;
 
-/// Writes the methods of the trait that are those of the type itself.
+/// Implements methods of the trait by calling the type's own methods of the same name.
 macro_rules! own_methods {
     ($(fn $name:ident(&$self:ident $(, $argument:ident: $type:ty)?) -> $result:ty;)*) => {
         $(fn $name(&$self $(, $argument: $type)?) -> $result {
@@ -373,7 +373,7 @@ impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
                 if has_bias {
                     add_to_columns(output, bias);
                 }
-                // The identity's derivative needs no tape.
+                // The derivative of the identity needs no tape.
                 if self.activation != Activation::Identity {
                     T::activate(self.activation, output, tapes.next());
                 }
@@ -438,7 +438,7 @@ impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
         let columns = self.positions * n;
         let z = Matrix::new(z, self.patch_len, columns).t();
         let g_matrix = Matrix::new(g, self.channels, columns);
-        // Columns of G U(Z)ᵀ: entries of a patch, not examples.
+        // The columns of G U(Z)ᵀ are patch entries, not examples.
         let data = WriteColumns::new(d_parameters.part(0..weights), self.channels);
         let sums = |range, part: WriteColumns<'_, T>| {
             T::matmul(part.write, g_matrix, z.column_range(range));
@@ -499,8 +499,8 @@ impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
         });
     }
 
-    /// sup |a′|² · ‖W‖² · ‖U‖², with ‖W‖² = λ_max(B) ≤ (tr B⁸)^⅛ for B the smaller of W Wᵀ and Wᵀ W.
-    /// This is never below ‖W‖², and above it by a factor of at most (side)^⅛.
+    /// sup |a′|² · ‖W‖² · ‖U‖², with ‖W‖² = λ_max(B) ≤ (tr B⁸)^⅛, where B is the smaller of W Wᵀ
+    /// and Wᵀ W. The bound on ‖W‖² is too large by a factor of at most (side)^⅛.
     fn curvature_bound(&self, parameters: &[T], work: &mut [T]) -> Option<T> {
         let w = self.matrix(parameters);
         let side = self.channels.min(self.patch_len);
@@ -511,7 +511,7 @@ impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
             (w.t(), w)
         };
         T::matmul(Write::Set(b), left, right);
-        // Scaled before every squaring, so that nothing overflows or underflows: with c_k the scales,
+        // Scale before every squaring, so that nothing overflows or underflows. With scales c_k,
         // ‖B⁴‖_F^¼ = c_0 c_1^½ c_2^¼ for norms, and likewise for the largest entries.
         let mut bound = T::one();
         let mut power = T::one();
@@ -519,11 +519,12 @@ impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
         for k in 0..3 {
             let largest = current.iter().fold(T::zero(), |top, b| top.max(b.abs()));
             if !largest.is_finite() {
-                // Overflow, rather than no bound.
+                // On overflow, return infinity rather than no bound.
                 return Some(largest);
             }
             if largest < smallest::<T>() / T::default_epsilon() {
-                // Squares of such weights underflow: use ‖W‖² ≤ rows · columns · max w², kept above 0.
+                // Squares of such weights underflow: use ‖W‖² ≤ rows · columns · max w², kept above
+                // 0.
                 let all = &parameters[..self.weight_count()];
                 let top = all.iter().fold(T::zero(), |top, w| top.max(w.abs()));
                 if top.is_zero() {
@@ -545,7 +546,7 @@ impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
             }
         }
         let slope = T::of(self.activation.lipschitz());
-        // A margin for rounding in the sums above.
+        // Add a margin for rounding errors in the sums above.
         let terms = T::of(8.0 * (self.patch_len + self.channels) as f64);
         let room = T::one() + terms * T::default_epsilon();
         Some(bound * slope * slope * room * T::of(self.multiplicity as f64))

@@ -11,11 +11,11 @@ use crate::kernel::{Scalar, Write, smallest};
 
 /// Layers composed into one: f = f_{k−1} ∘ … ∘ f_0, with ordinary backprop inside.
 ///
-/// The unit has no auxiliary targets between its layers. A circuit that is one unit of all its layers
-/// trains exactly as with backprop; units of a few layers each lie between that and the fully
-/// decoupled circuit.
+/// The unit has no auxiliary targets between its layers. A circuit that is a single unit of all its
+/// layers trains exactly as with backprop. Units of a few layers each are intermediate between
+/// backprop and the fully decoupled circuit.
 ///
-/// Parameters: those of the layers, one after another, with names "0.weights", "1.weights", ….
+/// Parameters: those of the layers, one after another, with the names "0.weights", "1.weights", ….
 ///
 /// # Examples
 /// ```
@@ -32,13 +32,14 @@ use crate::kernel::{Scalar, Write, smallest};
 #[derive(Debug, Clone)]
 pub struct Sequential<T: Scalar> {
     layers: Vec<Arc<dyn Layer<T>>>,
-    /// Where layer i's parameters start; one more entry for the end.
+    /// Where layer i's parameters start; the last entry is the end.
     offsets: Vec<usize>,
-    /// Dimension of layer i's input; one more entry for the output.
+    /// Dimension of layer i's input; the last entry is that of the output.
     dims: Vec<usize>,
 }
 
-/// Where a layer's values are in the unit's tape: its output (except for the last layer), its tape.
+/// The place of a layer's values in the unit's tape: its output (except for the last layer) and its
+/// tape.
 struct Place {
     output: Range<usize>,
     tape: Range<usize>,
@@ -49,7 +50,8 @@ impl<T: Scalar> Sequential<T> {
     ///
     /// # Errors
     /// [`Error::NoLayers`], [`Error::LayerMismatch`], [`Error::InputNotDifferentiable`] for such a
-    /// layer after another, or [`Error::ParameterLayout`]; layers are counted within the unit.
+    /// layer that is not the first, or [`Error::ParameterLayout`]. Layers are counted within the
+    /// unit.
     pub fn new(layers: Vec<Box<dyn Layer<T>>>) -> Result<Self, Error> {
         let layers: Vec<Arc<dyn Layer<T>>> = layers.into_iter().map(Arc::from).collect();
         check_chain(&layers, "sequential layer")?;
@@ -78,7 +80,7 @@ impl<T: Scalar> Sequential<T> {
         &parameters[self.offsets[i]..self.offsets[i + 1]]
     }
 
-    /// Every layer draws from its own random stream.
+    /// The context of layer i, which gives every layer its own random stream.
     fn context<'a>(&self, i: usize, context: &Context<'a>) -> Context<'a> {
         Context {
             seed: context.seed.rotate_left(17) ^ (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15),
@@ -86,8 +88,8 @@ impl<T: Scalar> Sequential<T> {
         }
     }
 
-    /// How many values of layer i's output the unit's tape holds: none for the last layer, whose
-    /// output is the unit's.
+    /// How many values of layer i's output the unit's tape holds: none for the last layer, since
+    /// its output is that of the unit.
     fn kept(&self, i: usize, batch: usize) -> usize {
         match i < self.last() {
             true => self.dims[i + 1].saturating_mul(batch),
@@ -102,14 +104,14 @@ impl<T: Scalar> Sequential<T> {
         Place { output, tape }
     }
 
-    /// The largest array between two layers.
+    /// The size of the largest array between two layers.
     fn widest(&self, batch: usize) -> usize {
         let widest = self.dims[1..=self.last()].iter().max();
         widest.unwrap_or(&0).saturating_mul(batch)
     }
 
-    /// The point of layer i of the unit, if its values end at `end` in the unit's tape, and where they
-    /// begin.
+    /// The point of layer i of the unit, whose values end at `end` in the unit's tape; also returns
+    /// where they begin.
     fn point<'a>(&self, i: usize, at: &Point<'a, T>, end: usize) -> (Point<'a, T>, usize) {
         let batch = self.batch(at.input);
         let tape = |i: usize| self.layers[i].scratch(batch).tape;
@@ -132,7 +134,7 @@ impl<T: Scalar> Sequential<T> {
     }
 }
 
-/// Checks that the layers form a chain; `what` names their owner in the error.
+/// Checks that the layers form a chain. `what` names their owner in errors.
 pub(crate) fn check_chain<T: Scalar>(
     layers: &[Arc<dyn Layer<T>>],
     what: &'static str,
@@ -197,7 +199,7 @@ impl<T: Scalar> Layer<T> for Sequential<T> {
     }
 
     fn scratch(&self, batch: usize) -> Scratch {
-        // Query each layer once; otherwise nested units would be queried 2ᵏ times.
+        // Query each layer only once; otherwise nested units would be queried 2ᵏ times.
         let mut scratch = Scratch::NONE;
         for (i, layer) in self.layers.iter().enumerate() {
             let own = layer.scratch(batch);
@@ -336,8 +338,8 @@ impl<T: Scalar> Layer<T> for Sequential<T> {
         }
     }
 
-    /// The product of the layers' bounds: infinite if any of them is, and otherwise above 0 unless one
-    /// of them is 0, so that overflow or underflow cannot make the bound too small.
+    /// The product of the layers' bounds. It is infinite if any factor is, and 0 only if a factor
+    /// is 0, so that overflow or underflow cannot make the bound too small.
     fn curvature_bound(&self, parameters: &[T], work: &mut [T]) -> Option<T> {
         let (mut product, mut infinite, mut zero) = (T::one(), false, false);
         for (i, layer) in self.layers.iter().enumerate() {

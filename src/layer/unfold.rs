@@ -1,4 +1,4 @@
-//! Which parts of the input a layer's weights are applied to.
+//! The parts of the input to which a layer's weights are applied.
 
 use std::fmt::Debug;
 
@@ -8,16 +8,17 @@ use crate::kernel::{Scalar, Write};
 /// A parameter-free rearrangement of one example's input z into patches, to which a
 /// [`Patchwise`](super::Patchwise) layer applies its weights.
 ///
-/// Entry k of the patch at position p is z_{source(k, p)}, or 0 (padding). The patches are a
+/// Entry k of the patch at position p is z_{source(k, p)}, or 0 (padding). The patches form a
 /// patch_len × positions matrix U z, column-major, where U has at most one 1 per row. Convolutions
-/// have this form. [`Whole`], one patch of the whole input, gives a [`Dense`](super::Dense) layer.
+/// have this form. [`Whole`], a single patch with the whole input, gives a [`Dense`](super::Dense)
+/// layer.
 ///
 /// # Examples
 /// ```
 /// use layerwise::layer::{Shape, Unfold};
 /// use layerwise::kernel::Write;
 ///
-/// /// Neighbouring pairs of a sequence.
+/// /// Pairs of neighbours in a sequence.
 /// #[derive(Debug)]
 /// struct Pairs(usize);
 ///
@@ -45,12 +46,12 @@ pub trait Unfold: Debug + Send + Sync {
     /// least 1.
     fn positions(&self) -> Shape;
 
-    /// The entry of the input that entry `entry` of the patch at `position` reads; `None` for
+    /// The index of the input value that entry `entry` of the patch at `position` reads; `None` for
     /// padding, which is 0.
     fn source(&self, entry: usize, position: usize) -> Option<usize>;
 
-    /// `patches ← U z` for one example, by default entry by entry. Override it if patches are copies
-    /// of contiguous runs, which is faster.
+    /// `patches ← U z` for one example; by default entry by entry. Override it if patches are
+    /// copies of contiguous ranges, which is faster.
     fn unfold<T: Scalar>(&self, input: &[T], patches: &mut [T]) {
         let columns = patches.chunks_exact_mut(self.patch_len());
         for (position, patch) in columns.enumerate() {
@@ -61,8 +62,8 @@ pub trait Unfold: Debug + Send + Sync {
         }
     }
 
-    /// `d_input ← Uᵀ patches` for one example, the adjoint of [`Unfold::unfold`]: every entry of the
-    /// input gets the sum of the patch entries that read it.
+    /// `d_input ← Uᵀ patches` for one example, the adjoint of [`Unfold::unfold`]: every entry of
+    /// the input gets the sum of the patch entries that read it.
     fn fold<T: Scalar>(&self, patches: &[T], d_input: Write<'_, T>) {
         let Some(sums) = d_input.accumulate() else {
             return;
@@ -78,12 +79,12 @@ pub trait Unfold: Debug + Send + Sync {
     }
 }
 
-/// One patch: the whole input.
+/// A single patch: the whole input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Whole(pub(super) Shape);
 
 impl Whole {
-    /// The whole of an input of this shape.
+    /// A single patch with the whole input of this shape.
     pub fn new(input: impl Into<Shape>) -> Self {
         Self(input.into())
     }

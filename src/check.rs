@@ -1,11 +1,11 @@
-//! Checks of what users give: lengths, weights, options, finite data.
+//! Checks of values that users pass in: lengths, weights, options, finite data.
 
 use nalgebra::DMatrix;
 
 use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, all_finite};
 
-/// The value of an option, if it `fits`.
+/// Returns the value of an option if it `fits`, or [`Error::InvalidOption`].
 pub(crate) fn option(
     option: &'static str,
     value: f64,
@@ -22,24 +22,24 @@ pub(crate) fn option(
     })
 }
 
-/// An option above 0.
+/// An option that must be above 0.
 pub(crate) fn positive(name: &'static str, value: f64) -> Result<f64, Error> {
     let fits = value > 0.0 && value.is_finite();
     option(name, value, fits, "above 0 and finite")
 }
 
-/// An option of at least 0.
+/// An option that must be at least 0.
 pub(crate) fn not_negative(name: &'static str, value: f64) -> Result<f64, Error> {
     let fits = value >= 0.0 && value.is_finite();
     option(name, value, fits, "finite and not negative")
 }
 
-/// An option in 0..=1.
+/// An option that must be in 0..=1.
 pub(crate) fn share(name: &'static str, value: f64) -> Result<f64, Error> {
     option(name, value, (0.0..=1.0).contains(&value), "in 0..=1")
 }
 
-/// An option in 0..1.
+/// An option that must be at least 0 and below 1.
 pub(crate) fn below_one(name: &'static str, value: f64) -> Result<f64, Error> {
     option(
         name,
@@ -49,28 +49,28 @@ pub(crate) fn below_one(name: &'static str, value: f64) -> Result<f64, Error> {
     )
 }
 
-/// An option of any size.
+/// An option that may have any finite value.
 pub(crate) fn finite(name: &'static str, value: f64) -> Result<f64, Error> {
     option(name, value, value.is_finite(), "finite")
 }
 
-/// A count of at least 1.
+/// A count that must be at least 1.
 pub(crate) fn at_least_one(name: &'static str, count: u64) -> Result<u64, Error> {
     option(name, count as f64, count > 0, "at least 1").map(|_| count)
 }
 
-/// An option of at least 0 in the scalar, where a large value may become infinite.
+/// An option that must be at least 0 and still finite once it is converted to the scalar.
 pub(crate) fn in_scalar<T: Scalar>(name: &'static str, value: f64) -> Result<T, Error> {
     let own = T::of(value);
     let fits = own >= T::zero() && own.is_finite();
-    let allowed = "finite in the circuit's scalar and not negative";
+    let allowed = "at least 0 and finite in the circuit's scalar type";
     option(name, value, fits, allowed).map(|_| own)
 }
 
-/// Writes and reads options with serde; what is read passes their `checked`.
+/// Implements serde's traits for options. Values that are read must pass the type's `checked`.
 ///
-/// The type derives both traits with `#[serde(remote = "Self")]`, which gives it functions of its
-/// own and leaves the traits to this.
+/// The type derives both traits with `#[serde(remote = "Self")]`. This generates inherent functions
+/// and leaves the trait implementations to this macro.
 macro_rules! serde_checked {
     ($name:ident) => {
         #[cfg(feature = "serde")]
@@ -91,12 +91,12 @@ macro_rules! serde_checked {
 }
 pub(crate) use serde_checked;
 
-/// Whether a slice has the length that is needed.
+/// Checks that a slice has the expected length.
 pub(crate) fn check_length<T>(what: &str, values: &[T], expected: usize) -> Result<(), Error> {
     check_count(what, values.len() == expected, expected, values.len())
 }
 
-/// [`Error::Length`] with these numbers unless it `fits`.
+/// Returns [`Error::Length`] with these numbers unless `fits` is true.
 pub(crate) fn check_count(
     what: &str,
     fits: bool,
@@ -113,21 +113,21 @@ pub(crate) fn check_count(
     }
 }
 
-/// An empty list with room for a matrix, or the error that memory cannot hold it.
+/// An empty list with capacity for a matrix, or [`Error::TooLarge`] if memory cannot hold it.
 pub(crate) fn room<A>(what: &'static str, rows: usize, columns: usize) -> Result<Vec<A>, Error> {
     let mut list = Vec::new();
     make_room(&mut list, what, rows, columns)?;
     Ok(list)
 }
 
-/// Makes room for a matrix in a list, or fails if memory cannot hold it.
+/// Reserves room for a matrix in a list, or fails with [`Error::TooLarge`].
 pub(crate) fn make_room<A>(
     list: &mut Vec<A>,
     what: &'static str,
     rows: usize,
     columns: usize,
 ) -> Result<(), Error> {
-    // No list is as long as usize::MAX, which stands for a product beyond it.
+    // A product that overflows becomes usize::MAX, which no list can hold.
     let more = rows.saturating_mul(columns).saturating_sub(list.len());
     list.try_reserve_exact(more).map_err(|_| Error::TooLarge {
         what,
@@ -136,13 +136,13 @@ pub(crate) fn make_room<A>(
     })
 }
 
-/// Refuses a matrix that memory cannot hold, by asking for its room and giving it back.
+/// Rejects a matrix that memory cannot hold, by reserving memory for it and releasing it again.
 pub(crate) fn check_room<A>(what: &'static str, rows: usize, columns: usize) -> Result<(), Error> {
-    // Or the compiler would leave out the request, whose outcome alone counts.
+    // Without the black box, the compiler could remove the allocation, whose success is the check.
     room::<A>(what, rows, columns).map(|list| drop(std::hint::black_box(list)))
 }
 
-/// Refuses an `operation` on no examples.
+/// Rejects an `operation` that was given no examples.
 pub(crate) fn check_examples(count: usize, operation: &'static str) -> Result<(), Error> {
     match count {
         0 => Err(Error::NoExamples { operation }),
@@ -150,20 +150,20 @@ pub(crate) fn check_examples(count: usize, operation: &'static str) -> Result<()
     }
 }
 
-/// Refuses a combination of options.
+/// Rejects a combination of options.
 pub(crate) fn refuse<A>(what: &'static str, reason: &'static str) -> Result<A, Error> {
     Err(Error::Combination { what, reason })
 }
 
-/// Penalties μ and example weights must be above 0 and finite, and so must 1/w: steps divide by it.
+/// Penalties μ and example weights must be positive and finite, and so must 1/w: steps divide by w.
 pub(crate) fn check_weights<T: Scalar>(name: &'static str, weights: &[T]) -> Result<(), Error> {
     let fits = |w: T| w.is_finite() && w > T::zero() && w.recip().is_finite();
-    let allowed = "above 0 and finite, as is its inverse";
+    let allowed = "above 0 and finite, with a finite inverse";
     let check = |&w: &T| option(name, w.as_f64(), fits(w), allowed).map(|_| ());
     weights.iter().try_for_each(check)
 }
 
-/// Finds the first value that is not finite, in a matrix of `rows` rows.
+/// Returns [`Error::NonFiniteData`] for the first non-finite value of a matrix with `rows` rows.
 pub(crate) fn check_finite<T: Scalar>(
     quantity: Quantity,
     layer: usize,
@@ -185,7 +185,7 @@ pub(crate) fn check_finite<T: Scalar>(
     }
 }
 
-/// Whether a result that is given to the caller is finite.
+/// Checks that a result returned to the caller is finite.
 pub(crate) fn check_result<T: Scalar>(
     quantity: Quantity,
     layer: usize,
@@ -197,7 +197,7 @@ pub(crate) fn check_result<T: Scalar>(
     }
 }
 
-/// Whether everything that was computed in a step is finite.
+/// Checks that everything computed in a step is finite.
 pub(crate) fn check_computed<T: Scalar>(
     quantity: Quantity,
     layer: usize,
@@ -214,7 +214,7 @@ pub(crate) fn check_computed<T: Scalar>(
     })
 }
 
-/// Whether a matrix has the shape that is needed.
+/// Checks that a matrix has the expected shape.
 pub(crate) fn check_shape<T: Scalar>(
     what: &str,
     matrix: &DMatrix<T>,
@@ -232,7 +232,7 @@ pub(crate) fn check_shape<T: Scalar>(
     })
 }
 
-/// Whether a matrix has the rows that are needed; `columns` only appears in the error.
+/// Checks a matrix's number of rows; `columns` is used only in the error.
 pub(crate) fn check_rows<T: Scalar>(
     what: &str,
     matrix: &DMatrix<T>,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Where a non-finite number was found; part of [`Error::NonFinite`] and [`Error::NonFiniteData`].
+/// Where a non-finite value was found; part of [`Error::NonFinite`] and [`Error::NonFiniteData`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Quantity {
@@ -26,9 +26,9 @@ pub enum Quantity {
     Multiplier,
     /// The sums of a layer's normal equations.
     NormalEquations,
-    /// A target given to a metric; belongs to no layer.
+    /// A target passed to a metric; it belongs to no layer.
     MetricTarget,
-    /// An output given to a metric; belongs to no layer.
+    /// An output passed to a metric; it belongs to no layer.
     MetricOutput,
 }
 
@@ -61,17 +61,17 @@ impl fmt::Display for Quantity {
     }
 }
 
-/// Everything that can go wrong, with the numbers that say why.
+/// Everything that can go wrong, with the numbers that explain it.
 ///
-/// After an error nothing is half done: constructors, setters and additions leave their object
-/// unchanged, and a training run leaves parameters as after its last completed step (or its best
-/// epoch, [`Stopping::Validation`](crate::training::Stopping::Validation)), and targets as after
-/// its last completed visit.
+/// An error never leaves work half done. Constructors, setters and additions leave their object
+/// unchanged. A training run keeps the parameters of its last completed step (or, with
+/// [`Stopping::Validation`](crate::training::Stopping::Validation), of its best epoch), and the
+/// targets of its last completed visit.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A circuit, or a [`Sequential`](crate::layer::Sequential), without layers.
-    #[error("a {what} needs at least one layer, and none was given")]
+    #[error("a {what} needs at least one layer, but none was given")]
     NoLayers {
         /// "circuit" or "sequential layer".
         what: &'static str,
@@ -84,8 +84,8 @@ pub enum Error {
         what: &'static str,
     },
 
-    /// A dimension so large that sizes in memory overflow.
-    #[error("{what} of {rows} x {columns} is too large to be stored")]
+    /// A matrix that is too large for memory, or whose size in memory overflows.
+    #[error("{what} of {rows} x {columns} values cannot fit in memory")]
     TooLarge {
         /// Which matrix.
         what: &'static str,
@@ -109,33 +109,33 @@ pub enum Error {
         found: Vec<usize>,
     },
 
-    /// An [`Unfold`](crate::layer::Unfold) that reads outside its input.
+    /// An [`Unfold`](crate::layer::Unfold) reads outside its input.
     #[error(
-        "entry {entry} of the patch at position {position} reads value {source_entry} of an input of {inputs} values"
+        "entry {entry} of the patch at position {position} reads input value {source_entry}, but the input has only {inputs} values (counted from 0)"
     )]
     Source {
         /// Entry of the patch.
         entry: usize,
         /// Position of the patch.
         position: usize,
-        /// The value of the input that it reads.
+        /// The index of the input value that it reads.
         source_entry: usize,
-        /// Values of the input.
+        /// The number of input values.
         inputs: usize,
     },
 
     /// A layer that is not differentiable in its input comes after another layer.
     #[error(
-        "layer {layer} is not differentiable in its input, so it can only be the first of a circuit"
+        "layer {layer} is not differentiable in its input, so it can only be the first layer of a circuit"
     )]
     InputNotDifferentiable {
         /// The layer, counted from 0.
         layer: usize,
     },
 
-    /// A shard that was made for another layer or loss than the one it is used with.
+    /// A shard that was made for a different layer or loss.
     #[error(
-        "the shard of layer {layer} has the fingerprint {found:016x}, but this layer with its loss has {expected:016x}: scalar, dimensions, layer and loss, with every option that Debug prints, must be the same as where the shard was made"
+        "the shard of layer {layer} has fingerprint {found:016x}, but this layer and its loss have {expected:016x}: the scalar type, dimensions, layer and loss, with every option that Debug prints, must be the same as where the shard was made"
     )]
     Fingerprint {
         /// t, as stored in the shard.
@@ -146,9 +146,9 @@ pub enum Error {
         found: u64,
     },
 
-    /// A layer that reports parameter groups which do not tile its parameter vector.
+    /// A layer whose parameter groups do not tile its parameter vector.
     #[error(
-        "layer {layer}: parameter group '{group}' covers {start}..{end}, but must start at {expected} and hold its shape's {size} values"
+        "layer {layer}: parameter group '{group}' covers {start}..{end}, but must start at {expected} and hold {size} values, the product of its shape"
     )]
     ParameterLayout {
         /// The layer, counted from 0.
@@ -165,18 +165,18 @@ pub enum Error {
         size: usize,
     },
 
-    /// A layer index outside the circuit.
-    #[error("layer {layer} was requested, but only {allowed} exist here")]
+    /// An index of a layer that the circuit does not have, or that the operation does not allow.
+    #[error("layer {layer} was requested, but only layers {allowed} can be used here")]
     UnknownLayer {
         /// The requested index.
         layer: usize,
-        /// The indices that exist, such as "0..4".
+        /// The indices that are allowed, such as "0..4".
         allowed: String,
     },
 
     /// A hidden loss whose target cannot be trained.
     #[error(
-        "the loss {loss} of hidden layer {layer} has a fixed target, but auxiliary targets are trained; use a loss whose target is free, such as SquaredError"
+        "the loss {loss} of hidden layer {layer} has a fixed target, but auxiliary targets are trained; use a loss whose target may vary, such as SquaredError"
     )]
     FixedTargetLoss {
         /// The loss, as its `Debug` prints it.
@@ -187,7 +187,7 @@ pub enum Error {
 
     /// A hidden loss other than squared error, in a scheme that is exact only for squared error.
     #[error(
-        "the loss {loss} of hidden layer {layer} is not SquaredError, and this scheme is exact only for that"
+        "the loss {loss} of hidden layer {layer} is not SquaredError, but this scheme is exact only for SquaredError"
     )]
     NotSquaredError {
         /// The loss, as its `Debug` prints it.
@@ -196,7 +196,7 @@ pub enum Error {
         layer: usize,
     },
 
-    /// A closed form for linear circuits, applied to a circuit not known to be linear.
+    /// A closed form for linear circuits was applied to a circuit that is not known to be linear.
     #[error(
         "the local problem of layer {layer} is not a linear least-squares problem, as this closed form requires: {reason}"
     )]
@@ -212,7 +212,7 @@ pub enum Error {
     Shape {
         /// What was given.
         what: String,
-        /// Rows and columns needed.
+        /// Rows and columns expected.
         expected: (usize, usize),
         /// Rows and columns found.
         found: (usize, usize),
@@ -223,14 +223,16 @@ pub enum Error {
     Length {
         /// What was given.
         what: String,
-        /// Length needed.
+        /// Length expected.
         expected: usize,
         /// Length found.
         found: usize,
     },
 
-    /// Inputs and targets of different numbers of examples.
-    #[error("{inputs} inputs were given with {targets} targets: both need one column per example")]
+    /// Inputs and targets have different numbers of examples.
+    #[error(
+        "{inputs} inputs were given with {targets} targets: both need one column per example, so these counts must be equal"
+    )]
     ExampleCount {
         /// Columns of the inputs.
         inputs: usize,
@@ -238,8 +240,8 @@ pub enum Error {
         targets: usize,
     },
 
-    /// An operation over examples when there are none.
-    #[error("{operation} needs at least one example, and there is none")]
+    /// An operation over examples was given none.
+    #[error("{operation} needs at least one example, but there are none")]
     NoExamples {
         /// The operation.
         operation: &'static str,
@@ -254,14 +256,14 @@ pub enum Error {
         count: usize,
     },
 
-    /// The same example twice in one selection.
+    /// The same example occurs twice in one selection.
     #[error("example {example} occurs twice in one selection")]
     RepeatedExample {
         /// The example.
         example: u64,
     },
 
-    /// A label that is not the number of a class.
+    /// A label that is not a class index.
     #[error("example column {column} has class {class}, but the classes are 0..{classes}")]
     UnknownClass {
         /// Column, counted from 0.
@@ -272,7 +274,7 @@ pub enum Error {
         classes: usize,
     },
 
-    /// A range of columns that exceeds the circuit's examples.
+    /// A range of columns that goes beyond the circuit's examples.
     #[error("columns {start}..{end} were requested, but the circuit has {count} examples")]
     UnknownColumns {
         /// First column.
@@ -284,17 +286,17 @@ pub enum Error {
     },
 
     /// NaN or infinity in data given by the caller.
-    #[error("{} at row {row}, column {column} is {value}", quantity.of(*layer))]
+    #[error("{} at row {row}, column {column} is {value}, but must be finite", quantity.of(*layer))]
     NonFiniteData {
         /// Where it was found.
         quantity: Quantity,
-        /// t of z_t or θ_t; 0 for data given to a metric.
+        /// t of z_t or θ_t; 0 for data passed to a metric.
         layer: usize,
         /// Row, counted from 0.
         row: usize,
         /// Column, counted from 0.
         column: usize,
-        /// The value, as f64.
+        /// The value, converted to `f64`.
         value: f64,
     },
 
@@ -318,7 +320,7 @@ pub enum Error {
         reason: String,
     },
 
-    /// An option with a value it cannot have.
+    /// An option has a value that is not allowed.
     #[error("option {option} is {value}, but must be {allowed}")]
     InvalidOption {
         /// Name of the option.
@@ -329,7 +331,7 @@ pub enum Error {
         allowed: &'static str,
     },
 
-    /// An option that this build of the crate cannot honour.
+    /// An option that needs a cargo feature which is not enabled in this build.
     #[error("option {option} needs the feature '{feature}', which is not enabled")]
     FeatureDisabled {
         /// Name of the option.
@@ -339,7 +341,7 @@ pub enum Error {
     },
 
     /// A solver needs a bound that a layer or loss does not give (`Layer::curvature_bound`,
-    /// `Loss::curvature_bound`); `StepSize::Checked` and `StepSize::Fixed` need none.
+    /// `Loss::curvature_bound`). `StepSize::Checked` and `StepSize::Fixed` do not need one.
     #[error(
         "a curvature-bounded step needs a curvature bound, but {of} in the local problem of layer {layer} gives none: implement its `curvature_bound`, or use `StepSize::Checked` (`with_step`)"
     )]
@@ -357,13 +359,13 @@ pub enum Error {
         solver: &'static str,
         /// The layer.
         layer: usize,
-        /// Which requirement is not met.
+        /// The requirement that is not met.
         reason: String,
     },
 
     /// Normal equations without a unique solution.
     #[error(
-        "{what} are singular: input row {row} (from 0; the bias is the last) is, up to rounding, a linear combination of earlier rows in these examples (relative curvature {curvature:e}, not above {least:e}); give a ridge or proximal weight that is not negligible beside the inputs' squares, or more examples"
+        "{what} are singular: input row {row} (from 0; the bias is the last) is, up to rounding, a linear combination of earlier rows in these examples (relative curvature {curvature:e}, not above {least:e}); give more examples, or a ridge or proximal weight that is not negligible compared with the squares of the inputs"
     )]
     Singular {
         /// Which equations.
@@ -376,12 +378,12 @@ pub enum Error {
         least: f64,
     },
 
-    /// The pool of threads could not be started.
+    /// The thread pool could not be started.
     #[error("a pool of {threads} threads could not be started: {reason}")]
     ThreadPool {
-        /// Requested threads.
+        /// The number of threads requested.
         threads: usize,
-        /// The reason that the operating system gave.
+        /// The reason given by the operating system.
         reason: String,
     },
 
@@ -390,27 +392,25 @@ pub enum Error {
     WrongDerivative {
         /// The worst entry, with both numbers.
         entry: GradEntry,
-        /// The error allowed.
+        /// The largest error allowed.
         tolerance: f64,
     },
 
-    /// A meaningless combination of options.
+    /// A combination of options that makes no sense.
     #[error("refused: {what}: {reason}")]
     Combination {
-        /// What was to be combined.
+        /// The combination.
         what: &'static str,
-        /// Why it is meaningless.
+        /// Why it makes no sense.
         reason: &'static str,
     },
 
-    /// A gradient check that compared no derivatives, and so could not fail.
-    #[error(
-        "no derivative was compared: there are neither parameters nor a differentiable input here"
-    )]
+    /// A gradient check that compared no derivatives, and so could not have failed.
+    #[error("no derivative was compared: there are no parameters and no differentiable input here")]
     NothingCompared,
 
-    /// A result does not fit the scalar, though all that it was computed from did.
-    #[error("{} is not finite: data, targets or parameters are too large for the scalar", quantity.of(*layer))]
+    /// A result overflows the scalar type, although everything it was computed from is finite.
+    #[error("{} is not finite: data, targets or parameters are too large for the scalar type", quantity.of(*layer))]
     Overflow {
         /// Which quantity.
         quantity: Quantity,
@@ -418,9 +418,9 @@ pub enum Error {
         layer: usize,
     },
 
-    /// A computation gave a number that is not finite.
+    /// A step computed a value that is not finite.
     #[error(
-        "{quantity} of layer {layer} became non-finite in step {step}; nothing was changed by that step. Try a smaller learning rate or step"
+        "{quantity} of layer {layer} became non-finite in step {step}, which was therefore not made. Try a smaller learning rate or step size"
     )]
     NonFinite {
         /// Which quantity.
@@ -432,7 +432,7 @@ pub enum Error {
     },
 }
 
-/// The layer before a layer.
+/// The layer before a layer, for error messages.
 fn before(layer: usize) -> String {
     match layer.checked_sub(1) {
         Some(layer) => format!("layer {layer}"),
@@ -452,21 +452,21 @@ fn extents(shape: &[usize]) -> String {
     format!("shape {} (dimension {size})", all.join(" x "))
 }
 
-/// One entry of a derivative, with its finite difference.
+/// One entry of a derivative, with the finite difference it is compared with.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GradEntry {
     /// Which derivative, such as "∂f/∂θ by vjp".
     pub derivative: &'static str,
-    /// t of θ_t or z_t in the check of a whole circuit.
+    /// The index t of θ_t or z_t, in the check of a whole circuit.
     pub layer: Option<usize>,
-    /// Which entry of it, or which random direction.
+    /// Which entry of the derivative, or which random direction.
     pub index: usize,
     /// The value from the code under test.
     pub analytic: f64,
     /// The value from finite differences.
     pub numeric: f64,
-    /// Error as [`GradCheck`](crate::gradcheck::GradCheck) defines it; infinite if a number is not finite, or if
-    /// two that must be equal differ.
+    /// The error as defined by [`GradCheck`](crate::gradcheck::GradCheck). It is infinite if a
+    /// value is not finite, or if two values that must be equal differ.
     pub error: f64,
 }
 

@@ -411,7 +411,7 @@ fn option(option: &'static str, value: f64) -> Error {
     Error::InvalidOption {
         option,
         value,
-        allowed: "above 0 and finite, as is its inverse",
+        allowed: "above 0 and finite, with a finite inverse",
     }
 }
 

@@ -1,4 +1,4 @@
-//! Derivatives checked against central finite differences.
+//! Checks of derivatives against central finite differences.
 
 use std::fmt;
 
@@ -16,27 +16,31 @@ use crate::objective::Objective;
 /// Compares derivatives with central differences (φ(x + h) − φ(x − h)) / 2h, and checks the rest of
 /// the contract of a [`Layer`] or a [`Loss`].
 ///
-/// The step is h = ε^⅓ max(1, |x|), which balances truncation (∝ h²) against rounding (∝ ε/h): with
-/// values and derivatives of order 1 the attainable error is about ε^⅔, 4e-11 in `f64` and 2e-5 in
-/// `f32`; 1e-6 and 5e-3 are safe tolerances for single coordinates, 1e-5 and 1e-2 along directions,
-/// which move many coordinates at once.
+/// The step is h = ε^⅓ max(1, |x|), which balances truncation (∝ h²) against rounding (∝ ε/h). With
+/// values and derivatives of order 1, the attainable error is about ε^⅔: 4e-11 in `f64` and 2e-5 in
+/// `f32`. Safe tolerances are 1e-6 and 5e-3 for single coordinates, and 1e-5 and 1e-2 along
+/// directions, which move many coordinates at once.
 ///
-/// The error of an entry is |analytic − numeric| divided by the largest entry of the same derivative
-/// (or by 1 % of φ's magnitude, if that is larger). So a small entry cannot fail because of rounding
-/// in φ alone, and an error that is significant relative to the largest entry is detected.
+/// The error of an entry is |analytic − numeric| divided by the largest entry of the same
+/// derivative (or by 1 % of φ's magnitude, if that is larger). A small entry therefore cannot fail
+/// because of rounding in φ alone, and any error that is significant relative to the largest entry
+/// is detected.
 ///
-/// Besides derivatives, [`GradCheck::layer`], [`GradCheck::loss`] and [`GradCheck::curvature`] compare
-/// - columns alone with columns in a batch, bit for bit: a layer must not mix examples (give at least
-///   two different examples; identical ones reveal little);
-/// - a curvature bound with the largest curvature that power iteration finds at the point: a bound
-///   below it is an error of (found − bound) / found;
-/// - products that are set, added and skipped, in memory that holds NaN before every call;
-/// - forward with and without a tape, bit for bit;
-/// - a layer's [`Layer::affine`] with its outputs, and its memory for this batch and a larger one.
+/// Besides derivatives, [`GradCheck::layer`], [`GradCheck::loss`] and [`GradCheck::curvature`]
+/// check
+/// - that a column gives the same bits alone and in a batch: a layer must not mix examples (give at
+///   least two different examples; identical ones reveal little);
+/// - that a curvature bound is not below the largest curvature that power iteration finds at the
+///   point; otherwise the error is (found − bound) / found;
+/// - that results are set, added or skipped as requested, in memory that holds NaN before every
+///   call;
+/// - that forward gives the same bits with and without a tape;
+/// - that a layer's [`Layer::affine`] agrees with its outputs, and that the scratch memory that it
+///   requests does not shrink for a larger batch.
 ///
-/// Cost: two evaluations of φ per coordinate (or direction). The check fails, rightly or not, at
-/// kinks (ReLU within h of 0), if φ is so large that ε φ/h swamps the derivative, and for layers that
-/// are not deterministic.
+/// Cost: two evaluations of φ per coordinate (or direction). The check can fail for a correct
+/// derivative near a kink (ReLU within h of 0) or if φ is so large that ε φ/h swamps the
+/// derivative. It also fails for layers that are not deterministic.
 ///
 /// # Examples
 /// ```
@@ -52,7 +56,7 @@ use crate::objective::Objective;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GradCheck {
-    /// `None`: every coordinate.
+    /// Number of random directions; `None` checks every coordinate.
     directions: Option<usize>,
     seed: u64,
 }
@@ -61,22 +65,22 @@ pub struct GradCheck {
 #[derive(Debug, Clone, PartialEq, Default)]
 #[non_exhaustive]
 pub struct GradReport {
-    /// Numbers compared.
+    /// Number of values compared.
     pub compared: usize,
     /// How many of them are derivatives compared with finite differences.
     pub derivatives: usize,
-    /// The worst entry of each kind that was checked.
+    /// The entry with the largest error, for each kind of check.
     pub worst: Vec<GradEntry>,
 }
 
-/// The name of a curvature bound's entry in a report.
+/// The name of the curvature bound's entry in a report.
 const BOUND: &str = "curvature bound";
 
-/// Steps of power iteration towards the largest curvature.
+/// Steps of power iteration that search for the largest curvature.
 const POWERS: usize = 30;
 
 impl GradReport {
-    /// The worst entry of all; `None` if there was nothing to compare.
+    /// The entry with the largest error; `None` if there was nothing to compare.
     pub fn worst_entry(&self) -> Option<&GradEntry> {
         self.worst.iter().max_by(|a, b| a.error.total_cmp(&b.error))
     }
@@ -90,9 +94,9 @@ impl GradReport {
     ///
     /// # Errors
     /// [`Error::NothingCompared`] if no derivative was compared (a layer without parameters whose
-    /// input is not differentiable has none), [`Error::WrongDerivative`] with the worst entry and
-    /// both numbers. A column that depends on its neighbours outranks every inexact derivative: print
-    /// [`GradReport::worst`] for the others.
+    /// input is not differentiable has none). [`Error::WrongDerivative`] with the worst entry and
+    /// both of its values. A column that depends on its neighbours counts as worse than any inexact
+    /// derivative; [`GradReport::worst`] has the other entries.
     pub fn require(&self, tolerance: f64) -> Result<(), Error> {
         if self.derivatives == 0 {
             return Err(Error::NothingCompared);
@@ -108,14 +112,14 @@ impl GradReport {
         }
     }
 
-    /// Sets the layer of the last derivative.
+    /// Sets the layer of the entry added last.
     fn name_layer(&mut self, t: usize) {
         if let Some(entry) = self.worst.last_mut() {
             entry.layer = Some(t);
         }
     }
 
-    /// Numbers that must be equal: any difference is an infinite error.
+    /// Compares values that must be equal: any difference counts as an infinite error.
     fn add_exact<T: Scalar>(&mut self, derivative: &'static str, found: &[T], expected: &[T]) {
         self.add(derivative, found, expected, 0.0);
         let worst = self.worst.last_mut();
@@ -124,7 +128,7 @@ impl GradReport {
         }
     }
 
-    /// A gradient, beside what `product` adds to ones.
+    /// Compares what `product` adds to a vector of ones with 1 + `gradient`.
     fn add_sum<T: Scalar>(
         &mut self,
         derivative: &'static str,
@@ -137,7 +141,7 @@ impl GradReport {
         self.add(derivative, &sum, &expected, 0.0);
     }
 
-    /// Adds a bound and the largest value found: an error if the value is larger.
+    /// Adds a bound and the largest value found, which must not exceed it.
     fn add_bound<T: Scalar>(&mut self, bound: T, found: f64) {
         let bound = bound.as_f64();
         let error = match (found - bound) / found.max(bound.abs()) {
@@ -156,7 +160,7 @@ impl GradReport {
         });
     }
 
-    /// Adds a derivative and its finite differences.
+    /// Compares a derivative with its finite differences.
     fn add_derivative<T: Scalar>(
         &mut self,
         derivative: &'static str,
@@ -202,11 +206,11 @@ impl GradReport {
 }
 
 impl fmt::Display for GradReport {
-    /// One line for each kind that was checked: its worst entry with both numbers.
+    /// One line per kind of check: its worst entry, with both values.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{} numbers compared, the worst of each kind:",
+            "{} values compared; the worst of each kind:",
             self.compared
         )?;
         for entry in &self.worst {
@@ -225,10 +229,10 @@ impl Default for GradCheck {
 /// (φ(x), Σ |terms of φ|).
 type Value<T> = (T, f64);
 
-/// A function of a problem.
+/// A function of a problem whose gradient is checked.
 type Phi<'a, T> = &'a mut dyn FnMut(Problem<'_, T>) -> T;
 
-/// θ_t, or z_t, of every t.
+/// Gives access to every θ_t, or every z_t.
 type Values<T> = fn(&mut DecoupledCircuit<T>) -> &mut [Vec<T>];
 
 impl GradCheck {
@@ -240,7 +244,7 @@ impl GradCheck {
         }
     }
 
-    /// Checks along `count` random directions instead of every coordinate: for large problems.
+    /// Checks along `count` random directions instead of every coordinate, for large problems.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for 0 directions, which would compare nothing.
@@ -252,7 +256,7 @@ impl GradCheck {
         })
     }
 
-    /// Sets the seed of cotangents and directions.
+    /// Sets the seed of the random cotangents and directions.
     pub fn with_seed(self, seed: u64) -> Self {
         Self { seed, ..self }
     }
@@ -264,11 +268,11 @@ impl GradCheck {
         values
     }
 
-    /// The directions in which to probe `x`, each with its step h, one at a time: all unit vectors at
-    /// once would take the square of x's memory.
+    /// The directions in which to probe `x`, each with its step h. They are generated one at a
+    /// time: all unit vectors at once would take memory proportional to the square of x's length.
     fn directions<T: Scalar>(&self, x: &[T]) -> impl Iterator<Item = (Vec<T>, T)> {
         let cube_root = T::default_epsilon().as_f64().cbrt();
-        // Along no coordinate there is no direction either.
+        // There are no directions either if there are no coordinates.
         let count = match (self.directions, x.is_empty()) {
             (Some(count), false) => count,
             _ => x.len(),
@@ -281,7 +285,7 @@ impl GradCheck {
             }
             Some(_) => {
                 let v: Vec<T> = self.normal(1000 + k as u64, x.len());
-                // Many coordinates move at once: limit the total length to 10 steps.
+                // Many coordinates move at once, so limit the total length to 10 steps.
                 let length = dot(&v, &v).as_f64().sqrt();
                 let h = cube_root * largest(x).max(1.0) / (length / 10.0).max(1.0);
                 (v, T::of(h))
@@ -289,7 +293,7 @@ impl GradCheck {
         })
     }
 
-    /// Compares `gradient` of φ at x with differences.
+    /// Compares `gradient`, the gradient of φ at x, with finite differences.
     fn gradient<T: Scalar>(
         &self,
         report: &mut GradReport,
@@ -298,7 +302,7 @@ impl GradCheck {
         gradient: &[T],
         mut phi: impl FnMut(&[T]) -> Value<T>,
     ) {
-        // Near x too, since at x itself φ and its gradient may both be zero.
+        // Also near x, since φ and its gradient may both be zero at x itself.
         let (_, mut magnitude) = phi(x);
         let [mut analytic, mut numeric] = [Vec::new(), Vec::new()];
         for (v, h) in self.directions(x) {
@@ -312,7 +316,7 @@ impl GradCheck {
         report.add_derivative(derivative, [analytic, numeric], magnitude);
     }
 
-    /// Compares the products of `jacobian` at x with differences of the vector function `f`.
+    /// Compares the Jacobian products at x with finite differences of the vector function `f`.
     fn jacobian<T: Scalar>(
         &self,
         report: &mut GradReport,
@@ -334,8 +338,8 @@ impl GradCheck {
     /// [`Layer`] contract as listed at [`GradCheck`].
     ///
     /// # Errors
-    /// [`Error::Length`] if the slices do not fit the layer, or its [`Layer::affine`] does not fit
-    /// its dimensions, [`Error::NoExamples`] for an empty input, and those of
+    /// [`Error::Length`] if the slices do not fit the layer, or if its [`Layer::affine`] does not
+    /// fit its dimensions; [`Error::NoExamples`] for an empty input; and the errors of
     /// [`Layer::check_input`].
     ///
     /// # Panics
@@ -471,7 +475,8 @@ impl GradCheck {
         report.add("∂f/∂θ of columns alone", &sum, d_parameters, 0.0);
     }
 
-    /// Checks that a larger batch never takes less memory, and the bound always the same.
+    /// Checks that a larger batch never needs less memory, and that the bound's memory stays the
+    /// same.
     fn memory<T: Scalar>(&self, report: &mut GradReport, layer: &dyn Layer<T>, n: usize) {
         let (own, larger) = (layer.scratch(n), layer.scratch(2 * n));
         let numbers = |lengths: [usize; 3]| lengths.map(|length| T::of(length as f64));
@@ -484,9 +489,9 @@ impl GradCheck {
         report.add_exact("scratch of a larger batch", &numbers(least), &numbers(own));
     }
 
-    /// Checks that ‖J v‖² of unit directions v, one per column, is never above the bound. Power
-    /// iteration with the VJP gives the directions. J v comes from differences, less their rounding, so
-    /// that it is right even if a product is wrong.
+    /// Checks that ‖J v‖² never exceeds the bound for unit directions v, one per column. The
+    /// directions come from power iteration with the VJP. J v comes from finite differences, less
+    /// their rounding error, so the check is valid even if the layer's products are wrong.
     fn layer_bound<T: Scalar>(
         &self,
         report: &mut GradReport,
@@ -556,13 +561,13 @@ impl GradCheck {
         Ok(())
     }
 
-    /// Checks a loss's gradients in target, prediction and its own parameters, that they overwrite,
-    /// add and skip as [`Write`] says, and that examples do not mix.
+    /// Checks a loss's gradients in its target, its prediction and its own parameters; that results
+    /// are overwritten, added or skipped as [`Write`] says; and that examples do not mix.
     ///
     /// # Errors
-    /// [`Error::ZeroDimension`], [`Error::Length`] or [`Error::NoExamples`] for slices that are not
-    /// two matrices of `at.dim` rows and the loss's parameters, and those of the loss's check of its
-    /// target.
+    /// [`Error::ZeroDimension`], [`Error::Length`] or [`Error::NoExamples`] unless the slices are
+    /// two matrices of `at.dim` rows and the loss's parameters; and the errors of the loss's check
+    /// of its target.
     pub fn loss<T: Scalar>(
         &self,
         loss: &dyn Loss<T>,
@@ -621,16 +626,16 @@ impl GradCheck {
         Ok(report)
     }
 
-    /// Checks a loss's curvature product against differences of its gradient: the prediction's
-    /// block, and with `joint` the whole Hessian in target and prediction. Checks its curvature bound
-    /// against power iteration in both blocks, and against differences of the gradient in ẑ over
-    /// distances of 1e-3 to 1, which detect kinks.
+    /// Checks a loss's curvature product against finite differences of its gradient: the
+    /// prediction's block or, with `joint`, the whole Hessian in target and prediction. Checks its
+    /// curvature bound against power iteration in both blocks, and against differences of the
+    /// gradient in ẑ over distances of 1e-3 to 1, which detect kinks.
     ///
-    /// A loss whose curvature is only a semidefinite part of its Hessian fails this, rightly, in
-    /// the blocks where it differs.
+    /// A loss whose curvature product is only the positive semidefinite part of its Hessian fails
+    /// this check, as it should, in the blocks where the two differ.
     ///
     /// # Errors
-    /// Those of [`GradCheck::loss`].
+    /// The errors of [`GradCheck::loss`].
     pub fn curvature<T: Scalar>(
         &self,
         loss: &dyn Loss<T>,
@@ -639,7 +644,7 @@ impl GradCheck {
     ) -> Result<GradReport, Error> {
         let n = check_pair(loss, at)?;
         let mut report = GradReport::default();
-        // Of two, the first is the target's, the second the prediction's.
+        // Index 0 stands for the target, 1 for the prediction.
         let product = |by: usize, v: &[T]| {
             let [mut a, mut b] = [nans(v.len()), nans(v.len())];
             let mut work = nans(loss.scratch(at.dim, n));
@@ -714,8 +719,8 @@ impl GradCheck {
         Ok(report)
     }
 
-    /// Checks the three gradients of a local problem: in θ_t, in z_t as input, in z_{t+1} as
-    /// target.
+    /// Checks the three gradients of a local problem: in θ_t, in z_t (its input) and in z_{t+1}
+    /// (its target).
     pub fn local_problem<T: Scalar>(&self, problem: &LocalProblem<'_, T>) -> GradReport {
         let mut report = GradReport::default();
         let gradients = problem.gradients();
@@ -745,7 +750,7 @@ impl GradCheck {
     /// Checks the gradient of an objective at a point.
     ///
     /// # Errors
-    /// Those of [`Objective::evaluate`], at the point or near it.
+    /// The errors of [`Objective::evaluate`], at the point or near it.
     pub fn objective<T: Scalar>(
         &self,
         objective: &dyn Objective<T>,
@@ -806,11 +811,11 @@ impl GradCheck {
     }
 }
 
-/// (f(x + h v) − f(x − h v)) / 2h, with the h by which x + h v actually moved.
+/// (f(x + h v) − f(x − h v)) / 2h, where h is the step that x + h v actually made after rounding.
 fn difference<T: Scalar>(x: &[T], v: &[T], h: T, mut f: impl FnMut(&[T]) -> Vec<T>) -> Vec<T> {
     let moved = |sign: T| -> Vec<T> { x.iter().zip(v).map(|(&x, &v)| x + sign * h * v).collect() };
     let (plus, minus) = (moved(T::one()), moved(-T::one()));
-    // For one coordinate, divide by the rounded step.
+    // For a single coordinate, divide by the step as rounded.
     let mut nonzero = v.iter().enumerate().filter(|(_, v)| !v.is_zero());
     let width = match (nonzero.next(), nonzero.next()) {
         (Some((j, &v)), None) => (plus[j] - minus[j]) / v,
@@ -836,7 +841,7 @@ fn nans<T: Scalar>(length: usize) -> Vec<T> {
     vec![T::zero() / T::zero(); length]
 }
 
-/// Every column of `v` divided by its length, unless that is 0.
+/// Divides every column of `v` by its length, unless that is 0.
 fn normalise<T: Scalar>(v: &mut [T], dim: usize) {
     for column in v.chunks_exact_mut(dim) {
         let length = dot(column, column).sqrt();
@@ -875,7 +880,7 @@ fn check_pair<T: Scalar>(loss: &dyn Loss<T>, at: &Pair<'_, T>) -> Result<usize, 
     Ok(n)
 }
 
-/// The values, in memory that held NaN, so that what is not overwritten is seen.
+/// The values of the loss, written to memory that held NaN, so that skipped values are noticed.
 fn evaluate_loss<T: Scalar>(
     loss: &dyn Loss<T>,
     at: &Pair<'_, T>,
@@ -892,14 +897,14 @@ fn loss_values<T: Scalar>(loss: &dyn Loss<T>, at: &Pair<'_, T>) -> Vec<T> {
     evaluate_loss(loss, at, Write::Skip, Write::Skip)
 }
 
-/// In target and prediction.
+/// The gradients in target and prediction.
 fn loss_gradients<T: Scalar>(loss: &dyn Loss<T>, at: &Pair<'_, T>) -> [Vec<T>; 2] {
     let [mut a, mut b] = [nans(at.target.len()), nans(at.target.len())];
     evaluate_loss(loss, at, Write::Set(&mut a), Write::Set(&mut b));
     [a, b]
 }
 
-/// A layer with parameters, called in memory that holds NaN before every call.
+/// A layer with its parameters, called with memory that holds NaN before every call.
 struct LayerSubject<'a, T: Scalar> {
     layer: &'a dyn Layer<T>,
     parameters: &'a [T],
@@ -926,7 +931,7 @@ impl<T: Scalar> LayerSubject<'_, T> {
         self.at(input, |_, _| ()).0
     }
 
-    /// The output, and what `product` makes at the tape.
+    /// The output, and the result of `product` with the tape.
     fn at<R>(
         &self,
         input: &[T],

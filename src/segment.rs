@@ -6,11 +6,11 @@ use std::ops::Range;
 use crate::energy::{Ask, LocalProblem, LocalWorkspace, Problem, Workspace};
 use crate::kernel::{Columns, Scalar, add_to};
 
-/// Layers a, …, b−1 of a problem, with the memory to evaluate them.
+/// Layers a, …, b−1 of a problem, with the memory needed to evaluate them.
 ///
-/// It shares only two messages with its neighbours at each end: z_a and z_b, which it reads, and its
-/// parts of ∂E/∂z_a and ∂E/∂z_b, which it computes. The two parts at a boundary add up to the
-/// gradient there.
+/// At each end it exchanges only two messages with its neighbour. It reads z_a and z_b, and
+/// computes its parts of ∂E/∂z_a and ∂E/∂z_b. The parts of the two segments at a boundary add up to
+/// the gradient there.
 ///
 /// # Examples
 /// ```
@@ -51,7 +51,8 @@ pub struct Segment<'s, 'a, T: Scalar> {
 }
 
 impl<'s, 'a, T: Scalar> Segment<'s, 'a, T> {
-    /// Layers `layers` of `problem`, evaluated in `workspace`. Panics if there are no such layers.
+    /// Layers `layers` of `problem`, evaluated in `workspace`. Panics if the problem has no such
+    /// layers.
     pub fn new(
         problem: Problem<'a, T>,
         layers: Range<usize>,
@@ -60,7 +61,7 @@ impl<'s, 'a, T: Scalar> Segment<'s, 'a, T> {
         let depth = problem.layers().depth();
         assert!(
             layers.start < layers.end && layers.end <= depth,
-            "layers {layers:?} of {depth}"
+            "layers {layers:?} are not a non-empty range within 0..{depth}"
         );
         workspace.fit(layers.len());
         Self {
@@ -70,12 +71,12 @@ impl<'s, 'a, T: Scalar> Segment<'s, 'a, T> {
         }
     }
 
-    /// a..b.
+    /// The range a..b.
     pub fn layers(&self) -> Range<usize> {
         self.first..self.first + self.locals.len()
     }
 
-    /// Σ ℓ_t over these layers, with all gradients, in the segment's memory.
+    /// Σ ℓ_t over these layers, with all gradients, which stay in the segment's memory.
     pub fn evaluate(&mut self) -> SegmentEvaluation<'_, T> {
         let depth = self.problem.layers().depth();
         for (k, local) in self.locals.iter_mut().enumerate() {
@@ -95,9 +96,9 @@ impl<'s, 'a, T: Scalar> Segment<'s, 'a, T> {
     }
 
     /// One pass from layer a to layer b−1 that uses every result while it is in the cache. It calls
-    /// `layer` when ℓ_t and its gradients are known, and `target` when both parts of ∂E/∂z_t are,
-    /// a < t < b. Intermediate memory is passed from layer to layer: afterwards only the gradients and
-    /// energies are valid, as the calls left them.
+    /// `layer` once ℓ_t and its gradients are known, and `target` once both parts of ∂E/∂z_t are
+    /// known, a < t < b. Intermediate memory is passed from layer to layer, so afterwards only the
+    /// gradients and energies are valid, as the calls left them.
     fn stream(
         &mut self,
         mut layer: impl FnMut(usize, &LocalProblem<'a, T>, &mut LocalWorkspace<T>),
@@ -109,7 +110,7 @@ impl<'s, 'a, T: Scalar> Segment<'s, 'a, T> {
             let (before, own) = self.locals.split_at_mut(k);
             let own = &mut own[0];
             if let Some(below) = before.last_mut() {
-                // The first input gradient waits for the segment below.
+                // The segment below still needs the first input gradient.
                 below.hand_on(own, k > 1 || self.first == 0);
             }
             let problem = self.problem.local(t);
@@ -123,7 +124,7 @@ impl<'s, 'a, T: Scalar> Segment<'s, 'a, T> {
     }
 }
 
-/// What a segment computed: Σ ℓ_t over its layers and all gradients, sums over examples.
+/// The results of a segment: Σ ℓ_t over its layers and all gradients, as sums over examples.
 #[derive(Debug, Clone, Copy)]
 pub struct SegmentEvaluation<'s, T> {
     first: usize,
@@ -152,23 +153,23 @@ impl<'s, T: Scalar> SegmentEvaluation<'s, T> {
         &self.locals[t - 1 - self.first].d_target
     }
 
-    /// This segment's part of ∂E/∂z_a, that of z_a as an input: the message to the segment below.
-    /// Without meaning if a = 0.
+    /// This segment's part of ∂E/∂z_a, with z_a as its input: the message to the segment below.
+    /// It has no meaning if a = 0.
     pub fn lower_gradient(&self) -> &'s [T] {
         &self.locals[0].d_input
     }
 
-    /// This segment's part of ∂E/∂z_b, that of z_b as a target: the message to the segment above.
-    /// Without meaning if b = T.
+    /// This segment's part of ∂E/∂z_b, with z_b as its target: the message to the segment above.
+    /// It has no meaning if b = T.
     pub fn upper_gradient(&self) -> &'s [T] {
         &self.locals[self.locals.len() - 1].d_target
     }
 }
 
-/// Memory for the boundaries between the segments of a problem.
+/// Memory for the boundaries between segments of a problem.
 #[derive(Debug, Clone)]
 pub(crate) struct Boundaries<T> {
-    /// Both parts of ∂E/∂z_t where two segments meet: that of z_t as a target, and as an input.
+    /// Both parts of ∂E/∂z_t where two segments meet: z_t as a target, and z_t as an input.
     all: Vec<[Vec<T>; 2]>,
 }
 
@@ -179,9 +180,9 @@ impl<T> Default for Boundaries<T> {
 }
 
 impl<T: Scalar> Boundaries<T> {
-    /// Streams all layers of `problem` in segments, as its execution schedules them, then the
-    /// boundaries between them. `layer` receives item t of both `layers`, `target` item t−1 of both
-    /// `targets`.
+    /// Streams all layers of `problem` in segments, as its execution schedules them, and then the
+    /// boundaries between them. `layer` receives item t of both `layers`; `target` receives item
+    /// t−1 of both `targets`.
     pub(crate) fn stream<A: Send, B: Send, C: Send, D: Send>(
         &mut self,
         problem: Problem<'_, T>,
@@ -238,7 +239,7 @@ impl<T: Scalar> Boundaries<T> {
         self.exchange(places(), &mut workspace.locals);
     }
 
-    /// Takes the parts out of the layers' workspaces, or brings them back.
+    /// Moves the parts out of the layers' workspaces, or back into them.
     fn exchange(&mut self, places: impl Iterator<Item = usize>, locals: &mut [LocalWorkspace<T>]) {
         for ([target_part, input_part], t) in self.all.iter_mut().zip(places) {
             std::mem::swap(target_part, &mut locals[t - 1].d_target);

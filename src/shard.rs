@@ -1,4 +1,4 @@
-//! A local problem that can leave the process.
+//! A local problem that can be sent to another process.
 
 use crate::check::check_length;
 use crate::circuit::all_groups;
@@ -12,17 +12,18 @@ use crate::loss::Loss;
 use crate::regularizer::Regularizer;
 
 /// The local problem of one layer as an owned value: θ_t, z_t, z_{t+1}, μ, weights and regularisers
-/// of some examples, and a fingerprint of layer and loss.
+/// of some examples, and a fingerprint of the layer and its loss.
 ///
-/// Since ℓ_t depends on nothing else, it can be computed in another process or on another machine:
-/// write the shard with any serde format (feature `serde`), build the same layer and loss there,
-/// let [`Shard::problem`] check that they are the same, move the parameters, and send the shard
+/// ℓ_t depends on nothing else, so it can be computed in another process or on another machine.
+/// Write the shard in any serde format (feature `serde`), and build the same layer and loss there.
+/// [`Shard::problem`] checks that they are the same. Then move the parameters, and send the shard
 /// back to [`DecoupledCircuit::install`]. `examples/remote_layer.rs` does this with a child
-/// process. For the same bits the format must keep every float: of `serde_json` take the feature
-/// `float_roundtrip`.
+/// process. For bit-identical results the format must preserve floats exactly; with `serde_json`,
+/// enable its feature `float_roundtrip`.
 ///
-/// The fingerprint is a hash of t, the scalar's type, the dimensions, the parameter groups, and
-/// what `Debug` prints of layer and loss: a layer of your own should print all its options.
+/// The fingerprint is a hash of t, the scalar's type, the dimensions, the parameter groups, and the
+/// `Debug` output of layer and loss. The `Debug` output of your own layer should show all its
+/// options.
 ///
 /// # Examples
 /// ```
@@ -59,7 +60,7 @@ pub struct Shard<T> {
     input: Vec<T>,
     target: Vec<T>,
     examples: Vec<u64>,
-    /// One per example; empty if all are 1.
+    /// One weight per example; empty if all are 1.
     example_weights: Vec<T>,
     parameter_regularizer: Regularizer,
     target_regularizer: Regularizer,
@@ -67,7 +68,7 @@ pub struct Shard<T> {
 }
 
 impl<T: Scalar> Shard<T> {
-    /// t, the number of the layer.
+    /// The layer's index t.
     pub fn layer(&self) -> usize {
         self.layer
     }
@@ -82,17 +83,17 @@ impl<T: Scalar> Shard<T> {
         &self.parameters
     }
 
-    /// θ_t, to be moved.
+    /// θ_t, mutably.
     pub fn parameters_mut(&mut self) -> &mut [T] {
         &mut self.parameters
     }
 
-    /// The problem itself, for a layer and a loss that were built anew; everything that may have
-    /// come from outside is checked.
+    /// The local problem itself, given a layer and loss that were built again. Everything that may
+    /// have come from outside is checked.
     ///
     /// # Errors
-    /// [`Error::Fingerprint`] for another layer or loss, and those of [`LocalProblem::new`] for data
-    /// that are damaged.
+    /// [`Error::Fingerprint`] for a different layer or loss, and the errors of
+    /// [`LocalProblem::new`] for damaged data.
     pub fn problem<'a>(
         &'a self,
         layer: &'a dyn Layer<T>,
@@ -122,10 +123,10 @@ impl<T: Scalar> Shard<T> {
         })
     }
 
-    /// An error that takes this layer for layer 0, with its own number.
+    /// Corrects the layer in an error that assumes layer 0.
     fn numbered(&self, mut error: Error) -> Error {
         if let Error::NonFiniteData { layer, .. } = &mut error {
-            // The number may be as wrong as the value.
+            // The layer's index may be damaged like the data.
             *layer = self.layer.saturating_add(*layer);
         }
         error
@@ -139,7 +140,7 @@ fn check_architecture<T: Scalar>(
 ) -> Result<(), Error> {
     let of = |groups: &[ParameterGroup]| fingerprint(shard.layer, layer, loss, groups);
     let expected = of(&all_groups(layer, loss));
-    // The groups may have been altered on the way, and the number not.
+    // The groups may have been altered in transit without the fingerprint.
     for found in [shard.fingerprint, of(&shard.groups)] {
         if found != expected {
             return Err(Error::Fingerprint {
@@ -152,7 +153,7 @@ fn check_architecture<T: Scalar>(
     Ok(())
 }
 
-/// 64-bit FNV-1a of a description: the same on every platform.
+/// 64-bit FNV-1a of a description; it is the same on every platform.
 fn fingerprint<T: Scalar>(
     t: usize,
     layer: &dyn Layer<T>,
@@ -171,7 +172,7 @@ fn fingerprint<T: Scalar>(
 }
 
 impl<T: Scalar> DecoupledCircuit<T> {
-    /// The local problem of layer t on the selected examples, as a value of its own.
+    /// The local problem of layer t on the selected examples, as an owned value.
     ///
     /// # Errors
     /// [`Error::UnknownLayer`], errors of the selection, [`Error::NoExamples`] if it is empty.
@@ -197,12 +198,12 @@ impl<T: Scalar> DecoupledCircuit<T> {
         })
     }
 
-    /// Takes over the parameters θ_t of a shard that was computed elsewhere. Its examples and
-    /// targets are not looked at: they may have changed here meanwhile.
+    /// Installs the parameters θ_t of a shard that was computed elsewhere. Its examples and targets
+    /// are ignored, since they may have changed here in the meantime.
     ///
     /// # Errors
     /// [`Error::UnknownLayer`], [`Error::Fingerprint`] for a shard of another layer or loss,
-    /// [`Error::Length`], [`Error::NonFiniteData`]. Nothing is changed then.
+    /// [`Error::Length`], [`Error::NonFiniteData`]. On an error nothing is changed.
     pub fn install(&mut self, shard: &Shard<T>) -> Result<(), Error> {
         let t = shard.layer;
         self.check_layer(t)?;

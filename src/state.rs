@@ -1,16 +1,16 @@
-//! What an algorithm keeps from step to step, as a value.
+//! The values that an algorithm keeps between steps.
 
 use std::any::Any;
 use std::fmt;
 
 use crate::kernel::Scalar;
 
-/// What an algorithm keeps from call to call: counts, numbers, and the states of its parts.
+/// What an algorithm keeps between calls: counts, numbers, and the states of its parts.
 ///
-/// Algorithms of this crate are *options* (plain values) with a *step*, a function of the options and
-/// this state. Each algorithm defines what its numbers mean. The state itself is a plain value, which
-/// can be cloned, compared, and (with the feature `serde`) saved and loaded. Two states are equal if
-/// their numbers are; scratch memory is ignored.
+/// The algorithms of this crate consist of *options* (plain values) and a *step*, a function of the
+/// options and this state. Each algorithm defines what its numbers mean. The state is itself a
+/// plain value, which can be cloned, compared, and (with the feature `serde`) saved and loaded. Two
+/// states are equal if their numbers are equal; scratch memory is ignored.
 ///
 /// # Examples
 /// ```
@@ -31,7 +31,7 @@ pub struct State<T> {
     pub counts: Vec<u64>,
     /// Arrays of numbers, such as sums or moments.
     pub values: Vec<Vec<T>>,
-    /// States of the algorithms that this one is made of.
+    /// States of the algorithms that this one consists of.
     pub parts: Vec<State<T>>,
     #[cfg_attr(feature = "serde", serde(skip))]
     scratch: Scratch,
@@ -54,15 +54,15 @@ impl<T: Scalar> State<T> {
         Self::default()
     }
 
-    /// Memory of any type that is reused from call to call. It is created by `default` in the first
-    /// call, and again if another type is requested. It is not part of the state: a clone starts
-    /// without it.
+    /// Memory of any type that is reused between calls. The first call creates it with
+    /// `Default::default`, and so does a later call that requests another type. It is not part of
+    /// the state: a clone starts without it.
     pub fn scratch<S: Default + Send + Sync + 'static>(&mut self) -> &mut S {
         self.split().1
     }
 
-    /// Whether this can be a later state of what began as `start`: it must have arrays of the same
-    /// sizes wherever `start` has any.
+    /// Whether this can be a later state of an algorithm that began with `start`: wherever `start`
+    /// has arrays, this must have arrays of the same sizes.
     pub(crate) fn fits(&self, start: &Self) -> bool {
         let same = |own: usize, start: usize| start == 0 || own == start;
         let mut values = self.values.iter().zip(&start.values);
@@ -74,13 +74,13 @@ impl<T: Scalar> State<T> {
             && parts.all(|(own, start)| own.fits(start))
     }
 
-    /// How many counts and numbers it holds, its parts included.
+    /// The number of counts and values it holds, including those of its parts.
     pub(crate) fn size(&self) -> usize {
         let own = self.counts.len() + self.values.iter().map(Vec::len).sum::<usize>();
         own + self.parts.iter().map(Self::size).sum::<usize>()
     }
 
-    /// The counts, arrays and parts, together with [`State::scratch`].
+    /// Borrows the counts, arrays and parts together with [`State::scratch`].
     pub fn split<S: Default + Send + Sync + 'static>(&mut self) -> (Numbers<'_, T>, &mut S) {
         let numbers = Numbers {
             counts: &mut self.counts,

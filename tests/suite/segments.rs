@@ -73,7 +73,7 @@ fn segments_and_their_messages_are_the_whole() {
 }
 
 #[test]
-#[should_panic(expected = "layers 3..6 of 5")]
+#[should_panic(expected = "layers 3..6 are not a non-empty range within 0..5")]
 fn layers_that_do_not_exist_are_no_segment() {
     let model = model();
     Segment::new(model.problem(0..2).unwrap(), 3..6, &mut Workspace::new());

@@ -1,12 +1,12 @@
-//! Strategies for [`proptest`] that draw circuits, data and targets (feature `proptest`), to test
-//! layers, losses, solvers and schemes of one's own.
+//! Strategies for [`proptest`] that draw circuits, data and targets (feature `proptest`), for
+//! property tests of your own layers, losses, solvers and schemes.
 //!
-//! Shapes and options are drawn by proptest, all numbers from one seed: a failing case shrinks to
-//! few, narrow layers and few examples, not number by number. What `Debug` prints of a case is all
-//! of it: layers with their options, seed, parameters, and z.
+//! Proptest draws the shapes and options; all numbers come from one seed. So a failing case shrinks
+//! to few, narrow layers and few examples, but single numbers do not shrink. The `Debug` output of
+//! a case is complete: layers with their options, seed, parameters, and z.
 //!
 //! # Examples
-//! Sweeps bounded by the curvature never raise E:
+//! Sweeps with steps bounded by the curvature never raise E:
 //! ```
 //! use layerwise::prelude::*;
 //! use layerwise::strategies::proptest::{prelude::*, test_runner::RngSeed};
@@ -29,7 +29,7 @@ use nalgebra::DMatrix;
 use rand::Rng;
 use rand_distr::Uniform;
 
-/// The version of proptest that the strategies are made with.
+/// The version of proptest that these strategies are built with.
 pub use proptest;
 use proptest::arbitrary::any;
 use proptest::collection::vec;
@@ -45,7 +45,7 @@ use crate::kernel::Scalar;
 use crate::layer::{Activation, Dense, Layer, parameter_count};
 use crate::loss::{Loss, Pair, SoftmaxCrossEntropy};
 
-/// Every activation; of the leaky ReLU the slope 0.1.
+/// Every activation; the leaky ReLU has slope 0.1.
 const ACTIVATIONS: [Activation; 8] = [
     Activation::Identity,
     Activation::Tanh,
@@ -60,28 +60,29 @@ const ACTIVATIONS: [Activation; 8] = [
 /// Inputs, targets and predictions lie in ±SIZE.
 const SIZE: f64 = 1.5;
 
-/// What circuits are drawn from; a case shrinks towards the smallest numbers and the first entries
-/// of the lists.
+/// The range of circuits to draw from. A case shrinks towards the smallest numbers and the first
+/// entries of the lists.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Shapes {
-    /// The most layers, from 1; 4 by default.
+    /// The largest number of layers, at least 1; 4 by default.
     pub max_depth: usize,
-    /// The largest dimension, from 1; 6 by default.
+    /// The largest dimension, at least 1; 6 by default.
     pub max_width: usize,
-    /// The most examples, from 1; 5 by default.
+    /// The largest number of examples, at least 1; 5 by default.
     pub max_examples: usize,
-    /// Activations, one drawn for every layer; by default all 8, the leaky ReLU with slope 0.1.
+    /// The activations, one of which is drawn for every layer. Default: all 8, the leaky ReLU with
+    /// slope 0.1.
     pub activations: Vec<Activation>,
-    /// With a bias (`true`) or without, drawn for every layer; by default both.
+    /// Whether layers have a bias, drawn for every layer. Default: both.
     pub biases: Vec<bool>,
-    /// Where every μ_t lies, its logarithm uniform; 0.1..=10 by default.
+    /// The range of every μ_t, whose logarithm is drawn uniformly; 0.1..=10 by default.
     pub penalties: RangeInclusive<f64>,
-    /// The output loss; by default both.
+    /// The output losses to draw from. Default: both.
     pub outputs: Vec<Output>,
 }
 
-/// The output loss of a model that is drawn.
+/// The output loss of a drawn model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Output {
@@ -111,47 +112,47 @@ impl Shapes {
         Self::default()
     }
 
-    /// At most this many layers.
+    /// Sets the largest number of layers.
     pub fn with_depth(self, max_depth: usize) -> Self {
         Self { max_depth, ..self }
     }
 
-    /// Dimensions of at most this.
+    /// Sets the largest dimension.
     pub fn with_width(self, max_width: usize) -> Self {
         Self { max_width, ..self }
     }
 
-    /// At most this many examples.
+    /// Sets the largest number of examples.
     pub fn with_examples(mut self, max_examples: usize) -> Self {
         self.max_examples = max_examples;
         self
     }
 
-    /// These activations alone.
+    /// Sets the activations to draw from.
     pub fn with_activations(mut self, activations: impl Into<Vec<Activation>>) -> Self {
         self.activations = activations.into();
         self
     }
 
-    /// With a bias (`true`), without, or either.
+    /// Sets whether layers have a bias: `true`, `false`, or both to draw from.
     pub fn with_biases(mut self, biases: impl Into<Vec<bool>>) -> Self {
         self.biases = biases.into();
         self
     }
 
-    /// μ_t in this range.
+    /// Sets the range of μ_t.
     pub fn with_penalties(self, penalties: RangeInclusive<f64>) -> Self {
         Self { penalties, ..self }
     }
 
-    /// These output losses alone.
+    /// Sets the output losses to draw from.
     pub fn with_outputs(mut self, outputs: impl Into<Vec<Output>>) -> Self {
         self.outputs = outputs.into();
         self
     }
 
-    /// No ReLU and no leaky ReLU: everything drawn is differentiable everywhere, and
-    /// [`GradCheck`](crate::gradcheck::GradCheck) finds no kink.
+    /// Excludes ReLU and leaky ReLU. Everything drawn is then differentiable everywhere, and
+    /// [`GradCheck`](crate::gradcheck::GradCheck) meets no kinks.
     pub fn smooth(mut self) -> Self {
         let kinked = |a: &Activation| matches!(a, Activation::Relu | Activation::LeakyRelu { .. });
         self.activations.retain(|activation| !kinked(activation));
@@ -171,12 +172,15 @@ impl Shapes {
             ("biases", self.biases.len()),
             ("outputs", self.outputs.len()),
         ] {
-            assert!(count > 0, "Shapes::{what} is empty");
+            assert!(
+                count > 0,
+                "Shapes::{what} is empty, so there is nothing to draw from"
+            );
         }
         let (least, most) = (*self.penalties.start(), *self.penalties.end());
         assert!(
             0.0 < least && least <= most && most.is_finite(),
-            "Shapes::penalties are {least}..={most}, but must be above 0 and finite"
+            "Shapes::penalties are {least}..={most}, but must be a non-empty range above 0 and finite"
         );
         self
     }
@@ -187,11 +191,11 @@ pub fn activations() -> impl Strategy<Value = Activation> {
     select(&ACTIVATIONS[..])
 }
 
-/// A dense layer: dimensions in 1..=`max_width`, activation and bias of `shapes`; initial weights
-/// are uniform with variance 1/fan_in, biases in [−1, 1].
+/// A dense layer with dimensions in 1..=`max_width`, and with activation and bias from `shapes`.
+/// Initial weights are uniform with variance 1/fan_in, and biases are uniform in [−1, 1].
 ///
 /// # Panics
-/// If `shapes` leave nothing to draw from, or have a leaky ReLU with a slope outside 0..=1.
+/// If `shapes` leaves nothing to draw from, or has a leaky ReLU with a slope outside 0..=1.
 pub fn dense(shapes: Shapes) -> impl Strategy<Value = Dense> {
     let shapes = shapes.checked();
     let width = 1..=shapes.max_width;
@@ -207,7 +211,7 @@ fn dense_of(
     activation: Activation,
     bias: bool,
 ) -> Result<Dense, Error> {
-    // A bias is a matrix with one column: its variance is the scale, that of U(−1, 1).
+    // A bias is a matrix with one column, so its variance is the scale: that of U(−1, 1).
     let unit = Initializer::VarianceScaling {
         scale: 1.0 / 3.0,
         fan: Fan::In,
@@ -221,16 +225,16 @@ fn dense_of(
     }
 }
 
-/// A circuit of 1..=`max_depth` layers as [`dense`] draws them, with any seed.
+/// A circuit of 1..=`max_depth` layers drawn like those of [`dense`], with any seed.
 ///
 /// # Panics
-/// As [`dense`].
+/// In the same cases as [`dense`].
 pub fn circuits<T: Scalar>(shapes: Shapes) -> impl Strategy<Value = Circuit<T>> {
     empty_models(shapes).prop_map(DecoupledCircuit::into_circuit)
 }
 
-/// A circuit as [`circuits`] draws it with μ_t and output loss of `shapes` and squared errors between
-/// the layers, without examples.
+/// A model without examples: a circuit like those of [`circuits`], with μ_t and output loss from
+/// `shapes` and squared errors between the layers.
 fn empty_models<T: Scalar>(shapes: Shapes) -> impl Strategy<Value = DecoupledCircuit<T>> {
     let shapes = shapes.checked();
     let width = 1..=shapes.max_width;
@@ -250,25 +254,26 @@ fn empty_models<T: Scalar>(shapes: Shapes) -> impl Strategy<Value = DecoupledCir
             let (least, most) = (*penalties.start(), *penalties.end());
             let rng = &mut generator(seed, Purpose::Cases, 0);
             let logarithms = uniform::<f64>(hidden, least.ln()..=most.ln(), rng).into_iter();
-            // e^ln may be rounded out of the range.
+            // Rounding may take e^ln out of the range.
             let penalties = logarithms.map(|l| T::of(l.exp().clamp(least, most)));
             let energy = match output {
                 Output::SquaredError => Energy::default(),
                 Output::SoftmaxCrossEntropy => Energy::new(SoftmaxCrossEntropy),
             };
             let energy = energy.with_penalties(penalties.collect());
-            let circuit = builder.build().expect("layers that fit one another");
-            DecoupledCircuit::new(circuit, energy).expect("an energy that fits them")
+            let circuit = builder.build().expect("the layers fit together");
+            DecoupledCircuit::new(circuit, energy).expect("the energy fits the circuit")
         },
     )
 }
 
-/// Inputs and output targets for a model, d_0 × n and d_T × n with n in `examples`: uniform in
-/// [−1.5, 1.5], the targets distributions with no entry at 0 if the output loss refuses either end of
-/// this range.
+/// Inputs (d_0 × n) and output targets (d_T × n) for a model, with n in `examples`. Both are
+/// uniform in [−1.5, 1.5]. If the output loss refuses either end of this range, the targets are
+/// probability distributions without zeros instead.
 ///
 /// # Panics
-/// If `examples` is empty; when drawn, if the model takes neither, with its error.
+/// If `examples` is empty. While drawing, with the model's error, if it refuses these inputs, or
+/// both kinds of targets.
 pub fn data<T: Scalar>(
     model: &DecoupledCircuit<T>,
     examples: RangeInclusive<usize>,
@@ -278,12 +283,12 @@ pub fn data<T: Scalar>(
         .prop_map(move |(n, seed)| fitting(Layers::new(&circuit, &terms), n, seed))
 }
 
-/// A [`DecoupledCircuit`]: a circuit as [`circuits`] draws it, trained with μ_t and output loss of
-/// `shapes` and squared errors between the layers, 1..=`max_examples` examples as [`data`] draws them,
-/// and auxiliary targets from N(0, 1).
+/// A [`DecoupledCircuit`]: a circuit like those of [`circuits`], with μ_t and output loss from
+/// `shapes` and squared errors between the layers, 1..=`max_examples` examples like those of
+/// [`data`], and auxiliary targets from N(0, 1).
 ///
 /// # Panics
-/// As [`dense`].
+/// In the same cases as [`dense`].
 ///
 /// # Examples
 /// ```
@@ -304,12 +309,12 @@ pub fn models<T: Scalar>(shapes: Shapes) -> impl Strategy<Value = DecoupledCircu
         let (inputs, targets) = fitting(model.layers(), n, seed);
         let init = TargetInit::RandomNormal { std: 1.0, seed };
         let added = model.add_examples(&inputs, &targets, &init);
-        added.expect("data that fit the circuit");
+        added.expect("the data fit the circuit");
         model
     })
 }
 
-/// Where a layer can be checked.
+/// A point at which a layer can be checked.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct LayerPoint<T> {
@@ -319,7 +324,7 @@ pub struct LayerPoint<T> {
     pub input: Vec<T>,
 }
 
-/// Parameters and n inputs for a layer, n in `examples`, all uniform in `values`.
+/// Parameters and n inputs for a layer, with n in `examples`; all are uniform in `values`.
 ///
 /// # Panics
 /// If a range is empty, or `values` are not finite.
@@ -354,11 +359,11 @@ pub fn layer_points<T: Scalar>(
     })
 }
 
-/// Where a loss can be checked.
+/// A point at which a loss can be checked.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct LossPoint<T> {
-    /// Rows of target and prediction.
+    /// Number of rows of target and prediction.
     pub dim: usize,
     /// z, `dim` × n column-major.
     pub target: Vec<T>,
@@ -369,18 +374,19 @@ pub struct LossPoint<T> {
 }
 
 impl<T> LossPoint<T> {
-    /// The same as a [`Pair`].
+    /// Borrows the point as a [`Pair`].
     pub fn pair(&self) -> Pair<'_, T> {
         Pair::new(self.dim, &self.target, &self.prediction).with_parameters(&self.parameters)
     }
 }
 
-/// n targets and predictions for a loss, n in `examples`, their rows in `dims`: predictions uniform in
-/// [−1.5, 1.5], targets too or, if the loss refuses either end of this range, distributions with no
-/// entry at 0; φ within ½ of where the loss starts it.
+/// n targets and predictions for a loss, with n in `examples` and the number of rows in `dims`.
+/// Predictions are uniform in [−1.5, 1.5], and so are targets, unless the loss refuses either end
+/// of this range; then targets are probability distributions without zeros. φ lies within ½ of the
+/// loss's initial value.
 ///
 /// # Panics
-/// If a range is empty; when drawn, if the loss takes neither target, with its error.
+/// If a range is empty. While drawing, with the loss's error, if it refuses both kinds of targets.
 pub fn loss_points<T: Scalar>(
     loss: &dyn Loss<T>,
     dims: RangeInclusive<usize>,
@@ -409,7 +415,7 @@ fn fitting<T: Scalar>(layers: Layers<'_, T>, n: usize, seed: u64) -> (DMatrix<T>
     let output = layers.dims()[last + 1];
     let inputs = uniform(input * n, -SIZE..=SIZE, rng);
     if let Err(error) = layers.layer(0).check_input(&inputs) {
-        panic!("no inputs for layer 0: {error}");
+        panic!("layer 0 does not accept inputs drawn from ±{SIZE}: {error}");
     }
     let targets = target_of(layers.loss(last), output, n, rng);
     (
@@ -418,7 +424,8 @@ fn fitting<T: Scalar>(layers: Layers<'_, T>, n: usize, seed: u64) -> (DMatrix<T>
     )
 }
 
-/// Targets that a loss takes: any numbers if it takes both ends of their range, else distributions.
+/// Targets that a loss accepts: any values if it accepts both ends of their range, otherwise
+/// distributions.
 fn target_of<T: Scalar>(loss: &dyn Loss<T>, dim: usize, n: usize, rng: &mut dyn Rng) -> Vec<T> {
     let ends = [-SIZE, SIZE].map(|end| vec![T::of(end); dim]);
     let free = ends.iter().all(|end| loss.check_target(dim, end).is_ok());
@@ -431,14 +438,14 @@ fn target_of<T: Scalar>(loss: &dyn Loss<T>, dim: usize, n: usize, rng: &mut dyn 
     let targets: Vec<T> = values.into_iter().map(T::of).collect();
     match loss.check_target(dim, &targets) {
         Ok(()) => targets,
-        Err(error) => panic!("no targets for {loss:?}: {error}"),
+        Err(error) => panic!("{loss:?} takes neither values in ±{SIZE} nor distributions: {error}"),
     }
 }
 
 fn uniform<T: Scalar>(count: usize, values: RangeInclusive<f64>, rng: &mut dyn Rng) -> Vec<T> {
     let (least, most) = (*values.start(), *values.end());
     let distribution = Uniform::new_inclusive(least, most)
-        .unwrap_or_else(|error| panic!("no values in {least}..={most}: {error}"));
+        .unwrap_or_else(|error| panic!("cannot draw values from {least}..={most}: {error}"));
     let mut drawn = vec![T::zero(); count];
     draw(&mut drawn, rng, distribution, 1.0);
     drawn

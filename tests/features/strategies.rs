@@ -181,13 +181,19 @@ fn empty_options_are_refused() {
         ),
         (
             Shapes::new().with_activations([Activation::Relu]).smooth(),
-            "Shapes::activations is empty",
+            "Shapes::activations is empty, so there is nothing to draw from",
         ),
-        (Shapes::new().with_biases([]), "Shapes::biases is empty"),
-        (Shapes::new().with_outputs([]), "Shapes::outputs is empty"),
+        (
+            Shapes::new().with_biases([]),
+            "Shapes::biases is empty, so there is nothing to draw from",
+        ),
+        (
+            Shapes::new().with_outputs([]),
+            "Shapes::outputs is empty, so there is nothing to draw from",
+        ),
         (
             Shapes::new().with_penalties(0.0..=1.0),
-            "Shapes::penalties are 0..=1, but must be above 0 and finite",
+            "Shapes::penalties are 0..=1, but must be a non-empty range above 0 and finite",
         ),
     ] {
         let refused = std::panic::catch_unwind(|| drop(models::<f64>(shapes)));
@@ -396,7 +402,9 @@ impl Loss<f64> for Refusing {
 }
 
 #[test]
-#[should_panic(expected = "no targets for Refusing: Refusing: the target of example column 0")]
+#[should_panic(
+    expected = "Refusing takes neither values in ±1.5 nor distributions: Refusing: the target of example column 0"
+)]
 fn a_loss_without_targets_is_named() {
     draws(1, loss_points(&Refusing, 1..=1, 1..=1));
 }

@@ -9,18 +9,18 @@ use crate::check::{finite, positive};
 use crate::error::Error;
 use crate::kernel::Scalar;
 
-/// The number of units that sets the variance of [`Initializer::VarianceScaling`].
+/// The number of units that the variance of [`Initializer::VarianceScaling`] is divided by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fan {
-    /// Units that a unit reads from.
+    /// The number of units that each unit reads from.
     In,
-    /// Units that read a unit.
+    /// The number of units that read from each unit.
     Out,
-    /// Mean of the two.
+    /// The mean of the two.
     Average,
 }
 
-/// What [`Initializer::VarianceScaling`] draws from, with variance v.
+/// The distribution that [`Initializer::VarianceScaling`] draws from, with variance v.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Distribution {
     /// N(0, v).
@@ -51,17 +51,17 @@ pub enum Initializer {
     },
     /// Independent draws with mean 0 and variance v = scale / fan.
     VarianceScaling {
-        /// Numerator of the variance, above 0.
+        /// Numerator of the variance; must be above 0.
         scale: f64,
-        /// Denominator of the variance.
+        /// Denominator of the variance: fan-in, fan-out, or their mean.
         fan: Fan,
         /// Normal or uniform.
         distribution: Distribution,
     },
-    /// gain · Q with Q drawn uniformly among the matrices with orthonormal columns (or rows, if
-    /// there are fewer rows). Saxe, McClelland & Ganguli 2014.
+    /// gain · Q, where Q is drawn uniformly from the matrices with orthonormal columns (or
+    /// orthonormal rows, if there are fewer rows than columns). Saxe, McClelland & Ganguli 2014.
     Orthogonal {
-        /// Factor of the orthonormal matrix, finite.
+        /// Factor of the orthonormal matrix; must be finite.
         gain: f64,
     },
 }
@@ -105,10 +105,10 @@ impl Initializer {
         }
     }
 
-    /// Draws a `rows × columns` matrix of fan-in `columns` and fan-out `rows` into `values`,
+    /// Draws a `rows × columns` matrix with fan-in `columns` and fan-out `rows` into `values`,
     /// column by column.
     ///
-    /// The draws are made in `f64` and rounded, so `f32` and `f64` circuits start alike.
+    /// Values are drawn in `f64` and rounded, so `f32` and `f64` circuits start alike.
     ///
     /// # Panics
     /// If `values` does not hold `rows · columns` values.
@@ -159,13 +159,13 @@ impl Initializer {
     }
 }
 
-/// What random numbers are drawn for. Each purpose has streams of its own, so that equal seeds do
-/// not make, say, targets equal weights.
+/// What random numbers are drawn for. Each purpose has its own streams, so that equal seeds do not
+/// make, for example, the targets equal to the weights.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Purpose {
     /// Initial parameters of layer t.
     Parameters = 0,
-    /// Random targets, or noise on them, of layer t.
+    /// Random targets of layer t, or noise on them.
     Targets = 1,
     /// The projection onto layer t.
     Projection = 2,
@@ -173,23 +173,23 @@ pub(crate) enum Purpose {
     Shuffle = 3,
     /// Cotangents and directions of gradient checks.
     Check = 4,
-    /// The parts of a split.
+    /// The parts of a data split.
     Split = 5,
-    /// Where estimates of the curvature in z_t start.
+    /// The start vectors of curvature estimates in z_t.
     Curvature = 7,
-    /// Cases of property tests.
+    /// The cases of property tests.
     #[cfg(feature = "proptest")]
     Cases = 6,
 }
 
-/// The generator of stream t of a purpose.
+/// The random number generator of stream t of a purpose.
 pub(crate) fn generator(seed: u64, purpose: Purpose, t: u64) -> ChaCha8Rng {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream((purpose as u64) << 56 | t);
     rng
 }
 
-/// values ← factor · draws.
+/// values ← factor · random draws.
 pub(crate) fn draw<T: Scalar>(
     values: &mut [T],
     rng: &mut dyn Rng,
@@ -209,9 +209,8 @@ pub(crate) fn add_noise<T: Scalar>(values: &mut [T], std: f64, rng: &mut dyn Rng
     }
 }
 
-/// A random `rows × columns` matrix with orthonormal columns, or rows if there are fewer of them,
-/// distributed uniformly (the Q of a Gaussian matrix, with the signs of R's diagonal; Mezzadri
-/// 2007).
+/// A random `rows × columns` matrix with orthonormal columns (or rows, if there are fewer of them),
+/// drawn uniformly: the Q of a Gaussian matrix, with the signs of R's diagonal (Mezzadri 2007).
 pub(crate) fn orthonormal(rows: usize, columns: usize, rng: &mut dyn Rng) -> DMatrix<f64> {
     let (tall, wide) = (rows.max(columns), rows.min(columns));
     let gaussian = DMatrix::from_fn(tall, wide, |_, _| StandardNormal.sample(rng));

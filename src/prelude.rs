@@ -1,4 +1,4 @@
-//! What a first program needs: `use layerwise::prelude::*`.
+//! What most programs need: `use layerwise::prelude::*`.
 
 pub use crate::circuit::Circuit;
 pub use crate::data::{Split, Standardizer, metrics};

@@ -1,13 +1,13 @@
-//! Schemes from the literature by name, as complete [`Phase`]s, including the optimiser of θ.
+//! Schemes from the literature, by name, as complete [`Phase`]s that include the optimiser of θ.
 //!
 //! | preset | what a visit does | paper |
 //! |---|---|---|
 //! | [`proposal`] | θ and z descend E together, μ = 1 | Mertens Velasquez, Layer-wise Gradient Decoupling |
 //! | [`mac`] | Z-step on persistent targets, W-step, growing μ | Carreira-Perpiñán & Wang 2014 |
-//! | [`admm`] | Z-step, W-step, step of the multipliers | Taylor et al. 2016 |
+//! | [`admm`] | Z-step, W-step, multiplier step | Taylor et al. 2016 |
 //! | [`carried_residuals`] | Z-step on residuals carried through minibatches, W-step | this crate |
 //! | [`predictive_coding`] | forward pass, K synchronous Z-steps, W-step | Whittington & Bogacz 2017 |
-//! | [`z_il`] | predictive coding whose gradients are backprop's | Song et al. 2020 |
+//! | [`z_il`] | predictive coding with backprop's gradients | Song et al. 2020 |
 //! | [`fixed_prediction`] | predictions and Jacobians held at the forward pass | Millidge et al. 2022 |
 //!
 //! The caller sets epochs and other limits; losses and the initial μ_t come from the circuit.
@@ -38,7 +38,7 @@ use crate::target_solver::{StepSize, SynchronousDescent, TargetSolver};
 use crate::training::{Decoupling, FixedPrediction, Phase, ZIl};
 
 /// Layer-wise gradient decoupling as originally proposed: joint descent on E(θ, Z). `target_rule`
-/// moves z and `rule` moves θ, from one evaluation of all layers' independent gradients.
+/// moves z and `rule` moves θ, both from one evaluation of all layers' independent gradients.
 pub fn proposal<T: Scalar>(
     target_rule: impl Optimizer<T> + 'static,
     rule: impl Optimizer<T> + 'static,
@@ -48,10 +48,10 @@ pub fn proposal<T: Scalar>(
 
 /// The method of auxiliary coordinates with the quadratic penalty: alternating Z-steps by `solver`
 /// and W-steps by `rule` on persistent targets. Every μ_t grows by [`Schedule::geometric`] towards
-/// `growth` times its initial value, which it would have after the phase's last visit.
+/// `growth` times its initial value, which it would reach just after the last visit of the phase.
 ///
-/// Carreira-Perpiñán & Wang 2014. Stationary points tend to those of the composed loss as μ → ∞;
-/// the gap shows whether μ is large enough.
+/// Carreira-Perpiñán & Wang 2014. Stationary points tend to those of the composed loss as μ → ∞.
+/// The constraint gap shows whether μ is large enough.
 ///
 /// # Errors
 /// [`Error::InvalidOption`] unless `growth` is at least 1 and finite.
@@ -67,12 +67,12 @@ pub fn mac<T: Scalar>(
     phase.with_penalty_schedule(Schedule::geometric(growth)?)
 }
 
-/// The alternating direction method of multipliers: Z-steps by `solver`, W-steps by `rule`, then one
-/// multiplier step of rate 1 per example and hidden unit ([`Decoupling::with_multipliers`]).
+/// The alternating direction method of multipliers: Z-steps by `solver`, W-steps by `rule`, then
+/// one multiplier step with rate 1 per example and hidden unit ([`Decoupling::with_multipliers`]).
 ///
 /// Taylor, Burmeister, Xu, Singh, Patel & Goldstein 2016, with gradient steps in place of their
-/// closed-form sub-steps, and multipliers of every layer instead of the last alone. At a fixed point
-/// the parameter gradients are backprop's whatever μ is.
+/// closed-form sub-steps, and with multipliers for every hidden layer instead of only the last one.
+/// At a fixed point the parameter gradients are those of backprop, for any μ.
 pub fn admm<T: Scalar>(
     solver: impl TargetSolver<T> + 'static,
     rule: impl Optimizer<T> + 'static,
@@ -82,10 +82,11 @@ pub fn admm<T: Scalar>(
 }
 
 /// Per-example targets that survive minibatches: every example keeps its residuals
-/// r_t = z_t − f(z_{t−1}) from visit to visit ([`Decoupling::residual`]). `solver` moves the targets
-/// that they give at the current θ.
+/// r_t = z_t − f(z_{t−1}) from visit to visit ([`Decoupling::residual`]). Each visit rebuilds the
+/// targets from these residuals at the current θ, and `solver` then moves them.
 ///
-/// Targets kept unchanged go stale between visits, since θ moves on; carried residuals follow θ.
+/// Targets that are kept unchanged become stale between visits, because θ changes. Residuals
+/// carried from visit to visit follow θ.
 pub fn carried_residuals<T: Scalar>(
     solver: impl TargetSolver<T> + 'static,
     rule: impl Optimizer<T> + 'static,
@@ -93,8 +94,8 @@ pub fn carried_residuals<T: Scalar>(
     Phase::new(Decoupling::residual(solver), rule)
 }
 
-/// Predictive coding: the targets (activities) start at the forward pass, relax by K = `steps`
-/// synchronous gradient steps of length `rate` (inference), and then θ makes one step (learning).
+/// Predictive coding. The targets (activities) start at the forward pass and relax by K = `steps`
+/// synchronous gradient steps of size `rate` (inference). Then θ makes one step (learning).
 ///
 /// Whittington & Bogacz 2017. With relaxed targets the gradients differ from backprop's by O(1/μ).
 ///
@@ -109,7 +110,7 @@ pub fn predictive_coding<T: Scalar>(
     Ok(Phase::new(Decoupling::refreshed(inference), rule))
 }
 
-/// Inference learning that equals backprop: see [`ZIl`]. Song, Lukasiewicz, Xu & Bogacz 2020.
+/// Inference learning with backprop's gradients: see [`ZIl`]. Song, Lukasiewicz, Xu & Bogacz 2020.
 pub fn z_il<T: Scalar>(rule: impl Optimizer<T> + 'static) -> Phase<T> {
     Phase::new(ZIl, rule)
 }

@@ -4,11 +4,12 @@ use crate::check::{not_negative, serde_checked};
 use crate::error::Error;
 use crate::kernel::{Scalar, add_scaled, dot, total_magnitude};
 
-/// The elastic net R(x) = λ₁ Σ_j |x_j| + ½ λ₂ Σ_j x_j² (Zou & Hastie 2005); L1 and L2 are its ends.
+/// The elastic net R(x) = λ₁ Σ_j |x_j| + ½ λ₂ Σ_j x_j² (Zou & Hastie 2005), with L1 and L2 as
+/// special cases.
 ///
 /// ∇R = λ₁ sign(x) + λ₂ x with sign(0) = 0. A circuit counts R once for **every example**: its
-/// objective is the sum over examples of loss plus R, so that a θ-step, which divides by the number
-/// of examples, moves along the mean loss's gradient plus ∇R whatever the size of the batch.
+/// objective is the sum over examples of loss plus R. A θ-step divides by the number of examples,
+/// so it follows the gradient of the mean loss plus ∇R, whatever the batch size.
 ///
 /// # Examples
 /// ```
@@ -56,7 +57,7 @@ impl Regularizer {
         Self { l1, l2 }.checked()
     }
 
-    /// Itself, if both weights are finite and not negative.
+    /// Returns itself if both weights are finite and not negative.
     pub(crate) fn checked(self) -> Result<Self, Error> {
         not_negative("Regularizer::l1", self.l1)?;
         not_negative("Regularizer::l2", self.l2)?;
@@ -70,7 +71,7 @@ impl Regularizer {
 
     /// R(x).
     pub fn value<T: Scalar>(self, x: &[T]) -> T {
-        // A part of weight 0 is not made: 0 times a sum that overflows would be NaN.
+        // A part with weight 0 is skipped: 0 times a sum that overflows would be NaN.
         let mut value = T::zero();
         if self.l1 > 0.0 {
             value += T::of(self.l1) * total_magnitude(x);
@@ -81,7 +82,7 @@ impl Regularizer {
         value
     }
 
-    /// `gradient ← gradient + factor ∇R(x)`, both slices of one length.
+    /// `gradient ← gradient + factor ∇R(x)`; both slices have the same length.
     pub fn add_gradient<T: Scalar>(self, x: &[T], factor: T, gradient: &mut [T]) {
         if self.l2 > 0.0 {
             add_scaled(gradient, factor * T::of(self.l2), x);
@@ -101,7 +102,7 @@ impl Regularizer {
         self.l1 == 0.0
     }
 
-    /// λ₁: the derivative jumps from −λ₁ to λ₁ at 0.
+    /// λ₁: at 0 the derivative jumps from −λ₁ to λ₁.
     pub(crate) fn kink<T: Scalar>(self) -> T {
         T::of(self.l1)
     }
@@ -111,7 +112,7 @@ impl Regularizer {
         self.l1.max(self.l2)
     }
 
-    /// The largest curvature, λ₂: |x| has none away from 0.
+    /// The largest curvature, λ₂: |x| has no curvature away from 0.
     pub(crate) fn curvature<T: Scalar>(self) -> T {
         T::of(self.l2)
     }

@@ -1,9 +1,9 @@
-//! Factors that change during a phase: of the learning rate, and of the penalties μ.
+//! Factors that change during a phase, for the learning rate and the penalties μ.
 
 use crate::check::{at_least_one, not_negative, positive, serde_checked, share};
 use crate::error::Error;
 
-/// A factor as a pure function of the step k of K, with s = k/K below.
+/// A factor that depends only on the step k out of K steps; below, s = k/K.
 ///
 /// # Examples
 /// ```
@@ -51,7 +51,8 @@ impl Schedule {
     /// [`Schedule::linear`] to 0.
     pub(crate) const TO_ZERO: Self = Self::of(Shape::Linear { end: 0.0 });
 
-    /// r + (1 − r) (1 + cos πs)/2, a half cosine from 1 down to r = `end` (Loshchilov & Hutter 2017).
+    /// r + (1 − r) (1 + cos πs)/2: half a cosine from 1 down to r = `end` (Loshchilov & Hutter
+    /// 2017).
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless `end` is in 0..=1.
@@ -59,7 +60,7 @@ impl Schedule {
         Self::of(Shape::Cosine { end }).checked()
     }
 
-    /// 1 + (r − 1) s, a line from 1 to r = `end`.
+    /// 1 + (r − 1) s: a line from 1 to r = `end`.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless `end` is finite and not negative.
@@ -67,8 +68,8 @@ impl Schedule {
         Self::of(Shape::Linear { end }).checked()
     }
 
-    /// r^s, the same ratio from step to step, from 1 to r = `end`: decay below 1, growth above
-    /// (penalty continuation).
+    /// r^s: a constant ratio between steps, from 1 to r = `end`. Below 1 it decays, above 1 it
+    /// grows (penalty continuation).
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless `end` is above 0 and finite.
@@ -76,7 +77,7 @@ impl Schedule {
         Self::of(Shape::Geometric { end }).checked()
     }
 
-    /// r^⌊k/m⌋: the factor r = `ratio` after every m = `every` steps.
+    /// r^⌊k/m⌋: multiplied by r = `ratio` after every m = `every` steps.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless `every` is at least 1, and `ratio` above 0 and finite.
@@ -84,9 +85,9 @@ impl Schedule {
         Self::of(Shape::Steps { every, ratio }).checked()
     }
 
-    /// A warm-up of w = `steps` steps in front, (k + 1)/w for k < w; the rest runs over the K − w
-    /// steps that remain. Steps are visits (batches) of a phase, not epochs; a phase of fewer visits
-    /// ends below the factor 1.
+    /// Puts a warm-up of w = `steps` steps first, with the factor (k + 1)/w for k < w. The schedule
+    /// itself then runs over the remaining K − w steps. Steps are visits (batches) of a phase, not
+    /// epochs. A phase with fewer visits than w ends before the factor reaches 1.
     pub fn with_warm_up(mut self, steps: u64) -> Self {
         self.warm_up = steps;
         self
@@ -114,7 +115,7 @@ impl Schedule {
         self.warm_up
     }
 
-    /// The largest factor that any step may have.
+    /// An upper bound on the factor of any step.
     pub(crate) fn largest(self) -> f64 {
         match self.shape {
             Shape::Constant | Shape::Cosine { .. } => 1.0,

@@ -47,7 +47,7 @@ impl<'w, 'a, T: Scalar> Linearization<'w, 'a, T> {
         &self.workspace.prediction
     }
 
-    /// ℓ_t and the wanted gradients at this point.
+    /// ℓ_t and the requested gradients at this point.
     pub fn evaluate<W: Wanted>(&mut self, _wanted: W) -> LocalEvaluation<'_, T, W> {
         self.problem.differentiate(W::ASK, self.workspace);
         LocalEvaluation::new(self.workspace)

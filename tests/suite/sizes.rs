@@ -142,6 +142,8 @@ fn batches_beyond_memory_are_refused<T: Tested>() {
     refused(wide.add_examples(&x, &y, &init), "targets");
     assert_eq!(wide.examples().len(), 0);
     // Patches, which only evaluations need.
+    let n = 1 << 15;
+    let (x, y) = (DMatrix::zeros(1, n), DMatrix::zeros(1, n));
     let layers = Circuit::builder().layer(cyclic(1, 1 << 18, 1 << 6));
     let mut long = model::<T>(layers.layer(dense(1 << 6, 1)));
     refused(long.add_examples(&x, &y, &init), "forward pass");

@@ -736,12 +736,10 @@ fn statement_11_on<T: Scalar>(plan: &Plan) {
 
 #[test]
 fn statement_11_a_trajectory_does_not_depend_on_the_batch() {
-    for case in 0..25 {
-        for output in OUTPUTS {
-            let plan = Plan::random(case, output);
-            statement_11_on::<f64>(&plan);
-            statement_11_on::<f32>(&plan);
-        }
+    for case in 0..14 {
+        let plan = Plan::random(case, OUTPUTS[case as usize % 2]);
+        statement_11_on::<f64>(&plan);
+        statement_11_on::<f32>(&plan);
     }
     // Widths at which libraries change their algorithm with the number of columns.
     for dims in [

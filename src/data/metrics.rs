@@ -12,7 +12,7 @@ use nalgebra::DMatrix;
 
 use crate::check::{check_examples, check_finite, check_length, check_shape, option, room};
 use crate::error::{Error, Quantity};
-use crate::kernel::{Scalar, Sum, root_mean_square};
+use crate::kernel::{Scalar, Sum, power_of_two, root_mean_square};
 
 /// One-hot targets for `labels`, `classes × n`: entry (c, i) is 1 if c is the label of example i,
 /// and 0 otherwise.
@@ -225,12 +225,16 @@ pub fn r_squared<T: Scalar>(targets: &DMatrix<T>, outputs: &DMatrix<T>) -> Resul
             if largest == 0.0 {
                 return 1.0;
             }
-            // The ratio does not depend on the unit. Squares of numbers up to 1 cannot overflow.
-            let target = |i: usize| targets[i].as_f64() / largest;
+            // The ratio does not depend on the unit, and squares of numbers below 2 cannot overflow. A
+            // power of two costs no digits, of which a large offset leaves few.
+            let unit = power_of_two(largest);
+            let target = |i: usize| targets[i].as_f64() / unit;
             let n = targets.len();
             let mean = Sum::of((0..n).map(target)) / n as f64;
-            let total = Sum::of((0..n).map(|i| (target(i) - mean).powi(2)));
-            let gaps = (0..n).map(|i| target(i) - outputs[i].as_f64() / largest);
+            // What rounding of the mean leaves.
+            let rest = Sum::of((0..n).map(|i| target(i) - mean)) / n as f64;
+            let total = Sum::of((0..n).map(|i| (target(i) - mean - rest).powi(2)));
+            let gaps = (0..n).map(|i| target(i) - outputs[i].as_f64() / unit);
             let residual = Sum::of(gaps.map(|gap| gap.powi(2)));
             // A rounded mean would give equal targets a tiny variance.
             let constant = targets.iter().all(|&y| y == targets[0]);

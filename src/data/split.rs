@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use rand::rngs::ChaCha8Rng;
 use rand::seq::SliceRandom;
 
-use crate::check::{check_examples, option, room};
+use crate::check::{check_examples, check_room, option, room};
 use crate::error::Error;
 use crate::init::{Purpose, generator};
 
@@ -153,6 +153,8 @@ impl Split {
         check_examples(count, "a split")?;
         let allowed = "at least 2 and at most the number of examples";
         option("k", k as f64, (2..=count).contains(&k), allowed)?;
+        // Before any is made: the system may promise memory fold by fold that it does not have.
+        check_room::<usize>("the columns of all folds", count, k)?;
         let columns = permutation(count, &mut draws(seed))?;
         let start = |fold: usize| fold * (count / k) + fold.min(count % k);
         let mut folds = list(k)?;

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use nalgebra::{DMatrix, DVector};
 
-use crate::check::{check_examples, check_finite, check_rows};
+use crate::check::{check_examples, check_finite, check_result, check_rows};
 use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, Sum, power_of_two};
 
@@ -112,11 +112,12 @@ impl<T: Scalar> Standardizer<T> {
     ///
     /// # Errors
     /// [`Error::Shape`] for a number of rows other than the one it was fitted on,
-    /// [`Error::NonFiniteData`].
+    /// [`Error::NonFiniteData`], [`Error::Overflow`] for an s too large for T.
     pub fn transform(&self, values: &DMatrix<T>) -> Result<DMatrix<T>, Error> {
         self.check_rows(values)?;
         let mut values = values.clone();
         self.apply(&mut values);
+        check_result(Quantity::Input, 0, values.as_slice())?;
         Ok(values)
     }
 
@@ -144,8 +145,7 @@ impl<T: Scalar> Standardizer<T> {
     /// [`transform`](Self::transform) up to rounding. A row that did not vary gets its mean.
     ///
     /// # Errors
-    /// [`Error::Shape`] for a number of rows other than the one it was fitted on,
-    /// [`Error::NonFiniteData`].
+    /// Those of [`transform`](Self::transform); [`Error::Overflow`] is for an x.
     ///
     /// # Examples
     /// ```
@@ -161,6 +161,7 @@ impl<T: Scalar> Standardizer<T> {
         self.check_rows(values)?;
         let mut values = values.clone();
         self.map(&mut values, |s, mean, deviation| mean + deviation * s);
+        check_result(Quantity::Input, 0, values.as_slice())?;
         Ok(values)
     }
 

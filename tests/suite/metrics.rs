@@ -175,6 +175,17 @@ fn r_squared_of_extreme_numbers_is_a_number() {
 }
 
 #[test]
+fn r_squared_far_from_0_keeps_its_digits() {
+    // All numbers are exact in f64; divided by the largest, they were not.
+    for offset in [1e8, 1e12, 1e15, 1e16] {
+        let targets = dmatrix![2.0, 4.0, 6.0, 8.0].add_scalar(offset);
+        let outputs = dmatrix![2.0, 4.0, 6.0, 10.0].add_scalar(offset);
+        let found = metrics::r_squared(&targets, &outputs).unwrap()[0];
+        assert!((found - 0.8).abs() < 1e-15, "{offset:e}: {found}");
+    }
+}
+
+#[test]
 fn r_squared_of_exact_and_of_mean_outputs() {
     for_all(numbers(10.0), |targets| {
         let (rows, n) = targets.shape();
@@ -650,6 +661,18 @@ fn wrong_data_of_a_standardizer() {
     }
 }
 
+#[test]
+fn standardised_values_that_do_not_fit_are_errors() {
+    let overflow = Error::Overflow {
+        quantity: Quantity::Input,
+        layer: 0,
+    };
+    let small = Standardizer::fit(&dmatrix![0.0, 1e-30_f32]).unwrap();
+    assert_eq!(small.transform(&dmatrix![1e20]), Err(overflow.clone()));
+    let large = Standardizer::fit(&dmatrix![0.0, 1e20_f32]).unwrap();
+    assert_eq!(large.inverse_transform(&dmatrix![1e20]), Err(overflow));
+}
+
 /// Whether train and test are 0, …, count − 1 together.
 fn is_partition(split: &Split, count: usize) -> bool {
     let mut all = [&split.train[..], &split.test[..]].concat();
@@ -789,6 +812,21 @@ fn folds_are_a_partition() {
 }
 
 #[test]
+fn folds_that_no_memory_holds_are_refused_before_any_is_made() {
+    let (count, k) = (1 << 24, 1 << 24);
+    let error = Error::TooLarge {
+        what: "the columns of all folds",
+        rows: count,
+        columns: k,
+    };
+    refused(
+        Split::folds(count, k, 0),
+        error,
+        &["the columns of all folds"],
+    );
+}
+
+#[test]
 fn a_seed_decides_a_split() {
     let labels: Vec<usize> = (0..40).map(|i| i % 3).collect();
     let draw = |seed| {
@@ -880,14 +918,16 @@ fn wrong_options_of_splits() {
         };
         refused(Split::folds(5, k, 0), error, &[&format!("k is {k}")]);
     }
-    let large = Error::TooLarge {
-        what: "a list of columns",
+    let large = |what, columns| Error::TooLarge {
+        what,
         rows: usize::MAX,
-        columns: 1,
+        columns,
     };
     let text = [&*usize::MAX.to_string()];
-    refused(Split::shuffled(usize::MAX, 1, 0), large.clone(), &text);
-    refused(Split::folds(usize::MAX, 2, 0), large, &text);
+    let list = large("a list of columns", 1);
+    refused(Split::shuffled(usize::MAX, 1, 0), list, &text);
+    let folds = large("the columns of all folds", 2);
+    refused(Split::folds(usize::MAX, 2, 0), folds, &text);
 }
 
 /// A split of one side of a split: its columns are that side's, and none is lost.

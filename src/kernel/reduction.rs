@@ -15,14 +15,14 @@ const FEW: usize = 16;
 
 /// Σ_i term(aᵢ), as [`sum_of_pairs`].
 #[inline(always)]
-pub(crate) fn sum<T: Scalar>(a: &[T], term: impl Fn(T) -> T) -> T {
+pub(super) fn sum<T: Scalar>(a: &[T], term: impl Fn(T) -> T) -> T {
     sum_of_pairs(a, a, |a, _| term(a))
 }
 
 /// Σ_i term(aᵢ, bᵢ) over slices of the same length, in [`LANES`] interleaved partial sums, which
 /// are then added by halves.
 #[inline(always)]
-pub(crate) fn sum_of_pairs<T: Scalar>(a: &[T], b: &[T], term: impl Fn(T, T) -> T) -> T {
+pub(super) fn sum_of_pairs<T: Scalar>(a: &[T], b: &[T], term: impl Fn(T, T) -> T) -> T {
     if a.len() < FEW {
         let pairs = a.iter().zip(b);
         return pairs.fold(T::zero(), |sum, (&a, &b)| sum + term(a, b));
@@ -192,9 +192,9 @@ pub(crate) fn larger(top: f64, value: f64) -> f64 {
 /// length.
 const BLOCK: usize = 1024;
 
-/// [`sum_of_pairs`], block by block.
+/// [`sum_of_pairs`], block by block, for the body of a vectorised pass.
 #[inline(always)]
-fn sum_of_blocks<T: Scalar>(a: &[T], b: &[T], term: impl Fn(T, T) -> T) -> T {
+pub(crate) fn sum_of_blocks<T: Scalar>(a: &[T], b: &[T], term: impl Fn(T, T) -> T) -> T {
     if a.len() <= BLOCK {
         return sum_of_pairs(a, b, term);
     }

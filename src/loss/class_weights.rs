@@ -5,7 +5,7 @@ use super::units::{check_list, inner, largest};
 use super::{Loss, Pair};
 use crate::check::{check_length, not_negative};
 use crate::error::Error;
-use crate::kernel::{Scalar, Write};
+use crate::kernel::{Scalar, Sum, Write};
 use crate::layer::ParameterGroup;
 
 /// A loss with one weight per class: c(y) L(y, x) with c(y) = Σ_j w_j y_j, where L is the inner
@@ -52,8 +52,9 @@ impl<T: Scalar, L: Loss<T>> ClassWeights<T, L> {
 
     /// c(y) of one example.
     fn factor(&self, y: &[T]) -> T {
-        let terms = y.iter().zip(&self.weights);
-        terms.fold(T::zero(), |sum, (&y, &w)| sum + w * y)
+        let mut sum = Sum::zero();
+        sum.add_terms(0..y.len(), |j| self.weights[j] * y[j]);
+        sum.value()
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use super::units::in_prediction;
 use super::{Loss, Pair};
 use crate::error::Error;
-use crate::kernel::{Scalar, Write, map_pairs, place_of_largest, sum, sum_of_pairs, vectorise};
+use crate::kernel::{Scalar, Sum, Write, map_pairs, place_of_largest, sum_of_blocks, vectorise};
 
 /// L(y, x) = −Σ_j y_j ln p_j with p = softmax(x), where x is the prediction (logits) and y a
 /// probability distribution.
@@ -48,7 +48,8 @@ pub(super) fn check_distributions<T: Scalar>(
             let reason = format!("class {class} has the negative probability {}", y.as_f64());
             return Err(outside(column, reason));
         }
-        let total = y.iter().fold(T::zero(), |sum, &y| sum + y).as_f64();
+        // In f64: of 50,000 classes rounding in f32 alone would exceed the tolerance.
+        let total = Sum::of(y.iter().map(|y| y.as_f64()));
         if total.is_nan() || (total - 1.0).abs() > SUM_TOLERANCE {
             return Err(outside(
                 column,
@@ -57,6 +58,12 @@ pub(super) fn check_distributions<T: Scalar>(
         }
     }
     Ok(())
+}
+
+/// Σ a_j, for any number of classes.
+#[inline(always)]
+fn sum<T: Scalar>(a: &[T]) -> T {
+    sum_of_blocks(a, a, |a, _| a)
 }
 
 /// e^(x − max) for every column of logits, in `work`.
@@ -109,12 +116,12 @@ impl<T: Scalar> Loss<T> for SoftmaxCrossEntropy {
                     let place = place_of_largest(x);
                     let top = x[place];
                     // The largest entry's exponential is 1; leaving it out keeps ln Σ exact near 0.
-                    let rest = sum(&e[..place], |e| e) + sum(&e[place + 1..], |e| e);
+                    let rest = sum(&e[..place]) + sum(&e[place + 1..]);
                     let total = T::one() + rest;
                     let log_total = rest.ln_1p();
                     // −ln p_j. Subtract `top` first: that difference is exact where it matters.
                     let surprise = |x: T| log_total - (x - top);
-                    *value = sum_of_pairs(y, x, |y, x| {
+                    *value = sum_of_blocks(y, x, |y, x| {
                         // For a logit of −∞ with y = 0, the product 0 · ∞ would be NaN.
                         if y.is_zero() {
                             T::zero()
@@ -122,7 +129,7 @@ impl<T: Scalar> Loss<T> for SoftmaxCrossEntropy {
                             y * surprise(x)
                         }
                     });
-                    let mass = sum(y, |y| y);
+                    let mass = sum(y);
                     map_pairs(d_target.part(column.clone()), x, x, |x, _| surprise(x));
                     map_pairs(d_prediction.part(column), e, y, |e, y| mass * e / total - y);
                 }
@@ -151,9 +158,9 @@ impl<T: Scalar> Loss<T> for SoftmaxCrossEntropy {
                 for (i, e) in exponentials.chunks_exact(d).enumerate() {
                     let column = i * d..(i + 1) * d;
                     let v = &v[column.clone()];
-                    let total = sum(e, |e| e);
-                    let mass = sum(&target[column.clone()], |y| y);
-                    let mean = sum_of_pairs(e, v, |e, v| e * v) / total;
+                    let total = sum(e);
+                    let mass = sum(&target[column.clone()]);
+                    let mean = sum_of_blocks(e, v, |e, v| e * v) / total;
                     map_pairs(out_prediction.part(column), e, v, |e, v| {
                         mass * e / total * (v - mean)
                     });

@@ -3,7 +3,7 @@
 use super::cross_entropy::check_distributions;
 use super::{Loss, Pair, SoftmaxCrossEntropy};
 use crate::error::Error;
-use crate::kernel::{Scalar, Write};
+use crate::kernel::{Scalar, Sum, Write};
 
 /// Kullback-Leibler divergence of a softmax from its target: L(y, x) = Σ_j y_j (ln y_j − ln p_j)
 /// with p = softmax(x), where x is the prediction (logits) and y a probability distribution, and 0
@@ -48,8 +48,12 @@ impl<T: Scalar> Loss<T> for KullbackLeibler {
         let all = d_target.part(0..d_target.len());
         SoftmaxCrossEntropy.evaluate(at, values, all, d_prediction, work);
         for (value, y) in values.iter_mut().zip(at.target.chunks_exact(at.dim)) {
-            let present = y.iter().filter(|y| !y.is_zero());
-            *value += present.fold(T::zero(), |sum, &y| sum + y * y.ln());
+            let mut sum = Sum::zero();
+            sum.add_terms(0..y.len(), |j| match y[j].is_zero() {
+                true => T::zero(),
+                false => y[j] * y[j].ln(),
+            });
+            *value += sum.value();
         }
         if let Write::Set(buffer) | Write::Add(buffer) = d_target {
             Write::Add(buffer).each(|i| at.target[i].ln() + T::one());

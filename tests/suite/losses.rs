@@ -958,3 +958,34 @@ fn losses_in_f32_are_those_in_f64() {
         }
     }
 }
+
+/// Losses of the uniform distribution, and of logits alike, over many classes.
+#[test]
+fn many_classes_in_f32() {
+    for dim in [1000, 50_000, 1_000_000] {
+        let uniform = vec![1.0 / dim as f32; dim];
+        let logits = vec![0.3_f32; dim];
+        let value = |loss: &dyn Loss<f32>| {
+            assert_eq!(loss.check_target(dim, &uniform), Ok(()), "{loss:?}, {dim}");
+            let at = Pair::new(dim, &uniform, &logits);
+            let (mut value, mut work) = ([0.0], vec![0.0; loss.scratch(dim, 1)]);
+            loss.evaluate(&at, &mut value, Write::Skip, Write::Skip, &mut work);
+            f64::from(value[0])
+        };
+        let entropy = (dim as f64).ln();
+        let close = |found: f64, expected: f64| {
+            assert!(
+                (found - expected).abs() < 1e-6 * entropy,
+                "{dim}: {found}, not {expected}"
+            );
+        };
+        close(value(&SoftmaxCrossEntropy), entropy);
+        close(value(&KullbackLeibler), 0.0);
+        let weighted = ClassWeights::new(vec![0.7; dim], SoftmaxCrossEntropy).unwrap();
+        close(value(&weighted), 0.7 * entropy);
+    }
+    // What is no distribution is refused as before.
+    let dim = 50_000;
+    let heavy = vec![1.001 / dim as f32; dim];
+    assert!(SoftmaxCrossEntropy.check_target(dim, &heavy).is_err());
+}

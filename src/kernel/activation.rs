@@ -118,9 +118,11 @@ impl Activation {
             Self::Tanh => {
                 // artanh a = ½ ln(1 + 2a/(1 − a)), from the distance to the end where a is clipped.
                 let a = value.abs();
-                let ratio = match a > one - margin {
+                let distance = one - a;
+                // Not a > 1 − margin, where a small margin is lost in rounding.
+                let ratio = match distance < margin {
                     true => (one - margin) / margin,
-                    false => a / (one - a),
+                    false => a / distance,
                 };
                 (half * (ratio + ratio).ln_1p()).copysign(value)
             }

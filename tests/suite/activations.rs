@@ -289,3 +289,18 @@ fn preimages_at_special_values() {
         assert!(in_f32.is_nan(), "{activation:?}");
     }
 }
+
+#[test]
+fn preimages_of_ends_are_finite_for_any_margin() {
+    // 1 − margin rounds to 1 for the smallest ones.
+    for margin in [1e-6, 1e-8, 1e-12_f32] {
+        let found = Activation::Tanh.preimage(-1.0, 0.0, margin).unwrap();
+        let expected = -0.5 * (2.0 / f64::from(margin) - 1.0).ln();
+        assert!(
+            (f64::from(found) - expected).abs() < 1e-5,
+            "{margin}: {found}"
+        );
+    }
+    let found = Activation::Tanh.preimage(1.0, 0.0, 1e-20_f64).unwrap();
+    assert!((found - 0.5 * 2e20_f64.ln()).abs() < 1e-13, "{found}");
+}

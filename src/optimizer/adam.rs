@@ -3,7 +3,7 @@
 use super::{Optimizer, Step, above_zero, next_root, parts};
 use crate::check::{below_one, not_negative, positive, serde_checked};
 use crate::error::Error;
-use crate::kernel::{Scalar, scale, vectorise};
+use crate::kernel::{Scalar, vectorise};
 
 /// m ← β₁ m + (1 − β₁) g,  s ← √(β₂ s² + (1 − β₂) g²),
 /// x ← x − η (m / (1 − β₁ᵏ)) / (s / √(1 − β₂ᵏ) + ε), where k is the number of the step.
@@ -161,8 +161,13 @@ impl<T: Scalar> Optimizer<T> for AdamW {
 
     fn update(&self, step: Step, values: &mut [T], gradient: &[T], state: &mut [T]) {
         if step.decays {
-            let kept = 1.0 - self.adam.rate * step.factor * self.decay;
-            scale(values, T::of(kept.max(0.0)));
+            // Not a product with 1 − ηλ, which in f32 has lost most digits of a small ηλ.
+            let share = T::of((self.adam.rate * step.factor * self.decay).min(1.0));
+            let values = &mut *values;
+            vectorise(
+                #[inline(always)]
+                move || values.iter_mut().for_each(|x| *x -= share * *x),
+            );
         }
         self.adam.update(step, values, gradient, state);
     }

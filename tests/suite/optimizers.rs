@@ -491,3 +491,23 @@ fn parts_of_a_vector_are_updated_alike() {
     check::<f32>(37.0);
     check::<f64>(300.0);
 }
+
+#[test]
+fn a_slow_decay_in_f32_is_that_of_f64() {
+    // 1 − 1e-6 keeps one digit of 1e-6 in f32.
+    fn decayed<T: Scalar>() -> Vec<f64> {
+        let rule = AdamW::new(Adam::new(1e-4).unwrap());
+        let mut x: Vec<T> = (0..64).map(|i| T::of(1.0 + f64::from(i) / 64.0)).collect();
+        let (zeros, mut state) = (vec![T::zero(); 64], vec![T::zero(); 128]);
+        for number in 1..=20_000 {
+            rule.update(Step::new(number, 1.0), &mut x, &zeros, &mut state);
+        }
+        x.into_iter().map(T::as_f64).collect()
+    }
+    let lost = |x: Vec<f64>| 96.0 - 0.5 - x.into_iter().sum::<f64>();
+    let (expected, found) = (lost(decayed::<f64>()), lost(decayed::<f32>()));
+    assert!(
+        (found / expected - 1.0).abs() < 0.02,
+        "{found}, not {expected}"
+    );
+}

@@ -4,7 +4,7 @@ use super::{ParameterReport, ParameterSolver};
 use crate::check::{check_computed, check_length, in_scalar, serde_checked};
 use crate::energy::{Ask, LocalProblem, LocalWorkspace, Parameters, Value};
 use crate::error::{Error, Quantity};
-use crate::kernel::{Scalar, add_scaled, all_finite, dot};
+use crate::kernel::{Scalar, add_scaled, all_finite, dot, norm, power_of_two, scale};
 use crate::layer::ParameterGroup;
 use crate::state::State;
 
@@ -148,8 +148,18 @@ impl<T: Scalar> Memory<Vec<T>> {
         tolerance: T,
     ) -> Result<Option<T>, Error> {
         self.step.fill(T::zero());
+        let largest = self
+            .gradient
+            .iter()
+            .fold(T::zero(), |top, g| top.max(g.abs()));
+        if largest.is_zero() {
+            return Ok(None);
+        }
+        // In units of the gradient, whose products with G would soon over- or underflow in `f32`. A
+        // power of two costs no bit.
+        let unit = T::of(power_of_two(largest.as_f64()));
         for (r, &g) in self.residual.iter_mut().zip(&self.gradient) {
-            *r = -g;
+            *r = -(g / unit);
         }
         self.direction.copy_from_slice(&self.residual);
         let first = dot(&self.residual, &self.residual);
@@ -194,21 +204,22 @@ impl<T: Scalar> Memory<Vec<T>> {
             }
         }
         // −gᵀd − ½ dᵀG d, where G d = −g − r − λ s d.
-        let of_gradient = dot(&self.residual, &self.step) - dot(&self.gradient, &self.step);
+        let of_gradient = dot(&self.residual, &self.step) - dot(&self.gradient, &self.step) / unit;
         let decrease = T::of(0.5) * (of_gradient + damping * dot(&self.step, &self.step));
-        Ok((!first.is_zero()).then_some(decrease))
+        scale(&mut self.step, unit);
+        Ok(Some(unit * decrease * unit))
     }
 
     /// Whether `step`, but for its damping, would change ℓ_t or θ_t by no more than rounding.
     fn rests(&self, decrease: T, energy: T, damping: T) -> bool {
         let (undamped, epsilon) = (T::one() + damping, T::default_epsilon());
-        let step = dot(&self.step, &self.step);
-        let own = &self.accepted[..self.step.len()];
-        let (most, size) = (T::of(16.0) * epsilon, T::of(4.0) * epsilon);
+        let step = norm(&self.step);
+        let own = norm(&self.accepted[..self.step.len()]);
+        let most = T::of(16.0) * epsilon;
         // A step of length 0 is none, and waits for more damping.
-        step > T::zero()
+        step > 0.0
             && (undamped * decrease <= most * energy.abs()
-                || undamped * step.sqrt() <= size * dot(own, own).sqrt())
+                || undamped.as_f64() * step <= 4.0 * epsilon.as_f64() * own)
     }
 }
 

@@ -314,3 +314,26 @@ fn an_l1_regulariser_is_solved_to_its_kinks<T: Tested>() {
         );
     }
 }
+
+#[test]
+fn steps_in_f32_do_not_know_the_unit_of_the_data() {
+    // A line through noise, its inputs and outputs in units of 2ᵏ: the slope has none.
+    let slope = |k: i32| {
+        let unit = 2_f32.powi(k);
+        let layer = Dense::new(1, 1, Activation::Identity).unwrap();
+        let circuit = Circuit::builder().layer(layer.without_bias());
+        let mut model = DecoupledCircuit::new(circuit.build().unwrap(), Energy::default()).unwrap();
+        let x = DMatrix::from_fn(1, 10, |_, j| j as f32 - 4.5);
+        let y = DMatrix::from_fn(1, 10, |_, j| 2.0 * x[j] + (j % 3) as f32 - 1.0);
+        let init = TargetInit::ForwardPass;
+        model.add_examples(&(x * unit), &(y * unit), &init).unwrap();
+        let solver = LevenbergMarquardt::new(4, 5);
+        let report = model.solve_parameters(0, &solver, &Selection::All).unwrap();
+        (model.circuit().parameters(0)[0], report)
+    };
+    let expected = slope(0);
+    assert!((expected.0 - 2.0).abs() < 0.1 && expected.1.accepted > 0);
+    for k in [-40, -20, 17, 40] {
+        assert_eq!(slope(k), expected, "2^{k}");
+    }
+}

@@ -7,7 +7,7 @@ use crate::diagnostics::lambda_max::lambda_max;
 use crate::diagnostics::product::Part;
 use crate::energy::{Layers, Workspace};
 use crate::error::{Error, Quantity};
-use crate::kernel::Scalar;
+use crate::kernel::{Scalar, larger};
 use crate::target_solver::Curvature;
 
 /// Upper bounds of the Gauss-Newton matrix of one example's E in (z_1, …, z_{T−1}).
@@ -27,7 +27,8 @@ impl CurvatureBounds {
         let coupling = |i: Option<usize>| i.and_then(|i| self.couplings.get(i)).unwrap_or(&0.0);
         let rows = self.blocks.iter().enumerate();
         let rows = rows.map(|(i, block)| block + coupling(i.checked_sub(1)) + coupling(Some(i)));
-        rows.fold(0.0, f64::max)
+        // A NaN row must not be hidden by others.
+        rows.fold(0.0, larger)
     }
 
     /// 2/λ_max by the bound: synchronous steps below it are stable. Infinite if T = 1.

@@ -13,9 +13,10 @@ use self::faulty::{Fault, Faulty};
 use layerwise::decoupled::{Selection, TargetInit};
 use layerwise::energy::{Energy, Targets};
 use layerwise::error::Quantity;
+use layerwise::init::Initializer;
 use layerwise::kernel::Write;
 use layerwise::layer::{Activation, Affine, Dense, Sequential};
-use layerwise::loss::{Gaussian, Huber, Pair};
+use layerwise::loss::{Gaussian, Huber, Pair, WeightedSquaredError};
 use layerwise::nalgebra::DMatrix;
 use layerwise::regularizer::Regularizer;
 use layerwise::state::State;
@@ -880,6 +881,24 @@ fn statement_10_is_sharp() {
         .unwrap();
     sweeps.solve_targets(&solver, &ALL).unwrap();
     assert!(sweeps.energy().unwrap() < 0.011);
+}
+
+#[test]
+fn an_unknown_curvature_limits_no_step() {
+    // A unit whose bound overflows, under a loss without curvature: 0 · ∞.
+    let unit = |weight| {
+        let layer = Dense::new(1, 1, Activation::Identity).unwrap();
+        let value = Initializer::Constant { value: weight };
+        layer.without_bias().with_weights(value).unwrap()
+    };
+    let long = Sequential::new(vec![Box::new(unit(1e100)) as Box<_>, Box::new(unit(1e100))]);
+    let circuit = Circuit::<f64>::builder()
+        .layer(unit(1.0))
+        .layer(long.unwrap());
+    let loss = WeightedSquaredError::new(vec![0.0]).unwrap();
+    let model = DecoupledCircuit::new(circuit.build().unwrap(), Energy::new(loss)).unwrap();
+    let bounds = theory::curvature_bounds(model.layers()).unwrap();
+    assert!(bounds.whole().is_nan() && bounds.synchronous_limit().is_nan());
 }
 
 #[test]

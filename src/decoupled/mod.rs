@@ -403,7 +403,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// mean square over examples of the distance between target and prediction.
     ///
     /// # Errors
-    /// [`Error::NoExamples`].
+    /// [`Error::NoExamples`], [`Error::Overflow`] for a square that does not fit the scalar.
     pub fn gap(&self) -> Result<Vec<T>, Error> {
         let mut squares = vec![Sum::zero(); self.circuit.depth() - 1];
         self.for_each_evaluated("the constraint gap", false, |problem, workspace| {
@@ -413,8 +413,11 @@ impl<T: Scalar> DecoupledCircuit<T> {
             }
         })?;
         let n = T::of(self.examples.len() as f64);
-        let gaps = squares.into_iter().map(|sum| (sum.value() / n).sqrt());
-        Ok(gaps.collect())
+        let gaps = (1..).zip(squares).map(|(t, sum)| {
+            check_result(Quantity::Prediction, t, &[sum.value()])?;
+            Ok((sum.value() / n).sqrt())
+        });
+        gaps.collect()
     }
 
     /// Visits the selected examples in order, in blocks, so that memory does not grow with their

@@ -4,6 +4,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use nalgebra::DMatrix;
 use rand::seq::SliceRandom;
 
 use super::penalties::Penalties;
@@ -424,7 +425,7 @@ impl<T: Scalar> Session<T> {
                     }
                 }
                 (Some(_), _) => {
-                    if let Some(record) = self.end_epoch() {
+                    if let Some(record) = self.end_epoch()? {
                         return Ok(Some(Event::Epoch(record)));
                     }
                 }
@@ -587,21 +588,27 @@ impl<T: Scalar> Session<T> {
 
     /// The record of an epoch, with the measurements that are due unless it was interrupted; `None`
     /// for an epoch without visits.
-    fn end_epoch(&mut self) -> Option<EpochRecord<T>> {
+    fn end_epoch(&mut self) -> Result<Option<EpochRecord<T>>, Error> {
         let steps = self.steps();
-        let within = self.state.within.as_mut()?;
-        let (epoch, interrupted) = (within.epoch.clone()?, within.stop);
+        let Some(within) = &mut self.state.within else {
+            return Ok(None);
+        };
+        let (Some(epoch), interrupted) = (within.epoch.clone(), within.stop) else {
+            return Ok(None);
+        };
         if epoch.examples == 0 {
             // It did not begin, and the next one may have its number and another order.
             within.epoch = None;
             self.state.epoch -= 1;
             self.memory.ordered = 0;
             self.close(Some(interrupted.unwrap_or(StopReason::Epochs)));
-            return None;
+            return Ok(None);
         }
         let phase = &self.trainer.phases[self.state.phase];
         let (number, every) = (self.state.epoch, self.trainer.measure_every);
-        let whole = epoch.examples == self.model.examples().len();
+        // Nothing is measured once a measurement has failed.
+        let whole = epoch.examples == self.model.examples().len()
+            && interrupted != Some(StopReason::Failed);
         let due = whole && every != 0 && number.is_multiple_of(every);
         let (mut composed_loss, mut gap) = (None, None);
         if due {
@@ -614,10 +621,13 @@ impl<T: Scalar> Session<T> {
         }
         let validated = self.trainer.validation.as_deref();
         let validated = validated.filter(|_| due || phase.validates() && whole);
-        let validation_loss = validated.map(|(inputs, targets)| {
-            let loss = self.model.layers().composed_loss(inputs, targets);
-            loss.expect("checked before the run") / T::of(inputs.ncols() as f64)
-        });
+        // The examples were checked before the run, but a loss or layer of the caller's may change its
+        // mind.
+        let validate = |(inputs, targets): &(DMatrix<T>, DMatrix<T>)| -> Result<T, Error> {
+            let loss = self.model.layers().composed_loss(inputs, targets)?;
+            Ok(loss / T::of(inputs.ncols() as f64))
+        };
+        let validation_loss = validated.map(validate).transpose()?;
         let mixes = match number == within.first_epoch + 1 {
             true => mixing(
                 &self.model,
@@ -654,7 +664,7 @@ impl<T: Scalar> Session<T> {
             self.state.history.push(record.clone());
         }
         self.state.note(&record);
-        Some(record)
+        Ok(Some(record))
     }
 
     /// Ends the phase if there is a reason to, and also the run if its own limits require it.

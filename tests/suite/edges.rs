@@ -2,6 +2,7 @@
 //! that fail half-way. Each is a typed error that changes nothing, or the right number.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use layerwise::decoupled::{Selection, TargetInit};
 use layerwise::energy::{All, Energy, LocalProblem};
@@ -19,7 +20,7 @@ use layerwise::schedule::Schedule;
 use layerwise::state::State;
 use layerwise::target_solver::{ReverseSweep, StepSize, SynchronousDescent};
 use layerwise::training::{
-    Backprop, Decoupling, Phase, Scheme, Stopping, Targets, Trainer, Visit, ZStep,
+    Backprop, Decoupling, Phase, Scheme, StopReason, Stopping, Targets, Trainer, Visit, ZStep,
 };
 use layerwise::{Circuit, DecoupledCircuit, Error, Layer, Loss, Scalar};
 
@@ -816,4 +817,77 @@ fn the_mean_of_large_objectives_is_a_number() {
     let report = Trainer::new(phase).run(&mut model).unwrap();
     let objective = report.history[0].objective;
     assert!((objective / 7.2e307 - 1.0).abs() < 1e-12, "{objective}");
+}
+
+#[test]
+fn a_gap_beyond_the_scalar_is_an_error() {
+    // A Huber loss of 1e20 fits f32; the gap's square does not.
+    let circuit = Circuit::<f32>::builder()
+        .layer(dense(1, 1, Activation::Identity))
+        .layer(dense(1, 1, Activation::Identity));
+    let energy = Energy::default().with_hidden_loss(Huber::new(1.0).unwrap());
+    let mut model = model_from(circuit.build(), energy).unwrap();
+    let one = |value| DMatrix::from_element(1, 1, value);
+    let init = TargetInit::Given(vec![one(1e20)]);
+    model.add_examples(&one(1.0), &one(1.0), &init).unwrap();
+    let overflow = Error::Overflow {
+        quantity: Quantity::Prediction,
+        layer: 1,
+    };
+    assert_eq!(model.gap(), Err(overflow));
+    model.set_targets(1, &Selection::All, &one(1e15)).unwrap();
+    assert!((model.gap().unwrap()[0] / 1e15 - 1.0).abs() < 1e-6);
+}
+
+/// Squared error that refuses targets after so many checks.
+#[derive(Debug)]
+struct Fickle(AtomicUsize);
+
+impl Loss<f64> for Fickle {
+    fn check_target(&self, _: usize, _: &[f64]) -> Result<(), Error> {
+        match self.0.fetch_sub(1, Ordering::SeqCst) {
+            1 => Err(Error::NothingCompared),
+            _ => Ok(()),
+        }
+    }
+
+    fn evaluate(
+        &self,
+        at: &Pair<'_, f64>,
+        values: &mut [f64],
+        d_target: Write<'_, f64>,
+        d_prediction: Write<'_, f64>,
+        work: &mut [f64],
+    ) {
+        SquaredError.evaluate(at, values, d_target, d_prediction, work);
+    }
+
+    fn curvature(
+        &self,
+        at: &Pair<'_, f64>,
+        v_target: Option<&[f64]>,
+        v_prediction: Option<&[f64]>,
+        out_target: Write<'_, f64>,
+        out_prediction: Write<'_, f64>,
+        work: &mut [f64],
+    ) {
+        let out = (out_target, out_prediction);
+        SquaredError.curvature(at, v_target, v_prediction, out.0, out.1, work);
+    }
+}
+
+#[test]
+fn a_check_that_fails_during_validation_is_an_error() {
+    // Building, adding and the check before the run ask three times; then every epoch asks once.
+    for checks in 4..7 {
+        let mut model = model_of::<f64>(Fickle(AtomicUsize::new(checks)));
+        let (x, y) = (DMatrix::zeros(2, 1), DMatrix::zeros(1, 1));
+        let rule = GradientDescent::new(0.1).unwrap();
+        let trainer = Trainer::new(Phase::new(Backprop, rule).with_epochs(9)).with_validation(x, y);
+        let failed = trainer.run(&mut model).unwrap_err();
+        assert_eq!(failed.error, Error::NothingCompared, "{checks}");
+        let report = failed.report;
+        assert_eq!(report.stop, StopReason::Failed, "{checks}");
+        assert_eq!(report.phases[0].steps, checks as u64 - 3, "{checks}");
+    }
 }

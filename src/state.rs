@@ -74,6 +74,12 @@ impl<T: Scalar> State<T> {
             && parts.all(|(own, start)| own.fits(start))
     }
 
+    /// The largest of its counts, including those of its parts.
+    pub(crate) fn largest_count(&self) -> u64 {
+        let parts = self.parts.iter().map(Self::largest_count);
+        self.counts.iter().copied().chain(parts).max().unwrap_or(0)
+    }
+
     /// The number of counts and values it holds, including those of its parts.
     pub(crate) fn size(&self) -> usize {
         let own = self.counts.len() + self.values.iter().map(Vec::len).sum::<usize>();

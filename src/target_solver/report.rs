@@ -139,14 +139,25 @@ impl SolveReport {
 
     /// Adds the report of another call.
     pub(crate) fn add(&mut self, other: Self) {
-        self.steps += other.steps;
-        self.at_rest += other.at_rest;
-        self.stagnated += other.stagnated;
-        self.limited += other.limited;
-        self.drawn_back += other.drawn_back;
-        self.stuck += other.stuck;
-        self.products += other.products;
-        self.operations += other.operations;
-        self.critical_path += other.critical_path;
+        // The counts may come from a damaged state.
+        let counts = [
+            (&mut self.steps, other.steps),
+            (&mut self.drawn_back, other.drawn_back),
+            (&mut self.products, other.products),
+            (&mut self.operations, other.operations),
+            (&mut self.critical_path, other.critical_path),
+        ];
+        for (own, other) in counts {
+            *own = own.saturating_add(other);
+        }
+        let examples = [
+            (&mut self.at_rest, other.at_rest),
+            (&mut self.stagnated, other.stagnated),
+            (&mut self.limited, other.limited),
+            (&mut self.stuck, other.stuck),
+        ];
+        for (own, other) in examples {
+            *own = own.saturating_add(other);
+        }
     }
 }

@@ -45,6 +45,11 @@ impl<T: Scalar> Penalties<T> {
         self.windows.check(hidden)
     }
 
+    /// Visits in the window in progress.
+    pub(super) fn visits(&self) -> u64 {
+        self.windows.visits()
+    }
+
     /// The μ_t of a visit, `visit` of `visits`: above 0 and finite, since they were checked before
     /// the run.
     pub(super) fn of_visit(&mut self, rule: PenaltyRule, visit: u64, visits: u64) -> &[T] {

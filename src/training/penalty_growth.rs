@@ -136,7 +136,17 @@ impl Windows {
 
     /// Whether they are of so many hidden layers.
     pub(super) fn check(&self, hidden: usize) -> Result<(), Error> {
-        check_length("squared gaps of a window", &self.squares, hidden)
+        let what = "squared gaps of a window";
+        check_length(what, &self.squares, hidden)?;
+        match self.before.is_empty() {
+            true => Ok(()),
+            false => check_length(what, &self.before, hidden),
+        }
+    }
+
+    /// Visits in the window in progress.
+    pub(super) fn visits(&self) -> u64 {
+        self.visits
     }
 
     /// Takes a visit's squared gaps, one a hidden layer, and lets `penalties` grow if it ends a

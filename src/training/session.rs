@@ -736,6 +736,12 @@ impl<T: Scalar> SessionState<T> {
     fn check(&self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
         let (phase, end, count) = (self.phase, self.end, self.count);
         check_count("phases that are made", end <= count, count, end)?;
+        // No run counts so far; from a damaged state it could not count on.
+        let most = u64::MAX / 4;
+        let within = self.within.as_deref().map_or(0, Within::largest_count);
+        let largest = within.max(self.epoch).max(self.visits).max(self.steps);
+        let what = "a count in the state";
+        check_count(what, largest <= most, most as usize, largest as usize)?;
         let Some(within) = &self.within else {
             return check_count("phases that were made", phase <= end, end, phase);
         };
@@ -749,6 +755,15 @@ impl<T: Scalar> SessionState<T> {
         }
         within.penalties.check(model.terms.penalties().len())?;
         within.tracker.check(&model.circuit)
+    }
+}
+
+impl<T: Scalar> Within<T> {
+    /// The largest number of what was counted.
+    fn largest_count(&self) -> u64 {
+        let epoch = self.epoch.as_ref().map_or(0, |own| own.visits);
+        let solvers = self.w_step.largest_count().max(self.scheme.largest_count());
+        epoch.max(self.penalties.visits()).max(solvers)
     }
 }
 

@@ -248,6 +248,12 @@ impl<T: Scalar> WState<T> {
             })
     }
 
+    /// The largest number of what was counted.
+    pub(super) fn largest_count(&self) -> u64 {
+        let solvers = self.layers.iter().flat_map(|own| &own.solver);
+        solvers.fold(self.steps, |top, own| top.max(own.largest_count()))
+    }
+
     /// How many numbers it holds.
     pub(super) fn size(&self) -> usize {
         let solver = |own: &LayerState<T>| own.solver.as_ref().map_or(0, State::size);

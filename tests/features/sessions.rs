@@ -13,6 +13,7 @@ use layerwise::training::{
 use layerwise::{Circuit, DecoupledCircuit, Scalar};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 fn model<T: Scalar>() -> DecoupledCircuit<T> {
     let circuit = Circuit::builder()
@@ -78,4 +79,58 @@ fn there_and_back<T: Scalar + Serialize + DeserializeOwned>() {
 fn a_state_survives_json() {
     there_and_back::<f64>();
     there_and_back::<f32>();
+}
+
+/// Calls `change` with every count of a state that was written.
+fn for_each_count(value: &mut Value, change: &mut dyn FnMut(&mut Value)) {
+    match value {
+        Value::Number(number) if number.is_u64() => change(value),
+        Value::Array(values) => values.iter_mut().for_each(|v| for_each_count(v, change)),
+        Value::Object(values) => values.values_mut().for_each(|v| for_each_count(v, change)),
+        _ => {}
+    }
+}
+
+#[test]
+fn counts_that_no_run_reaches_are_refused_or_do_no_harm() {
+    let adam = || Adam::new(1e-2).unwrap();
+    let trainers = [
+        trainer(Decoupling::joint(adam()), WStep::optimizer(adam())),
+        trainer(
+            Decoupling::persistent(ReverseSweep::new(1)),
+            WStep::solver_of_layer(1, LevenbergMarquardt::new(1, 5)).with_optimizer(adam()),
+        ),
+    ];
+    let mut refused = 0;
+    for trainer in trainers {
+        let mut session = Session::new(&trainer, model::<f64>()).unwrap();
+        for _ in 0..2 {
+            session.advance().unwrap();
+        }
+        let written = serde_json::to_value(session.state()).unwrap();
+        let mut counts = 0;
+        for_each_count(&mut written.clone(), &mut |_| counts += 1);
+        for place in 0..counts {
+            let (mut damaged, mut next) = (written.clone(), 0);
+            for_each_count(&mut damaged, &mut |count| {
+                if next == place {
+                    *count = u64::MAX.into();
+                }
+                next += 1;
+            });
+            let Ok(state) = serde_json::from_value(damaged) else {
+                continue;
+            };
+            match Session::resume(&trainer, session.model().clone(), state) {
+                Err(_) => refused += 1,
+                // What it counts on for a while must not overflow.
+                Ok(mut resumed) => {
+                    for _ in 0..20 {
+                        let _ = resumed.advance();
+                    }
+                }
+            }
+        }
+    }
+    assert!(refused > 20, "{refused}");
 }

@@ -4,7 +4,7 @@ use super::{ParameterReport, ParameterSolver};
 use crate::check::{check_computed, check_length, in_scalar, serde_checked};
 use crate::energy::{Ask, LocalProblem, LocalWorkspace, Parameters, Value};
 use crate::error::{Error, Quantity};
-use crate::kernel::{Scalar, add_scaled, all_finite, dot, norm, power_of_two, scale};
+use crate::kernel::{Scalar, add_scaled, all_finite, dot, power_of_two, scale};
 use crate::layer::ParameterGroup;
 use crate::state::State;
 
@@ -15,16 +15,18 @@ use crate::state::State;
 ///
 /// each by at most m iterations of conjugate gradients from d = 0, with one JVP and one VJP in θ per
 /// iteration. A step that does not lower ℓ_t is undone and λ multiplied by 8 (up to 1e8); one that
-/// does divides λ by 4 (Marquardt's rule). So ℓ_t never rises. A layer is at rest where g = 0, or
-/// where rounding would decide: the decrease that the model predicts, −gᵀd − ½dᵀGd, is at most 16 ε |ℓ_t|,
-/// or ‖d‖ at most 4 ε ‖θ_t‖, each times 1 + λ so that damping alone brings none to rest. The call
-/// ends there and leaves θ_t and λ as they are, so that new targets find the layer as ready as it
-/// was. μ, example weights and the circuit's regulariser R_t
-/// are all in ℓ_t and G (an L1 part in ℓ_t alone). At the kink of an L1 part a step ends instead of
-/// crossing it, and a value that is 0 stays 0 until the rest of its derivative exceeds λ₁ Σᵢ wᵢ: many
-/// values become exactly 0 (orthant-wise steps, Andrew & Gao 2007). s = gᵀGg/gᵀg is the curvature along the gradient
-/// g (μ Σᵢ wᵢ if that is 0), so that λ = 1 means damping as strong as that curvature, whatever the
-/// scale of ℓ_t and the number of examples.
+/// does divides λ by 4 (Marquardt's rule). So ℓ_t never rises.
+///
+/// The layer is at rest where g = 0, or where rounding would decide: the model predicts a decrease
+/// −gᵀd − ½dᵀGd of at most 16 ε |ℓ_t|, or |d_k| ≤ 4 ε |θ_k| for every k, and an undamped step would do
+/// no better. The call ends there and keeps θ_t and λ, so that new targets find the layer as ready as
+/// before. If only the damping makes the step that short, λ is divided by 4 until it is not.
+///
+/// ℓ_t and G include μ, the example weights and the circuit's regulariser R_t (its L1 part is in ℓ_t
+/// alone). A step ends at the kink of an L1 part instead of crossing it, and a value that is 0 stays 0
+/// until the rest of its derivative exceeds λ₁ Σᵢ wᵢ, so many values become exactly 0 (orthant-wise
+/// steps, Andrew & Gao 2007). s = gᵀGg/gᵀg is the curvature along g (μ Σᵢ wᵢ if that is 0): λ = 1
+/// means damping as strong as that curvature, whatever the scale of ℓ_t and the number of examples.
 ///
 /// λ is kept between calls in the layer's [`State`], and is reset in every phase. The loss's parameters
 /// do not change. If ℓ_t is quadratic, one undamped step with enough iterations reaches the minimum.
@@ -210,16 +212,25 @@ impl<T: Scalar> Memory<Vec<T>> {
         Ok(Some(unit * decrease * unit))
     }
 
-    /// Whether `step`, but for its damping, would change ℓ_t or θ_t by no more than rounding.
-    fn rests(&self, decrease: T, energy: T, damping: T) -> bool {
-        let (undamped, epsilon) = (T::one() + damping, T::default_epsilon());
-        let step = norm(&self.step);
-        let own = norm(&self.accepted[..self.step.len()]);
-        let most = T::of(16.0) * epsilon;
+    /// Solves for `step`, and returns whether it would change ℓ_t and some θ_k by more than rounding;
+    /// nothing if the gradient is 0.
+    fn find(
+        &mut self,
+        problem: &LocalProblem<'_, T>,
+        workspace: &mut LocalWorkspace<T>,
+        damping: T,
+        (iterations, tolerance): (u64, T),
+        energy: T,
+    ) -> Result<Option<bool>, Error> {
+        let Some(decrease) = self.solve(problem, workspace, damping, iterations, tolerance)? else {
+            return Ok(None);
+        };
+        let epsilon = T::default_epsilon();
+        let moves = |(d, x): (&T, &T)| d.abs() > T::of(4.0) * epsilon * x.abs();
+        let judged = decrease > T::of(16.0) * epsilon * energy.abs()
+            && self.step.iter().zip(problem.parameters).any(moves);
         // A step of length 0 is none, and waits for more damping.
-        step > 0.0
-            && (undamped * decrease <= most * energy.abs()
-                || undamped.as_f64() * step <= 4.0 * epsilon.as_f64() * own)
+        Ok(Some(judged || self.step.iter().all(|d| d.is_zero())))
     }
 }
 
@@ -290,12 +301,22 @@ impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt {
                 here.predict(workspace);
             }
             let (quantity, gradient) = (Quantity::ParameterGradient, &memory.gradient);
-            let solved = check_computed(quantity, layer, number, gradient).and_then(|()| {
-                memory.solve(&here, workspace, *damping, self.iterations, tolerance)
+            let going = check_computed(quantity, layer, number, gradient).and_then(|()| {
+                let limits = (self.iterations, tolerance);
+                let mut solve = |damping| memory.find(&here, workspace, damping, limits, energy);
+                let mut going = solve(*damping)?;
+                // Strong damping makes steps too short to be judged. A step that has just failed was
+                // not too short.
+                if going == Some(false) && moved && solve(T::zero())? == Some(true) {
+                    while going == Some(false) {
+                        *damping *= T::of(0.25);
+                        going = solve(*damping)?;
+                    }
+                }
+                Ok(going == Some(true))
             });
             memory.accepted = accepted;
-            let going = solved?.filter(|&decrease| !memory.rests(decrease, energy, *damping));
-            if going.is_none() {
+            if !going? {
                 break;
             }
             let trial = memory.trial[..own].iter_mut().zip(&memory.accepted);

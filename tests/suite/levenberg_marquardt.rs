@@ -7,7 +7,9 @@ use layerwise::kernel::Write;
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::{Loss, Pair, SquaredError};
 use layerwise::nalgebra::DMatrix;
-use layerwise::parameter_solver::{LevenbergMarquardt, ParameterReport, ParameterSolver};
+use layerwise::parameter_solver::{
+    LeastSquares, LevenbergMarquardt, ParameterReport, ParameterSolver,
+};
 use layerwise::regularizer::Regularizer;
 use layerwise::state::State;
 use layerwise::{Circuit, DecoupledCircuit, Error, Scalar};
@@ -335,5 +337,43 @@ fn steps_in_f32_do_not_know_the_unit_of_the_data() {
     assert!((expected.0 - 2.0).abs() < 0.1 && expected.1.accepted > 0);
     for k in [-40, -20, 17, 40] {
         assert_eq!(slope(k), expected, "2^{k}");
+    }
+}
+
+/// Weights beside a bias of another size, and strong damping beside weak curvature, keep no layer
+/// from its minimum.
+#[test]
+fn scales_that_differ_bring_no_layer_to_rest() {
+    fn residual<T: Scalar>(offset: f64, unit: f64, solver: &dyn ParameterSolver<T>) -> f64 {
+        let mut rng = generator(12);
+        let noise: Vec<f64> = uniform(&mut rng, 4 * 40, 1.0);
+        let x = DMatrix::from_fn(3, 40, |i, j| T::of((noise[4 * j + i] + offset) * unit));
+        let y = DMatrix::from_fn(1, 40, |_, j| {
+            let own = &noise[4 * j..];
+            T::of((own[0] - 2.0 * own[1] + 0.1 * own[3] + 0.5) * unit)
+        });
+        let dense = Dense::new(3, 1, Activation::Identity).unwrap();
+        let circuit = Circuit::builder().layer(dense).build().unwrap();
+        let mut model = DecoupledCircuit::new(circuit, Energy::default()).unwrap();
+        model
+            .add_examples(&x, &y, &TargetInit::ForwardPass)
+            .unwrap();
+        model.solve_parameters(0, solver, &Selection::All).unwrap();
+        model.energy().unwrap().as_f64() / unit / unit
+    }
+    let solver = LevenbergMarquardt::new(200, 100);
+    let exact = || LeastSquares::ridge(0.0).unwrap();
+    for (offset, unit) in [(0.0, 1.0), (1e4, 1.0), (0.0, 1e-8), (0.0, 1e8)] {
+        let found = residual::<f64>(offset, unit, &solver);
+        let least = residual::<f64>(offset, unit, &exact());
+        assert!(
+            found < 1.00001 * least,
+            "{offset}, {unit}: {found}, {least}"
+        );
+    }
+    for (offset, unit) in [(0.0, 1.0), (30.0, 1.0), (0.0, 1e-8), (0.0, 1e6)] {
+        let found = residual::<f32>(offset, unit, &solver);
+        let least = residual::<f32>(offset, unit, &exact());
+        assert!(found < 1.0001 * least, "{offset}, {unit}: {found}, {least}");
     }
 }

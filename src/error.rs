@@ -208,7 +208,10 @@ pub enum Error {
     },
 
     /// A matrix or slice of the wrong shape.
-    #[error("{what}: expected {} x {}, found {} x {}", expected.0, expected.1, found.0, found.1)]
+    #[error(
+        "{what}: expected {} x {}, found {} x {}{}",
+        expected.0, expected.1, found.0, found.1, transposed(*expected, *found)
+    )]
     Shape {
         /// What was given.
         what: String,
@@ -420,7 +423,7 @@ pub enum Error {
 
     /// A step computed a value that is not finite.
     #[error(
-        "{quantity} of layer {layer} became non-finite in step {step}, which was therefore not made. Try a smaller learning rate or step size"
+        "{quantity} of layer {layer} became non-finite in step {step}, which was therefore not made. Try a smaller learning rate or step size, and data of unit scale"
     )]
     NonFinite {
         /// Which quantity.
@@ -430,6 +433,14 @@ pub enum Error {
         /// The step, counted from 0 (a Z-step within one visit, or a parameter step of the run).
         step: u64,
     },
+}
+
+/// The likely cause of a wrong shape, for error messages.
+fn transposed(expected: (usize, usize), found: (usize, usize)) -> &'static str {
+    match found.1 == expected.0 && found.0 != expected.0 {
+        true => " (transposed? Each column is an example, each row a feature)",
+        false => "",
+    }
 }
 
 /// The layer before a layer, for error messages.

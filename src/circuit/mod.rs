@@ -187,7 +187,7 @@ impl<T: Scalar> Circuit<T> {
     /// [`Layer::check_input`], or [`Error::Overflow`].
     pub fn predict(&self, inputs: &DMatrix<T>) -> Result<DMatrix<T>, Error> {
         self.check_inputs(inputs)?;
-        self.check_forward(inputs.ncols())?;
+        self.check_output(inputs.ncols())?;
         let output = self.output(inputs);
         check_result(Quantity::Prediction, self.depth() - 1, output.as_slice())?;
         Ok(output)
@@ -195,19 +195,43 @@ impl<T: Scalar> Circuit<T> {
 
     /// [`Circuit::predict`] without checks.
     pub(crate) fn output(&self, inputs: &DMatrix<T>) -> DMatrix<T> {
-        let n = inputs.ncols();
-        let output = self.forward(inputs.as_slice(), n, self.depth(), |_, _| {});
-        DMatrix::from_vec(self.dims[self.depth()], n, output)
+        let (n, dim) = (inputs.ncols(), self.dims[self.depth()]);
+        let mut output = Vec::with_capacity(dim * n);
+        // In blocks: the hidden layers of all columns together may need far more memory.
+        let block = self.output_block();
+        for start in (0..n).step_by(block) {
+            let count = block.min(n - start);
+            let rows = inputs.nrows();
+            let block = &inputs.as_slice()[start * rows..][..count * rows];
+            output.extend(self.forward(block, count, self.depth(), |_, _| {}));
+        }
+        DMatrix::from_vec(dim, n, output)
     }
 
-    /// Rejects more columns than [`Circuit::forward`] can hold in memory.
-    pub(crate) fn check_forward(&self, n: usize) -> Result<(), Error> {
+    /// Rejects more columns than [`Circuit::output`] can hold in memory.
+    pub(crate) fn check_output(&self, n: usize) -> Result<(), Error> {
+        self.check_forward(n.min(self.output_block()))?;
+        check_room::<T>("predictions", self.dims[self.depth()], n)
+    }
+
+    /// Columns of a block of [`Circuit::output`]: fewer where layers are wide.
+    fn output_block(&self) -> usize {
+        const VALUES: usize = 1 << 23;
+        (VALUES / self.values_per_column().max(1)).clamp(1, BLOCK)
+    }
+
+    /// The most values that one layer of a forward pass holds at a time for each column.
+    fn values_per_column(&self) -> usize {
         let values = |layer: &dyn Layer<T>| {
             let ends = layer.input_dim().saturating_add(layer.output_dim());
             ends.saturating_add(layer.scratch(1).work)
         };
-        let most = self.layers().map(values).max().unwrap_or(0);
-        check_room::<T>("a forward pass", most, n)
+        self.layers().map(values).max().unwrap_or(0)
+    }
+
+    /// Rejects more columns than [`Circuit::forward`] can hold in memory.
+    pub(crate) fn check_forward(&self, n: usize) -> Result<(), Error> {
+        check_room::<T>("a forward pass", self.values_per_column(), n)
     }
 
     /// The output of layer `layers` − 1 in the plain forward pass over n columns; `each` is called
@@ -249,6 +273,9 @@ impl<T: Scalar> Circuit<T> {
         })
     }
 }
+
+/// Number of examples per block when all examples are evaluated.
+pub(crate) const BLOCK: usize = 1024;
 
 /// Description of a [`Circuit`]; [`CircuitBuilder::build`] checks it. The default seed is 0.
 #[derive(Debug)]

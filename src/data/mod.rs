@@ -4,5 +4,8 @@ pub mod metrics;
 mod split;
 mod standardizer;
 
+mod rows;
+
+pub use rows::from_rows;
 pub use split::Split;
 pub use standardizer::Standardizer;

@@ -12,7 +12,8 @@ pub use projection::Projection;
 pub use target_init::TargetInit;
 
 use crate::check::{check_finite, check_length, check_result, check_room, check_weights};
-use crate::circuit::Circuit;
+use crate::circuit::{BLOCK, Circuit};
+use crate::data::metrics::labels;
 use crate::energy::{
     All, Batch, BatchMut, Energy, Evaluation, Layers, LocalProblem, Problem, Terms, Value,
     Workspace,
@@ -133,9 +134,6 @@ impl MemoryEstimate {
     }
 }
 
-/// Number of examples per block when all examples are evaluated.
-const BLOCK: usize = 1024;
-
 impl<T: Scalar> DecoupledCircuit<T> {
     /// Combines a circuit with the energy that it is trained on, without examples yet.
     ///
@@ -197,8 +195,71 @@ impl<T: Scalar> DecoupledCircuit<T> {
 
     /// [`Circuit::predict`], with its errors. It needs no auxiliary targets, so it works for any
     /// inputs.
+    ///
+    /// Predictions are what the output loss compares with targets: logits under a cross entropy. For
+    /// probabilities see [`predict_proba`](Self::predict_proba), for classes
+    /// [`predict_labels`](Self::predict_labels).
     pub fn predict(&self, inputs: &DMatrix<T>) -> Result<DMatrix<T>, Error> {
         self.circuit.predict(inputs)
+    }
+
+    /// [`predict`](Self::predict) for one example, given and returned as a slice.
+    ///
+    /// # Errors
+    /// [`Error::Length`], and those of [`predict`](Self::predict).
+    pub fn predict_one(&self, input: &[T]) -> Result<Vec<T>, Error> {
+        check_length("the input of one example", input, self.circuit.dims()[0])?;
+        let output = self.predict(&DMatrix::from_column_slice(input.len(), 1, input))?;
+        Ok(output.data.into())
+    }
+
+    /// The means that the predictions stand for, by [`Loss::mean`] of the output loss, d_T × n:
+    /// softmax or sigmoid probabilities under a cross entropy, rates under
+    /// [`Poisson`](crate::loss::Poisson), and the predictions themselves under other losses.
+    ///
+    /// # Errors
+    /// Those of [`predict`](Self::predict).
+    ///
+    /// # Examples
+    /// ```
+    /// use layerwise::prelude::*;
+    ///
+    /// let circuit = Circuit::<f64>::builder()
+    ///     .layer(Dense::new(2, 3, Activation::Identity)?)
+    ///     .build()?;
+    /// let model = DecoupledCircuit::new(circuit, Energy::new(SoftmaxCrossEntropy))?;
+    /// let x = DMatrix::from_row_slice(2, 2, &[1.0, -1.0, 0.5, 2.0]);
+    /// let p = model.predict_proba(&x)?;
+    /// assert!((p.column(0).sum() - 1.0).abs() < 1e-15);
+    /// let [a, b] = model.predict_labels(&x)?[..] else { unreachable!() };
+    /// assert_eq!((p[(a, 0)], p[(b, 1)]), (p.column(0).max(), p.column(1).max()));
+    /// # Ok::<(), Error>(())
+    /// ```
+    #[doc(alias = "softmax")]
+    #[doc(alias = "sigmoid")]
+    pub fn predict_proba(&self, inputs: &DMatrix<T>) -> Result<DMatrix<T>, Error> {
+        let mut output = self.predict(inputs)?;
+        let last = self.circuit.depth() - 1;
+        let loss = self.layers().loss(last);
+        loss.mean(output.nrows(), output.as_mut_slice());
+        check_result(Quantity::Prediction, last, output.as_slice())?;
+        Ok(output)
+    }
+
+    /// The class of every column of `inputs`: the row of the largest prediction
+    /// ([`metrics::labels`](crate::data::metrics::labels)), or, for circuits with one output, 1 if
+    /// its mean ([`predict_proba`](Self::predict_proba)) is at least ½ and 0 otherwise.
+    ///
+    /// # Errors
+    /// Those of [`predict`](Self::predict).
+    #[doc(alias = "argmax")]
+    #[doc(alias = "classify")]
+    pub fn predict_labels(&self, inputs: &DMatrix<T>) -> Result<Vec<usize>, Error> {
+        let mean = self.predict_proba(inputs)?;
+        Ok(match mean.nrows() {
+            1 => mean.iter().map(|&p| usize::from(p >= T::of(0.5))).collect(),
+            _ => labels(&mean),
+        })
     }
 
     /// Adds examples, one per column of `inputs` (d_0 × n) and `targets` (d_T × n), with auxiliary

@@ -113,7 +113,7 @@ impl<'a, T: Scalar> Layers<'a, T> {
         self.terms
             .check_outputs(self.circuit, inputs.ncols(), targets)?;
         self.circuit.check_inputs(inputs)?;
-        self.circuit.check_forward(inputs.ncols())?;
+        self.circuit.check_output(inputs.ncols())?;
         let prediction = self.circuit.output(inputs);
         let (dim, n) = prediction.shape();
         let last = self.depth() - 1;

@@ -50,6 +50,14 @@ impl<T: Scalar> Loss<T> for BinaryCrossEntropy {
         check_units(self, dim, target, probability, "from 0 to 1")
     }
 
+    fn takes_logits(&self) -> bool {
+        true
+    }
+
+    fn mean(&self, _dim: usize, predictions: &mut [T]) {
+        T::activate(Activation::Sigmoid, predictions, None);
+    }
+
     over_units!(
         self,
         evaluate_functions(

@@ -73,6 +73,14 @@ impl<T: Scalar, L: Loss<T>> Loss<T> for ClassWeights<T, L> {
         check_distributions(self, dim, target)
     }
 
+    fn takes_logits(&self) -> bool {
+        self.loss.takes_logits()
+    }
+
+    fn mean(&self, dim: usize, predictions: &mut [T]) {
+        self.loss.mean(dim, predictions);
+    }
+
     fn scratch(&self, dim: usize, batch: usize) -> usize {
         // The gradients or curvature products of the inner loss, in target and prediction.
         let own = dim.saturating_mul(batch).saturating_mul(2);

@@ -92,6 +92,20 @@ impl<T: Scalar> Loss<T> for SoftmaxCrossEntropy {
         check_distributions(self, dim, target)
     }
 
+    fn takes_logits(&self) -> bool {
+        true
+    }
+
+    fn mean(&self, dim: usize, predictions: &mut [T]) {
+        for column in predictions.chunks_exact_mut(dim.max(1)) {
+            let top = column.iter().fold(column[0], |top, &x| top.max(x));
+            column.iter_mut().for_each(|x| *x -= top);
+            T::exp_all(column);
+            let total = sum(column);
+            column.iter_mut().for_each(|x| *x /= total);
+        }
+    }
+
     fn scratch(&self, dim: usize, batch: usize) -> usize {
         dim.saturating_mul(batch)
     }

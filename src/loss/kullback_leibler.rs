@@ -33,6 +33,14 @@ impl<T: Scalar> Loss<T> for KullbackLeibler {
         check_distributions(self, dim, target)
     }
 
+    fn takes_logits(&self) -> bool {
+        true
+    }
+
+    fn mean(&self, dim: usize, predictions: &mut [T]) {
+        SoftmaxCrossEntropy.mean(dim, predictions);
+    }
+
     fn scratch(&self, dim: usize, batch: usize) -> usize {
         Loss::<T>::scratch(&SoftmaxCrossEntropy, dim, batch)
     }

@@ -82,6 +82,14 @@ impl<T: Scalar, L: Loss<T>> Loss<T> for LabelSmoothing<L> {
         check_distributions(self, dim, target)
     }
 
+    fn takes_logits(&self) -> bool {
+        self.loss.takes_logits()
+    }
+
+    fn mean(&self, dim: usize, predictions: &mut [T]) {
+        self.loss.mean(dim, predictions);
+    }
+
     fn scratch(&self, dim: usize, batch: usize) -> usize {
         // y′, and the inner gradient in it.
         let own = dim.saturating_mul(batch).saturating_mul(2);

@@ -115,6 +115,16 @@ pub trait Loss<T: Scalar>: Debug + Send + Sync {
         false
     }
 
+    /// Whether predictions are logits (or log rates): any real number is meaningful, so a layer whose
+    /// activation limits its outputs does not suit the loss. `false` by default.
+    fn takes_logits(&self) -> bool {
+        false
+    }
+
+    /// Replaces `predictions` (`dim` rows, one column per example) by the means that they stand for:
+    /// softmax probabilities, sigmoid probabilities or rates. By default a prediction is the mean.
+    fn mean(&self, _dim: usize, _predictions: &mut [T]) {}
+
     /// Length of the work memory that the other methods need; 0 by default.
     fn scratch(&self, _dim: usize, _batch: usize) -> usize {
         0

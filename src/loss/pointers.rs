@@ -12,6 +12,8 @@ through_pointers!(Loss {
     fn check_target(&self, dim: usize, target: &[T]) -> Result<(), Error>;
     fn free_target(&self) -> bool;
     fn is_squared_error(&self) -> bool;
+    fn takes_logits(&self) -> bool;
+    fn mean(&self, dim: usize, predictions: &mut [T]);
     fn scratch(&self, dim: usize, batch: usize) -> usize;
     fn evaluate(
         &self,

@@ -38,6 +38,14 @@ impl<T: Scalar> Loss<T> for Poisson {
         check_units(self, dim, target, count, "at least 0 and finite")
     }
 
+    fn takes_logits(&self) -> bool {
+        true
+    }
+
+    fn mean(&self, _dim: usize, predictions: &mut [T]) {
+        T::exp_all(predictions);
+    }
+
     over_units!(
         self,
         evaluate_functions(

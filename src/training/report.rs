@@ -49,6 +49,12 @@ pub enum Warning {
         /// t.
         layer: usize,
     },
+    /// The activation of the last layer, t = T−1, limits its outputs, though the output loss takes
+    /// logits.
+    Squashed {
+        /// t.
+        layer: usize,
+    },
     /// In some visit every step of every example's targets was undone.
     Undone,
     /// The Z-step of the epoch's first visit raised E more than tenfold.
@@ -70,6 +76,11 @@ impl fmt::Display for Warning {
             Self::Mixes { layer } => write!(
                 f,
                 "layer {layer} mixes examples: an output depends on the other columns of the batch"
+            ),
+            Self::Squashed { layer } => write!(
+                f,
+                "the activation of layer {layer} limits its outputs, but the output loss expects \
+                 logits: use Activation::Identity there"
             ),
             Self::Undone => f.write_str(
                 "a visit undid every step of its targets: is a curvature bound too small?",

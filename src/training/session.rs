@@ -21,7 +21,7 @@ use crate::decoupled::{DecoupledCircuit, TargetUse};
 use crate::energy::{Layers, Workspace};
 use crate::error::Error;
 use crate::init::{Purpose, generator};
-use crate::kernel::{Execution, Scalar, squared_distance};
+use crate::kernel::{Activation, Execution, Scalar, squared_distance};
 use crate::state::State;
 use crate::target_solver::Predictions;
 
@@ -628,14 +628,16 @@ impl<T: Scalar> Session<T> {
             Ok(loss / T::of(inputs.ncols() as f64))
         };
         let validation_loss = validated.map(validate).transpose()?;
-        let mixes = match number == within.first_epoch + 1 {
-            true => mixing(
-                &self.model,
-                &mut self.memory.working,
-                &mut self.memory.workspace,
-            ),
-            false => None,
-        };
+        let mut own = Vec::new();
+        if number == within.first_epoch + 1 {
+            let Memory {
+                working, workspace, ..
+            } = &mut self.memory;
+            let mixes = mixing(&self.model, working, workspace);
+            own.extend(mixes.map(|layer| Warning::Mixes { layer }));
+            own.extend(squashed(&self.model));
+        }
+        own.extend(warnings(&phase.w_step, &within.w_step, &epoch.statistics));
         let share = epoch.examples as f64 / epoch.statistics.unit;
         let mean_root = |squares: Option<f64>| squares.map(|s| T::of((s / share).sqrt()));
         let record = EpochRecord {
@@ -650,7 +652,7 @@ impl<T: Scalar> Session<T> {
             gap_after: mean_root(epoch.statistics.gap_after),
             solved: epoch.statistics.solved,
             factor: epoch.factor,
-            warnings: warnings(&phase.w_step, &within.w_step, &epoch.statistics, mixes),
+            warnings: own,
         };
         // Only now: nothing is half done if a caller's own layer panics in a measurement.
         within.epoch = None;
@@ -840,14 +842,8 @@ fn at_step(mut error: Error, steps: u64) -> Error {
 }
 
 /// What an epoch's statistics warn of.
-fn warnings<T: Scalar>(
-    w_step: &WStep<T>,
-    w_state: &WState<T>,
-    own: &Statistics,
-    mixes: Option<usize>,
-) -> Vec<Warning> {
+fn warnings<T: Scalar>(w_step: &WStep<T>, w_state: &WState<T>, own: &Statistics) -> Vec<Warning> {
     let mut all = Vec::new();
-    all.extend(mixes.map(|layer| Warning::Mixes { layer }));
     let learns = w_state.layers.iter().any(|own| own.moved || own.pulled);
     for (layer, own) in w_state.layers.iter().enumerate() {
         if own.moved || !learns || !own.steps(w_step) {
@@ -884,6 +880,15 @@ fn mixing<T: Scalar>(
         let mut pairs = alone.iter().zip(beside);
         pairs.any(|(&a, &b)| (a - b).abs() > rounding * largest)
     })
+}
+
+/// The warning of a last layer that keeps logits within the range of its activation.
+fn squashed<T: Scalar>(model: &DecoupledCircuit<T>) -> Option<Warning> {
+    use Activation::{Relu, Sigmoid, Softplus, Tanh};
+    let layer = model.circuit.depth() - 1;
+    let activation = model.circuit.layers().nth(layer)?.affine()?.activation;
+    let limited = matches!(activation, Relu | Sigmoid | Softplus | Tanh);
+    (limited && model.layers().loss(layer).takes_logits()).then_some(Warning::Squashed { layer })
 }
 
 /// What terms of a mean over n examples are divided by before they are added: a power of 2, so that

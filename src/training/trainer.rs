@@ -230,7 +230,7 @@ impl<T: Scalar> Trainer<T> {
         if let Some(validation) = &self.validation {
             let (inputs, targets) = &**validation;
             model.circuit.check_inputs(inputs)?;
-            model.circuit.check_forward(inputs.ncols())?;
+            model.circuit.check_output(inputs.ncols())?;
             let terms = &model.terms;
             terms.check_outputs(&model.circuit, inputs.ncols(), targets)?;
             check_examples(inputs.ncols(), "validation")?;

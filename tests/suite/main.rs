@@ -38,6 +38,7 @@ mod pinned;
 mod planted_contract;
 mod planted_errors;
 mod precision;
+mod predictions;
 mod presets;
 mod reach;
 mod recovery;

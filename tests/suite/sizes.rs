@@ -137,8 +137,9 @@ fn batches_beyond_memory_are_refused<T: Tested>() {
     let (x, y) = (DMatrix::zeros(1, n), DMatrix::zeros(1, n));
     let init = TargetInit::ForwardPass;
     let mut wide = model::<T>(Circuit::builder().layer(dense(1, d)).layer(dense(d, 1)));
-    refused(wide.circuit().predict(&x), "forward pass");
-    refused(wide.composed_loss_of(&x, &y), "forward pass");
+    let many = model::<T>(Circuit::builder().layer(dense(1, d)));
+    refused(many.circuit().predict(&x), "predictions");
+    refused(many.predict_proba(&x), "predictions");
     refused(wide.add_examples(&x, &y, &init), "targets");
     assert_eq!(wide.examples().len(), 0);
     // Patches, which only evaluations need.

@@ -31,10 +31,10 @@ impl<T: Scalar> Scheme<T> for Backprop {
     }
 }
 
-/// Refuses a W-step that moves nothing.
+/// Refuses a W-step that does nothing.
 pub(super) fn refuse_none<T: Scalar>(w_step: &WStep<T>, what: &'static str) -> Result<(), Error> {
     match w_step.is_none() {
-        true => refuse(what, "a visit would change nothing that is kept"),
+        true => refuse(what, "nothing that a visit changes would be kept"),
         false => Ok(()),
     }
 }

@@ -29,13 +29,13 @@ pub enum Targets {
     /// the model's targets become the forward pass, which must be finite.
     Refreshed,
     /// Every example keeps its residuals r_t = z_t − f(z_{t−1}); a visit starts from
-    /// z_t = f(z_{t−1}) + γ r_t, t = 1, …, T−1 in turn, at the current θ. With r = 0, or γ = 0,
+    /// z_t = f(z_{t−1}) + γ r_t, for t = 1, …, T−1 in order, at the current θ. With r = 0 or γ = 0
     /// this is `Refreshed`. γ is `keep` times the schedule's factor at the visit.
     ///
     /// The residuals are computed from the model's targets when a phase begins, and the targets are
-    /// rebuilt from the residuals when it ends. Takes a second array of the targets' size.
+    /// rebuilt from the residuals when it ends. This needs a second array as large as the targets.
     Residual {
-        /// The share of the residual that is kept at first, in 0..=1.
+        /// The share of the residual that is kept at the start, in 0..=1.
         keep: f64,
         /// How the share changes over the visits of the phase.
         schedule: Schedule,
@@ -52,18 +52,18 @@ pub enum Targets {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum ZStep<T: Scalar> {
-    /// They do not move: every layer regresses on the targets as they are.
+    /// They do not move: every layer is fitted to the targets as they are.
     None,
-    /// By a step of this rule, from the same point and at the same time as θ. The rule's state
-    /// (momentum, Adam's moments and its step count) is kept per example, so that it survives
-    /// shuffled minibatches.
-    /// The rate applies to each example's own gradient; schedules scale θ's rate alone.
+    /// By a step of this rule, at the same time as θ and from gradients at the same point. The
+    /// rule's state (momentum, Adam's moments and its step count) is kept per example, so that it
+    /// survives shuffled minibatches. The rate applies to each example's own gradient; schedules
+    /// scale only θ's rate.
     Joint(Arc<dyn Optimizer<T>>),
-    /// By a solver, θ fixed; then θ moves, z fixed.
+    /// By a solver with θ fixed; then θ moves with z fixed.
     Solver(Arc<dyn TargetSolver<T>>),
 }
 
-/// Descent on E(θ, Z) by visits to batches, a combination of
+/// Descent on E(θ, Z), one batch at a time, as a combination of
 ///
 /// | where targets come from | × how they move | × multipliers | × how θ moves |
 /// |---|---|---|---|
@@ -77,21 +77,22 @@ pub enum ZStep<T: Scalar> {
 ///
 /// E(θ, Z) + Σᵢ Σ_{t=1}^{T−1} λ_tⁱ·(z_tⁱ − ẑ_tⁱ)
 ///
-/// (times the example's weight). After the Z-step, λ and θ step from one and the same point: λ_tⁱ ←
-/// λ_tⁱ + α μ_t (z_tⁱ − ẑ_tⁱ) takes the new z with the ẑ of the Z-step, before the W-step, which
-/// descends with the old λ. So an exact Z-step at α = 1 leaves λ_t = −∂(E − μ_t L_h)/∂z_t: exactly
-/// what balances it. This is the order of Taylor et al. 2016, Algorithm 1 (W_L, z_L, then λ with
-/// that W_L and z_L), entered at its Z-step. (A joint step takes z and ẑ after it.) All λ are 0
-/// when a phase begins, and are kept per example across minibatches.
-/// Any L_h with its minimum at z = ẑ will do. One of bounded slope (Huber) balances multipliers only
-/// up to μ times that slope; beyond it nothing bounds z, and the run ends in [`Error::NonFinite`].
+/// (times the example's weight). After the Z-step, λ and θ step from the same point. The step
+/// λ_tⁱ ← λ_tⁱ + α μ_t (z_tⁱ − ẑ_tⁱ) uses the new z, and the ẑ from before the W-step; the W-step
+/// uses the old λ. So after an exact Z-step with α = 1, λ_t = −∂(E − μ_t L_h)/∂z_t, which balances
+/// the rest of E exactly. This is the order of Taylor et al. 2016, Algorithm 1 (W_L, z_L, then λ
+/// with that W_L and z_L), starting at its Z-step. (With a joint step, λ uses the z and ẑ after
+/// that step.) All λ are 0 when a phase begins, and are kept per example across minibatches. Any
+/// L_h that has its minimum at z = ẑ works. If its slope is bounded (Huber), it balances
+/// multipliers only up to μ times that slope; beyond that nothing bounds z, and the run ends with
+/// [`Error::NonFinite`].
 ///
 /// At a fixed point z = ẑ and λ_t = −δ_t ([`multiplier_rest`](crate::theory::multiplier_rest)): the
 /// parameter gradients are backprop's for any μ > 0, whereas the penalty alone would need μ → ∞. But
-/// with curved layers a small μ may not get there: λ·f″ reduces the curvature in z, and μ must
-/// compensate (seen at μ = ½, not at 1). With squared L_h, steps within the curvature bound allow α
-/// up to 2 ([`stable_rates`](crate::theory::stable_rates)). Hestenes 1969; Powell 1969; for nets, as
-/// ADMM, Taylor et al. 2016.
+/// with nonlinear layers a small μ may fail to converge: λ·f″ reduces the curvature in z, and μ
+/// must compensate (observed at μ = ½, not at μ = 1). With squared L_h, steps within the curvature
+/// bound allow α up to 2 ([`stable_rates`](crate::theory::stable_rates)). Hestenes 1969; Powell
+/// 1969; for neural networks, as ADMM, Taylor et al. 2016.
 ///
 /// # Examples
 /// ```
@@ -103,7 +104,7 @@ pub enum ZStep<T: Scalar> {
 /// let joint: Decoupling<f64> = Decoupling::joint(GradientDescent::new(0.1)?.with_momentum(0.9)?);
 /// let carried: Decoupling<f64> =
 ///     Decoupling::residual(ReverseSweep::new(1)).with_multipliers(1.0)?;
-/// // Nothing would be left to learn from:
+/// // Refused, since no layer except the last would have anything to learn:
 /// assert!(Decoupling::<f64>::new(Targets::Refreshed, ZStep::None).is_err());
 /// # Ok::<(), Error>(())
 /// ```
@@ -120,12 +121,13 @@ impl<T: Scalar> Decoupling<T> {
     ///
     /// # Errors
     /// [`Error::Combination`] for refreshed or residual targets without a Z-step, and for refreshed
-    /// targets with a joint step; [`Error::InvalidOption`] for an option of `targets`.
+    /// targets with a joint step; [`Error::InvalidOption`] for an invalid option of `targets`.
     pub fn new(targets: Targets, z_step: ZStep<T>) -> Result<Self, Error> {
         if let Targets::Residual { keep, schedule } = targets {
             // 0 · ∞ is NaN, and is refused too.
             for value in [keep, keep * schedule.largest()] {
-                let allowed = "in 0..=1, also times the schedule's largest factor";
+                let allowed =
+                    "in 0..=1, also after multiplication by the schedule's largest factor";
                 let fits = (0.0..=1.0).contains(&value);
                 option("Targets::Residual::keep", value, fits, allowed)?;
             }
@@ -133,7 +135,7 @@ impl<T: Scalar> Decoupling<T> {
         match (targets, &z_step) {
             (Targets::Refreshed, ZStep::None) => refuse(
                 "refreshed targets without a Z-step",
-                "every layer but the last already matches its target, so only the last would be trained",
+                "every layer except the last already matches its target, so only the last would be trained",
             ),
             (Targets::Residual { .. }, ZStep::None) => refuse(
                 "residual targets without a Z-step",
@@ -147,8 +149,8 @@ impl<T: Scalar> Decoupling<T> {
         }
     }
 
-    /// Joint descent on persistent targets, as originally proposed: θ and z step at once, along
-    /// gradients of E at the same point; `rule` moves the targets.
+    /// Joint descent on persistent targets, as originally proposed: θ and z step simultaneously,
+    /// along gradients of E at the same point; `rule` moves the targets.
     pub fn joint(rule: impl Optimizer<T> + 'static) -> Self {
         Self::of(Targets::Persistent, ZStep::Joint(Arc::new(rule)))
     }
@@ -175,9 +177,9 @@ impl<T: Scalar> Decoupling<T> {
         Self::of(targets, ZStep::Solver(Arc::new(solver)))
     }
 
-    /// Persistent targets without a Z-step: every layer regresses on the targets as they are. With
-    /// projected targets this trains every layer. With forward-pass targets, which every layer
-    /// but the last already matches, it trains only the last layer.
+    /// Persistent targets without a Z-step: every layer is fitted to the targets as they are. With
+    /// projected targets this trains every layer. With forward-pass targets it trains only the last
+    /// layer, since every other layer already matches its target.
     pub fn weights_only() -> Self {
         Self::of(Targets::Persistent, ZStep::None)
     }
@@ -245,7 +247,7 @@ impl<T: Scalar> Decoupling<T> {
         };
         let mut problem = visit.target_problem();
         let before = match self.targets {
-            // Targets and predictions are the same bits.
+            // Targets and predictions are bit for bit the same.
             Targets::Refreshed => T::zero(),
             _ => problem.squared_gap(),
         };
@@ -327,7 +329,7 @@ impl<T: Scalar> Scheme<T> for Decoupling<T> {
             }
             (_, Targets::Refreshed) if w_step.is_none() => refuse(
                 "refreshed targets with no W-step",
-                "a visit would change nothing that is kept",
+                "nothing that a visit changes would be kept",
             ),
             _ => Ok(()),
         }

@@ -17,20 +17,20 @@ use crate::target_solver::TargetProblem;
 /// predictions and Jacobians stay those of the forward pass; then all θ step along
 /// (∂f_t/∂θ_t)ᵀ g_{t+1} at the forward pass.
 ///
-/// With μ = 1, squared L_h and no regulariser of targets, T − 1 steps or more give backprop's
-/// gradients, to rounding. Millidge, Tschantz & Buckley 2022; Whittington & Bogacz 2017.
+/// With μ = 1, squared L_h and no target regulariser, T − 1 or more steps give backprop's gradients
+/// up to rounding. Millidge, Tschantz & Buckley 2022; Whittington & Bogacz 2017.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FixedPrediction {
     steps: Option<usize>,
 }
 
 impl FixedPrediction {
-    /// T − 1 steps, as many as backprop's gradients need.
+    /// T − 1 steps, the number needed for backprop's gradients.
     pub fn new() -> Self {
         Self { steps: None }
     }
 
-    /// Sets the number of steps; fewer than T − 1 leave the first layers without a gradient.
+    /// Sets the number of steps; with fewer than T − 1 the first layers get no gradient.
     pub fn with_steps(self, steps: usize) -> Self {
         Self { steps: Some(steps) }
     }

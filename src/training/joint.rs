@@ -37,7 +37,7 @@ pub(super) fn visit<T: Scalar>(
     visit: &mut Visit<'_, T>,
 ) -> Result<T, Error> {
     let columns = visit.columns;
-    // Even if it fails: the memory of predictions goes from layer to layer.
+    // Even if the visit fails: the predictions' memory is passed from layer to layer.
     visit.forget();
     let (numbers, (scratch, boundaries)) = state.split::<(Vec<Hidden<T>>, Boundaries<T>)>();
     let steps = numbers.counts;
@@ -128,19 +128,20 @@ fn is_constant(values: &[u64]) -> bool {
 struct Moves<'a, T: Scalar> {
     rule: &'a dyn Optimizer<T>,
     columns: &'a [usize],
-    /// Those completed, by column.
+    /// Completed steps, by column.
     steps: &'a [u64],
     weights: &'a [T],
-    /// Whether all columns share one step count, and they are all the columns there are.
+    /// Whether the batch is the whole data set, unweighted, and all columns have the same step
+    /// count.
     alike: bool,
 }
 
-/// Values moved at a time.
+/// Number of values moved at a time.
 const BLOCK: usize = 4096;
 
 impl<T: Scalar> Moves<'_, T> {
-    /// Computes the new z_t in place of the target part of its gradient, after adding the input
-    /// part to that.
+    /// Overwrites the target part of z_t's gradient with the new z_t, after adding the target part
+    /// to the input part.
     fn make(
         &self,
         z: &[T],

@@ -8,7 +8,7 @@ use crate::kernel::Scalar;
 use crate::kernel::squared_distance;
 use crate::schedule::Schedule;
 
-/// What moves the μ_t of a phase.
+/// How the μ_t of a phase change.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum PenaltyRule {
     Scheduled(Schedule),
@@ -23,7 +23,7 @@ pub(super) struct Penalties<T> {
     first: Vec<T>,
     /// Those of the last visit, or of the next one if they grow.
     now: Vec<T>,
-    /// Used if they grow.
+    /// Used only if they grow.
     windows: Windows,
 }
 
@@ -36,11 +36,11 @@ impl<T: Scalar> Penalties<T> {
         }
     }
 
-    /// Whether they are of so many hidden layers, and can be penalties.
+    /// Checks that there is one per hidden layer, and that all are valid penalties.
     pub(super) fn check(&self, hidden: usize) -> Result<(), Error> {
         for own in [&self.first, &self.now] {
-            check_length("penalties μ of the phase under way", own, hidden)?;
-            check_weights("penalty μ of the phase under way", own)?;
+            check_length("penalties μ of the phase in progress", own, hidden)?;
+            check_weights("penalty μ of the phase in progress", own)?;
         }
         self.windows.check(hidden)
     }
@@ -50,8 +50,8 @@ impl<T: Scalar> Penalties<T> {
         self.windows.visits()
     }
 
-    /// The μ_t of a visit, `visit` of `visits`: above 0 and finite, since they were checked before
-    /// the run.
+    /// The μ_t of visit number `visit` out of `visits`: above 0 and finite, since this was checked
+    /// before the run.
     pub(super) fn of_visit(&mut self, rule: PenaltyRule, visit: u64, visits: u64) -> &[T] {
         // A constant μ must keep its exact bits.
         if let PenaltyRule::Scheduled(schedule) = rule
@@ -66,7 +66,7 @@ impl<T: Scalar> Penalties<T> {
     /// the next visit.
     ///
     /// # Errors
-    /// [`Error::NonFinite`] for a squared gap that is not finite; nothing is changed then.
+    /// [`Error::NonFinite`] for a squared gap that is not finite; nothing changes then.
     pub(super) fn observe(
         &mut self,
         rule: PenaltyRule,
@@ -91,7 +91,7 @@ impl<T: Scalar> Penalties<T> {
     }
 }
 
-/// `now` ← the factor of a visit · `first`.
+/// `now` ← `first` times the schedule's factor at this visit.
 fn scheduled<T: Scalar>(schedule: Schedule, visit: u64, visits: u64, first: &[T], now: &mut [T]) {
     let factor = T::of(schedule.factor(visit, visits));
     for (now, &first) in now.iter_mut().zip(first) {
@@ -115,11 +115,11 @@ impl<T: Scalar> PenaltyRange<T> {
         }
     }
 
-    /// Goes through a phase of `visits` visits, or fewer if it `may_end` early.
+    /// Updates the bounds for a phase of `visits` visits, or possibly fewer if it `may_end` early.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] if a μ_t may not stay above 0 and finite, or start above the cap of
-    /// its growth.
+    /// [`Error::InvalidOption`] if a μ_t might become 0 or non-finite, or might start above the cap
+    /// of its growth.
     pub(super) fn pass(
         &mut self,
         rule: PenaltyRule,

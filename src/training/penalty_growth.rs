@@ -6,27 +6,27 @@ use crate::kernel::Scalar;
 
 /// Automatic penalty continuation, separately for every hidden layer t = 1, …, T−1.
 ///
-/// The visits of a phase are divided into windows of k. With z_t the targets after a visit and ẑ_t
-/// their predictions at the θ after it, a window's gap is
+/// The visits of a phase are divided into windows of k visits. Let z_t be the targets after a
+/// visit, and ẑ_t their predictions with the θ after it. The gap of a window is
 ///
 /// g_t = (Σ ‖z_tⁱ − ẑ_tⁱ‖² / Σ 1)^½,
 ///
-/// both sums over the examples i of its visits, without weights or μ. After every window but the
-/// first, with g_t′ the gap of the window before it,
+/// both sums over the examples i of its visits, without weights or μ. After every window except the
+/// first, with g_t′ the gap of the previous window,
 ///
 /// μ_t ← min(factor · μ_t, cap)  unless  g_t ≤ (1 − decrease) g_t′.
 ///
 /// The new μ_t applies from the next visit on; multipliers λ_t do not change. A gap that stays 0
 /// does not make μ_t grow.
 ///
-/// A gap near rest falls by less than any `decrease` from window to window, so a long phase takes
-/// every μ_t to the cap: choose the cap as the largest μ that the Z-step still solves well, and
-/// windows long enough for the targets to settle.
+/// Once the gap has almost converged, it falls by less than any `decrease` from window to window,
+/// so in a long phase every μ_t reaches the cap. Choose as the cap the largest μ that the Z-step
+/// still solves well, and make windows long enough for the targets to settle.
 ///
-/// Every visit costs one more prediction of the local problems, and no memory. Batches differ, and
-/// so do their gaps: with minibatches make a window at least one epoch (k = ⌈n / batch size⌉), so
-/// that each covers the same examples. Searching for a large enough μ_t is standard in penalty
-/// methods (Nocedal & Wright 2006, ch. 17; for nets Carreira-Perpiñán & Wang 2014).
+/// Every visit costs one more prediction of the local problems, but no extra memory. Gaps differ
+/// from batch to batch: with minibatches make a window at least one epoch (k = ⌈n / batch size⌉),
+/// so that each covers the same examples. Searching for a large enough μ_t is standard in penalty
+/// methods (Nocedal & Wright 2006, ch. 17; for neural networks Carreira-Perpiñán & Wang 2014).
 ///
 /// # Examples
 /// ```
@@ -62,7 +62,7 @@ impl PenaltyGrowth {
         })
     }
 
-    /// Sets the factor of one growth; 2 unless set.
+    /// Sets the factor by which μ_t grows each time; 2 unless set.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless it is above 1 and finite.
@@ -72,7 +72,7 @@ impl PenaltyGrowth {
         Ok(self)
     }
 
-    /// Sets the relative fall of the gap from which μ_t does not grow; 0.1 unless set.
+    /// Sets the relative decrease of the gap that keeps μ_t from growing; 0.1 unless set.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless it is at least 0 and below 1.
@@ -81,8 +81,8 @@ impl PenaltyGrowth {
         Ok(self)
     }
 
-    /// Sets the largest μ_t; 1000 unless set. The phase may not begin with a larger one, wherever a
-    /// phase before it may end early (by [`Stopping`](crate::training::Stopping) or a time limit).
+    /// Sets the largest μ_t; 1000 unless set. The phase must not begin with a larger one, even if
+    /// an earlier phase ends early (by [`Stopping`](crate::training::Stopping) or a time limit).
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless it is above 0 and finite.
@@ -103,7 +103,7 @@ impl PenaltyGrowth {
         let allowed = "above 1 and finite in the circuit's scalar";
         option("PenaltyGrowth::factor", self.factor, grows, allowed)?;
         check_weights("PenaltyGrowth::cap", &[cap])?;
-        let allowed = "at most PenaltyGrowth::cap where its phase may begin";
+        let allowed = "at most PenaltyGrowth::cap whenever its phase can begin";
         for &penalty in penalties {
             option("penalty μ", penalty.as_f64(), penalty <= cap, allowed)?;
         }
@@ -134,7 +134,7 @@ impl Windows {
         }
     }
 
-    /// Whether they are of so many hidden layers.
+    /// Checks that they belong to a circuit with this many hidden layers.
     pub(super) fn check(&self, hidden: usize) -> Result<(), Error> {
         let what = "squared gaps of a window";
         check_length(what, &self.squares, hidden)?;
@@ -149,8 +149,8 @@ impl Windows {
         self.visits
     }
 
-    /// Takes a visit's squared gaps, one a hidden layer, and lets `penalties` grow if it ends a
-    /// window.
+    /// Adds a visit's squared gaps, one per hidden layer, and lets `penalties` grow if the visit
+    /// ends a window.
     pub(super) fn add<T: Scalar>(
         &mut self,
         rule: PenaltyGrowth,
@@ -174,7 +174,7 @@ impl Windows {
         for (penalty, (now, before)) in penalties.iter_mut().zip(windows) {
             if now.sqrt() > (1.0 - rule.decrease) * before.sqrt() {
                 let grown = factor * *penalty;
-                // It never falls, whatever the phase began with.
+                // It never falls, even if the phase began above the cap.
                 *penalty = if grown < cap {
                     grown
                 } else {

@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::target_solver::{Predictions, TargetProblem};
 
-/// Examples in a group.
+/// Number of examples in a group.
 const GROUP: usize = 16;
 
 /// Zeros for `slots` arrays of d_t for every example and hidden layer.
@@ -19,7 +19,7 @@ pub(super) fn zeros<T: Scalar>(model: &DecoupledCircuit<T>, slots: usize) -> Vec
     hidden.iter().map(layer).collect()
 }
 
-/// Changes the targets of all examples, block by block: of all or, after an error, of none.
+/// Changes the targets of all examples, block by block. After an error none of them has changed.
 pub(super) fn change_all<T: Scalar>(
     model: &mut DecoupledCircuit<T>,
     training: bool,
@@ -40,8 +40,8 @@ pub(super) fn change_all<T: Scalar>(
     })
 }
 
-/// Sets all targets to the forward pass, as [`Circuit::predict`](crate::circuit::Circuit::predict)
-/// makes it.
+/// Sets all targets to the forward pass that [`Circuit::predict`](crate::circuit::Circuit::predict)
+/// computes.
 pub(super) fn refresh_all<T: Scalar>(model: &mut DecoupledCircuit<T>) -> Result<(), Error> {
     change_all(model, false, |problem| problem.refresh())
 }
@@ -61,8 +61,8 @@ pub(super) fn measure<T: Scalar>(
     }
 }
 
-/// Whether `values` can be those of [`zeros`] for a circuit of these dimensions, with all of `columns`
-/// among its examples: they come from a state, which may be another's.
+/// Checks that `values` have the shape that [`zeros`] gives for a circuit of these dimensions, with
+/// all of `columns` among its examples: the state they come from may belong to another run.
 ///
 /// # Errors
 /// [`Error::Length`].

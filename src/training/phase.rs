@@ -17,8 +17,9 @@ use crate::schedule::Schedule;
 
 /// One phase of a run: a [`Scheme`] that visits the batches, a [`WStep`] that moves θ, and limits.
 ///
-/// Every phase starts with fresh state for the scheme and the W-step, and leaves μ_t at the values of
-/// its last visit. A phase holds options only: it can be cloned, and used for any number of runs.
+/// Every phase starts with fresh state for the scheme and the W-step, and leaves every μ_t at its
+/// value in the last visit. A phase holds only options: it can be cloned, and used for any number
+/// of runs.
 ///
 /// # Examples
 /// ```
@@ -49,7 +50,7 @@ pub struct Phase<T: Scalar> {
     pub(super) time_limit: Option<Duration>,
 }
 
-const NO_PENALTIES: &str = "μ has no part in the scheme, or must be 1";
+const NO_PENALTIES: &str = "the scheme does not use μ, or requires μ = 1";
 
 impl<T: Scalar> Phase<T> {
     /// A phase in which `scheme` visits the batches and `rule` moves the parameters.
@@ -82,14 +83,14 @@ impl<T: Scalar> Phase<T> {
         }
     }
 
-    /// Passes over the examples, at most; 100 unless set. 0 makes no visit.
+    /// Maximum number of passes over the examples; 100 unless set. With 0 no visit is made.
     pub fn with_epochs(mut self, epochs: u64) -> Self {
         self.epochs = epochs;
         self
     }
 
-    /// Examples per visit; all unless set. If fewer, they are reshuffled every epoch, and its last
-    /// batch takes the remainder.
+    /// Examples per visit; all of them unless set. With minibatches, examples are reshuffled every
+    /// epoch, and the last batch of an epoch holds the remainder.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for 0.
@@ -99,14 +100,15 @@ impl<T: Scalar> Phase<T> {
         Ok(self)
     }
 
-    /// Factor of θ's learning rate over the visits of the phase; constant unless set.
+    /// Schedule of the factor that multiplies θ's learning rate over the phase; constant unless
+    /// set.
     pub fn with_schedule(mut self, schedule: Schedule) -> Self {
         self.schedule = schedule;
         self
     }
 
-    /// Factor of every penalty μ_t over the visits of the phase, relative to its value when the
-    /// phase begins. The model keeps the last values.
+    /// Schedule of the factor that multiplies every penalty μ_t over the phase, relative to its
+    /// value when the phase begins. The model keeps the last values.
     ///
     /// # Errors
     /// [`Error::Combination`] if the scheme does not use μ or requires μ = 1, or if μ grows
@@ -134,8 +136,8 @@ impl<T: Scalar> Phase<T> {
 
     fn with_one_rule(self) -> Result<Self, Error> {
         if self.penalty_growth.is_some() && self.penalty_schedule != Schedule::CONSTANT {
-            let what = "a penalty schedule beside penalty growth";
-            return refuse(what, "one of the two moves μ");
+            let what = "a penalty schedule together with penalty growth";
+            return refuse(what, "both would set μ; choose one of them");
         }
         Ok(self)
     }
@@ -149,10 +151,10 @@ impl<T: Scalar> Phase<T> {
         Ok(self)
     }
 
-    /// Sets a rule for stopping earlier.
+    /// Sets a rule for early stopping.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] for an option of the rule.
+    /// [`Error::InvalidOption`] for an invalid option of the rule.
     pub fn with_stopping(mut self, stopping: Stopping) -> Result<Self, Error> {
         stopping.validate()?;
         self.stopping = stopping;
@@ -175,12 +177,12 @@ impl<T: Scalar> Phase<T> {
         &self.w_step
     }
 
-    /// Passes over the examples, at most.
+    /// Maximum number of passes over the examples.
     pub fn epochs(&self) -> u64 {
         self.epochs
     }
 
-    /// Examples per visit, out of n.
+    /// Examples per visit if there are n in total.
     pub fn batch_size(&self, n: usize) -> usize {
         self.batch_size.unwrap_or(n).min(n)
     }

@@ -24,11 +24,11 @@ pub enum StopReason {
     Requested,
     /// The callback asked for it.
     Callback,
-    /// [`Trainer::run`](crate::training::Trainer::run) met an error.
+    /// [`Trainer::run`](crate::training::Trainer::run) ended with an error.
     Failed,
 }
 
-/// Something in an epoch that is no error, but that a run seldom means to do.
+/// Something in an epoch that is not an error, but is rarely intended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -38,24 +38,24 @@ pub enum Warning {
         /// t.
         layer: usize,
     },
-    /// θ_t did not change and its gradient was 0, while other layers had one.
+    /// θ_t did not change and its gradient was 0, while other layers did learn.
     Unreached {
         /// t.
         layer: usize,
     },
-    /// Layer t gives an example another output beside another example than alone: it mixes examples,
-    /// against its contract.
+    /// Layer t gives an example a different output when another example is in the batch: it mixes
+    /// examples, which its contract forbids.
     Mixes {
         /// t.
         layer: usize,
     },
-    /// The activation of the last layer, t = T−1, limits its outputs, though the output loss takes
+    /// The activation of the last layer, t = T−1, limits its outputs, but the output loss takes
     /// logits.
     Squashed {
         /// t.
         layer: usize,
     },
-    /// In some visit every step of every example's targets was undone.
+    /// There was a visit in which every step of every example's targets was undone.
     Undone,
     /// The Z-step of the epoch's first visit raised E more than tenfold.
     Raised,
@@ -66,16 +66,16 @@ impl fmt::Display for Warning {
         match self {
             Self::Frozen { layer } => write!(
                 f,
-                "layer {layer} did not move although its gradient was not 0: is its step too small \
+                "layer {layer} did not move, although its gradient was not 0: is its step too small \
                  for the scalar?"
             ),
             Self::Unreached { layer } => write!(
                 f,
-                "layer {layer} did not move, its gradient was 0: do the Z-steps reach its target?"
+                "layer {layer} did not move, as its gradient was 0: do the Z-steps reach its target?"
             ),
             Self::Mixes { layer } => write!(
                 f,
-                "layer {layer} mixes examples: an output depends on the other columns of the batch"
+                "layer {layer} mixes examples: its output for one example depends on other columns of the batch"
             ),
             Self::Squashed { layer } => write!(
                 f,
@@ -83,10 +83,10 @@ impl fmt::Display for Warning {
                  logits: use Activation::Identity there"
             ),
             Self::Undone => f.write_str(
-                "a visit undid every step of its targets: is a curvature bound too small?",
+                "every target step of a visit was undone: is a curvature bound too small?",
             ),
             Self::Raised => f.write_str(
-                "a Z-step raised the energy more than tenfold: is its step too long, and unchecked?",
+                "a Z-step raised the energy more than tenfold: is its step unchecked and too long?",
             ),
         }
     }
@@ -118,11 +118,12 @@ pub struct VisitRecord<T> {
     pub visit: u64,
     /// Examples of the batch.
     pub examples: usize,
-    /// The scheme's objective on the batch, a sum over its examples, before the last parameter step.
+    /// The scheme's objective on the batch (a sum over its examples) before the last parameter
+    /// step.
     pub objective: T,
 }
 
-/// One epoch of a run. All numbers are means over examples.
+/// One epoch of a run. All losses and gaps are means over examples.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -137,26 +138,27 @@ pub struct EpochRecord<T> {
     /// epoch; each batch is measured before its last parameter step.
     pub objective: T,
     /// Composed loss L of the plain forward pass per example, after the epoch; `None` if not
-    /// measured then. (The model's [`composed_loss`](crate::decoupled::DecoupledCircuit::composed_loss) is the sum.)
+    /// measured in this epoch. (The model's
+    /// [`composed_loss`](crate::decoupled::DecoupledCircuit::composed_loss) is the sum.)
     pub composed_loss: Option<T>,
-    /// Composed loss per validation example, after the epoch; `None` if not measured then.
+    /// Composed loss per validation example, after the epoch; `None` if not measured in this epoch.
     pub validation_loss: Option<T>,
-    /// (Σ_t Σᵢ ‖z_tⁱ − ẑ_tⁱ‖² / n)^½ over all hidden layers, after the epoch, with the targets as
-    /// the examples hold them; `None` if not measured then, or if the scheme keeps no targets between
-    /// visits (as refreshed ones: see `gap_after`).
-    /// Low energy alone does not make a working network: check this and the composed loss too.
+    /// (Σ_t Σᵢ ‖z_tⁱ − ẑ_tⁱ‖² / n)^½ over all hidden layers, after the epoch, with the stored
+    /// targets of the examples; `None` if not measured in this epoch, or if the scheme stores no
+    /// targets between visits (as with refreshed targets: see `gap_after`). Low energy alone does
+    /// not make a working network: check this and the composed loss too.
     pub gap: Option<T>,
-    /// The same gap before each visit's Z-step: for persistent targets, as they were kept; for
-    /// refreshed or carried targets, as the visit set them (0, or the kept share of the residuals).
-    /// `None` for schemes that do not report it. If it exceeds the previous epoch's `gap_after`, the
-    /// targets went stale: θ moved away from them between visits.
+    /// The same gap before each visit's Z-step: of the stored targets if they persist, or of the
+    /// targets that the visit started from (0 if refreshed, the kept share of the residuals if
+    /// carried). `None` for schemes that do not report it. If it exceeds the previous epoch's
+    /// `gap_after`, the targets are stale: θ moved away from them between visits.
     pub gap_before: Option<T>,
     /// The same gap after each visit's Z-step, before θ moved; `None` without a solver.
     pub gap_after: Option<T>,
-    /// What the solver of the Z-steps did, summed over the epoch's visits (an example counts once per
+    /// Report of the target solver, summed over the epoch's visits (an example counts once per
     /// visit); `None` for schemes that do not report it.
     pub solved: Option<SolveReport>,
-    /// Factor of the learning rate in the epoch's last visit.
+    /// Factor of the learning rate in the last visit of the epoch.
     pub factor: f64,
     /// What looks wrong in the epoch.
     pub warnings: Vec<Warning>,
@@ -173,25 +175,25 @@ pub struct PhaseReport {
     pub steps: u64,
     /// Why it ended.
     pub stop: StopReason,
-    /// With [`Stopping::Validation`](crate::training::Stopping::Validation), the number in the run of
-    /// the epoch whose parameters were kept.
+    /// With [`Stopping::Validation`](crate::training::Stopping::Validation), the epoch (numbered
+    /// within the run) whose parameters were kept.
     pub best_epoch: Option<u64>,
     /// μ_1, …, μ_{T−1} at its last visit, as changed by a schedule or
     /// [`PenaltyGrowth`](crate::training::PenaltyGrowth).
     pub penalties: Vec<f64>,
 }
 
-/// A run, or what was done of it.
+/// The report of a run, or of the part of it that was completed.
 ///
 /// It is printed as a summary, with one line for each warning.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct TrainingReport<T> {
-    /// One record per epoch, or as
-    /// [`Trainer::with_history_every`](crate::training::Trainer::with_history_every) says.
+    /// One record per epoch, or fewer as set by
+    /// [`Trainer::with_history_every`](crate::training::Trainer::with_history_every).
     pub history: Vec<EpochRecord<T>>,
-    /// Every warning of an epoch, each once, whatever of the history is kept.
+    /// Every distinct warning of each phase, whether or not its epochs are in the history.
     pub warnings: Vec<Warned>,
     /// One report for every phase that was begun.
     pub phases: Vec<PhaseReport>,
@@ -199,7 +201,7 @@ pub struct TrainingReport<T> {
     pub stop: StopReason,
     /// Parameter steps made.
     pub steps: u64,
-    /// Wall-clock time of the run in seconds, callbacks and measurements included.
+    /// Wall-clock time of the run in seconds, including callbacks and measurements.
     pub seconds: f64,
 }
 
@@ -238,7 +240,7 @@ impl fmt::Display for Warned {
         let ([first, last], count) = (self.epochs, self.count);
         write!(
             f,
-            "phase {}, {count} of the epochs {first} to {last}: {}",
+            "phase {}, {count} of epochs {first} to {last}: {}",
             self.phase, self.warning
         )
     }

@@ -17,8 +17,8 @@ use crate::state::State;
 /// the model ([`Visit::columns`]).
 ///
 /// # Examples
-/// A custom scheme: targets from the forward pass, moved by a reverse sweep, and θ along the
-/// gradients there, twice:
+/// A custom scheme that does the following twice per visit: it resets the targets to the forward
+/// pass, moves them by a reverse sweep, and steps θ along the gradients there:
 /// ```
 /// use layerwise::decoupled::TargetUse;
 /// use layerwise::prelude::*;
@@ -68,24 +68,25 @@ pub trait Scheme<T: Scalar>: Debug + Send + Sync {
     /// Begins a phase on `model`, and returns its initial state.
     ///
     /// # Errors
-    /// If the scheme cannot work on this model; it is unchanged then.
+    /// If the scheme cannot work on this model, which is then unchanged.
     fn start(&self, _model: &mut DecoupledCircuit<T>) -> Result<State<T>, Error> {
         Ok(State::new())
     }
 
-    /// Moves parameters, auxiliary targets, or both, once, and returns the objective on the batch
-    /// (a sum over its examples) before the last parameter step: E, or the composed loss.
+    /// Makes one visit, which moves parameters, auxiliary targets, or both. Returns the objective
+    /// on the batch (a sum over its examples) before the last parameter step: E, or the composed
+    /// loss.
     ///
     /// # Errors
-    /// [`Error::NonFinite`], and errors of solvers. The batch's targets are then what they were
-    /// before the visit.
+    /// [`Error::NonFinite`], and errors of solvers. The batch's targets are then the same as before
+    /// the visit.
     fn visit(&self, state: &mut State<T>, visit: &mut Visit<'_, T>) -> Result<T, Error>;
 
-    /// Ends a phase that made a visit and did not fail, for example by bringing all targets up to
-    /// date.
+    /// Called at the end of a phase that made at least one visit and did not fail, for example to
+    /// bring all targets up to date.
     ///
     /// # Errors
-    /// [`Error::NonFinite`]; targets are unchanged then.
+    /// [`Error::NonFinite`]; the targets are then unchanged.
     fn finish(&self, _state: &mut State<T>, _model: &mut DecoupledCircuit<T>) -> Result<(), Error> {
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! When a phase stops because of its own progress.
+//! Rules that stop a phase early because of its own progress.
 
 use super::report::StopReason;
 use crate::check::{at_least_one, check_length, not_negative, option};
@@ -8,8 +8,8 @@ use crate::kernel::Scalar;
 
 /// When a phase ends before its limits.
 ///
-/// *Improvement* is relative: a value improves on the best so far if it is below it by more than
-/// `improvement` times its magnitude.
+/// *Improvement* is relative: a value improves on the best so far if it is lower by more than
+/// `improvement` times the magnitude of the best.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[non_exhaustive]
 pub enum Stopping {
@@ -29,10 +29,10 @@ pub enum Stopping {
         improvement: f64,
     },
     /// When the loss on the validation examples did not improve for `patience` epochs. The loss is
-    /// the circuit's output loss, with any class weights or label smoothing. However the phase
-    /// ends, in [`Trainer::run`](crate::training::Trainer::run) also by an error, the parameters of
-    /// its best epoch are restored, of two equally good ones the earlier; persistent targets stay as
-    /// after its last visit. Prechelt 1998.
+    /// the circuit's output loss, with any class weights or label smoothing. However the phase ends
+    /// (in [`Trainer::run`](crate::training::Trainer::run) even if by an error), the parameters of
+    /// its best epoch are restored, or those of the earliest if several are equally good.
+    /// Persistent targets stay as they were after the last visit. Prechelt 1998.
     Validation {
         /// Epochs without improvement, at least 1.
         patience: u64,
@@ -70,7 +70,7 @@ impl Stopping {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Tracker<T> {
     /// The last value that counted as an improvement, if there is one, and the epochs since.
-    // Not ∞ instead of `None`: JSON has no ∞, so a saved state could not be loaded.
+    // `None` rather than ∞, which JSON cannot hold: a saved state could not be loaded.
     reference: Option<f64>,
     since: u64,
     lowest: Option<f64>,
@@ -88,7 +88,7 @@ impl<T: Scalar> Tracker<T> {
         }
     }
 
-    /// Whether the parameters that it keeps, if it does, are this circuit's.
+    /// Checks that the parameters it keeps, if any, fit this circuit.
     pub(super) fn check(&self, circuit: &Circuit<T>) -> Result<(), Error> {
         let Some((_, parameters)) = &self.best else {
             return Ok(());

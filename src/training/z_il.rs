@@ -15,16 +15,16 @@ use crate::target_solver::TargetProblem;
 /// Z-IL: the targets start at the forward pass and make T − 1 synchronous steps of size 1; layer
 /// T−1−k takes its parameter gradient after k of them. Then all θ step.
 ///
-/// A step moves z_t for the first time when layer t has its gradient; later moves of z_t reach no
-/// gradient, and are not made (in deep circuits they may diverge).
+/// By the time a step first moves z_t, layer t already has its gradient. Later moves of z_t could
+/// not affect any gradient, so they are skipped (in deep circuits they may diverge).
 ///
-/// With μ = 1, squared L_h and no regulariser of targets, every gradient equals backprop's, to
+/// With μ = 1, squared L_h and no target regulariser, every gradient equals backprop's up to
 /// rounding. Song, Lukasiewicz, Xu & Bogacz 2020, with θ frozen until the targets have moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ZIl;
 
-/// Checks what equality with backprop needs, also if the circuit changes during a phase: squared
-/// L_h, μ = 1 and no regulariser of targets.
+/// Checks the conditions for equality with backprop, again in every visit in case the circuit
+/// changes during a phase: squared L_h, μ = 1 and no target regulariser.
 pub(super) fn check_exactness<T: Scalar>(
     [penalty, regularizer]: [&'static str; 2],
     layers: Layers<'_, T>,

@@ -202,7 +202,7 @@ fn penalty_schedules_that_cannot_be_are_refused_before_anything_is_done() {
         growing.unwrap_err(),
         Error::Combination {
             what: "a penalty schedule",
-            reason: "μ has no part in the scheme, or must be 1",
+            reason: "the scheme does not use μ, or requires μ = 1",
         }
     );
     let nan = Stopping::Objective { at_most: f64::NAN };

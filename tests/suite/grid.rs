@@ -145,11 +145,11 @@ type Refused = Option<(&'static str, &'static str)>;
 const NO_MOVE: Refused = Some(("no Z-step with no W-step", "nothing would move"));
 const NO_LEARNING: Refused = Some((
     "refreshed targets with no W-step",
-    "a visit would change nothing that is kept",
+    "nothing that a visit changes would be kept",
 ));
 const LAST_LAYER: Refused = Some((
     "refreshed targets without a Z-step",
-    "every layer but the last already matches its target, so only the last would be trained",
+    "every layer except the last already matches its target, so only the last would be trained",
 ));
 const LOST: Refused = Some((
     "refreshed targets with a joint step",

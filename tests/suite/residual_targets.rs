@@ -445,7 +445,7 @@ fn a_share_is_between_none_and_all() {
         let Error::InvalidOption {
             option: "Targets::Residual::keep",
             value,
-            allowed: "in 0..=1, also times the schedule's largest factor",
+            allowed: "in 0..=1, also after multiplication by the schedule's largest factor",
         } = error
         else {
             panic!("{error}");

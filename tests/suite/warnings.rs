@@ -266,7 +266,7 @@ fn a_report_prints_each_warning_once() {
         "{report}"
     );
     assert!(lines[0].ends_with("; ended by Epochs"), "{report}");
-    let expected = "warning: phase 1, 3 of the epochs 4 to 6: layer 0 did not move, its gradient was 0: \
+    let expected = "warning: phase 1, 3 of epochs 4 to 6: layer 0 did not move, as its gradient was 0: \
                     do the Z-steps reach its target?";
     assert_eq!(lines[3], expected);
 }

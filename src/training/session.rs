@@ -1,4 +1,4 @@
-//! A run as a value: the model, the state, and the steps that lead from one to the next
+//! A run as a value: the model, the state, and the steps that advance them
 //! (`docs/architecture.md` follows one minibatch through them).
 
 use std::sync::atomic::Ordering;
@@ -86,7 +86,7 @@ pub struct SessionState<T> {
     steps: u64,
     /// The phase in progress, if one is.
     within: Option<Box<Within<T>>>,
-    /// Whether an advance found nothing left to do.
+    /// Whether a call to advance found nothing left to do.
     over: bool,
     /// Why the last phase ended.
     stop: StopReason,
@@ -107,7 +107,7 @@ struct Within<T> {
     first_epoch: u64,
     /// The epoch in progress, if one is.
     epoch: Option<Epoch>,
-    /// Why the phase ends, as soon as that is decided.
+    /// Why the phase will end, once that is decided.
     stop: Option<StopReason>,
 }
 
@@ -140,7 +140,7 @@ struct Memory<T> {
 struct Clock {
     start: Instant,
     deadline: Option<Instant>,
-    /// Of the phase in progress.
+    /// For the phase in progress.
     phase_deadline: Option<Instant>,
 }
 
@@ -158,16 +158,16 @@ impl<T: Scalar> Session<T> {
     /// was then (its θ, targets, μ and example weights).
     ///
     /// # Errors
-    /// Those of [`Session::new`], and [`Error::Length`] for a state of a run with another number of
-    /// phases, or of another model, optimiser or scheme, as far as the sizes of its arrays and its
-    /// counts show it.
+    /// Those of [`Session::new`], and [`Error::Length`] for a state of a run with a different
+    /// number of phases, or with a different model, optimiser or scheme, as far as its counts and
+    /// the sizes of its arrays reveal this.
     pub fn resume(
         trainer: &Trainer<T>,
         model: DecoupledCircuit<T>,
         state: SessionState<T>,
     ) -> Result<Self, Error> {
         trainer.check(&model)?;
-        let what = "phases of the trainer, to resume their run";
+        let what = "phases of the trainer that resumes a run";
         check_length(what, &trainer.phases, state.count)?;
         state.check(&model)?;
         if let Some(within) = &state.within {
@@ -175,7 +175,7 @@ impl<T: Scalar> Session<T> {
             let w_step = phase.w_step.start(&model)?;
             let scheme = phase.scheme.start(&mut model.clone())?;
             let what = format!(
-                "numbers in the state of phase {} (of another scheme, solver or optimiser?)",
+                "values in the state of phase {} (was it saved with another scheme, solver or optimiser?)",
                 state.phase
             );
             let fits = within.w_step.fits(&w_step) && within.scheme.fits(&scheme);
@@ -247,7 +247,7 @@ impl<T: Scalar> Session<T> {
         &self.state
     }
 
-    /// One record per epoch so far, or as [`Trainer::with_history_every`] says.
+    /// One record per epoch so far, or fewer as set by [`Trainer::with_history_every`].
     pub fn history(&self) -> &[EpochRecord<T>] {
         &self.state.history
     }
@@ -257,13 +257,13 @@ impl<T: Scalar> Session<T> {
         self.state.over
     }
 
-    /// The model, and a report of the run so far.
+    /// Returns the model and a report of the run so far.
     pub fn finish(self) -> (DecoupledCircuit<T>, TrainingReport<T>) {
         let report = self.report();
         (self.model, report)
     }
 
-    /// A report of the run so far, after an error too.
+    /// A report of the run so far, also after an error.
     pub fn report(&self) -> TrainingReport<T> {
         TrainingReport {
             history: self.state.history.clone(),
@@ -281,19 +281,19 @@ impl<T: Scalar> Session<T> {
         self.state.steps + within.map_or(0, |within| within.w_step.steps)
     }
 
-    /// Ends the run, after an error too: no further visit is made, and the next events close the epoch
-    /// and the phase in progress.
+    /// Ends the run, also after an error: no further visit is made, and the next events close the
+    /// epoch and the phase in progress.
     pub fn stop(&mut self) {
         self.end(StopReason::Requested);
     }
 
-    /// Ends a run after an error, without a further computation.
+    /// Ends a run after an error, without any further computation.
     pub(super) fn fail(&mut self) {
         self.end(StopReason::Failed);
         while let Ok(Some(_)) = self.step() {}
     }
 
-    /// Restores the parameters of the best epoch of a phase in progress, if it keeps them.
+    /// Restores the parameters of the best epoch of the phase in progress, if it keeps them.
     pub(super) fn put_best_back(&mut self) -> Option<u64> {
         let within = self.state.within.as_ref()?;
         within.tracker.put_best_back(&mut self.model.circuit)
@@ -318,15 +318,17 @@ impl<T: Scalar> Session<T> {
     /// # Errors
     /// Those of a scheme or W-step that cannot start its phase; during a visit [`Error::NonFinite`]
     /// (its `step` counts the run's parameter steps) or a solver's error; [`Error::ThreadPool`].
-    /// Parameters are then those of the last completed step, targets and μ those of the last
-    /// completed visit; so it is after a panic in a caller's own code. An optimiser's own state may
-    /// already contain the failed step's gradient. Another call tries the visit again; [`Session::stop`] and another call close the phase, with the parameters of its best
-    /// epoch under [`Stopping::Validation`](crate::training::Stopping::Validation).
+    /// Parameters are then those of the last completed step, and targets and μ those of the last
+    /// completed visit. The same holds after a panic in your own code. An optimiser's state may
+    /// already contain the failed step's gradient. Calling again retries the visit; calling
+    /// [`Session::stop`] and then this closes the phase, with the parameters of its best epoch
+    /// under [`Stopping::Validation`](crate::training::Stopping::Validation).
     pub fn advance(&mut self) -> Result<Option<Event<T>>, Error> {
         self.within(Self::step)
     }
 
-    /// Advances to the end of the current epoch, or of the next. `None` when the run is over.
+    /// Advances to the end of the current epoch, or of the next one if none is in progress. `None`
+    /// when the run is over.
     ///
     /// # Errors
     /// Those of [`Session::advance`].
@@ -337,7 +339,8 @@ impl<T: Scalar> Session<T> {
         })
     }
 
-    /// Advances to the end of the current phase, or of the next. `None` when the run is over.
+    /// Advances to the end of the current phase, or of the next one if none is in progress. `None`
+    /// when the run is over.
     ///
     /// # Errors
     /// Those of [`Session::advance`].
@@ -369,7 +372,7 @@ impl<T: Scalar> Session<T> {
         Ok(self.report())
     }
 
-    /// Runs in the thread pool, which is entered once per call and not once per visit.
+    /// Runs in the thread pool, which is entered once per call, not once per visit.
     pub(super) fn within<R: Send>(
         &mut self,
         work: impl FnOnce(&mut Self) -> Result<R, Error> + Send,
@@ -390,7 +393,7 @@ impl<T: Scalar> Session<T> {
 
     #[cfg(feature = "rayon")]
     fn start_pool(&self) -> Result<rayon::ThreadPool, Error> {
-        // Extra threads beyond the cores help only layers that wait for something else.
+        // More threads than cores help only layers that wait for something else.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let most = cores.max(self.model.circuit.depth());
         let threads = self.trainer.threads;
@@ -454,7 +457,7 @@ impl<T: Scalar> Session<T> {
 
     fn begin_epoch(&mut self) {
         let Some(within) = &mut self.state.within else {
-            unreachable!("an epoch is a part of a phase")
+            unreachable!("an epoch is part of a phase")
         };
         let phase = &self.trainer.phases[self.state.phase];
         let done = self.state.epoch - within.first_epoch;
@@ -495,7 +498,7 @@ impl<T: Scalar> Session<T> {
             ..
         }) = state.within.as_deref_mut()
         else {
-            unreachable!("a visit is a part of an epoch")
+            unreachable!("a visit is part of an epoch")
         };
         let phase = &trainer.phases[state.phase];
         let DecoupledCircuit {
@@ -586,8 +589,8 @@ impl<T: Scalar> Session<T> {
         })
     }
 
-    /// The record of an epoch, with the measurements that are due unless it was interrupted; `None`
-    /// for an epoch without visits.
+    /// The record of an epoch, with the measurements that are due, unless the epoch was
+    /// interrupted; `None` for an epoch without visits.
     fn end_epoch(&mut self) -> Result<Option<EpochRecord<T>>, Error> {
         let steps = self.steps();
         let Some(within) = &mut self.state.within else {
@@ -597,7 +600,7 @@ impl<T: Scalar> Session<T> {
             return Ok(None);
         };
         if epoch.examples == 0 {
-            // It did not begin, and the next one may have its number and another order.
+            // It never began: the next epoch may take its number, with a different order.
             within.epoch = None;
             self.state.epoch -= 1;
             self.memory.ordered = 0;
@@ -654,7 +657,7 @@ impl<T: Scalar> Session<T> {
             factor: epoch.factor,
             warnings: own,
         };
-        // Only now: nothing is half done if a caller's own layer panics in a measurement.
+        // Only now, so that nothing is half done if a user's layer panics during a measurement.
         within.epoch = None;
         let validation = record.validation_loss.map(Scalar::as_f64);
         let (objective, circuit) = (record.objective.as_f64(), &self.model.circuit);
@@ -687,7 +690,7 @@ impl<T: Scalar> Session<T> {
     fn end_phase(&mut self, stop: StopReason) -> Result<PhaseReport, Error> {
         let steps = self.steps();
         let Some(within) = &mut self.state.within else {
-            unreachable!("a phase that is under way ends")
+            unreachable!("only a phase in progress can end")
         };
         let best_epoch = within.tracker.put_best_back(&mut self.model.circuit);
         let epochs = self.state.epoch - within.first_epoch;
@@ -734,26 +737,31 @@ impl<T: Scalar> SessionState<T> {
         }
     }
 
-    /// Whether it can be a state of a run on this model, as far as its sizes tell.
+    /// Checks that it can be the state of a run on this model, as far as its sizes reveal.
     fn check(&self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
         let (phase, end, count) = (self.phase, self.end, self.count);
-        check_count("phases that are made", end <= count, count, end)?;
-        // No run counts so far; from a damaged state it could not count on.
+        check_count("phases to be run", end <= count, count, end)?;
+        // No run counts so far; a damaged state could not count on from there.
         let most = u64::MAX / 4;
         let within = self.within.as_deref().map_or(0, Within::largest_count);
         let largest = within.max(self.epoch).max(self.visits).max(self.steps);
         let what = "a count in the state";
         check_count(what, largest <= most, most as usize, largest as usize)?;
         let Some(within) = &self.within else {
-            return check_count("phases that were made", phase <= end, end, phase);
+            return check_count("completed phases", phase <= end, end, phase);
         };
-        check_count("the phase under way", phase < end, end, phase)?;
+        check_count("the phase in progress", phase < end, end, phase)?;
         let (first, epoch) = (within.first_epoch, self.epoch);
         let (fits, what) = (first <= epoch, "epochs before the phase");
         check_count(what, fits, epoch as usize, first as usize)?;
         if let Some(epoch) = &within.epoch {
             let (seen, n) = (epoch.examples, model.examples().len());
-            check_count("examples of the epoch under way", seen <= n, n, seen)?;
+            check_count(
+                "examples visited in the epoch in progress",
+                seen <= n,
+                n,
+                seen,
+            )?;
         }
         within.penalties.check(model.terms.penalties().len())?;
         within.tracker.check(&model.circuit)
@@ -770,7 +778,8 @@ impl<T: Scalar> Within<T> {
 }
 
 impl<T> Memory<T> {
-    /// The order of an epoch, always shuffled from column order, so that it does not depend on history.
+    /// Sets the order of an epoch. It is always shuffled from column order, and so does not depend
+    /// on earlier epochs.
     fn put_in_order(&mut self, epoch: u64, n: usize, shuffled: bool, seed: u64) {
         if self.ordered == epoch && self.order.len() == n {
             return;
@@ -786,7 +795,7 @@ impl<T> Memory<T> {
 }
 
 impl Clock {
-    /// Why no further visit may be made, if that is so.
+    /// Why no further visit may be made, if there is a reason.
     fn interruption<T: Scalar>(&self, trainer: &Trainer<T>) -> Option<StopReason> {
         let flag = trainer.stop_flag.as_ref();
         if flag.is_some_and(|flag| flag.load(Ordering::Relaxed)) {
@@ -797,8 +806,10 @@ impl Clock {
     }
 }
 
-/// Runs `work` in the pool, while this thread does nothing else: a thread of another pool that waited in
-/// `install` would meanwhile take up other work of its pool, which may wait for what this one holds.
+/// Runs `work` in the pool and blocks this thread meanwhile. A thread of another pool that waited
+/// in
+/// `install` would steal other work of its own pool, which might wait for something this thread
+/// holds.
 #[cfg(feature = "rayon")]
 fn blocking<R: Send>(
     pool: &rayon::ThreadPool,
@@ -824,7 +835,7 @@ fn thread_pool(threads: usize, reason: &dyn std::fmt::Display) -> Error {
     }
 }
 
-/// `None`, no deadline, for a limit beyond what the clock can hold.
+/// `None` (no deadline) if the limit is beyond what the clock can represent.
 fn deadline(start: Instant, limit: Option<Duration>) -> Option<Instant> {
     start.checked_add(limit?)
 }
@@ -841,7 +852,7 @@ fn at_step(mut error: Error, steps: u64) -> Error {
     error
 }
 
-/// What an epoch's statistics warn of.
+/// The warnings that follow from an epoch's statistics.
 fn warnings<T: Scalar>(w_step: &WStep<T>, w_state: &WState<T>, own: &Statistics) -> Vec<Warning> {
     let mut all = Vec::new();
     let learns = w_state.layers.iter().any(|own| own.moved || own.pulled);
@@ -859,7 +870,8 @@ fn warnings<T: Scalar>(w_step: &WStep<T>, w_state: &WState<T>, own: &Statistics)
     all
 }
 
-/// The first layer whose outputs of the first example depend on the last example beside it.
+/// The first layer whose outputs for the first example change when the last example joins the
+/// batch.
 fn mixing<T: Scalar>(
     model: &DecoupledCircuit<T>,
     working: &mut Working<T>,
@@ -882,7 +894,7 @@ fn mixing<T: Scalar>(
     })
 }
 
-/// The warning of a last layer that keeps logits within the range of its activation.
+/// The warning about a last layer whose activation limits the logits.
 fn squashed<T: Scalar>(model: &DecoupledCircuit<T>) -> Option<Warning> {
     use Activation::{Relu, Sigmoid, Softplus, Tanh};
     let layer = model.circuit.depth() - 1;
@@ -891,8 +903,8 @@ fn squashed<T: Scalar>(model: &DecoupledCircuit<T>) -> Option<Warning> {
     (limited && model.layers().loss(layer).takes_logits()).then_some(Warning::Squashed { layer })
 }
 
-/// What terms of a mean over n examples are divided by before they are added: a power of 2, so that
-/// no bit changes.
+/// The divisor of the terms of a mean over n examples before they are added: a power of 2, so that
+/// the division is exact.
 fn unit(n: usize) -> f64 {
     n.max(1).next_power_of_two() as f64
 }

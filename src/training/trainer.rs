@@ -16,10 +16,11 @@ use crate::decoupled::DecoupledCircuit;
 use crate::error::Error;
 use crate::kernel::{Execution, Scalar};
 
-/// Trains a [`DecoupledCircuit`] in a list of [`Phase`]s; compare schemes by changing one line.
+/// Trains a [`DecoupledCircuit`] in a list of [`Phase`]s. Changing one line is enough to compare
+/// schemes.
 ///
 /// Results are bit-identical for any number of threads (unless a time limit intervenes). A trainer
-/// holds options only, so it can be cloned and run again; [`Session`] runs it step by step.
+/// holds only options, so it can be cloned and run again; [`Session`] runs it step by step.
 ///
 /// # Examples
 /// ```
@@ -113,8 +114,8 @@ impl<T: Scalar> Trainer<T> {
         self
     }
 
-    /// Epochs between those whose records the history keeps, a few hundred bytes each; 1 unless set.
-    /// 0 keeps none. Callbacks and events get every record.
+    /// Keeps the record (a few hundred bytes) of every k-th epoch in the history, k = `epochs`; 1
+    /// unless set, and 0 keeps none. Callbacks and events get every record.
     pub fn with_history_every(mut self, epochs: u64) -> Self {
         self.history_every = epochs;
         self
@@ -132,8 +133,8 @@ impl<T: Scalar> Trainer<T> {
         self
     }
 
-    /// Ends the run cleanly once `flag` is true, which is checked between visits. For use by another
-    /// thread or a signal handler.
+    /// Ends the run cleanly once `flag` is true, which is checked between visits. Another thread or
+    /// a signal handler can set it.
     pub fn with_stop_flag(mut self, flag: Arc<AtomicBool>) -> Self {
         self.stop_flag = Some(flag);
         self
@@ -146,14 +147,15 @@ impl<T: Scalar> Trainer<T> {
 
     /// Trains: a [`Session`] from start to end.
     ///
-    /// Every run starts anew, with fresh states of optimisers and solvers and the first order of
-    /// shuffling: 40 runs of one epoch are not one run of 40. To pause and go on, advance a
-    /// [`Session`].
+    /// Every run starts from scratch, with fresh states of optimisers and solvers and the same
+    /// sequence of shuffles: 40 runs of one epoch are not one run of 40 epochs. To pause and
+    /// continue, advance a [`Session`].
     ///
     /// # Errors
-    /// [`RunError`], with the report of what was done. Its error is one of [`Trainer::check`]'s, before
-    /// anything is done, or one of [`Session::advance`]'s, which says what state the model is in then.
-    /// Under [`Stopping::Validation`](crate::training::Stopping::Validation) parameters are those of
+    /// [`RunError`], with a report of what was completed. Its error is either one of
+    /// [`Trainer::check`], before anything is done, or one of [`Session::advance`], which documents
+    /// the state of the model after it. Under
+    /// [`Stopping::Validation`](crate::training::Stopping::Validation) the parameters are those of
     /// the best epoch.
     ///
     /// # Examples
@@ -172,7 +174,7 @@ impl<T: Scalar> Trainer<T> {
     /// trainer.run(&mut model)?;
     /// assert_eq!(session.model().circuit().parameters(0), model.circuit().parameters(0));
     ///
-    /// // What a run did before it failed:
+    /// // A failed run still reports what it completed:
     /// let diverging = Trainer::new(Phase::new(Backprop, GradientDescent::new(1e3)?).with_epochs(900));
     /// let failed = diverging.run(&mut model).unwrap_err();
     /// assert!(!failed.report.history.is_empty());
@@ -222,8 +224,9 @@ impl<T: Scalar> Trainer<T> {
     /// Checks that a run can begin on this model.
     ///
     /// # Errors
-    /// [`Error::NoExamples`], what the model says of the validation examples, what a scheme says of
-    /// its W-step, and [`Error::InvalidOption`] for penalties that a phase would take out of range.
+    /// [`Error::NoExamples`], errors of the model's checks of the validation examples, errors of a
+    /// scheme's check of its W-step, and [`Error::InvalidOption`] for penalties that a phase could
+    /// take out of range.
     pub fn check(&self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
         let n = model.examples().len();
         check_examples(n, "training")?;

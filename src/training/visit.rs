@@ -14,8 +14,8 @@ use crate::target_solver::{Predictions, SolveReport, TargetProblem};
 #[derive(Debug, Clone, Default, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Statistics {
-    /// A power of 2, at least the number of examples. Every term of a sum is divided by it first: the
-    /// sum itself may be too large for a number.
+    /// A power of 2, at least the number of examples. Every term of a sum is divided by it first,
+    /// since the sum itself might overflow.
     pub(super) unit: f64,
     /// Σ of the visits' objectives/unit.
     pub(super) objective: f64,
@@ -23,7 +23,8 @@ pub(super) struct Statistics {
     pub(super) gap_before: Option<f64>,
     pub(super) gap_after: Option<f64>,
     pub(super) solved: Option<SolveReport>,
-    /// Whether a visit undid every step of its targets, and whether the first raised E tenfold.
+    /// Whether a visit undid every step of its targets, and whether the first visit raised E
+    /// tenfold.
     pub(super) undone: bool,
     pub(super) raised: bool,
 }
@@ -74,11 +75,11 @@ pub struct Visit<'a, T: Scalar> {
     pub(super) steps: &'a mut [LayerStep<T>],
     pub(super) statistics: &'a mut Statistics,
     pub(super) factor: f64,
-    /// The number of the visit in its phase, from 0, and the maximum number of visits.
+    /// The number of the visit in its phase, from 0, and the phase's maximum number of visits.
     pub(super) number: (u64, u64),
 }
 
-/// E on a visit's batch, with its multipliers: borrows single fields, so that others stay free.
+/// E on a visit's batch, with its multipliers. A macro, since it borrows only some of the fields.
 macro_rules! problem {
     ($visit:expr) => {
         $crate::energy::Problem {
@@ -91,9 +92,9 @@ macro_rules! problem {
 }
 pub(super) use problem;
 
-const GIVEN: &str = "gradients that a scheme makes itself";
+const GIVEN: &str = "gradients computed by the scheme itself";
 
-/// What an evaluation is of, and so how it is made again.
+/// What was evaluated, which says how to evaluate it again.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Kind<T> {
     Energy,
@@ -103,7 +104,7 @@ enum Kind<T> {
 }
 
 impl<'a, T: Scalar> Visit<'a, T> {
-    /// The circuit with the terms of E, at the current θ and the μ of this visit.
+    /// The circuit and the terms of E, at the current θ and with the μ of this visit.
     pub fn layers(&self) -> Layers<'_, T> {
         Layers::new(self.circuit, self.terms).at_penalties(self.penalties)
     }
@@ -161,7 +162,7 @@ impl<'a, T: Scalar> Visit<'a, T> {
         self.multiplied = self.multipliers.len();
     }
 
-    /// The problem of moving the targets, θ fixed.
+    /// The problem of moving the targets with θ fixed.
     pub fn target_problem(&mut self) -> TargetProblem<'_, T> {
         let layers = Layers::new(self.circuit, self.terms).at_penalties(self.penalties);
         TargetProblem::new(
@@ -173,7 +174,8 @@ impl<'a, T: Scalar> Visit<'a, T> {
         )
     }
 
-    /// E on the batch, with what the phase's W-step needs: [`Evaluated::step`] makes that step.
+    /// Evaluates E on the batch, with what the phase's W-step needs: [`Evaluated::step`] makes that
+    /// step.
     ///
     /// # Errors
     /// [`Error::NonFinite`] for an energy that is not finite.
@@ -181,7 +183,7 @@ impl<'a, T: Scalar> Visit<'a, T> {
         self.make(Kind::Energy)
     }
 
-    /// The composed objective of the plain forward pass on the batch
+    /// Evaluates the composed objective of the plain forward pass on the batch
     /// ([`Problem::backprop`]: weights and regularisers included, a sum over its examples), with its
     /// gradients in θ.
     ///
@@ -195,8 +197,8 @@ impl<'a, T: Scalar> Visit<'a, T> {
         self.make(Kind::Composed)
     }
 
-    /// An objective and gradients of one's own: `fill` writes the gradient of every θ_t, a sum over
-    /// the examples, where it finds zeros.
+    /// Your own objective and gradients: `fill` gets zeroed arrays, and writes into them the
+    /// gradient of every θ_t, summed over the examples.
     ///
     /// # Errors
     /// [`Error::Combination`] for a W-step with solvers or with several steps, since these evaluate
@@ -219,7 +221,7 @@ impl<'a, T: Scalar> Visit<'a, T> {
         self.given(objective)
     }
 
-    /// [`Visit::along`] for gradients already in the workspace.
+    /// Like [`Visit::along`], for gradients that are already in the workspace.
     pub(super) fn given(&mut self, objective: T) -> Result<Evaluated<'_, 'a, T>, Error> {
         needs_gradients(self.w_step, GIVEN)?;
         Ok(Evaluated {
@@ -234,23 +236,23 @@ impl<'a, T: Scalar> Visit<'a, T> {
         *self.statistics.gap_before.get_or_insert(0.0) += squares.as_f64() / self.statistics.unit;
     }
 
-    /// The same, for the gap after this visit's Z-step.
+    /// Like [`Visit::record_gap_before`], for the gap after this visit's Z-step.
     pub fn record_gap_after(&mut self, squares: T) {
         *self.statistics.gap_after.get_or_insert(0.0) += squares.as_f64() / self.statistics.unit;
     }
 
-    /// Adds what the solver of this visit's Z-step did to the epoch's statistics.
+    /// Adds the report of this visit's target solver to the epoch's statistics.
     pub fn record_solve(&mut self, report: SolveReport) {
         self.statistics.undone |= report.stuck > 0 && report.stuck == self.columns.len();
         self.statistics.solved.get_or_insert_default().add(report);
     }
 
-    /// Whether nothing of the epoch's Z-steps was recorded yet.
+    /// Whether no Z-step of this epoch has been recorded yet.
     pub(super) fn is_first_of_epoch(&self) -> bool {
         self.statistics.solved.is_none()
     }
 
-    /// Notes that a Z-step took E from `before` to `after`.
+    /// Records that a Z-step took E from `before` to `after`.
     pub(super) fn record_rise(&mut self, before: T, after: T) {
         let rounding = T::default_epsilon() * T::of(self.columns.len() as f64);
         let rise = after - before;
@@ -308,7 +310,8 @@ impl<'a, T: Scalar> Visit<'a, T> {
     }
 }
 
-/// An objective on the batch, evaluated at the current θ and z with what the phase's W-step needs.
+/// An objective on the batch, evaluated at the current θ and z, with everything the phase's W-step
+/// needs.
 #[derive(Debug)]
 pub struct Evaluated<'v, 'a, T: Scalar> {
     visit: &'v mut Visit<'a, T>,
@@ -348,14 +351,14 @@ impl<T: Scalar> Evaluated<'_, '_, T> {
         self.visit.record_gap_after(squares);
     }
 
-    /// Notes what the Z-step made of E, which was `start` before it.
+    /// Records by how much the Z-step changed E, which was `start` before it.
     pub(super) fn record_rise(&mut self, start: T) {
         let energy = self.energy();
         self.visit.record_rise(start, energy);
     }
 
-    /// Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖² over the hidden layers, without weights or μ, ẑ being
-    /// [`Evaluated::prediction`]: of backprop, those of the forward pass.
+    /// Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖² over the hidden layers, without weights or μ. ẑ is
+    /// [`Evaluated::prediction`]; for backprop that is the forward pass.
     pub fn squared_gap(&self) -> T {
         let problem = self.visit.problem();
         let hidden = 0..problem.layers().depth() - 1;
@@ -363,7 +366,7 @@ impl<T: Scalar> Evaluated<'_, '_, T> {
             let (local, own) = (problem.local(t), &self.visit.workspace.locals[t]);
             sum + match self.kind {
                 Kind::Energy => local.squared_gap(own),
-                // What stands there is no loss of these targets.
+                // The losses in this workspace are not those of these targets.
                 _ => squared_distance(local.target, &own.prediction),
             }
         })
@@ -374,8 +377,8 @@ impl<T: Scalar> Evaluated<'_, '_, T> {
         measure(self.visit.problem(), self.visit.workspace, gaps);
     }
 
-    /// Makes the W-step of the phase, all its steps: each as a whole or not at all. Returns the
-    /// objective before the last of them.
+    /// Makes all steps of the phase's W-step, each of them completely or not at all. Returns the
+    /// objective before the last one.
     ///
     /// # Errors
     /// [`Error::NonFinite`] for an energy, gradient or new parameter that is not finite, and those of
@@ -400,9 +403,9 @@ pub(super) fn needs_gradients<T: Scalar>(
     what: &'static str,
 ) -> Result<(), Error> {
     let reason = if w_step.solves() {
-        "parameter solvers fit a layer to its targets, and do not use a gradient"
+        "parameter solvers fit a layer to its targets and use no gradients"
     } else if w_step.steps() > 1 {
-        "each of several steps needs new gradients, but the scheme computes them once per visit"
+        "each of several steps needs new gradients, but the scheme computes them only once per visit"
     } else {
         return Ok(());
     };

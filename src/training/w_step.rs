@@ -1,4 +1,4 @@
-//! W-steps: how θ moves in a visit, and the state that this needs.
+//! W-steps: how θ moves in a visit, and the state that this requires.
 
 use std::sync::Arc;
 
@@ -18,14 +18,14 @@ use crate::state::State;
 ///
 /// An optimiser steps along the gradient divided by the number of examples in the batch, so that a
 /// learning rate means the same for every batch size. Each parameter group is updated separately, so
-/// that weight decay applies only where it should. Every layer has its own solver state, fresh in
-/// every phase.
+/// that weight decay applies only where it should. Every layer has its own solver state, which is
+/// reset in every phase.
 ///
 /// A solver that lowers ℓ_t a lot fits the targets, not the composed loss, which may rise while E
-/// falls (on digits at depth 10 it stays far above backprop's; `docs/evidence.md`). Watch
+/// falls (on digits at depth 10 it stays far above backprop's; `docs/evidence.md`). Monitor
 /// [`composed_loss`](crate::training::EpochRecord::composed_loss), and restrain θ by a proximal
-/// weight or damping. Solvers work best for one pass over projected targets at the start: deep tanh
-/// and sigmoid circuits then carry their input, whatever their weights were.
+/// weight or damping. Solvers work best for a single pass over projected targets at the start:
+/// after it deep tanh and sigmoid circuits carry their input, whatever their initial weights were.
 ///
 /// # Examples
 /// ```
@@ -33,7 +33,7 @@ use crate::state::State;
 /// use layerwise::prelude::*;
 /// use layerwise::training::{Decoupling, WStep};
 ///
-/// // Adam moves the layers that least squares do not fit, such as one with a softmax.
+/// // Adam moves the layers that least squares cannot handle, such as one with a softmax loss.
 /// let solver = LeastSquares::ridge(1e-3)?.with_proximal(0.1)?;
 /// let w_step = WStep::solver(solver).with_optimizer(Adam::new(1e-2)?);
 /// let phase: Phase<f64> =
@@ -63,7 +63,7 @@ impl<T: Scalar> WStep<T> {
     }
 
     /// Every layer that `solver` can handle ([`ParameterSolver::check`]) gets its solution; the others
-    /// are unchanged, unless there is an optimiser too.
+    /// do not move, unless there is also an optimiser.
     pub fn solver(solver: impl ParameterSolver<T> + 'static) -> Self {
         Self {
             solvers: Solvers::WhereItFits(Arc::new(solver)),
@@ -71,7 +71,7 @@ impl<T: Scalar> WStep<T> {
         }
     }
 
-    /// Layer t gets the solution of `solver`; solvers for other layers can be added.
+    /// Only layer t gets the solution of `solver`; solvers for other layers can be added.
     pub fn solver_of_layer(t: usize, solver: impl ParameterSolver<T> + 'static) -> Self {
         Self::none().with_solver_of_layer(t, solver)
     }
@@ -92,8 +92,8 @@ impl<T: Scalar> WStep<T> {
         self
     }
 
-    /// Layer t gets the solution of `solver`, in addition to layers that already have a solver. It
-    /// replaces a solver set for all layers.
+    /// Adds a solver for layer t, besides those of other layers. This removes a solver that was set
+    /// for all layers.
     pub fn with_solver_of_layer(
         mut self,
         t: usize,
@@ -118,8 +118,9 @@ impl<T: Scalar> WStep<T> {
         Ok(self)
     }
 
-    /// Clips the mean gradient in all θ that the optimiser moves to at most this norm. Pascanu,
-    /// Mikolov & Bengio 2013. The norm is over all layers, so a step waits for every layer.
+    /// Clips the mean gradient to this norm, taken over all parameters that the optimiser moves.
+    /// Pascanu, Mikolov & Bengio 2013. Since the norm covers all layers, a step waits for every
+    /// layer.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless the norm is above 0 and finite.
@@ -132,9 +133,7 @@ impl<T: Scalar> WStep<T> {
     pub(super) fn check(&self) -> Result<(), Error> {
         let what = match (&self.rule, self.solves()) {
             (None, false) if self.steps > 1 => "several parameter steps with no W-step",
-            (None, _) if self.max_norm.is_some() => {
-                "a bound of the gradient's norm without an optimiser"
-            }
+            (None, _) if self.max_norm.is_some() => "a maximum gradient norm without an optimiser",
             _ => return Ok(()),
         };
         refuse(what, "it would have no effect")
@@ -160,8 +159,8 @@ impl<T: Scalar> WStep<T> {
         self.max_norm.is_none()
     }
 
-    /// What an evaluation before the step computes. Layers with a solver need no gradient, and a step
-    /// with solvers computes those of the other layers itself.
+    /// What an evaluation before the step must compute. Layers with a solver need no gradient, and
+    /// a step with solvers computes the gradients of the other layers itself.
     pub(super) fn ask(&self) -> Ask {
         match self.rule.is_some() && !self.solves() {
             true => Ask::PARAMETERS,
@@ -188,8 +187,8 @@ impl<T: Scalar> WStep<T> {
     /// The state with which a phase on `model` begins.
     ///
     /// # Errors
-    /// That of [`ParameterSolver::check`] if a solver can handle no layer at all, or not the layer it
-    /// was set for; [`Error::UnknownLayer`].
+    /// That of [`ParameterSolver::check`] if a solver can handle no layer at all, or cannot handle
+    /// the layer it was set for; [`Error::UnknownLayer`].
     pub(super) fn start(&self, model: &DecoupledCircuit<T>) -> Result<WState<T>, Error> {
         let circuit = model.circuit();
         let depth = circuit.depth();
@@ -248,13 +247,13 @@ impl<T: Scalar> WState<T> {
             })
     }
 
-    /// The largest number of what was counted.
+    /// The largest of its counts.
     pub(super) fn largest_count(&self) -> u64 {
         let solvers = self.layers.iter().flat_map(|own| &own.solver);
         solvers.fold(self.steps, |top, own| top.max(own.largest_count()))
     }
 
-    /// How many numbers it holds.
+    /// The number of values it holds.
     pub(super) fn size(&self) -> usize {
         let solver = |own: &LayerState<T>| own.solver.as_ref().map_or(0, State::size);
         let layers = self.layers.iter();
@@ -276,17 +275,17 @@ pub(super) struct LayerState<T> {
 }
 
 impl<T: Scalar> LayerState<T> {
-    /// Whether an optimiser steps along the gradient of θ_t; a solver may find θ_t at rest.
+    /// Whether an optimiser steps along the gradient of θ_t. (A solver may leave θ_t at rest.)
     pub(super) fn steps(&self, w_step: &WStep<T>) -> bool {
         self.solver.is_none() && w_step.rule.is_some()
     }
 
-    /// Whether `w_step` is to move θ_t.
+    /// Whether `w_step` moves θ_t.
     fn moves(&self, w_step: &WStep<T>) -> bool {
         self.solver.is_some() || w_step.rule.is_some()
     }
 
-    /// Notes whether a gradient pulls.
+    /// Records whether the gradient is nonzero.
     pub(super) fn feel(&mut self, gradient: &[T]) {
         self.pulled = self.pulled || gradient.iter().any(|g| !g.is_zero());
     }
@@ -321,7 +320,7 @@ impl<T: Scalar> LayerStep<T> {
     }
 }
 
-/// What is not finite in a step. A gradient's fault outweighs that of the values it leads to.
+/// What is not finite in a step. A faulty gradient takes precedence over the values it leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Fault {
     Value,
@@ -359,7 +358,7 @@ impl Fault {
     }
 }
 
-/// Values updated at a time: few enough to be checked while they are in the L1 cache.
+/// Number of values updated at a time: few enough to be checked while they are in the L1 cache.
 const BLOCK: usize = 1024;
 
 /// Cost of updating one value, in multiply-adds of a product: it is memory-bound.
@@ -388,7 +387,7 @@ pub(super) fn prepare<T: Scalar>(
         return Ok(());
     };
     let along = |t: usize| state.layers[t].solver.is_none();
-    // Before a rule gets them: its state would retain non-finite numbers.
+    // Before the rule gets them, whose state would retain non-finite values.
     workspace.check_parameter_gradients(number, along)?;
     let examples = problem.batch().len();
     let step = begin(w_step, number, workspace, examples, factor, along);
@@ -479,7 +478,7 @@ pub(super) fn check<T>(steps: &[LayerStep<T>], number: u64) -> Result<(), Error>
     Fault::check(faults, quantities, number)
 }
 
-/// Gives every layer that moves its new θ_t.
+/// Gives every layer that moves its new θ_t, and counts the step.
 pub(super) fn commit<T: Scalar>(
     w_step: &WStep<T>,
     state: &mut WState<T>,
@@ -495,7 +494,7 @@ pub(super) fn commit<T: Scalar>(
     state.steps += 1;
 }
 
-/// The same for new θ_t that stand in place of their gradients.
+/// Like [`commit`], for new θ_t that overwrote their gradients.
 pub(super) fn commit_over<T: Scalar>(
     state: &mut WState<T>,
     circuit: &mut Circuit<T>,
@@ -508,8 +507,9 @@ pub(super) fn commit_over<T: Scalar>(
     state.steps += 1;
 }
 
-/// A step of `rule` that writes the new θ_t to `place`, group by group, so that only some decay.
-/// Without `gradient` it is in `place`, which saves a third of the memory traffic.
+/// A step of `rule` that writes the new θ_t to `place`, group by group, since only some groups
+/// decay. If `gradient` is `None`, `place` holds the gradient, which saves a third of the memory
+/// traffic.
 pub(super) fn step_into<T: Scalar>(
     rule: &dyn Optimizer<T>,
     step: Step,

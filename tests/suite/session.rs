@@ -523,7 +523,7 @@ fn a_state_of_other_phases_is_refused() {
             let expected = match other == own {
                 true => Ok(()),
                 false => Err(Error::Length {
-                    what: "phases of the trainer, to resume their run".into(),
+                    what: "phases of the trainer that resumes a run".into(),
                     expected: own,
                     found: other,
                 }),

@@ -19,7 +19,7 @@ pub(crate) struct Curvature<T> {
 }
 
 impl<T: Scalar> Curvature<T> {
-    /// The bounds at the present θ.
+    /// The bounds at the current θ.
     pub(crate) fn new(layers: Layers<'_, T>) -> Result<Self, Error> {
         let [mut blocks, mut couplings] = [Vec::new(), Vec::new()];
         compute(layers, [&mut blocks, &mut couplings], &mut Vec::new())?;
@@ -108,7 +108,7 @@ pub(super) fn whole<T: Scalar>(blocks: &[T], couplings: &[T]) -> T {
         if let Some(&next) = couplings.get(i) {
             row += next;
         }
-        // A NaN row must not be hidden by others.
+        // A NaN row must not be hidden by the other rows.
         match top.is_finite() && (row > top || !row.is_finite()) {
             true => row,
             false => top,

@@ -10,14 +10,14 @@ use crate::kernel::Scalar;
 use crate::pointers::through_pointers;
 use crate::state::State;
 
-/// A direction: proposes one step of all targets, each example taking its own share of it.
-/// [`Iterate`] turns it into a [`TargetSolver`].
+/// A descent direction: proposes one step for all targets, of which each example takes its own
+/// share. [`Iterate`] turns it into a [`TargetSolver`].
 ///
-/// A descent holds options only. What it keeps between calls is in the [`State`], which is empty at
+/// A descent holds only options. What it keeps between calls is in the [`State`], which is empty at
 /// the start of a run. An example's step must not depend on which other examples share its batch.
 ///
 /// # Examples
-/// Steps of one length in every layer, along the normalised gradient:
+/// Steps along the normalised gradient, of the same length in every layer:
 /// ```
 /// use layerwise::state::State;
 /// use layerwise::target_solver::{Check, Convergence, Descent, Iterate, TargetProblem, Trial};
@@ -46,7 +46,7 @@ use crate::state::State;
 ///     }
 /// }
 ///
-/// // Checked steps, an end at rest, and a report:
+/// // With checked steps, early stopping, and a report:
 /// # use layerwise::prelude::*;
 /// # let circuit = Circuit::<f64>::builder()
 /// #     .layer(Dense::new(2, 3, Activation::Tanh)?)
@@ -66,7 +66,7 @@ pub trait Descent<T: Scalar>: Debug + Send + Sync {
     /// Begins a call: updates bounds and allocates memory.
     ///
     /// # Errors
-    /// If the descent cannot work on this problem; no target has moved then.
+    /// If the descent cannot work on this problem. No target has moved then.
     fn begin(
         &self,
         _state: &mut State<T>,
@@ -75,13 +75,14 @@ pub trait Descent<T: Scalar>: Debug + Send + Sync {
         Ok(())
     }
 
-    /// Examines the starting point of the next step, and moves nothing. By default E and every
-    /// ∂E/∂z_t are evaluated and recorded ([`Trial::evaluate`]); examples at rest end before they move.
+    /// Evaluates the starting point of the next step, without moving anything. By default E and
+    /// every ∂E/∂z_t are evaluated and recorded ([`Trial::evaluate`]), so that examples at rest end
+    /// before they move.
     ///
-    /// A descent that computes its gradients during the step, as a sweep does, only predicts here. It
-    /// must record the energies at the start, here ([`Trial::record_energies`]) or during the step
-    /// ([`Trial::record_energy`]), and each gradient during the step ([`Trial::record_gradient`];
-    /// examples at rest then end after it).
+    /// A descent that computes its gradients during the step, such as a sweep, only computes
+    /// predictions here. It must record the energies at the start of the call, either here
+    /// ([`Trial::record_energies`]) or during the step ([`Trial::record_energy`]), and each
+    /// gradient during the step ([`Trial::record_gradient`]; examples at rest then end after it).
     ///
     /// # Errors
     /// [`Error::NonFinite`] for an energy or a gradient that is not finite.
@@ -94,8 +95,8 @@ pub trait Descent<T: Scalar>: Debug + Send + Sync {
         trial.evaluate(problem)
     }
 
-    /// Moves the targets by one step, every example by its share. The targets of an example that has
-    /// ended must stay.
+    /// Moves the targets by one step, each example by its share. The targets of an example that has
+    /// ended must not change.
     ///
     /// # Errors
     /// [`Error::NonFinite`], and the descent's own errors; the targets are then restored.
@@ -129,11 +130,12 @@ through_pointers!(Descent {
 
 /// K steps of a [`Descent`], each judged example by example.
 ///
-/// A step that the [`Check`] refuses is shortened for that example alone: to a quarter, a sixteenth
-/// and a sixty-fourth, and finally to nothing. The example's next step starts from the accepted
-/// share; after a step accepted at once, from four times the last share, at most a full step. An
-/// example ends where [`Convergence`] says; its targets then stay fixed, and the loop ends when all
-/// examples have. After an error the targets are those of the last completed step.
+/// A step that the [`Check`] rejects is shortened for that example alone: to a quarter, a
+/// sixteenth, a sixty-fourth, and finally to nothing. The example's next step first tries the share
+/// that was accepted; after a step that was accepted at once it tries four times the last share, at
+/// most a full step. [`Convergence`] decides when an example ends. Its targets then stay fixed, and
+/// the loop ends when all examples have ended. After an error the targets are those of the last
+/// completed step.
 ///
 /// [`ReverseSweep`](super::ReverseSweep), [`RedBlack`](super::RedBlack),
 /// [`SynchronousDescent`](super::SynchronousDescent) and [`GaussNewton`](super::GaussNewton) run through
@@ -151,7 +153,8 @@ pub struct Iterate<D> {
 }
 
 impl<D> Iterate<D> {
-    /// K = `steps` steps of `descent` (0 leaves the targets unchanged), without check or early end.
+    /// K = `steps` steps of `descent` (0 leaves the targets unchanged), unchecked and without early
+    /// stopping.
     pub fn new(steps: u64, descent: D) -> Self {
         Self {
             steps,
@@ -207,7 +210,7 @@ impl<T: Scalar, D: Descent<T>> TargetSolver<T> for Iterate<D> {
     }
 }
 
-/// The first of a state's parts, created if there is none.
+/// The first of a state's parts, created if it does not exist.
 pub(super) fn first_part<T: Scalar>(parts: &mut Vec<State<T>>) -> &mut State<T> {
     if parts.is_empty() {
         parts.push(State::new());

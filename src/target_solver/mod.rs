@@ -1,8 +1,9 @@
-//! Z-steps: moving the auxiliary targets of a batch, θ fixed.
+//! Z-steps: moving the auxiliary targets of a batch with θ fixed.
 //!
-//! A solver is a plain value of options; what it keeps from call to call is a [`State`] that the
-//! caller holds. The solvers of this crate are directions ([`Descent`]) in one loop ([`Iterate`]),
-//! which checks steps example by example, shortens them, and decides when to end.
+//! A solver is a plain value that holds options; what it keeps from call to call is a [`State`]
+//! that the caller holds. The solvers of this crate are descent directions ([`Descent`]) run by one
+//! loop ([`Iterate`]), which checks steps example by example, shortens them, and decides when to
+//! stop.
 
 mod curvature;
 mod descent;
@@ -38,12 +39,12 @@ use crate::state::State;
 
 /// A method that lowers E over the auxiliary targets of one batch.
 ///
-/// A solver holds options only. It can be shared, and used for several batches at once with one state
-/// each. An example's targets must not depend on which other examples share its batch.
+/// A solver holds only options. It can be shared, and used for several batches at once, each with
+/// its own state. An example's targets must not depend on which other examples share its batch.
 ///
 /// # Examples
-/// A custom solver, a reverse sweep with a fixed step (a [`Descent`] in [`Iterate`] would also have
-/// checked steps and an early end):
+/// A custom solver, a reverse sweep with a fixed step (a [`Descent`] run by [`Iterate`] would also
+/// have checked steps and early stopping):
 /// ```
 /// use layerwise::state::State;
 /// use layerwise::target_solver::{SolveReport, TargetProblem, TargetSolver};
@@ -79,13 +80,13 @@ pub trait TargetSolver<T: Scalar>: Debug + Send + Sync {
 
     /// Moves the targets.
     ///
-    /// `state` comes from [`TargetSolver::start`] and is passed from call to call of a run, in which
-    /// θ, the batch and its size may change.
+    /// `state` comes from [`TargetSolver::start`] and is passed from call to call during a run.
+    /// Between calls θ, the batch and its size may change.
     ///
     /// # Errors
     /// [`Error::NonFinite`] if an energy, a gradient or a new target is not finite; the targets are
-    /// then those of the last completed step ([`TargetProblem::attempt`] makes that easy). Solvers
-    /// may add errors of their own.
+    /// then those of the last completed step ([`TargetProblem::attempt`] makes this easy). Solvers
+    /// may add their own errors.
     fn solve(
         &self,
         state: &mut State<T>,
@@ -104,12 +105,12 @@ through_pointers!(TargetSolver {
 
 impl<T: Scalar> DecoupledCircuit<T> {
     /// Moves the auxiliary targets of the selected examples by one call of `solver`, with a new
-    /// state, θ fixed.
+    /// state and with θ fixed.
     ///
     /// # Errors
     /// Errors of the selection, [`Error::NoExamples`], and those of the solver, whose completed steps
-    /// are kept; [`Error::NonFinite`] for a solver that leaves targets that are not finite: they are
-    /// unchanged then.
+    /// are kept; [`Error::NonFinite`] for a solver that produces non-finite targets, in which case
+    /// the targets do not change.
     pub fn solve_targets(
         &mut self,
         solver: &dyn TargetSolver<T>,
@@ -131,11 +132,11 @@ impl<T: Scalar> DecoupledCircuit<T> {
     }
 }
 
-/// What all solvers that are an [`Iterate`] have in common.
+/// What all solvers that wrap an [`Iterate`] have in common.
 macro_rules! iterated {
     ($(#[$more:meta])* $name:ty $(, $t:ident)?) => {
         impl $(<$t: Scalar>)? $name {
-            /// Ends examples early; their targets then stay fixed.
+            /// Sets when examples end early; their targets then stay fixed.
             $(#[$more])*
             pub fn with_convergence(self, convergence: Convergence) -> Self {
                 Self(self.0.with_convergence(convergence))

@@ -9,9 +9,9 @@ use crate::energy::{
 use crate::error::{Error, Quantity};
 use crate::kernel::{Execution, Scalar, add_scaled, add_to, dot, norm, squared_distance};
 
-/// The problem of a Z-step: E over z_1, …, z_{T−1} of one batch, θ fixed.
+/// The problem of a Z-step: E over z_1, …, z_{T−1} of one batch, with θ fixed.
 ///
-/// Predictions are computed only where those in its workspace are not of the current targets.
+/// Predictions are recomputed only if those in the workspace do not belong to the current targets.
 #[derive(Debug)]
 pub struct TargetProblem<'a, T: Scalar> {
     layers: Layers<'a, T>,
@@ -27,7 +27,7 @@ pub struct TargetProblem<'a, T: Scalar> {
 pub(crate) enum Predictions {
     /// Not to this batch and θ.
     None,
-    /// To targets that have changed since.
+    /// To this batch and θ, but to targets that have changed since.
     Earlier,
     /// To the current targets.
     Current,
@@ -63,7 +63,7 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         self.layers
     }
 
-    /// E on the batch, with the multipliers, for reading.
+    /// E on the batch, with the multipliers, for read access.
     pub fn problem(&self) -> Problem<'_, T> {
         Problem {
             layers: self.layers,
@@ -82,7 +82,7 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         self.batch.view()
     }
 
-    /// What an evaluation reads, and the memory that it writes.
+    /// What an evaluation reads, and the workspace that it writes.
     pub(super) fn split(&mut self) -> (Problem<'_, T>, &mut Workspace<T>) {
         let problem = Problem {
             layers: self.layers,
@@ -92,7 +92,7 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         (problem, self.workspace)
     }
 
-    /// The targets, mutable; the only access to them.
+    /// The targets, mutable. All mutable access goes through here.
     fn targets(&mut self) -> (&mut BatchMut<'a, T>, &Workspace<T>) {
         if self.predictions.are_current() {
             *self.predictions = Predictions::Earlier;
@@ -106,8 +106,8 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
     }
 
     /// z_t, mutable, together with ∂E/∂z_t from the last [`TargetProblem::evaluate`] or
-    /// [`TargetProblem::target_gradient`]. Panics if t is not in 1..T, or no gradient was evaluated
-    /// yet.
+    /// [`TargetProblem::target_gradient`]. Panics if t is not in 1..T, or if no gradient was
+    /// evaluated yet.
     pub fn target_and_gradient(&mut self, t: usize) -> (&mut [T], &[T]) {
         let (batch, workspace) = self.targets();
         (batch.target_mut(t), workspace.target_gradient(t))
@@ -121,7 +121,7 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
     /// Sets every z_t to ẑ_t of the plain forward pass.
     ///
     /// # Errors
-    /// [`Error::NonFinite`] if a prediction is not finite; the targets are unchanged then.
+    /// [`Error::NonFinite`] if a prediction is not finite; the targets then do not change.
     pub fn refresh(&mut self) -> Result<(), Error> {
         // If this fails, the workspace does not hold predictions from the targets.
         *self.predictions = Predictions::None;
@@ -141,8 +141,8 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         Ok(())
     }
 
-    /// Sets every z_t, t = 1, …, T−1 in this order, by `choose(t, ẑ_t, z_t)`, ẑ_t = f(z_{t−1}, θ)
-    /// being the prediction from the target just set below.
+    /// Sets z_t by `choose(t, ẑ_t, z_t)` for t = 1, …, T−1 in this order, where ẑ_t = f(z_{t−1}, θ)
+    /// is the prediction from the target below, which was just set.
     ///
     /// # Errors
     /// [`Error::NonFinite`] if a target is not finite; all are then restored.
@@ -169,7 +169,7 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
     /// non-finite, all targets are restored.
     ///
     /// # Errors
-    /// That of `step`, or [`Error::NonFinite`] with `number`.
+    /// That of `step`, or [`Error::NonFinite`] with `number` as its step.
     pub fn attempt(
         &mut self,
         number: u64,
@@ -196,7 +196,7 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         }
     }
 
-    /// z ← z' + `share` · (z − z') for some examples, z' being the targets in `before`.
+    /// z ← z' + `share` · (z − z') for some examples, where z' are the targets in `before`.
     pub(super) fn draw_back(&mut self, before: &[Vec<T>], examples: Range<usize>, share: T) {
         let dims = self.layers.dims();
         let (batch, _) = self.targets();
@@ -229,21 +229,21 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         }
     }
 
-    /// [`TargetProblem::predict`], unless the workspace has predictions for this batch, even if its
-    /// targets have changed since.
+    /// Like [`TargetProblem::predict`], but does nothing if the workspace has predictions for this
+    /// batch, even if its targets have changed since.
     fn predict_once(&mut self) {
         if *self.predictions == Predictions::None {
             self.predict();
         }
     }
 
-    /// E and the wanted gradients at the current targets.
+    /// Evaluates E and the requested gradients at the current targets.
     pub fn evaluate<W: Wanted>(&mut self, _wanted: W) -> Evaluation<'_, T, W> {
         self.differentiate(W::ASK);
         Evaluation::new(self.workspace)
     }
 
-    /// The same into the workspace; returns E.
+    /// Like [`TargetProblem::evaluate`], but leaves the results in the workspace and returns E.
     pub(crate) fn differentiate(&mut self, ask: Ask) -> T {
         let predict = !self.predictions.are_current();
         let (problem, workspace) = self.split();
@@ -252,16 +252,16 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         self.workspace.energy()
     }
 
-    /// [`TargetProblem::differentiate`] with predictions and Jacobians kept from the last forward
-    /// pass ([`TargetProblem::refresh`]) while the targets have moved: the fixed-prediction
-    /// assumption.
+    /// Like [`TargetProblem::differentiate`], but with the predictions and Jacobians of the last
+    /// forward pass ([`TargetProblem::refresh`]), although the targets have moved since: the
+    /// fixed-prediction assumption.
     pub(crate) fn evaluate_frozen(&mut self, ask: Ask) -> T {
         self.predict_once();
         let (problem, workspace) = self.split();
         problem.differentiate_frozen(ask, workspace)
     }
 
-    /// E of the i-th example of the batch, its weight included, at the last evaluation.
+    /// E of the i-th example of the batch, including its weight, at the last evaluation.
     pub(super) fn example_energy(&self, i: usize) -> T {
         let locals = self.workspace.locals.iter();
         locals.fold(T::zero(), |sum, local| sum + local.energies[i])
@@ -283,8 +283,8 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         gaps.fold(T::zero(), |sum, gap| sum + gap)
     }
 
-    /// ℓ_t; writes only ∂E/∂θ_t to the workspace. As [`TargetProblem::target_gradient`], it uses the
-    /// predictions that are there.
+    /// Returns ℓ_t, and writes only ∂E/∂θ_t to the workspace. Like
+    /// [`TargetProblem::target_gradient`], it uses the predictions that are already there.
     pub(crate) fn parameter_gradient(&mut self, t: usize) -> T {
         self.predict_once();
         let (problem, workspace) = self.split();
@@ -294,21 +294,21 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
 
     /// The weights of the examples, one per column; `None` if every weight is 1.
     ///
-    /// A weight scales an example's energy and gradients, but must not change how its targets move.
-    /// So a step along [`TargetProblem::target_gradient`] must divide by it.
+    /// A weight scales an example's energy and gradients, but must not change how its targets move,
+    /// so a step along [`TargetProblem::target_gradient`] must divide by it.
     pub fn example_weights(&self) -> Option<&'a [T]> {
         let weights: &'a [T] = self.batch.base.weights;
         (!weights.is_empty()).then_some(weights)
     }
 
     /// z_t ← z_t − step · ∂E/∂z_t, divided by each example's weight, along the gradient in the
-    /// workspace. Panics if t is not in 1..T, or no gradient was evaluated yet.
+    /// workspace. Panics if t is not in 1..T, or if no gradient was evaluated yet.
     pub fn descend(&mut self, t: usize, step: T) {
         self.descend_by(t, step, |_| T::one());
     }
 
-    /// [`TargetProblem::descend`] with a share of the step for the i-th example; an example with share
-    /// 0 does not move, whatever the step is.
+    /// Like [`TargetProblem::descend`], with its own share of the step for each example; an example
+    /// with share 0 does not move, even if the step is infinite.
     pub(super) fn descend_by(&mut self, t: usize, step: T, share: impl Fn(usize) -> T) {
         let weights = self.example_weights();
         let dim = self.layers.dims()[t];
@@ -327,10 +327,10 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         }
     }
 
-    /// Only ∂E/∂z_t (target part plus input part), from the current targets and the predictions in
-    /// the workspace, which it does **not** recompute: call [`TargetProblem::predict`] once before
-    /// a sweep. Within one sweep t = T−1, …, 1, predictions still to be read stay valid. Panics if
-    /// t is not in 1..T.
+    /// Computes only ∂E/∂z_t (target part plus input part), from the current targets and the
+    /// predictions in the workspace. It does **not** recompute these: call
+    /// [`TargetProblem::predict`] once before a sweep. During a sweep t = T−1, …, 1 the predictions
+    /// that are yet to be read stay valid. Panics if t is not in 1..T.
     pub fn target_gradient(&mut self, t: usize) -> &[T] {
         assert!(
             0 < t && t < self.layers.depth(),
@@ -342,8 +342,8 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         &self.workspace.locals[t - 1].d_target
     }
 
-    /// [`TargetProblem::target_gradient`] of every t = `first`, `first` + 2, … below T, as the
-    /// execution schedules them: no two of them share a local problem.
+    /// [`TargetProblem::target_gradient`] for every t = `first`, `first` + 2, … below T, possibly
+    /// in parallel: no two of them share a local problem.
     pub(super) fn alternate_gradients(&mut self, first: usize) {
         self.predict_once();
         let (problem, workspace) = self.split();
@@ -372,19 +372,19 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         *self.predictions = Predictions::Current;
     }
 
-    /// ‖∂E/∂z_t‖ of the i-th example, divided by its weight, with the gradient in the workspace.
+    /// ‖∂E/∂z_t‖ of the i-th example, divided by its weight, from the gradient in the workspace.
     pub(super) fn gradient_norm(&self, t: usize, i: usize) -> f64 {
         let dim = self.layers.dims()[t];
         let own = &self.workspace.target_gradient(t)[i * dim..(i + 1) * dim];
         let weight = self.example_weights().map_or(1.0, |own| own[i].as_f64());
         let squares = dot(own, own).as_f64();
-        // Squares of small entries may be 0, and those of large ones infinite.
+        // Squares of small entries may underflow to 0, and those of large ones overflow.
         let exact = squares > 1e-30 && squares < 1e30;
         (if exact { squares.sqrt() } else { norm(own) }) / weight
     }
 
-    /// Applies `change(z_t, ∂E/∂z_t, state)` to every t in 1..T, as `execution` schedules it, with
-    /// one item of `states` per layer.
+    /// Calls `change(z_t, ∂E/∂z_t, state)` for every t in 1..T, scheduled by `execution`, with one
+    /// item of `states` per layer.
     pub(super) fn update_all<S: Send>(
         &mut self,
         states: &mut [S],
@@ -411,7 +411,7 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
     }
 }
 
-/// ∂E/∂z_t from the local problems of layers t − 1 and t, into the first's workspace.
+/// ∂E/∂z_t from the local problems of layers t − 1 and t, written to the workspace of layer t − 1.
 fn gradient_of<T: Scalar>(problem: Problem<'_, T>, t: usize, pair: &mut [LocalWorkspace<T>]) {
     let (below, above) = pair.split_at_mut(1);
     let (below, above) = (&mut below[0], &mut above[0]);

@@ -1,11 +1,11 @@
-//! When a solver stops, and what it did.
+//! When a solver stops, and what it reports.
 
 use crate::check::{in_scalar, serde_checked};
 use crate::error::Error;
 use crate::kernel::Scalar;
 
-/// When an example stops before all steps are made. Each example is judged on its own, so that its
-/// targets do not depend on the batch. By default no example stops early.
+/// When an example stops before all steps have been made. Each example is judged on its own, so
+/// that its targets do not depend on the batch. By default no example stops early.
 ///
 /// # Examples
 /// ```
@@ -31,9 +31,9 @@ impl Convergence {
     };
 
     /// Also ends an example when ‖∂E/∂z‖ over all its units, divided by its weight, is at most
-    /// `gradient` as a step computes it. The scale is that of the circuit's gradients. Rounding sets
-    /// the floor: about √ε for Gauss-Newton steps (1e-8 in `f64`, 3e-4 in `f32`, for gradients of
-    /// order 1).
+    /// `gradient`; it is the gradient that the step computes. The tolerance is absolute, so choose
+    /// it relative to the size of the circuit's gradients. Rounding sets a lower limit: about √ε
+    /// for Gauss-Newton steps (1e-8 in `f64`, 3e-4 in `f32`, for gradients of order 1).
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless `gradient` is finite and not negative.
@@ -42,7 +42,8 @@ impl Convergence {
         self.checked()
     }
 
-    /// Also ends an example when an accepted step, full or shortened, lowers its E by at most
+    /// Also ends an example when an accepted step, whether full or shortened, lowers its E by at
+    /// most
     /// `decrease` times |E|.
     ///
     /// # Errors
@@ -87,7 +88,7 @@ pub enum SolveStop {
     Steps,
 }
 
-/// What a solver did.
+/// What a solver reports about its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -102,19 +103,19 @@ pub struct SolveReport {
     pub limited: usize,
     /// Steps shortened or undone because they would have raised an example's E; summed over examples.
     pub drawn_back: u64,
-    /// Examples whose every checked step was undone, so that they did not move: steps too long for a
-    /// sixty-fourth to help, as by a curvature bound that is too small, or examples that are at rest to
-    /// rounding.
+    /// Examples that did not move because all of their checked steps were undone: either even a
+    /// sixty-fourth of the step was too long (for example because a curvature bound is too small),
+    /// or the example was at rest up to rounding.
     pub stuck: usize,
-    /// Products with Gauss-Newton's matrix: the iterations of its conjugate gradients over all
-    /// steps, each a JVP and a VJP per layer, and as many again for the preconditioner of
-    /// [`GaussNewton::chained`](crate::target_solver::GaussNewton::chained); 0 for other solvers.
+    /// Products with the Gauss-Newton matrix: the conjugate-gradient iterations over all steps.
+    /// Each takes one JVP and one VJP per layer, and as many again for the preconditioner of
+    /// [`GaussNewton::chained`](crate::target_solver::GaussNewton::chained). 0 for other solvers.
     pub products: u64,
-    /// Multiply-adds of the factorisations and substitutions of one example, over all steps, without
-    /// the products that form the matrix; 0 for solvers that factor no matrix.
+    /// Multiply-adds of the factorisations and substitutions per example, over all steps, not
+    /// counting the products that form the matrix. 0 for solvers that do not factor a matrix.
     pub operations: u64,
-    /// The part of `operations` on the critical path, which remains sequential when every layer has
-    /// its own processor.
+    /// The part of `operations` on the critical path, that is, those that must be done one after
+    /// another even if every layer has its own processor.
     pub critical_path: u64,
 }
 

@@ -13,8 +13,9 @@ use crate::state::State;
 /// Length of a gradient step on z.
 ///
 /// A *checked* step that would raise an example's E by more than rounding (16 ε |E|) is shortened for
-/// that example alone, as [`Iterate`](super::Iterate) describes. So E rises for no example. This costs
-/// one evaluation of the losses per step, and one pass of predictions each time a step is shortened.
+/// that example alone, as [`Iterate`](super::Iterate) describes, so E never rises for any example.
+/// This costs one evaluation of the losses per step, and one pass of predictions each time a step
+/// is shortened.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -25,13 +26,13 @@ pub enum StepSize {
     Fixed(f64),
     /// The same step for every layer, above 0, checked.
     Checked(f64),
-    /// `margin` divided by a bound on the Gauss-Newton curvature, `margin` in (0, 2): stable on
-    /// the Gauss-Newton model below 2, and without overshoot up to 1. It is checked, since the bound
-    /// holds for the Gauss-Newton matrix, not for the Hessian, and is not refreshed in every call.
-    /// If the bound is not finite, or is 0 while the gradient is not, there is no such step, and the
-    /// solver returns [`Error::InvalidOption`].
+    /// `margin` divided by a bound on the Gauss-Newton curvature, with `margin` in (0, 2). On the
+    /// Gauss-Newton model this is stable below 2, and does not overshoot up to 1. The step is also
+    /// checked, since the bound holds for the Gauss-Newton matrix, not for the Hessian, and is not
+    /// recomputed in every call. If the bound is not finite, or is 0 while the gradient is not, no
+    /// such step exists, and the solver returns [`Error::InvalidOption`].
     Bounded {
-        /// Share of the step 1/bound.
+        /// Multiple of the step 1/bound.
         margin: f64,
     },
 }
@@ -79,7 +80,7 @@ impl StepSize {
         };
         let bound = bound();
         if bound.is_zero() && gradients.all(|own| own.iter().all(T::is_zero)) {
-            // Nothing to descend: step 0, not ∞ · 0.
+            // Already at the minimum: a step of 0, not ∞ · 0.
             return Ok(T::zero());
         }
         let step = margin / bound;
@@ -98,12 +99,12 @@ serde_checked!(StepSize);
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct StepRule {
     pub(super) size: StepSize,
-    /// Calls that use the same bounds.
+    /// Number of calls that share the same bounds.
     bound_every: NonZeroU64,
 }
 
 impl StepRule {
-    /// Steps with bounds computed every 10th call.
+    /// Steps whose bounds are recomputed every 10th call.
     pub(super) fn new(size: StepSize) -> Self {
         Self {
             size,
@@ -127,7 +128,7 @@ impl StepRule {
         state: &mut State<T>,
         layers: Layers<'_, T>,
     ) -> Result<(), Error> {
-        // So far it was checked only for f64.
+        // So far it has been checked only in f64.
         self.size.checked_in::<T>()?;
         if let StepSize::Bounded { .. } = self.size {
             curvature::refresh(state, self.bound_every.get(), layers)?;
@@ -135,7 +136,7 @@ impl StepRule {
         Ok(())
     }
 
-    /// The step of z_t, other layers fixed, along the gradient in the workspace.
+    /// The step of z_t, with the other layers fixed, along the gradient in the workspace.
     pub(super) fn of_layer<T: Scalar>(
         self,
         state: &State<T>,

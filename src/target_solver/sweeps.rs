@@ -8,13 +8,13 @@ use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::state::State;
 
-/// The options of solvers that step layer by layer, each by its own block's bound: `$name` is an
-/// [`Iterate`](super::Iterate) of `$sweep`, which holds a [`StepRule`] alone.
+/// The options of solvers that step layer by layer, each by its own block's bound: `$name` wraps an
+/// [`Iterate`](super::Iterate) of `$sweep`, which holds only a [`StepRule`].
 macro_rules! sweep_options {
     ($name:ident, $sweep:ident, $bound_every:literal) => {
         impl $name {
             /// K = `sweeps` sweeps (0 leaves the targets unchanged). Defaults: bounded steps with margin
-            /// 1, bounds recomputed in every 10th call, no early end.
+            /// 1, bounds recomputed every 10th call, no early stopping.
             pub fn new(sweeps: u64) -> Self {
                 let size = StepSize::Bounded { margin: 1.0 };
                 let sweep = $sweep(StepRule::new(size));
@@ -42,14 +42,15 @@ macro_rules! sweep_options {
         }
 
         iterated!(
-            /// They are judged by the gradients of a sweep, each at the targets that it found, so that the
-            /// sweep itself still moves them.
+            /// Convergence is judged by the gradients that a sweep computes before it moves each
+            /// layer, so an example still makes the sweep in which it is found to be at rest.
             $name
         );
     };
 }
 
-/// K sweeps t = T−1, …, 1 of z_t ← z_t − η_t ∂E/∂z_t, each layer seeing the new targets above it.
+/// K sweeps t = T−1, …, 1 of z_t ← z_t − η_t ∂E/∂z_t, in which each layer sees the new targets
+/// above it.
 ///
 /// One sweep carries the output's error to every layer, as backprop does, and costs one forward
 /// pass of the local problems (none after a refresh) and one VJP per layer. η_t is fixed, or
@@ -97,7 +98,7 @@ impl<T: Scalar> Descent<T> for Sweep {
         let last = problem.layers().depth() - 1;
         for t in (1..=last).rev() {
             problem.target_gradient(t);
-            // The first sweep's gradients come with the E that the call began with.
+            // The first sweep's gradients also yield E at the start of the call.
             if t == last {
                 trial.record_energy(t, problem)?;
             }
@@ -114,10 +115,10 @@ impl<T: Scalar> Descent<T> for Sweep {
 /// K red-black sweeps: z_t ← z_t − η_t ∂E/∂z_t for t = T−1, T−3, … at once, then for
 /// t = T−2, T−4, … at once, with the new targets of the first.
 ///
-/// Targets in the same half are not coupled, so each half is parallel over its layers; η_t is that of
-/// a [`ReverseSweep`], and so is the cost of a sweep. A sweep carries a signal over two layers; a
-/// reverse sweep reaches all, but processes them one after another. Gauss-Seidel in red-black order:
-/// Young 1971.
+/// Targets in the same half are not coupled, so each half is parallel over its layers. η_t and the
+/// cost of a sweep are those of a [`ReverseSweep`]. A red-black sweep carries a signal over two
+/// layers; a reverse sweep reaches all layers, but processes them one after another. Gauss-Seidel
+/// in red-black order: Young 1971.
 ///
 /// # Examples
 /// ```

@@ -14,12 +14,12 @@ use crate::state::State;
 
 /// K synchronous steps z_t ← z_t − η ∂E/∂z_t, all layers at once.
 ///
-/// Information moves one layer per step: from the forward pass, K steps give parameter gradients in
-/// the last K + 1 layers only. η is fixed, or `margin` divided by a bound on λ_max of the whole
-/// Gauss-Newton matrix (block Gershgorin). With another rule ([`SynchronousDescent::with_rule`]) it
-/// multiplies the rule's learning rate. The rule's state (momentum, Adam's moments) is carried over
-/// the steps of one call. It is reset to zero in every call, and for an example whose step was
-/// shortened ([`StepSize`]: adaptive restart, O'Donoghue & Candès 2015).
+/// Information moves one layer per step: from the forward pass, K steps give parameter gradients
+/// only in the last K + 1 layers. η is fixed, or `margin` divided by a bound on λ_max of the whole
+/// Gauss-Newton matrix (block Gershgorin). With another rule ([`SynchronousDescent::with_rule`]) η
+/// multiplies the rule's learning rate. The rule's state (momentum, Adam's moments) is kept over
+/// the steps of one call. It is reset to zero at the start of every call, and for an example whose
+/// step was shortened ([`StepSize`]: adaptive restart, O'Donoghue & Candès 2015).
 ///
 /// # Examples
 /// ```
@@ -28,7 +28,7 @@ use crate::state::State;
 ///
 /// let bounded = StepSize::Bounded { margin: 1.0 };
 /// let plain = SynchronousDescent::<f64>::new(10, bounded)?;
-/// // Bounded steps with momentum: the rule's own rate, 1, leaves the step as it is.
+/// // Bounded steps with momentum: the rule's own rate is 1, which leaves the step size unchanged.
 /// let heavy_ball = GradientDescent::new(1.0)?.with_momentum(0.9)?;
 /// let momentum = plain.with_rule(heavy_ball);
 /// # Ok::<(), layerwise::Error>(())
@@ -48,7 +48,7 @@ struct Rule<T: Scalar> {
 struct Moments<T> {
     /// By hidden layer, `slots()` arrays of d_t for each example in turn.
     layers: Vec<Vec<T>>,
-    /// How many steps each example has made since its moments were zero.
+    /// How many steps each example has made since its moments were reset.
     ages: Vec<u64>,
 }
 
@@ -71,8 +71,8 @@ impl<T: Scalar> SynchronousDescent<T> {
     /// Steps by another rule, whose learning rate is multiplied by the step size: for example
     /// momentum with rate 1 and a bounded step, or Adam with its own rate and
     /// `StepSize::Checked(1.0)`. A curvature bound holds for gradient steps and for momentum (which is
-    /// stable up to 2(1 + β)/λ_max), but not for rules that scale the gradient unit by unit, such as
-    /// Adam: for these only the check keeps E from rising.
+    /// stable up to 2(1 + β)/λ_max), but not for rules that scale the gradient elementwise, such as
+    /// Adam. For these only the check keeps E from rising.
     pub fn with_rule(mut self, rule: impl Optimizer<T> + 'static) -> Self {
         self.0.descent.rule = Arc::new(rule);
         self

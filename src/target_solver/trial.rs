@@ -15,7 +15,8 @@ pub enum Check {
     /// Not at all: every step is accepted if its targets are finite.
     #[default]
     None,
-    /// E may rise by rounding, 16 ε |E|; otherwise small steps near rest would fail half of the time.
+    /// E may rise by rounding, 16 ε |E|. Without this, small steps near the minimum would be
+    /// rejected half of the time.
     Rounding,
     /// E may not rise.
     Strict,
@@ -39,7 +40,7 @@ pub enum Verdict {
 /// what has been recorded for it, and whether it has ended.
 ///
 /// A [`Descent`](super::Descent) moves targets by [`Trial::descend`], [`Trial::add`] or
-/// [`Trial::for_each`], which skip examples that have ended, or by its own loop with
+/// [`Trial::for_each`], which skip examples that have ended, or in its own loop with
 /// [`Trial::share`].
 #[derive(Debug)]
 pub struct Trial<T> {
@@ -59,9 +60,9 @@ pub struct Trial<T> {
 struct Example<T> {
     /// E before the current step.
     energy: T,
-    /// Share of a full step that the example tries.
+    /// Share of a full step that the example tries next.
     share: T,
-    /// ‖∂E/∂z‖, as far as it has been recorded.
+    /// ‖∂E/∂z‖ over the layers recorded so far.
     gradient: Option<f64>,
     progress: Progress,
     /// Whether a step was undone, and whether one was accepted.
@@ -72,7 +73,7 @@ struct Example<T> {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Progress {
     Going,
-    /// Active, and its last step has not been judged yet.
+    /// Whether the example is active and its last step has not been judged yet.
     Moved,
     AtRest,
     Stagnated,
@@ -95,8 +96,8 @@ impl<T: Scalar> Trial<T> {
     }
 
     /// The share of a full step that the i-th example takes now, in 0..=1: 0 if it has ended. Its
-    /// targets must not move then, whatever the step is: ∞ · 0 is NaN. Panics if the batch has no
-    /// such example.
+    /// targets must then not move: skip it instead of multiplying by 0, since ∞ · 0 is NaN. Panics
+    /// if the batch has no such example.
     pub fn share(&self, i: usize) -> T {
         match self.goes(i) {
             true => self.examples[i].share,
@@ -104,7 +105,7 @@ impl<T: Scalar> Trial<T> {
         }
     }
 
-    /// The report of the call, for a descent's own counts.
+    /// The report of the call, to which a descent can add its own counts.
     pub fn report_mut(&mut self) -> &mut SolveReport {
         &mut self.report
     }
@@ -122,8 +123,8 @@ impl<T: Scalar> Trial<T> {
         (1..problem.layers().depth()).try_for_each(|t| self.record_gradient(t, problem))
     }
 
-    /// Evaluates and records E at the start of the call: only before the first step, and only if E is
-    /// needed to judge steps.
+    /// Evaluates and records E at the start of the call. It does this only before the first step,
+    /// and only if E is needed to judge steps.
     ///
     /// # Errors
     /// [`Error::NonFinite`] for an energy that is not finite.
@@ -135,9 +136,9 @@ impl<T: Scalar> Trial<T> {
         (0..problem.layers().depth()).try_for_each(|t| self.record_energy(t, problem))
     }
 
-    /// Records ℓ_t of every example from the workspace. It must be that of the targets at the start
-    /// of the call: call this before the first step, or during it while neither z_t nor z_{t+1} has
-    /// moved. It does nothing in later steps.
+    /// Records ℓ_t of every example from the workspace. It must belong to the targets at the start
+    /// of the call: call this before the first step, or during it as long as neither z_t nor
+    /// z_{t+1} has moved. In later steps it does nothing.
     ///
     /// # Errors
     /// [`Error::NonFinite`] for an energy that is not finite.
@@ -179,27 +180,28 @@ impl<T: Scalar> Trial<T> {
     }
 
     /// z_t ← z_t − share · step · ∂E/∂z_t, divided by the example's weight, for every active
-    /// example, along the gradient in the workspace. Panics if t is not in 1..T, or no gradient was
-    /// evaluated yet.
+    /// example, along the gradient in the workspace. Panics if t is not in 1..T, or if no gradient
+    /// was evaluated yet.
     pub fn descend(&self, t: usize, step: T, problem: &mut TargetProblem<'_, T>) {
         problem.descend_by(t, step, |i| self.share(i));
     }
 
-    /// z_t ← z_t + `step` (d_t × n) for every active example, whatever its share: for directions
-    /// that determine their own length. Panics if t is not in 1..T, or the step has another size.
+    /// z_t ← z_t + `step` (d_t × n) for every active example, ignoring its share: for directions
+    /// that determine their own length. Panics if t is not in 1..T, or if the step has the wrong
+    /// size.
     pub fn add(&self, t: usize, step: &[T], problem: &mut TargetProblem<'_, T>) {
         let z = problem.target_mut(t);
-        assert_eq!(step.len(), z.len(), "a step of z_{t}");
+        assert_eq!(step.len(), z.len(), "size of a step of z_{t}");
         let dim = z.len() / self.examples.len();
         let columns = z.chunks_exact_mut(dim).zip(step.chunks_exact(dim));
-        // Ended examples must keep every bit: −0 + 0 is 0.
+        // Examples that have ended must keep every bit, but −0 + 0 is 0.
         for (_, (z, step)) in columns.enumerate().filter(|(i, _)| self.goes(*i)) {
             add_to(z, step);
         }
     }
 
     /// Calls `change(share, z_t, ∂E/∂z_t)` for every active example; the gradient includes the
-    /// example's weight. Panics if t is not in 1..T, or no gradient was evaluated yet.
+    /// example's weight. Panics if t is not in 1..T, or if no gradient was evaluated yet.
     pub fn for_each(
         &self,
         t: usize,
@@ -241,7 +243,7 @@ impl<T: Scalar> Trial<T> {
         problem.save(&mut self.before);
         let step = step(self, problem).and_then(|()| self.check_recorded());
         let made = step.and_then(|()| match self.check {
-            // Non-finite targets show in E.
+            // Non-finite targets make E non-finite.
             Check::Rounding | Check::Strict => Ok(()),
             Check::None => problem.check_targets(self.number),
         });
@@ -297,8 +299,8 @@ impl<T: Scalar> Trial<T> {
         &self.verdicts
     }
 
-    /// Checks that the descent recorded the energies that its steps are judged by, and that their sums
-    /// are finite: from ∞ no step would be uphill.
+    /// Checks that the descent recorded the energies by which its steps are judged, and that their
+    /// sums are finite: from E = ∞ no step would count as uphill.
     fn check_recorded(&self) -> Result<(), Error> {
         let n = self.examples.len();
         if !self.needs_energies() || self.number > 0 {
@@ -311,13 +313,13 @@ impl<T: Scalar> Trial<T> {
                 .try_for_each(|i| check_computed(Quantity::Energy, last, 0, &[energy(i)]));
         }
         Err(Error::Combination {
-            what: "judging the steps of a descent that records no energies",
-            reason: "its look must call Trial::record_energies, or its first step \
+            what: "checking the steps of a descent that does not record its energies",
+            reason: "its `look` must call Trial::record_energies, or its first step \
                      Trial::record_energy for every layer",
         })
     }
 
-    /// Judges every step not accepted yet; returns whether some must be judged again.
+    /// Judges every step that is not accepted yet; returns whether any must be judged again.
     fn judge_once(&mut self, round: usize, problem: &mut TargetProblem<'_, T>) -> bool {
         problem.differentiate(Ask::VALUE);
         // Before any step is shortened: the energies are those of this evaluation.
@@ -361,7 +363,7 @@ impl<T: Scalar> Trial<T> {
         again
     }
 
-    /// What was done in this call.
+    /// The report of this call.
     pub(super) fn report(&self) -> SolveReport {
         let count_if =
             |own: &dyn Fn(&&Example<T>) -> bool| self.examples.iter().filter(own).count();

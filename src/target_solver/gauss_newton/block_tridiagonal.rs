@@ -13,7 +13,7 @@ use crate::kernel::{Matrix, Scalar, Write, add_to, subtract_from};
 
 /// Block Cholesky of H + λ I in one of two orders.
 ///
-/// Eliminating block e, with neighbours a below and b above: let S_e = L Lᵀ be its current diagonal
+/// To eliminate block e with neighbours a below and b above, let S_e = L Lᵀ be its current diagonal
 /// block, A = L⁻¹ H_ea and B = L⁻¹ H_eb. Then Aᵀ A and Bᵀ B are subtracted from the diagonal blocks
 /// of a and b, and a and b become neighbours with H_ba = −Bᵀ A.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub(super) struct BlockTridiagonal<T> {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Work {
     pub(super) total: u64,
-    /// Those on the critical path.
+    /// The part on the critical path.
     pub(super) chain: u64,
 }
 
@@ -67,9 +67,10 @@ default_fields!(Block: diagonal coupling right solution scratch unit link operat
 default_fields!(Factor: lower below above right scratch operations);
 
 impl<T: Scalar> BlockTridiagonal<T> {
-    /// Solves `system` for some of its examples, which are those of `problem`, with current predictions
-    /// in `locals`, and returns the work per example. If a system is not positive definite, its solution
-    /// is not finite.
+    /// Solves `system` for the subset of its examples that `problem` holds, with current
+    /// predictions in
+    /// `locals`, and returns the work per example. If a system is not positive definite, its
+    /// solution is not finite.
     pub(super) fn solve(
         &mut self,
         order: Order,
@@ -128,7 +129,8 @@ impl<T: Scalar> BlockTridiagonal<T> {
         work
     }
 
-    /// Makes room for n examples at a time, or fails if memory cannot hold their matrices.
+    /// Allocates memory for n examples at a time, or fails if there is not enough for their
+    /// matrices.
     pub(super) fn make_room(&mut self, dims: &[usize], n: usize) -> Result<(), Error> {
         let widest = dims.iter().copied().max().unwrap_or(0);
         self.blocks.resize_with(dims.len(), Block::default);
@@ -144,13 +146,13 @@ impl<T: Scalar> BlockTridiagonal<T> {
                 (&mut factor.below, other),
                 (&mut factor.above, other),
             ] {
-                make_room(array, "the blocks of Gauss-Newton's matrix", d, columns)?;
+                make_room(array, "the blocks of the Gauss-Newton matrix", d, columns)?;
             }
         }
         Ok(())
     }
 
-    /// Everything for n examples, in the room that was made.
+    /// Resizes everything for n examples, within the allocated memory.
     fn fit(&mut self, order: Order, layers: Layers<'_, T>, dims: &[usize], n: usize) {
         let m = dims.len();
         let blocks: usize = self.levels.iter().map(Vec::len).sum();
@@ -158,7 +160,7 @@ impl<T: Scalar> BlockTridiagonal<T> {
             self.order = Some(order);
             self.levels = order.levels(m);
         }
-        // Later neighbours may be wider than the first.
+        // Later neighbours may be wider than the first one.
         let widest = dims.iter().copied().max().unwrap_or(0);
         let both = self.blocks.iter_mut().zip(&mut self.factors);
         for ((h, &d), (block, factor)) in dims.iter().enumerate().zip(both) {

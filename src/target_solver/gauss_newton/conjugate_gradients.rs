@@ -1,4 +1,4 @@
-//! Conjugate gradients on every example's system at once, without a matrix.
+//! Matrix-free conjugate gradients on the systems of all examples at once.
 
 use super::linear_solver::ConjugateGradients;
 use super::preconditioner::Preconditioner;
@@ -13,7 +13,7 @@ use crate::target_solver::{TargetProblem, curvature};
 
 /// The memory of [`ConjugateGradients`].
 ///
-/// An iteration processes all columns of a layer at once, and reads no array twice without need.
+/// An iteration processes all columns of a layer at once, and avoids reading any array twice.
 #[derive(Debug)]
 pub(super) struct Iterations<T> {
     /// The directions p_1, …, p_{T−1}.
@@ -24,7 +24,7 @@ pub(super) struct Iterations<T> {
     /// The preconditioner's scalar for each hidden layer.
     diagonal: Vec<T>,
     tangent: Vec<T>,
-    /// M⁻¹ r, where it is not a multiple of r.
+    /// M⁻¹ r, unless it is a multiple of r.
     preconditioned: Vec<Vec<T>>,
     /// Each hidden layer's part of every example's sum.
     parts: Vec<Vec<T>>,
@@ -32,11 +32,12 @@ pub(super) struct Iterations<T> {
     examples: Vec<Example<T>>,
     /// How far each example goes along its direction; `None` if it does not move.
     lengths: Vec<Option<T>>,
-    /// How much of the last direction the next one keeps; `None` if the example's iterations are over.
+    /// How much of the last direction the next one keeps; `None` if the example's iterations have
+    /// ended.
     turns: Vec<Option<T>>,
 }
 
-/// Calls that use the same bounds.
+/// Number of calls that share the same bounds.
 const BOUND_EVERY: u64 = 10;
 
 /// One example's numbers.
@@ -116,7 +117,7 @@ impl<T: Scalar> Iterations<T> {
                 active,
             });
             if system.wanted[i] && !square.is_finite() {
-                // No step, since one of length 0 would count as a success.
+                // No step at all: one of length 0 would count as a success.
                 system.spoil(i);
             }
             // p ← M⁻¹ r.
@@ -216,9 +217,9 @@ impl<T: Scalar> Iterations<T> {
         }
     }
 
-    /// β = new r·M⁻¹r / old, unless the example's iterations are over.
+    /// β = new r·M⁻¹r / old, unless the example's iterations have ended.
     fn choose_turns(&mut self, options: ConjugateGradients) {
-        // Below rounding the recursive residual still falls, but the true residual does not.
+        // Below rounding level only the recursive residual still falls, not the true one.
         let tolerance = T::of(options.tolerance).max(T::default_epsilon());
         let examples = self.examples.iter_mut().zip(&self.sums);
         for ((example, &square), to) in examples.zip(&mut self.turns) {

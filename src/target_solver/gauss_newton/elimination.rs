@@ -8,18 +8,18 @@ pub(super) struct Elimination {
     pub(super) above: Option<usize>,
 }
 
-/// Which order.
+/// The order of elimination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
-    /// One block after another, from the input up: block Cholesky. As many levels as blocks.
+    /// One block after another, from the input up (block Cholesky): as many levels as blocks.
     Sequential,
-    /// Every other block of those that remain, again and again: cyclic reduction. ⌊log₂ m⌋ + 1 levels
+    /// Repeatedly every other one of the remaining blocks (cyclic reduction): ⌊log₂ m⌋ + 1 levels
     /// for m blocks.
     Cyclic,
 }
 
 impl Order {
-    /// Levels of eliminations for m blocks; those within a level are independent.
+    /// Levels of eliminations for m blocks; eliminations within a level are independent.
     pub(super) fn levels(self, m: usize) -> Vec<Vec<Elimination>> {
         let mut remaining: Vec<usize> = (0..m).collect();
         let mut levels = Vec::new();
@@ -64,7 +64,7 @@ mod tests {
                         let below = place.checked_sub(1).map(|p| left[p]);
                         assert_eq!(own.below, below);
                         assert_eq!(own.above, left.get(place + 1).copied());
-                        // Neighbours stay, so no two of a level touch.
+                        // Neighbours remain, so no two blocks of a level are adjacent.
                         let neighbour = |n: Option<usize>| level.iter().any(|o| Some(o.block) == n);
                         assert!(!neighbour(own.below) && !neighbour(own.above));
                     }

@@ -24,7 +24,7 @@ use crate::error::Error;
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum LinearSolver {
-    /// Matrix-free, to a tolerance.
+    /// Matrix-free and iterative, to a tolerance.
     ConjugateGradients(ConjugateGradients),
     /// Exactly, one layer's block after another from the input up: T − 1 levels.
     BlockCholesky,
@@ -39,8 +39,8 @@ impl From<ConjugateGradients> for LinearSolver {
     }
 }
 
-/// At most m iterations of preconditioned conjugate gradients, with separate scalars per example
-/// (Hestenes & Stiefel 1952; Nocedal & Wright 2006, ch. 5).
+/// At most m iterations of preconditioned conjugate gradients, with separate step sizes for each
+/// example (Hestenes & Stiefel 1952; Nocedal & Wright 2006, ch. 5).
 ///
 /// # Examples
 /// ```
@@ -59,9 +59,10 @@ pub struct ConjugateGradients {
 }
 
 impl ConjugateGradients {
-    /// At most m = `iterations` iterations. Each layer's block is divided by the bound on its diagonal
-    /// block plus λ, if layers and losses give bounds, which are recomputed every 10th call. An
-    /// example's iterations end when its residual has fallen by a factor of 1e-10.
+    /// At most m = `iterations` iterations. The preconditioner divides each layer's block by the
+    /// bound on its diagonal block plus λ, if layers and losses give bounds, which are recomputed
+    /// every 10th call. An example's iterations end when its residual has fallen below 1e-10 times
+    /// its initial value.
     pub fn new(iterations: u64) -> Self {
         Self {
             iterations,
@@ -70,8 +71,8 @@ impl ConjugateGradients {
         }
     }
 
-    /// The same, but preconditioned by the hidden terms of H, (Aᵀ D A)⁻¹, as
-    /// [`GaussNewton`](crate::target_solver::GaussNewton) describes.
+    /// Like [`ConjugateGradients::new`], but preconditioned by the hidden terms of H, (Aᵀ D A)⁻¹,
+    /// as [`GaussNewton`](crate::target_solver::GaussNewton) describes.
     pub fn chained(iterations: u64) -> Self {
         Self {
             preconditioner: Preconditioner::Chain,
@@ -79,8 +80,8 @@ impl ConjugateGradients {
         }
     }
 
-    /// Sets the relative tolerance of the residual, in the preconditioner's norm; values below ε
-    /// count as ε.
+    /// Sets the relative tolerance of the residual in the preconditioner's norm; values below ε are
+    /// raised to ε.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless it is finite and not negative.

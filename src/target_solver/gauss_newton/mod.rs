@@ -24,7 +24,7 @@ use elimination::Order;
 pub use linear_solver::{ConjugateGradients, LinearSolver};
 pub(crate) use operator::Link;
 
-/// K steps of Gauss-Newton on every example's z = (z_1, …, z_{T−1}) at once, each
+/// K damped Gauss-Newton steps on z = (z_1, …, z_{T−1}) of every example at once, each solving
 /// (H + λ I) δ = −∂E/∂z.
 ///
 /// With J_t = ∂f_t/∂z_t and C_t the curvature of layer t's loss
@@ -35,23 +35,25 @@ pub(crate) use operator::Link;
 /// | | method | cost of a step |
 /// |---|---|---|
 /// | [`GaussNewton::new`] | m matrix-free iterations of conjugate gradients, all layers at once | m JVPs and VJPs per layer |
-/// | [`GaussNewton::chained`] | the same, preconditioned by the hidden terms in sweeps over the layers | 2m JVPs and VJPs per layer |
+/// | [`GaussNewton::chained`] | conjugate gradients, preconditioned by the hidden terms in sweeps over the layers | 2m JVPs and VJPs per layer |
 /// | [`GaussNewton::direct`] | block Cholesky, layer by layer: exact | d JVPs and VJPs per layer, and about 5/3 d³ multiply-adds per layer and example |
-/// | [`GaussNewton::cyclic_reduction`] | the same solution, all odd layers at once, then every other remaining layer, … | about 2½ times as many, in ⌊log₂ (T−1)⌋ + 1 levels instead of T − 1 |
+/// | [`GaussNewton::cyclic_reduction`] | cyclic reduction, all odd layers at once, then every other remaining layer, …: exact | about 2½ times as many, in ⌊log₂ (T−1)⌋ + 1 levels instead of T − 1 |
 ///
-/// An iteration of the first carries a signal over one layer: if m is well below the depth, the
-/// first layers' targets do not move. The second reaches every layer at once. With A x =
-/// (x_{t+1} − J_t x_t) and D the bound on the hidden losses' curvature plus λ, its preconditioner is
-/// (Aᵀ D A)⁻¹: one sweep of VJPs and one of JVPs. With squared L_h and λ = 0 the rest of H is the
-/// output loss, of rank at most d_T, so that d_T + 1 iterations solve the system at any depth; with
-/// damping about as many, while λ ‖A⁻¹‖² is small compared with μ (`docs/theory.md`). The last two
-/// suit small widths; they process 32 examples at a time, and keep 5 d² numbers per layer for each.
+/// An iteration of [`GaussNewton::new`] carries a signal over one layer: if m is well below the
+/// depth, the targets of the first layers do not move. An iteration of [`GaussNewton::chained`]
+/// reaches every layer. With A x = (x_{t+1} − J_t x_t) and D the bound on the hidden losses'
+/// curvature plus λ, its preconditioner is (Aᵀ D A)⁻¹: one sweep of VJPs and one of JVPs. With
+/// squared L_h and λ = 0 the rest of H is the output loss, of rank at most d_T, so d_T + 1
+/// iterations solve the system at any depth. With damping about as many are enough as long as λ
+/// ‖A⁻¹‖² is small compared with μ (`docs/theory.md`). The two direct methods suit small widths;
+/// they process 32 examples at a time, and store 5 d² numbers per layer for each.
 ///
-/// Every example has its own λ, conjugate-gradient scalars and acceptance (Levenberg-Marquardt). A
-/// step that would raise the example's E at all is shortened as [`Iterate`] describes, and its λ is
-/// multiplied by 8; a full step divides λ by 4. So E rises for no example. (Since E is known only to
-/// rounding, ε, the gradient comes to rest at about √ε.) Nocedal & Wright 2006, ch. 7 and 10; Martens
-/// 2010; Golub & Van Loan 2013, §4.5 (cyclic reduction).
+/// Every example has its own λ and conjugate-gradient step sizes, and its step is accepted or
+/// rejected on its own (Levenberg-Marquardt). A step that would raise the example's E at all is
+/// shortened as [`Iterate`] describes, and its λ is multiplied by 8; a full step divides λ by 4. So
+/// E never rises for any example. (Since E is known only up to rounding, ε, the gradient cannot
+/// fall much below √ε.) Nocedal & Wright 2006, ch. 7 and 10; Martens 2010; Golub & Van Loan 2013,
+/// §4.5 (cyclic reduction).
 ///
 /// # Examples
 /// ```
@@ -59,7 +61,7 @@ pub(crate) use operator::Link;
 ///
 /// let solver = GaussNewton::new(1, 8);
 /// let exact = GaussNewton::direct(1);
-/// // The long form of the first, with an end of its own for the iterations.
+/// // The long form of the first, with a tolerance for the iterations.
 /// let loose = ConjugateGradients::new(8).with_tolerance(1e-2)?;
 /// let solver = GaussNewton::solved_by(1, loose);
 /// # Ok::<(), layerwise::Error>(())
@@ -78,7 +80,7 @@ struct DampedStep {
     linear: LinearSolver,
 }
 
-/// Examples processed at a time by solvers that store matrices.
+/// Number of examples that solvers with stored matrices process at a time.
 const PART: usize = 32;
 
 /// The memory of a step.
@@ -87,7 +89,7 @@ struct Memory<T> {
     system: System<T>,
     iterations: Iterations<T>,
     matrix: BlockTridiagonal<T>,
-    /// For a part of the batch.
+    /// For one part of the batch.
     part: Workspace<T>,
 }
 
@@ -102,7 +104,7 @@ struct System<T> {
     step: Vec<Vec<T>>,
     /// λ by example.
     damping: Vec<T>,
-    /// Examples whose solution is wanted.
+    /// Examples whose solution is needed.
     wanted: Vec<bool>,
 }
 
@@ -115,24 +117,24 @@ impl GaussNewton {
         Self::solved_by(steps, ConjugateGradients::new(iterations))
     }
 
-    /// [`GaussNewton::new`] by [`ConjugateGradients::chained`].
+    /// Like [`GaussNewton::new`], but by [`ConjugateGradients::chained`].
     pub fn chained(steps: u64, iterations: u64) -> Self {
         Self::solved_by(steps, ConjugateGradients::chained(iterations))
     }
 
-    /// [`GaussNewton::new`] by [`LinearSolver::BlockCholesky`]. Blocks that no memory can hold are
-    /// [`Error::TooLarge`].
+    /// Like [`GaussNewton::new`], but by [`LinearSolver::BlockCholesky`]. If memory cannot hold the
+    /// blocks, the solver returns [`Error::TooLarge`].
     pub fn direct(steps: u64) -> Self {
         Self::solved_by(steps, LinearSolver::BlockCholesky)
     }
 
-    /// [`GaussNewton::new`] by [`LinearSolver::CyclicReduction`]: the solution of
-    /// [`GaussNewton::direct`] to rounding, parallel over the depth.
+    /// Like [`GaussNewton::new`], but by [`LinearSolver::CyclicReduction`]: the solution of
+    /// [`GaussNewton::direct`] up to rounding, parallel over the depth.
     pub fn cyclic_reduction(steps: u64) -> Self {
         Self::solved_by(steps, LinearSolver::CyclicReduction)
     }
 
-    /// [`GaussNewton::new`] by any [`LinearSolver`].
+    /// Like [`GaussNewton::new`], but by any [`LinearSolver`].
     pub fn solved_by(steps: u64, linear: impl Into<LinearSolver>) -> Self {
         let step = DampedStep {
             damping: 1e-3,
@@ -141,7 +143,7 @@ impl GaussNewton {
         Self(Iterate::new(steps, step).with_check(Check::Strict))
     }
 
-    /// Sets λ at the start of every call; 0 is plain Gauss-Newton until a step fails.
+    /// Sets λ at the start of every call; 0 is plain Gauss-Newton until a step is rejected.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless λ is finite and not negative. A λ that is infinite only in the
@@ -159,7 +161,7 @@ impl GaussNewton {
     pub fn with_residual_tolerance(mut self, tolerance: f64) -> Result<Self, Error> {
         let LinearSolver::ConjugateGradients(linear) = &mut self.0.descent.linear else {
             let name = "GaussNewton::residual_tolerance";
-            let allowed = "left alone: a direct solver has no residual";
+            let allowed = "left unset: a direct solver has no residual";
             return option(name, tolerance, false, allowed).map(|_| self);
         };
         *linear = linear.with_tolerance(tolerance)?;
@@ -189,7 +191,8 @@ impl<T: Scalar> Descent<T> for DampedStep {
         let hidden = &layers.dims()[1..layers.depth()];
         memory.system.fit(hidden, n, damping);
         let bounds = first_part(numbers.parts);
-        // Once per call: bounds that aged by steps would depend on the slowest example.
+        // Once per call: if their age were counted in steps, it would depend on the slowest
+        // example.
         match self.linear {
             LinearSolver::ConjugateGradients(options) => {
                 memory.iterations.prepare(options, bounds, layers, n)
@@ -235,7 +238,8 @@ impl<T: Scalar> Descent<T> for DampedStep {
 }
 
 impl<T: Scalar> Memory<T> {
-    /// Solves the system directly, a part of the batch at a time, since all matrices would not fit.
+    /// Solves the system directly, one part of the batch at a time, since the matrices of all
+    /// examples might not fit into memory.
     fn solve(&mut self, order: Order, problem: &mut TargetProblem<'_, T>, trial: &mut Trial<T>) {
         let Self {
             system,
@@ -292,7 +296,7 @@ impl<T: Scalar> System<T> {
         }
     }
 
-    /// Makes the i-th example's step non-finite, so that it will be undone.
+    /// Makes the i-th example's step non-finite, so that it gets undone.
     fn spoil(&mut self, i: usize) {
         for (step, &dim) in self.step.iter_mut().zip(&self.dims) {
             step[columns(dim, i, 1)].fill(T::zero() / T::zero());

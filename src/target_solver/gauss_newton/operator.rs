@@ -22,7 +22,7 @@ pub(crate) struct Link<T> {
 default_fields!(Link: tangent in_prediction in_target in_input);
 
 impl<T: Scalar> Link<T> {
-    /// Fits layer t and n examples.
+    /// Resizes the memory for layer t and n examples.
     pub(crate) fn fit(&mut self, layers: Layers<'_, T>, t: usize, n: usize) {
         let [input, output] = [layers.dims()[t], layers.dims()[t + 1]].map(|dim| dim * n);
         self.tangent.resize(output, T::zero());
@@ -31,8 +31,9 @@ impl<T: Scalar> Link<T> {
         self.in_input.resize(input, T::zero());
     }
 
-    /// The product of layer t with p_t = `own` and p_{t+1} = `above`, a missing one being zero, at the
-    /// predictions in `local`. Computes `in_target` if z_{t+1} is hidden, `in_input` if it is `wanted`.
+    /// The product of layer t with p_t = `own` and p_{t+1} = `above` (zero if missing), at the
+    /// predictions in `local`. Computes `in_target` if z_{t+1} is hidden, and `in_input` if
+    /// `wanted`.
     pub(crate) fn multiply(
         &mut self,
         layers: Layers<'_, T>,
@@ -74,7 +75,8 @@ impl<T: Scalar> Link<T> {
     }
 }
 
-/// The point where layer t is linearised, at the predictions in `local`, and its work memory.
+/// The point at which layer t is linearised, with the predictions in `local`, and its scratch
+/// memory.
 pub(super) fn point<'a, T: Scalar>(
     layers: Layers<'a, T>,
     batch: Batch<'a, T>,

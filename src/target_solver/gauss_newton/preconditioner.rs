@@ -29,7 +29,7 @@ impl Preconditioner {
     ) {
         diagonal.clear();
         match self {
-            // Any positive numbers will do; without bounds, use the identity.
+            // Any positive numbers work; without bounds, use the identity.
             Self::Blocks if blocks.is_empty() => diagonal.resize(layers.depth() - 1, T::one()),
             Self::Blocks => diagonal.extend_from_slice(blocks),
             Self::Chain => diagonal.extend((0..layers.depth() - 1).map(|t| {
@@ -45,7 +45,8 @@ impl Preconditioner {
         }
     }
 
-    /// y ← M⁻¹ y for the chain, and each hidden layer's part of r·y, r the right-hand sides of `system`.
+    /// y ← M⁻¹ y for the chain, and each hidden layer's part of r·y, where r are the right-hand
+    /// sides of `system`.
     pub(super) fn chain<T: Scalar>(
         problem: &mut TargetProblem<'_, T>,
         system: &System<T>,

@@ -5,8 +5,8 @@ use crate::energy::{Batch, Layers, LocalWorkspace, default_fields};
 use crate::kernel::columns::{complete_products, scaled_difference};
 use crate::kernel::{Scalar, Write, scale};
 
-/// The memory of consecutive layers on one thread: one layer's results are still in the cache when the
-/// next needs them.
+/// The memory for consecutive layers on one thread, where one layer's results are still in the
+/// cache when the next layer needs them.
 ///
 /// A layer with loss ½‖z − ẑ‖² needs no [`Link`]: with g = μ (J_t p_t − p_{t+1}), it adds −g to
 /// (H p)_{t+1} and J_tᵀ g to (H p)_t.
@@ -60,7 +60,7 @@ impl<T: Scalar> Run<T> {
         }
     }
 
-    /// Makes room for the widest layer of `circuit` and n examples.
+    /// Allocates memory for the widest layer of `circuit` and n examples.
     pub(super) fn fit(&mut self, layers: Layers<'_, T>, n: usize, locals: &[LocalWorkspace<T>]) {
         let size = n * layers.dims()[1..].iter().max().unwrap_or(&0);
         let work = locals.iter().map(|local| local.work.len()).max();

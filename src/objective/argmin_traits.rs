@@ -1,4 +1,4 @@
-//! The objectives as problems of argmin's optimisers.
+//! The objectives as problems for argmin's optimisers.
 
 use argmin::core::{ArgminFloat, CostFunction, Error as ArgminError, Gradient};
 
@@ -6,7 +6,7 @@ use super::{ComposedObjective, JointObjective, LocalObjective, Objective, Target
 use crate::error::Error;
 use crate::kernel::Scalar;
 
-/// φ(x); +∞ where it is not finite, which a line search can step back from.
+/// φ(x), or +∞ if it is not finite, so that a line search can shorten its step.
 fn cost<T: Scalar + ArgminFloat>(
     objective: &dyn Objective<T>,
     point: &[T],

@@ -1,4 +1,4 @@
-//! A circuit on some examples with θ, z or both taken from a flat vector.
+//! A circuit on selected examples, with θ, z or both taken from a flat vector.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -20,12 +20,13 @@ pub(super) enum Variables {
     Both,
 }
 
-/// Where θ_0, …, θ_{T−1}, then z_1, …, z_{T−1}, each d_t × n column-major, stand in a flat vector.
+/// The positions of θ_0, …, θ_{T−1}, then z_1, …, z_{T−1} (each d_t × n column-major) in a flat
+/// vector.
 #[derive(Debug, Clone)]
 pub(super) struct Layout {
-    /// Of θ_0, …, θ_{T−1}; empty if they are not variables.
+    /// Ranges of θ_0, …, θ_{T−1}; empty if they are not variables.
     pub(super) parameters: Vec<Range<usize>>,
-    /// Of z_1, …, z_{T−1}; empty if they are not variables.
+    /// Ranges of z_1, …, z_{T−1}; empty if they are not variables.
     targets: Vec<Range<usize>>,
     /// d_1, …, d_{T−1}.
     dims: Vec<usize>,
@@ -64,7 +65,7 @@ impl Layout {
         self.targets[t - 1].clone()
     }
 
-    /// Writes θ of a checked point to the circuit.
+    /// Writes the θ of a checked point to the circuit.
     pub(super) fn put_parameters<T: Scalar>(&self, circuit: &mut Circuit<T>, point: &[T]) {
         let theta = circuit.parameters_mut().iter_mut();
         for (theta, own) in theta.zip(&self.parameters) {
@@ -86,13 +87,13 @@ impl Layout {
     }
 }
 
-/// What the objectives over a [`DecoupledCircuit`] are made of.
+/// The common part of the objectives over a [`DecoupledCircuit`].
 #[derive(Debug, Clone)]
 pub(super) struct Flat<'a, T: Scalar> {
     layers: Layers<'a, T>,
-    /// The model's, or copies of scattered ones.
+    /// The model's examples, or copies of scattered ones.
     examples: Cow<'a, Examples<T>>,
-    /// The columns of them that are selected.
+    /// The selected columns of these examples.
     run: Range<usize>,
     pub(super) layout: Layout,
 }
@@ -119,13 +120,13 @@ impl<'a, T: Scalar> Flat<'a, T> {
         })
     }
 
-    /// E at the model's own numbers.
+    /// E at the model's current θ and z.
     fn problem(&self) -> Problem<'_, T> {
         let batch = self.examples.run(self.run.clone(), 0, false);
         self.layers.on(batch)
     }
 
-    /// ℓ_t with what the layout has of θ_t, z_t and z_{t+1} taken from a point.
+    /// ℓ_t, with those of θ_t, z_t and z_{t+1} that are in the layout taken from a point.
     fn local<'b>(&'b self, t: usize, point: &'b [T]) -> LocalProblem<'b, T> {
         let mut problem = self.problem().local(t);
         let (parameters, targets) = (&self.layout.parameters, &self.layout.targets);
@@ -142,7 +143,7 @@ impl<'a, T: Scalar> Flat<'a, T> {
         problem
     }
 
-    /// The point of the model.
+    /// The point at which the model currently is.
     pub(super) fn point(&self) -> Vec<T> {
         let (problem, mut point) = (self.problem(), Vec::with_capacity(self.layout.dimension));
         for t in 0..self.layout.parameters.len() {
@@ -154,7 +155,7 @@ impl<'a, T: Scalar> Flat<'a, T> {
         point
     }
 
-    /// E at a point, and its gradient in what the layout has if wanted.
+    /// E at a point, and on request its gradient in the layout's variables.
     pub(super) fn energy(
         &self,
         point: &[T],
@@ -181,7 +182,7 @@ impl<'a, T: Scalar> Flat<'a, T> {
         Ok(energy)
     }
 
-    /// The composed loss at a point, and its gradient in θ if wanted.
+    /// The composed loss at a point, and on request its gradient in θ.
     pub(super) fn composed_loss(
         &self,
         point: &[T],
@@ -207,7 +208,7 @@ impl<'a, T: Scalar> Flat<'a, T> {
         check_computed(quantity, last, 0, &[value]).map(|()| value)
     }
 
-    /// The gradient, out of the workspace, if all of it is finite.
+    /// Copies the gradient from the workspace if all of it is finite.
     fn write(&self, gradient: Option<&mut [T]>, workspace: &Workspace<T>) -> Result<(), Error> {
         let Some(gradient) = gradient else {
             return Ok(());
@@ -230,14 +231,14 @@ impl<'a, T: Scalar> Flat<'a, T> {
 }
 
 impl<T: Scalar> DecoupledCircuit<T> {
-    /// Puts a point into the model, with the examples of the selection, if all of it fits.
+    /// Writes a point back to the model and the selected examples, if all of it fits.
     pub(super) fn set_point(
         &mut self,
         selection: &Selection<'_>,
         variables: Variables,
         point: &[T],
     ) -> Result<(), Error> {
-        let chosen = self.chosen(selection, "the point of an objective")?;
+        let chosen = self.chosen(selection, "setting the point of an objective")?;
         let chosen = chosen.into_places();
         let layout = Layout::new(&self.circuit, chosen.len(), variables);
         layout.check(point)?;

@@ -6,12 +6,12 @@ use crate::energy::{Ask, LocalProblem, Workspace};
 use crate::error::{Error, Quantity};
 use crate::kernel::Scalar;
 
-/// θ_t ↦ ℓ_t(θ_t, z_t, z_{t+1}) and its gradient ∂ℓ_t/∂θ_t, z_t and z_{t+1} fixed: the W-step of
-/// one layer.
+/// θ_t ↦ ℓ_t(θ_t, z_t, z_{t+1}) and its gradient ∂ℓ_t/∂θ_t, with z_t and z_{t+1} fixed: the W-step
+/// of one layer.
 ///
 /// x = θ_t, flat: the layer's parameters, then those of its loss. Value and gradient are those of
-/// the [`LocalProblem`], with everything that belongs to it. The T objectives of a circuit share
-/// nothing that is written: optimise them on T threads, and put each θ_t back with
+/// the [`LocalProblem`], including weights, μ and regularisers. The T objectives of a circuit share
+/// no mutable data: optimise them on T threads, and write each θ_t back with
 /// [`DecoupledCircuit::set_parameters`](crate::decoupled::DecoupledCircuit::set_parameters).
 ///
 /// # Examples
@@ -35,7 +35,7 @@ pub struct LocalObjective<'a, T: Scalar> {
 }
 
 impl<'a, T: Scalar> LocalObjective<'a, T> {
-    /// The objective of a local problem; its θ_t is the point to start from.
+    /// The objective of a local problem, whose θ_t is the starting point.
     pub fn new(problem: LocalProblem<'a, T>) -> Self {
         Self { problem }
     }

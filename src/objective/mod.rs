@@ -1,4 +1,4 @@
-//! The crate's problems as functions of one flat vector, for optimisers from elsewhere.
+//! The crate's problems as functions of one flat vector, for external optimisers.
 
 #[cfg(feature = "argmin")]
 mod argmin_traits;
@@ -16,7 +16,7 @@ use crate::energy::Workspace;
 use crate::error::Error;
 use crate::kernel::Scalar;
 
-/// A function φ of one flat vector x with its gradient: what an optimiser from elsewhere needs.
+/// A function φ of one flat vector x with its gradient, as external optimisers need it.
 ///
 /// | type | x | φ |
 /// |---|---|---|
@@ -28,29 +28,31 @@ use crate::kernel::Scalar;
 /// φ is the crate's own sum over examples, with μ, example weights and regularisers. Value and gradient
 /// have the bits of [`LocalProblem::gradients`](crate::energy::LocalProblem::gradients),
 /// [`DecoupledCircuit::gradients`](crate::decoupled::DecoupledCircuit::gradients) and
-/// [`DecoupledCircuit::backprop`](crate::decoupled::DecoupledCircuit::backprop) at the same numbers. Layers see
-/// it as inference sees them, so that φ is one function however often it is asked. Where a regulariser
-/// has an L1 part, φ has kinks.
+/// [`DecoupledCircuit::backprop`](crate::decoupled::DecoupledCircuit::backprop) at the same point.
+/// Layers are evaluated as in inference, so φ is deterministic. If a regulariser has an L1 part, φ
+/// has kinks.
 ///
-/// Objectives borrow the model and change nothing in it: what the optimiser found is put back by
+/// Objectives borrow the model and do not change it. Write the optimiser's result back with
 /// [`DecoupledCircuit::set_parameters`](crate::decoupled::DecoupledCircuit::set_parameters),
 /// [`set_parameter_point`](crate::decoupled::DecoupledCircuit::set_parameter_point),
 /// [`set_target_point`](crate::decoupled::DecoupledCircuit::set_target_point) or
-/// [`set_joint_point`](crate::decoupled::DecoupledCircuit::set_joint_point), as a whole or not at all.
+/// [`set_joint_point`](crate::decoupled::DecoupledCircuit::set_joint_point), each of which writes
+/// all of it or, after an error, nothing.
 ///
 /// # With argmin
 ///
-/// With the feature `argmin` the four types are problems of argmin's optimisers: `CostFunction` and
+/// With the feature `argmin` the four types are problems for argmin's optimisers: `CostFunction`
+/// and
 /// `Gradient` over `Vec<f32>` or `Vec<f64>`, for which the optimisers need argmin-math's feature
-/// `vec`. A cost that is not finite is +∞ to argmin, so that a backtracking line search shortens
-/// its step; every other error ends the run. argmin asks for costs and gradients one by one, so each
-/// runs its own forward pass, in new memory.
+/// `vec`. argmin gets +∞ for a cost that is not finite, so that a backtracking line search shortens
+/// its step; every other error ends the run. argmin requests costs and gradients separately, so
+/// each of them runs its own forward pass and allocates its own memory.
 ///
-/// Of argmin 0.11: after an error in the line search L-BFGS ends without an error of its own and
-/// with no present point: read `get_best_param`, not `get_param`. `max_iters` does not reach the
-/// steps of the line search. `BacktrackingLineSearch` with Armijo's condition always ends;
-/// `MoreThuenteLineSearch` and `HagerZhangLineSearch` need not, but a cost function that returns an
-/// error after so many calls ends them, as in `examples/lbfgs.rs`.
+/// With argmin 0.11, after an error in the line search L-BFGS ends without reporting an error and
+/// without a current point: read `get_best_param`, not `get_param`. `max_iters` does not limit the
+/// steps of the line search. `BacktrackingLineSearch` with Armijo's condition always ends.
+/// `MoreThuenteLineSearch` and `HagerZhangLineSearch` may not; to end them, let the cost function
+/// return an error after a maximum number of calls, as in `examples/lbfgs.rs`.
 ///
 /// # Examples
 /// Gradient descent with halving, on E in θ and z together:
@@ -91,11 +93,11 @@ pub trait Objective<T: Scalar>: Debug + Send + Sync {
     /// The length of x.
     fn dimension(&self) -> usize;
 
-    /// x as it stands in the model.
+    /// The current x of the model.
     fn point(&self) -> Vec<T>;
 
-    /// φ(x), and ∇φ(x) into `gradient` if given, overwritten. Any workspace will do, and grows where
-    /// it must; nothing is allocated with one that this objective has used before.
+    /// Returns φ(x), and overwrites `gradient`, if given, with ∇φ(x). Any workspace works, and
+    /// grows as needed; with one that this objective has used before, nothing is allocated.
     ///
     /// # Errors
     /// [`Error::Length`], [`Error::NonFiniteData`] for an x that is not finite, and
@@ -107,7 +109,7 @@ pub trait Objective<T: Scalar>: Debug + Send + Sync {
         workspace: &mut Workspace<T>,
     ) -> Result<T, Error>;
 
-    /// φ(x), in new memory.
+    /// φ(x), with a new workspace.
     ///
     /// # Errors
     /// Those of [`Objective::evaluate`].
@@ -115,7 +117,7 @@ pub trait Objective<T: Scalar>: Debug + Send + Sync {
         self.evaluate(point, None, &mut Workspace::new())
     }
 
-    /// ∇φ(x), in new memory.
+    /// ∇φ(x), with a new workspace.
     ///
     /// # Errors
     /// Those of [`Objective::evaluate`].
@@ -126,7 +128,7 @@ pub trait Objective<T: Scalar>: Debug + Send + Sync {
     }
 }
 
-/// The gradient's memory, if there is any, is as long as x.
+/// Checks that the gradient's array, if given, is as long as x.
 fn check_gradient<T>(gradient: Option<&[T]>, dimension: usize) -> Result<(), Error> {
     gradient.map_or(Ok(()), |own| check_length("gradient", own, dimension))
 }

@@ -10,13 +10,13 @@ use crate::energy::Workspace;
 use crate::error::Error;
 use crate::kernel::Scalar;
 
-/// Z ↦ E on n selected examples at fixed θ, a sum over them, and its gradient ∂E/∂z_t: the Z-step
-/// as one problem.
+/// Z ↦ E on n selected examples (a sum over them) at fixed θ, and its gradient ∂E/∂z_t: the Z-step
+/// as a single problem.
 ///
 /// x = (z_1, …, z_{T−1}), one after another, each d_t × n column-major with the examples in the
-/// order of the selection. The gradient is that of E: unlike a
-/// [`TargetSolver`](crate::target_solver::TargetSolver)'s steps it is not divided by example weights, and an
-/// optimiser that measures one step length for all of x couples the examples.
+/// order of the selection. The gradient is that of E: unlike the steps of a
+/// [`TargetSolver`](crate::target_solver::TargetSolver) it is not divided by example weights. An
+/// optimiser that uses one step length for all of x couples the examples.
 ///
 /// # Examples
 /// ```
@@ -50,14 +50,14 @@ impl<T: Scalar> TargetObjective<'_, T> {
 
 flat_objective!(TargetObjective, energy);
 
-/// (θ, Z) ↦ E on n selected examples, a sum over them, and its gradient ∂E/∂θ_t, ∂E/∂z_t.
+/// (θ, Z) ↦ E on n selected examples (a sum over them), and its gradients ∂E/∂θ_t and ∂E/∂z_t.
 ///
 /// x = (θ_0, …, θ_{T−1}, z_1, …, z_{T−1}), one after another: θ_t flat as
 /// [`Circuit::parameters`](crate::circuit::Circuit::parameters), z_t d_t × n column-major with the examples
-/// in the order of the selection. Its length is Σ_t dim θ_t + n Σ_{t=1}^{T−1} d_t. Examples that stand
-/// together are not copied.
+/// in the order of the selection. Its length is Σ_t dim θ_t + n Σ_{t=1}^{T−1} d_t. Contiguous
+/// examples are not copied.
 ///
-/// The simultaneous descent in θ and z of Carreira-Perpiñán & Wang 2014, by an optimiser of one's
+/// The simultaneous descent in θ and z of Carreira-Perpiñán & Wang 2014, by an optimiser of your
 /// choice.
 ///
 /// # Examples
@@ -75,7 +75,7 @@ flat_objective!(TargetObjective, energy);
 /// let mut point = objective.point();
 /// assert_eq!(point.len(), 9 + 4 + 5 * 3);
 /// assert_eq!(objective.value(&point)?, model.energy()?);
-/// // The targets of the hidden layer, at rest but for the output's pull.
+/// // At the forward pass, only the output loss has a gradient in the hidden layer's targets.
 /// let pull = &objective.gradient(&point)?[objective.target_range(1)];
 /// for (z, g) in point[9 + 4..].iter_mut().zip(pull) {
 ///     *z -= 0.1 * g;
@@ -103,7 +103,7 @@ impl<T: Scalar> JointObjective<'_, T> {
 flat_objective!(JointObjective, energy);
 
 /// θ ↦ Σᵢ wᵢ \[ L(z_Tⁱ, ẑ_Tⁱ) + Σ_t R(θ_t) \] of the plain forward pass on selected examples, and
-/// its gradient by backprop: the coupled baseline, for the same optimiser.
+/// its gradient by backprop: the coupled baseline, for use with the same optimiser.
 ///
 /// x = (θ_0, …, θ_{T−1}), one after another, flat as
 /// [`Circuit::parameters`](crate::circuit::Circuit::parameters). Value and gradient are those of

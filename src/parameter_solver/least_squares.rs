@@ -1,4 +1,4 @@
-//! W-steps of affine layers in closed form.
+//! Closed-form W-steps of affine layers.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ use crate::state::State;
 
 const NAME: &str = "LeastSquares";
 
-/// Least squares on the pre-activation in closed form, for a layer ẑ = a(W z + b)
+/// Closed-form least squares on the pre-activation, for a layer ẑ = a(W z + b)
 /// ([`Layer::affine`](crate::layer::Layer::affine)) with squared error:
 ///
 /// min over (W, b) of (1/N) Σᵢ wᵢ ½‖W zᵢ + b − pᵢ‖² + ½ λ‖W‖² + ½ ρ‖(W, b) − θ_old‖², N = Σᵢ wᵢ,
@@ -25,21 +25,22 @@ const NAME: &str = "LeastSquares";
 /// ([`Affine`]), such as a convolution, has a term ½‖W u + b − p‖² for each patch u of zᵢ.
 ///
 /// For the identity and λ = ρ = 0 this minimises ℓ_t itself. For any other activation it minimises
-/// a **surrogate**: errors are measured before the activation, while ℓ_t weights them by the slope
-/// a′. So ℓ_t may rise, most of all if many targets are near or beyond the ends of a's range, or if a
-/// leaky ReLU's small slope makes p large. GELU and SiLU have no unique preimage, and are refused.
-/// A smaller ℓ_t does not imply a smaller composed loss: see [`WStep`](crate::training::WStep).
+/// a **surrogate**: errors are measured before the activation, whereas ℓ_t weights them by the
+/// slope a′. So ℓ_t may rise, especially if many targets are near or beyond the ends of a's range,
+/// or if a leaky ReLU's small slope makes p large. GELU and SiLU have no unique preimage, and are
+/// refused. A smaller ℓ_t does not imply a smaller composed loss: see
+/// [`WStep`](crate::training::WStep).
 ///
-/// Costs n d² + n d m + d³/6 + m d² multiplications for d inputs, m outputs and n examples (for
-/// patches: d entries, m channels, n positions over all examples).
-/// Carreira-Perpiñán & Wang 2014 and Taylor et al. 2016 solve their W-steps in this way.
+/// The cost is n d² + n d m + d³/6 + m d² multiplications for d inputs, m outputs and n examples
+/// (for patches: d entries, m channels, n positions over all examples). Carreira-Perpiñán & Wang
+/// 2014 and Taylor et al. 2016 solve their W-steps this way.
 ///
 /// # Minibatches
-/// The solution is that of the batch alone, unless [`LeastSquares::with_forgetting`] keeps the
-/// sums. With γ = 1 all batches since the phase began count equally, with their targets as of
-/// their visits, so that one pass over fixed targets ends at the solution for all examples. γ < 1
-/// is recursive least squares with forgetting. A batch with fewer examples than inputs needs λ or
-/// ρ above 0.
+/// The solution is that of the current batch alone, unless [`LeastSquares::with_forgetting`] keeps
+/// the sums of earlier batches. With γ = 1 all batches since the phase began count equally, each
+/// with the targets it had when visited, so one pass over fixed targets ends at the solution for
+/// all examples. γ < 1 is recursive least squares with forgetting. A batch with fewer examples than
+/// inputs needs λ or ρ above 0.
 ///
 /// # Examples
 /// ```
@@ -56,7 +57,7 @@ const NAME: &str = "LeastSquares";
 /// model.add_examples(&x, &y, &TargetInit::Projected { seed: 0 })?;
 ///
 /// model.solve_parameters(1, &LeastSquares::ridge(0.0)?, &Selection::All)?;
-/// // Nothing is left to gain in θ_1.
+/// // θ_1 is at its minimum.
 /// let gradient = &model.gradients(&Selection::All)?.parameters[1];
 /// assert!(gradient.iter().all(|g| g.abs() < 1e-10));
 /// # Ok::<(), layerwise::Error>(())
@@ -74,8 +75,8 @@ pub struct LeastSquares {
 serde_checked!(LeastSquares);
 
 impl LeastSquares {
-    /// Ridge regression with weight λ on W; 0 is plain least squares. Defaults: ρ = 0, each batch
-    /// alone (γ = 0), margin 0.01.
+    /// Ridge regression with weight λ on W; λ = 0 is plain least squares. Defaults: ρ = 0, each
+    /// batch on its own (γ = 0), margin 0.01.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless λ is finite and not negative.
@@ -89,8 +90,8 @@ impl LeastSquares {
         .checked()
     }
 
-    /// Proximal least squares with weight ρ on the distance from θ_old; λ = 0, else as
-    /// [`LeastSquares::ridge`].
+    /// Proximal least squares with weight ρ on the distance from θ_old, and λ = 0. The other
+    /// defaults are those of [`LeastSquares::ridge`].
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless ρ is finite and not negative.
@@ -107,8 +108,8 @@ impl LeastSquares {
         Self { proximal, ..self }.checked()
     }
 
-    /// Keeps the sums of earlier batches, multiplied by γ = `factor` before a batch is added. Every
-    /// call adds its batch, even a second call in the same visit.
+    /// Keeps the sums of earlier batches, multiplied by γ = `factor` before each new batch is
+    /// added. Every call adds its batch, even a second call in the same visit.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless γ is in 0..=1.
@@ -132,13 +133,13 @@ impl LeastSquares {
         Ok(self)
     }
 
-    /// λ, ρ and the margin in the scalar.
+    /// λ, ρ and the margin in the scalar type.
     fn weights<T: Scalar>(&self) -> Result<[T; 3], Error> {
         let margin = T::of(self.margin);
         // 1/margin enters the preimages.
         let inverse = (margin.recip() + margin.recip()).is_finite();
         let fits = margin > T::zero() && margin < T::of(0.5) && inverse;
-        let allowed = "above 0 and below 0.5, and so in the circuit's scalar";
+        let allowed = "above 0 and below 0.5, also in the circuit's scalar";
         option("LeastSquares::margin", self.margin, fits, allowed)?;
         Ok([
             in_scalar("LeastSquares::ridge", self.ridge)?,
@@ -148,10 +149,10 @@ impl LeastSquares {
     }
 }
 
-/// What the solver needs of a problem.
+/// What the solver needs from a problem.
 struct Parts {
     affine: Affine,
-    /// Where W and b stand, if there is one.
+    /// The positions of W and, if there is one, b.
     ranges: [Range<usize>; 2],
     /// λ₂ of R_t on W and b.
     decays: [bool; 2],
@@ -170,7 +171,7 @@ impl Parts {
             return refused(format!("its loss {:?} is not SquaredError", problem.loss));
         }
         let Some(affine) = problem.layer.affine() else {
-            return refused(format!("{:?} is not an affine layer", problem.layer));
+            return refused(format!("the layer {:?} is not affine", problem.layer));
         };
         let (d, m) = (affine.patch_len, affine.channels());
         let (one, zero) = (T::one(), T::zero());
@@ -208,10 +209,10 @@ impl Parts {
             own.all(|decays| decays == first).then_some(first)
         });
         let [Some(weights), Some(bias)] = decays else {
-            return refused("its regulariser covers only a part of W or b".into());
+            return refused("its regulariser covers only part of W or of b".into());
         };
         if !regularizer.is_smooth() && (weights || bias) {
-            return refused(format!("{regularizer:?} is not quadratic"));
+            return refused(format!("its regulariser {regularizer:?} is not quadratic"));
         }
         Ok(Self {
             affine,
@@ -221,7 +222,7 @@ impl Parts {
     }
 }
 
-/// What a call works in; nothing of it counts afterwards.
+/// Scratch memory of a call.
 #[derive(Debug, Default)]
 struct Memory<V> {
     equations: normal_equations::Memory<V>,
@@ -231,7 +232,7 @@ struct Memory<V> {
     patches: V,
     /// The examples' weights, repeated for each position.
     weights: V,
-    /// The sums where none are kept.
+    /// The sums, if none are kept between calls.
     sums: Vec<V>,
 }
 
@@ -241,11 +242,12 @@ impl<T: Scalar> ParameterSolver<T> for LeastSquares {
         Parts::of(problem).map(|_| ())
     }
 
-    /// With forgetting, [`State::values`] are Σ w z zᵀ and Σ w z pᵀ over examples and positions, about
-    /// the means if there is a bias, the means of z and p, and Σ w, each number as a pair whose sum it
-    /// is (all high parts of an array, then all low ones); without, the state is empty. A problem of other dimensions resets the
-    /// sums, and so does a batch that makes them, or the solution, non-finite. If the equations are
-    /// singular the sums still keep the batch, since more batches may help.
+    /// With forgetting, [`State::values`] are Σ w z zᵀ and Σ w z pᵀ over examples and positions
+    /// (about the means if there is a bias), the means of z and p, and Σ w. Each number is the sum
+    /// of two stored parts (all high parts of an array, then all low parts). Without forgetting,
+    /// the state is empty. A problem of different dimensions resets the sums, and so does a batch
+    /// that makes them, or the solution, non-finite. If the equations are singular, the sums still
+    /// keep the batch, since more batches may help.
     fn solve(
         &self,
         state: &mut State<T>,
@@ -280,7 +282,7 @@ impl<T: Scalar> ParameterSolver<T> for LeastSquares {
         let [weights, of_bias] = parts
             .decays
             .map(|own| if own { regularizer } else { T::zero() });
-        // The equations take the mean over columns, of which an example has several.
+        // The equations average over columns, of which each example may have several.
         let positions = T::of(affine.positions as f64);
         let ridges = [(ridge + weights) / positions, of_bias / positions];
         let (proximal, layer) = (proximal / positions, problem.layer());
@@ -288,7 +290,7 @@ impl<T: Scalar> ParameterSolver<T> for LeastSquares {
             format!("the normal equations of layer {layer}")
         });
         if let Err(Error::NonFinite { .. }) = solved {
-            // γ times a non-finite sum would never be finite again.
+            // A non-finite sum would never become finite again.
             equations.forget(T::zero());
         }
         solved?;
@@ -301,7 +303,7 @@ impl<T: Scalar> ParameterSolver<T> for LeastSquares {
 }
 
 impl Parts {
-    /// What W is multiplied by, patch_len × (positions · n): z_t itself, or its patches.
+    /// The matrix that W multiplies, patch_len × (positions · n): z_t itself, or its patches.
     fn design<'a, T: Scalar>(
         &self,
         problem: &LocalProblem<'a, T>,
@@ -333,8 +335,8 @@ impl Parts {
         repeated
     }
 
-    /// p of every column of the design, channels × (positions · n), in the workspace unless they are
-    /// the targets themselves; `present` holds the current W and b.
+    /// p for every column of the design, channels × (positions · n), in the workspace unless they
+    /// are the targets themselves; `present` holds the current W and b.
     fn pre_activations<'a, T: Scalar>(
         &self,
         problem: &LocalProblem<'a, T>,
@@ -356,7 +358,7 @@ impl Parts {
         if identity {
             return z;
         }
-        // The current pre-activations, which may decide between several preimages.
+        // The current pre-activations may decide between several preimages.
         let (d, m) = (self.affine.patch_len, self.affine.channels());
         let (weights, bias) = present.split_at(d * m);
         let mut product = Write::Set(&mut p[..]);

@@ -1,4 +1,4 @@
-//! W-steps by damped Gauss-Newton steps, for any layer and loss.
+//! W-steps by damped Gauss-Newton, for any layer and loss.
 
 use super::{ParameterReport, ParameterSolver};
 use crate::check::{check_computed, check_length, in_scalar, serde_checked};
@@ -10,28 +10,30 @@ use crate::state::State;
 
 /// K steps of Levenberg-Marquardt on ℓ_t(θ_t), for any layer and loss:
 ///
-/// (G + λ s I) d = −∂ℓ_t/∂θ_t,  G the Gauss-Newton matrix of
+/// (G + λ s I) d = −g,  g = ∂ℓ_t/∂θ_t,  G the Gauss-Newton matrix of
 /// [`Linearization::gauss_newton_product`](crate::energy::Linearization::gauss_newton_product),
 ///
-/// each by at most m iterations of conjugate gradients from d = 0, with one JVP and one VJP in θ per
-/// iteration. A step that does not lower ℓ_t is undone and λ multiplied by 8 (up to 1e8); one that
-/// does divides λ by 4 (Marquardt's rule). So ℓ_t never rises.
+/// each solved by at most m iterations of conjugate gradients from d = 0, with one JVP and one VJP
+/// in θ per iteration. s = gᵀGg/gᵀg is the curvature along the gradient (μ Σᵢ wᵢ if that is 0), so
+/// λ = 1 means damping as strong as that curvature, whatever the scale of ℓ_t and the number of
+/// examples. μ, example weights and the circuit's regulariser R_t are all part of ℓ_t and G (an L1
+/// part only of ℓ_t).
 ///
-/// The layer is at rest where g = 0, or where rounding would decide: the model predicts a decrease
-/// −gᵀd − ½dᵀGd of at most 16 ε |ℓ_t|, or |d_k| ≤ 4 ε |θ_k| for every k, and an undamped step would do
-/// no better. The call ends there and keeps θ_t and λ, so that new targets find the layer as ready as
-/// before. If only the damping makes the step that short, λ is divided by 4 until it is not.
+/// A step that does not lower ℓ_t is undone, and λ is multiplied by 8 (up to 1e8); a step that does
+/// divides λ by 4 (Marquardt's rule). So ℓ_t never rises. A layer is at rest if g = 0, or if
+/// rounding would decide about the step: the decrease that the model predicts, −gᵀd − ½dᵀGd, is at
+/// most 16 ε |ℓ_t|, or |d_k| is at most 4 ε |θ_k| for every k, and an undamped step would do no
+/// better. The call then ends and leaves θ_t and λ unchanged, ready for new targets. If it is only
+/// the damping that makes the step so short, λ is divided by 4 until the step is long enough.
 ///
-/// ℓ_t and G include μ, the example weights and the circuit's regulariser R_t (its L1 part is in ℓ_t
-/// alone). A step ends at the kink of an L1 part instead of crossing it, and a value that is 0 stays 0
-/// until the rest of its derivative exceeds λ₁ Σᵢ wᵢ, so many values become exactly 0 (orthant-wise
-/// steps, Andrew & Gao 2007). s = gᵀGg/gᵀg is the curvature along g (μ Σᵢ wᵢ if that is 0): λ = 1
-/// means damping as strong as that curvature, whatever the scale of ℓ_t and the number of examples.
+/// A step ends at the kink of an L1 part instead of crossing it, and a value that is 0 stays 0
+/// until the rest of its derivative exceeds λ₁ Σᵢ wᵢ. So many values become exactly 0 (orthant-wise
+/// steps, Andrew & Gao 2007).
 ///
 /// λ is kept between calls in the layer's [`State`], and is reset in every phase. The loss's parameters
 /// do not change. If ℓ_t is quadratic, one undamped step with enough iterations reaches the minimum.
-/// Levenberg 1944; Marquardt 1963; Madsen, Nielsen & Tingleff 2004, §3.2 (the end); with products
-/// instead of matrices Martens 2010.
+/// Levenberg 1944; Marquardt 1963; Madsen, Nielsen & Tingleff 2004, §3.2 (stopping criteria); with
+/// products instead of matrices Martens 2010.
 ///
 /// # Examples
 /// ```
@@ -62,7 +64,7 @@ pub struct LevenbergMarquardt {
 
 serde_checked!(LevenbergMarquardt);
 
-/// Vectors of the length of the layer's own parameters, and two of θ_t's.
+/// Vectors as long as the layer's own parameters, and two as long as θ_t.
 #[derive(Debug, Default)]
 struct Memory<V> {
     /// θ_t as accepted, and as tried.
@@ -75,13 +77,14 @@ struct Memory<V> {
     product: V,
 }
 
-/// The least λ after a rejected step, and the largest λ.
+/// The smallest λ after a rejected step, and the largest λ.
 const LEAST_REJECTED: f64 = 1e-3;
 const MOST: f64 = 1e8;
 
 impl LevenbergMarquardt {
-    /// K = `steps` steps per call, each of at most m = `iterations` iterations. Defaults: λ starts at
-    /// 1e-3; the iterations of a step end when the residual has fallen by a factor of 1e-10.
+    /// K = `steps` steps per call, each with at most m = `iterations` iterations. Defaults: λ
+    /// starts at 1e-3, and the iterations of a step end when the residual has fallen below 1e-10
+    /// times its initial value.
     pub fn new(steps: u64, iterations: u64) -> Self {
         Self {
             steps,
@@ -91,7 +94,7 @@ impl LevenbergMarquardt {
         }
     }
 
-    /// Sets λ at the start; 0 is plain Gauss-Newton until a step fails.
+    /// Sets the initial λ; 0 is plain Gauss-Newton until a step is rejected.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless λ is finite and not negative.
@@ -112,7 +115,7 @@ impl LevenbergMarquardt {
         Ok(self)
     }
 
-    /// λ at the start and the tolerance, in the scalar.
+    /// The initial λ and the tolerance, in the scalar type.
     fn numbers<T: Scalar>(&self) -> Result<[T; 2], Error> {
         Ok([
             in_scalar("LevenbergMarquardt::damping", self.damping)?,
@@ -139,8 +142,8 @@ impl<T: Scalar> Memory<Vec<T>> {
         }
     }
 
-    /// `step` ← (G + λ s I)⁻¹ (−gradient), approximately; returns the predicted decrease of ℓ_t, or
-    /// nothing if the gradient is 0. The prediction in the workspace must be current.
+    /// `step` ← (G + λ s I)⁻¹ (−gradient), approximately. Returns the predicted decrease of ℓ_t, or
+    /// `None` if the gradient is 0. The prediction in the workspace must be current.
     fn solve(
         &mut self,
         problem: &LocalProblem<'_, T>,
@@ -182,7 +185,7 @@ impl<T: Scalar> Memory<Vec<T>> {
                 };
             }
             add_scaled(&mut self.product, damping, &self.direction);
-            // What rests at a kink stays there.
+            // Values that rest at a kink stay there.
             for_each_kink(problem, |k, _| {
                 if problem.parameters[k].is_zero() && self.gradient[k].is_zero() {
                     self.product[k] = T::zero();
@@ -213,7 +216,7 @@ impl<T: Scalar> Memory<Vec<T>> {
     }
 
     /// Solves for `step`, and returns whether it would change ℓ_t and some θ_k by more than rounding;
-    /// nothing if the gradient is 0.
+    /// `None` if the gradient is 0.
     fn find(
         &mut self,
         problem: &LocalProblem<'_, T>,
@@ -229,12 +232,12 @@ impl<T: Scalar> Memory<Vec<T>> {
         let moves = |(d, x): (&T, &T)| d.abs() > T::of(4.0) * epsilon * x.abs();
         let judged = decrease > T::of(16.0) * epsilon * energy.abs()
             && self.step.iter().zip(problem.parameters).any(moves);
-        // A step of length 0 is none, and waits for more damping.
+        // A step of length 0 does not count, and waits for more damping.
         Ok(Some(judged || self.step.iter().all(|d| d.is_zero())))
     }
 }
 
-/// Calls `at(k, λ₁ Σᵢ wᵢ)` for every θ_k that an L1 regulariser bends at 0.
+/// Calls `at(k, λ₁ Σᵢ wᵢ)` for every θ_k at which an L1 regulariser has a kink at 0.
 fn for_each_kink<T: Scalar>(problem: &LocalProblem<'_, T>, mut at: impl FnMut(usize, T)) {
     let regularization = &problem.regularization;
     if regularization.parameters.is_smooth() {
@@ -284,7 +287,7 @@ impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt {
         let mut moved = true;
         for number in 0..self.steps {
             check_computed(Quantity::Energy, layer, number, &[energy])?;
-            // Taken out, so that the rest of the memory can be written meanwhile.
+            // Taken out, so that the rest of the memory can be written in the meantime.
             let accepted = std::mem::take(&mut memory.accepted);
             let here = problem.moved_to(&accepted);
             if moved {
@@ -297,7 +300,7 @@ impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt {
                     }
                 });
             } else {
-                // The workspace is at the step that was taken back.
+                // The workspace still belongs to the step that was undone.
                 here.predict(workspace);
             }
             let (quantity, gradient) = (Quantity::ParameterGradient, &memory.gradient);
@@ -325,7 +328,7 @@ impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt {
             }
             for_each_kink(problem, |k, _| {
                 let (from, to) = (memory.accepted[k], &mut memory.trial[k]);
-                // From 0 against the gradient only.
+                // A value may leave 0 only against the gradient.
                 let side = if from.is_zero() {
                     -memory.gradient[k]
                 } else {
@@ -338,7 +341,7 @@ impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt {
             let there = problem.moved_to(&memory.trial);
             let tried = there.evaluate(Value, workspace).energy();
             report.steps += 1;
-            // NaN is not lower.
+            // NaN does not count as lower.
             moved = tried < energy && all_finite(&memory.trial);
             if moved {
                 report.accepted += 1;
@@ -352,7 +355,7 @@ impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt {
                 }
             } else {
                 let larger = (*damping * T::of(8.0)).max(T::of(LEAST_REJECTED));
-                // Growth ends at MOST, but does not reduce a λ that started larger.
+                // Growth stops at MOST, but never reduces a λ that started larger.
                 *damping = larger.min(T::of(MOST).max(*damping));
             }
         }

@@ -1,4 +1,4 @@
-//! W-steps: solving one layer's local problem in θ_t, z fixed.
+//! W-steps: solving one layer's local problem in θ_t with z fixed.
 
 mod least_squares;
 mod levenberg_marquardt;
@@ -18,7 +18,7 @@ use crate::kernel::Scalar;
 use crate::pointers::through_pointers;
 use crate::state::State;
 
-/// What a solver did.
+/// What a parameter solver reports about its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ParameterReport {
@@ -35,12 +35,12 @@ impl ParameterReport {
     }
 }
 
-/// A method for one layer's local problem ℓ_t(θ_t), z_t and z_{t+1} fixed: the W-step's
+/// A method for one layer's local problem ℓ_t(θ_t), with z_t and z_{t+1} fixed: the W-step's
 /// counterpart of [`TargetSolver`](crate::target_solver::TargetSolver).
 ///
-/// A solver holds options only. What it keeps between calls (sums over minibatches, a damping) is a
-/// [`State`] that the caller holds, one for each layer. So one solver can serve all layers in
-/// parallel, and a state can be saved and resumed.
+/// A solver holds only options. What it keeps between calls (sums over minibatches, a damping) is
+/// in a [`State`] that the caller holds, one for each layer. So one solver can serve all layers in
+/// parallel, and a state can be saved and restored.
 ///
 /// # Examples
 /// A custom solver: a gradient step with rate η on the mean of ℓ_t, kept if ℓ_t falls:
@@ -80,27 +80,27 @@ pub trait ParameterSolver<T: Scalar>: Debug + Send + Sync {
     /// whatever its examples (there may be none). By default it can handle any.
     ///
     /// # Errors
-    /// [`Error::ParameterSolver`] with the reason why it does not, [`Error::InvalidOption`] for an
-    /// option that the scalar cannot hold.
+    /// [`Error::ParameterSolver`] with the reason why it cannot, [`Error::InvalidOption`] for an
+    /// option that the scalar type cannot represent.
     fn check(&self, _problem: &LocalProblem<'_, T>) -> Result<(), Error> {
         Ok(())
     }
 
-    /// The state of a layer before its first call, empty by default.
+    /// The state of a layer before its first call; empty by default.
     fn start(&self) -> State<T> {
         State::new()
     }
 
-    /// Moves θ_t: `parameters` start as [`LocalProblem::parameters`], the layer's own and then the
-    /// loss's. On an error they are unchanged.
+    /// Moves θ_t: `parameters` start as [`LocalProblem::parameters`], first the layer's own and
+    /// then the loss's. After an error they are unchanged.
     ///
     /// The state comes from [`ParameterSolver::start`] and from earlier calls on this layer. A state
-    /// that does not fit (of another layer, say) is treated as new. The workspace is scratch memory.
-    /// The solvers of this crate allocate only in the first call for a given problem size.
+    /// that does not fit (one of another layer, say) is treated as new. The workspace is scratch
+    /// memory. The solvers of this crate allocate only in the first call for a given problem size.
     ///
     /// # Errors
     /// Those of [`ParameterSolver::check`], [`Error::Length`] for `parameters` that do not fit,
-    /// [`Error::NonFinite`]. Solvers may add errors of their own.
+    /// [`Error::NonFinite`]. Solvers may add their own errors.
     fn solve(
         &self,
         state: &mut State<T>,
@@ -126,12 +126,12 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// Moves θ_t by one call of `solver`, with a new state, on the selected examples. Targets and all
     /// other parameters stay fixed.
     ///
-    /// To keep its state over several batches, call [`ParameterSolver::solve`] on
-    /// [`DecoupledCircuit::local_problem`]s, and [`DecoupledCircuit::set_parameters`].
+    /// To keep the solver's state over several batches, call [`ParameterSolver::solve`] on
+    /// [`DecoupledCircuit::local_problem`]s, and then [`DecoupledCircuit::set_parameters`].
     ///
     /// # Errors
     /// [`Error::UnknownLayer`], errors of the selection, [`Error::NoExamples`], and those of the
-    /// solver; θ_t is unchanged then.
+    /// solver; θ_t is then unchanged.
     pub fn solve_parameters(
         &mut self,
         t: usize,

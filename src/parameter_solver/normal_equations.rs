@@ -1,4 +1,4 @@
-//! Linear least squares from running moments over batches.
+//! Linear least squares from moments accumulated over batches.
 
 use crate::check::{
     check_computed, check_finite, check_length, check_weights, in_scalar, make_room, share,
@@ -15,22 +15,23 @@ use crate::state::State;
 ///
 /// min over (W, b) of (1/N) Σᵢ wᵢ ½‖W zᵢ + b − pᵢ‖² + ½ λ‖W‖² + ½ ρ‖(W, b) − (W, b)_old‖², N = Σᵢ wᵢ,
 ///
-/// as moments that batches are added to one after another, (d + m) d of them for d inputs and m
-/// outputs. b is not penalised by λ (ridge; Hoerl & Kennard 1970), but is held by ρ (proximal). With
+/// stored as moments to which batches are added one after another, (d + m) d of them for d inputs
+/// and m outputs. λ (ridge; Hoerl & Kennard 1970) does not penalise b, but ρ (proximal) does. With
 /// [`NormalEquations::forget`] before each batch this is recursive least squares with exponential
 /// forgetting.
 ///
 /// With a bias the moments are those about the means z̄ and p̄: each batch is centred about its own
-/// means, and merged (Chan, Golub & LeVeque 1983). Then, with S = (1/N) Σ w (z − z̄)(z − z̄)ᵀ and
+/// means, then merged (Chan, Golub & LeVeque 1983). Then, with S = (1/N) Σ w (z − z̄)(z − z̄)ᵀ and
 /// C = (1/N) Σ w (z − z̄)(p − p̄)ᵀ,
 ///
 /// (S + (λ + ρ) I + s z̄ z̄ᵀ) Wᵀ = C + ρ W_oldᵀ + z̄ (s p̄ − h b_old)ᵀ,  b = (p̄ − W z̄)/(1 + ρ) + h b_old,
 ///
-/// with s = h = ρ/(1 + ρ). Neither the inputs' offsets nor their units cost digits: what is left is
-/// the condition number of the inputs' correlations. Without a bias nothing is centred, and S and C
-/// are the plain second moments. Moments are sums in about twice the digits of `T`.
+/// with s = h = ρ/(1 + ρ). Neither the inputs' offsets nor their units cost accuracy: only the
+/// condition number of the inputs' correlation matrix does. Without a bias nothing is centred, and
+/// S and C are the plain second moments. Moments are accumulated in about twice the precision of
+/// `T`.
 ///
-/// A solution costs d³/6 + m d² multiplications (Cholesky).
+/// Solving costs d³/6 + m d² multiplications (Cholesky).
 ///
 /// # Examples
 /// ```
@@ -53,10 +54,10 @@ pub struct NormalEquations<T> {
 }
 
 impl<T: Scalar> NormalEquations<T> {
-    /// Equations without examples yet, for `inputs` = d and `outputs` = m, with or without b.
+    /// Equations without any examples yet, for d = `inputs` and m = `outputs`, with or without b.
     ///
     /// # Errors
-    /// [`Error::ZeroDimension`], or [`Error::TooLarge`] for sums that no memory can hold.
+    /// [`Error::ZeroDimension`], or [`Error::TooLarge`] if memory cannot hold the sums.
     pub fn new(inputs: usize, outputs: usize, bias: bool) -> Result<Self, Error> {
         let shape = Shape::new(inputs, outputs, bias)?;
         let mut state = State::new();
@@ -73,12 +74,12 @@ impl<T: Scalar> NormalEquations<T> {
         }
     }
 
-    /// N, the total weight of the examples so far, forgetting included.
+    /// N, the total weight of the examples so far, after forgetting.
     pub fn weight(&self) -> T {
         of_pair(&self.state.values[Equations::<T>::WEIGHT], 0)
     }
 
-    /// Multiplies the weight of all examples so far by `factor`, γ; 0 forgets them.
+    /// Multiplies the weight of all examples so far by γ = `factor`; 0 forgets them.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless γ is in 0..=1.
@@ -94,8 +95,8 @@ impl<T: Scalar> NormalEquations<T> {
     /// # Errors
     /// [`Error::Length`] or [`Error::ExampleCount`] for arrays that do not fit,
     /// [`Error::NonFiniteData`], [`Error::InvalidOption`] unless every weight is above 0 and
-    /// finite, and [`Error::TooLarge`]. Nothing is added then. (Moments that overflow are found by
-    /// [`NormalEquations::solve`]; [`NormalEquations::forget`] by 0 empties them.)
+    /// finite, and [`Error::TooLarge`]. Nothing is added then. (Overflow of the moments is detected
+    /// by [`NormalEquations::solve`]; [`NormalEquations::forget`] with factor 0 empties them.)
     pub fn add(&mut self, inputs: &[T], targets: &[T], weights: Option<&[T]>) -> Result<(), Error> {
         let (d, m) = (self.shape.inputs, self.shape.outputs);
         let (n, of_targets) = (inputs.len() / d, targets.len() / m);
@@ -117,15 +118,15 @@ impl<T: Scalar> NormalEquations<T> {
             .add(inputs, targets, weights.unwrap_or(&[]))
     }
 
-    /// Solves for (W, b). `parameters` hold m × d values column-major, then b if there is one; they
-    /// start as (W, b)_old (which matters only if ρ > 0) and become the minimiser. λ = `ridge`,
-    /// ρ = `proximal`; the moments do not change.
+    /// Solves for (W, b) with λ = `ridge` and ρ = `proximal`. `parameters` hold m × d values
+    /// column-major, then b if there is one. On entry they are (W, b)_old (which matters only if
+    /// ρ > 0), on return the minimiser. The moments do not change.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless λ and ρ are finite and not negative, [`Error::Length`],
     /// [`Error::NoExamples`], [`Error::TooLarge`], [`Error::Singular`] if the examples do not
-    /// determine W and λ and ρ are 0 or negligible, [`Error::NonFinite`] for moments or a
-    /// solution out of range. `parameters` are unchanged then.
+    /// determine W while λ and ρ are 0 or negligible, [`Error::NonFinite`] if moments or the
+    /// solution overflow. `parameters` are then unchanged.
     pub fn solve(&mut self, ridge: f64, proximal: f64, parameters: &mut [T]) -> Result<(), Error> {
         let ridge = in_scalar("NormalEquations::solve's ridge", ridge)?;
         let proximal = in_scalar("NormalEquations::solve's proximal", proximal)?;
@@ -164,7 +165,7 @@ impl Shape {
         Ok(shape)
     }
 
-    /// A bound on the number of moments.
+    /// An upper bound on the number of moments.
     fn extent(self) -> (usize, usize) {
         let rows = self.inputs.saturating_add(1);
         (rows, rows.saturating_add(self.outputs))
@@ -186,7 +187,7 @@ impl Shape {
         Ok(())
     }
 
-    /// The lengths of the arrays of moments, which are pairs of numbers.
+    /// The lengths of the arrays of moments, each of which is a pair of numbers.
     fn lengths(self) -> [usize; 5] {
         let (d, m) = (self.inputs, self.outputs);
         let of_bias = |length| if self.bias { length } else { 0 };
@@ -202,13 +203,13 @@ impl Shape {
     }
 }
 
-/// What a call works in; nothing of it counts afterwards.
+/// Scratch memory of a call.
 #[derive(Debug, Default)]
 pub(super) struct Memory<V> {
-    /// A batch about its means, and the means' own part ([`centred`]).
+    /// A batch centred about its means, and the columns that correct for them ([`centred`]).
     inputs: V,
     targets: V,
-    /// Its weights, and the inputs times them.
+    /// The batch's weights, and the inputs times their weights.
     factors: V,
     weighted: V,
     /// A batch's moments; the matrix of the equations, then its factor.
@@ -217,9 +218,9 @@ pub(super) struct Memory<V> {
     diagonal: V,
     /// z̄; zero without a bias.
     mean: V,
-    /// Where the matrix is nearest to singular.
+    /// The direction in which the matrix is nearest to singular.
     direction: V,
-    /// One column per output, and with a bias one more.
+    /// One column per output, plus one with a bias.
     solution: V,
     bias: V,
 }
@@ -255,10 +256,10 @@ impl<'a, T: Scalar> Equations<'a, T> {
         })
     }
 
-    /// Multiplies the weight of what was added by γ.
+    /// Multiplies the weight of everything added so far by γ.
     pub(super) fn forget(&mut self, factor: T) {
         if factor.is_zero() {
-            // Non-finite sums too.
+            // Also clears non-finite sums.
             self.sums.iter_mut().for_each(|sum| sum.fill(T::zero()));
         } else if factor != T::one() {
             for sum in [Self::GRAM, Self::CROSS, Self::WEIGHT] {
@@ -322,7 +323,7 @@ impl<'a, T: Scalar> Equations<'a, T> {
         Ok(())
     }
 
-    /// The solution with a ridge for W and one for b; `layer` and `what` are for errors.
+    /// The solution with one ridge for W and another for b; `layer` and `what` are for errors.
     pub(super) fn solve(
         &mut self,
         ridges: [T; 2],
@@ -386,8 +387,8 @@ impl<'a, T: Scalar> Equations<'a, T> {
         Ok(())
     }
 
-    /// A ← S + `ridge` I, and for each output the right-hand side C + ρ W_old; with a bias, z̄ is one
-    /// more.
+    /// A ← S + `ridge` I, and for each output the right-hand side C + ρ W_old; with a bias, z̄ is
+    /// an additional right-hand side.
     fn assemble(&mut self, ridge: T, proximal: T, old: &[T]) {
         let (d, m) = (self.shape.inputs, self.shape.outputs);
         let [gram, cross, of_inputs, _, weight] = &*self.sums else {
@@ -418,10 +419,10 @@ impl<'a, T: Scalar> Equations<'a, T> {
         }
     }
 
-    /// Adds b's part of the system, of rank one (Sherman & Morrison 1950), to the solution without it,
-    /// and computes b. With v = (S + (λ + ρ) I)⁻¹ z̄, κ the weight that holds b, s = κ/(1 + κ) and
-    /// h = ρ/(1 + κ): W ← W + t vᵀ, t = (s (p̄ − W z̄) − h b_old)/(1 + s z̄·v), and
-    /// b = (p̄ − W z̄)/(1 + κ) + h b_old.
+    /// Corrects the solution for b's rank-one part of the system (Sherman & Morrison 1950), and
+    /// computes b. With v = (S + (λ + ρ) I)⁻¹ z̄, κ the ridge on b, s = κ/(1 + κ) and h = ρ/(1 +
+    /// κ): W ← W + t vᵀ, t = (s (p̄ − W z̄) − h b_old)/(1 + s z̄·v), and b = (p̄ − W z̄)/(1 + κ) +
+    /// h b_old.
     fn add_bias(&mut self, held: T, proximal: T, old: &[T]) {
         let (d, m) = (self.shape.inputs, self.shape.outputs);
         let Memory {
@@ -446,10 +447,10 @@ impl<'a, T: Scalar> Equations<'a, T> {
 
     /// Checks that the matrix is positive definite beyond rounding, along the direction x = L⁻ᵀ e_k of
     /// the row k whose pivot is smallest relative to its rounding: xᵀA x must be above
-    /// 2dε Σ_j A_jj x_j² + Σ_j (2ε z̄_j)² x_j². The first is the largest value expected from rounding of
-    /// the matrix (observed: 1.2 dε), the second that of inputs far from 0. Pivots alone would not show
-    /// it: if earlier rows are nearly dependent, a dependent row's pivot is far above ε. All of this is
-    /// the same in any units of the inputs.
+    /// 2dε Σ_j A_jj x_j² + Σ_j (2ε z̄_j)² x_j². The first term is the largest value expected from
+    /// rounding of the matrix (observed: 1.2 dε), the second the one from rounding of inputs far
+    /// from 0. Pivots alone are not enough: if earlier rows are nearly dependent, a dependent row's
+    /// pivot is far above ε. The check does not depend on the units of the inputs.
     fn check_pivots(&mut self, what: impl Fn() -> String) -> Result<(), Error> {
         let side = self.shape.inputs;
         let epsilon = T::default_epsilon();
@@ -468,8 +469,8 @@ impl<'a, T: Scalar> Equations<'a, T> {
         let pivot = |row: usize| {
             let root = matrix[row * side + row];
             let rounding = relative * diagonal[row] + of_mean(row);
-            // Where the factorisation ended, the entry is not above 0, and no later one is smaller. A
-            // square that is hardly above 0 has lost its digits.
+            // Where the factorisation stopped, the entry is not above 0, and no later one is
+            // smaller. A square that is barely above 0 has lost its accuracy.
             match root > T::zero() && diagonal[row] * epsilon > smallest::<T>() {
                 true => root * root / rounding,
                 false => T::zero(),
@@ -504,9 +505,9 @@ impl<'a, T: Scalar> Equations<'a, T> {
     }
 }
 
-/// A batch about its own mean c (rows × n, in `to`), and two more columns behind it: c less the mean so
-/// far, and the rest r = Σ w (z − c) that rounding of c leaves. Moves the mean by the batch's `share`
-/// of the new total weight; `weight` is its own.
+/// Centres a batch about its own mean c (rows × n, in `to`), and appends two columns: c minus the
+/// mean so far, and the remainder r = Σ w (z − c), which is due to rounding of c. Updates the mean
+/// by the batch's `share` of the new total weight; `weight` is the batch's own.
 ///
 /// With moments about c, those about the true means follow (Chan, Golub & LeVeque 1983):
 /// Σ w (z − c)(z − c)ᵀ + N share δ δᵀ − r rᵀ/weight, δ = c + r/weight − mean, for N so far.
@@ -525,7 +526,7 @@ fn centred<T: Scalar>(
     let (columns, ends) = to.split_at_mut(count);
     let (change, rest) = ends.split_at_mut(rows);
     let inverse = weight.recip();
-    // −c: first the first column, so that the mean of equal values is their value to the bit.
+    // −c, relative to the first column, so that the mean of equal values is exactly their value.
     for (c, &value) in change.iter_mut().zip(values) {
         *c = -value;
     }
@@ -536,7 +537,7 @@ fn centred<T: Scalar>(
     add_to_columns(columns, change);
     weighted_sums(rest, columns, weights);
     for (j, (change, &rest)) in change.iter_mut().zip(&*rest).enumerate() {
-        // In two parts: their sum has fewer digits.
+        // In two parts, since a single sum would have fewer digits.
         let parts = [-*change - mean[j], rest * inverse - mean[rows + j]];
         *change = parts[0] + parts[1];
         for part in parts {

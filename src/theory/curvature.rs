@@ -10,18 +10,18 @@ use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, larger};
 use crate::target_solver::Curvature;
 
-/// Upper bounds of the Gauss-Newton matrix of one example's E in (z_1, …, z_{T−1}).
+/// Upper bounds on the blocks of the Gauss-Newton matrix of one example's E in (z_1, …, z_{T−1}).
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct CurvatureBounds {
-    /// Of the diagonal blocks of z_1, …, z_{T−1}.
+    /// Bounds on the diagonal blocks of z_1, …, z_{T−1}.
     pub blocks: Vec<f64>,
-    /// Of the couplings of (z_1, z_2), …, (z_{T−2}, z_{T−1}).
+    /// Bounds on the couplings of (z_1, z_2), …, (z_{T−2}, z_{T−1}).
     pub couplings: Vec<f64>,
 }
 
 impl CurvatureBounds {
-    /// A bound of λ_max of the whole matrix: the largest sum of a block row (block Gershgorin;
+    /// A bound on λ_max of the whole matrix: the largest sum of a block row (block Gershgorin;
     /// Feingold & Varga 1962). 0 if T = 1.
     pub fn whole(&self) -> f64 {
         let coupling = |i: Option<usize>| i.and_then(|i| self.couplings.get(i)).unwrap_or(&0.0);
@@ -31,13 +31,13 @@ impl CurvatureBounds {
         rows.fold(0.0, larger)
     }
 
-    /// 2/λ_max by the bound: synchronous steps below it are stable. Infinite if T = 1.
+    /// 2/λ_max according to the bound: smaller synchronous steps are stable. Infinite if T = 1.
     pub fn synchronous_limit(&self) -> f64 {
         2.0 / self.whole()
     }
 
-    /// 2/λ_max of z_t's own block by the bound: steps of z_t below it, with the other layers held,
-    /// as in a sweep, are stable.
+    /// 2/λ_max of z_t's own block according to the bound: smaller steps of z_t are stable if the
+    /// other layers are fixed meanwhile, as in a sweep.
     ///
     /// # Errors
     /// [`Error::UnknownLayer`] unless 0 < t < T.
@@ -47,17 +47,18 @@ impl CurvatureBounds {
     }
 }
 
-/// Statement 10: bounds of the curvature that gradient steps on z are subject to, at every z and for every
+/// Statement 10: bounds on the curvature that limits gradient steps on z, at every z and for every
 /// example,
 ///
 /// block of z_t: μ_t c_t + μ_{t+1} c_{t+1} ‖J_t‖² + λ₂ of S_t;
 /// coupling of z_t and z_{t+1}: μ_{t+1} c_{t+1} ‖J_t‖;
 ///
-/// μ_T = 1, c_t the bound of the loss's curvature (1 for squared error), ‖J_t‖² that of
-/// [`Layer::curvature_bound`](crate::layer::Layer::curvature_bound), as
-/// [`StepSize::Bounded`](crate::target_solver::StepSize::Bounded) uses them. They bound the Gauss-Newton matrix,
-/// not the Hessian, which also has the second derivatives of f times the residuals: below the
-/// limits E of a linear circuit falls, that of another is to be checked.
+/// with μ_T = 1, c_t the bound on the loss's curvature (1 for squared error), and ‖J_t‖² bounded by
+/// [`Layer::curvature_bound`](crate::layer::Layer::curvature_bound).
+/// [`StepSize::Bounded`](crate::target_solver::StepSize::Bounded) uses the same bounds. They bound
+/// the Gauss-Newton matrix, not the Hessian, which also contains the second derivatives of f times
+/// the residuals. So steps below the limits are sure to lower E of a linear circuit; for any other
+/// circuit, check that E falls.
 ///
 /// # Errors
 /// [`Error::NoCurvatureBound`] for a layer or loss that gives none.
@@ -94,13 +95,14 @@ pub fn curvature_bounds<T: Scalar>(layers: Layers<'_, T>) -> Result<CurvatureBou
 /// the model's targets, one per selected example.
 ///
 /// H v = Σ_t A_tᵀ C_t A_t v + λ₂ v of the regularisers, A_t v = (v_{t+1}, J_t v_t), C_t the
-/// curvature of layer t's loss in (z_{t+1}, ẑ_{t+1}), μ included; without example weights, by which
-/// steps on z divide. With `layer` = Some(t) the others are held: λ_max of z_t's own block.
+/// curvature of layer t's loss in (z_{t+1}, ẑ_{t+1}), including μ. Example weights are left out,
+/// since steps on z divide by them. With `layer` = Some(t) the other layers are fixed, and λ_max is
+/// that of z_t's own block.
 ///
-/// `iterations` of Lanczos (1950), each one JVP and one VJP per layer, all examples at once, from a
-/// direction drawn from `seed`, the same for every example. Each estimate is a Ritz value, at most
-/// λ_max up to rounding: λ_max lies between it and [`curvature_bounds`], and
-/// their ratio is the margin that the bounds give away. All 0 if T = 1.
+/// Runs `iterations` of the Lanczos method (1950), each with one JVP and one VJP per layer for all
+/// examples at once, from a direction drawn from `seed` that is the same for every example. Each
+/// estimate is a Ritz value, at most λ_max up to rounding. So λ_max lies between the estimate and
+/// [`curvature_bounds`], and their ratio shows how loose the bounds can be. All 0 if T = 1.
 /// [`Diagnostics`](crate::diagnostics::Diagnostics) reports the same numbers by layer.
 ///
 /// # Errors

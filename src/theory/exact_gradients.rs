@@ -8,9 +8,9 @@ use crate::target_solver::TargetProblem;
 use crate::training::{infer_fixed_prediction, infer_z_il};
 
 /// Statement 7: ∂E/∂θ_t, t = 0, …, T−1, by Z-IL: (a copy of) the targets starts at the forward pass
-/// and moves by synchronous steps of size 1; layer T−1−k takes its gradient after k of them.
+/// and moves by synchronous steps of size 1; layer T−1−k takes its gradient after k steps.
 ///
-/// They equal backprop's, to rounding (the step makes (h − δ) − h of δ). Sums over the selected
+/// They equal backprop's up to rounding (each δ is computed as (h − δ) − h). Sums over the selected
 /// examples. Song, Lukasiewicz, Xu & Bogacz 2020.
 ///
 /// # Errors
@@ -27,9 +27,9 @@ pub fn z_il_gradients<T: Scalar>(
 }
 
 /// Statement 8: ∂E/∂θ_t, t = 0, …, T−1, after `steps` synchronous steps of size 1 of (a copy of)
-/// the targets from the forward pass, predictions and Jacobians frozen there.
+/// the targets from the forward pass, with predictions and Jacobians frozen there.
 ///
-/// After T−1 steps or more they equal backprop's, to rounding; after k < T−1 steps those of the
+/// After T−1 or more steps they equal backprop's up to rounding; after k < T−1 steps those of the
 /// last k + 1 layers do, and the others are 0. Sums over the selected examples. Millidge, Tschantz
 /// & Buckley 2022; Whittington & Bogacz 2017.
 ///

@@ -10,8 +10,8 @@ use crate::training::{check_no_target_regularizer, check_squared_hidden_losses};
 ///
 /// min_z E = L − Σᵢ Σ_{t=1}^{T−1} ‖δ_tⁱ‖² / (2 μ_t) + O(μ⁻²),  δ_t = ∂L/∂ẑ_t by backprop.
 ///
-/// Of an example with weight wᵢ both E and δ_tⁱ (as backprop gives it) carry wᵢ, so that its term
-/// is ‖δ_tⁱ‖²/(2 wᵢ μ_t). Regularisers of θ, constant in z, are included, as in
+/// For an example of weight wᵢ both E and δ_tⁱ (as backprop gives it) contain wᵢ, so its term is
+/// ‖δ_tⁱ‖²/(2 wᵢ μ_t). Regularisers of θ, which are constant in z, are included, as in
 /// [`DecoupledCircuit::energy`]. A sum over the selected examples.
 ///
 /// # Errors
@@ -23,7 +23,7 @@ use crate::training::{check_no_target_regularizer, check_squared_hidden_losses};
 /// use layerwise::prelude::*;
 /// use layerwise::theory;
 ///
-/// // Two units of weight 1: the output 1 stands for the target 3, and both errors are −2.
+/// // Two units of weight 1: the output is 1, the target is 3, and both errors are −2.
 /// let unit = || Dense::new(1, 1, Activation::Identity).map(Dense::without_bias);
 /// let circuit = Circuit::<f64>::builder().layer(unit()?).layer(unit()?).build()?;
 /// let mut model = DecoupledCircuit::new(circuit, Energy::default().with_penalty(100.0))?;

@@ -5,9 +5,9 @@ use crate::decoupled::{DecoupledCircuit, Selection};
 use crate::error::Error;
 use crate::kernel::Scalar;
 
-/// How far a circuit at z = h, h_t = ẑ_t of the plain forward pass, is from what must hold there.
-/// Every number is 0, exactly, for layers whose predictions have the same bits wherever they are
-/// made, and losses L_h that vanish with their gradients at z = ẑ.
+/// Deviations from what must hold at z = h, where h_t = ẑ_t of the plain forward pass. Every number
+/// is exactly 0 if a layer's predictions are bit for bit the same in the forward pass and in the
+/// local problems, and if the losses L_h and their gradients vanish at z = ẑ.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct ForwardPassDeviations {
@@ -24,7 +24,7 @@ pub struct ForwardPassDeviations {
 }
 
 impl ForwardPassDeviations {
-    /// The largest of them.
+    /// The largest of these deviations.
     pub fn largest(&self) -> f64 {
         largest([
             self.energy,
@@ -42,7 +42,7 @@ impl ForwardPassDeviations {
 /// E = L;  ∂E/∂θ_t = 0 (t < T−1), ∂E/∂θ_{T−1} = ∂L/∂θ_{T−1};  ∂E/∂z_t = 0 (t < T−1),
 /// ∂E/∂z_{T−1} = δ_{T−1}.
 ///
-/// Regularisers of θ_t and z_t have gradients at z = h too, which count as deviations. Sums over
+/// Regularisers of θ_t and z_t also have gradients at z = h, which count as deviations. Sums over
 /// the selected examples.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! Statements 11 and 12: what examples and layers do not know of one another.
+//! Statements 11 and 12: examples and layers are independent of one another.
 
 use crate::check::check_examples;
 use crate::decoupled::{DecoupledCircuit, Selection};
@@ -6,12 +6,13 @@ use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::target_solver::TargetSolver;
 
-/// Statement 11: moves (a copy of) the targets of the selected examples by `solver`, all in one
-/// batch and each alone, and returns the id of the first example whose targets then
-/// have other bits; `None` if the statement holds.
+/// Statement 11: moves (copies of) the targets of the selected examples by `solver`, once all in
+/// one batch and once each alone. Returns the id of the first example whose targets differ in any
+/// bit;
+/// `None` if the statement holds.
 ///
-/// It fails for a layer that maps a column differently beside others, and for a solver that uses
-/// anything of the whole batch, such as one step for all examples.
+/// It fails for a layer whose output for one column depends on other columns, and for a solver that
+/// uses anything computed over the whole batch, such as a common step size.
 ///
 /// # Errors
 /// Errors of the selection and of the solver, and [`Error::NoExamples`].
@@ -38,9 +39,9 @@ pub fn batch_dependent_example<T: Scalar>(
     Ok(None)
 }
 
-/// Statement 12: the layers t whose ℓ_t, or any of its gradients, has other bits after θ_s is
-/// replaced by `parameters` (in a copy of the model), in increasing order. It must be `[s]`, or
-/// nothing where even ℓ_s does not see the change.
+/// Statement 12: the layers t whose ℓ_t, or any of its gradients, changes in any bit when θ_s is
+/// replaced by `parameters` (in a copy of the model), in increasing order. The result must be
+/// `[s]`, or empty if not even ℓ_s depends on the change.
 ///
 /// # Errors
 /// [`Error::UnknownLayer`], [`Error::Length`], [`Error::NonFiniteData`] as
@@ -70,8 +71,8 @@ pub fn layers_changed_by<T: Scalar>(
 
 /// Whether all values have the same bits.
 fn same_bits<T: Scalar>(a: &[T], b: &[T]) -> bool {
-    // For a dual number the first comparison sees its derivatives; the second distinguishes −0 from 0, and
-    // lets NaN equal itself.
+    // The first comparison also covers the derivatives of a dual number; the second distinguishes
+    // −0 from 0, and lets NaN equal itself.
     let same = |(a, b): (&T, &T)| {
         (a == b || a.as_f64().is_nan()) && a.as_f64().to_bits() == b.as_f64().to_bits()
     };

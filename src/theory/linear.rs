@@ -30,10 +30,12 @@ impl<T: Scalar> Linear<T> {
             let not_linear = |reason: String| Error::NotLinear { layer: t, reason };
             let (layer, loss) = (layers.layer(t), layers.loss(t));
             let Some(affine) = layer.affine() else {
-                return Err(not_linear(format!("{layer:?} gives no affine map")));
+                return Err(not_linear(format!("the layer {layer:?} is not affine")));
             };
             if affine.unfolds || affine.positions > 1 {
-                return Err(not_linear(format!("{layer:?} shares its weights")));
+                return Err(not_linear(format!(
+                    "the layer {layer:?} shares its weights between positions"
+                )));
             }
             if affine.activation != Activation::Identity {
                 return Err(not_linear(format!(
@@ -56,7 +58,7 @@ impl<T: Scalar> Linear<T> {
                 let values = parameters.get(range.clone());
                 values.filter(|own| own.len() == length).ok_or_else(|| {
                     not_linear(format!(
-                        "its affine map has parameters {range:?} where {length} of {} are due",
+                        "its affine map uses parameters {range:?}, but needs {length} of the layer's {}",
                         parameters.len()
                     ))
                 })
@@ -85,7 +87,7 @@ impl<T: Scalar> Linear<T> {
         self.penalties[t - 1]
     }
 
-    /// Where z_1, …, z_{T−1} start in one vector of all of them, then its length.
+    /// The offsets of z_1, …, z_{T−1} in the vector that concatenates them, then its length.
     fn starts(&self) -> Vec<usize> {
         let mut starts = vec![0];
         for w in &self.weights[..self.depth() - 1] {
@@ -94,8 +96,8 @@ impl<T: Scalar> Linear<T> {
         starts
     }
 
-    /// The penalty's part of E's Hessian in z, AᵀMA with A z = (z_t − W_{t−1} z_{t−1})_t and M of
-    /// the μ_t; and the output loss's part, W_{T−1}ᵀ W_{T−1} in the last block.
+    /// The penalty's part of E's Hessian in z, AᵀMA with A z = (z_t − W_{t−1} z_{t−1})_t and
+    /// M = diag(μ_t I), and the output loss's part, W_{T−1}ᵀ W_{T−1} in the last block.
     pub(super) fn hessian(&self) -> (DMatrix<T>, DMatrix<T>) {
         let starts = self.starts();
         let size = starts[starts.len() - 1];
@@ -127,17 +129,17 @@ impl<T: Scalar> Linear<T> {
     }
 }
 
-/// Statement 5: the minimum over z of the E of a linear circuit,
+/// Statement 5: the minimum over z of E of a linear circuit,
 ///
 /// min_z E = Σᵢ ½ rᵢᵀ S⁻¹ rᵢ,  S = I + Σ_{t=1}^{T−1} P_t P_tᵀ / μ_t,  P_t = W_{T−1} ⋯ W_t,
 ///
-/// with r = z_T − ẑ_T of the plain forward pass: the composed loss in a metric that discounts what
-/// the targets can take over. Terms carry their example's weight; regularisers of θ, constant in z,
-/// are included, as in [`DecoupledCircuit::energy`]. A sum over the selected examples. Innocenti et
-/// al. 2024 (for μ = 1).
+/// with r = z_T − ẑ_T of the plain forward pass: the composed loss in a metric that discounts the
+/// part of the error that the targets can absorb. Each term is multiplied by its example's weight.
+/// Regularisers of θ, which are constant in z, are included, as in [`DecoupledCircuit::energy`]. A
+/// sum over the selected examples. Innocenti et al. 2024 (for μ = 1).
 ///
 /// # Errors
-/// [`Error::NotLinear`] unless every layer is affine with the identity as activation, every loss is
+/// [`Error::NotLinear`] unless every layer is affine with the identity activation, every loss is
 /// squared error, and no target has a regulariser; errors of the selection, [`Error::NoExamples`],
 /// [`Error::Overflow`].
 ///
@@ -146,7 +148,7 @@ impl<T: Scalar> Linear<T> {
 /// use layerwise::prelude::*;
 /// use layerwise::theory;
 ///
-/// // T units of weight 1 share the residual 1 between them: min E = ½/T.
+/// // A chain of T units of weight 1 shares the residual 1 equally: min E = ½/T.
 /// let mut builder = Circuit::<f64>::builder();
 /// for _ in 0..5 {
 ///     builder = builder.layer(Dense::new(1, 1, Activation::Identity)?.without_bias());
@@ -198,15 +200,16 @@ pub fn linear_minimum<T: Scalar>(
     })?
 }
 
-/// Statement 6: the minimiser z_1, …, z_{T−1} (d_t × n each, none if T = 1) of the E of a linear
-/// circuit. It solves the block tridiagonal system of ∂E/∂z = 0,
+/// Statement 6: the minimiser z_1, …, z_{T−1} (d_t × n each, none if T = 1) of E of a linear
+/// circuit. It solves the block tridiagonal system ∂E/∂z = 0,
 ///
 /// (μ_t I + μ_{t+1} W_tᵀW_t) z_t − μ_t W_{t−1} z_{t−1} − μ_{t+1} W_tᵀ z_{t+1}
 ///   = μ_t b_{t−1} − μ_{t+1} W_tᵀ b_t,  t = 1, …, T−1,  μ_T = 1,
 ///
-/// here assembled whole and factored as a dense matrix (Cholesky), the same for every example:
-/// (Σ_t d_t)³/3 flops, a reference for solvers that know the structure. Example weights and
-/// regularisers of θ do not move it. One column per selected example.
+/// whose matrix is the same for every example. Here it is assembled and factored as one dense
+/// matrix (Cholesky) in (Σ_t d_t)³/3 flops, as a reference for solvers that exploit the structure.
+/// Example weights and regularisers of θ do not affect the minimiser. One column per selected
+/// example.
 ///
 /// # Errors
 /// Those of [`linear_minimum`].
@@ -226,7 +229,7 @@ pub fn linear_minimiser<T: Scalar>(
         for t in 1..depth {
             let (below, above) = (linear.penalty(t), linear.penalty(t + 1));
             let pull = linear.weights[t].transpose() * above;
-            // What does not depend on z: from the target's side, then the input's.
+            // The terms that do not depend on z: first the target's side, then the input's.
             let mut known = DMatrix::zeros(dims[t], n);
             if t == 1 {
                 let x = DMatrix::from_column_slice(dims[0], n, batch.z(0));
@@ -249,7 +252,7 @@ pub fn linear_minimiser<T: Scalar>(
 fn solve<T: Scalar>(a: DMatrix<T>, b: &DMatrix<T>, layer: usize) -> Result<DMatrix<T>, Error> {
     finite(Quantity::Energy, layer, a.as_slice())?;
     finite(Quantity::Energy, layer, b.as_slice())?;
-    // A is at least μ_min-definite in exact arithmetic: only rounding can spoil it.
+    // A is positive definite in exact arithmetic: only rounding can make it fail.
     let solution = match a.clone().cholesky() {
         Some(cholesky) => Some(cholesky.solve(b)),
         None => a.lu().solve(b),

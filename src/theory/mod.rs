@@ -1,23 +1,23 @@
-//! The statements of the method, as functions of your own circuit and examples.
+//! The theory's statements, as functions of your own circuit and examples.
 //!
 //! Each function returns the quantity that a statement is about (a deviation that must be zero, a
-//! closed form, a bound), so that a circuit, a layer or a solver of one's own can be held against
-//! it. None changes the model that it is given. `docs/theory.md` states and proves them.
+//! closed form, a bound), so that you can check your own circuit, layer or solver against it. None
+//! of them changes the model that it is given. `docs/theory.md` states and proves them.
 //!
 //! | | statement | function |
 //! |---|---|---|
-//! | 1 | at the forward pass E is the composed loss, and only the last layer sees a gradient | [`forward_pass_deviations`] |
-//! | 2 | information moves one layer a synchronous step, through all layers in a reverse sweep | [`gradient_reach`] |
-//! | 3 | stationary targets carry backprop at shifted activations | [`stationarity`] |
+//! | 1 | at the forward pass E is the composed loss, and only the last layer has a gradient | [`forward_pass_deviations`] |
+//! | 2 | information moves one layer per synchronous step, and through all layers in a reverse sweep | [`gradient_reach`] |
+//! | 3 | stationary targets satisfy backprop's equations at shifted activations | [`stationarity`] |
 //! | 4 | min E = L − Σ_t ‖δ_t‖²/(2μ_t) + O(μ⁻²) | [`expanded_minimum`] |
 //! | 5 | the minimum of a linear circuit is ½ rᵀS⁻¹r | [`linear_minimum`] |
 //! | 6 | its minimiser solves a block tridiagonal system | [`linear_minimiser`] |
 //! | 7 | unit steps give backprop layer by layer | [`z_il_gradients`] |
 //! | 8 | fixed predictions give backprop in every layer | [`fixed_prediction_gradients`] |
-//! | 9 | multipliers rest where the gradients are backprop's, and how fast they may move | [`multiplier_rest`], [`stable_rates`], [`linear_stable_rates`] |
+//! | 9 | at the fixed point of the multipliers the gradients are backprop's; which rates are stable | [`multiplier_rest`], [`stable_rates`], [`linear_stable_rates`] |
 //! | 10 | gradient steps are stable below 2/λ_max | [`curvature_bounds`], [`largest_curvature`] |
-//! | 11 | an example's targets move alike in every batch | [`batch_dependent_example`] |
-//! | 12 | a local problem knows no other layer | [`layers_changed_by`] |
+//! | 11 | an example's targets move in the same way in every batch | [`batch_dependent_example`] |
+//! | 12 | a local problem does not depend on other layers | [`layers_changed_by`] |
 //!
 //! Layers are evaluated as in [`DecoupledCircuit::gradients`](crate::decoupled::DecoupledCircuit::gradients),
 //! not as in training (which matters to stochastic layers alone); only statement 11 moves targets
@@ -60,7 +60,7 @@
 //!     assert!((z_il - exact).abs() < 1e-12 && (fixed - exact).abs() < 1e-12);
 //! }
 //!
-//! // Targets at rest carry backprop at shifted activations.
+//! // Stationary targets satisfy backprop's equations at shifted activations.
 //! model.set_penalties(&[100.0])?;
 //! model.solve_targets(&ReverseSweep::new(1000), &all)?;
 //! let found = theory::stationarity(&model, &all)?;

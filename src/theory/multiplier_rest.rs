@@ -1,4 +1,4 @@
-//! Statement 9: where multipliers rest.
+//! Statement 9: the fixed point of the multipliers.
 
 use nalgebra::DMatrix;
 
@@ -29,9 +29,10 @@ pub struct MultiplierRest {
 ///
 /// z_t = ẑ_t,  λ_t = −δ_t,
 ///
-/// at which the parameter gradients are backprop's for any μ > 0. λ is that of
-/// [`Decoupling::with_multipliers`](crate::training::Decoupling::with_multipliers), which is ρu in the scaled form. `gap` and
-/// `targets` vanish together only there, and then all four numbers do, to rounding.
+/// at which the parameter gradients are backprop's for any μ > 0. λ is defined as in
+/// [`Decoupling::with_multipliers`](crate::training::Decoupling::with_multipliers), and is ρu in
+/// the scaled form. Only there are both `gap` and `targets` 0, and then all four numbers are 0 up
+/// to rounding.
 ///
 /// # Errors
 /// [`Error::Length`] or [`Error::Shape`] for multipliers that do not fit, [`Error::NonFiniteData`];

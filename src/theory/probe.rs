@@ -1,4 +1,4 @@
-//! What every statement needs: targets to move that are nobody's, and honest numbers.
+//! What every statement needs: a copy of the targets to move, and checks that numbers are finite.
 
 use crate::check::check_examples;
 /// A NaN must not pass as a small deviation.
@@ -10,7 +10,7 @@ use crate::error::{Error, Quantity};
 use crate::kernel::Scalar;
 use crate::target_solver::{Predictions, TargetProblem};
 
-/// Lends a copy of the selected examples, whose targets may be moved: the model stays as it is.
+/// Lends a copy of the selected examples whose targets may be moved; the model does not change.
 pub(super) fn on_a_copy<T: Scalar, R>(
     model: &DecoupledCircuit<T>,
     selection: &Selection<'_>,
@@ -20,7 +20,7 @@ pub(super) fn on_a_copy<T: Scalar, R>(
     let columns = model.examples.resolve(selection)?;
     check_examples(columns.len(), operation)?;
     let layers = model.layers();
-    // Drafts that nobody commits.
+    // Drafts that are never committed.
     let mut working = Working::new(layers.depth());
     let mut batch = working.lend(&model.examples, &columns, 0, TargetUse::Kept);
     batch.base.training = false;
@@ -34,7 +34,7 @@ pub(super) fn on_a_copy<T: Scalar, R>(
     ))
 }
 
-/// E and its gradients at the targets as they are; all finite.
+/// E and its gradients at the current targets; checks that all are finite.
 pub(super) fn gradients<T: Scalar>(
     problem: &mut TargetProblem<'_, T>,
 ) -> Result<Gradients<T>, Error> {
@@ -42,7 +42,7 @@ pub(super) fn gradients<T: Scalar>(
     checked(Gradients::of(layers, n, problem.evaluate(All)))
 }
 
-/// [`DecoupledCircuit::backprop`], all finite.
+/// [`DecoupledCircuit::backprop`]; checks that all numbers are finite.
 pub(super) fn backprop<T: Scalar>(
     model: &DecoupledCircuit<T>,
     selection: &Selection<'_>,

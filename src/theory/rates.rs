@@ -10,20 +10,22 @@ use crate::energy::Layers;
 use crate::error::{Error, Quantity};
 use crate::kernel::Scalar;
 
-/// When the multipliers move, in a step z ← z − η ∂E/∂z, λ ← λ + α μ (z − ẑ).
+/// When the multipliers are updated in a step z ← z − η ∂E/∂z, λ ← λ + α μ (z − ẑ).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MultiplierUpdate {
-    /// After the targets, by the new z: [`Decoupling::with_multipliers`](crate::training::Decoupling::with_multipliers).
+    /// After the targets, with the new z, as in
+    /// [`Decoupling::with_multipliers`](crate::training::Decoupling::with_multipliers).
     AfterTargets,
-    /// Together with them, by the old z.
+    /// Together with the targets, with the old z.
     WithTargets,
 }
 
 /// Statement 9: the rates α > 0 at which one linear mode is stable, between `start` and `end`
 /// (both excluded; empty if there is none).
 ///
-/// The mode has residual σ z and curvature h = ρσ² + b, `penalized` being ρσ² (ρ = μ), b the rest:
-/// z ← z − η (h z + ρσ u), u ← u + ασ z with ρu = λ. Stable, by Jury's criterion, if and only if
+/// The mode has residual σ z and curvature h = ρσ² + b, where `penalized` is ρσ² (ρ = μ) and b is
+/// the rest. It steps by z ← z − η (h z + ρσ u), u ← u + ασ z with ρu = λ. By Jury's criterion this
+/// is stable if and only if
 ///
 /// after the targets: 0 < ηh < 2 and η (2h + αρσ²) < 4;
 /// with the targets: αρσ² < h and η (2h − αρσ²) < 4.
@@ -35,10 +37,10 @@ pub enum MultiplierUpdate {
 /// ```
 /// use layerwise::theory::{MultiplierUpdate, stable_rates};
 ///
-/// // η = 1/h and b = 0, as a step within the bound has it: α up to 2.
+/// // η = 1/h and b = 0, the case of a step within the curvature bound: α up to 2.
 /// assert_eq!(stable_rates(MultiplierUpdate::AfterTargets, 0.5, 2.0, 2.0)?, 0.0..2.0);
 /// assert_eq!(stable_rates(MultiplierUpdate::WithTargets, 0.5, 2.0, 2.0)?, 0.0..1.0);
-/// // No α helps a step that diverges already.
+/// // No α stabilises a step that already diverges without multipliers.
 /// assert!(stable_rates(MultiplierUpdate::AfterTargets, 1.0, 2.0, 2.0)?.is_empty());
 /// # Ok::<(), layerwise::Error>(())
 /// ```
@@ -63,14 +65,14 @@ pub fn stable_rates(
 /// whose modes are coupled: rates α > 0 at which multipliers converge, between `start` and `end`
 /// (both excluded; empty if there is none).
 ///
-/// With A z = (z_t − W_{t−1} z_{t−1})_t, M of the μ_t, G = AᵀMA and H = G + B, B the output loss's
-/// part of E's Hessian:
+/// With A z = (z_t − W_{t−1} z_{t−1})_t, M = diag(μ_t I), G = AᵀMA and H = G + B, where B is the
+/// output loss's part of E's Hessian:
 ///
 /// after the targets: stable if **and only if** η (2H + αG) ≺ 4;
-/// with the targets: stable **if** αG ≺ H and η (2H − αG) ≺ 4 (only if, where G and B commute).
+/// with the targets: stable **if** αG ≺ H and η (2H − αG) ≺ 4 (and only if, when G and B commute).
 ///
-/// Costs the eigenvalues of a dense matrix of side Σ_t d_t, twice. A circuit of one layer has no
-/// multipliers: any rate will do.
+/// The cost is computing the eigenvalues of a dense (Σ_t d_t) × (Σ_t d_t) matrix twice. A circuit
+/// of one layer has no multipliers: any rate is stable.
 ///
 /// # Errors
 /// [`Error::NotLinear`] as [`linear_minimum`](super::linear_minimum), [`Error::InvalidOption`]
@@ -129,7 +131,7 @@ pub fn linear_stable_rates<T: Scalar>(
     })
 }
 
-/// The rates above 0 and `low`, below `high`.
+/// The rates above 0 and above `low`, and below `high`.
 fn interval(low: f64, high: f64) -> Range<f64> {
     let low = low.max(0.0);
     if high > low { low..high } else { 0.0..0.0 }

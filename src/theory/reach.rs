@@ -6,12 +6,13 @@ use crate::error::Error;
 use crate::kernel::{Scalar, norm};
 use crate::target_solver::TargetSolver;
 
-/// Statement 2: the norms ‖∂E/∂θ_t‖, t = 0, …, T−1, after `solver` moved (a copy of) the targets
-/// once, from the forward pass.
+/// Statement 2: the norms ‖∂E/∂θ_t‖, t = 0, …, T−1, after one call of `solver` on (a copy of) the
+/// targets at the forward pass.
 ///
-/// The norms are of gradients summed over the selected examples; a norm is 0 only if every entry
-/// is. k synchronous steps leave it 0, exactly, for t < T−1−k; one reverse sweep reaches every
-/// layer. For L_h that vanish with their gradients at z = ẑ, and no regularisers.
+/// The norms are those of gradients summed over the selected examples; a norm is 0 only if every
+/// entry is 0. After k synchronous steps it is exactly 0 for t < T−1−k; one reverse sweep reaches
+/// every layer. This holds for L_h that vanish together with their gradients at z = ẑ, and without
+/// regularisers.
 ///
 /// # Errors
 /// Errors of the selection and of the solver, [`Error::NoExamples`], [`Error::Overflow`].

@@ -1,4 +1,4 @@
-//! Statement 3: stationary targets carry backprop at shifted activations.
+//! Statement 3: stationary targets satisfy backprop's equations at shifted activations.
 
 use nalgebra::DMatrix;
 
@@ -9,7 +9,7 @@ use crate::energy::{Ask, LocalProblem};
 use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, Write, norm};
 
-/// How far targets are from carrying backprop.
+/// How far targets are from satisfying backprop's equations.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Stationarity<T: Scalar> {
@@ -43,11 +43,12 @@ impl<T: Scalar> Stationarity<T> {
 ///
 /// λ_t = J_tᵀ λ_{t+1},  ∂E/∂θ_t = (∂f_t/∂θ_t)ᵀ λ_{t+1},  J_t = ∂f_t/∂z_t.
 ///
-/// For any L_h of z − ẑ alone the second holds at every z, and the first if and only if z is
-/// stationary; another L_h has ∂ℓ/∂ẑ ≠ −∂ℓ/∂z, and both differ. An example's weight is in its λ.
-/// Regularisers and parameters of losses are left out, except of the difference from backprop's
-/// gradients; a regulariser of targets shifts the stationary point, and its gradient shows in the
-/// recursion. Sums over the selected examples. LeCun 1988; Carreira-Perpiñán & Wang 2014.
+/// If L_h depends only on z − ẑ, the second holds at every z, and the first if and only if z is
+/// stationary. For any other L_h, ∂ℓ/∂ẑ ≠ −∂ℓ/∂z, and neither holds exactly. An example's weight is
+/// contained in its λ. Regularisers and parameters of losses are left out, except in the difference
+/// from backprop's gradients. A regulariser of targets shifts the stationary point, and its
+/// gradient appears as a deviation from the recursion. Sums over the selected examples. LeCun 1988;
+/// Carreira-Perpiñán & Wang 2014.
 ///
 /// # Errors
 /// Errors of the selection, [`Error::NoExamples`], [`Error::Overflow`].
@@ -71,7 +72,7 @@ pub fn stationarity<T: Scalar>(
         backprop: norm(&exact.parameters.concat()),
     };
     model.with_problem(selection, "statement 3", |whole| {
-        // λ_{t+1} of the layer above the one at work.
+        // λ_{t+1}, from the layer above the current one.
         let mut above = Vec::new();
         for t in (0..depth).rev() {
             let problem = LocalProblem {

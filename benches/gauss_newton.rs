@@ -1,10 +1,13 @@
-//! Time of an iteration of [`GaussNewton`]'s conjugate gradients, against its matrix products.
+//! Time of one iteration of [`GaussNewton`]'s conjugate gradients, compared with its matrix
+//! products.
 //!
-//! `cargo bench --bench gauss_newton [-- <part of a case's name>]`. Nets M and D of `step.rs`: tanh, the last layer linear,
-//! squared error. An iteration is the difference of two calls with more and fewer of them; the products
-//! are a W p and a Wᵀ g of every layer but the first (two of each between hidden layers with the chained
-//! preconditioner), on arrays of their own. All three are run in turn; medians over the rounds. On one
-//! thread times are the thread's own, so that other programs count little; on two, wall-clock times.
+//! `cargo bench --bench gauss_newton [-- <part of a case's name>]`. Nets M and D of `step.rs`:
+//! tanh, the last layer linear, squared error. The time of an iteration is the difference between
+//! two calls with different numbers of iterations. The products are one W p and one Wᵀ g for every
+//! layer except the first (two of each between hidden layers with the chained preconditioner), on
+//! separate arrays. All three are timed in turn, and medians over the rounds are reported. On one
+//! thread this measures the thread's CPU time, so that other programs matter little; on two
+//! threads, wall-clock time.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -24,7 +27,7 @@ const ROUNDS: usize = 31;
 const FEW: u64 = 2;
 const MANY: u64 = 8;
 
-/// Times its two solvers and the products on the problem that it is called with.
+/// Times two solvers and the products on the problem with which it is called.
 #[derive(Debug)]
 struct Probe {
     name: String,
@@ -113,7 +116,7 @@ impl<T: Scalar> TargetSolver<T> for Probe {
                 *time = now(self.alone) - start;
                 if let Some((iterations, report)) = solved {
                     assert_eq!(report.products, iterations, "all iterations are made");
-                    // It would cost evaluations that are no part of an iteration.
+                    // A shortened step would cost evaluations that do not belong to an iteration.
                     assert_eq!(report.drawn_back, 0, "the step stands");
                 }
                 for (t, before) in (1..).zip(&before) {
@@ -139,10 +142,10 @@ impl<T: Scalar> TargetSolver<T> for Probe {
     }
 }
 
-/// Time of this thread alone, where the system tells it, or of the wall's clock.
+/// CPU time of this thread where the system reports it, otherwise wall-clock time.
 fn now(alone: bool) -> Duration {
     if alone {
-        // The system's count is brought up to date when the thread lets go.
+        // The system updates its count when the thread yields.
         std::thread::sleep(Duration::from_nanos(1));
         let own = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
         let own = own.and_then(|line| line.split(' ').next().map(str::parse));

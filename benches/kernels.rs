@@ -1,7 +1,8 @@
-//! Time of the elementwise kernels on batches of 64 rows, beside a loop of std calls, and of updates.
+//! Time of the elementwise kernels on batches of 64 rows, compared with loops of std calls, and of
+//! parameter updates.
 //!
-//! `cargo bench --bench kernels`; divide by the throughput's elements for the time of one. The
-//! loops of std use the textbook formulas, whose derivatives are not exact near saturation.
+//! `cargo bench --bench kernels`; the throughput gives the time per element. The std loops use the
+//! textbook formulas, whose derivatives are inaccurate near saturation.
 
 use std::time::Duration;
 
@@ -46,7 +47,7 @@ fn activations<T: Scalar>() -> Vec<(&'static str, Activation, Pointwise<T>)> {
             let y = sigmoid(x);
             (x * y, y * (T::one() + x * (T::one() - y)))
         }),
-        // By the approximation through tanh: std has no error function.
+        // The tanh approximation, since std has no error function.
         ("gelu", Activation::Gelu, |x| {
             let (scale, cubic) = (T::of(0.797_884_560_802_865_4), T::of(0.044_715));
             let t = (scale * (x + cubic * x * x * x)).tanh();

@@ -1,5 +1,5 @@
-//! Time of one step on four nets: the decoupled step (E, every ∂E/∂θ and ∂E/∂z), backprop, the bare
-//! matrix products of either, and the decoupled step as two threads share it.
+//! Time of one step on four nets: the decoupled step (E, every ∂E/∂θ and ∂E/∂z), backprop, the
+//! matrix products of each alone, and the decoupled step on two threads.
 //!
 //! `cargo bench --bench step`. tanh, the last layer linear, squared error.
 
@@ -14,7 +14,7 @@ use nets::{model, nets};
 
 mod nets;
 
-/// W Z and G Zᵀ of every layer, and Wᵀ G of all but the first, on arrays of their own.
+/// W Z and G Zᵀ for every layer, and Wᵀ G for all layers except the first, on separate arrays.
 fn products<T: Scalar>(widths: &[usize], n: usize) -> impl FnMut() {
     let numbers =
         |count: usize| -> Vec<T> { (0..count).map(|i| T::of((i as f64).sin())).collect() };

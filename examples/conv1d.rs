@@ -1,6 +1,6 @@
-//! A 1-D convolution written outside the crate. It says which entries of the input each patch reads,
-//! and [`Patchwise`] does the rest: fused activations, derivatives, parallel columns, a curvature
-//! bound, initial values.
+//! A 1-D convolution written outside the crate. It states which entries of the input each patch
+//! reads, and [`Patchwise`] does the rest: fused activations, derivatives, parallel columns, a
+//! curvature bound, and initial values.
 //!
 //! ẑ[c, p] = a(Σ_{i,k} W[c, (i, k)] z[i, stride p + k − padding] + b[c]), 0 beyond the ends.
 
@@ -26,8 +26,8 @@ impl Windows {
         (self.steps + 2 * self.padding - self.width) / self.stride + 1
     }
 
-    /// The part of the window at a position that lies inside the input, as patch entries, and where it
-    /// begins in the input.
+    /// The part of the window at a position that lies inside the input, as a range of patch
+    /// entries, and the step of the input at which it begins.
     fn inside(&self, position: usize) -> (std::ops::Range<usize>, usize) {
         let start = self.stride * position;
         let first = self.padding.saturating_sub(start);
@@ -55,7 +55,7 @@ impl Unfold for Windows {
         inside.contains(&entry).then(|| read + entry - inside.start)
     }
 
-    // Optional: these two copy and add whole runs instead of single entries.
+    // Optional: the next two functions copy and add whole runs instead of single entries.
     fn unfold<T: Scalar>(&self, input: &[T], patches: &mut [T]) {
         patches.fill(T::zero());
         for (position, patch) in patches.chunks_exact_mut(self.patch_len()).enumerate() {
@@ -95,7 +95,8 @@ fn convolution(
 }
 
 fn main() -> Result<(), Error> {
-    // First the contract: derivatives, bound, columns, memory, and the closed-form description.
+    // First check the layer's contract: derivatives, bound, columns, memory, closed-form
+    // description.
     let layer = convolution(2, 5, 3, 2)?;
     println!("{} -> {}", layer.input_shape(), layer.output_shape());
     let number = |i: usize| ((7 * i + 3) % 11) as f64 / 5.0 - 1.0;
@@ -105,7 +106,7 @@ fn main() -> Result<(), Error> {
     print!("{check}");
     check.require(1e-6)?;
 
-    // Then classify three kinds of waves at random phases, with two convolutions and a dense layer.
+    // Then classify three kinds of waves with random phases, by two convolutions and a dense layer.
     let (steps, n) = (32, 300);
     let wave = |j: usize, i: usize| {
         let (kind, phase) = (i % 3, (i * 37 % 100) as f64 / 100.0);
@@ -131,7 +132,8 @@ fn main() -> Result<(), Error> {
         .build()?;
     let mut model = DecoupledCircuit::new(circuit, Energy::new(SoftmaxCrossEntropy))?;
     model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
-    // Both convolutions in closed form on projected targets, on two threads; then sweeps.
+    // First fit both convolutions in closed form to projected targets, on two threads; then use
+    // sweeps.
     let projected = Decoupling::new(Targets::Projected { seed: 0 }, ZStep::None)?;
     let solved = WStep::solver(LeastSquares::ridge(1e-6)?).with_optimizer(Adam::new(1e-2)?);
     let swept = Decoupling::refreshed(ReverseSweep::new(1));

@@ -141,7 +141,7 @@ impl<T: Scalar> Layer<T> for RadialBasis {
 }
 
 fn main() -> Result<(), Error> {
-    // First the derivatives: VJP and JVP, in input and parameters, overwriting and adding.
+    // First check the derivatives: VJP and JVP, in input and parameters, overwriting and adding.
     let layer = RadialBasis {
         inputs: 2,
         units: 3,
@@ -152,7 +152,7 @@ fn main() -> Result<(), Error> {
     print!("{check}");
     check.require(1e-6)?;
 
-    // Then two spirals, told apart by a circuit of radial units and a dense layer.
+    // Then classify two spirals by a circuit of radial units and a dense layer.
     let n = 200;
     let spiral = |i: usize| {
         let (arm, turn) = (i % 2, 0.5 + 2.5 * (i / 2) as f64 / 100.0);
@@ -171,9 +171,9 @@ fn main() -> Result<(), Error> {
         .build()?;
     let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
     model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
-    // The sweep's steps are bounded by the curvature of the layers above layer 0, both dense, so
-    // the new layer needs no bound of its own here; elsewhere it would take a fixed step or give
-    // one (`Layer::curvature_bound`).
+    // The sweep's steps are bounded by the curvature of the layers above layer 0. Both are dense,
+    // so the new layer needs no bound here. In any other place it would have to implement
+    // `Layer::curvature_bound`, or the sweep would need a fixed step.
     let scheme = Decoupling::refreshed(ReverseSweep::new(1));
     let report = Trainer::new(Phase::new(scheme, Adam::new(1e-2)?).with_epochs(1000))
         .with_measure_every(250)

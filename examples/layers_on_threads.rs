@@ -1,5 +1,5 @@
-//! The T local problems of a circuit, each on a thread of its own: same bits as the circuit's own
-//! evaluation.
+//! Evaluates the T local problems of a circuit, each on its own thread. The results have the same
+//! bits as the circuit's own evaluation.
 
 use layerwise::decoupled::{Selection, TargetInit};
 use layerwise::energy::Energy;
@@ -21,8 +21,8 @@ fn main() -> Result<(), Error> {
     let init = TargetInit::RandomNormal { std: 0.5, seed: 1 };
     model.add_examples(&x, &y, &init)?;
 
-    // A local problem borrows θ_t, z_t and z_{t+1}: the threads share nothing that any of them
-    // writes, and none waits for another.
+    // A local problem borrows θ_t, z_t and z_{t+1}. The threads share no mutable data, and none
+    // waits for another.
     let depth = model.circuit().depth();
     let problems = (0..depth)
         .map(|t| model.local_problem(t, 0..n))
@@ -48,7 +48,8 @@ fn main() -> Result<(), Error> {
         let bits = |values: &[f64]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
         let mut same = bits(&local.parameters) == bits(&whole.parameters[t]);
         if t + 1 < depth {
-            // ∂E/∂z_{t+1}: its part as this layer's target, then its part as the next one's input.
+            // ∂E/∂z_{t+1}: the part as this layer's target, then the part as the next layer's
+            // input.
             let next = &results[t + 1].input;
             let sum: Vec<f64> = local.target.iter().zip(next).map(|(a, b)| a + b).collect();
             same &= bits(&sum) == bits(whole.targets[t].as_slice());

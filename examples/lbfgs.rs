@@ -1,5 +1,5 @@
-//! Handwritten digits by argmin's L-BFGS on three objectives of one circuit: layer by layer, jointly
-//! in parameters and targets, and on the composed loss.
+//! Trains on handwritten digits by argmin's L-BFGS with three objectives of one circuit: layer by
+//! layer, jointly in parameters and targets, and on the composed loss.
 //!
 //! `cargo run --release --features argmin --example lbfgs`; `-- --help` lists the options.
 
@@ -30,12 +30,13 @@ use serde::Serialize;
 /// Trains a tanh circuit on 8×8 handwritten digits by L-BFGS on three objectives and prints one
 /// table.
 ///
-/// alternating: Z-steps by Gauss-Newton, then one W-step by L-BFGS for each layer, all layers at
-/// once. joint: L-BFGS on E in θ and z together. composed: L-BFGS on the composed loss, the coupled
-/// baseline. Columns: per training example the composed loss and E (both with the regulariser), the
-/// constraint gap; accuracy on training and test images; how often L-BFGS asked for values and for
-/// gradients (of alternating: summed over the layers, whose evaluations cost a part of the circuit's
-/// each, and without its Z-steps); seconds. E and gap of composed are those of forward-pass targets.
+/// alternating: Z-steps by Gauss-Newton, then one W-step by L-BFGS for each layer, all layers in
+/// parallel. joint: L-BFGS on E in θ and z together. composed: L-BFGS on the composed loss, the
+/// coupled baseline. Columns: composed loss, E (both with the regulariser) and constraint gap, per
+/// training example; accuracy on training and test images; how often L-BFGS requested values and
+/// gradients (for alternating: summed over the layers, each of whose evaluations costs only a part
+/// of the circuit's, and not counting Z-steps); seconds. For composed, E and gap are those of
+/// forward-pass targets.
 #[derive(Parser)]
 struct Options {
     /// Seed of the initial weights.
@@ -44,26 +45,26 @@ struct Options {
     /// Seed of the split into 1437 training and 360 test images.
     #[arg(long, default_value_t = 2)]
     split_seed: u64,
-    /// Iterations of L-BFGS on joint and composed, and on each layer over all W-steps together, rounded up
-    /// to whole W-steps.
+    /// Iterations of L-BFGS for joint and composed; for alternating, the iterations in each layer
+    /// over all W-steps, rounded up to whole W-steps.
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..))]
     iterations: u64,
-    /// Iterations of L-BFGS in one W-step, at most.
+    /// Maximum number of L-BFGS iterations in one W-step.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     w_iterations: u64,
     /// Widths of the hidden layers.
     #[arg(long, value_delimiter = ',', default_value = "32,32", value_parser = positive)]
     widths: Vec<usize>,
-    /// Steps that L-BFGS remembers.
+    /// Number of past steps that L-BFGS keeps.
     #[arg(long, default_value_t = 10, value_parser = positive)]
     memory: usize,
     /// Weight of the L2 regulariser on W.
     #[arg(long, default_value_t = 1e-3)]
     l2: f64,
-    /// μ, the weight of every hidden layer's error.
+    /// Penalty μ, the weight of every hidden layer's error.
     #[arg(long, default_value_t = 1.0)]
     penalty: f64,
-    /// One JSON object a row instead of the table.
+    /// Print one JSON object per row instead of the table.
     #[arg(long)]
     json: bool,
 }
@@ -78,7 +79,7 @@ fn positive(text: &str) -> Result<usize, String> {
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What L-BFGS asked for.
+/// How many values and gradients L-BFGS requested.
 #[derive(Debug, Clone, Copy, Default)]
 struct Asked {
     values: u64,
@@ -94,8 +95,9 @@ impl Asked {
     }
 }
 
-/// An objective that counts; argmin's own counts leave out a line search that failed. After `limit`
-/// values it ends the run, which nothing else does where a line search finds no end.
+/// An objective that counts requests, since argmin's own counts leave out failed line searches.
+/// After
+/// `limit` values it ends the run, since nothing else would stop a line search that does not end.
 struct Counted<'a, O> {
     objective: &'a O,
     asked: &'a Cell<Asked>,
@@ -109,7 +111,7 @@ impl<O: CostFunction<Param = Vec<f64>, Output = f64>> CostFunction for Counted<'
     fn cost(&self, point: &Vec<f64>) -> Result<f64, ArgminError> {
         let mut asked = self.asked.get();
         if asked.values == self.limit {
-            return Err(ArgminError::msg("no end of a line search"));
+            return Err(ArgminError::msg("the line search does not end"));
         }
         asked.values += 1;
         self.asked.set(asked);
@@ -129,7 +131,8 @@ impl<O: Gradient<Param = Vec<f64>, Gradient = Vec<f64>>> Gradient for Counted<'_
     }
 }
 
-/// The best point that L-BFGS finds from the model's in so many iterations.
+/// The best point that L-BFGS finds within `iterations` iterations, starting from the model's
+/// point.
 fn minimize<O>(objective: &O, iterations: u64, memory: usize) -> Result<(Vec<f64>, Asked), AnyError>
 where
     O: Objective<f64>
@@ -146,12 +149,12 @@ where
     let run = Executor::new(counted, LBFGS::new(MoreThuenteLineSearch::new(), memory))
         .configure(|state| state.param(start).max_iters(iterations))
         .run()?;
-    // Not the present point: after a line search that failed there is none.
+    // Not the current point: there is none after a failed line search.
     let best = run.state.get_best_param().cloned();
     Ok((best.ok_or("L-BFGS found no point")?, asked.get()))
 }
 
-/// The W-step: every layer's own problem on a thread of its own.
+/// The W-step: solves every layer's local problem on its own thread.
 fn step_parameters(
     model: &mut DecoupledCircuit<f64>,
     options: &Options,
@@ -184,7 +187,7 @@ fn step_parameters(
     Ok(asked)
 }
 
-/// From the forward pass: moves the model, and says what was asked for.
+/// Trains the model from the forward pass, and returns how much was requested.
 type Method = fn(&mut DecoupledCircuit<f64>, &Options) -> Result<Asked, AnyError>;
 
 fn alternating(model: &mut DecoupledCircuit<f64>, options: &Options) -> Result<Asked, AnyError> {
@@ -256,7 +259,7 @@ fn run(
     let asked = method(&mut model, options)?;
     let seconds = start.elapsed().as_secs_f64();
     if name == "composed" {
-        // Its targets did not move; E and gap are those of the forward pass.
+        // Its targets do not move: report E and gap of the forward pass.
         model.initialize_targets(&TargetInit::ForwardPass)?;
     }
     let n = train.labels.len() as f64;

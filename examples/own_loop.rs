@@ -8,8 +8,8 @@ use layerwise::prelude::*;
 use layerwise::state::State;
 use layerwise::training::{Event, Session, Visit};
 
-/// Targets from a forward pass, moved by one sweep, and a step of θ; then a second sweep at the new θ,
-/// and another step of θ.
+/// Resets the targets to a forward pass, makes a sweep and a step of θ, and then a second sweep at
+/// the new θ and another step of θ.
 #[derive(Debug)]
 struct Twice;
 
@@ -59,6 +59,6 @@ fn main() -> Result<(), Error> {
 
     trainer.run(&mut twin)?;
     let same = (0..3).all(|t| model.circuit().parameters(t) == twin.circuit().parameters(t));
-    assert!(same, "both loops give the same bits");
+    assert!(same, "the two loops differ");
     Ok(())
 }

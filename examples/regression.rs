@@ -1,5 +1,5 @@
-//! Regression on real data: progression of diabetes in 442 patients, by backprop and by decoupled
-//! schemes, in cross-validation with early stopping.
+//! Regression on real data: predicts the progression of diabetes in 442 patients, by backprop and
+//! by decoupled schemes, with cross-validation and early stopping.
 //!
 //! `cargo run --release --example regression`; `-- --help` lists the options.
 
@@ -20,19 +20,19 @@ use layerwise::training::{Backprop, Decoupling, Phase, Stopping, Trainer};
 use layerwise::{Circuit, DecoupledCircuit, Error};
 
 /// Trains tanh circuits of widths 10, 16, 16, 1 by several schemes on the same folds and prints the
-/// mean RMSE (in units of the target) and R² on test folds, and the ratio of RMSE to backprop's.
+/// mean RMSE (in units of the target) and R² on test folds, and the RMSE relative to backprop's.
 #[derive(Parser)]
 struct Options {
-    /// Seeds of folds, weights and shuffling: one cross-validation each.
+    /// Seeds of folds, weights and shuffling; one cross-validation is run per seed.
     #[arg(long, value_delimiter = ',', default_value = "0,1,2,3,4")]
     seeds: Vec<u64>,
-    /// Folds of each cross-validation.
+    /// Number of folds of each cross-validation.
     #[arg(long, default_value_t = 5)]
     folds: usize,
-    /// Epochs, at most.
+    /// Maximum number of epochs.
     #[arg(long, default_value_t = 300)]
     epochs: u64,
-    /// Epochs without a lower validation loss before a run ends.
+    /// Early stopping: epochs without a lower validation loss before a run ends.
     #[arg(long, default_value_t = 30)]
     patience: u64,
     /// Weight of the L2 regulariser on W.
@@ -96,7 +96,8 @@ fn score(
     seed: u64,
     options: &Options,
 ) -> Result<(f64, f64), Error> {
-    // An eighth of the training fold decides when to stop; the test fold is seen once.
+    // One eighth of the training folds is used for early stopping; the test fold only for
+    // evaluation.
     let inner = Split::shuffled(split.train.len(), split.train.len() / 8, seed)?;
     let inner = inner.of(&split.train)?;
     let (train, validation) = (data.select(&inner.train), data.select(&inner.test));

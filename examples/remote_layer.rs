@@ -1,6 +1,6 @@
-//! A layer that learns in another process: its local problem is sent as JSON to a child, which
-//! builds the layer itself, moves the parameters, and sends them back. The numbers are bit for bit
-//! those of the same steps made here.
+//! Layers that learn in other processes: each local problem is sent as JSON to a child process,
+//! which builds the layer itself, trains its parameters, and sends them back. The results are bit
+//! for bit those of the same steps in this process.
 //!
 //! `cargo run --release --features serde --example remote_layer`
 
@@ -31,7 +31,7 @@ fn layer(t: usize) -> Result<Dense, Error> {
     Dense::new(WIDTHS[t], WIDTHS[t + 1], activation)
 }
 
-/// Adam on θ_t alone, z fixed: all that a layer needs is in its shard.
+/// Adam on θ_t with z fixed: the shard contains everything that a layer needs.
 fn learn(shard: &mut Shard<f64>) -> Result<(), Error> {
     let layer = layer(shard.layer())?;
     let rule = Adam::new(1e-3)?;
@@ -53,7 +53,7 @@ fn learn(shard: &mut Shard<f64>) -> Result<(), Error> {
 
 type AnyError = Box<dyn std::error::Error>;
 
-/// The child: one shard a line in, one out.
+/// The child process: reads one shard per line, and writes one per line.
 fn work() -> Result<(), AnyError> {
     for line in std::io::stdin().lock().lines() {
         let mut shard: Shard<f64> = serde_json::from_str(&line?)?;
@@ -63,7 +63,7 @@ fn work() -> Result<(), AnyError> {
     Ok(())
 }
 
-/// A child process and its answers.
+/// A child process and its output.
 struct Worker {
     child: Child,
     answers: BufReader<std::process::ChildStdout>,
@@ -76,12 +76,21 @@ impl Worker {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
-        let answers = BufReader::new(child.stdout.take().ok_or("no output of the worker")?);
+        let answers = BufReader::new(
+            child
+                .stdout
+                .take()
+                .ok_or("the worker has no standard output")?,
+        );
         Ok(Self { child, answers })
     }
 
     fn send(&mut self, shard: &Shard<f64>) -> Result<(), AnyError> {
-        let input = self.child.stdin.as_mut().ok_or("no input of the worker")?;
+        let input = self
+            .child
+            .stdin
+            .as_mut()
+            .ok_or("the worker has no standard input")?;
         writeln!(input, "{}", serde_json::to_string(shard)?)?;
         Ok(input.flush()?)
     }
@@ -113,7 +122,7 @@ fn model() -> Result<DecoupledCircuit<f64>, Error> {
     Ok(model)
 }
 
-/// Prints the composed loss per example of both.
+/// Prints the composed loss per example of both models.
 fn tell(
     round: usize,
     here: &DecoupledCircuit<f64>,
@@ -131,7 +140,7 @@ fn tell(
 fn compare() -> Result<(), AnyError> {
     let mut here = model()?;
     let mut elsewhere = model()?;
-    // One worker a layer: all of them learn at once.
+    // One worker per layer; all of them learn at the same time.
     let depth = here.circuit().depth();
     let mut workers = Vec::new();
     for _ in 0..depth {

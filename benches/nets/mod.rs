@@ -16,7 +16,7 @@ pub fn nets() -> Vec<(&'static str, Vec<usize>, usize)> {
     ]
 }
 
-/// A circuit of these widths, tanh but for the last layer, with `n` examples.
+/// A circuit of these widths, tanh except for a linear last layer, with `n` examples.
 pub fn model<T: Scalar>(widths: &[usize], n: usize, init: &TargetInit<T>) -> DecoupledCircuit<T> {
     let mut builder = Circuit::builder();
     for (t, pair) in widths.windows(2).enumerate() {

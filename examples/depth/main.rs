@@ -1,5 +1,5 @@
-//! A deep circuit on handwritten digits: Z-steps that reach every layer, against backprop with the
-//! same number of θ-steps.
+//! A deep circuit on handwritten digits: compares Z-steps that reach every layer with backprop, at
+//! the same number of θ-steps.
 //!
 //! `cargo run --release --example depth -- --help` lists the options.
 
@@ -27,8 +27,8 @@ use serde::Serialize;
 
 /// Trains a deep tanh circuit on 8×8 handwritten digits by several schemes and prints one table.
 ///
-/// Columns: accuracy on training and test images, composed loss per training example, the constraint
-/// gap, seconds of training.
+/// Columns: accuracy on training and test images, composed loss per training example, constraint
+/// gap, training time in seconds.
 #[derive(Parser)]
 struct Options {
     /// Seeds of the initial weights.
@@ -37,26 +37,26 @@ struct Options {
     /// Seed of the split into 1437 training and 360 test images.
     #[arg(long, default_value_t = 2)]
     split_seed: u64,
-    /// θ-steps of every scheme, all of them on the whole training set.
+    /// Number of θ-steps of every scheme, each on the whole training set.
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
     epochs: u64,
-    /// Hidden layers.
+    /// Number of hidden layers.
     #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u64).range(1..))]
     hidden: u64,
-    /// Their width.
+    /// Width of the hidden layers.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..))]
     width: u64,
-    /// μ of every hidden layer [default: 1, and 100 where targets persist].
+    /// Penalty μ of every hidden layer [default: 1, or 100 for schemes with persistent targets].
     #[arg(long)]
     penalty: Option<f32>,
     /// Schemes to run.
     #[arg(long, value_delimiter = ',', default_values_t = SchemeName::ALL)]
     scheme: Vec<SchemeName>,
-    /// Brings the multipliers to rest at the initial weights of the first seed instead, and compares
-    /// their gradients with backprop's.
+    /// Instead of training, iterate the multipliers to convergence at the initial weights of the
+    /// first seed, and compare the gradients with backprop's.
     #[arg(long)]
     multipliers_at_rest: bool,
-    /// One JSON object a row instead of the table.
+    /// Print one JSON object per row instead of the table.
     #[arg(long)]
     json: bool,
 }
@@ -72,13 +72,14 @@ enum SchemeName {
     RedBlack,
     /// Refreshed targets, one Gauss-Newton step by conjugate gradients.
     GaussNewton,
-    /// Refreshed targets, one whole Gauss-Newton step, preconditioned by the chain.
+    /// Refreshed targets, one full Gauss-Newton step by conjugate gradients, preconditioned by the
+    /// chain of hidden terms.
     Chained,
     /// Refreshed targets, one damped Gauss-Newton step by block Cholesky.
     Direct,
-    /// Targets that persist, Gauss-Newton by conjugate gradients preconditioned by the chain.
+    /// Persistent targets, Gauss-Newton by conjugate gradients preconditioned by the chain.
     Persistent,
-    /// Lagrange multipliers on targets that persist, the same solver.
+    /// Persistent targets with Lagrange multipliers, Gauss-Newton as for persistent targets.
     Multipliers,
     /// Refreshed targets, one reverse sweep, hidden layers by least squares in closed form.
     LeastSquares,
@@ -108,7 +109,7 @@ impl SchemeName {
         }
     }
 
-    /// The whole difference between the schemes, μ aside.
+    /// The only difference between the schemes, apart from μ.
     fn phase(self) -> Result<Phase<f32>, Error> {
         let long = StepSize::Bounded { margin: 1.9 };
         let (fast, slow) = (Adam::new(1e-2)?, Adam::new(3e-3)?);
@@ -125,7 +126,7 @@ impl SchemeName {
             Self::GaussNewton => Phase::new(Decoupling::refreshed(GaussNewton::new(1, 12)), fast),
             Self::Chained => Phase::new(Decoupling::refreshed(GaussNewton::chained(1, 5)), fast),
             Self::Direct => {
-                // As much damping as penalty: half of the way that the penalty alone would allow.
+                // Damping equal to the penalty halves the step that the penalty alone would allow.
                 let solver = GaussNewton::direct(1).with_damping(1.0)?;
                 Phase::new(Decoupling::refreshed(solver), fast)
             }
@@ -167,7 +168,7 @@ struct Row {
     train_accuracy: f64,
     test_accuracy: f64,
     composed_loss: f64,
-    /// None for backprop, which leaves the targets alone.
+    /// None for backprop, which does not use the targets.
     gap: Option<f64>,
     seconds: f64,
 }
@@ -265,7 +266,7 @@ fn compare(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Multipliers that also note the parameter gradient of their last visit.
+/// A scheme with multipliers that also records the parameter gradient of its last visit.
 #[derive(Debug)]
 struct Noted {
     scheme: Decoupling<f64>,
@@ -279,7 +280,7 @@ impl Scheme<f64> for Noted {
 
     fn visit(&self, state: &mut State<f64>, visit: &mut Visit<'_, f64>) -> Result<f64, Error> {
         let energy = self.scheme.visit(state, visit)?;
-        // θ stays, and the multipliers of this visit are in its problem still.
+        // θ does not change, and the problem still contains the multipliers of this visit.
         let mut workspace = Workspace::new();
         let evaluation = visit.problem().evaluate(Parameters, &mut workspace);
         let layers = 0..visit.layers().depth();
@@ -289,14 +290,14 @@ impl Scheme<f64> for Noted {
     }
 }
 
-/// Brings the multipliers to rest at the initial θ, in `f64`, and compares the gradients with
-/// backprop's.
+/// Iterates the multipliers to convergence at the initial θ, in `f64`, and compares the gradients
+/// with backprop's.
 fn multipliers_at_rest(options: &Options, train: &Digits) -> Result<(), Error> {
     println!(
         "{:>6} {:>10} {:>22} {:>22}",
         "visits", "gap", "largest ∂E/∂θ", "largest difference"
     );
-    // Large enough beside what λ·f″ takes from the curvature, at these weights.
+    // Large enough at these weights to outweigh what λ·f″ takes from the curvature.
     let penalty = options.penalty.unwrap_or(10.0);
     let (images, classes) = (train.images.map(f64::from), train.classes.map(f64::from));
     let n = train.labels.len() as f64;

@@ -19,8 +19,8 @@ pub struct Digits {
     pub labels: Vec<usize>,
 }
 
-/// The training and the test split, 80 to 20, of a permutation that `seed` draws. Pixels are
-/// divided by 16 and centred by the training images' means.
+/// A random split into 80 % training and 20 % test images, determined by `seed`. Pixels are divided
+/// by 16 and centred by the means of the training images.
 pub fn load(seed: u64) -> Result<(Digits, Digits), Box<dyn std::error::Error>> {
     let packed = include_bytes!("../data/digits.csv.gz");
     let mut text = String::new();
@@ -31,7 +31,7 @@ pub fn load(seed: u64) -> Result<(Digits, Digits), Box<dyn std::error::Error>> {
         .deserialize()
         .collect::<Result<_, _>>()?;
     if let Some(row) = rows.iter().find(|row| row.len() != PIXELS + 1) {
-        return Err(format!("a row of {} values, not {}", row.len(), PIXELS + 1).into());
+        return Err(format!("a row has {} values, not {}", row.len(), PIXELS + 1).into());
     }
     rows.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
     let test = rows.split_off(rows.len() * 4 / 5);

@@ -1,4 +1,4 @@
-//! Handwritten digits by backprop and by decoupled schemes, side by side.
+//! Trains on handwritten digits by backprop and by decoupled schemes, side by side.
 //!
 //! `cargo run --release --example digits -- --help` lists the options.
 
@@ -25,9 +25,9 @@ use serde::Serialize;
 
 /// Trains tanh circuits on 8×8 handwritten digits by several schemes and prints one table.
 ///
-/// Columns: accuracy on training and test images; per training example the composed loss, E, and the
-/// constraint gap; the cosine of the scheme's next parameter gradient to backprop's; seconds of
-/// training. E and gap of backprop are those of forward-pass targets.
+/// Columns: accuracy on training and test images; composed loss, E and constraint gap, per training
+/// example; cosine similarity of the scheme's next parameter gradient with backprop's; training
+/// time in seconds. For backprop, E and gap are those of forward-pass targets.
 #[derive(Parser)]
 struct Options {
     /// Seeds of the initial weights.
@@ -36,7 +36,7 @@ struct Options {
     /// Seed of the split into 1437 training and 360 test images.
     #[arg(long, default_value_t = 2)]
     split_seed: u64,
-    /// Epochs of every scheme [default: 300 for backprop, 600 for the others].
+    /// Number of epochs [default: 300 for backprop, 600 for the other schemes].
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     epochs: Option<u64>,
     /// Widths of the hidden layers.
@@ -45,13 +45,13 @@ struct Options {
     /// Schemes to run.
     #[arg(long, value_delimiter = ',', default_values_t = SchemeName::ALL)]
     scheme: Vec<SchemeName>,
-    /// Threads that share the layers' problems, at most one a layer.
+    /// Number of threads that share the layers' local problems, at most one per layer.
     #[arg(long, default_value = "1", value_parser = positive)]
     threads: usize,
-    /// One JSON object a row instead of the table.
+    /// Print one JSON object per row instead of the table.
     #[arg(long)]
     json: bool,
-    /// After every run, a table of its layers on the training images.
+    /// After every run, print diagnostics of each layer on the training images.
     #[arg(long, conflicts_with = "json")]
     diagnose: bool,
 }
@@ -73,7 +73,7 @@ enum SchemeName {
     Joint,
     /// Targets refreshed by a forward pass on each visit, one reverse sweep, one θ-step.
     Refreshed,
-    /// Targets that persist, three reverse sweeps, one θ-step.
+    /// Persistent targets, three reverse sweeps, one θ-step.
     Persistent,
 }
 
@@ -85,7 +85,7 @@ impl SchemeName {
         Self::Persistent,
     ];
 
-    /// The whole difference between the schemes.
+    /// The only difference between the schemes.
     fn phase(self) -> Result<Phase<f32>, Error> {
         Ok(match self {
             Self::Backprop => Phase::new(Backprop, Adam::new(1e-2)?).with_epochs(300),
@@ -105,7 +105,7 @@ impl SchemeName {
         .with_schedule(Schedule::cosine(0.05)?))
     }
 
-    /// The model with targets as the scheme's next visit would move them.
+    /// The model with its targets moved as the scheme's next visit would move them.
     fn next_visit(self, model: &DecoupledCircuit<f32>) -> Result<DecoupledCircuit<f32>, Error> {
         let mut model = model.clone();
         match self {
@@ -122,7 +122,7 @@ impl SchemeName {
     }
 }
 
-/// Persistent targets lag behind the moving weights: more and longer steps catch up.
+/// Persistent targets lag behind the moving weights, so they need more and longer steps.
 fn persistent_sweeps() -> Result<ReverseSweep, Error> {
     ReverseSweep::new(3).with_step(StepSize::Bounded { margin: 1.8 })
 }
@@ -192,7 +192,7 @@ fn run(
     })?;
     bar.finish_and_clear();
     if scheme == SchemeName::Backprop {
-        // Backprop leaves the targets alone; E and gap are those of the forward pass.
+        // Backprop does not use the targets: report E and gap of the forward pass.
         model.initialize_targets(&TargetInit::ForwardPass)?;
     }
     let n = train.labels.len() as f64;
@@ -203,7 +203,7 @@ fn run(
         _ => next.gradients(&Selection::All)?,
     };
     if scheme == SchemeName::Refreshed {
-        // It keeps no targets: E and gap are those of a visit at the final parameters.
+        // Its targets are not kept: report E and gap of one more visit at the final parameters.
         model = next;
     }
     let gaps = model.gap()?;

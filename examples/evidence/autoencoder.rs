@@ -1,5 +1,5 @@
-//! The deep sigmoid autoencoder of Carreira-Perpiñán & Wang 2014, a task hard for first-order backprop:
-//! reconstruction error against passes and seconds.
+//! The deep sigmoid autoencoder of Carreira-Perpiñán & Wang 2014, which is hard to train with
+//! first-order backprop: reconstruction error against passes and seconds.
 
 use std::error::Error;
 use std::time::Instant;
@@ -36,10 +36,10 @@ const CODE: usize = 2;
 enum Way {
     /// Backprop, Adam at a constant rate, minibatches.
     Backprop { rate: f64, start: Start },
-    /// The method of auxiliary coordinates: persistent targets, Gauss-Newton Z-steps, W-steps by least
-    /// squares on the whole training set, μ growing.
+    /// The method of auxiliary coordinates (MAC): persistent targets, Gauss-Newton Z-steps, W-steps
+    /// by least squares on the whole training set, growing μ.
     Mac { start: Coordinates },
-    /// W-steps in closed form once, then refreshed targets, Gauss-Newton Z-steps, Adam; minibatches.
+    /// One W-step in closed form, then refreshed targets, Gauss-Newton Z-steps, Adam; minibatches.
     GaussNewton { rate: f64 },
     /// The same closed form, then backprop.
     Started { rate: f64 },
@@ -50,7 +50,8 @@ enum Way {
 #[serde(rename_all = "kebab-case")]
 enum Coordinates {
     Forward,
-    /// Random orthogonal projections, that of the code being one of the principal components.
+    /// Random orthogonal projections, except that the code layer gets one of the principal
+    /// components.
     Principal,
 }
 
@@ -302,7 +303,7 @@ pub fn study(options: &Options) -> Result<(), Box<dyn Error>> {
             .filter(|(task, _)| task.autoencoder == way)
             .map(|(_, outcome)| outcome)
             .collect();
-        // What was measured last within the time, or first if nothing was.
+        // The last measurement within the time, or the first one if there is none.
         let at = |run: &Outcome, time: f64| {
             *run.iter()
                 .take_while(|p| p.seconds <= time)

@@ -1,4 +1,4 @@
-//! Seconds and passes over the data to a test accuracy.
+//! Seconds and passes over the data until a test accuracy is reached.
 
 use std::cmp::Ordering;
 use std::error::Error;
@@ -28,7 +28,7 @@ use crate::statistics::{Spread, print_table};
 enum Net {
     /// Digits: 64, 64, 64, 10, tanh.
     Shallow,
-    /// Digits: 10 tanh layers, hidden ones 32 wide.
+    /// Digits: 10 tanh layers, hidden layers 32 wide.
     Tanh,
     /// Digits: the same with sigmoids.
     Sigmoid,
@@ -66,7 +66,7 @@ impl Net {
         }
     }
 
-    /// Of the closed form: neighbouring pixels of the larger images are nearly alike.
+    /// Ridge of the closed form: neighbouring pixels of the larger images are almost equal.
     fn ridge(self) -> f64 {
         if self == Self::Fashion { 1e-3 } else { RIDGE }
     }
@@ -75,7 +75,7 @@ impl Net {
         matches!(self, Self::Tanh | Self::Sigmoid)
     }
 
-    /// `start` is for the deep ones; the others have N(0, 1/fan-in).
+    /// `start` applies to the deep circuits; the others have weights from N(0, 1/fan-in).
     fn circuit(self, start: Start, seed: u64) -> Result<Circuit<f32>, layerwise::Error> {
         let widths = match self {
             Self::Tanh => return nets::deep(Unit::Tanh, 10, start, seed),
@@ -100,11 +100,11 @@ impl Net {
 #[serde(rename_all = "kebab-case")]
 enum Scheme {
     Backprop,
-    /// The same from orthogonal weights, deep circuits alone.
+    /// Backprop from orthogonal weights, only for deep circuits.
     Orthogonal,
-    /// Refreshed targets, one reverse sweep a visit: long steps where the circuit is deep.
+    /// Refreshed targets, one reverse sweep per visit, with long steps in deep circuits.
     Refreshed,
-    /// Closed-form W-steps on projected targets, then refreshed targets, two sweeps a visit.
+    /// Closed-form W-steps on projected targets, then refreshed targets with two sweeps per visit.
     Projected,
     /// Closed-form W-steps on projected targets, then backprop.
     Started,
@@ -129,7 +129,8 @@ struct Task {
     split_seed: u64,
 }
 
-/// For every goal, passes and seconds, the making of the targets included, when a pass first ended at it or above.
+/// For every goal, the passes and seconds (including the creation of the targets) until a pass
+/// first ends at or above it.
 type Outcome = [Option<(u64, f64)>; 3];
 
 impl Task {
@@ -145,7 +146,7 @@ impl Task {
         };
         let circuit = self.net.circuit(start, self.seed)?;
         let projected = || projected(&circuit, &train.images, self.seed);
-        // One solution for all examples.
+        // A single solution for all examples.
         let closed_form = || -> Result<Trainer<f32>, layerwise::Error> {
             let phase = closed_form(1, self.net.ridge())?;
             Ok(Trainer::new(phase.with_batch_size(train.labels.len())?))
@@ -197,7 +198,9 @@ pub fn study(options: &Options) -> Result<(), Box<dyn Error>> {
         let loaded;
         let (train, test) = match (net, &options.data) {
             (Net::Fashion, None) => {
-                println!("Without `--data DIR` no Fashion-MNIST (examples/data/README.md).\n");
+                println!(
+                    "Fashion-MNIST is skipped: it needs `--data DIR` (see examples/data/README.md).\n"
+                );
                 continue;
             }
             (Net::Fashion, Some(folder)) => {
@@ -262,7 +265,7 @@ pub fn study(options: &Options) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The runs that arrived at a goal.
+/// The runs that reached a goal.
 struct Arrivals {
     count: usize,
     passes: Spread,
@@ -281,7 +284,7 @@ impl Arrivals {
         }
     }
 
-    /// First what arrives with more seeds, then what is faster.
+    /// Orders first by the number of seeds that reach the goal, then by speed.
     fn order(&self, other: &Self) -> Ordering {
         let more = other.count.cmp(&self.count);
         more.then(self.seconds.mean.total_cmp(&other.seconds.mean))
@@ -300,7 +303,8 @@ impl Arrivals {
     }
 }
 
-/// Images of Fashion-MNIST for training and for testing, pixels in 0–1 centred by the former's means.
+/// Training and test images of Fashion-MNIST, with pixels in 0–1 centred by the training images'
+/// means.
 fn fashion(folder: &Path) -> Result<(Digits, Digits), Box<dyn Error>> {
     let (mut train, mut test) = (part(folder, "train")?, part(folder, "t10k")?);
     let centring = Standardizer::fit_mean_only(&train.images)?;

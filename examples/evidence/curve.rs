@@ -1,4 +1,4 @@
-//! What a run reaches, against passes over the data and seconds.
+//! The progress of a run against passes over the data and seconds.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -11,14 +11,14 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Serialize, Deserialize)]
 pub struct Point<V> {
     pub passes: u64,
-    /// Since `begin`, without what was measured between the epochs.
+    /// Seconds since `begin`, excluding measurements between epochs.
     pub seconds: f64,
     pub value: V,
 }
 
-/// Trains until `enough` is true of a point or the trainer's phases end. Measures after the first
-/// epoch, and after those that end when so many times the seconds of the last measurement are over: 1
-/// is after every epoch.
+/// Trains until `enough` holds for a point or the trainer's phases end. Measures after the first
+/// epoch, and then whenever the elapsed seconds have reached `spacing` times those of the last
+/// measurement: 1 measures after every epoch.
 pub fn curve<T: Scalar, V: Send>(
     begin: Instant,
     trainer: Trainer<T>,

@@ -75,7 +75,8 @@ pub fn heat_maps(
     Ok(())
 }
 
-/// From dark blue at 10 % over green to yellow at 100 %, with most of the way above 80.
+/// From dark blue at 10 % through green to yellow at 100 %, with most of the colour range above 80
+/// %.
 fn shade(percent: f64) -> RGBColor {
     const STOPS: [(f64, [f64; 3]); 5] = [
         (10.0, [68.0, 1.0, 84.0]),
@@ -103,7 +104,7 @@ pub struct Line {
     pub points: Vec<(f64, f64)>,
 }
 
-/// What an axis shows.
+/// The quantity and scale of an axis.
 #[derive(Clone, Copy)]
 pub struct Axis<'a> {
     name: &'a str,
@@ -148,7 +149,7 @@ impl<'a> Axis<'a> {
     }
 }
 
-/// Lines over one pair of axes. What a logarithmic axis cannot show is left out.
+/// Lines over one pair of axes. Values that a logarithmic axis cannot show are left out.
 pub fn lines(
     path: &Path,
     title: &str,
@@ -164,7 +165,7 @@ pub fn lines(
             .collect()
     };
     if lines.iter().all(|line| placed(line).is_empty()) {
-        return Err(format!("nothing to show in {}", path.display()).into());
+        return Err(format!("there are no data to plot in {}", path.display()).into());
     }
     let range = |of: fn(&(f64, f64)) -> f64| -> Range<f64> {
         let (mut low, mut high) = (f64::MAX, f64::MIN);

@@ -1,6 +1,6 @@
-//! The studies behind `docs/evidence.md`: what decoupled training gives beside backprop.
+//! The studies behind `docs/evidence.md`, which compare decoupled training with backprop.
 //!
-//! `cargo run --release --example evidence -- --help` lists them and the options.
+//! `cargo run --release --example evidence -- --help` lists the studies and options.
 
 mod autoencoder;
 mod cost;
@@ -27,51 +27,53 @@ use results::Results;
 
 /// Runs a study and prints its tables.
 ///
-/// Every finished run is a line of JSON in a file; a study that was broken off goes on from there, and
-/// one that is whole only prints. `--results` of another name, or removing the file, starts anew.
+/// Every completed run is saved as a line of JSON in a file. An interrupted study continues from
+/// there, and a finished study just prints its tables. To start over, remove the file, or name
+/// another one with `--results`.
 #[derive(Parser)]
 pub struct Options {
     study: Study,
-    /// Seeds: weights, projections, order of the examples.
+    /// Seeds of weights, projections, and the order of examples.
     #[arg(long, value_delimiter = ',', default_value = "0,1,2,3,4")]
     seeds: Vec<u64>,
     /// Seed of the split of the digits into 1437 training and 360 test images.
     #[arg(long, default_value_t = 2)]
     split_seed: u64,
-    /// A look: one seed, few cells, short runs.
+    /// Run a quick version: one seed, few cells, short runs.
     #[arg(long)]
     quick: bool,
-    /// Also print the results behind the tables, one JSON object a line, before them.
+    /// Also print the results behind the tables first, one JSON object per line.
     #[arg(long)]
     json: bool,
-    /// Where results are kept [default: target/evidence/STUDY.jsonl].
+    /// File in which results are saved [default: target/evidence/STUDY.jsonl].
     #[arg(long, value_name = "FILE")]
     results: Option<PathBuf>,
-    /// Where figures are written [default: target/evidence].
+    /// Directory for figures [default: target/evidence].
     #[arg(long, value_name = "DIR")]
     figures: Option<PathBuf>,
-    /// Runs at a time, each on one thread; `cost` and update locking make one at a time.
+    /// Number of runs at a time, each on one thread; `cost` and update locking always use one.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
     runs: u64,
-    /// Minutes after which no further run begins.
+    /// Minutes after which no further runs are started.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(..=1_000_000))]
     minutes: u64,
-    /// Directory of Fashion-MNIST's four IDX files, for `cost` (examples/data/README.md).
+    /// Directory with the four IDX files of Fashion-MNIST, for `cost` (see
+    /// examples/data/README.md).
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Study {
-    /// How like backprop's the circuits are that decoupled schemes give.
+    /// How similar circuits trained by decoupled schemes are to those trained by backprop.
     Resemblance,
-    /// Which depths and initial scales of the weights can be trained at all.
+    /// Which depths and initial weight scales can be trained at all.
     Trainability,
     /// Update locking, dead units, shattered gradients, memory, ill-conditioned inputs.
     Difficulties,
     /// The deep sigmoid autoencoder.
     Autoencoder,
-    /// Seconds and passes to a test accuracy.
+    /// Seconds and passes until a test accuracy is reached.
     Cost,
 }
 

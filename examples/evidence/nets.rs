@@ -32,7 +32,8 @@ impl Unit {
         }
     }
 
-    /// The usual weights, which keep the size of signals: N(0, 1/fan-in), and He's for ReLU.
+    /// The usual initial weights, which preserve the size of signals: N(0, 1/fan-in), and He's for
+    /// ReLU.
     pub fn usual_start(self) -> Start {
         Start::Normal(if self == Self::Relu { 2f64.sqrt() } else { 1.0 })
     }
@@ -46,7 +47,7 @@ impl Unit {
     }
 }
 
-/// How the weights start.
+/// How the weights are initialised.
 #[derive(Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Start {
@@ -67,7 +68,7 @@ impl fmt::Display for Start {
     }
 }
 
-/// A circuit for the digits: so many layers, the hidden ones 32 wide, the last one linear.
+/// A circuit for the digits with `depth` layers, hidden layers 32 wide and the last layer linear.
 pub fn deep<T: Scalar>(
     unit: Unit,
     depth: usize,
@@ -109,10 +110,11 @@ impl Start {
         }
     }
 
-    /// The biases that the start asks for, in a circuit of dense layers that has its weights.
+    /// Sets the biases that belong to this initialisation, in a circuit of dense layers whose
+    /// weights are already set.
     pub fn centre<T: Scalar>(self, unit: Unit, circuit: &mut Circuit<T>) -> Result<(), Error> {
         if (unit, self) == (Unit::Sigmoid, Self::Orthogonal) {
-            // The inputs of the first layer are centred already.
+            // The inputs of the first layer are already centred.
             for t in 1..circuit.depth() {
                 centre(circuit, t)?;
             }
@@ -121,7 +123,7 @@ impl Start {
     }
 }
 
-/// b ← −½ W·1 of a dense layer: a sigmoid's outputs, around ½, are centred.
+/// b ← −½ W·1 of a dense layer, which centres its inputs if they are sigmoid outputs around ½.
 fn centre<T: Scalar>(circuit: &mut Circuit<T>, t: usize) -> Result<(), Error> {
     let (columns, rows) = (circuit.dims()[t], circuit.dims()[t + 1]);
     let mut parameters = circuit.parameters(t).to_vec();
@@ -144,7 +146,7 @@ pub fn model(
     Ok(model)
 }
 
-/// Share of the images whose class is found, in per cent.
+/// Classification accuracy in per cent.
 pub fn accuracy(model: &DecoupledCircuit<f32>, on: &Digits) -> Result<f64, Error> {
     Ok(100.0 * metrics::accuracy(&on.labels, &model.predict(&on.images)?)?)
 }

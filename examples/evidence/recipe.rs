@@ -1,11 +1,12 @@
 //! The recipe: one setting for every activation, depth and initial scale.
 //!
-//! 1. Targets: a chain of random orthogonal projections of the input, half as wide as each layer's range.
-//! 2. One pass of W-steps on them as they are: every hidden layer in closed form, the last by Adam. All
-//!    layers at once; what the hidden weights were does not matter any more.
-//! 3. Targets refreshed by a forward pass on every visit, two reverse sweeps at margin 1.9, one step of
-//!    Adam.
-//! 4. If wanted, a short finish by backprop.
+//! 1. Initial targets: a chain of random orthogonal projections of the input, scaled to half the
+//! width of each layer's range.
+//! 2. One pass of W-steps with these targets fixed: every hidden layer in closed form, the last one
+//! by Adam. All layers are independent, and the initial hidden weights no longer matter.
+//! 3. Targets refreshed by a forward pass on every visit, two reverse sweeps with margin 1.9, one
+//! step of Adam.
+//! 4. Optionally, a short finish by backprop.
 
 use layerwise::decoupled::{Projection, TargetInit};
 use layerwise::nalgebra::DMatrix;
@@ -17,22 +18,22 @@ use layerwise::training::{Backprop, Decoupling, Phase, WStep};
 use layerwise::{Circuit, Error};
 use serde::Serialize;
 
-/// Examples a visit, unless a scheme visits all.
+/// Examples per visit, unless a scheme visits all at once.
 pub const BATCH: usize = 128;
 
-/// Spread of projected targets, in shares of each layer's range.
+/// Spread of projected targets, as a fraction of each layer's range.
 pub const SPREAD: f64 = 0.5;
 
-/// Weight of the closed form's ridge: next to nothing.
+/// Weight of the closed form's ridge, which is almost negligible.
 pub const RIDGE: f64 = 1e-6;
 
-/// Visits in which the learning rate rises.
+/// Number of warm-up visits, in which the learning rate rises.
 const WARM_UP: u64 = 24;
 
-/// Epochs of its phases.
+/// Epochs of the recipe's phases.
 #[derive(Clone, Copy, PartialEq, Serialize)]
 pub struct Recipe {
-    /// Every layer by itself on its targets as they are, which is parallel over the layers.
+    /// Every layer on its own, with fixed targets; parallel over the layers.
     pub fit: u64,
     /// Refreshed targets, reverse sweeps.
     pub alternate: u64,
@@ -52,12 +53,12 @@ impl Recipe {
         finish: 1,
     };
 
-    /// That of a study: short for a look.
+    /// The lengths for a study; short in a quick run.
     pub fn of(quick: bool) -> Self {
         if quick { Self::QUICK } else { Self::FULL }
     }
 
-    /// The same length without a finish.
+    /// The same total length without a finish.
     pub fn unfinished(self) -> Self {
         Self {
             alternate: self.alternate + self.finish,
@@ -66,12 +67,12 @@ impl Recipe {
         }
     }
 
-    /// Of all phases.
+    /// Epochs of all phases.
     pub fn epochs(self) -> u64 {
         self.fit + self.alternate + self.finish
     }
 
-    /// The phases without the finish.
+    /// The phases before the finish.
     pub fn decoupled(self) -> Result<Vec<Phase<f32>>, Error> {
         Ok(vec![
             closed_form(self.fit, RIDGE)?,
@@ -79,8 +80,8 @@ impl Recipe {
         ])
     }
 
-    /// The same with Adam's W-steps in place of the closed form: ten times as many, at the cost of as
-    /// many steps of the next phase.
+    /// The recipe with Adam's W-steps in place of the closed form: ten times as many, which are
+    /// taken from the steps of the next phase.
     pub fn by_gradients(self) -> Result<Vec<Phase<f32>>, Error> {
         let fit = Phase::new(Decoupling::weights_only(), Adam::new(1e-2)?);
         let fit = fit.with_epochs(10 * self.fit).with_batch_size(BATCH)?;
@@ -92,7 +93,7 @@ impl Recipe {
     }
 }
 
-/// A rate that rises at first and ends at 5 %.
+/// A learning-rate schedule with warm-up that ends at 5 %.
 fn warmed(phase: Phase<f32>, epochs: u64) -> Result<Phase<f32>, Error> {
     Ok(phase
         .with_epochs(epochs)
@@ -105,7 +106,7 @@ fn alternate(epochs: u64) -> Result<Phase<f32>, Error> {
     warmed(phase, epochs)
 }
 
-/// Backprop beside it: constant batches, a cosine down to 5 %.
+/// The backprop baseline: constant batch size, cosine schedule down to 5 %.
 pub fn backprop(rule: impl Optimizer<f32> + 'static, epochs: u64) -> Result<Phase<f32>, Error> {
     Ok(Phase::new(Backprop, rule)
         .with_epochs(epochs)
@@ -113,12 +114,13 @@ pub fn backprop(rule: impl Optimizer<f32> + 'static, epochs: u64) -> Result<Phas
         .with_schedule(Schedule::cosine(0.05)?))
 }
 
-/// Reverse sweeps whose steps are as long as they may be: shorter ones fade with depth.
+/// Reverse sweeps with steps close to the stability limit; the signal of shorter steps fades with
+/// depth.
 pub fn sweeps(number: u64) -> Result<ReverseSweep, Error> {
     ReverseSweep::new(number).with_step(StepSize::Bounded { margin: 1.9 })
 }
 
-/// Projected targets of the recipe.
+/// The projected targets of the recipe.
 pub fn projected(
     circuit: &Circuit<f32>,
     inputs: &DMatrix<f32>,
@@ -128,8 +130,9 @@ pub fn projected(
     Ok(TargetInit::Given(projection.apply(inputs)?))
 }
 
-/// Every hidden layer in closed form on its targets as they are, from the sums of all batches so far;
-/// the last one, whose softmax has no closed form, by Adam. The hidden layers forget where they began.
+/// Every hidden layer in closed form with its targets fixed, from the sums of all batches so far;
+/// the last one, whose softmax loss has no closed form, by Adam. The initial hidden weights do not
+/// matter.
 pub fn closed_form(epochs: u64, ridge: f64) -> Result<Phase<f32>, Error> {
     let solver = LeastSquares::ridge(ridge)?.with_forgetting(1.0)?;
     let w_step = WStep::solver(solver).with_optimizer(Adam::new(5e-2)?);

@@ -1,4 +1,4 @@
-//! How like backprop's the circuits are that decoupled schemes give.
+//! How similar circuits trained by decoupled schemes are to those trained by backprop.
 
 use std::error::Error;
 
@@ -24,7 +24,7 @@ const DEPTHS: [usize; 4] = [3, 5, 10, 20];
 #[derive(Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Way {
-    /// Backprop from the same weights, the examples in another order.
+    /// Backprop from the same weights, with the examples in another order.
     OtherOrder,
     /// Backprop from other weights.
     OtherWeights,
@@ -32,13 +32,13 @@ enum Way {
     Sweeps,
     /// Refreshed targets, one damped Gauss-Newton step by block Cholesky.
     Direct,
-    /// Residuals carried from visit to visit, three reverse sweeps.
+    /// Residual targets, three reverse sweeps.
     Residual,
-    /// The proposal: θ and z descend together, on the whole training set.
+    /// The original proposal: joint descent in θ and z on the whole training set.
     Joint,
     /// The recipe, without a finish.
     Recipe,
-    /// The same with a finish by backprop.
+    /// The recipe, with a finish by backprop.
     Finished,
 }
 
@@ -56,7 +56,7 @@ const WAYS: [(Way, &str); 8] = [
     (Way::Finished, "the same, backprop at the end"),
 ];
 
-/// A pair of runs: backprop, and another way from the same weights (but for `OtherWeights`).
+/// A pair of runs: backprop, and another way from the same weights (except for `OtherWeights`).
 #[derive(Clone, Copy, PartialEq, Serialize)]
 struct Task {
     unit: Unit,
@@ -67,26 +67,26 @@ struct Task {
     split_seed: u64,
 }
 
-/// What backprop reached, what the other way did, and how alike they are on the test images.
+/// The results of both runs, and how similar the two circuits are on the test images.
 #[derive(Serialize, Deserialize)]
 struct Outcome {
-    /// Per cent of the test images.
+    /// Test accuracy in per cent.
     backprop: f64,
     test: f64,
     /// Composed loss per training example.
     backprop_loss: Option<f64>,
     loss: Option<f64>,
-    /// Per cent of the test images that both put into the same class.
+    /// Percentage of test images to which both assign the same class.
     agreement: f64,
     /// Linear CKA of ẑ_1, …, ẑ_{T−1}.
     alignment: Vec<f64>,
-    /// Cosine of θ_t to backprop's, t = 0, …, T−1.
+    /// Cosine similarity of θ_t with backprop's, t = 0, …, T−1.
     parameters: Vec<f64>,
-    /// Cosine of the ways that they went, θ_t − θ_t(0).
+    /// Cosine similarity of the total changes θ_t − θ_t(0).
     travels: Vec<f64>,
 }
 
-/// Adam's rate at every depth, of backprop and of the others.
+/// Adam's learning rate at every depth, for backprop and for the other ways.
 fn rate(depth: usize) -> f64 {
     if depth < 20 { 5e-3 } else { 2e-3 }
 }
@@ -109,7 +109,7 @@ impl Task {
         };
         let pairs = labels(&reference)?.into_iter().zip(labels(&trained)?);
         let same = pairs.filter(|(a, b)| a == b).count();
-        // None where it is no number, which JSON cannot hold.
+        // None instead of NaN, which JSON cannot hold.
         let loss = |model: &DecoupledCircuit<f32>| -> Result<Option<f64>, layerwise::Error> {
             let loss = f64::from(model.composed_loss()?) / train.labels.len() as f64;
             Ok(Some(loss).filter(|loss| loss.is_finite()))
@@ -153,7 +153,7 @@ impl Task {
         backprop(Adam::new(rate(self.depth))?, self.recipe.epochs())
     }
 
-    /// As many θ-steps as backprop makes.
+    /// The same number of θ-steps as backprop.
     fn phase(&self, phase: Phase<f32>) -> Result<Phase<f32>, layerwise::Error> {
         Ok(phase
             .with_epochs(self.recipe.epochs())
@@ -308,7 +308,7 @@ pub fn study(options: &Options) -> Result<(), Box<dyn Error>> {
         let x = Axis::linear("hidden layer t");
         let y = Axis::linear("linear CKA with backprop's ẑ_t");
         let title = format!(
-            "{}: representations beside backprop's, depth {}",
+            "{}: representations compared with backprop's, depth {}",
             unit.name(),
             depths[depths.len() - 1]
         );

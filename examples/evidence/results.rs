@@ -1,5 +1,5 @@
-//! Results kept as data: a line of JSON a task, appended as soon as it is done, so that a run that
-//! was broken off goes on where it was.
+//! Saved results: one line of JSON per task, appended as soon as the task is done, so that an
+//! interrupted study can continue.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -20,7 +20,7 @@ pub struct Results {
     /// Outcomes by the JSON of their task.
     known: HashMap<String, Value>,
     print: bool,
-    /// When no further task shall begin.
+    /// Time after which no further task is started.
     deadline: Instant,
 }
 
@@ -31,8 +31,8 @@ struct Line<Task, Outcome> {
 }
 
 impl Results {
-    /// Opens the file, or makes it. A last line that was cut off is dropped. With `print`, every
-    /// line that a table is made of also goes to the standard output.
+    /// Opens or creates the file. A truncated last line is dropped. With `print`, every result used
+    /// for a table is also written to standard output.
     pub fn open(path: &Path, print: bool, limit: Duration) -> Result<Self, String> {
         let at = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
         if let Some(folder) = path.parent() {
@@ -44,7 +44,9 @@ impl Results {
         };
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         if !r#"{"task":"#.starts_with(text[whole..].get(..8).unwrap_or(&text[whole..])) {
-            return Err(at(&"the last line is no result; is this another file?"));
+            return Err(at(
+                &"the last line is not a result; is this the wrong file?",
+            ));
         }
         let mut known = HashMap::new();
         for (number, line) in (1..).zip(text[..whole].lines()) {
@@ -63,9 +65,10 @@ impl Results {
         })
     }
 
-    /// The outcome of every task, in their order: from the file, or by `run`, on `threads` threads.
+    /// The outcome of every task, in order: read from the file, or computed by `run` on `threads`
+    /// threads.
     ///
-    /// The first error ends the run once the tasks under way are done; what they gave is kept.
+    /// After the first error no further task is started; the results of running tasks are saved.
     pub fn of<Task, Outcome>(
         &self,
         tasks: &[Task],
@@ -127,7 +130,9 @@ impl Results {
         run: impl Fn(&Task) -> Result<Outcome, layerwise::Error>,
     ) -> Result<Outcome, String> {
         if Instant::now() >= self.deadline {
-            return Err("the time is up; the same command goes on from here".into());
+            return Err(
+                "the time limit was reached; run the same command again to continue".into(),
+            );
         }
         let outcome = run(task).map_err(|error| error.to_string())?;
         let line = Line { task, outcome };

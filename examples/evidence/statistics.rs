@@ -1,8 +1,8 @@
-//! What rows of results are summed up by.
+//! Summary statistics of results.
 
 use layerwise::nalgebra::DMatrix;
 
-/// Mean and standard deviation (that of a sample; 0 for one value).
+/// Mean and sample standard deviation (0 for a single value).
 #[derive(Clone, Copy)]
 pub struct Spread {
     pub mean: f64,
@@ -20,14 +20,15 @@ impl Spread {
         }
     }
 
-    /// `mean ± sd` with so many digits.
+    /// `mean ± sd` with `digits` decimal places.
     pub fn show(self, digits: usize) -> String {
         format!("{:.digits$} ± {:.digits$}", self.mean, self.sd)
     }
 }
 
 /// Linear centred kernel alignment of two representations of the same examples, d × n and d' × n,
-/// in 0..=1: ‖X Yᵀ‖² / (‖X Xᵀ‖ ‖Y Yᵀ‖) of the centred ones, 0 where one is constant. Kornblith, Norouzi, Lee & Hinton 2019.
+/// in 0..=1: ‖X Yᵀ‖² / (‖X Xᵀ‖ ‖Y Yᵀ‖) after centring, or 0 if one is constant. Kornblith, Norouzi,
+/// Lee & Hinton 2019.
 pub fn linear_cka(x: &DMatrix<f64>, y: &DMatrix<f64>) -> f64 {
     let centred = |z: &DMatrix<f64>| {
         let mean = z.column_mean();
@@ -47,7 +48,7 @@ pub fn linear_cka(x: &DMatrix<f64>, y: &DMatrix<f64>) -> f64 {
     }
 }
 
-/// Cosine of the angle between two vectors; 0 where one is zero.
+/// Cosine of the angle between two vectors; 0 if one of them is zero.
 pub fn cosine(a: &[f64], b: &[f64]) -> f64 {
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     let norms = (dot(a, a) * dot(b, b)).sqrt();
@@ -82,7 +83,7 @@ mod tests {
         let x = dmatrix![1.0, 2.0, -1.0, 0.5; 0.3, -0.7, 0.2, 1.0];
         let turned = dmatrix![0.0, -3.0; 3.0, 0.0] * &x + DMatrix::repeat(2, 4, 7.0);
         assert!((linear_cka(&x, &turned) - 1.0).abs() < 1e-12);
-        // One centred direction against another at a right angle.
+        // Two centred directions at a right angle.
         let (a, b) = (dmatrix![1.0, -1.0, 0.0, 0.0], dmatrix![0.0, 0.0, 1.0, -1.0]);
         assert_eq!(linear_cka(&a, &b), 0.0);
         // By hand: the cosine of centred vectors, squared.

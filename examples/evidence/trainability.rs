@@ -22,17 +22,17 @@ use crate::statistics::{Spread, print_table};
 const UNITS: [Unit; 3] = [Unit::Tanh, Unit::Sigmoid, Unit::Relu];
 const DEPTHS: [usize; 5] = [3, 10, 30, 64, 100];
 const SCALES: [f64; 5] = [0.3, 0.5, 1.0, 2.0, 4.0];
-/// Backprop's learning rates; its cells show the best one's mean.
+/// Backprop's learning rates; a cell shows the mean at the best rate.
 const RATES: [f64; 4] = [3e-4, 1e-3, 3e-3, 1e-2];
 
-/// Where the targets of a decoupled run start, and how its first W-steps are made.
+/// The initial targets of a decoupled run, and its first W-steps.
 #[derive(Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Targets {
     Forward,
     Random,
     Projected,
-    /// Projected, hidden layers in closed form first: the recipe.
+    /// Projected, with the hidden layers first fitted in closed form: the recipe.
     ClosedForm,
 }
 
@@ -54,7 +54,7 @@ impl Targets {
         match self {
             Self::Forward => Ok(TargetInit::ForwardPass),
             Self::Random => Ok(TargetInit::RandomNormal {
-                // As wide as projected targets are.
+                // With the same spread as projected targets.
                 std: SPREAD * unit.activation().target_range().1,
                 seed,
             }),
@@ -71,14 +71,15 @@ enum Method {
 }
 
 impl Method {
-    /// Whether it shows what a part of the recipe is worth: fewer seeds are enough for that.
+    /// Whether it is a control, which shows what one part of the recipe contributes; controls run
+    /// with fewer seeds.
     fn is_control(self) -> bool {
         let recipe = Targets::ClosedForm;
         matches!(self, Self::Decoupled { targets } if targets != recipe)
     }
 }
 
-/// Seeds of the controls, the first ones.
+/// Number of seeds, from the first on, with which the controls run.
 const CONTROLS: usize = 2;
 
 /// A run.
@@ -93,8 +94,9 @@ struct Task {
     split_seed: u64,
 }
 
-/// Per cent; the loss is the composed one per training example. A run that left the finite numbers has
-/// what it had before the phase in which it did, or chance if that was at its start.
+/// Accuracies in per cent, and the composed loss per training example. A run that diverged to
+/// non-finite values gets the results from before the phase in which it did, or chance level if
+/// there are none.
 #[derive(Clone, Serialize, Deserialize)]
 struct Outcome {
     /// Test accuracy before backprop's finish.
@@ -159,7 +161,7 @@ impl Task {
     }
 }
 
-/// Trains, unless the model has diverged before; that it does is an outcome, not an error.
+/// Trains, unless the model has already diverged. Divergence is an outcome, not an error.
 fn go_on(
     model: &mut DecoupledCircuit<f32>,
     phase: Phase<f32>,
@@ -180,13 +182,13 @@ fn go_on(
     Ok(())
 }
 
-/// Whether the circuit left the finite numbers, in training or before it.
+/// Whether the circuit diverged to non-finite values, during training or before.
 fn diverges(error: &layerwise::Error) -> bool {
     use layerwise::Error::{NonFinite, NonFiniteData};
     matches!(error, NonFinite { .. } | NonFiniteData { .. })
 }
 
-/// What a map shows of a cell's runs.
+/// Which of a cell's runs a map shows.
 #[derive(Clone, Copy)]
 struct Shown {
     title: &'static str,
@@ -232,7 +234,8 @@ pub fn study(options: &Options) -> Result<(), Box<dyn Error>> {
     let decoupled = Targets::ALL.map(|targets| Method::Decoupled { targets });
     let methods: Vec<Method> = backprop.chain(decoupled).collect();
     let mut tasks = Vec::new();
-    // Whole seeds one after another: with fewer `--seeds`, a run that was broken off has maps too.
+    // One seed after another, so that an interrupted study can already show maps with fewer
+    // `--seeds`.
     for (number, &seed) in options.seeds.iter().enumerate() {
         for &unit in &UNITS {
             for &depth in depths {
@@ -330,13 +333,13 @@ pub fn study(options: &Options) -> Result<(), Box<dyn Error>> {
         .filter(|outcome| outcome.diverged.is_some())
         .count();
     println!(
-        "{diverged} of {} runs left the finite numbers.\n",
+        "{diverged} of {} runs diverged to non-finite values.\n",
         outcomes.len()
     );
     gradients(options, &train, &starts)
 }
 
-/// Norms of the parameter gradients by layer before any step, at depth 30, seed of the first run.
+/// Norms of the parameter gradients by layer before any step, at depth 30, for the first seed.
 fn gradients(options: &Options, train: &Digits, starts: &[Start]) -> Result<(), Box<dyn Error>> {
     const DEPTH: usize = 30;
     let layers = [0, 5, 10, 15, 20, 25, 29];

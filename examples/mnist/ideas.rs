@@ -1,5 +1,5 @@
-//! Other ways to carry targets from visit to visit, none better than the crate's own: schemes that
-//! a user can write.
+//! Other ways to carry targets from visit to visit, none of them better than those of the crate, as
+//! examples of schemes that a user can write.
 
 use clap::ValueEnum;
 use layerwise::decoupled::TargetUse;
@@ -9,8 +9,8 @@ use layerwise::target_solver::{ReverseSweep, TargetProblem, TargetSolver};
 use layerwise::training::{Scheme, Visit};
 use layerwise::{DecoupledCircuit, Error};
 
-/// What an example keeps of its targets z_t, and how it comes back; h_t is the forward pass, ẑ_t the
-/// prediction from the target below, γ the share that is kept.
+/// What an example keeps of its targets z_t, and how they are restored. h_t is the forward pass,
+/// ẑ_t the prediction from the target below, and γ the share that is kept.
 #[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
 pub enum Idea {
     /// The offset from the forward pass: z_t = h_t + γ (z_t − h_t).
@@ -21,17 +21,18 @@ pub enum Idea {
     PreActivation,
     /// The target itself, mixed with the forward pass: z_t = γ z_t + (1 − γ) h_t.
     Mix,
-    /// The residual as far as the last two sweeps of the example agreed (cosine, at least 0).
+    /// The residual, scaled by how well the example's last two sweeps agreed (their cosine, or 0 if
+    /// it is negative).
     Agreement,
-    /// The residual with a share that rises from 0 to γ.
+    /// The residual, with a share that rises from 0 to γ.
     Rising,
-    /// The residual of the last hidden layer alone.
+    /// The residual of the last hidden layer only.
     Last,
 }
 
-/// A refreshed scheme with one reverse sweep, and a memory by example: in its state, for each hidden
-/// layer what is kept (a column per example) and the agreement (one number per example); counts say
-/// which examples were visited.
+/// A refreshed scheme with one reverse sweep and a memory per example. For each hidden layer its
+/// state holds what is kept (one column per example) and the agreement (one number per example);
+/// its counts say which examples have been visited.
 #[derive(Debug)]
 pub struct Carried {
     idea: Idea,
@@ -55,7 +56,7 @@ impl Carried {
         }
     }
 
-    /// Sets the targets of a batch from the forward pass in them and what `old` holds.
+    /// Computes the targets of a batch from the forward pass that they hold and from `old`.
     fn load(
         &self,
         problem: &mut TargetProblem<'_, f32>,

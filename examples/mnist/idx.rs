@@ -1,4 +1,5 @@
-//! The IDX format of MNIST: a magic number, the extents, then one byte a value, big-endian.
+//! The IDX format of MNIST: a magic number and the dimensions' extents (big-endian), then one byte
+//! per value.
 
 use std::path::Path;
 
@@ -10,11 +11,11 @@ pub struct Idx<const D: usize> {
 }
 
 impl<const D: usize> Idx<D> {
-    /// Reads the file, or says what is wrong with it.
+    /// Reads the file, or returns a message that says what is wrong with it.
     pub fn read(path: &Path) -> Result<Self, String> {
         let file = std::fs::read(path).map_err(|error| {
             format!(
-                "{}: {error}; examples/data/README.md says where the data come from",
+                "{}: {error}; see examples/data/README.md for how to get the data",
                 path.display()
             )
         })?;
@@ -39,7 +40,7 @@ impl<const D: usize> Idx<D> {
         let size = extents.iter().try_fold(1, |p: usize, &e| p.checked_mul(e));
         if size != Some(bytes.len()) {
             return Err(format!(
-                "extents {extents:?}, but {} bytes of data",
+                "the header announces {extents:?} values, but there are {} bytes of data",
                 bytes.len()
             ));
         }

@@ -1,5 +1,5 @@
-//! Minibatches and per-example targets on MNIST (or any data in its format): backprop beside
-//! schemes that refresh, keep, or carry the auxiliary targets.
+//! Minibatches and per-example targets on MNIST (or any data in its format): compares backprop with
+//! schemes that refresh, keep, or carry over the auxiliary targets.
 //!
 //! `cargo run --release --example mnist -- --data DIR`; `--help` lists the options.
 
@@ -27,13 +27,13 @@ use layerwise::training::{Backprop, Decoupling, Phase, Targets, Trainer, ZStep};
 use layerwise::{Circuit, DecoupledCircuit, Error};
 use serde::Serialize;
 
-/// Trains tanh circuits on images in the IDX format by several schemes; one line a scheme and seed:
-/// test accuracy in per cent after each epoch, the gap as the last epoch's visits met and left it, and
-/// seconds of training.
+/// Trains tanh circuits on images in the IDX format by several schemes. Prints one line per scheme
+/// and seed: test accuracy in per cent after each epoch, the gap before and after the Z-steps of
+/// the last epoch, and the training time in seconds.
 #[derive(Parser)]
 struct Options {
-    /// Folder with train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and
-    /// t10k-labels-idx1-ubyte, uncompressed; examples/data/README.md says where they come from.
+    /// Folder with the uncompressed files train-images-idx3-ubyte, train-labels-idx1-ubyte,
+    /// t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte; see examples/data/README.md.
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
     /// Seeds of weights and shuffling.
@@ -42,25 +42,25 @@ struct Options {
     /// Schemes to run.
     #[arg(long, value_delimiter = ',', default_values_t = SchemeName::DEFAULT)]
     scheme: Vec<SchemeName>,
-    /// Share of an example's residual that the residual scheme keeps at first.
+    /// Share of an example's residuals that the residual scheme keeps at the start.
     #[arg(long, default_value_t = 1.0)]
     keep: f64,
-    /// The same at the end, relative to the first, on a line.
+    /// Share kept at the end, relative to the one at the start; linear in between.
     #[arg(long, default_value_t = 0.0)]
     keep_end: f64,
-    /// What the scheme `idea` keeps of an example's targets; `--keep` is its share.
+    /// What the scheme `idea` keeps of an example's targets; `--keep` sets the share.
     #[arg(long, default_value = "offset")]
     idea: Idea,
-    /// Reverse sweeps a visit, of all schemes but `backprop` and `idea`.
+    /// Reverse sweeps per visit, for all schemes except `backprop` and `idea`.
     #[arg(long, default_value_t = 1)]
     sweeps: u64,
-    /// Share of the bounded step that a sweep makes.
+    /// Margin of a sweep's steps, as a multiple of the step 1/bound.
     #[arg(long, default_value_t = 1.0)]
     margin: f64,
-    /// Epochs.
+    /// Number of epochs.
     #[arg(long, default_value_t = 4)]
     epochs: u64,
-    /// Examples a batch.
+    /// Examples per batch.
     #[arg(long, default_value_t = 128)]
     batch: usize,
     /// Widths of the hidden layers.
@@ -69,13 +69,13 @@ struct Options {
     /// Learning rate of Adam.
     #[arg(long, default_value_t = 1e-3)]
     rate: f64,
-    /// Only the first so many training images.
+    /// Use only this many training images, from the start of the file.
     #[arg(long)]
     limit: Option<usize>,
-    /// Threads that share the layers' problems, at most one a layer.
+    /// Number of threads that share the layers' local problems, at most one per layer.
     #[arg(long, default_value_t = 1)]
     threads: usize,
-    /// One JSON object a row.
+    /// Print one JSON object per row.
     #[arg(long)]
     json: bool,
 }
@@ -85,13 +85,13 @@ struct Options {
 enum SchemeName {
     /// The coupled baseline.
     Backprop,
-    /// Targets from a forward pass on each visit, one reverse sweep: nothing is kept.
+    /// Targets set by a forward pass on each visit; nothing is kept.
     Refreshed,
-    /// Residuals kept by example, one reverse sweep.
+    /// Residuals kept per example.
     Residual,
-    /// Targets kept by example as they are, one reverse sweep.
+    /// Targets kept per example.
     Persistent,
-    /// One of the other ideas (see --idea).
+    /// One of several other ideas, with one reverse sweep (see --idea).
     Idea,
 }
 
@@ -174,9 +174,9 @@ impl Images {
 struct Row {
     scheme: SchemeName,
     seed: u64,
-    /// By epoch, in 0..=1.
+    /// Per epoch, in 0..=1.
     test_accuracy: Vec<f64>,
-    /// By epoch; none for backprop.
+    /// Per epoch; empty for backprop.
     gap_before: Vec<Option<f32>>,
     gap_after: Vec<Option<f32>>,
     seconds: f64,
@@ -206,7 +206,7 @@ fn run(
         .with_measure_every(0);
     let mut test_accuracy = Vec::new();
     let mut failure = None;
-    // Measured on the side, so that the seconds are those of training.
+    // Measured separately, so that the seconds count only training.
     let mut testing = 0.0;
     let report = trainer.run_with(&mut model, |_, model| {
         let start = std::time::Instant::now();
@@ -264,7 +264,7 @@ fn compare(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
             }
             let last = |gaps: &[Option<f32>]| gaps.last().copied().flatten();
             if let (Some(met), Some(left)) = (last(&row.gap_before), last(&row.gap_after)) {
-                print!("   gap met {met:.3}, left {left:.3}");
+                print!("   gap {met:.3} before, {left:.3} after the Z-steps");
             }
             println!("   {:.1} s", row.seconds);
         }

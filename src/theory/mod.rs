@@ -20,15 +20,15 @@
 //! | 12 | a local problem does not depend on other layers | [`layers_changed_by`] |
 //!
 //! Layers are evaluated as in [`DecoupledCircuit::gradients`](crate::decoupled::DecoupledCircuit::gradients),
-//! not as in training (which matters to stochastic layers alone); only statement 11 moves targets
+//! not as in training (which matters only to stochastic layers); only statement 11 moves targets
 //! as [`DecoupledCircuit::solve_targets`](crate::decoupled::DecoupledCircuit::solve_targets) does. Sums are
 //! over the selected examples, weights included. Norms and deviations are `f64`, whatever the
 //! scalar; a norm of θ_t or z_t is Euclidean, over all its units and all selected examples together.
-//! Layer t maps z_t to ẑ_{t+1}; L, where examples are many, is the composed loss over them (F in
-//! `docs/theory.md`), S_t the regulariser of z_t, λ₂ its L2 weight.
+//! Layer t maps z_t to ẑ_{t+1}. For several examples L is the composed loss summed over them (F in
+//! `docs/theory.md`); S_t is the regulariser of z_t, and λ₂ its L2 weight.
 //!
 //! # Examples
-//! One circuit, held against most of the statements:
+//! One circuit, checked against most of the statements:
 //! ```
 //! use layerwise::prelude::*;
 //! use layerwise::theory;

@@ -22,11 +22,11 @@ const DEPTH: usize = 5;
 #[derive(Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Way {
-    /// Backprop, plain descent.
+    /// Backprop with plain gradient descent.
     Descent { rate: f64 },
-    /// Backprop, Adam.
+    /// Backprop with Adam.
     Adam { rate: f64 },
-    /// The recipe with Adam's W-steps alone.
+    /// The recipe with only Adam's W-steps.
     Gradients,
     /// The recipe, which begins with W-steps in closed form.
     ClosedForm,
@@ -35,7 +35,7 @@ enum Way {
 #[derive(Serialize)]
 struct Task {
     conditioning: Way,
-    /// Largest over smallest factor of a pixel.
+    /// Ratio of the largest to the smallest scaling factor of a pixel.
     ratio: f64,
     recipe: Recipe,
     seed: u64,
@@ -70,8 +70,9 @@ impl Task {
         accuracy(&model, &test)
     }
 
-    /// Pixel by pixel times 1 to 1/`ratio`, evenly in the logarithm, in an order that the seed draws;
-    /// the whole as large as it was, to a factor that is the same for training and test images.
+    /// Multiplies each pixel by a factor between 1 and 1/`ratio`, evenly spaced in the logarithm
+    /// and in random order. Then rescales training and test images by one common factor, which
+    /// restores the norm of the training images.
     fn scaled(&self, train: &Digits, test: &Digits) -> (Digits, Digits) {
         let mut order: Vec<usize> = (0..digits::PIXELS).collect();
         order.shuffle(&mut ChaCha8Rng::seed_from_u64(self.seed));

@@ -1,4 +1,5 @@
-//! ReLU units that no example makes active: their gradients are zero, whatever stands above them.
+//! Dead ReLU units, which no example activates: their gradients are zero, whatever the layers
+//! above.
 
 use std::error::Error;
 
@@ -27,7 +28,7 @@ enum Way {
     Backprop {
         rate: f64,
     },
-    /// The recipe with Adam's W-steps alone.
+    /// The recipe with only Adam's W-steps.
     Gradients,
     /// The recipe, which begins with W-steps in closed form.
     ClosedForm,
@@ -36,7 +37,7 @@ enum Way {
 #[derive(Serialize)]
 struct Task {
     dead_units: Way,
-    /// Bias of every hidden unit at the start.
+    /// Initial bias of every hidden unit.
     bias: f64,
     recipe: Recipe,
     seed: u64,
@@ -95,7 +96,7 @@ impl Task {
     }
 }
 
-/// Per cent of the hidden units that give 0 for every example.
+/// Percentage of hidden units whose output is 0 for every example.
 fn dead(circuit: &Circuit<f32>, on: &Digits) -> Result<f64, layerwise::Error> {
     let hidden = nets::representations(circuit, on)?;
     let units = hidden.iter().map(DMatrix::nrows).sum::<usize>();

@@ -20,7 +20,7 @@ use crate::Options;
 use crate::results::Results;
 use crate::statistics::print_table;
 
-/// A dense layer that takes its time, as if it stood on another machine.
+/// A dense layer with an artificial delay, as if it ran on another machine.
 #[derive(Debug)]
 struct Slow {
     layer: Dense,
@@ -100,7 +100,7 @@ enum Locked {
     Sweep,
 }
 
-/// Seconds a θ-step takes when every call of a layer's function or vector-Jacobian product takes
+/// Seconds per θ-step when every call of a layer's function or vector-Jacobian product takes
 /// `delay_ms`.
 #[derive(Serialize)]
 struct Locking {
@@ -149,7 +149,7 @@ impl Locking {
     }
 }
 
-/// Seconds a step, over the seconds that one call takes.
+/// Seconds per step, divided by the seconds of one call.
 pub fn table(options: &Options, results: &Results) -> Result<(), Box<dyn Error>> {
     let (depths, steps) = match options.quick {
         false => (&[4, 8, 16][..], 20),

@@ -1,4 +1,4 @@
-//! Memory of activations against that of targets.
+//! Memory of backprop's activations compared with that of the targets.
 
 use std::error::Error;
 
@@ -9,7 +9,7 @@ use crate::nets::{self, Start, Unit};
 use crate::recipe::BATCH;
 use crate::statistics::print_table;
 
-/// Kilobytes, as the library counts them.
+/// Sizes in kilobytes, as counted by the library.
 pub fn table(train: &Digits) -> Result<(), Box<dyn Error>> {
     let mut rows = Vec::new();
     for depth in [3, 10, 30, 100] {
@@ -21,7 +21,7 @@ pub fn table(train: &Digits) -> Result<(), Box<dyn Error>> {
         let memory = model.memory(BATCH)?;
         rows.push(vec![
             depth.to_string(),
-            // Every ẑ_t of a batch, which backprop keeps for its way back.
+            // Every ẑ_t of a batch, which backprop keeps for the backward pass.
             kilobytes(size_of::<f32>() * BATCH * hidden),
             kilobytes(memory.targets),
             kilobytes(memory.parameters),

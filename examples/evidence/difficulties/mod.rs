@@ -1,4 +1,4 @@
-//! The other difficulties of backprop's chain, a row each.
+//! The other difficulties of backprop, one per module.
 
 mod conditioning;
 mod dead_units;

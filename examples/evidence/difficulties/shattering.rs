@@ -1,4 +1,4 @@
-//! Shattered gradients: how fast the signal that a first layer learns from changes with the input.
+//! Shattered gradients: how fast the first layer's training signal changes with the input.
 //! Balduzzi, Frean, Leary, Lewis, Ma & McWilliams 2017.
 
 use std::error::Error;
@@ -16,7 +16,7 @@ use crate::nets::{self, Unit};
 use crate::results::Results;
 use crate::statistics::{Spread, cosine, print_table};
 
-/// Points on the way from one training image to another.
+/// Number of points on the line from one training image to another.
 const POINTS: usize = 256;
 
 #[derive(Serialize)]
@@ -47,13 +47,13 @@ impl Task {
         let line = DMatrix::from_fn(digits::PIXELS, POINTS, |i, j| {
             from[i] + (to[i] - from[i]) * j as f64 / (POINTS - 1) as f64
         });
-        // One class throughout, so that nothing but the input changes.
+        // The same class throughout, so that only the input changes.
         let class = DMatrix::from_fn(digits::CLASSES, POINTS, |i, _| f64::from(u8::from(i == 0)));
         let mut model = DecoupledCircuit::new(circuit, Energy::new(SoftmaxCrossEntropy))?;
         let targets = TargetInit::Given(projection.apply(&line)?);
         model.add_examples(&line, &class, &targets)?;
         let chained = model.backprop(&Selection::All)?.targets.swap_remove(0);
-        // Of ½‖z − ẑ‖² the gradient in z is minus that in ẑ, and correlates alike.
+        // The gradient of ½‖z − ẑ‖² in z is minus that in ẑ, so it has the same correlation.
         let own = model.local_problem(0, 0..POINTS)?.gradients().target;
         let own = DMatrix::from_vec(chained.nrows(), POINTS, own);
         Ok(Outcome {
@@ -67,7 +67,7 @@ fn image(images: &DMatrix<f64>, number: u64) -> DVector<f64> {
     images.column(number as usize % images.ncols()).into_owned()
 }
 
-/// Mean correlation of neighbouring columns, centred over all of them.
+/// Mean correlation of neighbouring columns, after centring over all columns.
 fn correlation(gradients: &DMatrix<f64>) -> f64 {
     let mean = gradients.column_mean();
     let centred: Vec<DVector<f64>> = gradients.column_iter().map(|g| g - &mean).collect();

@@ -1,11 +1,11 @@
 //! The recipe: one setting for every activation, depth and initial scale.
 //!
 //! 1. Initial targets: a chain of random orthogonal projections of the input, scaled to half the
-//! width of each layer's range.
+//!    width of each layer's range.
 //! 2. One pass of W-steps with these targets fixed: every hidden layer in closed form, the last one
-//! by Adam. All layers are independent, and the initial hidden weights no longer matter.
+//!    by Adam. All layers are independent, and the initial hidden weights no longer matter.
 //! 3. Targets refreshed by a forward pass on every visit, two reverse sweeps with margin 1.9, one
-//! step of Adam.
+//!    step of Adam.
 //! 4. Optionally, a short finish by backprop.
 
 use layerwise::decoupled::{Projection, TargetInit};

@@ -42,7 +42,7 @@ use crate::kernel::Scalar;
 pub struct TargetObjective<'a, T: Scalar>(Flat<'a, T>);
 
 impl<T: Scalar> TargetObjective<'_, T> {
-    /// Where z_t stands in x. Panics if t is not in 1..T.
+    /// The range of z_t in x. Panics if t is not in 1..T.
     pub fn target_range(&self, t: usize) -> Range<usize> {
         self.0.layout.target(t)
     }
@@ -89,12 +89,12 @@ flat_objective!(TargetObjective, energy);
 pub struct JointObjective<'a, T: Scalar>(Flat<'a, T>);
 
 impl<T: Scalar> JointObjective<'_, T> {
-    /// Where θ_t stands in x. Panics if t ≥ T.
+    /// The range of θ_t in x. Panics if t ≥ T.
     pub fn parameter_range(&self, t: usize) -> Range<usize> {
         self.0.layout.parameters[t].clone()
     }
 
-    /// Where z_t stands in x. Panics if t is not in 1..T.
+    /// The range of z_t in x. Panics if t is not in 1..T.
     pub fn target_range(&self, t: usize) -> Range<usize> {
         self.0.layout.target(t)
     }
@@ -134,7 +134,7 @@ flat_objective!(JointObjective, energy);
 pub struct ComposedObjective<'a, T: Scalar>(Flat<'a, T>);
 
 impl<T: Scalar> ComposedObjective<'_, T> {
-    /// Where θ_t stands in x. Panics if t ≥ T.
+    /// The range of θ_t in x. Panics if t ≥ T.
     pub fn parameter_range(&self, t: usize) -> Range<usize> {
         self.0.layout.parameters[t].clone()
     }
@@ -143,7 +143,7 @@ impl<T: Scalar> ComposedObjective<'_, T> {
 flat_objective!(ComposedObjective, composed_loss);
 
 impl<T: Scalar> DecoupledCircuit<T> {
-    /// E on the selected examples as a function of their targets, θ fixed.
+    /// E on the selected examples as a function of their targets, with θ fixed.
     ///
     /// # Errors
     /// Errors of the selection, or [`Error::NoExamples`] if it is empty.

@@ -253,7 +253,7 @@ impl<T: Scalar> Trainer<T> {
     }
 }
 
-/// A session on a borrowed model, which is returned to its owner whatever happens.
+/// A session on a borrowed model, which goes back to its owner even after an error or panic.
 struct Lent<'m, T: Scalar> {
     session: Session<T>,
     owner: &'m mut DecoupledCircuit<T>,

@@ -297,8 +297,8 @@ impl<T: Scalar> LayerState<T> {
     }
 }
 
-/// One layer's step in progress: the new θ_t is computed beside θ_t, and swapped in once every
-/// layer's is known to be finite.
+/// One layer's step in progress: the new θ_t is computed in separate memory, and swapped in once
+/// every layer's is known to be finite.
 #[derive(Debug, Clone)]
 pub(super) struct LayerStep<T> {
     /// The new θ_t, unless it overwrites its gradient.
@@ -364,7 +364,7 @@ const BLOCK: usize = 1024;
 /// Cost of updating one value, in multiply-adds of a product: it is memory-bound.
 const COST: usize = 32;
 
-/// One W-step on `problem`: computes the new θ beside the old, and changes nothing but the states.
+/// One W-step on `problem`: computes the new θ in separate memory, and changes only the states.
 ///
 /// The workspace must hold the energies and predictions of `problem`, and the gradients that
 /// [`WStep::ask`] requests; `factor` multiplies the learning rate.

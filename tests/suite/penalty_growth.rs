@@ -464,7 +464,7 @@ fn what_does_not_go_together_is_refused_before_anything_is_done() {
         assert!(fits, "{error}");
     };
     let schedule = || Schedule::geometric(2.0).unwrap();
-    let both = "a penalty schedule beside penalty growth";
+    let both = "a penalty schedule together with penalty growth";
     combination(growing(growth(1)).with_penalty_schedule(schedule()), both);
     let scheduled = alternating().with_penalty_schedule(schedule()).unwrap();
     combination(scheduled.with_penalty_growth(growth(1)), both);

@@ -187,7 +187,7 @@ pub fn table(options: &Options, results: &Results) -> Result<(), Box<dyn Error>>
         rows.push([name.to_owned()].into_iter().chain(calls).collect());
     }
     println!(
-        "**Update locking.** Time of a θ-step, in calls of a slow layer ({delay_ms} ms each), a thread a layer.\n"
+        "**Update locking.** Time of a θ-step, in calls of a slow layer ({delay_ms} ms each), with one thread per layer.\n"
     );
     let names: Vec<String> = depths
         .iter()

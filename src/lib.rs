@@ -31,10 +31,12 @@
 //!
 //! # Where to start
 //!
-//! [`prelude`] has what a first program needs. Then, by topic:
+//! The [`guide`] leads from an empty directory to a trained circuit, and helps to choose among the
+//! schemes. [`prelude`] has what a first program needs. Then, by topic:
 //!
 //! | for | see |
 //! |---|---|
+//! | getting started, choosing a scheme and μ, your own parts, coming from PyTorch or JAX | [`guide`] |
 //! | a circuit: layers and parameters | [`circuit`], [`layer`], [`init`] |
 //! | what it is trained on: losses, μ, regularisers | [`energy::Energy`], [`loss`], [`regularizer`] |
 //! | the examples and their targets | [`DecoupledCircuit`], [`decoupled`] |
@@ -85,6 +87,8 @@ pub mod diagnostics;
 pub mod energy;
 pub mod error;
 pub mod gradcheck;
+#[cfg(any(doc, doctest))]
+pub mod guide;
 pub mod init;
 pub mod kernel;
 pub mod layer;

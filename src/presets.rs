@@ -55,6 +55,7 @@ pub fn proposal<T: Scalar>(
 ///
 /// # Errors
 /// [`Error::InvalidOption`] unless `growth` is at least 1 and finite.
+#[doc(alias("MAC", "method of auxiliary coordinates"))]
 pub fn mac<T: Scalar>(
     solver: impl TargetSolver<T> + 'static,
     rule: impl Optimizer<T> + 'static,
@@ -73,6 +74,7 @@ pub fn mac<T: Scalar>(
 /// Taylor, Burmeister, Xu, Singh, Patel & Goldstein 2016, with gradient steps in place of their
 /// closed-form sub-steps, and with multipliers for every hidden layer instead of only the last one.
 /// At a fixed point the parameter gradients are those of backprop, for any μ.
+#[doc(alias = "ADMM")]
 pub fn admm<T: Scalar>(
     solver: impl TargetSolver<T> + 'static,
     rule: impl Optimizer<T> + 'static,
@@ -101,6 +103,7 @@ pub fn carried_residuals<T: Scalar>(
 ///
 /// # Errors
 /// [`Error::InvalidOption`] unless the rate is above 0 and finite.
+#[doc(alias("PCN", "predictive coding", "PC"))]
 pub fn predictive_coding<T: Scalar>(
     steps: u64,
     rate: f64,
@@ -111,6 +114,7 @@ pub fn predictive_coding<T: Scalar>(
 }
 
 /// Inference learning with backprop's gradients: see [`ZIl`]. Song, Lukasiewicz, Xu & Bogacz 2020.
+#[doc(alias = "Z-IL")]
 pub fn z_il<T: Scalar>(rule: impl Optimizer<T> + 'static) -> Phase<T> {
     Phase::new(ZIl, rule)
 }

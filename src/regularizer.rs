@@ -37,6 +37,7 @@ impl Regularizer {
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless λ₁ is finite and not negative.
+    #[doc(alias = "lasso")]
     pub fn l1(weight: f64) -> Result<Self, Error> {
         Self::elastic(weight, 0.0)
     }
@@ -45,6 +46,7 @@ impl Regularizer {
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless λ₂ is finite and not negative.
+    #[doc(alias("weight decay", "ridge"))]
     pub fn l2(weight: f64) -> Result<Self, Error> {
         Self::elastic(0.0, weight)
     }

@@ -18,6 +18,7 @@ use crate::error::Error;
 /// assert_eq!(Schedule::steps(30, 0.1)?.factor(59, 100), 0.1);
 /// # Ok::<(), layerwise::Error>(())
 /// ```
+#[doc(alias("learning rate", "learning rate scheduler"))]
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(remote = "Self"))]

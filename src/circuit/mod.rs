@@ -95,6 +95,7 @@ impl<T: Scalar> Circuit<T> {
     }
 
     /// θ_t as a flat slice, laid out as [`Circuit::parameter_groups`] describes. Panics if t ≥ T.
+    #[doc(alias("save", "weights"))]
     pub fn parameters(&self, t: usize) -> &[T] {
         &self.parameters[t]
     }
@@ -134,6 +135,7 @@ impl<T: Scalar> Circuit<T> {
     ///
     /// # Errors
     /// [`Error::UnknownLayer`], [`Error::Length`], [`Error::NonFiniteData`].
+    #[doc(alias("load", "weights"))]
     pub fn set_parameters(&mut self, t: usize, parameters: &[T]) -> Result<(), Error> {
         let depth = self.depth();
         let own = self.parameters.get_mut(t).ok_or(Error::UnknownLayer {
@@ -185,6 +187,7 @@ impl<T: Scalar> Circuit<T> {
     /// # Errors
     /// [`Error::Shape`], [`Error::NonFiniteData`], [`Error::TooLarge`], the errors of layer 0's
     /// [`Layer::check_input`], or [`Error::Overflow`].
+    #[doc(alias("forward", "inference"))]
     pub fn predict(&self, inputs: &DMatrix<T>) -> Result<DMatrix<T>, Error> {
         self.check_inputs(inputs)?;
         self.check_output(inputs.ncols())?;

@@ -29,6 +29,7 @@ use crate::kernel::{Scalar, Sum, power_of_two, root_mean_square};
 /// assert_eq!(targets, DMatrix::from_row_slice(3, 2, &[0.0, 1.0, 0.0, 0.0, 1.0, 0.0]));
 /// # Ok::<(), layerwise::Error>(())
 /// ```
+#[doc(alias = "one-hot")]
 pub fn one_hot<T: Scalar>(labels: &[usize], classes: usize) -> Result<DMatrix<T>, Error> {
     let what = "number of classes";
     if classes == 0 {
@@ -56,6 +57,7 @@ pub fn one_hot<T: Scalar>(labels: &[usize], classes: usize) -> Result<DMatrix<T>
 /// let outputs = DMatrix::from_row_slice(3, 2, &[0.1, 3.0, 0.7, 3.0, 0.2, -1.0]);
 /// assert_eq!(metrics::labels(&outputs), [1, 0]);
 /// ```
+#[doc(alias = "argmax")]
 pub fn labels<T: Scalar>(outputs: &DMatrix<T>) -> Vec<usize> {
     let columns = outputs.column_iter();
     columns

@@ -39,6 +39,7 @@ impl Split {
     /// # Errors
     /// [`Error::NoExamples`], [`Error::InvalidOption`] unless 1 ≤ `test_count` < `count`,
     /// [`Error::TooLarge`].
+    #[doc(alias = "train_test_split")]
     pub fn shuffled(count: usize, test_count: usize, seed: u64) -> Result<Self, Error> {
         check_examples(count, "a split")?;
         let fits = (1..count).contains(&test_count);
@@ -149,6 +150,7 @@ impl Split {
     /// assert_eq!(sizes.collect::<Vec<_>>(), [3, 2, 2]);
     /// # Ok::<(), layerwise::Error>(())
     /// ```
+    #[doc(alias("k-fold", "cross-validation"))]
     pub fn folds(count: usize, k: usize, seed: u64) -> Result<Vec<Self>, Error> {
         check_examples(count, "a split")?;
         let allowed = "at least 2 and at most the number of examples";

@@ -33,6 +33,7 @@ const NOISE: f64 = 1.0 / (1u64 << 45) as f64;
 /// assert_eq!(standardizer.transform(&test)?, DMatrix::from_row_slice(2, 1, &[3.0, 0.0]));
 /// # Ok::<(), layerwise::Error>(())
 /// ```
+#[doc(alias("normalize", "StandardScaler"))]
 #[derive(Debug, Clone, PartialEq)]
 pub struct Standardizer<T: Scalar> {
     mean: DVector<f64>,

@@ -103,6 +103,7 @@ impl<'a> Diagnostics<'a> {
 
     /// Reports the accuracy for these classes: one label per example, in the order of the
     /// selection. A label is the row of the right output. Needs at least 2 outputs.
+    #[doc(alias = "accuracy")]
     pub fn with_labels(mut self, labels: &'a [usize]) -> Self {
         self.classes = Classes::Given(labels);
         self

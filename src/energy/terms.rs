@@ -92,12 +92,14 @@ impl<T: Scalar> Energy<T> {
     }
 
     /// Sets μ_t for all hidden layers.
+    #[doc(alias("mu", "loss weight"))]
     pub fn with_penalty(mut self, penalty: T) -> Self {
         self.penalty = PerLayer::All(penalty);
         self
     }
 
     /// Sets μ_t for each hidden layer t = 1, …, T−1.
+    #[doc(alias("mu", "loss weight"))]
     pub fn with_penalties(mut self, penalties: Vec<T>) -> Self {
         self.penalty = PerLayer::Each(penalties);
         self

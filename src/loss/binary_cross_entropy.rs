@@ -25,6 +25,7 @@ use crate::layer::Activation;
 /// BinaryCrossEntropy.evaluate(&at, &mut value, Write::Skip, Write::Skip, &mut []);
 /// assert_eq!(value, [(-40.0_f64).exp()]);
 /// ```
+#[doc(alias("logits", "BCEWithLogitsLoss"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct BinaryCrossEntropy;
 

@@ -26,6 +26,7 @@ use crate::kernel::{Scalar, Sum, Write, map_pairs, place_of_largest, sum_of_bloc
 /// SoftmaxCrossEntropy.evaluate(&at, &mut value, Write::Skip, Write::Skip, &mut work);
 /// assert!((value[0] - 2f64.ln()).abs() < 1e-15);
 /// ```
+#[doc(alias("softmax", "logits", "CrossEntropyLoss"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SoftmaxCrossEntropy;
 

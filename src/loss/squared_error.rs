@@ -20,6 +20,7 @@ use crate::kernel::{Scalar, Write, half_squared_distances, subtract};
 /// assert_eq!(value, [2.5]);
 /// assert_eq!(gradient, [-1.0, 2.0]);
 /// ```
+#[doc(alias("MSE", "mean squared error"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SquaredError;
 

@@ -38,6 +38,7 @@ impl Adam {
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless the rate is above 0 and finite.
+    #[doc(alias = "learning rate")]
     pub fn new(rate: f64) -> Result<Self, Error> {
         Self {
             rate,
@@ -144,6 +145,7 @@ impl AdamW {
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless λ is finite and not negative.
+    #[doc(alias = "weight decay")]
     pub fn with_weight_decay(self, decay: f64) -> Result<Self, Error> {
         Self { decay, ..self }.checked()
     }

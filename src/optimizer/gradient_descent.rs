@@ -19,6 +19,7 @@ use crate::kernel::{Scalar, vectorise};
 /// assert!((x[0] - (1.0 - 0.5 * 0.2 - 0.5 * (0.9 * 0.2 + 0.2))).abs() < 1e-15);
 /// # Ok::<(), layerwise::Error>(())
 /// ```
+#[doc(alias = "SGD")]
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(remote = "Self"))]
@@ -35,6 +36,7 @@ impl GradientDescent {
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless the rate is above 0 and finite.
+    #[doc(alias("learning rate", "SGD"))]
     pub fn new(rate: f64) -> Result<Self, Error> {
         Self {
             rate,

@@ -37,6 +37,7 @@ impl RmsProp {
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless the rate is above 0 and finite.
+    #[doc(alias = "learning rate")]
     pub fn new(rate: f64) -> Result<Self, Error> {
         Self {
             rate,

@@ -108,6 +108,7 @@ pub enum ZStep<T: Scalar> {
 /// assert!(Decoupling::<f64>::new(Targets::Refreshed, ZStep::None).is_err());
 /// # Ok::<(), Error>(())
 /// ```
+#[doc(alias("target propagation", "predictive coding", "PCN"))]
 #[derive(Debug, Clone)]
 pub struct Decoupling<T: Scalar> {
     targets: Targets,
@@ -196,6 +197,7 @@ impl<T: Scalar> Decoupling<T> {
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless α is above 0 and finite; [`Error::Combination`] without a Z-step.
+    #[doc(alias("ADMM", "augmented Lagrangian"))]
     pub fn with_multipliers(mut self, rate: f64) -> Result<Self, Error> {
         positive("Decoupling::multipliers", rate)?;
         if let ZStep::None = self.z_step {

@@ -39,6 +39,7 @@ use crate::kernel::Scalar;
 /// let phase: Phase<f64> = Phase::new(scheme, Adam::new(1e-3)?).with_penalty_growth(growth)?;
 /// # Ok::<(), layerwise::Error>(())
 /// ```
+#[doc(alias("mu", "penalty continuation"))]
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PenaltyGrowth {
     visits: u64,

@@ -113,6 +113,7 @@ impl<T: Scalar> Phase<T> {
     /// # Errors
     /// [`Error::Combination`] if the scheme does not use μ or requires μ = 1, or if μ grows
     /// automatically.
+    #[doc(alias("mu", "penalty continuation"))]
     pub fn with_penalty_schedule(mut self, schedule: Schedule) -> Result<Self, Error> {
         if schedule != Schedule::CONSTANT && !self.scheme.uses_penalties() {
             return refuse("a penalty schedule", NO_PENALTIES);
@@ -146,6 +147,7 @@ impl<T: Scalar> Phase<T> {
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless the norm is above 0 and finite.
+    #[doc(alias("clip", "gradient clipping"))]
     pub fn with_max_gradient_norm(mut self, norm: f64) -> Result<Self, Error> {
         self.w_step = self.w_step.with_max_gradient_norm(norm)?;
         Ok(self)

@@ -73,6 +73,7 @@ pub struct Session<T: Scalar> {
 /// All state of a run except the model: what it keeps from visit to visit.
 ///
 /// Two sessions with equal models, trainers and states continue identically.
+#[doc(alias("save", "checkpoint"))]
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct SessionState<T> {
@@ -161,6 +162,7 @@ impl<T: Scalar> Session<T> {
     /// Those of [`Session::new`], and [`Error::Length`] for a state of a run with a different
     /// number of phases, or with a different model, optimiser or scheme, as far as its counts and
     /// the sizes of its arrays reveal this.
+    #[doc(alias("load", "checkpoint"))]
     pub fn resume(
         trainer: &Trainer<T>,
         model: DecoupledCircuit<T>,
@@ -243,6 +245,7 @@ impl<T: Scalar> Session<T> {
     }
 
     /// The state after the last event.
+    #[doc(alias("save", "checkpoint"))]
     pub fn state(&self) -> &SessionState<T> {
         &self.state
     }

@@ -10,6 +10,7 @@ use crate::kernel::Scalar;
 ///
 /// *Improvement* is relative: a value improves on the best so far if it is lower by more than
 /// `improvement` times the magnitude of the best.
+#[doc(alias("early stopping", "patience"))]
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[non_exhaustive]
 pub enum Stopping {
@@ -33,6 +34,7 @@ pub enum Stopping {
     /// (in [`Trainer::run`](crate::training::Trainer::run) even if by an error), the parameters of
     /// its best epoch are restored, or those of the earliest if several are equally good.
     /// Persistent targets stay as they were after the last visit. Prechelt 1998.
+    #[doc(alias = "early stopping")]
     Validation {
         /// Epochs without improvement, at least 1.
         patience: u64,

@@ -124,6 +124,7 @@ impl<T: Scalar> WStep<T> {
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless the norm is above 0 and finite.
+    #[doc(alias("clip", "gradient clipping"))]
     pub fn with_max_gradient_norm(mut self, norm: f64) -> Result<Self, Error> {
         self.max_norm = Some(positive("WStep::max_gradient_norm", norm)?);
         Ok(self)

@@ -31,11 +31,13 @@ in_both_scalars!(
     a_step_that_fails_is_drawn_back,
     an_endless_step_leaves_examples_at_rest_alone,
     steps_are_accepted_within_rounding_and_drawn_back_three_times,
+    the_step_after_a_shortened_one_is_as_short,
     a_false_bound_is_told,
     stagnation_begins_at_its_threshold,
     the_work_of_an_example_is_that_of_any_number,
     bounds_that_give_no_step_are_refused,
     a_bound_without_an_inverse_is_refused,
+    conjugate_gradients_need_no_bound,
     negative_zeros_are_alike_in_any_company,
     what_has_ended_stays_to_the_bit,
 );
@@ -733,6 +735,36 @@ fn the_gap_is_that_of_the_targets_after_every_solver() {
     run(Decoupling::refreshed(Measures(GaussNewton::direct(2))));
 }
 
+/// One step along ∂E/∂z_1, without a word about predictions.
+#[derive(Debug)]
+struct Straight;
+
+impl TargetSolver<f64> for Straight {
+    fn solve(
+        &self,
+        _: &mut State<f64>,
+        problem: &mut TargetProblem<'_, f64>,
+    ) -> Result<SolveReport, Error> {
+        problem.target_gradient(1);
+        problem.descend(1, 0.25);
+        Ok(SolveReport::new(1, problem.batch().len()))
+    }
+}
+
+/// The first gradient is made of predictions for these targets and parameters, not of those of a call
+/// before.
+#[test]
+fn the_first_gradient_of_a_solver_has_predictions() {
+    let mut model = unit_chain::<f64>([0.0, 0.5], [2.0, 2.0]);
+    for weight in [1.0, 3.0] {
+        model.set_parameters(1, &[weight]).unwrap();
+        let before = model.z(1).unwrap().into_owned();
+        let gradient = model.gradients(&Selection::All).unwrap().targets[0].clone();
+        model.solve_targets(&Straight, &Selection::All).unwrap();
+        assert_eq!(model.z(1).unwrap(), before - gradient * 0.25, "{weight}");
+    }
+}
+
 /// One hidden unit between identities of weight 1: E = ½ (z − x)² + ½ (y − z)².
 fn unit_chain<T: Scalar>(z: [f64; 2], y: [f64; 2]) -> DecoupledCircuit<T> {
     let unit = || {
@@ -752,11 +784,11 @@ fn unit_chain<T: Scalar>(z: [f64; 2], y: [f64; 2]) -> DecoupledCircuit<T> {
     model
 }
 
-/// Steps of no length that a scalar could hold.
+/// Steps of this length along the gradient.
 #[derive(Debug, Clone, Copy)]
-struct Endless(f64);
+struct Along(f64);
 
-impl<T: Scalar> Descent<T> for Endless {
+impl<T: Scalar> Descent<T> for Along {
     fn step(
         &self,
         _: &mut State<T>,
@@ -773,7 +805,7 @@ fn an_endless_step_leaves_examples_at_rest_alone<T: Tested>() {
     let ends = Convergence::NEVER.with_tolerance(1e-3).unwrap();
     for step in [f64::INFINITY, f64::NAN] {
         let start = unit_chain::<T>([1.0, 0.0], [2.0, 2.0]);
-        let solver = Iterate::new(3, Endless(step)).with_convergence(ends);
+        let solver = Iterate::new(3, Along(step)).with_convergence(ends);
         let mut model = start.clone();
         let report = model
             .solve_targets(&solver.with_check(Check::Rounding), &Selection::All)
@@ -822,6 +854,24 @@ fn steps_are_accepted_within_rounding_and_drawn_back_three_times<T: Tested>() {
         let moved = model.z(1).unwrap()[(0, 0)].as_f64() - 1.0;
         let error = (moved - share * factor * unit).abs();
         assert!(error < T::default_epsilon().as_f64(), "{factor}: {moved}");
+    }
+}
+
+/// From z = 0, E = ½ z² + ½ (2 − z)², 6/16 of the gradient go three quarters of the way to 1.
+fn the_step_after_a_shortened_one_is_as_short<T: Tested>() {
+    let start = unit_chain::<T>([0.0, 0.0], [2.0, 2.0]);
+    let solver = Iterate::new(2, Along(6.0)).with_check(Check::Rounding);
+    let mut weighted = start.clone();
+    let twice = [T::of(2.0); 2];
+    weighted
+        .set_example_weights(&Selection::All, &twice)
+        .unwrap();
+    for start in [start, weighted] {
+        let (model, report) = solved(&start, solver);
+        // Of both examples the first step alone.
+        assert_eq!(report.drawn_back, 2);
+        let expected = T::of(15.0 / 16.0);
+        assert_eq!(model.z(1).unwrap(), DMatrix::from_element(1, 2, expected));
     }
 }
 
@@ -1008,6 +1058,21 @@ fn gradients_without_a_square_know_their_tolerance() {
             let report = model.solve_targets(&solver, &Selection::All).unwrap();
             let found = report.at_rest == 1;
             assert_eq!(found, at_rest, "{size:e}, {tolerance:e}: {report:?}");
+        }
+    }
+}
+
+/// Of what is no bound their preconditioner makes none, and one iteration ends at the minimum.
+fn conjugate_gradients_need_no_bound<T: Tested>() {
+    let solver = GaussNewton::new(1, 1).with_damping(0.0).unwrap();
+    for bound in [-1.0, -3.0, f64::INFINITY, f64::NAN] {
+        let (model, report) = solved(&bounded_by::<T>(bound), solver);
+        assert_eq!(report.drawn_back, 0, "{bound}");
+        for (i, (x, y)) in [(1.0, 4.0), (1.0, 30.0), (0.5, 50.0)].iter().enumerate() {
+            let expected = (x + 100.0 * y) / 10_001.0;
+            let found = model.z(1).unwrap()[(0, i)].as_f64();
+            let error = (found - expected).abs();
+            assert!(error < 10.0 * T::ROUNDING, "{bound}: {found}, {expected}");
         }
     }
 }

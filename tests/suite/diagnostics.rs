@@ -784,6 +784,31 @@ fn targets_at_rest_go_stale_as_parameters_move() {
     }
 }
 
+/// Four weights of 1e100 overflow in backprop's chain, and in no local problem.
+#[test]
+fn a_gradient_that_is_left_out_may_overflow() {
+    let mut builder = Circuit::builder();
+    for _ in 0..5 {
+        let unit = Dense::new(1, 1, Activation::Identity).unwrap();
+        builder = builder.layer(unit.without_bias());
+    }
+    let mut model = decoupled(builder.build().unwrap());
+    for t in 1..5 {
+        model.set_parameters(t, &[1e100]).unwrap();
+    }
+    let (x, y) = (DMatrix::zeros(1, 1), DMatrix::from_element(1, 1, 1.0));
+    model
+        .add_examples(&x, &y, &TargetInit::ForwardPass)
+        .unwrap();
+    let error = model.diagnose(&Diagnostics::new()).unwrap_err();
+    let quantity = Quantity::ParameterGradient;
+    assert_eq!(error, Error::Overflow { quantity, layer: 0 });
+    let report = model
+        .diagnose(&Diagnostics::new().without_backprop())
+        .unwrap();
+    assert_eq!(report.composed_loss, 0.5);
+}
+
 #[test]
 fn what_is_left_out_or_not_defined_is_none() {
     let model = model::<f64>(1, &[3, 5, 4, 3], 6, false);

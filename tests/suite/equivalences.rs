@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use layerwise::decoupled::{Selection, TargetInit};
 use layerwise::energy::Energy;
+use layerwise::error::Quantity;
 use layerwise::init::Initializer;
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::{Gaussian, SoftmaxCrossEntropy};
@@ -191,6 +192,33 @@ fn check_refused(scheme: impl Scheme<f64> + 'static, option: &'static str) {
     // With unit penalties the same trainer runs.
     model.set_penalties(&[1.0; 4]).unwrap();
     assert_eq!(trainer.run(&mut model).unwrap().steps, 2);
+}
+
+/// Where the forward pass overflows, the targets that were there do not stand in for it.
+#[test]
+fn a_forward_pass_that_overflows_is_an_error() {
+    let schemes: [Arc<dyn Scheme<f64>>; 2] = [Arc::new(ZIl), Arc::new(FixedPrediction::new())];
+    for scheme in schemes {
+        let mut builder = Circuit::builder();
+        for _ in 0..3 {
+            let unit = Dense::new(1, 1, Activation::Identity).unwrap();
+            builder = builder.layer(unit.without_bias());
+        }
+        let mut model = DecoupledCircuit::new(builder.build().unwrap(), Energy::default()).unwrap();
+        for (t, weight) in [1.0, 1e200, 1e200].into_iter().enumerate() {
+            model.set_parameters(t, &[weight]).unwrap();
+        }
+        let (x, y) = (DMatrix::from_element(1, 1, 1e200), DMatrix::zeros(1, 1));
+        let given = TargetInit::Given(vec![DMatrix::zeros(1, 1), DMatrix::zeros(1, 1)]);
+        model.add_examples(&x, &y, &given).unwrap();
+        let error = Trainer::new(Phase::new(scheme, momentum()).with_epochs(1)).run(&mut model);
+        let expected = Error::NonFinite {
+            quantity: Quantity::Prediction,
+            layer: 2,
+            step: 0,
+        };
+        assert_eq!(error.unwrap_err().error, expected);
+    }
 }
 
 #[test]

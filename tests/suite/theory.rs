@@ -1163,6 +1163,23 @@ fn a_circuit_of_one_layer_is_no_exception() {
     );
 }
 
+/// Neither S nor the residuals overflow, but their squares.
+#[test]
+fn a_minimum_that_overflows_is_an_error() {
+    let case = Case::uniform(&[3, 4, 2], LINEAR, 15).unweighted();
+    let circuit = case.model::<f64>(&noise()).into_circuit();
+    let mut model = DecoupledCircuit::new(circuit, Energy::default()).unwrap();
+    let (x, y) = (DMatrix::zeros(3, 1), DMatrix::from_element(2, 1, 1e200));
+    model.add_examples(&x, &y, &noise()).unwrap();
+    assert!(theory::linear_minimiser(&model, &ALL).is_ok());
+    let error = theory::linear_minimum(&model, &ALL).unwrap_err();
+    let expected = Error::Overflow {
+        quantity: Quantity::Energy,
+        layer: 1,
+    };
+    assert_eq!(error, expected);
+}
+
 #[test]
 fn overflow_is_an_error() {
     fn check<T: Scalar>(huge: f64) {

@@ -15,6 +15,7 @@ use layerwise::{Circuit, DecoupledCircuit, Error, Layer, Scalar};
 
 in_both_scalars!(
     a_line_far_from_zero_keeps_its_slope,
+    a_long_batch_far_from_zero_keeps_its_slope,
     offsets_and_held_biases_are_the_closed_form,
     a_long_stream_does_not_drift,
     a_trained_stream_does_not_drift,
@@ -70,6 +71,19 @@ fn a_line_far_from_zero_keeps_its_slope<T: Tested>() {
             }
         }
     }
+}
+
+/// The sum of a long batch far from zero is rounded, and its mean off by far more than its spread, unless
+/// a value of its own is taken off first.
+fn a_long_batch_far_from_zero_keeps_its_slope<T: Tested>() {
+    let offset = if is_f32::<T>() { 4e6 } else { 2e15 + 12_345.0 };
+    let places = || (0..10_000).map(|i| f64::from(i % 10));
+    let x: Vec<T> = places().map(|place| T::of(offset + place)).collect();
+    let y: Vec<T> = places().map(|place| T::of(2.0 * place)).collect();
+    let mut equations = NormalEquations::new(1, 1, true).unwrap();
+    equations.add(&x, &y, None).unwrap();
+    let error = (solved(&mut equations, 2)[0].as_f64() - 2.0).abs();
+    assert!(error < T::ROUNDING, "{error}");
 }
 
 /// Ridge and proximal terms mean the same far from zero, where ρ couples W and b.

@@ -275,6 +275,42 @@ fn a_scheme_that_was_not_begun_says_so() {
     }
 }
 
+/// A scheme that wraps another and begins it on a circuit without hidden layers.
+#[derive(Debug)]
+struct Elsewhere<S>(S);
+
+impl<S: Scheme<f64>> Scheme<f64> for Elsewhere<S> {
+    fn start(&self, model: &mut DecoupledCircuit<f64>) -> Result<State<f64>, Error> {
+        let builder = Circuit::builder().layer(dense(2, 1, Activation::Identity));
+        let mut other = model_from(builder.build(), Energy::default())?;
+        let (x, y) = (DMatrix::zeros(2, 6), DMatrix::zeros(1, 6));
+        assert_eq!(model.examples().len(), x.ncols());
+        other.add_examples(&x, &y, &TargetInit::ForwardPass)?;
+        self.0.start(&mut other)
+    }
+
+    fn visit(&self, state: &mut State<f64>, visit: &mut Visit<'_, f64>) -> Result<f64, Error> {
+        self.0.visit(state, visit)
+    }
+}
+
+#[test]
+fn a_scheme_that_was_begun_on_another_circuit_says_so() {
+    let rule = || GradientDescent::new(0.1).unwrap();
+    let residual = Elsewhere(Decoupling::residual(ReverseSweep::new(1)));
+    let joint = Elsewhere(Decoupling::joint(rule().with_momentum(0.5).unwrap()));
+    for phase in [Phase::new(residual, rule()), Phase::new(joint, rule())] {
+        assert_eq!(
+            refused(model_of::<f64>(SquaredError), phase),
+            Error::Length {
+                what: "arrays by layer in the scheme's state".into(),
+                expected: 1,
+                found: 0
+            }
+        );
+    }
+}
+
 /// The workspace of another problem of the same shapes: nothing of that problem is used.
 #[test]
 fn workspaces_of_other_problems_do_no_harm() {

@@ -138,7 +138,7 @@ fn logits_behind_an_activation_are_told() {
         model.add_examples(&y, &y, &init).unwrap();
         let phase = Phase::new(Backprop, GradientDescent::new(0.1).unwrap());
         let report = Trainer::new(phase.with_epochs(3)).run(&mut model).unwrap();
-        let told = report.warnings.iter().map(|own| own.warning.clone());
+        let told = report.warnings.iter().map(|own| own.warning);
         let expected = warned.then_some(Warning::Squashed { layer: 0 });
         assert_eq!(
             told.collect::<Vec<_>>(),

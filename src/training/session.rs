@@ -634,16 +634,15 @@ impl<T: Scalar> Session<T> {
             Ok(loss / T::of(inputs.ncols() as f64))
         };
         let validation_loss = validated.map(validate).transpose()?;
-        let mut own = Vec::new();
+        let mut told = warnings(&phase.w_step, &within.w_step, &epoch.statistics);
         if number == within.first_epoch + 1 {
             let Memory {
                 working, workspace, ..
             } = &mut self.memory;
             let mixes = mixing(&self.model, working, workspace);
-            own.extend(mixes.map(|layer| Warning::Mixes { layer }));
-            own.extend(squashed(&self.model));
+            told.extend(mixes.map(|layer| Warning::Mixes { layer }));
+            told.extend(squashed(&self.model));
         }
-        own.extend(warnings(&phase.w_step, &within.w_step, &epoch.statistics));
         let share = epoch.examples as f64 / epoch.statistics.unit;
         let mean_root = |squares: Option<f64>| squares.map(|s| T::of((s / share).sqrt()));
         let record = EpochRecord {
@@ -658,7 +657,7 @@ impl<T: Scalar> Session<T> {
             gap_after: mean_root(epoch.statistics.gap_after),
             solved: epoch.statistics.solved,
             factor: epoch.factor,
-            warnings: own,
+            warnings: told,
         };
         // Only now, so that nothing is half done if a user's layer panics during a measurement.
         within.epoch = None;

@@ -508,7 +508,7 @@ fn statements_5_and_6_refuse_what_is_not_linear() {
         (classifying.model(&noise()), 2, "SoftmaxCrossEntropy"),
         (case.model_on(huber, &noise()), 0, "Huber"),
         (case.model_on(regularized, &noise()), 0, "regulariser"),
-        (nested_model, 0, "no affine map"),
+        (nested_model, 0, "is not affine"),
         (wrong(1, affine(0..12, Some(12..16))), 1, "12..16"),
         (wrong(1, affine(0..10, None)), 1, "0..10"),
         (wrong(2, affine(5..100, None)), 2, "5..100"),

@@ -294,6 +294,11 @@ impl<T: Scalar> CircuitBuilder<T> {
         self
     }
 
+    /// Appends several layers, in order.
+    pub fn layers<L: Layer<T> + 'static>(self, layers: impl IntoIterator<Item = L>) -> Self {
+        layers.into_iter().fold(self, Self::layer)
+    }
+
     /// Sets the seed of the initial parameters (each layer has a separate stream) and of stochastic
     /// layers.
     pub fn seed(mut self, seed: u64) -> Self {

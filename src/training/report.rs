@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::error::Error;
+use crate::kernel::Scalar;
 use crate::target_solver::SolveReport;
 
 /// Why a phase, or a run, ended.
@@ -164,6 +165,29 @@ pub struct EpochRecord<T> {
     pub warnings: Vec<Warning>,
 }
 
+impl<T: Scalar> fmt::Display for EpochRecord<T> {
+    /// What was measured, on one line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "epoch {}: objective {:.3e}",
+            self.epoch,
+            self.objective.as_f64()
+        )?;
+        let gap = self.gap.or(self.gap_after);
+        for (name, value) in [
+            ("composed loss", self.composed_loss),
+            ("validation loss", self.validation_loss),
+            ("gap", gap),
+        ] {
+            if let Some(value) = value {
+                write!(f, ", {name} {:.3e}", value.as_f64())?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// One phase of a run.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -185,7 +209,7 @@ pub struct PhaseReport {
 
 /// The report of a run, or of the part of it that was completed.
 ///
-/// It is printed as a summary, with one line for each warning.
+/// It is printed as a summary: the run, its last record, and one line for each warning.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -205,7 +229,14 @@ pub struct TrainingReport<T> {
     pub seconds: f64,
 }
 
-impl<T> fmt::Display for TrainingReport<T> {
+impl<T> TrainingReport<T> {
+    /// The last record of the history.
+    pub fn last(&self) -> Option<&EpochRecord<T>> {
+        self.history.last()
+    }
+}
+
+impl<T: Scalar> fmt::Display for TrainingReport<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let epochs: u64 = self.phases.iter().map(|phase| phase.epochs).sum();
         write!(
@@ -213,6 +244,9 @@ impl<T> fmt::Display for TrainingReport<T> {
             "{epochs} epochs, {} parameter steps, {:.1} s; ended by {:?}",
             self.steps, self.seconds, self.stop
         )?;
+        if let Some(record) = self.last() {
+            write!(f, "\n{record}")?;
+        }
         for own in &self.warnings {
             write!(f, "\nwarning: {own}")?;
         }

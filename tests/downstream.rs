@@ -82,12 +82,18 @@ fn a_crate_of_ones_own_works_with_the_package() {
     assert!(manifest.contains(path), "the dependency is by path");
     let own = format!(r#"path = "../{name}""#);
     fs::write(user.join("Cargo.toml"), manifest.replace(path, &own)).unwrap();
+    // A plain debug build of the quick start.
+    fs::create_dir_all(user.join("examples")).unwrap();
+    let quick_start = "examples/quickstart.rs";
+    fs::copy(package.join(quick_start), user.join(quick_start)).unwrap();
     // The versions that are downloaded already.
     fs::copy(root.join("Cargo.lock"), user.join("Cargo.lock")).unwrap();
 
     let mut tests = cargo(&user);
     tests.args(["test", "--offline"]);
     let report = run(tests.env("CARGO_TARGET_DIR", build.join("user")));
+    let printed = run(&mut Command::new(build.join("user/debug/examples/quickstart")));
+    assert!(printed.contains("300 epochs"), "{printed}");
     for test in [
         "the_whole_circuit_passes_the_gradient_check",
         "sweeps_bounded_by_the_curvature_lower_the_energy",
@@ -109,4 +115,14 @@ fn a_crate_of_ones_own_works_with_the_package() {
         let passed = format!("test {test} ... ok");
         assert!(report.contains(&passed), "'{passed}' is not in:\n{report}");
     }
+}
+
+#[test]
+fn the_quick_start_is_the_readmes() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let [readme, example] = ["README.md", "examples/quickstart.rs"]
+        .map(|name| fs::read_to_string(root.join(name)).unwrap());
+    let (_, program) = readme.split_once("```rust\n").unwrap();
+    let (program, _) = program.split_once("```").unwrap();
+    assert!(example.ends_with(program), "{program}");
 }

@@ -92,7 +92,9 @@ fn a_crate_of_ones_own_works_with_the_package() {
     let mut tests = cargo(&user);
     tests.args(["test", "--offline"]);
     let report = run(tests.env("CARGO_TARGET_DIR", build.join("user")));
-    let printed = run(&mut Command::new(build.join("user/debug/examples/quickstart")));
+    let printed = run(&mut Command::new(
+        build.join("user/debug/examples/quickstart"),
+    ));
     assert!(printed.contains("300 epochs"), "{printed}");
     for test in [
         "the_whole_circuit_passes_the_gradient_check",

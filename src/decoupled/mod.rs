@@ -213,7 +213,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(output.data.into())
     }
 
-    /// The means that the predictions stand for, by [`Loss::mean`] of the output loss, d_T × n:
+    /// The means that the predictions stand for, by [`Loss::mean`](crate::Loss::mean) of the output loss, d_T × n:
     /// softmax or sigmoid probabilities under a cross entropy, rates under
     /// [`Poisson`](crate::loss::Poisson), and the predictions themselves under other losses.
     ///

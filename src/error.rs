@@ -26,6 +26,8 @@ pub enum Quantity {
     Multiplier,
     /// The sums of a layer's normal equations.
     NormalEquations,
+    /// A value of data to be scaled; it belongs to no layer.
+    Data,
     /// A target passed to a metric; it belongs to no layer.
     MetricTarget,
     /// An output passed to a metric; it belongs to no layer.
@@ -36,7 +38,9 @@ impl Quantity {
     /// The quantity with its layer, if it belongs to one.
     fn of(self, layer: usize) -> String {
         match self {
-            Self::ComposedLoss | Self::MetricTarget | Self::MetricOutput => self.to_string(),
+            Self::ComposedLoss | Self::Data | Self::MetricTarget | Self::MetricOutput => {
+                self.to_string()
+            }
             _ => format!("{self} of layer {layer}"),
         }
     }
@@ -55,6 +59,7 @@ impl fmt::Display for Quantity {
             Self::Prediction => "prediction",
             Self::Multiplier => "multiplier",
             Self::NormalEquations => "normal equations",
+            Self::Data => "value",
             Self::MetricTarget => "target of a metric",
             Self::MetricOutput => "output of a metric",
         })
@@ -67,7 +72,9 @@ impl fmt::Display for Quantity {
 /// unchanged. A training run keeps the parameters of its last completed step (or, with
 /// [`Stopping::Validation`](crate::training::Stopping::Validation), of its best epoch), and the
 /// targets of its last completed visit.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+///
+/// `Debug` prints the message too: it is what `fn main() -> Result<(), Error>` and `unwrap` show.
+#[derive(Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A circuit, or a [`Sequential`](crate::layer::Sequential), without layers.
@@ -423,8 +430,7 @@ pub enum Error {
 
     /// A step computed a value that is not finite.
     #[error(
-        "{} became non-finite in step {step}, which was therefore not made. Try a smaller learning rate or step size, and data of unit scale",
-        quantity.of(*layer)
+        "{quantity} of layer {layer} became non-finite in step {step}, which was therefore not made. Try a smaller learning rate or step size, and data of unit scale"
     )]
     NonFinite {
         /// Which quantity.
@@ -434,6 +440,12 @@ pub enum Error {
         /// The step, counted from 0 (a Z-step within one visit, or a parameter step of the run).
         step: u64,
     },
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// The likely cause of a wrong shape, for error messages.

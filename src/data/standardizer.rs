@@ -49,7 +49,7 @@ impl<T: Scalar> Standardizer<T> {
     /// [`Error::NoExamples`], [`Error::NonFiniteData`].
     pub fn fit(values: &DMatrix<T>) -> Result<Self, Error> {
         check_examples(values.ncols(), "fitting a standardizer")?;
-        check_finite(Quantity::Input, 0, values.nrows(), values.as_slice())?;
+        check_finite(Quantity::Data, 0, values.nrows(), values.as_slice())?;
         Ok(Self::fit_finite(values))
     }
 
@@ -118,7 +118,7 @@ impl<T: Scalar> Standardizer<T> {
         self.check_rows(values)?;
         let mut values = values.clone();
         self.apply(&mut values);
-        check_result(Quantity::Input, 0, values.as_slice())?;
+        check_result(Quantity::Data, 0, values.as_slice())?;
         Ok(values)
     }
 
@@ -162,7 +162,7 @@ impl<T: Scalar> Standardizer<T> {
         self.check_rows(values)?;
         let mut values = values.clone();
         self.map(&mut values, |s, mean, deviation| mean + deviation * s);
-        check_result(Quantity::Input, 0, values.as_slice())?;
+        check_result(Quantity::Data, 0, values.as_slice())?;
         Ok(values)
     }
 
@@ -180,6 +180,6 @@ impl<T: Scalar> Standardizer<T> {
     fn check_rows(&self, values: &DMatrix<T>) -> Result<(), Error> {
         let (rows, columns) = (self.mean.len(), values.ncols());
         check_rows("values to standardise", values, rows, columns)?;
-        check_finite(Quantity::Input, 0, rows, values.as_slice())
+        check_finite(Quantity::Data, 0, rows, values.as_slice())
     }
 }

@@ -21,12 +21,14 @@ pub enum StopReason {
     Validation,
     /// The time limit of the phase or of the run was reached.
     TimeLimit,
-    /// The stop flag was set.
+    /// The stop flag was set, or [`Session::stop`](crate::training::Session::stop) called.
     Requested,
     /// The callback asked for it.
     Callback,
     /// [`Trainer::run`](crate::training::Trainer::run) ended with an error.
     Failed,
+    /// It has not ended: a session was left, or asked for its report, before that.
+    InProgress,
 }
 
 /// Something in an epoch that is not an error, but is rarely intended.
@@ -67,12 +69,14 @@ impl fmt::Display for Warning {
         match self {
             Self::Frozen { layer } => write!(
                 f,
-                "layer {layer} did not move, although its gradient was not 0: is its step too small \
-                 for the scalar?"
+                "layer {layer} did not move, although its gradient was not 0, since rounding \
+                 swallows its step: is the learning rate too small, or did a large one inflate the \
+                 weights?"
             ),
             Self::Unreached { layer } => write!(
                 f,
-                "layer {layer} did not move, as its gradient was 0: do the Z-steps reach its target?"
+                "layer {layer} did not move, as its gradient was 0: do the Z-steps reach its target? Are \
+                 its units saturated?"
             ),
             Self::Mixes { layer } => write!(
                 f,
@@ -247,6 +251,15 @@ impl<T: Scalar> fmt::Display for TrainingReport<T> {
         if let Some(record) = self.last() {
             write!(f, "\n{record}")?;
         }
+        let kept = self.phases.last().and_then(|phase| phase.best_epoch);
+        if let Some(epoch) = kept {
+            write!(f, "\nparameters of epoch {epoch} kept")?;
+            let mut records = self.history.iter();
+            let best = records.find(|record| record.epoch == epoch);
+            if let Some(loss) = best.and_then(|record| record.validation_loss) {
+                write!(f, ": validation loss {:.3e}", loss.as_f64())?;
+            }
+        }
         for own in &self.warnings {
             write!(f, "\nwarning: {own}")?;
         }
@@ -272,11 +285,12 @@ pub struct Warned {
 impl fmt::Display for Warned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ([first, last], count) = (self.epochs, self.count);
-        write!(
-            f,
-            "phase {}, {count} of epochs {first} to {last}: {}",
-            self.phase, self.warning
-        )
+        write!(f, "phase {}, ", self.phase)?;
+        match first == last {
+            true => write!(f, "epoch {first}: ")?,
+            false => write!(f, "{count} of epochs {first} to {last}: ")?,
+        }
+        self.warning.fmt(f)
     }
 }
 

@@ -49,7 +49,7 @@ use crate::target_solver::Predictions;
 /// while let Some(event) = session.advance()? {
 ///     if let Event::Epoch(record) = event {
 ///         println!("epoch {}: loss {:?}", record.epoch, record.composed_loss);
-///         if record.composed_loss < Some(1e-3) {
+///         if record.composed_loss.is_some_and(|loss| loss < 1e-3) {
 ///             session.stop();
 ///         }
 ///     }
@@ -266,13 +266,21 @@ impl<T: Scalar> Session<T> {
         (self.model, report)
     }
 
-    /// A report of the run so far, also after an error.
+    /// A report of the run so far, also after an error. A phase in progress is reported as
+    /// [`StopReason::InProgress`].
     pub fn report(&self) -> TrainingReport<T> {
+        let (mut phases, mut stop) = (self.state.phases.clone(), self.state.stop);
+        if let Some(within) = self.state.within.as_deref()
+            && within.epochs(self.state.epoch) > 0
+        {
+            stop = StopReason::InProgress;
+            phases.push(self.phase_report(within, stop, None));
+        }
         TrainingReport {
             history: self.state.history.clone(),
             warnings: self.state.warnings.clone(),
-            stop: self.state.stop,
-            phases: self.state.phases.clone(),
+            stop,
+            phases,
             steps: self.steps(),
             seconds: self.clock.start.elapsed().as_secs_f64(),
         }
@@ -695,27 +703,37 @@ impl<T: Scalar> Session<T> {
             unreachable!("only a phase in progress can end")
         };
         let best_epoch = within.tracker.put_best_back(&mut self.model.circuit);
-        let epochs = self.state.epoch - within.first_epoch;
-        if epochs > 0 && stop != StopReason::Failed {
+        if within.epochs(self.state.epoch) > 0 && stop != StopReason::Failed {
             let scheme = &self.trainer.phases[self.state.phase].scheme;
             scheme
                 .finish(&mut within.scheme, &mut self.model)
                 .map_err(|error| at_step(error, steps))?;
         }
+        let Some(within) = self.state.within.take() else {
+            unreachable!("only a phase in progress can end")
+        };
+        let report = self.phase_report(&within, stop, best_epoch);
+        self.state.steps = steps;
+        self.state.stop = stop;
+        self.state.phase += 1;
+        self.state.phases.push(report.clone());
+        Ok(report)
+    }
+
+    fn phase_report(
+        &self,
+        within: &Within<T>,
+        stop: StopReason,
+        best_epoch: Option<u64>,
+    ) -> PhaseReport {
         let penalties = self.model.terms.penalties().iter();
-        let report = PhaseReport {
-            epochs,
+        PhaseReport {
+            epochs: within.epochs(self.state.epoch),
             steps: within.w_step.steps,
             stop,
             best_epoch,
             penalties: penalties.map(|&mu| mu.as_f64()).collect(),
-        };
-        self.state.steps = steps;
-        self.state.stop = stop;
-        self.state.phase += 1;
-        self.state.within = None;
-        self.state.phases.push(report.clone());
-        Ok(report)
+        }
     }
 }
 
@@ -771,6 +789,12 @@ impl<T: Scalar> SessionState<T> {
 }
 
 impl<T: Scalar> Within<T> {
+    /// Epochs with at least one visit, given the number of those begun in the run.
+    fn epochs(&self, begun: u64) -> u64 {
+        let idle = self.epoch.as_ref().is_some_and(|epoch| epoch.examples == 0);
+        begun - self.first_epoch - u64::from(idle)
+    }
+
     /// The largest number of what was counted.
     fn largest_count(&self) -> u64 {
         let epoch = self.epoch.as_ref().map_or(0, |own| own.visits);

@@ -639,7 +639,7 @@ fn wrong_data_of_a_standardizer() {
         let none = Error::NoExamples { operation };
         refused(fit(&DMatrix::zeros(2, 0)), none, &[operation]);
         let error = Error::NonFiniteData {
-            quantity: Quantity::Input,
+            quantity: Quantity::Data,
             layer: 0,
             row: 1,
             column: 2,
@@ -664,7 +664,7 @@ fn wrong_data_of_a_standardizer() {
 #[test]
 fn standardised_values_that_do_not_fit_are_errors() {
     let overflow = Error::Overflow {
-        quantity: Quantity::Input,
+        quantity: Quantity::Data,
         layer: 0,
     };
     let small = Standardizer::fit(&dmatrix![0.0, 1e-30_f32]).unwrap();

@@ -792,7 +792,7 @@ impl<T: Scalar> Within<T> {
     /// Epochs with at least one visit, given the number of those begun in the run.
     fn epochs(&self, begun: u64) -> u64 {
         let idle = self.epoch.as_ref().is_some_and(|epoch| epoch.examples == 0);
-        begun - self.first_epoch - u64::from(idle)
+        begun.saturating_sub(self.first_epoch + u64::from(idle))
     }
 
     /// The largest number of what was counted.

@@ -21,7 +21,7 @@ use serde::Serialize;
 use crate::Options;
 use crate::curve::{Point, curve};
 use crate::digits::{self, Digits};
-use crate::figures::{Axis, Legend, Line, lines};
+use crate::figures::{Axis, Band, Line, Panel, Points, lines};
 use crate::nets::{Start, Unit};
 use crate::recipe::{BATCH, SPREAD};
 use crate::statistics::{Spread, print_table};
@@ -328,12 +328,16 @@ pub fn study(options: &Options) -> Result<(), Box<dyn Error>> {
             Spread::of(&passes.collect::<Vec<_>>()).mean
         ));
         rows.push(row);
-        let points = runs[0].iter().filter(|point| point.seconds >= 0.1);
+        // From the first time at which every seed has a measurement.
+        let first = runs.iter().map(|run| run[0].seconds).fold(0.1, f64::max);
+        let grid = (0..=60).map(|i| longest * 100f64.powf(f64::from(i) / 60.0 - 1.0));
+        let mean = |time: f64| {
+            let errors: Vec<f64> = runs.iter().map(|run| at(run, time).value[1]).collect();
+            (time, Spread::of(&errors).mean)
+        };
         curves.push(Line {
             name: name.into(),
-            points: points
-                .map(|point| (point.seconds, point.value[1]))
-                .collect(),
+            points: grid.filter(|&time| time >= first).map(mean).collect(),
         });
     }
     let names: Vec<String> = times.iter().map(|time| format!("after {time} s")).collect();
@@ -341,15 +345,39 @@ pub fn study(options: &Options) -> Result<(), Box<dyn Error>> {
     head.extend(names.iter().map(String::as_str));
     head.push("passes");
     print_table(&head, &rows);
+    let decoupled = ways.partition_point(|(way, _)| matches!(way, Way::Backprop { .. }));
+    let decoupled = curves.split_off(decoupled);
+    let times = curves.iter().max_by_key(|line| line.points.len());
+    let times = times.into_iter().flat_map(|line| &line.points);
+    let edge = |start: f64, of: fn(f64, f64) -> f64| -> Points {
+        let at = |time: f64| {
+            let points = curves.iter().flat_map(|line| &line.points);
+            points.filter(|p| p.0 == time).map(|p| p.1).fold(start, of)
+        };
+        times.clone().map(|p| (p.0, at(p.0))).collect()
+    };
+    let band = Band {
+        name: "backprop, from the best to the worst of its lines".into(),
+        edges: [edge(f64::MAX, f64::min), edge(0.0, f64::max)],
+    };
+    let panels = [
+        Panel {
+            title: "backprop".into(),
+            band: None,
+            lines: curves,
+        },
+        Panel {
+            title: "decoupled".into(),
+            band: Some(band),
+            lines: decoupled,
+        },
+    ];
     let x = Axis::logarithmic("seconds of training");
     let y = Axis::logarithmic("½‖x − x̂‖² per test image");
-    let title = format!("Deep sigmoid autoencoder, seed {}", options.seeds[0]);
-    lines(
-        &options.figure("autoencoder.svg")?,
-        &title,
-        x,
-        y,
-        Legend::UpperRight,
-        &curves,
-    )
+    let title = format!(
+        "Deep sigmoid autoencoder: test error by time, mean over seeds {:?}",
+        options.seeds
+    );
+    let path = options.figure("autoencoder.svg")?;
+    lines(&path, &title, x, y, &panels)
 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Options;
 use crate::digits::{self, Digits};
-use crate::figures::{Axis, Legend, Line, lines};
+use crate::figures::{Axis, Line, Panel, lines};
 use crate::nets::{self, Unit, accuracy};
 use crate::recipe::{BATCH, Recipe, backprop, projected, sweeps};
 use crate::statistics::{Spread, cosine, linear_cka, print_table};
@@ -244,7 +244,6 @@ pub fn study(options: &Options) -> Result<(), Box<dyn Error>> {
     })?;
     let mean = |values: &[f64]| Spread::of(values).mean;
     for &unit in units {
-        let mut curves = Vec::new();
         for &depth in depths {
             println!(
                 "**{}, depth {depth}**, mean ± sd over seeds {:?}\n",
@@ -283,13 +282,6 @@ pub fn study(options: &Options) -> Result<(), Box<dyn Error>> {
                     of(way, &|o| mean(&o.parameters)).show(2),
                     of(way, &|o| mean(&o.travels)).show(2),
                 ]);
-                if depth == depths[depths.len() - 1] {
-                    let layer = |t: usize| of(way, &|o| o.alignment[t]).mean;
-                    curves.push(Line {
-                        name: name.into(),
-                        points: (0..depth - 1).map(|t| ((t + 1) as f64, layer(t))).collect(),
-                    });
-                }
             }
             print_table(
                 &[
@@ -304,23 +296,51 @@ pub fn study(options: &Options) -> Result<(), Box<dyn Error>> {
                 ],
                 &rows,
             );
+            if depth < depths[depths.len() - 1] {
+                continue;
+            }
+            let lines_of = |ways: &[Way]| {
+                let own = WAYS.iter().filter(|(way, _)| ways.contains(way));
+                let layer = |way: Way, t: usize| of(way, &|o| o.alignment[t]).mean;
+                let line = |&(way, name): &(Way, &str)| Line {
+                    name: name.into(),
+                    points: (0..depth - 1)
+                        .map(|t| ((t + 1) as f64, layer(way, t)))
+                        .collect(),
+                };
+                own.map(line).collect()
+            };
+            // Backprop from itself, for comparison, in both.
+            use Way::{
+                Direct, Finished, Joint, OtherOrder, OtherWeights, Recipe, Residual, Sweeps,
+            };
+            let panels = [
+                (
+                    "refreshed targets",
+                    &[OtherOrder, OtherWeights, Sweeps, Direct][..],
+                ),
+                (
+                    "other schemes",
+                    &[OtherOrder, OtherWeights, Residual, Joint, Recipe, Finished],
+                ),
+            ]
+            .map(|(title, ways)| Panel {
+                title: title.into(),
+                band: None,
+                lines: lines_of(ways),
+            });
+            let name = unit.name().to_lowercase();
+            lines(
+                &options.figure(&format!("resemblance-{name}.svg"))?,
+                &format!(
+                    "{}: representations compared with backprop's, depth {depth}",
+                    unit.name()
+                ),
+                Axis::linear("hidden layer t"),
+                Axis::linear("linear CKA with backprop's ẑ_t"),
+                &panels,
+            )?;
         }
-        let x = Axis::linear("hidden layer t");
-        let y = Axis::linear("linear CKA with backprop's ẑ_t");
-        let title = format!(
-            "{}: representations compared with backprop's, depth {}",
-            unit.name(),
-            depths[depths.len() - 1]
-        );
-        let name = unit.name().to_lowercase();
-        lines(
-            &options.figure(&format!("resemblance-{name}.svg"))?,
-            &title,
-            x,
-            y,
-            Legend::LowerLeft,
-            &curves,
-        )?;
     }
     Ok(())
 }

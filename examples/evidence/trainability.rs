@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Options;
 use crate::digits::{self, Digits};
-use crate::figures::{Axis, HeatMap, Legend, Line, heat_maps, lines};
+use crate::figures::{Axis, Band, HeatMap, Line, Panel, heat_maps, lines};
 use crate::nets::{self, Start, Unit, accuracy};
 use crate::recipe::{Recipe, SPREAD, backprop, projected};
 use crate::statistics::{Spread, print_table};
@@ -207,14 +207,14 @@ const SHOWN: [Shown; 9] = {
     }
     [
         of("backprop, best rate", None, true),
-        of("forward pass", Some(Targets::Forward), false),
-        of("forward pass + finish", Some(Targets::Forward), true),
-        of("random", Some(Targets::Random), false),
-        of("random + finish", Some(Targets::Random), true),
-        of("projected", Some(Targets::Projected), false),
-        of("projected + finish", Some(Targets::Projected), true),
-        of("recipe", Some(Targets::ClosedForm), false),
         of("recipe + finish", Some(Targets::ClosedForm), true),
+        of("recipe", Some(Targets::ClosedForm), false),
+        of("forward pass", Some(Targets::Forward), false),
+        of("random", Some(Targets::Random), false),
+        of("projected", Some(Targets::Projected), false),
+        of("forward pass + finish", Some(Targets::Forward), true),
+        of("random + finish", Some(Targets::Random), true),
+        of("projected + finish", Some(Targets::Projected), true),
     ]
 };
 
@@ -351,6 +351,7 @@ fn gradients(options: &Options, train: &Digits, starts: &[Start]) -> Result<(), 
         );
         let mut rows = Vec::new();
         let mut curves = Vec::new();
+        let (mut low, mut high) = (vec![(0.0, f64::MAX); DEPTH], vec![(0.0, 0.0_f64); DEPTH]);
         for &start in starts {
             let circuit = nets::deep::<f64>(unit, DEPTH, start, options.seeds[0])?;
             let mut model = DecoupledCircuit::new(circuit, Energy::new(SoftmaxCrossEntropy))?;
@@ -372,14 +373,17 @@ fn gradients(options: &Options, train: &Digits, starts: &[Start]) -> Result<(), 
                         .chain(shown)
                         .collect(),
                 );
-                curves.push(Line {
-                    name: format!("{start}, {what}"),
-                    points: norms
-                        .iter()
-                        .enumerate()
-                        .map(|(t, &norm)| (t as f64, norm))
-                        .collect(),
-                });
+                let points = norms.iter().enumerate();
+                let points: Vec<_> = points.map(|(t, &norm)| (t as f64, norm)).collect();
+                if what == "backprop" {
+                    let name = format!("backprop, {}", described(start));
+                    curves.push(Line { name, points });
+                    continue;
+                }
+                for ((low, high), point) in low.iter_mut().zip(&mut high).zip(points) {
+                    *low = (point.0, point.1.min(low.1));
+                    *high = (point.0, point.1.max(high.1));
+                }
             }
         }
         let names: Vec<String> = layers.iter().map(|t| format!("t = {t}")).collect();
@@ -391,14 +395,23 @@ fn gradients(options: &Options, train: &Digits, starts: &[Start]) -> Result<(), 
         let x = Axis::linear("layer t");
         let y = Axis::logarithmic("norm of the gradient in θ_t, per example");
         let title = format!("{}: gradients before any step, depth {DEPTH}", unit.name());
-        lines(
-            &options.figure(&format!("gradients-{name}.svg"))?,
-            &title,
-            x,
-            y,
-            Legend::LowerRight,
-            &curves,
-        )?;
+        let panel = Panel {
+            title: String::new(),
+            band: Some(Band {
+                name: "projected targets, from all weights".into(),
+                edges: [low, high],
+            }),
+            lines: curves,
+        };
+        let path = options.figure(&format!("gradients-{name}.svg"))?;
+        lines(&path, &title, x, y, &[panel])?;
     }
     Ok(())
+}
+
+fn described(start: Start) -> String {
+    match start {
+        Start::Normal(sigma) => format!("σ_w = {sigma}"),
+        Start::Orthogonal => "orthogonal weights".into(),
+    }
 }

@@ -81,7 +81,7 @@ pub fn heat_maps(
         let left = across * (number % ACROSS) as f64 + 84.0;
         let top = down * (number / ACROSS) as f64 + 68.0;
         let middle = left + CELL.0 * columns.len() as f64 / 2.0;
-        svg.text((middle, top - 10.0), Anchor::Middle, 14, "#000", &map.title);
+        svg.text((left, top - 8.0), Anchor::Start, 14, "#000", &map.title);
         svg.text((left - 8.0, top - 6.0), Anchor::End, 12, "#000", row_name);
         for (row, (name, values)) in rows.iter().zip(&map.values).enumerate() {
             let y = top + CELL.1 * row as f64;
@@ -245,8 +245,10 @@ impl<'a> Axis<'a> {
             (f64::from(k) + f64::from(m).log10(), label)
         });
         let mut lines: Vec<_> = lines.collect();
-        let below = lines.iter().rposition(|line| line.0 <= low).unwrap_or(0);
-        lines.drain(..below);
+        // At least one decade is among the lines.
+        let between = low.ceil() <= high;
+        let below = |line: &(f64, Option<_>)| line.0 <= low && (between || line.1.is_some());
+        lines.drain(..lines.iter().rposition(below).unwrap_or(0));
         let above = lines.iter().position(|line| line.0 >= high);
         lines.truncate(above.map_or(lines.len(), |above| above + 1));
         Scale(lines)

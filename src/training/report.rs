@@ -36,7 +36,7 @@ pub enum StopReason {
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Warning {
-    /// θ_t did not change although its gradient was not 0.
+    /// θ_t has not changed in the phase, although its gradient was not 0.
     Frozen {
         /// t.
         layer: usize,

@@ -478,6 +478,7 @@ impl<T: Scalar> Session<T> {
         }
         self.state.epoch += 1;
         for own in &mut within.w_step.layers {
+            own.moved_before |= own.moved;
             (own.moved, own.pulled) = (false, false);
         }
         let n = self.model.examples().len();
@@ -886,10 +887,12 @@ fn warnings<T: Scalar>(w_step: &WStep<T>, w_state: &WState<T>, own: &Statistics)
         if own.moved || !learns || !own.steps(w_step) {
             continue;
         }
-        all.push(match own.pulled {
-            true => Warning::Frozen { layer },
-            false => Warning::Unreached { layer },
-        });
+        // A layer that has moved may have converged as far as rounding allows.
+        match (own.pulled, own.moved_before) {
+            (true, true) => {}
+            (true, false) => all.push(Warning::Frozen { layer }),
+            (false, _) => all.push(Warning::Unreached { layer }),
+        }
     }
     all.extend(own.undone.then_some(Warning::Undone));
     all.extend(own.raised.then_some(Warning::Raised));

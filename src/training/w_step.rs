@@ -214,6 +214,7 @@ impl<T: Scalar> WStep<T> {
                 moments: vec![T::zero(); slots * circuit.parameters(t).len()],
                 solver,
                 moved: false,
+                moved_before: false,
                 pulled: false,
             });
         }
@@ -273,6 +274,8 @@ pub(super) struct LayerState<T> {
     /// Whether θ_t changed in this epoch, and whether its gradient in an optimiser's step was not 0.
     pub(super) moved: bool,
     pub(super) pulled: bool,
+    /// Whether θ_t changed in an earlier epoch of the phase.
+    pub(super) moved_before: bool,
 }
 
 impl<T: Scalar> LayerState<T> {

@@ -94,6 +94,22 @@ fn frozen<T: Scalar>(rate: f64) {
     }
 }
 
+/// A rate that falls until θ no longer moves is no freeze: as is a run that has converged.
+#[test]
+fn a_layer_that_has_moved_may_rest() {
+    let decay = Schedule::geometric(1e-60).unwrap();
+    let phase = Phase::new(Backprop, adam(1e-2)).with_epochs(30);
+    let mut model = plain::<f64>();
+    let report = Trainer::new(phase.with_schedule(decay))
+        .run(&mut model)
+        .unwrap();
+    assert_eq!(report.warnings, [], "{report}");
+    let before = model.circuit().parameters(0).to_vec();
+    let still = Phase::new(Backprop, adam(1e-60)).with_epochs(1);
+    Trainer::new(still).run(&mut model).unwrap();
+    assert_eq!(model.circuit().parameters(0), before);
+}
+
 /// A rate that vanishes beside θ in its scalar.
 #[test]
 fn a_frozen_optimiser_is_told() {

@@ -255,11 +255,12 @@ impl<T: Scalar> DecoupledCircuit<T> {
     #[doc(alias = "argmax")]
     #[doc(alias = "classify")]
     pub fn predict_labels(&self, inputs: &DMatrix<T>) -> Result<Vec<usize>, Error> {
+        if self.circuit.dims()[self.circuit.depth()] > 1 {
+            // Not of the means, which rounding can make equal.
+            return Ok(labels(&self.predict(inputs)?));
+        }
         let mean = self.predict_proba(inputs)?;
-        Ok(match mean.nrows() {
-            1 => mean.iter().map(|&p| usize::from(p >= T::of(0.5))).collect(),
-            _ => labels(&mean),
-        })
+        Ok(mean.iter().map(|&p| usize::from(p >= T::of(0.5))).collect())
     }
 
     /// Adds examples, one per column of `inputs` (d_0 × n) and `targets` (d_T × n), with auxiliary

@@ -75,7 +75,9 @@ macro_rules! native {
                 values: &mut [Self],
                 derivatives: Option<&mut [Self]>,
             ) {
-                if cfg!(unoptimized) {
+                // The formulas of these two cancel in places.
+                let cancels = matches!(activation, Activation::Gelu | Activation::Silu);
+                if cfg!(unoptimized) && !cancels {
                     kernel::activate::by_formula(activation, values, derivatives);
                 } else {
                     kernel::activate::vectorised(activation, values, derivatives);

@@ -19,8 +19,9 @@ use crate::state::State;
 /// examples. μ, example weights and the circuit's regulariser R_t are all part of ℓ_t and G (an L1
 /// part only of ℓ_t).
 ///
-/// A step that does not lower ℓ_t is undone, and λ is multiplied by 8 (up to 1e8); a step that does
-/// divides λ by 4 (Marquardt's rule). So ℓ_t never rises. A layer is at rest if g = 0, or if
+/// A step that does not lower ℓ_t is undone, and λ is multiplied by 8 (up to 1e8; a step that fails
+/// even then, as at the kink of a ReLU, ends the call and resets λ). A step that does divides λ by 4
+/// (Marquardt's rule). So ℓ_t never rises. A layer is at rest if g = 0, or if
 /// rounding would decide about the step: the decrease that the model predicts, −gᵀd − ½dᵀGd, is at
 /// most 16 ε |ℓ_t|, or |d_k| is at most 4 ε |θ_k| for every k, and an undamped step would do no
 /// better. The call then ends and leaves θ_t and λ unchanged, ready for new targets. If it is only
@@ -353,10 +354,13 @@ impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt {
                         .moved_to(&memory.accepted)
                         .differentiate(Ask::PARAMETERS, workspace);
                 }
+            } else if *damping >= T::of(MOST) {
+                // At a kink, such as that of a ReLU, no step however short lowers ℓ_t.
+                *damping = initial_damping;
+                break;
             } else {
                 let larger = (*damping * T::of(8.0)).max(T::of(LEAST_REJECTED));
-                // Growth stops at MOST, but never reduces a λ that started larger.
-                *damping = larger.min(T::of(MOST).max(*damping));
+                *damping = larger.min(T::of(MOST));
             }
         }
         parameters.copy_from_slice(&memory.accepted);

@@ -270,10 +270,12 @@ impl<T: Scalar> Session<T> {
     /// [`StopReason::InProgress`].
     pub fn report(&self) -> TrainingReport<T> {
         let (mut phases, mut stop) = (self.state.phases.clone(), self.state.stop);
+        if !self.state.over && self.state.phase < self.state.end {
+            stop = StopReason::InProgress;
+        }
         if let Some(within) = self.state.within.as_deref()
             && within.epochs(self.state.epoch) > 0
         {
-            stop = StopReason::InProgress;
             phases.push(self.phase_report(within, stop, None));
         }
         TrainingReport {

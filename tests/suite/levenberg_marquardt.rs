@@ -377,3 +377,32 @@ fn scales_that_differ_bring_no_layer_to_rest() {
         assert!(found < 1.0001 * least, "{offset}, {unit}: {found}, {least}");
     }
 }
+
+/// At the kink of a ReLU no step lowers ℓ; new targets are reached as fast as from a new state.
+#[test]
+fn a_layer_at_the_kink_of_its_activation_wakes() {
+    let layer = Dense::new(1, 1, Activation::Relu).unwrap().without_bias();
+    let visit = |steps, state: &mut State<f64>, theta: &mut [f64], y: [f64; 2]| {
+        let before = theta.to_vec();
+        let x = [1.0, -1.0];
+        let problem = LocalProblem::new(&layer, &before, &SquaredError, 1.0, &x, &y).unwrap();
+        let mut workspace = problem.workspace();
+        let solver = LevenbergMarquardt::new(steps, 10);
+        solver
+            .solve(state, &problem, &mut workspace, theta)
+            .unwrap()
+    };
+    let (mut state, mut theta) = (State::new(), [0.7]);
+    // The first call goes there; later ones find that no step helps.
+    visit(200, &mut state, &mut theta, [-1.0, -1.0]);
+    for _ in 0..5 {
+        let report = visit(50, &mut state, &mut theta, [-1.0, -1.0]);
+        assert!(report.steps < 30, "{report:?}");
+    }
+    assert!(state.values[0][0] <= 1.0, "{}", state.values[0][0]);
+    assert!(theta[0] > 0.0 && theta[0] < 1e-6, "{}", theta[0]);
+    (0..4).for_each(|_| {
+        visit(1, &mut state, &mut theta, [3.0, -1.0]);
+    });
+    assert!((theta[0] - 3.0).abs() < 0.1, "{}", theta[0]);
+}

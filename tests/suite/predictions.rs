@@ -91,6 +91,20 @@ fn one_output_is_a_probability() {
     assert!(classes.contains(&0) && classes.contains(&1));
 }
 
+/// Logits so large that their probabilities round to the same number still have a largest one.
+#[test]
+fn saturated_probabilities_hide_no_class() {
+    let circuit = Circuit::<f32>::builder().layer(Dense::new(1, 3, Activation::Identity).unwrap());
+    let energy = Energy::new(BinaryCrossEntropy);
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap(), energy).unwrap();
+    model
+        .set_parameters(0, &[20.0, 30.0, 25.0, 0.0, 0.0, 0.0])
+        .unwrap();
+    let one = DMatrix::from_element(1, 1, 1.0);
+    assert_eq!(model.predict_labels(&one).unwrap(), [1]);
+    assert_eq!(model.predict_proba(&one).unwrap().as_slice(), [1.0; 3]);
+}
+
 #[test]
 fn rows_of_another_length_are_named() {
     let x = from_rows(&[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]).unwrap();

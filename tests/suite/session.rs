@@ -540,3 +540,23 @@ fn a_state_of_other_phases_is_refused() {
     let error = Session::resume(&trainer(1), empty, session.state().clone());
     assert!(matches!(error, Err(Error::NoExamples { .. })));
 }
+
+#[test]
+fn a_session_that_has_not_ended_says_so() {
+    let phase = || Phase::new(Decoupling::joint(descent(0.1)), adam()).with_epochs(1);
+    let trainer = Trainer::new(phase()).then(phase());
+    let mut session = Session::new(&trainer, model()).unwrap();
+    assert_eq!(session.report().stop, StopReason::InProgress);
+    session.finish_phase().unwrap();
+    let report = session.report();
+    assert_eq!(
+        (report.phases.len(), report.stop),
+        (1, StopReason::InProgress)
+    );
+    session.advance().unwrap();
+    let report = session.report();
+    assert_eq!(report.phases[1].stop, StopReason::InProgress);
+    session.run().unwrap();
+    let report = session.report();
+    assert_eq!((report.phases.len(), report.stop), (2, StopReason::Epochs));
+}

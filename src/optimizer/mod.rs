@@ -138,5 +138,17 @@ fn next_root<T: Scalar>(shares: [T; 2], s: T, g: T) -> T {
     let root = large * (T::one() + ratio * ratio).sqrt();
     // Rounding must not push the root above max(s, |g|). Comparisons with NaN are false.
     let most = if s > size { s } else { size };
-    if root > most { most } else { root }
+    let root = if root > most { most } else { root };
+    // s + b² (g² − s²)/(s + root), the same in exact numbers: rounding of `root` alone would hold s
+    // off its place when b² is small.
+    let half = T::of(0.5);
+    let sum = half * s + half * root;
+    let share = (half * size + half * s) / if sum > T::zero() { sum } else { T::one() };
+    let next = s + shares[1] * shares[1] * (size - s) * share;
+    let kept = if next > most { most } else { next };
+    if sum > T::zero() && kept > T::zero() {
+        kept
+    } else {
+        root
+    }
 }

@@ -511,3 +511,19 @@ fn a_slow_decay_in_f32_is_that_of_f64() {
         "{found}, not {expected}"
     );
 }
+
+/// With a constant gradient the second moment comes to rest at its square, however slowly it moves.
+#[test]
+fn slow_second_moments_come_to_rest_at_the_gradient() {
+    for (beta, tolerance) in [(0.999, 1e-4), (0.9999, 1e-3), (0.99999, 6e-3)] {
+        let adam = Adam::new(1e-3).unwrap().with_betas(0.9, beta).unwrap();
+        let (mut x, mut state) = ([0.0_f32], [0.0_f32; 2]);
+        let steps = (30.0 / (1.0 - beta)) as u64;
+        for number in 1..=steps {
+            adam.update(Step::new(number, 1.0), &mut x, &[3.0], &mut state);
+        }
+        let root = state[0].max(state[1]);
+        let error = (f64::from(root) / 3.0 - 1.0).abs();
+        assert!(error < tolerance, "{beta}: {state:?}");
+    }
+}

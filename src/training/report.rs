@@ -170,7 +170,8 @@ pub struct EpochRecord<T> {
 }
 
 impl<T: Scalar> fmt::Display for EpochRecord<T> {
-    /// What was measured, on one line.
+    /// What was measured, on one line; the gap is [`gap`](Self::gap) or else
+    /// [`gap_after`](Self::gap_after).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,

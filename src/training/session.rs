@@ -930,7 +930,8 @@ fn squashed<T: Scalar>(model: &DecoupledCircuit<T>) -> Option<Warning> {
     use Activation::{Relu, Sigmoid, Softplus, Tanh};
     let layer = model.circuit.depth() - 1;
     let activation = model.circuit.layers().nth(layer)?.affine()?.activation;
-    let limited = matches!(activation, Relu | Sigmoid | Softplus | Tanh);
+    let limited = matches!(activation, Relu | Sigmoid | Softplus | Tanh)
+        || activation == Activation::LeakyRelu { slope: 0.0 };
     (limited && model.layers().loss(layer).takes_logits()).then_some(Warning::Squashed { layer })
 }
 

@@ -139,6 +139,7 @@ fn logits_behind_an_activation_are_told() {
         (Activation::Relu, true, true),
         (Activation::Identity, true, false),
         (Activation::LeakyRelu { slope: 0.1 }, true, false),
+        (Activation::LeakyRelu { slope: 0.0 }, true, true),
         (Activation::Sigmoid, false, false),
     ] {
         let circuit = Circuit::<f64>::builder().layer(Dense::new(2, 2, activation).unwrap());

@@ -153,6 +153,66 @@ pub enum Error {
         found: u64,
     },
 
+    /// A [`Description`](crate::description::Description) without a setting that its kind needs, or
+    /// with a wrong one.
+    #[error("the description of a {kind}: {setting} must be {expected}, but is {found}")]
+    Description {
+        /// The kind described.
+        kind: String,
+        /// The setting.
+        setting: String,
+        /// What it must be.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
+
+    /// A description of a kind that the [`Registry`](crate::registry::Registry) does not know.
+    #[error(
+        "no {what} of kind '{kind}' is known here, only {known} (layers, losses and unfolds of your own can be added to a Registry)"
+    )]
+    UnknownKind {
+        /// "layer", "loss", "unfold" or "initializer".
+        what: &'static str,
+        /// The kind.
+        kind: String,
+        /// The kinds that are registered, separated by commas.
+        known: String,
+    },
+
+    /// A file of another model than the one it was loaded into.
+    #[error("{file} has {found} as {what}, but here it is {expected}")]
+    Architecture {
+        /// The file, or "the bytes".
+        file: String,
+        /// What differs, such as "layer 2".
+        what: String,
+        /// What it is here.
+        expected: String,
+        /// What it is in the file.
+        found: String,
+    },
+
+    /// A file that could not be read or written.
+    #[error("{file} could not be {doing}: {reason}")]
+    File {
+        /// Its path.
+        file: String,
+        /// "read" or "written".
+        doing: &'static str,
+        /// What the operating system says.
+        reason: String,
+    },
+
+    /// A file that is damaged, of a newer version, or not of the expected kind.
+    #[error("{file} cannot be used: {reason}")]
+    Format {
+        /// The file, or "the bytes".
+        file: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+
     /// A layer whose parameter groups do not tile its parameter vector.
     #[error(
         "layer {layer}: parameter group '{group}' covers {start}..{end}, but must start at {expected} and hold {size} values, the product of its shape"

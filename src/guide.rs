@@ -52,6 +52,20 @@ pub mod choosing_a_scheme {}
 pub mod choosing_mu {}
 
 #[doc = include_str!("guide/links.md")]
+#[cfg_attr(feature = "storage", doc = include_str!("../docs/guide/runs.md"))]
+#[cfg_attr(
+    not(feature = "storage"),
+    doc = "Saving, resuming, watching: build this documentation with the feature `storage`."
+)]
+///
+/// # Reference
+///
+/// [`Session`](crate::training::Session), [`Observer`](crate::training::Observer),
+/// [`Event`](crate::training::Event), [`Registry`](crate::registry::Registry),
+/// [`Description`](crate::description::Description).
+pub mod runs {}
+
+#[doc = include_str!("guide/links.md")]
 #[doc = include_str!("../docs/guide/your_own.md")]
 ///
 /// # Reference

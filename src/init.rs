@@ -1,11 +1,14 @@
 //! Initial values of parameters.
 
+use std::fmt;
+
 use nalgebra::DMatrix;
 use rand::rngs::ChaCha8Rng;
 use rand::{Rng, SeedableRng};
 use rand_distr::{Distribution as _, StandardNormal, Uniform};
 
 use crate::check::{finite, positive};
+use crate::description::Description;
 use crate::error::Error;
 use crate::kernel::Scalar;
 
@@ -144,6 +147,62 @@ impl Initializer {
                 }
             }
         }
+    }
+
+    /// Its kind and options.
+    pub fn description(self) -> Description {
+        let text = |variant: &dyn fmt::Debug| format!("{variant:?}").to_lowercase();
+        match self {
+            Self::Zeros => Description::new("Zeros"),
+            Self::Constant { value } => Description::new("Constant").with("value", value),
+            Self::VarianceScaling {
+                scale,
+                fan,
+                distribution,
+            } => Description::new("VarianceScaling")
+                .with("scale", scale)
+                .with("fan", text(&fan))
+                .with("distribution", text(&distribution)),
+            Self::Orthogonal { gain } => Description::new("Orthogonal").with("gain", gain),
+        }
+    }
+
+    /// The initializer that [`Initializer::description`] describes.
+    ///
+    /// # Errors
+    /// [`Error::Description`], [`Error::UnknownKind`], or [`Error::InvalidOption`].
+    pub fn described(own: &Description) -> Result<Self, Error> {
+        match own.kind() {
+            "Zeros" => Self::Zeros,
+            "Constant" => Self::Constant {
+                value: own.number("value")?,
+            },
+            "VarianceScaling" => Self::scaling(
+                own.number("scale")?,
+                match own.text("fan")? {
+                    "in" => Fan::In,
+                    "out" => Fan::Out,
+                    "average" => Fan::Average,
+                    _ => return Err(own.refuse("fan", "in, out or average")),
+                },
+                match own.text("distribution")? {
+                    "normal" => Distribution::Normal,
+                    "uniform" => Distribution::Uniform,
+                    _ => return Err(own.refuse("distribution", "normal or uniform")),
+                },
+            ),
+            "Orthogonal" => Self::Orthogonal {
+                gain: own.number("gain")?,
+            },
+            kind => {
+                return Err(Error::UnknownKind {
+                    what: "initializer",
+                    kind: kind.into(),
+                    known: "Constant, Orthogonal, VarianceScaling, Zeros".into(),
+                });
+            }
+        }
+        .validate()
     }
 
     pub(crate) fn validate(self) -> Result<Self, Error> {

@@ -83,6 +83,7 @@ mod check;
 pub mod circuit;
 pub mod data;
 pub mod decoupled;
+pub mod description;
 pub mod diagnostics;
 pub mod energy;
 pub mod error;
@@ -99,11 +100,14 @@ pub mod parameter_solver;
 mod pointers;
 pub mod prelude;
 pub mod presets;
+pub mod registry;
 pub mod regularizer;
 pub mod schedule;
 pub mod segment;
 pub mod shard;
 pub mod state;
+#[cfg(feature = "storage")]
+pub mod storage;
 #[cfg(feature = "proptest")]
 pub mod strategies;
 pub mod target_solver;

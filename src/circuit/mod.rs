@@ -121,6 +121,11 @@ impl<T: Scalar> Circuit<T> {
         &self.parameters[t][self.groups[t].own..]
     }
 
+    /// Replaces all θ_t, which have been checked already, and the seed.
+    pub(crate) fn put(&mut self, parameters: Vec<Vec<T>>, seed: u64) {
+        (self.parameters, self.seed) = (parameters, seed);
+    }
+
     /// All θ_t, for steps that have been checked already.
     pub(crate) fn parameters_mut(&mut self) -> &mut [Vec<T>] {
         &mut self.parameters
@@ -313,26 +318,39 @@ impl<T: Scalar> CircuitBuilder<T> {
     /// [`Error::InputNotDifferentiable`], [`Error::ParameterLayout`], [`Error::TooLarge`], or
     /// [`Error::NonFiniteData`] if a layer draws non-finite parameters.
     pub fn build(self) -> Result<Circuit<T>, Error> {
+        let seed = self.seed;
+        self.build_with(|t, layer| {
+            let own = parameter_count(layer);
+            let mut values = parameter_vector(own)?;
+            values.resize(own, T::zero());
+            let mut rng = generator(seed, Purpose::Parameters, t as u64);
+            layer.initialize(&mut values, &mut rng);
+            Ok(values)
+        })
+    }
+
+    /// [`CircuitBuilder::build`] with other initial `parameters` of every layer.
+    pub(crate) fn build_with(
+        self,
+        parameters: impl Fn(usize, &dyn Layer<T>) -> Result<Vec<T>, Error>,
+    ) -> Result<Circuit<T>, Error> {
         check_chain(&self.layers, "circuit")?;
         let mut dims = vec![self.layers[0].input_dim()];
         dims.extend(self.layers.iter().map(|layer| layer.output_dim()));
         let mut groups = Vec::with_capacity(self.layers.len());
-        let mut parameters = Vec::with_capacity(self.layers.len());
+        let mut all_values = Vec::with_capacity(self.layers.len());
         for (t, layer) in self.layers.iter().enumerate() {
-            let own = parameter_count(layer.as_ref());
-            let mut values = parameter_vector(own)?;
-            values.resize(own, T::zero());
-            let mut rng = generator(self.seed, Purpose::Parameters, t as u64);
-            layer.initialize(&mut values, &mut rng);
+            let values = parameters(t, layer.as_ref())?;
+            let own = values.len();
             check_finite(Quantity::Parameter, t, own.max(1), &values)?;
-            parameters.push(values);
+            all_values.push(values);
             let all = layer.parameters();
             groups.push(Groups { all, own });
         }
         Ok(Circuit {
             layers: self.layers,
             groups,
-            parameters,
+            parameters: all_values,
             dims,
             seed: self.seed,
         })

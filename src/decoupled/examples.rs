@@ -91,6 +91,30 @@ impl<T: Scalar> Examples<T> {
         self.ids.len()
     }
 
+    /// The id that the next example will get.
+    #[cfg(feature = "storage")]
+    pub(crate) fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Examples with these arrays of z_0, …, z_T, ids and weights, which have been checked.
+    #[cfg(feature = "storage")]
+    pub(crate) fn restored(
+        dims: &[usize],
+        z: Vec<Vec<T>>,
+        ids: Vec<u64>,
+        weights: Vec<T>,
+        next: u64,
+    ) -> Self {
+        Self {
+            dims: dims.to_vec(),
+            z,
+            ids,
+            weights,
+            next,
+        }
+    }
+
     /// Appends examples, given as complete arrays of z_0, …, z_T that must fit.
     pub(crate) fn append(&mut self, z: Vec<Vec<T>>) -> Range<u64> {
         let count = z[0].len() / self.dims[0];

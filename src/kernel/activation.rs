@@ -1,5 +1,8 @@
 //! Activation functions.
 
+use std::fmt;
+use std::str::FromStr;
+
 use crate::error::Error;
 use crate::kernel::Scalar;
 
@@ -166,6 +169,57 @@ impl Activation {
             }
             _ => Ok(self),
         }
+    }
+}
+
+/// Names that do not change from version to version, such as `tanh` and `leaky_relu(0.01)`.
+impl fmt::Display for Activation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Identity => "identity",
+            Self::Tanh => "tanh",
+            Self::Sigmoid => "sigmoid",
+            Self::Relu => "relu",
+            Self::LeakyRelu { slope } => return write!(f, "leaky_relu({slope})"),
+            Self::Gelu => "gelu",
+            Self::Silu => "silu",
+            Self::Softplus => "softplus",
+        })
+    }
+}
+
+/// Reads what `Display` writes.
+impl FromStr for Activation {
+    type Err = Error;
+
+    /// # Errors
+    /// [`Error::Description`] for an unknown name, and [`Error::InvalidOption`] for a slope outside
+    /// 0..=1.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let slope = text.strip_prefix("leaky_relu(");
+        let slope = slope.and_then(|rest| rest.strip_suffix(')')?.parse().ok());
+        if let Some(slope) = slope {
+            return Self::LeakyRelu { slope }.validate();
+        }
+        Ok(match text {
+            "identity" => Self::Identity,
+            "tanh" => Self::Tanh,
+            "sigmoid" => Self::Sigmoid,
+            "relu" => Self::Relu,
+            "gelu" => Self::Gelu,
+            "silu" => Self::Silu,
+            "softplus" => Self::Softplus,
+            _ => {
+                return Err(Error::Description {
+                    kind: "layer".into(),
+                    setting: "activation".into(),
+                    expected: "identity, tanh, sigmoid, relu, leaky_relu(slope), gelu, silu or \
+                               softplus"
+                        .into(),
+                    found: text.into(),
+                });
+            }
+        })
     }
 }
 

@@ -27,6 +27,16 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// A shape with these extents; `None` if there are more than four.
+    pub fn of(extents: &[usize]) -> Option<Self> {
+        let mut own = [1; MOST_AXES];
+        own.get_mut(..extents.len())?.copy_from_slice(extents);
+        Some(Self {
+            extents: own,
+            axes: extents.len(),
+        })
+    }
+
     /// The extents, one per axis.
     pub fn extents(&self) -> &[usize] {
         &self.extents[..self.axes]

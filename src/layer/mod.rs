@@ -17,6 +17,7 @@ pub use sequential::Sequential;
 pub(crate) use sequential::check_chain;
 pub use unfold::{Unfold, Whole};
 
+use crate::description::Description;
 use crate::error::Error;
 use crate::kernel::{Execution, Scalar, Write, dot, extent_product};
 use crate::pointers::through_pointers;
@@ -312,6 +313,13 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
         None
     }
 
+    /// The layer's kind and settings, from which a [`Registry`](crate::registry::Registry) builds it
+    /// again. With `None`, the default, a saved circuit cannot be opened from its file alone, only
+    /// loaded into one built like it.
+    fn description(&self) -> Option<Description> {
+        None
+    }
+
     /// `patches ← U(Z)`: the patch_len × (positions · n) matrix that the weights of
     /// [`Layer::affine`] multiply, with the positions of each example next to one another. By
     /// default this is a copy of the input, which is correct unless [`Affine::unfolds`] is set.
@@ -359,6 +367,7 @@ through_pointers!(Layer {
     fn curvature_bound(&self, parameters: &[T], work: &mut [T]) -> Option<T>;
     fn target_range(&self) -> (f64, f64);
     fn affine(&self) -> Option<Affine>;
+    fn description(&self) -> Option<Description>;
     fn unfold(&self, input: &[T], patches: &mut [T]);
 });
 

@@ -9,6 +9,7 @@ use super::{
     check_dimension,
 };
 use crate::check::room;
+use crate::description::Description;
 use crate::error::Error;
 use crate::init::Initializer;
 use crate::kernel::{
@@ -77,6 +78,20 @@ impl Dense {
         check_dimension("the input dimension of a dense layer", input_dim)?;
         check_dimension("the output dimension of a dense layer", output_dim)?;
         Self::with_counts(Whole::new(input_dim), output_dim, activation, (1, true))
+    }
+}
+
+impl Dense {
+    /// The dense layer that [`Layer::description`] describes.
+    pub(crate) fn dense_described(own: &Description) -> Result<Self, Error> {
+        let inputs = Shape::of(&own.counts("inputs")?);
+        let inputs = inputs.ok_or_else(|| own.refuse("inputs", "a shape of at most four axes"))?;
+        let channels = own.count("channels")?;
+        check_dimension("the input dimension of a dense layer", inputs.size())?;
+        check_dimension("the output dimension of a dense layer", channels)?;
+        let activation = own.text("activation")?.parse()?;
+        Self::with_counts(Whole::new(inputs), channels, activation, (1, true))?
+            .with_initializers(own)
     }
 }
 
@@ -251,6 +266,38 @@ impl<U: Unfold> Patchwise<U> {
         self.activation.target_range()
     }
 
+    /// [`Layer::description`]: a `Dense` for a [`Whole`] input, otherwise a `Patchwise` with its
+    /// unfold as a part.
+    pub fn description(&self) -> Option<Description> {
+        let unfold = self.unfold.description()?;
+        let own = match (unfold.kind(), unfold.get("inputs")) {
+            ("Whole", Some(inputs)) => Description::new("Dense").with("inputs", inputs.clone()),
+            _ => Description::new("Patchwise").with("unfold", unfold),
+        };
+        let own = own
+            .with("channels", self.channels)
+            .with("activation", self.activation.to_string())
+            .with("weights", self.weights.description());
+        Some(match self.bias {
+            Some(bias) => own.with("bias", bias.description()),
+            None => own,
+        })
+    }
+
+    /// The layer over `unfold` with the other settings of a description.
+    pub(crate) fn described(unfold: U, own: &Description) -> Result<Self, Error> {
+        let activation = own.text("activation")?.parse()?;
+        Self::over(unfold, own.count("channels")?, activation)?.with_initializers(own)
+    }
+
+    fn with_initializers(self, own: &Description) -> Result<Self, Error> {
+        let layer = self.with_weights(Initializer::described(own.part("weights")?)?)?;
+        match own.get("bias") {
+            Some(_) => layer.with_bias(Initializer::described(own.part("bias")?)?),
+            None => Ok(layer.without_bias()),
+        }
+    }
+
     /// [`Layer::affine`].
     pub fn affine(&self) -> Option<Affine> {
         let weights = self.weight_count();
@@ -331,6 +378,7 @@ impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
         fn cost(&self) -> Option<usize>;
         fn target_range(&self) -> (f64, f64);
         fn affine(&self) -> Option<Affine>;
+        fn description(&self) -> Option<Description>;
     }
 
     fn initialize(&self, parameters: &mut [T], rng: &mut dyn Rng) {

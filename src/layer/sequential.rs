@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rand::Rng;
 
 use super::{Context, Layer, ParameterGroup, Point, Scratch, Shape, parameter_count, validate};
+use crate::description::Description;
 use crate::error::Error;
 use crate::kernel::{Scalar, Write, smallest};
 
@@ -53,7 +54,11 @@ impl<T: Scalar> Sequential<T> {
     /// layer that is not the first, or [`Error::ParameterLayout`]. Layers are counted within the
     /// unit.
     pub fn new(layers: Vec<Box<dyn Layer<T>>>) -> Result<Self, Error> {
-        let layers: Vec<Arc<dyn Layer<T>>> = layers.into_iter().map(Arc::from).collect();
+        Self::of(layers.into_iter().map(Arc::from).collect())
+    }
+
+    /// [`Sequential::new`] of shared layers.
+    pub(crate) fn of(layers: Vec<Arc<dyn Layer<T>>>) -> Result<Self, Error> {
         check_chain(&layers, "sequential layer")?;
         let (mut offsets, mut dims) = (vec![0_usize], vec![layers[0].input_dim()]);
         for layer in &layers {
@@ -357,5 +362,10 @@ impl<T: Scalar> Layer<T> for Sequential<T> {
 
     fn target_range(&self) -> (f64, f64) {
         self.layers[self.last()].target_range()
+    }
+
+    fn description(&self) -> Option<Description> {
+        let layers: Option<Vec<_>> = self.layers.iter().map(|own| own.description()).collect();
+        Some(Description::new("Sequential").with("layers", layers?))
     }
 }

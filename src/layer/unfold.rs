@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 
 use super::Shape;
+use crate::description::Description;
 use crate::kernel::{Scalar, Write};
 
 /// A parameter-free rearrangement of one example's input z into patches, to which a
@@ -49,6 +50,12 @@ pub trait Unfold: Debug + Send + Sync {
     /// The index of the input value that entry `entry` of the patch at `position` reads; `None` for
     /// padding, which is 0.
     fn source(&self, entry: usize, position: usize) -> Option<usize>;
+
+    /// Its kind and settings; see [`Layer::description`](super::Layer::description). `None` by
+    /// default.
+    fn description(&self) -> Option<Description> {
+        None
+    }
 
     /// `patches ← U z` for one example; by default entry by entry. Override it if patches are
     /// copies of contiguous ranges, which is faster.
@@ -105,5 +112,9 @@ impl Unfold for Whole {
 
     fn source(&self, entry: usize, _position: usize) -> Option<usize> {
         Some(entry)
+    }
+
+    fn description(&self) -> Option<Description> {
+        Some(Description::new("Whole").with("inputs", self.0.extents()))
     }
 }

@@ -2,6 +2,7 @@
 
 use super::units::{BLOCK, check_units, evaluate_functions, over_units, prediction_curvature};
 use super::{Loss, Pair};
+use crate::description::Description;
 use crate::error::Error;
 use crate::kernel::{Scalar, Write};
 use crate::layer::Activation;
@@ -72,5 +73,9 @@ impl<T: Scalar> Loss<T> for BinaryCrossEntropy {
 
     fn curvature_bound(&self, _parameters: &[T]) -> Option<T> {
         Some(T::of(0.25))
+    }
+
+    fn description(&self) -> Option<Description> {
+        Some(Description::new("BinaryCrossEntropy"))
     }
 }

@@ -1,9 +1,10 @@
 //! Class weights for any loss.
 
 use super::cross_entropy::{SUM_TOLERANCE, check_distributions};
-use super::units::{check_list, inner, largest};
+use super::units::{check_list, inner, largest, numbers};
 use super::{Loss, Pair};
 use crate::check::{check_length, not_negative};
+use crate::description::Description;
 use crate::error::Error;
 use crate::kernel::{Scalar, Sum, Write};
 use crate::layer::ParameterGroup;
@@ -153,5 +154,10 @@ impl<T: Scalar, L: Loss<T>> Loss<T> for ClassWeights<T, L> {
         // c(y) is at most max w Σy, including the tolerance that the check of targets allows.
         let most = largest(&self.weights) * T::of(1.0 + SUM_TOLERANCE);
         Some(most * self.loss.curvature_bound(parameters)?)
+    }
+
+    fn description(&self) -> Option<Description> {
+        let own = Description::new("ClassWeights").with("weights", numbers(&self.weights));
+        Some(own.with("loss", self.loss.description()?))
     }
 }

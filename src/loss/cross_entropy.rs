@@ -4,6 +4,7 @@ use std::fmt::Debug;
 
 use super::units::in_prediction;
 use super::{Loss, Pair};
+use crate::description::Description;
 use crate::error::Error;
 use crate::kernel::{Scalar, Sum, Write, map_pairs, place_of_largest, sum_of_blocks, vectorise};
 
@@ -187,5 +188,9 @@ impl<T: Scalar> Loss<T> for SoftmaxCrossEntropy {
     fn curvature_bound(&self, _parameters: &[T]) -> Option<T> {
         // ½ Σy, including the tolerance that the check of targets allows.
         Some(T::of(0.5 * (1.0 + SUM_TOLERANCE)))
+    }
+
+    fn description(&self) -> Option<Description> {
+        Some(Description::new("SoftmaxCrossEntropy"))
     }
 }

@@ -1,8 +1,9 @@
 //! Squared error weighted by precision, which is given or learned.
 
-use super::units::{check_list, evaluate_residual, largest, residual_curvature};
+use super::units::{check_list, evaluate_residual, largest, numbers, residual_curvature};
 use super::{Loss, Pair};
 use crate::check::{check_length, not_negative, positive};
+use crate::description::Description;
 use crate::error::Error;
 use crate::kernel::{Scalar, Write, pair_plus};
 use crate::layer::ParameterGroup;
@@ -264,5 +265,20 @@ impl<T: Scalar> Loss<T> for Gaussian<T> {
                 Some(phi.exp())
             }
         }
+    }
+
+    fn description(&self) -> Option<Description> {
+        let own = Description::new("Gaussian");
+        Some(match &self.precision {
+            Precision::Given { values, .. } => own.with("precision", numbers(values)),
+            &Precision::Learned {
+                initial,
+                floor,
+                shared,
+            } => own
+                .with("initial precision", initial.as_f64())
+                .with("variance floor", floor.as_f64())
+                .with("shared", shared),
+        })
     }
 }

@@ -5,6 +5,7 @@ use super::units::{
 };
 use super::{Loss, Pair};
 use crate::check::positive;
+use crate::description::Description;
 use crate::error::Error;
 use crate::kernel::{Scalar, Write};
 
@@ -61,6 +62,10 @@ impl<T: Scalar> Loss<T> for Huber {
 
     fn curvature_bound(&self, _parameters: &[T]) -> Option<T> {
         Some(T::one())
+    }
+
+    fn description(&self) -> Option<Description> {
+        Some(Description::new("Huber").with("delta", self.delta))
     }
 }
 
@@ -125,5 +130,9 @@ impl<T: Scalar> Loss<T> for PseudoHuber {
 
     fn curvature_bound(&self, _parameters: &[T]) -> Option<T> {
         Some(T::one())
+    }
+
+    fn description(&self) -> Option<Description> {
+        Some(Description::new("PseudoHuber").with("delta", self.delta))
     }
 }

@@ -2,6 +2,7 @@
 
 use super::cross_entropy::check_distributions;
 use super::{Loss, Pair, SoftmaxCrossEntropy};
+use crate::description::Description;
 use crate::error::Error;
 use crate::kernel::{Scalar, Sum, Write};
 
@@ -83,5 +84,9 @@ impl<T: Scalar> Loss<T> for KullbackLeibler {
 
     fn curvature_bound(&self, parameters: &[T]) -> Option<T> {
         SoftmaxCrossEntropy.curvature_bound(parameters)
+    }
+
+    fn description(&self) -> Option<Description> {
+        Some(Description::new("KullbackLeibler"))
     }
 }

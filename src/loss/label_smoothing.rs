@@ -4,6 +4,7 @@ use super::cross_entropy::check_distributions;
 use super::units::inner;
 use super::{Loss, Pair};
 use crate::check::below_one;
+use crate::description::Description;
 use crate::error::Error;
 use crate::kernel::{Scalar, Write};
 use crate::layer::ParameterGroup;
@@ -143,5 +144,10 @@ impl<T: Scalar, L: Loss<T>> Loss<T> for LabelSmoothing<L> {
 
     fn curvature_bound(&self, parameters: &[T]) -> Option<T> {
         self.loss.curvature_bound(parameters)
+    }
+
+    fn description(&self) -> Option<Description> {
+        let own = Description::new("LabelSmoothing").with("epsilon", self.epsilon);
+        Some(own.with("loss", self.loss.description()?))
     }
 }

@@ -26,6 +26,7 @@ pub use poisson::Poisson;
 pub use squared_error::SquaredError;
 pub use weighted_squared_error::WeightedSquaredError;
 
+use crate::description::Description;
 use crate::error::Error;
 use crate::kernel::{Scalar, Write};
 use crate::layer::ParameterGroup;
@@ -167,6 +168,13 @@ pub trait Loss<T: Scalar>: Debug + Send + Sync {
     /// An upper bound on all eigenvalues of the curvature's two diagonal blocks (target and
     /// prediction) with the parameters φ, if one is known.
     fn curvature_bound(&self, _parameters: &[T]) -> Option<T> {
+        None
+    }
+
+    /// The loss's kind and settings, from which a [`Registry`](crate::registry::Registry) builds it
+    /// again. With `None`, the default, a saved model cannot be opened from its file alone, only
+    /// loaded into one built like it.
+    fn description(&self) -> Option<Description> {
         None
     }
 }

@@ -1,6 +1,7 @@
 //! Implements [`Loss`](super::Loss) for pointers to losses.
 
 use super::{Loss, Pair};
+use crate::description::Description;
 use crate::error::Error;
 use crate::kernel::{Scalar, Write};
 use crate::layer::ParameterGroup;
@@ -40,4 +41,5 @@ through_pointers!(Loss {
         work: &mut [T],
     );
     fn curvature_bound(&self, parameters: &[T]) -> Option<T>;
+    fn description(&self) -> Option<Description>;
 });

@@ -2,6 +2,7 @@
 
 use super::units::{check_units, evaluate_functions, over_units, prediction_curvature};
 use super::{Loss, Pair};
+use crate::description::Description;
 use crate::error::Error;
 use crate::kernel::{Scalar, Write};
 
@@ -55,4 +56,8 @@ impl<T: Scalar> Loss<T> for Poisson {
         ),
         prediction_curvature(rates)
     );
+
+    fn description(&self) -> Option<Description> {
+        Some(Description::new("Poisson"))
+    }
 }

@@ -2,6 +2,7 @@
 
 use super::units::over_units;
 use super::{Loss, Pair};
+use crate::description::Description;
 use crate::kernel::{Scalar, Write, half_squared_distances, subtract};
 
 /// L(z, ẑ) = ½ ‖z − ẑ‖².
@@ -37,6 +38,10 @@ impl<T: Scalar> Loss<T> for SquaredError {
 
     fn curvature_bound(&self, _parameters: &[T]) -> Option<T> {
         Some(T::one())
+    }
+
+    fn description(&self) -> Option<Description> {
+        Some(Description::new("SquaredError"))
     }
 }
 

@@ -230,3 +230,8 @@ pub(super) fn inner<'a, T>(outer: &Write<'_, T>, buffer: &'a mut [T]) -> Write<'
 pub(super) fn largest<T: Scalar>(values: &[T]) -> T {
     values.iter().fold(T::zero(), |top, &v| top.max(v))
 }
+
+/// A list of weights as numbers of a description.
+pub(super) fn numbers<T: Scalar>(values: &[T]) -> Vec<f64> {
+    values.iter().map(|value| value.as_f64()).collect()
+}

@@ -1,10 +1,11 @@
 //! Half the squared distance, with one weight per unit.
 
 use super::units::{
-    check_list, evaluate_residual, largest, over_residuals, over_units, residual_curvature,
+    check_list, evaluate_residual, largest, numbers, over_residuals, over_units, residual_curvature,
 };
 use super::{Loss, Pair};
 use crate::check::{check_length, not_negative};
+use crate::description::Description;
 use crate::error::Error;
 use crate::kernel::{Scalar, Write};
 
@@ -62,5 +63,10 @@ impl<T: Scalar> Loss<T> for WeightedSquaredError<T> {
 
     fn curvature_bound(&self, _parameters: &[T]) -> Option<T> {
         Some(largest(&self.weights))
+    }
+
+    fn description(&self) -> Option<Description> {
+        let own = Description::new("WeightedSquaredError");
+        Some(own.with("weights", numbers(&self.weights)))
     }
 }

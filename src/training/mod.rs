@@ -10,6 +10,7 @@ mod backprop_scheme;
 mod decoupling;
 mod fixed_prediction;
 mod joint;
+mod observer;
 mod penalties;
 mod penalty_growth;
 mod per_example;
@@ -26,11 +27,12 @@ mod z_il;
 pub use backprop_scheme::Backprop;
 pub use decoupling::{Decoupling, Targets, ZStep};
 pub use fixed_prediction::FixedPrediction;
+pub use observer::{Observer, Progress, Saver};
 pub use penalty_growth::PenaltyGrowth;
 pub use phase::Phase;
 pub use report::{
-    EpochRecord, Event, PhaseReport, RunError, StopReason, TrainingReport, VisitRecord, Warned,
-    Warning,
+    CheckpointRecord, EpochRecord, Event, Failure, PhaseReport, RunError, StopReason,
+    TrainingReport, VisitRecord, Warned, Warning,
 };
 pub use scheme::Scheme;
 pub use session::{Session, SessionState};

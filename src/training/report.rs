@@ -31,6 +31,13 @@ pub enum StopReason {
     InProgress,
 }
 
+impl StopReason {
+    /// Whether it broke off what would have gone on.
+    pub(super) fn interrupts(self) -> bool {
+        matches!(self, Self::TimeLimit | Self::Requested | Self::Callback)
+    }
+}
+
 /// Something in an epoch that is not an error, but is rarely intended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -108,6 +115,48 @@ pub enum Event<T> {
     Epoch(EpochRecord<T>),
     /// A phase ended.
     Phase(PhaseReport),
+    /// The run was saved.
+    Checkpoint(CheckpointRecord),
+    /// The run ended; no event follows.
+    Stop(StopReason),
+}
+
+/// A run that was saved.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct CheckpointRecord {
+    /// Completed visits of the run, from which a resumed run goes on.
+    pub visits: u64,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// A checkpoint that could not be saved, or an observer that failed, in a run that went on
+/// ([`Session::continue_after_failures`](crate::training::Session::continue_after_failures)).
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Failure {
+    /// Completed visits of the run.
+    pub visits: u64,
+    /// The message of the error.
+    pub message: String,
+}
+
+impl Failure {
+    pub(super) fn new(visits: u64, error: &Error) -> Self {
+        Self {
+            visits,
+            message: error.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "after {} visits: {}", self.visits, self.message)
+    }
 }
 
 /// One visit of a run.
@@ -224,6 +273,8 @@ pub struct TrainingReport<T> {
     pub history: Vec<EpochRecord<T>>,
     /// Every distinct warning of each phase, whether or not its epochs are in the history.
     pub warnings: Vec<Warned>,
+    /// What could not be saved or observed, in a run that went on.
+    pub failures: Vec<Failure>,
     /// One report for every phase that was begun.
     pub phases: Vec<PhaseReport>,
     /// Why the run ended: the reason of its last phase.
@@ -263,6 +314,9 @@ impl<T: Scalar> fmt::Display for TrainingReport<T> {
         }
         for own in &self.warnings {
             write!(f, "\nwarning: {own}")?;
+        }
+        for own in &self.failures {
+            write!(f, "\nfailed: {own}")?;
         }
         Ok(())
     }

@@ -7,15 +7,18 @@ use std::time::{Duration, Instant};
 use nalgebra::DMatrix;
 use rand::seq::SliceRandom;
 
+use super::observer::{Observer, Progress, Saver};
 use super::penalties::Penalties;
+use super::phase::Phase;
 use super::report::{
-    EpochRecord, Event, PhaseReport, StopReason, TrainingReport, VisitRecord, Warned, Warning,
+    CheckpointRecord, EpochRecord, Event, Failure, PhaseReport, StopReason, TrainingReport,
+    VisitRecord, Warned, Warning,
 };
 use super::stopping::Tracker;
 use super::trainer::Trainer;
 use super::visit::{Statistics, Visit};
 use super::w_step::{LayerStep, WState, WStep};
-use crate::check::{check_count, check_length};
+use crate::check::{at_least_one, check_count, check_length};
 use crate::decoupled::examples::{Chosen, Working};
 use crate::decoupled::{DecoupledCircuit, TargetUse};
 use crate::energy::{Layers, Workspace};
@@ -66,8 +69,25 @@ pub struct Session<T: Scalar> {
     memory: Memory<T>,
     clock: Clock,
     execution: Execution,
+    observers: Vec<Box<dyn Observer<T>>>,
+    saving: Option<Saving<T>>,
+    failures: Vec<Failure>,
+    /// Whether a failure to save or to report ends the run with its error.
+    lenient: bool,
     #[cfg(feature = "rayon")]
     pool: Option<rayon::ThreadPool>,
+}
+
+/// When and where a run is saved.
+#[derive(Debug)]
+struct Saving<T: Scalar> {
+    saver: Box<dyn Saver<T>>,
+    /// Visits between checkpoints; at least 1.
+    every: u64,
+    /// The number of visits at the last checkpoint or, before it, when this began.
+    saved: u64,
+    /// Whether the finished run is saved.
+    finished: bool,
 }
 
 /// All state of a run except the model: what it keeps from visit to visit.
@@ -229,6 +249,10 @@ impl<T: Scalar> Session<T> {
                 1 => Execution::Sequential,
                 _ => trainer.execution,
             },
+            observers: Vec::new(),
+            saving: None,
+            failures: Vec::new(),
+            lenient: false,
             #[cfg(feature = "rayon")]
             pool: None,
             trainer: trainer.clone(),
@@ -248,6 +272,43 @@ impl<T: Scalar> Session<T> {
     #[doc(alias("save", "checkpoint"))]
     pub fn state(&self) -> &SessionState<T> {
         &self.state
+    }
+
+    /// The options of the run.
+    pub fn trainer(&self) -> &Trainer<T> {
+        &self.trainer
+    }
+
+    /// Adds an observer, which is told every event, after those added before it.
+    #[doc(alias("callback", "progress", "logging"))]
+    pub fn observe(&mut self, observer: impl Observer<T> + 'static) {
+        self.observers.push(Box::new(observer));
+    }
+
+    /// Lets `saver` save the run after every k-th visit of the run, k = `visits`, and at its end; a
+    /// run that is stopped (by [`Session::stop`], the stop flag, a time limit or the callback) is
+    /// saved as it was before its phase was closed, so that it can continue.
+    ///
+    /// With the feature `storage`, `Session::checkpoint_every` does this with a file.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for 0 visits.
+    pub fn save_with(&mut self, visits: u64, saver: impl Saver<T> + 'static) -> Result<(), Error> {
+        at_least_one("Session::save_with", visits)?;
+        self.saving = Some(Saving {
+            saver: Box::new(saver),
+            every: visits,
+            saved: self.state.visits,
+            finished: self.state.within.is_none() && self.state.phase == self.state.end,
+        });
+        Ok(())
+    }
+
+    /// Lets the run go on when a checkpoint cannot be saved or an observer fails: the error is then
+    /// in the report ([`TrainingReport::failures`]). Otherwise it is returned by the method that
+    /// advanced the run, and calling that again continues (and tries again to save).
+    pub fn continue_after_failures(&mut self) {
+        self.lenient = true;
     }
 
     /// One record per epoch so far, or fewer as set by [`Trainer::with_history_every`].
@@ -281,6 +342,7 @@ impl<T: Scalar> Session<T> {
         TrainingReport {
             history: self.state.history.clone(),
             warnings: self.state.warnings.clone(),
+            failures: self.failures.clone(),
             stop,
             phases,
             steps: self.steps(),
@@ -315,21 +377,23 @@ impl<T: Scalar> Session<T> {
     pub(super) fn end(&mut self, reason: StopReason) {
         let state = &mut self.state;
         if let Some(within) = &mut state.within {
-            within.stop = Some(reason);
+            // A phase that is to end anyway ends for its own reason.
+            let failed = reason == StopReason::Failed;
+            let own = within.stop.filter(|own| !own.interrupts() && !failed);
+            within.stop = own.or(Some(reason));
             state.end = state.phase + 1;
-        } else {
-            state.over = true;
-            if state.phase < state.end {
-                state.stop = reason;
-            }
+        } else if state.phase < state.end {
+            (state.stop, state.end) = (reason, state.phase);
         }
     }
 
-    /// Advances to the next event: a visit, the end of an epoch, or the end of a phase. `None` when
-    /// the run is over.
+    /// Advances to the next event: a visit, the end of an epoch or of a phase, a checkpoint, and
+    /// finally the end of the run. `None` when the run is over.
     ///
     /// # Errors
-    /// Those of a scheme or W-step that cannot start its phase; during a visit [`Error::NonFinite`]
+    /// Those of a checkpoint that cannot be saved and of observers
+    /// (but see [`Session::continue_after_failures`]); those of a scheme or W-step that cannot start
+    /// its phase; during a visit [`Error::NonFinite`]
     /// (its `step` counts the run's parameter steps) or a solver's error; [`Error::ThreadPool`].
     /// Parameters are then those of the last completed step, and targets and μ those of the last
     /// completed visit. The same holds after a panic in your own code. An optimiser's state may
@@ -337,7 +401,7 @@ impl<T: Scalar> Session<T> {
     /// [`Session::stop`] and then this closes the phase, with the parameters of its best epoch
     /// under [`Stopping::Validation`](crate::training::Stopping::Validation).
     pub fn advance(&mut self) -> Result<Option<Event<T>>, Error> {
-        self.within(Self::step)
+        self.within(Self::observed_step)
     }
 
     /// Advances to the end of the current epoch, or of the next one if none is in progress. `None`
@@ -367,7 +431,7 @@ impl<T: Scalar> Session<T> {
     /// Advances to the next event that is `wanted`.
     fn find<R: Send>(&mut self, wanted: fn(Event<T>) -> Option<R>) -> Result<Option<R>, Error> {
         self.within(|session| {
-            while let Some(event) = session.step()? {
+            while let Some(event) = session.observed_step()? {
                 if let Some(found) = wanted(event) {
                     return Ok(Some(found));
                 }
@@ -416,17 +480,47 @@ impl<T: Scalar> Session<T> {
             .map_err(|e| thread_pool(threads, &e))
     }
 
+    /// The next event, of which all observers have been told.
+    fn observed_step(&mut self) -> Result<Option<Event<T>>, Error> {
+        let event = self.step()?;
+        let Some(told) = &event else {
+            return Ok(None);
+        };
+        let progress = self.state.progress(&self.trainer, &self.model, &self.clock);
+        let mut failed = None;
+        for observer in &mut self.observers {
+            match observer.observe(told, &progress) {
+                Ok(()) => {}
+                Err(error) if self.lenient => {
+                    let failure = Failure::new(self.state.visits, &error);
+                    self.failures.push(failure);
+                }
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        failed.map_or(Ok(event), Err)
+    }
+
+    /// Where the run stands.
+    pub fn progress(&self) -> Progress<'_, T> {
+        self.state.progress(&self.trainer, &self.model, &self.clock)
+    }
+
     /// The next event.
     pub(super) fn step(&mut self) -> Result<Option<Event<T>>, Error> {
         loop {
             if self.state.over {
                 return Ok(None);
             }
+            if let Some(record) = self.checkpoint()? {
+                return Ok(Some(Event::Checkpoint(record)));
+            }
             let Some(within) = &mut self.state.within else {
-                match self.state.phase == self.state.end {
-                    true => self.state.over = true,
-                    false => self.begin_phase()?,
+                if self.state.phase == self.state.end {
+                    self.state.over = true;
+                    return Ok(Some(Event::Stop(self.state.stop)));
                 }
+                self.begin_phase()?;
                 continue;
             };
             match (&within.epoch, within.stop) {
@@ -445,6 +539,47 @@ impl<T: Scalar> Session<T> {
                         return Ok(Some(Event::Epoch(record)));
                     }
                 }
+            }
+        }
+    }
+
+    /// Saves the run if it is due, and says so.
+    fn checkpoint(&mut self) -> Result<Option<CheckpointRecord>, Error> {
+        let Some(saving) = &mut self.saving else {
+            return Ok(None);
+        };
+        let state = &self.state;
+        let stop = state.within.as_ref().and_then(|within| within.stop);
+        let interrupted = stop.is_some_and(StopReason::interrupts);
+        let (visits, new) = (state.visits, state.visits != saving.saved);
+        let due = match state.within {
+            Some(_) => new && (interrupted || visits.is_multiple_of(saving.every)),
+            // Once more at the end, unless the run is to continue from where it was stopped.
+            None => {
+                let last = new || !state.stop.interrupts();
+                state.phase == state.end && !saving.finished && last
+            }
+        };
+        if !due || stop.unwrap_or(state.stop) == StopReason::Failed {
+            return Ok(None);
+        }
+        let start = Instant::now();
+        let resumable = (interrupted || state.end != state.count).then(|| state.resumable());
+        let state = resumable.as_ref().unwrap_or(state);
+        let saved = saving.saver.save(&self.trainer, &self.model, state);
+        if let (Err(error), false) = (&saved, self.lenient) {
+            return Err(error.clone());
+        }
+        saving.saved = visits;
+        saving.finished = self.state.within.is_none();
+        match saved {
+            Ok(()) => Ok(Some(CheckpointRecord {
+                visits,
+                seconds: start.elapsed().as_secs_f64(),
+            })),
+            Err(error) => {
+                self.failures.push(Failure::new(visits, &error));
+                Ok(None)
             }
         }
     }
@@ -741,6 +876,52 @@ impl<T: Scalar> Session<T> {
 }
 
 impl<T: Scalar> SessionState<T> {
+    /// Completed visits of the run.
+    pub fn visits(&self) -> u64 {
+        self.visits
+    }
+
+    fn progress<'a>(
+        &self,
+        trainer: &Trainer<T>,
+        model: &'a DecoupledCircuit<T>,
+        clock: &Clock,
+    ) -> Progress<'a, T> {
+        let (n, phases) = (model.examples().len(), &trainer.phases);
+        let planned = phases.iter().map(|phase| phase.epochs);
+        let visits = |phase: &Phase<T>| phase.epochs as f64 * phase.batches(n) as f64;
+        let all: f64 = phases.iter().map(visits).sum();
+        let (before, rest) = phases.split_at(self.phase.min(phases.len()));
+        let mut done: f64 = before.iter().map(visits).sum();
+        if let (Some(within), Some(phase)) = (&self.within, rest.first()) {
+            let epochs = (self.epoch - within.first_epoch) as f64;
+            let epoch = within.epoch.as_ref().map(|epoch| epoch.visits as f64);
+            done += epoch.unwrap_or(epochs * phase.batches(n) as f64);
+        }
+        Progress {
+            model,
+            epochs: self.epoch,
+            planned: planned.fold(0, u64::saturating_add),
+            visits: self.visits,
+            fraction: if all > 0.0 {
+                (done / all).min(1.0)
+            } else {
+                1.0
+            },
+            seconds: clock.start.elapsed().as_secs_f64(),
+        }
+    }
+
+    /// The same state, as if nobody had asked the run to stop.
+    fn resumable(&self) -> Self {
+        let mut own = self.clone();
+        own.end = own.count;
+        if let Some(within) = &mut own.within {
+            within.stop = None;
+        }
+        own
+    }
+
     /// Adds an epoch's warnings to those of the run.
     fn note(&mut self, record: &EpochRecord<T>) {
         let (phase, epoch) = (record.phase, record.epoch);

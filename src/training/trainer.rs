@@ -140,6 +140,11 @@ impl<T: Scalar> Trainer<T> {
         self
     }
 
+    /// Seed of the shuffling.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
     /// The phases.
     pub fn phases(&self) -> &[Phase<T>] {
         &self.phases

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "argmin")]
 mod argmin;
+#[cfg(feature = "storage")]
+mod checkpoints;
 #[cfg(feature = "serde")]
 mod options;
 #[cfg(feature = "serde")]
@@ -10,6 +12,8 @@ mod reports;
 mod sessions;
 #[cfg(feature = "serde")]
 mod shards;
+#[cfg(feature = "storage")]
+mod storage;
 #[cfg(feature = "proptest")]
 mod strategies;
 #[cfg(feature = "serde")]

@@ -219,6 +219,8 @@ fn every_type_that_is_read_is_checked() {
     ];
     // By what takes it: `Decoupling::with_targets`, `Shard::problem`, `Session::resume`.
     const CHECKED_WHERE_USED: &[&str] = &[
+        "Description",
+        "Setting",
         "Targets",
         "ParameterGroup",
         "Shard",
@@ -235,6 +237,8 @@ fn every_type_that_is_read_is_checked() {
     ];
     // Results, which nothing takes.
     const RESULTS: &[&str] = &[
+        "CheckpointRecord",
+        "Failure",
         "DiagnosticReport",
         "LayerDiagnostics",
         "GradientDiagnostics",

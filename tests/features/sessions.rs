@@ -70,8 +70,8 @@ fn there_and_back<T: Scalar + Serialize + DeserializeOwned>() {
             }
             places += 1;
         }
-        // Three visits an epoch and its end, and the end of the phase.
-        assert_eq!(places, 3 * 4 + 1);
+        // Three visits an epoch and its end, and the ends of the phase and of the run.
+        assert_eq!(places, 3 * 4 + 2);
     }
 }
 

@@ -530,6 +530,8 @@ fn a_run_that_ended_was_not_stopped() {
     session.finish_phase().unwrap();
     session.stop();
     assert_eq!(session.report().stop, StopReason::Epochs);
+    let stop = Event::Stop(StopReason::Epochs);
+    assert_eq!(session.advance().unwrap(), Some(stop));
     assert_eq!(session.advance().unwrap(), None);
 }
 

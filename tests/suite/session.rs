@@ -229,6 +229,7 @@ fn loops_of_ones_own_are_the_run_of_the_trainer() {
                     assert_eq!(events.report().phases.last(), Some(&report), "{name}");
                     counts[2] += 1;
                 }
+                Event::Stop(reason) => assert_eq!(reason, events.report().stop, "{name}"),
                 other => panic!("{other:?}"),
             }
         }
@@ -397,7 +398,6 @@ fn equal_states_are_of_runs_that_stand_alike() {
     while session.advance().unwrap().is_some() {
         states.push(session.state().clone());
     }
-    states.push(session.state().clone());
     // Each is equal to itself and to no other.
     for (i, a) in states.iter().enumerate() {
         for (j, b) in states.iter().enumerate() {
@@ -447,6 +447,8 @@ fn stop_in_the_middle_of_an_epoch_closes_it() {
             };
             let told = (report.stop, report.epochs, report.steps as usize);
             assert_eq!(told, (StopReason::Requested, 2, VISITS + visits), "{name}");
+            let stop = Event::Stop(StopReason::Requested);
+            assert_eq!(session.advance().unwrap(), Some(stop), "{name}");
             assert_eq!(session.advance().unwrap(), None, "{name}");
             assert!(session.is_over());
             other.run().unwrap();
@@ -487,6 +489,8 @@ fn stop_before_anything_and_between_phases_ends_at_once() {
     let trainer = run_of(Phase::new(Backprop, adam()));
     let mut session = Session::new(&trainer, model()).unwrap();
     session.stop();
+    let stop = Event::Stop(StopReason::Requested);
+    assert_eq!(session.advance().unwrap(), Some(stop));
     assert!(session.is_over());
     assert_eq!(session.advance().unwrap(), None);
     let (left, report) = end(session);

@@ -1,0 +1,134 @@
+//! Runs in files: a model and the state of its session.
+
+use std::path::{Path, PathBuf};
+
+use super::Stored;
+use super::atomic;
+use super::circuit::Manifest;
+use super::container::{Contents, Draft};
+use super::model::{self, RunEntry, Values};
+use crate::decoupled::DecoupledCircuit;
+use crate::error::Error;
+use crate::training::{Saver, Session, SessionState, Trainer};
+
+/// The array with the state, in postcard's format.
+const STATE: &str = "run.state";
+
+/// The bytes of a checkpoint.
+fn write<T: Stored>(
+    trainer: &Trainer<T>,
+    model: &DecoupledCircuit<T>,
+    state: &SessionState<T>,
+) -> Result<Vec<u8>, Error> {
+    let mut draft = Draft::default();
+    let manifest = model::write(model, &mut draft);
+    let bytes = postcard::to_stdvec(state).map_err(|reason| Error::Format {
+        file: "the state that is to be saved".into(),
+        reason: reason.to_string(),
+    })?;
+    draft.put_bytes(STATE, bytes);
+    draft.finish::<T>(&Manifest {
+        run: Some(RunEntry {
+            seed: trainer.seed(),
+            visits: state.visits(),
+        }),
+        ..manifest
+    })
+}
+
+/// Saves a run in one file.
+#[derive(Debug)]
+struct Checkpoints {
+    path: PathBuf,
+}
+
+impl<T: Stored> Saver<T> for Checkpoints {
+    fn save(
+        &mut self,
+        trainer: &Trainer<T>,
+        model: &DecoupledCircuit<T>,
+        state: &SessionState<T>,
+    ) -> Result<(), Error> {
+        atomic::write(&self.path, &write(trainer, model, state)?)
+    }
+}
+
+impl<T: Stored> Session<T> {
+    /// Writes the run to a file, which is replaced as a whole: the model, and all state of
+    /// schemes, solvers, optimisers and early stopping; see [`storage`](crate::storage).
+    ///
+    /// # Errors
+    /// Those of [`Circuit::save`](crate::Circuit::save).
+    #[doc(alias("checkpoint"))]
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        let bytes = write(self.trainer(), self.model(), self.state())?;
+        atomic::write(path.as_ref(), &bytes)
+    }
+
+    /// Writes the run to a file after every k-th visit of the run, k = `visits`, at its end, and
+    /// when it is stopped; see [`Session::save_with`].
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for 0 visits.
+    ///
+    /// # Examples
+    /// A program that continues where it was left, if it was:
+    /// ```
+    /// use layerwise::prelude::*;
+    /// use layerwise::training::Session;
+    ///
+    /// # let circuit = Circuit::<f64>::builder().layer(Dense::new(1, 1, Activation::Identity)?);
+    /// # let mut model = DecoupledCircuit::new(circuit.build()?, Energy::default())?;
+    /// # let x = DMatrix::from_fn(1, 40, |_, j| j as f64 / 20.0 - 1.0);
+    /// # model.add_examples(&x, &x.map(|x| 2.0 * x), &TargetInit::ForwardPass)?;
+    /// let phase = Phase::new(Backprop, Adam::new(1e-2)?).with_epochs(20).with_batch(10)?;
+    /// let trainer = Trainer::new(phase);
+    /// let path = std::env::temp_dir().join("layerwise-example.checkpoint");
+    /// let mut session = match path.exists() {
+    ///     true => Session::reopen(&trainer, model, &path)?,
+    ///     false => Session::new(&trainer, model)?,
+    /// };
+    /// session.checkpoint_every(25, &path)?;
+    /// let report = session.run()?;
+    /// # assert_eq!(report.steps, 80);
+    /// # std::fs::remove_file(&path).unwrap();
+    /// # Ok::<(), Error>(())
+    /// ```
+    #[doc(alias("autosave"))]
+    pub fn checkpoint_every(&mut self, visits: u64, path: impl Into<PathBuf>) -> Result<(), Error> {
+        self.save_with(visits, Checkpoints { path: path.into() })
+    }
+
+    /// A session that continues from a file to the same bits, in this or another process.
+    ///
+    /// `model` must be built like the saved one: layers, losses and regularisers. Its θ, μ, seed and
+    /// examples are replaced by those of the file, so it needs no examples. `trainer` must be the
+    /// saved run's.
+    ///
+    /// # Errors
+    /// Those of [`DecoupledCircuit::load`] and of [`Session::resume`]; [`Error::Format`] for a file
+    /// without a run; [`Error::Architecture`] for a run that was shuffled with another seed.
+    #[doc(alias("load", "checkpoint", "resume"))]
+    pub fn reopen(
+        trainer: &Trainer<T>,
+        mut model: DecoupledCircuit<T>,
+        path: impl AsRef<Path>,
+    ) -> Result<Self, Error> {
+        let path = path.as_ref();
+        let bytes = atomic::read(path)?;
+        let file = Contents::read(&bytes, Some(path))?;
+        let manifest: Manifest = file.manifest::<T, _>(&bytes)?;
+        let run = manifest.run.as_ref().ok_or_else(|| {
+            file.refuse("it holds no run (Session::save and Session::checkpoint_every write one)")
+        })?;
+        let (here, there) = (trainer.seed(), run.seed);
+        if here != there {
+            let what = "the trainer's seed";
+            return Err(file.differs(what, &here.to_string(), &there.to_string()));
+        }
+        let state = postcard::from_bytes(file.get_bytes(STATE)?)
+            .map_err(|reason| file.refuse(&format!("its state cannot be read ({reason})")))?;
+        Values::read(&model, &file, &manifest)?.put(&mut model);
+        Self::resume(trainer, model, state)
+    }
+}

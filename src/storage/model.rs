@@ -1,0 +1,283 @@
+//! Models in files: also losses, μ, regularisers, and examples with their targets.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use nalgebra::DMatrix;
+use serde::{Deserialize, Serialize};
+
+use super::Stored;
+use super::atomic;
+use super::circuit::{self, Manifest, Part, check_parts};
+use super::container::{Contents, Draft};
+use crate::check::{check_finite, check_weights};
+use crate::decoupled::DecoupledCircuit;
+use crate::decoupled::examples::Examples;
+use crate::energy::{Energy, Terms};
+use crate::error::{Error, Quantity};
+use crate::loss::Loss;
+use crate::registry::Registry;
+use crate::regularizer::Regularizer;
+
+/// The terms of E, except μ.
+#[derive(Serialize, Deserialize)]
+pub(super) struct EnergyEntry {
+    /// L_h of z_1, …, z_{T−1}, then L.
+    losses: Vec<Part>,
+    parameter_regularizers: Vec<Regularizer>,
+    target_regularizers: Vec<Regularizer>,
+}
+
+/// What is known of the examples besides their arrays.
+#[derive(Serialize, Deserialize)]
+pub(super) struct ExamplesEntry {
+    count: usize,
+    weighted: bool,
+    /// The id of the next example.
+    next: u64,
+}
+
+/// What is known of a run besides its state.
+#[derive(Serialize, Deserialize)]
+pub(super) struct RunEntry {
+    /// The trainer's seed.
+    pub(super) seed: u64,
+    pub(super) visits: u64,
+}
+
+const PENALTIES: &str = "energy.penalties";
+const IDS: &str = "examples.ids";
+const WEIGHTS: &str = "examples.weights";
+
+fn z(t: usize) -> String {
+    format!("examples.z{t}")
+}
+
+/// Adds a model's arrays to a file, and returns the manifest.
+pub(super) fn write<T: Stored>(model: &DecoupledCircuit<T>, draft: &mut Draft) -> Manifest {
+    let (terms, examples) = (&model.terms, &model.examples);
+    let manifest = circuit::write(&model.circuit, draft);
+    let penalties = terms.penalties();
+    draft.put(PENALTIES.into(), &[penalties.len()], penalties);
+    let n = examples.len();
+    for (t, values) in examples.z.iter().enumerate() {
+        draft.put_rows(z(t), n, values);
+    }
+    draft.put_counts(IDS, &examples.ids);
+    let weighted = !examples.weights.is_empty();
+    if weighted {
+        draft.put(WEIGHTS.into(), &[n], &examples.weights);
+    }
+    Manifest {
+        energy: Some(energy(terms, model.circuit.depth())),
+        examples: Some(ExamplesEntry {
+            count: n,
+            weighted,
+            next: examples.next(),
+        }),
+        ..manifest
+    }
+}
+
+fn energy<T: Stored>(terms: &Terms<T>, depth: usize) -> EnergyEntry {
+    let part = |t| Part::new(terms.loss(t).description(), &terms.loss(t));
+    EnergyEntry {
+        losses: (0..depth).map(part).collect(),
+        parameter_regularizers: (0..depth).map(|t| terms.parameter_regularizer(t)).collect(),
+        target_regularizers: terms.target_regularizers().to_vec(),
+    }
+}
+
+/// The values of a model, checked, to be put into it.
+pub(super) struct Values<T> {
+    parameters: Vec<Vec<T>>,
+    seed: u64,
+    penalties: Vec<T>,
+    examples: Examples<T>,
+}
+
+impl<T: Stored> Values<T> {
+    /// Those of a model that is built like this one, from a file.
+    pub(super) fn read(
+        model: &DecoupledCircuit<T>,
+        file: &Contents<'_>,
+        manifest: &Manifest,
+    ) -> Result<Self, Error> {
+        let depth = model.circuit.depth();
+        let there = needed(file, manifest.energy.as_ref())?;
+        let parameters = circuit::read(&model.circuit, file, manifest)?;
+        let here = energy(&model.terms, depth);
+        let (expected, found) = (here.losses.len(), there.losses.len());
+        if expected != found {
+            return Err(file.differs("the losses", &expected.to_string(), &found.to_string()));
+        }
+        check_parts(file, |t| loss_name(t, depth), &here.losses, &there.losses)?;
+        for (what, here, there) in [
+            (
+                "the regularisers of parameters",
+                &here.parameter_regularizers,
+                &there.parameter_regularizers,
+            ),
+            (
+                "the regularisers of targets",
+                &here.target_regularizers,
+                &there.target_regularizers,
+            ),
+        ] {
+            if here != there {
+                return Err(file.differs(what, &format!("{here:?}"), &format!("{there:?}")));
+            }
+        }
+        let penalties: Vec<T> = file.get(PENALTIES, &[depth - 1])?;
+        check_weights("penalty μ", &penalties)?;
+        Ok(Self {
+            parameters,
+            seed: manifest.seed,
+            penalties,
+            examples: examples(model, file, needed(file, manifest.examples.as_ref())?)?,
+        })
+    }
+
+    pub(super) fn put(self, model: &mut DecoupledCircuit<T>) {
+        model.circuit.put(self.parameters, self.seed);
+        model.terms.put_penalties(&self.penalties);
+        model.examples = self.examples;
+    }
+}
+
+/// "the output loss", or that of a hidden layer.
+fn loss_name(t: usize, depth: usize) -> String {
+    match t + 1 == depth {
+        true => "the output loss".into(),
+        false => format!("the loss of hidden layer {}", t + 1),
+    }
+}
+
+fn needed<'a, A>(file: &Contents<'_>, entry: Option<&'a A>) -> Result<&'a A, Error> {
+    entry.ok_or_else(|| file.refuse("it holds a circuit alone, without an energy and examples"))
+}
+
+fn examples<T: Stored>(
+    model: &DecoupledCircuit<T>,
+    file: &Contents<'_>,
+    entry: &ExamplesEntry,
+) -> Result<Examples<T>, Error> {
+    let (circuit, terms, n) = (&model.circuit, &model.terms, entry.count);
+    let (dims, depth) = (circuit.dims(), circuit.depth());
+    let mut values = Vec::with_capacity(depth + 1);
+    for (t, &dim) in dims.iter().enumerate() {
+        values.push(file.get_rows(&z(t), n, dim)?);
+    }
+    let [inputs, targets] = [0, depth].map(|t| {
+        let values = std::mem::take(&mut values[t]);
+        DMatrix::from_vec(dims[t], n, values)
+    });
+    circuit.check_inputs(&inputs)?;
+    terms.check_outputs(circuit, n, &targets)?;
+    values[0] = inputs.data.into();
+    values[depth] = targets.data.into();
+    for t in 1..depth {
+        check_finite(Quantity::Target, t, dims[t], &values[t])?;
+        terms.loss(t - 1).check_target(dims[t], &values[t])?;
+    }
+    let ids = file.get_counts(IDS, n)?;
+    let increasing = ids.is_sorted_by(|a, b| a < b);
+    if !increasing || ids.last().is_some_and(|&last| last >= entry.next) {
+        return Err(file.refuse("the ids of its examples are not in increasing order"));
+    }
+    let mut weights = Vec::new();
+    if entry.weighted {
+        weights = file.get(WEIGHTS, &[n])?;
+        check_weights("example weight", &weights)?;
+    }
+    Ok(Examples::restored(dims, values, ids, weights, entry.next))
+}
+
+/// The model of a file.
+fn build<T: Stored>(
+    file: &Contents<'_>,
+    manifest: &Manifest,
+    registry: &Registry<T>,
+) -> Result<DecoupledCircuit<T>, Error> {
+    let circuit = circuit::build(file, manifest, registry)?;
+    let (entry, depth) = (needed(file, manifest.energy.as_ref())?, circuit.depth());
+    let mut losses: Vec<Arc<dyn Loss<T>>> = Vec::with_capacity(depth);
+    for (t, part) in entry.losses.iter().enumerate() {
+        losses.push(registry.loss(part.described(&loss_name(t, depth), file)?)?);
+    }
+    let output = losses
+        .pop()
+        .ok_or_else(|| file.refuse("it has no output loss"))?;
+    let hidden = losses.into_iter().map(|loss| Box::new(loss) as _).collect();
+    let energy = Energy::new(output)
+        .with_hidden_losses(hidden)
+        .with_penalties(vec![T::one(); depth - 1])
+        .with_parameter_regularizers(entry.parameter_regularizers.clone())
+        .with_target_regularizers(entry.target_regularizers.clone());
+    let mut model = DecoupledCircuit::new(circuit, energy)?;
+    Values::read(&model, file, manifest)?.put(&mut model);
+    Ok(model)
+}
+
+impl<T: Stored> DecoupledCircuit<T> {
+    /// Writes the model, with its examples and their targets, to a file, which is replaced as a
+    /// whole; see [`storage`](crate::storage).
+    ///
+    /// # Errors
+    /// Those of [`Circuit::save`](crate::Circuit::save).
+    #[doc(alias("export", "safetensors"))]
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        atomic::write(path.as_ref(), &self.to_bytes()?)
+    }
+
+    /// The bytes of the file that [`DecoupledCircuit::save`] writes.
+    ///
+    /// # Errors
+    /// [`Error::Format`], as in [`DecoupledCircuit::save`].
+    pub fn to_bytes(&self) -> Result<Vec<u8>, Error> {
+        let mut draft = Draft::default();
+        let manifest = write(self, &mut draft);
+        draft.finish::<T>(&manifest)
+    }
+
+    /// Builds the model of a file; see [`storage`](crate::storage).
+    ///
+    /// # Errors
+    /// Those of [`Circuit::open`](crate::Circuit::open), [`Registry::loss`], and [`DecoupledCircuit::new`];
+    /// [`Error::Format`] for a file of a circuit alone, and the errors of
+    /// [`DecoupledCircuit::add_examples`] for examples that the model cannot accept.
+    #[doc(alias("load", "import"))]
+    pub fn open(path: impl AsRef<Path>, registry: &Registry<T>) -> Result<Self, Error> {
+        let path = path.as_ref();
+        Self::opened(&atomic::read(path)?, Some(path), registry)
+    }
+
+    /// [`DecoupledCircuit::open`] of the file's bytes.
+    ///
+    /// # Errors
+    /// Those of [`DecoupledCircuit::open`].
+    pub fn from_bytes(bytes: &[u8], registry: &Registry<T>) -> Result<Self, Error> {
+        Self::opened(bytes, None, registry)
+    }
+
+    fn opened(bytes: &[u8], path: Option<&Path>, registry: &Registry<T>) -> Result<Self, Error> {
+        let file = Contents::read(bytes, path)?;
+        let manifest = file.manifest::<T, _>(bytes)?;
+        build(&file, &manifest, registry)
+    }
+
+    /// Replaces θ, μ, the seed and all examples by those of a file.
+    ///
+    /// # Errors
+    /// Those of [`DecoupledCircuit::open`]; [`Error::Architecture`] if the file's layers, losses or
+    /// regularisers are not those of this model, with both. On an error nothing is changed.
+    #[doc(alias("import"))]
+    pub fn load(&mut self, path: impl AsRef<Path>) -> Result<(), Error> {
+        let path = path.as_ref();
+        let bytes = atomic::read(path)?;
+        let file = Contents::read(&bytes, Some(path))?;
+        let manifest: Manifest = file.manifest::<T, _>(&bytes)?;
+        Values::read(self, &file, &manifest)?.put(self);
+        Ok(())
+    }
+}

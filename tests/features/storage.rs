@@ -1,0 +1,668 @@
+//! Circuits and models in files: what comes back is what was saved, and what is not whole is refused.
+
+use std::fs;
+use std::path::PathBuf;
+
+use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::description::Description;
+use layerwise::energy::Energy;
+use layerwise::init::{Distribution, Fan, Initializer};
+use layerwise::kernel::Write;
+use layerwise::layer::{
+    Activation, Context, Dense, Layer, ParameterGroup, Patchwise, Point, Scratch, Sequential,
+    Shape, Unfold, Whole,
+};
+use layerwise::loss::{
+    BinaryCrossEntropy, ClassWeights, Gaussian, Huber, KullbackLeibler, LabelSmoothing, Loss,
+    Poisson, PseudoHuber, SoftmaxCrossEntropy, SquaredError, WeightedSquaredError,
+};
+use layerwise::nalgebra::DMatrix;
+use layerwise::rand::Rng;
+use layerwise::registry::Registry;
+use layerwise::regularizer::Regularizer;
+use layerwise::storage::Stored;
+use layerwise::{Circuit, DecoupledCircuit, Error};
+use safetensors::{Dtype, SafeTensors};
+
+/// A new folder for the files of one test; it is removed at its end.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new(name: &str) -> Self {
+        let name = format!("layerwise-{name}-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Pairs of neighbours in a sequence.
+#[derive(Debug)]
+struct Pairs(usize);
+
+impl Unfold for Pairs {
+    fn input_shape(&self) -> Shape {
+        self.0.into()
+    }
+
+    fn patch_len(&self) -> usize {
+        2
+    }
+
+    fn positions(&self) -> Shape {
+        (self.0 - 1).into()
+    }
+
+    fn source(&self, entry: usize, position: usize) -> Option<usize> {
+        Some(entry + position)
+    }
+
+    fn description(&self) -> Option<Description> {
+        Some(Description::new("Pairs").with("length", self.0))
+    }
+}
+
+/// A layer that does not describe itself: its parameters are its output.
+#[derive(Debug)]
+struct Constant(usize);
+
+impl<T: Stored> Layer<T> for Constant {
+    fn input_shape(&self) -> Shape {
+        self.0.into()
+    }
+
+    fn output_shape(&self) -> Shape {
+        self.0.into()
+    }
+
+    fn parameters(&self) -> Vec<ParameterGroup> {
+        ParameterGroup::tile([ParameterGroup::new("values", [self.0])])
+    }
+
+    fn initialize(&self, parameters: &mut [T], _: &mut dyn Rng) {
+        parameters.fill(T::one());
+    }
+
+    fn scratch(&self, _: usize) -> Scratch {
+        Scratch::NONE
+    }
+
+    fn forward(
+        &self,
+        _: &Context<'_>,
+        parameters: &[T],
+        _: &[T],
+        output: &mut [T],
+        _: Option<&mut [T]>,
+        _: &mut [T],
+    ) {
+        for column in output.chunks_exact_mut(self.0) {
+            column.copy_from_slice(parameters);
+        }
+    }
+
+    fn vjp(
+        &self,
+        _: &Point<'_, T>,
+        g: &[T],
+        d_input: Write<'_, T>,
+        d_parameters: Write<'_, T>,
+        _: &mut [T],
+    ) {
+        d_input.each(|_| T::zero());
+        let entry = |j: usize| g.iter().skip(j).step_by(self.0);
+        d_parameters.each(|j| entry(j).fold(T::zero(), |sum, &g| sum + g));
+    }
+}
+
+fn registry<T: Stored>() -> Registry<T> {
+    Registry::new().with_unfold("Pairs", |own| Ok(Pairs(own.count("length")?)))
+}
+
+fn initializers() -> [Initializer; 6] {
+    [
+        Initializer::Zeros,
+        Initializer::Constant { value: -0.1 },
+        Initializer::glorot_uniform(),
+        Initializer::he_normal(),
+        Initializer::VarianceScaling {
+            scale: 0.3,
+            fan: Fan::Out,
+            distribution: Distribution::Uniform,
+        },
+        Initializer::Orthogonal { gain: 1.5 },
+    ]
+}
+
+fn layers<T: Stored>() -> Vec<Box<dyn Layer<T>>> {
+    let mut all: Vec<Box<dyn Layer<T>>> = Vec::new();
+    for activation in [
+        Activation::Identity,
+        Activation::Tanh,
+        Activation::Sigmoid,
+        Activation::Relu,
+        Activation::LeakyRelu { slope: 0.1 },
+        Activation::LeakyRelu { slope: 0.0 },
+        Activation::LeakyRelu { slope: 1.0 },
+        Activation::Gelu,
+        Activation::Silu,
+        Activation::Softplus,
+    ] {
+        all.push(Box::new(Dense::new(3, 2, activation).unwrap()));
+    }
+    for own in initializers() {
+        let layer = Dense::new(2, 5, Activation::Tanh).unwrap();
+        all.push(Box::new(
+            layer.with_weights(own).unwrap().with_bias(own).unwrap(),
+        ));
+    }
+    let plain = Dense::new(4, 4, Activation::Relu).unwrap().without_bias();
+    all.push(Box::new(plain.clone()));
+    let image = Whole::new([2, 3, 1]);
+    all.push(Box::new(
+        Patchwise::over(image, 2, Activation::Tanh).unwrap(),
+    ));
+    all.push(Box::new(
+        Patchwise::over(Pairs(5), 3, Activation::Relu).unwrap(),
+    ));
+    let inner = Sequential::new(vec![
+        Box::new(plain) as Box<dyn Layer<T>>,
+        Box::new(Dense::new(4, 2, Activation::Silu).unwrap()),
+    ]);
+    let outer = vec![
+        Box::new(inner.unwrap()) as Box<dyn Layer<T>>,
+        Box::new(Dense::new(2, 3, Activation::Identity).unwrap()),
+    ];
+    all.push(Box::new(Sequential::new(outer).unwrap()));
+    all
+}
+
+fn losses<T: Stored>() -> Vec<Box<dyn Loss<T>>> {
+    let of = |values: [f64; 2]| values.map(T::of).to_vec();
+    let smooth = LabelSmoothing::new(SoftmaxCrossEntropy, 0.1).unwrap();
+    vec![
+        Box::new(SquaredError),
+        Box::new(WeightedSquaredError::new(of([1.0, 0.3])).unwrap()),
+        Box::new(Huber::new(0.7).unwrap()),
+        Box::new(PseudoHuber::new(3.0).unwrap()),
+        Box::new(Gaussian::new(of([2.0, 0.1])).unwrap()),
+        Box::new(Gaussian::learned(T::of(0.9), T::of(1e-3)).unwrap()),
+        Box::new(Gaussian::learned_shared(T::of(1.1), T::zero()).unwrap()),
+        Box::new(Poisson),
+        Box::new(BinaryCrossEntropy),
+        Box::new(SoftmaxCrossEntropy),
+        Box::new(KullbackLeibler),
+        Box::new(smooth),
+        Box::new(ClassWeights::new(of([0.0, 3.0]), smooth).unwrap()),
+    ]
+}
+
+fn parts_are_built_again<T: Stored>() {
+    let registry = registry::<T>();
+    for layer in layers::<T>() {
+        let description = layer.description().unwrap();
+        let text = serde_json::to_string(&description).unwrap();
+        let read: Description = serde_json::from_str(&text).unwrap();
+        assert_eq!(read, description);
+        let again = registry.layer(&read).unwrap();
+        assert_eq!(format!("{again:?}"), format!("{layer:?}"));
+    }
+    for loss in losses::<T>() {
+        let description = loss.description().unwrap();
+        let text = serde_json::to_string(&description).unwrap();
+        let again = registry
+            .loss(&serde_json::from_str(&text).unwrap())
+            .unwrap();
+        assert_eq!(format!("{again:?}"), format!("{loss:?}"));
+    }
+}
+
+#[test]
+fn layers_and_losses_are_built_again_from_their_descriptions() {
+    parts_are_built_again::<f32>();
+    parts_are_built_again::<f64>();
+}
+
+#[test]
+fn descriptions_that_describe_nothing_are_refused() {
+    let registry = Registry::<f64>::new();
+    let refused = |text: &str| {
+        let description = serde_json::from_str(text).unwrap();
+        registry.layer(&description).unwrap_err().to_string()
+    };
+    let told = refused(r#"{"kind": "Conv", "settings": {}}"#);
+    assert!(
+        told.contains("'Conv'") && told.contains("Dense, Sequential"),
+        "{told}"
+    );
+    let told = refused(r#"{"kind": "Dense", "settings": {"inputs": [3]}}"#);
+    assert!(
+        told.contains("channels must be a whole number, but is nothing"),
+        "{told}"
+    );
+    let dense = |more: &str| {
+        format!(
+            r#"{{"kind": "Dense", "settings": {{"inputs": [3], "channels": 2,
+                "activation": "relu", "weights": {{"kind": "Zeros", "settings": {{}}}}{more}}}}}"#
+        )
+    };
+    registry
+        .layer(&serde_json::from_str(&dense("")).unwrap())
+        .unwrap();
+    let told = refused(&dense(r#", "dropout": 0.5"#));
+    assert!(told.contains("dropout = 0.5"), "{told}");
+    let told = refused(&dense("").replace("relu", "swish"));
+    assert!(told.contains("swish"), "{told}");
+    let told = refused(&dense("").replace("[3]", "[1, 1, 1, 1, 3]"));
+    assert!(told.contains("four axes"), "{told}");
+    let told = refused(&dense("").replace("relu", "leaky_relu(1.5)"));
+    assert!(told.contains("1.5"), "{told}");
+    let told = refused(
+        r#"{"kind": "Patchwise", "settings": {"unfold": {"kind": "Pairs", "settings": {}}}}"#,
+    );
+    assert!(told.contains("'Pairs'") && told.contains("none"), "{told}");
+    // A whole number is a number.
+    let huber = serde_json::from_str(r#"{"kind": "Huber", "settings": {"delta": 2}}"#).unwrap();
+    assert_eq!(
+        format!("{:?}", registry.loss(&huber).unwrap()),
+        "Huber { delta: 2.0 }"
+    );
+}
+
+fn circuit<T: Stored>(seed: u64) -> Circuit<T> {
+    Circuit::builder()
+        .seed(seed)
+        .layer(Patchwise::over(Pairs(4), 2, Activation::Tanh).unwrap())
+        .layer(Dense::new(6, 3, Activation::Sigmoid).unwrap())
+        .layer(Dense::new(3, 2, Activation::Identity).unwrap())
+        .build()
+        .unwrap()
+}
+
+fn energy<T: Stored>() -> Energy<T> {
+    let hidden: Vec<Box<dyn Loss<T>>> = vec![
+        Box::new(Gaussian::learned(T::of(0.9), T::of(1e-3)).unwrap()),
+        Box::new(SquaredError),
+    ];
+    Energy::new(LabelSmoothing::new(SoftmaxCrossEntropy, 0.1).unwrap())
+        .with_hidden_losses(hidden)
+        .with_penalties(vec![T::of(0.7), T::of(1.0 / 3.0)])
+        .with_parameter_regularizer(Regularizer::l2(0.1).unwrap())
+        .with_target_regularizer(Regularizer::l1(0.2).unwrap())
+}
+
+/// A model whose every part differs from a new one's.
+fn model<T: Stored>() -> DecoupledCircuit<T> {
+    let mut model = DecoupledCircuit::new(circuit(5), energy()).unwrap();
+    let x = DMatrix::from_fn(4, 6, |i, j| T::of((i as f64 - 1.3 * j as f64).sin()));
+    let y = DMatrix::from_fn(2, 6, |i, j| T::of(if i == j % 2 { 1.0 } else { 0.0 }));
+    let init = TargetInit::NoisyForwardPass { std: 0.2, seed: 3 };
+    model.add_examples(&x, &y, &init).unwrap();
+    model.remove_examples(&[1, 4]).unwrap();
+    let weights = [0.5, 1.0, 3.0, 0.1].map(T::of);
+    model
+        .set_example_weights(&Selection::All, &weights)
+        .unwrap();
+    let theta: Vec<T> = model
+        .circuit()
+        .parameters(0)
+        .iter()
+        .map(|&v| v + T::of(0.1))
+        .collect();
+    model.set_parameters(0, &theta).unwrap();
+    model
+}
+
+/// That two models are the same, bit for bit.
+fn assert_same<T: Stored>(a: &DecoupledCircuit<T>, b: &DecoupledCircuit<T>) {
+    assert_eq!(format!("{a:?}"), format!("{b:?}"));
+    assert_eq!(a.energies().unwrap(), b.energies().unwrap());
+}
+
+fn models_come_back<T: Stored>() {
+    let folder = Folder::new(&format!("models-{}", T::NAME));
+    let path = folder.file("model.safetensors");
+    let model = model::<T>();
+    model.save(&path).unwrap();
+    let bytes = fs::read(&path).unwrap();
+    assert_eq!(bytes, model.to_bytes().unwrap());
+    let mut opened = DecoupledCircuit::open(&path, &registry()).unwrap();
+    assert_same(&opened, &model);
+    assert_eq!(opened.to_bytes().unwrap(), bytes);
+    let from_bytes = DecoupledCircuit::from_bytes(&bytes, &registry()).unwrap();
+    assert_same(&from_bytes, &model);
+    // The next example gets the id that it would have got.
+    let (x, y) = (
+        DMatrix::from_element(4, 1, T::one()),
+        DMatrix::from_element(2, 1, T::of(0.5)),
+    );
+    assert_eq!(
+        opened
+            .add_examples(&x, &y, &TargetInit::ForwardPass)
+            .unwrap(),
+        6..7
+    );
+    // Into a model that is built alike, whatever is in it.
+    let mut other = DecoupledCircuit::new(circuit(8), energy()).unwrap();
+    other
+        .add_examples(&x, &y, &TargetInit::ForwardPass)
+        .unwrap();
+    other.load(&path).unwrap();
+    assert_same(&other, &model);
+    // The circuit alone, to predict with.
+    let alone = Circuit::open(&path, &registry()).unwrap();
+    assert_eq!(alone.predict(&x).unwrap(), model.predict(&x).unwrap());
+    let mut loaded = circuit::<T>(1);
+    circuit::<T>(9).save(&path).unwrap();
+    loaded.load(&path).unwrap();
+    assert_eq!(format!("{loaded:?}"), format!("{:?}", circuit::<T>(9)));
+    assert_eq!(
+        fs::read_dir(&folder.0).unwrap().count(),
+        1,
+        "no partial file stays"
+    );
+}
+
+#[test]
+fn models_and_circuits_come_back_as_they_were_saved() {
+    models_come_back::<f32>();
+    models_come_back::<f64>();
+}
+
+#[test]
+fn arrays_have_the_names_and_shapes_that_other_programs_expect() {
+    let model = model::<f64>();
+    let bytes = model.to_bytes().unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let mut names = file.names();
+    names.sort_unstable();
+    let expected = "0.bias 0.loss.log precision 0.weights 1.bias 1.weights 2.bias 2.weights \
+                    energy.penalties examples.ids examples.weights examples.z0 examples.z1 \
+                    examples.z2 examples.z3";
+    assert_eq!(names.join(" "), expected);
+    let weights = file.tensor("1.weights").unwrap();
+    assert_eq!(
+        (weights.dtype(), weights.shape()),
+        (Dtype::F64, &[3, 6][..])
+    );
+    let entry = |i: usize, j: usize| {
+        let bytes = &weights.data()[8 * (6 * i + j)..][..8];
+        f64::from_le_bytes(bytes.try_into().unwrap())
+    };
+    for (place, &value) in model.circuit().parameters(1)[..18].iter().enumerate() {
+        assert_eq!(entry(place % 3, place / 3), value);
+    }
+    let z = file.tensor("examples.z1").unwrap();
+    assert_eq!(z.shape(), [4, 6]);
+    let own = model.z(1).unwrap();
+    let second = f64::from_le_bytes(z.data()[8 * 6..8 * 7].try_into().unwrap());
+    assert_eq!(second, own[(0, 1)]);
+}
+
+#[test]
+fn damaged_files_are_refused_at_every_byte() {
+    let folder = Folder::new("damaged");
+    let path = folder.file("model");
+    let mut model = DecoupledCircuit::new(
+        Circuit::<f32>::builder()
+            .layer(Dense::new(1, 2, Activation::Tanh).unwrap())
+            .layer(Dense::new(2, 1, Activation::Identity).unwrap())
+            .build()
+            .unwrap(),
+        Energy::default(),
+    )
+    .unwrap();
+    let x = DMatrix::from_element(1, 2, 0.5);
+    model
+        .add_examples(&x, &x, &TargetInit::ForwardPass)
+        .unwrap();
+    let bytes = model.to_bytes().unwrap();
+    let before = format!("{model:?}");
+    let registry = Registry::<f32>::new();
+    for cut in 0..bytes.len() {
+        DecoupledCircuit::from_bytes(&bytes[..cut], &registry).unwrap_err();
+        Circuit::from_bytes(&bytes[..cut], &registry).unwrap_err();
+    }
+    let mut unchanged = 0;
+    for place in 0..bytes.len() {
+        for bit in [0, 3, 5, 7] {
+            let mut damaged = bytes.clone();
+            damaged[place] ^= 1 << bit;
+            match DecoupledCircuit::from_bytes(&damaged, &registry) {
+                Err(_) => continue,
+                Ok(read) => assert_eq!(format!("{read:?}"), before, "byte {place}, bit {bit}"),
+            }
+            unchanged += 1;
+        }
+    }
+    assert_eq!(unchanged, 0);
+    let mut longer = bytes.clone();
+    longer.push(0);
+    DecoupledCircuit::from_bytes(&longer, &registry).unwrap_err();
+    // A load that fails changes nothing.
+    for cut in [0, 7, bytes.len() / 2, bytes.len() - 1] {
+        fs::write(&path, &bytes[..cut]).unwrap();
+        let error = model.load(&path).unwrap_err();
+        assert!(matches!(error, Error::Format { .. }), "{error}");
+        assert!(error.to_string().contains("model"), "{error}");
+        assert_eq!(format!("{model:?}"), before);
+    }
+}
+
+/// The bytes of a file whose manifest is changed, with the right checksum if `sealed`.
+fn edited(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
+    assert_eq!(from.len(), to.len());
+    let at = bytes
+        .windows(from.len())
+        .position(|own| own == from.as_bytes());
+    let at = at.unwrap_or_else(|| panic!("{from} is in the file"));
+    let mut edited = bytes.to_vec();
+    edited[at..at + to.len()].copy_from_slice(to.as_bytes());
+    edited
+}
+
+#[test]
+fn files_of_something_else_are_told_with_both_sides() {
+    let folder = Folder::new("foreign");
+    let path = folder.file("saved");
+    let circuit = circuit::<f64>(0);
+    circuit.save(&path).unwrap();
+    let told = |result: Result<(), Error>, parts: &[&str]| {
+        let error = result.unwrap_err();
+        let text = error.to_string();
+        for part in parts {
+            assert!(text.contains(part), "{text}: {part}");
+        }
+        error
+    };
+    // Another scalar, depth, layer.
+    let narrow = Circuit::<f32>::open(&path, &registry()).map(|_| ());
+    let error = told(narrow, &["f64 as the scalar type", "here it is f32"]);
+    assert!(matches!(error, Error::Architecture { .. }));
+    let dense = |inputs, outputs, activation| Dense::new(inputs, outputs, activation).unwrap();
+    let built = |last: Activation| {
+        Circuit::<f64>::builder()
+            .layer(Patchwise::over(Pairs(4), 2, Activation::Tanh).unwrap())
+            .layer(dense(6, 3, Activation::Sigmoid))
+            .layer(dense(3, 2, last))
+    };
+    let mut deeper = built(Activation::Tanh)
+        .layer(dense(2, 2, Activation::Tanh))
+        .build()
+        .unwrap();
+    told(deeper.load(&path), &["3 as the depth", "here it is 4"]);
+    let mut other = built(Activation::Tanh).build().unwrap();
+    told(
+        other.load(&path),
+        &[
+            "as layer 2",
+            "Dense(activation = identity",
+            "here it is Dense(activation = tanh",
+        ],
+    );
+    // Other losses and regularisers.
+    model::<f64>().save(&path).unwrap();
+    let mut other = DecoupledCircuit::new(circuit.clone(), Energy::default()).unwrap();
+    told(
+        other.load(&path),
+        &["the loss of hidden layer 1", "Gaussian(", "SquaredError"],
+    );
+    let energy = energy().with_parameter_regularizer(Regularizer::l2(0.3).unwrap());
+    let mut other = DecoupledCircuit::new(circuit.clone(), energy).unwrap();
+    told(
+        other.load(&path),
+        &["the regularisers of parameters", "0.1", "0.3"],
+    );
+    // A circuit where a model is needed; no file; a folder.
+    circuit.save(&path).unwrap();
+    let mut own = model::<f64>();
+    told(own.load(&path), &["it holds a circuit alone"]);
+    let error = told(
+        own.load(folder.file("none")),
+        &["none could not be read", "No such file"],
+    );
+    assert!(matches!(error, Error::File { .. }));
+    told(own.save(&folder.0), &["could not be written"]);
+    told(
+        own.save(folder.file("no/such/folder")),
+        &["could not be written"],
+    );
+    // Newer versions, other programs' files, and no file at all.
+    let bytes = circuit.to_bytes().unwrap();
+    let open = |bytes: &[u8]| Circuit::from_bytes(bytes, &registry::<f64>()).map(|_| ());
+    let newer = edited(&bytes, r#"\"version\":1"#, r#"\"version\":7"#);
+    told(open(&newer), &["its version is 7", "up to version 1"]);
+    let foreign = edited(&bytes, "layerwise", "somewhere");
+    told(open(&foreign), &["not saved by this crate"]);
+    told(
+        open(&edited(&bytes, "checksum", "checksun")),
+        &["does not begin with a checksum"],
+    );
+    told(
+        open(&edited(&bytes, "sigmoid", "sigmoit")),
+        &["damaged", "checksum"],
+    );
+    told(open(b"hello"), &["not a whole safetensors file"]);
+    // Layers that cannot be built from the file.
+    let open = Circuit::<f64>::from_bytes(&bytes, &Registry::new()).map(|_| ());
+    told(open, &["no unfold of kind 'Pairs'"]);
+    let undescribed = || {
+        Circuit::<f64>::builder()
+            .layer(Constant(2))
+            .build()
+            .unwrap()
+    };
+    undescribed().save(&path).unwrap();
+    let open = Circuit::<f64>::open(&path, &Registry::new()).map(|_| ());
+    told(open, &["layer 0, Constant(2), has no description"]);
+    let mut loaded = undescribed();
+    loaded.set_parameters(0, &[7.0, 8.0]).unwrap();
+    loaded.load(&path).unwrap();
+    assert_eq!(loaded.parameters(0), [1.0, 1.0]);
+    let mut other = Circuit::<f64>::builder()
+        .layer(Constant(3))
+        .build()
+        .unwrap();
+    told(
+        other.load(&path),
+        &["Constant(2) as layer 0", "here it is Constant(3)"],
+    );
+}
+
+#[test]
+fn groups_of_one_name_are_not_lost_in_silence() {
+    let twice = Sequential::new(vec![
+        Box::new(Dense::new(2, 2, Activation::Tanh).unwrap()) as Box<dyn Layer<f64>>,
+        Box::new(Twice),
+    ]);
+    let circuit = Circuit::builder().layer(twice.unwrap()).build().unwrap();
+    let error = circuit.to_bytes().unwrap_err().to_string();
+    assert!(error.contains("two arrays named '0.1.a'"), "{error}");
+}
+
+/// A layer with two groups of one name.
+#[derive(Debug)]
+struct Twice;
+
+impl Layer<f64> for Twice {
+    fn input_shape(&self) -> Shape {
+        2.into()
+    }
+
+    fn output_shape(&self) -> Shape {
+        2.into()
+    }
+
+    fn parameters(&self) -> Vec<ParameterGroup> {
+        ParameterGroup::tile(["a", "a"].map(|name| ParameterGroup::new(name, [1])))
+    }
+
+    fn initialize(&self, parameters: &mut [f64], _: &mut dyn Rng) {
+        parameters.fill(0.0);
+    }
+
+    fn scratch(&self, _: usize) -> Scratch {
+        Scratch::NONE
+    }
+
+    fn forward(
+        &self,
+        _: &Context<'_>,
+        _: &[f64],
+        input: &[f64],
+        output: &mut [f64],
+        _: Option<&mut [f64]>,
+        _: &mut [f64],
+    ) {
+        output.copy_from_slice(input);
+    }
+
+    fn vjp(
+        &self,
+        _: &Point<'_, f64>,
+        g: &[f64],
+        d_input: Write<'_, f64>,
+        d_parameters: Write<'_, f64>,
+        _: &mut [f64],
+    ) {
+        d_input.each(|i| g[i]);
+        d_parameters.each(|_| 0.0);
+    }
+}
+
+/// A crash while a file is written leaves some beginning of the new one beside the old one.
+#[test]
+fn a_crash_at_any_byte_leaves_the_old_file() {
+    let folder = Folder::new("crash");
+    let (path, partial) = (folder.file("circuit"), folder.file("circuit.partial"));
+    let small = |seed| {
+        let builder = Circuit::<f64>::builder().seed(seed);
+        let layer = Dense::new(2, 1, Activation::Tanh).unwrap();
+        builder.layer(layer).build().unwrap()
+    };
+    let (old, new) = (small(1), small(2));
+    let bytes = new.to_bytes().unwrap();
+    old.save(&path).unwrap();
+    let mut read = small(0);
+    for cut in 0..=bytes.len() {
+        fs::write(&partial, &bytes[..cut]).unwrap();
+        read.load(&path).unwrap();
+        assert_eq!(read.parameters(0), old.parameters(0));
+    }
+    // What was left behind does not get into the next file.
+    fs::write(&partial, vec![b'x'; 10_000]).unwrap();
+    new.save(&path).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), bytes);
+    assert!(!partial.exists());
+}

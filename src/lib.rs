@@ -95,6 +95,7 @@ pub mod kernel;
 pub mod layer;
 pub mod loss;
 pub mod objective;
+pub mod observers;
 pub mod optimizer;
 pub mod parameter_solver;
 mod pointers;

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use super::report::Event;
+use super::report::{EpochRecord, Event};
 use super::session::SessionState;
 use super::trainer::Trainer;
 use crate::decoupled::DecoupledCircuit;
@@ -56,6 +56,9 @@ pub trait Observer<T: Scalar>: Debug + Send {
 pub struct Progress<'a, T: Scalar> {
     /// The model.
     pub model: &'a DecoupledCircuit<T>,
+    /// The records of the epochs so far, or fewer as set by
+    /// [`Trainer::with_history_every`](crate::training::Trainer::with_history_every).
+    pub history: &'a [EpochRecord<T>],
     /// Epochs begun.
     pub epochs: u64,
     /// Epochs of all phases together, if none ends early.

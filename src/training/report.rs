@@ -197,6 +197,9 @@ pub struct EpochRecord<T> {
     pub composed_loss: Option<T>,
     /// Composed loss per validation example, after the epoch; `None` if not measured in this epoch.
     pub validation_loss: Option<T>,
+    /// The metric of [`Trainer::with_metric`](crate::training::Trainer::with_metric) on the
+    /// validation examples, after the epoch; `None` without one, or if not measured in this epoch.
+    pub metric: Option<f64>,
     /// (Σ_t Σᵢ ‖z_tⁱ − ẑ_tⁱ‖² / n)^½ over all hidden layers, after the epoch, with the stored
     /// targets of the examples; `None` if not measured in this epoch, or if the scheme stores no
     /// targets between visits (as with refreshed targets: see `gap_after`). Low energy alone does
@@ -237,6 +240,9 @@ impl<T: Scalar> fmt::Display for EpochRecord<T> {
             if let Some(value) = value {
                 write!(f, ", {name} {:.3e}", value.as_f64())?;
             }
+        }
+        if let Some(metric) = self.metric {
+            write!(f, ", metric {metric:.4}")?;
         }
         Ok(())
     }

@@ -780,6 +780,12 @@ impl<T: Scalar> Session<T> {
             Ok(loss / T::of(inputs.ncols() as f64))
         };
         let validation_loss = validated.map(validate).transpose()?;
+        let metric = self.trainer.metric.as_ref().zip(validated);
+        let metric = metric.map(|(metric, (inputs, targets))| {
+            let predictions = self.model.circuit.predict(inputs)?;
+            metric.measure(targets, &predictions)
+        });
+        let metric = metric.transpose()?;
         let mut told = warnings(&phase.w_step, &within.w_step, &epoch.statistics);
         if number == within.first_epoch + 1 {
             let Memory {
@@ -798,6 +804,7 @@ impl<T: Scalar> Session<T> {
             objective: T::of(epoch.statistics.objective / share),
             composed_loss,
             validation_loss,
+            metric,
             gap,
             gap_before: mean_root(epoch.statistics.gap_before),
             gap_after: mean_root(epoch.statistics.gap_after),
@@ -882,7 +889,7 @@ impl<T: Scalar> SessionState<T> {
     }
 
     fn progress<'a>(
-        &self,
+        &'a self,
         trainer: &Trainer<T>,
         model: &'a DecoupledCircuit<T>,
         clock: &Clock,
@@ -900,6 +907,7 @@ impl<T: Scalar> SessionState<T> {
         }
         Progress {
             model,
+            history: &self.history,
             epochs: self.epoch,
             planned: planned.fold(0, u64::saturating_add),
             visits: self.visits,

@@ -1,5 +1,6 @@
 //! The options of a run.
 
+use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -11,7 +12,7 @@ use super::penalties::PenaltyRange;
 use super::phase::Phase;
 use super::report::{EpochRecord, Event, RunError, StopReason, TrainingReport};
 use super::session::Session;
-use crate::check::{at_least_one, check_examples};
+use crate::check::{at_least_one, check_examples, finite};
 use crate::decoupled::DecoupledCircuit;
 use crate::error::Error;
 use crate::kernel::{Execution, Scalar};
@@ -52,6 +53,7 @@ pub struct Trainer<T: Scalar> {
     pub(super) measure_every: u64,
     pub(super) history_every: u64,
     pub(super) validation: Option<Arc<(DMatrix<T>, DMatrix<T>)>>,
+    pub(super) metric: Option<Metric<T>>,
     pub(super) time_limit: Option<Duration>,
     pub(super) stop_flag: Option<Arc<AtomicBool>>,
 }
@@ -67,6 +69,7 @@ impl<T: Scalar> Trainer<T> {
             measure_every: 1,
             history_every: 1,
             validation: None,
+            metric: None,
             time_limit: None,
             stop_flag: None,
         }
@@ -124,6 +127,40 @@ impl<T: Scalar> Trainer<T> {
     /// Validation examples, not used for training, one per column of `inputs` and `targets`.
     pub fn with_validation(mut self, inputs: DMatrix<T>, targets: DMatrix<T>) -> Self {
         self.validation = Some(Arc::new((inputs, targets)));
+        self
+    }
+
+    /// Measures `metric` whenever the validation loss is measured, for
+    /// [`EpochRecord::metric`](crate::training::EpochRecord::metric).
+    ///
+    /// Its arguments are the targets (d_T × n) and the predictions
+    /// ([`DecoupledCircuit::predict`](crate::DecoupledCircuit::predict)) of all validation examples.
+    /// Its value must be finite. It costs another forward pass over the validation examples.
+    ///
+    /// # Examples
+    /// ```
+    /// use layerwise::data::metrics;
+    /// use layerwise::prelude::*;
+    ///
+    /// # let circuit = Circuit::<f64>::builder().layer(Dense::new(2, 2, Activation::Identity)?);
+    /// # let mut model = DecoupledCircuit::new(circuit.build()?, Energy::new(SoftmaxCrossEntropy))?;
+    /// # let x = DMatrix::from_fn(2, 40, |i, j| ((3 * i + 5 * j) % 7) as f64 / 3.0 - 1.0);
+    /// # let labels: Vec<usize> = x.column_iter().map(|x| usize::from(x[0] > x[1])).collect();
+    /// # let y = metrics::one_hot(&labels, 2)?;
+    /// # model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
+    /// let trainer = Trainer::new(Phase::new(Backprop, Adam::new(1e-2)?).with_epochs(100))
+    ///     .with_validation(x, y)
+    ///     .with_metric(|y, predictions| metrics::accuracy(&metrics::labels(y), predictions));
+    /// let report = trainer.run(&mut model)?;
+    /// assert!(report.last().and_then(|record| record.metric) > Some(0.9));
+    /// # Ok::<(), Error>(())
+    /// ```
+    #[doc(alias = "accuracy")]
+    pub fn with_metric(
+        mut self,
+        metric: impl Fn(&DMatrix<T>, &DMatrix<T>) -> Result<f64, Error> + Send + Sync + 'static,
+    ) -> Self {
+        self.metric = Some(Metric(Arc::new(metric)));
         self
     }
 
@@ -243,6 +280,11 @@ impl<T: Scalar> Trainer<T> {
             terms.check_outputs(&model.circuit, inputs.ncols(), targets)?;
             check_examples(inputs.ncols(), "validation")?;
         }
+        if self.metric.is_some() && self.validation.is_none() {
+            return Err(Error::NoExamples {
+                operation: "Trainer::with_metric (see Trainer::with_validation)",
+            });
+        }
         let mut penalties = PenaltyRange::new(model.terms.penalties());
         for phase in &self.phases {
             phase.scheme.check(&phase.w_step)?;
@@ -255,6 +297,32 @@ impl<T: Scalar> Trainer<T> {
             penalties.pass(phase.penalty_rule(), visits, phase.may_end_early())?;
         }
         Ok(())
+    }
+}
+
+/// A function of targets and predictions.
+#[derive(Clone)]
+pub(super) struct Metric<T>(Arc<MetricFunction<T>>);
+
+type MetricFunction<T> = dyn Fn(&DMatrix<T>, &DMatrix<T>) -> Result<f64, Error> + Send + Sync;
+
+impl<T: Scalar> Metric<T> {
+    /// Its value, if that is finite.
+    pub(super) fn measure(
+        &self,
+        targets: &DMatrix<T>,
+        predictions: &DMatrix<T>,
+    ) -> Result<f64, Error> {
+        finite(
+            "value of Trainer::with_metric",
+            self.0(targets, predictions)?,
+        )
+    }
+}
+
+impl<T> fmt::Debug for Metric<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metric")
     }
 }
 

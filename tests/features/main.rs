@@ -4,6 +4,13 @@
 mod argmin;
 #[cfg(feature = "storage")]
 mod checkpoints;
+#[cfg(all(
+    feature = "storage",
+    feature = "json",
+    feature = "progress",
+    feature = "tracing"
+))]
+mod observers;
 #[cfg(feature = "serde")]
 mod options;
 #[cfg(feature = "serde")]

@@ -666,3 +666,60 @@ fn a_crash_at_any_byte_leaves_the_old_file() {
     assert_eq!(fs::read(&path).unwrap(), bytes);
     assert!(!partial.exists());
 }
+
+/// Weights that PyTorch saved, with the outputs that it computed (tests/data/storage.py).
+fn weights_of_pytorch<T: Stored>(file: &str, tolerance: f64) {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    let text = fs::read_to_string(folder.join("pytorch.json")).unwrap();
+    let values: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let number = |value: &serde_json::Value| T::of(value.as_f64().unwrap());
+    let inputs = values["inputs"].as_array().unwrap();
+    let x = DMatrix::from_fn(2, inputs.len(), |i, j| number(&inputs[j][i]));
+    let mut circuit = Circuit::<T>::builder()
+        .layer(Dense::new(2, 3, Activation::Tanh).unwrap())
+        .layer(Dense::new(3, 1, Activation::Identity).unwrap())
+        .build()
+        .unwrap();
+    let name = |t: usize, group: &ParameterGroup| {
+        let array = if group.name == "weights" {
+            "weight"
+        } else {
+            "bias"
+        };
+        format!("{}.{array}", 2 * t)
+    };
+    let path = folder.join(file);
+    circuit.load_tensors(&path, name).unwrap();
+    let outputs = circuit.predict(&x).unwrap();
+    for (own, expected) in outputs.iter().zip(values["outputs"].as_array().unwrap()) {
+        let error = (own.as_f64() - expected.as_f64().unwrap()).abs();
+        assert!(error < tolerance, "{error}");
+    }
+    // Names and shapes that are not there are told, and change nothing.
+    let before = circuit.parameters(0).to_vec();
+    let missing = circuit.load_tensors(&path, |t, group| format!("{t}.{}", group.name));
+    let told = missing.unwrap_err().to_string();
+    assert!(
+        told.contains("'0.weights'") && told.contains("2.bias, 2.weight"),
+        "{told}"
+    );
+    let swapped = circuit.load_tensors(&path, |t, group| name(1 - t, group));
+    let told = swapped.unwrap_err().to_string();
+    assert!(told.contains("[1, 3]") && told.contains("[3, 2]"), "{told}");
+    assert_eq!(circuit.parameters(0), before);
+}
+
+#[test]
+fn weights_of_pytorch_give_its_outputs() {
+    weights_of_pytorch::<f32>("pytorch_f32.safetensors", 1e-6);
+    weights_of_pytorch::<f64>("pytorch_f64.safetensors", 1e-14);
+    // Numbers of f32 are numbers of f64, and not the other way round.
+    weights_of_pytorch::<f64>("pytorch_f32.safetensors", 1e-14);
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    let layer = Dense::new(2, 3, Activation::Tanh).unwrap();
+    let mut circuit = Circuit::<f32>::builder().layer(layer).build().unwrap();
+    let path = folder.join("pytorch_f64.safetensors");
+    let narrow = circuit.load_tensors(&path, |_, _| "0.weight".into());
+    let told = narrow.unwrap_err().to_string();
+    assert!(told.contains("F64") && told.contains("F32"), "{told}");
+}

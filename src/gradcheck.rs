@@ -10,7 +10,7 @@ pub use crate::error::GradEntry;
 use crate::init::{Purpose, add_noise, generator};
 use crate::kernel::{Matrix, Scalar, Write, add_to_columns, dot};
 use crate::layer::{Context, Layer, Point, check_dimension, parameter_count, validate};
-use crate::loss::{Loss, Pair};
+use crate::loss::{Loss, Pair, SquaredError};
 use crate::objective::Objective;
 
 /// Compares derivatives with central differences (φ(x + h) − φ(x − h)) / 2h, and checks the rest of
@@ -36,7 +36,8 @@ use crate::objective::Objective;
 ///   call;
 /// - that forward gives the same bits with and without a tape;
 /// - that a layer's [`Layer::affine`] agrees with its outputs, and that the scratch memory that it
-///   requests does not shrink for a larger batch.
+///   requests does not shrink for a larger batch;
+/// - that a loss that claims [`Loss::is_squared_error`] is ½‖z − ẑ‖² at the point, with its gradients.
 ///
 /// Cost: two evaluations of φ per coordinate (or direction). The check can fail for a correct
 /// derivative near a kink (ReLU within h of 0) or if φ is so large that ε φ/h swamps the
@@ -608,6 +609,13 @@ impl GradCheck {
             };
             self.gradient(&mut report, "∂L/∂φ", at.parameters, &gradient, weighted);
             report.add_sum("∂L/∂φ added", &gradient, write);
+        }
+        if loss.is_squared_error() {
+            let [found, expected] = [loss, &SquaredError].map(|loss| loss_values(loss, at));
+            let [of_target, of_prediction] = &loss_gradients(&SquaredError, at);
+            report.add("L as squared error", &found, &expected, 0.0);
+            report.add("∂L/∂z as squared error", d_target, of_target, 0.0);
+            report.add("∂L/∂ẑ as squared error", d_prediction, of_prediction, 0.0);
         }
         let mut alone = Vec::new();
         for i in 0..n {

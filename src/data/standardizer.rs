@@ -161,7 +161,13 @@ impl<T: Scalar> Standardizer<T> {
     pub fn inverse_transform(&self, values: &DMatrix<T>) -> Result<DMatrix<T>, Error> {
         self.check_rows(values)?;
         let mut values = values.clone();
-        self.map(&mut values, |s, mean, deviation| mean + deviation * s);
+        self.map(&mut values, |s, mean, deviation| {
+            match mean + deviation * s {
+                // The product may overflow although the sum does not.
+                x if x.is_infinite() => 2.0 * (0.5 * mean + 0.5 * deviation * s),
+                x => x,
+            }
+        });
         check_result(Quantity::Data, 0, values.as_slice())?;
         Ok(values)
     }

@@ -155,6 +155,9 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
 
     /// Adds Lagrange multipliers λ of the constraint z = ẑ, output_dim × n.
     ///
+    /// λ·(z − ẑ) is computed as λ·z − λ·ẑ, with an absolute error of about ε |λ·z|: where z and ẑ are
+    /// far from 0 compared with their difference, ℓ_t loses digits. Its gradients do not.
+    ///
     /// # Errors
     /// [`Error::Length`], [`Error::NonFiniteData`].
     pub fn with_multipliers(self, multipliers: &'a [T]) -> Result<Self, Error> {

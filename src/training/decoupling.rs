@@ -83,7 +83,8 @@ pub enum ZStep<T: Scalar> {
 /// the rest of E exactly. This is the order of Taylor et al. 2016, Algorithm 1 (W_L, z_L, then λ
 /// with that W_L and z_L), starting at its Z-step. (With a joint step, λ uses the z and ẑ after
 /// that step.) All λ are 0 when a phase begins, and are kept per example across minibatches. Any
-/// L_h that has its minimum at z = ẑ works. If its slope is bounded (Huber), it balances
+/// L_h that has its minimum at z = ẑ works. The term is computed as λ·z − λ·ẑ, so E loses digits
+/// where z is far from 0 compared with the gap; its gradients do not. If its slope is bounded (Huber), it balances
 /// multipliers only up to μ times that slope; beyond that nothing bounds z, and the run ends with
 /// [`Error::NonFinite`].
 ///

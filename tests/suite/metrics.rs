@@ -588,6 +588,33 @@ fn a_large_mean_hides_no_signal() {
     }
 }
 
+/// m + σ s fits although σ s does not.
+#[test]
+fn the_ends_of_the_scalar_are_undone_too() {
+    fn check<T: Scalar>(most: f64, tolerance: f64) {
+        for sign in [1.0, -1.0] {
+            let row = [-most, -most, -most, most].map(|x| T::of(sign * x));
+            let row = DMatrix::from_row_slice(1, 4, &row);
+            let fitted = Standardizer::fit(&row).unwrap();
+            let found = fitted.transform(&row).unwrap();
+            let back = fitted.inverse_transform(&found).unwrap();
+            for (&x, &found) in row.iter().zip(&back) {
+                let error = found.as_f64() / x.as_f64() - 1.0;
+                assert!(error.abs() < tolerance, "{found} for {x}");
+            }
+        }
+        let fitted = Standardizer::fit(&DMatrix::from_row_slice(1, 2, &[T::zero(), T::of(most)]));
+        let far = DMatrix::from_element(1, 1, T::of(8.0));
+        let refused = fitted.unwrap().inverse_transform(&far);
+        assert!(
+            matches!(refused, Err(Error::Overflow { .. })),
+            "{refused:?}"
+        );
+    }
+    check::<f64>(1.7e308, 1e-15);
+    check::<f32>(3.4e38, 1e-6);
+}
+
 /// In bits: s = (x − m)/σ in f64, rounded once.
 #[test]
 fn transforms_are_their_formula() {

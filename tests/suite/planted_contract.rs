@@ -3,12 +3,13 @@
 
 use std::collections::BTreeSet;
 
+use crate::property::Tested;
 use layerwise::gradcheck::{GradCheck, GradReport};
 use layerwise::kernel::Write;
 use layerwise::layer::{Activation, Affine, Context, Dense, ParameterGroup, Point, Scratch, Shape};
 use layerwise::loss::{Pair, SquaredError};
 use layerwise::rand::Rng;
-use layerwise::{Error, Layer, Loss};
+use layerwise::{Error, Layer, Loss, Scalar};
 
 const BOUND: &str = "curvature bound";
 
@@ -410,3 +411,67 @@ fn faults_of_a_loss_are_caught() {
         }
     }
 }
+
+/// ½ ‖z − ẑ‖² times a factor, called squared error.
+#[derive(Debug)]
+struct Scaled(f64);
+
+impl<T: Scalar> Loss<T> for Scaled {
+    fn is_squared_error(&self) -> bool {
+        true
+    }
+
+    fn evaluate(
+        &self,
+        at: &Pair<'_, T>,
+        values: &mut [T],
+        d_target: Write<'_, T>,
+        d_prediction: Write<'_, T>,
+        _: &mut [T],
+    ) {
+        let factor = T::of(self.0);
+        let error = |i: usize| factor * (at.target[i] - at.prediction[i]);
+        for (j, value) in values.iter_mut().enumerate() {
+            let own = j * at.dim..(j + 1) * at.dim;
+            let squares = own.map(|i| error(i) * (at.target[i] - at.prediction[i]));
+            *value = T::of(0.5) * squares.fold(T::zero(), |sum, square| sum + square);
+        }
+        d_target.each(&error);
+        d_prediction.each(|i| -error(i));
+    }
+
+    fn curvature(
+        &self,
+        _: &Pair<'_, T>,
+        v_target: Option<&[T]>,
+        v_prediction: Option<&[T]>,
+        out_target: Write<'_, T>,
+        out_prediction: Write<'_, T>,
+        _: &mut [T],
+    ) {
+        let of = |v: Option<&[T]>, i: usize| v.map_or(T::zero(), |v| v[i]);
+        let difference = |i| T::of(self.0) * (of(v_target, i) - of(v_prediction, i));
+        out_target.each(&difference);
+        out_prediction.each(|i| -difference(i));
+    }
+}
+
+fn a_false_squared_error<T: Tested>() {
+    let [target, prediction] = [[0.3, -0.5, 0.2, 0.9], [0.1, -0.1, 0.6, 0.95]];
+    let [target, prediction] = [target, prediction].map(|all| all.map(T::of));
+    let at = Pair::new(2, &target, &prediction);
+    let report = |factor| GradCheck::new().loss::<T>(&Scaled(factor), &at).unwrap();
+    report(1.0).require(T::GRADIENT).unwrap();
+    let report = report(3.0);
+    let wrong = report.worst.iter().filter(|own| own.error > T::GRADIENT);
+    let wrong: BTreeSet<_> = wrong.map(|own| own.derivative).collect();
+    let claims = [
+        "L as squared error",
+        "∂L/∂z as squared error",
+        "∂L/∂ẑ as squared error",
+    ];
+    assert_eq!(wrong, BTreeSet::from(claims), "{report}");
+    assert!(report.require(0.5).is_err());
+}
+
+in_both_scalars!(a_false_squared_error);

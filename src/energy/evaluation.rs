@@ -7,7 +7,7 @@ use crate::energy::local_problem::LocalProblem;
 use crate::energy::wanted::{Parameters, Wanted, WithInput, WithParameters, WithTarget};
 use crate::energy::workspace::{LocalWorkspace, Workspace};
 use crate::error::Error;
-use crate::kernel::{Scalar, Write, add_scaled, scale, scale_columns};
+use crate::kernel::{Scalar, Write, add_scaled, scale, scale_columns, unit_of};
 use crate::layer::ParameterGroup;
 
 /// f_t at one point (z_t, θ_t): the prediction, and the data for products with its Jacobians
@@ -126,6 +126,18 @@ impl<'w, 'a, T: Scalar> Linearization<'w, 'a, T> {
         v_parameters: &[T],
         product: &mut [T],
     ) -> Result<(), Error> {
+        let unit = self.product_in_units(v_parameters, product)?;
+        scale(product, unit);
+        Ok(())
+    }
+
+    /// `product ← G v / u`, and returns u, a power of two: G v has the square of the inputs' unit, and
+    /// would over- or underflow long before ℓ_t and its gradient do.
+    pub(crate) fn product_in_units(
+        &mut self,
+        v_parameters: &[T],
+        product: &mut [T],
+    ) -> Result<T, Error> {
         let (problem, w) = (&self.problem, &mut *self.workspace);
         check_length("v_parameters", v_parameters, problem.own)?;
         check_length("product", product, problem.own)?;
@@ -133,6 +145,16 @@ impl<'w, 'a, T: Scalar> Linearization<'w, 'a, T> {
         let (tangent, curved, work) = (&mut w.d_target[..], &mut w.cotangent[..], &mut w.work);
         let (layer, loss, pair) = (problem.layer, problem.loss, problem.pair(&w.prediction));
         layer.jvp(&at, None, Some(v_parameters), tangent, work);
+        let regularizer = problem.regularization.parameters.curvature::<T>();
+        let factor = match regularizer > T::zero() {
+            true => problem.total_weight() * regularizer,
+            false => T::zero(),
+        };
+        let mut unit = unit_of(&*tangent);
+        if factor > T::zero() {
+            unit = unit.max(unit_of(&[factor]) * unit_of(v_parameters));
+        }
+        tangent.iter_mut().for_each(|v| *v /= unit);
         let to = Write::Set(&mut *curved);
         loss.curvature(&pair, None, Some(tangent), Write::Skip, to, work);
         if problem.weight != T::one() {
@@ -142,16 +164,15 @@ impl<'w, 'a, T: Scalar> Linearization<'w, 'a, T> {
             scale_columns(curved, problem.example_weights);
         }
         layer.vjp(&at, curved, Write::Skip, Write::Set(&mut *product), work);
-        let regularizer = problem.regularization.parameters.curvature();
-        if regularizer > T::zero() {
-            let factor = problem.total_weight() * regularizer;
+        if factor > T::zero() {
             let own = |group: &&ParameterGroup| group.decays && group.range.end <= problem.own;
             let groups = problem.regularization.groups.iter().filter(own);
             for range in groups.map(|group| group.range.clone()) {
-                add_scaled(&mut product[range.clone()], factor, &v_parameters[range]);
+                let (own, v) = (&mut product[range.clone()], &v_parameters[range]);
+                add_scaled(own, factor / unit, v);
             }
         }
-        Ok(())
+        Ok(unit)
     }
 }
 

@@ -180,6 +180,17 @@ pub(crate) fn power_of_two(size: f64) -> f64 {
     }
 }
 
+/// [`power_of_two`] of the largest |v|, apart from NaN; 1 if it is 0.
+pub(crate) fn unit_of<'a, T: Scalar>(values: impl IntoIterator<Item = &'a T>) -> T {
+    let largest = values
+        .into_iter()
+        .fold(T::zero(), |top, v| top.max(v.abs()));
+    match largest.is_zero() {
+        true => T::one(),
+        false => T::of(power_of_two(largest.as_f64())),
+    }
+}
+
 /// The larger of two numbers; NaN if either is NaN.
 pub(crate) fn larger(top: f64, value: f64) -> f64 {
     match top >= value || top.is_nan() {

@@ -4,7 +4,7 @@ use super::{ParameterReport, ParameterSolver};
 use crate::check::{check_computed, check_length, in_scalar, serde_checked};
 use crate::energy::{Ask, LocalProblem, LocalWorkspace, Parameters, Value};
 use crate::error::{Error, Quantity};
-use crate::kernel::{Scalar, add_scaled, all_finite, dot, power_of_two, scale};
+use crate::kernel::{Scalar, add_scaled, all_finite, dot, scale, unit_of};
 use crate::layer::ParameterGroup;
 use crate::state::State;
 
@@ -20,7 +20,8 @@ use crate::state::State;
 /// part only of ℓ_t).
 ///
 /// A step that does not lower ℓ_t is undone, and λ is multiplied by 8 (up to 1e8; a step that fails
-/// even then, as at the kink of a ReLU, ends the call and resets λ). A step that does divides λ by 4
+/// even then, as at the kink of a ReLU, ends the call and resets λ; if G does not fit the scalar,
+/// [`ParameterReport::stuck`] says so). A step that does divides λ by 4
 /// (Marquardt's rule). So ℓ_t never rises. A layer is at rest if g = 0, or if
 /// rounding would decide about the step: the decrease that the model predicts, −gᵀd − ½dᵀGd, is at
 /// most 16 ε |ℓ_t|, or |d_k| is at most 4 ε |θ_k| for every k, and an undamped step would do no
@@ -154,16 +155,13 @@ impl<T: Scalar> Memory<Vec<T>> {
         tolerance: T,
     ) -> Result<Option<T>, Error> {
         self.step.fill(T::zero());
-        let largest = self
-            .gradient
-            .iter()
-            .fold(T::zero(), |top, g| top.max(g.abs()));
-        if largest.is_zero() {
+        if self.gradient.iter().all(|g| g.is_zero()) {
             return Ok(None);
         }
-        // In units of the gradient, whose products with G would soon over- or underflow in `f32`. A
-        // power of two costs no bit.
-        let unit = T::of(power_of_two(largest.as_f64()));
+        // The gradient and G, which has the square of the inputs' unit and would soon over- or
+        // underflow, are in units of their own. Powers of two cost no bit.
+        let unit = unit_of(&self.gradient);
+        let mut units_of_g = [T::one(); 2];
         for (r, &g) in self.residual.iter_mut().zip(&self.gradient) {
             *r = -(g / unit);
         }
@@ -174,17 +172,20 @@ impl<T: Scalar> Memory<Vec<T>> {
             if square.is_zero() || !square.is_finite() {
                 break;
             }
-            problem
-                .linearized(workspace)
-                .gauss_newton_product(&self.direction, &mut self.product)?;
-            let mut curvature = dot(&self.direction, &self.product);
+            let mut at = problem.linearized(workspace);
+            let own = at.product_in_units(&self.direction, &mut self.product)?;
             if k == 0 {
-                let along = curvature / square;
-                damping *= match along > T::zero() && along.is_finite() {
-                    true => along,
-                    false => problem.weight * problem.total_weight(),
+                let along = dot(&self.direction, &self.product) / square;
+                let (size, outer) = match along > T::zero() && along.is_finite() {
+                    true => (along, own),
+                    false => (problem.weight * problem.total_weight(), T::one()),
                 };
+                units_of_g = [outer, unit_of(&[size])];
+                damping *= size / units_of_g[1];
             }
+            // One after the other, since the product of both may overflow.
+            scale(&mut self.product, own / units_of_g[0] / units_of_g[1]);
+            let mut curvature = dot(&self.direction, &self.product);
             add_scaled(&mut self.product, damping, &self.direction);
             // Values that rest at a kink stay there.
             for_each_kink(problem, |k, _| {
@@ -210,10 +211,14 @@ impl<T: Scalar> Memory<Vec<T>> {
             }
         }
         // −gᵀd − ½ dᵀG d, where G d = −g − r − λ s d.
-        let of_gradient = dot(&self.residual, &self.step) - dot(&self.gradient, &self.step) / unit;
+        for (r, &g) in self.residual.iter_mut().zip(&self.gradient) {
+            *r -= g / unit;
+        }
+        let of_gradient = dot(&self.residual, &self.step);
         let decrease = T::of(0.5) * (of_gradient + damping * dot(&self.step, &self.step));
-        scale(&mut self.step, unit);
-        Ok(Some(unit * decrease * unit))
+        let of_step = unit / units_of_g[0] / units_of_g[1];
+        scale(&mut self.step, of_step);
+        Ok(Some(of_step * decrease * unit))
     }
 
     /// Solves for `step`, and returns whether it would change ℓ_t and some θ_k by more than rounding;
@@ -355,7 +360,9 @@ impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt {
                         .differentiate(Ask::PARAMETERS, workspace);
                 }
             } else if *damping >= T::of(MOST) {
-                // At a kink, such as that of a ReLU, no step however short lowers ℓ_t.
+                // At a kink, such as that of a ReLU, no step however short lowers ℓ_t. Elsewhere G or ℓ_t
+                // does not fit the scalar.
+                report.stuck = memory.trial == memory.accepted || !tried.is_finite();
                 *damping = initial_damping;
                 break;
             } else {

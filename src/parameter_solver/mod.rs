@@ -26,12 +26,27 @@ pub struct ParameterReport {
     pub steps: u64,
     /// Steps that were accepted.
     pub accepted: u64,
+    /// Whether the solver found no step at all, although the layer is not at rest. A run reports this
+    /// as [`Warning::Frozen`](crate::training::Warning::Frozen).
+    pub stuck: bool,
 }
 
 impl ParameterReport {
-    /// A report of `steps` steps, of which `accepted` were accepted.
+    /// A report of `steps` steps, of which `accepted` were accepted, by a solver that is not stuck.
     pub fn new(steps: u64, accepted: u64) -> Self {
-        Self { steps, accepted }
+        Self {
+            steps,
+            accepted,
+            stuck: false,
+        }
+    }
+
+    /// The same report by a solver that is stuck.
+    pub fn stuck(self) -> Self {
+        Self {
+            stuck: true,
+            ..self
+        }
     }
 }
 

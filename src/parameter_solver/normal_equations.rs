@@ -7,7 +7,7 @@ use crate::error::{Error, Quantity};
 use crate::kernel::cholesky::{factor, solve_lower, solve_lower_transposed};
 use crate::kernel::{
     Matrix, Scalar, Write, add_scaled, add_to_columns, add_to_pairs, dot, of_pair, pair_plus,
-    row_sums, scale_columns, scale_pairs, smallest, total,
+    row_sums, scale_columns, scale_pairs, smallest, total, unit_of,
 };
 use crate::state::State;
 
@@ -76,7 +76,10 @@ impl<T: Scalar> NormalEquations<T> {
 
     /// N, the total weight of the examples so far, after forgetting.
     pub fn weight(&self) -> T {
-        of_pair(&self.state.values[Equations::<T>::WEIGHT], 0)
+        let [.., weight, unit] = &self.state.values[..] else {
+            unreachable!("there are six arrays");
+        };
+        of_pair(weight, 0) * unit[0]
     }
 
     /// Multiplies the weight of all examples so far by γ = `factor`; 0 forgets them.
@@ -187,15 +190,16 @@ impl Shape {
         Ok(())
     }
 
-    /// The lengths of the arrays of moments, each of which is a pair of numbers.
-    fn lengths(self) -> [usize; 5] {
+    /// The lengths of the arrays of moments, each of which is a pair of numbers, and of their unit.
+    fn lengths(self) -> [usize; 6] {
         let (d, m) = (self.inputs, self.outputs);
         let of_bias = |length| if self.bias { length } else { 0 };
-        [d * d, d * m, of_bias(d), of_bias(m), 1].map(|count| 2 * count)
+        let [a, b, c, d, e] = [d * d, d * m, of_bias(d), of_bias(m), 1].map(|count| 2 * count);
+        [a, b, c, d, e, 1]
     }
 
     fn zeros<T: Scalar>(self) -> Result<Vec<Vec<T>>, Error> {
-        let mut sums = vec![Vec::new(); 5];
+        let mut sums = vec![Vec::new(); 6];
         for (sum, length) in sums.iter_mut().zip(self.lengths()) {
             self.resize(sum, length)?;
         }
@@ -229,7 +233,9 @@ pub(super) struct Memory<V> {
 pub(super) struct Equations<'a, T> {
     shape: Shape,
     /// N times the moments, Σ w z zᵀ (d × d) and Σ w z pᵀ (d × m), about the means if there is a bias;
-    /// the means of z and p (empty without a bias); and N. All are pairs.
+    /// the means of z and p (empty without a bias); and N. All are pairs. Last, the unit of the
+    /// weights in these sums, a power of two: N is at least about 1 in this unit, so that products
+    /// with very small or large weights neither underflow nor overflow.
     sums: &'a mut [Vec<T>],
     memory: &'a mut Memory<Vec<T>>,
 }
@@ -239,6 +245,7 @@ impl<'a, T: Scalar> Equations<'a, T> {
     const CROSS: usize = 1;
     const TARGETS: usize = 3;
     const WEIGHT: usize = 4;
+    const UNIT: usize = 5;
 
     /// Equations with these moments, which are reset to 0 if they have another shape.
     pub(super) fn new(
@@ -262,9 +269,17 @@ impl<'a, T: Scalar> Equations<'a, T> {
             // Also clears non-finite sums.
             self.sums.iter_mut().for_each(|sum| sum.fill(T::zero()));
         } else if factor != T::one() {
-            for sum in [Self::GRAM, Self::CROSS, Self::WEIGHT] {
-                scale_pairs(&mut self.sums[sum], factor);
-            }
+            let rest = factor * of_pair(&self.sums[Self::WEIGHT], 0);
+            let unit = unit_of(&[rest]).min(T::one());
+            self.weigh(factor / unit);
+            self.sums[Self::UNIT][0] *= unit;
+        }
+    }
+
+    /// Multiplies the sums by `factor`.
+    fn weigh(&mut self, factor: T) {
+        for sum in [Self::GRAM, Self::CROSS, Self::WEIGHT] {
+            scale_pairs(&mut self.sums[sum], factor);
         }
     }
 
@@ -275,30 +290,40 @@ impl<'a, T: Scalar> Equations<'a, T> {
         if n == 0 {
             return Ok(());
         }
+        self.shape.resize(&mut self.memory.matrix, d * d.max(m))?;
+        let (before, of_batch) = (self.sums[Self::UNIT][0], unit_of(weights));
+        let unit = before.max(of_batch);
+        if unit > before {
+            self.weigh(before / unit);
+            self.sums[Self::UNIT][0] = unit;
+        }
         let memory = &mut *self.memory;
-        self.shape.resize(&mut memory.matrix, d * d.max(m))?;
-        let own = match weights {
+        let factors = &mut memory.factors;
+        factors.clear();
+        factors.extend(weights.iter().map(|&w| w / unit));
+        if weights.is_empty() && unit != T::one() {
+            factors.resize(n, unit.recip());
+        }
+        let own = match &factors[..] {
             [] => T::of(n as f64),
             weights => total(weights),
         };
-        let factors = &mut memory.factors;
-        factors.clear();
-        factors.extend_from_slice(weights);
+        if own < smallest() {
+            // It weighs nothing beside the earlier ones.
+            return Ok(());
+        }
         if self.shape.bias {
             let earlier = of_pair(&self.sums[Self::WEIGHT], 0);
             let share = own / (earlier + own);
-            let [_, _, of_inputs, of_targets, _] = &mut *self.sums else {
-                unreachable!("there are five sums");
+            let [_, _, of_inputs, of_targets, ..] = &mut *self.sums else {
+                unreachable!("there are six arrays");
             };
-            centred(&mut memory.inputs, inputs, weights, own, share, of_inputs);
-            centred(
-                &mut memory.targets,
-                targets,
-                weights,
-                own,
-                share,
-                of_targets,
-            );
+            for (to, values, mean) in [
+                (&mut memory.inputs, inputs, of_inputs),
+                (&mut memory.targets, targets, of_targets),
+            ] {
+                centred(to, values, factors, own, share, mean);
+            }
             (inputs, targets) = (&memory.inputs, &memory.targets);
             factors.resize(n, T::one());
             factors.extend([earlier * share, -own.recip()]);
@@ -391,8 +416,8 @@ impl<'a, T: Scalar> Equations<'a, T> {
     /// an additional right-hand side.
     fn assemble(&mut self, ridge: T, proximal: T, old: &[T]) {
         let (d, m) = (self.shape.inputs, self.shape.outputs);
-        let [gram, cross, of_inputs, _, weight] = &*self.sums else {
-            unreachable!("there are five sums");
+        let [gram, cross, of_inputs, _, weight, _] = &*self.sums else {
+            unreachable!("there are six arrays");
         };
         let n = of_pair(weight, 0);
         let memory = &mut *self.memory;

@@ -43,7 +43,8 @@ impl StopReason {
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Warning {
-    /// θ_t has not changed in the phase, although its gradient was not 0.
+    /// θ_t has not changed in the phase, although its gradient was not 0; or its solver was stuck
+    /// ([`ParameterReport::stuck`](crate::parameter_solver::ParameterReport::stuck)).
     Frozen {
         /// t.
         layer: usize,
@@ -76,9 +77,9 @@ impl fmt::Display for Warning {
         match self {
             Self::Frozen { layer } => write!(
                 f,
-                "layer {layer} did not move, although its gradient was not 0, since rounding \
-                 swallows its step: is the learning rate too small, or did a large one inflate the \
-                 weights?"
+                "layer {layer} did not move, although its gradient was not 0: rounding swallows its \
+                 step, or its solver finds none. Is the learning rate too small, did a large one \
+                 inflate the weights, or are the data far from unit scale?"
             ),
             Self::Unreached { layer } => write!(
                 f,

@@ -1075,14 +1075,14 @@ fn warnings<T: Scalar>(w_step: &WStep<T>, w_state: &WState<T>, own: &Statistics)
     let mut all = Vec::new();
     let learns = w_state.layers.iter().any(|own| own.moved || own.pulled);
     for (layer, own) in w_state.layers.iter().enumerate() {
-        if own.moved || !learns || !own.steps(w_step) {
+        if own.moved || !learns {
             continue;
         }
         // A layer that has moved may have converged as far as rounding allows.
-        match (own.pulled, own.moved_before) {
-            (true, true) => {}
-            (true, false) => all.push(Warning::Frozen { layer }),
-            (false, _) => all.push(Warning::Unreached { layer }),
+        if own.pulled && !own.moved_before {
+            all.push(Warning::Frozen { layer });
+        } else if !own.pulled && own.steps(w_step) {
+            all.push(Warning::Unreached { layer });
         }
     }
     all.extend(own.undone.then_some(Warning::Undone));

@@ -271,7 +271,8 @@ pub(super) struct LayerState<T> {
     pub(super) moments: Vec<T>,
     /// `None` for a layer without a solver.
     solver: Option<State<T>>,
-    /// Whether θ_t changed in this epoch, and whether its gradient in an optimiser's step was not 0.
+    /// Whether θ_t changed in this epoch, and whether its gradient in an optimiser's step was not 0 or
+    /// a solver was stuck.
     pub(super) moved: bool,
     pub(super) pulled: bool,
     /// Whether θ_t changed in an earlier epoch of the phase.
@@ -433,6 +434,7 @@ fn solve<T: Scalar>(
                 own.next.clear();
                 own.next.extend_from_slice(problem.parameters);
                 let solved = solver.solve(solver_state, &problem, local, &mut own.next);
+                state.pulled |= solved.as_ref().is_ok_and(|report| report.stuck);
                 own.error = solved.err();
                 own.fault = (!all_finite(&own.next)).then_some(Fault::Value);
             }

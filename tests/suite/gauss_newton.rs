@@ -25,6 +25,7 @@ in_both_scalars!(
     a_linear_circuit_takes_one_step,
     it_rests_where_the_gradient_is_zero,
     preconditioners_hold_the_regularizers,
+    steep_layers_are_solved,
 );
 
 const ACTIVATIONS: [Activation; 8] = [
@@ -590,6 +591,60 @@ fn chain(w: f32, y: f32, z: f32, weight: f32) -> DecoupledCircuit<f32> {
     model
 }
 
+/// Steep layers and large or small residuals, of which products have the fourth power: whatever way
+/// the system is solved, it is.
+fn steep_layers_are_solved<T: Tested>() {
+    let unit = || {
+        let dense = Dense::new(1, 1, Activation::Identity).unwrap();
+        dense.without_bias()
+    };
+    let one = |value| DMatrix::from_element(1, 1, T::of(value));
+    let cases = [
+        (1e7, 1e6),
+        (1e8, 1e4),
+        (1e10, 1.0),
+        (1e3, 1e15),
+        (1.0, 1e-25),
+        (1e-3, 1e-30),
+    ];
+    for (steep, far) in cases {
+        let solvers = [
+            GaussNewton::new(20, 3),
+            GaussNewton::chained(20, 3),
+            GaussNewton::direct(20),
+            GaussNewton::cyclic_reduction(20),
+        ];
+        for solver in solvers {
+            let circuit = Circuit::builder().layer(unit()).layer(unit()).layer(unit());
+            let mut model =
+                DecoupledCircuit::new(circuit.build().unwrap(), Energy::default()).unwrap();
+            for (t, w) in [1.0, 1.0, steep].into_iter().enumerate() {
+                model.set_parameters(t, &[T::of(w)]).unwrap();
+            }
+            model
+                .add_examples(&one(0.0), &one(far), &TargetInit::ForwardPass)
+                .unwrap();
+            let report = model.solve_targets(&solver, &Selection::All).unwrap();
+            // ½ r²/(1 + 2J²), statement 5; z_2 = 2 J r/(1 + 2J²).
+            let share = 1.0 / (1.0 + 2.0 * steep * steep);
+            let (z, found) = (
+                model.z(2).unwrap()[0].as_f64(),
+                model.energy().unwrap().as_f64(),
+            );
+            let expected = 2.0 * steep * far * share;
+            let name = format!("{steep:e}, {far:e}, {solver:?}: {report:?}");
+            assert!((z / expected - 1.0).abs() < 1e-3, "{z}, {expected}: {name}");
+            let least = 0.5 * far * far * share;
+            if least > 1e-35 {
+                assert!(
+                    (found / least - 1.0).abs() < 1e-2,
+                    "{found}, {least}: {name}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn the_ends_of_f32_are_not_the_ends_of_a_solver() {
     // However small an example's weight is, it comes to rest like any other.
@@ -604,7 +659,7 @@ fn the_ends_of_f32_are_not_the_ends_of_a_solver() {
         );
     }
     // Where the preconditioned residual overflows there is no step, and that is said.
-    let mut model = chain(100.0, 1e18, 0.0, 1.0);
+    let mut model = chain(1e7, 1.0, 0.0, 1.0);
     let solver = GaussNewton::chained(1, 3);
     let report = model.solve_targets(&solver, &Selection::All).unwrap();
     assert_eq!(report.drawn_back, 1);

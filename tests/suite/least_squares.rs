@@ -20,6 +20,7 @@ in_both_scalars!(
     a_long_stream_does_not_drift,
     a_trained_stream_does_not_drift,
     units_do_not_matter,
+    units_of_weights_do_not_matter,
     rounding_is_no_column,
     hardly_independent_columns_are_solved,
     a_decaying_bias_decays,
@@ -235,6 +236,79 @@ fn units_do_not_matter<T: Tested>() {
         let error = equations.solve(0.0, 0.0, &mut [T::zero()]);
         assert!(matches!(error, Err(Error::Singular { .. })), "{error:?}");
     }
+}
+
+/// Weights in any unit that they have, in batches of one unit or of several, with forgetting or
+/// without: bit by bit the solution for weights near 1.
+fn units_of_weights_do_not_matter<T: Tested>() {
+    let (d, m, n) = (3, 2, 20);
+    let z: Vec<T> = uniform(&mut generator(5), d * n, 1e-3);
+    let p: Vec<T> = uniform(&mut generator(6), m * n, 1e-3);
+    let w: Vec<T> = uniform(&mut generator(7), n, 0.4);
+    let exponents: &[i32] = match is_f32::<T>() {
+        true => &[-122, -60, 60, 127],
+        false => &[-1015, -600, 600, 1023],
+    };
+    for bias in [true, false] {
+        for forgetting in [1.0, 0.7, 1e-30] {
+            let found = |exponent: i32| {
+                let unit = T::of(2.0_f64.powi(exponent));
+                let mut equations = NormalEquations::new(d, m, bias).unwrap();
+                for batch in [0..8, 8..n] {
+                    let own = w[batch.clone()].iter();
+                    let weights: Vec<T> = own.map(|&w| (w + T::of(0.5)) * unit).collect();
+                    let (z, p) = (
+                        &z[d * batch.start..d * batch.end],
+                        &p[m * batch.start..m * batch.end],
+                    );
+                    equations.add(z, p, Some(&weights)).unwrap();
+                    equations.forget(forgetting).unwrap();
+                }
+                solved(&mut equations, m * (d + usize::from(bias)))
+            };
+            let expected = found(0);
+            for &exponent in exponents {
+                assert_eq!(found(exponent), expected, "2^{exponent}, {bias}");
+            }
+        }
+        // What weighs next to nothing beside another batch changes nothing, whichever comes first.
+        let found = |units: [f64; 2]| {
+            let mut equations = NormalEquations::new(d, m, bias).unwrap();
+            for (batch, unit) in [0..8, 8..n].into_iter().zip(units) {
+                let weights = vec![T::of(unit); batch.len()];
+                let (z, p) = (
+                    &z[d * batch.start..d * batch.end],
+                    &p[m * batch.start..m * batch.end],
+                );
+                equations.add(z, p, Some(&weights)).unwrap();
+            }
+            solved(&mut equations, m * (d + usize::from(bias)))
+        };
+        for [light, heavy] in [[1e-37, 1.0], [1.0, 1e37], [1e-37, 1e37]] {
+            for (units, plain) in [
+                ([light, heavy], [1e-12, 1e18]),
+                ([heavy, light], [1e18, 1e-12]),
+            ] {
+                let (a, b) = (found(units), found(plain));
+                for (a, b) in a.iter().zip(&b) {
+                    let error = (*a - *b).abs().as_f64();
+                    assert!(
+                        error < 1e3 * T::default_epsilon().as_f64(),
+                        "{units:?}: {a}, {b}"
+                    );
+                }
+            }
+        }
+    }
+    let mut equations = NormalEquations::<T>::new(1, 1, false).unwrap();
+    equations
+        .add(&[T::one()], &[T::one()], Some(&[T::of(3e-38)]))
+        .unwrap();
+    assert_eq!(equations.weight(), T::of(3e-38));
+    equations.add(&[T::one()], &[T::one()], None).unwrap();
+    assert_eq!(equations.weight(), T::one());
+    equations.forget(0.0).unwrap();
+    assert_eq!(equations.weight(), T::zero());
 }
 
 /// The two inputs of an example.

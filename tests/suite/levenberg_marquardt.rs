@@ -19,6 +19,7 @@ in_both_scalars!(
     damping_falls_where_steps_succeed_and_grows_where_they_fail,
     damping_alone_brings_no_layer_to_rest,
     the_scale_of_the_energy_does_not_matter,
+    inputs_of_any_unit_are_fitted,
     an_l1_regulariser_is_solved_to_its_kinks,
 );
 
@@ -337,6 +338,57 @@ fn steps_in_f32_do_not_know_the_unit_of_the_data() {
     assert!((expected.0 - 2.0).abs() < 0.1 && expected.1.accepted > 0);
     for k in [-40, -20, 17, 40] {
         assert_eq!(slope(k), expected, "2^{k}");
+    }
+}
+
+/// A line through the origin, its inputs in any unit that they have: the slope times the unit is 2,
+/// though its curvature, the square of the unit, does not fit the scalar.
+fn inputs_of_any_unit_are_fitted<T: Tested>() {
+    let exponents = match T::default_epsilon().as_f64() > 1e-10 {
+        true => [-34, -25, -18, 0, 9, 18, 25, 34],
+        false => [-303, -200, -153, 0, 80, 153, 250, 303],
+    };
+    for exponent in exponents {
+        for (weight, decay) in [(1.0, false), (1e-10, false), (1.0, true)] {
+            let unit = 10.0_f64.powi(exponent);
+            if T::of(weight * unit) < T::of(8.0) / T::max_value().unwrap() {
+                continue; // The gradient underflows.
+            }
+            let layer = Dense::new(1, 1, Activation::Identity).unwrap();
+            let circuit = Circuit::builder().layer(layer.without_bias());
+            let mut energy = Energy::default();
+            if decay {
+                // As strong as the data, unless it does not fit.
+                let largest = T::max_value().unwrap().as_f64().sqrt() / 100.0;
+                if !(1.0 / largest..largest).contains(&unit) {
+                    continue;
+                }
+                let l2 = Regularizer::l2(unit * unit * 10.41).unwrap();
+                energy = energy.with_parameter_regularizer(l2);
+            }
+            let mut model = DecoupledCircuit::new(circuit.build().unwrap(), energy).unwrap();
+            let at = |i: usize| ((7 * i) % 11) as f64 - 3.3;
+            let x = DMatrix::from_fn(1, 20, |_, i| T::of(unit * at(i)));
+            let y = DMatrix::from_fn(1, 20, |_, i| T::of(2.0 * at(i)));
+            model
+                .add_examples(&x, &y, &TargetInit::ForwardPass)
+                .unwrap();
+            model
+                .set_example_weights(&Selection::All, &[T::of(weight); 20])
+                .unwrap();
+            model.set_parameters(0, &[T::zero()]).unwrap();
+            let solver = LevenbergMarquardt::new(15, 10);
+            let report = model.solve_parameters(0, &solver, &Selection::All);
+            let slope = model.circuit().parameters(0)[0].as_f64() * unit;
+            let square = (0..20).map(|i| at(i) * at(i)).sum::<f64>() / 20.0;
+            let expected = 2.0 * square / (square + if decay { 10.41 } else { 0.0 });
+            let name = format!("1e{exponent}, {weight}, {decay}: {report:?}");
+            assert!(report.unwrap().accepted > 0, "{name}");
+            assert!(
+                (slope / expected - 1.0).abs() < 1e-3,
+                "{slope}, {expected}: {name}"
+            );
+        }
     }
 }
 

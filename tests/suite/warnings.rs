@@ -3,10 +3,15 @@
 
 use std::sync::Arc;
 
+use layerwise::energy::{LocalProblem, LocalWorkspace};
 use layerwise::layer::Dense;
+use layerwise::loss::WeightedSquaredError;
 use layerwise::optimizer::Adam;
-use layerwise::parameter_solver::LeastSquares;
+use layerwise::parameter_solver::{
+    LeastSquares, LevenbergMarquardt, ParameterReport, ParameterSolver,
+};
 use layerwise::prelude::*;
+use layerwise::state::State;
 use layerwise::target_solver::{GaussNewton, RedBlack, StepSize, SynchronousDescent};
 use layerwise::training::{
     Decoupling, FixedPrediction, Scheme, Session, TrainingReport, WStep, Warning, ZIl,
@@ -115,6 +120,66 @@ fn a_layer_that_has_moved_may_rest() {
 fn a_frozen_optimiser_is_told() {
     frozen::<f64>(1e-22);
     frozen::<f32>(1e-13);
+}
+
+/// A solver that moves nothing, stuck or not.
+#[derive(Debug)]
+struct Rests {
+    stuck: bool,
+}
+
+impl<T: Scalar> ParameterSolver<T> for Rests {
+    fn solve(
+        &self,
+        _: &mut State<T>,
+        _: &LocalProblem<'_, T>,
+        _: &mut LocalWorkspace<T>,
+        _: &mut [T],
+    ) -> Result<ParameterReport, Error> {
+        let report = ParameterReport::new(3, 0);
+        Ok(if self.stuck { report.stuck() } else { report })
+    }
+}
+
+fn stuck_solver<T: Scalar>() {
+    for (stuck, expected) in [(true, &[Warning::Frozen { layer: 1 }][..]), (false, &[])] {
+        let w_step = WStep::optimizer(adam(1e-3)).with_solver_of_layer(1, Rests { stuck });
+        let scheme = Decoupling::refreshed(ReverseSweep::new(1));
+        let phase = Phase::with_w_step(scheme, w_step).unwrap();
+        assert_eq!(told(&mut plain::<T>(), phase), expected);
+    }
+    let phase = |steps| {
+        let solver = LevenbergMarquardt::new(steps, 10);
+        Phase::with_w_step(Decoupling::weights_only(), WStep::solver(solver)).unwrap()
+    };
+    // Layers that another phase has brought to rest.
+    for steps in [1, 2, 5, 100] {
+        let mut model = plain::<T>();
+        model
+            .initialize_targets(&TargetInit::Projected { seed: 1 })
+            .unwrap();
+        let whole = |steps, epochs| phase(steps).with_epochs(epochs);
+        Trainer::new(whole(100, 50)).run(&mut model).unwrap();
+        let report = Trainer::new(whole(steps, 30)).run(&mut model).unwrap();
+        assert_eq!(report.warnings, [], "{steps}");
+    }
+    // A layer whose gradient fits, but whose curvature does not.
+    let weight = T::max_value().unwrap() * T::of(0.25);
+    let circuit = Circuit::builder().layer(dense(1, 1, Activation::Identity));
+    let loss = WeightedSquaredError::new(vec![weight]).unwrap();
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap(), Energy::new(loss)).unwrap();
+    model.set_parameters(0, &[T::zero(); 2]).unwrap();
+    let (x, y) = (wave(1, 12, 0.7), wave(1, 12, 0.7) * T::of(1e-6));
+    model
+        .add_examples(&x, &y, &TargetInit::ForwardPass)
+        .unwrap();
+    assert_eq!(told(&mut model, phase(20)), [Warning::Frozen { layer: 0 }]);
+}
+
+#[test]
+fn a_stuck_solver_is_told() {
+    stuck_solver::<f64>();
+    stuck_solver::<f32>();
 }
 
 fn unreached<T: Scalar>() {

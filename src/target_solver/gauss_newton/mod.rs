@@ -16,7 +16,7 @@ use super::{Convergence, SolveReport, TargetProblem, TargetSolver, iterated};
 use crate::check::{in_scalar, option, serde_checked};
 use crate::energy::{Problem, Workspace, columns, default_fields};
 use crate::error::Error;
-use crate::kernel::{Scalar, scale};
+use crate::kernel::{Scalar, scale, unit_of};
 use crate::state::State;
 use block_tridiagonal::{BlockTridiagonal, Work};
 use conjugate_gradients::Iterations;
@@ -100,6 +100,9 @@ default_fields!(Memory: system iterations matrix part);
 struct System<T> {
     /// d_1, …, d_{T−1}.
     dims: Vec<usize>,
+    /// The unit of r and δ by example, a power of two: products of vectors in it do not over- or
+    /// underflow as soon as those of gradients would.
+    units: Vec<T>,
     right: Vec<Vec<T>>,
     step: Vec<Vec<T>>,
     /// λ by example.
@@ -108,7 +111,7 @@ struct System<T> {
     wanted: Vec<bool>,
 }
 
-default_fields!(System: dims right step damping wanted);
+default_fields!(System: dims units right step damping wanted);
 
 impl GaussNewton {
     /// K = `steps` steps (0 leaves the targets unchanged), each by [`ConjugateGradients::new`]. λ starts
@@ -219,6 +222,7 @@ impl<T: Scalar> Descent<T> for DampedStep {
             LinearSolver::BlockCholesky => memory.solve(Order::Sequential, problem, trial),
             LinearSolver::CyclicReduction => memory.solve(Order::Cyclic, problem, trial),
         }
+        memory.system.restore();
         for (t, step) in (1..).zip(&memory.system.step) {
             trial.add(t, step, problem);
         }
@@ -282,7 +286,7 @@ impl<T: Scalar> System<T> {
         self.wanted.resize(n, true);
     }
 
-    /// r = −∂E/∂z, divided by each example's weight.
+    /// r = −∂E/∂z, divided by each example's weight, in its unit.
     fn load(&mut self, trial: &Trial<T>, problem: &TargetProblem<'_, T>) {
         for (i, wanted) in self.wanted.iter_mut().enumerate() {
             *wanted = trial.goes(i);
@@ -292,6 +296,25 @@ impl<T: Scalar> System<T> {
             for (i, own) in right.chunks_exact_mut(*dim).enumerate() {
                 let weight = problem.example_weights().map_or(T::one(), |all| all[i]);
                 scale(own, -weight.recip());
+            }
+        }
+        self.units.clear();
+        for i in 0..self.wanted.len() {
+            let layers = || self.dims.iter().map(|&dim| columns(dim, i, 1));
+            let own = self.right.iter().zip(layers());
+            let unit = unit_of(own.flat_map(|(right, own)| &right[own]));
+            for (right, own) in self.right.iter_mut().zip(layers()) {
+                right[own].iter_mut().for_each(|r| *r /= unit);
+            }
+            self.units.push(unit);
+        }
+    }
+
+    /// δ without its unit.
+    fn restore(&mut self) {
+        for (step, &dim) in self.step.iter_mut().zip(&self.dims) {
+            for (own, &unit) in step.chunks_exact_mut(dim).zip(&self.units) {
+                scale(own, unit);
             }
         }
     }

@@ -19,7 +19,7 @@ use crate::energy::{
     Workspace,
 };
 use crate::error::{Error, Quantity};
-use crate::kernel::{Scalar, Sum, squared_distance};
+use crate::kernel::{Scalar, Squares, Sum};
 use crate::layer::Layer;
 use examples::{Chosen, Examples, Working};
 pub use examples::{Selection, TargetUse};
@@ -465,19 +465,20 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// mean square over examples of the distance between target and prediction.
     ///
     /// # Errors
-    /// [`Error::NoExamples`], [`Error::Overflow`] for a square that does not fit the scalar.
+    /// [`Error::NoExamples`], [`Error::Overflow`] for a gap that does not fit the scalar.
     pub fn gap(&self) -> Result<Vec<T>, Error> {
-        let mut squares = vec![Sum::zero(); self.circuit.depth() - 1];
+        let mut squares = vec![Squares::zero(); self.circuit.depth() - 1];
         self.for_each_evaluated("the constraint gap", false, |problem, workspace| {
             for (t, sum) in (1..).zip(&mut squares) {
                 let prediction = &workspace.locals[t - 1].prediction;
-                sum.add(squared_distance(problem.batch.z(t), prediction));
+                sum.add_distance(problem.batch.z(t), prediction);
             }
         })?;
-        let n = T::of(self.examples.len() as f64);
+        let n = self.examples.len() as f64;
         let gaps = (1..).zip(squares).map(|(t, sum)| {
-            check_result(Quantity::Prediction, t, &[sum.value()])?;
-            Ok((sum.value() / n).sqrt())
+            let gap = T::of(sum.root_mean(n));
+            check_result(Quantity::Prediction, t, &[gap])?;
+            Ok(gap)
         });
         gaps.collect()
     }

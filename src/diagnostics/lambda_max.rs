@@ -7,7 +7,7 @@ use rand_distr::StandardNormal;
 use super::product::{Part, Product};
 use crate::energy::{Problem, Workspace};
 use crate::init::{Purpose, draw, generator};
-use crate::kernel::{Scalar, add_scaled, dot, scale};
+use crate::kernel::{Scalar, add_scaled, dot, norm, scale};
 
 /// Estimates λ_max of every example's Gauss-Newton matrix with the predictions in the workspace,
 /// without example weights. Returns one list (for the whole matrix) or T − 1 lists (for the
@@ -101,14 +101,14 @@ impl<T: Scalar> Lanczos<T> {
         for t in group.clone() {
             alpha += dot(&self.current[t][column(t)], &products[t][column(t)]);
         }
-        let mut square = T::zero();
         for t in group.clone() {
             let next = &mut products[t][column(t)];
             add_scaled(next, -alpha, &self.current[t][column(t)]);
             add_scaled(next, -beta, &self.previous[t][column(t)]);
-            square += dot(next, next);
         }
-        let coupling = square.sqrt().as_f64();
+        let parts = products[group.clone()].iter().zip(&dims[group.clone()]);
+        let parts = parts.flat_map(|(own, dim)| &own[i * dim..(i + 1) * dim]);
+        let coupling = norm(parts);
         chain.push(alpha.as_f64(), coupling, T::default_epsilon().as_f64());
         if chain.ended {
             return;
@@ -193,7 +193,8 @@ impl Chain {
             if pivot >= 0.0 {
                 return false;
             }
-            pivot = alpha - x - beta * beta / pivot;
+            // Not beta², which may overflow or underflow.
+            pivot = alpha - x - beta / pivot * beta;
         }
         pivot < 0.0
     }

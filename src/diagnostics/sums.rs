@@ -13,7 +13,7 @@ use crate::check::check_result;
 use crate::data::metrics;
 use crate::energy::{All, Batch, Evaluation, Layers, Problem, Workspace};
 use crate::error::{Error, Quantity};
-use crate::kernel::{Scalar, Sum, add_to, larger, norm, squared_distance};
+use crate::kernel::{Scalar, Squares, Sum, add_to, larger, norm};
 use crate::target_solver::Curvature;
 
 /// The sums over the blocks of examples seen so far.
@@ -25,18 +25,18 @@ pub(super) struct Sums<T> {
     /// ∂E/∂θ_t, and backprop's gradient.
     gradients: Vec<Vec<T>>,
     backprop: Vec<Vec<T>>,
-    hidden: Vec<Hidden<T>>,
+    hidden: Vec<Hidden>,
     /// The largest λ_max of the whole matrix; NaN if it is unknown for any example.
     whole: f64,
 }
 
 /// The sums for one of z_1, …, z_{T−1}.
 #[derive(Clone)]
-struct Hidden<T> {
-    gap: Sum<T>,
-    gradient: Sum<f64>,
+struct Hidden {
+    gap: Squares,
+    gradient: Squares,
     /// NaN if it is undefined for any example.
-    staleness: Sum<f64>,
+    staleness: Squares,
     /// The largest λ_max of the block; NaN if it is unknown for any example.
     block: f64,
 }
@@ -46,9 +46,9 @@ impl<T: Scalar> Sums<T> {
         let depth = layers.depth();
         let zeros = |t| vec![T::zero(); layers.circuit().parameters(t).len()];
         let hidden = Hidden {
-            gap: Sum::zero(),
-            gradient: Sum::zero(),
-            staleness: Sum::zero(),
+            gap: Squares::zero(),
+            gradient: Squares::zero(),
+            staleness: Squares::zero(),
             block: 0.0,
         };
         Self {
@@ -77,7 +77,7 @@ impl<T: Scalar> Sums<T> {
         }
         for (t, sums) in (1..).zip(&mut self.hidden) {
             let prediction = evaluation.local(t - 1).prediction();
-            sums.gap.add(squared_distance(batch.z(t), prediction));
+            sums.gap.add_distance(batch.z(t), prediction);
         }
         let directions = Directions::new(problem, evaluation);
         self.add_targets(problem, &directions, workspace);
@@ -119,13 +119,9 @@ impl<T: Scalar> Sums<T> {
         for (t, sums) in (1..).zip(&mut self.hidden) {
             let products = product.results[t - 1].chunks_exact(dims[t]);
             for (&gradient, product) in directions.norms[t - 1].iter().zip(products) {
-                sums.gradient.add(gradient * gradient);
+                sums.gradient.add(gradient);
                 if gradient > 0.0 {
-                    let staleness = gradient / norm(product);
-                    sums.staleness.add(match staleness.is_finite() {
-                        true => staleness * staleness,
-                        false => f64::NAN,
-                    });
+                    sums.staleness.add(gradient / norm(product));
                 }
             }
         }
@@ -164,8 +160,9 @@ impl<T: Scalar> Sums<T> {
             check_result(Quantity::ParameterGradient, t, backprop)?;
         }
         for (t, sums) in (1..).zip(&self.hidden) {
-            check_result(Quantity::TargetGradient, t, &[sums.gradient.value()])?;
-            check_result(Quantity::Prediction, t, &[sums.gap.value()])?;
+            let own = [sums.gradient, sums.gap].map(|own| T::of(own.root_mean(1.0)));
+            check_result(Quantity::TargetGradient, t, &own[..1])?;
+            check_result(Quantity::Prediction, t, &own[1..])?;
         }
         Ok(())
     }
@@ -183,12 +180,16 @@ impl<T: Scalar> Sums<T> {
                 bound,
             })
         };
-        let mean_root = |squares: f64| T::of((squares / n).sqrt());
-        let count = T::of(n);
-        let target = |t: usize, own: &Hidden<T>| TargetDiagnostics {
-            gap: (own.gap.value() / count).sqrt(),
-            gradient: mean_root(own.gradient.value()),
-            staleness: Some(mean_root(own.staleness.value())).filter(|own| own.is_finite()),
+        let root_mean = |squares: Squares| T::of(squares.root_mean(n));
+        let over_layers = |of: fn(&Hidden) -> Squares| {
+            let mut all = Squares::zero();
+            self.hidden.iter().for_each(|own| all.add_all(of(own)));
+            root_mean(all)
+        };
+        let target = |t: usize, own: &Hidden| TargetDiagnostics {
+            gap: root_mean(own.gap),
+            gradient: root_mean(own.gradient),
+            staleness: Some(root_mean(own.staleness)).filter(|own| own.is_finite()),
             curvature: curvature(own.block, bounds.map(|bounds| bounds.blocks[t])),
         };
         let layers = self.energies.iter().enumerate().map(|(t, &energy)| {
@@ -200,10 +201,6 @@ impl<T: Scalar> Sums<T> {
                 target: self.hidden.get(t).map(|own| target(t, own)),
             }
         });
-        let gap = self
-            .hidden
-            .iter()
-            .fold(T::zero(), |sum, own| sum + own.gap.value());
         let whole = bounds.map(Curvature::whole);
         DiagnosticReport {
             examples: self.examples,
@@ -217,9 +214,9 @@ impl<T: Scalar> Sums<T> {
                 Classes::Unknown => None,
                 _ => Some(self.right as f64 / n),
             },
-            gap: (gap / count).sqrt(),
+            gap: over_layers(|own| own.gap),
             parameters: compare(&self.gradients, backprop),
-            target_gradient: mean_root(Sum::of(self.hidden.iter().map(|own| own.gradient.value()))),
+            target_gradient: over_layers(|own| own.gradient),
             // A circuit of one layer has no auxiliary targets.
             curvature: curvature(self.whole, whole).filter(|_| !self.hidden.is_empty()),
         }

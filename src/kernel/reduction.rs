@@ -171,6 +171,68 @@ fn squares(values: impl Iterator<Item = f64> + Clone) -> (f64, f64, usize) {
     (unit, sum, count)
 }
 
+/// A sum of squares in a unit that grows with them, so that the root of their mean neither overflows
+/// nor underflows before it must.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Squares {
+    unit: f64,
+    sum: Sum<f64>,
+}
+
+impl Squares {
+    /// The empty sum.
+    pub(crate) fn zero() -> Self {
+        Self {
+            unit: f64::MIN_POSITIVE,
+            sum: Sum::zero(),
+        }
+    }
+
+    /// Adds size².
+    pub(crate) fn add(&mut self, size: f64) {
+        let unit = power_of_two(size.abs());
+        self.add_in(unit, (size / unit).powi(2));
+    }
+
+    /// Adds another sum.
+    pub(crate) fn add_all(&mut self, other: Self) {
+        self.add_in(other.unit, other.sum.value());
+    }
+
+    /// Adds ‖a − b‖².
+    pub(crate) fn add_distance<T: Scalar>(&mut self, a: &[T], b: &[T]) {
+        let square = squared_distance(a, b).as_f64();
+        if square > 1e-30 && square < 1e30 {
+            return self.add_in(1.0, square);
+        }
+        let pairs = a.iter().zip(b);
+        let (unit, square, _) = squares(pairs.map(|(a, b)| a.as_f64() - b.as_f64()));
+        self.add_in(unit, square);
+    }
+
+    /// Adds unit² · square.
+    fn add_in(&mut self, unit: f64, square: f64) {
+        if unit > self.unit {
+            let ratio = self.unit / unit;
+            let sum = self.sum.value() * ratio * ratio;
+            (self.unit, self.sum) = (unit, Sum::zero());
+            self.sum.add(sum);
+        }
+        let ratio = unit / self.unit;
+        self.sum.add(square * ratio * ratio);
+    }
+
+    /// Σ size², which may overflow or underflow.
+    pub(crate) fn value(self) -> f64 {
+        self.unit * self.sum.value() * self.unit
+    }
+
+    /// (Σ size² / count)^½.
+    pub(crate) fn root_mean(self, count: f64) -> f64 {
+        self.unit * (self.sum.value() / count).sqrt()
+    }
+}
+
 /// The largest power of 2 not above `size`, but not subnormal; not finite if `size` is not.
 /// Division by it is exact unless the result underflows.
 pub(crate) fn power_of_two(size: f64) -> f64 {

@@ -5,7 +5,7 @@ use crate::check::{check_computed, check_length, check_weights};
 use crate::energy::{Problem, Workspace};
 use crate::error::{Error, Quantity};
 use crate::kernel::Scalar;
-use crate::kernel::squared_distance;
+use crate::kernel::Squares;
 use crate::schedule::Schedule;
 
 /// How the μ_t of a phase change.
@@ -79,7 +79,9 @@ impl<T: Scalar> Penalties<T> {
         problem.predict_locally(workspace);
         let square = |t: usize| {
             let prediction = &workspace.locals[t - 1].prediction;
-            squared_distance(problem.batch().z(t), prediction).as_f64()
+            let mut square = Squares::zero();
+            square.add_distance(problem.batch().z(t), prediction);
+            square.value()
         };
         let hidden = 1..problem.layers().depth();
         for t in hidden.clone() {

@@ -24,7 +24,7 @@ use crate::decoupled::{DecoupledCircuit, TargetUse};
 use crate::energy::{Layers, Workspace};
 use crate::error::Error;
 use crate::init::{Purpose, generator};
-use crate::kernel::{Activation, Execution, Scalar, squared_distance};
+use crate::kernel::{Activation, Execution, Scalar, Squares};
 use crate::state::State;
 use crate::target_solver::Predictions;
 
@@ -1141,7 +1141,7 @@ fn measure<T: Scalar>(
 ) -> (T, T) {
     let n = model.examples().len();
     let unit = unit(n);
-    let (mut loss, mut squares) = (0.0, 0.0);
+    let (mut loss, mut squares) = (0.0, Squares::zero());
     for start in (0..n).step_by(size) {
         let batch = model.examples.run(start..(start + size).min(n), 0, false);
         let work = model.circuit.work(batch.len());
@@ -1153,10 +1153,10 @@ fn measure<T: Scalar>(
             problem.predict_locally(workspace);
             for t in 1..model.circuit.depth() {
                 let prediction = &workspace.locals[t - 1].prediction;
-                squares += squared_distance(batch.z(t), prediction).as_f64() / unit;
+                squares.add_distance(batch.z(t), prediction);
             }
         }
     }
     let share = n as f64 / unit;
-    (T::of(loss / share), T::of((squares / share).sqrt()))
+    (T::of(loss / share), T::of(squares.root_mean(n as f64)))
 }

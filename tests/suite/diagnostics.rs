@@ -9,7 +9,7 @@ use layerwise::energy::Energy;
 use layerwise::error::Quantity;
 use layerwise::init::Initializer;
 use layerwise::layer::{Activation, Dense};
-use layerwise::loss::{Huber, Poisson, SoftmaxCrossEntropy, SquaredError};
+use layerwise::loss::{Huber, Poisson, SoftmaxCrossEntropy, SquaredError, WeightedSquaredError};
 use layerwise::nalgebra::{DMatrix, DVector};
 use layerwise::rand::rngs::ChaCha8Rng;
 use layerwise::rand::{RngExt, SeedableRng};
@@ -575,6 +575,42 @@ fn another_seed_starts_elsewhere() {
     for (one, two) in at(1, 40).iter().zip(at(2, 40)) {
         assert!((one[0] / two[0] - 1.0).abs() < 1e-12);
     }
+}
+
+/// Every weight times c makes every curvature c times as large, and nothing else.
+fn curvatures_have_the_unit_of_the_weights<T: Scalar>(units: &[f64], tolerance: f64) {
+    let ratios = |c: f64| -> Vec<f64> {
+        let unit = T::of(c);
+        let circuit = Circuit::<T>::builder()
+            .layer(Dense::new(2, 5, Activation::Tanh).unwrap())
+            .layer(Dense::new(5, 5, Activation::Tanh).unwrap())
+            .layer(Dense::new(5, 2, Activation::Tanh).unwrap())
+            .seed(3);
+        let loss = WeightedSquaredError::new(vec![unit; 2]).unwrap();
+        let energy = Energy::new(loss).with_penalty(unit);
+        let mut model = DecoupledCircuit::new(circuit.build().unwrap(), energy).unwrap();
+        let rng = &mut ChaCha8Rng::seed_from_u64(8);
+        let (x, y) = (uniform(rng, 2, 6), uniform(rng, 2, 6));
+        let init = TargetInit::NoisyForwardPass { std: 0.3, seed: 1 };
+        model.add_examples(&x, &y, &init).unwrap();
+        let all = curvatures(&model, &Diagnostics::new().with_curvature(8));
+        let own = all.iter().flatten();
+        own.map(|own| own / unit.as_f64()).collect()
+    };
+    let expected = ratios(1.0);
+    for &c in units {
+        for (found, expected) in ratios(c).iter().zip(&expected) {
+            let error = found / expected - 1.0;
+            assert!(error.abs() < tolerance, "{c:e}: {found} for {expected}");
+        }
+    }
+}
+
+#[test]
+fn curvatures_have_the_unit_of_the_weights_in_both_scalars() {
+    curvatures_have_the_unit_of_the_weights::<f32>(&[1e-25, 1e-12, 1e12, 1e20], 1e-5);
+    let units = [1e-170, 1e-100, 1e-12, 1e12, 1e100, 1e160];
+    curvatures_have_the_unit_of_the_weights::<f64>(&units, 1e-13);
 }
 
 /// A chain of equal linear layers, J = μ = 1, T = 50: a block's λ_max is 2, the whole's 3.996.

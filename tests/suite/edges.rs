@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use layerwise::decoupled::{Selection, TargetInit};
+use layerwise::diagnostics::Diagnostics;
 use layerwise::energy::{All, Energy, LocalProblem};
 use layerwise::error::Quantity;
 use layerwise::kernel::Write;
@@ -857,7 +858,7 @@ fn the_mean_of_large_objectives_is_a_number() {
 
 #[test]
 fn a_gap_beyond_the_scalar_is_an_error() {
-    // A Huber loss of 1e20 fits f32; the gap's square does not.
+    // A Huber loss of 1e20 fits f32; the gap's square does not, and need not.
     let circuit = Circuit::<f32>::builder()
         .layer(dense(1, 1, Activation::Identity))
         .layer(dense(1, 1, Activation::Identity));
@@ -866,13 +867,23 @@ fn a_gap_beyond_the_scalar_is_an_error() {
     let one = |value| DMatrix::from_element(1, 1, value);
     let init = TargetInit::Given(vec![one(1e20)]);
     model.add_examples(&one(1.0), &one(1.0), &init).unwrap();
+    model.set_parameters(1, &[0.0, 0.0]).unwrap();
+    for gap in [1e20, 1e38, 1e15] {
+        model.set_targets(1, &Selection::All, &one(gap)).unwrap();
+        assert!((model.gap().unwrap()[0] / gap - 1.0).abs() < 1e-6);
+        let report = model.diagnose(&Diagnostics::new()).unwrap();
+        assert!((report.gap / gap - 1.0).abs() < 1e-6, "{report}");
+    }
+    model.set_parameters(0, &[0.0, 0.0]).unwrap();
+    model.set_targets(1, &Selection::All, &one(1e-30)).unwrap();
+    assert!((model.gap().unwrap()[0] / 1e-30 - 1.0).abs() < 1e-6);
+    model.set_parameters(0, &[-3e38, 0.0]).unwrap();
+    model.set_targets(1, &Selection::All, &one(3e38)).unwrap();
     let overflow = Error::Overflow {
         quantity: Quantity::Prediction,
         layer: 1,
     };
     assert_eq!(model.gap(), Err(overflow));
-    model.set_targets(1, &Selection::All, &one(1e15)).unwrap();
-    assert!((model.gap().unwrap()[0] / 1e15 - 1.0).abs() < 1e-6);
 }
 
 /// Squared error that refuses targets after so many checks.

@@ -2,7 +2,7 @@
 
 use crate::check::{not_negative, serde_checked};
 use crate::error::Error;
-use crate::kernel::{Scalar, add_scaled, dot, total_magnitude};
+use crate::kernel::{Scalar, add_scaled, half_weighted_square, total_magnitude};
 
 /// The elastic net R(x) = λ₁ Σ_j |x_j| + ½ λ₂ Σ_j x_j² (Zou & Hastie 2005), with L1 and L2 as
 /// special cases.
@@ -79,7 +79,7 @@ impl Regularizer {
             value += T::of(self.l1) * total_magnitude(x);
         }
         if self.l2 > 0.0 {
-            value += T::of(0.5 * self.l2) * dot(x, x);
+            value += half_weighted_square(T::of(self.l2), x);
         }
         value
     }

@@ -299,6 +299,12 @@ pub(crate) fn dot<T: Scalar>(a: &[T], b: &[T]) -> T {
     sum_in_pass(a, b, |a, b| a * b)
 }
 
+/// ½ weight Σ aᵢ², without aᵢ², which may overflow or underflow although the result does not.
+pub(crate) fn half_weighted_square<T: Scalar>(weight: T, a: &[T]) -> T {
+    let half = T::of(0.5);
+    sum_in_pass(a, a, move |a, _| weight * (half * a) * a)
+}
+
 /// Σ (aᵢ − bᵢ)².
 pub(crate) fn squared_distance<T: Scalar>(a: &[T], b: &[T]) -> T {
     sum_in_pass(a, b, squared_difference)

@@ -984,3 +984,21 @@ fn a_part_of_weight_zero_is_not_made() {
     let wide = [3e38_f32, 3e38];
     assert_eq!(Regularizer::NONE.value(&wide), 0.0);
 }
+
+/// ½ λ₂ x² fits although x² does not.
+#[test]
+fn squares_beyond_the_scalar_have_a_value() {
+    fn check<T: Scalar>(weight: f64, x: f64, expected: f64, tolerance: f64) {
+        let regularizer = Regularizer::l2(weight).unwrap();
+        // Alone, and in sums of few and of many terms.
+        for count in [1, 40, 3000] {
+            let found = regularizer.value(&vec![T::of(x); count]).as_f64();
+            let error = found / (expected * count as f64) - 1.0;
+            assert!(error.abs() < tolerance, "{weight}, {x}, {count}: {found}");
+        }
+    }
+    check::<f32>(1e-10, 1e20, 5e29, 1e-5);
+    check::<f32>(1e20, 1e-25, 5e-31, 1e-5);
+    check::<f64>(1e-200, 1e160, 5e119, 1e-13);
+    check::<f64>(1e200, 1e-180, 5e-161, 1e-13);
+}

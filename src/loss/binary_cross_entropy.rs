@@ -31,7 +31,7 @@ use crate::layer::Activation;
 pub struct BinaryCrossEntropy;
 
 /// ln(1 + e^x), ln(1 + e^(−x)) and their derivatives σ(x), σ(−x).
-fn functions<T: Scalar>(x: &[T], [up, down, on, off]: [&mut [T]; 4]) {
+pub(super) fn functions<T: Scalar>(x: &[T], [up, down, on, off]: [&mut [T]; 4]) {
     for ((up, down), &x) in up.iter_mut().zip(&mut *down).zip(x) {
         (*up, *down) = (x, -x);
     }
@@ -40,7 +40,7 @@ fn functions<T: Scalar>(x: &[T], [up, down, on, off]: [&mut [T]; 4]) {
 }
 
 /// σ(x) σ(−x) for a block of x.
-fn variance<T: Scalar>(x: &[T], out: &mut [T]) {
+pub(super) fn variance<T: Scalar>(x: &[T], out: &mut [T]) {
     let mean = &mut [T::zero(); BLOCK][..x.len()];
     mean.copy_from_slice(x);
     T::activate(Activation::Sigmoid, mean, Some(out));

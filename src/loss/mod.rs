@@ -9,8 +9,11 @@ mod kullback_leibler;
 mod label_smoothing;
 mod pointers;
 mod poisson;
+mod quantile;
 mod squared_error;
 mod units;
+mod weighted_binary_cross_entropy;
+mod weighted_cross_entropy;
 mod weighted_squared_error;
 
 use std::fmt::Debug;
@@ -23,7 +26,10 @@ pub use huber::{Huber, PseudoHuber};
 pub use kullback_leibler::KullbackLeibler;
 pub use label_smoothing::LabelSmoothing;
 pub use poisson::Poisson;
+pub use quantile::Quantile;
 pub use squared_error::SquaredError;
+pub use weighted_binary_cross_entropy::WeightedBinaryCrossEntropy;
+pub use weighted_cross_entropy::WeightedCrossEntropy;
 pub use weighted_squared_error::WeightedSquaredError;
 
 use crate::description::Description;

@@ -14,7 +14,8 @@ use layerwise::kernel::Write;
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::{
     BinaryCrossEntropy, ClassWeights, Gaussian, Huber, KullbackLeibler, LabelSmoothing, Pair,
-    Poisson, PseudoHuber, SoftmaxCrossEntropy, SquaredError, WeightedSquaredError,
+    Poisson, PseudoHuber, Quantile, SoftmaxCrossEntropy, SquaredError, WeightedBinaryCrossEntropy,
+    WeightedCrossEntropy, WeightedSquaredError,
 };
 use layerwise::nalgebra::DMatrix;
 use layerwise::rand::RngExt;
@@ -189,6 +190,12 @@ fn every_loss<T: Probed>(dim: usize, prediction: &[T], seed: u64) -> Vec<LossCas
         let draws = uniform::<f64>(rng, count, 1.0).into_iter();
         draws.map(|w| T::of(least + w.abs())).collect()
     };
+    // On either side of a kink at 0.
+    let apart: Vec<T> = uniform::<f64>(rng, dim * n, 1.0)
+        .into_iter()
+        .zip(prediction)
+        .map(|(r, &p)| p + T::of(r + r.signum() * T::KINK))
+        .collect();
     let weights = above(rng, 0.5, dim);
     let phi = uniform::<T>(rng, dim, 1.0);
     let free = free(rng);
@@ -217,6 +224,21 @@ fn every_loss<T: Probed>(dim: usize, prediction: &[T], seed: u64) -> Vec<LossCas
         LossCase::new(BinaryCrossEntropy, &soft),
         LossCase::new(BinaryCrossEntropy, &hard),
         LossCase::new(Poisson, &counts),
+        LossCase::new(Quantile::new(0.3).unwrap(), &apart),
+        LossCase::new(
+            WeightedBinaryCrossEntropy::new(weights.clone()).unwrap(),
+            &soft,
+        ),
+        LossCase::new(
+            WeightedBinaryCrossEntropy::new(weights.clone()).unwrap(),
+            &hard,
+        ),
+        LossCase::new(WeightedCrossEntropy::new(weights.clone()).unwrap(), &soft),
+        LossCase::new(WeightedCrossEntropy::new(weights.clone()).unwrap(), &hard),
+        LossCase::new(
+            LabelSmoothing::binary(BinaryCrossEntropy, 0.2).unwrap(),
+            &soft,
+        ),
         LossCase::new(smoothing(0.2), &soft),
         LossCase::new(smoothing(0.0), &hard),
         LossCase::new(LabelSmoothing::new(one(), 0.2).unwrap(), &soft).with_parameters(&phi[..1]),

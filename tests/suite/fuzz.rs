@@ -11,8 +11,8 @@ use layerwise::decoupled::{Selection, TargetInit};
 use layerwise::energy::Energy;
 use layerwise::layer::{Activation, Dense, Sequential};
 use layerwise::loss::{
-    BinaryCrossEntropy, Gaussian, Huber, LabelSmoothing, Loss, Poisson, PseudoHuber,
-    SoftmaxCrossEntropy, SquaredError,
+    BinaryCrossEntropy, Gaussian, Huber, LabelSmoothing, Loss, Poisson, PseudoHuber, Quantile,
+    SoftmaxCrossEntropy, SquaredError, WeightedBinaryCrossEntropy, WeightedCrossEntropy,
 };
 use layerwise::optimizer::{Adam, AdamW, GradientDescent, RmsProp};
 use layerwise::parameter_solver::{LeastSquares, LevenbergMarquardt};
@@ -241,7 +241,7 @@ fn program() -> impl Strategy<Value = Program> {
     let layers = vec((1_usize..5, activation, any::<bool>(), double), 1..5);
     let penalty = prop_oneof![4 => Just(1.0), 1 => select(vec![1e-3, 100.0, 1e-30, 1e30])];
     let weight = prop_oneof![4 => Just(0.0), 1 => select(vec![0.1, 1e-3])];
-    let terms = (0_usize..8, 0_usize..4, penalty, (weight.clone(), weight));
+    let terms = (0_usize..11, 0_usize..4, penalty, (weight.clone(), weight));
     let network = (layers, 1_usize..5, terms, 0_u64..1000).prop_map(
         |(layers, inputs, (output_loss, hidden_loss, penalty, regularisers), seed)| Network {
             layers,
@@ -289,6 +289,9 @@ impl Network {
             4 => Box::new(Poisson),
             5 => Box::new(Gaussian::learned(T::one(), T::of(0.01))?),
             6 => Box::new(LabelSmoothing::new(SoftmaxCrossEntropy, 0.1)?),
+            7 => Box::new(WeightedCrossEntropy::new(vec![T::of(2.0); width])?),
+            8 => Box::new(WeightedBinaryCrossEntropy::new(vec![T::of(3.0); width])?),
+            9 => Box::new(Quantile::new(0.3)?),
             _ => Box::new(SquaredError),
         };
         let hidden: Box<dyn Loss<T>> = match self.hidden_loss {
@@ -311,13 +314,13 @@ impl Network {
     fn outputs<T: Scalar>(&self, rows: usize, n: usize, size: f64, seed: u64) -> DMatrix<T> {
         let mut values = matrix::<T>(rows, n, size, seed);
         match self.output_loss {
-            0 | 6 => {
+            0 | 6 | 7 => {
                 for (j, mut column) in values.column_iter_mut().enumerate() {
                     column.fill(T::zero());
                     column[(j + seed as usize) % rows] = T::one();
                 }
             }
-            1 => values.apply(|v| *v = if *v > T::zero() { T::one() } else { T::zero() }),
+            1 | 8 => values.apply(|v| *v = if *v > T::zero() { T::one() } else { T::zero() }),
             4 => values.apply(|v| *v = v.abs().floor()),
             _ => {}
         }

@@ -4,7 +4,8 @@
 use layerwise::kernel::Write;
 use layerwise::loss::{
     BinaryCrossEntropy, ClassWeights, Gaussian, Huber, KullbackLeibler, LabelSmoothing, Pair,
-    Poisson, PseudoHuber, SoftmaxCrossEntropy, SquaredError, WeightedSquaredError,
+    Poisson, PseudoHuber, Quantile, SoftmaxCrossEntropy, SquaredError, WeightedBinaryCrossEntropy,
+    WeightedCrossEntropy, WeightedSquaredError,
 };
 use layerwise::{Error, Loss, Scalar};
 
@@ -77,6 +78,22 @@ fn smoothed<L>(loss: L, epsilon: f64) -> LabelSmoothing<L> {
 
 fn classes<L: Loss<f64>>(weights: &[f64], loss: L) -> ClassWeights<f64, L> {
     ClassWeights::new(weights.to_vec(), loss).unwrap()
+}
+
+fn positive(weights: &[f64]) -> WeightedBinaryCrossEntropy<f64> {
+    WeightedBinaryCrossEntropy::new(weights.to_vec()).unwrap()
+}
+
+fn by_class(weights: &[f64]) -> WeightedCrossEntropy<f64> {
+    WeightedCrossEntropy::new(weights.to_vec()).unwrap()
+}
+
+fn smoothed_units<L>(loss: L, epsilon: f64) -> LabelSmoothing<L> {
+    LabelSmoothing::binary(loss, epsilon).unwrap()
+}
+
+fn quantile(level: f64) -> Quantile {
+    Quantile::new(level).unwrap()
 }
 
 /// Everything by hand, on two units.
@@ -190,6 +207,50 @@ fn known_values() {
             ],
             [-0.75, 0.75],
         ),
+        // σ(ln 3) = ¾: ½ · 4 ln 4/3 + ½ ln 4, and 8 ln 2 for the other unit.
+        (
+            Box::new(positive(&[4.0, 8.0])),
+            [0.5, 1.0],
+            [ln_3, 0.0],
+            2.0 * (2.0 * ln_2 - ln_3) + ln_2 + 8.0 * ln_2,
+            [4.0 * (2.0 * ln_2 - ln_3) - 2.0 * ln_2, 7.0 * ln_2],
+            [0.5 * 0.75 - 4.0 * 0.5 * 0.25, -4.0],
+        ),
+        // w y = (1, 2) and m = 3: 2 ln 2 + 2 (2 ln 2 − ln 3).
+        (
+            Box::new(by_class(&[2.0, 4.0])),
+            [0.5, 0.5],
+            quarter,
+            2.0 * ln_2 + 2.0 * (2.0 * ln_2 - ln_3),
+            [4.0 * ln_2, 4.0 * (2.0 * ln_2 - ln_3)],
+            [0.75 - 1.0, 2.25 - 2.0],
+        ),
+        // y′ = (¾, ½).
+        (
+            Box::new(smoothed_units(BinaryCrossEntropy, 0.5)),
+            [1.0, 0.5],
+            [ln_3, 0.0],
+            2.0 * ln_2 - 0.75 * ln_3 + ln_2,
+            [-0.5 * ln_3, 0.0],
+            [0.0, 0.0],
+        ),
+        (
+            Box::new(quantile(0.25)),
+            [3.0, -1.0],
+            [1.0, 3.0],
+            0.5 + 3.0,
+            [0.25, -0.75],
+            [-0.25, 0.75],
+        ),
+        // An exact prediction is at rest.
+        (
+            Box::new(quantile(0.25)),
+            [3.0, 3.0],
+            [3.0, 7.0],
+            3.0,
+            [0.0, -0.75],
+            [0.0, 0.75],
+        ),
     ];
     for (loss, target, prediction, value, dz, dp) in cases {
         let found = evaluate(&*loss, 2, &target, &prediction);
@@ -301,7 +362,7 @@ fn learned_precision_is_least_at_the_inverse_variance() {
 #[test]
 fn curvature_bounds() {
     let ce = 0.5 * (1.0 + 1e-4);
-    let bounds: [(&dyn Loss<f64>, Option<f64>); 14] = [
+    let bounds: [(&dyn Loss<f64>, Option<f64>); 20] = [
         (&SquaredError, Some(1.0)),
         (&weighted(&[0.5, 3.0, 2.0]), Some(3.0)),
         (&huber(0.1), Some(1.0)),
@@ -317,6 +378,13 @@ fn curvature_bounds() {
         (&smoothed(Poisson, 0.1), None),
         (&classes(&[2.0, 4.0], BinaryCrossEntropy), Some(1.0 + 1e-4)),
         (&classes(&[2.0, 4.0], Poisson), None),
+        (&positive(&[0.5, 3.0]), Some(0.75)),
+        // The negative class has weight 1.
+        (&positive(&[0.5, 0.25]), Some(0.25)),
+        (&by_class(&[0.5, 3.0]), Some(3.0 * ce)),
+        (&by_class(&[0.0, 0.0]), Some(0.0)),
+        (&smoothed_units(BinaryCrossEntropy, 0.1), Some(0.25)),
+        (&quantile(0.5), None),
     ];
     for (loss, bound) in bounds {
         assert_eq!(loss.curvature_bound(&[]), bound, "{loss:?}");
@@ -325,22 +393,26 @@ fn curvature_bounds() {
 
 #[test]
 fn only_residual_losses_have_free_targets() {
-    let free: [&dyn Loss<f64>; 6] = [
+    let free: [&dyn Loss<f64>; 7] = [
         &SquaredError,
         &weighted(&[1.0]),
         &huber(1.0),
         &pseudo_huber(1.0),
         &gaussian(&[1.0]),
         &Gaussian::learned(1.0, 0.0).unwrap(),
+        &quantile(0.5),
     ];
     assert!(free.iter().all(|loss| loss.free_target()));
-    let fixed: [&dyn Loss<f64>; 6] = [
+    let fixed: [&dyn Loss<f64>; 9] = [
         &SoftmaxCrossEntropy,
         &KullbackLeibler,
         &BinaryCrossEntropy,
         &Poisson,
         &smoothed(SquaredError, 0.1),
         &classes(&[1.0], SquaredError),
+        &positive(&[1.0]),
+        &by_class(&[1.0]),
+        &smoothed_units(SquaredError, 0.1),
     ];
     assert!(!fixed.iter().any(|loss| loss.free_target()));
 }
@@ -514,6 +586,75 @@ fn wrappers_that_change_nothing_have_the_same_bits() {
     unchanged(KullbackLeibler);
 }
 
+#[test]
+fn weights_of_one_change_nothing() {
+    let plain = evaluate(&SoftmaxCrossEntropy, 3, &SOFT, &PREDICTION);
+    assert_eq!(evaluate(&by_class(&[1.0; 3]), 3, &SOFT, &PREDICTION), plain);
+    let plain = evaluate(&BinaryCrossEntropy, 3, &SOFT, &PREDICTION);
+    let weighted = evaluate(&positive(&[1.0; 3]), 3, &SOFT, &PREDICTION);
+    // ∂L/∂y is a difference of two logarithms, not −x.
+    assert_close("positive weights", &weighted, &plain, 1e-15);
+    let smooth = smoothed_units(BinaryCrossEntropy, 0.0);
+    assert_eq!(evaluate(&smooth, 3, &SOFT, &PREDICTION), plain);
+}
+
+/// Of one-hot targets the weight of the class is that of the example.
+#[test]
+fn weights_of_classes_and_of_examples_agree_on_labels() {
+    let weights = [0.5, 2.0, 3.0];
+    let labels = [0.0, 1.0, 0.0, 0.0, 0.0, 1.0];
+    let (values, _, dp) = evaluate(&by_class(&weights), 3, &labels, &PREDICTION);
+    let (expected, _, expected_dp) = evaluate(
+        &classes(&weights, SoftmaxCrossEntropy),
+        3,
+        &labels,
+        &PREDICTION,
+    );
+    let expected = (expected, vec![], expected_dp);
+    assert_close("labels", &(values, vec![], dp), &expected, 1e-15);
+}
+
+/// More units than one block, and several columns: unit by unit it is a loss of one unit.
+#[test]
+fn positive_weights_of_many_units() {
+    for dim in [1, 255, 256, 257, 1000] {
+        let n = 3;
+        let wave = |k: usize| (0..dim * n).map(move |i| ((i * k) % 101) as f64 / 101.0);
+        let (y, x): (Vec<_>, Vec<_>) = (
+            wave(37).collect(),
+            wave(53).map(|x| 9.0 * x - 4.0).collect(),
+        );
+        let weights: Vec<f64> = wave(17).take(dim).map(|w| 5.0 * w).collect();
+        let (values, dz, dp) = evaluate(&positive(&weights), dim, &y, &x);
+        let mut sums = vec![0.0; n];
+        for k in 0..dim * n {
+            let unit = positive(&weights[k % dim..=k % dim]);
+            let (value, z, p) = evaluate(&unit, 1, &y[k..=k], &x[k..=k]);
+            sums[k / dim] += value[0];
+            assert_eq!((dz[k], dp[k]), (z[0], p[0]), "{dim}: {k}");
+        }
+        for (value, sum) in values.iter().zip(&sums) {
+            assert!((value - sum).abs() <= 1e-13 * sum, "{dim}: {value}, {sum}");
+        }
+    }
+}
+
+/// The level as a share of the targets below the best constant prediction.
+#[test]
+fn the_best_constant_is_the_quantile() {
+    let targets: Vec<f64> = (0..101).map(|i| f64::from(i * 37 % 101)).collect();
+    for level in [0.1, 0.25, 0.5, 0.9] {
+        let total = |c: f64| -> f64 {
+            let of = targets.iter().map(|&z| value(&quantile(level), &[z], &[c]));
+            of.sum()
+        };
+        let best = (0..101)
+            .min_by(|&a, &b| total(f64::from(a)).total_cmp(&total(f64::from(b))))
+            .unwrap();
+        assert!((f64::from(best) - 101.0 * level).abs() <= 1.0, "{best}");
+    }
+}
+
 /// (L, ∂L/∂ẑ) of one example with two classes.
 /// Scale, class, −ln p of the class and p of the first class, of 40 logits: by mpmath 1.3 in 60 digits.
 const SURPRISES: [(f64, usize, f64, f64); 8] = [
@@ -581,7 +722,10 @@ fn no_spread_of_logits_overflows() {
 
 #[test]
 fn extreme_logits_give_finite_numbers() {
-    let losses: [&dyn Loss<f64>; 5] = [
+    let losses: [&dyn Loss<f64>; 8] = [
+        &positive(&[2.0, 0.5]),
+        &by_class(&[2.0, 0.0]),
+        &smoothed_units(BinaryCrossEntropy, 0.1),
         &SoftmaxCrossEntropy,
         &KullbackLeibler,
         &BinaryCrossEntropy,
@@ -723,6 +867,61 @@ fn errors() {
             error(Gaussian::learned_shared(nan, 0.1)),
             &["initial_precision", "NaN"],
         ),
+        (
+            error(WeightedBinaryCrossEntropy::new(vec![1.0, -2.0])),
+            &["WeightedBinaryCrossEntropy::weights", "-2", "not negative"],
+        ),
+        (
+            error(WeightedBinaryCrossEntropy::<f64>::new(vec![])),
+            &["weights", "found 0"],
+        ),
+        (
+            check(&positive(&[1.0; 2]), 3, &SOFT),
+            &["positive class", "length 3", "found 2"],
+        ),
+        (
+            check(&positive(&[1.0; 2]), 2, &[0.5, 0.0, 0.5, 1.5]),
+            &["WeightedBinaryCrossEntropy", "column 1", "unit 1", "1.5"],
+        ),
+        (
+            error(WeightedCrossEntropy::new(vec![nan])),
+            &["WeightedCrossEntropy::weights", "NaN", "finite"],
+        ),
+        (
+            error(WeightedCrossEntropy::<f64>::new(vec![])),
+            &["weights", "found 0"],
+        ),
+        (
+            check(&by_class(&[1.0; 2]), 3, &SOFT),
+            &["class weights", "length 3", "found 2"],
+        ),
+        (
+            check(&by_class(&[1.0; 2]), 2, &[0.5, 0.25]),
+            &["WeightedCrossEntropy", "column 0", "0.75"],
+        ),
+        (
+            error(LabelSmoothing::binary(BinaryCrossEntropy, 1.5)),
+            &["LabelSmoothing::epsilon", "1.5", "at least 0 and below 1"],
+        ),
+        // What the inner loss accepts may still be no probability.
+        (
+            check(&smoothed_units(SquaredError, 0.1), 2, &[0.5, -0.25]),
+            &["LabelSmoothing", "unit 1", "-0.25", "from 0 to 1"],
+        ),
+        (
+            error(Quantile::new(0.0)),
+            &["Quantile::level", "is 0,", "above 0 and below 1"],
+        ),
+        (
+            error(Quantile::new(1.0)),
+            &["Quantile::level", "is 1,", "above 0 and below 1"],
+        ),
+        (error(Quantile::new(nan)), &["Quantile::level", "NaN"]),
+        // 1 in f32.
+        (
+            error(Loss::<f32>::check_target(&quantile(1.0 - 1e-12), 1, &[])),
+            &["Quantile::level", "below 1", "scalar type"],
+        ),
     ];
     for (error, texts) in cases {
         let message = error.to_string();
@@ -734,7 +933,7 @@ fn errors() {
 
 #[test]
 fn targets_of_the_domain_are_accepted() {
-    let accepted: [(&dyn Loss<f64>, usize, &[f64]); 8] = [
+    let accepted: [(&dyn Loss<f64>, usize, &[f64]); 12] = [
         (&weighted(&[0.0, 1.0, 2.0]), 3, &TARGET),
         (&gaussian(&[2.0]), 3, &TARGET),
         (&Gaussian::learned(1.0, 0.0).unwrap(), 3, &TARGET),
@@ -743,6 +942,10 @@ fn targets_of_the_domain_are_accepted() {
         (&Poisson, 2, &[0.0, 2.5]),
         (&smoothed(SoftmaxCrossEntropy, 0.1), 3, &SOFT),
         (&classes(&[0.0, 1.0, 2.0], KullbackLeibler), 3, &SOFT),
+        (&by_class(&[0.0, 1.0, 2.0]), 3, &SOFT),
+        (&positive(&[0.0, 1.0]), 2, &[1.0, 1.0]),
+        (&smoothed_units(BinaryCrossEntropy, 0.1), 2, &[1.0, 1.0]),
+        (&quantile(0.9), 3, &TARGET),
     ];
     for (loss, dim, target) in accepted {
         assert_eq!(loss.check_target(dim, target), Ok(()), "{loss:?}");
@@ -910,6 +1113,15 @@ fn losses_in_f32_are_those_in_f64() {
             (Box::new(SoftmaxCrossEntropy), false),
             (Box::new(KullbackLeibler), false),
             (Box::new(smoothed(SoftmaxCrossEntropy, 0.1)), false),
+            (
+                Box::new(WeightedCrossEntropy::new(vec![T::of(0.25), T::of(0.5)]).unwrap()),
+                false,
+            ),
+            (
+                Box::new(WeightedBinaryCrossEntropy::new(vec![T::of(0.25), T::of(0.5)]).unwrap()),
+                false,
+            ),
+            (Box::new(quantile(0.3)), true),
         ]
     }
     let mut sizes = vec![0.0, 1.0, -1.0, 30.0, -30.0, 88.0, -88.0];

@@ -12,7 +12,8 @@ use layerwise::kernel::Write;
 use layerwise::layer::{Activation, Context, Dense, ParameterGroup, Point};
 use layerwise::loss::{
     BinaryCrossEntropy, ClassWeights, Gaussian, Huber, KullbackLeibler, LabelSmoothing, Pair,
-    Poisson, PseudoHuber, SoftmaxCrossEntropy, SquaredError, WeightedSquaredError,
+    Poisson, PseudoHuber, Quantile, SoftmaxCrossEntropy, SquaredError, WeightedBinaryCrossEntropy,
+    WeightedCrossEntropy, WeightedSquaredError,
 };
 use layerwise::nalgebra::DMatrix;
 use layerwise::rand::rngs::ChaCha8Rng;
@@ -325,6 +326,9 @@ enum LossFault {
     ProductRule,
     /// The inner gradient in y′ without 1 − ε.
     SmoothingDropped,
+    /// The gradients of the cross entropy without weights, of units or of classes.
+    UnweightedUnits,
+    UnweightedClasses,
     /// ½ π r² for ∂L/∂φ, without the −½ of the logarithm.
     LogarithmDropped,
     /// ∂L/∂φ with the wrong sign.
@@ -447,6 +451,15 @@ impl<T: Scalar> Loss<T> for FaultyLoss<T> {
                     }
                 }
             }
+            F::UnweightedUnits | F::UnweightedClasses => {
+                let (set_z, set_p) = (Write::Set(&mut dz[..]), Write::Set(&mut dp[..]));
+                let plain: &dyn Loss<T> = match self.fault {
+                    F::UnweightedUnits => &BinaryCrossEntropy,
+                    _ => &SoftmaxCrossEntropy,
+                };
+                let mut values = vec![T::zero(); at.examples()];
+                plain.evaluate(at, &mut values, set_z, set_p, work);
+            }
             F::SmoothingDropped => all(&mut dz, 1.0 / (1.0 - EPSILON)),
             _ => {}
         }
@@ -568,7 +581,7 @@ fn loss_subjects<T: Tested>() -> Vec<LossSubject<T>> {
         ),
         subject(Huber::new(0.4).unwrap(), &free, clipped),
         subject(PseudoHuber::new(0.4).unwrap(), &free, clipped),
-        subject(Gaussian::new(weights).unwrap(), &free, without_half),
+        subject(Gaussian::new(weights.clone()).unwrap(), &free, without_half),
         LossSubject {
             parameters: uniform(10, DIM),
             ..learned
@@ -583,6 +596,22 @@ fn loss_subjects<T: Tested>() -> Vec<LossSubject<T>> {
         subject(Poisson, &fixed, &[]),
         subject(smoothing, &fixed, &[(F::SmoothingDropped, &[IN_TARGET])]),
         subject(classes, &fixed, &[(F::ProductRule, &[IN_TARGET])]),
+        subject(
+            WeightedBinaryCrossEntropy::new(weights.clone()).unwrap(),
+            &fixed,
+            &[(F::UnweightedUnits, &[IN_TARGET, IN_PREDICTION])],
+        ),
+        subject(
+            WeightedCrossEntropy::new(weights).unwrap(),
+            &fixed,
+            &[(F::UnweightedClasses, &[IN_TARGET, IN_PREDICTION])],
+        ),
+        subject(
+            LabelSmoothing::binary(BinaryCrossEntropy, EPSILON).unwrap(),
+            &fixed,
+            &[(F::SmoothingDropped, &[IN_TARGET])],
+        ),
+        subject(Quantile::new(0.3).unwrap(), &free, clipped),
     ]
 }
 
@@ -632,13 +661,17 @@ fn faults_of_curvature<T: Tested>() {
         // Where the target is fixed, the curvature has the prediction's block alone.
         let joint = subject.loss.free_target();
         let spoiled = if joint { &all[..] } else { &own[..1] };
-        let mut faults: Vec<(LossFault, &[&str])> =
-            vec![(F::None, &[]), (F::CurvatureDoubled, spoiled)];
-        if joint {
-            faults.push((F::CouplingSign, &coupling));
+        let mut faults: Vec<(LossFault, &[&str])> = vec![(F::None, &[])];
+        let name = format!("{:?}", subject.loss);
+        // Twice nothing, and its negative, are nothing.
+        if !name.starts_with("Quantile") {
+            faults.push((F::CurvatureDoubled, spoiled));
+            if joint {
+                faults.push((F::CouplingSign, &coupling));
+            }
         }
         // Of squared error it is the right one.
-        if format!("{:?}", subject.loss) != "SquaredError" {
+        if name != "SquaredError" {
             faults.push((F::UnitCurvature, spoiled));
         }
         for (fault, wrong) in faults {

@@ -6,7 +6,7 @@ use layerwise::kernel::Write;
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::{
     BinaryCrossEntropy, ClassWeights, KullbackLeibler, LabelSmoothing, Pair, Poisson,
-    SoftmaxCrossEntropy, SquaredError,
+    SoftmaxCrossEntropy, SquaredError, WeightedBinaryCrossEntropy, WeightedCrossEntropy,
 };
 use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::GradientDescent;
@@ -19,13 +19,16 @@ in_both_scalars!(means_are_what_the_gradient_compares, blocks_change_no_bit);
 /// ∂L/∂ẑ = mean − y for the losses of the exponential family.
 fn means_are_what_the_gradient_compares<T: Tested>() {
     let weights = ClassWeights::new(vec![T::one(); 3], SoftmaxCrossEntropy).unwrap();
-    let losses: [Box<dyn Loss<T>>; 6] = [
+    let ones = || vec![T::one(); 3];
+    let losses: [Box<dyn Loss<T>>; 8] = [
         Box::new(SquaredError),
         Box::new(SoftmaxCrossEntropy),
         Box::new(KullbackLeibler),
         Box::new(BinaryCrossEntropy),
         Box::new(Poisson),
         Box::new(weights),
+        Box::new(WeightedCrossEntropy::new(ones()).unwrap()),
+        Box::new(WeightedBinaryCrossEntropy::new(ones()).unwrap()),
     ];
     for loss in losses {
         let (dim, n) = (3, 4);
@@ -54,6 +57,25 @@ fn smoothed_labels_have_the_mean_of_their_loss() {
     SoftmaxCrossEntropy.mean(2, &mut plain);
     assert_eq!(own, plain);
     assert_eq!(own[2..], [0.0, 1.0]);
+}
+
+/// Whatever the weights are, and through a model too.
+#[test]
+fn weighted_losses_have_the_mean_of_the_plain_ones() {
+    fn check(weighted: impl Loss<f64> + 'static, plain: impl Loss<f64> + 'static) {
+        assert!(weighted.takes_logits());
+        let (own, other) = (model_of([2, 3, 2], weighted), model_of([2, 3, 2], plain));
+        let x = DMatrix::from_vec(2, 9, uniform::<f64>(&mut generator(6), 18, 3.0));
+        assert_eq!(own.predict_proba(&x), other.predict_proba(&x));
+        assert_eq!(own.predict_labels(&x), other.predict_labels(&x));
+    }
+    let weights = || vec![0.25, 8.0];
+    let softmax = WeightedCrossEntropy::new(weights()).unwrap();
+    check(softmax, SoftmaxCrossEntropy);
+    let units = WeightedBinaryCrossEntropy::new(weights()).unwrap();
+    check(units, BinaryCrossEntropy);
+    let smoothed = LabelSmoothing::binary(BinaryCrossEntropy, 0.2).unwrap();
+    check(smoothed, BinaryCrossEntropy);
 }
 
 fn model_of<T: Tested>(dims: [usize; 3], loss: impl Loss<T> + 'static) -> DecoupledCircuit<T> {

@@ -1,5 +1,6 @@
 //! The same numbers as PyTorch, scikit-learn and SciPy where the meaning is the same
-//! (`tests/data/semantics.py` made them), and what differs on purpose.
+//! (`tests/data/semantics.py` and `tests/data/scikit_learn.py` made them), and what differs on
+//! purpose.
 
 use layerwise::data::{Split, Standardizer, metrics};
 use layerwise::decoupled::{DecoupledCircuit, TargetInit};
@@ -8,7 +9,8 @@ use layerwise::kernel::Write;
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::{
     BinaryCrossEntropy, ClassWeights, Gaussian, Huber, KullbackLeibler, LabelSmoothing, Loss, Pair,
-    Poisson, SoftmaxCrossEntropy, SquaredError, WeightedSquaredError,
+    Poisson, Quantile, SoftmaxCrossEntropy, SquaredError, WeightedBinaryCrossEntropy,
+    WeightedCrossEntropy, WeightedSquaredError,
 };
 use layerwise::optimizer::{Adam, AdamW, GradientDescent, Optimizer, RmsProp, Step};
 use layerwise::parameter_solver::NormalEquations;
@@ -20,6 +22,10 @@ use serde_json::Value;
 
 fn reference() -> Value {
     serde_json::from_str(include_str!("../data/semantics.json")).unwrap()
+}
+
+fn scikit_learn() -> Value {
+    serde_json::from_str(include_str!("../data/scikit_learn.json")).unwrap()
 }
 
 fn numbers(value: &Value) -> Vec<f64> {
@@ -152,36 +158,31 @@ fn clipping_of_pytorch() {
     assert_close("clipping", &moved, &theirs, 1e-12);
 }
 
+/// The sum and the gradient of a loss of the reference.
+#[track_caller]
+fn check_loss(reference: &Value, name: &str, loss: &dyn Loss<f64>) {
+    let prediction = numbers(&reference["prediction"]);
+    let dim = reference["dim"].as_u64().unwrap() as usize;
+    let expected = &reference["losses"][name];
+    let target = numbers(&expected["target"]);
+    let n = target.len() / dim;
+    let at = Pair::new(dim, &target, &prediction);
+    let (mut values, mut gradient) = (vec![0.0; n], vec![0.0; dim * n]);
+    let mut work = vec![0.0; loss.scratch(dim, n)];
+    loss.check_target(dim, &target).unwrap();
+    let to_gradient = Write::Set(&mut gradient[..]);
+    loss.evaluate(&at, &mut values, Write::Skip, to_gradient, &mut work);
+    let value = values.iter().sum::<f64>();
+    let expected_value = expected["value"].as_f64().unwrap();
+    assert_close(name, &[value], &[expected_value], 1e-12);
+    assert_close(name, &gradient, &numbers(&expected["gradient"]), 1e-12);
+}
+
 #[test]
 fn losses_of_pytorch() {
     let reference = reference();
-    let prediction = numbers(&reference["prediction"]);
-    let dim = reference["dim"].as_u64().unwrap() as usize;
     let weights = numbers(&reference["weights"]);
-    let check = |name: &str, loss: &dyn Loss<f64>| {
-        let expected = &reference["losses"][name];
-        let target = numbers(&expected["target"]);
-        let n = target.len() / dim;
-        let at = Pair::new(dim, &target, &prediction);
-        let (mut values, mut gradient) = (vec![0.0; n], vec![0.0; dim * n]);
-        let mut work = vec![0.0; loss.scratch(dim, n)];
-        loss.check_target(dim, &target).unwrap();
-        loss.evaluate(
-            &at,
-            &mut values,
-            Write::Skip,
-            Write::Set(&mut gradient),
-            &mut work,
-        );
-        let value = values.iter().sum::<f64>();
-        assert_close(
-            name,
-            &[value],
-            &[expected["value"].as_f64().unwrap()],
-            1e-12,
-        );
-        assert_close(name, &gradient, &numbers(&expected["gradient"]), 1e-12);
-    };
+    let check = |name: &str, loss: &dyn Loss<f64>| check_loss(&reference, name, loss);
     check("squared", &SquaredError);
     let weighted = WeightedSquaredError::new(weights.clone()).unwrap();
     check("weighted_squared", &weighted);
@@ -190,6 +191,9 @@ fn losses_of_pytorch() {
     check("soft_targets", &SoftmaxCrossEntropy);
     let weighted = ClassWeights::new(weights.clone(), SoftmaxCrossEntropy).unwrap();
     check("class_weights", &weighted);
+    let weighted = WeightedCrossEntropy::new(weights.clone()).unwrap();
+    check("class_weights", &weighted);
+    check("class_weights_of_soft_targets_in_pytorch", &weighted);
     let smoothing = LabelSmoothing::new(SoftmaxCrossEntropy, 0.2).unwrap();
     check("smoothing", &smoothing);
     check("binary", &BinaryCrossEntropy);
@@ -199,8 +203,22 @@ fn losses_of_pytorch() {
     check("gaussian", &gaussian);
 }
 
-/// Of a soft target PyTorch weighs every class's term, −Σ w_j y_j ln p_j; the crate weighs the
-/// example, (Σ w_j y_j) L. Both are the same for labels.
+#[test]
+fn losses_of_scikit_learn() {
+    let reference = scikit_learn();
+    let check = |name: &str, loss: &dyn Loss<f64>| check_loss(&reference, name, loss);
+    let weights = numbers(&reference["weights"]);
+    let weighted = WeightedBinaryCrossEntropy::new(weights).unwrap();
+    check("positive_weights", &weighted);
+    check("positive_weights_of_labels", &weighted);
+    let smoothing = LabelSmoothing::binary(BinaryCrossEntropy, 0.2).unwrap();
+    check("binary_smoothing", &smoothing);
+    check("quantile_of_a_tenth", &Quantile::new(0.1).unwrap());
+    check("quantile_of_three_quarters", &Quantile::new(0.75).unwrap());
+}
+
+/// Of a soft target PyTorch weighs every class's term, −Σ w_j y_j ln p_j, as `WeightedCrossEntropy`
+/// does; `ClassWeights` weighs the example, (Σ w_j y_j) L. Both are the same for labels.
 #[test]
 fn class_weights_of_soft_targets_differ() {
     let reference = reference();

@@ -344,6 +344,39 @@ pub enum Error {
         classes: usize,
     },
 
+    /// Labels that should be one-hot columns, or zeros and ones, but are not.
+    #[error("the label of example column {column} is not one-hot: {reason}")]
+    NotOneHot {
+        /// Column, counted from 0.
+        column: usize,
+        /// What is wrong, with the number.
+        reason: String,
+    },
+
+    /// An output that should be a probability, but is not.
+    #[error(
+        "row {row} of example column {column} is {value}, but a probability must be from 0 to 1 (of logits, `predict_proba` gives probabilities)"
+    )]
+    NotProbability {
+        /// Row, counted from 0.
+        row: usize,
+        /// Column, counted from 0.
+        column: usize,
+        /// The value, converted to `f64`.
+        value: f64,
+    },
+
+    /// Class probabilities that do not add up to 1.
+    #[error(
+        "the probabilities of example column {column} sum to {total}, not 1: they must be a distribution over the classes"
+    )]
+    NotDistribution {
+        /// Column, counted from 0.
+        column: usize,
+        /// Their sum.
+        total: f64,
+    },
+
     /// A range of columns that goes beyond the circuit's examples.
     #[error("columns {start}..{end} were requested, but the circuit has {count} examples")]
     UnknownColumns {

@@ -1,7 +1,7 @@
 //! What most programs need: `use layerwise::prelude::*`.
 
 pub use crate::circuit::Circuit;
-pub use crate::data::{Split, Standardizer, from_rows, metrics};
+pub use crate::data::{Split, Standardizer, ThreeWaySplit, from_rows, metrics};
 pub use crate::decoupled::{DecoupledCircuit, Selection, TargetInit};
 pub use crate::energy::Energy;
 pub use crate::error::Error;

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use rand::rngs::ChaCha8Rng;
 use rand::seq::SliceRandom;
 
-use crate::check::{check_examples, check_room, option, room};
+use crate::check::{check_examples, option, room};
 use crate::error::Error;
 use crate::init::{Purpose, generator};
 
@@ -74,21 +74,26 @@ impl Split {
     /// ```
     pub fn stratified(labels: &[usize], test_fraction: f64, seed: u64) -> Result<Self, Error> {
         check_examples(labels.len(), "a split")?;
-        // Casts saturate and NaN becomes 0, so every fraction outside (0, 1) leaves one side empty.
-        let test_count = (test_fraction * labels.len() as f64).round() as usize;
-        let fits = (1..labels.len()).contains(&test_count);
-        let allowed = "between 0 and 1, and leave at least one example on each side";
-        option("test_fraction", test_fraction, fits, allowed)?;
+        let test_count = part("test_fraction", test_fraction, labels.len(), 1)?;
+        Self::stratified_by(labels, test_fraction, test_count, &mut draws(seed))
+    }
+
+    /// Draws `test_count` columns, of every class a fraction that rounds to `test_fraction`.
+    pub(super) fn stratified_by(
+        labels: &[usize],
+        test_fraction: f64,
+        test_count: usize,
+        rng: &mut ChaCha8Rng,
+    ) -> Result<Self, Error> {
         // ⌊f n_c⌋ and the remainder, in units so coarse that rounding cannot break a tie.
         let share = |class: &[usize]| {
             let units = (test_fraction * class.len() as f64 * UNITS).round();
             ((units / UNITS) as usize, (units % UNITS) as u64)
         };
-        let mut rng = draws(seed);
-        let mut columns = permutation(labels.len(), &mut rng)?;
+        let mut columns = permutation(labels.len(), rng)?;
         columns.sort_by_key(|&column| labels[column]);
         let mut classes = Vec::from_iter(columns.chunk_by(|&a, &b| labels[a] == labels[b]));
-        classes.shuffle(&mut rng);
+        classes.shuffle(rng);
         classes.sort_by_key(|class| Reverse(share(class).1));
         let whole: usize = classes.iter().map(|class| share(class).0).sum();
         let odd = test_count.saturating_sub(whole);
@@ -98,8 +103,8 @@ impl Split {
             test.extend_from_slice(own);
             train.extend_from_slice(rest);
         }
-        train.shuffle(&mut rng);
-        test.shuffle(&mut rng);
+        train.shuffle(rng);
+        test.shuffle(rng);
         Ok(Self { train, test })
     }
 
@@ -133,62 +138,37 @@ impl Split {
             test: self.test.iter().map(at).collect::<Result<_, _>>()?,
         })
     }
-
-    /// The k splits of a k-fold cross-validation of `count` columns. Every column is in exactly one
-    /// test set, and the sizes of the test sets differ by at most 1.
-    ///
-    /// # Errors
-    /// [`Error::NoExamples`], [`Error::InvalidOption`] unless 2 ≤ `k` ≤ `count`,
-    /// [`Error::TooLarge`].
-    ///
-    /// # Examples
-    /// ```
-    /// use layerwise::data::Split;
-    ///
-    /// let folds = Split::folds(7, 3, 0)?;
-    /// let sizes = folds.iter().map(|fold| fold.test.len());
-    /// assert_eq!(sizes.collect::<Vec<_>>(), [3, 2, 2]);
-    /// # Ok::<(), layerwise::Error>(())
-    /// ```
-    #[doc(alias("k-fold", "cross-validation"))]
-    pub fn folds(count: usize, k: usize, seed: u64) -> Result<Vec<Self>, Error> {
-        check_examples(count, "a split")?;
-        let allowed = "at least 2 and at most the number of examples";
-        option("k", k as f64, (2..=count).contains(&k), allowed)?;
-        // Before any is made: the system may promise memory fold by fold that it does not have.
-        check_room::<usize>("the columns of all folds", count, k)?;
-        let columns = permutation(count, &mut draws(seed))?;
-        let start = |fold: usize| fold * (count / k) + fold.min(count % k);
-        let mut folds = list(k)?;
-        for fold in 0..k {
-            let (before, rest) = columns.split_at(start(fold));
-            let (test, after) = rest.split_at(start(fold + 1) - start(fold));
-            let mut train = list(before.len() + after.len())?;
-            train.extend(before.iter().chain(after));
-            folds.push(Self {
-                train,
-                test: test.to_vec(),
-            });
-        }
-        Ok(folds)
-    }
 }
 
 /// Number of units per example in which remainders are compared.
 const UNITS: f64 = 1e9;
 
-fn draws(seed: u64) -> ChaCha8Rng {
+/// The number of examples nearest to a fraction of all, which must be at least 1 and leave `rest`.
+pub(super) fn part(
+    name: &'static str,
+    fraction: f64,
+    count: usize,
+    rest: usize,
+) -> Result<usize, Error> {
+    // Casts saturate and NaN becomes 0, so every fraction outside (0, 1) leaves one side empty.
+    let own = (fraction * count as f64).round() as usize;
+    let fits = own > 0 && own.saturating_add(rest) <= count;
+    let allowed = "between 0 and 1, and leave at least one example on each side";
+    option(name, fraction, fits, allowed).map(|_| own)
+}
+
+pub(super) fn draws(seed: u64) -> ChaCha8Rng {
     generator(seed, Purpose::Split, 0)
 }
 
 /// The numbers 0, …, count − 1 in random order.
-fn permutation(count: usize, rng: &mut ChaCha8Rng) -> Result<Vec<usize>, Error> {
+pub(super) fn permutation(count: usize, rng: &mut ChaCha8Rng) -> Result<Vec<usize>, Error> {
     let mut columns = list(count)?;
     columns.extend(0..count);
     columns.shuffle(rng);
     Ok(columns)
 }
 
-fn list<A>(count: usize) -> Result<Vec<A>, Error> {
+pub(super) fn list<A>(count: usize) -> Result<Vec<A>, Error> {
     room("a list of columns", count, 1)
 }

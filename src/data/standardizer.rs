@@ -4,7 +4,8 @@ use std::marker::PhantomData;
 
 use nalgebra::{DMatrix, DVector};
 
-use crate::check::{check_examples, check_finite, check_result, check_rows};
+use super::rows::from_rows;
+use crate::check::{check_examples, check_finite, check_length, check_result, check_rows};
 use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, Sum, power_of_two};
 
@@ -74,6 +75,25 @@ impl<T: Scalar> Standardizer<T> {
         Ok(fitted)
     }
 
+    /// [`fit`](Self::fit) to `rows` with one row per example, such as `&[Vec<f64>]` or
+    /// `&[[f32; 4]]`.
+    ///
+    /// # Errors
+    /// Those of [`fit`](Self::fit), with the row and column counted in `rows`; [`Error::Length`]
+    /// with the number of a row that is not as long as the first; [`Error::TooLarge`].
+    ///
+    /// # Examples
+    /// ```
+    /// use layerwise::prelude::*;
+    ///
+    /// let standardizer = Standardizer::fit_rows(&[[1.0, 7.0], [3.0, 7.0]])?;
+    /// assert_eq!(standardizer.transform_rows(&[[5.0, 8.0]])?, [[3.0, 0.0]]);
+    /// # Ok::<(), layerwise::Error>(())
+    /// ```
+    pub fn fit_rows(rows: &[impl AsRef<[T]>]) -> Result<Self, Error> {
+        Self::fit(&from_rows(rows)?).map_err(transposed)
+    }
+
     /// Like [`fit_finite`](Self::fit_finite), but σ is 1 for rows that vary; other rows become 0.
     pub(crate) fn centring(values: &DMatrix<T>) -> Self {
         let mut fitted = Self::fit_finite(values);
@@ -120,6 +140,16 @@ impl<T: Scalar> Standardizer<T> {
         self.apply(&mut values);
         check_result(Quantity::Data, 0, values.as_slice())?;
         Ok(values)
+    }
+
+    /// [`transform`](Self::transform) of `rows` with one row per example; returns rows.
+    ///
+    /// # Errors
+    /// [`Error::Length`] for a row that is not as long as those it was fitted on, and
+    /// [`Error::NonFiniteData`] with the row and column counted in `rows`; [`Error::Overflow`],
+    /// [`Error::TooLarge`].
+    pub fn transform_rows(&self, rows: &[impl AsRef<[T]>]) -> Result<Vec<Vec<T>>, Error> {
+        self.by_rows(rows, |values| self.transform(values))
     }
 
     /// [`transform`](Self::transform) in place, for values with as many rows as there are means.
@@ -172,6 +202,15 @@ impl<T: Scalar> Standardizer<T> {
         Ok(values)
     }
 
+    /// [`inverse_transform`](Self::inverse_transform) of `rows` with one row per example; returns
+    /// rows.
+    ///
+    /// # Errors
+    /// Those of [`transform_rows`](Self::transform_rows).
+    pub fn inverse_transform_rows(&self, rows: &[impl AsRef<[T]>]) -> Result<Vec<Vec<T>>, Error> {
+        self.by_rows(rows, |values| self.inverse_transform(values))
+    }
+
     /// m, the mean of every row (length d), in `f64` for every T.
     pub fn mean(&self) -> &DVector<f64> {
         &self.mean
@@ -183,9 +222,44 @@ impl<T: Scalar> Standardizer<T> {
         &self.deviation
     }
 
+    fn by_rows(
+        &self,
+        rows: &[impl AsRef<[T]>],
+        apply: impl Fn(&DMatrix<T>) -> Result<DMatrix<T>, Error>,
+    ) -> Result<Vec<Vec<T>>, Error> {
+        let Some(first) = rows.first() else {
+            return Ok(Vec::new());
+        };
+        check_length("row 0 to standardise", first.as_ref(), self.mean.len())?;
+        let values = apply(&from_rows(rows)?).map_err(transposed)?;
+        let columns = values.column_iter();
+        let rows = columns.map(|column| column.iter().copied().collect());
+        Ok(rows.collect())
+    }
+
     fn check_rows(&self, values: &DMatrix<T>) -> Result<(), Error> {
         let (rows, columns) = (self.mean.len(), values.ncols());
         check_rows("values to standardise", values, rows, columns)?;
         check_finite(Quantity::Data, 0, rows, values.as_slice())
+    }
+}
+
+/// An error about a matrix, in terms of the rows of examples that it was made from.
+fn transposed(error: Error) -> Error {
+    match error {
+        Error::NonFiniteData {
+            quantity,
+            layer,
+            row,
+            column,
+            value,
+        } => Error::NonFiniteData {
+            quantity,
+            layer,
+            row: column,
+            column: row,
+            value,
+        },
+        other => other,
     }
 }

@@ -1,4 +1,5 @@
-"""Writes scikit_learn.json: losses by NumPy and scikit-learn, for tests/suite/semantics.rs.
+"""Writes scikit_learn.json: losses, metrics and splits by NumPy and scikit-learn, for
+tests/suite/semantics.rs.
 
     pip install numpy scikit-learn && python3 scikit_learn.py
 """
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import sklearn
-from sklearn import metrics
+from sklearn import calibration, metrics, model_selection
 
 rng = np.random.default_rng(11)
 
@@ -52,6 +53,98 @@ losses = {
     "quantile_of_three_quarters": quantile(0.75),
 }
 
+
+# --- metrics ------------------------------------------------------------------------------------
+
+CLASSES, COUNT = 4, 40
+scores = rng.normal(size=(COUNT, CLASSES))
+# The last class is never predicted, and the third has no examples.
+scores[:, 3] -= 9.0
+truth = rng.choice([0, 1, 3], size=COUNT)
+predicted = scores.argmax(1)
+probabilities = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+probabilities[0] = [1.0, 0.0, 0.0, 0.0]
+truth[0] = 1
+on = rng.uniform(size=COUNT).round(3)
+is_on = (rng.uniform(size=COUNT) < on**2).astype(int)
+
+
+def averages(score):
+    options = {"labels": range(CLASSES), "zero_division": 0}
+    return {
+        "classes": score(truth, predicted, average=None, **options).tolist(),
+        "macro": score(truth, predicted, average="macro", zero_division=0),
+        "micro": score(truth, predicted, average="micro"),
+    }
+
+
+def calibration_error(outcome, confidence, bins):
+    """Of the bins of scikit-learn's calibration curve."""
+    fraction, mean = calibration.calibration_curve(outcome, confidence, n_bins=bins)
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    places = np.searchsorted(edges[1:-1], confidence)
+    counts = np.bincount(places, minlength=bins)
+    return float((counts[counts > 0] / len(outcome) * np.abs(fraction - mean)).sum())
+
+
+largest = probabilities.max(1)
+right = (probabilities.argmax(1) == truth).astype(int)
+every = range(CLASSES)
+classified = {
+    "classes": CLASSES,
+    "scores": scores.ravel().tolist(),
+    "truth": truth.tolist(),
+    "precision": averages(metrics.precision_score),
+    "recall": averages(metrics.recall_score),
+    "f1": averages(metrics.f1_score),
+    "probabilities": probabilities.ravel().tolist(),
+    "log_loss": metrics.log_loss(truth, probabilities, labels=every),
+    "brier": metrics.brier_score_loss(truth, probabilities, labels=every, scale_by_half=False),
+    "calibration": {bins: calibration_error(right, largest, bins) for bins in [1, 10, 15]},
+    "on": on.tolist(),
+    "is_on": is_on.tolist(),
+    "binary_accuracy": metrics.accuracy_score(is_on, on >= 0.5),
+    "binary_log_loss": metrics.log_loss(is_on, on),
+    "binary_brier": metrics.brier_score_loss(is_on, on),
+    "binary_calibration": {bins: calibration_error(is_on, on, bins) for bins in [1, 4, 10]},
+}
+
+
+# --- splits -------------------------------------------------------------------------------------
+
+
+def folds(splitter, labels, groups=None):
+    return [test.tolist() for _, test in splitter.split(labels, labels, groups)]
+
+
+group_sizes = [9, 1, 4, 4, 7, 2, 2, 3]
+groups = np.repeat(np.arange(len(group_sizes)), group_sizes)
+class_sizes = [11, 7, 5]
+labels = np.repeat(np.arange(len(class_sizes)), class_sizes)
+splits = {
+    "groups": {
+        "sizes": group_sizes,
+        "tests": {
+            k: sorted(map(len, folds(model_selection.GroupKFold(k), groups, groups)))
+            for k in [2, 3, 8]
+        },
+    },
+    "stratified": {
+        "sizes": class_sizes,
+        "tests": {
+            k: [
+                np.bincount(labels[test], minlength=len(class_sizes)).tolist()
+                for test in folds(model_selection.StratifiedKFold(k), labels)
+            ]
+            for k in [2, 3, 4]
+        },
+    },
+    "time": [
+        {"n": n, "k": k, "folds": folds(model_selection.TimeSeriesSplit(k), np.zeros(n))}
+        for n, k in [(7, 2), (12, 3), (13, 3), (6, 5)]
+    ],
+}
+
 Path(__file__).with_name("scikit_learn.json").write_text(
     json.dumps(
         {
@@ -60,6 +153,8 @@ Path(__file__).with_name("scikit_learn.json").write_text(
             "dim": DIM,
             "weights": weights.tolist(),
             "losses": losses,
+            "metrics": classified,
+            "splits": splits,
         },
         indent=1,
     )

@@ -7,6 +7,7 @@ mod property;
 
 mod activations;
 mod bad_parts;
+mod class_metrics;
 mod defaults;
 mod derivatives;
 mod diagnostics;
@@ -16,6 +17,7 @@ mod errors;
 mod examples_by_key;
 mod failed_runs;
 mod floors;
+mod folds;
 mod fuzz;
 mod gauss_newton;
 mod grid;

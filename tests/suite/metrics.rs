@@ -689,6 +689,64 @@ fn wrong_data_of_a_standardizer() {
 }
 
 #[test]
+fn rows_are_standardised_like_columns() {
+    let columns = dmatrix![1.0, 3.0, 8.0; 7.0, 7.0, 7.0; -1.0, 0.5, 0.0];
+    let rows: Vec<Vec<f64>> = columns
+        .column_iter()
+        .map(|c| c.iter().copied().collect())
+        .collect();
+    let fitted = Standardizer::fit_rows(&rows).unwrap();
+    assert_eq!(fitted, Standardizer::fit(&columns).unwrap());
+    let scaled = fitted.transform_rows(&rows).unwrap();
+    let expected = fitted.transform(&columns).unwrap();
+    assert_eq!(scaled.concat(), expected.as_slice());
+    let back = fitted.inverse_transform_rows(&scaled).unwrap();
+    assert_eq!(
+        back.concat(),
+        fitted.inverse_transform(&expected).unwrap().as_slice()
+    );
+    assert_eq!(fitted.transform_rows(&[[0.0; 3]; 0]), Ok(vec![]));
+
+    // Errors count as the rows do.
+    let length = |what: &str, expected, found| Error::Length {
+        what: what.into(),
+        expected,
+        found,
+    };
+    let ragged = [vec![1.0, 2.0], vec![1.0]];
+    let error = length("row 1, like row 0", 2, 1);
+    refused(Standardizer::fit_rows(&ragged), error, &["row 1"]);
+    let error = length("row 0 to standardise", 3, 2);
+    refused(
+        fitted.transform_rows(&ragged),
+        error.clone(),
+        &["row 0", "3", "2"],
+    );
+    refused(fitted.inverse_transform_rows(&ragged), error, &["row 0"]);
+    let operation = "fitting a standardizer";
+    let none: [[f64; 2]; 0] = [];
+    refused(
+        Standardizer::fit_rows(&none),
+        Error::NoExamples { operation },
+        &[operation],
+    );
+    let nan = [[1.0, 2.0, 3.0], [4.0, 5.0, f64::NAN]];
+    let error = Error::NonFiniteData {
+        quantity: Quantity::Data,
+        layer: 0,
+        row: 1,
+        column: 2,
+        value: f64::NAN,
+    };
+    refused(
+        Standardizer::fit_rows(&nan),
+        error.clone(),
+        &["row 1", "column 2"],
+    );
+    refused(fitted.transform_rows(&nan), error, &["row 1", "column 2"]);
+}
+
+#[test]
 fn standardised_values_that_do_not_fit_are_errors() {
     let overflow = Error::Overflow {
         quantity: Quantity::Data,

@@ -350,6 +350,105 @@ fn metrics_of_scikit_learn() {
     assert_close("R²", &r_squared, &numbers(&reference["r_squared"]), 1e-13);
 }
 
+#[test]
+fn class_metrics_of_scikit_learn() {
+    use metrics::Average;
+    let reference = &scikit_learn()["metrics"];
+    let number = |name: &str| reference[name].as_f64().unwrap();
+    let rows = reference["classes"].as_u64().unwrap() as usize;
+    let matrix = |name: &str, rows: usize| {
+        let values = numbers(&reference[name]);
+        DMatrix::from_vec(rows, values.len() / rows, values)
+    };
+    let (scores, truth) = (matrix("scores", rows), counts(&reference["truth"]));
+    type Score = fn(&Vec<usize>, &DMatrix<f64>, Average) -> Result<f64, Error>;
+    let scored: [(&str, Score); 3] = [
+        ("precision", |labels, outputs, average| {
+            metrics::precision(labels, outputs, average)
+        }),
+        ("recall", |labels, outputs, average| {
+            metrics::recall(labels, outputs, average)
+        }),
+        ("f1", |labels, outputs, average| {
+            metrics::f1(labels, outputs, average)
+        }),
+    ];
+    for (name, score) in scored {
+        let found = |average| score(&truth, &scores, average).unwrap();
+        let expected = &reference[name];
+        let each: Vec<f64> = (0..rows).map(|c| found(Average::Class(c))).collect();
+        assert_close(name, &each, &numbers(&expected["classes"]), 1e-15);
+        let averages = [found(Average::Macro), found(Average::Micro)];
+        let theirs = ["macro", "micro"].map(|name| expected[name].as_f64().unwrap());
+        assert_close(name, &averages, &theirs, 1e-15);
+    }
+
+    let p = matrix("probabilities", rows);
+    let losses = [
+        metrics::log_loss(&truth, &p).unwrap(),
+        metrics::brier_score(&truth, &p).unwrap(),
+    ];
+    assert_close("p", &losses, &["log_loss", "brier"].map(number), 1e-13);
+    let (on, is_on) = (matrix("on", 1), counts(&reference["is_on"]));
+    let binary = [
+        metrics::binary_accuracy(&is_on, &on).unwrap(),
+        metrics::log_loss(&is_on, &on).unwrap(),
+        metrics::brier_score(&is_on, &on).unwrap(),
+    ];
+    let theirs = ["binary_accuracy", "binary_log_loss", "binary_brier"].map(number);
+    assert_close("one row", &binary, &theirs, 1e-13);
+    for (name, labels, p) in [
+        ("calibration", &truth, &p),
+        ("binary_calibration", &is_on, &on),
+    ] {
+        for (bins, expected) in reference[name].as_object().unwrap() {
+            let found = metrics::calibration_error(labels, p, bins.parse().unwrap());
+            assert_close(
+                bins,
+                &[found.unwrap()],
+                &[expected.as_f64().unwrap()],
+                1e-13,
+            );
+        }
+    }
+}
+
+#[test]
+fn folds_of_scikit_learn() {
+    let reference = &scikit_learn()["splits"];
+    let of_sizes = |name: &str| -> (Vec<usize>, usize) {
+        let sizes = counts(&reference[name]["sizes"]);
+        let labels = sizes.iter().enumerate().flat_map(|(c, &n)| vec![c; n]);
+        (labels.collect(), sizes.len())
+    };
+    let (groups, _) = of_sizes("groups");
+    for (k, expected) in reference["groups"]["tests"].as_object().unwrap() {
+        let folds = Split::group_folds(&groups, k.parse().unwrap(), 3).unwrap();
+        let mut sizes: Vec<usize> = folds.iter().map(|fold| fold.test.len()).collect();
+        sizes.sort_unstable();
+        assert_eq!(sizes, counts(expected), "{k}");
+    }
+    let (labels, classes) = of_sizes("stratified");
+    for (k, expected) in reference["stratified"]["tests"].as_object().unwrap() {
+        let folds = Split::stratified_folds(&labels, k.parse().unwrap(), 3).unwrap();
+        for (fold, expected) in folds.iter().zip(expected.as_array().unwrap()) {
+            let mut found = vec![0; classes];
+            fold.test
+                .iter()
+                .for_each(|&column| found[labels[column]] += 1);
+            assert_eq!(found, counts(expected), "{k}");
+        }
+    }
+    for case in reference["time"].as_array().unwrap() {
+        let [n, k] = ["n", "k"].map(|name| case[name].as_u64().unwrap() as usize);
+        let folds = Split::time_folds(n, k).unwrap();
+        for (fold, expected) in folds.iter().zip(case["folds"].as_array().unwrap()) {
+            assert_eq!(fold.test, counts(expected), "{case}");
+            assert!(fold.train.iter().copied().eq(0..fold.test[0]), "{case}");
+        }
+    }
+}
+
 /// Columns of sizes 0.01 to 100, one far from 0; LAPACK works on the data, the crate on their sums.
 #[test]
 fn least_squares_of_lapack() {

@@ -1,16 +1,34 @@
-//! Metrics of a model's outputs: accuracy, confusion matrix, root mean square error, R².
+//! Metrics of a model's outputs.
+//!
+//! | of | metrics |
+//! |---|---|
+//! | classes | [`accuracy`], [`top_k_accuracy`], [`confusion`], [`precision`], [`recall`], [`f1`] |
+//! | probabilities | [`binary_accuracy`], [`log_loss`], [`brier_score`], [`calibration_error`] |
+//! | numbers | [`rmse`], [`r_squared`] |
 //!
 //! Targets and outputs are `d × n` matrices with one column per example. A class is a row number,
 //! and the label of an example is its class. Sums are computed in `f64` for every scalar type. In
 //! every function, of two equal outputs the one in the lower-numbered row ranks higher.
 //!
+//! Labels are class numbers or one-hot columns ([`Labels`]).
+//!
 //! A single row of outputs leaves no classes to choose from, since its only output is always the
-//! largest. Functions of labels therefore reject it. Give a binary classifier two outputs, or
-//! compare its one output with a threshold yourself: 0 for logits, ½ for probabilities.
+//! largest. Metrics of classes therefore reject it. Metrics of probabilities take a single row as
+//! the probability of class 1 of two.
+
+mod class_scores;
+mod labels;
+mod probabilities;
+
+use std::borrow::Cow;
 
 use nalgebra::DMatrix;
 
-use crate::check::{check_examples, check_finite, check_length, check_shape, option, room};
+pub use class_scores::{Average, f1, precision, recall};
+pub use labels::Labels;
+pub use probabilities::{binary_accuracy, brier_score, calibration_error, log_loss};
+
+use crate::check::{check_examples, check_finite, check_shape, option, room};
 use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, Sum, power_of_two, root_mean_square};
 
@@ -74,13 +92,14 @@ pub fn labels<T: Scalar>(outputs: &DMatrix<T>) -> Vec<usize> {
 ///
 /// (1/n) Σᵢ \[labels(Ŷ)ᵢ = cᵢ\].
 ///
-/// `labels` has length n, `outputs` is `classes × n`. Of equal outputs, the first counts as the
-/// largest.
+/// `labels` are n class numbers or one-hot columns, `outputs` is `classes × n`. Of equal outputs, the
+/// first counts as the largest.
 ///
 /// # Errors
 /// [`Error::NoExamples`], [`Error::Length`] unless there is one label per column, [`Error::Shape`]
-/// for a single row of outputs, [`Error::UnknownClass`] for a label that is not below `classes`,
-/// and [`Error::NonFiniteData`] for the outputs.
+/// for a single row of outputs or one-hot columns of another shape, [`Error::UnknownClass`] for a
+/// label that is not below `classes`, [`Error::NotOneHot`], and [`Error::NonFiniteData`] for the
+/// outputs.
 ///
 /// # Examples
 /// ```
@@ -92,10 +111,13 @@ pub fn labels<T: Scalar>(outputs: &DMatrix<T>) -> Vec<usize> {
 /// assert!(metrics::accuracy(&[0; 4], &one_row).is_err());
 /// # Ok::<(), layerwise::Error>(())
 /// ```
-pub fn accuracy<T: Scalar>(labels: &[usize], outputs: &DMatrix<T>) -> Result<f64, Error> {
-    check_classification("an accuracy", labels, outputs)?;
+pub fn accuracy<'a, T: Scalar>(
+    labels: impl Into<Labels<'a, T>>,
+    outputs: &DMatrix<T>,
+) -> Result<f64, Error> {
+    let labels = check_classification("an accuracy", labels.into(), outputs)?;
     let found = self::labels(outputs);
-    Ok(agreeing(labels, &found) as f64 / labels.len() as f64)
+    Ok(agreeing(&labels, &found) as f64 / labels.len() as f64)
 }
 
 /// The number of examples that have the same label in both lists.
@@ -106,7 +128,7 @@ pub(crate) fn agreeing(a: &[usize], b: &[usize]) -> usize {
 /// Fraction of the examples whose label is among their k largest outputs, in \[0, 1\]: fewer than k
 /// outputs rank before the output of the label.
 ///
-/// `labels` has length n, `outputs` is `classes × n`. Outputs are ranked by value, and equal ones
+/// `labels` are n class numbers or one-hot columns, `outputs` is `classes × n`. Outputs are ranked by value, and equal ones
 /// by row. So k = 1 gives the [`accuracy`], the result never falls as k grows, and k = `classes`
 /// gives 1.
 ///
@@ -122,12 +144,12 @@ pub(crate) fn agreeing(a: &[usize], b: &[usize]) -> usize {
 /// assert_eq!(metrics::top_k_accuracy(&[1, 2], &outputs, 2)?, 0.5);
 /// # Ok::<(), layerwise::Error>(())
 /// ```
-pub fn top_k_accuracy<T: Scalar>(
-    labels: &[usize],
+pub fn top_k_accuracy<'a, T: Scalar>(
+    labels: impl Into<Labels<'a, T>>,
     outputs: &DMatrix<T>,
     k: usize,
 ) -> Result<f64, Error> {
-    check_classification("a top-k accuracy", labels, outputs)?;
+    let labels = check_classification("a top-k accuracy", labels.into(), outputs)?;
     let fits = (1..=outputs.nrows()).contains(&k);
     let allowed = "at least 1 and at most the number of classes";
     option("k", k as f64, fits, allowed)?;
@@ -144,7 +166,7 @@ pub fn top_k_accuracy<T: Scalar>(
 /// Confusion matrix, `classes × classes`: entry (r, c) is the number of examples of class r that
 /// were predicted to be class c. Rows are true classes, columns are predicted classes.
 ///
-/// `labels` has length n, `outputs` is `classes × n`. The predicted class is that of [`labels`], so
+/// `labels` are n class numbers or one-hot columns, `outputs` is `classes × n`. The predicted class is that of [`labels`], so
 /// the trace divided by n is the [`accuracy`].
 ///
 /// # Errors
@@ -159,11 +181,11 @@ pub fn top_k_accuracy<T: Scalar>(
 /// assert_eq!(counts, DMatrix::from_row_slice(2, 2, &[1, 1, 0, 1]));
 /// # Ok::<(), layerwise::Error>(())
 /// ```
-pub fn confusion<T: Scalar>(
-    labels: &[usize],
+pub fn confusion<'a, T: Scalar>(
+    labels: impl Into<Labels<'a, T>>,
     outputs: &DMatrix<T>,
 ) -> Result<DMatrix<usize>, Error> {
-    check_classification("a confusion matrix", labels, outputs)?;
+    let labels = check_classification("a confusion matrix", labels.into(), outputs)?;
     let classes = outputs.nrows();
     let mut counts = filled("a confusion matrix", classes, classes, 0)?;
     for (&own, found) in labels.iter().zip(self::labels(outputs)) {
@@ -249,19 +271,21 @@ pub fn r_squared<T: Scalar>(targets: &DMatrix<T>, outputs: &DMatrix<T>) -> Resul
         .collect())
 }
 
-fn check_classification<T: Scalar>(
+/// The class numbers of `labels`, for outputs with at least one row per class.
+fn check_classification<'a, T: Scalar>(
     operation: &'static str,
-    labels: &[usize],
+    labels: Labels<'a, T>,
     outputs: &DMatrix<T>,
-) -> Result<(), Error> {
+) -> Result<Cow<'a, [usize]>, Error> {
     let (classes, n) = outputs.shape();
-    check_length("labels", labels, n)?;
+    labels.check_size(outputs)?;
     check_examples(n, operation)?;
     if classes == 1 {
         check_shape("outputs, one row per class", outputs, (2, n))?;
     }
-    check_classes(labels, classes)?;
-    check_finite(Quantity::MetricOutput, 0, classes, outputs.as_slice())
+    let labels = labels.numbers(classes)?;
+    check_finite(Quantity::MetricOutput, 0, classes, outputs.as_slice())?;
+    Ok(labels)
 }
 
 pub(crate) fn check_classes(labels: &[usize], classes: usize) -> Result<(), Error> {

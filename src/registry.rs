@@ -10,7 +10,8 @@ use crate::kernel::Scalar;
 use crate::layer::{Dense, Layer, Patchwise, Sequential, Unfold};
 use crate::loss::{
     BinaryCrossEntropy, ClassWeights, Gaussian, Huber, KullbackLeibler, LabelSmoothing, Loss,
-    Poisson, PseudoHuber, SoftmaxCrossEntropy, SquaredError, WeightedSquaredError,
+    Poisson, PseudoHuber, Quantile, SoftmaxCrossEntropy, SquaredError, WeightedBinaryCrossEntropy,
+    WeightedCrossEntropy, WeightedSquaredError,
 };
 
 /// What builds a part of type P from its description.
@@ -73,6 +74,13 @@ impl<T: Scalar> Registry<T> {
             .with_loss("WeightedSquaredError", |own, _| {
                 WeightedSquaredError::new(scalars::<T>(own, "weights")?)
             })
+            .with_loss("WeightedBinaryCrossEntropy", |own, _| {
+                WeightedBinaryCrossEntropy::new(scalars::<T>(own, "weights")?)
+            })
+            .with_loss("WeightedCrossEntropy", |own, _| {
+                WeightedCrossEntropy::new(scalars::<T>(own, "weights")?)
+            })
+            .with_loss("Quantile", |own, _| Quantile::new(own.number("level")?))
             .with_loss("Huber", |own, _| Huber::new(own.number("delta")?))
             .with_loss("PseudoHuber", |own, _| {
                 PseudoHuber::new(own.number("delta")?)
@@ -88,7 +96,12 @@ impl<T: Scalar> Registry<T> {
             })
             .with_loss("LabelSmoothing", |own, registry| {
                 let loss = registry.loss(own.part("loss")?)?;
-                LabelSmoothing::new(loss, own.number("epsilon")?)
+                let epsilon = own.number("epsilon")?;
+                match own.text("over")? {
+                    "classes" => LabelSmoothing::new(loss, epsilon),
+                    "units" => LabelSmoothing::binary(loss, epsilon),
+                    _ => Err(own.refuse("over", "classes or units")),
+                }
             })
     }
 
@@ -129,6 +142,17 @@ impl<T: Scalar> Registry<T> {
         });
         self.unfolds.insert(kind.into(), build);
         self
+    }
+
+    /// The kinds of losses that it knows, in alphabetical order.
+    pub fn losses(&self) -> impl Iterator<Item = &str> {
+        self.losses.keys().map(String::as_str)
+    }
+
+    /// The kinds of layers that it knows, in alphabetical order; `Patchwise` layers are known by their
+    /// unfolds.
+    pub fn layers(&self) -> impl Iterator<Item = &str> {
+        self.layers.keys().map(String::as_str)
     }
 
     /// The layer that a description describes.

@@ -200,7 +200,15 @@ impl<T: Scalar, L: Loss<T>> Loss<T> for LabelSmoothing<L> {
     }
 
     fn description(&self) -> Option<Description> {
-        let own = Description::new("LabelSmoothing").with("epsilon", self.epsilon);
+        let own = Description::new("LabelSmoothing")
+            .with("epsilon", self.epsilon)
+            .with(
+                "over",
+                match self.over {
+                    Over::Classes => "classes",
+                    Over::Units => "units",
+                },
+            );
         Some(own.with("loss", self.loss.description()?))
     }
 }

@@ -3,6 +3,7 @@
 use super::units::{evaluate_residual, over_residuals, over_units, residual_curvature};
 use super::{Loss, Pair};
 use crate::check::option;
+use crate::description::Description;
 use crate::error::Error;
 use crate::kernel::{Scalar, Write};
 
@@ -68,4 +69,8 @@ impl<T: Scalar> Loss<T> for Quantile {
     }
 
     over_residuals!(self);
+
+    fn description(&self) -> Option<Description> {
+        Some(Description::new("Quantile").with("level", self.level))
+    }
 }

@@ -1,9 +1,10 @@
 //! Cross entropy of independent binary units, with a weight for the positive class of each.
 
 use super::binary_cross_entropy::{functions, variance};
-use super::units::{BLOCK, check_list, check_units, in_prediction, largest};
+use super::units::{BLOCK, check_list, check_units, in_prediction, largest, numbers};
 use super::{Loss, Pair};
 use crate::check::{check_length, not_negative};
+use crate::description::Description;
 use crate::error::Error;
 use crate::kernel::{Scalar, Sum, Write};
 use crate::layer::Activation;
@@ -137,5 +138,10 @@ impl<T: Scalar> Loss<T> for WeightedBinaryCrossEntropy<T> {
 
     fn curvature_bound(&self, _parameters: &[T]) -> Option<T> {
         Some(T::of(0.25) * largest(&self.weights).max(T::one()))
+    }
+
+    fn description(&self) -> Option<Description> {
+        let own = Description::new("WeightedBinaryCrossEntropy");
+        Some(own.with("weights", numbers(&self.weights)))
     }
 }

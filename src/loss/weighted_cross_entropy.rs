@@ -1,9 +1,10 @@
 //! Softmax cross entropy, with one weight per class.
 
 use super::cross_entropy::{SUM_TOLERANCE, check_distributions};
-use super::units::{check_list, inner, largest};
+use super::units::{check_list, inner, largest, numbers};
 use super::{Loss, Pair, SoftmaxCrossEntropy};
 use crate::check::{check_length, not_negative};
+use crate::description::Description;
 use crate::error::Error;
 use crate::kernel::{Scalar, Write};
 
@@ -127,5 +128,10 @@ impl<T: Scalar> Loss<T> for WeightedCrossEntropy<T> {
     fn curvature_bound(&self, _parameters: &[T]) -> Option<T> {
         // m is at most max w Σy, including the tolerance that the check of targets allows.
         Some(T::of(0.5 * (1.0 + SUM_TOLERANCE)) * largest(&self.weights))
+    }
+
+    fn description(&self) -> Option<Description> {
+        let own = Description::new("WeightedCrossEntropy");
+        Some(own.with("weights", numbers(&self.weights)))
     }
 }

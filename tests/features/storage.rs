@@ -14,7 +14,8 @@ use layerwise::layer::{
 };
 use layerwise::loss::{
     BinaryCrossEntropy, ClassWeights, Gaussian, Huber, KullbackLeibler, LabelSmoothing, Loss,
-    Poisson, PseudoHuber, SoftmaxCrossEntropy, SquaredError, WeightedSquaredError,
+    Poisson, PseudoHuber, Quantile, SoftmaxCrossEntropy, SquaredError, WeightedBinaryCrossEntropy,
+    WeightedCrossEntropy, WeightedSquaredError,
 };
 use layerwise::nalgebra::DMatrix;
 use layerwise::rand::Rng;
@@ -200,6 +201,10 @@ fn losses<T: Stored>() -> Vec<Box<dyn Loss<T>>> {
         Box::new(Gaussian::learned(T::of(0.9), T::of(1e-3)).unwrap()),
         Box::new(Gaussian::learned_shared(T::of(1.1), T::zero()).unwrap()),
         Box::new(Poisson),
+        Box::new(Quantile::new(0.9).unwrap()),
+        Box::new(WeightedBinaryCrossEntropy::new(of([2.0, 0.7])).unwrap()),
+        Box::new(WeightedCrossEntropy::new(of([0.1, 3.0])).unwrap()),
+        Box::new(LabelSmoothing::binary(BinaryCrossEntropy, 0.2).unwrap()),
         Box::new(BinaryCrossEntropy),
         Box::new(SoftmaxCrossEntropy),
         Box::new(KullbackLeibler),
@@ -218,14 +223,40 @@ fn parts_are_built_again<T: Stored>() {
         let again = registry.layer(&read).unwrap();
         assert_eq!(format!("{again:?}"), format!("{layer:?}"));
     }
+    let mut kinds: Vec<String> = Vec::new();
     for loss in losses::<T>() {
         let description = loss.description().unwrap();
+        kinds.push(description.kind().into());
         let text = serde_json::to_string(&description).unwrap();
         let again = registry
             .loss(&serde_json::from_str(&text).unwrap())
             .unwrap();
         assert_eq!(format!("{again:?}"), format!("{loss:?}"));
     }
+    kinds.sort_unstable();
+    kinds.dedup();
+    assert_eq!(
+        kinds,
+        registry.losses().collect::<Vec<_>>(),
+        "every loss is tried"
+    );
+}
+
+/// Every loss in the folder of the losses describes itself.
+#[test]
+fn every_loss_is_registered() {
+    let registry = Registry::<f64>::new();
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/loss");
+    let mut found = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let text = fs::read_to_string(entry.unwrap().path()).unwrap();
+        for part in text.split("> Loss<T> for ").skip(1) {
+            let name: String = part.chars().take_while(|c| c.is_alphanumeric()).collect();
+            assert!(registry.losses().any(|own| own == name), "{name}");
+            found += 1;
+        }
+    }
+    assert_eq!(found, registry.losses().count());
 }
 
 #[test]

@@ -61,8 +61,15 @@ impl<T: Stored> Session<T> {
     /// Those of [`Circuit::save`](crate::Circuit::save).
     #[doc(alias("checkpoint"))]
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
-        let bytes = write(self.trainer(), self.model(), self.state())?;
-        atomic::write(path.as_ref(), &bytes)
+        atomic::write(path.as_ref(), &self.to_bytes()?)
+    }
+
+    /// The bytes of the file that [`Session::save`] writes.
+    ///
+    /// # Errors
+    /// [`Error::Format`], as in [`Session::save`].
+    pub fn to_bytes(&self) -> Result<Vec<u8>, Error> {
+        write(self.trainer(), self.model(), self.state())
     }
 
     /// Writes the run to a file after every k-th visit of the run, k = `visits`, at its end, and
@@ -111,13 +118,33 @@ impl<T: Stored> Session<T> {
     #[doc(alias("load", "checkpoint", "resume"))]
     pub fn reopen(
         trainer: &Trainer<T>,
-        mut model: DecoupledCircuit<T>,
+        model: DecoupledCircuit<T>,
         path: impl AsRef<Path>,
     ) -> Result<Self, Error> {
         let path = path.as_ref();
-        let bytes = atomic::read(path)?;
-        let file = Contents::read(&bytes, Some(path))?;
-        let manifest: Manifest = file.manifest::<T, _>(&bytes)?;
+        Self::reopened(trainer, model, &atomic::read(path)?, Some(path))
+    }
+
+    /// [`Session::reopen`] of the file's bytes.
+    ///
+    /// # Errors
+    /// Those of [`Session::reopen`].
+    pub fn from_bytes(
+        trainer: &Trainer<T>,
+        model: DecoupledCircuit<T>,
+        bytes: &[u8],
+    ) -> Result<Self, Error> {
+        Self::reopened(trainer, model, bytes, None)
+    }
+
+    fn reopened(
+        trainer: &Trainer<T>,
+        mut model: DecoupledCircuit<T>,
+        bytes: &[u8],
+        path: Option<&Path>,
+    ) -> Result<Self, Error> {
+        let file = Contents::read(bytes, path)?;
+        let manifest: Manifest = file.manifest::<T, _>(bytes)?;
         let run = manifest.run.as_ref().ok_or_else(|| {
             file.refuse("it holds no run (Session::save and Session::checkpoint_every write one)")
         })?;

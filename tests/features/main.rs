@@ -4,6 +4,7 @@
 mod argmin;
 #[cfg(feature = "storage")]
 mod checkpoints;
+mod fuzz;
 #[cfg(all(
     feature = "storage",
     feature = "json",

@@ -18,7 +18,6 @@ mod examples_by_key;
 mod failed_runs;
 mod floors;
 mod folds;
-mod fuzz;
 mod gauss_newton;
 mod grid;
 mod initializers;

@@ -1,7 +1,8 @@
 //! Random sequences of public calls, valid and not, after each of which the model must be sound.
 //!
-//! A short run is part of the suite. For a long one, with other seeds:
-//! `FUZZ_SECONDS=7200 FUZZ_SEED=1 cargo test --release --test suite fuzz -- --nocapture`.
+//! With the feature `storage`, every model is also saved and opened, and every run in two parts goes
+//! through a file's bytes. A short run is part of the tests. For a long one, with other seeds:
+//! `FUZZ_SECONDS=7200 FUZZ_SEED=1 cargo test --release --all-features --test features fuzz -- --nocapture`.
 //! What fails is shrunk to the shortest list of calls, and printed.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,6 +17,8 @@ use layerwise::loss::{
 };
 use layerwise::optimizer::{Adam, AdamW, GradientDescent, RmsProp};
 use layerwise::parameter_solver::{LeastSquares, LevenbergMarquardt};
+use layerwise::rand::rngs::ChaCha8Rng;
+use layerwise::rand::{RngExt, SeedableRng};
 use layerwise::regularizer::Regularizer;
 use layerwise::schedule::Schedule;
 use layerwise::target_solver::{
@@ -32,7 +35,11 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{RngSeed, TestRunner};
 
-use super::property::{generator, uniform};
+/// The scalars of the programs: with the feature `storage` those that files can hold.
+#[cfg(not(feature = "storage"))]
+use layerwise::Scalar as Number;
+#[cfg(feature = "storage")]
+use layerwise::storage::Stored as Number;
 
 /// A model and what is done to it.
 #[derive(Debug, Clone)]
@@ -328,8 +335,15 @@ impl Network {
     }
 }
 
+/// Draws from U(−1, 1).
+fn uniform<T: Scalar>(seed: u64, count: usize) -> Vec<T> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let draws = (0..count).map(|_| T::of(rng.random_range(-1.0..1.0)));
+    draws.collect()
+}
+
 fn matrix<T: Scalar>(rows: usize, columns: usize, size: f64, seed: u64) -> DMatrix<T> {
-    let mut values = uniform::<T>(&mut generator(seed), rows * columns, 1.0);
+    let mut values = uniform::<T>(seed, rows * columns);
     // A size that the scalar cannot hold becomes one that it can.
     let size = if T::of(size).is_finite() {
         T::of(size)
@@ -514,7 +528,7 @@ macro_rules! must {
     };
 }
 
-fn check_sound<T: Scalar>(model: &DecoupledCircuit<T>) -> Result<(), String> {
+fn check_sound<T: Number>(model: &DecoupledCircuit<T>) -> Result<(), String> {
     let depth = model.circuit().depth();
     for t in 0..depth {
         let finite = model.circuit().parameters(t).iter().all(|v| v.is_finite());
@@ -529,6 +543,23 @@ fn check_sound<T: Scalar>(model: &DecoupledCircuit<T>) -> Result<(), String> {
     if let Ok(energy) = model.energy() {
         must!(energy.is_finite(), "Ok with E = {energy}");
     }
+    #[cfg(feature = "storage")]
+    check_saved(model)?;
+    Ok(())
+}
+
+/// The model of its own file is the same.
+#[cfg(feature = "storage")]
+fn check_saved<T: Number>(model: &DecoupledCircuit<T>) -> Result<(), String> {
+    let bytes = model.to_bytes().map_err(|error| error.to_string())?;
+    let registry = layerwise::registry::Registry::<T>::new();
+    let opened = DecoupledCircuit::from_bytes(&bytes, &registry);
+    let opened = opened.map_err(|error| format!("a saved model cannot be opened: {error}"))?;
+    must!(bits(&opened) == bits(model), "saving changes bits");
+    must!(
+        format!("{opened:?}") == format!("{model:?}"),
+        "saving changes the model"
+    );
     Ok(())
 }
 
@@ -555,7 +586,7 @@ fn check_columns<T: Scalar>(model: &DecoupledCircuit<T>) -> Result<(), String> {
 }
 
 /// Runs of a trainer on one and two threads and in two parts: all must agree.
-fn train<T: Scalar>(
+fn train<T: Number>(
     plan: Plan,
     network: &Network,
     model: &mut DecoupledCircuit<T>,
@@ -621,7 +652,7 @@ fn train<T: Scalar>(
 }
 
 /// A run that is left after `cut` events, and goes on from its model and state.
-fn in_two_parts<T: Scalar>(
+fn in_two_parts<T: Number>(
     trainer: &Trainer<T>,
     model: DecoupledCircuit<T>,
     cut: usize,
@@ -634,9 +665,25 @@ fn in_two_parts<T: Scalar>(
             Ok(Some(_)) => {}
         }
     }
-    let state = session.state().clone();
-    let (model, _) = session.finish();
-    let mut session = match Session::resume(trainer, model, state) {
+    #[cfg(not(feature = "storage"))]
+    let resumed = {
+        let state = session.state().clone();
+        Session::resume(trainer, session.finish().0, state)
+    };
+    #[cfg(feature = "storage")]
+    let resumed = {
+        let bytes = session.to_bytes().map_err(|error| error.to_string())?;
+        let mut model = session.finish().0;
+        // Nothing but the bytes is to be left of it.
+        let ids = model.examples().to_vec();
+        model.remove_examples(&ids).map_err(|e| e.to_string())?;
+        for t in 0..model.circuit().depth() {
+            let zeros = vec![T::zero(); model.circuit().parameters(t).len()];
+            model.set_parameters(t, &zeros).map_err(|e| e.to_string())?;
+        }
+        Session::from_bytes(trainer, model, &bytes)
+    };
+    let mut session = match resumed {
         Ok(session) => session,
         Err(error) => return Err(format!("a state does not fit its own run: {error}")),
     };
@@ -646,7 +693,7 @@ fn in_two_parts<T: Scalar>(
     })
 }
 
-fn perform<T: Scalar>(
+fn perform<T: Number>(
     call: &Call,
     number: u64,
     network: &Network,
@@ -781,7 +828,7 @@ fn perform<T: Scalar>(
     check_columns(model)
 }
 
-fn run<T: Scalar>(program: &Program) -> Result<(), String> {
+fn run<T: Number>(program: &Program) -> Result<(), String> {
     let Ok(mut model) = program.network.build::<T>() else {
         return Ok(());
     };

@@ -241,6 +241,17 @@ pub enum Error {
         allowed: String,
     },
 
+    /// The name of a parameter group that the circuit, or one of its layers, does not have.
+    #[error("there is no parameter group '{group}' in {}: {}", scope(*layer), known(groups))]
+    UnknownGroup {
+        /// The requested name.
+        group: String,
+        /// The layer in which it was looked for; `None` for all layers.
+        layer: Option<usize>,
+        /// The names that exist there.
+        groups: Vec<String>,
+    },
+
     /// A hidden loss whose target cannot be trained.
     #[error(
         "the loss {loss} of hidden layer {layer} has a fixed target, but auxiliary targets are trained; use a loss whose target may vary, such as SquaredError"
@@ -554,6 +565,19 @@ fn before(layer: usize) -> String {
     match layer.checked_sub(1) {
         Some(layer) => format!("layer {layer}"),
         None => "what comes before it".into(),
+    }
+}
+
+/// Where a parameter group was looked for.
+fn scope(layer: Option<usize>) -> String {
+    layer.map_or("any layer".into(), |layer| format!("layer {layer}"))
+}
+
+/// The parameter groups that exist.
+fn known(groups: &[String]) -> String {
+    match groups {
+        [] => "there are no parameters".into(),
+        groups => format!("the groups are '{}'", groups.join("', '")),
     }
 }
 

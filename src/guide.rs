@@ -93,6 +93,7 @@ pub mod your_own {}
 /// [`GaussNewton`](crate::target_solver::GaussNewton),
 /// [`StepSize`](crate::target_solver::StepSize),
 /// [`Convergence`](crate::target_solver::Convergence), [`WStep`](crate::training::WStep),
+/// [`Part`](crate::training::Part),
 /// [`LeastSquares`](crate::parameter_solver::LeastSquares),
 /// [`LevenbergMarquardt`](crate::parameter_solver::LevenbergMarquardt),
 /// [`optimizer`](crate::optimizer).

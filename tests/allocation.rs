@@ -21,7 +21,7 @@ use layerwise::target_solver::{
     Convergence, GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent,
 };
 use layerwise::training::{
-    Backprop, Decoupling, FixedPrediction, PenaltyGrowth, Phase, Scheme, Trainer, WStep, ZIl,
+    Backprop, Decoupling, FixedPrediction, Part, PenaltyGrowth, Phase, Scheme, Trainer, WStep, ZIl,
 };
 use layerwise::{Circuit, DecoupledCircuit, Loss, Scalar};
 use nalgebra::DMatrix;
@@ -317,6 +317,32 @@ fn training<T: Scalar>() {
     phases_on::<T>("rich, backprop", rich_model, || {
         let rule = GradientDescent::new(0.01).unwrap();
         Phase::new(Backprop, rule.with_nesterov(0.9).unwrap())
+    });
+    phases_on::<T>("rich, accumulated, some frozen", rich_model, || {
+        let w_step = WStep::optimizer(decayed())
+            .with_accumulation(2)
+            .unwrap()
+            .with_frozen(Part::layer(1))
+            .with_frozen(Part::group_of_layer(2, "bias"))
+            .with_rate_factor(Part::group("weights"), 0.5)
+            .unwrap();
+        Phase::with_w_step(
+            Decoupling::refreshed(
+                ReverseSweep::new(1)
+                    .with_step(StepSize::Fixed(0.05))
+                    .unwrap(),
+            ),
+            w_step,
+        )
+        .unwrap()
+    });
+    phases_on::<T>("joint, accumulated, some frozen", model, || {
+        let w_step = WStep::optimizer(Adam::new(1e-3).unwrap())
+            .with_accumulation(3)
+            .unwrap()
+            .with_frozen(Part::layer(0));
+        let scheme = Decoupling::joint(GradientDescent::new(0.05).unwrap());
+        Phase::with_w_step(scheme, w_step).unwrap()
     });
     let unit = || examples_of(layers(), Energy::new(SoftmaxCrossEntropy));
     phases_on::<T>("Z-IL", unit, || Phase::new(ZIl, decayed()));

@@ -58,6 +58,8 @@ pub struct LocalProblem<'a, T: Scalar> {
     pub(crate) regularization: Regularization<'a>,
     /// λ_{t+1}, in the shape of the target; empty if there are none.
     pub(crate) multipliers: &'a [T],
+    /// Whether no gradient in θ_t is needed, even if an evaluation requests it.
+    pub(crate) frozen: bool,
 }
 
 /// R_t, for those groups of θ_t that decay, and S_{t+1}.
@@ -137,6 +139,7 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
             example_weights: &[],
             regularization: Regularization::default(),
             multipliers: &[],
+            frozen: false,
         })
     }
 
@@ -281,6 +284,10 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
     /// [`LocalProblem::predict`] with the same θ_t and z_t; z_{t+1} may have changed since.
     pub(crate) fn differentiate(&self, wanted: Ask, workspace: &mut LocalWorkspace<T>) -> T {
         let w = workspace;
+        let wanted = Ask {
+            parameters: wanted.parameters && !self.frozen,
+            ..wanted
+        };
         let pair = self.pair(&w.prediction);
         let needs_cotangent = wanted.parameters || wanted.input;
         self.loss.evaluate(
@@ -363,6 +370,7 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         if regularizer.is_none() {
             return;
         }
+        let wanted = wanted && !self.frozen;
         let mut value = T::zero();
         let count = self.total_weight();
         let groups = self.regularization.groups.iter();

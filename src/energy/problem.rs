@@ -24,6 +24,8 @@ pub struct Layers<'a, T: Scalar> {
     terms: &'a Terms<T>,
     /// μ_1, …, μ_{T−1}, from the terms or replaced.
     penalties: &'a [T],
+    /// Which layers need no gradient in θ_t; empty if all need it.
+    frozen: &'a [bool],
 }
 
 impl<'a, T: Scalar> Layers<'a, T> {
@@ -32,12 +34,19 @@ impl<'a, T: Scalar> Layers<'a, T> {
             circuit,
             terms,
             penalties: terms.penalties(),
+            frozen: &[],
         }
     }
 
     /// Replaces the penalties; their number must fit.
     pub(crate) fn at_penalties(self, penalties: &'a [T]) -> Self {
         Self { penalties, ..self }
+    }
+
+    /// Skips the gradients in θ_t of `frozen` layers, whatever an evaluation requests: what the
+    /// workspace holds for them is meaningless.
+    pub(crate) fn without_gradients_of(self, frozen: &'a [bool]) -> Self {
+        Self { frozen, ..self }
     }
 
     /// The circuit.
@@ -234,6 +243,7 @@ impl<'a, T: Scalar> Problem<'a, T> {
                 targets: targets.unwrap_or_default(),
             },
             multipliers: self.multipliers.get(t).map_or(&[], |own| own),
+            frozen: self.layers.frozen.get(t).copied().unwrap_or(false),
         }
     }
 
@@ -405,7 +415,7 @@ pub(crate) fn compose<'a, T: Scalar>(
             let at = problem.point(&here.prediction, &here.tape);
             let (d_own, d_loss) = here.d_parameters.split_at_mut(at.parameters.len());
             let d_input = Write::set((t > 0).then_some(&mut here.d_input[..]));
-            let d_own = Write::Set(d_own);
+            let d_own = Write::set((!problem.frozen).then_some(d_own));
             let layer = problem.layer;
             layer.vjp(&at, &above.d_input, d_input, d_own, &mut here.work);
             // The hidden losses do not enter the composed objective.

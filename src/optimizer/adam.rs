@@ -111,8 +111,8 @@ impl<T: Scalar> Optimizer<T> for Adam {
 /// x ← max(0, 1 − ηλ) x, followed by a step of [`Adam`]: the decay does not enter the moments.
 ///
 /// Loshchilov & Hutter 2019, in the form where the schedule scales the decay together with the
-/// learning rate η. Values whose [`Step::decays`] is false (biases) do not decay. Default: λ =
-/// 0.01.
+/// learning rate η. λ is multiplied by [`Step::decay`], which is 0 for values that do not decay
+/// (biases). Default: λ = 0.01.
 ///
 /// # Examples
 /// ```
@@ -162,9 +162,9 @@ impl<T: Scalar> Optimizer<T> for AdamW {
     }
 
     fn update(&self, step: Step, values: &mut [T], gradient: &[T], state: &mut [T]) {
-        if step.decays {
+        if step.decay > 0.0 {
             // Not a product with 1 − ηλ, which in f32 has lost most digits of a small ηλ.
-            let share = T::of((self.adam.rate * step.factor * self.decay).min(1.0));
+            let share = T::of((self.adam.rate * step.factor * self.decay * step.decay).min(1.0));
             let values = &mut *values;
             vectorise(
                 #[inline(always)]
@@ -172,5 +172,9 @@ impl<T: Scalar> Optimizer<T> for AdamW {
             );
         }
         self.adam.update(step, values, gradient, state);
+    }
+
+    fn decays(&self) -> bool {
+        self.decay > 0.0
     }
 }

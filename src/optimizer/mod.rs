@@ -23,9 +23,9 @@ pub struct Step {
     pub factor: f64,
     /// Factor of the gradient; 1/n turns a sum over a batch into its mean.
     pub gradient_factor: f64,
-    /// Whether weight decay, if the rule has any, applies to these values. It does not apply to
+    /// Factor of the rule's weight decay, if it has any; 0 for values that do not decay, such as
     /// biases ([`ParameterGroup::decays`](crate::layer::ParameterGroup::decays)).
-    pub decays: bool,
+    pub decay: f64,
 }
 
 impl Step {
@@ -36,7 +36,7 @@ impl Step {
             number,
             factor,
             gradient_factor: 1.0,
-            decays: true,
+            decay: 1.0,
         }
     }
 
@@ -48,9 +48,9 @@ impl Step {
         }
     }
 
-    /// Sets whether weight decay applies.
-    pub fn with_decay(self, decays: bool) -> Self {
-        Self { decays, ..self }
+    /// Sets the factor of the weight decay.
+    pub fn with_decay(self, decay: f64) -> Self {
+        Self { decay, ..self }
     }
 }
 
@@ -97,13 +97,19 @@ pub trait Optimizer<T: Scalar>: Debug + Send + Sync {
     ///
     /// `gradient` may be a **sum** over a batch. The rule multiplies it by `step.gradient_factor`,
     /// and its learning rate by `step.factor`: x ← x − η·factor·(gradient_factor·g) for plain
-    /// descent. Weight decay, if the rule has any, applies only if `step.decays` is true.
+    /// descent. It multiplies its weight decay, if it has any, by `step.decay`.
     fn update(&self, step: Step, values: &mut [T], gradient: &[T], state: &mut [T]);
+
+    /// Whether the rule has weight decay, so that a factor of it has an effect; `false` by default.
+    fn decays(&self) -> bool {
+        false
+    }
 }
 
 through_pointers!(Optimizer {
     fn slots(&self) -> usize;
     fn update(&self, step: Step, values: &mut [T], gradient: &[T], state: &mut [T]);
+    fn decays(&self) -> bool;
 });
 
 /// A positive ε in the scalar type. It must not become 0, since 0/0 is NaN.

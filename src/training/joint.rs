@@ -1,8 +1,8 @@
 //! The joint visit: θ and z step together, from gradients at the same point.
 
 use super::per_example::{Moments, check_columns, zeros};
-use super::visit::{Visit, problem};
-use super::w_step::{self, Fault, step_into};
+use super::visit::{Visit, gradient_problem};
+use super::w_step::{self, Fault};
 use crate::decoupled::DecoupledCircuit;
 use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, add_to};
@@ -59,12 +59,12 @@ pub(super) fn visit<T: Scalar>(
         example: Vec::new(),
     });
     let w = visit.w_step;
-    // Gradient clipping needs the norm of all gradients first.
-    let early = w.rule().filter(|_| w.is_layerwise());
-    let examples = columns.len();
+    // Gradient clipping needs the norm of all gradients first, and accumulation those of more visits.
+    let early = w.rule().is_some() && w.is_layerwise();
+    let examples = columns.len() as u64;
     let none = |_| false;
     let step = w_step::begin(w, number, visit.workspace, examples, visit.factor, none);
-    let problem = problem!(visit).scheduled();
+    let problem = gradient_problem!(visit).scheduled();
     let (depth, execution) = (hidden + 1, problem.batch().execution);
     let circuit = problem.layers().circuit();
     let batch = problem.batch();
@@ -77,11 +77,13 @@ pub(super) fn visit<T: Scalar>(
             if t + 1 < depth {
                 own.squared_gap = problem.squared_gap(local);
             }
-            if let Some(rule) = early {
-                let theta = (problem.parameters, circuit.parameter_groups(t));
+            own.fault = None;
+            if early && !state.frozen {
+                let theta = (t, problem.parameters, circuit.parameter_groups(t));
+                w.mask(t, theta.2, &mut local.d_parameters);
                 state.feel(&local.d_parameters);
                 let (moments, place) = (&mut state.moments, &mut local.d_parameters);
-                own.fault = step_into(rule, step, theta, moments, None, place, execution);
+                own.fault = w.step_into(step, theta, moments, None, place, execution);
             }
         },
         |t, parts, moments, own| moves.make(batch.z(t), parts, moments, own),
@@ -89,13 +91,14 @@ pub(super) fn visit<T: Scalar>(
     let faults = (1..).zip(scratch.iter().map(|own| own.fault));
     Fault::check(faults, [Quantity::TargetGradient, Quantity::Target], number)?;
     visit.workspace.check_energies(number)?;
-    if early.is_some() {
+    let mut late = false;
+    if early {
         w_step::check(visit.steps, number)?;
     } else {
-        w_step::prepare(
+        late = w_step::prepare(
             w,
             visit.w_state,
-            visit.steps,
+            (visit.steps, visit.draft),
             problem,
             visit.workspace,
             visit.factor,
@@ -111,10 +114,11 @@ pub(super) fn visit<T: Scalar>(
     for (t, local) in (1..).zip(locals) {
         visit.batch.replace(t, &mut local.d_target);
     }
-    if early.is_some() {
+    if early {
         w_step::commit_over(visit.w_state, visit.circuit, visit.workspace);
-    } else if !w.is_none() {
-        w_step::commit(w, visit.w_state, visit.steps, visit.circuit);
+    } else if late && !w.is_none() {
+        let steps = (&mut *visit.steps, &mut *visit.draft);
+        w_step::commit(w, visit.w_state, steps, visit.circuit);
     }
     visit.record_gap_before(gap);
     Ok(energy)

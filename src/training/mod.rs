@@ -6,11 +6,13 @@
 //! | [`WStep`] | [`WState`] | [`Evaluated::step`] |
 //! | [`Trainer`], a list of [`Phase`]s | [`SessionState`] | [`Session::advance`] |
 
+mod accumulation;
 mod backprop_scheme;
 mod decoupling;
 mod fixed_prediction;
 mod joint;
 mod observer;
+mod parts;
 mod penalties;
 mod penalty_growth;
 mod per_example;
@@ -28,6 +30,7 @@ pub use backprop_scheme::Backprop;
 pub use decoupling::{Decoupling, Targets, ZStep};
 pub use fixed_prediction::FixedPrediction;
 pub use observer::{Observer, Progress, Saver};
+pub use parts::Part;
 pub use penalty_growth::PenaltyGrowth;
 pub use phase::Phase;
 pub use report::{

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use nalgebra::DMatrix;
 use rand::seq::SliceRandom;
 
+use super::accumulation::Draft;
 use super::observer::{Observer, Progress, Saver};
 use super::penalties::Penalties;
 use super::phase::Phase;
@@ -155,6 +156,8 @@ struct Memory<T> {
     penalties: Vec<T>,
     multipliers: Vec<Vec<T>>,
     steps: Vec<LayerStep<T>>,
+    /// Which layers are frozen in the phase in progress.
+    frozen: Vec<bool>,
 }
 
 #[derive(Debug)]
@@ -224,6 +227,7 @@ impl<T: Scalar> Session<T> {
                 penalties: Vec::new(),
                 multipliers: vec![Vec::new(); depth - 1],
                 steps: (0..depth).map(|_| LayerStep::new()).collect(),
+                frozen: Vec::with_capacity(depth),
             },
             model,
             state: SessionState {
@@ -680,6 +684,10 @@ impl<T: Scalar> Session<T> {
         let factor = phase.schedule.factor(number.0, number.1);
 
         // The visit: targets move in `batch`, parameters in `circuit`.
+        memory.frozen.clear();
+        let layers = w_state.layers.iter();
+        memory.frozen.extend(layers.map(|own| own.frozen));
+        let mut draft = Draft::new(epoch.examples + columns.len() == n);
         let before = w_state.steps;
         let mut statistics = epoch.statistics.clone();
         let mut visit = Visit {
@@ -695,6 +703,8 @@ impl<T: Scalar> Session<T> {
             w_step: &phase.w_step,
             w_state,
             steps: &mut memory.steps,
+            draft: &mut draft,
+            frozen: &memory.frozen,
             statistics: &mut statistics,
             factor,
             number,
@@ -722,6 +732,7 @@ impl<T: Scalar> Session<T> {
             memory.working.commit(examples, &chosen);
         }
         terms.put_penalties(&memory.penalties);
+        draft.keep(w_state, &mut memory.steps);
         let count = columns.len();
         statistics.objective += objective.as_f64() / statistics.unit;
         epoch.statistics = statistics;

@@ -267,8 +267,10 @@ impl<T: Scalar> Trainer<T> {
     ///
     /// # Errors
     /// [`Error::NoExamples`], errors of the model's checks of the validation examples, errors of a
-    /// scheme's check of its W-step, and [`Error::InvalidOption`] for penalties that a phase could
-    /// take out of range.
+    /// scheme's check of its W-step, [`Error::UnknownLayer`] or [`Error::UnknownGroup`] for options
+    /// of a [`Part`](crate::training::Part) that the circuit does not have, [`Error::Combination`]
+    /// for frozen parameters that a solver would move, and [`Error::InvalidOption`] for penalties
+    /// that a phase could take out of range.
     pub fn check(&self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
         let n = model.examples().len();
         check_examples(n, "training")?;
@@ -288,6 +290,7 @@ impl<T: Scalar> Trainer<T> {
         let mut penalties = PenaltyRange::new(model.terms.penalties());
         for phase in &self.phases {
             phase.scheme.check(&phase.w_step)?;
+            phase.w_step.check_parts(model)?;
             if phase.validates() && self.validation.is_none() {
                 return Err(Error::NoExamples {
                     operation: "Stopping::Validation (see Trainer::with_validation)",

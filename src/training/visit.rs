@@ -1,5 +1,6 @@
 //! One visit of a training scheme to one batch.
 
+use super::accumulation::Draft;
 use super::per_example::measure;
 use super::w_step::{self, LayerStep, WState, WStep};
 use crate::check::{check_computed, refuse};
@@ -73,6 +74,9 @@ pub struct Visit<'a, T: Scalar> {
     pub(super) w_step: &'a WStep<T>,
     pub(super) w_state: &'a mut WState<T>,
     pub(super) steps: &'a mut [LayerStep<T>],
+    pub(super) draft: &'a mut Draft,
+    /// Which layers need no gradient in θ_t.
+    pub(super) frozen: &'a [bool],
     pub(super) statistics: &'a mut Statistics,
     pub(super) factor: f64,
     /// The number of the visit in its phase, from 0, and the phase's maximum number of visits.
@@ -90,7 +94,18 @@ macro_rules! problem {
         }
     };
 }
-pub(super) use problem;
+
+/// The same, without the gradients of frozen layers.
+macro_rules! gradient_problem {
+    ($visit:expr) => {{
+        let problem = $crate::training::visit::problem!($visit);
+        $crate::energy::Problem {
+            layers: problem.layers.without_gradients_of($visit.frozen),
+            ..problem
+        }
+    }};
+}
+pub(super) use {gradient_problem, problem};
 
 const GIVEN: &str = "gradients computed by the scheme itself";
 
@@ -273,14 +288,22 @@ impl<'a, T: Scalar> Visit<'a, T> {
         match kind {
             Kind::Energy => {
                 let ask = self.w_step.ask();
-                self.target_problem().differentiate(ask);
+                let layers = Layers::new(self.circuit, self.terms).at_penalties(self.penalties);
+                let mut problem = TargetProblem::new(
+                    layers.without_gradients_of(self.frozen),
+                    self.batch.reborrow(),
+                    &self.multipliers[..self.multiplied],
+                    self.workspace,
+                    &mut self.predictions,
+                );
+                problem.differentiate(ask);
                 self.workspace.check_energies(self.w_state.steps)
             }
             Kind::Composed => {
                 self.forget();
                 let problem = Problem {
                     multipliers: &[],
-                    ..problem!(self)
+                    ..gradient_problem!(self)
                 };
                 let loss = problem.backprop(self.workspace).loss();
                 let (last, step) = (self.circuit.depth() - 1, self.w_state.steps);
@@ -296,16 +319,19 @@ impl<'a, T: Scalar> Visit<'a, T> {
         }
         // Even if it fails: solvers use the memory of the predictions.
         self.forget();
-        let problem = problem!(self).scheduled();
-        w_step::prepare(
+        let problem = gradient_problem!(self).scheduled();
+        let stepped = w_step::prepare(
             self.w_step,
             self.w_state,
-            self.steps,
+            (self.steps, self.draft),
             problem,
             self.workspace,
             self.factor,
         )?;
-        w_step::commit(self.w_step, self.w_state, self.steps, self.circuit);
+        if stepped {
+            let steps = (&mut *self.steps, &mut *self.draft);
+            w_step::commit(self.w_step, self.w_state, steps, self.circuit);
+        }
         Ok(())
     }
 }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::check::{at_least_one, positive, refuse};
+use super::accumulation::Draft;
+use super::parts::{Change, Part, PartOptions};
+use crate::check::{at_least_one, not_negative, positive, refuse};
 use crate::circuit::Circuit;
 use crate::decoupled::DecoupledCircuit;
 use crate::energy::{Ask, LocalWorkspace, Problem, Workspace};
@@ -46,6 +48,8 @@ pub struct WStep<T: Scalar> {
     solvers: Solvers<T>,
     steps: u64,
     max_norm: Option<f64>,
+    accumulation: u64,
+    parts: PartOptions,
 }
 
 /// Which layers are solved.
@@ -83,6 +87,8 @@ impl<T: Scalar> WStep<T> {
             solvers: Solvers::None,
             steps: 1,
             max_norm: None,
+            accumulation: 1,
+            parts: PartOptions::default(),
         }
     }
 
@@ -130,14 +136,127 @@ impl<T: Scalar> WStep<T> {
         Ok(self)
     }
 
+    /// Makes the optimiser step once every k visits, k = `visits`, along the mean gradient of their
+    /// examples:
+    ///
+    /// (1/n) Σ_v Σᵢ ∂E/∂θ over the k visits v with n examples in total.
+    ///
+    /// With schemes that move no targets, or refresh them, k visits of m examples make the step of
+    /// one visit of k·m examples, up to rounding, in the memory of m. As the last batch of an epoch
+    /// may be smaller, so the last step of an epoch takes what has been accumulated. Between steps θ
+    /// rests, while targets move at every visit. Sums in progress are part of the session's state; a
+    /// visit that fails adds nothing to them, and sums of a phase that is interrupted are dropped
+    /// with its state. The learning rate's schedule counts visits; the factor of the visit that
+    /// steps is the one that counts.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for 0.
+    ///
+    /// # Examples
+    /// ```
+    /// use layerwise::prelude::*;
+    ///
+    /// // 8 examples at a time, a step every 32.
+    /// let w_step = WStep::optimizer(Adam::new(1e-3)?).with_accumulation(4)?;
+    /// let phase: Phase<f64> = Phase::with_w_step(Backprop, w_step)?.with_batch_size(8)?;
+    /// # Ok::<(), Error>(())
+    /// ```
+    #[doc(alias("gradient accumulation", "micro-batch"))]
+    pub fn with_accumulation(mut self, visits: u64) -> Result<Self, Error> {
+        self.accumulation = at_least_one("WStep::accumulation", visits)?;
+        Ok(self)
+    }
+
+    /// Multiplies the optimiser's learning rate by `factor` for the parameters of `part`. Of several
+    /// factors for the same parameters, the last counts. It applies in addition to the phase's
+    /// schedule.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] unless the factor is above 0 and finite.
+    #[doc(alias("learning rate", "discriminative", "param_groups"))]
+    pub fn with_rate_factor(mut self, part: Part, factor: f64) -> Result<Self, Error> {
+        let factor = positive("WStep::rate_factor", factor)?;
+        self.parts.push(part, Change::Rate(factor));
+        Ok(self)
+    }
+
+    /// Multiplies the optimiser's weight decay by `factor` for the parameters of `part`, also for
+    /// groups that do not decay otherwise, such as biases; 0 means no decay. Of several factors for
+    /// the same parameters, the last counts.
+    ///
+    /// Only a rule that decays ([`Optimizer::decays`], such as
+    /// [`AdamW`](crate::optimizer::AdamW)) can have a factor. An L2 term of E by layer is
+    /// [`Energy::with_parameter_regularizers`](crate::energy::Energy::with_parameter_regularizers).
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] unless the factor is at least 0 and finite.
+    #[doc(alias = "weight decay")]
+    pub fn with_decay_factor(mut self, part: Part, factor: f64) -> Result<Self, Error> {
+        let factor = not_negative("WStep::decay_factor", factor)?;
+        self.parts.push(part, Change::Decay(factor));
+        Ok(self)
+    }
+
+    /// Freezes the parameters of `part`: they do not move or decay, and a maximum gradient norm does
+    /// not count them. Of a layer that is frozen as a whole, the gradient in θ_t is not computed. Its
+    /// targets, and those around it, move as before.
+    #[doc(alias("fine-tuning", "requires_grad", "transfer learning"))]
+    pub fn with_frozen(mut self, part: Part) -> Self {
+        self.parts.push(part, Change::Freeze);
+        self
+    }
+
     /// Refuses options that would have no effect.
     pub(super) fn check(&self) -> Result<(), Error> {
-        let what = match (&self.rule, self.solves()) {
-            (None, false) if self.steps > 1 => "several parameter steps with no W-step",
-            (None, _) if self.max_norm.is_some() => "a maximum gradient norm without an optimiser",
+        let parts = &self.parts;
+        let what = match &self.rule {
+            None if !self.solves() && self.steps > 1 => "several parameter steps with no W-step",
+            None if self.max_norm.is_some() => "a maximum gradient norm without an optimiser",
+            None if self.accumulation > 1 => "accumulated gradients without an optimiser",
+            None if parts.any(|own| own != Change::Freeze) => {
+                "a factor of the learning rate or weight decay without an optimiser"
+            }
+            None if !self.solves() && parts.any(|_| true) => "frozen parameters with no W-step",
+            Some(rule) if !rule.decays() && parts.any(|own| matches!(own, Change::Decay(_))) => {
+                "a factor of the weight decay with an optimiser that has none"
+            }
+            Some(_) if self.accumulation > 1 && self.steps > 1 => {
+                return refuse(
+                    "accumulated gradients with several parameter steps",
+                    "one asks for fewer steps than visits, and the other for more",
+                );
+            }
+            Some(_) if self.accumulation > 1 && self.solves() => {
+                return refuse(
+                    "accumulated gradients with parameter solvers",
+                    "a solver fits the targets of one batch",
+                );
+            }
             _ => return Ok(()),
         };
         refuse(what, "it would have no effect")
+    }
+
+    /// Checks that the circuit has every part that the options name, and that no solver would move
+    /// what is frozen.
+    pub(super) fn check_parts(&self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
+        self.parts.check(model)?;
+        let circuit = model.circuit();
+        for t in 0..circuit.depth() {
+            let [all, some] = self.parts.freezing(t, circuit.parameter_groups(t));
+            match &self.solvers {
+                Solvers::None => {}
+                Solvers::WhereItFits(_) if all || !some => {}
+                Solvers::Of(_) if self.solver_of(t).is_none() || !some => {}
+                _ => {
+                    return refuse(
+                        "a parameter solver for a layer with frozen parameters",
+                        "a solver moves all parameters of its layer",
+                    );
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Steps per visit.
@@ -155,9 +274,14 @@ impl<T: Scalar> WStep<T> {
         self.rule.is_none() && !self.solves()
     }
 
-    /// Whether a layer's step is independent of the other layers.
+    /// Whether a layer's step needs nothing but the visit's gradient of that layer.
     pub(super) fn is_layerwise(&self) -> bool {
-        self.max_norm.is_none()
+        self.max_norm.is_none() && self.accumulation == 1
+    }
+
+    /// Visits per step.
+    pub(super) fn accumulation(&self) -> u64 {
+        self.accumulation
     }
 
     /// What an evaluation before the step must compute. Layers with a solver need no gradient, and
@@ -202,17 +326,22 @@ impl<T: Scalar> WStep<T> {
         let slots = self.rule.as_ref().map_or(0, |rule| rule.slots());
         let (mut layers, mut refused) = (Vec::with_capacity(depth), None);
         for t in 0..depth {
+            let [frozen, _] = self.parts.freezing(t, circuit.parameter_groups(t));
             let mut solver = None;
-            if let Some(own) = self.solver_of(t) {
+            if let Some(own) = self.solver_of(t).filter(|_| !frozen) {
                 match (own.check(&none.local(t)), &self.solvers) {
                     (Ok(()), _) => solver = Some(own.start()),
                     (Err(error), Solvers::Of(_)) => return Err(error),
                     (Err(error), _) => refused = Some(error),
                 }
             }
+            let count = circuit.parameters(t).len();
+            let sums = self.accumulation > 1 && !frozen;
             layers.push(LayerState {
-                moments: vec![T::zero(); slots * circuit.parameters(t).len()],
+                moments: vec![T::zero(); slots * count],
+                sum: vec![T::zero(); if sums { count } else { 0 }],
                 solver,
+                frozen,
                 moved: false,
                 moved_before: false,
                 pulled: false,
@@ -220,7 +349,12 @@ impl<T: Scalar> WStep<T> {
         }
         match refused {
             Some(error) if layers.iter().all(|own| own.solver.is_none()) => Err(error),
-            _ => Ok(WState { steps: 0, layers }),
+            _ => Ok(WState {
+                steps: 0,
+                pending_visits: 0,
+                pending_examples: 0,
+                layers,
+            }),
         }
     }
 }
@@ -232,6 +366,9 @@ impl<T: Scalar> WStep<T> {
 pub struct WState<T> {
     /// Completed steps.
     pub(super) steps: u64,
+    /// Visits, and their examples, whose gradients are in the layers' sums.
+    pub(super) pending_visits: u64,
+    pub(super) pending_examples: u64,
     pub(super) layers: Vec<LayerState<T>>,
 }
 
@@ -245,21 +382,29 @@ impl<T: Scalar> WState<T> {
                     (Some(own), Some(start)) => own.fits(start),
                     (own, start) => own.is_some() == start.is_some(),
                 };
-                solvers && own.moments.len() == start.moments.len()
+                let sizes =
+                    own.moments.len() == start.moments.len() && own.sum.len() == start.sum.len();
+                solvers && sizes && own.frozen == start.frozen
             })
     }
 
     /// The largest of its counts.
     pub(super) fn largest_count(&self) -> u64 {
         let solvers = self.layers.iter().flat_map(|own| &own.solver);
-        solvers.fold(self.steps, |top, own| top.max(own.largest_count()))
+        let own = self
+            .steps
+            .max(self.pending_visits)
+            .max(self.pending_examples);
+        solvers.fold(own, |top, own| top.max(own.largest_count()))
     }
 
     /// The number of values it holds.
     pub(super) fn size(&self) -> usize {
         let solver = |own: &LayerState<T>| own.solver.as_ref().map_or(0, State::size);
         let layers = self.layers.iter();
-        layers.map(|own| own.moments.len() + solver(own)).sum()
+        layers
+            .map(|own| own.moments.len() + own.sum.len() + solver(own))
+            .sum()
     }
 }
 
@@ -269,6 +414,10 @@ impl<T: Scalar> WState<T> {
 pub(super) struct LayerState<T> {
     /// The rule's state, block by block within each parameter group.
     pub(super) moments: Vec<T>,
+    /// The sum of the gradients since the last step; empty unless gradients are accumulated.
+    pub(super) sum: Vec<T>,
+    /// Whether the options freeze all of θ_t.
+    pub(super) frozen: bool,
     /// `None` for a layer without a solver.
     solver: Option<State<T>>,
     /// Whether θ_t changed in this epoch, and whether its gradient in an optimiser's step was not 0 or
@@ -282,12 +431,12 @@ pub(super) struct LayerState<T> {
 impl<T: Scalar> LayerState<T> {
     /// Whether an optimiser steps along the gradient of θ_t. (A solver may leave θ_t at rest.)
     pub(super) fn steps(&self, w_step: &WStep<T>) -> bool {
-        self.solver.is_none() && w_step.rule.is_some()
+        self.solver.is_none() && w_step.rule.is_some() && !self.frozen
     }
 
     /// Whether `w_step` moves θ_t.
     fn moves(&self, w_step: &WStep<T>) -> bool {
-        self.solver.is_some() || w_step.rule.is_some()
+        self.solver.is_some() || self.steps(w_step)
     }
 
     /// Records whether the gradient is nonzero.
@@ -308,6 +457,8 @@ impl<T: Scalar> LayerState<T> {
 pub(super) struct LayerStep<T> {
     /// The new θ_t, unless it overwrites its gradient.
     next: Vec<T>,
+    /// The sum of gradients that the visit in progress has drafted.
+    pub(super) sum: Vec<T>,
     pub(super) fault: Option<Fault>,
     error: Option<Error>,
     /// Σᵢ ‖z_{t+1}ⁱ − ẑ_{t+1}ⁱ‖² before a joint step, for a hidden layer.
@@ -319,6 +470,7 @@ impl<T: Scalar> LayerStep<T> {
         Self {
             squared_gap: T::zero(),
             next: Vec::new(),
+            sum: Vec::new(),
             fault: None,
             error: None,
         }
@@ -370,17 +522,18 @@ const BLOCK: usize = 1024;
 const COST: usize = 32;
 
 /// One W-step on `problem`: computes the new θ in separate memory, and changes only the states.
+/// Returns whether there is a new θ; there is none while gradients accumulate.
 ///
 /// The workspace must hold the energies and predictions of `problem`, and the gradients that
 /// [`WStep::ask`] requests; `factor` multiplies the learning rate.
 pub(super) fn prepare<T: Scalar>(
     w_step: &WStep<T>,
     state: &mut WState<T>,
-    steps: &mut [LayerStep<T>],
+    (steps, draft): (&mut [LayerStep<T>], &mut Draft),
     problem: Problem<'_, T>,
     workspace: &mut Workspace<T>,
     factor: f64,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let (number, execution) = (state.steps, problem.batch().execution);
     workspace.check_energies(number)?;
     // An earlier step may have failed.
@@ -388,28 +541,34 @@ pub(super) fn prepare<T: Scalar>(
     if w_step.solves() {
         solve(w_step, state, steps, problem, workspace)?;
     }
-    let Some(rule) = w_step.rule() else {
-        return Ok(());
-    };
-    let along = |t: usize| state.layers[t].solver.is_none();
-    // Before the rule gets them, whose state would retain non-finite values.
-    workspace.check_parameter_gradients(number, along)?;
-    let examples = problem.batch().len();
-    let step = begin(w_step, number, workspace, examples, factor, along);
+    if w_step.rule.is_none() {
+        return Ok(true);
+    }
     let circuit = problem.layers().circuit();
+    for (t, local) in workspace.locals.iter_mut().enumerate() {
+        if state.layers[t].steps(w_step) {
+            w_step.mask(t, circuit.parameter_groups(t), &mut local.d_parameters);
+        }
+    }
+    let n = problem.batch().len();
+    let Some(examples) = draft.add(w_step, state, steps, workspace, n)? else {
+        return Ok(false);
+    };
+    let along = |t: usize| state.layers[t].steps(w_step);
+    let step = begin(w_step, number, workspace, examples, factor, along);
     let gradients = &*workspace;
     execution.for_each_pair(&mut state.layers, steps, |t, state, own| {
-        if state.solver.is_none() {
-            let theta = (circuit.parameters(t), circuit.parameter_groups(t));
+        if state.steps(w_step) {
+            let theta = (t, circuit.parameters(t), circuit.parameter_groups(t));
             let gradient = &gradients.locals[t].d_parameters;
             state.feel(gradient);
             own.next.resize(gradient.len(), T::zero());
             let (moments, next) = (&mut state.moments, &mut own.next);
             let gradient = Some(&gradient[..]);
-            own.fault = step_into(rule, step, theta, moments, gradient, next, execution);
+            own.fault = w_step.step_into(step, theta, moments, gradient, next, execution);
         }
     });
-    check(steps, number)
+    check(steps, number).map(|()| true)
 }
 
 /// The solutions of the layers with a solver, and the gradients of those without.
@@ -438,7 +597,7 @@ fn solve<T: Scalar>(
                 own.error = solved.err();
                 own.fault = (!all_finite(&own.next)).then_some(Fault::Value);
             }
-            _ if along => {
+            _ if along && !state.frozen => {
                 problem.differentiate(Ask::PARAMETERS, local);
             }
             _ => {}
@@ -463,7 +622,7 @@ pub(super) fn begin<T: Scalar>(
     w_step: &WStep<T>,
     number: u64,
     gradients: &Workspace<T>,
-    examples: usize,
+    examples: u64,
     factor: f64,
     along: impl Fn(usize) -> bool,
 ) -> Step {
@@ -488,9 +647,10 @@ pub(super) fn check<T>(steps: &[LayerStep<T>], number: u64) -> Result<(), Error>
 pub(super) fn commit<T: Scalar>(
     w_step: &WStep<T>,
     state: &mut WState<T>,
-    steps: &mut [LayerStep<T>],
+    (steps, draft): (&mut [LayerStep<T>], &mut Draft),
     circuit: &mut Circuit<T>,
 ) {
+    draft.clear(state);
     let layers = state.layers.iter_mut().zip(steps);
     for (own, (state, step)) in circuit.parameters_mut().iter_mut().zip(layers) {
         if state.moves(w_step) {
@@ -508,50 +668,63 @@ pub(super) fn commit_over<T: Scalar>(
 ) {
     let layers = state.layers.iter_mut().zip(&mut workspace.locals);
     for (own, (state, local)) in circuit.parameters_mut().iter_mut().zip(layers) {
-        state.commit(own, &mut local.d_parameters);
+        if !state.frozen {
+            state.commit(own, &mut local.d_parameters);
+        }
     }
     state.steps += 1;
 }
 
-/// A step of `rule` that writes the new θ_t to `place`, group by group, since only some groups
-/// decay. If `gradient` is `None`, `place` holds the gradient, which saves a third of the memory
-/// traffic.
-pub(super) fn step_into<T: Scalar>(
-    rule: &dyn Optimizer<T>,
-    step: Step,
-    (own, groups): (&[T], &[ParameterGroup]),
-    moments: &mut [T],
-    gradient: Option<&[T]>,
-    place: &mut [T],
-    execution: Execution,
-) -> Option<Fault> {
-    let slots = rule.slots();
-    let mut worst = None;
-    let mut states = moments;
-    for group in groups {
-        let step = step.with_decay(group.decays);
-        let range = group.range.clone();
-        let (state, rest) = states.split_at_mut(slots * range.len());
-        states = rest;
-        let own = &own[range.clone()];
-        let gradient = gradient.map(|gradient| &gradient[range.clone()]);
-        let columns = |values, size| Columns { values, size };
-        let data = (columns(&mut place[range], 1), columns(state, slots));
-        let fault = execution.map_blocks(
-            own.len(),
-            COST,
-            BLOCK,
-            data,
-            |range, (place, state)| {
-                let gradient = gradient.map(|gradient| &gradient[range.clone()]);
-                let (place, state) = (place.values, state.values);
-                step_blocks(rule, step, &own[range], gradient, place, state)
-            },
-            Ord::max,
-        );
-        worst = worst.max(fault);
+impl<T: Scalar> WStep<T> {
+    /// Sets the gradient of frozen groups of layer t to zero, so that no norm and no sum counts it.
+    pub(super) fn mask(&self, t: usize, groups: &[ParameterGroup], gradient: &mut [T]) {
+        self.parts.mask(t, groups, gradient);
     }
-    worst
+
+    /// A step of the optimiser that writes the new θ_t to `place`, group by group, since each may
+    /// have its own options. `theta` is t, θ_t and its groups. If `gradient` is `None`, `place` holds
+    /// the gradient, which saves a third of the memory traffic.
+    pub(super) fn step_into(
+        &self,
+        step: Step,
+        (t, own, groups): (usize, &[T], &[ParameterGroup]),
+        moments: &mut [T],
+        gradient: Option<&[T]>,
+        place: &mut [T],
+        execution: Execution,
+    ) -> Option<Fault> {
+        let rule = self.rule()?;
+        let slots = rule.slots();
+        let mut worst = None;
+        let mut states = moments;
+        for group in groups {
+            let range = group.range.clone();
+            let (state, rest) = states.split_at_mut(slots * range.len());
+            states = rest;
+            let own = &own[range.clone()];
+            let Some(step) = self.parts.step(step, t, group) else {
+                place[range].copy_from_slice(own);
+                continue;
+            };
+            let gradient = gradient.map(|gradient| &gradient[range.clone()]);
+            let columns = |values, size| Columns { values, size };
+            let data = (columns(&mut place[range], 1), columns(state, slots));
+            let fault = execution.map_blocks(
+                own.len(),
+                COST,
+                BLOCK,
+                data,
+                |range, (place, state)| {
+                    let gradient = gradient.map(|gradient| &gradient[range.clone()]);
+                    let (place, state) = (place.values, state.values);
+                    step_blocks(rule, step, &own[range], gradient, place, state)
+                },
+                Ord::max,
+            );
+            worst = worst.max(fault);
+        }
+        worst
+    }
 }
 
 /// Steps in blocks of values that fit into the L1 cache.

@@ -50,6 +50,10 @@ fn there_and_back<T: Scalar + Serialize + DeserializeOwned>() {
     for trainer in [
         trainer(Decoupling::joint(adam()), WStep::optimizer(adam())),
         trainer(
+            Decoupling::persistent(sweep()),
+            WStep::optimizer(adam()).with_accumulation(2).unwrap(),
+        ),
+        trainer(
             Decoupling::residual(sweep()).with_multipliers(1.0).unwrap(),
             WStep::solver_of_layer(1, damped()).with_optimizer(adam()),
         ),

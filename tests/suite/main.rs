@@ -55,5 +55,6 @@ mod target_solvers;
 mod targets;
 mod theory;
 mod training;
+mod w_step_options;
 mod warnings;
 mod weights_and_regularizers;

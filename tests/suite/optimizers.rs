@@ -116,10 +116,10 @@ fn adam_w_decays_apart_from_the_moments() {
     let step = 0.05 * 2.0 / 2.25;
     assert_trajectory(&rule, &[3.0], &[(&[2.0], 0.5)], &[&[3.0 * 0.975 - step]]);
     let (mut x, mut state) = ([3.0], [0.0; 2]);
-    let no_decay = Step::new(1, 0.5).with_decay(false);
+    let no_decay = Step::new(1, 0.5).with_decay(0.0);
     rule.update(no_decay, &mut x, &[2.0], &mut state);
     assert!((x[0] - (3.0 - step)).abs() < 1e-12, "{x:?}");
-    assert!(no_decay.gradient_factor == 1.0 && Step::new(1, 0.5).decays);
+    assert!(no_decay.gradient_factor == 1.0 && Step::new(1, 0.5).decay == 1.0);
 }
 
 /// Kingma & Ba's formulas in 40 digits; and a value without gradient stays.
@@ -344,7 +344,7 @@ fn one_huge_gradient_freezes_nothing() {
             let mut last = x;
             for number in 1..5000 {
                 let gradient = if number == 1 { T::of(huge) } else { T::one() };
-                let step = Step::new(number, 1.0).with_decay(false);
+                let step = Step::new(number, 1.0).with_decay(0.0);
                 rule.update(step, &mut x, &[gradient], &mut state);
                 let root = state[state.len() - 1];
                 let exact = huge * (0.001 * 0.999f64.powf(number as f64 - 1.0)).sqrt();
@@ -387,7 +387,7 @@ fn the_largest_gradient_for_ever() {
             let (mut x, mut state) = ([T::zero()], vec![T::zero(); rule.slots()]);
             for number in 1..=3000 {
                 let before = x[0];
-                let step = Step::new(number, 1.0).with_decay(false);
+                let step = Step::new(number, 1.0).with_decay(0.0);
                 rule.update(step, &mut x, &[T::of(largest)], &mut state);
                 assert!(
                     x[0] < before && x[0].is_finite(),

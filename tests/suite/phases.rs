@@ -1007,7 +1007,7 @@ fn of_equally_good_epochs_the_first_is_kept() {
         }
         fn update(&self, step: Step, values: &mut [f64], _: &[f64], _: &mut [f64]) {
             // The first layer is the only one of 10 parameters.
-            if values.len() == 5 && step.decays {
+            if values.len() == 5 && step.decay > 0.0 {
                 values.fill(step.number as f64);
             }
         }

@@ -6,7 +6,6 @@
 mod ideas;
 mod idx;
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -23,7 +22,7 @@ use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::Adam;
 use layerwise::schedule::Schedule;
 use layerwise::target_solver::{ReverseSweep, StepSize};
-use layerwise::training::{Backprop, Decoupling, Phase, Targets, Trainer, ZStep};
+use layerwise::training::{Backprop, Decoupling, Phase, Session, Targets, Trainer, ZStep};
 use layerwise::{Circuit, DecoupledCircuit, Error};
 use serde::Serialize;
 
@@ -75,6 +74,10 @@ struct Options {
     /// Number of threads that share the layers' local problems, at most one per layer.
     #[arg(long, default_value_t = 1)]
     threads: usize,
+    /// Folder with a checkpoint for each scheme and seed: written after every 100 batches, and continued if
+    /// it is there. Needs the feature `storage`.
+    #[arg(long, value_name = "DIR")]
+    resume: Option<PathBuf>,
     /// Print one JSON object per row.
     #[arg(long)]
     json: bool,
@@ -179,6 +182,7 @@ struct Row {
     /// Per epoch; empty for backprop.
     gap_before: Vec<Option<f32>>,
     gap_after: Vec<Option<f32>>,
+    /// Of training, testing included; since the last start, if resumed.
     seconds: f64,
 }
 
@@ -200,34 +204,22 @@ fn run(
     let mut model = DecoupledCircuit::new(circuit, Energy::new(SoftmaxCrossEntropy))?;
     let targets = metrics::one_hot(&train.labels, CLASSES)?;
     model.add_examples(&train.pixels, &targets, &TargetInit::ForwardPass)?;
+    let labels = test.labels.clone();
     let trainer = Trainer::new(scheme.phase(options)?)
         .with_seed(seed)
         .with_threads(options.threads)?
-        .with_measure_every(0);
-    let mut test_accuracy = Vec::new();
-    let mut failure = None;
-    // Measured separately, so that the seconds count only training.
-    let mut testing = 0.0;
-    let report = trainer.run_with(&mut model, |_, model| {
-        let start = std::time::Instant::now();
-        let outputs = model.predict(&test.pixels);
-        match outputs.and_then(|outputs| metrics::accuracy(&test.labels, &outputs)) {
-            Ok(accuracy) => test_accuracy.push(accuracy),
-            Err(error) => {
-                failure = Some(error);
-                return ControlFlow::Break(());
-            }
-        }
-        testing += start.elapsed().as_secs_f64();
-        ControlFlow::Continue(())
-    })?;
-    if let Some(error) = failure {
-        return Err(error.into());
-    }
+        // The data set's test images, after every epoch: nothing is chosen by them.
+        .with_validation(
+            test.pixels.clone(),
+            metrics::one_hot(&test.labels, CLASSES)?,
+        )
+        .with_metric(move |_, outputs| metrics::accuracy(&labels, outputs));
+    let mut session = begin(&trainer, model, options, &format!("{scheme}-{seed}"))?;
+    let report = session.run()?;
     Ok(Row {
         scheme,
         seed,
-        test_accuracy,
+        test_accuracy: report.history.iter().filter_map(|own| own.metric).collect(),
         gap_before: report
             .history
             .iter()
@@ -238,8 +230,42 @@ fn run(
             .iter()
             .map(|record| record.gap_after)
             .collect(),
-        seconds: report.seconds - testing,
+        seconds: report.seconds,
     })
+}
+
+/// A new session, or the one that was left in the folder of checkpoints.
+#[cfg(feature = "storage")]
+fn begin(
+    trainer: &Trainer<f32>,
+    model: DecoupledCircuit<f32>,
+    options: &Options,
+    name: &str,
+) -> Result<Session<f32>, Box<dyn std::error::Error>> {
+    let Some(folder) = &options.resume else {
+        return Ok(Session::new(trainer, model)?);
+    };
+    std::fs::create_dir_all(folder)?;
+    let path = folder.join(name).with_extension("safetensors");
+    let mut session = match path.exists() {
+        true => Session::reopen(trainer, model, &path)?,
+        false => Session::new(trainer, model)?,
+    };
+    session.checkpoint_every(100, path)?;
+    Ok(session)
+}
+
+#[cfg(not(feature = "storage"))]
+fn begin(
+    trainer: &Trainer<f32>,
+    model: DecoupledCircuit<f32>,
+    options: &Options,
+    _: &str,
+) -> Result<Session<f32>, Box<dyn std::error::Error>> {
+    match options.resume {
+        None => Ok(Session::new(trainer, model)?),
+        Some(_) => Err("--resume needs the feature `storage`".into()),
+    }
 }
 
 fn compare(options: &Options) -> Result<(), Box<dyn std::error::Error>> {

@@ -122,6 +122,7 @@ impl<T: Scalar> Circuit<T> {
     }
 
     /// Replaces all θ_t, which have been checked already, and the seed.
+    #[cfg(feature = "storage")]
     pub(crate) fn put(&mut self, parameters: Vec<Vec<T>>, seed: u64) {
         (self.parameters, self.seed) = (parameters, seed);
     }

@@ -155,12 +155,23 @@ pub(crate) fn refuse<A>(what: &'static str, reason: &'static str) -> Result<A, E
     Err(Error::Combination { what, reason })
 }
 
-/// Penalties μ and example weights must be positive and finite, and so must 1/w: steps divide by w.
+/// Penalties μ must be positive and finite, and so must their inverses.
 pub(crate) fn check_weights<T: Scalar>(name: &'static str, weights: &[T]) -> Result<(), Error> {
-    let fits = |w: T| w.is_finite() && w > T::zero() && w.recip().is_finite();
     let allowed = "above 0 and finite, with a finite inverse";
-    let check = |&w: &T| option(name, w.as_f64(), fits(w), allowed).map(|_| ());
+    let check = |&w: &T| option(name, w.as_f64(), is_weight(w), allowed).map(|_| ());
     weights.iter().try_for_each(check)
+}
+
+/// Example weights may be 0, too. Steps divide by the others.
+pub(crate) fn check_example_weights<T: Scalar>(weights: &[T]) -> Result<(), Error> {
+    let allowed = "0, or above 0 and finite, with a finite inverse";
+    let fits = |w: T| w.is_zero() || is_weight(w);
+    let check = |&w: &T| option("example weight", w.as_f64(), fits(w), allowed).map(|_| ());
+    weights.iter().try_for_each(check)
+}
+
+fn is_weight<T: Scalar>(w: T) -> bool {
+    w.is_finite() && w > T::zero() && w.recip().is_finite()
 }
 
 /// Returns [`Error::NonFiniteData`] for the first non-finite value of a matrix with `rows` rows.

@@ -163,6 +163,14 @@ impl<T: Scalar> Examples<T> {
         &mut self.weights
     }
 
+    /// The columns of the examples that training visits: those whose weight is not 0.
+    pub(crate) fn visited(&self) -> Vec<usize> {
+        let weight = |column: usize| self.weights.get(column).copied().unwrap_or(T::one());
+        (0..self.len())
+            .filter(|&column| !weight(column).is_zero())
+            .collect()
+    }
+
     pub(crate) fn resolve(&self, selection: &Selection<'_>) -> Result<Chosen<'static>, Error> {
         let count = self.len();
         match selection {

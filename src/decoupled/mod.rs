@@ -11,7 +11,7 @@ use nalgebra::{DMatrix, DMatrixView};
 pub use projection::Projection;
 pub use target_init::TargetInit;
 
-use crate::check::{check_finite, check_length, check_result, check_room, check_weights};
+use crate::check::{check_example_weights, check_finite, check_length, check_result, check_room};
 use crate::circuit::{BLOCK, Circuit};
 use crate::data::metrics::labels;
 use crate::energy::{
@@ -311,9 +311,17 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// Steps of θ still divide by the number of examples, not by the sum of the weights. Steps of z
     /// divide an example's gradient by its weight, so that its targets move as if it had weight 1.
     ///
+    /// An example of weight 0 is left out, as if it had been removed: training does not visit or
+    /// count it, and a phase gives the same bits as without it. Its targets, residuals and
+    /// multipliers stay as they were, in every scheme and solver. There is one exception: where a
+    /// scheme keeps no targets of its own, it sets those of all examples when a phase ends, to the
+    /// forward pass or to what the residuals make of it. [`EpochRecord`](crate::training::EpochRecord)
+    /// counts only the others.
+    ///
     /// # Errors
     /// The errors of the selection, [`Error::Length`], and [`Error::InvalidOption`] unless every
-    /// weight is above 0 and finite. On an error nothing is changed.
+    /// weight is finite and not negative, and its inverse is finite if it is not 0. On an error
+    /// nothing is changed.
     pub fn set_example_weights(
         &mut self,
         selection: &Selection<'_>,
@@ -321,7 +329,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
     ) -> Result<(), Error> {
         let chosen = self.examples.resolve(selection)?.into_places();
         check_length("example weights", weights, chosen.len())?;
-        check_weights("example weight", weights)?;
+        check_example_weights(weights)?;
         for (place, &weight) in chosen.into_iter().zip(weights) {
             self.examples.weights_mut()[place] = weight;
         }

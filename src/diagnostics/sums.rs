@@ -243,7 +243,11 @@ impl<T: Scalar> Directions<T> {
                     let unit = |g: T| T::of(g.as_f64() / norm);
                     own.iter_mut().for_each(|g| *g = unit(*g));
                 }
-                norm / batch.weights().map_or(1.0, |weights| weights[i].as_f64())
+                match batch.weights().map_or(1.0, |weights| weights[i].as_f64()) {
+                    // The gradient contains the weight.
+                    0.0 => 0.0,
+                    weight => norm / weight,
+                }
             };
             let columns = unit.chunks_exact_mut(dim).enumerate();
             norms.push(columns.map(normalise).collect());

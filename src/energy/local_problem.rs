@@ -1,6 +1,6 @@
 //! The local problem of one layer, which depends only on that layer.
 
-use crate::check::{check_finite, check_length, check_weights};
+use crate::check::{check_example_weights, check_finite, check_length, check_weights};
 use crate::energy::evaluation::{Linearization, LocalEvaluation};
 use crate::energy::wanted::{All, Ask, Value, Wanted};
 use crate::energy::workspace::LocalWorkspace;
@@ -143,13 +143,14 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         })
     }
 
-    /// Gives every example a weight; a weight of 2 counts the example twice.
+    /// Gives every example a weight; a weight of 2 counts the example twice, and 0 leaves it out.
     ///
     /// # Errors
-    /// [`Error::Length`], or [`Error::InvalidOption`] unless every weight is above 0 and finite.
+    /// [`Error::Length`], or [`Error::InvalidOption`] unless every weight is finite and not
+    /// negative.
     pub fn with_example_weights(self, weights: &'a [T]) -> Result<Self, Error> {
         check_length("example weights", weights, self.examples())?;
-        check_weights("example weight", weights)?;
+        check_example_weights(weights)?;
         Ok(Self {
             example_weights: weights,
             ..self

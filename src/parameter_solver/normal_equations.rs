@@ -1,7 +1,7 @@
 //! Linear least squares from moments accumulated over batches.
 
 use crate::check::{
-    check_computed, check_finite, check_length, check_weights, in_scalar, make_room, share,
+    check_computed, check_example_weights, check_finite, check_length, in_scalar, make_room, share,
 };
 use crate::error::{Error, Quantity};
 use crate::kernel::cholesky::{factor, solve_lower, solve_lower_transposed};
@@ -97,8 +97,8 @@ impl<T: Scalar> NormalEquations<T> {
     ///
     /// # Errors
     /// [`Error::Length`] or [`Error::ExampleCount`] for arrays that do not fit,
-    /// [`Error::NonFiniteData`], [`Error::InvalidOption`] unless every weight is above 0 and
-    /// finite, and [`Error::TooLarge`]. Nothing is added then. (Overflow of the moments is detected
+    /// [`Error::NonFiniteData`], [`Error::InvalidOption`] unless every weight is finite and not
+    /// negative, and [`Error::TooLarge`]. Nothing is added then. (Overflow of the moments is detected
     /// by [`NormalEquations::solve`]; [`NormalEquations::forget`] with factor 0 empties them.)
     pub fn add(&mut self, inputs: &[T], targets: &[T], weights: Option<&[T]>) -> Result<(), Error> {
         let (d, m) = (self.shape.inputs, self.shape.outputs);
@@ -115,7 +115,7 @@ impl<T: Scalar> NormalEquations<T> {
         check_finite(Quantity::Target, 1, m, targets)?;
         if let Some(weights) = weights {
             check_length("example weights", weights, n)?;
-            check_weights("example weight", weights)?;
+            check_example_weights(weights)?;
         }
         self.equations()
             .add(inputs, targets, weights.unwrap_or(&[]))
@@ -287,7 +287,8 @@ impl<'a, T: Scalar> Equations<'a, T> {
     pub(super) fn add(&mut self, inputs: &[T], targets: &[T], weights: &[T]) -> Result<(), Error> {
         let (d, m) = (self.shape.inputs, self.shape.outputs);
         let (mut inputs, mut targets, mut n) = (inputs, targets, inputs.len() / d);
-        if n == 0 {
+        let nothing = !weights.is_empty() && weights.iter().all(T::is_zero);
+        if n == 0 || nothing {
             return Ok(());
         }
         self.shape.resize(&mut self.memory.matrix, d * d.max(m))?;

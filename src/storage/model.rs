@@ -10,7 +10,7 @@ use super::Stored;
 use super::atomic;
 use super::circuit::{self, Manifest, Part, check_parts};
 use super::container::{Contents, Draft};
-use crate::check::{check_finite, check_weights};
+use crate::check::{check_example_weights, check_finite, check_weights};
 use crate::decoupled::DecoupledCircuit;
 use crate::decoupled::examples::Examples;
 use crate::energy::{Energy, Terms};
@@ -188,7 +188,7 @@ fn examples<T: Stored>(
     let mut weights = Vec::new();
     if entry.weighted {
         weights = file.get(WEIGHTS, &[n])?;
-        check_weights("example weight", &weights)?;
+        check_example_weights(&weights)?;
     }
     Ok(Examples::restored(dims, values, ids, weights, entry.next))
 }

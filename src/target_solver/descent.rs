@@ -191,7 +191,7 @@ impl<T: Scalar, D: Descent<T>> TargetSolver<T> for Iterate<D> {
         let (numbers, trial) = state.split::<Trial<T>>();
         let (descent, state) = (&self.descent, first_part(numbers.parts));
         descent.begin(state, problem)?;
-        trial.begin([n, depth], self.check, self.convergence);
+        trial.begin(problem, self.check, self.convergence);
         for number in 0..self.steps {
             trial.number = number;
             descent.look(state, problem, trial)?;

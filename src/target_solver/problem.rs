@@ -295,14 +295,15 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
     /// The weights of the examples, one per column; `None` if every weight is 1.
     ///
     /// A weight scales an example's energy and gradients, but must not change how its targets move,
-    /// so a step along [`TargetProblem::target_gradient`] must divide by it.
+    /// so a step along [`TargetProblem::target_gradient`] must divide by it. An example of weight 0
+    /// must not move.
     pub fn example_weights(&self) -> Option<&'a [T]> {
         let weights: &'a [T] = self.batch.base.weights;
         (!weights.is_empty()).then_some(weights)
     }
 
     /// z_t ← z_t − step · ∂E/∂z_t, divided by each example's weight, along the gradient in the
-    /// workspace. Panics if t is not in 1..T, or if no gradient was evaluated yet.
+    /// workspace; examples of weight 0 do not move. Panics if t is not in 1..T, or if no gradient was evaluated yet.
     pub fn descend(&mut self, t: usize, step: T) {
         self.descend_by(t, step, |_| T::one());
     }
@@ -315,12 +316,12 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         let (z, gradient) = self.target_and_gradient(t);
         let columns = z.chunks_exact_mut(dim).zip(gradient.chunks_exact(dim));
         for (i, (z, gradient)) in columns.enumerate() {
-            let share = share(i);
-            if share.is_zero() {
-                // An infinite step times 0 would be NaN.
+            let (share, weight) = (share(i), weights.map_or(T::one(), |weights| weights[i]));
+            if share.is_zero() || weight.is_zero() {
+                // An infinite step times 0 would be NaN, and so would 0/0.
                 continue;
             }
-            let step = weights.map_or(step * share, |weights| step * share / weights[i]);
+            let step = step * share / weight;
             if !step.is_zero() {
                 add_scaled(z, -step, gradient);
             }
@@ -377,6 +378,9 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         let dim = self.layers.dims()[t];
         let own = &self.workspace.target_gradient(t)[i * dim..(i + 1) * dim];
         let weight = self.example_weights().map_or(1.0, |own| own[i].as_f64());
+        if weight == 0.0 {
+            return 0.0;
+        }
         let squares = dot(own, own).as_f64();
         // Squares of small entries may underflow to 0, and those of large ones overflow.
         let exact = squares > 1e-30 && squares < 1e30;

@@ -216,8 +216,14 @@ impl<T: Scalar> Trial<T> {
         }
     }
 
-    /// Begins a call on n examples of a circuit of depth `depth`.
-    pub(super) fn begin(&mut self, [n, depth]: [usize; 2], check: Check, convergence: Convergence) {
+    /// Begins a call on the problem's examples. Those of weight 0 have ended: no step moves them.
+    pub(super) fn begin(
+        &mut self,
+        problem: &TargetProblem<'_, T>,
+        check: Check,
+        convergence: Convergence,
+    ) {
+        let (n, depth) = (problem.batch().len(), problem.layers().depth());
         (self.check, self.convergence) = (check, convergence);
         self.report = SolveReport::default();
         self.examples.clear();
@@ -230,6 +236,12 @@ impl<T: Scalar> Trial<T> {
             moved: false,
         };
         self.examples.resize(n, example);
+        let weights = problem.example_weights().unwrap_or(&[]);
+        for (example, weight) in self.examples.iter_mut().zip(weights) {
+            if weight.is_zero() {
+                example.progress = Progress::AtRest;
+            }
+        }
         self.first.resize_with(depth, Vec::new);
         self.first.iter_mut().for_each(Vec::clear);
     }

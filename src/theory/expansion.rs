@@ -50,7 +50,9 @@ pub fn expanded_minimum<T: Scalar>(
     };
     let mut minimum = exact.energy;
     for (delta, &penalty) in exact.targets.iter().zip(layers.penalties()) {
-        for (i, delta) in delta.column_iter().enumerate() {
+        // δ contains the weight: an example of weight 0 has no term.
+        let columns = delta.column_iter().enumerate();
+        for (i, delta) in columns.filter(|&(i, _)| !weight(i).is_zero()) {
             minimum -= delta.norm_squared() / (T::of(2.0) * penalty * weight(i));
         }
     }

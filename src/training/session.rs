@@ -148,7 +148,9 @@ struct Epoch {
 /// Working memory of visits; not part of the state.
 #[derive(Debug)]
 struct Memory<T> {
-    /// The order of the epoch in progress, and which epoch that is.
+    /// The columns of the examples that are visited: those whose weight is not 0.
+    visited: Vec<usize>,
+    /// Their order in the epoch in progress, and which epoch that is.
     order: Vec<usize>,
     ordered: u64,
     workspace: Workspace<T>,
@@ -221,6 +223,7 @@ impl<T: Scalar> Session<T> {
         Self {
             memory: Memory {
                 order: Vec::with_capacity(model.examples().len()),
+                visited: model.examples.visited(),
                 ordered: 0,
                 workspace: Workspace::new(),
                 working: Working::new(depth),
@@ -532,7 +535,7 @@ impl<T: Scalar> Session<T> {
                 (None, Some(stop)) => {
                     return self.end_phase(stop).map(|own| Some(Event::Phase(own)));
                 }
-                (Some(epoch), None) if epoch.examples < self.model.examples().len() => {
+                (Some(epoch), None) if epoch.examples < self.memory.visited.len() => {
                     match self.clock.interruption(&self.trainer) {
                         None => return self.visit().map(|record| Some(Event::Visit(record))),
                         interruption => within.stop = interruption,
@@ -591,7 +594,7 @@ impl<T: Scalar> Session<T> {
     fn begin_phase(&mut self) -> Result<(), Error> {
         let phase = &self.trainer.phases[self.state.phase];
         self.clock.phase_deadline = deadline(Instant::now(), phase.time_limit);
-        let n = self.model.examples().len();
+        let n = self.memory.visited.len();
         self.model.check_batch(phase.batch_size(n))?;
         let w_step = phase.w_step.start(&self.model)?;
         let scheme = phase.scheme.start(&mut self.model)?;
@@ -622,7 +625,7 @@ impl<T: Scalar> Session<T> {
             own.moved_before |= own.moved;
             (own.moved, own.pulled) = (false, false);
         }
-        let n = self.model.examples().len();
+        let n = self.memory.visited.len();
         within.epoch = Some(Epoch {
             visits: done * phase.batches(n),
             statistics: Statistics {
@@ -661,11 +664,11 @@ impl<T: Scalar> Session<T> {
         } = model;
 
         // The batch: the next examples in the epoch's order.
-        let n = examples.len();
+        let n = memory.visited.len();
         let size = phase.batch_size(n);
-        memory.put_in_order(state.epoch, n, size < n, trainer.seed);
+        memory.put_in_order(state.epoch, size < n, trainer.seed);
         let columns = &memory.order[epoch.examples..(epoch.examples + size).min(n)];
-        let chosen = match size == n && columns.len() == n {
+        let chosen = match columns.len() == examples.len() {
             true => Chosen::Run(0..n),
             false => Chosen::Scattered(columns.into()),
         };
@@ -770,15 +773,14 @@ impl<T: Scalar> Session<T> {
         let phase = &self.trainer.phases[self.state.phase];
         let (number, every) = (self.state.epoch, self.trainer.measure_every);
         // Nothing is measured once a measurement has failed.
-        let whole = epoch.examples == self.model.examples().len()
-            && interrupted != Some(StopReason::Failed);
+        let whole =
+            epoch.examples == self.memory.visited.len() && interrupted != Some(StopReason::Failed);
         let due = whole && every != 0 && number.is_multiple_of(every);
         let (mut composed_loss, mut gap) = (None, None);
         if due {
-            let size = phase.batch_size(self.model.examples().len());
-            let workspace = &mut self.memory.workspace;
+            let size = phase.batch_size(self.memory.visited.len());
             let kept = phase.scheme.targets() == TargetUse::Kept;
-            let measured = measure(&self.model, size, kept, workspace, self.execution);
+            let measured = measure(&self.model, size, kept, &mut self.memory, self.execution);
             composed_loss = Some(measured.0);
             gap = kept.then_some(measured.1);
         }
@@ -899,13 +901,15 @@ impl<T: Scalar> SessionState<T> {
         self.visits
     }
 
+    /// Where a run on n examples stands.
     fn progress<'a>(
         &'a self,
         trainer: &Trainer<T>,
         model: &'a DecoupledCircuit<T>,
+        n: usize,
         clock: &Clock,
     ) -> Progress<'a, T> {
-        let (n, phases) = (model.examples().len(), &trainer.phases);
+        let phases = &trainer.phases;
         let planned = phases.iter().map(|phase| phase.epochs);
         let visits = |phase: &Phase<T>| phase.epochs as f64 * phase.batches(n) as f64;
         let all: f64 = phases.iter().map(visits).sum();
@@ -978,7 +982,7 @@ impl<T: Scalar> SessionState<T> {
         let (fits, what) = (first <= epoch, "epochs before the phase");
         check_count(what, fits, epoch as usize, first as usize)?;
         if let Some(epoch) = &within.epoch {
-            let (seen, n) = (epoch.examples, model.examples().len());
+            let (seen, n) = (epoch.examples, model.examples.visited().len());
             check_count(
                 "examples visited in the epoch in progress",
                 seen <= n,
@@ -1009,13 +1013,13 @@ impl<T: Scalar> Within<T> {
 impl<T> Memory<T> {
     /// Sets the order of an epoch. It is always shuffled from column order, and so does not depend
     /// on earlier epochs.
-    fn put_in_order(&mut self, epoch: u64, n: usize, shuffled: bool, seed: u64) {
-        if self.ordered == epoch && self.order.len() == n {
+    fn put_in_order(&mut self, epoch: u64, shuffled: bool, seed: u64) {
+        if self.ordered == epoch && self.order.len() == self.visited.len() {
             return;
         }
         self.ordered = epoch;
         self.order.clear();
-        self.order.extend(0..n);
+        self.order.extend_from_slice(&self.visited);
         if shuffled {
             self.order
                 .shuffle(&mut generator(seed, Purpose::Shuffle, epoch));
@@ -1141,24 +1145,33 @@ fn unit(n: usize) -> f64 {
     n.max(1).next_power_of_two() as f64
 }
 
-/// Composed loss and, where targets are `kept`, gap per example, over all examples, in batches of
-/// `size`.
+/// Composed loss and, where targets are `kept`, gap per example, over the examples that are visited,
+/// in batches of `size`.
 fn measure<T: Scalar>(
     model: &DecoupledCircuit<T>,
     size: usize,
     kept: bool,
-    workspace: &mut Workspace<T>,
+    memory: &mut Memory<T>,
     execution: Execution,
 ) -> (T, T) {
-    let n = model.examples().len();
+    let n = memory.visited.len();
     let unit = unit(n);
     let (mut loss, mut squares) = (0.0, Squares::zero());
-    for start in (0..n).step_by(size) {
-        let batch = model.examples.run(start..(start + size).min(n), 0, false);
+    for columns in memory.visited.chunks(size) {
+        let batch = match n == model.examples().len() {
+            true => model
+                .examples
+                .run(columns[0]..columns[0] + columns.len(), 0, false),
+            false => {
+                let chosen = Chosen::Scattered(columns.into());
+                memory.working.view(&model.examples, &chosen, false)
+            }
+        };
         let work = model.circuit.work(batch.len());
         let problem = model
             .layers()
             .on(batch.with_execution(execution.repaid(work)));
+        let workspace = &mut memory.workspace;
         loss += problem.composed_loss(workspace).as_f64() / unit;
         if kept {
             problem.predict_locally(workspace);

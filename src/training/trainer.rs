@@ -266,13 +266,13 @@ impl<T: Scalar> Trainer<T> {
     /// Checks that a run can begin on this model.
     ///
     /// # Errors
-    /// [`Error::NoExamples`], errors of the model's checks of the validation examples, errors of a
+    /// [`Error::NoExamples`], also if every weight is 0, errors of the model's checks of the validation examples, errors of a
     /// scheme's check of its W-step, [`Error::UnknownLayer`] or [`Error::UnknownGroup`] for options
     /// of a [`Part`](crate::training::Part) that the circuit does not have, [`Error::Combination`]
     /// for frozen parameters that a solver would move, and [`Error::InvalidOption`] for penalties
     /// that a phase could take out of range.
     pub fn check(&self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
-        let n = model.examples().len();
+        let n = model.examples.visited().len();
         check_examples(n, "training")?;
         if let Some(validation) = &self.validation {
             let (inputs, targets) = &**validation;

@@ -471,8 +471,8 @@ fn damaged_numbers_are_refused_with_their_place() {
             option("example weight", -0.5),
         ),
         (
-            change("/example_weights/0", json!(0)),
-            option("example weight", 0.0),
+            change("/example_weights/0", json!(-1)),
+            option("example weight", -1.0),
         ),
         // Too large for f32.
         (

@@ -57,4 +57,5 @@ mod theory;
 mod training;
 mod w_step_options;
 mod warnings;
+mod weight_zero;
 mod weights_and_regularizers;

@@ -792,7 +792,7 @@ fn weights_that_cannot_be_are_refused() {
     let invalid = |value| Error::InvalidOption {
         option: "example weight",
         value,
-        allowed: "above 0 and finite, with a finite inverse",
+        allowed: "0, or above 0 and finite, with a finite inverse",
     };
     let length = |expected, found| Error::Length {
         what: "example weights".into(),
@@ -801,7 +801,7 @@ fn weights_that_cannot_be_are_refused() {
     };
     let (two, unknown, repeated) = ([1, 3], [1, 9], [1, 1]);
     for (selection, weights, expected) in [
-        (Selection::All, vec![1.0, 2.0, 0.0, 1.0], invalid(0.0)),
+        (Selection::All, vec![1.0, 2.0, -0.5, 1.0], invalid(-0.5)),
         (Selection::Examples(&two), vec![2.0, -3.0], invalid(-3.0)),
         (Selection::Columns(0..1), vec![f64::NAN], invalid(f64::NAN)),
         (
@@ -849,7 +849,7 @@ fn weights_that_cannot_be_are_refused() {
     let problem = problem.unwrap();
     let error = |weights| problem.with_example_weights(weights).unwrap_err();
     assert_eq!(error(&[1.0, 2.0]), length(3, 2));
-    assert_eq!(error(&[1.0, 0.0, 2.0]), invalid(0.0));
+    assert_eq!(error(&[1.0, -0.0625, 2.0]), invalid(-0.0625));
     assert_eq!(error(&[1.0, -1.5, 2.0]), invalid(-1.5));
 }
 

@@ -295,7 +295,10 @@ impl<T: Scalar> System<T> {
             right.copy_from_slice(problem.workspace().target_gradient(t));
             for (i, own) in right.chunks_exact_mut(*dim).enumerate() {
                 let weight = problem.example_weights().map_or(T::one(), |all| all[i]);
-                scale(own, -weight.recip());
+                // The gradient of an example of weight 0 is 0.
+                if !weight.is_zero() {
+                    scale(own, -weight.recip());
+                }
             }
         }
         self.units.clear();

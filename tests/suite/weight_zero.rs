@@ -1,0 +1,371 @@
+//! An example of weight 0 changes nothing, and its own targets stay.
+
+use std::sync::Arc;
+
+use crate::property::{Tested, generator, uniform};
+use layerwise::decoupled::{DecoupledCircuit, Selection, TargetInit};
+use layerwise::diagnostics::Diagnostics;
+use layerwise::energy::Energy;
+use layerwise::layer::{Activation, Dense};
+use layerwise::loss::SoftmaxCrossEntropy;
+use layerwise::nalgebra::DMatrix;
+use layerwise::optimizer::{Adam, AdamW, GradientDescent};
+use layerwise::parameter_solver::{
+    LeastSquares, LevenbergMarquardt, NormalEquations, ParameterSolver,
+};
+use layerwise::regularizer::Regularizer;
+use layerwise::target_solver::{
+    Convergence, GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent, TargetSolver,
+};
+use layerwise::training::{
+    Backprop, Decoupling, FixedPrediction, PenaltyGrowth, Phase, Scheme, Session, Trainer, WStep,
+    ZIl,
+};
+use layerwise::{Circuit, Error, Scalar, theory};
+
+const N: usize = 11;
+
+/// Columns of weight 0: the first, the last, and two between.
+const LEFT_OUT: [usize; 4] = [0, 3, 4, N - 1];
+
+fn model<T: Scalar>(softmax: bool, regularised: bool) -> DecoupledCircuit<T> {
+    let dense = |input, output, activation| Dense::new(input, output, activation).unwrap();
+    let circuit = Circuit::builder()
+        .layer(dense(3, 4, Activation::Tanh))
+        .layer(dense(4, 4, Activation::Tanh))
+        .layer(dense(4, 2, Activation::Identity));
+    let energy = match softmax {
+        true => Energy::new(SoftmaxCrossEntropy),
+        false => Energy::default(),
+    };
+    let energy = match regularised {
+        true => energy
+            .with_parameter_regularizer(Regularizer::l2(0.1).unwrap())
+            .with_target_regularizer(Regularizer::l2(0.1).unwrap()),
+        false => energy,
+    };
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap(), energy).unwrap();
+    let x = DMatrix::from_vec(3, N, uniform::<T>(&mut generator(1), 3 * N, 1.0));
+    let y = DMatrix::from_fn(2, N, |i, j| T::of(f64::from(u8::from(j % 2 == i))));
+    let init = TargetInit::NoisyForwardPass { std: 0.3, seed: 2 };
+    model.add_examples(&x, &y, &init).unwrap();
+    model
+}
+
+/// With the same positive weights: the examples left out by weight 0, and removed.
+fn pair<T: Scalar>(softmax: bool, regularised: bool, ones: bool) -> [DecoupledCircuit<T>; 2] {
+    let mut left_out = model::<T>(softmax, regularised);
+    let mut removed = left_out.clone();
+    removed
+        .remove_examples(&LEFT_OUT.map(|i| i as u64))
+        .unwrap();
+    let weight = |i: usize| match LEFT_OUT.contains(&i) {
+        true => T::zero(),
+        false if ones => T::one(),
+        false => T::of(0.5 + i as f64 / 4.0),
+    };
+    let weights: Vec<T> = (0..N).map(weight).collect();
+    left_out
+        .set_example_weights(&Selection::All, &weights)
+        .unwrap();
+    let kept: Vec<T> = weights.into_iter().filter(|w| !w.is_zero()).collect();
+    removed.set_example_weights(&Selection::All, &kept).unwrap();
+    [left_out, removed]
+}
+
+fn kept() -> Vec<usize> {
+    (0..N).filter(|i| !LEFT_OUT.contains(i)).collect()
+}
+
+/// θ is the same in bits, and so are the targets of the examples that are not left out.
+#[track_caller]
+fn assert_same<T: Scalar>(
+    left_out: &DecoupledCircuit<T>,
+    removed: &DecoupledCircuit<T>,
+    what: &str,
+) {
+    for t in 0..3 {
+        let (own, other) = (left_out.circuit(), removed.circuit());
+        assert_eq!(own.parameters(t), other.parameters(t), "{what}: layer {t}");
+        let (own, other) = (left_out.z(t).unwrap(), removed.z(t).unwrap());
+        assert_eq!(own.select_columns(&kept()), other, "{what}: z_{t}");
+    }
+    assert_eq!(
+        left_out.terms().penalties(),
+        removed.terms().penalties(),
+        "{what}"
+    );
+}
+
+/// The targets of the examples left out.
+fn resting<T: Scalar>(model: &DecoupledCircuit<T>) -> Vec<DMatrix<T>> {
+    (1..3)
+        .map(|t| model.z(t).unwrap().select_columns(&LEFT_OUT))
+        .collect()
+}
+
+type AnyScheme<T> = Arc<dyn Scheme<T>>;
+
+fn schemes<T: Scalar>() -> Vec<(AnyScheme<T>, bool)> {
+    let sweep = || ReverseSweep::new(2);
+    let slow = || {
+        GradientDescent::new(0.1)
+            .unwrap()
+            .with_momentum(0.5)
+            .unwrap()
+    };
+    // Whether targets persist.
+    vec![
+        (Arc::new(Backprop) as AnyScheme<T>, true),
+        (Arc::new(Decoupling::refreshed(sweep())), false),
+        (Arc::new(Decoupling::persistent(sweep())), true),
+        (Arc::new(Decoupling::residual(sweep())), false),
+        (
+            Arc::new(
+                Decoupling::persistent(sweep())
+                    .with_multipliers(0.5)
+                    .unwrap(),
+            ),
+            true,
+        ),
+        (Arc::new(Decoupling::joint(slow())), true),
+        (Arc::new(Decoupling::joint(Adam::new(0.05).unwrap())), true),
+        (Arc::new(Decoupling::weights_only()), true),
+        (Arc::new(Decoupling::persistent(RedBlack::new(2))), true),
+        (
+            Arc::new(Decoupling::persistent(GaussNewton::new(2, 3))),
+            true,
+        ),
+        (
+            Arc::new(Decoupling::persistent(GaussNewton::direct(2))),
+            true,
+        ),
+        (Arc::new(ZIl), false),
+        (Arc::new(FixedPrediction::new()), false),
+    ]
+}
+
+in_both_scalars!(
+    training_is_that_without_them,
+    solvers_of_targets_leave_them,
+    solvers_of_parameters_ignore_them,
+    sums_do_not_contain_them,
+);
+
+/// In batches and as a whole, with every record.
+fn training_is_that_without_them<T: Tested>() {
+    for (scheme, persists) in schemes::<T>() {
+        for size in [N, 7, 3, 1] {
+            let what = format!("{scheme:?}, batches of {size}");
+            let [mut left_out, mut removed] = pair::<T>(false, false, size == 3);
+            let rule = AdamW::new(Adam::new(0.01).unwrap());
+            let phase = Phase::new(scheme.clone(), rule).with_epochs(3);
+            let trainer = Trainer::new(phase.with_batch_size(size).unwrap());
+            let before = resting(&left_out);
+            let own = trainer.run(&mut left_out).unwrap();
+            let other = trainer.run(&mut removed).unwrap();
+            assert_same(&left_out, &removed, &what);
+            assert_eq!(own.history, other.history, "{what}");
+            assert_eq!(own.steps, other.steps, "{what}");
+            if persists {
+                assert_eq!(resting(&left_out), before, "{what}");
+            }
+        }
+    }
+}
+
+fn solvers_of_targets_leave_them<T: Tested>() {
+    let ends = Convergence::NEVER
+        .with_tolerance(1e-3)
+        .unwrap()
+        .with_stagnation(1e-3)
+        .unwrap();
+    let adam = Adam::new(0.05).unwrap();
+    let fixed = StepSize::Fixed(0.1);
+    let solvers: Vec<Box<dyn TargetSolver<T>>> = vec![
+        Box::new(ReverseSweep::new(3)),
+        Box::new(ReverseSweep::new(3).with_convergence(ends)),
+        Box::new(RedBlack::new(3)),
+        Box::new(SynchronousDescent::new(3, StepSize::Checked(0.5)).unwrap()),
+        Box::new(SynchronousDescent::new(3, fixed).unwrap()),
+        Box::new(SynchronousDescent::new(3, fixed).unwrap().with_rule(adam)),
+        Box::new(GaussNewton::new(3, 4)),
+        Box::new(GaussNewton::chained(3, 4).with_convergence(ends)),
+        Box::new(GaussNewton::direct(3)),
+        Box::new(GaussNewton::cyclic_reduction(3)),
+    ];
+    for solver in solvers {
+        for softmax in [false, true] {
+            let what = format!("{solver:?}");
+            let [mut left_out, mut removed] = pair::<T>(softmax, true, false);
+            let before = resting(&left_out);
+            left_out.solve_targets(&*solver, &Selection::All).unwrap();
+            removed.solve_targets(&*solver, &Selection::All).unwrap();
+            assert_same(&left_out, &removed, &what);
+            assert_eq!(resting(&left_out), before, "{what}");
+            // Nothing but examples of weight 0.
+            let ids = LEFT_OUT.map(|i| i as u64);
+            let selection = Selection::Examples(&ids);
+            left_out.solve_targets(&*solver, &selection).unwrap();
+            assert_eq!(resting(&left_out), before, "{what}");
+        }
+    }
+}
+
+fn solvers_of_parameters_ignore_them<T: Tested>() {
+    let squares = LeastSquares::ridge(0.1).unwrap();
+    let solvers: Vec<Box<dyn ParameterSolver<T>>> = vec![
+        Box::new(squares),
+        Box::new(squares.with_proximal(0.5).unwrap()),
+        Box::new(LevenbergMarquardt::new(2, 4)),
+    ];
+    for solver in solvers {
+        for t in 0..3 {
+            let [mut left_out, mut removed] = pair::<T>(false, true, false);
+            left_out
+                .solve_parameters(t, &*solver, &Selection::All)
+                .unwrap();
+            removed
+                .solve_parameters(t, &*solver, &Selection::All)
+                .unwrap();
+            let own = left_out.circuit().parameters(t).iter();
+            for (a, b) in own.zip(removed.circuit().parameters(t)) {
+                let error = (*a - *b).as_f64().abs();
+                assert!(error < 100.0 * T::ROUNDING, "{solver:?}, {t}: {a}, not {b}");
+            }
+        }
+    }
+    // Batches of nothing else.
+    let mut equations = NormalEquations::<T>::new(1, 1, true).unwrap();
+    let values = [1.0, 2.0, 4.0].map(T::of);
+    equations
+        .add(&values, &values, Some(&[T::zero(); 3]))
+        .unwrap();
+    let mut solution = [T::zero(); 2];
+    let none = equations.solve(0.0, 0.0, &mut solution).unwrap_err();
+    assert!(matches!(none, Error::NoExamples { .. }), "{none}");
+    equations.add(&values, &values, None).unwrap();
+    equations
+        .add(&values[..1], &values[1..2], Some(&[T::zero()]))
+        .unwrap();
+    equations.solve(0.0, 0.0, &mut solution).unwrap();
+    assert!(
+        (solution[0].as_f64() - 1.0).abs() < 100.0 * T::ROUNDING,
+        "{solution:?}"
+    );
+}
+
+fn sums_do_not_contain_them<T: Tested>() {
+    let [left_out, removed] = pair::<T>(true, true, false);
+    let near = |a: T, b: T| {
+        let size = b.as_f64().abs().max(1.0);
+        assert!((a - b).as_f64().abs() <= T::ROUNDING * size, "{a}, not {b}");
+    };
+    near(left_out.energy().unwrap(), removed.energy().unwrap());
+    near(
+        left_out.composed_loss().unwrap(),
+        removed.composed_loss().unwrap(),
+    );
+    let gradients = |model: &DecoupledCircuit<T>| model.gradients(&Selection::All).unwrap();
+    let (own, other) = (gradients(&left_out), gradients(&removed));
+    for (own, other) in own.parameters.iter().zip(&other.parameters) {
+        own.iter().zip(other).for_each(|(a, b)| near(*a, *b));
+    }
+    for (own, other) in own.targets.iter().zip(&other.targets) {
+        assert_eq!(own.select_columns(&kept()), *other);
+        assert!(own.select_columns(&LEFT_OUT).iter().all(|g| g.is_zero()));
+    }
+    let [left_out, removed] = pair::<T>(true, false, false);
+    let minimum = |model| theory::expanded_minimum(model, &Selection::All).unwrap();
+    near(minimum(&left_out), minimum(&removed));
+    let report = left_out.diagnose(&Diagnostics::new()).unwrap();
+    assert!(!format!("{report:?}").contains("NaN"), "{report:?}");
+}
+
+#[test]
+fn penalties_grow_as_without_them() {
+    let [mut left_out, mut removed] = pair::<f64>(false, false, false);
+    let growth = PenaltyGrowth::new(2).unwrap().with_cap(8.0).unwrap();
+    let scheme = Decoupling::persistent(ReverseSweep::new(1));
+    let phase = Phase::new(scheme, Adam::new(1e-3).unwrap()).with_epochs(20);
+    let phase = phase
+        .with_batch_size(2)
+        .unwrap()
+        .with_penalty_growth(growth)
+        .unwrap();
+    let trainer = Trainer::new(phase);
+    trainer.run(&mut left_out).unwrap();
+    trainer.run(&mut removed).unwrap();
+    assert_same(&left_out, &removed, "growth");
+    assert_ne!(left_out.terms().penalties(), [1.0, 1.0]);
+}
+
+#[test]
+fn w_steps_are_those_without_them() {
+    for accumulation in [1, 2] {
+        let [mut left_out, mut removed] = pair::<f64>(false, false, false);
+        let w_step = WStep::optimizer(Adam::new(0.01).unwrap());
+        let w_step = w_step.with_accumulation(accumulation).unwrap();
+        let phase =
+            Phase::with_w_step(Decoupling::refreshed(ReverseSweep::new(1)), w_step).unwrap();
+        let phase = phase.with_batch_size(2).unwrap().with_epochs(4);
+        let trainer = Trainer::new(phase);
+        trainer.run(&mut left_out).unwrap();
+        trainer.run(&mut removed).unwrap();
+        assert_same(&left_out, &removed, "accumulation");
+    }
+}
+
+/// In the middle of an epoch, too.
+#[test]
+fn a_run_is_resumed_without_them() {
+    let [left_out, _] = pair::<f64>(false, false, false);
+    let scheme = Decoupling::joint(Adam::new(0.05).unwrap());
+    let phase = Phase::new(scheme, Adam::new(0.01).unwrap()).with_epochs(3);
+    let trainer = Trainer::new(phase.with_batch_size(3).unwrap());
+    let mut whole = Session::new(&trainer, left_out.clone()).unwrap();
+    whole.run().unwrap();
+    let mut first = Session::new(&trainer, left_out).unwrap();
+    for _ in 0..6 {
+        first.advance().unwrap();
+    }
+    let (state, model) = (first.state().clone(), first.model().clone());
+    let mut second = Session::resume(&trainer, model, state).unwrap();
+    second.run().unwrap();
+    for t in 0..3 {
+        let (own, other) = (second.model().circuit(), whole.model().circuit());
+        assert_eq!(own.parameters(t), other.parameters(t));
+    }
+}
+
+#[test]
+fn a_weight_can_come_back() {
+    let [mut model, _] = pair::<f64>(false, false, true);
+    let before = resting(&model);
+    let scheme = Decoupling::persistent(ReverseSweep::new(1));
+    let trainer = Trainer::new(Phase::new(scheme, Adam::new(0.01).unwrap()).with_epochs(2));
+    trainer.run(&mut model).unwrap();
+    assert_eq!(resting(&model), before);
+    model
+        .set_example_weights(&Selection::All, &[1.0; N])
+        .unwrap();
+    trainer.run(&mut model).unwrap();
+    assert_ne!(resting(&model), before);
+}
+
+#[test]
+fn a_run_needs_an_example_that_counts() {
+    let mut model = model::<f64>(false, false);
+    model
+        .set_example_weights(&Selection::All, &[0.0; N])
+        .unwrap();
+    let trainer = Trainer::new(Phase::new(Backprop, Adam::new(0.01).unwrap()));
+    let error = trainer.run(&mut model).unwrap_err().error;
+    assert_eq!(
+        error,
+        Error::NoExamples {
+            operation: "training"
+        }
+    );
+    assert_eq!(model.energy(), Ok(0.0));
+}

@@ -493,7 +493,12 @@ impl<T: Scalar> Session<T> {
         let Some(told) = &event else {
             return Ok(None);
         };
-        let progress = self.state.progress(&self.trainer, &self.model, &self.clock);
+        let progress = self.state.progress(
+            &self.trainer,
+            &self.model,
+            self.memory.visited.len(),
+            &self.clock,
+        );
         let mut failed = None;
         for observer in &mut self.observers {
             match observer.observe(told, &progress) {
@@ -510,7 +515,12 @@ impl<T: Scalar> Session<T> {
 
     /// Where the run stands.
     pub fn progress(&self) -> Progress<'_, T> {
-        self.state.progress(&self.trainer, &self.model, &self.clock)
+        self.state.progress(
+            &self.trainer,
+            &self.model,
+            self.memory.visited.len(),
+            &self.clock,
+        )
     }
 
     /// The next event.

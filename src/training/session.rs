@@ -404,7 +404,9 @@ impl<T: Scalar> Session<T> {
     /// (its `step` counts the run's parameter steps) or a solver's error; [`Error::ThreadPool`].
     /// Parameters are then those of the last completed step, and targets and μ those of the last
     /// completed visit. The same holds after a panic in your own code. An optimiser's state may
-    /// already contain the failed step's gradient. Calling again retries the visit; calling
+    /// already contain the failed step's gradient, but a sum of
+    /// [accumulated](WStep::with_accumulation) gradients does not contain that of a visit that
+    /// failed. Calling again retries the visit; calling
     /// [`Session::stop`] and then this closes the phase, with the parameters of its best epoch
     /// under [`Stopping::Validation`](crate::training::Stopping::Validation).
     pub fn advance(&mut self) -> Result<Option<Event<T>>, Error> {
@@ -604,10 +606,12 @@ impl<T: Scalar> Session<T> {
     fn begin_phase(&mut self) -> Result<(), Error> {
         let phase = &self.trainer.phases[self.state.phase];
         self.clock.phase_deadline = deadline(Instant::now(), phase.time_limit);
-        let n = self.memory.visited.len();
+        let n = self.model.examples.visited().len();
         self.model.check_batch(phase.batch_size(n))?;
         let w_step = phase.w_step.start(&self.model)?;
         let scheme = phase.scheme.start(&mut self.model)?;
+        // A scheme of the caller's may change the examples where a phase starts or ends.
+        self.memory.visited = self.model.examples.visited();
         self.state.within = Some(Box::new(Within {
             scheme,
             w_step,

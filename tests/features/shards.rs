@@ -411,7 +411,10 @@ fn option(option: &'static str, value: f64) -> Error {
     Error::InvalidOption {
         option,
         value,
-        allowed: "above 0 and finite, with a finite inverse",
+        allowed: match option {
+            "example weight" => "0, or above 0 and finite, with a finite inverse",
+            _ => "above 0 and finite, with a finite inverse",
+        },
     }
 }
 

@@ -70,6 +70,8 @@ pub enum Warning {
     Undone,
     /// The Z-step of the epoch's first visit raised E more than tenfold.
     Raised,
+    /// The composed loss is more than twice what it was at its first measurement in the phase.
+    Worse,
 }
 
 impl fmt::Display for Warning {
@@ -100,6 +102,10 @@ impl fmt::Display for Warning {
             ),
             Self::Raised => f.write_str(
                 "a Z-step raised the energy more than tenfold: is its step unchecked and too long?",
+            ),
+            Self::Worse => f.write_str(
+                "the composed loss is more than twice what it was at the start of the phase: is the \
+                 learning rate too large, or has the gap opened (see Diagnostics in the guide)?",
             ),
         }
     }

@@ -127,6 +127,8 @@ struct Within<T> {
     tracker: Tracker<T>,
     /// Epochs begun before the phase.
     first_epoch: u64,
+    /// The composed loss at its first measurement in the phase.
+    first_loss: Option<f64>,
     /// The epoch in progress, if one is.
     epoch: Option<Epoch>,
     /// Why the phase will end, once that is decided.
@@ -618,6 +620,7 @@ impl<T: Scalar> Session<T> {
             penalties: Penalties::new(self.model.terms.penalties()),
             tracker: Tracker::new(),
             first_epoch: self.state.epoch,
+            first_loss: None,
             epoch: None,
             stop: None,
         }));
@@ -822,6 +825,9 @@ impl<T: Scalar> Session<T> {
             told.extend(mixes.map(|layer| Warning::Mixes { layer }));
             told.extend(squashed(&self.model));
         }
+        let loss = composed_loss.map(Scalar::as_f64);
+        let worse = |first: f64| first > 0.0 && loss.is_some_and(|loss| loss > 2.0 * first);
+        told.extend(within.first_loss.is_some_and(worse).then_some(Warning::Worse));
         let share = epoch.examples as f64 / epoch.statistics.unit;
         let mean_root = |squares: Option<f64>| squares.map(|s| T::of((s / share).sqrt()));
         let record = EpochRecord {
@@ -841,6 +847,7 @@ impl<T: Scalar> Session<T> {
         };
         // Only now, so that nothing is half done if a user's layer panics during a measurement.
         within.epoch = None;
+        within.first_loss = within.first_loss.or(loss);
         let validation = record.validation_loss.map(Scalar::as_f64);
         let (objective, circuit) = (record.objective.as_f64(), &self.model.circuit);
         let tracker = &mut within.tracker;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use layerwise::energy::{LocalProblem, LocalWorkspace};
 use layerwise::layer::Dense;
 use layerwise::loss::WeightedSquaredError;
-use layerwise::optimizer::Adam;
+use layerwise::optimizer::{Adam, GradientDescent};
 use layerwise::parameter_solver::{
     LeastSquares, LevenbergMarquardt, ParameterReport, ParameterSolver,
 };
@@ -281,6 +281,29 @@ fn raised<T: Scalar>() {
 fn z_steps_that_raise_the_energy_are_told() {
     raised::<f64>();
     raised::<f32>();
+}
+
+fn worse<T: Scalar>() {
+    let descent = |rate| GradientDescent::new(rate).unwrap();
+    for (rate, expected) in [(3.0, vec![Warning::Worse]), (0.05, vec![])] {
+        let phase = Phase::new(Backprop, descent(rate));
+        let found = run(&mut plain::<T>(), phase);
+        let all: Vec<Warning> = found.warnings.iter().map(|own| own.warning).collect();
+        assert_eq!(all, expected, "{rate}");
+        // Not in the first epoch, with which the others are compared.
+        assert!(found.history[0].warnings.is_empty());
+        let losses: Vec<T> = found.history.iter().map(|own| own.composed_loss.unwrap()).collect();
+        for (record, loss) in found.history.iter().zip(&losses) {
+            let grown = *loss > T::of(2.0) * losses[0];
+            assert_eq!(!record.warnings.is_empty(), grown, "{rate}: {losses:?}");
+        }
+    }
+}
+
+#[test]
+fn losses_that_grow_are_told() {
+    worse::<f64>();
+    worse::<f32>();
 }
 
 fn sound<T: Scalar>() {

@@ -37,6 +37,7 @@ use crate::objective::Objective;
 /// - that forward gives the same bits with and without a tape;
 /// - that a layer's [`Layer::affine`] agrees with its outputs, and that the scratch memory that it
 ///   requests does not shrink for a larger batch;
+/// - that a loss's curvature is positive semidefinite at the point;
 /// - that a loss that claims [`Loss::is_squared_error`] is ½‖z − ẑ‖² at the point, with its gradients.
 ///
 /// Cost: two evaluations of φ per coordinate (or direction). The check can fail for a correct
@@ -640,9 +641,9 @@ impl GradCheck {
     }
 
     /// Checks a loss's curvature product against finite differences of its gradient: the
-    /// prediction's block or, with `joint`, the whole Hessian in target and prediction. Checks its
-    /// curvature bound against power iteration in both blocks, and against differences of the
-    /// gradient in ẑ over distances of 1e-3 to 1, which detect kinks.
+    /// prediction's block or, with `joint`, the whole Hessian in target and prediction. Checks that it
+    /// is positive semidefinite, and its curvature bound: against power iteration in both blocks, and
+    /// against differences of the gradient in ẑ over distances of 1e-3 to 1, which detect kinks.
     ///
     /// A loss whose curvature product is only the positive semidefinite part of its Hessian fails
     /// this check, as it should, in the blocks where the two differ.
@@ -696,6 +697,7 @@ impl GradCheck {
             let x = [at.target, at.prediction][by];
             self.jacobian(&mut report, derivative, x, products, moved);
         }
+        self.semidefinite(&mut report, loss, at);
         let Some(bound) = loss.curvature_bound(at.parameters) else {
             return Ok(report);
         };
@@ -730,6 +732,59 @@ impl GradCheck {
         }
         report.add_bound(bound, found);
         Ok(report)
+    }
+
+    /// Checks that vᵀ C v is not below 0 for any direction v = (v_target, v_prediction), with C the
+    /// curvature. The directions come from power iteration: first with C, for its size, and then with
+    /// that size minus C, for its lowest eigenvalue.
+    fn semidefinite<T: Scalar>(
+        &self,
+        report: &mut GradReport,
+        loss: &dyn Loss<T>,
+        at: &Pair<'_, T>,
+    ) {
+        let (dim, n) = (at.dim, at.examples());
+        // One column per example: first its part in the target, then that in the prediction.
+        let halves = |v: &[T]| {
+            let part = |from: usize| -> Vec<T> {
+                let columns = v.chunks_exact(2 * dim);
+                columns.flat_map(|v| v[from..from + dim].to_vec()).collect()
+            };
+            [part(0), part(dim)]
+        };
+        let product = |v: &[T]| -> Vec<T> {
+            let [of_target, of_prediction] = halves(v);
+            let [mut a, mut b] = [nans(dim * n), nans(dim * n)];
+            let (to_a, to_b) = (Write::Set(&mut a[..]), Write::Set(&mut b[..]));
+            let mut work = nans(loss.scratch(dim, n));
+            let (z, p) = (Some(&of_target[..]), Some(&of_prediction[..]));
+            loss.curvature(at, z, p, to_a, to_b, &mut work);
+            let columns = a.chunks_exact(dim).zip(b.chunks_exact(dim));
+            columns.flat_map(|(a, b)| [a, b].concat()).collect()
+        };
+        let (mut size, mut lowest) = (T::zero(), T::zero());
+        for shifted in [false, true] {
+            let mut v: Vec<T> = self.normal(9, 2 * dim * n);
+            for _ in 0..POWERS {
+                normalise(&mut v, 2 * dim);
+                let next = product(&v);
+                for (v, next) in v.chunks_exact_mut(2 * dim).zip(next.chunks_exact(2 * dim)) {
+                    if shifted {
+                        lowest = lowest.min(dot(v, next));
+                        v.iter_mut()
+                            .zip(next)
+                            .for_each(|(v, &c)| *v = size * *v - c);
+                    } else {
+                        size = size.max(dot(next, next).sqrt());
+                        v.copy_from_slice(next);
+                    }
+                }
+            }
+        }
+        // Less what may be rounding.
+        let rounding = T::of(4.0) * T::default_epsilon() * (size + T::one());
+        let lowest = (lowest + rounding).min(T::zero());
+        report.add("vᵀ C v below 0", &[lowest, size], &[T::zero(), size], 0.0);
     }
 
     /// Checks the three gradients of a local problem: in θ_t, in z_t (its input) and in z_{t+1}

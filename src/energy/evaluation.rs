@@ -132,7 +132,7 @@ impl<'w, 'a, T: Scalar> Linearization<'w, 'a, T> {
     }
 
     /// `product ← G v / u`, and returns u, a power of two: G v has the square of the inputs' unit, and
-    /// would over- or underflow long before ℓ_t and its gradient do.
+    /// would overflow long before ℓ_t and its gradient do.
     pub(crate) fn product_in_units(
         &mut self,
         v_parameters: &[T],
@@ -150,7 +150,8 @@ impl<'w, 'a, T: Scalar> Linearization<'w, 'a, T> {
             true => problem.total_weight() * regularizer,
             false => T::zero(),
         };
-        let mut unit = unit_of(&*tangent);
+        // At least 1: a saturated layer, whose G v underflows, would have next to no curvature, and leap.
+        let mut unit = unit_of(&*tangent).max(T::one());
         if factor > T::zero() {
             unit = unit.max(unit_of(&[factor]) * unit_of(v_parameters));
         }

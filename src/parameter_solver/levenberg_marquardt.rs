@@ -20,8 +20,8 @@ use crate::state::State;
 /// part only of ℓ_t).
 ///
 /// A step that does not lower ℓ_t is undone, and λ is multiplied by 8 (up to 1e8; a step that fails
-/// even then, as at the kink of a ReLU, ends the call and resets λ; if G does not fit the scalar,
-/// [`ParameterReport::stuck`] says so). A step that does divides λ by 4
+/// even then, as at the kink of a ReLU, ends the call and resets λ; if G
+/// does not fit the scalar, or ℓ_t underflows, [`ParameterReport::stuck`] says so). A step that does divides λ by 4
 /// (Marquardt's rule). So ℓ_t never rises. A layer is at rest if g = 0, or if
 /// rounding would decide about the step: the decrease that the model predicts, −gᵀd − ½dᵀGd, is at
 /// most 16 ε |ℓ_t|, or |d_k| is at most 4 ε |θ_k| for every k, and an undamped step would do no
@@ -158,8 +158,8 @@ impl<T: Scalar> Memory<Vec<T>> {
         if self.gradient.iter().all(|g| g.is_zero()) {
             return Ok(None);
         }
-        // The gradient and G, which has the square of the inputs' unit and would soon over- or
-        // underflow, are in units of their own. Powers of two cost no bit.
+        // The gradient and G, which has the square of the inputs' unit and would soon overflow, are in
+        // units of their own. Powers of two cost no bit.
         let unit = unit_of(&self.gradient);
         let mut units_of_g = [T::one(); 2];
         for (r, &g) in self.residual.iter_mut().zip(&self.gradient) {
@@ -322,10 +322,13 @@ impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt {
                         going = solve(*damping)?;
                     }
                 }
-                Ok(going == Some(true))
+                Ok(going)
             });
             memory.accepted = accepted;
-            if !going? {
+            let going = going?;
+            if going != Some(true) {
+                // Where ℓ_t underflows, though its gradient does not, no step can be judged.
+                report.stuck = going == Some(false) && energy.is_zero();
                 break;
             }
             let trial = memory.trial[..own].iter_mut().zip(&memory.accepted);

@@ -3,7 +3,7 @@
 use super::probe::{backprop, finite};
 use crate::decoupled::{DecoupledCircuit, Selection};
 use crate::error::{Error, Quantity};
-use crate::kernel::Scalar;
+use crate::kernel::{Scalar, half_weighted_square};
 use crate::training::{check_no_target_regularizer, check_squared_hidden_losses};
 
 /// Statement 4: the minimum of E over z near the forward pass, to second order in 1/μ,
@@ -53,7 +53,7 @@ pub fn expanded_minimum<T: Scalar>(
         // δ contains the weight: an example of weight 0 has no term.
         let columns = delta.column_iter().enumerate();
         for (i, delta) in columns.filter(|&(i, _)| !weight(i).is_zero()) {
-            minimum -= delta.norm_squared() / (T::of(2.0) * penalty * weight(i));
+            minimum -= half_weighted_square((penalty * weight(i)).recip(), delta.as_slice());
         }
     }
     finite(Quantity::Energy, layers.depth() - 1, &[minimum])?;

@@ -827,7 +827,12 @@ impl<T: Scalar> Session<T> {
         }
         let loss = composed_loss.map(Scalar::as_f64);
         let worse = |first: f64| first > 0.0 && loss.is_some_and(|loss| loss > 2.0 * first);
-        told.extend(within.first_loss.is_some_and(worse).then_some(Warning::Worse));
+        told.extend(
+            within
+                .first_loss
+                .is_some_and(worse)
+                .then_some(Warning::Worse),
+        );
         let share = epoch.examples as f64 / epoch.statistics.unit;
         let mean_root = |squares: Option<f64>| squares.map(|s| T::of((s / share).sqrt()));
         let record = EpochRecord {

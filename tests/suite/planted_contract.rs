@@ -475,3 +475,72 @@ fn a_false_squared_error<T: Tested>() {
 }
 
 in_both_scalars!(a_false_squared_error);
+
+/// ½ ln(1 + r²), whose Hessian is below 0 beyond r = 1; curved as that, or as its part above 0.
+#[derive(Debug)]
+struct Cauchy {
+    clipped: bool,
+}
+
+impl<T: Scalar> Loss<T> for Cauchy {
+    fn evaluate(
+        &self,
+        at: &Pair<'_, T>,
+        values: &mut [T],
+        d_target: Write<'_, T>,
+        d_prediction: Write<'_, T>,
+        _: &mut [T],
+    ) {
+        let error = |i: usize| at.target[i] - at.prediction[i];
+        let slope = |i: usize| error(i) / (T::one() + error(i) * error(i));
+        for (j, value) in values.iter_mut().enumerate() {
+            let own = j * at.dim..(j + 1) * at.dim;
+            let each = own.map(|i| T::of(0.5) * (error(i) * error(i)).ln_1p());
+            *value = each.fold(T::zero(), |sum, term| sum + term);
+        }
+        d_target.each(slope);
+        d_prediction.each(|i| -slope(i));
+    }
+
+    fn curvature(
+        &self,
+        at: &Pair<'_, T>,
+        v_target: Option<&[T]>,
+        v_prediction: Option<&[T]>,
+        out_target: Write<'_, T>,
+        out_prediction: Write<'_, T>,
+        _: &mut [T],
+    ) {
+        let curvature = |i: usize| {
+            let square = (at.target[i] - at.prediction[i]).powi(2);
+            let own = (T::one() - square) / (T::one() + square).powi(2);
+            if self.clipped {
+                own.max(T::zero())
+            } else {
+                own
+            }
+        };
+        let of = |v: Option<&[T]>, i: usize| v.map_or(T::zero(), |v| v[i]);
+        let product = |i| curvature(i) * (of(v_target, i) - of(v_prediction, i));
+        out_target.each(product);
+        out_prediction.each(|i| -product(i));
+    }
+}
+
+fn a_curvature_below_zero<T: Tested>() {
+    let failing = |clipped: bool, far: f64| {
+        let target = [0.3, far, 0.2, 0.9].map(T::of);
+        let prediction = [0.1, 0.0, 0.6, 0.95].map(T::of);
+        let at = Pair::new(2, &target, &prediction);
+        let report = GradCheck::new().curvature::<T>(&Cauchy { clipped }, &at, true);
+        let worst = report.unwrap().worst.into_iter();
+        let wrong = worst.filter(|own| own.error > T::GRADIENT);
+        wrong.map(|own| own.derivative).collect::<Vec<_>>()
+    };
+    assert_eq!(failing(false, 0.5), [""; 0]);
+    assert_eq!(failing(false, 1.6), ["vᵀ C v below 0"]);
+    // The part above 0 is no Hessian, which the check says as well.
+    assert!(!failing(true, 1.6).contains(&"vᵀ C v below 0"));
+}
+
+in_both_scalars!(a_curvature_below_zero);

@@ -389,6 +389,28 @@ fn statement_4_agrees_with_the_closed_form_of_a_linear_circuit() {
     assert!((90.0..110.0).contains(&ratio), "{errors:?}");
 }
 
+/// Errors whose squares do not fit, where a large μ makes their term small.
+#[test]
+fn the_expansion_needs_no_squares() {
+    fn check<T: Scalar>(steep: f64, penalty: f64) {
+        let dense = || Dense::new(1, 1, Activation::Identity).unwrap();
+        let unit = || dense().without_bias();
+        let circuit = Circuit::<T>::builder().layer(unit()).layer(unit());
+        let energy = Energy::default().with_penalty(T::of(penalty));
+        let mut model = DecoupledCircuit::new(circuit.build().unwrap(), energy).unwrap();
+        model.set_parameters(1, &[T::of(steep)]).unwrap();
+        let one = |value| DMatrix::from_element(1, 1, T::of(value));
+        model
+            .add_examples(&one(0.0), &one(1e5), &TargetInit::ForwardPass)
+            .unwrap();
+        let found = theory::expanded_minimum(&model, &ALL).unwrap().as_f64();
+        // δ²/(2μ) = ¼ L.
+        assert!((found / 3.75e9 - 1.0).abs() < 1e-5, "{found}");
+    }
+    check::<f32>(2e15, 1.6e31);
+    check::<f64>(2e150, 1.6e301);
+}
+
 /// Linear cases of depth 1 to 6, with weights and biases.
 fn linear_cases() -> impl Iterator<Item = Case> {
     (0..30).map(|seed| {

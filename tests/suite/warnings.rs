@@ -169,15 +169,36 @@ fn stuck_solver<T: Scalar>() {
     let loss = WeightedSquaredError::new(vec![weight]).unwrap();
     let mut model = DecoupledCircuit::new(circuit.build().unwrap(), Energy::new(loss)).unwrap();
     model.set_parameters(0, &[T::zero(); 2]).unwrap();
-    let (x, y) = (wave(1, 12, 0.7), wave(1, 12, 0.7) * T::of(1e-6));
+    let (x, y) = (
+        wave(1, 12, 0.7) * T::of(8.0),
+        wave(1, 12, 0.7) * T::of(1e-6),
+    );
     model
         .add_examples(&x, &y, &TargetInit::ForwardPass)
         .unwrap();
     assert_eq!(told(&mut model, phase(20)), [Warning::Frozen { layer: 0 }]);
 }
 
+/// Data whose squares underflow: the gradient is not 0, but ℓ is.
+fn underflowing_solver<T: Scalar>(unit: f64) {
+    let solver = LevenbergMarquardt::new(5, 10);
+    let phase = || Phase::with_w_step(Decoupling::weights_only(), WStep::solver(solver)).unwrap();
+    for (unit, expected) in [(unit, &[Warning::Frozen { layer: 0 }][..]), (1e-6, &[])] {
+        let circuit = Circuit::builder().layer(dense(1, 1, Activation::Identity));
+        let mut model = DecoupledCircuit::new(circuit.build().unwrap(), Energy::default()).unwrap();
+        model.set_parameters(0, &[T::zero(); 2]).unwrap();
+        let (x, y) = (wave(1, 12, 0.7), wave(1, 12, 1.1) * T::of(unit));
+        model
+            .add_examples(&x, &y, &TargetInit::ForwardPass)
+            .unwrap();
+        assert_eq!(told(&mut model, phase()), expected);
+    }
+}
+
 #[test]
 fn a_stuck_solver_is_told() {
+    underflowing_solver::<f64>(1e-180);
+    underflowing_solver::<f32>(1e-25);
     stuck_solver::<f64>();
     stuck_solver::<f32>();
 }
@@ -292,7 +313,11 @@ fn worse<T: Scalar>() {
         assert_eq!(all, expected, "{rate}");
         // Not in the first epoch, with which the others are compared.
         assert!(found.history[0].warnings.is_empty());
-        let losses: Vec<T> = found.history.iter().map(|own| own.composed_loss.unwrap()).collect();
+        let losses: Vec<T> = found
+            .history
+            .iter()
+            .map(|own| own.composed_loss.unwrap())
+            .collect();
         for (record, loss) in found.history.iter().zip(&losses) {
             let grown = *loss > T::of(2.0) * losses[0];
             assert_eq!(!record.warnings.is_empty(), grown, "{rate}: {losses:?}");

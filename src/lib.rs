@@ -91,6 +91,9 @@ pub mod gradcheck;
 #[cfg(any(doc, doctest))]
 pub mod guide;
 pub mod init;
+#[cfg(all(instances, not(test)))]
+#[doc(hidden)]
+pub mod instances;
 pub mod kernel;
 pub mod layer;
 pub mod loss;

@@ -1,10 +1,10 @@
 //! Time of one iteration of [`GaussNewton`]'s conjugate gradients, compared with its matrix
 //! products.
 //!
-//! `cargo bench --bench gauss_newton [-- <part of a case's name>]`. Nets M and D of `step.rs`:
-//! tanh, the last layer linear, squared error. The time of an iteration is the difference between
-//! two calls with different numbers of iterations. The products are one W p and one Wᵀ g for every
-//! layer except the first (two of each between hidden layers with the chained preconditioner), on
+//! `cargo bench -p benches --bench gauss_newton [-- <part of a case's name>]`. Nets M and D of
+//! `step.rs`: tanh, the last layer linear, squared error. The time of an iteration is the
+//! difference between two calls with different numbers of iterations. The products are one W p and
+//! one Wᵀ g for every layer except the first (two of each between hidden layers with the chained preconditioner), on
 //! separate arrays. All three are timed in turn, and medians over the rounds are reported. On one
 //! thread this measures the thread's CPU time, so that other programs matter little; on two
 //! threads, wall-clock time.

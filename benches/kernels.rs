@@ -1,7 +1,7 @@
 //! Time of the elementwise kernels on batches of 64 rows, compared with loops of std calls, and of
 //! parameter updates.
 //!
-//! `cargo bench --bench kernels`; the throughput gives the time per element. The std loops use the
+//! `cargo bench -p benches --bench kernels`; the throughput gives the time per element. The std loops use the
 //! textbook formulas, whose derivatives are inaccurate near saturation.
 
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Time of one step on four nets: the decoupled step (E, every ∂E/∂θ and ∂E/∂z), backprop, the
 //! matrix products of each alone, and the decoupled step on two threads.
 //!
-//! `cargo bench --bench step`. tanh, the last layer linear, squared error.
+//! `cargo bench -p benches --bench step`. tanh, the last layer linear, squared error.
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use layerwise::decoupled::TargetInit;

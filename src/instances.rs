@@ -4,6 +4,9 @@
 //! already compiled. So tests and examples share this copy, where each would otherwise compile its
 //! own. Nobody calls it, and `build.rs` leaves it out for users.
 
+use std::fmt::Debug;
+use std::hint::black_box;
+
 use nalgebra::DMatrix;
 
 use crate::circuit::Circuit;
@@ -37,15 +40,20 @@ pub fn in_f64(data: &DMatrix<f64>) -> Result<(), Error> {
     uses(data)
 }
 
+/// Keeps what was computed, with all that it takes to print it.
+fn shown(value: &dyn Debug) {
+    black_box(format!("{value:?}"));
+}
+
 /// A program that uses most of the crate.
 fn uses<T: Scalar>(data: &DMatrix<T>) -> Result<(), Error> {
     let mut model = model(data)?;
     for phase in phases()? {
-        println!("{:?}", Trainer::new(phase).run(&mut model.clone()));
+        shown(&Trainer::new(phase).run(&mut model.clone()));
     }
     let backprop = Trainer::new(Phase::new(Backprop, Adam::new(0.1)?));
-    println!("{:?}", Session::new(&backprop, model.clone())?.run()?);
-    println!("{}", model.diagnose(&Diagnostics::new())?);
+    shown(&Session::new(&backprop, model.clone())?.run()?);
+    shown(&model.diagnose(&Diagnostics::new())?.to_string());
     for solver in target_solvers()? {
         model.solve_targets(&*solver, &Selection::All)?;
         theorems(&model, &*solver)?;
@@ -55,8 +63,8 @@ fn uses<T: Scalar>(data: &DMatrix<T>) -> Result<(), Error> {
     }
     checks(&model, data)?;
     let predicted = [model.predict(data)?, model.predict_proba(data)?];
-    println!("{predicted:?} {:?}", model.predict_labels(data)?);
-    println!("{:?} {:?} {:?}", model.energies()?, model.gap()?, model);
+    shown(&(predicted, model.predict_labels(data)?));
+    shown(&(model.energies()?, model.gap()?, &model));
     model.set_parameters(0, &[])?;
     model.set_targets(0, &Selection::All, data)?;
     model.set_joint_point(&Selection::All, &[])
@@ -89,7 +97,7 @@ fn checks<T: Scalar>(model: &DecoupledCircuit<T>, data: &DMatrix<T>) -> Result<(
     check.loss(model.terms().loss(1), &pair)?;
     check.curvature(model.terms().loss(1), &pair, true)?;
     let local = model.local_problem(0, 0..1)?;
-    println!("{}", check.local_problem(&local));
+    shown(&check.local_problem(&local).to_string());
     let all = Selection::All;
     let objectives: [&dyn Objective<T>; 4] = [
         &LocalObjective::new(local),
@@ -108,19 +116,16 @@ fn theorems<T: Scalar>(
     solver: &dyn TargetSolver<T>,
 ) -> Result<(), Error> {
     let all = Selection::All;
-    println!("{:?}", theory::linear_minimum(model, &all)?);
-    println!("{:?}", theory::expanded_minimum(model, &all)?);
-    println!("{:?}", theory::stationarity(model, &all)?);
-    println!("{:?}", theory::forward_pass_deviations(model, &all)?);
-    println!(
-        "{:?}",
-        theory::batch_dependent_example(model, &all, solver)?
-    );
-    println!("{:?}", theory::layers_changed_by(model, &all, 0, &[])?);
-    println!("{:?}", theory::gradient_reach(model, &all, solver)?);
-    println!("{:?}", theory::z_il_gradients(model, &all)?);
-    println!("{:?}", theory::fixed_prediction_gradients(model, &all, 1)?);
-    println!("{:?}", theory::multiplier_rest(model, &all, &[])?);
+    shown(&theory::linear_minimum(model, &all)?);
+    shown(&theory::expanded_minimum(model, &all)?);
+    shown(&theory::stationarity(model, &all)?);
+    shown(&theory::forward_pass_deviations(model, &all)?);
+    shown(&theory::batch_dependent_example(model, &all, solver)?);
+    shown(&theory::layers_changed_by(model, &all, 0, &[])?);
+    shown(&theory::gradient_reach(model, &all, solver)?);
+    shown(&theory::z_il_gradients(model, &all)?);
+    shown(&theory::fixed_prediction_gradients(model, &all, 1)?);
+    shown(&theory::multiplier_rest(model, &all, &[])?);
     Ok(())
 }
 

@@ -44,6 +44,8 @@
 //! | splitting and scaling data, metrics | [`data`] |
 //! | moving targets; solving for one layer's parameters | [`target_solver`], [`parameter_solver`] |
 //! | one layer's own problem, here or in another process | [`energy::LocalProblem`], [`segment`], [`shard`] |
+//! | circuits and runs in files (feature `storage`); parts of your own in them | `storage`, [`registry`], [`description`] |
+//! | watching a run: logs, a progress bar, tracing | [`observers`] |
 //! | external optimisers, such as argmin's | [`objective`] |
 //! | energies, gaps, gradients compared with backprop's, curvature | [`diagnostics`] |
 //! | checking your own layers and losses | [`gradcheck`] |

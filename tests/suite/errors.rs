@@ -1377,3 +1377,25 @@ fn constant_and_extreme_inputs_give_finite_projected_targets() {
         assert!(is_finite(&model), "{value}");
     }
 }
+
+/// The guide's page of errors names every variant.
+#[test]
+fn every_error_is_in_the_guide() {
+    let read = |path: &str| {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        std::fs::read_to_string(root.join(path)).unwrap()
+    };
+    let (source, page) = (read("src/error.rs"), read("docs/guide/errors.md"));
+    let (_, variants) = source.split_once("pub enum Error {").unwrap();
+    let (variants, _) = variants.split_once("\n}\n").unwrap();
+    let mut count = 0;
+    for line in variants.lines() {
+        let name = line.strip_prefix("    ").unwrap_or_default();
+        if name.starts_with(char::is_uppercase) {
+            let name = name.trim_end_matches([' ', '{', ',']);
+            assert!(page.contains(&format!("`{name}`")), "{name}");
+            count += 1;
+        }
+    }
+    assert!(count > 40, "{count}");
+}

@@ -181,7 +181,7 @@ pub enum Error {
     },
 
     /// A file of another model than the one it was loaded into.
-    #[error("{file} has {found} as {what}, but here it is {expected}")]
+    #[error("{what} differs: {expected} here, but {found} in {file}")]
     Architecture {
         /// The file, or "the bytes".
         file: String,
@@ -205,7 +205,7 @@ pub enum Error {
     },
 
     /// A file that is damaged, of a newer version, or not of the expected kind.
-    #[error("{file} cannot be used: {reason}")]
+    #[error("cannot use {file}: {reason}")]
     Format {
         /// The file, or "the bytes".
         file: String,
@@ -288,7 +288,7 @@ pub enum Error {
     /// A matrix or slice of the wrong shape.
     #[error(
         "{what}: expected {} x {}, found {} x {}{}",
-        expected.0, expected.1, found.0, found.1, transposed(*expected, *found)
+        expected.0, expected.1, found.0, found.1, likely_cause(what, *expected, *found)
     )]
     Shape {
         /// What was given.
@@ -553,10 +553,15 @@ impl fmt::Debug for Error {
 }
 
 /// The likely cause of a wrong shape, for error messages.
-fn transposed(expected: (usize, usize), found: (usize, usize)) -> &'static str {
-    match found.1 == expected.0 && found.0 != expected.0 {
-        true => " (transposed? Each column is an example, each row a feature)",
-        false => "",
+fn likely_cause(what: &str, expected: (usize, usize), found: (usize, usize)) -> &'static str {
+    match found {
+        (1, columns) if what.starts_with("targets") && columns == expected.1 => {
+            " (class numbers? metrics::one_hot turns them into columns)"
+        }
+        _ if found.1 == expected.0 && found.0 != expected.0 => {
+            " (transposed? Each column is an example, each row a feature)"
+        }
+        _ => "",
     }
 }
 

@@ -28,7 +28,7 @@ pub fn from_rows<T: Scalar>(rows: &[impl AsRef<[T]>]) -> Result<DMatrix<T>, Erro
     for (i, row) in rows.iter().enumerate() {
         let row = row.as_ref();
         if row.len() != dim {
-            check_length(&format!("row {i}, like row 0"), row, dim)?;
+            check_length(&format!("row {i} (row 0 sets the length)"), row, dim)?;
         }
     }
     check_room::<T>("a data set", dim, rows.len())?;

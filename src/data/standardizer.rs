@@ -5,7 +5,9 @@ use std::marker::PhantomData;
 use nalgebra::{DMatrix, DVector};
 
 use super::rows::from_rows;
-use crate::check::{check_examples, check_finite, check_length, check_result, check_rows};
+use crate::check::{
+    check_examples, check_finite, check_length, check_result, check_rows, finite, not_negative,
+};
 use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, Sum, power_of_two};
 
@@ -36,11 +38,43 @@ const NOISE: f64 = 1.0 / (1u64 << 45) as f64;
 /// ```
 #[doc(alias("normalize", "StandardScaler"))]
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(
+    feature = "serde",
+    serde(try_from = "Parts", into = "Parts", bound = "")
+)]
 pub struct Standardizer<T: Scalar> {
     mean: DVector<f64>,
     /// σ; 0 for a row that does not vary.
     deviation: DVector<f64>,
     scalar: PhantomData<T>,
+}
+
+/// What is saved of a standardizer.
+#[cfg(feature = "serde")]
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Parts {
+    mean: Vec<f64>,
+    deviation: Vec<f64>,
+}
+
+#[cfg(feature = "serde")]
+impl<T: Scalar> From<Standardizer<T>> for Parts {
+    fn from(own: Standardizer<T>) -> Self {
+        Self {
+            mean: own.mean.data.into(),
+            deviation: own.deviation.data.into(),
+        }
+    }
+}
+
+#[cfg(feature = "serde")]
+impl<T: Scalar> TryFrom<Parts> for Standardizer<T> {
+    type Error = Error;
+
+    fn try_from(parts: Parts) -> Result<Self, Error> {
+        Self::from_parts(parts.mean, parts.deviation)
+    }
 }
 
 impl<T: Scalar> Standardizer<T> {
@@ -52,6 +86,39 @@ impl<T: Scalar> Standardizer<T> {
         check_examples(values.ncols(), "fitting a standardizer")?;
         check_finite(Quantity::Data, 0, values.nrows(), values.as_slice())?;
         Ok(Self::fit_finite(values))
+    }
+
+    /// The standardizer with these m and σ, such as those of one that was fitted in another program
+    /// ([`mean`](Self::mean), [`deviation`](Self::deviation)). With the feature `serde` a
+    /// standardizer is also a serde value.
+    ///
+    /// # Errors
+    /// [`Error::Length`] for lists of different lengths, [`Error::InvalidOption`] for an m that is not
+    /// finite, or a σ that is negative or not finite.
+    ///
+    /// # Examples
+    /// ```
+    /// use layerwise::prelude::*;
+    ///
+    /// let fitted = Standardizer::fit_rows(&[[1.0, 7.0], [3.0, 7.0]])?;
+    /// let (mean, deviation) = (fitted.mean().as_slice(), fitted.deviation().as_slice());
+    /// assert_eq!(Standardizer::from_parts(mean.to_vec(), deviation.to_vec())?, fitted);
+    /// # Ok::<(), layerwise::Error>(())
+    /// ```
+    #[doc(alias("load", "save"))]
+    pub fn from_parts(mean: Vec<f64>, deviation: Vec<f64>) -> Result<Self, Error> {
+        check_length("deviations of a standardizer", &deviation, mean.len())?;
+        for &own in &mean {
+            finite("Standardizer::mean", own)?;
+        }
+        for &own in &deviation {
+            not_negative("Standardizer::deviation", own)?;
+        }
+        Ok(Self {
+            mean: DVector::from_vec(mean),
+            deviation: DVector::from_vec(deviation),
+            scalar: PhantomData,
+        })
     }
 
     /// Fits the means of `values` (d × n) and sets every σ to 1: rows are centred and keep their

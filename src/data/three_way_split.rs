@@ -53,6 +53,14 @@ impl ThreeWaySplit {
         let n = labels.len();
         check_examples(n, "a split")?;
         let test_count = part("test_fraction", test_fraction, n, 2)?;
+        let sum = validation_fraction + test_fraction;
+        if validation_fraction < 1.0 && test_fraction < 1.0 && sum >= 1.0 {
+            return Err(Error::InvalidOption {
+                option: "validation_fraction + test_fraction",
+                value: sum,
+                allowed: "below 1",
+            });
+        }
         let rest = 1 + test_count;
         let validation_count = part("validation_fraction", validation_fraction, n, rest)?;
         let mut rng = draws(seed);

@@ -30,10 +30,16 @@ fn write<T: Stored>(
     draft.finish::<T>(&Manifest {
         run: Some(RunEntry {
             seed: trainer.seed(),
+            phases: phases(trainer),
             visits: state.visits(),
         }),
         ..manifest
     })
+}
+
+fn phases<T: Stored>(trainer: &Trainer<T>) -> Vec<String> {
+    let phases = trainer.phases().iter();
+    phases.map(|phase| format!("{phase:?}")).collect()
 }
 
 /// Saves a run in one file.
@@ -88,7 +94,7 @@ impl<T: Stored> Session<T> {
     /// # let mut model = DecoupledCircuit::new(circuit.build()?, Energy::default())?;
     /// # let x = DMatrix::from_fn(1, 40, |_, j| j as f64 / 20.0 - 1.0);
     /// # model.add_examples(&x, &x.map(|x| 2.0 * x), &TargetInit::ForwardPass)?;
-    /// let phase = Phase::new(Backprop, Adam::new(1e-2)?).with_epochs(20).with_batch(10)?;
+    /// let phase = Phase::new(Backprop, Adam::new(1e-2)?).with_epochs(20).with_batch_size(10)?;
     /// let trainer = Trainer::new(phase);
     /// let path = std::env::temp_dir().join("layerwise-example.checkpoint");
     /// let mut session = match path.exists() {
@@ -109,12 +115,14 @@ impl<T: Stored> Session<T> {
     /// A session that continues from a file to the same bits, in this or another process.
     ///
     /// `model` must be built like the saved one: layers, losses and regularisers. Its θ, μ, seed and
-    /// examples are replaced by those of the file, so it needs no examples. `trainer` must be the
-    /// saved run's.
+    /// examples are replaced by those of the file, so it needs no examples. The phases of `trainer`,
+    /// with all options that `Debug` prints, and its seed must be the saved run's. To go on with
+    /// other options, reopen the run as it was, and [`Session::resume`] its model and state with
+    /// another trainer.
     ///
     /// # Errors
     /// Those of [`DecoupledCircuit::load`] and of [`Session::resume`]; [`Error::Format`] for a file
-    /// without a run; [`Error::Architecture`] for a run that was shuffled with another seed.
+    /// without a run; [`Error::Architecture`] for a run with other phases or another seed, with both.
     #[doc(alias("load", "checkpoint", "resume"))]
     pub fn reopen(
         trainer: &Trainer<T>,
@@ -152,6 +160,16 @@ impl<T: Stored> Session<T> {
         if here != there {
             let what = "the trainer's seed";
             return Err(file.differs(what, &here.to_string(), &there.to_string()));
+        }
+        let (here, there) = (phases(trainer), &run.phases);
+        if here.len() != there.len() {
+            let [here, there] = [here.len(), there.len()].map(|count| count.to_string());
+            return Err(file.differs("the number of phases", &here, &there));
+        }
+        for (number, (here, there)) in here.iter().zip(there).enumerate() {
+            if here != there {
+                return Err(file.differs(&format!("phase {number}"), here, there));
+            }
         }
         let state = postcard::from_bytes(file.get_bytes(STATE)?)
             .map_err(|reason| file.refuse(&format!("its state cannot be read ({reason})")))?;

@@ -154,7 +154,7 @@ impl<'a> Contents<'a> {
             Ok(arrays) => Ok(Self { file, arrays }),
             Err(reason) => Err(Error::Format {
                 file,
-                reason: format!("it is not a whole safetensors file ({reason})"),
+                reason: format!("it is truncated, damaged, or not a safetensors file ({reason})"),
             }),
         }
     }

@@ -42,6 +42,8 @@ pub(super) struct ExamplesEntry {
 pub(super) struct RunEntry {
     /// The trainer's seed.
     pub(super) seed: u64,
+    /// What `Debug` prints of its phases, with all their options.
+    pub(super) phases: Vec<String>,
     pub(super) visits: u64,
 }
 

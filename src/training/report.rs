@@ -356,7 +356,7 @@ impl fmt::Display for Warned {
         write!(f, "phase {}, ", self.phase)?;
         match first == last {
             true => write!(f, "epoch {first}: ")?,
-            false => write!(f, "{count} of epochs {first} to {last}: ")?,
+            false => write!(f, "in {count} of the epochs {first} to {last}: ")?,
         }
         self.warning.fmt(f)
     }

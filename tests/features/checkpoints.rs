@@ -353,20 +353,43 @@ fn a_file_is_not_reopened_as_another_run() {
     };
     let told = refused(&plain().with_seed(9));
     assert!(
-        told.contains("0 as the trainer's seed, but here it is 9"),
+        told.contains("the trainer's seed differs: 9 here, but 0 in"),
         "{told}"
     );
     let told = refused(&plain().then(Phase::new(Backprop, adam())));
-    assert!(told.contains("phases"), "{told}");
-    let descent = GradientDescent::new(0.1).unwrap();
-    let told = refused(&Trainer::new(Phase::new(
-        Decoupling::persistent(ReverseSweep::new(2)),
-        descent,
-    )));
     assert!(
-        told.contains("another scheme, solver or optimiser"),
+        told.contains("the number of phases differs: 2 here, but 1 in"),
         "{told}"
     );
+    // Another scheme, optimiser, rate, or batch size, also of the same sizes.
+    let phase = || Phase::new(Decoupling::persistent(ReverseSweep::new(2)), adam());
+    let batches = |phase: Phase<f64>| phase.with_epochs(3).with_batch_size(4).unwrap();
+    for other in [
+        batches(Phase::new(Backprop, adam())),
+        batches(Phase::new(
+            Decoupling::refreshed(ReverseSweep::new(2)),
+            adam(),
+        )),
+        batches(Phase::new(
+            Decoupling::persistent(ReverseSweep::new(2)),
+            AdamW::new(adam()),
+        )),
+        batches(Phase::new(
+            Decoupling::persistent(ReverseSweep::new(2)),
+            Adam::new(2e-2).unwrap(),
+        )),
+        batches(phase()).with_batch_size(5).unwrap(),
+        batches(phase()).with_epochs(4),
+    ] {
+        let told = refused(&Trainer::new(other));
+        assert!(told.contains("phase 0 differs: Phase {"), "{told}");
+    }
+    // On purpose, by way of the state.
+    let reopened = Session::reopen(&plain(), empty(), &path).unwrap();
+    let longer = Trainer::new(batches(phase()).with_epochs(4));
+    let (model_then, state) = (reopened.model().clone(), reopened.state().clone());
+    let mut longer = Session::resume(&longer, model_then, state).unwrap();
+    assert_eq!(longer.run().unwrap().history.len(), 4);
     model::<f64>().save(&path).unwrap();
     let told = refused(&plain());
     assert!(told.contains("it holds no run"), "{told}");

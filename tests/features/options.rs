@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use layerwise::Scalar;
+use layerwise::data::Standardizer;
 use layerwise::energy::LocalProblem;
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::SquaredError;
@@ -219,6 +220,7 @@ fn every_type_that_is_read_is_checked() {
     ];
     // By what takes it: `Decoupling::with_targets`, `Shard::problem`, `Session::resume`.
     const CHECKED_WHERE_USED: &[&str] = &[
+        "Standardizer",
         "Description",
         "Setting",
         "Targets",
@@ -294,4 +296,31 @@ fn every_type_that_is_read_is_checked() {
     let sweep = ReverseSweep::new(1);
     let error = Decoupling::<f64>::new(targets, ZStep::Solver(Arc::new(sweep))).unwrap_err();
     assert!(error.to_string().contains("1.5"), "{error}");
+}
+
+#[test]
+fn a_standardizer_is_read_as_it_was_fitted() {
+    let fitted = Standardizer::<f32>::fit_rows(&[[1.0, 7.0, 0.1], [3.0, 7.0, 0.3]]).unwrap();
+    let text = serde_json::to_string(&fitted).unwrap();
+    let read: Standardizer<f32> = serde_json::from_str(&text).unwrap();
+    assert_eq!(read, fitted);
+    let rows = [[5.0, 8.0, 0.2]];
+    assert_eq!(
+        read.transform_rows(&rows).unwrap(),
+        fitted.transform_rows(&rows).unwrap()
+    );
+    for (damaged, expected) in [
+        (
+            r#"{"mean": [1.0], "deviation": []}"#,
+            "expected length 1, found 0",
+        ),
+        (
+            r#"{"mean": [1.0], "deviation": [-2.0]}"#,
+            "Standardizer::deviation is -2",
+        ),
+        (r#"{"mean": [1.0]}"#, "deviation"),
+    ] {
+        let error = serde_json::from_str::<Standardizer<f64>>(damaged).unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+    }
 }

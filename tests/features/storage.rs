@@ -519,7 +519,7 @@ fn files_of_something_else_are_told_with_both_sides() {
     };
     // Another scalar, depth, layer.
     let narrow = Circuit::<f32>::open(&path, &registry()).map(|_| ());
-    let error = told(narrow, &["f64 as the scalar type", "here it is f32"]);
+    let error = told(narrow, &["the scalar type differs: f32 here, but f64 in"]);
     assert!(matches!(error, Error::Architecture { .. }));
     let dense = |inputs, outputs, activation| Dense::new(inputs, outputs, activation).unwrap();
     let built = |last: Activation| {
@@ -532,14 +532,14 @@ fn files_of_something_else_are_told_with_both_sides() {
         .layer(dense(2, 2, Activation::Tanh))
         .build()
         .unwrap();
-    told(deeper.load(&path), &["3 as the depth", "here it is 4"]);
+    told(deeper.load(&path), &["the depth differs: 4 here, but 3 in"]);
     let mut other = built(Activation::Tanh).build().unwrap();
     told(
         other.load(&path),
         &[
-            "as layer 2",
-            "Dense(activation = identity",
-            "here it is Dense(activation = tanh",
+            "layer 2 differs",
+            "but Dense(activation = identity",
+            "differs: Dense(activation = tanh",
         ],
     );
     // Other losses and regularisers.
@@ -584,7 +584,7 @@ fn files_of_something_else_are_told_with_both_sides() {
         open(&edited(&bytes, "sigmoid", "sigmoit")),
         &["damaged", "checksum"],
     );
-    told(open(b"hello"), &["not a whole safetensors file"]);
+    told(open(b"hello"), &["not a safetensors file"]);
     // Layers that cannot be built from the file.
     let open = Circuit::<f64>::from_bytes(&bytes, &Registry::new()).map(|_| ());
     told(open, &["no unfold of kind 'Pairs'"]);
@@ -607,7 +607,7 @@ fn files_of_something_else_are_told_with_both_sides() {
         .unwrap();
     told(
         other.load(&path),
-        &["Constant(2) as layer 0", "here it is Constant(3)"],
+        &["layer 0 differs: Constant(3) here, but Constant(2) in"],
     );
 }
 

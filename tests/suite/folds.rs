@@ -183,7 +183,7 @@ fn wrong_options() {
     }
     // Nothing would be left to train on.
     let found = ThreeWaySplit::stratified(&labels, 0.6, 0.4, 0);
-    check(found, &["validation_fraction is 0.6"]);
+    check(found, &["validation_fraction + test_fraction is 1"]);
     let huge = Split::time_folds(1 << 40, 1 << 39);
     assert!(matches!(huge, Err(Error::TooLarge { .. })), "{huge:?}");
 }

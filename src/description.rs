@@ -151,7 +151,7 @@ impl Description {
         let expected = "a list of whole numbers";
         self.read(name, expected, |setting| match setting {
             Setting::Counts(counts) => counts.iter().map(|&n| n.try_into().ok()).collect(),
-            _ => None,
+            other => other.is_empty().then(Vec::new),
         })
     }
 
@@ -163,7 +163,7 @@ impl Description {
         self.read(name, "a list of numbers", |setting| match setting {
             Setting::Numbers(numbers) => Some(numbers.clone()),
             Setting::Counts(counts) => Some(counts.iter().map(|&n| n as f64).collect()),
-            _ => None,
+            other => other.is_empty().then(Vec::new),
         })
     }
 
@@ -174,7 +174,7 @@ impl Description {
     pub fn parts(&self, name: &str) -> Result<&[Self], Error> {
         self.read(name, "a list of parts", |setting| match setting {
             Setting::Parts(parts) => Some(parts.as_slice()),
-            _ => None,
+            other => other.is_empty().then_some(&[][..]),
         })
     }
 
@@ -205,6 +205,16 @@ impl Description {
 }
 
 impl Setting {
+    /// Whether it is a list of nothing.
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Counts(list) => list.is_empty(),
+            Self::Numbers(list) => list.is_empty(),
+            Self::Parts(list) => list.is_empty(),
+            _ => false,
+        }
+    }
+
     /// Its numbers, and whether they are a list.
     fn numbers(&self) -> Option<(Vec<f64>, bool)> {
         match self {
@@ -226,6 +236,8 @@ impl PartialEq for Setting {
             (Self::Part(a), Self::Part(b)) => a == b,
             (Self::Counts(a), Self::Counts(b)) => a == b,
             (Self::Parts(a), Self::Parts(b)) => a == b,
+            // Nor do they tell the type of an empty list.
+            (a, b) if a.is_empty() && b.is_empty() => true,
             _ => self
                 .numbers()
                 .is_some_and(|own| other.numbers() == Some(own)),

@@ -534,7 +534,8 @@ pub enum Error {
 
     /// A step computed a value that is not finite.
     #[error(
-        "{quantity} of layer {layer} became non-finite in step {step}, which was therefore not made. Try a smaller learning rate or step size, and data of unit scale"
+        "{} became non-finite in step {step}, which was therefore not made. Try a smaller learning rate or step size, and data of unit scale",
+        quantity.of(*layer)
     )]
     NonFinite {
         /// Which quantity.

@@ -162,7 +162,9 @@ impl<T: Scalar> Registry<T> {
     /// unknown, and the errors of the layer's constructor.
     pub fn layer(&self, own: &Description) -> Result<Arc<dyn Layer<T>>, Error> {
         let build = match own.kind() {
-            "Patchwise" => find("unfold", &self.unfolds, own.part("unfold")?.kind())?,
+            "Patchwise" if !self.layers.contains_key("Patchwise") => {
+                find("unfold", &self.unfolds, own.part("unfold")?.kind())?
+            }
             kind => find("layer", &self.layers, kind)?,
         };
         let layer = build(own, self)?;

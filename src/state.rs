@@ -25,7 +25,12 @@ use crate::kernel::Scalar;
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(try_from = "Vec<Node<T>>"))]
+#[cfg_attr(
+    feature = "serde",
+    serde(bound(deserialize = "T: serde::Deserialize<'de>"))
+)]
 pub struct State<T> {
     /// Whole numbers, such as the number of calls.
     pub counts: Vec<u64>,
@@ -33,8 +38,79 @@ pub struct State<T> {
     pub values: Vec<Vec<T>>,
     /// States of the algorithms that this one consists of.
     pub parts: Vec<State<T>>,
-    #[cfg_attr(feature = "serde", serde(skip))]
     scratch: Scratch,
+}
+
+/// A state without its parts, whose number is given: they follow it in a list. In such a list no
+/// damaged file can nest states without limit.
+#[cfg(feature = "serde")]
+#[derive(serde::Deserialize)]
+struct Node<T> {
+    counts: Vec<u64>,
+    values: Vec<Vec<T>>,
+    parts: usize,
+}
+
+/// A [`Node`] of a state that is written.
+#[cfg(feature = "serde")]
+#[derive(serde::Serialize)]
+struct NodeOf<'a, T> {
+    counts: &'a [u64],
+    values: &'a [Vec<T>],
+    parts: usize,
+}
+
+/// The largest number of states within one another that is read.
+#[cfg(feature = "serde")]
+const MOST_NESTED: usize = 32;
+
+#[cfg(feature = "serde")]
+impl<T: serde::Serialize> serde::Serialize for State<T> {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        fn list<'a, T>(own: &'a State<T>, nodes: &mut Vec<NodeOf<'a, T>>) {
+            nodes.push(NodeOf {
+                counts: &own.counts,
+                values: &own.values,
+                parts: own.parts.len(),
+            });
+            own.parts.iter().for_each(|part| list(part, nodes));
+        }
+        let mut nodes = Vec::new();
+        list(self, &mut nodes);
+        nodes.serialize(to)
+    }
+}
+
+#[cfg(feature = "serde")]
+impl<T> TryFrom<Vec<Node<T>>> for State<T> {
+    type Error = String;
+
+    fn try_from(nodes: Vec<Node<T>>) -> Result<Self, String> {
+        // From the end: the parts of a state are the last that were made. Each with its depth.
+        let mut made: Vec<(Self, usize)> = Vec::new();
+        for node in nodes.into_iter().rev() {
+            let rest = made.len().checked_sub(node.parts);
+            let rest =
+                rest.ok_or_else(|| format!("a state lacks some of its {} parts", node.parts))?;
+            let own = made.split_off(rest).into_iter().rev();
+            let (parts, depths): (Vec<_>, Vec<_>) = own.unzip();
+            let depth = 1 + depths.into_iter().max().unwrap_or(0);
+            if depth > MOST_NESTED {
+                return Err(format!("states are nested more than {MOST_NESTED} deep"));
+            }
+            let state = Self {
+                counts: node.counts,
+                values: node.values,
+                parts,
+                scratch: Scratch::default(),
+            };
+            made.push((state, depth));
+        }
+        match (made.pop(), made.is_empty()) {
+            (Some((state, _)), true) => Ok(state),
+            _ => Err("a list of states is not one state with its parts".into()),
+        }
+    }
 }
 
 impl<T> Default for State<T> {

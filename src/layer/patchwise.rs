@@ -270,8 +270,8 @@ impl<U: Unfold> Patchwise<U> {
     /// unfold as a part.
     pub fn description(&self) -> Option<Description> {
         let unfold = self.unfold.description()?;
-        let own = match (unfold.kind(), unfold.get("inputs")) {
-            ("Whole", Some(inputs)) => Description::new("Dense").with("inputs", inputs.clone()),
+        let own = match (self.unfold.is_whole(), unfold.get("inputs")) {
+            (true, Some(inputs)) => Description::new("Dense").with("inputs", inputs.clone()),
             _ => Description::new("Patchwise").with("unfold", unfold),
         };
         let own = own

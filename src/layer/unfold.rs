@@ -57,6 +57,12 @@ pub trait Unfold: Debug + Send + Sync {
         None
     }
 
+    /// Whether it is the crate's [`Whole`].
+    #[doc(hidden)]
+    fn is_whole(&self) -> bool {
+        false
+    }
+
     /// `patches ← U z` for one example; by default entry by entry. Override it if patches are
     /// copies of contiguous ranges, which is faster.
     fn unfold<T: Scalar>(&self, input: &[T], patches: &mut [T]) {
@@ -116,5 +122,9 @@ impl Unfold for Whole {
 
     fn description(&self) -> Option<Description> {
         Some(Description::new("Whole").with("inputs", self.0.extents()))
+    }
+
+    fn is_whole(&self) -> bool {
+        true
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
@@ -34,28 +34,16 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     // What a link points to is replaced, not the link.
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let partial = partial(&path);
-    let written = File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&partial)
-        .and_then(|mut file| {
-            // Two runs that write to one place would mix their bytes.
-            file.try_lock().map_err(|reason| match reason {
-                fs::TryLockError::WouldBlock => io::Error::other("another process is writing it"),
-                fs::TryLockError::Error(reason) => reason,
-            })?;
-            let written = file
-                .set_len(0)
-                .and_then(|()| file.write_all(bytes))
-                .and_then(|()| file.sync_all())
-                .and_then(|()| fs::rename(&partial, &path));
-            if written.is_err() {
-                // It would be found on a disk that may be full.
-                let _ = fs::remove_file(&partial);
-            }
-            written
-        });
+    let mut file = locked(&partial)?;
+    let written = file
+        .set_len(0)
+        .and_then(|()| file.write_all(bytes))
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::rename(&partial, &path));
+    if written.is_err() {
+        // It would be found on a disk that may be full.
+        let _ = fs::remove_file(&partial);
+    }
     written?;
     // The new name is on the disk once its folder is; where folders cannot be opened, the system
     // takes care of it.
@@ -66,6 +54,49 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
         Ok(folder) => folder.sync_all().or(Ok(())),
         Err(_) => Ok(()),
     }
+}
+
+/// Opens the partial file for this process alone: two writers would mix their bytes.
+fn locked(partial: &Path) -> io::Result<File> {
+    loop {
+        let mut options = File::options();
+        let file = options
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(partial)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                return Err(io::Error::other("another process is writing it"));
+            }
+            // Some file systems have no locks.
+            Err(fs::TryLockError::Error(reason)) if reason.kind() == ErrorKind::Unsupported => {}
+            Err(fs::TryLockError::Error(reason)) => return Err(reason),
+        }
+        // Between opening and locking, another writer may have renamed it to the final file.
+        if same(&file, partial)? {
+            return Ok(file);
+        }
+    }
+}
+
+/// Whether the name still belongs to the open file.
+#[cfg(unix)]
+fn same(file: &File, name: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let own = file.metadata()?;
+    match fs::metadata(name) {
+        Ok(named) => Ok((own.dev(), own.ino()) == (named.dev(), named.ino())),
+        Err(reason) if reason.kind() == ErrorKind::NotFound => Ok(false),
+        Err(reason) => Err(reason),
+    }
+}
+
+/// Elsewhere a file that is open is not renamed.
+#[cfg(not(unix))]
+fn same(_: &File, _: &Path) -> io::Result<bool> {
+    Ok(true)
 }
 
 /// Where a file is written before it gets its name.

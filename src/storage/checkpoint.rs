@@ -27,7 +27,7 @@ fn write<T: Stored>(
         reason: reason.to_string(),
     })?;
     draft.put_bytes(STATE, bytes);
-    draft.finish::<T>(&Manifest {
+    draft.finish::<T, _>(&Manifest {
         run: Some(RunEntry {
             seed: trainer.seed(),
             phases: phases(trainer),
@@ -61,7 +61,9 @@ impl<T: Stored> Saver<T> for Checkpoints {
 
 impl<T: Stored> Session<T> {
     /// Writes the run to a file, which is replaced as a whole: the model, and all state of
-    /// schemes, solvers, optimisers and early stopping; see [`storage`](crate::storage).
+    /// schemes, solvers, optimisers and early stopping; see [`storage`](crate::storage). The file of a
+    /// run that was stopped continues as if it had not been, from the phase in progress or, if that
+    /// has been closed, with the next one.
     ///
     /// # Errors
     /// Those of [`Circuit::save`](crate::Circuit::save).
@@ -75,7 +77,7 @@ impl<T: Stored> Session<T> {
     /// # Errors
     /// [`Error::Format`], as in [`Session::save`].
     pub fn to_bytes(&self) -> Result<Vec<u8>, Error> {
-        write(self.trainer(), self.model(), self.state())
+        write(self.trainer(), self.model(), &self.state().resumable())
     }
 
     /// Writes the run to a file after every k-th visit of the run, k = `visits`, at its end, and
@@ -171,8 +173,11 @@ impl<T: Stored> Session<T> {
                 return Err(file.differs(&format!("phase {number}"), here, there));
             }
         }
-        let state = postcard::from_bytes(file.get_bytes(STATE)?)
+        let (state, rest) = postcard::take_from_bytes(file.get_bytes(STATE)?)
             .map_err(|reason| file.refuse(&format!("its state cannot be read ({reason})")))?;
+        if !rest.is_empty() {
+            return Err(file.refuse("its state is followed by something else"));
+        }
         Values::read(&model, &file, &manifest)?.put(&mut model);
         Self::resume(trainer, model, state)
     }

@@ -184,7 +184,7 @@ impl<T: Stored> Circuit<T> {
     pub fn to_bytes(&self) -> Result<Vec<u8>, Error> {
         let mut draft = Draft::default();
         let manifest = write(self, &mut draft);
-        draft.finish::<T>(&manifest)
+        draft.finish::<T, _>(&manifest)
     }
 
     /// Builds the circuit of a file; see [`storage`](crate::storage).

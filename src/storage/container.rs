@@ -91,7 +91,10 @@ impl Draft {
     }
 
     /// The file's bytes.
-    pub(super) fn finish<T: Stored>(self, manifest: &impl Serialize) -> Result<Vec<u8>, Error> {
+    pub(super) fn finish<T: Stored, M: Serialize + DeserializeOwned>(
+        self,
+        manifest: &M,
+    ) -> Result<Vec<u8>, Error> {
         let refused = |reason: &dyn std::fmt::Display| Error::Format {
             file: "what is to be saved".into(),
             reason: reason.to_string(),
@@ -102,6 +105,15 @@ impl Draft {
             manifest,
         };
         let manifest = serde_json::to_string(&head).map_err(|reason| refused(&reason))?;
+        // What cannot be read again is refused now, not when it is needed.
+        let again = serde_json::from_str::<Head<M>>(&manifest);
+        let again = again.and_then(|again| serde_json::to_string(&again));
+        if again.ok().as_ref() != Some(&manifest) {
+            return Err(refused(
+                &"its description cannot be read again: does it have numbers that are not finite, or \
+                  layers within layers more than 30 deep?",
+            ));
+        }
         let rest = &manifest[1..];
         let arrays = self.0.iter().map(|(name, array)| {
             let shape = array.shape.as_slice();

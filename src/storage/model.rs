@@ -184,6 +184,9 @@ fn examples<T: Stored>(
     }
     let ids = file.get_counts(IDS, n)?;
     let increasing = ids.is_sorted_by(|a, b| a < b);
+    if entry.next > u64::MAX / 2 {
+        return Err(file.refuse("the id of its next example is beyond all that are used"));
+    }
     if !increasing || ids.last().is_some_and(|&last| last >= entry.next) {
         return Err(file.refuse("the ids of its examples are not in increasing order"));
     }
@@ -239,7 +242,7 @@ impl<T: Stored> DecoupledCircuit<T> {
     pub fn to_bytes(&self) -> Result<Vec<u8>, Error> {
         let mut draft = Draft::default();
         let manifest = write(self, &mut draft);
-        draft.finish::<T>(&manifest)
+        draft.finish::<T, _>(&manifest)
     }
 
     /// Builds the model of a file; see [`storage`](crate::storage).

@@ -70,7 +70,8 @@ pub enum Warning {
     Undone,
     /// The Z-step of the epoch's first visit raised E more than tenfold.
     Raised,
-    /// The composed loss is more than twice what it was at its first measurement in the phase.
+    /// The composed loss is not finite, or more than twice what it was at its first measurement in the
+    /// phase.
     Worse,
 }
 
@@ -98,13 +99,14 @@ impl fmt::Display for Warning {
                  logits: use Activation::Identity there"
             ),
             Self::Undone => f.write_str(
-                "every target step of a visit was undone: is a curvature bound too small?",
+                "every target step of a visit was undone: is the learning rate too large, or a \
+                 curvature bound too small?",
             ),
             Self::Raised => f.write_str(
                 "a Z-step raised the energy more than tenfold: is its step unchecked and too long?",
             ),
             Self::Worse => f.write_str(
-                "the composed loss is more than twice what it was at the start of the phase: is the \
+                "the composed loss is not finite, or more than twice what it was at the start of the phase: is the \
                  learning rate too large, or has the gap opened (see Diagnostics in the guide)?",
             ),
         }

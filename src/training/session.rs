@@ -19,7 +19,7 @@ use super::stopping::Tracker;
 use super::trainer::Trainer;
 use super::visit::{Statistics, Visit};
 use super::w_step::{LayerStep, WState, WStep};
-use crate::check::{at_least_one, check_count, check_length};
+use crate::check::{at_least_one, check_count, check_length, finite, not_negative};
 use crate::decoupled::examples::{Chosen, Working};
 use crate::decoupled::{DecoupledCircuit, TargetUse};
 use crate::energy::{Layers, Workspace};
@@ -315,7 +315,8 @@ impl<T: Scalar> Session<T> {
 
     /// Lets the run go on when a checkpoint cannot be saved or an observer fails: the error is then
     /// in the report ([`TrainingReport::failures`]). Otherwise it is returned by the method that
-    /// advanced the run, and calling that again continues (and tries again to save).
+    /// advanced the run. Calling that again continues, and the next checkpoint is tried when it is
+    /// due.
     pub fn continue_after_failures(&mut self) {
         self.lenient = true;
     }
@@ -588,11 +589,12 @@ impl<T: Scalar> Session<T> {
         let resumable = (interrupted || state.end != state.count).then(|| state.resumable());
         let state = resumable.as_ref().unwrap_or(state);
         let saved = saving.saver.save(&self.trainer, &self.model, state);
+        // Also after a failure, so that the run can go on and be stopped.
+        saving.saved = visits;
+        saving.finished = self.state.within.is_none();
         if let (Err(error), false) = (&saved, self.lenient) {
             return Err(error.clone());
         }
-        saving.saved = visits;
-        saving.finished = self.state.within.is_none();
         match saved {
             Ok(()) => Ok(Some(CheckpointRecord {
                 visits,
@@ -826,13 +828,10 @@ impl<T: Scalar> Session<T> {
             told.extend(squashed(&self.model));
         }
         let loss = composed_loss.map(Scalar::as_f64);
+        let infinite = loss.is_some_and(|loss| !loss.is_finite());
         let worse = |first: f64| first > 0.0 && loss.is_some_and(|loss| loss > 2.0 * first);
-        told.extend(
-            within
-                .first_loss
-                .is_some_and(worse)
-                .then_some(Warning::Worse),
-        );
+        let worse = infinite || within.first_loss.is_some_and(worse);
+        told.extend(worse.then_some(Warning::Worse));
         let share = epoch.examples as f64 / epoch.statistics.unit;
         let mean_root = |squares: Option<f64>| squares.map(|s| T::of((s / share).sqrt()));
         let record = EpochRecord {
@@ -962,11 +961,11 @@ impl<T: Scalar> SessionState<T> {
     }
 
     /// The same state, as if nobody had asked the run to stop.
-    fn resumable(&self) -> Self {
+    pub(crate) fn resumable(&self) -> Self {
         let mut own = self.clone();
-        own.end = own.count;
+        (own.end, own.over) = (own.count, false);
         if let Some(within) = &mut own.within {
-            within.stop = None;
+            within.stop = within.stop.filter(|own| !own.interrupts());
         }
         own
     }
@@ -995,9 +994,13 @@ impl<T: Scalar> SessionState<T> {
         let (phase, end, count) = (self.phase, self.end, self.count);
         check_count("phases to be run", end <= count, count, end)?;
         // No run counts so far; a damaged state could not count on from there.
-        let most = u64::MAX / 4;
+        let most = u64::MAX >> 16;
         let within = self.within.as_deref().map_or(0, Within::largest_count);
-        let largest = within.max(self.epoch).max(self.visits).max(self.steps);
+        let warned = self.warnings.iter().map(|own| own.count);
+        let phases = self.phases.iter().map(|own| own.epochs.max(own.steps));
+        let reports = warned.chain(phases).max().unwrap_or(0);
+        let own = self.epoch.max(self.visits).max(self.steps);
+        let largest = within.max(own).max(reports);
         let what = "a count in the state";
         check_count(what, largest <= most, most as usize, largest as usize)?;
         let Some(within) = &self.within else {
@@ -1005,10 +1008,24 @@ impl<T: Scalar> SessionState<T> {
         };
         check_count("the phase in progress", phase < end, end, phase)?;
         let (first, epoch) = (within.first_epoch, self.epoch);
-        let (fits, what) = (first <= epoch, "epochs before the phase");
+        let begun = first.saturating_add(u64::from(within.epoch.is_some()));
+        let (fits, what) = (begun <= epoch, "epochs before the phase");
         check_count(what, fits, epoch as usize, first as usize)?;
         if let Some(epoch) = &within.epoch {
             let (seen, n) = (epoch.examples, model.examples.visited().len());
+            let own = &epoch.statistics;
+            let expected = unit(n);
+            check_count(
+                "the unit of an epoch",
+                own.unit == expected,
+                n,
+                own.unit as usize,
+            )?;
+            let gaps = [own.gap_before, own.gap_after].into_iter().flatten();
+            for value in gaps {
+                not_negative("a gap in the state", value)?;
+            }
+            finite("an objective in the state", own.objective)?;
             check_count(
                 "examples visited in the epoch in progress",
                 seen <= n,
@@ -1032,6 +1049,7 @@ impl<T: Scalar> Within<T> {
     fn largest_count(&self) -> u64 {
         let epoch = self.epoch.as_ref().map_or(0, |own| own.visits);
         let solvers = self.w_step.largest_count().max(self.scheme.largest_count());
+        let solvers = solvers.max(self.tracker.largest_count());
         epoch.max(self.penalties.visits()).max(solvers)
     }
 }

@@ -1,9 +1,9 @@
 //! Rules that stop a phase early because of its own progress.
 
 use super::report::StopReason;
-use crate::check::{at_least_one, check_length, not_negative, option};
+use crate::check::{at_least_one, check_finite, check_length, finite, not_negative, option};
 use crate::circuit::Circuit;
-use crate::error::Error;
+use crate::error::{Error, Quantity};
 use crate::kernel::Scalar;
 
 /// When a phase ends before its limits.
@@ -92,6 +92,9 @@ impl<T: Scalar> Tracker<T> {
 
     /// Checks that the parameters it keeps, if any, fit this circuit.
     pub(super) fn check(&self, circuit: &Circuit<T>) -> Result<(), Error> {
+        for value in [self.reference, self.lowest].into_iter().flatten() {
+            finite("a loss of an earlier epoch in the state", value)?;
+        }
         let Some((_, parameters)) = &self.best else {
             return Ok(());
         };
@@ -99,8 +102,14 @@ impl<T: Scalar> Tracker<T> {
         let mut layers = parameters.iter().enumerate();
         layers.try_for_each(|(t, own)| {
             let expected = circuit.parameters(t).len();
-            check_length("parameters of the best epoch", own, expected)
+            check_length("parameters of the best epoch", own, expected)?;
+            check_finite(Quantity::Parameter, t, expected.max(1), own)
         })
+    }
+
+    /// The number of epochs that it has counted.
+    pub(super) fn largest_count(&self) -> u64 {
+        self.since
     }
 
     /// Whether the phase ends after this epoch.
@@ -127,8 +136,9 @@ impl<T: Scalar> Tracker<T> {
                 improvement,
             } => {
                 let loss = validation.unwrap_or(f64::INFINITY);
-                if loss < self.lowest.unwrap_or(f64::INFINITY) {
-                    self.lowest = Some(loss);
+                // The first is the best so far, even if it is not finite.
+                if self.best.is_none() || loss < self.lowest.unwrap_or(f64::INFINITY) {
+                    self.lowest = Some(loss).filter(|loss| loss.is_finite());
                     let parameters = (0..circuit.depth()).map(|t| circuit.parameters(t).to_vec());
                     self.best = Some((epoch, parameters.collect()));
                 }

@@ -150,7 +150,7 @@ impl<T: Scalar> Trainer<T> {
     /// # model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
     /// let trainer = Trainer::new(Phase::new(Backprop, Adam::new(1e-2)?).with_epochs(100))
     ///     .with_validation(x, y)
-    ///     .with_metric(|y, predictions| metrics::accuracy(&metrics::labels(y), predictions));
+    ///     .with_metric(|y, predictions| metrics::accuracy(y, predictions));
     /// let report = trainer.run(&mut model)?;
     /// assert!(report.last().and_then(|record| record.metric) > Some(0.9));
     /// # Ok::<(), Error>(())

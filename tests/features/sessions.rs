@@ -6,6 +6,7 @@ use layerwise::layer::{Activation, Dense};
 use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::Adam;
 use layerwise::parameter_solver::LevenbergMarquardt;
+use layerwise::state::State;
 use layerwise::target_solver::ReverseSweep;
 use layerwise::training::{
     Decoupling, PenaltyGrowth, Phase, Session, SessionState, Stopping, Trainer, WStep,
@@ -13,7 +14,7 @@ use layerwise::training::{
 use layerwise::{Circuit, DecoupledCircuit, Scalar};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn model<T: Scalar>() -> DecoupledCircuit<T> {
     let circuit = Circuit::builder()
@@ -137,4 +138,50 @@ fn counts_that_no_run_reaches_are_refused_or_do_no_harm() {
         }
     }
     assert!(refused > 20, "{refused}");
+}
+
+/// A damaged file cannot nest states so deep that reading them ends the process.
+#[test]
+fn states_within_states_have_a_limit() {
+    let nested = |depth: usize| -> Vec<Value> {
+        let node = |parts| json!({"counts": [1], "values": [[0.5]], "parts": parts});
+        (0..depth)
+            .map(|level| node(usize::from(level + 1 < depth)))
+            .collect()
+    };
+    let read = |nodes: Vec<Value>| serde_json::from_value::<State<f64>>(Value::Array(nodes));
+    let state = read(nested(32)).unwrap();
+    assert_eq!(state.parts[0].parts[0].counts, [1]);
+    let again = serde_json::to_value(&state).unwrap();
+    assert_eq!(again, Value::Array(nested(32)));
+    for (nodes, told) in [
+        (nested(33), "nested"),
+        (nested(100_000), "nested"),
+        (nested(3)[..2].to_vec(), "lacks"),
+        ([nested(2), nested(2)].concat(), "not one state"),
+        (vec![], "not one state"),
+    ] {
+        let error = read(nodes).unwrap_err().to_string();
+        assert!(error.contains(told), "{error}");
+    }
+}
+
+/// A best epoch that is not a number does not become the parameters.
+#[test]
+fn a_damaged_best_epoch_is_refused() {
+    let adam = || Adam::new(1e-2).unwrap();
+    let trainer = trainer(Decoupling::joint(adam()), WStep::optimizer(adam()));
+    let mut session = Session::new(&trainer, model::<f32>()).unwrap();
+    session.epoch().unwrap();
+    let written = serde_json::to_value(session.state()).unwrap();
+    let edited = |pointer: &str, value: Value| {
+        let mut state = written.clone();
+        *state.pointer_mut(pointer).expect(pointer) = value;
+        let state: SessionState<f32> = serde_json::from_value(state).unwrap();
+        Session::resume(&trainer, session.model().clone(), state).map(|_| ())
+    };
+    edited("/within/tracker/best/1/0/0", json!(0.5)).unwrap();
+    // Beyond f32, and so infinite in it.
+    edited("/within/tracker/best/1/0/0", json!(1e300)).unwrap_err();
+    edited("/within/tracker/since", json!(u64::MAX)).unwrap_err();
 }

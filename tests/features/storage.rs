@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use layerwise::decoupled::{Selection, TargetInit};
-use layerwise::description::Description;
+use layerwise::description::{Description, Setting};
 use layerwise::energy::Energy;
 use layerwise::init::{Distribution, Fan, Initializer};
 use layerwise::kernel::Write;
@@ -753,4 +753,153 @@ fn weights_of_pytorch_give_its_outputs() {
     let narrow = circuit.load_tensors(&path, |_, _| "0.weight".into());
     let told = narrow.unwrap_err().to_string();
     assert!(told.contains("F64") && told.contains("F32"), "{told}");
+}
+
+/// A layer that describes itself by any setting.
+#[derive(Debug)]
+struct Told(Dense, Setting);
+
+impl Layer<f64> for Told {
+    fn input_shape(&self) -> Shape {
+        self.0.input_shape()
+    }
+
+    fn output_shape(&self) -> Shape {
+        self.0.output_shape()
+    }
+
+    fn parameters(&self) -> Vec<ParameterGroup> {
+        self.0.parameters()
+    }
+
+    fn initialize(&self, parameters: &mut [f64], rng: &mut dyn Rng) {
+        self.0.initialize(parameters, rng);
+    }
+
+    fn scratch(&self, batch: usize) -> Scratch {
+        self.0.scratch(batch)
+    }
+
+    fn forward(
+        &self,
+        context: &Context<'_>,
+        parameters: &[f64],
+        input: &[f64],
+        output: &mut [f64],
+        tape: Option<&mut [f64]>,
+        work: &mut [f64],
+    ) {
+        self.0
+            .forward(context, parameters, input, output, tape, work);
+    }
+
+    fn vjp(
+        &self,
+        at: &Point<'_, f64>,
+        g: &[f64],
+        d_input: Write<'_, f64>,
+        d_parameters: Write<'_, f64>,
+        work: &mut [f64],
+    ) {
+        self.0.vjp(at, g, d_input, d_parameters, work);
+    }
+
+    fn description(&self) -> Option<Description> {
+        Some(Description::new("Told").with("setting", self.1.clone()))
+    }
+}
+
+/// What could not be read again is refused when it is saved, not when it is needed.
+#[test]
+fn what_is_saved_can_be_opened() {
+    let dense = || Dense::new(2, 2, Activation::Tanh).unwrap();
+    let of = |setting: Setting| {
+        let layer = Told(dense(), setting);
+        Circuit::<f64>::builder().layer(layer).build().unwrap()
+    };
+    for number in [f64::INFINITY, f64::NAN] {
+        let error = of(number.into()).to_bytes().unwrap_err().to_string();
+        assert!(error.contains("cannot be read again"), "{error}");
+    }
+    let deep = (0..60).fold(Box::new(dense()) as Box<dyn Layer<f64>>, |inner, _| {
+        Box::new(Sequential::new(vec![inner]).unwrap())
+    });
+    let deep = Circuit::<f64>::builder().layer(deep).build().unwrap();
+    let error = deep.to_bytes().unwrap_err().to_string();
+    assert!(error.contains("cannot be read again"), "{error}");
+    // Lists of nothing, of any type.
+    for setting in [
+        Setting::Parts(Vec::new()),
+        Setting::Counts(Vec::new()),
+        Setting::Numbers(Vec::new()),
+    ] {
+        let registry = Registry::new().with_layer("Told", move |own, _| {
+            assert!(own.parts("setting")?.is_empty());
+            assert!(own.counts("setting")?.is_empty() && own.numbers("setting")?.is_empty());
+            Ok(Told(dense(), Setting::Parts(Vec::new())))
+        });
+        let bytes = of(setting).to_bytes().unwrap();
+        Circuit::from_bytes(&bytes, &registry).unwrap();
+    }
+}
+
+/// The last values first: its name is that of the crate's own unfold.
+#[derive(Debug)]
+struct Reversed(usize);
+
+impl Unfold for Reversed {
+    fn input_shape(&self) -> Shape {
+        self.0.into()
+    }
+
+    fn patch_len(&self) -> usize {
+        self.0
+    }
+
+    fn positions(&self) -> Shape {
+        1.into()
+    }
+
+    fn source(&self, entry: usize, _: usize) -> Option<usize> {
+        Some(self.0 - 1 - entry)
+    }
+
+    fn description(&self) -> Option<Description> {
+        Some(Description::new("Whole").with("inputs", &[self.0][..]))
+    }
+}
+
+#[test]
+fn names_of_the_crate_are_not_mixed_up_with_those_of_users() {
+    let layer = Patchwise::over(Reversed(2), 3, Activation::Tanh).unwrap();
+    let circuit = Circuit::<f64>::builder().layer(layer).build().unwrap();
+    let bytes = circuit.to_bytes().unwrap();
+    Circuit::<f64>::from_bytes(&bytes, &Registry::new()).unwrap_err();
+    let registry =
+        Registry::new().with_unfold("Whole", |own| Ok(Reversed(own.counts("inputs")?[0])));
+    let opened = Circuit::from_bytes(&bytes, &registry).unwrap();
+    let x = DMatrix::from_column_slice(2, 1, &[1.0, -3.0]);
+    assert_eq!(opened.predict(&x).unwrap(), circuit.predict(&x).unwrap());
+}
+
+/// Several writers of one file: each writes it whole, or is told that another one does.
+#[test]
+fn writers_at_once_do_not_mix() {
+    let folder = Folder::new("writers");
+    let path = folder.file("circuit");
+    let circuit = circuit::<f64>(1);
+    let bytes = circuit.to_bytes().unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..100 {
+                    if let Err(error) = circuit.save(&path) {
+                        let told = error.to_string();
+                        assert!(told.contains("another process is writing it"), "{told}");
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(fs::read(&path).unwrap(), bytes);
 }

@@ -271,3 +271,16 @@ fn wrong_data() {
     let found = log_loss(&[], &none);
     check(found, Error::NoExamples { operation }, &["a log loss"]);
 }
+
+/// A confidence at the edge of two bins belongs to the lower one, however its product is rounded.
+#[test]
+fn edges_of_bins_belong_to_the_lower_bin() {
+    for edge in 1..100_usize {
+        let p = edge as f64 / 100.0;
+        // One right and one wrong in the same bin: their gaps add up before their size is taken.
+        let both = DMatrix::from_row_slice(1, 2, &[p, p - 0.005]);
+        let found = calibration_error(&[0, 1], &both, 100).unwrap();
+        let expected = (p + (p - 0.005) - 1.0).abs() / 2.0;
+        assert!((found - expected).abs() < 1e-12, "{p}: {found} {expected}");
+    }
+}

@@ -1114,12 +1114,22 @@ fn overflow<S: Scheme<f64> + 'static>(
         .map_err(Error::from)
         .err()
         .unwrap_or_else(|| panic!("{name}: no error"));
-    let Error::NonFinite { layer, step, .. } = error else {
+    let Error::NonFinite {
+        quantity,
+        layer,
+        step,
+    } = error
+    else {
         panic!("{name}: {error}");
     };
     assert!(step > 0, "{name}: {error}");
     let message = error.to_string();
-    for text in [format!("layer {layer}"), format!("step {step}")] {
+    // The composed loss is that of all layers.
+    let place = match quantity {
+        Quantity::ComposedLoss => "composed loss became".into(),
+        _ => format!("layer {layer}"),
+    };
+    for text in [place, format!("step {step}")] {
         assert!(message.contains(&text), "{name}: {message}");
     }
     assert!(

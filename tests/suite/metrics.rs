@@ -714,7 +714,7 @@ fn rows_are_standardised_like_columns() {
         found,
     };
     let ragged = [vec![1.0, 2.0], vec![1.0]];
-    let error = length("row 1, like row 0", 2, 1);
+    let error = length("row 1 (row 0 sets the length)", 2, 1);
     refused(Standardizer::fit_rows(&ragged), error, &["row 1"]);
     let error = length("row 0 to standardise", 3, 2);
     refused(
@@ -1057,4 +1057,13 @@ fn the_mean_of_equal_values_is_that_value() {
         let fitted = Standardizer::fit(&DMatrix::from_element(1, 77, value)).unwrap();
         assert_eq!(fitted.mean()[0], value);
     }
+}
+
+#[test]
+fn the_distance_of_the_largest_values_is_told_or_right() {
+    let of = |value: f64| DMatrix::from_element(1, 1, value);
+    let error = metrics::rmse(&of(1.7e308), &of(-1.7e308)).unwrap_err();
+    assert!(matches!(error, Error::Overflow { .. }), "{error}");
+    let half = metrics::rmse(&of(8e307), &of(-8e307)).unwrap();
+    assert!((half / 1.6e308 - 1.0).abs() < 1e-15);
 }

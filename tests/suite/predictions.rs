@@ -137,7 +137,10 @@ fn rows_of_another_length_are_named() {
     assert_eq!(from_rows::<f64>(&[[0.0; 0]; 0]).unwrap().shape(), (0, 0));
     let ragged = from_rows(&[vec![1.0_f32; 3], vec![1.0; 3], vec![1.0; 2]]).unwrap_err();
     let text = ragged.to_string();
-    assert_eq!(text, "row 2, like row 0: expected length 3, found 2");
+    assert_eq!(
+        text,
+        "row 2 (row 0 sets the length): expected length 3, found 2"
+    );
 }
 
 #[test]

@@ -28,7 +28,7 @@ pub use class_scores::{Average, f1, precision, recall};
 pub use labels::Labels;
 pub use probabilities::{binary_accuracy, brier_score, calibration_error, log_loss};
 
-use crate::check::{check_examples, check_finite, check_shape, option, room};
+use crate::check::{check_examples, check_finite, check_result, check_shape, option, room};
 use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, Sum, power_of_two, root_mean_square};
 
@@ -215,8 +215,11 @@ pub fn confusion<'a, T: Scalar>(
 pub fn rmse<T: Scalar>(targets: &DMatrix<T>, outputs: &DMatrix<T>) -> Result<f64, Error> {
     check_regression("a root mean square error", targets, outputs)?;
     let pairs = targets.iter().zip(outputs.iter());
-    let gaps = pairs.map(|(y, output)| y.as_f64() - output.as_f64());
-    Ok(root_mean_square(gaps))
+    // Half of each, as a difference may overflow.
+    let gaps = pairs.map(|(y, output)| 0.5 * y.as_f64() - 0.5 * output.as_f64());
+    let rmse = 2.0 * root_mean_square(gaps);
+    check_result(Quantity::MetricOutput, 0, &[rmse])?;
+    Ok(rmse)
 }
 
 /// Coefficient of determination of every row r; at most 1:

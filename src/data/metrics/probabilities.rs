@@ -179,7 +179,11 @@ pub fn calibration_error<'a, T: Scalar>(
             _ => (probabilities[(found[i], i)], found[i] == class),
         };
         let confidence = confidence.as_f64();
-        let bin = (confidence * bins as f64).ceil() as usize;
+        let mut bin = (confidence * bins as f64).ceil() as usize;
+        // The product may be rounded up from an edge.
+        if bin > 0 && confidence <= (bin - 1) as f64 / bins as f64 {
+            bin -= 1;
+        }
         let gap = confidence - f64::from(u8::from(right));
         gaps[bin.saturating_sub(1).min(bins - 1)].add(gap);
     }

@@ -11,7 +11,9 @@ use crate::training::{EpochRecord, Event, Observer, Progress};
 
 /// Writes a line of comma-separated values after every epoch.
 ///
-/// The columns are named in the first line. A value that was not measured is empty. The log of a
+/// The columns, named in the first line, are fields of [`EpochRecord`]: `phase`, `epoch`, `steps`,
+/// `objective`, `composed_loss`, `validation_loss`, `metric`, `gap`, `gap_before`, `gap_after` and
+/// `factor`. A value that was not measured is empty. The log of a
 /// resumed run begins with the epochs in its history, so the file is whole again.
 ///
 /// # Examples

@@ -183,7 +183,7 @@ pub enum Error {
     /// A file of another model than the one it was loaded into.
     #[error("{what} differs: {expected} here, but {found} in {file}")]
     Architecture {
-        /// The file, or "the bytes".
+        /// The file, or "the given buffer".
         file: String,
         /// What differs, such as "layer 2".
         what: String,
@@ -207,7 +207,7 @@ pub enum Error {
     /// A file that is damaged, of a newer version, or not of the expected kind.
     #[error("cannot use {file}: {reason}")]
     Format {
-        /// The file, or "the bytes".
+        /// The file, or "the given buffer".
         file: String,
         /// What is wrong with it.
         reason: String,

@@ -161,7 +161,7 @@ pub(super) struct Contents<'a> {
 impl<'a> Contents<'a> {
     /// The arrays of any safetensors file, in `bytes`; its path, if any, is for messages.
     pub(super) fn read(bytes: &'a [u8], path: Option<&Path>) -> Result<Self, Error> {
-        let file = path.map_or_else(|| "the bytes given".into(), atomic::name);
+        let file = path.map_or_else(|| "the given buffer".into(), atomic::name);
         match SafeTensors::deserialize(bytes) {
             Ok(arrays) => Ok(Self { file, arrays }),
             Err(reason) => Err(Error::Format {

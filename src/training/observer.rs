@@ -44,9 +44,10 @@ pub trait Observer<T: Scalar>: Debug + Send {
     /// Called after every event, with the run as it is then.
     ///
     /// # Errors
-    /// An error of your own choice, such as [`Error::File`]. It ends the run unless
+    /// An error of your own choice, such as [`Error::File`]. The method that advanced the run returns
+    /// it in place of the event, which has happened and is not told again, unless
     /// [`Session::continue_after_failures`](crate::training::Session::continue_after_failures) was
-    /// called.
+    /// called. All other observers are told the event.
     fn observe(&mut self, event: &Event<T>, run: &Progress<'_, T>) -> Result<(), Error>;
 }
 

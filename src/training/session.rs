@@ -495,8 +495,8 @@ impl<T: Scalar> Session<T> {
     /// The next event, of which all observers have been told.
     fn observed_step(&mut self) -> Result<Option<Event<T>>, Error> {
         let event = self.step()?;
-        let Some(told) = &event else {
-            return Ok(None);
+        let Some(told) = event.as_ref().filter(|_| !self.observers.is_empty()) else {
+            return Ok(event);
         };
         let progress = self.state.progress(
             &self.trainer,

@@ -135,7 +135,8 @@ impl<T: Scalar> Trainer<T> {
     ///
     /// Its arguments are the targets (d_T × n) and the predictions
     /// ([`DecoupledCircuit::predict`](crate::DecoupledCircuit::predict)) of all validation examples.
-    /// Its value must be finite. It costs another forward pass over the validation examples.
+    /// Its error ends the run, and so does a value that is not finite ([`Error::InvalidOption`]). It
+    /// costs another forward pass over the validation examples.
     ///
     /// # Examples
     /// ```
@@ -266,8 +267,9 @@ impl<T: Scalar> Trainer<T> {
     /// Checks that a run can begin on this model.
     ///
     /// # Errors
-    /// [`Error::NoExamples`], also if every weight is 0, errors of the model's checks of the validation examples, errors of a
-    /// scheme's check of its W-step, [`Error::UnknownLayer`] or [`Error::UnknownGroup`] for options
+    /// [`Error::NoExamples`], also if every weight is 0, and for a metric or a stopping rule without
+    /// validation examples; errors of the model's checks of the validation examples; errors of a
+    /// scheme's check of its W-step; [`Error::UnknownLayer`] or [`Error::UnknownGroup`] for options
     /// of a [`Part`](crate::training::Part) that the circuit does not have, [`Error::Combination`]
     /// for frozen parameters that a solver would move, and [`Error::InvalidOption`] for penalties
     /// that a phase could take out of range.

@@ -892,7 +892,7 @@ fn writers_at_once_do_not_mix() {
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                for _ in 0..100 {
+                for _ in 0..400 {
                     if let Err(error) = circuit.save(&path) {
                         let told = error.to_string();
                         assert!(told.contains("another process is writing it"), "{told}");

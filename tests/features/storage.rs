@@ -892,7 +892,7 @@ fn writers_at_once_do_not_mix() {
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                for _ in 0..400 {
+                for _ in 0..4000 {
                     if let Err(error) = circuit.save(&path) {
                         let told = error.to_string();
                         assert!(told.contains("another process is writing it"), "{told}");
@@ -902,4 +902,58 @@ fn writers_at_once_do_not_mix() {
         }
     });
     assert_eq!(fs::read(&path).unwrap(), bytes);
+}
+
+/// The bytes of a file with another manifest, and the checksum that it needs (CRC-32).
+fn sealed(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
+    let file = SafeTensors::deserialize(bytes).unwrap();
+    let (_, header) = SafeTensors::read_metadata(bytes).unwrap();
+    let manifest = header.metadata().as_ref().unwrap()["layerwise"].replace(from, to);
+    let rest = &manifest[r#"{"checksum":"00000000","#.len()..];
+    let mut content = rest.as_bytes().to_vec();
+    let mut names = file.names();
+    names.sort_unstable();
+    for name in &names {
+        let array = file.tensor(name).unwrap();
+        content.extend(format!("{name} {:?} {:?}", array.dtype(), array.shape()).as_bytes());
+        content.extend(array.data());
+    }
+    let bit = |sum: u32| (sum >> 1) ^ (0xedb8_8320 & (sum & 1).wrapping_neg());
+    let byte = |sum: u32, &byte: &u8| (0..8).fold(sum ^ u32::from(byte), |sum, _| bit(sum));
+    let sum = !content.iter().fold(u32::MAX, byte);
+    let manifest = format!(r#"{{"checksum":"{sum:08x}",{rest}"#);
+    let metadata = [("layerwise".to_owned(), manifest)].into_iter().collect();
+    safetensors::serialize(file.tensors(), Some(metadata)).unwrap()
+}
+
+/// Files that nobody damaged, but that do not say what can be.
+#[test]
+fn hostile_files_are_refused() {
+    let bytes = model::<f64>().to_bytes().unwrap();
+    let open = |bytes: &[u8]| DecoupledCircuit::from_bytes(bytes, &registry::<f64>());
+    assert_same(&open(&sealed(&bytes, "no", "no")).unwrap(), &model());
+    for (from, to, told) in [
+        (
+            r#""next":6"#,
+            r#""next":18446744073709551615"#,
+            "next example",
+        ),
+        (r#""next":6"#, r#""next":5"#, "increasing order"),
+        (r#""count":4"#, r#""count":5"#, "[5, 4]"),
+        (r#""l2":0.1"#, r#""l2":-0.1"#, "Regularizer::l2 is -0.1"),
+        (r#""epsilon":0.1"#, r#""epsilon":1.5"#, "1.5"),
+        (
+            r#""channels":3"#,
+            r#""channels":4"#,
+            "outputs of dimension 4",
+        ),
+        (
+            r#""channels":3"#,
+            r#""channels":1000000000000000"#,
+            "outputs of dimension 1000000000000000",
+        ),
+    ] {
+        let error = open(&sealed(&bytes, from, to)).unwrap_err().to_string();
+        assert!(error.contains(told), "{to}: {error}");
+    }
 }

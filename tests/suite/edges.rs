@@ -938,3 +938,36 @@ fn a_check_that_fails_during_validation_is_an_error() {
         assert_eq!(report.phases[0].steps, checks as u64 - 3, "{checks}");
     }
 }
+
+/// Where every validation loss overflows, the parameters of the first epoch are the best.
+#[test]
+fn validation_losses_that_overflow_keep_the_first_epoch() {
+    let layer = Dense::new(1, 1, Activation::Identity)
+        .unwrap()
+        .without_bias();
+    let circuit = Circuit::<f32>::builder().layer(layer).build().unwrap();
+    let mut model = DecoupledCircuit::new(circuit, Energy::default()).unwrap();
+    model.set_parameters(0, &[3.0]).unwrap();
+    let one = DMatrix::from_element(1, 1, 1.0);
+    model
+        .add_examples(&one, &one, &TargetInit::ForwardPass)
+        .unwrap();
+    let stopping = Stopping::Validation {
+        patience: 5,
+        improvement: 0.0,
+    };
+    let phase = Phase::new(Backprop, GradientDescent::new(2.5).unwrap());
+    let phase = phase.with_epochs(4).with_stopping(stopping).unwrap();
+    let far = DMatrix::from_element(1, 1, 1e20_f32);
+    let trainer = Trainer::new(phase).with_validation(far.clone(), far);
+    let report = trainer.run(&mut model).unwrap();
+    assert!(
+        report
+            .history
+            .iter()
+            .all(|own| own.validation_loss == Some(f32::INFINITY))
+    );
+    assert_eq!(report.phases[0].best_epoch, Some(1));
+    // W = 3 − 2.5 (3 − 1).
+    assert_eq!(model.circuit().parameters(0), [-2.0]);
+}

@@ -1,7 +1,7 @@
 //! Files that are read, and replaced, as a whole.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
@@ -31,13 +31,14 @@ fn failed(path: &Path, doing: &'static str, reason: &io::Error) -> Error {
 }
 
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    // What a link points to is replaced, not the link.
-    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let path = target(path)?;
     let partial = partial(&path);
-    let mut file = locked(&partial)?;
+    let old = fs::metadata(&path).ok();
+    let mut file = locked(&partial, old.as_ref())?;
     let written = file
         .set_len(0)
         .and_then(|()| file.write_all(bytes))
+        .and_then(|()| keep_mode(&file, old.as_ref()))
         .and_then(|()| file.sync_all())
         .and_then(|()| fs::rename(&partial, &path));
     if written.is_err() {
@@ -56,10 +57,51 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     }
 }
 
+/// What a path leads to, which need not exist: a file that a link points to is replaced, not the link.
+fn target(path: &Path) -> io::Result<PathBuf> {
+    /// As many links as Linux follows.
+    const MOST: usize = 40;
+    let mut path = path.to_owned();
+    for _ in 0..MOST {
+        let Ok(next) = fs::read_link(&path) else {
+            return Ok(path);
+        };
+        // Relative to the folder of the link.
+        path.pop();
+        path.push(next);
+    }
+    Err(io::Error::other("it is a link to a link, without end"))
+}
+
+/// Gives the file the permissions of the old one.
+#[cfg(unix)]
+fn keep_mode(file: &File, old: Option<&Metadata>) -> io::Result<()> {
+    old.map_or(Ok(()), |old| file.set_permissions(old.permissions()))
+}
+
+/// Elsewhere a file has those of its folder.
+#[cfg(not(unix))]
+fn keep_mode(_: &File, _: Option<&Metadata>) -> io::Result<()> {
+    Ok(())
+}
+
+/// Nobody else may read what is written before it has the permissions of the old file.
+#[cfg(unix)]
+fn private(options: &mut OpenOptions, old: Option<&Metadata>) {
+    use std::os::unix::fs::OpenOptionsExt;
+    if old.is_some() {
+        options.mode(0o600);
+    }
+}
+
+#[cfg(not(unix))]
+fn private(_: &mut OpenOptions, _: Option<&Metadata>) {}
+
 /// Opens the partial file for this process alone: two writers would mix their bytes.
-fn locked(partial: &Path) -> io::Result<File> {
+fn locked(partial: &Path, old: Option<&Metadata>) -> io::Result<File> {
     loop {
         let mut options = File::options();
+        private(&mut options, old);
         let file = options
             .write(true)
             .create(true)

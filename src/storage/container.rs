@@ -6,6 +6,7 @@ use std::path::Path;
 use safetensors::{Dtype, SafeTensors, View};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::Stored;
 use super::atomic;
@@ -172,7 +173,7 @@ impl<'a> Contents<'a> {
     }
 
     /// The manifest of a file of this crate with this scalar, after a check of the whole file.
-    pub(super) fn manifest<T: Stored, M: DeserializeOwned>(
+    pub(super) fn manifest<T: Stored, M: Serialize + DeserializeOwned>(
         &self,
         bytes: &[u8],
     ) -> Result<M, Error> {
@@ -195,6 +196,9 @@ impl<'a> Contents<'a> {
         let manifest = format!("{{{rest}");
         let damaged = |reason| self.refuse(&format!("its manifest cannot be read: {reason}"));
         let least: Least = serde_json::from_str(&manifest).map_err(damaged)?;
+        if least.version == 0 {
+            return Err(self.refuse("its version is 0, but the first version is 1"));
+        }
         if least.version > VERSION {
             return Err(self.refuse(&format!(
                 "its version is {}, but this version of the crate reads up to version {VERSION}",
@@ -218,7 +222,15 @@ impl<'a> Contents<'a> {
             return Err(self.differs("the scalar type", T::NAME, &least.scalar));
         }
         let head: Head<M> = serde_json::from_str(&manifest).map_err(damaged)?;
-        Ok(head.manifest)
+        // What is ignored might change what the rest means.
+        let found: Value = serde_json::from_str(&manifest).map_err(damaged)?;
+        let known = serde_json::to_value(&head).map_err(damaged)?;
+        match unknown(&found, &known) {
+            Some(entry) => {
+                Err(self.refuse(&format!("its manifest has an unknown entry '{entry}'")))
+            }
+            None => Ok(head.manifest),
+        }
     }
 
     /// The names of all arrays, in alphabetical order.
@@ -344,6 +356,24 @@ impl<'a> Contents<'a> {
             expected: expected.into(),
             found: found.into(),
         }
+    }
+}
+
+/// The name of an entry that was found but is not known, at any depth.
+fn unknown<'a>(found: &'a Value, known: &Value) -> Option<&'a str> {
+    match (found, known) {
+        (Value::Object(found), Value::Object(known)) => {
+            let mut entries = found.iter().filter(|(_, value)| !value.is_null());
+            entries.find_map(|(name, value)| match known.get(name) {
+                Some(known) => unknown(value, known),
+                None => Some(name.as_str()),
+            })
+        }
+        (Value::Array(found), Value::Array(known)) => {
+            let mut pairs = found.iter().zip(known);
+            pairs.find_map(|(found, known)| unknown(found, known))
+        }
+        _ => None,
     }
 }
 

@@ -488,3 +488,33 @@ fn a_run_that_is_saved_after_its_stop_continues() {
     assert_eq!(rest.run().unwrap().stop, StopReason::Epochs);
     assert_same(&whole, &rest, "saved after a stop");
 }
+
+/// What follows the state in a file that is whole is no part of it.
+#[test]
+fn bytes_after_a_state_are_refused() {
+    let mut session = Session::new(&plain(), model::<f64>()).unwrap();
+    session.advance().unwrap();
+    let bytes = session.to_bytes().unwrap();
+    let reopened = |bytes: &[u8]| Session::<f64>::from_bytes(&plain(), empty(), bytes).map(|_| ());
+    reopened(&crate::storage::sealed_with(&bytes, "", "", |_, _| {})).unwrap();
+    let longer = |name: &str, array: &mut Vec<u8>| {
+        if name == "run.state" {
+            array.push(0);
+        }
+    };
+    let longer = crate::storage::sealed_with(&bytes, "", "", longer);
+    let error = reopened(&longer).unwrap_err();
+    assert!(matches!(error, Error::Format { .. }), "{error}");
+    assert!(
+        error.to_string().contains("followed by something"),
+        "{error}"
+    );
+    let shorter = |name: &str, array: &mut Vec<u8>| {
+        if name == "run.state" {
+            array.pop();
+        }
+    };
+    let shorter = crate::storage::sealed_with(&bytes, "", "", shorter);
+    let error = reopened(&shorter).unwrap_err();
+    assert!(error.to_string().contains("cannot be read"), "{error}");
+}

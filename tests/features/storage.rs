@@ -23,6 +23,7 @@ use layerwise::registry::Registry;
 use layerwise::regularizer::Regularizer;
 use layerwise::storage::Stored;
 use layerwise::{Circuit, DecoupledCircuit, Error};
+use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 /// A new folder for the files of one test; it is removed at its end.
@@ -906,6 +907,16 @@ fn writers_at_once_do_not_mix() {
 
 /// The bytes of a file with another manifest, and the checksum that it needs (CRC-32).
 fn sealed(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
+    sealed_with(bytes, from, to, |_, _| {})
+}
+
+/// The same, with other bytes in its arrays, which may be longer if they are bytes.
+pub(crate) fn sealed_with(
+    bytes: &[u8],
+    from: &str,
+    to: &str,
+    change: impl Fn(&str, &mut Vec<u8>),
+) -> Vec<u8> {
     let file = SafeTensors::deserialize(bytes).unwrap();
     let (_, header) = SafeTensors::read_metadata(bytes).unwrap();
     let manifest = header.metadata().as_ref().unwrap()["layerwise"].replace(from, to);
@@ -913,17 +924,28 @@ fn sealed(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
     let mut content = rest.as_bytes().to_vec();
     let mut names = file.names();
     names.sort_unstable();
+    let mut arrays = Vec::new();
     for name in &names {
         let array = file.tensor(name).unwrap();
-        content.extend(format!("{name} {:?} {:?}", array.dtype(), array.shape()).as_bytes());
-        content.extend(array.data());
+        let (mut data, mut shape) = (array.data().to_vec(), array.shape().to_vec());
+        change(name, &mut data);
+        if array.dtype() == Dtype::U8 {
+            shape = vec![data.len()];
+        }
+        content.extend(format!("{name} {:?} {shape:?}", array.dtype()).as_bytes());
+        content.extend(&data);
+        arrays.push((name.to_string(), array.dtype(), shape, data));
     }
     let bit = |sum: u32| (sum >> 1) ^ (0xedb8_8320 & (sum & 1).wrapping_neg());
     let byte = |sum: u32, &byte: &u8| (0..8).fold(sum ^ u32::from(byte), |sum, _| bit(sum));
     let sum = !content.iter().fold(u32::MAX, byte);
     let manifest = format!(r#"{{"checksum":"{sum:08x}",{rest}"#);
     let metadata = [("layerwise".to_owned(), manifest)].into_iter().collect();
-    safetensors::serialize(file.tensors(), Some(metadata)).unwrap()
+    let views = arrays.iter().map(|(name, dtype, shape, data)| {
+        let view = TensorView::new(*dtype, shape.clone(), data).unwrap();
+        (name.as_str(), view)
+    });
+    safetensors::serialize(views, Some(metadata)).unwrap()
 }
 
 /// Files that nobody damaged, but that do not say what can be.
@@ -956,4 +978,69 @@ fn hostile_files_are_refused() {
         let error = open(&sealed(&bytes, from, to)).unwrap_err().to_string();
         assert!(error.contains(told), "{to}: {error}");
     }
+}
+
+/// A version that never was, and entries that this version does not know.
+#[test]
+fn manifests_that_say_more_than_is_known_are_refused() {
+    let bytes = model::<f64>().to_bytes().unwrap();
+    let open = |bytes: &[u8]| DecoupledCircuit::from_bytes(bytes, &registry::<f64>());
+    for (from, to, told) in [
+        (r#""version":1"#, r#""version":0"#, "version is 0"),
+        (r#""version":1"#, r#""version":2"#, "version is 2"),
+        (r#""seed":"#, r#""dropout":0.5,"seed":"#, "'dropout'"),
+        (r#""next":6"#, r#""next":6,"masked":true"#, "'masked'"),
+        (r#""l2":0.1"#, r#""l2":0.1,"l3":0.1"#, "'l3'"),
+    ] {
+        let error = open(&sealed(&bytes, from, to)).unwrap_err();
+        assert!(matches!(error, Error::Format { .. }), "{to}: {error}");
+        assert!(error.to_string().contains(told), "{to}: {error}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_saved_file_keeps_its_permissions_and_its_links() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let folder = Folder::new("links");
+    let circuit = circuit::<f64>(1);
+    let bytes = circuit.to_bytes().unwrap();
+    let mode = |path: &PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    for wanted in [0o600, 0o664, 0o444] {
+        let path = folder.file("kept");
+        fs::write(&path, b"old").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(wanted)).unwrap();
+        // Twice, also over what a crash left.
+        for _ in 0..2 {
+            fs::write(folder.file("kept.partial"), b"half").unwrap();
+            circuit.save(&path).unwrap();
+            assert_eq!(mode(&path), wanted);
+            assert_eq!(fs::read(&path).unwrap(), bytes);
+        }
+        fs::remove_file(&path).unwrap();
+    }
+    // Relative to the link's folder, through two links, to a file that is there and to one that is not.
+    let below = folder.file("below");
+    fs::create_dir(&below).unwrap();
+    for exists in [true, false] {
+        let name = format!("target{exists}");
+        let target = folder.file(&name);
+        if exists {
+            fs::write(&target, b"old").unwrap();
+        }
+        let (first, second) = (folder.file("first"), below.join("second"));
+        let _ = (fs::remove_file(&first), fs::remove_file(&second));
+        symlink("below/second", &first).unwrap();
+        symlink(format!("../{name}"), &second).unwrap();
+        circuit.save(&first).unwrap();
+        assert_eq!(fs::read(&target).unwrap(), bytes, "{exists}");
+        for link in [&first, &second] {
+            let kind = fs::symlink_metadata(link).unwrap().file_type();
+            assert!(kind.is_symlink(), "{link:?}");
+        }
+    }
+    let round = folder.file("round");
+    symlink("round", &round).unwrap();
+    let error = circuit.save(&round).unwrap_err();
+    assert!(matches!(error, Error::File { .. }), "{error}");
 }

@@ -13,8 +13,9 @@ use crate::training::{EpochRecord, Event, Observer, Progress};
 ///
 /// The columns, named in the first line, are fields of [`EpochRecord`]: `phase`, `epoch`, `steps`,
 /// `objective`, `composed_loss`, `validation_loss`, `metric`, `gap`, `gap_before`, `gap_after` and
-/// `factor`. A value that was not measured is empty. The log of a
-/// resumed run begins with the epochs in its history, so the file is whole again.
+/// `factor`; then `seconds`, the wall-clock time since this session began, and `run`, the name of
+/// [`CsvLog::with_run`]. A value that was not measured is empty, and ∞ is `inf`. The log of a resumed
+/// run begins with the epochs in its history, without their seconds, so the file is whole again.
 ///
 /// # Examples
 /// ```
@@ -41,11 +42,13 @@ use crate::training::{EpochRecord, Event, Observer, Progress};
 #[derive(Debug)]
 pub struct CsvLog {
     output: Output,
+    /// The name of the run as a cell.
+    run: String,
     begun: bool,
 }
 
 const HEADER: &str = "phase,epoch,steps,objective,composed_loss,validation_loss,metric,gap,\
-                      gap_before,gap_after,factor\n";
+                      gap_before,gap_after,factor,seconds,run\n";
 
 impl CsvLog {
     /// A log in a new file, in place of an old one.
@@ -55,6 +58,7 @@ impl CsvLog {
     pub fn create(path: impl AsRef<Path>) -> Result<Self, Error> {
         Ok(Self {
             output: Output::create(path.as_ref())?,
+            run: String::new(),
             begun: false,
         })
     }
@@ -63,13 +67,23 @@ impl CsvLog {
     pub fn to(writer: impl Write + Send + 'static) -> Self {
         Self {
             output: Output::to(writer),
+            run: String::new(),
             begun: false,
         }
     }
+
+    /// Writes `name` in every line, so that the tables of several runs can be joined.
+    pub fn with_run(mut self, name: &str) -> Self {
+        self.run = match name.contains([',', '"', '\n', '\r']) {
+            true => format!("\"{}\"", name.replace('"', "\"\"")),
+            false => name.into(),
+        };
+        self
+    }
 }
 
-/// The line of an epoch.
-fn line<T: Scalar>(record: &EpochRecord<T>, lines: &mut String) {
+/// The line of an epoch of `run`.
+fn line<T: Scalar>(record: &EpochRecord<T>, seconds: Option<f64>, run: &str, lines: &mut String) {
     fn cell(value: Option<impl Display>, lines: &mut String) {
         if let Some(value) = value {
             // A string takes all that is written to it.
@@ -88,7 +102,8 @@ fn line<T: Scalar>(record: &EpochRecord<T>, lines: &mut String) {
         cell(gap, lines);
     }
     cell(Some(record.factor), lines);
-    lines.pop();
+    cell(seconds.map(|seconds| format!("{seconds:.3}")), lines);
+    lines.push_str(run);
     lines.push('\n');
 }
 
@@ -101,9 +116,9 @@ impl<T: Scalar> Observer<T> for CsvLog {
         if !self.begun {
             lines.push_str(HEADER);
             let earlier = run.history.iter().filter(|own| own.epoch < record.epoch);
-            earlier.for_each(|own| line(own, &mut lines));
+            earlier.for_each(|own| line(own, None, &self.run, &mut lines));
         }
-        line(record, &mut lines);
+        line(record, Some(run.seconds), &self.run, &mut lines);
         self.output.lines(&lines)?;
         self.begun = true;
         Ok(())

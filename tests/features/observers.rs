@@ -104,6 +104,7 @@ fn logs_hold_the_history() {
         assert_eq!(cell("gap_before"), record.gap_before);
         assert_eq!(cell("gap_after"), record.gap_after);
         assert_eq!(cell("factor"), Some(record.factor));
+        assert!(cell("seconds").unwrap() >= 0.0);
         assert!(record.metric.is_some() && (record.gap.is_some() == (record.phase == 0)));
     }
     assert_eq!(lines.next(), None);
@@ -120,6 +121,23 @@ fn logs_hold_the_history() {
     assert_eq!(all.len(), 8 + few.len());
     let visits = all.iter().filter(|own| matches!(own, Event::Visit(_)));
     assert_eq!(visits.count(), 8);
+}
+
+#[test]
+fn a_log_has_the_name_of_its_run_and_infinite_losses() {
+    for (name, cell) in [("rate 0.1", "rate 0.1"), ("a, \"b\"", "\"a, \"\"b\"\"\"")] {
+        let csv = Shared::default();
+        let far = DMatrix::from_element(2, 3, f64::MAX);
+        let trainer = trainer().with_validation(far, DMatrix::from_element(1, 3, f64::MAX));
+        let mut session = Session::new(&trainer, model()).unwrap();
+        session.observe(CsvLog::to(csv.clone()).with_run(name));
+        session.epoch().unwrap();
+        let table = csv.text();
+        let lines: Vec<&str> = table.lines().collect();
+        assert!(lines[0].ends_with(",factor,seconds,run"), "{table}");
+        assert!(lines[1].ends_with(&format!(",{cell}")), "{table}");
+        assert!(lines[1].contains(",inf,"), "{table}");
+    }
 }
 
 #[test]
@@ -142,7 +160,25 @@ fn the_log_of_a_resumed_run_is_whole() {
     let mut session = Session::new(&trainer(), model()).unwrap();
     session.observe(CsvLog::to(whole.clone()));
     session.run().unwrap();
-    assert_eq!(resumed, whole.text());
+    // All but the seconds, which the history does not hold.
+    let timeless = |table: &str| -> Vec<Vec<String>> {
+        let cells = |line: &str| line.split(',').map(String::from).collect();
+        let mut lines: Vec<Vec<String>> = table.lines().map(cells).collect();
+        lines.iter_mut().for_each(|line| line[11].clear());
+        lines
+    };
+    assert_eq!(timeless(&resumed), timeless(&whole.text()));
+    let seconds = |line: usize| {
+        resumed
+            .lines()
+            .nth(line)
+            .unwrap()
+            .split(',')
+            .nth(11)
+            .unwrap()
+            != ""
+    };
+    assert_eq!([seconds(1), seconds(2)], [false, true]);
 }
 
 #[test]

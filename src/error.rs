@@ -1,6 +1,7 @@
 //! The one error type of the crate.
 
 use std::fmt;
+use std::ops::Range;
 
 /// Where a non-finite value was found; part of [`Error::NonFinite`] and [`Error::NonFiniteData`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,8 +15,10 @@ pub enum Quantity {
     Parameter,
     /// The energy of a local problem, ℓ_t.
     Energy,
-    /// The composed loss of backprop.
+    /// The composed loss.
     ComposedLoss,
+    /// The composed loss of validation examples.
+    ValidationLoss,
     /// A gradient with respect to θ_t.
     ParameterGradient,
     /// A gradient with respect to z_t.
@@ -38,9 +41,11 @@ impl Quantity {
     /// The quantity with its layer, if it belongs to one.
     fn of(self, layer: usize) -> String {
         match self {
-            Self::ComposedLoss | Self::Data | Self::MetricTarget | Self::MetricOutput => {
-                self.to_string()
-            }
+            Self::ComposedLoss
+            | Self::ValidationLoss
+            | Self::Data
+            | Self::MetricTarget
+            | Self::MetricOutput => self.to_string(),
             _ => format!("{self} of layer {layer}"),
         }
     }
@@ -54,6 +59,7 @@ impl fmt::Display for Quantity {
             Self::Parameter => "parameters",
             Self::Energy => "energy",
             Self::ComposedLoss => "composed loss",
+            Self::ValidationLoss => "validation loss",
             Self::ParameterGradient => "parameter gradient",
             Self::TargetGradient => "target gradient",
             Self::Prediction => "prediction",
@@ -233,11 +239,11 @@ pub enum Error {
     },
 
     /// An index of a layer that the circuit does not have, or that the operation does not allow.
-    #[error("layer {layer} was requested, but only layers {allowed} can be used here")]
+    #[error("layer {layer} was requested, but the layers that can be used here are: {allowed}")]
     UnknownLayer {
         /// The requested index.
         layer: usize,
-        /// The indices that are allowed, such as "0..4".
+        /// The indices that are allowed, such as "0 to 3".
         allowed: String,
     },
 
@@ -345,7 +351,9 @@ pub enum Error {
     },
 
     /// A label that is not a class index.
-    #[error("example column {column} has class {class}, but the classes are 0..{classes}")]
+    #[error(
+        "example column {column} has class {class}, but there are {classes} classes, counted from 0"
+    )]
     UnknownClass {
         /// Column, counted from 0.
         column: usize,
@@ -563,6 +571,19 @@ fn likely_cause(what: &str, expected: (usize, usize), found: (usize, usize)) -> 
             " (transposed? Each column is an example, each row a feature)"
         }
         _ => "",
+    }
+}
+
+impl Error {
+    /// [`Error::UnknownLayer`] where only layers in `allowed` can be used.
+    pub(crate) fn unknown_layer(layer: usize, allowed: Range<usize>) -> Self {
+        let (first, count) = (allowed.start, allowed.len());
+        let allowed = match count {
+            0 => "none".into(),
+            1 => first.to_string(),
+            _ => format!("{first} to {}", first + count - 1),
+        };
+        Self::UnknownLayer { layer, allowed }
     }
 }
 

@@ -106,6 +106,8 @@ pub mod parameter_solver;
 mod pointers;
 pub mod prelude;
 pub mod presets;
+#[cfg(feature = "serde")]
+mod readable;
 pub mod registry;
 pub mod regularizer;
 pub mod schedule;

@@ -155,7 +155,7 @@ impl Scheme<f32> for Carried {
             visited: &state.counts,
         };
         self.load(&mut problem, &memory, ids, &old, share)?;
-        let before = problem.squared_gap();
+        let before = problem.gap();
         self.sweep.solve(&mut state.parts[0], &mut problem)?;
         if self.idea == Idea::Average {
             for (t, (h, old)) in (1..).zip(forward.iter().zip(&old)) {

@@ -144,10 +144,8 @@ impl<T: Scalar> Circuit<T> {
     #[doc(alias("load", "weights"))]
     pub fn set_parameters(&mut self, t: usize, parameters: &[T]) -> Result<(), Error> {
         let depth = self.depth();
-        let own = self.parameters.get_mut(t).ok_or(Error::UnknownLayer {
-            layer: t,
-            allowed: format!("0..{depth}"),
-        })?;
+        let own = self.parameters.get_mut(t);
+        let own = own.ok_or_else(|| Error::unknown_layer(t, 0..depth))?;
         check_length(&format!("parameters of layer {t}"), parameters, own.len())?;
         check_finite(Quantity::Parameter, t, parameters.len().max(1), parameters)?;
         own.copy_from_slice(parameters);

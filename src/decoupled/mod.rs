@@ -353,7 +353,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// [`Error::UnknownLayer`] if t > T.
     pub fn z(&self, t: usize) -> Result<DMatrixView<'_, T>, Error> {
         let Some(&dim) = self.circuit.dims().get(t) else {
-            return Err(self.unknown(t, 0..self.circuit.depth() + 1));
+            return Err(Error::unknown_layer(t, 0..self.circuit.depth() + 1));
         };
         let n = self.examples.len();
         Ok(DMatrixView::from_slice(&self.examples.z[t], dim, n))
@@ -373,7 +373,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
     ) -> Result<(), Error> {
         let hidden = 1..self.circuit.depth();
         if !hidden.contains(&t) {
-            return Err(self.unknown(t, hidden));
+            return Err(Error::unknown_layer(t, hidden));
         }
         let chosen = self.examples.resolve(selection)?.into_places();
         let dim = self.circuit.dims()[t];
@@ -397,13 +397,6 @@ impl<T: Scalar> DecoupledCircuit<T> {
             *own = new;
         }
         Ok(())
-    }
-
-    fn unknown(&self, layer: usize, allowed: Range<usize>) -> Error {
-        Error::UnknownLayer {
-            layer,
-            allowed: format!("{allowed:?}"),
-        }
     }
 
     /// A view of z_0, …, z_T for a range of columns; nothing is copied.
@@ -436,7 +429,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         let layers = 0..self.circuit.depth();
         match layers.contains(&t) {
             true => Ok(()),
-            false => Err(self.unknown(t, layers)),
+            false => Err(Error::unknown_layer(t, layers)),
         }
     }
 

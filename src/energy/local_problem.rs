@@ -5,7 +5,7 @@ use crate::energy::evaluation::{Linearization, LocalEvaluation};
 use crate::energy::wanted::{All, Ask, Value, Wanted};
 use crate::energy::workspace::LocalWorkspace;
 use crate::error::{Error, Quantity};
-use crate::kernel::{Scalar, Write};
+use crate::kernel::{Scalar, Squares, Write};
 use crate::kernel::{add_scaled, add_to, dot, scale, scale_columns, squared_distance, total};
 use crate::layer::{Context, Layer, ParameterGroup, Point, check_layout, parameter_count};
 use crate::loss::{Loss, Pair};
@@ -431,12 +431,16 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
     }
 
     /// Σᵢ ‖z_{t+1}ⁱ − ẑ_{t+1}ⁱ‖², for a workspace in which this problem has been evaluated.
-    pub(crate) fn squared_gap(&self, workspace: &LocalWorkspace<T>) -> T {
-        // Squared error has measured it already: the loss is ½‖z − ẑ‖².
-        if self.loss.is_squared_error() {
-            return T::of(2.0) * workspace.loss;
-        }
-        squared_distance(self.target, &workspace.prediction)
+    pub(crate) fn squared_gap(&self, workspace: &LocalWorkspace<T>) -> Squares {
+        let prediction = &workspace.prediction;
+        let square = match self.loss.is_squared_error() {
+            // Squared error has measured it already: the loss is ½‖z − ẑ‖².
+            true => T::of(2.0) * workspace.loss,
+            false => squared_distance(self.target, prediction),
+        };
+        let mut squares = Squares::zero();
+        squares.add_known(square, self.target, prediction);
+        squares
     }
 
     /// ℓ_t.

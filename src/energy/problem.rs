@@ -119,6 +119,28 @@ impl<'a, T: Scalar> Layers<'a, T> {
         inputs: &DMatrix<T>,
         targets: &DMatrix<T>,
     ) -> Result<T, Error> {
+        Ok(total(&self.composed_losses(inputs, targets)?))
+    }
+
+    /// The mean of these losses, which may fit T although their sum does not.
+    pub(crate) fn mean_composed_loss(
+        &self,
+        inputs: &DMatrix<T>,
+        targets: &DMatrix<T>,
+    ) -> Result<f64, Error> {
+        let (losses, n) = (
+            self.composed_losses(inputs, targets)?,
+            inputs.ncols() as f64,
+        );
+        let mean = total(&losses) / T::of(n);
+        Ok(match mean.is_finite() {
+            true => mean.as_f64(),
+            false => losses.iter().map(|loss| loss.as_f64() / n).sum(),
+        })
+    }
+
+    /// The losses L(z_Tⁱ, ẑ_Tⁱ), column by column.
+    fn composed_losses(&self, inputs: &DMatrix<T>, targets: &DMatrix<T>) -> Result<Vec<T>, Error> {
         self.terms
             .check_outputs(self.circuit, inputs.ncols(), targets)?;
         self.circuit.check_inputs(inputs)?;
@@ -132,7 +154,7 @@ impl<'a, T: Scalar> Layers<'a, T> {
         let pair = Pair::new(dim, targets.as_slice(), prediction.as_slice())
             .with_parameters(self.loss_parameters(last));
         loss.evaluate(&pair, &mut values, Write::Skip, Write::Skip, &mut work);
-        Ok(total(&values))
+        Ok(values)
     }
 
     /// E on a batch.

@@ -2,7 +2,7 @@
 
 use crate::check::check_computed;
 use crate::error::{Error, Quantity};
-use crate::kernel::{Scalar, norm_in_units};
+use crate::kernel::{Scalar, Squares, norm_in_units};
 use crate::layer::{Context, Layer};
 use crate::loss::Loss;
 
@@ -23,7 +23,7 @@ pub struct LocalWorkspace<T> {
     /// Σᵢ L(zⁱ, ẑⁱ) of the last evaluation, without factors.
     pub(crate) loss: T,
     /// Σᵢ ‖zⁱ − ẑⁱ‖², if it was just measured.
-    pub(crate) squared_gap: T,
+    pub(crate) squared_gap: Squares,
     pub(crate) d_parameters: Vec<T>,
     pub(crate) d_input: Vec<T>,
     pub(crate) d_target: Vec<T>,
@@ -40,7 +40,7 @@ impl<T: Scalar> LocalWorkspace<T> {
             factors: Vec::new(),
             energy: T::zero(),
             loss: T::zero(),
-            squared_gap: T::zero(),
+            squared_gap: Squares::zero(),
             d_parameters: Vec::new(),
             d_input: Vec::new(),
             d_target: Vec::new(),

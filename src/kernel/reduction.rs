@@ -74,7 +74,8 @@ fn squared_difference<T: Scalar>(a: T, b: T) -> T {
 
 /// A sum with twice the digits of T: a sum of 10⁷ terms is as accurate as a sum of two,
 /// wherever the large terms are.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Sum<T> {
     rounded: T,
     /// The rounding error of `rounded`; NaN if `rounded` is infinite.
@@ -173,7 +174,8 @@ fn squares(values: impl Iterator<Item = f64> + Clone) -> (f64, f64, usize) {
 
 /// A sum of squares in a unit that grows with them, so that the root of their mean neither overflows
 /// nor underflows before it must.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Squares {
     unit: f64,
     sum: Sum<f64>,
@@ -199,11 +201,33 @@ impl Squares {
         self.add_in(other.unit, other.sum.value());
     }
 
+    /// The sum of several.
+    pub(crate) fn all(of: impl IntoIterator<Item = Self>) -> Self {
+        let mut all = Self::zero();
+        of.into_iter().for_each(|own| all.add_all(own));
+        all
+    }
+
+    /// ‖a − b‖².
+    pub(crate) fn of_distance<T: Scalar>(a: &[T], b: &[T]) -> Self {
+        let mut own = Self::zero();
+        own.add_distance(a, b);
+        own
+    }
+
     /// Adds ‖a − b‖².
     pub(crate) fn add_distance<T: Scalar>(&mut self, a: &[T], b: &[T]) {
-        let square = squared_distance(a, b).as_f64();
+        self.add_known(squared_distance(a, b), a, b);
+    }
+
+    /// Adds ‖a − b‖², which is `square` unless that over- or underflowed.
+    pub(crate) fn add_known<T: Scalar>(&mut self, square: T, a: &[T], b: &[T]) {
+        let square = square.as_f64();
         if square > 1e-30 && square < 1e30 {
             return self.add_in(1.0, square);
+        }
+        if a == b {
+            return;
         }
         let pairs = a.iter().zip(b);
         let (unit, square, _) = squares(pairs.map(|(a, b)| a.as_f64() - b.as_f64()));
@@ -222,14 +246,17 @@ impl Squares {
         self.sum.add(square * ratio * ratio);
     }
 
-    /// Σ size², which may overflow or underflow.
-    pub(crate) fn value(self) -> f64 {
-        self.unit * self.sum.value() * self.unit
+    /// (Σ size² / count)^½; ∞ if a size is.
+    pub(crate) fn root_mean(self, count: f64) -> f64 {
+        match self.unit.is_finite() {
+            true => self.unit * (self.sum.value() / count).sqrt(),
+            false => self.unit,
+        }
     }
 
-    /// (Σ size² / count)^½.
-    pub(crate) fn root_mean(self, count: f64) -> f64 {
-        self.unit * (self.sum.value() / count).sqrt()
+    /// (Σ size²)^½.
+    pub(crate) fn root(self) -> f64 {
+        self.root_mean(1.0)
     }
 }
 

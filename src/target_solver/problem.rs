@@ -7,7 +7,7 @@ use crate::energy::{
     Ask, Batch, BatchMut, Evaluation, Layers, LocalWorkspace, Problem, Wanted, Workspace,
 };
 use crate::error::{Error, Quantity};
-use crate::kernel::{Execution, Scalar, add_scaled, add_to, dot, norm, squared_distance};
+use crate::kernel::{Execution, Scalar, Squares, add_scaled, add_to, dot, norm};
 
 /// The problem of a Z-step: E over z_1, …, z_{T−1} of one batch, with θ fixed.
 ///
@@ -267,8 +267,9 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         locals.fold(T::zero(), |sum, local| sum + local.energies[i])
     }
 
-    /// Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖² over the hidden layers, without weights or μ.
-    pub fn squared_gap(&mut self) -> T {
+    /// (Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖²)^½ over the hidden layers, without weights or μ. Squares that do not fit T
+    /// do no harm.
+    pub fn gap(&mut self) -> f64 {
         self.predict();
         let evaluated = *self.predictions == Predictions::Evaluated;
         let (problem, workspace) = self.split();
@@ -276,11 +277,10 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         problem.batch.execution.for_each(locals, |t, local| {
             local.squared_gap = match evaluated {
                 true => problem.local(t).squared_gap(local),
-                false => squared_distance(problem.batch.z(t + 1), &local.prediction),
+                false => Squares::of_distance(problem.batch.z(t + 1), &local.prediction),
             };
         });
-        let gaps = locals.iter().map(|local| local.squared_gap);
-        gaps.fold(T::zero(), |sum, gap| sum + gap)
+        Squares::all(locals.iter().map(|local| local.squared_gap)).root()
     }
 
     /// Returns ℓ_t, and writes only ∂E/∂θ_t to the workspace. Like

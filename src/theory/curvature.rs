@@ -142,9 +142,6 @@ fn check_hidden(t: usize, depth: usize) -> Result<(), Error> {
     let hidden = 1..depth;
     match hidden.contains(&t) {
         true => Ok(()),
-        false => Err(Error::UnknownLayer {
-            layer: t,
-            allowed: format!("{hidden:?}"),
-        }),
+        false => Err(Error::unknown_layer(t, hidden)),
     }
 }

@@ -251,8 +251,8 @@ impl<T: Scalar> Decoupling<T> {
         let mut problem = visit.target_problem();
         let before = match self.targets {
             // Targets and predictions are bit for bit the same.
-            Targets::Refreshed => T::zero(),
-            _ => problem.squared_gap(),
+            Targets::Refreshed => 0.0,
+            _ => problem.gap(),
         };
         let looks = solver.is_some() && visit.is_first_of_epoch();
         let mut problem = visit.target_problem();

@@ -5,7 +5,7 @@ use super::visit::{Visit, gradient_problem};
 use super::w_step::{self, Fault};
 use crate::decoupled::DecoupledCircuit;
 use crate::error::{Error, Quantity};
-use crate::kernel::{Scalar, add_to};
+use crate::kernel::{Scalar, Squares, add_to};
 use crate::optimizer::{Optimizer, Step};
 use crate::segment::Boundaries;
 use crate::state::State;
@@ -109,7 +109,7 @@ pub(super) fn visit<T: Scalar>(
     }
     let energy = visit.workspace.energy();
     let gaps = visit.steps[..hidden].iter();
-    let gap = gaps.fold(T::zero(), |sum, own| sum + own.squared_gap);
+    let gap = Squares::all(gaps.map(|own| own.squared_gap)).root();
     let locals = &mut visit.workspace.locals[..hidden];
     for (t, local) in (1..).zip(locals) {
         visit.batch.replace(t, &mut local.d_target);

@@ -66,7 +66,7 @@ impl<T: Scalar> Penalties<T> {
     /// the next visit.
     ///
     /// # Errors
-    /// [`Error::NonFinite`] for a squared gap that is not finite; nothing changes then.
+    /// [`Error::NonFinite`] for a gap that is not finite; nothing changes then.
     pub(super) fn observe(
         &mut self,
         rule: PenaltyRule,
@@ -79,13 +79,11 @@ impl<T: Scalar> Penalties<T> {
         problem.predict_locally(workspace);
         let square = |t: usize| {
             let prediction = &workspace.locals[t - 1].prediction;
-            let mut square = Squares::zero();
-            square.add_distance(problem.batch().z(t), prediction);
-            square.value()
+            Squares::of_distance(problem.batch().z(t), prediction)
         };
         let hidden = 1..problem.layers().depth();
         for t in hidden.clone() {
-            check_computed(Quantity::Prediction, t, 0, &[square(t)])?;
+            check_computed(Quantity::Prediction, t, 0, &[square(t).root()])?;
         }
         let (squares, examples) = (hidden.map(square), problem.batch().len());
         self.windows.add(growth, squares, examples, &mut self.now);

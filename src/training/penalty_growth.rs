@@ -1,8 +1,10 @@
 //! Penalties that grow when the gap stops falling.
 
-use crate::check::{at_least_one, below_one, check_length, check_weights, option, positive};
+use crate::check::{
+    at_least_one, below_one, check_length, check_weights, not_negative, option, positive,
+};
 use crate::error::Error;
-use crate::kernel::Scalar;
+use crate::kernel::{Scalar, Squares};
 
 /// Automatic penalty continuation, separately for every hidden layer t = 1, …, T−1.
 ///
@@ -120,8 +122,8 @@ pub(super) struct Windows {
     visits: u64,
     examples: f64,
     /// Σ ‖z_tⁱ − ẑ_tⁱ‖² of the current window, by hidden layer.
-    squares: Vec<f64>,
-    /// Mean squared gaps of the previous window; empty in the first.
+    squares: Vec<Squares>,
+    /// Gaps of the previous window; empty in the first.
     before: Vec<f64>,
 }
 
@@ -130,15 +132,19 @@ impl Windows {
         Self {
             visits: 0,
             examples: 0.0,
-            squares: vec![0.0; hidden],
+            squares: vec![Squares::zero(); hidden],
             before: Vec::with_capacity(hidden),
         }
     }
 
     /// Checks that they belong to a circuit with this many hidden layers.
     pub(super) fn check(&self, hidden: usize) -> Result<(), Error> {
-        let what = "squared gaps of a window";
+        let what = "gaps of a window";
         check_length(what, &self.squares, hidden)?;
+        let gaps = self.squares.iter().map(|own| own.root());
+        for gap in gaps.chain(self.before.iter().copied()) {
+            not_negative("a gap in the state", gap)?;
+        }
         match self.before.is_empty() {
             true => Ok(()),
             false => check_length(what, &self.before, hidden),
@@ -155,25 +161,23 @@ impl Windows {
     pub(super) fn add<T: Scalar>(
         &mut self,
         rule: PenaltyGrowth,
-        squares: impl Iterator<Item = f64>,
+        squares: impl Iterator<Item = Squares>,
         examples: usize,
         penalties: &mut [T],
     ) {
         for (sum, square) in self.squares.iter_mut().zip(squares) {
-            *sum += square;
+            sum.add_all(square);
         }
         self.examples += examples as f64;
         self.visits += 1;
         if self.visits < rule.visits {
             return;
         }
-        for sum in &mut self.squares {
-            *sum /= self.examples;
-        }
+        let gap = |sum: &Squares| sum.root_mean(self.examples);
         let (factor, cap) = (T::of(rule.factor), T::of(rule.cap));
-        let windows = self.squares.iter().zip(&self.before);
+        let windows = self.squares.iter().map(gap).zip(&self.before);
         for (penalty, (now, before)) in penalties.iter_mut().zip(windows) {
-            if now.sqrt() > (1.0 - rule.decrease) * before.sqrt() {
+            if now > (1.0 - rule.decrease) * before {
                 let grown = factor * *penalty;
                 // It never falls, even if the phase began above the cap.
                 *penalty = if grown < cap {
@@ -184,8 +188,8 @@ impl Windows {
             }
         }
         self.before.clear();
-        self.before.extend_from_slice(&self.squares);
-        self.squares.fill(0.0);
+        self.before.extend(self.squares.iter().map(gap));
+        self.squares.fill(Squares::zero());
         self.examples = 0.0;
         self.visits = 0;
     }

@@ -70,8 +70,8 @@ pub enum Warning {
     Undone,
     /// The Z-step of the epoch's first visit raised E more than tenfold.
     Raised,
-    /// The composed loss is not finite, or more than twice what it was at its first measurement in the
-    /// phase.
+    /// The composed loss is ∞, or has risen since the start of the phase by more than (1/n) Σᵢ |Lⁱ| was
+    /// there: to more than twice its value, for losses that are never negative.
     Worse,
 }
 
@@ -106,7 +106,7 @@ impl fmt::Display for Warning {
                 "a Z-step raised the energy more than tenfold: is its step unchecked and too long?",
             ),
             Self::Worse => f.write_str(
-                "the composed loss is not finite, or more than twice what it was at the start of the phase: is the \
+                "the composed loss is infinite, or far above what it was at the start of the phase: is the \
                  learning rate too large, or has the gap opened (see Diagnostics in the guide)?",
             ),
         }
@@ -117,6 +117,13 @@ impl fmt::Display for Warning {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(
+    feature = "serde",
+    serde(bound(
+        serialize = "T: Scalar + serde::Serialize",
+        deserialize = "T: Scalar + serde::Deserialize<'de>"
+    ))
+)]
 pub enum Event<T> {
     /// A batch was visited.
     Visit(VisitRecord<T>),
@@ -172,6 +179,13 @@ impl fmt::Display for Failure {
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(
+    feature = "serde",
+    serde(bound(
+        serialize = "T: Scalar + serde::Serialize",
+        deserialize = "T: Scalar + serde::Deserialize<'de>"
+    ))
+)]
 pub struct VisitRecord<T> {
     /// Number of the phase, from 0.
     pub phase: usize,
@@ -183,13 +197,25 @@ pub struct VisitRecord<T> {
     pub examples: usize,
     /// The scheme's objective on the batch (a sum over its examples) before the last parameter
     /// step.
+    #[cfg_attr(feature = "serde", serde(with = "crate::readable"))]
     pub objective: T,
 }
 
 /// One epoch of a run. All losses and gaps are means over examples.
+///
+/// What a visit computes must be finite, or the run ends with [`Error::NonFinite`]. What is measured
+/// after an epoch may be ∞, where a loss overflows; NaN is the same error. Formats that people read,
+/// such as JSON, get ∞ as the text "inf", and read it back.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(
+    feature = "serde",
+    serde(bound(
+        serialize = "T: Scalar + serde::Serialize",
+        deserialize = "T: Scalar + serde::Deserialize<'de>"
+    ))
+)]
 pub struct EpochRecord<T> {
     /// Number of the phase, from 0.
     pub phase: usize,
@@ -199,27 +225,34 @@ pub struct EpochRecord<T> {
     pub steps: u64,
     /// The scheme's objective (E, or backprop's composed objective) per example, averaged over the
     /// epoch; each batch is measured before its last parameter step.
+    #[cfg_attr(feature = "serde", serde(with = "crate::readable"))]
     pub objective: T,
     /// Composed loss L of the plain forward pass per example, after the epoch; `None` if not
     /// measured in this epoch. (The model's
     /// [`composed_loss`](crate::decoupled::DecoupledCircuit::composed_loss) is the sum.)
+    #[cfg_attr(feature = "serde", serde(with = "crate::readable::optional"))]
     pub composed_loss: Option<T>,
     /// Composed loss per validation example, after the epoch; `None` if not measured in this epoch.
+    #[cfg_attr(feature = "serde", serde(with = "crate::readable::optional"))]
     pub validation_loss: Option<T>,
     /// The metric of [`Trainer::with_metric`](crate::training::Trainer::with_metric) on the
-    /// validation examples, after the epoch; `None` without one, or if not measured in this epoch.
+    /// validation examples, after the epoch; `None` without one, if not measured in this epoch, or
+    /// if the validation loss is ∞.
     pub metric: Option<f64>,
     /// (Σ_t Σᵢ ‖z_tⁱ − ẑ_tⁱ‖² / n)^½ over all hidden layers, after the epoch, with the stored
     /// targets of the examples; `None` if not measured in this epoch, or if the scheme stores no
     /// targets between visits (as with refreshed targets: see `gap_after`). Low energy alone does
     /// not make a working network: check this and the composed loss too.
+    #[cfg_attr(feature = "serde", serde(with = "crate::readable::optional"))]
     pub gap: Option<T>,
     /// The same gap before each visit's Z-step: of the stored targets if they persist, or of the
     /// targets that the visit started from (0 if refreshed, the kept share of the residuals if
     /// carried). `None` for schemes that do not report it. If it exceeds the previous epoch's
     /// `gap_after`, the targets are stale: θ moved away from them between visits.
+    #[cfg_attr(feature = "serde", serde(with = "crate::readable::optional"))]
     pub gap_before: Option<T>,
     /// The same gap after each visit's Z-step, before θ moved; `None` without a solver.
+    #[cfg_attr(feature = "serde", serde(with = "crate::readable::optional"))]
     pub gap_after: Option<T>,
     /// Report of the target solver, summed over the epoch's visits (an example counts once per
     /// visit); `None` for schemes that do not report it.
@@ -282,6 +315,13 @@ pub struct PhaseReport {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(
+    feature = "serde",
+    serde(bound(
+        serialize = "T: Scalar + serde::Serialize",
+        deserialize = "T: Scalar + serde::Deserialize<'de>"
+    ))
+)]
 pub struct TrainingReport<T> {
     /// One record per epoch, or fewer as set by
     /// [`Trainer::with_history_every`](crate::training::Trainer::with_history_every).

@@ -4,7 +4,6 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use nalgebra::DMatrix;
 use rand::seq::SliceRandom;
 
 use super::accumulation::Draft;
@@ -19,11 +18,11 @@ use super::stopping::Tracker;
 use super::trainer::Trainer;
 use super::visit::{Statistics, Visit};
 use super::w_step::{LayerStep, WState, WStep};
-use crate::check::{at_least_one, check_count, check_length, finite, not_negative};
+use crate::check::{at_least_one, check_computed, check_count, check_length, finite, not_negative};
 use crate::decoupled::examples::{Chosen, Working};
 use crate::decoupled::{DecoupledCircuit, TargetUse};
 use crate::energy::{Layers, Workspace};
-use crate::error::Error;
+use crate::error::{Error, Quantity};
 use crate::init::{Purpose, generator};
 use crate::kernel::{Activation, Execution, Scalar, Squares};
 use crate::state::State;
@@ -97,6 +96,13 @@ struct Saving<T: Scalar> {
 #[doc(alias("save", "checkpoint"))]
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(
+    feature = "serde",
+    serde(bound(
+        serialize = "T: Scalar + serde::Serialize",
+        deserialize = "T: Scalar + serde::Deserialize<'de>"
+    ))
+)]
 pub struct SessionState<T> {
     /// The phase in progress or the next, how many will be run, and how many the trainer has.
     phase: usize,
@@ -127,8 +133,8 @@ struct Within<T> {
     tracker: Tracker<T>,
     /// Epochs begun before the phase.
     first_epoch: u64,
-    /// The composed loss at its first measurement in the phase.
-    first_loss: Option<f64>,
+    /// A composed loss above this is worse than at the start of the phase; `None` if not measured.
+    worse: Option<f64>,
     /// The epoch in progress, if one is.
     epoch: Option<Epoch>,
     /// Why the phase will end, once that is decided.
@@ -203,6 +209,7 @@ impl<T: Scalar> Session<T> {
             let phase = &trainer.phases[state.phase];
             let w_step = phase.w_step.start(&model)?;
             let scheme = phase.scheme.start(&mut model.clone())?;
+            within.check_pending(phase, state.epoch, model.examples.visited().len())?;
             let what = format!(
                 "values in the state of phase {} (was it saved with another scheme, solver or optimiser?)",
                 state.phase
@@ -214,7 +221,8 @@ impl<T: Scalar> Session<T> {
         }
         let mut session = Self::begin(trainer, model);
         session.state = state;
-        if let Some(phase) = trainer.phases.get(session.state.phase) {
+        if session.state.within.is_some() {
+            let phase = &trainer.phases[session.state.phase];
             session.clock.phase_deadline = deadline(Instant::now(), phase.time_limit);
         }
         Ok(session)
@@ -542,7 +550,10 @@ impl<T: Scalar> Session<T> {
                     self.state.over = true;
                     return Ok(Some(Event::Stop(self.state.stop)));
                 }
-                self.begin_phase()?;
+                match self.clock.interruption(&self.trainer) {
+                    None => self.begin_phase()?,
+                    Some(reason) => self.end(reason),
+                }
                 continue;
             };
             match (&within.epoch, within.stop) {
@@ -609,20 +620,27 @@ impl<T: Scalar> Session<T> {
 
     fn begin_phase(&mut self) -> Result<(), Error> {
         let phase = &self.trainer.phases[self.state.phase];
-        self.clock.phase_deadline = deadline(Instant::now(), phase.time_limit);
+        let began = Instant::now();
         let n = self.model.examples.visited().len();
         self.model.check_batch(phase.batch_size(n))?;
         let w_step = phase.w_step.start(&self.model)?;
         let scheme = phase.scheme.start(&mut self.model)?;
         // A scheme of the caller's may change the examples where a phase starts or ends.
         self.memory.visited = self.model.examples.visited();
+        let mut worse = None;
+        let size = phase.batch_size(self.memory.visited.len());
+        if self.trainer.measure_every != 0 && phase.epochs > 0 && size > 0 {
+            let start = measure(&self.model, size, false, &mut self.memory, self.execution);
+            worse = Some(start.loss + start.magnitude).filter(|worse| worse.is_finite());
+        }
+        self.clock.phase_deadline = deadline(began, phase.time_limit);
         self.state.within = Some(Box::new(Within {
             scheme,
             w_step,
             penalties: Penalties::new(self.model.terms.penalties()),
             tracker: Tracker::new(),
             first_epoch: self.state.epoch,
-            first_loss: None,
+            worse,
             epoch: None,
             stop: None,
         }));
@@ -771,6 +789,37 @@ impl<T: Scalar> Session<T> {
         })
     }
 
+    /// What is to be measured after an epoch: on the examples if `due`, on those for validation if
+    /// `validates`. A loss may be ∞, but not NaN.
+    fn measurements(&mut self, due: bool, validates: bool) -> Result<Measurements<T>, Error> {
+        let (last, steps) = (self.model.circuit.depth() - 1, self.steps());
+        let number = |quantity, value: f64| match value.is_nan() {
+            true => check_computed(quantity, last, steps, &[value]).map(|()| T::zero()),
+            false => Ok(T::of(value)),
+        };
+        let mut all = Measurements::none();
+        if due {
+            let phase = &self.trainer.phases[self.state.phase];
+            let size = phase.batch_size(self.memory.visited.len());
+            let kept = phase.scheme.targets() == TargetUse::Kept;
+            let own = measure(&self.model, size, kept, &mut self.memory, self.execution);
+            all.composed_loss = Some(number(Quantity::ComposedLoss, own.loss)?);
+            all.gap = kept.then_some(T::of(own.gap));
+        }
+        if let (true, Some(validation)) = (validates, self.trainer.validation.as_deref()) {
+            // The examples were checked before the run, but a loss or layer of the caller's may
+            // change its mind.
+            let (inputs, targets) = validation;
+            let loss = self.model.layers().mean_composed_loss(inputs, targets)?;
+            let loss = number(Quantity::ValidationLoss, loss)?;
+            all.validation_loss = Some(loss);
+            if let Some(metric) = self.trainer.metric.as_ref().filter(|_| loss.is_finite()) {
+                all.metric = Some(metric.measure(&self.model, inputs, targets)?);
+            }
+        }
+        Ok(all)
+    }
+
     /// The record of an epoch, with the measurements that are due, unless the epoch was
     /// interrupted; `None` for an epoch without visits.
     fn end_epoch(&mut self) -> Result<Option<EpochRecord<T>>, Error> {
@@ -789,35 +838,21 @@ impl<T: Scalar> Session<T> {
             self.close(Some(interrupted.unwrap_or(StopReason::Epochs)));
             return Ok(None);
         }
-        let phase = &self.trainer.phases[self.state.phase];
         let (number, every) = (self.state.epoch, self.trainer.measure_every);
         // Nothing is measured once a measurement has failed.
         let whole =
             epoch.examples == self.memory.visited.len() && interrupted != Some(StopReason::Failed);
         let due = whole && every != 0 && number.is_multiple_of(every);
-        let (mut composed_loss, mut gap) = (None, None);
-        if due {
-            let size = phase.batch_size(self.memory.visited.len());
-            let kept = phase.scheme.targets() == TargetUse::Kept;
-            let measured = measure(&self.model, size, kept, &mut self.memory, self.execution);
-            composed_loss = Some(measured.0);
-            gap = kept.then_some(measured.1);
-        }
-        let validated = self.trainer.validation.as_deref();
-        let validated = validated.filter(|_| due || phase.validates() && whole);
-        // The examples were checked before the run, but a loss or layer of the caller's may change its
-        // mind.
-        let validate = |(inputs, targets): &(DMatrix<T>, DMatrix<T>)| -> Result<T, Error> {
-            let loss = self.model.layers().composed_loss(inputs, targets)?;
-            Ok(loss / T::of(inputs.ncols() as f64))
+        let validates = self.trainer.phases[self.state.phase].validates();
+        let measured = match self.measurements(due, due || validates && whole) {
+            // A run that was stopped, perhaps for this error, must be able to end.
+            Err(_) if interrupted.is_some() => Measurements::none(),
+            measured => measured?,
         };
-        let validation_loss = validated.map(validate).transpose()?;
-        let metric = self.trainer.metric.as_ref().zip(validated);
-        let metric = metric.map(|(metric, (inputs, targets))| {
-            let predictions = self.model.circuit.predict(inputs)?;
-            metric.measure(targets, &predictions)
-        });
-        let metric = metric.transpose()?;
+        let phase = &self.trainer.phases[self.state.phase];
+        let Some(within) = &mut self.state.within else {
+            return Ok(None);
+        };
         let mut told = warnings(&phase.w_step, &within.w_step, &epoch.statistics);
         if number == within.first_epoch + 1 {
             let Memory {
@@ -827,22 +862,21 @@ impl<T: Scalar> Session<T> {
             told.extend(mixes.map(|layer| Warning::Mixes { layer }));
             told.extend(squashed(&self.model));
         }
-        let loss = composed_loss.map(Scalar::as_f64);
-        let infinite = loss.is_some_and(|loss| !loss.is_finite());
-        let worse = |first: f64| first > 0.0 && loss.is_some_and(|loss| loss > 2.0 * first);
-        let worse = infinite || within.first_loss.is_some_and(worse);
-        told.extend(worse.then_some(Warning::Worse));
+        let loss = measured.composed_loss.map(Scalar::as_f64);
+        let bound = within.worse.unwrap_or(f64::MAX);
+        told.extend(loss.filter(|&loss| loss > bound).map(|_| Warning::Worse));
         let share = epoch.examples as f64 / epoch.statistics.unit;
-        let mean_root = |squares: Option<f64>| squares.map(|s| T::of((s / share).sqrt()));
+        let examples = epoch.examples as f64;
+        let mean_root = |squares: Option<Squares>| squares.map(|s| T::of(s.root_mean(examples)));
         let record = EpochRecord {
             phase: self.state.phase,
             epoch: number,
             steps,
             objective: T::of(epoch.statistics.objective / share),
-            composed_loss,
-            validation_loss,
-            metric,
-            gap,
+            composed_loss: measured.composed_loss,
+            validation_loss: measured.validation_loss,
+            metric: measured.metric,
+            gap: measured.gap,
             gap_before: mean_root(epoch.statistics.gap_before),
             gap_after: mean_root(epoch.statistics.gap_after),
             solved: epoch.statistics.solved,
@@ -851,7 +885,6 @@ impl<T: Scalar> Session<T> {
         };
         // Only now, so that nothing is half done if a user's layer panics during a measurement.
         within.epoch = None;
-        within.first_loss = within.first_loss.or(loss);
         let validation = record.validation_loss.map(Scalar::as_f64);
         let (objective, circuit) = (record.objective.as_f64(), &self.model.circuit);
         let tracker = &mut within.tracker;
@@ -896,6 +929,7 @@ impl<T: Scalar> Session<T> {
             unreachable!("only a phase in progress can end")
         };
         let report = self.phase_report(&within, stop, best_epoch);
+        self.clock.phase_deadline = None;
         self.state.steps = steps;
         self.state.stop = stop;
         self.state.phase += 1;
@@ -1022,8 +1056,8 @@ impl<T: Scalar> SessionState<T> {
                 own.unit as usize,
             )?;
             let gaps = [own.gap_before, own.gap_after].into_iter().flatten();
-            for value in gaps {
-                not_negative("a gap in the state", value)?;
+            for squares in gaps {
+                not_negative("a gap in the state", squares.root())?;
             }
             finite("an objective in the state", own.objective)?;
             check_count(
@@ -1032,6 +1066,9 @@ impl<T: Scalar> SessionState<T> {
                 n,
                 seen,
             )?;
+        }
+        if let Some(worse) = within.worse {
+            finite("a loss of the phase in the state", worse)?;
         }
         within.penalties.check(model.terms.penalties().len())?;
         within.tracker.check(&model.circuit)
@@ -1043,6 +1080,30 @@ impl<T: Scalar> Within<T> {
     fn epochs(&self, begun: u64) -> u64 {
         let idle = self.epoch.as_ref().is_some_and(|epoch| epoch.examples == 0);
         begun.saturating_sub(self.first_epoch + u64::from(idle))
+    }
+
+    /// Checks that as many examples wait for a step of accumulated gradients as their visits had:
+    /// none between epochs, since the last visit of an epoch steps.
+    fn check_pending(&self, phase: &Phase<T>, begun: u64, n: usize) -> Result<(), Error> {
+        let pending = (self.w_step.pending_visits, self.w_step.pending_examples);
+        let (visits, examples) = (pending.0 as usize, pending.1 as usize);
+        let check = |fits: bool, expected: usize| {
+            let what = "examples whose gradients wait for a step";
+            check_count(what, fits, expected, examples)
+        };
+        let Some(epoch) = self.epoch.as_ref().filter(|own| own.examples < n) else {
+            return check(pending == (0, 0), 0);
+        };
+        let (size, seen) = (phase.batch_size(n), epoch.examples);
+        let before = (begun - self.first_epoch - 1).saturating_mul(phase.batches(n));
+        let own = before.saturating_add((seen / size) as u64);
+        if seen.is_multiple_of(size) && own == epoch.visits {
+            let expected = visits.saturating_mul(size);
+            return check(examples == expected && (visits == 0 || seen > 0), expected);
+        }
+        // Earlier visits had batches of another size.
+        let most = visits.saturating_mul(seen);
+        check((visits..=most).contains(&examples), most)
     }
 
     /// The largest number of what was counted.
@@ -1189,18 +1250,43 @@ fn unit(n: usize) -> f64 {
     n.max(1).next_power_of_two() as f64
 }
 
-/// Composed loss and, where targets are `kept`, gap per example, over the examples that are visited,
-/// in batches of `size`.
+/// What was measured after an epoch.
+struct Measurements<T> {
+    composed_loss: Option<T>,
+    gap: Option<T>,
+    validation_loss: Option<T>,
+    metric: Option<f64>,
+}
+
+impl<T> Measurements<T> {
+    fn none() -> Self {
+        Self {
+            composed_loss: None,
+            gap: None,
+            validation_loss: None,
+            metric: None,
+        }
+    }
+}
+
+/// Means over examples: the composed loss L, |L|, and the gap, which is 0 unless targets are kept.
+struct Means {
+    loss: f64,
+    magnitude: f64,
+    gap: f64,
+}
+
+/// The means over the examples that are visited, in batches of `size`.
 fn measure<T: Scalar>(
     model: &DecoupledCircuit<T>,
     size: usize,
     kept: bool,
     memory: &mut Memory<T>,
     execution: Execution,
-) -> (T, T) {
+) -> Means {
     let n = memory.visited.len();
     let unit = unit(n);
-    let (mut loss, mut squares) = (0.0, Squares::zero());
+    let (mut loss, mut magnitude, mut squares) = (0.0, 0.0, Squares::zero());
     for columns in memory.visited.chunks(size) {
         let batch = match n == model.examples().len() {
             true => model
@@ -1216,7 +1302,18 @@ fn measure<T: Scalar>(
             .layers()
             .on(batch.with_execution(execution.repaid(work)));
         let workspace = &mut memory.workspace;
-        loss += problem.composed_loss(workspace).as_f64() / unit;
+        let total = problem.composed_loss(workspace).as_f64();
+        let values = &workspace.locals[model.circuit.depth() - 1].energies;
+        let sum = |term: fn(f64) -> f64| {
+            let terms = values.iter().map(|value| term(value.as_f64()) / unit);
+            terms.sum::<f64>()
+        };
+        // The sum may overflow although the mean does not.
+        loss += match total.is_finite() {
+            true => total / unit,
+            false => sum(|value| value),
+        };
+        magnitude += sum(f64::abs);
         if kept {
             problem.predict_locally(workspace);
             for t in 1..model.circuit.depth() {
@@ -1226,5 +1323,9 @@ fn measure<T: Scalar>(
         }
     }
     let share = n as f64 / unit;
-    (T::of(loss / share), T::of(squares.root_mean(n as f64)))
+    Means {
+        loss: loss / share,
+        magnitude: magnitude / share,
+        gap: squares.root_mean(n as f64),
+    }
 }

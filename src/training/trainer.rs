@@ -109,8 +109,9 @@ impl<T: Scalar> Trainer<T> {
         self
     }
 
-    /// Epochs between measurements of composed loss, gap and validation loss; 1 unless set. 0 means
-    /// never (except for [`Stopping::Validation`](crate::training::Stopping::Validation), which
+    /// Epochs between measurements of composed loss, gap and validation loss; 1 unless set. Unless it
+    /// is 0, the composed loss is also measured before a phase's first step, for
+    /// [`Warning::Worse`](crate::training::Warning::Worse). 0 means never (except for [`Stopping::Validation`](crate::training::Stopping::Validation), which
     /// measures its loss after every epoch).
     pub fn with_measure_every(mut self, epochs: u64) -> Self {
         self.measure_every = epochs;
@@ -161,7 +162,45 @@ impl<T: Scalar> Trainer<T> {
         mut self,
         metric: impl Fn(&DMatrix<T>, &DMatrix<T>) -> Result<f64, Error> + Send + Sync + 'static,
     ) -> Self {
-        self.metric = Some(Metric(Arc::new(metric)));
+        self.metric = Some(Metric {
+            function: Arc::new(metric),
+            of_means: false,
+        });
+        self
+    }
+
+    /// [`Trainer::with_metric`], in place of it, for a metric of probabilities, such as
+    /// [`log_loss`](crate::data::metrics::log_loss): instead of predictions, which are logits under a
+    /// cross entropy, it gets the means that they stand for
+    /// ([`DecoupledCircuit::predict_proba`](crate::DecoupledCircuit::predict_proba)).
+    ///
+    /// # Examples
+    /// ```
+    /// use layerwise::data::metrics;
+    /// use layerwise::prelude::*;
+    ///
+    /// # let circuit = Circuit::<f64>::builder().layer(Dense::new(2, 2, Activation::Identity)?);
+    /// # let mut model = DecoupledCircuit::new(circuit.build()?, Energy::new(SoftmaxCrossEntropy))?;
+    /// # let x = DMatrix::from_fn(2, 40, |i, j| ((3 * i + 5 * j) % 7) as f64 / 3.0 - 1.0);
+    /// # let labels: Vec<usize> = x.column_iter().map(|x| usize::from(x[0] > x[1])).collect();
+    /// # let y = metrics::one_hot(&labels, 2)?;
+    /// # model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
+    /// let trainer = Trainer::new(Phase::new(Backprop, Adam::new(1e-2)?).with_epochs(100))
+    ///     .with_validation(x, y)
+    ///     .with_metric_of_probabilities(|y, p| metrics::log_loss(y, p));
+    /// let report = trainer.run(&mut model)?;
+    /// assert!(report.last().and_then(|record| record.metric) < Some(0.5));
+    /// # Ok::<(), Error>(())
+    /// ```
+    #[doc(alias("log_loss", "calibration"))]
+    pub fn with_metric_of_probabilities(
+        mut self,
+        metric: impl Fn(&DMatrix<T>, &DMatrix<T>) -> Result<f64, Error> + Send + Sync + 'static,
+    ) -> Self {
+        self.metric = Some(Metric {
+            function: Arc::new(metric),
+            of_means: true,
+        });
         self
     }
 
@@ -305,23 +344,29 @@ impl<T: Scalar> Trainer<T> {
     }
 }
 
-/// A function of targets and predictions.
+/// A function of targets and predictions, or of targets and the means that predictions stand for.
 #[derive(Clone)]
-pub(super) struct Metric<T>(Arc<MetricFunction<T>>);
+pub(super) struct Metric<T> {
+    function: Arc<MetricFunction<T>>,
+    of_means: bool,
+}
 
 type MetricFunction<T> = dyn Fn(&DMatrix<T>, &DMatrix<T>) -> Result<f64, Error> + Send + Sync;
 
 impl<T: Scalar> Metric<T> {
-    /// Its value, if that is finite.
+    /// Its value on these examples, if that is finite.
     pub(super) fn measure(
         &self,
+        model: &DecoupledCircuit<T>,
+        inputs: &DMatrix<T>,
         targets: &DMatrix<T>,
-        predictions: &DMatrix<T>,
     ) -> Result<f64, Error> {
-        finite(
-            "value of Trainer::with_metric",
-            self.0(targets, predictions)?,
-        )
+        let outputs = match self.of_means {
+            true => model.predict_proba(inputs)?,
+            false => model.predict(inputs)?,
+        };
+        let value = (self.function)(targets, &outputs)?;
+        finite("value of Trainer::with_metric", value)
     }
 }
 

@@ -7,7 +7,7 @@ use crate::check::{check_computed, refuse};
 use crate::circuit::Circuit;
 use crate::energy::{Batch, BatchMut, Layers, Problem, Terms, Workspace, check_multipliers};
 use crate::error::{Error, Quantity};
-use crate::kernel::{Scalar, squared_distance};
+use crate::kernel::{Scalar, Squares};
 use crate::schedule::Schedule;
 use crate::target_solver::{Predictions, SolveReport, TargetProblem};
 
@@ -20,9 +20,9 @@ pub(super) struct Statistics {
     pub(super) unit: f64,
     /// Σ of the visits' objectives/unit.
     pub(super) objective: f64,
-    /// Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖²/unit before and after the visits moved targets.
-    pub(super) gap_before: Option<f64>,
-    pub(super) gap_after: Option<f64>,
+    /// Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖² before and after the visits moved targets.
+    pub(super) gap_before: Option<Squares>,
+    pub(super) gap_after: Option<Squares>,
     pub(super) solved: Option<SolveReport>,
     /// Whether a visit undid every step of its targets, and whether the first visit raised E
     /// tenfold.
@@ -245,15 +245,17 @@ impl<'a, T: Scalar> Visit<'a, T> {
         })
     }
 
-    /// Adds the batch's squared gap Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖² before this visit's Z-step
-    /// ([`TargetProblem::squared_gap`]) to the epoch's statistics.
-    pub fn record_gap_before(&mut self, squares: T) {
-        *self.statistics.gap_before.get_or_insert(0.0) += squares.as_f64() / self.statistics.unit;
+    /// Adds the batch's gap (Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖²)^½ before this visit's Z-step
+    /// ([`TargetProblem::gap`]) to the epoch's statistics.
+    pub fn record_gap_before(&mut self, gap: f64) {
+        let before = &mut self.statistics.gap_before;
+        before.get_or_insert(Squares::zero()).add(gap);
     }
 
     /// Like [`Visit::record_gap_before`], for the gap after this visit's Z-step.
-    pub fn record_gap_after(&mut self, squares: T) {
-        *self.statistics.gap_after.get_or_insert(0.0) += squares.as_f64() / self.statistics.unit;
+    pub fn record_gap_after(&mut self, gap: f64) {
+        let after = &mut self.statistics.gap_after;
+        after.get_or_insert(Squares::zero()).add(gap);
     }
 
     /// Adds the report of this visit's target solver to the epoch's statistics.
@@ -371,10 +373,10 @@ impl<T: Scalar> Evaluated<'_, '_, T> {
         self.visit.columns
     }
 
-    /// [`Visit::record_gap_after`] with [`Evaluated::squared_gap`].
+    /// [`Visit::record_gap_after`] with [`Evaluated::gap`].
     pub fn record_gap_after(&mut self) {
-        let squares = self.squared_gap();
-        self.visit.record_gap_after(squares);
+        let gap = self.gap();
+        self.visit.record_gap_after(gap);
     }
 
     /// Records by how much the Z-step changed E, which was `start` before it.
@@ -383,19 +385,20 @@ impl<T: Scalar> Evaluated<'_, '_, T> {
         self.visit.record_rise(start, energy);
     }
 
-    /// Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖² over the hidden layers, without weights or μ. ẑ is
+    /// (Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖²)^½ over the hidden layers, without weights or μ. ẑ is
     /// [`Evaluated::prediction`]; for backprop that is the forward pass.
-    pub fn squared_gap(&self) -> T {
+    pub fn gap(&self) -> f64 {
         let problem = self.visit.problem();
         let hidden = 0..problem.layers().depth() - 1;
-        hidden.fold(T::zero(), |sum, t| {
+        let squares = hidden.map(|t| {
             let (local, own) = (problem.local(t), &self.visit.workspace.locals[t]);
-            sum + match self.kind {
+            match self.kind {
                 Kind::Energy => local.squared_gap(own),
                 // The losses in this workspace are not those of these targets.
-                _ => squared_distance(local.target, &own.prediction),
+                _ => Squares::of_distance(local.target, &own.prediction),
             }
-        })
+        });
+        Squares::all(squares).root()
     }
 
     /// z_t − ẑ_t, t = 1, …, T−1.

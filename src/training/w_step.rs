@@ -9,7 +9,7 @@ use crate::circuit::Circuit;
 use crate::decoupled::DecoupledCircuit;
 use crate::energy::{Ask, LocalWorkspace, Problem, Workspace};
 use crate::error::{Error, Quantity};
-use crate::kernel::{Columns, Execution, Scalar, all_finite, both_finite};
+use crate::kernel::{Columns, Execution, Scalar, Squares, all_finite, both_finite};
 use crate::layer::ParameterGroup;
 use crate::optimizer::{Optimizer, Step};
 use crate::parameter_solver::ParameterSolver;
@@ -200,6 +200,9 @@ impl<T: Scalar> WStep<T> {
     /// Freezes the parameters of `part`: they do not move or decay, and a maximum gradient norm does
     /// not count them. Of a layer that is frozen as a whole, the gradient in θ_t is not computed. Its
     /// targets, and those around it, move as before.
+    ///
+    /// A solver for all layers leaves out those that are frozen as a whole. A run refuses a solver that
+    /// would move a layer of which only a part is frozen ([`Error::Combination`]).
     #[doc(alias("fine-tuning", "requires_grad", "transfer learning"))]
     pub fn with_frozen(mut self, part: Part) -> Self {
         self.parts.push(part, Change::Freeze);
@@ -242,18 +245,21 @@ impl<T: Scalar> WStep<T> {
     pub(super) fn check_parts(&self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
         self.parts.check(model)?;
         let circuit = model.circuit();
+        let none = model.layers().on(model.examples.run(0..0, 0, true));
         for t in 0..circuit.depth() {
             let [all, some] = self.parts.freezing(t, circuit.parameter_groups(t));
-            match &self.solvers {
-                Solvers::None => {}
-                Solvers::WhereItFits(_) if all || !some => {}
-                Solvers::Of(_) if self.solver_of(t).is_none() || !some => {}
-                _ => {
-                    return refuse(
-                        "a parameter solver for a layer with frozen parameters",
-                        "a solver moves all parameters of its layer",
-                    );
-                }
+            let Some(solver) = self.solver_of(t).filter(|_| some) else {
+                continue;
+            };
+            let moves = match &self.solvers {
+                Solvers::WhereItFits(_) => !all && solver.check(&none.local(t)).is_ok(),
+                _ => true,
+            };
+            if moves {
+                return refuse(
+                    "a parameter solver for a layer with frozen parameters",
+                    "a solver moves all parameters of its layer",
+                );
             }
         }
         Ok(())
@@ -462,13 +468,13 @@ pub(super) struct LayerStep<T> {
     pub(super) fault: Option<Fault>,
     error: Option<Error>,
     /// Σᵢ ‖z_{t+1}ⁱ − ẑ_{t+1}ⁱ‖² before a joint step, for a hidden layer.
-    pub(super) squared_gap: T,
+    pub(super) squared_gap: Squares,
 }
 
 impl<T: Scalar> LayerStep<T> {
     pub(super) fn new() -> Self {
         Self {
-            squared_gap: T::zero(),
+            squared_gap: Squares::zero(),
             next: Vec::new(),
             sum: Vec::new(),
             fault: None,

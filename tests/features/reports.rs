@@ -1,4 +1,4 @@
-//! A diagnostic report goes through JSON and back whole.
+//! Reports go through JSON and back whole.
 
 use layerwise::data::metrics;
 use layerwise::decoupled::TargetInit;
@@ -7,6 +7,8 @@ use layerwise::energy::Energy;
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::nalgebra::DMatrix;
+use layerwise::optimizer::GradientDescent;
+use layerwise::training::{Backprop, Event, Phase, Session, SessionState, Trainer, TrainingReport};
 use layerwise::{Circuit, DecoupledCircuit, Scalar};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -40,4 +42,46 @@ fn there_and_back<T: Scalar + Serialize + DeserializeOwned>() {
 fn a_report_survives_json() {
     there_and_back::<f64>();
     there_and_back::<f32>();
+}
+
+/// JSON has no ∞, but a validation loss may be infinite.
+fn infinity_there_and_back<T: Scalar + Serialize + DeserializeOwned>() {
+    let layer = Dense::new(1, 1, Activation::Identity).unwrap();
+    let circuit = Circuit::<T>::builder().layer(layer).build().unwrap();
+    let mut model = DecoupledCircuit::new(circuit, Energy::default()).unwrap();
+    let one = DMatrix::from_element(1, 3, T::one());
+    model
+        .add_examples(&one, &one, &TargetInit::ForwardPass)
+        .unwrap();
+    let far = DMatrix::from_element(1, 2, T::max_value().unwrap());
+    let phase = Phase::new(Backprop, GradientDescent::new(1e-3).unwrap()).with_epochs(2);
+    let trainer = Trainer::new(phase).with_validation(far.clone(), -far);
+    let mut session = Session::new(&trainer, model).unwrap();
+    let record = session.epoch().unwrap().unwrap();
+    assert_eq!(record.validation_loss, Some(T::of(f64::INFINITY)));
+    let event = Event::Epoch(record);
+    let text = serde_json::to_string(&event).unwrap();
+    assert!(text.contains(r#""validation_loss":"inf""#), "{text}");
+    assert!(text.contains(r#""gap":null"#), "{text}");
+    assert_eq!(serde_json::from_str::<Event<T>>(&text).unwrap(), event);
+    let text = serde_json::to_string(session.state()).unwrap();
+    let state: SessionState<T> = serde_json::from_str(&text).unwrap();
+    assert_eq!(&state, session.state());
+    let report = session.report();
+    let text = serde_json::to_string(&report).unwrap();
+    let back: TrainingReport<T> = serde_json::from_str(&text).unwrap();
+    assert_eq!(back, report);
+    // A binary format holds ∞ itself.
+    let bytes = postcard::to_stdvec(session.state()).unwrap();
+    let state: SessionState<T> = postcard::from_bytes(&bytes).unwrap();
+    assert_eq!(&state, session.state());
+    let wrong = text.replace(r#""inf""#, r#""a lot""#);
+    let error = serde_json::from_str::<TrainingReport<T>>(&wrong).unwrap_err();
+    assert!(error.to_string().contains("'a lot'"), "{error}");
+}
+
+#[test]
+fn an_infinite_loss_survives_json() {
+    infinity_there_and_back::<f64>();
+    infinity_there_and_back::<f32>();
 }

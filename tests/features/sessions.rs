@@ -11,7 +11,7 @@ use layerwise::target_solver::ReverseSweep;
 use layerwise::training::{
     Decoupling, PenaltyGrowth, Phase, Session, SessionState, Stopping, Trainer, WStep,
 };
-use layerwise::{Circuit, DecoupledCircuit, Scalar};
+use layerwise::{Circuit, DecoupledCircuit, Error, Scalar};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -184,4 +184,86 @@ fn a_damaged_best_epoch_is_refused() {
     // Beyond f32, and so infinite in it.
     edited("/within/tracker/best/1/0/0", json!(1e300)).unwrap_err();
     edited("/within/tracker/since", json!(u64::MAX)).unwrap_err();
+}
+
+/// Where a damaged state contradicts itself, the error says what, with its numbers.
+#[test]
+fn states_that_contradict_themselves_are_refused() {
+    let adam = || Adam::new(1e-2).unwrap();
+    let scheme = Decoupling::persistent(ReverseSweep::new(1));
+    let w_step = WStep::optimizer(adam()).with_accumulation(3).unwrap();
+    let phase = Phase::with_w_step(scheme, w_step).unwrap();
+    let phase = phase.with_epochs(3).with_batch_size(2).unwrap();
+    // It warns that nothing reaches the first layer.
+    let still = Decoupling::refreshed(ReverseSweep::new(0));
+    let trainer = Trainer::new(Phase::new(still, adam()).with_epochs(1)).then(phase);
+    let mut session = Session::new(&trainer, model::<f64>()).unwrap();
+    // The first phase, an epoch of four visits, and two visits.
+    session.finish_phase().unwrap();
+    session.epoch().unwrap();
+    for _ in 0..2 {
+        session.advance().unwrap();
+    }
+    let written = serde_json::to_value(session.state()).unwrap();
+    let resumed = |pointer: &str, value: Value| {
+        let mut state = written.clone();
+        *state.pointer_mut(pointer).expect(pointer) = value;
+        let state: SessionState<f64> = serde_json::from_value(state).unwrap();
+        Session::resume(&trainer, session.model().clone(), state).map(|_| ())
+    };
+    assert_eq!(written["within"]["w_step"]["pending_visits"], json!(2));
+    assert_eq!(written["within"]["w_step"]["pending_examples"], json!(4));
+    resumed("/within/w_step/pending_visits", json!(2)).unwrap();
+    let pending = "gradients wait for a step";
+    let huge = json!(u64::MAX >> 8);
+    for (pointer, value, told) in [
+        ("/within/w_step/pending_visits", json!(1), pending),
+        ("/within/w_step/pending_visits", json!(0), pending),
+        ("/within/w_step/pending_visits", json!(3), pending),
+        ("/within/w_step/pending_examples", json!(3), pending),
+        ("/within/w_step/pending_examples", json!(0), pending),
+        ("/within/epoch/examples", json!(0), pending),
+        ("/within/epoch/examples", json!(7), pending),
+        ("/warnings/0/count", huge.clone(), "a count"),
+        ("/phases/0/epochs", huge.clone(), "a count"),
+        ("/phases/0/steps", huge.clone(), "a count"),
+        ("/visits", huge, "a count"),
+        ("/within/epoch/statistics/unit", json!(4.0), "the unit"),
+        ("/within/epoch/statistics/unit", json!(0.0), "the unit"),
+        ("/within/epoch/statistics/unit", json!(-8.0), "the unit"),
+        (
+            "/within/epoch/statistics/gap_before/sum/rounded",
+            json!(-1.0),
+            "a gap",
+        ),
+        (
+            "/within/epoch/statistics/gap_after/unit",
+            json!(-1.0),
+            "a gap",
+        ),
+    ] {
+        let error = resumed(pointer, value.clone()).unwrap_err();
+        let typed = matches!(error, Error::Length { .. } | Error::InvalidOption { .. });
+        assert!(typed, "{pointer}, {value}: {error}");
+        assert!(
+            error.to_string().contains(told),
+            "{pointer}, {value}: {error}"
+        );
+    }
+    // JSON has no number that is not finite; a binary format has.
+    let mut session = Session::new(&trainer, model::<f64>()).unwrap();
+    for _ in 0..5 {
+        session.advance().unwrap();
+    }
+    let objective = serde_json::to_value(session.state()).unwrap();
+    let objective = &objective["within"]["epoch"]["statistics"]["objective"];
+    let objective = objective.as_f64().unwrap().to_le_bytes();
+    let bytes = postcard::to_stdvec(session.state()).unwrap();
+    let mut places = bytes.windows(8).enumerate();
+    let (at, _) = places.find(|(_, own)| *own == objective).unwrap();
+    let mut damaged = bytes.clone();
+    damaged[at..at + 8].copy_from_slice(&f64::INFINITY.to_le_bytes());
+    let state: SessionState<f64> = postcard::from_bytes(&damaged).unwrap();
+    let error = Session::resume(&trainer, session.model().clone(), state).unwrap_err();
+    assert!(error.to_string().contains("an objective"), "{error}");
 }

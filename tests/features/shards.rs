@@ -338,7 +338,7 @@ fn a_shard_of_nothing_is_refused() {
             Selection::All,
             Error::UnknownLayer {
                 layer: 3,
-                allowed: "0..3".into(),
+                allowed: "0 to 2".into(),
             },
         ),
         (
@@ -584,7 +584,7 @@ fn altered_descriptions_are_refused() {
     }
     let unknown = Error::UnknownLayer {
         layer: 99,
-        allowed: "0..3".into(),
+        allowed: "0 to 2".into(),
     };
     assert_eq!(model.install(&moved(99)), Err(unknown));
     let error = model.install(&moved(1)).unwrap_err();

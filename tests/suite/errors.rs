@@ -690,13 +690,13 @@ fn data() -> Vec<Row> {
             "targets set for the input",
             error(on(model(), |m| m.set_targets(0, &Selection::All, &inputs()))),
             Error::UnknownLayer { layer: 0, .. },
-            ["layer 0", "1..3"]
+            ["layer 0", "1 to 2"]
         ),
         row!(
             "targets set for the output",
             error(on(model(), |m| m.set_targets(3, &Selection::All, &targets()))),
             Error::UnknownLayer { layer: 3, .. },
-            ["layer 3", "1..3"]
+            ["layer 3", "1 to 2"]
         ),
         row!(
             "targets set in the wrong shape",
@@ -722,7 +722,7 @@ fn data() -> Vec<Row> {
             "parameters of no layer",
             error(on(model(), |m| m.set_parameters(3, &[]))),
             Error::UnknownLayer { layer: 3, .. },
-            ["layer 3", "0..3"]
+            ["layer 3", "0 to 2"]
         ),
         row!(
             "too few parameters",
@@ -887,13 +887,13 @@ fn selections() -> Vec<Row> {
             "z of no layer",
             error(model().z(4)),
             Error::UnknownLayer { layer: 4, .. },
-            ["layer 4", "0..4"]
+            ["layer 4", "0 to 3"]
         ),
         row!(
             "the problem of no layer",
             error(model().local_problem(3, 0..2)),
             Error::UnknownLayer { layer: 3, .. },
-            ["layer 3", "0..3"]
+            ["layer 3", "0 to 2"]
         ),
         row!(
             "the problem of columns beyond the last",

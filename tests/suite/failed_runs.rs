@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use layerwise::error::Quantity;
 use layerwise::kernel::Write;
 use layerwise::layer::{Context, Dense, Point};
 use layerwise::loss::{Pair, SquaredError};
@@ -13,10 +14,12 @@ use layerwise::optimizer::{GradientDescent, Optimizer, Step};
 use layerwise::parameter_solver::{ParameterReport, ParameterSolver};
 use layerwise::prelude::*;
 use layerwise::state::State;
-use layerwise::target_solver::{SolveReport, TargetProblem, TargetSolver};
+use layerwise::target_solver::{
+    SolveReport, StepSize, SynchronousDescent, TargetProblem, TargetSolver,
+};
 use layerwise::training::{
     Decoupling, EpochRecord, RunError, Scheme, Session, StopReason, Stopping, TrainingReport,
-    Visit, WStep, ZIl,
+    Visit, WStep, Warning, ZIl,
 };
 use layerwise::{Layer, Loss, energy::LocalProblem, energy::LocalWorkspace};
 
@@ -555,4 +558,127 @@ fn a_run_error_is_passed_on_as_an_error() {
     assert_eq!(boxed().unwrap_err().to_string(), error.to_string());
     assert!(size_of::<RunError<f64>>() <= size_of::<Error>() + size_of::<usize>());
     assert!(size_of::<Error>() <= 128);
+}
+
+/// Layers that each multiply by `factor`, with targets of 1: E is far from overflowing where the
+/// composed loss overflows.
+fn steep<T: Scalar>(factor: f64) -> DecoupledCircuit<T> {
+    let layer = || Dense::new(1, 1, Activation::Identity).unwrap();
+    let circuit = Circuit::builder()
+        .layer(layer())
+        .layer(layer())
+        .layer(layer());
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap(), Energy::default()).unwrap();
+    for t in 0..3 {
+        model
+            .set_parameters(t, &[T::of(factor), T::zero()])
+            .unwrap();
+    }
+    let ones = DMatrix::from_element(1, 4, T::one());
+    let given = TargetInit::Given(vec![ones.clone(); 2]);
+    model.add_examples(&ones, &ones, &given).unwrap();
+    model
+}
+
+fn a_composed_loss_that_overflows<T: Scalar>(factor: f64, rate: f64) {
+    let descent = || GradientDescent::new(rate).unwrap();
+    let run = |scheme: Arc<dyn Scheme<T>>| {
+        let phase = Phase::new(scheme, descent()).with_epochs(2);
+        Trainer::new(phase).run(&mut steep::<T>(factor))
+    };
+    let still = || SynchronousDescent::new(0, StepSize::Fixed(rate)).unwrap();
+    // Where no visit computes the loss, it is a value of the record, and told.
+    let schemes: [&dyn Fn() -> Arc<dyn Scheme<T>>; 2] =
+        [&|| Arc::new(Decoupling::joint(descent())), &|| {
+            Arc::new(Decoupling::persistent(still()))
+        }];
+    for scheme in schemes {
+        let report = run(scheme()).unwrap();
+        for record in &report.history {
+            assert!(record.objective.is_finite());
+            assert_eq!(record.composed_loss, Some(T::of(f64::INFINITY)));
+            assert!(record.warnings.contains(&Warning::Worse));
+        }
+    }
+    // A visit that computes it is not made.
+    let schemes: [&dyn Fn() -> Arc<dyn Scheme<T>>; 2] = [&|| Arc::new(Backprop), &|| {
+        Arc::new(Decoupling::refreshed(still()))
+    }];
+    for scheme in schemes {
+        let error = run(scheme()).unwrap_err().error;
+        assert!(matches!(error, Error::NonFinite { step: 0, .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_composed_loss_that_overflows_is_a_value_unless_a_visit_computes_it() {
+    a_composed_loss_that_overflows::<f64>(1e60, 1e-130);
+    a_composed_loss_that_overflows::<f32>(1e14, 1e-35);
+}
+
+/// Validation inputs that overflow in the first layer; the second adds ∞ and `sign` ∞.
+fn a_validation_loss_without_value<T: Scalar>(scheme: Arc<dyn Scheme<T>>, sign: f64) {
+    let dense = |i, o| Dense::new(i, o, Activation::Identity).unwrap();
+    let circuit = Circuit::<T>::builder()
+        .layer(dense(1, 2))
+        .layer(dense(2, 1));
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap(), Energy::default()).unwrap();
+    let numbers = |values: &[f64]| values.iter().map(|&v| T::of(v)).collect::<Vec<T>>();
+    model
+        .set_parameters(0, &numbers(&[9.0, 9.0, 0.0, 0.0]))
+        .unwrap();
+    model
+        .set_parameters(1, &numbers(&[1.0, sign, 0.0]))
+        .unwrap();
+    let one = DMatrix::from_element(1, 3, T::one());
+    model
+        .add_examples(&one, &one, &TargetInit::ForwardPass)
+        .unwrap();
+    let far = DMatrix::from_element(1, 2, T::max_value().unwrap());
+    let phase = Phase::new(scheme, GradientDescent::new(1e-3).unwrap()).with_epochs(2);
+    let trainer = Trainer::new(phase.with_batch_size(1).unwrap())
+        .with_validation(far.clone(), far)
+        .with_metric(|_, _| panic!("there is nothing to measure"));
+    let result = trainer.run(&mut model.clone());
+    if sign > 0.0 {
+        let report = result.unwrap();
+        for record in &report.history {
+            let infinite = Some(T::of(f64::INFINITY));
+            assert_eq!((record.validation_loss, record.metric), (infinite, None));
+        }
+        return;
+    }
+    let expected = Error::NonFinite {
+        quantity: Quantity::ValidationLoss,
+        layer: 1,
+        step: 3,
+    };
+    let RunError { error, report } = result.unwrap_err();
+    assert_eq!(error, expected);
+    assert_eq!((report.history.len(), report.stop), (1, StopReason::Failed));
+    // A session can be closed after it.
+    let mut session = Session::new(&trainer, model).unwrap();
+    assert_eq!(session.run().unwrap_err(), expected);
+    assert_eq!(session.advance().unwrap_err(), expected);
+    session.stop();
+    let report = session.run().unwrap();
+    assert_eq!((report.stop, report.steps), (StopReason::Requested, 3));
+    assert_eq!(report.history[0].validation_loss, None);
+}
+
+fn validation_losses_without_value<T: Scalar>() {
+    for sign in [1.0, -1.0] {
+        a_validation_loss_without_value::<T>(Arc::new(Backprop), sign);
+        let sweep = || ReverseSweep::new(1);
+        a_validation_loss_without_value::<T>(Arc::new(Decoupling::persistent(sweep())), sign);
+        a_validation_loss_without_value::<T>(Arc::new(Decoupling::refreshed(sweep())), sign);
+        let rule = GradientDescent::new(1e-3).unwrap();
+        a_validation_loss_without_value::<T>(Arc::new(Decoupling::joint(rule)), sign);
+    }
+}
+
+#[test]
+fn a_validation_loss_may_be_infinite_but_must_be_a_number() {
+    validation_losses_without_value::<f64>();
+    validation_losses_without_value::<f32>();
 }

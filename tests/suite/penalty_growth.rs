@@ -423,7 +423,7 @@ fn a_failed_visit_leaves_the_penalties_of_the_one_before() {
 #[test]
 fn a_gap_that_is_not_finite_is_an_error() {
     let mut model = zero_model::<f64>([1.0, 1.0]);
-    let gaps = [[1.0, 1.0], [1.0, 1.0], [1.0, 1e200], [1.0, 1.0]];
+    let gaps = [[1.0, 1.0], [1.0, 1.0], [1.0, f64::MAX], [1.0, 1.0]];
     let (phase, log) = scripted(&gaps, growth(1));
     let error = Trainer::new(phase).run(&mut model).unwrap_err().error;
     assert_eq!(

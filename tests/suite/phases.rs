@@ -3,7 +3,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -20,8 +20,8 @@ use layerwise::schedule::Schedule;
 use layerwise::state::State;
 use layerwise::target_solver::{ReverseSweep, SolveReport, StepSize, TargetProblem, TargetSolver};
 use layerwise::training::{
-    Backprop, Decoupling, FixedPrediction, Phase, Scheme, Session, StopReason, Stopping, Targets,
-    Trainer, TrainingReport, Visit, WStep, ZIl, ZStep,
+    Backprop, Decoupling, Event, FixedPrediction, Phase, Scheme, Session, StopReason, Stopping,
+    Targets, Trainer, TrainingReport, Visit, WStep, ZIl, ZStep,
 };
 use layerwise::{Circuit, DecoupledCircuit, Error, Loss};
 use nalgebra::DMatrix;
@@ -112,7 +112,7 @@ impl Scheme<f64> for Spy {
     fn visit(&self, _: &mut State<f64>, visit: &mut Visit<'_, f64>) -> Result<f64, Error> {
         let value = visit.backprop()?.step()?;
         let examples = visit.batch().len();
-        visit.record_gap_before(4.0 * examples as f64);
+        visit.record_gap_before(2.0 * (examples as f64).sqrt());
         let mut log = self.log.lock().unwrap();
         log.push(Seen {
             examples,
@@ -619,8 +619,48 @@ fn a_run_without_time_does_nothing() {
         assert_eq!(state(&model), before, "phase {kind}");
         assert_eq!((report.steps, report.stop), (0, StopReason::TimeLimit));
         assert!(report.history.is_empty());
-        assert_eq!(report.phases.len(), 1);
+        assert_eq!(report.phases, []);
     }
+}
+
+/// A scheme that takes 30 ms in its first visit, and counts the phases that it begins.
+#[derive(Debug)]
+struct Starts(Arc<AtomicU64>);
+
+impl Scheme<f64> for Starts {
+    fn start(&self, _: &mut DecoupledCircuit<f64>) -> Result<State<f64>, Error> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(State::new())
+    }
+
+    fn visit(&self, _: &mut State<f64>, visit: &mut Visit<'_, f64>) -> Result<f64, Error> {
+        std::thread::sleep(Duration::from_millis(30));
+        visit.backprop()?.step()
+    }
+}
+
+#[test]
+fn a_phase_does_not_begin_after_the_time_limit_of_the_run() {
+    let begun = Arc::new(AtomicU64::new(0));
+    let phase = || Phase::new(Starts(begun.clone()), descent(0.1)).with_epochs(1);
+    let trainer = Trainer::new(phase()).then(phase()).then(phase());
+    let limited = trainer.clone().with_time_limit(Duration::from_millis(15));
+    let report = limited.run(&mut model()).unwrap();
+    assert_eq!(begun.swap(0, Ordering::Relaxed), 1);
+    assert_eq!((report.stop, report.steps), (StopReason::TimeLimit, 1));
+    assert_eq!(report.phases.len(), 1);
+    assert_eq!(report.phases[0].stop, StopReason::Epochs);
+    // The limit of a phase is over with it.
+    let first = phase().with_time_limit(Duration::from_millis(15));
+    let report = Trainer::new(first).then(phase()).run(&mut model()).unwrap();
+    assert_eq!((report.stop, report.steps), (StopReason::Epochs, 2));
+    // Nor does it after a stop flag.
+    let trainer = trainer.with_stop_flag(Arc::new(true.into()));
+    begun.store(0, Ordering::Relaxed);
+    let mut session = Session::new(&trainer, model()).unwrap();
+    let stop = Event::Stop(StopReason::Requested);
+    assert_eq!(session.advance().unwrap(), Some(stop));
+    assert_eq!(begun.load(Ordering::Relaxed), 0);
 }
 
 #[test]
@@ -642,7 +682,7 @@ fn a_flag_that_is_set_before_lets_nothing_happen() {
     assert_eq!(state(&model), before);
     assert_eq!((report.steps, report.stop), (0, StopReason::Requested));
     assert!(report.history.is_empty());
-    assert_eq!(report.phases.len(), 1);
+    assert_eq!(report.phases, []);
 }
 
 #[test]

@@ -1,14 +1,19 @@
 //! Sums over many examples: in `f32` as exact as over few, wherever a large term stands, and in any
 //! number of threads.
 
+use std::sync::Arc;
+
 use layerwise::decoupled::{Selection, TargetInit};
 use layerwise::diagnostics::Diagnostics;
 use layerwise::energy::Energy;
+use layerwise::kernel::Write;
 use layerwise::layer::{Activation, Dense};
-use layerwise::loss::{Gaussian, Huber, SquaredError};
+use layerwise::loss::{Gaussian, Huber, Pair, SquaredError};
 use layerwise::nalgebra::DMatrix;
-use layerwise::optimizer::GradientDescent;
-use layerwise::training::{Decoupling, Phase, Trainer};
+use layerwise::optimizer::{Adam, GradientDescent};
+use layerwise::schedule::Schedule;
+use layerwise::target_solver::{StepSize, SynchronousDescent};
+use layerwise::training::{Decoupling, PenaltyGrowth, Phase, Targets, Trainer, ZStep};
 use layerwise::{Circuit, DecoupledCircuit, Loss, Scalar};
 
 const N: usize = 300_000;
@@ -180,4 +185,115 @@ fn gradients_over_many_examples() {
     // One part is summed plainly.
     check::<f32>(5e-6);
     check::<f64>(1e-14);
+}
+
+/// A hidden loss whose values fit wherever its gaps do.
+#[derive(Debug)]
+struct Magnitude;
+
+impl<T: Scalar> Loss<T> for Magnitude {
+    fn free_target(&self) -> bool {
+        true
+    }
+
+    fn evaluate(
+        &self,
+        at: &Pair<'_, T>,
+        values: &mut [T],
+        d_target: Write<'_, T>,
+        d_prediction: Write<'_, T>,
+        _: &mut [T],
+    ) {
+        let gaps = || at.target.iter().zip(at.prediction).map(|(&z, &p)| z - p);
+        let columns = at.target.len() / values.len();
+        for (i, value) in values.iter_mut().enumerate() {
+            let own = gaps().skip(i * columns).take(columns);
+            *value = own.fold(T::zero(), |sum, gap| sum + gap.abs());
+        }
+        let signs: Vec<T> = gaps().map(|gap| gap.signum()).collect();
+        d_target.each(|k| signs[k]);
+        d_prediction.each(|k| -signs[k]);
+    }
+
+    fn curvature(
+        &self,
+        _: &Pair<'_, T>,
+        _: Option<&[T]>,
+        _: Option<&[T]>,
+        target: Write<'_, T>,
+        prediction: Write<'_, T>,
+        _: &mut [T],
+    ) {
+        target.each(|_| T::zero());
+        prediction.each(|_| T::zero());
+    }
+}
+
+/// Targets that are `gap` away from predictions of 0, in every scheme and for every loss.
+fn gaps_whose_squares_do_not_fit<T: Scalar>(gap: f64, squared: bool) {
+    for scheme in ["joint", "persistent", "weights", "residual"] {
+        let layer = |i, o| Dense::new(i, o, Activation::Identity).unwrap();
+        let circuit = Circuit::<T>::builder()
+            .layer(layer(3, 2))
+            .layer(layer(2, 1));
+        let energy = match squared {
+            true => Energy::default(),
+            false => Energy::default().with_hidden_loss(Magnitude),
+        };
+        let mut model = DecoupledCircuit::new(circuit.build().unwrap(), energy).unwrap();
+        model.set_parameters(0, &[T::zero(); 8]).unwrap();
+        model.set_parameters(1, &[T::zero(); 3]).unwrap();
+        let n = 5;
+        let x = DMatrix::from_element(3, n, T::one());
+        let y = DMatrix::from_element(1, n, T::zero());
+        let z = DMatrix::from_element(2, n, T::of(gap));
+        model
+            .add_examples(&x, &y, &TargetInit::Given(vec![z]))
+            .unwrap();
+        let rest = || Adam::new(f64::MIN_POSITIVE).unwrap();
+        let solver = || SynchronousDescent::new(0, StepSize::Fixed(0.1)).unwrap();
+        let scheme = match scheme {
+            "joint" => Decoupling::joint(rest()),
+            "persistent" => Decoupling::persistent(solver()),
+            "weights" => Decoupling::weights_only(),
+            _ => {
+                let schedule = Schedule::CONSTANT;
+                let targets = Targets::Residual {
+                    keep: 1.0,
+                    schedule,
+                };
+                Decoupling::new(targets, ZStep::Solver(Arc::new(solver()))).unwrap()
+            }
+        };
+        let name = format!("{scheme:?}, {gap}");
+        let growth = PenaltyGrowth::new(1).unwrap();
+        let phase = Phase::new(scheme, rest()).with_batch_size(2).unwrap();
+        let phase = phase.with_penalty_growth(growth).unwrap();
+        let report = Trainer::new(phase.with_epochs(1)).run(&mut model).unwrap();
+        let record = &report.history[0];
+        let expected = T::of(gap).as_f64() * 2.0_f64.sqrt();
+        let near = |found: Option<T>| {
+            let found = found.unwrap().as_f64();
+            let rounding = 8.0 * T::default_epsilon().as_f64();
+            assert!((found / expected - 1.0).abs() < rounding, "{name}: {found}");
+        };
+        near(record.gap_before);
+        if !name.contains("Joint") {
+            near(record.gap_after);
+        }
+        // A gap that stays lets μ grow for the third visit.
+        assert_eq!(report.phases[0].penalties, [2.0], "{name}");
+    }
+}
+
+#[test]
+fn gaps_are_reported_wherever_they_fit_the_scalar() {
+    for gap in [1e-200, 1e-160, 3.0] {
+        gaps_whose_squares_do_not_fit::<f64>(gap, true);
+    }
+    gaps_whose_squares_do_not_fit::<f64>(1e200, false);
+    for gap in [1e-30, 1e-22, 3.0] {
+        gaps_whose_squares_do_not_fit::<f32>(gap, true);
+    }
+    gaps_whose_squares_do_not_fit::<f32>(1e25, false);
 }

@@ -692,9 +692,9 @@ impl<S: TargetSolver<f64>> TargetSolver<f64> for Measures<S> {
         state: &mut State<f64>,
         problem: &mut TargetProblem<'_, f64>,
     ) -> Result<SolveReport, Error> {
-        problem.squared_gap();
+        problem.gap();
         let report = self.0.solve(state, problem)?;
-        let found = problem.squared_gap();
+        let found = problem.gap();
         let (batch, mut workspace) = (problem.batch(), Workspace::new());
         let evaluation = problem.problem().evaluate(Value, &mut workspace);
         let layers = 1..problem.layers().depth();
@@ -706,7 +706,7 @@ impl<S: TargetSolver<f64>> TargetSolver<f64> for Measures<S> {
                 .zip(predictions)
                 .map(|(z, p)| (z - p).powi(2))
         });
-        let expected: f64 = squares.sum();
+        let expected = squares.sum::<f64>().sqrt();
         assert!(
             (found - expected).abs() <= 1e-12 * expected,
             "{found}, not {expected}"

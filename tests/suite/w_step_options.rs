@@ -371,7 +371,7 @@ fn unknown_parts_are_named() {
     );
     let layer = Error::UnknownLayer {
         layer: 3,
-        allowed: "0..3".into(),
+        allowed: "0 to 2".into(),
     };
     check(
         sgd().with_frozen(Part::layer(3)),
@@ -458,6 +458,46 @@ fn options_without_effect_are_refused() {
     ] {
         let error = result.map(|_| ()).unwrap_err();
         assert!(error.to_string().contains(text), "{error}");
+    }
+}
+
+/// A frozen bias conflicts with a solver only where the solver would move it.
+#[test]
+fn a_part_may_be_frozen_beside_a_solver_of_other_layers() {
+    let build = || {
+        let circuit = Circuit::builder()
+            .layer(Dense::new(3, 4, Activation::Identity).unwrap())
+            .layer(Dense::new(4, 2, Activation::Identity).unwrap())
+            .build()
+            .unwrap();
+        let energy = Energy::new(SoftmaxCrossEntropy);
+        let mut model = DecoupledCircuit::new(circuit, energy).unwrap();
+        let x = DMatrix::from_fn(3, N, |i, j| ((i + 3 * j) * 5 % 11) as f64 / 5.0 - 1.0);
+        let labels: Vec<usize> = (0..N).map(|j| j % 2).collect();
+        let y = layerwise::data::metrics::one_hot(&labels, 2).unwrap();
+        model
+            .add_examples(&x, &y, &TargetInit::ForwardPass)
+            .unwrap();
+        model
+    };
+    let ridge = || LeastSquares::ridge(0.1).unwrap();
+    let run = |w_step| {
+        let phase = phase(Decoupling::persistent(ReverseSweep::new(1)), w_step, 2);
+        let mut own = build();
+        let report = Trainer::new(phase).run(&mut own).map_err(Error::from)?;
+        assert_eq!(report.steps, 2);
+        Ok::<_, Error>(theta(&own))
+    };
+    let before = theta(&build());
+    // Least squares cannot solve a softmax, so the optimiser moves the last layer's weights.
+    let both = || WStep::solver(ridge()).with_optimizer(GradientDescent::new(0.125).unwrap());
+    let end = run(both().with_frozen(Part::group_of_layer(1, "bias"))).unwrap();
+    assert_ne!(end[0], before[0]);
+    assert_ne!(end[1][..8], before[1][..8]);
+    assert_eq!(end[1][8..], before[1][8..]);
+    for part in [Part::group_of_layer(0, "bias"), Part::group("bias")] {
+        let error = run(both().with_frozen(part)).unwrap_err();
+        assert!(matches!(error, Error::Combination { .. }), "{error}");
     }
 }
 

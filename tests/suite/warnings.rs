@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use layerwise::energy::{LocalProblem, LocalWorkspace};
 use layerwise::layer::Dense;
-use layerwise::loss::WeightedSquaredError;
-use layerwise::optimizer::{Adam, GradientDescent};
+use layerwise::loss::{Gaussian, WeightedSquaredError};
+use layerwise::optimizer::{Adam, GradientDescent, Optimizer, Step};
 use layerwise::parameter_solver::{
     LeastSquares, LevenbergMarquardt, ParameterReport, ParameterSolver,
 };
@@ -187,7 +187,7 @@ fn underflowing_solver<T: Scalar>(unit: f64) {
         let circuit = Circuit::builder().layer(dense(1, 1, Activation::Identity));
         let mut model = DecoupledCircuit::new(circuit.build().unwrap(), Energy::default()).unwrap();
         model.set_parameters(0, &[T::zero(); 2]).unwrap();
-        let (x, y) = (wave(1, 12, 0.7), wave(1, 12, 1.1) * T::of(unit));
+        let (x, y) = (wave(1, 12, 0.7), wave(1, 12, 0.7) * T::of(unit));
         model
             .add_examples(&x, &y, &TargetInit::ForwardPass)
             .unwrap();
@@ -308,19 +308,63 @@ fn worse<T: Scalar>() {
     let descent = |rate| GradientDescent::new(rate).unwrap();
     for (rate, expected) in [(3.0, vec![Warning::Worse]), (0.05, vec![])] {
         let phase = Phase::new(Backprop, descent(rate));
+        let start = plain::<T>().composed_loss().unwrap() / T::of(12.0);
         let found = run(&mut plain::<T>(), phase);
         let all: Vec<Warning> = found.warnings.iter().map(|own| own.warning).collect();
         assert_eq!(all, expected, "{rate}");
-        // Not in the first epoch, with which the others are compared.
-        assert!(found.history[0].warnings.is_empty());
         let losses: Vec<T> = found
             .history
             .iter()
             .map(|own| own.composed_loss.unwrap())
             .collect();
         for (record, loss) in found.history.iter().zip(&losses) {
-            let grown = *loss > T::of(2.0) * losses[0];
+            let grown = *loss > T::of(2.0) * start;
             assert_eq!(!record.warnings.is_empty(), grown, "{rate}: {losses:?}");
+        }
+    }
+}
+
+/// A negative log density: ½ log(2πσ²) + (z − ẑ)²/2σ², which is below 0 for small σ.
+fn worse_density<T: Scalar>() {
+    let build = || {
+        let circuit = Circuit::builder()
+            .layer(dense(1, 1, Activation::Identity))
+            .seed(6);
+        let precision = Gaussian::new(vec![T::of(1e4)]).unwrap();
+        let energy = Energy::new(precision);
+        let mut model = DecoupledCircuit::new(circuit.build().unwrap(), energy).unwrap();
+        let x = wave(1, 12, 0.7);
+        model.set_parameters(0, &[T::one(), T::zero()]).unwrap();
+        model
+            .add_examples(&x, &x, &TargetInit::ForwardPass)
+            .unwrap();
+        model
+    };
+    let start = build().composed_loss().unwrap().as_f64() / 12.0;
+    assert!(start < -3.0, "{start}");
+    // The bias moves by one step in the first epoch: L rises by 1e4 b²/2.
+    for (rise, expected) in [(0.9, vec![]), (1.1, vec![Warning::Worse])] {
+        let bias = (2e-4 * rise * start.abs()).sqrt();
+        let phase = Phase::new(Backprop, Jump(bias)).with_epochs(1);
+        let report = Trainer::new(phase).run(&mut build()).unwrap();
+        let found = report.history[0].composed_loss.unwrap().as_f64();
+        assert!((found - start - rise * start.abs()).abs() < 1e-2, "{found}");
+        assert_eq!(report.history[0].warnings, expected, "{rise}");
+    }
+}
+
+/// Sets the last parameter of a group of one, a bias, and leaves others.
+#[derive(Debug)]
+struct Jump(f64);
+
+impl<T: Scalar> Optimizer<T> for Jump {
+    fn slots(&self) -> usize {
+        0
+    }
+
+    fn update(&self, _: Step, values: &mut [T], _: &[T], _: &mut [T]) {
+        if values[0].is_zero() {
+            values[0] = T::of(self.0);
         }
     }
 }
@@ -329,6 +373,8 @@ fn worse<T: Scalar>() {
 fn losses_that_grow_are_told() {
     worse::<f64>();
     worse::<f32>();
+    worse_density::<f64>();
+    worse_density::<f32>();
 }
 
 fn sound<T: Scalar>() {

@@ -107,6 +107,10 @@ impl<T: Scalar> Registry<T> {
 
     /// Adds a kind of layer, or replaces it. `build` makes the layer that a description of this
     /// kind describes; the registry builds layers that it consists of.
+    ///
+    /// For a layer `Sine` whose description has its number of units:
+    /// `.with_layer("Sine", |own, _| Ok(Sine(own.count("units")?)))`. The whole program is on the
+    /// guide's page about your own parts.
     pub fn with_layer<L: Layer<T> + 'static>(
         mut self,
         kind: &str,

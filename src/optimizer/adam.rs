@@ -136,7 +136,7 @@ pub struct AdamW {
 serde_checked!(AdamW);
 
 impl AdamW {
-    /// Adam with these options and weight decay λ = 0.01.
+    /// Adam with these options, such as `Adam::new(1e-3)?`, and weight decay λ = 0.01.
     pub fn new(adam: Adam) -> Self {
         Self { adam, decay: 0.01 }
     }

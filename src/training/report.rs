@@ -61,7 +61,8 @@ pub enum Warning {
         layer: usize,
     },
     /// The activation of the last layer, t = T−1, limits its outputs, but the output loss takes
-    /// logits.
+    /// logits. It is looked for in layers with a [`Layer::affine`](crate::Layer::affine) form, such as
+    /// `Dense`: not inside a [`Sequential`](crate::layer::Sequential).
     Squashed {
         /// t.
         layer: usize,

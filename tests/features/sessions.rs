@@ -216,6 +216,7 @@ fn states_that_contradict_themselves_are_refused() {
     resumed("/within/w_step/pending_visits", json!(2)).unwrap();
     let pending = "gradients wait for a step";
     let huge = json!(u64::MAX >> 8);
+    let mut accepted = Vec::new();
     for (pointer, value, told) in [
         ("/within/w_step/pending_visits", json!(1), pending),
         ("/within/w_step/pending_visits", json!(0), pending),
@@ -242,7 +243,10 @@ fn states_that_contradict_themselves_are_refused() {
             "a gap",
         ),
     ] {
-        let error = resumed(pointer, value.clone()).unwrap_err();
+        let Err(error) = resumed(pointer, value.clone()) else {
+            accepted.push((pointer, value));
+            continue;
+        };
         let typed = matches!(error, Error::Length { .. } | Error::InvalidOption { .. });
         assert!(typed, "{pointer}, {value}: {error}");
         assert!(
@@ -250,6 +254,7 @@ fn states_that_contradict_themselves_are_refused() {
             "{pointer}, {value}: {error}"
         );
     }
+    assert_eq!(accepted, []);
     // JSON has no number that is not finite; a binary format has.
     let mut session = Session::new(&trainer, model::<f64>()).unwrap();
     for _ in 0..5 {

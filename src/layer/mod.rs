@@ -176,7 +176,7 @@ impl<'a, T> Point<'a, T> {
 ///   computed, and the other product has the same value either way.
 ///
 /// [`GradCheck::layer`](crate::gradcheck::GradCheck::layer) checks all of this, and compares the
-/// derivatives with finite differences. `examples/conv1d.rs` implements a convolution, a linear map
+/// derivatives with finite differences. `examples/conv1d.rs` in the repository implements a convolution, a linear map
 /// with an activation, in a few lines ([`Patchwise`]); `examples/custom_layer.rs` implements
 /// another kind of layer.
 ///

@@ -412,7 +412,8 @@ impl<T: Scalar> Session<T> {
     /// Those of a checkpoint that cannot be saved and of observers
     /// (but see [`Session::continue_after_failures`]); those of a scheme or W-step that cannot start
     /// its phase; during a visit [`Error::NonFinite`]
-    /// (its `step` counts the run's parameter steps) or a solver's error; [`Error::ThreadPool`].
+    /// (its `step` counts the run's parameter steps) or a solver's error; after an epoch the same for
+    /// a measured loss that is NaN; [`Error::ThreadPool`].
     /// Parameters are then those of the last completed step, and targets and μ those of the last
     /// completed visit. The same holds after a panic in your own code. An optimiser's state may
     /// already contain the failed step's gradient, but a sum of

@@ -176,21 +176,10 @@ impl<T: Scalar> Trainer<T> {
     ///
     /// # Examples
     /// ```
-    /// use layerwise::data::metrics;
-    /// use layerwise::prelude::*;
-    ///
-    /// # let circuit = Circuit::<f64>::builder().layer(Dense::new(2, 2, Activation::Identity)?);
-    /// # let mut model = DecoupledCircuit::new(circuit.build()?, Energy::new(SoftmaxCrossEntropy))?;
-    /// # let x = DMatrix::from_fn(2, 40, |i, j| ((3 * i + 5 * j) % 7) as f64 / 3.0 - 1.0);
-    /// # let labels: Vec<usize> = x.column_iter().map(|x| usize::from(x[0] > x[1])).collect();
-    /// # let y = metrics::one_hot(&labels, 2)?;
-    /// # model.add_examples(&x, &y, &TargetInit::ForwardPass)?;
-    /// let trainer = Trainer::new(Phase::new(Backprop, Adam::new(1e-2)?).with_epochs(100))
-    ///     .with_validation(x, y)
-    ///     .with_metric_of_probabilities(|y, p| metrics::log_loss(y, p));
-    /// let report = trainer.run(&mut model)?;
-    /// assert!(report.last().and_then(|record| record.metric) < Some(0.5));
-    /// # Ok::<(), Error>(())
+    /// # use layerwise::{data::metrics, prelude::*};
+    /// # fn of(trainer: Trainer<f64>) -> Trainer<f64> {
+    /// trainer.with_metric_of_probabilities(|y, p| metrics::log_loss(y, p))
+    /// # }
     /// ```
     #[doc(alias("log_loss", "calibration"))]
     pub fn with_metric_of_probabilities(
@@ -204,14 +193,14 @@ impl<T: Scalar> Trainer<T> {
         self
     }
 
-    /// Wall-clock time after which the run ends, checked between visits.
+    /// Wall-clock time after which the run ends, checked between visits and before a phase begins.
     pub fn with_time_limit(mut self, limit: Duration) -> Self {
         self.time_limit = Some(limit);
         self
     }
 
-    /// Ends the run cleanly once `flag` is true, which is checked between visits. Another thread or
-    /// a signal handler can set it.
+    /// Ends the run cleanly once `flag` is true, which is checked between visits and before a phase
+    /// begins. Another thread or a signal handler can set it.
     pub fn with_stop_flag(mut self, flag: Arc<AtomicBool>) -> Self {
         self.stop_flag = Some(flag);
         self

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use layerwise::data::metrics;
 use layerwise::decoupled::TargetInit;
 use layerwise::energy::Energy;
 use layerwise::layer::{Activation, Dense};
@@ -14,7 +15,7 @@ use layerwise::training::{
     Backprop, Decoupling, Event, FixedPrediction, PenaltyGrowth, Phase, Scheme, Session,
     StopReason, Stopping, Targets, Trainer, TrainingReport, WStep, ZIl, ZStep,
 };
-use layerwise::{Circuit, DecoupledCircuit, Error};
+use layerwise::{Circuit, DecoupledCircuit, Error, Scalar};
 use nalgebra::DMatrix;
 
 const EXAMPLES: usize = 11;
@@ -563,4 +564,44 @@ fn a_session_that_has_not_ended_says_so() {
     session.run().unwrap();
     let report = session.report();
     assert_eq!((report.phases.len(), report.stop), (2, StopReason::Epochs));
+}
+
+/// Under a cross entropy predictions are logits, which metrics of probabilities refuse.
+fn metrics_of_probabilities<T: Scalar>() {
+    let dense = |i, o| Dense::new(i, o, Activation::Identity).unwrap();
+    let circuit = Circuit::<T>::builder()
+        .layer(dense(2, 3))
+        .layer(dense(3, 4));
+    let energy = Energy::new(layerwise::loss::SoftmaxCrossEntropy);
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap(), energy).unwrap();
+    let x = DMatrix::from_fn(2, 9, |i, j| T::of((1.3 * (i + 2 * j) as f64).sin()));
+    let labels: Vec<usize> = (0..9).map(|j| j % 4).collect();
+    let y = metrics::one_hot(&labels, 4).unwrap();
+    model
+        .add_examples(&x, &y, &TargetInit::ForwardPass)
+        .unwrap();
+    let phase = || Phase::new(Backprop, Adam::new(0.1).unwrap()).with_epochs(3);
+    let trainer = || Trainer::new(phase()).with_validation(x.clone(), y.clone());
+    let mut own = model.clone();
+    let report = trainer()
+        .with_metric_of_probabilities(|y, p| metrics::log_loss(y, p))
+        .run(&mut own)
+        .unwrap();
+    let expected = metrics::log_loss(&y, &own.predict_proba(&x).unwrap()).unwrap();
+    assert_eq!(report.history[2].metric, Some(expected));
+    let logits = trainer().with_metric(|y, p| metrics::log_loss(y, p));
+    let error = logits.run(&mut model).unwrap_err().error;
+    assert!(
+        matches!(
+            error,
+            Error::NotProbability { .. } | Error::NotDistribution { .. }
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_metric_may_get_probabilities() {
+    metrics_of_probabilities::<f64>();
+    metrics_of_probabilities::<f32>();
 }

@@ -55,16 +55,20 @@ fn fresh(path: PathBuf) -> PathBuf {
 
 #[test]
 fn a_crate_of_ones_own_works_with_the_package() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     // Outside the target directory's own work, kept from run to run so that dependencies are
     // built once.
     let build = Path::new(env!("CARGO_TARGET_TMPDIR")).join("downstream-build");
     let place = fresh(Path::new(env!("CARGO_TARGET_TMPDIR")).join("downstream"));
 
-    let arguments = ["package", "--no-verify", "--allow-dirty", "--offline"];
+    let arguments = "package -p layerwise --no-verify --allow-dirty --offline";
     let target = build.join("package");
-    run(cargo(root).args(arguments).env("CARGO_TARGET_DIR", &target));
-    let name = concat!("layerwise-", env!("CARGO_PKG_VERSION"));
+    run(cargo(root)
+        .args(arguments.split(' '))
+        .env("CARGO_TARGET_DIR", &target));
+    let id = run(cargo(root).args(["pkgid", "-p", "layerwise"]));
+    let version = id.trim().rsplit(['#', '@']).next().unwrap();
+    let name = &format!("layerwise-{version}");
     let archive = target.join("package").join(format!("{name}.crate"));
     // With new dates: those of the archive never change, and cargo would not see new sources.
     run(Command::new("tar")
@@ -121,7 +125,7 @@ fn a_crate_of_ones_own_works_with_the_package() {
 
 #[test]
 fn the_quick_start_is_the_readmes() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     let [readme, example] = ["README.md", "examples/quickstart.rs"]
         .map(|name| fs::read_to_string(root.join(name)).unwrap());
     let (_, program) = readme.split_once("```rust\n").unwrap();

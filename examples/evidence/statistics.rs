@@ -69,7 +69,7 @@ pub fn print_table(head: &[&str], rows: &[Vec<String>]) {
 #[cfg(test)]
 mod tests {
     use super::{Spread, cosine, linear_cka};
-    use layerwise::nalgebra::{DMatrix, dmatrix};
+    use layerwise::nalgebra::DMatrix;
 
     #[test]
     fn spread_is_that_of_a_sample() {
@@ -80,14 +80,16 @@ mod tests {
 
     #[test]
     fn alignment_knows_rotations_and_scales_apart_from_noise() {
-        let x = dmatrix![1.0, 2.0, -1.0, 0.5; 0.3, -0.7, 0.2, 1.0];
-        let turned = dmatrix![0.0, -3.0; 3.0, 0.0] * &x + DMatrix::repeat(2, 4, 7.0);
+        let x = DMatrix::from_row_slice(2, 4, &[1.0, 2.0, -1.0, 0.5, 0.3, -0.7, 0.2, 1.0]);
+        let turned =
+            DMatrix::from_row_slice(2, 2, &[0.0, -3.0, 3.0, 0.0]) * &x + DMatrix::repeat(2, 4, 7.0);
         assert!((linear_cka(&x, &turned) - 1.0).abs() < 1e-12);
         // Two centred directions at a right angle.
-        let (a, b) = (dmatrix![1.0, -1.0, 0.0, 0.0], dmatrix![0.0, 0.0, 1.0, -1.0]);
+        let row = |values: &[f64]| DMatrix::from_row_slice(1, 4, values);
+        let (a, b) = (row(&[1.0, -1.0, 0.0, 0.0]), row(&[0.0, 0.0, 1.0, -1.0]));
         assert_eq!(linear_cka(&a, &b), 0.0);
         // By hand: the cosine of centred vectors, squared.
-        let c = dmatrix![1.0, 0.0, -1.0, 0.0];
+        let c = row(&[1.0, 0.0, -1.0, 0.0]);
         assert!((linear_cka(&a, &c) - 0.25).abs() < 1e-12);
         assert_eq!(linear_cka(&a, &DMatrix::repeat(1, 4, 2.0)), 0.0);
     }

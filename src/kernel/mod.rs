@@ -8,14 +8,14 @@ pub(crate) mod activate;
 mod activation;
 pub(crate) mod cholesky;
 pub(crate) mod columns;
+#[cfg(feature = "dual")]
+mod dual;
 pub(crate) mod elementary;
 mod execution;
 mod pairs;
 pub(crate) mod product;
 mod reduction;
 mod scalar;
-#[cfg(test)]
-mod scalar_tests;
 mod shape;
 
 pub use activation::Activation;

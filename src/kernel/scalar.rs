@@ -9,7 +9,7 @@ use crate::kernel::{self, Matrix, Write};
 ///
 /// `f32` and `f64` have fast kernels. Any other `Copy` real field, such as dual numbers, becomes a
 /// scalar with `impl Scalar for MyNumber {}` in the crate that defines it: every method has a
-/// generic default.
+/// generic default. With the feature `dual`, `Dual32` and `Dual64` of num-dual are scalars.
 pub trait Scalar: RealField + Copy {
     /// The value nearest to `x`.
     fn of(x: f64) -> Self {

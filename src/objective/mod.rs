@@ -42,9 +42,7 @@ use crate::kernel::Scalar;
 /// # With argmin
 ///
 /// With the feature `argmin` the four types are problems for argmin's optimisers: `CostFunction`
-/// and
-/// `Gradient` over `Vec<f32>` or `Vec<f64>`, for which the optimisers need argmin-math's feature
-/// `vec`. argmin gets +∞ for a cost that is not finite, so that a backtracking line search shortens
+/// and `Gradient` over `Vec<f32>` or `Vec<f64>`. argmin gets +∞ for a cost that is not finite, so that a backtracking line search shortens
 /// its step; every other error ends the run. argmin requests costs and gradients separately, so
 /// each of them runs its own forward pass and allocates its own memory.
 ///

@@ -4,6 +4,8 @@
 mod argmin;
 #[cfg(feature = "storage")]
 mod checkpoints;
+#[cfg(feature = "dual")]
+mod dual;
 mod fuzz;
 #[cfg(all(
     feature = "storage",

@@ -247,7 +247,7 @@ fn parts_are_built_again<T: Stored>() {
 #[test]
 fn every_loss_is_registered() {
     let registry = Registry::<f64>::new();
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/loss");
+    let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("src/loss");
     let mut found = 0;
     for entry in fs::read_dir(folder).unwrap() {
         let text = fs::read_to_string(entry.unwrap().path()).unwrap();
@@ -701,7 +701,7 @@ fn a_crash_at_any_byte_leaves_the_old_file() {
 
 /// Weights that PyTorch saved, with the outputs that it computed (tests/data/storage.py).
 fn weights_of_pytorch<T: Stored>(file: &str, tolerance: f64) {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("tests/data");
     let text = fs::read_to_string(folder.join("pytorch.json")).unwrap();
     let values: serde_json::Value = serde_json::from_str(&text).unwrap();
     let number = |value: &serde_json::Value| T::of(value.as_f64().unwrap());
@@ -747,7 +747,7 @@ fn weights_of_pytorch_give_its_outputs() {
     weights_of_pytorch::<f64>("pytorch_f64.safetensors", 1e-14);
     // Numbers of f32 are numbers of f64, and not the other way round.
     weights_of_pytorch::<f64>("pytorch_f32.safetensors", 1e-14);
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("tests/data");
     let layer = Dense::new(2, 3, Activation::Tanh).unwrap();
     let mut circuit = Circuit::<f32>::builder().layer(layer).build().unwrap();
     let path = folder.join("pytorch_f64.safetensors");

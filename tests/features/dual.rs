@@ -1,13 +1,11 @@
-//! The generic defaults of [`Scalar`]: a number type without its own kernels gives the values of
+//! The generic defaults of `Scalar`: a number type without its own kernels gives the values of
 //! `f64`, and dual numbers give its derivatives.
 
+use approx::relative_eq;
+use layerwise::kernel::Write;
+use layerwise::layer::{Activation, Context, Dense, Layer, Point};
+use layerwise::loss::{Loss, Pair, SoftmaxCrossEntropy, SquaredError};
 use num_dual::Dual64;
-
-use crate::kernel::{Scalar, Write};
-use crate::layer::{Activation, Context, Dense, Layer, Point};
-use crate::loss::{Loss, Pair, SoftmaxCrossEntropy, SquaredError};
-
-impl Scalar for Dual64 {}
 
 const ACTIVATIONS: [Activation; 8] = [
     Activation::Identity,
@@ -21,9 +19,8 @@ const ACTIVATIONS: [Activation; 8] = [
 ];
 
 fn near(found: f64, expected: f64, what: &str) {
-    let error = (found - expected).abs();
     assert!(
-        error <= 1e-12 * (1.0 + expected.abs()),
+        relative_eq!(found, expected, epsilon = 1e-12, max_relative = 1e-12),
         "{what}: {found}, not {expected}"
     );
 }

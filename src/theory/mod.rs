@@ -2,7 +2,8 @@
 //!
 //! Each function returns the quantity that a statement is about (a deviation that must be zero, a
 //! closed form, a bound), so that you can check your own circuit, layer or solver against it. None
-//! of them changes the model that it is given. `docs/theory.md` states and proves them.
+//! of them changes the model that it is given. `docs/theory.md` in the repository states and
+//! proves them.
 //!
 //! | | statement | function |
 //! |---|---|---|

@@ -7,7 +7,7 @@ use crate::energy::local_problem::LocalProblem;
 use crate::energy::wanted::{Parameters, Wanted, WithInput, WithParameters, WithTarget};
 use crate::energy::workspace::{LocalWorkspace, Workspace};
 use crate::error::Error;
-use crate::kernel::{Scalar, Write, add_scaled, scale, scale_columns, unit_of};
+use crate::kernel::{Scalar, Write, add_scaled, exponent, scale, scale_by_power, unit_of};
 use crate::layer::ParameterGroup;
 
 /// f_t at one point (z_t, θ_t): the prediction, and the data for products with its Jacobians
@@ -126,18 +126,19 @@ impl<'w, 'a, T: Scalar> Linearization<'w, 'a, T> {
         v_parameters: &[T],
         product: &mut [T],
     ) -> Result<(), Error> {
-        let unit = self.product_in_units(v_parameters, product)?;
-        scale(product, unit);
+        let units = self.product_in_units(v_parameters, product)?;
+        scale_by_power(product, exponent(&units));
         Ok(())
     }
 
-    /// `product ← G v / u`, and returns u, a power of two: G v has the square of the inputs' unit, and
-    /// would overflow long before ℓ_t and its gradient do.
+    /// `product ← G v` in units whose product is the unit of G v, all powers of two. G v has the square
+    /// of the inputs' unit, and would over- or underflow long before ℓ_t and its gradient do. Only the
+    /// first depends on v; the others are those of μ or λ₂, and of the examples' weights.
     pub(crate) fn product_in_units(
         &mut self,
         v_parameters: &[T],
         product: &mut [T],
-    ) -> Result<T, Error> {
+    ) -> Result<[T; 3], Error> {
         let (problem, w) = (&self.problem, &mut *self.workspace);
         check_length("v_parameters", v_parameters, problem.own)?;
         check_length("product", product, problem.own)?;
@@ -146,23 +147,29 @@ impl<'w, 'a, T: Scalar> Linearization<'w, 'a, T> {
         let (layer, loss, pair) = (problem.layer, problem.loss, problem.pair(&w.prediction));
         layer.jvp(&at, None, Some(v_parameters), tangent, work);
         let regularizer = problem.regularization.parameters.curvature::<T>();
-        let factor = match regularizer > T::zero() {
-            true => problem.total_weight() * regularizer,
-            false => T::zero(),
-        };
-        // At least 1: a saturated layer, whose G v underflows, would have next to no curvature, and leap.
-        let mut unit = unit_of(&*tangent).max(T::one());
+        let of_examples = unit_of(problem.example_weights);
+        let of_terms = unit_of(&[problem.weight, regularizer]);
+        let factor = regularizer / of_terms * (problem.total_weight() / of_examples);
+        let of_v = unit_of(v_parameters);
+        // At least that of the inputs, or 1: a saturated layer, whose G v underflows, would have next to no
+        // curvature, and leap.
+        let least = (unit_of(problem.input) * of_v).min(T::one());
+        let mut unit = unit_of(&*tangent).max(least);
         if factor > T::zero() {
-            unit = unit.max(unit_of(&[factor]) * unit_of(v_parameters));
+            unit = unit.max(unit_of(&[factor]) * of_v);
         }
         tangent.iter_mut().for_each(|v| *v /= unit);
         let to = Write::Set(&mut *curved);
         loss.curvature(&pair, None, Some(tangent), Write::Skip, to, work);
-        if problem.weight != T::one() {
-            scale(curved, problem.weight);
+        let weight = problem.weight / of_terms;
+        if weight != T::one() {
+            scale(curved, weight);
         }
         if !problem.example_weights.is_empty() {
-            scale_columns(curved, problem.example_weights);
+            let columns = curved.chunks_exact_mut(problem.layer.output_dim());
+            for (own, &weight) in columns.zip(problem.example_weights) {
+                scale(own, weight / of_examples);
+            }
         }
         layer.vjp(&at, curved, Write::Skip, Write::Set(&mut *product), work);
         if factor > T::zero() {
@@ -173,7 +180,7 @@ impl<'w, 'a, T: Scalar> Linearization<'w, 'a, T> {
                 add_scaled(own, factor / unit, v);
             }
         }
-        Ok(unit)
+        Ok([unit, of_terms, of_examples])
     }
 }
 

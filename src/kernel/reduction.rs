@@ -165,7 +165,7 @@ pub(crate) fn root_mean_square(values: impl Iterator<Item = f64> + Clone) -> f64
 }
 
 /// A unit in which squares neither overflow nor underflow, Σ (v/unit)², and the number of values.
-fn squares(values: impl Iterator<Item = f64> + Clone) -> (f64, f64, usize) {
+pub(crate) fn squares(values: impl Iterator<Item = f64> + Clone) -> (f64, f64, usize) {
     let unit = power_of_two(values.clone().map(f64::abs).fold(0.0, larger));
     let mut count = 0;
     let sum = Sum::of(values.inspect(|_| count += 1).map(|v| (v / unit).powi(2)));
@@ -277,6 +277,19 @@ pub(crate) fn unit_of<'a, T: Scalar>(values: impl IntoIterator<Item = &'a T>) ->
     match largest.is_zero() {
         true => T::one(),
         false => T::of(power_of_two(largest.as_f64())),
+    }
+}
+
+/// log₂ of a product of powers of two, which may not fit the scalar.
+pub(crate) fn exponent<T: Scalar>(units: &[T]) -> f64 {
+    units.iter().map(|unit| unit.as_f64().log2().round()).sum()
+}
+
+/// values ← 2ᵏ · values, where 2ᵏ itself may not fit the scalar.
+pub(crate) fn scale_by_power<T: Scalar>(values: &mut [T], k: f64) {
+    let half = (k / 2.0).trunc();
+    for k in [half, k - half] {
+        scale(values, T::of(2.0_f64.powi(k as i32)));
     }
 }
 

@@ -137,12 +137,15 @@ impl<T: Scalar> Loss<T> for SoftmaxCrossEntropy {
                     let log_total = rest.ln_1p();
                     // −ln p_j. Subtract `top` first: that difference is exact where it matters.
                     let surprise = |x: T| log_total - (x - top);
+                    let half = T::of(0.5);
+                    let (half_total, half_top) = (half * log_total, half * top);
                     *value = sum_of_blocks(y, x, |y, x| {
                         // For a logit of −∞ with y = 0, the product 0 · ∞ would be NaN.
                         if y.is_zero() {
                             T::zero()
                         } else {
-                            y * surprise(x)
+                            // Of halves, since x − top may overflow where y times it does not.
+                            (y + y) * (half_total - (half * x - half_top))
                         }
                     });
                     let mass = sum(y);

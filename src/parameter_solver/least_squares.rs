@@ -245,7 +245,8 @@ impl<T: Scalar> ParameterSolver<T> for LeastSquares {
     /// With forgetting, [`State::values`] are Σ w z zᵀ and Σ w z pᵀ over examples and positions
     /// (about the means if there is a bias), the means of z and p, and Σ w. Each number is the sum
     /// of two stored parts (all high parts of an array, then all low parts). The last array holds the
-    /// unit of the weights w in these sums, a power of two. Without forgetting, the state is empty. A problem of different dimensions resets the sums, and so does a batch
+    /// units of the weights w and of every row of z and p in these sums, powers of two. Without
+    /// forgetting, the state is empty. A problem of different dimensions resets the sums, and so does a batch
     /// that makes them, or the solution, non-finite. If the equations are singular, the sums still
     /// keep the batch, since more batches may help.
     fn solve(

@@ -4,7 +4,9 @@ use super::{ParameterReport, ParameterSolver};
 use crate::check::{check_computed, check_length, in_scalar, serde_checked};
 use crate::energy::{Ask, LocalProblem, LocalWorkspace, Parameters, Value};
 use crate::error::{Error, Quantity};
-use crate::kernel::{Scalar, add_scaled, all_finite, dot, scale, unit_of};
+use crate::kernel::{
+    Scalar, add_scaled, all_finite, dot, exponent, scale, scale_by_power, unit_of,
+};
 use crate::layer::ParameterGroup;
 use crate::state::State;
 
@@ -77,6 +79,8 @@ struct Memory<V> {
     residual: V,
     direction: V,
     product: V,
+    /// Whether G along the gradient is 0, or does not fit the scalar.
+    flat: bool,
 }
 
 /// The smallest λ after a rejected step, and the largest λ.
@@ -161,7 +165,7 @@ impl<T: Scalar> Memory<Vec<T>> {
         // The gradient and G, which has the square of the inputs' unit and would soon overflow, are in
         // units of their own. Powers of two cost no bit.
         let unit = unit_of(&self.gradient);
-        let mut units_of_g = [T::one(); 2];
+        let mut units_of_g = [T::one(); 4];
         for (r, &g) in self.residual.iter_mut().zip(&self.gradient) {
             *r = -(g / unit);
         }
@@ -176,15 +180,20 @@ impl<T: Scalar> Memory<Vec<T>> {
             let own = at.product_in_units(&self.direction, &mut self.product)?;
             if k == 0 {
                 let along = dot(&self.direction, &self.product) / square;
-                let (size, outer) = match along > T::zero() && along.is_finite() {
-                    true => (along, own),
-                    false => (problem.weight * problem.total_weight(), T::one()),
+                self.flat = !(along > T::zero() && along.is_finite());
+                let [outer, of_terms, of_examples] = own;
+                let (size, outer) = match self.flat {
+                    true => {
+                        let terms = problem.weight / of_terms;
+                        (terms * (problem.total_weight() / of_examples), T::one())
+                    }
+                    false => (along, outer),
                 };
-                units_of_g = [outer, unit_of(&[size])];
-                damping *= size / units_of_g[1];
+                units_of_g = [outer, of_terms, of_examples, unit_of(&[size])];
+                damping *= size / units_of_g[3];
             }
             // One after the other, since the product of both may overflow.
-            scale(&mut self.product, own / units_of_g[0] / units_of_g[1]);
+            scale(&mut self.product, own[0] / units_of_g[0] / units_of_g[3]);
             let mut curvature = dot(&self.direction, &self.product);
             add_scaled(&mut self.product, damping, &self.direction);
             // Values that rest at a kink stay there.
@@ -216,9 +225,12 @@ impl<T: Scalar> Memory<Vec<T>> {
         }
         let of_gradient = dot(&self.residual, &self.step);
         let decrease = T::of(0.5) * (of_gradient + damping * dot(&self.step, &self.step));
-        let of_step = unit / units_of_g[0] / units_of_g[1];
-        scale(&mut self.step, of_step);
-        Ok(Some(of_step * decrease * unit))
+        // Their product one after the other may not fit, though it does as a whole.
+        let [of_gradient, of_g] = [exponent(&[unit]), exponent(&units_of_g)];
+        scale_by_power(&mut self.step, of_gradient - of_g);
+        let mut decrease = [decrease];
+        scale_by_power(&mut decrease, 2.0 * of_gradient - of_g);
+        Ok(Some(decrease[0]))
     }
 
     /// Solves for `step`, and returns whether it would change ℓ_t and some θ_k by more than rounding;
@@ -286,6 +298,10 @@ impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt {
             *numbers.values = vec![vec![initial_damping]];
         }
         let damping = &mut numbers.values[0][0];
+        in_scalar::<T>(
+            "the damping in LevenbergMarquardt's state",
+            damping.as_f64(),
+        )?;
         memory.start(problem.parameters, own);
         let layer = problem.layer();
         let mut report = ParameterReport::default();
@@ -309,6 +325,9 @@ impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt {
                 // The workspace still belongs to the step that was undone.
                 here.predict(workspace);
             }
+            // Where ℓ_t underflows, no step can be judged.
+            let unseen =
+                energy.is_zero() && moved && workspace.cotangent.iter().any(|g| !g.is_zero());
             let (quantity, gradient) = (Quantity::ParameterGradient, &memory.gradient);
             let going = check_computed(quantity, layer, number, gradient).and_then(|()| {
                 let limits = (self.iterations, tolerance);
@@ -327,8 +346,7 @@ impl<T: Scalar> ParameterSolver<T> for LevenbergMarquardt {
             memory.accepted = accepted;
             let going = going?;
             if going != Some(true) {
-                // Where ℓ_t underflows, though its gradient does not, no step can be judged.
-                report.stuck = going == Some(false) && energy.is_zero();
+                report.stuck = unseen || going == Some(false) && memory.flat;
                 break;
             }
             let trial = memory.trial[..own].iter_mut().zip(&memory.accepted);

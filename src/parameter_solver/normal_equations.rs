@@ -29,7 +29,7 @@ use crate::state::State;
 /// with s = h = ρ/(1 + ρ). Neither the inputs' offsets nor their units cost accuracy: only the
 /// condition number of the inputs' correlation matrix does. Without a bias nothing is centred, and
 /// S and C are the plain second moments. Moments are accumulated in about twice the precision of
-/// `T`.
+/// `T`, every row of z and p in a unit of its own, so that no square of it over- or underflows.
 ///
 /// Solving costs d³/6 + m d² multiplications (Cholesky).
 ///
@@ -98,8 +98,7 @@ impl<T: Scalar> NormalEquations<T> {
     /// # Errors
     /// [`Error::Length`] or [`Error::ExampleCount`] for arrays that do not fit,
     /// [`Error::NonFiniteData`], [`Error::InvalidOption`] unless every weight is finite and not
-    /// negative, and [`Error::TooLarge`]. Nothing is added then. (Overflow of the moments is detected
-    /// by [`NormalEquations::solve`]; [`NormalEquations::forget`] with factor 0 empties them.)
+    /// negative, and [`Error::TooLarge`]. Nothing is added then.
     pub fn add(&mut self, inputs: &[T], targets: &[T], weights: Option<&[T]>) -> Result<(), Error> {
         let (d, m) = (self.shape.inputs, self.shape.outputs);
         let (n, of_targets) = (inputs.len() / d, targets.len() / m);
@@ -128,8 +127,8 @@ impl<T: Scalar> NormalEquations<T> {
     /// # Errors
     /// [`Error::InvalidOption`] unless λ and ρ are finite and not negative, [`Error::Length`],
     /// [`Error::NoExamples`], [`Error::TooLarge`], [`Error::Singular`] if the examples do not
-    /// determine W while λ and ρ are 0 or negligible, [`Error::NonFinite`] if moments or the
-    /// solution overflow. `parameters` are then unchanged.
+    /// determine W while λ and ρ are 0 or negligible, [`Error::NonFinite`] if the solution overflows,
+    /// [`Error::ParameterSolver`] if it underflows. `parameters` are then unchanged.
     pub fn solve(&mut self, ridge: f64, proximal: f64, parameters: &mut [T]) -> Result<(), Error> {
         let ridge = in_scalar("NormalEquations::solve's ridge", ridge)?;
         let proximal = in_scalar("NormalEquations::solve's proximal", proximal)?;
@@ -190,12 +189,12 @@ impl Shape {
         Ok(())
     }
 
-    /// The lengths of the arrays of moments, each of which is a pair of numbers, and of their unit.
+    /// The lengths of the arrays of moments, each of which is a pair of numbers, and of their units.
     fn lengths(self) -> [usize; 6] {
         let (d, m) = (self.inputs, self.outputs);
         let of_bias = |length| if self.bias { length } else { 0 };
         let [a, b, c, d, e] = [d * d, d * m, of_bias(d), of_bias(m), 1].map(|count| 2 * count);
-        [a, b, c, d, e, 1]
+        [a, b, c, d, e, 1 + self.inputs + self.outputs]
     }
 
     fn zeros<T: Scalar>(self) -> Result<Vec<Vec<T>>, Error> {
@@ -210,7 +209,10 @@ impl Shape {
 /// Scratch memory of a call.
 #[derive(Debug, Default)]
 pub(super) struct Memory<V> {
-    /// A batch centred about its means, and the columns that correct for them ([`centred`]).
+    /// A batch in the units of its rows, and the factors by which these have changed.
+    batch: [V; 2],
+    changes: V,
+    /// It centred about its means, and the columns that correct for them ([`centred`]).
     inputs: V,
     targets: V,
     /// The batch's weights, and the inputs times their weights.
@@ -224,8 +226,9 @@ pub(super) struct Memory<V> {
     mean: V,
     /// The direction in which the matrix is nearest to singular.
     direction: V,
-    /// One column per output, plus one with a bias.
+    /// One column per output, plus one with a bias; and the units of inputs and outputs.
     solution: V,
+    units: V,
     bias: V,
 }
 
@@ -233,9 +236,9 @@ pub(super) struct Memory<V> {
 pub(super) struct Equations<'a, T> {
     shape: Shape,
     /// N times the moments, Σ w z zᵀ (d × d) and Σ w z pᵀ (d × m), about the means if there is a bias;
-    /// the means of z and p (empty without a bias); and N. All are pairs. Last, the unit of the
-    /// weights in these sums, a power of two: N is at least about 1 in this unit, so that products
-    /// with very small or large weights neither underflow nor overflow.
+    /// the means of z and p (empty without a bias); and N. All are pairs. Last, the units of the weights
+    /// and of every row of z and p in these sums, powers of two (0 for a row of zeros): N is at least
+    /// about 1 and √w z at most about 1 in theirs, so that no product that matters under- or overflows.
     sums: &'a mut [Vec<T>],
     memory: &'a mut Memory<Vec<T>>,
 }
@@ -245,7 +248,7 @@ impl<'a, T: Scalar> Equations<'a, T> {
     const CROSS: usize = 1;
     const TARGETS: usize = 3;
     const WEIGHT: usize = 4;
-    const UNIT: usize = 5;
+    const UNITS: usize = 5;
 
     /// Equations with these moments, which are reset to 0 if they have another shape.
     pub(super) fn new(
@@ -272,7 +275,57 @@ impl<'a, T: Scalar> Equations<'a, T> {
             let rest = factor * of_pair(&self.sums[Self::WEIGHT], 0);
             let unit = unit_of(&[rest]).min(T::one());
             self.weigh(factor / unit);
-            self.sums[Self::UNIT][0] *= unit;
+            self.sums[Self::UNITS][0] *= unit;
+            self.shrink_units();
+        }
+    }
+
+    /// Fits the units of rows to what is left of a batch in far larger ones, beside which the next
+    /// batches would underflow.
+    fn shrink_units(&mut self) {
+        let (d, changes) = (self.shape.inputs, &mut self.memory.changes);
+        let [gram, cross, of_z, of_p, _, units] = &mut *self.sums else {
+            unreachable!("there are six arrays");
+        };
+        let mean = |means: &[T], row: usize| match means {
+            [] => T::zero(),
+            means => of_pair(means, row).abs(),
+        };
+        let size = |row: usize| of_pair(gram, row * d + row).abs().sqrt();
+        changes.clear();
+        changes.extend((0..d).map(|row| size(row).max(mean(of_z, row))));
+        for k in 0..self.shape.outputs {
+            // 0/0 is ignored.
+            let shares = (0..d).map(|row| of_pair(cross, k * d + row).abs() / size(row));
+            changes.push(shares.fold(mean(of_p, k), |top, share| top.max(share)));
+        }
+        for (own, unit) in changes.iter_mut().zip(&mut units[1..]) {
+            if own.is_zero() {
+                // Without anything left, any unit fits.
+                *unit = T::zero();
+            }
+            let left = match *own >= T::default_epsilon() {
+                true => T::one(),
+                false => unit_of(&[*own]),
+            };
+            *unit *= left;
+            *own = left.recip();
+        }
+        self.change_units();
+    }
+
+    /// Multiplies the moments and means by the changes of their rows' units.
+    fn change_units(&mut self) {
+        let (of_z, of_p) = self.memory.changes.split_at(self.shape.inputs);
+        let one = [T::one()];
+        let factors = [(of_z, of_z), (of_z, of_p), (of_z, &one), (of_p, &one)];
+        for (sum, (rows, columns)) in self.sums.iter_mut().zip(factors) {
+            if rows.iter().chain(columns).any(|&change| change != T::one()) {
+                for (k, value) in sum.iter_mut().enumerate() {
+                    let column = k / rows.len() % columns.len();
+                    *value *= rows[k % rows.len()] * columns[column];
+                }
+            }
         }
     }
 
@@ -286,17 +339,17 @@ impl<'a, T: Scalar> Equations<'a, T> {
     /// Adds a batch, whose arrays must fit; empty weights mean 1 each.
     pub(super) fn add(&mut self, inputs: &[T], targets: &[T], weights: &[T]) -> Result<(), Error> {
         let (d, m) = (self.shape.inputs, self.shape.outputs);
-        let (mut inputs, mut targets, mut n) = (inputs, targets, inputs.len() / d);
+        let mut n = inputs.len() / d;
         let nothing = !weights.is_empty() && weights.iter().all(T::is_zero);
         if n == 0 || nothing {
             return Ok(());
         }
         self.shape.resize(&mut self.memory.matrix, d * d.max(m))?;
-        let (before, of_batch) = (self.sums[Self::UNIT][0], unit_of(weights));
+        let (before, of_batch) = (self.sums[Self::UNITS][0], unit_of(weights));
         let unit = before.max(of_batch);
         if unit > before {
             self.weigh(before / unit);
-            self.sums[Self::UNIT][0] = unit;
+            self.sums[Self::UNITS][0] = unit;
         }
         let memory = &mut *self.memory;
         let factors = &mut memory.factors;
@@ -313,6 +366,16 @@ impl<'a, T: Scalar> Equations<'a, T> {
             // It weighs nothing beside the earlier ones.
             return Ok(());
         }
+        memory.changes.clear();
+        let (of_z, of_p) = self.sums[Self::UNITS][1..].split_at_mut(d);
+        let [z, p] = &mut memory.batch;
+        in_units(z, inputs, factors, of_z, &mut memory.changes);
+        in_units(p, targets, factors, of_p, &mut memory.changes);
+        self.change_units();
+        let memory = &mut *self.memory;
+        let [z, p] = &memory.batch;
+        let factors = &mut memory.factors;
+        let (mut inputs, mut targets) = (&z[..], &p[..]);
         if self.shape.bias {
             let earlier = of_pair(&self.sums[Self::WEIGHT], 0);
             let share = own / (earlier + own);
@@ -381,8 +444,9 @@ impl<'a, T: Scalar> Equations<'a, T> {
         let of_bias = usize::from(bias);
         self.shape.resize(&mut memory.solution, d * (m + of_bias))?;
         self.shape.resize(&mut memory.bias, m * of_bias)?;
-        let (old, old_bias) = parameters.split_at(d * m);
-        self.assemble(ridges[0] + proximal, proximal, old);
+        let held = ridges[1] + proximal;
+        let h = proximal / (T::one() + held);
+        self.assemble(ridges[0] + proximal, [proximal, h], parameters);
         check(&self.memory.diagonal)?;
         let factored = factor(&mut self.memory.matrix[..d * d], d);
         self.check_pivots(what)?;
@@ -399,11 +463,34 @@ impl<'a, T: Scalar> Equations<'a, T> {
         solve_lower(&matrix[..d * d], d, solution);
         solve_lower_transposed(&matrix[..d * d], d, solution);
         if bias {
-            self.add_bias(ridges[1] + proximal, proximal, old_bias);
+            self.add_bias(held, h, &parameters[d * m..]);
         }
-        let (solution, of_bias) = (&self.memory.solution[..d * m], &self.memory.bias);
+        let memory = &mut *self.memory;
+        let (of_z, of_p) = memory.units.split_at(d);
+        let mut lost = false;
+        let solution = &mut memory.solution[..d * m];
+        for (own, &unit) in solution.chunks_exact_mut(d).zip(of_p) {
+            // Rounding to subnormal numbers, or 0, must not show where the targets have all their digits.
+            let noise = unit_of(&*own) * T::of(4.0) * T::default_epsilon();
+            for (w, &of_z) in own.iter_mut().zip(of_z) {
+                let exact = *w;
+                *w = times(exact, unit, of_z);
+                lost |= unit >= smallest() && (times(*w, of_z, unit) - exact).abs() > noise;
+            }
+        }
+        for (b, &unit) in memory.bias.iter_mut().zip(of_p) {
+            *b *= unit;
+        }
+        let (solution, of_bias) = (&memory.solution[..d * m], &memory.bias);
         for found in [solution, of_bias] {
             check_computed(Quantity::Parameter, layer, 0, found)?;
+        }
+        if lost {
+            return Err(Error::ParameterSolver {
+                solver: "NormalEquations",
+                layer,
+                reason: "its weights are too small for the scalar: scale inputs or targets".into(),
+            });
         }
         let (weights, own_bias) = parameters.split_at_mut(d * m);
         for (k, to) in weights.iter_mut().enumerate() {
@@ -414,30 +501,46 @@ impl<'a, T: Scalar> Equations<'a, T> {
     }
 
     /// A ← S + `ridge` I, and for each output the right-hand side C + ρ W_old; with a bias, z̄ is
-    /// an additional right-hand side.
-    fn assemble(&mut self, ridge: T, proximal: T, old: &[T]) {
+    /// an additional right-hand side, and h that of [`Self::add_bias`]. All are in units of their rows,
+    /// in which the ridge does not overflow either.
+    fn assemble(&mut self, ridge: T, [proximal, h]: [T; 2], old: &[T]) {
         let (d, m) = (self.shape.inputs, self.shape.outputs);
-        let [gram, cross, of_inputs, _, weight, _] = &*self.sums else {
+        let [gram, cross, of_inputs, _, weight, units] = &*self.sums else {
             unreachable!("there are six arrays");
         };
         let n = of_pair(weight, 0);
         let memory = &mut *self.memory;
+        let (of_z, of_p) = units[1..].split_at(d);
+        let (old, old_bias) = old.split_at(d * m);
+        let units = &mut memory.units;
+        units.clear();
+        units.extend(of_z.iter().map(|&unit| unit_of(&[unit, ridge.sqrt()])));
+        for (k, &unit) in of_p.iter().enumerate() {
+            let of_bias = old_bias.get(k).map_or(T::zero(), |&b| h * b);
+            let own = (0..d).map(|j| proximal / units[j] * old[j * m + k]);
+            units.push(unit_of(&[
+                own.fold(unit.max(of_bias.abs()), |top, v| top.max(v.abs()))
+            ]));
+        }
+        let share = |row: usize, own: &[T]| own[row] / units[row];
         for (i, to) in memory.matrix[..d * d].iter_mut().enumerate() {
-            *to = of_pair(gram, i) / n;
+            *to = of_pair(gram, i) / n * (share(i % d, of_z) * share(i / d, of_z));
         }
         for (j, diagonal) in memory.diagonal.iter_mut().enumerate() {
-            memory.matrix[j * d + j] += ridge;
+            memory.matrix[j * d + j] += ridge / units[j] / units[j];
             *diagonal = memory.matrix[j * d + j];
         }
         for (i, to) in memory.solution[..d * m].iter_mut().enumerate() {
-            *to = of_pair(cross, i) / n;
+            let (j, k) = (i % d, i / d);
+            let unit = units[d + k];
+            *to = of_pair(cross, i) / n * (share(j, of_z) * (of_p[k] / unit));
             if proximal > T::zero() {
-                *to += proximal * old[i % d * m + i / d];
+                *to += proximal / units[j] * old[j * m + k] / unit;
             }
         }
         if self.shape.bias {
             for (j, to) in memory.mean.iter_mut().enumerate() {
-                *to = of_pair(of_inputs, j);
+                *to = of_pair(of_inputs, j) * share(j, of_z);
             }
             memory.solution[d * m..].copy_from_slice(&memory.mean);
         } else {
@@ -449,25 +552,29 @@ impl<'a, T: Scalar> Equations<'a, T> {
     /// computes b. With v = (S + (λ + ρ) I)⁻¹ z̄, κ the ridge on b, s = κ/(1 + κ) and h = ρ/(1 +
     /// κ): W ← W + t vᵀ, t = (s (p̄ − W z̄) − h b_old)/(1 + s z̄·v), and b = (p̄ − W z̄)/(1 + κ) +
     /// h b_old.
-    fn add_bias(&mut self, held: T, proximal: T, old: &[T]) {
+    fn add_bias(&mut self, held: T, h: T, old: &[T]) {
         let (d, m) = (self.shape.inputs, self.shape.outputs);
         let Memory {
             mean,
             solution,
             bias,
+            units,
             ..
         } = &mut *self.memory;
+        let of_p = &self.sums[Self::UNITS][1 + d..];
         let (weights, v) = solution.split_at_mut(d * m);
         let inverse = (T::one() + held).recip();
-        let (s, h) = (held * inverse, proximal * inverse);
+        let s = held * inverse;
         let damping = T::one() + s * dot(mean, v);
         for (i, row) in weights.chunks_exact_mut(d).enumerate() {
-            let target = of_pair(&self.sums[Self::TARGETS], i);
+            let unit = units[d + i];
+            let target = of_pair(&self.sums[Self::TARGETS], i) * (of_p[i] / unit);
+            let held_at = h * old[i] / unit;
             if held > T::zero() {
-                let t = (s * (target - dot(row, mean)) - h * old[i]) / damping;
+                let t = (s * (target - dot(row, mean)) - held_at) / damping;
                 add_scaled(row, t, v);
             }
-            bias[i] = inverse * (target - dot(row, mean)) + h * old[i];
+            bias[i] = inverse * (target - dot(row, mean)) + held_at;
         }
     }
 
@@ -528,6 +635,53 @@ impl<'a, T: Scalar> Equations<'a, T> {
             curvature: curvature.as_f64(),
             least: least.as_f64(),
         })
+    }
+}
+
+/// x · unit / of, powers of two, of which the quotient alone may not fit.
+fn times<T: Scalar>(x: T, unit: T, of: T) -> T {
+    match unit / of {
+        unit if unit >= smallest() && unit.is_finite() => x * unit,
+        _ => x * unit / of,
+    }
+}
+
+/// Writes a batch in units of its rows, which grow if they must, and appends the factors by which they
+/// change what has been added before. A column of weight 0 becomes 0.
+fn in_units<T: Scalar>(
+    to: &mut Vec<T>,
+    values: &[T],
+    weights: &[T],
+    units: &mut [T],
+    changes: &mut Vec<T>,
+) {
+    let start = changes.len();
+    changes.resize(start + units.len(), T::zero());
+    let own = &mut changes[start..];
+    for (i, column) in values.chunks_exact(own.len()).enumerate() {
+        let root = weights.get(i).map_or(T::one(), |w| w.sqrt());
+        for (top, &v) in own.iter_mut().zip(column) {
+            *top = top.max(root * v.abs());
+        }
+    }
+    for (unit, own) in units.iter_mut().zip(own) {
+        let before = *unit;
+        if *own > T::zero() {
+            *unit = before.max(unit_of(&[*own]));
+        }
+        *own = match *unit > before {
+            true => before / *unit,
+            false => T::one(),
+        };
+    }
+    to.clear();
+    for (i, column) in values.chunks_exact(units.len()).enumerate() {
+        let counts = weights.get(i).is_none_or(|w| !w.is_zero());
+        let of_row = |(&v, &unit): (&T, &T)| match counts && !v.is_zero() {
+            true => v / unit,
+            false => T::zero(),
+        };
+        to.extend(column.iter().zip(&*units).map(of_row));
     }
 }
 

@@ -1,5 +1,6 @@
 //! Bounds on the curvature of E in z.
 
+use crate::check::check_length;
 use crate::energy::Layers;
 use crate::error::Error;
 use crate::kernel::Scalar;
@@ -49,6 +50,10 @@ pub(super) fn refresh<'a, T: Scalar>(
         && values[0].len() + 1 == layers.depth();
     let widths = || layers.dims().iter().map(|&dim| dim as u64);
     let same = known && counts[1..].iter().copied().eq(widths()) && values[2] == layers.penalties();
+    if same {
+        // A damaged state would be read out of bounds.
+        check_length("the couplings in a state", &values[1], values[0].len() - 1)?;
+    }
     if !same || counts[0] % every == 0 {
         counts.clear();
         values.resize_with(3, Vec::new);

@@ -20,6 +20,7 @@ in_both_scalars!(
     a_long_stream_does_not_drift,
     a_trained_stream_does_not_drift,
     units_do_not_matter,
+    a_batch_in_other_units_is_forgotten,
     units_of_weights_do_not_matter,
     rounding_is_no_column,
     hardly_independent_columns_are_solved,
@@ -219,22 +220,51 @@ fn units_do_not_matter<T: Tested>() {
         let units = exponents.map(|k| 2.0_f64.powi(k));
         assert_eq!(solved(units), solved([1.0; 4]));
     }
-    // A column whose squares have lost their digits is refused.
+    // A column whose squares do not fit.
     let all_tiny = match is_f32::<T>() {
-        true => [1e-17, 1e-22],
-        false => [1e-150, 1e-160],
+        true => [1e-17, 1e-22, 1e30],
+        false => [1e-150, 1e-160, 1e300],
     };
     for tiny in all_tiny {
         let mut equations = NormalEquations::new(1, 1, false).unwrap();
+        let (z, p) = ([tiny, 2.0 * tiny].map(T::of), [T::one(), T::of(2.0)]);
+        equations.add(&z, &p, None).unwrap();
+        let mut found = [T::zero()];
+        equations.solve(0.0, 0.0, &mut found).unwrap();
+        assert!((found[0].as_f64() * tiny - 1.0).abs() < 1e-6, "{found:?}");
+    }
+}
+
+/// With forgetting, a batch in far larger units has no more say after a while than one weighted as
+/// little in the units of the others.
+fn a_batch_in_other_units_is_forgotten<T: Tested>() {
+    let (large, count) = match is_f32::<T>() {
+        true => (2.0_f64.powi(70), 320),
+        false => (2.0_f64.powi(540), 2300),
+    };
+    let mut equations = NormalEquations::new(2, 1, true).unwrap();
+    let solve = |equations: &mut NormalEquations<T>| {
+        let mut found = [T::zero(); 3];
+        equations.solve(0.0, 0.0, &mut found).unwrap();
+        found.map(|v| v.as_f64())
+    };
+    let scaled = |own: &[f64], unit: f64| own.iter().map(|x| T::of(unit * x)).collect::<Vec<_>>();
+    let z = [1.0, -1.0, 2.0, 0.5, -1.0, 3.0, 0.0, -2.0];
+    let p = |w: f64| [0, 1, 2, 3].map(|i| w * z[2 * i] + 2.0 * z[2 * i + 1] + 0.25);
+    equations
+        .add(&scaled(&z, large), &scaled(&p(-9.0), large), None)
+        .unwrap();
+    let first = solve(&mut equations)[0];
+    assert!((first + 9.0).abs() < 1e-4, "{first}");
+    for _ in 0..count {
+        equations.forget(0.5).unwrap();
         equations
-            .add(
-                &[T::of(tiny), T::of(2.0 * tiny)],
-                &[T::one(), T::of(2.0)],
-                None,
-            )
+            .add(&scaled(&z, 1.0), &scaled(&p(3.0), 1.0), None)
             .unwrap();
-        let error = equations.solve(0.0, 0.0, &mut [T::zero()]);
-        assert!(matches!(error, Err(Error::Singular { .. })), "{error:?}");
+    }
+    let found = solve(&mut equations);
+    for (found, expected) in found.iter().zip([3.0, 2.0, 0.25]) {
+        assert!((found - expected).abs() < 1e-4, "{found}, {expected}");
     }
 }
 

@@ -8,6 +8,7 @@ mod property;
 mod activations;
 mod bad_parts;
 mod class_metrics;
+mod damaged_states;
 mod defaults;
 mod derivatives;
 mod diagnostics;
@@ -25,6 +26,7 @@ mod joint_descent;
 mod least_squares;
 mod levenberg_marquardt;
 mod losses;
+mod magnitudes;
 mod metrics;
 mod multipliers;
 #[cfg(feature = "rayon")]

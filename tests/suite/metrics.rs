@@ -170,8 +170,6 @@ fn r_squared_of_extreme_numbers_is_a_number() {
         let found = metrics::r_squared(&targets, &outputs).unwrap()[0];
         assert!((found - 0.8).abs() < 1e-3, "{scale:e}: {found}");
     }
-    let found = metrics::r_squared(&dmatrix![0.0, 1e-200], &dmatrix![0.0, 1e200]);
-    assert_eq!(found, Ok(vec![f64::NEG_INFINITY]));
 }
 
 #[test]

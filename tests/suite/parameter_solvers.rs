@@ -261,13 +261,14 @@ fn batches_add_up() {
     let found = solved(&mut parts(0.5, &[10; 4]));
     assert!(distance(&found, &solved(&mut by_age)) < 1e-10);
     assert!(distance(&found, &expected) > 1e-3);
-    // γ = 0: the last batch alone, though what came before was not finite.
+    // γ = 0: the last batch alone, though what came before has no solution that fits.
     let mut last = NormalEquations::new(d, m, true).unwrap();
-    let huge = [[1e200; 6], [-1e200; 6]].concat();
-    last.add(&huge, &[1e200; 8], None).unwrap();
+    let tiny = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0].map(|x| 1e-200 * x);
+    last.add(&tiny, &[1e200, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], None)
+        .unwrap();
     let mut parameters = vec![0.5; m * (d + 1)];
-    let error = last.solve(1.0, 0.0, &mut parameters).unwrap_err();
-    let expected_quantity = Quantity::NormalEquations;
+    let error = last.solve(1e-320, 0.0, &mut parameters).unwrap_err();
+    let expected_quantity = Quantity::Parameter;
     assert!(
         matches!(error, Error::NonFinite { quantity, .. } if quantity == expected_quantity),
         "{error}"
@@ -1676,10 +1677,12 @@ fn sums_that_overflow_start_anew() {
         .unwrap();
     let mut state = State::new();
     let mut outcomes = Vec::new();
-    for size in [1.0_f32, 1e20, 1.0, 1.0] {
-        let (input, target) = ([size, -size, 0.5 * size], [1.0, -1.0, 0.2]);
+    for size in [1.0_f32, f32::MAX, 1.0, 1.0] {
+        let (input, target) = ([1.0, -1.0, 0.5], [size, -size, 0.2]);
         let problem =
             LocalProblem::new(&layer, &parameters, &SquaredError, 1.0, &input, &target).unwrap();
+        // They shift the targets.
+        let problem = problem.with_multipliers(&target).unwrap();
         let mut own = parameters;
         let mut workspace = problem.workspace();
         let solved = solver.solve(&mut state, &problem, &mut workspace, &mut own);

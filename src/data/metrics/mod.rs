@@ -30,7 +30,7 @@ pub use probabilities::{binary_accuracy, brier_score, calibration_error, log_los
 
 use crate::check::{check_examples, check_finite, check_result, check_shape, option, room};
 use crate::error::{Error, Quantity};
-use crate::kernel::{Scalar, Sum, power_of_two, root_mean_square};
+use crate::kernel::{Scalar, Sum, power_of_two, root_mean_square, squares};
 
 /// One-hot targets for `labels`, `classes × n`: entry (c, i) is 1 if c is the label of example i,
 /// and 0 otherwise.
@@ -228,10 +228,11 @@ pub fn rmse<T: Scalar>(targets: &DMatrix<T>, outputs: &DMatrix<T>) -> Result<f64
 ///
 /// `targets` and `outputs` are `d × n`. Outputs that always equal the mean give 0. For a row whose
 /// targets are all equal, R² is not defined; as in scikit-learn, it is 1 if its outputs are exact
-/// and 0 otherwise. The result may be −∞, but never NaN.
+/// and 0 otherwise.
 ///
 /// # Errors
-/// [`Error::Shape`], [`Error::ZeroDimension`], [`Error::NoExamples`], [`Error::NonFiniteData`].
+/// [`Error::Shape`], [`Error::ZeroDimension`], [`Error::NoExamples`], [`Error::NonFiniteData`], and
+/// [`Error::Overflow`] for an R² below all numbers.
 ///
 /// # Examples
 /// ```
@@ -245,33 +246,33 @@ pub fn rmse<T: Scalar>(targets: &DMatrix<T>, outputs: &DMatrix<T>) -> Result<f64
 pub fn r_squared<T: Scalar>(targets: &DMatrix<T>, outputs: &DMatrix<T>) -> Result<Vec<f64>, Error> {
     check_regression("a coefficient of determination", targets, outputs)?;
     let rows = targets.row_iter().zip(outputs.row_iter());
-    Ok(rows
+    let found: Vec<f64> = rows
         .map(|(targets, outputs)| {
-            let largest = targets.iter().chain(outputs.iter());
-            let largest = largest.fold(0.0, |max: f64, v| max.max(v.as_f64().abs()));
-            if largest == 0.0 {
-                return 1.0;
-            }
-            // The ratio does not depend on the unit, and squares of numbers below 2 cannot overflow. A
-            // power of two costs no digits, of which a large offset leaves few.
-            let unit = power_of_two(largest);
-            let target = |i: usize| targets[i].as_f64() / unit;
+            let (y, all) = (targets.iter(), targets.iter().chain(outputs.iter()));
+            let largest = |top: f64, v: &T| top.max(v.as_f64().abs());
+            // Each sum has units in which squares neither overflow nor underflow. A power of two costs no
+            // digits, of which a large offset leaves few.
+            let units = [y.fold(0.0, largest), all.fold(0.0, largest)].map(power_of_two);
+            let target = |i: usize| targets[i].as_f64() / units[0];
             let n = targets.len();
             let mean = Sum::of((0..n).map(target)) / n as f64;
             // What rounding of the mean leaves.
             let rest = Sum::of((0..n).map(|i| target(i) - mean)) / n as f64;
-            let total = Sum::of((0..n).map(|i| (target(i) - mean - rest).powi(2)));
-            let gaps = (0..n).map(|i| target(i) - outputs[i].as_f64() / unit);
-            let residual = Sum::of(gaps.map(|gap| gap.powi(2)));
+            let (own, total, _) = squares((0..n).map(|i| target(i) - mean - rest));
+            let gap = |i: usize| targets[i].as_f64() / units[1] - outputs[i].as_f64() / units[1];
+            let (of_gaps, residual, _) = squares((0..n).map(gap));
             // A rounded mean would give equal targets a tiny variance.
             let constant = targets.iter().all(|&y| y == targets[0]);
+            let ratio = of_gaps / own * (units[1] / units[0]);
             match (residual == 0.0, constant) {
                 (true, _) => 1.0,
                 (false, true) => 0.0,
-                (false, false) => 1.0 - residual / total,
+                (false, false) => 1.0 - residual / total * ratio * ratio,
             }
         })
-        .collect())
+        .collect();
+    check_result(Quantity::MetricOutput, 0, &found)?;
+    Ok(found)
 }
 
 /// The class numbers of `labels`, for outputs with at least one row per class.

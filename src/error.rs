@@ -72,6 +72,50 @@ impl fmt::Display for Quantity {
     }
 }
 
+/// Why a line or band cannot be drawn; part of [`Error::Plot`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum Unplottable {
+    /// It has no points, or its history no records.
+    Empty,
+    /// No record has a value of it.
+    NotRecorded,
+    /// None of its values is finite.
+    NotFinite {
+        /// How many there are.
+        count: usize,
+    },
+    /// There is no epoch at which all runs have a finite value.
+    NoCommonEpoch {
+        /// How many runs there are.
+        runs: usize,
+    },
+    /// A value that a logarithmic axis cannot show.
+    NotPositive {
+        /// The value.
+        value: f64,
+        /// Its place along x.
+        at: f64,
+    },
+}
+
+impl fmt::Display for Unplottable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("there are no points"),
+            Self::NotRecorded => f.write_str("no record has a value of it"),
+            Self::NotFinite { count } => write!(f, "none of {count} values is finite"),
+            Self::NoCommonEpoch { runs } => {
+                write!(f, "no epoch has a finite value in all {runs} runs")
+            }
+            Self::NotPositive { value, at } => write!(
+                f,
+                "the value at {at} is {value}, but a logarithmic axis shows only values above 0"
+            ),
+        }
+    }
+}
+
 /// Everything that can go wrong, with the numbers that explain it.
 ///
 /// An error never leaves work half done. Constructors, setters and additions leave their object
@@ -217,6 +261,17 @@ pub enum Error {
         file: String,
         /// What is wrong with it.
         reason: String,
+    },
+
+    /// A line or band that cannot be drawn.
+    #[error("cannot plot {quantity} of {line}: {reason}")]
+    Plot {
+        /// Its name; of a run, that of its method.
+        line: String,
+        /// What the axis shows.
+        quantity: String,
+        /// Why not.
+        reason: Unplottable,
     },
 
     /// A layer whose parameter groups do not tile its parameter vector.

@@ -46,6 +46,7 @@
 //! | one layer's own problem, here or in another process | [`energy::LocalProblem`], [`segment`], [`shard`] |
 //! | circuits and runs in files (feature `storage`); parts of your own in them | `storage`, [`registry`], [`description`] |
 //! | watching a run: logs, a progress bar, tracing | [`observers`] |
+//! | pictures of training histories (feature `plot`) | `plot` |
 //! | external optimisers, such as argmin's | [`objective`] |
 //! | energies, gaps, gradients compared with backprop's, curvature | [`diagnostics`] |
 //! | checking your own layers and losses | [`gradcheck`] |
@@ -103,6 +104,8 @@ pub mod objective;
 pub mod observers;
 pub mod optimizer;
 pub mod parameter_solver;
+#[cfg(feature = "plot")]
+pub mod plot;
 mod pointers;
 pub mod prelude;
 pub mod presets;

@@ -1,0 +1,91 @@
+//! Lines over the same axes.
+
+use crate::error::Error;
+
+use super::axis::{Axis, Kind};
+use super::line::{Band, Line};
+use super::scale::Scale;
+use super::style::STYLES;
+
+/// At most six lines over the same axes, perhaps over a grey band.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Panel {
+    pub(super) title: String,
+    pub(super) x: Axis,
+    pub(super) y: Axis,
+    pub(super) band: Option<Band>,
+    pub(super) lines: Vec<Line>,
+}
+
+impl Panel {
+    /// A panel without lines.
+    pub fn new(x: Axis, y: Axis) -> Self {
+        Self {
+            title: String::new(),
+            x,
+            y,
+            band: None,
+            lines: Vec::new(),
+        }
+    }
+
+    /// Its title.
+    pub fn with_title(mut self, title: impl Into<String>) -> Self {
+        self.title = title.into();
+        self
+    }
+
+    /// Adds a line.
+    pub fn with_line(mut self, line: Line) -> Self {
+        self.lines.push(line);
+        self
+    }
+
+    /// A grey band behind the lines.
+    pub fn with_band(mut self, band: Band) -> Self {
+        self.band = Some(band);
+        self
+    }
+
+    pub(super) fn check(&self) -> Result<(), Error> {
+        if !(1..=STYLES.len()).contains(&self.lines.len()) {
+            return Err(Error::InvalidOption {
+                option: "lines of a panel",
+                value: self.lines.len() as f64,
+                allowed: "from 1 to 6",
+            });
+        }
+        let mut lines = self.lines.iter();
+        lines.try_for_each(|line| line.check(&self.x, &self.y))?;
+        let mut band = self.band.iter();
+        band.try_for_each(|band| band.check(&self.x, &self.y))
+    }
+
+    /// The scales of these panels' axes, which show all their points.
+    pub(super) fn scales(panels: &[&Self]) -> [Scale; 2] {
+        let first = panels[0];
+        let shown = |axis: &Axis, value: f64| {
+            value.is_finite() && (axis.kind != Kind::Logarithmic || value > 0.0)
+        };
+        let mut ends = [[f64::INFINITY, f64::NEG_INFINITY]; 2];
+        let bands = panels.iter().flat_map(|panel| &panel.band);
+        let lines = panels.iter().flat_map(|panel| &panel.lines);
+        let edges = bands.flat_map(|band| band.edges.iter().copied());
+        let edges = edges.chain(lines.clone().flat_map(Line::edges));
+        let edges = edges.flat_map(|(x, own)| own.map(|y| (x, y)));
+        let points = lines.flat_map(|line| line.points.iter().copied());
+        for (x, y) in edges.chain(points) {
+            if !shown(&first.x, x) || !shown(&first.y, y) {
+                continue;
+            }
+            for ([low, high], value) in ends.iter_mut().zip([x, y]) {
+                *low = low.min(value);
+                *high = high.max(value);
+            }
+        }
+        [
+            Scale::of(first.x.kind, ends[0]),
+            Scale::of(first.y.kind, ends[1]),
+        ]
+    }
+}

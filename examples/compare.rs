@@ -1,14 +1,28 @@
 //! Five schemes over three seeds, on handwritten digits.
 //!
-//! `cargo run --release --example compare`
+//! `cargo run --release --example compare`; with `--features plot`, `-- --plot FILE.svg` draws them.
 
 #[path = "digits/data.rs"]
 mod data;
 
+use clap::Parser;
+#[cfg(feature = "plot")]
+use layerwise::plot::{Axis, Measure, Page, Runs};
 use layerwise::prelude::*;
 
+/// Prints each scheme's test accuracies.
+#[derive(Parser)]
+struct Options {
+    #[arg(default_value_t = 60)]
+    epochs: u64,
+    /// File for a picture of all runs, as SVG.
+    #[cfg(feature = "plot")]
+    #[arg(long, value_name = "FILE")]
+    plot: Option<std::path::PathBuf>,
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let epochs = std::env::args().nth(1).map_or(Ok(60), |own| own.parse())?;
+    let options = Options::parse();
     let (train, test) = data::load(2)?;
     let rule = Adam::new(1e-2)?;
     let momentum = GradientDescent::new(0.1)?.with_momentum(0.9)?;
@@ -23,6 +37,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ("persistent", Phase::new(Decoupling::persistent(long), rule)),
         ("multipliers", presets::admm(ReverseSweep::new(3), rule)),
     ];
+    #[cfg(feature = "plot")]
+    let mut runs = Runs::new();
     for (name, phase) in schemes {
         let mut accuracies = Vec::new();
         for seed in 0..3 {
@@ -34,14 +50,32 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 .build()?;
             let mut model = DecoupledCircuit::new(circuit, Energy::new(SoftmaxCrossEntropy))?;
             model.add_examples(&train.images, &train.classes, &TargetInit::ForwardPass)?;
-            let phase = phase.clone().with_epochs(epochs);
-            Trainer::new(phase).with_measure_every(0).run(&mut model)?;
+            let trainer = Trainer::new(phase.clone().with_epochs(options.epochs));
+            #[cfg(not(feature = "plot"))]
+            trainer.with_measure_every(0).run(&mut model)?;
+            #[cfg(feature = "plot")]
+            {
+                let report = trainer
+                    .with_measure_every(options.plot.is_some().into())
+                    .with_validation(test.images.clone(), test.classes.clone())
+                    .with_metric(|y, logits| Ok(100.0 - 100.0 * metrics::accuracy(y, logits)?))
+                    .run(&mut model)?;
+                runs = runs.with_run(name, &report.history);
+            }
             accuracies.push(metrics::accuracy(
                 &test.labels,
                 &model.predict(&test.images)?,
             )?);
         }
         println!("{name:<12} {accuracies:.4?}");
+    }
+    #[cfg(feature = "plot")]
+    if let Some(path) = options.plot {
+        let loss = Axis::logarithmic("composed loss per training image");
+        Page::new("Handwritten digits: five schemes")
+            .with_panel(runs.panel(Measure::ComposedLoss, loss)?)
+            .with_panel(runs.panel(Measure::Metric, Axis::logarithmic("test error, %"))?)
+            .save(path)?;
     }
     Ok(())
 }

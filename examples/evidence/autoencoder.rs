@@ -11,6 +11,7 @@ use layerwise::layer::{Activation, Dense};
 use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::Adam;
 use layerwise::parameter_solver::LeastSquares;
+use layerwise::plot::{Axis, Band, Line, Page, Panel};
 use layerwise::rand::SeedableRng;
 use layerwise::rand::rngs::ChaCha8Rng;
 use layerwise::target_solver::GaussNewton;
@@ -21,7 +22,6 @@ use serde::Serialize;
 use crate::Options;
 use crate::curve::{Point, curve};
 use crate::digits::{self, Digits};
-use crate::figures::{Axis, Band, Line, Panel, Points, lines};
 use crate::nets::{Start, Unit};
 use crate::recipe::{BATCH, SPREAD};
 use crate::statistics::{Spread, print_table};
@@ -335,49 +335,50 @@ pub fn study(options: &Options) -> Result<(), Box<dyn Error>> {
             let errors: Vec<f64> = runs.iter().map(|run| at(run, time).value[1]).collect();
             (time, Spread::of(&errors).mean)
         };
-        curves.push(Line {
-            name: name.into(),
-            points: grid.filter(|&time| time >= first).map(mean).collect(),
-        });
+        let points: Vec<(f64, f64)> = grid.filter(|&time| time >= first).map(mean).collect();
+        if !points.is_empty() {
+            curves.push((way, name, points));
+        }
     }
     let names: Vec<String> = times.iter().map(|time| format!("after {time} s")).collect();
     let mut head = vec!["scheme"];
     head.extend(names.iter().map(String::as_str));
     head.push("passes");
     print_table(&head, &rows);
-    let decoupled = ways.partition_point(|(way, _)| matches!(way, Way::Backprop { .. }));
-    let decoupled = curves.split_off(decoupled);
-    let times = curves.iter().max_by_key(|line| line.points.len());
-    let times = times.into_iter().flat_map(|line| &line.points);
-    let edge = |start: f64, of: fn(f64, f64) -> f64| -> Points {
-        let at = |time: f64| {
-            let points = curves.iter().flat_map(|line| &line.points);
-            points.filter(|p| p.0 == time).map(|p| p.1).fold(start, of)
-        };
-        times.clone().map(|p| (p.0, at(p.0))).collect()
+    // The best and the worst of backprop's lines at every time that they have.
+    let is_backprop = |way: Way| matches!(way, Way::Backprop { .. });
+    let mut range: Vec<(f64, [f64; 2])> = Vec::new();
+    for (_, _, points) in curves.iter().filter(|curve| is_backprop(curve.0)) {
+        for &(time, error) in points {
+            match range.iter_mut().find(|own| own.0 == time) {
+                Some((_, [low, high])) => (*low, *high) = (low.min(error), high.max(error)),
+                None => range.push((time, [error; 2])),
+            }
+        }
+    }
+    range.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let panel = |backprop: bool| {
+        let own = curves
+            .iter()
+            .filter(|curve| is_backprop(curve.0) == backprop);
+        let axes = ["seconds of training", "½‖x − x̂‖² per test image"].map(Axis::logarithmic);
+        let [x, y] = axes;
+        own.fold(Panel::new(x, y), |panel, (_, name, points)| {
+            panel.with_line(Line::new(*name, points.iter().copied()))
+        })
     };
-    let band = Band {
-        name: "backprop, from the best to the worst of its lines".into(),
-        edges: [edge(f64::MAX, f64::min), edge(0.0, f64::max)],
-    };
-    let panels = [
-        Panel {
-            title: "backprop".into(),
-            band: None,
-            lines: curves,
-        },
-        Panel {
-            title: "decoupled".into(),
-            band: Some(band),
-            lines: decoupled,
-        },
-    ];
-    let x = Axis::logarithmic("seconds of training");
-    let y = Axis::logarithmic("½‖x − x̂‖² per test image");
     let title = format!(
         "Deep sigmoid autoencoder: test error by time, mean over seeds {:?}",
         options.seeds
     );
-    let path = options.figure("autoencoder.svg")?;
-    lines(&path, &title, x, y, &panels)
+    let mut page = Page::new(title).with_shared_scales();
+    let mut decoupled = panel(false).with_title("decoupled");
+    if !range.is_empty() {
+        let name = "backprop, from the best to the worst of its lines";
+        decoupled = decoupled.with_band(Band::new(name, range));
+        page = page.with_panel(panel(true).with_title("backprop"));
+    }
+    page.with_panel(decoupled)
+        .save(options.figure("autoencoder.svg")?)?;
+    Ok(())
 }

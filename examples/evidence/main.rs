@@ -1,6 +1,6 @@
 //! The studies behind `docs/evidence.md`, which compare decoupled training with backprop.
 //!
-//! `cargo run --release --example evidence -- --help` lists the studies and options.
+//! `cargo run --release --features plot --example evidence -- --help` lists the studies and options.
 
 mod autoencoder;
 mod cost;
@@ -8,7 +8,7 @@ mod curve;
 mod difficulties;
 #[path = "../digits/data.rs"]
 mod digits;
-mod figures;
+mod heat_maps;
 #[path = "../mnist/idx.rs"]
 mod idx;
 mod nets;

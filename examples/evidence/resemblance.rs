@@ -5,6 +5,7 @@ use std::error::Error;
 use layerwise::data::metrics;
 use layerwise::decoupled::TargetInit;
 use layerwise::optimizer::{Adam, GradientDescent};
+use layerwise::plot::{Axis, Line, Page, Panel};
 use layerwise::schedule::Schedule;
 use layerwise::target_solver::GaussNewton;
 use layerwise::training::{Decoupling, Phase, Trainer};
@@ -13,7 +14,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::Options;
 use crate::digits::{self, Digits};
-use crate::figures::{Axis, Line, Panel, lines};
 use crate::nets::{self, Unit, accuracy};
 use crate::recipe::{BATCH, Recipe, backprop, projected, sweeps};
 use crate::statistics::{Spread, cosine, linear_cka, print_table};
@@ -299,47 +299,29 @@ pub fn study(options: &Options) -> Result<(), Box<dyn Error>> {
             if depth < depths[depths.len() - 1] {
                 continue;
             }
-            let lines_of = |ways: &[Way]| {
+            let panel = |title: &str, ways: &[Way]| {
+                let x = Axis::counted("hidden layer t");
+                let y = Axis::linear("linear CKA with backprop's ẑ_t");
                 let own = WAYS.iter().filter(|(way, _)| ways.contains(way));
-                let layer = |way: Way, t: usize| of(way, &|o| o.alignment[t]).mean;
-                let line = |&(way, name): &(Way, &str)| Line {
-                    name: name.into(),
-                    points: (0..depth - 1)
-                        .map(|t| ((t + 1) as f64, layer(way, t)))
-                        .collect(),
-                };
-                own.map(line).collect()
+                own.fold(Panel::new(x, y).with_title(title), |panel, &(way, name)| {
+                    let mean = |t: usize| of(way, &|o| o.alignment[t]).mean;
+                    let points = (0..depth - 1).map(|t| ((t + 1) as f64, mean(t)));
+                    panel.with_line(Line::new(name, points))
+                })
             };
             // Backprop from itself, for comparison, in both.
             use Way::{
                 Direct, Finished, Joint, OtherOrder, OtherWeights, Recipe, Residual, Sweeps,
             };
-            let panels = [
-                (
-                    "refreshed targets",
-                    &[OtherOrder, OtherWeights, Sweeps, Direct][..],
-                ),
-                (
-                    "other schemes",
-                    &[OtherOrder, OtherWeights, Residual, Joint, Recipe, Finished],
-                ),
-            ]
-            .map(|(title, ways)| Panel {
-                title: title.into(),
-                band: None,
-                lines: lines_of(ways),
-            });
-            let name = unit.name().to_lowercase();
-            lines(
-                &options.figure(&format!("resemblance-{name}.svg"))?,
-                &format!(
-                    "{}: representations compared with backprop's, depth {depth}",
-                    unit.name()
-                ),
-                Axis::linear("hidden layer t"),
-                Axis::linear("linear CKA with backprop's ẑ_t"),
-                &panels,
-            )?;
+            let refreshed = [OtherOrder, OtherWeights, Sweeps, Direct];
+            let others = [OtherOrder, OtherWeights, Residual, Joint, Recipe, Finished];
+            let name = unit.name();
+            let title = format!("{name}: representations compared with backprop's, depth {depth}");
+            Page::new(title)
+                .with_panel(panel("refreshed targets", &refreshed))
+                .with_panel(panel("other schemes", &others))
+                .with_shared_scales()
+                .save(options.figure(&format!("resemblance-{}.svg", name.to_lowercase()))?)?;
         }
     }
     Ok(())

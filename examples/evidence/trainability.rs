@@ -8,13 +8,14 @@ use layerwise::energy::Energy;
 use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::Adam;
+use layerwise::plot::{Axis, Band, Line, Page, Panel};
 use layerwise::training::{Phase, Trainer};
 use layerwise::{Circuit, DecoupledCircuit};
 use serde::{Deserialize, Serialize};
 
 use crate::Options;
 use crate::digits::{self, Digits};
-use crate::figures::{Axis, Band, HeatMap, Line, Panel, heat_maps, lines};
+use crate::heat_maps::{HeatMap, heat_maps};
 use crate::nets::{self, Start, Unit, accuracy};
 use crate::recipe::{Recipe, SPREAD, backprop, projected};
 use crate::statistics::{Spread, print_table};
@@ -350,8 +351,10 @@ fn gradients(options: &Options, train: &Digits, starts: &[Start]) -> Result<(), 
             unit.name()
         );
         let mut rows = Vec::new();
-        let mut curves = Vec::new();
-        let (mut low, mut high) = (vec![(0.0, f64::MAX); DEPTH], vec![(0.0, 0.0_f64); DEPTH]);
+        let x = Axis::counted("layer t");
+        let y = Axis::logarithmic("norm of the gradient in θ_t, per example");
+        let mut panel = Panel::new(x, y);
+        let mut range = [[f64::INFINITY, 0.0]; DEPTH];
         for &start in starts {
             let circuit = nets::deep::<f64>(unit, DEPTH, start, options.seeds[0])?;
             let mut model = DecoupledCircuit::new(circuit, Energy::new(SoftmaxCrossEntropy))?;
@@ -373,16 +376,15 @@ fn gradients(options: &Options, train: &Digits, starts: &[Start]) -> Result<(), 
                         .chain(shown)
                         .collect(),
                 );
-                let points = norms.iter().enumerate();
-                let points: Vec<_> = points.map(|(t, &norm)| (t as f64, norm)).collect();
                 if what == "backprop" {
                     let name = format!("backprop, {}", described(start));
-                    curves.push(Line { name, points });
+                    let points = norms.iter().enumerate();
+                    let points = points.map(|(t, &norm)| (t as f64, positive(norm)));
+                    panel = panel.with_line(Line::new(name, points));
                     continue;
                 }
-                for ((low, high), point) in low.iter_mut().zip(&mut high).zip(points) {
-                    *low = (point.0, point.1.min(low.1));
-                    *high = (point.0, point.1.max(high.1));
+                for ([low, high], &norm) in range.iter_mut().zip(&norms) {
+                    (*low, *high) = (low.min(norm), high.max(norm));
                 }
             }
         }
@@ -391,22 +393,20 @@ fn gradients(options: &Options, train: &Digits, starts: &[Start]) -> Result<(), 
             .into_iter()
             .chain(names.iter().map(String::as_str));
         print_table(&head.collect::<Vec<_>>(), &rows);
-        let name = unit.name().to_lowercase();
-        let x = Axis::linear("layer t");
-        let y = Axis::logarithmic("norm of the gradient in θ_t, per example");
+        let edges = range.iter().enumerate();
+        let edges = edges.map(|(t, own)| (t as f64, own.map(positive)));
+        let band = Band::new("projected targets, from all weights", edges);
         let title = format!("{}: gradients before any step, depth {DEPTH}", unit.name());
-        let panel = Panel {
-            title: String::new(),
-            band: Some(Band {
-                name: "projected targets, from all weights".into(),
-                edges: [low, high],
-            }),
-            lines: curves,
-        };
-        let path = options.figure(&format!("gradients-{name}.svg"))?;
-        lines(&path, &title, x, y, &[panel])?;
+        let path = options.figure(&format!("gradients-{}.svg", unit.name().to_lowercase()))?;
+        let page = Page::new(title).with_panel(panel.with_band(band));
+        page.save(path)?;
     }
     Ok(())
+}
+
+/// A gap where a logarithmic axis cannot show a norm: of dead layers, it is 0.
+fn positive(norm: f64) -> f64 {
+    if norm > 0.0 { norm } else { f64::NAN }
 }
 
 fn described(start: Start) -> String {

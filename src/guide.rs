@@ -52,10 +52,13 @@ pub mod choosing_a_scheme {}
 pub mod choosing_mu {}
 
 #[doc = include_str!("guide/links.md")]
-#[cfg_attr(feature = "storage", doc = include_str!("../docs/guide/runs.md"))]
 #[cfg_attr(
-    not(feature = "storage"),
-    doc = "Saving, resuming, watching: build this documentation with the feature `storage`."
+    all(feature = "plot", feature = "storage"),
+    doc = include_str!("../docs/guide/runs.md")
+)]
+#[cfg_attr(
+    not(all(feature = "plot", feature = "storage")),
+    doc = "Saving, resuming, watching: build this documentation with the features `plot` and `storage`."
 )]
 ///
 /// # Reference

@@ -172,24 +172,22 @@ impl Canvas<'_> {
         pixel: &dyn Fn(f64, f64) -> Pixel,
     ) -> Result<(), Error> {
         let finite = |(x, y): &(f64, f64)| x.is_finite() && y.is_finite();
-        let mut marked = Vec::new();
-        let mut all = Vec::new();
+        // Points, and whether they have no neighbour.
+        let mut all: Vec<(Pixel, bool)> = Vec::new();
         for part in line.points.split(|point| !finite(point)) {
             let part: Vec<Pixel> = part.iter().map(|&(x, y)| pixel(x, y)).collect();
-            match part.len() {
-                1 => marked.push(part[0]),
-                _ => self.line(&part, style)?,
+            if part.len() > 1 {
+                self.line(&part, style)?;
             }
-            all.extend(part);
+            all.extend(part.iter().map(|&at| (at, part.len() == 1)));
         }
         // Shifted from line to line, so that markers of close lines are apart.
         let every = all.len().div_ceil(7).max(1);
-        marked.extend(
-            all.iter()
-                .skip(number * every / STYLES.len())
-                .step_by(every),
-        );
-        marked.into_iter().try_for_each(|at| self.marker(at, style))
+        let shift = number * every / STYLES.len();
+        let chosen = |i: usize| i >= shift && (i - shift).is_multiple_of(every);
+        let marked = all.iter().enumerate();
+        let mut marked = marked.filter(|&(i, &(_, lone))| lone || chosen(i));
+        marked.try_for_each(|(_, &(at, _))| self.marker(at, style))
     }
 }
 

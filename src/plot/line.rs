@@ -43,7 +43,8 @@ impl Line {
     }
 
     pub(super) fn check(&self, x: &Axis, y: &Axis) -> Result<(), Error> {
-        check(&self.name, [x, y], self.points.iter().copied())
+        let points = self.points.iter().map(|&(x, y)| (x, [y; 2]));
+        check(&self.name, [x, y], points)
     }
 }
 
@@ -64,16 +65,15 @@ impl Band {
     }
 
     pub(super) fn check(&self, x: &Axis, y: &Axis) -> Result<(), Error> {
-        let edges = self.edges.iter().flat_map(|&(x, own)| own.map(|y| (x, y)));
-        check(&self.name, [x, y], edges)
+        check(&self.name, [x, y], self.edges.iter().copied())
     }
 }
 
-/// Whether some points can be drawn, and all that are finite can.
+/// Whether some points (x, [low, high]) can be drawn, and all that are finite can.
 fn check(
     name: &str,
-    axes: [&Axis; 2],
-    points: impl Iterator<Item = (f64, f64)> + Clone,
+    [x, y]: [&Axis; 2],
+    points: impl Iterator<Item = (f64, [f64; 2])> + Clone,
 ) -> Result<(), Error> {
     let refused = |axis: &Axis, reason| {
         Err(Error::Plot {
@@ -82,22 +82,21 @@ fn check(
             reason,
         })
     };
-    let mut finite = points
-        .clone()
-        .filter(|(x, y)| x.is_finite() && y.is_finite());
+    let finite = |(x, [low, high]): &(f64, [f64; 2])| [x, low, high].iter().all(|v| v.is_finite());
+    let finite = points.clone().filter(finite);
     match (points.count(), finite.clone().count()) {
-        (0, _) => return refused(axes[1], Unplottable::Empty),
-        (count, 0) => return refused(axes[1], Unplottable::NotFinite { count }),
+        (0, _) => return refused(y, Unplottable::Empty),
+        (count, 0) => return refused(y, Unplottable::NotFinite { count }),
         _ => {}
     }
-    for (place, axis) in axes.into_iter().enumerate() {
-        let value = |(x, y): (f64, f64)| [x, y][place];
-        let bad = |&point: &(f64, f64)| axis.kind == Kind::Logarithmic && value(point) <= 0.0;
-        if let Some(point) = finite.clone().find(bad) {
-            let value = value(point);
-            return refused(axis, Unplottable::NotPositive { value, at: point.0 });
+    let bad = |axis: &Axis, value: f64| axis.kind == Kind::Logarithmic && value <= 0.0;
+    for (at, edges) in finite {
+        if bad(x, at) {
+            return refused(x, Unplottable::NotPositive { value: at, at });
+        }
+        if let Some(&value) = edges.iter().find(|&&value| bad(y, value)) {
+            return refused(y, Unplottable::NotPositive { value, at });
         }
     }
-    debug_assert!(finite.next().is_some());
     Ok(())
 }

@@ -16,6 +16,8 @@ mod fuzz;
 mod observers;
 #[cfg(feature = "serde")]
 mod options;
+#[cfg(feature = "plot")]
+mod plot;
 #[cfg(feature = "serde")]
 mod reports;
 #[cfg(feature = "serde")]

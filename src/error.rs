@@ -80,6 +80,8 @@ pub enum Unplottable {
     Empty,
     /// No record has a value of it.
     NotRecorded,
+    /// Its run was given without seconds.
+    NotTimed,
     /// None of its values is finite.
     NotFinite {
         /// How many there are.
@@ -104,6 +106,7 @@ impl fmt::Display for Unplottable {
         match self {
             Self::Empty => f.write_str("there are no points"),
             Self::NotRecorded => f.write_str("no record has a value of it"),
+            Self::NotTimed => f.write_str("its run was given without seconds"),
             Self::NotFinite { count } => write!(f, "none of {count} values is finite"),
             Self::NoCommonEpoch { runs } => {
                 write!(f, "no epoch has a finite value in all {runs} runs")

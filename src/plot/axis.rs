@@ -26,8 +26,8 @@ impl Axis {
         Self::of(name, Kind::Counted)
     }
 
-    /// Equal factors, labelled at powers of ten (within two decades, at 2 and 5 times them too).
-    /// Values must be above 0.
+    /// Equal factors, labelled at powers of ten, on a short axis between them too. Values must be
+    /// above 0.
     pub fn logarithmic(name: impl Into<String>) -> Self {
         Self::of(name, Kind::Logarithmic)
     }

@@ -93,6 +93,9 @@ impl Canvas<'_> {
 
     /// Text that begins there, around that height.
     pub(super) fn text(&self, at: Pixel, size: f64, text: &str) -> Result<(), Error> {
+        if text.is_empty() {
+            return Ok(());
+        }
         let style = font(size).pos(Pos::new(HPos::Left, VPos::Center));
         let text = shown(text);
         self.0

@@ -20,14 +20,6 @@ pub enum Measure {
 }
 
 impl Measure {
-    pub(super) const ALL: [Self; 5] = [
-        Self::Objective,
-        Self::ComposedLoss,
-        Self::ValidationLoss,
-        Self::Gap,
-        Self::Metric,
-    ];
-
     pub(super) fn of<T: Scalar>(self, record: &EpochRecord<T>) -> Option<f64> {
         let value = match self {
             Self::Objective => Some(record.objective),

@@ -56,72 +56,56 @@ impl Page {
         let inner = AREAS[columns - 1];
         let legends: Vec<Legend<'_>> = self.panels.iter().map(Legend::of).collect();
         let one = legends.iter().all(|own| *own == legends[0]);
+        // As wide as the longest text needs.
         let frame = LABELS.0 + ROOM.0;
-        // As wide as its longest text needs.
         let titles = self
             .panels
             .iter()
             .map(|panel| width(&panel.title, SIZES[1]));
-        let entries = legends.iter().map(Legend::entry);
-        let own = titles.chain(entries).fold(inner.0, f64::max) + frame;
-        let title = width(&self.title, SIZES[0]) + 2.0 * GAP;
-        let across = own.max(title / columns as f64);
-        let legend_width = across - frame;
-
+        let texts = titles.chain(legends.iter().map(Legend::entry));
+        let own = texts.fold(inner.0, f64::max) + frame;
+        let across = own.max((width(&self.title, SIZES[0]) + GAP) / columns as f64);
+        let whole = across * columns as f64;
+        // From the top of a panel: its title, its lines, its legend, the next panel.
         let room = |titled: bool, size: f64| if titled { size + 12.0 } else { 0.0 };
-        let top = room(!self.title.is_empty(), SIZES[0]) + 4.0;
-        let rows: Vec<&[Panel]> = self.panels.chunks(columns).collect();
         let titled = self.panels.iter().any(|panel| !panel.title.is_empty());
         let heading = room(titled, SIZES[1]);
-        let chart = LABELS.1 + ROOM.1 + inner.1;
-        let legend = |legends: &[Legend<'_>], across: f64| {
-            let heights = legends.iter().map(|legend| legend.height(across));
+        let chart = inner.1 + LABELS.1 + ROOM.1;
+        let heights = legends.iter().map(|legend| legend.height(across - frame));
+        let below = if one {
+            0.0
+        } else {
             heights.fold(0.0, f64::max)
         };
-        let whole = columns as f64 * across - frame;
-        let mut below = top;
-        let mut corners = Vec::new();
-        for (row, legends) in rows.iter().zip(legends.chunks(columns)) {
-            let corner = |column| (GAP + across * column as f64, below);
-            corners.extend((0..row.len()).map(corner));
-            below += heading
-                + chart
-                + if one {
-                    0.0
-                } else {
-                    legend(legends, legend_width)
-                };
-        }
-        let height = below
+        let down = heading + chart + below;
+        let top = room(!self.title.is_empty(), SIZES[0]) + 4.0;
+        let end = top + down * self.panels.len().div_ceil(columns) as f64;
+        let height = end
             + if one {
-                legend(&legends[..1], whole)
+                legends[0].height(whole - frame)
             } else {
                 0.0
             };
 
-        Canvas::svg((GAP + columns as f64 * across, height), |canvas| {
-            if !self.title.is_empty() {
-                canvas.text((GAP, 18.0), SIZES[0], &self.title)?;
-            }
-            let all: Vec<&Panel> = self.panels.iter().collect();
-            let zipped = self.panels.iter().zip(&legends).zip(corners);
-            for ((panel, legend), (left, top)) in zipped {
-                if !panel.title.is_empty() {
-                    let at = (left + LABELS.0, top + 14.0);
-                    canvas.text(at, SIZES[1], &panel.title)?;
-                }
+        let all: Vec<&Panel> = self.panels.iter().collect();
+        Canvas::svg((GAP + whole, height), |canvas| {
+            canvas.text((GAP, 18.0), SIZES[0], &self.title)?;
+            for (number, (panel, legend)) in self.panels.iter().zip(&legends).enumerate() {
+                let left = GAP + across * (number % columns) as f64;
+                let top = top + down * (number / columns) as f64;
+                let at = |height: f64| (left + LABELS.0, top + height);
+                canvas.text(at(14.0), SIZES[1], &panel.title)?;
                 let own = [panel];
                 let scales = Panel::scales(if self.shared { &all } else { &own });
                 canvas.chart((left, top + heading), (across, chart), panel, scales)?;
                 if !one {
-                    let corner = (left + LABELS.0, top + heading + chart);
-                    legend.draw(canvas, corner, legend_width)?;
+                    legend.draw(canvas, at(heading + chart), across - frame)?;
                 }
             }
-            match one {
-                true => legends[0].draw(canvas, (GAP + LABELS.0, below), whole),
-                false => Ok(()),
+            if one {
+                legends[0].draw(canvas, (GAP + LABELS.0, end), whole - frame)?;
             }
+            Ok(())
         })
     }
 

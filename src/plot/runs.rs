@@ -14,52 +14,33 @@ use super::panel::Panel;
 
 /// Histories of one or several runs. Those with the same name are runs of one method, such as with
 /// several seeds.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Runs {
+#[derive(Debug, Clone, PartialEq)]
+pub struct Runs<T> {
     /// In the order of their first runs.
-    methods: Vec<(String, Vec<Vec<Record>>)>,
+    methods: Vec<(String, Vec<Run<T>>)>,
     along: Along,
 }
 
-/// What of a record can be shown.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Record {
-    epoch: u64,
-    steps: u64,
-    seconds: Option<f64>,
-    /// In the order of [`Measure::ALL`].
-    values: [Option<f64>; Measure::ALL.len()],
+#[derive(Debug, Clone, PartialEq)]
+struct Run<T> {
+    history: Vec<EpochRecord<T>>,
+    /// One for each record, or none.
+    seconds: Vec<f64>,
 }
 
-/// A measured value, (x, y).
-struct Point {
-    epoch: u64,
-    at: (f64, f64),
-}
-
-impl Record {
-    fn of<T: Scalar>(record: &EpochRecord<T>, seconds: Option<f64>) -> Self {
-        Self {
-            epoch: record.epoch,
-            steps: record.steps,
-            seconds,
-            values: Measure::ALL.map(|measure| measure.of(record)),
-        }
-    }
-
-    fn place(&self, along: Along) -> Option<f64> {
-        match along {
-            Along::Epochs => Some(self.epoch as f64),
-            Along::Steps => Some(self.steps as f64),
-            Along::Seconds => self.seconds,
-        }
+impl<T: Scalar> Default for Runs<T> {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
-impl Runs {
+impl<T: Scalar> Runs<T> {
     /// No runs yet, drawn along epochs.
     pub fn new() -> Self {
-        Self::default()
+        Self {
+            methods: Vec::new(),
+            along: Along::Epochs,
+        }
     }
 
     /// What they are drawn along.
@@ -70,14 +51,8 @@ impl Runs {
 
     /// Adds a run: its method's name and its history, as in
     /// [`TrainingReport::history`](crate::training::TrainingReport::history).
-    pub fn with_run<T: Scalar>(
-        mut self,
-        name: impl Into<String>,
-        history: &[EpochRecord<T>],
-    ) -> Self {
-        let run = history.iter().map(|record| Record::of(record, None));
-        self.add(name.into(), run.collect());
-        self
+    pub fn with_run(self, name: impl Into<String>, history: &[EpochRecord<T>]) -> Self {
+        self.with(name.into(), history, &[])
     }
 
     /// Adds a run with the seconds at which each record was made. The crate's records hold no times,
@@ -86,24 +61,26 @@ impl Runs {
     ///
     /// # Errors
     /// [`Error::Length`].
-    pub fn with_timed_run<T: Scalar>(
-        mut self,
+    pub fn with_timed_run(
+        self,
         name: impl Into<String>,
         history: &[EpochRecord<T>],
         seconds: &[f64],
     ) -> Result<Self, Error> {
         check_length("seconds of a history", seconds, history.len())?;
-        let run = history.iter().zip(seconds);
-        let run = run.map(|(record, &seconds)| Record::of(record, Some(seconds)));
-        self.add(name.into(), run.collect());
-        Ok(self)
+        Ok(self.with(name.into(), history, seconds))
     }
 
-    fn add(&mut self, name: String, run: Vec<Record>) {
+    fn with(mut self, name: String, history: &[EpochRecord<T>], seconds: &[f64]) -> Self {
+        let run = Run {
+            history: history.to_vec(),
+            seconds: seconds.to_vec(),
+        };
         match self.methods.iter_mut().find(|method| method.0 == name) {
             Some((_, runs)) => runs.push(run),
             None => self.methods.push((name, vec![run])),
         }
+        self
     }
 
     /// A line for each method: the values of its run, or the mean ± sample sd over its runs at the
@@ -117,88 +94,72 @@ impl Runs {
             Along::Steps => Axis::counted("parameter steps"),
             Along::Seconds => Axis::linear("seconds"),
         };
-        let lines = self.methods.iter();
-        let lines = lines.map(|(name, runs)| self.line(name, runs, measure, &y.name));
-        let lines: Vec<Line> = lines.collect::<Result<_, _>>()?;
+        let mut lines = Vec::new();
+        for (name, runs) in &self.methods {
+            let count = runs.len();
+            let refused = |line: String, reason| Error::Plot {
+                line,
+                quantity: y.name.clone(),
+                reason,
+            };
+            let mut points = Vec::new();
+            for (number, run) in runs.iter().enumerate() {
+                let own = run.points(self.along, measure);
+                points.push(own.map_err(|reason| match count {
+                    1 => refused(name.clone(), reason),
+                    _ => refused(format!("{name} (run {} of {count})", number + 1), reason),
+                })?);
+            }
+            if let [only] = &points[..] {
+                lines.push(Line::new(name, only.values().copied()));
+                continue;
+            }
+            let (means, deviations): (Vec<_>, Vec<_>) = means(&points).unzip();
+            if !means.iter().any(|(_, mean)| mean.is_finite()) {
+                let reason = Unplottable::NoCommonEpoch { runs: count };
+                return Err(refused(name.clone(), reason));
+            }
+            let line = Line::new(format!("{name} (mean ± sd, n = {count})"), means);
+            lines.push(line.with_deviations(deviations)?);
+        }
         Ok(lines.into_iter().fold(Panel::new(x, y), Panel::with_line))
     }
+}
 
-    fn line(
-        &self,
-        name: &str,
-        runs: &[Vec<Record>],
-        measure: Measure,
-        quantity: &str,
-    ) -> Result<Line, Error> {
-        let count = runs.len();
-        let points = runs.iter().enumerate().map(|(number, run)| {
-            let line = match count {
-                1 => name.to_owned(),
-                _ => format!("{name} (run {} of {count})", number + 1),
+/// What was measured, (x, y), by epoch.
+type Points = BTreeMap<u64, (f64, f64)>;
+
+impl<T: Scalar> Run<T> {
+    fn points(&self, along: Along, measure: Measure) -> Result<Points, Unplottable> {
+        if self.history.is_empty() {
+            return Err(Unplottable::Empty);
+        }
+        if along == Along::Seconds && self.seconds.is_empty() {
+            return Err(Unplottable::NotTimed);
+        }
+        let point = |(number, record): (usize, &EpochRecord<T>)| {
+            let x = match along {
+                Along::Epochs => record.epoch as f64,
+                Along::Steps => record.steps as f64,
+                Along::Seconds => self.seconds[number],
             };
-            self.points(line, run, measure, quantity)
-        });
-        let points: Vec<Vec<Point>> = points.collect::<Result<_, _>>()?;
-        if let [only] = &points[..] {
-            return Ok(Line::new(name, only.iter().map(|point| point.at)));
-        }
-        let (means, deviations): (Vec<_>, Vec<_>) = means(&points).unzip();
-        if !means.iter().any(|(_, mean)| mean.is_finite()) {
-            return Err(Error::Plot {
-                line: name.into(),
-                quantity: quantity.into(),
-                reason: Unplottable::NoCommonEpoch { runs: count },
-            });
-        }
-        Line::new(format!("{name} (mean ± sd, n = {count})"), means).with_deviations(deviations)
-    }
-
-    /// What a run measured.
-    fn points(
-        &self,
-        line: String,
-        run: &[Record],
-        measure: Measure,
-        quantity: &str,
-    ) -> Result<Vec<Point>, Error> {
-        let refused = |quantity: &str, reason| {
-            Err(Error::Plot {
-                line,
-                quantity: quantity.into(),
-                reason,
-            })
+            Some((record.epoch, (x, measure.of(record)?)))
         };
-        let points = run.iter().filter_map(|record| {
-            Some(Point {
-                epoch: record.epoch,
-                at: (record.place(self.along)?, record.values[measure as usize]?),
-            })
-        });
-        let points: Vec<Point> = points.collect();
-        if run.is_empty() {
-            return refused(quantity, Unplottable::Empty);
+        let records = self.history.iter().enumerate();
+        let points: Points = records.filter_map(point).collect();
+        let count = points.len();
+        match points.values().any(|(_, y)| y.is_finite()) {
+            true => Ok(points),
+            false if count == 0 => Err(Unplottable::NotRecorded),
+            false => Err(Unplottable::NotFinite { count }),
         }
-        if run.iter().all(|record| record.place(self.along).is_none()) {
-            return refused("seconds", Unplottable::NotRecorded);
-        }
-        if points.is_empty() {
-            return refused(quantity, Unplottable::NotRecorded);
-        }
-        if !points.iter().any(|point| point.at.1.is_finite()) {
-            let count = points.len();
-            return refused(quantity, Unplottable::NotFinite { count });
-        }
-        Ok(points)
     }
 }
 
 /// The mean of several runs and the sample sd of its value, at the epochs that are in all.
-fn means(runs: &[Vec<Point>]) -> impl Iterator<Item = ((f64, f64), f64)> {
-    let index = |run: &Vec<Point>| run.iter().map(|own| (own.epoch, own.at)).collect();
-    let runs: Vec<BTreeMap<u64, (f64, f64)>> = runs.iter().map(index).collect();
-    let epochs: Vec<u64> = runs[0].keys().copied().collect();
-    epochs.into_iter().filter_map(move |epoch| {
-        let all = runs.iter().map(|run| run.get(&epoch).copied());
+fn means(runs: &[Points]) -> impl Iterator<Item = ((f64, f64), f64)> {
+    runs[0].keys().filter_map(|epoch| {
+        let all = runs.iter().map(|run| run.get(epoch).copied());
         let all: Vec<(f64, f64)> = all.collect::<Option<_>>()?;
         let n = all.len() as f64;
         let mean = |of: fn(&(f64, f64)) -> f64| all.iter().map(|at| of(at) / n).sum::<f64>();

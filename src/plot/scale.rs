@@ -73,6 +73,9 @@ impl ValueFormatter<f64> for Scale {
     }
 }
 
+/// A value may be this far, of a step or a decade, beyond the last tick.
+const ROUNDING: f64 = 1e-9;
+
 /// Multiples of 1, 2 or 5 times a power of ten that is at least `least`.
 fn steps(low: f64, high: f64, least: f64) -> Vec<(f64, Option<String>)> {
     // A range that rounding would swallow is widened.
@@ -88,7 +91,8 @@ fn steps(low: f64, high: f64, least: f64) -> Vec<(f64, Option<String>)> {
     let times = [5.0, 2.0].into_iter().find(|m| m * ten_to(power) <= rough);
     let times = times.unwrap_or(1.0);
     let step = times * ten_to(power);
-    let (first, last) = ((low / step).floor() as i64, (high / step).ceil() as i64);
+    let first = (low / step + ROUNDING).floor() as i64;
+    let last = (high / step - ROUNDING).ceil() as i64;
     let tick = |k: i64| {
         let at = (k as f64 * step).clamp(f64::MIN, f64::MAX);
         (at, Some(label(k as f64 * times, power)))
@@ -102,17 +106,28 @@ fn decades(low: f64, high: f64) -> Vec<(f64, Option<String>)> {
     let most = if last - first < 4 { 9 } else { 1 };
     let every = (last - first) / 8 + 1;
     let plain = first >= -4 && last <= 4;
-    let lines = (first..=last.max(first + 1)).flat_map(|k| (1..=most).map(move |m| (k, m)));
-    let lines: Vec<(i32, i32)> = lines.collect();
+    // Of very many decades, a line only where there is a label.
+    let step = if last - first < 40 { 1 } else { every };
+    let (first, last) = (first.div_euclid(step), (last + step - 1).div_euclid(step));
+    let all = (first..=last.max(first + 1)).map(|k| k * step);
+    let lines: Vec<(i32, i32)> = all.flat_map(|k| (1..=most).map(move |m| (k, m))).collect();
     let place = |(k, m): (i32, i32)| f64::from(k) + f64::from(m).log10();
-    let start = lines.iter().rposition(|&line| place(line) <= low);
+    let start = lines
+        .iter()
+        .rposition(|&line| place(line) <= low + ROUNDING);
     let end = lines
         .iter()
-        .position(|&line| place(line) >= high && place(line) > low);
+        .position(|&line| place(line) >= high - ROUNDING && place(line) > low + ROUNDING);
     let lines = &lines[start.unwrap_or(0)..=end.unwrap_or(lines.len() - 1)];
-    let wide = lines.len() > 1 && place(lines[lines.len() - 1]) - place(lines[0]) > 2.0;
+    // Labels at decades; on a short axis at 2 and 5 times them too, or else at every line.
+    let short = place(lines[lines.len() - 1]) - place(lines[0]) <= 2.0;
+    let round = |m: i32| [1, 2, 5].contains(&m);
+    let few = lines.iter().filter(|line| round(line.1)).count() < 2;
     let label = |&(k, m): &(i32, i32)| {
-        let shown = (m == 1 && k % every == 0) || (!wide && (m == 2 || m == 5));
+        let shown = match short {
+            true => few || round(m),
+            false => m == 1 && k % every == 0,
+        };
         let text = match (plain, m) {
             (true, _) => label(f64::from(m), k),
             (false, 1) => format!("10{}", superscript(k)),

@@ -36,8 +36,7 @@ impl Page {
         self
     }
 
-    /// All panels get the scales that show the points of all of them; their axes must be of the
-    /// same kinds.
+    /// All panels get scales that show the points of all of them.
     pub fn with_shared_scales(mut self) -> Self {
         self.shared = true;
         self
@@ -48,10 +47,16 @@ impl Page {
     /// # Errors
     /// - [`Error::InvalidOption`] without panels, and for a panel with no line or more than six;
     /// - [`Error::Plot`] for a line or band without finite points, or with a value that its
-    ///   logarithmic axis cannot show;
-    /// - [`Error::Combination`] for shared scales of axes of several kinds.
+    ///   logarithmic axis cannot show.
     pub fn to_svg(&self) -> Result<String, Error> {
-        self.check()?;
+        if self.panels.is_empty() {
+            return Err(Error::InvalidOption {
+                option: "panels of a page",
+                value: 0.0,
+                allowed: "at least 1",
+            });
+        }
+        self.panels.iter().try_for_each(Panel::check)?;
         let columns = self.panels.len().min(2);
         let inner = AREAS[columns - 1];
         let legends: Vec<Legend<'_>> = self.panels.iter().map(Legend::of).collect();
@@ -87,7 +92,6 @@ impl Page {
                 0.0
             };
 
-        let all: Vec<&Panel> = self.panels.iter().collect();
         Canvas::svg((GAP + whole, height), |canvas| {
             canvas.text((GAP, 18.0), SIZES[0], &self.title)?;
             for (number, (panel, legend)) in self.panels.iter().zip(&legends).enumerate() {
@@ -95,8 +99,11 @@ impl Page {
                 let top = top + down * (number / columns) as f64;
                 let at = |height: f64| (left + LABELS.0, top + height);
                 canvas.text(at(14.0), SIZES[1], &panel.title)?;
-                let own = [panel];
-                let scales = Panel::scales(if self.shared { &all } else { &own });
+                let shown = match self.shared {
+                    true => &self.panels[..],
+                    false => &self.panels[number..=number],
+                };
+                let scales = panel.scales(shown);
                 canvas.chart((left, top + heading), (across, chart), panel, scales)?;
                 if !one {
                     legend.draw(canvas, at(heading + chart), across - frame)?;
@@ -107,25 +114,6 @@ impl Page {
             }
             Ok(())
         })
-    }
-
-    fn check(&self) -> Result<(), Error> {
-        let Some(first) = self.panels.first() else {
-            return Err(Error::InvalidOption {
-                option: "panels of a page",
-                value: 0.0,
-                allowed: "at least 1",
-            });
-        };
-        self.panels.iter().try_for_each(Panel::check)?;
-        let kinds = |panel: &Panel| (panel.x.kind, panel.y.kind);
-        if self.shared && self.panels.iter().any(|panel| kinds(panel) != kinds(first)) {
-            return Err(Error::Combination {
-                what: "shared scales of panels",
-                reason: "their axes are of different kinds",
-            });
-        }
-        Ok(())
     }
 
     /// Writes the picture to a file, in place of an old one.

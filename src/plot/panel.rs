@@ -61,31 +61,27 @@ impl Panel {
         band.try_for_each(|band| band.check(&self.x, &self.y))
     }
 
-    /// The scales of these panels' axes, which show all their points.
-    pub(super) fn scales(panels: &[&Self]) -> [Scale; 2] {
-        let first = panels[0];
-        let shown = |axis: &Axis, value: f64| {
-            value.is_finite() && (axis.kind != Kind::Logarithmic || value > 0.0)
-        };
-        let mut ends = [[f64::INFINITY, f64::NEG_INFINITY]; 2];
+    /// The scales of its axes, which show all points of these panels.
+    pub(super) fn scales(&self, panels: &[Self]) -> [Scale; 2] {
         let bands = panels.iter().flat_map(|panel| &panel.band);
         let lines = panels.iter().flat_map(|panel| &panel.lines);
         let edges = bands.flat_map(|band| band.edges.iter().copied());
         let edges = edges.chain(lines.clone().flat_map(Line::edges));
         let edges = edges.flat_map(|(x, own)| own.map(|y| (x, y)));
         let points = lines.flat_map(|line| line.points.iter().copied());
-        for (x, y) in edges.chain(points) {
-            if !shown(&first.x, x) || !shown(&first.y, y) {
-                continue;
-            }
+        let shown = |axis: &Axis, value: f64| {
+            value.is_finite() && (axis.kind != Kind::Logarithmic || value > 0.0)
+        };
+        let mut ends = [[f64::INFINITY, f64::NEG_INFINITY]; 2];
+        let all = edges.chain(points);
+        for (x, y) in all.filter(|&(x, y)| shown(&self.x, x) && shown(&self.y, y)) {
             for ([low, high], value) in ends.iter_mut().zip([x, y]) {
-                *low = low.min(value);
-                *high = high.max(value);
+                (*low, *high) = (low.min(value), high.max(value));
             }
         }
         [
-            Scale::of(first.x.kind, ends[0]),
-            Scale::of(first.y.kind, ends[1]),
+            Scale::of(self.x.kind, ends[0]),
+            Scale::of(self.y.kind, ends[1]),
         ]
     }
 }

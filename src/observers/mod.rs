@@ -4,12 +4,7 @@
 //! [`Session::observe`](crate::training::Session::observe); several can watch one run. Nothing is
 //! printed or written unless one is added.
 //!
-//! | observer | feature | writes |
-//! |---|---|---|
-//! | [`CsvLog`] | | one line per epoch |
-//! | `JsonLines` | `json` | one line per event, and one per visit if asked for |
-//! | `ProgressBar` | `progress` | one line on the terminal: E, losses, gap, metric, time left |
-//! | `Trace` | `tracing` | spans and events for a subscriber of your own |
+//! `JsonLines` needs the feature `json`, `ProgressBar` `progress`, and `Trace` `tracing`.
 
 mod csv_log;
 #[cfg(feature = "json")]

@@ -55,7 +55,7 @@ fn main() -> Result<(), Error> {
         }
     }
     let (model, report) = session.finish();
-    println!("{} steps, ended by {:?}", report.steps, report.stop);
+    println!("{} steps: {}", report.steps, report.stop);
 
     trainer.run(&mut twin)?;
     let same = (0..3).all(|t| model.circuit().parameters(t) == twin.circuit().parameters(t));

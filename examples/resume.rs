@@ -56,7 +56,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     while let Some(event) = session.advance()? {
         match event {
             Event::Epoch(record) if record.composed_loss.is_some() => println!("{record}"),
-            Event::Stop(reason) => println!("ended by {reason:?}"),
+            Event::Stop(reason) => println!("{reason}"),
             _ => {}
         }
     }

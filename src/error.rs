@@ -105,8 +105,12 @@ impl fmt::Display for Unplottable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Empty => f.write_str("there are no points"),
-            Self::NotRecorded => f.write_str("no record has a value of it"),
-            Self::NotTimed => f.write_str("its run was given without seconds"),
+            Self::NotRecorded => {
+                f.write_str("its records have none (a metric needs Trainer::with_metric)")
+            }
+            Self::NotTimed => {
+                f.write_str("its run was added without times (use Runs::with_timed_run)")
+            }
             Self::NotFinite { count } => write!(f, "none of {count} values is finite"),
             Self::NoCommonEpoch { runs } => {
                 write!(f, "no epoch has a finite value in all {runs} runs")
@@ -222,7 +226,7 @@ pub enum Error {
 
     /// A description of a kind that the [`Registry`](crate::registry::Registry) does not know.
     #[error(
-        "no {what} of kind '{kind}' is known here, only {known} (layers, losses and unfolds of your own can be added to a Registry)"
+        "no {what} of kind '{kind}' is known here; known are: {known} (add layers, losses and unfolds of your own to a Registry)"
     )]
     UnknownKind {
         /// "layer", "loss", "unfold" or "initializer".
@@ -267,7 +271,7 @@ pub enum Error {
     },
 
     /// A line or band that cannot be drawn.
-    #[error("cannot plot {quantity} of {line}: {reason}")]
+    #[error("cannot plot '{quantity}' of '{line}': {reason}")]
     Plot {
         /// Its name; of a run, that of its method.
         line: String,
@@ -297,7 +301,7 @@ pub enum Error {
     },
 
     /// An index of a layer that the circuit does not have, or that the operation does not allow.
-    #[error("layer {layer} was requested, but the layers that can be used here are: {allowed}")]
+    #[error("there is no layer {layer} here; choose from: {allowed}")]
     UnknownLayer {
         /// The requested index.
         layer: usize,
@@ -410,7 +414,7 @@ pub enum Error {
 
     /// A label that is not a class index.
     #[error(
-        "example column {column} has class {class}, but there are {classes} classes, counted from 0"
+        "example column {column} has class {class}, but the classes are 0 to {}", classes.saturating_sub(1)
     )]
     UnknownClass {
         /// Column, counted from 0.
@@ -432,7 +436,7 @@ pub enum Error {
 
     /// An output that should be a probability, but is not.
     #[error(
-        "row {row} of example column {column} is {value}, but a probability must be from 0 to 1 (of logits, `predict_proba` gives probabilities)"
+        "row {row} of example column {column} is {value}, but a probability must be from 0 to 1 (is it a logit? `predict_proba` gives probabilities)"
     )]
     NotProbability {
         /// Row, counted from 0.
@@ -523,7 +527,7 @@ pub enum Error {
     /// A solver needs a bound that a layer or loss does not give (`Layer::curvature_bound`,
     /// `Loss::curvature_bound`). `StepSize::Checked` and `StepSize::Fixed` do not need one.
     #[error(
-        "a curvature-bounded step needs a curvature bound, but {of} in the local problem of layer {layer} gives none: implement its `curvature_bound`, or use `StepSize::Checked` (`with_step`)"
+        "a curvature-bounded step needs a curvature bound, but {of} in the local problem of layer {layer} gives none: use `StepSize::Checked` (`with_step`), or implement its `curvature_bound`"
     )]
     NoCurvatureBound {
         /// "the layer" or "the loss".
@@ -545,7 +549,7 @@ pub enum Error {
 
     /// Normal equations without a unique solution.
     #[error(
-        "{what} are singular: input row {row} (from 0; the bias is the last) is, up to rounding, a linear combination of earlier rows in these examples (relative curvature {curvature:e}, not above {least:e}); give more examples, or a ridge or proximal weight that is not negligible compared with the squares of the inputs"
+        "{what} have no unique solution: in these examples input row {row} (from 0; the bias is the last) is constant or, up to rounding, a combination of earlier rows. Give more examples, or a ridge or proximal weight that is not negligible beside the squares of the inputs (relative curvature {curvature:e}, not above {least:e})"
     )]
     Singular {
         /// Which equations.
@@ -568,7 +572,7 @@ pub enum Error {
     },
 
     /// A derivative that finite differences contradict.
-    #[error("{entry}, above the tolerance {tolerance:e}")]
+    #[error("wrong derivative: {entry}, above the tolerance {tolerance:e}")]
     WrongDerivative {
         /// The worst entry, with both numbers.
         entry: GradEntry,
@@ -577,7 +581,7 @@ pub enum Error {
     },
 
     /// A combination of options that makes no sense.
-    #[error("refused: {what}: {reason}")]
+    #[error("cannot use {what}: {reason}")]
     Combination {
         /// The combination.
         what: &'static str,
@@ -590,7 +594,7 @@ pub enum Error {
     NothingCompared,
 
     /// A result overflows the scalar type, although everything it was computed from is finite.
-    #[error("{} is not finite: data, targets or parameters are too large for the scalar type", quantity.of(*layer))]
+    #[error("{} overflowed: data, targets or parameters are too large for the scalar type", quantity.of(*layer))]
     Overflow {
         /// Which quantity.
         quantity: Quantity,
@@ -600,7 +604,7 @@ pub enum Error {
 
     /// A step computed a value that is not finite.
     #[error(
-        "{} became non-finite in step {step}, which was therefore not made. Try a smaller learning rate or step size, and data of unit scale",
+        "{} became non-finite in step {step} (from 0), which was therefore not made. Try a smaller learning rate or step size, and data of unit scale",
         quantity.of(*layer)
     )]
     NonFinite {

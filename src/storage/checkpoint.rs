@@ -170,7 +170,8 @@ impl<T: Stored> Session<T> {
         }
         for (number, (here, there)) in here.iter().zip(there).enumerate() {
             if here != there {
-                return Err(file.differs(&format!("phase {number}"), here, there));
+                let (here, there) = differences(here, there);
+                return Err(file.differs(&format!("phase {number}"), &here, &there));
             }
         }
         let (state, rest) = postcard::take_from_bytes(file.get_bytes(STATE)?)
@@ -181,4 +182,26 @@ impl<T: Stored> Session<T> {
         Values::read(&model, &file, &manifest)?.put(&mut model);
         Self::resume(trainer, model, state)
     }
+}
+
+/// Two descriptions without what they begin and end with in common, cut between their fields.
+fn differences(here: &str, there: &str) -> (String, String) {
+    let common = |pairs: &mut dyn Iterator<Item = (char, char)>| -> usize {
+        let equal = pairs.take_while(|(a, b)| a == b);
+        equal.map(|(a, _)| a.len_utf8()).sum()
+    };
+    let start = common(&mut here.chars().zip(there.chars()));
+    let start = here[..start]
+        .rfind([',', '{', '('])
+        .map_or(0, |place| place + 1);
+    let (here, there) = (&here[start..], &there[start..]);
+    let end = common(&mut here.chars().rev().zip(there.chars().rev()));
+    let cut = |text: &str| {
+        let end = text.len() - end;
+        let rest = text[end..].find([',', '}', ')']);
+        text[..rest.map_or(text.len(), |place| end + place)]
+            .trim()
+            .to_string()
+    };
+    (cut(here), cut(there))
 }

@@ -325,7 +325,7 @@ impl<T: Scalar> Trial<T> {
                 .try_for_each(|i| check_computed(Quantity::Energy, last, 0, &[energy(i)]));
         }
         Err(Error::Combination {
-            what: "checking the steps of a descent that does not record its energies",
+            what: "checked steps with a descent that does not record its energies",
             reason: "its `look` must call Trial::record_energies, or its first step \
                      Trial::record_energy for every layer",
         })

@@ -38,6 +38,22 @@ impl StopReason {
     }
 }
 
+impl fmt::Display for StopReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Epochs => "all epochs done",
+            Self::Objective => "the objective was reached",
+            Self::Stagnation => "the objective stopped falling",
+            Self::Validation => "the validation loss stopped falling",
+            Self::TimeLimit => "the time limit was reached",
+            Self::Requested => "stopped on request",
+            Self::Callback => "stopped by the callback",
+            Self::Failed => "failed",
+            Self::InProgress => "not ended yet",
+        })
+    }
+}
+
 /// Something in an epoch that is not an error, but is rarely intended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -82,13 +98,13 @@ impl fmt::Display for Warning {
             Self::Frozen { layer } => write!(
                 f,
                 "layer {layer} did not move, although its gradient was not 0: rounding swallows its \
-                 step, or its solver finds none. Is the learning rate too small, did a large one \
+                 step, or its solver finds no step. Is the learning rate too small, did a large one \
                  inflate the weights, or are the data far from unit scale?"
             ),
             Self::Unreached { layer } => write!(
                 f,
-                "layer {layer} did not move, as its gradient was 0: do the Z-steps reach its target? Are \
-                 its units saturated?"
+                "layer {layer} did not move, as its gradient was 0: do Z-steps reach its target (a \
+                 `ReverseSweep` reaches all), or are its units saturated?"
             ),
             Self::Mixes { layer } => write!(
                 f,
@@ -353,7 +369,7 @@ impl<T: Scalar> fmt::Display for TrainingReport<T> {
         let epochs: u64 = self.phases.iter().map(|phase| phase.epochs).sum();
         write!(
             f,
-            "{epochs} epochs, {} parameter steps, {:.1} s; ended by {:?}",
+            "{epochs} epochs, {} parameter steps, {:.1} s: {}",
             self.steps, self.seconds, self.stop
         )?;
         if let Some(record) = self.last() {
@@ -361,7 +377,7 @@ impl<T: Scalar> fmt::Display for TrainingReport<T> {
         }
         let kept = self.phases.last().and_then(|phase| phase.best_epoch);
         if let Some(epoch) = kept {
-            write!(f, "\nparameters of epoch {epoch} kept")?;
+            write!(f, "\nkept the parameters of epoch {epoch}")?;
             let mut records = self.history.iter();
             let best = records.find(|record| record.epoch == epoch);
             if let Some(loss) = best.and_then(|record| record.validation_loss) {
@@ -397,9 +413,10 @@ impl fmt::Display for Warned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ([first, last], count) = (self.epochs, self.count);
         write!(f, "phase {}, ", self.phase)?;
-        match first == last {
-            true => write!(f, "epoch {first}: ")?,
-            false => write!(f, "in {count} of the epochs {first} to {last}: ")?,
+        match last - first + 1 {
+            1 => write!(f, "epoch {first}: ")?,
+            all if all == count => write!(f, "epochs {first} to {last}: ")?,
+            _ => write!(f, "{count} of epochs {first} to {last}: ")?,
         }
         self.warning.fmt(f)
     }
@@ -407,8 +424,8 @@ impl fmt::Display for Warned {
 
 /// An error that ended a run, with a report of what was done before it.
 ///
-/// `?` turns it into its [`Error`].
-#[derive(Debug, Clone, PartialEq)]
+/// `?` turns it into its [`Error`]. `Debug` prints the message too.
+#[derive(Clone, PartialEq)]
 pub struct RunError<T> {
     /// What went wrong.
     pub error: Error,
@@ -422,7 +439,13 @@ impl<T> fmt::Display for RunError<T> {
     }
 }
 
-impl<T: fmt::Debug> std::error::Error for RunError<T> {}
+impl<T> fmt::Debug for RunError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl<T> std::error::Error for RunError<T> {}
 
 impl<T> From<RunError<T>> for Error {
     fn from(failed: RunError<T>) -> Self {

@@ -314,7 +314,7 @@ impl<T: Scalar> Trainer<T> {
         }
         if self.metric.is_some() && self.validation.is_none() {
             return Err(Error::NoExamples {
-                operation: "Trainer::with_metric (see Trainer::with_validation)",
+                operation: "Trainer::with_metric (pass examples to Trainer::with_validation)",
             });
         }
         let mut penalties = PenaltyRange::new(model.terms.penalties());
@@ -323,7 +323,7 @@ impl<T: Scalar> Trainer<T> {
             phase.w_step.check_parts(model)?;
             if phase.validates() && self.validation.is_none() {
                 return Err(Error::NoExamples {
-                    operation: "Stopping::Validation (see Trainer::with_validation)",
+                    operation: "Stopping::Validation (pass examples to Trainer::with_validation)",
                 });
             }
             let visits = phase.epochs.saturating_mul(phase.batches(n));

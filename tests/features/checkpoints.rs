@@ -382,7 +382,8 @@ fn a_file_is_not_reopened_as_another_run() {
         batches(phase()).with_epochs(4),
     ] {
         let told = refused(&Trainer::new(other));
-        assert!(told.contains("phase 0 differs: Phase {"), "{told}");
+        assert!(told.contains("phase 0 differs: "), "{told}");
+        assert!(told.len() < 700, "only what differs: {told}");
     }
     // On purpose, by way of the state.
     let reopened = Session::reopen(&plain(), empty(), &path).unwrap();

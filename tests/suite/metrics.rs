@@ -255,7 +255,7 @@ fn wrong_data_of_metrics() {
         class: 3,
         classes: 3,
     };
-    let text = ["column 1", "class 3", "3 classes"];
+    let text = ["column 1", "class 3", "0 to 2"];
     let wrong = [0, 3, 0, 7];
     refused(metrics::one_hot::<f64>(&wrong, 3), unknown.clone(), &text);
     refused(

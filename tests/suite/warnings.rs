@@ -440,9 +440,9 @@ fn a_report_prints_each_warning_once() {
         lines[0].starts_with("6 epochs, 6 parameter steps, "),
         "{report}"
     );
-    assert!(lines[0].ends_with("; ended by Epochs"), "{report}");
-    let expected = "warning: phase 1, in 3 of the epochs 4 to 6: layer 0 did not move, as its gradient was 0: \
-                    do the Z-steps reach its target? Are its units saturated?";
+    assert!(lines[0].ends_with(" s: all epochs done"), "{report}");
+    let expected = "warning: phase 1, epochs 4 to 6: layer 0 did not move, as its gradient was 0: do Z-steps \
+                    reach its target (a `ReverseSweep` reaches all), or are its units saturated?";
     assert!(lines[1].starts_with("epoch 6: objective "), "{report}");
     assert_eq!(lines[4], expected);
 }

@@ -109,16 +109,22 @@ fn line<T: Scalar>(record: &EpochRecord<T>, seconds: Option<f64>, run: &str, lin
 
 impl<T: Scalar> Observer<T> for CsvLog {
     fn observe(&mut self, event: &Event<T>, run: &Progress<'_, T>) -> Result<(), Error> {
-        let Event::Epoch(record) = event else {
-            return Ok(());
+        let record = match event {
+            Event::Epoch(record) => Some(record),
+            // A finished run that was reopened has no further epoch.
+            Event::Stop(_) if !self.begun => None,
+            _ => return Ok(()),
         };
         let mut lines = String::new();
         if !self.begun {
             lines.push_str(HEADER);
-            let earlier = run.history.iter().filter(|own| own.epoch < record.epoch);
+            let told = record.map_or(u64::MAX, |own| own.epoch);
+            let earlier = run.history.iter().filter(|own| own.epoch < told);
             earlier.for_each(|own| line(own, None, &self.run, &mut lines));
         }
-        line(record, Some(run.seconds), &self.run, &mut lines);
+        if let Some(record) = record {
+            line(record, Some(run.seconds), &self.run, &mut lines);
+        }
         self.output.lines(&lines)?;
         self.begun = true;
         Ok(())

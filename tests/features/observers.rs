@@ -154,6 +154,7 @@ fn the_log_of_a_resumed_run_is_whole() {
     assert_eq!(std::fs::read_to_string(&table).unwrap().lines().count(), 3);
     let mut session = Session::reopen(&trainer(), empty(), &path).unwrap();
     session.observe(CsvLog::create(&table).unwrap());
+    session.checkpoint_every(3, &path).unwrap();
     session.run().unwrap();
     let resumed = std::fs::read_to_string(&table).unwrap();
     let whole = Shared::default();
@@ -179,6 +180,12 @@ fn the_log_of_a_resumed_run_is_whole() {
             != ""
     };
     assert_eq!([seconds(1), seconds(2)], [false, true]);
+    // A finished run that is reopened makes no epoch more, and its table stays.
+    let mut session = Session::reopen(&trainer(), empty(), &path).unwrap();
+    session.observe(CsvLog::create(&table).unwrap());
+    session.run().unwrap();
+    let again = std::fs::read_to_string(&table).unwrap();
+    assert_eq!(again.lines().count(), resumed.lines().count());
 }
 
 #[test]

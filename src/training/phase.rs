@@ -146,11 +146,12 @@ impl<T: Scalar> Phase<T> {
     /// [`WStep::with_max_gradient_norm`] of the phase's W-step.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] unless the norm is above 0 and finite.
+    /// [`Error::InvalidOption`] unless the norm is above 0 and finite; [`Error::Combination`] without an
+    /// optimiser.
     #[doc(alias("clip", "gradient clipping"))]
     pub fn with_max_gradient_norm(mut self, norm: f64) -> Result<Self, Error> {
         self.w_step = self.w_step.with_max_gradient_norm(norm)?;
-        Ok(self)
+        self.w_step.check().map(|()| self)
     }
 
     /// Sets a rule for early stopping.

@@ -405,6 +405,8 @@ fn options_without_effect_are_refused() {
         with(solver().with_rate_factor(bias(), 0.5).unwrap()),
         "learning rate",
     );
+    let phase = with(solver()).unwrap();
+    check(phase.with_max_gradient_norm(0.1), "maximum gradient norm");
     // Gradient descent has no weight decay.
     check(
         with(sgd().with_decay_factor(bias(), 0.5).unwrap()),

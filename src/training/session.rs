@@ -19,6 +19,7 @@ use super::trainer::Trainer;
 use super::visit::{Statistics, Visit};
 use super::w_step::{LayerStep, WState, WStep};
 use crate::check::{at_least_one, check_computed, check_count, check_length, finite, not_negative};
+use crate::circuit::Circuit;
 use crate::decoupled::examples::{Chosen, Working};
 use crate::decoupled::{DecoupledCircuit, TargetUse};
 use crate::energy::{Layers, Workspace};
@@ -854,7 +855,8 @@ impl<T: Scalar> Session<T> {
         let Some(within) = &mut self.state.within else {
             return Ok(None);
         };
-        let mut told = warnings(&phase.w_step, &within.w_step, &epoch.statistics);
+        let (circuit, w_state) = (&self.model.circuit, &within.w_step);
+        let mut told = warnings(&phase.w_step, w_state, circuit, &epoch.statistics);
         if number == within.first_epoch + 1 {
             let Memory {
                 working, workspace, ..
@@ -1192,11 +1194,16 @@ fn at_step(mut error: Error, steps: u64) -> Error {
 }
 
 /// The warnings that follow from an epoch's statistics.
-fn warnings<T: Scalar>(w_step: &WStep<T>, w_state: &WState<T>, own: &Statistics) -> Vec<Warning> {
+fn warnings<T: Scalar>(
+    w_step: &WStep<T>,
+    w_state: &WState<T>,
+    circuit: &Circuit<T>,
+    own: &Statistics,
+) -> Vec<Warning> {
     let mut all = Vec::new();
     let learns = w_state.layers.iter().any(|own| own.moved || own.pulled);
     for (layer, own) in w_state.layers.iter().enumerate() {
-        if own.moved || !learns {
+        if own.moved || !learns || circuit.parameters(layer).is_empty() {
             continue;
         }
         // A layer that has moved may have converged as far as rounding allows.

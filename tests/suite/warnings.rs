@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use layerwise::energy::{LocalProblem, LocalWorkspace};
-use layerwise::layer::Dense;
+use layerwise::kernel::Write;
+use layerwise::layer::{Context, Dense, ParameterGroup, Point, Scratch, Shape};
 use layerwise::loss::{Gaussian, WeightedSquaredError};
 use layerwise::optimizer::{Adam, GradientDescent, Optimizer, Step};
 use layerwise::parameter_solver::{
@@ -71,6 +72,74 @@ fn plain<T: Scalar>() -> DecoupledCircuit<T> {
 
 fn adam(rate: f64) -> Adam {
     Adam::new(rate).unwrap()
+}
+
+/// A layer without parameters: an activation of its own.
+#[derive(Debug)]
+struct Bare(Activation);
+
+impl<T: Scalar> Layer<T> for Bare {
+    fn input_shape(&self) -> Shape {
+        2.into()
+    }
+
+    fn output_shape(&self) -> Shape {
+        2.into()
+    }
+
+    fn parameters(&self) -> Vec<ParameterGroup> {
+        Vec::new()
+    }
+
+    fn initialize(&self, _: &mut [T], _: &mut dyn layerwise::rand::Rng) {}
+
+    fn scratch(&self, _: usize) -> Scratch {
+        Scratch::NONE
+    }
+
+    fn forward(
+        &self,
+        _: &Context<'_>,
+        _: &[T],
+        input: &[T],
+        output: &mut [T],
+        _: Option<&mut [T]>,
+        _: &mut [T],
+    ) {
+        output.copy_from_slice(input);
+        T::activate(self.0, output, None);
+    }
+
+    fn vjp(
+        &self,
+        at: &Point<'_, T>,
+        cotangent: &[T],
+        d_input: Write<'_, T>,
+        _: Write<'_, T>,
+        _: &mut [T],
+    ) {
+        let slope = |i: usize| {
+            let (mut value, mut slope) = ([at.input[i]], [T::zero()]);
+            T::activate(self.0, &mut value, Some(&mut slope));
+            slope[0]
+        };
+        d_input.each(|i| slope(i) * cotangent[i]);
+    }
+}
+
+/// Nothing in it could move.
+#[test]
+fn a_layer_without_parameters_is_not_frozen() {
+    let circuit = Circuit::<f64>::builder()
+        .layer(dense(2, 2, Activation::Identity))
+        .layer(Bare(Activation::Tanh))
+        .layer(dense(2, 1, Activation::Identity));
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap(), Energy::default()).unwrap();
+    let (x, y) = (wave(2, 12, 0.7), wave(1, 12, 1.1));
+    model
+        .add_examples(&x, &y, &TargetInit::ForwardPass)
+        .unwrap();
+    assert_eq!(told(&mut model, Phase::new(Backprop, adam(1e-2))), []);
 }
 
 fn frozen<T: Scalar>(rate: f64) {

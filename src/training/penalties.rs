@@ -36,6 +36,11 @@ impl<T: Scalar> Penalties<T> {
         }
     }
 
+    /// As they were when the phase began.
+    pub(super) fn first(&self) -> &[T] {
+        &self.first
+    }
+
     /// Checks that there is one per hidden layer, and that all are valid penalties.
     pub(super) fn check(&self, hidden: usize) -> Result<(), Error> {
         for own in [&self.first, &self.now] {

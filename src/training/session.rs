@@ -202,7 +202,9 @@ impl<T: Scalar> Session<T> {
         model: DecoupledCircuit<T>,
         state: SessionState<T>,
     ) -> Result<Self, Error> {
-        trainer.check(&model)?;
+        let within = state.within.as_ref();
+        let penalties = within.map_or(model.terms.penalties(), |own| own.penalties.first());
+        trainer.check_from(state.phase, penalties, &model)?;
         let what = "phases of the trainer that resumes a run";
         check_length(what, &trainer.phases, state.count)?;
         state.check(&model)?;

@@ -302,6 +302,16 @@ impl<T: Scalar> Trainer<T> {
     /// for frozen parameters that a solver would move, and [`Error::InvalidOption`] for penalties
     /// that a phase could take out of range.
     pub fn check(&self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
+        self.check_from(0, model.terms.penalties(), model)
+    }
+
+    /// [`Trainer::check`] of a run whose phase number `first` begins, or began, with these penalties.
+    pub(super) fn check_from(
+        &self,
+        first: usize,
+        penalties: &[T],
+        model: &DecoupledCircuit<T>,
+    ) -> Result<(), Error> {
         let n = model.examples.visited().len();
         check_examples(n, "training")?;
         if let Some(validation) = &self.validation {
@@ -317,8 +327,8 @@ impl<T: Scalar> Trainer<T> {
                 operation: "Trainer::with_metric (pass examples to Trainer::with_validation)",
             });
         }
-        let mut penalties = PenaltyRange::new(model.terms.penalties());
-        for phase in &self.phases {
+        let mut penalties = PenaltyRange::new(penalties);
+        for (number, phase) in self.phases.iter().enumerate() {
             phase.scheme.check(&phase.w_step)?;
             phase.w_step.check_parts(model)?;
             if phase.validates() && self.validation.is_none() {
@@ -327,7 +337,9 @@ impl<T: Scalar> Trainer<T> {
                 });
             }
             let visits = phase.epochs.saturating_mul(phase.batches(n));
-            penalties.pass(phase.penalty_rule(), visits, phase.may_end_early())?;
+            if number >= first {
+                penalties.pass(phase.penalty_rule(), visits, phase.may_end_early())?;
+            }
         }
         Ok(())
     }

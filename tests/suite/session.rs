@@ -336,6 +336,25 @@ fn growing_and_scheduled_penalties_are_taken_up_again() {
     assert!(report.phases[0].penalties.iter().all(|&mu| mu > 1.0));
 }
 
+/// μ above the cap of a phase that is over, or that a schedule would raise again, is no obstacle.
+#[test]
+fn penalties_of_later_phases_are_taken_up_again() {
+    let phase = || Phase::new(Decoupling::weights_only(), descent(1e-6)).with_epochs(3);
+    let growth = |cap| PenaltyGrowth::new(1).unwrap().with_cap(cap).unwrap();
+    let growing = |cap| phase().with_penalty_growth(growth(cap)).unwrap();
+    let schedule = Schedule::geometric(8.0).unwrap();
+    let scheduled = phase().with_penalty_schedule(schedule).unwrap();
+    let first = growing(2.0).with_batch_size(BATCH).unwrap();
+    let trainers = [
+        Trainer::new(first).then(growing(4.0)),
+        Trainer::new(scheduled).then(growing(9.0)),
+    ];
+    for trainer in trainers {
+        let report = check_resumed("caps", &trainer);
+        assert!(report.phases[1].penalties[0] > report.phases[0].penalties[0]);
+    }
+}
+
 #[test]
 fn early_stopping_is_taken_up_again() {
     let (patience, improvement) = (2, 0.0);

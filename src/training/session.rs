@@ -148,6 +148,9 @@ struct Within<T> {
 struct Epoch {
     /// Examples visited, which come first in the epoch's order.
     examples: usize,
+    /// The seed of that order; `None` for the order of the columns. A run that is taken up again with
+    /// another seed or batch size still finishes the epoch in it.
+    shuffle: Option<u64>,
     /// Visits of the phase so far.
     visits: u64,
     statistics: Statistics,
@@ -194,7 +197,7 @@ impl<T: Scalar> Session<T> {
     ///
     /// # Errors
     /// Those of [`Session::new`], and [`Error::Length`] for a state of a run with a different
-    /// number of phases, or with a different model, optimiser or scheme, as far as its counts and
+    /// number of phases, with other epochs of a phase that has ended, or with a different model, optimiser or scheme, as far as its counts and
     /// the sizes of its arrays reveal this.
     #[doc(alias("load", "checkpoint"))]
     pub fn resume(
@@ -208,6 +211,13 @@ impl<T: Scalar> Session<T> {
         let what = "phases of the trainer that resumes a run";
         check_length(what, &trainer.phases, state.count)?;
         state.check(&model)?;
+        for (number, (phase, own)) in trainer.phases.iter().zip(&state.phases).enumerate() {
+            // Otherwise the epochs that were added would be left out in silence.
+            let whole = own.stop != StopReason::Epochs || phase.epochs == own.epochs;
+            let (expected, found) = (own.epochs as usize, phase.epochs as usize);
+            let what = format!("epochs of phase {number}, which has ended (add a phase to go on)");
+            check_count(&what, whole, expected, found)?;
+        }
         if let Some(within) = &state.within {
             let phase = &trainer.phases[state.phase];
             let w_step = phase.w_step.start(&model)?;
@@ -667,7 +677,9 @@ impl<T: Scalar> Session<T> {
             (own.moved, own.pulled) = (false, false);
         }
         let n = self.memory.visited.len();
+        let shuffled = phase.batch_size(n) < n;
         within.epoch = Some(Epoch {
+            shuffle: shuffled.then_some(self.trainer.seed),
             visits: done * phase.batches(n),
             statistics: Statistics {
                 unit: unit(n),
@@ -707,7 +719,7 @@ impl<T: Scalar> Session<T> {
         // The batch: the next examples in the epoch's order.
         let n = memory.visited.len();
         let size = phase.batch_size(n);
-        memory.put_in_order(state.epoch, size < n, trainer.seed);
+        memory.put_in_order(state.epoch, epoch.shuffle);
         let columns = &memory.order[epoch.examples..(epoch.examples + size).min(n)];
         let chosen = match columns.len() == examples.len() {
             true => Chosen::Run(0..n),
@@ -1123,14 +1135,14 @@ impl<T: Scalar> Within<T> {
 impl<T> Memory<T> {
     /// Sets the order of an epoch. It is always shuffled from column order, and so does not depend
     /// on earlier epochs.
-    fn put_in_order(&mut self, epoch: u64, shuffled: bool, seed: u64) {
+    fn put_in_order(&mut self, epoch: u64, shuffle: Option<u64>) {
         if self.ordered == epoch && self.order.len() == self.visited.len() {
             return;
         }
         self.ordered = epoch;
         self.order.clear();
         self.order.extend_from_slice(&self.visited);
-        if shuffled {
+        if let Some(seed) = shuffle {
             self.order
                 .shuffle(&mut generator(seed, Purpose::Shuffle, epoch));
         }

@@ -8,8 +8,8 @@ use crate::kernel::Scalar;
 
 /// When a phase ends before its limits.
 ///
-/// *Improvement* is relative: a value improves on the best so far if it is lower by more than
-/// `improvement` times the magnitude of the best.
+/// *Improvement* is relative: a value is an improvement if it is below the last improvement by more
+/// than `improvement` times the magnitude of that. So slow progress adds up (as in Keras).
 #[doc(alias("early stopping", "patience"))]
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[non_exhaustive]

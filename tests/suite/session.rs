@@ -409,6 +409,41 @@ fn a_run_is_taken_up_again_with_other_threads() {
     }
 }
 
+/// Otherwise some examples of the epoch would be visited twice, and others never.
+#[test]
+fn an_epoch_is_finished_in_the_order_in_which_it_began() {
+    let trainer = run_of(Phase::new(Backprop, adam()));
+    let mut session = Session::new(&trainer, model()).unwrap();
+    // The last epoch has begun: nothing is drawn by the other seed any more.
+    while session.progress().epochs < session.progress().planned {
+        session.advance().unwrap();
+    }
+    session.advance().unwrap();
+    let mut other = resumed(&trainer.clone().with_seed(9), &session);
+    other.run().unwrap();
+    assert!(end(other) == whole(&trainer));
+}
+
+#[test]
+fn a_phase_that_has_ended_takes_no_further_epochs() {
+    let trainer = |epochs| Trainer::new(Phase::new(Backprop, adam()).with_epochs(epochs));
+    let mut session = Session::new(&trainer(5), model()).unwrap();
+    session.run().unwrap();
+    let (model, state) = (session.model().clone(), session.state().clone());
+    let error = Session::resume(&trainer(50), model, state).unwrap_err();
+    let what = "epochs of phase 0, which has ended (add a phase to go on)".into();
+    let (expected, found) = (5, 50);
+    assert_eq!(
+        error,
+        Error::Length {
+            what,
+            expected,
+            found
+        }
+    );
+    resumed(&trainer(5), &session);
+}
+
 #[test]
 fn equal_states_are_of_runs_that_stand_alike() {
     let phase = || Phase::new(Decoupling::joint(adam()), adam());

@@ -1,4 +1,4 @@
-//! Layer-wise gradient decoupling: feed-forward circuits trained without backprop's chain.
+//! Layer-wise gradient decoupling: feed-forward networks trained without a chain of gradients through all layers.
 //!
 //! # The method
 //!

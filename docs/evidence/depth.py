@@ -59,8 +59,8 @@ svg = [
     f'viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="13">',
     "<title>Test accuracy against depth for backprop and the recipe</title>",
     f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
-    '<text x="54" y="22" font-size="15" fill="#222">Test accuracy on digits by depth, from five scales '
-    "of normal weights</text>",
+    '<text x="54" y="22" font-size="15" fill="#222">Test accuracy on digits against depth; '
+    "Gaussian weights at five scales</text>",
     '<text x="54" y="40" fill="#222">The recipe\u2019s last 15 of 66 passes are backprop.</text>',
 ]
 for panel, unit in enumerate(["tanh", "sigmoid"]):
@@ -88,7 +88,7 @@ for panel, unit in enumerate(["tanh", "sigmoid"]):
 
 KEYS = [
     ("recipe, all 66 passes", RECIPE, "rect"),
-    ("recipe before these 15 passes, the lowest", UNFINISHED, "path"),
+    ("recipe without its last 15 passes (lowest of the five)", UNFINISHED, "path"),
     ("backprop, the same weights, best of four rates", BACKPROP, "rect"),
     ("backprop, orthogonal weights", ORTHOGONAL, "path"),
 ]

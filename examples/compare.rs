@@ -10,9 +10,11 @@ use clap::Parser;
 use layerwise::plot::{Axis, Measure, Page, Runs};
 use layerwise::prelude::*;
 
-/// Prints each scheme's test accuracies.
+/// Trains five schemes with three seeds each on handwritten digits, and prints each scheme's test
+/// accuracies, one per seed.
 #[derive(Parser)]
 struct Options {
+    /// Number of epochs of every run.
     #[arg(default_value_t = 60)]
     epochs: u64,
     /// File for a picture of all runs, as SVG.
@@ -37,6 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ("persistent", Phase::new(Decoupling::persistent(long), rule)),
         ("multipliers", presets::admm(ReverseSweep::new(3), rule)),
     ];
+    println!("{:<12} test accuracy with seeds 0, 1, 2", "scheme");
     #[cfg(feature = "plot")]
     let mut runs = Runs::new();
     for (name, phase) in schemes {

@@ -31,9 +31,9 @@ use serde::Serialize;
 /// table.
 ///
 /// alternating: Z-steps by Gauss-Newton, then one W-step by L-BFGS for each layer, all layers in
-/// parallel. joint: L-BFGS on E in θ and z together. composed: L-BFGS on the composed loss, the
-/// coupled baseline. Columns: composed loss, E (both with the regulariser) and constraint gap, per
-/// training example; accuracy on training and test images; how often L-BFGS requested values and
+/// parallel. joint: L-BFGS on E in θ and z together. composed: L-BFGS on the composed loss,
+/// the ordinary baseline. Columns: composed loss, E (both with the regulariser) and gap, per training
+/// example; accuracy on training and test images; how often L-BFGS requested values and
 /// gradients (for alternating: summed over the layers, each of whose evaluations costs only a part
 /// of the circuit's, and not counting Z-steps); seconds. For composed, E and gap are those of
 /// forward-pass targets.

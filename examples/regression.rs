@@ -35,7 +35,7 @@ struct Options {
     /// Early stopping: epochs without a lower validation loss before a run ends.
     #[arg(long, default_value_t = 30)]
     patience: u64,
-    /// Weight of the L2 regulariser on W.
+    /// Weight of the L2 regulariser on the weights.
     #[arg(long, default_value_t = 0.03)]
     l2: f64,
     /// Learning rate of Adam.

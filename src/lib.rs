@@ -15,7 +15,7 @@
 //!
 //! ∂E/∂θ_t = (∂f_t/∂θ_t)ᵀ g_{t+1},  ∂E/∂z_t = ∂ℓ_{t−1}/∂z_t (as target) + (∂f_t/∂z_t)ᵀ g_{t+1}.
 //!
-//! Moving θ is a *W-step*, moving z a *Z-step*. ‖z_t − ẑ_t‖ is the *constraint gap*, and L of the
+//! Moving θ is a *W-step*, moving z a *Z-step*. ‖z_t − ẑ_t‖ is the *gap*, and L of the
 //! plain forward pass is the *composed loss*, which backprop minimises. Related work: the method of
 //! auxiliary coordinates (Carreira-Perpiñán & Wang 2014), ADMM for nets (Taylor et al. 2016),
 //! predictive coding (Whittington & Bogacz 2017).

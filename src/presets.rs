@@ -37,7 +37,7 @@ use crate::schedule::Schedule;
 use crate::target_solver::{StepSize, SynchronousDescent, TargetSolver};
 use crate::training::{Decoupling, FixedPrediction, Phase, ZIl};
 
-/// Layer-wise gradient decoupling as originally proposed: joint descent on E(θ, Z). `target_rule`
+/// *Layer-wise Gradient Decoupling* (Mertens Velasquez): joint descent on E(θ, Z). `target_rule`
 /// moves z and `rule` moves θ, both from one evaluation of all layers' independent gradients.
 pub fn proposal<T: Scalar>(
     target_rule: impl Optimizer<T> + 'static,
@@ -51,7 +51,7 @@ pub fn proposal<T: Scalar>(
 /// `growth` times its initial value, which it would reach just after the last visit of the phase.
 ///
 /// Carreira-Perpiñán & Wang 2014. Stationary points tend to those of the composed loss as μ → ∞.
-/// The constraint gap shows whether μ is large enough.
+/// The gap shows whether μ is large enough.
 ///
 /// # Errors
 /// [`Error::InvalidOption`] unless `growth` is at least 1 and finite.

@@ -27,8 +27,8 @@ use serde::Serialize;
 
 /// Trains a deep tanh circuit on 8×8 handwritten digits by several schemes and prints one table.
 ///
-/// Columns: accuracy on training and test images, composed loss per training example, constraint
-/// gap, training time in seconds.
+/// Columns: accuracy on training and test images, composed loss per training example, gap,
+/// training time in seconds.
 #[derive(Parser)]
 struct Options {
     /// Seeds of the initial weights.
@@ -37,7 +37,7 @@ struct Options {
     /// Seed of the split into 1437 training and 360 test images.
     #[arg(long, default_value_t = 2)]
     split_seed: u64,
-    /// Number of θ-steps of every scheme, each on the whole training set.
+    /// Number of epochs; each is one θ-step on the whole training set.
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
     epochs: u64,
     /// Number of hidden layers.
@@ -64,7 +64,7 @@ struct Options {
 #[derive(Clone, Copy, PartialEq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum SchemeName {
-    /// The coupled baseline.
+    /// Ordinary backprop, the baseline.
     Backprop,
     /// Refreshed targets, one reverse sweep.
     Sweep,
@@ -73,11 +73,11 @@ enum SchemeName {
     /// Refreshed targets, one Gauss-Newton step by conjugate gradients.
     GaussNewton,
     /// Refreshed targets, one full Gauss-Newton step by conjugate gradients, preconditioned by the
-    /// chain of hidden terms.
+    /// chain of layers.
     Chained,
     /// Refreshed targets, one damped Gauss-Newton step by block Cholesky.
     Direct,
-    /// Persistent targets, Gauss-Newton by conjugate gradients preconditioned by the chain.
+    /// Persistent targets, Gauss-Newton by conjugate gradients preconditioned by the chain of layers.
     Persistent,
     /// Persistent targets with Lagrange multipliers, Gauss-Newton as for persistent targets.
     Multipliers,

@@ -25,7 +25,7 @@ use serde::Serialize;
 
 /// Trains tanh circuits on 8×8 handwritten digits by several schemes and prints one table.
 ///
-/// Columns: accuracy on training and test images; composed loss, E and constraint gap, per training
+/// Columns: accuracy on training and test images; composed loss, E and gap, per training
 /// example; cosine similarity of the scheme's next parameter gradient with backprop's; sweeps over
 /// the targets per step of θ; training time in seconds. For backprop, E and gap are those of forward-pass targets.
 #[derive(Parser)]
@@ -67,13 +67,14 @@ fn positive(text: &str) -> Result<usize, String> {
 #[derive(Clone, Copy, PartialEq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum SchemeName {
-    /// The coupled baseline.
+    /// Ordinary backprop, the baseline.
     Backprop,
     /// Joint descent: θ and z together, z with momentum.
     Joint,
     /// Targets refreshed by a forward pass on each visit, one reverse sweep, one θ-step.
     Refreshed,
-    /// Persistent targets, three reverse sweeps, one θ-step: with its epochs, some ten times backprop's time.
+    /// Persistent targets, three reverse sweeps, one θ-step; at its default epochs it takes some ten times as long
+    /// as backprop.
     Persistent,
 }
 

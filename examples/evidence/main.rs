@@ -32,6 +32,7 @@ use results::Results;
 /// another one with `--results`.
 #[derive(Parser)]
 pub struct Options {
+    /// The study to run.
     study: Study,
     /// Seeds of weights, projections, and the order of examples.
     #[arg(long, value_delimiter = ',', default_value = "0,1,2,3,4")]
@@ -39,7 +40,7 @@ pub struct Options {
     /// Seed of the split of the digits into 1437 training and 360 test images.
     #[arg(long, default_value_t = 2)]
     split_seed: u64,
-    /// Run a quick version: one seed, few cells, short runs.
+    /// Run a quick version: one seed, few settings, short runs.
     #[arg(long)]
     quick: bool,
     /// Also print the results behind the tables first, one JSON object per line.
@@ -54,7 +55,7 @@ pub struct Options {
     /// Number of runs at a time, each on one thread; `cost` and update locking always use one.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
     runs: u64,
-    /// Minutes after which no further runs are started.
+    /// Start no further runs after this many minutes.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(..=1_000_000))]
     minutes: u64,
     /// Directory with the four IDX files of Fashion-MNIST, for `cost` (see
@@ -69,7 +70,7 @@ enum Study {
     Resemblance,
     /// Which depths and initial weight scales can be trained at all.
     Trainability,
-    /// Update locking, dead units, shattered gradients, memory, ill-conditioned inputs.
+    /// Update locking (layers that wait for one another), dead units, shattered gradients, memory, ill-conditioned inputs.
     Difficulties,
     /// The deep sigmoid autoencoder.
     Autoencoder,

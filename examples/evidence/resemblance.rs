@@ -34,7 +34,7 @@ enum Way {
     Direct,
     /// Residual targets, three reverse sweeps.
     Residual,
-    /// The original proposal: joint descent in θ and z on the whole training set.
+    /// The preset `proposal`: joint descent in θ and z on the whole training set.
     Joint,
     /// The recipe, without a finish.
     Recipe,

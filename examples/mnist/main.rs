@@ -44,16 +44,18 @@ struct Options {
     /// Share of an example's residuals that the residual scheme keeps at the start.
     #[arg(long, default_value_t = 1.0)]
     keep: f64,
-    /// Share kept at the end, relative to the one at the start; linear in between.
+    /// Share kept at the end, as a fraction of `--keep`; changes linearly over the run.
     #[arg(long, default_value_t = 0.0)]
     keep_end: f64,
-    /// What the scheme `idea` keeps of an example's targets; `--keep` sets the share.
+    /// What the scheme `idea` keeps of an example's targets z_t; `--keep` sets the share γ. h_t is the
+    /// plain forward pass, ẑ_t the prediction from z_{t−1}, and s_t = atanh z_t − atanh ẑ_t what was
+    /// kept at the last visit.
     #[arg(long, default_value = "offset")]
     idea: Idea,
     /// Reverse sweeps per visit, for all schemes except `backprop` and `idea`.
     #[arg(long, default_value_t = 1)]
     sweeps: u64,
-    /// Margin of a sweep's steps, as a multiple of the step 1/bound.
+    /// Step length of sweeps, in units of 1/(curvature bound).
     #[arg(long, default_value_t = 1.0)]
     margin: f64,
     /// Number of epochs.
@@ -74,8 +76,8 @@ struct Options {
     /// Number of threads that share the layers' local problems, at most one per layer.
     #[arg(long, default_value_t = 1)]
     threads: usize,
-    /// Folder with a checkpoint for each scheme and seed: written after every 100 batches, and continued if
-    /// it is there. Needs the feature `storage`.
+    /// Folder for checkpoints, one per scheme and seed; written every 100 batches and resumed from if
+    /// present. Needs the feature `storage`.
     #[arg(long, value_name = "DIR")]
     resume: Option<PathBuf>,
     /// Print one JSON object per row.
@@ -86,7 +88,7 @@ struct Options {
 #[derive(Clone, Copy, PartialEq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum SchemeName {
-    /// The coupled baseline.
+    /// Ordinary backprop, the baseline.
     Backprop,
     /// Targets set by a forward pass on each visit; nothing is kept.
     Refreshed,

@@ -462,7 +462,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(energies)
     }
 
-    /// The constraint gap of each hidden layer t = 1, …, T−1: (Σᵢ ‖z_tⁱ − ẑ_tⁱ‖² / n)^½, the root
+    /// The gap of each hidden layer t = 1, …, T−1: (Σᵢ ‖z_tⁱ − ẑ_tⁱ‖² / n)^½, the root
     /// mean square over examples of the distance between target and prediction.
     ///
     /// # Errors

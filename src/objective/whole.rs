@@ -103,7 +103,7 @@ impl<T: Scalar> JointObjective<'_, T> {
 flat_objective!(JointObjective, energy);
 
 /// θ ↦ Σᵢ wᵢ \[ L(z_Tⁱ, ẑ_Tⁱ) + Σ_t R(θ_t) \] of the plain forward pass on selected examples, and
-/// its gradient by backprop: the coupled baseline, for use with the same optimiser.
+/// its gradient by backprop: the ordinary baseline, for use with the same optimiser.
 ///
 /// x = (θ_0, …, θ_{T−1}), one after another, flat as
 /// [`Circuit::parameters`](crate::circuit::Circuit::parameters). Value and gradient are those of

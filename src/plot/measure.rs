@@ -13,7 +13,7 @@ pub enum Measure {
     ComposedLoss,
     /// The composed loss per validation example.
     ValidationLoss,
-    /// The constraint gap of the stored targets, or else that after the Z-steps.
+    /// The gap of the stored targets, or else that after the Z-steps.
     Gap,
     /// The metric.
     Metric,

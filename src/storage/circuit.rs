@@ -234,7 +234,7 @@ impl<T: Stored> Circuit<T> {
     ///
     /// `name` gives the name of the array for a group of θ_t, given t and the group. An array must
     /// have the shape of its group: channels × inputs for the weights of a dense layer, as in
-    /// PyTorch. An `f64` circuit reads arrays of `f32` too, exactly.
+    /// PyTorch. Arrays are `f32` or `f64`; an `f64` circuit reads both, exactly, an `f32` circuit `f32`.
     ///
     /// # Errors
     /// [`Error::File`], [`Error::Format`] if it is not a safetensors file or has no such array,

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::state::State;
 
-/// The coupled baseline: backprop steps on θ. Auxiliary targets do not change.
+/// Ordinary backprop, the baseline: steps on θ. Auxiliary targets do not change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Backprop;
 

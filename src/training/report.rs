@@ -87,8 +87,8 @@ pub enum Warning {
     Undone,
     /// The Z-step of the epoch's first visit raised E more than tenfold.
     Raised,
-    /// The composed loss is ∞, or has risen since the start of the phase by more than (1/n) Σᵢ |Lⁱ| was
-    /// there: to more than twice its value, for losses that are never negative.
+    /// The composed loss is ∞, or has more than doubled since the phase began; for losses that can be
+    /// negative: has risen by more than (1/n) Σᵢ |Lⁱ| at that time.
     Worse,
 }
 

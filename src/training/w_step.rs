@@ -126,7 +126,7 @@ impl<T: Scalar> WStep<T> {
 
     /// Clips the mean gradient to this norm, taken over all parameters that the optimiser moves.
     /// Pascanu, Mikolov & Bengio 2013. Since the norm covers all layers, a step waits for every
-    /// layer.
+    /// layer. With [`WStep::with_accumulation`] the mean over all its visits is clipped, once per step.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless the norm is above 0 and finite.

@@ -152,8 +152,7 @@ impl<T: Scalar> Decoupling<T> {
     }
 
     /// Joint descent on persistent targets, as in [`presets::proposal`](crate::presets::proposal): θ and
-    /// z step simultaneously,
-    /// along gradients of E at the same point; `rule` moves the targets.
+    /// z step simultaneously, along gradients of E at the same point; `rule` moves the targets.
     pub fn joint(rule: impl Optimizer<T> + 'static) -> Self {
         Self::of(Targets::Persistent, ZStep::Joint(Arc::new(rule)))
     }

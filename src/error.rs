@@ -270,6 +270,33 @@ pub enum Error {
         reason: String,
     },
 
+    /// A value in a data file that is not a number, or that its target or the scalar cannot hold.
+    #[error("{file}, row {row}{}, column {column}: '{value}' is not {expected}", on_line(*line))]
+    FileValue {
+        /// The file.
+        file: String,
+        /// The row of the data set, counted from 0.
+        row: usize,
+        /// In a text file, the line on which its record begins, counted from 1.
+        line: Option<u64>,
+        /// The column, counted from 0, with its name if it has one; in arrays, the place of the value
+        /// in its example.
+        column: String,
+        /// The value, or how it begins.
+        value: String,
+        /// What it must be.
+        expected: String,
+    },
+
+    /// A row that a data set does not have.
+    #[error("row {row} was requested, but the data set has {count} rows, counted from 0")]
+    UnknownRow {
+        /// The requested row.
+        row: usize,
+        /// How many there are.
+        count: usize,
+    },
+
     /// A line or band that cannot be drawn.
     #[error("cannot plot '{quantity}' of '{line}': {reason}")]
     Plot {
@@ -655,6 +682,11 @@ fn before(layer: usize) -> String {
         Some(layer) => format!("layer {layer}"),
         None => "what comes before it".into(),
     }
+}
+
+/// The line of a record, for error messages.
+fn on_line(line: Option<u64>) -> String {
+    line.map_or(String::new(), |line| format!(" (line {line})"))
 }
 
 /// Where a parameter group was looked for.

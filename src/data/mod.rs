@@ -1,5 +1,6 @@
-//! Splitting and scaling data, and metrics.
+//! Reading, splitting and scaling data, and metrics.
 
+mod dataset;
 mod folds;
 pub mod metrics;
 mod split;
@@ -8,6 +9,9 @@ mod three_way_split;
 
 mod rows;
 
+#[cfg(feature = "csv")]
+pub use dataset::{Csv, CsvColumn, CsvOptions};
+pub use dataset::{Dataset, Idx, InMemory, Npy, Subset, TargetEncoding};
 pub use rows::from_rows;
 pub use split::Split;
 pub use standardizer::Standardizer;

@@ -119,7 +119,11 @@ impl<T: Scalar> Examples<T> {
     pub(crate) fn append(&mut self, z: Vec<Vec<T>>) -> Range<u64> {
         let count = z[0].len() / self.dims[0];
         for (own, new) in self.z.iter_mut().zip(z) {
-            own.extend(new);
+            match own.is_empty() {
+                // Nothing is copied.
+                true => *own = new,
+                false => own.extend(new),
+            }
         }
         if !self.weights.is_empty() {
             self.weights.resize(self.len() + count, T::one());

@@ -13,6 +13,7 @@ pub use target_init::TargetInit;
 
 use crate::check::{check_example_weights, check_finite, check_length, check_result, check_room};
 use crate::circuit::{BLOCK, Circuit};
+use crate::data::Dataset;
 use crate::data::metrics::labels;
 use crate::energy::{
     All, Batch, BatchMut, Energy, Evaluation, Layers, LocalProblem, Problem, Terms, Value,
@@ -276,16 +277,91 @@ impl<T: Scalar> DecoupledCircuit<T> {
         targets: &DMatrix<T>,
         init: &TargetInit<T>,
     ) -> Result<Range<u64>, Error> {
+        let hidden = self.hidden_targets(inputs, targets, init)?;
+        Ok(self.append(inputs.clone(), hidden, targets.clone()))
+    }
+
+    /// Adds all examples of a data set, in the order of its rows, as
+    /// [`add_examples`](Self::add_examples) does, with the same bits; returns their ids. For some of them,
+    /// see [`Subset`](crate::data::Subset).
+    ///
+    /// # Errors
+    /// Those of [`add_examples`](Self::add_examples), and of [`Dataset::read`]. On an error nothing is
+    /// added.
+    ///
+    /// # Examples
+    /// ```
+    /// use layerwise::data::{InMemory, Subset};
+    /// use layerwise::prelude::*;
+    ///
+    /// # let circuit = Circuit::<f64>::builder().layer(Dense::new(2, 1, Activation::Identity)?).build()?;
+    /// # let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
+    /// let x = DMatrix::from_fn(2, 10, |i, j| (i + j) as f64);
+    /// let y = DMatrix::from_fn(1, 10, |_, j| j as f64);
+    /// let data = InMemory::new(&x, &y)?;
+    /// let split = Split::shuffled(10, 2, 0)?;
+    /// model.add_dataset(&Subset::new(&data, split.train)?, &TargetInit::ForwardPass)?;
+    /// assert_eq!(model.examples().len(), 8);
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn add_dataset(
+        &mut self,
+        data: &dyn Dataset<T>,
+        init: &TargetInit<T>,
+    ) -> Result<Range<u64>, Error> {
+        let (dims, n) = (self.circuit.dims(), data.len());
+        let last = dims[dims.len() - 1];
+        // Before anything is read.
+        let ends = [
+            ("inputs of a data set", dims[0], data.inputs()),
+            ("targets of a data set", last, data.targets()),
+        ];
+        for (what, dim, found) in ends {
+            if found != dim {
+                return Err(Error::Shape {
+                    what: what.into(),
+                    expected: (dim, n),
+                    found: (found, n),
+                });
+            }
+        }
+        self.check_targets_room(n)?;
+        let rows: Vec<usize> = (0..n).collect();
+        let (inputs, targets) = data.matrices(&rows)?;
+        let hidden = self.hidden_targets(&inputs, &targets, init)?;
+        Ok(self.append(inputs, hidden, targets))
+    }
+
+    fn check_targets_room(&self, n: usize) -> Result<(), Error> {
+        let all = self.circuit.dims().iter();
+        let all = all.fold(0_usize, |sum, &dim| sum.saturating_add(dim));
+        check_room::<T>("the targets of all layers", all, n)
+    }
+
+    /// z_1, …, z_{T−1} of new examples, which are checked.
+    fn hidden_targets(
+        &self,
+        inputs: &DMatrix<T>,
+        targets: &DMatrix<T>,
+        init: &TargetInit<T>,
+    ) -> Result<Vec<Vec<T>>, Error> {
         self.circuit.check_inputs(inputs)?;
         let n = inputs.ncols();
         self.terms.check_outputs(&self.circuit, n, targets)?;
-        let all = self.circuit.dims().iter();
-        let all = all.fold(0_usize, |sum, &dim| sum.saturating_add(dim));
-        check_room::<T>("the targets of all layers", all, n)?;
-        let mut z = vec![inputs.as_slice().to_vec()];
-        z.extend(init.targets(self.layers(), inputs)?);
-        z.push(targets.as_slice().to_vec());
-        Ok(self.examples.append(z))
+        self.check_targets_room(n)?;
+        init.targets(self.layers(), inputs)
+    }
+
+    fn append(
+        &mut self,
+        inputs: DMatrix<T>,
+        hidden: Vec<Vec<T>>,
+        targets: DMatrix<T>,
+    ) -> Range<u64> {
+        let mut z: Vec<Vec<T>> = vec![inputs.data.into()];
+        z.extend(hidden);
+        z.push(targets.data.into());
+        self.examples.append(z)
     }
 
     /// Removes examples by id and frees their memory; the ids of the others do not change.

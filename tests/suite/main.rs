@@ -9,6 +9,7 @@ mod activations;
 mod bad_parts;
 mod class_metrics;
 mod damaged_states;
+mod datasets;
 mod defaults;
 mod derivatives;
 mod diagnostics;

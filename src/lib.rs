@@ -41,7 +41,7 @@
 //! | what it is trained on: losses, μ, regularisers | [`energy::Energy`], [`loss`], [`regularizer`] |
 //! | the examples and their targets | [`DecoupledCircuit`], [`decoupled`] |
 //! | training; schemes from the literature | [`training`], [`presets`], [`optimizer`], [`schedule`] |
-//! | splitting and scaling data, metrics | [`data`] |
+//! | reading, splitting and scaling data, metrics | [`data`] |
 //! | moving targets; solving for one layer's parameters | [`target_solver`], [`parameter_solver`] |
 //! | one layer's own problem, here or in another process | [`energy::LocalProblem`], [`segment`], [`shard`] |
 //! | circuits and runs in files (feature `storage`); parts of your own in them | `storage`, [`registry`], [`description`] |

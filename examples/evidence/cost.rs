@@ -6,10 +6,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use layerwise::Circuit;
-use layerwise::data::{Standardizer, metrics};
+use layerwise::data::{Dataset, Idx, Standardizer, TargetEncoding, metrics};
 use layerwise::decoupled::TargetInit;
 use layerwise::layer::{Activation, Dense};
-use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::Adam;
 use layerwise::target_solver::ReverseSweep;
 use layerwise::training::{Backprop, Decoupling, Phase, Trainer};
@@ -18,7 +17,6 @@ use serde::Serialize;
 use crate::Options;
 use crate::curve::curve;
 use crate::digits::{self, Digits};
-use crate::idx::Idx;
 use crate::nets::{self, Start, Unit, accuracy};
 use crate::recipe::{BATCH, RIDGE, closed_form, projected, sweeps};
 use crate::statistics::{Spread, print_table};
@@ -315,23 +313,20 @@ fn fashion(folder: &Path) -> Result<(Digits, Digits), Box<dyn Error>> {
 }
 
 fn part(folder: &Path, name: &str) -> Result<Digits, Box<dyn Error>> {
-    let images = Idx::<3>::read(&folder.join(format!("{name}-images-idx3-ubyte")))?;
-    let labels = Idx::<1>::read(&folder.join(format!("{name}-labels-idx1-ubyte")))?;
-    let [n, height, width] = images.extents;
-    if (height, width) != (28, 28) || labels.extents[0] != n {
-        return Err(format!(
-            "{n} images of {height}×{width}, {} labels",
-            labels.extents[0]
-        )
-        .into());
+    let images = folder.join(format!("{name}-images-idx3-ubyte"));
+    let labels = folder.join(format!("{name}-labels-idx1-ubyte"));
+    let one_hot = TargetEncoding::OneHot {
+        classes: digits::CLASSES,
+    };
+    let data = Idx::open(images, labels, one_hot)?.with_scale(1.0 / 255.0)?;
+    if data.inputs() != 28 * 28 {
+        return Err(format!("images of {} pixels, not 28×28", data.inputs()).into());
     }
-    let pixels = height * width;
-    let labels: Vec<usize> = labels.bytes.iter().map(|&label| label.into()).collect();
+    let rows: Vec<usize> = (0..data.len()).collect();
+    let (images, classes) = data.matrices(&rows)?;
     Ok(Digits {
-        images: DMatrix::from_fn(pixels, n, |i, j| {
-            f32::from(images.bytes[j * pixels + i]) / 255.0
-        }),
-        classes: metrics::one_hot(&labels, digits::CLASSES)?,
-        labels,
+        images,
+        labels: metrics::labels(&classes),
+        classes,
     })
 }

@@ -9,8 +9,6 @@ mod difficulties;
 #[path = "../digits/data.rs"]
 mod digits;
 mod heat_maps;
-#[path = "../mnist/idx.rs"]
-mod idx;
 mod nets;
 mod recipe;
 mod resemblance;

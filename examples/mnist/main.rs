@@ -4,7 +4,6 @@
 //! `cargo run --release --example mnist -- --data DIR`; `--help` lists the options.
 
 mod ideas;
-mod idx;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,8 +11,7 @@ use std::sync::Arc;
 
 use clap::{Parser, ValueEnum};
 use ideas::{Carried, Idea};
-use idx::Idx;
-use layerwise::data::{Standardizer, metrics};
+use layerwise::data::{Dataset, Idx, Standardizer, TargetEncoding, metrics};
 use layerwise::decoupled::TargetInit;
 use layerwise::energy::Energy;
 use layerwise::layer::{Activation, Dense};
@@ -141,36 +139,23 @@ impl std::fmt::Display for SchemeName {
     }
 }
 
-/// Images (pixels × n, in 0..=1) and their labels.
+/// Images (pixels × n, in 0..=1) and their one-hot classes.
 struct Images {
     pixels: DMatrix<f32>,
-    labels: Vec<usize>,
+    classes: DMatrix<f32>,
 }
 
 const CLASSES: usize = 10;
 
 impl Images {
-    fn read(folder: &Path, name: &str, limit: Option<usize>) -> Result<Self, String> {
-        let images = Idx::<3>::read(&folder.join(format!("{name}-images-idx3-ubyte")))?;
-        let labels = Idx::<1>::read(&folder.join(format!("{name}-labels-idx1-ubyte")))?;
-        let [count, rows, columns] = images.extents;
-        if count != labels.extents[0] {
-            return Err(format!(
-                "{name}: {count} images, {:?} labels",
-                labels.extents
-            ));
-        }
-        let count = limit.unwrap_or(count).min(count);
-        let pixels = images.bytes.iter().map(|&byte| f32::from(byte) / 255.0);
-        let labels = labels.bytes[..count].iter().map(|&label| label.into());
-        Ok(Self {
-            pixels: DMatrix::from_iterator(
-                rows * columns,
-                count,
-                pixels.take(rows * columns * count),
-            ),
-            labels: labels.collect(),
-        })
+    fn read(folder: &Path, name: &str, limit: Option<usize>) -> Result<Self, Error> {
+        let images = folder.join(format!("{name}-images-idx3-ubyte"));
+        let labels = folder.join(format!("{name}-labels-idx1-ubyte"));
+        let classes = TargetEncoding::OneHot { classes: CLASSES };
+        let data = Idx::open(images, labels, classes)?.with_scale(1.0 / 255.0)?;
+        let rows: Vec<usize> = (0..data.len()).take(limit.unwrap_or(usize::MAX)).collect();
+        let (pixels, classes) = data.matrices(&rows)?;
+        Ok(Self { pixels, classes })
     }
 }
 
@@ -204,18 +189,13 @@ fn run(
         .layer(Dense::new(input, CLASSES, Activation::Identity)?)
         .build()?;
     let mut model = DecoupledCircuit::new(circuit, Energy::new(SoftmaxCrossEntropy))?;
-    let targets = metrics::one_hot(&train.labels, CLASSES)?;
-    model.add_examples(&train.pixels, &targets, &TargetInit::ForwardPass)?;
-    let labels = test.labels.clone();
+    model.add_examples(&train.pixels, &train.classes, &TargetInit::ForwardPass)?;
     let trainer = Trainer::new(scheme.phase(options)?)
         .with_seed(seed)
         .with_threads(options.threads)?
         // The data set's test images, after every epoch: nothing is chosen by them.
-        .with_validation(
-            test.pixels.clone(),
-            metrics::one_hot(&test.labels, CLASSES)?,
-        )
-        .with_metric(move |_, outputs| metrics::accuracy(&labels, outputs));
+        .with_validation(test.pixels.clone(), test.classes.clone())
+        .with_metric(|classes, outputs| metrics::accuracy(classes, outputs));
     let mut session = begin(&trainer, model, options, &format!("{scheme}-{seed}"))?;
     let report = session.run()?;
     Ok(Row {
@@ -304,7 +284,11 @@ fn main() -> ExitCode {
     match compare(&Options::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            let hint = match error.downcast_ref() {
+                Some(Error::File { .. }) => "; see examples/data/README.md for how to get the data",
+                _ => "",
+            };
+            eprintln!("error: {error}{hint}");
             ExitCode::FAILURE
         }
     }

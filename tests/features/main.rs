@@ -4,6 +4,8 @@
 mod argmin;
 #[cfg(feature = "storage")]
 mod checkpoints;
+#[cfg(all(feature = "csv", feature = "storage"))]
+mod csv;
 #[cfg(feature = "dual")]
 mod dual;
 mod fuzz;

@@ -169,7 +169,7 @@ pub struct Csv<T> {
 /// The longest record, in bytes. A quote that is not closed makes the rest of a file one record.
 const RECORD: u64 = 1 << 26;
 
-/// Follows the file: a record that starts here, and not earlier, shows that the last one has ended.
+/// Follows the file. It is a record of its own, unless a quote is open at the end of the file.
 const SENTINEL: &[u8] = b"\n.";
 
 impl<T: Scalar> Csv<T> {
@@ -217,11 +217,12 @@ impl<T: Scalar> Csv<T> {
             if !more.map_err(|error| failed(&self.file, error))? {
                 break;
             }
-            longest = longest.max(reader.position().byte() - start);
-            if start >= self.file.len {
-                ended = true;
+            let end = reader.position().byte();
+            if end > self.file.len + 1 {
+                ended = record.len() == 1 && &record[0] == b".";
                 break;
             }
+            longest = longest.max(end - start);
             if self.fields == 0 {
                 self.fields = record.len();
                 if header {

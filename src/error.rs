@@ -271,7 +271,7 @@ pub enum Error {
     },
 
     /// A value in a data file that is not a number, or that its target or the scalar cannot hold.
-    #[error("{file}, row {row}{}, column {column}: '{value}' is not {expected}", on_line(*line))]
+    #[error("{file}, row {row}{}, column {column}: {reason}", on_line(*line))]
     FileValue {
         /// The file.
         file: String,
@@ -282,10 +282,8 @@ pub enum Error {
         /// The column, counted from 0, with its name if it has one; in arrays, the place of the value
         /// in its example.
         column: String,
-        /// The value, or how it begins.
-        value: String,
-        /// What it must be.
-        expected: String,
+        /// What is wrong, with the value.
+        reason: String,
     },
 
     /// A row that a data set does not have.

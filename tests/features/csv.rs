@@ -148,8 +148,7 @@ fn wrong_values_are_named_by_line_and_column() {
             row,
             line: Some(line),
             column: column.into(),
-            value: value.into(),
-            expected: expected.into(),
+            reason: format!("'{value}' is not {expected}"),
         };
         assert_eq!(error, own);
     }

@@ -111,8 +111,7 @@ impl Array {
                     row: run[i],
                     line: None,
                     column: k.to_string(),
-                    value: x.to_string(),
-                    expected,
+                    reason: format!("'{x}' is not {expected}"),
                 })
             };
             match &self.columns {

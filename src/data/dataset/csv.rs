@@ -336,8 +336,7 @@ impl<T: Scalar> Csv<T> {
             row,
             line: self.line(self.records[row]).ok(),
             column: name.map_or(column.to_string(), |name| format!("{column} ('{name}')")),
-            value,
-            expected,
+            reason: format!("'{value}' is not {expected}"),
         }
     }
 }

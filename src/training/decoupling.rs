@@ -40,8 +40,8 @@ pub enum Targets {
         /// How the share changes over the visits of the phase.
         schedule: Schedule,
     },
-    /// When a phase begins, all targets become projections of the inputs
-    /// ([`Projection`](crate::decoupled::Projection)); from then on they persist.
+    /// When a phase begins, the targets of all examples that it visits become projections of their
+    /// inputs ([`Projection`](crate::decoupled::Projection)); from then on they persist.
     Projected {
         /// Seed of the projections.
         seed: u64,
@@ -359,7 +359,13 @@ impl<T: Scalar> Scheme<T> for Decoupling<T> {
                 })?;
             }
             Targets::Projected { seed } => {
-                model.initialize_targets(&TargetInit::Projected { seed })?;
+                let visited = model.examples.visited();
+                let inputs = model.z(0)?.select_columns(&visited);
+                let init = TargetInit::Projected { seed };
+                let targets = init.targets(model.layers(), &inputs)?;
+                for (t, targets) in (1..).zip(targets) {
+                    model.examples.put(t, &visited, &targets);
+                }
             }
             Targets::Persistent | Targets::Refreshed => {}
         }

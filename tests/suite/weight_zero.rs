@@ -18,8 +18,8 @@ use layerwise::target_solver::{
     Convergence, GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent, TargetSolver,
 };
 use layerwise::training::{
-    Backprop, Decoupling, FixedPrediction, PenaltyGrowth, Phase, Scheme, Session, Trainer, WStep,
-    ZIl,
+    Backprop, Decoupling, FixedPrediction, PenaltyGrowth, Phase, Scheme, Session, Targets, Trainer,
+    WStep, ZIl, ZStep,
 };
 use layerwise::{Circuit, Error, Scalar, theory};
 
@@ -131,6 +131,10 @@ fn schemes<T: Scalar>() -> Vec<(AnyScheme<T>, bool)> {
         (Arc::new(Decoupling::joint(slow())), true),
         (Arc::new(Decoupling::joint(Adam::new(0.05).unwrap())), true),
         (Arc::new(Decoupling::weights_only()), true),
+        (
+            Arc::new(Decoupling::new(Targets::Projected { seed: 5 }, ZStep::None).unwrap()),
+            true,
+        ),
         (Arc::new(Decoupling::persistent(RedBlack::new(2))), true),
         (
             Arc::new(Decoupling::persistent(GaussNewton::new(2, 3))),

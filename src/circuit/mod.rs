@@ -127,6 +127,15 @@ impl<T: Scalar> Circuit<T> {
         (self.parameters, self.seed) = (parameters, seed);
     }
 
+    /// Appends a group of a loss's parameters to θ_t.
+    #[cfg(feature = "storage")]
+    pub(crate) fn append(&mut self, t: usize, group: ParameterGroup, values: &[T]) {
+        let start = self.parameters[t].len();
+        self.parameters[t].extend_from_slice(values);
+        let range = start..self.parameters[t].len();
+        self.groups[t].all.push(ParameterGroup { range, ..group });
+    }
+
     /// All θ_t, for steps that have been checked already.
     pub(crate) fn parameters_mut(&mut self) -> &mut [Vec<T>] {
         &mut self.parameters
@@ -152,8 +161,8 @@ impl<T: Scalar> Circuit<T> {
         Ok(())
     }
 
-    /// Makes room for the losses' parameters after those of the layers. Values are kept where the
-    /// groups are unchanged.
+    /// Makes room for the losses' parameters after those of the layers. Values are kept where a loss
+    /// has the same groups as before, in whatever order.
     pub(crate) fn attach<'l>(
         &mut self,
         loss: impl Fn(usize) -> &'l dyn Loss<T>,
@@ -171,10 +180,22 @@ impl<T: Scalar> Circuit<T> {
             let all = all_groups(self.layer(t), loss);
             values.extend_from_slice(self.layer_parameters(t));
             values.resize(length, T::zero());
-            if all == self.groups[t].all {
-                values.copy_from_slice(&self.parameters[t]);
-            } else {
-                loss.initialize(dim, &mut values[own..]);
+            let layers = all.len() - of_loss.len();
+            let before = &self.groups[t].all[layers..];
+            let place = |group: &ParameterGroup| {
+                let alike =
+                    |old: &&ParameterGroup| (&old.name, &old.shape) == (&group.name, &group.shape);
+                before.iter().find(alike).map(|old| old.range.clone())
+            };
+            let places: Option<Vec<_>> = all[layers..].iter().map(place).collect();
+            match places.filter(|places| places.len() == before.len()) {
+                _ if all == self.groups[t].all => values.copy_from_slice(&self.parameters[t]),
+                Some(places) => {
+                    for (group, place) in all[layers..].iter().zip(places) {
+                        values[group.range.clone()].copy_from_slice(&self.parameters[t][place]);
+                    }
+                }
+                None => loss.initialize(dim, &mut values[own..]),
             }
             check_finite(Quantity::Parameter, t, length.max(1), &values)?;
             attached.push((all, values));

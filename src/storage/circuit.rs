@@ -156,13 +156,41 @@ pub(super) fn build<T: Stored>(
         let layer = registry.layer(part.described(&format!("layer {t}"), file)?)?;
         builder = builder.layer(layer);
     }
-    builder.build_with(|t, layer| {
+    let mut circuit = builder.build_with(|t, layer| {
         let mut own = Vec::new();
         for group in layer.parameters() {
             own.extend(file.get::<T>(&format!("{t}.{}", group.name), &group.shape)?);
         }
         Ok(own)
-    })
+    })?;
+    add_loss_parameters(&mut circuit, file)?;
+    Ok(circuit)
+}
+
+/// Appends the losses' parameters to every θ_t that has none yet, for an energy with these losses
+/// ([`Circuit::attach`]).
+fn add_loss_parameters<T: Stored>(
+    circuit: &mut Circuit<T>,
+    file: &Contents<'_>,
+) -> Result<(), Error> {
+    for t in 0..circuit.depth() {
+        let own = circuit.layer(t).parameters();
+        if circuit.parameter_groups(t).len() > own.len() {
+            continue;
+        }
+        let prefix = format!("{t}.loss.");
+        for (name, shape) in file.beginning_with(&prefix) {
+            // A layer may call its own groups so.
+            let of_layer = |group: &ParameterGroup| group.name.strip_prefix("loss.") == Some(&name);
+            if own.iter().any(of_layer) {
+                continue;
+            }
+            let values = file.get::<T>(&format!("{prefix}{name}"), &shape)?;
+            check_finite(Quantity::Parameter, t, values.len().max(1), &values)?;
+            circuit.append(t, ParameterGroup::new(name, shape), &values);
+        }
+    }
+    Ok(())
 }
 
 impl<T: Stored> Circuit<T> {
@@ -225,8 +253,10 @@ impl<T: Stored> Circuit<T> {
         let bytes = atomic::read(path)?;
         let file = Contents::read(&bytes, Some(path))?;
         let manifest: Manifest = file.manifest::<T, _>(&bytes)?;
-        let parameters = read(self, &file, &manifest)?;
-        self.put(parameters, manifest.seed);
+        let mut loaded = self.clone();
+        loaded.put(read(self, &file, &manifest)?, manifest.seed);
+        add_loss_parameters(&mut loaded, &file)?;
+        *self = loaded;
         Ok(())
     }
 

@@ -240,6 +240,17 @@ impl<'a> Contents<'a> {
         names.join(", ")
     }
 
+    /// What follows `prefix` in names of arrays, and their shapes, in alphabetical order.
+    pub(super) fn beginning_with(&self, prefix: &str) -> Vec<(String, Vec<usize>)> {
+        let named = self.arrays.iter().filter_map(|(name, array)| {
+            let rest = name.strip_prefix(prefix)?;
+            Some((rest.to_owned(), array.shape().to_vec()))
+        });
+        let mut named: Vec<_> = named.collect();
+        named.sort_unstable();
+        named
+    }
+
     /// An array of scalars of this shape, with the first index fastest.
     pub(super) fn get<T: Stored>(&self, name: &str, shape: &[usize]) -> Result<Vec<T>, Error> {
         self.values(name, shape, T::DTYPE, T::get)

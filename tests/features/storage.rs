@@ -13,7 +13,7 @@ use layerwise::layer::{
     Shape, Unfold, Whole,
 };
 use layerwise::loss::{
-    BinaryCrossEntropy, ClassWeights, Gaussian, Huber, KullbackLeibler, LabelSmoothing, Loss,
+    BinaryCrossEntropy, ClassWeights, Gaussian, Huber, KullbackLeibler, LabelSmoothing, Loss, Pair,
     Poisson, PseudoHuber, Quantile, SoftmaxCrossEntropy, SquaredError, WeightedBinaryCrossEntropy,
     WeightedCrossEntropy, WeightedSquaredError,
 };
@@ -1043,4 +1043,85 @@ fn a_saved_file_keeps_its_permissions_and_its_links() {
     symlink("round", &round).unwrap();
     let error = circuit.save(&round).unwrap_err();
     assert!(matches!(error, Error::File { .. }), "{error}");
+}
+
+/// A squared error with two groups of parameters, not in alphabetical order.
+#[derive(Debug)]
+struct Grouped;
+
+impl<T: Stored> Loss<T> for Grouped {
+    fn parameters(&self, dim: usize) -> Vec<ParameterGroup> {
+        ParameterGroup::tile([
+            ParameterGroup::new("shift", [dim]).decaying(),
+            ParameterGroup::new("gain", [2, dim]),
+        ])
+    }
+
+    fn evaluate(
+        &self,
+        at: &Pair<'_, T>,
+        values: &mut [T],
+        d_target: Write<'_, T>,
+        d_prediction: Write<'_, T>,
+        work: &mut [T],
+    ) {
+        SquaredError.evaluate(at, values, d_target, d_prediction, work);
+    }
+
+    fn curvature(
+        &self,
+        at: &Pair<'_, T>,
+        v_target: Option<&[T]>,
+        v_prediction: Option<&[T]>,
+        out_target: Write<'_, T>,
+        out_prediction: Write<'_, T>,
+        work: &mut [T],
+    ) {
+        let (target, prediction) = (out_target, out_prediction);
+        SquaredError.curvature(at, v_target, v_prediction, target, prediction, work);
+    }
+}
+
+/// A circuit from a file takes its losses' parameters into an energy with these losses, as the
+/// saved circuit itself does.
+fn losses_keep_their_parameters<T: Stored>() {
+    let energy = || {
+        let learned = Gaussian::learned(T::of(0.9), T::of(1e-3)).unwrap();
+        let hidden: Vec<Box<dyn Loss<T>>> = vec![Box::new(learned), Box::new(SquaredError)];
+        Energy::new(Grouped).with_hidden_losses(hidden)
+    };
+    let mut trained = DecoupledCircuit::new(circuit::<T>(5), energy()).unwrap();
+    for t in 0..3 {
+        let count = trained.circuit().parameters(t).len();
+        let values: Vec<T> = (0..count).map(|i| T::of((i as f64 + 0.3).sin())).collect();
+        trained.set_parameters(t, &values).unwrap();
+    }
+    let saved = trained.into_circuit();
+    let bytes = saved.to_bytes().unwrap();
+    let opened = Circuit::from_bytes(&bytes, &registry()).unwrap();
+    assert_eq!(opened.to_bytes().unwrap(), bytes);
+    let folder = Folder::new("loss-parameters");
+    fs::write(folder.file("circuit"), &bytes).unwrap();
+    let mut loaded = circuit::<T>(0);
+    loaded.load(folder.file("circuit")).unwrap();
+    for own in [saved.clone(), opened, loaded] {
+        // An energy with other losses begins with its own parameters.
+        let other = Gaussian::learned_shared(T::of(1.1), T::zero()).unwrap();
+        let other = Energy::new(other);
+        let [own_other, other] =
+            [own.clone(), circuit(5)].map(|own| DecoupledCircuit::new(own, other.clone()).unwrap());
+        let own = DecoupledCircuit::new(own, energy()).unwrap();
+        for t in 0..3 {
+            assert_eq!(own.circuit().parameters(t), saved.parameters(t), "{t}");
+            assert_eq!(own.circuit().parameter_groups(t), saved.parameter_groups(t));
+        }
+        let last = |model: &DecoupledCircuit<T>| model.circuit().parameters(2).last().copied();
+        assert_eq!(last(&own_other), last(&other));
+    }
+}
+
+#[test]
+fn a_circuit_keeps_the_parameters_of_its_losses() {
+    losses_keep_their_parameters::<f64>();
+    losses_keep_their_parameters::<f32>();
 }

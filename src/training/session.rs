@@ -1099,27 +1099,32 @@ impl<T: Scalar> Within<T> {
         begun.saturating_sub(self.first_epoch + u64::from(idle))
     }
 
-    /// Checks that as many examples wait for a step of accumulated gradients as their visits had:
-    /// none between epochs, since the last visit of an epoch steps.
+    /// Checks that as many examples wait for a step of accumulated gradients as their visits had. An
+    /// epoch's last visit, whose batch may be smaller, never waits: its step takes what there is. A
+    /// scheme that makes no step there leaves what waits to the next epoch.
     fn check_pending(&self, phase: &Phase<T>, begun: u64, n: usize) -> Result<(), Error> {
-        let pending = (self.w_step.pending_visits, self.w_step.pending_examples);
-        let (visits, examples) = (pending.0 as usize, pending.1 as usize);
+        let w_step = &self.w_step;
+        let (visits, examples) = (
+            w_step.pending_visits as usize,
+            w_step.pending_examples as usize,
+        );
         let check = |fits: bool, expected: usize| {
             let what = "examples whose gradients wait for a step";
             check_count(what, fits, expected, examples)
         };
-        let Some(epoch) = self.epoch.as_ref().filter(|own| own.examples < n) else {
-            return check(pending == (0, 0), 0);
-        };
-        let (size, seen) = (phase.batch_size(n), epoch.examples);
-        let before = (begun - self.first_epoch - 1).saturating_mul(phase.batches(n));
-        let own = before.saturating_add((seen / size) as u64);
-        if seen.is_multiple_of(size) && own == epoch.visits {
+        let size = phase.batch_size(n);
+        let regular = self.epoch.as_ref().is_some_and(|epoch| {
+            let seen = epoch.examples;
+            let before = (begun - self.first_epoch - 1).saturating_mul(phase.batches(n));
+            let own = before.saturating_add(seen.div_ceil(size) as u64);
+            (seen.is_multiple_of(size) || seen == n) && own == epoch.visits
+        });
+        if regular {
             let expected = visits.saturating_mul(size);
-            return check(examples == expected && (visits == 0 || seen > 0), expected);
+            return check(examples == expected, expected);
         }
-        // Earlier visits had batches of another size.
-        let most = visits.saturating_mul(seen);
+        // Earlier visits may have had batches of another size.
+        let most = visits.saturating_mul(n.saturating_sub(1));
         check((visits..=most).contains(&examples), most)
     }
 

@@ -14,11 +14,12 @@ use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::{Adam, AdamW, GradientDescent, RmsProp};
 use layerwise::parameter_solver::{LeastSquares, LevenbergMarquardt};
 use layerwise::schedule::Schedule;
+use layerwise::state::State;
 use layerwise::storage::Stored;
 use layerwise::target_solver::{GaussNewton, ReverseSweep};
 use layerwise::training::{
     Backprop, Decoupling, Event, FixedPrediction, Observer, PenaltyGrowth, Phase, Progress, Saver,
-    Scheme, Session, SessionState, StopReason, Stopping, Trainer, WStep, ZIl,
+    Scheme, Session, SessionState, StopReason, Stopping, Trainer, Visit, WStep, ZIl,
 };
 use layerwise::{Circuit, DecoupledCircuit, Error};
 
@@ -518,4 +519,42 @@ fn bytes_after_a_state_are_refused() {
     let shorter = crate::storage::sealed_with(&bytes, "", "", shorter);
     let error = reopened(&shorter).unwrap_err();
     assert!(error.to_string().contains("cannot be read"), "{error}");
+}
+
+/// Backprop without a step in the last visit of an epoch, which is the one with three examples.
+#[derive(Debug)]
+struct Sparing;
+
+impl Scheme<f64> for Sparing {
+    fn start(&self, _: &mut DecoupledCircuit<f64>) -> Result<State<f64>, Error> {
+        Ok(State::new())
+    }
+
+    fn visit(&self, _: &mut State<f64>, visit: &mut Visit<'_, f64>) -> Result<f64, Error> {
+        let evaluated = visit.backprop()?;
+        match evaluated.columns().len() {
+            3 => Ok(evaluated.energy()),
+            _ => evaluated.step(),
+        }
+    }
+}
+
+#[test]
+fn gradients_may_wait_for_a_step_of_the_next_epoch() {
+    let w_step = WStep::optimizer(adam()).with_accumulation(3).unwrap();
+    let phase = Phase::with_w_step(Sparing, w_step).unwrap();
+    let trainer = Trainer::new(phase.with_epochs(4).with_batch_size(4).unwrap());
+    let mut whole = Session::new(&trainer, model::<f64>()).unwrap();
+    whole.run().unwrap();
+    let mut session = Session::new(&trainer, model::<f64>()).unwrap();
+    loop {
+        let bytes = session.to_bytes().unwrap();
+        session = Session::from_bytes(&trainer, empty(), &bytes).unwrap();
+        if let Some(Event::Stop(_)) = session.advance().unwrap() {
+            break;
+        }
+    }
+    // Eight visits with a step each third.
+    assert_eq!(session.report().steps, 2);
+    assert_same(&whole, &session, "reopened at every event");
 }

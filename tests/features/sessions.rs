@@ -223,8 +223,6 @@ fn states_that_contradict_themselves_are_refused() {
         ("/within/w_step/pending_visits", json!(3), pending),
         ("/within/w_step/pending_examples", json!(3), pending),
         ("/within/w_step/pending_examples", json!(0), pending),
-        ("/within/epoch/examples", json!(0), pending),
-        ("/within/epoch/examples", json!(7), pending),
         ("/warnings/0/count", huge.clone(), "a count"),
         ("/phases/0/epochs", huge.clone(), "a count"),
         ("/phases/0/steps", huge.clone(), "a count"),

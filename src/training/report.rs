@@ -19,7 +19,8 @@ pub enum StopReason {
     Stagnation,
     /// The validation loss stagnated ([`Stopping::Validation`](crate::training::Stopping::Validation)).
     Validation,
-    /// The time limit of the phase or of the run was reached.
+    /// The time limit of the run was reached
+    /// ([`Trainer::with_time_limit`](crate::training::Trainer::with_time_limit)).
     TimeLimit,
     /// The stop flag was set, or [`Session::stop`](crate::training::Session::stop) called.
     Requested,
@@ -29,10 +30,13 @@ pub enum StopReason {
     Failed,
     /// It has not ended: a session was left, or asked for its report, before that.
     InProgress,
+    /// The time limit of the phase was reached
+    /// ([`Phase::with_time_limit`](crate::training::Phase::with_time_limit)).
+    PhaseTimeLimit,
 }
 
 impl StopReason {
-    /// Whether it broke off what would have gone on.
+    /// Whether it broke off a run that would have gone on.
     pub(super) fn interrupts(self) -> bool {
         matches!(self, Self::TimeLimit | Self::Requested | Self::Callback)
     }

@@ -87,6 +87,8 @@ struct Saving<T: Scalar> {
     every: u64,
     /// The number of visits at the last checkpoint or, before it, when this began.
     saved: u64,
+    /// Whether that checkpoint was of a phase that had reached its time limit.
+    limited: bool,
     /// Whether the finished run is saved.
     finished: bool,
 }
@@ -316,8 +318,9 @@ impl<T: Scalar> Session<T> {
     }
 
     /// Lets `saver` save the run after every k-th visit of the run, k = `visits`, and at its end; a
-    /// run that is stopped (by [`Session::stop`], the stop flag, a time limit or the callback) is
-    /// saved as it was before its phase was closed, so that it can continue.
+    /// run that is stopped (by [`Session::stop`], the stop flag, its time limit or the callback) is
+    /// saved as it was before its phase was closed, so that it can continue. A phase that reaches its
+    /// own time limit is saved then, too, and is over when the run continues.
     ///
     /// With the feature `storage`, `Session::checkpoint_every` does this with a file.
     ///
@@ -329,6 +332,7 @@ impl<T: Scalar> Session<T> {
             saver: Box::new(saver),
             every: visits,
             saved: self.state.visits,
+            limited: false,
             finished: self.state.within.is_none() && self.state.phase == self.state.end,
         });
         Ok(())
@@ -598,8 +602,11 @@ impl<T: Scalar> Session<T> {
         let state = &self.state;
         let stop = state.within.as_ref().and_then(|within| within.stop);
         let interrupted = stop.is_some_and(StopReason::interrupts);
+        let limited = stop == Some(StopReason::PhaseTimeLimit);
         let (visits, new) = (state.visits, state.visits != saving.saved);
         let due = match state.within {
+            // A limit must not be given again to a phase that has reached it.
+            Some(_) if limited => new || !saving.limited,
             Some(_) => new && (interrupted || visits.is_multiple_of(saving.every)),
             // Once more at the end, unless the run is to continue from where it was stopped.
             None => {
@@ -615,7 +622,7 @@ impl<T: Scalar> Session<T> {
         let state = resumable.as_ref().unwrap_or(state);
         let saved = saving.saver.save(&self.trainer, &self.model, state);
         // Also after a failure, so that the run can go on and be stopped.
-        saving.saved = visits;
+        (saving.saved, saving.limited) = (visits, limited);
         saving.finished = self.state.within.is_none();
         if let (Err(error), false) = (&saved, self.lenient) {
             return Err(error.clone());
@@ -920,13 +927,8 @@ impl<T: Scalar> Session<T> {
         if let Some(within) = &mut self.state.within {
             within.stop = reason;
         }
-        let deadline = self.clock.deadline;
-        match reason {
-            Some(StopReason::Requested) => self.state.end = self.state.phase + 1,
-            Some(StopReason::TimeLimit) if passed(deadline) => {
-                self.state.end = self.state.phase + 1;
-            }
-            _ => {}
+        if let Some(StopReason::Requested | StopReason::TimeLimit) = reason {
+            self.state.end = self.state.phase + 1;
         }
     }
 
@@ -1161,8 +1163,10 @@ impl Clock {
         if flag.is_some_and(|flag| flag.load(Ordering::Relaxed)) {
             return Some(StopReason::Requested);
         }
-        let over = passed(self.deadline) || passed(self.phase_deadline);
-        over.then_some(StopReason::TimeLimit)
+        if passed(self.deadline) {
+            return Some(StopReason::TimeLimit);
+        }
+        passed(self.phase_deadline).then_some(StopReason::PhaseTimeLimit)
     }
 }
 

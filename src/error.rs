@@ -719,6 +719,8 @@ pub struct GradEntry {
     pub derivative: &'static str,
     /// The index t of θ_t or z_t, in the check of a whole circuit.
     pub layer: Option<usize>,
+    /// Whether it is of a visit in training.
+    pub training: bool,
     /// Which entry of the derivative, or which random direction.
     pub index: usize,
     /// The value from the code under test.
@@ -733,9 +735,10 @@ pub struct GradEntry {
 impl fmt::Display for GradEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let layer = self.layer.map_or(String::new(), |t| format!(", t = {t}"));
+        let training = if self.training { ", in training" } else { "" };
         write!(
             f,
-            "{}{layer} [{}]: analytic {:e}, numeric {:e}, error {:.1e}",
+            "{}{layer}{training} [{}]: analytic {:e}, numeric {:e}, error {:.1e}",
             self.derivative, self.index, self.analytic, self.numeric, self.error
         )
     }

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use crate::check::{at_least_one, check_length};
-use crate::decoupled::{DecoupledCircuit, Selection};
-use crate::energy::{LocalProblem, Problem, Value as ValueAlone, Workspace};
+use crate::decoupled::{DecoupledCircuit, Gradients, Selection};
+use crate::energy::{All, LocalProblem, Problem, Value as ValueAlone, Workspace};
 use crate::error::Error;
 pub use crate::error::GradEntry;
 use crate::init::{Purpose, add_noise, generator};
@@ -119,6 +119,13 @@ impl GradReport {
         }
     }
 
+    /// Says that the entries from number `first` on are of a visit in training.
+    fn name_training(&mut self, first: usize) {
+        for entry in &mut self.worst[first..] {
+            entry.training = true;
+        }
+    }
+
     /// Sets the layer of the entry added last.
     fn name_layer(&mut self, t: usize) {
         if let Some(entry) = self.worst.last_mut() {
@@ -160,6 +167,7 @@ impl GradReport {
         self.worst.push(GradEntry {
             derivative: BOUND,
             layer: None,
+            training: false,
             index: 0,
             analytic: bound,
             numeric: found,
@@ -200,6 +208,7 @@ impl GradReport {
             GradEntry {
                 derivative,
                 layer: None,
+                training: false,
                 index,
                 analytic,
                 numeric,
@@ -341,8 +350,8 @@ impl GradCheck {
         report.add_derivative(derivative, [analytic, numeric], magnitude);
     }
 
-    /// Checks a layer at one point: its VJP and JVP in input and parameters, and the rest of the
-    /// [`Layer`] contract as listed at [`GradCheck`].
+    /// Checks a layer at one point, in a prediction and in a visit of training: its VJP and JVP in
+    /// input and parameters, and the rest of the [`Layer`] contract as listed at [`GradCheck`].
     ///
     /// # Errors
     /// [`Error::Length`] if the slices do not fit the layer, or if its [`Layer::affine`] does not
@@ -369,8 +378,38 @@ impl GradCheck {
             });
         }
         layer.check_input(input)?;
-        let subject = LayerSubject { layer, parameters };
         let mut report = GradReport::default();
+        let ids: Vec<u64> = (0..2 * n as u64).collect();
+        let subject = LayerSubject {
+            layer,
+            parameters,
+            seed: self.seed,
+            training: true,
+            ids: &ids,
+        };
+        self.products(&mut report, &subject, input)?;
+        report.name_training(0);
+        let training = false;
+        let subject = LayerSubject {
+            training,
+            ..subject
+        };
+        self.products(&mut report, &subject, input)?;
+        self.memory(&mut report, layer, n);
+        Ok(report)
+    }
+
+    /// The checks of a layer in one context.
+    fn products<T: Scalar>(
+        &self,
+        report: &mut GradReport,
+        subject: &LayerSubject<'_, T>,
+        input: &[T],
+    ) -> Result<(), Error> {
+        let LayerSubject {
+            layer, parameters, ..
+        } = *subject;
+        let (n, count) = (subject.batch(input), parameters.len());
         let wants_input = layer.input_differentiable();
         let u: Vec<T> = self.normal(0, n * layer.output_dim());
 
@@ -385,7 +424,7 @@ impl GradCheck {
             (dot(&output, &u), terms.sum::<f64>())
         };
         if wants_input {
-            self.gradient(&mut report, "∂f/∂z by vjp", input, &d_input, |z| {
+            self.gradient(report, "∂f/∂z by vjp", input, &d_input, |z| {
                 phi(subject.forward(z))
             });
             let vjp = |d_input: Write<'_, T>| subject.vjp(input, &u, d_input, Write::Skip);
@@ -395,20 +434,24 @@ impl GradCheck {
             report.add("∂f/∂z set alone by vjp", &alone, &d_input, 0.0);
             let jvp = |v: &[T]| subject.jvp(input, Some(v), None);
             let forward = |z: &[T]| subject.forward(z);
-            self.jacobian(&mut report, "∂f/∂z by jvp", input, jvp, forward);
+            self.jacobian(report, "∂f/∂z by jvp", input, jvp, forward);
         }
-        let moved = |parameters: &[T]| LayerSubject { layer, parameters }.forward(input);
+        let moved = |parameters: &[T]| {
+            LayerSubject {
+                parameters,
+                ..*subject
+            }
+            .forward(input)
+        };
         let name = "∂f/∂θ by vjp";
-        self.gradient(&mut report, name, parameters, &d_parameters, |p| {
-            phi(moved(p))
-        });
+        self.gradient(report, name, parameters, &d_parameters, |p| phi(moved(p)));
         let vjp = |d_parameters: Write<'_, T>| subject.vjp(input, &u, Write::Skip, d_parameters);
         report.add_sum("∂f/∂θ added by vjp", &d_parameters, vjp);
         let mut alone = nans(count);
         vjp(Write::Set(&mut alone));
         report.add("∂f/∂θ set alone by vjp", &alone, &d_parameters, 0.0);
         let jvp = |v: &[T]| subject.jvp(input, None, Some(v));
-        self.jacobian(&mut report, "∂f/∂θ by jvp", parameters, jvp, moved);
+        self.jacobian(report, "∂f/∂θ by jvp", parameters, jvp, moved);
 
         let v_input: Vec<T> = self.normal(1, input.len());
         let v_input = wants_input.then_some(&v_input[..]);
@@ -424,13 +467,11 @@ impl GradCheck {
         }
         report.add("both directions by jvp", &both, &sum, 0.0);
 
-        self.columns(&mut report, &subject, input, &u, &d_parameters);
-        self.memory(&mut report, layer, n);
+        self.columns(report, subject, input, &u, &d_parameters);
         if wants_input {
-            self.layer_bound(&mut report, &subject, input);
+            self.layer_bound(report, subject, input);
         }
-        self.affine(&mut report, &subject, input, output)?;
-        Ok(report)
+        self.affine(report, subject, input, output)
     }
 
     /// Compares columns alone with the same columns in a batch, bit for bit; the parameter gradient
@@ -455,7 +496,7 @@ impl GradCheck {
         let cotangent = [u, &self.normal(4, u.len())].concat();
         let v_input: Vec<T> = self.normal(5, together.len());
         let v_parameters: Vec<T> = self.normal(6, subject.parameters.len());
-        let products = |z: &[T], u: &[T], v: &[T]| {
+        let products = |subject: &LayerSubject<'_, T>, z: &[T], u: &[T], v: &[T]| {
             let (mut d_input, mut d_parameters) = (nans(z.len()), nans(v_parameters.len()));
             let set_input = Write::set(wants_input.then_some(&mut d_input[..]));
             subject.vjp(z, u, set_input, Write::Set(&mut d_parameters));
@@ -463,12 +504,14 @@ impl GradCheck {
             let tangent = subject.jvp(z, v, Some(&v_parameters));
             (subject.forward(z), d_input, tangent, d_parameters)
         };
-        let whole = products(&together, &cotangent, &v_input);
+        let whole = products(subject, &together, &cotangent, &v_input);
         let mut sum = vec![T::zero(); d_parameters.len()];
         let (mut f, mut vjp, mut jvp) = (Vec::new(), Vec::new(), Vec::new());
         for i in 0..input.len() / inputs {
             let (own, out) = (i * inputs..(i + 1) * inputs, i * outputs..(i + 1) * outputs);
-            let one = products(&input[own.clone()], &u[out], &v_input[own]);
+            let ids = &subject.ids[i..];
+            let alone = LayerSubject { ids, ..*subject };
+            let one = products(&alone, &input[own.clone()], &u[out], &v_input[own]);
             f.extend(one.0);
             vjp.extend(one.1);
             jvp.extend(one.2);
@@ -569,7 +612,8 @@ impl GradCheck {
     }
 
     /// Checks a loss's gradients in its target, its prediction and its own parameters; that results
-    /// are overwritten, added or skipped as [`Write`] says; and that examples do not mix.
+    /// are overwritten, added or skipped as [`Write`] says; that values are the same with and without
+    /// gradients; and that examples do not mix.
     ///
     /// # Errors
     /// [`Error::ZeroDimension`], [`Error::Length`] or [`Error::NoExamples`] unless the slices are
@@ -595,6 +639,14 @@ impl GradCheck {
         report.add_sum("∂L/∂ẑ added", d_prediction, |sum| {
             evaluate_loss(loss, at, Write::Skip, sum);
         });
+        let [mut a, mut b] = [nans(at.target.len()), nans(at.target.len())];
+        let beside = [
+            evaluate_loss(loss, at, Write::Set(&mut a), Write::Set(&mut b)),
+            evaluate_loss(loss, at, Write::Set(&mut a), Write::Skip),
+            evaluate_loss(loss, at, Write::Skip, Write::Set(&mut b)),
+        ];
+        let alone = loss_values(loss, at).repeat(3);
+        report.add("L beside gradients", &beside.concat(), &alone, 0.0);
         if !at.parameters.is_empty() {
             let factors: Vec<T> = self.normal(0, n);
             let write = |out: Write<'_, T>| {
@@ -697,6 +749,7 @@ impl GradCheck {
             let x = [at.target, at.prediction][by];
             self.jacobian(&mut report, derivative, x, products, moved);
         }
+        self.curvature_parts(&mut report, loss, at);
         self.semidefinite(&mut report, loss, at);
         let Some(bound) = loss.curvature_bound(at.parameters) else {
             return Ok(report);
@@ -732,6 +785,53 @@ impl GradCheck {
         }
         report.add_bound(bound, found);
         Ok(report)
+    }
+
+    /// Compares each part of C v, set or added without the other, with both set together, for a
+    /// direction in the target, in the prediction and in both.
+    fn curvature_parts<T: Scalar>(
+        &self,
+        report: &mut GradReport,
+        loss: &dyn Loss<T>,
+        at: &Pair<'_, T>,
+    ) {
+        let length = at.target.len();
+        let [z, p]: [Vec<T>; 2] = [self.normal(10, length), self.normal(11, length)];
+        let directions = [
+            (Some(&z[..]), None),
+            (None, Some(&p[..])),
+            (Some(&z[..]), Some(&p[..])),
+        ];
+        let names = [
+            ["C v in z set alone", "C v in z added"],
+            ["C v in ẑ set alone", "C v in ẑ added"],
+        ];
+        for (of, [name_alone, name_added]) in names.into_iter().enumerate() {
+            let [mut alone, mut added, mut together] = [Vec::new(), Vec::new(), Vec::new()];
+            for (z, p) in directions {
+                let curve = |to_z: Write<'_, T>, to_p: Write<'_, T>| {
+                    let mut work = nans(loss.scratch(at.dim, at.examples()));
+                    loss.curvature(at, z, p, to_z, to_p, &mut work);
+                };
+                let part = |out: Write<'_, T>| match of {
+                    0 => curve(out, Write::Skip),
+                    _ => curve(Write::Skip, out),
+                };
+                let mut both = [nans(length), nans(length)];
+                let [a, b] = &mut both;
+                curve(Write::Set(a), Write::Set(b));
+                together.extend_from_slice(&both[of]);
+                let mut own = nans(length);
+                part(Write::Set(&mut own));
+                alone.append(&mut own);
+                own.resize(length, T::one());
+                part(Write::Add(&mut own));
+                added.append(&mut own);
+            }
+            report.add(name_alone, &alone, &together, 0.0);
+            together.iter_mut().for_each(|c| *c += T::one());
+            report.add(name_added, &added, &together, 0.0);
+        }
     }
 
     /// Checks that vᵀ C v is not below 0 for any direction v = (v_target, v_prediction), with C the
@@ -840,15 +940,35 @@ impl GradCheck {
     }
 
     /// Checks all gradients of a decoupled circuit on all its examples: ∂E/∂θ_t and ∂E/∂z_t for
-    /// every t, and backprop's gradients of the composed loss.
+    /// every t, and backprop's gradients of the composed loss, in training and not.
     ///
     /// # Errors
     /// [`Error::NoExamples`].
     pub fn circuit<T: Scalar>(&self, model: &DecoupledCircuit<T>) -> Result<GradReport, Error> {
         let mut report = GradReport::default();
-        let gradients = model.gradients(&Selection::All)?;
-        let backprop = model.backprop(&Selection::All)?;
+        let n = model.chosen(&Selection::All, "a gradient check")?.len();
+        model.check_batch(n)?;
+        self.circuit_in(&mut report, model, true);
+        report.name_training(0);
+        self.circuit_in(&mut report, model, false);
+        Ok(report)
+    }
+
+    /// The checks of a circuit in training or not.
+    fn circuit_in<T: Scalar>(
+        &self,
+        report: &mut GradReport,
+        model: &DecoupledCircuit<T>,
+        training: bool,
+    ) {
+        let (n, depth) = (model.examples().len(), model.circuit.depth());
         let (mut workspace, mut composed) = (Workspace::new(), Workspace::new());
+        let whole = model.layers().on(model.examples.run(0..n, 0, training));
+        let evaluation = whole.evaluate(All, &mut workspace);
+        let gradients = Gradients::of(model.layers(), n, evaluation);
+        let backprop = whole.backprop(&mut composed);
+        let own = |t| backprop.parameter_gradient(t).to_vec();
+        let backprop: Vec<Vec<T>> = (0..depth).map(own).collect();
         let mut energy =
             |problem: Problem<'_, T>| problem.evaluate(ValueAlone, &mut workspace).energy();
         let mut loss = |problem: Problem<'_, T>| problem.backprop(&mut composed).loss();
@@ -856,11 +976,14 @@ impl GradCheck {
         let theta: Values<T> = |probe| probe.circuit.parameters_mut();
         let z: Values<T> = |probe| &mut probe.examples.z;
         let mut check = |derivative, of: Values<T>, t: usize, gradient: &[T], phi: Phi<'_, T>| {
+            if gradient.is_empty() {
+                return;
+            }
             let own = of(probe)[t].clone();
-            self.gradient(&mut report, derivative, &own, gradient, |x| {
+            self.gradient(report, derivative, &own, gradient, |x| {
                 of(probe)[t].copy_from_slice(x);
-                let all = 0..probe.examples().len();
-                let value = phi(probe.layers().on(probe.examples.run(all, 0, false)));
+                let batch = probe.examples.run(0..n, 0, training);
+                let value = phi(probe.layers().on(batch));
                 (value, value.as_f64().abs())
             });
             report.name_layer(t);
@@ -872,10 +995,9 @@ impl GradCheck {
         for (t, gradient) in (1..).zip(&gradients.targets) {
             check("∂E/∂z", z, t, gradient.as_slice(), &mut energy);
         }
-        for (t, gradient) in backprop.parameters.iter().enumerate() {
+        for (t, gradient) in backprop.iter().enumerate() {
             check("∂L/∂θ by backprop", theta, t, gradient, &mut loss);
         }
-        Ok(report)
     }
 }
 
@@ -976,11 +1098,22 @@ fn loss_gradients<T: Scalar>(loss: &dyn Loss<T>, at: &Pair<'_, T>) -> [Vec<T>; 2
 struct LayerSubject<'a, T: Scalar> {
     layer: &'a dyn Layer<T>,
     parameters: &'a [T],
+    seed: u64,
+    training: bool,
+    /// Of the examples in a visit of training, and perhaps more.
+    ids: &'a [u64],
 }
 
 impl<T: Scalar> LayerSubject<'_, T> {
     fn batch(&self, input: &[T]) -> usize {
         input.len() / self.layer.input_dim()
+    }
+
+    fn context(&self, input: &[T]) -> Context<'_> {
+        match self.training {
+            true => Context::training(self.seed, 0, 0, &self.ids[..self.batch(input)]),
+            false => Context::inference(self.seed, 0),
+        }
     }
 
     fn work(&self, input: &[T]) -> Vec<T> {
@@ -989,7 +1122,7 @@ impl<T: Scalar> LayerSubject<'_, T> {
 
     fn call(&self, input: &[T], tape: Option<&mut [T]>) -> Vec<T> {
         let mut output = nans(self.layer.output_dim() * self.batch(input));
-        let (context, work) = (Context::inference(0, 0), &mut self.work(input));
+        let (context, work) = (self.context(input), &mut self.work(input));
         self.layer
             .forward(&context, self.parameters, input, &mut output, tape, work);
         output
@@ -1007,8 +1140,7 @@ impl<T: Scalar> LayerSubject<'_, T> {
     ) -> (Vec<T>, R) {
         let mut tape = nans(self.layer.scratch(self.batch(input)).tape);
         let output = self.call(input, Some(&mut tape));
-        let context = Context::inference(0, 0);
-        let at = Point::new(context, self.parameters, input, &output, &tape);
+        let at = Point::new(self.context(input), self.parameters, input, &output, &tape);
         let made = product(&at, &mut self.work(input));
         (output, made)
     }

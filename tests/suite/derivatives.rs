@@ -652,8 +652,8 @@ fn wide_circuits_along_directions<T: Probed>() {
             .map_err(failed)?
             .with_seed(seed);
         let report = check.circuit(&model).map_err(failed)?;
-        // Of each θ_t, each z_t, and of backprop's gradients.
-        prop_assert_eq!(report.compared, DIRECTIONS * (3 + 2 + 3));
+        // Of each θ_t, each z_t, and of backprop's gradients, in training and not.
+        prop_assert_eq!(report.compared, 2 * DIRECTIONS * (3 + 2 + 3));
         report.require(T::ALONG_DIRECTIONS).map_err(failed)
     });
 }

@@ -4,12 +4,15 @@
 use std::collections::BTreeSet;
 
 use crate::property::Tested;
+use layerwise::decoupled::{DecoupledCircuit, TargetInit};
+use layerwise::energy::Energy;
 use layerwise::gradcheck::{GradCheck, GradReport};
 use layerwise::kernel::Write;
 use layerwise::layer::{Activation, Affine, Context, Dense, ParameterGroup, Point, Scratch, Shape};
 use layerwise::loss::{Pair, SquaredError};
+use layerwise::nalgebra::DMatrix;
 use layerwise::rand::Rng;
-use layerwise::{Error, Layer, Loss, Scalar};
+use layerwise::{Circuit, Error, Layer, Loss, Scalar};
 
 const BOUND: &str = "curvature bound";
 
@@ -190,16 +193,24 @@ enum Planted {
         bound: f64,
     },
     Centring,
+    /// In training, twice the inputs of even examples and none of the odd ones; the VJP perhaps
+    /// forgets this.
+    Dropout {
+        forgets: bool,
+    },
     /// Without anything to differentiate.
     Constant,
 }
 
 impl Planted {
-    fn apply(&self, from: &[f64], to: Write<'_, f64>) {
+    fn apply(&self, context: &Context<'_>, from: &[f64], to: Write<'_, f64>) {
         let mean = from.iter().sum::<f64>() / from.len() as f64;
         to.each(|i| match self {
             Self::Tenfold { .. } => 10.0 * from[i],
             Self::Centring => from[i] - mean,
+            Self::Dropout { .. } if !context.training => from[i],
+            Self::Dropout { .. } if context.examples[i] % 2 == 0 => 2.0 * from[i],
+            Self::Dropout { .. } => 0.0,
             Self::Constant => 0.0,
         });
     }
@@ -230,31 +241,34 @@ impl Layer<f64> for Planted {
 
     fn forward(
         &self,
-        _: &Context<'_>,
+        context: &Context<'_>,
         _: &[f64],
         input: &[f64],
         output: &mut [f64],
         _: Option<&mut [f64]>,
         _: &mut [f64],
     ) {
-        self.apply(input, Write::Set(output));
+        self.apply(context, input, Write::Set(output));
     }
 
     // All of these maps are symmetric.
     fn vjp(
         &self,
-        _: &Point<'_, f64>,
+        at: &Point<'_, f64>,
         cotangent: &[f64],
         d_input: Write<'_, f64>,
         _: Write<'_, f64>,
         _: &mut [f64],
     ) {
-        self.apply(cotangent, d_input);
+        match self {
+            Self::Dropout { forgets: true } => d_input.each(|i| cotangent[i]),
+            _ => self.apply(&at.context, cotangent, d_input),
+        }
     }
 
     fn jvp(
         &self,
-        _: &Point<'_, f64>,
+        at: &Point<'_, f64>,
         v_input: Option<&[f64]>,
         _: Option<&[f64]>,
         tangent: &mut [f64],
@@ -262,7 +276,7 @@ impl Layer<f64> for Planted {
     ) {
         match v_input {
             None => tangent.fill(0.0),
-            Some(v) => self.apply(v, Write::Set(tangent)),
+            Some(v) => self.apply(&at.context, v, Write::Set(tangent)),
         }
     }
 
@@ -300,6 +314,37 @@ fn a_layer_that_mixes_examples_is_caught() {
 }
 
 #[test]
+fn a_mask_that_is_forgotten_in_training_is_caught() {
+    let wrong = |report: GradReport| -> BTreeSet<_> {
+        let wrong = report.worst.into_iter().filter(|entry| entry.error > 1e-6);
+        let wrong = wrong.map(|entry| (entry.derivative, entry.layer, entry.training));
+        wrong.collect()
+    };
+    let input = [0.5, -2.0, 0.25];
+    let layer = |forgets| {
+        let dropout = Planted::Dropout { forgets };
+        wrong(GradCheck::new().layer(&dropout, &[], &input).unwrap())
+    };
+    assert_eq!(layer(false), BTreeSet::new());
+    assert_eq!(layer(true), [("∂f/∂z by vjp", None, true)].into());
+    let circuit = |forgets| {
+        let dense = || Dense::new(1, 1, Activation::Tanh).unwrap();
+        let circuit = Circuit::builder().layer(dense());
+        let circuit = circuit.layer(Planted::Dropout { forgets }).layer(dense());
+        let circuit = circuit.build().unwrap();
+        let mut model = DecoupledCircuit::new(circuit, Energy::default()).unwrap();
+        let x = DMatrix::from_row_slice(1, 3, &input);
+        let init = TargetInit::NoisyForwardPass { std: 0.5, seed: 1 };
+        model.add_examples(&x, &x, &init).unwrap();
+        wrong(GradCheck::new().circuit(&model).unwrap())
+    };
+    assert_eq!(circuit(false), BTreeSet::new());
+    let own = ("∂E/∂z", Some(1), true);
+    let backprop = ("∂L/∂θ by backprop", Some(0), true);
+    assert_eq!(circuit(true), [own, backprop].into());
+}
+
+#[test]
 fn comparing_nothing_is_an_error() {
     let none = GradCheck::new().with_directions(0).unwrap_err();
     assert!(matches!(none, Error::InvalidOption { .. }), "{none}");
@@ -323,6 +368,12 @@ enum LossFault {
     Kink,
     /// Each example's value is the mean of the batch.
     Mixing,
+    /// The values are doubled if the gradient in ẑ is wanted.
+    Doubling,
+    /// C v is 0 in ẑ if its part in z is skipped.
+    Skipping,
+    /// C v in ẑ replaces what it should be added to.
+    Replacing,
 }
 
 #[derive(Debug)]
@@ -355,7 +406,11 @@ impl Loss<f64> for FaultyLoss {
             d_target.each(|i| residual(i).signum());
             return d_prediction.each(|i| -residual(i).signum());
         }
+        let doubles = self.0 == LossFault::Doubling && !d_prediction.is_skip();
         SquaredError.evaluate(at, values, d_target, d_prediction, work);
+        if doubles {
+            values.iter_mut().for_each(|value| *value *= 2.0);
+        }
         if self.0 == LossFault::Mixing {
             let mean = values.iter().sum::<f64>() / values.len() as f64;
             values.fill(mean);
@@ -375,7 +430,16 @@ impl Loss<f64> for FaultyLoss {
             out_target.each(|_| 0.0);
             return out_prediction.each(|_| 0.0);
         }
-        let (target, prediction) = (out_target, out_prediction);
+        let (target, mut prediction) = (out_target, out_prediction);
+        if self.0 == LossFault::Skipping && target.is_skip() {
+            return prediction.each(|_| 0.0);
+        }
+        if let (LossFault::Replacing, Write::Add(sum)) =
+            (self.0, prediction.part(0..at.target.len()))
+        {
+            let set = Write::Set(sum);
+            return SquaredError.curvature(at, v_target, v_prediction, target, set, work);
+        }
         SquaredError.curvature(at, v_target, v_prediction, target, prediction, work);
     }
 
@@ -392,11 +456,15 @@ impl Loss<f64> for FaultyLoss {
 fn faults_of_a_loss_are_caught() {
     let (target, prediction) = ([0.3, -0.5, 0.2, 0.9], [0.35, -0.45, 0.15, 0.95]);
     let at = Pair::new(2, &target, &prediction);
-    let faults: [(LossFault, &[&str], &[&str]); 4] = [
+    let parts = ["C v in ẑ set alone", "C v in ẑ added"];
+    let faults: [(LossFault, &[&str], &[&str]); 7] = [
         (LossFault::None, &[], &[]),
         (LossFault::Bound, &[], &[BOUND]),
         (LossFault::Kink, &[], &[BOUND]),
         (LossFault::Mixing, &["L of columns alone"], &[]),
+        (LossFault::Doubling, &["L beside gradients"], &[]),
+        (LossFault::Skipping, &[], &parts),
+        (LossFault::Replacing, &[], &parts[1..]),
     ];
     for (fault, of_loss, of_curvature) in faults {
         let (check, loss) = (GradCheck::new(), FaultyLoss(fault));

@@ -50,6 +50,7 @@ impl fmt::Display for StopReason {
             Self::Stagnation => "the objective stopped falling",
             Self::Validation => "the validation loss stopped falling",
             Self::TimeLimit => "the time limit was reached",
+            Self::PhaseTimeLimit => "the time limit of the phase was reached",
             Self::Requested => "stopped on request",
             Self::Callback => "stopped by the callback",
             Self::Failed => "failed",

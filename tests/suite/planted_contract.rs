@@ -209,7 +209,7 @@ impl Planted {
             Self::Tenfold { .. } => 10.0 * from[i],
             Self::Centring => from[i] - mean,
             Self::Dropout { .. } if !context.training => from[i],
-            Self::Dropout { .. } if context.examples[i] % 2 == 0 => 2.0 * from[i],
+            Self::Dropout { .. } if context.examples[i].is_multiple_of(2) => 2.0 * from[i],
             Self::Dropout { .. } => 0.0,
             Self::Constant => 0.0,
         });

@@ -509,6 +509,19 @@ pub enum Error {
         value: f64,
     },
 
+    /// What needs all examples in memory, where they are read from a data set while they are visited.
+    #[error("{operation} needs the examples in memory, but those of this model are streamed")]
+    NotInMemory {
+        /// What was asked for.
+        operation: &'static str,
+    },
+
+    /// A change of streamed targets by a copy of the model that they belong to.
+    #[error(
+        "the targets belong to the model that this one was cloned from, which alone can change them"
+    )]
+    CopiedTargets,
+
     /// A target outside the domain of its loss.
     #[error("{loss}: the target of example column {column} is outside the domain: {reason}")]
     TargetDomain {
@@ -662,6 +675,17 @@ fn likely_cause(what: &str, expected: (usize, usize), found: (usize, usize)) -> 
 }
 
 impl Error {
+    /// The same error where these columns come after `count` others.
+    pub(crate) fn after(mut self, count: usize) -> Self {
+        if let Self::NonFiniteData { column, .. }
+        | Self::TargetDomain { column, .. }
+        | Self::InputDomain { column, .. } = &mut self
+        {
+            *column += count;
+        }
+        self
+    }
+
     /// [`Error::UnknownLayer`] where only layers in `allowed` can be used.
     pub(crate) fn unknown_layer(layer: usize, allowed: Range<usize>) -> Self {
         let (first, count) = (allowed.start, allowed.len());

@@ -943,11 +943,12 @@ impl GradCheck {
     /// every t, and backprop's gradients of the composed loss, in training and not.
     ///
     /// # Errors
-    /// [`Error::NoExamples`].
+    /// [`Error::NoExamples`], [`Error::NotInMemory`].
     pub fn circuit<T: Scalar>(&self, model: &DecoupledCircuit<T>) -> Result<GradReport, Error> {
         let mut report = GradReport::default();
         let n = model.chosen(&Selection::All, "a gradient check")?.len();
         model.check_batch(n)?;
+        model.examples.in_memory("a gradient check")?;
         self.circuit_in(&mut report, model, true);
         report.name_training(0);
         self.circuit_in(&mut report, model, false);

@@ -85,6 +85,7 @@
 mod check;
 pub mod circuit;
 pub mod data;
+mod data_file;
 pub mod decoupled;
 pub mod description;
 pub mod diagnostics;

@@ -6,10 +6,13 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::sync::Arc;
 
 use layerwise::circuit::CircuitBuilder;
+use layerwise::data::InMemory;
 use layerwise::decoupled::{Selection, TargetInit};
 use layerwise::energy::{All, Energy, LocalWorkspace, Workspace};
+use layerwise::kernel::Bytes;
 use layerwise::layer::{Activation, Dense, Sequential};
 use layerwise::loss::{ClassWeights, Gaussian, LabelSmoothing, PseudoHuber, SoftmaxCrossEntropy};
 use layerwise::objective::{LocalObjective, Objective};
@@ -162,6 +165,21 @@ fn examples_of<T: Scalar>(builder: CircuitBuilder<T>, energy: Energy<T>) -> Deco
     model
 }
 
+/// The examples of a model, streamed.
+fn streamed_model<T: Bytes>() -> DecoupledCircuit<T> {
+    let memory = model::<T>();
+    let [x, y] = [0, memory.circuit().depth()].map(|t| memory.z(t).unwrap().into_owned());
+    let mut own = DecoupledCircuit::new(
+        memory.circuit().clone(),
+        Energy::new(SoftmaxCrossEntropy).with_penalty(T::of(0.5)),
+    )
+    .unwrap();
+    let data = Arc::new(InMemory::new(x, y).unwrap());
+    own.stream_dataset(data, std::env::temp_dir(), &TargetInit::ForwardPass)
+        .unwrap();
+    own
+}
+
 #[test]
 fn the_counter_counts() {
     assert_eq!(allocations(|| vec![0u8; 100]), 1);
@@ -174,6 +192,16 @@ fn training_on<T: Scalar, S: Scheme<T> + 'static>(name: &str, scheme: fn() -> S)
 }
 
 fn phases_on<T: Scalar>(
+    name: &str,
+    model: fn() -> DecoupledCircuit<T>,
+    phase: impl Fn() -> Phase<T>,
+) {
+    phases_within(0, name, model, phase);
+}
+
+/// [`phases_on`] of runs with `spare` allocations that may come late.
+fn phases_within<T: Scalar>(
+    spare: u64,
     name: &str,
     model: fn() -> DecoupledCircuit<T>,
     phase: impl Fn() -> Phase<T>,
@@ -196,13 +224,26 @@ fn phases_on<T: Scalar>(
             let ((long, more), (short, fewer)) = (run(16), run(8));
             // The list of records doubles its room once between 8 and 16 epochs, and an epoch that
             // warns has a list of its own: in its event, in the records, and in the report.
-            assert_eq!(long, short + 1 + 3 * (more - fewer), "{name}");
+            let expected = short + 1 + 3 * (more - fewer);
+            assert!(
+                long.abs_diff(expected) <= spare,
+                "{name}: {long}, {expected}"
+            );
         }
     }
 }
 
-fn training<T: Scalar>() {
+fn training<T: Bytes>() {
     let adam = || Adam::new(1e-3).unwrap();
+    for scheme in [
+        Decoupling::persistent as fn(ReverseSweep) -> Decoupling<T>,
+        Decoupling::refreshed,
+    ] {
+        // A channel makes room for threads that wait when the first one does.
+        phases_within::<T>(4, "streamed", streamed_model, || {
+            Phase::new(scheme(ReverseSweep::new(1)), adam())
+        });
+    }
     training_on::<T, _>("backprop", || Backprop);
     training_on::<T, _>("weights only", Decoupling::weights_only);
     training_on::<T, _>("joint, plain", || {

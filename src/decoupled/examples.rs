@@ -3,6 +3,9 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use super::read_ahead::ReadAhead;
+use super::streamed::{Loaded, Streamed};
+use crate::check::refuse;
 use crate::energy::{Batch, BatchMut, Draft, columns};
 use crate::error::Error;
 use crate::kernel::{Execution, Scalar};
@@ -11,11 +14,20 @@ use crate::kernel::{Execution, Scalar};
 #[derive(Debug, Clone)]
 pub(crate) struct Examples<T> {
     pub(crate) dims: Vec<usize>,
+    /// All empty if the examples are streamed.
     pub(crate) z: Vec<Vec<T>>,
+    pub(crate) streamed: Option<Streamed<T>>,
     pub(crate) ids: Vec<u64>,
     /// One weight per example; empty if all are 1.
     pub(crate) weights: Vec<T>,
     next: u64,
+}
+
+/// Where the z_0, …, z_T of restored examples are.
+#[cfg(feature = "storage")]
+pub(crate) enum Place<T> {
+    Memory(Vec<Vec<T>>),
+    Streamed(Streamed<T>),
 }
 
 /// A selection of the examples of a [`DecoupledCircuit`](crate::decoupled::DecoupledCircuit).
@@ -53,6 +65,14 @@ impl Chosen<'_> {
         }
     }
 
+    /// The i-th of the selected columns.
+    fn place(&self, i: usize) -> usize {
+        match self {
+            Self::Run(run) => run.start + i,
+            Self::Scattered(columns) => columns[i],
+        }
+    }
+
     /// A range of the selected columns.
     pub(super) fn part(&self, places: Range<usize>) -> Chosen<'_> {
         match self {
@@ -81,6 +101,7 @@ impl<T: Scalar> Examples<T> {
         Self {
             dims: dims.to_vec(),
             z: vec![Vec::new(); dims.len()],
+            streamed: None,
             ids: Vec::new(),
             weights: Vec::new(),
             next: 0,
@@ -97,22 +118,55 @@ impl<T: Scalar> Examples<T> {
         self.next
     }
 
-    /// Examples with these arrays of z_0, …, z_T, ids and weights, which have been checked.
+    /// Examples with these z_0, …, z_T, ids and weights, which have been checked.
     #[cfg(feature = "storage")]
     pub(crate) fn restored(
         dims: &[usize],
-        z: Vec<Vec<T>>,
+        place: Place<T>,
         ids: Vec<u64>,
         weights: Vec<T>,
         next: u64,
     ) -> Self {
+        let (z, streamed) = match place {
+            Place::Memory(z) => (z, None),
+            Place::Streamed(streamed) => (vec![Vec::new(); dims.len()], Some(streamed)),
+        };
         Self {
             dims: dims.to_vec(),
             z,
+            streamed,
             ids,
             weights,
             next,
         }
+    }
+
+    /// z_0, …, z_T of all examples, which must be in memory.
+    pub(crate) fn in_memory(&self, operation: &'static str) -> Result<&[Vec<T>], Error> {
+        match self.streamed {
+            None => Ok(&self.z),
+            Some(_) => Err(Error::NotInMemory { operation }),
+        }
+    }
+
+    /// Checks that there are no examples, and never were any.
+    pub(crate) fn check_unused(&self) -> Result<(), Error> {
+        match self.streamed.is_none() && self.next == 0 {
+            true => Ok(()),
+            false => refuse(
+                "a streamed data set with other examples",
+                "column i of its model is row i of the data set",
+            ),
+        }
+    }
+
+    /// Takes the examples of a data set, as the only ones.
+    pub(crate) fn stream(&mut self, streamed: Streamed<T>) -> Range<u64> {
+        let count = streamed.source().len() as u64;
+        self.ids = (0..count).collect();
+        self.next = count;
+        self.streamed = Some(streamed);
+        0..count
     }
 
     /// Appends examples, given as complete arrays of z_0, …, z_T that must fit.
@@ -154,11 +208,12 @@ impl<T: Scalar> Examples<T> {
     }
 
     /// Writes z_t for the examples in the given columns.
-    pub(crate) fn put(&mut self, t: usize, chosen: &[usize], new: &[T]) {
-        let dim = self.dims[t];
-        for (&c, from) in chosen.iter().zip(new.chunks_exact(dim)) {
-            self.z[t][columns(dim, c, 1)].copy_from_slice(from);
+    pub(crate) fn put(&mut self, t: usize, chosen: &[usize], new: &[T]) -> Result<(), Error> {
+        if let Some(streamed) = &self.streamed {
+            return streamed.put(&self.dims, t, chosen, new);
         }
+        put_columns(&mut self.z[t], self.dims[t], chosen, new);
+        Ok(())
     }
 
     /// The weights of all examples, mutably.
@@ -204,16 +259,27 @@ impl<T: Scalar> Examples<T> {
     }
 
     /// Copies of the examples in the given columns, in that order.
-    pub(crate) fn gathered(&self, chosen: &[usize]) -> Self {
+    pub(crate) fn gathered(&self, chosen: &[usize]) -> Result<Self, Error> {
         let mut own = Self::new(&self.dims);
-        for ((to, from), &dim) in own.z.iter_mut().zip(&self.z).zip(&self.dims) {
-            gather(to, from, dim, chosen);
+        match &self.streamed {
+            Some(streamed) => {
+                let mut loaded = Loaded::new();
+                let source = streamed.source();
+                source.read(&self.dims, chosen, true, &mut loaded)?;
+                own.z = loaded.z;
+            }
+            None => {
+                for ((to, from), &dim) in own.z.iter_mut().zip(&self.z).zip(&self.dims) {
+                    gather(to, from, dim, chosen);
+                }
+            }
         }
         gather(&mut own.ids, &self.ids, 1, chosen);
         gather(&mut own.weights, &self.weights, 1, chosen);
-        own
+        Ok(own)
     }
 
+    /// A range of examples, which are in memory, or without their z.
     pub(crate) fn run(&self, run: Range<usize>, visit: u64, training: bool) -> Batch<'_, T> {
         Batch {
             dims: &self.dims,
@@ -233,13 +299,17 @@ impl<T: Scalar> Examples<T> {
 /// Memory for working on a batch: copies of scattered columns, and drafts of new targets.
 ///
 /// The examples do not change until [`Working::commit`], so an error before it leaves them intact.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Working<T> {
-    /// z_0 and z_T of scattered columns; z_1, …, z_{T−1} are drafts.
+    /// z_0 and z_T of columns that are copied; z_1, …, z_{T−1} are drafts.
     z: Vec<Vec<T>>,
     ids: Vec<u64>,
     weights: Vec<T>,
     drafts: Vec<Draft<T>>,
+    /// For streamed examples: the columns, what was read, and what is being read.
+    columns: Vec<usize>,
+    loaded: Loaded<T>,
+    ahead: Option<ReadAhead<T>>,
 }
 
 impl<T: Scalar> Working<T> {
@@ -249,6 +319,9 @@ impl<T: Scalar> Working<T> {
             ids: Vec::new(),
             weights: Vec::new(),
             drafts: (1..depth).map(|_| Draft::default()).collect(),
+            columns: Vec::new(),
+            loaded: Loaded::new(),
+            ahead: None,
         }
     }
 
@@ -259,27 +332,51 @@ impl<T: Scalar> Working<T> {
         chosen: &Chosen<'_>,
         visit: u64,
         targets: TargetUse,
-    ) -> BatchMut<'a, T> {
+    ) -> Result<BatchMut<'a, T>, Error> {
+        self.lend_before(&[], examples, chosen, visit, targets)
+    }
+
+    /// [`Working::lend`], while the columns of the batch that will be lent `next`, if there are any, are
+    /// read on a thread if need be.
+    pub(crate) fn lend_before<'a>(
+        &'a mut self,
+        next: &[usize],
+        examples: &'a Examples<T>,
+        chosen: &Chosen<'_>,
+        visit: u64,
+        targets: TargetUse,
+    ) -> Result<BatchMut<'a, T>, Error> {
         for draft in &mut self.drafts {
             (draft.written, draft.finite) = (false, false);
         }
-        let base = match chosen {
-            Chosen::Run(run) => examples.run(run.clone(), visit, true),
-            Chosen::Scattered(columns) => {
+        let in_place = match (chosen, &examples.streamed) {
+            (Chosen::Run(run), None) => Some(run.clone()),
+            (Chosen::Scattered(columns), None) => {
                 self.gather(examples, columns, targets);
-                Batch {
-                    z: &self.z,
-                    start: 0,
-                    ids: &self.ids,
-                    weights: &self.weights,
-                    ..examples.run(0..0, visit, true)
+                None
+            }
+            (_, Some(streamed)) => {
+                self.load(examples, streamed, chosen, targets)?;
+                if !next.is_empty() {
+                    self.read_ahead(examples, streamed, next, targets);
                 }
+                None
             }
         };
-        BatchMut {
+        let base = match in_place {
+            Some(run) => examples.run(run, visit, true),
+            None => Batch {
+                z: &self.z,
+                start: 0,
+                ids: &self.ids,
+                weights: &self.weights,
+                ..examples.run(0..0, visit, true)
+            },
+        };
+        Ok(BatchMut {
             base,
             drafts: &mut self.drafts,
-        }
+        })
     }
 
     /// A read-only batch.
@@ -288,13 +385,13 @@ impl<T: Scalar> Working<T> {
         examples: &'a Examples<T>,
         chosen: &Chosen<'_>,
         training: bool,
-    ) -> Batch<'a, T> {
-        let BatchMut { base, drafts } = self.lend(examples, chosen, 0, TargetUse::Kept);
-        Batch {
+    ) -> Result<Batch<'a, T>, Error> {
+        let BatchMut { base, drafts } = self.lend(examples, chosen, 0, TargetUse::Kept)?;
+        Ok(Batch {
             training,
             drafts,
             ..base
-        }
+        })
     }
 
     fn gather(&mut self, examples: &Examples<T>, chosen: &[usize], targets: TargetUse) {
@@ -319,8 +416,81 @@ impl<T: Scalar> Working<T> {
         }
     }
 
+    /// [`Working::gather`] of streamed examples.
+    fn load(
+        &mut self,
+        examples: &Examples<T>,
+        streamed: &Streamed<T>,
+        chosen: &Chosen<'_>,
+        targets: TargetUse,
+    ) -> Result<(), Error> {
+        self.columns.clear();
+        self.columns
+            .extend((0..chosen.len()).map(|i| chosen.place(i)));
+        let (columns, kept) = (&self.columns, targets == TargetUse::Kept);
+        gather(&mut self.ids, &examples.ids, 1, columns);
+        gather(&mut self.weights, &examples.weights, 1, columns);
+        let loaded = &mut self.loaded;
+        let read = self
+            .ahead
+            .as_mut()
+            .and_then(|ahead| ahead.take(columns, kept, loaded));
+        match read {
+            Some(read) => read?,
+            None => streamed
+                .source()
+                .read(&examples.dims, columns, kept, loaded)?,
+        }
+        let last = self.z.len() - 1;
+        for (t, read) in self.loaded.z.iter_mut().enumerate() {
+            match self.drafts.get_mut(t.wrapping_sub(1)) {
+                Some(draft) if t < last => {
+                    std::mem::swap(&mut draft.z, read);
+                    (draft.written, draft.finite) = (true, kept);
+                }
+                _ => std::mem::swap(&mut self.z[t], read),
+            }
+        }
+        Ok(())
+    }
+
+    fn read_ahead(
+        &mut self,
+        examples: &Examples<T>,
+        streamed: &Streamed<T>,
+        next: &[usize],
+        targets: TargetUse,
+    ) {
+        if self.ahead.is_none() {
+            self.ahead = ReadAhead::start(&examples.dims);
+        }
+        if let Some(ahead) = &mut self.ahead {
+            ahead.ask(streamed.source(), next, targets == TargetUse::Kept);
+        }
+    }
+
+    /// Ends an order of batches: what was read for the next one is forgotten.
+    pub(crate) fn forget_next(&mut self) {
+        if let Some(ahead) = &mut self.ahead {
+            ahead.forget();
+        }
+    }
+
     /// Stores the drafts as the examples' targets.
-    pub(crate) fn commit(&mut self, examples: &mut Examples<T>, chosen: &Chosen<'_>) {
+    ///
+    /// # Errors
+    /// That of a store outside memory: some of the targets may have been stored.
+    pub(crate) fn commit(
+        &mut self,
+        examples: &mut Examples<T>,
+        chosen: &Chosen<'_>,
+    ) -> Result<(), Error> {
+        if let Some(streamed) = &examples.streamed {
+            // What was lent had drafts of all targets.
+            let targets = self.drafts.iter().map(|draft| draft.z.as_slice());
+            let records = self.loaded.records();
+            return streamed.put_all(&examples.dims, &self.columns, targets, records);
+        }
         for (t, draft) in (1..).zip(&mut self.drafts) {
             if !std::mem::take(&mut draft.written) {
                 continue;
@@ -331,9 +501,17 @@ impl<T: Scalar> Working<T> {
                 Chosen::Run(run) => {
                     z[columns(dim, run.start, run.len())].copy_from_slice(&draft.z);
                 }
-                Chosen::Scattered(chosen) => examples.put(t, chosen, &draft.z),
+                Chosen::Scattered(chosen) => put_columns(z, dim, chosen, &draft.z),
             }
         }
+        Ok(())
+    }
+}
+
+/// Sets the chosen columns of `to`.
+fn put_columns<A: Copy>(to: &mut [A], dim: usize, chosen: &[usize], from: &[A]) {
+    for (&c, from) in chosen.iter().zip(from.chunks_exact(dim)) {
+        to[columns(dim, c, 1)].copy_from_slice(from);
     }
 }
 

@@ -2,6 +2,9 @@
 
 pub(crate) mod examples;
 mod projection;
+mod read_ahead;
+pub(crate) mod streamed;
+mod target_file;
 mod target_init;
 
 use std::ops::Range;
@@ -11,7 +14,11 @@ use nalgebra::{DMatrix, DMatrixView};
 pub use projection::Projection;
 pub use target_init::TargetInit;
 
-use crate::check::{check_example_weights, check_finite, check_length, check_result, check_room};
+use self::streamed::{Loaded, Streamed};
+
+use crate::check::{
+    check_example_weights, check_finite, check_length, check_result, check_room, room,
+};
 use crate::circuit::{BLOCK, Circuit};
 use crate::data::Dataset;
 use crate::data::metrics::labels;
@@ -24,6 +31,8 @@ use crate::kernel::{Scalar, Squares, Sum};
 use crate::layer::Layer;
 use examples::{Chosen, Examples, Working};
 pub use examples::{Selection, TargetUse};
+
+const ADDING: &str = "adding examples";
 
 /// A [`Circuit`] with n examples: inputs z_0, output targets z_T, and the auxiliary targets
 /// z_1, …, z_{T−1}, which belong to each example and are trained together with θ.
@@ -277,6 +286,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         targets: &DMatrix<T>,
         init: &TargetInit<T>,
     ) -> Result<Range<u64>, Error> {
+        self.examples.in_memory(ADDING)?;
         let hidden = self.hidden_targets(inputs, targets, init)?;
         Ok(self.append(inputs.clone(), hidden, targets.clone()))
     }
@@ -309,9 +319,21 @@ impl<T: Scalar> DecoupledCircuit<T> {
         data: &dyn Dataset<T>,
         init: &TargetInit<T>,
     ) -> Result<Range<u64>, Error> {
+        self.examples.in_memory(ADDING)?;
+        let n = data.len();
+        // Before anything is read.
+        self.check_dataset(data)?;
+        self.check_targets_room(n)?;
+        let rows: Vec<usize> = (0..n).collect();
+        let (inputs, targets) = data.matrices(&rows)?;
+        let hidden = self.hidden_targets(&inputs, &targets, init)?;
+        Ok(self.append(inputs, hidden, targets))
+    }
+
+    /// Checks the dimensions of a data set.
+    pub(crate) fn check_dataset(&self, data: &dyn Dataset<T>) -> Result<(), Error> {
         let (dims, n) = (self.circuit.dims(), data.len());
         let last = dims[dims.len() - 1];
-        // Before anything is read.
         let ends = [
             ("inputs of a data set", dims[0], data.inputs()),
             ("targets of a data set", last, data.targets()),
@@ -325,11 +347,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
                 });
             }
         }
-        self.check_targets_room(n)?;
-        let rows: Vec<usize> = (0..n).collect();
-        let (inputs, targets) = data.matrices(&rows)?;
-        let hidden = self.hidden_targets(&inputs, &targets, init)?;
-        Ok(self.append(inputs, hidden, targets))
+        Ok(())
     }
 
     fn check_targets_room(&self, n: usize) -> Result<(), Error> {
@@ -367,8 +385,10 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// Removes examples by id and frees their memory; the ids of the others do not change.
     ///
     /// # Errors
-    /// [`Error::UnknownExample`] or [`Error::RepeatedExample`]. On an error nothing is removed.
+    /// [`Error::UnknownExample`] or [`Error::RepeatedExample`], [`Error::NotInMemory`]. On an error nothing
+    /// is removed.
     pub fn remove_examples(&mut self, examples: &[u64]) -> Result<(), Error> {
+        self.examples.in_memory("removing examples")?;
         let mut gone = vec![false; self.examples.len()];
         for &example in examples {
             let column = self.examples.column(example)?;
@@ -423,16 +443,37 @@ impl<T: Scalar> DecoupledCircuit<T> {
     }
 
     /// z_t of all examples, d_t × n: inputs for t = 0, output targets for t = T, otherwise
-    /// auxiliary targets.
+    /// auxiliary targets. [`DecoupledCircuit::z_of`] copies those of some examples.
     ///
     /// # Errors
-    /// [`Error::UnknownLayer`] if t > T.
+    /// [`Error::UnknownLayer`] if t > T, [`Error::NotInMemory`].
     pub fn z(&self, t: usize) -> Result<DMatrixView<'_, T>, Error> {
         let Some(&dim) = self.circuit.dims().get(t) else {
             return Err(Error::unknown_layer(t, 0..self.circuit.depth() + 1));
         };
-        let n = self.examples.len();
-        Ok(DMatrixView::from_slice(&self.examples.z[t], dim, n))
+        let z = self.examples.in_memory("a view of z")?;
+        Ok(DMatrixView::from_slice(&z[t], dim, self.examples.len()))
+    }
+
+    /// A copy of z_t of the selected examples, d_t × n, also of those that are not in memory.
+    ///
+    /// # Errors
+    /// [`Error::UnknownLayer`] if t > T; those of the selection, [`Error::TooLarge`], and for streamed
+    /// examples those of [`Dataset::read`] and [`Error::File`].
+    pub fn z_of(&self, t: usize, selection: &Selection<'_>) -> Result<DMatrix<T>, Error> {
+        let Some(&dim) = self.circuit.dims().get(t) else {
+            return Err(Error::unknown_layer(t, 0..self.circuit.depth() + 1));
+        };
+        let chosen = self.examples.resolve(selection)?;
+        let n = chosen.len();
+        let mut values = room("a copy of z", dim, n)?;
+        let mut working = Working::new(self.circuit.depth());
+        for start in (0..n).step_by(BLOCK) {
+            let block = chosen.part(start..n.min(start + BLOCK));
+            let batch = working.view(&self.examples, &block, false)?;
+            values.extend_from_slice(batch.z(t));
+        }
+        Ok(DMatrix::from_vec(dim, n, values))
     }
 
     /// Replaces the auxiliary targets z_t, t in 1..T, of the selected examples (d_t × n, one column
@@ -457,8 +498,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         check_finite(Quantity::Target, t, dim, targets.as_slice())?;
         let loss = self.terms.loss(t - 1);
         loss.check_target(dim, targets.as_slice())?;
-        self.examples.put(t, &chosen, targets.as_slice());
-        Ok(())
+        self.examples.put(t, &chosen, targets.as_slice())
     }
 
     /// Reinitialises the auxiliary targets of all examples.
@@ -467,6 +507,12 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// The errors of `init`, as in [`DecoupledCircuit::add_examples`]. On an error nothing is
     /// changed.
     pub fn initialize_targets(&mut self, init: &TargetInit<T>) -> Result<(), Error> {
+        if let Some(streamed) = &self.examples.streamed {
+            let new = streamed.renewed()?;
+            self.fill(&new, init)?;
+            self.examples.streamed = Some(new);
+            return Ok(());
+        }
         let inputs = self.z(0)?.into_owned();
         let targets = init.targets(self.layers(), &inputs)?;
         for (own, new) in self.examples.z[1..].iter_mut().zip(targets) {
@@ -475,11 +521,38 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(())
     }
 
+    /// Writes the targets of all examples of a data set, block by block; their inputs and output
+    /// targets are checked.
+    pub(crate) fn fill(&self, streamed: &Streamed<T>, init: &TargetInit<T>) -> Result<(), Error> {
+        let (source, dims) = (streamed.source(), self.circuit.dims());
+        let (mut loaded, mut records) = (Loaded::new(), Vec::new());
+        let mut blocks = init.blocks(&self.circuit, source.len())?;
+        let mut block = |rows: &[usize], loaded: &mut Loaded<T>| -> Result<Vec<Vec<T>>, Error> {
+            let [inputs, outputs] = [0, dims.len() - 1].map(|t| {
+                let values = std::mem::take(&mut loaded.z[t]);
+                DMatrix::from_vec(dims[t], rows.len(), values)
+            });
+            self.circuit.check_inputs(&inputs)?;
+            self.terms
+                .check_outputs(&self.circuit, rows.len(), &outputs)?;
+            blocks.next(self.layers(), &inputs)
+        };
+        for start in (0..source.len()).step_by(BLOCK) {
+            let rows: Vec<usize> = (start..source.len().min(start + BLOCK)).collect();
+            source.read(dims, &rows, false, &mut loaded)?;
+            let targets = block(&rows, &mut loaded).map_err(|error| error.after(start))?;
+            let targets = targets.iter().map(Vec::as_slice);
+            streamed.put_all(dims, &rows, targets, &mut records)?;
+        }
+        Ok(())
+    }
+
     /// A view of z_0, …, z_T for a range of columns; nothing is copied.
     ///
     /// # Errors
-    /// [`Error::UnknownColumns`].
+    /// [`Error::UnknownColumns`], [`Error::NotInMemory`].
     pub fn batch(&self, run: Range<usize>) -> Result<Batch<'_, T>, Error> {
+        self.examples.in_memory("a view of a batch")?;
         self.examples.resolve(&Selection::Columns(run.clone()))?;
         Ok(self.examples.run(run, 0, false))
     }
@@ -487,7 +560,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// The local problem of layer t on a range of columns. It borrows only θ_t, z_t and z_{t+1}.
     ///
     /// # Errors
-    /// [`Error::UnknownLayer`], [`Error::UnknownColumns`].
+    /// [`Error::UnknownLayer`], [`Error::UnknownColumns`], [`Error::NotInMemory`].
     pub fn local_problem(&self, t: usize, run: Range<usize>) -> Result<LocalProblem<'_, T>, Error> {
         self.check_layer(t)?;
         Ok(self.problem(run)?.local(t))
@@ -496,7 +569,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// E on a range of columns; nothing is copied.
     ///
     /// # Errors
-    /// [`Error::UnknownColumns`].
+    /// [`Error::UnknownColumns`], [`Error::NotInMemory`].
     pub fn problem(&self, run: Range<usize>) -> Result<Problem<'_, T>, Error> {
         Ok(self.layers().on(self.batch(run)?))
     }
@@ -576,7 +649,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         let mut working = Working::new(self.circuit.depth());
         for start in (0..n).step_by(BLOCK) {
             let block = start..(start + BLOCK).min(n);
-            let batch = working.view(&self.examples, &chosen.part(block), training);
+            let batch = working.view(&self.examples, &chosen.part(block), training)?;
             visit(self.layers().on(batch), &mut workspace);
         }
         Ok(())
@@ -669,12 +742,15 @@ impl<T: Scalar> DecoupledCircuit<T> {
     ) -> Result<(), Error> {
         let n = self.examples.len();
         let mut changed = self.examples.clone();
+        if let Some(streamed) = &self.examples.streamed {
+            changed.streamed = Some(streamed.renewed()?);
+        }
         let mut working = Working::new(self.circuit.depth());
         for start in (0..n).step_by(BLOCK) {
             let chosen = Chosen::Run(start..(start + BLOCK).min(n));
-            let mut batch = working.lend(&self.examples, &chosen, 0, TargetUse::Kept);
+            let mut batch = working.lend(&self.examples, &chosen, 0, TargetUse::Kept)?;
             change(self.layers(), &mut batch)?;
-            working.commit(&mut changed, &chosen);
+            working.commit(&mut changed, &chosen)?;
         }
         self.examples = changed;
         Ok(())
@@ -740,7 +816,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         let chosen = self.chosen(selection, operation)?;
         self.check_batch(chosen.len())?;
         let mut working = Working::new(self.circuit.depth());
-        let batch = working.view(&self.examples, &chosen, false);
+        let batch = working.view(&self.examples, &chosen, false)?;
         Ok(work(self.layers().on(batch)))
     }
 

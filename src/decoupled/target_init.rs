@@ -5,9 +5,9 @@ use rand::rngs::ChaCha8Rng;
 
 use super::check_shape;
 use super::projection::Projection;
-use crate::check::{check_finite, check_length, not_negative};
+use crate::check::{check_finite, check_length, not_negative, refuse};
 use crate::circuit::Circuit;
-use crate::energy::Layers;
+use crate::energy::{Layers, columns};
 use crate::error::{Error, Quantity};
 use crate::init::{Purpose, add_noise, generator};
 use crate::kernel::Scalar;
@@ -53,52 +53,126 @@ impl<T: Scalar> TargetInit<T> {
         layers: Layers<'_, T>,
         inputs: &DMatrix<T>,
     ) -> Result<Vec<Vec<T>>, Error> {
-        let circuit = layers.circuit();
-        let n = inputs.ncols();
-        let hidden = 1..circuit.depth();
-        let dims = circuit.dims();
-        let targets: Vec<Vec<T>> = match self {
-            Self::ForwardPass => forward(circuit, inputs)?,
+        let (circuit, n) = (layers.circuit(), inputs.ncols());
+        match *self {
+            Self::Projected { .. } if n == 0 => Ok(vec![Vec::new(); circuit.depth() - 1]),
+            Self::Projected { seed } => {
+                let targets = Projection::fit(circuit, inputs, seed)?.apply(inputs)?;
+                let targets = targets.into_iter().map(|z| z.data.into());
+                checked(layers, targets.collect())
+            }
+            _ => self.blocks(circuit, n)?.next(layers, inputs),
+        }
+    }
+
+    /// Targets for n examples whose inputs are given block by block.
+    ///
+    /// # Errors
+    /// [`Error::Combination`] for projections; those of the options.
+    pub(crate) fn blocks(&self, circuit: &Circuit<T>, n: usize) -> Result<Blocks<'_, T>, Error> {
+        let (dims, hidden) = (circuit.dims(), 1..circuit.depth());
+        let noise = |option, std, seed| -> Result<Noise, Error> {
+            let stream = |t| generator(seed, Purpose::Targets, t as u64);
+            Ok(Noise {
+                std: not_negative(option, std)?,
+                streams: hidden.clone().map(stream).collect(),
+            })
+        };
+        Ok(match self {
+            Self::ForwardPass => Blocks::Forward(None),
             Self::NoisyForwardPass { std, seed } => {
-                let std = not_negative("TargetInit::NoisyForwardPass::std", *std)?;
-                let mut targets = forward(circuit, inputs)?;
-                for (z, t) in targets.iter_mut().zip(hidden) {
-                    add_noise(z, std, &mut stream(*seed, t));
-                }
-                targets
+                let noise = noise("TargetInit::NoisyForwardPass::std", *std, *seed)?;
+                Blocks::Forward(Some(noise))
             }
             Self::RandomNormal { std, seed } => {
-                let std = not_negative("TargetInit::RandomNormal::std", *std)?;
-                hidden
-                    .map(|t| {
-                        let mut z = vec![T::zero(); dims[t] * n];
-                        add_noise(&mut z, std, &mut stream(*seed, t));
-                        z
-                    })
-                    .collect()
+                Blocks::Normal(noise("TargetInit::RandomNormal::std", *std, *seed)?)
             }
-            Self::Projected { seed } => {
-                if n == 0 {
-                    return Ok(vec![Vec::new(); hidden.len()]);
-                }
-                let targets = Projection::fit(circuit, inputs, *seed)?.apply(inputs)?;
-                targets.into_iter().map(|z| z.as_slice().to_vec()).collect()
-            }
+            Self::Projected { .. } => refuse(
+                "projected targets of streamed examples",
+                "projections are fitted to the inputs of all examples at once",
+            )?,
             Self::Given(targets) => {
                 check_length("auxiliary targets z_1, …, z_{T−1}", targets, hidden.len())?;
                 for (z, t) in targets.iter().zip(hidden) {
                     check_shape(t, z, (dims[t], n))?;
                 }
-                targets.iter().map(|z| z.as_slice().to_vec()).collect()
+                Blocks::Given { targets, done: 0 }
+            }
+        })
+    }
+}
+
+/// The targets of blocks of examples, one block after another.
+pub(crate) enum Blocks<'a, T: Scalar> {
+    Forward(Option<Noise>),
+    Normal(Noise),
+    Given {
+        targets: &'a [DMatrix<T>],
+        /// Examples in earlier blocks.
+        done: usize,
+    },
+}
+
+/// N(0, std²), with a stream of random numbers for each of z_1, …, z_{T−1}.
+pub(crate) struct Noise {
+    std: f64,
+    streams: Vec<ChaCha8Rng>,
+}
+
+impl Noise {
+    fn add<T: Scalar>(&mut self, targets: &mut [Vec<T>]) {
+        for (z, stream) in targets.iter_mut().zip(&mut self.streams) {
+            add_noise(z, self.std, stream);
+        }
+    }
+}
+
+impl<T: Scalar> Blocks<'_, T> {
+    /// z_1, …, z_{T−1} for the inputs of the next block (d_0 × n), column-major.
+    pub(crate) fn next(
+        &mut self,
+        layers: Layers<'_, T>,
+        inputs: &DMatrix<T>,
+    ) -> Result<Vec<Vec<T>>, Error> {
+        let (circuit, n) = (layers.circuit(), inputs.ncols());
+        let hidden = &circuit.dims()[1..circuit.depth()];
+        let targets = match self {
+            Self::Forward(noise) => {
+                let mut targets = forward(circuit, inputs)?;
+                if let Some(noise) = noise {
+                    noise.add(&mut targets);
+                }
+                targets
+            }
+            Self::Normal(noise) => {
+                let zeros = hidden.iter().map(|dim| vec![T::zero(); dim * n]);
+                let mut targets: Vec<_> = zeros.collect();
+                noise.add(&mut targets);
+                targets
+            }
+            Self::Given { targets, done } => {
+                let own = |z: &DMatrix<T>| {
+                    let columns = columns(z.nrows(), *done, n);
+                    z.as_slice()[columns].to_vec()
+                };
+                let own = targets.iter().map(own).collect();
+                *done += n;
+                own
             }
         };
-        for (t, z) in (1..).zip(&targets) {
-            check_finite(Quantity::Target, t, dims[t], z)?;
-            // A trained target must lie in the domain of its loss.
-            layers.loss(t - 1).check_target(dims[t], z)?;
-        }
-        Ok(targets)
+        checked(layers, targets)
     }
+}
+
+/// The targets, if all are finite and in the domains of their losses.
+fn checked<T: Scalar>(layers: Layers<'_, T>, targets: Vec<Vec<T>>) -> Result<Vec<Vec<T>>, Error> {
+    let dims = layers.dims();
+    for (t, z) in (1..).zip(&targets) {
+        check_finite(Quantity::Target, t, dims[t], z)?;
+        // A trained target must lie in the domain of its loss.
+        layers.loss(t - 1).check_target(dims[t], z)?;
+    }
+    Ok(targets)
 }
 
 fn forward<T: Scalar>(circuit: &Circuit<T>, inputs: &DMatrix<T>) -> Result<Vec<Vec<T>>, Error> {
@@ -109,8 +183,4 @@ fn forward<T: Scalar>(circuit: &Circuit<T>, inputs: &DMatrix<T>) -> Result<Vec<V
         targets.push(z.to_vec())
     });
     Ok(targets)
-}
-
-fn stream(seed: u64, t: usize) -> ChaCha8Rng {
-    generator(seed, Purpose::Targets, t as u64)
 }

@@ -6,6 +6,7 @@ use std::ops::Range;
 
 pub(crate) mod activate;
 mod activation;
+mod bytes;
 pub(crate) mod cholesky;
 pub(crate) mod columns;
 #[cfg(feature = "dual")]
@@ -19,6 +20,7 @@ mod scalar;
 mod shape;
 
 pub use activation::Activation;
+pub use bytes::Bytes;
 pub(crate) use execution::LEAST_WORK;
 pub use execution::{Columns, Divide, Execution, WriteColumns};
 pub(crate) use pairs::{add_to_pairs, of_pair, pair_plus, scale_pairs};

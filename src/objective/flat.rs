@@ -104,14 +104,18 @@ impl<'a, T: Scalar> Flat<'a, T> {
         selection: &Selection<'_>,
         variables: Variables,
     ) -> Result<Self, Error> {
-        let (examples, run) = match model.chosen(selection, "an objective")? {
-            Chosen::Run(run) => (Cow::Borrowed(&model.examples), run),
-            Chosen::Scattered(columns) => {
-                let gathered = model.examples.gathered(&columns);
+        let chosen = model.chosen(selection, "an objective")?;
+        model.check_batch(chosen.len())?;
+        let (examples, run) = match chosen {
+            Chosen::Run(run) if model.examples.streamed.is_none() => {
+                (Cow::Borrowed(&model.examples), run)
+            }
+            chosen => {
+                let columns = chosen.into_places();
+                let gathered = model.examples.gathered(&columns)?;
                 (Cow::Owned(gathered), 0..columns.len())
             }
         };
-        model.check_batch(run.len())?;
         Ok(Self {
             layers: model.layers(),
             layout: Layout::new(&model.circuit, run.len(), variables),
@@ -247,10 +251,10 @@ impl<T: Scalar> DecoupledCircuit<T> {
             let loss = self.terms.loss(t - 1);
             loss.check_target(dim, &point[own.clone()])?;
         }
-        layout.put_parameters(&mut self.circuit, point);
         for (t, own) in (1..).zip(&layout.targets) {
-            self.examples.put(t, &chosen, &point[own.clone()]);
+            self.examples.put(t, &chosen, &point[own.clone()])?;
         }
+        layout.put_parameters(&mut self.circuit, point);
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
@@ -12,35 +12,25 @@ pub(super) fn name(path: &Path) -> String {
     format!("the file {}", path.display())
 }
 
-/// The bytes of a file.
-pub(super) fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    fs::read(path).map_err(|reason| failed(path, "read", &reason))
-}
-
-/// Replaces a file, or creates it: after a crash at any moment, the old or the new one is there.
-pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    replace(path, bytes).map_err(|reason| failed(path, "written", &reason))
-}
-
-fn failed(path: &Path, doing: &'static str, reason: &io::Error) -> Error {
-    Error::File {
-        file: name(path),
-        doing,
-        reason: reason.to_string(),
-    }
-}
-
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let path = target(path)?;
-    let partial = partial(&path);
-    let old = fs::metadata(&path).ok();
-    let mut file = locked(&partial, old.as_ref())?;
-    let written = file
-        .set_len(0)
-        .and_then(|()| file.write_all(bytes))
-        .and_then(|()| keep_mode(&file, old.as_ref()))
-        .and_then(|()| file.sync_all())
-        .and_then(|()| fs::rename(&partial, &path));
+/// Replaces a file, or creates it, by what `fill` passes on piece by piece: after a crash at any moment,
+/// the old or the new one is there.
+pub(super) fn write(
+    path: &Path,
+    fill: impl FnOnce(&mut Sink<'_>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let unwritten = |reason: io::Error| failed(path, "written", &reason);
+    let own = target(path).map_err(unwritten)?;
+    let partial = partial(&own);
+    let old = fs::metadata(&own).ok();
+    let file = locked(&partial, old.as_ref()).map_err(unwritten)?;
+    let written = fill_file(&file, fill, unwritten).and_then(|()| {
+        let finish = || {
+            keep_mode(&file, old.as_ref())?;
+            file.sync_all()?;
+            fs::rename(&partial, &own)
+        };
+        finish().map_err(unwritten)
+    });
     if written.is_err() {
         // It would be found on a disk that may be full.
         let _ = fs::remove_file(&partial);
@@ -48,12 +38,32 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     written?;
     // The new name is on the disk once its folder is; where folders cannot be opened, the system
     // takes care of it.
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    match File::open(folder.unwrap_or(Path::new("."))) {
-        Ok(folder) => folder.sync_all().or(Ok(())),
-        Err(_) => Ok(()),
+    let folder = own.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Ok(folder) = File::open(folder.unwrap_or(Path::new("."))) {
+        let _ = folder.sync_all();
+    }
+    Ok(())
+}
+
+/// What takes the pieces of a file.
+pub(super) type Sink<'a> = dyn FnMut(&[u8]) -> Result<(), Error> + 'a;
+
+fn fill_file(
+    file: &File,
+    fill: impl FnOnce(&mut Sink<'_>) -> Result<(), Error>,
+    unwritten: impl Fn(io::Error) -> Error,
+) -> Result<(), Error> {
+    file.set_len(0).map_err(&unwritten)?;
+    let mut buffer = BufWriter::with_capacity(1 << 16, file);
+    fill(&mut |bytes| buffer.write_all(bytes).map_err(&unwritten))?;
+    buffer.flush().map_err(&unwritten)
+}
+
+fn failed(path: &Path, doing: &'static str, reason: &io::Error) -> Error {
+    Error::File {
+        file: name(path),
+        doing,
+        reason: reason.to_string(),
     }
 }
 

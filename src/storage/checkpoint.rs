@@ -3,9 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::Stored;
-use super::atomic;
 use super::circuit::Manifest;
-use super::container::{Contents, Draft};
+use super::container::{Contents, Draft, Layout};
 use super::model::{self, RunEntry, Values};
 use crate::decoupled::DecoupledCircuit;
 use crate::error::Error;
@@ -14,12 +13,12 @@ use crate::training::{Saver, Session, SessionState, Trainer};
 /// The array with the state, in postcard's format.
 const STATE: &str = "run.state";
 
-/// The bytes of a checkpoint.
-fn write<T: Stored>(
+/// The file of a checkpoint.
+fn write<'a, T: Stored>(
     trainer: &Trainer<T>,
-    model: &DecoupledCircuit<T>,
+    model: &'a DecoupledCircuit<T>,
     state: &SessionState<T>,
-) -> Result<Vec<u8>, Error> {
+) -> Result<Layout<'a>, Error> {
     let mut draft = Draft::default();
     let manifest = model::write(model, &mut draft);
     let bytes = postcard::to_stdvec(state).map_err(|reason| Error::Format {
@@ -55,7 +54,7 @@ impl<T: Stored> Saver<T> for Checkpoints {
         model: &DecoupledCircuit<T>,
         state: &SessionState<T>,
     ) -> Result<(), Error> {
-        atomic::write(&self.path, &write(trainer, model, state)?)
+        write(trainer, model, state)?.write(&self.path)
     }
 }
 
@@ -69,7 +68,7 @@ impl<T: Stored> Session<T> {
     /// Those of [`Circuit::save`](crate::Circuit::save).
     #[doc(alias("checkpoint"))]
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
-        atomic::write(path.as_ref(), &self.to_bytes()?)
+        self.layout()?.write(path.as_ref())
     }
 
     /// The bytes of the file that [`Session::save`] writes.
@@ -77,6 +76,10 @@ impl<T: Stored> Session<T> {
     /// # Errors
     /// [`Error::Format`], as in [`Session::save`].
     pub fn to_bytes(&self) -> Result<Vec<u8>, Error> {
+        self.layout()?.to_bytes()
+    }
+
+    fn layout(&self) -> Result<Layout<'_>, Error> {
         write(self.trainer(), self.model(), &self.state().resumable())
     }
 
@@ -131,8 +134,7 @@ impl<T: Stored> Session<T> {
         model: DecoupledCircuit<T>,
         path: impl AsRef<Path>,
     ) -> Result<Self, Error> {
-        let path = path.as_ref();
-        Self::reopened(trainer, model, &atomic::read(path)?, Some(path))
+        Self::reopened(trainer, model, &Contents::open(path.as_ref())?)
     }
 
     /// [`Session::reopen`] of the file's bytes.
@@ -144,17 +146,15 @@ impl<T: Stored> Session<T> {
         model: DecoupledCircuit<T>,
         bytes: &[u8],
     ) -> Result<Self, Error> {
-        Self::reopened(trainer, model, bytes, None)
+        Self::reopened(trainer, model, &Contents::read(bytes)?)
     }
 
     fn reopened(
         trainer: &Trainer<T>,
         mut model: DecoupledCircuit<T>,
-        bytes: &[u8],
-        path: Option<&Path>,
+        file: &Contents<'_>,
     ) -> Result<Self, Error> {
-        let file = Contents::read(bytes, path)?;
-        let manifest: Manifest = file.manifest::<T, _>(bytes)?;
+        let manifest: Manifest = file.manifest::<T, _>()?;
         let run = manifest.run.as_ref().ok_or_else(|| {
             file.refuse("it holds no run (Session::save and Session::checkpoint_every write one)")
         })?;
@@ -174,12 +174,13 @@ impl<T: Stored> Session<T> {
                 return Err(file.differs(&format!("phase {number}"), &here, &there));
             }
         }
-        let (state, rest) = postcard::take_from_bytes(file.get_bytes(STATE)?)
+        let bytes = file.get_bytes(STATE)?;
+        let (state, rest) = postcard::take_from_bytes(&bytes)
             .map_err(|reason| file.refuse(&format!("its state cannot be read ({reason})")))?;
         if !rest.is_empty() {
             return Err(file.refuse("its state is followed by something else"));
         }
-        Values::read(&model, &file, &manifest)?.put(&mut model);
+        Values::read(&model, file, &manifest)?.put(&mut model);
         Self::resume(trainer, model, state)
     }
 }

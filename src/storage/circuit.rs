@@ -6,8 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::Stored;
-use super::atomic;
-use super::container::{Contents, Draft};
+use super::container::{Contents, Draft, Layout};
 use super::model::{EnergyEntry, ExamplesEntry, RunEntry};
 use crate::check::check_finite;
 use crate::circuit::Circuit;
@@ -83,7 +82,7 @@ pub(super) fn check_parts(
 }
 
 /// Adds a circuit's parameters to a file, and returns the manifest.
-pub(super) fn write<T: Stored>(circuit: &Circuit<T>, draft: &mut Draft) -> Manifest {
+pub(super) fn write<T: Stored>(circuit: &Circuit<T>, draft: &mut Draft<'_>) -> Manifest {
     for t in 0..circuit.depth() {
         for group in circuit.parameter_groups(t) {
             let values = &circuit.parameters(t)[group.range.clone()];
@@ -202,7 +201,7 @@ impl<T: Stored> Circuit<T> {
     /// old file, if any, is then unchanged.
     #[doc(alias("export", "safetensors"))]
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
-        atomic::write(path.as_ref(), &self.to_bytes()?)
+        self.layout()?.write(path.as_ref())
     }
 
     /// The bytes of the file that [`Circuit::save`] writes.
@@ -210,6 +209,10 @@ impl<T: Stored> Circuit<T> {
     /// # Errors
     /// [`Error::Format`], as in [`Circuit::save`].
     pub fn to_bytes(&self) -> Result<Vec<u8>, Error> {
+        self.layout()?.to_bytes()
+    }
+
+    fn layout(&self) -> Result<Layout<'_>, Error> {
         let mut draft = Draft::default();
         let manifest = write(self, &mut draft);
         draft.finish::<T, _>(&manifest)
@@ -224,8 +227,7 @@ impl<T: Stored> Circuit<T> {
     /// [`CircuitBuilder::build`](crate::circuit::CircuitBuilder::build).
     #[doc(alias("load", "import", "safetensors"))]
     pub fn open(path: impl AsRef<Path>, registry: &Registry<T>) -> Result<Self, Error> {
-        let path = path.as_ref();
-        Self::opened(&atomic::read(path)?, Some(path), registry)
+        Self::opened(&Contents::open(path.as_ref())?, registry)
     }
 
     /// [`Circuit::open`] of the file's bytes.
@@ -233,13 +235,11 @@ impl<T: Stored> Circuit<T> {
     /// # Errors
     /// Those of [`Circuit::open`].
     pub fn from_bytes(bytes: &[u8], registry: &Registry<T>) -> Result<Self, Error> {
-        Self::opened(bytes, None, registry)
+        Self::opened(&Contents::read(bytes)?, registry)
     }
 
-    fn opened(bytes: &[u8], path: Option<&Path>, registry: &Registry<T>) -> Result<Self, Error> {
-        let file = Contents::read(bytes, path)?;
-        let manifest = file.manifest::<T, _>(bytes)?;
-        build(&file, &manifest, registry)
+    fn opened(file: &Contents<'_>, registry: &Registry<T>) -> Result<Self, Error> {
+        build(file, &file.manifest::<T, _>()?, registry)
     }
 
     /// Replaces all parameters, and the seed, by those of a file.
@@ -249,10 +249,8 @@ impl<T: Stored> Circuit<T> {
     /// this circuit, with both descriptions. On an error nothing is changed.
     #[doc(alias("import", "safetensors"))]
     pub fn load(&mut self, path: impl AsRef<Path>) -> Result<(), Error> {
-        let path = path.as_ref();
-        let bytes = atomic::read(path)?;
-        let file = Contents::read(&bytes, Some(path))?;
-        let manifest: Manifest = file.manifest::<T, _>(&bytes)?;
+        let file = Contents::open(path.as_ref())?;
+        let manifest: Manifest = file.manifest::<T, _>()?;
         let mut loaded = self.clone();
         loaded.put(read(self, &file, &manifest)?, manifest.seed);
         add_loss_parameters(&mut loaded, &file)?;
@@ -292,9 +290,7 @@ impl<T: Stored> Circuit<T> {
         path: impl AsRef<Path>,
         name: impl Fn(usize, &ParameterGroup) -> String,
     ) -> Result<(), Error> {
-        let path = path.as_ref();
-        let bytes = atomic::read(path)?;
-        let file = Contents::read(&bytes, Some(path))?;
+        let file = Contents::open(path.as_ref())?;
         let get = |t, group: &ParameterGroup| file.get_widened(&name(t, group), &group.shape);
         let parameters = values(self, get)?;
         self.put(parameters, self.seed());

@@ -1,17 +1,21 @@
 //! A safetensors file with a manifest: how all files of the crate are laid out.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::path::Path;
 
-use safetensors::{Dtype, SafeTensors, View};
+use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::{Dtype, SafeTensors};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::Stored;
-use super::atomic;
+use super::atomic::{self, Sink};
+use super::stored::bytes_of;
+use crate::data_file::DataFile;
 use crate::error::Error;
-use crate::kernel::extent_product;
+use crate::kernel::{Bytes, extent_product};
 
 /// The metadata entry with the manifest.
 const ENTRY: &str = "layerwise";
@@ -23,79 +27,130 @@ const VERSION: u64 = 1;
 const BEFORE_CHECKSUM: &str = "{\"checksum\":\"";
 const AFTER_CHECKSUM: &str = "\",";
 
+/// Source of the length of the header, which comes first; a multiple of this many follows.
+const LENGTH: usize = 8;
+
+/// The longest header, as safetensors has it.
+const LONGEST_HEADER: usize = 100_000_000;
+
+/// The bytes that are read from a file at once.
+const PIECE: usize = 1 << 16;
+
 /// A named array, to be written.
-struct Array {
+struct Array<'a> {
+    name: String,
     dtype: Dtype,
     shape: Vec<usize>,
-    bytes: Vec<u8>,
+    bytes: Source<'a>,
 }
 
-impl View for &Array {
-    fn dtype(&self) -> Dtype {
-        self.dtype
-    }
+/// The bytes of an array to be written.
+enum Source<'a> {
+    Own(Vec<u8>),
+    /// Passed on piece by piece, each time the same.
+    Streamed(Box<Pieces<'a>>),
+}
 
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
+type Pieces<'a> = dyn Fn(&mut Sink<'_>) -> Result<(), Error> + 'a;
 
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(&self.bytes)
-    }
-
-    fn data_len(&self) -> usize {
-        self.bytes.len()
+impl Source<'_> {
+    fn pass(&self, to: &mut Sink<'_>) -> Result<(), Error> {
+        match self {
+            Self::Own(bytes) => to(bytes),
+            Self::Streamed(pieces) => pieces(to),
+        }
     }
 }
 
 /// A file to be written: its arrays.
 #[derive(Default)]
-pub(super) struct Draft(Vec<(String, Array)>);
+pub(super) struct Draft<'a>(Vec<Array<'a>>);
 
-impl Draft {
+/// A file that can be written.
+pub(super) struct Layout<'a> {
+    header: Vec<u8>,
+    arrays: Vec<Array<'a>>,
+    length: usize,
+}
+
+impl Layout<'_> {
+    /// Passes the bytes of the file on.
+    pub(super) fn pass(&self, to: &mut Sink<'_>) -> Result<(), Error> {
+        to(&(self.header.len() as u64).to_le_bytes())?;
+        to(&self.header)?;
+        self.arrays.iter().try_for_each(|own| own.bytes.pass(to))
+    }
+
+    /// Writes the file, which is replaced as a whole.
+    pub(super) fn write(&self, path: &Path) -> Result<(), Error> {
+        atomic::write(path, |to| self.pass(to))
+    }
+
+    /// The bytes of the file.
+    pub(super) fn to_bytes(&self) -> Result<Vec<u8>, Error> {
+        let mut all = Vec::with_capacity(self.length);
+        self.pass(&mut |bytes| {
+            all.extend_from_slice(bytes);
+            Ok(())
+        })?;
+        Ok(all)
+    }
+}
+
+impl<'a> Draft<'a> {
     /// Adds an array that is stored with the **first** index fastest, as parameters are.
     pub(super) fn put<T: Stored>(&mut self, name: String, shape: &[usize], values: &[T]) {
-        let mut bytes = Vec::with_capacity(size_of_val(values));
-        for index in row_major(shape) {
-            values[index].put(&mut bytes);
-        }
+        let places = row_major(shape).map(|place| values[place]);
+        let bytes = Source::Own(bytes_of(places, values.len()));
         self.add(name, T::DTYPE, shape, bytes);
     }
 
     /// Adds an array of n rows, which are stored one after another.
     pub(super) fn put_rows<T: Stored>(&mut self, name: String, n: usize, values: &[T]) {
-        let mut bytes = Vec::with_capacity(size_of_val(values));
-        values.iter().for_each(|value| value.put(&mut bytes));
+        let bytes = bytes_of(values.iter().copied(), values.len());
         let columns = values.len().checked_div(n).unwrap_or(0);
-        self.add(name, T::DTYPE, &[n, columns], bytes);
+        self.add(name, T::DTYPE, &[n, columns], Source::Own(bytes));
+    }
+
+    /// Adds an array of this shape, whose rows `pieces` passes on one after another.
+    pub(super) fn stream_rows<T: Stored>(
+        &mut self,
+        name: String,
+        shape: [usize; 2],
+        pieces: impl Fn(&mut dyn FnMut(&[T]) -> Result<(), Error>) -> Result<(), Error> + 'a,
+    ) {
+        let pieces = move |to: &mut Sink<'_>| {
+            pieces(&mut |values: &[T]| to(&bytes_of(values.iter().copied(), values.len())))
+        };
+        self.add(name, T::DTYPE, &shape, Source::Streamed(Box::new(pieces)));
     }
 
     /// Adds whole numbers.
     pub(super) fn put_counts(&mut self, name: &str, values: &[u64]) {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes());
-        self.add(name.into(), Dtype::U64, &[values.len()], bytes.collect());
+        let bytes = Source::Own(bytes.collect());
+        self.add(name.into(), Dtype::U64, &[values.len()], bytes);
     }
 
     /// Adds bytes.
     pub(super) fn put_bytes(&mut self, name: &str, bytes: Vec<u8>) {
-        self.add(name.into(), Dtype::U8, &[bytes.len()], bytes);
+        self.add(name.into(), Dtype::U8, &[bytes.len()], Source::Own(bytes));
     }
 
-    fn add(&mut self, name: String, dtype: Dtype, shape: &[usize], bytes: Vec<u8>) {
-        let shape = shape.to_vec();
-        let array = Array {
+    fn add(&mut self, name: String, dtype: Dtype, shape: &[usize], bytes: Source<'a>) {
+        self.0.push(Array {
+            name,
             dtype,
-            shape,
+            shape: shape.to_vec(),
             bytes,
-        };
-        self.0.push((name, array));
+        });
     }
 
-    /// The file's bytes.
+    /// The file.
     pub(super) fn finish<T: Stored, M: Serialize + DeserializeOwned>(
         self,
         manifest: &M,
-    ) -> Result<Vec<u8>, Error> {
+    ) -> Result<Layout<'a>, Error> {
         let refused = |reason: &dyn std::fmt::Display| Error::Format {
             file: "what is to be saved".into(),
             reason: reason.to_string(),
@@ -116,23 +171,50 @@ impl Draft {
             ));
         }
         let rest = &manifest[1..];
-        let arrays = self.0.iter().map(|(name, array)| {
-            let shape = array.shape.as_slice();
-            (name.as_str(), array.dtype, shape, array.bytes.as_slice())
-        });
-        let mut arrays: Vec<_> = arrays.collect();
-        arrays.sort_unstable_by_key(|&(name, ..)| name);
-        if let Some(twice) = arrays.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-            return Err(refused(&format!(
-                "it has two arrays named '{}'",
-                twice[0].0
-            )));
+        let mut arrays = self.0;
+        arrays.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        if let Some(twice) = arrays.windows(2).find(|pair| pair[0].name == pair[1].name) {
+            let name = &twice[0].name;
+            return Err(refused(&format!("it has two arrays named '{name}'")));
         }
-        let sum = checksum(rest, arrays);
+        let mut sum = Checksum::of(rest);
+        for own in &arrays {
+            sum.name(&own.name, own.dtype, &own.shape);
+            own.bytes.pass(&mut |bytes| {
+                sum.add(bytes);
+                Ok(())
+            })?;
+        }
+        let sum = sum.value();
         let manifest = format!("{BEFORE_CHECKSUM}{sum:08x}{AFTER_CHECKSUM}{rest}");
-        let arrays = self.0.iter().map(|(name, array)| (name.as_str(), array));
+        // The widest numbers first, so that all of them are aligned.
+        arrays.sort_by_key(|own| std::cmp::Reverse(own.dtype));
+        let mut end = 0;
+        let mut infos = Vec::with_capacity(arrays.len());
+        for own in &arrays {
+            let start = end;
+            end += extent_product(&own.shape) * own.dtype.bitsize() / 8;
+            infos.push((
+                own.name.clone(),
+                TensorInfo {
+                    dtype: own.dtype,
+                    shape: own.shape.clone(),
+                    data_offsets: (start, end),
+                },
+            ));
+        }
         let metadata = [(ENTRY.to_owned(), manifest)].into_iter().collect();
-        safetensors::serialize(arrays, Some(metadata)).map_err(|reason| refused(&reason))
+        let header = Metadata::new(Some(metadata), infos).map_err(|reason| refused(&reason))?;
+        let mut header = serde_json::to_vec(&header).map_err(|reason| refused(&reason))?;
+        header.resize(header.len().next_multiple_of(LENGTH), b' ');
+        if header.len() > LONGEST_HEADER {
+            return Err(refused(&"its description is longer than a file can have"));
+        }
+        Ok(Layout {
+            length: LENGTH + header.len() + end,
+            header,
+            arrays,
+        })
     }
 }
 
@@ -152,35 +234,97 @@ struct Least {
     scalar: String,
 }
 
-/// A file that was read.
+/// A file that is read.
 pub(super) struct Contents<'a> {
     /// What it is called in messages.
     file: String,
-    arrays: SafeTensors<'a>,
+    header: Metadata,
+    /// Where the arrays begin.
+    start: usize,
+    place: Place<'a>,
+}
+
+/// Where the bytes of a file are.
+enum Place<'a> {
+    Memory(&'a [u8]),
+    File(DataFile),
 }
 
 impl<'a> Contents<'a> {
-    /// The arrays of any safetensors file, in `bytes`; its path, if any, is for messages.
-    pub(super) fn read(bytes: &'a [u8], path: Option<&Path>) -> Result<Self, Error> {
-        let file = path.map_or_else(|| "the given buffer".into(), atomic::name);
-        match SafeTensors::deserialize(bytes) {
-            Ok(arrays) => Ok(Self { file, arrays }),
-            Err(reason) => Err(Error::Format {
+    /// The arrays of any safetensors file, in `bytes`.
+    pub(super) fn read(bytes: &'a [u8]) -> Result<Self, Error> {
+        let file = "the given buffer".to_owned();
+        match SafeTensors::read_metadata(bytes) {
+            Ok((length, header)) => Ok(Self {
                 file,
-                reason: format!("it is truncated, damaged, or not a safetensors file ({reason})"),
+                header,
+                start: LENGTH + length,
+                place: Place::Memory(bytes),
             }),
+            Err(reason) => Err(foreign(file, &reason)),
         }
     }
 
+    /// The arrays of any safetensors file.
+    pub(super) fn open(path: &Path) -> Result<Contents<'static>, Error> {
+        let file = DataFile::open(path)?;
+        let mut length = [0; LENGTH];
+        if file.len < LENGTH as u64 {
+            return Err(foreign(file.name, &"it has less than 8 bytes"));
+        }
+        file.read(&mut length, 0)?;
+        let length = u64::from_le_bytes(length);
+        let rest = file.len - LENGTH as u64;
+        if length > rest.min(LONGEST_HEADER as u64) {
+            let reason = format!("a header of {length} bytes is announced");
+            return Err(foreign(file.name, &reason));
+        }
+        let mut header = vec![0; length as usize];
+        file.read(&mut header, LENGTH as u64)?;
+        let header = match serde_json::from_slice::<Metadata>(&header) {
+            Ok(header) => header,
+            Err(reason) => return Err(foreign(file.name, &reason)),
+        };
+        let (there, announced) = (rest - length, header.data_len());
+        if there != announced as u64 {
+            let reason = format!("{announced} bytes of data are announced, but there are {there}");
+            return Err(foreign(file.name, &reason));
+        }
+        Ok(Contents {
+            file: file.name.clone(),
+            header,
+            start: LENGTH + length as usize,
+            place: Place::File(file),
+        })
+    }
+
+    /// Some of the bytes of all arrays.
+    fn bytes(&self, range: Range<usize>) -> Result<Cow<'_, [u8]>, Error> {
+        let range = self.start + range.start..self.start + range.end;
+        match &self.place {
+            Place::Memory(all) => Ok(Cow::Borrowed(&all[range])),
+            Place::File(file) => {
+                let mut own = vec![0; range.len()];
+                file.read(&mut own, range.start as u64)?;
+                Ok(Cow::Owned(own))
+            }
+        }
+    }
+
+    /// The names of all arrays, in alphabetical order.
+    fn sorted_names(&self) -> Vec<String> {
+        let mut names = self.header.offset_keys();
+        names.sort_unstable();
+        names
+    }
+
     /// The manifest of a file of this crate with this scalar, after a check of the whole file.
-    pub(super) fn manifest<T: Stored, M: Serialize + DeserializeOwned>(
-        &self,
-        bytes: &[u8],
-    ) -> Result<M, Error> {
-        // It was just read, so it can be read again.
-        let header = SafeTensors::read_metadata(bytes);
-        let (_, header) = header.map_err(|reason| self.refuse(&reason.to_string()))?;
-        let entry = header.metadata().as_ref().and_then(|all| all.get(ENTRY));
+    pub(super) fn manifest<T: Stored, M: Serialize + DeserializeOwned>(&self) -> Result<M, Error> {
+        let entry = self
+            .header
+            .metadata()
+            .as_ref()
+            .and_then(|all| all.get(ENTRY));
         let entry = entry.ok_or_else(|| {
             self.refuse(
                 "its metadata have no entry 'layerwise', so it was not saved by this crate \
@@ -205,14 +349,7 @@ impl<'a> Contents<'a> {
                 least.version
             )));
         }
-        let mut arrays = Vec::with_capacity(self.arrays.len());
-        for (name, array) in self.arrays.iter() {
-            let info = header.info(name);
-            let shape = info.map_or(&[][..], |info| &info.shape);
-            arrays.push((name, array.dtype(), shape, array.data()));
-        }
-        arrays.sort_unstable_by_key(|&(name, ..)| name);
-        let found = format!("{:08x}", checksum(rest, arrays));
+        let found = format!("{:08x}", self.checksum(rest)?);
         if found != sum {
             return Err(self.refuse(&format!(
                 "it is damaged: its checksum is {found}, but {sum} was saved"
@@ -233,22 +370,30 @@ impl<'a> Contents<'a> {
         }
     }
 
-    /// The names of all arrays, in alphabetical order.
-    fn names(&self) -> String {
-        let mut names = self.arrays.names();
-        names.sort_unstable();
-        names.join(", ")
+    /// The checksum of the whole file, with this manifest.
+    fn checksum(&self, manifest: &str) -> Result<u32, Error> {
+        let mut sum = Checksum::of(manifest);
+        for name in self.sorted_names() {
+            let Some(info) = self.header.info(&name) else {
+                continue;
+            };
+            sum.name(&name, info.dtype, &info.shape);
+            let (start, end) = info.data_offsets;
+            for first in (start..end).step_by(PIECE) {
+                sum.add(&self.bytes(first..end.min(first + PIECE))?);
+            }
+        }
+        Ok(sum.value())
     }
 
     /// What follows `prefix` in names of arrays, and their shapes, in alphabetical order.
     pub(super) fn beginning_with(&self, prefix: &str) -> Vec<(String, Vec<usize>)> {
-        let named = self.arrays.iter().filter_map(|(name, array)| {
-            let rest = name.strip_prefix(prefix)?;
-            Some((rest.to_owned(), array.shape().to_vec()))
+        let names = self.sorted_names().into_iter();
+        let named = names.filter_map(|name| {
+            let rest = name.strip_prefix(prefix)?.to_owned();
+            Some((rest, self.header.info(&name)?.shape.clone()))
         });
-        let mut named: Vec<_> = named.collect();
-        named.sort_unstable();
-        named
+        named.collect()
     }
 
     /// An array of scalars of this shape, with the first index fastest.
@@ -262,7 +407,7 @@ impl<'a> Contents<'a> {
         name: &str,
         shape: &[usize],
     ) -> Result<Vec<T>, Error> {
-        let found = self.arrays.tensor(name).ok().map(|array| array.dtype());
+        let found = self.header.info(name).map(|info| info.dtype);
         if found == Some(Dtype::F32) && T::DTYPE == Dtype::F64 {
             let widened = |bytes: &[u8]| T::of(f64::from(f32::get(bytes)));
             return self.values(name, shape, Dtype::F32, widened);
@@ -277,12 +422,30 @@ impl<'a> Contents<'a> {
         n: usize,
         columns: usize,
     ) -> Result<Vec<T>, Error> {
-        self.rows(
-            name,
-            &[n, if n == 0 { 0 } else { columns }],
-            T::DTYPE,
-            T::get,
-        )
+        self.rows(name, &shape_of_rows(n, columns), T::DTYPE, T::get)
+    }
+
+    /// Passes the values of an array of n rows on, some rows at a time, with the number of the first.
+    pub(super) fn each_rows<T: Stored>(
+        &self,
+        name: &str,
+        [n, columns]: [usize; 2],
+        mut each: impl FnMut(usize, &[T]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let (start, _) = self
+            .array(name, &shape_of_rows(n, columns), T::DTYPE)?
+            .data_offsets;
+        let row = columns * size_of::<T>();
+        let count = (PIECE / row.max(1)).max(1);
+        let mut values = Vec::with_capacity(count * columns);
+        for first in (0..n).step_by(count) {
+            let end = n.min(first + count);
+            let bytes = self.bytes(start + first * row..start + end * row)?;
+            values.clear();
+            values.extend(bytes.chunks_exact(size_of::<T>()).map(T::get));
+            each(first, &values)?;
+        }
+        Ok(())
     }
 
     fn values<V: Copy>(
@@ -308,17 +471,27 @@ impl<'a> Contents<'a> {
         dtype: Dtype,
         get: impl Fn(&[u8]) -> V,
     ) -> Result<Vec<V>, Error> {
-        let array = self.array(name)?;
-        if array.dtype() != dtype {
-            let [expected, found] = [dtype, array.dtype()].map(|dtype| format!("{dtype:?}"));
+        let (start, end) = self.array(name, shape, dtype)?.data_offsets;
+        let size = dtype.bitsize() / 8;
+        Ok(self
+            .bytes(start..end)?
+            .chunks_exact(size)
+            .map(get)
+            .collect())
+    }
+
+    /// The place of an array of this shape and type.
+    fn array(&self, name: &str, shape: &[usize], dtype: Dtype) -> Result<&TensorInfo, Error> {
+        let info = self.info(name)?;
+        if info.dtype != dtype {
+            let [expected, found] = [dtype, info.dtype].map(|dtype| format!("{dtype:?}"));
             return Err(self.differs(&format!("the type of array '{name}'"), &expected, &found));
         }
-        if array.shape() != shape {
-            let [expected, found] = [shape, array.shape()].map(|shape| format!("{shape:?}"));
+        if info.shape != shape {
+            let [expected, found] = [shape, &info.shape].map(|shape| format!("{shape:?}"));
             return Err(self.differs(&format!("the shape of array '{name}'"), &expected, &found));
         }
-        let size = dtype.bitsize() / 8;
-        Ok(array.data().chunks_exact(size).map(get).collect())
+        Ok(info)
     }
 
     /// An array of whole numbers.
@@ -333,20 +506,15 @@ impl<'a> Contents<'a> {
     }
 
     /// An array of bytes.
-    pub(super) fn get_bytes(&self, name: &str) -> Result<&'a [u8], Error> {
-        let array = self.array(name)?;
-        match array.dtype() {
-            Dtype::U8 => Ok(array.data()),
-            found => {
-                let what = format!("the type of array '{name}'");
-                Err(self.differs(&what, "U8", &format!("{found:?}")))
-            }
-        }
+    pub(super) fn get_bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, Error> {
+        let length = self.info(name)?.shape.clone();
+        let (start, end) = self.array(name, &length, Dtype::U8)?.data_offsets;
+        self.bytes(start..end)
     }
 
-    fn array(&self, name: &str) -> Result<safetensors::tensor::TensorView<'a>, Error> {
-        self.arrays.tensor(name).map_err(|_| {
-            let names = self.names();
+    fn info(&self, name: &str) -> Result<&TensorInfo, Error> {
+        self.header.info(name).ok_or_else(|| {
+            let names = self.sorted_names().join(", ");
             self.refuse(&format!("it has no array '{name}', only {names}"))
         })
     }
@@ -408,14 +576,41 @@ fn row_major(shape: &[usize]) -> impl Iterator<Item = usize> {
     })
 }
 
+/// The shape of n rows.
+pub(super) fn shape_of_rows(n: usize, columns: usize) -> [usize; 2] {
+    [n, if n == 0 { 0 } else { columns }]
+}
+
+/// What is not a safetensors file.
+fn foreign(file: String, reason: &dyn std::fmt::Display) -> Error {
+    Error::Format {
+        file,
+        reason: format!("it is truncated, damaged, or not a safetensors file ({reason})"),
+    }
+}
+
 /// The checksum (CRC-32) of a manifest and of arrays with their names, types and shapes, which are in
 /// the order of their names.
-fn checksum(manifest: &str, arrays: Vec<(&str, Dtype, &[usize], &[u8])>) -> u32 {
-    let mut sum = crc32fast::Hasher::new();
-    sum.update(manifest.as_bytes());
-    for (name, dtype, shape, bytes) in arrays {
-        sum.update(format!("{name} {dtype:?} {shape:?}").as_bytes());
-        sum.update(bytes);
+struct Checksum(crc32fast::Hasher);
+
+impl Checksum {
+    fn of(manifest: &str) -> Self {
+        let mut sum = crc32fast::Hasher::new();
+        sum.update(manifest.as_bytes());
+        Self(sum)
     }
-    sum.finalize()
+
+    /// Begins an array.
+    fn name(&mut self, name: &str, dtype: Dtype, shape: &[usize]) {
+        self.0
+            .update(format!("{name} {dtype:?} {shape:?}").as_bytes());
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    fn value(self) -> u32 {
+        self.0.finalize()
+    }
 }

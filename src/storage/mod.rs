@@ -23,6 +23,10 @@
 //! the weights of a dense layer are those of PyTorch's `Linear`. z_t of n examples is the array
 //! `examples.z` + t, n × d_t.
 //!
+//! Files of models with streamed examples
+//! ([`stream_dataset`](crate::DecoupledCircuit::stream_dataset)) have z_1, …, z_{T−1}, but not the data, and are
+//! read into a model that streams the same data set. Neither writing nor reading takes the targets into memory.
+//!
 //! Files are replaced as a whole: the new file is written beside the old one, with `.partial` at the
 //! end of its name, flushed to the disk, and renamed. After a crash at any moment there is the old
 //! file or the new one. On Unix the new file has the permissions of the old one, but the owner is

@@ -7,12 +7,11 @@ use nalgebra::DMatrix;
 use serde::{Deserialize, Serialize};
 
 use super::Stored;
-use super::atomic;
 use super::circuit::{self, Manifest, Part, check_parts};
-use super::container::{Contents, Draft};
+use super::container::{Contents, Draft, Layout, shape_of_rows};
 use crate::check::{check_example_weights, check_finite, check_weights};
 use crate::decoupled::DecoupledCircuit;
-use crate::decoupled::examples::Examples;
+use crate::decoupled::examples::{Examples, Place};
 use crate::energy::{Energy, Terms};
 use crate::error::{Error, Quantity};
 use crate::loss::Loss;
@@ -33,6 +32,9 @@ pub(super) struct EnergyEntry {
 pub(super) struct ExamplesEntry {
     count: usize,
     weighted: bool,
+    /// Whether z_0 and z_T are in a data set, not in the file.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    streamed: bool,
     /// The id of the next example.
     next: u64,
 }
@@ -56,14 +58,28 @@ fn z(t: usize) -> String {
 }
 
 /// Adds a model's arrays to a file, and returns the manifest.
-pub(super) fn write<T: Stored>(model: &DecoupledCircuit<T>, draft: &mut Draft) -> Manifest {
+pub(super) fn write<'a, T: Stored>(
+    model: &'a DecoupledCircuit<T>,
+    draft: &mut Draft<'a>,
+) -> Manifest {
     let (terms, examples) = (&model.terms, &model.examples);
     let manifest = circuit::write(&model.circuit, draft);
     let penalties = terms.penalties();
     draft.put(PENALTIES.into(), &[penalties.len()], penalties);
     let n = examples.len();
-    for (t, values) in examples.z.iter().enumerate() {
-        draft.put_rows(z(t), n, values);
+    let (dims, streamed) = (&examples.dims, examples.streamed.as_ref());
+    match streamed {
+        None => {
+            for (t, values) in examples.z.iter().enumerate() {
+                draft.put_rows(z(t), n, values);
+            }
+        }
+        Some(streamed) => {
+            for t in 1..dims.len() - 1 {
+                let shape = shape_of_rows(n, dims[t]);
+                draft.stream_rows(z(t), shape, move |to| streamed.each(dims, t, n, to));
+            }
+        }
     }
     draft.put_counts(IDS, &examples.ids);
     let weighted = !examples.weights.is_empty();
@@ -75,6 +91,7 @@ pub(super) fn write<T: Stored>(model: &DecoupledCircuit<T>, draft: &mut Draft) -
         examples: Some(ExamplesEntry {
             count: n,
             weighted,
+            streamed: streamed.is_some(),
             next: examples.next(),
         }),
         ..manifest
@@ -166,22 +183,55 @@ fn examples<T: Stored>(
 ) -> Result<Examples<T>, Error> {
     let (circuit, terms, n) = (&model.circuit, &model.terms, entry.count);
     let (dims, depth) = (circuit.dims(), circuit.depth());
-    let mut values = Vec::with_capacity(depth + 1);
-    for (t, &dim) in dims.iter().enumerate() {
-        values.push(file.get_rows(&z(t), n, dim)?);
+    let place = |streamed: bool| match streamed {
+        true => "streamed from a data set",
+        false => "in memory",
+    };
+    let own = model.examples.streamed.as_ref();
+    let (here, there) = (place(own.is_some()), place(entry.streamed));
+    if here != there {
+        return Err(file.differs("the place of the examples", here, there));
     }
-    let [inputs, targets] = [0, depth].map(|t| {
-        let values = std::mem::take(&mut values[t]);
-        DMatrix::from_vec(dims[t], n, values)
-    });
-    circuit.check_inputs(&inputs)?;
-    terms.check_outputs(circuit, n, &targets)?;
-    values[0] = inputs.data.into();
-    values[depth] = targets.data.into();
-    for t in 1..depth {
-        check_finite(Quantity::Target, t, dims[t], &values[t])?;
-        terms.loss(t - 1).check_target(dims[t], &values[t])?;
-    }
+    let check = |t: usize, values: &[T]| {
+        check_finite(Quantity::Target, t, dims[t], values)?;
+        terms.loss(t - 1).check_target(dims[t], values)
+    };
+    let place = match own {
+        None => {
+            let mut values = Vec::with_capacity(depth + 1);
+            for (t, &dim) in dims.iter().enumerate() {
+                values.push(file.get_rows(&z(t), n, dim)?);
+            }
+            let [inputs, targets] = [0, depth].map(|t| {
+                let values = std::mem::take(&mut values[t]);
+                DMatrix::from_vec(dims[t], n, values)
+            });
+            circuit.check_inputs(&inputs)?;
+            terms.check_outputs(circuit, n, &targets)?;
+            values[0] = inputs.data.into();
+            values[depth] = targets.data.into();
+            for t in 1..depth {
+                check(t, &values[t])?;
+            }
+            Place::Memory(values)
+        }
+        Some(own) => {
+            let expected = own.source().len();
+            if n != expected {
+                let [expected, found] = [expected, n].map(|count| count.to_string());
+                return Err(file.differs("the number of examples", &expected, &found));
+            }
+            let new = own.renewed()?;
+            for t in 1..depth {
+                file.each_rows(&z(t), [n, dims[t]], |first, values: &[T]| {
+                    check(t, values).map_err(|error| error.after(first))?;
+                    let columns: Vec<usize> = (first..first + values.len() / dims[t]).collect();
+                    new.put(dims, t, &columns, values)
+                })?;
+            }
+            Place::Streamed(new)
+        }
+    };
     let ids = file.get_counts(IDS, n)?;
     let increasing = ids.is_sorted_by(|a, b| a < b);
     if entry.next > u64::MAX / 2 {
@@ -195,7 +245,7 @@ fn examples<T: Stored>(
         weights = file.get(WEIGHTS, &[n])?;
         check_example_weights(&weights)?;
     }
-    Ok(Examples::restored(dims, values, ids, weights, entry.next))
+    Ok(Examples::restored(dims, place, ids, weights, entry.next))
 }
 
 /// The model of a file.
@@ -232,7 +282,7 @@ impl<T: Stored> DecoupledCircuit<T> {
     /// Those of [`Circuit::save`](crate::Circuit::save).
     #[doc(alias("export", "safetensors"))]
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
-        atomic::write(path.as_ref(), &self.to_bytes()?)
+        self.layout()?.write(path.as_ref())
     }
 
     /// The bytes of the file that [`DecoupledCircuit::save`] writes.
@@ -240,6 +290,10 @@ impl<T: Stored> DecoupledCircuit<T> {
     /// # Errors
     /// [`Error::Format`], as in [`DecoupledCircuit::save`].
     pub fn to_bytes(&self) -> Result<Vec<u8>, Error> {
+        self.layout()?.to_bytes()
+    }
+
+    fn layout(&self) -> Result<Layout<'_>, Error> {
         let mut draft = Draft::default();
         let manifest = write(self, &mut draft);
         draft.finish::<T, _>(&manifest)
@@ -253,8 +307,7 @@ impl<T: Stored> DecoupledCircuit<T> {
     /// [`DecoupledCircuit::add_examples`] for examples that the model cannot accept.
     #[doc(alias("load", "import"))]
     pub fn open(path: impl AsRef<Path>, registry: &Registry<T>) -> Result<Self, Error> {
-        let path = path.as_ref();
-        Self::opened(&atomic::read(path)?, Some(path), registry)
+        Self::opened(&Contents::open(path.as_ref())?, registry)
     }
 
     /// [`DecoupledCircuit::open`] of the file's bytes.
@@ -262,13 +315,11 @@ impl<T: Stored> DecoupledCircuit<T> {
     /// # Errors
     /// Those of [`DecoupledCircuit::open`].
     pub fn from_bytes(bytes: &[u8], registry: &Registry<T>) -> Result<Self, Error> {
-        Self::opened(bytes, None, registry)
+        Self::opened(&Contents::read(bytes)?, registry)
     }
 
-    fn opened(bytes: &[u8], path: Option<&Path>, registry: &Registry<T>) -> Result<Self, Error> {
-        let file = Contents::read(bytes, path)?;
-        let manifest = file.manifest::<T, _>(bytes)?;
-        build(&file, &manifest, registry)
+    fn opened(file: &Contents<'_>, registry: &Registry<T>) -> Result<Self, Error> {
+        build(file, &file.manifest::<T, _>()?, registry)
     }
 
     /// Replaces θ, μ, the seed and all examples by those of a file.
@@ -278,10 +329,8 @@ impl<T: Stored> DecoupledCircuit<T> {
     /// regularisers are not those of this model, with both. On an error nothing is changed.
     #[doc(alias("import"))]
     pub fn load(&mut self, path: impl AsRef<Path>) -> Result<(), Error> {
-        let path = path.as_ref();
-        let bytes = atomic::read(path)?;
-        let file = Contents::read(&bytes, Some(path))?;
-        let manifest: Manifest = file.manifest::<T, _>(&bytes)?;
+        let file = Contents::open(path.as_ref())?;
+        let manifest: Manifest = file.manifest::<T, _>()?;
         Values::read(self, &file, &manifest)?.put(self);
         Ok(())
     }

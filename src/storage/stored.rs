@@ -4,28 +4,15 @@ use safetensors::Dtype;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::kernel::Scalar;
-
-mod sealed {
-    pub trait Sealed {}
-    impl Sealed for f32 {}
-    impl Sealed for f64 {}
-}
+use crate::kernel::Bytes;
 
 /// A scalar that files can hold: `f32` or `f64`.
-pub trait Stored: Scalar + Serialize + DeserializeOwned + sealed::Sealed {
+pub trait Stored: Bytes + Serialize + DeserializeOwned {
     /// Its name in files.
     const NAME: &'static str;
 
     #[doc(hidden)]
     const DTYPE: Dtype;
-
-    #[doc(hidden)]
-    fn put(self, bytes: &mut Vec<u8>);
-
-    /// The scalar with these bytes; there are as many as it has.
-    #[doc(hidden)]
-    fn get(bytes: &[u8]) -> Self;
 }
 
 macro_rules! stored {
@@ -33,17 +20,17 @@ macro_rules! stored {
         impl Stored for $scalar {
             const NAME: &'static str = stringify!($scalar);
             const DTYPE: Dtype = Dtype::$dtype;
-
-            fn put(self, bytes: &mut Vec<u8>) {
-                bytes.extend(self.to_le_bytes());
-            }
-
-            fn get(bytes: &[u8]) -> Self {
-                let mut own = [0; size_of::<Self>()];
-                own.copy_from_slice(bytes);
-                Self::from_le_bytes(own)
-            }
         }
     )*};
 }
 stored!(f32 F32 f64 F64);
+
+/// The bytes of some scalars, one after another.
+pub(super) fn bytes_of<T: Stored>(values: impl Iterator<Item = T>, count: usize) -> Vec<u8> {
+    let size = size_of::<T>();
+    let mut bytes = vec![0; count * size];
+    for (value, own) in values.zip(bytes.chunks_exact_mut(size)) {
+        value.write(own);
+    }
+    bytes
+}

@@ -119,14 +119,14 @@ impl<T: Scalar> DecoupledCircuit<T> {
         let chosen = self.chosen(selection, "a Z-step")?;
         self.check_batch(chosen.len())?;
         let mut working = Working::new(self.circuit.depth());
-        let batch = working.lend(&self.examples, &chosen, 0, TargetUse::Kept);
+        let batch = working.lend(&self.examples, &chosen, 0, TargetUse::Kept)?;
         let (mut workspace, mut predictions) = (Workspace::new(), Predictions::None);
         let (workspace, predictions) = (&mut workspace, &mut predictions);
         let mut problem = TargetProblem::new(self.layers(), batch, &[], workspace, predictions);
         let solved = solver.solve(&mut solver.start(), &mut problem);
         let finite = problem.check_targets(0);
         if finite.is_ok() {
-            working.commit(&mut self.examples, &chosen);
+            working.commit(&mut self.examples, &chosen)?;
         }
         solved.and_then(|report| finite.map(|()| report))
     }

@@ -22,7 +22,7 @@ pub(super) fn on_a_copy<T: Scalar, R>(
     let layers = model.layers();
     // Drafts that are never committed.
     let mut working = Working::new(layers.depth());
-    let mut batch = working.lend(&model.examples, &columns, 0, TargetUse::Kept);
+    let mut batch = working.lend(&model.examples, &columns, 0, TargetUse::Kept)?;
     batch.base.training = false;
     let (mut workspace, mut predictions) = (Workspace::new(), Predictions::None);
     work(&mut TargetProblem::new(

@@ -364,7 +364,7 @@ impl<T: Scalar> Scheme<T> for Decoupling<T> {
                 let init = TargetInit::Projected { seed };
                 let targets = init.targets(model.layers(), &inputs)?;
                 for (t, targets) in (1..).zip(targets) {
-                    model.examples.put(t, &visited, &targets);
+                    model.examples.put(t, &visited, &targets)?;
                 }
             }
             Targets::Persistent | Targets::Refreshed => {}

@@ -651,7 +651,7 @@ impl<T: Scalar> Session<T> {
         let mut worse = None;
         let size = phase.batch_size(self.memory.visited.len());
         if self.trainer.measure_every != 0 && phase.epochs > 0 && size > 0 {
-            let start = measure(&self.model, size, false, &mut self.memory, self.execution);
+            let start = measure(&self.model, size, false, &mut self.memory, self.execution)?;
             worse = Some(start.loss + start.magnitude).filter(|worse| worse.is_finite());
         }
         self.clock.phase_deadline = deadline(began, phase.time_limit);
@@ -679,6 +679,7 @@ impl<T: Scalar> Session<T> {
             return;
         }
         self.state.epoch += 1;
+        self.memory.working.forget_next();
         for own in &mut within.w_step.layers {
             own.moved_before |= own.moved;
             (own.moved, own.pulled) = (false, false);
@@ -733,9 +734,12 @@ impl<T: Scalar> Session<T> {
             false => Chosen::Scattered(columns.into()),
         };
         let targets = phase.scheme.targets();
-        let mut batch = memory
-            .working
-            .lend(examples, &chosen, state.visits, targets);
+        let following = epoch.examples + columns.len();
+        let next = &memory.order[following..(following + size).min(n)];
+        let mut batch =
+            memory
+                .working
+                .lend_before(next, examples, &chosen, state.visits, targets)?;
         batch.base.execution = self.execution.repaid(circuit.work(columns.len()));
 
         // The values of the schedules.
@@ -792,7 +796,7 @@ impl<T: Scalar> Session<T> {
 
         // The results.
         if targets == TargetUse::Kept {
-            memory.working.commit(examples, &chosen);
+            memory.working.commit(examples, &chosen)?;
         }
         terms.put_penalties(&memory.penalties);
         draft.keep(w_state, &mut memory.steps);
@@ -825,7 +829,7 @@ impl<T: Scalar> Session<T> {
             let phase = &self.trainer.phases[self.state.phase];
             let size = phase.batch_size(self.memory.visited.len());
             let kept = phase.scheme.targets() == TargetUse::Kept;
-            let own = measure(&self.model, size, kept, &mut self.memory, self.execution);
+            let own = measure(&self.model, size, kept, &mut self.memory, self.execution)?;
             all.composed_loss = Some(number(Quantity::ComposedLoss, own.loss)?);
             all.gap = kept.then_some(T::of(own.gap));
         }
@@ -882,7 +886,7 @@ impl<T: Scalar> Session<T> {
             let Memory {
                 working, workspace, ..
             } = &mut self.memory;
-            let mixes = mixing(&self.model, working, workspace);
+            let mixes = mixing(&self.model, working, workspace)?;
             told.extend(mixes.map(|layer| Warning::Mixes { layer }));
             told.extend(squashed(&self.model));
         }
@@ -1247,22 +1251,22 @@ fn mixing<T: Scalar>(
     model: &DecoupledCircuit<T>,
     working: &mut Working<T>,
     workspace: &mut Workspace<T>,
-) -> Option<usize> {
-    let mut outputs = |columns: &[usize]| -> Vec<Vec<T>> {
-        let batch = working.view(&model.examples, &Chosen::Scattered(columns.into()), true);
+) -> Result<Option<usize>, Error> {
+    let mut outputs = |columns: &[usize]| -> Result<Vec<Vec<T>>, Error> {
+        let batch = working.view(&model.examples, &Chosen::Scattered(columns.into()), true)?;
         model.layers().on(batch).forward_pass(workspace);
         let locals = workspace.locals.iter().zip(&model.circuit.dims()[1..]);
-        locals
+        Ok(locals
             .map(|(own, &dim)| own.prediction[..dim].to_vec())
-            .collect()
+            .collect())
     };
-    let (alone, beside) = (outputs(&[0]), outputs(&[0, model.examples().len() - 1]));
+    let (alone, beside) = (outputs(&[0])?, outputs(&[0, model.examples().len() - 1])?);
     let rounding = T::of(64.0) * T::default_epsilon();
-    alone.iter().zip(&beside).position(|(alone, beside)| {
+    Ok(alone.iter().zip(&beside).position(|(alone, beside)| {
         let largest = alone.iter().fold(T::zero(), |top, own| top.max(own.abs()));
         let mut pairs = alone.iter().zip(beside);
         pairs.any(|(&a, &b)| (a - b).abs() > rounding * largest)
-    })
+    }))
 }
 
 /// The warning about a last layer whose activation limits the logits.
@@ -1314,20 +1318,16 @@ fn measure<T: Scalar>(
     kept: bool,
     memory: &mut Memory<T>,
     execution: Execution,
-) -> Means {
+) -> Result<Means, Error> {
     let n = memory.visited.len();
     let unit = unit(n);
     let (mut loss, mut magnitude, mut squares) = (0.0, 0.0, Squares::zero());
     for columns in memory.visited.chunks(size) {
-        let batch = match n == model.examples().len() {
-            true => model
-                .examples
-                .run(columns[0]..columns[0] + columns.len(), 0, false),
-            false => {
-                let chosen = Chosen::Scattered(columns.into());
-                memory.working.view(&model.examples, &chosen, false)
-            }
+        let chosen = match n == model.examples().len() {
+            true => Chosen::Run(columns[0]..columns[0] + columns.len()),
+            false => Chosen::Scattered(columns.into()),
         };
+        let batch = memory.working.view(&model.examples, &chosen, false)?;
         let work = model.circuit.work(batch.len());
         let problem = model
             .layers()
@@ -1354,9 +1354,9 @@ fn measure<T: Scalar>(
         }
     }
     let share = n as f64 / unit;
-    Means {
+    Ok(Means {
         loss: loss / share,
         magnitude: magnitude / share,
         gap: squares.root_mean(n as f64),
-    }
+    })
 }

@@ -25,12 +25,12 @@ use layerwise::{Circuit, DecoupledCircuit, Error};
 
 use crate::storage::Folder;
 
-fn wave<T: Stored>(rows: usize, n: usize) -> DMatrix<T> {
+pub(crate) fn wave<T: Stored>(rows: usize, n: usize) -> DMatrix<T> {
     DMatrix::from_fn(rows, n, |i, j| T::of((0.8 * j as f64 + i as f64).sin()))
 }
 
 /// A model without examples.
-fn empty<T: Stored>() -> DecoupledCircuit<T> {
+pub(crate) fn empty<T: Stored>() -> DecoupledCircuit<T> {
     let circuit = Circuit::builder()
         .layer(Dense::new(2, 4, Activation::Tanh).unwrap())
         .layer(Dense::new(4, 3, Activation::Tanh).unwrap())
@@ -53,7 +53,7 @@ fn adam() -> Adam {
     Adam::new(1e-2).unwrap()
 }
 
-fn schemes<T: Stored>() -> Vec<Box<dyn Scheme<T>>> {
+pub(crate) fn schemes<T: Stored>() -> Vec<Box<dyn Scheme<T>>> {
     let sweep = || ReverseSweep::new(2);
     let with = |scheme: Decoupling<T>| scheme.with_multipliers(0.6).unwrap();
     vec![
@@ -70,7 +70,7 @@ fn schemes<T: Stored>() -> Vec<Box<dyn Scheme<T>>> {
     ]
 }
 
-fn w_steps<T: Stored>() -> Vec<WStep<T>> {
+pub(crate) fn w_steps<T: Stored>() -> Vec<WStep<T>> {
     let descent = GradientDescent::new(0.05).unwrap();
     vec![
         WStep::optimizer(adam()),
@@ -84,7 +84,10 @@ fn w_steps<T: Stored>() -> Vec<WStep<T>> {
 }
 
 /// A trainer of two phases with everything that has a state.
-fn trainer<T: Stored>(scheme: Box<dyn Scheme<T>>, w_step: WStep<T>) -> Option<Trainer<T>> {
+pub(crate) fn trainer<T: Stored>(
+    scheme: Box<dyn Scheme<T>>,
+    w_step: WStep<T>,
+) -> Option<Trainer<T>> {
     let phase = Phase::with_w_step(scheme, w_step.clone()).ok()?;
     let stopping = Stopping::Validation {
         patience: 2,
@@ -148,7 +151,7 @@ fn a_run_in_two_halves_has_the_bits_of_a_whole_one() {
     halves_make_a_whole::<f64>();
 }
 
-fn plain<T: Stored>() -> Trainer<T> {
+pub(crate) fn plain<T: Stored>() -> Trainer<T> {
     let scheme = Decoupling::persistent(ReverseSweep::new(2));
     let phase = Phase::new(scheme, adam()).with_epochs(3);
     Trainer::new(phase.with_batch_size(4).unwrap())

@@ -30,5 +30,7 @@ mod shards;
 mod storage;
 #[cfg(feature = "proptest")]
 mod strategies;
+#[cfg(feature = "storage")]
+mod streamed;
 #[cfg(feature = "serde")]
 mod target_solvers;

@@ -1,7 +1,7 @@
 //! Circuits and models in files: what comes back is what was saved, and what is not whole is refused.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use layerwise::decoupled::{Selection, TargetInit};
 use layerwise::description::{Description, Setting};
@@ -36,6 +36,10 @@ impl Folder {
         let _ = fs::remove_dir_all(&path);
         fs::create_dir_all(&path).unwrap();
         Self(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 
     pub fn file(&self, name: &str) -> PathBuf {

@@ -1,8 +1,8 @@
 //! Inputs and targets as arrays of numbers in two files.
 
 use super::encoding::{TargetEncoding, scalar};
-use super::file::DataFile;
 use crate::check::finite;
+use crate::data_file::DataFile;
 use crate::error::Error;
 use crate::kernel::Scalar;
 

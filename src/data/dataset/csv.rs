@@ -8,8 +8,8 @@ use ::csv::{ByteRecord, Position, Reader, ReaderBuilder};
 
 use super::Dataset;
 use super::encoding::{TargetEncoding, scalar};
-use super::file::DataFile;
 use crate::check::{finite, option};
+use crate::data_file::DataFile;
 use crate::error::Error;
 use crate::kernel::Scalar;
 

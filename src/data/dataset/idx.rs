@@ -6,7 +6,7 @@ use std::path::Path;
 use super::Dataset;
 use super::arrays::{Array, Arrays, Element, Kind};
 use super::encoding::TargetEncoding;
-use super::file::DataFile;
+use crate::data_file::DataFile;
 use crate::error::Error;
 use crate::kernel::Scalar;
 

@@ -4,7 +4,6 @@ mod arrays;
 #[cfg(feature = "csv")]
 mod csv;
 mod encoding;
-mod file;
 mod idx;
 mod in_memory;
 mod npy;
@@ -29,6 +28,9 @@ use crate::pointers::through_pointers;
 
 /// n examples that can be read in any order, from memory ([`InMemory`]), from files ([`Idx`], [`Npy`],
 /// and `Csv` with the feature `csv`), or from a source of your own.
+///
+/// [`DecoupledCircuit::add_dataset`](crate::DecoupledCircuit::add_dataset) takes all examples into memory,
+/// [`DecoupledCircuit::stream_dataset`](crate::DecoupledCircuit::stream_dataset) none.
 ///
 /// The examples are numbered from 0: these are the *rows* of the data set, as most files have them.
 /// Several threads may read at once.

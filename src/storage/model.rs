@@ -210,8 +210,8 @@ fn examples<T: Stored>(
             terms.check_outputs(circuit, n, &targets)?;
             values[0] = inputs.data.into();
             values[depth] = targets.data.into();
-            for t in 1..depth {
-                check(t, &values[t])?;
+            for (t, values) in (1..depth).zip(&values[1..]) {
+                check(t, values)?;
             }
             Place::Memory(values)
         }

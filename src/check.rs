@@ -1,5 +1,7 @@
 //! Checks of values that users pass in: lengths, weights, options, finite data.
 
+use std::borrow::Cow;
+
 use nalgebra::DMatrix;
 
 use crate::error::{Error, Quantity};
@@ -10,7 +12,7 @@ pub(crate) fn option(
     option: &'static str,
     value: f64,
     fits: bool,
-    allowed: &'static str,
+    allowed: impl Into<Cow<'static, str>>,
 ) -> Result<f64, Error> {
     if fits {
         return Ok(value);
@@ -18,7 +20,7 @@ pub(crate) fn option(
     Err(Error::InvalidOption {
         option,
         value,
-        allowed,
+        allowed: allowed.into(),
     })
 }
 

@@ -1,5 +1,6 @@
 //! The one error type of the crate.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
@@ -550,7 +551,7 @@ pub enum Error {
         /// Value given.
         value: f64,
         /// What is allowed.
-        allowed: &'static str,
+        allowed: Cow<'static, str>,
     },
 
     /// An option that needs a cargo feature which is not enabled in this build.

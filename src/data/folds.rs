@@ -157,7 +157,7 @@ impl Split {
     #[doc(alias("TimeSeriesSplit", "cross-validation"))]
     pub fn time_folds(count: usize, k: usize) -> Result<Vec<Self>, Error> {
         check_examples(count, "a split")?;
-        let allowed = "at least 2 and below the number of examples";
+        let allowed = format!("at least 2 and below the number of examples, {count}");
         option("k", k as f64, (2..count).contains(&k), allowed)?;
         check_room::<usize>("the columns of all folds", count, k)?;
         let size = count / (k + 1);
@@ -171,7 +171,7 @@ impl Split {
 
 fn check_folds(count: usize, k: usize) -> Result<(), Error> {
     check_examples(count, "a split")?;
-    let allowed = "at least 2 and at most the number of examples";
+    let allowed = format!("at least 2 and at most the number of examples, {count}");
     option("k", k as f64, (2..=count).contains(&k), allowed).map(|_| ())
 }
 

@@ -43,7 +43,7 @@ impl Split {
     pub fn shuffled(count: usize, test_count: usize, seed: u64) -> Result<Self, Error> {
         check_examples(count, "a split")?;
         let fits = (1..count).contains(&test_count);
-        let allowed = "at least 1 and below the number of examples";
+        let allowed = format!("at least 1 and below the number of examples, {count}");
         option("test_count", test_count as f64, fits, allowed)?;
         let mut test = permutation(count, &mut draws(seed))?;
         let train = test.split_off(test_count);

@@ -58,7 +58,7 @@ impl ThreeWaySplit {
             return Err(Error::InvalidOption {
                 option: "validation_fraction + test_fraction",
                 value: sum,
-                allowed: "below 1",
+                allowed: "below 1".into(),
             });
         }
         let rest = 1 + test_count;

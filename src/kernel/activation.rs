@@ -164,7 +164,7 @@ impl Activation {
                 Err(Error::InvalidOption {
                     option: "LeakyRelu::slope",
                     value: slope,
-                    allowed: "in 0..=1",
+                    allowed: "in 0..=1".into(),
                 })
             }
             _ => Ok(self),

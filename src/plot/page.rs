@@ -53,7 +53,7 @@ impl Page {
             return Err(Error::InvalidOption {
                 option: "panels of a page",
                 value: 0.0,
-                allowed: "at least 1",
+                allowed: "at least 1".into(),
             });
         }
         self.panels.iter().try_for_each(Panel::check)?;

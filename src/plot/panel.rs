@@ -52,7 +52,7 @@ impl Panel {
             return Err(Error::InvalidOption {
                 option: "lines of a panel",
                 value: self.lines.len() as f64,
-                allowed: "from 1 to 6",
+                allowed: "from 1 to 6".into(),
             });
         }
         let mut lines = self.lines.iter();

@@ -35,7 +35,7 @@ pub(super) fn check_exactness<T: Scalar>(
         return Err(Error::InvalidOption {
             option: penalty,
             value: value.as_f64(),
-            allowed: "1",
+            allowed: "1".into(),
         });
     }
     check_no_target_regularizer(regularizer, layers)
@@ -63,7 +63,7 @@ pub(crate) fn check_no_target_regularizer<T: Scalar>(
         Some(own) => Err(Error::InvalidOption {
             option,
             value: own.largest_weight(),
-            allowed: "none",
+            allowed: "none".into(),
         }),
     }
 }

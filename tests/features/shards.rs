@@ -414,7 +414,8 @@ fn option(option: &'static str, value: f64) -> Error {
         allowed: match option {
             "example weight" => "0, or above 0 and finite, with a finite inverse",
             _ => "above 0 and finite, with a finite inverse",
-        },
+        }
+        .into(),
     }
 }
 

@@ -211,7 +211,7 @@ fn wrong_data() {
     let class = Error::InvalidOption {
         option: "Average::Class",
         value: 4.0,
-        allowed: "below the number of classes",
+        allowed: "below the number of classes, 4".into(),
     };
     let found = precision(&labels, &outputs, Average::Class(4));
     check(found, class, &["Average::Class", "is 4"]);
@@ -262,7 +262,7 @@ fn wrong_data() {
     let bins = Error::InvalidOption {
         option: "bins",
         value: 0.0,
-        allowed: "at least 1",
+        allowed: "at least 1".into(),
     };
     check(calibration_error(&[0, 1], &p, 0), bins, &["bins is 0"]);
     let large = calibration_error(&[0, 1], &p, usize::MAX);

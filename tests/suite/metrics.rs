@@ -356,7 +356,7 @@ fn wrong_data_of_metrics() {
         let error = Error::InvalidOption {
             option: "k",
             value: k as f64,
-            allowed: "at least 1 and at most the number of classes",
+            allowed: "at least 1 and at most the number of classes, 3".into(),
         };
         let result = metrics::top_k_accuracy(&labels, &outputs(), k);
         refused(result, error, &["k is", number]);
@@ -970,7 +970,7 @@ fn wrong_options_of_splits() {
         let error = Error::InvalidOption {
             option: "test_count",
             value: test_count as f64,
-            allowed: "at least 1 and below the number of examples",
+            allowed: "at least 1 and below the number of examples, 5".into(),
         };
         let text = format!("test_count is {test_count}");
         refused(Split::shuffled(5, test_count, 0), error, &[&text]);
@@ -988,7 +988,7 @@ fn wrong_options_of_splits() {
         let error = Error::InvalidOption {
             option: "test_fraction",
             value: fraction,
-            allowed: "between 0 and 1, and leave at least one example on each side",
+            allowed: "between 0 and 1, and leave at least one example on each side".into(),
         };
         let text = format!("test_fraction is {fraction}");
         refused(Split::stratified(&[0; 5], fraction, 0), error, &[&text]);
@@ -997,7 +997,7 @@ fn wrong_options_of_splits() {
         let error = Error::InvalidOption {
             option: "k",
             value: k as f64,
-            allowed: "at least 2 and at most the number of examples",
+            allowed: "at least 2 and at most the number of examples, 5".into(),
         };
         refused(Split::folds(5, k, 0), error, &[&format!("k is {k}")]);
     }

@@ -831,10 +831,10 @@ fn a_callback_ends_the_run_in_an_epoch_that_a_limit_broke_off() {
 #[test]
 fn what_cannot_be_done_is_said_before_anything_is() {
     type Change = fn(Phase<f64>) -> Result<Phase<f64>, Error>;
-    let option = |option, value, allowed| Error::InvalidOption {
+    let option = |option, value, allowed: &'static str| Error::InvalidOption {
         option,
         value,
-        allowed,
+        allowed: allowed.into(),
     };
     let norm = |value| option("WStep::max_gradient_norm", value, "above 0 and finite");
     let cases: [(Change, Error); 7] = [

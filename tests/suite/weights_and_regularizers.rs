@@ -792,7 +792,7 @@ fn weights_that_cannot_be_are_refused() {
     let invalid = |value| Error::InvalidOption {
         option: "example weight",
         value,
-        allowed: "0, or above 0 and finite, with a finite inverse",
+        allowed: "0, or above 0 and finite, with a finite inverse".into(),
     };
     let length = |expected, found| Error::Length {
         what: "example weights".into(),

@@ -144,7 +144,7 @@ fn averaged<T: Scalar>(
     let own = check_classification(operation, own, outputs)?;
     let classes = outputs.nrows();
     if let Average::Class(class) = average {
-        let allowed = "below the number of classes";
+        let allowed = format!("below the number of classes, {classes}");
         option("Average::Class", class as f64, class < classes, allowed)?;
     }
     let mut counts = vec![Counts::default(); classes];

@@ -150,8 +150,9 @@ pub fn top_k_accuracy<'a, T: Scalar>(
     k: usize,
 ) -> Result<f64, Error> {
     let labels = check_classification("a top-k accuracy", labels.into(), outputs)?;
-    let fits = (1..=outputs.nrows()).contains(&k);
-    let allowed = "at least 1 and at most the number of classes";
+    let classes = outputs.nrows();
+    let fits = (1..=classes).contains(&k);
+    let allowed = format!("at least 1 and at most the number of classes, {classes}");
     option("k", k as f64, fits, allowed)?;
     let columns = labels.iter().zip(outputs.column_iter());
     let right = columns.filter(|&(&class, column)| {

@@ -30,6 +30,9 @@ pub enum Quantity {
     Multiplier,
     /// The sums of a layer's normal equations.
     NormalEquations,
+    /// The bound on the curvature of E in z_t that
+    /// [`StepSize::Bounded`](crate::target_solver::StepSize::Bounded) divides by.
+    CurvatureBound,
     /// A value of data to be scaled; it belongs to no layer.
     Data,
     /// A target passed to a metric; it belongs to no layer.
@@ -66,6 +69,7 @@ impl fmt::Display for Quantity {
             Self::Prediction => "prediction",
             Self::Multiplier => "multiplier",
             Self::NormalEquations => "normal equations",
+            Self::CurvatureBound => "curvature bound",
             Self::Data => "value",
             Self::MetricTarget => "target of a metric",
             Self::MetricOutput => "output of a metric",

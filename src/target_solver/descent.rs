@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use super::report::{Convergence, SolveReport};
 use super::trial::{Check, Trial, Verdict};
 use super::{TargetProblem, TargetSolver};
+use crate::energy::Layers;
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::pointers::through_pointers;
@@ -63,6 +64,15 @@ use crate::state::State;
 /// # Ok::<(), layerwise::Error>(())
 /// ```
 pub trait Descent<T: Scalar>: Debug + Send + Sync {
+    /// Checks, before a run, whether the descent can work on such a circuit and losses; by default it
+    /// can on any.
+    ///
+    /// # Errors
+    /// The error that [`Descent::begin`] would return.
+    fn check(&self, _layers: Layers<'_, T>) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Begins a call: updates bounds and allocates memory.
     ///
     /// # Errors
@@ -112,6 +122,7 @@ pub trait Descent<T: Scalar>: Debug + Send + Sync {
 }
 
 through_pointers!(Descent {
+    fn check(&self, layers: Layers<'_, T>) -> Result<(), Error>;
     fn begin(&self, state: &mut State<T>, problem: &mut TargetProblem<'_, T>) -> Result<(), Error>;
     fn look(
         &self,
@@ -180,6 +191,13 @@ impl<D> Iterate<D> {
 
 impl<T: Scalar, D: Descent<T>> TargetSolver<T> for Iterate<D> {
     fn solve(
+    fn check(&self, layers: Layers<'_, T>) -> Result<(), Error> {
+        match self.steps == 0 || layers.depth() == 1 {
+            true => Ok(()),
+            false => self.descent.check(layers),
+        }
+    }
+
         &self,
         state: &mut State<T>,
         problem: &mut TargetProblem<'_, T>,

@@ -31,7 +31,7 @@ pub use trial::{Check, Trial, Verdict};
 
 use crate::decoupled::examples::Working;
 use crate::decoupled::{DecoupledCircuit, Selection, TargetUse};
-use crate::energy::Workspace;
+use crate::energy::{Layers, Workspace};
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::pointers::through_pointers;
@@ -73,6 +73,16 @@ use crate::state::State;
 /// }
 /// ```
 pub trait TargetSolver<T: Scalar>: Debug + Send + Sync {
+    /// Checks, before a run, whether the solver can work on such a circuit and losses; by default it
+    /// can on any.
+    ///
+    /// # Errors
+    /// The error that [`TargetSolver::solve`] would return for any targets, such as
+    /// [`Error::NoCurvatureBound`].
+    fn check(&self, _layers: Layers<'_, T>) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// The state at the start of a run.
     fn start(&self) -> State<T> {
         State::new()
@@ -95,6 +105,7 @@ pub trait TargetSolver<T: Scalar>: Debug + Send + Sync {
 }
 
 through_pointers!(TargetSolver {
+    fn check(&self, layers: Layers<'_, T>) -> Result<(), Error>;
     fn start(&self) -> State<T>;
     fn solve(
         &self,
@@ -144,6 +155,10 @@ macro_rules! iterated {
         }
 
         impl<T: Scalar> TargetSolver<T> for $name {
+            fn check(&self, layers: Layers<'_, T>) -> Result<(), Error> {
+                self.0.check(layers)
+            }
+
             fn solve(
                 &self,
                 state: &mut State<T>,

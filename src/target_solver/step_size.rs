@@ -2,11 +2,11 @@
 
 use std::num::NonZeroU64;
 
-use super::curvature;
+use super::curvature::{self, Curvature};
 use super::trial::Check;
-use crate::check::{at_least_one, option, serde_checked};
+use crate::check::{at_least_one, check_computed, option, refuse, serde_checked};
 use crate::energy::{Layers, Workspace};
-use crate::error::Error;
+use crate::error::{Error, Quantity};
 use crate::kernel::Scalar;
 use crate::state::State;
 
@@ -29,8 +29,9 @@ pub enum StepSize {
     /// `margin` divided by a bound on the Gauss-Newton curvature, with `margin` in (0, 2). On the
     /// Gauss-Newton model this is stable below 2, and does not overshoot up to 1. The step is also
     /// checked, since the bound holds for the Gauss-Newton matrix, not for the Hessian, and is not
-    /// recomputed in every call. If the bound is not finite, or is 0 while the gradient is not, no
-    /// such step exists, and the solver returns [`Error::InvalidOption`].
+    /// recomputed in every call. If the bound is not finite (θ has diverged), the solver returns
+    /// [`Error::NonFinite`] with the layer; if it is 0 while the gradient is not, no such step exists,
+    /// and the solver returns [`Error::InvalidOption`].
     Bounded {
         /// Multiple of the step 1/bound.
         margin: f64,
@@ -68,17 +69,17 @@ impl StepSize {
     /// curvature and all `gradients` are 0.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] if no step follows from the bound.
+    /// That of `bound`; [`Error::InvalidOption`] if no step follows from it.
     fn length<'a, T: Scalar>(
         self,
-        bound: impl FnOnce() -> T,
+        bound: impl FnOnce() -> Result<T, Error>,
         mut gradients: impl Iterator<Item = &'a [T]>,
     ) -> Result<T, Error> {
         let margin = match self {
             Self::Fixed(step) | Self::Checked(step) => return Ok(T::of(step)),
             Self::Bounded { margin } => T::of(margin),
         };
-        let bound = bound();
+        let bound = bound()?;
         if bound.is_zero() && gradients.all(|own| own.iter().all(T::is_zero)) {
             // Already at the minimum: a step of 0, not ∞ · 0.
             return Ok(T::zero());
@@ -86,7 +87,7 @@ impl StepSize {
         let step = margin / bound;
         let name = "the curvature bound that StepSize::Bounded divides by";
         let allowed = "above 0 and finite, as must its inverse (StepSize::Checked needs no bound)";
-        let fits = bound > T::zero() && bound.is_finite() && step.is_finite();
+        let fits = bound > T::zero() && step.is_finite();
         option(name, bound.as_f64(), fits, allowed).map(|_| step)
     }
 }
@@ -97,29 +98,56 @@ serde_checked!(StepSize);
 /// holds only the bounds ([`curvature::refresh`]).
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(remote = "Self", deny_unknown_fields))]
 pub(super) struct StepRule {
-    pub(super) size: StepSize,
-    /// Number of calls that share the same bounds.
-    bound_every: NonZeroU64,
+    size: StepSize,
+    /// Number of calls that share the same bounds, if it was set; only for steps that have bounds.
+    bound_every: Option<NonZeroU64>,
 }
 
+/// Number of calls that share the same bounds unless it is set.
+const BOUND_EVERY: NonZeroU64 = NonZeroU64::new(10).expect("10 is not 0");
+
 impl StepRule {
-    /// Steps whose bounds are recomputed every 10th call.
     pub(super) fn new(size: StepSize) -> Self {
-        Self {
-            size,
-            bound_every: NonZeroU64::new(10).expect("10 is not 0"),
-        }
+        let bound_every = None;
+        Self { size, bound_every }
     }
 
-    pub(super) fn set_bound_every(
-        &mut self,
-        option: &'static str,
-        calls: u64,
-    ) -> Result<(), Error> {
-        let calls = at_least_one(option, calls)?;
-        self.bound_every = NonZeroU64::new(calls).expect("at least 1");
-        Ok(())
+    pub(super) fn with_size(self, size: StepSize) -> Result<Self, Error> {
+        Self { size, ..self }.checked()
+    }
+
+    pub(super) fn with_bound_every(self, option: &'static str, calls: u64) -> Result<Self, Error> {
+        let bound_every = NonZeroU64::new(at_least_one(option, calls)?);
+        Self {
+            bound_every,
+            ..self
+        }
+        .checked()
+    }
+
+    fn checked(self) -> Result<Self, Error> {
+        self.size.checked()?;
+        let what = match self.size {
+            _ if self.bound_every.is_none() => return Ok(self),
+            StepSize::Bounded { .. } => return Ok(self),
+            StepSize::Fixed(_) => "with_bound_every with StepSize::Fixed",
+            StepSize::Checked(_) => "with_bound_every with StepSize::Checked",
+        };
+        refuse(
+            what,
+            "these steps need no bounds, so it would have no effect",
+        )
+    }
+
+    /// Checks that these steps can be made with such layers and losses.
+    pub(super) fn check<T: Scalar>(self, layers: Layers<'_, T>) -> Result<(), Error> {
+        self.size.checked_in::<T>()?;
+        match self.size {
+            StepSize::Bounded { .. } => Curvature::new(layers).map(drop),
+            StepSize::Fixed(_) | StepSize::Checked(_) => Ok(()),
+        }
     }
 
     /// Begins a call of a solver.
@@ -131,30 +159,54 @@ impl StepRule {
         // So far it has been checked only in f64.
         self.size.checked_in::<T>()?;
         if let StepSize::Bounded { .. } = self.size {
-            curvature::refresh(state, self.bound_every.get(), layers)?;
+            let every = self.bound_every.unwrap_or(BOUND_EVERY);
+            curvature::refresh(state, every.get(), layers)?;
         }
         Ok(())
     }
 
-    /// The step of z_t, with the other layers fixed, along the gradient in the workspace.
+    /// The step of z_t, with the other layers fixed, along the gradient in the workspace, as part of
+    /// step `number`.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] for a bound that is not finite, [`Error::InvalidOption`] for one that no
+    /// step follows from.
     pub(super) fn of_layer<T: Scalar>(
         self,
         state: &State<T>,
         t: usize,
         workspace: &Workspace<T>,
+        number: u64,
     ) -> Result<T, Error> {
         let gradients = std::iter::once_with(|| workspace.target_gradient(t));
-        self.size.length(|| state.values[0][t - 1], gradients)
+        let bound = || {
+            let bound = state.values[0][t - 1];
+            check_computed(Quantity::CurvatureBound, t, number, &[bound]).map(|()| bound)
+        };
+        self.size.length(bound, gradients)
     }
 
     /// The step of all layers at once, along the gradients in the workspace.
+    ///
+    /// # Errors
+    /// Those of [`Self::of_layer`].
     pub(super) fn of_all<T: Scalar>(
         self,
         state: &State<T>,
         workspace: &Workspace<T>,
+        number: u64,
     ) -> Result<T, Error> {
         let gradients = (1..workspace.locals.len()).map(|t| workspace.target_gradient(t));
-        let bound = || curvature::whole(&state.values[0], &state.values[1]);
+        let bound = || {
+            let (blocks, couplings) = (&state.values[0], &state.values[1]);
+            let whole = curvature::whole(blocks, couplings);
+            let odd = blocks.iter().position(|block| !block.is_finite());
+            // Only the sum may be too large.
+            let layer = odd.map_or(1, |i| i + 1);
+            check_computed(Quantity::CurvatureBound, layer, number, &[whole]).map(|()| whole)
+        };
         self.size.length(bound, gradients)
     }
 }
+
+serde_checked!(StepRule);

@@ -4,6 +4,7 @@ use super::descent::{Descent, Iterate};
 use super::step_size::StepRule;
 use super::trial::Trial;
 use super::{Convergence, SolveReport, StepSize, TargetProblem, TargetSolver, iterated};
+use crate::energy::Layers;
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::state::State;
@@ -25,18 +26,20 @@ macro_rules! sweep_options {
             ///
             /// # Errors
             /// [`Error::InvalidOption`] for a step out of range. One that is out of range only in the
-            /// circuit's scalar type is reported when the solver is called.
+            /// circuit's scalar type is reported when the solver is called. [`Error::Combination`] for
+            /// a step without bounds after [`Self::with_bound_every`].
             pub fn with_step(mut self, step: StepSize) -> Result<Self, Error> {
-                self.0.descent.0.size = step.checked()?;
+                self.0.descent.0 = self.0.descent.0.with_size(step)?;
                 Ok(Self(self.0.with_check(step.check())))
             }
 
             /// Recomputes the bounds every k-th call; 1 follows the weights exactly.
             ///
             /// # Errors
-            /// [`Error::InvalidOption`] for 0.
+            /// [`Error::InvalidOption`] for 0; [`Error::Combination`] unless steps are
+            /// [`StepSize::Bounded`].
             pub fn with_bound_every(mut self, calls: u64) -> Result<Self, Error> {
-                self.0.descent.0.set_bound_every($bound_every, calls)?;
+                self.0.descent.0 = self.0.descent.0.with_bound_every($bound_every, calls)?;
                 Ok(self)
             }
         }
@@ -75,6 +78,10 @@ struct Sweep(StepRule);
 sweep_options!(ReverseSweep, Sweep, "ReverseSweep::bound_every");
 
 impl<T: Scalar> Descent<T> for Sweep {
+    fn check(&self, layers: Layers<'_, T>) -> Result<(), Error> {
+        self.0.check(layers)
+    }
+
     fn begin(&self, state: &mut State<T>, problem: &mut TargetProblem<'_, T>) -> Result<(), Error> {
         self.0.begin(state, problem.layers())
     }
@@ -105,7 +112,9 @@ impl<T: Scalar> Descent<T> for Sweep {
             trial.record_energy(t - 1, problem)?;
             trial.record_gradient(t, problem)?;
             // The predictions remain those from the start of the sweep.
-            let step = self.0.of_layer(state, t, problem.workspace())?;
+            let step = self
+                .0
+                .of_layer(state, t, problem.workspace(), trial.number)?;
             trial.descend(t, step, problem);
         }
         Ok(())
@@ -153,7 +162,9 @@ impl HalfSweeps {
         problem.alternate_gradients(first);
         for t in (first..depth).step_by(2) {
             trial.record_gradient(t, problem)?;
-            let step = self.0.of_layer(state, t, problem.workspace())?;
+            let step = self
+                .0
+                .of_layer(state, t, problem.workspace(), trial.number)?;
             trial.descend(t, step, problem);
         }
         problem.predict_alternate(first);
@@ -162,6 +173,10 @@ impl HalfSweeps {
 }
 
 impl<T: Scalar> Descent<T> for HalfSweeps {
+    fn check(&self, layers: Layers<'_, T>) -> Result<(), Error> {
+        self.0.check(layers)
+    }
+
     fn begin(&self, state: &mut State<T>, problem: &mut TargetProblem<'_, T>) -> Result<(), Error> {
         self.0.begin(state, problem.layers())
     }

@@ -6,7 +6,7 @@ use super::descent::{Descent, Iterate, first_part};
 use super::step_size::StepRule;
 use super::trial::{Trial, Verdict};
 use super::{Convergence, SolveReport, StepSize, TargetProblem, TargetSolver, iterated};
-use crate::energy::default_fields;
+use crate::energy::{Layers, default_fields};
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::optimizer::{GradientDescent, Optimizer, Step};
@@ -81,10 +81,10 @@ impl<T: Scalar> SynchronousDescent<T> {
     /// Recomputes the bounds every k-th call (default 10); 1 follows the weights exactly.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] for 0.
+    /// [`Error::InvalidOption`] for 0; [`Error::Combination`] unless steps are [`StepSize::Bounded`].
     pub fn with_bound_every(mut self, calls: u64) -> Result<Self, Error> {
         let option = "SynchronousDescent::bound_every";
-        self.0.descent.step.set_bound_every(option, calls)?;
+        self.0.descent.step = self.0.descent.step.with_bound_every(option, calls)?;
         Ok(self)
     }
 }
@@ -92,6 +92,10 @@ impl<T: Scalar> SynchronousDescent<T> {
 iterated!(SynchronousDescent<T>, T);
 
 impl<T: Scalar> Descent<T> for Rule<T> {
+    fn check(&self, layers: Layers<'_, T>) -> Result<(), Error> {
+        self.step.check(layers)
+    }
+
     fn begin(&self, state: &mut State<T>, problem: &mut TargetProblem<'_, T>) -> Result<(), Error> {
         let (layers, n) = (problem.layers(), problem.batch().len());
         let hidden = &layers.dims()[1..layers.depth()];
@@ -114,7 +118,10 @@ impl<T: Scalar> Descent<T> for Rule<T> {
         trial: &mut Trial<T>,
     ) -> Result<(), Error> {
         let (numbers, moments) = state.split::<Moments<T>>();
-        let full = self.step.of_all(&numbers.parts[0], problem.workspace())?;
+        let bounds = &numbers.parts[0];
+        let full = self
+            .step
+            .of_all(bounds, problem.workspace(), trial.number)?;
         let (slots, weights) = (self.rule.slots(), problem.example_weights());
         let Moments { layers, ages } = moments;
         problem.update_all(layers, |z, gradient, own| {

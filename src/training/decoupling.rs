@@ -339,6 +339,13 @@ impl<T: Scalar> Scheme<T> for Decoupling<T> {
     }
 
     fn start(&self, model: &mut DecoupledCircuit<T>) -> Result<State<T>, Error> {
+    fn check_model(&self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
+        match &self.z_step {
+            ZStep::Solver(solver) => solver.check(model.layers()),
+            ZStep::None | ZStep::Joint(_) => Ok(()),
+        }
+    }
+
         let mut state = State::new();
         state.parts.push(match &self.z_step {
             ZStep::None => State::new(),

@@ -5,7 +5,7 @@ use super::per_example::refresh_all;
 use super::scheme::Scheme;
 use super::visit::{Visit, needs_gradients};
 use super::w_step::WStep;
-use super::z_il::check_exactness;
+use super::z_il::{check_exactness, check_terms};
 use crate::decoupled::{DecoupledCircuit, TargetUse};
 use crate::energy::Ask;
 use crate::error::Error;
@@ -79,6 +79,10 @@ impl<T: Scalar> Scheme<T> for FixedPrediction {
     fn check(&self, w_step: &WStep<T>) -> Result<(), Error> {
         refuse_none(w_step, "fixed prediction with no W-step")?;
         needs_gradients(w_step, "the gradients of fixed prediction")
+    }
+
+    fn check_model(&self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
+        check_terms(OPTIONS[1], model.layers())
     }
 
     fn start(&self, model: &mut DecoupledCircuit<T>) -> Result<State<T>, Error> {

@@ -1,6 +1,7 @@
 //! Options of a W-step that apply to some of the parameters.
 
 use crate::check::refuse;
+use crate::circuit::Circuit;
 use crate::decoupled::DecoupledCircuit;
 use crate::error::Error;
 use crate::kernel::Scalar;
@@ -128,6 +129,38 @@ impl PartOptions {
             true => refuse("a W-step with every parameter frozen", "nothing would move"),
             false => Ok(()),
         }
+    }
+
+    /// Checks that every factor applies to parameters that the optimiser moves: to some that are not
+    /// frozen, in a layer that is `stepped`.
+    pub(super) fn check_effect<T: Scalar>(
+        &self,
+        circuit: &Circuit<T>,
+        stepped: &[bool],
+    ) -> Result<(), Error> {
+        let moves = |part: &Part, t: usize| {
+            let mut groups = circuit.parameter_groups(t).iter();
+            groups.any(|own| part.contains(t, own) && !self.freezes(t, own))
+        };
+        let layers = stepped.iter().enumerate();
+        for (part, change) in &self.all {
+            if *change == Change::Freeze
+                || layers.clone().any(|(t, &steps)| steps && moves(part, t))
+            {
+                continue;
+            }
+            let what = match change {
+                Change::Rate(_) => {
+                    "a factor of the learning rate where the optimiser moves nothing"
+                }
+                _ => "a factor of the weight decay where the optimiser moves nothing",
+            };
+            return refuse(
+                what,
+                "its parameters are frozen, or a parameter solver moves them",
+            );
+        }
+        Ok(())
     }
 
     /// Whether these parameters are frozen.

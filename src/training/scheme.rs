@@ -65,6 +65,15 @@ pub trait Scheme<T: Scalar>: Debug + Send + Sync {
         Ok(())
     }
 
+    /// Checks, before a run, whether the scheme can work on `model`, whose μ and targets may change
+    /// until its phase begins; by default it can on any.
+    ///
+    /// # Errors
+    /// The error that [`Scheme::start`] or [`Scheme::visit`] would return.
+    fn check_model(&self, _model: &DecoupledCircuit<T>) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Begins a phase on `model`, and returns its initial state.
     ///
     /// # Errors
@@ -96,6 +105,7 @@ through_pointers!(Scheme {
     fn targets(&self) -> TargetUse;
     fn uses_penalties(&self) -> bool;
     fn check(&self, w_step: &WStep<T>) -> Result<(), Error>;
+    fn check_model(&self, model: &DecoupledCircuit<T>) -> Result<(), Error>;
     fn start(&self, model: &mut DecoupledCircuit<T>) -> Result<State<T>, Error>;
     fn visit(&self, state: &mut State<T>, visit: &mut Visit<'_, T>) -> Result<T, Error>;
     fn finish(&self, state: &mut State<T>, model: &mut DecoupledCircuit<T>) -> Result<(), Error>;

@@ -12,7 +12,7 @@ use super::penalties::PenaltyRange;
 use super::phase::Phase;
 use super::report::{EpochRecord, Event, RunError, StopReason, TrainingReport};
 use super::session::Session;
-use crate::check::{at_least_one, check_examples, finite};
+use crate::check::{at_least_one, check_examples, finite, refuse};
 use crate::decoupled::DecoupledCircuit;
 use crate::error::Error;
 use crate::kernel::{Execution, Scalar};
@@ -297,10 +297,13 @@ impl<T: Scalar> Trainer<T> {
     /// # Errors
     /// [`Error::NoExamples`], also if every weight is 0, and for a metric or a stopping rule without
     /// validation examples; errors of the model's checks of the validation examples; errors of a
-    /// scheme's check of its W-step; [`Error::UnknownLayer`] or [`Error::UnknownGroup`] for options
-    /// of a [`Part`](crate::training::Part) that the circuit does not have, [`Error::Combination`]
-    /// for frozen parameters that a solver would move, and [`Error::InvalidOption`] for penalties
-    /// that a phase could take out of range.
+    /// scheme's checks of its W-step and the model ([`Error::NoCurvatureBound`] for bounded steps with
+    /// a loss that has no bound); those of a parameter solver that fits no layer;
+    /// [`Error::UnknownLayer`] or [`Error::UnknownGroup`] for options of a
+    /// [`Part`](crate::training::Part) that the circuit does not have, [`Error::Combination`] for frozen
+    /// parameters that a solver would move and for options that would have no effect (such as a
+    /// schedule of the learning rate where every layer has a solver), and [`Error::InvalidOption`] for
+    /// penalties that a phase could take out of range.
     pub fn check(&self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
         self.check_from(0, model.terms.penalties(), model)
     }
@@ -329,8 +332,17 @@ impl<T: Scalar> Trainer<T> {
         }
         let mut penalties = PenaltyRange::new(penalties);
         for (number, phase) in self.phases.iter().enumerate() {
+        let validates = self.phases.iter().any(Phase::validates);
+        if self.validation.is_some() && self.measure_every == 0 && !validates {
+            return refuse(
+                "validation examples with Trainer::with_measure_every(0)",
+                "nothing would be measured on them: no phase has Stopping::Validation either",
+            );
+        }
             phase.scheme.check(&phase.w_step)?;
-            phase.w_step.check_parts(model)?;
+            phase.scheme.check_model(model)?;
+            phase.w_step.start(model)?;
+            phase.w_step.check_on(model, phase.schedule)?;
             if phase.validates() && self.validation.is_none() {
                 return Err(Error::NoExamples {
                     operation: "Stopping::Validation (pass examples to Trainer::with_validation)",

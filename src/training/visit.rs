@@ -140,7 +140,8 @@ impl<'a, T: Scalar> Visit<'a, T> {
         self.columns
     }
 
-    /// The schedule's learning-rate factor for this visit.
+    /// The factor of the learning rate of the phase's optimiser in this visit, by its schedule. (For a
+    /// number of your scheme's own there is [`Visit::scheduled`].)
     pub fn factor(&self) -> f64 {
         self.factor
     }

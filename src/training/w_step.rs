@@ -13,6 +13,7 @@ use crate::kernel::{Columns, Execution, Scalar, Squares, all_finite, both_finite
 use crate::layer::ParameterGroup;
 use crate::optimizer::{Optimizer, Step};
 use crate::parameter_solver::ParameterSolver;
+use crate::schedule::Schedule;
 use crate::state::State;
 
 /// How the parameters move in a visit: by an [`Optimizer`] along their gradients, by a
@@ -169,7 +170,8 @@ impl<T: Scalar> WStep<T> {
 
     /// Multiplies the optimiser's learning rate by `factor` for the parameters of `part`. Of several
     /// factors for the same parameters, the last counts. It applies in addition to the phase's
-    /// schedule.
+    /// schedule. A run refuses a factor of which the optimiser moves no parameter: all are frozen, or
+    /// in layers with a solver ([`Error::Combination`]).
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless the factor is above 0 and finite.
@@ -240,29 +242,47 @@ impl<T: Scalar> WStep<T> {
         refuse(what, "it would have no effect")
     }
 
-    /// Checks that the circuit has every part that the options name, and that no solver would move
-    /// what is frozen.
-    pub(super) fn check_parts(&self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
+    /// Checks that the circuit has every part that the options name, that no solver would move what is
+    /// frozen, and that no option of the optimiser, nor the phase's `schedule` of its rate, is without
+    /// effect.
+    pub(super) fn check_on(
+        &self,
+        model: &DecoupledCircuit<T>,
+        schedule: Schedule,
+    ) -> Result<(), Error> {
         self.parts.check(model)?;
         let circuit = model.circuit();
         let none = model.layers().on(model.examples.run(0..0, 0, true));
+        let mut stepped = Vec::with_capacity(circuit.depth());
         for t in 0..circuit.depth() {
             let [all, some] = self.parts.freezing(t, circuit.parameter_groups(t));
-            let Some(solver) = self.solver_of(t).filter(|_| some) else {
-                continue;
-            };
-            let moves = match &self.solvers {
+            let solved = self.solver_of(t).is_some_and(|solver| match &self.solvers {
                 Solvers::WhereItFits(_) => !all && solver.check(&none.local(t)).is_ok(),
                 _ => true,
-            };
-            if moves {
+            });
+            if solved && some {
                 return refuse(
                     "a parameter solver for a layer with frozen parameters",
                     "a solver moves all parameters of its layer",
                 );
             }
+            stepped.push(self.rule.is_some() && !solved);
         }
-        Ok(())
+        self.parts.check_effect(circuit, &stepped)?;
+        if stepped.contains(&true) {
+            return Ok(());
+        }
+        let what = match self.max_norm {
+            _ if schedule != Schedule::CONSTANT => {
+                "a schedule of the learning rate where no layer has an optimiser"
+            }
+            Some(_) => "a maximum gradient norm where no layer has an optimiser",
+            None => return Ok(()),
+        };
+        refuse(
+            what,
+            "parameter solvers, or a W-step of nothing, have no learning rate and follow no gradient",
+        )
     }
 
     /// Steps per visit.

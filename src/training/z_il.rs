@@ -29,7 +29,7 @@ pub(super) fn check_exactness<T: Scalar>(
     [penalty, regularizer]: [&'static str; 2],
     layers: Layers<'_, T>,
 ) -> Result<(), Error> {
-    check_squared_hidden_losses(layers)?;
+    check_terms(regularizer, layers)?;
     let penalties = layers.penalties();
     if let Some(value) = penalties.iter().find(|&&penalty| penalty != T::one()) {
         return Err(Error::InvalidOption {
@@ -38,6 +38,15 @@ pub(super) fn check_exactness<T: Scalar>(
             allowed: "1".into(),
         });
     }
+    Ok(())
+}
+
+/// Those of the conditions that a run cannot change.
+pub(super) fn check_terms<T: Scalar>(
+    regularizer: &'static str,
+    layers: Layers<'_, T>,
+) -> Result<(), Error> {
+    check_squared_hidden_losses(layers)?;
     check_no_target_regularizer(regularizer, layers)
 }
 
@@ -104,6 +113,10 @@ impl<T: Scalar> Scheme<T> for ZIl {
     fn check(&self, w_step: &WStep<T>) -> Result<(), Error> {
         refuse_none(w_step, "Z-IL with no W-step")?;
         needs_gradients(w_step, "the gradients of Z-IL")
+    }
+
+    fn check_model(&self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
+        check_terms(OPTIONS[1], model.layers())
     }
 
     fn start(&self, model: &mut DecoupledCircuit<T>) -> Result<State<T>, Error> {

@@ -95,7 +95,12 @@ pub(crate) fn trainer<T: Stored>(
     };
     let schedule = Schedule::cosine(0.1).unwrap();
     let phase = phase.with_epochs(3).with_batch_size(4).unwrap();
-    let phase = phase.with_schedule(schedule);
+    // Where some layer has an optimiser.
+    let scheduled = phase.clone().with_schedule(schedule);
+    let phase = match Trainer::new(scheduled.clone()).check(&model()) {
+        Ok(()) => scheduled,
+        Err(_) => phase,
+    };
     let growth = PenaltyGrowth::new(2).unwrap();
     let phase = phase.clone().with_penalty_growth(growth).unwrap_or(phase);
     let phase = phase.with_stopping(stopping).unwrap();

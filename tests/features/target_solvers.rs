@@ -33,6 +33,10 @@ fn options_come_back() {
     refused(read(sweep.replace("1.5", "2.5")), "margin");
     refused(read(sweep.replace("0.25", "-1.0")), "tolerance");
     refused(read(sweep.replace(":7", ":0")), "nonzero");
+    let fixed = r#"{"Fixed":0.1}"#;
+    let with_bounds = sweep.replace(r#"{"Bounded":{"margin":1.5}}"#, fixed);
+    assert!(with_bounds.contains(fixed));
+    refused(read(with_bounds), "with_bound_every");
     let read = |text: String| serde_json::from_str::<GaussNewton>(&text).map(drop);
     refused(read(direct.replace("0.5", "-0.5")), "damping");
     refused(read(iterated.replace("0.125", "-1.0")), "tolerance");

@@ -229,7 +229,7 @@ fn defaults_are_those_documented() {
             "steps: 3",
             "check: Rounding",
             "size: Bounded { margin: 1.0 }",
-            "bound_every: 10",
+            "bound_every: None",
         ],
     );
     contains(

@@ -194,11 +194,13 @@ fn combinations() -> Vec<(String, Phase<f64>)> {
 
 /// Batches, schedules, and a second phase that begins where the first one ended.
 fn run_of(phase: Phase<f64>) -> Trainer<f64> {
-    let phase = phase
-        .with_epochs(2)
-        .with_batch_size(BATCH)
-        .unwrap()
-        .with_schedule(Schedule::cosine(0.3).unwrap());
+    let phase = phase.with_epochs(2).with_batch_size(BATCH).unwrap();
+    let scheduled = phase.clone().with_schedule(Schedule::cosine(0.3).unwrap());
+    // Where some layer has an optimiser.
+    let phase = match Trainer::new(scheduled.clone()).check(&model()) {
+        Ok(()) => scheduled,
+        Err(_) => phase,
+    };
     let next = Decoupling::persistent(ReverseSweep::new(1));
     let next = Phase::new(next, adam())
         .with_epochs(1)

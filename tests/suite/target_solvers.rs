@@ -591,6 +591,47 @@ fn a_direct_solver_has_no_residual() {
     }
 }
 
+/// Unless it is set, bounds are recomputed every 10th call.
+#[test]
+fn bounds_are_recomputed_every_tenth_call() {
+    let trained = |sweep: ReverseSweep| {
+        let mut model = curved_model::<f64>(4, 5);
+        let phase = Phase::new(Decoupling::persistent(sweep), Adam::new(1e-2).unwrap());
+        Trainer::new(phase.with_epochs(15)).run(&mut model).unwrap();
+        model.z(1).unwrap().into_owned()
+    };
+    let every = |calls| trained(ReverseSweep::new(1).with_bound_every(calls).unwrap());
+    assert_eq!(trained(ReverseSweep::new(1)), every(10));
+    assert_ne!(every(10), every(9));
+}
+
+/// Steps that need no bounds refuse to be told how often these are computed, in either order.
+#[test]
+fn only_bounded_steps_have_bounds_to_recompute() {
+    fn check(result: Result<(), Error>, step: StepSize) {
+        let bounded = matches!(step, StepSize::Bounded { .. });
+        match result {
+            Ok(()) => assert!(bounded, "{step:?}"),
+            Err(error) => {
+                assert!(!bounded && matches!(error, Error::Combination { .. }));
+                let text = error.to_string();
+                assert!(text.contains("with_bound_every") && text.contains("StepSize::"));
+            }
+        }
+    }
+    for step in [StepSize::Fixed(0.1), StepSize::Checked(0.1), BOUNDED] {
+        let descent = SynchronousDescent::<f64>::new(1, step).unwrap();
+        check(descent.with_bound_every(3).map(drop), step);
+        let sweep = ReverseSweep::new(1);
+        let first = sweep.with_bound_every(3).unwrap().with_step(step);
+        check(first.map(drop), step);
+        let last = sweep.with_step(step).unwrap().with_bound_every(3);
+        check(last.map(drop), step);
+        let halves = RedBlack::new(1).with_step(step).unwrap();
+        check(halves.with_bound_every(3).map(drop), step);
+    }
+}
+
 /// A dense reference of one Gauss-Newton step with cross entropy: H from unit vectors' finite
 /// differences of the model would be no reference, so J and C are written out.
 #[test]
@@ -983,7 +1024,7 @@ fn the_work_of_an_example_is_that_of_any_number<T: Tested>() {
     }
 }
 
-/// A bound below zero, or so small that its inverse overflows.
+/// A bound below zero, or so small that its inverse overflows; one that is not finite has diverged.
 fn bounds_that_give_no_step_are_refused<T: Tested>() {
     // With μ = 1 the block is 1 + bound.
     for bound in [-1.0, -3.0, f64::INFINITY, f64::NAN] {
@@ -993,8 +1034,11 @@ fn bounds_that_give_no_step_are_refused<T: Tested>() {
             let mut model = bounded_by::<T>(bound);
             let before = model.z(1).unwrap().into_owned();
             let error = model.solve_targets(&solver, &Selection::All);
-            assert!(
-                matches!(error, Err(Error::InvalidOption { .. })),
+            let diverged = matches!(error, Err(Error::NonFinite { layer: 1, .. }));
+            let refused = matches!(error, Err(Error::InvalidOption { .. }));
+            assert_eq!(
+                [refused, diverged],
+                [bound.is_finite(), !bound.is_finite()],
                 "{bound}: {error:?}"
             );
             assert_eq!(model.z(1).unwrap(), before);
@@ -1234,7 +1278,7 @@ fn a_bound_that_is_no_number_is_refused() {
         let mut model = start.clone();
         let error = model.solve_targets(&solver, &Selection::All);
         assert!(
-            matches!(error, Err(Error::InvalidOption { .. })),
+            matches!(error, Err(Error::NonFinite { layer: 1, .. })),
             "{error:?} by {solver:?}"
         );
         assert_eq!(model.z(1).unwrap(), start.z(1).unwrap());

@@ -9,6 +9,7 @@ use layerwise::layer::{Context, ParameterGroup, Point, Scratch, Shape};
 use layerwise::nalgebra::DMatrix;
 use layerwise::parameter_solver::{LeastSquares, LevenbergMarquardt};
 use layerwise::prelude::*;
+use layerwise::schedule::Schedule;
 use layerwise::state::State;
 use layerwise::training::{
     Event, FixedPrediction, Part, Scheme, Session, StopReason, Visit, Warning, ZIl,
@@ -449,6 +450,37 @@ fn options_without_effect_are_refused() {
         Ok(())
     );
 
+    // The optimiser moves only what is neither solved nor frozen.
+    let halved = |w_step: WStep<f64>, part| w_step.with_rate_factor(part, 0.5).unwrap();
+    let beside = || sgd().with_solver_of_layer(0, levenberg());
+    let rested = || sgd().with_frozen(Part::layer(1)).with_frozen(bias());
+    for w_step in [
+        halved(beside(), Part::layer(0)),
+        halved(beside(), Part::group_of_layer(0, "bias")),
+        halved(solver().with_optimizer(Adam::new(0.1).unwrap()), bias()),
+        halved(rested(), Part::layer(1)),
+        halved(rested(), bias()),
+        // A factor that has an effect does not excuse another that has none.
+        halved(halved(beside(), Part::layer(1)), Part::layer(0)),
+    ] {
+        refused(
+            w_step,
+            "a factor of the learning rate where the optimiser moves nothing",
+        );
+    }
+    let decaying = WStep::optimizer(AdamW::new(Adam::new(0.1).unwrap()));
+    let decaying = decaying.with_frozen(Part::layer(2));
+    let decaying = decaying.with_decay_factor(Part::layer(2), 0.5).unwrap();
+    refused(decaying, "a factor of the weight decay where");
+    for w_step in [
+        halved(beside(), bias()),
+        halved(beside(), Part::layer(1)),
+        halved(rested(), Part::group("weights")),
+        halved(rested(), Part::layer(2)),
+    ] {
+        assert_eq!(run(w_step), Ok(()));
+    }
+
     for (result, text) in [
         (sgd().with_rate_factor(bias(), 0.0), "rate_factor is 0"),
         (
@@ -461,6 +493,44 @@ fn options_without_effect_are_refused() {
         let error = result.map(|_| ()).unwrap_err();
         assert!(error.to_string().contains(text), "{error}");
     }
+}
+
+/// A schedule of the learning rate, or a clipped gradient, where every layer is solved.
+#[test]
+fn a_schedule_needs_an_optimiser() {
+    let solver = || WStep::<f64>::solver(LeastSquares::ridge(0.1).unwrap());
+    let of_layer = |t| WStep::solver_of_layer(t, LevenbergMarquardt::new(1, 2));
+    let both = |solver: WStep<f64>| solver.with_optimizer(Adam::new(0.1).unwrap());
+    let run = |w_step, schedule| {
+        let scheme = Decoupling::persistent(ReverseSweep::new(1));
+        let phase = phase(scheme, w_step, 2).with_schedule(schedule);
+        Trainer::new(phase).run(&mut model()).map(|_| ())
+    };
+    let cosine = Schedule::cosine(0.1).unwrap();
+    let warm = Schedule::CONSTANT.with_warm_up(2);
+    for (w_step, schedule, refused) in [
+        (solver(), cosine, true),
+        (solver(), warm, true),
+        (of_layer(1), cosine, true),
+        (WStep::none(), cosine, true),
+        // The solver fits every layer, so Adam moves none.
+        (both(solver()), cosine, true),
+        (both(solver()), Schedule::CONSTANT, false),
+        (both(solver().with_frozen(Part::layer(0))), cosine, false),
+        (both(of_layer(1)), cosine, false),
+        (solver(), Schedule::CONSTANT, false),
+    ] {
+        let name = format!("{w_step:?}, {schedule:?}");
+        match run(w_step, schedule).map_err(|failed| failed.error) {
+            Err(Error::Combination { what, .. }) if refused => {
+                assert!(what.contains("a schedule of the learning rate"), "{what}");
+            }
+            result => assert!(result == Ok(()) && !refused, "{name}: {result:?}"),
+        }
+    }
+    let clipped = both(solver()).with_max_gradient_norm(1.0).unwrap();
+    let error = run(clipped, Schedule::CONSTANT).unwrap_err().error;
+    assert!(error.to_string().contains("a maximum gradient norm where"));
 }
 
 /// A frozen bias conflicts with a solver only where the solver would move it.

@@ -14,7 +14,7 @@ use super::descent::{Descent, Iterate, first_part};
 use super::trial::{Check, Trial, Verdict};
 use super::{Convergence, SolveReport, TargetProblem, TargetSolver, iterated};
 use crate::check::{in_scalar, option, serde_checked};
-use crate::energy::{Problem, Workspace, columns, default_fields};
+use crate::energy::{Layers, Problem, Workspace, columns, default_fields};
 use crate::error::Error;
 use crate::kernel::{Scalar, scale, unit_of};
 use crate::state::State;
@@ -187,6 +187,10 @@ impl DampedStep {
 serde_checked!(DampedStep);
 
 impl<T: Scalar> Descent<T> for DampedStep {
+    fn check(&self, _layers: Layers<'_, T>) -> Result<(), Error> {
+        self.damping::<T>().map(drop)
+    }
+
     fn begin(&self, state: &mut State<T>, problem: &mut TargetProblem<'_, T>) -> Result<(), Error> {
         let damping = self.damping()?;
         let (numbers, memory) = state.split::<Memory<T>>();

@@ -27,6 +27,7 @@ use crate::error::Error;
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct Description {
     kind: String,
     settings: BTreeMap<String, Setting>,

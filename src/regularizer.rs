@@ -21,7 +21,7 @@ use crate::kernel::{Scalar, add_scaled, half_weighted_square, total_magnitude};
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(remote = "Self"))]
+#[cfg_attr(feature = "serde", serde(remote = "Self", deny_unknown_fields))]
 pub struct Regularizer {
     l1: f64,
     l2: f64,

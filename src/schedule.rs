@@ -21,7 +21,7 @@ use crate::error::Error;
 #[doc(alias("learning rate", "learning rate scheduler"))]
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(remote = "Self"))]
+#[cfg_attr(feature = "serde", serde(remote = "Self", deny_unknown_fields))]
 pub struct Schedule {
     shape: Shape,
     warm_up: u64,
@@ -31,6 +31,7 @@ serde_checked!(Schedule);
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 enum Shape {
     Constant,
     Cosine { end: f64 },

@@ -53,6 +53,7 @@ pub struct Standardizer<T: Scalar> {
 /// What is saved of a standardizer.
 #[cfg(feature = "serde")]
 #[derive(serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Parts {
     mean: Vec<f64>,
     deviation: Vec<f64>,

@@ -22,7 +22,7 @@ use crate::kernel::{Scalar, vectorise};
 #[doc(alias = "SGD")]
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(remote = "Self"))]
+#[cfg_attr(feature = "serde", serde(remote = "Self", deny_unknown_fields))]
 pub struct GradientDescent {
     rate: f64,
     momentum: f64,

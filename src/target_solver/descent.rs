@@ -156,6 +156,7 @@ through_pointers!(Descent {
 /// See [`Descent`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct Iterate<D> {
     steps: u64,
     check: Check,
@@ -190,7 +191,6 @@ impl<D> Iterate<D> {
 }
 
 impl<T: Scalar, D: Descent<T>> TargetSolver<T> for Iterate<D> {
-    fn solve(
     fn check(&self, layers: Layers<'_, T>) -> Result<(), Error> {
         match self.steps == 0 || layers.depth() == 1 {
             true => Ok(()),
@@ -198,6 +198,7 @@ impl<T: Scalar, D: Descent<T>> TargetSolver<T> for Iterate<D> {
         }
     }
 
+    fn solve(
         &self,
         state: &mut State<T>,
         problem: &mut TargetProblem<'_, T>,

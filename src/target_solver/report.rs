@@ -17,7 +17,7 @@ use crate::kernel::Scalar;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(remote = "Self"))]
+#[cfg_attr(feature = "serde", serde(remote = "Self", deny_unknown_fields))]
 pub struct Convergence {
     pub(super) tolerance: Option<f64>,
     pub(super) stagnation: Option<f64>,

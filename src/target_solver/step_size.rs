@@ -19,7 +19,7 @@ use crate::state::State;
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(remote = "Self"))]
+#[cfg_attr(feature = "serde", serde(remote = "Self", deny_unknown_fields))]
 pub enum StepSize {
     /// The same step for every layer, above 0, unchecked. Gradient steps are stable only below
     /// 2/λ_max.

@@ -21,6 +21,7 @@ use crate::target_solver::{TargetProblem, TargetSolver};
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub enum Targets {
     /// From the last visit: every example keeps its targets z_t. The default.
     #[default]
@@ -338,7 +339,6 @@ impl<T: Scalar> Scheme<T> for Decoupling<T> {
         }
     }
 
-    fn start(&self, model: &mut DecoupledCircuit<T>) -> Result<State<T>, Error> {
     fn check_model(&self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
         match &self.z_step {
             ZStep::Solver(solver) => solver.check(model.layers()),
@@ -346,6 +346,7 @@ impl<T: Scalar> Scheme<T> for Decoupling<T> {
         }
     }
 
+    fn start(&self, model: &mut DecoupledCircuit<T>) -> Result<State<T>, Error> {
         let mut state = State::new();
         state.parts.push(match &self.z_step {
             ZStep::None => State::new(),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use layerwise::Scalar;
 use layerwise::data::Standardizer;
+use layerwise::description::Description;
 use layerwise::energy::LocalProblem;
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::SquaredError;
@@ -15,11 +16,44 @@ use layerwise::parameter_solver::{LeastSquares, LevenbergMarquardt, ParameterSol
 use layerwise::regularizer::Regularizer;
 use layerwise::schedule::Schedule;
 use layerwise::state::State;
-use layerwise::target_solver::ReverseSweep;
+use layerwise::target_solver::{
+    ConjugateGradients, Convergence, GaussNewton, Iterate, LinearSolver, RedBlack, ReverseSweep,
+    StepSize,
+};
 use layerwise::training::{Decoupling, Targets, ZStep};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+
+/// An object with a field that it does not have is refused by that name, wherever it stands in
+/// `value`; returns how many there were.
+fn refuses_unknown_fields<A: DeserializeOwned>(value: &Value) -> usize {
+    fn objects(value: &Value, at: &str, found: &mut Vec<String>) {
+        let Value::Object(fields) = value else {
+            return;
+        };
+        // The name of a variant is no object of fields.
+        let variant =
+            fields.len() == 1 && fields.keys().all(|key| key.starts_with(char::is_uppercase));
+        if !variant {
+            found.push(at.into());
+        }
+        for (key, own) in fields {
+            objects(own, &format!("{at}/{key}"), found);
+        }
+    }
+    let mut found = Vec::new();
+    objects(value, "", &mut found);
+    for pointer in &found {
+        let mut other = value.clone();
+        other.pointer_mut(pointer).unwrap()["misspelt"] = json!(1);
+        let Err(error) = serde_json::from_value::<A>(other) else {
+            panic!("{value} with another field at '{pointer}' was read");
+        };
+        assert!(error.to_string().contains("misspelt"), "{pointer}: {error}");
+    }
+    found.len()
+}
 
 /// Comes back as it is; with each of the numbers in its place it is refused by the option's name.
 fn assert_checked<A>(options: A, refused: &[(&str, f64, &str)])
@@ -28,6 +62,7 @@ where
 {
     let value = serde_json::to_value(&options).unwrap();
     assert_eq!(serde_json::from_value::<A>(value.clone()).unwrap(), options);
+    assert!(refuses_unknown_fields::<A>(&value) > 0);
     for &(pointer, number, name) in refused {
         let mut other: Value = value.clone();
         *other.pointer_mut(pointer).expect(pointer) = json!(number);
@@ -187,6 +222,39 @@ fn a_state_goes_on_where_it_was_written() {
     in_scalar::<f64>();
 }
 
+/// Those that are only made of checked parts, or are checked where they are used.
+#[test]
+fn unknown_fields_are_refused() {
+    fn check<A: Serialize + DeserializeOwned>(options: &A, objects: usize) {
+        let value = serde_json::to_value(options).unwrap();
+        assert_eq!(refuses_unknown_fields::<A>(&value), objects, "{value}");
+    }
+    let ends = Convergence::NEVER.with_tolerance(0.5).unwrap();
+    check(&ends, 1);
+    check(&StepSize::Bounded { margin: 1.0 }, 1);
+    // The steps with their convergence, the rule, and its margin.
+    check(&ReverseSweep::new(1).with_convergence(ends), 4);
+    check(&RedBlack::new(1), 4);
+    // The steps with their convergence, the damping, and the iterations.
+    check(&GaussNewton::chained(2, 3), 4);
+    check(&GaussNewton::direct(2), 3);
+    check(&LinearSolver::from(ConjugateGradients::new(2)), 1);
+    check(&Iterate::new(5, ()), 2);
+    let schedule = Schedule::cosine(0.5).unwrap();
+    check(
+        &Targets::Residual {
+            keep: 0.5,
+            schedule,
+        },
+        3,
+    );
+    check(&Targets::Projected { seed: 1 }, 1);
+    check(&Standardizer::<f64>::fit_rows(&[[1.0], [3.0]]).unwrap(), 1);
+    let described = json!({"kind": "Huber", "settings": {"delta": 0.5}, "misspelt": 1});
+    let error = serde_json::from_value::<Description>(described).unwrap_err();
+    assert!(error.to_string().contains("misspelt"), "{error}");
+}
+
 /// Types that serde reads, and how each is checked: a new one has to be put where it belongs.
 #[test]
 fn every_type_that_is_read_is_checked() {
@@ -204,6 +272,7 @@ fn every_type_that_is_read_is_checked() {
         "DampedStep",
         "Convergence",
         "StepSize",
+        "StepRule",
     ];
     const MADE_OF_OPTIONS: &[&str] = &[
         "Shape",
@@ -271,7 +340,6 @@ fn every_type_that_is_read_is_checked() {
     let mut files = Vec::new();
     sources(
         &Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("src"),
-        "StepRule",
         &mut files,
     );
     let mut read = Vec::new();
@@ -285,6 +353,10 @@ fn every_type_that_is_read_is_checked() {
                 .starts_with("#[cfg_attr(feature = \"serde\", serde(remote");
             let checks = file.contains(&format!("serde_checked!({name});"));
             assert_eq!((own, checks), (OPTIONS.contains(&name), own), "{name}");
+            let strict = part.split("struct").next().unwrap();
+            let strict = strict.split("enum ").next().unwrap();
+            let denies = strict.contains("deny_unknown_fields");
+            assert!(denies || !OPTIONS.contains(&name), "{name}");
             read.push(name);
         }
     }

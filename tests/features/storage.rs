@@ -994,7 +994,7 @@ fn manifests_that_say_more_than_is_known_are_refused() {
         (r#""version":1"#, r#""version":2"#, "version is 2"),
         (r#""seed":"#, r#""dropout":0.5,"seed":"#, "'dropout'"),
         (r#""next":6"#, r#""next":6,"masked":true"#, "'masked'"),
-        (r#""l2":0.1"#, r#""l2":0.1,"l3":0.1"#, "'l3'"),
+        (r#""l2":0.1"#, r#""l2":0.1,"l3":0.1"#, "`l3`"),
     ] {
         let error = open(&sealed(&bytes, from, to)).unwrap_err();
         assert!(matches!(error, Error::Format { .. }), "{to}: {error}");

@@ -51,7 +51,7 @@ impl From<ConjugateGradients> for LinearSolver {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(remote = "Self"))]
+#[cfg_attr(feature = "serde", serde(remote = "Self", deny_unknown_fields))]
 pub struct ConjugateGradients {
     pub(super) iterations: u64,
     pub(super) tolerance: f64,

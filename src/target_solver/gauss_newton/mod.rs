@@ -73,7 +73,7 @@ pub struct GaussNewton(Iterate<DampedStep>);
 /// One step. The first part of its state is that of the preconditioner's bounds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(remote = "Self"))]
+#[cfg_attr(feature = "serde", serde(remote = "Self", deny_unknown_fields))]
 struct DampedStep {
     /// λ at the start of a call.
     damping: f64,

@@ -27,30 +27,22 @@ pub(super) fn map<T: Copy>(
     }
 }
 
-/// ReLU and leaky ReLU: x for x > 0, otherwise slope·x, 0 ≤ slope ≤ 1.
+/// ReLU and leaky ReLU: x for x > 0, otherwise slope·x, 0 ≤ slope ≤ 1. At 0 a dual number gets the
+/// slope of the derivative there. NaN stays NaN.
 fn rectify<T: Scalar>(slope: T, values: &mut [T], derivatives: Option<&mut [T]>) {
     let derivative = move |x| if x > T::zero() { T::one() } else { slope };
-    // Written as a maximum, which is a single instruction. NaN stays NaN.
     if slope.is_zero() {
-        let positive = |x| if T::zero() > x { T::zero() } else { x };
+        // There is no product, since 0·∞ would be NaN for −∞.
+        let positive = |x| if x <= T::zero() { T::zero() } else { x };
         vectorise(
             #[inline(always)]
-            move || {
-                // −0 becomes 0. There is no product, since 0·∞ would be NaN for −∞.
-                map(values, derivatives, |x| {
-                    (positive(x) + T::zero(), derivative(x))
-                });
-            },
+            move || map(values, derivatives, |x| (positive(x), derivative(x))),
         );
     } else {
-        let larger = |a, b| if a > b { a } else { b };
+        let leaky = move |x| if x > T::zero() { x } else { slope * x };
         vectorise(
             #[inline(always)]
-            move || {
-                map(values, derivatives, |x| {
-                    (larger(slope * x, x), derivative(x))
-                })
-            },
+            move || map(values, derivatives, |x| (leaky(x), derivative(x))),
         );
     }
 }

@@ -9,7 +9,12 @@ use crate::kernel::{self, Matrix, Write};
 ///
 /// `f32` and `f64` have fast kernels. Any other `Copy` real field, such as dual numbers, becomes a
 /// scalar with `impl Scalar for MyNumber {}` in the crate that defines it: every method has a
-/// generic default. With the feature `dual`, `Dual32` and `Dual64` of num-dual are scalars.
+/// generic default.
+///
+/// With the feature `dual`, `Dual32` and `Dual64` of num-dual are scalars: predictions, losses, energies
+/// and gradients carry a derivative through. What is measured in `f64` does not: gaps, norms (and so a
+/// clipped step), diagnostics, metrics, and the losses of a run's records. At a kink the derivative is
+/// the one that the layer or loss itself gives.
 pub trait Scalar: RealField + Copy {
     /// The value nearest to `x`.
     fn of(x: f64) -> Self {

@@ -140,12 +140,14 @@ impl<T: Scalar> Loss<T> for SoftmaxCrossEntropy {
                     let half = T::of(0.5);
                     let (half_total, half_top) = (half * log_total, half * top);
                     *value = sum_of_blocks(y, x, |y, x| {
-                        // For a logit of −∞ with y = 0, the product 0 · ∞ would be NaN.
-                        if y.is_zero() {
+                        // Of halves, since x − top may overflow where y times it does not.
+                        let half_surprise = half_total - (half * x - half_top);
+                        // For a logit of −∞ with y = 0, the product 0 · ∞ would be NaN. Where it is
+                        // finite, a dual y = 0 has a derivative.
+                        if y.is_zero() && !half_surprise.is_finite() {
                             T::zero()
                         } else {
-                            // Of halves, since x − top may overflow where y times it does not.
-                            (y + y) * (half_total - (half * x - half_top))
+                            (y + y) * half_surprise
                         }
                     });
                     let mass = sum(y);

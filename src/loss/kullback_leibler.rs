@@ -58,6 +58,7 @@ impl<T: Scalar> Loss<T> for KullbackLeibler {
         SoftmaxCrossEntropy.evaluate(at, values, all, d_prediction, work);
         for (value, y) in values.iter_mut().zip(at.target.chunks_exact(at.dim)) {
             let mut sum = Sum::zero();
+            // The slope of y ln y at 0 is −∞, which a dual number does not get.
             sum.add_terms(0..y.len(), |j| match y[j].is_zero() {
                 true => T::zero(),
                 false => y[j] * y[j].ln(),

@@ -54,8 +54,8 @@ impl Quantile {
         match (r > zero, r < zero) {
             (true, _) => [above * r, above, zero],
             (_, true) => [below * r, below, zero],
-            // 0, or NaN, which must not look like a minimum.
-            _ => [r, r, zero],
+            // 0, or NaN, which must not look like a minimum. (The square of a dual 0 has no slope.)
+            _ => [r * r, r * r, zero],
         }
     }
 }

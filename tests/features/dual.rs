@@ -4,7 +4,10 @@
 use approx::relative_eq;
 use layerwise::kernel::Write;
 use layerwise::layer::{Activation, Context, Dense, Layer, Point};
-use layerwise::loss::{Loss, Pair, SoftmaxCrossEntropy, SquaredError};
+use layerwise::loss::{
+    BinaryCrossEntropy, Huber, Loss, Pair, Poisson, Quantile, SoftmaxCrossEntropy, SquaredError,
+    WeightedCrossEntropy,
+};
 use num_dual::Dual64;
 
 const ACTIVATIONS: [Activation; 8] = [
@@ -127,5 +130,77 @@ fn check_loss<L: Loss<f64> + Loss<Dual64>>(loss: &L) {
     for ((dual, gradient), product) in dual_gradient.iter().zip(&gradient).zip(&product) {
         near(dual.re, *gradient, "∂L/∂ẑ");
         near(dual.eps, *product, "∂²L/∂ẑ² v");
+    }
+}
+
+/// The derivative in a target that is 0, as the unlikely classes of a label are.
+#[test]
+fn targets_of_zero_have_derivatives() {
+    fn check(real: &dyn Loss<f64>, dual: &dyn Loss<Dual64>) {
+        const DIM: usize = 3;
+        let (target, prediction) = ([0.0, 1.0, 0.0], [0.4, -1.1, 2.3]);
+        let v = [0.7, -0.3, 1.9];
+        let mut work = vec![0.0; real.scratch(DIM, 1)];
+        let (mut value, mut gradient) = ([0.0], [0.0; DIM]);
+        let set = Write::Set(&mut gradient[..]);
+        let at = Pair::new(DIM, &target, &prediction);
+        real.evaluate(&at, &mut value, set, Write::Skip, &mut work);
+        let slope: f64 = gradient.iter().zip(&v).map(|(g, v)| g * v).sum();
+
+        let zero = Dual64::from_re(0.0);
+        let (target, prediction) = (seeded(&target, &v), prediction.map(Dual64::from_re));
+        let mut work = vec![zero; dual.scratch(DIM, 1)];
+        let mut found = [zero];
+        let at = Pair::new(DIM, &target, &prediction);
+        dual.evaluate(&at, &mut found, Write::Skip, Write::Skip, &mut work);
+        near(found[0].re, value[0], "L");
+        near(found[0].eps, slope, "∂L/∂z v");
+    }
+    check(&SoftmaxCrossEntropy, &SoftmaxCrossEntropy);
+    check(&BinaryCrossEntropy, &BinaryCrossEntropy);
+    check(&Poisson, &Poisson);
+    check(&SquaredError, &SquaredError);
+    let weights = [1.0, 2.0, 3.0];
+    let dual = weights.map(Dual64::from_re).to_vec();
+    check(
+        &WeightedCrossEntropy::new(weights.to_vec()).unwrap(),
+        &WeightedCrossEntropy::new(dual).unwrap(),
+    );
+    // Of an impossible class, too, the value stays finite.
+    let impossible = [0.0, f64::NEG_INFINITY];
+    let (mut value, mut work) = ([1.0], [0.0; 2]);
+    let at = Pair::new(2, &[1.0, 0.0], &impossible);
+    SoftmaxCrossEntropy.evaluate(&at, &mut value, Write::Skip, Write::Skip, &mut work);
+    near(value[0], 0.0, "L");
+}
+
+/// At a kink a dual number has the slope that the activation or loss itself gives.
+#[test]
+fn kinks_have_one_slope() {
+    let kinked = [Activation::Relu, Activation::LeakyRelu { slope: 0.1 }];
+    for activation in kinked {
+        for x in [0.0, -0.0, -3.0, 3.0] {
+            let (mut value, mut slope) = ([x], [0.0]);
+            activation.evaluate(&mut value, Some(&mut slope));
+            let mut dual = [Dual64::new(x, 1.0)];
+            activation.evaluate(&mut dual, None);
+            assert_eq!(
+                (dual[0].re, dual[0].eps),
+                (value[0], slope[0]),
+                "{activation:?} at {x}"
+            );
+        }
+        let mut nan = [f64::NAN];
+        activation.evaluate(&mut nan, None);
+        assert!(nan[0].is_nan());
+    }
+    let quantile = Quantile::new(0.3).unwrap();
+    for loss in [&quantile as &dyn Loss<Dual64>, &Huber::new(0.5).unwrap()] {
+        let (target, prediction) = ([Dual64::from_re(0.4)], [Dual64::new(0.4, 1.0)]);
+        let at = Pair::new(1, &target, &prediction);
+        let [mut value, mut slope] = [[Dual64::from_re(9.0)]; 2];
+        let set = Write::Set(&mut slope[..]);
+        loss.evaluate(&at, &mut value, Write::Skip, set, &mut []);
+        assert_eq!((value[0].re, value[0].eps, slope[0].re), (0.0, 0.0, 0.0));
     }
 }

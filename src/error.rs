@@ -592,7 +592,7 @@ pub enum Error {
 
     /// Normal equations without a unique solution.
     #[error(
-        "{what} have no unique solution: in these examples input row {row} (from 0; the bias is the last) is constant or, up to rounding, a combination of earlier rows. Give more examples, or a ridge or proximal weight that is not negligible beside the squares of the inputs (relative curvature {curvature:e}, not above {least:e})"
+        "{what} have no unique solution: in these examples input row {row} (from 0; the bias is the last) is constant or, up to rounding, a combination of earlier rows. Give more examples, or a ridge or proximal weight of {ridge:.1e} or more, which rounding does not hide (relative curvature {curvature:.1e}, not above {least:.1e})"
     )]
     Singular {
         /// Which equations.
@@ -603,6 +603,9 @@ pub enum Error {
         curvature: f64,
         /// The largest value that rounding alone can produce.
         least: f64,
+        /// A ridge or proximal weight that is large enough: about 4dε times the mean square of the
+        /// largest of d inputs.
+        ridge: f64,
     },
 
     /// The thread pool could not be started.

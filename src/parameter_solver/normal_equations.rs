@@ -583,7 +583,8 @@ impl<'a, T: Scalar> Equations<'a, T> {
     /// 2dε Σ_j A_jj x_j² + Σ_j (2ε z̄_j)² x_j². The first term is the largest value expected from
     /// rounding of the matrix (observed: 1.2 dε), the second the one from rounding of inputs far
     /// from 0. Pivots alone are not enough: if earlier rows are nearly dependent, a dependent row's
-    /// pivot is far above ε. The check does not depend on the units of the inputs.
+    /// pivot is far above ε. The check does not depend on the units of the inputs: only a ridge does,
+    /// since it must not be negligible beside the squares of the inputs that are to depend on it.
     fn check_pivots(&mut self, what: impl Fn() -> String) -> Result<(), Error> {
         let side = self.shape.inputs;
         let epsilon = T::default_epsilon();
@@ -593,6 +594,7 @@ impl<'a, T: Scalar> Equations<'a, T> {
             diagonal,
             mean,
             direction,
+            units,
             ..
         } = &mut *self.memory;
         let of_mean = |row: usize| {
@@ -629,11 +631,21 @@ impl<'a, T: Scalar> Equations<'a, T> {
         if curvature > least {
             return Ok(());
         }
+        // As curvature along any direction this exceeds what rounding can produce there.
+        let noise = |row: usize| {
+            let unit = units[row].as_f64();
+            (relative * diagonal[row] + of_mean(row)).as_f64() * unit * unit
+        };
         Err(Error::Singular {
             what: what(),
             row,
             curvature: curvature.as_f64(),
             least: least.as_f64(),
+            ridge: match (0..side).map(noise).fold(0.0, f64::max) {
+                // Inputs of zeros need any.
+                0.0 => epsilon.as_f64(),
+                noise => 2.0 * noise,
+            },
         })
     }
 }

@@ -27,6 +27,7 @@ use proptest::prelude::*;
 in_both_scalars!(
     ridge_and_proximal_are_the_closed_form,
     singular_equations_are_errors,
+    constant_inputs_survive_a_small_ridge,
     the_local_energy_never_rises,
     products_are_the_matrix,
 );
@@ -311,7 +312,17 @@ fn singular_equations_are_errors<T: Tested>() {
                     matches!(error, Error::Singular { .. }),
                     "{name}, {d}: {error}"
                 );
-                assert!(error.to_string().contains("ridge"), "{error}");
+                let Error::Singular { ridge, .. } = error else {
+                    panic!("{name}, {d}: {error}");
+                };
+                let text = format!("a ridge or proximal weight of {ridge:.1e} or more");
+                assert!(error.to_string().contains(&text), "{error}");
+                // It is enough, and not far more than that.
+                let mut own = before.clone();
+                equations.solve(ridge, 0.0, own.as_mut_slice()).unwrap();
+                equations.solve(0.0, ridge, own.as_mut_slice()).unwrap();
+                let size = ridge / (d as f64 * T::default_epsilon().as_f64());
+                assert!((0.01..20.0).contains(&size), "{name}, {d}: {ridge}");
                 assert_eq!(parameters, before);
                 // What the message says helps.
                 equations
@@ -1719,4 +1730,57 @@ fn no_step_is_lost_to_its_damping() {
         assert!(theta > 0.0 && accepted == 1, "{damping}: {theta}");
     }
     assert!(moved(5, 1.0).0 > 0.9 && moved(40, 1e17).0 > 0.9);
+}
+
+/// Inputs that do not vary beside some that do: any ridge decides about them, in f32 too.
+fn constant_inputs_survive_a_small_ridge<T: Tested>() {
+    for d in [8, 64] {
+        let n = 3 * d;
+        let constant = [0, 3, d - 1];
+        for value in [0.0, 0.7, -30.0] {
+            let mut z = random::<T>(d, n, 3);
+            for row in constant {
+                z.row_mut(row).fill(T::of(value));
+            }
+            let p = random::<T>(2, n, 4);
+            let mut equations = NormalEquations::new(d, 2, true).unwrap();
+            equations.add(z.as_slice(), p.as_slice(), None).unwrap();
+            let mut found = DMatrix::from_element(2, d + 1, T::one());
+            equations.solve(1e-6, 0.0, found.as_mut_slice()).unwrap();
+            // Nothing is to be learnt from them, and the rest is as it would be without them.
+            for row in constant {
+                assert!(
+                    found.column(row).iter().all(|w| w.is_zero()),
+                    "{value}: {found}"
+                );
+            }
+            let rest: Vec<usize> = (0..d).filter(|row| !constant.contains(row)).collect();
+            let own = z.select_rows(&rest);
+            let mut equations = NormalEquations::new(rest.len(), 2, true).unwrap();
+            equations.add(own.as_slice(), p.as_slice(), None).unwrap();
+            let mut expected = DMatrix::from_element(2, rest.len() + 1, T::one());
+            equations.solve(1e-6, 0.0, expected.as_mut_slice()).unwrap();
+            let columns = rest.into_iter().chain([d]);
+            for (k, column) in columns.enumerate() {
+                for row in 0..2 {
+                    let gap = (found[(row, column)] - expected[(row, k)]).as_f64();
+                    assert!(gap.abs() < 100.0 * T::ROUNDING, "{value}, {column}: {gap}");
+                }
+            }
+        }
+    }
+    // Without a bias equal constants depend on one another, and the error says how much is enough.
+    let mut z = random::<T>(4, 20, 3);
+    z.row_mut(1).fill(T::of(0.7));
+    z.row_mut(3).fill(T::of(0.7));
+    let p = random::<T>(1, 20, 4);
+    let mut equations = NormalEquations::new(4, 1, false).unwrap();
+    equations.add(z.as_slice(), p.as_slice(), None).unwrap();
+    let mut found = [T::zero(); 4];
+    let error = equations.solve(1e-18, 0.0, &mut found).unwrap_err();
+    let Error::Singular { row: 3, ridge, .. } = error else {
+        panic!("{error}");
+    };
+    equations.solve(ridge, 0.0, &mut found).unwrap();
+    assert!((found[1] - found[3]).as_f64().abs() < 0.2, "{found:?}");
 }

@@ -15,9 +15,9 @@ pub use projection::Projection;
 pub use target_init::TargetInit;
 
 use self::streamed::{Loaded, Streamed};
-
 use crate::check::{
-    check_example_weights, check_finite, check_length, check_result, check_room, room,
+    check_example_weights, check_examples, check_finite, check_length, check_result, check_room,
+    room,
 };
 use crate::circuit::{BLOCK, Circuit};
 use crate::data::Dataset;
@@ -612,19 +612,26 @@ impl<T: Scalar> DecoupledCircuit<T> {
     }
 
     /// The gap of each hidden layer t = 1, …, T−1: (Σᵢ ‖z_tⁱ − ẑ_tⁱ‖² / n)^½, the root
-    /// mean square over examples of the distance between target and prediction.
+    /// mean square over examples of the distance between target and prediction. As in E, examples of
+    /// weight 0 are left out; the others count equally, whatever their weights.
+    ///
+    /// It is computed in `f64`, so that no square over- or underflows, and carries no derivative of a
+    /// dual number.
     ///
     /// # Errors
-    /// [`Error::NoExamples`], [`Error::Overflow`] for a gap that does not fit the scalar.
+    /// [`Error::NoExamples`], also if every weight is 0; [`Error::Overflow`] for a gap that does not fit
+    /// the scalar.
     pub fn gap(&self) -> Result<Vec<T>, Error> {
+        let n = self.examples.visited().len();
+        check_examples(n, "the constraint gap")?;
         let mut squares = vec![Squares::zero(); self.circuit.depth() - 1];
         self.for_each_evaluated("the constraint gap", false, |problem, workspace| {
             for (t, sum) in (1..).zip(&mut squares) {
                 let prediction = &workspace.locals[t - 1].prediction;
-                sum.add_distance(problem.batch.z(t), prediction);
+                problem.batch.add_gap(t, prediction, sum);
             }
         })?;
-        let n = self.examples.len() as f64;
+        let n = n as f64;
         let gaps = (1..).zip(squares).map(|(t, sum)| {
             let gap = T::of(sum.root_mean(n));
             check_result(Quantity::Prediction, t, &[gap])?;

@@ -7,7 +7,7 @@ use rand_distr::StandardNormal;
 use super::product::{Part, Product};
 use crate::energy::{Problem, Workspace};
 use crate::init::{Purpose, draw, generator};
-use crate::kernel::{Scalar, add_scaled, dot, norm, scale};
+use crate::kernel::{Scalar, add_scaled, dot, norm, power_of_two, scale};
 
 /// Estimates λ_max of every example's Gauss-Newton matrix with the predictions in the workspace,
 /// without example weights. Returns one list (for the whole matrix) or T − 1 lists (for the
@@ -113,13 +113,15 @@ impl<T: Scalar> Lanczos<T> {
         if chain.ended {
             return;
         }
-        let inverse = T::of(coupling.recip());
+        // In two factors, since the inverse of a tiny coupling may not fit the scalar.
+        let unit = power_of_two(coupling);
+        let [unit, rest] = [unit, unit / coupling].map(T::of);
         for t in group {
             let (current, column) = (&mut self.current[t], column(t));
             self.previous[t][column.clone()].copy_from_slice(&current[column.clone()]);
             let own = &mut current[column.clone()];
             own.copy_from_slice(&products[t][column]);
-            scale(own, inverse);
+            own.iter_mut().for_each(|x| *x = *x / unit * rest);
         }
     }
 }

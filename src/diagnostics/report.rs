@@ -7,8 +7,9 @@ use crate::kernel::Scalar;
 /// The report of [`Diagnostics`](crate::diagnostics::Diagnostics) on a circuit and its examples.
 ///
 /// Energies and parameter gradients are **sums** over the examples, with their weights. Gaps,
-/// target gradients and staleness are root mean squares over the examples, without weights. `None`
-/// means that a value was not requested or is not defined.
+/// target gradients and staleness are root mean squares over the examples, without weights, except
+/// that examples of weight 0 are left out. `None` means that a value was not requested or is not
+/// defined.
 ///
 /// `Display` prints a table with one line per layer and one line for the whole circuit. A last line
 /// has the composed loss, the accuracy and the number of examples. With the feature `serde` the
@@ -17,7 +18,7 @@ use crate::kernel::Scalar;
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct DiagnosticReport<T> {
-    /// Number of examples n.
+    /// Number of examples, including those of weight 0.
     pub examples: usize,
     /// One entry per layer f_t, t = 0, …, T−1.
     pub layers: Vec<LayerDiagnostics<T>>,

@@ -18,7 +18,9 @@ use crate::target_solver::Curvature;
 
 /// The sums over the blocks of examples seen so far.
 pub(super) struct Sums<T> {
+    /// All of them, and those whose weight is not 0.
     examples: usize,
+    weighty: usize,
     energies: Vec<Sum<T>>,
     composed_loss: Sum<T>,
     right: usize,
@@ -53,6 +55,7 @@ impl<T: Scalar> Sums<T> {
         };
         Self {
             examples: 0,
+            weighty: 0,
             energies: vec![Sum::zero(); depth],
             composed_loss: Sum::zero(),
             right: 0,
@@ -77,7 +80,7 @@ impl<T: Scalar> Sums<T> {
         }
         for (t, sums) in (1..).zip(&mut self.hidden) {
             let prediction = evaluation.local(t - 1).prediction();
-            sums.gap.add_distance(batch.z(t), prediction);
+            batch.add_gap(t, prediction, &mut sums.gap);
         }
         let directions = Directions::new(problem, evaluation);
         self.add_targets(problem, &directions, workspace);
@@ -104,6 +107,7 @@ impl<T: Scalar> Sums<T> {
         let outputs = &workspace.locals[last].prediction;
         self.right += self.rightly_classified(options, batch, outputs);
         self.examples += batch.len();
+        self.weighty += batch.weighty();
     }
 
     /// Adds the gradients and the staleness of the targets, with the predictions in the workspace.
@@ -180,7 +184,8 @@ impl<T: Scalar> Sums<T> {
                 bound,
             })
         };
-        let root_mean = |squares: Squares| T::of(squares.root_mean(n));
+        let weighty = self.weighty.max(1) as f64;
+        let root_mean = |squares: Squares| T::of(squares.root_mean(weighty));
         let over_layers = |of: fn(&Hidden) -> Squares| {
             let mut all = Squares::zero();
             self.hidden.iter().for_each(|own| all.add_all(of(own)));

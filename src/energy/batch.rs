@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::error::{Error, Quantity};
-use crate::kernel::{Execution, Scalar, all_finite};
+use crate::kernel::{Execution, Scalar, Squares, all_finite};
 use crate::layer::Context;
 
 /// A view of z_0, …, z_T for the examples of one batch; nothing is copied.
@@ -36,6 +36,29 @@ pub(crate) struct Draft<T> {
 }
 
 super::default_fields!(Draft: z written finite);
+
+impl<T: Scalar> Batch<'_, T> {
+    /// How many examples have a weight other than 0.
+    pub(crate) fn weighty(&self) -> usize {
+        let zeros = self.weights.iter().filter(|&w| w.is_zero());
+        self.len() - zeros.count()
+    }
+
+    /// Adds Σᵢ ‖z_tⁱ − ẑ_tⁱ‖² over the examples whose weight is not 0.
+    pub(crate) fn add_gap(&self, t: usize, prediction: &[T], to: &mut Squares) {
+        let z = self.z(t);
+        if self.weighty() == self.len() {
+            return to.add_distance(z, prediction);
+        }
+        let dim = z.len() / self.len();
+        let columns = z.chunks_exact(dim).zip(prediction.chunks_exact(dim));
+        for ((z, prediction), weight) in columns.zip(self.weights) {
+            if !weight.is_zero() {
+                to.add_distance(z, prediction);
+            }
+        }
+    }
+}
 
 impl<'a, T> Batch<'a, T> {
     /// Number of examples.

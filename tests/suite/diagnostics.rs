@@ -609,6 +609,8 @@ fn curvatures_have_the_unit_of_the_weights<T: Scalar>(units: &[f64], tolerance: 
 #[test]
 fn curvatures_have_the_unit_of_the_weights_in_both_scalars() {
     curvatures_have_the_unit_of_the_weights::<f32>(&[1e-25, 1e-12, 1e12, 1e20], 1e-5);
+    // Here products are subnormal, and the inverse of a coupling does not fit.
+    curvatures_have_the_unit_of_the_weights::<f32>(&[1e-36, 1e-37, 2e-38], 1e-3);
     let units = [1e-170, 1e-100, 1e-12, 1e12, 1e100, 1e160];
     curvatures_have_the_unit_of_the_weights::<f64>(&units, 1e-13);
 }

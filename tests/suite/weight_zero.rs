@@ -154,6 +154,7 @@ in_both_scalars!(
     solvers_of_targets_leave_them,
     solvers_of_parameters_ignore_them,
     sums_do_not_contain_them,
+    means_do_not_contain_them,
 );
 
 /// In batches and as a whole, with every record.
@@ -284,6 +285,53 @@ fn sums_do_not_contain_them<T: Tested>() {
     near(minimum(&left_out), minimum(&removed));
     let report = left_out.diagnose(&Diagnostics::new()).unwrap();
     assert!(!format!("{report:?}").contains("NaN"), "{report:?}");
+}
+
+/// The gap and the other means of a diagnosis, and the gap of an epoch.
+fn means_do_not_contain_them<T: Tested>() {
+    let near = |a: T, b: T| {
+        let size = b.as_f64().abs().max(1.0);
+        assert!(
+            (a - b).as_f64().abs() <= 10.0 * T::ROUNDING * size,
+            "{a}, not {b}"
+        );
+    };
+    for ones in [true, false] {
+        let [mut left_out, mut removed] = pair::<T>(false, false, ones);
+        let gaps = [&left_out, &removed].map(|model| model.gap().unwrap());
+        assert!(gaps[1].iter().all(|&gap| gap > T::of(0.01)));
+        for (&own, &other) in gaps[0].iter().zip(&gaps[1]) {
+            near(own, other);
+        }
+        let reports = [&left_out, &removed].map(|model| {
+            let report = model.diagnose(&Diagnostics::new()).unwrap();
+            let targets = report.layers.iter().filter_map(|own| own.target);
+            let means = targets.flat_map(|own| [own.gap, own.gradient, own.staleness.unwrap()]);
+            let whole = [report.gap, report.target_gradient];
+            means.chain(whole).collect::<Vec<T>>()
+        });
+        for (&own, &other) in reports[0].iter().zip(&reports[1]) {
+            near(own, other);
+        }
+        // An epoch without a step of θ ends with the gap of the model.
+        for model in [&mut left_out, &mut removed] {
+            let scheme = Decoupling::persistent(ReverseSweep::new(1));
+            let phase = Phase::with_w_step(scheme, WStep::none())
+                .unwrap()
+                .with_epochs(1);
+            let report = Trainer::new(phase).run(model).unwrap();
+            let squares = model.gap().unwrap().into_iter().map(|gap| gap * gap);
+            let own = squares.fold(T::zero(), |sum, square| sum + square).sqrt();
+            near(report.history[0].gap.unwrap(), own);
+        }
+        left_out
+            .set_example_weights(&Selection::All, &[T::zero(); N])
+            .unwrap();
+        let none = left_out.gap().unwrap_err();
+        assert!(matches!(none, Error::NoExamples { .. }), "{none}");
+        let report = left_out.diagnose(&Diagnostics::new()).unwrap();
+        assert_eq!(report.gap, T::zero());
+    }
 }
 
 #[test]

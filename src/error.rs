@@ -672,7 +672,7 @@ impl fmt::Debug for Error {
 /// The likely cause of a wrong shape, for error messages.
 fn likely_cause(what: &str, expected: (usize, usize), found: (usize, usize)) -> &'static str {
     match found {
-        (1, columns) if what.starts_with("targets") && columns == expected.1 => {
+        (1, columns) if what.contains("targets") && columns == expected.1 => {
             " (class numbers? metrics::one_hot turns them into columns)"
         }
         _ if found.1 == expected.0 && found.0 != expected.0 => {

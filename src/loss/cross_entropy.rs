@@ -53,10 +53,12 @@ pub(super) fn check_distributions<T: Scalar>(
         // In f64: of 50,000 classes rounding in f32 alone would exceed the tolerance.
         let total = Sum::of(y.iter().map(|y| y.as_f64()));
         if total.is_nan() || (total - 1.0).abs() > SUM_TOLERANCE {
-            return Err(outside(
-                column,
-                format!("the probabilities sum to {total}, not 1"),
-            ));
+            let mut reason = format!("the probabilities sum to {total}, not 1");
+            if dim == 1 {
+                reason += ". A single output has only one class: give every class an output \
+                           (metrics::one_hot makes columns of class numbers), or use BinaryCrossEntropy";
+            }
+            return Err(outside(column, reason));
         }
     }
     Ok(())

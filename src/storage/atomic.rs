@@ -38,11 +38,27 @@ pub(super) fn write(
     written?;
     // The new name is on the disk once its folder is; where folders cannot be opened, the system
     // takes care of it.
-    let folder = own.parent().filter(|folder| !folder.as_os_str().is_empty());
-    if let Ok(folder) = File::open(folder.unwrap_or(Path::new("."))) {
+    if let Ok(folder) = File::open(folder(&own)) {
         let _ = folder.sync_all();
     }
     Ok(())
+}
+
+/// Checks that a file could be written there, as far as its folder shows.
+pub(super) fn check_folder(path: &Path) -> Result<(), Error> {
+    let found = target(path).and_then(|path| fs::metadata(folder(&path)));
+    match found.map(|folder| folder.is_dir()) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(failed(path, "written", &ErrorKind::NotADirectory.into())),
+        Err(reason) => Err(failed(path, "written", &reason)),
+    }
+}
+
+/// The folder of a file.
+fn folder(path: &Path) -> &Path {
+    let folder = path.parent();
+    let named = folder.filter(|folder| !folder.as_os_str().is_empty());
+    named.unwrap_or(Path::new("."))
 }
 
 /// What takes the pieces of a file.

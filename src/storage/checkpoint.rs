@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::Stored;
+use super::atomic;
 use super::circuit::Manifest;
 use super::container::{Contents, Draft, Layout};
 use super::model::{self, RunEntry, Values};
@@ -87,7 +88,7 @@ impl<T: Stored> Session<T> {
     /// when it is stopped; see [`Session::save_with`].
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] for 0 visits.
+    /// [`Error::InvalidOption`] for 0 visits, [`Error::File`] if the file's folder does not exist.
     ///
     /// # Examples
     /// A program that continues where it was left, if it was:
@@ -114,7 +115,10 @@ impl<T: Stored> Session<T> {
     /// ```
     #[doc(alias("autosave"))]
     pub fn checkpoint_every(&mut self, visits: u64, path: impl Into<PathBuf>) -> Result<(), Error> {
-        self.save_with(visits, Checkpoints { path: path.into() })
+        let path = path.into();
+        // Now, rather than at the first checkpoint.
+        atomic::check_folder(&path)?;
+        self.save_with(visits, Checkpoints { path })
     }
 
     /// A session that continues from a file to the same bits, in this or another process.

@@ -67,7 +67,7 @@ pub struct Progress<'a, T: Scalar> {
     /// Completed visits.
     pub visits: u64,
     /// The share of the planned visits that is done, from 0 to 1; phases that ended early count as
-    /// whole.
+    /// whole, unless they were stopped with the run.
     pub fraction: f64,
     /// Wall-clock time since this session began, in seconds.
     pub seconds: f64,

@@ -60,7 +60,7 @@ impl fmt::Display for StopReason {
 }
 
 /// Something in an epoch that is not an error, but is rarely intended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Warning {
@@ -93,8 +93,37 @@ pub enum Warning {
     /// The Z-step of the epoch's first visit raised E more than tenfold.
     Raised,
     /// The composed loss is ∞, or has more than doubled since the phase began; for losses that can be
-    /// negative: has risen by more than (1/n) Σᵢ |Lⁱ| at that time.
-    Worse,
+    /// negative: has risen by more than (1/n) Σᵢ |Lⁱ| at that time. In a run's list the loss is the last.
+    Worse {
+        /// The composed loss per example.
+        #[cfg_attr(feature = "serde", serde(with = "crate::readable"))]
+        loss: f64,
+        /// What it must not be above: twice the loss at the start of the phase, or that loss plus (1/n)
+        /// Σᵢ |Lⁱ|. The largest number if that was not finite.
+        limit: f64,
+    },
+    /// The inputs are far above unit scale: the root mean square of all their values is above
+    /// [`Warning::UNIT_SCALE`]. Saturating units then have almost no slope, and gradients in the first
+    /// weights are as much too large. It is looked for where the first layer has a
+    /// [`Layer::affine`](crate::Layer::affine) form, such as `Dense`.
+    Unscaled {
+        /// The root mean square.
+        size: f64,
+    },
+}
+
+impl Warning {
+    /// The largest root mean square of inputs that [`Warning::Unscaled`] does not warn of: standardised
+    /// inputs have 1, pixels from 0 to 1 less, and those from 0 to 255 about 80.
+    pub const UNIT_SCALE: f64 = 5.0;
+
+    /// Whether the two say the same of the same layer, perhaps with other numbers.
+    pub(super) fn is_alike(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Worse { .. }, Self::Worse { .. }) => true,
+            _ => self == other,
+        }
+    }
 }
 
 impl fmt::Display for Warning {
@@ -127,9 +156,16 @@ impl fmt::Display for Warning {
             Self::Raised => f.write_str(
                 "a Z-step raised the energy more than tenfold: is its step unchecked and too long?",
             ),
-            Self::Worse => f.write_str(
-                "the composed loss is infinite, or far above what it was at the start of the phase: is the \
-                 learning rate too large, or has the gap opened (see Diagnostics in the guide)?",
+            Self::Worse { loss, limit } => write!(
+                f,
+                "the composed loss, {loss:.3e} per example, is above {limit:.3e}, far above what it was at \
+                 the start of the phase: is the learning rate too large, or has the gap opened (see \
+                 Diagnostics in the guide)?"
+            ),
+            Self::Unscaled { size } => write!(
+                f,
+                "the inputs are far above unit scale (their root mean square is {size:.3e}), which \
+                 saturates units and makes gradients large: scale them, for example by a Standardizer"
             ),
         }
     }
@@ -333,7 +369,8 @@ pub struct PhaseReport {
 
 /// The report of a run, or of the part of it that was completed.
 ///
-/// It is printed as a summary: the run, its last record, and one line for each warning.
+/// It is printed as a summary: the run, its last record (and the last with a composed loss, if it is
+/// another), and one line for each warning.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -367,6 +404,13 @@ impl<T> TrainingReport<T> {
     pub fn last(&self) -> Option<&EpochRecord<T>> {
         self.history.last()
     }
+
+    /// The last record of the history with a composed loss: not the last of all if that epoch was
+    /// interrupted, or was not one of those measured.
+    pub fn last_measured(&self) -> Option<&EpochRecord<T>> {
+        let mut records = self.history.iter().rev();
+        records.find(|record| record.composed_loss.is_some())
+    }
 }
 
 impl<T: Scalar> fmt::Display for TrainingReport<T> {
@@ -379,6 +423,12 @@ impl<T: Scalar> fmt::Display for TrainingReport<T> {
         )?;
         if let Some(record) = self.last() {
             write!(f, "\n{record}")?;
+        }
+        let last = self.last().map(|record| record.epoch);
+        if let Some(record) = self.last_measured()
+            && Some(record.epoch) != last
+        {
+            write!(f, "\nlast measured in {record}")?;
         }
         let kept = self.phases.last().and_then(|phase| phase.best_epoch);
         if let Some(epoch) = kept {
@@ -400,11 +450,11 @@ impl<T: Scalar> fmt::Display for TrainingReport<T> {
 }
 
 /// A [`Warning`] of a run, and the epochs that it came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Warned {
-    /// The warning.
+    /// The warning, with the numbers of the last of its epochs.
     pub warning: Warning,
     /// Number of the phase, from 0.
     pub phase: usize,

@@ -25,7 +25,7 @@ use crate::decoupled::{DecoupledCircuit, TargetUse};
 use crate::energy::{Layers, Workspace};
 use crate::error::{Error, Quantity};
 use crate::init::{Purpose, generator};
-use crate::kernel::{Activation, Execution, Scalar, Squares};
+use crate::kernel::{Activation, Execution, Scalar, Squares, root_mean_square};
 use crate::state::State;
 use crate::target_solver::Predictions;
 
@@ -890,9 +890,13 @@ impl<T: Scalar> Session<T> {
             told.extend(mixes.map(|layer| Warning::Mixes { layer }));
             told.extend(squashed(&self.model));
         }
+        if number == 1 {
+            told.extend(unscaled(&self.model, &self.memory.visited));
+        }
         let loss = measured.composed_loss.map(Scalar::as_f64);
-        let bound = within.worse.unwrap_or(f64::MAX);
-        told.extend(loss.filter(|&loss| loss > bound).map(|_| Warning::Worse));
+        let limit = within.worse.unwrap_or(f64::MAX);
+        let worse = |loss| Warning::Worse { loss, limit };
+        told.extend(loss.filter(|&loss| loss > limit).map(worse));
         let share = epoch.examples as f64 / epoch.statistics.unit;
         let examples = epoch.examples as f64;
         let mean_root = |squares: Option<Squares>| squares.map(|s| T::of(s.root_mean(examples)));
@@ -997,6 +1001,15 @@ impl<T: Scalar> SessionState<T> {
         let all: f64 = phases.iter().map(visits).sum();
         let (before, rest) = phases.split_at(self.phase.min(phases.len()));
         let mut done: f64 = before.iter().map(visits).sum();
+        if let (None, Some((last, earlier))) = (&self.within, before.split_last())
+            && (self.stop.interrupts() || self.stop == StopReason::Failed)
+        {
+            // Not the whole phase, but the visits that it has made beside those of earlier phases.
+            let made = earlier.iter().zip(&self.phases);
+            let made = made.map(|(phase, own)| own.epochs as f64 * phase.batches(n) as f64);
+            let own = self.visits as f64 - made.sum::<f64>();
+            done += own.clamp(0.0, visits(last)) - visits(last);
+        }
         if let (Some(within), Some(phase)) = (&self.within, rest.first()) {
             let epochs = (self.epoch - within.first_epoch) as f64;
             let epoch = within.epoch.as_ref().map(|epoch| epoch.visits as f64);
@@ -1031,8 +1044,9 @@ impl<T: Scalar> SessionState<T> {
     fn note(&mut self, record: &EpochRecord<T>) {
         let (phase, epoch) = (record.phase, record.epoch);
         for &warning in &record.warnings {
-            let alike = |own: &&mut Warned| (own.warning, own.phase) == (warning, phase);
+            let alike = |own: &&mut Warned| own.warning.is_alike(&warning) && own.phase == phase;
             if let Some(own) = self.warnings.iter_mut().find(alike) {
+                own.warning = warning;
                 own.epochs[1] = epoch;
                 own.count += 1;
                 continue;
@@ -1277,6 +1291,18 @@ fn squashed<T: Scalar>(model: &DecoupledCircuit<T>) -> Option<Warning> {
     let limited = matches!(activation, Relu | Sigmoid | Softplus | Tanh)
         || activation == Activation::LeakyRelu { slope: 0.0 };
     (limited && model.layers().loss(layer).takes_logits()).then_some(Warning::Squashed { layer })
+}
+
+/// The warning about the inputs in these columns, if they are far above unit scale.
+fn unscaled<T: Scalar>(model: &DecoupledCircuit<T>, columns: &[usize]) -> Option<Warning> {
+    // Another layer may take indices, or scale its inputs.
+    model.circuit.layers().next()?.affine()?;
+    let dim = model.circuit.dims()[0];
+    let all = model.examples.run(0..model.examples().len(), 0, false);
+    let column = |&column: &usize| &all.z(0)[column * dim..(column + 1) * dim];
+    let values = columns.iter().flat_map(column).map(|x| x.as_f64());
+    let size = root_mean_square(values);
+    (size > Warning::UNIT_SCALE).then_some(Warning::Unscaled { size })
 }
 
 /// The divisor of the terms of a mean over n examples before they are added: a power of 2, so that

@@ -319,10 +319,12 @@ impl<T: Scalar> Trainer<T> {
         check_examples(n, "training")?;
         if let Some(validation) = &self.validation {
             let (inputs, targets) = &**validation;
-            model.circuit.check_inputs(inputs)?;
+            model.circuit.check_inputs(inputs).map_err(of_validation)?;
             model.circuit.check_output(inputs.ncols())?;
-            let terms = &model.terms;
-            terms.check_outputs(&model.circuit, inputs.ncols(), targets)?;
+            let checked = model
+                .terms
+                .check_outputs(&model.circuit, inputs.ncols(), targets);
+            checked.map_err(of_validation)?;
             check_examples(inputs.ncols(), "validation")?;
         }
         if self.metric.is_some() && self.validation.is_none() {
@@ -330,8 +332,6 @@ impl<T: Scalar> Trainer<T> {
                 operation: "Trainer::with_metric (pass examples to Trainer::with_validation)",
             });
         }
-        let mut penalties = PenaltyRange::new(penalties);
-        for (number, phase) in self.phases.iter().enumerate() {
         let validates = self.phases.iter().any(Phase::validates);
         if self.validation.is_some() && self.measure_every == 0 && !validates {
             return refuse(
@@ -339,6 +339,8 @@ impl<T: Scalar> Trainer<T> {
                 "nothing would be measured on them: no phase has Stopping::Validation either",
             );
         }
+        let mut penalties = PenaltyRange::new(penalties);
+        for (number, phase) in self.phases.iter().enumerate() {
             phase.scheme.check(&phase.w_step)?;
             phase.scheme.check_model(model)?;
             phase.w_step.start(model)?;
@@ -355,6 +357,18 @@ impl<T: Scalar> Trainer<T> {
         }
         Ok(())
     }
+}
+
+/// Says that the data in an error are those for validation.
+fn of_validation(mut error: Error) -> Error {
+    match &mut error {
+        Error::Shape { what, .. } => what.insert_str(0, "validation "),
+        Error::TargetDomain { reason, .. } | Error::InputDomain { reason, .. } => {
+            reason.push_str(" (in the validation examples)");
+        }
+        _ => {}
+    }
+    error
 }
 
 /// A function of targets and predictions, or of targets and the means that predictions stand for.

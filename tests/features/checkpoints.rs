@@ -315,6 +315,38 @@ impl Observer<f64> for Faulty {
     }
 }
 
+/// Not at the first checkpoint, when hours may be lost.
+#[test]
+fn a_folder_that_is_missing_is_an_error_at_once() {
+    let folder = Folder::new("missing");
+    let mut session = Session::new(&plain(), model::<f64>()).unwrap();
+    let file = folder.file("file");
+    fs::write(&file, "not a folder").unwrap();
+    for path in [folder.file("none/run"), file.join("run")] {
+        let error = session.checkpoint_every(1, &path).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                Error::File {
+                    doing: "written",
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        assert!(
+            error.to_string().contains(path.to_str().unwrap()),
+            "{error}"
+        );
+    }
+    // Nothing was set.
+    session.run().unwrap();
+    // In the folder that is there, and in that of the process.
+    for path in [folder.file("run"), PathBuf::from("not-written")] {
+        session.checkpoint_every(1, path).unwrap();
+    }
+}
+
 #[test]
 fn failures_stop_the_run_or_are_reported() {
     let mut whole = Session::new(&plain(), model::<f64>()).unwrap();

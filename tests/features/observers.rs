@@ -229,6 +229,19 @@ fn the_bar_shows_where_the_run_stands() {
         assert!(shown.contains(&part), "{shown}: {part}");
     }
     assert!(term.width() > 0);
+
+    // Stopped after 3 of 8 visits.
+    let target = ProgressDrawTarget::term_like(Box::new(term.clone()));
+    let mut session = Session::new(&trainer(), model()).unwrap();
+    session.observe(ProgressBar::on(target));
+    while session.state().visits() < 3 {
+        session.advance().unwrap();
+    }
+    session.stop();
+    session.run().unwrap();
+    let shown = term.contents();
+    let last = shown.lines().last().unwrap();
+    assert!(last.contains(" 37% ") || last.contains(" 38% "), "{shown}");
 }
 
 /// Keeps what it is sent: every event with its level and span.

@@ -13,12 +13,16 @@ use layerwise::kernel::Write;
 use layerwise::layer::{
     Activation, Context, Dense, ParameterGroup, Point, Scratch, Sequential, Shape,
 };
-use layerwise::loss::{Pair, SoftmaxCrossEntropy, SquaredError};
+use layerwise::loss::{Huber, Pair, Quantile, SoftmaxCrossEntropy, SquaredError};
 use layerwise::optimizer::{Adam, GradientDescent, Optimizer};
+use layerwise::parameter_solver::LeastSquares;
 use layerwise::schedule::Schedule;
-use layerwise::target_solver::{ReverseSweep, StepSize, SynchronousDescent, TargetSolver};
+use layerwise::target_solver::{
+    RedBlack, ReverseSweep, StepSize, SynchronousDescent, TargetSolver,
+};
 use layerwise::training::{
-    Backprop, Decoupling, Event, Phase, Scheme, Session, StopReason, Trainer, WStep,
+    Backprop, Decoupling, Event, FixedPrediction, Phase, Scheme, Session, StopReason, Stopping,
+    Trainer, WStep, ZIl,
 };
 use layerwise::{Circuit, DecoupledCircuit, Error, Layer};
 use nalgebra::DMatrix;
@@ -1259,6 +1263,43 @@ fn a_target_step_to_infinity_is_not_made() {
     }
 }
 
+/// Parameters so large that their curvature overflows have diverged: no option is to blame.
+#[test]
+fn a_curvature_bound_that_overflows_names_its_layer() {
+    let bounded = StepSize::Bounded { margin: 1.0 };
+    let solvers: [Box<dyn TargetSolver<f64>>; 3] = [
+        Box::new(ReverseSweep::new(1)),
+        Box::new(RedBlack::new(1)),
+        Box::new(SynchronousDescent::new(1, bounded).unwrap()),
+    ];
+    for solver in solvers {
+        for t in [1, 2] {
+            let mut builder = Circuit::<f64>::builder();
+            for _ in 0..3 {
+                let layer = Dense::new(1, 1, Activation::Identity).unwrap();
+                builder = builder.layer(layer.without_bias());
+            }
+            let circuit = builder.build().unwrap();
+            let mut model = DecoupledCircuit::new(circuit, Energy::default()).unwrap();
+            // All predictions are 0.
+            let zero = DMatrix::zeros(1, 2);
+            model
+                .add_examples(&zero, &zero, &TargetInit::ForwardPass)
+                .unwrap();
+            model.set_parameters(t, &[1e200]).unwrap();
+            let error = model.solve_targets(&solver, &Selection::All).unwrap_err();
+            let expected = Error::NonFinite {
+                quantity: Quantity::CurvatureBound,
+                layer: t,
+                step: 0,
+            };
+            assert_eq!(error, expected, "{solver:?}");
+            let text = format!("curvature bound of layer {t} became non-finite");
+            assert!(error.to_string().contains(&text), "{error}");
+        }
+    }
+}
+
 #[test]
 fn a_joint_step_to_infinity_moves_neither_targets_nor_parameters() {
     let gentle = || GradientDescent::new(1e-3).unwrap();
@@ -1410,4 +1451,161 @@ fn every_error_is_in_the_guide() {
         }
     }
     assert!(count > 40, "{count}");
+}
+
+/// What a run would refuse is refused by `Trainer::check`, before anything is done.
+#[test]
+fn a_check_refuses_what_the_run_would() {
+    let model = |energy| {
+        let circuit = Circuit::<f64>::builder()
+            .layer(Dense::new(2, 3, Activation::Tanh).unwrap())
+            .layer(Dense::new(3, 1, Activation::Identity).unwrap());
+        let mut model = DecoupledCircuit::new(circuit.build().unwrap(), energy).unwrap();
+        let (x, y) = (
+            DMatrix::from_element(2, 4, 0.5),
+            DMatrix::from_element(1, 4, 1.0),
+        );
+        model
+            .add_examples(&x, &y, &TargetInit::ForwardPass)
+            .unwrap();
+        model
+    };
+    let quantile = || model(Energy::new(Quantile::new(0.9).unwrap()));
+    let adam = || Adam::new(1e-2).unwrap();
+    let check = |model: &DecoupledCircuit<f64>, second| {
+        let first = Phase::new(Backprop, adam()).with_epochs(1);
+        let trainer = Trainer::new(first).then(second);
+        let mut own = model.clone();
+        let failed = trainer
+            .run(&mut own)
+            .map(|_| ())
+            .map_err(|own| (own.error, own.report.steps));
+        let checked = trainer.check(model);
+        assert_eq!(failed, checked.clone().map_err(|error| (error, 0)));
+        checked
+    };
+    let sweep = |step| ReverseSweep::new(1).with_step(step).unwrap();
+    let bounded = StepSize::Bounded { margin: 1.0 };
+    let descent = |step| SynchronousDescent::new(2, step).unwrap();
+    let with = |step| {
+        [
+            Phase::new(Decoupling::persistent(sweep(step)), adam()),
+            Phase::new(Decoupling::refreshed(descent(step)), adam()),
+            Phase::new(Decoupling::residual(Box::new(sweep(step))), adam()),
+        ]
+    };
+    for phase in with(bounded) {
+        let missing = Error::NoCurvatureBound {
+            of: "the loss",
+            layer: 1,
+        };
+        assert_eq!(check(&quantile(), phase), Err(missing));
+    }
+    for phase in with(StepSize::Checked(0.1)) {
+        assert_eq!(check(&quantile(), phase), Ok(()));
+    }
+    for phase in with(bounded) {
+        assert_eq!(check(&model(Energy::default()), phase), Ok(()));
+    }
+    // A solver that fits no layer.
+    let scheme = Decoupling::persistent(sweep(StepSize::Checked(0.1)));
+    let last = WStep::solver_of_layer(1, LeastSquares::ridge(0.1).unwrap());
+    let phase = Phase::with_w_step(scheme, last).unwrap();
+    let refused = check(&quantile(), phase).unwrap_err();
+    assert!(
+        matches!(refused, Error::ParameterSolver { layer: 1, .. }),
+        "{refused}"
+    );
+    // A scheme that is exact only for squared hidden losses.
+    let huber = Energy::default().with_hidden_loss(Huber::new(1.0).unwrap());
+    let exact = [
+        Phase::new(ZIl, adam()),
+        Phase::new(FixedPrediction::new(), adam()),
+    ];
+    for phase in exact {
+        let refused = check(&model(huber.clone()), phase).unwrap_err();
+        assert!(
+            matches!(refused, Error::NotSquaredError { layer: 1, .. }),
+            "{refused}"
+        );
+    }
+}
+
+/// Messages about data say which data, and what the likely cause is.
+#[test]
+fn messages_about_data_name_the_cause() {
+    let softmax = |outputs| {
+        let circuit =
+            Circuit::<f64>::builder().layer(Dense::new(2, outputs, Activation::Identity).unwrap());
+        DecoupledCircuit::new(circuit.build().unwrap(), Energy::new(SoftmaxCrossEntropy)).unwrap()
+    };
+    let (x, labels) = (
+        DMatrix::zeros(2, 4),
+        DMatrix::from_row_slice(1, 4, &[0.0, 1.0, 1.0, 0.0]),
+    );
+    let error = softmax(1)
+        .add_examples(&x, &labels, &TargetInit::ForwardPass)
+        .unwrap_err();
+    for part in [
+        "only one class",
+        "one_hot",
+        "BinaryCrossEntropy",
+        "sum to 0",
+    ] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    let mut model = softmax(2);
+    let y = DMatrix::from_element(2, 4, 0.5);
+    model
+        .add_examples(&x, &y, &TargetInit::ForwardPass)
+        .unwrap();
+    let validated = |x: &DMatrix<f64>, y: &DMatrix<f64>| {
+        let phase = Phase::new(Backprop, Adam::new(1e-2).unwrap());
+        let trainer = Trainer::new(phase).with_validation(x.clone(), y.clone());
+        trainer.check(&model).unwrap_err().to_string()
+    };
+    for (text, parts) in [
+        (
+            validated(&DMatrix::zeros(3, 4), &y),
+            ["validation inputs", "expected 2 x 4, found 3 x 4"],
+        ),
+        (
+            validated(&DMatrix::zeros(4, 2), &y),
+            ["validation inputs", "transposed?"],
+        ),
+        (
+            validated(&x, &labels),
+            ["validation targets", "class numbers?"],
+        ),
+        (
+            validated(&x, &DMatrix::zeros(2, 4)),
+            ["sum to 0", "in the validation examples"],
+        ),
+    ] {
+        for part in parts {
+            assert!(text.contains(part), "{text}: {part}");
+        }
+    }
+    // Nothing would be measured on them.
+    let phase = || Phase::new(Backprop, Adam::new(1e-2).unwrap()).with_epochs(2);
+    let trainer = |phase| Trainer::new(phase).with_validation(x.clone(), y.clone());
+    let refused = trainer(phase())
+        .with_measure_every(0)
+        .check(&model)
+        .unwrap_err();
+    assert!(matches!(refused, Error::Combination { .. }), "{refused}");
+    assert!(
+        refused.to_string().contains("with_measure_every(0)"),
+        "{refused}"
+    );
+    let patience = Stopping::Validation {
+        patience: 3,
+        improvement: 0.0,
+    };
+    let stopping = phase().with_stopping(patience).unwrap();
+    assert_eq!(
+        trainer(stopping).with_measure_every(0).check(&model),
+        Ok(())
+    );
+    assert_eq!(trainer(phase()).with_measure_every(2).check(&model), Ok(()));
 }

@@ -907,11 +907,11 @@ fn what_cannot_be_done_is_said_before_anything_is() {
     for (trainer, expected) in [
         (
             validated(column(2, 3), column(1, 3)),
-            shape("inputs, one column per example", (1, 3), (2, 3)),
+            shape("validation inputs, one column per example", (1, 3), (2, 3)),
         ),
         (
             validated(column(1, 3), column(2, 3)),
-            shape("targets, one column per example", (1, 3), (2, 3)),
+            shape("validation targets, one column per example", (1, 3), (2, 3)),
         ),
         (
             validated(column(1, 3), column(1, 4)),

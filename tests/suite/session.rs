@@ -446,6 +446,71 @@ fn a_phase_that_has_ended_takes_no_further_epochs() {
     resumed(&trainer(5), &session);
 }
 
+/// The share done of a run that was stopped is that of the visits it made, not of whole phases.
+#[test]
+fn a_stopped_run_is_not_done() {
+    let phase = |epochs| Phase::new(Backprop, adam()).with_epochs(epochs);
+    let phase = |epochs| phase(epochs).with_batch_size(BATCH).unwrap();
+    let trainer = Trainer::new(phase(1)).then(phase(3));
+    let all = 4.0 * VISITS as f64;
+    for stop in 0..4 * VISITS as u64 {
+        let mut session = Session::new(&trainer, model()).unwrap();
+        while session.state().visits() < stop {
+            session.advance().unwrap();
+        }
+        let before = session.progress().fraction;
+        assert!(
+            (before - stop as f64 / all).abs() < 1e-12,
+            "{stop}: {before}"
+        );
+        session.stop();
+        session.run().unwrap();
+        assert!(session.is_over());
+        let after = session.progress().fraction;
+        assert!(
+            (after - before).abs() < 1e-12,
+            "{stop}: {after} after {before}"
+        );
+    }
+    let mut session = Session::new(&trainer, model()).unwrap();
+    session.run().unwrap();
+    assert_eq!(session.progress().fraction, 1.0);
+    // A phase that ended early for a reason of its own counts as whole.
+    let early = phase(9).with_stopping(Stopping::Objective { at_most: 1e9 });
+    let mut session = Session::new(&Trainer::new(early.unwrap()), model()).unwrap();
+    session.run().unwrap();
+    assert_eq!(session.progress().fraction, 1.0);
+}
+
+/// The last record of a run that was stopped has no composed loss; its report has the last measured.
+#[test]
+fn a_stopped_run_reports_what_was_measured() {
+    let phase = Phase::new(Backprop, adam()).with_epochs(9);
+    let trainer = Trainer::new(phase.with_batch_size(BATCH).unwrap());
+    let mut session = Session::new(&trainer, model()).unwrap();
+    assert_eq!(session.report().last_measured(), None);
+    while session.state().visits() < 2 * VISITS as u64 + 1 {
+        session.advance().unwrap();
+    }
+    session.stop();
+    let report = session.run().unwrap();
+    assert_eq!((report.last().unwrap().epoch, report.history.len()), (3, 3));
+    assert_eq!(report.last().unwrap().composed_loss, None);
+    let measured = report.last_measured().unwrap();
+    assert_eq!(measured, &report.history[1]);
+    let shown = format!(
+        "last measured in epoch 2: objective {:.3e}",
+        measured.objective
+    );
+    let loss = format!("composed loss {:.3e}", measured.composed_loss.unwrap());
+    let text = report.to_string();
+    assert!(text.contains(&shown) && text.contains(&loss), "{text}");
+    // A whole run says nothing twice.
+    let mut session = Session::new(&trainer, model()).unwrap();
+    let text = session.run().unwrap().to_string();
+    assert!(!text.contains("last measured"), "{text}");
+}
+
 #[test]
 fn equal_states_are_of_runs_that_stand_alike() {
     let phase = || Phase::new(Decoupling::joint(adam()), adam());

@@ -15,7 +15,7 @@ use layerwise::prelude::*;
 use layerwise::state::State;
 use layerwise::target_solver::{GaussNewton, RedBlack, StepSize, SynchronousDescent};
 use layerwise::training::{
-    Decoupling, FixedPrediction, Scheme, Session, TrainingReport, WStep, Warning, ZIl,
+    Decoupling, EpochRecord, FixedPrediction, Scheme, Session, TrainingReport, WStep, Warning, ZIl,
 };
 use layerwise::{Layer, presets};
 
@@ -245,7 +245,15 @@ fn stuck_solver<T: Scalar>() {
     model
         .add_examples(&x, &y, &TargetInit::ForwardPass)
         .unwrap();
-    assert_eq!(told(&mut model, phase(20)), [Warning::Frozen { layer: 0 }]);
+    let told: Vec<Warning> = run(&mut model, phase(20))
+        .warnings
+        .iter()
+        .map(|own| own.warning)
+        .collect();
+    let [Warning::Frozen { layer: 0 }, Warning::Unscaled { size }] = told[..] else {
+        panic!("{told:?}");
+    };
+    assert!((5.0..6.0).contains(&size));
 }
 
 /// Data whose squares underflow: the gradient is not 0, but ℓ is.
@@ -375,12 +383,24 @@ fn z_steps_that_raise_the_energy_are_told() {
 
 fn worse<T: Scalar>() {
     let descent = |rate| GradientDescent::new(rate).unwrap();
-    for (rate, expected) in [(3.0, vec![Warning::Worse]), (0.05, vec![])] {
+    for (rate, expected) in [(3.0, true), (0.05, false)] {
         let phase = Phase::new(Backprop, descent(rate));
         let start = plain::<T>().composed_loss().unwrap() / T::of(12.0);
         let found = run(&mut plain::<T>(), phase);
-        let all: Vec<Warning> = found.warnings.iter().map(|own| own.warning).collect();
-        assert_eq!(all, expected, "{rate}");
+        // One entry for all epochs, with the numbers of the last.
+        assert_eq!(found.warnings.len(), usize::from(expected), "{rate}");
+        if let Some(own) = found.warnings.first() {
+            let Warning::Worse { loss, limit } = own.warning else {
+                panic!("{own}");
+            };
+            let worse = |own: &&EpochRecord<T>| !own.warnings.is_empty();
+            let last = found.history.iter().rev().find(worse).unwrap();
+            assert_eq!(loss, last.composed_loss.unwrap().as_f64());
+            assert!((limit / start.as_f64() - 2.0).abs() < 1e-6, "{limit}");
+            for number in [format!("{loss:.3e}"), format!("{limit:.3e}")] {
+                assert!(own.to_string().contains(&number), "{own}");
+            }
+        }
         let losses: Vec<T> = found
             .history
             .iter()
@@ -412,13 +432,19 @@ fn worse_density<T: Scalar>() {
     let start = build().composed_loss().unwrap().as_f64() / 12.0;
     assert!(start < -3.0, "{start}");
     // The bias moves by one step in the first epoch: L rises by 1e4 b²/2.
-    for (rise, expected) in [(0.9, vec![]), (1.1, vec![Warning::Worse])] {
+    for (rise, expected) in [(0.9, false), (1.1, true)] {
         let bias = (2e-4 * rise * start.abs()).sqrt();
         let phase = Phase::new(Backprop, Jump(bias)).with_epochs(1);
         let report = Trainer::new(phase).run(&mut build()).unwrap();
         let found = report.history[0].composed_loss.unwrap().as_f64();
         assert!((found - start - rise * start.abs()).abs() < 1e-2, "{found}");
-        assert_eq!(report.history[0].warnings, expected, "{rise}");
+        let told = &report.history[0].warnings[..];
+        assert_eq!(
+            matches!(told, [Warning::Worse { .. }]),
+            expected,
+            "{told:?}"
+        );
+        assert_eq!(told.is_empty(), !expected, "{told:?}");
     }
 }
 
@@ -559,4 +585,83 @@ fn the_history_can_be_thinned_or_left_out() {
     let mut session = Session::new(&trainer, plain::<f64>()).unwrap();
     assert!(session.epoch().unwrap().is_some());
     assert!(session.history().is_empty());
+}
+
+/// Inputs far above unit scale are told of once in a run, where weights meet them at once.
+fn unscaled<T: Scalar>() {
+    let build = |scale: f64, first: Box<dyn Layer<T>>| {
+        let circuit = Circuit::builder()
+            .layer(first)
+            .layer(Dense::new(3, 1, Activation::Identity).unwrap());
+        let mut model = DecoupledCircuit::new(circuit.build().unwrap(), Energy::default()).unwrap();
+        let x = wave::<T>(2, 12, 0.7).map(|x| T::of(scale) * x);
+        let y = wave(1, 12, 0.3);
+        model
+            .add_examples(&x, &y, &TargetInit::ForwardPass)
+            .unwrap();
+        model
+    };
+    let dense = || Box::new(Dense::new(2, 3, Activation::Tanh).unwrap()) as Box<dyn Layer<T>>;
+    let found = |mut model: DecoupledCircuit<T>| {
+        let phase = || Phase::new(Backprop, Adam::new(1e-3).unwrap()).with_epochs(2);
+        let trainer = Trainer::new(phase()).then(phase()).with_measure_every(0);
+        let found = trainer.run(&mut model).unwrap().warnings;
+        let sizes = found.into_iter().filter_map(|own| match own.warning {
+            Warning::Unscaled { size } => Some((size, own.phase, own.epochs)),
+            _ => None,
+        });
+        sizes.collect::<Vec<_>>()
+    };
+    let root_mean = |model: &DecoupledCircuit<T>| {
+        let squares = model
+            .z(0)
+            .unwrap()
+            .iter()
+            .map(|x| x.as_f64().powi(2))
+            .sum::<f64>();
+        (squares / 24.0).sqrt()
+    };
+    let unit = root_mean(&build(1.0, dense()));
+    for (size, told) in [(0.99, false), (1.01, true), (30.0, true)] {
+        let model = build(size * Warning::UNIT_SCALE / unit, dense());
+        let own = root_mean(&model);
+        match &found(model)[..] {
+            [] => assert!(!told, "{size}"),
+            &[(found, 0, [1, 1])] => {
+                assert!(
+                    told && (found / own - 1.0).abs() < 1e-6,
+                    "{found}, not {own}"
+                );
+                let warning = Warning::Unscaled { size: found };
+                let text = warning.to_string();
+                assert!(text.contains(&format!("{found:.3e}")) && text.contains("Standardizer"));
+            }
+            more => panic!("{more:?}"),
+        }
+    }
+    // An example of weight 0 is not visited, and no reason to warn.
+    let mut model = build(1.0, dense());
+    let far = DMatrix::from_element(2, 1, T::of(1e3));
+    let y = DMatrix::from_element(1, 1, T::zero());
+    model
+        .add_examples(&far, &y, &TargetInit::ForwardPass)
+        .unwrap();
+    assert_eq!(found(model.clone()).len(), 1);
+    let own = [12];
+    model
+        .set_example_weights(&Selection::Examples(&own), &[T::zero()])
+        .unwrap();
+    assert_eq!(found(model), []);
+    // A layer of another kind may well scale its inputs.
+    let inner: Vec<Box<dyn Layer<T>>> = vec![dense()];
+    assert_eq!(
+        found(build(1e3, Box::new(Sequential::new(inner).unwrap()))),
+        []
+    );
+}
+
+#[test]
+fn inputs_far_from_unit_scale_are_told() {
+    unscaled::<f32>();
+    unscaled::<f64>();
 }

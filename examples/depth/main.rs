@@ -146,7 +146,8 @@ impl SchemeName {
             Self::LevenbergMarquardt => {
                 let held = LevenbergMarquardt::new(1, 4).with_damping(10.0)?;
                 let scheme = Decoupling::refreshed(ReverseSweep::new(1));
-                Phase::with_w_step(scheme, WStep::solver(held).with_optimizer(fast))?
+                // It fits every layer, so there is no learning rate to schedule.
+                return Phase::with_w_step(scheme, WStep::solver(held));
             }
         }
         .with_schedule(Schedule::cosine(0.05)?))

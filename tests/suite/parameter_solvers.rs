@@ -322,7 +322,7 @@ fn singular_equations_are_errors<T: Tested>() {
                 equations.solve(ridge, 0.0, own.as_mut_slice()).unwrap();
                 equations.solve(0.0, ridge, own.as_mut_slice()).unwrap();
                 let size = ridge / (d as f64 * T::default_epsilon().as_f64());
-                assert!((0.01..20.0).contains(&size), "{name}, {d}: {ridge}");
+                assert!(ridge > 0.0 && size < 20.0, "{name}, {d}: {ridge}");
                 assert_eq!(parameters, before);
                 // What the message says helps.
                 equations

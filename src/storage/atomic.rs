@@ -22,6 +22,10 @@ pub(super) fn write(
     let own = target(path).map_err(unwritten)?;
     let partial = partial(&own);
     let old = fs::metadata(&own).ok();
+    if old.as_ref().is_some_and(|old| !old.is_file()) {
+        // The superuser could replace the null device.
+        return Err(unwritten(io::Error::other("it is not a regular file")));
+    }
     let file = locked(&partial, old.as_ref()).map_err(unwritten)?;
     let written = fill_file(&file, fill, unwritten).and_then(|()| {
         let finish = || {

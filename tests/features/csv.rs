@@ -296,3 +296,19 @@ fn a_file_that_changes_is_an_error() {
     let error = data.matrices(&[1]).unwrap_err();
     assert!(matches!(error, Error::Format { .. }), "{error}");
 }
+
+/// It shrinks, or another program puts another file in its place.
+#[cfg(unix)]
+#[test]
+fn a_file_that_is_replaced_is_read_as_it_was_opened() {
+    let folder = Folder::new("csv-replaced");
+    let data = open::<f64>(&folder, "a,b\n1,2\n3,4\n", &CsvOptions::new()).unwrap();
+    let (path, other) = (folder.file("data.csv"), folder.file("other.csv"));
+    for text in ["a,b\n9,9\n9,9\n", "", "of another program"] {
+        std::fs::write(&other, text).unwrap();
+        std::fs::rename(&other, &path).unwrap();
+        assert_eq!(data.matrices(&[1, 0]).unwrap().0.as_slice(), [3.0, 1.0]);
+    }
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(data.matrices(&[1]).unwrap().1.as_slice(), [4.0]);
+}

@@ -6,6 +6,8 @@ mod argmin;
 mod checkpoints;
 #[cfg(all(feature = "csv", feature = "storage"))]
 mod csv;
+#[cfg(feature = "storage")]
+mod disks;
 #[cfg(feature = "dual")]
 mod dual;
 mod fuzz;
@@ -26,6 +28,13 @@ mod reports;
 mod sessions;
 #[cfg(feature = "serde")]
 mod shards;
+#[cfg(all(
+    feature = "storage",
+    feature = "json",
+    feature = "progress",
+    feature = "tracing"
+))]
+mod soak;
 #[cfg(feature = "storage")]
 mod storage;
 #[cfg(feature = "proptest")]

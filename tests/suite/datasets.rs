@@ -574,23 +574,67 @@ fn arguments_of_read() {
     );
 }
 
+/// Opens inputs, with [`labels`] as targets.
+fn open(folder: &Folder, kind: &str, x: &Path) -> Box<dyn Dataset<f64>> {
+    let labels = labels(folder, kind);
+    match kind {
+        "idx" => Box::new(Idx::open(x, labels, TargetEncoding::Values).unwrap()),
+        _ => Box::new(Npy::open(x, labels, TargetEncoding::Values).unwrap()),
+    }
+}
+
+/// Two examples of two values in a file of bytes, the last of which are the values.
+fn bytes_of(kind: &str, values: [u8; 4]) -> Vec<u8> {
+    match kind {
+        "idx" => idx(8, &[2, 2], &values),
+        _ => npy(1, "|u1", false, &[2, 2], &values),
+    }
+}
+
 #[test]
 fn a_file_that_shrinks_is_an_error() {
     let folder = Folder::new("shrinks");
-    let x = folder.write("x", &idx(8, &[2, 2], &[1, 2, 3, 4]));
-    let data = Idx::<f64>::open(&x, labels(&folder, "idx"), TargetEncoding::Values).unwrap();
-    fs::OpenOptions::new()
-        .write(true)
-        .open(&x)
-        .unwrap()
-        .set_len(14)
-        .unwrap();
-    assert_eq!(data.matrices(&[0]).unwrap().0.as_slice(), [1.0, 2.0]);
-    let error = data.matrices(&[1]).unwrap_err();
-    assert!(
-        matches!(error, Error::File { doing: "read", .. }),
-        "{error}"
-    );
+    for kind in ["idx", "npy"] {
+        let x = folder.write("x", &bytes_of(kind, [1, 2, 3, 4]));
+        let data = open(&folder, kind, &x);
+        let file = fs::OpenOptions::new().write(true).open(&x).unwrap();
+        file.set_len(file.metadata().unwrap().len() - 2).unwrap();
+        assert_eq!(data.matrices(&[0]).unwrap().0.as_slice(), [1.0, 2.0]);
+        let error = data.matrices(&[1]).unwrap_err();
+        assert!(
+            matches!(error, Error::File { doing: "read", .. }),
+            "{error}"
+        );
+        assert!(error.to_string().contains("/x "), "{error}");
+        // Nothing of it gets into a model.
+        let layer = Dense::new(2, 1, Activation::Identity).unwrap();
+        let circuit = Circuit::builder().layer(layer).build().unwrap();
+        let mut model = DecoupledCircuit::<f64>::new(circuit, Energy::default()).unwrap();
+        let before = format!("{model:?}");
+        let added = model.add_dataset(&data, &TargetInit::ForwardPass);
+        assert_eq!(added.unwrap_err(), error);
+        assert_eq!(format!("{model:?}"), before);
+    }
+}
+
+/// A file that another program puts in the place of one that is open does not mix with it.
+#[cfg(unix)]
+#[test]
+fn a_file_that_is_replaced_is_read_as_it_was_opened() {
+    let folder = Folder::new("replaced");
+    for kind in ["idx", "npy"] {
+        let x = folder.write("x", &bytes_of(kind, [1, 2, 3, 4]));
+        let data = open(&folder, kind, &x);
+        for other in [bytes_of(kind, [9; 4]), Vec::new(), b"text".to_vec()] {
+            fs::rename(folder.write("other", &other), &x).unwrap();
+            assert_eq!(
+                data.matrices(&[1, 0]).unwrap().0.as_slice(),
+                [3., 4., 1., 2.]
+            );
+        }
+        fs::remove_file(&x).unwrap();
+        assert_eq!(data.matrices(&[1]).unwrap().0.as_slice(), [3.0, 4.0]);
+    }
 }
 
 /// Each thread gets its own rows: no position in the file is shared.

@@ -415,7 +415,9 @@ impl<T> TrainingReport<T> {
 
 impl<T: Scalar> fmt::Display for TrainingReport<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let epochs: u64 = self.phases.iter().map(|phase| phase.epochs).sum();
+        // A report that was read may say anything.
+        let epochs = self.phases.iter().map(|phase| phase.epochs);
+        let epochs = epochs.fold(0, u64::saturating_add);
         write!(
             f,
             "{epochs} epochs, {} parameter steps, {:.1} s: {}",
@@ -468,7 +470,7 @@ impl fmt::Display for Warned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ([first, last], count) = (self.epochs, self.count);
         write!(f, "phase {}, ", self.phase)?;
-        match last - first + 1 {
+        match last.saturating_sub(first).saturating_add(1) {
             1 => write!(f, "epoch {first}: ")?,
             all if all == count => write!(f, "epochs {first} to {last}: ")?,
             _ => write!(f, "{count} of epochs {first} to {last}: ")?,

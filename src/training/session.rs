@@ -1074,6 +1074,15 @@ impl<T: Scalar> SessionState<T> {
         let largest = within.max(own).max(reports);
         let what = "a count in the state";
         check_count(what, largest <= most, most as usize, largest as usize)?;
+        for Warned { epochs, .. } in &self.warnings {
+            let [first, last] = *epochs;
+            let (what, fits) = (
+                "the last epoch of a warning",
+                first <= last && last <= self.epoch,
+            );
+            let expected = first.max(self.epoch);
+            check_count(what, fits, expected as usize, last as usize)?;
+        }
         let Some(within) = &self.within else {
             return check_count("completed phases", phase <= end, end, phase);
         };

@@ -85,3 +85,24 @@ fn an_infinite_loss_survives_json() {
     infinity_there_and_back::<f64>();
     infinity_there_and_back::<f32>();
 }
+
+/// Counts that no run has are printed as they are.
+#[test]
+fn a_report_that_was_read_can_be_printed() {
+    let phase = serde_json::json!({
+        "epochs": u64::MAX, "steps": 1, "stop": "Epochs", "best_epoch": null, "penalties": []
+    });
+    let warned = |epochs: [u64; 2]| serde_json::json!({"warning": "Undone", "phase": 0, "epochs": epochs, "count": 1});
+    let value = serde_json::json!({
+        "history": [], "warnings": [warned([3, 2]), warned([0, u64::MAX])], "failures": [],
+        "phases": [phase, phase], "stop": "Epochs", "steps": 2, "seconds": 0.5
+    });
+    let report: TrainingReport<f64> = serde_json::from_value(value).unwrap();
+    let told = report.to_string();
+    assert!(told.starts_with(&format!("{} epochs", u64::MAX)), "{told}");
+    assert!(told.contains("epoch 3: "), "{told}");
+    assert!(
+        told.contains(&format!("1 of epochs 0 to {}", u64::MAX)),
+        "{told}"
+    );
+}

@@ -224,6 +224,8 @@ fn states_that_contradict_themselves_are_refused() {
         ("/within/w_step/pending_examples", json!(3), pending),
         ("/within/w_step/pending_examples", json!(0), pending),
         ("/warnings/0/count", huge.clone(), "a count"),
+        ("/warnings/0/epochs", json!([3, 2]), "of a warning"),
+        ("/warnings/0/epochs", json!([1, u64::MAX]), "of a warning"),
         ("/phases/0/epochs", huge.clone(), "a count"),
         ("/phases/0/steps", huge.clone(), "a count"),
         ("/visits", huge, "a count"),

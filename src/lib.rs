@@ -7,15 +7,19 @@
 //! example i gets trainable **auxiliary targets** z_1ⁱ, …, z_{T−1}ⁱ (z_0ⁱ and z_Tⁱ are given), and
 //! one objective trains θ and z together:
 //!
-//! E(θ, Z) = Σᵢ \[ L(z_Tⁱ, ẑ_Tⁱ) + Σ_{t=1}^{T−1} μ_t L_h(z_tⁱ, ẑ_tⁱ) \].
+//! ```math
+//! E(θ, Z) = ∑_i [ L(z_T^i, ẑ_T^i) + ∑_{t=1}^{T-1} μ_t L_h(z_t^i, ẑ_t^i) ]
+//! ```
 //!
 //! E is a sum of **local problems** ℓ_t, each a function of θ_t, z_t and z_{t+1} alone, so all
 //! layers' values and gradients can be computed in parallel. With g_{t+1} = ∂ℓ_t/∂ẑ_{t+1} (μ
 //! included),
 //!
-//! ∂E/∂θ_t = (∂f_t/∂θ_t)ᵀ g_{t+1},  ∂E/∂z_t = ∂ℓ_{t−1}/∂z_t (as target) + (∂f_t/∂z_t)ᵀ g_{t+1}.
+//! ```math
+//! ∂E/∂θ_t = (∂f_t/∂θ_t)^T g_{t+1}, \qquad ∂E/∂z_t = ∂ℓ_{t-1}/∂z_t + (∂f_t/∂z_t)^T g_{t+1}
+//! ```
 //!
-//! Moving θ is a *W-step*, moving z a *Z-step*. ‖z_t − ẑ_t‖ is the *gap*, and L of the
+//! In the second, ∂ℓ_{t−1}/∂z_t is that of z_t as a target. Moving θ is a *W-step*, moving z a *Z-step*. ‖z_t − ẑ_t‖ is the *gap*, and L of the
 //! plain forward pass is the *composed loss*, which backprop minimises. Related work: the method of
 //! auxiliary coordinates (Carreira-Perpiñán & Wang 2014), ADMM for nets (Taylor et al. 2016),
 //! predictive coding (Whittington & Bogacz 2017).
@@ -79,6 +83,8 @@
 //! assert_eq!(whole.parameters, [first.parameters, second.parameters]);
 //! # Ok::<(), Error>(())
 //! ```
+// The features that an item needs are shown beside it on docs.rs, which sets this.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 

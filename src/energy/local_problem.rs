@@ -13,7 +13,9 @@ use crate::regularizer::Regularizer;
 
 /// The local problem of layer t:
 ///
-/// ℓ_t(θ_t, z_t, z_{t+1}) = μ_{t+1} Σᵢ L_h(z_{t+1}ⁱ, f_t(z_tⁱ, θ_t)),
+/// ```math
+/// ℓ_t(θ_t, z_t, z_{t+1}) = μ_{t+1} ∑_i L_h(z_{t+1}^i, f_t(z_t^i, θ_t))
+/// ```
 ///
 /// and for the last layer Σᵢ L(z_Tⁱ, f_{T−1}(z_{T−1}ⁱ, θ_{T−1})).
 ///
@@ -22,8 +24,9 @@ use crate::regularizer::Regularizer;
 /// gradients are sums over examples, without averaging, and include μ. With example weights wᵢ,
 /// regularisers R_t and S_{t+1}, and multipliers λ of the constraints z = ẑ,
 ///
-/// ℓ_t = Σᵢ wᵢ \[ μ_{t+1} L_h(z_{t+1}ⁱ, ẑ_{t+1}ⁱ) + R_t(θ_t) + S_{t+1}(z_{t+1}ⁱ) +
-/// λ_{t+1}ⁱ·(z_{t+1}ⁱ − ẑ_{t+1}ⁱ) \].
+/// ```math
+/// ℓ_t = ∑_i w_i [ μ_{t+1} L_h(z_{t+1}^i, ẑ_{t+1}^i) + R_t(θ_t) + S_{t+1}(z_{t+1}^i) + λ_{t+1}^i · (z_{t+1}^i - ẑ_{t+1}^i) ]
+/// ```
 ///
 /// # Examples
 /// ```

@@ -14,8 +14,9 @@ use crate::regularizer::Regularizer;
 /// Description of a circuit's energy E: the output loss L, a hidden loss L_h with a weight μ_t for
 /// every hidden layer t = 1, …, T−1, and regularisers.
 ///
-/// E(θ, Z) = Σᵢ wᵢ \[ L(z_Tⁱ, ẑ_Tⁱ) + Σ_{t=1}^{T−1} μ_t L_h(z_tⁱ, ẑ_tⁱ) + Σ_t R_t(θ_t) +
-/// Σ_t S_t(z_tⁱ) \]
+/// ```math
+/// E(θ, Z) = ∑_i w_i [ L(z_T^i, ẑ_T^i) + ∑_{t=1}^{T-1} μ_t L_h(z_t^i, ẑ_t^i) + ∑_t R_t(θ_t) + ∑_t S_t(z_t^i) ]
+/// ```
 ///
 /// with example weights wᵢ (1 unless set).
 ///

@@ -4,7 +4,7 @@
 
 mod data;
 
-use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
@@ -19,7 +19,7 @@ use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::optimizer::{Adam, GradientDescent};
 use layerwise::schedule::Schedule;
 use layerwise::target_solver::{ReverseSweep, StepSize};
-use layerwise::training::{Backprop, Decoupling, Phase, Trainer};
+use layerwise::training::{Backprop, Decoupling, Event, Phase, Session, Trainer};
 use layerwise::{Circuit, DecoupledCircuit, Error};
 use serde::Serialize;
 
@@ -48,6 +48,10 @@ struct Options {
     /// Number of threads that share the layers' local problems, at most one per layer.
     #[arg(long, default_value = "1", value_parser = positive)]
     threads: usize,
+    /// Folder for checkpoints, one per scheme and seed; written every 50 epochs and resumed from if present. Needs
+    /// the feature `storage`.
+    #[arg(long, value_name = "DIR")]
+    resume: Option<PathBuf>,
     /// Print one JSON object per row instead of the table.
     #[arg(long)]
     json: bool,
@@ -181,7 +185,7 @@ fn run(
     seed: u64,
     options: &Options,
     (train, test): &(Digits, Digits),
-) -> Result<Row, Error> {
+) -> Result<Row, Box<dyn std::error::Error>> {
     let mut model = DecoupledCircuit::new(
         circuit(&options.widths, seed)?,
         Energy::new(SoftmaxCrossEntropy),
@@ -199,12 +203,15 @@ fn run(
     let bar = ProgressBar::no_length()
         .with_style(style.expect("the template is valid"))
         .with_prefix(scheme.to_string());
-    let report = trainer.run_with(&mut model, |record, _| {
-        bar.inc(1);
-        bar.set_message(format!("objective {:.4}", record.objective));
-        ControlFlow::Continue(())
-    })?;
+    let mut session = begin(&trainer, model, options, &format!("{scheme}-{seed}"))?;
+    while let Some(event) = session.advance()? {
+        if let Event::Epoch(record) = event {
+            bar.set_position(record.epoch);
+            bar.set_message(format!("objective {:.4}", record.objective));
+        }
+    }
     bar.finish_and_clear();
+    let (mut model, report) = session.finish();
     if scheme == SchemeName::Backprop {
         // Backprop does not use the targets: report E and gap of the forward pass.
         model.initialize_targets(&TargetInit::ForwardPass)?;
@@ -245,6 +252,40 @@ fn run(
         seconds: report.seconds,
         diagnosis,
     })
+}
+
+/// A new session, or the one that was left in the folder of checkpoints.
+#[cfg(feature = "storage")]
+fn begin(
+    trainer: &Trainer<f32>,
+    model: DecoupledCircuit<f32>,
+    options: &Options,
+    name: &str,
+) -> Result<Session<f32>, Box<dyn std::error::Error>> {
+    let Some(folder) = &options.resume else {
+        return Ok(Session::new(trainer, model)?);
+    };
+    std::fs::create_dir_all(folder)?;
+    let path = folder.join(name).with_extension("safetensors");
+    let mut session = match path.exists() {
+        true => Session::reopen(trainer, model, &path)?,
+        false => Session::new(trainer, model)?,
+    };
+    session.checkpoint_every(50, path)?;
+    Ok(session)
+}
+
+#[cfg(not(feature = "storage"))]
+fn begin(
+    trainer: &Trainer<f32>,
+    model: DecoupledCircuit<f32>,
+    options: &Options,
+    _: &str,
+) -> Result<Session<f32>, Box<dyn std::error::Error>> {
+    match options.resume {
+        None => Ok(Session::new(trainer, model)?),
+        Some(_) => Err("--resume needs the feature `storage`".into()),
+    }
 }
 
 fn cosine(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {

@@ -25,7 +25,7 @@ use layerwise::{Circuit, DecoupledCircuit, Error};
 use serde::Serialize;
 
 /// Trains tanh circuits on images in the IDX format by several schemes. Prints one line per scheme
-/// and seed: test accuracy in per cent after each epoch, the gap before and after the Z-steps of
+/// and seed: test accuracy in per cent (or that on images held out by `--validation`) after each epoch, the gap before and after the Z-steps of
 /// the last epoch, and the training time in seconds.
 #[derive(Parser)]
 struct Options {
@@ -68,6 +68,13 @@ struct Options {
     /// Learning rate of Adam.
     #[arg(long, default_value_t = 1e-3)]
     rate: f64,
+    /// Learning rate at the end, as a fraction of `--rate`; falls along a cosine.
+    #[arg(long, default_value_t = 1.0)]
+    rate_end: f64,
+    /// Hold out this many training images, from the end of the file, and measure accuracy on them instead of on the
+    /// test images: options are to be chosen by them.
+    #[arg(long, value_name = "IMAGES", default_value_t = 0)]
+    validation: usize,
     /// Use only this many training images, from the start of the file.
     #[arg(long)]
     limit: Option<usize>,
@@ -128,6 +135,7 @@ impl SchemeName {
             Self::Idea => Phase::new(Carried::new(options.idea, options.keep), rule),
         }
         .with_epochs(options.epochs)
+        .with_schedule(Schedule::cosine(options.rate_end)?)
         .with_batch_size(options.batch)
     }
 }
@@ -157,6 +165,22 @@ impl Images {
         let (pixels, classes) = data.matrices(&rows)?;
         Ok(Self { pixels, classes })
     }
+
+    /// The last `count` images, which are no longer here.
+    fn split_off(&mut self, count: usize) -> Result<Self, String> {
+        let all = self.pixels.ncols();
+        let kept = all.checked_sub(count).filter(|&kept| kept > 0);
+        let kept = kept.ok_or(format!(
+            "{count} of {all} training images cannot be held out"
+        ))?;
+        let part = |start, count| Self {
+            pixels: self.pixels.columns(start, count).into_owned(),
+            classes: self.classes.columns(start, count).into_owned(),
+        };
+        let (first, last) = (part(0, kept), part(kept, count));
+        *self = first;
+        Ok(last)
+    }
 }
 
 /// One line of the output.
@@ -164,8 +188,8 @@ impl Images {
 struct Row {
     scheme: SchemeName,
     seed: u64,
-    /// Per epoch, in 0..=1.
-    test_accuracy: Vec<f64>,
+    /// Per epoch, in 0..=1; on the images held out, if there are any.
+    accuracy: Vec<f64>,
     /// Per epoch; empty for backprop.
     gap_before: Vec<Option<f32>>,
     gap_after: Vec<Option<f32>>,
@@ -193,7 +217,7 @@ fn run(
     let trainer = Trainer::new(scheme.phase(options)?)
         .with_seed(seed)
         .with_threads(options.threads)?
-        // The data set's test images, after every epoch: nothing is chosen by them.
+        // After every epoch; nothing is chosen by them here.
         .with_validation(test.pixels.clone(), test.classes.clone())
         .with_metric(|classes, outputs| metrics::accuracy(classes, outputs));
     let mut session = begin(&trainer, model, options, &format!("{scheme}-{seed}"))?;
@@ -201,7 +225,7 @@ fn run(
     Ok(Row {
         scheme,
         seed,
-        test_accuracy: report.history.iter().filter_map(|own| own.metric).collect(),
+        accuracy: report.history.iter().filter_map(|own| own.metric).collect(),
         gap_before: report
             .history
             .iter()
@@ -252,7 +276,14 @@ fn begin(
 
 fn compare(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let mut train = Images::read(&options.data, "train", options.limit)?;
-    let mut test = Images::read(&options.data, "t10k", None)?;
+    let mut test = match options.validation {
+        0 => Images::read(&options.data, "t10k", None)?,
+        count => train.split_off(count)?,
+    };
+    let measured = match options.validation {
+        0 => "test %",
+        _ => "validation %",
+    };
     if test.pixels.nrows() != train.pixels.nrows() {
         return Err("training and test images differ in size".into());
     }
@@ -266,8 +297,8 @@ fn compare(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
                 println!("{}", serde_json::to_string(&row)?);
                 continue;
             }
-            print!("{scheme:<10} seed {seed:<3} test %");
-            for accuracy in &row.test_accuracy {
+            print!("{scheme:<10} seed {seed:<3} {measured}");
+            for accuracy in &row.accuracy {
                 print!(" {:>6.2}", 100.0 * accuracy);
             }
             let last = |gaps: &[Option<f32>]| gaps.last().copied().flatten();

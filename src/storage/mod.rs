@@ -30,7 +30,8 @@
 //! Files are replaced as a whole: the new file is written beside the old one, with `.partial` at the
 //! end of its name, flushed to the disk, and renamed. After a crash at any moment there is the old
 //! file or the new one. On Unix the new file has the permissions of the old one, but the owner is
-//! whoever writes it. A link stays: the file that it points to is replaced, or created.
+//! whoever writes it. A link stays: the file that it points to is replaced, or created. What is no
+//! regular file, such as a folder or a device, is not replaced.
 //!
 //! Damaged, truncated, foreign or newer files are errors, and so are entries of the manifest that this
 //! version does not know. Nothing is changed by reading them.

@@ -1,0 +1,32 @@
+//! Files of a model: what is read can be written, and read again to the same bytes.
+#![no_main]
+
+use layerwise::DecoupledCircuit;
+use layerwise::decoupled::Selection;
+use layerwise::registry::Registry;
+use layerwise::storage::Stored;
+use layerwise_fuzz::files;
+use libfuzzer_sys::{fuzz_mutator, fuzz_target};
+
+fn read<T: Stored>(bytes: &[u8]) {
+    let open = |bytes: &[u8]| DecoupledCircuit::<T>::from_bytes(bytes, &Registry::new());
+    let Ok(read) = open(bytes) else {
+        return;
+    };
+    let written = read.to_bytes().expect("what was read can be written");
+    let again = open(&written).expect("what was written can be read");
+    assert_eq!(again.to_bytes().as_ref(), Ok(&written));
+    if read.circuit().dims().iter().all(|&dim| dim < 1 << 12) {
+        let _ = (read.energy(), read.gradients(&Selection::All));
+    }
+}
+
+fuzz_target!(|input: &[u8]| {
+    for bytes in files::files(input) {
+        read::<f32>(&bytes);
+        read::<f64>(&bytes);
+    }
+});
+fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
+    files::mutate(data, size, max_size, seed)
+});

@@ -47,7 +47,8 @@ fuzz_target!(|input: &[u8]| {
         12 => {
             if let Some(schedule) = read::<Schedule>(text) {
                 for step in [0, 1, 7, u64::MAX] {
-                    assert!(schedule.factor(step, 7).is_finite(), "{schedule:?} {step}");
+                    // Growing steps may pass all bounds.
+                    assert!(schedule.factor(step, 7) >= 0.0, "{schedule:?} {step}");
                 }
             }
         }

@@ -521,12 +521,6 @@ pub enum Error {
         operation: &'static str,
     },
 
-    /// A change of streamed targets by a copy of the model that they belong to.
-    #[error(
-        "the targets belong to the model that this one was cloned from, which alone can change them"
-    )]
-    CopiedTargets,
-
     /// A target outside the domain of its loss.
     #[error("{loss}: the target of example column {column} is outside the domain: {reason}")]
     TargetDomain {

@@ -209,7 +209,7 @@ impl<T: Scalar> Examples<T> {
 
     /// Writes z_t for the examples in the given columns.
     pub(crate) fn put(&mut self, t: usize, chosen: &[usize], new: &[T]) -> Result<(), Error> {
-        if let Some(streamed) = &self.streamed {
+        if let Some(streamed) = &mut self.streamed {
             return streamed.put(&self.dims, t, chosen, new);
         }
         put_columns(&mut self.z[t], self.dims[t], chosen, new);
@@ -385,8 +385,9 @@ impl<T: Scalar> Working<T> {
         examples: &'a Examples<T>,
         chosen: &Chosen<'_>,
         training: bool,
+        targets: TargetUse,
     ) -> Result<Batch<'a, T>, Error> {
-        let BatchMut { base, drafts } = self.lend(examples, chosen, 0, TargetUse::Kept)?;
+        let BatchMut { base, drafts } = self.lend(examples, chosen, 0, targets)?;
         Ok(Batch {
             training,
             drafts,
@@ -464,8 +465,14 @@ impl<T: Scalar> Working<T> {
         if self.ahead.is_none() {
             self.ahead = ReadAhead::start(&examples.dims);
         }
-        if let Some(ahead) = &mut self.ahead {
-            ahead.ask(streamed.source(), next, targets == TargetUse::Kept);
+        let kept = targets == TargetUse::Kept;
+        let asked = self
+            .ahead
+            .as_mut()
+            .is_some_and(|ahead| ahead.ask(streamed.source(), next, kept));
+        if !asked {
+            // Its thread is gone, after a panic of the data set; the next visit starts another.
+            self.ahead = None;
         }
     }
 
@@ -485,7 +492,7 @@ impl<T: Scalar> Working<T> {
         examples: &mut Examples<T>,
         chosen: &Chosen<'_>,
     ) -> Result<(), Error> {
-        if let Some(streamed) = &examples.streamed {
+        if let Some(streamed) = &mut examples.streamed {
             // What was lent had drafts of all targets.
             let targets = self.drafts.iter().map(|draft| draft.z.as_slice());
             let records = self.loaded.records();

@@ -126,9 +126,9 @@ impl<T: Scalar> Gradients<T> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemoryEstimate {
-    /// z_1, …, z_{T−1}: n Σ_{t=1}^{T−1} d_t scalars.
+    /// z_1, …, z_{T−1}: n Σ_{t=1}^{T−1} d_t scalars; 0 if the examples are streamed.
     pub targets: usize,
-    /// z_0 and z_T.
+    /// z_0 and z_T; 0 if the examples are streamed.
     pub data: usize,
     /// θ.
     pub parameters: usize,
@@ -470,7 +470,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         let mut working = Working::new(self.circuit.depth());
         for start in (0..n).step_by(BLOCK) {
             let block = chosen.part(start..n.min(start + BLOCK));
-            let batch = working.view(&self.examples, &block, false)?;
+            let batch = working.view(&self.examples, &block, false, TargetUse::Kept)?;
             values.extend_from_slice(batch.z(t));
         }
         Ok(DMatrix::from_vec(dim, n, values))
@@ -508,8 +508,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// changed.
     pub fn initialize_targets(&mut self, init: &TargetInit<T>) -> Result<(), Error> {
         if let Some(streamed) = &self.examples.streamed {
-            let new = streamed.renewed()?;
-            self.fill(&new, init)?;
+            let mut new = streamed.renewed()?;
+            self.fill(&mut new, init)?;
             self.examples.streamed = Some(new);
             return Ok(());
         }
@@ -523,8 +523,13 @@ impl<T: Scalar> DecoupledCircuit<T> {
 
     /// Writes the targets of all examples of a data set, block by block; their inputs and output
     /// targets are checked.
-    pub(crate) fn fill(&self, streamed: &Streamed<T>, init: &TargetInit<T>) -> Result<(), Error> {
-        let (source, dims) = (streamed.source(), self.circuit.dims());
+    pub(crate) fn fill(
+        &self,
+        streamed: &mut Streamed<T>,
+        init: &TargetInit<T>,
+    ) -> Result<(), Error> {
+        let (source, dims) = (streamed.source().clone(), self.circuit.dims());
+        self.check_batch(source.len().min(BLOCK))?;
         let (mut loaded, mut records) = (Loaded::new(), Vec::new());
         let mut blocks = init.blocks(&self.circuit, source.len())?;
         let mut block = |rows: &[usize], loaded: &mut Loaded<T>| -> Result<Vec<Vec<T>>, Error> {
@@ -656,7 +661,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
         let mut working = Working::new(self.circuit.depth());
         for start in (0..n).step_by(BLOCK) {
             let block = start..(start + BLOCK).min(n);
-            let batch = working.view(&self.examples, &chosen.part(block), training)?;
+            let chosen = chosen.part(block);
+            let batch = working.view(&self.examples, &chosen, training, TargetUse::Kept)?;
             visit(self.layers().on(batch), &mut workspace);
         }
         Ok(())
@@ -769,6 +775,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// [`Error::TooLarge`] for a batch that cannot fit in memory.
     pub fn memory(&self, batch: usize) -> Result<MemoryEstimate, Error> {
         let (scalar, n) = (size_of::<T>(), self.examples.len());
+        let held = usize::from(self.examples.streamed.is_none());
         let dims = self.circuit.dims();
         let total = |sum: usize, own: usize| sum.saturating_add(own);
         let all = dims.iter().copied().fold(0, total);
@@ -800,8 +807,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
             .map(of_layer)
             .fold(0, total);
         Ok(MemoryEstimate {
-            targets: scalar * n * (all - ends),
-            data: scalar * n * ends,
+            targets: scalar * n * (all - ends) * held,
+            data: scalar * n * ends * held,
             parameters: scalar * self.circuit.parameter_count(),
             workspace: scalar.saturating_mul(workspace),
         })
@@ -823,7 +830,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         let chosen = self.chosen(selection, operation)?;
         self.check_batch(chosen.len())?;
         let mut working = Working::new(self.circuit.depth());
-        let batch = working.view(&self.examples, &chosen, false)?;
+        let batch = working.view(&self.examples, &chosen, false, TargetUse::Kept)?;
         Ok(work(self.layers().on(batch)))
     }
 

@@ -7,7 +7,7 @@ use super::streamed::{Loaded, Source};
 use crate::error::Error;
 use crate::kernel::Scalar;
 
-/// A thread that reads one batch at a time. It ends when this is dropped.
+/// A thread that reads one batch at a time. When this is dropped, it ends after the batch in progress.
 #[derive(Debug)]
 pub(crate) struct ReadAhead<T> {
     orders: SyncSender<Order<T>>,
@@ -65,17 +65,16 @@ impl<T: Scalar> ReadAhead<T> {
         })
     }
 
-    /// Begins to read a batch, unless another is being read.
-    pub(crate) fn ask(&mut self, source: &Source<T>, columns: &[usize], kept: bool) {
+    /// Begins to read a batch, after the last was taken or forgotten; false if the thread is gone.
+    pub(crate) fn ask(&mut self, source: &Source<T>, columns: &[usize], kept: bool) -> bool {
         let Some(mut order) = self.idle.take() else {
-            return;
+            return false;
         };
         order.source = Some(source.clone());
         order.columns.clear();
         order.columns.extend_from_slice(columns);
         order.kept = kept;
-        // After a panic on the thread nothing is read ahead any more.
-        let _ = self.orders.send(order);
+        self.orders.send(order).is_ok()
     }
 
     /// Forgets the batch that was asked for: its targets may change before it is lent.

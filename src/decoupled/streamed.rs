@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use crate::check::check_finite;
+use crate::check::{check_finite, make_room};
 use crate::data::Dataset;
 use crate::error::{Error, Quantity};
 use crate::kernel::Scalar;
@@ -22,11 +22,13 @@ pub(crate) trait TargetStore<T>: Debug + Send + Sync {
 }
 
 /// Where z_0, …, z_T of all examples are: column i is row i of the data set, and record i.
+///
+/// Copies share the records until one of them changes: it then gets a store of its own.
 #[derive(Debug)]
 pub(crate) struct Streamed<T> {
     source: Source<T>,
-    /// Whether the records belong to this model, not to the one that it is a copy of.
-    owned: bool,
+    /// As many of these as copies that share the store.
+    copies: Arc<()>,
 }
 
 /// What is read; a thread can have it too.
@@ -52,12 +54,11 @@ impl<T> Clone for Source<T> {
     }
 }
 
-/// A copy can be read, but has no records of its own to change.
 impl<T> Clone for Streamed<T> {
     fn clone(&self) -> Self {
         Self {
             source: self.source.clone(),
-            owned: false,
+            copies: Arc::clone(&self.copies),
         }
     }
 }
@@ -69,7 +70,7 @@ impl<T: Scalar> Streamed<T> {
     pub(crate) fn new(data: Arc<dyn Dataset<T>>, store: Arc<dyn TargetStore<T>>) -> Self {
         Self {
             source: Source { data, store },
-            owned: true,
+            copies: Arc::new(()),
         }
     }
 
@@ -79,33 +80,46 @@ impl<T: Scalar> Streamed<T> {
 
     /// The same data set with another store, for new targets of the same examples.
     pub(crate) fn renewed(&self) -> Result<Self, Error> {
-        self.check_owned()?;
         let data = Arc::clone(&self.source.data);
         Ok(Self::new(data, self.source.store.another()?))
     }
 
-    fn check_owned(&self) -> Result<(), Error> {
-        match self.owned {
-            true => Ok(()),
-            false => Err(Error::CopiedTargets),
+    /// Makes the records this copy's own, before they are changed.
+    fn own(&mut self, dims: &[usize]) -> Result<(), Error> {
+        if Arc::strong_count(&self.copies) == 1 {
+            return Ok(());
         }
+        let new = self.renewed()?;
+        let (n, length) = (self.source.len(), record_len(dims));
+        let mut records = Vec::new();
+        for first in (0..n).step_by(RECORDS) {
+            records.resize(RECORDS.min(n - first) * length, T::zero());
+            self.source.store.read(first, &mut records)?;
+            new.source.store.write(first, &records)?;
+        }
+        *self = new;
+        Ok(())
     }
 
     /// Writes z_t of the examples in these columns.
     pub(crate) fn put(
-        &self,
+        &mut self,
         dims: &[usize],
         t: usize,
         columns: &[usize],
         new: &[T],
     ) -> Result<(), Error> {
-        self.check_owned()?;
-        let start = start_of(dims, t);
-        let mut record = vec![T::zero(); record_len(dims)];
-        for (&column, new) in columns.iter().zip(new.chunks_exact(dims[t])) {
-            self.source.store.read(column, &mut record)?;
-            record[start..start + new.len()].copy_from_slice(new);
-            self.source.store.write(column, &record)?;
+        self.own(dims)?;
+        let (start, length) = (start_of(dims, t), record_len(dims));
+        let mut new = new.chunks_exact(dims[t]);
+        let mut records = Vec::new();
+        for run in runs(columns) {
+            records.resize(run.len() * length, T::zero());
+            self.source.store.read(run[0], &mut records)?;
+            for (record, new) in records.chunks_exact_mut(length).zip(&mut new) {
+                record[start..start + new.len()].copy_from_slice(new);
+            }
+            self.source.store.write(run[0], &records)?;
         }
         Ok(())
     }
@@ -135,13 +149,13 @@ impl<T: Scalar> Streamed<T> {
 
     /// Writes z_1, …, z_{T−1} of the examples in these columns.
     pub(crate) fn put_all<'z>(
-        &self,
+        &mut self,
         dims: &[usize],
         columns: &[usize],
         targets: impl Iterator<Item = &'z [T]> + Clone,
         records: &mut Vec<T>,
     ) -> Result<(), Error> {
-        self.check_owned()?;
+        self.own(dims)?;
         let mut first = 0;
         for run in runs(columns) {
             records.clear();
@@ -175,6 +189,7 @@ impl<T: Scalar> Source<T> {
         let (n, last) = (columns.len(), dims.len() - 1);
         loaded.z.resize_with(dims.len(), Vec::new);
         for (z, &dim) in loaded.z.iter_mut().zip(dims) {
+            make_room(z, "streamed examples", dim, n)?;
             z.resize(n * dim, T::zero());
         }
         let (inputs, rest) = loaded.z.split_at_mut(1);
@@ -184,7 +199,8 @@ impl<T: Scalar> Source<T> {
         inputs.fill(T::of(f64::NAN));
         outputs.fill(T::of(f64::NAN));
         self.data.read(columns, inputs, outputs)?;
-        // They were checked when the examples were added, but the source may have changed.
+        // What the circuit and the loss accept was checked when the examples were added. The source may
+        // have changed, and what is not finite would spoil θ.
         check_read(Quantity::Input, 0, dims[0], columns, inputs)?;
         check_read(Quantity::Target, last, dims[last], columns, outputs)?;
         if !kept || last == 1 {
@@ -245,7 +261,8 @@ fn hidden(dims: &[usize]) -> &[usize] {
 
 /// Σ_{t=1}^{T−1} d_t.
 pub(crate) fn record_len(dims: &[usize]) -> usize {
-    hidden(dims).iter().sum()
+    let add = |sum: usize, &dim: &usize| sum.saturating_add(dim);
+    hidden(dims).iter().fold(0, add)
 }
 
 /// Where z_t begins in a record.

@@ -1,6 +1,6 @@
 //! Auxiliary targets in a file, for more examples than fit in memory.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -120,7 +120,7 @@ fn unnamed(folder: &Path) -> io::Result<File> {
             Err(reason) => return Err(reason),
             Ok(file) => {
                 #[cfg(not(windows))]
-                fs::remove_file(&path)?;
+                std::fs::remove_file(&path)?;
                 return Ok(file);
             }
         }
@@ -132,11 +132,12 @@ impl<T: Bytes> DecoupledCircuit<T> {
     /// are read when they are needed, and their auxiliary targets live in a file in `folder`; returns
     /// the ids. A run gives the same bits as with [`add_dataset`](Self::add_dataset).
     ///
-    /// While a minibatch is visited, a thread reads the next one. In memory are two minibatches, about
-    /// 30 bytes for each example, and what a scheme itself keeps for each example: λ of multipliers,
-    /// residuals, or the moments of a joint step, each as large as the targets.
+    /// While a minibatch is visited, a thread reads the next one. In memory are three minibatches (or
+    /// blocks of up to 1,024 examples, where all are measured or changed), about 30 bytes for each
+    /// example, and what a scheme itself keeps for each example: λ of multipliers, residuals, or the
+    /// moments of a joint step, each as large as the targets.
     ///
-    /// The file has no name and is gone once the model is dropped. It needs
+    /// The file has no name, and is gone once the model is dropped and what is being read has been. It needs
     /// n Σ_{t=1}^{T−1} d_t scalars, and as many again while all targets are computed anew (at the end of
     /// a phase with refreshed or residual targets, and in
     /// [`initialize_targets`](Self::initialize_targets)). Checkpoints contain the targets, but not the
@@ -145,8 +146,12 @@ impl<T: Bytes> DecoupledCircuit<T> {
     ///
     /// What needs all examples in memory is [`Error::NotInMemory`]: views such as
     /// [`z`](Self::z) and [`problem`](Self::problem) (see [`z_of`](Self::z_of)), further examples, and
-    /// removing some ([`Subset`](crate::data::Subset) streams a part). A clone of the model reads the
-    /// same file, but cannot change it.
+    /// removing some ([`Subset`](crate::data::Subset) streams a part). Clones of the model share the file
+    /// until one of them changes its targets; that one then copies it.
+    ///
+    /// The file gets all its space at once, so that a full disk is an error now. If a later write fails
+    /// nevertheless, some of the targets that were to be stored are the new ones: continue from a
+    /// checkpoint.
     ///
     /// # Errors
     /// Those of [`add_examples`](Self::add_examples) and of [`Dataset::read`], [`Error::File`];
@@ -195,8 +200,8 @@ impl<T: Bytes> DecoupledCircuit<T> {
         self.check_dataset(&data)?;
         let length = record_len(self.circuit.dims());
         let store = TargetFile::create(folder.as_ref(), data.len(), length)?;
-        let streamed = Streamed::new(data, Arc::new(store));
-        self.fill(&streamed, init)?;
+        let mut streamed = Streamed::new(data, Arc::new(store));
+        self.fill(&mut streamed, init)?;
         Ok(self.examples.stream(streamed))
     }
 }

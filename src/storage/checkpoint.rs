@@ -124,7 +124,7 @@ impl<T: Stored> Session<T> {
     /// A session that continues from a file to the same bits, in this or another process.
     ///
     /// `model` must be built like the saved one: layers, losses and regularisers. Its θ, μ, seed and
-    /// examples are replaced by those of the file, so it needs no examples. The phases of `trainer`,
+    /// examples are replaced by those of the file, so it needs no examples, unless they are streamed. The phases of `trainer`,
     /// with all options that `Debug` prints, and its seed must be the saved run's. To go on with
     /// other options, reopen the run as it was, and [`Session::resume`] its model and state with
     /// another trainer.

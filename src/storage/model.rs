@@ -221,7 +221,7 @@ fn examples<T: Stored>(
                 let [expected, found] = [expected, n].map(|count| count.to_string());
                 return Err(file.differs("the number of examples", &expected, &found));
             }
-            let new = own.renewed()?;
+            let mut new = own.renewed()?;
             for t in 1..depth {
                 file.each_rows(&z(t), [n, dims[t]], |first, values: &[T]| {
                     check(t, values).map_err(|error| error.after(first))?;

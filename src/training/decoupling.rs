@@ -340,6 +340,9 @@ impl<T: Scalar> Scheme<T> for Decoupling<T> {
     }
 
     fn check_model(&self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
+        if let Targets::Projected { .. } = self.targets {
+            model.examples.in_memory("projected targets")?;
+        }
         match &self.z_step {
             ZStep::Solver(solver) => solver.check(model.layers()),
             ZStep::None | ZStep::Joint(_) => Ok(()),

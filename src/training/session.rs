@@ -19,7 +19,7 @@ use super::trainer::Trainer;
 use super::visit::{Statistics, Visit};
 use super::w_step::{LayerStep, WState, WStep};
 use crate::check::{at_least_one, check_computed, check_count, check_length, finite, not_negative};
-use crate::circuit::Circuit;
+use crate::circuit::{BLOCK, Circuit};
 use crate::decoupled::examples::{Chosen, Working};
 use crate::decoupled::{DecoupledCircuit, TargetUse};
 use crate::energy::{Layers, Workspace};
@@ -882,16 +882,22 @@ impl<T: Scalar> Session<T> {
         };
         let (circuit, w_state) = (&self.model.circuit, &within.w_step);
         let mut told = warnings(&phase.w_step, w_state, circuit, &epoch.statistics);
+        // As above.
+        let unless = |error| interrupted.map_or(Err(error), |_| Ok(None));
         if number == within.first_epoch + 1 {
             let Memory {
                 working, workspace, ..
             } = &mut self.memory;
-            let mixes = mixing(&self.model, working, workspace)?;
-            told.extend(mixes.map(|layer| Warning::Mixes { layer }));
+            let mixes = mixing(&self.model, working, workspace);
+            let mixes = mixes.map(|found| found.map(|layer| Warning::Mixes { layer }));
+            told.extend(mixes.or_else(unless)?);
             told.extend(squashed(&self.model));
         }
         if number == 1 {
-            told.extend(unscaled(&self.model, &self.memory.visited));
+            let Memory {
+                visited, working, ..
+            } = &mut self.memory;
+            told.extend(unscaled(&self.model, visited, working).or_else(unless)?);
         }
         let loss = measured.composed_loss.map(Scalar::as_f64);
         let limit = within.worse.unwrap_or(f64::MAX);
@@ -1276,7 +1282,8 @@ fn mixing<T: Scalar>(
     workspace: &mut Workspace<T>,
 ) -> Result<Option<usize>, Error> {
     let mut outputs = |columns: &[usize]| -> Result<Vec<Vec<T>>, Error> {
-        let batch = working.view(&model.examples, &Chosen::Scattered(columns.into()), true)?;
+        let (chosen, unused) = (Chosen::Scattered(columns.into()), TargetUse::None);
+        let batch = working.view(&model.examples, &chosen, true, unused)?;
         model.layers().on(batch).forward_pass(workspace);
         let locals = workspace.locals.iter().zip(&model.circuit.dims()[1..]);
         Ok(locals
@@ -1303,15 +1310,27 @@ fn squashed<T: Scalar>(model: &DecoupledCircuit<T>) -> Option<Warning> {
 }
 
 /// The warning about the inputs in these columns, if they are far above unit scale.
-fn unscaled<T: Scalar>(model: &DecoupledCircuit<T>, columns: &[usize]) -> Option<Warning> {
-    // Another layer may take indices, or scale its inputs.
-    model.circuit.layers().next()?.affine()?;
-    let dim = model.circuit.dims()[0];
-    let all = model.examples.run(0..model.examples().len(), 0, false);
-    let column = |&column: &usize| &all.z(0)[column * dim..(column + 1) * dim];
-    let values = columns.iter().flat_map(column).map(|x| x.as_f64());
-    let size = root_mean_square(values);
-    (size > Warning::UNIT_SCALE).then_some(Warning::Unscaled { size })
+fn unscaled<T: Scalar>(
+    model: &DecoupledCircuit<T>,
+    columns: &[usize],
+    working: &mut Working<T>,
+) -> Result<Option<Warning>, Error> {
+    let first = model.circuit.layers().next();
+    if first.and_then(|layer| layer.affine()).is_none() {
+        // Another layer may take indices, or scale its inputs.
+        return Ok(None);
+    }
+    let mut squares = Squares::zero();
+    for columns in columns.chunks(BLOCK) {
+        let chosen = Chosen::Scattered(columns.into());
+        let batch = working.view(&model.examples, &chosen, false, TargetUse::None)?;
+        let inputs = batch.z(0);
+        let size = root_mean_square(inputs.iter().map(|x| x.as_f64()));
+        squares.add(size * (inputs.len() as f64).sqrt());
+    }
+    let count = columns.len() as f64 * model.circuit.dims()[0] as f64;
+    let size = squares.root_mean(count);
+    Ok((size > Warning::UNIT_SCALE).then_some(Warning::Unscaled { size }))
 }
 
 /// The divisor of the terms of a mean over n examples before they are added: a power of 2, so that
@@ -1357,12 +1376,19 @@ fn measure<T: Scalar>(
     let n = memory.visited.len();
     let unit = unit(n);
     let (mut loss, mut magnitude, mut squares) = (0.0, 0.0, Squares::zero());
+    let targets = if kept {
+        TargetUse::Kept
+    } else {
+        TargetUse::None
+    };
     for columns in memory.visited.chunks(size) {
         let chosen = match n == model.examples().len() {
             true => Chosen::Run(columns[0]..columns[0] + columns.len()),
             false => Chosen::Scattered(columns.into()),
         };
-        let batch = memory.working.view(&model.examples, &chosen, false)?;
+        let batch = memory
+            .working
+            .view(&model.examples, &chosen, false, targets)?;
         let work = model.circuit.work(batch.len());
         let problem = model
             .layers()

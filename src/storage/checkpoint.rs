@@ -138,7 +138,7 @@ impl<T: Stored> Session<T> {
         model: DecoupledCircuit<T>,
         path: impl AsRef<Path>,
     ) -> Result<Self, Error> {
-        Self::reopened(trainer, model, &Contents::open(path.as_ref())?)
+        Self::reopened(trainer, model, Contents::open(path.as_ref())?)
     }
 
     /// [`Session::reopen`] of the file's bytes.
@@ -150,13 +150,13 @@ impl<T: Stored> Session<T> {
         model: DecoupledCircuit<T>,
         bytes: &[u8],
     ) -> Result<Self, Error> {
-        Self::reopened(trainer, model, &Contents::read(bytes)?)
+        Self::reopened(trainer, model, Contents::read(bytes)?)
     }
 
     fn reopened(
         trainer: &Trainer<T>,
         mut model: DecoupledCircuit<T>,
-        file: &Contents<'_>,
+        mut file: Contents<'_>,
     ) -> Result<Self, Error> {
         let manifest: Manifest = file.manifest::<T, _>()?;
         let run = manifest.run.as_ref().ok_or_else(|| {
@@ -184,7 +184,7 @@ impl<T: Stored> Session<T> {
         if !rest.is_empty() {
             return Err(file.refuse("its state is followed by something else"));
         }
-        Values::read(&model, file, &manifest)?.put(&mut model);
+        Values::read(&model, &file, &manifest)?.put(&mut model);
         Self::resume(trainer, model, state)
     }
 }

@@ -227,7 +227,7 @@ impl<T: Stored> Circuit<T> {
     /// [`CircuitBuilder::build`](crate::circuit::CircuitBuilder::build).
     #[doc(alias("load", "import", "safetensors"))]
     pub fn open(path: impl AsRef<Path>, registry: &Registry<T>) -> Result<Self, Error> {
-        Self::opened(&Contents::open(path.as_ref())?, registry)
+        Self::opened(Contents::open(path.as_ref())?, registry)
     }
 
     /// [`Circuit::open`] of the file's bytes.
@@ -235,11 +235,12 @@ impl<T: Stored> Circuit<T> {
     /// # Errors
     /// Those of [`Circuit::open`].
     pub fn from_bytes(bytes: &[u8], registry: &Registry<T>) -> Result<Self, Error> {
-        Self::opened(&Contents::read(bytes)?, registry)
+        Self::opened(Contents::read(bytes)?, registry)
     }
 
-    fn opened(file: &Contents<'_>, registry: &Registry<T>) -> Result<Self, Error> {
-        build(file, &file.manifest::<T, _>()?, registry)
+    fn opened(mut file: Contents<'_>, registry: &Registry<T>) -> Result<Self, Error> {
+        let manifest = file.manifest::<T, _>()?;
+        build(&file, &manifest, registry)
     }
 
     /// Replaces all parameters, and the seed, by those of a file.
@@ -249,7 +250,7 @@ impl<T: Stored> Circuit<T> {
     /// this circuit, with both descriptions. On an error nothing is changed.
     #[doc(alias("import", "safetensors"))]
     pub fn load(&mut self, path: impl AsRef<Path>) -> Result<(), Error> {
-        let file = Contents::open(path.as_ref())?;
+        let mut file = Contents::open(path.as_ref())?;
         let manifest: Manifest = file.manifest::<T, _>()?;
         let mut loaded = self.clone();
         loaded.put(read(self, &file, &manifest)?, manifest.seed);

@@ -1,6 +1,8 @@
 //! A safetensors file with a manifest: how all files of the crate are laid out.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fs;
 use std::ops::Range;
 use std::path::Path;
 
@@ -242,24 +244,30 @@ pub(super) struct Contents<'a> {
     /// Where the arrays begin.
     start: usize,
     place: Place<'a>,
+    /// The checksum of every array, once the whole file has been checked: it may be overwritten since.
+    sums: BTreeMap<String, u32>,
 }
 
 /// Where the bytes of a file are.
 enum Place<'a> {
-    Memory(&'a [u8]),
+    Memory(Cow<'a, [u8]>),
     File(DataFile),
 }
 
 impl<'a> Contents<'a> {
     /// The arrays of any safetensors file, in `bytes`.
     pub(super) fn read(bytes: &'a [u8]) -> Result<Self, Error> {
-        let file = "the given buffer".to_owned();
-        match SafeTensors::read_metadata(bytes) {
+        Self::of(Cow::Borrowed(bytes), "the given buffer".into())
+    }
+
+    fn of(bytes: Cow<'a, [u8]>, file: String) -> Result<Self, Error> {
+        match SafeTensors::read_metadata(&bytes) {
             Ok((length, header)) => Ok(Self {
                 file,
                 header,
                 start: LENGTH + length,
                 place: Place::Memory(bytes),
+                sums: BTreeMap::new(),
             }),
             Err(reason) => Err(foreign(file, &reason)),
         }
@@ -267,6 +275,15 @@ impl<'a> Contents<'a> {
 
     /// The arrays of any safetensors file.
     pub(super) fn open(path: &Path) -> Result<Contents<'static>, Error> {
+        if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+            // What a pipe passes on is read once.
+            let bytes = fs::read(path).map_err(|reason| Error::File {
+                file: atomic::name(path),
+                doing: "read",
+                reason: reason.to_string(),
+            })?;
+            return Contents::of(Cow::Owned(bytes), atomic::name(path));
+        }
         let file = DataFile::open(path)?;
         let mut length = [0; LENGTH];
         if file.len < LENGTH as u64 {
@@ -295,6 +312,7 @@ impl<'a> Contents<'a> {
             header,
             start: LENGTH + length as usize,
             place: Place::File(file),
+            sums: BTreeMap::new(),
         })
     }
 
@@ -319,7 +337,9 @@ impl<'a> Contents<'a> {
     }
 
     /// The manifest of a file of this crate with this scalar, after a check of the whole file.
-    pub(super) fn manifest<T: Stored, M: Serialize + DeserializeOwned>(&self) -> Result<M, Error> {
+    pub(super) fn manifest<T: Stored, M: Serialize + DeserializeOwned>(
+        &mut self,
+    ) -> Result<M, Error> {
         let entry = self
             .header
             .metadata()
@@ -349,7 +369,8 @@ impl<'a> Contents<'a> {
                 least.version
             )));
         }
-        let found = format!("{:08x}", self.checksum(rest)?);
+        let (found, sums) = self.checksum(rest)?;
+        let found = format!("{found:08x}");
         if found != sum {
             return Err(self.refuse(&format!(
                 "it is damaged: its checksum is {found}, but {sum} was saved"
@@ -366,24 +387,53 @@ impl<'a> Contents<'a> {
             Some(entry) => {
                 Err(self.refuse(&format!("its manifest has an unknown entry '{entry}'")))
             }
-            None => Ok(head.manifest),
+            None => {
+                self.sums = sums;
+                Ok(head.manifest)
+            }
         }
     }
 
-    /// The checksum of the whole file, with this manifest.
-    fn checksum(&self, manifest: &str) -> Result<u32, Error> {
-        let mut sum = Checksum::of(manifest);
+    /// The checksum of the whole file, with this manifest, and that of every array.
+    fn checksum(&self, manifest: &str) -> Result<(u32, BTreeMap<String, u32>), Error> {
+        let (mut sum, mut sums) = (Checksum::of(manifest), BTreeMap::new());
         for name in self.sorted_names() {
             let Some(info) = self.header.info(&name) else {
                 continue;
             };
             sum.name(&name, info.dtype, &info.shape);
             let (start, end) = info.data_offsets;
+            let mut own = crc32fast::Hasher::new();
             for first in (start..end).step_by(PIECE) {
-                sum.add(&self.bytes(first..end.min(first + PIECE))?);
+                let piece = self.bytes(first..end.min(first + PIECE))?;
+                sum.add(&piece);
+                own.update(&piece);
             }
+            sums.insert(name, own.finalize());
         }
-        Ok(sum.value())
+        Ok((sum.value(), sums))
+    }
+
+    /// Refuses an array that has another checksum than when the whole file was checked.
+    fn check(&self, name: &str, sum: crc32fast::Hasher) -> Result<(), Error> {
+        match self.sums.get(name) {
+            Some(&own) if own != sum.finalize() => {
+                Err(self.refuse("it was overwritten while it was read"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The bytes of an array.
+    fn array_bytes(&self, name: &str, info: &TensorInfo) -> Result<Cow<'_, [u8]>, Error> {
+        let (start, end) = info.data_offsets;
+        let bytes = self.bytes(start..end)?;
+        if let Place::File(_) = self.place {
+            let mut sum = crc32fast::Hasher::new();
+            sum.update(&bytes);
+            self.check(name, sum)?;
+        }
+        Ok(bytes)
     }
 
     /// What follows `prefix` in names of arrays, and their shapes, in alphabetical order.
@@ -426,6 +476,7 @@ impl<'a> Contents<'a> {
     }
 
     /// Passes the values of an array of n rows on, some rows at a time, with the number of the first.
+    /// They are worth nothing after an error.
     pub(super) fn each_rows<T: Stored>(
         &self,
         name: &str,
@@ -438,14 +489,16 @@ impl<'a> Contents<'a> {
         let row = columns * size_of::<T>();
         let count = (PIECE / row.max(1)).max(1);
         let mut values = Vec::with_capacity(count * columns);
+        let mut sum = crc32fast::Hasher::new();
         for first in (0..n).step_by(count) {
             let end = n.min(first + count);
             let bytes = self.bytes(start + first * row..start + end * row)?;
+            sum.update(&bytes);
             values.clear();
             values.extend(bytes.chunks_exact(size_of::<T>()).map(T::get));
             each(first, &values)?;
         }
-        Ok(())
+        self.check(name, sum)
     }
 
     fn values<V: Copy>(
@@ -471,13 +524,8 @@ impl<'a> Contents<'a> {
         dtype: Dtype,
         get: impl Fn(&[u8]) -> V,
     ) -> Result<Vec<V>, Error> {
-        let (start, end) = self.array(name, shape, dtype)?.data_offsets;
-        let size = dtype.bitsize() / 8;
-        Ok(self
-            .bytes(start..end)?
-            .chunks_exact(size)
-            .map(get)
-            .collect())
+        let bytes = self.array_bytes(name, self.array(name, shape, dtype)?)?;
+        Ok(bytes.chunks_exact(dtype.bitsize() / 8).map(get).collect())
     }
 
     /// The place of an array of this shape and type.
@@ -507,9 +555,8 @@ impl<'a> Contents<'a> {
 
     /// An array of bytes.
     pub(super) fn get_bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, Error> {
-        let length = self.info(name)?.shape.clone();
-        let (start, end) = self.array(name, &length, Dtype::U8)?.data_offsets;
-        self.bytes(start..end)
+        let shape = self.info(name)?.shape.clone();
+        self.array_bytes(name, self.array(name, &shape, Dtype::U8)?)
     }
 
     fn info(&self, name: &str) -> Result<&TensorInfo, Error> {

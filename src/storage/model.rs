@@ -304,10 +304,12 @@ impl<T: Stored> DecoupledCircuit<T> {
     /// # Errors
     /// Those of [`Circuit::open`](crate::Circuit::open), [`Registry::loss`], and [`DecoupledCircuit::new`];
     /// [`Error::Format`] for a file of a circuit alone, and the errors of
-    /// [`DecoupledCircuit::add_examples`] for examples that the model cannot accept.
+    /// [`DecoupledCircuit::add_examples`] for examples that the model cannot accept;
+    /// [`Error::Architecture`] for streamed examples, which [`DecoupledCircuit::load`] reads into a model
+    /// of their data set.
     #[doc(alias("load", "import"))]
     pub fn open(path: impl AsRef<Path>, registry: &Registry<T>) -> Result<Self, Error> {
-        Self::opened(&Contents::open(path.as_ref())?, registry)
+        Self::opened(Contents::open(path.as_ref())?, registry)
     }
 
     /// [`DecoupledCircuit::open`] of the file's bytes.
@@ -315,11 +317,12 @@ impl<T: Stored> DecoupledCircuit<T> {
     /// # Errors
     /// Those of [`DecoupledCircuit::open`].
     pub fn from_bytes(bytes: &[u8], registry: &Registry<T>) -> Result<Self, Error> {
-        Self::opened(&Contents::read(bytes)?, registry)
+        Self::opened(Contents::read(bytes)?, registry)
     }
 
-    fn opened(file: &Contents<'_>, registry: &Registry<T>) -> Result<Self, Error> {
-        build(file, &file.manifest::<T, _>()?, registry)
+    fn opened(mut file: Contents<'_>, registry: &Registry<T>) -> Result<Self, Error> {
+        let manifest = file.manifest::<T, _>()?;
+        build(&file, &manifest, registry)
     }
 
     /// Replaces θ, μ, the seed and all examples by those of a file.
@@ -329,7 +332,7 @@ impl<T: Stored> DecoupledCircuit<T> {
     /// regularisers are not those of this model, with both. On an error nothing is changed.
     #[doc(alias("import"))]
     pub fn load(&mut self, path: impl AsRef<Path>) -> Result<(), Error> {
-        let file = Contents::open(path.as_ref())?;
+        let mut file = Contents::open(path.as_ref())?;
         let manifest: Manifest = file.manifest::<T, _>()?;
         Values::read(self, &file, &manifest)?.put(self);
         Ok(())

@@ -164,6 +164,7 @@ impl<T: Bytes> DecoupledCircuit<T> {
     ///
     /// use layerwise::data::InMemory;
     /// use layerwise::prelude::*;
+    /// use layerwise::training::Decoupling;
     ///
     /// let circuit = || {
     ///     Circuit::<f64>::builder()
@@ -180,7 +181,7 @@ impl<T: Bytes> DecoupledCircuit<T> {
     /// model.add_dataset(&data, &TargetInit::ForwardPass)?;
     /// streaming.stream_dataset(Arc::new(data), std::env::temp_dir(), &TargetInit::ForwardPass)?;
     ///
-    /// let scheme = presets::coordinates(ReverseSweep::new(1));
+    /// let scheme = Decoupling::persistent(ReverseSweep::new(1));
     /// let phase = Phase::new(scheme, Adam::new(1e-2)?).with_batch_size(50)?;
     /// let trainer = Trainer::new(phase.with_epochs(3));
     /// trainer.run(&mut model)?;

@@ -532,13 +532,13 @@ impl Scheme<f64> for Anew {
     }
 }
 
-/// Sleeps after the first visit, until the time of the phase is over.
+/// Sleeps after the first visit of the second of two epochs, until the time of the phase is over.
 #[derive(Debug)]
 struct Sleeps(Duration);
 
 impl Observer<f64> for Sleeps {
     fn observe(&mut self, event: &Event<f64>, run: &Progress<'_, f64>) -> Result<(), Error> {
-        if matches!(event, Event::Visit(_)) && run.visits == 1 {
+        if matches!(event, Event::Visit(_)) && run.visits == 4 {
             std::thread::sleep(self.0);
         }
         Ok(())
@@ -551,14 +551,16 @@ fn a_batch_that_was_read_ahead_is_not_used_in_another_epoch() {
     let limit = Duration::from_millis(400);
     for seed in 0..5 {
         let phase = |scheme: Box<dyn Scheme<f64>>| {
-            let phase = Phase::new(scheme, Adam::new(1e-2).unwrap()).with_epochs(1);
+            let phase = Phase::new(scheme, Adam::new(1e-2).unwrap()).with_epochs(2);
             phase.with_batch_size(1).unwrap()
         };
         let persistent = || Decoupling::persistent(ReverseSweep::new(1));
         // Of three examples, the second of one order is often the first of the next.
         let first = phase(Box::new(persistent())).with_time_limit(limit);
         let second = phase(Box::new(Anew(persistent())));
+        // Measuring would read other examples in between.
         let trainer = Trainer::new(first).then(second).with_seed(seed);
+        let trainer = trainer.with_measure_every(0);
         let [memory, streaming] = [in_memory(3), streamed(3, folder.path())].map(|model| {
             let mut session = Session::new(&trainer, model).unwrap();
             session.observe(Sleeps(limit));
@@ -573,4 +575,47 @@ fn a_batch_that_was_read_ahead_is_not_used_in_another_epoch() {
         assert_eq!(streaming.1, memory.1, "{seed}");
         assert_alike(&memory.0, &streaming.0, &format!("{seed}"));
     }
+}
+
+/// Fails when it is told to, once.
+#[derive(Debug)]
+struct Fails(Decoupling<f64>, Arc<AtomicBool>);
+
+impl Scheme<f64> for Fails {
+    fn start(&self, model: &mut DecoupledCircuit<f64>) -> Result<State<f64>, Error> {
+        self.0.start(model)
+    }
+    fn visit(&self, state: &mut State<f64>, visit: &mut Visit<'_, f64>) -> Result<f64, Error> {
+        if self.1.swap(false, Ordering::Relaxed) {
+            return Err(Error::NoExamples {
+                operation: "a test",
+            });
+        }
+        self.0.visit(state, visit)
+    }
+}
+
+#[test]
+fn a_visit_is_repeated_on_its_own_examples() {
+    let folder = Folder::new("streamed-repeated");
+    let fails = Arc::new(AtomicBool::new(false));
+    let trainer = |fails: &Arc<AtomicBool>| {
+        let scheme = Fails(Decoupling::persistent(ReverseSweep::new(1)), fails.clone());
+        let phase = Phase::new(scheme, Adam::new(1e-2).unwrap()).with_epochs(2);
+        Trainer::new(phase.with_batch_size(2).unwrap())
+    };
+    let mut memory = in_memory(N);
+    trainer(&fails).run(&mut memory).unwrap();
+    let mut session = Session::new(&trainer(&fails), streamed(N, folder.path())).unwrap();
+    let mut failed = 0;
+    for event in 0.. {
+        fails.store(event % 2 == 0, Ordering::Relaxed);
+        match session.advance() {
+            Ok(None) => break,
+            Ok(Some(_)) => {}
+            Err(_) => failed += 1,
+        }
+    }
+    assert!(failed > 5);
+    assert_alike(session.model(), &memory, "after failures");
 }

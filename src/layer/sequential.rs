@@ -8,7 +8,7 @@ use rand::Rng;
 use super::{Context, Layer, ParameterGroup, Point, Scratch, Shape, parameter_count, validate};
 use crate::description::Description;
 use crate::error::Error;
-use crate::kernel::{Scalar, Write, smallest};
+use crate::kernel::{Scalar, Write, exponent, scale_by_power, smallest, unit_of};
 
 /// Layers composed into one: f = f_{k−1} ∘ … ∘ f_0, with ordinary backprop inside.
 ///
@@ -347,19 +347,29 @@ impl<T: Scalar> Layer<T> for Sequential<T> {
     }
 
     /// The product of the layers' bounds. It is infinite if any factor is, and 0 only if a factor
-    /// is 0, so that overflow or underflow cannot make the bound too small.
+    /// is 0, so that overflow or underflow cannot make the bound too small. Nor can those of a part
+    /// of the product: powers of two are kept apart.
     fn curvature_bound(&self, parameters: &[T], work: &mut [T]) -> Option<T> {
-        let (mut product, mut infinite, mut zero) = (T::one(), false, false);
+        let (mut product, mut power) = (T::one(), 0.0);
+        let (mut infinite, mut zero) = (false, false);
         for (i, layer) in self.layers.iter().enumerate() {
             let bound = layer.curvature_bound(self.own(i, parameters), work)?;
             infinite = infinite || !bound.is_finite();
             zero = zero || bound.is_zero();
-            product *= bound;
+            let unit = unit_of(&[bound]);
+            product *= bound / unit;
+            let carried = unit_of(&[product]);
+            product /= carried;
+            power += exponent(&[unit, carried]);
         }
         Some(match (infinite, zero) {
             (true, _) => T::one() / T::zero(),
             (false, true) => T::zero(),
-            (false, false) => product.max(smallest()),
+            (false, false) => {
+                let mut bound = [product];
+                scale_by_power(&mut bound, power);
+                bound[0].max(smallest())
+            }
         })
     }
 

@@ -464,3 +464,35 @@ fn a_unit_has_the_target_range_of_its_last_layer() {
     assert_eq!(unit.target_range(), (0.5, 0.15));
     assert!(unit.input_differentiable());
 }
+
+/// The product of the bounds, though a part of it may not fit the scalar.
+#[test]
+fn a_bound_is_right_wherever_it_fits() {
+    fn check<T: Scalar>(small: f64) {
+        let large = 1.0 / small;
+        let layer = || {
+            let dense = Dense::new(1, 1, Activation::Identity).unwrap();
+            Box::new(dense.without_bias()) as Box<dyn Layer<T>>
+        };
+        let unit = Sequential::new((0..4).map(|_| layer()).collect()).unwrap();
+        let mut work: Vec<T> = nan(unit.scratch(1).bound);
+        let mut bound = |weights: [f64; 4]| {
+            let weights = weights.map(T::of);
+            unit.curvature_bound(&weights, &mut work).unwrap().as_f64()
+        };
+        for weights in [
+            [small, small, large, large],
+            [large, large, small, small],
+            [small, large, small, large],
+        ] {
+            let found = bound(weights);
+            assert!((found - 1.0).abs() < 1e-5, "{weights:?}: {found}");
+        }
+        // Those that do not fit are not too small, nor 0.
+        assert_eq!(bound([large; 4]), f64::INFINITY);
+        assert!(bound([small; 4]) > 0.0);
+        assert_eq!(bound([large, large, 0.0, large]), 0.0);
+    }
+    check::<f64>(2.0_f64.powi(-400));
+    check::<f32>(2.0_f64.powi(-50));
+}

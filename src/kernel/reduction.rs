@@ -372,6 +372,28 @@ pub(crate) fn half_squared_distances<T: Scalar>(
     values: &mut [T],
     [a, b]: [&[T]; 2],
     dim: usize,
+    in_a: Write<'_, T>,
+    in_b: Write<'_, T>,
+) {
+    squares_and_differences(values, [a, b], dim, in_a, in_b);
+    if all_finite(values) {
+        return;
+    }
+    // A square may overflow where half of it does not.
+    let half = T::of(0.5);
+    let columns = a.chunks_exact(dim).zip(b.chunks_exact(dim));
+    for (value, (a, b)) in values.iter_mut().zip(columns) {
+        if !value.is_finite() {
+            *value = sum_in_pass(a, b, |a, b| half * (a - b) * (a - b));
+        }
+    }
+}
+
+/// [`half_squared_distances`], as half the sum of the squares.
+fn squares_and_differences<T: Scalar>(
+    values: &mut [T],
+    [a, b]: [&[T]; 2],
+    dim: usize,
     mut in_a: Write<'_, T>,
     mut in_b: Write<'_, T>,
 ) {

@@ -209,7 +209,7 @@ impl<T: Scalar> Loss<T> for Gaussian<T> {
         work: &mut [T],
     ) {
         let now = self.in_use(at.parameters, work);
-        evaluate_residual(at, values, d_target, d_prediction, |j, r| now.unit(j, r));
+        evaluate_residual(at, values, d_target, d_prediction, 2, |j, r| now.unit(j, r));
     }
 
     fn parameter_gradient(
@@ -223,7 +223,7 @@ impl<T: Scalar> Loss<T> for Gaussian<T> {
         if count == 0 || d_parameters.is_skip() {
             return;
         }
-        let half = T::of(0.5);
+        let [half, four] = [0.5, 4.0].map(T::of);
         let (sums, work) = work.split_at_mut(count);
         let (lost, work) = work.split_at_mut(count);
         let now = self.in_use(at.parameters, work);
@@ -233,9 +233,10 @@ impl<T: Scalar> Loss<T> for Gaussian<T> {
         let columns = columns.zip(at.prediction.chunks_exact(at.dim));
         for (&factor, (z, estimate)) in factors.iter().zip(columns) {
             for j in 0..at.dim {
-                let r = z[j] - estimate[j];
+                // Half the residual, which fits where the residual may not.
+                let r = half * z[j] - half * estimate[j];
                 let precision = of_unit(now.precision, j);
-                let excess = precision * r * r + (precision * now.floor - T::one());
+                let excess = precision * r * r * four + (precision * now.floor - T::one());
                 let k = if count == 1 { 0 } else { j };
                 (sums[k], lost[k]) = pair_plus((sums[k], lost[k]), factor * half * excess);
             }

@@ -58,7 +58,7 @@ impl<T: Scalar> Loss<T> for Huber {
         check_scalar::<T>("Huber::delta", self.delta)
     }
 
-    over_residuals!(self);
+    over_residuals!(self, 1);
 
     fn curvature_bound(&self, _parameters: &[T]) -> Option<T> {
         Some(T::one())
@@ -126,7 +126,7 @@ impl<T: Scalar> Loss<T> for PseudoHuber {
         check_scalar::<T>("PseudoHuber::delta", self.delta)
     }
 
-    over_residuals!(self);
+    over_residuals!(self, 1);
 
     fn curvature_bound(&self, _parameters: &[T]) -> Option<T> {
         Some(T::one())

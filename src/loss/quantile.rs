@@ -68,7 +68,7 @@ impl<T: Scalar> Loss<T> for Quantile {
         option("Quantile::level", self.level, fits, allowed).map(|_| ())
     }
 
-    over_residuals!(self);
+    over_residuals!(self, 1);
 
     fn description(&self) -> Option<Description> {
         Some(Description::new("Quantile").with("level", self.level))

@@ -38,16 +38,16 @@ macro_rules! over_units {
 pub(super) use over_units;
 
 /// Writes `evaluate` and `curvature` for a loss of residuals whose targets may be trained. Its
-/// method `unit` is as [`evaluate_residual`] expects.
+/// method `unit` and the degree are as [`evaluate_residual`] expects.
 macro_rules! over_residuals {
-    ($self:ident) => {
+    ($self:ident, $degree:expr) => {
         fn free_target(&$self) -> bool {
             true
         }
 
         over_units!(
             $self,
-            evaluate_residual(|j, r| $self.unit(j, r)),
+            evaluate_residual($degree, |j, r| $self.unit(j, r)),
             residual_curvature(|j, r| $self.unit(j, r))
         );
     };
@@ -55,18 +55,30 @@ macro_rules! over_residuals {
 pub(super) use over_residuals;
 
 /// Value and gradients of a loss whose units depend only on r_j = z_j − ẑ_j: `unit(j, r_j)` gives
-/// the value of a unit with its first and second derivative.
+/// the value of a unit with its first and second derivative. It grows like the power `degree` of
+/// large residuals.
 pub(super) fn evaluate_residual<T: Scalar>(
     at: &Pair<'_, T>,
     values: &mut [T],
     mut d_target: Write<'_, T>,
     mut d_prediction: Write<'_, T>,
+    degree: i32,
     unit: impl Fn(usize, T) -> [T; 3],
 ) {
+    let two = T::of(2.0);
     for (i, value) in values.iter_mut().enumerate() {
         let column = i * at.dim..(i + 1) * at.dim;
         let (z, estimate) = (&at.target[column.clone()], &at.prediction[column.clone()]);
-        let unit = |j: usize| unit(j, z[j] - estimate[j]);
+        let unit = |j: usize| {
+            let r = z[j] - estimate[j];
+            if r.is_finite() {
+                let [value, slope, _] = unit(j, r);
+                return [value, slope];
+            }
+            // The loss may fit where r does not: the one of r/2, which fits, times a power of 2.
+            let [value, slope, _] = unit(j, z[j] / two - estimate[j] / two);
+            [value * two.powi(degree), slope * two.powi(degree - 1)]
+        };
         let mut sum = Sum::zero();
         sum.add_terms(0..at.dim, |j| unit(j)[0]);
         *value = sum.value();

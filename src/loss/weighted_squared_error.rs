@@ -59,7 +59,7 @@ impl<T: Scalar> Loss<T> for WeightedSquaredError<T> {
         check_length("weights of a squared error", &self.weights, dim)
     }
 
-    over_residuals!(self);
+    over_residuals!(self, 2);
 
     fn curvature_bound(&self, _parameters: &[T]) -> Option<T> {
         Some(largest(&self.weights))

@@ -1201,3 +1201,149 @@ fn many_classes_in_f32() {
     let heavy = vec![1.001 / dim as f32; dim];
     assert!(SoftmaxCrossEntropy.check_target(dim, &heavy).is_err());
 }
+
+/// ∂L/∂ẑ, and the curvature along v, of one example.
+fn in_prediction<T: Scalar>(loss: &dyn Loss<T>, y: &[T], x: &[T], v: &[T]) -> [Vec<T>; 2] {
+    let at = Pair::new(y.len(), y, x);
+    let nothing = || vec![T::of(f64::NAN); y.len()];
+    let mut work = vec![T::of(f64::NAN); loss.scratch(y.len(), 1)];
+    let (mut gradient, mut product) = (nothing(), nothing());
+    let set = Write::Set(&mut gradient[..]);
+    loss.evaluate(&at, &mut [T::zero()], Write::Skip, set, &mut work);
+    let set = Write::Set(&mut product[..]);
+    loss.curvature(&at, None, Some(v), Write::Skip, set, &mut work);
+    [gradient, product]
+}
+
+/// Where one class is all but certain, its entries of the gradient and of the curvature are small
+/// differences, which keep all their digits.
+#[test]
+fn certain_classes_keep_their_digits() {
+    fn check<T: Scalar>(farthest: f64) {
+        let tolerance = 32.0 * T::default_epsilon().as_f64();
+        let weighted = WeightedCrossEntropy::new(vec![T::of(3.0), T::of(2.0), T::one()]).unwrap();
+        let losses: [(&dyn Loss<T>, f64); 3] = [
+            (&SoftmaxCrossEntropy, 1.0),
+            (&KullbackLeibler, 1.0),
+            (&weighted, 2.0),
+        ];
+        for x in (1..)
+            .map(|k| 4.0 * f64::from(k))
+            .take_while(|&x| x <= farthest)
+        {
+            let e = [(-x).exp(), 1.0, (-x / 2.0).exp()];
+            let rest = e[0] + e[2];
+            let p = e.map(|e| e / (1.0 + rest));
+            let logits = [0.0, x, x / 2.0].map(T::of);
+            let [y, v] = [[0.0, 1.0, 0.0], [0.0, 1.0, 0.0]].map(|own| own.map(T::of));
+            for (loss, mass) in losses {
+                let [gradient, product] = in_prediction(loss, &y, &logits, &v);
+                let of_gradient = [p[0], -rest / (1.0 + rest), p[2]];
+                let of_product = [-p[0] * p[1], p[1] * rest / (1.0 + rest), -p[2] * p[1]];
+                let found = gradient.iter().zip(of_gradient);
+                for (found, expected) in found.chain(product.iter().zip(of_product)) {
+                    let error = found.as_f64() / (mass * expected) - 1.0;
+                    assert!(
+                        error.abs() < tolerance,
+                        "{loss:?} at {x}: {gradient:?}, {product:?}"
+                    );
+                }
+            }
+        }
+    }
+    check::<f64>(600.0);
+    check::<f32>(80.0);
+}
+
+/// ½ r² may fit where r² does not.
+#[test]
+fn a_squared_error_overflows_only_where_it_must() {
+    fn check<T: Scalar>() {
+        let largest = T::max_value().unwrap();
+        let [zero, one, half] = [0.0, 1.0, 0.5].map(T::of);
+        for dim in [1, 3, 20, 64, 1500] {
+            // r² = 1.5 times the largest number; then 3 times.
+            for (factor, fits) in [(1.5, true), (3.0, false)] {
+                let r = largest.sqrt() * T::of(f64::sqrt(factor));
+                let (mut z, estimate) = (vec![zero; 2 * dim], vec![zero; 2 * dim]);
+                (z[0], z[dim]) = (one, r);
+                let at = Pair::new(dim, &z, &estimate);
+                for set in [0, 1, 2] {
+                    let (mut values, mut buffer) = ([zero; 2], vec![zero; 2 * dim]);
+                    let mut own = Some(&mut buffer[..]);
+                    let [in_z, in_estimate] = [1, 2].map(|k| Write::set(own.take_if(|_| set == k)));
+                    SquaredError.evaluate(&at, &mut values, in_z, in_estimate, &mut []);
+                    assert_eq!(values[0], half);
+                    assert_eq!(values[1].is_finite(), fits, "{dim}, {factor}, {set}");
+                    let ratio = values[1].as_f64() / largest.as_f64();
+                    assert!(!fits || (ratio - 0.75).abs() < 1e-5, "{ratio}");
+                }
+            }
+        }
+    }
+    check::<f64>();
+    check::<f32>();
+}
+
+/// The loss of a residual that itself does not fit the scalar.
+#[test]
+fn losses_of_residuals_that_do_not_fit() {
+    fn check<T: Scalar>() {
+        let top = T::max_value().unwrap() * T::of(0.6);
+        let [small, half, zero] = [1.0 / 1024.0, 0.5, 0.0].map(T::of);
+        let weight = T::of(0.25) / top;
+        let delta = small.as_f64();
+        // L and ∂L/∂z of r = 2 top.
+        let cases: [(Box<dyn Loss<T>>, T, T); 5] = [
+            (
+                Box::new(Huber::new(delta).unwrap()),
+                (small + small) * top,
+                small,
+            ),
+            (
+                Box::new(PseudoHuber::new(delta).unwrap()),
+                (small + small) * top,
+                small,
+            ),
+            (Box::new(Quantile::new(0.5).unwrap()), top, half),
+            (
+                Box::new(WeightedSquaredError::new(vec![weight]).unwrap()),
+                half * top,
+                half,
+            ),
+            (
+                Box::new(Gaussian::new(vec![weight]).unwrap()),
+                half * top,
+                half,
+            ),
+        ];
+        for (loss, expected, slope) in &cases {
+            for sign in [T::one(), -T::one()] {
+                let (z, estimate) = ([sign * top], [-sign * top]);
+                let (mut value, mut d) = ([zero], [[zero]; 2]);
+                let [in_z, in_estimate] = d.each_mut().map(|d| Write::Set(&mut d[..]));
+                let at = Pair::new(1, &z, &estimate);
+                loss.evaluate(&at, &mut value, in_z, in_estimate, &mut []);
+                for (found, expected) in [
+                    (value[0], *expected),
+                    (d[0][0], sign * *slope),
+                    (d[1][0], -sign * *slope),
+                ] {
+                    let error = (found / expected - T::one()).abs();
+                    assert!(error.as_f64() < 1e-4, "{loss:?}: {found}, not {expected}");
+                }
+            }
+        }
+        let learned = Gaussian::learned(weight, zero).unwrap();
+        let (mut d, mut work) = ([zero], [zero; 3]);
+        let phi = [weight.ln()];
+        let (z, estimate) = ([top], [-top]);
+        let mut at = Pair::new(1, &z, &estimate);
+        at.parameters = &phi;
+        learned.parameter_gradient(&at, &[T::one()], Write::Set(&mut d), &mut work);
+        let error = (d[0] / (half * top) - T::one()).abs();
+        assert!(error.as_f64() < 1e-4, "{}", d[0]);
+    }
+    check::<f64>();
+    check::<f32>();
+}

@@ -156,6 +156,31 @@ fn bins_end_with_their_upper_edge() {
     assert_eq!(found, (1.25 + 0.25) / 5.0);
 }
 
+/// However the product of a confidence and the number of bins is rounded.
+#[test]
+fn confidences_beside_an_edge_are_in_their_bins() {
+    for bins in 1..100_usize {
+        for b in 1..bins {
+            let edge = b as f64 / bins as f64;
+            for (confidence, bin) in [
+                (edge.next_down(), b - 1),
+                (edge, b - 1),
+                (edge.next_up(), b),
+            ] {
+                // Gaps of opposite signs cancel only within a bin.
+                let middle = (bin as f64 + 0.5) / bins as f64;
+                let p = dmatrix![confidence, middle];
+                let found = calibration_error(&[1, 0], &p, bins).unwrap();
+                let expected = (confidence - 1.0 + middle).abs() / 2.0;
+                assert!(
+                    (found - expected).abs() < 1e-12,
+                    "{bins} bins: {confidence}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn binary_accuracy_of_several_units() {
     let p = dmatrix![0.9, 0.5; 0.1, 0.2; 0.49, 1.0];

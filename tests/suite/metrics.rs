@@ -1065,3 +1065,13 @@ fn the_distance_of_the_largest_values_is_told_or_right() {
     let half = metrics::rmse(&of(8e307), &of(-8e307)).unwrap();
     assert!((half / 1.6e308 - 1.0).abs() < 1e-15);
 }
+
+/// Differences are not rounded, even of the smallest numbers.
+#[test]
+fn rmse_of_subnormal_numbers() {
+    let unit = f64::from_bits(1);
+    for k in [1.0, 3.0, 5.0] {
+        let found = metrics::rmse(&dmatrix![k * unit], &dmatrix![0.0]).unwrap();
+        assert_eq!(found, k * unit);
+    }
+}

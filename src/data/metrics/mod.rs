@@ -216,9 +216,17 @@ pub fn confusion<'a, T: Scalar>(
 pub fn rmse<T: Scalar>(targets: &DMatrix<T>, outputs: &DMatrix<T>) -> Result<f64, Error> {
     check_regression("a root mean square error", targets, outputs)?;
     let pairs = targets.iter().zip(outputs.iter());
-    // Half of each, as a difference may overflow.
-    let gaps = pairs.map(|(y, output)| 0.5 * y.as_f64() - 0.5 * output.as_f64());
-    let rmse = 2.0 * root_mean_square(gaps);
+    let of_parts = |part: f64| {
+        let gaps = pairs
+            .clone()
+            .map(|(y, output)| part * y.as_f64() - part * output.as_f64());
+        root_mean_square(gaps) / part
+    };
+    let mut rmse = of_parts(1.0);
+    if !rmse.is_finite() {
+        // A difference may overflow where its half does not.
+        rmse = of_parts(0.5);
+    }
     check_result(Quantity::MetricOutput, 0, &[rmse])?;
     Ok(rmse)
 }

@@ -180,9 +180,12 @@ pub fn calibration_error<'a, T: Scalar>(
         };
         let confidence = confidence.as_f64();
         let mut bin = (confidence * bins as f64).ceil() as usize;
-        // The product may be rounded up from an edge.
-        if bin > 0 && confidence <= (bin - 1) as f64 / bins as f64 {
+        // The product may be rounded up from an edge, or down to one.
+        let edge = |bin: usize| bin as f64 / bins as f64;
+        if bin > 0 && confidence <= edge(bin - 1) {
             bin -= 1;
+        } else if confidence > edge(bin) {
+            bin += 1;
         }
         let gap = confidence - f64::from(u8::from(right));
         gaps[bin.saturating_sub(1).min(bins - 1)].add(gap);

@@ -147,7 +147,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// # Errors
     /// The errors of the selection, [`Error::NoExamples`] if it is empty, [`Error::InvalidOption`],
     /// [`Error::Length`] unless there is one label per example, [`Error::UnknownClass`], and
-    /// [`Error::Overflow`] for an energy or a gradient that is not finite.
+    /// [`Error::Overflow`] for an energy, a gradient or a norm that is not finite.
     pub fn diagnose(&self, options: &Diagnostics<'_>) -> Result<DiagnosticReport<T>, Error> {
         let layers = self.layers();
         let examples = self.examples.resolve(&options.selection)?.len();
@@ -163,6 +163,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
             None | Some(Err(Error::NoCurvatureBound { .. })) => None,
             Some(bounds) => Some(bounds?),
         };
-        Ok(sums.report(options, bounds.as_ref()))
+        let report = sums.report(options, bounds.as_ref());
+        report.check()?;
+        Ok(report)
     }
 }

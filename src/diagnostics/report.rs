@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::check::check_result;
+use crate::error::{Error, Quantity};
 use crate::kernel::Scalar;
 
 /// The report of [`Diagnostics`](crate::diagnostics::Diagnostics) on a circuit and its examples.
@@ -105,6 +107,24 @@ pub struct CurvatureDiagnostics<T> {
     /// [`StepSize::Bounded`](crate::target_solver::StepSize::Bounded); `None` if a layer or a loss
     /// gives no bound.
     pub bound: Option<T>,
+}
+
+impl<T: Scalar> DiagnosticReport<T> {
+    /// Checks that norms and totals are finite.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        for (t, layer) in self.layers.iter().enumerate() {
+            check_result(Quantity::ParameterGradient, t, &[layer.parameters.norm])?;
+            if let Some(target) = &layer.target {
+                check_result(Quantity::TargetGradient, t + 1, &[target.gradient])?;
+                check_result(Quantity::Prediction, t + 1, &[target.gap])?;
+            }
+        }
+        let last = self.layers.len() - 1;
+        check_result(Quantity::Energy, last, &[self.energy])?;
+        check_result(Quantity::ParameterGradient, last, &[self.parameters.norm])?;
+        check_result(Quantity::TargetGradient, last, &[self.target_gradient])?;
+        check_result(Quantity::Prediction, last, &[self.gap])
+    }
 }
 
 /// Width of a column; the next constant is that of the first column.

@@ -13,7 +13,7 @@ use crate::check::check_result;
 use crate::data::metrics;
 use crate::energy::{All, Batch, Evaluation, Layers, Problem, Workspace};
 use crate::error::{Error, Quantity};
-use crate::kernel::{Scalar, Squares, Sum, add_to, larger, norm};
+use crate::kernel::{Scalar, Squares, Sum, add_to_pairs, larger, norm};
 use crate::target_solver::Curvature;
 
 /// The sums over the blocks of examples seen so far.
@@ -24,7 +24,7 @@ pub(super) struct Sums<T> {
     energies: Vec<Sum<T>>,
     composed_loss: Sum<T>,
     right: usize,
-    /// ∂E/∂θ_t, and backprop's gradient.
+    /// ∂E/∂θ_t, and backprop's gradient, as pairs.
     gradients: Vec<Vec<T>>,
     backprop: Vec<Vec<T>>,
     hidden: Vec<Hidden>,
@@ -46,7 +46,7 @@ struct Hidden {
 impl<T: Scalar> Sums<T> {
     pub(super) fn new(layers: Layers<'_, T>) -> Self {
         let depth = layers.depth();
-        let zeros = |t| vec![T::zero(); layers.circuit().parameters(t).len()];
+        let zeros = |t| vec![T::zero(); 2 * layers.circuit().parameters(t).len()];
         let hidden = Hidden {
             gap: Squares::zero(),
             gradient: Squares::zero(),
@@ -76,7 +76,7 @@ impl<T: Scalar> Sums<T> {
         let evaluation = problem.evaluate(All, workspace);
         for (t, sum) in self.energies.iter_mut().enumerate() {
             sum.add(evaluation.local(t).energy());
-            add_to(&mut self.gradients[t], evaluation.parameter_gradient(t));
+            add_to_pairs(&mut self.gradients[t], evaluation.parameter_gradient(t));
         }
         for (t, sums) in (1..).zip(&mut self.hidden) {
             let prediction = evaluation.local(t - 1).prediction();
@@ -99,7 +99,7 @@ impl<T: Scalar> Sums<T> {
         } else {
             let composed = problem.backprop(workspace);
             for (t, sum) in self.backprop.iter_mut().enumerate() {
-                add_to(sum, composed.parameter_gradient(t));
+                add_to_pairs(sum, composed.parameter_gradient(t));
             }
         }
         self.composed_loss.add(problem.output_loss(workspace));
@@ -151,7 +151,8 @@ impl<T: Scalar> Sums<T> {
         }
     }
 
-    /// Checks that energies, losses and gradients are finite.
+    /// Checks that energies, losses and gradients are finite; their norms and totals, which may
+    /// overflow where these do not, are checked in the report.
     pub(super) fn check(&self) -> Result<(), Error> {
         for (t, &energy) in self.energies.iter().enumerate() {
             check_result(Quantity::Energy, t, &[energy.value()])?;
@@ -160,23 +161,22 @@ impl<T: Scalar> Sums<T> {
         let composed = self.composed_loss.value();
         check_result(Quantity::ComposedLoss, last, &[composed])?;
         for (t, (own, backprop)) in self.gradients.iter().zip(&self.backprop).enumerate() {
-            check_result(Quantity::ParameterGradient, t, own)?;
-            check_result(Quantity::ParameterGradient, t, backprop)?;
-        }
-        for (t, sums) in (1..).zip(&self.hidden) {
-            let own = [sums.gradient, sums.gap].map(|own| T::of(own.root_mean(1.0)));
-            check_result(Quantity::TargetGradient, t, &own[..1])?;
-            check_result(Quantity::Prediction, t, &own[1..])?;
+            for pairs in [own, backprop] {
+                check_result(Quantity::ParameterGradient, t, rounded(pairs))?;
+            }
         }
         Ok(())
     }
 
     pub(super) fn report(
-        self,
+        mut self,
         options: &Diagnostics<'_>,
         bounds: Option<&Curvature<T>>,
     ) -> DiagnosticReport<T> {
         let n = self.examples as f64;
+        for pairs in self.gradients.iter_mut().chain(&mut self.backprop) {
+            pairs.truncate(rounded(pairs).len());
+        }
         let backprop = (!options.leaves_out_backprop).then_some(&self.backprop[..]);
         let curvature = |estimate: f64, bound: Option<T>| {
             options.iterations.map(|_| CurvatureDiagnostics {
@@ -226,6 +226,11 @@ impl<T: Scalar> Sums<T> {
             curvature: curvature(self.whole, whole).filter(|_| !self.hidden.is_empty()),
         }
     }
+}
+
+/// The numbers that pairs round to.
+fn rounded<T>(pairs: &[T]) -> &[T] {
+    &pairs[..pairs.len() / 2]
 }
 
 /// The gradients of all targets, as unit vectors and norms, by hidden layer.

@@ -1121,3 +1121,48 @@ fn the_table_has_a_line_a_layer_and_one_for_the_whole() {
     let plain = model.diagnose(&Diagnostics::new()).unwrap().to_string();
     assert!(!plain.contains("accuracy"));
 }
+
+/// Totals and norms may overflow where their parts do not; root mean squares, which a report has,
+/// may fit where norms over all examples do not.
+#[test]
+fn totals_that_do_not_fit() {
+    let layer = |outputs| Dense::new(1, outputs, Activation::Identity).unwrap();
+    let one = |value: f32| DMatrix::from_element(1, 1, value);
+    let overflow = |quantity, layer| Some(Error::Overflow { quantity, layer });
+
+    let circuit = Circuit::builder()
+        .layer(layer(1))
+        .layer(layer(1))
+        .layer(layer(1));
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap(), Energy::default()).unwrap();
+    (0..3).for_each(|t| model.set_parameters(t, &[0.0; 2]).unwrap());
+    let y = one(1.8e19);
+    let given = TargetInit::Given(vec![y.clone(), y.clone()]);
+    model.add_examples(&one(1.0), &y, &given).unwrap();
+    assert!(model.energies().unwrap().iter().all(|own| own.is_finite()));
+    let found = model.diagnose(&Diagnostics::new()).err();
+    assert_eq!(found, overflow(Quantity::Energy, 2));
+
+    let circuit = Circuit::builder().layer(layer(4)).build().unwrap();
+    let mut model = DecoupledCircuit::new(circuit, Energy::default()).unwrap();
+    model.set_parameters(0, &[0.0; 8]).unwrap();
+    let y = DMatrix::from_element(4, 1, 3e18);
+    let init = TargetInit::ForwardPass;
+    model.add_examples(&one(1e20), &y, &init).unwrap();
+    let found = model.diagnose(&Diagnostics::new()).err();
+    assert_eq!(found, overflow(Quantity::ParameterGradient, 0));
+
+    let circuit = Circuit::builder()
+        .layer(layer(1))
+        .layer(layer(1))
+        .build()
+        .unwrap();
+    let energy = Energy::default().with_hidden_loss(Huber::new(1e-3).unwrap());
+    let mut model = DecoupledCircuit::new(circuit, energy).unwrap();
+    (0..2).for_each(|t| model.set_parameters(t, &[0.0; 2]).unwrap());
+    let row = |value: f32| DMatrix::from_element(1, 4, value);
+    let given = TargetInit::Given(vec![row(2e38)]);
+    model.add_examples(&row(1.0), &row(0.0), &given).unwrap();
+    let report = model.diagnose(&Diagnostics::new()).unwrap();
+    assert!((report.gap / 2e38 - 1.0).abs() < 1e-6, "{}", report.gap);
+}

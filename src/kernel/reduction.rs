@@ -610,24 +610,46 @@ pub(crate) fn row_sums<T: Scalar>(out: Write<'_, T>, matrix: &[T]) {
             if matrix.len() <= BLOCK * dim {
                 return add_columns(out, matrix);
             }
-            for (strip, out) in out.chunks_mut(LANES).enumerate() {
-                let mut sums = [Sum::zero(); LANES];
-                for block in matrix.chunks(FEW_COLUMNS * dim) {
-                    let mut few = [T::zero(); LANES];
-                    for column in block.chunks_exact(dim) {
-                        let own = &column[strip * LANES..][..out.len()];
-                        for (sum, &value) in few.iter_mut().zip(own) {
-                            *sum += value;
-                        }
-                    }
-                    sums.iter_mut().zip(few).for_each(|(sum, few)| sum.add(few));
-                }
-                for (out, sum) in out.iter_mut().zip(sums) {
-                    *out += sum.value();
-                }
-            }
+            add_blocks(out, matrix, |_, value| value);
         },
     );
+}
+
+/// out_r ← Σ over the columns of w matrix_{r,·}, added like [`row_sums`].
+pub(crate) fn weighted_row_sums<T: Scalar>(out: &mut [T], matrix: &[T], weights: &[T]) {
+    out.fill(T::zero());
+    if weights.len() <= BLOCK {
+        for (column, &weight) in matrix.chunks_exact(out.len()).zip(weights) {
+            add_scaled(out, weight, column);
+        }
+        return;
+    }
+    vectorise(
+        #[inline(always)]
+        move || add_blocks(out, matrix, |i, value| weights[i] * value),
+    );
+}
+
+/// out_r ← out_r + Σ term(i, matrix_{r,i}) over the columns i, as a [`Sum`] of blocks of them.
+#[inline(always)]
+fn add_blocks<T: Scalar>(out: &mut [T], matrix: &[T], term: impl Fn(usize, T) -> T) {
+    let dim = out.len();
+    for (strip, out) in out.chunks_mut(LANES).enumerate() {
+        let mut sums = [Sum::zero(); LANES];
+        for (k, block) in matrix.chunks(FEW_COLUMNS * dim).enumerate() {
+            let mut few = [T::zero(); LANES];
+            for (i, column) in (k * FEW_COLUMNS..).zip(block.chunks_exact(dim)) {
+                let own = &column[strip * LANES..][..out.len()];
+                for (sum, &value) in few.iter_mut().zip(own) {
+                    *sum += term(i, value);
+                }
+            }
+            sums.iter_mut().zip(few).for_each(|(sum, few)| sum.add(few));
+        }
+        for (out, sum) in out.iter_mut().zip(sums) {
+            *out += sum.value();
+        }
+    }
 }
 
 /// out ← out + Σ of the columns.

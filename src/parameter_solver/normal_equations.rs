@@ -7,7 +7,7 @@ use crate::error::{Error, Quantity};
 use crate::kernel::cholesky::{factor, solve_lower, solve_lower_transposed};
 use crate::kernel::{
     Matrix, Scalar, Write, add_scaled, add_to_columns, add_to_pairs, dot, of_pair, pair_plus,
-    row_sums, scale_columns, scale_pairs, smallest, total, unit_of,
+    row_sums, scale_columns, scale_pairs, smallest, total, unit_of, weighted_row_sums,
 };
 use crate::state::State;
 
@@ -740,11 +740,8 @@ fn centred<T: Scalar>(
 
 /// out_r ← Σ over the columns of w matrix_{r,·}; empty weights mean 1 each.
 fn weighted_sums<T: Scalar>(out: &mut [T], matrix: &[T], weights: &[T]) {
-    if weights.is_empty() {
-        return row_sums(Write::Set(out), matrix);
-    }
-    out.fill(T::zero());
-    for (column, &weight) in matrix.chunks_exact(out.len()).zip(weights) {
-        add_scaled(out, weight, column);
+    match weights.is_empty() {
+        true => row_sums(Write::Set(out), matrix),
+        false => weighted_row_sums(out, matrix, weights),
     }
 }

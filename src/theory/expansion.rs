@@ -3,7 +3,7 @@
 use super::probe::{backprop, finite};
 use crate::decoupled::{DecoupledCircuit, Selection};
 use crate::error::{Error, Quantity};
-use crate::kernel::{Scalar, half_weighted_square};
+use crate::kernel::{Scalar, Sum, half_weighted_square};
 use crate::training::{check_no_target_regularizer, check_squared_hidden_losses};
 
 /// Statement 4: the minimum of E over z near the forward pass, to second order in 1/μ,
@@ -48,14 +48,17 @@ pub fn expanded_minimum<T: Scalar>(
         let weights = model.example_weights();
         weights.map_or(T::one(), |weights| weights[places[i]])
     };
-    let mut minimum = exact.energy;
+    let mut minimum = Sum::zero();
+    minimum.add(exact.energy);
     for (delta, &penalty) in exact.targets.iter().zip(layers.penalties()) {
         // δ contains the weight: an example of weight 0 has no term.
         let columns = delta.column_iter().enumerate();
         for (i, delta) in columns.filter(|&(i, _)| !weight(i).is_zero()) {
-            minimum -= half_weighted_square((penalty * weight(i)).recip(), delta.as_slice());
+            let inverse = (penalty * weight(i)).recip();
+            minimum.add(-half_weighted_square(inverse, delta.as_slice()));
         }
     }
+    let minimum = minimum.value();
     finite(Quantity::Energy, layers.depth() - 1, &[minimum])?;
     Ok(minimum)
 }

@@ -7,7 +7,7 @@ use crate::check::check_room;
 use crate::decoupled::{DecoupledCircuit, Selection};
 use crate::energy::Layers;
 use crate::error::{Error, Quantity};
-use crate::kernel::Scalar;
+use crate::kernel::{Scalar, Sum};
 use crate::layer::Activation;
 
 /// W_t, b_t and μ_t of a circuit whose Z-step is a linear least-squares problem.
@@ -190,11 +190,11 @@ pub fn linear_minimum<T: Scalar>(
         let solved = solve(s, &residual, depth - 1)?;
         let half = T::of(0.5);
         let penalty = layers.parameter_regularization();
-        let mut minimum = T::zero();
-        for (i, (r, solved)) in residual.column_iter().zip(solved.column_iter()).enumerate() {
+        let columns = residual.column_iter().zip(solved.column_iter());
+        let minimum = Sum::of(columns.enumerate().map(|(i, (r, solved))| {
             let weight = batch.weights().map_or(T::one(), |weights| weights[i]);
-            minimum += weight * (half * r.dot(&solved) + penalty);
-        }
+            weight * (half * r.dot(&solved) + penalty)
+        }));
         finite(Quantity::Energy, depth - 1, &[minimum])?;
         Ok(minimum)
     })?

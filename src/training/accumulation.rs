@@ -3,7 +3,7 @@
 use super::w_step::{LayerStep, WState, WStep};
 use crate::energy::Workspace;
 use crate::error::Error;
-use crate::kernel::{Scalar, add_to};
+use crate::kernel::{Scalar, add_to_pairs};
 
 /// What the visit in progress has added to the gradients of earlier visits. It becomes part of the
 /// state only when the visit has succeeded, so that a failed visit can be repeated without counting
@@ -45,14 +45,19 @@ impl Draft {
             false => (state.pending_visits, state.pending_examples),
         };
         if visits > 0 {
-            let layers = state.layers.iter().zip(&*steps).enumerate();
+            let layers = state.layers.iter().zip(&mut *steps).enumerate();
             for ((t, (own, step)), local) in layers.zip(&mut workspace.locals) {
                 if along(t) {
-                    let sum = if drafted { &step.sum } else { &own.sum };
-                    add_to(&mut local.d_parameters, sum);
+                    if !drafted {
+                        step.sum.clone_from(&own.sum);
+                    }
+                    add_to_pairs(&mut step.sum, &local.d_parameters);
+                    let rounded = &step.sum[..local.d_parameters.len()];
+                    local.d_parameters.copy_from_slice(rounded);
                 }
             }
         }
+        let first = visits == 0;
         visits += 1;
         examples += n as u64;
         // Before an optimiser or a sum gets them, which would retain non-finite values.
@@ -60,11 +65,11 @@ impl Draft {
         if visits >= w_step.accumulation() || self.last {
             return Ok(Some(examples));
         }
-        for (t, (step, local)) in steps.iter_mut().zip(&workspace.locals).enumerate() {
-            if along(t) {
-                step.sum.clear();
-                step.sum.extend_from_slice(&local.d_parameters);
-            }
+        let layers = steps.iter_mut().zip(&workspace.locals).enumerate();
+        for (_, (step, local)) in layers.filter(|&(t, _)| first && along(t)) {
+            step.sum.clear();
+            step.sum.extend_from_slice(&local.d_parameters);
+            step.sum.resize(2 * local.d_parameters.len(), T::zero());
         }
         (self.visits, self.examples) = (visits, examples);
         Ok(None)

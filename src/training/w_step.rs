@@ -365,7 +365,7 @@ impl<T: Scalar> WStep<T> {
             let sums = self.accumulation > 1 && !frozen;
             layers.push(LayerState {
                 moments: vec![T::zero(); slots * count],
-                sum: vec![T::zero(); if sums { count } else { 0 }],
+                sum: vec![T::zero(); if sums { 2 * count } else { 0 }],
                 solver,
                 frozen,
                 moved: false,
@@ -440,7 +440,7 @@ impl<T: Scalar> WState<T> {
 pub(super) struct LayerState<T> {
     /// The rule's state, block by block within each parameter group.
     pub(super) moments: Vec<T>,
-    /// The sum of the gradients since the last step; empty unless gradients are accumulated.
+    /// The sum of the gradients since the last step, as pairs; empty unless gradients are accumulated.
     pub(super) sum: Vec<T>,
     /// Whether the options freeze all of θ_t.
     pub(super) frozen: bool,
@@ -483,7 +483,7 @@ impl<T: Scalar> LayerState<T> {
 pub(super) struct LayerStep<T> {
     /// The new θ_t, unless it overwrites its gradient.
     next: Vec<T>,
-    /// The sum of gradients that the visit in progress has drafted.
+    /// The sum of gradients that the visit in progress has drafted, as pairs.
     pub(super) sum: Vec<T>,
     pub(super) fault: Option<Fault>,
     error: Option<Error>,

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use crate::property::{generator, uniform};
 use layerwise::decoupled::{Selection, TargetInit};
 use layerwise::diagnostics::Diagnostics;
 use layerwise::energy::Energy;
@@ -11,9 +12,13 @@ use layerwise::layer::{Activation, Dense};
 use layerwise::loss::{Gaussian, Huber, Pair, SquaredError};
 use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::{Adam, GradientDescent};
+use layerwise::parameter_solver::NormalEquations;
 use layerwise::schedule::Schedule;
 use layerwise::target_solver::{StepSize, SynchronousDescent};
-use layerwise::training::{Decoupling, PenaltyGrowth, Phase, Targets, Trainer, ZStep};
+use layerwise::theory;
+use layerwise::training::{
+    Backprop, Decoupling, PenaltyGrowth, Phase, Targets, Trainer, WStep, ZStep,
+};
 use layerwise::{Circuit, DecoupledCircuit, Loss, Scalar};
 
 const N: usize = 300_000;
@@ -296,4 +301,120 @@ fn gaps_are_reported_wherever_they_fit_the_scalar() {
         gaps_whose_squares_do_not_fit::<f32>(gap, true);
     }
     gaps_whose_squares_do_not_fit::<f32>(1e25, false);
+}
+
+/// Two linear layers of one unit, with numbers that every scalar has.
+fn exact_numbers<T: Scalar>(penalty: f64) -> DecoupledCircuit<T> {
+    let layer = || Dense::new(1, 1, Activation::Identity).unwrap();
+    let circuit = Circuit::builder().layer(layer()).layer(layer());
+    let energy = Energy::default().with_penalty(T::of(penalty));
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap(), energy).unwrap();
+    model.set_parameters(0, &[T::of(0.5), T::zero()]).unwrap();
+    model.set_parameters(1, &[T::of(0.75), T::zero()]).unwrap();
+    let x = DMatrix::from_fn(1, N, |_, j| T::of((j % 64) as f64 / 64.0));
+    let y = DMatrix::from_fn(1, N, |_, j| T::of(1.0 + (j % 32) as f64 / 64.0));
+    let init = TargetInit::ForwardPass;
+    model.add_examples(&x, &y, &init).unwrap();
+    model
+}
+
+#[test]
+fn minima_over_many_examples() {
+    for penalty in [1.0, 128.0] {
+        let (short, long) = (exact_numbers::<f32>(penalty), exact_numbers::<f64>(penalty));
+        let all = Selection::All;
+        for (found, expected) in [
+            (
+                theory::linear_minimum(&short, &all).unwrap(),
+                theory::linear_minimum(&long, &all).unwrap(),
+            ),
+            (
+                theory::expanded_minimum(&short, &all).unwrap(),
+                theory::expanded_minimum(&long, &all).unwrap(),
+            ),
+        ] {
+            let error = (f64::from(found) / expected - 1.0).abs();
+            assert!(error < 1e-6, "μ {penalty}: {found}, not {expected}");
+        }
+    }
+}
+
+/// One linear unit at 0, for the inputs 1 and the given targets.
+fn constant(targets: &DMatrix<f32>) -> DecoupledCircuit<f32> {
+    let layer = Dense::new(1, 1, Activation::Identity).unwrap();
+    let circuit = Circuit::builder().layer(layer).build().unwrap();
+    let mut model = DecoupledCircuit::new(circuit, Energy::default()).unwrap();
+    model.set_parameters(0, &[0.0; 2]).unwrap();
+    let x = DMatrix::from_element(1, targets.len(), 1.0);
+    let init = TargetInit::ForwardPass;
+    model.add_examples(&x, targets, &init).unwrap();
+    model
+}
+
+#[test]
+fn gradients_accumulated_over_many_visits() {
+    let n = 100_000;
+    let mut model = constant(&DMatrix::from_element(1, n, 0.1));
+    let w_step = WStep::optimizer(GradientDescent::new(1.0).unwrap());
+    let w_step = w_step.with_accumulation(n as u64).unwrap();
+    let phase = Phase::with_w_step(Backprop, w_step).unwrap().with_epochs(1);
+    let phase = phase.with_batch_size(1).unwrap();
+    let trainer = Trainer::new(phase).with_measure_every(0);
+    trainer.run(&mut model).unwrap();
+    // A step of 1 along the mean gradient, −.1 in the weight and in the bias.
+    for &found in model.circuit().parameters(0) {
+        assert!((found / 0.1 - 1.0).abs() < 1e-6, "{found}, not .1");
+    }
+}
+
+/// Large gradients of the first and of the last examples cancel, and leave those between.
+#[test]
+fn diagnosed_gradients_over_many_examples() {
+    let third = 1 << 17;
+    let targets = DMatrix::from_fn(1, 3 * third, |_, j| match j / third {
+        0 => 8_388_608.0,
+        1 => 1.0,
+        _ => -8_388_608.0,
+    });
+    let report = constant(&targets).diagnose(&Diagnostics::new()).unwrap();
+    let expected = 2.0_f32.sqrt() * third as f32;
+    let norm = report.parameters.norm;
+    assert!(
+        (norm / expected - 1.0).abs() < 1e-6,
+        "{norm}, not {expected}"
+    );
+    assert!((report.parameters.norm_ratio.unwrap() - 1.0).abs() < 1e-6);
+}
+
+/// Weights of 1 change nothing but the order of the sums; equal weights change no solution.
+#[test]
+fn weighted_least_squares_over_many_examples() {
+    let n = 1_000_000;
+    let rng = &mut generator(2);
+    let mut x: Vec<f32> = uniform(rng, n, 0.5);
+    x.iter_mut().for_each(|x| *x += 0.5);
+    let noise: Vec<f32> = uniform(rng, n, 0.5);
+    // An example far from the others, which all are centred about in the first pass.
+    x[0] = -30.0;
+    let y: Vec<f32> = x
+        .iter()
+        .zip(&noise)
+        .map(|(x, noise)| (12.0 * x).sin() + x + noise)
+        .collect();
+    let cast = |values: &[f32]| -> Vec<f64> { values.iter().map(|&v| f64::from(v)).collect() };
+    let mut equations = NormalEquations::<f64>::new(1, 1, true).unwrap();
+    equations.add(&cast(&x), &cast(&y), None).unwrap();
+    let mut expected = [0.0; 2];
+    equations.solve(0.0, 0.0, &mut expected).unwrap();
+    for weight in [None, Some(1.0), Some(0.1), Some(0.7)] {
+        let weights = weight.map(|weight| vec![weight; n]);
+        let mut equations = NormalEquations::<f32>::new(1, 1, true).unwrap();
+        equations.add(&x, &y, weights.as_deref()).unwrap();
+        let mut found = [0.0; 2];
+        equations.solve(0.0, 0.0, &mut found).unwrap();
+        for (found, expected) in found.iter().zip(expected) {
+            let error = (f64::from(*found) / expected - 1.0).abs();
+            assert!(error < 1e-5, "{weight:?}: {found}, not {expected}");
+        }
+    }
 }

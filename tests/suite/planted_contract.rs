@@ -612,3 +612,67 @@ fn a_curvature_below_zero<T: Tested>() {
 }
 
 in_both_scalars!(a_curvature_below_zero);
+
+/// A dense layer that asks for one number less for a large batch, among more than `f32` can count.
+#[derive(Debug)]
+struct OneLess(Dense);
+
+impl Layer<f32> for OneLess {
+    fn input_shape(&self) -> Shape {
+        Layer::<f32>::input_shape(&self.0)
+    }
+
+    fn output_shape(&self) -> Shape {
+        Layer::<f32>::output_shape(&self.0)
+    }
+
+    fn parameters(&self) -> Vec<ParameterGroup> {
+        Layer::<f32>::parameters(&self.0)
+    }
+
+    fn initialize(&self, parameters: &mut [f32], rng: &mut dyn Rng) {
+        self.0.initialize(parameters, rng);
+    }
+
+    fn scratch(&self, batch: usize) -> Scratch {
+        let own = Layer::<f32>::scratch(&self.0, batch);
+        Scratch::new(own.tape, (1 << 24) + usize::from(batch < 4)).with_bound(own.bound)
+    }
+
+    fn forward(
+        &self,
+        context: &Context<'_>,
+        parameters: &[f32],
+        input: &[f32],
+        output: &mut [f32],
+        tape: Option<&mut [f32]>,
+        work: &mut [f32],
+    ) {
+        let inner = &self.0;
+        inner.forward(context, parameters, input, output, tape, work);
+    }
+
+    fn vjp(
+        &self,
+        at: &Point<'_, f32>,
+        cotangent: &[f32],
+        d_input: Write<'_, f32>,
+        d_parameters: Write<'_, f32>,
+        work: &mut [f32],
+    ) {
+        self.0.vjp(at, cotangent, d_input, d_parameters, work);
+    }
+}
+
+#[test]
+fn memory_is_counted_exactly() {
+    let layer = OneLess(Dense::new(1, 1, Activation::Identity).unwrap());
+    let check = GradCheck::new().layer(&layer, &[0.5, 0.25], &[0.5, -0.25]);
+    let report = check.unwrap();
+    let infinite = report
+        .worst
+        .iter()
+        .filter(|entry| entry.error.is_infinite());
+    let names: Vec<&str> = infinite.map(|entry| entry.derivative).collect();
+    assert_eq!(names, ["scratch of a larger batch"], "{report}");
+}

@@ -2,13 +2,15 @@
 
 use std::fmt;
 
+use nalgebra::DMatrix;
+
 use crate::check::{at_least_one, check_length};
 use crate::decoupled::{DecoupledCircuit, Gradients, Selection};
 use crate::energy::{All, LocalProblem, Problem, Value as ValueAlone, Workspace};
 use crate::error::Error;
 pub use crate::error::GradEntry;
 use crate::init::{Purpose, add_noise, generator};
-use crate::kernel::{Matrix, Scalar, Write, add_to_columns, dot};
+use crate::kernel::{Matrix, Scalar, Write, add_scaled, add_to_columns, dot};
 use crate::layer::{Context, Layer, Point, check_dimension, parameter_count, validate};
 use crate::loss::{Loss, Pair, SquaredError};
 use crate::objective::Objective;
@@ -78,7 +80,7 @@ pub struct GradReport {
 /// The name of the curvature bound's entry in a report.
 const BOUND: &str = "curvature bound";
 
-/// Steps of power iteration that search for the largest curvature.
+/// Steps of the iterations that search for the largest and the lowest curvature.
 const POWERS: usize = 30;
 
 impl GradReport {
@@ -836,8 +838,8 @@ impl GradCheck {
     }
 
     /// Checks that vᵀ C v is not below 0 for any direction v = (v_target, v_prediction), with C the
-    /// curvature. The directions come from power iteration: first with C, for its size, and then with
-    /// that size minus C, for its lowest eigenvalue.
+    /// curvature. The directions are those of a Lanczos iteration: it finds the lowest eigenvalue of C,
+    /// even a small one, in few steps.
     fn semidefinite<T: Scalar>(
         &self,
         report: &mut GradReport,
@@ -863,24 +865,43 @@ impl GradCheck {
             let columns = a.chunks_exact(dim).zip(b.chunks_exact(dim));
             columns.flat_map(|(a, b)| [a, b].concat()).collect()
         };
-        let (mut size, mut lowest) = (T::zero(), T::zero());
-        for shifted in [false, true] {
-            let mut v: Vec<T> = self.normal(9, 2 * dim * n);
-            for _ in 0..POWERS {
-                normalise(&mut v, 2 * dim);
-                let next = product(&v);
-                for (v, next) in v.chunks_exact_mut(2 * dim).zip(next.chunks_exact(2 * dim)) {
-                    if shifted {
-                        lowest = lowest.min(dot(v, next));
-                        v.iter_mut()
-                            .zip(next)
-                            .for_each(|(v, &c)| *v = size * *v - c);
-                    } else {
-                        size = size.max(dot(next, next).sqrt());
-                        v.copy_from_slice(next);
-                    }
+        let mut v: Vec<T> = self.normal(9, 2 * dim * n);
+        normalise(&mut v, 2 * dim);
+        let mut before = vec![T::zero(); v.len()];
+        let steps = POWERS.min(2 * dim);
+        let mut forms = vec![DMatrix::<f64>::zeros(steps, steps); n];
+        for k in 0..steps {
+            let mut next = product(&v);
+            let columns = v.chunks_exact_mut(2 * dim).zip(&mut forms);
+            let rest = before.chunks_exact_mut(2 * dim);
+            let rest = rest.zip(next.chunks_exact_mut(2 * dim));
+            for ((v, form), (before, next)) in columns.zip(rest) {
+                let own = dot(v, next);
+                form[(k, k)] = own.as_f64();
+                add_scaled(next, -own, v);
+                if k > 0 {
+                    add_scaled(next, -T::of(form[(k, k - 1)]), before);
+                }
+                before.copy_from_slice(v);
+                // Once no direction is left there is only rounding; 0 adds nothing.
+                let coupling = dot(next, next).sqrt();
+                let size = T::of(form.amax());
+                let ended = coupling <= T::of(4.0) * T::default_epsilon() * size;
+                if k + 1 < steps && !ended {
+                    form[(k + 1, k)] = coupling.as_f64();
+                    form[(k, k + 1)] = coupling.as_f64();
+                }
+                for (v, &next) in v.iter_mut().zip(&*next) {
+                    *v = if ended { T::zero() } else { next / coupling };
                 }
             }
+        }
+        let finite = |form: &DMatrix<f64>| form.iter().all(|value| value.is_finite());
+        let (mut size, mut lowest) = (T::zero(), T::zero());
+        for form in forms.into_iter().filter(finite) {
+            let values = form.symmetric_eigenvalues();
+            size = size.max(T::of(values.amax()));
+            lowest = lowest.min(T::of(values.min()));
         }
         // Less what may be rounding.
         let rounding = T::of(4.0) * T::default_epsilon() * (size + T::one());

@@ -676,3 +676,69 @@ fn memory_is_counted_exactly() {
     let names: Vec<&str> = infinite.map(|entry| entry.derivative).collect();
     assert_eq!(names, ["scratch of a larger batch"], "{report}");
 }
+
+/// ½ Σ_j c_j (z_j − ẑ_j)², with its true curvature.
+#[derive(Debug)]
+struct Diagonal(Vec<f64>);
+
+impl Loss<f64> for Diagonal {
+    fn evaluate(
+        &self,
+        at: &Pair<'_, f64>,
+        values: &mut [f64],
+        mut d_target: Write<'_, f64>,
+        mut d_prediction: Write<'_, f64>,
+        _: &mut [f64],
+    ) {
+        for (i, value) in values.iter_mut().enumerate() {
+            let own = i * at.dim..(i + 1) * at.dim;
+            let (z, p) = (&at.target[own.clone()], &at.prediction[own.clone()]);
+            let slope = |j: usize| self.0[j] * (z[j] - p[j]);
+            *value = (0..at.dim).map(|j| 0.5 * slope(j) * (z[j] - p[j])).sum();
+            d_target.part(own.clone()).each(slope);
+            d_prediction.part(own).each(|j| -slope(j));
+        }
+    }
+
+    fn curvature(
+        &self,
+        at: &Pair<'_, f64>,
+        v_target: Option<&[f64]>,
+        v_prediction: Option<&[f64]>,
+        target: Write<'_, f64>,
+        prediction: Write<'_, f64>,
+        _: &mut [f64],
+    ) {
+        let of = |v: Option<&[f64]>, k: usize| v.map_or(0.0, |v| v[k]);
+        let product = |k: usize| self.0[k % at.dim] * (of(v_target, k) - of(v_prediction, k));
+        target.each(product);
+        prediction.each(|k| -product(k));
+    }
+}
+
+/// One small negative eigenvalue beside many positive ones, from any start.
+#[test]
+fn an_indefinite_curvature_is_caught_however_small() {
+    for (small, count, lowest) in [
+        (0.01, 50, -0.01),
+        (0.01, 50, -1e-3),
+        (0.1, 20, -0.02),
+        (0.1, 3, -0.01),
+        (0.5, 50, -0.2),
+        (0.5, 50, 0.2),
+    ] {
+        let mut eigenvalues = vec![1.0];
+        eigenvalues.extend(vec![small; count]);
+        eigenvalues.push(lowest);
+        let dim = eigenvalues.len();
+        let loss = Diagonal(eigenvalues);
+        let z: Vec<f64> = (0..dim * 2).map(|k| (k as f64 * 0.7).sin()).collect();
+        let p: Vec<f64> = (0..dim * 2).map(|k| (k as f64 * 1.1).cos()).collect();
+        for seed in 0..20 {
+            let check = GradCheck::new().with_seed(seed);
+            let report = check.curvature(&loss, &Pair::new(dim, &z, &p), true);
+            let passes = report.unwrap().require(1e-5).is_ok();
+            assert_eq!(passes, lowest > 0.0, "{small} × {count}, {lowest}, {seed}");
+        }
+    }
+}

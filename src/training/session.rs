@@ -195,7 +195,8 @@ impl<T: Scalar> Session<T> {
     }
 
     /// A session that continues from `state`, as returned by [`Session::state`], with the model as it
-    /// was then (its θ, targets, μ and example weights).
+    /// was then (its θ, targets, μ and example weights). Where the phase in progress has another rule
+    /// for stopping than before, that begins to count anew.
     ///
     /// # Errors
     /// Those of [`Session::new`], and [`Error::Length`] for a state of a run with a different
@@ -236,8 +237,9 @@ impl<T: Scalar> Session<T> {
         }
         let mut session = Self::begin(trainer, model);
         session.state = state;
-        if session.state.within.is_some() {
+        if let Some(within) = &mut session.state.within {
             let phase = &trainer.phases[session.state.phase];
+            within.tracker.follow(phase.stopping);
             session.clock.phase_deadline = deadline(Instant::now(), phase.time_limit);
         }
         Ok(session)

@@ -90,6 +90,16 @@ impl<T: Scalar> Tracker<T> {
         }
     }
 
+    /// Starts anew unless what it has recorded is of such a rule: the objective is not comparable
+    /// with the validation loss, and only that has a best epoch.
+    pub(super) fn follow(&mut self, stopping: Stopping) {
+        // The first epoch with validation is the best so far.
+        let validated = self.best.is_some();
+        if validated != matches!(stopping, Stopping::Validation { .. }) {
+            *self = Self::new();
+        }
+    }
+
     /// Checks that the parameters it keeps, if any, fit this circuit.
     pub(super) fn check(&self, circuit: &Circuit<T>) -> Result<(), Error> {
         for value in [self.reference, self.lowest].into_iter().flatten() {

@@ -727,3 +727,52 @@ fn a_metric_may_get_probabilities() {
     metrics_of_probabilities::<f64>();
     metrics_of_probabilities::<f32>();
 }
+
+/// A phase that is taken up again under another rule is judged by what it does from then on: an
+/// objective is no validation loss, and there is no best epoch without validation.
+#[test]
+fn another_stopping_rule_counts_anew() {
+    let (x, y) = (wave(2, 9, 0.31) * 1.5, wave(1, 9, 0.9) * 3.0);
+    let trainer = |stopping, epochs| {
+        let phase = Phase::new(Backprop, GradientDescent::new(0.02).unwrap());
+        let phase = phase.with_epochs(epochs).with_stopping(stopping).unwrap();
+        Trainer::new(phase).with_validation(x.clone(), y.clone())
+    };
+    let (patience, improvement) = (3, 0.0);
+    let validation = Stopping::Validation {
+        patience,
+        improvement,
+    };
+    let stagnation = Stopping::Stagnation {
+        patience,
+        improvement,
+    };
+    for (before, after) in [
+        (stagnation, validation),
+        (Stopping::AtLimits, validation),
+        (validation, stagnation),
+        (validation, Stopping::AtLimits),
+    ] {
+        let mut session = Session::new(&trainer(before, 60), model()).unwrap();
+        for _ in 0..5 {
+            session.epoch().unwrap();
+        }
+        let mut rest = resumed(&trainer(after, 60), &session);
+        let found = rest.run().unwrap();
+        let mut anew = Session::new(&trainer(after, 55), session.model().clone()).unwrap();
+        let expected = anew.run().unwrap();
+        let (own, other) = (&found.phases[0], &expected.phases[0]);
+        let name = format!("{before:?}, then {after:?}");
+        assert_eq!(
+            (own.stop, own.epochs),
+            (other.stop, other.epochs + 5),
+            "{name}"
+        );
+        assert_eq!(
+            own.best_epoch,
+            other.best_epoch.map(|own| own + 5),
+            "{name}"
+        );
+        assert!(bits(rest.model()) == bits(anew.model()), "{name}");
+    }
+}

@@ -30,6 +30,14 @@ pub(crate) fn positive(name: &'static str, value: f64) -> Result<f64, Error> {
     option(name, value, fits, "above 0 and finite")
 }
 
+/// An option that must be above 0, also in the circuit's scalar type.
+pub(crate) fn positive_in_scalar<T: Scalar>(name: &'static str, value: f64) -> Result<T, Error> {
+    let own = T::of(value);
+    let fits = own > T::zero() && own.is_finite();
+    let allowed = "above 0 and finite in the circuit's scalar type";
+    option(name, value, fits, allowed).map(|_| own)
+}
+
 /// An option that must be at least 0.
 pub(crate) fn not_negative(name: &'static str, value: f64) -> Result<f64, Error> {
     let fits = value >= 0.0 && value.is_finite();

@@ -7,7 +7,7 @@ use super::per_example::{change_all, check_columns, measure, refresh_all, zeros}
 use super::scheme::Scheme;
 use super::visit::Visit;
 use super::w_step::WStep;
-use crate::check::{check_length, option, positive, refuse};
+use crate::check::{check_length, option, positive, positive_in_scalar, refuse};
 use crate::decoupled::{DecoupledCircuit, TargetInit, TargetUse};
 use crate::energy::Ask;
 use crate::error::Error;
@@ -342,6 +342,9 @@ impl<T: Scalar> Scheme<T> for Decoupling<T> {
     fn check_model(&self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
         if let Targets::Projected { .. } = self.targets {
             model.examples.in_memory("projected targets")?;
+        }
+        if let Some(rate) = self.multipliers {
+            positive_in_scalar::<T>("Decoupling::multipliers", rate)?;
         }
         match &self.z_step {
             ZStep::Solver(solver) => solver.check(model.layers()),

@@ -529,3 +529,25 @@ fn solvers_see_the_multipliers_of_the_visit() {
     seen_by_all::<f64>(1e-12);
     seen_by_all::<f32>(1e-4);
 }
+
+/// A rate is refused where it is 0 or ∞ in the circuit's scalar.
+#[test]
+fn a_rate_must_fit_the_scalar() {
+    fn check<T: Scalar>(rate: f64) -> Result<(), Error> {
+        let circuit = Circuit::<T>::builder()
+            .layer(dense(1, 2, Activation::Tanh))
+            .layer(dense(2, 1, Activation::Identity));
+        let mut model = DecoupledCircuit::new(circuit.build()?, Energy::default())?;
+        let one = DMatrix::from_element(1, 3, T::one());
+        model.add_examples(&one, &one, &TargetInit::ForwardPass)?;
+        let scheme = Decoupling::persistent(ReverseSweep::new(1)).with_multipliers(rate)?;
+        Trainer::new(Phase::new(scheme, Adam::new(1e-3)?)).check(&model)
+    }
+    for rate in [1e-50, 1e39] {
+        let refused = check::<f32>(rate);
+        let named = matches!(&refused, Err(Error::InvalidOption { value, .. }) if *value == rate);
+        assert!(named, "{rate}: {refused:?}");
+        check::<f64>(rate).unwrap();
+    }
+    check::<f32>(1.0).unwrap();
+}

@@ -326,10 +326,31 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
                 &mut w.work,
             );
         }
+        w.energies_in_z.copy_from_slice(&w.energies);
         self.regularize_parameters(wanted.parameters, w);
         self.regularize_target(wanted.target, w);
         w.energy = total(&w.energies);
         w.energy
+    }
+
+    /// Σᵢ wᵢ μ |L(z_{t+1}ⁱ, 0)|, the loss of the prediction 0: the size of the terms beside which ℓ_t
+    /// is rounded, even where they cancel. 0 if it is not finite. It keeps the workspace's prediction,
+    /// but not its energies.
+    pub(crate) fn size(&self, w: &mut LocalWorkspace<T>) -> T {
+        self.fit(w);
+        w.cotangent.fill(T::zero());
+        let pair = self.pair(&w.cotangent);
+        let (values, work) = (&mut w.energies, &mut w.work);
+        self.loss
+            .evaluate(&pair, values, Write::Skip, Write::Skip, work);
+        let values = w.energies.iter().enumerate();
+        let size = values.fold(T::zero(), |sum, (i, value)| {
+            sum + self.example_weight(i) * self.weight * value.abs()
+        });
+        match size.is_finite() {
+            true => size,
+            false => T::zero(),
+        }
     }
 
     /// Multiplies the energies and the loss's computed gradients by μ and the example weights. Adds
@@ -402,7 +423,9 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         let gradients = w.d_target.chunks_exact_mut(dim);
         for (i, (z, gradient)) in columns.zip(gradients).enumerate() {
             let weight = self.example_weight(i);
-            w.energies[i] += weight * regularizer.value(z);
+            let value = weight * regularizer.value(z);
+            w.energies[i] += value;
+            w.energies_in_z[i] += value;
             if wanted {
                 regularizer.add_gradient(z, weight, gradient);
             }

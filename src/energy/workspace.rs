@@ -17,6 +17,8 @@ pub struct LocalWorkspace<T> {
     pub(crate) cotangent: Vec<T>,
     /// One per example.
     pub(crate) energies: Vec<T>,
+    /// The part of each that targets can change: without R_t(θ_t).
+    pub(crate) energies_in_z: Vec<T>,
     /// μ times each example's weight.
     pub(crate) factors: Vec<T>,
     pub(crate) energy: T,
@@ -37,6 +39,7 @@ impl<T: Scalar> LocalWorkspace<T> {
             work: Vec::new(),
             cotangent: Vec::new(),
             energies: Vec::new(),
+            energies_in_z: Vec::new(),
             factors: Vec::new(),
             energy: T::zero(),
             loss: T::zero(),
@@ -69,6 +72,7 @@ impl<T: Scalar> LocalWorkspace<T> {
             (&mut self.tape, scratch.tape),
             (&mut self.work, work),
             (&mut self.energies, batch),
+            (&mut self.energies_in_z, batch),
             (&mut self.factors, batch),
         ] {
             buffer.resize(length, T::zero() / T::zero());

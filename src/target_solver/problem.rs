@@ -7,7 +7,7 @@ use crate::energy::{
     Ask, Batch, BatchMut, Evaluation, Layers, LocalWorkspace, Problem, Wanted, Workspace,
 };
 use crate::error::{Error, Quantity};
-use crate::kernel::{Execution, Scalar, Squares, add_scaled, add_to, dot, norm};
+use crate::kernel::{Execution, Scalar, Squares, add_scaled, add_to, dot, norm, smallest};
 
 /// The problem of a Z-step: E over z_1, …, z_{T−1} of one batch, with θ fixed.
 ///
@@ -261,10 +261,25 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         problem.differentiate_frozen(ask, workspace)
     }
 
-    /// E of the i-th example of the batch, including its weight, at the last evaluation.
+    /// E of the i-th example of the batch at the last evaluation, including its weight, but without
+    /// Σ_t R(θ_t): beside a large constant, rounding would hide what a step of z changes.
     pub(super) fn example_energy(&self, i: usize) -> T {
         let locals = self.workspace.locals.iter();
-        locals.fold(T::zero(), |sum, local| sum + local.energies[i])
+        locals.fold(T::zero(), |sum, local| sum + local.energies_in_z[i])
+    }
+
+    /// The size of E's terms ([`LocalProblem::size`](crate::energy::LocalProblem)), summed.
+    pub(crate) fn size(&mut self) -> T {
+        if *self.predictions == Predictions::Evaluated {
+            *self.predictions = Predictions::Current;
+        }
+        let (problem, workspace) = self.split();
+        let depth = problem.layers.depth();
+        workspace.fit(depth);
+        let locals = (0..depth).zip(&mut workspace.locals);
+        locals.fold(T::zero(), |sum, (t, local)| {
+            sum + problem.local(t).size(local)
+        })
     }
 
     /// (Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖²)^½ over the hidden layers, without weights or μ. Squares that do not fit T
@@ -321,9 +336,14 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
                 // An infinite step times 0 would be NaN, and so would 0/0.
                 continue;
             }
-            let step = step * share / weight;
-            if !step.is_zero() {
+            let whole = step * share;
+            let step = whole / weight;
+            if step.is_finite() && step.abs() >= smallest() {
                 add_scaled(z, -step, gradient);
+            } else if !whole.is_zero() {
+                // The gradient contains the weight, so the step itself may fit.
+                let columns = z.iter_mut().zip(gradient);
+                columns.for_each(|(z, &gradient)| *z -= whole * (gradient / weight));
             }
         }
     }

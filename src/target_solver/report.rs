@@ -43,8 +43,7 @@ impl Convergence {
     }
 
     /// Also ends an example when an accepted step, whether full or shortened, lowers its E by at
-    /// most
-    /// `decrease` times |E|.
+    /// most `decrease` times |E|. E is without the regularisers R_t(θ_t), which no target changes.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless `decrease` is finite and not negative.
@@ -103,9 +102,10 @@ pub struct SolveReport {
     pub limited: usize,
     /// Steps shortened or undone because they would have raised an example's E; summed over examples.
     pub drawn_back: u64,
-    /// Examples that did not move because all of their checked steps were undone: either even a
-    /// sixty-fourth of the step was too long (for example because a curvature bound is too small),
-    /// or the example was at rest up to rounding.
+    /// Examples of which a checked step was undone, and whose other steps were all shortened and
+    /// lowered E by no more than rounding: either even a sixty-fourth of the step was too long (for
+    /// example because a curvature bound is too small, or a derivative is wrong), or the example was
+    /// at rest up to rounding.
     pub stuck: usize,
     /// Products with the Gauss-Newton matrix: the conjugate-gradient iterations over all steps.
     /// Each takes one JVP and one VJP per layer, and as many again for the preconditioner of

@@ -7,7 +7,8 @@ use crate::energy::{Ask, default_fields};
 use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, add_to};
 
-/// How an example's E after a step is compared with its E before.
+/// How an example's E after a step is compared with its E before. Neither contains the regularisers
+/// R_t(θ_t), which no target changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -48,7 +49,8 @@ pub struct Trial<T> {
     check: Check,
     convergence: Convergence,
     examples: Vec<Example<T>>,
-    /// ℓ_t by layer and example at the start of the call; empty where they are not recorded.
+    /// ℓ_t by layer and example at the start of the call, without R_t; empty where they are not
+    /// recorded.
     first: Vec<Vec<T>>,
     /// z_1, …, z_{T−1} before the current step.
     before: Vec<Vec<T>>,
@@ -65,7 +67,7 @@ struct Example<T> {
     /// ‖∂E/∂z‖ over the layers recorded so far.
     gradient: Option<f64>,
     progress: Progress,
-    /// Whether a step was undone, and whether one was accepted.
+    /// Whether a step was undone; and whether one was made whole, or lowered E by more than rounding.
     refused: bool,
     moved: bool,
 }
@@ -152,7 +154,7 @@ impl<T: Scalar> Trial<T> {
         let local = &problem.workspace().locals[t];
         check_computed(Quantity::Energy, t, 0, &[local.energy])?;
         self.first[t].clear();
-        self.first[t].extend_from_slice(&local.energies);
+        self.first[t].extend_from_slice(&local.energies_in_z);
         Ok(())
     }
 
@@ -349,6 +351,9 @@ impl<T: Scalar> Trial<T> {
                 Check::Strict => energy <= example.energy,
             };
             if accepted {
+                // Any step is accepted once it is so short that E cannot tell its direction.
+                let whole = round == 0 && example.share == T::one();
+                example.moved |= whole || energy < example.energy - rounding;
                 if round == 0 {
                     example.share = (example.share / quarter).min(T::one());
                 } else {
@@ -359,7 +364,6 @@ impl<T: Scalar> Trial<T> {
                     false => Progress::Going,
                 };
                 example.energy = energy;
-                example.moved = true;
             } else if round < QUARTERS {
                 self.report.drawn_back += u64::from(round == 0);
                 problem.draw_back(&self.before, i..i + 1, quarter);

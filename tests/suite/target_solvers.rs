@@ -40,6 +40,8 @@ in_both_scalars!(
     conjugate_gradients_need_no_bound,
     negative_zeros_are_alike_in_any_company,
     what_has_ended_stays_to_the_bit,
+    what_no_target_changes_judges_no_step,
+    weights_at_the_ends_of_the_scalar_do_not_change_the_step,
 );
 
 const ACTIVATIONS: [Activation; 8] = [
@@ -1370,4 +1372,71 @@ fn a_copied_state_goes_on_alike() {
     let options = sweep.with_convergence(Convergence::NEVER);
     assert_eq!(options, sweep);
     assert_ne!(RedBlack::new(1), RedBlack::new(2));
+}
+
+/// Σ_t R(θ_t) is a constant in z: however large, every target and every report is the same.
+fn what_no_target_changes_judges_no_step<T: Tested>() {
+    let build = |regularizer| {
+        let dense = |a, b, activation| Dense::new(a, b, activation).unwrap();
+        let circuit = Circuit::builder()
+            .layer(dense(3, 5, Activation::Tanh))
+            .layer(dense(5, 4, Activation::Tanh))
+            .layer(dense(4, 2, Activation::Identity))
+            .seed(3);
+        let energy = Energy::default()
+            .with_parameter_regularizer(regularizer)
+            .with_target_regularizer(Regularizer::l2(0.1).unwrap());
+        let mut model = DecoupledCircuit::new(circuit.build().unwrap(), energy).unwrap();
+        let x = DMatrix::from_fn(3, 7, |i, j| {
+            T::of(((3 * i + 5 * j) % 11) as f64 / 5.0 - 1.0)
+        });
+        let y = DMatrix::from_fn(2, 7, |i, j| T::of(((i + j) % 3) as f64));
+        let noisy = TargetInit::NoisyForwardPass { std: 0.3, seed: 8 };
+        model.add_examples(&x, &y, &noisy).unwrap();
+        model
+    };
+    let (plain, heavy) = (
+        build(Regularizer::NONE),
+        build(Regularizer::l2(1e6).unwrap()),
+    );
+    let constant = heavy.energy().unwrap() - plain.energy().unwrap();
+    assert!(constant > T::of(1e6), "E still contains it");
+    let slow = Convergence::NEVER.with_stagnation(1e-3).unwrap();
+    let solvers: [Box<dyn TargetSolver<T>>; 6] = [
+        Box::new(ReverseSweep::new(20)),
+        Box::new(ReverseSweep::new(20).with_convergence(slow)),
+        Box::new(RedBlack::new(20).with_convergence(slow)),
+        Box::new(descent(20, BOUNDED)),
+        Box::new(GaussNewton::new(10, 20)),
+        Box::new(GaussNewton::new(10, 20).with_convergence(slow)),
+    ];
+    for solver in solvers {
+        let (expected, report) = solved(&plain, &solver);
+        let (found, own) = solved(&heavy, &solver);
+        assert_eq!(own, report, "{solver:?}");
+        assert!(report.steps > 1, "{solver:?}");
+        assert_eq!(distance(&found, &expected), 0.0, "{solver:?}");
+    }
+}
+
+/// From z = 0, E = w (½ z² + ½ (2 − z)²), a fixed step goes 2 step, also where step / w does not fit T.
+fn weights_at_the_ends_of_the_scalar_do_not_change_the_step<T: Tested>() {
+    let least = match T::default_epsilon().as_f64() < 1e-10 {
+        true => f64::MIN_POSITIVE,
+        false => f64::from(f32::MIN_POSITIVE),
+    };
+    for (weight, step) in [(least, 4.0), (1.0 / least, 0.7e-3), (1.0, 0.7e-3)] {
+        let mut model = unit_chain::<T>([0.0, 0.0], [2.0, 2.0]);
+        let weights = [T::of(weight); 2];
+        model
+            .set_example_weights(&Selection::All, &weights)
+            .unwrap();
+        let solver = ReverseSweep::new(1)
+            .with_step(StepSize::Fixed(step))
+            .unwrap();
+        let (model, _) = solved(&model, solver);
+        let moved = model.z(1).unwrap()[(0, 1)].as_f64();
+        let error = (moved / (2.0 * step) - 1.0).abs();
+        assert!(error < T::ROUNDING, "{weight}: {moved}");
+    }
 }

@@ -257,7 +257,7 @@ impl<T: Scalar> Decoupling<T> {
         };
         let looks = solver.is_some() && visit.is_first_of_epoch();
         let mut problem = visit.target_problem();
-        let start = looks.then(|| problem.differentiate(Ask::VALUE));
+        let start = looks.then(|| (problem.size(), problem.differentiate(Ask::VALUE)));
         let solved = solver
             .map(|solver| solver.solve(&mut parts[Z_STEP], &mut problem))
             .transpose()?;
@@ -267,8 +267,8 @@ impl<T: Scalar> Decoupling<T> {
         }
         let mut evaluated = visit.evaluate()?;
         evaluated.record_gap_after();
-        if let Some(start) = start {
-            evaluated.record_rise(start);
+        if let Some((size, start)) = start {
+            evaluated.record_rise(size, start);
         }
         if !self.keeps() {
             return evaluated.step();

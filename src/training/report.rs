@@ -88,12 +88,14 @@ pub enum Warning {
         /// t.
         layer: usize,
     },
-    /// There was a visit in which every step of every example's targets was undone.
+    /// There was a visit in which every step of every example's targets was undone, or so short that
+    /// it lowered E by no more than rounding ([`SolveReport::stuck`]).
     Undone,
     /// The Z-step of the epoch's first visit raised E more than tenfold.
     Raised,
     /// The composed loss is ∞, or has more than doubled since the phase began; for losses that can be
-    /// negative: has risen by more than (1/n) Σᵢ |Lⁱ| at that time. In a run's list the loss is the last.
+    /// negative: has risen by more than (1/n) Σᵢ |Lⁱ| at that time. Rounding alone is no rise. In a
+    /// run's list the loss is the last.
     Worse {
         /// The composed loss per example.
         #[cfg_attr(feature = "serde", serde(with = "crate::readable"))]
@@ -150,8 +152,8 @@ impl fmt::Display for Warning {
                  logits: use Activation::Identity there"
             ),
             Self::Undone => f.write_str(
-                "every target step of a visit was undone: is the learning rate too large, or a \
-                 curvature bound too small?",
+                "every target step of a visit was undone, or too short to lower the energy: is the \
+                 learning rate too large, a curvature bound too small, or a derivative wrong?",
             ),
             Self::Raised => f.write_str(
                 "a Z-step raised the energy more than tenfold: is its step unchecked and too long?",

@@ -654,7 +654,10 @@ impl<T: Scalar> Session<T> {
         let size = phase.batch_size(self.memory.visited.len());
         if self.trainer.measure_every != 0 && phase.epochs > 0 && size > 0 {
             let start = measure(&self.model, size, false, &mut self.memory, self.execution)?;
-            worse = Some(start.loss + start.magnitude).filter(|worse| worse.is_finite());
+            // What begins at rest moves by rounding.
+            let rounding = T::default_epsilon().as_f64() * start.size;
+            let limit = (start.loss + start.magnitude).max(rounding);
+            worse = Some(limit).filter(|worse| worse.is_finite());
         }
         self.clock.phase_deadline = deadline(began, phase.time_limit);
         self.state.within = Some(Box::new(Within {
@@ -1276,28 +1279,45 @@ fn warnings<T: Scalar>(
     all
 }
 
-/// The first layer whose outputs for the first example change when the last example joins the
-/// batch.
+/// The first layer that gives the first example, or another that differs from it, other outputs if
+/// both are in one batch.
 fn mixing<T: Scalar>(
     model: &DecoupledCircuit<T>,
     working: &mut Working<T>,
     workspace: &mut Workspace<T>,
 ) -> Result<Option<usize>, Error> {
+    let mut other = model.examples().len() - 1;
+    for column in (1..=other).rev().take(BLOCK) {
+        let pair = [0, column];
+        let chosen = Chosen::Scattered((&pair[..]).into());
+        let batch = working.view(&model.examples, &chosen, false, TargetUse::None)?;
+        let (first, second) = batch.z(0).split_at(batch.z(0).len() / 2);
+        if first != second {
+            other = column;
+            break;
+        }
+    }
     let mut outputs = |columns: &[usize]| -> Result<Vec<Vec<T>>, Error> {
         let (chosen, unused) = (Chosen::Scattered(columns.into()), TargetUse::None);
         let batch = working.view(&model.examples, &chosen, true, unused)?;
         model.layers().on(batch).forward_pass(workspace);
-        let locals = workspace.locals.iter().zip(&model.circuit.dims()[1..]);
-        Ok(locals
-            .map(|(own, &dim)| own.prediction[..dim].to_vec())
-            .collect())
+        let locals = workspace.locals.iter();
+        Ok(locals.map(|own| own.prediction.clone()).collect())
     };
-    let (alone, beside) = (outputs(&[0])?, outputs(&[0, model.examples().len() - 1])?);
+    let alone = [outputs(&[0])?, outputs(&[other])?];
+    let both = outputs(&[0, other])?;
     let rounding = T::of(64.0) * T::default_epsilon();
-    Ok(alone.iter().zip(&beside).position(|(alone, beside)| {
+    let differ = |alone: &[T], beside: &[T]| {
         let largest = alone.iter().fold(T::zero(), |top, own| top.max(own.abs()));
         let mut pairs = alone.iter().zip(beside);
         pairs.any(|(&a, &b)| (a - b).abs() > rounding * largest)
+    };
+    Ok(both.iter().enumerate().position(|(t, both)| {
+        let columns = both.chunks_exact(both.len() / 2);
+        alone
+            .iter()
+            .zip(columns)
+            .any(|(alone, beside)| differ(&alone[t], beside))
     }))
 }
 
@@ -1360,10 +1380,12 @@ impl<T> Measurements<T> {
     }
 }
 
-/// Means over examples: the composed loss L, |L|, and the gap, which is 0 unless targets are kept.
+/// Means over examples: the composed loss L, |L|, the size of its terms, and the gap, which is 0
+/// unless targets are kept.
 struct Means {
     loss: f64,
     magnitude: f64,
+    size: f64,
     gap: f64,
 }
 
@@ -1377,7 +1399,8 @@ fn measure<T: Scalar>(
 ) -> Result<Means, Error> {
     let n = memory.visited.len();
     let unit = unit(n);
-    let (mut loss, mut magnitude, mut squares) = (0.0, 0.0, Squares::zero());
+    let (mut loss, mut magnitude, mut size_of_terms) = (0.0, 0.0, 0.0);
+    let (last, mut squares) = (model.circuit.depth() - 1, Squares::zero());
     let targets = if kept {
         TargetUse::Kept
     } else {
@@ -1397,7 +1420,7 @@ fn measure<T: Scalar>(
             .on(batch.with_execution(execution.repaid(work)));
         let workspace = &mut memory.workspace;
         let total = problem.composed_loss(workspace).as_f64();
-        let values = &workspace.locals[model.circuit.depth() - 1].energies;
+        let values = &workspace.locals[last].energies;
         let sum = |term: fn(f64) -> f64| {
             let terms = values.iter().map(|value| term(value.as_f64()) / unit);
             terms.sum::<f64>()
@@ -1408,6 +1431,8 @@ fn measure<T: Scalar>(
             false => sum(|value| value),
         };
         magnitude += sum(f64::abs);
+        let terms = problem.local(last).size(&mut workspace.locals[last]);
+        size_of_terms += terms.as_f64() / unit;
         if kept {
             problem.predict_locally(workspace);
             for t in 1..model.circuit.depth() {
@@ -1420,6 +1445,7 @@ fn measure<T: Scalar>(
     Ok(Means {
         loss: loss / share,
         magnitude: magnitude / share,
+        size: size_of_terms / share,
         gap: squares.root_mean(n as f64),
     })
 }

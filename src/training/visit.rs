@@ -270,9 +270,9 @@ impl<'a, T: Scalar> Visit<'a, T> {
         self.statistics.solved.is_none()
     }
 
-    /// Records that a Z-step took E from `before` to `after`.
-    pub(super) fn record_rise(&mut self, before: T, after: T) {
-        let rounding = T::default_epsilon() * T::of(self.columns.len() as f64);
+    /// Records that a Z-step took E, whose terms have this size, from `before` to `after`.
+    pub(super) fn record_rise(&mut self, size: T, before: T, after: T) {
+        let rounding = T::default_epsilon() * size;
         let rise = after - before;
         self.statistics.raised |= rise > T::of(9.0) * before.abs() && rise > rounding;
     }
@@ -380,10 +380,11 @@ impl<T: Scalar> Evaluated<'_, '_, T> {
         self.visit.record_gap_after(gap);
     }
 
-    /// Records by how much the Z-step changed E, which was `start` before it.
-    pub(super) fn record_rise(&mut self, start: T) {
+    /// Records by how much the Z-step changed E, whose terms have this size, and which was `start`
+    /// before it.
+    pub(super) fn record_rise(&mut self, size: T, start: T) {
         let energy = self.energy();
-        self.visit.record_rise(start, energy);
+        self.visit.record_rise(size, start, energy);
     }
 
     /// (Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖²)^½ over the hidden layers, without weights or μ. ẑ is

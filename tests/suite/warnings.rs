@@ -665,3 +665,211 @@ fn inputs_far_from_unit_scale_are_told() {
     unscaled::<f32>();
     unscaled::<f64>();
 }
+
+/// A layer with a wrong sign of ∂f/∂z.
+#[derive(Debug)]
+struct Flipped(Dense);
+
+impl<T: Scalar> Layer<T> for Flipped {
+    described_by!(0: T);
+
+    fn forward(
+        &self,
+        context: &Context<'_>,
+        parameters: &[T],
+        input: &[T],
+        output: &mut [T],
+        tape: Option<&mut [T]>,
+        work: &mut [T],
+    ) {
+        self.0
+            .forward(context, parameters, input, output, tape, work);
+    }
+
+    fn vjp(
+        &self,
+        at: &Point<'_, T>,
+        cotangent: &[T],
+        d_input: Write<'_, T>,
+        d_parameters: Write<'_, T>,
+        work: &mut [T],
+    ) {
+        let minus: Vec<T> = cotangent.iter().map(|&g| -g).collect();
+        self.0.vjp(at, &minus, d_input, Write::Skip, work);
+        self.0.vjp(at, cotangent, Write::Skip, d_parameters, work);
+    }
+
+    fn curvature_bound(&self, parameters: &[T], work: &mut [T]) -> Option<T> {
+        self.0.curvature_bound(parameters, work)
+    }
+}
+
+/// Uphill steps are undone, or become so short that E cannot tell: both are told, however many there
+/// are.
+fn uphill<T: Scalar>() {
+    for sweeps in [1, 2, 3, 5, 10, 20, 50] {
+        let circuit = Circuit::builder()
+            .layer(dense(2, 4, Activation::Tanh))
+            .layer(Flipped(dense(4, 1, Activation::Identity)))
+            .seed(6);
+        let mut model =
+            DecoupledCircuit::<T>::new(circuit.build().unwrap(), Energy::default()).unwrap();
+        let (x, y) = (wave(2, 12, 0.7), wave(1, 12, 1.1));
+        model
+            .add_examples(&x, &y, &TargetInit::ForwardPass)
+            .unwrap();
+        let phase = Phase::new(Decoupling::refreshed(ReverseSweep::new(sweeps)), adam(1e-3));
+        let report = Trainer::new(phase.with_epochs(1)).run(&mut model).unwrap();
+        assert_eq!(report.history[0].solved.unwrap().stuck, 12, "{sweeps}");
+        let told = report.warnings.iter().map(|own| own.warning);
+        assert!(told.clone().any(|own| own == Warning::Undone), "{sweeps}");
+    }
+}
+
+#[test]
+fn steps_too_short_to_tell_are_told() {
+    uphill::<f64>();
+    uphill::<f32>();
+}
+
+/// A linear circuit's inputs and outputs in another unit: the same steps, and the same warning.
+fn raised_in_any_unit<T: Scalar>() {
+    for power in [0, -12, -20, -24, 12] {
+        let unit = T::of(2f64.powi(power));
+        let circuit = Circuit::builder()
+            .layer(dense(2, 4, Activation::Identity))
+            .layer(dense(4, 3, Activation::Identity))
+            .layer(dense(3, 1, Activation::Identity))
+            .seed(6);
+        let mut model = DecoupledCircuit::new(circuit.build().unwrap(), Energy::default()).unwrap();
+        let (x, y) = (wave::<T>(2, 12, 0.7) * unit, wave::<T>(1, 12, 1.1) * unit);
+        model
+            .add_examples(&x, &y, &TargetInit::ForwardPass)
+            .unwrap();
+        for (length, expected) in [(4.0, true), (0.01, false)] {
+            let solver = SynchronousDescent::new(2, StepSize::Fixed(length)).unwrap();
+            let rule = GradientDescent::new(1e-9).unwrap();
+            let phase = Phase::new(Decoupling::refreshed(solver), rule).with_epochs(1);
+            let report = Trainer::new(phase).run(&mut model.clone()).unwrap();
+            let mut told = report.warnings.iter().map(|own| own.warning);
+            let found = told.any(|own| own == Warning::Raised);
+            assert_eq!(found, expected, "2^{power}, {length}");
+        }
+    }
+}
+
+#[test]
+fn a_raised_energy_is_told_in_any_unit() {
+    raised_in_any_unit::<f64>();
+    raised_in_any_unit::<f32>();
+}
+
+/// A run that begins at an exact fit moves by rounding, which is nothing worse.
+fn at_rest<T: Scalar>() {
+    let random = |seed: u64, k: usize| {
+        let mixed = (seed * 131 + k as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (mixed >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+    };
+    for seed in 0..50 {
+        let circuit = Circuit::builder().layer(dense(3, 1, Activation::Identity));
+        let mut model = DecoupledCircuit::new(circuit.build().unwrap(), Energy::default()).unwrap();
+        let x = DMatrix::from_fn(3, 20, |i, j| T::of(random(seed, 3 * j + i)));
+        let fit = [0.3, -0.7, 0.21, 0.1];
+        let y = DMatrix::from_fn(1, 20, |_, j| {
+            let terms = (0..3).map(|i| fit[i] * x[(i, j)].as_f64());
+            T::of(fit[3] + terms.sum::<f64>())
+        });
+        model
+            .add_examples(&x, &y, &TargetInit::ForwardPass)
+            .unwrap();
+        model.set_parameters(0, &fit.map(T::of)).unwrap();
+        let phase = Phase::new(Backprop, GradientDescent::new(0.3).unwrap()).with_epochs(30);
+        let phase = phase.with_batch_size(5).unwrap();
+        let report = Trainer::new(phase).run(&mut model).unwrap();
+        let mut told = report.warnings.iter();
+        let worse = told.find(|own| matches!(own.warning, Warning::Worse { .. }));
+        assert!(worse.is_none(), "{seed}: {worse:?}");
+    }
+}
+
+#[test]
+fn rounding_is_nothing_worse() {
+    at_rest::<f64>();
+    at_rest::<f32>();
+}
+
+/// Adds to an example's outputs those of the example before it, or subtracts the batch's mean.
+#[derive(Debug)]
+struct Mixes {
+    own: Dense,
+    neighbour: bool,
+}
+
+impl Layer<f64> for Mixes {
+    described_by!(own: f64);
+
+    fn forward(
+        &self,
+        context: &Context<'_>,
+        parameters: &[f64],
+        input: &[f64],
+        output: &mut [f64],
+        tape: Option<&mut [f64]>,
+        work: &mut [f64],
+    ) {
+        self.own
+            .forward(context, parameters, input, output, tape, work);
+        let dim = Layer::<f64>::output_dim(&self.own);
+        if self.neighbour {
+            for k in (dim..output.len()).rev() {
+                output[k] += 0.3 * output[k - dim];
+            }
+            return;
+        }
+        for j in 0..dim {
+            let own = output.iter().skip(j).step_by(dim);
+            let mean = own.sum::<f64>() / (output.len() / dim) as f64;
+            let own = output.iter_mut().skip(j).step_by(dim);
+            own.for_each(|x| *x -= mean);
+        }
+    }
+
+    fn vjp(
+        &self,
+        at: &Point<'_, f64>,
+        cotangent: &[f64],
+        d_input: Write<'_, f64>,
+        d_parameters: Write<'_, f64>,
+        work: &mut [f64],
+    ) {
+        self.own.vjp(at, cotangent, d_input, d_parameters, work);
+    }
+}
+
+/// Whichever of two examples the other one changes, and even if some are alike.
+#[test]
+fn mixed_examples_are_told_wherever_they_are() {
+    for (neighbour, alike) in [(false, 0), (false, 9), (true, 0), (true, 9)] {
+        let circuit = Circuit::builder()
+            .layer(Mixes {
+                own: dense(2, 3, Activation::Identity),
+                neighbour,
+            })
+            .layer(dense(3, 1, Activation::Identity))
+            .seed(2);
+        let mut model = DecoupledCircuit::new(circuit.build().unwrap(), Energy::default()).unwrap();
+        let mut x: DMatrix<f64> = wave(2, 12, 0.7);
+        for column in 12 - alike..12 {
+            let first = x.column(0).into_owned();
+            x.set_column(column, &first);
+        }
+        model
+            .add_examples(&x, &wave(1, 12, 1.1), &TargetInit::ForwardPass)
+            .unwrap();
+        let phase = Phase::new(Backprop, adam(1e-3)).with_epochs(1);
+        let report = Trainer::new(phase).run(&mut model).unwrap();
+        let mut told = report.warnings.iter().map(|own| own.warning);
+        let found = told.any(|own| own == Warning::Mixes { layer: 0 });
+        assert!(found, "{neighbour}, {alike}");
+    }
+}

@@ -794,7 +794,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
             let work = scratch
                 .work
                 .max(self.terms.loss(t).scratch(dims[t + 1], batch));
-            let arrays = 3 * dims[t + 1] + dims[t] + 2;
+            let arrays = 3 * dims[t + 1] + dims[t] + 3;
             let parameters = self.circuit.parameters(t).len();
             [batch * arrays, scratch.tape, work, parameters]
                 .into_iter()

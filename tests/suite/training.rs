@@ -472,9 +472,9 @@ fn the_memory_estimate_is_the_sum_of_its_arrays() {
     assert_eq!(memory.data, 4 * 50 * (6 + 3));
     let parameters = (6 * 9 + 9) + (9 * 4 + 4) + (4 * 3 + 3);
     assert_eq!(memory.parameters, 4 * parameters);
-    // Prediction, cotangent and target gradient; input gradient; an energy and a
+    // Prediction, cotangent and target gradient; input gradient; an energy, its part in z and a
     // factor an example.
-    let arrays = 20 * ((3 * 9 + 6 + 2) + (3 * 4 + 9 + 2) + (3 * 3 + 4 + 2));
+    let arrays = 20 * ((3 * 9 + 6 + 3) + (3 * 4 + 9 + 3) + (3 * 3 + 4 + 3));
     // Tape and work of the two curved layers; the exponentials of the loss.
     let scratch = 20 * (2 * 9 + 2 * 4 + 3);
     assert_eq!(memory.workspace, 4 * (arrays + scratch + parameters));

@@ -15,7 +15,8 @@ use crate::kernel::{Scalar, Sum, Write, map_pairs, place_of_largest, sum_of_bloc
 /// logits overflow; the exponentials are within 3 ulp in `f32` and `f64`. The target is fixed,
 /// because the joint Hessian is indefinite: the loss can serve as L, but not as L_h. The curvature
 /// is the Gauss-Newton part blockdiag(0, (Σy)(diag p − p pᵀ)), whose norm is at most ½ Σy. Σy = 1
-/// for every accepted target.
+/// for every accepted target. As in PyTorch, the entry of a class whose p is 1 up to rounding is 0 in
+/// gradient and curvature: more digits there would let second-order steps run after a minimum at infinity.
 ///
 /// # Examples
 /// ```
@@ -71,7 +72,7 @@ fn sum<T: Scalar>(a: &[T]) -> T {
 }
 
 /// e^(x − max) for every column of logits, in `work`.
-fn shifted_exponentials<'a, T: Scalar>(at: &Pair<'_, T>, work: &'a mut [T]) -> &'a mut [T] {
+fn shifted_exponentials<'a, T: Scalar>(at: &Pair<'_, T>, work: &'a mut [T]) -> &'a [T] {
     let (dim, prediction) = (at.dim, at.prediction);
     let work = &mut work[..prediction.len()];
     let shifted = &mut *work;
@@ -127,7 +128,7 @@ impl<T: Scalar> Loss<T> for SoftmaxCrossEntropy {
         vectorise(
             #[inline(always)]
             move || {
-                let columns = exponentials.chunks_exact_mut(d);
+                let columns = exponentials.chunks_exact(d);
                 for (i, (value, e)) in values.iter_mut().zip(columns).enumerate() {
                     let column = i * d..(i + 1) * d;
                     let (x, y) = (&prediction[column.clone()], &target[column.clone()]);
@@ -152,20 +153,9 @@ impl<T: Scalar> Loss<T> for SoftmaxCrossEntropy {
                             (y + y) * half_surprise
                         }
                     });
-                    map_pairs(d_target.part(column.clone()), x, x, |x, _| surprise(x));
-                    if d_prediction.is_skip() {
-                        continue;
-                    }
                     let mass = sum(y);
-                    // Of the largest entry, m p − y would cancel as p goes to 1. It is
-                    // (m − y)/Σ − y (Σ − 1)/Σ, where m − y is the mass of the others.
-                    let others = sum(&y[..place]) + sum(&y[place + 1..]);
-                    let of_largest = (others * e[place] - y[place] * rest) / total;
-                    for (e, &y) in e.iter_mut().zip(y) {
-                        *e = mass * *e / total - y;
-                    }
-                    e[place] = of_largest;
-                    map_pairs(d_prediction.part(column), e, e, |gradient, _| gradient);
+                    map_pairs(d_target.part(column.clone()), x, x, |x, _| surprise(x));
+                    map_pairs(d_prediction.part(column), e, y, |e, y| mass * e / total - y);
                 }
             },
         );
@@ -184,27 +174,20 @@ impl<T: Scalar> Loss<T> for SoftmaxCrossEntropy {
         let Some(v) = in_prediction(v, out_target, &mut out_prediction) else {
             return;
         };
-        let (d, target, prediction) = (at.dim, at.target, at.prediction);
+        let (d, target) = (at.dim, at.target);
         let exponentials = shifted_exponentials(at, work);
         vectorise(
             #[inline(always)]
             move || {
-                for (i, e) in exponentials.chunks_exact_mut(d).enumerate() {
+                for (i, e) in exponentials.chunks_exact(d).enumerate() {
                     let column = i * d..(i + 1) * d;
                     let v = &v[column.clone()];
                     let total = sum(e);
                     let mass = sum(&target[column.clone()]);
                     let mean = sum_of_blocks(e, v, |e, v| e * v) / total;
-                    // Of the largest entry, v minus the mean would cancel as p goes to 1.
-                    let place = place_of_largest(&prediction[column.clone()]);
-                    let top = v[place];
-                    let distance = sum_of_blocks(e, v, |e, v| e * (top - v)) / total;
-                    let of_largest = mass * e[place] / total * distance;
-                    for (e, &v) in e.iter_mut().zip(v) {
-                        *e = mass * *e / total * (v - mean);
-                    }
-                    e[place] = of_largest;
-                    map_pairs(out_prediction.part(column), e, e, |product, _| product);
+                    map_pairs(out_prediction.part(column), e, v, |e, v| {
+                        mass * e / total * (v - mean)
+                    });
                 }
             },
         );

@@ -1202,59 +1202,6 @@ fn many_classes_in_f32() {
     assert!(SoftmaxCrossEntropy.check_target(dim, &heavy).is_err());
 }
 
-/// ∂L/∂ẑ, and the curvature along v, of one example.
-fn in_prediction<T: Scalar>(loss: &dyn Loss<T>, y: &[T], x: &[T], v: &[T]) -> [Vec<T>; 2] {
-    let at = Pair::new(y.len(), y, x);
-    let nothing = || vec![T::of(f64::NAN); y.len()];
-    let mut work = vec![T::of(f64::NAN); loss.scratch(y.len(), 1)];
-    let (mut gradient, mut product) = (nothing(), nothing());
-    let set = Write::Set(&mut gradient[..]);
-    loss.evaluate(&at, &mut [T::zero()], Write::Skip, set, &mut work);
-    let set = Write::Set(&mut product[..]);
-    loss.curvature(&at, None, Some(v), Write::Skip, set, &mut work);
-    [gradient, product]
-}
-
-/// Where one class is all but certain, its entries of the gradient and of the curvature are small
-/// differences, which keep all their digits.
-#[test]
-fn certain_classes_keep_their_digits() {
-    fn check<T: Scalar>(farthest: f64) {
-        let tolerance = 32.0 * T::default_epsilon().as_f64();
-        let weighted = WeightedCrossEntropy::new(vec![T::of(3.0), T::of(2.0), T::one()]).unwrap();
-        let losses: [(&dyn Loss<T>, f64); 3] = [
-            (&SoftmaxCrossEntropy, 1.0),
-            (&KullbackLeibler, 1.0),
-            (&weighted, 2.0),
-        ];
-        for x in (1..)
-            .map(|k| 4.0 * f64::from(k))
-            .take_while(|&x| x <= farthest)
-        {
-            let e = [(-x).exp(), 1.0, (-x / 2.0).exp()];
-            let rest = e[0] + e[2];
-            let p = e.map(|e| e / (1.0 + rest));
-            let logits = [0.0, x, x / 2.0].map(T::of);
-            let [y, v] = [[0.0, 1.0, 0.0], [0.0, 1.0, 0.0]].map(|own| own.map(T::of));
-            for (loss, mass) in losses {
-                let [gradient, product] = in_prediction(loss, &y, &logits, &v);
-                let of_gradient = [p[0], -rest / (1.0 + rest), p[2]];
-                let of_product = [-p[0] * p[1], p[1] * rest / (1.0 + rest), -p[2] * p[1]];
-                let found = gradient.iter().zip(of_gradient);
-                for (found, expected) in found.chain(product.iter().zip(of_product)) {
-                    let error = found.as_f64() / (mass * expected) - 1.0;
-                    assert!(
-                        error.abs() < tolerance,
-                        "{loss:?} at {x}: {gradient:?}, {product:?}"
-                    );
-                }
-            }
-        }
-    }
-    check::<f64>(600.0);
-    check::<f32>(80.0);
-}
-
 /// ½ r² may fit where r² does not.
 #[test]
 fn a_squared_error_overflows_only_where_it_must() {

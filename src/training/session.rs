@@ -22,7 +22,7 @@ use crate::check::{at_least_one, check_computed, check_count, check_length, fini
 use crate::circuit::{BLOCK, Circuit};
 use crate::decoupled::examples::{Chosen, Working};
 use crate::decoupled::{DecoupledCircuit, TargetUse};
-use crate::energy::{Layers, Workspace};
+use crate::energy::{Layers, Problem, Workspace};
 use crate::error::{Error, Quantity};
 use crate::init::{Purpose, generator};
 use crate::kernel::{Activation, Execution, Scalar, Squares, root_mean_square};
@@ -653,9 +653,16 @@ impl<T: Scalar> Session<T> {
         let mut worse = None;
         let size = phase.batch_size(self.memory.visited.len());
         if self.trainer.measure_every != 0 && phase.epochs > 0 && size > 0 {
-            let start = measure(&self.model, size, false, &mut self.memory, self.execution)?;
+            let (n, last) = (self.memory.visited.len() as f64, w_step.layers.len() - 1);
+            let (memory, mut terms) = (&mut self.memory, 0.0);
+            let own = |problem: Problem<'_, T>, workspace: &mut Workspace<T>| {
+                let size = problem.local(last).size(&mut workspace.locals[last]);
+                terms += size.as_f64() / n;
+            };
+            let unused = TargetUse::None;
+            let start = measure(&self.model, size, unused, memory, self.execution, own)?;
             // What begins at rest moves by rounding.
-            let rounding = T::default_epsilon().as_f64() * start.size;
+            let rounding = T::default_epsilon().as_f64() * terms;
             let limit = (start.loss + start.magnitude).max(rounding);
             worse = Some(limit).filter(|worse| worse.is_finite());
         }
@@ -833,10 +840,24 @@ impl<T: Scalar> Session<T> {
         if due {
             let phase = &self.trainer.phases[self.state.phase];
             let size = phase.batch_size(self.memory.visited.len());
-            let kept = phase.scheme.targets() == TargetUse::Kept;
-            let own = measure(&self.model, size, kept, &mut self.memory, self.execution)?;
+            let targets = match phase.scheme.targets() {
+                TargetUse::Kept => TargetUse::Kept,
+                TargetUse::Transient | TargetUse::None => TargetUse::None,
+            };
+            let (memory, mut squares) = (&mut self.memory, None);
+            let gap = |problem: Problem<'_, T>, workspace: &mut Workspace<T>| {
+                if targets == TargetUse::Kept {
+                    let squares = squares.get_or_insert(Squares::zero());
+                    problem.predict_locally(workspace);
+                    for (t, local) in (1..=last).zip(&workspace.locals) {
+                        squares.add_distance(problem.batch().z(t), &local.prediction);
+                    }
+                }
+            };
+            let own = measure(&self.model, size, targets, memory, self.execution, gap)?;
             all.composed_loss = Some(number(Quantity::ComposedLoss, own.loss)?);
-            all.gap = kept.then_some(T::of(own.gap));
+            let n = self.memory.visited.len() as f64;
+            all.gap = squares.map(|squares| T::of(squares.root_mean(n)));
         }
         if let (true, Some(validation)) = (validates, self.trainer.validation.as_deref()) {
             // The examples were checked before the run, but a loss or layer of the caller's may
@@ -1380,32 +1401,25 @@ impl<T> Measurements<T> {
     }
 }
 
-/// Means over examples: the composed loss L, |L|, the size of its terms, and the gap, which is 0
-/// unless targets are kept.
+/// Means over examples: the composed loss L, and |L|.
 struct Means {
     loss: f64,
     magnitude: f64,
-    size: f64,
-    gap: f64,
 }
 
-/// The means over the examples that are visited, in batches of `size`.
+/// The means over the examples that are visited, in batches of `size`. `each` gets every batch after
+/// its composed loss was evaluated.
 fn measure<T: Scalar>(
     model: &DecoupledCircuit<T>,
     size: usize,
-    kept: bool,
+    targets: TargetUse,
     memory: &mut Memory<T>,
     execution: Execution,
+    mut each: impl FnMut(Problem<'_, T>, &mut Workspace<T>),
 ) -> Result<Means, Error> {
     let n = memory.visited.len();
     let unit = unit(n);
-    let (mut loss, mut magnitude, mut size_of_terms) = (0.0, 0.0, 0.0);
-    let (last, mut squares) = (model.circuit.depth() - 1, Squares::zero());
-    let targets = if kept {
-        TargetUse::Kept
-    } else {
-        TargetUse::None
-    };
+    let (mut loss, mut magnitude, last) = (0.0, 0.0, model.circuit.depth() - 1);
     for columns in memory.visited.chunks(size) {
         let chosen = match n == model.examples().len() {
             true => Chosen::Run(columns[0]..columns[0] + columns.len()),
@@ -1431,21 +1445,11 @@ fn measure<T: Scalar>(
             false => sum(|value| value),
         };
         magnitude += sum(f64::abs);
-        let terms = problem.local(last).size(&mut workspace.locals[last]);
-        size_of_terms += terms.as_f64() / unit;
-        if kept {
-            problem.predict_locally(workspace);
-            for t in 1..model.circuit.depth() {
-                let prediction = &workspace.locals[t - 1].prediction;
-                squares.add_distance(batch.z(t), prediction);
-            }
-        }
+        each(problem, workspace);
     }
     let share = n as f64 / unit;
     Ok(Means {
         loss: loss / share,
         magnitude: magnitude / share,
-        size: size_of_terms / share,
-        gap: squares.root_mean(n as f64),
     })
 }

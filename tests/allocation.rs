@@ -1,8 +1,4 @@
 //! Steps do not allocate: a counter stands in for the global allocator.
-//!
-//! Promised for the default kernels on x86-64; nalgebra's products take memory of their own, and so
-//! do those that faer uses on other processors.
-#![cfg(all(feature = "fast-kernels", target_arch = "x86_64"))]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

@@ -231,8 +231,7 @@ fn halve<D: Divide, R: Send>(
         return work(range, data);
     }
     let left = blocks / 2;
-    // The left half consists of whole units; a remainder goes to the last block. No block is
-    // narrower than (units / blocks) units, because very narrow products may sum in another order.
+    // The left half consists of whole units; a remainder goes to the last block.
     let at = range.len() / unit * left / blocks * unit;
     let (first, second) = data.divide(at);
     let (start, middle) = (range.start, range.start + at);

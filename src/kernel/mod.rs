@@ -18,13 +18,14 @@ pub(crate) mod product;
 mod reduction;
 mod scalar;
 mod shape;
+mod tile;
+mod vectors;
 
 pub use activation::Activation;
 pub use bytes::Bytes;
 pub(crate) use execution::LEAST_WORK;
 pub use execution::{Columns, Divide, Execution, WriteColumns};
 pub(crate) use pairs::{add_to_pairs, of_pair, pair_plus, scale_pairs};
-pub(crate) use product::LEAST_SUMS;
 pub use scalar::Scalar;
 pub use shape::Shape;
 pub(crate) use shape::extent_product;

@@ -1,13 +1,18 @@
 //! Matrix products.
 //!
-//! With every library, column j of A·B has the same bits for any number of columns of B: an
-//! example's results must not depend on the other examples in its batch. Libraries violate this for
-//! some narrow products, because they switch to another algorithm. Those columns are computed one
-//! by one, each repeated until the product is wide enough for the algorithm used for wide products.
+//! Every entry of A·B is the sum of its terms in their order, in blocks of [`TERMS`]. So column j has the
+//! same bits for any columns beside it: an example's results must not depend on the other examples in
+//! its batch.
+//!
+//! The product goes through the terms in blocks. Within one, a panel of a few vectors of A's rows is
+//! copied to where the nearest cache holds it, and meets all columns of B, a tile of a few columns at a
+//! time. What is near already is not copied.
 
 use std::ops::Range;
 
-use super::{Matrix, Write, pair_plus};
+use super::tile::{Left, Right, Strided, Tile, width};
+use super::vectors::{Plain, Vectors};
+use super::{Matrix, Write, pair_plus, vectorise};
 use crate::kernel::Scalar;
 
 /// Checks the shapes and returns (rows, inner dimension, columns).
@@ -48,45 +53,34 @@ pub(crate) fn by_loops<T: Scalar>(out: Write<'_, T>, a: Matrix<'_, T>, b: Matrix
     }
 }
 
-/// The right factor: a matrix, or a single column repeated.
-#[derive(Clone, Copy)]
-pub(crate) enum Columns<'a, T> {
-    Matrix(Matrix<'a, T>),
-    Repeated { column: &'a [T], times: usize },
-}
+/// Terms that are summed before the sums are added to the result: the fastest number of those measured
+/// (docs/performance/log.md), as are the sizes below.
+const TERMS: usize = 384;
 
-impl<T> Columns<'_, T> {
-    fn count(&self) -> usize {
-        match self {
-            Self::Matrix(matrix) => matrix.columns(),
-            Self::Repeated { times, .. } => *times,
-        }
-    }
-}
+/// Columns of a transposed right factor that are copied at a time, in bytes of a row. All of them stay in
+/// the second-level cache.
+const RIGHT_BYTES: usize = 512;
 
-/// A product with a transposed right factor (a sum over examples, G Zᵀ) of at least this many
-/// columns always uses the algorithm for wide products. It can therefore be computed in blocks of
-/// this many columns, with the same bits as the whole product.
-pub(crate) const LEAST_SUMS: usize = 32;
+/// Bytes of the widest vectors there are, and how many of them the largest panel has.
+const VECTOR_BYTES: usize = 64;
+const MOST_VECTORS: usize = 4;
 
-/// Number of rows computed at once in the product of a repeated column.
-const PANEL_ROWS: usize = 64;
-/// Large enough for every panel: rows times [`backend::least_columns`] never exceeds it.
-const PANEL_SIZE: usize = 512;
+/// Numbers in a matrix that is used where it is, since it fits the nearest cache.
+const NEAR: usize = 8192;
 
-/// Sums of more terms than this are computed in parts of [`PART`] terms, and the parts are added
+/// With at most this many columns, copying the left factor would cost more than it saves.
+const FEW_COLUMNS: usize = 16;
+
+/// Sums of more terms than this are computed in parts of [`TERMS`] terms, and the parts are added
 /// with twice the digits of T. The error of one long sum would grow with the number of examples.
 const LONG: usize = 4096;
-const PART: usize = 256;
 /// Rows and columns of such sums computed at a time; the last tile may be nearly twice as large.
-const TILE: usize = 32;
-const TILE_SIZE: usize = (2 * TILE - 1) * (2 * TILE - 1);
+const LONG_ROWS: usize = 96;
+const LONG_COLUMNS: usize = 64;
+const LONG_TILE: usize = (2 * LONG_ROWS - 1) * (2 * LONG_COLUMNS - 1);
 
-/// The product, computed by this build's library.
-pub(crate) fn by_library<T>(out: Write<'_, T>, a: Matrix<'_, T>, b: Matrix<'_, T>)
-where
-    T: Scalar + backend::Element,
-{
+/// The product, by the widest vectors of this processor.
+pub(crate) fn by_tiles<T: Element>(out: Write<'_, T>, a: Matrix<'_, T>, b: Matrix<'_, T>) {
     let (m, k, n) = shape(&out, &a, &b);
     match b.transposed && k > LONG && m * n > 0 {
         true => sum_in_parts(out, a, b),
@@ -95,17 +89,14 @@ where
 }
 
 /// A sum over many examples, G Zᵀ, computed in parts.
-fn sum_in_parts<T>(out: Write<'_, T>, a: Matrix<'_, T>, b: Matrix<'_, T>)
-where
-    T: Scalar + backend::Element,
-{
+fn sum_in_parts<T: Element>(out: Write<'_, T>, a: Matrix<'_, T>, b: Matrix<'_, T>) {
     let (m, k, n) = (a.rows(), a.columns(), b.columns());
     let Some(out) = out.accumulate() else {
         return;
     };
-    let (mut room, mut lost) = ([T::zero(); TILE_SIZE], [T::zero(); TILE_SIZE]);
-    for columns in blocks(n, TILE) {
-        for rows in blocks(m, TILE) {
+    let (mut room, mut lost) = ([T::zero(); LONG_TILE], [T::zero(); LONG_TILE]);
+    for columns in blocks(n, LONG_COLUMNS) {
+        for rows in blocks(m, LONG_ROWS) {
             let (a, b) = (
                 a.t().column_range(rows.clone()).t(),
                 b.column_range(columns.clone()),
@@ -113,50 +104,32 @@ where
             let sum = &mut room[..rows.len() * columns.len()];
             let lost = &mut lost[..sum.len()];
             lost.fill(T::zero());
-            for terms in blocks(k, PART) {
+            for terms in blocks(k, TERMS) {
                 let (a, b) = (a.column_range(terms.clone()), b.t().column_range(terms).t());
                 in_one(Write::Set(sum), a, b);
                 let parts = sum
                     .chunks_exact(rows.len())
                     .zip(lost.chunks_exact_mut(rows.len()));
                 for (j, (sum, lost)) in columns.clone().zip(parts) {
-                    let out = &mut out[j * m..][rows.clone()];
-                    for (out, (lost, &sum)) in out.iter_mut().zip(lost.iter_mut().zip(sum)) {
-                        (*out, *lost) = pair_plus((*out, *lost), sum);
-                    }
+                    add_to_pairs(&mut out[j * m..][rows.clone()], lost, sum);
                 }
             }
         }
     }
 }
 
-fn in_one<T>(out: Write<'_, T>, a: Matrix<'_, T>, b: Matrix<'_, T>)
-where
-    T: Scalar + backend::Element,
-{
-    let (m, k, n) = shape(&out, &a, &b);
-    let narrow = n < backend::least_columns(m, k, b.transposed);
-    // A transposed right factor is a sum over examples (G Zᵀ); its columns are not examples.
-    if m * n * k == 0 || backend::prefers_loops(m, k) || (narrow && b.transposed) {
-        return by_loops(out, a, b);
-    }
-    let (out, add) = match out {
-        Write::Skip => return,
-        Write::Set(out) => (out, false),
-        Write::Add(out) => (out, true),
-    };
-    if narrow {
-        // Not transposed, so its columns are contiguous.
-        for (to, column) in out.chunks_exact_mut(m).zip(b.data.chunks(b.stride)) {
-            one_column(to, add, a, &column[..k]);
-        }
-    } else {
-        backend::product(out, add, a, 0..m, Columns::Matrix(b));
-    }
+fn add_to_pairs<T: Scalar>(high: &mut [T], low: &mut [T], numbers: &[T]) {
+    vectorise(
+        #[inline(always)]
+        move || {
+            for ((high, low), &x) in high.iter_mut().zip(low).zip(numbers) {
+                (*high, *low) = pair_plus((*high, *low), x);
+            }
+        },
+    );
 }
 
-/// 0..length in blocks of `size`; the last block includes the remainder. No block is smaller than
-/// `size` unless it is the only one, so that all use the same algorithm.
+/// 0..length in blocks of `size`; the last block includes the remainder.
 fn blocks(length: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
     let last = (length / size).saturating_sub(1);
     (0..last)
@@ -164,202 +137,398 @@ fn blocks(length: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
         .chain(std::iter::once(last * size..length))
 }
 
-/// One column of a product, with the same bits as in a wide product.
-fn one_column<T>(out: &mut [T], add: bool, a: Matrix<'_, T>, column: &[T])
-where
-    T: Scalar + backend::Element,
-{
-    let (m, k) = (a.rows(), a.columns());
-    let mut panel = [T::zero(); PANEL_SIZE];
-    let mut start = 0;
-    while start < m {
-        let mut rows = (m - start).min(PANEL_ROWS);
-        let left = m - start - rows;
-        if left > 0 && left < backend::LEAST_ROWS {
-            rows -= backend::LEAST_ROWS;
-        }
-        let times = backend::least_columns(rows, k, false);
-        let panel = &mut panel[..rows * times];
-        let to = &mut out[start..start + rows];
-        if add {
-            for repeated in panel.chunks_exact_mut(rows) {
-                repeated.copy_from_slice(to);
-            }
-        }
-        let b = Columns::Repeated { column, times };
-        backend::product(panel, add, a, start..start + rows, b);
-        to.copy_from_slice(&panel[..rows]);
-        start += rows;
+fn in_one<T: Element>(out: Write<'_, T>, a: Matrix<'_, T>, b: Matrix<'_, T>) {
+    let (m, k, n) = shape(&out, &a, &b);
+    // The tiles are slow where the compiler does not inline them.
+    if m * n * k == 0 || cfg!(unoptimized) {
+        return by_loops(out, a, b);
+    }
+    let (out, add) = match out {
+        Write::Skip => return,
+        Write::Set(out) => (out, false),
+        Write::Add(out) => (out, true),
+    };
+    let product = Product::new(out, add, a, b);
+    let (left, right) = product.room();
+    // Clearing more than is needed would take longer than a small product.
+    match left + right {
+        0 => product.run_in::<0>(left),
+        1..=2048 => product.run_in::<2048>(left),
+        2049..=8192 => product.run_in::<8192>(left),
+        8193..=MOST_ROOM_64 => product.run_in::<MOST_ROOM_64>(left),
+        _ => product.run_in::<MOST_ROOM>(left),
     }
 }
 
-#[cfg(feature = "fast-kernels")]
-mod backend {
-    //! Products by faer.
+/// Whether panels of the left factor are copied: they are unless they consist of whole vectors and
+/// are near, or few columns make up for the copy.
+fn copies_left<T>(a: &Matrix<'_, T>, columns: usize) -> bool {
+    let whole = a.stride == a.stored_rows && a.stride.is_multiple_of(widest::<T>());
+    let near = a.stride * a.columns().min(TERMS) <= NEAR;
+    a.transposed || !whole || !(near || columns <= FEW_COLUMNS)
+}
 
-    use std::ops::Range;
+/// Whether columns of a transposed right factor are copied: each would be read from many places, for
+/// more than one panel.
+fn copies_right<T>(b: &Matrix<'_, T>, rows: usize) -> bool {
+    let whole = b.stride == b.stored_rows;
+    let near = b.stride * b.rows().min(TERMS) <= NEAR;
+    b.transposed && !(whole && (near || rows <= MOST_VECTORS * widest::<T>()))
+}
 
-    use faer::linalg::matmul::matmul;
-    use faer::reborrow::ReborrowMut;
-    use faer::{Accum, ColRef, MatMut, MatRef, Par};
+/// Numbers in the largest copies, of f64 and of f32.
+const MOST_ROOM_64: usize = TERMS * (MOST_VECTORS * VECTOR_BYTES + RIGHT_BYTES) / size_of::<f64>();
+const MOST_ROOM: usize = 2 * MOST_ROOM_64;
 
-    use super::{Columns, Matrix, blocks};
+/// Numbers in the widest vector there is.
+const fn widest<T>() -> usize {
+    VECTOR_BYTES / size_of::<T>()
+}
 
-    pub(crate) use faer::traits::ComplexField as Element;
+const fn right_columns<T>() -> usize {
+    RIGHT_BYTES / size_of::<T>()
+}
 
-    /// A product with fewer rows uses another algorithm.
-    pub(super) const LEAST_ROWS: usize = 2;
+/// Aligned to cache lines.
+#[repr(align(64))]
+struct Room<T, const N: usize>([T; N]);
 
-    /// Products with at most this many multiplications use faer's algorithm for tiny matrices,
-    /// which sums long rows of a transposed left factor in parts.
-    const TINY: usize = 16 * 16 * 16;
-    /// Rows of at most this length are summed in the same way by both algorithms.
-    const SHORT: usize = 64;
+pub(crate) struct Product<'a, T> {
+    out: &'a mut [T],
+    add: bool,
+    a: Matrix<'a, T>,
+    b: Matrix<'a, T>,
+    copies_left: bool,
+    copies_right: bool,
+}
 
-    /// The smallest number of columns for which the product uses the same algorithm as all wider
-    /// ones.
-    pub(super) fn least_columns(rows: usize, inner: usize, transposed: bool) -> usize {
-        let inner = inner.min(terms_at_once(transposed));
-        if inner > SHORT && rows > 1 {
-            (TINY / (rows * inner) + 1).max(2)
-        } else {
-            2
+impl<'a, T: Element> Product<'a, T> {
+    fn new(out: &'a mut [T], add: bool, a: Matrix<'a, T>, b: Matrix<'a, T>) -> Self {
+        Self {
+            copies_left: copies_left(&a, b.columns()),
+            copies_right: copies_right(&b, a.rows()),
+            out,
+            add,
+            a,
+            b,
         }
     }
 
-    /// Whether a row times a column uses fused operations depends on the number of columns.
-    pub(super) fn prefers_loops(rows: usize, inner: usize) -> bool {
-        rows == 1 && inner == 1
+    /// Numbers that the copies of the left and of the right factor take, on any processor.
+    fn room(&self) -> (usize, usize) {
+        let (m, terms) = (self.a.rows(), self.a.columns().min(TERMS));
+        let rows = panel_vectors(m, widest::<T>(), MOST_VECTORS) * widest::<T>();
+        let columns = self.b.columns().min(right_columns::<T>());
+        let copied = |copied, numbers| if copied { terms * numbers } else { 0 };
+        (
+            copied(self.copies_left, rows),
+            copied(self.copies_right, columns),
+        )
     }
 
-    /// Rows that one call computes. For every few columns, faer goes through all rows of the left
-    /// factor. The rows of one block stay in the second-level cache meanwhile. This and the sizes
-    /// below were the fastest of those measured (docs/performance.md).
-    const fn rows_at_once<T>() -> usize {
-        if size_of::<T>() > 4 { 128 } else { 64 }
+    /// Runs with so much room for copies, the first `left` of it for the left factor.
+    fn run_in<const N: usize>(self, left: usize) {
+        let mut room = Room([T::zero(); N]);
+        let (left, right) = room.0.split_at_mut(left);
+        T::run(self, left, right);
     }
 
-    /// Columns that one call computes.
-    const COLUMNS_AT_ONCE: usize = 256;
-
-    /// Terms that one call sums. The rows of a transposed right factor are far apart in memory, and
-    /// more of them would evict one another from the cache. Otherwise, it is as many as faer itself
-    /// sums at once. On targets where faer leaves this choice to the crate gemm, which bases it on
-    /// the size of the whole product, it is so few that there is no choice.
-    const fn terms_at_once(transposed: bool) -> usize {
-        if transposed || cfg!(not(target_arch = "x86_64")) {
-            128
+    #[inline(always)]
+    fn run<K: Vectors<Number = T>>(self, vectors: K, left: &mut [T], right: &mut [T]) {
+        let Self {
+            out,
+            add,
+            a,
+            b,
+            copies_left,
+            copies_right,
+        } = self;
+        let (m, k, n) = (a.rows(), a.columns(), b.columns());
+        let panels = m.div_ceil(K::LANES).div_ceil(K::MOST_VECTORS);
+        let most = K::columns(panel_vectors(m, K::LANES, K::MOST_VECTORS));
+        let far = (m + n) * k + m * n > 2 * NEAR;
+        let at_once = if copies_right {
+            right_columns::<T>()
         } else {
-            512
-        }
-    }
-
-    pub(super) fn product<T: Element>(
-        out: &mut [T],
-        add: bool,
-        a: Matrix<'_, T>,
-        rows: Range<usize>,
-        b: Columns<'_, T>,
-    ) {
-        let (inner, count) = (a.columns(), b.count());
-        let a = view(a).get(rows.clone(), ..);
-        let (transposed, b) = match b {
-            Columns::Repeated { column, times } => {
-                let b = MatRef::from_repeated_col(ColRef::from_slice(column), times);
-                (false, b)
-            }
-            Columns::Matrix(b) => (b.transposed, view(b)),
+            n
         };
-        let mut out = MatMut::from_column_major_slice_mut(out, rows.len(), count);
-        for columns in blocks(count, COLUMNS_AT_ONCE) {
-            for terms in blocks(inner, terms_at_once(transposed)) {
-                let add = add || terms.start > 0;
-                let accumulate = if add { Accum::Add } else { Accum::Replace };
-                let b = b.get(terms.clone(), columns.clone());
-                for rows in blocks(rows.len(), rows_at_once::<T>()) {
-                    let out = out.rb_mut().get_mut(rows.clone(), columns.clone());
-                    let a = a.get(rows, terms.clone());
-                    matmul(out, accumulate, a, b, T::one_impl(), Par::Seq);
+        let mut start = 0;
+        while start < k {
+            let terms = TERMS.min(k - start);
+            let mut first = 0;
+            while first < n {
+                let columns = at_once.min(n - first);
+                if copies_right {
+                    copy_right(
+                        vectors,
+                        right,
+                        &b.data[start * b.stride + first..],
+                        b.stride,
+                        terms,
+                        columns,
+                        most,
+                    );
+                }
+                for panel in 0..panels {
+                    let rows = panel_rows(panel, panels, m, K::LANES);
+                    let left = match copies_left {
+                        true => copy_left(vectors, left, &a, &rows, start..start + terms, far),
+                        false => Left::InPlace(Strided {
+                            numbers: &a.data[start * a.stride..][..terms * a.stride],
+                            step: a.stride,
+                            first: rows.start,
+                        }),
+                    };
+                    let tile = Tile {
+                        vectors,
+                        left,
+                        rows: rows.len(),
+                        terms,
+                        stride: m,
+                        add: add || start > 0,
+                        far,
+                    };
+                    let mut j = 0;
+                    while j < columns {
+                        let width = width(columns - j, most);
+                        let at = first + j;
+                        let right = if copies_right {
+                            Right::Copied(&right[j * terms..])
+                        } else if b.transposed {
+                            Right::ByTerms(Strided {
+                                numbers: &b.data[start * b.stride..][..terms * b.stride],
+                                step: b.stride,
+                                first: at,
+                            })
+                        } else {
+                            if far && panel == 0 {
+                                fetch_columns(
+                                    vectors,
+                                    &b,
+                                    at + width..(at + 2 * width).min(n),
+                                    start,
+                                    terms,
+                                );
+                            }
+                            let numbers = &b.data[at * b.stride + start..];
+                            Right::ByColumns {
+                                numbers,
+                                step: b.stride,
+                            }
+                        };
+                        tile.write(right, width, &mut out[at * m + rows.start..]);
+                        j += width;
+                    }
+                }
+                first += columns;
+            }
+            start += terms;
+        }
+    }
+}
+
+/// Vectors in the largest panel of so many rows.
+#[inline(always)]
+fn panel_vectors(rows: usize, lanes: usize, most: usize) -> usize {
+    let vectors = rows.div_ceil(lanes);
+    vectors.div_ceil(vectors.div_ceil(most))
+}
+
+/// Rows of a panel. All panels have almost the same number of vectors.
+#[inline(always)]
+fn panel_rows(panel: usize, panels: usize, rows: usize, lanes: usize) -> Range<usize> {
+    let vectors = rows.div_ceil(lanes);
+    let start = panel * vectors / panels * lanes;
+    let end = (panel + 1) * vectors / panels * lanes;
+    start..end.min(rows)
+}
+
+/// Asks for the terms of some columns of the right factor.
+#[inline(always)]
+fn fetch_columns<K: Vectors>(
+    vectors: K,
+    b: &Matrix<'_, K::Number>,
+    columns: Range<usize>,
+    start: usize,
+    terms: usize,
+) {
+    for j in columns {
+        let column = &b.data[j * b.stride + start..][..terms];
+        for line in column.chunks(64 / size_of::<K::Number>()) {
+            vectors.fetch(line);
+        }
+    }
+}
+
+/// Columns ahead that are asked for while a panel of the left factor is copied.
+const AHEAD: usize = 8;
+
+/// Copies a panel of the left factor, with zeros below it that fill the last vector.
+#[inline(always)]
+fn copy_left<'a, K: Vectors>(
+    vectors: K,
+    to: &'a mut [K::Number],
+    a: &Matrix<'_, K::Number>,
+    rows: &Range<usize>,
+    terms: Range<usize>,
+    far: bool,
+) -> Left<'a, K::Number> {
+    let step = rows.len().next_multiple_of(K::LANES);
+    if a.transposed {
+        let from = &a.data[rows.start * a.stride + terms.start..];
+        copy_transposed(vectors, to, step, from, a.stride, rows.len(), terms.len());
+    } else {
+        let from = &a.data[terms.start * a.stride..];
+        let columns = from.chunks(a.stride).zip(to.chunks_exact_mut(step));
+        for (l, (from, to)) in columns.take(terms.len()).enumerate() {
+            if far && l + AHEAD < terms.len() {
+                let ahead = &a.data[(terms.start + l + AHEAD) * a.stride..][rows.clone()];
+                for line in ahead.chunks(K::LANES) {
+                    vectors.fetch(line);
+                }
+            }
+            copy_rows(vectors, to, &from[rows.clone()]);
+        }
+    }
+    Left::Copied(to)
+}
+
+/// Copies the rows of one term.
+#[inline(always)]
+fn copy_rows<K: Vectors>(vectors: K, to: &mut [K::Number], from: &[K::Number]) {
+    let (to, _) = K::view_mut(to);
+    let whole = K::view(from);
+    for (to, &from) in to.iter_mut().zip(whole) {
+        *to = from;
+    }
+    if let Some(to) = to.get_mut(whole.len()) {
+        *to = vectors.load(&from[whole.len() * K::LANES..]);
+    }
+}
+
+/// Copies a panel of a transposed left factor: row i is contiguous there, column l is here.
+#[inline(always)]
+fn copy_transposed<K: Vectors>(
+    vectors: K,
+    to: &mut [K::Number],
+    step: usize,
+    from: &[K::Number],
+    stride: usize,
+    rows: usize,
+    terms: usize,
+) {
+    let (in_blocks, of_terms) = (rows - rows % K::BLOCK, terms - terms % K::BLOCK);
+    for i in (0..in_blocks).step_by(K::BLOCK) {
+        for l in (0..of_terms).step_by(K::BLOCK) {
+            vectors.transpose(
+                &from[i * stride + l..],
+                stride,
+                &mut to[l * step + i..],
+                step,
+            );
+        }
+    }
+    for (l, to) in to.chunks_exact_mut(step).take(terms).enumerate() {
+        let left = if l < of_terms { in_blocks } else { 0 };
+        for i in left..rows {
+            to[i] = from[i * stride + l];
+        }
+        to[rows..].fill(num_traits::zero());
+    }
+}
+
+/// Terms that are copied for all columns before the next ones are.
+const TERMS_AT_ONCE: usize = 8;
+
+/// Copies columns of a transposed right factor, tile by tile. The rows of a few terms are read as
+/// they lie in memory.
+#[inline(always)]
+fn copy_right<K: Vectors>(
+    vectors: K,
+    to: &mut [K::Number],
+    from: &[K::Number],
+    stride: usize,
+    terms: usize,
+    columns: usize,
+    most: usize,
+) {
+    let mut start = 0;
+    while start < terms {
+        let count = TERMS_AT_ONCE.min(terms - start);
+        let from = &from[start * stride..];
+        if start + 2 * count <= terms {
+            for ahead in from.chunks(stride).skip(count).take(count) {
+                for line in ahead[..columns].chunks(64 / size_of::<K::Number>()) {
+                    vectors.fetch(line);
                 }
             }
         }
-    }
-
-    fn view<T>(matrix: Matrix<'_, T>) -> MatRef<'_, T> {
-        let (rows, columns) = (matrix.stored_rows, matrix.stored_columns);
-        let stored =
-            MatRef::from_column_major_slice_with_stride(matrix.data, rows, columns, matrix.stride);
-        if matrix.transposed {
-            stored.transpose()
-        } else {
-            stored
+        let mut j = 0;
+        while j < columns {
+            let width = width(columns - j, most);
+            let to = &mut to[j * terms + start * width..][..count * width];
+            let from = from.chunks(stride);
+            match width {
+                8 => copy_columns::<_, 8>(to, from, j),
+                6 => copy_columns::<_, 6>(to, from, j),
+                4 => copy_columns::<_, 4>(to, from, j),
+                2 => copy_columns::<_, 2>(to, from, j),
+                _ => copy_columns::<_, 1>(to, from, j),
+            }
+            j += width;
         }
+        start += count;
     }
 }
 
-#[cfg(not(feature = "fast-kernels"))]
-mod backend {
-    //! Products by nalgebra.
-
-    use std::ops::Range;
-
-    use nalgebra::{DMatrixView, DMatrixViewMut, Dyn};
-
-    use super::{Columns, Matrix};
-    use crate::kernel::Scalar;
-
-    pub(crate) use crate::kernel::Scalar as Element;
-
-    /// If a dimension is at most this, nalgebra uses another algorithm. With a transposed left
-    /// factor, that algorithm writes out of bounds in nalgebra 0.35.0, so it must never be used.
-    const SMALL: usize = 5;
-    pub(super) const LEAST_ROWS: usize = SMALL + 1;
-
-    /// The smallest number of columns for which the product uses the same algorithm as all wider
-    /// ones.
-    pub(super) fn least_columns(_rows: usize, _inner: usize, _transposed: bool) -> usize {
-        SMALL + 1
-    }
-
-    pub(super) fn prefers_loops(rows: usize, inner: usize) -> bool {
-        rows <= SMALL || inner <= SMALL
-    }
-
-    pub(super) fn product<T: Scalar>(
-        out: &mut [T],
-        add: bool,
-        a: Matrix<'_, T>,
-        rows: Range<usize>,
-        b: Columns<'_, T>,
-    ) {
-        let strides = a.strides();
-        let a = strided(
-            &a.data[rows.start * strides.0..],
-            rows.len(),
-            a.columns(),
-            strides,
-        );
-        let (inner, columns) = (a.ncols(), b.count());
-        let b = match b {
-            Columns::Repeated { column, times } => strided(column, inner, times, (1, 0)),
-            Columns::Matrix(b) => strided(b.data, inner, columns, b.strides()),
-        };
-        let beta = if add { T::one() } else { T::zero() };
-        DMatrixViewMut::from_slice(out, rows.len(), columns).gemm(T::one(), &a, &b, beta);
-    }
-
-    fn strided<T: Scalar>(
-        data: &[T],
-        rows: usize,
-        columns: usize,
-        (row, column): (usize, usize),
-    ) -> DMatrixView<'_, T, Dyn, Dyn> {
-        DMatrixView::from_slice_with_strides_generic(
-            data,
-            Dyn(rows),
-            Dyn(columns),
-            Dyn(row),
-            Dyn(column),
-        )
+/// Copies W columns from j on.
+#[inline(always)]
+fn copy_columns<'a, T: Copy + 'a, const W: usize>(
+    to: &mut [T],
+    from: impl Iterator<Item = &'a [T]>,
+    j: usize,
+) {
+    for (to, from) in to.as_chunks_mut::<W>().0.iter_mut().zip(from) {
+        to.copy_from_slice(&from[j..j + W]);
     }
 }
+
+/// A number with vectors.
+pub(crate) trait Element: Scalar {
+    /// Computes the product, by code for this processor.
+    fn run(product: Product<'_, Self>, left: &mut [Self], right: &mut [Self]);
+}
+
+macro_rules! element {
+    ($number:ty, $wide:ident) => {
+        impl Element for $number {
+            fn run(product: Product<'_, Self>, left: &mut [Self], right: &mut [Self]) {
+                #[cfg(feature = "fast-kernels")]
+                if !matches!(pulp::Arch::new(), pulp::Arch::Scalar) {
+                    struct Dispatched<'a>(
+                        Product<'a, $number>,
+                        &'a mut [$number],
+                        &'a mut [$number],
+                    );
+                    impl pulp::WithSimd for Dispatched<'_> {
+                        type Output = ();
+                        #[inline(always)]
+                        fn with_simd<S: pulp::Simd>(self, simd: S) {
+                            let Self(product, left, right) = self;
+                            product.run(super::vectors::$wide::new(simd), left, right);
+                        }
+                    }
+                    return pulp::Arch::new().dispatch(Dispatched(product, left, right));
+                }
+                product.run(Plain::new(), left, right);
+            }
+        }
+    };
+}
+
+element!(f32, Wide32);
+element!(f64, Wide64);
+
+#[cfg(test)]
+#[path = "product_tests.rs"]
+mod tests;

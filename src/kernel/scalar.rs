@@ -28,9 +28,7 @@ pub trait Scalar: RealField + Copy {
 
     /// Matrix product, `out ← A B` or `out ← out + A B`, all column-major.
     ///
-    /// A column of the result has the same bits for any other columns of `B`, unless `B` is
-    /// transposed. The columns of a transposed `B` are not examples, and very few of them may be
-    /// summed in another order.
+    /// A column of the result has the same bits for any other columns of `B`.
     ///
     /// # Panics
     /// If the shapes do not match: kernels expect shapes that have been checked before.
@@ -63,7 +61,7 @@ macro_rules! native {
             }
 
             fn matmul(out: Write<'_, Self>, a: Matrix<'_, Self>, b: Matrix<'_, Self>) {
-                kernel::product::by_library(out, a, b);
+                kernel::product::by_tiles(out, a, b);
             }
 
             fn exp_all(values: &mut [Self]) {

@@ -13,8 +13,8 @@ use crate::description::Description;
 use crate::error::Error;
 use crate::init::Initializer;
 use crate::kernel::{
-    Columns, LEAST_SUMS, Matrix, Scalar, Write, WriteColumns, add_to_columns, dot, fill_columns,
-    multiply, multiply_by, row_sums, scale, smallest,
+    Columns, Matrix, Scalar, Write, WriteColumns, add_to_columns, dot, fill_columns, multiply,
+    multiply_by, row_sums, scale, smallest,
 };
 
 /// Fully connected layer with a fused activation, ẑ = a(W z + b): a [`Patchwise`] layer with a
@@ -492,7 +492,7 @@ impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
             T::matmul(part.write, g_matrix, z.column_range(range));
         };
         let cost = self.channels * columns;
-        execution.map_blocks(self.patch_len, cost, LEAST_SUMS, data, sums, |(), ()| ());
+        execution.for_each_block(self.patch_len, cost, data, sums);
         if self.bias.is_some() {
             row_sums(d_parameters.part(weights..weights + self.channels), g);
         }

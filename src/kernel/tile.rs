@@ -1,0 +1,291 @@
+//! A tile of a product: a few vectors of rows by a few columns, whose sums stay in registers.
+//!
+//! Every entry is the sum of its terms in their order, whatever tile it is in: the bits of a column
+//! do not depend on the columns beside it, nor on the width of the vectors.
+
+use super::vectors::Vectors;
+
+/// The left factor's rows of a tile.
+#[derive(Clone, Copy)]
+pub(super) enum Left<'a, T> {
+    /// Whole vectors of the rows of one term after another.
+    Copied(&'a [T]),
+    /// Whole vectors of rows where they stand.
+    InPlace(Strided<'a, T>),
+}
+
+/// The right factor's columns of a tile.
+#[derive(Clone, Copy)]
+pub(super) enum Right<'a, T> {
+    /// The columns of one term after another.
+    Copied(&'a [T]),
+    /// Term l of column j is `numbers[j step + l]`.
+    ByColumns { numbers: &'a [T], step: usize },
+    /// The columns of a term where they stand.
+    ByTerms(Strided<'a, T>),
+}
+
+/// `step` numbers per term, of which those from `first` on are used.
+#[derive(Clone, Copy)]
+pub(super) struct Strided<'a, T> {
+    pub(super) numbers: &'a [T],
+    pub(super) step: usize,
+    pub(super) first: usize,
+}
+
+/// What all tiles of one panel of rows share.
+#[derive(Clone, Copy)]
+pub(super) struct Tile<'a, K: Vectors> {
+    pub(super) vectors: K,
+    pub(super) left: Left<'a, K::Number>,
+    pub(super) rows: usize,
+    pub(super) terms: usize,
+    /// Distance between the columns of the result.
+    pub(super) stride: usize,
+    /// Whether the sums are added to what is there.
+    pub(super) add: bool,
+    /// Whether the result is probably not in a cache.
+    pub(super) far: bool,
+}
+
+/// The rows of each term, as V vectors.
+trait Rows<'a, X: 'a, const V: usize> {
+    fn each(self) -> impl Iterator<Item = &'a [X; V]>;
+}
+
+/// The factors of each term, one per column.
+trait Factors<T> {
+    /// Where the factors of one term are.
+    type Term: Copy;
+
+    fn each(&self) -> impl Iterator<Item = Self::Term>;
+
+    fn factor(&self, term: Self::Term, j: usize) -> T;
+}
+
+/// One array per term.
+struct Arrays<'a, X, const N: usize>(&'a [[X; N]]);
+
+impl<'a, X, const V: usize> Rows<'a, X, V> for Arrays<'a, X, V> {
+    #[inline(always)]
+    fn each(self) -> impl Iterator<Item = &'a [X; V]> {
+        self.0.iter()
+    }
+}
+
+impl<'a, T: Copy, const W: usize> Factors<T> for Arrays<'a, T, W> {
+    type Term = &'a [T; W];
+
+    #[inline(always)]
+    fn each(&self) -> impl Iterator<Item = Self::Term> {
+        self.0.iter()
+    }
+
+    #[inline(always)]
+    fn factor(&self, term: Self::Term, j: usize) -> T {
+        term[j]
+    }
+}
+
+/// The vectors of rows that stay in place.
+struct InPlace<'a, K: Vectors>(Strided<'a, K::Number>);
+
+impl<'a, K: Vectors, const V: usize> Rows<'a, K::Vector, V> for InPlace<'a, K> {
+    #[inline(always)]
+    fn each(self) -> impl Iterator<Item = &'a [K::Vector; V]> {
+        let Strided {
+            numbers,
+            step,
+            first,
+        } = self.0;
+        numbers.chunks_exact(step).map(move |rows| {
+            let rows = K::view(&rows[first..][..V * K::LANES]);
+            rows.first_chunk().expect("whole vectors")
+        })
+    }
+}
+
+/// The factors of a term as they stand in memory, one after another.
+struct ByTerms<'a, T, const W: usize>(Strided<'a, T>);
+
+impl<'a, T: Copy, const W: usize> Factors<T> for ByTerms<'a, T, W> {
+    type Term = &'a [T; W];
+
+    #[inline(always)]
+    fn each(&self) -> impl Iterator<Item = Self::Term> {
+        let Strided {
+            numbers,
+            step,
+            first,
+        } = self.0;
+        numbers.chunks_exact(step).map(move |factors| {
+            let factors = &factors[first..][..W];
+            factors.first_chunk().expect("a factor per column")
+        })
+    }
+
+    #[inline(always)]
+    fn factor(&self, term: Self::Term, j: usize) -> T {
+        term[j]
+    }
+}
+
+/// One slice per column.
+struct ByColumns<'a, T, const W: usize>([&'a [T]; W]);
+
+impl<T: Copy, const W: usize> Factors<T> for ByColumns<'_, T, W> {
+    type Term = usize;
+
+    #[inline(always)]
+    fn each(&self) -> impl Iterator<Item = usize> {
+        0..self.0[0].len()
+    }
+
+    #[inline(always)]
+    fn factor(&self, l: usize, j: usize) -> T {
+        self.0[j][l]
+    }
+}
+
+/// A tile of so many columns, with its sums named one by one: sums in an array that a loop indexes
+/// would go through memory.
+macro_rules! width {
+    ($name:ident, $sums:ident, $width:literal; $($sum:ident $j:literal),*) => {
+        impl<'a, K: Vectors> Tile<'a, K> {
+            #[inline(always)]
+            fn $sums<const V: usize>(
+                &self,
+                left: impl Rows<'a, K::Vector, V>,
+                right: impl Factors<K::Number>,
+                out: &mut [K::Number],
+            ) {
+                let vectors = self.vectors;
+                let zero = vectors.splat(num_traits::zero());
+                $(let mut $sum = [zero; V];)*
+                for (rows, term) in left.each().zip(right.each()) {
+                    $({
+                        let factor = vectors.splat(right.factor(term, $j));
+                        for (sum, &x) in $sum.iter_mut().zip(rows) {
+                            *sum = vectors.multiply_add(x, factor, *sum);
+                        }
+                    })*
+                }
+                $(self.put(&$sum, &mut out[$j * self.stride..][..self.rows]);)*
+            }
+
+            #[inline(always)]
+            fn $name<const V: usize>(&self, right: Right<'a, K::Number>, out: &mut [K::Number]) {
+                let terms = self.terms;
+                // Macros, since closures might not be inlined: the lengths would be forgotten.
+                macro_rules! columns {
+                    ($numbers:ident, $step:ident) => {
+                        ByColumns::<_, $width>([$(&$numbers[$j * $step..][..terms]),*])
+                    };
+                }
+                macro_rules! arrays {
+                    ($numbers:expr, $count:expr) => {
+                        Arrays(&$numbers.as_chunks::<{ $count }>().0[..terms])
+                    };
+                }
+                match (self.left, right) {
+                    (Left::Copied(left), Right::Copied(right)) => {
+                        self.$sums::<V>(arrays!(K::view(left), V), arrays!(right, $width), out);
+                    }
+                    (Left::Copied(left), Right::ByColumns { numbers, step }) => {
+                        self.$sums::<V>(arrays!(K::view(left), V), columns!(numbers, step), out);
+                    }
+                    (Left::Copied(left), Right::ByTerms(right)) => {
+                        self.$sums::<V>(arrays!(K::view(left), V), ByTerms::<_, $width>(right), out);
+                    }
+                    (Left::InPlace(left), Right::Copied(right)) => {
+                        self.$sums::<V>(InPlace::<K>(left), arrays!(right, $width), out);
+                    }
+                    (Left::InPlace(left), Right::ByColumns { numbers, step }) => {
+                        self.$sums::<V>(InPlace::<K>(left), columns!(numbers, step), out);
+                    }
+                    (Left::InPlace(left), Right::ByTerms(right)) => {
+                        self.$sums::<V>(InPlace::<K>(left), ByTerms::<_, $width>(right), out);
+                    }
+                }
+            }
+        }
+    };
+}
+
+width!(write_8, sums_8, 8; s0 0, s1 1, s2 2, s3 3, s4 4, s5 5, s6 6, s7 7);
+width!(write_6, sums_6, 6; s0 0, s1 1, s2 2, s3 3, s4 4, s5 5);
+width!(write_4, sums_4, 4; s0 0, s1 1, s2 2, s3 3);
+width!(write_2, sums_2, 2; s0 0, s1 1);
+width!(write_1, sums_1, 1; s0 0);
+
+/// The columns of the next tile, if so many are left and tiles have at most so many.
+#[inline(always)]
+pub(super) fn width(left: usize, most: usize) -> usize {
+    match left {
+        _ if left >= most => most,
+        4.. => 4,
+        2.. => 2,
+        _ => 1,
+    }
+}
+
+impl<'a, K: Vectors> Tile<'a, K> {
+    /// Writes the tile of `width` columns at the start of `out`.
+    #[inline(always)]
+    pub(super) fn write(&self, right: Right<'a, K::Number>, width: usize, out: &mut [K::Number]) {
+        if self.far {
+            for column in out.chunks(self.stride).take(width) {
+                for line in column[..self.rows].chunks(K::LANES) {
+                    self.vectors.fetch(line);
+                }
+            }
+        }
+        macro_rules! rows {
+            ($write:ident) => {
+                match self.rows.div_ceil(K::LANES) {
+                    1 => self.$write::<1>(right, out),
+                    2 => self.$write::<2>(right, out),
+                    3 => self.$write::<3>(right, out),
+                    // Told apart at compile time, so that no code is made that is never run.
+                    _ if K::MOST_VECTORS == 4 => self.$write::<4>(right, out),
+                    _ => {}
+                }
+            };
+        }
+        match width {
+            8 => rows!(write_8),
+            6 => rows!(write_6),
+            4 => rows!(write_4),
+            2 => rows!(write_2),
+            _ => rows!(write_1),
+        }
+    }
+
+    /// Writes the sums of one column. In a column of whole vectors every sum has a place of its own, so
+    /// none goes through memory on the way.
+    #[inline(always)]
+    fn put<const V: usize>(&self, sums: &[K::Vector; V], column: &mut [K::Number]) {
+        let vectors = self.vectors;
+        let (whole, rest) = K::view_mut(column);
+        if let Some(whole) = whole.first_chunk_mut::<V>() {
+            for (out, &sum) in whole.iter_mut().zip(sums) {
+                *out = match self.add {
+                    true => vectors.add(*out, sum),
+                    false => sum,
+                };
+            }
+        } else {
+            for (out, &sum) in whole.iter_mut().zip(&sums[..V - 1]) {
+                *out = match self.add {
+                    true => vectors.add(*out, sum),
+                    false => sum,
+                };
+            }
+            let sum = match self.add {
+                true => vectors.add(vectors.load(rest), sums[V - 1]),
+                false => sums[V - 1],
+            };
+            vectors.store(rest, sum);
+        }
+    }
+}

@@ -26,6 +26,7 @@ in_both_scalars!(
     it_rests_where_the_gradient_is_zero,
     preconditioners_hold_the_regularizers,
     steep_layers_are_solved,
+    weights_do_not_change_a_step,
 );
 
 const ACTIVATIONS: [Activation; 8] = [
@@ -38,6 +39,48 @@ const ACTIVATIONS: [Activation; 8] = [
     Activation::Silu,
     Activation::Softplus,
 ];
+
+/// A step divides by an example's weight, of which the inverse has fewer digits, or few near the ends of the
+/// scalar.
+fn weights_do_not_change_a_step<T: Tested>() {
+    let ends = match T::ROUNDING < 1e-10 {
+        true => [1.5e307, 1e307, 49.0, 1e-300],
+        false => [3e37, 1e37, 41.0, 3e-33],
+    };
+    for end in ends {
+        let layer = || {
+            let dense = Dense::new(1, 1, Activation::Identity).unwrap();
+            dense.without_bias()
+        };
+        let circuit = Circuit::builder().layer(layer()).layer(layer());
+        // E = 4 z²/2 and rounds nothing: one step leads to 0.
+        let energy = Energy::default().with_penalty(T::of(4.0));
+        let mut model = DecoupledCircuit::<T>::new(circuit.build().unwrap(), energy).unwrap();
+        for t in 0..2 {
+            model.set_parameters(t, &[T::zero()]).unwrap();
+        }
+        let (n, zeros) = (500, DMatrix::zeros(1, 500));
+        let given = TargetInit::Given(vec![DMatrix::from_element(1, n, T::of(1.0 / 1024.0))]);
+        model.add_examples(&zeros, &zeros, &given).unwrap();
+        let weights: Vec<T> = (0..n)
+            .map(|i| T::of(end * (1.0 + i as f64 / 300.0)))
+            .collect();
+        model
+            .set_example_weights(&Selection::All, &weights)
+            .unwrap();
+        let solver = GaussNewton::direct(1).with_damping(0.0).unwrap();
+        model.solve_targets(&solver, &Selection::All).unwrap();
+        let z = model.z(1).unwrap();
+        for (z, weight) in z.iter().zip(&weights) {
+            assert!(
+                z.is_zero(),
+                "{:e} with weight {:e}",
+                z.as_f64(),
+                weight.as_f64()
+            );
+        }
+    }
+}
 
 /// What a random circuit is made from: widths, one activation, the weights' scale, losses, n.
 #[derive(Debug, Clone)]

@@ -71,8 +71,17 @@ fn sum<T: Scalar>(a: &[T]) -> T {
     sum_of_blocks(a, a, |a, _| a)
 }
 
+/// The place of the largest logit of a column, and Σ_j e^(x_j − max) without that entry, whose
+/// exponential is 1: leaving it out keeps ln Σ exact near 0.
+#[inline(always)]
+pub(super) fn rest_of_sum<T: Scalar>(x: &[T], exponentials: &[T]) -> (usize, T) {
+    let place = place_of_largest(x);
+    let (below, above) = (&exponentials[..place], &exponentials[place + 1..]);
+    (place, sum(below) + sum(above))
+}
+
 /// e^(x − max) for every column of logits, in `work`.
-fn shifted_exponentials<'a, T: Scalar>(at: &Pair<'_, T>, work: &'a mut [T]) -> &'a [T] {
+pub(super) fn shifted_exponentials<'a, T: Scalar>(at: &Pair<'_, T>, work: &'a mut [T]) -> &'a [T] {
     let (dim, prediction) = (at.dim, at.prediction);
     let work = &mut work[..prediction.len()];
     let shifted = &mut *work;
@@ -132,10 +141,8 @@ impl<T: Scalar> Loss<T> for SoftmaxCrossEntropy {
                 for (i, (value, e)) in values.iter_mut().zip(columns).enumerate() {
                     let column = i * d..(i + 1) * d;
                     let (x, y) = (&prediction[column.clone()], &target[column.clone()]);
-                    let place = place_of_largest(x);
+                    let (place, rest) = rest_of_sum(x, e);
                     let top = x[place];
-                    // The largest entry's exponential is 1; leaving it out keeps ln Σ exact near 0.
-                    let rest = sum(&e[..place]) + sum(&e[place + 1..]);
                     let total = T::one() + rest;
                     let log_total = rest.ln_1p();
                     // −ln p_j. Subtract `top` first: that difference is exact where it matters.

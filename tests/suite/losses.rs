@@ -1,13 +1,17 @@
 //! What the losses say: values, gradients and bounds by hand, their limits and relations to one
 //! another, extreme predictions, and the errors of their constructors and domains.
 
+use crate::property::{Tested, generator};
 use layerwise::kernel::Write;
 use layerwise::loss::{
     BinaryCrossEntropy, ClassWeights, Gaussian, Huber, KullbackLeibler, LabelSmoothing, Pair,
     Poisson, PseudoHuber, Quantile, SoftmaxCrossEntropy, SquaredError, WeightedBinaryCrossEntropy,
     WeightedCrossEntropy, WeightedSquaredError,
 };
+use layerwise::rand::RngExt;
 use layerwise::{Error, Loss, Scalar};
+
+in_both_scalars!(a_small_divergence_keeps_its_sign,);
 
 /// (L of every example, ∂L/∂z, ∂L/∂ẑ).
 type Outcome = (Vec<f64>, Vec<f64>, Vec<f64>);
@@ -566,6 +570,63 @@ fn divergence_is_cross_entropy_less_entropy() {
     assert!(value(&KullbackLeibler, &y, &logits).abs() < 1e-15);
     // A class that the target excludes may have any logit.
     assert_eq!(value(&KullbackLeibler, &[0.0, 1.0], &[-1e300, 3.0]), 0.0);
+}
+
+/// Between distributions that are almost equal, the divergence is not negative, and has the digits that
+/// its arguments determine: a logarithm with an error of ε changes it by ε Σ y |ln y − ln p|.
+fn a_small_divergence_keeps_its_sign<T: Tested>() {
+    let unit = T::default_epsilon().as_f64();
+    // The expected value is computed in f64, too.
+    let digits = if T::ROUNDING < 1e-10 { 30.0 } else { 10.0 };
+    let mut random = generator(3);
+    for near in [1e-9, 1e-7, 1e-5, 1e-3, 1e-2, 0.1, 0.4, 1.0, 5.0] {
+        for dim in [2, 3, 10, 100] {
+            for _ in 0..20 {
+                let x: Vec<T> = (0..dim)
+                    .map(|_| T::of(random.random_range(-3.0..3.0)))
+                    .collect();
+                let exponentials: Vec<f64> = x
+                    .iter()
+                    .map(|x| (x.as_f64() + near * random.random_range(-1.0..1.0)).exp())
+                    .collect();
+                let total: f64 = exponentials.iter().sum();
+                // Multiples of the unit, so that T holds them and their sum is exactly 1.
+                let mut parts: Vec<f64> = exponentials
+                    .iter()
+                    .map(|e| (e / total / unit).round())
+                    .collect();
+                let top = (0..dim)
+                    .max_by(|&i, &j| parts[i].total_cmp(&parts[j]))
+                    .unwrap();
+                parts[top] += 1.0 / unit - parts.iter().sum::<f64>();
+                let y: Vec<T> = parts.iter().map(|part| T::of(part * unit)).collect();
+                let (mut values, mut work) = ([T::zero()], vec![T::zero(); dim]);
+                let at = Pair::new(dim, &y, &x);
+                KullbackLeibler.evaluate(&at, &mut values, Write::Skip, Write::Skip, &mut work);
+                let found = values[0].as_f64();
+                assert!(found >= 0.0, "{near:e}, {dim}: {found:e}");
+                let total: f64 = x.iter().map(|x| x.as_f64().exp()).sum();
+                let terms = x.iter().zip(&y).map(|(x, y)| {
+                    let (y, p) = (y.as_f64(), x.as_f64().exp() / total);
+                    let q = (y / p).ln();
+                    // y q − y + p, by its series where its terms cancel.
+                    let power = |k: i32| (-q).powi(k) / (1..=k).map(f64::from).product::<f64>();
+                    let term = match q.abs() < 0.5 {
+                        true => y * (2..20).map(power).sum::<f64>(),
+                        false => y * q - y + p,
+                    };
+                    (term, y * q.abs())
+                });
+                let [exact, slope] = terms.fold([0.0; 2], |[a, b], (c, d)| [a + c, b + d]);
+                let error = (found - exact).abs();
+                let allowed = digits * unit * (slope + exact + unit);
+                assert!(
+                    error <= allowed,
+                    "{near:e}, {dim}: {found:e}, not {exact:e}"
+                );
+            }
+        }
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::check::{
     check_examples, check_finite, check_length, check_result, check_rows, finite, not_negative,
 };
 use crate::error::{Error, Quantity};
-use crate::kernel::{Scalar, Sum, power_of_two};
+use crate::kernel::{Scalar, Sum, pair_plus, power_of_two};
 
 /// A deviation up to this value, relative to the mean, counts as rounding noise: 100 units in the
 /// last place of `f64`.
@@ -17,12 +17,14 @@ const NOISE: f64 = 1.0 / (1u64 << 45) as f64;
 
 /// Maps every row r of a matrix to mean 0 and variance 1 over the examples it was fitted on:
 ///
-/// s_r = (x_r − m_r) / σ_r,  m_r = (1/n) Σᵢ x_rⁱ,  σ_r² = (1/n) Σᵢ (x_rⁱ − m_r)².
+/// s_r = ((x_r − m_r) − m′_r) / σ_r,  m_r + m′_r = (1/n) Σᵢ x_rⁱ,  σ_r² = (1/n) Σᵢ (x_rⁱ − m_r − m′_r)².
 ///
 /// Fit it on the training examples, and apply it to the test examples too. A row that does not vary
 /// carries no information: its σ is 0, and it becomes 0. The same applies to a row that varies only
 /// by rounding, σ ≤ max(2⁻⁴⁵, ε) |m| with ε the machine epsilon of T; otherwise this noise would be
-/// scaled up to variance 1. Everything is computed in `f64`, and s is rounded to T.
+/// scaled up to variance 1. Everything is computed in `f64`, and s is rounded to T. m is
+/// the mean rounded to `f64`, and m′ what the rounding left out, which can be 1/256 σ in a row that varies
+/// little.
 ///
 /// # Examples
 /// ```
@@ -45,6 +47,8 @@ const NOISE: f64 = 1.0 / (1u64 << 45) as f64;
 )]
 pub struct Standardizer<T: Scalar> {
     mean: DVector<f64>,
+    /// m′.
+    rest: DVector<f64>,
     /// σ; 0 for a row that does not vary.
     deviation: DVector<f64>,
     scalar: PhantomData<T>,
@@ -57,6 +61,9 @@ pub struct Standardizer<T: Scalar> {
 struct Parts {
     mean: Vec<f64>,
     deviation: Vec<f64>,
+    /// m′; empty if it is 0 in every row.
+    #[serde(default)]
+    rest: Vec<f64>,
 }
 
 #[cfg(feature = "serde")]
@@ -65,6 +72,7 @@ impl<T: Scalar> From<Standardizer<T>> for Parts {
         Self {
             mean: own.mean.data.into(),
             deviation: own.deviation.data.into(),
+            rest: own.rest.data.into(),
         }
     }
 }
@@ -74,7 +82,16 @@ impl<T: Scalar> TryFrom<Parts> for Standardizer<T> {
     type Error = Error;
 
     fn try_from(parts: Parts) -> Result<Self, Error> {
-        Self::from_parts(parts.mean, parts.deviation)
+        let mut own = Self::from_parts(parts.mean, parts.deviation)?;
+        if !parts.rest.is_empty() {
+            check_length("rests of a standardizer", &parts.rest, own.mean.len())?;
+            for (&mean, &rest) in own.mean.iter().zip(&parts.rest) {
+                let lost = mean + rest == mean;
+                option("Standardizer::rest", rest, lost, "lost beside the mean")?;
+            }
+            own.rest = DVector::from_vec(parts.rest);
+        }
+        Ok(own)
     }
 }
 
@@ -89,9 +106,9 @@ impl<T: Scalar> Standardizer<T> {
         Ok(Self::fit_finite(values))
     }
 
-    /// The standardizer with these m and σ, such as those of one that was fitted in another program
+    /// The standardizer with these m and σ and m′ = 0, such as those of one that was fitted in another program
     /// ([`mean`](Self::mean), [`deviation`](Self::deviation)). With the feature `serde` a
-    /// standardizer is also a serde value.
+    /// standardizer is also a serde value, which keeps m′.
     ///
     /// # Errors
     /// [`Error::Length`] for lists of different lengths, [`Error::InvalidOption`] for an m that is not
@@ -116,6 +133,7 @@ impl<T: Scalar> Standardizer<T> {
             not_negative("Standardizer::deviation", own)?;
         }
         Ok(Self {
+            rest: DVector::zeros(mean.len()),
             mean: DVector::from_vec(mean),
             deviation: DVector::from_vec(deviation),
             scalar: PhantomData,
@@ -184,20 +202,24 @@ impl<T: Scalar> Standardizer<T> {
             let average = |terms: &mut dyn Iterator<Item = f64>| Sum::of(terms) / row.len() as f64;
             let rough = average(&mut own());
             // Add the mean of what remains, so that the mean of equal values is exactly that value.
-            let mean = rough + average(&mut own().map(|v| v - rough));
-            let sigma = average(&mut own().map(|v| (v - mean).powi(2))).sqrt();
+            let (mean, rest) = pair_plus((rough, 0.0), average(&mut own().map(|v| v - rough)));
+            let sigma = average(&mut own().map(|v| (v - mean - rest).powi(2))).sqrt();
             let varies = sigma > noise * mean.abs();
-            (mean * unit, if varies { sigma * unit } else { 0.0 })
+            (
+                (mean * unit, rest * unit),
+                if varies { sigma * unit } else { 0.0 },
+            )
         });
-        let (mean, deviation): (Vec<_>, Vec<_>) = rows.unzip();
+        let ((mean, rest), deviation): ((Vec<_>, Vec<_>), Vec<_>) = rows.unzip();
         Self {
             mean: DVector::from_vec(mean),
+            rest: DVector::from_vec(rest),
             deviation: DVector::from_vec(deviation),
             scalar: PhantomData,
         }
     }
 
-    /// s = (x − m) / σ for every column of `values` (d × n, any n); 0 where σ = 0.
+    /// s = ((x − m) − m′) / σ for every column of `values` (d × n, any n); 0 where σ = 0.
     ///
     /// # Errors
     /// [`Error::Shape`] for a number of rows other than the one it was fitted on,
@@ -222,25 +244,25 @@ impl<T: Scalar> Standardizer<T> {
 
     /// [`transform`](Self::transform) in place, for values with as many rows as there are means.
     pub(crate) fn apply(&self, values: &mut DMatrix<T>) {
-        self.map(values, |x, mean, deviation| match x - mean {
+        self.map(values, |x, [mean, rest], deviation| match x - mean {
             _ if deviation == 0.0 => 0.0,
             // The difference overflows, but half of it does not.
             distance if distance.is_infinite() => (0.5 * x - 0.5 * mean) / (0.5 * deviation),
-            distance => distance / deviation,
+            distance => (distance - rest) / deviation,
         });
     }
 
-    /// Replaces every x by value(x, m, σ).
-    fn map(&self, values: &mut DMatrix<T>, value: impl Fn(f64, f64, f64) -> f64) {
+    /// Replaces every x by value(x, \[m, m′\], σ).
+    fn map(&self, values: &mut DMatrix<T>, value: impl Fn(f64, [f64; 2], f64) -> f64) {
         for mut column in values.column_iter_mut() {
-            let rows = self.mean.iter().zip(&self.deviation);
-            for (x, (&mean, &deviation)) in column.iter_mut().zip(rows) {
-                *x = T::of(value(x.as_f64(), mean, deviation));
+            let rows = self.mean.iter().zip(&self.rest).zip(&self.deviation);
+            for (x, ((&mean, &rest), &deviation)) in column.iter_mut().zip(rows) {
+                *x = T::of(value(x.as_f64(), [mean, rest], deviation));
             }
         }
     }
 
-    /// x = m + σ s for every column of `values` (d × n, any n): undoes
+    /// x = m + (σ s + m′) for every column of `values` (d × n, any n): undoes
     /// [`transform`](Self::transform) up to rounding. A row that did not vary gets its mean.
     ///
     /// # Errors
@@ -259,8 +281,8 @@ impl<T: Scalar> Standardizer<T> {
     pub fn inverse_transform(&self, values: &DMatrix<T>) -> Result<DMatrix<T>, Error> {
         self.check_rows(values)?;
         let mut values = values.clone();
-        self.map(&mut values, |s, mean, deviation| {
-            match mean + deviation * s {
+        self.map(&mut values, |s, [mean, rest], deviation| {
+            match mean + (deviation * s + rest) {
                 // The product may overflow although the sum does not.
                 x if x.is_infinite() => 2.0 * (0.5 * mean + 0.5 * deviation * s),
                 x => x,
@@ -282,6 +304,11 @@ impl<T: Scalar> Standardizer<T> {
     /// m, the mean of every row (length d), in `f64` for every T.
     pub fn mean(&self) -> &DVector<f64> {
         &self.mean
+    }
+
+    /// m′, what the mean of every row (length d) has beside m, which is rounded.
+    pub fn mean_rest(&self) -> &DVector<f64> {
+        &self.rest
     }
 
     /// σ, the standard deviation that every row is divided by (length d). It is 0 for a row that

@@ -586,6 +586,34 @@ fn a_large_mean_hides_no_signal() {
     }
 }
 
+/// Rows that vary by little more than rounding have the mean 0 once they are standardised: the mean of
+/// the row is no number of f64, but two.
+#[test]
+fn the_mean_has_more_digits_than_the_values() {
+    for value in [14.62, 1.0, 1.999, -3e200, 1e-250, 1e15] {
+        for n in [2, 3, 7, 50, 3001] {
+            // A deviation of 256 places is above the limit.
+            for spread in [1000, 3000, 100_000] {
+                let places = |i: i32| (i * 7919 + i / 3) % spread - spread / 3;
+                let row = DMatrix::from_fn(1, n, |_, i| match i {
+                    0 => above::<f64>(value, -spread),
+                    1 => above::<f64>(value, spread),
+                    _ => above::<f64>(value, places(i as i32)),
+                });
+                let fitted = Standardizer::fit(&row).unwrap();
+                let found = fitted.transform(&row).unwrap();
+                let what = format!("{value:e}, {n}, {spread}");
+                assert!(fitted.deviation()[0] > 0.0, "{what}");
+                let (mean, square) = (found.mean(), found.norm_squared() / n as f64);
+                assert!(mean.abs() < 1e-14, "{what}: mean {mean}");
+                assert!((square - 1.0).abs() < 1e-12, "{what}: {square}");
+                let back = fitted.inverse_transform(&found).unwrap();
+                assert_eq!(back, row, "{what}");
+            }
+        }
+    }
+}
+
 /// m + σ s fits although σ s does not.
 #[test]
 fn the_ends_of_the_scalar_are_undone_too() {
@@ -613,7 +641,7 @@ fn the_ends_of_the_scalar_are_undone_too() {
     check::<f32>(3.4e38, 1e-6);
 }
 
-/// In bits: s = (x − m)/σ in f64, rounded once.
+/// In bits: s = ((x − m) − m′)/σ in f64, rounded once.
 #[test]
 fn transforms_are_their_formula() {
     fn check<T: Scalar>() {
@@ -625,10 +653,12 @@ fn transforms_are_their_formula() {
             let found = fitted.transform(&values).unwrap();
             let back = fitted.inverse_transform(&found).unwrap();
             for (r, (&m, &sigma)) in fitted.mean().iter().zip(fitted.deviation()).enumerate() {
+                let rest = fitted.mean_rest()[r];
+                assert_eq!(m + rest, m);
                 for i in 0..40 {
                     let (x, s) = (values[(r, i)].as_f64(), found[(r, i)]);
-                    assert_eq!(s, T::of((x - m) / sigma));
-                    assert_eq!(back[(r, i)], T::of(m + sigma * s.as_f64()));
+                    assert_eq!(s, T::of(((x - m) - rest) / sigma));
+                    assert_eq!(back[(r, i)], T::of(m + (sigma * s.as_f64() + rest)));
                 }
             }
         }

@@ -87,7 +87,7 @@ impl<T: Scalar> TryFrom<Parts> for Standardizer<T> {
             check_length("rests of a standardizer", &parts.rest, own.mean.len())?;
             for (&mean, &rest) in own.mean.iter().zip(&parts.rest) {
                 let lost = mean + rest == mean;
-                option("Standardizer::rest", rest, lost, "lost beside the mean")?;
+                crate::check::option("Standardizer::rest", rest, lost, "lost beside the mean")?;
             }
             own.rest = DVector::from_vec(parts.rest);
         }

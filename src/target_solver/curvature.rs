@@ -103,6 +103,20 @@ fn compute<T: Scalar>(
     Ok(())
 }
 
+/// The bound on z_t's diagonal block, t in 1..T, in which layers without a bound count as 0 and losses
+/// as the squared error: what remains is the size of a curvature.
+pub(crate) fn size_of_block<T: Scalar>(layers: Layers<'_, T>, t: usize, work: &mut Vec<T>) -> T {
+    let layer = layers.layer(t);
+    work.resize(layer.scratch(1).bound, T::zero());
+    let jacobian = layer.curvature_bound(layers.layer_parameters(t), work);
+    let loss = |t: usize| {
+        let bound = layers.loss(t).curvature_bound(layers.loss_parameters(t));
+        layers.weight(t) * bound.unwrap_or(T::one())
+    };
+    let above = jacobian.map_or(T::zero(), |jacobian| loss(t) * jacobian);
+    loss(t - 1) + above + layers.target_regularizers()[t - 1].curvature()
+}
+
 /// Bound on λ_max of the whole matrix: the largest sum of a block row (block Gershgorin).
 pub(super) fn whole<T: Scalar>(blocks: &[T], couplings: &[T]) -> T {
     (0..blocks.len()).fold(T::zero(), |top, i| {

@@ -17,7 +17,7 @@ mod trial;
 
 use std::fmt::Debug;
 
-pub(crate) use curvature::Curvature;
+pub(crate) use curvature::{Curvature, size_of_block};
 pub use descent::{Descent, Iterate};
 pub(crate) use gauss_newton::Link;
 pub use gauss_newton::{ConjugateGradients, GaussNewton, LinearSolver};

@@ -256,6 +256,9 @@ impl<T: Scalar> Decoupling<T> {
             _ => problem.gap(),
         };
         let looks = solver.is_some() && visit.is_first_of_epoch();
+        if solver.is_some() {
+            visit.watch_targets(looks);
+        }
         let mut problem = visit.target_problem();
         let start = looks.then(|| (problem.size(), problem.differentiate(Ask::VALUE)));
         let solved = solver
@@ -263,6 +266,10 @@ impl<T: Scalar> Decoupling<T> {
             .transpose()?;
         visit.record_gap_before(before);
         if let Some(report) = solved {
+            let n = visit.columns().len();
+            // Steps that were undone are told of themselves.
+            let tried = report.steps > 0 && report.at_rest < n && report.stuck < n;
+            visit.record_motion(tried);
             visit.record_solve(report);
         }
         let mut evaluated = visit.evaluate()?;

@@ -1,5 +1,6 @@
 //! The joint visit: θ and z step together, from gradients at the same point.
 
+use super::motion::pull;
 use super::per_example::{Moments, check_columns, zeros};
 use super::visit::{Visit, gradient_problem};
 use super::w_step::{self, Fault};
@@ -21,6 +22,10 @@ pub(super) fn start<T: Scalar>(rule: &dyn Optimizer<T>, model: &DecoupledCircuit
 /// What the step of one z_t needs in addition to its moments.
 struct Hidden<T> {
     fault: Option<Fault>,
+    /// Whether z_t has never moved in the phase before; and whether it moves now, and its pull.
+    watched: bool,
+    moved: bool,
+    pull: f64,
     /// The moments of one example, where they are not contiguous.
     example: Vec<T>,
 }
@@ -56,8 +61,14 @@ pub(super) fn visit<T: Scalar>(
     let hidden = visit.circuit.depth() - 1;
     scratch.resize_with(hidden, || Hidden {
         fault: None,
+        watched: true,
+        moved: false,
+        pull: 0.0,
         example: Vec::new(),
     });
+    for (own, state) in scratch.iter_mut().zip(&visit.w_state.layers) {
+        own.watched = !state.target.has_moved();
+    }
     let w = visit.w_step;
     // Gradient clipping needs the norm of all gradients first, and accumulation those of more visits.
     let early = w.rule().is_some() && w.is_layerwise();
@@ -107,6 +118,12 @@ pub(super) fn visit<T: Scalar>(
     for &column in columns {
         steps[column] += 1;
     }
+    for (t, own) in (1..).zip(&*scratch).filter(|(_, own)| own.watched) {
+        match own.moved {
+            true => visit.w_state.layers[t - 1].target.moved = true,
+            false => visit.record_pull(t, own.pull),
+        }
+    }
     let energy = visit.workspace.energy();
     let gaps = visit.steps[..hidden].iter();
     let gap = Squares::all(gaps.map(|own| own.squared_gap)).root();
@@ -153,7 +170,7 @@ impl<T: Scalar> Moves<'_, T> {
         moments: &mut [T],
         own: &mut Hidden<T>,
     ) {
-        own.fault = None;
+        (own.fault, own.moved, own.pull) = (None, false, 0.0);
         let dim = z.len() / self.columns.len();
         let mut moments = Moments {
             slots: self.rule.slots(),
@@ -185,6 +202,11 @@ impl<T: Scalar> Moves<'_, T> {
                 }
             }
             own.fault = own.fault.max(Fault::of(gradient, new));
+            if own.watched {
+                own.moved = own.moved || new != before;
+                let weights = self.weights.get(p * at_once..).unwrap_or(&[]);
+                own.pull = own.pull.max(pull(dim, before, gradient, weights));
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ mod backprop_scheme;
 mod decoupling;
 mod fixed_prediction;
 mod joint;
+mod motion;
 mod observer;
 mod parts;
 mod penalties;

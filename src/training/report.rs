@@ -70,6 +70,13 @@ pub enum Warning {
         /// t.
         layer: usize,
     },
+    /// No Z-step has changed z_t of any example in the phase, although a step of ∂E/∂z_t divided by a
+    /// bound on its curvature would have changed it by more than rounding. It is looked for in the
+    /// Z-steps of [`Decoupling`](crate::training::Decoupling), in the first visit of every epoch.
+    FrozenTargets {
+        /// t.
+        layer: usize,
+    },
     /// θ_t did not change and its gradient was 0, while other layers did learn.
     Unreached {
         /// t.
@@ -136,6 +143,11 @@ impl fmt::Display for Warning {
                 "layer {layer} did not move, although its gradient was not 0: rounding swallows its \
                  step, or its solver finds no step. Is the learning rate too small, did a large one \
                  inflate the weights, or are the data far from unit scale?"
+            ),
+            Self::FrozenTargets { layer } => write!(
+                f,
+                "the targets z_{layer} did not move, although their gradient was not 0: rounding swallows \
+                 their step, or the solver makes none. Is its step size or learning rate too small?"
             ),
             Self::Unreached { layer } => write!(
                 f,

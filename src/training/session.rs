@@ -693,8 +693,8 @@ impl<T: Scalar> Session<T> {
         self.state.epoch += 1;
         self.memory.working.forget_next();
         for own in &mut within.w_step.layers {
-            own.moved_before |= own.moved;
-            (own.moved, own.pulled) = (false, false);
+            own.motion.begin_epoch();
+            own.target.begin_epoch();
         }
         let n = self.memory.visited.len();
         let shuffled = phase.batch_size(n) < n;
@@ -1283,18 +1283,22 @@ fn warnings<T: Scalar>(
     own: &Statistics,
 ) -> Vec<Warning> {
     let mut all = Vec::new();
-    let learns = w_state.layers.iter().any(|own| own.moved || own.pulled);
+    let mut motions = w_state.layers.iter().map(|own| own.motion);
+    let learns = motions.any(|own| own.moved || own.pulled);
     for (layer, own) in w_state.layers.iter().enumerate() {
-        if own.moved || !learns || circuit.parameters(layer).is_empty() {
+        let motion = own.motion;
+        if motion.moved || !learns || circuit.parameters(layer).is_empty() {
             continue;
         }
-        // A layer that has moved may have converged as far as rounding allows.
-        if own.pulled && !own.moved_before {
+        if motion.is_frozen() {
             all.push(Warning::Frozen { layer });
-        } else if !own.pulled && own.steps(w_step) {
+        } else if !motion.pulled && own.steps(w_step) {
             all.push(Warning::Unreached { layer });
         }
     }
+    let targets = (1..).zip(&w_state.layers);
+    let frozen = targets.filter(|(_, below)| below.target.is_frozen());
+    all.extend(frozen.map(|(layer, _)| Warning::FrozenTargets { layer }));
     all.extend(own.undone.then_some(Warning::Undone));
     all.extend(own.raised.then_some(Warning::Raised));
     all

@@ -1,6 +1,7 @@
 //! One visit of a training scheme to one batch.
 
 use super::accumulation::Draft;
+use super::motion::pull;
 use super::per_example::measure;
 use super::w_step::{self, LayerStep, WState, WStep};
 use crate::check::{check_computed, refuse};
@@ -9,7 +10,7 @@ use crate::energy::{Batch, BatchMut, Layers, Problem, Terms, Workspace, check_mu
 use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, Squares};
 use crate::schedule::Schedule;
-use crate::target_solver::{Predictions, SolveReport, TargetProblem};
+use crate::target_solver::{Predictions, SolveReport, TargetProblem, size_of_block};
 
 /// Totals over the visits of an epoch.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -263,6 +264,55 @@ impl<'a, T: Scalar> Visit<'a, T> {
     pub fn record_solve(&mut self, report: SolveReport) {
         self.statistics.undone |= report.stuck > 0 && report.stuck == self.columns.len();
         self.statistics.solved.get_or_insert_default().add(report);
+    }
+
+    /// Before a Z-step, copies the targets that have not moved in the phase yet, and measures what pulls
+    /// them if `pulls`.
+    pub(super) fn watch_targets(&mut self, pulls: bool) {
+        for t in 1..self.circuit.depth() {
+            let mut before = std::mem::take(&mut self.steps[t - 1].target);
+            if self.w_state.layers[t - 1].target.has_moved() {
+                continue;
+            }
+            before.clear();
+            before.extend_from_slice(self.batch.view().z(t));
+            self.steps[t - 1].pull = 0.0;
+            if pulls {
+                let mut problem = self.target_problem();
+                problem.predict();
+                let (dim, weights) = (problem.layers().dims()[t], problem.example_weights());
+                let gradient = problem.target_gradient(t);
+                let pull = pull(dim, &before, gradient, weights.unwrap_or(&[]));
+                self.steps[t - 1].pull = pull;
+            }
+            self.steps[t - 1].target = before;
+        }
+    }
+
+    /// Records which targets the Z-step since [`Visit::watch_targets`] has moved; and, if it has `tried`
+    /// to move all, what pulled the others.
+    pub(super) fn record_motion(&mut self, tried: bool) {
+        for t in 1..self.circuit.depth() {
+            let (motion, step) = (&mut self.w_state.layers[t - 1].target, &self.steps[t - 1]);
+            if !motion.has_moved() {
+                motion.moved = self.batch.view().z(t) != step.target;
+                if !motion.moved && tried {
+                    self.record_pull(t, step.pull);
+                }
+            }
+        }
+    }
+
+    /// Records that the Z-step has not moved z_t, which has this [`pull`].
+    pub(super) fn record_pull(&mut self, t: usize, pull: f64) {
+        if pull == 0.0 {
+            return;
+        }
+        let layers = Layers::new(self.circuit, self.terms).at_penalties(self.penalties);
+        let size = size_of_block(layers, t, &mut self.steps[t - 1].target);
+        // Where Newton steps are this short, targets are at rest up to rounding.
+        let rounding = 64.0 * T::default_epsilon().as_f64();
+        self.w_state.layers[t - 1].target.pulled |= pull > rounding * size.as_f64();
     }
 
     /// Whether no Z-step of this epoch has been recorded yet.

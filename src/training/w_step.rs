@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::accumulation::Draft;
+use super::motion::Motion;
 use super::parts::{Change, Part, PartOptions};
 use crate::check::{at_least_one, not_negative, positive, refuse};
 use crate::circuit::Circuit;
@@ -368,9 +369,8 @@ impl<T: Scalar> WStep<T> {
                 sum: vec![T::zero(); if sums { 2 * count } else { 0 }],
                 solver,
                 frozen,
-                moved: false,
-                moved_before: false,
-                pulled: false,
+                motion: Motion::default(),
+                target: Motion::default(),
             });
         }
         match refused {
@@ -446,12 +446,10 @@ pub(super) struct LayerState<T> {
     pub(super) frozen: bool,
     /// `None` for a layer without a solver.
     solver: Option<State<T>>,
-    /// Whether θ_t changed in this epoch, and whether its gradient in an optimiser's step was not 0 or
-    /// a solver was stuck.
-    pub(super) moved: bool,
-    pub(super) pulled: bool,
-    /// Whether θ_t changed in an earlier epoch of the phase.
-    pub(super) moved_before: bool,
+    /// θ_t is pulled by a gradient in an optimiser's step that is not 0, or by a solver that is stuck.
+    pub(super) motion: Motion,
+    /// That of z_{t+1}, if it is hidden: Z-steps pull it ([`pull`](super::motion::pull)).
+    pub(super) target: Motion,
 }
 
 impl<T: Scalar> LayerState<T> {
@@ -467,12 +465,12 @@ impl<T: Scalar> LayerState<T> {
 
     /// Records whether the gradient is nonzero.
     pub(super) fn feel(&mut self, gradient: &[T]) {
-        self.pulled = self.pulled || gradient.iter().any(|g| !g.is_zero());
+        self.motion.pulled = self.motion.pulled || gradient.iter().any(|g| !g.is_zero());
     }
 
     /// Swaps θ_t and the new θ_t.
     fn commit(&mut self, own: &mut Vec<T>, next: &mut Vec<T>) {
-        self.moved = self.moved || own != next;
+        self.motion.moved = self.motion.moved || own != next;
         std::mem::swap(own, next);
     }
 }
@@ -489,12 +487,17 @@ pub(super) struct LayerStep<T> {
     error: Option<Error>,
     /// Σᵢ ‖z_{t+1}ⁱ − ẑ_{t+1}ⁱ‖² before a joint step, for a hidden layer.
     pub(super) squared_gap: Squares,
+    /// Until z_{t+1} has moved in the phase: it before a Z-step, and its pull there, if it was measured.
+    pub(super) target: Vec<T>,
+    pub(super) pull: f64,
 }
 
 impl<T: Scalar> LayerStep<T> {
     pub(super) fn new() -> Self {
         Self {
             squared_gap: Squares::zero(),
+            target: Vec::new(),
+            pull: 0.0,
             next: Vec::new(),
             sum: Vec::new(),
             fault: None,
@@ -619,7 +622,7 @@ fn solve<T: Scalar>(
                 own.next.clear();
                 own.next.extend_from_slice(problem.parameters);
                 let solved = solver.solve(solver_state, &problem, local, &mut own.next);
-                state.pulled |= solved.as_ref().is_ok_and(|report| report.stuck);
+                state.motion.pulled |= solved.as_ref().is_ok_and(|report| report.stuck);
                 own.error = solved.err();
                 own.fault = (!all_finite(&own.next)).then_some(Fault::Value);
             }

@@ -304,6 +304,7 @@ fn every_type_that_is_read_is_checked() {
         "Statistics",
         "WState",
         "LayerState",
+        "Motion",
         "Squares",
         "Sum",
     ];

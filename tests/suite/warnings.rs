@@ -191,6 +191,133 @@ fn a_frozen_optimiser_is_told() {
     frozen::<f32>(1e-13);
 }
 
+/// Z-steps of a size that vanishes beside z in its scalar.
+fn frozen_targets<T: Scalar>(size: f64) {
+    let [first, second] = [1, 2].map(|layer| Warning::FrozenTargets { layer });
+    let fixed = StepSize::Fixed(size);
+    let synchronous = || SynchronousDescent::new(2, fixed).unwrap();
+    let checked = || {
+        let sweep = ReverseSweep::new(2);
+        sweep.with_step(StepSize::Checked(size)).unwrap()
+    };
+    let unreached = [0, 1].map(|layer| Warning::Unreached { layer });
+    let schemes: [(Decoupling<T>, Vec<Warning>); 6] = [
+        (Decoupling::joint(adam(size)), vec![first, second]),
+        (Decoupling::persistent(synchronous()), vec![first, second]),
+        (Decoupling::persistent(checked()), vec![first, second]),
+        (
+            Decoupling::residual(RedBlack::new(1).with_step(fixed).unwrap()),
+            vec![first, second],
+        ),
+        // At the forward pass only the last targets have a gradient.
+        (
+            Decoupling::refreshed(synchronous()),
+            vec![unreached[0], unreached[1], second],
+        ),
+        // No step is no step that vanishes.
+        (Decoupling::persistent(ReverseSweep::new(0)), vec![]),
+    ];
+    for (scheme, expected) in schemes {
+        let name = format!("{scheme:?}");
+        let mut model = plain::<T>();
+        let init = TargetInit::NoisyForwardPass { std: 0.1, seed: 1 };
+        model.initialize_targets(&init).unwrap();
+        let found = told(&mut model, Phase::new(scheme, adam(1e-4)));
+        assert_eq!(found, expected, "{name}");
+    }
+}
+
+#[test]
+fn frozen_targets_are_told() {
+    frozen_targets::<f64>(1e-22);
+    frozen_targets::<f32>(1e-12);
+}
+
+/// Targets at their minimum up to rounding have nowhere to go; nor have those whose gradient is 0.
+fn resting_targets<T: Scalar>(size: f64) {
+    let mut model = plain::<T>();
+    let to_rest = GaussNewton::direct(60);
+    model.solve_targets(&to_rest, &Selection::All).unwrap();
+    // They end at √ε; sweeps reach the last digits.
+    let sweeps = ReverseSweep::new(2000);
+    model.solve_targets(&sweeps, &Selection::All).unwrap();
+    let mut exact = plain::<T>();
+    let (x, y) = (wave(2, 12, 0.7), exact.predict(&wave(2, 12, 0.7)).unwrap());
+    let ids = exact.examples().to_vec();
+    exact.remove_examples(&ids).unwrap();
+    exact
+        .add_examples(&x, &y, &TargetInit::ForwardPass)
+        .unwrap();
+    let sweep = |size| ReverseSweep::new(1).with_step(size).unwrap();
+    for start in [&model, &exact] {
+        let schemes = [
+            Decoupling::joint(GradientDescent::new(size).unwrap()),
+            Decoupling::persistent(sweep(StepSize::Fixed(size))),
+            Decoupling::persistent(sweep(StepSize::Bounded { margin: 1.0 })),
+        ];
+        for scheme in schemes {
+            let name = format!("{scheme:?}");
+            // θ does not move away from where the targets rest.
+            let phase = Phase::with_w_step(scheme, WStep::none()).unwrap();
+            let report = run(&mut start.clone(), phase);
+            let frozen = |own: &&EpochRecord<T>| {
+                let of_targets = |own: &Warning| matches!(own, Warning::FrozenTargets { .. });
+                own.warnings.iter().any(of_targets)
+            };
+            assert!(!report.history.iter().any(|own| frozen(&own)), "{name}");
+        }
+    }
+}
+
+#[test]
+fn targets_at_rest_are_not_frozen() {
+    resting_targets::<f64>(1e-4);
+    resting_targets::<f32>(1e-4);
+}
+
+/// Moves in its first steps only.
+#[derive(Debug)]
+struct Tires(u64);
+
+impl Optimizer<f64> for Tires {
+    fn slots(&self) -> usize {
+        0
+    }
+
+    fn update(&self, step: Step, values: &mut [f64], gradient: &[f64], _: &mut [f64]) {
+        if step.number <= self.0 {
+            let rate = 1e-3 * step.gradient_factor;
+            values
+                .iter_mut()
+                .zip(gradient)
+                .for_each(|(v, g)| *v -= rate * g);
+        }
+    }
+}
+
+/// Whether targets have moved is part of a run's state, so that a resumed run says the same.
+#[test]
+fn a_resumed_run_remembers_what_moved() {
+    let frozen = |own: &Warning| matches!(own, Warning::FrozenTargets { .. });
+    for (steps, expected) in [(0, 2), (1, 0)] {
+        let scheme = Decoupling::joint(Tires(steps));
+        let phase = Phase::new(scheme, adam(1e-4)).with_epochs(3);
+        let trainer = Trainer::new(phase);
+        let mut model = plain::<f64>();
+        let init = TargetInit::NoisyForwardPass { std: 0.1, seed: 1 };
+        model.initialize_targets(&init).unwrap();
+        let mut session = Session::new(&trainer, model).unwrap();
+        for _ in 0..3 {
+            let record = session.epoch().unwrap().unwrap();
+            let found = record.warnings.iter().filter(|own| frozen(own)).count();
+            assert_eq!(found, expected, "{steps}, epoch {}", record.epoch);
+            let state = session.state().clone();
+            let (model, _) = session.finish();
+            session = Session::resume(&trainer, model, state).unwrap();
+        }
+    }
+}
+
 /// A solver that moves nothing, stuck or not.
 #[derive(Debug)]
 struct Rests {

@@ -80,6 +80,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Page::new("Handwritten digits: five schemes")
             .with_panel(runs.panel(Measure::ComposedLoss, loss)?)
             .with_panel(runs.panel(Measure::Metric, Axis::logarithmic("test error, %"))?)
+            .with_panel(runs.panel(Measure::Gap, Axis::logarithmic("gap"))?)
             .save(path)?;
     }
     Ok(())

@@ -1,10 +1,15 @@
 //! What an axis shows, and how.
 
-/// The name of an axis, with its unit, and its scale.
-#[derive(Debug, Clone, PartialEq, Eq)]
+use crate::error::Error;
+
+use super::scale::{Scale, is_narrow};
+
+/// The name of an axis, with its unit, its scale, and perhaps its limits.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Axis {
     pub(super) name: String,
     pub(super) kind: Kind,
+    limits: Option<[f64; 2]>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,8 +37,60 @@ impl Axis {
         Self::of(name, Kind::Logarithmic)
     }
 
+    /// Shows values from `low` to `high`, and cuts lines and bands off there. Without limits an axis
+    /// shows all values: an accuracy that rises from 10 % to 97 % fills it, and 96 % and 97 % look
+    /// alike.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] unless both are finite, `low` is above 0 on a logarithmic axis, and
+    /// `high` is above `low` by more than rounding.
+    ///
+    /// # Examples
+    /// ```
+    /// use layerwise::plot::Axis;
+    ///
+    /// let axis = Axis::linear("test accuracy, %").with_limits(95.0, 100.0)?;
+    /// assert!(Axis::linear("test accuracy, %").with_limits(100.0, 95.0).is_err());
+    /// # Ok::<(), layerwise::Error>(())
+    /// ```
+    pub fn with_limits(mut self, low: f64, high: f64) -> Result<Self, Error> {
+        let positive = self.kind == Kind::Logarithmic;
+        if !low.is_finite() || positive && low <= 0.0 {
+            return Err(Error::InvalidOption {
+                option: "low of Axis::with_limits",
+                value: low,
+                allowed: if positive {
+                    "finite and above 0"
+                } else {
+                    "finite"
+                }
+                .into(),
+            });
+        }
+        if !high.is_finite() || high <= low || is_narrow(low, high) {
+            return Err(Error::InvalidOption {
+                option: "high of Axis::with_limits",
+                value: high,
+                allowed: format!("finite, and above {low} by more than rounding").into(),
+            });
+        }
+        self.limits = Some([low, high]);
+        Ok(self)
+    }
+
     fn of(name: impl Into<String>, kind: Kind) -> Self {
-        let name = name.into();
-        Self { name, kind }
+        Self {
+            name: name.into(),
+            kind,
+            limits: None,
+        }
+    }
+
+    /// Its scale where the values to be shown have these ends.
+    pub(super) fn scale(&self, ends: [f64; 2]) -> Scale {
+        match self.limits {
+            Some(limits) => Scale::within(self.kind, limits),
+            None => Scale::of(self.kind, ends),
+        }
     }
 }

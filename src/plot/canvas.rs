@@ -5,6 +5,7 @@ use std::fmt;
 use plotters::backend::SVGBackend;
 use plotters::chart::ChartBuilder;
 use plotters::coord::Shift;
+use plotters::coord::ranged1d::Ranged;
 use plotters::drawing::{DrawingArea, IntoDrawingArea};
 use plotters::element::{DashedPathElement, PathElement, Polygon};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -12,6 +13,7 @@ use plotters::style::{BLACK, Color, IntoFont, RGBAColor, RGBColor, ShapeStyle, T
 
 use crate::error::Error;
 
+use super::clip::{self, Place};
 use super::line::Line;
 use super::panel::Panel;
 use super::scale::Scale;
@@ -118,7 +120,7 @@ impl Canvas<'_> {
             .y_label_area_size(units(LABELS.0))
             .margin_right(units(ROOM.0))
             .margin_top(units(ROOM.1))
-            .build_cartesian_2d(x, y.clone())
+            .build_cartesian_2d(x.clone(), y.clone())
             .map_err(failed)?;
         chart
             .configure_mesh()
@@ -132,10 +134,16 @@ impl Canvas<'_> {
             .set_all_tick_mark_size(units(4.0))
             .draw()
             .map_err(failed)?;
-        let pixel = |a: f64, b: f64| {
-            let (a, b) = chart.backend_coord(&(a, y.clamp(b)));
-            (f64::from(a) / UNITS, f64::from(b) / UNITS)
+        let (across, up) = (x.range(), y.range());
+        let [low, high] = [(across.start, up.start), (across.end, up.end)]
+            .map(|corner| chart.backend_coord(&corner));
+        let pixel = |(x, y): Place| {
+            let between = |from: i32, to: i32, share: f64| {
+                (f64::from(from) + share * f64::from(to - from)).round() / UNITS
+            };
+            (between(low.0, high.0, x), between(low.1, high.1, y))
         };
+        let place = |a: f64, b: f64| (x.share(a), y.share(b));
         let outlines = |edges: &mut dyn Iterator<Item = (f64, [f64; 2])>| {
             let finite = |(x, edges): &(f64, [f64; 2])| {
                 x.is_finite() && edges.iter().all(|edge| edge.is_finite())
@@ -145,23 +153,27 @@ impl Canvas<'_> {
                 .split(|edge| !finite(edge))
                 .filter(|part| part.len() > 1);
             let outline = |part: &[(f64, [f64; 2])]| {
-                let low = part.iter().map(|&(x, [low, _])| pixel(x, low));
-                let high = part.iter().rev().map(|&(x, [_, high])| pixel(x, high));
-                low.chain(high).collect()
+                let low = part.iter().map(|&(x, [low, _])| place(x, low));
+                let high = part.iter().rev().map(|&(x, [_, high])| place(x, high));
+                let shown = clip::area(low.chain(high).collect());
+                shown.into_iter().map(pixel).collect()
             };
-            parts.map(outline).collect::<Vec<Vec<Pixel>>>()
+            let outlines = parts.map(outline);
+            outlines
+                .filter(|own: &Vec<Pixel>| !own.is_empty())
+                .collect::<Vec<_>>()
         };
         if let Some(band) = &panel.band {
             let outlines = outlines(&mut band.edges.iter().copied());
             outlines.iter().try_for_each(|own| self.grey(own))?;
         }
-        for (line, style) in panel.lines.iter().zip(&STYLES) {
+        for (style, line) in panel.styled() {
             let outlines = outlines(&mut line.edges());
             let mut outlines = outlines.iter();
-            outlines.try_for_each(|own| self.area(own, style.pale()))?;
+            outlines.try_for_each(|own| self.area(own, STYLES[style].pale()))?;
         }
-        for (number, (line, style)) in panel.lines.iter().zip(&STYLES).enumerate() {
-            self.points(line, style, number, &pixel)?;
+        for (style, line) in panel.styled() {
+            self.points(line, style, &place, &pixel)?;
         }
         Ok(())
     }
@@ -170,27 +182,30 @@ impl Canvas<'_> {
     fn points(
         &self,
         line: &Line,
-        style: &Style,
         number: usize,
-        pixel: &dyn Fn(f64, f64) -> Pixel,
+        place: &dyn Fn(f64, f64) -> Place,
+        pixel: &dyn Fn(Place) -> Pixel,
     ) -> Result<(), Error> {
         let finite = |(x, y): &(f64, f64)| x.is_finite() && y.is_finite();
+        let style = &STYLES[number];
         // Points, and whether they have no neighbour.
-        let mut all: Vec<(Pixel, bool)> = Vec::new();
+        let mut all: Vec<(Place, bool)> = Vec::new();
         for part in line.points.split(|point| !finite(point)) {
-            let part: Vec<Pixel> = part.iter().map(|&(x, y)| pixel(x, y)).collect();
-            if part.len() > 1 {
-                self.line(&part, style)?;
+            let part: Vec<Place> = part.iter().map(|&(x, y)| place(x, y)).collect();
+            for shown in clip::line(&part) {
+                let shown: Vec<Pixel> = shown.into_iter().map(pixel).collect();
+                self.line(&shown, style)?;
             }
             all.extend(part.iter().map(|&at| (at, part.len() == 1)));
         }
+        all.retain(|(at, _)| clip::inside(at));
         // Shifted from line to line, so that markers of close lines are apart.
         let every = all.len().div_ceil(7).max(1);
         let shift = number * every / STYLES.len();
         let chosen = |i: usize| i >= shift && (i - shift).is_multiple_of(every);
         let marked = all.iter().enumerate();
         let mut marked = marked.filter(|&(i, &(_, lone))| lone || chosen(i));
-        marked.try_for_each(|(_, &(at, _))| self.marker(at, style))
+        marked.try_for_each(|(_, &(at, _))| self.marker(pixel(at), style))
     }
 }
 

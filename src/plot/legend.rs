@@ -3,13 +3,15 @@
 use crate::error::Error;
 
 use super::canvas::{Canvas, GAP, SIZE, width};
+use super::line::Line;
 use super::panel::Panel;
 use super::style::STYLES;
 
 /// Names of lines, in the order of [`STYLES`], and of a grey band, in rows.
 #[derive(PartialEq)]
 pub(super) struct Legend<'a> {
-    lines: Vec<(&'a str, bool)>,
+    /// Style, name, and whether the line has a band.
+    lines: Vec<(usize, &'a str, bool)>,
     band: Option<&'a str>,
 }
 
@@ -20,8 +22,9 @@ const KEY: f64 = 44.0;
 
 impl<'a> Legend<'a> {
     pub(super) fn of(panel: &'a Panel) -> Self {
-        let lines = panel.lines.iter();
-        let lines = lines.map(|line| (&line.name[..], !line.deviations.is_empty()));
+        let entry =
+            |(style, line): (usize, &'a Line)| (style, &line.name[..], !line.deviations.is_empty());
+        let lines = panel.styled().map(entry);
         Self {
             lines: lines.collect(),
             band: panel.band.as_ref().map(|band| &band.name[..]),
@@ -30,7 +33,7 @@ impl<'a> Legend<'a> {
 
     /// The width of the widest entry.
     pub(super) fn entry(&self) -> f64 {
-        let names = self.lines.iter().map(|line| line.0).chain(self.band);
+        let names = self.lines.iter().map(|line| line.1).chain(self.band);
         let widest = names.map(|name| width(name, SIZE)).fold(0.0, f64::max);
         KEY + widest + 16.0
     }
@@ -56,8 +59,8 @@ impl<'a> Legend<'a> {
             let x = left + (number / rows) as f64 * self.entry();
             (x, top + GAP + ROW * ((number % rows) as f64 + 0.5))
         };
-        for (number, &(name, band)) in self.lines.iter().enumerate() {
-            let ((x, y), style) = (place(number), &STYLES[number]);
+        for (number, &(style, name, band)) in self.lines.iter().enumerate() {
+            let ((x, y), style) = (place(number), &STYLES[style]);
             if band {
                 canvas.area(&rectangle((x, y)), style.pale())?;
             }

@@ -19,6 +19,7 @@
 
 mod axis;
 mod canvas;
+mod clip;
 mod legend;
 mod line;
 mod measure;

@@ -14,7 +14,8 @@ pub struct Panel {
     pub(super) x: Axis,
     pub(super) y: Axis,
     pub(super) band: Option<Band>,
-    pub(super) lines: Vec<Line>,
+    /// One for each style; `None` where a style is left to another panel.
+    lines: Vec<Option<Line>>,
 }
 
 impl Panel {
@@ -37,8 +38,20 @@ impl Panel {
 
     /// Adds a line.
     pub fn with_line(mut self, line: Line) -> Self {
-        self.lines.push(line);
+        self.lines.push(Some(line));
         self
+    }
+
+    /// Leaves out a line that other panels have: the next one gets the style that it has there.
+    pub(super) fn without_line(mut self) -> Self {
+        self.lines.push(None);
+        self
+    }
+
+    /// Its lines with their styles.
+    pub(super) fn styled(&self) -> impl Iterator<Item = (usize, &Line)> + Clone {
+        let lines = self.lines.iter().enumerate();
+        lines.filter_map(|(style, line)| Some((style, line.as_ref()?)))
     }
 
     /// A grey band behind the lines.
@@ -48,23 +61,23 @@ impl Panel {
     }
 
     pub(super) fn check(&self) -> Result<(), Error> {
-        if !(1..=STYLES.len()).contains(&self.lines.len()) {
+        if self.styled().next().is_none() || self.lines.len() > STYLES.len() {
             return Err(Error::InvalidOption {
                 option: "lines of a panel",
                 value: self.lines.len() as f64,
                 allowed: "from 1 to 6".into(),
             });
         }
-        let mut lines = self.lines.iter();
-        lines.try_for_each(|line| line.check(&self.x, &self.y))?;
+        let mut lines = self.styled();
+        lines.try_for_each(|(_, line)| line.check(&self.x, &self.y))?;
         let mut band = self.band.iter();
         band.try_for_each(|band| band.check(&self.x, &self.y))
     }
 
-    /// The scales of its axes, which show all points of these panels.
+    /// The scales of its axes: within their limits, or of all points of these panels.
     pub(super) fn scales(&self, panels: &[Self]) -> [Scale; 2] {
         let bands = panels.iter().flat_map(|panel| &panel.band);
-        let lines = panels.iter().flat_map(|panel| &panel.lines);
+        let lines = panels.iter().flat_map(Self::styled).map(|(_, line)| line);
         let edges = bands.flat_map(|band| band.edges.iter().copied());
         let edges = edges.chain(lines.clone().flat_map(Line::edges));
         let edges = edges.flat_map(|(x, own)| own.map(|y| (x, y)));
@@ -79,9 +92,6 @@ impl Panel {
                 (*low, *high) = (low.min(value), high.max(value));
             }
         }
-        [
-            Scale::of(self.x.kind, ends[0]),
-            Scale::of(self.y.kind, ends[1]),
-        ]
+        [self.x.scale(ends[0]), self.y.scale(ends[1])]
     }
 }

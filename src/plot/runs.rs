@@ -84,7 +84,9 @@ impl<T: Scalar> Runs<T> {
     }
 
     /// A line for each method: the values of its run, or the mean ± sample sd over its runs at the
-    /// epochs that all of them measured. Where a value is not finite, there is a gap.
+    /// epochs that all of them measured. Where a value is not finite, there is a gap. Methods that
+    /// have no [`Measure::Gap`], such as backprop, are left out of its panel; the others keep their
+    /// colours.
     ///
     /// # Errors
     /// [`Error::Plot`] for a method with an empty history, or without values to show.
@@ -94,7 +96,12 @@ impl<T: Scalar> Runs<T> {
             Along::Steps => Axis::counted("parameter steps"),
             Along::Seconds => Axis::linear("seconds"),
         };
-        let mut lines = Vec::new();
+        let recorded = |run: &Run<T>| run.history.iter().any(|own| measure.of(own).is_some());
+        let any = self
+            .methods
+            .iter()
+            .any(|(_, runs)| runs.iter().any(recorded));
+        let mut panel = Panel::new(x, y.clone());
         for (name, runs) in &self.methods {
             let count = runs.len();
             let refused = |line: String, reason| Error::Plot {
@@ -102,6 +109,12 @@ impl<T: Scalar> Runs<T> {
                 quantity: y.name.clone(),
                 reason,
             };
+            // A method without targets has no gap. Other values may only be missing by mistake.
+            let lacks = |run: &Run<T>| !run.history.is_empty() && !recorded(run);
+            if measure == Measure::Gap && any && runs.iter().all(lacks) {
+                panel = panel.without_line();
+                continue;
+            }
             let mut points = Vec::new();
             for (number, run) in runs.iter().enumerate() {
                 let own = run.points(self.along, measure);
@@ -111,7 +124,7 @@ impl<T: Scalar> Runs<T> {
                 })?);
             }
             if let [only] = &points[..] {
-                lines.push(Line::new(name, only.values().copied()));
+                panel = panel.with_line(Line::new(name, only.values().copied()));
                 continue;
             }
             let (means, deviations): (Vec<_>, Vec<_>) = means(&points).unzip();
@@ -120,9 +133,9 @@ impl<T: Scalar> Runs<T> {
                 return Err(refused(name.clone(), reason));
             }
             let line = Line::new(format!("{name} (mean ± sd, n = {count})"), means);
-            lines.push(line.with_deviations(deviations)?);
+            panel = panel.with_line(line.with_deviations(deviations)?);
         }
-        Ok(lines.into_iter().fold(Panel::new(x, y), Panel::with_line))
+        Ok(panel)
     }
 }
 

@@ -6,10 +6,11 @@ use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, Value
 
 use super::axis::Kind;
 
-/// From the first tick to the last.
+/// Where values are on an axis, and its ticks.
 #[derive(Debug, Clone)]
 pub(super) struct Scale {
     kind: Kind,
+    ends: [f64; 2],
     /// Ascending; those without a label are drawn lighter.
     ticks: Vec<(f64, Option<String>)>,
 }
@@ -18,29 +19,47 @@ impl Scale {
     /// The shortest scale with ticks at or beyond both ends of the values, which are finite and, on a
     /// logarithmic axis, above 0.
     pub(super) fn of(kind: Kind, [low, high]: [f64; 2]) -> Self {
-        let ticks = match kind {
-            Kind::Logarithmic => decades(low.log10(), high.log10()),
-            Kind::Linear => steps(low, high, 0.0),
-            Kind::Counted => steps(low, high, 1.0),
+        let ticks = ticks(kind, low, high);
+        let ends = [ticks[0].0, ticks[ticks.len() - 1].0];
+        Self { kind, ends, ticks }
+    }
+
+    /// The scale from one limit to the other, whether they have ticks or not.
+    pub(super) fn within(kind: Kind, ends: [f64; 2]) -> Self {
+        let empty = Self {
+            kind,
+            ends,
+            ticks: Vec::new(),
         };
-        Self { kind, ticks }
+        let inside = |(at, label): (f64, Option<String>)| {
+            let shown = (0.0..=1.0).contains(&empty.share(at));
+            shown.then(|| (at.clamp(ends[0], ends[1]), label))
+        };
+        let of = |kind| ticks(kind, ends[0], ends[1]).into_iter().filter_map(inside);
+        let mut ticks: Vec<_> = of(kind).collect();
+        // Between two decades there may be no line to label.
+        if kind == Kind::Logarithmic && ticks.iter().filter(|tick| tick.1.is_some()).count() < 2 {
+            ticks = of(Kind::Linear).collect();
+        }
+        Self { ticks, ..empty }
     }
 
-    /// The nearest value that the scale shows.
-    pub(super) fn clamp(&self, value: f64) -> f64 {
-        let Range { start, end } = self.range();
-        value.clamp(start, end)
-    }
-
-    /// The position of a value, 0 at the first tick and 1 at the last.
-    fn share(&self, value: f64) -> f64 {
+    /// The place of a value, 0 and 1 at the ends of the axis. On a logarithmic axis a value that is
+    /// not above 0 is at the lower end: there its band is cut off.
+    pub(super) fn share(&self, value: f64) -> f64 {
         // Halves, as a difference of finite numbers can overflow.
         let place = |value: f64| match self.kind {
+            Kind::Logarithmic if value <= 0.0 => self.ends[0].log10(),
             Kind::Logarithmic => value.log10(),
             _ => value / 2.0,
         };
-        let Range { start, end } = self.range();
-        (place(value) - place(start)) / (place(end) - place(start))
+        let [start, end] = self.ends.map(place);
+        let share = (place(value) - start) / (end - start);
+        match (-ROUNDING..=1.0 + ROUNDING).contains(&share) {
+            true => share.clamp(0.0, 1.0),
+            // Far outside, where the exact place does not matter, it stays finite.
+            false => share.clamp(-1e12, 1e12),
+        }
     }
 }
 
@@ -62,7 +81,7 @@ impl Ranged for Scale {
     }
 
     fn range(&self) -> Range<f64> {
-        self.ticks[0].0..self.ticks[self.ticks.len() - 1].0
+        self.ends[0]..self.ends[1]
     }
 }
 
@@ -73,14 +92,28 @@ impl ValueFormatter<f64> for Scale {
     }
 }
 
-/// A value may be this far, of a step or a decade, beyond the last tick.
+/// A value may be this far, of a step, a decade or the axis, beyond the last tick.
 const ROUNDING: f64 = 1e-9;
+
+/// Ticks at or beyond both ends of the values.
+fn ticks(kind: Kind, low: f64, high: f64) -> Vec<(f64, Option<String>)> {
+    match kind {
+        Kind::Logarithmic => decades(low.log10(), high.log10()),
+        Kind::Linear => steps(low, high, 0.0),
+        Kind::Counted => steps(low, high, 1.0),
+    }
+}
+
+/// Whether rounding would swallow steps between these values.
+pub(super) fn is_narrow(low: f64, high: f64) -> bool {
+    high / 2.0 - low / 2.0 <= 1e-9 * low.abs().max(high.abs())
+}
 
 /// Multiples of 1, 2 or 5 times a power of ten that is at least `least`.
 fn steps(low: f64, high: f64, least: f64) -> Vec<(f64, Option<String>)> {
-    // A range that rounding would swallow is widened.
+    // A narrow range is widened.
     let size = low.abs().max(high.abs());
-    let (low, high) = match high / 2.0 - low / 2.0 <= 1e-9 * size {
+    let (low, high) = match is_narrow(low, high) {
         true if size < 1e-280 => (-1.0, 1.0),
         true => (low - size / 2.0, high + size / 2.0),
         false => (low, high),

@@ -539,6 +539,242 @@ fn a_band_is_cut_off_by_a_logarithmic_axis() {
     assert!(close(band[0][1], bottom.1) && close(band[1][1], top[1]));
 }
 
+/// The lower left and the upper right corner of the lines' area: its axes and grid are long lines.
+fn corners(picture: &Picture) -> [[f64; 2]; 2] {
+    let grid = picture
+        .0
+        .iter()
+        .filter(|element| element.name == "polyline" && element.get("stroke-width") == "4");
+    let long = |line: &Vec<[f64; 2]>| (0..2).any(|i| (line[0][i] - line[1][i]).abs() > 100.0);
+    let points: Vec<[f64; 2]> = grid.map(Element::points).filter(long).flatten().collect();
+    let ends = |i: usize| {
+        let all = points.iter().map(|point| point[i]);
+        all.fold((f64::MAX, f64::MIN), |(a, b), own| (a.min(own), b.max(own)))
+    };
+    let ((left, right), (top, bottom)) = (ends(0), ends(1));
+    [[left, bottom], [right, top]]
+}
+
+#[test]
+fn limits_cut_lines_off() {
+    let near = |a: [f64; 2], b: [f64; 2]| close(a[0], b[0]) && close(a[1], b[1]);
+    // From below the limits to above them, outside, and back: by hand it is inside from x = 1.25 to
+    // 1.75, and from 4.5 to 5.
+    let points = [(0.0, 0.0), (1.0, 0.0), (2.0, 4.0), (4.0, 4.0), (5.0, 2.0)];
+    let panel = |line: Line| {
+        let y = linear("y").with_limits(1.0, 3.0).unwrap();
+        Panel::new(linear("x"), y).with_line(line)
+    };
+    let picture = Picture::of(&Page::new("").with_panel(panel(Line::new("line", points))));
+    let labels: Vec<&str> = picture.ticks(1).iter().map(|tick| tick.0).collect();
+    assert_eq!(labels, ["1.0", "1.5", "2.0", "2.5", "3.0"]);
+    let at = |x: f64, y: f64| [picture.place(0, x), picture.place(1, y)];
+    let parts = picture.line(0);
+    let expected = [
+        vec![at(1.25, 1.0), at(1.75, 3.0)],
+        vec![at(4.5, 3.0), at(5.0, 2.0)],
+    ];
+    assert_eq!(parts.len(), 2, "{parts:?}");
+    for (part, expected) in parts.iter().zip(&expected) {
+        assert_eq!(part.len(), 2);
+        let all = part.iter().zip(expected).all(|(a, b)| near(*a, *b));
+        assert!(all, "{part:?}, not {expected:?}");
+    }
+    // The one point inside has the only marker.
+    assert_eq!(picture.areas(0, true).len(), 1);
+
+    // A band is cut along its slopes: a triangle without its tip.
+    let line = Line::new("line", [(0.0, 2.0), (4.0, 2.0)]);
+    let line = line.with_deviations(vec![0.0, 2.0]).unwrap();
+    let picture = Picture::of(&Page::new("").with_panel(panel(line)));
+    let at = |x: f64, y: f64| [picture.place(0, x), picture.place(1, y)];
+    let [band] = &picture.areas(0, false)[..] else {
+        panic!("one band")
+    };
+    let expected = [
+        at(0.0, 2.0),
+        at(2.0, 1.0),
+        at(4.0, 1.0),
+        at(4.0, 3.0),
+        at(2.0, 3.0),
+    ];
+    for corner in expected {
+        assert!(
+            band.iter().any(|own| near(*own, corner)),
+            "{band:?}, {corner:?}"
+        );
+    }
+    for own in band {
+        assert!(
+            expected.iter().any(|corner| near(*own, *corner)),
+            "{band:?}, {own:?}"
+        );
+    }
+}
+
+#[test]
+fn limits_are_the_ends_of_an_axis() {
+    for (axis, labels, ends) in [
+        (
+            linear("y").with_limits(0.95, 1.0),
+            &["0.95", "0.96", "0.97", "0.98", "0.99", "1.00"][..],
+            true,
+        ),
+        // Between ticks the axis just ends.
+        (
+            linear("y").with_limits(0.17, 0.83),
+            &["0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8"],
+            false,
+        ),
+        (
+            Axis::counted("y").with_limits(0.5, 3.5),
+            &["1", "2", "3"],
+            false,
+        ),
+        (Axis::counted("y").with_limits(0.2, 0.8), &[], false),
+        (
+            Axis::logarithmic("y").with_limits(1e-3, 10.0),
+            &["0.001", "0.01", "0.1", "1", "10"],
+            true,
+        ),
+        (
+            Axis::logarithmic("y").with_limits(0.91, 0.99),
+            &[
+                "0.91", "0.92", "0.93", "0.94", "0.95", "0.96", "0.97", "0.98", "0.99",
+            ],
+            true,
+        ),
+    ] {
+        let line = Line::new("line", [(0.0, 0.5), (1.0, 2.0)]);
+        let panel = Panel::new(linear("x"), axis.unwrap()).with_line(line);
+        let picture = Picture::of(&Page::new("").with_panel(panel));
+        let ticks = picture.ticks(1);
+        let found: Vec<&str> = ticks.iter().map(|tick| tick.0).collect();
+        assert_eq!(found, labels);
+        let [low, high] = corners(&picture).map(|corner| corner[1]);
+        if let [first, .., last] = ticks[..] {
+            assert_eq!(
+                close(first.1, low) && close(last.1, high),
+                ends,
+                "{ticks:?}"
+            );
+        }
+    }
+    // They hold among shared scales too, and of the other axis all is shown.
+    let line = || Line::new("line", [(0.0, 0.0), (1.0, 50.0)]);
+    let limited = Panel::new(linear("x"), linear("y").with_limits(0.0, 2.0).unwrap());
+    let page = Page::new("")
+        .with_panel(limited.with_line(line()))
+        .with_panel(Panel::new(linear("x"), linear("y")).with_line(line()))
+        .with_shared_scales();
+    let labels = Picture::of(&page);
+    let labels: Vec<&str> = labels.ticks(1).iter().map(|tick| tick.0).collect();
+    assert!(
+        labels.contains(&"1.5") && labels.contains(&"50"),
+        "{labels:?}"
+    );
+}
+
+#[test]
+fn limits_far_from_the_values_draw_nothing_outside() {
+    let values = [f64::MIN, -1.0, 0.0, 5e-324, 1.0, 2.0, 1e300, f64::MAX];
+    for a in values {
+        for b in values {
+            let line = Line::new("line", [(a, a), (b, b), (a, b)]);
+            let line = line.with_deviations(vec![1.0, 1e300, 0.0]).unwrap();
+            for x in [linear("x"), linear("x").with_limits(0.5, 1.5).unwrap()] {
+                let y = linear("y").with_limits(1.0, 1.1).unwrap();
+                let panel = Panel::new(x, y).with_line(line.clone());
+                let picture = Picture::of(&Page::new("").with_panel(panel));
+                let [low, high] = corners(&picture);
+                for point in [picture.line(0), picture.areas(0, false)].concat().concat() {
+                    let inside = |i: usize| {
+                        let (least, most) = (low[i].min(high[i]), low[i].max(high[i]));
+                        (least - 0.25..=most + 0.25).contains(&point[i])
+                    };
+                    assert!(inside(0) && inside(1), "{a} {b}: {point:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn bad_limits_are_refused() {
+    let logarithmic = || Axis::logarithmic("y");
+    for (limited, end, value) in [
+        (linear("y").with_limits(f64::NAN, 1.0), "low", f64::NAN),
+        (
+            linear("y").with_limits(f64::NEG_INFINITY, 1.0),
+            "low",
+            f64::NEG_INFINITY,
+        ),
+        (
+            linear("y").with_limits(0.0, f64::INFINITY),
+            "high",
+            f64::INFINITY,
+        ),
+        (linear("y").with_limits(0.0, f64::NAN), "high", f64::NAN),
+        (linear("y").with_limits(1.0, 1.0), "high", 1.0),
+        (linear("y").with_limits(1.0, 0.5), "high", 0.5),
+        (
+            linear("y").with_limits(1.0, 1.0 + 1e-12),
+            "high",
+            1.0 + 1e-12,
+        ),
+        (linear("y").with_limits(0.0, 5e-324), "high", 5e-324),
+        (logarithmic().with_limits(0.0, 1.0), "low", 0.0),
+        (logarithmic().with_limits(-1.0, 1.0), "low", -1.0),
+        (logarithmic().with_limits(2.0, 1.0), "high", 1.0),
+    ] {
+        let Err(Error::InvalidOption {
+            option,
+            value: found,
+            ..
+        }) = limited
+        else {
+            panic!("{end} {value}")
+        };
+        assert_eq!(option, format!("{end} of Axis::with_limits"));
+        assert_eq!(found.to_bits(), value.to_bits());
+    }
+    assert!(linear("y").with_limits(f64::MIN, f64::MAX).is_ok());
+}
+
+#[test]
+fn a_method_without_a_gap_is_left_out_of_its_panel() {
+    let runs = (0..2).fold(Runs::new(), |runs, seed| {
+        runs.with_run("backprop", &history::<f64>(seed, 5, false))
+            .with_run("decoupled", &history(seed, 5, true))
+    });
+    let gap = runs.panel(Measure::Gap, linear("gap")).unwrap();
+    let picture = Picture::of(&Page::new("").with_panel(gap.clone()));
+    assert!(picture.texts().contains(&"decoupled (mean ± sd, n = 2)"));
+    assert!(!picture.texts().contains(&"backprop (mean ± sd, n = 2)"));
+    assert!(picture.line(0).is_empty());
+    // In the colour that it has beside backprop.
+    assert!(!picture.line(1).is_empty());
+    // Each panel has the legend of its lines then.
+    let both = Page::new("")
+        .with_panel(loss(&runs).unwrap())
+        .with_panel(gap);
+    let picture = Picture::of(&both);
+    for (name, count) in [("backprop", 1), ("decoupled", 2)] {
+        let texts = picture.texts();
+        let own = texts.iter().filter(|text| text.starts_with(name));
+        assert_eq!(own.count(), count, "{name}");
+    }
+    // One run of a method that lacks what the others have is no method without a gap.
+    let mixed = Runs::new()
+        .with_run("own", &history::<f64>(0, 5, true))
+        .with_run("own", &history(0, 5, false));
+    let refused = mixed.panel(Measure::Gap, linear("gap")).unwrap_err();
+    assert!(
+        refused.to_string().contains("own (run 2 of 2)"),
+        "{refused}"
+    );
+}
+
 #[test]
 fn what_cannot_be_drawn_is_named() {
     fn plot<A: Debug>(refused: Result<A, Error>) -> (String, String, Unplottable) {

@@ -3,6 +3,7 @@
 //! `cargo run --release --example digits -- --help` lists the options.
 
 mod data;
+mod resumed;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,7 +20,7 @@ use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::optimizer::{Adam, GradientDescent};
 use layerwise::schedule::Schedule;
 use layerwise::target_solver::{ReverseSweep, StepSize};
-use layerwise::training::{Backprop, Decoupling, Event, Phase, Session, Trainer};
+use layerwise::training::{Backprop, Decoupling, Event, Phase, Trainer};
 use layerwise::{Circuit, DecoupledCircuit, Error};
 use serde::Serialize;
 
@@ -203,7 +204,13 @@ fn run(
     let bar = ProgressBar::no_length()
         .with_style(style.expect("the template is valid"))
         .with_prefix(scheme.to_string());
-    let mut session = begin(&trainer, model, options, &format!("{scheme}-{seed}"))?;
+    let mut session = resumed::session(
+        &trainer,
+        model,
+        options.resume.as_deref(),
+        &format!("{scheme}-{seed}"),
+        50,
+    )?;
     while let Some(event) = session.advance()? {
         if let Event::Epoch(record) = event {
             bar.set_position(record.epoch);
@@ -252,40 +259,6 @@ fn run(
         seconds: report.seconds,
         diagnosis,
     })
-}
-
-/// A new session, or the one that was left in the folder of checkpoints.
-#[cfg(feature = "storage")]
-fn begin(
-    trainer: &Trainer<f32>,
-    model: DecoupledCircuit<f32>,
-    options: &Options,
-    name: &str,
-) -> Result<Session<f32>, Box<dyn std::error::Error>> {
-    let Some(folder) = &options.resume else {
-        return Ok(Session::new(trainer, model)?);
-    };
-    std::fs::create_dir_all(folder)?;
-    let path = folder.join(name).with_extension("safetensors");
-    let mut session = match path.exists() {
-        true => Session::reopen(trainer, model, &path)?,
-        false => Session::new(trainer, model)?,
-    };
-    session.checkpoint_every(50, path)?;
-    Ok(session)
-}
-
-#[cfg(not(feature = "storage"))]
-fn begin(
-    trainer: &Trainer<f32>,
-    model: DecoupledCircuit<f32>,
-    options: &Options,
-    _: &str,
-) -> Result<Session<f32>, Box<dyn std::error::Error>> {
-    match options.resume {
-        None => Ok(Session::new(trainer, model)?),
-        Some(_) => Err("--resume needs the feature `storage`".into()),
-    }
 }
 
 fn cosine(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {

@@ -4,6 +4,8 @@
 //! `cargo run --release --example mnist -- --data DIR`; `--help` lists the options.
 
 mod ideas;
+#[path = "../digits/resumed.rs"]
+mod resumed;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -15,12 +17,12 @@ use layerwise::data::{Dataset, Idx, Standardizer, TargetEncoding, metrics};
 use layerwise::decoupled::TargetInit;
 use layerwise::energy::Energy;
 use layerwise::layer::{Activation, Dense};
-use layerwise::loss::SoftmaxCrossEntropy;
+use layerwise::loss::{LabelSmoothing, SoftmaxCrossEntropy};
 use layerwise::nalgebra::DMatrix;
-use layerwise::optimizer::Adam;
+use layerwise::optimizer::{Adam, AdamW};
 use layerwise::schedule::Schedule;
 use layerwise::target_solver::{ReverseSweep, StepSize};
-use layerwise::training::{Backprop, Decoupling, Phase, Session, Targets, Trainer, ZStep};
+use layerwise::training::{Backprop, Decoupling, Phase, Targets, Trainer, ZStep};
 use layerwise::{Circuit, DecoupledCircuit, Error};
 use serde::Serialize;
 
@@ -57,7 +59,7 @@ struct Options {
     #[arg(long, default_value_t = 1.0)]
     margin: f64,
     /// Number of epochs.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 10)]
     epochs: u64,
     /// Examples per batch.
     #[arg(long, default_value_t = 128)]
@@ -68,9 +70,19 @@ struct Options {
     /// Learning rate of Adam.
     #[arg(long, default_value_t = 1e-3)]
     rate: f64,
-    /// Learning rate at the end, as a fraction of `--rate`; falls along a cosine.
-    #[arg(long, default_value_t = 1.0)]
+    /// Learning rate at the end, as a fraction of `--rate`; falls along a cosine, from visit to visit.
+    #[arg(long, default_value_t = 0.0)]
     rate_end: f64,
+    /// Weight decay, decoupled from the gradient (AdamW).
+    #[arg(long, default_value_t = 0.0)]
+    weight_decay: f64,
+    /// Share of the uniform distribution in the targets of the output loss.
+    #[arg(long, default_value_t = 0.1)]
+    label_smoothing: f64,
+    /// Factor of the centred pixels. The default is 1/0.3081, one over the standard deviation of all
+    /// of MNIST's pixels.
+    #[arg(long, default_value_t = 1.0 / 0.3081)]
+    scale: f64,
     /// Hold out this many training images, from the end of the file, and measure accuracy on them instead of on the
     /// test images: options are to be chosen by them.
     #[arg(long, value_name = "IMAGES", default_value_t = 0)]
@@ -114,7 +126,7 @@ impl SchemeName {
     ];
 
     fn phase(self, options: &Options) -> Result<Phase<f32>, Error> {
-        let rule = Adam::new(options.rate)?;
+        let rule = AdamW::new(Adam::new(options.rate)?).with_weight_decay(options.weight_decay)?;
         let step = StepSize::Bounded {
             margin: options.margin,
         };
@@ -212,7 +224,8 @@ fn run(
     let circuit = builder
         .layer(Dense::new(input, CLASSES, Activation::Identity)?)
         .build()?;
-    let mut model = DecoupledCircuit::new(circuit, Energy::new(SoftmaxCrossEntropy))?;
+    let loss = LabelSmoothing::new(SoftmaxCrossEntropy, options.label_smoothing)?;
+    let mut model = DecoupledCircuit::new(circuit, Energy::new(loss))?;
     model.add_examples(&train.pixels, &train.classes, &TargetInit::ForwardPass)?;
     let trainer = Trainer::new(scheme.phase(options)?)
         .with_seed(seed)
@@ -220,7 +233,13 @@ fn run(
         // After every epoch; nothing is chosen by them here.
         .with_validation(test.pixels.clone(), test.classes.clone())
         .with_metric(|classes, outputs| metrics::accuracy(classes, outputs));
-    let mut session = begin(&trainer, model, options, &format!("{scheme}-{seed}"))?;
+    let mut session = resumed::session(
+        &trainer,
+        model,
+        options.resume.as_deref(),
+        &format!("{scheme}-{seed}"),
+        100,
+    )?;
     let report = session.run()?;
     Ok(Row {
         scheme,
@@ -240,40 +259,6 @@ fn run(
     })
 }
 
-/// A new session, or the one that was left in the folder of checkpoints.
-#[cfg(feature = "storage")]
-fn begin(
-    trainer: &Trainer<f32>,
-    model: DecoupledCircuit<f32>,
-    options: &Options,
-    name: &str,
-) -> Result<Session<f32>, Box<dyn std::error::Error>> {
-    let Some(folder) = &options.resume else {
-        return Ok(Session::new(trainer, model)?);
-    };
-    std::fs::create_dir_all(folder)?;
-    let path = folder.join(name).with_extension("safetensors");
-    let mut session = match path.exists() {
-        true => Session::reopen(trainer, model, &path)?,
-        false => Session::new(trainer, model)?,
-    };
-    session.checkpoint_every(100, path)?;
-    Ok(session)
-}
-
-#[cfg(not(feature = "storage"))]
-fn begin(
-    trainer: &Trainer<f32>,
-    model: DecoupledCircuit<f32>,
-    options: &Options,
-    _: &str,
-) -> Result<Session<f32>, Box<dyn std::error::Error>> {
-    match options.resume {
-        None => Ok(Session::new(trainer, model)?),
-        Some(_) => Err("--resume needs the feature `storage`".into()),
-    }
-}
-
 fn compare(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let mut train = Images::read(&options.data, "train", options.limit)?;
     let mut test = match options.validation {
@@ -290,6 +275,8 @@ fn compare(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let centre = Standardizer::fit_mean_only(&train.pixels)?;
     train.pixels = centre.transform(&train.pixels)?;
     test.pixels = centre.transform(&test.pixels)?;
+    train.pixels *= options.scale as f32;
+    test.pixels *= options.scale as f32;
     for &seed in &options.seeds {
         for &scheme in &options.scheme {
             let row = run(scheme, seed, options, (&train, &test))?;

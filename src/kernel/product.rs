@@ -11,7 +11,7 @@
 use std::ops::Range;
 
 use super::tile::{Left, Right, Strided, Tile, width};
-use super::vectors::{Plain, Vectors};
+use super::vectors::Vectors;
 use super::{Matrix, Write, pair_plus, vectorise};
 use crate::kernel::Scalar;
 
@@ -205,7 +205,7 @@ pub(crate) struct Product<'a, T> {
 impl<'a, T: Element> Product<'a, T> {
     fn new(out: &'a mut [T], add: bool, a: Matrix<'a, T>, b: Matrix<'a, T>) -> Self {
         Self {
-            copies_left: copies_left(&a, b.columns()),
+            copies_left: b.transposed || copies_left(&a, b.columns()),
             copies_right: copies_right(&b, a.rows()),
             out,
             add,
@@ -472,7 +472,6 @@ fn copy_right<K: Vectors>(
                 8 => copy_columns::<_, 8>(to, from, j),
                 6 => copy_columns::<_, 6>(to, from, j),
                 4 => copy_columns::<_, 4>(to, from, j),
-                2 => copy_columns::<_, 2>(to, from, j),
                 _ => copy_columns::<_, 1>(to, from, j),
             }
             j += width;
@@ -502,25 +501,37 @@ pub(crate) trait Element: Scalar {
 macro_rules! element {
     ($number:ty, $wide:ident) => {
         impl Element for $number {
+            #[cfg(feature = "fast-kernels")]
             fn run(product: Product<'_, Self>, left: &mut [Self], right: &mut [Self]) {
-                #[cfg(feature = "fast-kernels")]
-                if !matches!(pulp::Arch::new(), pulp::Arch::Scalar) {
-                    struct Dispatched<'a>(
-                        Product<'a, $number>,
-                        &'a mut [$number],
-                        &'a mut [$number],
-                    );
-                    impl pulp::WithSimd for Dispatched<'_> {
-                        type Output = ();
-                        #[inline(always)]
-                        fn with_simd<S: pulp::Simd>(self, simd: S) {
-                            let Self(product, left, right) = self;
+                struct Dispatched<'a>(Product<'a, $number>, &'a mut [$number], &'a mut [$number]);
+
+                impl pulp::WithSimd for Dispatched<'_> {
+                    type Output = ();
+
+                    #[inline(always)]
+                    fn with_simd<S: pulp::Simd>(self, simd: S) {
+                        let Self(product, left, right) = self;
+                        if S::IS_SCALAR {
+                            // Without wide registers, copies save nothing.
+                            let Product { out, add, a, b, .. } = product;
+                            let out = if add {
+                                Write::Add(out)
+                            } else {
+                                Write::Set(out)
+                            };
+                            by_loops(out, a, b);
+                        } else {
                             product.run(super::vectors::$wide::new(simd), left, right);
                         }
                     }
-                    return pulp::Arch::new().dispatch(Dispatched(product, left, right));
                 }
-                product.run(Plain::new(), left, right);
+
+                pulp::Arch::new().dispatch(Dispatched(product, left, right));
+            }
+
+            #[cfg(not(feature = "fast-kernels"))]
+            fn run(product: Product<'_, Self>, left: &mut [Self], right: &mut [Self]) {
+                product.run(super::vectors::Plain::new(), left, right);
             }
         }
     };

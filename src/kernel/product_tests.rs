@@ -1,7 +1,6 @@
 //! The vectors that this processor does not choose are right, too.
 
 use super::*;
-use crate::kernel::vectors::Plain;
 
 /// Numbers whose products and sums are exact in both types: small integers.
 fn integers<T: Scalar>(count: usize, seed: usize) -> Vec<T> {
@@ -55,8 +54,11 @@ fn are_exact<T: Element>(run: impl Fn(Product<'_, T>, &mut [T], &mut [T])) {
     }
 }
 
+#[cfg(not(feature = "fast-kernels"))]
 #[test]
 fn plain_vectors_are_exact() {
+    use crate::kernel::vectors::Plain;
+
     are_exact::<f32>(|product, left, right| product.run(Plain::new(), left, right));
     are_exact::<f64>(|product, left, right| product.run(Plain::new(), left, right));
 }

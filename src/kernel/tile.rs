@@ -150,7 +150,7 @@ impl<T: Copy, const W: usize> Factors<T> for ByColumns<'_, T, W> {
 /// A tile of so many columns, with its sums named one by one: sums in an array that a loop indexes
 /// would go through memory.
 macro_rules! width {
-    ($name:ident, $sums:ident, $width:literal; $($sum:ident $j:literal),*) => {
+    ($name:ident, $inlined:ident, $sums:ident, $width:literal; $($sum:ident $j:literal),*) => {
         impl<'a, K: Vectors> Tile<'a, K> {
             #[inline(always)]
             fn $sums<const V: usize>(
@@ -173,8 +173,15 @@ macro_rules! width {
                 $(self.put(&$sum, &mut out[$j * self.stride..][..self.rows]);)*
             }
 
-            #[inline(always)]
             fn $name<const V: usize>(&self, right: Right<'a, K::Number>, out: &mut [K::Number]) {
+                self.vectors.apart(
+                    #[inline(always)]
+                    || self.$inlined::<V>(right, out),
+                );
+            }
+
+            #[inline(always)]
+            fn $inlined<const V: usize>(&self, right: Right<'a, K::Number>, out: &mut [K::Number]) {
                 let terms = self.terms;
                 // Macros, since closures might not be inlined: the lengths would be forgotten.
                 macro_rules! columns {
@@ -197,14 +204,11 @@ macro_rules! width {
                     (Left::Copied(left), Right::ByTerms(right)) => {
                         self.$sums::<V>(arrays!(K::view(left), V), ByTerms::<_, $width>(right), out);
                     }
-                    (Left::InPlace(left), Right::Copied(right)) => {
-                        self.$sums::<V>(InPlace::<K>(left), arrays!(right, $width), out);
-                    }
                     (Left::InPlace(left), Right::ByColumns { numbers, step }) => {
                         self.$sums::<V>(InPlace::<K>(left), columns!(numbers, step), out);
                     }
-                    (Left::InPlace(left), Right::ByTerms(right)) => {
-                        self.$sums::<V>(InPlace::<K>(left), ByTerms::<_, $width>(right), out);
+                    (Left::InPlace(_), _) => {
+                        unreachable!("the left factor stays in place only beside columns");
                     }
                 }
             }
@@ -212,19 +216,22 @@ macro_rules! width {
     };
 }
 
-width!(write_8, sums_8, 8; s0 0, s1 1, s2 2, s3 3, s4 4, s5 5, s6 6, s7 7);
-width!(write_6, sums_6, 6; s0 0, s1 1, s2 2, s3 3, s4 4, s5 5);
-width!(write_4, sums_4, 4; s0 0, s1 1, s2 2, s3 3);
-width!(write_2, sums_2, 2; s0 0, s1 1);
-width!(write_1, sums_1, 1; s0 0);
+width!(write_8, inlined_8, sums_8, 8; s0 0, s1 1, s2 2, s3 3, s4 4, s5 5, s6 6, s7 7);
+width!(write_6, inlined_6, sums_6, 6; s0 0, s1 1, s2 2, s3 3, s4 4, s5 5);
+width!(write_4, inlined_4, sums_4, 4; s0 0, s1 1, s2 2, s3 3);
+width!(write_1, inlined_1, sums_1, 1; s0 0);
 
-/// The columns of the next tile, if so many are left and tiles have at most so many.
+/// A function that writes a tile.
+type Write<'a, K> =
+    fn(&Tile<'a, K>, Right<'a, <K as Vectors>::Number>, &mut [<K as Vectors>::Number]);
+
+/// The columns of the next tile, if so many are left and tiles have at most so many. Tiles of six columns
+/// have three or four vectors of rows: panels differ by at most one ([`Vectors::columns`]).
 #[inline(always)]
 pub(super) fn width(left: usize, most: usize) -> usize {
     match left {
         _ if left >= most => most,
         4.. => 4,
-        2.. => 2,
         _ => 1,
     }
 }
@@ -240,25 +247,26 @@ impl<'a, K: Vectors> Tile<'a, K> {
                 }
             }
         }
-        macro_rules! rows {
-            ($write:ident) => {
-                match self.rows.div_ceil(K::LANES) {
-                    1 => self.$write::<1>(right, out),
-                    2 => self.$write::<2>(right, out),
-                    3 => self.$write::<3>(right, out),
-                    // Told apart at compile time, so that no code is made that is never run.
-                    _ if K::MOST_VECTORS == 4 => self.$write::<4>(right, out),
-                    _ => {}
-                }
-            };
-        }
-        match width {
-            8 => rows!(write_8),
-            6 => rows!(write_6),
-            4 => rows!(write_4),
-            2 => rows!(write_2),
-            _ => rows!(write_1),
-        }
+        // Called by pointer: all of them inlined into one function would take minutes to compile. What a
+        // processor has no registers for is told apart at compile time, so that no code is made for it.
+        let four = K::MOST_VECTORS == 4;
+        let write: Write<'a, K> = match (width, self.rows.div_ceil(K::LANES)) {
+            (8, 1) if four => Self::write_8::<1>,
+            (8, 2) if four => Self::write_8::<2>,
+            (8, _) if four => Self::write_8::<3>,
+            (6, 3) if four => Self::write_6::<3>,
+            (6, _) if four => Self::write_6::<4>,
+            (4, 1) => Self::write_4::<1>,
+            (4, 2) => Self::write_4::<2>,
+            (4, 3) => Self::write_4::<3>,
+            (4, _) if four => Self::write_4::<4>,
+            (_, 1) => Self::write_1::<1>,
+            (_, 2) => Self::write_1::<2>,
+            (_, 3) => Self::write_1::<3>,
+            _ if four => Self::write_1::<4>,
+            _ => unreachable!("a tile has at most {} vectors of rows", K::MOST_VECTORS),
+        };
+        write(self, right, out);
     }
 
     /// Writes the sums of one column. In a column of whole vectors every sum has a place of its own, so

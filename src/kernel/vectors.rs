@@ -1,7 +1,5 @@
 //! Vectors of numbers, as wide as the processor's registers.
 
-use std::marker::PhantomData;
-
 use crate::kernel::Scalar;
 
 /// The operations on vectors that products are made of, for one type of number on one processor.
@@ -51,84 +49,9 @@ pub(super) trait Vectors: Copy {
 
     /// Asks for the cache line of the first number, which is needed soon.
     fn fetch(self, numbers: &[Self::Number]);
-}
 
-/// The number of lanes of [`Plain`] vectors: 16 bytes of `f32`.
-const PLAIN_LANES: usize = 4;
-
-/// Arrays as vectors, which the compiler vectorises as it can.
-#[derive(Clone, Copy)]
-pub(super) struct Plain<T>(PhantomData<T>);
-
-impl<T> Plain<T> {
-    pub(super) fn new() -> Self {
-        Self(PhantomData)
-    }
-}
-
-impl<T: Scalar> Vectors for Plain<T> {
-    type Number = T;
-    type Vector = [T; PLAIN_LANES];
-
-    const LANES: usize = PLAIN_LANES;
-    const MOST_VECTORS: usize = 3;
-    const BLOCK: usize = 4;
-
-    #[inline(always)]
-    fn columns(_vectors: usize) -> usize {
-        4
-    }
-
-    #[inline(always)]
-    fn splat(self, x: T) -> Self::Vector {
-        [x; PLAIN_LANES]
-    }
-
-    #[inline(always)]
-    fn add(self, mut a: Self::Vector, b: Self::Vector) -> Self::Vector {
-        for (a, b) in a.iter_mut().zip(b) {
-            *a += b;
-        }
-        a
-    }
-
-    #[inline(always)]
-    fn multiply_add(self, a: Self::Vector, b: Self::Vector, mut c: Self::Vector) -> Self::Vector {
-        for (c, (a, b)) in c.iter_mut().zip(a.into_iter().zip(b)) {
-            *c += a * b;
-        }
-        c
-    }
-
-    #[inline(always)]
-    fn view(numbers: &[T]) -> &[Self::Vector] {
-        numbers.as_chunks().0
-    }
-
-    #[inline(always)]
-    fn view_mut(numbers: &mut [T]) -> (&mut [Self::Vector], &mut [T]) {
-        numbers.as_chunks_mut()
-    }
-
-    #[inline(always)]
-    fn load(self, numbers: &[T]) -> Self::Vector {
-        let mut vector = [T::zero(); PLAIN_LANES];
-        vector[..numbers.len()].copy_from_slice(numbers);
-        vector
-    }
-
-    #[inline(always)]
-    fn store(self, numbers: &mut [T], vector: Self::Vector) {
-        numbers.copy_from_slice(&vector[..numbers.len()]);
-    }
-
-    #[inline(always)]
-    fn transpose(self, from: &[T], stride: usize, to: &mut [T], step: usize) {
-        by_loops::<T, 4>(from, stride, to, step);
-    }
-
-    #[inline(always)]
-    fn fetch(self, _numbers: &[T]) {}
+    /// Does the work in a function of its own, compiled for this processor.
+    fn apart(self, work: impl FnOnce());
 }
 
 #[inline(always)]
@@ -136,6 +59,106 @@ fn by_loops<T: Copy, const BLOCK: usize>(from: &[T], stride: usize, to: &mut [T]
     for q in 0..BLOCK {
         for r in 0..BLOCK {
             to[q * step + r] = from[r * stride + q];
+        }
+    }
+}
+
+#[cfg(not(feature = "fast-kernels"))]
+pub(super) use plain::Plain;
+
+#[cfg(not(feature = "fast-kernels"))]
+mod plain {
+    //! Arrays, which the compiler vectorises as it can.
+
+    use std::marker::PhantomData;
+
+    use super::{Vectors, by_loops};
+    use crate::kernel::Scalar;
+
+    /// The number of lanes of [`Plain`] vectors: 16 bytes of `f32`.
+    const PLAIN_LANES: usize = 4;
+
+    /// Arrays as vectors, which the compiler vectorises as it can.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Plain<T>(PhantomData<T>);
+
+    impl<T> Plain<T> {
+        pub(crate) fn new() -> Self {
+            Self(PhantomData)
+        }
+    }
+
+    impl<T: Scalar> Vectors for Plain<T> {
+        type Number = T;
+        type Vector = [T; PLAIN_LANES];
+
+        const LANES: usize = PLAIN_LANES;
+        const MOST_VECTORS: usize = 3;
+        const BLOCK: usize = 4;
+
+        #[inline(always)]
+        fn columns(_vectors: usize) -> usize {
+            4
+        }
+
+        #[inline(always)]
+        fn splat(self, x: T) -> Self::Vector {
+            [x; PLAIN_LANES]
+        }
+
+        #[inline(always)]
+        fn add(self, mut a: Self::Vector, b: Self::Vector) -> Self::Vector {
+            for (a, b) in a.iter_mut().zip(b) {
+                *a += b;
+            }
+            a
+        }
+
+        #[inline(always)]
+        fn multiply_add(
+            self,
+            a: Self::Vector,
+            b: Self::Vector,
+            mut c: Self::Vector,
+        ) -> Self::Vector {
+            for (c, (a, b)) in c.iter_mut().zip(a.into_iter().zip(b)) {
+                *c += a * b;
+            }
+            c
+        }
+
+        #[inline(always)]
+        fn view(numbers: &[T]) -> &[Self::Vector] {
+            numbers.as_chunks().0
+        }
+
+        #[inline(always)]
+        fn view_mut(numbers: &mut [T]) -> (&mut [Self::Vector], &mut [T]) {
+            numbers.as_chunks_mut()
+        }
+
+        #[inline(always)]
+        fn load(self, numbers: &[T]) -> Self::Vector {
+            let mut vector = [T::zero(); PLAIN_LANES];
+            vector[..numbers.len()].copy_from_slice(numbers);
+            vector
+        }
+
+        #[inline(always)]
+        fn store(self, numbers: &mut [T], vector: Self::Vector) {
+            numbers.copy_from_slice(&vector[..numbers.len()]);
+        }
+
+        #[inline(always)]
+        fn transpose(self, from: &[T], stride: usize, to: &mut [T], step: usize) {
+            by_loops::<T, 4>(from, stride, to, step);
+        }
+
+        #[inline(always)]
+        fn fetch(self, _numbers: &[T]) {}
+
+        fn apart(self, work: impl FnOnce()) {
+            work();
         }
     }
 }
@@ -150,6 +173,17 @@ mod wide {
     use pulp::Simd;
 
     use super::Vectors;
+
+    struct Apart<F>(F);
+
+    impl<F: FnOnce()> pulp::WithSimd for Apart<F> {
+        type Output = ();
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _simd: S) {
+            (self.0)();
+        }
+    }
 
     macro_rules! wide {
         (
@@ -242,6 +276,11 @@ mod wide {
                 #[inline(always)]
                 fn fetch(self, numbers: &[$number]) {
                     processor::fetch(self.processor, numbers);
+                }
+
+                #[inline(always)]
+                fn apart(self, work: impl FnOnce()) {
+                    self.simd.vectorize(Apart(work));
                 }
             }
         };

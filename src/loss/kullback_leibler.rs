@@ -62,13 +62,13 @@ fn divergence<T: Scalar>(exponentials: &[T], x: &[T], y: &[T]) -> T {
     sum.value()
 }
 
-/// e^(−q) − 1 + q for |q| ≤ ½, by its Taylor series, all of whose digits are right.
+/// e^(−q) − 1 + q for |q| ≤ ½, by its Taylor series.
 fn exponential_rest<T: Scalar>(q: T) -> T {
     const TERMS: usize = 15;
     // Σ_k (−q)^k 2/(k + 2)!, in Horner's scheme.
-    let series = (3..TERMS + 2)
-        .rev()
-        .fold(T::one(), |sum, k| T::one() - q * sum / T::of(k as f64));
+    let series = (3..TERMS + 2).rev().fold(T::one(), |sum, k| {
+        T::one() - q * sum * T::of(1.0 / k as f64)
+    });
     T::of(0.5) * q * q * series
 }
 

@@ -20,23 +20,22 @@ fn normal<T: Scalar>(sum: T, low: T) -> (T, T) {
     (high, low - (high - sum))
 }
 
-/// Applies pairs ← value(pairs, others) elementwise.
-#[inline(always)]
-fn update<T: Scalar>(pairs: &mut [T], others: &[T], value: impl Fn((T, T), T) -> (T, T)) {
+/// pairs ← pairs + values.
+pub(crate) fn add_to_pairs<T: Scalar>(pairs: &mut [T], values: &[T]) {
     let (high, low) = pairs.split_at_mut(pairs.len() / 2);
+    add_to_halves(high, low, values);
+}
+
+/// (high, low) ← (high, low) + values, for pairs whose halves are kept apart.
+pub(crate) fn add_to_halves<T: Scalar>(high: &mut [T], low: &mut [T], values: &[T]) {
     vectorise(
         #[inline(always)]
         move || {
-            for ((high, low), &other) in high.iter_mut().zip(low).zip(others) {
-                (*high, *low) = value((*high, *low), other);
+            for ((high, low), &x) in high.iter_mut().zip(low).zip(values) {
+                (*high, *low) = pair_plus((*high, *low), x);
             }
         },
     );
-}
-
-/// pairs ← pairs + values.
-pub(crate) fn add_to_pairs<T: Scalar>(pairs: &mut [T], values: &[T]) {
-    update(pairs, values, |pair, x| pair_plus(pair, x));
 }
 
 /// pairs ← factor · pairs.

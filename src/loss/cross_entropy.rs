@@ -81,7 +81,7 @@ pub(super) fn rest_of_sum<T: Scalar>(x: &[T], exponentials: &[T]) -> (usize, T) 
 }
 
 /// e^(x − max) for every column of logits, in `work`.
-pub(super) fn shifted_exponentials<'a, T: Scalar>(at: &Pair<'_, T>, work: &'a mut [T]) -> &'a [T] {
+fn shifted_exponentials<'a, T: Scalar>(at: &Pair<'_, T>, work: &'a mut [T]) -> &'a [T] {
     let (dim, prediction) = (at.dim, at.prediction);
     let work = &mut work[..prediction.len()];
     let shifted = &mut *work;

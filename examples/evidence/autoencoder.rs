@@ -345,6 +345,11 @@ pub fn study(options: &Options) -> Result<(), Box<dyn Error>> {
     head.extend(names.iter().map(String::as_str));
     head.push("passes");
     print_table(&head, &rows);
+    // A quick run on a slow machine may end before any scheme's first measurement.
+    if curves.is_empty() {
+        println!("Nothing to plot: no scheme was measured within {longest} s.");
+        return Ok(());
+    }
     // The best and the worst of backprop's lines at every time that they have.
     let is_backprop = |way: Way| matches!(way, Way::Backprop { .. });
     let mut range: Vec<(f64, [f64; 2])> = Vec::new();

@@ -10,6 +10,7 @@ use std::hint::black_box;
 use nalgebra::DMatrix;
 
 use crate::circuit::Circuit;
+use crate::data::metrics;
 use crate::decoupled::{DecoupledCircuit, Selection, TargetInit};
 use crate::diagnostics::Diagnostics;
 use crate::energy::Energy;
@@ -54,6 +55,7 @@ fn uses<T: Scalar>(data: &DMatrix<T>) -> Result<(), Error> {
     let backprop = Trainer::new(Phase::new(Backprop, Adam::new(0.1)?));
     shown(&Session::new(&backprop, model.clone())?.run()?);
     shown(&model.diagnose(&Diagnostics::new())?.to_string());
+    shown(&(metrics::rmse(data, data)?, metrics::r_squared(data, data)?));
     for solver in target_solvers()? {
         model.solve_targets(&*solver, &Selection::All)?;
         theorems(&model, &*solver)?;

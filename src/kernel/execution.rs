@@ -224,8 +224,8 @@ fn halve<D: Divide, R: Send>(
     blocks: usize,
     unit: usize,
     data: D,
-    work: &(impl Fn(Range<usize>, D) -> R + Sync),
-    combine: &(impl Fn(R, R) -> R + Sync),
+    work: &(dyn Fn(Range<usize>, D) -> R + Sync),
+    combine: &(dyn Fn(R, R) -> R + Sync),
 ) -> R {
     if blocks <= 1 {
         return work(range, data);

@@ -228,14 +228,14 @@ fn root_mean_squares_of_any_size_and_number() {
         assert!((found - 12.5_f64.sqrt()).abs() < 1e-3 * f64::from(scale < 1e-310) + 1e-14);
     }
     let n = 10_000_000;
-    let mut outputs = DMatrix::from_element(1, n, 0.1_f32);
+    let mut outputs = DMatrix::from_vec(1, n, vec![0.1_f32; n]);
     outputs[0] = 1000.0;
     let squares = 1e6 + (n - 1) as f64 * f64::from(0.1_f32).powi(2);
     let found = metrics::rmse(&DMatrix::zeros(1, n), &outputs).unwrap();
     assert!((found / (squares / n as f64).sqrt() - 1.0).abs() < 1e-15);
     // Constant outputs beside targets far from 0: R² is −(their distance/σ)².
-    let targets = DMatrix::from_fn(1, n, |_, i| 1e6_f64 + if i % 2 == 0 { 0.1 } else { -0.1 });
-    let outputs = DMatrix::from_element(1, n, 1e6 + 0.2);
+    let targets = DMatrix::from_vec(1, n, [1e6_f64 + 0.1, 1e6 - 0.1].repeat(n / 2));
+    let outputs = DMatrix::from_vec(1, n, vec![1e6_f64 + 0.2; n]);
     let found = metrics::r_squared(&targets, &outputs).unwrap()[0];
     let ends = [0, 1].map(|i| targets[i]);
     let mean = 0.5 * (ends[0] + ends[1]);

@@ -636,7 +636,7 @@ impl Layer<f32> for OneLess {
 
     fn scratch(&self, batch: usize) -> Scratch {
         let own = Layer::<f32>::scratch(&self.0, batch);
-        Scratch::new(own.tape, (1 << 24) + usize::from(batch < 4)).with_bound(own.bound)
+        Scratch::new(own.tape, own.work).with_bound((1 << 24) + usize::from(batch < 4))
     }
 
     fn forward(

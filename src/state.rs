@@ -23,7 +23,7 @@ use crate::kernel::Scalar;
 /// *state.scratch() = vec![1.0_f64; 100];
 /// assert_eq!(state, saved);
 /// ```
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, PartialEq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(try_from = "Vec<Node<T>>"))]
@@ -124,6 +124,24 @@ impl<T> Default for State<T> {
     }
 }
 
+impl<T: Clone> Clone for State<T> {
+    fn clone(&self) -> Self {
+        Self {
+            counts: self.counts.clone(),
+            values: self.values.clone(),
+            parts: self.parts.clone(),
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// Overwrites the numbers, in the memory that they have, and keeps the scratch memory.
+    fn clone_from(&mut self, source: &Self) {
+        self.counts.clone_from(&source.counts);
+        self.values.clone_from(&source.values);
+        self.parts.clone_from(&source.parts);
+    }
+}
+
 impl<T: Scalar> State<T> {
     /// An empty state.
     pub fn new() -> Self {
@@ -135,6 +153,13 @@ impl<T: Scalar> State<T> {
     /// the state: a clone starts without it.
     pub fn scratch<S: Default + Send + Sync + 'static>(&mut self) -> &mut S {
         self.split().1
+    }
+
+    /// Swaps the numbers of two states; each keeps its scratch memory.
+    pub(crate) fn swap_numbers(&mut self, other: &mut Self) {
+        std::mem::swap(&mut self.counts, &mut other.counts);
+        std::mem::swap(&mut self.values, &mut other.values);
+        std::mem::swap(&mut self.parts, &mut other.parts);
     }
 
     /// Whether this can be a later state of an algorithm that began with `start`: wherever `start`
@@ -185,7 +210,7 @@ pub struct Numbers<'a, T> {
     pub parts: &'a mut Vec<State<T>>,
 }
 
-/// Scratch memory: empty in a clone, and equal to any other.
+/// Scratch memory: equal to any other.
 #[derive(Default)]
 struct Scratch(Option<Box<dyn Any + Send + Sync>>);
 
@@ -196,12 +221,6 @@ impl Scratch {
         }
         let own = self.0.as_mut().and_then(|own| own.downcast_mut());
         own.expect("it was just made")
-    }
-}
-
-impl Clone for Scratch {
-    fn clone(&self) -> Self {
-        Self(None)
     }
 }
 

@@ -24,7 +24,7 @@ const NOISE: f64 = 1.0 / (1u64 << 45) as f64;
 /// by rounding, σ ≤ max(2⁻⁴⁵, ε) |m| with ε the machine epsilon of T; otherwise this noise would be
 /// scaled up to variance 1. Everything is computed in `f64`, and s is rounded to T. m is
 /// the mean rounded to `f64`, and m′ what the rounding left out, which can be 1/256 σ in a row that varies
-/// little.
+/// little. Below about 1e-305, m and σ have only the few digits of subnormal numbers.
 ///
 /// # Examples
 /// ```

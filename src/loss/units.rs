@@ -126,8 +126,17 @@ pub(super) fn evaluate_functions<T: Scalar, const N: usize>(
 ) {
     let mut buffers = [[T::zero(); BLOCK]; N];
     let mut sum = Sum::zero();
-    for start in (0..at.prediction.len()).step_by(BLOCK) {
-        let block = start..at.prediction.len().min(start + BLOCK);
+    // Whole columns, or a part of one that begins at a multiple of `BLOCK` of its own units: how the
+    // terms of a column are grouped in its sum must not depend on the columns before it.
+    let (all, dim) = (at.prediction.len(), at.dim.max(1));
+    let size = (BLOCK / dim).max(1) * dim;
+    let blocks = (0..all).step_by(size).flat_map(|first| {
+        let end = all.min(first + size);
+        let starts = (first..end).step_by(BLOCK);
+        starts.map(move |start| start..end.min(start + BLOCK))
+    });
+    for block in blocks {
+        let start = block.start;
         let (z, estimate) = (&at.target[block.clone()], &at.prediction[block.clone()]);
         let results = buffers.each_mut().map(|b| &mut b[..estimate.len()]);
         functions(estimate, results);

@@ -435,8 +435,8 @@ impl<T: Scalar> Session<T> {
     /// a measured loss that is NaN; [`Error::ThreadPool`].
     /// Parameters are then those of the last completed step, and targets and μ those of the last
     /// completed visit. The same holds after a panic in your own code. An optimiser's state may
-    /// already contain the failed step's gradient, but a sum of
-    /// [accumulated](WStep::with_accumulation) gradients does not contain that of a visit that
+    /// already contain the failed step's gradient, but neither a parameter solver's state nor a sum
+    /// of [accumulated](WStep::with_accumulation) gradients contains anything of a step that
     /// failed. Calling again retries the visit; calling
     /// [`Session::stop`] and then this closes the phase, with the parameters of its best epoch
     /// under [`Stopping::Validation`](crate::training::Stopping::Validation).

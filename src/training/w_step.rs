@@ -475,12 +475,14 @@ impl<T: Scalar> LayerState<T> {
     }
 }
 
-/// One layer's step in progress: the new θ_t is computed in separate memory, and swapped in once
-/// every layer's is known to be finite.
+/// One layer's step in progress: the new θ_t, and its solver's new state, are computed in separate
+/// memory, and swapped in once every layer's θ_t is known to be finite.
 #[derive(Debug, Clone)]
 pub(super) struct LayerStep<T> {
     /// The new θ_t, unless it overwrites its gradient.
     next: Vec<T>,
+    /// The new state of the layer's solver.
+    solver: State<T>,
     /// The sum of gradients that the visit in progress has drafted, as pairs.
     pub(super) sum: Vec<T>,
     pub(super) fault: Option<Fault>,
@@ -499,6 +501,7 @@ impl<T: Scalar> LayerStep<T> {
             target: Vec::new(),
             pull: 0.0,
             next: Vec::new(),
+            solver: State::default(),
             sum: Vec::new(),
             fault: None,
             error: None,
@@ -550,7 +553,8 @@ const BLOCK: usize = 1024;
 /// Cost of updating one value, in multiply-adds of a product: it is memory-bound.
 const COST: usize = 32;
 
-/// One W-step on `problem`: computes the new θ in separate memory, and changes only the states.
+/// One W-step on `problem`: computes the new θ and the solvers' new states in separate memory, and
+/// changes only the optimisers' states.
 /// Returns whether there is a new θ; there is none while gradients accumulate.
 ///
 /// The workspace must hold the energies and predictions of `problem`, and the gradients that
@@ -617,11 +621,12 @@ fn solve<T: Scalar>(
     let solve = |t: usize, (local, (state, own)): LayerItems<'_, T>| {
         let (local, state, own) = (&mut local[0], &mut state[0], &mut own[0]);
         let problem = problem.local(t);
-        match (&mut state.solver, w_step.solver_of(t)) {
-            (Some(solver_state), Some(solver)) => {
+        match (&state.solver, w_step.solver_of(t)) {
+            (Some(before), Some(solver)) => {
                 own.next.clear();
                 own.next.extend_from_slice(problem.parameters);
-                let solved = solver.solve(solver_state, &problem, local, &mut own.next);
+                own.solver.clone_from(before);
+                let solved = solver.solve(&mut own.solver, &problem, local, &mut own.next);
                 state.motion.pulled |= solved.as_ref().is_ok_and(|report| report.stuck);
                 own.error = solved.err();
                 own.fault = (!all_finite(&own.next)).then_some(Fault::Value);
@@ -684,6 +689,9 @@ pub(super) fn commit<T: Scalar>(
     for (own, (state, step)) in circuit.parameters_mut().iter_mut().zip(layers) {
         if state.moves(w_step) {
             state.commit(own, &mut step.next);
+        }
+        if let Some(solver) = &mut state.solver {
+            solver.swap_numbers(&mut step.solver);
         }
     }
     state.steps += 1;

@@ -2,6 +2,8 @@
 //! local problems and whole circuits, at random shapes, parameters and data away from kinks; and
 //! the bounds that go with them, curvature and Lipschitz constants.
 
+use std::ops::Range;
+
 mod cases;
 use self::cases::{
     ACTIVATIONS, Probed, Spec, any_activation, chain, forward, sequential, smooth_point,
@@ -28,6 +30,7 @@ in_both_scalars!(
     composed,
     products_are_adjoint,
     losses,
+    a_columns_loss_is_its_own,
     saturated_logits,
     curvatures_set_add_and_skip,
     cross_entropy_is_invariant_under_shifts,
@@ -267,6 +270,36 @@ fn losses<T: Probed>() {
         }
         Ok(())
     });
+}
+
+/// The bits of a column's value and gradients do not depend on the columns before it, whatever its
+/// place in the groups and buffers of a sum.
+fn a_columns_loss_is_its_own<T: Probed>() {
+    for (dim, n) in [(3, 200), (10, 120), (50, 25), (300, 5)] {
+        let prediction = uniform::<T>(&mut generator(7), dim * n, 1.5);
+        for case in every_loss(dim, &prediction, 8) {
+            let evaluated = |columns: Range<usize>| {
+                let own = columns.start * dim..columns.end * dim;
+                let at = Pair::new(dim, &case.target[own.clone()], &prediction[own.clone()]);
+                let at = at.with_parameters(&case.parameters);
+                let mut values = vec![T::zero(); columns.len()];
+                let (mut z, mut p) = (vec![T::zero(); own.len()], vec![T::zero(); own.len()]);
+                let mut work = vec![T::zero(); case.loss.scratch(dim, columns.len())];
+                let (d_z, d_p) = (Write::Set(&mut z[..]), Write::Set(&mut p[..]));
+                case.loss.evaluate(&at, &mut values, d_z, d_p, &mut work);
+                [values, z, p]
+            };
+            let together = evaluated(0..n);
+            for i in 0..n {
+                let alone = evaluated(i..i + 1);
+                for (alone, together) in alone.iter().zip(&together) {
+                    let size = alone.len();
+                    let own = &together[i * size..(i + 1) * size];
+                    assert_eq!(alone, own, "column {i} of {dim} units, {:?}", case.loss);
+                }
+            }
+        }
+    }
 }
 
 /// `Set` replaces what stood there, `Add` adds to it, and `Skip` changes nothing in the other.

@@ -345,7 +345,7 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
             .evaluate(&pair, values, Write::Skip, Write::Skip, work);
         let values = w.energies.iter().enumerate();
         let size = values.fold(T::zero(), |sum, (i, value)| {
-            sum + self.example_weight(i) * self.weight * value.abs()
+            sum + self.weighted(i, self.weight * value.abs())
         });
         match size.is_finite() {
             true => size,
@@ -422,11 +422,11 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         let columns = self.target.chunks_exact(dim);
         let gradients = w.d_target.chunks_exact_mut(dim);
         for (i, (z, gradient)) in columns.zip(gradients).enumerate() {
-            let weight = self.example_weight(i);
-            let value = weight * regularizer.value(z);
+            let value = self.weighted(i, regularizer.value(z));
             w.energies[i] += value;
             w.energies_in_z[i] += value;
-            if wanted {
+            let weight = self.example_weight(i);
+            if wanted && !weight.is_zero() {
                 regularizer.add_gradient(z, weight, gradient);
             }
         }
@@ -442,6 +442,15 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
 
     fn example_weight(&self, i: usize) -> T {
         self.example_weights.get(i).copied().unwrap_or(T::one())
+    }
+
+    /// wᵢ times a value of the i-th example: 0 for a weight of 0, even if the value is not finite.
+    fn weighted(&self, i: usize, value: T) -> T {
+        let weight = self.example_weight(i);
+        match weight.is_zero() {
+            true => T::zero(),
+            false => weight * value,
+        }
     }
 
     /// Computes ℓ_t and the requested gradients. The results are in the workspace and are read

@@ -567,13 +567,18 @@ pub(crate) fn add_to_columns<T: Scalar>(matrix: &mut [T], column: &[T]) {
     );
 }
 
-/// Multiplies every column of `matrix` by its factor.
+/// Multiplies every column of `matrix` by its factor. A factor of 0 clears its column, whatever it
+/// holds.
 pub(crate) fn scale_columns<T: Scalar>(matrix: &mut [T], factors: &[T]) {
     let dim = matrix.len() / factors.len();
     vectorise(
         #[inline(always)]
         move || {
             for (column, &factor) in matrix.chunks_exact_mut(dim).zip(factors) {
+                if factor.is_zero() {
+                    column.fill(T::zero());
+                    continue;
+                }
                 for v in column {
                     *v *= factor;
                 }

@@ -7,10 +7,10 @@ use super::per_example::{change_all, check_columns, measure, refresh_all, zeros}
 use super::scheme::Scheme;
 use super::visit::Visit;
 use super::w_step::WStep;
-use crate::check::{check_length, option, positive, positive_in_scalar, refuse};
+use crate::check::{check_computed, check_length, option, positive, positive_in_scalar, refuse};
 use crate::decoupled::{DecoupledCircuit, TargetInit, TargetUse};
 use crate::energy::Ask;
-use crate::error::Error;
+use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, add_scaled};
 use crate::optimizer::Optimizer;
 use crate::schedule::Schedule;
@@ -232,7 +232,7 @@ impl<T: Scalar> Decoupling<T> {
     fn step(
         &self,
         parts: &mut [State<T>],
-        gaps: &mut Vec<Vec<T>>,
+        Memory { gaps, solver: own }: &mut Memory<T>,
         visit: &mut Visit<'_, T>,
     ) -> Result<T, Error> {
         let solver = match &self.z_step {
@@ -261,8 +261,9 @@ impl<T: Scalar> Decoupling<T> {
         }
         let mut problem = visit.target_problem();
         let start = looks.then(|| (problem.size(), problem.differentiate(Ask::VALUE)));
+        own.clone_from(&parts[Z_STEP]);
         let solved = solver
-            .map(|solver| solver.solve(&mut parts[Z_STEP], &mut problem))
+            .map(|solver| solver.solve(own, &mut problem))
             .transpose()?;
         visit.record_gap_before(before);
         if let Some(report) = solved {
@@ -277,13 +278,15 @@ impl<T: Scalar> Decoupling<T> {
         if let Some((size, start)) = start {
             evaluated.record_rise(size, start);
         }
-        if !self.keeps() {
-            return evaluated.step();
-        }
         // Before the step, which may take the memory of the predictions, and kept if it is made.
-        evaluated.measure(gaps);
+        if self.keeps() {
+            evaluated.measure(gaps);
+        }
         let energy = evaluated.step()?;
-        self.keep(parts, gaps, visit);
+        parts[Z_STEP].swap_numbers(own);
+        if self.keeps() {
+            self.keep(parts, gaps, visit);
+        }
         Ok(energy)
     }
 
@@ -308,6 +311,23 @@ impl<T: Scalar> Decoupling<T> {
                     add_scaled(multipliers, T::of(rate) * penalty, gaps);
                 }
             }
+        }
+    }
+}
+
+/// Memory of a visit.
+struct Memory<T> {
+    /// z − ẑ by hidden layer.
+    gaps: Vec<Vec<T>>,
+    /// The new state of the target solver, which a visit keeps only if it succeeds.
+    solver: State<T>,
+}
+
+impl<T> Default for Memory<T> {
+    fn default() -> Self {
+        Self {
+            gaps: Vec::new(),
+            solver: State::default(),
         }
     }
 }
@@ -370,14 +390,17 @@ impl<T: Scalar> Scheme<T> for Decoupling<T> {
         match self.targets {
             Targets::Residual { .. } => {
                 residuals.values = vec![Vec::new(); model.circuit().depth() - 1];
-                let mut gaps = Vec::new();
+                let (mut gaps, mut checked) = (Vec::new(), Ok(()));
                 // In the same context as the visits.
                 model.for_each_evaluated("residuals", true, |problem, workspace| {
                     measure(problem, workspace, &mut gaps);
-                    for (all, own) in residuals.values.iter_mut().zip(&gaps) {
+                    for (t, (all, own)) in residuals.values.iter_mut().zip(&gaps).enumerate() {
+                        let own_check = check_computed(Quantity::Prediction, t, 0, own);
+                        checked = std::mem::replace(&mut checked, Ok(())).and(own_check);
                         all.extend_from_slice(own);
                     }
                 })?;
+                checked?;
             }
             Targets::Projected { seed } => {
                 let visited = model.examples.visited();
@@ -400,7 +423,7 @@ impl<T: Scalar> Scheme<T> for Decoupling<T> {
     }
 
     fn visit(&self, state: &mut State<T>, visit: &mut Visit<'_, T>) -> Result<T, Error> {
-        let (numbers, gaps) = state.split::<Vec<Vec<T>>>();
+        let (numbers, memory) = state.split::<Memory<T>>();
         let parts = numbers.parts;
         check_length("parts of the scheme's state", parts, 3)?;
         let (columns, dims) = (visit.columns(), visit.batch.base.dims);
@@ -426,7 +449,7 @@ impl<T: Scalar> Scheme<T> for Decoupling<T> {
                 load_residuals(share, residuals, columns, &mut visit.target_problem())?;
             }
         }
-        self.step(parts, gaps, visit)
+        self.step(parts, memory, visit)
     }
 
     fn finish(&self, state: &mut State<T>, model: &mut DecoupledCircuit<T>) -> Result<(), Error> {

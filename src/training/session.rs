@@ -435,9 +435,11 @@ impl<T: Scalar> Session<T> {
     /// a measured loss that is NaN; [`Error::ThreadPool`].
     /// Parameters are then those of the last completed step, and targets and μ those of the last
     /// completed visit. The same holds after a panic in your own code. An optimiser's state may
-    /// already contain the failed step's gradient, but neither a parameter solver's state nor a sum
+    /// already contain the failed step's gradient, but neither a solver's state nor a sum
     /// of [accumulated](WStep::with_accumulation) gradients contains anything of a step that
-    /// failed. Calling again retries the visit; calling
+    /// failed. Multipliers and residuals contain a visit that failed only after its steps: when
+    /// growing penalties were measured, or when streamed targets were written.
+    /// Calling again retries the visit; calling
     /// [`Session::stop`] and then this closes the phase, with the parameters of its best epoch
     /// under [`Stopping::Validation`](crate::training::Stopping::Validation).
     pub fn advance(&mut self) -> Result<Option<Event<T>>, Error> {
@@ -980,9 +982,11 @@ impl<T: Scalar> Session<T> {
         let best_epoch = within.tracker.put_best_back(&mut self.model.circuit);
         if within.epochs(self.state.epoch) > 0 && stop != StopReason::Failed {
             let scheme = &self.trainer.phases[self.state.phase].scheme;
-            scheme
-                .finish(&mut within.scheme, &mut self.model)
-                .map_err(|error| at_step(error, steps))?;
+            let finished = scheme.finish(&mut within.scheme, &mut self.model);
+            // What made a run fail may fail here too, and would keep it from being stopped.
+            if !stop.interrupts() {
+                finished.map_err(|error| at_step(error, steps))?;
+            }
         }
         let Some(within) = self.state.within.take() else {
             unreachable!("only a phase in progress can end")

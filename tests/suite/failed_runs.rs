@@ -18,8 +18,8 @@ use layerwise::target_solver::{
     SolveReport, StepSize, SynchronousDescent, TargetProblem, TargetSolver,
 };
 use layerwise::training::{
-    Decoupling, EpochRecord, RunError, Scheme, Session, StopReason, Stopping, TrainingReport,
-    Visit, WStep, Warning, ZIl,
+    Decoupling, EpochRecord, FixedPrediction, RunError, Scheme, Session, StopReason, Stopping,
+    TrainingReport, Visit, WStep, Warning, ZIl,
 };
 use layerwise::{Layer, Loss, energy::LocalProblem, energy::LocalWorkspace};
 
@@ -673,6 +673,40 @@ fn a_validation_loss_without_value<T: Scalar>(scheme: Arc<dyn Scheme<T>>, sign: 
     let report = session.run().unwrap();
     assert_eq!((report.stop, report.steps), (StopReason::Requested, 3));
     assert_eq!(report.history[0].validation_loss, None);
+}
+
+/// The end of a phase computes what made its visits fail.
+#[test]
+fn a_run_that_failed_can_be_stopped() {
+    let identity = |input, output| Dense::new(input, output, Activation::Identity).unwrap();
+    let mut builder = Circuit::<f32>::builder().layer(identity(2, 3)).seed(1);
+    for _ in 0..4 {
+        builder = builder.layer(identity(3, 3));
+    }
+    let circuit = builder.layer(identity(3, 1)).build().unwrap();
+    let mut model = DecoupledCircuit::new(circuit, Energy::default()).unwrap();
+    let x = DMatrix::from_fn(2, 6, |i, j| (i + j) as f32 * 0.1);
+    let y = DMatrix::from_fn(1, 6, |_, j| j as f32 * 0.1);
+    model
+        .add_examples(&x, &y, &TargetInit::ForwardPass)
+        .unwrap();
+    let rule = || GradientDescent::new(100.0).unwrap();
+    for phase in [
+        Phase::new(ZIl, rule()),
+        Phase::new(FixedPrediction::new(), rule()),
+    ] {
+        let trainer = Trainer::new(phase.with_epochs(5));
+        let mut session = Session::new(&trainer, model.clone()).unwrap();
+        let mut errors = 0;
+        while !session.is_over() {
+            if session.advance().is_err() {
+                errors += 1;
+                session.stop();
+            }
+            assert!(errors < 3, "it cannot be stopped");
+        }
+        assert!(errors > 0);
+    }
 }
 
 fn validation_losses_without_value<T: Scalar>() {

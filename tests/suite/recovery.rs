@@ -281,6 +281,65 @@ fn a_run_goes_on_after_a_failed_step() {
     }
 }
 
+/// A solver that makes as many sweeps as its state counts calls, and fails once.
+#[derive(Debug)]
+struct Counting(Fails);
+
+impl TargetSolver<f64> for Counting {
+    fn start(&self) -> State<f64> {
+        let mut state = State::new();
+        state.counts.push(0);
+        state
+    }
+
+    fn solve(
+        &self,
+        state: &mut State<f64>,
+        problem: &mut TargetProblem<'_, f64>,
+    ) -> Result<SolveReport, Error> {
+        state.counts[0] += 1;
+        if self.0.calls.fetch_add(1, Ordering::Relaxed) == self.0.bad {
+            return Err(Error::NoExamples { operation: "once" });
+        }
+        let sweeps = ReverseSweep::new(state.counts[0]);
+        sweeps.solve(&mut State::new(), problem)
+    }
+}
+
+#[test]
+fn a_failed_call_leaves_a_target_solvers_state() {
+    let trainer = |bad| {
+        let scheme = Decoupling::persistent(Counting(Fails::at(bad)));
+        Trainer::new(batches(Phase::new(scheme, descent(0.1))))
+    };
+    let (model, history, errors) = going_on(&trainer(4));
+    assert_eq!(errors, 1);
+    let expected = going_on(&trainer(u64::MAX));
+    assert!(model == expected.0, "other bits");
+    assert_eq!(history, expected.1);
+}
+
+/// Residuals that are no numbers would fail every visit.
+#[test]
+fn residuals_must_be_finite() {
+    let dense = Dense::new(2, 1, Activation::Identity).unwrap();
+    let last = Dense::new(1, 1, Activation::Identity).unwrap();
+    let circuit = Circuit::builder().layer(dense).layer(last).build().unwrap();
+    let mut overflowing = DecoupledCircuit::new(circuit, Energy::default()).unwrap();
+    let given = TargetInit::Given(vec![wave(1, 4, 0.3)]);
+    let x = DMatrix::from_element(2, 4, 10.0);
+    overflowing
+        .add_examples(&x, &wave(1, 4, 0.2), &given)
+        .unwrap();
+    overflowing.set_parameters(0, &[1e308, 1e308, 0.0]).unwrap();
+    let scheme = Decoupling::<f64>::residual(ReverseSweep::new(1));
+    let started = scheme.start(&mut overflowing);
+    assert!(
+        matches!(started, Err(Error::NonFinite { layer: 0, .. })),
+        "{started:?}"
+    );
+}
+
 /// What an unfinished visit recorded is no part of its epoch.
 #[test]
 fn records_of_a_failed_visit_do_not_count() {

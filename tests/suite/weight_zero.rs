@@ -390,6 +390,66 @@ fn a_run_is_resumed_without_them() {
     }
 }
 
+/// Missing values that are marked by huge numbers, whose squares do not fit.
+#[test]
+fn overflow_in_them_is_no_overflow() {
+    for missing in [1e20_f32, 9.97e36] {
+        let layer = |input, output, of| Dense::new(input, output, of).unwrap();
+        let circuit = Circuit::builder()
+            .layer(layer(1, 2, Activation::Tanh))
+            .layer(layer(2, 1, Activation::Identity));
+        let regularizer = Regularizer::l2(0.1).unwrap();
+        let energy = Energy::default().with_target_regularizer(regularizer);
+        let mut removed = DecoupledCircuit::new(circuit.build().unwrap(), energy).unwrap();
+        let x = DMatrix::from_row_slice(1, 3, &[0.1, 0.2, 0.3]);
+        let y = DMatrix::from_row_slice(1, 3, &[0.1, 0.2, missing]);
+        let init = TargetInit::NoisyForwardPass { std: 0.3, seed: 2 };
+        removed.add_examples(&x, &y, &init).unwrap();
+        let mut left_out = removed.clone();
+        let weights = [1.0, 1.0, 0.0];
+        left_out
+            .set_example_weights(&Selection::All, &weights)
+            .unwrap();
+        removed.remove_examples(&[2]).unwrap();
+        removed
+            .set_example_weights(&Selection::All, &weights[..2])
+            .unwrap();
+
+        let both = [&left_out, &removed];
+        let same = |of: &dyn Fn(&DecoupledCircuit<f32>) -> Vec<f32>| {
+            let [own, expected] = both.map(of);
+            assert_eq!(own, expected);
+        };
+        same(&|model| vec![model.energy().unwrap(), model.composed_loss().unwrap()]);
+        same(&|model| {
+            model
+                .gradients(&Selection::All)
+                .unwrap()
+                .parameters
+                .concat()
+        });
+        same(&|model| model.backprop(&Selection::All).unwrap().parameters.concat());
+        same(&|model| {
+            let diagnosis = model.diagnose(&Diagnostics::new()).unwrap();
+            vec![diagnosis.energy, diagnosis.composed_loss]
+        });
+        let solvers: Vec<Box<dyn TargetSolver<f32>>> = vec![
+            Box::new(ReverseSweep::new(2)),
+            Box::new(GaussNewton::new(2, 3)),
+            Box::new(GaussNewton::direct(2)),
+            Box::new(SynchronousDescent::new(2, StepSize::Checked(0.5)).unwrap()),
+        ];
+        for solver in &solvers {
+            let moved = both.map(|model| {
+                let mut model = model.clone();
+                model.solve_targets(&**solver, &Selection::All).unwrap();
+                model.z(1).unwrap().columns(0, 2).into_owned()
+            });
+            assert_eq!(moved[0], moved[1], "{solver:?}");
+        }
+    }
+}
+
 #[test]
 fn a_weight_can_come_back() {
     let [mut model, _] = pair::<f64>(false, false, true);

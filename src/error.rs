@@ -83,9 +83,9 @@ impl fmt::Display for Quantity {
 pub enum Unplottable {
     /// It has no points, or its history no records.
     Empty,
-    /// No record has a value of it.
+    /// No record has a value of the quantity.
     NotRecorded,
-    /// Its run was given without seconds.
+    /// Its run was added without times.
     NotTimed,
     /// None of its values is finite.
     NotFinite {
@@ -231,7 +231,7 @@ pub enum Error {
 
     /// A description of a kind that the [`Registry`](crate::registry::Registry) does not know.
     #[error(
-        "no {what} of kind '{kind}' is known here; known are: {known} (add layers, losses and unfolds of your own to a Registry)"
+        "no {what} of kind '{kind}' is known here; the known kinds are: {known} (add layers, losses and unfolds of your own to a Registry)"
     )]
     UnknownKind {
         /// "layer", "loss", "unfold" or "initializer".
@@ -275,7 +275,8 @@ pub enum Error {
         reason: String,
     },
 
-    /// A value in a data file that is not a number, or that its target or the scalar cannot hold.
+    /// A value in a data file that is not a number, or that its target or the scalar type cannot
+    /// hold.
     #[error("{file}, row {row}{}, column {column}: {reason}", on_line(*line))]
     FileValue {
         /// The file.
@@ -291,7 +292,7 @@ pub enum Error {
         reason: String,
     },
 
-    /// A row that a data set does not have.
+    /// A row number outside a data set.
     #[error("row {row} was requested, but the data set has {count} rows, counted from 0")]
     UnknownRow {
         /// The requested row.
@@ -303,11 +304,11 @@ pub enum Error {
     /// A line or band that cannot be drawn.
     #[error("cannot plot '{quantity}' of '{line}': {reason}")]
     Plot {
-        /// Its name; of a run, that of its method.
+        /// Its name; for a run, the name of its method.
         line: String,
         /// What the axis shows.
         quantity: String,
-        /// Why not.
+        /// Why it cannot be drawn.
         reason: Unplottable,
     },
 
@@ -514,7 +515,7 @@ pub enum Error {
         value: f64,
     },
 
-    /// What needs all examples in memory, where they are read from a data set while they are visited.
+    /// A call that needs all examples in memory, on a model that streams them from a data set.
     #[error("{operation} needs the examples in memory, but those of this model are streamed")]
     NotInMemory {
         /// What was asked for.
@@ -644,7 +645,7 @@ pub enum Error {
 
     /// A step computed a value that is not finite.
     #[error(
-        "{} became non-finite in step {step} (from 0), which was therefore not made. Try a smaller learning rate or step size, and data of unit scale",
+        "{} became non-finite in step {step} (counted from 0), so this step was not made. Try a smaller learning rate or step size, and data of unit scale",
         quantity.of(*layer)
     )]
     NonFinite {
@@ -745,7 +746,7 @@ pub struct GradEntry {
     pub derivative: &'static str,
     /// The index t of θ_t or z_t, in the check of a whole circuit.
     pub layer: Option<usize>,
-    /// Whether it is of a visit in training.
+    /// Whether it was checked as in a training visit, rather than in a prediction.
     pub training: bool,
     /// Which entry of the derivative, or which random direction.
     pub index: usize,

@@ -287,7 +287,7 @@ impl<'a> Contents<'a> {
         let file = DataFile::open(path)?;
         let mut length = [0; LENGTH];
         if file.len < LENGTH as u64 {
-            return Err(foreign(file.name, &"it has less than 8 bytes"));
+            return Err(foreign(file.name, &"it has fewer than 8 bytes"));
         }
         file.read(&mut length, 0)?;
         let length = u64::from_le_bytes(length);

@@ -70,9 +70,9 @@ pub enum Warning {
         /// t.
         layer: usize,
     },
-    /// No Z-step has changed z_t of any example in the phase, although a step of ∂E/∂z_t divided by a
-    /// bound on its curvature would have changed it by more than rounding. It is looked for in the
-    /// Z-steps of [`Decoupling`](crate::training::Decoupling), in the first visit of every epoch.
+    /// No Z-step has changed z_t of any example in the phase, although a step of ∂E/∂z_t divided by
+    /// a bound on its curvature would have changed it by more than rounding. This is checked in the
+    /// Z-steps of [`Decoupling`](crate::training::Decoupling), at the first visit of every epoch.
     FrozenTargets {
         /// t.
         layer: usize,
@@ -89,8 +89,8 @@ pub enum Warning {
         layer: usize,
     },
     /// The activation of the last layer, t = T−1, limits its outputs, but the output loss takes
-    /// logits. It is looked for in layers with a [`Layer::affine`](crate::Layer::affine) form, such as
-    /// `Dense`: not inside a [`Sequential`](crate::layer::Sequential).
+    /// logits. This is checked in layers with a [`Layer::affine`](crate::Layer::affine) form, such
+    /// as `Dense`, but not inside a [`Sequential`](crate::layer::Sequential).
     Squashed {
         /// t.
         layer: usize,
@@ -100,21 +100,21 @@ pub enum Warning {
     Undone,
     /// The Z-step of the epoch's first visit raised E more than tenfold.
     Raised,
-    /// The composed loss is ∞, or has more than doubled since the phase began; for losses that can be
-    /// negative: has risen by more than (1/n) Σᵢ |Lⁱ| at that time. Rounding alone is no rise. In a
-    /// run's list the loss is the last.
+    /// The composed loss is ∞, or has more than doubled since the phase began. (If the loss can be
+    /// negative: it has risen by more than the value of (1/n) Σᵢ |Lⁱ| at the start of the phase.) A
+    /// rise within rounding does not count. In a run's list of warnings, `loss` is the last value.
     Worse {
         /// The composed loss per example.
         #[cfg_attr(feature = "serde", serde(with = "crate::readable"))]
         loss: f64,
-        /// What it must not be above: twice the loss at the start of the phase, or that loss plus (1/n)
-        /// Σᵢ |Lⁱ|. The largest number if that was not finite.
+        /// What it must not exceed: twice the loss at the start of the phase, or that loss plus
+        /// (1/n) Σᵢ |Lⁱ|; the largest finite number if that value was not finite.
         limit: f64,
     },
     /// The inputs are far above unit scale: the root mean square of all their values is above
-    /// [`Warning::UNIT_SCALE`]. Saturating units then have almost no slope, and gradients in the first
-    /// weights are as much too large. It is looked for where the first layer has a
-    /// [`Layer::affine`](crate::Layer::affine) form, such as `Dense`.
+    /// [`Warning::UNIT_SCALE`]. Saturating units then have almost no slope, and the gradients of
+    /// the first weights are too large by the same factor. This is checked where the first layer
+    /// has a [`Layer::affine`](crate::Layer::affine) form, such as `Dense`.
     Unscaled {
         /// The root mean square.
         size: f64,
@@ -122,8 +122,9 @@ pub enum Warning {
 }
 
 impl Warning {
-    /// The largest root mean square of inputs that [`Warning::Unscaled`] does not warn of: standardised
-    /// inputs have 1, pixels from 0 to 1 less, and those from 0 to 255 about 80.
+    /// The largest root mean square of inputs that does not cause [`Warning::Unscaled`].
+    /// Standardised inputs have 1, pixels from 0 to 1 have less, and pixels from 0 to 255 have
+    /// about 80.
     pub const UNIT_SCALE: f64 = 5.0;
 
     /// Whether the two say the same of the same layer, perhaps with other numbers.
@@ -179,7 +180,8 @@ impl fmt::Display for Warning {
             Self::Unscaled { size } => write!(
                 f,
                 "the inputs are far above unit scale (their root mean square is {size:.3e}), which \
-                 saturates units and makes gradients large: scale them, for example by a Standardizer"
+                 saturates units and makes gradients large: scale the inputs, for example with a \
+                 Standardizer"
             ),
         }
     }
@@ -383,8 +385,8 @@ pub struct PhaseReport {
 
 /// The report of a run, or of the part of it that was completed.
 ///
-/// It is printed as a summary: the run, its last record (and the last with a composed loss, if it is
-/// another), and one line for each warning.
+/// It is printed as a summary: the run, its last record (and the last record with a composed loss,
+/// if that is a different one), and one line for each warning.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -419,8 +421,8 @@ impl<T> TrainingReport<T> {
         self.history.last()
     }
 
-    /// The last record of the history with a composed loss: not the last of all if that epoch was
-    /// interrupted, or was not one of those measured.
+    /// The last record of the history that has a composed loss. It is not the very last record if
+    /// that epoch was interrupted or not measured.
     pub fn last_measured(&self) -> Option<&EpochRecord<T>> {
         let mut records = self.history.iter().rev();
         records.find(|record| record.composed_loss.is_some())

@@ -128,7 +128,8 @@ impl<T: Scalar> WStep<T> {
 
     /// Clips the mean gradient to this norm, taken over all parameters that the optimiser moves.
     /// Pascanu, Mikolov & Bengio 2013. Since the norm covers all layers, a step waits for every
-    /// layer. With [`WStep::with_accumulation`] the mean over all its visits is clipped, once per step.
+    /// layer. With [`WStep::with_accumulation`] the mean over all accumulated visits is clipped,
+    /// once per step.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless the norm is above 0 and finite.
@@ -169,10 +170,10 @@ impl<T: Scalar> WStep<T> {
         Ok(self)
     }
 
-    /// Multiplies the optimiser's learning rate by `factor` for the parameters of `part`. Of several
-    /// factors for the same parameters, the last counts. It applies in addition to the phase's
-    /// schedule. A run refuses a factor of which the optimiser moves no parameter: all are frozen, or
-    /// in layers with a solver ([`Error::Combination`]).
+    /// Multiplies the optimiser's learning rate by `factor` for the parameters of `part`. Of
+    /// several factors for the same parameters, the last counts. It applies in addition to the
+    /// phase's schedule. A run refuses a factor for parameters that the optimiser does not move,
+    /// because all of them are frozen or in layers with a solver ([`Error::Combination`]).
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless the factor is above 0 and finite.
@@ -275,14 +276,14 @@ impl<T: Scalar> WStep<T> {
         }
         let what = match self.max_norm {
             _ if schedule != Schedule::CONSTANT => {
-                "a schedule of the learning rate where no layer has an optimiser"
+                "a learning-rate schedule where no layer has an optimiser"
             }
             Some(_) => "a maximum gradient norm where no layer has an optimiser",
             None => return Ok(()),
         };
         refuse(
             what,
-            "parameter solvers, or a W-step of nothing, have no learning rate and follow no gradient",
+            "parameter solvers and empty W-steps have no learning rate and follow no gradient",
         )
     }
 

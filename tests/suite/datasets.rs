@@ -377,7 +377,7 @@ fn foreign_and_hostile_files_say_what_is_wrong() {
         (
             "npy",
             b"PK\x03\x04 an archive of arrays".to_vec(),
-            "no NPY file",
+            "not an NPY file",
         ),
         ("npy", npy_with(2, &" ".repeat(70_000), &[]), "65536"),
         (

@@ -523,7 +523,7 @@ fn a_schedule_needs_an_optimiser() {
         let name = format!("{w_step:?}, {schedule:?}");
         match run(w_step, schedule).map_err(|failed| failed.error) {
             Err(Error::Combination { what, .. }) if refused => {
-                assert!(what.contains("a schedule of the learning rate"), "{what}");
+                assert!(what.contains("a learning-rate schedule"), "{what}");
             }
             result => assert!(result == Ok(()) && !refused, "{name}: {result:?}"),
         }

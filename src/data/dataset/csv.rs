@@ -40,8 +40,8 @@ impl From<usize> for CsvColumn {
     }
 }
 
-/// How a [`Csv`] file is read. By default it has a header and commas, its last column is the target, and
-/// all others are inputs.
+/// How a [`Csv`] file is read. By default it has a header, commas separate the fields, the last
+/// column is the target, and all other columns are inputs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CsvOptions {
     header: bool,
@@ -77,7 +77,7 @@ impl CsvOptions {
         self
     }
 
-    /// Sets what separates fields, such as `b';'`.
+    /// Sets the field separator, such as `b';'`.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for a quote or the end of a line.
@@ -89,20 +89,20 @@ impl CsvOptions {
         Ok(self)
     }
 
-    /// Chooses the columns of the inputs, in this order: names (`["a", "b"]`) or numbers (`0..64`). By
-    /// default all that are not targets.
+    /// Chooses the columns of the inputs, in this order: names (`["a", "b"]`) or numbers (`0..64`).
+    /// The default is all columns that are not targets.
     pub fn with_inputs(mut self, columns: impl IntoIterator<Item: Into<CsvColumn>>) -> Self {
         self.inputs = Some(columns.into_iter().map(Into::into).collect());
         self
     }
 
-    /// Chooses the columns of the targets, in this order. By default the last one.
+    /// Chooses the columns of the targets, in this order. The default is the last column.
     pub fn with_targets(mut self, columns: impl IntoIterator<Item: Into<CsvColumn>>) -> Self {
         self.targets = Some(columns.into_iter().map(Into::into).collect());
         self
     }
 
-    /// Sets how target values become z_T; by default as they are.
+    /// Sets how target values become z_T; by default they are left as they are.
     pub fn with_encoding(mut self, encoding: TargetEncoding) -> Self {
         self.encoding = encoding;
         self
@@ -120,13 +120,14 @@ impl CsvOptions {
 
 /// A table of comma-separated values, one record per example.
 ///
-/// Quoted fields are as in RFC 4180; lines may end with LF, CRLF or CR; blank lines and a byte-order mark
-/// are skipped. All records have the same number of fields. The file is read once when it is opened, to
-/// note where each record begins (8 bytes per record); records are read when they are needed.
+/// Quoted fields are as in RFC 4180; lines may end with LF, CRLF or CR; blank lines and a
+/// byte-order mark are skipped. All records have the same number of fields. The file is read once
+/// when it is opened, to note where each record begins (8 bytes per record); records are read on
+/// demand.
 ///
-/// Numbers are as Rust's `f64` reads them, with spaces around them ignored. Inputs (d_0: the number of
-/// input columns) are multiplied by a factor in `f64` and rounded once to `T`; the targets are as
-/// [`TargetEncoding`] says.
+/// Numbers are parsed as Rust parses `f64`, and spaces around them are ignored. Inputs (d_0 is the
+/// number of input columns) are multiplied by a factor in `f64` and rounded once to `T`; targets
+/// are encoded as [`TargetEncoding`] says.
 ///
 /// # Examples
 /// ```
@@ -242,7 +243,9 @@ impl<T: Scalar> Csv<T> {
             self.records.push(start);
         }
         if !ended {
-            return Err(self.file.bad("a quote is not closed at its end"));
+            return Err(self
+                .file
+                .bad("a quote is not closed by the end of the file"));
         }
         if header && self.fields == 0 {
             return Err(self.file.bad("it is empty, but should have a header"));

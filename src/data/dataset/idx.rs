@@ -10,15 +10,15 @@ use crate::data_file::DataFile;
 use crate::error::Error;
 use crate::kernel::Scalar;
 
-/// Two files in the format of [MNIST](https://yann.lecun.org/exdb/mnist/), uncompressed: inputs (images)
-/// and targets (labels). Values are read when they are needed.
+/// Two files in the format of [MNIST](https://yann.lecun.org/exdb/mnist/), uncompressed: inputs
+/// (images) and targets (labels). Values are read on demand.
 ///
-/// A file starts with two zero bytes, the type of its elements (8: u8, 9: i8, 11: i16, 12: i32, 13: f32,
-/// 14: f64), the number of dimensions, and their extents as u32; the elements follow, the last index
-/// varying fastest, and end the file. Everything is big endian. The first extent is n, the number of
-/// examples. The other dimensions are flattened: d_0 is the product of those of the inputs, and the
-/// targets are as [`TargetEncoding`] says. Inputs are multiplied by a factor
-/// ([`with_scale`](Self::with_scale), 1 by default) in `f64`, and rounded once to `T`.
+/// A file starts with two zero bytes, the type of its elements (8: u8, 9: i8, 11: i16, 12: i32,
+/// 13: f32, 14: f64), the number of dimensions, and their extents as u32; the elements follow, up to
+/// the end of the file, with the last index varying fastest. Everything is big endian. The first
+/// extent is n, the number of examples. The other dimensions are flattened: d_0 is the product of
+/// those of the inputs, and targets are encoded as [`TargetEncoding`] says. Inputs are multiplied
+/// by a factor ([`with_scale`](Self::with_scale), 1 by default) in `f64`, and rounded once to `T`.
 ///
 /// # Examples
 /// ```no_run
@@ -89,7 +89,10 @@ fn array(path: &Path) -> Result<Array, Error> {
     let file = DataFile::open(path)?;
     let mut magic = [0; 4];
     if file.len < 4 {
-        return Err(file.bad(format!("{} bytes are no IDX file", file.len)));
+        return Err(file.bad(format!(
+            "it has only {} bytes, too few for an IDX file",
+            file.len
+        )));
     }
     file.read(&mut magic, 0)?;
     let (kind, size) = match magic {

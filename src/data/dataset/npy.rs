@@ -10,18 +10,19 @@ use crate::data_file::DataFile;
 use crate::error::Error;
 use crate::kernel::Scalar;
 
-/// Two files that `numpy.save` wrote: inputs and targets, with examples along the first axis. Values are
-/// read when they are needed.
+/// Two files written by `numpy.save`: inputs and targets, with examples along the first axis.
+/// Values are read on demand.
 ///
-/// Read are versions 1 to 3 of [the format](https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html),
-/// floats of 4 or 8 bytes, integers of 1 to 8 bytes, and bool (as 0 and 1), in either byte order. The
-/// shape is (n, …); further axes are flattened as by `reshape(n, -1)`: d_0 is the product of those of the
-/// inputs, and the targets are as [`TargetEncoding`] says. An array of shape (n,) has one value per
-/// example. Inputs are multiplied by a factor ([`with_scale`](Self::with_scale), 1 by default) in `f64`,
-/// and rounded once to `T`.
+/// Supported are versions 1 to 3 of
+/// [the format](https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html), with
+/// floats of 4 or 8 bytes, integers of 1 to 8 bytes, or bool (read as 0 and 1), in either byte
+/// order. The shape is (n, …); further axes are flattened as by `reshape(n, -1)`: d_0 is the
+/// product of those of the inputs, and targets are encoded as [`TargetEncoding`] says. An array
+/// of shape (n,) has one value per example. Inputs are multiplied by a factor
+/// ([`with_scale`](Self::with_scale), 1 by default) in `f64`, and rounded once to `T`.
 ///
-/// Arrays in Fortran's order are read column by column: scattered rows take one access to the file for
-/// each value.
+/// Arrays in Fortran order are read column by column: scattered rows take one file access for each
+/// value.
 ///
 /// # Examples
 /// ```no_run
@@ -105,9 +106,11 @@ fn array(path: &Path) -> Result<Array, Error> {
             (12, u32::from_le_bytes([a, b, c, d]))
         }
         [0x93, b'N', b'U', b'M', b'P', b'Y', version, ..] => {
-            return Err(file.bad(format!("version {version} of the NPY format is not known")));
+            return Err(file.bad(format!(
+                "version {version} of the NPY format is not supported"
+            )));
         }
-        _ => return Err(file.bad("it is no NPY file")),
+        _ => return Err(file.bad("it is not an NPY file")),
     };
     let end = begin + u64::from(length);
     if end > file.len.min(HEADER) {
@@ -121,11 +124,11 @@ fn array(path: &Path) -> Result<Array, Error> {
     let header = std::str::from_utf8(&text).ok().and_then(header);
     let Some((kind, order, shape)) = header else {
         let text = String::from_utf8_lossy(&text);
-        return Err(file.bad(format!("its header is not understood: {}", text.trim())));
+        return Err(file.bad(format!("its header cannot be parsed: {}", text.trim())));
     };
     let Some(element) = element(kind) else {
         return Err(file.bad(format!(
-            "its elements are '{kind}', but only floats of 4 or 8 bytes, integers and bool are read"
+            "its elements are '{kind}', but only floats of 4 or 8 bytes, integers and bool are supported"
         )));
     };
     Array::new(file, end, element, &shape, order)

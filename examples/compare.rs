@@ -1,6 +1,7 @@
 //! Five schemes over three seeds, on handwritten digits.
 //!
-//! `cargo run --release --example compare`; with `--features plot`, `-- --plot FILE.svg` draws them.
+//! `cargo run --release --example compare`; with `--features plot`, `-- --plot FILE.svg` plots
+//! them.
 
 #[path = "digits/data.rs"]
 mod data;
@@ -17,7 +18,7 @@ struct Options {
     /// Number of epochs of every run.
     #[arg(default_value_t = 60)]
     epochs: u64,
-    /// File for a picture of all runs, as SVG.
+    /// SVG file for a plot of all runs.
     #[cfg(feature = "plot")]
     #[arg(long, value_name = "FILE")]
     plot: Option<std::path::PathBuf>,

@@ -1,7 +1,8 @@
 //! What must be saved for a classifier to be used elsewhere: the circuit with its loss, the scaling of its
 //! inputs, and what its classes mean. One process trains and saves them; another opens them and predicts.
 //!
-//! `cargo run --release --features storage --example serve -- DIR` is the first, which starts the second.
+//! `cargo run --release --features storage --example serve -- DIR` is the first process, which
+//! starts the second.
 
 use std::path::Path;
 use std::process::Command;
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 type Failed = Box<dyn std::error::Error>;
 
-/// What a classifier needs beside its circuit.
+/// What a classifier needs besides its circuit.
 #[derive(Serialize, Deserialize)]
 struct Around {
     scaling: Standardizer<f32>,

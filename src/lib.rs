@@ -19,10 +19,11 @@
 //! ∂E/∂θ_t = (∂f_t/∂θ_t)^T g_{t+1}, \qquad ∂E/∂z_t = ∂ℓ_{t-1}/∂z_t + (∂f_t/∂z_t)^T g_{t+1}
 //! ```
 //!
-//! In the second, ∂ℓ_{t−1}/∂z_t is that of z_t as a target. Moving θ is a *W-step*, moving z a *Z-step*. ‖z_t − ẑ_t‖ is the *gap*, and L of the
-//! plain forward pass is the *composed loss*, which backprop minimises. Related work: the method of
-//! auxiliary coordinates (Carreira-Perpiñán & Wang 2014), ADMM for nets (Taylor et al. 2016),
-//! predictive coding (Whittington & Bogacz 2017).
+//! In the second equation, ∂ℓ_{t−1}/∂z_t is the gradient in z_t as the target of layer t−1. Moving
+//! θ is a *W-step*, moving z a *Z-step*. ‖z_t − ẑ_t‖ is the *gap*, and L of the plain forward pass
+//! is the *composed loss*, which backprop minimises. Related work: the method of auxiliary
+//! coordinates (Carreira-Perpiñán & Wang 2014), ADMM for nets (Taylor et al. 2016), predictive
+//! coding (Whittington & Bogacz 2017).
 //!
 //! # Conventions
 //!
@@ -50,7 +51,7 @@
 //! | one layer's own problem, here or in another process | [`energy::LocalProblem`], [`segment`], [`shard`] |
 //! | circuits and runs in files (feature `storage`); parts of your own in them | `storage`, [`registry`], [`description`] |
 //! | watching a run: logs, a progress bar, tracing | [`observers`] |
-//! | pictures of training histories (feature `plot`) | `plot` |
+//! | plots of training histories (feature `plot`) | `plot` |
 //! | external optimisers, such as argmin's | [`objective`] |
 //! | energies, gaps, gradients compared with backprop's, curvature | [`diagnostics`] |
 //! | checking your own layers and losses | [`gradcheck`] |

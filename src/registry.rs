@@ -21,7 +21,7 @@ type Build<T, P> = Box<dyn Fn(&Description, &Registry<T>) -> Result<Arc<P>, Erro
 /// those of your own that are added.
 ///
 /// # Examples
-/// A layer of one's own, described and built again:
+/// A layer of your own, described and rebuilt:
 /// ```
 /// use layerwise::description::Description;
 /// use layerwise::layer::{Activation, Patchwise, Shape, Unfold};

@@ -27,8 +27,9 @@ use layerwise::{Circuit, DecoupledCircuit, Error};
 use serde::Serialize;
 
 /// Trains tanh circuits on images in the IDX format by several schemes. Prints one line per scheme
-/// and seed: test accuracy in per cent (or that on images held out by `--validation`) after each epoch, the gap before and after the Z-steps of
-/// the last epoch, and the training time in seconds.
+/// and seed: accuracy in per cent after each epoch, on the test images (or on those held out by
+/// `--validation`), the gap before and after the Z-steps of the last epoch, and the training time
+/// in seconds.
 #[derive(Parser)]
 struct Options {
     /// Folder with the uncompressed files train-images-idx3-ubyte, train-labels-idx1-ubyte,
@@ -70,21 +71,23 @@ struct Options {
     /// Learning rate of Adam.
     #[arg(long, default_value_t = 1e-3)]
     rate: f64,
-    /// Learning rate at the end, as a fraction of `--rate`; falls along a cosine, from visit to visit.
+    /// Learning rate at the end, as a fraction of `--rate`; it falls along a cosine from visit to
+    /// visit.
     #[arg(long, default_value_t = 0.0)]
     rate_end: f64,
     /// Weight decay, decoupled from the gradient (AdamW).
     #[arg(long, default_value_t = 0.0)]
     weight_decay: f64,
-    /// Share of the uniform distribution in the targets of the output loss.
+    /// Label smoothing: the share of the uniform distribution in the targets of the output
+    /// loss.
     #[arg(long, default_value_t = 0.1)]
     label_smoothing: f64,
-    /// Factor of the centred pixels. The default is 1/0.3081, one over the standard deviation of all
-    /// of MNIST's pixels.
+    /// Factor that multiplies the centred pixels. The default is 1/0.3081, one over the standard
+    /// deviation of all MNIST pixels.
     #[arg(long, default_value_t = 1.0 / 0.3081)]
     scale: f64,
-    /// Hold out this many training images, from the end of the file, and measure accuracy on them instead of on the
-    /// test images: options are to be chosen by them.
+    /// Hold out this many training images, from the end of the file, and measure accuracy on them
+    /// instead of on the test images. Choose options this way.
     #[arg(long, value_name = "IMAGES", default_value_t = 0)]
     validation: usize,
     /// Use only this many training images, from the start of the file.

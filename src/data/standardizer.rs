@@ -22,9 +22,10 @@ const NOISE: f64 = 1.0 / (1u64 << 45) as f64;
 /// Fit it on the training examples, and apply it to the test examples too. A row that does not vary
 /// carries no information: its σ is 0, and it becomes 0. The same applies to a row that varies only
 /// by rounding, σ ≤ max(2⁻⁴⁵, ε) |m| with ε the machine epsilon of T; otherwise this noise would be
-/// scaled up to variance 1. Everything is computed in `f64`, and s is rounded to T. m is
-/// the mean rounded to `f64`, and m′ what the rounding left out, which can be 1/256 σ in a row that varies
-/// little. Below about 1e-305, m and σ have only the few digits of subnormal numbers.
+/// scaled up to variance 1. Everything is computed in `f64`, and s is rounded to T. m is the mean
+/// rounded to `f64`, and m′ is the part that this rounding leaves out, which can be as large as
+/// σ/256 in a row that varies little. Below about 1e-305, m and σ have only the few digits of
+/// subnormal numbers.
 ///
 /// # Examples
 /// ```
@@ -106,9 +107,9 @@ impl<T: Scalar> Standardizer<T> {
         Ok(Self::fit_finite(values))
     }
 
-    /// The standardizer with these m and σ and m′ = 0, such as those of one that was fitted in another program
-    /// ([`mean`](Self::mean), [`deviation`](Self::deviation)). With the feature `serde` a
-    /// standardizer is also a serde value, which keeps m′.
+    /// The standardizer with the given m and σ, and with m′ = 0. They may come from a standardizer
+    /// that was fitted in another program ([`mean`](Self::mean), [`deviation`](Self::deviation)).
+    /// With the feature `serde` a standardizer can also be serialised, which keeps m′.
     ///
     /// # Errors
     /// [`Error::Length`] for lists of different lengths, [`Error::InvalidOption`] for an m that is not
@@ -306,7 +307,7 @@ impl<T: Scalar> Standardizer<T> {
         &self.mean
     }
 
-    /// m′, what the mean of every row (length d) has beside m, which is rounded.
+    /// m′, the part of every row's mean (length d) that is lost when m is rounded.
     pub fn mean_rest(&self) -> &DVector<f64> {
         &self.rest
     }

@@ -292,8 +292,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
     }
 
     /// Adds all examples of a data set, in the order of its rows, as
-    /// [`add_examples`](Self::add_examples) does, with the same bits; returns their ids. For some of them,
-    /// see [`Subset`](crate::data::Subset).
+    /// [`add_examples`](Self::add_examples) does, with the same bits; returns their ids. To add
+    /// only some of them, use a [`Subset`](crate::data::Subset).
     ///
     /// # Errors
     /// Those of [`add_examples`](Self::add_examples), and of [`Dataset::read`]. On an error nothing is
@@ -455,7 +455,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(DMatrixView::from_slice(&z[t], dim, self.examples.len()))
     }
 
-    /// A copy of z_t of the selected examples, d_t × n, also of those that are not in memory.
+    /// A copy of z_t of the selected examples, d_t × n, whether or not they are in memory.
     ///
     /// # Errors
     /// [`Error::UnknownLayer`] if t > T; those of the selection, [`Error::TooLarge`], and for streamed

@@ -128,30 +128,30 @@ fn unnamed(folder: &Path) -> io::Result<File> {
 }
 
 impl<T: Bytes> DecoupledCircuit<T> {
-    /// Adds all examples of a data set without taking them into memory: their inputs and output targets
-    /// are read when they are needed, and their auxiliary targets live in a file in `folder`; returns
-    /// the ids. A run gives the same bits as with [`add_dataset`](Self::add_dataset).
+    /// Adds all examples of a data set without loading them into memory: their inputs and output
+    /// targets are read on demand, and their auxiliary targets are kept in a file in `folder`.
+    /// Returns the ids. A run gives the same bits as with [`add_dataset`](Self::add_dataset).
     ///
-    /// While a minibatch is visited, a thread reads the next one. In memory are three minibatches (or
-    /// blocks of up to 1,024 examples, where all are measured or changed), about 30 bytes for each
-    /// example, and what a scheme itself keeps for each example: λ of multipliers, residuals, or the
-    /// moments of a joint step, each as large as the targets.
+    /// While a minibatch is visited, a thread reads the next one. Memory holds three minibatches
+    /// (or blocks of up to 1,024 examples, where all are measured or changed), about 30 bytes for
+    /// each example, and what a scheme itself keeps for each example: multipliers λ, residuals, or
+    /// the moments of a joint step, each as large as the targets.
     ///
-    /// The file has no name, and is gone once the model is dropped and what is being read has been. It needs
-    /// n Σ_{t=1}^{T−1} d_t scalars, and as many again while all targets are computed anew (at the end of
-    /// a phase with refreshed or residual targets, and in
-    /// [`initialize_targets`](Self::initialize_targets)). Checkpoints contain the targets, but not the
-    /// data: [`Session::reopen`](crate::training::Session::reopen) one with a model of the same data
-    /// set.
+    /// The file has no name, and disappears once the model is dropped and any read in progress has
+    /// finished. It needs n Σ_{t=1}^{T−1} d_t scalars, and as many again while all targets are
+    /// computed anew (at the end of a phase with refreshed or residual targets, and in
+    /// [`initialize_targets`](Self::initialize_targets)). Checkpoints contain the targets, but not
+    /// the data: [`Session::reopen`](crate::training::Session::reopen) one with a model of the same
+    /// data set.
     ///
-    /// What needs all examples in memory is [`Error::NotInMemory`]: views such as
-    /// [`z`](Self::z) and [`problem`](Self::problem) (see [`z_of`](Self::z_of)), further examples, and
-    /// removing some ([`Subset`](crate::data::Subset) streams a part). Clones of the model share the file
-    /// until one of them changes its targets; that one then copies it.
+    /// Calls that need all examples in memory return [`Error::NotInMemory`]: views such as
+    /// [`z`](Self::z) and [`problem`](Self::problem) (see [`z_of`](Self::z_of)), adding further
+    /// examples, and removing some ([`Subset`](crate::data::Subset) streams a part). Clones of the
+    /// model share the file until one of them changes its targets; that one then copies it.
     ///
-    /// The file gets all its space at once, so that a full disk is an error now. If a later write fails
-    /// nevertheless, some of the targets that were to be stored are the new ones: continue from a
-    /// checkpoint.
+    /// All space for the file is allocated at once, so that a full disk is an error of this call.
+    /// If a later write fails nevertheless, only some of the new targets have been stored: continue
+    /// from a checkpoint.
     ///
     /// # Errors
     /// Those of [`add_examples`](Self::add_examples) and of [`Dataset::read`], [`Error::File`];

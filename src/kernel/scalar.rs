@@ -11,10 +11,10 @@ use crate::kernel::{self, Matrix, Write};
 /// scalar with `impl Scalar for MyNumber {}` in the crate that defines it: every method has a
 /// generic default.
 ///
-/// With the feature `dual`, `Dual32` and `Dual64` of num-dual are scalars: predictions, losses, energies
-/// and gradients carry a derivative through. What is measured in `f64` does not: gaps, norms (and so a
-/// clipped step), diagnostics, metrics, and the losses of a run's records. At a kink the derivative is
-/// the one that the layer or loss itself gives.
+/// With the feature `dual`, `Dual32` and `Dual64` of num-dual are scalars: predictions, losses,
+/// energies and gradients carry derivatives. Quantities that are measured in `f64` do not: gaps,
+/// norms (and so a clipped step), diagnostics, metrics, and the losses in a run's records. At a
+/// kink the derivative is the one that the layer or loss itself gives.
 pub trait Scalar: RealField + Copy {
     /// The value nearest to `x`.
     fn of(x: f64) -> Self {

@@ -15,8 +15,9 @@ use crate::kernel::{Scalar, Sum, Write, map_pairs, place_of_largest, sum_of_bloc
 /// logits overflow; the exponentials are within 3 ulp in `f32` and `f64`. The target is fixed,
 /// because the joint Hessian is indefinite: the loss can serve as L, but not as L_h. The curvature
 /// is the Gauss-Newton part blockdiag(0, (Σy)(diag p − p pᵀ)), whose norm is at most ½ Σy. Σy = 1
-/// for every accepted target. As in PyTorch, the entry of a class whose p is 1 up to rounding is 0 in
-/// gradient and curvature: more digits there would let second-order steps run after a minimum at infinity.
+/// for every accepted target. As in PyTorch, the entry of a class whose p is 1 up to rounding is 0
+/// in gradient and curvature: more digits there would make second-order steps chase a minimum at
+/// infinity.
 ///
 /// # Examples
 /// ```

@@ -12,11 +12,12 @@ use crate::kernel::{Scalar, Sum, Write};
 ///
 /// It equals [`SoftmaxCrossEntropy`] minus the entropy of the target, and is 0 where p = y. It is
 /// computed as Σ_j (y_j q_j − y_j + p_j) + (Σy − 1) with q_j = ln y_j − ln p_j, where no term is
-/// negative: near 0 it keeps its sign and its digits. (It is below 0 only where Σy is below 1.) Use it for
-/// targets that are themselves distributions, as in distillation. ∂L/∂x = (Σy) p − y; ∂L/∂y_j =
-/// ln y_j + 1 − ln p_j, which is −∞ at y_j = 0. The curvature is blockdiag(0, (Σy)(diag p − p pᵀ)),
-/// whose norm is at most ½ Σy; Σy = 1 for every accepted target. The target is fixed: the loss can
-/// serve as L, but not as L_h. It is a sum over the classes, not a mean. Kullback & Leibler 1951.
+/// negative, so that near 0 it keeps its sign and its precision. (It is below 0 only where Σy is
+/// below 1.) Use it for targets that are themselves distributions, as in distillation.
+/// ∂L/∂x = (Σy) p − y; ∂L/∂y_j = ln y_j + 1 − ln p_j, which is −∞ at y_j = 0. The curvature is
+/// blockdiag(0, (Σy)(diag p − p pᵀ)), whose norm is at most ½ Σy; Σy = 1 for every accepted target.
+/// The target is fixed: the loss can serve as L, but not as L_h. It is a sum over the classes, not a
+/// mean. Kullback & Leibler 1951.
 ///
 /// # Examples
 /// ```

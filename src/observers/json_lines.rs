@@ -39,8 +39,8 @@ pub struct JsonLines {
 }
 
 impl JsonLines {
-    /// A log in a new file, in place of an old one. A resumed run writes only its own part: append it with
-    /// [`JsonLines::to`] and a file opened for appending.
+    /// A log in a new file, which replaces an existing one. A resumed run writes only its own part:
+    /// to append it to the old log, use [`JsonLines::to`] with a file opened for appending.
     ///
     /// # Errors
     /// [`Error::File`].

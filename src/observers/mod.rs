@@ -1,8 +1,8 @@
 //! Observers to add to a run: a log as CSV or JSON lines, a progress bar, tracing.
 //!
-//! Each is told every event of a [`Session`](crate::training::Session) by
-//! [`Session::observe`](crate::training::Session::observe); several can watch one run. Nothing is
-//! printed or written unless one is added.
+//! Add one to a [`Session`](crate::training::Session) with
+//! [`Session::observe`](crate::training::Session::observe), and it receives every event; several
+//! can watch one run. Nothing is printed or written unless one is added.
 //!
 //! `JsonLines` needs the feature `json`, `ProgressBar` `progress`, and `Trace` `tracing`.
 

@@ -18,7 +18,7 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// An observer that sends what it is told to the current subscriber.
+    /// An observer that sends every event to the current subscriber.
     pub fn new() -> Self {
         Self::default()
     }

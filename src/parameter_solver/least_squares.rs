@@ -41,11 +41,12 @@ const NAME: &str = "LeastSquares";
 /// with the targets it had when visited, so one pass over fixed targets ends at the solution for
 /// all examples. γ < 1 is recursive least squares with forgetting.
 ///
-/// A batch with fewer examples than inputs needs λ or ρ above 0, and so do inputs that are constant or
-/// depend on others, as those of a layer wider than its data vary. It must not be lost in rounding: with
-/// d inputs of unit scale 4dε or more, which is 3e-5 for d = 64 in `f32` and 6e-14 in `f64`. The error
-/// [`Error::Singular`] says how much is enough. (Inputs that are constant, and 0 after they were
-/// centred about their mean, need only a λ above 0.)
+/// A batch with fewer examples than inputs needs λ or ρ above 0. So do inputs that are constant or
+/// are combinations of others, as in a layer that is wider than the number of directions in which
+/// its data vary. This weight must not be lost in rounding: for d inputs of unit scale it must be
+/// at least 4dε, which is 3e-5 for d = 64 in `f32` and 6e-14 in `f64`. [`Error::Singular`] says how
+/// large a weight is enough. (For inputs that are constant, and so 0 once centred about their mean,
+/// any λ above 0 will do.)
 ///
 /// # Examples
 /// ```

@@ -4,7 +4,7 @@ use crate::error::Error;
 
 use super::scale::{Scale, is_narrow};
 
-/// The name of an axis, with its unit, its scale, and perhaps its limits.
+/// An axis: its name (with the unit), its scale, and optional limits.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Axis {
     pub(super) name: String,
@@ -21,23 +21,23 @@ pub(super) enum Kind {
 }
 
 impl Axis {
-    /// Equal steps, labelled at round numbers.
+    /// A linear axis, labelled at round numbers.
     pub fn linear(name: impl Into<String>) -> Self {
         Self::of(name, Kind::Linear)
     }
 
-    /// Equal steps, labelled at whole numbers.
+    /// A linear axis, labelled at whole numbers.
     pub fn counted(name: impl Into<String>) -> Self {
         Self::of(name, Kind::Counted)
     }
 
-    /// Equal factors, labelled at powers of ten, on a short axis between them too. Values must be
-    /// above 0.
+    /// A logarithmic axis, labelled at powers of ten, and between them too if it is short. Values
+    /// must be above 0.
     pub fn logarithmic(name: impl Into<String>) -> Self {
         Self::of(name, Kind::Logarithmic)
     }
 
-    /// Shows values from `low` to `high`, and cuts lines and bands off there. Without limits an axis
+    /// Shows values from `low` to `high`, and clips lines and bands to them. Without limits an axis
     /// shows all values: an accuracy that rises from 10 % to 97 % fills it, and 96 % and 97 % look
     /// alike.
     ///

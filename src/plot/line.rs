@@ -7,7 +7,7 @@ use crate::error::{Error, Unplottable};
 
 use super::axis::{Axis, Kind};
 
-/// A named line through points in their order. A point that is not finite is a gap.
+/// A named line through points, in the given order. A point that is not finite interrupts it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Line {
     pub(super) name: String,
@@ -26,8 +26,8 @@ impl Line {
         }
     }
 
-    /// A band from y − sd to y + sd, with one sd for each point. A logarithmic axis cuts it off
-    /// where y − sd is not above 0.
+    /// Adds a band from y − sd to y + sd, with one standard deviation sd for each point. A
+    /// logarithmic axis clips it where y − sd is not above 0.
     ///
     /// # Errors
     /// [`Error::Length`].

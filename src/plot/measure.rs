@@ -13,7 +13,7 @@ pub enum Measure {
     ComposedLoss,
     /// The composed loss per validation example.
     ValidationLoss,
-    /// The gap of the stored targets, or else that after the Z-steps.
+    /// The gap of the stored targets or, if there are none, the gap after the Z-steps.
     Gap,
     /// The metric.
     Metric,
@@ -32,7 +32,7 @@ impl Measure {
     }
 }
 
-/// What a history is drawn along.
+/// What the x axis of a history shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Along {

@@ -1,8 +1,9 @@
-//! Training histories as pictures (feature `plot`).
+//! Plots of training histories (feature `plot`).
 //!
-//! [`Runs`] collects histories; runs of one name are seeds, drawn as their mean ± sd. Each
-//! [`Panel`] shows one [`Measure`] of them, and a [`Page`] of panels becomes an SVG. A panel takes
-//! any other [`Line`] too. Equal input gives equal bytes.
+//! [`Runs`] collects histories. Runs with the same name, such as several seeds, are drawn as their
+//! mean ± one standard deviation (sd). Each [`Panel`] shows one [`Measure`] of them, and a
+//! [`Page`] of panels becomes an SVG. A panel can also show any other [`Line`]. Equal input gives
+//! equal bytes.
 //!
 //! # Examples
 //! ```

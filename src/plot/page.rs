@@ -8,7 +8,7 @@ use super::canvas::{Canvas, GAP, LABELS, ROOM, width};
 use super::legend::Legend;
 use super::panel::Panel;
 
-/// Panels, two in a row, with their legends below: one legend if that of all panels is the same.
+/// Panels, two per row, with their legends below; only one legend if all panels have the same.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Page {
     title: String,
@@ -36,13 +36,13 @@ impl Page {
         self
     }
 
-    /// All panels get scales that show the points of all of them.
+    /// Gives all panels the same scales, which show the points of all of them.
     pub fn with_shared_scales(mut self) -> Self {
         self.shared = true;
         self
     }
 
-    /// The picture as SVG, whose text is set in the reader's sans-serif font.
+    /// The page as SVG, with text in the viewer's sans-serif font.
     ///
     /// # Errors
     /// - [`Error::InvalidOption`] without panels, and for a panel with no line or more than six;
@@ -116,7 +116,7 @@ impl Page {
         })
     }
 
-    /// Writes the picture to a file, in place of an old one.
+    /// Writes the page to a file, which replaces an existing one.
     ///
     /// # Errors
     /// Those of [`to_svg`](Self::to_svg), and [`Error::File`].

@@ -30,7 +30,7 @@ impl Panel {
         }
     }
 
-    /// Its title.
+    /// Sets its title.
     pub fn with_title(mut self, title: impl Into<String>) -> Self {
         self.title = title.into();
         self
@@ -54,7 +54,7 @@ impl Panel {
         lines.filter_map(|(style, line)| Some((style, line.as_ref()?)))
     }
 
-    /// A grey band behind the lines.
+    /// Sets a grey band behind the lines.
     pub fn with_band(mut self, band: Band) -> Self {
         self.band = Some(band);
         self

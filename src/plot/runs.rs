@@ -12,8 +12,8 @@ use super::line::Line;
 use super::measure::{Along, Measure};
 use super::panel::Panel;
 
-/// Histories of one or several runs. Those with the same name are runs of one method, such as with
-/// several seeds.
+/// Histories of one or several runs. Those with the same name are runs of one method, for example
+/// with several seeds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Runs<T> {
     /// In the order of their first runs.
@@ -35,7 +35,7 @@ impl<T: Scalar> Default for Runs<T> {
 }
 
 impl<T: Scalar> Runs<T> {
-    /// No runs yet, drawn along epochs.
+    /// No runs yet, with epochs on the x axis.
     pub fn new() -> Self {
         Self {
             methods: Vec::new(),
@@ -43,7 +43,7 @@ impl<T: Scalar> Runs<T> {
         }
     }
 
-    /// What they are drawn along.
+    /// Sets what the x axis shows.
     pub fn along(mut self, along: Along) -> Self {
         self.along = along;
         self
@@ -55,9 +55,9 @@ impl<T: Scalar> Runs<T> {
         self.with(name.into(), history, &[])
     }
 
-    /// Adds a run with the seconds at which each record was made. The crate's records hold no times,
-    /// so that equal runs have equal records; observers are told them
-    /// ([`Progress::seconds`](crate::training::Progress::seconds)).
+    /// Adds a run with the seconds at which each record was made. The crate's records hold no
+    /// times, so that equal runs have equal records; observers get the times from
+    /// [`Progress::seconds`](crate::training::Progress::seconds).
     ///
     /// # Errors
     /// [`Error::Length`].
@@ -84,9 +84,9 @@ impl<T: Scalar> Runs<T> {
     }
 
     /// A line for each method: the values of its run, or the mean ± sample sd over its runs at the
-    /// epochs that all of them measured. Where a value is not finite, there is a gap. Methods that
-    /// have no [`Measure::Gap`], such as backprop, are left out of its panel; the others keep their
-    /// colours.
+    /// epochs that all of them measured. A value that is not finite interrupts the line. Methods
+    /// that have no [`Measure::Gap`], such as backprop, are left out of a panel of gaps; the others
+    /// keep their colours.
     ///
     /// # Errors
     /// [`Error::Plot`] for a method with an empty history, or without values to show.

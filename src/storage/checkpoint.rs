@@ -91,7 +91,7 @@ impl<T: Stored> Session<T> {
     /// [`Error::InvalidOption`] for 0 visits, [`Error::File`] if the file's folder does not exist.
     ///
     /// # Examples
-    /// A program that continues where it was left, if it was:
+    /// A program that continues an earlier run, if there was one:
     /// ```
     /// use layerwise::prelude::*;
     /// use layerwise::training::Session;
@@ -121,7 +121,7 @@ impl<T: Stored> Session<T> {
         self.save_with(visits, Checkpoints { path })
     }
 
-    /// A session that continues from a file to the same bits, in this or another process.
+    /// A session that continues from a file with the same bits, in this or another process.
     ///
     /// `model` must be built like the saved one: layers, losses and regularisers. Its θ, μ, seed and
     /// examples are replaced by those of the file, so it needs no examples, unless they are streamed. The phases of `trainer`,

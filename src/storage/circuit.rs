@@ -259,11 +259,13 @@ impl<T: Stored> Circuit<T> {
         Ok(())
     }
 
-    /// Replaces all parameters by arrays of any safetensors file, as other programs write them.
+    /// Replaces all parameters with arrays from any safetensors file, as other programs write
+    /// them.
     ///
     /// `name` gives the name of the array for a group of θ_t, given t and the group. An array must
     /// have the shape of its group: channels × inputs for the weights of a dense layer, as in
-    /// PyTorch. Arrays are `f32` or `f64`; an `f64` circuit reads both, exactly, an `f32` circuit `f32`.
+    /// PyTorch. Arrays are `f32` or `f64`; an `f64` circuit reads both exactly, an `f32` circuit
+    /// only `f32`.
     ///
     /// # Errors
     /// [`Error::File`], [`Error::Format`] if it is not a safetensors file or has no such array,

@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | layers and θ, to predict with | [`Circuit::save`] | [`Circuit::open`], [`Circuit::load`] |
 //! | also losses, μ, regularisers, examples and their targets | [`DecoupledCircuit::save`] | [`DecoupledCircuit::open`], [`DecoupledCircuit::load`] |
-//! | also the state of a run, to continue it to the same bits | [`Session::save`], [`Session::checkpoint_every`] | [`Session::reopen`] |
+//! | also the state of a run, to continue it with the same bits | [`Session::save`], [`Session::checkpoint_every`] | [`Session::reopen`] |
 //! | weights from elsewhere, such as PyTorch | | [`Circuit::load_tensors`] |
 //!
 //! A file of a lower row can be read as one of those above it. `open` builds the layers from the
@@ -24,14 +24,15 @@
 //! `examples.z` + t, n × d_t.
 //!
 //! Files of models with streamed examples
-//! ([`stream_dataset`](crate::DecoupledCircuit::stream_dataset)) have z_1, …, z_{T−1}, but not the data, and are
-//! read into a model that streams the same data set. Neither writing nor reading takes the targets into memory.
+//! ([`stream_dataset`](crate::DecoupledCircuit::stream_dataset)) contain z_1, …, z_{T−1}, but not
+//! the data; they are read into a model that streams the same data set. Neither writing nor reading
+//! loads the targets into memory.
 //!
-//! Files are replaced as a whole: the new file is written beside the old one, with `.partial` at the
-//! end of its name, flushed to the disk, and renamed. After a crash at any moment there is the old
-//! file or the new one. On Unix the new file has the permissions of the old one, but the owner is
-//! whoever writes it. A link stays: the file that it points to is replaced, or created. What is no
-//! regular file, such as a folder or a device, is not replaced.
+//! Files are replaced as a whole: the new file is written beside the old one, with `.partial` at
+//! the end of its name, flushed to the disk, and renamed. After a crash at any moment there is the
+//! old file or the new one. On Unix the new file has the permissions of the old one, but the owner
+//! is whoever writes it. A link stays: the file that it points to is replaced, or created. Anything
+//! that is not a regular file, such as a folder or a device, is not replaced.
 //!
 //! Damaged, truncated, foreign or newer files are errors, and so are entries of the manifest that this
 //! version does not know. Nothing is changed by reading them.

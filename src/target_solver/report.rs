@@ -43,7 +43,8 @@ impl Convergence {
     }
 
     /// Also ends an example when an accepted step, whether full or shortened, lowers its E by at
-    /// most `decrease` times |E|. E is without the regularisers R_t(θ_t), which no target changes.
+    /// most `decrease` times |E|. Here E leaves out the regularisers R_t(θ_t), which do not depend
+    /// on targets.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless `decrease` is finite and not negative.
@@ -102,10 +103,10 @@ pub struct SolveReport {
     pub limited: usize,
     /// Steps shortened or undone because they would have raised an example's E; summed over examples.
     pub drawn_back: u64,
-    /// Examples of which a checked step was undone, and whose other steps were all shortened and
+    /// Examples for which a checked step was undone, and whose other steps were all shortened and
     /// lowered E by no more than rounding: either even a sixty-fourth of the step was too long (for
-    /// example because a curvature bound is too small, or a derivative is wrong), or the example was
-    /// at rest up to rounding.
+    /// example because a curvature bound is too small, or a derivative is wrong), or the example
+    /// was at rest up to rounding.
     pub stuck: usize,
     /// Products with the Gauss-Newton matrix: the conjugate-gradient iterations over all steps.
     /// Each takes one JVP and one VJP per layer, and as many again for the preconditioner of

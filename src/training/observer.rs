@@ -9,8 +9,8 @@ use crate::decoupled::DecoupledCircuit;
 use crate::error::Error;
 use crate::kernel::Scalar;
 
-/// Watches a run: it is told every event of a [`Session`](crate::training::Session), and cannot
-/// change anything.
+/// Watches a run: it receives every event of a [`Session`](crate::training::Session), and
+/// cannot change anything.
 ///
 /// # Examples
 /// ```
@@ -44,10 +44,10 @@ pub trait Observer<T: Scalar>: Debug + Send {
     /// Called after every event, with the run as it is then.
     ///
     /// # Errors
-    /// An error of your own choice, such as [`Error::File`]. The method that advanced the run returns
-    /// it in place of the event, which has happened and is not told again, unless
+    /// An error of your own choice, such as [`Error::File`]. The method that advanced the run
+    /// returns it in place of the event, which has happened and is not reported again, unless
     /// [`Session::continue_after_failures`](crate::training::Session::continue_after_failures) was
-    /// called. All other observers are told the event.
+    /// called. All other observers receive the event.
     fn observe(&mut self, event: &Event<T>, run: &Progress<'_, T>) -> Result<(), Error>;
 }
 
@@ -67,7 +67,7 @@ pub struct Progress<'a, T: Scalar> {
     /// Completed visits.
     pub visits: u64,
     /// The share of the planned visits that is done, from 0 to 1; phases that ended early count as
-    /// whole, unless they were stopped with the run.
+    /// complete, unless they were stopped with the run.
     pub fraction: f64,
     /// Wall-clock time since this session began, in seconds.
     pub seconds: f64,

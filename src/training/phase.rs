@@ -101,7 +101,7 @@ impl<T: Scalar> Phase<T> {
     }
 
     /// Schedule of the factor that multiplies θ's learning rate over the phase; constant unless
-    /// set. A run refuses one where no layer has an optimiser ([`Error::Combination`]).
+    /// set. A run refuses a schedule if no layer has an optimiser ([`Error::Combination`]).
     pub fn with_schedule(mut self, schedule: Schedule) -> Self {
         self.schedule = schedule;
         self

@@ -150,8 +150,8 @@ struct Within<T> {
 struct Epoch {
     /// Examples visited, which come first in the epoch's order.
     examples: usize,
-    /// The seed of that order; `None` for the order of the columns. A run that is taken up again with
-    /// another seed or batch size still finishes the epoch in it.
+    /// The seed of that order; `None` for the order of the columns. A run that is resumed with
+    /// another seed or batch size still finishes the epoch in this order.
     shuffle: Option<u64>,
     /// Visits of the phase so far.
     visits: u64,
@@ -194,14 +194,15 @@ impl<T: Scalar> Session<T> {
         Ok(Self::begin(trainer, model))
     }
 
-    /// A session that continues from `state`, as returned by [`Session::state`], with the model as it
-    /// was then (its θ, targets, μ and example weights). Where the phase in progress has another rule
-    /// for stopping than before, that begins to count anew.
+    /// A session that continues from `state`, as returned by [`Session::state`], with the model as
+    /// it was then (its θ, targets, μ and example weights). If the phase in progress has a
+    /// different stopping rule than before, that rule starts from scratch.
     ///
     /// # Errors
     /// Those of [`Session::new`], and [`Error::Length`] for a state of a run with a different
-    /// number of phases, with other epochs of a phase that has ended, or with a different model, optimiser or scheme, as far as its counts and
-    /// the sizes of its arrays reveal this.
+    /// number of phases, with a different number of epochs in a phase that has ended, or with a
+    /// different model, optimiser or scheme, as far as its counts and the sizes of its arrays
+    /// reveal this.
     #[doc(alias("load", "checkpoint"))]
     pub fn resume(
         trainer: &Trainer<T>,
@@ -313,7 +314,8 @@ impl<T: Scalar> Session<T> {
         &self.trainer
     }
 
-    /// Adds an observer, which is told every event, after those added before it.
+    /// Adds an observer. It receives every event, after the observers that were added before
+    /// it.
     #[doc(alias("callback", "progress", "logging"))]
     pub fn observe(&mut self, observer: impl Observer<T> + 'static) {
         self.observers.push(Box::new(observer));
@@ -321,8 +323,8 @@ impl<T: Scalar> Session<T> {
 
     /// Lets `saver` save the run after every k-th visit of the run, k = `visits`, and at its end; a
     /// run that is stopped (by [`Session::stop`], the stop flag, its time limit or the callback) is
-    /// saved as it was before its phase was closed, so that it can continue. A phase that reaches its
-    /// own time limit is saved then, too, and is over when the run continues.
+    /// saved as it was before its phase was closed, so that it can continue. The run is also saved
+    /// when a phase reaches its own time limit; that phase is over when the run continues.
     ///
     /// With the feature `storage`, `Session::checkpoint_every` does this with a file.
     ///

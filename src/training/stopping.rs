@@ -9,7 +9,7 @@ use crate::kernel::Scalar;
 /// When a phase ends before its limits.
 ///
 /// *Improvement* is relative: a value is an improvement if it is below the last improvement by more
-/// than `improvement` times the magnitude of that. So slow progress adds up (as in Keras).
+/// than `improvement` times the magnitude of that value. So slow progress adds up (as in Keras).
 #[doc(alias("early stopping", "patience"))]
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[non_exhaustive]

@@ -295,15 +295,15 @@ impl<T: Scalar> Trainer<T> {
     /// Checks that a run can begin on this model.
     ///
     /// # Errors
-    /// [`Error::NoExamples`], also if every weight is 0, and for a metric or a stopping rule without
-    /// validation examples; errors of the model's checks of the validation examples; errors of a
-    /// scheme's checks of its W-step and the model ([`Error::NoCurvatureBound`] for bounded steps with
-    /// a loss that has no bound); those of a parameter solver that fits no layer;
+    /// [`Error::NoExamples`], also if every weight is 0, and for a metric or a stopping rule
+    /// without validation examples; errors of the model's checks of the validation examples; errors
+    /// of a scheme's checks of its W-step and the model ([`Error::NoCurvatureBound`] for bounded
+    /// steps with a loss that has no bound); those of a parameter solver that fits no layer;
     /// [`Error::UnknownLayer`] or [`Error::UnknownGroup`] for options of a
-    /// [`Part`](crate::training::Part) that the circuit does not have, [`Error::Combination`] for frozen
-    /// parameters that a solver would move and for options that would have no effect (such as a
-    /// schedule of the learning rate where every layer has a solver), and [`Error::InvalidOption`] for
-    /// penalties that a phase could take out of range.
+    /// [`Part`](crate::training::Part) that the circuit does not have, [`Error::Combination`] for
+    /// frozen parameters that a solver would move and for options that would have no effect (such
+    /// as a learning-rate schedule where every layer has a solver), and [`Error::InvalidOption`]
+    /// for penalties that a phase could take out of range.
     pub fn check(&self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
         self.check_from(0, model.terms.penalties(), model)
     }

@@ -141,8 +141,8 @@ impl<'a, T: Scalar> Visit<'a, T> {
         self.columns
     }
 
-    /// The factor of the learning rate of the phase's optimiser in this visit, by its schedule. (For a
-    /// number of your scheme's own there is [`Visit::scheduled`].)
+    /// The factor of the learning rate of the phase's optimiser in this visit, by its schedule.
+    /// (For a quantity of your own scheme, use [`Visit::scheduled`].)
     pub fn factor(&self) -> f64 {
         self.factor
     }

@@ -10,7 +10,7 @@ use crate::kernel::Scalar;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum TargetEncoding {
-    /// As they are.
+    /// Unchanged.
     #[default]
     Values,
     /// Each example has one value, its class 0, …, `classes` − 1, and z_T is the one-hot column of that

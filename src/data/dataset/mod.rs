@@ -29,11 +29,12 @@ use crate::pointers::through_pointers;
 /// n examples that can be read in any order, from memory ([`InMemory`]), from files ([`Idx`], [`Npy`],
 /// and `Csv` with the feature `csv`), or from a source of your own.
 ///
-/// [`DecoupledCircuit::add_dataset`](crate::DecoupledCircuit::add_dataset) takes all examples into memory,
-/// [`DecoupledCircuit::stream_dataset`](crate::DecoupledCircuit::stream_dataset) none.
+/// [`DecoupledCircuit::add_dataset`](crate::DecoupledCircuit::add_dataset) loads all examples into
+/// memory; [`DecoupledCircuit::stream_dataset`](crate::DecoupledCircuit::stream_dataset) loads
+/// none.
 ///
-/// The examples are numbered from 0: these are the *rows* of the data set, as most files have them.
-/// Several threads may read at once.
+/// The examples are the *rows* of the data set, as in most files, and are numbered from 0. Several
+/// threads may read at once.
 ///
 /// # Examples
 /// Predictions for data that do not fit in memory, block by block:
@@ -57,7 +58,7 @@ use crate::pointers::through_pointers;
 /// # assert_eq!(accuracy(&model, &InMemory::new(x, y)?)?, 1.0);
 /// # Ok::<(), Error>(())
 /// ```
-/// A source of one's own, which computes its examples:
+/// A source of your own, which computes its examples:
 /// ```
 /// use layerwise::data::Dataset;
 /// use layerwise::prelude::*;
@@ -95,10 +96,10 @@ pub trait Dataset<T: Scalar>: Debug + Send + Sync {
     /// n, the number of examples.
     fn len(&self) -> usize;
 
-    /// d_0, the values of one input.
+    /// d_0, the number of values in one input.
     fn inputs(&self) -> usize;
 
-    /// d_T, the values of one target.
+    /// d_T, the number of values in one target.
     fn targets(&self) -> usize;
 
     /// Reads the examples with these numbers, in this order: writes every value of `inputs`
@@ -106,9 +107,8 @@ pub trait Dataset<T: Scalar>: Debug + Send + Sync {
     /// listed. A row may be listed more than once.
     ///
     /// # Errors
-    /// Those of [`check_read`](Self::check_read), and what can go wrong at the source:
-    /// [`Error::File`], [`Error::Format`], [`Error::FileValue`]. After an error the values written have
-    /// no meaning.
+    /// Those of [`check_read`](Self::check_read), and those of the source: [`Error::File`],
+    /// [`Error::Format`], [`Error::FileValue`]. After an error the values written are meaningless.
     fn read(&self, rows: &[usize], inputs: &mut [T], targets: &mut [T]) -> Result<(), Error>;
 
     /// Whether there are no examples.

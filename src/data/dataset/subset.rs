@@ -4,8 +4,8 @@ use super::Dataset;
 use crate::error::Error;
 use crate::kernel::Scalar;
 
-/// Some rows of a data set, in an order of one's own: `rows[i]` becomes row i. `D` is a data set or a
-/// pointer to one.
+/// Some rows of a data set, in any order: `rows[i]` becomes row i. `D` is a data set or a pointer
+/// to one.
 ///
 /// # Examples
 /// ```

@@ -1,5 +1,5 @@
-//! A run that can be stopped at any time and goes on where it was left: run it, press Ctrl-C (or
-//! kill it), and run it again. A second Ctrl-C ends it at once.
+//! A run that can be stopped at any time and continues where it stopped: run it, press Ctrl-C
+//! (or kill it), and run it again. A second Ctrl-C ends it at once.
 //!
 //! `cargo run --release --features storage --example resume -- --resume run.safetensors`
 

@@ -64,8 +64,8 @@ use crate::state::State;
 /// # Ok::<(), layerwise::Error>(())
 /// ```
 pub trait Descent<T: Scalar>: Debug + Send + Sync {
-    /// Checks, before a run, whether the descent can work on such a circuit and losses; by default it
-    /// can on any.
+    /// Checks, before a run, whether the descent can work with these layers and losses. The default
+    /// accepts all.
     ///
     /// # Errors
     /// The error that [`Descent::begin`] would return.

@@ -73,8 +73,8 @@ use crate::state::State;
 /// }
 /// ```
 pub trait TargetSolver<T: Scalar>: Debug + Send + Sync {
-    /// Checks, before a run, whether the solver can work on such a circuit and losses; by default it
-    /// can on any.
+    /// Checks, before a run, whether the solver can work with these layers and losses. The default
+    /// accepts all.
     ///
     /// # Errors
     /// The error that [`TargetSolver::solve`] would return for any targets, such as

@@ -66,7 +66,7 @@ pub trait Scheme<T: Scalar>: Debug + Send + Sync {
     }
 
     /// Checks, before a run, whether the scheme can work on `model`, whose μ and targets may change
-    /// until its phase begins; by default it can on any.
+    /// until the scheme's phase begins. The default accepts every model.
     ///
     /// # Errors
     /// The error that [`Scheme::start`] or [`Scheme::visit`] would return.

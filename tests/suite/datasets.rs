@@ -383,7 +383,7 @@ fn foreign_and_hostile_files_say_what_is_wrong() {
         (
             "npy",
             header("{'descr': '|u1', 'shape': (6,)}"),
-            "not understood",
+            "cannot be parsed",
         ),
         (
             "npy",
@@ -403,12 +403,12 @@ fn foreign_and_hostile_files_say_what_is_wrong() {
         (
             "npy",
             header("{'descr': '|u1', 'fortran_order': 0, 'shape': (6,)}"),
-            "not understood",
+            "cannot be parsed",
         ),
         (
             "npy",
             header("{'descr': '|u1', 'fortran_order': False, 'shape': (99999999999999999999,)}"),
-            "not understood",
+            "cannot be parsed",
         ),
         (
             "npy",

@@ -467,7 +467,7 @@ pub enum Error {
 
     /// An output that should be a probability, but is not.
     #[error(
-        "row {row} of example column {column} is {value}, but a probability must be from 0 to 1 (is it a logit? `predict_proba` gives probabilities)"
+        "row {row} of example column {column} is {value}, but a probability must be from 0 to 1 (is it a logit? `predict_proba` gives probabilities, `Trainer::with_metric_of_probabilities` passes them to a metric)"
     )]
     NotProbability {
         /// Row, counted from 0.

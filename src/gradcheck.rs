@@ -964,6 +964,10 @@ impl GradCheck {
     /// Checks all gradients of a decoupled circuit on all its examples: ∂E/∂θ_t and ∂E/∂z_t for
     /// every t, and backprop's gradients of the composed loss, in training and not.
     ///
+    /// With targets from the forward pass, all gradients of E but those of the last layer are 0, and
+    /// the check says little: use [`TargetInit::NoisyForwardPass`](crate::decoupled::TargetInit) or
+    /// random targets.
+    ///
     /// # Errors
     /// [`Error::NoExamples`], [`Error::NotInMemory`].
     pub fn circuit<T: Scalar>(&self, model: &DecoupledCircuit<T>) -> Result<GradReport, Error> {

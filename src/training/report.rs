@@ -152,8 +152,8 @@ impl fmt::Display for Warning {
             ),
             Self::Unreached { layer } => write!(
                 f,
-                "layer {layer} did not move, as its gradient was 0: do Z-steps reach its target (a \
-                 `ReverseSweep` reaches all), or are its units saturated?"
+                "layer {layer} did not move, as its gradient was 0: the Z-steps do not reach its target (a \
+                 `ReverseSweep` reaches all), the signal fades to 0 with depth, or its units are saturated"
             ),
             Self::Mixes { layer } => write!(
                 f,
@@ -311,7 +311,9 @@ pub struct EpochRecord<T> {
     pub validation_loss: Option<T>,
     /// The metric of [`Trainer::with_metric`](crate::training::Trainer::with_metric) on the
     /// validation examples, after the epoch; `None` without one, if not measured in this epoch, or
-    /// if the validation loss is ∞.
+    /// if the validation loss is ∞. Under
+    /// [`Stopping::Validation`](crate::training::Stopping::Validation) the run may keep the
+    /// parameters of an earlier epoch: see [`PhaseReport::best_epoch`].
     pub metric: Option<f64>,
     /// (Σ_t Σᵢ ‖z_tⁱ − ẑ_tⁱ‖² / n)^½ over all hidden layers, after the epoch, with the stored
     /// targets of the examples; `None` if not measured in this epoch, or if the scheme stores no
@@ -416,7 +418,8 @@ pub struct TrainingReport<T> {
 }
 
 impl<T> TrainingReport<T> {
-    /// The last record of the history.
+    /// The last record of the history. Its parameters need not be those that are kept: see
+    /// [`PhaseReport::best_epoch`].
     pub fn last(&self) -> Option<&EpochRecord<T>> {
         self.history.last()
     }

@@ -168,6 +168,11 @@ fn tables_that_cannot_be_used() {
     let no_header = || plain().with_header(false);
     for (text, options, word) in [
         ("", plain(), "should have a header"),
+        (
+            "1,2\n3,4\n",
+            plain(),
+            "'1', '2'. For a file without a header",
+        ),
         ("a,b\n1,2\n1,2,3\n", plain(), "line 3 has 3 fields, not 2"),
         ("a,b\n1,2\n\n1\n", plain(), "line 4 has 1 fields, not 2"),
         (

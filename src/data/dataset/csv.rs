@@ -41,7 +41,9 @@ impl From<usize> for CsvColumn {
 }
 
 /// How a [`Csv`] file is read. By default it has a header, commas separate the fields, the last
-/// column is the target, and all other columns are inputs.
+/// column is the target, and all other columns are inputs. For a file without a header, call
+/// [`CsvOptions::with_header`]: otherwise its first example would be lost. A header of numbers
+/// other than 0, 1, 2, … is therefore an error.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CsvOptions {
     header: bool,
@@ -229,6 +231,7 @@ impl<T: Scalar> Csv<T> {
                 if header {
                     let names = record.iter().map(|own| String::from_utf8_lossy(own).into());
                     self.names = names.collect();
+                    self.check_header()?;
                     continue;
                 }
             }
@@ -253,6 +256,20 @@ impl<T: Scalar> Csv<T> {
         // Whole records at a time; longer ones in pieces.
         self.buffer = longest.clamp(64, 1 << 16) as usize;
         Ok(())
+    }
+
+    /// Refuses names that are all numbers, unless they number the columns: an example.
+    fn check_header(&self) -> Result<(), Error> {
+        let number = |name: &String| name.trim().parse::<f64>().is_ok();
+        let mut names = self.names.iter().enumerate();
+        if !self.names.iter().all(number) || names.all(|(i, name)| *name == i.to_string()) {
+            return Ok(());
+        }
+        Err(self.file.bad(format!(
+            "its header is all numbers: '{}'. For a file without a header, use \
+             CsvOptions::with_header(false)",
+            self.names.join("', '")
+        )))
     }
 
     fn choose_columns(&mut self, options: &CsvOptions) -> Result<(), Error> {

@@ -63,7 +63,7 @@ pub fn one_hot<T: Scalar>(labels: &[usize], classes: usize) -> Result<DMatrix<T>
 
 /// The predicted class of every column: the row of its largest output, or the first such row,
 ///
-/// cᵢ = min argmax_c ŷ_cⁱ.
+/// cᵢ = min argmax_c ŷ_cⁱ. It also turns one-hot columns back into class numbers.
 ///
 /// NaN is never the largest. A column of only NaN gets class 0, and so does every column of a
 /// single row.

@@ -663,8 +663,9 @@ fn a_report_prints_each_warning_once() {
         "{report}"
     );
     assert!(lines[0].ends_with(" s: all epochs done"), "{report}");
-    let expected = "warning: phase 1, epochs 4 to 6: layer 0 did not move, as its gradient was 0: do Z-steps \
-                    reach its target (a `ReverseSweep` reaches all), or are its units saturated?";
+    let expected = "warning: phase 1, epochs 4 to 6: layer 0 did not move, as its gradient was 0: the \
+                    Z-steps do not reach its target (a `ReverseSweep` reaches all), the signal fades \
+                    to 0 with depth, or its units are saturated";
     assert!(lines[1].starts_with("epoch 6: objective "), "{report}");
     assert_eq!(lines[4], expected);
 }

@@ -65,7 +65,7 @@ fn dimension() -> impl Strategy<Value = usize> {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 128,
+        cases: 256,
         rng_seed: RngSeed::Fixed(0x7072_6f64),
         failure_persistence: None,
         ..ProptestConfig::default()

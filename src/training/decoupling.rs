@@ -395,8 +395,9 @@ impl<T: Scalar> Scheme<T> for Decoupling<T> {
                 model.for_each_evaluated("residuals", true, |problem, workspace| {
                     measure(problem, workspace, &mut gaps);
                     for (t, (all, own)) in residuals.values.iter_mut().zip(&gaps).enumerate() {
-                        let own_check = check_computed(Quantity::Prediction, t, 0, own);
-                        checked = std::mem::replace(&mut checked, Ok(())).and(own_check);
+                        if checked.is_ok() {
+                            checked = check_computed(Quantity::Prediction, t, 0, own);
+                        }
                         all.extend_from_slice(own);
                     }
                 })?;

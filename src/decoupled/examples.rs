@@ -224,10 +224,13 @@ impl<T: Scalar> Examples<T> {
 
     /// The columns of the examples that training visits: those whose weight is not 0.
     pub(crate) fn visited(&self) -> Vec<usize> {
+        self.by_weight().0
+    }
+
+    /// The columns of the examples that training visits, and of those of weight 0.
+    pub(crate) fn by_weight(&self) -> (Vec<usize>, Vec<usize>) {
         let weight = |column: usize| self.weights.get(column).copied().unwrap_or(T::one());
-        (0..self.len())
-            .filter(|&column| !weight(column).is_zero())
-            .collect()
+        (0..self.len()).partition(|&column| !weight(column).is_zero())
     }
 
     pub(crate) fn resolve(&self, selection: &Selection<'_>) -> Result<Chosen<'static>, Error> {

@@ -409,10 +409,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
     ///
     /// An example of weight 0 is left out, as if it had been removed: training does not visit or
     /// count it, and a phase gives the same bits as without it. Its targets, residuals and
-    /// multipliers stay as they were, in every scheme and solver. There is one exception: where a
-    /// scheme keeps no targets of its own, it sets those of all examples when a phase ends, to the
-    /// forward pass or to what the residuals make of it. [`EpochRecord`](crate::training::EpochRecord)
-    /// counts only the others.
+    /// multipliers stay as they were, in every scheme and solver.
+    /// [`EpochRecord`](crate::training::EpochRecord) counts only the others.
     ///
     /// # Errors
     /// The errors of the selection, [`Error::Length`], and [`Error::InvalidOption`] unless every
@@ -747,20 +745,29 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(loss)
     }
 
-    /// Lets `change` write the targets of all examples, block by block. On an error none is
-    /// changed.
+    /// Lets `change` write the targets of the examples whose weight is not 0, block by block. On an
+    /// error none is changed.
     pub(crate) fn change_blocks(
         &mut self,
         mut change: impl FnMut(Layers<'_, T>, &mut BatchMut<'_, T>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let n = self.examples.len();
+        let (visited, left_out) = self.examples.by_weight();
         let mut changed = self.examples.clone();
+        let mut working = Working::new(self.circuit.depth());
         if let Some(streamed) = &self.examples.streamed {
             changed.streamed = Some(streamed.renewed()?);
+            // The new file is empty.
+            for columns in left_out.chunks(BLOCK) {
+                let chosen = Chosen::Scattered(columns.into());
+                working.lend(&self.examples, &chosen, 0, TargetUse::Kept)?;
+                working.commit(&mut changed, &chosen)?;
+            }
         }
-        let mut working = Working::new(self.circuit.depth());
-        for start in (0..n).step_by(BLOCK) {
-            let chosen = Chosen::Run(start..(start + BLOCK).min(n));
+        for columns in visited.chunks(BLOCK) {
+            let chosen = match left_out.is_empty() {
+                true => Chosen::Run(columns[0]..columns[0] + columns.len()),
+                false => Chosen::Scattered(columns.into()),
+            };
             let mut batch = working.lend(&self.examples, &chosen, 0, TargetUse::Kept)?;
             change(self.layers(), &mut batch)?;
             working.commit(&mut changed, &chosen)?;

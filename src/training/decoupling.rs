@@ -394,7 +394,9 @@ impl<T: Scalar> Scheme<T> for Decoupling<T> {
                 // In the same context as the visits.
                 model.for_each_evaluated("residuals", true, |problem, workspace| {
                     measure(problem, workspace, &mut gaps);
-                    for (t, (all, own)) in residuals.values.iter_mut().zip(&gaps).enumerate() {
+                    for (t, (all, own)) in residuals.values.iter_mut().zip(&mut gaps).enumerate() {
+                        // Nothing reads those of examples of weight 0, which may overflow.
+                        problem.batch().clear_left_out(own);
                         if checked.is_ok() {
                             checked = check_computed(Quantity::Prediction, t, 0, own);
                         }
@@ -462,12 +464,12 @@ impl<T: Scalar> Scheme<T> for Decoupling<T> {
         if refreshed {
             return refresh_all(model);
         }
-        let all: Vec<usize> = (0..model.examples().len()).collect();
+        let visited = model.examples.visited();
         let residuals = &state.parts[RESIDUALS].values;
-        check_columns(residuals, model.circuit().dims(), 1, &all)?;
+        check_columns(residuals, model.circuit().dims(), 1, &visited)?;
         let mut first = 0;
         change_all(model, true, |problem| {
-            let columns = &all[first..first + problem.batch().len()];
+            let columns = &visited[first..first + problem.batch().len()];
             first += columns.len();
             load_residuals(T::one(), residuals, columns, problem)
         })

@@ -19,7 +19,8 @@ pub(super) fn zeros<T: Scalar>(model: &DecoupledCircuit<T>, slots: usize) -> Vec
     hidden.iter().map(layer).collect()
 }
 
-/// Changes the targets of all examples, block by block. After an error none of them has changed.
+/// Changes the targets of all examples whose weight is not 0, block by block. After an error none of
+/// them has changed.
 pub(super) fn change_all<T: Scalar>(
     model: &mut DecoupledCircuit<T>,
     training: bool,
@@ -40,7 +41,7 @@ pub(super) fn change_all<T: Scalar>(
     })
 }
 
-/// Sets all targets to the forward pass that [`Circuit::predict`](crate::circuit::Circuit::predict)
+/// Sets the targets of these examples to the forward pass that [`Circuit::predict`](crate::circuit::Circuit::predict)
 /// computes.
 pub(super) fn refresh_all<T: Scalar>(model: &mut DecoupledCircuit<T>) -> Result<(), Error> {
     change_all(model, false, |problem| problem.refresh())

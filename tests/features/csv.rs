@@ -98,6 +98,8 @@ fn check_values<T: Scalar>() {
             }
             assert_eq!(y[(0, i)], T::of(table[row][columns - 1]));
         }
+        let error = data.labels().unwrap_err();
+        assert!(matches!(error, Error::Length { found: 1, .. }), "{error}");
         // The first is, as a class; the last is the only input.
         options = match style.3 {
             true => options.with_targets(["c, \"0\""]),
@@ -107,6 +109,8 @@ fn check_values<T: Scalar>() {
             .with_inputs([columns - 1])
             .with_encoding(TargetEncoding::OneHot { classes: 4 });
         let data = open::<T>(&folder, &text, &options).unwrap();
+        let classes: Vec<usize> = table.iter().map(|row| row[0] as usize).collect();
+        assert_eq!(data.labels().unwrap(), classes);
         let (x, y) = data.matrices(&rows).unwrap();
         for (i, &row) in rows.iter().enumerate() {
             assert_eq!(x[(0, i)], T::of(0.5 * table[row][columns - 1]));

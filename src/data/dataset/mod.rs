@@ -22,6 +22,7 @@ pub use npy::Npy;
 pub use subset::Subset;
 
 use crate::check::{check_length, room};
+use crate::data::metrics;
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::pointers::through_pointers;
@@ -151,7 +152,49 @@ pub trait Dataset<T: Scalar>: Debug + Send + Sync {
             DMatrix::from_vec(self.targets(), n, y),
         ))
     }
+
+    /// The class of every example, for a split by class: the row of its largest target, as
+    /// [`metrics::labels`] finds it in one-hot columns.
+    ///
+    /// All examples are read, a block at a time.
+    ///
+    /// # Errors
+    /// Those of [`matrices`](Self::matrices), and [`Error::Length`] for a single target per example,
+    /// which is not one-hot.
+    ///
+    /// # Examples
+    /// ```
+    /// use layerwise::data::{Dataset, InMemory};
+    /// use layerwise::prelude::*;
+    ///
+    /// let x = DMatrix::from_fn(2, 100, |i, j| (i + j) as f64);
+    /// let data = InMemory::new(x, metrics::one_hot(&[0, 1, 2, 1].repeat(25), 3)?)?;
+    /// let labels = data.labels()?;
+    /// assert_eq!(labels[..4], [0, 1, 2, 1]);
+    /// let split = Split::stratified(&labels, 0.2, 0)?;
+    /// assert_eq!(split.test.iter().filter(|&&row| labels[row] == 1).count(), 10);
+    /// # Ok::<(), Error>(())
+    /// ```
+    fn labels(&self) -> Result<Vec<usize>, Error> {
+        if self.targets() < 2 {
+            return Err(Error::Length {
+                what: "the targets of one example, one for each class (see TargetEncoding::OneHot)"
+                    .into(),
+                expected: 2,
+                found: self.targets(),
+            });
+        }
+        let mut labels = room("the classes of a data set", 1, self.len())?;
+        for start in (0..self.len()).step_by(BLOCK) {
+            let rows: Vec<usize> = (start..self.len().min(start + BLOCK)).collect();
+            labels.extend(metrics::labels(&self.matrices(&rows)?.1));
+        }
+        Ok(labels)
+    }
 }
+
+/// How many examples are read at a time where only their classes are kept.
+const BLOCK: usize = 256;
 
 through_pointers!(Dataset {
     fn len(&self) -> usize;

@@ -224,12 +224,13 @@ impl GradReport {
 }
 
 impl fmt::Display for GradReport {
-    /// One line per kind of check: its worst entry, with both values.
+    /// The largest error, and one line per kind of check: its worst entry, with both values.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{} values compared; the worst of each kind:",
-            self.compared
+            "{} values compared, largest error {:.1e}; the worst of each kind:",
+            self.compared,
+            self.error()
         )?;
         for entry in &self.worst {
             writeln!(f, "  {entry}")?;

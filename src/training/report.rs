@@ -385,6 +385,18 @@ pub struct PhaseReport {
     pub penalties: Vec<f64>,
 }
 
+impl fmt::Display for PhaseReport {
+    /// Epochs, parameter steps and the reason of its end, on one line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (epochs, steps) = (self.epochs, self.steps);
+        write!(f, "{epochs} epochs, {steps} parameter steps: {}", self.stop)?;
+        match self.best_epoch {
+            Some(epoch) => write!(f, "; kept the parameters of epoch {epoch}"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// The report of a run, or of the part of it that was completed.
 ///
 /// It is printed as a summary: the run, its last record (and the last record with a composed loss,

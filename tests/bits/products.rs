@@ -156,7 +156,13 @@ fn columns_are_independent<T: Scalar>() {
     let shapes = DIMENSIONS
         .into_iter()
         .flat_map(|m| DIMENSIONS.map(|k| (m, k)));
+    // All of them in the build that users run, each row and column of the table in the others.
+    let shapes = shapes.enumerate().filter(|(i, _)| {
+        let (row, column) = (i / DIMENSIONS.len(), i % DIMENSIONS.len());
+        !cfg!(debug_assertions) || (row + column).is_multiple_of(3)
+    });
     let dependent: Vec<String> = shapes
+        .map(|(_, shape)| shape)
         .flat_map(|(m, k)| dependent_columns::<T>(m, k, rng))
         .collect();
     assert!(dependent.is_empty(), "{}", dependent.join("\n"));

@@ -236,6 +236,8 @@ pub(crate) enum Purpose {
     Split = 5,
     /// The start vectors of curvature estimates in z_t.
     Curvature = 7,
+    /// Noise in the steps of z_t.
+    Langevin = 8,
     /// The cases of property tests.
     #[cfg(feature = "proptest")]
     Cases = 6,

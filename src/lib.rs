@@ -48,6 +48,7 @@
 //! | training; schemes from the literature | [`training`], [`presets`], [`optimizer`], [`schedule`] |
 //! | reading, splitting and scaling data, metrics | [`data`] |
 //! | moving targets; solving for one layer's parameters | [`target_solver`], [`parameter_solver`] |
+//! | inferring inputs and missing values with θ fixed | [`inference`] |
 //! | one layer's own problem, here or in another process | [`energy::LocalProblem`], [`segment`], [`shard`] |
 //! | circuits and runs in files (feature `storage`); parts of your own in them | `storage`, [`registry`], [`description`] |
 //! | watching a run: logs, a progress bar, tracing | [`observers`] |
@@ -101,6 +102,7 @@ pub mod error;
 pub mod gradcheck;
 #[cfg(any(doc, doctest))]
 pub mod guide;
+pub mod inference;
 pub mod init;
 #[cfg(all(instances, not(test)))]
 #[doc(hidden)]

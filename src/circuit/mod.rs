@@ -94,6 +94,10 @@ impl<T: Scalar> Circuit<T> {
         self.layers.iter().map(AsRef::as_ref)
     }
 
+    pub(crate) fn shared_layers(&self) -> impl Iterator<Item = &Arc<dyn Layer<T>>> {
+        self.layers.iter()
+    }
+
     /// θ_t as a flat slice, laid out as [`Circuit::parameter_groups`] describes. Panics if t ≥ T.
     #[doc(alias("save", "weights"))]
     pub fn parameters(&self, t: usize) -> &[T] {
@@ -234,6 +238,19 @@ impl<T: Scalar> Circuit<T> {
             output.extend(self.forward(block, count, self.depth(), |_, _| {}));
         }
         DMatrix::from_vec(dim, n, output)
+    }
+
+    /// The output of layer t alone for every column of `inputs` (d_t × n).
+    pub(crate) fn output_of(&self, t: usize, inputs: &DMatrix<T>) -> Result<DMatrix<T>, Error> {
+        let (layer, n) = (self.layer(t), inputs.ncols());
+        let mut output = DMatrix::zeros(layer.output_dim(), n);
+        let mut work = vec![T::zero(); layer.scratch(n).work];
+        let context = Context::inference(self.seed, t);
+        let (parameters, inputs) = (self.layer_parameters(t), inputs.as_slice());
+        let to = output.as_mut_slice();
+        layer.forward(&context, parameters, inputs, to, None, &mut work);
+        check_result(Quantity::Prediction, t, output.as_slice())?;
+        Ok(output)
     }
 
     /// Rejects more columns than [`Circuit::output`] can hold in memory.

@@ -196,6 +196,10 @@ impl<T: Scalar> Terms<T> {
         self.losses[t].as_ref()
     }
 
+    pub(crate) fn shared_loss(&self, t: usize) -> Arc<dyn Loss<T>> {
+        Arc::clone(&self.losses[t])
+    }
+
     /// μ_1, …, μ_{T−1}.
     pub fn penalties(&self) -> &[T] {
         &self.penalties

@@ -47,6 +47,10 @@ pub(super) fn variance<T: Scalar>(x: &[T], out: &mut [T]) {
 }
 
 impl<T: Scalar> Loss<T> for BinaryCrossEntropy {
+    fn is_sum_over_units(&self) -> bool {
+        true
+    }
+
     fn check_target(&self, dim: usize, target: &[T]) -> Result<(), Error> {
         let probability = |y| (0.0..=1.0).contains(&y);
         check_units(self, dim, target, probability, "from 0 to 1")

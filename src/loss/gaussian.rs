@@ -170,6 +170,10 @@ fn of_unit<T: Scalar>(list: &[T], j: usize) -> T {
 }
 
 impl<T: Scalar> Loss<T> for Gaussian<T> {
+    fn is_sum_over_units(&self) -> bool {
+        true
+    }
+
     fn parameters(&self, dim: usize) -> Vec<ParameterGroup> {
         let count = self.count(dim);
         let group = ParameterGroup::new("log precision", [count]);

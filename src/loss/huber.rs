@@ -54,6 +54,10 @@ impl Huber {
 }
 
 impl<T: Scalar> Loss<T> for Huber {
+    fn is_sum_over_units(&self) -> bool {
+        true
+    }
+
     fn check_target(&self, _dim: usize, _target: &[T]) -> Result<(), Error> {
         check_scalar::<T>("Huber::delta", self.delta)
     }
@@ -122,6 +126,10 @@ impl PseudoHuber {
 }
 
 impl<T: Scalar> Loss<T> for PseudoHuber {
+    fn is_sum_over_units(&self) -> bool {
+        true
+    }
+
     fn check_target(&self, _dim: usize, _target: &[T]) -> Result<(), Error> {
         check_scalar::<T>("PseudoHuber::delta", self.delta)
     }

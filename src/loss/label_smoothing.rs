@@ -136,6 +136,10 @@ impl<T: Scalar, L: Loss<T>> Loss<T> for LabelSmoothing<L> {
         }
     }
 
+    fn is_sum_over_units(&self) -> bool {
+        self.loss.is_sum_over_units()
+    }
+
     fn takes_logits(&self) -> bool {
         self.loss.takes_logits()
     }

@@ -128,6 +128,12 @@ pub trait Loss<T: Scalar>: Debug + Send + Sync {
         false
     }
 
+    /// Whether L is a sum over the units (rows), so that some of an example's targets may be left out:
+    /// see [`Evidence`](crate::inference::Evidence). `false` by default.
+    fn is_sum_over_units(&self) -> bool {
+        false
+    }
+
     /// Replaces `predictions` (`dim` rows, one column per example) by the means that they stand for:
     /// softmax probabilities, sigmoid probabilities or rates. By default a prediction is the mean.
     fn mean(&self, _dim: usize, _predictions: &mut [T]) {}

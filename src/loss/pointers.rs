@@ -14,6 +14,7 @@ through_pointers!(Loss {
     fn free_target(&self) -> bool;
     fn is_squared_error(&self) -> bool;
     fn takes_logits(&self) -> bool;
+    fn is_sum_over_units(&self) -> bool;
     fn mean(&self, dim: usize, predictions: &mut [T]);
     fn scratch(&self, dim: usize, batch: usize) -> usize;
     fn evaluate(

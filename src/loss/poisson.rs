@@ -34,6 +34,10 @@ fn rates<T: Scalar>(x: &[T], out: &mut [T]) {
 }
 
 impl<T: Scalar> Loss<T> for Poisson {
+    fn is_sum_over_units(&self) -> bool {
+        true
+    }
+
     fn check_target(&self, dim: usize, target: &[T]) -> Result<(), Error> {
         let count = |y: f64| y >= 0.0 && y.is_finite();
         check_units(self, dim, target, count, "at least 0 and finite")

@@ -61,6 +61,10 @@ impl Quantile {
 }
 
 impl<T: Scalar> Loss<T> for Quantile {
+    fn is_sum_over_units(&self) -> bool {
+        true
+    }
+
     fn check_target(&self, _dim: usize, _target: &[T]) -> Result<(), Error> {
         let level = T::of(self.level);
         let fits = level > T::zero() && level < T::one();

@@ -26,6 +26,10 @@ use crate::kernel::{Scalar, Write, half_squared_distances, subtract};
 pub struct SquaredError;
 
 impl<T: Scalar> Loss<T> for SquaredError {
+    fn is_sum_over_units(&self) -> bool {
+        true
+    }
+
     fn free_target(&self) -> bool {
         true
     }

@@ -71,6 +71,10 @@ impl<T: Scalar> WeightedBinaryCrossEntropy<T> {
 }
 
 impl<T: Scalar> Loss<T> for WeightedBinaryCrossEntropy<T> {
+    fn is_sum_over_units(&self) -> bool {
+        true
+    }
+
     fn check_target(&self, dim: usize, target: &[T]) -> Result<(), Error> {
         check_length("weights of the positive class", &self.weights, dim)?;
         let probability = |y| (0.0..=1.0).contains(&y);

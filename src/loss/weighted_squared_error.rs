@@ -55,6 +55,10 @@ impl<T: Scalar> WeightedSquaredError<T> {
 }
 
 impl<T: Scalar> Loss<T> for WeightedSquaredError<T> {
+    fn is_sum_over_units(&self) -> bool {
+        true
+    }
+
     fn check_target(&self, dim: usize, _target: &[T]) -> Result<(), Error> {
         check_length("weights of a squared error", &self.weights, dim)
     }

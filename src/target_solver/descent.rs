@@ -181,6 +181,11 @@ impl<D> Iterate<D> {
         Self { check, ..self }
     }
 
+    /// Whether steps are checked against E.
+    pub(super) fn is_checked(&self) -> bool {
+        self.check != Check::None
+    }
+
     /// Sets when examples end early.
     pub fn with_convergence(self, convergence: Convergence) -> Self {
         Self {

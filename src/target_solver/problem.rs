@@ -307,6 +307,12 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         problem.local(t).differentiate(Ask::PARAMETERS, local)
     }
 
+    /// The ids of the examples, one per column, and the number of the visit: with the step, all that a
+    /// random draw may depend on.
+    pub(super) fn draws(&self) -> (&'a [u64], u64) {
+        (self.batch.base.ids, self.batch.base.visit)
+    }
+
     /// The weights of the examples, one per column; `None` if every weight is 1.
     ///
     /// A weight scales an example's energy and gradients, but must not change how its targets move,
@@ -407,18 +413,19 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         (if exact { squares.sqrt() } else { norm(own) }) / weight
     }
 
-    /// Calls `change(z_t, ∂E/∂z_t, state)` for every t in 1..T, scheduled by `execution`, with one
+    /// Calls `change(t, z_t, ∂E/∂z_t, state)` for every t in 1..T, scheduled by `execution`, with one
     /// item of `states` per layer.
     pub(super) fn update_all<S: Send>(
         &mut self,
         states: &mut [S],
-        change: impl Fn(&mut [T], &[T], &mut S) + Sync,
+        change: impl Fn(usize, &mut [T], &[T], &mut S) + Sync,
     ) {
         let (batch, workspace) = self.targets();
         let execution = batch.base.execution;
         let (drafts, range) = batch.hidden_mut();
         execution.for_each_pair(drafts, states, |i, draft, state| {
-            change(&mut draft.z[range(i)], &workspace.locals[i].d_target, state);
+            let gradient = &workspace.locals[i].d_target;
+            change(i + 1, &mut draft.z[range(i)], gradient, state);
         });
     }
 

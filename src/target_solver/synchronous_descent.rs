@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
+use rand::rngs::ChaCha8Rng;
+
 use super::descent::{Descent, Iterate, first_part};
 use super::step_size::StepRule;
 use super::trial::{Trial, Verdict};
 use super::{Convergence, SolveReport, StepSize, TargetProblem, TargetSolver, iterated};
+use crate::check::{not_negative, refuse};
 use crate::energy::{Layers, default_fields};
 use crate::error::Error;
+use crate::init::{Purpose, add_noise, generator};
 use crate::kernel::Scalar;
 use crate::optimizer::{GradientDescent, Optimizer, Step};
 use crate::state::State;
@@ -41,6 +45,14 @@ pub struct SynchronousDescent<T: Scalar>(Iterate<Rule<T>>);
 struct Rule<T: Scalar> {
     step: StepRule,
     rule: Arc<dyn Optimizer<T>>,
+    noise: Option<Noise>,
+}
+
+/// Langevin noise.
+#[derive(Debug, Clone, Copy)]
+struct Noise {
+    temperature: f64,
+    seed: u64,
 }
 
 /// The rule's memory within one call.
@@ -54,6 +66,24 @@ struct Moments<T> {
 
 default_fields!(Moments: layers ages);
 
+impl Noise {
+    /// The draws of one example for a step of z_t.
+    fn stream(&self, example: u64, visit: u64, t: usize, step: u64) -> ChaCha8Rng {
+        let mixed = [example, visit, step].into_iter().fold(self.seed, mix);
+        generator(mixed, Purpose::Langevin, t as u64)
+    }
+}
+
+/// A seed that depends on every bit of both (the finaliser of SplitMix64, Steele et al. 2014).
+fn mix(seed: u64, number: u64) -> u64 {
+    let mut z = seed
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        .wrapping_add(number);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
 impl<T: Scalar> SynchronousDescent<T> {
     /// K = `steps` plain gradient steps (0 leaves the targets unchanged).
     ///
@@ -64,6 +94,7 @@ impl<T: Scalar> SynchronousDescent<T> {
         let rule = Rule {
             step: StepRule::new(step.checked()?),
             rule: Arc::new(GradientDescent::new(1.0)?),
+            noise: None,
         };
         Ok(Self(Iterate::new(steps, rule).with_check(step.check())))
     }
@@ -76,6 +107,34 @@ impl<T: Scalar> SynchronousDescent<T> {
     pub fn with_rule(mut self, rule: impl Optimizer<T> + 'static) -> Self {
         self.0.descent.rule = Arc::new(rule);
         self
+    }
+
+    /// Adds noise to every step, so that the targets become samples instead of going to a minimum:
+    ///
+    /// z_t ← z_t − η ∂E/∂z_t + √(2 η τ) ξ, ξ from N(0, 1),
+    ///
+    /// where τ is the `temperature` (0 is no noise) and η the step. For small η, long runs sample from a
+    /// density proportional to exp(−E/τ). With [`ReverseSweep`](super::ReverseSweep) replaced by this in
+    /// training, it is Monte Carlo predictive coding (Oliviers, Bogacz & Meulemans 2024).
+    ///
+    /// ξ is a function of `seed`, the id of the example, the visit, the layer and the step. A further
+    /// call of [`solve_targets`](crate::DecoupledCircuit::solve_targets) repeats it unless the seed is
+    /// another.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for a temperature that is negative or not finite; [`Error::Combination`]
+    /// unless steps are [`StepSize::Fixed`], since a check of E would refuse the noise.
+    #[doc(alias("langevin", "sample", "mcpc"))]
+    pub fn with_noise(mut self, temperature: f64, seed: u64) -> Result<Self, Error> {
+        let temperature = not_negative("SynchronousDescent::temperature", temperature)?;
+        if self.0.is_checked() {
+            return refuse(
+                "noise in checked steps",
+                "the check would refuse every step that raises the energy: use StepSize::Fixed",
+            );
+        }
+        self.0.descent.noise = Some(Noise { temperature, seed });
+        Ok(self)
     }
 
     /// Recomputes the bounds every k-th call (default 10); 1 follows the weights exactly.
@@ -124,7 +183,8 @@ impl<T: Scalar> Descent<T> for Rule<T> {
             .of_all(bounds, problem.workspace(), trial.number)?;
         let (slots, weights) = (self.rule.slots(), problem.example_weights());
         let Moments { layers, ages } = moments;
-        problem.update_all(layers, |z, gradient, own| {
+        let (ids, visit) = problem.draws();
+        problem.update_all(layers, |t, z, gradient, own| {
             let dim = z.len() / ages.len();
             let columns = z.chunks_exact_mut(dim).zip(gradient.chunks_exact(dim));
             for (i, (z, gradient)) in columns.enumerate() {
@@ -137,6 +197,10 @@ impl<T: Scalar> Descent<T> for Rule<T> {
                     .with_gradient_factor(1.0 / weight);
                 let own = &mut own[i * slots * dim..(i + 1) * slots * dim];
                 self.rule.update(step, z, gradient, own);
+                if let Some(noise) = self.noise {
+                    let std = (2.0 * full.as_f64() * noise.temperature).sqrt();
+                    add_noise(z, std, &mut noise.stream(ids[i], visit, t, ages[i]));
+                }
             }
         });
         Ok(())

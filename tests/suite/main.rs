@@ -22,6 +22,7 @@ mod floors;
 mod folds;
 mod gauss_newton;
 mod grid;
+mod inference;
 mod initializers;
 mod joint_descent;
 mod least_squares;

@@ -4,7 +4,7 @@ use std::io::Read;
 
 use flate2::read::GzDecoder;
 use layerwise::data::metrics;
-use layerwise::nalgebra::DMatrix;
+use layerwise::nalgebra::{DMatrix, DVector};
 use layerwise::rand::SeedableRng;
 use layerwise::rand::rngs::ChaCha8Rng;
 use layerwise::rand::seq::SliceRandom;
@@ -12,9 +12,11 @@ use layerwise::rand::seq::SliceRandom;
 pub const PIXELS: usize = 64;
 pub const CLASSES: usize = 10;
 
-/// Images (64 × n, mean-centred), one-hot classes (10 × n), and the labels.
+/// Images (64 × n, row by row, mean-centred), the mean that was subtracted, one-hot classes (10 × n), and the
+/// labels.
 pub struct Digits {
     pub images: DMatrix<f32>,
+    pub mean: DVector<f32>,
     pub classes: DMatrix<f32>,
     pub labels: Vec<usize>,
 }
@@ -37,9 +39,10 @@ pub fn load(seed: u64) -> Result<(Digits, Digits), Box<dyn std::error::Error>> {
     let test = rows.split_off(rows.len() * 4 / 5);
     let (mut train, mut test) = (Digits::new(&rows)?, Digits::new(&test)?);
     let mean = train.images.column_mean();
-    for images in [&mut train.images, &mut test.images] {
-        for mut image in images.column_iter_mut() {
-            image -= &mean;
+    for digits in [&mut train, &mut test] {
+        digits.mean = mean.clone();
+        for mut image in digits.images.column_iter_mut() {
+            image -= &digits.mean;
         }
     }
     Ok((train, test))
@@ -50,6 +53,7 @@ impl Digits {
         let labels: Vec<usize> = rows.iter().map(|row| row[PIXELS] as usize).collect();
         Ok(Self {
             images: DMatrix::from_fn(PIXELS, rows.len(), |i, j| rows[j][i] / 16.0),
+            mean: DVector::zeros(PIXELS),
             classes: metrics::one_hot(&labels, CLASSES)?,
             labels,
         })

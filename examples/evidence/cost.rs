@@ -9,6 +9,7 @@ use layerwise::Circuit;
 use layerwise::data::{Dataset, Idx, Standardizer, TargetEncoding, metrics};
 use layerwise::decoupled::TargetInit;
 use layerwise::layer::{Activation, Dense};
+use layerwise::nalgebra::DVector;
 use layerwise::optimizer::Adam;
 use layerwise::target_solver::ReverseSweep;
 use layerwise::training::{Backprop, Decoupling, Phase, Trainer};
@@ -325,6 +326,7 @@ fn part(folder: &Path, name: &str) -> Result<Digits, Box<dyn Error>> {
     let rows: Vec<usize> = (0..data.len()).collect();
     let (images, classes) = data.matrices(&rows)?;
     Ok(Digits {
+        mean: DVector::zeros(images.nrows()),
         images,
         labels: metrics::labels(&classes),
         classes,

@@ -45,7 +45,7 @@ use crate::target_solver::{SolveReport, TargetSolver};
 /// let evidence = Evidence::new(DMatrix::zeros(1, 1), DMatrix::from_element(1, 1, 7.0))?
 ///     .with_free_inputs(DMatrix::from_element(1, 1, true))?
 ///     .with_prior(1e-9, &[0.0])?;
-/// let inferred = model.infer(&evidence, &GaussNewton::direct(1))?;
+/// let inferred = model.infer(&evidence, &GaussNewton::direct(20))?;
 /// assert!((inferred.inputs[(0, 0)] - 3.0).abs() < 1e-6);
 /// # Ok::<(), Error>(())
 /// ```

@@ -84,6 +84,7 @@ impl Task {
             }
             Digits {
                 images,
+                mean: digits.mean.clone(),
                 classes: digits.classes.clone(),
                 labels: digits.labels.clone(),
             }

@@ -143,6 +143,8 @@ pub use layer::Layer;
 pub use loss::Loss;
 
 pub use nalgebra;
+#[cfg(feature = "autodiff")]
+pub use num_traits;
 pub use rand;
 
 /// The README's programs, as tests.

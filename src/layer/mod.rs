@@ -1,5 +1,7 @@
 //! The [`Layer`] contract, and the layers that come with the crate.
 
+#[cfg(feature = "autodiff")]
+mod function;
 mod group;
 mod patchwise;
 mod sequential;
@@ -11,6 +13,8 @@ use std::ops::Range;
 use rand::Rng;
 
 pub use crate::kernel::{Activation, Shape};
+#[cfg(feature = "autodiff")]
+pub use function::{FromFunction, Function};
 pub use group::ParameterGroup;
 pub use patchwise::{Dense, Patchwise};
 pub use sequential::Sequential;

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "argmin")]
 mod argmin;
+#[cfg(feature = "autodiff")]
+mod autodiff;
 #[cfg(feature = "storage")]
 mod checkpoints;
 #[cfg(all(feature = "csv", feature = "storage"))]

@@ -1,0 +1,188 @@
+//! Layers from plain functions: the same numbers as layers whose derivatives are written by hand.
+
+use layerwise::gradcheck::GradCheck;
+use layerwise::kernel::Write;
+use layerwise::layer::{
+    Activation, Context, Dense, FromFunction, Function, Layer, ParameterGroup, Point, Sequential,
+    Shape,
+};
+use layerwise::num_traits::Float;
+use layerwise::prelude::*;
+use layerwise::target_solver::{GaussNewton, StepSize, TargetSolver};
+
+/// ẑ = tanh(W z + b).
+#[derive(Debug, Clone, PartialEq)]
+struct Plain {
+    inputs: usize,
+    outputs: usize,
+}
+
+impl Function for Plain {
+    fn input_shape(&self) -> Shape {
+        self.inputs.into()
+    }
+
+    fn output_shape(&self) -> Shape {
+        self.outputs.into()
+    }
+
+    fn parameters(&self) -> Vec<ParameterGroup> {
+        ParameterGroup::tile([
+            ParameterGroup::new("weights", [self.outputs, self.inputs]).decaying(),
+            ParameterGroup::new("bias", [self.outputs]),
+        ])
+    }
+
+    fn call<F: Float>(&self, z: &[F], parameters: &[F], output: &mut [F]) {
+        let (weights, bias) = parameters.split_at(self.inputs * self.outputs);
+        for (k, (output, &bias)) in output.iter_mut().zip(bias).enumerate() {
+            let terms = z.iter().enumerate();
+            let sum = terms.fold(bias, |sum, (j, &z)| sum + weights[k + j * self.outputs] * z);
+            *output = sum.tanh();
+        }
+    }
+}
+
+const N: usize = 3;
+
+fn numbers<T: Scalar>(count: usize, seed: usize) -> Vec<T> {
+    let number = |i: usize| (((i + seed) * 7919 + 13) % 101) as f64 / 50.0 - 1.0;
+    (0..count).map(|i| T::of(number(i))).collect()
+}
+
+/// Output, ∂/∂z and ∂/∂θ of u · ẑ together and alone, and the tangent along both directions and each.
+fn results<T: Scalar>(layer: &dyn Layer<T>) -> Vec<Vec<T>> {
+    let (inputs, outputs) = (layer.input_dim() * N, layer.output_dim() * N);
+    let parameters = numbers::<T>(layer.parameters().last().unwrap().range.end, 1);
+    let (z, u) = (numbers::<T>(inputs, 2), numbers::<T>(outputs, 3));
+    let scratch = layer.scratch(N);
+    let (mut tape, mut work) = (vec![T::zero(); scratch.tape], vec![T::zero(); scratch.work]);
+    let context = Context::inference(0, 0);
+    let mut output = vec![T::zero(); outputs];
+    let kept = Some(&mut tape[..]);
+    layer.forward(&context, &parameters, &z, &mut output, kept, &mut work);
+    let at = Point::new(context, &parameters, &z, &output, &tape);
+    let mut all = vec![output.clone()];
+    for (of_input, of_parameters) in [(true, true), (true, false), (false, true)] {
+        let (mut d_z, mut d_p) = (vec![T::one(); inputs], vec![T::one(); parameters.len()]);
+        let d_input = Write::set(of_input.then_some(&mut d_z[..]));
+        let add = match of_parameters {
+            true => Write::Add(&mut d_p[..]),
+            false => Write::Skip,
+        };
+        layer.vjp(&at, &u, d_input, add, &mut work);
+        all.extend([d_z, d_p]);
+    }
+    let (v, w) = (numbers::<T>(inputs, 4), numbers::<T>(parameters.len(), 5));
+    for (v, w) in [
+        (Some(&v[..]), Some(&w[..])),
+        (Some(&v[..]), None),
+        (None, Some(&w[..])),
+    ] {
+        let mut tangent = vec![T::zero(); outputs];
+        layer.jvp(&at, v, w, &mut tangent, &mut work);
+        all.push(tangent);
+    }
+    all
+}
+
+fn is_the_dense_layer<T: Scalar>(own: &dyn Layer<T>, tolerance: f64) {
+    let dense = Dense::new(4, 5, Activation::Tanh).unwrap();
+    let (own, expected) = (results(own), results::<T>(&dense));
+    assert_eq!(own.len(), expected.len());
+    for (own, expected) in own.iter().zip(&expected) {
+        assert_eq!(own.len(), expected.len());
+        for (&own, &expected) in own.iter().zip(expected) {
+            let error = (own - expected).as_f64().abs();
+            assert!(error < tolerance, "{own}, not {expected}");
+        }
+    }
+}
+
+#[test]
+fn a_plain_function_is_the_dense_layer() {
+    let layer = FromFunction::new(Plain {
+        inputs: 4,
+        outputs: 5,
+    });
+    is_the_dense_layer::<f64>(&layer, 1e-12);
+    is_the_dense_layer::<f32>(&layer, 1e-5);
+    let (parameters, z) = (numbers::<f64>(25, 1), numbers(12, 2));
+    let check = GradCheck::new().layer(&layer, &parameters, &z).unwrap();
+    check.require(1e-6).unwrap();
+}
+
+/// In a circuit, alone and in a unit, by Gauss-Newton's steps and by sweeps.
+#[test]
+fn it_trains_as_the_dense_layer_does() {
+    let run = |first: Box<dyn Layer<f64>>, unit: Box<dyn Layer<f64>>| {
+        let circuit = Circuit::builder()
+            .layer(first)
+            .layer(Sequential::new(vec![unit]).unwrap())
+            .layer(Dense::new(4, 1, Activation::Identity).unwrap())
+            .seed(2)
+            .build()
+            .unwrap();
+        let mut model = DecoupledCircuit::new(circuit, Energy::default()).unwrap();
+        let x = DMatrix::from_vec(3, 20, numbers(60, 6));
+        let y = DMatrix::from_fn(1, 20, |_, j| x[(0, j)] * x[(1, j)]);
+        model
+            .add_examples(&x, &y, &TargetInit::ForwardPass)
+            .unwrap();
+        // It has no curvature bound.
+        let sweep = ReverseSweep::new(2).with_step(StepSize::Checked(0.5));
+        let solvers: [Box<dyn TargetSolver<f64>>; 2] =
+            [Box::new(GaussNewton::direct(1)), Box::new(sweep.unwrap())];
+        for solver in solvers {
+            let scheme = Decoupling::refreshed(solver);
+            let phase = Phase::new(scheme, Adam::new(0.01).unwrap()).with_epochs(20);
+            Trainer::new(phase).run(&mut model).unwrap();
+        }
+        (0..3)
+            .flat_map(|t| model.circuit().parameters(t).to_vec())
+            .collect::<Vec<_>>()
+    };
+    let plain = |inputs, outputs| FromFunction::new(Plain { inputs, outputs });
+    let dense = |inputs, outputs| Dense::new(inputs, outputs, Activation::Tanh).unwrap();
+    let own = run(Box::new(plain(3, 5)), Box::new(plain(5, 4)));
+    let expected = run(Box::new(dense(3, 5)), Box::new(dense(5, 4)));
+    for (own, expected) in own.iter().zip(&expected) {
+        assert!((own - expected).abs() < 1e-9, "{own}, not {expected}");
+    }
+}
+
+/// A branch that ignores its input has the derivative 0, and one on a value is differentiated as taken.
+#[test]
+fn constants_and_branches_have_their_derivatives() {
+    #[derive(Debug)]
+    struct Kinked;
+
+    impl Function for Kinked {
+        fn input_shape(&self) -> Shape {
+            2.into()
+        }
+
+        fn output_shape(&self) -> Shape {
+            3.into()
+        }
+
+        fn call<F: Float>(&self, z: &[F], _: &[F], output: &mut [F]) {
+            let two = F::from(2.0).unwrap();
+            output[0] = two;
+            output[1] = if z[0] > z[1] { z[0] * z[0] } else { z[1] };
+            output[2] = z[0].max(z[1]) + z[1].abs();
+        }
+    }
+
+    let layer: &dyn Layer<f64> = &FromFunction::new(Kinked);
+    let z = [3.0, -1.0, 1.0, 2.0];
+    let mut output = [0.0; 6];
+    let context = Context::inference(0, 0);
+    layer.forward(&context, &[], &z, &mut output, None, &mut []);
+    assert_eq!(output, [2.0, 9.0, 4.0, 2.0, 2.0, 4.0]);
+    let at = Point::new(context, &[], &z, &output, &[]);
+    let mut d_z = [0.0; 4];
+    let set = Write::Set(&mut d_z[..]);
+    layer.vjp(&at, &[1.0; 6], set, Write::Skip, &mut []);
+    assert_eq!(d_z, [7.0, -1.0, 0.0, 3.0]);
+}

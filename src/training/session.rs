@@ -225,7 +225,12 @@ impl<T: Scalar> Session<T> {
         if let Some(within) = &state.within {
             let phase = &trainer.phases[state.phase];
             let w_step = phase.w_step.start(&model)?;
-            let scheme = phase.scheme.start(&mut model.clone())?;
+            let scheme = match phase.scheme.start(&mut model.clone()) {
+                // A start measures what the model gives now. If θ has grown so that this overflows, the
+                // next visit says so.
+                Err(Error::NonFinite { .. }) => within.scheme.clone(),
+                started => started?,
+            };
             within.check_pending(phase, state.epoch, model.examples.visited().len())?;
             let what = format!(
                 "values in the state of phase {} (was it saved with another scheme, solver or optimiser?)",

@@ -776,3 +776,34 @@ fn another_stopping_rule_counts_anew() {
         assert!(bits(rest.model()) == bits(anew.model()), "{name}");
     }
 }
+
+/// A run whose next visit will overflow can be saved and taken up; then that visit fails.
+#[test]
+fn a_run_that_is_about_to_fail_is_taken_up_again() {
+    let layer = |activation| Dense::new(1, 1, activation).unwrap();
+    let circuit = Circuit::builder()
+        .layer(layer(Activation::Identity))
+        .layer(layer(Activation::Identity));
+    let mut model =
+        DecoupledCircuit::<f32>::new(circuit.build().unwrap(), Energy::default()).unwrap();
+    let x = DMatrix::from_element(1, 2, 10.0);
+    model
+        .add_examples(&x, &x, &TargetInit::ForwardPass)
+        .unwrap();
+    let scheme = Decoupling::residual(ReverseSweep::new(0));
+    let phase = Phase::new(scheme, Adam::new(0.01).unwrap())
+        .with_batch_size(1)
+        .unwrap();
+    let trainer = Trainer::new(phase);
+    let mut session = Session::new(&trainer, model).unwrap();
+    session.advance().unwrap();
+    let state = session.state().clone();
+    let mut model = session.finish().0;
+    model.set_parameters(0, &[3e38, 0.0]).unwrap();
+    let mut session = Session::resume(&trainer, model, state).unwrap();
+    let failed = session.advance().unwrap_err();
+    assert!(
+        matches!(failed, Error::NonFinite { layer: 1, .. }),
+        "{failed}"
+    );
+}

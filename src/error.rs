@@ -178,6 +178,19 @@ pub enum Error {
         found: Vec<usize>,
     },
 
+    /// A [`Residual`](crate::layer::Residual) around a layer that changes the shape.
+    #[error(
+        "a residual layer adds its branch's output to its input, but the branch maps {} to {}",
+        extents(input),
+        extents(output)
+    )]
+    BranchShape {
+        /// Input shape of the branch.
+        input: Vec<usize>,
+        /// Output shape of the branch.
+        output: Vec<usize>,
+    },
+
     /// An [`Unfold`](crate::layer::Unfold) reads outside its input.
     #[error(
         "entry {entry} of the patch at position {position} reads input value {source_entry}, but the input has only {inputs} values (counted from 0)"

@@ -7,7 +7,10 @@ use std::sync::Arc;
 use crate::description::Description;
 use crate::error::Error;
 use crate::kernel::Scalar;
-use crate::layer::{Dense, Layer, Patchwise, Sequential, Unfold};
+use crate::layer::{
+    Attention, Branch, Carry, Dense, Embedding, Layer, LayerNorm, Merge, Patchwise, PositionBias,
+    Positions, Residual, RmsNorm, Scale, Sequential, Softmax, Unfold,
+};
 use crate::loss::{
     BinaryCrossEntropy, ClassWeights, Gaussian, Huber, KullbackLeibler, LabelSmoothing, Loss,
     Poisson, PseudoHuber, Quantile, SoftmaxCrossEntropy, SquaredError, WeightedBinaryCrossEntropy,
@@ -70,6 +73,22 @@ impl<T: Scalar> Registry<T> {
                 let layers: Result<_, _> = layers.map(|layer| registry.layer(layer)).collect();
                 Sequential::of(layers?)
             })
+            .with_layer("Scale", |own, _| Scale::described(own))
+            .with_layer("Residual", |own, registry| {
+                Residual::described(own, registry.layer(own.part("branch")?)?)
+            })
+            .with_layer("LayerNorm", |own, _| LayerNorm::described(own))
+            .with_layer("RmsNorm", |own, _| RmsNorm::described(own))
+            .with_layer("Softmax", |own, _| Softmax::described(own))
+            .with_unfold("Positions", Positions::described)
+            .with_layer("Embedding", |own, _| Embedding::described(own))
+            .with_layer("PositionBias", |own, _| PositionBias::described(own))
+            .with_layer("Attention", |own, _| Attention::described(own))
+            .with_layer("Branch", |own, _| Branch::described(own))
+            .with_layer("Carry", |own, registry| {
+                Carry::described(own, registry.layer(own.part("layer")?)?)
+            })
+            .with_layer("Merge", |own, _| Merge::described(own))
             .with_loss("SquaredError", |_, _| Ok(SquaredError))
             .with_loss("WeightedSquaredError", |own, _| {
                 WeightedSquaredError::new(scalars::<T>(own, "weights")?)

@@ -1,10 +1,19 @@
 //! The [`Layer`] contract, and the layers that come with the crate.
 
+mod attention;
+mod carry;
+mod embedding;
 #[cfg(feature = "autodiff")]
 mod function;
 mod group;
+mod normalize;
 mod patchwise;
+mod position_bias;
+mod position_wise;
+mod residual;
+mod scale;
 mod sequential;
+mod softmax;
 mod unfold;
 
 use std::fmt::Debug;
@@ -13,17 +22,26 @@ use std::ops::Range;
 use rand::Rng;
 
 pub use crate::kernel::{Activation, Shape};
+pub use attention::Attention;
+pub use carry::{Branch, Carry, Merge};
+pub use embedding::Embedding;
 #[cfg(feature = "autodiff")]
 pub use function::{FromFunction, Function};
 pub use group::ParameterGroup;
+pub use normalize::{LayerNorm, Norm, RmsNorm};
 pub use patchwise::{Dense, Patchwise};
+pub use position_bias::PositionBias;
+pub use position_wise::{PositionWise, Positions};
+pub use residual::Residual;
+pub use scale::Scale;
 pub use sequential::Sequential;
 pub(crate) use sequential::check_chain;
+pub use softmax::Softmax;
 pub use unfold::{Unfold, Whole};
 
 use crate::description::Description;
 use crate::error::Error;
-use crate::kernel::{Execution, Scalar, Write, dot, extent_product};
+use crate::kernel::{Execution, Scalar, Write, dot, extent_product, smallest};
 use crate::pointers::through_pointers;
 
 /// The circumstances of an evaluation of a layer.
@@ -463,6 +481,30 @@ pub(crate) fn check_dimension(what: &'static str, size: usize) -> Result<(), Err
     match size {
         0 => Err(Error::ZeroDimension { what }),
         _ => Ok(()),
+    }
+}
+
+/// The shape that a setting of a description holds.
+pub(crate) fn described_shape(own: &Description, setting: &str) -> Result<Shape, Error> {
+    Shape::of(&own.counts(setting)?)
+        .ok_or_else(|| own.refuse(setting, "a shape of at most four axes"))
+}
+
+/// The square of a norm, with a margin for rounding; 0 only for a norm of 0.
+fn bound_of_norm<T: Scalar>(norm: T) -> T {
+    if norm.is_zero() {
+        return norm;
+    }
+    let room = T::one() + T::of(8.0) * T::default_epsilon();
+    (norm * norm * room).max(smallest())
+}
+
+/// The first extent of a shape, and the product of the others: its values are a matrix of these
+/// dimensions.
+fn rows_and_columns(shape: Shape) -> (usize, usize) {
+    match shape.extents() {
+        [rows, others @ ..] => (*rows, extent_product(others)),
+        [] => (1, 1),
     }
 }
 

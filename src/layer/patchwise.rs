@@ -6,15 +6,15 @@ use rand::Rng;
 
 use super::{
     Activation, Affine, Context, Layer, ParameterGroup, Point, Scratch, Shape, Unfold, Whole,
-    check_dimension,
+    check_dimension, described_shape,
 };
 use crate::check::room;
 use crate::description::Description;
 use crate::error::Error;
 use crate::init::Initializer;
 use crate::kernel::{
-    Columns, Matrix, Scalar, Write, WriteColumns, add_to_columns, dot, fill_columns, multiply,
-    multiply_by, row_sums, scale, smallest,
+    Columns, Execution, Matrix, Scalar, Write, WriteColumns, add_to_columns, dot, fill_columns,
+    multiply, multiply_by, row_sums, scale, smallest,
 };
 
 /// Fully connected layer with a fused activation, ẑ = a(W z + b): a [`Patchwise`] layer with a
@@ -84,8 +84,7 @@ impl Dense {
 impl Dense {
     /// The dense layer that [`Layer::description`] describes.
     pub(crate) fn dense_described(own: &Description) -> Result<Self, Error> {
-        let inputs = Shape::of(&own.counts("inputs")?);
-        let inputs = inputs.ok_or_else(|| own.refuse("inputs", "a shape of at most four axes"))?;
+        let inputs = described_shape(own, "inputs")?;
         let channels = own.count("channels")?;
         check_dimension("the input dimension of a dense layer", inputs.size())?;
         check_dimension("the output dimension of a dense layer", channels)?;
@@ -353,10 +352,25 @@ impl<U: Unfold> Patchwise<U> {
 }
 
 /// The largest number of values of a matrix.
-const MOST: usize = isize::MAX as usize / 16;
+pub(super) const MOST: usize = isize::MAX as usize / 16;
 
 /// Number of values that stay in the L1 cache between two passes over them.
 const NEAR: usize = 2048;
+
+/// `out` ← G Zᵀ, the sum of the outer products of the columns of G and Z, in parallel.
+pub(super) fn sum_outer_products<T: Scalar>(
+    execution: Execution,
+    out: Write<'_, T>,
+    g: Matrix<'_, T>,
+    z: Matrix<'_, T>,
+) {
+    // The columns of G Zᵀ are rows of Z, not examples.
+    let cost = g.rows() * g.columns();
+    let data = WriteColumns::new(out, g.rows());
+    execution.for_each_block(z.rows(), cost, data, |range, part| {
+        T::matmul(part.write, g, z.t().column_range(range));
+    });
+}
 
 /// Implements methods of the trait by calling the type's own methods of the same name.
 macro_rules! own_methods {
@@ -484,15 +498,9 @@ impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
         }
         let z = if self.whole { at.input } else { patches };
         let columns = self.positions * n;
-        let z = Matrix::new(z, self.patch_len, columns).t();
+        let z = Matrix::new(z, self.patch_len, columns);
         let g_matrix = Matrix::new(g, self.channels, columns);
-        // The columns of G U(Z)ᵀ are patch entries, not examples.
-        let data = WriteColumns::new(d_parameters.part(0..weights), self.channels);
-        let sums = |range, part: WriteColumns<'_, T>| {
-            T::matmul(part.write, g_matrix, z.column_range(range));
-        };
-        let cost = self.channels * columns;
-        execution.for_each_block(self.patch_len, cost, data, sums);
+        sum_outer_products(execution, d_parameters.part(0..weights), g_matrix, z);
         if self.bias.is_some() {
             row_sums(d_parameters.part(weights..weights + self.channels), g);
         }

@@ -25,6 +25,7 @@ mod grid;
 mod inference;
 mod initializers;
 mod joint_descent;
+mod layers;
 mod least_squares;
 mod levenberg_marquardt;
 mod losses;

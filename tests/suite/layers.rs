@@ -1,0 +1,14 @@
+//! The layers of the crate, one file each: derivatives, bounds, the rest of the contract, and what
+//! each of them computes.
+
+mod attention;
+mod carry;
+mod checked;
+mod embedding;
+mod normalize;
+mod position_bias;
+mod position_wise;
+mod pytorch;
+mod residual;
+mod scale;
+mod softmax;

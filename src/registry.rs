@@ -8,8 +8,8 @@ use crate::description::Description;
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::layer::{
-    Attention, Branch, Carry, Dense, Embedding, Layer, LayerNorm, Merge, Patchwise, PositionBias,
-    Positions, Residual, RmsNorm, Scale, Sequential, Softmax, Unfold,
+    Attention, Branch, Carry, Dense, Dropout, Embedding, Layer, LayerNorm, Merge, Patchwise,
+    PositionBias, Positions, Residual, RmsNorm, Scale, Sequential, Softmax, Unfold,
 };
 use crate::loss::{
     BinaryCrossEntropy, ClassWeights, Gaussian, Huber, KullbackLeibler, LabelSmoothing, Loss,
@@ -81,6 +81,7 @@ impl<T: Scalar> Registry<T> {
             .with_layer("RmsNorm", |own, _| RmsNorm::described(own))
             .with_layer("Softmax", |own, _| Softmax::described(own))
             .with_unfold("Positions", Positions::described)
+            .with_layer("Dropout", |own, _| Dropout::described(own))
             .with_layer("Embedding", |own, _| Embedding::described(own))
             .with_layer("PositionBias", |own, _| PositionBias::described(own))
             .with_layer("Attention", |own, _| Attention::described(own))

@@ -2,6 +2,7 @@
 
 mod attention;
 mod carry;
+mod dropout;
 mod embedding;
 #[cfg(feature = "autodiff")]
 mod function;
@@ -24,6 +25,7 @@ use rand::Rng;
 pub use crate::kernel::{Activation, Shape};
 pub use attention::Attention;
 pub use carry::{Branch, Carry, Merge};
+pub use dropout::Dropout;
 pub use embedding::Embedding;
 #[cfg(feature = "autodiff")]
 pub use function::{FromFunction, Function};

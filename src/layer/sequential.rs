@@ -91,7 +91,8 @@ impl<T: Scalar> Sequential<T> {
     /// The context of layer i, which gives every layer its own random stream.
     fn context<'a>(&self, i: usize, context: &Context<'a>) -> Context<'a> {
         Context {
-            seed: context.seed.rotate_left(17) ^ (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15),
+            // From 1, so that the first layer of a unit within a unit has a stream of its own too.
+            seed: context.seed.rotate_left(17) ^ (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15),
             ..*context
         }
     }

@@ -4,6 +4,7 @@
 mod attention;
 mod carry;
 mod checked;
+mod dropout;
 mod embedding;
 mod normalize;
 mod position_bias;

@@ -75,6 +75,7 @@ pub mod runs {}
 ///
 /// [`Layer`](crate::Layer), [`Patchwise`](crate::layer::Patchwise),
 /// [`Unfold`](crate::layer::Unfold), [`Sequential`](crate::layer::Sequential),
+/// [`Residual`](crate::layer::Residual), [`Attention`](crate::layer::Attention),
 /// [`Loss`](crate::Loss), [`GradCheck`](crate::gradcheck::GradCheck),
 /// [`Write`](crate::kernel::Write), [`Session`](crate::training::Session),
 /// [`SessionState`](crate::training::SessionState), [`Scheme`](crate::training::Scheme),

@@ -91,6 +91,9 @@ impl<T: Scalar> Shard<T> {
     /// The local problem itself, given a layer and loss that were built again. Everything that may
     /// have come from outside is checked.
     ///
+    /// It is not evaluated as in training, which matters only to stochastic layers, such as
+    /// [`Dropout`](crate::layer::Dropout). [`LocalProblem::in_context`] gives it a visit.
+    ///
     /// # Errors
     /// [`Error::Fingerprint`] for a different layer or loss, and the errors of
     /// [`LocalProblem::new`] for damaged data.

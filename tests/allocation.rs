@@ -12,8 +12,11 @@ use layerwise::circuit::CircuitBuilder;
 use layerwise::data::InMemory;
 use layerwise::decoupled::{Selection, TargetInit};
 use layerwise::energy::{All, Energy, LocalWorkspace, Workspace};
-use layerwise::kernel::Bytes;
-use layerwise::layer::{Activation, Dense, Sequential};
+use layerwise::kernel::{Bytes, Write};
+use layerwise::layer::{
+    Activation, Attention, Branch, Carry, Context, Dense, Dropout, Embedding, LayerNorm, Merge,
+    Point, PositionBias, PositionWise, Residual, RmsNorm, Scale, Sequential, Softmax,
+};
 use layerwise::loss::{ClassWeights, Gaussian, LabelSmoothing, PseudoHuber, SoftmaxCrossEntropy};
 use layerwise::objective::{LocalObjective, Objective};
 use layerwise::optimizer::{Adam, AdamW, GradientDescent, RmsProp};
@@ -26,7 +29,7 @@ use layerwise::target_solver::{
 use layerwise::training::{
     Backprop, Decoupling, FixedPrediction, Part, PenaltyGrowth, Phase, Scheme, Trainer, WStep, ZIl,
 };
-use layerwise::{Circuit, DecoupledCircuit, Loss, Scalar};
+use layerwise::{Circuit, DecoupledCircuit, Layer, Loss, Scalar};
 use nalgebra::DMatrix;
 
 /// The system's allocator, counting the requests of each thread: tests run beside one another.
@@ -496,6 +499,60 @@ fn objectives<T: Scalar>() {
 fn objectives_in_kept_memory_allocate_nothing() {
     objectives::<f64>();
     objectives::<f32>();
+}
+
+/// Every layer but the dense ones of the other tests.
+fn other_layers<T: Scalar>() -> Vec<Box<dyn Layer<T>>> {
+    let dense = || Dense::new(6, 6, Activation::Gelu).unwrap();
+    vec![
+        Box::new(Scale::new(6, 0.5).unwrap()),
+        Box::new(Residual::new(dense()).unwrap()),
+        Box::new(LayerNorm::new([3, 2]).unwrap()),
+        Box::new(RmsNorm::new([3, 2]).unwrap()),
+        Box::new(Softmax::new([3, 2]).unwrap()),
+        Box::new(PositionWise::new(3, 2, 4, Activation::Tanh).unwrap()),
+        Box::new(PositionBias::new([3, 2]).unwrap()),
+        Box::new(Dropout::new([3, 2], 0.5).unwrap()),
+        Box::new(Embedding::new(2, 3, 2).unwrap()),
+        Box::new(Attention::new(4, 3, 2).unwrap().causal()),
+        Box::new(Branch::new(3).unwrap()),
+        Box::new(Carry::new(dense(), 2).unwrap()),
+        Box::new(Merge::new(3).unwrap()),
+    ]
+}
+
+fn products_on<T: Scalar>() {
+    for layer in other_layers::<T>() {
+        let (n, ids) = (2, [3, 7]);
+        let count = layer.parameters().last().map_or(0, |own| own.range.end);
+        let ones = |length: usize| vec![T::one(); length];
+        let (parameters, input) = (ones(count), ones(n * layer.input_dim()));
+        let (mut output, memory) = (ones(n * layer.output_dim()), layer.scratch(n));
+        let (mut tape, mut work, mut bound) =
+            (ones(memory.tape), ones(memory.work), ones(memory.bound));
+        let (u, mut tangent) = (output.clone(), output.clone());
+        let (mut d_input, mut d_parameters) = (input.clone(), parameters.clone());
+        let context = Context::training(0, 0, 0, &ids);
+        let wanted = layer.input_differentiable();
+        let made = allocations(|| {
+            for kept in [None, Some(&mut tape[..])] {
+                layer.forward(&context, &parameters, &input, &mut output, kept, &mut work);
+            }
+            let at = Point::new(context, &parameters, &input, &output, &tape);
+            let d_input = Write::set(wanted.then_some(&mut d_input[..]));
+            layer.vjp(&at, &u, d_input, Write::Set(&mut d_parameters), &mut work);
+            let v_input = wanted.then_some(&input[..]);
+            layer.jvp(&at, v_input, Some(&parameters), &mut tangent, &mut work);
+            layer.curvature_bound(&parameters, &mut bound)
+        });
+        assert_eq!(made, 0, "{layer:?}");
+    }
+}
+
+#[test]
+fn products_of_layers_allocate_nothing() {
+    products_on::<f64>();
+    products_on::<f32>();
 }
 
 #[test]

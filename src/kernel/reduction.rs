@@ -484,6 +484,20 @@ pub(crate) fn map_pairs<T: Scalar>(out: Write<'_, T>, a: &[T], b: &[T], value: i
     }
 }
 
+/// The largest |aᵢ|, apart from NaN; 0 of no values.
+#[inline(always)]
+pub(crate) fn largest_magnitude<T: Scalar>(a: &[T]) -> T {
+    let greater = |top: T, a: T| if a.abs() > top { a.abs() } else { top };
+    let (chunks, rest) = a.as_chunks::<LANES>();
+    let mut lanes = [T::zero(); LANES];
+    for chunk in chunks {
+        for j in 0..LANES {
+            lanes[j] = greater(lanes[j], chunk[j]);
+        }
+    }
+    rest.iter().chain(&lanes).copied().fold(T::zero(), greater)
+}
+
 /// The index of the first largest value. NaN is ignored, but the index is 0 if the first value is
 /// NaN.
 #[inline(always)]

@@ -12,8 +12,8 @@ use crate::description::Description;
 use crate::error::Error;
 use crate::init::Initializer;
 use crate::kernel::{
-    Columns, Matrix, Scalar, Write, WriteColumns, add_to_columns, dot, fill_columns, row_sums,
-    scale,
+    Columns, Matrix, Scalar, Write, WriteColumns, add_to_columns, fill_columns, row_sums, scale,
+    sum_of_blocks, vectorise,
 };
 
 /// Multi-head self-attention over a sequence of fixed length: every position reads a mean of all
@@ -245,14 +245,19 @@ impl Attention {
 
     /// `v` ← (diag p − p pᵀ) v/√k for the columns p of P: the Jacobian is symmetric.
     fn through_softmax<T: Scalar>(&self, p: &[T], v: &mut [T]) {
-        let factor = self.factor::<T>();
-        let columns = p.chunks_exact(self.length);
-        for (p, v) in columns.zip(v.chunks_exact_mut(self.length)) {
-            let mean = dot(p, v);
-            v.iter_mut()
-                .zip(p)
-                .for_each(|(v, &p)| *v = factor * p * (*v - mean));
-        }
+        let (factor, length) = (self.factor::<T>(), self.length);
+        vectorise(
+            #[inline(always)]
+            move || {
+                let columns = p.chunks_exact(length).zip(v.chunks_exact_mut(length));
+                for (p, v) in columns {
+                    let mean = sum_of_blocks(p, v, |p, v| p * v);
+                    for (v, &p) in v.iter_mut().zip(p) {
+                        *v = factor * p * (*v - mean);
+                    }
+                }
+            },
+        );
     }
 
     /// The change of O of an example with that of Q, K and V.

@@ -17,7 +17,7 @@ use crate::kernel::{Scalar, Write};
 ///
 /// The output has the shape `[dim, length]`. The layer has no derivative in its input, so it can only
 /// be the first of a circuit, or of a [`Sequential`](super::Sequential) that comes first. There is no
-/// curvature bound, and none is needed there.
+/// curvature bound, and none is needed there. In `f32`, whole numbers are exact up to 2²⁴.
 ///
 /// Parameters: "table" (dim × vocabulary, column-major: the values of a token are next to one another,
 /// as in a row of PyTorch's `weight`), initially N(0, 1) and without weight decay, which would shrink

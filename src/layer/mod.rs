@@ -48,7 +48,7 @@ use crate::pointers::through_pointers;
 
 /// The circumstances of an evaluation of a layer.
 ///
-/// The random draws of a stochastic layer (dropout) must be a function of these fields alone,
+/// The random draws of a stochastic layer, such as [`Dropout`], must be a function of these fields alone,
 /// except `execution`. The same evaluation then gives the same bits, wherever and however often it
 /// is made.
 ///

@@ -10,7 +10,8 @@ use crate::check::positive;
 use crate::description::Description;
 use crate::error::Error;
 use crate::kernel::{
-    Columns, Scalar, Write, WriteColumns, dot, multiply, row_sums, scale, smallest, total, unit_of,
+    Columns, Scalar, Write, WriteColumns, dot, largest_magnitude, multiply, row_sums, smallest,
+    sum_of_blocks, total, unit_of, vectorise,
 };
 
 /// Layer normalisation of every column of the input: mean 0 and variance 1, then a learned gain and
@@ -150,23 +151,30 @@ impl<const CENTRED: bool> Norm<CENTRED> {
     /// `normal` ← (z − m 1)/σ for one column, where m is 0 unless `CENTRED`; returns 1/σ.
     fn normalise<T: Scalar>(&self, column: &[T], normal: &mut [T]) -> T {
         let (d, root) = (T::of(column.len() as f64), T::of(self.epsilon.sqrt()));
-        // In this unit neither squares nor ε overflow. It is a power of 2: nothing is rounded.
-        let per_unit = unit_of(column).max(unit_of(&[root])).recip();
-        for (x, &z) in normal.iter_mut().zip(column) {
-            *x = z * per_unit;
-        }
-        if CENTRED {
-            // Twice, as the first mean is rounded, in units of the offset.
-            for _ in 0..2 {
-                let mean = total(normal) / d;
-                normal.iter_mut().for_each(|x| *x -= mean);
-            }
-        }
-        // Where ε underflows in this unit, only columns of zeros are left to notice.
-        let root = (root * per_unit).max(smallest::<T>().sqrt());
-        let inverse = (dot(normal, normal) / d + root * root).sqrt().recip();
-        scale(normal, inverse);
-        inverse * per_unit
+        vectorise(
+            #[inline(always)]
+            move || {
+                // In this unit neither squares nor ε overflow. It is a power of 2: nothing is rounded.
+                let largest = largest_magnitude(column).max(root);
+                let per_unit = unit_of(&[largest]).recip();
+                for (x, &z) in normal.iter_mut().zip(column) {
+                    *x = z * per_unit;
+                }
+                if CENTRED {
+                    // Twice, as the first mean is rounded, in units of the offset.
+                    for _ in 0..2 {
+                        let mean = sum_of_blocks(normal, normal, |x, _| x) / d;
+                        normal.iter_mut().for_each(|x| *x -= mean);
+                    }
+                }
+                // Where ε underflows in this unit, only columns of zeros are left to notice.
+                let root = (root * per_unit).max(smallest::<T>().sqrt());
+                let square = sum_of_blocks(normal, normal, |x, _| x * x) / d;
+                let inverse = (square + root * root).sqrt().recip();
+                normal.iter_mut().for_each(|x| *x *= inverse);
+                inverse * per_unit
+            },
+        )
     }
 
     /// (h − mean h − x mean(h ⊙ x))/σ for a normalised column x, without the first mean unless

@@ -8,7 +8,9 @@ use super::{
 };
 use crate::description::Description;
 use crate::error::Error;
-use crate::kernel::{Columns, Scalar, Write, WriteColumns, dot, place_of_largest, total};
+use crate::kernel::{
+    Columns, Scalar, Write, WriteColumns, dot, place_of_largest, sum_of_blocks, vectorise,
+};
 
 /// Softmax of every column of the input, p_j = e^(z_j) / ∑_k e^(z_k); there are no parameters.
 ///
@@ -76,15 +78,26 @@ impl Softmax {
 
 /// Every column of `dim` values ← its softmax.
 pub(super) fn softmax<T: Scalar>(columns: &mut [T], dim: usize) {
-    for column in columns.chunks_exact_mut(dim) {
-        let top = column[place_of_largest(column)];
-        column.iter_mut().for_each(|x| *x -= top);
-    }
+    let shifted = &mut *columns;
+    vectorise(
+        #[inline(always)]
+        move || {
+            for column in shifted.chunks_exact_mut(dim) {
+                let top = column[place_of_largest(column)];
+                column.iter_mut().for_each(|x| *x -= top);
+            }
+        },
+    );
     T::exp_all(columns);
-    for column in columns.chunks_exact_mut(dim) {
-        let sum = total(column);
-        column.iter_mut().for_each(|x| *x /= sum);
-    }
+    vectorise(
+        #[inline(always)]
+        move || {
+            for column in columns.chunks_exact_mut(dim) {
+                let sum = sum_of_blocks(column, column, |x, _| x);
+                column.iter_mut().for_each(|x| *x /= sum);
+            }
+        },
+    );
 }
 
 impl<T: Scalar> Layer<T> for Softmax {

@@ -8,8 +8,8 @@ use crate::description::Description;
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::layer::{
-    Attention, Branch, Carry, Dense, Dropout, Embedding, Layer, LayerNorm, Merge, Patchwise,
-    PositionBias, Positions, Residual, RmsNorm, Scale, Sequential, Softmax, Unfold,
+    Activate, Attention, Branch, Carry, Dense, Dropout, Embedding, Layer, LayerNorm, Merge,
+    Patchwise, PositionBias, Positions, Residual, RmsNorm, Scale, Sequential, Softmax, Unfold,
 };
 use crate::loss::{
     BinaryCrossEntropy, ClassWeights, Gaussian, Huber, KullbackLeibler, LabelSmoothing, Loss,
@@ -73,6 +73,7 @@ impl<T: Scalar> Registry<T> {
                 let layers: Result<_, _> = layers.map(|layer| registry.layer(layer)).collect();
                 Sequential::of(layers?)
             })
+            .with_layer("Activate", |own, _| Activate::described(own))
             .with_layer("Scale", |own, _| Scale::described(own))
             .with_layer("Residual", |own, registry| {
                 Residual::described(own, registry.layer(own.part("branch")?)?)

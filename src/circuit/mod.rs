@@ -1,8 +1,12 @@
 //! Feed-forward circuits: layers and their parameters, without an objective.
 
+mod residual_stack;
+
 use std::sync::Arc;
 
 use nalgebra::DMatrix;
+
+pub use residual_stack::ResidualStack;
 
 use crate::check::{check_finite, check_length, check_result, check_room, check_rows, room};
 use crate::error::{Error, Quantity};

@@ -1,5 +1,6 @@
 //! The [`Layer`] contract, and the layers that come with the crate.
 
+mod activate;
 mod attention;
 mod carry;
 mod dropout;
@@ -23,6 +24,7 @@ use std::ops::Range;
 use rand::Rng;
 
 pub use crate::kernel::{Activation, Shape};
+pub use activate::Activate;
 pub use attention::Attention;
 pub use carry::{Branch, Carry, Merge};
 pub use dropout::Dropout;

@@ -1,6 +1,7 @@
 //! The layers of the crate, one file each: derivatives, bounds, the rest of the contract, and what
 //! each of them computes.
 
+mod activate;
 mod attention;
 mod carry;
 mod checked;

@@ -48,6 +48,7 @@ mod predictions;
 mod presets;
 mod reach;
 mod recovery;
+mod residual_stack;
 mod residual_targets;
 mod segments;
 mod semantics;

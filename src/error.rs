@@ -695,7 +695,8 @@ impl Error {
     pub(crate) fn after(mut self, count: usize) -> Self {
         if let Self::NonFiniteData { column, .. }
         | Self::TargetDomain { column, .. }
-        | Self::InputDomain { column, .. } = &mut self
+        | Self::InputDomain { column, .. }
+        | Self::NotOneHot { column, .. } = &mut self
         {
             *column += count;
         }

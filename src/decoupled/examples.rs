@@ -229,8 +229,13 @@ impl<T: Scalar> Examples<T> {
 
     /// The columns of the examples that training visits, and of those of weight 0.
     pub(crate) fn by_weight(&self) -> (Vec<usize>, Vec<usize>) {
-        let weight = |column: usize| self.weights.get(column).copied().unwrap_or(T::one());
-        (0..self.len()).partition(|&column| !weight(column).is_zero())
+        (0..self.len()).partition(|&column| !self.is_left_out(column))
+    }
+
+    /// Whether the weight of this example is 0.
+    pub(crate) fn is_left_out(&self, column: usize) -> bool {
+        let weight = self.weights.get(column);
+        weight.is_some_and(|weight| weight.is_zero())
     }
 
     pub(crate) fn resolve(&self, selection: &Selection<'_>) -> Result<Chosen<'static>, Error> {

@@ -650,9 +650,18 @@ impl<T: Scalar> DecoupledCircuit<T> {
         selection: &Selection<'_>,
         operation: &'static str,
         training: bool,
+        visit: impl FnMut(Problem<'_, T>, &mut Workspace<T>),
+    ) -> Result<(), Error> {
+        self.for_each_block(&self.chosen(selection, operation)?, training, visit)
+    }
+
+    /// Visits these examples in order, in blocks.
+    pub(crate) fn for_each_block(
+        &self,
+        chosen: &Chosen<'_>,
+        training: bool,
         mut visit: impl FnMut(Problem<'_, T>, &mut Workspace<T>),
     ) -> Result<(), Error> {
-        let chosen = self.chosen(selection, operation)?;
         let n = chosen.len();
         self.check_batch(n.min(BLOCK))?;
         let mut workspace = Workspace::new();
@@ -702,12 +711,14 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// # Errors
     /// The errors of the selection, [`Error::NoExamples`] if it is empty, or [`Error::Overflow`].
     pub fn gradients(&self, selection: &Selection<'_>) -> Result<Gradients<T>, Error> {
-        let gradients = self.with_problem(selection, "gradients", |problem| {
+        let chosen = self.chosen(selection, "gradients")?;
+        let gradients = self.with_problem_of(&self.weighty(&chosen), |problem| {
             let mut workspace = Workspace::new();
             let evaluation = problem.evaluate(All, &mut workspace);
             Gradients::of(problem.layers, problem.batch.len(), evaluation)
         })?;
-        gradients.checked(Quantity::Energy)
+        let gradients = gradients.checked(Quantity::Energy)?;
+        Ok(self.with_columns_left_out(&chosen, gradients))
     }
 
     /// Backprop's composed loss and gradients on the selected examples, in newly allocated memory.
@@ -716,7 +727,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// # Errors
     /// The errors of the selection, [`Error::NoExamples`] if it is empty, or [`Error::Overflow`].
     pub fn backprop(&self, selection: &Selection<'_>) -> Result<Gradients<T>, Error> {
-        let gradients = self.with_problem(selection, "backprop", |problem| {
+        let chosen = self.chosen(selection, "backprop")?;
+        let gradients = self.with_problem_of(&self.weighty(&chosen), |problem| {
             let mut workspace = Workspace::new();
             let composed = problem.backprop(&mut workspace);
             Gradients::collect(
@@ -727,7 +739,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
                 |t| composed.error(t),
             )
         })?;
-        gradients.checked(Quantity::ComposedLoss)
+        let gradients = gradients.checked(Quantity::ComposedLoss)?;
+        Ok(self.with_columns_left_out(&chosen, gradients))
     }
 
     /// The composed loss Σᵢ wᵢ L of the plain forward pass: a sum over all examples, without
@@ -754,14 +767,9 @@ impl<T: Scalar> DecoupledCircuit<T> {
         let (visited, left_out) = self.examples.by_weight();
         let mut changed = self.examples.clone();
         let mut working = Working::new(self.circuit.depth());
-        if let Some(streamed) = &self.examples.streamed {
+        if let (Some(streamed), true) = (&self.examples.streamed, left_out.is_empty()) {
+            // All of it is written. Otherwise the first write copies the file.
             changed.streamed = Some(streamed.renewed()?);
-            // The new file is empty.
-            for columns in left_out.chunks(BLOCK) {
-                let chosen = Chosen::Scattered(columns.into());
-                working.lend(&self.examples, &chosen, 0, TargetUse::Kept)?;
-                working.commit(&mut changed, &chosen)?;
-            }
         }
         for columns in visited.chunks(BLOCK) {
             let chosen = match left_out.is_empty() {
@@ -834,11 +842,62 @@ impl<T: Scalar> DecoupledCircuit<T> {
         operation: &'static str,
         work: impl FnOnce(Problem<'_, T>) -> R,
     ) -> Result<R, Error> {
-        let chosen = self.chosen(selection, operation)?;
+        self.with_problem_of(&self.chosen(selection, operation)?, work)
+    }
+
+    /// Calls a function with E on these examples, which are copied unless they are adjacent.
+    pub(crate) fn with_problem_of<R>(
+        &self,
+        chosen: &Chosen<'_>,
+        work: impl FnOnce(Problem<'_, T>) -> R,
+    ) -> Result<R, Error> {
         self.check_batch(chosen.len())?;
         let mut working = Working::new(self.circuit.depth());
-        let batch = working.view(&self.examples, &chosen, false, TargetUse::Kept)?;
+        let batch = working.view(&self.examples, chosen, false, TargetUse::Kept)?;
         Ok(work(self.layers().on(batch)))
+    }
+
+    /// Those of the chosen examples whose weight is not 0, or all of them if every weight is. The
+    /// others may overflow, and 0 times that would be no number.
+    pub(crate) fn weighty(&self, chosen: &Chosen<'_>) -> Chosen<'static> {
+        let columns = chosen.clone().into_places();
+        let kept: Vec<usize> = columns
+            .iter()
+            .copied()
+            .filter(|&column| !self.examples.is_left_out(column))
+            .collect();
+        match chosen {
+            Chosen::Run(run) if kept.len() == run.len() || kept.is_empty() => {
+                Chosen::Run(run.clone())
+            }
+            _ if kept.is_empty() => Chosen::Scattered(columns.into()),
+            _ => Chosen::Scattered(kept.into()),
+        }
+    }
+
+    /// Gradients of the chosen examples from those of [`weighty`](Self::weighty) examples: 0 for the
+    /// others.
+    fn with_columns_left_out(
+        &self,
+        chosen: &Chosen<'_>,
+        mut gradients: Gradients<T>,
+    ) -> Gradients<T> {
+        let n = chosen.len();
+        for own in &mut gradients.targets {
+            if own.ncols() < n {
+                let mut kept = own.column_iter();
+                let mut all = DMatrix::zeros(own.nrows(), n);
+                for (mut to, column) in all.column_iter_mut().zip(chosen.clone().into_places()) {
+                    if !self.examples.is_left_out(column)
+                        && let Some(from) = kept.next()
+                    {
+                        to.copy_from(&from);
+                    }
+                }
+                *own = all;
+            }
+        }
+        gradients
     }
 
     /// The columns of a selection, which must not be empty.

@@ -58,16 +58,6 @@ impl<T: Scalar> Batch<'_, T> {
             }
         }
     }
-
-    /// Clears the columns of the examples of weight 0.
-    pub(crate) fn clear_left_out(&self, values: &mut [T]) {
-        let dim = values.len() / self.len();
-        for (values, weight) in values.chunks_exact_mut(dim).zip(self.weights) {
-            if weight.is_zero() {
-                values.fill(T::zero());
-            }
-        }
-    }
 }
 
 impl<'a, T> Batch<'a, T> {

@@ -104,7 +104,10 @@ impl<'a, T: Scalar> Flat<'a, T> {
         selection: &Selection<'_>,
         variables: Variables,
     ) -> Result<Self, Error> {
-        let chosen = model.chosen(selection, "an objective")?;
+        let mut chosen = model.chosen(selection, "an objective")?;
+        if variables == Variables::Parameters {
+            chosen = model.weighty(&chosen);
+        }
         model.check_batch(chosen.len())?;
         let (examples, run) = match chosen {
             Chosen::Run(run) if model.examples.streamed.is_none() => {

@@ -155,7 +155,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
     ) -> Result<ParameterReport, Error> {
         self.check_layer(t)?;
         let mut parameters = self.circuit.parameters(t).to_vec();
-        let report = self.with_problem(selection, "a W-step", |mut problem| {
+        let chosen = self.weighty(&self.chosen(selection, "a W-step")?);
+        let report = self.with_problem_of(&chosen, |mut problem| {
             problem.batch.training = true;
             let problem = problem.local(t);
             let mut workspace = problem.workspace();

@@ -8,8 +8,8 @@ use super::scheme::Scheme;
 use super::visit::Visit;
 use super::w_step::WStep;
 use crate::check::{check_computed, check_length, option, positive, positive_in_scalar, refuse};
-use crate::decoupled::{DecoupledCircuit, TargetInit, TargetUse};
-use crate::energy::Ask;
+use crate::decoupled::{DecoupledCircuit, Selection, TargetInit, TargetUse};
+use crate::energy::{Ask, Value};
 use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, add_scaled};
 use crate::optimizer::Optimizer;
@@ -389,19 +389,26 @@ impl<T: Scalar> Scheme<T> for Decoupling<T> {
         let mut residuals = State::new();
         match self.targets {
             Targets::Residual { .. } => {
-                residuals.values = vec![Vec::new(); model.circuit().depth() - 1];
-                let (mut gaps, mut checked) = (Vec::new(), Ok(()));
+                residuals.values = zeros(model, 1);
+                let (mut gaps, mut checked, mut first) = (Vec::new(), Ok(()), 0);
+                let visited = model.weighty(&model.chosen(&Selection::All, "residuals")?);
+                let columns = visited.clone().into_places();
                 // In the same context as the visits.
-                model.for_each_evaluated("residuals", true, |problem, workspace| {
+                model.for_each_block(&visited, true, |problem, workspace| {
+                    problem.evaluate(Value, workspace);
                     measure(problem, workspace, &mut gaps);
-                    for (t, (all, own)) in residuals.values.iter_mut().zip(&mut gaps).enumerate() {
-                        // Nothing reads those of examples of weight 0, which may overflow.
-                        problem.batch().clear_left_out(own);
+                    let n = problem.batch().len();
+                    for (t, (all, own)) in residuals.values.iter_mut().zip(&gaps).enumerate() {
                         if checked.is_ok() {
                             checked = check_computed(Quantity::Prediction, t, 0, own);
                         }
-                        all.extend_from_slice(own);
+                        let dim = own.len() / n;
+                        let places = columns[first..first + n].iter();
+                        for (&column, own) in places.zip(own.chunks_exact(dim)) {
+                            all[column * dim..(column + 1) * dim].copy_from_slice(own);
+                        }
                     }
+                    first += n;
                 })?;
                 checked?;
             }

@@ -921,9 +921,12 @@ impl<T: Scalar> Session<T> {
         let unless = |error| interrupted.map_or(Err(error), |_| Ok(None));
         if number == within.first_epoch + 1 {
             let Memory {
-                working, workspace, ..
+                visited,
+                working,
+                workspace,
+                ..
             } = &mut self.memory;
-            let mixes = mixing(&self.model, working, workspace);
+            let mixes = mixing(&self.model, visited, working, workspace);
             let mixes = mixes.map(|found| found.map(|layer| Warning::Mixes { layer }));
             told.extend(mixes.or_else(unless)?);
             told.extend(squashed(&self.model));
@@ -1315,20 +1318,21 @@ fn warnings<T: Scalar>(
     all
 }
 
-/// The first layer that gives the first example, or another that differs from it, other outputs if
-/// both are in one batch.
+/// The first layer that gives the first example visited, or another that differs from it, other outputs
+/// if both are in one batch.
 fn mixing<T: Scalar>(
     model: &DecoupledCircuit<T>,
+    visited: &[usize],
     working: &mut Working<T>,
     workspace: &mut Workspace<T>,
 ) -> Result<Option<usize>, Error> {
-    let mut other = model.examples().len() - 1;
-    for column in (1..=other).rev().take(BLOCK) {
-        let pair = [0, column];
+    let (first, mut other) = (visited[0], visited[visited.len() - 1]);
+    for &column in visited[1..].iter().rev().take(BLOCK) {
+        let pair = [first, column];
         let chosen = Chosen::Scattered((&pair[..]).into());
         let batch = working.view(&model.examples, &chosen, false, TargetUse::None)?;
-        let (first, second) = batch.z(0).split_at(batch.z(0).len() / 2);
-        if first != second {
+        let (one, another) = batch.z(0).split_at(batch.z(0).len() / 2);
+        if one != another {
             other = column;
             break;
         }
@@ -1340,8 +1344,8 @@ fn mixing<T: Scalar>(
         let locals = workspace.locals.iter();
         Ok(locals.map(|own| own.prediction.clone()).collect())
     };
-    let alone = [outputs(&[0])?, outputs(&[other])?];
-    let both = outputs(&[0, other])?;
+    let alone = [outputs(&[first])?, outputs(&[other])?];
+    let both = outputs(&[first, other])?;
     let rounding = T::of(64.0) * T::default_epsilon();
     let differ = |alone: &[T], beside: &[T]| {
         let largest = alone.iter().fold(T::zero(), |top, own| top.max(own.abs()));

@@ -99,7 +99,7 @@ fn check_values<T: Scalar>() {
             assert_eq!(y[(0, i)], T::of(table[row][columns - 1]));
         }
         let error = data.labels().unwrap_err();
-        assert!(matches!(error, Error::Length { found: 1, .. }), "{error}");
+        assert!(matches!(error, Error::NotOneHot { .. }), "{error}");
         // The first is, as a class; the last is the only input.
         options = match style.3 {
             true => options.with_targets(["c, \"0\""]),

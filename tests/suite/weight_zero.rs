@@ -1,14 +1,17 @@
 //! An example of weight 0 changes nothing, and its own targets stay.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::property::{Tested, generator, uniform};
+use layerwise::data::{Dataset, InMemory};
 use layerwise::decoupled::{DecoupledCircuit, Selection, TargetInit};
 use layerwise::diagnostics::Diagnostics;
-use layerwise::energy::Energy;
+use layerwise::energy::{Energy, Workspace};
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::nalgebra::DMatrix;
+use layerwise::objective::Objective;
 use layerwise::optimizer::{Adam, AdamW, GradientDescent};
 use layerwise::parameter_solver::{
     LeastSquares, LevenbergMarquardt, NormalEquations, ParameterSolver,
@@ -462,6 +465,138 @@ fn an_input_that_overflows_is_no_overflow() {
         for t in 0..2 {
             let both = [&left_out, &removed].map(|model| model.circuit().parameters(t));
             assert_eq!(both[0], both[1], "{scheme:?}");
+        }
+    }
+}
+
+/// The same input, where parameters are solved for, and in gradients.
+#[test]
+fn an_input_that_overflows_counts_nowhere() {
+    for (size, softmax) in [(3e38_f32, false), (3e38, true), (1e37, true)] {
+        let layer = |activation| Dense::new(2, 2, activation).unwrap();
+        let circuit = Circuit::builder()
+            .layer(layer(Activation::Identity))
+            .layer(layer(Activation::Gelu));
+        let energy = match softmax {
+            true => Energy::new(SoftmaxCrossEntropy),
+            false => Energy::default(),
+        };
+        let mut removed = DecoupledCircuit::new(circuit.seed(3).build().unwrap(), energy).unwrap();
+        for t in 0..2 {
+            let own = [2.0, -3.0, 1.5, 0.5, 0.1, 0.2];
+            removed.set_parameters(t, &own).unwrap();
+        }
+        let mut x = DMatrix::from_vec(2, 9, uniform::<f32>(&mut generator(1), 18, 1.0));
+        x.column_mut(4).copy_from_slice(&[size, size / 2.0]);
+        let y = DMatrix::from_fn(2, 9, |k, i| f32::from(u8::from(k == i % 2)));
+        let init = TargetInit::RandomNormal { std: 0.3, seed: 2 };
+        removed.add_examples(&x, &y, &init).unwrap();
+        let mut left_out = removed.clone();
+        let weights: Vec<f32> = (0..9_u8).map(|i| f32::from(u8::from(i != 4))).collect();
+        left_out
+            .set_example_weights(&Selection::All, &weights)
+            .unwrap();
+        removed.remove_examples(&[4]).unwrap();
+        removed
+            .set_example_weights(&Selection::All, &[1.0; 8])
+            .unwrap();
+        let both = [&left_out, &removed];
+        let [own, expected] = both.map(|model| model.backprop(&Selection::All).unwrap());
+        assert_eq!(own.parameters, expected.parameters);
+        assert_eq!(own.targets[0].column(4).amax(), 0.0);
+        let [own, expected] = both.map(|model| model.gradients(&Selection::All).unwrap());
+        assert_eq!(own.parameters, expected.parameters);
+        let own = own.targets[0].clone().remove_column(4);
+        assert_eq!(own, expected.targets[0]);
+        let objectives = both.map(|model| {
+            let objective = model.composed_objective(&Selection::All).unwrap();
+            let point = objective.point();
+            let mut gradient = vec![0.0; point.len()];
+            let value = objective.evaluate(&point, Some(&mut gradient), &mut Workspace::new());
+            (value.unwrap(), gradient)
+        });
+        assert_eq!(objectives[0], objectives[1]);
+        let solvers: [Box<dyn ParameterSolver<f32>>; 2] = [
+            Box::new(LevenbergMarquardt::new(6, 10)),
+            Box::new(LeastSquares::ridge(0.1).unwrap()),
+        ];
+        for solver in &solvers[..1 + usize::from(!softmax)] {
+            let solved = both.map(|model| {
+                let mut model = model.clone();
+                let solved = model.solve_parameters(0, &**solver, &Selection::All);
+                (solved.unwrap(), model.circuit().parameters(0).to_vec())
+            });
+            assert_eq!(solved[0], solved[1], "{solver:?}");
+        }
+    }
+}
+
+/// A data set of which one row can no longer be read.
+#[derive(Debug)]
+struct Damaged {
+    data: InMemory<DMatrix<f64>>,
+    row: usize,
+    broken: AtomicBool,
+}
+
+impl Dataset<f64> for Damaged {
+    fn len(&self) -> usize {
+        Dataset::<f64>::len(&self.data)
+    }
+
+    fn inputs(&self) -> usize {
+        Dataset::<f64>::inputs(&self.data)
+    }
+
+    fn targets(&self) -> usize {
+        Dataset::<f64>::targets(&self.data)
+    }
+
+    fn read(&self, rows: &[usize], x: &mut [f64], y: &mut [f64]) -> Result<(), Error> {
+        if rows.contains(&self.row) && self.broken.load(Ordering::Relaxed) {
+            return Err(Error::UnknownRow {
+                row: self.row,
+                count: 0,
+            });
+        }
+        self.data.read(rows, x, y)
+    }
+}
+
+/// Nobody reads the rows of such examples in a run.
+#[test]
+fn streamed_rows_of_weight_zero_are_not_read() {
+    for scheme in schemes::<f64>() {
+        for row in [0, 4, N - 1] {
+            let [model, _] = pair::<f64>(false, false, true);
+            let (x, y) = (model.z(0).unwrap(), model.z(3).unwrap());
+            let data = InMemory::new(x.into_owned(), y.into_owned()).unwrap();
+            let broken = AtomicBool::new(false);
+            let data = Arc::new(Damaged { data, row, broken });
+            let mut streamed =
+                DecoupledCircuit::new(model.circuit().clone(), Energy::default()).unwrap();
+            let init = TargetInit::ForwardPass;
+            let folder = std::env::temp_dir();
+            streamed
+                .stream_dataset(data.clone(), folder, &init)
+                .unwrap();
+            let weights = model.example_weights().unwrap();
+            streamed
+                .set_example_weights(&Selection::All, weights)
+                .unwrap();
+            data.broken.store(true, Ordering::Relaxed);
+            let phase = Phase::new(scheme.clone(), Adam::new(0.01).unwrap()).with_epochs(2);
+            let trainer = Trainer::new(phase.with_batch_size(3).unwrap());
+            let run = trainer.run(&mut streamed);
+            if let Err(error) = &run {
+                assert!(
+                    matches!(
+                        error.error,
+                        Error::Combination { .. } | Error::NotInMemory { .. }
+                    ),
+                    "{scheme:?}: {error}"
+                );
+            }
         }
     }
 }

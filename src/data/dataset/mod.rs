@@ -153,14 +153,13 @@ pub trait Dataset<T: Scalar>: Debug + Send + Sync {
         ))
     }
 
-    /// The class of every example, for a split by class: the row of its largest target, as
-    /// [`metrics::labels`] finds it in one-hot columns.
+    /// The class of every example, for a split by class: the row of the 1 in a one-hot target, or the value
+    /// of a single target that is 0 or 1.
     ///
     /// All examples are read, a block at a time.
     ///
     /// # Errors
-    /// Those of [`matrices`](Self::matrices), and [`Error::Length`] for a single target per example,
-    /// which is not one-hot.
+    /// Those of [`matrices`](Self::matrices), and [`Error::NotOneHot`] for other targets.
     ///
     /// # Examples
     /// ```
@@ -176,18 +175,11 @@ pub trait Dataset<T: Scalar>: Debug + Send + Sync {
     /// # Ok::<(), Error>(())
     /// ```
     fn labels(&self) -> Result<Vec<usize>, Error> {
-        if self.targets() < 2 {
-            return Err(Error::Length {
-                what: "the targets of one example, one for each class (see TargetEncoding::OneHot)"
-                    .into(),
-                expected: 2,
-                found: self.targets(),
-            });
-        }
         let mut labels = room("the classes of a data set", 1, self.len())?;
         for start in (0..self.len()).step_by(BLOCK) {
             let rows: Vec<usize> = (start..self.len().min(start + BLOCK)).collect();
-            labels.extend(metrics::labels(&self.matrices(&rows)?.1));
+            let classes = metrics::classes_of(&self.matrices(&rows)?.1);
+            labels.extend(classes.map_err(|error| error.after(start))?);
         }
         Ok(labels)
     }
@@ -201,4 +193,8 @@ through_pointers!(Dataset {
     fn inputs(&self) -> usize;
     fn targets(&self) -> usize;
     fn read(&self, rows: &[usize], inputs: &mut [T], targets: &mut [T]) -> Result<(), Error>;
+    fn is_empty(&self) -> bool;
+    fn check_read(&self, rows: &[usize], inputs: &[T], targets: &[T]) -> Result<(), Error>;
+    fn matrices(&self, rows: &[usize]) -> Result<(DMatrix<T>, DMatrix<T>), Error>;
+    fn labels(&self) -> Result<Vec<usize>, Error>;
 });

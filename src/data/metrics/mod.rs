@@ -88,6 +88,15 @@ pub fn labels<T: Scalar>(outputs: &DMatrix<T>) -> Vec<usize> {
         .collect()
 }
 
+/// The classes of one-hot columns, or of a row of zeros and ones.
+///
+/// # Errors
+/// [`Error::NotOneHot`].
+pub(crate) fn classes_of<T: Scalar>(targets: &DMatrix<T>) -> Result<Vec<usize>, Error> {
+    let numbers = Labels::from(targets).numbers(targets.nrows())?;
+    Ok(numbers.into_owned())
+}
+
 /// Fraction of the examples whose largest output is in the row of their label, in \[0, 1\]:
 ///
 /// (1/n) Σᵢ \[labels(Ŷ)ᵢ = cᵢ\].

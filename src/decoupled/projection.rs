@@ -2,10 +2,10 @@
 
 use nalgebra::DMatrix;
 
-use crate::check::{check_room, check_rows, option};
+use crate::check::{check_result, check_room, check_rows, option};
 use crate::circuit::Circuit;
 use crate::data::Standardizer;
-use crate::error::Error;
+use crate::error::{Error, Quantity};
 use crate::init::{Purpose, generator, orthonormal};
 use crate::kernel::{Matrix, Scalar, Write, root_mean_square};
 
@@ -125,7 +125,8 @@ impl<T: Scalar> Projection<T> {
     /// z_1, …, z_{T−1} for `inputs` (d_0 × n), each d_t × n.
     ///
     /// # Errors
-    /// [`Error::Shape`] for inputs of a different dimension from those used for fitting.
+    /// [`Error::Shape`] for inputs of a different dimension from those used for fitting;
+    /// [`Error::Overflow`] for inputs so large that their centred values overflow.
     pub fn apply(&self, inputs: &DMatrix<T>) -> Result<Vec<DMatrix<T>>, Error> {
         let rows = self.centring.mean().len();
         check_rows("inputs", inputs, rows, inputs.ncols())?;
@@ -133,9 +134,11 @@ impl<T: Scalar> Projection<T> {
         self.centring.apply(&mut current);
         current.scale_mut(self.scale);
         let mut targets = Vec::with_capacity(self.links.len());
-        for link in &self.links {
+        for (t, link) in (1..).zip(&self.links) {
             current = product(&link.map, &current);
-            targets.push(current.map(|s| link.centre + link.spread * s));
+            let target = current.map(|s| link.centre + link.spread * s);
+            check_result(Quantity::Target, t, target.as_slice())?;
+            targets.push(target);
         }
         Ok(targets)
     }

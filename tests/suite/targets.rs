@@ -6,7 +6,7 @@ use layerwise::init::{Distribution, Fan, Initializer};
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::parameter_solver::LeastSquares;
-use layerwise::{Circuit, DecoupledCircuit};
+use layerwise::{Circuit, DecoupledCircuit, Error};
 use nalgebra::{DMatrix, DVector};
 use rand::SeedableRng;
 use rand::rngs::ChaCha8Rng;
@@ -440,4 +440,16 @@ fn constant_inputs_play_no_part_in_f32_and_small_units_do() {
     let tiny = Projection::fit(&circuit, &wave(1e-8), 0).unwrap();
     let difference = &tiny.apply(&wave(1e-8)).unwrap()[0] - &fitted.apply(&wave(1.0)).unwrap()[0];
     assert!(difference.amax() < 1e-5, "{}", difference.amax());
+}
+
+/// Inputs at the end of the range, whose centred values overflow.
+#[test]
+fn projections_that_overflow_are_an_error() {
+    let layer = |input, output| Dense::new(input, output, Activation::Tanh).unwrap();
+    let circuit = Circuit::builder().layer(layer(1, 2)).layer(layer(2, 1));
+    let circuit: Circuit<f32> = circuit.build().unwrap();
+    let inputs = DMatrix::from_row_slice(1, 3, &[3.4e38, -3.4e38, -3.4e38]);
+    let projection = Projection::fit(&circuit, &inputs, 0).unwrap();
+    let overflow = projection.apply(&inputs).unwrap_err();
+    assert!(matches!(overflow, Error::Overflow { .. }), "{overflow}");
 }

@@ -4,8 +4,9 @@
 //!
 //! ẑ[c, p] = a(Σ_{i,k} W[c, (i, k)] z[i, stride p + k − padding] + b[c]), 0 beyond the ends.
 
+use std::ops::Range;
+
 use layerwise::gradcheck::GradCheck;
-use layerwise::kernel::Write;
 use layerwise::layer::{Patchwise, Shape, Unfold};
 use layerwise::parameter_solver::LeastSquares;
 use layerwise::prelude::*;
@@ -28,7 +29,7 @@ impl Windows {
 
     /// The part of the window at a position that lies inside the input, as a range of patch
     /// entries, and the step of the input at which it begins.
-    fn inside(&self, position: usize) -> (std::ops::Range<usize>, usize) {
+    fn inside(&self, position: usize) -> (Range<usize>, usize) {
         let start = self.stride * position;
         let first = self.padding.saturating_sub(start);
         let last = (self.steps + self.padding - start).min(self.width);
@@ -56,20 +57,26 @@ impl Unfold for Windows {
     }
 
     // Optional: the next two functions copy and add whole runs instead of single entries.
-    fn unfold<T: Scalar>(&self, input: &[T], patches: &mut [T]) {
+    fn unfold<T: Scalar>(
+        &self,
+        input: &[T],
+        entries: Range<usize>,
+        positions: Range<usize>,
+        patches: &mut [T],
+    ) {
         patches.fill(T::zero());
-        for (position, patch) in patches.chunks_exact_mut(self.patch_len()).enumerate() {
+        for (position, patch) in positions.zip(patches.chunks_exact_mut(entries.len())) {
             let (inside, read) = self.inside(position);
-            let own = &input[read..read + inside.len()];
-            patch[inside].copy_from_slice(own);
+            let own = inside.start.max(entries.start)..inside.end.min(entries.end);
+            if !own.is_empty() {
+                let input = &input[read + own.start - inside.start..][..own.len()];
+                patch[own.start - entries.start..][..own.len()].copy_from_slice(input);
+            }
         }
     }
 
-    fn fold<T: Scalar>(&self, patches: &[T], d_input: Write<'_, T>) {
-        let Some(sums) = d_input.accumulate() else {
-            return;
-        };
-        for (position, patch) in patches.chunks_exact(self.patch_len()).enumerate() {
+    fn fold<T: Scalar>(&self, patches: &[T], positions: Range<usize>, sums: &mut [T]) {
+        for (position, patch) in positions.zip(patches.chunks_exact(self.patch_len())) {
             let (inside, read) = self.inside(position);
             for (sum, &value) in sums[read..].iter_mut().zip(&patch[inside]) {
                 *sum += value;

@@ -74,8 +74,9 @@ pub mod runs {}
 /// # Reference
 ///
 /// [`Layer`](crate::Layer), [`Patchwise`](crate::layer::Patchwise),
-/// [`Unfold`](crate::layer::Unfold), [`Sequential`](crate::layer::Sequential),
-/// [`Residual`](crate::layer::Residual), [`Attention`](crate::layer::Attention),
+/// [`Unfold`](crate::layer::Unfold), [`Conv2d`](crate::layer::Conv2d),
+/// [`Sequential`](crate::layer::Sequential), [`Residual`](crate::layer::Residual),
+/// [`Attention`](crate::layer::Attention),
 /// [`Loss`](crate::Loss), [`GradCheck`](crate::gradcheck::GradCheck),
 /// [`Write`](crate::kernel::Write), [`Session`](crate::training::Session),
 /// [`SessionState`](crate::training::SessionState), [`Scheme`](crate::training::Scheme),

@@ -116,6 +116,17 @@ impl Initializer {
     /// # Panics
     /// If `values` does not hold `rows · columns` values.
     pub fn fill<T: Scalar>(self, values: &mut [T], rows: usize, columns: usize, rng: &mut dyn Rng) {
+        self.fill_with_fans(values, (rows, columns), (columns as f64, rows as f64), rng);
+    }
+
+    /// [`Initializer::fill`] with any (fan-in, fan-out).
+    pub(crate) fn fill_with_fans<T: Scalar>(
+        self,
+        values: &mut [T],
+        (rows, columns): (usize, usize),
+        (fan_in, fan_out): (f64, f64),
+        rng: &mut dyn Rng,
+    ) {
         let size = rows.saturating_mul(columns);
         assert_eq!(values.len(), size, "a {rows} x {columns} matrix");
         match self {
@@ -127,9 +138,9 @@ impl Initializer {
                 distribution,
             } => {
                 let fan = match fan {
-                    Fan::In => columns as f64,
-                    Fan::Out => rows as f64,
-                    Fan::Average => 0.5 * (rows + columns) as f64,
+                    Fan::In => fan_in,
+                    Fan::Out => fan_out,
+                    Fan::Average => 0.5 * (fan_in + fan_out),
                 };
                 let std = (scale / fan.max(1.0)).sqrt();
                 match distribution {

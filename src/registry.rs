@@ -8,8 +8,9 @@ use crate::description::Description;
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::layer::{
-    Activate, Attention, Branch, Carry, Dense, Dropout, Embedding, Layer, LayerNorm, Merge,
-    Patchwise, PositionBias, Positions, Residual, RmsNorm, Scale, Sequential, Softmax, Unfold,
+    Activate, Attention, Branch, Carry, Conv2d, ConvTranspose2d, Dense, Dropout, Embedding, Layer,
+    LayerNorm, Merge, Patchwise, PositionBias, Positions, Residual, RmsNorm, Scale, Sequential,
+    Softmax, Unfold,
 };
 use crate::loss::{
     BinaryCrossEntropy, ClassWeights, Gaussian, Huber, KullbackLeibler, LabelSmoothing, Loss,
@@ -68,6 +69,11 @@ impl<T: Scalar> Registry<T> {
         };
         empty
             .with_layer("Dense", |own, _| Dense::dense_described(own))
+            .with_layer("Conv2d", |own, _| Conv2d::conv2d_described(own))
+            .with_layer("ConvTranspose2d", |own, _| ConvTranspose2d::described(own))
+            .with_layer("GlobalAveragePool", |own, _| {
+                GlobalAveragePool::described(own)
+            })
             .with_layer("Sequential", |own, registry| {
                 let layers = own.parts("layers")?.iter();
                 let layers: Result<_, _> = layers.map(|layer| registry.layer(layer)).collect();

@@ -34,8 +34,9 @@ pub(crate) use reduction::{
     Squares, Sum, add_scaled, add_to, add_to_columns, all_finite, both_finite, dot, exponent,
     fill_columns, half_squared_distances, half_weighted_square, larger, largest_magnitude,
     map_pairs, multiply, multiply_by, norm, norm_in_units, place_of_largest, power_of_two,
-    root_mean_square, row_sums, scale, scale_by_power, scale_columns, squared_distance, squares,
-    subtract, subtract_from, sum_of_blocks, total, total_magnitude, unit_of, weighted_row_sums,
+    root_mean_square, row_sums, row_sums_of_many, scale, scale_by_power, scale_columns,
+    squared_distance, squares, subtract, subtract_from, sum_of_blocks, total, total_magnitude,
+    unit_of, weighted_row_sums,
 };
 
 /// Where a kernel writes its result: nowhere, over the old values, or added to them.
@@ -157,6 +158,9 @@ pub struct Matrix<'a, T> {
     pub(crate) stored_columns: usize,
     /// Distance between stored columns.
     pub(crate) stride: usize,
+    /// After so many stored columns, the next one is at a distance of `leap` from where these began.
+    pub(crate) period: usize,
+    pub(crate) leap: usize,
     pub(crate) transposed: bool,
 }
 
@@ -173,8 +177,60 @@ impl<'a, T> Matrix<'a, T> {
             stored_rows: rows,
             stored_columns: columns,
             stride: rows,
+            period: usize::MAX,
+            leap: 0,
             transposed: false,
         }
+    }
+
+    /// A matrix whose columns may share values: `period` columns are at a distance of `stride` from
+    /// one another, and the next ones follow at a distance of `leap` from these. Only products by it
+    /// from the right use it, and not its transpose.
+    ///
+    /// # Panics
+    /// If `data` does not hold all columns.
+    pub(crate) fn overlapping(
+        data: &'a [T],
+        (rows, columns): (usize, usize),
+        stride: usize,
+        (period, leap): (usize, usize),
+    ) -> Self {
+        let own = Self {
+            data,
+            stored_rows: rows,
+            stored_columns: columns,
+            stride,
+            period,
+            leap,
+            transposed: false,
+        };
+        // The last column of the last period, if it were whole.
+        let last = stride * (period - 1) + leap * (columns.div_ceil(period).max(1) - 1);
+        let there = columns == 0 || last + rows <= data.len();
+        assert!(there, "overlapping columns of a matrix");
+        own
+    }
+
+    /// Whether all columns are at the same distance from one another.
+    pub(crate) fn is_even(&self) -> bool {
+        self.period == usize::MAX
+    }
+
+    /// Where the stored columns from j on begin.
+    #[inline(always)]
+    pub(crate) fn starts<const N: usize>(&self, j: usize) -> [usize; N] {
+        if self.is_even() {
+            return std::array::from_fn(|i| (j + i) * self.stride);
+        }
+        let (mut within, mut periods) = (j % self.period, j / self.period);
+        std::array::from_fn(|_| {
+            let start = within * self.stride + periods * self.leap;
+            within += 1;
+            if within == self.period {
+                (within, periods) = (0, periods + 1);
+            }
+            start
+        })
     }
 
     /// Columns `range` of the matrix, after transposition, without a copy.

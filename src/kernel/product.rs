@@ -35,10 +35,11 @@ pub(crate) fn by_loops<T: Scalar>(out: Write<'_, T>, a: Matrix<'_, T>, b: Matrix
     if m == 0 || n == 0 {
         return;
     }
-    let ((a_row, a_column), (b_row, b_column)) = (a.strides(), b.strides());
+    let ((a_row, a_column), (b_row, _)) = (a.strides(), b.strides());
     for (j, column) in out.chunks_exact_mut(m).enumerate() {
+        let [b_start] = if b.transposed { [j] } else { b.starts(j) };
         for l in 0..k {
-            let factor = b.data[l * b_row + j * b_column];
+            let factor = b.data[l * b_row + b_start];
             let start = l * a_column;
             if a_row == 1 {
                 // By index, which a build without optimisation runs faster than an iterator.
@@ -294,7 +295,7 @@ impl<'a, T: Element> Product<'a, T> {
                                 first: at,
                             })
                         } else {
-                            if far && panel == 0 {
+                            if far && panel == 0 && b.is_even() {
                                 fetch_columns(
                                     vectors,
                                     &b,
@@ -303,10 +304,9 @@ impl<'a, T: Element> Product<'a, T> {
                                     terms,
                                 );
                             }
-                            let numbers = &b.data[at * b.stride + start..];
                             Right::ByColumns {
-                                numbers,
-                                step: b.stride,
+                                numbers: &b.data[start..],
+                                starts: b.starts(at),
                             }
                         };
                         tile.write(right, width, &mut out[at * m + rows.start..]);

@@ -567,12 +567,21 @@ pub(crate) fn scale<T: Scalar>(values: &mut [T], factor: T) {
     );
 }
 
+/// Values of short columns that are taken side by side.
+const SIDE_BY_SIDE: usize = 64;
+
 /// Adds `column` to every column of `matrix`.
 pub(crate) fn add_to_columns<T: Scalar>(matrix: &mut [T], column: &[T]) {
+    if column.len() <= SIDE_BY_SIDE / 2 && matrix.len() > SIDE_BY_SIDE {
+        let mut several = [T::zero(); SIDE_BY_SIDE];
+        let several = &mut several[..SIDE_BY_SIDE / column.len() * column.len()];
+        fill_columns(several, column);
+        return add_to_columns(matrix, several);
+    }
     vectorise(
         #[inline(always)]
         move || {
-            for own in matrix.chunks_exact_mut(column.len()) {
+            for own in matrix.chunks_mut(column.len()) {
                 for (v, &c) in own.iter_mut().zip(column) {
                     *v += c;
                 }
@@ -632,6 +641,23 @@ pub(crate) fn row_sums<T: Scalar>(out: Write<'_, T>, matrix: &[T]) {
             add_blocks(out, matrix, |_, value| value);
         },
     );
+}
+
+/// [`row_sums`] of short columns: of several side by side, whose sums are then added.
+pub(crate) fn row_sums_of_many<T: Scalar>(out: Write<'_, T>, matrix: &[T]) {
+    let dim = out.len().max(1);
+    let columns = matrix.len() / dim;
+    let most = SIDE_BY_SIDE / dim.min(SIDE_BY_SIDE);
+    let Some(several) = (2..=most)
+        .rev()
+        .find(|&count| columns.is_multiple_of(count))
+    else {
+        return row_sums(out, matrix);
+    };
+    let mut sums = [T::zero(); SIDE_BY_SIDE];
+    let sums = &mut sums[..several * dim];
+    row_sums(Write::Set(&mut *sums), matrix);
+    row_sums(out, sums);
 }
 
 /// out_r ← Σ over the columns of w matrix_{r,·}, added like [`row_sums`].

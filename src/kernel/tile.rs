@@ -14,13 +14,19 @@ pub(super) enum Left<'a, T> {
     InPlace(Strided<'a, T>),
 }
 
+/// Columns of the widest tile.
+pub(super) const MOST_COLUMNS: usize = 8;
+
 /// The right factor's columns of a tile.
 #[derive(Clone, Copy)]
 pub(super) enum Right<'a, T> {
     /// The columns of one term after another.
     Copied(&'a [T]),
-    /// Term l of column j is `numbers[j step + l]`.
-    ByColumns { numbers: &'a [T], step: usize },
+    /// Term l of column j is `numbers[starts[j] + l]`.
+    ByColumns {
+        numbers: &'a [T],
+        starts: [usize; MOST_COLUMNS],
+    },
     /// The columns of a term where they stand.
     ByTerms(Strided<'a, T>),
 }
@@ -185,8 +191,8 @@ macro_rules! width {
                 let terms = self.terms;
                 // Macros, since closures might not be inlined: the lengths would be forgotten.
                 macro_rules! columns {
-                    ($numbers:ident, $step:ident) => {
-                        ByColumns::<_, $width>([$(&$numbers[$j * $step..][..terms]),*])
+                    ($numbers:ident, $starts:ident) => {
+                        ByColumns::<_, $width>([$(&$numbers[$starts[$j]..][..terms]),*])
                     };
                 }
                 macro_rules! arrays {
@@ -198,14 +204,14 @@ macro_rules! width {
                     (Left::Copied(left), Right::Copied(right)) => {
                         self.$sums::<V>(arrays!(K::view(left), V), arrays!(right, $width), out);
                     }
-                    (Left::Copied(left), Right::ByColumns { numbers, step }) => {
-                        self.$sums::<V>(arrays!(K::view(left), V), columns!(numbers, step), out);
+                    (Left::Copied(left), Right::ByColumns { numbers, starts }) => {
+                        self.$sums::<V>(arrays!(K::view(left), V), columns!(numbers, starts), out);
                     }
                     (Left::Copied(left), Right::ByTerms(right)) => {
                         self.$sums::<V>(arrays!(K::view(left), V), ByTerms::<_, $width>(right), out);
                     }
-                    (Left::InPlace(left), Right::ByColumns { numbers, step }) => {
-                        self.$sums::<V>(InPlace::<K>(left), columns!(numbers, step), out);
+                    (Left::InPlace(left), Right::ByColumns { numbers, starts }) => {
+                        self.$sums::<V>(InPlace::<K>(left), columns!(numbers, starts), out);
                     }
                     (Left::InPlace(_), _) => {
                         unreachable!("the left factor stays in place only beside columns");

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rand::Rng;
 
-use super::patchwise::{MOST, sum_outer_products};
+use super::patch_map::MOST;
 use super::softmax::softmax;
 use super::{Context, Layer, ParameterGroup, Point, Scratch, Shape, check_dimension};
 use crate::check::option;
@@ -12,8 +12,8 @@ use crate::description::Description;
 use crate::error::Error;
 use crate::init::Initializer;
 use crate::kernel::{
-    Columns, Matrix, Scalar, Write, WriteColumns, add_to_columns, fill_columns, row_sums, scale,
-    sum_of_blocks, vectorise,
+    Columns, Execution, Matrix, Scalar, Write, WriteColumns, add_to_columns, fill_columns,
+    row_sums, scale, sum_of_blocks, vectorise,
 };
 
 /// Multi-head self-attention over a sequence of fixed length: every position reads a mean of all
@@ -520,4 +520,19 @@ fn start<T: Scalar>(values: &mut [T], bias: Option<&[T]>) {
         Some(bias) => fill_columns(values, bias),
         None => values.fill(T::zero()),
     }
+}
+
+/// `out` ← G Zᵀ, the sum of the outer products of the columns of G and Z, in parallel.
+fn sum_outer_products<T: Scalar>(
+    execution: Execution,
+    out: Write<'_, T>,
+    g: Matrix<'_, T>,
+    z: Matrix<'_, T>,
+) {
+    // The columns of G Zᵀ are rows of Z, not examples.
+    let cost = g.rows() * g.columns();
+    let data = WriteColumns::new(out, g.rows());
+    execution.for_each_block(z.rows(), cost, data, |range, part| {
+        T::matmul(part.write, g, z.t().column_range(range));
+    });
 }

@@ -3,12 +3,15 @@
 mod activate;
 mod attention;
 mod carry;
+mod conv2d;
+mod conv_transpose2d;
 mod dropout;
 mod embedding;
 #[cfg(feature = "autodiff")]
 mod function;
 mod group;
 mod normalize;
+mod patch_map;
 mod patchwise;
 mod position_bias;
 mod position_wise;
@@ -17,6 +20,8 @@ mod scale;
 mod sequential;
 mod softmax;
 mod unfold;
+mod window2d;
+mod windows;
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -27,6 +32,8 @@ pub use crate::kernel::{Activation, Shape};
 pub use activate::Activate;
 pub use attention::Attention;
 pub use carry::{Branch, Carry, Merge};
+pub use conv_transpose2d::ConvTranspose2d;
+pub use conv2d::Conv2d;
 pub use dropout::Dropout;
 pub use embedding::Embedding;
 #[cfg(feature = "autodiff")]
@@ -42,6 +49,8 @@ pub use sequential::Sequential;
 pub(crate) use sequential::check_chain;
 pub use softmax::Softmax;
 pub use unfold::{Unfold, Whole};
+pub use window2d::{Size2d, Window2d};
+pub use windows::Windows;
 
 use crate::description::Description;
 use crate::error::Error;

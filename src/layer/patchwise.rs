@@ -1,20 +1,18 @@
 //! One weight matrix applied to every patch of the input: fully connected layers and convolutions.
 
-use std::ops::Range;
-
 use rand::Rng;
 
+use super::patch_map::PatchMap;
 use super::{
     Activation, Affine, Context, Layer, ParameterGroup, Point, Scratch, Shape, Unfold, Whole,
     check_dimension, described_shape,
 };
-use crate::check::room;
 use crate::description::Description;
 use crate::error::Error;
 use crate::init::Initializer;
 use crate::kernel::{
-    Columns, Execution, Matrix, Scalar, Write, WriteColumns, add_to_columns, dot, fill_columns,
-    multiply, multiply_by, row_sums, scale, smallest,
+    Columns, Scalar, Write, WriteColumns, add_to_columns, fill_columns, multiply, multiply_by,
+    row_sums, row_sums_of_many,
 };
 
 /// Fully connected layer with a fused activation, ẑ = a(W z + b): a [`Patchwise`] layer with a
@@ -51,21 +49,13 @@ pub type Dense = Patchwise<Whole>;
 /// number of channels; b is 0.
 ///
 /// It costs channels · patch_len · positions multiply-adds per example and product. Unless the
-/// patches are the input itself, they need patch_len · positions values of work memory per example.
+/// patches are the input itself, they are copied in small blocks that stay in the cache.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Patchwise<U> {
-    unfold: U,
-    channels: usize,
+    pub(super) map: PatchMap<U>,
     activation: Activation,
     weights: Initializer,
     bias: Option<Initializer>,
-    inputs: usize,
-    patch_len: usize,
-    positions: usize,
-    /// The largest number of patch entries that read the same entry of the input: ‖U‖².
-    multiplicity: usize,
-    /// Whether the patches are the input itself, so that nothing is copied.
-    whole: bool,
 }
 
 impl Dense {
@@ -77,7 +67,12 @@ impl Dense {
     pub fn new(input_dim: usize, output_dim: usize, activation: Activation) -> Result<Self, Error> {
         check_dimension("the input dimension of a dense layer", input_dim)?;
         check_dimension("the output dimension of a dense layer", output_dim)?;
-        Self::with_counts(Whole::new(input_dim), output_dim, activation, (1, true))
+        Self::whole(Whole::new(input_dim), output_dim, activation)
+    }
+
+    fn whole(input: Whole, channels: usize, activation: Activation) -> Result<Self, Error> {
+        let map = PatchMap::with_counts(vec![input], channels, 1, true)?;
+        Self::with_map(map, activation)
     }
 }
 
@@ -89,8 +84,7 @@ impl Dense {
         check_dimension("the input dimension of a dense layer", inputs.size())?;
         check_dimension("the output dimension of a dense layer", channels)?;
         let activation = own.text("activation")?.parse()?;
-        Self::with_counts(Whole::new(inputs), channels, activation, (1, true))?
-            .with_initializers(own)
+        Self::whole(Whole::new(inputs), channels, activation)?.with_initializers(own)
     }
 }
 
@@ -102,79 +96,21 @@ impl<U: Unfold> Patchwise<U> {
     /// reads outside the input, or [`Error::InvalidOption`] for a leaky ReLU whose slope is outside
     /// 0..=1.
     pub fn over(unfold: U, channels: usize, activation: Activation) -> Result<Self, Error> {
-        let (inputs, patch_len) = (unfold.input_shape().size(), unfold.patch_len());
-        let positions = unfold.positions().size();
-        check_dimension("the input of a patchwise layer", inputs)?;
-        check_dimension("the patch of a patchwise layer", patch_len)?;
-        check_dimension("the number of positions of a patchwise layer", positions)?;
-        check_dimension("the number of channels of a patchwise layer", channels)?;
-        let too_large = |what, rows, columns| Error::TooLarge {
-            what,
-            rows,
-            columns,
-        };
-        let patches = patch_len.checked_mul(positions);
-        let outputs = channels.checked_mul(positions);
-        if patches.zip(outputs).is_none_or(|(a, b)| a.max(b) > MOST) {
-            let rows = patch_len.max(channels);
-            return Err(too_large("the patches of an example", rows, positions));
-        }
-        let mut readers = room("an input", inputs, 1)?;
-        readers.resize(inputs, 0_usize);
-        let mut whole = patches == Some(inputs);
-        for position in 0..positions {
-            for entry in 0..patch_len {
-                let source = unfold.source(entry, position);
-                whole = whole && source == Some(entry + patch_len * position);
-                let Some(source) = source else { continue };
-                *readers.get_mut(source).ok_or(Error::Source {
-                    entry,
-                    position,
-                    source_entry: source,
-                    inputs,
-                })? += 1;
-            }
-        }
-        let multiplicity = readers.into_iter().max().unwrap_or(0);
-        Self::with_counts(unfold, channels, activation, (multiplicity, whole))
+        Self::with_map(PatchMap::over(unfold, channels)?, activation)
     }
 
-    fn with_counts(
-        unfold: U,
-        channels: usize,
-        activation: Activation,
-        (multiplicity, whole): (usize, bool),
-    ) -> Result<Self, Error> {
-        let patch_len = unfold.patch_len();
-        let size = patch_len
-            .checked_add(1)
-            .and_then(|columns| columns.checked_mul(channels));
-        if size.is_none_or(|size| size > MOST) {
-            return Err(Error::TooLarge {
-                what: "the weights of a dense layer",
-                rows: channels,
-                columns: patch_len,
-            });
-        }
-        let weights = match activation {
-            Activation::Relu
-            | Activation::LeakyRelu { .. }
-            | Activation::Gelu
-            | Activation::Silu => Initializer::he_normal(),
-            _ => Initializer::lecun_normal(),
-        };
+    pub(super) fn with_map(map: PatchMap<U>, activation: Activation) -> Result<Self, Error> {
         Ok(Self {
-            inputs: unfold.input_shape().size(),
-            patch_len,
-            positions: unfold.positions().size(),
-            unfold,
-            channels,
+            map,
             activation: activation.validate()?,
-            weights,
+            weights: default_weights(activation),
             bias: Some(Initializer::Zeros),
-            multiplicity,
-            whole,
         })
+    }
+
+    /// The layer over another map.
+    pub(super) fn replaced(self, map: PatchMap<U>) -> Self {
+        Self { map, ..self }
     }
 
     /// Sets the initializer of W.
@@ -207,8 +143,10 @@ impl<U: Unfold> Patchwise<U> {
     }
 
     /// How the input is unfolded into patches.
+    ///
+    /// With groups ([`Patchwise::with_groups`]), this is the first one's.
     pub fn unfolding(&self) -> &U {
-        &self.unfold
+        &self.map.groups[0]
     }
 
     // These do not depend on the scalar, so callers that describe or wrap a layer do not need
@@ -216,28 +154,31 @@ impl<U: Unfold> Patchwise<U> {
 
     /// [`Layer::input_shape`].
     pub fn input_shape(&self) -> Shape {
-        self.unfold.input_shape()
+        self.unfolding().input_shape()
     }
 
     /// [`Layer::output_shape`]: `[channels, positions…]`.
     pub fn output_shape(&self) -> Shape {
-        self.unfold.positions().behind(self.channels)
+        self.unfolding().positions().behind(self.map.channels)
     }
 
     /// [`Layer::input_dim`].
     pub fn input_dim(&self) -> usize {
-        self.inputs
+        self.map.inputs
     }
 
     /// [`Layer::output_dim`]: channels · positions.
     pub fn output_dim(&self) -> usize {
-        self.channels * self.positions
+        self.map.channels * self.map.positions
     }
 
     /// [`Layer::parameters`]: "weights", then "bias" if there is one.
     pub fn parameters(&self) -> Vec<ParameterGroup> {
-        let weights = ParameterGroup::new("weights", [self.channels, self.patch_len]).decaying();
-        let bias = ParameterGroup::new("bias", [self.channels]);
+        let channels = [self.map.channels];
+        let patch = self.unfolding().patch_shape();
+        let shape = [&channels[..], patch.extents()].concat();
+        let weights = ParameterGroup::new("weights", shape).decaying();
+        let bias = ParameterGroup::new("bias", channels);
         ParameterGroup::tile([weights].into_iter().chain(self.bias.map(|_| bias)))
     }
 
@@ -247,17 +188,15 @@ impl<U: Unfold> Patchwise<U> {
             Activation::Identity => 0,
             _ => self.output_dim().saturating_mul(batch),
         };
-        let patches = self.patches_len().saturating_mul(batch);
-        let side = self.channels.min(self.patch_len);
-        Scratch::new(slopes, slopes.saturating_add(patches))
-            .with_bound(side.saturating_mul(side).saturating_mul(2))
+        let work = slopes.saturating_add(self.map.work(batch));
+        Scratch::new(slopes, work).with_bound(self.map.bound())
     }
 
     /// [`Layer::cost`].
     pub fn cost(&self) -> Option<usize> {
-        let bias = self.bias.map_or(0, |_| self.channels);
-        let parameters = self.weight_count().saturating_add(bias);
-        Some(parameters.saturating_mul(self.positions))
+        let bias = self.bias.map_or(0, |_| self.map.channels);
+        let parameters = self.map.weights().saturating_add(bias);
+        Some(parameters.saturating_mul(self.map.positions))
     }
 
     /// [`Layer::target_range`]: that of the activation.
@@ -265,22 +204,22 @@ impl<U: Unfold> Patchwise<U> {
         self.activation.target_range()
     }
 
-    /// [`Layer::description`]: a `Dense` for a [`Whole`] input, otherwise a `Patchwise` with its
-    /// unfold as a part.
+    /// [`Layer::description`]: a `Dense` for a [`Whole`] input, a `Conv2d` for
+    /// [`Windows`](super::Windows), otherwise a `Patchwise` with its unfold as a part.
     pub fn description(&self) -> Option<Description> {
-        let unfold = self.unfold.description()?;
-        let own = match (self.unfold.is_whole(), unfold.get("inputs")) {
-            (true, Some(inputs)) => Description::new("Dense").with("inputs", inputs.clone()),
-            _ => Description::new("Patchwise").with("unfold", unfold),
-        };
+        let own = self.unfolding().layer_description()?;
+        Some(self.describe(own.with("channels", self.map.channels)))
+    }
+
+    /// Adds the activation and the initializers to a description.
+    pub(super) fn describe(&self, own: Description) -> Description {
         let own = own
-            .with("channels", self.channels)
             .with("activation", self.activation.to_string())
             .with("weights", self.weights.description());
-        Some(match self.bias {
+        match self.bias {
             Some(bias) => own.with("bias", bias.description()),
             None => own,
-        })
+        }
     }
 
     /// The layer over `unfold` with the other settings of a description.
@@ -289,7 +228,7 @@ impl<U: Unfold> Patchwise<U> {
         Self::over(unfold, own.count("channels")?, activation)?.with_initializers(own)
     }
 
-    fn with_initializers(self, own: &Description) -> Result<Self, Error> {
+    pub(super) fn with_initializers(self, own: &Description) -> Result<Self, Error> {
         let layer = self.with_weights(Initializer::described(own.part("weights")?)?)?;
         match own.get("bias") {
             Some(_) => layer.with_bias(Initializer::described(own.part("bias")?)?),
@@ -297,79 +236,59 @@ impl<U: Unfold> Patchwise<U> {
         }
     }
 
-    /// [`Layer::affine`].
+    /// [`Layer::affine`]; `None` with groups.
     pub fn affine(&self) -> Option<Affine> {
-        let weights = self.weight_count();
-        let bias = self.bias.map(|_| weights..weights + self.channels);
-        let affine = Affine::new(0..weights, bias, self.activation, self.patch_len);
-        Some(match self.whole {
-            true => affine.with_positions(self.positions),
-            false => affine.unfolding(self.positions),
+        if self.map.groups.len() > 1 {
+            return None;
+        }
+        let weights = self.map.weights();
+        let bias = self.bias.map(|_| weights..weights + self.map.channels);
+        let affine = Affine::new(0..weights, bias, self.activation, self.map.patch_len);
+        Some(match self.map.whole {
+            true => affine.with_positions(self.map.positions),
+            false => affine.unfolding(self.map.positions),
         })
     }
 
-    fn weight_count(&self) -> usize {
-        self.patch_len * self.channels
-    }
-
-    /// Number of values copied into one example's patches; 0 if the patches are the input itself.
-    fn patches_len(&self) -> usize {
-        if self.whole {
-            0
-        } else {
-            self.patch_len * self.positions
-        }
-    }
-
     fn batch<T>(&self, input: &[T]) -> usize {
-        input.len() / self.inputs
-    }
-
-    fn matrix<'a, T>(&self, parameters: &'a [T]) -> Matrix<'a, T> {
-        let weights = &parameters[..self.weight_count()];
-        Matrix::new(weights, self.channels, self.patch_len)
-    }
-
-    /// U(z) for the examples `range`, patch_len × (positions · examples): a part of `input`, or a
-    /// copy in `patches`.
-    fn patches<'a, T: Scalar>(
-        &self,
-        input: &'a [T],
-        range: Range<usize>,
-        patches: &'a mut [T],
-    ) -> Matrix<'a, T> {
-        let columns = self.positions * range.len();
-        let own = &input[range.start * self.inputs..range.end * self.inputs];
-        if self.whole {
-            return Matrix::new(own, self.patch_len, columns);
-        }
-        let examples = own.chunks_exact(self.inputs);
-        for (z, patches) in examples.zip(patches.chunks_exact_mut(self.patches_len())) {
-            self.unfold.unfold(z, patches);
-        }
-        Matrix::new(patches, self.patch_len, columns)
+        input.len() / self.map.inputs
     }
 }
 
-/// The largest number of values of a matrix.
-pub(super) const MOST: usize = isize::MAX as usize / 16;
+/// The initial W: N(0, 2/fan_in) for rectifiers and their like, otherwise N(0, 1/fan_in).
+pub(super) fn default_weights(activation: Activation) -> Initializer {
+    match activation {
+        Activation::Relu | Activation::LeakyRelu { .. } | Activation::Gelu | Activation::Silu => {
+            Initializer::he_normal()
+        }
+        _ => Initializer::lecun_normal(),
+    }
+}
 
 /// Number of values that stay in the L1 cache between two passes over them.
 const NEAR: usize = 2048;
 
-/// `out` ← G Zᵀ, the sum of the outer products of the columns of G and Z, in parallel.
-pub(super) fn sum_outer_products<T: Scalar>(
-    execution: Execution,
-    out: Write<'_, T>,
-    g: Matrix<'_, T>,
-    z: Matrix<'_, T>,
+/// `output ← a(output + bias)` for columns of one value per channel, and `tape ← a′` unless that is 1
+/// everywhere.
+pub(super) fn finish<T: Scalar>(
+    activation: Activation,
+    channels: usize,
+    bias: &[T],
+    output: &mut [T],
+    tape: &mut [T],
 ) {
-    // The columns of G Zᵀ are rows of Z, not examples.
-    let cost = g.rows() * g.columns();
-    let data = WriteColumns::new(out, g.rows());
-    execution.for_each_block(z.rows(), cost, data, |range, part| {
-        T::matmul(part.write, g, z.t().column_range(range));
-    });
+    // A few columns at a time, so that they are still in the cache for the activation.
+    let near = NEAR / channels.min(NEAR) * channels;
+    let mut tapes = tape.chunks_mut(near);
+    for output in output.chunks_mut(near) {
+        if !bias.is_empty() {
+            add_to_columns(output, bias);
+        }
+        // The derivative of the identity needs no tape.
+        if activation != Activation::Identity {
+            T::activate(activation, output, tapes.next());
+        }
+    }
 }
 
 /// Implements methods of the trait by calling the type's own methods of the same name.
@@ -396,11 +315,11 @@ impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
     }
 
     fn initialize(&self, parameters: &mut [T], rng: &mut dyn Rng) {
-        let (weights, bias) = parameters.split_at_mut(self.weight_count());
-        self.weights
-            .fill(weights, self.channels, self.patch_len, rng);
+        let (weights, bias) = parameters.split_at_mut(self.map.weights());
+        let (channels, patch_len) = (self.map.channels, self.map.patch_len);
+        self.weights.fill(weights, channels, patch_len, rng);
         if let Some(initializer) = self.bias {
-            initializer.fill(bias, self.channels, 1, rng);
+            initializer.fill(bias, channels, 1, rng);
         }
     }
 
@@ -413,32 +332,23 @@ impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
         tape: Option<&mut [T]>,
         work: &mut [T],
     ) {
-        let n = self.batch(input);
-        let (weights, bias) = parameters.split_at(self.weight_count());
-        let w = self.matrix(weights);
-        let has_bias = self.bias.is_some();
-        let (size, copied) = (self.output_dim(), self.patches_len());
+        let (map, n) = (&self.map, self.batch(input));
+        let (weights, bias) = parameters.split_at(map.weights());
+        let (size, share) = (self.output_dim(), map.share());
         let data = (
             Columns::new(output, size),
             Columns::new(tape.unwrap_or_default(), size),
-            Columns::new(&mut work[..copied * n], copied),
+            Columns::new(&mut work[..map.shares(n)], share),
         );
-        let cost = self.weight_count() * self.positions;
         let execution = context.execution;
-        execution.for_each_block(n, cost, data, |range, (output, tape, patches)| {
-            let patches = self.patches(input, range, patches.values);
-            T::matmul(Write::Set(&mut *output.values), w, patches);
-            // A few columns at a time, so that they are still in the cache for the activation.
-            let near = NEAR / self.channels.min(NEAR) * self.channels;
-            let mut tapes = tape.values.chunks_mut(near);
-            for output in output.values.chunks_mut(near) {
-                if has_bias {
-                    add_to_columns(output, bias);
-                }
-                // The derivative of the identity needs no tape.
-                if self.activation != Activation::Identity {
-                    T::activate(self.activation, output, tapes.next());
-                }
+        execution.for_each_block(n, map.cost(), data, |range, (output, tape, work)| {
+            let input = &input[range.start * map.inputs..range.end * map.inputs];
+            for block in map.blocks(range.len()) {
+                let own = block.of(map.channels);
+                let out = &mut output.values[own.clone()];
+                map.apply(weights, input, &block, Write::Set(&mut *out), work.values);
+                let tape = tape.values.get_mut(own).unwrap_or_default();
+                finish(self.activation, map.channels, bias, out, tape);
             }
         });
     }
@@ -454,21 +364,18 @@ impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
         if d_input.is_skip() && d_parameters.is_skip() {
             return;
         }
-        let n = self.batch(at.input);
+        let (map, n) = (&self.map, self.batch(at.input));
         let execution = at.context.execution;
-        let (size, copied) = (self.output_dim(), self.patches_len());
-        let (w, weights) = (self.matrix(at.parameters), self.weight_count());
-        let linear = self.activation == Activation::Identity;
-        // G = cotangent ⊙ a′(pre-activation), in `work` unless a′ is 1 everywhere, and Uᵀ(Wᵀ G).
+        let (size, share) = (self.output_dim(), map.share());
+        let (weights, linear) = (map.weights(), self.activation == Activation::Identity);
+        // G = cotangent ⊙ a′(pre-activation), in `work` unless a′ is 1 everywhere.
         let (shaped, work) = work.split_at_mut(if linear { 0 } else { size * n });
-        let patches = &mut work[..copied * n];
         let data = (
             Columns::new(&mut *shaped, size),
-            WriteColumns::new(d_input, self.inputs),
-            Columns::new(&mut *patches, copied),
+            WriteColumns::new(d_input, map.inputs),
+            Columns::new(&mut work[..map.shares(n)], share),
         );
-        let cost = weights * self.positions;
-        execution.for_each_block(n, cost, data, |range, (shaped, mut d_input, patches)| {
+        execution.for_each_block(n, map.cost(), data, |range, (shaped, d_input, work)| {
             let own = range.start * size..range.end * size;
             let g = if linear {
                 &cotangent[own]
@@ -476,33 +383,21 @@ impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
                 multiply(shaped.values, &cotangent[own.clone()], &at.tape[own]);
                 shaped.values
             };
-            let g = Matrix::new(g, self.channels, self.positions * range.len());
-            if self.whole || d_input.write.is_skip() {
-                return T::matmul(d_input.write, w.t(), g);
-            }
-            T::matmul(Write::Set(&mut *patches.values), w.t(), g);
-            for (i, patches) in patches.values.chunks_exact(copied).enumerate() {
-                let own = i * self.inputs..(i + 1) * self.inputs;
-                self.unfold.fold(patches, d_input.write.part(own));
+            if !d_input.write.is_skip() {
+                map.adjoint(at.parameters, g, range.len(), d_input.write, work.values);
             }
         });
         if d_parameters.is_skip() {
             return;
         }
         let g = if linear { cotangent } else { shaped };
-        if !self.whole {
-            let data = Columns::new(&mut *patches, copied);
-            execution.for_each_block(n, copied, data, |range, patches| {
-                self.patches(at.input, range, patches.values);
-            });
-        }
-        let z = if self.whole { at.input } else { patches };
-        let columns = self.positions * n;
-        let z = Matrix::new(z, self.patch_len, columns);
-        let g_matrix = Matrix::new(g, self.channels, columns);
-        sum_outer_products(execution, d_parameters.part(0..weights), g_matrix, z);
+        map.outer(execution, g, at.input, d_parameters.part(0..weights), work);
         if self.bias.is_some() {
-            row_sums(d_parameters.part(weights..weights + self.channels), g);
+            let sums = d_parameters.part(weights..weights + map.channels);
+            match map.positions {
+                1 => row_sums(sums, g),
+                _ => row_sums_of_many(sums, g),
+            }
         }
     }
 
@@ -514,105 +409,62 @@ impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
         tangent: &mut [T],
         work: &mut [T],
     ) {
-        let n = self.batch(at.input);
-        let (size, copied) = (self.output_dim(), self.patches_len());
-        let linear = self.activation == Activation::Identity;
+        let (map, n) = (&self.map, self.batch(at.input));
+        let (size, share) = (self.output_dim(), map.share());
         let data = (
             Columns::new(tangent, size),
-            Columns::new(&mut work[..copied * n], copied),
+            Columns::new(&mut work[..map.shares(n)], share),
         );
-        let cost = self.weight_count() * self.positions;
+        let bias = v_parameters.map_or(&[][..], |v| &v[map.weights()..]);
         let execution = at.context.execution;
-        execution.for_each_block(n, cost, data, |range, (tangent, patches)| {
-            let tangent = tangent.values;
-            let bias = v_parameters.filter(|_| self.bias.is_some());
-            if let Some(v) = bias {
-                fill_columns(tangent, &v[self.weight_count()..]);
+        execution.for_each_block(n, map.cost(), data, |range, (tangent, work)| {
+            let own = range.start * map.inputs..range.end * map.inputs;
+            for block in map.blocks(range.len()) {
+                let out = &mut tangent.values[block.of(map.channels)];
+                let mut filled = !bias.is_empty();
+                if filled {
+                    fill_columns(out, bias);
+                }
+                let of_weights = v_parameters.map(|v| (v, at.input));
+                let of_input = v_input.map(|v| (at.parameters, v));
+                for (weights, z) in [of_weights, of_input].into_iter().flatten() {
+                    let write = match filled {
+                        true => Write::Add(&mut *out),
+                        false => Write::Set(&mut *out),
+                    };
+                    map.apply(weights, &z[own.clone()], &block, write, work.values);
+                    filled = true;
+                }
+                if !filled {
+                    out.fill(T::zero());
+                }
             }
-            let mut first = bias.is_none();
-            if first && v_parameters.is_none() && v_input.is_none() {
-                tangent.fill(T::zero());
-            }
-            let mut add = |a: Matrix<'_, T>, b: &[T], tangent: &mut [T]| {
-                let columns = self.patches(b, range.clone(), &mut *patches.values);
-                let write = if first {
-                    Write::Set(tangent)
-                } else {
-                    Write::Add(tangent)
-                };
-                T::matmul(write, a, columns);
-                first = false;
-            };
-            if let Some(v) = v_parameters {
-                add(self.matrix(v), at.input, tangent);
-            }
-            if let Some(v) = v_input {
-                add(self.matrix(at.parameters), v, tangent);
-            }
-            if !linear {
-                multiply_by(tangent, &at.tape[range.start * size..range.end * size]);
+            if self.activation != Activation::Identity {
+                multiply_by(
+                    tangent.values,
+                    &at.tape[range.start * size..range.end * size],
+                );
             }
         });
     }
 
-    /// sup |a′|² · ‖W‖² · ‖U‖², with ‖W‖² = λ_max(B) ≤ (tr B⁸)^⅛, where B is the smaller of W Wᵀ
-    /// and Wᵀ W. The bound on ‖W‖² is too large by a factor of at most (side)^⅛.
+    /// sup |a′|² · ‖W‖² · ‖U‖², with a bound on ‖W‖² that is too large by a factor of at most
+    /// (side)^⅛, where W or one of its groups has `side` rows or columns, whichever are fewer.
     fn curvature_bound(&self, parameters: &[T], work: &mut [T]) -> Option<T> {
-        let w = self.matrix(parameters);
-        let side = self.channels.min(self.patch_len);
-        let (b, square) = work[..2 * side * side].split_at_mut(side * side);
-        let (left, right) = if self.channels <= self.patch_len {
-            (w, w.t())
-        } else {
-            (w.t(), w)
-        };
-        T::matmul(Write::Set(b), left, right);
-        // Scale before every squaring, so that nothing overflows or underflows. With scales c_k,
-        // ‖B⁴‖_F^¼ = c_0 c_1^½ c_2^¼ for norms, and likewise for the largest entries.
-        let mut bound = T::one();
-        let mut power = T::one();
-        let (mut current, mut next) = (b, square);
-        for k in 0..3 {
-            let largest = current.iter().fold(T::zero(), |top, b| top.max(b.abs()));
-            if !largest.is_finite() {
-                // On overflow, return infinity rather than no bound.
-                return Some(largest);
-            }
-            if largest < smallest::<T>() / T::default_epsilon() {
-                // Squares of such weights underflow: use ‖W‖² ≤ rows · columns · max w², kept above
-                // 0.
-                let all = &parameters[..self.weight_count()];
-                let top = all.iter().fold(T::zero(), |top, w| top.max(w.abs()));
-                if top.is_zero() {
-                    return Some(top);
-                }
-                let size = top * T::of(all.len() as f64).sqrt();
-                bound = (size * size).max(smallest());
-                break;
-            }
-            scale(current, T::one() / largest);
-            let norm = dot(current, current).sqrt();
-            bound *= (largest * norm).powf(power);
-            power *= T::of(0.5);
-            if k < 2 {
-                scale(current, T::one() / norm);
-                let b = Matrix::new(current, side, side);
-                T::matmul(Write::Set(&mut *next), b, b);
-                std::mem::swap(&mut current, &mut next);
-            }
-        }
         let slope = T::of(self.activation.lipschitz());
-        // Add a margin for rounding errors in the sums above.
-        let terms = T::of(8.0 * (self.patch_len + self.channels) as f64);
-        let room = T::one() + terms * T::default_epsilon();
-        Some(bound * slope * slope * room * T::of(self.multiplicity as f64))
+        Some(self.map.curvature_bound(parameters, work) * slope * slope)
     }
 
     fn unfold(&self, input: &[T], patches: &mut [T]) {
-        if self.whole {
-            patches.copy_from_slice(input);
-        } else {
-            self.patches(input, 0..self.batch(input), patches);
+        let map = &self.map;
+        if map.whole {
+            return patches.copy_from_slice(input);
+        }
+        let examples = input.chunks_exact(map.inputs);
+        let size = map.patch_len * map.positions;
+        for (z, patches) in examples.zip(patches.chunks_exact_mut(size)) {
+            self.unfolding()
+                .unfold(z, 0..map.patch_len, 0..map.positions, patches);
         }
     }
 }

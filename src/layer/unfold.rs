@@ -1,10 +1,11 @@
 //! The parts of the input to which a layer's weights are applied.
 
 use std::fmt::Debug;
+use std::ops::Range;
 
 use super::Shape;
 use crate::description::Description;
-use crate::kernel::{Scalar, Write};
+use crate::kernel::{Matrix, Scalar};
 
 /// A parameter-free rearrangement of one example's input z into patches, to which a
 /// [`Patchwise`](super::Patchwise) layer applies its weights.
@@ -17,7 +18,6 @@ use crate::kernel::{Scalar, Write};
 /// # Examples
 /// ```
 /// use layerwise::layer::{Shape, Unfold};
-/// use layerwise::kernel::Write;
 ///
 /// /// Pairs of neighbours in a sequence.
 /// #[derive(Debug)]
@@ -31,9 +31,9 @@ use crate::kernel::{Scalar, Write};
 /// }
 ///
 /// let (mut patches, mut sums) = ([0.0; 4], [0.0; 3]);
-/// Pairs(3).unfold(&[5.0, 6.0, 7.0], &mut patches);
+/// Pairs(3).unfold(&[5.0, 6.0, 7.0], 0..2, 0..2, &mut patches);
 /// assert_eq!(patches, [5.0, 6.0, 6.0, 7.0]);
-/// Pairs(3).fold(&patches, Write::Set(&mut sums));
+/// Pairs(3).fold(&patches, 0..2, &mut sums);
 /// assert_eq!(sums, [5.0, 12.0, 7.0]);
 /// ```
 pub trait Unfold: Debug + Send + Sync {
@@ -42,6 +42,12 @@ pub trait Unfold: Debug + Send + Sync {
 
     /// The number of entries of every patch, at least 1.
     fn patch_len(&self) -> usize;
+
+    /// The shape of a patch, which is that of a channel's weights: by default `[patch_len]`. Its size
+    /// is the number of entries.
+    fn patch_shape(&self) -> Shape {
+        self.patch_len().into()
+    }
 
     /// The shape of the positions, such as `[width, height]`; its size is the number of patches, at
     /// least 1.
@@ -57,32 +63,60 @@ pub trait Unfold: Debug + Send + Sync {
         None
     }
 
-    /// Whether it is the crate's [`Whole`].
+    /// The kind of a layer over it, with the settings that are those of the unfold.
     #[doc(hidden)]
-    fn is_whole(&self) -> bool {
-        false
+    fn layer_description(&self) -> Option<Description> {
+        Some(Description::new("Patchwise").with("unfold", self.description()?))
     }
 
-    /// `patches ← U z` for one example; by default entry by entry. Override it if patches are
-    /// copies of contiguous ranges, which is faster.
-    fn unfold<T: Scalar>(&self, input: &[T], patches: &mut [T]) {
-        let columns = patches.chunks_exact_mut(self.patch_len());
-        for (position, patch) in columns.enumerate() {
-            for (entry, value) in patch.iter_mut().enumerate() {
+    /// `patches ← ` a part of U z for one example: the entries `entries` of the patches at
+    /// `positions`, an entries × positions matrix, column-major. By default it is copied entry by
+    /// entry. Override it if patches are copies of contiguous ranges, which is faster.
+    ///
+    /// A layer goes through the positions in small blocks, which stay in the cache from here to
+    /// their product.
+    fn unfold<T: Scalar>(
+        &self,
+        input: &[T],
+        entries: Range<usize>,
+        positions: Range<usize>,
+        patches: &mut [T],
+    ) {
+        let columns = patches.chunks_exact_mut(entries.len());
+        for (position, patch) in positions.zip(columns) {
+            for (entry, value) in entries.clone().zip(patch) {
                 let source = self.source(entry, position);
                 *value = source.map_or(T::zero(), |i| input[i]);
             }
         }
     }
 
-    /// `d_input ← Uᵀ patches` for one example, the adjoint of [`Unfold::unfold`]: every entry of
-    /// the input gets the sum of the patch entries that read it.
-    fn fold<T: Scalar>(&self, patches: &[T], d_input: Write<'_, T>) {
-        let Some(sums) = d_input.accumulate() else {
-            return;
-        };
+    /// Positions and values of blocks whose patches share memory, of about `most` values at the most;
+    /// `None` if there is nothing to share.
+    #[doc(hidden)]
+    fn shared_block(&self, _most: usize) -> Option<(usize, usize)> {
+        None
+    }
+
+    /// The patches at the positions of such a block, in memory that they share.
+    #[doc(hidden)]
+    fn unfold_shared<'a, T: Scalar>(
+        &self,
+        input: &[T],
+        positions: Range<usize>,
+        shared: &'a mut [T],
+    ) -> Matrix<'a, T> {
+        let size = self.patch_len() * positions.len();
+        let (entries, count) = (0..self.patch_len(), positions.len());
+        self.unfold(input, entries, positions, &mut shared[..size]);
+        Matrix::new(&shared[..size], self.patch_len(), count)
+    }
+
+    /// `sums ← sums + Uᵀ patches` for the patches at `positions` of one example, the adjoint of
+    /// [`Unfold::unfold`]: each entry of a patch is added to the entry of the input that it reads.
+    fn fold<T: Scalar>(&self, patches: &[T], positions: Range<usize>, sums: &mut [T]) {
         let columns = patches.chunks_exact(self.patch_len());
-        for (position, patch) in columns.enumerate() {
+        for (position, patch) in positions.zip(columns) {
             for (entry, &value) in patch.iter().enumerate() {
                 if let Some(i) = self.source(entry, position) {
                     sums[i] += value;
@@ -124,7 +158,7 @@ impl Unfold for Whole {
         Some(Description::new("Whole").with("inputs", self.0.extents()))
     }
 
-    fn is_whole(&self) -> bool {
-        true
+    fn layer_description(&self) -> Option<Description> {
+        Some(Description::new("Dense").with("inputs", self.0.extents()))
     }
 }

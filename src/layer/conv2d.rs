@@ -1,0 +1,109 @@
+//! Two-dimensional convolutions.
+
+use super::patch_map::PatchMap;
+use super::{Activation, Patchwise, Window2d, Windows, check_dimension};
+use crate::check::option;
+use crate::description::Description;
+use crate::error::Error;
+
+/// Two-dimensional convolution with a fused activation (a cross-correlation, as in PyTorch's
+/// `Conv2d`): a [`Patchwise`] layer over the windows of an image.
+///
+/// ẑ\[m, p, q] = a(b\[m] + Σ_{c,i,j} W\[m, c, i, j] · z\[c, s_y p + d_y i − π_y, s_x q + d_x j − π_x])
+///
+/// with stride s, dilation d and padding π of the [`Window2d`]; z is 0 outside the image.
+///
+/// The input has the shape `[channels, height, width]`, with the first index fastest: value (c, y, x) is
+/// entry c + C (y + H x) of the example's column. The output has the shape `[out_channels, p, q]`.
+/// [`Window2d`] says how many positions there are.
+///
+/// Parameters: W of shape `[out_channels, channels / groups, kernel height, kernel width]`, with the
+/// first index fastest, then b (out_channels) unless the layer has none. With
+/// [groups](Patchwise::with_groups), out channel m sees only the channels of its group. Weight decay, initial
+/// values, bound and cost are those of [`Patchwise`]; fan_in is channels / groups · kernel height ·
+/// kernel width. Without groups, a closed-form W-step solves it like a dense layer; with groups it has
+/// no [`Layer::affine`](super::Layer::affine).
+///
+/// # From PyTorch
+/// PyTorch stores an image as \[C]\[H]\[W] and weights as \[M]\[C/g]\[kh]\[kw], the last index fastest.
+/// Reverse the order of the axes in memory: `image.permute(2, 1, 0).reshape(-1)` is an example's
+/// column, and `weight.permute(3, 2, 1, 0).reshape(-1)` is W.
+///
+/// # Examples
+/// ```
+/// use layerwise::layer::{Activation, Conv2d, Window2d};
+///
+/// // The first layer of LeNet: 6 channels from 28 x 28 pixels.
+/// let window = Window2d::new(5).with_padding(2);
+/// let layer = Conv2d::new([1, 28, 28], 6, window, Activation::Tanh)?;
+/// assert_eq!(layer.output_shape().extents(), [6, 28, 28]);
+/// assert_eq!(layer.parameters()[0].shape, [6, 1, 5, 5]);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
+pub type Conv2d = Patchwise<Windows>;
+
+impl Conv2d {
+    /// A convolution of an image `[channels, height, width]`, with a bias.
+    ///
+    /// # Errors
+    /// [`Error::ZeroDimension`], [`Error::TooLarge`], or [`Error::InvalidOption`] for a window that
+    /// is larger than the padded image, a stride or dilation of 0, or a leaky ReLU whose slope is
+    /// outside 0..=1.
+    pub fn new(
+        input: [usize; 3],
+        out_channels: usize,
+        window: impl Into<Window2d>,
+        activation: Activation,
+    ) -> Result<Self, Error> {
+        check_dimension("the number of channels of a convolution", out_channels)?;
+        let windows = Windows::new(input, window.into().or_stride(1.into()))?;
+        Self::with_map(map(vec![windows], out_channels)?, activation)
+    }
+
+    /// Divides the channels into so many groups: each group of out channels sees one group of
+    /// channels. With as many groups as channels it is a depthwise convolution.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for a number that does not divide both numbers of channels.
+    pub fn with_groups(self, groups: usize) -> Result<Self, Error> {
+        let windows = &self.map.groups[0];
+        check_groups(groups, [windows.image()[0], self.map.channels])?;
+        let windows = windows.groups(groups);
+        let map = map(windows, self.map.channels)?;
+        Ok(self.replaced(map))
+    }
+
+    /// The convolution that [`Layer::description`](super::Layer::description) describes.
+    pub(crate) fn conv2d_described(own: &Description) -> Result<Self, Error> {
+        let (input, window) = (described_image(own, "input")?, Window2d::described(own)?);
+        let activation = own.text("activation")?.parse()?;
+        let layer = Self::new(input, own.count("channels")?, window, activation)?;
+        layer
+            .with_groups(own.count("groups")?)?
+            .with_initializers(own)
+    }
+}
+
+/// The shape of an image in a description.
+pub(super) fn described_image(own: &Description, name: &str) -> Result<[usize; 3], Error> {
+    let extents = own.counts(name)?;
+    let refuse = |_| own.refuse(name, "channels, a height and a width");
+    extents.try_into().map_err(refuse)
+}
+
+/// Checks that a number of groups divides these numbers of channels.
+pub(super) fn check_groups(groups: usize, channels: [usize; 2]) -> Result<(), Error> {
+    let divides = channels.iter().all(|c| c.is_multiple_of(groups)) && groups > 0;
+    let [a, b] = channels;
+    let allowed =
+        format!("a divisor of the {a} channels that are read and of the {b} that are written");
+    option("groups", groups as f64, divides, allowed)?;
+    Ok(())
+}
+
+/// The map of windows that do not overlap one another's channels.
+pub(super) fn map(windows: Vec<Windows>, channels: usize) -> Result<PatchMap<Windows>, Error> {
+    let first = &windows[0];
+    let (readers, whole) = (first.most_readers(), first.is_whole());
+    PatchMap::with_counts(windows, channels, readers, whole)
+}

@@ -1,0 +1,488 @@
+//! The linear map z → W U(z) of a layer of patches, its adjoint, and its derivative in W.
+//!
+//! The patches are never all there at once: they are made in blocks of a few positions, and each
+//! block is used while it is in the cache. A block is a part of one example or some whole examples,
+//! in the same way for every example, batch and thread: so is the order of every sum.
+
+use std::ops::Range;
+
+use super::{Unfold, check_dimension};
+use crate::check::room;
+use crate::error::Error;
+use crate::kernel::{
+    Columns, Execution, Matrix, Scalar, Write, WriteColumns, add_to_halves, dot, scale, smallest,
+};
+
+/// The largest number of values of a matrix.
+pub(super) const MOST: usize = isize::MAX as usize / 16;
+
+/// Values of the patches of a block, unless that makes too few or too many positions: they stay in the
+/// second-level cache, and repay the copy of W that a product makes.
+const BLOCK: usize = 32768;
+const FEWEST_POSITIONS: usize = 64;
+const MOST_POSITIONS: usize = 512;
+/// The width that products compute at once.
+const UNIT: usize = 8;
+
+/// Examples that one thread computes at least ([`Execution::for_each_block`]).
+const LEAST_EXAMPLES: usize = 16;
+
+/// Terms of the derivative in W that are added in plain arithmetic. Sums of them are added with twice
+/// the digits.
+const TERMS: usize = 384;
+
+/// Patches that [`Unfold`]s of the same input make, and the shape of W, whose rows are divided evenly
+/// among the unfolds.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct PatchMap<U> {
+    pub(super) groups: Vec<U>,
+    pub(super) channels: usize,
+    pub(super) inputs: usize,
+    pub(super) patch_len: usize,
+    pub(super) positions: usize,
+    /// Positions and values of blocks whose patches share memory.
+    shared: Option<(usize, usize)>,
+    /// The largest number of patch entries that read the same entry of the input: ‖U‖².
+    multiplicity: usize,
+    /// Whether the patches are the input itself, so that nothing is copied.
+    pub(super) whole: bool,
+}
+
+/// Positions of some examples: all of several, or a part of one.
+pub(super) struct Block {
+    examples: Range<usize>,
+    positions: Range<usize>,
+    /// The columns among those of all examples.
+    columns: Range<usize>,
+}
+
+impl Block {
+    /// Where the block is in columns of `size` values.
+    pub(super) fn of(&self, size: usize) -> Range<usize> {
+        self.columns.start * size..self.columns.end * size
+    }
+}
+
+impl<U: Unfold> PatchMap<U> {
+    /// The map of a single unfold.
+    pub(super) fn over(unfold: U, channels: usize) -> Result<Self, Error> {
+        let (inputs, patch_len) = (unfold.input_shape().size(), unfold.patch_len());
+        let positions = unfold.positions().size();
+        check_dimension("the input of a patchwise layer", inputs)?;
+        check_dimension("the patch of a patchwise layer", patch_len)?;
+        check_dimension("the number of positions of a patchwise layer", positions)?;
+        check_dimension("the number of channels of a patchwise layer", channels)?;
+        check_size(patch_len, positions, channels)?;
+        let mut readers = room("an input", inputs, 1)?;
+        readers.resize(inputs, 0_usize);
+        let mut whole = patch_len * positions == inputs;
+        for position in 0..positions {
+            for entry in 0..patch_len {
+                let source = unfold.source(entry, position);
+                whole = whole && source == Some(entry + patch_len * position);
+                let Some(source) = source else { continue };
+                *readers.get_mut(source).ok_or(Error::Source {
+                    entry,
+                    position,
+                    source_entry: source,
+                    inputs,
+                })? += 1;
+            }
+        }
+        let multiplicity = readers.into_iter().max().unwrap_or(0);
+        Self::with_counts(vec![unfold], channels, multiplicity, whole)
+    }
+
+    /// The map of several unfolds of the same shape, with a given ‖U‖².
+    pub(super) fn with_counts(
+        groups: Vec<U>,
+        channels: usize,
+        multiplicity: usize,
+        whole: bool,
+    ) -> Result<Self, Error> {
+        let first = &groups[0];
+        let (patch_len, positions) = (first.patch_len(), first.positions().size());
+        check_size(patch_len, positions, channels)?;
+        Ok(Self {
+            channels,
+            inputs: first.input_shape().size(),
+            patch_len,
+            positions,
+            shared: first.shared_block(BLOCK).filter(|_| !whole),
+            multiplicity,
+            whole,
+            groups,
+        })
+    }
+
+    /// Values of W.
+    pub(super) fn weights(&self) -> usize {
+        self.channels * self.patch_len
+    }
+
+    /// Multiply-adds per example.
+    pub(super) fn cost(&self) -> usize {
+        self.weights().saturating_mul(self.positions)
+    }
+
+    /// Rows of W that belong to one unfold.
+    fn rows(&self) -> usize {
+        self.channels / self.groups.len()
+    }
+
+    /// Examples and positions of a block.
+    fn at_once(&self) -> (usize, usize) {
+        let most = (BLOCK / self.patch_len).clamp(FEWEST_POSITIONS, MOST_POSITIONS);
+        if self.positions <= most {
+            return ((most / self.positions).min(LEAST_EXAMPLES), self.positions);
+        }
+        let parts = self.positions.div_ceil(most);
+        (1, self.positions.div_ceil(parts).next_multiple_of(UNIT))
+    }
+
+    /// The blocks of so many examples for [`apply`](Self::apply), in order. Patches that are the input
+    /// itself are one block.
+    pub(super) fn blocks(&self, examples: usize) -> impl Iterator<Item = Block> {
+        let at_once = match (self.whole, self.shared) {
+            (true, _) => (examples.max(1), self.positions),
+            (false, Some((positions, _))) => (1, positions),
+            (false, None) => self.at_once(),
+        };
+        self.blocks_of(examples, at_once)
+    }
+
+    /// The blocks of so many examples, with so many examples and positions at once.
+    fn blocks_of(
+        &self,
+        examples: usize,
+        (examples_at_once, at_once): (usize, usize),
+    ) -> impl Iterator<Item = Block> {
+        let positions = self.positions;
+        let firsts = (0..examples).step_by(examples_at_once);
+        firsts.flat_map(move |first| {
+            let own = first..(first + examples_at_once).min(examples);
+            (0..positions).step_by(at_once).map(move |start| {
+                let end = (start + at_once).min(positions);
+                let columns = own.start * positions + start..(own.end - 1) * positions + end;
+                Block {
+                    examples: own.clone(),
+                    positions: start..end,
+                    columns,
+                }
+            })
+        })
+    }
+
+    /// Work memory that every example brings for [`apply`](Self::apply) and
+    /// [`adjoint`](Self::adjoint): what so many examples bring is enough for a thread.
+    pub(super) fn share(&self) -> usize {
+        if self.whole {
+            return 0;
+        }
+        let (examples, positions) = self.at_once();
+        let rows = if self.groups.len() > 1 {
+            self.rows()
+        } else {
+            0
+        };
+        let columns = examples.saturating_mul(positions);
+        let block = self.patch_len.saturating_mul(columns);
+        let (positions, shared) = self.shared.unwrap_or((columns, 0));
+        let rows = rows.saturating_mul(positions.max(columns));
+        let block = block.max(shared).saturating_add(rows);
+        block.div_ceil(LEAST_EXAMPLES)
+    }
+
+    /// Work memory for the shares of a batch.
+    pub(super) fn shares(&self, batch: usize) -> usize {
+        self.share().saturating_mul(batch.max(LEAST_EXAMPLES))
+    }
+
+    /// Work memory of one entry of the patches for [`outer`](Self::outer).
+    fn outer_share(&self) -> usize {
+        if self.whole {
+            return 0;
+        }
+        let (examples, positions) = self.at_once();
+        let sums = self.channels.saturating_mul(3);
+        sums.saturating_add(examples.saturating_mul(positions))
+    }
+
+    /// Work memory for any product of a batch.
+    pub(super) fn work(&self, batch: usize) -> usize {
+        let outer = self.outer_share().saturating_mul(self.patch_len);
+        self.shares(batch).max(outer)
+    }
+
+    /// W of the group g.
+    fn matrix<'a, T>(&self, weights: &'a [T], g: usize) -> Matrix<'a, T> {
+        let all = Matrix::new(&weights[..self.weights()], self.channels, self.patch_len);
+        self.rows_of(all, g)
+    }
+
+    /// The rows of the group g.
+    fn rows_of<'a, T>(&self, all: Matrix<'a, T>, g: usize) -> Matrix<'a, T> {
+        match (self.groups.len(), self.rows()) {
+            (1, _) => all,
+            (_, rows) => all.t().column_range(g * rows..(g + 1) * rows).t(),
+        }
+    }
+
+    /// The entries `entries` of the patches of a block, copied to `patches`.
+    fn patches<'a, T: Scalar>(
+        &self,
+        unfold: &U,
+        input: &[T],
+        block: &Block,
+        entries: &Range<usize>,
+        patches: &'a mut [T],
+    ) -> Matrix<'a, T> {
+        let size = entries.len() * block.positions.len();
+        let own = block.examples.start * self.inputs..block.examples.end * self.inputs;
+        let patches = &mut patches[..size * block.examples.len()];
+        let examples = input[own].chunks_exact(self.inputs);
+        for (z, patches) in examples.zip(patches.chunks_exact_mut(size)) {
+            unfold.unfold(z, entries.clone(), block.positions.clone(), patches);
+        }
+        Matrix::new(patches, entries.len(), block.columns.len())
+    }
+
+    /// `out ← W U(z)` for the columns of a block.
+    pub(super) fn apply<T: Scalar>(
+        &self,
+        weights: &[T],
+        input: &[T],
+        block: &Block,
+        mut out: Write<'_, T>,
+        work: &mut [T],
+    ) {
+        let columns = block.columns.len();
+        if self.whole {
+            let z = Matrix::new(&input[block.of(self.patch_len)], self.patch_len, columns);
+            return T::matmul(out, self.matrix(weights, 0), z);
+        }
+        let count = match self.groups.len() {
+            1 => 0,
+            _ => self.rows(),
+        };
+        let (rows, patches) = work.split_at_mut(count * columns);
+        for (g, unfold) in self.groups.iter().enumerate() {
+            let patches = self.block(unfold, input, block, patches);
+            if count == 0 {
+                return T::matmul(out, self.matrix(weights, g), patches);
+            }
+            T::matmul(Write::Set(&mut *rows), self.matrix(weights, g), patches);
+            for (j, own) in rows.chunks_exact(count).enumerate() {
+                let start = j * self.channels + g * count;
+                out.part(start..start + count).each(|i| own[i]);
+            }
+        }
+    }
+
+    /// The patches of a block, in memory that they share if they can.
+    fn block<'a, T: Scalar>(
+        &self,
+        unfold: &U,
+        input: &[T],
+        block: &Block,
+        patches: &'a mut [T],
+    ) -> Matrix<'a, T> {
+        if self.shared.is_none() {
+            return self.patches(unfold, input, block, &(0..self.patch_len), patches);
+        }
+        let z = &input[block.examples.start * self.inputs..][..self.inputs];
+        unfold.unfold_shared(z, block.positions.clone(), patches)
+    }
+
+    /// `d_input ← Uᵀ(Wᵀ g)` for so many examples.
+    pub(super) fn adjoint<T: Scalar>(
+        &self,
+        weights: &[T],
+        g: &[T],
+        examples: usize,
+        d_input: Write<'_, T>,
+        work: &mut [T],
+    ) {
+        if self.whole {
+            let g = Matrix::new(g, self.channels, self.positions * examples);
+            return T::matmul(d_input, self.matrix(weights, 0).t(), g);
+        }
+        let Some(sums) = d_input.accumulate() else {
+            return;
+        };
+        for block in self.blocks_of(examples, self.at_once()) {
+            let columns = block.columns.len();
+            let own = Matrix::new(&g[block.of(self.channels)], self.channels, columns);
+            let patches = &mut work[..self.patch_len * columns];
+            let size = self.patch_len * block.positions.len();
+            for (i, unfold) in self.groups.iter().enumerate() {
+                let w = self.matrix(weights, i).t();
+                T::matmul(Write::Set(&mut *patches), w, self.rows_of(own, i));
+                for (example, patches) in block.examples.clone().zip(patches.chunks_exact(size)) {
+                    let sums = &mut sums[example * self.inputs..][..self.inputs];
+                    unfold.fold(patches, block.positions.clone(), sums);
+                }
+            }
+        }
+    }
+
+    /// `d_weights ← G U(Z)ᵀ`, a sum over all positions of all examples. The threads divide the
+    /// columns, which are entries of the patches.
+    pub(super) fn outer<T: Scalar>(
+        &self,
+        execution: Execution,
+        g: &[T],
+        input: &[T],
+        d_weights: Write<'_, T>,
+        work: &mut [T],
+    ) {
+        let columns = g.len() / self.channels;
+        let share = self.outer_share();
+        let data = (
+            WriteColumns::new(d_weights, self.channels),
+            Columns::new(&mut work[..share * self.patch_len], share),
+        );
+        let cost = self.channels * columns;
+        execution.for_each_block(self.patch_len, cost, data, |entries, (d_weights, work)| {
+            if !self.whole {
+                return self.outer_of(entries, g, input, d_weights.write, work.values);
+            }
+            let z = Matrix::new(input, self.patch_len, columns).t();
+            let g = Matrix::new(g, self.channels, columns);
+            T::matmul(d_weights.write, g, z.column_range(entries));
+        });
+    }
+
+    /// Some columns of G U(Z)ᵀ.
+    fn outer_of<T: Scalar>(
+        &self,
+        entries: Range<usize>,
+        g: &[T],
+        input: &[T],
+        d_weights: Write<'_, T>,
+        work: &mut [T],
+    ) {
+        // One group after another: its rows of the columns.
+        let (rows, size) = (self.rows(), self.channels * entries.len());
+        let (sums, rest) = work.split_at_mut(size);
+        let (lost, rest) = rest.split_at_mut(size);
+        let (part, patches) = rest.split_at_mut(size);
+        sums.fill(T::zero());
+        lost.fill(T::zero());
+        let mut terms = 0;
+        for block in self.blocks_of(input.len() / self.inputs, self.at_once()) {
+            let columns = block.columns.len();
+            let own = Matrix::new(&g[block.of(self.channels)], self.channels, columns);
+            let parts = part.chunks_exact_mut(rows * entries.len());
+            for ((i, unfold), part) in self.groups.iter().enumerate().zip(parts) {
+                let patches = self.patches(unfold, input, &block, &entries, patches);
+                let write = match terms {
+                    0 => Write::Set(part),
+                    _ => Write::Add(part),
+                };
+                T::matmul(write, self.rows_of(own, i), patches.t());
+            }
+            terms += columns;
+            if terms >= TERMS {
+                add_to_halves(sums, lost, part);
+                terms = 0;
+            }
+        }
+        if terms > 0 {
+            add_to_halves(sums, lost, part);
+        }
+        if self.groups.len() == 1 {
+            return d_weights.each(|i| sums[i]);
+        }
+        d_weights.each(|i| {
+            let (entry, row) = (i / self.channels, i % self.channels);
+            sums[(row / rows * entries.len() + entry) * rows + row % rows]
+        });
+    }
+
+    /// Work memory for [`curvature_bound`](Self::curvature_bound).
+    pub(super) fn bound(&self) -> usize {
+        let side = self.rows().min(self.patch_len);
+        side.saturating_mul(side).saturating_mul(2)
+    }
+
+    /// A bound on the square of the map's norm, ‖W‖² ‖U‖². Unfolds that read the same entry of the
+    /// input are counted in ‖U‖², and W then has the norm of its largest group.
+    pub(super) fn curvature_bound<T: Scalar>(&self, weights: &[T], work: &mut [T]) -> T {
+        let groups = 0..self.groups.len();
+        let bounds = groups.map(|g| squared_norm(self.matrix(weights, g), work));
+        // NaN, of parameters that are NaN, stays.
+        let largest = bounds.reduce(|top, bound| if bound <= top { top } else { bound });
+        // Add a margin for rounding errors in the sums.
+        let terms = T::of(8.0 * (self.patch_len + self.channels) as f64);
+        let room = T::one() + terms * T::default_epsilon();
+        largest.unwrap_or(T::zero()) * room * T::of(self.multiplicity as f64)
+    }
+}
+
+/// Checks that patches, outputs and weights are not too large.
+fn check_size(patch_len: usize, positions: usize, channels: usize) -> Result<(), Error> {
+    let too_large = |what, rows, columns| Error::TooLarge {
+        what,
+        rows,
+        columns,
+    };
+    let fits = |rows: usize, columns| rows.checked_mul(columns).is_some_and(|size| size <= MOST);
+    if !fits(channels, patch_len.saturating_add(1)) {
+        let what = "the weights of a dense layer";
+        return Err(too_large(what, channels, patch_len));
+    }
+    let rows = patch_len.max(channels);
+    if !fits(rows, positions) {
+        return Err(too_large("the patches of an example", rows, positions));
+    }
+    Ok(())
+}
+
+/// ‖W‖² = λ_max(B) ≤ (tr B⁸)^⅛, where B is the smaller of W Wᵀ and Wᵀ W. The bound is too large by a
+/// factor of at most (side)^⅛.
+fn squared_norm<T: Scalar>(w: Matrix<'_, T>, work: &mut [T]) -> T {
+    let side = w.rows().min(w.columns());
+    let (b, square) = work[..2 * side * side].split_at_mut(side * side);
+    let (left, right) = if w.rows() <= w.columns() {
+        (w, w.t())
+    } else {
+        (w.t(), w)
+    };
+    T::matmul(Write::Set(b), left, right);
+    // Scale before every squaring, so that nothing overflows or underflows. With scales c_k,
+    // ‖B⁴‖_F^¼ = c_0 c_1^½ c_2^¼ for norms, and likewise for the largest entries.
+    let mut bound = T::one();
+    let mut power = T::one();
+    let (mut current, mut next) = (b, square);
+    for k in 0..3 {
+        let largest = current.iter().fold(T::zero(), |top, b| top.max(b.abs()));
+        if !largest.is_finite() {
+            // On overflow, return infinity rather than no bound.
+            return largest;
+        }
+        if largest < smallest::<T>() / T::default_epsilon() {
+            // Squares of such weights underflow: use ‖W‖² ≤ rows · columns · max w², kept above 0.
+            let top = (0..w.columns()).fold(T::zero(), |top, j| {
+                let column = w.column_range(j..j + 1).data;
+                column.iter().fold(top, |top: T, w| top.max(w.abs()))
+            });
+            if top.is_zero() {
+                return top;
+            }
+            let size = top * T::of((w.rows() * w.columns()) as f64).sqrt();
+            return (size * size).max(smallest());
+        }
+        scale(current, T::one() / largest);
+        let norm = dot(current, current).sqrt();
+        bound *= (largest * norm).powf(power);
+        power *= T::of(0.5);
+        if k < 2 {
+            scale(current, T::one() / norm);
+            let b = Matrix::new(current, side, side);
+            T::matmul(Write::Set(&mut *next), b, b);
+            std::mem::swap(&mut current, &mut next);
+        }
+    }
+    bound
+}

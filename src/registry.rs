@@ -9,8 +9,8 @@ use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::layer::{
     Activate, Attention, Branch, Carry, Conv2d, ConvTranspose2d, Dense, Dropout, Embedding, Layer,
-    LayerNorm, Merge, Patchwise, PositionBias, Positions, Residual, RmsNorm, Scale, Sequential,
-    Softmax, Unfold,
+    LayerNorm, Merge, Patchwise, PositionBias, Positions, Reshape, Residual, RmsNorm, Scale,
+    Sequential, Softmax, Unfold,
 };
 use crate::loss::{
     BinaryCrossEntropy, ClassWeights, Gaussian, Huber, KullbackLeibler, LabelSmoothing, Loss,
@@ -74,6 +74,7 @@ impl<T: Scalar> Registry<T> {
             .with_layer("GlobalAveragePool", |own, _| {
                 GlobalAveragePool::described(own)
             })
+            .with_layer("Reshape", |own, _| Reshape::described(own))
             .with_layer("Sequential", |own, registry| {
                 let layers = own.parts("layers")?.iter();
                 let layers: Result<_, _> = layers.map(|layer| registry.layer(layer)).collect();

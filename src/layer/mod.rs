@@ -15,6 +15,7 @@ mod patch_map;
 mod patchwise;
 mod position_bias;
 mod position_wise;
+mod reshape;
 mod residual;
 mod scale;
 mod sequential;
@@ -43,6 +44,7 @@ pub use normalize::{LayerNorm, Norm, RmsNorm};
 pub use patchwise::{Dense, Patchwise};
 pub use position_bias::PositionBias;
 pub use position_wise::{PositionWise, Positions};
+pub use reshape::Reshape;
 pub use residual::Residual;
 pub use scale::Scale;
 pub use sequential::Sequential;
@@ -217,8 +219,11 @@ impl<'a, T> Point<'a, T> {
 ///
 /// `Box<dyn Layer<T>>`, `Arc<dyn Layer<T>>` and references to layers are layers too.
 pub trait Layer<T: Scalar>: Debug + Send + Sync {
-    /// The shape of one example's z_t; every extent is at least 1. Adjacent layers need to agree
-    /// only in the number of values.
+    /// The shape of one example's z_t; every extent is at least 1.
+    ///
+    /// Adjacent layers must agree in their shapes, but a shape of a single axis fits any shape of the
+    /// same size: a dense layer after a convolution flattens its output. A
+    /// [`Reshape`] goes between shapes of several axes.
     fn input_shape(&self) -> Shape;
 
     /// The shape of one example's ẑ_{t+1}; every extent is at least 1.

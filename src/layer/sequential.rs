@@ -143,6 +143,15 @@ impl<T: Scalar> Sequential<T> {
     }
 }
 
+/// Whether the outputs of the first layer are inputs of the second: the same shape, or one of a single
+/// axis and the same size.
+fn fits<T: Scalar>(first: &dyn Layer<T>, second: &dyn Layer<T>) -> bool {
+    let (output, input) = (first.output_shape(), second.input_shape());
+    let several = |shape: Shape| shape.extents().len() > 1;
+    first.output_dim() == second.input_dim()
+        && (output == input || !several(output) || !several(input))
+}
+
 /// Checks that the layers form a chain. `what` names their owner in errors.
 pub(crate) fn check_chain<T: Scalar>(
     layers: &[Arc<dyn Layer<T>>],
@@ -157,7 +166,7 @@ pub(crate) fn check_chain<T: Scalar>(
             continue;
         }
         let (expected, found) = (&layers[number - 1], layer);
-        if expected.output_dim() != found.input_dim() {
+        if !fits(expected.as_ref(), found.as_ref()) {
             return Err(Error::LayerMismatch {
                 layer: number,
                 expected: expected.output_shape().extents().to_vec(),

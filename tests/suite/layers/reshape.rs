@@ -1,0 +1,66 @@
+//! Shapes: layers with several axes fit only the same shape, and `Reshape` goes between others.
+
+use layerwise::layer::{Layer, Reshape, Sequential, Shape};
+use layerwise::{Circuit, Error};
+
+use super::laws;
+use crate::property::Tested;
+
+fn laws_of_layers_hold<T: Tested>() {
+    laws::hold::<T>(Reshape::new([2, 3], [3, 1, 2]).unwrap(), 3);
+    laws::hold::<T>(Reshape::flatten([2, 3, 2]).unwrap(), 2);
+}
+
+in_both_scalars!(laws_of_layers_hold);
+
+#[test]
+fn sizes_must_agree() {
+    let error = Reshape::new([2, 3, 4], [5, 5]).unwrap_err();
+    let expected = matches!(
+        error,
+        Error::Length {
+            expected: 24,
+            found: 25,
+            ..
+        }
+    );
+    assert!(expected, "{error}");
+    for word in ["2 x 3 x 4", "5 x 5"] {
+        assert!(error.to_string().contains(word), "{error}");
+    }
+    let error = Reshape::flatten([2, 0]).unwrap_err();
+    assert!(matches!(error, Error::ZeroDimension { .. }), "{error}");
+}
+
+/// Whether layers of these shapes make a chain, as a circuit and as a unit.
+fn fit(first: impl Into<Shape>, second: impl Into<Shape>) -> Result<(), Error> {
+    let identity = |shape: Shape| Reshape::new(shape, shape).unwrap();
+    let (first, second) = (identity(first.into()), identity(second.into()));
+    let builder = Circuit::<f64>::builder().layer(first.clone());
+    let circuit = builder.layer(second.clone()).build().map(|_| ());
+    let layers: Vec<Box<dyn Layer<f64>>> = vec![Box::new(first), Box::new(second)];
+    assert_eq!(Sequential::new(layers).map(|_| ()), circuit);
+    circuit
+}
+
+#[test]
+fn several_axes_fit_only_the_same_shape() {
+    fit([2, 3, 4], [2, 3, 4]).unwrap();
+    fit([2, 3, 4], 24).unwrap();
+    fit(24, [2, 3, 4]).unwrap();
+    fit(24, 24).unwrap();
+    fit([24], []).unwrap_err();
+    for (first, second) in [
+        (Shape::from([2, 3, 4]), Shape::from([2, 4, 3])),
+        (Shape::from([2, 3, 4]), Shape::from([6, 4])),
+        (Shape::from([24, 1]), Shape::from([1, 24])),
+        (Shape::from([2, 3, 4]), Shape::from(23)),
+    ] {
+        let expected = Error::LayerMismatch {
+            layer: 1,
+            expected: first.extents().to_vec(),
+            found: second.extents().to_vec(),
+        };
+        assert_eq!(fit(first, second), Err(expected));
+    }
+}

@@ -7,7 +7,7 @@ pub use crate::energy::Energy;
 pub use crate::error::Error;
 pub use crate::gradcheck::GradCheck;
 pub use crate::kernel::Scalar;
-pub use crate::layer::{Activation, Conv2d, Dense, Layer, Sequential};
+pub use crate::layer::{Activation, AveragePool2d, Conv2d, Dense, Layer, MaxPool2d, Sequential};
 pub use crate::loss::{BinaryCrossEntropy, Loss, SoftmaxCrossEntropy, SquaredError};
 pub use crate::optimizer::{Adam, AdamW, GradientDescent, Optimizer};
 pub use crate::presets;

@@ -8,9 +8,7 @@ use crate::description::Description;
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::layer::{
-    Activate, Attention, Branch, Carry, Conv2d, ConvTranspose2d, Dense, Dropout, Embedding, Layer,
-    LayerNorm, Merge, Patchwise, PositionBias, Positions, Reshape, Residual, RmsNorm, Scale,
-    Sequential, Softmax, Unfold,
+use crate::layer::{Activate, Attention, AveragePool2d, Branch, Carry, Conv2d, ConvTranspose2d, Dense, Dropout, Embedding, GlobalAveragePool, Layer, LayerNorm, MaxPool2d, Merge, Patchwise, PositionBias, Positions, Reshape, Residual, RmsNorm, Scale, Sequential, Softmax, Unfold};
 };
 use crate::loss::{
     BinaryCrossEntropy, ClassWeights, Gaussian, Huber, KullbackLeibler, LabelSmoothing, Loss,
@@ -71,6 +69,8 @@ impl<T: Scalar> Registry<T> {
             .with_layer("Dense", |own, _| Dense::dense_described(own))
             .with_layer("Conv2d", |own, _| Conv2d::conv2d_described(own))
             .with_layer("ConvTranspose2d", |own, _| ConvTranspose2d::described(own))
+            .with_layer("MaxPool2d", |own, _| MaxPool2d::described(own))
+            .with_layer("AveragePool2d", |own, _| AveragePool2d::described(own))
             .with_layer("GlobalAveragePool", |own, _| {
                 GlobalAveragePool::described(own)
             })

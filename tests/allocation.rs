@@ -16,6 +16,8 @@ use layerwise::kernel::{Bytes, Write};
 use layerwise::layer::{
     Activation, Attention, Branch, Carry, Context, Dense, Dropout, Embedding, LayerNorm, Merge,
     Point, PositionBias, PositionWise, Residual, RmsNorm, Scale, Sequential, Softmax,
+    Activation, AveragePool2d, Context, Conv2d, ConvTranspose2d, Dense, GlobalAveragePool, Layer,
+    MaxPool2d, Point, Sequential, Window2d,
 };
 use layerwise::loss::{ClassWeights, Gaussian, LabelSmoothing, PseudoHuber, SoftmaxCrossEntropy};
 use layerwise::objective::{LocalObjective, Objective};
@@ -640,4 +642,44 @@ fn removed<T: Scalar>() {
 fn the_memory_of_removed_examples_is_freed() {
     removed::<f64>();
     removed::<f32>();
+}
+
+/// Layers of images, each in memory of its own.
+#[test]
+fn layers_of_images_allocate_nothing() {
+    let (image, window) = ([2, 9, 8], Window2d::new(3).with_padding(1));
+    let convolution = Conv2d::new(image, 4, window, Activation::Tanh).unwrap();
+    let transposed = ConvTranspose2d::new(image, 4, window, Activation::Tanh).unwrap();
+    let maximum = MaxPool2d::new(image, 2).unwrap();
+    let mean = AveragePool2d::new(image, 2).unwrap();
+    let global = GlobalAveragePool::new(image).unwrap();
+    let grouped = convolution.clone().with_groups(2).unwrap();
+    let layers: [&dyn Layer<f32>; 6] = [
+        &convolution,
+        &grouped,
+        &transposed,
+        &maximum,
+        &mean,
+        &global,
+    ];
+    for layer in layers {
+        let count = layer.parameters().last().map_or(0, |group| group.range.end);
+        let (n, scratch) = (3, layer.scratch(3));
+        let (parameters, z) = (vec![0.5; count], vec![0.25; n * layer.input_dim()]);
+        let (mut tape, mut work) = (vec![0.0; scratch.tape], vec![0.0; scratch.work]);
+        let mut output = vec![0.0; n * layer.output_dim()];
+        let (mut tangent, u) = (output.clone(), output.clone());
+        let (mut d_z, mut d_parameters) = (z.clone(), parameters.clone());
+        let context = Context::inference(0, 0);
+        let found = allocations(|| {
+            let kept = Some(&mut tape[..]);
+            layer.forward(&context, &parameters, &z, &mut output, kept, &mut work);
+            let at = Point::new(context, &parameters, &z, &output, &tape);
+            let (d_z, d_parameters) = (Write::Set(&mut d_z), Write::Add(&mut d_parameters));
+            layer.vjp(&at, &u, d_z, d_parameters, &mut work);
+            let v = (Some(&z[..]), Some(&parameters[..]));
+            layer.jvp(&at, v.0, v.1, &mut tangent, &mut work);
+        });
+        assert_eq!(found, 0, "{layer:?}");
+    }
 }

@@ -1,5 +1,7 @@
 //! The options of a window that moves over an image.
 
+use std::ops::Range;
+
 use crate::check::option;
 use crate::description::Description;
 use crate::error::Error;
@@ -39,8 +41,9 @@ impl From<[usize; 2]> for Size2d {
     }
 }
 
-/// The size of a window, and how it moves over an image: the options of [`Conv2d`](super::Conv2d) and
-/// [`ConvTranspose2d`](super::ConvTranspose2d), with PyTorch's meaning.
+/// The size of a window, and how it moves over an image: the options of [`Conv2d`](super::Conv2d),
+/// [`ConvTranspose2d`](super::ConvTranspose2d), [`MaxPool2d`](super::MaxPool2d) and
+/// [`AveragePool2d`](super::AveragePool2d), with PyTorch's meaning.
 ///
 /// Along each axis, an input of size n has
 /// ⌊(n + 2 padding − dilation (kernel − 1) − 1) / stride⌋ + 1 positions of the window. Entry k of the
@@ -250,6 +253,27 @@ impl Axis {
             allowed,
         )?;
         Ok(whole - 2 * self.padding)
+    }
+
+    /// The entries of the window at a position that lie within a side of the image.
+    pub(super) fn inside(&self, position: usize, side: usize) -> Range<usize> {
+        let start = position * self.stride;
+        let first = self.padding.saturating_sub(start).div_ceil(self.dilation);
+        let room = (side + self.padding).saturating_sub(start);
+        let last = room.div_ceil(self.dilation).min(self.kernel);
+        first.min(last)..last
+    }
+
+    /// The values that these entries of the window at a position read.
+    pub(super) fn reads(&self, position: usize, side: usize) -> impl Iterator<Item = usize> {
+        let Self {
+            stride,
+            padding,
+            dilation,
+            ..
+        } = *self;
+        let inside = self.inside(position, side);
+        inside.map(move |entry| position * stride + entry * dilation - padding)
     }
 
     /// A bound on the number of windows that read the same value, out of `count`.

@@ -14,6 +14,7 @@ mod normalize;
 mod position_bias;
 mod position_wise;
 mod pytorch;
+mod pool2d;
 mod reshape;
 mod residual;
 mod scale;

@@ -1,6 +1,6 @@
 //! Shapes: layers with several axes fit only the same shape, and `Reshape` goes between others.
 
-use layerwise::layer::{Layer, Reshape, Sequential, Shape};
+use layerwise::layer::{Activation, Conv2d, Dense, Layer, MaxPool2d, Reshape, Sequential, Shape};
 use layerwise::{Circuit, Error};
 
 use super::laws;
@@ -63,4 +63,19 @@ fn several_axes_fit_only_the_same_shape() {
         };
         assert_eq!(fit(first, second), Err(expected));
     }
+}
+
+/// LeNet, whose dense layers flatten what they read.
+#[test]
+fn a_dense_layer_reads_an_image() {
+    let conv = |input, out| Conv2d::new(input, out, 5, Activation::Tanh).unwrap();
+    let dense = |a, b| Dense::new(a, b, Activation::Tanh).unwrap();
+    let circuit = Circuit::<f32>::builder()
+        .layer(conv([1, 32, 32], 6))
+        .layer(MaxPool2d::new([6, 28, 28], 2).unwrap())
+        .layer(conv([6, 14, 14], 16))
+        .layer(MaxPool2d::new([16, 10, 10], 2).unwrap())
+        .layer(dense(400, 120))
+        .build();
+    assert_eq!(circuit.unwrap().dims(), [1024, 4704, 1176, 1600, 400, 120]);
 }

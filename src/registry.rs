@@ -8,7 +8,9 @@ use crate::description::Description;
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::layer::{
-use crate::layer::{Activate, Attention, AveragePool2d, Branch, Carry, Conv2d, ConvTranspose2d, Dense, Dropout, Embedding, GlobalAveragePool, Layer, LayerNorm, MaxPool2d, Merge, Patchwise, PositionBias, Positions, Reshape, Residual, RmsNorm, Scale, Sequential, Softmax, Unfold};
+    Activate, Attention, AveragePool2d, Branch, Carry, Conv2d, ConvTranspose2d, Dense, Dropout,
+    Embedding, GlobalAveragePool, Layer, LayerNorm, MaxPool2d, Merge, Patchwise, PositionBias,
+    Positions, Reshape, Residual, RmsNorm, Scale, Sequential, Softmax, Unfold,
 };
 use crate::loss::{
     BinaryCrossEntropy, ClassWeights, Gaussian, Huber, KullbackLeibler, LabelSmoothing, Loss,

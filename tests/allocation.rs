@@ -14,10 +14,9 @@ use layerwise::decoupled::{Selection, TargetInit};
 use layerwise::energy::{All, Energy, LocalWorkspace, Workspace};
 use layerwise::kernel::{Bytes, Write};
 use layerwise::layer::{
-    Activation, Attention, Branch, Carry, Context, Dense, Dropout, Embedding, LayerNorm, Merge,
-    Point, PositionBias, PositionWise, Residual, RmsNorm, Scale, Sequential, Softmax,
-    Activation, AveragePool2d, Context, Conv2d, ConvTranspose2d, Dense, GlobalAveragePool, Layer,
-    MaxPool2d, Point, Sequential, Window2d,
+    Activation, Attention, AveragePool2d, Branch, Carry, Context, Conv2d, ConvTranspose2d, Dense,
+    Dropout, Embedding, GlobalAveragePool, Layer, LayerNorm, MaxPool2d, Merge, Point, PositionBias,
+    PositionWise, Residual, RmsNorm, Scale, Sequential, Softmax, Window2d,
 };
 use layerwise::loss::{ClassWeights, Gaussian, LabelSmoothing, PseudoHuber, SoftmaxCrossEntropy};
 use layerwise::objective::{LocalObjective, Objective};

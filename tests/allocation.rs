@@ -30,7 +30,7 @@ use layerwise::target_solver::{
 use layerwise::training::{
     Backprop, Decoupling, FixedPrediction, Part, PenaltyGrowth, Phase, Scheme, Trainer, WStep, ZIl,
 };
-use layerwise::{Circuit, DecoupledCircuit, Layer, Loss, Scalar};
+use layerwise::{Circuit, DecoupledCircuit, Loss, Scalar};
 use nalgebra::DMatrix;
 
 /// The system's allocator, counting the requests of each thread: tests run beside one another.

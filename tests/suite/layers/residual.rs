@@ -1,7 +1,7 @@
 //! A skip within one unit.
 
 use layerwise::decoupled::{Selection, TargetInit};
-use layerwise::layer::{Activation, Dense, Embedding, Residual, Scale, Sequential};
+use layerwise::layer::{Activation, Dense, Embedding, Reshape, Residual, Scale, Sequential};
 use layerwise::nalgebra::DMatrix;
 use layerwise::{Circuit, DecoupledCircuit, Error, Layer};
 
@@ -82,7 +82,7 @@ fn refuses_what_cannot_be_added() {
     assert_eq!(error, Error::InputNotDifferentiable { layer: 0 });
     let chain: Sequential<f64> = Sequential::new(vec![
         Box::new(Scale::new([2, 3], 1.0).unwrap()),
-        Box::new(Scale::new([3, 2], 1.0).unwrap()),
+        Box::new(Reshape::new([2, 3], [3, 2]).unwrap()),
     ])
     .unwrap();
     let told = Residual::new(chain).unwrap_err().to_string();

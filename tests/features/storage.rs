@@ -307,7 +307,10 @@ fn descriptions_that_describe_nothing_are_refused() {
     let told = refused(
         r#"{"kind": "Patchwise", "settings": {"unfold": {"kind": "Pairs", "settings": {}}}}"#,
     );
-    assert!(told.contains("'Pairs'") && told.contains("Positions"), "{told}");
+    assert!(
+        told.contains("'Pairs'") && told.contains("Positions"),
+        "{told}"
+    );
     // A whole number is a number.
     let huber = serde_json::from_str(r#"{"kind": "Huber", "settings": {"delta": 2}}"#).unwrap();
     assert_eq!(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+import convolutions
 import digits
 import nets
 from options import options_of
@@ -562,7 +563,9 @@ def main():
     for peer, reason in run.missing.items():
         print(f"missing: {peer} ({reason})")
     print(f"{options.rounds} rounds of {options.seconds} s a series; medians (least–largest round)\n")
-    groups = dict(step=compare_steps, own=compare_own, products=compare_products, digits=compare_digits)
+    groups = dict(
+        step=compare_steps, own=compare_own, products=compare_products, digits=compare_digits,
+        convolutions=lambda run, results: convolutions.compare(run, results, table, spread, ratio))
     for group in options.only:
         if group in groups:
             groups[group](run, results)

@@ -2,9 +2,11 @@
 
 import sys
 import time
+from pathlib import Path
 
+import numpy as np
 import torch
-from torch.nn.functional import cross_entropy, linear
+from torch.nn.functional import conv2d, cross_entropy, linear
 
 import digits
 import worker
@@ -153,6 +155,47 @@ class Torch:
         out = lambda a: a.detach().numpy()
         final = lambda: ([out(w).T for w in weights], [out(b) for b in biases], [out(a) for a in z])
         return seconds, value, final
+
+    convolution_variants = ["contiguous", "channels last"]
+
+    def convolution(self, request):
+        """Seconds of one call, without autograd; without a time, the results are written."""
+        folder, m, k, p = Path(request["folder"]), request["channels"], request["kernel"], request["padding"]
+        c, h, w = request["input"]
+        last = request["variant"] == "channels last"
+        layout = torch.channels_last if last else torch.contiguous_format
+        read = lambda name: torch.from_numpy(np.fromfile(folder / name, dtype="<f4"))
+        # Written with the axes in reverse order.
+        own = lambda a, *shape: a.reshape(shape).permute(0, 3, 2, 1).contiguous(memory_format=layout)
+        z, theta = own(read("z.f32"), -1, w, h, c), read("theta.f32")
+        u = own(read("u.f32"), -1, w + 2 * p - k + 1, h + 2 * p - k + 1, m)
+        weights = theta[:-m].reshape(k, k, c, m).permute(3, 2, 1, 0).contiguous(memory_format=layout)
+        bias = theta[-m:].clone()
+        ones, zeros, pads = [1, 1], [0, 0], [p, p]
+        backward = torch.ops.aten.convolution_backward
+        calls = {
+            "forward": lambda: [conv2d(z, weights, bias, padding=p)],
+            "vjp": lambda: backward(u, z, weights, [m], ones, pads, ones, False, zeros, 1, [True] * 3),
+        }
+        call, seconds = calls[request["what"]], request["seconds"]
+        with torch.inference_mode():
+            results = call()
+            if seconds is None:
+                write = lambda name, a: a.contiguous().numpy().astype("<f4").tofile(folder / f"{name}.f32")
+                image = lambda a: a.permute(0, 3, 2, 1)
+                if request["what"] == "forward":
+                    write("output", image(results[0]))
+                else:
+                    d_z, d_weights, d_bias = results
+                    write("d_z", image(d_z))
+                    flat = d_weights.permute(3, 2, 1, 0).reshape(-1)
+                    write("d_theta", torch.cat([flat, d_bias]))
+                return 0.0
+            count, start = 0, time.perf_counter()
+            while count == 0 or time.perf_counter() - start < seconds:
+                call()
+                count += 1
+            return (time.perf_counter() - start) / count
 
     digits_variants = ["backprop, eager", "backprop, compiled"]
 

@@ -6,6 +6,7 @@
 mod burn;
 #[cfg(feature = "rust-peers")]
 mod candle;
+mod convolution;
 mod digits;
 mod own;
 mod peak;
@@ -52,6 +53,8 @@ enum Command {
     },
     /// GFLOP/s of one product by one library.
     Product(products::Request),
+    /// Seconds of one convolution: see [`convolution::Request`].
+    Convolution(convolution::Request),
     /// Training on digits: see [`digits::Request`].
     Digits(digits::Request),
 }
@@ -99,6 +102,7 @@ fn answer(
         }
         Command::Peak { double, seconds } => json!({ "gflops": peak::measure(double, seconds)? }),
         Command::Product(request) => json!({ "gflops": request.measure()? }),
+        Command::Convolution(request) => json!({ "seconds": request.run(threads)? }),
         Command::Digits(request) => request.run(threads)?,
     })
 }

@@ -121,7 +121,7 @@ pub fn read_array(path: &Path) -> Result<Vec<f32>, Failure> {
     Ok(values.map(f32::from_le_bytes).collect())
 }
 
-fn write_array(path: &Path, values: &[f32]) -> Result<(), Failure> {
+pub fn write_array(path: &Path, values: &[f32]) -> Result<(), Failure> {
     let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
     Ok(fs::write(path, bytes)?)
 }

@@ -261,6 +261,24 @@ pub(crate) fn generator(seed: u64, purpose: Purpose, t: u64) -> ChaCha8Rng {
     rng
 }
 
+/// 2⁶⁴ divided by the golden ratio.
+pub(crate) const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// The next number of the generator SplitMix64 (Steele, Lea & Flood 2014).
+pub(crate) fn hash(state: u64) -> u64 {
+    let mut z = state.wrapping_add(GOLDEN);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// A seed that depends on every bit of these numbers and on their order.
+pub(crate) fn key_of<const N: usize>(parts: [u64; N]) -> u64 {
+    parts
+        .into_iter()
+        .fold(0, |key, part| hash(hash(key) ^ part))
+}
+
 /// values ← factor · random draws.
 pub(crate) fn draw<T: Scalar>(
     values: &mut [T],

@@ -9,6 +9,7 @@ use super::{
 use crate::check::below_one;
 use crate::description::Description;
 use crate::error::Error;
+use crate::init::{GOLDEN, hash, key_of};
 use crate::kernel::{Scalar, Write, WriteColumns};
 
 /// Inverted dropout: in training every value becomes 0 with probability p, and is divided by 1 − p
@@ -98,7 +99,7 @@ struct Mask {
 impl Mask {
     fn new(context: &Context<'_>, example: u64, rate: f64) -> Self {
         let parts = [context.seed, context.layer as u64, context.visit, example];
-        let key = parts.iter().fold(0, |key, &part| hash(hash(key) ^ part));
+        let key = key_of(parts);
         let dropped = (rate * (1_u64 << 53) as f64) as u64;
         Self { key, dropped }
     }
@@ -107,17 +108,6 @@ impl Mask {
         let step = (place as u64).wrapping_mul(GOLDEN);
         hash(self.key.wrapping_add(step)) >> 11 >= self.dropped
     }
-}
-
-/// 2⁶⁴ divided by the golden ratio.
-const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
-
-/// The next number of the generator SplitMix64 (Steele, Lea & Flood 2014).
-fn hash(state: u64) -> u64 {
-    let mut z = state.wrapping_add(GOLDEN);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 impl<T: Scalar> Layer<T> for Dropout {

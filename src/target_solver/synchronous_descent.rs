@@ -11,7 +11,7 @@ use super::{Convergence, SolveReport, StepSize, TargetProblem, TargetSolver, ite
 use crate::check::{not_negative, refuse};
 use crate::energy::{Layers, default_fields};
 use crate::error::Error;
-use crate::init::{Purpose, add_noise, generator};
+use crate::init::{Purpose, add_noise, generator, key_of};
 use crate::kernel::Scalar;
 use crate::optimizer::{GradientDescent, Optimizer, Step};
 use crate::state::State;
@@ -69,19 +69,9 @@ default_fields!(Moments: layers ages);
 impl Noise {
     /// The draws of one example for a step of z_t.
     fn stream(&self, example: u64, visit: u64, t: usize, step: u64) -> ChaCha8Rng {
-        let mixed = [example, visit, step].into_iter().fold(self.seed, mix);
-        generator(mixed, Purpose::Langevin, t as u64)
+        let key = key_of([self.seed, example, visit, step]);
+        generator(key, Purpose::Langevin, t as u64)
     }
-}
-
-/// A seed that depends on every bit of both (the finaliser of SplitMix64, Steele et al. 2014).
-fn mix(seed: u64, number: u64) -> u64 {
-    let mut z = seed
-        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-        .wrapping_add(number);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 impl<T: Scalar> SynchronousDescent<T> {

@@ -136,6 +136,7 @@ fn the_gradient_of_weights_is_the_sum_over_examples() {
     let window = Window2d::new(3).with_padding(1);
     let layer = Conv2d::new([2, 30, 20], 4, window, Activation::Tanh).unwrap();
     for layer in [layer.clone(), layer.with_groups(2).unwrap()] {
+        laws::law_of_the_adjoint::<f64>(&layer, 5);
         let count = laws::parameter_count::<f64>(&layer);
         let (dim, size, n) = (layer.input_dim(), layer.output_dim(), 5);
         let (parameters, z) = (uniform::<f64>(1, count), uniform::<f64>(2, n * dim));

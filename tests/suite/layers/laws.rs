@@ -94,7 +94,7 @@ pub fn hold_at<T: Tested>(layer: impl Layer<T> + Clone + 'static, input: &[T]) {
 }
 
 /// ⟨u, J v⟩ = ⟨Jᵀ u, v⟩.
-fn law_of_the_adjoint<T: Tested>(layer: &dyn Layer<T>, n: usize) {
+pub fn law_of_the_adjoint<T: Tested>(layer: &dyn Layer<T>, n: usize) {
     let all = random_products(layer, Execution::Sequential, n);
     let dot = |a: &[T], b: &[T]| -> (f64, f64) {
         let terms = a.iter().zip(b).map(|(a, b)| a.as_f64() * b.as_f64());

@@ -13,8 +13,9 @@ fn main() {
     if level == Ok("0") {
         println!("cargo::rustc-cfg=unoptimized");
     }
-    // As the tests are, which are not in the package that users build: see `src/instances.rs`. With the
-    // default features, since that is how the whole suite is built; fewer tests are built faster without.
+    // Only where the tests are present, which the package that users build does not contain: see
+    // `src/instances.rs`. Only with the default features, with which the whole suite is built; a build of fewer
+    // tests is faster without.
     let feature = |name: &str| env::var_os(format!("CARGO_FEATURE_{name}")).is_some();
     let default = feature("FAST_KERNELS") && feature("RAYON") && !feature("SERDE");
     if level == Ok("1") && default && Path::new("tests").is_dir() {

@@ -224,7 +224,7 @@ impl GradReport {
 }
 
 impl fmt::Display for GradReport {
-    /// The largest error, and one line per kind of check: its worst entry, with both values.
+    /// The largest error, then one line per kind of check with its worst entry and both values.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,

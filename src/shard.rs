@@ -91,7 +91,7 @@ impl<T: Scalar> Shard<T> {
     /// The local problem itself, given a layer and loss that were built again. Everything that may
     /// have come from outside is checked.
     ///
-    /// It is not evaluated as in training, which matters only to stochastic layers, such as
+    /// It is not evaluated as in training, which matters only for stochastic layers, such as
     /// [`Dropout`](crate::layer::Dropout). [`LocalProblem::in_context`] gives it a visit.
     ///
     /// # Errors

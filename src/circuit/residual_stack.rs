@@ -13,11 +13,11 @@ use crate::layer::{Activate, Activation, Dense, Layer, Residual, Scale, Sequenti
 /// ẑ_1 = W_0 z_0/√d_0, \qquad ẑ_{t+1} = z_t + W_t a(z_t)/√{N L}, \qquad ẑ_T = W_{T-1} a(z_{T-1})/N
 /// ```
 ///
-/// with L residual blocks of width N, so that T = L + 2. All weights start from N(0, 1), and there are no
+/// with L residual blocks of width N, so that T = L + 2. All weights are drawn from N(0, 1), and there are no
 /// biases. The factors belong to the layers, not to the weights. So z_t has the same size at every depth, all
 /// hidden layers of a circuit have about the same energy, and a step of Adam changes the output of every block by
-/// about the same, in proportion to 1/√L: a learning rate that is found on a small circuit serves a large one. Since the weights have unit size, it
-/// is larger than usual: .03 to .3 for Adam.
+/// about the same amount, in proportion to 1/√L: a learning rate found on a small circuit also suits a large
+/// one. Since the weights have unit size, it is larger than usual: 0.03 to 0.3 for Adam.
 ///
 /// Every block is one unit with a target of its own. Innocenti, Achour & Buckley 2025 (μPC); Yang, Yu, Zhu &
 /// Hayou 2023 (Depth-μP).
@@ -73,7 +73,7 @@ impl ResidualStack {
         Ok(self)
     }
 
-    /// Sets a.
+    /// Sets the activation a.
     pub fn with_activation(mut self, activation: Activation) -> Self {
         self.activation = activation;
         self
@@ -107,7 +107,7 @@ impl ResidualStack {
         Ok(layers)
     }
 
-    /// The circuit, with initial weights by `seed`.
+    /// The circuit, with initial weights drawn from `seed`.
     ///
     /// # Errors
     /// Those of [`ResidualStack::layers`].

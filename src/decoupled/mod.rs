@@ -857,8 +857,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(work(self.layers().on(batch)))
     }
 
-    /// Those of the chosen examples whose weight is not 0, or all of them if every weight is. The
-    /// others may overflow, and 0 times that would be no number.
+    /// Those of the chosen examples whose weight is not 0, or all of them if every weight is 0. The
+    /// others may overflow, and 0 times infinity would be NaN.
     pub(crate) fn weighty(&self, chosen: &Chosen<'_>) -> Chosen<'static> {
         let columns = chosen.clone().into_places();
         let kept: Vec<usize> = columns

@@ -12,7 +12,7 @@ use crate::layer::{Context, Layer, ParameterGroup, Point, Scratch, Shape};
 ///
 /// ẑ = (1 − e) f((1 − c) z + c v, θ) + e y.
 ///
-/// Examples are found by their ids, which are 0, 1, … in the model that it is made for. The layer is
+/// Examples are looked up by their ids, which are 0, 1, … in the model that this layer is made for. The layer is
 /// evaluated as in a prediction.
 #[derive(Debug)]
 pub(super) struct Clamped<T: Scalar> {
@@ -84,7 +84,7 @@ impl<T: Scalar> Clamped<T> {
         Context::inference(context.seed, self.t).with_execution(context.execution)
     }
 
-    /// Lengths of the input and of the output of a batch where they are kept beside those given.
+    /// Lengths of the copies of a batch's input and output; 0 where nothing is held, so that no copy is kept.
     fn kept(&self, batch: usize) -> [usize; 2] {
         let kept = |held: &Option<Held<T>>, dim: usize| match held {
             Some(_) => dim.saturating_mul(batch),

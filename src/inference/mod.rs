@@ -19,7 +19,7 @@ use crate::loss::{Loss, SquaredError};
 use crate::regularizer::Regularizer;
 use crate::target_solver::{SolveReport, TargetSolver};
 
-/// What is known of n examples: every entry of z_0 and z_T is clamped to its value, or free.
+/// What is known about n examples: every entry of z_0 and z_T is clamped to its value, or free.
 ///
 /// [`DecoupledCircuit::infer`] moves the free inputs together with z_1, …, z_{T−1} so that they lower
 ///
@@ -27,8 +27,8 @@ use crate::target_solver::{SolveReport, TargetSolver};
 /// E(z) = ∑_i [ ½ κ ∑_{k free} (z_{0k}^i - m_k)^2 + ∑_{t=1}^{T-1} μ_t L_h(z_t^i, ẑ_t^i) + L(z_T^i, ẑ_T^i) ]
 /// ```
 ///
-/// with θ fixed. A free entry of z_T has no part in L, apart from a constant. The first term is a Gaussian prior of the free inputs, with precision κ and mean m: by default 1 and 0, which
-/// suits inputs that are standardised.
+/// with θ fixed. A free entry of z_T adds only a constant to L. The first term is a Gaussian prior on
+/// the free inputs, with precision κ and mean m: by default 1 and 0, which suits standardised inputs.
 ///
 /// # Examples
 /// An input from an output: the line ẑ = 2 z + 1, run backwards.
@@ -63,7 +63,7 @@ pub struct Evidence<T: Scalar> {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Inferred<T: Scalar> {
-    /// z_0, d_0 × n: the clamped inputs, and the free ones as they were inferred.
+    /// z_0, d_0 × n: the clamped inputs, and the inferred values of the free ones.
     pub inputs: DMatrix<T>,
     /// z_1, …, z_{T−1}, each d_t × n.
     pub hidden: Vec<DMatrix<T>>,
@@ -98,7 +98,7 @@ impl<T: Scalar> Evidence<T> {
         })
     }
 
-    /// Frees the entries of z_0 where `free` is true. Their values are where the solver starts.
+    /// Frees the entries of z_0 where `free` is true. The solver starts from their values.
     ///
     /// # Errors
     /// [`Error::Shape`].
@@ -119,7 +119,7 @@ impl<T: Scalar> Evidence<T> {
         Ok(self)
     }
 
-    /// Sets the precision κ and the mean m of the free inputs' prior.
+    /// Sets the precision κ and the mean m of the prior on the free inputs.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless κ is above 0 and finite, [`Error::Length`] unless there is one
@@ -145,17 +145,17 @@ fn check_mask(what: &str, free: &DMatrix<bool>, expected: (usize, usize)) -> Res
 }
 
 impl<T: Scalar> DecoupledCircuit<T> {
-    /// Infers what is free in `evidence` by one call of `solver`, with θ fixed: inputs from outputs,
-    /// missing entries from those that are known. The model and its examples do not change.
+    /// Infers the free entries of `evidence` by one call of `solver`, with θ fixed: inputs from outputs,
+    /// missing entries from the known ones. The model and its examples do not change.
     ///
     /// The free inputs are treated as one more layer of auxiliary targets below z_1, so that every
     /// target solver moves them; a checked solver never raises E. z_1, …, z_{T−1} start from the forward
     /// pass of the given inputs. Layers are evaluated as in a prediction (dropout is off).
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::NonFiniteData`], the errors of layer 0's and the loss's checks of their
-    /// data, [`Error::InputNotDifferentiable`] for free inputs of such a layer,
-    /// [`Error::Combination`] for targets of which only a part is free unless the output loss is a sum
+    /// [`Error::Shape`], [`Error::NonFiniteData`], the errors by which layer 0 and the loss reject their
+    /// data, [`Error::InputNotDifferentiable`] for free inputs to a layer without an input derivative,
+    /// [`Error::Combination`] for partly free targets unless the output loss is a sum
     /// over units ([`Loss::is_sum_over_units`]), and those of the solver.
     ///
     /// # Examples
@@ -212,7 +212,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         let mut mixed = parts.filter(|free| free.iter().any(|&own| own != free[0]));
         if mixed.next().is_some() && !self.terms().loss(circuit.depth() - 1).is_sum_over_units() {
             return Err(Error::Combination {
-                what: "targets of which only a part is free",
+                what: "targets that are only partly free",
                 reason: "the output loss is not a sum over units: free all of an example's targets, or none",
             });
         }

@@ -158,7 +158,7 @@ pub struct Matrix<'a, T> {
     pub(crate) stored_columns: usize,
     /// Distance between stored columns.
     pub(crate) stride: usize,
-    /// After so many stored columns, the next one is at a distance of `leap` from where these began.
+    /// Stored columns come in runs of this many; the next run begins `leap` after the beginning of the last.
     pub(crate) period: usize,
     pub(crate) leap: usize,
     pub(crate) transposed: bool,
@@ -183,9 +183,9 @@ impl<'a, T> Matrix<'a, T> {
         }
     }
 
-    /// A matrix whose columns may share values: `period` columns are at a distance of `stride` from
-    /// one another, and the next ones follow at a distance of `leap` from these. Only products by it
-    /// from the right use it, and not its transpose.
+    /// A matrix whose columns may share values: runs of `period` columns are `stride` apart
+    /// within a run, and each run begins `leap` after the beginning of the one before. Only products
+    /// that have it as the right factor, not transposed, may use it.
     ///
     /// # Panics
     /// If `data` does not hold all columns.

@@ -484,7 +484,7 @@ pub(crate) fn map_pairs<T: Scalar>(out: Write<'_, T>, a: &[T], b: &[T], value: i
     }
 }
 
-/// The largest |aᵢ|, apart from NaN; 0 of no values.
+/// The largest |aᵢ|, apart from NaN; 0 if there are none.
 #[inline(always)]
 pub(crate) fn largest_magnitude<T: Scalar>(a: &[T]) -> T {
     let greater = |top: T, a: T| if a.abs() > top { a.abs() } else { top };

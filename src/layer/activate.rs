@@ -1,4 +1,4 @@
-//! An activation by itself.
+//! An activation on its own.
 
 use rand::Rng;
 
@@ -12,10 +12,10 @@ use crate::kernel::{Columns, Scalar, Write, WriteColumns, multiply, multiply_by}
 
 /// ẑ = a(z) for every value, for any shape; there are no parameters.
 ///
-/// [`Dense`](super::Dense) layers and convolutions bring their own activation. This one stands before a
+/// [`Dense`](super::Dense) layers and convolutions have their own activation. This one goes before a
 /// linear map, as in the branch of a pre-activation [`Residual`](super::Residual) unit, inside a
-/// [`Sequential`](super::Sequential). As a unit of its own it would get auxiliary targets of its own, which is
-/// seldom wanted.
+/// [`Sequential`](super::Sequential). As a separate unit it would get auxiliary targets of its own, which is
+/// rarely useful.
 ///
 /// ‖∂ẑ/∂z‖² is at most sup |a′|².
 ///

@@ -16,10 +16,10 @@ use crate::kernel::{
     row_sums, scale, sum_of_blocks, vectorise,
 };
 
-/// Multi-head self-attention over a sequence of fixed length: every position reads a mean of all
-/// positions, with weights that it computes from them.
+/// Multi-head self-attention over a sequence of fixed length: every position takes a
+/// weighted mean over all positions, with weights that are computed from the input.
 ///
-/// With Z the `[dim, length]` input, k = dim/heads, and Q_h, K_h, V_h the h-th k rows of Q, K, V:
+/// With Z the `[dim, length]` input, k = dim/heads, and Q_h, K_h, V_h the h-th blocks of k rows of Q, K, V:
 ///
 /// ```math
 /// Q = W_q Z + b_q 1^T, \quad K = W_k Z + b_k 1^T, \quad V = W_v Z + b_v 1^T
@@ -30,8 +30,8 @@ use crate::kernel::{
 /// ```
 ///
 /// The softmax is over each column of the length × length matrix, which holds the weights of one
-/// position; its largest entry is subtracted first. With [`Attention::causal`], position j reads
-/// positions 0 to j only. The output has the shape of the input. The numbers are those of PyTorch's
+/// position; its largest entry is subtracted first. With [`Attention::causal`], position j attends
+/// to positions 0 to j only. The output has the shape of the input. The results are those of PyTorch's
 /// `MultiheadAttention(dim, heads, batch_first=True)`. Vaswani, Shazeer, Parmar, Uszkoreit, Jones,
 /// Gomez, Kaiser & Polosukhin 2017.
 ///
@@ -47,7 +47,7 @@ use crate::kernel::{
 /// length² values for the derivatives.
 ///
 /// # Examples
-/// A block of a transformer as one decoupled unit:
+/// A transformer block as one decoupled unit:
 /// ```
 /// use layerwise::layer::{
 ///     Activation, Attention, LayerNorm, PositionWise, Residual, Sequential,
@@ -79,7 +79,7 @@ pub struct Attention {
 }
 
 impl Attention {
-    /// Attention of `heads` heads over `length` positions of `dim` values, with biases.
+    /// Attention with `heads` heads over `length` positions of `dim` values, with biases.
     ///
     /// # Errors
     /// [`Error::ZeroDimension`], [`Error::InvalidOption`] unless `heads` divides `dim`, or
@@ -110,7 +110,7 @@ impl Attention {
         })
     }
 
-    /// Lets position j read only positions 0 to j.
+    /// Lets position j attend only to positions 0 to j.
     pub fn causal(mut self) -> Self {
         self.causal = true;
         self
@@ -260,7 +260,7 @@ impl Attention {
         );
     }
 
-    /// The change of O of an example with that of Q, K and V.
+    /// The change in an example's O, from those in its Q, K and V.
     fn along<T: Scalar>(&self, [qkv, p]: [&[T]; 2], t_qkv: &[T], t_o: &mut [T], work: &mut [T]) {
         let (length, rows) = (self.length, self.rows());
         let (t_p, own) = work.split_at_mut(length * length);

@@ -16,11 +16,11 @@ use crate::description::Description;
 use crate::error::Error;
 use crate::kernel::{Scalar, Write};
 
-/// The beginning of a skip across units, ẑ = (z, z): 2 · dim values, stored flat.
+/// The start of a skip across units, ẑ = (z, z): 2 · dim values, stored flat.
 ///
 /// The next layers change the first part ([`Carry`]), and a [`Merge`] adds the second to it. Every
 /// auxiliary target in between holds both parts, so the circuit is still a chain of local problems,
-/// and every scheme applies. The second part is a target like any other: it may move.
+/// and every scheme still works. The second part is a target like any other: it may move.
 ///
 /// There are no parameters. ‖∂ẑ/∂z‖² = 2.
 ///
@@ -58,7 +58,7 @@ pub struct Branch {
 }
 
 impl Branch {
-    /// A layer that doubles `dim` values.
+    /// A layer that duplicates `dim` values.
     ///
     /// # Errors
     /// [`Error::ZeroDimension`].
@@ -172,7 +172,7 @@ pub struct Carry<T: Scalar> {
 }
 
 impl<T: Scalar> Carry<T> {
-    /// `layer` beside `carried` values that pass unchanged.
+    /// `layer` beside `carried` values that pass through unchanged.
     ///
     /// # Errors
     /// [`Error::InputNotDifferentiable`] (layer 0 of the unit) for a layer like an embedding,

@@ -19,7 +19,7 @@ use crate::error::Error;
 ///
 /// Parameters: W of shape `[out_channels, channels / groups, kernel height, kernel width]`, with the
 /// first index fastest, then b (out_channels) unless the layer has none. With
-/// [groups](Patchwise::with_groups), out channel m sees only the channels of its group. Weight decay, initial
+/// [groups](Patchwise::with_groups), output channel m sees only the input channels of its group. Weight decay, initial
 /// values, bound and cost are those of [`Patchwise`]; fan_in is channels / groups · kernel height ·
 /// kernel width. Without groups, a closed-form W-step solves it like a dense layer; with groups it has
 /// no [`Layer::affine`](super::Layer::affine).
@@ -60,8 +60,8 @@ impl Conv2d {
         Self::with_map(map(vec![windows], out_channels)?, activation)
     }
 
-    /// Divides the channels into so many groups: each group of out channels sees one group of
-    /// channels. With as many groups as channels it is a depthwise convolution.
+    /// Divides the channels into this many groups: each group of output channels sees one group of
+    /// input channels. With as many groups as input channels it is a depthwise convolution.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for a number that does not divide both numbers of channels.
@@ -91,12 +91,11 @@ pub(super) fn described_image(own: &Description, name: &str) -> Result<[usize; 3
     extents.try_into().map_err(refuse)
 }
 
-/// Checks that a number of groups divides these numbers of channels.
+/// Checks that the number of groups divides both numbers of channels.
 pub(super) fn check_groups(groups: usize, channels: [usize; 2]) -> Result<(), Error> {
     let divides = channels.iter().all(|c| c.is_multiple_of(groups)) && groups > 0;
     let [a, b] = channels;
-    let allowed =
-        format!("a divisor of the {a} channels that are read and of the {b} that are written");
+    let allowed = format!("a divisor of both the {a} input and the {b} output channels");
     option("groups", groups as f64, divides, allowed)?;
     Ok(())
 }

@@ -19,16 +19,16 @@ use crate::kernel::{
 
 /// Transposed two-dimensional convolution with a fused activation (PyTorch's `ConvTranspose2d`).
 ///
-/// Its linear part is the adjoint of a [`Conv2d`](super::Conv2d) from its output to its input: every
+/// Its linear part is the adjoint of a [`Conv2d`](super::Conv2d) that maps its output to its input: every
 /// value of the input adds a window of weights to the output,
 ///
 /// ẑ\[m, s_y p + d_y i − π_y, s_x q + d_x j − π_x] += W\[c, m, i, j] · z\[c, p, q],
 ///
-/// with stride s, dilation d and padding π of the [`Window2d`]; what falls outside the output is left
-/// out. Then it adds b\[m] and applies the activation. Along each axis, an input of size n gives an
+/// with stride s, dilation d and padding π of the [`Window2d`]; terms outside the output are
+/// dropped. Then it adds b\[m] and applies the activation. Along each axis, an input of size n gives an
 /// output of size (n − 1) stride − 2 padding + dilation (kernel − 1) + 1 + output padding. The
 /// [output padding](Self::with_output_padding) (0 unless it is set) chooses among the sizes that a
-/// convolution with this stride takes to n; what no window reaches is a(b).
+/// convolution with this stride maps to n; values that no window reaches are a(b).
 ///
 /// Input and output have the shape `[channels, height, width]`, with the first index fastest.
 ///
@@ -39,8 +39,8 @@ use crate::kernel::{
 /// output (kernel / stride along each axis, but at least 1), and fan_out is out_channels / groups ·
 /// kernel height · kernel width; b is 0.
 ///
-/// It costs channels · out_channels / groups · kernel height · kernel width multiply-adds for every
-/// pixel of the input and product. The bound on ‖∂f/∂z‖² is that of the convolution.
+/// It costs channels · out_channels / groups · kernel height · kernel width multiply-adds per input
+/// pixel, in each product. The bound on ‖∂f/∂z‖² is that of the convolution.
 ///
 /// # From PyTorch
 /// Reverse the order of the axes in memory, as for [`Conv2d`](super::Conv2d):
@@ -51,7 +51,7 @@ use crate::kernel::{
 /// use layerwise::Layer;
 /// use layerwise::layer::{Activation, ConvTranspose2d, Window2d};
 ///
-/// // Twice the height and width.
+/// // Doubles the height and width.
 /// let window = Window2d::new(4).with_stride(2).with_padding(1);
 /// let layer = ConvTranspose2d::new([16, 7, 7], 8, window, Activation::Relu)?;
 /// assert_eq!(Layer::<f32>::output_shape(&layer).extents(), [8, 14, 14]);
@@ -95,7 +95,7 @@ impl ConvTranspose2d {
         })
     }
 
-    /// Adds rows at the bottom of the output and columns at its right.
+    /// Adds rows at the bottom of the output and columns on its right.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless both are smaller than the stride or the dilation.
@@ -110,8 +110,8 @@ impl ConvTranspose2d {
         })
     }
 
-    /// Divides the channels into so many groups: each group of channels gives one group of out
-    /// channels.
+    /// Divides the channels into this many groups: each group of input channels gives one group of
+    /// output channels.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for a number that does not divide both numbers of channels.

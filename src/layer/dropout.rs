@@ -13,7 +13,7 @@ use crate::init::{GOLDEN, hash, key_of};
 use crate::kernel::{Scalar, Write, WriteColumns};
 
 /// Inverted dropout: in training every value becomes 0 with probability p, and is divided by 1 − p
-/// otherwise, so that its mean is unchanged. At inference ẑ = z.
+/// otherwise, so that its expectation is unchanged. At inference ẑ = z.
 ///
 /// ```math
 /// ẑ_j = m_j z_j/(1 − p), \qquad m_j = 1 \text{ with probability } 1 − p, \text{ else } 0
@@ -22,8 +22,8 @@ use crate::kernel::{Scalar, Write, WriteColumns};
 /// **When the mask changes.** The mask is a function of the circuit's seed, the layer, the example's
 /// id and the number of the visit, and of nothing else ([`Context`]). So an example has one mask for
 /// all evaluations of a visit (every Z-step, line search and W-step: E is the same function in all of
-/// them), another one in the next visit, and the same one whatever other examples are in its batch.
-/// Layers of a [`Sequential`](super::Sequential) have separate masks. Values are kept in evaluations
+/// them), another one in the next visit, and the same one whichever other examples are in its batch.
+/// Layers of a [`Sequential`](super::Sequential) have separate masks. Nothing is dropped in evaluations
 /// that are not part of training, such as predictions and the records' composed loss, and for
 /// examples without an id.
 ///
@@ -63,7 +63,7 @@ impl Dropout {
         Self::new(described_shape(own, "shape")?, own.number("rate")?)
     }
 
-    /// The map, which is linear and symmetric: also its products with the Jacobian.
+    /// The map. It is linear and symmetric, so this also computes the products with its Jacobian.
     fn apply<T: Scalar>(&self, context: &Context<'_>, input: &[T], out: Write<'_, T>) {
         let size = self.shape.size();
         let (n, data) = (input.len() / size, WriteColumns::new(out, size));
@@ -92,7 +92,7 @@ impl Dropout {
 /// Which values of one example are kept in one visit.
 struct Mask {
     key: u64,
-    /// Of the 2⁵³ values of a draw, those below it drop a value.
+    /// Of the 2⁵³ possible draws, those below it drop a value.
     dropped: u64,
 }
 

@@ -15,13 +15,13 @@ use crate::kernel::{Scalar, Write};
 /// Ẑ = \big( V_{z_1}, …, V_{z_{length}} \big), \qquad V: dim × vocabulary
 /// ```
 ///
-/// The output has the shape `[dim, length]`. The layer has no derivative in its input, so it can only
+/// The output has the shape `[dim, length]`. The layer has no derivative in its input, so it must
 /// be the first of a circuit, or of a [`Sequential`](super::Sequential) that comes first. There is no
 /// curvature bound, and none is needed there. In `f32`, whole numbers are exact up to 2²⁴.
 ///
 /// Parameters: "table" (dim × vocabulary, column-major: the values of a token are next to one another,
 /// as in a row of PyTorch's `weight`), initially N(0, 1) and without weight decay, which would shrink
-/// the vectors of rare tokens. Its gradient is a sum over all places at which a token occurs.
+/// the vectors of rare tokens. The gradient of a token's vector is a sum over all places where the token occurs.
 ///
 /// # Examples
 /// ```
@@ -90,8 +90,8 @@ impl Embedding {
         }
     }
 
-    /// The place of a token's vector in the table. Tokens have been checked; any other number is read
-    /// as a token too, instead of a panic.
+    /// The place of a token's vector in the table. Tokens have been checked; any other number is also
+    /// read as some token, so that nothing panics.
     fn place<T: Scalar>(&self, token: T) -> std::ops::Range<usize> {
         let token = (token.as_f64() as usize).min(self.vocabulary - 1);
         token * self.dim..(token + 1) * self.dim

@@ -11,8 +11,8 @@ use crate::description::Description;
 use crate::init::Initializer;
 use crate::kernel::{Columns, Scalar, Write};
 
-/// A function ẑ = f(z, θ) of one example, written once for any number type. [`FromFunction`] makes a
-/// [`Layer`] of it.
+/// A function ẑ = f(z, θ) of one example, written once for any number type. [`FromFunction`] turns it
+/// into a [`Layer`].
 ///
 /// # Examples
 /// A layer ẑ_k = sin(θ_k z_k):
@@ -65,8 +65,8 @@ pub trait Function: Debug + Send + Sync {
         }
     }
 
-    /// `output ← f(z, θ)` for one example. Constants are made by `F::from(0.5).unwrap()`, and branches on
-    /// values are differentiated along the branch that is taken.
+    /// `output ← f(z, θ)` for one example. Write constants as `F::from(0.5).unwrap()`. Where the code
+    /// branches on values, the path that is taken is differentiated.
     fn call<F: num_traits::Float>(&self, z: &[F], parameters: &[F], output: &mut [F]);
 
     /// See [`Layer::description`]; `None` by default.
@@ -77,9 +77,9 @@ pub trait Function: Debug + Send + Sync {
 
 /// A [`Function`] as a layer, in `f32` and `f64`: ẑ = f(z, θ), differentiated by [`echidna`].
 ///
-/// A `jvp` evaluates f once per example in dual numbers; a `vjp` records f's operations on a tape and reads
-/// it backwards. For a dense layer of width 16, 64 or 256 written in loops, a `jvp` took the time of 5, 9 or 12
-/// evaluations of f, and a `vjp` that of 50, 100 or 200: plain loops are vectorised, records are not. Both
+/// A `jvp` evaluates f once per example in dual numbers; a `vjp` records f's operations on a tape and goes
+/// through it backwards. For a dense layer of width 16, 64 or 256 written as loops, a `jvp` took as long as 5, 9
+/// or 12 evaluations of f, and a `vjp` as long as 50, 100 or 200: plain loops are vectorised, tapes are not. Both
 /// allocate memory, unlike those of other layers. For a hot path, write the derivatives by hand and
 /// compare them with these.
 ///

@@ -223,9 +223,9 @@ impl<'a, T> Point<'a, T> {
 pub trait Layer<T: Scalar>: Debug + Send + Sync {
     /// The shape of one example's z_t; every extent is at least 1.
     ///
-    /// Adjacent layers must agree in their shapes, but a shape of a single axis fits any shape of the
-    /// same size: a dense layer after a convolution flattens its output. A
-    /// [`Reshape`] goes between shapes of several axes.
+    /// The shapes of adjacent layers must match, but a shape with a single axis matches any shape of the
+    /// same size: a dense layer after a convolution flattens its output. Between different shapes with
+    /// several axes, put a [`Reshape`].
     fn input_shape(&self) -> Shape;
 
     /// The shape of one example's ẑ_{t+1}; every extent is at least 1.

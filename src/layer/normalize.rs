@@ -22,16 +22,16 @@ use crate::kernel::{
 /// ```
 ///
 /// The first axis of the shape is normalised. A `[d, length]` array has `length` columns, each
-/// normalised by itself, with the same a and b; a plain vector of d values is one column. The numbers
+/// normalised by itself, with the same a and b; a plain vector of d values is one column. The results
 /// are those of PyTorch's `LayerNorm(d)`, with its ε = 1e-5. Ba, Kiros & Hinton 2016.
 ///
 /// Parameters: "gain" (d values, initially 1) and "bias" (d values, initially 0), without weight decay.
 ///
-/// σ is computed from centred values in units of the largest, so that it is accurate for columns far
+/// σ is computed from centred values in units of the largest one, so it is accurate for columns far
 /// from 0, and no square overflows.
 ///
-/// ‖∂ẑ/∂z‖² is at most max a²/ε. Columns that are nearly constant attain it, but typical columns are
-/// far below: prefer [`StepSize::Checked`](crate::target_solver::StepSize::Checked) for the Z-steps of
+/// ‖∂ẑ/∂z‖² is at most max a²/ε. Columns that are nearly constant attain it, but typical columns stay
+/// far below it: prefer [`StepSize::Checked`](crate::target_solver::StepSize::Checked) for the Z-steps of
 /// circuits with such layers.
 ///
 /// # Examples
@@ -55,7 +55,7 @@ pub type LayerNorm = Norm<true>;
 /// ẑ = a ⊙ z/σ, \qquad σ^2 = 1/d ∑_j z_j^2 + ε
 /// ```
 ///
-/// Columns, numerical care and the curvature bound are as for [`LayerNorm`]. Parameters: "gain" (d
+/// Columns, numerical accuracy and the curvature bound are as for [`LayerNorm`]. Parameters: "gain" (d
 /// values, initially 1). ε is 1e-5 by default; that of PyTorch's `RMSNorm` is the scalar's machine
 /// epsilon. Zhang & Sennrich 2019.
 ///

@@ -1,6 +1,6 @@
 //! The linear map z → W U(z) of a layer of patches, its adjoint, and its derivative in W.
 //!
-//! The patches are never all there at once: they are made in blocks of a few positions, and each
+//! The patches are never all in memory at once: they are made in blocks of a few positions, and each
 //! block is used while it is in the cache. A block is a part of one example or some whole examples,
 //! in the same way for every example, batch and thread: so is the order of every sum.
 
@@ -16,19 +16,19 @@ use crate::kernel::{
 /// The largest number of values of a matrix.
 pub(super) const MOST: usize = isize::MAX as usize / 16;
 
-/// Values of the patches of a block, unless that makes too few or too many positions: they stay in the
-/// second-level cache, and repay the copy of W that a product makes.
+/// Values of the patches of a block, unless that makes too few or too many positions: they fit in the
+/// L2 cache, and are enough to repay the copy of W that a product makes.
 const BLOCK: usize = 32768;
 const FEWEST_POSITIONS: usize = 64;
 const MOST_POSITIONS: usize = 512;
 /// The width that products compute at once.
 const UNIT: usize = 8;
 
-/// Examples that one thread computes at least ([`Execution::for_each_block`]).
+/// The least number of examples that one thread computes ([`Execution::for_each_block`]).
 const LEAST_EXAMPLES: usize = 16;
 
-/// Terms of the derivative in W that are added in plain arithmetic. Sums of them are added with twice
-/// the digits.
+/// Terms of the derivative in W that are added in plain arithmetic. Sums of them are added in
+/// twice the precision.
 const TERMS: usize = 384;
 
 /// Patches that [`Unfold`]s of the same input make, and the shape of W, whose rows are divided evenly
@@ -140,7 +140,7 @@ impl<U: Unfold> PatchMap<U> {
         (1, self.positions.div_ceil(parts).next_multiple_of(UNIT))
     }
 
-    /// The blocks of so many examples for [`apply`](Self::apply), in order. Patches that are the input
+    /// The blocks of this many examples for [`apply`](Self::apply), in order. Patches that are the input
     /// itself are one block.
     pub(super) fn blocks(&self, examples: usize) -> impl Iterator<Item = Block> {
         let at_once = match (self.whole, self.shared) {
@@ -151,7 +151,7 @@ impl<U: Unfold> PatchMap<U> {
         self.blocks_of(examples, at_once)
     }
 
-    /// The blocks of so many examples, with so many examples and positions at once.
+    /// The blocks of this many examples, with at most the given examples and positions in each.
     fn blocks_of(
         &self,
         examples: usize,
@@ -294,7 +294,7 @@ impl<U: Unfold> PatchMap<U> {
         unfold.unfold_shared(z, block.positions.clone(), patches)
     }
 
-    /// `d_input ← Uᵀ(Wᵀ g)` for so many examples.
+    /// `d_input ← Uᵀ(Wᵀ g)` for this many examples.
     pub(super) fn adjoint<T: Scalar>(
         &self,
         weights: &[T],

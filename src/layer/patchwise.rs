@@ -255,7 +255,7 @@ impl<U: Unfold> Patchwise<U> {
     }
 }
 
-/// The initial W: N(0, 2/fan_in) for rectifiers and their like, otherwise N(0, 1/fan_in).
+/// The initial W: N(0, 2/fan_in) for ReLU and similar activations, otherwise N(0, 1/fan_in).
 pub(super) fn default_weights(activation: Activation) -> Initializer {
     match activation {
         Activation::Relu | Activation::LeakyRelu { .. } | Activation::Gelu | Activation::Silu => {

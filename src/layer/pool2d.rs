@@ -30,7 +30,7 @@ impl Pool {
         let count = [y.count(height)?, x.count(width)?];
         for (axis, count, side) in [(&y, count[0], height), (&x, count[1], width)] {
             let fits = (0..count).all(|position| !axis.inside(position, side).is_empty());
-            let allowed = "so small that every window has a value of the image";
+            let allowed = "so small that every window covers a value of the image";
             option("padding", axis.padding as f64, fits, allowed)?;
         }
         Ok(Self {
@@ -149,7 +149,7 @@ macro_rules! pooling {
 /// in reading order: row by row, each from left to right. A window with NaN gives NaN.
 ///
 /// Input and output have the shape `[channels, height, width]`, with the first index fastest. There are
-/// no parameters. ‖∂f/∂z‖² is at most the number of windows that overlap.
+/// no parameters. ‖∂f/∂z‖² is at most the largest number of windows that share a value.
 ///
 /// # Examples
 /// ```
@@ -387,7 +387,7 @@ fn take<T: Scalar>(tangent: &mut [T], open: &mut [T], v: &[T], (values, top): (&
 /// values within the image.
 ///
 /// Input and output have the shape `[channels, height, width]`, with the first index fastest. There are
-/// no parameters. The bound on ‖∂f/∂z‖² is (windows that overlap) / (smallest m).
+/// no parameters. The bound on ‖∂f/∂z‖² is (windows that share a value) / (smallest m).
 ///
 /// # Examples
 /// ```

@@ -22,7 +22,7 @@ use crate::kernel::{Scalar, Write, add_to_columns, fill_columns, row_sums};
 /// use layerwise::layer::{Embedding, PositionBias, Sequential};
 /// use layerwise::Layer;
 ///
-/// // 10 tokens of a vocabulary of 50, as vectors of 16 values that know where they are.
+/// // 10 tokens of a vocabulary of 50, as vectors of 16 values, with their positions added.
 /// let unit: Sequential<f32> = Sequential::new(vec![
 ///     Box::new(Embedding::new(50, 16, 10)?),
 ///     Box::new(PositionBias::new([16, 10])?),

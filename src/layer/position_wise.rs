@@ -7,7 +7,7 @@ use crate::error::Error;
 /// One dense layer applied to every column of a `[dim, length]` array, Ẑ = a(W Z + b 1ᵀ): a
 /// [`Patchwise`] layer whose patches are the columns of the input, which are not copied.
 ///
-/// It has what [`Dense`](super::Dense) has: parameters (W of channels × dim, then b), initial values,
+/// It has what [`Dense`](super::Dense) has: parameters (W, channels × dim, then b), initial values,
 /// options, a curvature bound that does not depend on the length, and closed-form W-steps. The output
 /// has the shape `[channels, length]`. In a transformer it makes up the feed-forward blocks.
 ///

@@ -1,4 +1,4 @@
-//! The same values in another shape.
+//! The same values in a different shape.
 
 use rand::Rng;
 
@@ -7,11 +7,11 @@ use crate::description::Description;
 use crate::error::Error;
 use crate::kernel::{Scalar, Write};
 
-/// ẑ = z, in another shape of the same size.
+/// ẑ = z, in a different shape of the same size.
 ///
 /// A shape only says how the values of a column are read, so nothing moves: entry i stays entry i.
-/// Layers that take a shape of one axis accept any shape of the same size
-/// ([`Layer::input_shape`]); between shapes of several axes, `Reshape` says that the difference is
+/// Layers that take a shape with one axis accept any shape of the same size
+/// ([`Layer::input_shape`]); between shapes with several axes, `Reshape` says that the difference is
 /// intended. There are no parameters, and ‖∂f/∂z‖² is 1.
 ///
 /// # Examples
@@ -36,7 +36,7 @@ pub struct Reshape {
 }
 
 impl Reshape {
-    /// From one shape to another.
+    /// A layer from one shape to another.
     ///
     /// # Errors
     /// [`Error::ZeroDimension`], or [`Error::Length`] for shapes of different sizes.
@@ -53,7 +53,7 @@ impl Reshape {
         Ok(Self { input, output })
     }
 
-    /// From a shape to a single axis.
+    /// A layer from a shape to a single axis.
     ///
     /// # Errors
     /// [`Error::ZeroDimension`].

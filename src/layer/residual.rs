@@ -12,8 +12,8 @@ use crate::kernel::{Scalar, Write, scale};
 
 /// ẑ = c z + s g(z) around a layer g, its *branch*, with fixed factors c and s (1 and 1 by default).
 ///
-/// It is a single decoupled unit: the branch has no auxiliary targets of its own, also if it is a
-/// [`Sequential`](super::Sequential) of several layers. A skip across units is made of
+/// It is a single decoupled unit: the branch has no auxiliary targets of its own, even if it is a
+/// [`Sequential`](super::Sequential) of several layers. A skip across units is built from
 /// [`Branch`](super::Branch), [`Carry`](super::Carry) and [`Merge`](super::Merge).
 ///
 /// Parameters: those of the branch, under the same names. With ‖∂g/∂z‖² ≤ b, ‖∂ẑ/∂z‖² is at most
@@ -46,8 +46,8 @@ impl<T: Scalar> Residual<T> {
     /// z + g(z) with the branch g.
     ///
     /// # Errors
-    /// [`Error::BranchShape`] unless the branch gives outputs of the shape of its inputs,
-    /// [`Error::InputNotDifferentiable`] (layer 0 of the unit) for a branch like an embedding,
+    /// [`Error::BranchShape`] unless the branch's outputs have the shape of its inputs,
+    /// [`Error::InputNotDifferentiable`] (layer 0 of the unit) for a branch such as an embedding,
     /// [`Error::ZeroDimension`], or [`Error::ParameterLayout`].
     pub fn new(branch: impl Layer<T> + 'static) -> Result<Self, Error> {
         Self::of(Arc::new(branch))

@@ -63,13 +63,13 @@ pub trait Unfold: Debug + Send + Sync {
         None
     }
 
-    /// The kind of a layer over it, with the settings that are those of the unfold.
+    /// The description of a layer over it: the kind, with the settings that come from the unfold.
     #[doc(hidden)]
     fn layer_description(&self) -> Option<Description> {
         Some(Description::new("Patchwise").with("unfold", self.description()?))
     }
 
-    /// `patches ← ` a part of U z for one example: the entries `entries` of the patches at
+    /// `patches ←` a part of U z for one example: the entries `entries` of the patches at
     /// `positions`, an entries × positions matrix, column-major. By default it is copied entry by
     /// entry. Override it if patches are copies of contiguous ranges, which is faster.
     ///
@@ -91,7 +91,7 @@ pub trait Unfold: Debug + Send + Sync {
         }
     }
 
-    /// Positions and values of blocks whose patches share memory, of about `most` values at the most;
+    /// Positions and values of blocks whose patches share memory, of at most about `most` values;
     /// `None` if there is nothing to share.
     #[doc(hidden)]
     fn shared_block(&self, _most: usize) -> Option<(usize, usize)> {

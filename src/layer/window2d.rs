@@ -43,15 +43,15 @@ impl From<[usize; 2]> for Size2d {
 
 /// The size of a window, and how it moves over an image: the options of [`Conv2d`](super::Conv2d),
 /// [`ConvTranspose2d`](super::ConvTranspose2d), [`MaxPool2d`](super::MaxPool2d) and
-/// [`AveragePool2d`](super::AveragePool2d), with PyTorch's meaning.
+/// [`AveragePool2d`](super::AveragePool2d), with the same meaning as in PyTorch.
 ///
 /// Along each axis, an input of size n has
 /// ⌊(n + 2 padding − dilation (kernel − 1) − 1) / stride⌋ + 1 positions of the window. Entry k of the
 /// window at position p reads input value stride · p + dilation · k − padding; what lies outside is
 /// padding.
 ///
-/// A number stands for a square window, `[height, width]` for any other. Nothing is checked before a
-/// layer is made of it.
+/// A number stands for a square window, `[height, width]` for any other. Nothing is checked until a
+/// layer is built with it.
 ///
 /// # Examples
 /// ```
@@ -101,7 +101,7 @@ impl Window2d {
         Self { dilation, ..self }
     }
 
-    /// The window with this stride unless it has one.
+    /// The window, with this stride unless it already has one.
     pub(super) fn or_stride(self, stride: Size2d) -> Self {
         Self {
             stride: Some(self.stride.unwrap_or(stride)),

@@ -11,8 +11,8 @@ use crate::kernel::{Matrix, Scalar, vectorise};
 /// The largest number of values of an image.
 const MOST: usize = isize::MAX as usize / 16;
 
-/// The windows of an image `[channels, height, width]` that a [`Conv2d`](super::Conv2d) reads; of one
-/// that has groups, those of a single group.
+/// The windows of an image `[channels, height, width]` that a [`Conv2d`](super::Conv2d) reads, or,
+/// if it has groups, the windows of a single group.
 ///
 /// The entries of a patch are in the order of the image: channels fastest, then down the window, then
 /// across it. So are the positions: down the image, then across it.
@@ -63,7 +63,7 @@ impl Windows {
         Self::with_counts(image, window, count)
     }
 
-    /// The windows at so many positions, in whatever part of the padded image they are.
+    /// The windows at this many positions, in whatever part of the padded image they are.
     pub(super) fn with_counts(
         image: [usize; 3],
         window: Window2d,
@@ -82,7 +82,7 @@ impl Windows {
         })
     }
 
-    /// The windows of the whole image divided into so many groups of channels.
+    /// The windows of the whole image divided into this many groups of channels.
     pub(super) fn groups(&self, groups: usize) -> Vec<Self> {
         let all = self.image[0];
         let size = all / groups;
@@ -410,7 +410,7 @@ fn copy_piece<T: Scalar>(to: &mut [T], step: usize, input: &[T], piece: &Piece) 
     runs.copy(&input[from..], to);
 }
 
-/// So many values, so many times: how far they are apart where they come from and where they go.
+/// How many values, how many times, and how far apart they are at the source and at the destination.
 struct Runs {
     len: usize,
     count: usize,
@@ -419,7 +419,7 @@ struct Runs {
 }
 
 impl Runs {
-    /// Few values are copied as two arrays that may overlap, which saves the call of a function.
+    /// A few values are copied as two arrays that may overlap, which saves a function call.
     #[inline(always)]
     fn copy<T: Copy>(&self, from: &[T], to: &mut [T]) {
         match self.len {

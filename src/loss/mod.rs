@@ -128,7 +128,7 @@ pub trait Loss<T: Scalar>: Debug + Send + Sync {
         false
     }
 
-    /// Whether L is a sum over the units (rows), so that some of an example's targets may be left out:
+    /// Whether L is a sum over the units (rows), so that only some of an example's targets may be free:
     /// see [`Evidence`](crate::inference::Evidence). `false` by default.
     fn is_sum_over_units(&self) -> bool {
         false

@@ -99,21 +99,21 @@ impl<T: Scalar> SynchronousDescent<T> {
         self
     }
 
-    /// Adds noise to every step, so that the targets become samples instead of going to a minimum:
+    /// Adds noise to every step, so that the targets become samples instead of converging to a minimum:
     ///
     /// z_t ← z_t − η ∂E/∂z_t + √(2 η τ) ξ, ξ from N(0, 1),
     ///
-    /// where τ is the `temperature` (0 is no noise) and η the step. For small η, long runs sample from a
+    /// where τ is the `temperature` (0 means no noise) and η the step size. For small η, long runs sample from a
     /// density proportional to exp(−E/τ). With [`ReverseSweep`](super::ReverseSweep) replaced by this in
     /// training, it is Monte Carlo predictive coding (Oliviers, Bogacz & Meulemans 2024).
     ///
-    /// ξ is a function of `seed`, the id of the example, the visit, the layer and the step. A further
-    /// call of [`solve_targets`](crate::DecoupledCircuit::solve_targets) repeats it unless the seed is
-    /// another.
+    /// ξ is a function of `seed`, the id of the example, the visit, the layer and the step. Another
+    /// call of [`solve_targets`](crate::DecoupledCircuit::solve_targets) repeats the same noise unless the
+    /// seed is different.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for a temperature that is negative or not finite; [`Error::Combination`]
-    /// unless steps are [`StepSize::Fixed`], since a check of E would refuse the noise.
+    /// unless steps are [`StepSize::Fixed`], since a check of E would reject the noise.
     #[doc(alias("langevin", "sample", "mcpc"))]
     pub fn with_noise(mut self, temperature: f64, seed: u64) -> Result<Self, Error> {
         let temperature = not_negative("SynchronousDescent::temperature", temperature)?;

@@ -41,8 +41,8 @@ pub(super) fn change_all<T: Scalar>(
     })
 }
 
-/// Sets the targets of these examples to the forward pass that [`Circuit::predict`](crate::circuit::Circuit::predict)
-/// computes.
+/// Sets the targets of these examples to the forward pass that
+/// [`Circuit::predict`](crate::circuit::Circuit::predict) computes.
 pub(super) fn refresh_all<T: Scalar>(model: &mut DecoupledCircuit<T>) -> Result<(), Error> {
     change_all(model, false, |problem| problem.refresh())
 }

@@ -386,7 +386,7 @@ pub struct PhaseReport {
 }
 
 impl fmt::Display for PhaseReport {
-    /// Epochs, parameter steps and the reason of its end, on one line.
+    /// Epochs, parameter steps and the reason the run ended, on one line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (epochs, steps) = (self.epochs, self.steps);
         write!(f, "{epochs} epochs, {steps} parameter steps: {}", self.stop)?;

@@ -226,8 +226,8 @@ impl<T: Scalar> Session<T> {
             let phase = &trainer.phases[state.phase];
             let w_step = phase.w_step.start(&model)?;
             let scheme = match phase.scheme.start(&mut model.clone()) {
-                // A start measures what the model gives now. If θ has grown so that this overflows, the
-                // next visit says so.
+                // Starting a scheme evaluates the model as it is now. If θ has grown so large that this
+                // overflows, the next visit reports it.
                 Err(Error::NonFinite { .. }) => within.scheme.clone(),
                 started => started?,
             };
@@ -1318,8 +1318,8 @@ fn warnings<T: Scalar>(
     all
 }
 
-/// The first layer that gives the first example visited, or another that differs from it, other outputs
-/// if both are in one batch.
+/// The first layer whose outputs for the first example visited, or for another one that differs from it,
+/// change when both are in one batch.
 fn mixing<T: Scalar>(
     model: &DecoupledCircuit<T>,
     visited: &[usize],

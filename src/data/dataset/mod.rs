@@ -153,7 +153,7 @@ pub trait Dataset<T: Scalar>: Debug + Send + Sync {
         ))
     }
 
-    /// The class of every example, for a split by class: the row of the 1 in a one-hot target, or the value
+    /// The class of every example, for a stratified split: the row of the 1 in a one-hot target, or the value
     /// of a single target that is 0 or 1.
     ///
     /// All examples are read, a block at a time.
@@ -185,7 +185,7 @@ pub trait Dataset<T: Scalar>: Debug + Send + Sync {
     }
 }
 
-/// How many examples are read at a time where only their classes are kept.
+/// How many examples are read at a time when only their classes are kept.
 const BLOCK: usize = 256;
 
 through_pointers!(Dataset {

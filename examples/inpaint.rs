@@ -1,7 +1,7 @@
-//! Fills in missing quarters of handwritten digits, by a trained circuit that runs backwards.
+//! Fills in missing quarters of handwritten digits, with a trained circuit that is run backwards.
 //!
-//! An autoencoder is trained layer by layer to give whole images, from whole ones and from images without
-//! a quarter. Then a quarter of each test image is free, in the input and in the output, and a Z-step
+//! An autoencoder is trained layer by layer to produce whole images, from whole ones and from images with
+//! a quarter missing. Then a quarter of each test image is free, in the input and in the output, and a Z-step
 //! with θ fixed infers it from the rest. The table compares the mean squared error on the missing pixels
 //! with that of the plain prediction, of the mean image of the digit's class (which knows the class), and
 //! of the mean of all images.
@@ -41,7 +41,7 @@ struct Options {
     /// Precision of the prior of the missing pixels.
     #[arg(long, default_value_t = 1.0)]
     precision: f32,
-    /// Folder for PNG pictures of the first ten test images, in columns: whole, with the quarter missing, filled in.
+    /// Folder for PNG files of the first ten test images, in columns: whole, with the quarter missing, filled in.
     #[arg(long, value_name = "DIR")]
     pictures: Option<PathBuf>,
     /// Print one JSON object per row instead of the table.
@@ -112,8 +112,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// An autoencoder 64 → 64 → 16 → 64 → 64, trained by refreshed targets and a reverse sweep. μ is large, so that
-/// the Z-step keeps to what the layers produce.
+/// An autoencoder 64 → 64 → 16 → 64 → 64, trained with refreshed targets and a reverse sweep. μ is large,
+/// so that the Z-step stays close to what the layers produce.
 fn trained(train: &Digits, seed: u64, epochs: u64) -> Result<DecoupledCircuit<f32>, Error> {
     let circuit = Circuit::builder()
         .layer(Dense::new(PIXELS, 64, Activation::Tanh)?)
@@ -179,7 +179,7 @@ fn fill(
     Ok((row, filled))
 }
 
-/// The images with the mean image, which is 0, in a quarter.
+/// The images, with a quarter replaced by the mean image, which is 0.
 fn without(images: &DMatrix<f32>, quarter: (&str, usize, usize)) -> DMatrix<f32> {
     DMatrix::from_fn(images.nrows(), images.ncols(), |k, i| {
         match is_missing(k, quarter) {

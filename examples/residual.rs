@@ -1,5 +1,5 @@
-//! Deep residual circuits in the depth-scaled parametrisation (μPC), by backprop and by refreshed targets
-//! with one reverse sweep: every residual block is a unit with targets of its own.
+//! Deep residual circuits in the depth-scaled parametrisation (μPC), trained by backprop and with refreshed
+//! targets and one reverse sweep: every residual block is a unit with targets of its own.
 //!
 //! Learning rates of Adam are chosen by the same rule for both, on held-out training images; the test
 //! images are used once per seed.
@@ -30,7 +30,7 @@ struct Options {
     /// Seeds of the initial weights and of the order of the batches.
     #[arg(long, value_delimiter = ',', default_value = "0,1,2")]
     seeds: Vec<u64>,
-    /// Numbers of layers: residual blocks, and two more.
+    /// Numbers of layers: the residual blocks plus two.
     #[arg(long, value_delimiter = ',', default_value = "30", value_parser = clap::value_parser!(u64).range(3..))]
     depths: Vec<u64>,
     /// Units per block.
@@ -107,7 +107,7 @@ fn chosen_rate(train: &Digits, scheme: &str, depth: u64, options: &Options) -> R
     let mut best = (f64::NEG_INFINITY, options.rates[0]);
     for &rate in options.rates.iter().filter(|_| options.rates.len() > 1) {
         let run = (depth, rate, options.seeds[0]);
-        // A run that diverges is one of accuracy 0.
+        // A run that diverges counts as accuracy 0.
         let accuracy =
             trained(&own, scheme, run, options).and_then(|own| accuracy(&own, &held_out));
         let accuracy = accuracy.unwrap_or(0.0);
@@ -131,7 +131,7 @@ fn trained(
         .with_width(options.width)?
         .with_blocks(depth as usize - 2)?;
     let mut model = DecoupledCircuit::new(stack.build(seed)?, Energy::default())?;
-    // Whole epochs of about the wanted number of batches.
+    // Whole epochs, with about the requested number of batches.
     let visited = (options.batches * options.batch).min(train.labels.len());
     let own = part(train, 0..visited);
     model.add_examples(&own.images, &own.classes, &TargetInit::ForwardPass)?;

@@ -777,7 +777,7 @@ fn another_stopping_rule_counts_anew() {
     }
 }
 
-/// A run whose next visit will overflow can be saved and taken up; then that visit fails.
+/// A run whose next visit will overflow can be saved and resumed; then that visit fails.
 #[test]
 fn a_run_that_is_about_to_fail_is_taken_up_again() {
     let layer = |activation| Dense::new(1, 1, activation).unwrap();

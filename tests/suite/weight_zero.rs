@@ -563,7 +563,7 @@ impl Dataset<f64> for Damaged {
     }
 }
 
-/// Nobody reads the rows of such examples in a run.
+/// A run does not read the rows of such examples.
 #[test]
 fn streamed_rows_of_weight_zero_are_not_read() {
     for scheme in schemes::<f64>() {

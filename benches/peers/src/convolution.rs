@@ -21,7 +21,7 @@ pub struct Request {
     kernel: usize,
     padding: usize,
     what: What,
-    /// How long it is timed; without it, the results are written to the folder.
+    /// How long to time it; if not given, the results are written to the folder instead.
     seconds: Option<f64>,
 }
 
@@ -38,7 +38,7 @@ impl Request {
     /// Seconds of one call.
     pub fn run(&self, threads: usize) -> Result<f64, Failure> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
-        // A failure stays on its thread; its text does not.
+        // A failure stays on its thread, but its message is passed on.
         let seconds = pool.install(|| self.run_in_pool().map_err(|failure| failure.to_string()));
         Ok(seconds?)
     }

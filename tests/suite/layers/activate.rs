@@ -1,4 +1,4 @@
-//! An activation by itself.
+//! An activation on its own.
 
 use layerwise::layer::{Activate, Activation, Dense};
 use layerwise::{Error, Layer};

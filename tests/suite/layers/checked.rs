@@ -17,7 +17,7 @@ pub(crate) fn count<T: Scalar>(layer: &dyn Layer<T>) -> usize {
     layer.parameters().last().map_or(0, |group| group.range.end)
 }
 
-/// Passes the gradient check at random parameters, alone and in company, in training and not; its
+/// Passes the gradient check at random parameters, alone and within other layers, in training and not; its
 /// products are adjoint; and its description builds it again.
 pub(crate) fn holds<T: Tested>(layer: impl Layer<T> + 'static) {
     let input = uniform(&mut generator(3), EXAMPLES * layer.input_dim(), 1.0);

@@ -1,4 +1,4 @@
-//! A convolution is its formula, for any window, and has the derivatives of it.
+//! A convolution agrees with its formula and its derivatives, for any window.
 
 use layerwise::Error;
 use layerwise::init::Initializer;

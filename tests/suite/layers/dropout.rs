@@ -341,7 +341,7 @@ fn checked_z_steps_never_raise_e() {
 }
 
 /// In a whole model: gradients with masks are right, predictions have none, and a parameter solver
-/// keeps the mask of its call.
+/// keeps one mask throughout its call.
 #[test]
 fn a_model_with_dropout_is_sound() {
     let masks = Masks::default();

@@ -19,7 +19,7 @@ use crate::property::{Tested, generator};
 in_both_scalars!(passes_every_check);
 
 fn passes_every_check<T: Tested>() {
-    // Tokens that occur never, once and several times.
+    // Tokens that never occur, occur once, and occur several times.
     let tokens = [3.0, 0.0, 3.0, 4.0, 4.0, 4.0].map(T::of);
     holds_at::<T>(Embedding::new(5, 2, 3).unwrap(), &tokens);
     holds_at::<T>(Embedding::new(5, 1, 1).unwrap(), &tokens);

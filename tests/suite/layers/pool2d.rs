@@ -1,4 +1,4 @@
-//! Pooling is its formula, for any window, and has the derivatives of it.
+//! Pooling agrees with its formula and its derivatives, for any window.
 
 use layerwise::Error;
 use layerwise::kernel::Execution;

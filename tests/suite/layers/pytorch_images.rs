@@ -1,4 +1,4 @@
-//! The crate's layers are PyTorch's: values of `tests/data/layers.py`.
+//! The layers of images agree with PyTorch's: values from `tests/data/layers.py`.
 
 use layerwise::kernel::Execution;
 use layerwise::layer::{

@@ -44,7 +44,6 @@ pub struct CsvLog {
     output: Output,
     /// The name of the run as a cell.
     run: String,
-    begun: bool,
 }
 
 const HEADER: &str = "phase,epoch,steps,objective,composed_loss,validation_loss,metric,gap,\
@@ -59,7 +58,6 @@ impl CsvLog {
         Ok(Self {
             output: Output::create(path.as_ref())?,
             run: String::new(),
-            begun: false,
         })
     }
 
@@ -68,7 +66,6 @@ impl CsvLog {
         Self {
             output: Output::to(writer),
             run: String::new(),
-            begun: false,
         }
     }
 
@@ -111,12 +108,13 @@ impl<T: Scalar> Observer<T> for CsvLog {
     fn observe(&mut self, event: &Event<T>, run: &Progress<'_, T>) -> Result<(), Error> {
         let record = match event {
             Event::Epoch(record) => Some(record),
-            // A finished run that was reopened has no further epoch.
-            Event::Stop(_) if !self.begun => None,
+            // A finished run that was reopened has no further epoch; another may have left the rest of a
+            // line.
+            Event::Stop(_) => None,
             _ => return Ok(()),
         };
         let mut lines = String::new();
-        if !self.begun {
+        if !self.output.has_begun() {
             lines.push_str(HEADER);
             let told = record.map_or(u64::MAX, |own| own.epoch);
             let earlier = run.history.iter().filter(|own| own.epoch < told);
@@ -125,8 +123,6 @@ impl<T: Scalar> Observer<T> for CsvLog {
         if let Some(record) = record {
             line(record, Some(run.seconds), &self.run, &mut lines);
         }
-        self.output.lines(&lines)?;
-        self.begun = true;
-        Ok(())
+        self.output.lines(&lines)
     }
 }

@@ -209,6 +209,89 @@ fn a_log_that_cannot_be_written_is_an_error() {
     }
 }
 
+/// Takes some bytes, then fails once, and takes all others.
+struct Fails {
+    to: Shared,
+    after: Option<usize>,
+}
+
+impl Write for Fails {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.after {
+            None => self.to.write(bytes),
+            Some(0) => {
+                self.after = None;
+                Err(io::Error::other("full"))
+            }
+            Some(left) => {
+                let taken = bytes.len().min(*left);
+                *left -= taken;
+                self.to.write(&bytes[..taken])
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The text of a log whose writer fails once after so many bytes.
+fn log_of(csv: bool, after: Option<usize>) -> String {
+    let to = Shared::default();
+    let mut session = Session::new(&trainer(), model()).unwrap();
+    let out = Fails {
+        to: to.clone(),
+        after,
+    };
+    match csv {
+        true => session.observe(CsvLog::to(out)),
+        false => session.observe(JsonLines::to(out)),
+    }
+    session.continue_after_failures();
+    let report = session.run().unwrap();
+    assert_eq!(report.failures.len(), usize::from(after.is_some()));
+    to.text()
+}
+
+/// A line, of a CSV log without its seconds.
+fn own_line(csv: bool, line: &str) -> Vec<&str> {
+    match csv {
+        true => {
+            let cells: Vec<&str> = line.split(',').collect();
+            assert_eq!(cells.len(), 13, "{line}");
+            cells[..11].to_vec()
+        }
+        false => vec![line],
+    }
+}
+
+#[test]
+fn a_line_of_which_a_part_was_written_is_completed() {
+    for csv in [true, false] {
+        let whole = log_of(csv, None);
+        let mut lines: Vec<_> = whole.lines().map(|line| own_line(csv, line)).collect();
+        // In the header, in a line, before its end, and in the last line.
+        let (first, last) = (whole.find('\n').unwrap() + 1, whole.len() - 1);
+        let second = first + whole[first..].find('\n').unwrap() + 1;
+        let cuts = [0, 1, 20, first - 1, first + 3, second - 1, second + 5];
+        // Nothing is written after the event that ends the run, which is no line of a table.
+        for after in cuts.into_iter().chain(csv.then_some(last)) {
+            let text = log_of(csv, Some(after));
+            assert!(text.ends_with('\n'), "{after}: {text}");
+            let own: Vec<_> = text.lines().map(|line| own_line(csv, line)).collect();
+            // Of the first line, nothing was written: the header and the history come with the next.
+            let lost = usize::from(!csv && after == 0);
+            assert_eq!(own, lines[lost..], "{after}");
+        }
+        // Nothing of the third line was written: it alone is lost.
+        let text = log_of(csv, Some(second));
+        let own: Vec<_> = text.lines().map(|line| own_line(csv, line)).collect();
+        lines.remove(2);
+        assert_eq!(own, lines);
+    }
+}
+
 #[test]
 fn the_bar_shows_where_the_run_stands() {
     let term = InMemoryTerm::new(4, 200);

@@ -67,31 +67,38 @@ impl<T: Scalar> Penalties<T> {
         &self.now
     }
 
-    /// If μ grows: measures the gaps after a visit, with one more prediction, and lets μ_t grow for
-    /// the next visit.
+    /// If μ grows: lets μ_t grow for the next visit, after a visit to so many examples with these
+    /// squared gaps.
+    pub(super) fn grow(&mut self, rule: PenaltyRule, gaps: &[Squares], examples: usize) {
+        if let PenaltyRule::Growing(growth) = rule {
+            self.windows.add(growth, gaps, examples, &mut self.now);
+        }
+    }
+}
+
+impl PenaltyRule {
+    /// If μ grows: measures the squared gaps of the hidden layers after a visit, with one more
+    /// prediction.
     ///
     /// # Errors
-    /// [`Error::NonFinite`] for a gap that is not finite; nothing changes then.
-    pub(super) fn observe(
-        &mut self,
-        rule: PenaltyRule,
+    /// [`Error::NonFinite`] for a gap that is not finite.
+    pub(super) fn measure<T: Scalar>(
+        self,
         problem: Problem<'_, T>,
         workspace: &mut Workspace<T>,
+        gaps: &mut Vec<Squares>,
     ) -> Result<(), Error> {
-        let PenaltyRule::Growing(growth) = rule else {
+        gaps.clear();
+        if matches!(self, Self::Scheduled(_)) {
             return Ok(());
-        };
-        problem.predict_locally(workspace);
-        let square = |t: usize| {
-            let prediction = &workspace.locals[t - 1].prediction;
-            Squares::of_distance(problem.batch().z(t), prediction)
-        };
-        let hidden = 1..problem.layers().depth();
-        for t in hidden.clone() {
-            check_computed(Quantity::Prediction, t, 0, &[square(t).root()])?;
         }
-        let (squares, examples) = (hidden.map(square), problem.batch().len());
-        self.windows.add(growth, squares, examples, &mut self.now);
+        problem.predict_locally(workspace);
+        for t in 1..problem.layers().depth() {
+            let prediction = &workspace.locals[t - 1].prediction;
+            let gap = Squares::of_distance(problem.batch().z(t), prediction);
+            check_computed(Quantity::Prediction, t, 0, &[gap.root()])?;
+            gaps.push(gap);
+        }
         Ok(())
     }
 }

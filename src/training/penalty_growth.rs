@@ -161,11 +161,11 @@ impl Windows {
     pub(super) fn add<T: Scalar>(
         &mut self,
         rule: PenaltyGrowth,
-        squares: impl Iterator<Item = Squares>,
+        squares: &[Squares],
         examples: usize,
         penalties: &mut [T],
     ) {
-        for (sum, square) in self.squares.iter_mut().zip(squares) {
+        for (sum, &square) in self.squares.iter_mut().zip(squares) {
             sum.add_all(square);
         }
         self.examples += examples as f64;

@@ -170,6 +170,8 @@ struct Memory<T> {
     workspace: Workspace<T>,
     working: Working<T>,
     penalties: Vec<T>,
+    /// Squared, by hidden layer, if μ grows.
+    gaps: Vec<Squares>,
     multipliers: Vec<Vec<T>>,
     steps: Vec<LayerStep<T>>,
     /// Which layers are frozen in the phase in progress.
@@ -261,6 +263,7 @@ impl<T: Scalar> Session<T> {
                 workspace: Workspace::new(),
                 working: Working::new(depth),
                 penalties: Vec::new(),
+                gaps: Vec::with_capacity(depth - 1),
                 multipliers: vec![Vec::new(); depth - 1],
                 steps: (0..depth).map(|_| LayerStep::new()).collect(),
                 frozen: Vec::with_capacity(depth),
@@ -810,18 +813,20 @@ impl<T: Scalar> Session<T> {
         if targets == TargetUse::Kept {
             batch.check(completed)?;
         }
-        let layers = Layers::new(circuit, terms).at_penalties(now);
-        penalties
-            .observe(rule, layers.on(batch.view()), workspace)
+        let problem = Layers::new(circuit, terms)
+            .at_penalties(now)
+            .on(batch.view());
+        rule.measure(problem, workspace, &mut memory.gaps)
             .map_err(|error| at_step(error, completed))?;
 
         // The results.
         if targets == TargetUse::Kept {
             memory.working.commit(examples, &chosen)?;
         }
-        terms.put_penalties(&memory.penalties);
-        draft.keep(w_state, &mut memory.steps);
         let count = columns.len();
+        terms.put_penalties(&memory.penalties);
+        penalties.grow(rule, &memory.gaps, count);
+        draft.keep(w_state, &mut memory.steps);
         statistics.objective += objective.as_f64() / statistics.unit;
         epoch.statistics = statistics;
         epoch.factor = factor;

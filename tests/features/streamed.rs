@@ -21,7 +21,8 @@ use layerwise::storage::Stored;
 use layerwise::target_solver::ReverseSweep;
 use layerwise::theory;
 use layerwise::training::{
-    Decoupling, Event, Observer, Phase, Progress, Scheme, Session, Targets, Trainer, Visit, ZStep,
+    Decoupling, Event, Observer, PenaltyGrowth, Phase, Progress, Scheme, Session, Targets, Trainer,
+    Visit, WStep, ZStep,
 };
 use layerwise::{Circuit, DecoupledCircuit, Error};
 
@@ -302,6 +303,39 @@ fn clones_are_snapshots() {
     refreshed().run(&mut kept).unwrap();
     refreshed().run(&mut second).unwrap();
     assert_alike(&kept, &second, "a run of the last");
+}
+
+/// A visit whose targets could not be written is no visit of a window.
+#[test]
+fn a_failed_write_does_not_count_for_growing_penalties() {
+    let folder = Folder::new("streamed-growth");
+    let (targets, away) = (folder.file("targets"), folder.file("away"));
+    fs::create_dir(&targets).unwrap();
+    let scheme = Decoupling::persistent(ReverseSweep::new(1));
+    let phase = Phase::with_w_step(scheme, WStep::none()).unwrap();
+    let phase = phase.with_epochs(4).with_batch_size(4).unwrap();
+    let growth = PenaltyGrowth::new(2).unwrap();
+    let trainer = Trainer::new(phase.with_penalty_growth(growth).unwrap());
+    let outcome = |model: DecoupledCircuit<f64>, fails: bool| {
+        let held = model.clone();
+        let mut session = Session::new(&trainer, model).unwrap();
+        if fails {
+            fs::rename(&targets, &away).unwrap();
+            session.advance().unwrap_err();
+            fs::rename(&away, &targets).unwrap();
+        }
+        let mut penalties = Vec::new();
+        while let Some(event) = session.advance().unwrap() {
+            if let Event::Visit(_) = event {
+                penalties.push(session.model().terms().penalties().to_vec());
+            }
+        }
+        drop(held);
+        (penalties, values(session.model()))
+    };
+    let whole = outcome(streamed(N, &targets), false);
+    assert!(whole.0.last() > whole.0.first(), "{:?}", whole.0);
+    assert_eq!(outcome(streamed(N, &targets), true), whole);
 }
 
 /// Writes every second value.

@@ -223,7 +223,9 @@ pub struct CheckpointRecord {
 }
 
 /// A checkpoint that could not be saved, or an observer that failed, in a run that went on
-/// ([`Session::continue_after_failures`](crate::training::Session::continue_after_failures)).
+/// ([`Session::continue_after_failures`](crate::training::Session::continue_after_failures)); or the
+/// end of a phase that failed in a run that was stopped
+/// ([`Scheme::finish`](crate::training::Scheme::finish)).
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -417,7 +419,8 @@ pub struct TrainingReport<T> {
     pub history: Vec<EpochRecord<T>>,
     /// Every distinct warning of each phase, whether or not its epochs are in the history.
     pub warnings: Vec<Warned>,
-    /// What could not be saved or observed, in a run that went on.
+    /// What could not be saved or observed, in a run that went on, and phases whose end failed in a
+    /// run that was stopped.
     pub failures: Vec<Failure>,
     /// One report for every phase that was begun.
     pub phases: Vec<PhaseReport>,

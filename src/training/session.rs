@@ -73,10 +73,21 @@ pub struct Session<T: Scalar> {
     observers: Vec<Box<dyn Observer<T>>>,
     saving: Option<Saving<T>>,
     failures: Vec<Failure>,
+    finish: Finish,
     /// Whether a failure to save or to report ends the run with its error.
     lenient: bool,
     #[cfg(feature = "rayon")]
     pool: Option<rayon::ThreadPool>,
+}
+
+/// How far it has come that the scheme of the phase in progress finishes it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Finish {
+    Due,
+    /// It failed, and that error was returned.
+    Failed,
+    /// The run was then ended, for this reason: the phase is closed even if it fails again.
+    Waived(StopReason),
 }
 
 /// When and where a run is saved.
@@ -142,6 +153,10 @@ struct Within<T> {
     epoch: Option<Epoch>,
     /// Why the phase will end, once that is decided.
     stop: Option<StopReason>,
+    /// The warnings of the run before those of an epoch that was broken off and has its record. It
+    /// remains the epoch in progress until the phase is closed: a run that is saved meanwhile
+    /// finishes it.
+    broken_off: Option<Vec<Warned>>,
 }
 
 /// An epoch in progress: the position of its next batch, and the totals of its visits.
@@ -295,6 +310,7 @@ impl<T: Scalar> Session<T> {
             observers: Vec::new(),
             saving: None,
             failures: Vec::new(),
+            finish: Finish::Due,
             lenient: false,
             #[cfg(feature = "rayon")]
             pool: None,
@@ -429,6 +445,9 @@ impl<T: Scalar> Session<T> {
             let own = within.stop.filter(|own| !own.interrupts() && !failed);
             within.stop = own.or(Some(reason));
             state.end = state.phase + 1;
+            if self.finish == Finish::Failed {
+                self.finish = Finish::Waived(reason);
+            }
         } else if state.phase < state.end {
             (state.stop, state.end) = (reason, state.phase);
         }
@@ -442,7 +461,8 @@ impl<T: Scalar> Session<T> {
     /// (but see [`Session::continue_after_failures`]); those of a scheme or W-step that cannot start
     /// its phase; during a visit [`Error::NonFinite`]
     /// (its `step` counts the run's parameter steps) or a solver's error; after an epoch the same for
-    /// a measured loss that is NaN; [`Error::ThreadPool`].
+    /// a measured loss that is NaN; at the end of a phase those of [`Scheme::finish`], where a value
+    /// that is not finite is [`Error::Overflow`], since no step is made; [`Error::ThreadPool`].
     /// Parameters are then those of the last completed step, and targets and μ those of the last
     /// completed visit. The same holds after a panic in your own code. An optimiser's state may
     /// already contain the failed step's gradient, but neither a solver's state nor a sum
@@ -451,7 +471,10 @@ impl<T: Scalar> Session<T> {
     /// growing penalties were measured, or when streamed targets were written.
     /// Calling again retries the visit; calling
     /// [`Session::stop`] and then this closes the phase, with the parameters of its best epoch
-    /// under [`Stopping::Validation`](crate::training::Stopping::Validation).
+    /// under [`Stopping::Validation`](crate::training::Stopping::Validation). If the scheme cannot
+    /// finish it, that error is then in the report ([`TrainingReport::failures`]).
+    ///
+    /// [`Scheme::finish`]: crate::training::Scheme::finish
     pub fn advance(&mut self) -> Result<Option<Event<T>>, Error> {
         self.within(Self::observed_step)
     }
@@ -590,7 +613,7 @@ impl<T: Scalar> Session<T> {
             };
             match (&within.epoch, within.stop) {
                 (None, None) => self.begin_epoch(),
-                (None, Some(stop)) => {
+                (epoch, Some(stop)) if epoch.is_none() || within.broken_off.is_some() => {
                     return self.end_phase(stop).map(|own| Some(Event::Phase(own)));
                 }
                 (Some(epoch), None) if epoch.examples < self.memory.visited.len() => {
@@ -599,7 +622,7 @@ impl<T: Scalar> Session<T> {
                         interruption => within.stop = interruption,
                     }
                 }
-                (Some(_), _) => {
+                _ => {
                     if let Some(record) = self.end_epoch()? {
                         return Ok(Some(Event::Epoch(record)));
                     }
@@ -615,7 +638,8 @@ impl<T: Scalar> Session<T> {
         };
         let state = &self.state;
         let stop = state.within.as_ref().and_then(|within| within.stop);
-        let interrupted = stop.is_some_and(StopReason::interrupts);
+        let waived = matches!(self.finish, Finish::Waived(_));
+        let interrupted = waived || stop.is_some_and(StopReason::interrupts);
         let limited = stop == Some(StopReason::PhaseTimeLimit);
         let (visits, new) = (state.visits, state.visits != saving.saved);
         let due = match state.within {
@@ -688,6 +712,7 @@ impl<T: Scalar> Session<T> {
             worse,
             epoch: None,
             stop: None,
+            broken_off: None,
         }));
         Ok(())
     }
@@ -911,10 +936,10 @@ impl<T: Scalar> Session<T> {
             epoch.examples == self.memory.visited.len() && interrupted != Some(StopReason::Failed);
         let due = whole && every != 0 && number.is_multiple_of(every);
         let validates = self.trainer.phases[self.state.phase].validates();
-        let measured = match self.measurements(due, due || validates && whole) {
+        let (measured, complete) = match self.measurements(due, due || validates && whole) {
             // A run that was stopped, perhaps for this error, must be able to end.
-            Err(_) if interrupted.is_some() => Measurements::none(),
-            measured => measured?,
+            Err(_) if interrupted.is_some() => (Measurements::none(), false),
+            measured => (measured?, whole),
         };
         let phase = &self.trainer.phases[self.state.phase];
         let Some(within) = &mut self.state.within else {
@@ -965,12 +990,17 @@ impl<T: Scalar> Session<T> {
             warnings: told,
         };
         // Only now, so that nothing is half done if a user's layer panics during a measurement.
-        within.epoch = None;
-        let validation = record.validation_loss.map(Scalar::as_f64);
-        let (objective, circuit) = (record.objective.as_f64(), &self.model.circuit);
-        let tracker = &mut within.tracker;
-        let ends = tracker.ends(phase.stopping, number, objective, validation, circuit);
-        self.close(interrupted.or(ends));
+        let mut ends = None;
+        if complete {
+            within.epoch = None;
+            let validation = record.validation_loss.map(Scalar::as_f64);
+            let (objective, circuit) = (record.objective.as_f64(), &self.model.circuit);
+            let tracker = &mut within.tracker;
+            ends = tracker.ends(phase.stopping, number, objective, validation, circuit);
+        } else {
+            within.broken_off = Some(self.state.warnings.clone());
+        }
+        self.close(ends.or(interrupted));
         let every = self.trainer.history_every;
         if every != 0 && number.is_multiple_of(every) {
             self.state.history.push(record.clone());
@@ -989,18 +1019,35 @@ impl<T: Scalar> Session<T> {
         }
     }
 
-    fn end_phase(&mut self, stop: StopReason) -> Result<PhaseReport, Error> {
+    fn end_phase(&mut self, mut stop: StopReason) -> Result<PhaseReport, Error> {
         let steps = self.steps();
+        if self.finish == Finish::Failed
+            && let Some(reason) = self.clock.interruption(&self.trainer)
+            && reason.interrupts()
+        {
+            self.end(reason);
+        }
         let Some(within) = &mut self.state.within else {
             unreachable!("only a phase in progress can end")
         };
+        let phase = &self.trainer.phases[self.state.phase];
+        // Without a whole epoch, the parameters are those of the one that was broken off.
+        let broken_off = within.broken_off.is_some() && phase.validates();
         let best_epoch = within.tracker.put_best_back(&mut self.model.circuit);
+        let best_epoch = best_epoch.or(broken_off.then_some(self.state.epoch));
         if within.epochs(self.state.epoch) > 0 && stop != StopReason::Failed {
-            let scheme = &self.trainer.phases[self.state.phase].scheme;
-            let finished = scheme.finish(&mut within.scheme, &mut self.model);
-            // What made a run fail may fail here too, and would keep it from being stopped.
-            if !stop.interrupts() {
-                finished.map_err(|error| at_step(error, steps))?;
+            let finished = phase.scheme.finish(&mut within.scheme, &mut self.model);
+            if let Err(error) = finished.map_err(at_no_step) {
+                // What made a run fail may fail here too, and would keep it from being stopped.
+                stop = match self.finish {
+                    Finish::Waived(reason) => reason,
+                    _ if stop.interrupts() => stop,
+                    _ => {
+                        self.finish = Finish::Failed;
+                        return Err(error);
+                    }
+                };
+                self.failures.push(Failure::new(self.state.visits, &error));
             }
         }
         let Some(within) = self.state.within.take() else {
@@ -1008,6 +1055,7 @@ impl<T: Scalar> Session<T> {
         };
         let report = self.phase_report(&within, stop, best_epoch);
         self.clock.phase_deadline = None;
+        self.finish = Finish::Due;
         self.state.steps = steps;
         self.state.stop = stop;
         self.state.phase += 1;
@@ -1087,6 +1135,11 @@ impl<T: Scalar> SessionState<T> {
         (own.end, own.over) = (own.count, false);
         if let Some(within) = &mut own.within {
             within.stop = within.stop.filter(|own| !own.interrupts());
+            if let Some(warnings) = within.broken_off.take() {
+                // Its record is given again when the epoch is finished.
+                own.warnings = warnings;
+                own.history.pop_if(|record| record.epoch == own.epoch);
+            }
         }
         own
     }
@@ -1118,14 +1171,16 @@ impl<T: Scalar> SessionState<T> {
         // No run counts so far; a damaged state could not count on from there.
         let most = u64::MAX >> 16;
         let within = self.within.as_deref().map_or(0, Within::largest_count);
-        let warned = self.warnings.iter().map(|own| own.count);
+        let before = self.within.iter().filter_map(|own| own.broken_off.as_ref());
+        let warned = self.warnings.iter().chain(before.flatten());
+        let counts = warned.clone().map(|own| own.count);
         let phases = self.phases.iter().map(|own| own.epochs.max(own.steps));
-        let reports = warned.chain(phases).max().unwrap_or(0);
+        let reports = counts.chain(phases).max().unwrap_or(0);
         let own = self.epoch.max(self.visits).max(self.steps);
         let largest = within.max(own).max(reports);
         let what = "a count in the state";
         check_count(what, largest <= most, most as usize, largest as usize)?;
-        for Warned { epochs, .. } in &self.warnings {
+        for Warned { epochs, .. } in warned {
             let [first, last] = *epochs;
             let (what, fits) = (
                 "the last epoch of a warning",
@@ -1292,6 +1347,16 @@ fn at_step(mut error: Error, steps: u64) -> Error {
         *step = steps;
     }
     error
+}
+
+/// Makes a non-finite error of the end of a phase, where no step is made, an overflow.
+fn at_no_step(error: Error) -> Error {
+    match error {
+        Error::NonFinite {
+            quantity, layer, ..
+        } => Error::Overflow { quantity, layer },
+        other => other,
+    }
 }
 
 /// The warnings that follow from an epoch's statistics.

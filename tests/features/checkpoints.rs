@@ -535,6 +535,53 @@ fn a_run_that_is_saved_after_its_stop_continues() {
     assert_same(&whole, &rest, "saved after a stop");
 }
 
+/// Wherever a run is stopped, and after whichever event it is saved before its phase is closed.
+#[test]
+fn a_run_that_is_saved_while_it_stops_continues() {
+    let persistent = || Box::new(Decoupling::persistent(ReverseSweep::new(1)));
+    let phase = || Phase::new(persistent(), adam()).with_batch_size(4).unwrap();
+    let rule = |stopping| Trainer::new(phase().with_epochs(3).with_stopping(stopping).unwrap());
+    let (patience, improvement) = (1, 0.9);
+    for (number, trainer) in [
+        plain(),
+        trainer(persistent(), WStep::optimizer(adam())).unwrap(),
+        rule(Stopping::Objective { at_most: 1e9 }),
+        rule(Stopping::Stagnation {
+            patience,
+            improvement,
+        }),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut whole = Session::new(&trainer, model::<f64>()).unwrap();
+        whole.run().unwrap();
+        let last = whole.state().visits();
+        for (visit, by_flag) in (1..=last).flat_map(|visit| [(visit, false), (visit, true)]) {
+            let flag = Arc::new(AtomicBool::new(false));
+            let stoppable = trainer.clone().with_stop_flag(flag.clone());
+            let mut session = Session::new(&stoppable, model::<f64>()).unwrap();
+            while session.state().visits() < visit {
+                session.advance().unwrap();
+            }
+            match by_flag {
+                true => flag.store(true, Ordering::Relaxed),
+                false => session.stop(),
+            }
+            loop {
+                let bytes = session.to_bytes().unwrap();
+                let mut rest = Session::from_bytes(&trainer, empty(), &bytes).unwrap();
+                rest.run().unwrap();
+                let place = format!("run {number}, stopped after visit {visit}, {by_flag}");
+                assert_same(&whole, &rest, &place);
+                if let Some(Event::Phase(_)) | None = session.advance().unwrap() {
+                    break;
+                }
+            }
+        }
+    }
+}
+
 /// What follows the state in a file that is whole is no part of it.
 #[test]
 fn bytes_after_a_state_are_refused() {

@@ -4,7 +4,7 @@
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use layerwise::error::Quantity;
 use layerwise::kernel::Write;
@@ -706,6 +706,62 @@ fn a_run_that_failed_can_be_stopped() {
             assert!(errors < 3, "it cannot be stopped");
         }
         assert!(errors > 0);
+        // The end of the phase fails too, and the report says so.
+        assert_eq!(session.report().failures.len(), 1);
+    }
+}
+
+/// Nothing fails until the scheme is to end its phase, which has ended for its own reason.
+#[test]
+fn a_run_whose_phase_cannot_be_finished_can_be_stopped() {
+    let mut builder = Circuit::<f64>::builder();
+    for _ in 0..3 {
+        builder = builder.layer(Dense::new(1, 1, Activation::Identity).unwrap());
+    }
+    let mut circuit = builder.build().unwrap();
+    for t in 0..3 {
+        circuit.set_parameters(t, &[1.0, 0.0]).unwrap();
+    }
+    let mut model = DecoupledCircuit::new(circuit, Energy::default()).unwrap();
+    let column = |value| DMatrix::from_element(1, 2, value);
+    let init = TargetInit::ForwardPass;
+    model
+        .add_examples(&column(1.0), &column(3.0), &init)
+        .unwrap();
+    let rule = |rate| GradientDescent::new(rate).unwrap();
+    let objective = Stopping::Objective { at_most: 1e9 };
+    let second = Phase::new(Backprop, rule(0.1));
+    for (phase, own) in [
+        (presets::z_il(rule(1e200)), StopReason::Epochs),
+        (presets::z_il(rule(1e200)), StopReason::Objective),
+        (presets::fixed_prediction(rule(1e200)), StopReason::Epochs),
+    ] {
+        let phase = match own {
+            StopReason::Objective => phase.with_epochs(9).with_stopping(objective).unwrap(),
+            _ => phase.with_epochs(1),
+        };
+        let trainer = Trainer::new(phase).then(second.clone());
+        let flag = Arc::new(AtomicBool::new(false));
+        let trainer = trainer.with_stop_flag(flag.clone());
+        for by_flag in [false, true] {
+            flag.store(false, Ordering::Relaxed);
+            let mut session = Session::new(&trainer, model.clone()).unwrap();
+            let error = session.run().unwrap_err();
+            assert_eq!(session.history().len(), 1);
+            assert!(!error.to_string().contains("step"), "{error}");
+            // Until it is stopped, it is tried again.
+            assert_eq!(session.run().unwrap_err(), error);
+            match by_flag {
+                true => flag.store(true, Ordering::Relaxed),
+                false => session.stop(),
+            }
+            let report = session.run().unwrap();
+            assert!(session.is_over());
+            assert_eq!(report.stop, StopReason::Requested);
+            assert_eq!((report.phases.len(), report.phases[0].epochs), (1, 1));
+            let told: Vec<_> = report.failures.iter().map(|own| &own.message).collect();
+            assert_eq!(told, [&error.to_string()]);
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! A layer of which some inputs or outputs are held at given values.
+//! A layer with some of its inputs or outputs held at given values.
 
 use std::sync::Arc;
 

@@ -157,7 +157,7 @@ impl Attention {
         self.heads * self.length * self.length
     }
 
-    /// Working memory of one example besides its arrays: length × length, and rows × length.
+    /// Work memory of one example besides its arrays: length × length, and rows × length.
     fn own_work(&self) -> usize {
         self.length * self.length + self.rows() * self.length
     }

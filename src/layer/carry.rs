@@ -175,7 +175,7 @@ impl<T: Scalar> Carry<T> {
     /// `layer` beside `carried` values that pass through unchanged.
     ///
     /// # Errors
-    /// [`Error::InputNotDifferentiable`] (layer 0 of the unit) for a layer like an embedding,
+    /// [`Error::InputNotDifferentiable`] (layer 0 of the unit) for a layer such as an embedding,
     /// [`Error::ZeroDimension`], or [`Error::ParameterLayout`].
     pub fn new(layer: impl Layer<T> + 'static, carried: usize) -> Result<Self, Error> {
         Self::of(Arc::new(layer), carried)

@@ -19,9 +19,9 @@ use crate::error::Error;
 ///
 /// Parameters: W of shape `[out_channels, channels / groups, kernel height, kernel width]`, with the
 /// first index fastest, then b (out_channels) unless the layer has none. With
-/// [groups](Patchwise::with_groups), output channel m sees only the input channels of its group. Weight decay, initial
-/// values, bound and cost are those of [`Patchwise`]; fan_in is channels / groups · kernel height ·
-/// kernel width. Without groups, a closed-form W-step solves it like a dense layer; with groups it has
+/// [groups](Patchwise::with_groups), output channel m sees only the input channels of its group.
+/// Weight decay, initial values, bound and cost are those of [`Patchwise`]; fan_in is channels / groups · kernel height ·
+/// kernel width. Without groups, closed-form W-steps solve it like a dense layer; with groups it has
 /// no [`Layer::affine`](super::Layer::affine).
 ///
 /// # From PyTorch
@@ -100,7 +100,7 @@ pub(super) fn check_groups(groups: usize, channels: [usize; 2]) -> Result<(), Er
     Ok(())
 }
 
-/// The map of windows that do not overlap one another's channels.
+/// The map of windows whose groups of channels are disjoint.
 pub(super) fn map(windows: Vec<Windows>, channels: usize) -> Result<PatchMap<Windows>, Error> {
     let first = &windows[0];
     let (readers, whole) = (first.most_readers(), first.is_whole());

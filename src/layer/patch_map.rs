@@ -2,7 +2,7 @@
 //!
 //! The patches are never all in memory at once: they are made in blocks of a few positions, and each
 //! block is used while it is in the cache. A block is a part of one example or some whole examples,
-//! in the same way for every example, batch and thread: so is the order of every sum.
+//! divided in the same way for every example, batch and thread, so the order of every sum is the same too.
 
 use std::ops::Range;
 
@@ -173,8 +173,8 @@ impl<U: Unfold> PatchMap<U> {
         })
     }
 
-    /// Work memory that every example brings for [`apply`](Self::apply) and
-    /// [`adjoint`](Self::adjoint): what so many examples bring is enough for a thread.
+    /// Work memory that every example contributes for [`apply`](Self::apply) and
+    /// [`adjoint`](Self::adjoint): what `LEAST_EXAMPLES` contribute is enough for a thread.
     pub(super) fn share(&self) -> usize {
         if self.whole {
             return 0;
@@ -411,7 +411,7 @@ impl<U: Unfold> PatchMap<U> {
     pub(super) fn curvature_bound<T: Scalar>(&self, weights: &[T], work: &mut [T]) -> T {
         let groups = 0..self.groups.len();
         let bounds = groups.map(|g| squared_norm(self.matrix(weights, g), work));
-        // NaN, of parameters that are NaN, stays.
+        // NaN from parameters that are NaN stays NaN.
         let largest = bounds.reduce(|top, bound| if bound <= top { top } else { bound });
         // Add a margin for rounding errors in the sums.
         let terms = T::of(8.0 * (self.patch_len + self.channels) as f64);
@@ -420,7 +420,7 @@ impl<U: Unfold> PatchMap<U> {
     }
 }
 
-/// Checks that patches, outputs and weights are not too large.
+/// Checks that there are not too many patches, outputs and weights.
 fn check_size(patch_len: usize, positions: usize, channels: usize) -> Result<(), Error> {
     let too_large = |what, rows, columns| Error::TooLarge {
         what,

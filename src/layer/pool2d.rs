@@ -146,7 +146,7 @@ macro_rules! pooling {
 ///
 /// over the values of the [`Window2d`] that lie within the image: padding is never the maximum. The
 /// stride is the window's size unless it is set. Among equal values the first one gets the derivative,
-/// in reading order: row by row, each from left to right. A window with NaN gives NaN.
+/// in reading order: row by row, each from left to right. A window that contains NaN gives NaN.
 ///
 /// Input and output have the shape `[channels, height, width]`, with the first index fastest. There are
 /// no parameters. ‖∂f/∂z‖² is at most the largest number of windows that share a value.

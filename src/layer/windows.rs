@@ -31,7 +31,7 @@ pub struct Windows {
     rows: usize,
 }
 
-/// Entries that are next to one another both in the patches and in the image, in some patches of a
+/// Entries that are contiguous both in the patches and in the image, in some patches of a
 /// [`Strip`].
 struct Piece {
     /// Where they begin in the first patch, and how many there are.

@@ -103,7 +103,7 @@ impl<T: Scalar> SynchronousDescent<T> {
     ///
     /// z_t ← z_t − η ∂E/∂z_t + √(2 η τ) ξ, ξ from N(0, 1),
     ///
-    /// where τ is the `temperature` (0 means no noise) and η the step size. For small η, long runs sample from a
+    /// where τ is the `temperature` (0: no noise) and η the step size. For small η, long runs sample from a
     /// density proportional to exp(−E/τ). With [`ReverseSweep`](super::ReverseSweep) replaced by this in
     /// training, it is Monte Carlo predictive coding (Oliviers, Bogacz & Meulemans 2024).
     ///

@@ -35,7 +35,7 @@ fn it_is_its_equation() {
     assert!(error < 1e-14, "{error}");
 }
 
-/// The weights of all layers are from N(0, 1).
+/// The weights of all layers are drawn from N(0, 1).
 #[test]
 fn weights_start_with_unit_variance() {
     let circuit: Circuit<f64> = stack(50, 4).build(1).unwrap();
@@ -94,7 +94,7 @@ fn sizes(blocks: usize) -> [Vec<f64>; 3] {
 }
 
 /// From 8 to 128 blocks, z keeps its size from the first layer to the last. With targets at rest, all hidden
-/// energies of a circuit are alike, and so are the changes that a step of Adam makes to the blocks' outputs; those
+/// energies of a circuit are similar, and so are the changes that a step of Adam makes to the blocks' outputs; those
 /// shrink no faster than 1/√L.
 #[test]
 fn sizes_do_not_depend_on_depth() {

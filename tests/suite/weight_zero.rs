@@ -531,7 +531,7 @@ fn an_input_that_overflows_counts_nowhere() {
     }
 }
 
-/// A data set of which one row can no longer be read.
+/// A data set with one row that can no longer be read.
 #[derive(Debug)]
 struct Damaged {
     data: InMemory<DMatrix<f64>>,

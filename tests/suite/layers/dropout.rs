@@ -105,7 +105,7 @@ fn the_mean_is_unchanged_and_masks_are_independent() {
     }
 }
 
-/// Every dropout layer of a unit has its own mask, also in units within units at seed 0.
+/// Every dropout layer of a unit has its own mask, even in units within units at seed 0.
 #[test]
 fn layers_of_a_unit_have_masks_of_their_own() {
     let dropout = || Box::new(Dropout::new(60, 0.5).unwrap()) as Box<dyn Layer<f64>>;
@@ -295,7 +295,7 @@ fn every_scheme_keeps_a_mask_for_a_visit() {
     assert!((0..EXAMPLES as u64).filter(|&id| changed(id)).count() > EXAMPLES / 2);
 }
 
-/// Z-steps that are checked never raise E, since its masks stay.
+/// Checked Z-steps never raise E, since the masks stay fixed.
 #[test]
 fn checked_z_steps_never_raise_e() {
     #[derive(Debug)]

@@ -64,8 +64,8 @@ pub fn products<T: Scalar>(
     }
 }
 
-/// Derivatives against finite differences, of the layer and within a unit of itself; the law of the
-/// adjoint; the same bits alone and in a batch of `n`; and a layer built again from its description.
+/// Derivatives against finite differences, of the layer and within a unit of itself; the adjoint
+/// identity; the same bits alone and in a batch of `n`; and a layer built again from its description.
 pub fn hold<T: Tested>(layer: impl Layer<T> + Clone + 'static, n: usize) {
     let input = uniform::<T>(2, n * layer.input_dim());
     hold_at(layer, &input);

@@ -71,8 +71,8 @@ fn any_scale<T: Tested>() {
     close(&outputs(&layer, &signs), &[1.0, -1.0, 1.0, -1.0]);
 }
 
-/// Columns far from 0 have their own variance, to the last digits: their values are exact, and so is
-/// what is left of them without the mean.
+/// Columns far from 0 keep their own variance, to the last digits: their values are exact, and so is
+/// what remains after the mean is subtracted.
 fn any_offset<T: Tested>() {
     let z = [3.0, -1.0, 4.0, 1.0, -5.0, 9.0, 2.0];
     let layer = LayerNorm::new(7).unwrap().without_gain().without_bias();
@@ -90,7 +90,7 @@ fn any_offset<T: Tested>() {
     }
 }
 
-/// Without any spread, what is left is the bias, exactly; products are finite.
+/// Without any spread, exactly the bias is left; products are finite.
 fn constant_columns<T: Tested>() {
     let layer = LayerNorm::new(7).unwrap();
     let gain_and_bias = uniform::<T>(&mut generator(2), 14, 1.0);

@@ -14,7 +14,7 @@ fn passes_every_check<T: Tested>() {
     }
 }
 
-/// Also of inputs whose exponentials overflow, and unchanged by a shift of a column.
+/// Also for inputs whose exponentials overflow, and unchanged by a shift of a column.
 fn columns_are_distributions<T: Tested>() {
     let layer = Softmax::new([3, 4]).unwrap();
     for size in [1.0, 100.0, 1e30] {

@@ -172,7 +172,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         let free = evidence.free_inputs.as_ref();
         let start = DMatrix::from_fn(evidence.inputs.nrows(), n, |k, i| match free {
             Some(free) if free[(k, i)] => evidence.inputs[(k, i)],
-            // Nothing depends on what stands here. At the mean of the prior it is at rest.
+            // This value has no effect. At the mean of the prior it does not move.
             _ => evidence.mean[k],
         });
         let mut hidden = vec![start];

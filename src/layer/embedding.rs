@@ -21,7 +21,8 @@ use crate::kernel::{Scalar, Write};
 ///
 /// Parameters: "table" (dim × vocabulary, column-major: the values of a token are next to one another,
 /// as in a row of PyTorch's `weight`), initially N(0, 1) and without weight decay, which would shrink
-/// the vectors of rare tokens. The gradient of a token's vector is a sum over all places where the token occurs.
+/// the vectors of rare tokens. The gradient of a token's vector is a sum over all places where the
+/// token occurs.
 ///
 /// # Examples
 /// ```

@@ -1,4 +1,4 @@
-//! Inputs and outputs that are inferred with θ fixed.
+//! Inference of free inputs and outputs with θ fixed.
 
 use crate::property::{generator, uniform};
 use layerwise::decoupled::{DecoupledCircuit, Selection, TargetInit};

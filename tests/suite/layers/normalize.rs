@@ -60,7 +60,7 @@ fn any_scale<T: Tested>() {
     for power in [-66, -33, -10, 0, 10, 33, 66, 120] {
         let unit = 2f64.powi(power);
         let scaled: Vec<T> = z.iter().map(|&z| z * T::of(unit)).collect();
-        // In the unit, so that the reference overflows nowhere.
+        // In this unit, so that the reference never overflows.
         let epsilon = 1e-5 / unit / unit;
         close(&outputs(&layer, &scaled), &expected(&exact, true, epsilon));
         close(&outputs(&rms, &scaled), &expected(&exact, false, epsilon));

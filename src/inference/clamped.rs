@@ -12,8 +12,8 @@ use crate::layer::{Context, Layer, ParameterGroup, Point, Scratch, Shape};
 ///
 /// ẑ = (1 − e) f((1 − c) z + c v, θ) + e y.
 ///
-/// Examples are looked up by their ids, which are 0, 1, … in the model that this layer is made for. The layer is
-/// evaluated as in a prediction.
+/// Examples are looked up by their ids, which are 0, 1, … in the model that this layer is made for.
+/// The layer is evaluated as in a prediction.
 #[derive(Debug)]
 pub(super) struct Clamped<T: Scalar> {
     t: usize,

@@ -20,8 +20,8 @@ use crate::error::Error;
 /// Parameters: W of shape `[out_channels, channels / groups, kernel height, kernel width]`, with the
 /// first index fastest, then b (out_channels) unless the layer has none. With
 /// [groups](Patchwise::with_groups), output channel m sees only the input channels of its group.
-/// Weight decay, initial values, bound and cost are those of [`Patchwise`]; fan_in is channels / groups · kernel height ·
-/// kernel width. Without groups, closed-form W-steps solve it like a dense layer; with groups it has
+/// Weight decay, initial values, bound and cost are those of [`Patchwise`]; fan_in is
+/// channels / groups · kernel height · kernel width. Without groups, closed-form W-steps solve it like a dense layer; with groups it has
 /// no [`Layer::affine`](super::Layer::affine).
 ///
 /// # From PyTorch

@@ -94,8 +94,8 @@ fn sizes(blocks: usize) -> [Vec<f64>; 3] {
 }
 
 /// From 8 to 128 blocks, z keeps its size from the first layer to the last. With targets at rest, all hidden
-/// energies of a circuit are similar, and so are the changes that a step of Adam makes to the blocks' outputs; those
-/// shrink no faster than 1/√L.
+/// energies of a circuit are similar, and so are the changes that a step of Adam makes to the blocks' outputs;
+/// those shrink no faster than 1/√L.
 #[test]
 fn sizes_do_not_depend_on_depth() {
     let range = |own: &[f64]| {

@@ -2,7 +2,7 @@
 
 use layerwise::init::Initializer;
 use layerwise::layer::{Attention, LayerNorm, Sequential};
-use layerwise::{Error, Layer, Scalar};
+use layerwise::{Error, Layer};
 
 use super::checked::{Call, count, holds};
 use crate::property::{Tested, generator, uniform};
@@ -157,7 +157,7 @@ fn refuses_with_the_numbers() {
 #[cfg(feature = "rayon")]
 #[test]
 fn has_the_same_bits_on_threads() {
-    fn same<T: Scalar>() {
+    fn same<T: layerwise::Scalar>() {
         super::checked::is_the_same_on_threads::<T>(&small(24, 10, 3).causal(), 48);
     }
     same::<f32>();

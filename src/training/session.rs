@@ -461,8 +461,8 @@ impl<T: Scalar> Session<T> {
     /// (but see [`Session::continue_after_failures`]); those of a scheme or W-step that cannot start
     /// its phase; during a visit [`Error::NonFinite`]
     /// (its `step` counts the run's parameter steps) or a solver's error; after an epoch the same for
-    /// a measured loss that is NaN; at the end of a phase those of [`Scheme::finish`], where a value
-    /// that is not finite is [`Error::Overflow`], since no step is made; [`Error::ThreadPool`].
+    /// a measured loss that is NaN; at the end of a phase those of [`Scheme::finish`], with the number of
+    /// the next step; [`Error::ThreadPool`].
     /// Parameters are then those of the last completed step, and targets and μ those of the last
     /// completed visit. The same holds after a panic in your own code. An optimiser's state may
     /// already contain the failed step's gradient, but neither a solver's state nor a sum
@@ -1037,7 +1037,7 @@ impl<T: Scalar> Session<T> {
         let best_epoch = best_epoch.or(broken_off.then_some(self.state.epoch));
         if within.epochs(self.state.epoch) > 0 && stop != StopReason::Failed {
             let finished = phase.scheme.finish(&mut within.scheme, &mut self.model);
-            if let Err(error) = finished.map_err(at_no_step) {
+            if let Err(error) = finished.map_err(|error| at_step(error, steps)) {
                 // What made a run fail may fail here too, and would keep it from being stopped.
                 stop = match self.finish {
                     Finish::Waived(reason) => reason,
@@ -1347,16 +1347,6 @@ fn at_step(mut error: Error, steps: u64) -> Error {
         *step = steps;
     }
     error
-}
-
-/// Makes a non-finite error of the end of a phase, where no step is made, an overflow.
-fn at_no_step(error: Error) -> Error {
-    match error {
-        Error::NonFinite {
-            quantity, layer, ..
-        } => Error::Overflow { quantity, layer },
-        other => other,
-    }
 }
 
 /// The warnings that follow from an epoch's statistics.

@@ -748,7 +748,6 @@ fn a_run_whose_phase_cannot_be_finished_can_be_stopped() {
             let mut session = Session::new(&trainer, model.clone()).unwrap();
             let error = session.run().unwrap_err();
             assert_eq!(session.history().len(), 1);
-            assert!(!error.to_string().contains("step"), "{error}");
             // Until it is stopped, it is tried again.
             assert_eq!(session.run().unwrap_err(), error);
             match by_flag {

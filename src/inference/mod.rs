@@ -27,7 +27,8 @@ use crate::target_solver::{SolveReport, TargetSolver};
 /// E(z) = ∑_i [ ½ κ ∑_{k free} (z_{0k}^i - m_k)^2 + ∑_{t=1}^{T-1} μ_t L_h(z_t^i, ẑ_t^i) + L(z_T^i, ẑ_T^i) ]
 /// ```
 ///
-/// with θ fixed. A free entry of z_T adds only a constant to L. The first term is a Gaussian prior on
+/// with θ fixed, and the regularisers S_t of the targets, if there are any; those of θ are left out. A free
+/// entry of z_T adds only a constant to L. The first term is a Gaussian prior on
 /// the free inputs, with precision κ and mean m: by default 1 and 0, which suits standardised inputs.
 ///
 /// # Examples
@@ -153,7 +154,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// pass of the given inputs. Layers are evaluated as in a prediction (dropout is off).
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::NonFiniteData`], the errors by which layer 0 and the loss reject their
+    /// [`Error::NoExamples`], [`Error::Shape`], [`Error::NonFiniteData`], the errors by which layer 0 and the loss reject their
     /// data, [`Error::InputNotDifferentiable`] for free inputs to a layer without an input derivative,
     /// [`Error::Combination`] for partly free targets unless the output loss is a sum
     /// over units ([`Loss::is_sum_over_units`]), and those of the solver.

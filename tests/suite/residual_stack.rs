@@ -118,6 +118,35 @@ fn sizes_do_not_depend_on_depth() {
     }
 }
 
+/// The composed loss per example after 60 steps of Adam on the same 48 examples.
+fn trained(blocks: usize, rate: f64) -> f64 {
+    let circuit: Circuit<f64> = stack(16, blocks).build(5).unwrap();
+    let teacher: Circuit<f64> = stack(16, 2).build(6).unwrap();
+    let x = DMatrix::from_vec(20, 48, uniform(&mut generator(7), 20 * 48, 3f64.sqrt()));
+    let y = teacher.predict(&x).unwrap() * 4.0;
+    let mut model = DecoupledCircuit::new(circuit, Energy::default()).unwrap();
+    model
+        .add_examples(&x, &y, &TargetInit::ForwardPass)
+        .unwrap();
+    let scheme = Decoupling::refreshed(GaussNewton::chained(1, 1));
+    let phase = Phase::new(scheme, Adam::new(rate).unwrap()).with_epochs(60);
+    let trainer = Trainer::new(phase).with_threads(1).unwrap();
+    trainer.run(&mut model).unwrap();
+    model.composed_loss().unwrap() / 48.0
+}
+
+/// The rate of Adam that learns fastest with 8 blocks does so with 128 too, or almost, and learns about as much there.
+#[test]
+fn a_rate_found_at_depth_8_serves_at_128() {
+    let losses = |blocks| [0.01, 0.03, 0.1, 0.3].map(|rate| trained(blocks, rate));
+    let (shallow, deep) = (losses(8), losses(128));
+    let best = (0..4).min_by(|&a, &b| shallow[a].total_cmp(&shallow[b]));
+    let own = deep.into_iter().fold(f64::MAX, f64::min);
+    let (found, served) = (shallow[best.unwrap()], deep[best.unwrap()]);
+    assert!(served < 1.2 * own, "{shallow:?}, {deep:?}");
+    assert!(served < 3.0 * found, "{shallow:?}, {deep:?}");
+}
+
 #[test]
 fn refuses_with_the_numbers() {
     let error = ResidualStack::new(2, 1).with_blocks(0).unwrap_err();

@@ -28,6 +28,13 @@ pub enum Quantity {
     Prediction,
     /// A Lagrange multiplier λ_t.
     Multiplier,
+    /// Auxiliary targets z_t that a circuit proposes
+    /// ([`Amortized`](crate::training::Amortized)).
+    Proposal,
+    /// A gradient with respect to the parameters of the proposer's layer.
+    ProposerGradient,
+    /// The parameters of the proposer's layer.
+    ProposerParameter,
     /// The sums of a layer's normal equations.
     NormalEquations,
     /// The bound on the curvature of E in z_t that
@@ -68,6 +75,9 @@ impl fmt::Display for Quantity {
             Self::TargetGradient => "target gradient",
             Self::Prediction => "prediction",
             Self::Multiplier => "multiplier",
+            Self::Proposal => "proposed target",
+            Self::ProposerGradient => "proposer's gradient",
+            Self::ProposerParameter => "proposer's parameters",
             Self::NormalEquations => "normal equations",
             Self::CurvatureBound => "curvature bound",
             Self::Data => "value",

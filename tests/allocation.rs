@@ -28,7 +28,8 @@ use layerwise::target_solver::{
     Convergence, GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent,
 };
 use layerwise::training::{
-    Backprop, Decoupling, FixedPrediction, Part, PenaltyGrowth, Phase, Scheme, Trainer, WStep, ZIl,
+    Amortized, Backprop, Decoupling, FixedPrediction, Part, PenaltyGrowth, Phase, Scheme, Trainer,
+    WStep, ZIl,
 };
 use layerwise::{Circuit, DecoupledCircuit, Loss, Scalar};
 use nalgebra::DMatrix;
@@ -276,6 +277,15 @@ fn training<T: Bytes>() {
                 .unwrap()
                 .with_rule(rule),
         )
+    });
+    training_on::<T, _>("amortised", || {
+        let dims = model::<T>().circuit().dims().to_vec();
+        let (first, last) = (dims[0], dims.len() - 1);
+        let proposer = Circuit::builder()
+            .layer(Dense::new(first + dims[last], 9, Activation::Tanh).unwrap())
+            .layer(Dense::new(9, dims[1..last].iter().sum(), Activation::Identity).unwrap());
+        let rule = Adam::new(0.01).unwrap();
+        Amortized::new(proposer.build().unwrap(), rule, ReverseSweep::new(1)).unwrap()
     });
     training_on::<T, _>("residual", || Decoupling::residual(ReverseSweep::new(1)));
     training_on::<T, _>("multipliers", || {

@@ -22,7 +22,7 @@ use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::{Adam, AdamW};
 use layerwise::schedule::Schedule;
 use layerwise::target_solver::{ReverseSweep, StepSize};
-use layerwise::training::{Backprop, Decoupling, Phase, Targets, Trainer, ZStep};
+use layerwise::training::{Amortized, Backprop, Decoupling, Phase, Targets, Trainer, ZStep};
 use layerwise::{Circuit, DecoupledCircuit, Error};
 use serde::Serialize;
 
@@ -116,6 +116,8 @@ enum SchemeName {
     Residual,
     /// Targets kept per example.
     Persistent,
+    /// Targets proposed by a second net of one hidden layer, which sees image and class.
+    Amortized,
     /// One of several other ideas, with one reverse sweep (see --idea).
     Idea,
 }
@@ -128,7 +130,7 @@ impl SchemeName {
         Self::Persistent,
     ];
 
-    fn phase(self, options: &Options) -> Result<Phase<f32>, Error> {
+    fn phase(self, options: &Options, inputs: usize) -> Result<Phase<f32>, Error> {
         let rule = AdamW::new(Adam::new(options.rate)?).with_weight_decay(options.weight_decay)?;
         let step = StepSize::Bounded {
             margin: options.margin,
@@ -147,6 +149,16 @@ impl SchemeName {
                 Phase::new(scheme, rule)
             }
             Self::Persistent => Phase::new(Decoupling::persistent(sweep), rule),
+            Self::Amortized => {
+                let width = 256;
+                let hidden = Dense::new(inputs + CLASSES, width, Activation::Relu)?;
+                let targets = Dense::new(width, options.widths.iter().sum(), Activation::Identity)?;
+                let proposer = Circuit::builder().layer(hidden).layer(targets).build()?;
+                Phase::new(
+                    Amortized::new(proposer, Adam::new(options.rate)?, sweep)?,
+                    rule,
+                )
+            }
             Self::Idea => Phase::new(Carried::new(options.idea, options.keep), rule),
         }
         .with_epochs(options.epochs)
@@ -230,7 +242,7 @@ fn run(
     let loss = LabelSmoothing::new(SoftmaxCrossEntropy, options.label_smoothing)?;
     let mut model = DecoupledCircuit::new(circuit, Energy::new(loss))?;
     model.add_examples(&train.pixels, &train.classes, &TargetInit::ForwardPass)?;
-    let trainer = Trainer::new(scheme.phase(options)?)
+    let trainer = Trainer::new(scheme.phase(options, train.pixels.nrows())?)
         .with_seed(seed)
         .with_threads(options.threads)?
         // After every epoch; nothing is chosen by them here.

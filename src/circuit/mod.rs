@@ -163,7 +163,9 @@ impl<T: Scalar> Circuit<T> {
         let depth = self.depth();
         let own = self.parameters.get_mut(t);
         let own = own.ok_or_else(|| Error::unknown_layer(t, 0..depth))?;
-        check_length(&format!("parameters of layer {t}"), parameters, own.len())?;
+        if parameters.len() != own.len() {
+            check_length(&format!("parameters of layer {t}"), parameters, own.len())?;
+        }
         check_finite(Quantity::Parameter, t, parameters.len().max(1), parameters)?;
         own.copy_from_slice(parameters);
         Ok(())

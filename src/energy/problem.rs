@@ -289,6 +289,11 @@ impl<'a, T: Scalar> Problem<'a, T> {
         Composed::new(workspace)
     }
 
+    /// [`Problem::backprop`] for a workspace that already holds the forward pass of the batch.
+    pub(crate) fn carry_back(&self, workspace: &mut Workspace<T>) {
+        carry_back(|t| self.local(t), true, workspace);
+    }
+
     /// Replaces [`Execution::Automatic`] by the execution that best suits a pass over these layers.
     pub(crate) fn scheduled(self) -> Self {
         let work = self.layers.circuit.work(self.batch.len());
@@ -424,6 +429,16 @@ pub(crate) fn compose<'a, T: Scalar>(
     workspace: &mut Workspace<T>,
 ) -> T {
     predict_in_chain(&problem, workspace);
+    carry_back(problem, gradients, workspace);
+    workspace.energy()
+}
+
+/// [`compose`] after its forward pass.
+fn carry_back<'a, T: Scalar>(
+    problem: impl Fn(usize) -> LocalProblem<'a, T>,
+    gradients: bool,
+    workspace: &mut Workspace<T>,
+) {
     for t in (0..workspace.locals.len()).rev() {
         let (before, after) = workspace.locals.split_at_mut(t);
         let problem = fed(problem(t), before);
@@ -447,5 +462,4 @@ pub(crate) fn compose<'a, T: Scalar>(
         problem.regularize_parameters(gradients, here);
         here.energy = total(&here.energies);
     }
-    workspace.energy()
 }

@@ -105,6 +105,11 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         self.targets().0.target_mut(t)
     }
 
+    /// z_t ← `new`, whose values must be finite.
+    pub(crate) fn set(&mut self, t: usize, new: &[T]) {
+        self.targets().0.set(t, new);
+    }
+
     /// z_t, mutable, together with ∂E/∂z_t from the last [`TargetProblem::evaluate`] or
     /// [`TargetProblem::target_gradient`]. Panics if t is not in 1..T, or if no gradient was
     /// evaluated yet.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::joint;
 use super::per_example::{change_all, check_columns, measure, refresh_all, zeros};
 use super::scheme::Scheme;
+use super::solve_and_step::solve_and_step;
 use super::visit::Visit;
 use super::w_step::WStep;
 use crate::check::{check_computed, check_length, option, positive, positive_in_scalar, refuse};
@@ -246,44 +247,25 @@ impl<T: Scalar> Decoupling<T> {
                 }
                 return Ok(energy);
             }
-            ZStep::Solver(solver) => Some(solver),
+            ZStep::Solver(solver) => Some(solver.as_ref()),
             ZStep::None => None,
         };
-        let mut problem = visit.target_problem();
-        let before = match self.targets {
-            // Targets and predictions are bit for bit the same.
-            Targets::Refreshed => 0.0,
-            _ => problem.gap(),
-        };
-        let looks = solver.is_some() && visit.is_first_of_epoch();
-        if solver.is_some() {
-            visit.watch_targets(looks);
-        }
-        let mut problem = visit.target_problem();
-        let start = looks.then(|| (problem.size(), problem.differentiate(Ask::VALUE)));
-        own.clone_from(&parts[Z_STEP]);
-        let solved = solver
-            .map(|solver| solver.solve(own, &mut problem))
-            .transpose()?;
-        visit.record_gap_before(before);
-        if let Some(report) = solved {
-            let n = visit.columns().len();
-            // Steps that were undone are told of themselves.
-            let tried = report.steps > 0 && report.at_rest < n && report.stuck < n;
-            visit.record_motion(tried);
-            visit.record_solve(report);
-        }
-        let mut evaluated = visit.evaluate()?;
-        evaluated.record_gap_after();
-        if let Some((size, start)) = start {
-            evaluated.record_rise(size, start);
-        }
-        // Before the step, which may take the memory of the predictions, and kept if it is made.
-        if self.keeps() {
-            evaluated.measure(gaps);
-        }
-        let energy = evaluated.step()?;
-        parts[Z_STEP].swap_numbers(own);
+        // Targets and predictions are bit for bit the same then.
+        let at_prediction = self.targets == Targets::Refreshed;
+        let energy = solve_and_step(
+            solver,
+            &mut parts[Z_STEP],
+            own,
+            at_prediction,
+            visit,
+            |evaluated| {
+                // Before the step, which may take the memory of the predictions, and kept if it is made.
+                if self.keeps() {
+                    evaluated.measure(gaps);
+                }
+                Ok(())
+            },
+        )?;
         if self.keeps() {
             self.keep(parts, gaps, visit);
         }

@@ -7,6 +7,7 @@
 //! | [`Trainer`], a list of [`Phase`]s | [`SessionState`] | [`Session::advance`] |
 
 mod accumulation;
+mod amortized;
 mod backprop_scheme;
 mod decoupling;
 mod fixed_prediction;
@@ -21,12 +22,14 @@ mod phase;
 mod report;
 mod scheme;
 mod session;
+mod solve_and_step;
 mod stopping;
 mod trainer;
 mod visit;
 mod w_step;
 mod z_il;
 
+pub use amortized::Amortized;
 pub use backprop_scheme::Backprop;
 pub use decoupling::{Decoupling, Targets, ZStep};
 pub use fixed_prediction::FixedPrediction;

@@ -1086,6 +1086,11 @@ impl<T: Scalar> SessionState<T> {
         self.visits
     }
 
+    /// The state of the scheme whose phase is in progress; `None` between phases.
+    pub fn scheme(&self) -> Option<&State<T>> {
+        self.within.as_ref().map(|within| &within.scheme)
+    }
+
     /// Where a run on n examples stands.
     fn progress<'a>(
         &'a self,

@@ -9,7 +9,9 @@ use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::optimizer::{Adam, GradientDescent};
 use layerwise::parameter_solver::{LeastSquares, LevenbergMarquardt};
 use layerwise::target_solver::{GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent};
-use layerwise::training::{Backprop, Decoupling, FixedPrediction, Phase, Trainer, WStep, ZIl};
+use layerwise::training::{
+    Amortized, Backprop, Decoupling, FixedPrediction, Phase, Trainer, WStep, ZIl,
+};
 use layerwise::{Circuit, DecoupledCircuit, Scalar};
 use nalgebra::DMatrix;
 
@@ -63,8 +65,18 @@ fn squares() -> LeastSquares {
     ridge.with_forgetting(0.5).unwrap()
 }
 
+/// Targets from a circuit wide enough for several threads.
+fn amortized<T: Scalar>(dims: &[usize]) -> Amortized<T> {
+    let last = dims.len() - 1;
+    let proposer = Circuit::builder()
+        .layer(Dense::new(dims[0] + dims[last], 40, Activation::Tanh).unwrap())
+        .layer(Dense::new(40, dims[1..last].iter().sum(), Activation::Identity).unwrap());
+    let rule = Adam::new(1e-2).unwrap();
+    Amortized::new(proposer.build().unwrap(), rule, sweep()).unwrap()
+}
+
 /// Every scheme, with a rule for θ that keeps state.
-fn phases<T: Scalar>() -> Vec<(&'static str, Phase<T>)> {
+fn phases<T: Scalar>(dims: &[usize]) -> Vec<(&'static str, Phase<T>)> {
     let rule = || Adam::new(1e-2).unwrap();
     let momentum = GradientDescent::new(0.05).unwrap();
     let joint = Decoupling::joint(momentum.with_momentum(0.9).unwrap());
@@ -91,6 +103,7 @@ fn phases<T: Scalar>() -> Vec<(&'static str, Phase<T>)> {
             "refreshed, synchronous",
             Phase::new(Decoupling::refreshed(synchronous()), rule()),
         ),
+        ("amortised", Phase::new(amortized(dims), rule())),
         (
             "weights only",
             Phase::new(Decoupling::weights_only(), rule()),
@@ -183,11 +196,11 @@ fn outcome<T: Scalar>(
 #[cfg(feature = "rayon")]
 fn threads_on<T: Scalar>() {
     for batch in [EXAMPLES, 4, 1] {
-        let alone = phases::<T>().into_iter();
+        let alone = phases::<T>(&DIMS).into_iter();
         for (k, (name, phase)) in alone.enumerate() {
             let expected = outcome(phase.with_batch_size(batch).unwrap(), |trainer| trainer);
             for threads in [2, 3] {
-                let phase = phases::<T>().swap_remove(k).1;
+                let phase = phases::<T>(&DIMS).swap_remove(k).1;
                 let shared = outcome(phase.with_batch_size(batch).unwrap(), |trainer| {
                     trainer.with_threads(threads).unwrap()
                 });
@@ -233,7 +246,7 @@ fn shared_columns_on<T: Scalar>() {
     let executions = [Execution::Layers, Execution::Columns, Execution::Automatic];
     let run = |name, change: &dyn Fn(Trainer<T>) -> Trainer<T>| {
         let mut model = large::<T>();
-        let mut phases = phases::<T>().into_iter();
+        let mut phases = phases::<T>(&DIMS).into_iter();
         let phase = phases.find(|own| own.0 == name).unwrap().1;
         change(Trainer::new(phase.with_epochs(2)).with_measure_every(2))
             .run(&mut model)
@@ -355,7 +368,7 @@ fn many<T: Scalar>(dims: &[usize], n: usize, phase: Phase<T>, threads: usize) ->
 fn narrow_outputs_on<T: Scalar>() {
     for dims in [[32, 2], [64, 2], [67, 1], [48, 3], [130, 2]] {
         let run = |threads| {
-            let phase = phases::<T>().swap_remove(0).1;
+            let phase = phases::<T>(&DIMS).swap_remove(0).1;
             many(&dims, 16384, phase, threads)
         };
         let expected = run(1);
@@ -363,10 +376,11 @@ fn narrow_outputs_on<T: Scalar>() {
             assert!(run(threads) == expected, "{dims:?}, {threads} threads");
         }
     }
-    for k in 0..phases::<T>().len() {
+    let dims = [10, 32, 2];
+    for k in 0..phases::<T>(&dims).len() {
         let run = |threads| {
-            let (name, phase) = phases::<T>().swap_remove(k);
-            (name, many(&[10, 32, 2], 4000, phase, threads))
+            let (name, phase) = phases::<T>(&dims).swap_remove(k);
+            (name, many(&dims, 4000, phase, threads))
         };
         let expected = run(1);
         for threads in [2, 3] {
@@ -385,12 +399,12 @@ fn narrow_outputs_have_the_same_bits_on_any_number_of_threads() {
 #[test]
 fn a_seed_decides_a_run() {
     let run = |k: usize, seed| {
-        let phase = phases::<f64>().swap_remove(k).1;
+        let phase = phases::<f64>(&DIMS).swap_remove(k).1;
         outcome(phase.with_batch_size(4).unwrap(), |trainer| {
             trainer.with_seed(seed)
         })
     };
-    for (k, (name, _)) in phases::<f64>().iter().enumerate() {
+    for (k, (name, _)) in phases::<f64>(&DIMS).iter().enumerate() {
         assert!(run(k, 1) == run(k, 1), "{name}: two runs differ");
         assert!(run(k, 1) != run(k, 2), "{name}: the seed has no effect");
     }

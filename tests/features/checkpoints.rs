@@ -18,8 +18,9 @@ use layerwise::state::State;
 use layerwise::storage::Stored;
 use layerwise::target_solver::{GaussNewton, ReverseSweep};
 use layerwise::training::{
-    Backprop, Decoupling, Event, FixedPrediction, Observer, PenaltyGrowth, Phase, Progress, Saver,
-    Scheme, Session, SessionState, StopReason, Stopping, Trainer, Visit, WStep, ZIl,
+    Amortized, Backprop, Decoupling, Event, FixedPrediction, Observer, PenaltyGrowth, Phase,
+    Progress, Saver, Scheme, Session, SessionState, StopReason, Stopping, Trainer, Visit, WStep,
+    ZIl,
 };
 use layerwise::{Circuit, DecoupledCircuit, Error};
 
@@ -53,6 +54,14 @@ fn adam() -> Adam {
     Adam::new(1e-2).unwrap()
 }
 
+/// Targets from a circuit that maps z_0 and z_3 to z_1 and z_2.
+fn amortized<T: Stored>() -> Amortized<T> {
+    let proposer = Circuit::builder()
+        .layer(Dense::new(3, 5, Activation::Tanh).unwrap())
+        .layer(Dense::new(5, 7, Activation::Identity).unwrap());
+    Amortized::new(proposer.build().unwrap(), adam(), ReverseSweep::new(2)).unwrap()
+}
+
 pub(crate) fn schemes<T: Stored>() -> Vec<Box<dyn Scheme<T>>> {
     let sweep = || ReverseSweep::new(2);
     let with = |scheme: Decoupling<T>| scheme.with_multipliers(0.6).unwrap();
@@ -65,6 +74,7 @@ pub(crate) fn schemes<T: Stored>() -> Vec<Box<dyn Scheme<T>>> {
         Box::new(Decoupling::refreshed(sweep())),
         Box::new(Decoupling::residual(sweep())),
         Box::new(with(Decoupling::residual(sweep()))),
+        Box::new(amortized()),
         Box::new(FixedPrediction::new()),
         Box::new(ZIl),
     ]

@@ -23,6 +23,8 @@ use layerwise::training::{
 };
 use layerwise::{Layer, Loss, energy::LocalProblem, energy::LocalWorkspace};
 
+use crate::amortized::amortized;
+
 /// Gradient descent whose steps after the first few are enormous.
 #[derive(Debug, Clone, Copy)]
 struct Explodes(u64);
@@ -80,6 +82,7 @@ fn schemes<T: Scalar>() -> Vec<Make<T>> {
         || Arc::new(Decoupling::persistent(ReverseSweep::new(1))),
         || Arc::new(Decoupling::refreshed(ReverseSweep::new(1))),
         || Arc::new(Decoupling::residual(ReverseSweep::new(1))),
+        || Arc::new(amortized(&[2, 4, 3, 1])),
         || Arc::new(Decoupling::joint(GradientDescent::new(0.05).unwrap())),
     ]
 }

@@ -6,6 +6,7 @@ mod doubles;
 mod property;
 
 mod activations;
+mod amortized;
 mod bad_parts;
 mod class_metrics;
 mod damaged_states;

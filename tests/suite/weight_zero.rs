@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::amortized::amortized;
 use crate::property::{Tested, generator, uniform};
 use layerwise::data::{Dataset, InMemory};
 use layerwise::decoupled::{DecoupledCircuit, Selection, TargetInit};
@@ -27,6 +28,8 @@ use layerwise::training::{
 use layerwise::{Circuit, Error, Scalar, theory};
 
 const N: usize = 11;
+
+const DIMS: [usize; 4] = [3, 4, 4, 2];
 
 /// Columns of weight 0: the first, the last, and two between.
 const LEFT_OUT: [usize; 4] = [0, 3, 4, N - 1];
@@ -109,7 +112,7 @@ fn resting<T: Scalar>(model: &DecoupledCircuit<T>) -> Vec<DMatrix<T>> {
 
 type AnyScheme<T> = Arc<dyn Scheme<T>>;
 
-fn schemes<T: Scalar>() -> Vec<AnyScheme<T>> {
+fn schemes<T: Scalar>(dims: &[usize]) -> Vec<AnyScheme<T>> {
     let sweep = || ReverseSweep::new(2);
     let slow = || {
         GradientDescent::new(0.1)
@@ -120,6 +123,7 @@ fn schemes<T: Scalar>() -> Vec<AnyScheme<T>> {
     vec![
         Arc::new(Backprop) as AnyScheme<T>,
         Arc::new(Decoupling::refreshed(sweep())),
+        Arc::new(amortized(dims)),
         Arc::new(Decoupling::persistent(sweep())),
         Arc::new(Decoupling::residual(sweep())),
         Arc::new(
@@ -149,7 +153,7 @@ in_both_scalars!(
 
 /// In batches and as a whole, with every record.
 fn training_is_that_without_them<T: Tested>() {
-    for scheme in schemes::<T>() {
+    for scheme in schemes::<T>(&DIMS) {
         for size in [N, 7, 3, 1] {
             let what = format!("{scheme:?}, batches of {size}");
             let [mut left_out, mut removed] = pair::<T>(false, false, size == 3);
@@ -441,7 +445,7 @@ fn overflow_in_them_is_no_overflow() {
 /// An input so large that the forward pass overflows, in every scheme.
 #[test]
 fn an_input_that_overflows_is_no_overflow() {
-    for scheme in schemes::<f32>() {
+    for scheme in schemes::<f32>(&[1, 2, 1]) {
         let layer = |input, output| Dense::new(input, output, Activation::Identity).unwrap();
         let circuit = Circuit::builder().layer(layer(1, 2)).layer(layer(2, 1));
         let circuit = circuit.seed(3).build().unwrap();
@@ -566,7 +570,7 @@ impl Dataset<f64> for Damaged {
 /// A run does not read the rows of such examples.
 #[test]
 fn streamed_rows_of_weight_zero_are_not_read() {
-    for scheme in schemes::<f64>() {
+    for scheme in schemes::<f64>(&DIMS) {
         for row in [0, 4, N - 1] {
             let [model, _] = pair::<f64>(false, false, true);
             let (x, y) = (model.z(0).unwrap(), model.z(3).unwrap());

@@ -116,7 +116,7 @@ enum SchemeName {
     Residual,
     /// Targets kept per example.
     Persistent,
-    /// Targets proposed by a second net of one hidden layer, which sees image and class.
+    /// Targets proposed by a second net of one hidden layer, which sees the image.
     Amortized,
     /// One of several other ideas, with one reverse sweep (see --idea).
     Idea,
@@ -151,7 +151,7 @@ impl SchemeName {
             Self::Persistent => Phase::new(Decoupling::persistent(sweep), rule),
             Self::Amortized => {
                 let width = 256;
-                let hidden = Dense::new(inputs + CLASSES, width, Activation::Relu)?;
+                let hidden = Dense::new(inputs, width, Activation::Relu)?;
                 let targets = Dense::new(width, options.widths.iter().sum(), Activation::Identity)?;
                 let proposer = Circuit::builder().layer(hidden).layer(targets).build()?;
                 Phase::new(

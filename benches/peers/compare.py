@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-import convolutions
+import layers
 import digits
 import nets
 from options import options_of
@@ -565,7 +565,7 @@ def main():
     print(f"{options.rounds} rounds of {options.seconds} s a series; medians (least–largest round)\n")
     groups = dict(
         step=compare_steps, own=compare_own, products=compare_products, digits=compare_digits,
-        convolutions=lambda run, results: convolutions.compare(run, results, table, spread, ratio))
+        layers=lambda run, results: layers.compare(run, results, table, spread, ratio))
     for group in options.only:
         if group in groups:
             groups[group](run, results)

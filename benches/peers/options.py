@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-GROUPS = ["step", "own", "products", "digits", "convolutions"]
+GROUPS = ["step", "own", "products", "digits", "layers"]
 PEERS = ["layerwise", "jax", "torch", "candle", "burn", "pcx"]
 
 
@@ -34,6 +34,6 @@ def options_of(description):
     if "layerwise" not in options.peers:
         options.peers.insert(0, "layerwise")
     if not {"step", "digits"} & set(options.only):
-        used = ["layerwise", "torch"] if "convolutions" in options.only else ["layerwise"]
+        used = ["layerwise", "torch"] if "layers" in options.only else ["layerwise"]
         options.peers = [peer for peer in options.peers if peer in used]
     return options

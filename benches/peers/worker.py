@@ -44,7 +44,7 @@ def serve(peer):
 
     A peer has `version`, `variants(kind)`, `run(problem, kind, variant, steps)`, which returns
     seconds of all steps but the first, the value before the last update, and (weights, biases, z), and maybe `digits`
-    and `convolution`.
+    and `layer`.
     """
     problems = {}
     # What a library prints must not come between the answers.
@@ -64,15 +64,15 @@ def answer(peer, problems, request):
     if command == "hello":
         kinds = {kind: peer.variants(kind) for kind in ("step", "backprop")}
         kinds["digits"] = getattr(peer, "digits_variants", [])
-        kinds["convolution"] = getattr(peer, "convolution_variants", [])
+        kinds["layer"] = getattr(peer, "layer_variants", {})
         return {"version": peer.version, "kinds": {k: v for k, v in kinds.items() if v}}
     if command == "load":
         problems[request["net"]] = Problem(request["folder"])
         return {}
     if command == "digits":
         return peer.digits(request)
-    if command == "convolution":
-        return {"seconds": peer.convolution(request)}
+    if command == "layer":
+        return {"seconds": peer.layer(request)}
     problem = problems[request["net"]]
     run = (problem, request["kind"], request["variant"], request["steps"])
     seconds, value, state = peer.run(*run)

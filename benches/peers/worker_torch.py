@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn.functional import conv2d, cross_entropy, linear
+from torch.nn.functional import conv2d, cross_entropy, linear, scaled_dot_product_attention
 
 import digits
 import worker
@@ -84,6 +84,77 @@ def mean_cross_entropy(weights, biases, x, y):
     return cross_entropy(outputs(weights, biases, x), y)
 
 
+def without_autograd(call):
+    def run():
+        with torch.inference_mode():
+            return call()
+
+    return run
+
+
+def convolution(settings, variant, what, z, theta, u):
+    """A call of a convolution, whose arrays are written with the axes in reverse order."""
+    (c, h, w), m = settings["input"], settings["channels"]
+    k, p = settings["kernel"], settings["padding"]
+    layout = torch.channels_last if variant == "channels last" else torch.contiguous_format
+    own = lambda a, *shape: a.reshape(shape).permute(0, 3, 2, 1).contiguous(memory_format=layout)
+    z, u = own(z, -1, w, h, c), own(u, -1, w + 2 * p - k + 1, h + 2 * p - k + 1, m)
+    weights = theta[:-m].reshape(k, k, c, m).permute(3, 2, 1, 0).contiguous(memory_format=layout)
+    bias = theta[-m:].clone()
+    ones, zeros, pads = [1, 1], [0, 0], [p, p]
+    backward = torch.ops.aten.convolution_backward
+    return without_autograd({
+        "forward": lambda: [conv2d(z, weights, bias, padding=p)],
+        "vjp": lambda: backward(u, z, weights, [m], ones, pads, ones, False, zeros, 1, [True] * 3),
+    }[what])
+
+
+def layer_norm(settings, variant, what, z, theta, u):
+    d, length = settings["dim"], settings["length"]
+    z, u = z.reshape(-1, length, d), u.reshape(-1, length, d)
+    gain, bias = theta[:d].clone(), theta[d:].clone()
+    _, mean, deviation = torch.native_layer_norm(z, [d], gain, bias, 1e-5)
+    backward = torch.ops.aten.native_layer_norm_backward
+    return without_autograd({
+        "forward": lambda: [torch.native_layer_norm(z, [d], gain, bias, 1e-5)[0]],
+        "vjp": lambda: backward(u, z, [d], mean, deviation, gain, bias, [True] * 3),
+    }[what])
+
+
+def attention(settings, variant, what, z, theta, u):
+    """A call of self-attention; its products are by autograd, from one graph."""
+    d, length, heads = settings["dim"], settings["length"], settings["heads"]
+    z, u = z.reshape(-1, length, d).clone(), u.reshape(-1, length, d)
+    w, b, v, c = torch.split(theta, [3 * d * d, 3 * d, d * d, d])
+    w, v = w.reshape(d, 3 * d).T.contiguous(), v.reshape(d, d).T.contiguous()
+    own = [a.clone().requires_grad_() for a in (z, w, b, v, c)]
+
+    def output(z, w, b, v, c):
+        apart = lambda a: a.reshape(-1, length, heads, d // heads).transpose(1, 2)
+        query, key, value = (apart(part) for part in linear(z, w, b).chunk(3, dim=2))
+        if variant == "fused":
+            mixed = scaled_dot_product_attention(query, key, value)
+        else:
+            scores = query @ key.transpose(2, 3) * (d // heads) ** -0.5
+            mixed = scores.softmax(3) @ value
+        return linear(mixed.transpose(1, 2).reshape(-1, length, d), v, c)
+
+    if what == "forward":
+        return without_autograd(lambda: [output(*(a.detach() for a in own))])
+    result = output(*own)
+    return lambda: torch.autograd.grad(result, own, u, retain_graph=True)
+
+
+def flat(settings, results):
+    """The results as layerwise stores them, θ's gradients in one array."""
+    if settings["kind"] == "Convolution":
+        first = results[0].permute(0, 3, 2, 1)
+        rest = [results[1].permute(3, 2, 1, 0), results[2]] if len(results) > 1 else []
+    else:
+        first, rest = results[0], [a.T if a.dim() == 2 else a for a in results[1:]]
+    return [first, torch.cat([a.reshape(-1) for a in rest])] if rest else [first]
+
+
 class Torch:
     version = torch.__version__
 
@@ -156,46 +227,29 @@ class Torch:
         final = lambda: ([out(w).T for w in weights], [out(b) for b in biases], [out(a) for a in z])
         return seconds, value, final
 
-    convolution_variants = ["contiguous", "channels last"]
+    layer_variants = {
+        "Convolution": ["contiguous", "channels last"],
+        "LayerNorm": ["native"],
+        "Attention": ["fused", "written out"],
+    }
 
-    def convolution(self, request):
-        """Seconds of one call, without autograd; without a time, the results are written."""
-        folder, m, k, p = Path(request["folder"]), request["channels"], request["kernel"], request["padding"]
-        c, h, w = request["input"]
-        last = request["variant"] == "channels last"
-        layout = torch.channels_last if last else torch.contiguous_format
-        read = lambda name: torch.from_numpy(np.fromfile(folder / name, dtype="<f4"))
-        # Written with the axes in reverse order.
-        own = lambda a, *shape: a.reshape(shape).permute(0, 3, 2, 1).contiguous(memory_format=layout)
-        z, theta = own(read("z.f32"), -1, w, h, c), read("theta.f32")
-        u = own(read("u.f32"), -1, w + 2 * p - k + 1, h + 2 * p - k + 1, m)
-        weights = theta[:-m].reshape(k, k, c, m).permute(3, 2, 1, 0).contiguous(memory_format=layout)
-        bias = theta[-m:].clone()
-        ones, zeros, pads = [1, 1], [0, 0], [p, p]
-        backward = torch.ops.aten.convolution_backward
-        calls = {
-            "forward": lambda: [conv2d(z, weights, bias, padding=p)],
-            "vjp": lambda: backward(u, z, weights, [m], ones, pads, ones, False, zeros, 1, [True] * 3),
-        }
-        call, seconds = calls[request["what"]], request["seconds"]
-        with torch.inference_mode():
-            results = call()
-            if seconds is None:
-                write = lambda name, a: a.contiguous().numpy().astype("<f4").tofile(folder / f"{name}.f32")
-                image = lambda a: a.permute(0, 3, 2, 1)
-                if request["what"] == "forward":
-                    write("output", image(results[0]))
-                else:
-                    d_z, d_weights, d_bias = results
-                    write("d_z", image(d_z))
-                    flat = d_weights.permute(3, 2, 1, 0).reshape(-1)
-                    write("d_theta", torch.cat([flat, d_bias]))
-                return 0.0
-            count, start = 0, time.perf_counter()
-            while count == 0 or time.perf_counter() - start < seconds:
-                call()
-                count += 1
-            return (time.perf_counter() - start) / count
+    def layer(self, request):
+        """Seconds of one call, the first of them apart; without a time, the results are written."""
+        folder, settings = Path(request["folder"]), request["layer"]
+        read = lambda name: torch.from_numpy(np.fromfile(folder / f"{name}.f32", dtype="<f4"))
+        make = {"Convolution": convolution, "LayerNorm": layer_norm, "Attention": attention}[settings["kind"]]
+        call = make(settings, request["variant"], request["what"], read("z"), read("theta"), read("u"))
+        results, seconds = call(), request["seconds"]
+        if seconds is None:
+            names = ["output"] if request["what"] == "forward" else ["d_z", "d_theta"]
+            for name, array in zip(names, flat(settings, results)):
+                array.detach().contiguous().numpy().astype("<f4").tofile(folder / f"{name}.f32")
+            return 0.0
+        count, start = 0, time.perf_counter()
+        while count == 0 or time.perf_counter() - start < seconds:
+            call()
+            count += 1
+        return (time.perf_counter() - start) / count
 
     digits_variants = ["backprop, eager", "backprop, compiled"]
 

@@ -6,8 +6,8 @@
 mod burn;
 #[cfg(feature = "rust-peers")]
 mod candle;
-mod convolution;
 mod digits;
+mod layer;
 mod own;
 mod peak;
 mod problem;
@@ -53,8 +53,8 @@ enum Command {
     },
     /// GFLOP/s of one product by one library.
     Product(products::Request),
-    /// Seconds of one convolution: see [`convolution::Request`].
-    Convolution(convolution::Request),
+    /// Seconds of one layer: see [`layer::Request`].
+    Layer(layer::Request),
     /// Training on digits: see [`digits::Request`].
     Digits(digits::Request),
 }
@@ -102,7 +102,7 @@ fn answer(
         }
         Command::Peak { double, seconds } => json!({ "gflops": peak::measure(double, seconds)? }),
         Command::Product(request) => json!({ "gflops": request.measure()? }),
-        Command::Convolution(request) => json!({ "seconds": request.run(threads)? }),
+        Command::Layer(request) => json!({ "seconds": request.run(threads)? }),
         Command::Digits(request) => request.run(threads)?,
     })
 }

@@ -35,8 +35,8 @@ pub(crate) use reduction::{
     fill_columns, half_squared_distances, half_weighted_square, larger, largest_magnitude,
     map_pairs, multiply, multiply_by, norm, norm_in_units, place_of_largest, power_of_two,
     root_mean_square, row_sums, row_sums_of_many, scale, scale_by_power, scale_columns,
-    squared_distance, squares, subtract, subtract_from, sum_of_blocks, total, total_magnitude,
-    unit_of, weighted_row_sums,
+    squared_distance, squares, subtract, subtract_from, sum_in_pass, sum_of_blocks, total,
+    total_magnitude, unit_of, weighted_row_sums,
 };
 
 /// Where a kernel writes its result: nowhere, over the old values, or added to them.
@@ -128,6 +128,7 @@ impl<'a, T> Write<'a, T> {
     }
 
     /// Sets or adds `value(i)` for every index i of the buffer.
+    #[inline(always)]
     pub fn each(self, value: impl Fn(usize) -> T)
     where
         T: std::ops::AddAssign,

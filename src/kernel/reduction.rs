@@ -320,7 +320,7 @@ pub(crate) fn sum_of_blocks<T: Scalar>(a: &[T], b: &[T], term: impl Fn(T, T) -> 
 
 /// [`sum_of_blocks`] as a separate vectorised pass, over the length of the shorter slice.
 #[inline(always)]
-fn sum_in_pass<T: Scalar>(a: &[T], b: &[T], term: impl Fn(T, T) -> T) -> T {
+pub(crate) fn sum_in_pass<T: Scalar>(a: &[T], b: &[T], term: impl Fn(T, T) -> T) -> T {
     let n = a.len().min(b.len());
     let (a, b) = (&a[..n], &b[..n]);
     vectorise(

@@ -11,7 +11,7 @@ use crate::description::Description;
 use crate::error::Error;
 use crate::kernel::{
     Columns, Scalar, Write, WriteColumns, dot, largest_magnitude, multiply, row_sums, smallest,
-    sum_of_blocks, total, unit_of, vectorise,
+    sum_in_pass, total, unit_of, vectorise,
 };
 
 /// Layer normalisation of every column of the input: mean 0 and variance 1, then a learned gain and
@@ -148,40 +148,40 @@ impl<const CENTRED: bool> Norm<CENTRED> {
         (self.gain.then_some(gain), self.bias.then_some(bias))
     }
 
-    /// `normal` ← (z − m 1)/σ for one column, where m is 0 unless `CENTRED`; returns 1/σ.
-    fn normalise<T: Scalar>(&self, column: &[T], normal: &mut [T]) -> T {
-        let (d, root) = (T::of(column.len() as f64), T::of(self.epsilon.sqrt()));
-        vectorise(
-            #[inline(always)]
-            move || {
-                // In this unit neither squares nor ε overflow. It is a power of 2: nothing is rounded.
-                let largest = largest_magnitude(column).max(root);
-                let per_unit = unit_of(&[largest]).recip();
-                for (x, &z) in normal.iter_mut().zip(column) {
-                    *x = z * per_unit;
-                }
-                if CENTRED {
-                    // Twice, as the first mean is rounded, in units of the offset.
-                    for _ in 0..2 {
-                        let mean = sum_of_blocks(normal, normal, |x, _| x) / d;
-                        normal.iter_mut().for_each(|x| *x -= mean);
-                    }
-                }
-                // Where ε underflows in this unit, only columns of zeros are left to notice.
-                let root = (root * per_unit).max(smallest::<T>().sqrt());
-                let square = sum_of_blocks(normal, normal, |x, _| x * x) / d;
-                let inverse = (square + root * root).sqrt().recip();
-                normal.iter_mut().for_each(|x| *x *= inverse);
-                inverse * per_unit
-            },
-        )
+    /// `centred` ← (z − m 1)/unit for one column, where m is 0 unless `CENTRED`, and a power of 2 is the
+    /// unit; returns what is still to be subtracted, unit/σ and 1/σ.
+    #[inline(always)]
+    fn centre<T: Scalar>(root: T, column: &[T], centred: &mut [T]) -> [T; 3] {
+        let d = T::of(column.len() as f64);
+        // In this unit neither squares nor ε overflow. As it is a power of 2, nothing is rounded.
+        let largest = largest_magnitude(column).max(root);
+        let per_unit = unit_of(&[largest]).recip();
+        for (x, &z) in centred.iter_mut().zip(column) {
+            *x = z * per_unit;
+        }
+        let mut rest = T::zero();
+        if CENTRED {
+            let mean = total(centred) / d;
+            centred.iter_mut().for_each(|x| *x -= mean);
+            // The mean is rounded, in units of the offset: what is left of it is subtracted too.
+            rest = total(centred) / d;
+        }
+        let square = sum_in_pass(centred, centred, move |x, _| (x - rest) * (x - rest)) / d;
+        // Where ε underflows in this unit, only columns of zeros are left to notice.
+        let root = (root * per_unit).max(smallest::<T>().sqrt());
+        let inverse = (square + root * root).sqrt().recip();
+        [rest, inverse, inverse * per_unit]
     }
 
     /// (h − mean h − x mean(h ⊙ x))/σ for a normalised column x, without the first mean unless
     /// `CENTRED`: the Jacobian of x, which is symmetric, times h.
+    #[inline(always)]
     fn product<T: Scalar>(h: &[T], x: &[T], inverse: T) -> impl Fn(usize) -> T {
         let d = T::of(h.len() as f64);
-        let mean = if CENTRED { total(h) / d } else { T::zero() };
+        let mean = match CENTRED {
+            true => total(h) / d,
+            false => T::zero(),
+        };
         let along = dot(h, x) / d;
         move |i| inverse * (h[i] - mean - x[i] * along)
     }
@@ -242,24 +242,42 @@ impl<T: Scalar, const CENTRED: bool> Layer<T> for Norm<CENTRED> {
             Columns::new(inverse, self.columns()),
         );
         let cost = 8 * size;
+        let root = T::of(self.epsilon.sqrt());
         let execution = context.execution;
         execution.for_each_block(n, cost, data, |range, (output, normal, inverse)| {
             let input = &input[range.start * size..range.end * size];
             let mut normals = normal.values.chunks_exact_mut(d);
             let mut inverses = inverse.values.iter_mut();
-            for (z, out) in input.chunks_exact(d).zip(output.values.chunks_exact_mut(d)) {
-                let own = self.normalise(z, out);
-                if let (Some(normal), Some(inverse)) = (normals.next(), inverses.next()) {
-                    normal.copy_from_slice(out);
-                    *inverse = own;
-                }
-                if let Some(gain) = gain {
-                    out.iter_mut().zip(gain).for_each(|(x, &a)| *x *= a);
-                }
-                if let Some(bias) = bias {
-                    out.iter_mut().zip(bias).for_each(|(x, &b)| *x += b);
-                }
-            }
+            let columns = input.chunks_exact(d).zip(output.values.chunks_exact_mut(d));
+            vectorise(
+                #[inline(always)]
+                move || {
+                    for (z, out) in columns {
+                        let [rest, own, inverse] = Self::centre(root, z, out);
+                        if let (Some(normal), Some(place)) = (normals.next(), inverses.next()) {
+                            for (x, &z) in normal.iter_mut().zip(&*out) {
+                                *x = (z - rest) * own;
+                            }
+                            *place = inverse;
+                        }
+                        match (gain, bias) {
+                            (Some(gain), Some(bias)) => {
+                                let pairs = out.iter_mut().zip(gain.iter().zip(bias));
+                                pairs.for_each(|(x, (&a, &b))| *x = (*x - rest) * own * a + b);
+                            }
+                            (Some(gain), None) => {
+                                let pairs = out.iter_mut().zip(gain);
+                                pairs.for_each(|(x, &a)| *x = (*x - rest) * own * a);
+                            }
+                            (None, Some(bias)) => {
+                                let pairs = out.iter_mut().zip(bias);
+                                pairs.for_each(|(x, &b)| *x = (*x - rest) * own + b);
+                            }
+                            (None, None) => out.iter_mut().for_each(|x| *x = (*x - rest) * own),
+                        }
+                    }
+                },
+            );
         });
     }
 
@@ -283,15 +301,21 @@ impl<T: Scalar, const CENTRED: bool> Layer<T> for Norm<CENTRED> {
             let execution = at.context.execution;
             execution.for_each_block(values / size, 8 * size, data, |range, (dz, work)| {
                 let (mut dz, first) = (dz.write, range.start * size / d);
-                for (k, h) in work.values.chunks_exact_mut(d).enumerate() {
-                    let column = (first + k) * d..(first + k + 1) * d;
-                    h.copy_from_slice(&cotangent[column.clone()]);
-                    if let Some(gain) = gain {
-                        h.iter_mut().zip(gain).for_each(|(h, &a)| *h *= a);
-                    }
-                    let product = Self::product(h, &normal[column], inverse[first + k]);
-                    dz.part(k * d..(k + 1) * d).each(product);
-                }
+                let work = work.values;
+                vectorise(
+                    #[inline(always)]
+                    move || {
+                        for (k, h) in work.chunks_exact_mut(d).enumerate() {
+                            let column = (first + k) * d..(first + k + 1) * d;
+                            h.copy_from_slice(&cotangent[column.clone()]);
+                            if let Some(gain) = gain {
+                                h.iter_mut().zip(gain).for_each(|(h, &a)| *h *= a);
+                            }
+                            let product = Self::product(h, &normal[column], inverse[first + k]);
+                            dz.part(k * d..(k + 1) * d).each(product);
+                        }
+                    },
+                );
             });
         }
         let of_gain = if self.gain { d } else { 0 };

@@ -14,8 +14,8 @@ use crate::layer::{
 };
 use crate::loss::{
     BinaryCrossEntropy, ClassWeights, Gaussian, Huber, KullbackLeibler, LabelSmoothing, Loss,
-    Poisson, PseudoHuber, Quantile, SoftmaxCrossEntropy, SquaredError, WeightedBinaryCrossEntropy,
-    WeightedCrossEntropy, WeightedSquaredError,
+    Poisson, PseudoHuber, Quantile, SoftmaxCrossEntropy, SquaredError, SumOverPositions,
+    WeightedBinaryCrossEntropy, WeightedCrossEntropy, WeightedSquaredError,
 };
 
 /// What builds a part of type P from its description.
@@ -132,6 +132,10 @@ impl<T: Scalar> Registry<T> {
                     "units" => LabelSmoothing::binary(loss, epsilon),
                     _ => Err(own.refuse("over", "classes or units")),
                 }
+            })
+            .with_loss("SumOverPositions", |own, registry| {
+                let loss = registry.loss(own.part("loss")?)?;
+                SumOverPositions::new(own.count("positions")?, loss)
             })
     }
 

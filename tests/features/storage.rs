@@ -14,8 +14,8 @@ use layerwise::layer::{
 };
 use layerwise::loss::{
     BinaryCrossEntropy, ClassWeights, Gaussian, Huber, KullbackLeibler, LabelSmoothing, Loss, Pair,
-    Poisson, PseudoHuber, Quantile, SoftmaxCrossEntropy, SquaredError, WeightedBinaryCrossEntropy,
-    WeightedCrossEntropy, WeightedSquaredError,
+    Poisson, PseudoHuber, Quantile, SoftmaxCrossEntropy, SquaredError, SumOverPositions,
+    WeightedBinaryCrossEntropy, WeightedCrossEntropy, WeightedSquaredError,
 };
 use layerwise::nalgebra::DMatrix;
 use layerwise::rand::Rng;
@@ -215,6 +215,7 @@ fn losses<T: Stored>() -> Vec<Box<dyn Loss<T>>> {
         Box::new(KullbackLeibler),
         Box::new(smooth),
         Box::new(ClassWeights::new(of([0.0, 3.0]), smooth).unwrap()),
+        Box::new(SumOverPositions::new(3, smooth).unwrap()),
     ]
 }
 

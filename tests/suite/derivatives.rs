@@ -16,8 +16,8 @@ use layerwise::kernel::Write;
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::{
     BinaryCrossEntropy, ClassWeights, Gaussian, Huber, KullbackLeibler, LabelSmoothing, Pair,
-    Poisson, PseudoHuber, Quantile, SoftmaxCrossEntropy, SquaredError, WeightedBinaryCrossEntropy,
-    WeightedCrossEntropy, WeightedSquaredError,
+    Poisson, PseudoHuber, Quantile, SoftmaxCrossEntropy, SquaredError, SumOverPositions,
+    WeightedBinaryCrossEntropy, WeightedCrossEntropy, WeightedSquaredError,
 };
 use layerwise::nalgebra::DMatrix;
 use layerwise::rand::RngExt;
@@ -212,6 +212,9 @@ fn every_loss<T: Probed>(dim: usize, prediction: &[T], seed: u64) -> Vec<LossCas
     let classes = |loss| ClassWeights::new(weights.clone(), loss).unwrap();
     let one = || Gaussian::learned_shared(T::one(), T::of(0.1)).unwrap();
     let each = || Gaussian::learned(T::one(), T::of(0.1)).unwrap();
+    let positions = [3, 2].into_iter().find(|&p| dim.is_multiple_of(p));
+    let positions = positions.unwrap_or(1);
+    let by_position = distributions::<T>(!seed, dim / positions, positions * n);
     vec![
         LossCase::new(SquaredError, &free),
         LossCase::new(WeightedSquaredError::new(weights.clone()).unwrap(), &free),
@@ -256,6 +259,16 @@ fn every_loss<T: Probed>(dim: usize, prediction: &[T], seed: u64) -> Vec<LossCas
             ClassWeights::new(weights.clone(), smoothing(0.1)).unwrap(),
             &soft,
         ),
+        LossCase::new(
+            SumOverPositions::new(positions, SoftmaxCrossEntropy).unwrap(),
+            &by_position,
+        ),
+        LossCase::new(
+            SumOverPositions::new(positions, SquaredError).unwrap(),
+            &free,
+        ),
+        LossCase::new(SumOverPositions::new(positions, each()).unwrap(), &free)
+            .with_parameters(&phi[..dim / positions]),
     ]
 }
 

@@ -5,8 +5,8 @@ use crate::property::{Tested, generator};
 use layerwise::kernel::Write;
 use layerwise::loss::{
     BinaryCrossEntropy, ClassWeights, Gaussian, Huber, KullbackLeibler, LabelSmoothing, Pair,
-    Poisson, PseudoHuber, Quantile, SoftmaxCrossEntropy, SquaredError, WeightedBinaryCrossEntropy,
-    WeightedCrossEntropy, WeightedSquaredError,
+    Poisson, PseudoHuber, Quantile, SoftmaxCrossEntropy, SquaredError, SumOverPositions,
+    WeightedBinaryCrossEntropy, WeightedCrossEntropy, WeightedSquaredError,
 };
 use layerwise::rand::RngExt;
 use layerwise::{Error, Loss, Scalar};
@@ -94,6 +94,10 @@ fn by_class(weights: &[f64]) -> WeightedCrossEntropy<f64> {
 
 fn smoothed_units<L>(loss: L, epsilon: f64) -> LabelSmoothing<L> {
     LabelSmoothing::binary(loss, epsilon).unwrap()
+}
+
+fn at_positions<L: Loss<f64>>(positions: usize, loss: L) -> SumOverPositions<L> {
+    SumOverPositions::new(positions, loss).unwrap()
 }
 
 fn quantile(level: f64) -> Quantile {
@@ -366,7 +370,7 @@ fn learned_precision_is_least_at_the_inverse_variance() {
 #[test]
 fn curvature_bounds() {
     let ce = 0.5 * (1.0 + 1e-4);
-    let bounds: [(&dyn Loss<f64>, Option<f64>); 20] = [
+    let bounds: [(&dyn Loss<f64>, Option<f64>); 21] = [
         (&SquaredError, Some(1.0)),
         (&weighted(&[0.5, 3.0, 2.0]), Some(3.0)),
         (&huber(0.1), Some(1.0)),
@@ -389,6 +393,7 @@ fn curvature_bounds() {
         (&by_class(&[0.0, 0.0]), Some(0.0)),
         (&smoothed_units(BinaryCrossEntropy, 0.1), Some(0.25)),
         (&quantile(0.5), None),
+        (&at_positions(3, BinaryCrossEntropy), Some(0.25)),
     ];
     for (loss, bound) in bounds {
         assert_eq!(loss.curvature_bound(&[]), bound, "{loss:?}");
@@ -397,7 +402,7 @@ fn curvature_bounds() {
 
 #[test]
 fn only_residual_losses_have_free_targets() {
-    let free: [&dyn Loss<f64>; 7] = [
+    let free: [&dyn Loss<f64>; 8] = [
         &SquaredError,
         &weighted(&[1.0]),
         &huber(1.0),
@@ -405,9 +410,10 @@ fn only_residual_losses_have_free_targets() {
         &gaussian(&[1.0]),
         &Gaussian::learned(1.0, 0.0).unwrap(),
         &quantile(0.5),
+        &at_positions(2, SquaredError),
     ];
     assert!(free.iter().all(|loss| loss.free_target()));
-    let fixed: [&dyn Loss<f64>; 9] = [
+    let fixed: [&dyn Loss<f64>; 10] = [
         &SoftmaxCrossEntropy,
         &KullbackLeibler,
         &BinaryCrossEntropy,
@@ -417,6 +423,7 @@ fn only_residual_losses_have_free_targets() {
         &positive(&[1.0]),
         &by_class(&[1.0]),
         &smoothed_units(SquaredError, 0.1),
+        &at_positions(2, SoftmaxCrossEntropy),
     ];
     assert!(!fixed.iter().any(|loss| loss.free_target()));
 }
@@ -647,6 +654,69 @@ fn wrappers_that_change_nothing_have_the_same_bits() {
     unchanged(KullbackLeibler);
 }
 
+/// Two examples of three positions are six columns of the inner loss, in the same bits, and an example's
+/// value is the sum of three. With parameters, all positions share them.
+#[test]
+fn positions_are_columns_of_the_inner_loss() {
+    fn check(loss: impl Loss<f64> + Clone, target: &[f64], phi: &[f64]) {
+        let prediction: Vec<f64> = (0..12).map(|k| f64::from(k * 7 % 12) / 4.0 - 1.0).collect();
+        let own = at_positions(3, loss.clone());
+        let (own, loss): (&dyn Loss<f64>, &dyn Loss<f64>) = (&own, &loss);
+        let (whole, parts) = (
+            Pair::new(6, target, &prediction),
+            Pair::new(2, target, &prediction),
+        );
+        let (whole, parts) = (whole.with_parameters(phi), parts.with_parameters(phi));
+        let (values, dz, dp) = evaluate_at(own, &whole);
+        let (terms, expected_dz, expected_dp) = evaluate_at(loss, &parts);
+        assert_eq!((dz, dp), (expected_dz, expected_dp));
+        let sums: Vec<f64> = terms.chunks(3).map(|own| own.iter().sum()).collect();
+        assert_close(
+            "sums",
+            &(values, vec![], vec![]),
+            &(sums, vec![], vec![]),
+            1e-15,
+        );
+        let product = |loss: &dyn Loss<f64>, at: &Pair<'_, f64>| {
+            let mut out = [[0.0; 12]; 2];
+            let [z, p] = &mut out;
+            let mut work = vec![f64::NAN; loss.scratch(at.dim, at.examples())];
+            let v = Some(&prediction[..]);
+            loss.curvature(
+                at,
+                v,
+                v,
+                Write::Set(&mut z[..]),
+                Write::Set(&mut p[..]),
+                &mut work,
+            );
+            out
+        };
+        assert_eq!(product(own, &whole), product(loss, &parts));
+        let means = |loss: &dyn Loss<f64>, dim| {
+            let mut means = prediction.clone();
+            loss.mean(dim, &mut means);
+            means
+        };
+        assert_eq!(means(own, 6), means(loss, 2));
+        assert_eq!(own.parameters(6), loss.parameters(2));
+        if !phi.is_empty() {
+            let found = phi_gradient(own, &whole, &[2.0, 3.0]);
+            let expected = phi_gradient(loss, &parts, &[2.0, 2.0, 2.0, 3.0, 3.0, 3.0]);
+            assert_eq!(found, expected);
+        }
+        assert_eq!(own.takes_logits(), loss.takes_logits());
+        assert_eq!(own.is_squared_error(), loss.is_squared_error());
+        assert_eq!(own.is_sum_over_units(), loss.is_sum_over_units());
+    }
+    let soft: Vec<f64> = (0..6)
+        .flat_map(|k| [0.125 * f64::from(k), 1.0 - 0.125 * f64::from(k)])
+        .collect();
+    check(SoftmaxCrossEntropy, &soft, &[]);
+    check(SquaredError, &soft, &[]);
+    check(Gaussian::learned(1.0, 0.0).unwrap(), &soft, &[0.5, -0.25]);
+}
+
 #[test]
 fn weights_of_one_change_nothing() {
     let plain = evaluate(&SoftmaxCrossEntropy, 3, &SOFT, &PREDICTION);
@@ -875,6 +945,34 @@ fn errors() {
             error(LabelSmoothing::new(SoftmaxCrossEntropy, -0.1)),
             &["LabelSmoothing::epsilon", "-0.1", "at least 0 and below 1"],
         ),
+        (
+            error(SumOverPositions::new(0, SoftmaxCrossEntropy)),
+            &["the number of positions of a loss", "0"],
+        ),
+        (
+            check(&at_positions(2, SoftmaxCrossEntropy), 3, &SOFT),
+            &[
+                "SumOverPositions::positions",
+                "is 2",
+                "a divisor of the 3 outputs",
+            ],
+        ),
+        (
+            check(&at_positions(8, SquaredError), 3, &SOFT),
+            &[
+                "SumOverPositions::positions",
+                "is 8",
+                "a divisor of the 3 outputs",
+            ],
+        ),
+        (
+            check(
+                &at_positions(2, SoftmaxCrossEntropy),
+                4,
+                &[1.0, 0.0, 0.5, 0.5, 0.25, 0.75, 0.5, 0.25],
+            ),
+            &["SoftmaxCrossEntropy", "column 1", "at position 1", "0.75"],
+        ),
         // What the inner loss accepts may still be no distribution.
         (
             check(&smoothed(SquaredError, 0.1), 2, &[0.5, 0.25]),
@@ -994,7 +1092,7 @@ fn errors() {
 
 #[test]
 fn targets_of_the_domain_are_accepted() {
-    let accepted: [(&dyn Loss<f64>, usize, &[f64]); 12] = [
+    let accepted: [(&dyn Loss<f64>, usize, &[f64]); 13] = [
         (&weighted(&[0.0, 1.0, 2.0]), 3, &TARGET),
         (&gaussian(&[2.0]), 3, &TARGET),
         (&Gaussian::learned(1.0, 0.0).unwrap(), 3, &TARGET),
@@ -1007,6 +1105,7 @@ fn targets_of_the_domain_are_accepted() {
         (&positive(&[0.0, 1.0]), 2, &[1.0, 1.0]),
         (&smoothed_units(BinaryCrossEntropy, 0.1), 2, &[1.0, 1.0]),
         (&quantile(0.9), 3, &TARGET),
+        (&at_positions(2, SoftmaxCrossEntropy), 6, &SOFT),
     ];
     for (loss, dim, target) in accepted {
         assert_eq!(loss.check_target(dim, target), Ok(()), "{loss:?}");

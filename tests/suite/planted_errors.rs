@@ -12,8 +12,8 @@ use layerwise::kernel::Write;
 use layerwise::layer::{Activation, Context, Dense, ParameterGroup, Point};
 use layerwise::loss::{
     BinaryCrossEntropy, ClassWeights, Gaussian, Huber, KullbackLeibler, LabelSmoothing, Pair,
-    Poisson, PseudoHuber, Quantile, SoftmaxCrossEntropy, SquaredError, WeightedBinaryCrossEntropy,
-    WeightedCrossEntropy, WeightedSquaredError,
+    Poisson, PseudoHuber, Quantile, SoftmaxCrossEntropy, SquaredError, SumOverPositions,
+    WeightedBinaryCrossEntropy, WeightedCrossEntropy, WeightedSquaredError,
 };
 use layerwise::nalgebra::DMatrix;
 use layerwise::rand::rngs::ChaCha8Rng;
@@ -612,6 +612,11 @@ fn loss_subjects<T: Tested>() -> Vec<LossSubject<T>> {
             &[(F::SmoothingDropped, &[IN_TARGET])],
         ),
         subject(Quantile::new(0.3).unwrap(), &free, clipped),
+        subject(
+            SumOverPositions::new(2, SquaredError).unwrap(),
+            &free,
+            without_half,
+        ),
     ]
 }
 

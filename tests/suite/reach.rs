@@ -11,7 +11,7 @@ use layerwise::kernel::Matrix;
 use layerwise::layer::{Context, Dense, Sequential};
 use layerwise::loss::{
     BinaryCrossEntropy, ClassWeights, Gaussian, Huber, KullbackLeibler, LabelSmoothing, Poisson,
-    SquaredError, WeightedCrossEntropy,
+    SquaredError, SumOverPositions, WeightedCrossEntropy,
 };
 use layerwise::prelude::*;
 use layerwise::schedule::Schedule;
@@ -210,6 +210,7 @@ fn saturates<T: Scalar>() {
         Box::new(LabelSmoothing::new(SoftmaxCrossEntropy, 0.1).unwrap()),
         Box::new(ClassWeights::new(vec![T::one(); 2], SoftmaxCrossEntropy).unwrap()),
         Box::new(WeightedCrossEntropy::new(vec![T::one(); 2]).unwrap()),
+        Box::new(SumOverPositions::new(2, SoftmaxCrossEntropy).unwrap()),
         Box::new(Gaussian::learned(T::one(), T::of(0.1)).unwrap()),
         Box::new(Huber::new(1.0).unwrap()),
     ];

@@ -24,8 +24,10 @@ use crate::kernel::{Scalar, Write, WriteColumns};
 /// all evaluations of a visit (every Z-step, line search and W-step: E is the same function in all of
 /// them), another one in the next visit, and the same one whichever other examples are in its batch.
 /// Layers of a [`Sequential`](super::Sequential) have separate masks. Nothing is dropped in evaluations
-/// that are not part of training, such as predictions and the records' composed loss, and for
-/// examples without an id.
+/// that are not part of training, such as predictions, E and its gradients as the model gives them, and
+/// the records' composed loss, and for examples without an id. Single calls of
+/// [`solve_targets`](crate::DecoupledCircuit::solve_targets) and
+/// [`solve_parameters`](crate::DecoupledCircuit::solve_parameters) are training: they have the masks of visit 0.
 ///
 /// There are no parameters. ‖∂ẑ/∂z‖² ≤ 1/(1 − p)². Inside a unit, dropout trains as usual; between
 /// units the targets that are kept from visit to visit see a new mask every time. Srivastava, Hinton,

@@ -65,7 +65,7 @@ pub trait Function: Debug + Send + Sync {
         }
     }
 
-    /// `output ← f(z, θ)` for one example. Write constants as `F::from(0.5).unwrap()`. Where the code
+    /// `output ← f(z, θ)` for one example; it holds zeros before. Write constants as `F::from(0.5).unwrap()`. Where the code
     /// branches on values, the path that is taken is differentiated.
     fn call<F: num_traits::Float>(&self, z: &[F], parameters: &[F], output: &mut [F]);
 
@@ -155,6 +155,8 @@ impl<T: Scalar + Float + TapeThreadLocal, F: Function> Layer<T> for FromFunction
                 let own = &input[range.start * inputs..range.end * inputs];
                 let columns = own.chunks_exact(inputs);
                 for (z, output) in columns.zip(output.values.chunks_exact_mut(outputs)) {
+                    // As for the derivatives.
+                    output.fill(<T as num_traits::Zero>::zero());
                     self.0.call(z, parameters, output);
                 }
             });

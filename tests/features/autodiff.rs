@@ -3,8 +3,8 @@
 use layerwise::gradcheck::GradCheck;
 use layerwise::kernel::Write;
 use layerwise::layer::{
-    Activation, Context, Dense, FromFunction, Function, Layer, ParameterGroup, Point, Sequential,
-    Shape,
+    Activation, Context, Conv2d, Dense, FromFunction, Function, Layer, LayerNorm, ParameterGroup,
+    Point, Sequential, Shape, Window2d,
 };
 use layerwise::num_traits::Float;
 use layerwise::prelude::*;
@@ -86,9 +86,10 @@ fn results<T: Scalar>(layer: &dyn Layer<T>) -> Vec<Vec<T>> {
     all
 }
 
-fn is_the_dense_layer<T: Scalar>(own: &dyn Layer<T>, tolerance: f64) {
-    let dense = Dense::new(4, 5, Activation::Tanh).unwrap();
-    let (own, expected) = (results(own), results::<T>(&dense));
+fn is_the_layer<T: Scalar>(own: &dyn Layer<T>, layer: &dyn Layer<T>, tolerance: f64) {
+    assert_eq!(own.input_shape(), layer.input_shape());
+    assert_eq!(own.output_shape(), layer.output_shape());
+    let (own, expected) = (results(own), results(layer));
     assert_eq!(own.len(), expected.len());
     for (own, expected) in own.iter().zip(&expected) {
         assert_eq!(own.len(), expected.len());
@@ -105,11 +106,140 @@ fn a_plain_function_is_the_dense_layer() {
         inputs: 4,
         outputs: 5,
     });
-    is_the_dense_layer::<f64>(&layer, 1e-12);
-    is_the_dense_layer::<f32>(&layer, 1e-5);
+    let dense = Dense::new(4, 5, Activation::Tanh).unwrap();
+    is_the_layer::<f64>(&layer, &dense, 1e-12);
+    is_the_layer::<f32>(&layer, &dense, 1e-5);
     let (parameters, z) = (numbers::<f64>(25, 1), numbers(12, 2));
     let check = GradCheck::new().layer(&layer, &parameters, &z).unwrap();
     check.require(1e-6).unwrap();
+}
+
+/// A convolution written as loops over the channels, window and positions of its definition.
+#[derive(Debug)]
+struct PlainConvolution {
+    image: [usize; 3],
+    positions: [usize; 2],
+    channels: usize,
+    groups: usize,
+    kernel: [usize; 2],
+    stride: [usize; 2],
+    padding: [usize; 2],
+    dilation: [usize; 2],
+}
+
+impl Function for PlainConvolution {
+    fn input_shape(&self) -> Shape {
+        self.image.into()
+    }
+
+    fn output_shape(&self) -> Shape {
+        let [down, across] = self.positions;
+        [self.channels, down, across].into()
+    }
+
+    fn parameters(&self) -> Vec<ParameterGroup> {
+        let ([height, width], own) = (self.kernel, self.image[0] / self.groups);
+        ParameterGroup::tile([
+            ParameterGroup::new("weights", [self.channels, own, height, width]).decaying(),
+            ParameterGroup::new("bias", [self.channels]),
+        ])
+    }
+
+    fn call<F: Float>(&self, z: &[F], parameters: &[F], output: &mut [F]) {
+        let ([all, height, width], [down, _]) = (self.image, self.positions);
+        let own = all / self.groups;
+        let bias = self.channels * own * self.kernel[0] * self.kernel[1];
+        for (at, output) in output.iter_mut().enumerate() {
+            let (m, position) = (at % self.channels, at / self.channels);
+            let (p, q) = (position % down, position / down);
+            let first = m / (self.channels / self.groups) * own;
+            let mut sum = parameters[bias + m];
+            for j in 0..self.kernel[1] {
+                for i in 0..self.kernel[0] {
+                    let y =
+                        (self.stride[0] * p + self.dilation[0] * i).checked_sub(self.padding[0]);
+                    let x =
+                        (self.stride[1] * q + self.dilation[1] * j).checked_sub(self.padding[1]);
+                    let (Some(y), Some(x)) = (y.filter(|&y| y < height), x.filter(|&x| x < width))
+                    else {
+                        continue;
+                    };
+                    for c in 0..own {
+                        let weight = m + self.channels * (c + own * (i + self.kernel[0] * j));
+                        sum = sum + parameters[weight] * z[first + c + all * (y + height * x)];
+                    }
+                }
+            }
+            *output = sum.tanh();
+        }
+    }
+}
+
+#[test]
+fn plain_loops_are_the_convolution() {
+    for groups in [1, 2] {
+        let plain = PlainConvolution {
+            image: [2, 5, 4],
+            positions: [3, 2],
+            channels: 4,
+            groups,
+            kernel: [2, 3],
+            stride: [2, 1],
+            padding: [1, 2],
+            dilation: [2, 3],
+        };
+        let window = Window2d::new(plain.kernel).with_stride(plain.stride);
+        let window = window
+            .with_padding(plain.padding)
+            .with_dilation(plain.dilation);
+        let layer = Conv2d::new(plain.image, plain.channels, window, Activation::Tanh).unwrap();
+        let layer = layer.with_groups(groups).unwrap();
+        let plain = FromFunction::new(plain);
+        is_the_layer::<f64>(&plain, &layer, 1e-12);
+        is_the_layer::<f32>(&plain, &layer, 1e-5);
+    }
+}
+
+/// Every column of a 4 x 2 array brought to mean 0 and variance 1, with a gain and a bias.
+#[derive(Debug)]
+struct PlainNorm;
+
+impl Function for PlainNorm {
+    fn input_shape(&self) -> Shape {
+        [4, 2].into()
+    }
+
+    fn output_shape(&self) -> Shape {
+        [4, 2].into()
+    }
+
+    fn parameters(&self) -> Vec<ParameterGroup> {
+        ParameterGroup::tile(["gain", "bias"].map(|name| ParameterGroup::new(name, [4])))
+    }
+
+    fn call<F: Float>(&self, z: &[F], parameters: &[F], output: &mut [F]) {
+        let (gain, bias) = parameters.split_at(4);
+        let number = |x: f64| F::from(x).unwrap();
+        for (z, output) in z.chunks_exact(4).zip(output.chunks_exact_mut(4)) {
+            let mean = z.iter().fold(F::zero(), |sum, &z| sum + z) / number(4.0);
+            let square = |sum, &z: &F| sum + (z - mean) * (z - mean);
+            let variance = z.iter().fold(F::zero(), square) / number(4.0);
+            let sigma = (variance + number(1e-5)).sqrt();
+            for (k, output) in output.iter_mut().enumerate() {
+                *output = gain[k] * (z[k] - mean) / sigma + bias[k];
+            }
+        }
+    }
+}
+
+#[test]
+fn plain_sums_are_the_layer_norm() {
+    let (plain, layer) = (
+        FromFunction::new(PlainNorm),
+        LayerNorm::new([4, 2]).unwrap(),
+    );
+    is_the_layer::<f64>(&plain, &layer, 1e-12);
+    is_the_layer::<f32>(&plain, &layer, 1e-4);
 }
 
 /// In a circuit, alone and in a unit, by Gauss-Newton's steps and by sweeps.
@@ -149,6 +279,35 @@ fn it_trains_as_the_dense_layer_does() {
     for (own, expected) in own.iter().zip(&expected) {
         assert!((own - expected).abs() < 1e-9, "{own}, not {expected}");
     }
+}
+
+/// A function that adds to its output adds to zeros, whatever was in memory.
+#[test]
+fn outputs_begin_with_zeros() {
+    #[derive(Debug)]
+    struct Total;
+
+    impl Function for Total {
+        fn input_shape(&self) -> Shape {
+            3.into()
+        }
+
+        fn output_shape(&self) -> Shape {
+            2.into()
+        }
+
+        fn call<F: Float>(&self, z: &[F], _: &[F], output: &mut [F]) {
+            z.iter().for_each(|&z| output[0] = output[0] + z * z);
+        }
+    }
+
+    let layer = FromFunction::new(Total);
+    let check = GradCheck::new().layer(&layer, &[], &numbers::<f64>(6, 1));
+    check.unwrap().require(1e-6).unwrap();
+    let mut output = [f64::NAN; 4];
+    let (z, context) = ([1.0, 2.0, 3.0, 0.0, 0.0, 1.0], Context::inference(0, 0));
+    layer.forward(&context, &[], &z, &mut output, None, &mut []);
+    assert_eq!(output, [14.0, 0.0, 1.0, 0.0]);
 }
 
 /// A branch that ignores its input has the derivative 0, and one on a value is differentiated as taken.

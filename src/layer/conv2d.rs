@@ -57,7 +57,7 @@ impl Conv2d {
     ) -> Result<Self, Error> {
         check_dimension("the number of channels of a convolution", out_channels)?;
         let windows = Windows::new(input, window.into().or_stride(1.into()))?;
-        Self::with_map(map(vec![windows], out_channels)?, activation)
+        Self::with_map(map(windows, 1, out_channels)?, activation)
     }
 
     /// Divides the channels into this many groups: each group of output channels sees one group of
@@ -66,10 +66,9 @@ impl Conv2d {
     /// # Errors
     /// [`Error::InvalidOption`] for a number that does not divide both numbers of channels.
     pub fn with_groups(self, groups: usize) -> Result<Self, Error> {
-        let windows = &self.map.groups[0];
+        let windows = &self.map.unfold;
         check_groups(groups, [windows.image()[0], self.map.channels])?;
-        let windows = windows.groups(groups);
-        let map = map(windows, self.map.channels)?;
+        let map = map(windows.first_of(groups), groups, self.map.channels)?;
         Ok(self.replaced(map))
     }
 
@@ -100,9 +99,12 @@ pub(super) fn check_groups(groups: usize, channels: [usize; 2]) -> Result<(), Er
     Ok(())
 }
 
-/// The map of windows whose groups of channels are disjoint.
-pub(super) fn map(windows: Vec<Windows>, channels: usize) -> Result<PatchMap<Windows>, Error> {
-    let first = &windows[0];
-    let (readers, whole) = (first.most_readers(), first.is_whole());
-    PatchMap::with_counts(windows, channels, readers, whole)
+/// The map of so many groups, whose channels are disjoint; these are the windows of the first.
+pub(super) fn map(
+    windows: Windows,
+    groups: usize,
+    channels: usize,
+) -> Result<PatchMap<Windows>, Error> {
+    let (readers, whole) = (windows.most_readers(), windows.is_whole());
+    PatchMap::with_counts(windows, groups, channels, readers, whole)
 }

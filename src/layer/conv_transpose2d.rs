@@ -100,7 +100,7 @@ impl ConvTranspose2d {
     /// # Errors
     /// [`Error::InvalidOption`] unless both are smaller than the stride or the dilation.
     pub fn with_output_padding(self, padding: impl Into<Size2d>) -> Result<Self, Error> {
-        let (output_padding, groups) = (padding.into(), self.map.groups.len());
+        let (output_padding, groups) = (padding.into(), self.map.groups);
         let out = self.out_channels();
         let map = adjoint_of(self.input, out, self.window, output_padding, groups)?;
         Ok(Self {
@@ -170,7 +170,7 @@ impl ConvTranspose2d {
 
     /// The shape of the output.
     fn output(&self) -> [usize; 3] {
-        self.map.groups[0].image()
+        self.map.unfold.image()
     }
 
     fn out_channels(&self) -> usize {
@@ -206,7 +206,7 @@ fn adjoint_of(
         x.transposed(width, output_padding.width)?,
     ];
     let windows = Windows::with_counts(output, window, [height, width])?;
-    map(windows.groups(groups), channels)
+    map(windows.first_of(groups), groups, channels)
 }
 
 impl<T: Scalar> Layer<T> for ConvTranspose2d {
@@ -221,7 +221,7 @@ impl<T: Scalar> Layer<T> for ConvTranspose2d {
     fn parameters(&self) -> Vec<ParameterGroup> {
         let Size2d { height, width } = self.window.kernel();
         let [channels, out] = [self.input[0], self.out_channels()];
-        let shape = [channels, out / self.map.groups.len(), height, width];
+        let shape = [channels, out / self.map.groups, height, width];
         let weights = ParameterGroup::new("weights", shape).decaying();
         let bias = ParameterGroup::new("bias", [out]);
         ParameterGroup::tile([weights].into_iter().chain(self.bias.map(|_| bias)))
@@ -230,7 +230,7 @@ impl<T: Scalar> Layer<T> for ConvTranspose2d {
     fn initialize(&self, parameters: &mut [T], rng: &mut dyn Rng) {
         let (weights, bias) = parameters.split_at_mut(self.map.weights());
         let (channels, patch_len) = (self.map.channels, self.map.patch_len);
-        let fan_in = (channels / self.map.groups.len()) as f64 * self.window.overlap();
+        let fan_in = (channels / self.map.groups) as f64 * self.window.overlap();
         let fans = (fan_in, patch_len as f64);
         self.weights
             .fill_with_fans(weights, (channels, patch_len), fans, rng);
@@ -377,7 +377,7 @@ impl<T: Scalar> Layer<T> for ConvTranspose2d {
         let own = Description::new("ConvTranspose2d")
             .with("input", &self.input[..])
             .with("channels", self.out_channels())
-            .with("groups", self.map.groups.len())
+            .with("groups", self.map.groups)
             .with("output padding", &[height, width][..])
             .with("activation", self.activation.to_string())
             .with("weights", self.weights.description());

@@ -31,11 +31,13 @@ const LEAST_EXAMPLES: usize = 16;
 /// twice the precision.
 const TERMS: usize = 384;
 
-/// Patches that [`Unfold`]s of the same input make, and the shape of W, whose rows are divided evenly
-/// among the unfolds.
+/// Patches that an [`Unfold`] makes, or one for each group of channels, and the shape of W, whose rows are
+/// divided evenly among the groups.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct PatchMap<U> {
-    pub(super) groups: Vec<U>,
+    /// That of the first group. The others are made when they are used: there may be as many as channels.
+    pub(super) unfold: U,
+    pub(super) groups: usize,
     pub(super) channels: usize,
     pub(super) inputs: usize,
     pub(super) patch_len: usize,
@@ -73,6 +75,9 @@ impl<U: Unfold> PatchMap<U> {
         check_dimension("the number of positions of a patchwise layer", positions)?;
         check_dimension("the number of channels of a patchwise layer", channels)?;
         check_size(patch_len, positions, channels)?;
+        if unfold.is_input() {
+            return Self::with_counts(unfold, 1, channels, 1, true);
+        }
         let mut readers = room("an input", inputs, 1)?;
         readers.resize(inputs, 0_usize);
         let mut whole = patch_len * positions == inputs;
@@ -90,27 +95,28 @@ impl<U: Unfold> PatchMap<U> {
             }
         }
         let multiplicity = readers.into_iter().max().unwrap_or(0);
-        Self::with_counts(vec![unfold], channels, multiplicity, whole)
+        Self::with_counts(unfold, 1, channels, multiplicity, whole)
     }
 
-    /// The map of several unfolds of the same shape, with a given ‖U‖².
+    /// The map of so many groups, of which `unfold` is the first, with a given ‖U‖².
     pub(super) fn with_counts(
-        groups: Vec<U>,
+        unfold: U,
+        groups: usize,
         channels: usize,
         multiplicity: usize,
         whole: bool,
     ) -> Result<Self, Error> {
-        let first = &groups[0];
-        let (patch_len, positions) = (first.patch_len(), first.positions().size());
+        let (patch_len, positions) = (unfold.patch_len(), unfold.positions().size());
         check_size(patch_len, positions, channels)?;
         Ok(Self {
             channels,
-            inputs: first.input_shape().size(),
+            inputs: unfold.input_shape().size(),
             patch_len,
             positions,
-            shared: first.shared_block(BLOCK).filter(|_| !whole),
+            shared: unfold.shared_block(BLOCK).filter(|_| !whole),
             multiplicity,
             whole,
+            unfold,
             groups,
         })
     }
@@ -127,7 +133,15 @@ impl<U: Unfold> PatchMap<U> {
 
     /// Rows of W that belong to one unfold.
     fn rows(&self) -> usize {
-        self.channels / self.groups.len()
+        self.channels / self.groups
+    }
+
+    /// Calls `each` with the number and unfold of every group.
+    fn for_each_group(&self, mut each: impl FnMut(usize, &U)) {
+        for g in 0..self.groups {
+            let other = self.unfold.group(g);
+            each(g, other.as_ref().unwrap_or(&self.unfold));
+        }
     }
 
     /// Examples and positions of a block.
@@ -180,11 +194,7 @@ impl<U: Unfold> PatchMap<U> {
             return 0;
         }
         let (examples, positions) = self.at_once();
-        let rows = if self.groups.len() > 1 {
-            self.rows()
-        } else {
-            0
-        };
+        let rows = if self.groups > 1 { self.rows() } else { 0 };
         let columns = examples.saturating_mul(positions);
         let block = self.patch_len.saturating_mul(columns);
         let (positions, shared) = self.shared.unwrap_or((columns, 0));
@@ -222,7 +232,7 @@ impl<U: Unfold> PatchMap<U> {
 
     /// The rows of the group g.
     fn rows_of<'a, T>(&self, all: Matrix<'a, T>, g: usize) -> Matrix<'a, T> {
-        match (self.groups.len(), self.rows()) {
+        match (self.groups, self.rows()) {
             (1, _) => all,
             (_, rows) => all.t().column_range(g * rows..(g + 1) * rows).t(),
         }
@@ -261,22 +271,20 @@ impl<U: Unfold> PatchMap<U> {
             let z = Matrix::new(&input[block.of(self.patch_len)], self.patch_len, columns);
             return T::matmul(out, self.matrix(weights, 0), z);
         }
-        let count = match self.groups.len() {
-            1 => 0,
-            _ => self.rows(),
-        };
+        if self.groups == 1 {
+            let patches = self.block(&self.unfold, input, block, work);
+            return T::matmul(out, self.matrix(weights, 0), patches);
+        }
+        let count = self.rows();
         let (rows, patches) = work.split_at_mut(count * columns);
-        for (g, unfold) in self.groups.iter().enumerate() {
+        self.for_each_group(|g, unfold| {
             let patches = self.block(unfold, input, block, patches);
-            if count == 0 {
-                return T::matmul(out, self.matrix(weights, g), patches);
-            }
             T::matmul(Write::Set(&mut *rows), self.matrix(weights, g), patches);
             for (j, own) in rows.chunks_exact(count).enumerate() {
                 let start = j * self.channels + g * count;
                 out.part(start..start + count).each(|i| own[i]);
             }
-        }
+        });
     }
 
     /// The patches of a block, in memory that they share if they can.
@@ -315,14 +323,14 @@ impl<U: Unfold> PatchMap<U> {
             let own = Matrix::new(&g[block.of(self.channels)], self.channels, columns);
             let patches = &mut work[..self.patch_len * columns];
             let size = self.patch_len * block.positions.len();
-            for (i, unfold) in self.groups.iter().enumerate() {
+            self.for_each_group(|i, unfold| {
                 let w = self.matrix(weights, i).t();
                 T::matmul(Write::Set(&mut *patches), w, self.rows_of(own, i));
                 for (example, patches) in block.examples.clone().zip(patches.chunks_exact(size)) {
                     let sums = &mut sums[example * self.inputs..][..self.inputs];
                     unfold.fold(patches, block.positions.clone(), sums);
                 }
-            }
+            });
         }
     }
 
@@ -373,15 +381,16 @@ impl<U: Unfold> PatchMap<U> {
         for block in self.blocks_of(input.len() / self.inputs, self.at_once()) {
             let columns = block.columns.len();
             let own = Matrix::new(&g[block.of(self.channels)], self.channels, columns);
-            let parts = part.chunks_exact_mut(rows * entries.len());
-            for ((i, unfold), part) in self.groups.iter().enumerate().zip(parts) {
+            let size = rows * entries.len();
+            self.for_each_group(|i, unfold| {
+                let part = &mut part[i * size..(i + 1) * size];
                 let patches = self.patches(unfold, input, &block, &entries, patches);
                 let write = match terms {
                     0 => Write::Set(part),
                     _ => Write::Add(part),
                 };
                 T::matmul(write, self.rows_of(own, i), patches.t());
-            }
+            });
             terms += columns;
             if terms >= TERMS {
                 add_to_halves(sums, lost, part);
@@ -391,7 +400,7 @@ impl<U: Unfold> PatchMap<U> {
         if terms > 0 {
             add_to_halves(sums, lost, part);
         }
-        if self.groups.len() == 1 {
+        if self.groups == 1 {
             return d_weights.each(|i| sums[i]);
         }
         d_weights.each(|i| {
@@ -409,7 +418,7 @@ impl<U: Unfold> PatchMap<U> {
     /// A bound on the square of the map's norm, ‖W‖² ‖U‖². Unfolds that read the same entry of the
     /// input are counted in ‖U‖², and W then has the norm of its largest group.
     pub(super) fn curvature_bound<T: Scalar>(&self, weights: &[T], work: &mut [T]) -> T {
-        let groups = 0..self.groups.len();
+        let groups = 0..self.groups;
         let bounds = groups.map(|g| squared_norm(self.matrix(weights, g), work));
         // NaN from parameters that are NaN stays NaN.
         let largest = bounds.reduce(|top, bound| if bound <= top { top } else { bound });

@@ -71,7 +71,7 @@ impl Dense {
     }
 
     fn whole(input: Whole, channels: usize, activation: Activation) -> Result<Self, Error> {
-        let map = PatchMap::with_counts(vec![input], channels, 1, true)?;
+        let map = PatchMap::over(input, channels)?;
         Self::with_map(map, activation)
     }
 }
@@ -146,7 +146,7 @@ impl<U: Unfold> Patchwise<U> {
     ///
     /// With groups ([`Patchwise::with_groups`]), this is the first one's.
     pub fn unfolding(&self) -> &U {
-        &self.map.groups[0]
+        &self.map.unfold
     }
 
     // These do not depend on the scalar, so callers that describe or wrap a layer do not need
@@ -238,7 +238,7 @@ impl<U: Unfold> Patchwise<U> {
 
     /// [`Layer::affine`]; `None` with groups.
     pub fn affine(&self) -> Option<Affine> {
-        if self.map.groups.len() > 1 {
+        if self.map.groups > 1 {
             return None;
         }
         let weights = self.map.weights();

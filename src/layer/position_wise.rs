@@ -79,6 +79,10 @@ impl Unfold for Positions {
         Some(entry + self.dim * position)
     }
 
+    fn is_input(&self) -> bool {
+        true
+    }
+
     fn description(&self) -> Option<Description> {
         let own = Description::new("Positions").with("dim", self.dim);
         Some(own.with("length", self.length))

@@ -91,6 +91,21 @@ pub trait Unfold: Debug + Send + Sync {
         }
     }
 
+    /// The unfold of one of the groups of channels, number 0 being this one; `None` if there are no others.
+    #[doc(hidden)]
+    fn group(&self, _number: usize) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        None
+    }
+
+    /// Whether the patches are the input itself, so that no entry needs to be checked.
+    #[doc(hidden)]
+    fn is_input(&self) -> bool {
+        false
+    }
+
     /// Positions and values of blocks whose patches share memory, of at most about `most` values;
     /// `None` if there is nothing to share.
     #[doc(hidden)]
@@ -152,6 +167,10 @@ impl Unfold for Whole {
 
     fn source(&self, entry: usize, _position: usize) -> Option<usize> {
         Some(entry)
+    }
+
+    fn is_input(&self) -> bool {
+        true
     }
 
     fn description(&self) -> Option<Description> {

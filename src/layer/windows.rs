@@ -71,6 +71,14 @@ impl Windows {
     ) -> Result<Self, Error> {
         check_image(image)?;
         let [y, x] = window.axes()?;
+        let patch = Shape::from([image[0], y.kernel, x.kernel]);
+        if patch.size() > MOST {
+            return Err(Error::TooLarge {
+                what: "a window of an image",
+                rows: image[0].saturating_mul(y.kernel),
+                columns: x.kernel,
+            });
+        }
         Ok(Self {
             image,
             channels: 0..image[0],
@@ -82,17 +90,16 @@ impl Windows {
         })
     }
 
-    /// The windows of the whole image divided into this many groups of channels.
-    pub(super) fn groups(&self, groups: usize) -> Vec<Self> {
+    /// The windows of the first of this many groups of channels.
+    pub(super) fn first_of(&self, groups: usize) -> Self {
         let all = self.image[0];
         let size = all / groups;
         let contiguous = size == all && self.y.dilation == 1;
-        let own = (0..groups).map(|g| Self {
-            channels: g * size..(g + 1) * size,
+        Self {
+            channels: 0..size,
             rows: if contiguous { self.y.kernel } else { 1 },
             ..self.clone()
-        });
-        own.collect()
+        }
     }
 
     /// Channels, height and width of the image.
@@ -114,7 +121,7 @@ impl Windows {
     fn padded(&self) -> usize {
         match self.y.padding {
             0 => 0,
-            padding => self.image[0] * (self.image[1] + 2 * padding),
+            padding => self.image[0].saturating_mul(self.image[1] + 2 * padding),
         }
     }
 
@@ -297,6 +304,14 @@ impl Unfold for Windows {
                 );
             },
         );
+    }
+
+    fn group(&self, number: usize) -> Option<Self> {
+        let size = self.channels.len();
+        Some(Self {
+            channels: number * size..(number + 1) * size,
+            ..self.clone()
+        })
     }
 
     /// Blocks of whole columns of positions. Neighbours across the image then share all but `stride`

@@ -4,10 +4,14 @@ use crate::property::Tested;
 use layerwise::circuit::CircuitBuilder;
 use layerwise::decoupled::{Selection, TargetInit};
 use layerwise::energy::Energy;
-use layerwise::layer::{Activation, Dense, Patchwise, Shape, Unfold};
+use layerwise::layer::{
+    Activation, Conv2d, ConvTranspose2d, Dense, Layer, Patchwise, PositionWise, Shape, Unfold,
+    Window2d,
+};
 use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::GradientDescent;
 use layerwise::parameter_solver::{LeastSquares, NormalEquations};
+use layerwise::registry::Registry;
 use layerwise::target_solver::{GaussNewton, ReverseSweep, StepSize};
 use layerwise::theory::linear_minimum;
 use layerwise::training::{Backprop, Decoupling, Phase, Trainer, WStep};
@@ -129,6 +133,38 @@ fn blocks_of_a_million_units_are_refused<T: Tested>() {
     let projected = TargetInit::Projected { seed: 0 };
     refused(wide.add_examples(&one, &one, &projected), "projection");
     assert_eq!(wide.examples().len(), 0);
+}
+
+/// The product of a window's sides and channels overflows.
+#[test]
+fn windows_beyond_memory_are_refused() {
+    let side = 1 << 24;
+    let window = Window2d::new(side).with_padding(side);
+    let identity = Activation::Identity;
+    refused(Conv2d::new([1 << 16, 1, 1], 1, window, identity), "window");
+    let plain = Window2d::new(side);
+    let transposed = ConvTranspose2d::new([1, 1, 1], 1 << 16, plain, identity);
+    refused(transposed, "an image");
+    // So does that of a column with its padding, which is only work memory.
+    let padded = Window2d::new(1).with_padding([side, 0]);
+    let layer = Conv2d::new([1 << 48, 1, 1], 1, padded.with_stride(side), identity).unwrap();
+    assert_eq!(layer.scratch(1).work, usize::MAX);
+}
+
+/// A description of many groups or positions builds a layer, but takes no memory for them.
+#[test]
+fn descriptions_take_no_memory() {
+    let (many, identity) = (1 << 28, Activation::Identity);
+    let depthwise = Conv2d::new([many, 1, 1], many, 1, identity).unwrap();
+    let positions = PositionWise::new(many, many, 1, identity).unwrap();
+    for layer in [
+        Box::new(depthwise.with_groups(many).unwrap()) as Box<dyn Layer<f64>>,
+        Box::new(positions),
+    ] {
+        let own = layer.description().unwrap();
+        let again = Registry::<f64>::new().layer(&own).unwrap();
+        assert_eq!(again.description(), Some(own));
+    }
 }
 
 /// More examples times units than memory holds.

@@ -273,6 +273,13 @@ impl<T: Scalar> Layer<T> for Carry<T> {
         Some(self.layer.cost()?.saturating_add(self.carried))
     }
 
+    fn check_input(&self, input: &[T]) -> Result<(), Error> {
+        let dim = self.dims().0;
+        let pairs = input.chunks_exact(dim + self.carried);
+        let h: Vec<T> = pairs.flat_map(|pair| &pair[..dim]).copied().collect();
+        self.layer.check_input(&h)
+    }
+
     fn forward(
         &self,
         context: &Context<'_>,

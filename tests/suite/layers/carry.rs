@@ -3,9 +3,14 @@
 use layerwise::decoupled::TargetInit;
 use layerwise::energy::Energy;
 use layerwise::gradcheck::GradCheck;
-use layerwise::layer::{Activation, Branch, Carry, Dense, Embedding, Merge, Sequential};
+use layerwise::kernel::Write;
+use layerwise::layer::{
+    Activation, Branch, Carry, Context, Dense, Embedding, Merge, ParameterGroup, Point, Scratch,
+    Sequential, Shape,
+};
 use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::{Adam, GradientDescent};
+use layerwise::rand::Rng;
 use layerwise::target_solver::{GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent};
 use layerwise::training::{Backprop, Decoupling, FixedPrediction, Phase, Trainer, ZIl};
 use layerwise::{Circuit, DecoupledCircuit, Error, Layer};
@@ -184,6 +189,79 @@ fn every_scheme_trains_it() {
         let after = model.composed_loss().unwrap();
         assert!(after < 0.9 * before, "{name}: {before} to {after}");
     }
+}
+
+/// The layer inside sees its own part of the data.
+#[test]
+fn inputs_are_checked_by_the_layer_inside() {
+    /// Refuses numbers below 0.
+    #[derive(Debug, Clone)]
+    struct Positive(Dense);
+
+    impl Layer<f64> for Positive {
+        fn input_shape(&self) -> Shape {
+            self.0.input_shape()
+        }
+
+        fn output_shape(&self) -> Shape {
+            self.0.output_shape()
+        }
+
+        fn parameters(&self) -> Vec<ParameterGroup> {
+            self.0.parameters()
+        }
+
+        fn initialize(&self, parameters: &mut [f64], rng: &mut dyn Rng) {
+            self.0.initialize(parameters, rng);
+        }
+
+        fn scratch(&self, batch: usize) -> Scratch {
+            self.0.scratch(batch)
+        }
+
+        fn check_input(&self, input: &[f64]) -> Result<(), Error> {
+            match input.iter().position(|&z| z < 0.0) {
+                None => Ok(()),
+                Some(place) => Err(Error::InputDomain {
+                    column: place / self.0.input_dim(),
+                    reason: "a negative number".into(),
+                }),
+            }
+        }
+
+        fn forward(
+            &self,
+            context: &Context<'_>,
+            parameters: &[f64],
+            input: &[f64],
+            output: &mut [f64],
+            tape: Option<&mut [f64]>,
+            work: &mut [f64],
+        ) {
+            self.0
+                .forward(context, parameters, input, output, tape, work);
+        }
+
+        fn vjp(
+            &self,
+            at: &Point<'_, f64>,
+            cotangent: &[f64],
+            d_input: Write<'_, f64>,
+            d_parameters: Write<'_, f64>,
+            work: &mut [f64],
+        ) {
+            self.0.vjp(at, cotangent, d_input, d_parameters, work);
+        }
+    }
+
+    let layer = Carry::new(Positive(dense(2, 1)), 1).unwrap();
+    let circuit = Circuit::builder().layer(layer).build().unwrap();
+    let carried = DMatrix::from_column_slice(3, 2, &[1.0, 1.0, -1.0, 1.0, 0.0, -1.0]);
+    circuit.predict(&carried).unwrap();
+    let wrong = DMatrix::from_column_slice(3, 2, &[1.0, 1.0, -1.0, 1.0, -1.0, 1.0]);
+    let error = circuit.predict(&wrong).unwrap_err();
+    let told = matches!(error, Error::InputDomain { column: 1, .. });
+    assert!(told, "{error}");
 }
 
 #[test]

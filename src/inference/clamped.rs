@@ -239,7 +239,10 @@ impl<T: Scalar> Layer<T> for Clamped<T> {
     }
 
     fn curvature_bound(&self, parameters: &[T], work: &mut [T]) -> Option<T> {
-        self.layer.curvature_bound(parameters, work)
+        match &self.inputs {
+            Some(held) if !held.free.contains(&true) => Some(T::zero()),
+            _ => self.layer.curvature_bound(parameters, work),
+        }
     }
 }
 

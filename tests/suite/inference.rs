@@ -4,7 +4,7 @@ use crate::property::{generator, uniform};
 use layerwise::decoupled::{DecoupledCircuit, Selection, TargetInit};
 use layerwise::energy::Energy;
 use layerwise::inference::Evidence;
-use layerwise::layer::{Activation, Dense};
+use layerwise::layer::{Activation, Dense, Embedding};
 use layerwise::loss::{Loss, SoftmaxCrossEntropy, SquaredError};
 use layerwise::nalgebra::{DMatrix, DVector};
 use layerwise::target_solver::{
@@ -261,6 +261,31 @@ fn noise_samples_from_the_gaussian() {
     assert!(found.iter().zip(&other).all(|(a, b)| a != b));
     let still = model.infer(&evidence, &solver(0.0, 1)).unwrap().inputs;
     assert!(still.iter().all(|z| (z - 1.2).abs() < 1e-8), "{still}");
+}
+
+/// A first layer without a curvature bound needs none unless an input is free.
+#[test]
+fn clamped_inputs_need_no_bound() {
+    let circuit = Circuit::<f64>::builder()
+        .layer(Embedding::new(3, 2, 2).unwrap())
+        .layer(Dense::new(4, 3, Activation::Tanh).unwrap())
+        .layer(Dense::new(3, 2, Activation::Identity).unwrap());
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap(), Energy::default()).unwrap();
+    let tokens = DMatrix::from_fn(2, N, |k, i| ((k + i) % 3) as f64);
+    let y = values(2, 2).0;
+    let evidence = Evidence::new(tokens.clone(), y.clone()).unwrap();
+    let sweep = ReverseSweep::new(3);
+    let found = model.infer(&evidence, &sweep).unwrap();
+    let init = TargetInit::ForwardPass;
+    model.add_examples(&tokens, &y, &init).unwrap();
+    model.solve_targets(&sweep, &Selection::All).unwrap();
+    for (t, own) in (1..).zip(&found.hidden) {
+        assert!((own - model.z(t).unwrap()).amax() < 1e-12);
+    }
+    let all = DMatrix::from_element(2, N, true);
+    let free = evidence.with_free_inputs(all).unwrap();
+    let error = model.infer(&free, &sweep).unwrap_err();
+    assert_eq!(error, Error::InputNotDifferentiable { layer: 0 });
 }
 
 #[test]

@@ -6,7 +6,10 @@ use super::{Context, Layer, ParameterGroup, Point, Scratch, Shape, check_dimensi
 use crate::description::Description;
 use crate::error::Error;
 use crate::init::Initializer;
-use crate::kernel::{Scalar, Write};
+use crate::kernel::{Scalar, Write, add_to_halves};
+
+/// Terms of a token's gradient that are added in plain arithmetic; more are added in twice the precision.
+const TERMS: usize = 1 << 14;
 
 /// A learned vector for every token: the input is a sequence of `length` whole numbers (token ids, as
 /// scalars) below the size of the vocabulary, and column p of the output is column z_p of a table.
@@ -98,6 +101,14 @@ impl Embedding {
         token * self.dim..(token + 1) * self.dim
     }
 
+    /// Work values for the gradient of a batch with this many tokens, any of which may be the same.
+    fn low_halves(&self, tokens: usize) -> usize {
+        match tokens > TERMS {
+            true => self.dim.saturating_mul(self.vocabulary),
+            false => 0,
+        }
+    }
+
     /// `output` ← the vectors of the tokens.
     fn look_up<T: Scalar>(&self, table: &[T], tokens: &[T], output: &mut [T]) {
         for (&token, to) in tokens.iter().zip(output.chunks_exact_mut(self.dim)) {
@@ -125,8 +136,9 @@ impl<T: Scalar> Layer<T> for Embedding {
         }
     }
 
-    fn scratch(&self, _batch: usize) -> Scratch {
-        Scratch::NONE
+    fn scratch(&self, batch: usize) -> Scratch {
+        let tokens = self.length.saturating_mul(batch);
+        Scratch::new(0, self.low_halves(tokens))
     }
 
     fn cost(&self) -> Option<usize> {
@@ -166,14 +178,20 @@ impl<T: Scalar> Layer<T> for Embedding {
         cotangent: &[T],
         _d_input: Write<'_, T>,
         d_parameters: Write<'_, T>,
-        _work: &mut [T],
+        work: &mut [T],
     ) {
         let Some(d) = d_parameters.accumulate() else {
             return;
         };
+        let low = &mut work[..self.low_halves(at.input.len())];
+        low.fill(T::zero());
         for (&token, u) in at.input.iter().zip(cotangent.chunks_exact(self.dim)) {
-            let vector = &mut d[self.place(token)];
-            vector.iter_mut().zip(u).for_each(|(d, &u)| *d += u);
+            let place = self.place(token);
+            let vector = &mut d[place.clone()];
+            match low.is_empty() {
+                true => vector.iter_mut().zip(u).for_each(|(d, &u)| *d += u),
+                false => add_to_halves(vector, &mut low[place], u),
+            }
         }
     }
 

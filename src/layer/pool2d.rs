@@ -8,7 +8,10 @@ use super::{Context, Layer, ParameterGroup, Point, Scratch, Shape, Window2d, che
 use crate::check::option;
 use crate::description::Description;
 use crate::error::Error;
-use crate::kernel::{Columns, Execution, Scalar, Write, WriteColumns, vectorise};
+use crate::kernel::{Columns, Execution, Scalar, Write, WriteColumns, add_to_pairs, vectorise};
+
+/// Terms of a mean that are added in plain arithmetic. Sums of them are added in twice the precision.
+const TERMS: usize = 384;
 
 /// The windows of every channel of an image.
 #[derive(Debug, Clone, PartialEq)]
@@ -442,31 +445,42 @@ impl AveragePool2d {
         T::of(1.0 / count as f64)
     }
 
-    fn means<T: Scalar>(&self, execution: Execution, input: &[T], output: &mut [T]) {
-        let pool = &self.pool;
+    /// Work values of one example.
+    fn work(&self) -> usize {
+        pairs(self.pool.entries(), self.pool.channels())
+    }
+
+    fn means<T: Scalar>(
+        &self,
+        execution: Execution,
+        input: &[T],
+        output: &mut [T],
+        work: &mut [T],
+    ) {
+        let (pool, own) = (&self.pool, self.work());
         let (channels, dim, size) = (pool.channels(), pool.input_dim(), pool.output_dim());
-        let data = Columns::new(output, size);
-        let work = |range: std::ops::Range<usize>, output: Columns<'_, T>| {
-            let examples = input[range.start * dim..range.end * dim].chunks_exact(dim);
+        let n = input.len() / dim;
+        let data = (
+            Columns::new(output, size),
+            Columns::new(&mut work[..own * n], own),
+        );
+        execution.for_each_block(n, pool.cost(), data, |range, (output, work)| {
+            let (examples, work) = (range.start * dim..range.end * dim, &mut work.values[..own]);
+            let examples = input[examples].chunks_exact(dim);
             for (z, output) in examples.zip(output.values.chunks_exact_mut(size)) {
                 for (position, out) in pool.positions().zip(output.chunks_exact_mut(channels)) {
-                    let share = self.share(position);
-                    out.fill(T::zero());
-                    for from in pool.reads(position) {
-                        add_share(out, share, &z[from..from + channels]);
-                    }
+                    mean(out, self.share(position), z, pool.reads(position), work);
                 }
             }
-        };
-        execution.for_each_block(input.len() / dim, pool.cost(), data, work);
+        });
     }
 }
 
 impl<T: Scalar> Layer<T> for AveragePool2d {
     pooling!(pool);
 
-    fn scratch(&self, _batch: usize) -> Scratch {
-        Scratch::NONE
+    fn scratch(&self, batch: usize) -> Scratch {
+        Scratch::new(0, self.work().saturating_mul(batch))
     }
 
     fn forward(
@@ -476,9 +490,9 @@ impl<T: Scalar> Layer<T> for AveragePool2d {
         input: &[T],
         output: &mut [T],
         _tape: Option<&mut [T]>,
-        _work: &mut [T],
+        work: &mut [T],
     ) {
-        self.means(context.execution, input, output);
+        self.means(context.execution, input, output, work);
     }
 
     fn vjp(
@@ -521,10 +535,10 @@ impl<T: Scalar> Layer<T> for AveragePool2d {
         v_input: Option<&[T]>,
         _v_parameters: Option<&[T]>,
         tangent: &mut [T],
-        _work: &mut [T],
+        work: &mut [T],
     ) {
         match v_input {
-            Some(v) => self.means(at.context.execution, v, tangent),
+            Some(v) => self.means(at.context.execution, v, tangent, work),
             None => tangent.fill(T::zero()),
         }
     }
@@ -535,8 +549,9 @@ impl<T: Scalar> Layer<T> for AveragePool2d {
             true => self.pool.entries(),
             false => self.pool.fewest(),
         };
-        let bound = self.pool.most_readers() as f64 / fewest as f64;
-        Some(T::of(bound * (1.0 + 8.0 * T::default_epsilon().as_f64())))
+        let readers = self.pool.most_readers();
+        let terms = self.pool.entries().min(TERMS).max(readers);
+        Some(T::of(readers as f64 / fewest as f64) * room::<T>(terms))
     }
 
     fn description(&self) -> Option<Description> {
@@ -555,6 +570,43 @@ fn add_share<T: Scalar>(sums: &mut [T], share: T, values: &[T]) {
             }
         },
     );
+}
+
+/// Work values for the [`mean`] of this many terms.
+fn pairs(terms: usize, channels: usize) -> usize {
+    match terms > TERMS {
+        true => channels.saturating_mul(2),
+        false => 0,
+    }
+}
+
+/// out ← share · Σ of the channels that begin at `reads`. `work` holds two values for each channel, or
+/// none for few terms.
+fn mean<T: Scalar>(
+    out: &mut [T],
+    share: T,
+    z: &[T],
+    reads: impl Iterator<Item = usize>,
+    work: &mut [T],
+) {
+    out.fill(T::zero());
+    work.fill(T::zero());
+    for (k, from) in reads.enumerate() {
+        if k > 0 && k.is_multiple_of(TERMS) {
+            add_to_pairs(work, out);
+            out.fill(T::zero());
+        }
+        add_share(out, share, &z[from..from + out.len()]);
+    }
+    if !work.is_empty() {
+        add_to_pairs(work, out);
+        out.copy_from_slice(&work[..out.len()]);
+    }
+}
+
+/// The margin of a bound for rounding errors in sums of this many terms.
+fn room<T: Scalar>(terms: usize) -> T {
+    T::one() + T::of(8.0 * terms as f64) * T::default_epsilon()
 }
 
 /// The mean of every channel over all positions: ẑ_c = (1/P) Σ_p z\[c, p], from `[channels, …]` with P
@@ -600,14 +652,21 @@ impl GlobalAveragePool {
         T::of(self.channels() as f64 / self.input.size() as f64)
     }
 
-    fn means<T: Scalar>(&self, input: &[T], output: &mut [T]) {
-        let channels = self.channels();
-        output.fill(T::zero());
-        let examples = input.chunks_exact(self.input.size());
+    fn positions(&self) -> usize {
+        self.input.size() / self.channels()
+    }
+
+    fn work(&self) -> usize {
+        pairs(self.positions(), self.channels())
+    }
+
+    fn means<T: Scalar>(&self, input: &[T], output: &mut [T], work: &mut [T]) {
+        let (channels, size) = (self.channels(), self.input.size());
+        let work = &mut work[..self.work()];
+        let examples = input.chunks_exact(size);
         for (z, output) in examples.zip(output.chunks_exact_mut(channels)) {
-            for z in z.chunks_exact(channels) {
-                add_share(output, self.share(), z);
-            }
+            let reads = (0..size).step_by(channels);
+            mean(output, self.share(), z, reads, work);
         }
     }
 }
@@ -628,7 +687,7 @@ impl<T: Scalar> Layer<T> for GlobalAveragePool {
     fn initialize(&self, _parameters: &mut [T], _rng: &mut dyn Rng) {}
 
     fn scratch(&self, _batch: usize) -> Scratch {
-        Scratch::NONE
+        Scratch::new(0, self.work())
     }
 
     fn cost(&self) -> Option<usize> {
@@ -642,9 +701,9 @@ impl<T: Scalar> Layer<T> for GlobalAveragePool {
         input: &[T],
         output: &mut [T],
         _tape: Option<&mut [T]>,
-        _work: &mut [T],
+        work: &mut [T],
     ) {
-        self.means(input, output);
+        self.means(input, output, work);
     }
 
     fn vjp(
@@ -673,17 +732,16 @@ impl<T: Scalar> Layer<T> for GlobalAveragePool {
         v_input: Option<&[T]>,
         _v_parameters: Option<&[T]>,
         tangent: &mut [T],
-        _work: &mut [T],
+        work: &mut [T],
     ) {
         match v_input {
-            Some(v) => self.means(v, tangent),
+            Some(v) => self.means(v, tangent, work),
             None => tangent.fill(T::zero()),
         }
     }
 
     fn curvature_bound(&self, _parameters: &[T], _work: &mut [T]) -> Option<T> {
-        let room = 1.0 + 8.0 * T::default_epsilon().as_f64();
-        Some(self.share::<T>() * T::of(room))
+        Some(self.share::<T>() * room(self.positions().min(TERMS)))
     }
 
     fn description(&self) -> Option<Description> {

@@ -8,7 +8,9 @@ use layerwise::decoupled::{Selection, TargetInit};
 use layerwise::diagnostics::Diagnostics;
 use layerwise::energy::Energy;
 use layerwise::kernel::Write;
-use layerwise::layer::{Activation, Dense};
+use layerwise::layer::{
+    Activation, AveragePool2d, Context, Dense, Embedding, GlobalAveragePool, Layer, Point,
+};
 use layerwise::loss::{Gaussian, Huber, Pair, SquaredError};
 use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::{Adam, GradientDescent};
@@ -416,5 +418,58 @@ fn weighted_least_squares_over_many_examples() {
             let error = (f64::from(*found) / expected - 1.0).abs();
             assert!(error < 1e-5, "{weight:?}: {found}, not {expected}");
         }
+    }
+}
+
+/// Means over a million values were off by one in a hundred.
+#[test]
+fn means_of_large_images_in_f32() {
+    let (channels, side) = (3, 1000);
+    let z: Vec<f32> = uniform(&mut generator(3), channels * side * side, 1.0);
+    let z: Vec<f32> = z.into_iter().map(|z| z + 100.0).collect();
+    let mean = |c: usize| {
+        let own = z.iter().skip(c).step_by(channels);
+        own.map(|&z| f64::from(z)).sum::<f64>() / (side * side) as f64
+    };
+    let image = [channels, side, side];
+    let layers: [Box<dyn Layer<f32>>; 2] = [
+        Box::new(GlobalAveragePool::new(image).unwrap()),
+        Box::new(AveragePool2d::new(image, side).unwrap()),
+    ];
+    for layer in layers {
+        let mut work = vec![f32::NAN; layer.scratch(1).work];
+        let (mut output, mut tangent) = (vec![f32::NAN; channels], vec![f32::NAN; channels]);
+        let context = Context::inference(0, 0);
+        layer.forward(&context, &[], &z, &mut output, None, &mut work);
+        let at = Point::new(context, &[], &z, &output, &[]);
+        layer.jvp(&at, Some(&z), None, &mut tangent, &mut work);
+        for found in [&output, &tangent] {
+            for (c, &found) in found.iter().enumerate() {
+                let error = (f64::from(found) / mean(c) - 1.0).abs();
+                assert!(error < 1e-6, "{layer:?}: {found}, not {}", mean(c));
+            }
+        }
+    }
+}
+
+/// A token that occurs in every example.
+#[test]
+fn the_gradient_of_a_token_in_f32() {
+    let layer = Embedding::new(3, 2, 1).unwrap();
+    let layer: &dyn Layer<f32> = &layer;
+    let z: Vec<f32> = (0..N).map(|i| if i % 5 == 0 { 2.0 } else { 1.0 }).collect();
+    let u: Vec<f32> = uniform(&mut generator(4), 2 * N, 0.1);
+    let u: Vec<f32> = u.into_iter().map(|u| u + 1.0).collect();
+    let (parameters, output) = ([0.0; 6], vec![0.0; 2 * N]);
+    let mut d = [f32::NAN; 6];
+    let mut work = vec![f32::NAN; layer.scratch(N).work];
+    let at = Point::new(Context::inference(0, 0), &parameters, &z, &output, &[]);
+    layer.vjp(&at, &u, Write::Skip, Write::Set(&mut d), &mut work);
+    for (place, &found) in d.iter().enumerate() {
+        let (token, row) = (place / 2, place % 2);
+        let own = (0..N).filter(|&i| z[i] as usize == token);
+        let expected: f64 = own.map(|i| f64::from(u[2 * i + row])).sum();
+        let error = (f64::from(found) - expected).abs();
+        assert!(error <= 1e-7 * expected, "{found}, not {expected}");
     }
 }

@@ -168,7 +168,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
         solver: &dyn TargetSolver<T>,
     ) -> Result<Inferred<T>, Error> {
         self.check_evidence(evidence)?;
-        let mut extended = self.extended(evidence)?;
+        let targets = self.targets_of(evidence);
+        let mut extended = self.extended(evidence, &targets)?;
         let n = evidence.inputs.ncols();
         let free = evidence.free_inputs.as_ref();
         let start = DMatrix::from_fn(evidence.inputs.nrows(), n, |k, i| match free {
@@ -188,7 +189,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         layers.check_forward(n)?;
         layers.forward(inputs, n, depth, &mut passed);
         let unused = DMatrix::zeros(1, n);
-        extended.add_examples(&unused, &evidence.targets, &TargetInit::Given(hidden))?;
+        extended.add_examples(&unused, &targets, &TargetInit::Given(hidden))?;
         let before = extended.energy()?;
         let solved = extended.solve_targets(solver, &Selection::All)?;
         self.inferred(evidence, &extended, before, solved)
@@ -220,9 +221,25 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(())
     }
 
+    /// The targets, with 0 for those that are free, unless the loss does not accept it (softmax cross entropy
+    /// needs a distribution). They are their own predictions, so what they add to E is constant; but it must
+    /// not be large beside the rest: a count of 800 as a log-rate would be.
+    fn targets_of(&self, evidence: &Evidence<T>) -> DMatrix<T> {
+        let mut targets = evidence.targets.clone();
+        let free = evidence.free_targets.iter().flatten();
+        for (target, _) in targets.iter_mut().zip(free).filter(|(_, free)| **free) {
+            *target = T::zero();
+        }
+        let (circuit, n) = (self.circuit(), targets.ncols());
+        match self.terms().check_outputs(circuit, n, &targets) {
+            Ok(()) => targets,
+            Err(_) => evidence.targets.clone(),
+        }
+    }
+
     /// The circuit with the free inputs as the targets of one more layer at its start, which predicts
     /// the mean of their prior.
-    fn extended(&self, evidence: &Evidence<T>) -> Result<Self, Error> {
+    fn extended(&self, evidence: &Evidence<T>, targets: &DMatrix<T>) -> Result<Self, Error> {
         let (circuit, terms) = (self.circuit(), self.terms());
         let depth = circuit.depth();
         let held = |values: &DMatrix<T>, free: &Option<DMatrix<bool>>| {
@@ -239,7 +256,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
                 own = own.with_inputs(held(&evidence.inputs, &evidence.free_inputs));
             }
             if let (true, Some(_)) = (t == depth - 1, &evidence.free_targets) {
-                own = own.with_outputs(held(&evidence.targets, &evidence.free_targets));
+                own = own.with_outputs(held(targets, &evidence.free_targets));
             }
             builder = builder.layer(own);
         }

@@ -5,7 +5,7 @@ use layerwise::decoupled::{DecoupledCircuit, Selection, TargetInit};
 use layerwise::energy::Energy;
 use layerwise::inference::Evidence;
 use layerwise::layer::{Activation, Dense, Embedding};
-use layerwise::loss::{Loss, SoftmaxCrossEntropy, SquaredError};
+use layerwise::loss::{Loss, Poisson, SoftmaxCrossEntropy, SquaredError};
 use layerwise::nalgebra::{DMatrix, DVector};
 use layerwise::target_solver::{
     GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent, TargetSolver,
@@ -261,6 +261,29 @@ fn noise_samples_from_the_gaussian() {
     assert!(found.iter().zip(&other).all(|(a, b)| a != b));
     let still = model.infer(&evidence, &solver(0.0, 1)).unwrap().inputs;
     assert!(still.iter().all(|z| (z - 1.2).abs() < 1e-8), "{still}");
+}
+
+/// The value of a free target plays no role, large as it may be: e^800 is infinite.
+#[test]
+fn values_of_free_targets_play_no_role() {
+    let widths = [3, 4, 2];
+    let model = model(&widths, Activation::Tanh, Poisson);
+    let x = values(3, 1).0;
+    let y = |hidden: f64| DMatrix::from_fn(2, N, |k, i| if k == i % 2 { 2.0 } else { hidden });
+    let free = DMatrix::from_fn(2, N, |k, i| k != i % 2);
+    let checked = ReverseSweep::new(5)
+        .with_step(StepSize::Checked(0.5))
+        .unwrap();
+    let infer = |hidden| {
+        let evidence = Evidence::new(x.clone(), y(hidden)).unwrap();
+        let evidence = evidence.with_free_targets(free.clone()).unwrap();
+        model.infer(&evidence, &checked).unwrap()
+    };
+    let found = infer(1.0);
+    assert!(found.energy[1] < found.energy[0]);
+    for hidden in [0.0, 50.0, 800.0, 1e300] {
+        assert_eq!(infer(hidden), found, "{hidden}");
+    }
 }
 
 /// A first layer without a curvature bound needs none unless an input is free.

@@ -146,8 +146,10 @@ fn windows_beyond_memory_are_refused() {
     let transposed = ConvTranspose2d::new([1, 1, 1], 1 << 16, plain, identity);
     refused(transposed, "an image");
     // So does that of a column with its padding, which is only work memory.
-    let padded = Window2d::new(1).with_padding([side, 0]);
-    let layer = Conv2d::new([1 << 48, 1, 1], 1, padded.with_stride(side), identity).unwrap();
+    let padded = Window2d::new([1, 2])
+        .with_padding([side, 1])
+        .with_stride([1 << 18, 1]);
+    let layer = Conv2d::new([1 << 48, 1, 1], 1, padded, identity).unwrap();
     assert_eq!(layer.scratch(1).work, usize::MAX);
 }
 

@@ -239,9 +239,12 @@ impl<T: Scalar> Layer<T> for Clamped<T> {
     }
 
     fn curvature_bound(&self, parameters: &[T], work: &mut [T]) -> Option<T> {
+        // A layer's own bound comes first, so that an example's step does not depend on whether others
+        // have free inputs.
+        let own = self.layer.curvature_bound(parameters, work);
         match &self.inputs {
-            Some(held) if !held.free.contains(&true) => Some(T::zero()),
-            _ => self.layer.curvature_bound(parameters, work),
+            Some(held) if !held.free.contains(&true) => own.or(Some(T::zero())),
+            _ => own,
         }
     }
 }

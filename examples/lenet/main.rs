@@ -14,7 +14,7 @@ use data::{CLASSES, Images, SIDE};
 use layerwise::data::metrics;
 use layerwise::layer::{AveragePool2d, Conv2d, Window2d};
 use layerwise::prelude::*;
-use layerwise::target_solver::StepSize;
+use layerwise::target_solver::{GaussNewton, StepSize};
 use serde::Serialize;
 
 /// Trains LeNet-5 on images of 28×28 pixels by several schemes.
@@ -40,6 +40,9 @@ struct Options {
     /// `backprop` and `refreshed`.
     #[arg(long, value_delimiter = ',', default_value = "0.002")]
     rates: Vec<f64>,
+    /// Learning rate at the end, as a fraction of the first; it falls along a cosine from visit to visit.
+    #[arg(long, default_value_t = 0.0)]
+    rate_end: f64,
     /// Number of epochs of the runs that choose a rate.
     #[arg(long, default_value_t = 1)]
     trial_epochs: u64,
@@ -64,6 +67,9 @@ enum SchemeName {
     Backprop,
     /// Targets set by a forward pass on each visit, and one reverse sweep.
     Refreshed,
+    /// Targets set by a forward pass on each visit, and one step along the direction that the chain of layers
+    /// makes of the gradient.
+    Chained,
     /// Joint descent on targets that are kept per example.
     Joint,
     /// Residuals kept per example, and one reverse sweep.
@@ -71,7 +77,13 @@ enum SchemeName {
 }
 
 impl SchemeName {
-    const ALL: [Self; 4] = [Self::Backprop, Self::Refreshed, Self::Joint, Self::Residual];
+    const ALL: [Self; 5] = [
+        Self::Backprop,
+        Self::Refreshed,
+        Self::Chained,
+        Self::Joint,
+        Self::Residual,
+    ];
 
     fn phase(self, rate: f64, options: &Options) -> Result<Phase<f32>, Error> {
         let rule = Adam::new(rate)?;
@@ -79,6 +91,7 @@ impl SchemeName {
         Ok(match self {
             Self::Backprop => Phase::new(Backprop, rule),
             Self::Refreshed => Phase::new(Decoupling::refreshed(sweep), rule),
+            Self::Chained => Phase::new(Decoupling::refreshed(GaussNewton::chained(1, 1)), rule),
             Self::Joint => {
                 let of_targets = GradientDescent::new(options.joint_step)?.with_momentum(0.9)?;
                 Phase::new(Decoupling::joint(of_targets), rule)
@@ -186,6 +199,7 @@ fn trained(
     let mut model = DecoupledCircuit::new(lenet(seed)?, energy)?;
     model.add_examples(&train.pixels, &train.classes, &TargetInit::ForwardPass)?;
     let phase = scheme.phase(rate, options)?.with_epochs(epochs);
+    let phase = phase.with_schedule(Schedule::cosine(options.rate_end)?);
     let trainer = Trainer::new(phase.with_batch_size(options.batch)?)
         .with_seed(seed)
         .with_measure_every(0);

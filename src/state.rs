@@ -134,7 +134,7 @@ impl<T: Clone> Clone for State<T> {
         }
     }
 
-    /// Overwrites the numbers, in the memory that they have, and keeps the scratch memory.
+    /// Overwrites the numbers in place, and keeps the scratch memory.
     fn clone_from(&mut self, source: &Self) {
         self.counts.clone_from(&source.counts);
         self.values.clone_from(&source.values);

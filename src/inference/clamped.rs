@@ -39,7 +39,8 @@ impl<T: Scalar> Held<T> {
         }
     }
 
-    /// Calls `change` with every entry of `columns` that is free, or clamped, and its held value.
+    /// Calls `change` with every entry of `columns` that is free (or, if `free` is false, clamped) and
+    /// its held value.
     fn each(&self, free: bool, ids: &[u64], columns: &mut [T], change: impl Fn(&mut T, T)) {
         for (&id, column) in ids.iter().zip(columns.chunks_exact_mut(self.dim)) {
             let own = id as usize * self.dim..(id as usize + 1) * self.dim;

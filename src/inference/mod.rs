@@ -27,9 +27,9 @@ use crate::target_solver::{SolveReport, TargetSolver};
 /// E(z) = ∑_i [ ½ κ ∑_{k free} (z_{0k}^i - m_k)^2 + ∑_{t=1}^{T-1} μ_t L_h(z_t^i, ẑ_t^i) + L(z_T^i, ẑ_T^i) ]
 /// ```
 ///
-/// with θ fixed, and the regularisers S_t of the targets, if there are any; those of θ are left out. A free
-/// entry of z_T adds only a constant to L. The first term is a Gaussian prior on
-/// the free inputs, with precision κ and mean m: by default 1 and 0, which suits standardised inputs.
+/// plus the regularisers S_t of the targets, if there are any, with θ fixed; the regularisers of θ are left
+/// out. A free entry of z_T adds only a constant to L. The first term is a Gaussian prior on the free
+/// inputs, with precision κ and mean m: by default 1 and 0, which suits standardised inputs.
 ///
 /// # Examples
 /// An input from an output: the line ẑ = 2 z + 1, run backwards.
@@ -77,7 +77,7 @@ pub struct Inferred<T: Scalar> {
 }
 
 impl<T: Scalar> Evidence<T> {
-    /// All entries of `inputs` (d_0 × n) and `targets` (d_T × n) clamped.
+    /// Evidence in which all entries of `inputs` (d_0 × n) and `targets` (d_T × n) are clamped.
     ///
     /// # Errors
     /// [`Error::ExampleCount`].
@@ -99,7 +99,7 @@ impl<T: Scalar> Evidence<T> {
         })
     }
 
-    /// Frees the entries of z_0 where `free` is true. The solver starts from their values.
+    /// Frees the entries of z_0 where `free` is true. The solver starts from their given values.
     ///
     /// # Errors
     /// [`Error::Shape`].
@@ -109,8 +109,8 @@ impl<T: Scalar> Evidence<T> {
         Ok(self)
     }
 
-    /// Frees the entries of z_T where `free` is true. Their values play no role, but the loss must
-    /// accept them as targets.
+    /// Frees the entries of z_T where `free` is true. Their given values have no effect, but the
+    /// loss must accept them as targets.
     ///
     /// # Errors
     /// [`Error::Shape`].
@@ -222,8 +222,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
     }
 
     /// The targets, with 0 for those that are free, unless the loss does not accept it (softmax cross entropy
-    /// needs a distribution). They are their own predictions, so what they add to E is constant; but it must
-    /// not be large beside the rest: a count of 800 as a log-rate would be.
+    /// needs a distribution). Their predictions are the same values, so what they add to E is constant; but
+    /// it must not be large beside the rest, as a count of 800 read as a log-rate would be.
     fn targets_of(&self, evidence: &Evidence<T>) -> DMatrix<T> {
         let mut targets = evidence.targets.clone();
         let free = evidence.free_targets.iter().flatten();

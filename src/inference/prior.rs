@@ -5,7 +5,7 @@ use rand::Rng;
 use crate::kernel::{Scalar, Write};
 use crate::layer::{Context, Layer, ParameterGroup, Point, Scratch, Shape};
 
-/// ẑ = m, whatever the input, which is a single value that is never read.
+/// ẑ = m for any input. The input is a single value that is never read.
 #[derive(Debug)]
 pub(super) struct Prior<T> {
     mean: Vec<T>,

@@ -5,8 +5,8 @@
 //! its batch.
 //!
 //! The product goes through the terms in blocks. Within one, a panel of a few vectors of A's rows is
-//! copied to where the nearest cache holds it, and meets all columns of B, a tile of a few columns at a
-//! time. What is near already is not copied.
+//! copied so that the nearest cache holds it, and is multiplied by all columns of B, a tile of a few
+//! columns at a time. What that cache holds already is not copied.
 
 use std::ops::Range;
 
@@ -320,7 +320,7 @@ impl<'a, T: Element> Product<'a, T> {
     }
 }
 
-/// Vectors in the largest panel of so many rows.
+/// Vectors in the largest panel of this many rows.
 #[inline(always)]
 fn panel_vectors(rows: usize, lanes: usize, most: usize) -> usize {
     let vectors = rows.div_ceil(lanes);
@@ -336,7 +336,7 @@ fn panel_rows(panel: usize, panels: usize, rows: usize, lanes: usize) -> Range<u
     start..end.min(rows)
 }
 
-/// Asks for the terms of some columns of the right factor.
+/// Prefetches the terms of some columns of the right factor.
 #[inline(always)]
 fn fetch_columns<K: Vectors>(
     vectors: K,
@@ -353,7 +353,7 @@ fn fetch_columns<K: Vectors>(
     }
 }
 
-/// Columns ahead that are asked for while a panel of the left factor is copied.
+/// How many columns ahead are prefetched while a panel of the left factor is copied.
 const AHEAD: usize = 8;
 
 /// Copies a panel of the left factor, with zeros below it that fill the last vector.

@@ -1,4 +1,4 @@
-//! The vectors that this processor does not choose are right, too.
+//! The vectors that are not chosen on this processor are correct too.
 
 use super::*;
 

@@ -153,8 +153,8 @@ impl<T: Copy, const W: usize> Factors<T> for ByColumns<'_, T, W> {
     }
 }
 
-/// A tile of so many columns, with its sums named one by one: sums in an array that a loop indexes
-/// would go through memory.
+/// A tile of this many columns, with its sums named one by one: sums in an array that a loop
+/// indexes would go through memory.
 macro_rules! width {
     ($name:ident, $inlined:ident, $sums:ident, $width:literal; $($sum:ident $j:literal),*) => {
         impl<'a, K: Vectors> Tile<'a, K> {

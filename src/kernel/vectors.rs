@@ -10,7 +10,7 @@ pub(super) trait Vectors: Copy {
     type Number: Scalar;
     type Vector: Copy + 'static;
 
-    /// Numbers of a vector.
+    /// Numbers in a vector.
     const LANES: usize;
 
     /// Vectors of rows in the largest tile.
@@ -22,8 +22,8 @@ pub(super) trait Vectors: Copy {
     /// The vector whose numbers are all x.
     fn splat(self, x: Self::Number) -> Self::Vector;
 
-    /// Columns of the tiles of a product whose largest panel has so many vectors of rows: as many as
-    /// leave registers for the factors.
+    /// Columns of the tiles of a product whose largest panel has this many vectors of rows: as many
+    /// as leave registers for the factors.
     fn columns(vectors: usize) -> usize;
 
     /// a + b.
@@ -47,7 +47,7 @@ pub(super) trait Vectors: Copy {
     /// `to[q step + r] ← from[r stride + q]` for all q and r below [`BLOCK`](Self::BLOCK).
     fn transpose(self, from: &[Self::Number], stride: usize, to: &mut [Self::Number], step: usize);
 
-    /// Asks for the cache line of the first number, which is needed soon.
+    /// Prefetches the cache line of the first number, which is needed soon.
     fn fetch(self, numbers: &[Self::Number]);
 
     /// Does the work in a function of its own, compiled for this processor.

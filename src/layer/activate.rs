@@ -10,12 +10,12 @@ use crate::description::Description;
 use crate::error::Error;
 use crate::kernel::{Columns, Scalar, Write, WriteColumns, multiply, multiply_by};
 
-/// ẑ = a(z) for every value, for any shape; there are no parameters.
+/// ẑ = a(z), applied to every value, for any shape; there are no parameters.
 ///
-/// [`Dense`](super::Dense) layers and convolutions have their own activation. This one goes before a
-/// linear map, as in the branch of a pre-activation [`Residual`](super::Residual) unit, inside a
-/// [`Sequential`](super::Sequential). As a separate unit it would get auxiliary targets of its own, which is
-/// rarely useful.
+/// [`Dense`](super::Dense) layers and convolutions have their own activation. Use this one before a linear
+/// map inside a [`Sequential`](super::Sequential), as in the branch of a pre-activation
+/// [`Residual`](super::Residual) unit. As a separate unit it would get auxiliary targets of its own, which
+/// is rarely useful.
 ///
 /// ‖∂ẑ/∂z‖² is at most sup |a′|².
 ///

@@ -16,8 +16,8 @@ use crate::kernel::{
     row_sums, scale, sum_of_blocks, vectorise,
 };
 
-/// Multi-head self-attention over a sequence of fixed length: every position takes a
-/// weighted mean over all positions, with weights that are computed from the input.
+/// Multi-head self-attention over a sequence of fixed length: every position takes a weighted
+/// mean of the values at all positions, with weights computed from the input.
 ///
 /// With Z the `[dim, length]` input, k = dim/heads, and Q_h, K_h, V_h the h-th blocks of k rows of Q, K, V:
 ///
@@ -29,11 +29,11 @@ use crate::kernel::{
 /// P_h = \text{softmax}\big( K_h^T Q_h/√k \big), \qquad O_h = V_h P_h, \qquad Ẑ = W_o O + b_o 1^T
 /// ```
 ///
-/// The softmax is over each column of the length × length matrix, which holds the weights of one
-/// position; its largest entry is subtracted first. With [`Attention::causal`], position j attends
-/// to positions 0 to j only. The output has the shape of the input. The results are those of PyTorch's
-/// `MultiheadAttention(dim, heads, batch_first=True)`. Vaswani, Shazeer, Parmar, Uszkoreit, Jones,
-/// Gomez, Kaiser & Polosukhin 2017.
+/// The softmax is taken over each column of the length × length matrix, which holds the weights of one
+/// position; the largest entry of the column is subtracted first. With [`Attention::causal`], position
+/// j attends to positions 0 to j only. The output has the shape of the input. The results are those of
+/// PyTorch's `MultiheadAttention(dim, heads, batch_first=True)`. Vaswani, Shazeer, Parmar, Uszkoreit,
+/// Jones, Gomez, Kaiser & Polosukhin 2017.
 ///
 /// Parameters: "in_weights" (3 dim × dim, column-major: the rows of W_q, then W_k, then W_v), "in_bias"
 /// (3 dim), "out_weights" (W_o, dim × dim) and "out_bias" (dim). Weight decay applies to weights only.
@@ -289,7 +289,7 @@ fn rows_of<T>(matrix: Matrix<'_, T>, rows: Range<usize>) -> Matrix<'_, T> {
     matrix.t().column_range(rows).t()
 }
 
-/// Writes `from`, a matrix of `rows` rows, to the rows of `to` that begin with `first`.
+/// Writes `from`, a matrix of `rows` rows, to the rows of `to` from `first` on.
 fn put<T: Copy>(from: &[T], rows: usize, to: &mut [T], all_rows: usize, first: usize) {
     let columns = to.chunks_exact_mut(all_rows);
     for (to, from) in columns.zip(from.chunks_exact(rows)) {

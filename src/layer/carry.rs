@@ -1,7 +1,7 @@
 //! A skip across decoupled units: the state carries a second part past the layers in between.
 //!
 //! A circuit is a chain, so a value that is needed later must be part of every target in between.
-//! [`Branch`] makes the pair (z, z), [`Carry`] changes the first part by a layer, and [`Merge`] adds
+//! [`Branch`] makes the pair (z, z), [`Carry`] applies a layer to the first part, and [`Merge`] adds
 //! the parts. The pair is stored flat, the first part first.
 
 use std::sync::Arc;
@@ -41,7 +41,7 @@ use crate::kernel::{Scalar, Write};
 ///     ])?)
 ///     .layer(Dense::new(4, 1, Activation::Identity)?)
 ///     .build()?;
-/// // The target between the two units has both parts.
+/// // The target between the two units holds both parts.
 /// assert_eq!(circuit.layer(1).input_dim(), 6 + 4);
 ///
 /// let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
@@ -199,7 +199,7 @@ impl<T: Scalar> Carry<T> {
         (self.layer.input_dim(), self.layer.output_dim())
     }
 
-    /// The number of examples, whose inputs these are, and the numbers of values of all h and g(h).
+    /// The numbers of values in all h and in all g(h) of a batch with this input.
     fn lengths(&self, input: &[T]) -> (usize, usize) {
         let (dim, out) = self.dims();
         let n = input.len() / (dim + self.carried);
@@ -222,7 +222,7 @@ impl<T: Scalar> Carry<T> {
         }
     }
 
-    /// `pairs` ← g beside the second parts of pairs (h, s); zeros if there are none.
+    /// `pairs` ← (g, s), with the second parts s of the pairs `others`, or 0 if there are none.
     fn join(&self, g: &[T], others: Option<&[T]>, pairs: &mut [T]) {
         let ((dim, out), carried) = (self.dims(), self.carried);
         let parts = pairs

@@ -21,8 +21,8 @@ use crate::error::Error;
 /// first index fastest, then b (out_channels) unless the layer has none. With
 /// [groups](Patchwise::with_groups), output channel m sees only the input channels of its group.
 /// Weight decay, initial values, bound and cost are those of [`Patchwise`]; fan_in is
-/// channels / groups · kernel height · kernel width. Without groups, closed-form
-/// W-steps solve it like a dense layer; with groups it has no [`Layer::affine`](super::Layer::affine).
+/// channels / groups · kernel height · kernel width. Without groups, closed-form W-steps apply as for
+/// a dense layer; with groups it has no [`Layer::affine`](super::Layer::affine).
 ///
 /// # From PyTorch
 /// PyTorch stores an image as \[C]\[H]\[W] and weights as \[M]\[C/g]\[kh]\[kw], the last index fastest.
@@ -61,7 +61,7 @@ impl Conv2d {
     }
 
     /// Divides the channels into this many groups: each group of output channels sees one group of
-    /// input channels. With as many groups as input channels it is a depthwise convolution.
+    /// input channels. With as many groups as input channels, this is a depthwise convolution.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for a number that does not divide both numbers of channels.
@@ -99,7 +99,7 @@ pub(super) fn check_groups(groups: usize, channels: [usize; 2]) -> Result<(), Er
     Ok(())
 }
 
-/// The map of so many groups, whose channels are disjoint; these are the windows of the first.
+/// The map of this many groups, whose channels are disjoint; `windows` are those of the first.
 pub(super) fn map(
     windows: Windows,
     groups: usize,

@@ -95,7 +95,7 @@ impl ConvTranspose2d {
         })
     }
 
-    /// Adds rows at the bottom of the output and columns on its right.
+    /// Adds rows at the bottom of the output and columns at its right edge.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless both are smaller than the stride or the dilation.

@@ -22,15 +22,15 @@ use crate::kernel::{Scalar, Write, WriteColumns};
 /// **When the mask changes.** The mask is a function of the circuit's seed, the layer, the example's
 /// id and the number of the visit, and of nothing else ([`Context`]). So an example has one mask for
 /// all evaluations of a visit (every Z-step, line search and W-step: E is the same function in all of
-/// them), another one in the next visit, and the same one whichever other examples are in its batch.
-/// Layers of a [`Sequential`](super::Sequential) have separate masks. Nothing is dropped in evaluations
-/// that are not part of training, such as predictions, E and its gradients as the model gives them, and
-/// the records' composed loss, and for examples without an id. Single calls of
-/// [`solve_targets`](crate::DecoupledCircuit::solve_targets) and
-/// [`solve_parameters`](crate::DecoupledCircuit::solve_parameters) are training: they have the masks of visit 0.
+/// them), another one in the next visit, and the same one whatever other examples are in its batch. Layers of a
+/// [`Sequential`](super::Sequential) have separate masks. Nothing is dropped in evaluations that are not part of
+/// training (predictions, E and its gradients as the model returns them, the composed loss in the records), or
+/// for examples without an id. Single calls of [`solve_targets`](crate::DecoupledCircuit::solve_targets) and
+/// [`solve_parameters`](crate::DecoupledCircuit::solve_parameters) count as training: they use the masks of
+/// visit 0.
 ///
 /// There are no parameters. ‖∂ẑ/∂z‖² ≤ 1/(1 − p)². Inside a unit, dropout trains as usual; between
-/// units the targets that are kept from visit to visit see a new mask every time. Srivastava, Hinton,
+/// units, targets that are kept from visit to visit see a new mask every time. Srivastava, Hinton,
 /// Krizhevsky, Sutskever & Salakhutdinov 2014.
 ///
 /// # Examples

@@ -1,4 +1,4 @@
-//! Whole numbers as learned vectors.
+//! Learned vectors for tokens.
 
 use rand::Rng;
 
@@ -101,7 +101,7 @@ impl Embedding {
         token * self.dim..(token + 1) * self.dim
     }
 
-    /// Work values for the gradient of a batch with this many tokens, any of which may be the same.
+    /// Work values for the gradient of a batch with this many tokens, which may all be the same.
     fn low_halves(&self, tokens: usize) -> usize {
         match tokens > TERMS {
             true => self.dim.saturating_mul(self.vocabulary),

@@ -65,8 +65,8 @@ pub trait Function: Debug + Send + Sync {
         }
     }
 
-    /// `output ← f(z, θ)` for one example; it holds zeros before. Write constants as `F::from(0.5).unwrap()`. Where the code
-    /// branches on values, the path that is taken is differentiated.
+    /// `output ← f(z, θ)` for one example; `output` holds zeros on entry. Write constants as `F::from(0.5).unwrap()`. If
+    /// the code branches on values, the branch taken is differentiated.
     fn call<F: num_traits::Float>(&self, z: &[F], parameters: &[F], output: &mut [F]);
 
     /// See [`Layer::description`]; `None` by default.
@@ -77,10 +77,10 @@ pub trait Function: Debug + Send + Sync {
 
 /// A [`Function`] as a layer, in `f32` and `f64`: ẑ = f(z, θ), differentiated by [`echidna`].
 ///
-/// A `jvp` evaluates f once per example in dual numbers; a `vjp` records f's operations on a tape and goes
-/// through it backwards. For a dense layer of width 16, 64 or 256 written as loops, a `jvp` took as long as 5, 9
-/// or 12 evaluations of f, and a `vjp` as long as 50, 100 or 200: plain loops are vectorised, tapes are not. Both
-/// allocate memory, unlike those of other layers. For a hot path, write the derivatives by hand and
+/// A `jvp` evaluates f once per example in dual numbers; a `vjp` records f's operations on a tape and traverses
+/// it backwards. For a dense layer of width 16, 64 or 256 written as loops, a `jvp` took as long as 5, 9 or 12
+/// evaluations of f, and a `vjp` as long as 50, 100 or 200: plain loops are vectorised, tapes are not. Both
+/// allocate memory, unlike the derivatives of other layers. For a hot path, write the derivatives by hand and
 /// compare them with these.
 ///
 /// It has no curvature bound, and columns are not shared among threads.
@@ -155,7 +155,7 @@ impl<T: Scalar + Float + TapeThreadLocal, F: Function> Layer<T> for FromFunction
                 let own = &input[range.start * inputs..range.end * inputs];
                 let columns = own.chunks_exact(inputs);
                 for (z, output) in columns.zip(output.values.chunks_exact_mut(outputs)) {
-                    // As for the derivatives.
+                    // The derivatives find zeros in `output` too.
                     output.fill(<T as num_traits::Zero>::zero());
                     self.0.call(z, parameters, output);
                 }

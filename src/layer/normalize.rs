@@ -163,11 +163,12 @@ impl<const CENTRED: bool> Norm<CENTRED> {
         if CENTRED {
             let mean = total(centred) / d;
             centred.iter_mut().for_each(|x| *x -= mean);
-            // The mean is rounded, in units of the offset: what is left of it is subtracted too.
+            // The mean is rounded, with an error in proportion to the offset: what is left of it is
+            // subtracted too.
             rest = total(centred) / d;
         }
         let square = sum_in_pass(centred, centred, move |x, _| (x - rest) * (x - rest)) / d;
-        // Where ε underflows in this unit, only columns of zeros are left to notice.
+        // Where ε underflows in this unit, it matters only for columns of zeros.
         let root = (root * per_unit).max(smallest::<T>().sqrt());
         let inverse = (square + root * root).sqrt().recip();
         [rest, inverse, inverse * per_unit]

@@ -21,10 +21,10 @@ pub(super) const MOST: usize = isize::MAX as usize / 16;
 const BLOCK: usize = 32768;
 const FEWEST_POSITIONS: usize = 64;
 const MOST_POSITIONS: usize = 512;
-/// The width that products compute at once.
+/// The number of columns that products compute at once.
 const UNIT: usize = 8;
 
-/// The least number of examples that one thread computes ([`Execution::for_each_block`]).
+/// The smallest number of examples that one thread computes ([`Execution::for_each_block`]).
 const LEAST_EXAMPLES: usize = 16;
 
 /// Terms of the derivative in W that are added in plain arithmetic. Sums of them are added in
@@ -35,7 +35,7 @@ const TERMS: usize = 384;
 /// divided evenly among the groups.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct PatchMap<U> {
-    /// That of the first group. The others are made when they are used: there may be as many as channels.
+    /// The unfold of the first group. The others are made on use: there may be as many as channels.
     pub(super) unfold: U,
     pub(super) groups: usize,
     pub(super) channels: usize,
@@ -50,7 +50,7 @@ pub(super) struct PatchMap<U> {
     pub(super) whole: bool,
 }
 
-/// Positions of some examples: all of several, or a part of one.
+/// Positions of some examples: all positions of several, or some positions of one.
 pub(super) struct Block {
     examples: Range<usize>,
     positions: Range<usize>,
@@ -98,7 +98,7 @@ impl<U: Unfold> PatchMap<U> {
         Self::with_counts(unfold, 1, channels, multiplicity, whole)
     }
 
-    /// The map of so many groups, of which `unfold` is the first, with a given ‖U‖².
+    /// The map of this many groups, of which `unfold` is the first, with a given ‖U‖².
     pub(super) fn with_counts(
         unfold: U,
         groups: usize,
@@ -155,7 +155,7 @@ impl<U: Unfold> PatchMap<U> {
     }
 
     /// The blocks of this many examples for [`apply`](Self::apply), in order. Patches that are the input
-    /// itself are one block.
+    /// itself form one block.
     pub(super) fn blocks(&self, examples: usize) -> impl Iterator<Item = Block> {
         let at_once = match (self.whole, self.shared) {
             (true, _) => (examples.max(1), self.positions),
@@ -370,7 +370,7 @@ impl<U: Unfold> PatchMap<U> {
         d_weights: Write<'_, T>,
         work: &mut [T],
     ) {
-        // One group after another: its rows of the columns.
+        // One group after another, each with its own rows of these columns.
         let (rows, size) = (self.rows(), self.channels * entries.len());
         let (sums, rest) = work.split_at_mut(size);
         let (lost, rest) = rest.split_at_mut(size);
@@ -420,7 +420,7 @@ impl<U: Unfold> PatchMap<U> {
     pub(super) fn curvature_bound<T: Scalar>(&self, weights: &[T], work: &mut [T]) -> T {
         let groups = 0..self.groups;
         let bounds = groups.map(|g| squared_norm(self.matrix(weights, g), work));
-        // NaN from parameters that are NaN stays NaN.
+        // Parameters that are NaN give NaN.
         let largest = bounds.reduce(|top, bound| if bound <= top { top } else { bound });
         // Add a margin for rounding errors in the sums.
         let terms = T::of(8.0 * (self.patch_len + self.channels) as f64);

@@ -120,7 +120,7 @@ impl Pool {
     }
 }
 
-/// The methods that are the same for both kinds of windows.
+/// The methods that both kinds of pooling share.
 macro_rules! pooling {
     ($of:ident) => {
         fn input_shape(&self) -> Shape {
@@ -331,7 +331,7 @@ fn is_nan<T: Scalar>(x: T) -> bool {
     x.partial_cmp(&x).is_none()
 }
 
-/// top ← max(top, values), where NaN is above all.
+/// top ← max(top, values), where NaN counts as the largest.
 fn larger_of<T: Scalar>(top: &mut [T], values: &[T]) {
     vectorise(
         #[inline(always)]
@@ -365,7 +365,8 @@ fn give<T: Scalar>(sums: &mut [T], left: &mut [T], values: &[T], top: &[T]) {
     );
 }
 
-/// Takes the direction of the value that is the maximum, unless one was taken: `open` is 1 until then.
+/// Takes the direction of the value that is the maximum, unless one has been taken: `open` is 1 until
+/// then.
 fn take<T: Scalar>(tangent: &mut [T], open: &mut [T], v: &[T], (values, top): (&[T], &[T])) {
     vectorise(
         #[inline(always)]
@@ -543,7 +544,8 @@ impl<T: Scalar> Layer<T> for AveragePool2d {
         }
     }
 
-    /// The largest sum of a row times that of a column: at most 1, and windows that overlap times 1/m.
+    /// The largest row sum times the largest column sum: at most 1, and the number of windows that
+    /// share a value times 1/m.
     fn curvature_bound(&self, _parameters: &[T], _work: &mut [T]) -> Option<T> {
         let fewest = match self.includes_padding {
             true => self.pool.entries(),

@@ -17,8 +17,8 @@ use crate::kernel::{Scalar, Write, scale};
 /// [`Branch`](super::Branch), [`Carry`](super::Carry) and [`Merge`](super::Merge).
 ///
 /// Parameters: those of the branch, under the same names. With ‖∂g/∂z‖² ≤ b, ‖∂ẑ/∂z‖² is at most
-/// (|c| + |s| √b)². For a deep circuit of L such layers, s = 1/√L keeps the size of z about constant
-/// at the start. He, Zhang, Ren & Sun 2016.
+/// (|c| + |s| √b)². In a deep circuit of L such layers, s = 1/√L keeps the size of z about constant
+/// at initialisation. He, Zhang, Ren & Sun 2016.
 ///
 /// # Examples
 /// ```

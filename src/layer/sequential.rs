@@ -143,8 +143,8 @@ impl<T: Scalar> Sequential<T> {
     }
 }
 
-/// Whether the outputs of the first layer are inputs of the second: the same shape, or one of a single
-/// axis and the same size.
+/// Whether the outputs of the first layer can be inputs of the second: the same shape, or one of a
+/// single axis and the same size.
 fn fits<T: Scalar>(first: &dyn Layer<T>, second: &dyn Layer<T>) -> bool {
     let (output, input) = (first.output_shape(), second.input_shape());
     let several = |shape: Shape| shape.extents().len() > 1;
@@ -357,8 +357,8 @@ impl<T: Scalar> Layer<T> for Sequential<T> {
     }
 
     /// The product of the layers' bounds. It is infinite if any factor is, and 0 only if a factor
-    /// is 0, so that overflow or underflow cannot make the bound too small. Nor can those of a part
-    /// of the product: powers of two are kept apart.
+    /// is 0, so that overflow or underflow cannot make the bound too small. Nor can overflow or
+    /// underflow in a partial product: powers of two are kept apart.
     fn curvature_bound(&self, parameters: &[T], work: &mut [T]) -> Option<T> {
         let (mut product, mut power) = (T::one(), 0.0);
         let (mut infinite, mut zero) = (false, false);

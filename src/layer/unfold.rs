@@ -19,7 +19,7 @@ use crate::kernel::{Matrix, Scalar};
 /// ```
 /// use layerwise::layer::{Shape, Unfold};
 ///
-/// /// Pairs of neighbours in a sequence.
+/// Pairs of neighbours in a sequence.
 /// #[derive(Debug)]
 /// struct Pairs(usize);
 ///
@@ -71,10 +71,10 @@ pub trait Unfold: Debug + Send + Sync {
 
     /// `patches ←` a part of U z for one example: the entries `entries` of the patches at
     /// `positions`, an entries × positions matrix, column-major. By default it is copied entry by
-    /// entry. Override it if patches are copies of contiguous ranges, which is faster.
+    /// entry. Override this if patches are made of contiguous ranges, which can be copied faster.
     ///
-    /// A layer goes through the positions in small blocks, which stay in the cache from here to
-    /// their product.
+    /// A layer goes through the positions in small blocks, which stay in the cache until they
+    /// are multiplied.
     fn unfold<T: Scalar>(
         &self,
         input: &[T],
@@ -91,7 +91,7 @@ pub trait Unfold: Debug + Send + Sync {
         }
     }
 
-    /// The unfold of one of the groups of channels, number 0 being this one; `None` if there are no others.
+    /// The unfold of a group of channels, where number 0 is this one; `None` if there are no others.
     #[doc(hidden)]
     fn group(&self, _number: usize) -> Option<Self>
     where

@@ -65,7 +65,7 @@ impl From<[usize; 2]> for Size2d {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window2d {
     kernel: Size2d,
-    /// Not given: 1 for convolutions, the kernel for pooling.
+    /// `None`: 1 for convolutions, the kernel for pooling.
     stride: Option<Size2d>,
     padding: Size2d,
     dilation: Size2d,
@@ -190,7 +190,7 @@ pub(super) struct Axis {
     pub(super) dilation: usize,
 }
 
-/// The largest number of an option or side: sums and products of a few do not overflow.
+/// The largest value of an option or side: sums and products of a few do not overflow.
 const MOST: usize = 1 << 24;
 
 impl Axis {

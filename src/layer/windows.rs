@@ -27,7 +27,7 @@ pub struct Windows {
     x: Axis,
     /// Positions along y and x.
     count: [usize; 2],
-    /// Rows of a window that are one range of the image; see [`Piece`].
+    /// Rows of a window that are contiguous in the image; see [`Piece`].
     rows: usize,
 }
 
@@ -37,7 +37,8 @@ struct Piece {
     /// Where they begin in the first patch, and how many there are.
     at: usize,
     len: usize,
-    /// Where they begin in the image, and how much further for every next patch; `None` for padding.
+    /// Where they begin in the image, and how far apart they are from patch to patch; `None` for
+    /// padding.
     source: Option<(usize, usize)>,
     /// The patches.
     count: usize,
@@ -48,7 +49,7 @@ struct Piece {
 struct Strip {
     column: usize,
     down: Range<usize>,
-    /// Where the entries begin in the first patch, and how far the patches are apart.
+    /// Where the entries begin in the first patch, and how far apart the patches are.
     at: usize,
     step: usize,
 }
@@ -117,7 +118,7 @@ impl Windows {
         self.y.most_readers(self.count[0]) * self.x.most_readers(self.count[1])
     }
 
-    /// Values of a column of the image between its padding; none are needed without padding.
+    /// Values of a column of the image with its padding; 0 without padding, where no copy is needed.
     fn padded(&self) -> usize {
         match self.y.padding {
             0 => 0,

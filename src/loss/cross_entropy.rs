@@ -72,7 +72,7 @@ fn sum<T: Scalar>(a: &[T]) -> T {
     sum_of_blocks(a, a, |a, _| a)
 }
 
-/// The place of the largest logit of a column, and Σ_j e^(x_j − max) without that entry, whose
+/// The index of the largest logit of a column, and Σ_j e^(x_j − max) without that entry, whose
 /// exponential is 1: leaving it out keeps ln Σ exact near 0.
 #[inline(always)]
 pub(super) fn rest_of_sum<T: Scalar>(x: &[T], exponentials: &[T]) -> (usize, T) {

@@ -237,7 +237,7 @@ impl<T: Scalar> Loss<T> for Gaussian<T> {
         let columns = columns.zip(at.prediction.chunks_exact(at.dim));
         for (&factor, (z, estimate)) in factors.iter().zip(columns) {
             for j in 0..at.dim {
-                // Half the residual, which fits where the residual may not.
+                // Half the residual, which is finite where the residual may overflow.
                 let r = half * z[j] - half * estimate[j];
                 let precision = of_unit(now.precision, j);
                 let excess = precision * r * r * four + (precision * now.floor - T::one());

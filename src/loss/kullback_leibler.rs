@@ -53,7 +53,7 @@ fn divergence<T: Scalar>(exponentials: &[T], x: &[T], y: &[T]) -> T {
                 false => (y + y) * half_surprise + y * logarithm - y + p,
             }
         } else if half_surprise.is_finite() {
-            // The slope of y ln y at 0 is −∞, which a dual number does not get.
+            // The derivative of y ln y at 0 is −∞, which dual numbers leave out.
             (y + y) * half_surprise - y + p
         } else {
             p

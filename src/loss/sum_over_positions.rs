@@ -15,14 +15,14 @@ use crate::layer::{ParameterGroup, check_dimension};
 /// [`SoftmaxCrossEntropy`](crate::loss::SoftmaxCrossEntropy) it is PyTorch's `CrossEntropyLoss` of a sequence,
 /// with `reduction="sum"`.
 ///
-/// Gradients and curvature are those of the inner loss in every part, and the curvature has no blocks
-/// between parts: the bound is that of the inner loss. All positions share the inner loss's parameters. The
-/// target is free if that of the inner loss is. The scaling is that of the inner loss at one position: a sum
-/// over positions, not a mean.
+/// Gradients and curvature are those of the inner loss in every part, and the curvature has no blocks that
+/// couple parts: its bound is that of the inner loss. All positions share the inner loss's parameters. The
+/// target can be free if that of the inner loss can. The scaling is that of the inner loss at one position:
+/// a sum over positions, not a mean.
 ///
-/// [`DecoupledCircuit::predict_proba`](crate::DecoupledCircuit::predict_proba) gives the means of every
-/// position. What expects one class per column, such as `predict_labels` and the class metrics, needs one
-/// column per position.
+/// [`DecoupledCircuit::predict_proba`](crate::DecoupledCircuit::predict_proba) gives the means at every
+/// position. Methods that expect one class per column, such as `predict_labels` and the class metrics,
+/// need one column per position.
 ///
 /// P must divide the dimension: [`Loss::check_target`] rejects any other dimension with
 /// [`Error::InvalidOption`].
@@ -53,7 +53,7 @@ impl<L> SumOverPositions<L> {
     /// The sum of `loss` over this many positions.
     ///
     /// # Errors
-    /// [`Error::ZeroDimension`] without positions.
+    /// [`Error::ZeroDimension`] for 0 positions.
     pub fn new(positions: usize, loss: L) -> Result<Self, Error> {
         check_dimension("the number of positions of a loss", positions)?;
         Ok(Self { positions, loss })

@@ -86,7 +86,7 @@ impl Axis {
         }
     }
 
-    /// Its scale where the values to be shown have these ends.
+    /// Its scale for values between these ends.
     pub(super) fn scale(&self, ends: [f64; 2]) -> Scale {
         match self.limits {
             Some(limits) => Scale::within(self.kind, limits),

@@ -1,5 +1,5 @@
-//! What of lines and areas lies within the limits of both axes: in the unit square, as axes have
-//! their ends at 0 and 1.
+//! The parts of lines and areas that lie within the limits of both axes: in the unit square,
+//! since axes have their ends at 0 and 1.
 
 /// A place between the ends of both axes.
 pub(super) type Place = (f64, f64);

@@ -92,7 +92,7 @@ impl ValueFormatter<f64> for Scale {
     }
 }
 
-/// A value may be this far, of a step, a decade or the axis, beyond the last tick.
+/// A value may lie beyond the last tick by this fraction of a step, a decade or the axis.
 const ROUNDING: f64 = 1e-9;
 
 /// Ticks at or beyond both ends of the values.

@@ -276,7 +276,7 @@ impl<'a> Contents<'a> {
     /// The arrays of any safetensors file.
     pub(super) fn open(path: &Path) -> Result<Contents<'static>, Error> {
         if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
-            // What a pipe passes on is read once.
+            // A pipe can be read only once.
             let bytes = fs::read(path).map_err(|reason| Error::File {
                 file: atomic::name(path),
                 doing: "read",
@@ -476,7 +476,7 @@ impl<'a> Contents<'a> {
     }
 
     /// Passes the values of an array of n rows on, some rows at a time, with the number of the first.
-    /// They are worth nothing after an error.
+    /// After an error they are meaningless.
     pub(super) fn each_rows<T: Stored>(
         &self,
         name: &str,

@@ -104,9 +104,9 @@ impl<T: Scalar> SynchronousDescent<T> {
     /// z_t ← z_t − η ∂E/∂z_t + √(2 η τ) ξ, ξ from N(0, 1),
     ///
     /// where τ is the `temperature` (0: no noise) and η the step size. For small η, long runs of plain gradient
-    /// steps sample from a density proportional to exp(−E/τ); the noise does not follow the rate of another
-    /// [rule](Self::with_rule). With [`ReverseSweep`](super::ReverseSweep) replaced by this in
-    /// training, it is Monte Carlo predictive coding (Oliviers, Bogacz & Meulemans 2024).
+    /// steps sample from a density proportional to exp(−E/τ); the noise is not adapted to the step sizes of
+    /// another [rule](Self::with_rule). Used in training in place of [`ReverseSweep`](super::ReverseSweep),
+    /// this is Monte Carlo predictive coding (Oliviers, Bogacz & Meulemans 2024).
     ///
     /// ξ is a function of `seed`, the id of the example, the visit, the layer and the step. Another
     /// call of [`solve_targets`](crate::DecoupledCircuit::solve_targets) repeats the same noise unless the

@@ -18,26 +18,27 @@ use crate::optimizer::{Optimizer, Step};
 use crate::state::State;
 use crate::target_solver::{TargetProblem, TargetSolver};
 
-/// Targets from a network: a second circuit q, the proposer, trained beside the first, computes every
-/// example's starting targets, so that none are stored per example.
+/// Targets from a network: a second circuit q, the proposer, is trained alongside the first and
+/// computes every example's starting targets, so that none are stored per example.
 ///
-/// A visit sets (z_1, …, z_{T−1}) = q(z_0, z_T; φ), moves them by a solver to z*, and steps θ there. Then
-/// φ makes a step of its own rule along the gradient of
+/// A visit sets (z_1, …, z_{T−1}) = q(z_0, z_T; φ), moves them to z* with a solver, and takes a step of θ
+/// there. Then φ takes a step by its own rule, with the gradient of
 ///
 /// ```math
 /// \frac 1 n ∑_i w_i ½ ‖q(z_0^i, z_T^i; φ) - z^{*i}‖²
 /// ```
 ///
-/// in which z* is a constant: the proposer learns where the solver ends, and the solver starts closer to
-/// it in the next epoch. If the solver makes one gradient step of size η, z* = q − η ∂E/∂z, and this
-/// gradient is η/n times that of E in φ: then θ and φ descend on the same objective, with Z tied to φ.
+/// in which z* is a constant: the proposer learns where the solver ends, so that the solver may start
+/// closer to that point in the next epoch. If the solver makes one gradient step of size η, then
+/// z* = q − η ∂E/∂z, and this gradient is η/n times that of E in φ: θ and φ descend the same objective,
+/// with Z tied to φ.
 ///
-/// The proposer's input is z_0, or z_0 above z_T, as its input dimension says; its output is
-/// z_1, …, z_{T−1}, one above the other. From z_0 alone it can propose only what examples with this input
-/// have in common. The learning-rate schedule of the phase applies to φ as well as to θ; options of the
+/// The proposer's input is z_0, or z_0 stacked above z_T, depending on its input dimension; its output is
+/// z_1, …, z_{T−1}, stacked. From z_0 alone it can propose only one set of targets for all examples with
+/// the same input. The learning-rate schedule of the phase applies to φ as well as to θ; options of the
 /// [`WStep`] do not.
 ///
-/// When a phase ends, the model's targets become the proposals. φ is a part of the scheme's state:
+/// When a phase ends, the model's targets become the proposals. φ is part of the scheme's state:
 /// [`Amortized::proposer`] reads it.
 ///
 /// Tschantz, Millidge, Seth & Buckley 2023 (hybrid predictive coding).
@@ -87,8 +88,8 @@ pub struct Amortized<T: Scalar> {
 }
 
 impl<T: Scalar> Amortized<T> {
-    /// Targets proposed by `proposer`, which starts at its own parameters and steps by `rule`, and then
-    /// moved by `solver`.
+    /// Targets that `proposer` proposes and `solver` then moves. The proposer starts from its own
+    /// parameters, and `rule` trains it.
     ///
     /// # Errors
     /// [`Error::TooLarge`] if memory cannot hold another copy of the proposer's parameters.
@@ -248,7 +249,7 @@ impl<T: Scalar> Amortized<T> {
     }
 }
 
-/// Places in the parts of the scheme's state.
+/// Indices of the parts of the scheme's state.
 const SOLVER: usize = 0;
 /// Its values are φ by layer, then the moments of its rule by layer; its count is that of its steps.
 const PROPOSER: usize = 1;
@@ -256,7 +257,7 @@ const PROPOSER: usize = 1;
 /// Memory of a visit.
 struct Memory<T: Scalar> {
     proposer: Option<Circuit<T>>,
-    /// The proposer's inputs first, its targets last, and nothing between.
+    /// The proposer's inputs first, its targets last, and nothing in between.
     z: Vec<Vec<T>>,
     workspace: Workspace<T>,
     /// The proposals of one layer.

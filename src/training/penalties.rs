@@ -67,8 +67,8 @@ impl<T: Scalar> Penalties<T> {
         &self.now
     }
 
-    /// If μ grows: lets μ_t grow for the next visit, after a visit to so many examples with these
-    /// squared gaps.
+    /// If μ grows: lets μ_t grow for the next visit, after a visit to this many examples with
+    /// these squared gaps.
     pub(super) fn grow(&mut self, rule: PenaltyRule, gaps: &[Squares], examples: usize) {
         if let PenaltyRule::Growing(growth) = rule {
             self.windows.add(growth, gaps, examples, &mut self.now);

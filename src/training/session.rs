@@ -80,7 +80,7 @@ pub struct Session<T: Scalar> {
     pool: Option<rayon::ThreadPool>,
 }
 
-/// How far it has come that the scheme of the phase in progress finishes it.
+/// How far the scheme has come in finishing the phase in progress.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Finish {
     Due,
@@ -697,7 +697,7 @@ impl<T: Scalar> Session<T> {
             };
             let unused = TargetUse::None;
             let start = measure(&self.model, size, unused, memory, self.execution, own)?;
-            // What begins at rest moves by rounding.
+            // A loss that begins at its minimum changes by rounding alone.
             let rounding = T::default_epsilon().as_f64() * terms;
             let limit = (start.loss + start.magnitude).max(rounding);
             worse = Some(limit).filter(|worse| worse.is_finite());

@@ -1,4 +1,5 @@
-//! A visit that moves the targets by a solver with θ fixed, and then θ with the targets fixed.
+//! A visit that moves the targets with a solver while θ is fixed, and then θ while the targets are
+//! fixed.
 
 use super::visit::{Evaluated, Visit};
 use crate::energy::Ask;
@@ -7,11 +8,11 @@ use crate::kernel::Scalar;
 use crate::state::State;
 use crate::target_solver::TargetSolver;
 
-/// Moves the visit's targets by `solver`, if there is one, steps θ, and returns E before the last step
-/// of θ. `check` sees E at the new targets before θ moves; if it fails, the visit does.
+/// Moves the visit's targets with `solver`, if there is one, then steps θ, and returns E before the
+/// last step of θ. `check` sees E at the new targets before θ moves; if it fails, so does the visit.
 ///
 /// The solver's next state is prepared in `next`, and becomes its `state` if θ has moved.
-/// `at_prediction` says that the gap is 0 before.
+/// `at_prediction` says that the gap is 0 at the start.
 pub(super) fn solve_and_step<T: Scalar>(
     solver: Option<&dyn TargetSolver<T>>,
     state: &mut State<T>,
@@ -35,7 +36,7 @@ pub(super) fn solve_and_step<T: Scalar>(
     visit.record_gap_before(before);
     if let Some(report) = solved {
         let n = visit.columns().len();
-        // Steps that were undone are told of themselves.
+        // Steps that were undone have a warning of their own.
         let tried = report.steps > 0 && report.at_rest < n && report.stuck < n;
         visit.record_motion(tried);
         visit.record_solve(report);

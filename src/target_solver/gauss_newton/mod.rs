@@ -301,7 +301,8 @@ impl<T: Scalar> System<T> {
                 let weight = problem.example_weights().map_or(T::one(), |all| all[i]);
                 // The gradient of an example of weight 0 is 0.
                 if !weight.is_zero() {
-                    // Not times the inverse, which a weight near the largest number has no digits for.
+                    // Divide: the inverse of a weight near the largest number is subnormal and has
+                    // few digits.
                     own.iter_mut().for_each(|r| *r = -*r / weight);
                 }
             }

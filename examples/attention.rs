@@ -1,9 +1,10 @@
-//! A transformer of one block sorts sequences of digits: backprop, and two decoupled schemes.
+//! A one-block transformer sorts sequences of digits: backprop and two decoupled schemes.
 //!
-//! Every position says which digit belongs there, so a token's class depends on all tokens. Embedding, attention,
-//! position-wise layers and readout are four units, and the targets between them have the shape of a sequence.
+//! The output at every position says which digit belongs there, so its class depends on all tokens. Embedding,
+//! attention, position-wise layers and readout are four units, and the targets between them have the shape of a
+//! sequence.
 //!
-//! `cargo run --release --example attention`; `--task reverse` for a task that only needs positions.
+//! `cargo run --release --example attention`; `--task reverse` for a task that needs only positions.
 
 use clap::{Parser, ValueEnum};
 use layerwise::data::metrics;
@@ -16,10 +17,10 @@ use layerwise::rand::{RngExt, SeedableRng};
 use layerwise::target_solver::StepSize;
 use serde::Serialize;
 
-/// Trains a transformer of one block to sort or reverse sequences of digits.
+/// Trains a one-block transformer to sort or reverse sequences of digits.
 #[derive(Parser)]
 struct Options {
-    /// What is done to a sequence.
+    /// What to do to a sequence.
     #[arg(long, default_value = "sort")]
     task: Task,
     /// Seeds of the initial weights and of the order of the batches.
@@ -41,7 +42,7 @@ struct Options {
     /// sequences with the first seed. A single one is used as it is.
     #[arg(long, value_delimiter = ',', default_value = "0.003,0.01")]
     rates: Vec<f64>,
-    /// Length of the sweep's step. Attention of normalised inputs has steep slopes: at 0.02 it no longer trains.
+    /// Step size of the sweep. Attention on normalised inputs has steep slopes: at 0.02 training fails.
     #[arg(long, default_value_t = 0.003)]
     step: f64,
     /// Print one JSON object per row instead of the table.
@@ -226,7 +227,7 @@ fn transformer(seed: u64) -> Result<Circuit<f32>, Error> {
     let shape = [WIDTH, LENGTH];
     let embedding = Sequential::new(vec![
         Box::new(Embedding::new(DIGITS, WIDTH, LENGTH)?),
-        // Like the tokens' vectors; from 0, positions would be told apart late.
+        // Drawn like the tokens' vectors; starting from 0, the positions would become distinct only late.
         Box::new(PositionBias::new(shape)?.with_positions(Initializer::lecun_normal())?),
     ])?;
     let attention = Sequential::new(vec![
@@ -266,7 +267,7 @@ fn transformer(seed: u64) -> Result<Circuit<f32>, Error> {
         .build()
 }
 
-/// Of tokens, in per cent: a column of the outputs holds the logits of one position after another.
+/// Accuracy per token, in per cent: a column of the outputs holds the logits of one position after another.
 fn accuracy(model: &DecoupledCircuit<f32>, sequences: &Sequences) -> Result<f64, Error> {
     let outputs = model.predict(&sequences.tokens)?;
     let by_token =

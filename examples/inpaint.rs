@@ -1,10 +1,10 @@
-//! Fills in missing quarters of handwritten digits, with a trained circuit that is run backwards.
+//! Fills in missing quarters of handwritten digits with a trained circuit that is run backwards.
 //!
-//! An autoencoder is trained layer by layer to produce whole images, from whole ones and from images with
-//! a quarter missing. Then a quarter of each test image is free, in the input and in the output, and a Z-step
-//! with θ fixed infers it from the rest. The table compares the mean squared error on the missing pixels
-//! with that of the plain prediction, of the mean image of the digit's class (which knows the class), and
-//! of the mean of all images.
+//! An autoencoder with decoupled layers is trained to produce whole images, from whole ones and from images
+//! with a quarter missing. Then a quarter of each test image is left free, in the input and in the output,
+//! and a Z-step with θ fixed infers it from the rest. The table compares the mean squared error on the
+//! missing pixels with that of the plain prediction, of the mean image of the digit's class (given the true
+//! class), and of the mean of all images.
 //!
 //! `cargo run --release --example inpaint -- --pictures target/inpaint`
 
@@ -35,10 +35,10 @@ struct Options {
     /// Number of training epochs.
     #[arg(long, default_value_t = 40)]
     epochs: u64,
-    /// Number of Gauss-Newton steps of the Z-step.
+    /// Number of Gauss-Newton steps in the Z-step.
     #[arg(long, default_value_t = 30)]
     steps: u64,
-    /// Precision of the prior of the missing pixels.
+    /// Precision of the prior on the missing pixels.
     #[arg(long, default_value_t = 1.0)]
     precision: f32,
     /// Folder for PNG files of the first ten test images, in columns: whole, with the quarter missing, filled in.
@@ -55,7 +55,7 @@ struct Row {
     scheme: &'static str,
     seed: u64,
     quarter: &'static str,
-    /// Of the image filled in.
+    /// Of the filled-in image.
     error: f64,
     /// Of the plain prediction from the rest.
     prediction: f64,

@@ -1,6 +1,6 @@
-//! Deep residual circuits in the depth-scaled parametrisation (μPC), trained by backprop and with refreshed
-//! targets, moved by one reverse sweep or one Gauss-Newton step: every residual block is a unit with
-//! targets of its own.
+//! Deep residual circuits in the depth-scaled parametrisation (μPC), trained by backprop and with
+//! refreshed targets that one reverse sweep or one Gauss-Newton step moves. Every residual block is a unit
+//! with targets of its own.
 //!
 //! A sweep halves what it passes to the previous layer, so in a deep circuit the first layers get almost
 //! nothing. A Gauss-Newton step that is preconditioned by the chain of layers reaches all of them.
@@ -25,7 +25,8 @@ use layerwise::prelude::*;
 use layerwise::target_solver::{GaussNewton, StepSize};
 use serde::Serialize;
 
-/// Trains residual circuits with one unit per block on images of digits, by squared error on one-hot classes.
+/// Trains residual circuits with one unit per block on images of digits, with squared error on one-hot
+/// classes.
 #[derive(Parser)]
 struct Options {
     /// Folder with MNIST's four uncompressed files; see examples/data/README.md.
@@ -76,7 +77,7 @@ enum SchemeName {
     Backprop,
     /// Refreshed targets, one reverse sweep.
     Sweep,
-    /// Refreshed targets, one step along the direction that the chain of layers makes of the gradient.
+    /// Refreshed targets, one Gauss-Newton step along the gradient preconditioned by the chain of layers.
     Chained,
 }
 

@@ -1,5 +1,5 @@
-//! LeNet-5 on Fashion-MNIST: backprop, and three decoupled schemes whose units are convolution, activation and
-//! pooling together.
+//! LeNet-5 on Fashion-MNIST: backprop and three decoupled schemes, in which a convolution with its
+//! activation and pooling is one unit.
 //!
 //! `cargo run --release --example lenet -- --data DIR`; without `--data`, on a bundled sample of 150 images,
 //! which is too small to compare schemes.
@@ -17,7 +17,7 @@ use layerwise::prelude::*;
 use layerwise::target_solver::StepSize;
 use serde::Serialize;
 
-/// Trains LeNet-5 on images of 28×28 pixels by several schemes.
+/// Trains LeNet-5 on images of 28×28 pixels with several schemes.
 #[derive(Parser)]
 struct Options {
     /// Folder with Fashion-MNIST's four uncompressed files; see examples/data/README.md.
@@ -43,13 +43,13 @@ struct Options {
     /// Learning rate at the end, as a fraction of the first; it falls along a cosine from visit to visit.
     #[arg(long, default_value_t = 0.0)]
     rate_end: f64,
-    /// Number of epochs of the runs that choose a rate.
+    /// Number of epochs in the runs that choose a rate.
     #[arg(long, default_value_t = 5)]
     trial_epochs: u64,
-    /// Length of the sweep's step, of `refreshed` and `residual`.
+    /// Step size of the sweep in `refreshed` and `residual`.
     #[arg(long, default_value_t = 0.03)]
     step: f64,
-    /// Length of the targets' step, of `joint`; its momentum is 0.9.
+    /// Step size of the targets in `joint`, whose momentum is 0.9.
     #[arg(long, default_value_t = 0.5)]
     joint_step: f64,
     /// μ, the weight of the hidden losses.
@@ -197,10 +197,11 @@ fn trained(
     Ok((model, report.seconds))
 }
 
-/// LeNet-5 with five units, and so with targets of 1176, 400, 120 and 84 values per image: what a convolution
-/// computes has no targets before it is pooled.
+/// LeNet-5 with five units, and so with targets of 1176, 400, 120 and 84 values per image: a convolution's
+/// output has no targets before it is pooled.
 fn lenet(seed: u64) -> Result<Circuit<f32>, Error> {
-    // The rows of the files are the columns here. To a net with square windows this is a transposed image.
+    // The rows of the files are the columns here. For a net with square windows this only transposes every
+    // image.
     let first = Conv2d::new(
         [1, SIDE, SIDE],
         6,

@@ -116,7 +116,7 @@ enum SchemeName {
     Residual,
     /// Targets kept per example.
     Persistent,
-    /// Targets proposed by a second net of one hidden layer, which sees the image.
+    /// Targets proposed by a second net with one hidden layer, which sees the image.
     Amortized,
     /// One of several other ideas, with one reverse sweep (see --idea).
     Idea,

@@ -38,8 +38,8 @@ struct Options {
     /// Sequences per batch.
     #[arg(long, default_value_t = 32)]
     batch: usize,
-    /// Learning rates of Adam to choose from, for every scheme by the accuracy on the last sixth of the training
-    /// sequences with the first seed. A single one is used as it is.
+    /// Learning rates of Adam to choose from: every scheme gets the one with the highest accuracy on the last
+    /// sixth of the training sequences with the first seed. A single one is used as it is.
     #[arg(long, value_delimiter = ',', default_value = "0.003,0.01")]
     rates: Vec<f64>,
     /// Step size of the sweep. Attention on normalised inputs has steep slopes: at 0.02 training fails.

@@ -35,9 +35,9 @@ struct Options {
     /// Images per batch.
     #[arg(long, default_value_t = 64)]
     batch: usize,
-    /// Learning rates of Adam to choose from, for every scheme by the accuracy on the last sixth of the training
-    /// images with the first seed. A single one is used as it is: the default was chosen so on Fashion-MNIST, for
-    /// `backprop` and `refreshed`.
+    /// Learning rates of Adam to choose from: every scheme gets the one with the highest accuracy on the last
+    /// sixth of the training images with the first seed. A single one is used as it is. The default was chosen in
+    /// this way on Fashion-MNIST, for `backprop` and `refreshed`.
     #[arg(long, value_delimiter = ',', default_value = "0.004")]
     rates: Vec<f64>,
     /// Learning rate at the end, as a fraction of the first; it falls along a cosine from visit to visit.

@@ -65,7 +65,8 @@ impl<T: Scalar> ReadAhead<T> {
         })
     }
 
-    /// Begins to read a batch, after the last was taken or forgotten; false if the thread is gone.
+    /// Starts reading a batch, once the last one has been taken or forgotten; false if the thread is
+    /// gone.
     pub(crate) fn ask(&mut self, source: &Source<T>, columns: &[usize], kept: bool) -> bool {
         let Some(mut order) = self.idle.take() else {
             return false;

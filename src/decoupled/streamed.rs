@@ -27,7 +27,7 @@ pub(crate) trait TargetStore<T>: Debug + Send + Sync {
 #[derive(Debug)]
 pub(crate) struct Streamed<T> {
     source: Source<T>,
-    /// As many of these as copies that share the store.
+    /// One handle for each copy that shares the store.
     copies: Arc<()>,
 }
 

@@ -10,7 +10,7 @@ use super::vectors::Vectors;
 pub(super) enum Left<'a, T> {
     /// Whole vectors of the rows of one term after another.
     Copied(&'a [T]),
-    /// Whole vectors of rows where they stand.
+    /// Whole vectors of rows, read in place.
     InPlace(Strided<'a, T>),
 }
 
@@ -27,7 +27,7 @@ pub(super) enum Right<'a, T> {
         numbers: &'a [T],
         starts: [usize; MOST_COLUMNS],
     },
-    /// The columns of a term where they stand.
+    /// The columns of a term, read in place.
     ByTerms(Strided<'a, T>),
 }
 
@@ -231,8 +231,8 @@ width!(write_1, inlined_1, sums_1, 1; s0 0);
 type Write<'a, K> =
     fn(&Tile<'a, K>, Right<'a, <K as Vectors>::Number>, &mut [<K as Vectors>::Number]);
 
-/// The columns of the next tile, if so many are left and tiles have at most so many. Tiles of six columns
-/// have three or four vectors of rows: panels differ by at most one ([`Vectors::columns`]).
+/// The number of columns of the next tile, if `left` are left and a tile has at most `most`. Tiles of six
+/// columns have three or four vectors of rows: panels differ by at most one ([`Vectors::columns`]).
 #[inline(always)]
 pub(super) fn width(left: usize, most: usize) -> usize {
     match left {
@@ -253,8 +253,9 @@ impl<'a, K: Vectors> Tile<'a, K> {
                 }
             }
         }
-        // Called by pointer: all of them inlined into one function would take minutes to compile. What a
-        // processor has no registers for is told apart at compile time, so that no code is made for it.
+        // Called by pointer: all of them inlined into one function would take minutes to compile. Tiles
+        // for which a processor has too few registers are ruled out at compile time, so that no code is
+        // generated for them.
         let four = K::MOST_VECTORS == 4;
         let write: Write<'a, K> = match (width, self.rows.div_ceil(K::LANES)) {
             (8, 1) if four => Self::write_8::<1>,

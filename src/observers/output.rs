@@ -13,7 +13,7 @@ pub(super) struct Output {
     name: String,
     /// Whether any byte was written.
     begun: bool,
-    /// What a write that failed has left of lines that it had begun.
+    /// The rest of lines that a failed write had begun.
     rest: Vec<u8>,
 }
 

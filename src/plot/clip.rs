@@ -1,7 +1,7 @@
 //! The parts of lines and areas that lie within the limits of both axes: in the unit square,
 //! since axes have their ends at 0 and 1.
 
-/// A place between the ends of both axes.
+/// A point between the ends of both axes.
 pub(super) type Place = (f64, f64);
 
 pub(super) fn inside(&(x, y): &Place) -> bool {
@@ -26,7 +26,7 @@ pub(super) fn line(points: &[Place]) -> Vec<Vec<Place>> {
     parts
 }
 
-/// The part of a segment that lies inside: between two shares of its length (Liang & Barsky 1984).
+/// The part of a segment that lies inside: between two fractions of its length (Liang & Barsky 1984).
 fn segment(a: Place, b: Place) -> Option<[Place; 2]> {
     let (mut from, mut to) = (0.0_f64, 1.0_f64);
     for (start, end) in [(a.0, b.0), (a.1, b.1)] {

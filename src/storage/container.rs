@@ -414,7 +414,7 @@ impl<'a> Contents<'a> {
         Ok((sum.value(), sums))
     }
 
-    /// Refuses an array that has another checksum than when the whole file was checked.
+    /// Refuses an array whose checksum differs from the one it had when the whole file was checked.
     fn check(&self, name: &str, sum: crc32fast::Hasher) -> Result<(), Error> {
         match self.sums.get(name) {
             Some(&own) if own != sum.finalize() => {

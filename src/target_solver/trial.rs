@@ -351,7 +351,8 @@ impl<T: Scalar> Trial<T> {
                 Check::Strict => energy <= example.energy,
             };
             if accepted {
-                // Any step is accepted once it is so short that E cannot tell its direction.
+                // Any step is accepted once it is so short that rounding in E hides whether it
+                // descends.
                 let whole = round == 0 && example.share == T::one();
                 example.moved |= whole || energy < example.energy - rounding;
                 if round == 0 {

@@ -1,4 +1,4 @@
-//! Whether what a run should move does move.
+//! Checks that a run moves what it should.
 
 use crate::kernel::Scalar;
 
@@ -32,7 +32,7 @@ impl Motion {
 }
 
 /// The largest max |∂E/∂z_t| / max |z_t| of an example, without its weight: with a curvature h, a
-/// step of 1/h changes a value by this share divided by h.
+/// step of 1/h changes a value by this fraction divided by h.
 pub(super) fn pull<T: Scalar>(dim: usize, z: &[T], gradient: &[T], weights: &[T]) -> f64 {
     let top = |values: &[T]| values.iter().fold(T::zero(), |top, v| top.max(v.abs()));
     let pairs = z.chunks_exact(dim).zip(gradient.chunks_exact(dim));

@@ -490,7 +490,8 @@ pub(super) struct LayerStep<T> {
     error: Option<Error>,
     /// Σᵢ ‖z_{t+1}ⁱ − ẑ_{t+1}ⁱ‖² before a joint step, for a hidden layer.
     pub(super) squared_gap: Squares,
-    /// Until z_{t+1} has moved in the phase: it before a Z-step, and its pull there, if it was measured.
+    /// Until z_{t+1} has moved in the phase: its values before a Z-step, and its pull there, if that was
+    /// measured.
     pub(super) target: Vec<T>,
     pub(super) pull: f64,
 }

@@ -676,7 +676,7 @@ fn faults_of_curvature<T: Tested>() {
             }
         }
         // Of squared error it is the right one.
-        if name != "SquaredError" {
+        if !subject.loss.is_squared_error() {
             faults.push((F::UnitCurvature, spoiled));
         }
         for (fault, wrong) in faults {

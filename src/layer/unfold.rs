@@ -19,7 +19,7 @@ use crate::kernel::{Matrix, Scalar};
 /// ```
 /// use layerwise::layer::{Shape, Unfold};
 ///
-/// Pairs of neighbours in a sequence.
+/// /// Pairs of neighbours in a sequence.
 /// #[derive(Debug)]
 /// struct Pairs(usize);
 ///

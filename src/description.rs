@@ -199,7 +199,7 @@ impl Description {
             expected: expected.into(),
             found: match self.get(setting) {
                 Some(found) => found.to_string(),
-                None => "nothing".into(),
+                None => "missing".into(),
             },
         }
     }

@@ -588,7 +588,8 @@ pub enum Error {
     /// A solver needs a bound that a layer or loss does not give (`Layer::curvature_bound`,
     /// `Loss::curvature_bound`). `StepSize::Checked` and `StepSize::Fixed` do not need one.
     #[error(
-        "a curvature-bounded step needs a curvature bound, but {of} in the local problem of layer {layer} gives none: use `StepSize::Checked` (`with_step`), or implement its `curvature_bound`"
+        "a curvature-bounded step needs a curvature bound, but {} gives none: use a short `StepSize::Checked` (`with_step`), or implement its `curvature_bound`",
+        unbounded(of, *layer)
     )]
     NoCurvatureBound {
         /// "the layer" or "the loss".
@@ -730,6 +731,14 @@ fn before(layer: usize) -> String {
     match layer.checked_sub(1) {
         Some(layer) => format!("layer {layer}"),
         None => "what comes before it".into(),
+    }
+}
+
+/// What gives no curvature bound.
+fn unbounded(of: &str, layer: usize) -> String {
+    match of {
+        "the layer" => format!("layer {layer}"),
+        _ => format!("{of} of layer {layer}"),
     }
 }
 

@@ -223,7 +223,11 @@ impl Axis {
             format!("in 1..={MOST}"),
         )?;
         let padded = side + 2 * self.padding;
-        let allowed = || format!("at most {padded}, the side of the image with its padding");
+        let allowed = || {
+            format!(
+                "at most {padded}, the padded height or width of the image [channels, height, width]"
+            )
+        };
         let reach = self.reach();
         if reach > padded {
             option("kernel (dilated)", reach as f64, false, allowed())?;

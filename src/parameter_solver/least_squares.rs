@@ -177,7 +177,11 @@ impl Parts {
             return refused(format!("its loss {:?} is not SquaredError", problem.loss));
         }
         let Some(affine) = problem.layer.affine() else {
-            return refused(format!("the layer {:?} is not affine", problem.layer));
+            let layer = match problem.layer.description() {
+                Some(own) => format!("a layer of kind {}", own.kind()),
+                None => format!("the layer {:?}", problem.layer),
+            };
+            return refused(format!("{layer} is not affine"));
         };
         let (d, m) = (affine.patch_len, affine.channels());
         let (one, zero) = (T::one(), T::zero());

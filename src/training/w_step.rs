@@ -375,7 +375,18 @@ impl<T: Scalar> WStep<T> {
             });
         }
         match refused {
-            Some(error) if layers.iter().all(|own| own.solver.is_none()) => Err(error),
+            Some(error) if layers.iter().all(|own| own.solver.is_none()) => Err(match error {
+                Error::ParameterSolver {
+                    solver,
+                    layer,
+                    reason,
+                } => Error::ParameterSolver {
+                    solver,
+                    layer,
+                    reason: format!("{reason}; it can solve no layer of this circuit"),
+                },
+                error => error,
+            }),
             _ => Ok(WState {
                 steps: 0,
                 pending_visits: 0,

@@ -285,7 +285,7 @@ fn descriptions_that_describe_nothing_are_refused() {
     );
     let told = refused(r#"{"kind": "Dense", "settings": {"inputs": [3]}}"#);
     assert!(
-        told.contains("channels must be a whole number, but is nothing"),
+        told.contains("channels must be a whole number, but is missing"),
         "{told}"
     );
     let dense = |more: &str| {

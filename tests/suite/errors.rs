@@ -583,7 +583,7 @@ fn options() -> Vec<Row> {
                 error(on(model, |m| m.solve_targets(&ReverseSweep::new(1), &Selection::All)))
             },
             Error::NoCurvatureBound { of: "the layer", layer: 1 },
-            ["the layer in the local problem of layer 1"]
+            ["but layer 1 gives none"]
         ),
         #[cfg(not(feature = "rayon"))]
         row!(

@@ -20,7 +20,9 @@ use crate::layer::{Activate, Activation, Dense, Layer, Residual, Scale, Sequenti
 /// carry over to a large one. Since the weights have unit scale, rates can be larger than usual: on MNIST,
 /// the best of those tried for Adam were 0.003 to 0.1, depending on depth and scheme.
 ///
-/// Every block is one unit with a target of its own. Innocenti, Achour & Buckley 2025 (μPC); Yang, Yu, Zhu &
+/// Every block is one unit with a target of its own. Refreshed targets moved by
+/// [`GaussNewton::chained(1, 1)`](crate::target_solver::GaussNewton::chained) train deep stacks; a sweep with the default
+/// step fades before it reaches the first blocks. Innocenti, Achour & Buckley 2025 (μPC); Yang, Yu, Zhu &
 /// Hayou 2023 (Depth-μP).
 ///
 /// # Examples

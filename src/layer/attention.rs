@@ -40,8 +40,9 @@ use crate::kernel::{
 /// Initial values: weights from N(0, 1/dim), biases 0.
 ///
 /// There is **no curvature bound**: self-attention is not Lipschitz continuous in Z (Kim, Papamakarios
-/// & Mnih 2021). Use [`StepSize::Checked`](crate::target_solver::StepSize::Checked) for Z-steps, and
-/// normalise the input ([`LayerNorm`](super::LayerNorm)).
+/// & Mnih 2021). Use [`StepSize::Checked`](crate::target_solver::StepSize::Checked) for Z-steps, with a short step
+/// (0.003 in `examples/attention`, which does not train with 0.02), and normalise the input
+/// ([`LayerNorm`](super::LayerNorm)).
 ///
 /// It costs 4 dim² length + 2 dim length² multiply-adds per example, and keeps 4 dim length + heads
 /// length² values for the derivatives.

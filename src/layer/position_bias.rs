@@ -15,7 +15,9 @@ use crate::kernel::{Scalar, Write, add_to_columns, fill_columns, row_sums};
 ///
 /// Attention treats all positions alike, so a transformer adds this array to the embedded tokens.
 ///
-/// Parameters: "positions" (of the input's shape), initially 0 and without weight decay. ‖∂ẑ/∂z‖ = 1.
+/// Parameters: "positions" (of the input's shape), initially 0 and without weight decay. ‖∂ẑ/∂z‖ = 1. From 0, positions
+/// are told apart late, above all by decoupled schemes: draw them ([`with_positions`](Self::with_positions)) like the
+/// tokens' vectors.
 ///
 /// # Examples
 /// ```

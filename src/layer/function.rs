@@ -83,7 +83,8 @@ pub trait Function: Debug + Send + Sync {
 /// allocate memory, unlike the derivatives of other layers. For a hot path, write the derivatives by hand and
 /// compare them with these.
 ///
-/// It has no curvature bound, and columns are not shared among threads.
+/// It has no curvature bound: above the first layer, sweeps need a
+/// [`StepSize::Checked`](crate::target_solver::StepSize::Checked). Columns are not shared among threads.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FromFunction<F>(F);
 

@@ -16,8 +16,7 @@ use crate::kernel::{Scalar, Write, exponent, scale_by_power, smallest, unit_of};
 /// layers trains exactly as with backprop. Units of a few layers each are intermediate between
 /// backprop and the fully decoupled circuit.
 ///
-/// Any layer can be inside, also one of your own that only squashes its input, elementwise and without
-/// parameters: the crate has none, as `Dense` brings its activation.
+/// Any layer can be inside, also one without parameters, such as pooling or [`Activate`](super::Activate).
 ///
 /// Parameters: those of the layers, one after another, with the names "0.weights", "1.weights", ….
 ///

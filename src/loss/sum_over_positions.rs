@@ -20,9 +20,20 @@ use crate::layer::{ParameterGroup, check_dimension};
 /// target can be free if that of the inner loss can. The scaling is that of the inner loss at one position:
 /// a sum over positions, not a mean.
 ///
-/// [`DecoupledCircuit::predict_proba`](crate::DecoupledCircuit::predict_proba) gives the means at every
-/// position. Methods that expect one class per column, such as `predict_labels` and the class metrics,
-/// need one column per position.
+/// [`DecoupledCircuit::predict_proba`](crate::DecoupledCircuit::predict_proba) gives the means of every
+/// position. `DecoupledCircuit::predict_labels` does not see positions: it returns the largest entry of the whole column.
+/// Class metrics need one column per position:
+///
+/// ```
+/// use layerwise::prelude::*;
+///
+/// // Three classes at each of two positions, of one sequence: predictions and one-hot labels.
+/// let (outputs, y) = (DMatrix::from_vec(6, 1, vec![0.1, 2.0, 0.3, 1.5, 0.2, 0.4]), [1, 2]);
+/// let by_position = DMatrix::from_column_slice(3, outputs.len() / 3, outputs.as_slice());
+/// assert_eq!(metrics::labels(&by_position), [1, 0]);
+/// assert_eq!(metrics::accuracy(&y[..], &by_position)?, 0.5);
+/// # Ok::<(), layerwise::Error>(())
+/// ```
 ///
 /// P must divide the dimension: [`Loss::check_target`] rejects any other dimension with
 /// [`Error::InvalidOption`].

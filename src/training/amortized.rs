@@ -35,11 +35,12 @@ use crate::target_solver::{TargetProblem, TargetSolver};
 ///
 /// The proposer's input is z_0, or z_0 stacked above z_T, depending on its input dimension; its output is
 /// z_1, …, z_{T−1}, stacked. From z_0 alone it can propose only one set of targets for all examples with
-/// the same input. The learning-rate schedule of the phase applies to φ as well as to θ; options of the
-/// [`WStep`] do not.
+/// the same input; with z_T it cannot be used where the outputs are not known. The learning-rate schedule of
+/// the phase applies to φ as well as to θ; options of the [`WStep`] do not.
 ///
 /// When a phase ends, the model's targets become the proposals. φ is part of the scheme's state:
-/// [`Amortized::proposer`] reads it.
+/// [`Amortized::proposer`] reads it while the phase is in progress; afterwards
+/// [`SessionState::scheme`](super::SessionState::scheme) is `None`.
 ///
 /// Tschantz, Millidge, Seth & Buckley 2023 (hybrid predictive coding).
 ///

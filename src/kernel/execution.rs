@@ -38,10 +38,11 @@ pub enum Execution {
 /// The smallest number of multiply-adds worth sending to another thread: about ten microseconds.
 pub(crate) const LEAST_WORK: usize = 1 << 19;
 
-/// Blocks begin at multiples of this, the width that the product kernels compute at once.
+/// Blocks begin at multiples of this, the width that the product kernels compute at once, unless there are
+/// few columns.
 const UNIT: usize = 8;
 
-/// The smallest number of columns in a block.
+/// The smallest number of columns in a block, unless fewer are enough work.
 const LEAST_COLUMNS: usize = 2 * UNIT;
 
 #[cfg(not(feature = "rayon"))]
@@ -209,9 +210,14 @@ impl Execution {
     ) -> R {
         if self.has_parallel_columns() {
             let repaid = columns.saturating_mul(each) / LEAST_WORK;
-            let blocks = repaid.min(columns / LEAST_COLUMNS.max(unit));
+            // Columns that are worth a thread by themselves need no others beside them.
+            let least = (LEAST_WORK / each.max(1)).clamp(1, LEAST_COLUMNS);
+            let blocks = repaid.min(columns / least.max(unit));
             let blocks = blocks.min(current_num_threads());
-            let unit = unit.max(UNIT);
+            let unit = match columns < blocks * LEAST_COLUMNS {
+                true => unit,
+                false => unit.max(UNIT),
+            };
             return halve(0..columns, blocks, unit, data, &work, &combine);
         }
         work(0..columns, data)

@@ -389,6 +389,20 @@ fn narrow_outputs_on<T: Scalar>() {
     }
 }
 
+/// So few examples, with so much work each, that blocks are narrower than the kernels' tiles.
+#[cfg(feature = "rayon")]
+#[test]
+fn few_heavy_examples_have_the_same_bits_on_any_number_of_threads() {
+    let dims = [700, 800, 3];
+    for n in [2, 5, 16, 31] {
+        let run = |threads| many(&dims, n, phases::<f32>(&dims).swap_remove(0).1, threads);
+        let expected = run(1);
+        for threads in [2, 3, 8] {
+            assert!(run(threads) == expected, "{n} examples, {threads} threads");
+        }
+    }
+}
+
 #[cfg(feature = "rayon")]
 #[test]
 fn narrow_outputs_have_the_same_bits_on_any_number_of_threads() {

@@ -376,25 +376,30 @@ mod tests {
 
     #[test]
     fn blocks_tile_the_columns_and_none_is_narrow() {
-        let mut most = 0;
-        for threads in [2, 3, 5, 8] {
-            for columns in [1, 15, 16, 31, 32, 33, 95, 100, 128, 257] {
-                let (ranges, written) = blocks(Execution::Columns, threads, columns, LEAST_WORK);
-                let expected: Vec<usize> = (1..=columns).flat_map(|c| [c; 3]).collect();
-                assert_eq!(written, expected);
-                let mut end = 0;
-                for range in &ranges {
-                    assert_eq!(range.start, end);
-                    assert!(range.len() >= LEAST_COLUMNS || ranges.len() == 1);
-                    assert!(range.start.is_multiple_of(UNIT));
-                    end = range.end;
+        // Columns of so little work that a block needs many, and columns of which one is enough.
+        for least in [LEAST_COLUMNS, 4, 1] {
+            let mut most = 0;
+            for threads in [2, 3, 5, 8] {
+                for columns in [1, 2, 5, 15, 16, 31, 32, 33, 95, 100, 128, 257] {
+                    let each = LEAST_WORK / least;
+                    let (ranges, written) = blocks(Execution::Columns, threads, columns, each);
+                    let expected: Vec<usize> = (1..=columns).flat_map(|c| [c; 3]).collect();
+                    assert_eq!(written, expected);
+                    let mut end = 0;
+                    for range in &ranges {
+                        assert_eq!(range.start, end);
+                        assert!(range.len() >= least || ranges.len() == 1);
+                        let narrow = columns < ranges.len() * LEAST_COLUMNS;
+                        assert!(narrow || range.start.is_multiple_of(UNIT));
+                        end = range.end;
+                    }
+                    assert_eq!(end, columns);
+                    assert_eq!(ranges.len(), threads.min(columns / least).max(1));
+                    most = most.max(ranges.len());
                 }
-                assert_eq!(end, columns);
-                assert!(ranges.len() <= threads);
-                most = most.max(ranges.len());
             }
+            assert_eq!(most, 8, "one block per thread");
         }
-        assert_eq!(most, 8, "one block per thread");
     }
 
     #[test]

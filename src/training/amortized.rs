@@ -42,6 +42,10 @@ use crate::target_solver::{TargetProblem, TargetSolver};
 /// [`Amortized::proposer`] reads it while the phase is in progress; afterwards
 /// [`SessionState::scheme`](super::SessionState::scheme) is `None`.
 ///
+/// A run refuses a proposer with other dimensions ([`Error::Length`]), and inputs that its first layer does
+/// not take. Proposals, gradients or parameters of the proposer that are not finite end it with
+/// [`Error::NonFinite`], which names the layer and the step; the visit then changes neither θ nor φ.
+///
 /// Tschantz, Millidge, Seth & Buckley 2023 (hybrid predictive coding).
 ///
 /// # Examples
@@ -200,7 +204,7 @@ impl<T: Scalar> Amortized<T> {
             ..
         } = memory
         else {
-            return Ok(());
+            unreachable!("targets are proposed before the proposer learns")
         };
         let (batch, depth) = (problem.batch(), proposer.depth());
         z[depth].clear();

@@ -221,20 +221,24 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(())
     }
 
-    /// The targets, with 0 for those that are free, unless the loss does not accept it (softmax cross entropy
-    /// needs a distribution). Their predictions are the same values, so what they add to E is constant; but
-    /// it must not be large beside the rest, as a count of 800 read as a log-rate would be.
+    /// The targets, with 0 for those that are free, unless the loss does not accept an example's then
+    /// (softmax cross entropy needs a distribution). Their predictions are the same values, so what they add
+    /// to E is constant; but it must not be large beside the rest, as a count of 800 read as a log-rate
+    /// would be.
     fn targets_of(&self, evidence: &Evidence<T>) -> DMatrix<T> {
         let mut targets = evidence.targets.clone();
-        let free = evidence.free_targets.iter().flatten();
-        for (target, _) in targets.iter_mut().zip(free).filter(|(_, free)| **free) {
-            *target = T::zero();
+        let free = evidence.free_targets.iter();
+        for (i, free) in free.flat_map(|free| free.column_iter().enumerate()) {
+            let mut own =
+                DMatrix::from_column_slice(targets.nrows(), 1, targets.column(i).as_slice());
+            for (target, _) in own.iter_mut().zip(&free).filter(|(_, free)| **free) {
+                *target = T::zero();
+            }
+            if self.terms().check_outputs(self.circuit(), 1, &own).is_ok() {
+                targets.set_column(i, &own.column(0));
+            }
         }
-        let (circuit, n) = (self.circuit(), targets.ncols());
-        match self.terms().check_outputs(circuit, n, &targets) {
-            Ok(()) => targets,
-            Err(_) => evidence.targets.clone(),
-        }
+        targets
     }
 
     /// The circuit with the free inputs as the targets of one more layer at its start, which predicts

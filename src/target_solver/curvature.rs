@@ -23,7 +23,8 @@ impl<T: Scalar> Curvature<T> {
     /// The bounds at the current θ.
     pub(crate) fn new(layers: Layers<'_, T>) -> Result<Self, Error> {
         let [mut blocks, mut couplings] = [Vec::new(), Vec::new()];
-        compute(layers, [&mut blocks, &mut couplings], &mut Vec::new())?;
+        let arrays = [&mut blocks, &mut couplings];
+        compute(layers, Missing::Refused, arrays, &mut Vec::new())?;
         Ok(Self { blocks, couplings })
     }
 
@@ -31,6 +32,15 @@ impl<T: Scalar> Curvature<T> {
     pub(crate) fn whole(&self) -> T {
         whole(&self.blocks, &self.couplings)
     }
+}
+
+/// What a missing bound of a layer or loss does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// It is an error.
+    Refused,
+    /// The layer counts as 0, the loss as the squared error: the bounds become sizes of curvatures.
+    Counted,
 }
 
 /// Updates the bounds in a state, blocks and couplings: every `every` calls, and whenever μ or the
@@ -42,6 +52,7 @@ pub(super) fn refresh<'a, T: Scalar>(
     state: &'a mut State<T>,
     every: u64,
     layers: Layers<'_, T>,
+    missing: Missing,
 ) -> Result<(&'a [T], &'a [T]), Error> {
     let (numbers, work) = state.split::<Vec<T>>();
     let (counts, values) = (numbers.counts, numbers.values);
@@ -60,7 +71,7 @@ pub(super) fn refresh<'a, T: Scalar>(
         let [blocks, couplings, penalties] = &mut values[..] else {
             unreachable!("three arrays");
         };
-        compute(layers, [blocks, couplings], work)?;
+        compute(layers, missing, [blocks, couplings], work)?;
         penalties.clear();
         penalties.extend_from_slice(layers.penalties());
         counts.push(0);
@@ -72,6 +83,7 @@ pub(super) fn refresh<'a, T: Scalar>(
 
 fn compute<T: Scalar>(
     layers: Layers<'_, T>,
+    missing: Missing,
     [blocks, couplings]: [&mut Vec<T>; 2],
     work: &mut Vec<T>,
 ) -> Result<(), Error> {
@@ -83,17 +95,19 @@ fn compute<T: Scalar>(
         .map(|layer| layer.scratch(1).bound)
         .max();
     work.resize(longest.unwrap_or(0), T::zero());
-    let missing = |of, layer| Error::NoCurvatureBound { of, layer };
+    let or = |bound: Option<T>, of, layer, counted| match missing {
+        Missing::Refused => bound.ok_or(Error::NoCurvatureBound { of, layer }),
+        Missing::Counted => Ok(bound.unwrap_or(counted)),
+    };
     let loss_bound = |t: usize| -> Result<T, Error> {
         let bound = layers.loss(t).curvature_bound(layers.loss_parameters(t));
-        Ok(layers.weight(t) * bound.ok_or(missing("the loss", t))?)
+        Ok(layers.weight(t) * or(bound, "the loss", t, T::one())?)
     };
     for t in 1..layers.depth() {
         let layer = layers.layer(t);
         let own = &mut work[..layer.scratch(1).bound];
-        let jacobian = layer
-            .curvature_bound(layers.layer_parameters(t), own)
-            .ok_or(missing("the layer", t))?;
+        let jacobian = layer.curvature_bound(layers.layer_parameters(t), own);
+        let jacobian = or(jacobian, "the layer", t, T::zero())?;
         let (below, above) = (loss_bound(t - 1)?, loss_bound(t)?);
         blocks.push(below + above * jacobian + layers.target_regularizers()[t - 1].curvature());
         if t + 1 < layers.depth() {

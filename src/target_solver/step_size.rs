@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU64;
 
-use super::curvature::{self, Curvature};
+use super::curvature::{self, Curvature, Missing};
 use super::trial::Check;
 use crate::check::{at_least_one, check_computed, option, refuse, serde_checked};
 use crate::energy::{Layers, Workspace};
@@ -160,7 +160,7 @@ impl StepRule {
         self.size.checked_in::<T>()?;
         if let StepSize::Bounded { .. } = self.size {
             let every = self.bound_every.unwrap_or(BOUND_EVERY);
-            curvature::refresh(state, every.get(), layers)?;
+            curvature::refresh(state, every.get(), layers, Missing::Refused)?;
         }
         Ok(())
     }

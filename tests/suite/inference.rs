@@ -4,7 +4,7 @@ use crate::property::{generator, uniform};
 use layerwise::decoupled::{DecoupledCircuit, Selection, TargetInit};
 use layerwise::energy::Energy;
 use layerwise::inference::Evidence;
-use layerwise::layer::{Activation, Dense, Embedding};
+use layerwise::layer::{Activation, Attention, Dense, Embedding};
 use layerwise::loss::{Loss, Poisson, SoftmaxCrossEntropy, SquaredError};
 use layerwise::nalgebra::{DMatrix, DVector};
 use layerwise::target_solver::{
@@ -309,6 +309,36 @@ fn clamped_inputs_need_no_bound() {
     let free = evidence.with_free_inputs(all).unwrap();
     let error = model.infer(&free, &sweep).unwrap_err();
     assert_eq!(error, Error::InputNotDifferentiable { layer: 0 });
+}
+
+/// Attention has no curvature bound. An example whose inputs are clamped needs none, beside one with free
+/// inputs as alone.
+#[test]
+fn an_example_does_not_depend_on_what_is_free_in_another() {
+    let circuit = Circuit::builder()
+        .layer(Attention::new(2, 2, 1).unwrap())
+        .layer(Dense::new(4, 3, Activation::Tanh).unwrap())
+        .layer(Dense::new(3, 2, Activation::Identity).unwrap())
+        .seed(3);
+    let energy = Energy::default().with_penalty(3.0);
+    let model = DecoupledCircuit::new(circuit.build().unwrap(), energy).unwrap();
+    let (x, y) = (values(4, 1).0, values(2, 2).0);
+    let free = DMatrix::from_fn(4, N, |k, i| i % 2 == 1 && k < 2);
+    let together = Evidence::new(x.clone(), y.clone()).unwrap();
+    let together = together.with_free_inputs(free.clone()).unwrap();
+    for solver in [GaussNewton::new(2, 3), GaussNewton::direct(2)] {
+        let found = model.infer(&together, &solver).unwrap();
+        for i in 0..N {
+            let column = |values: &DMatrix<f64>| values.columns(i, 1).into_owned();
+            let alone = Evidence::new(column(&x), column(&y)).unwrap();
+            let alone = alone.with_free_inputs(free.columns(i, 1).into_owned());
+            let alone = model.infer(&alone.unwrap(), &solver).unwrap();
+            assert_eq!(alone.inputs, column(&found.inputs), "{solver:?}");
+            for (own, all) in alone.hidden.iter().zip(&found.hidden) {
+                assert_eq!(*own, column(all), "{solver:?}");
+            }
+        }
+    }
 }
 
 #[test]

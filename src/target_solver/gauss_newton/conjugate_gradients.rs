@@ -9,7 +9,8 @@ use crate::error::Error;
 use crate::kernel::columns::{lessen_and_copy, lessen_and_square, move_and_turn};
 use crate::kernel::{Columns, Scalar, add_to};
 use crate::state::State;
-use crate::target_solver::{TargetProblem, curvature};
+use crate::target_solver::TargetProblem;
+use crate::target_solver::curvature::{self, Missing};
 
 /// The memory of [`ConjugateGradients`].
 ///
@@ -64,10 +65,9 @@ impl<T: Scalar> Iterations<T> {
     ) -> Result<(), Error> {
         let hidden = layers.depth() - 1;
         let bounded = options.preconditioner == Preconditioner::Blocks;
-        let bounds = match bounded.then(|| curvature::refresh(bounds, BOUND_EVERY, layers)) {
-            Some(Ok((blocks, _))) => blocks,
-            None | Some(Err(Error::NoCurvatureBound { .. })) => &[],
-            Some(Err(other)) => return Err(other),
+        let bounds = match bounded {
+            true => curvature::refresh(bounds, BOUND_EVERY, layers, Missing::Counted)?.0,
+            false => &[],
         };
         options
             .preconditioner

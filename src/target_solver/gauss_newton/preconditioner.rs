@@ -11,8 +11,9 @@ use crate::target_solver::TargetProblem;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) enum Preconditioner {
-    /// Each layer's block divided by the bound on its diagonal block plus λ, if layers and losses give
-    /// bounds.
+    /// Each layer's block divided by the bound on its diagonal block plus λ. Layers without a bound count
+    /// as 0, losses as the squared error, each alone: an example that holds the inputs of such a layer
+    /// needs no bound, and must not depend on another that does.
     Blocks,
     /// (Aᵀ D A)⁻¹, the hidden terms of H: A x = (x_{t+1} − J_t x_t), D_t = μ_t times the bound of L_h's
     /// curvature, plus λ.
@@ -29,8 +30,6 @@ impl Preconditioner {
     ) {
         diagonal.clear();
         match self {
-            // Any positive numbers work; without bounds, use the identity.
-            Self::Blocks if blocks.is_empty() => diagonal.resize(layers.depth() - 1, T::one()),
             Self::Blocks => diagonal.extend_from_slice(blocks),
             Self::Chain => diagonal.extend((0..layers.depth() - 1).map(|t| {
                 let bound = layers.loss(t).curvature_bound(layers.loss_parameters(t));
@@ -38,6 +37,7 @@ impl Preconditioner {
                 layers.weight(t) * bound.unwrap_or(T::one()) + regularizer
             })),
         }
+        // Any positive numbers work.
         for own in diagonal {
             if !(own.is_finite() && *own > T::zero()) {
                 *own = T::one();

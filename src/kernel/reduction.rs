@@ -23,33 +23,60 @@ pub(super) fn sum<T: Scalar>(a: &[T], term: impl Fn(T) -> T) -> T {
 /// are then added by halves.
 #[inline(always)]
 pub(super) fn sum_of_pairs<T: Scalar>(a: &[T], b: &[T], term: impl Fn(T, T) -> T) -> T {
+    let [sum] = sums_of_pairs(a, b, |a, b| [term(a, b)]);
+    sum
+}
+
+/// Several sums in one pass, each as [`sum_of_pairs`].
+#[inline(always)]
+fn sums_of_pairs<T: Scalar, const N: usize>(
+    a: &[T],
+    b: &[T],
+    terms: impl Fn(T, T) -> [T; N],
+) -> [T; N] {
     if a.len() < FEW {
-        let pairs = a.iter().zip(b);
-        return pairs.fold(T::zero(), |sum, (&a, &b)| sum + term(a, b));
+        let mut sums = [T::zero(); N];
+        for (&a, &b) in a.iter().zip(b) {
+            let terms = terms(a, b);
+            for k in 0..N {
+                sums[k] += terms[k];
+            }
+        }
+        return sums;
     }
     // Chunks are arrays: without bounds checks, the compiler keeps the lanes in registers.
     let (chunks, rest) = a.as_chunks::<LANES>();
     let (others, other_rest) = b.as_chunks::<LANES>();
-    let mut lanes = [T::zero(); LANES];
+    let mut lanes = [[T::zero(); LANES]; N];
     for (chunk, other) in chunks.iter().zip(others) {
         // Not a range: in an unoptimised build every turn of one is several calls.
         let mut j = 0;
         while j < LANES {
-            lanes[j] += term(chunk[j], other[j]);
+            let terms = terms(chunk[j], other[j]);
+            let mut k = 0;
+            while k < N {
+                lanes[k][j] += terms[k];
+                k += 1;
+            }
             j += 1;
         }
     }
     if !rest.is_empty() {
         // Pad with zeros, so that this is an addition of whole vectors too.
-        let mut last = [T::zero(); LANES];
-        for (to, (&a, &b)) in last.iter_mut().zip(rest.iter().zip(other_rest)) {
-            *to = term(a, b);
+        let mut last = [[T::zero(); LANES]; N];
+        for (j, (&a, &b)) in rest.iter().zip(other_rest).enumerate() {
+            let terms = terms(a, b);
+            for k in 0..N {
+                last[k][j] = terms[k];
+            }
         }
-        for j in 0..LANES {
-            lanes[j] += last[j];
+        for k in 0..N {
+            for j in 0..LANES {
+                lanes[k][j] += last[k][j];
+            }
         }
     }
-    by_halves(lanes)
+    lanes.map(by_halves)
 }
 
 /// Σ of the lanes.
@@ -308,14 +335,28 @@ const BLOCK: usize = 1024;
 /// [`sum_of_pairs`], block by block, for the body of a vectorised pass.
 #[inline(always)]
 pub(crate) fn sum_of_blocks<T: Scalar>(a: &[T], b: &[T], term: impl Fn(T, T) -> T) -> T {
+    let [sum] = sums_of_blocks(a, b, |a, b| [term(a, b)]);
+    sum
+}
+
+/// Several sums in one pass, each as [`sum_of_blocks`].
+#[inline(always)]
+pub(crate) fn sums_of_blocks<T: Scalar, const N: usize>(
+    a: &[T],
+    b: &[T],
+    terms: impl Fn(T, T) -> [T; N],
+) -> [T; N] {
     if a.len() <= BLOCK {
-        return sum_of_pairs(a, b, term);
+        return sums_of_pairs(a, b, terms);
     }
-    let mut sum = Sum::zero();
+    let mut sums = [Sum::zero(); N];
     for (a, b) in a.chunks(BLOCK).zip(b.chunks(BLOCK)) {
-        sum.add(sum_of_pairs(a, b, &term));
+        let of_block = sums_of_pairs(a, b, &terms);
+        sums.iter_mut()
+            .zip(of_block)
+            .for_each(|(sum, own)| sum.add(own));
     }
-    sum.value()
+    sums.map(Sum::value)
 }
 
 /// [`sum_of_blocks`] as a separate vectorised pass, over the length of the shorter slice.
@@ -638,7 +679,29 @@ pub(crate) fn row_sums<T: Scalar>(out: Write<'_, T>, matrix: &[T]) {
             if matrix.len() <= BLOCK * dim {
                 return add_columns(out, matrix);
             }
-            add_blocks(out, matrix, |_, value| value);
+            add_blocks(out, [matrix; 2], dim, 0..dim, |_, value, _| value);
+        },
+    );
+}
+
+/// out_r ← Σ over the columns of a_{r,·} b_{r,·} (set or added), added like [`row_sums`]. The matrices have
+/// `dim` rows, of which the sums are those of `rows`.
+pub(crate) fn row_sums_of_products<T: Scalar>(
+    out: Write<'_, T>,
+    [a, b]: [&[T]; 2],
+    dim: usize,
+    rows: Range<usize>,
+) {
+    let Some(out) = out.accumulate() else {
+        return;
+    };
+    vectorise(
+        #[inline(always)]
+        move || {
+            if a.len() <= BLOCK * dim {
+                return add_products(out, [a, b], dim, rows);
+            }
+            add_blocks(out, [a, b], dim, rows, |_, a, b| a * b);
         },
     );
 }
@@ -671,22 +734,45 @@ pub(crate) fn weighted_row_sums<T: Scalar>(out: &mut [T], matrix: &[T], weights:
     }
     vectorise(
         #[inline(always)]
-        move || add_blocks(out, matrix, |i, value| weights[i] * value),
+        move || {
+            let dim = out.len();
+            add_blocks(out, [matrix; 2], dim, 0..dim, |i, value, _| {
+                weights[i] * value
+            });
+        },
     );
 }
 
-/// out_r ← out_r + Σ term(i, matrix_{r,i}) over the columns i, as a [`Sum`] of blocks of them.
+/// out_r ← out_r + Σ term(i, a_{r,i}, b_{r,i}) over the columns i, as a [`Sum`] of blocks of them, for these
+/// rows of the matrices, which have `dim`.
 #[inline(always)]
-fn add_blocks<T: Scalar>(out: &mut [T], matrix: &[T], term: impl Fn(usize, T) -> T) {
-    let dim = out.len();
-    for (strip, out) in out.chunks_mut(LANES).enumerate() {
+fn add_blocks<T: Scalar>(
+    out: &mut [T],
+    [a, b]: [&[T]; 2],
+    dim: usize,
+    rows: Range<usize>,
+    term: impl Fn(usize, T, T) -> T,
+) {
+    for (start, out) in rows.step_by(LANES).zip(out.chunks_mut(LANES)) {
         let mut sums = [Sum::zero(); LANES];
-        for (k, block) in matrix.chunks(FEW_COLUMNS * dim).enumerate() {
+        let blocks = a.chunks(FEW_COLUMNS * dim).zip(b.chunks(FEW_COLUMNS * dim));
+        for (k, (a, b)) in blocks.enumerate() {
             let mut few = [T::zero(); LANES];
-            for (i, column) in (k * FEW_COLUMNS..).zip(block.chunks_exact(dim)) {
-                let own = &column[strip * LANES..][..out.len()];
-                for (sum, &value) in few.iter_mut().zip(own) {
-                    *sum += term(i, value);
+            let columns = a.chunks_exact(dim).zip(b.chunks_exact(dim));
+            for (i, (a, b)) in (k * FEW_COLUMNS..).zip(columns) {
+                let (a, b) = (&a[start..], &b[start..]);
+                // Whole arrays stay in registers.
+                if let (true, Some(a), Some(b)) =
+                    (out.len() == LANES, a.first_chunk(), b.first_chunk())
+                {
+                    let (a, b): (&[T; LANES], &[T; LANES]) = (a, b);
+                    for j in 0..LANES {
+                        few[j] += term(i, a[j], b[j]);
+                    }
+                    continue;
+                }
+                for (sum, (&a, &b)) in few.iter_mut().take(out.len()).zip(a.iter().zip(b)) {
+                    *sum += term(i, a, b);
                 }
             }
             sums.iter_mut().zip(few).for_each(|(sum, few)| sum.add(few));
@@ -694,6 +780,29 @@ fn add_blocks<T: Scalar>(out: &mut [T], matrix: &[T], term: impl Fn(usize, T) ->
         for (out, sum) in out.iter_mut().zip(sums) {
             *out += sum.value();
         }
+    }
+}
+
+/// out ← out + Σ of the columns of a ⊙ b, for these rows of the matrices, which have `dim`.
+#[inline(always)]
+fn add_products<T: Scalar>(out: &mut [T], [a, b]: [&[T]; 2], dim: usize, rows: Range<usize>) {
+    // Two columns per pass, added one after another, as in `add_columns`.
+    let (twos, others) = (a.chunks_exact(2 * dim), b.chunks_exact(2 * dim));
+    let rest = twos
+        .remainder()
+        .iter()
+        .zip(others.remainder())
+        .skip(rows.start);
+    for (a, b) in twos.zip(others) {
+        let ((a, c), (b, d)) = (a.split_at(dim), b.split_at(dim));
+        let [a, b, c, d] = [a, b, c, d].map(|column| &column[rows.clone()]);
+        let products = a.iter().zip(b).zip(c.iter().zip(d));
+        for (o, ((&a, &b), (&c, &d))) in out.iter_mut().zip(products) {
+            *o = *o + a * b + c * d;
+        }
+    }
+    for (o, (&a, &b)) in out.iter_mut().zip(rest) {
+        *o += a * b;
     }
 }
 

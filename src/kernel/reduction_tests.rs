@@ -164,3 +164,30 @@ fn no_larger_number_hides_nan() {
     assert_eq!([1.0, 3.0, 2.0].into_iter().fold(0.0, larger), 3.0);
     assert!(!norm(&[1.0, f64::INFINITY]).is_finite());
 }
+
+/// Sums of products in rows are those of all products, whichever rows are asked for, and several
+/// sums in one pass those of one pass each.
+#[test]
+fn sums_of_products_in_rows() {
+    for (dim, columns) in [(5, 3), (40, 7), (70, 1024), (70, 1301)] {
+        let value = |i: usize, unit: f64| ((i * 7919) % 101) as f64 * unit - 0.4;
+        let a: Vec<f64> = (0..dim * columns).map(|i| value(i, 0.01)).collect();
+        let b: Vec<f64> = (0..dim * columns).map(|i| value(i + 13, 0.02)).collect();
+        let products: Vec<f64> = a.iter().zip(&b).map(|(a, b)| a * b).collect();
+        let mut expected = vec![1.0; dim];
+        row_sums(Write::Add(&mut expected), &products);
+        for middle in [0, 3, dim] {
+            let mut sums = vec![1.0; dim];
+            let (first, rest) = sums.split_at_mut(middle);
+            row_sums_of_products(Write::Add(first), [&a, &b], dim, 0..middle);
+            row_sums_of_products(Write::Add(rest), [&a, &b], dim, middle..dim);
+            assert_eq!(sums, expected, "{dim} x {columns}, from {middle}");
+        }
+        let both = sums_of_blocks(&a, &b, |a, b| [a, a * b]);
+        let each = [
+            sum_of_blocks(&a, &b, |a, _| a),
+            sum_of_blocks(&a, &b, |a, b| a * b),
+        ];
+        assert_eq!(both, each);
+    }
+}

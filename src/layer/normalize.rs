@@ -10,8 +10,8 @@ use crate::check::positive;
 use crate::description::Description;
 use crate::error::Error;
 use crate::kernel::{
-    Columns, Scalar, Write, WriteColumns, dot, largest_magnitude, multiply, row_sums, smallest,
-    sum_in_pass, total, unit_of, vectorise,
+    Columns, Scalar, Write, WriteColumns, largest_magnitude, map_pairs, row_sums,
+    row_sums_of_products, smallest, sum_of_blocks, sums_of_blocks, unit_of, vectorise,
 };
 
 /// Layer normalisation of every column of the input: mean 0 and variance 1, then a learned gain and
@@ -152,39 +152,65 @@ impl<const CENTRED: bool> Norm<CENTRED> {
     /// unit; returns what is still to be subtracted, unit/σ and 1/σ.
     #[inline(always)]
     fn centre<T: Scalar>(root: T, column: &[T], centred: &mut [T]) -> [T; 3] {
-        let d = T::of(column.len() as f64);
-        // In this unit neither squares nor ε overflow. As it is a power of 2, nothing is rounded.
+        let [rest, square] = Self::centre_in(T::one(), root, column, centred);
+        // Powers of 2 round nothing: the unit matters only where squares overflow or underflow.
+        if square.is_finite() && square > smallest::<T>() / T::default_epsilon() {
+            let inverse = square.sqrt().recip();
+            return [rest, inverse, inverse];
+        }
+        Self::centre_scaled(root, column, centred)
+    }
+
+    /// [`centre`](Self::centre) in a unit in which neither squares nor ε overflow.
+    #[cold]
+    fn centre_scaled<T: Scalar>(root: T, column: &[T], centred: &mut [T]) -> [T; 3] {
         let largest = largest_magnitude(column).max(root);
         let per_unit = unit_of(&[largest]).recip();
-        for (x, &z) in centred.iter_mut().zip(column) {
-            *x = z * per_unit;
-        }
-        let mut rest = T::zero();
-        if CENTRED {
-            let mean = total(centred) / d;
-            centred.iter_mut().for_each(|x| *x -= mean);
-            // The mean is rounded, with an error in proportion to the offset: what is left of it is
-            // subtracted too.
-            rest = total(centred) / d;
-        }
-        let square = sum_in_pass(centred, centred, move |x, _| (x - rest) * (x - rest)) / d;
+        let [rest, square] = Self::centre_in(per_unit, root, column, centred);
+        let inverse = square.sqrt().recip();
+        [rest, inverse, inverse * per_unit]
+    }
+
+    /// `centred` ← (z − m 1)/unit; returns what is still to be subtracted, and (σ/unit)².
+    #[inline(always)]
+    fn centre_in<T: Scalar>(per_unit: T, root: T, column: &[T], centred: &mut [T]) -> [T; 2] {
+        let d = T::of(column.len() as f64);
         // Where ε underflows in this unit, it matters only for columns of zeros.
         let root = (root * per_unit).max(smallest::<T>().sqrt());
-        let inverse = (square + root * root).sqrt().recip();
-        [rest, inverse, inverse * per_unit]
+        if !CENTRED {
+            let columns = centred.iter_mut().zip(column);
+            columns.for_each(|(x, &z)| *x = z * per_unit);
+            let squares = sum_of_blocks(centred, centred, |x, _| x * x);
+            return [T::zero(), squares / d + root * root];
+        }
+        let mean = sum_of_blocks(column, column, |z, _| z * per_unit) / d;
+        let columns = centred.iter_mut().zip(column);
+        columns.for_each(|(x, &z)| *x = z * per_unit - mean);
+        // The mean is rounded, with an error in proportion to the offset: what is left of it is
+        // subtracted too.
+        let [sum, squares] = sums_of_blocks(centred, centred, |x, _| [x, x * x]);
+        let (rest, mut square) = (sum / d, squares / d);
+        // If little is left, its square can be subtracted afterwards without cancellation.
+        if rest * rest <= T::of(0.125) * square {
+            square -= rest * rest;
+        } else {
+            let centred = &*centred;
+            square = sum_of_blocks(centred, centred, |x, _| (x - rest) * (x - rest)) / d;
+        }
+        [rest, square + root * root]
     }
 
     /// (h − mean h − x mean(h ⊙ x))/σ for a normalised column x, without the first mean unless
     /// `CENTRED`: the Jacobian of x, which is symmetric, times h.
     #[inline(always)]
-    fn product<T: Scalar>(h: &[T], x: &[T], inverse: T) -> impl Fn(usize) -> T {
+    fn product<T: Scalar>(h: &[T], x: &[T], inverse: T, out: Write<'_, T>) {
         let d = T::of(h.len() as f64);
-        let mean = match CENTRED {
-            true => total(h) / d,
-            false => T::zero(),
+        let [mean, along] = match CENTRED {
+            true => sums_of_blocks(h, x, |h, x| [h, h * x]),
+            false => [T::zero(), sum_of_blocks(h, x, |h, x| h * x)],
         };
-        let along = dot(h, x) / d;
-        move |i| inverse * (h[i] - mean - x[i] * along)
+        let (mean, along) = (mean / d, along / d);
+        map_pairs(out, h, x, |h, x| inverse * (h - mean - x * along));
     }
 }
 
@@ -302,18 +328,21 @@ impl<T: Scalar, const CENTRED: bool> Layer<T> for Norm<CENTRED> {
             let execution = at.context.execution;
             execution.for_each_block(values / size, 8 * size, data, |range, (dz, work)| {
                 let (mut dz, first) = (dz.write, range.start * size / d);
-                let work = work.values;
+                // One column's, which stay in the nearest cache.
+                let shaped = &mut work.values[..d];
+                let inverse = &inverse[first..range.end * size / d];
                 vectorise(
                     #[inline(always)]
                     move || {
-                        for (k, h) in work.chunks_exact_mut(d).enumerate() {
+                        for (k, &inverse) in inverse.iter().enumerate() {
                             let column = (first + k) * d..(first + k + 1) * d;
-                            h.copy_from_slice(&cotangent[column.clone()]);
+                            let mut h = &cotangent[column.clone()];
                             if let Some(gain) = gain {
-                                h.iter_mut().zip(gain).for_each(|(h, &a)| *h *= a);
+                                map_pairs(Write::Set(&mut *shaped), h, gain, |h, a| h * a);
+                                h = &*shaped;
                             }
-                            let product = Self::product(h, &normal[column], inverse[first + k]);
-                            dz.part(k * d..(k + 1) * d).each(product);
+                            let dz = dz.part(k * d..(k + 1) * d);
+                            Self::product(h, &normal[column], inverse, dz);
                         }
                     },
                 );
@@ -321,8 +350,12 @@ impl<T: Scalar, const CENTRED: bool> Layer<T> for Norm<CENTRED> {
         }
         let of_gain = if self.gain { d } else { 0 };
         if self.gain && !d_parameters.is_skip() {
-            multiply(work, cotangent, normal);
-            row_sums(d_parameters.part(0..d), work);
+            // Sums over columns are not divided among threads, but rows are.
+            let execution = at.context.execution;
+            let sums = WriteColumns::new(d_parameters.part(0..d), 1);
+            execution.for_each_block(d, 8 * values / d, sums, |rows, sums| {
+                row_sums_of_products(sums.write, [cotangent, normal], d, rows);
+            });
         }
         if self.bias && !d_parameters.is_skip() {
             row_sums(d_parameters.part(of_gain..of_gain + d), cotangent);
@@ -345,25 +378,31 @@ impl<T: Scalar, const CENTRED: bool> Layer<T> for Norm<CENTRED> {
         let execution = at.context.execution;
         execution.for_each_block(values / size, 8 * size, data, |range, tangent| {
             let first = range.start * size / d;
-            for (k, out) in tangent.values.chunks_exact_mut(d).enumerate() {
-                let column = (first + k) * d..(first + k + 1) * d;
-                let (x, inverse) = (&normal[column.clone()], inverse[first + k]);
-                match v_input {
-                    Some(v) => Write::Set(&mut *out).each(Self::product(&v[column], x, inverse)),
-                    None => out.fill(T::zero()),
-                }
-                if let Some(gain) = gain {
-                    out.iter_mut().zip(gain).for_each(|(t, &a)| *t *= a);
-                }
-                if let Some(v) = v_gain {
-                    let terms = v.iter().zip(x);
-                    let pairs = out.iter_mut().zip(terms);
-                    pairs.for_each(|(t, (&v, &x))| *t += v * x);
-                }
-                if let Some(v) = v_bias {
-                    out.iter_mut().zip(v).for_each(|(t, &v)| *t += v);
-                }
-            }
+            let tangent = tangent.values;
+            vectorise(
+                #[inline(always)]
+                move || {
+                    for (k, out) in tangent.chunks_exact_mut(d).enumerate() {
+                        let column = (first + k) * d..(first + k + 1) * d;
+                        let (x, inverse) = (&normal[column.clone()], inverse[first + k]);
+                        match v_input {
+                            Some(v) => Self::product(&v[column], x, inverse, Write::Set(&mut *out)),
+                            None => out.fill(T::zero()),
+                        }
+                        if let Some(gain) = gain {
+                            out.iter_mut().zip(gain).for_each(|(t, &a)| *t *= a);
+                        }
+                        if let Some(v) = v_gain {
+                            let terms = v.iter().zip(x);
+                            let pairs = out.iter_mut().zip(terms);
+                            pairs.for_each(|(t, (&v, &x))| *t += v * x);
+                        }
+                        if let Some(v) = v_bias {
+                            out.iter_mut().zip(v).for_each(|(t, &v)| *t += v);
+                        }
+                    }
+                },
+            );
         });
     }
 

@@ -1,7 +1,7 @@
 //! Deep residual circuits whose scale does not depend on their depth.
 
 use super::{Circuit, CircuitBuilder};
-use crate::check::at_least_one;
+use crate::check::{at_least_one, check_room};
 use crate::error::Error;
 use crate::init::{Distribution, Fan, Initializer};
 use crate::kernel::Scalar;
@@ -89,6 +89,7 @@ impl ResidualStack {
     /// [`Error::InvalidOption`] for a leaky ReLU whose slope is outside 0..=1.
     pub fn layers<T: Scalar>(&self) -> Result<Vec<Box<dyn Layer<T>>>, Error> {
         let Self { inputs, width, .. } = *self;
+        check_room::<Block<T>>("the blocks of a residual stack", self.blocks, 1)?;
         let factor = |size: usize| 1.0 / (size as f64).sqrt();
         let activate = || Activate::new(width, self.activation);
         let input = Sequential::new(vec![
@@ -119,6 +120,15 @@ impl ResidualStack {
         builder.layers(self.layers()?).seed(seed).build()
     }
 }
+
+/// What every block consists of.
+type Block<T> = (
+    Box<dyn Layer<T>>,
+    Residual<T>,
+    Sequential<T>,
+    Activate,
+    Dense,
+);
 
 /// W z, with W from N(0, 1).
 fn linear(inputs: usize, outputs: usize) -> Result<Dense, Error> {

@@ -169,6 +169,9 @@ impl<T: Scalar> Layer<T> for Branch {
 pub struct Carry<T: Scalar> {
     layer: Arc<dyn Layer<T>>,
     carried: usize,
+    /// Values of h and of g(h) for one example. Kept, since both are needed for the size of the input: asked
+    /// each time, nested layers would be asked 2ᵏ times.
+    dims: (usize, usize),
 }
 
 impl<T: Scalar> Carry<T> {
@@ -187,21 +190,21 @@ impl<T: Scalar> Carry<T> {
         if !layer.input_differentiable() {
             return Err(Error::InputNotDifferentiable { layer: 0 });
         }
-        Ok(Self { layer, carried })
+        let dims = (layer.input_dim(), layer.output_dim());
+        Ok(Self {
+            layer,
+            carried,
+            dims,
+        })
     }
 
     pub(crate) fn described(own: &Description, layer: Arc<dyn Layer<T>>) -> Result<Self, Error> {
         Self::of(layer, own.count("carried")?)
     }
 
-    /// Values of h and of g(h) for one example.
-    fn dims(&self) -> (usize, usize) {
-        (self.layer.input_dim(), self.layer.output_dim())
-    }
-
     /// The numbers of values in all h and in all g(h) of a batch with this input.
     fn lengths(&self, input: &[T]) -> (usize, usize) {
-        let (dim, out) = self.dims();
+        let (dim, out) = self.dims;
         let n = input.len() / (dim + self.carried);
         (dim * n, out * n)
     }
@@ -224,7 +227,7 @@ impl<T: Scalar> Carry<T> {
 
     /// `pairs` ← (g, s), with the second parts s of the pairs `others`, or 0 if there are none.
     fn join(&self, g: &[T], others: Option<&[T]>, pairs: &mut [T]) {
-        let ((dim, out), carried) = (self.dims(), self.carried);
+        let ((dim, out), carried) = (self.dims, self.carried);
         let parts = pairs
             .chunks_exact_mut(out + carried)
             .zip(g.chunks_exact(out));
@@ -244,11 +247,11 @@ impl<T: Scalar> Carry<T> {
 
 impl<T: Scalar> Layer<T> for Carry<T> {
     fn input_shape(&self) -> Shape {
-        self.dims().0.saturating_add(self.carried).into()
+        self.dims.0.saturating_add(self.carried).into()
     }
 
     fn output_shape(&self) -> Shape {
-        self.dims().1.saturating_add(self.carried).into()
+        self.dims.1.saturating_add(self.carried).into()
     }
 
     fn parameters(&self) -> Vec<ParameterGroup> {
@@ -260,7 +263,7 @@ impl<T: Scalar> Layer<T> for Carry<T> {
     }
 
     fn scratch(&self, batch: usize) -> Scratch {
-        let ((dim, out), own) = (self.dims(), self.layer.scratch(batch));
+        let ((dim, out), own) = (self.dims, self.layer.scratch(batch));
         let values = dim.saturating_add(out).saturating_mul(batch);
         let (tape, work) = (
             own.tape.saturating_add(values),
@@ -274,7 +277,7 @@ impl<T: Scalar> Layer<T> for Carry<T> {
     }
 
     fn check_input(&self, input: &[T]) -> Result<(), Error> {
-        let dim = self.dims().0;
+        let dim = self.dims.0;
         let pairs = input.chunks_exact(dim + self.carried);
         let h: Vec<T> = pairs.flat_map(|pair| &pair[..dim]).copied().collect();
         self.layer.check_input(&h)
@@ -301,7 +304,7 @@ impl<T: Scalar> Layer<T> for Carry<T> {
             }
         };
         let (h, g) = own.split_at_mut(inputs);
-        self.separate(input, self.dims().0, h);
+        self.separate(input, self.dims.0, h);
         self.layer.forward(context, parameters, h, g, tape, work);
         self.join(g, Some(input), output);
     }
@@ -317,7 +320,7 @@ impl<T: Scalar> Layer<T> for Carry<T> {
         if d_input.is_skip() && d_parameters.is_skip() {
             return;
         }
-        let ((dim, out), carried) = (self.dims(), self.carried);
+        let ((dim, out), carried) = (self.dims, self.carried);
         let (inputs, outputs) = self.lengths(at.input);
         let (u, work) = work.split_at_mut(outputs);
         let (d_h, work) = work.split_at_mut(inputs);
@@ -347,7 +350,7 @@ impl<T: Scalar> Layer<T> for Carry<T> {
         let (v, work) = work.split_at_mut(inputs);
         let (t, work) = work.split_at_mut(outputs);
         let v = v_input.map(|pairs| {
-            self.separate(pairs, self.dims().0, v);
+            self.separate(pairs, self.dims.0, v);
             &*v
         });
         self.layer.jvp(&self.point(at), v, v_parameters, t, work);

@@ -2,13 +2,14 @@
 //! it holds.
 
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::Instant;
 
 use layerwise::data::Split;
 use layerwise::decoupled::Selection;
 use layerwise::energy::LocalProblem;
 use layerwise::kernel::Matrix;
-use layerwise::layer::{Context, Dense, Sequential};
+use layerwise::layer::{Carry, Context, Dense, Residual, Sequential};
 use layerwise::loss::{
     BinaryCrossEntropy, ClassWeights, Gaussian, Huber, KullbackLeibler, LabelSmoothing, Poisson,
     SquaredError, SumOverPositions, WeightedCrossEntropy,
@@ -178,6 +179,29 @@ fn a_nested_unit_costs_what_it_holds() {
         .unwrap()
         .layer(&nested(12), own_parameters(12).as_slice(), x.as_slice())
         .unwrap();
+    assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
+}
+
+/// As much of layers that wrap one another.
+#[test]
+fn nested_skips_cost_what_they_hold() {
+    let start = Instant::now();
+    let mut layer: Arc<dyn Layer<f64>> = Arc::new(Dense::new(2, 2, Activation::Tanh).unwrap());
+    for _ in 0..25 {
+        let inside = Residual::new(layer).unwrap();
+        layer = Arc::new(Carry::new(inside, 1).unwrap());
+    }
+    for _ in 0..25 {
+        layer = Arc::new(Carry::new(layer, 1).unwrap());
+    }
+    black_box((layer.scratch(3), layer.cost(), layer.description()));
+    let circuit = Circuit::builder().layer(layer.clone()).layer(layer);
+    let mut own = DecoupledCircuit::new(circuit.build().unwrap(), Energy::default()).unwrap();
+    let x = DMatrix::from_fn(52, 4, |i, j| (i + j) as f64 / 50.0);
+    own.add_examples(&x, &x, &TargetInit::ForwardPass).unwrap();
+    let scheme = Decoupling::refreshed(layerwise::target_solver::GaussNewton::new(1, 2));
+    let phase = Phase::new(scheme, Adam::new(1e-2).unwrap()).with_epochs(2);
+    Trainer::new(phase).run(&mut own).unwrap();
     assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
 }
 

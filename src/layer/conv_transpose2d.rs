@@ -268,16 +268,20 @@ impl<T: Scalar> Layer<T> for ConvTranspose2d {
         let data = (
             Columns::new(output, map.inputs),
             Columns::new(tape.unwrap_or_default(), map.inputs),
-            Columns::new(&mut work[..map.shares(n)], map.share()),
         );
-        let execution = context.execution;
-        execution.for_each_block(n, map.cost(), data, |range, (output, tape, work)| {
-            let z = &input[range.start * dim..range.end * dim];
-            let out = Write::Set(&mut *output.values);
-            map.adjoint(weights, z, range.len(), out, work.values);
-            let channels = self.out_channels();
-            finish(self.activation, channels, bias, output.values, tape.values);
-        });
+        map.for_each_block(
+            context.execution,
+            n,
+            data,
+            work,
+            |range, (output, tape), work| {
+                let z = &input[range.start * dim..range.end * dim];
+                let out = Write::Set(&mut *output.values);
+                map.adjoint(weights, z, range.len(), out, work);
+                let channels = self.out_channels();
+                finish(self.activation, channels, bias, output.values, tape.values);
+            },
+        );
     }
 
     fn vjp(
@@ -300,24 +304,29 @@ impl<T: Scalar> Layer<T> for ConvTranspose2d {
         let data = (
             Columns::new(&mut *shaped, size),
             WriteColumns::new(d_input, dim),
-            Columns::new(&mut work[..map.shares(n)], map.share()),
         );
-        execution.for_each_block(n, map.cost(), data, |range, (shaped, mut d_input, work)| {
-            let own = range.start * size..range.end * size;
-            let g = if linear {
-                &cotangent[own]
-            } else {
-                multiply(shaped.values, &cotangent[own.clone()], &at.tape[own]);
-                shaped.values
-            };
-            if d_input.write.is_skip() {
-                return;
-            }
-            for block in map.blocks(range.len()) {
-                let write = d_input.write.part(block.of(map.channels));
-                map.apply(at.parameters, g, &block, write, work.values);
-            }
-        });
+        map.for_each_block(
+            execution,
+            n,
+            data,
+            work,
+            |range, (shaped, mut d_input), work| {
+                let own = range.start * size..range.end * size;
+                let g = if linear {
+                    &cotangent[own]
+                } else {
+                    multiply(shaped.values, &cotangent[own.clone()], &at.tape[own]);
+                    shaped.values
+                };
+                if d_input.write.is_skip() {
+                    return;
+                }
+                for block in map.blocks(range.len()) {
+                    let write = d_input.write.part(block.of(map.channels));
+                    map.apply(at.parameters, g, &block, write, work);
+                }
+            },
+        );
         if d_parameters.is_skip() {
             return;
         }
@@ -338,28 +347,30 @@ impl<T: Scalar> Layer<T> for ConvTranspose2d {
     ) {
         let (map, dim, size) = (&self.map, self.input_dim(), self.output_dim());
         let n = at.input.len() / dim;
-        let data = (
-            Columns::new(tangent, size),
-            Columns::new(&mut work[..map.shares(n)], map.share()),
+        let data = Columns::new(tangent, size);
+        map.for_each_block(
+            at.context.execution,
+            n,
+            data,
+            work,
+            |range, tangent, work| {
+                let own = range.start * dim..range.end * dim;
+                let tangent = tangent.values;
+                tangent.fill(T::zero());
+                let of_weights = v_parameters.map(|v| (v, at.input));
+                let of_input = v_input.map(|v| (at.parameters, v));
+                for (weights, z) in [of_weights, of_input].into_iter().flatten() {
+                    let add = Write::Add(&mut *tangent);
+                    map.adjoint(weights, &z[own.clone()], range.len(), add, work);
+                }
+                if let Some(v) = v_parameters.filter(|_| self.bias.is_some()) {
+                    add_to_columns(tangent, &v[map.weights()..]);
+                }
+                if !self.is_linear() {
+                    multiply_by(tangent, &at.tape[range.start * size..range.end * size]);
+                }
+            },
         );
-        let execution = at.context.execution;
-        execution.for_each_block(n, map.cost(), data, |range, (tangent, work)| {
-            let own = range.start * dim..range.end * dim;
-            let tangent = tangent.values;
-            tangent.fill(T::zero());
-            let of_weights = v_parameters.map(|v| (v, at.input));
-            let of_input = v_input.map(|v| (at.parameters, v));
-            for (weights, z) in [of_weights, of_input].into_iter().flatten() {
-                let add = Write::Add(&mut *tangent);
-                map.adjoint(weights, &z[own.clone()], range.len(), add, work.values);
-            }
-            if let Some(v) = v_parameters.filter(|_| self.bias.is_some()) {
-                add_to_columns(tangent, &v[map.weights()..]);
-            }
-            if !self.is_linear() {
-                multiply_by(tangent, &at.tape[range.start * size..range.end * size]);
-            }
-        });
     }
 
     /// sup |a′|² · ‖W‖² · ‖U‖², as for a convolution.

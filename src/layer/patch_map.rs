@@ -10,7 +10,8 @@ use super::{Unfold, check_dimension};
 use crate::check::room;
 use crate::error::Error;
 use crate::kernel::{
-    Columns, Execution, Matrix, Scalar, Write, WriteColumns, add_to_halves, dot, scale, smallest,
+    Columns, Divide, Execution, Matrix, Scalar, Write, WriteColumns, add_to_halves, dot, scale,
+    smallest,
 };
 
 /// The largest number of values of a matrix.
@@ -24,8 +25,10 @@ const MOST_POSITIONS: usize = 512;
 /// The number of columns that products compute at once.
 const UNIT: usize = 8;
 
-/// The smallest number of examples that one thread computes ([`Execution::for_each_block`]).
+/// Examples that repay the work memory of a thread.
 const LEAST_EXAMPLES: usize = 16;
+/// The most threads that divide a batch of fewer than `LEAST_EXAMPLES` for each of them.
+const PARTS: usize = 16;
 
 /// Terms of the derivative in W that are added in plain arithmetic. Sums of them are added in
 /// twice the precision.
@@ -187,9 +190,8 @@ impl<U: Unfold> PatchMap<U> {
         })
     }
 
-    /// Work memory that every example contributes for [`apply`](Self::apply) and
-    /// [`adjoint`](Self::adjoint): what `LEAST_EXAMPLES` contribute is enough for a thread.
-    pub(super) fn share(&self) -> usize {
+    /// Work memory of one thread for [`apply`](Self::apply) and [`adjoint`](Self::adjoint).
+    fn block_work(&self) -> usize {
         if self.whole {
             return 0;
         }
@@ -199,13 +201,35 @@ impl<U: Unfold> PatchMap<U> {
         let block = self.patch_len.saturating_mul(columns);
         let (positions, shared) = self.shared.unwrap_or((columns, 0));
         let rows = rows.saturating_mul(positions.max(columns));
-        let block = block.max(shared).saturating_add(rows);
-        block.div_ceil(LEAST_EXAMPLES)
+        block.max(shared).saturating_add(rows)
     }
 
-    /// Work memory for the shares of a batch.
-    pub(super) fn shares(&self, batch: usize) -> usize {
-        self.share().saturating_mul(batch.max(LEAST_EXAMPLES))
+    /// Work memory for the threads that divide a batch.
+    fn shares(&self, batch: usize) -> usize {
+        let (own, share) = (
+            self.block_work(),
+            self.block_work().div_ceil(LEAST_EXAMPLES),
+        );
+        let few = own.saturating_mul(batch.clamp(1, PARTS));
+        // Shares are whole numbers: one value more for every example.
+        few.max(share.saturating_mul(batch)).saturating_add(batch)
+    }
+
+    /// [`Execution::for_each_block`] of the examples of a batch, each block with enough work memory, which comes
+    /// last.
+    pub(super) fn for_each_block<T: Scalar, D: Divide>(
+        &self,
+        execution: Execution,
+        batch: usize,
+        data: D,
+        work: &mut [T],
+        each: impl Fn(Range<usize>, D, &mut [T]) + Sync,
+    ) {
+        let least = batch.div_ceil(PARTS).clamp(1, LEAST_EXAMPLES);
+        let share = self.block_work().div_ceil(least);
+        let data = (data, Columns::new(work, share));
+        let each = |range, (data, work): (D, Columns<'_, T>)| each(range, data, work.values);
+        execution.map_blocks(batch, self.cost(), least, data, each, |(), ()| ());
     }
 
     /// Work memory of one entry of the patches for [`outer`](Self::outer).

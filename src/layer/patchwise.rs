@@ -334,23 +334,27 @@ impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
     ) {
         let (map, n) = (&self.map, self.batch(input));
         let (weights, bias) = parameters.split_at(map.weights());
-        let (size, share) = (self.output_dim(), map.share());
+        let size = self.output_dim();
         let data = (
             Columns::new(output, size),
             Columns::new(tape.unwrap_or_default(), size),
-            Columns::new(&mut work[..map.shares(n)], share),
         );
-        let execution = context.execution;
-        execution.for_each_block(n, map.cost(), data, |range, (output, tape, work)| {
-            let input = &input[range.start * map.inputs..range.end * map.inputs];
-            for block in map.blocks(range.len()) {
-                let own = block.of(map.channels);
-                let out = &mut output.values[own.clone()];
-                map.apply(weights, input, &block, Write::Set(&mut *out), work.values);
-                let tape = tape.values.get_mut(own).unwrap_or_default();
-                finish(self.activation, map.channels, bias, out, tape);
-            }
-        });
+        map.for_each_block(
+            context.execution,
+            n,
+            data,
+            work,
+            |range, (output, tape), work| {
+                let input = &input[range.start * map.inputs..range.end * map.inputs];
+                for block in map.blocks(range.len()) {
+                    let own = block.of(map.channels);
+                    let out = &mut output.values[own.clone()];
+                    map.apply(weights, input, &block, Write::Set(&mut *out), work);
+                    let tape = tape.values.get_mut(own).unwrap_or_default();
+                    finish(self.activation, map.channels, bias, out, tape);
+                }
+            },
+        );
     }
 
     fn vjp(
@@ -366,27 +370,32 @@ impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
         }
         let (map, n) = (&self.map, self.batch(at.input));
         let execution = at.context.execution;
-        let (size, share) = (self.output_dim(), map.share());
+        let size = self.output_dim();
         let (weights, linear) = (map.weights(), self.activation == Activation::Identity);
         // G = cotangent ⊙ a′(pre-activation), in `work` unless a′ is 1 everywhere.
         let (shaped, work) = work.split_at_mut(if linear { 0 } else { size * n });
         let data = (
             Columns::new(&mut *shaped, size),
             WriteColumns::new(d_input, map.inputs),
-            Columns::new(&mut work[..map.shares(n)], share),
         );
-        execution.for_each_block(n, map.cost(), data, |range, (shaped, d_input, work)| {
-            let own = range.start * size..range.end * size;
-            let g = if linear {
-                &cotangent[own]
-            } else {
-                multiply(shaped.values, &cotangent[own.clone()], &at.tape[own]);
-                shaped.values
-            };
-            if !d_input.write.is_skip() {
-                map.adjoint(at.parameters, g, range.len(), d_input.write, work.values);
-            }
-        });
+        map.for_each_block(
+            execution,
+            n,
+            data,
+            work,
+            |range, (shaped, d_input), work| {
+                let own = range.start * size..range.end * size;
+                let g = if linear {
+                    &cotangent[own]
+                } else {
+                    multiply(shaped.values, &cotangent[own.clone()], &at.tape[own]);
+                    shaped.values
+                };
+                if !d_input.write.is_skip() {
+                    map.adjoint(at.parameters, g, range.len(), d_input.write, work);
+                }
+            },
+        );
         if d_parameters.is_skip() {
             return;
         }
@@ -410,14 +419,11 @@ impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
         work: &mut [T],
     ) {
         let (map, n) = (&self.map, self.batch(at.input));
-        let (size, share) = (self.output_dim(), map.share());
-        let data = (
-            Columns::new(tangent, size),
-            Columns::new(&mut work[..map.shares(n)], share),
-        );
+        let size = self.output_dim();
+        let data = Columns::new(tangent, size);
         let bias = v_parameters.map_or(&[][..], |v| &v[map.weights()..]);
         let execution = at.context.execution;
-        execution.for_each_block(n, map.cost(), data, |range, (tangent, work)| {
+        map.for_each_block(execution, n, data, work, |range, tangent, work| {
             let own = range.start * map.inputs..range.end * map.inputs;
             for block in map.blocks(range.len()) {
                 let out = &mut tangent.values[block.of(map.channels)];
@@ -432,7 +438,7 @@ impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
                         true => Write::Add(&mut *out),
                         false => Write::Set(&mut *out),
                     };
-                    map.apply(weights, &z[own.clone()], &block, write, work.values);
+                    map.apply(weights, &z[own.clone()], &block, write, work);
                     filled = true;
                 }
                 if !filled {

@@ -206,13 +206,14 @@ impl<U: Unfold> PatchMap<U> {
 
     /// Work memory for the threads that divide a batch.
     fn shares(&self, batch: usize) -> usize {
-        let (own, share) = (
-            self.block_work(),
-            self.block_work().div_ceil(LEAST_EXAMPLES),
-        );
+        let own = self.block_work();
+        if own == 0 {
+            return 0;
+        }
         let few = own.saturating_mul(batch.clamp(1, PARTS));
+        let many = own.div_ceil(LEAST_EXAMPLES).saturating_mul(batch);
         // Shares are whole numbers: one value more for every example.
-        few.max(share.saturating_mul(batch)).saturating_add(batch)
+        few.max(many).saturating_add(batch)
     }
 
     /// [`Execution::for_each_block`] of the examples of a batch, each block with enough work memory, which comes

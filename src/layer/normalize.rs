@@ -328,8 +328,8 @@ impl<T: Scalar, const CENTRED: bool> Layer<T> for Norm<CENTRED> {
             let execution = at.context.execution;
             execution.for_each_block(values / size, 8 * size, data, |range, (dz, work)| {
                 let (mut dz, first) = (dz.write, range.start * size / d);
-                // One column's, which stay in the nearest cache.
-                let shaped = &mut work.values[..d];
+                // One column's, which stay in the nearest cache; none of an empty batch.
+                let shaped = work.values.get_mut(..d).unwrap_or_default();
                 let inverse = &inverse[first..range.end * size / d];
                 vectorise(
                     #[inline(always)]

@@ -6,7 +6,13 @@ use layerwise::{Error, Layer, Scalar};
 use super::checked::{Call, holds};
 use crate::property::{Tested, generator, uniform};
 
-in_both_scalars!(passes_every_check, any_scale, any_offset, constant_columns);
+in_both_scalars!(
+    passes_every_check,
+    any_scale,
+    any_offset,
+    constant_columns,
+    an_empty_batch
+);
 
 fn passes_every_check<T: Tested>() {
     for shape in [&[5][..], &[4, 3], &[3, 2, 2], &[1, 2]] {
@@ -20,6 +26,15 @@ fn passes_every_check<T: Tested>() {
         holds::<T>(rms.clone());
         holds::<T>(rms.without_gain());
     }
+}
+
+/// Its parameters have derivatives 0.
+fn an_empty_batch<T: Scalar>() {
+    let layer = LayerNorm::new([3, 2]).unwrap();
+    let parameters = uniform::<T>(&mut generator(1), 6, 1.0);
+    let call = Call::new(&layer, &parameters, &[]);
+    let (d_input, d_parameters) = call.vjp(&[]);
+    assert!(d_input.is_empty() && d_parameters.iter().all(|d| d.is_zero()));
 }
 
 /// (z − m)/σ in f64, with ε in the unit of z.

@@ -1,11 +1,14 @@
 //! Inference of free inputs and outputs with θ fixed.
 
+use std::ops::Range;
+
 use crate::property::{generator, uniform};
 use layerwise::decoupled::{DecoupledCircuit, Selection, TargetInit};
 use layerwise::energy::Energy;
 use layerwise::inference::Evidence;
+use layerwise::kernel::Write;
 use layerwise::layer::{Activation, Attention, Dense, Embedding};
-use layerwise::loss::{Loss, Poisson, SoftmaxCrossEntropy, SquaredError};
+use layerwise::loss::{Loss, Pair, Poisson, SoftmaxCrossEntropy, SquaredError};
 use layerwise::nalgebra::{DMatrix, DVector};
 use layerwise::target_solver::{
     GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent, TargetSolver,
@@ -309,6 +312,73 @@ fn clamped_inputs_need_no_bound() {
     let free = evidence.with_free_inputs(all).unwrap();
     let error = model.infer(&free, &sweep).unwrap_err();
     assert_eq!(error, Error::InputNotDifferentiable { layer: 0 });
+}
+
+/// The loss of counts, of which the first is not 1 without the second.
+#[derive(Debug)]
+struct Counts;
+
+impl Loss<f64> for Counts {
+    fn check_target(&self, dim: usize, target: &[f64]) -> Result<(), Error> {
+        match target.chunks(dim).any(|own| own == [1.0, 0.0]) {
+            true => Err(Error::NothingCompared),
+            false => Poisson.check_target(dim, target),
+        }
+    }
+
+    fn is_sum_over_units(&self) -> bool {
+        true
+    }
+
+    fn evaluate(
+        &self,
+        at: &Pair<'_, f64>,
+        values: &mut [f64],
+        d_target: Write<'_, f64>,
+        d_prediction: Write<'_, f64>,
+        work: &mut [f64],
+    ) {
+        Poisson.evaluate(at, values, d_target, d_prediction, work);
+    }
+
+    fn curvature(
+        &self,
+        at: &Pair<'_, f64>,
+        v_target: Option<&[f64]>,
+        v_prediction: Option<&[f64]>,
+        out_target: Write<'_, f64>,
+        out_prediction: Write<'_, f64>,
+        work: &mut [f64],
+    ) {
+        let out = (out_target, out_prediction);
+        Poisson.curvature(at, v_target, v_prediction, out.0, out.1, work);
+    }
+}
+
+/// The loss does not take the second example with its free target as 0. The first one's count of 800 must not
+/// become a log-rate for that.
+#[test]
+fn a_target_that_must_stay_stays_alone() {
+    let model = model(&[2, 3, 2], Activation::Tanh, Counts);
+    let x = DMatrix::from_row_slice(2, 2, &[0.3, -0.2, 0.5, 0.1]);
+    let y = DMatrix::from_row_slice(2, 2, &[3.0, 1.0, 800.0, 2.0]);
+    let free = DMatrix::from_row_slice(2, 2, &[false, false, true, true]);
+    let solver = ReverseSweep::new(3)
+        .with_step(StepSize::Checked(0.1))
+        .unwrap();
+    let inferred = |examples: Range<usize>| {
+        let (from, n) = (examples.start, examples.len());
+        let part = |values: &DMatrix<f64>| values.columns(from, n).into_owned();
+        let evidence = Evidence::new(part(&x), part(&y)).unwrap();
+        let free = free.columns(from, n).into_owned();
+        model.infer(&evidence.with_free_targets(free).unwrap(), &solver)
+    };
+    let both = inferred(0..2).unwrap();
+    for i in 0..2 {
+        let alone = inferred(i..i + 1).unwrap();
+        assert_eq!(alone.hidden[0], both.hidden[0].columns(i, 1).into_owned());
+        assert_eq!(alone.outputs, both.outputs.columns(i, 1).into_owned());
+    }
 }
 
 /// Attention has no curvature bound. An example whose inputs are clamped needs none, beside one with free

@@ -8,7 +8,6 @@
 
 use clap::{Parser, ValueEnum};
 use layerwise::data::metrics;
-use layerwise::init::Initializer;
 use layerwise::layer::{Attention, Embedding, LayerNorm, PositionBias, PositionWise, Residual};
 use layerwise::loss::SumOverPositions;
 use layerwise::prelude::*;
@@ -227,8 +226,7 @@ fn transformer(seed: u64) -> Result<Circuit<f32>, Error> {
     let shape = [WIDTH, LENGTH];
     let embedding = Sequential::new(vec![
         Box::new(Embedding::new(DIGITS, WIDTH, LENGTH)?),
-        // Drawn like the tokens' vectors; starting from 0, the positions would become distinct only late.
-        Box::new(PositionBias::new(shape)?.with_positions(Initializer::lecun_normal())?),
+        Box::new(PositionBias::new(shape)?),
     ])?;
     let attention = Sequential::new(vec![
         Box::new(LayerNorm::new(shape)?),

@@ -176,11 +176,13 @@ pub enum Error {
 
     /// A layer whose input size differs from the output size of the layer before it.
     #[error(
-        "layer {layer} takes inputs of {}, but {} gives outputs of {}",
+        "layer {layer} of the {owner} takes inputs of {}, but {} gives outputs of {}",
         extents(found), before(*layer), extents(expected)
     )]
     LayerMismatch {
-        /// The later of the two layers, counted from 0.
+        /// Whose layers they are: "circuit" or "sequential layer".
+        owner: &'static str,
+        /// The later of the two layers, counted from 0 in their owner.
         layer: usize,
         /// Output shape of layer − 1.
         expected: Vec<usize>,

@@ -347,7 +347,7 @@ fn training<T: Bytes>() {
     });
     phases_on::<T>("weighted least squares", weighted_model, || {
         let ridge = LeastSquares::ridge(0.1).unwrap();
-        let kept = ridge.with_forgetting(0.5).unwrap();
+        let kept = ridge.with_forgetting_factor(0.5).unwrap();
         let solver = kept.with_proximal(0.1).unwrap();
         let scheme = Decoupling::persistent(ReverseSweep::new(1));
         let w_step = WStep::solver(solver).with_optimizer(decayed());

@@ -134,7 +134,7 @@ pub fn projected(
 /// the last one, whose softmax loss has no closed form, by Adam. The initial hidden weights do not
 /// matter.
 pub fn closed_form(epochs: u64, ridge: f64) -> Result<Phase<f32>, Error> {
-    let solver = LeastSquares::ridge(ridge)?.with_forgetting(1.0)?;
+    let solver = LeastSquares::ridge(ridge)?.with_forgetting_factor(1.0)?;
     let w_step = WStep::solver(solver).with_optimizer(Adam::new(5e-2)?);
     Phase::with_w_step(Decoupling::weights_only(), w_step)?
         .with_epochs(epochs)

@@ -9,7 +9,7 @@ mod target_init;
 
 use std::ops::Range;
 
-use nalgebra::{DMatrix, DMatrixView};
+use nalgebra::{DMatrix, DMatrixView, Dyn};
 
 pub use projection::Projection;
 pub use target_init::TargetInit;
@@ -17,7 +17,7 @@ pub use target_init::TargetInit;
 use self::streamed::{Loaded, Streamed};
 use crate::check::{
     check_example_weights, check_examples, check_finite, check_length, check_result, check_room,
-    room,
+    option, room,
 };
 use crate::circuit::{BLOCK, Circuit};
 use crate::data::Dataset;
@@ -258,16 +258,31 @@ impl<T: Scalar> DecoupledCircuit<T> {
 
     /// The class of every column of `inputs`: the row of the largest prediction
     /// ([`metrics::labels`](crate::data::metrics::labels)), or, for circuits with one output, 1 if
-    /// its mean ([`predict_proba`](Self::predict_proba)) is at least ½ and 0 otherwise.
+    /// its mean ([`predict_proba`](Self::predict_proba)) is at least ½ and 0 otherwise. Under a loss
+    /// of P positions ([`SumOverPositions`](crate::loss::SumOverPositions)) it is the class of every
+    /// position, P in a row for each example.
     ///
     /// # Errors
-    /// Those of [`predict`](Self::predict).
+    /// Those of [`predict`](Self::predict), or [`Error::InvalidOption`] for an output loss whose
+    /// [`positions`](crate::Loss::positions) do not divide d_T.
     #[doc(alias = "argmax")]
     #[doc(alias = "classify")]
     pub fn predict_labels(&self, inputs: &DMatrix<T>) -> Result<Vec<usize>, Error> {
-        if self.circuit.dims()[self.circuit.depth()] > 1 {
+        let depth = self.circuit.depth();
+        let (dim, positions) = (
+            self.circuit.dims()[depth],
+            self.layers().loss(depth - 1).positions(),
+        );
+        let divides = positions > 0 && dim.is_multiple_of(positions);
+        let allowed = format!("a divisor of the {dim} outputs");
+        option("Loss::positions", positions as f64, divides, allowed)?;
+        if dim > positions {
             // Not of the means, which rounding can make equal.
-            return Ok(labels(&self.predict(inputs)?));
+            let by_position = self.predict(inputs)?;
+            let columns = positions * by_position.ncols();
+            return Ok(labels(
+                &by_position.reshape_generic(Dyn(dim / positions), Dyn(columns)),
+            ));
         }
         let mean = self.predict_proba(inputs)?;
         Ok(mean.iter().map(|&p| usize::from(p >= T::of(0.5))).collect())

@@ -67,7 +67,11 @@ impl Conv2d {
     /// [`Error::InvalidOption`] for a number that does not divide both numbers of channels.
     pub fn with_groups(self, groups: usize) -> Result<Self, Error> {
         let windows = &self.map.unfold;
-        check_groups(groups, [windows.image()[0], self.map.channels])?;
+        check_groups(
+            "Conv2d::groups",
+            groups,
+            [windows.image()[0], self.map.channels],
+        )?;
         let map = map(windows.first_of(groups), groups, self.map.channels)?;
         Ok(self.replaced(map))
     }
@@ -91,11 +95,15 @@ pub(super) fn described_image(own: &Description, name: &str) -> Result<[usize; 3
 }
 
 /// Checks that the number of groups divides both numbers of channels.
-pub(super) fn check_groups(groups: usize, channels: [usize; 2]) -> Result<(), Error> {
+pub(super) fn check_groups(
+    name: &'static str,
+    groups: usize,
+    channels: [usize; 2],
+) -> Result<(), Error> {
     let divides = channels.iter().all(|c| c.is_multiple_of(groups)) && groups > 0;
     let [a, b] = channels;
     let allowed = format!("a divisor of both the {a} input and the {b} output channels");
-    option("groups", groups as f64, divides, allowed)?;
+    option(name, groups as f64, divides, allowed)?;
     Ok(())
 }
 

@@ -117,7 +117,7 @@ impl ConvTranspose2d {
     /// [`Error::InvalidOption`] for a number that does not divide both numbers of channels.
     pub fn with_groups(self, groups: usize) -> Result<Self, Error> {
         let out = self.out_channels();
-        check_groups(groups, [self.input[0], out])?;
+        check_groups("ConvTranspose2d::groups", groups, [self.input[0], out])?;
         let map = adjoint_of(self.input, out, self.window, self.output_padding, groups)?;
         Ok(Self { map, ..self })
     }

@@ -69,6 +69,11 @@ pub trait Function: Debug + Send + Sync {
     /// the code branches on values, the branch taken is differentiated.
     fn call<F: num_traits::Float>(&self, z: &[F], parameters: &[F], output: &mut [F]);
 
+    /// See [`Layer::curvature_bound`]: an upper bound on ‖∂f/∂z‖² for every z, if one is known; `None` by default.
+    fn curvature_bound<T: Scalar>(&self, _parameters: &[T]) -> Option<T> {
+        None
+    }
+
     /// See [`Layer::description`]; `None` by default.
     fn description(&self) -> Option<Description> {
         None
@@ -83,7 +88,7 @@ pub trait Function: Debug + Send + Sync {
 /// allocate memory, unlike the derivatives of other layers. For a hot path, write the derivatives by hand and
 /// compare them with these.
 ///
-/// It has no curvature bound: above the first layer, sweeps need a
+/// Without a [`Function::curvature_bound`], sweeps above the first layer need a
 /// [`StepSize::Checked`](crate::target_solver::StepSize::Checked). Columns are not shared among threads.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FromFunction<F>(F);
@@ -131,6 +136,10 @@ impl<T: Scalar + Float + TapeThreadLocal, F: Function> Layer<T> for FromFunction
 
     fn scratch(&self, _batch: usize) -> Scratch {
         Scratch::NONE
+    }
+
+    fn curvature_bound(&self, parameters: &[T], _work: &mut [T]) -> Option<T> {
+        self.0.curvature_bound(parameters)
     }
 
     fn description(&self) -> Option<Description> {

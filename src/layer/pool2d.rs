@@ -34,7 +34,7 @@ impl Pool {
         for (axis, count, side) in [(&y, count[0], height), (&x, count[1], width)] {
             let fits = (0..count).all(|position| !axis.inside(position, side).is_empty());
             let allowed = "so small that every window covers a value of the image";
-            option("padding", axis.padding as f64, fits, allowed)?;
+            option("Window2d::padding", axis.padding as f64, fits, allowed)?;
         }
         Ok(Self {
             image,

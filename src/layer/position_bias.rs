@@ -15,9 +15,9 @@ use crate::kernel::{Scalar, Write, add_to_columns, fill_columns, row_sums};
 ///
 /// Attention treats all positions alike, so a transformer adds this array to the embedded tokens.
 ///
-/// Parameters: "positions" (of the input's shape), initially 0 and without weight decay. ‖∂ẑ/∂z‖ = 1. From 0, positions
-/// are told apart late, above all by decoupled schemes: draw them ([`with_positions`](Self::with_positions)) like the
-/// tokens' vectors.
+/// Parameters: "positions" (of the input's shape), initially N(0, 1) like the vectors of an
+/// [`Embedding`](super::Embedding), and without weight decay. ‖∂ẑ/∂z‖ = 1. From 0
+/// ([`with_positions`](Self::with_positions)), positions become distinct late, above all in decoupled schemes.
 ///
 /// # Examples
 /// ```
@@ -46,11 +46,12 @@ impl PositionBias {
     pub fn new(shape: impl Into<Shape>) -> Result<Self, Error> {
         let shape = shape.into();
         check_dimension("the size of a position bias", shape.size())?;
-        let initial = Initializer::Zeros;
+        let initial = Initializer::lecun_normal();
         Ok(Self { shape, initial })
     }
 
-    /// Sets the initializer of p, which is drawn as a size × 1 matrix.
+    /// Sets the initializer of p, which is drawn as a size × 1 matrix: a scaling by fan-in gives every value the
+    /// variance `scale`.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for an option of the initializer that is out of range.

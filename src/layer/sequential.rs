@@ -167,6 +167,7 @@ pub(crate) fn check_chain<T: Scalar>(
         let (expected, found) = (&layers[number - 1], layer);
         if !fits(expected.as_ref(), found.as_ref()) {
             return Err(Error::LayerMismatch {
+                owner: what,
                 layer: number,
                 expected: expected.output_shape().extents().to_vec(),
                 found: found.input_shape().extents().to_vec(),

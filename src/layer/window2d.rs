@@ -196,10 +196,10 @@ const MOST: usize = 1 << 24;
 impl Axis {
     fn check(&self) -> Result<(), Error> {
         for (name, value, least) in [
-            ("kernel", self.kernel, 1),
-            ("stride", self.stride, 1),
-            ("padding", self.padding, 0),
-            ("dilation", self.dilation, 1),
+            ("Window2d::kernel", self.kernel, 1),
+            ("Window2d::stride", self.stride, 1),
+            ("Window2d::padding", self.padding, 0),
+            ("Window2d::dilation", self.dilation, 1),
         ] {
             let fits = (least..=MOST).contains(&value);
             option(name, value as f64, fits, format!("in {least}..={MOST}"))?;
@@ -230,7 +230,7 @@ impl Axis {
         };
         let reach = self.reach();
         if reach > padded {
-            option("kernel (dilated)", reach as f64, false, allowed())?;
+            option("Window2d::kernel (dilated)", reach as f64, false, allowed())?;
         }
         Ok((padded - reach) / self.stride + 1)
     }
@@ -245,13 +245,18 @@ impl Axis {
         )?;
         let least = self.stride.max(self.dilation);
         let allowed = format!("below {least}, the stride or the dilation");
-        option("output padding", more as f64, more < least, allowed)?;
+        option(
+            "ConvTranspose2d::output_padding",
+            more as f64,
+            more < least,
+            allowed,
+        )?;
         let whole = (count - 1).saturating_mul(self.stride);
         let whole = whole.saturating_add(self.reach()).saturating_add(more);
         let allowed =
             format!("so small that it leaves an output: {whole} values less twice the padding");
         option(
-            "padding",
+            "Window2d::padding",
             self.padding as f64,
             whole > 2 * self.padding,
             allowed,

@@ -78,6 +78,10 @@ impl<T: Scalar, L: Loss<T>> Loss<T> for ClassWeights<T, L> {
         self.loss.takes_logits()
     }
 
+    fn positions(&self) -> usize {
+        self.loss.positions()
+    }
+
     fn mean(&self, dim: usize, predictions: &mut [T]) {
         self.loss.mean(dim, predictions);
     }

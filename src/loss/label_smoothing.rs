@@ -144,6 +144,10 @@ impl<T: Scalar, L: Loss<T>> Loss<T> for LabelSmoothing<L> {
         self.loss.takes_logits()
     }
 
+    fn positions(&self) -> usize {
+        self.loss.positions()
+    }
+
     fn mean(&self, dim: usize, predictions: &mut [T]) {
         self.loss.mean(dim, predictions);
     }

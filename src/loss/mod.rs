@@ -136,6 +136,12 @@ pub trait Loss<T: Scalar>: Debug + Send + Sync {
         false
     }
 
+    /// The number of positions whose losses are summed, each with its own prediction of the same size, as in
+    /// [`SumOverPositions`]: it must divide `dim`. 1 by default.
+    fn positions(&self) -> usize {
+        1
+    }
+
     /// Replaces `predictions` (`dim` rows, one column per example) by the means that they stand for:
     /// softmax probabilities, sigmoid probabilities or rates. By default a prediction is the mean.
     fn mean(&self, _dim: usize, _predictions: &mut [T]) {}

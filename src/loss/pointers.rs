@@ -15,6 +15,7 @@ through_pointers!(Loss {
     fn is_squared_error(&self) -> bool;
     fn takes_logits(&self) -> bool;
     fn is_sum_over_units(&self) -> bool;
+    fn positions(&self) -> usize;
     fn mean(&self, dim: usize, predictions: &mut [T]);
     fn scratch(&self, dim: usize, batch: usize) -> usize;
     fn evaluate(

@@ -21,8 +21,8 @@ use crate::layer::{ParameterGroup, check_dimension};
 /// a sum over positions, not a mean.
 ///
 /// [`DecoupledCircuit::predict_proba`](crate::DecoupledCircuit::predict_proba) gives the means of every
-/// position. `DecoupledCircuit::predict_labels` does not see positions: it returns the largest entry of the whole column.
-/// Class metrics need one column per position:
+/// position, and [`predict_labels`](crate::DecoupledCircuit::predict_labels) the class of every position. Class metrics of
+/// predictions need one column per position:
 ///
 /// ```
 /// use layerwise::prelude::*;
@@ -125,6 +125,10 @@ impl<T: Scalar, L: Loss<T>> Loss<T> for SumOverPositions<L> {
 
     fn is_sum_over_units(&self) -> bool {
         self.loss.is_sum_over_units()
+    }
+
+    fn positions(&self) -> usize {
+        self.positions.saturating_mul(self.loss.positions())
     }
 
     fn mean(&self, dim: usize, predictions: &mut [T]) {

@@ -36,7 +36,7 @@ const NAME: &str = "LeastSquares";
 /// 2014 and Taylor et al. 2016 solve their W-steps this way.
 ///
 /// # Minibatches
-/// The solution is that of the current batch alone, unless [`LeastSquares::with_forgetting`] keeps
+/// The solution is that of the current batch alone, unless [`LeastSquares::with_forgetting_factor`] keeps
 /// the sums of earlier batches. With γ = 1 all batches since the phase began count equally, each
 /// with the targets it had when visited, so one pass over fixed targets ends at the solution for
 /// all examples. γ < 1 is recursive least squares with forgetting.
@@ -119,7 +119,7 @@ impl LeastSquares {
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless γ is in 0..=1.
-    pub fn with_forgetting(self, factor: f64) -> Result<Self, Error> {
+    pub fn with_forgetting_factor(self, factor: f64) -> Result<Self, Error> {
         let forgetting = factor;
         Self { forgetting, ..self }.checked()
     }

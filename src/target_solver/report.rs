@@ -1,5 +1,7 @@
 //! When a solver stops, and what it reports.
 
+use std::fmt;
+
 use crate::check::{in_scalar, serde_checked};
 use crate::error::Error;
 use crate::kernel::Scalar;
@@ -118,6 +120,32 @@ pub struct SolveReport {
     /// The part of `operations` on the critical path, that is, those that must be done one after
     /// another even if every layer has its own processor.
     pub critical_path: u64,
+}
+
+impl fmt::Display for SolveReport {
+    /// Steps, examples, and every other number that is not 0, on one line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ended = [self.at_rest, self.stagnated, self.limited];
+        // A report that was read may say anything.
+        let examples = ended.iter().fold(0_usize, |sum, &n| sum.saturating_add(n));
+        write!(f, "{} steps, {examples} examples", self.steps)?;
+        let [at_rest, stagnated, limited] = ended.map(|n| n as u64);
+        for (count, what) in [
+            (at_rest, "at rest"),
+            (stagnated, "stagnated"),
+            (limited, "made all steps"),
+            (self.drawn_back, "steps drawn back"),
+            (self.stuck as u64, "stuck"),
+            (self.products, "products"),
+            (self.operations, "operations"),
+            (self.critical_path, "on the critical path"),
+        ] {
+            if count > 0 {
+                write!(f, ", {count} {what}")?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl SolveReport {

@@ -127,6 +127,18 @@ impl Warning {
     /// about 80.
     pub const UNIT_SCALE: f64 = 5.0;
 
+    /// The layer that it is about, if it is about one.
+    fn layer(&self) -> Option<usize> {
+        match *self {
+            Self::Frozen { layer }
+            | Self::FrozenTargets { layer }
+            | Self::Unreached { layer }
+            | Self::Mixes { layer }
+            | Self::Squashed { layer } => Some(layer),
+            Self::Undone | Self::Raised | Self::Worse { .. } | Self::Unscaled { .. } => None,
+        }
+    }
+
     /// Whether the two say the same of the same layer, perhaps with other numbers.
     pub(super) fn is_alike(&self, other: &Self) -> bool {
         match (self, other) {
@@ -402,7 +414,7 @@ impl fmt::Display for PhaseReport {
 /// The report of a run, or of the part of it that was completed.
 ///
 /// It is printed as a summary: the run, its last record (and the last record with a composed loss,
-/// if that is a different one), and one line for each warning.
+/// if that is a different one), and one line for each warning, with all the layers that it is about.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -475,8 +487,17 @@ impl<T: Scalar> fmt::Display for TrainingReport<T> {
                 write!(f, ": validation loss {:.3e}", loss.as_f64())?;
             }
         }
-        for own in &self.warnings {
+        for (i, own) in self.warnings.iter().enumerate() {
+            let told = |other: &Warned| other.is_also(own);
+            if self.warnings[..i].iter().any(told) {
+                continue;
+            }
             write!(f, "\nwarning: {own}")?;
+            let others = self.warnings[i + 1..].iter().filter(|other| told(other));
+            let others: Vec<usize> = others.filter_map(|other| other.warning.layer()).collect();
+            if !others.is_empty() {
+                write!(f, " ({} too)", numbered("layer", &others))?;
+            }
         }
         for own in &self.failures {
             write!(f, "\nfailed: {own}")?;
@@ -498,6 +519,28 @@ pub struct Warned {
     pub epochs: [u64; 2],
     /// How many epochs gave it.
     pub count: u64,
+}
+
+impl Warned {
+    /// Whether it says of another layer what `other` says of its own, in the same epochs.
+    fn is_also(&self, other: &Self) -> bool {
+        let kind = |own: &Self| {
+            let warning = std::mem::discriminant(&own.warning);
+            (own.phase, own.epochs, own.count, warning)
+        };
+        self.warning.layer().is_some() && kind(self) == kind(other)
+    }
+}
+
+/// "layer 1", or "layers 1, 3 to 5", of numbers in ascending order.
+fn numbered(what: &str, numbers: &[usize]) -> String {
+    let runs = numbers.chunk_by(|&a, &b| a.checked_add(1) == Some(b));
+    let runs = runs.map(|run| match run {
+        [first, .., last] => format!("{first} to {last}"),
+        _ => run[0].to_string(),
+    });
+    let plural = if numbers.len() > 1 { "s" } else { "" };
+    format!("{what}{plural} {}", runs.collect::<Vec<_>>().join(", "))
 }
 
 impl fmt::Display for Warned {

@@ -62,7 +62,7 @@ fn synchronous<T: Scalar>() -> SynchronousDescent<T> {
 /// Heavy enough for a batch of one example.
 fn squares() -> LeastSquares {
     let ridge = LeastSquares::ridge(0.1).unwrap();
-    ridge.with_forgetting(0.5).unwrap()
+    ridge.with_forgetting_factor(0.5).unwrap()
 }
 
 /// Targets from a circuit wide enough for several threads.

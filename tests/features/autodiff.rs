@@ -345,3 +345,51 @@ fn constants_and_branches_have_their_derivatives() {
     layer.vjp(&at, &[1.0; 6], set, Write::Skip, &mut []);
     assert_eq!(d_z, [7.0, -1.0, 0.0, 3.0]);
 }
+
+/// A function's bound is its layer's, and the check of layers sees a false one.
+#[test]
+fn a_function_may_know_its_curvature_bound() {
+    #[derive(Debug)]
+    struct Sine(f64);
+
+    impl Function for Sine {
+        fn input_shape(&self) -> Shape {
+            3.into()
+        }
+
+        fn output_shape(&self) -> Shape {
+            3.into()
+        }
+
+        fn call<F: Float>(&self, z: &[F], _: &[F], output: &mut [F]) {
+            for (output, &z) in output.iter_mut().zip(z) {
+                *output = z.sin();
+            }
+        }
+
+        fn curvature_bound<T: Scalar>(&self, _parameters: &[T]) -> Option<T> {
+            Some(T::of(self.0))
+        }
+    }
+
+    let bound = |bound| {
+        let layer: &dyn Layer<f64> = &FromFunction::new(Sine(bound));
+        let check = GradCheck::new().layer(layer, &[], &[0.0, 0.3, -0.2, 1.0, 2.0, 0.5]);
+        (
+            layer.curvature_bound(&[], &mut []),
+            check.unwrap().require(1e-6),
+        )
+    };
+    let (known, checked) = bound(1.0);
+    assert_eq!(known, Some(1.0));
+    checked.unwrap();
+    assert!(bound(0.5).1.unwrap_err().to_string().contains("bound"));
+    let plain = FromFunction::new(Plain {
+        inputs: 2,
+        outputs: 2,
+    });
+    assert_eq!(
+        Layer::<f64>::curvature_bound(&plain, &[0.0; 6], &mut []),
+        None
+    );
+}

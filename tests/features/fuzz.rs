@@ -590,7 +590,7 @@ impl WSolver {
     fn build<T: Scalar>(self) -> Result<WStep<T>, Error> {
         Ok(match self.kind {
             0 => WStep::solver(LeastSquares::ridge(self.weight)?),
-            1 => WStep::solver(LeastSquares::proximal(self.weight)?.with_forgetting(0.9)?),
+            1 => WStep::solver(LeastSquares::proximal(self.weight)?.with_forgetting_factor(0.9)?),
             2 => WStep::solver(LevenbergMarquardt::new(self.steps, 5).with_damping(self.weight)?),
             3 => WStep::solver_of_layer(0, LevenbergMarquardt::new(self.steps, 2))
                 .with_optimizer(GradientDescent::new(0.01)?),

@@ -148,7 +148,7 @@ fn options_pass_their_checks_when_they_are_read() {
     assert!(error.to_string().contains("every is 0"), "{error}");
     let squares = LeastSquares::ridge(0.1).unwrap();
     assert_checked(
-        squares.with_forgetting(0.5).unwrap(),
+        squares.with_forgetting_factor(0.5).unwrap(),
         &[
             ("/ridge", -0.1, "LeastSquares::ridge"),
             ("/proximal", -0.1, "LeastSquares::proximal"),
@@ -211,7 +211,7 @@ fn a_state_goes_on_where_it_was_written() {
         let squares = LeastSquares::ridge(0.1).unwrap();
         let solvers: [Box<dyn ParameterSolver<T>>; 3] = [
             Box::new(squares),
-            Box::new(squares.with_forgetting(0.7).unwrap()),
+            Box::new(squares.with_forgetting_factor(0.7).unwrap()),
             Box::new(LevenbergMarquardt::new(2, 2).with_damping(4.0).unwrap()),
         ];
         for solver in solvers {

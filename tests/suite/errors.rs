@@ -354,7 +354,7 @@ fn construction() -> Vec<Row> {
                 Box::new(dense(7, 1)),
             ])),
             Error::LayerMismatch { layer: 2, .. },
-            ["layer 2", "dimension 7", "layer 1", "dimension 6"]
+            ["layer 2 of the sequential layer", "dimension 7", "layer 1", "dimension 6"]
         ),
         row!(
             "an undifferentiable layer behind another",

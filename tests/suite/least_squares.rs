@@ -181,7 +181,7 @@ fn a_trained_stream_does_not_drift<T: Tested>() {
     let trained = |visits: u64| {
         let mut model = start.clone();
         let solver = LeastSquares::ridge(1e-3).unwrap();
-        let w_step = WStep::solver(solver.with_forgetting(1.0).unwrap());
+        let w_step = WStep::solver(solver.with_forgetting_factor(1.0).unwrap());
         let phase = Phase::with_w_step(Decoupling::weights_only(), w_step).unwrap();
         let trainer = Trainer::new(phase.with_epochs(visits)).with_measure_every(visits);
         trainer.run(&mut model).unwrap();

@@ -982,7 +982,7 @@ fn options_out_of_range_are_errors() {
     for value in [-0.1, 1.1, f64::NAN] {
         let solver = LeastSquares::ridge(0.0).unwrap();
         assert_eq!(
-            option(solver.with_forgetting(value).map(|_| ())),
+            option(solver.with_forgetting_factor(value).map(|_| ())),
             "LeastSquares::forgetting"
         );
         let mut equations = NormalEquations::<f64>::new(1, 1, false).unwrap();
@@ -1251,7 +1251,7 @@ fn solved_layers_fit_their_targets_in_few_visits() {
     let newton = WStep::solver(newton);
     let newton = trained(newton, EXAMPLES, 3);
     // In minibatches of fewer examples than inputs, the sums over all of them.
-    let kept = ridge().with_forgetting(1.0).unwrap();
+    let kept = ridge().with_forgetting_factor(1.0).unwrap();
     let streamed = WStep::solver(kept);
     let streamed = trained(streamed, 7, 1);
     let gradients_in_batches = trained(WStep::none(), 7, 1);
@@ -1275,7 +1275,7 @@ fn one_streamed_epoch_is_the_whole_batch() {
     let trained = |batch: usize, forgetting: f64| {
         let mut model = classifier::<f64>();
         let solver = LeastSquares::ridge(1e-4).unwrap();
-        let solver = solver.with_forgetting(forgetting).unwrap();
+        let solver = solver.with_forgetting_factor(forgetting).unwrap();
         let w_step = WStep::solver(solver);
         run(
             &mut model,
@@ -1367,7 +1367,7 @@ fn other_layers_take_the_optimisers_step() {
 fn a_phase_starts_anew() {
     let kept = LeastSquares::ridge(1e-3)
         .unwrap()
-        .with_forgetting(1.0)
+        .with_forgetting_factor(1.0)
         .unwrap();
     let w_step = || WStep::solver(kept);
     let again = Trainer::new(weights_only(w_step()).with_epochs(1));
@@ -1400,7 +1400,7 @@ fn a_phase_starts_anew() {
 #[test]
 fn a_state_is_all_that_is_kept() {
     let squares = LeastSquares::ridge(1e-3).unwrap();
-    let kept = squares.with_forgetting(0.5).unwrap();
+    let kept = squares.with_forgetting_factor(0.5).unwrap();
     let newton = LevenbergMarquardt::new(1, 2);
     let model = classifier::<f64>();
     let solved = |solver: &dyn ParameterSolver<f64>, state: &mut State<f64>, start: usize| {
@@ -1446,7 +1446,7 @@ fn pointers_are_solvers() {
         [0, 1, 2].map(|t| circuit.parameters(t).to_vec())
     };
     let solver = LeastSquares::ridge(1e-3).unwrap();
-    let solver = HiddenOnly(solver.with_forgetting(0.9).unwrap());
+    let solver = HiddenOnly(solver.with_forgetting_factor(0.9).unwrap());
     let expected = trained(WStep::solver(solver.clone()));
     let boxed: Box<dyn ParameterSolver<f64>> = Box::new(solver.clone());
     let shared: Arc<dyn ParameterSolver<f64>> = Arc::new(solver.clone());
@@ -1652,7 +1652,7 @@ fn layers_have_solvers_of_their_own() {
 fn any_number_of_threads_gives_the_same_bits() {
     let kept = LeastSquares::ridge(1e-3)
         .unwrap()
-        .with_forgetting(0.9)
+        .with_forgetting_factor(0.9)
         .unwrap();
     let newton = LevenbergMarquardt::new(2, 4);
     for w_step in [WStep::solver(kept), WStep::solver(newton)] {
@@ -1684,7 +1684,7 @@ fn sums_that_overflow_start_anew() {
     let parameters = [0.5_f32, 0.0];
     let solver = LeastSquares::ridge(0.1)
         .unwrap()
-        .with_forgetting(0.5)
+        .with_forgetting_factor(0.5)
         .unwrap();
     let mut state = State::new();
     let mut outcomes = Vec::new();

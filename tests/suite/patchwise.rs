@@ -231,6 +231,7 @@ fn layers_that_do_not_fit_name_their_shapes() {
     let builder = builder.layer(Dense::new(28, 1, Activation::Identity).unwrap());
     let error = builder.build().unwrap_err();
     let expected = Error::LayerMismatch {
+        owner: "circuit",
         layer: 1,
         expected: vec![3, 3, 3],
         found: vec![28],

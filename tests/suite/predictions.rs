@@ -6,7 +6,8 @@ use layerwise::kernel::Write;
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::{
     BinaryCrossEntropy, ClassWeights, KullbackLeibler, LabelSmoothing, Pair, Poisson,
-    SoftmaxCrossEntropy, SquaredError, WeightedBinaryCrossEntropy, WeightedCrossEntropy,
+    SoftmaxCrossEntropy, SquaredError, SumOverPositions, WeightedBinaryCrossEntropy,
+    WeightedCrossEntropy,
 };
 use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::GradientDescent;
@@ -98,6 +99,93 @@ fn blocks_change_no_bit<T: Tested>() {
         assert_eq!(classes[i], usize::from(alone[1] > alone[0]));
         assert!((p.column(i).sum().as_f64() - 1.0).abs() < T::ROUNDING);
     }
+}
+
+/// One class for each position of each example, as if every position were an output of its own.
+#[test]
+fn positions_have_classes_of_their_own() {
+    let loss = SumOverPositions::new(3, SoftmaxCrossEntropy).unwrap();
+    let x = DMatrix::from_vec(2, 40, uniform::<f64>(&mut generator(5), 80, 3.0));
+    let model = model_of::<f64>([2, 3, 12], loss);
+    let p = model.predict(&x).unwrap();
+    let classes = model.predict_labels(&x).unwrap();
+    let expected = p.as_slice().chunks(4).map(|own| {
+        let largest = own.iter().copied().fold(f64::MIN, f64::max);
+        own.iter().position(|&p| p == largest).unwrap()
+    });
+    assert_eq!(classes, expected.collect::<Vec<_>>());
+    assert_eq!(classes.len(), 120);
+
+    // Twice summed, through a pointer and smoothed: 2 · 3 positions of one unit.
+    let units = SumOverPositions::new(3, BinaryCrossEntropy).unwrap();
+    let units = LabelSmoothing::binary(SumOverPositions::new(2, units).unwrap(), 0.1).unwrap();
+    let model = model_of::<f64>([2, 3, 6], Box::new(units) as Box<dyn Loss<f64>>);
+    let p = model.predict_proba(&x).unwrap();
+    let classes = model.predict_labels(&x).unwrap();
+    let expected = p.iter().map(|&p| usize::from(p >= 0.5));
+    assert_eq!(classes, expected.collect::<Vec<_>>());
+    assert!(classes.contains(&0) && classes.contains(&1));
+}
+
+/// A loss of the user's own whose positions do not divide the outputs.
+#[test]
+fn positions_that_do_not_divide_are_refused() {
+    #[derive(Debug)]
+    struct Divided(usize);
+
+    impl Loss<f64> for Divided {
+        fn positions(&self) -> usize {
+            self.0
+        }
+
+        fn evaluate(
+            &self,
+            at: &Pair<'_, f64>,
+            values: &mut [f64],
+            d_target: Write<'_, f64>,
+            d_prediction: Write<'_, f64>,
+            work: &mut [f64],
+        ) {
+            SquaredError.evaluate(at, values, d_target, d_prediction, work);
+        }
+
+        fn curvature(
+            &self,
+            at: &Pair<'_, f64>,
+            v_target: Option<&[f64]>,
+            v_prediction: Option<&[f64]>,
+            out_target: Write<'_, f64>,
+            out_prediction: Write<'_, f64>,
+            work: &mut [f64],
+        ) {
+            let v = [v_target, v_prediction];
+            SquaredError.curvature(at, v[0], v[1], out_target, out_prediction, work);
+        }
+    }
+
+    let x = DMatrix::from_element(2, 4, 0.5);
+    for positions in [0, 4, 12, usize::MAX] {
+        let model = model_of::<f64>([2, 3, 6], Divided(positions));
+        let error = model.predict_labels(&x).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                Error::InvalidOption {
+                    option: "Loss::positions",
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        assert!(error.to_string().contains("6 outputs"), "{error}");
+    }
+    assert_eq!(
+        model_of::<f64>([2, 3, 6], Divided(2))
+            .predict_labels(&x)
+            .unwrap()
+            .len(),
+        8
+    );
 }
 
 #[test]

@@ -72,12 +72,13 @@ fn a_mismatch_at_layer_0_is_printed() {
         (END, "layer 18446744073709551614"),
     ] {
         let error = Error::LayerMismatch {
+            owner: "circuit",
             layer,
             expected: vec![END, END],
             found: vec![],
         };
         let message = error.to_string();
-        let text = format!("layer {layer} takes inputs of shape ");
+        let text = format!("layer {layer} of the circuit takes inputs of shape ");
         assert!(message.starts_with(&text), "{message}");
         assert!(
             message.contains(&format!("but {before} gives outputs of")),

@@ -250,7 +250,7 @@ fn a_run_goes_on_after_a_failed_step() {
     let solver = || {
         let solver = LeastSquares::ridge(1e-2).unwrap();
         // It adds up the batches of all visits.
-        let solver = solver.with_forgetting(1.0).unwrap();
+        let solver = solver.with_forgetting_factor(1.0).unwrap();
         solver.with_proximal(1.0).unwrap()
     };
     let sweep = || ZStep::Solver(Arc::new(ReverseSweep::new(1)));

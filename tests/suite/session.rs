@@ -168,7 +168,7 @@ fn w_steps() -> Vec<(&'static str, WStep<f64>)> {
         ("least squares", WStep::solver(squares())),
         (
             "least squares that forget",
-            WStep::solver_of_layer(1, squares().with_forgetting(0.7).unwrap())
+            WStep::solver_of_layer(1, squares().with_forgetting_factor(0.7).unwrap())
                 .with_optimizer(adam()),
         ),
         (

@@ -53,7 +53,7 @@ fn moments_of_a_million_inputs_are_refused<T: Tested>() {
     let solver = LeastSquares::ridge(1.0).unwrap();
     let solved = model.solve_parameters(0, &solver, &Selection::All);
     refused(solved, "moments");
-    let w_step = WStep::solver(solver.with_forgetting(1.0).unwrap());
+    let w_step = WStep::solver(solver.with_forgetting_factor(1.0).unwrap());
     let phase = Phase::with_w_step(Decoupling::weights_only(), w_step).unwrap();
     refused(
         Trainer::new(phase).run(&mut model).map_err(Error::from),

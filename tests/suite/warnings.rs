@@ -655,9 +655,10 @@ fn a_sound_run_warns_of_nothing() {
 fn a_report_prints_each_warning_once() {
     let phase = || Phase::new(Decoupling::weights_only(), adam(1e-2)).with_epochs(3);
     let trainer = Trainer::new(phase()).then(phase());
-    let report = trainer.run(&mut plain::<f64>()).unwrap();
+    let mut report = trainer.run(&mut plain::<f64>()).unwrap();
     let lines: Vec<String> = report.to_string().lines().map(String::from).collect();
-    assert_eq!(lines.len(), 6, "{report}");
+    assert_eq!(report.warnings.len(), 4);
+    assert_eq!(lines.len(), 4, "{report}");
     assert!(
         lines[0].starts_with("6 epochs, 6 parameter steps, "),
         "{report}"
@@ -665,9 +666,33 @@ fn a_report_prints_each_warning_once() {
     assert!(lines[0].ends_with(" s: all epochs done"), "{report}");
     let expected = "warning: phase 1, epochs 4 to 6: layer 0 did not move, as its gradient was 0: the \
                     Z-steps do not reach its target (a `ReverseSweep` reaches all), the signal fades \
-                    to 0 with depth, or its units are saturated";
+                    to 0 with depth, or its units are saturated (layer 1 too)";
     assert!(lines[1].starts_with("epoch 6: objective "), "{report}");
-    assert_eq!(lines[4], expected);
+    assert_eq!(lines[3], expected);
+
+    // Other epochs, another kind, and what is about no layer, have lines of their own.
+    let warned = |warning, count| {
+        let mut own = report.warnings[0];
+        (own.warning, own.count) = (warning, count);
+        own
+    };
+    let told = [0, 2, 3, 4, 7].map(|layer| warned(Warning::Frozen { layer }, 3));
+    let mut all = told.to_vec();
+    all.insert(1, warned(Warning::Undone, 3));
+    all.push(warned(Warning::Frozen { layer: 9 }, 2));
+    all.push(warned(Warning::Mixes { layer: 9 }, 3));
+    report.warnings = all;
+    let text = report.to_string();
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| line.starts_with("warning"))
+        .collect();
+    assert_eq!(lines.len(), 4, "{text}");
+    assert!(lines[0].ends_with("(layers 2 to 4, 7 too)"), "{text}");
+    assert!(
+        lines[1..].iter().all(|line| !line.contains("too)")),
+        "{text}"
+    );
 }
 
 /// Records of chosen epochs, but every event, every warning and the same bits.

@@ -225,11 +225,11 @@ fn wrong_windows_are_refused_with_their_numbers() {
         "{message}"
     );
     for (name, window) in [
-        ("kernel", Window2d::new([0, 1])),
-        ("stride", window.with_stride([1, 0])),
-        ("dilation", window.with_dilation(0)),
-        ("padding", window.with_padding(usize::MAX)),
-        ("kernel", Window2d::new(usize::MAX)),
+        ("Window2d::kernel", Window2d::new([0, 1])),
+        ("Window2d::stride", window.with_stride([1, 0])),
+        ("Window2d::dilation", window.with_dilation(0)),
+        ("Window2d::padding", window.with_padding(usize::MAX)),
+        ("Window2d::kernel", Window2d::new(usize::MAX)),
     ] {
         let error = Conv2d::new([1, 5, 5], 2, window, Activation::Identity).unwrap_err();
         let expected = matches!(error, Error::InvalidOption { option, .. } if option == name);
@@ -248,7 +248,7 @@ fn wrong_windows_are_refused_with_their_numbers() {
         let error = layer.clone().with_groups(groups).unwrap_err();
         let message = error.to_string();
         assert!(
-            message.contains("groups") && message.contains('6'),
+            message.contains("Conv2d::groups") && message.contains('6'),
             "{message}"
         );
     }

@@ -128,7 +128,7 @@ fn wrong_sizes_are_refused_with_their_numbers() {
         .unwrap_err()
         .to_string();
     assert!(
-        error.contains("output padding is 1") && error.contains("below 1"),
+        error.contains("output_padding is 1") && error.contains("below 1"),
         "{error}"
     );
     let error = layer.with_groups(4).unwrap_err();

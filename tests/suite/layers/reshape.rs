@@ -39,7 +39,22 @@ fn fit(first: impl Into<Shape>, second: impl Into<Shape>) -> Result<(), Error> {
     let builder = Circuit::<f64>::builder().layer(first.clone());
     let circuit = builder.layer(second.clone()).build().map(|_| ());
     let layers: Vec<Box<dyn Layer<f64>>> = vec![Box::new(first), Box::new(second)];
-    assert_eq!(Sequential::new(layers).map(|_| ()), circuit);
+    let in_circuit = |error| match error {
+        Error::LayerMismatch {
+            owner: "sequential layer",
+            layer,
+            expected,
+            found,
+        } => Error::LayerMismatch {
+            owner: "circuit",
+            layer,
+            expected,
+            found,
+        },
+        other => other,
+    };
+    let unit = Sequential::new(layers).map(|_| ());
+    assert_eq!(unit.map_err(in_circuit), circuit);
     circuit
 }
 
@@ -57,6 +72,7 @@ fn several_axes_fit_only_the_same_shape() {
         (Shape::from([2, 3, 4]), Shape::from(23)),
     ] {
         let expected = Error::LayerMismatch {
+            owner: "circuit",
             layer: 1,
             expected: first.extents().to_vec(),
             found: second.extents().to_vec(),

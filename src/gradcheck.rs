@@ -4,14 +4,16 @@ use std::fmt;
 
 use nalgebra::DMatrix;
 
-use crate::check::{at_least_one, check_length};
+use crate::check::{at_least_one, check_length, option};
 use crate::decoupled::{DecoupledCircuit, Gradients, Selection};
 use crate::energy::{All, LocalProblem, Problem, Value as ValueAlone, Workspace};
 use crate::error::Error;
 pub use crate::error::GradEntry;
 use crate::init::{Purpose, add_noise, generator};
 use crate::kernel::{Matrix, Scalar, Write, add_scaled, add_to_columns, dot};
-use crate::layer::{Context, Layer, Point, check_dimension, parameter_count, validate};
+use crate::layer::{
+    Context, Layer, Point, WeightOrder, check_dimension, parameter_count, validate,
+};
 use crate::loss::{Loss, Pair, SquaredError};
 use crate::objective::Objective;
 
@@ -593,6 +595,16 @@ impl GradCheck {
         let part = |range: std::ops::Range<usize>| parameters.get(range).unwrap_or(&[]);
         let weights = part(affine.weights.clone());
         check_length("the weights of `affine`", weights, channels * patch_len)?;
+        let (rows, groups) = (affine.rows(), affine.groups);
+        check_equal(
+            "the channels of the groups of `affine`",
+            [rows * groups, channels],
+        )?;
+        if let WeightOrder::Places { inputs } = affine.order {
+            let allowed = format!("{groups} times a divisor of the {patch_len} values of a patch");
+            let (name, fits) = ("WeightOrder::Places::inputs", affine.is_ordered());
+            option(name, inputs as f64, fits, allowed)?;
+        }
         let dims = [channels * affine.positions, layer.output_dim()];
         check_equal("the outputs of `affine`", dims)?;
         let bias = affine.bias.clone().map(part);
@@ -600,14 +612,31 @@ impl GradCheck {
         check_equal("the bias of `affine`", [bias_len, channels])?;
         let size = patch_len * affine.positions;
         if !affine.unfolds {
+            check_equal("the groups of `affine`", [groups, 1])?;
             check_equal("the patches of `affine`", [size, layer.input_dim()])?;
         }
-        let mut patches = nans(size * n);
+        let mut patches = nans(size * n * groups);
         layer.unfold(input, &mut patches);
         let mut expected = nans(output.len());
-        let patches = Matrix::new(&patches, patch_len, affine.positions * n);
-        let weights = Matrix::new(weights, channels, patch_len);
-        T::matmul(Write::Set(&mut expected), weights, patches);
+        for (group, patches) in patches.chunks_exact(size * n).enumerate() {
+            let patches = Matrix::new(patches, patch_len, affine.positions * n);
+            let weights: Vec<T> = affine
+                .places(group)
+                .map(|place| parameters[place])
+                .collect();
+            let mut own = nans(rows * affine.positions * n);
+            T::matmul(
+                Write::Set(&mut own),
+                Matrix::new(&weights, rows, patch_len),
+                patches,
+            );
+            let columns = expected
+                .chunks_exact_mut(channels)
+                .zip(own.chunks_exact(rows));
+            for (column, own) in columns {
+                column[group * rows..(group + 1) * rows].copy_from_slice(own);
+            }
+        }
         if let Some(bias) = bias {
             add_to_columns(&mut expected, bias);
         }

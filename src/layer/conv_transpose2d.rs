@@ -7,8 +7,8 @@ use super::patch_map::PatchMap;
 use super::patchwise::{default_weights, finish};
 use super::windows::check_image;
 use super::{
-    Activation, Context, Layer, ParameterGroup, Point, Scratch, Shape, Size2d, Window2d, Windows,
-    check_dimension,
+    Activation, Affine, Context, Layer, ParameterGroup, Point, Scratch, Shape, Size2d, Unfold,
+    WeightOrder, Window2d, Windows, check_dimension,
 };
 use crate::description::Description;
 use crate::error::Error;
@@ -38,6 +38,8 @@ use crate::kernel::{
 /// SiLU, where fan_in is channels / groups times the mean number of windows that reach a value of the
 /// output (kernel / stride along each axis, but at least 1), and fan_out is out_channels / groups ·
 /// kernel height · kernel width; b is 0.
+///
+/// Closed-form W-steps apply: a patch holds the inputs whose windows reach a value of the output.
 ///
 /// It costs channels · out_channels / groups · kernel height · kernel width multiply-adds per input
 /// pixel, in each product. The bound on ‖∂f/∂z‖² is that of the convolution.
@@ -381,6 +383,44 @@ impl<T: Scalar> Layer<T> for ConvTranspose2d {
 
     fn target_range(&self) -> (f64, f64) {
         self.activation.target_range()
+    }
+
+    fn affine(&self) -> Option<Affine> {
+        let (weights, out) = (self.map.weights(), self.out_channels());
+        let bias = self.bias.map(|_| weights..weights + out);
+        let Size2d { height, width } = self.window.kernel();
+        let patch_len = self.map.channels / self.map.groups * height * width;
+        let affine = Affine::new(0..weights, bias, self.activation, patch_len);
+        let inputs = self.map.channels;
+        let affine = affine
+            .unfolding(self.output_dim() / out)
+            .with_groups(self.map.groups);
+        Some(affine.with_order(WeightOrder::Places { inputs }))
+    }
+
+    /// The patches of an output position are the inputs whose windows reach it, and 0 at places of the window
+    /// from which no input does.
+    fn unfold(&self, input: &[T], patches: &mut [T]) {
+        let (map, out, dim) = (&self.map, self.out_channels(), self.input_dim());
+        let (n, windows) = (input.len() / dim, &map.unfold);
+        let (own, places) = (map.channels / map.groups, map.patch_len * map.groups / out);
+        let (patch_len, positions) = (own * places, self.output_dim() / out);
+        patches.fill(T::zero());
+        for (place, position) in
+            (0..places).flat_map(|place| (0..map.positions).map(move |at| (place, at)))
+        {
+            let Some(reached) = windows.source(place * (out / map.groups), position) else {
+                continue;
+            };
+            for (i, z) in input.chunks_exact(dim).enumerate() {
+                let z = &z[position * map.channels..][..map.channels];
+                for (group, z) in z.chunks_exact(own).enumerate() {
+                    let column = (group * n + i) * positions + reached / out;
+                    let start = column * patch_len + place * own;
+                    patches[start..start + own].copy_from_slice(z);
+                }
+            }
+        }
     }
 
     fn description(&self) -> Option<Description> {

@@ -1,6 +1,7 @@
 //! The [`Layer`] contract, and the layers that come with the crate.
 
 mod activate;
+mod affine;
 mod attention;
 mod carry;
 mod conv2d;
@@ -26,12 +27,12 @@ mod window2d;
 mod windows;
 
 use std::fmt::Debug;
-use std::ops::Range;
 
 use rand::Rng;
 
 pub use crate::kernel::{Activation, Shape};
 pub use activate::Activate;
+pub use affine::{Affine, WeightOrder};
 pub use attention::Attention;
 pub use carry::{Branch, Carry, Merge};
 pub use conv_transpose2d::ConvTranspose2d;
@@ -363,8 +364,9 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
     }
 
     /// `patches ← U(Z)`: the patch_len × (positions · n) matrix that the weights of
-    /// [`Layer::affine`] multiply, with the positions of each example next to one another. By
-    /// default this is a copy of the input, which is correct unless [`Affine::unfolds`] is set.
+    /// [`Layer::affine`] multiply, with the positions of each example next to one another; with several
+    /// [`Affine::groups`], that of each group, one after another. By default this is a copy of the
+    /// input, which is correct unless [`Affine::unfolds`] is set.
     fn unfold(&self, input: &[T], patches: &mut [T]) {
         patches.copy_from_slice(input);
     }
@@ -412,77 +414,6 @@ through_pointers!(Layer {
     fn description(&self) -> Option<Description>;
     fn unfold(&self, input: &[T], patches: &mut [T]);
 });
-
-/// Describes a layer as Ẑ = a(W U(z) + b 1ᵀ), for closed-form W-steps. W is channels × patch_len,
-/// and U(z) is the patch_len × positions matrix of one example's patches.
-///
-/// For least squares in (W, b), a batch of n examples becomes a batch of positions · n columns. Its
-/// inputs are the result of [`Layer::unfold`]. Its targets are the layer's (channels · positions) ×
-/// n targets, read as a channels × (positions · n) matrix; the slice is the same. The weight of an
-/// example applies to each of its positions.
-///
-/// # Examples
-/// ```
-/// use layerwise::layer::{Activation, Affine};
-///
-/// // ẑ = tanh(W z + b) with W 2 × 3.
-/// let affine = Affine::new(0..6, Some(6..8), Activation::Tanh, 3);
-/// assert_eq!((affine.channels(), affine.positions, affine.unfolds), (2, 1, false));
-/// ```
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub struct Affine {
-    /// Range of W in the flat parameter vector, channels × patch_len column-major.
-    pub weights: Range<usize>,
-    /// Range of b, if there is one: one value per channel.
-    pub bias: Option<Range<usize>>,
-    /// The elementwise function a.
-    pub activation: Activation,
-    /// Columns of W.
-    pub patch_len: usize,
-    /// Patches per example.
-    pub positions: usize,
-    /// Whether [`Layer::unfold`] must make the patches; otherwise the patches are the input itself.
-    pub unfolds: bool,
-}
-
-impl Affine {
-    /// ẑ = a(W z + b), with one patch: the whole input of `patch_len` values.
-    pub fn new(
-        weights: Range<usize>,
-        bias: Option<Range<usize>>,
-        activation: Activation,
-        patch_len: usize,
-    ) -> Self {
-        Self {
-            weights,
-            bias,
-            activation,
-            patch_len,
-            positions: 1,
-            unfolds: false,
-        }
-    }
-
-    /// Splits the input itself into `positions` contiguous patches.
-    pub fn with_positions(self, positions: usize) -> Self {
-        Self { positions, ..self }
-    }
-
-    /// Sets the number of patches, which are made by [`Layer::unfold`].
-    pub fn unfolding(self, positions: usize) -> Self {
-        Self {
-            positions,
-            unfolds: true,
-            ..self
-        }
-    }
-
-    /// Rows of W.
-    pub fn channels(&self) -> usize {
-        self.weights.len().checked_div(self.patch_len).unwrap_or(0)
-    }
-}
 
 /// Length of a layer's parameter vector.
 pub(crate) fn parameter_count<T: Scalar>(layer: &dyn Layer<T>) -> usize {

@@ -140,7 +140,7 @@ impl<U: Unfold> PatchMap<U> {
     }
 
     /// Calls `each` with the number and unfold of every group.
-    fn for_each_group(&self, mut each: impl FnMut(usize, &U)) {
+    pub(super) fn for_each_group(&self, mut each: impl FnMut(usize, &U)) {
         for g in 0..self.groups {
             let other = self.unfold.group(g);
             each(g, other.as_ref().unwrap_or(&self.unfold));

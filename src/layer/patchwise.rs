@@ -236,17 +236,16 @@ impl<U: Unfold> Patchwise<U> {
         }
     }
 
-    /// [`Layer::affine`]; `None` with groups.
+    /// [`Layer::affine`].
     pub fn affine(&self) -> Option<Affine> {
-        if self.map.groups > 1 {
-            return None;
-        }
         let weights = self.map.weights();
         let bias = self.bias.map(|_| weights..weights + self.map.channels);
         let affine = Affine::new(0..weights, bias, self.activation, self.map.patch_len);
         Some(match self.map.whole {
             true => affine.with_positions(self.map.positions),
-            false => affine.unfolding(self.map.positions),
+            false => affine
+                .unfolding(self.map.positions)
+                .with_groups(self.map.groups),
         })
     }
 
@@ -466,11 +465,14 @@ impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
         if map.whole {
             return patches.copy_from_slice(input);
         }
-        let examples = input.chunks_exact(map.inputs);
         let size = map.patch_len * map.positions;
-        for (z, patches) in examples.zip(patches.chunks_exact_mut(size)) {
-            self.unfolding()
-                .unfold(z, 0..map.patch_len, 0..map.positions, patches);
-        }
+        let of_group = size * self.batch(input);
+        map.for_each_group(|g, unfold| {
+            let own = &mut patches[g * of_group..(g + 1) * of_group];
+            let examples = input.chunks_exact(map.inputs);
+            for (z, patches) in examples.zip(own.chunks_exact_mut(size)) {
+                unfold.unfold(z, 0..map.patch_len, 0..map.positions, patches);
+            }
+        });
     }
 }

@@ -22,7 +22,8 @@ const NAME: &str = "LeastSquares";
 /// ([`Activation::preimage`](crate::layer::Activation::preimage)). b is not penalised by λ. An L2
 /// regulariser R_t of the circuit adds λ₂/μ to λ (on b too if its group decays), and multipliers
 /// λ_{t+1}ⁱ shift z_{t+1}ⁱ by λ_{t+1}ⁱ/μ. A layer that applies W at several positions
-/// ([`Affine`]), such as a convolution, has a term ½‖W u + b − p‖² for each patch u of zᵢ.
+/// ([`Affine`]), such as a convolution, has a term ½‖W u + b − p‖² for each patch u of zᵢ. Groups of
+/// channels are solved one after another.
 ///
 /// For the identity and λ = ρ = 0 this minimises ℓ_t itself. For any other activation it minimises
 /// a **surrogate**: errors are measured before the activation, whereas ℓ_t weights them by the
@@ -158,8 +159,6 @@ impl LeastSquares {
 /// What the solver needs from a problem.
 struct Parts {
     affine: Affine,
-    /// The positions of W and, if there is one, b.
-    ranges: [Range<usize>; 2],
     /// λ₂ of R_t on W and b.
     decays: [bool; 2],
 }
@@ -200,7 +199,11 @@ impl Parts {
         let apart = weights.end <= bias.start || bias.end <= weights.start;
         let (inputs, outputs) = (problem.layer.input_dim(), problem.layer.output_dim());
         let of_all = |length: usize| length.checked_mul(affine.positions);
-        let sizes = of_all(m) == Some(outputs) && (affine.unfolds || of_all(d) == Some(inputs));
+        let whole = affine.groups == 1 && of_all(d) == Some(inputs);
+        let sizes = of_all(m) == Some(outputs)
+            && (affine.unfolds || whole)
+            && affine.rows() > 0
+            && affine.is_ordered();
         let fit =
             fits(weights, d.saturating_mul(m)) && (affine.bias.is_none() || fits(bias, m) && apart);
         if !(sizes && fit) {
@@ -226,7 +229,6 @@ impl Parts {
         }
         Ok(Self {
             affine,
-            ranges,
             decays: [weights, bias],
         })
     }
@@ -236,8 +238,10 @@ impl Parts {
 #[derive(Debug, Default)]
 struct Memory<V> {
     equations: normal_equations::Memory<V>,
-    /// (W, b), channels × (patch_len + 1).
+    /// (W, b), channels × (patch_len + 1), group by group.
     solution: V,
+    /// The targets of a group, if there are several.
+    targets: V,
     /// The design, if it is not the input itself.
     patches: V,
     /// The examples' weights, repeated for each position.
@@ -255,8 +259,8 @@ impl<T: Scalar> ParameterSolver<T> for LeastSquares {
     /// With forgetting, [`State::values`] are Σ w z zᵀ and Σ w z pᵀ over examples and positions
     /// (about the means if there is a bias), the means of z and p, and Σ w. Each number is the sum
     /// of two stored parts (all high parts of an array, then all low parts). The last array holds the
-    /// units of the weights w and of every row of z and p in these sums, powers of two. Without
-    /// forgetting, the state is empty. A problem of different dimensions resets the sums, and so does a batch
+    /// units of the weights w and of every row of z and p in these sums, powers of two. Each group of
+    /// channels has arrays of its own. Without forgetting, the state is empty. A problem of different dimensions resets the sums, and so does a batch
     /// that makes them, or the solution, non-finite. If the equations are singular, the sums still
     /// keep the batch, since more batches may help.
     fn solve(
@@ -269,26 +273,25 @@ impl<T: Scalar> ParameterSolver<T> for LeastSquares {
         let [ridge, proximal, margin] = self.weights()?;
         let parts = Parts::of(problem)?;
         check_length("parameters", parameters, problem.parameters.len())?;
-        let (affine, ranges) = (&parts.affine, &parts.ranges);
-        let (d, m) = (affine.patch_len, affine.channels());
-        let shape = Shape::new(d, m, affine.bias.is_some())?;
+        let affine = &parts.affine;
+        let (d, rows) = (affine.patch_len, affine.rows());
+        let shape = Shape::new(d, rows, affine.bias.is_some())?;
         let (numbers, memory) = state.split::<Memory<Vec<T>>>();
-        let old = &mut memory.solution;
-        old.clear();
-        for range in ranges {
-            old.extend_from_slice(&parameters[range.clone()]);
+        let present = &mut memory.solution;
+        present.clear();
+        for group in 0..affine.groups {
+            present.extend(parts.places(group).map(|place| parameters[place]));
         }
         problem.fit(workspace);
         let design = parts.design(problem, &mut memory.patches)?;
         let example_weights = parts.weights(problem, &mut memory.weights);
-        let targets = parts.pre_activations(problem, design, old, margin, workspace);
-        let sums = match self.forgetting > 0.0 {
-            true => numbers.values,
-            false => &mut memory.sums,
+        let all = parts.targets(problem, &mut workspace.d_target);
+        let keeps = self.forgetting > 0.0;
+        let (sums, kept) = match keeps {
+            true => (numbers.values, affine.groups),
+            false => (&mut memory.sums, 1),
         };
-        let mut equations = Equations::new(shape, sums, &mut memory.equations)?;
-        equations.forget(T::of(self.forgetting));
-        equations.add(design, targets, example_weights)?;
+        shape.prepare(kept, sums)?;
         let regularizer = problem.regularization.parameters.curvature::<T>() / problem.weight;
         let [weights, of_bias] = parts
             .decays
@@ -297,27 +300,44 @@ impl<T: Scalar> ParameterSolver<T> for LeastSquares {
         let positions = T::of(affine.positions as f64);
         let ridges = [(ridge + weights) / positions, of_bias / positions];
         let (proximal, layer) = (proximal / positions, problem.layer());
-        let mut solved = equations.solve(ridges, proximal, old, layer, || {
-            format!("the normal equations of layer {layer}")
-        });
-        if let Err(Error::Singular { ridge, .. }) = &mut solved {
-            *ridge *= affine.positions as f64;
-        }
-        if let Err(Error::NonFinite { .. }) = solved {
-            // A non-finite sum would never become finite again.
-            equations.forget(T::zero());
+        let mut solved = Ok(());
+        let size = present.len() / affine.groups;
+        let of_design = design.len() / affine.groups;
+        for (group, own) in present.chunks_exact_mut(size).enumerate() {
+            let design = &design[group * of_design..(group + 1) * of_design];
+            let targets = parts.of_group(group, all, &mut memory.targets);
+            let p = &mut workspace.cotangent;
+            let targets = parts.pre_activations(design, own, targets, margin, p);
+            let start = if keeps { group * Shape::ARRAYS } else { 0 };
+            let sums = &mut sums[start..start + Shape::ARRAYS];
+            let mut equations = Equations::new(shape, sums, &mut memory.equations);
+            equations.forget(T::of(self.forgetting));
+            equations.add(design, targets, example_weights)?;
+            let mut result = equations.solve(ridges, proximal, own, layer, || {
+                format!("the normal equations of layer {layer}")
+            });
+            match &mut result {
+                Err(Error::Singular { ridge, .. }) => *ridge *= affine.positions as f64,
+                // A non-finite sum would never become finite again.
+                Err(Error::NonFinite { .. }) => equations.forget(T::zero()),
+                _ => {}
+            }
+            // The sums of the other groups get the batch too.
+            solved = solved.and(result);
         }
         solved?;
-        let (weights, bias) = old.split_at(d * m);
-        for (range, solved) in ranges.iter().zip([weights, bias]) {
-            parameters[range.clone()].copy_from_slice(solved);
+        for (group, own) in present.chunks_exact(size).enumerate() {
+            for (place, &solved) in parts.places(group).zip(own) {
+                parameters[place] = solved;
+            }
         }
         Ok(ParameterReport::new(1, 1))
     }
 }
 
 impl Parts {
-    /// The matrix that W multiplies, patch_len × (positions · n): z_t itself, or its patches.
+    /// The matrix that W multiplies, patch_len × (positions · n): z_t itself, or its patches, those of one
+    /// group after another.
     fn design<'a, T: Scalar>(
         &self,
         problem: &LocalProblem<'a, T>,
@@ -328,6 +348,7 @@ impl Parts {
             return Ok(problem.input);
         }
         let columns = affine.positions.saturating_mul(problem.examples());
+        let columns = columns.saturating_mul(affine.groups);
         make_room(patches, "patches", affine.patch_len, columns)?;
         patches.resize(affine.patch_len * columns, T::zero());
         problem.layer.unfold(problem.input, patches);
@@ -349,40 +370,75 @@ impl Parts {
         repeated
     }
 
-    /// p for every column of the design, channels × (positions · n), in the workspace unless they
-    /// are the targets themselves; `present` holds the current W and b.
-    fn pre_activations<'a, T: Scalar>(
+    /// The places of a group's rows of W, column by column, and then of its b, among the parameters.
+    fn places(&self, group: usize) -> impl Iterator<Item = usize> {
+        let rows = self.affine.rows();
+        let bias = self.affine.bias.clone().map(|bias| {
+            let start = bias.start + group * rows;
+            start..start + rows
+        });
+        self.affine.places(group).chain(bias.into_iter().flatten())
+    }
+
+    /// The targets of all groups, shifted by the multipliers; in `shifted` where they are not used as they are.
+    fn targets<'a, T: Scalar>(
         &self,
         problem: &LocalProblem<'a, T>,
-        design: &[T],
-        present: &[T],
-        margin: T,
-        workspace: &'a mut LocalWorkspace<T>,
+        shifted: &'a mut [T],
     ) -> &'a [T] {
-        let activation = self.affine.activation;
-        let identity = activation == Activation::Identity;
-        if identity && problem.multipliers.is_empty() {
+        if self.affine.activation == Activation::Identity && problem.multipliers.is_empty() {
             return problem.target;
         }
-        let (p, z) = (&mut workspace.cotangent, &mut workspace.d_target);
-        z.copy_from_slice(problem.target);
+        shifted.copy_from_slice(problem.target);
         if !problem.multipliers.is_empty() {
-            add_scaled(z, problem.weight.recip(), problem.multipliers);
+            add_scaled(shifted, problem.weight.recip(), problem.multipliers);
         }
-        if identity {
-            return z;
+        shifted
+    }
+
+    /// The rows of a group of channels.
+    fn of_group<'a, T: Scalar>(
+        &self,
+        group: usize,
+        targets: &'a [T],
+        gathered: &'a mut Vec<T>,
+    ) -> &'a [T] {
+        if self.affine.groups == 1 {
+            return targets;
+        }
+        let rows = self.affine.rows();
+        let columns = targets.chunks_exact(self.affine.channels());
+        gathered.clear();
+        gathered.extend(columns.flat_map(|column| &column[group * rows..(group + 1) * rows]));
+        gathered
+    }
+
+    /// p of a group for every column of its design, rows × (positions · n), in `p` unless they are the targets
+    /// themselves; `present` holds the group's current W and b.
+    fn pre_activations<'a, T: Scalar>(
+        &self,
+        design: &[T],
+        present: &[T],
+        targets: &'a [T],
+        margin: T,
+        p: &'a mut [T],
+    ) -> &'a [T] {
+        let activation = self.affine.activation;
+        if activation == Activation::Identity {
+            return targets;
         }
         // The current pre-activations may decide between several preimages.
-        let (d, m) = (self.affine.patch_len, self.affine.channels());
-        let (weights, bias) = present.split_at(d * m);
-        let mut product = Write::Set(&mut p[..]);
+        let (d, rows) = (self.affine.patch_len, self.affine.rows());
+        let p = &mut p[..targets.len()];
+        let (weights, bias) = present.split_at(d * rows);
+        let mut product = Write::Set(&mut *p);
         if !bias.is_empty() {
             fill_columns(p, bias);
-            product = Write::Add(&mut p[..]);
+            product = Write::Add(&mut *p);
         }
         let design = Matrix::new(design, d, design.len() / d);
-        T::matmul(product, Matrix::new(weights, m, d), design);
-        for (p, &z) in p.iter_mut().zip(&*z) {
+        T::matmul(product, Matrix::new(weights, rows, d), design);
+        for (p, &z) in p.iter_mut().zip(targets) {
             *p = activation
                 .preimage(z, *p, margin)
                 .expect("the activation was checked");

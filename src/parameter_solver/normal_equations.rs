@@ -61,7 +61,7 @@ impl<T: Scalar> NormalEquations<T> {
     pub fn new(inputs: usize, outputs: usize, bias: bool) -> Result<Self, Error> {
         let shape = Shape::new(inputs, outputs, bias)?;
         let mut state = State::new();
-        state.values = shape.zeros()?;
+        state.values = shape.zeros(1)?;
         Ok(Self { shape, state })
     }
 
@@ -148,6 +148,9 @@ pub(super) struct Shape {
 }
 
 impl Shape {
+    /// The number of arrays of moments and units.
+    pub(super) const ARRAYS: usize = 6;
+
     pub(super) fn new(inputs: usize, outputs: usize, bias: bool) -> Result<Self, Error> {
         if inputs == 0 || outputs == 0 {
             return Err(Error::ZeroDimension {
@@ -190,19 +193,37 @@ impl Shape {
     }
 
     /// The lengths of the arrays of moments, each of which is a pair of numbers, and of their units.
-    fn lengths(self) -> [usize; 6] {
+    fn lengths(self) -> [usize; Self::ARRAYS] {
         let (d, m) = (self.inputs, self.outputs);
         let of_bias = |length| if self.bias { length } else { 0 };
         let [a, b, c, d, e] = [d * d, d * m, of_bias(d), of_bias(m), 1].map(|count| 2 * count);
         [a, b, c, d, e, 1 + self.inputs + self.outputs]
     }
 
-    fn zeros<T: Scalar>(self) -> Result<Vec<Vec<T>>, Error> {
-        let mut sums = vec![Vec::new(); 6];
-        for (sum, length) in sums.iter_mut().zip(self.lengths()) {
-            self.resize(sum, length)?;
+    /// The moments and units of so many problems, all 0.
+    fn zeros<T: Scalar>(self, count: usize) -> Result<Vec<Vec<T>>, Error> {
+        let lengths = self.lengths();
+        let mut sums = Vec::new();
+        make_room(&mut sums, "", Self::ARRAYS, count).map_err(|_| self.too_large())?;
+        for length in std::iter::repeat_n(lengths, count).flatten() {
+            let mut sum = Vec::new();
+            self.resize(&mut sum, length)?;
+            sums.push(sum);
         }
         Ok(sums)
+    }
+
+    /// Resets the moments of so many problems to 0 if they have another shape.
+    pub(super) fn prepare<T: Scalar>(
+        self,
+        count: usize,
+        sums: &mut Vec<Vec<T>>,
+    ) -> Result<(), Error> {
+        let lengths = std::iter::repeat_n(self.lengths(), count).flatten();
+        if !sums.iter().map(Vec::len).eq(lengths) {
+            *sums = self.zeros(count)?;
+        }
+        Ok(())
     }
 }
 
@@ -250,20 +271,17 @@ impl<'a, T: Scalar> Equations<'a, T> {
     const WEIGHT: usize = 4;
     const UNITS: usize = 5;
 
-    /// Equations with these moments, which are reset to 0 if they have another shape.
+    /// Equations with these moments, which have the shape.
     pub(super) fn new(
         shape: Shape,
-        sums: &'a mut Vec<Vec<T>>,
+        sums: &'a mut [Vec<T>],
         memory: &'a mut Memory<Vec<T>>,
-    ) -> Result<Self, Error> {
-        if !sums.iter().map(Vec::len).eq(shape.lengths()) {
-            *sums = shape.zeros()?;
-        }
-        Ok(Self {
+    ) -> Self {
+        Self {
             shape,
             sums,
             memory,
-        })
+        }
     }
 
     /// Multiplies the weight of everything added so far by γ.

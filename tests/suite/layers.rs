@@ -5,6 +5,7 @@ mod activate;
 mod attention;
 mod carry;
 mod checked;
+mod closed_forms;
 mod conv2d;
 mod conv_transpose2d;
 mod dropout;

@@ -163,14 +163,14 @@ fn the_gradient_of_weights_is_the_sum_over_examples() {
     }
 }
 
-/// One group sees the whole image, and its W-step is that of a dense layer; groups have none.
+/// One window over a pixel needs no patches.
 #[test]
-fn a_convolution_without_groups_is_affine() {
+fn a_convolution_is_affine() {
     let layer = layer(CASES[0]);
     let affine = layer.affine().unwrap();
     assert_eq!((affine.patch_len, affine.positions), (12, 9));
     assert!(affine.unfolds);
-    assert_eq!(self::layer(CASES[4]).affine(), None);
+    assert_eq!(self::layer(CASES[4]).affine().unwrap().groups, 2);
     assert!(!self::layer(CASES[7]).affine().unwrap().unfolds);
 }
 

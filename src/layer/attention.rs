@@ -209,7 +209,8 @@ impl Attention {
             scale(p, factor);
             if self.causal {
                 for (j, column) in p.chunks_exact_mut(length).enumerate() {
-                    column[j + 1..].fill(-T::one() / T::zero());
+                    // As a quotient, a dual number would have the derivative NaN.
+                    column[j + 1..].fill(T::of(f64::NEG_INFINITY));
                 }
             }
             softmax(p, length);

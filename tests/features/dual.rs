@@ -3,7 +3,10 @@
 
 use approx::relative_eq;
 use layerwise::kernel::Write;
-use layerwise::layer::{Activation, Context, Dense, Layer, Point};
+use layerwise::layer::{
+    Activation, Attention, AveragePool2d, Context, Conv2d, ConvTranspose2d, Dense, Layer,
+    LayerNorm, MaxPool2d, Point, PositionBias, PositionWise, Residual, RmsNorm, Softmax, Window2d,
+};
 use layerwise::loss::{
     BinaryCrossEntropy, Huber, Loss, Pair, Poisson, Quantile, SoftmaxCrossEntropy, SquaredError,
     WeightedCrossEntropy,
@@ -87,6 +90,66 @@ fn dense_layers_of_dual_numbers() {
             near(dual.re, *output, "ẑ");
             near(dual.eps, *tangent, "J v");
         }
+    }
+}
+
+/// So do the other layers, in inference.
+#[test]
+fn other_layers_of_dual_numbers() {
+    fn check<L: Layer<f64> + Layer<Dual64>>(layer: &L) {
+        check_layer(layer, layer);
+    }
+    let window = Window2d::new([2, 3]).with_stride([2, 1]).with_padding(1);
+    let (image, activation) = ([2, 4, 4], Activation::Gelu);
+    check(&Conv2d::new(image, 4, window, activation).unwrap());
+    let groups = Conv2d::new(image, 4, window, activation).unwrap();
+    check(&groups.with_groups(2).unwrap());
+    check(&ConvTranspose2d::new(image, 3, window, activation).unwrap());
+    check(&MaxPool2d::new(image, window).unwrap());
+    check(&AveragePool2d::new(image, window).unwrap());
+    check(&LayerNorm::new([4, 3]).unwrap());
+    check(&RmsNorm::new([4, 3]).unwrap());
+    check(&Softmax::new([4, 3]).unwrap());
+    check(&PositionWise::new(4, 3, 2, activation).unwrap());
+    check(&PositionBias::new([4, 3]).unwrap());
+    check(&Attention::new(4, 3, 2).unwrap());
+    // The scores of later positions are -∞, and constant.
+    check(&Attention::new(4, 3, 2).unwrap().causal());
+    let branch = || Attention::new(4, 3, 1).unwrap().causal();
+    let (real, dual) = (Residual::new(branch()), Residual::new(branch()));
+    check_layer(&real.unwrap(), &dual.unwrap());
+}
+
+/// One layer in both number types.
+fn check_layer(real: &dyn Layer<f64>, dual: &dyn Layer<Dual64>) {
+    const N: usize = 3;
+    let (inputs, outputs) = (N * real.input_dim(), N * real.output_dim());
+    let count = real.parameters().last().map_or(0, |own| own.range.end);
+    let (parameters, z) = (numbers(count, 0.3), numbers(inputs, 1.1));
+    let (v_parameters, v_z) = (numbers(count, 2.2), numbers(inputs, 3.4));
+    let context = Context::inference(0, 0);
+
+    let scratch = real.scratch(N);
+    let [mut tape, mut work] = [scratch.tape, scratch.work].map(|length| vec![0.0; length]);
+    let (mut output, mut tangent) = (vec![0.0; outputs], vec![0.0; outputs]);
+    let kept = Some(&mut tape[..]);
+    real.forward(&context, &parameters, &z, &mut output, kept, &mut work);
+    let at = Point::new(context, &parameters, &z, &output, &tape);
+    real.jvp(
+        &at,
+        Some(&v_z),
+        Some(&v_parameters),
+        &mut tangent,
+        &mut work,
+    );
+
+    let zero = Dual64::from_re(0.0);
+    let (mut found, mut work) = (vec![zero; outputs], vec![zero; scratch.work]);
+    let (parameters, z) = (seeded(&parameters, &v_parameters), seeded(&z, &v_z));
+    dual.forward(&context, &parameters, &z, &mut found, None, &mut work);
+    for ((found, output), tangent) in found.iter().zip(&output).zip(&tangent) {
+        near(found.re, *output, &format!("ẑ of {real:?}"));
+        near(found.eps, *tangent, &format!("J v of {real:?}"));
     }
 }
 

@@ -5,15 +5,15 @@ use std::ops::Range;
 use rand::Rng;
 
 use super::patch_map::MOST;
-use super::softmax::softmax;
+use super::softmax::{softmax, softmax_in_units};
 use super::{Context, Layer, ParameterGroup, Point, Scratch, Shape, check_dimension};
 use crate::check::option;
 use crate::description::Description;
 use crate::error::Error;
 use crate::init::Initializer;
 use crate::kernel::{
-    Columns, Execution, Matrix, Scalar, Write, WriteColumns, add_to_columns, fill_columns,
-    row_sums, scale, sum_of_blocks, vectorise,
+    Columns, Execution, Matrix, Scalar, Write, WriteColumns, add_to_columns, all_finite, exponent,
+    fill_columns, row_sums, scale, scale_by_power, smallest, sum_of_blocks, unit_of, vectorise,
 };
 
 /// Multi-head self-attention over a sequence of fixed length: every position takes a weighted
@@ -30,10 +30,10 @@ use crate::kernel::{
 /// ```
 ///
 /// The softmax is taken over each column of the length × length matrix, which holds the weights of one
-/// position; the largest entry of the column is subtracted first. With [`Attention::causal`], position
-/// j attends to positions 0 to j only. The output has the shape of the input. The results are those of
-/// PyTorch's `MultiheadAttention(dim, heads, batch_first=True)`. Vaswani, Shazeer, Parmar, Uszkoreit,
-/// Jones, Gomez, Kaiser & Polosukhin 2017.
+/// position; the largest entry of the column is subtracted first, and the scores themselves may overflow.
+/// With [`Attention::causal`], position j attends to positions 0 to j only. The output has the shape of
+/// the input. The results are those of PyTorch's `MultiheadAttention(dim, heads, batch_first=True)`.
+/// Vaswani, Shazeer, Parmar, Uszkoreit, Jones, Gomez, Kaiser & Polosukhin 2017.
 ///
 /// Parameters: "in_weights" (3 dim × dim, column-major: the rows of W_q, then W_k, then W_v), "in_bias"
 /// (3 dim), "out_weights" (W_o, dim × dim) and "out_bias" (dim). Weight decay applies to weights only.
@@ -201,22 +201,55 @@ impl Attention {
     /// P and O of an example, from its Q, K and V.
     fn attend<T: Scalar>(&self, qkv: &[T], p: &mut [T], o: &mut [T], work: &mut [T]) {
         let (length, rows) = (self.length, self.rows());
-        let factor = self.factor();
         let own = &mut work[..rows * length];
         for (h, p) in p.chunks_exact_mut(length * length).enumerate() {
             let [q, k, v] = self.head(qkv, h);
             T::matmul(Write::Set(&mut *p), k.t(), q);
-            scale(p, factor);
-            if self.causal {
-                for (j, column) in p.chunks_exact_mut(length).enumerate() {
-                    // As a quotient, a dual number would have the derivative NaN.
-                    column[j + 1..].fill(T::of(f64::NEG_INFINITY));
+            match all_finite(p) {
+                true => {
+                    self.finish_scores(p);
+                    softmax(p, length);
                 }
+                false => self.attend_in_units(h, qkv, p, own),
             }
-            softmax(p, length);
             T::matmul(Write::Set(&mut *own), v, Matrix::new(p, length, length));
             put(own, rows, o, self.dim, h * rows);
         }
+    }
+
+    /// Divides the scores by √k, and removes those of later positions if they are not seen.
+    fn finish_scores<T: Scalar>(&self, scores: &mut [T]) {
+        scale(scores, self.factor());
+        if self.causal {
+            for (j, column) in scores.chunks_exact_mut(self.length).enumerate() {
+                // As a quotient, a dual number would have the derivative NaN.
+                column[j + 1..].fill(T::of(f64::NEG_INFINITY));
+            }
+        }
+    }
+
+    /// P_h where scores overflow, though their softmax does not: they are computed in a larger unit.
+    #[cold]
+    fn attend_in_units<T: Scalar>(&self, h: usize, qkv: &[T], p: &mut [T], keys: &mut [T]) {
+        let (length, rows) = (self.length, self.rows());
+        let [q, _, _] = self.head(qkv, h);
+        let part = |first: usize| {
+            let columns = qkv.chunks_exact(3 * self.dim);
+            columns.map(move |column| &column[first + h * rows..][..rows])
+        };
+        for (to, k) in keys.chunks_exact_mut(rows).zip(part(self.dim)) {
+            to.copy_from_slice(k);
+        }
+        let units = [unit_of(part(0).flatten()), unit_of(&*keys), smallest::<T>()];
+        // A score is a sum of `rows` products, each below four times that of the units.
+        let power = exponent(&units) + 2.0 + (rows as f64).log2().ceil();
+        // Neither queries nor keys that are not finite have a unit.
+        let power = if power.is_finite() { power } else { 0.0 };
+        scale_by_power(keys, -power);
+        let keys = Matrix::new(keys, rows, length);
+        T::matmul(Write::Set(&mut *p), keys.t(), q);
+        self.finish_scores(p);
+        softmax_in_units(p, length, power);
     }
 
     /// 1/√k.

@@ -9,7 +9,8 @@ use super::{
 use crate::description::Description;
 use crate::error::Error;
 use crate::kernel::{
-    Columns, Scalar, Write, WriteColumns, dot, place_of_largest, sum_of_blocks, vectorise,
+    Columns, Scalar, Write, WriteColumns, dot, place_of_largest, scale_by_power, sum_of_blocks,
+    vectorise,
 };
 
 /// Softmax of every column of the input, p_j = e^(z_j) / ∑_k e^(z_k); there are no parameters.
@@ -78,16 +79,32 @@ impl Softmax {
 
 /// Every column of `dim` values ← its softmax.
 pub(super) fn softmax<T: Scalar>(columns: &mut [T], dim: usize) {
-    let shifted = &mut *columns;
+    subtract_largest(columns, dim);
+    exponentials(columns, dim);
+}
+
+/// Every column ← its softmax in a unit of 2ᵏ, which may not fit the scalar.
+#[cold]
+pub(super) fn softmax_in_units<T: Scalar>(columns: &mut [T], dim: usize, k: f64) {
+    subtract_largest(columns, dim);
+    scale_by_power(columns, k);
+    exponentials(columns, dim);
+}
+
+fn subtract_largest<T: Scalar>(columns: &mut [T], dim: usize) {
     vectorise(
         #[inline(always)]
         move || {
-            for column in shifted.chunks_exact_mut(dim) {
+            for column in columns.chunks_exact_mut(dim) {
                 let top = column[place_of_largest(column)];
                 column.iter_mut().for_each(|x| *x -= top);
             }
         },
     );
+}
+
+/// Every column ← its exponentials, divided by their sum.
+fn exponentials<T: Scalar>(columns: &mut [T], dim: usize) {
     T::exp_all(columns);
     vectorise(
         #[inline(always)]

@@ -1,13 +1,18 @@
 //! Multi-head self-attention.
 
 use layerwise::init::Initializer;
-use layerwise::layer::{Attention, LayerNorm, Sequential};
+use layerwise::kernel::Write;
+use layerwise::layer::{Attention, Context, LayerNorm, Point, Sequential};
 use layerwise::{Error, Layer};
 
 use super::checked::{Call, count, holds};
 use crate::property::{Tested, generator, uniform};
 
-in_both_scalars!(passes_every_check, is_its_formula);
+in_both_scalars!(
+    passes_every_check,
+    is_its_formula,
+    scores_beyond_the_scalar_have_a_softmax,
+);
 
 pub(crate) fn small(dim: usize, length: usize, heads: usize) -> Attention {
     Attention::new(dim, length, heads).unwrap()
@@ -23,6 +28,55 @@ fn passes_every_check<T: Tested>() {
         Box::new(small(2, 3, 2).causal()),
     ];
     holds::<T>(Sequential::new(unit).unwrap());
+}
+
+/// Keys and queries whose products overflow: every position takes the value of the key that fits best.
+fn scores_beyond_the_scalar_have_a_softmax<T: Tested>() {
+    let unit = T::max_value().unwrap().sqrt();
+    let (dim, length) = (4, 3);
+    for causal in [false, true] {
+        let layer = small(dim, length, 1).without_bias();
+        let layer = if causal { layer.causal() } else { layer };
+        // All weights are identities.
+        let mut parameters = vec![T::zero(); 4 * dim * dim];
+        for j in 0..dim {
+            for kind in 0..3 {
+                parameters[j * 3 * dim + kind * dim + j] = T::one();
+            }
+            parameters[3 * dim * dim + j * dim + j] = T::one();
+        }
+        // Partial sums of the scores of columns 0 and 1 overflow to -∞, but the scores are 0.
+        let z = [
+            [1.0, 1.0, 1.0, 1.0],
+            [-1.0, -1.0, 1.0, 1.0],
+            [2.0, 2.0, 2.0, 2.0],
+        ];
+        let expected = match causal {
+            false => [z[2], z[1], z[2]],
+            true => [z[0], z[1], z[2]],
+        };
+        for size in [2.0, 1000.0, 1e6] {
+            let size = unit * T::of(size);
+            let input: Vec<T> = z.iter().flatten().map(|&z| T::of(z) * size).collect();
+            let scratch = Layer::<T>::scratch(&layer, 1);
+            let [mut tape, mut work] =
+                [scratch.tape, scratch.work].map(|length| vec![T::zero(); length]);
+            let mut output = vec![T::zero(); dim * length];
+            let context = Context::inference(0, 0);
+            let kept = Some(&mut tape[..]);
+            layer.forward(&context, &parameters, &input, &mut output, kept, &mut work);
+            let found: Vec<f64> = output.iter().map(|&z| (z / size).as_f64()).collect();
+            assert_eq!(found, expected.concat(), "{size}, causal {causal}");
+            // A softmax that is certain has no derivative, so that only values pass one on.
+            let at = Point::new(context, &parameters, &input, &output, &tape);
+            let cotangent = vec![T::one(); dim * length];
+            let mut gradient = vec![T::zero(); dim * length];
+            let set = Write::Set(&mut gradient[..]);
+            layer.vjp(&at, &cotangent, set, Write::Skip, &mut work);
+            let total: f64 = gradient.iter().map(|g| g.as_f64()).sum();
+            assert_eq!(total, (dim * length) as f64);
+        }
+    }
 }
 
 /// One example by plain loops in f64.

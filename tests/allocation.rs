@@ -28,8 +28,8 @@ use layerwise::target_solver::{
     Convergence, GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent,
 };
 use layerwise::training::{
-    Amortized, Backprop, Decoupling, FixedPrediction, Part, PenaltyGrowth, Phase, Scheme, Trainer,
-    WStep, ZIl,
+    Amortized, Backprop, Decoupling, FixedPrediction, Part, PenaltyGrowth, Phase, Scheme, Targets,
+    Trainer, WStep, ZIl, ZStep,
 };
 use layerwise::{Circuit, DecoupledCircuit, Loss, Scalar};
 use nalgebra::DMatrix;
@@ -256,6 +256,10 @@ fn training<T: Bytes>() {
     });
     training_on::<T, _>("joint, Adam", || {
         Decoupling::joint(Adam::new(0.05).unwrap())
+    });
+    training_on::<T, _>("along the sweep", || {
+        let step = StepSize::Bounded { margin: 1.0 };
+        Decoupling::new(Targets::Refreshed, ZStep::Along(step)).unwrap()
     });
     training_on::<T, _>("persistent, sweep", || {
         Decoupling::persistent(ReverseSweep::new(2))

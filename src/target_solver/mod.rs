@@ -24,6 +24,7 @@ pub use gauss_newton::{ConjugateGradients, GaussNewton, LinearSolver};
 pub(crate) use problem::Predictions;
 pub use problem::TargetProblem;
 pub use report::{Convergence, SolveReport, SolveStop};
+pub(crate) use step_size::StepRule;
 pub use step_size::StepSize;
 pub use sweeps::{RedBlack, ReverseSweep};
 pub use synchronous_descent::SynchronousDescent;

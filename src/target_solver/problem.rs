@@ -370,8 +370,17 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         );
         self.predict_once();
         let (problem, workspace) = self.split();
-        gradient_of(problem, t, &mut workspace.locals[t - 1..=t]);
+        gradient_of(problem, t, INPUT, &mut workspace.locals[t - 1..=t]);
         &self.workspace.locals[t - 1].d_target
+    }
+
+    /// ∂E/∂z_t, as [`TargetProblem::target_gradient`] computes it, and ∂ℓ_t/∂θ_t at the same point, with the
+    /// same product. Panics if t is not in 1..T.
+    pub(crate) fn both_gradients(&mut self, t: usize) {
+        self.predict_once();
+        let (problem, workspace) = self.split();
+        let both = Ask::new(true, true, false);
+        gradient_of(problem, t, both, &mut workspace.locals[t - 1..=t]);
     }
 
     /// [`TargetProblem::target_gradient`] for every t = `first`, `first` + 2, … below T, possibly
@@ -385,7 +394,7 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
             .execution
             .for_each_chunk(locals, 2, |i, pair| {
                 if pair.len() == 2 {
-                    gradient_of(problem, first + 2 * i, pair);
+                    gradient_of(problem, first + 2 * i, INPUT, pair);
                 }
             });
     }
@@ -447,12 +456,20 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
     }
 }
 
-/// ∂E/∂z_t from the local problems of layers t − 1 and t, written to the workspace of layer t − 1.
-fn gradient_of<T: Scalar>(problem: Problem<'_, T>, t: usize, pair: &mut [LocalWorkspace<T>]) {
+const INPUT: Ask = Ask::new(false, true, false);
+
+/// ∂E/∂z_t from the local problems of layers t − 1 and t, written to the workspace of layer t − 1; of layer t
+/// what is `asked`, with ∂ℓ_t/∂z_t.
+fn gradient_of<T: Scalar>(
+    problem: Problem<'_, T>,
+    t: usize,
+    asked: Ask,
+    pair: &mut [LocalWorkspace<T>],
+) {
     let (below, above) = pair.split_at_mut(1);
     let (below, above) = (&mut below[0], &mut above[0]);
-    let (input, target) = (Ask::new(false, true, false), Ask::new(false, false, true));
-    problem.local(t).differentiate(input, above);
+    let target = Ask::new(false, false, true);
+    problem.local(t).differentiate(asked, above);
     problem.local(t - 1).differentiate(target, below);
     add_to(&mut below.d_target, &above.d_input);
 }

@@ -39,7 +39,7 @@ pub enum StepSize {
 }
 
 impl StepSize {
-    pub(super) fn checked(self) -> Result<Self, Error> {
+    pub(crate) fn checked(self) -> Result<Self, Error> {
         self.checked_in::<f64>()
     }
 
@@ -99,7 +99,7 @@ serde_checked!(StepSize);
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(remote = "Self", deny_unknown_fields))]
-pub(super) struct StepRule {
+pub(crate) struct StepRule {
     size: StepSize,
     /// Number of calls that share the same bounds, if it was set; only for steps that have bounds.
     bound_every: Option<NonZeroU64>,
@@ -109,7 +109,7 @@ pub(super) struct StepRule {
 const BOUND_EVERY: NonZeroU64 = NonZeroU64::new(10).expect("10 is not 0");
 
 impl StepRule {
-    pub(super) fn new(size: StepSize) -> Self {
+    pub(crate) fn new(size: StepSize) -> Self {
         let bound_every = None;
         Self { size, bound_every }
     }
@@ -142,7 +142,7 @@ impl StepRule {
     }
 
     /// Checks that these steps can be made with such layers and losses.
-    pub(super) fn check<T: Scalar>(self, layers: Layers<'_, T>) -> Result<(), Error> {
+    pub(crate) fn check<T: Scalar>(self, layers: Layers<'_, T>) -> Result<(), Error> {
         self.size.checked_in::<T>()?;
         match self.size {
             StepSize::Bounded { .. } => Curvature::new(layers).map(drop),
@@ -151,7 +151,7 @@ impl StepRule {
     }
 
     /// Begins a call of a solver.
-    pub(super) fn begin<T: Scalar>(
+    pub(crate) fn begin<T: Scalar>(
         self,
         state: &mut State<T>,
         layers: Layers<'_, T>,
@@ -171,7 +171,7 @@ impl StepRule {
     /// # Errors
     /// [`Error::NonFinite`] for a bound that is not finite, [`Error::InvalidOption`] for one that no
     /// step follows from.
-    pub(super) fn of_layer<T: Scalar>(
+    pub(crate) fn of_layer<T: Scalar>(
         self,
         state: &State<T>,
         t: usize,

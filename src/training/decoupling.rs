@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use super::along_sweep;
 use super::joint;
 use super::per_example::{change_all, check_columns, measure, refresh_all, zeros};
 use super::scheme::Scheme;
 use super::solve_and_step::solve_and_step;
-use super::visit::Visit;
+use super::visit::{Visit, needs_gradients};
 use super::w_step::WStep;
 use crate::check::{check_computed, check_length, option, positive, positive_in_scalar, refuse};
 use crate::decoupled::{DecoupledCircuit, Selection, TargetInit, TargetUse};
@@ -16,7 +17,7 @@ use crate::kernel::{Scalar, add_scaled};
 use crate::optimizer::Optimizer;
 use crate::schedule::Schedule;
 use crate::state::State;
-use crate::target_solver::{TargetProblem, TargetSolver};
+use crate::target_solver::{StepRule, StepSize, TargetProblem, TargetSolver};
 
 /// Where the targets of a batch come from when it is visited.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -63,6 +64,18 @@ pub enum ZStep<T: Scalar> {
     Joint(Arc<dyn Optimizer<T>>),
     /// By a solver with θ fixed; then θ moves with z fixed.
     Solver(Arc<dyn TargetSolver<T>>),
+    /// By one reverse sweep, t = T−1, …, 1, of which θ's gradients are taken along the way: that of θ_t when
+    /// z_{t+1} has moved and z_t has not. Then all θ_t step. Both gradients of a layer come from one product
+    /// with its Jacobian, so a visit costs what one of backprop does, where a [`ReverseSweep`] and its W-step
+    /// cost one more pass of predictions.
+    ///
+    /// With refreshed targets, squared L_h and the step η of [`StepSize::Fixed`], θ_t steps along backprop's
+    /// gradient times (μη)^(T−1−t); at η = 1/μ this is backprop. Steps are not checked, since that
+    /// needs E at the new targets: [`StepSize::Bounded`] only sets their length, and [`StepSize::Checked`] is
+    /// refused. The scheme's objective is Σ_t ℓ_t, each at the point of its gradients.
+    ///
+    /// [`ReverseSweep`]: crate::target_solver::ReverseSweep
+    Along(StepSize),
 }
 
 /// Descent on E(θ, Z), one batch at a time, as a combination of
@@ -83,10 +96,10 @@ pub enum ZStep<T: Scalar> {
 /// λ_tⁱ ← λ_tⁱ + α μ_t (z_tⁱ − ẑ_tⁱ) uses the new z, and the ẑ from before the W-step; the W-step
 /// uses the old λ. So after an exact Z-step with α = 1, λ_t = −∂(E − μ_t L_h)/∂z_t, which balances
 /// the rest of E exactly. This is the order of Taylor et al. 2016, Algorithm 1 (W_L, z_L, then λ
-/// with that W_L and z_L), starting at its Z-step. (With a joint step, λ uses the z and ẑ after
-/// that step.) All λ are 0 when a phase begins, and are kept per example across minibatches. Any
-/// L_h that has its minimum at z = ẑ works. The term is computed as λ·z − λ·ẑ, so E loses digits
-/// where z is far from 0 compared with the gap; its gradients do not. If its slope is bounded (Huber), it balances
+/// with that W_L and z_L), starting at its Z-step. (With a joint step, or one
+/// along the sweep, λ uses the z and ẑ after it.) All λ are 0 when a phase begins, and are kept per
+/// example across minibatches. Any L_h that has its minimum at z = ẑ works. The term is computed as
+/// λ·z − λ·ẑ, so E loses digits where z is far from 0 compared with the gap; its gradients do not. If its slope is bounded (Huber), it balances
 /// multipliers only up to μ times that slope; beyond that nothing bounds z, and the run ends with
 /// [`Error::NonFinite`].
 ///
@@ -136,7 +149,14 @@ impl<T: Scalar> Decoupling<T> {
                 option("Targets::Residual::keep", value, fits, allowed)?;
             }
         }
+        if let ZStep::Along(step) = z_step {
+            step.checked()?;
+        }
         match (targets, &z_step) {
+            (_, ZStep::Along(StepSize::Checked(_))) => refuse(
+                "checked steps along the sweep",
+                "a check needs E at the new targets, and so another pass of predictions; a ReverseSweep makes it",
+            ),
             (Targets::Refreshed, ZStep::None) => refuse(
                 "refreshed targets without a Z-step",
                 "every layer except the last already matches its target, so only the last would be trained",
@@ -236,22 +256,27 @@ impl<T: Scalar> Decoupling<T> {
         Memory { gaps, solver: own }: &mut Memory<T>,
         visit: &mut Visit<'_, T>,
     ) -> Result<T, Error> {
-        let solver = match &self.z_step {
-            ZStep::Joint(rule) => {
-                let energy = joint::visit(rule.as_ref(), &mut parts[Z_STEP], visit)?;
-                if self.keeps() {
-                    visit.target_problem().differentiate(Ask::VALUE);
-                    visit.workspace.check_energies(visit.steps())?;
-                    measure(visit.problem(), visit.workspace, gaps);
-                    self.keep(parts, gaps, visit);
-                }
-                return Ok(energy);
-            }
-            ZStep::Solver(solver) => Some(solver.as_ref()),
-            ZStep::None => None,
-        };
         // Targets and predictions are bit for bit the same then.
         let at_prediction = self.targets == Targets::Refreshed;
+        let state = &mut parts[Z_STEP];
+        let (solver, moved) = match &self.z_step {
+            ZStep::None => (None, None),
+            ZStep::Solver(solver) => (Some(solver.as_ref()), None),
+            ZStep::Joint(rule) => (None, Some(joint::visit(rule.as_ref(), state, visit)?)),
+            ZStep::Along(step) => {
+                let energy = along_sweep::visit(*step, state, own, at_prediction, visit)?;
+                (None, Some(energy))
+            }
+        };
+        if let Some(energy) = moved {
+            if self.keeps() {
+                visit.target_problem().differentiate(Ask::VALUE);
+                visit.workspace.check_energies(visit.steps())?;
+                measure(visit.problem(), visit.workspace, gaps);
+                self.keep(parts, gaps, visit);
+            }
+            return Ok(energy);
+        }
         let energy = solve_and_step(
             solver,
             &mut parts[Z_STEP],
@@ -344,6 +369,7 @@ impl<T: Scalar> Scheme<T> for Decoupling<T> {
                 "refreshed targets with no W-step",
                 "nothing that a visit changes would be kept",
             ),
+            (ZStep::Along(_), _) => needs_gradients(w_step, "a Z-step along the sweep"),
             _ => Ok(()),
         }
     }
@@ -357,6 +383,7 @@ impl<T: Scalar> Scheme<T> for Decoupling<T> {
         }
         match &self.z_step {
             ZStep::Solver(solver) => solver.check(model.layers()),
+            ZStep::Along(step) => StepRule::new(*step).check(model.layers()),
             ZStep::None | ZStep::Joint(_) => Ok(()),
         }
     }
@@ -364,7 +391,7 @@ impl<T: Scalar> Scheme<T> for Decoupling<T> {
     fn start(&self, model: &mut DecoupledCircuit<T>) -> Result<State<T>, Error> {
         let mut state = State::new();
         state.parts.push(match &self.z_step {
-            ZStep::None => State::new(),
+            ZStep::None | ZStep::Along(_) => State::new(),
             ZStep::Joint(rule) => joint::start(rule.as_ref(), model),
             ZStep::Solver(solver) => solver.start(),
         });

@@ -7,6 +7,7 @@
 //! | [`Trainer`], a list of [`Phase`]s | [`SessionState`] | [`Session::advance`] |
 
 mod accumulation;
+mod along_sweep;
 mod amortized;
 mod backprop_scheme;
 mod decoupling;

@@ -10,7 +10,7 @@ use layerwise::optimizer::{Adam, GradientDescent};
 use layerwise::parameter_solver::{LeastSquares, LevenbergMarquardt};
 use layerwise::target_solver::{GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent};
 use layerwise::training::{
-    Amortized, Backprop, Decoupling, FixedPrediction, Phase, Trainer, WStep, ZIl,
+    Amortized, Backprop, Decoupling, FixedPrediction, Phase, Targets, Trainer, WStep, ZIl, ZStep,
 };
 use layerwise::{Circuit, DecoupledCircuit, Scalar};
 use nalgebra::DMatrix;
@@ -75,6 +75,11 @@ fn amortized<T: Scalar>(dims: &[usize]) -> Amortized<T> {
     Amortized::new(proposer.build().unwrap(), rule, sweep()).unwrap()
 }
 
+fn along<T: Scalar>(targets: Targets) -> Decoupling<T> {
+    let step = StepSize::Bounded { margin: 1.0 };
+    Decoupling::new(targets, ZStep::Along(step)).unwrap()
+}
+
 /// Every scheme, with a rule for θ that keeps state.
 fn phases<T: Scalar>(dims: &[usize]) -> Vec<(&'static str, Phase<T>)> {
     let rule = || Adam::new(1e-2).unwrap();
@@ -102,6 +107,14 @@ fn phases<T: Scalar>(dims: &[usize]) -> Vec<(&'static str, Phase<T>)> {
         (
             "refreshed, synchronous",
             Phase::new(Decoupling::refreshed(synchronous()), rule()),
+        ),
+        (
+            "persistent, along the sweep",
+            Phase::new(along(Targets::Persistent), rule()),
+        ),
+        (
+            "refreshed, along the sweep",
+            Phase::new(along(Targets::Refreshed), rule()),
         ),
         ("amortised", Phase::new(amortized(dims), rule())),
         (

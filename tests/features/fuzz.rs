@@ -220,7 +220,7 @@ fn w_solver() -> impl Strategy<Value = WSolver> {
 }
 
 fn plan() -> impl Strategy<Value = Plan> {
-    let scheme = (0_usize..10, z_solver(), 0_usize..6, option());
+    let scheme = (0_usize..11, z_solver(), 0_usize..6, option());
     let w_step = (
         proptest::option::weighted(0.25, w_solver()),
         proptest::option::weighted(0.1, option()),
@@ -624,6 +624,10 @@ impl Plan {
             6 => Decoupling::refreshed(solver()?),
             7 => Decoupling::residual(solver()?),
             8 => Decoupling::weights_only(),
+            9 => Decoupling::new(
+                [Targets::Persistent, Targets::Refreshed][self.batch % 2],
+                ZStep::Along(StepSize::Fixed(self.solver.step)),
+            )?,
             _ => Decoupling::new(
                 Targets::Projected { seed: 3 },
                 ZStep::Solver(solver()?.into()),

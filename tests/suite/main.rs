@@ -6,6 +6,7 @@ mod doubles;
 mod property;
 
 mod activations;
+mod along_sweep;
 mod amortized;
 mod bad_parts;
 mod class_metrics;

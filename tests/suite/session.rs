@@ -93,10 +93,12 @@ fn schemes() -> Vec<(String, Shared)> {
     let synchronous = SynchronousDescent::new(2, fixed)
         .unwrap()
         .with_rule(momentum());
-    let solvers: [(&str, ZStep<f64>); 7] = [
+    let bounded = StepSize::Bounded { margin: 1.2 };
+    let solvers: [(&str, ZStep<f64>); 8] = [
         ("none", ZStep::None),
         ("joint descent", ZStep::Joint(Arc::new(momentum()))),
         ("joint Adam", ZStep::Joint(Arc::new(adam()))),
+        ("along the sweep", ZStep::Along(bounded)),
         (
             "sweep",
             ZStep::Solver(Arc::new(ReverseSweep::new(1).with_bound_every(4).unwrap())),
@@ -137,8 +139,8 @@ fn schemes() -> Vec<(String, Shared)> {
             all.push((format!("{targets:?}, {name}"), Arc::new(scheme)));
         }
     }
-    // 4 · 7 without the 4 that are refused, and with multipliers without 2 more.
-    assert_eq!(all.len(), 3 + 24 + 22);
+    // 4 · 8 without the 4 that are refused, and with multipliers without 2 more.
+    assert_eq!(all.len(), 3 + 28 + 26);
     all
 }
 

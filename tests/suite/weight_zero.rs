@@ -135,6 +135,7 @@ fn schemes<T: Scalar>(dims: &[usize]) -> Vec<AnyScheme<T>> {
         Arc::new(Decoupling::joint(Adam::new(0.05).unwrap())),
         Arc::new(Decoupling::weights_only()),
         Arc::new(Decoupling::new(Targets::Projected { seed: 5 }, ZStep::None).unwrap()),
+        Arc::new(Decoupling::new(Targets::Persistent, ZStep::Along(StepSize::Fixed(0.2))).unwrap()),
         Arc::new(Decoupling::persistent(RedBlack::new(2))),
         Arc::new(Decoupling::persistent(GaussNewton::new(2, 3))),
         Arc::new(Decoupling::persistent(GaussNewton::direct(2))),

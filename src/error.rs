@@ -180,9 +180,9 @@ pub enum Error {
         extents(found), before(*layer), extents(expected)
     )]
     LayerMismatch {
-        /// Whose layers they are: "circuit" or "sequential layer".
+        /// What the layers belong to: "circuit" or "sequential layer".
         owner: &'static str,
-        /// The later of the two layers, counted from 0 in their owner.
+        /// The later of the two layers, counted from 0 within the owner.
         layer: usize,
         /// Output shape of layer − 1.
         expected: Vec<usize>,

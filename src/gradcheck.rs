@@ -45,9 +45,9 @@ use crate::objective::Objective;
 /// - that a loss that claims [`Loss::is_squared_error`] is ½‖z − ẑ‖² at the point, with its gradients.
 ///
 /// Cost: two evaluations of φ per coordinate (or direction). The check can fail for a correct
-/// derivative near a kink (ReLU within h of 0, or a parameter within h of 0 under an
-/// L1 penalty) or if φ is so large that ε φ/h swamps the
-/// derivative. It also fails for layers that are not deterministic.
+/// derivative near a kink (ReLU within h of 0, or a parameter within h of 0 under an L1 penalty), or
+/// if φ is so large that ε φ/h swamps the derivative. It also fails for layers that are not
+/// deterministic.
 ///
 /// # Examples
 /// ```
@@ -597,7 +597,7 @@ impl GradCheck {
         check_length("the weights of `affine`", weights, channels * patch_len)?;
         let (rows, groups) = (affine.rows(), affine.groups);
         check_equal(
-            "the channels of the groups of `affine`",
+            "the channels of all groups of `affine`",
             [rows * groups, channels],
         )?;
         if let WeightOrder::Places { inputs } = affine.order {

@@ -121,7 +121,7 @@ impl ResidualStack {
     }
 }
 
-/// What every block consists of.
+/// The objects of one block, for the check that memory can hold them all.
 type Block<T> = (
     Box<dyn Layer<T>>,
     Residual<T>,

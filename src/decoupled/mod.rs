@@ -259,8 +259,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// The class of every column of `inputs`: the row of the largest prediction
     /// ([`metrics::labels`](crate::data::metrics::labels)), or, for circuits with one output, 1 if
     /// its mean ([`predict_proba`](Self::predict_proba)) is at least ½ and 0 otherwise. Under a loss
-    /// of P positions ([`SumOverPositions`](crate::loss::SumOverPositions)) it is the class of every
-    /// position, P in a row for each example.
+    /// over P positions ([`SumOverPositions`](crate::loss::SumOverPositions)) every position has a
+    /// class: P consecutive ones for each example.
     ///
     /// # Errors
     /// Those of [`predict`](Self::predict), or [`Error::InvalidOption`] for an output loss whose

@@ -221,10 +221,10 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(())
     }
 
-    /// The targets, with 0 for those that are free, unless the loss does not accept an example's then
-    /// (softmax cross entropy needs a distribution). Their predictions are the same values, so what they add
-    /// to E is constant; but it must not be large beside the rest, as a count of 800 read as a log-rate
-    /// would be.
+    /// The targets, with 0 in place of the free ones. An example keeps its own values if the loss does not
+    /// accept these zeros (softmax cross entropy needs a distribution). The prediction of a free target is
+    /// set to the same value, so it only adds a constant to E. But this constant must not be large beside
+    /// the rest, as it would be for a count of 800 read as a log-rate.
     fn targets_of(&self, evidence: &Evidence<T>) -> DMatrix<T> {
         let mut targets = evidence.targets.clone();
         let free = evidence.free_targets.iter();

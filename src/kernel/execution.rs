@@ -162,8 +162,8 @@ impl Execution {
     /// Calls `work(range, those columns of data)` for blocks of columns that together cover
     /// 0..`columns`. There is one block, or one per thread for as many threads as a cost of `cost`
     /// multiply-adds per column justifies. If there are several blocks, each is at least 16 columns
-    /// wide and begins at a multiple of 8; columns of so much work that fewer are worth a thread may
-    /// be in blocks of any width, down to a single column.
+    /// wide and begins at a multiple of 8. Where fewer columns are already enough work for a thread,
+    /// blocks may have any width, down to a single column.
     ///
     /// `data` is what the blocks write: [`Columns`], [`WriteColumns`], slices of one value per
     /// column, or a tuple of up to four of these. `work` captures the data that it only reads, and

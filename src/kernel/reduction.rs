@@ -27,7 +27,7 @@ pub(super) fn sum_of_pairs<T: Scalar>(a: &[T], b: &[T], term: impl Fn(T, T) -> T
     sum
 }
 
-/// Several sums in one pass, each as [`sum_of_pairs`].
+/// Several sums in one pass, each computed as by [`sum_of_pairs`].
 #[inline(always)]
 fn sums_of_pairs<T: Scalar, const N: usize>(
     a: &[T],
@@ -339,7 +339,7 @@ pub(crate) fn sum_of_blocks<T: Scalar>(a: &[T], b: &[T], term: impl Fn(T, T) -> 
     sum
 }
 
-/// Several sums in one pass, each as [`sum_of_blocks`].
+/// Several sums in one pass, each computed as by [`sum_of_blocks`].
 #[inline(always)]
 pub(crate) fn sums_of_blocks<T: Scalar, const N: usize>(
     a: &[T],
@@ -684,8 +684,8 @@ pub(crate) fn row_sums<T: Scalar>(out: Write<'_, T>, matrix: &[T]) {
     );
 }
 
-/// out_r ← Σ over the columns of a_{r,·} b_{r,·} (set or added), added like [`row_sums`]. The matrices have
-/// `dim` rows, of which the sums are those of `rows`.
+/// out_r ← Σ a_{r,i} b_{r,i} over the columns i (set or added), summed as by [`row_sums`], for each r in
+/// `rows`. Both matrices have `dim` rows.
 pub(crate) fn row_sums_of_products<T: Scalar>(
     out: Write<'_, T>,
     [a, b]: [&[T]; 2],
@@ -743,8 +743,8 @@ pub(crate) fn weighted_row_sums<T: Scalar>(out: &mut [T], matrix: &[T], weights:
     );
 }
 
-/// out_r ← out_r + Σ term(i, a_{r,i}, b_{r,i}) over the columns i, as a [`Sum`] of blocks of them, for these
-/// rows of the matrices, which have `dim`.
+/// out_r ← out_r + Σ term(i, a_{r,i}, b_{r,i}) over the columns i, as a [`Sum`] of blocks of columns, for
+/// each r in `rows`. Both matrices have `dim` rows.
 #[inline(always)]
 fn add_blocks<T: Scalar>(
     out: &mut [T],
@@ -783,7 +783,7 @@ fn add_blocks<T: Scalar>(
     }
 }
 
-/// out ← out + Σ of the columns of a ⊙ b, for these rows of the matrices, which have `dim`.
+/// out ← out + Σ of the columns of a ⊙ b, for each row in `rows`. Both matrices have `dim` rows.
 #[inline(always)]
 fn add_products<T: Scalar>(out: &mut [T], [a, b]: [&[T]; 2], dim: usize, rows: Range<usize>) {
     // Two columns per pass, added one after another, as in `add_columns`.

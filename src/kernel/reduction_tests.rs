@@ -165,8 +165,8 @@ fn no_larger_number_hides_nan() {
     assert!(!norm(&[1.0, f64::INFINITY]).is_finite());
 }
 
-/// Sums of products in rows are those of all products, whichever rows are asked for, and several
-/// sums in one pass those of one pass each.
+/// Row sums of products equal the row sums of the stored products, for any range of rows. Several
+/// sums in one pass equal those of a pass each.
 #[test]
 fn sums_of_products_in_rows() {
     for (dim, columns) in [(5, 3), (40, 7), (70, 1024), (70, 1301)] {

@@ -5,13 +5,13 @@ use std::ops::Range;
 use super::Activation;
 
 /// Describes a layer as Ẑ = a(W U(z) + b 1ᵀ), for closed-form W-steps. W is channels × patch_len,
-/// and U(z) is the patch_len × positions matrix of one example's patches. With several groups, each group of
-/// channels has its own rows of W, and its own U.
+/// and U(z) is the patch_len × positions matrix of one example's patches. With several groups, each
+/// group of channels has its own rows of W and its own U.
 ///
 /// For least squares in (W, b), a batch of n examples becomes a batch of positions · n columns. Its
 /// inputs are the result of [`Layer::unfold`](super::Layer::unfold). Its targets are the layer's (channels · positions) ×
 /// n targets, read as a channels × (positions · n) matrix; the slice is the same. The weight of an
-/// example applies to each of its positions. Each group is a problem of its own.
+/// example applies to each of its positions. Each group is a separate least-squares problem.
 ///
 /// # Examples
 /// ```
@@ -26,7 +26,7 @@ use super::Activation;
 pub struct Affine {
     /// Range of W in the flat parameter vector.
     pub weights: Range<usize>,
-    /// The order of the entries of W in it.
+    /// The order of W's entries in that range.
     pub order: WeightOrder,
     /// Range of b, if there is one: one value per channel.
     pub bias: Option<Range<usize>>,
@@ -38,7 +38,7 @@ pub struct Affine {
     pub positions: usize,
     /// Whether [`Layer::unfold`](super::Layer::unfold) must make the patches; otherwise the patches are the input itself.
     pub unfolds: bool,
-    /// The number of groups into which the channels are divided evenly; several need `unfolds`.
+    /// The number of groups into which the channels are divided evenly; more than one requires `unfolds`.
     pub groups: usize,
 }
 
@@ -48,10 +48,10 @@ pub struct Affine {
 pub enum WeightOrder {
     /// channels × patch_len, column-major.
     Columns,
-    /// An inputs × (channels / groups) matrix, column-major, for each of the places from which a patch reads
-    /// inputs / groups values in a row. This is the order of a transposed convolution.
+    /// One column-major inputs × (channels / groups) matrix for each place of a patch. A place holds
+    /// inputs / groups consecutive values. This is the order of a transposed convolution.
     Places {
-        /// The inputs of all groups at a place.
+        /// The number of inputs at a place, over all groups.
         inputs: usize,
     },
 }
@@ -114,7 +114,7 @@ impl Affine {
         }
     }
 
-    /// Whether the order of W suits its size.
+    /// Whether the order of W is possible for its size.
     pub(crate) fn is_ordered(&self) -> bool {
         match self.order {
             WeightOrder::Columns => true,
@@ -127,7 +127,7 @@ impl Affine {
         }
     }
 
-    /// The places of a group's rows of W in the parameter vector, column by column.
+    /// The indices of a group's rows of W in the parameter vector, column by column.
     pub(crate) fn places(&self, group: usize) -> impl Iterator<Item = usize> {
         let (start, rows, channels) = (self.weights.start, self.rows(), self.channels());
         let (groups, order) = (self.groups, self.order);

@@ -30,10 +30,11 @@ use crate::kernel::{
 /// ```
 ///
 /// The softmax is taken over each column of the length × length matrix, which holds the weights of one
-/// position; the largest entry of the column is subtracted first, and the scores themselves may overflow.
-/// With [`Attention::causal`], position j attends to positions 0 to j only. The output has the shape of
-/// the input. The results are those of PyTorch's `MultiheadAttention(dim, heads, batch_first=True)`.
-/// Vaswani, Shazeer, Parmar, Uszkoreit, Jones, Gomez, Kaiser & Polosukhin 2017.
+/// position; the largest entry of the column is subtracted first. Scores may overflow: their softmax is
+/// still computed. With [`Attention::causal`], position j attends to positions 0 to j only. The output has
+/// the shape of the input. The results are those of PyTorch's
+/// `MultiheadAttention(dim, heads, batch_first=True)`. Vaswani, Shazeer, Parmar, Uszkoreit, Jones,
+/// Gomez, Kaiser & Polosukhin 2017.
 ///
 /// Parameters: "in_weights" (3 dim × dim, column-major: the rows of W_q, then W_k, then W_v), "in_bias"
 /// (3 dim), "out_weights" (W_o, dim × dim) and "out_bias" (dim). Weight decay applies to weights only.
@@ -217,18 +218,18 @@ impl Attention {
         }
     }
 
-    /// Divides the scores by √k, and removes those of later positions if they are not seen.
+    /// Divides the scores by √k and, in causal attention, masks those of later positions.
     fn finish_scores<T: Scalar>(&self, scores: &mut [T]) {
         scale(scores, self.factor());
         if self.causal {
             for (j, column) in scores.chunks_exact_mut(self.length).enumerate() {
-                // As a quotient, a dual number would have the derivative NaN.
+                // Not −1/0, whose derivative as a dual number is NaN.
                 column[j + 1..].fill(T::of(f64::NEG_INFINITY));
             }
         }
     }
 
-    /// P_h where scores overflow, though their softmax does not: they are computed in a larger unit.
+    /// P_h where the scores overflow but their softmax does not: they are computed in a larger unit.
     #[cold]
     fn attend_in_units<T: Scalar>(&self, h: usize, qkv: &[T], p: &mut [T], keys: &mut [T]) {
         let (length, rows) = (self.length, self.rows());
@@ -241,9 +242,9 @@ impl Attention {
             to.copy_from_slice(k);
         }
         let units = [unit_of(part(0).flatten()), unit_of(&*keys), smallest::<T>()];
-        // A score is a sum of `rows` products, each below four times that of the units.
+        // A score is a sum of `rows` products, each below four times the product of the units.
         let power = exponent(&units) + 2.0 + (rows as f64).log2().ceil();
-        // Neither queries nor keys that are not finite have a unit.
+        // Queries or keys that are not finite have no unit.
         let power = if power.is_finite() { power } else { 0.0 };
         scale_by_power(keys, -power);
         let keys = Matrix::new(keys, rows, length);

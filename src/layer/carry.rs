@@ -169,8 +169,8 @@ impl<T: Scalar> Layer<T> for Branch {
 pub struct Carry<T: Scalar> {
     layer: Arc<dyn Layer<T>>,
     carried: usize,
-    /// Values of h and of g(h) for one example. Kept, since both are needed for the size of the input: asked
-    /// each time, nested layers would be asked 2ᵏ times.
+    /// The numbers of values of h and of g(h) for one example. They are stored because every use needs both:
+    /// otherwise the innermost of k nested layers would be queried 2ᵏ times.
     dims: (usize, usize),
 }
 

@@ -21,8 +21,8 @@ use crate::error::Error;
 /// first index fastest, then b (out_channels) unless the layer has none. With
 /// [groups](Patchwise::with_groups), output channel m sees only the input channels of its group.
 /// Weight decay, initial values, bound and cost are those of [`Patchwise`]; fan_in is
-/// channels / groups · kernel height · kernel width. Closed-form W-steps
-/// apply as for a dense layer, group by group.
+/// channels / groups · kernel height · kernel width. Closed-form W-steps apply as for a dense layer,
+/// group by group.
 ///
 /// # From PyTorch
 /// PyTorch stores an image as \[C]\[H]\[W] and weights as \[M]\[C/g]\[kh]\[kw], the last index fastest.

@@ -39,7 +39,7 @@ use crate::kernel::{
 /// output (kernel / stride along each axis, but at least 1), and fan_out is out_channels / groups ·
 /// kernel height · kernel width; b is 0.
 ///
-/// Closed-form W-steps apply: a patch holds the inputs whose windows reach a value of the output.
+/// Closed-form W-steps apply: the patch of an output position holds the inputs whose windows cover it.
 ///
 /// It costs channels · out_channels / groups · kernel height · kernel width multiply-adds per input
 /// pixel, in each product. The bound on ‖∂f/∂z‖² is that of the convolution.
@@ -398,8 +398,8 @@ impl<T: Scalar> Layer<T> for ConvTranspose2d {
         Some(affine.with_order(WeightOrder::Places { inputs }))
     }
 
-    /// The patches of an output position are the inputs whose windows reach it, and 0 at places of the window
-    /// from which no input does.
+    /// For each entry of the kernel, the patch of an output position holds the inputs that reach the position
+    /// through it, or zeros if there are none.
     fn unfold(&self, input: &[T], patches: &mut [T]) {
         let (map, out, dim) = (&self.map, self.out_channels(), self.input_dim());
         let (n, windows) = (input.len() / dim, &map.unfold);

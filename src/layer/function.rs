@@ -88,8 +88,9 @@ pub trait Function: Debug + Send + Sync {
 /// allocate memory, unlike the derivatives of other layers. For a hot path, write the derivatives by hand and
 /// compare them with these.
 ///
-/// Without a [`Function::curvature_bound`], sweeps above the first layer need a
-/// [`StepSize::Checked`](crate::target_solver::StepSize::Checked). Columns are not shared among threads.
+/// Without a [`Function::curvature_bound`], sweeps need
+/// [`StepSize::Checked`](crate::target_solver::StepSize::Checked) if it is above the first layer. Columns are
+/// not shared among threads.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FromFunction<F>(F);
 

@@ -364,9 +364,9 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
     }
 
     /// `patches ← U(Z)`: the patch_len × (positions · n) matrix that the weights of
-    /// [`Layer::affine`] multiply, with the positions of each example next to one another; with several
-    /// [`Affine::groups`], that of each group, one after another. By default this is a copy of the
-    /// input, which is correct unless [`Affine::unfolds`] is set.
+    /// [`Layer::affine`] multiply, with the positions of each example next to one another. With several
+    /// [`Affine::groups`] there is one such matrix per group, one after another. By default this is a
+    /// copy of the input, which is correct unless [`Affine::unfolds`] is set.
     fn unfold(&self, input: &[T], patches: &mut [T]) {
         patches.copy_from_slice(input);
     }

@@ -153,7 +153,7 @@ impl<const CENTRED: bool> Norm<CENTRED> {
     #[inline(always)]
     fn centre<T: Scalar>(root: T, column: &[T], centred: &mut [T]) -> [T; 3] {
         let [rest, square] = Self::centre_in(T::one(), root, column, centred);
-        // Powers of 2 round nothing: the unit matters only where squares overflow or underflow.
+        // Scaling by powers of 2 rounds nothing: the unit matters only where squares overflow or underflow.
         if square.is_finite() && square > smallest::<T>() / T::default_epsilon() {
             let inverse = square.sqrt().recip();
             return [rest, inverse, inverse];
@@ -328,7 +328,7 @@ impl<T: Scalar, const CENTRED: bool> Layer<T> for Norm<CENTRED> {
             let execution = at.context.execution;
             execution.for_each_block(values / size, 8 * size, data, |range, (dz, work)| {
                 let (mut dz, first) = (dz.write, range.start * size / d);
-                // One column's, which stay in the nearest cache; none of an empty batch.
+                // Values of one column, which stay in the L1 cache; none for an empty batch.
                 let shaped = work.values.get_mut(..d).unwrap_or_default();
                 let inverse = &inverse[first..range.end * size / d];
                 vectorise(
@@ -350,7 +350,7 @@ impl<T: Scalar, const CENTRED: bool> Layer<T> for Norm<CENTRED> {
         }
         let of_gain = if self.gain { d } else { 0 };
         if self.gain && !d_parameters.is_skip() {
-            // Sums over columns are not divided among threads, but rows are.
+            // A sum over columns must not be split among threads, so the rows are divided.
             let execution = at.context.execution;
             let sums = WriteColumns::new(d_parameters.part(0..d), 1);
             execution.for_each_block(d, 8 * values / d, sums, |rows, sums| {

@@ -25,9 +25,9 @@ const MOST_POSITIONS: usize = 512;
 /// The number of columns that products compute at once.
 const UNIT: usize = 8;
 
-/// Examples that repay the work memory of a thread.
+/// The fewest examples of a large batch for one thread: they repay its work memory.
 const LEAST_EXAMPLES: usize = 16;
-/// The most threads that divide a batch of fewer than `LEAST_EXAMPLES` for each of them.
+/// The most threads for a batch too small to give each of them `LEAST_EXAMPLES`.
 const PARTS: usize = 16;
 
 /// Terms of the derivative in W that are added in plain arithmetic. Sums of them are added in
@@ -204,7 +204,7 @@ impl<U: Unfold> PatchMap<U> {
         block.max(shared).saturating_add(rows)
     }
 
-    /// Work memory for the threads that divide a batch.
+    /// Work memory of a batch for all its threads.
     fn shares(&self, batch: usize) -> usize {
         let own = self.block_work();
         if own == 0 {
@@ -212,12 +212,12 @@ impl<U: Unfold> PatchMap<U> {
         }
         let few = own.saturating_mul(batch.clamp(1, PARTS));
         let many = own.div_ceil(LEAST_EXAMPLES).saturating_mul(batch);
-        // Shares are whole numbers: one value more for every example.
+        // Each example's share is rounded up: by less than one value.
         few.max(many).saturating_add(batch)
     }
 
-    /// [`Execution::for_each_block`] of the examples of a batch, each block with enough work memory, which comes
-    /// last.
+    /// [`Execution::for_each_block`] over the examples of a batch. The last argument of `each` is work memory
+    /// that is enough for a block.
     pub(super) fn for_each_block<T: Scalar, D: Divide>(
         &self,
         execution: Execution,

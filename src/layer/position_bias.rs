@@ -15,9 +15,9 @@ use crate::kernel::{Scalar, Write, add_to_columns, fill_columns, row_sums};
 ///
 /// Attention treats all positions alike, so a transformer adds this array to the embedded tokens.
 ///
-/// Parameters: "positions" (of the input's shape), initially N(0, 1) like the vectors of an
-/// [`Embedding`](super::Embedding), and without weight decay. ‖∂ẑ/∂z‖ = 1. From 0
-/// ([`with_positions`](Self::with_positions)), positions become distinct late, above all in decoupled schemes.
+/// Parameters: "positions" (of the input's shape), initially from N(0, 1) like the vectors of an
+/// [`Embedding`](super::Embedding), and without weight decay. ‖∂ẑ/∂z‖ = 1. If p starts at 0
+/// ([`with_positions`](Self::with_positions)), positions become distinct only late, above all in decoupled schemes.
 ///
 /// # Examples
 /// ```
@@ -50,8 +50,8 @@ impl PositionBias {
         Ok(Self { shape, initial })
     }
 
-    /// Sets the initializer of p, which is drawn as a size × 1 matrix: a scaling by fan-in gives every value the
-    /// variance `scale`.
+    /// Sets the initializer of p, which is drawn as a size × 1 matrix: variance scaling by fan-in gives every value
+    /// the variance `scale`.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for an option of the initializer that is out of range.

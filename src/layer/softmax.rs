@@ -83,7 +83,7 @@ pub(super) fn softmax<T: Scalar>(columns: &mut [T], dim: usize) {
     exponentials(columns, dim);
 }
 
-/// Every column ← its softmax in a unit of 2ᵏ, which may not fit the scalar.
+/// Every column, in units of 2ᵏ, ← its softmax; the scalar may not hold 2ᵏ itself.
 #[cold]
 pub(super) fn softmax_in_units<T: Scalar>(columns: &mut [T], dim: usize, k: f64) {
     subtract_largest(columns, dim);

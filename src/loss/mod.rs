@@ -136,8 +136,8 @@ pub trait Loss<T: Scalar>: Debug + Send + Sync {
         false
     }
 
-    /// The number of positions whose losses are summed, each with its own prediction of the same size, as in
-    /// [`SumOverPositions`]: it must divide `dim`. 1 by default.
+    /// The number of positions whose losses are summed, each with an equal part of the prediction, as in
+    /// [`SumOverPositions`]. It must divide `dim`; 1 by default.
     fn positions(&self) -> usize {
         1
     }

@@ -21,8 +21,8 @@ use crate::layer::{ParameterGroup, check_dimension};
 /// a sum over positions, not a mean.
 ///
 /// [`DecoupledCircuit::predict_proba`](crate::DecoupledCircuit::predict_proba) gives the means of every
-/// position, and [`predict_labels`](crate::DecoupledCircuit::predict_labels) the class of every position. Class metrics of
-/// predictions need one column per position:
+/// position, and [`predict_labels`](crate::DecoupledCircuit::predict_labels) the class of every position. To compute
+/// class metrics from predictions, reshape them to one column per position:
 ///
 /// ```
 /// use layerwise::prelude::*;

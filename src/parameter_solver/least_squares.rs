@@ -240,7 +240,7 @@ struct Memory<V> {
     equations: normal_equations::Memory<V>,
     /// (W, b), channels × (patch_len + 1), group by group.
     solution: V,
-    /// The targets of a group, if there are several.
+    /// The targets of one group, if there are several groups.
     targets: V,
     /// The design, if it is not the input itself.
     patches: V,
@@ -260,9 +260,9 @@ impl<T: Scalar> ParameterSolver<T> for LeastSquares {
     /// (about the means if there is a bias), the means of z and p, and Σ w. Each number is the sum
     /// of two stored parts (all high parts of an array, then all low parts). The last array holds the
     /// units of the weights w and of every row of z and p in these sums, powers of two. Each group of
-    /// channels has arrays of its own. Without forgetting, the state is empty. A problem of different dimensions resets the sums, and so does a batch
-    /// that makes them, or the solution, non-finite. If the equations are singular, the sums still
-    /// keep the batch, since more batches may help.
+    /// channels has its own arrays. Without forgetting, the state is empty. A problem of different
+    /// dimensions resets the sums, and so does a batch that makes them, or the solution, non-finite.
+    /// If the equations are singular, the sums still keep the batch, since more batches may help.
     fn solve(
         &self,
         state: &mut State<T>,
@@ -322,7 +322,7 @@ impl<T: Scalar> ParameterSolver<T> for LeastSquares {
                 Err(Error::NonFinite { .. }) => equations.forget(T::zero()),
                 _ => {}
             }
-            // The sums of the other groups get the batch too.
+            // If one group fails, the sums of the others still get the batch.
             solved = solved.and(result);
         }
         solved?;
@@ -336,8 +336,8 @@ impl<T: Scalar> ParameterSolver<T> for LeastSquares {
 }
 
 impl Parts {
-    /// The matrix that W multiplies, patch_len × (positions · n): z_t itself, or its patches, those of one
-    /// group after another.
+    /// The matrix that W multiplies, patch_len × (positions · n): z_t itself, or its patches,
+    /// group by group.
     fn design<'a, T: Scalar>(
         &self,
         problem: &LocalProblem<'a, T>,
@@ -370,7 +370,7 @@ impl Parts {
         repeated
     }
 
-    /// The places of a group's rows of W, column by column, and then of its b, among the parameters.
+    /// The indices, among the parameters, of a group's rows of W, column by column, and then of its b.
     fn places(&self, group: usize) -> impl Iterator<Item = usize> {
         let rows = self.affine.rows();
         let bias = self.affine.bias.clone().map(|bias| {
@@ -380,7 +380,7 @@ impl Parts {
         self.affine.places(group).chain(bias.into_iter().flatten())
     }
 
-    /// The targets of all groups, shifted by the multipliers; in `shifted` where they are not used as they are.
+    /// The targets of all groups, shifted by the multipliers; in `shifted` unless they are those of the problem.
     fn targets<'a, T: Scalar>(
         &self,
         problem: &LocalProblem<'a, T>,
@@ -396,7 +396,7 @@ impl Parts {
         shifted
     }
 
-    /// The rows of a group of channels.
+    /// The rows of `targets` that belong to a group, in `gathered` unless it is the only group.
     fn of_group<'a, T: Scalar>(
         &self,
         group: usize,
@@ -413,8 +413,8 @@ impl Parts {
         gathered
     }
 
-    /// p of a group for every column of its design, rows × (positions · n), in `p` unless they are the targets
-    /// themselves; `present` holds the group's current W and b.
+    /// A group's pre-activations p for every column of its design, rows × (positions · n), in `p` unless they
+    /// are the targets themselves. `present` holds the group's current W and b.
     fn pre_activations<'a, T: Scalar>(
         &self,
         design: &[T],

@@ -200,7 +200,7 @@ impl Shape {
         [a, b, c, d, e, 1 + self.inputs + self.outputs]
     }
 
-    /// The moments and units of so many problems, all 0.
+    /// The moments and units of `count` problems, all 0.
     fn zeros<T: Scalar>(self, count: usize) -> Result<Vec<Vec<T>>, Error> {
         let lengths = self.lengths();
         let mut sums = Vec::new();
@@ -213,7 +213,7 @@ impl Shape {
         Ok(sums)
     }
 
-    /// Resets the moments of so many problems to 0 if they have another shape.
+    /// Resets `sums` to zeros for `count` problems of this shape if their lengths differ.
     pub(super) fn prepare<T: Scalar>(
         self,
         count: usize,
@@ -271,7 +271,7 @@ impl<'a, T: Scalar> Equations<'a, T> {
     const WEIGHT: usize = 4;
     const UNITS: usize = 5;
 
-    /// Equations with these moments, which have the shape.
+    /// Equations with these moments, whose lengths must be those of `shape`.
     pub(super) fn new(
         shape: Shape,
         sums: &'a mut [Vec<T>],

@@ -34,12 +34,12 @@ impl<T: Scalar> Curvature<T> {
     }
 }
 
-/// What a missing bound of a layer or loss does.
+/// How a missing bound of a layer or loss is treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Missing {
     /// It is an error.
     Refused,
-    /// The layer counts as 0, the loss as the squared error: the bounds become sizes of curvatures.
+    /// A layer's counts as 0, a loss's as that of the squared error: the results are then only estimates.
     Counted,
 }
 

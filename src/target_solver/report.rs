@@ -126,15 +126,15 @@ impl fmt::Display for SolveReport {
     /// Steps, examples, and every other number that is not 0, on one line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ended = [self.at_rest, self.stagnated, self.limited];
-        // A report that was read may say anything.
+        // A deserialised report may hold any numbers.
         let examples = ended.iter().fold(0_usize, |sum, &n| sum.saturating_add(n));
         write!(f, "{} steps, {examples} examples", self.steps)?;
         let [at_rest, stagnated, limited] = ended.map(|n| n as u64);
         for (count, what) in [
             (at_rest, "at rest"),
             (stagnated, "stagnated"),
-            (limited, "made all steps"),
-            (self.drawn_back, "steps drawn back"),
+            (limited, "took all steps"),
+            (self.drawn_back, "steps shortened or undone"),
             (self.stuck as u64, "stuck"),
             (self.products, "products"),
             (self.operations, "operations"),

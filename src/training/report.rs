@@ -127,7 +127,7 @@ impl Warning {
     /// about 80.
     pub const UNIT_SCALE: f64 = 5.0;
 
-    /// The layer that it is about, if it is about one.
+    /// The layer that it concerns, if any.
     fn layer(&self) -> Option<usize> {
         match *self {
             Self::Frozen { layer }
@@ -414,7 +414,7 @@ impl fmt::Display for PhaseReport {
 /// The report of a run, or of the part of it that was completed.
 ///
 /// It is printed as a summary: the run, its last record (and the last record with a composed loss,
-/// if that is a different one), and one line for each warning, with all the layers that it is about.
+/// if that is a different one), and one line for each warning, naming every layer it concerns.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -522,7 +522,7 @@ pub struct Warned {
 }
 
 impl Warned {
-    /// Whether it says of another layer what `other` says of its own, in the same epochs.
+    /// Whether both are about a layer and give the same warning in the same epochs.
     fn is_also(&self, other: &Self) -> bool {
         let kind = |own: &Self| {
             let warning = std::mem::discriminant(&own.warning);
@@ -532,7 +532,7 @@ impl Warned {
     }
 }
 
-/// "layer 1", or "layers 1, 3 to 5", of numbers in ascending order.
+/// Ascending `numbers` as "layer 1" or "layers 1, 3 to 5".
 fn numbered(what: &str, numbers: &[usize]) -> String {
     let runs = numbers.chunk_by(|&a, &b| a.checked_add(1) == Some(b));
     let runs = runs.map(|run| match run {

@@ -1,4 +1,4 @@
-//! Convolutions of few images with much work each have the same bits on any number of threads.
+//! Convolutions of a few expensive images give the same bits for any number of threads.
 
 use layerwise::Scalar;
 use layerwise::kernel::{Execution, Write};
@@ -8,7 +8,7 @@ fn bits<T: Scalar>(values: &[T]) -> Vec<u64> {
     values.iter().map(|v| v.as_f64().to_bits()).collect()
 }
 
-/// What each block of a convolution needs besides its columns is there for blocks of few images too.
+/// Each block of a convolution has the work memory that it needs, even if it holds few images.
 fn few_heavy_images<T: Scalar>(numbers: &[usize]) {
     let window = Window2d::new(3).with_padding(1);
     let tanh = Activation::Tanh;

@@ -23,7 +23,7 @@ fn matrix<T>(data: &[T], rows: usize, columns: usize, transposed: bool) -> Matri
     }
 }
 
-/// The product in every transposition of its factors against loops: within the worst rounding of a sum of k terms.
+/// The product, with either factor transposed or not, agrees with loops within the worst rounding of a sum of k terms.
 fn agrees_with_loops<T: Scalar>(
     (m, k, n): (usize, usize, usize),
     rng: &mut ChaCha8Rng,
@@ -31,7 +31,7 @@ fn agrees_with_loops<T: Scalar>(
     let (a, b) = (uniform::<T>(rng, m * k), uniform::<T>(rng, k * n));
     let before = uniform::<T>(rng, m * n);
     let (a_t, b_t) = (transposed(&a, m), transposed(&b, k));
-    // Here, loops are not optimised: they run over what is contiguous, and once for all transpositions.
+    // Unoptimised loops are slow: these read contiguous memory, and run once for all transpositions.
     let wide = |values: &[T]| values.iter().map(|v| v.as_f64()).collect::<Vec<f64>>();
     let (rows, columns) = (wide(&a_t), wide(&b));
     let mut expected = Vec::new();
@@ -70,7 +70,7 @@ fn agrees_with_loops<T: Scalar>(
     Ok(())
 }
 
-/// Values with so many rows, column by column, row by row.
+/// A column-major matrix of this many rows, made row-major.
 fn transposed<T: Scalar>(values: &[T], rows: usize) -> Vec<T> {
     let row = |i| values.iter().skip(i).step_by(rows).copied();
     (0..rows).flat_map(row).collect()

@@ -346,7 +346,7 @@ fn constants_and_branches_have_their_derivatives() {
     assert_eq!(d_z, [7.0, -1.0, 0.0, 3.0]);
 }
 
-/// A function's bound is its layer's, and the check of layers sees a false one.
+/// A function's bound is its layer's, and `GradCheck` rejects one that is too small.
 #[test]
 fn a_function_may_know_its_curvature_bound() {
     #[derive(Debug)]

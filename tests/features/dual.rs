@@ -93,7 +93,7 @@ fn dense_layers_of_dual_numbers() {
     }
 }
 
-/// So do the other layers, in inference.
+/// The other layers on dual numbers, in inference, give the values and J v of the `f64` layers too.
 #[test]
 fn other_layers_of_dual_numbers() {
     fn check<L: Layer<f64> + Layer<Dual64>>(layer: &L) {
@@ -120,7 +120,7 @@ fn other_layers_of_dual_numbers() {
     check_layer(&real.unwrap(), &dual.unwrap());
 }
 
-/// One layer in both number types.
+/// Compares a layer on dual numbers with the `f64` layer.
 fn check_layer(real: &dyn Layer<f64>, dual: &dyn Layer<Dual64>) {
     const N: usize = 3;
     let (inputs, outputs) = (N * real.input_dim(), N * real.output_dim());

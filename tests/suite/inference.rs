@@ -314,7 +314,7 @@ fn clamped_inputs_need_no_bound() {
     assert_eq!(error, Error::InputNotDifferentiable { layer: 0 });
 }
 
-/// The loss of counts, of which the first is not 1 without the second.
+/// A Poisson loss that rejects the target (1, 0).
 #[derive(Debug)]
 struct Counts;
 
@@ -355,8 +355,8 @@ impl Loss<f64> for Counts {
     }
 }
 
-/// The loss does not take the second example with its free target as 0. The first one's count of 800 must not
-/// become a log-rate for that.
+/// The loss rejects the second example with 0 as its free target, so that example keeps its own. The first
+/// one must not keep its 800, which would be read as a log-rate.
 #[test]
 fn a_target_that_must_stay_stays_alone() {
     let model = model(&[2, 3, 2], Activation::Tanh, Counts);
@@ -381,8 +381,8 @@ fn a_target_that_must_stay_stays_alone() {
     }
 }
 
-/// Attention has no curvature bound. An example whose inputs are clamped needs none, beside one with free
-/// inputs as alone.
+/// Attention has no curvature bound. An example whose inputs are clamped needs none, and gives the same
+/// result alone and beside one with free inputs.
 #[test]
 fn an_example_does_not_depend_on_what_is_free_in_another() {
     let circuit = Circuit::builder()

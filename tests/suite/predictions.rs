@@ -101,7 +101,7 @@ fn blocks_change_no_bit<T: Tested>() {
     }
 }
 
-/// One class for each position of each example, as if every position were an output of its own.
+/// One class for each position of each example, as if each position were an example of its own.
 #[test]
 fn positions_have_classes_of_their_own() {
     let loss = SumOverPositions::new(3, SoftmaxCrossEntropy).unwrap();
@@ -116,7 +116,7 @@ fn positions_have_classes_of_their_own() {
     assert_eq!(classes, expected.collect::<Vec<_>>());
     assert_eq!(classes.len(), 120);
 
-    // Twice summed, through a pointer and smoothed: 2 · 3 positions of one unit.
+    // Summed twice, label-smoothed and boxed: 2 · 3 positions of one unit.
     let units = SumOverPositions::new(3, BinaryCrossEntropy).unwrap();
     let units = LabelSmoothing::binary(SumOverPositions::new(2, units).unwrap(), 0.1).unwrap();
     let model = model_of::<f64>([2, 3, 6], Box::new(units) as Box<dyn Loss<f64>>);
@@ -127,7 +127,7 @@ fn positions_have_classes_of_their_own() {
     assert!(classes.contains(&0) && classes.contains(&1));
 }
 
-/// A loss of the user's own whose positions do not divide the outputs.
+/// A user's own loss whose number of positions does not divide the number of outputs.
 #[test]
 fn positions_that_do_not_divide_are_refused() {
     #[derive(Debug)]

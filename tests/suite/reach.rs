@@ -183,7 +183,7 @@ fn a_nested_unit_costs_what_it_holds() {
     assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
 }
 
-/// As much of layers that wrap one another.
+/// The same for layers that wrap one another.
 #[test]
 fn nested_skips_cost_what_they_hold() {
     let start = Instant::now();

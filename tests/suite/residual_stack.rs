@@ -155,7 +155,7 @@ fn refuses_with_the_numbers() {
     assert!(matches!(error, Error::InvalidOption { .. }), "{error}");
     let error = ResidualStack::new(0, 1).build::<f64>(0).unwrap_err();
     assert!(matches!(error, Error::ZeroDimension { .. }), "{error}");
-    // More blocks than memory holds.
+    // More blocks than memory can hold.
     for blocks in [1 << 44, usize::MAX] {
         let error = stack(1, blocks).build::<f32>(0).unwrap_err();
         let Error::TooLarge { rows, columns, .. } = error else {

@@ -1446,15 +1446,15 @@ fn a_report_prints_itself_on_one_line() {
     let mut report = SolveReport::new(3, 40);
     assert_eq!(
         report.to_string(),
-        "3 steps, 40 examples, 40 made all steps"
+        "3 steps, 40 examples, 40 took all steps"
     );
     (report.at_rest, report.stagnated, report.limited) = (30, 8, 2);
     (report.drawn_back, report.stuck, report.products) = (5, 1, 12);
     (report.operations, report.critical_path) = (900, 100);
     assert_eq!(
         report.to_string(),
-        "3 steps, 40 examples, 30 at rest, 8 stagnated, 2 made all steps, 5 steps drawn back, 1 stuck, \
-         12 products, 900 operations, 100 on the critical path"
+        "3 steps, 40 examples, 30 at rest, 8 stagnated, 2 took all steps, 5 steps shortened or \
+         undone, 1 stuck, 12 products, 900 operations, 100 on the critical path"
     );
     report.at_rest = usize::MAX;
     assert!(

@@ -670,7 +670,7 @@ fn a_report_prints_each_warning_once() {
     assert!(lines[1].starts_with("epoch 6: objective "), "{report}");
     assert_eq!(lines[3], expected);
 
-    // Other epochs, another kind, and what is about no layer, have lines of their own.
+    // A warning of other epochs, of another kind, or about no layer has its own line.
     let warned = |warning, count| {
         let mut own = report.warnings[0];
         (own.warning, own.count) = (warning, count);

@@ -60,9 +60,9 @@ pub struct ConjugateGradients {
 
 impl ConjugateGradients {
     /// At most m = `iterations` iterations. The preconditioner divides each layer's block by the
-    /// bound on its diagonal block plus λ; the bounds are recomputed every 10th call. In them, a layer
-    /// without a bound counts as 0, and a loss without one as the squared error. An example's
-    /// iterations end when its residual has fallen below 1e-10 times its initial value.
+    /// bound on its diagonal block plus λ; the bounds are recomputed every 10th call. A layer's missing
+    /// bound counts as 0, a loss's as that of the squared error. An example's iterations end when its
+    /// residual has fallen below 1e-10 times its initial value.
     pub fn new(iterations: u64) -> Self {
         Self {
             iterations,

@@ -11,9 +11,9 @@ use crate::target_solver::TargetProblem;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) enum Preconditioner {
-    /// Each layer's block divided by the bound on its diagonal block plus λ. Layers without a bound count
-    /// as 0, losses as the squared error, each alone: an example that holds the inputs of such a layer
-    /// needs no bound, and must not depend on another that does.
+    /// Each layer's block divided by the bound on its diagonal block plus λ. A layer's missing bound counts
+    /// as 0, a loss's as that of the squared error, and other bounds are kept: an example that clamps the
+    /// inputs of such a layer needs no bound, and must not depend on examples that do.
     Blocks,
     /// (Aᵀ D A)⁻¹, the hidden terms of H: A x = (x_{t+1} − J_t x_t), D_t = μ_t times the bound of L_h's
     /// curvature, plus λ.

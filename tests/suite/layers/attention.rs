@@ -30,14 +30,14 @@ fn passes_every_check<T: Tested>() {
     holds::<T>(Sequential::new(unit).unwrap());
 }
 
-/// Keys and queries whose products overflow: every position takes the value of the key that fits best.
+/// Keys and queries whose products overflow: every position takes the value with the largest score.
 fn scores_beyond_the_scalar_have_a_softmax<T: Tested>() {
     let unit = T::max_value().unwrap().sqrt();
     let (dim, length) = (4, 3);
     for causal in [false, true] {
         let layer = small(dim, length, 1).without_bias();
         let layer = if causal { layer.causal() } else { layer };
-        // All weights are identities.
+        // All weight matrices are the identity.
         let mut parameters = vec![T::zero(); 4 * dim * dim];
         for j in 0..dim {
             for kind in 0..3 {
@@ -45,7 +45,7 @@ fn scores_beyond_the_scalar_have_a_softmax<T: Tested>() {
             }
             parameters[3 * dim * dim + j * dim + j] = T::one();
         }
-        // Partial sums of the scores of columns 0 and 1 overflow to -∞, but the scores are 0.
+        // Partial sums of the score between columns 0 and 1 overflow to -∞, but the score is 0.
         let z = [
             [1.0, 1.0, 1.0, 1.0],
             [-1.0, -1.0, 1.0, 1.0],
@@ -67,7 +67,7 @@ fn scores_beyond_the_scalar_have_a_softmax<T: Tested>() {
             layer.forward(&context, &parameters, &input, &mut output, kept, &mut work);
             let found: Vec<f64> = output.iter().map(|&z| (z / size).as_f64()).collect();
             assert_eq!(found, expected.concat(), "{size}, causal {causal}");
-            // A softmax that is certain has no derivative, so that only values pass one on.
+            // A one-hot softmax has the derivative 0, so the gradient flows only through the values.
             let at = Point::new(context, &parameters, &input, &output, &tape);
             let cotangent = vec![T::one(); dim * length];
             let mut gradient = vec![T::zero(); dim * length];

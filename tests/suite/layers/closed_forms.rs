@@ -1,4 +1,4 @@
-//! Closed-form W-steps of convolutions: with groups, and transposed.
+//! Closed-form W-steps of grouped and transposed convolutions.
 
 use layerwise::energy::LocalProblem;
 use layerwise::gradcheck::GradCheck;
@@ -13,7 +13,7 @@ use layerwise::{Error, Layer};
 
 use super::laws::uniform;
 
-/// Convolutions of 1, 2 and 4 groups and transposed ones of 1, 2 and 4, of uneven windows.
+/// Convolutions and transposed convolutions with 1, 2 and 4 groups and uneven windows, and one of each without bias.
 fn layers(activation: Activation) -> Vec<Box<dyn Layer<f64>>> {
     let window = Window2d::new([2, 3]).with_stride([2, 1]);
     let window = window.with_padding([1, 0]).with_dilation([1, 2]);
@@ -45,7 +45,7 @@ fn output(layer: &dyn Layer<f64>, parameters: &[f64], z: &[f64]) -> Vec<f64> {
     output
 }
 
-/// θ after one call, from a start that matters where there is a choice.
+/// θ after one call from the problem's θ, which matters only where a target has several preimages.
 fn solved(
     solver: &LeastSquares,
     state: &mut State<f64>,
@@ -101,8 +101,8 @@ fn the_weights_that_made_the_targets_are_found() {
     }
 }
 
-/// Batches one after another give the solution of all examples at once, also after one that leaves a group of
-/// channels undetermined.
+/// Successive batches give the solution for all examples at once, even if the first leaves a group of channels
+/// undetermined.
 #[test]
 fn sums_are_kept_group_by_group() {
     let n = 30;
@@ -111,7 +111,7 @@ fn sums_are_kept_group_by_group() {
     for layer in layers(Activation::Identity) {
         let (dim, size) = (layer.input_dim(), layer.output_dim());
         let (mut z, p) = (uniform(1, n * dim), uniform(2, n * size));
-        // The last input channel is silent in the first half.
+        // The last input channel is 0 in the first half.
         let half = n / 2;
         z[..half * dim]
             .iter_mut()
@@ -140,7 +140,7 @@ fn sums_are_kept_group_by_group() {
     }
 }
 
-/// A convolution with another account of its linear map.
+/// A convolution that claims the given `affine`.
 #[derive(Debug)]
 struct Claims(Conv2d, Affine);
 
@@ -157,7 +157,7 @@ impl Layer<f64> for Claims {
     }
 }
 
-/// Numbers that do not fit the layer are refused by the solver, and by the check of layers.
+/// An `affine` that does not fit the layer is refused by the solver and by `GradCheck`.
 #[test]
 fn groups_that_do_not_fit_are_refused() {
     let layer = || {

@@ -163,7 +163,7 @@ fn the_gradient_of_weights_is_the_sum_over_examples() {
     }
 }
 
-/// One window over a pixel needs no patches.
+/// Without groups, a 1 × 1 kernel needs no patches.
 #[test]
 fn a_convolution_is_affine() {
     let layer = layer(CASES[0]);

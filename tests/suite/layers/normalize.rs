@@ -28,7 +28,7 @@ fn passes_every_check<T: Tested>() {
     }
 }
 
-/// Its parameters have derivatives 0.
+/// The derivatives in its parameters are 0.
 fn an_empty_batch<T: Scalar>() {
     let layer = LayerNorm::new([3, 2]).unwrap();
     let parameters = uniform::<T>(&mut generator(1), 6, 1.0);

@@ -53,7 +53,7 @@ struct Options {
     /// kept at the last visit.
     #[arg(long, default_value = "offset")]
     idea: Idea,
-    /// Reverse sweeps per visit, for all schemes except `backprop` and `idea`.
+    /// Reverse sweeps per visit, for all schemes with a solver: `refreshed`, `residual`, `persistent` and `amortized`.
     #[arg(long, default_value_t = 1)]
     sweeps: u64,
     /// Step length of sweeps, in units of 1/(curvature bound).
@@ -106,7 +106,7 @@ struct Options {
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 enum SchemeName {
     /// Ordinary backprop, the baseline.
     Backprop,
@@ -116,6 +116,10 @@ enum SchemeName {
     Residual,
     /// Targets kept per example.
     Persistent,
+    /// The same as `refreshed`, but θ takes its gradients along the sweep.
+    Along,
+    /// The same as `persistent`, but θ takes its gradients along the sweep.
+    AlongPersistent,
     /// Targets proposed by a second net with one hidden layer, which sees the image.
     Amortized,
     /// One of several other ideas, with one reverse sweep (see --idea).
@@ -149,6 +153,13 @@ impl SchemeName {
                 Phase::new(scheme, rule)
             }
             Self::Persistent => Phase::new(Decoupling::persistent(sweep), rule),
+            Self::Along | Self::AlongPersistent => {
+                let targets = match self {
+                    Self::Along => Targets::Refreshed,
+                    _ => Targets::Persistent,
+                };
+                Phase::new(Decoupling::new(targets, ZStep::Along(step))?, rule)
+            }
             Self::Amortized => {
                 let width = 256;
                 let hidden = Dense::new(inputs, width, Activation::Relu)?;

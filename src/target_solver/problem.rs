@@ -7,7 +7,7 @@ use crate::energy::{
     Ask, Batch, BatchMut, Evaluation, Layers, LocalWorkspace, Problem, Wanted, Workspace,
 };
 use crate::error::{Error, Quantity};
-use crate::kernel::{Execution, Scalar, Squares, add_scaled, add_to, dot, norm, smallest};
+use crate::kernel::{Execution, Scalar, Squares, add_scaled, add_to, quick_norm, smallest};
 
 /// The problem of a Z-step: E over z_1, …, z_{T−1} of one batch, with θ fixed.
 ///
@@ -421,10 +421,7 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         if weight == 0.0 {
             return 0.0;
         }
-        let squares = dot(own, own).as_f64();
-        // Squares of small entries may underflow to 0, and those of large ones overflow.
-        let exact = squares > 1e-30 && squares < 1e30;
-        (if exact { squares.sqrt() } else { norm(own) }) / weight
+        quick_norm(own) / weight
     }
 
     /// Calls `change(t, z_t, ∂E/∂z_t, state)` for every t in 1..T, scheduled by `execution`, with one

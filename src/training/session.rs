@@ -25,7 +25,7 @@ use crate::decoupled::{DecoupledCircuit, TargetUse};
 use crate::energy::{Layers, Problem, Workspace};
 use crate::error::{Error, Quantity};
 use crate::init::{Purpose, generator};
-use crate::kernel::{Activation, Execution, Scalar, Squares, root_mean_square};
+use crate::kernel::{Activation, Execution, Scalar, Squares, quick_norm};
 use crate::state::State;
 use crate::target_solver::Predictions;
 
@@ -1451,9 +1451,7 @@ fn unscaled<T: Scalar>(
     for columns in columns.chunks(BLOCK) {
         let chosen = Chosen::Scattered(columns.into());
         let batch = working.view(&model.examples, &chosen, false, TargetUse::None)?;
-        let inputs = batch.z(0);
-        let size = root_mean_square(inputs.iter().map(|x| x.as_f64()));
-        squares.add(size * (inputs.len() as f64).sqrt());
+        squares.add(quick_norm(batch.z(0)));
     }
     let count = columns.len() as f64 * model.circuit.dims()[0] as f64;
     let size = squares.root_mean(count);

@@ -437,7 +437,7 @@ impl<U: Unfold> PatchMap<U> {
     /// Work memory for [`curvature_bound`](Self::curvature_bound).
     pub(super) fn bound(&self) -> usize {
         let side = self.rows().min(self.patch_len);
-        side.saturating_mul(side).saturating_mul(2)
+        side.saturating_mul(side.saturating_mul(2).saturating_add(PANEL))
     }
 
     /// A bound on the square of the map's norm, ‖W‖² ‖U‖². Unfolds that read the same entry of the
@@ -473,17 +473,47 @@ fn check_size(patch_len: usize, positions: usize, channels: usize) -> Result<(),
     Ok(())
 }
 
+/// Columns of a symmetric product that are computed at once.
+const PANEL: usize = 64;
+
+/// `out ← A B`, which is symmetric: every panel of columns is computed from its diagonal down, and the rest
+/// of its rows is mirrored.
+fn symmetric<T: Scalar>(a: Matrix<'_, T>, b: Matrix<'_, T>, out: &mut [T], panel: &mut [T]) {
+    let side = a.rows();
+    if side <= 4 * PANEL {
+        // What mirroring saves would not repay the copies.
+        return T::matmul(Write::Set(out), a, b);
+    }
+    for start in (0..side).step_by(PANEL) {
+        let (columns, rows) = (start..side.min(start + PANEL), side - start);
+        let panel = &mut panel[..rows * columns.len()];
+        let below = a.t().column_range(start..side).t();
+        let to = Write::Set(&mut *panel);
+        T::matmul(to, below, b.column_range(columns.clone()));
+        for (j, column) in columns.clone().zip(panel.chunks_exact(rows)) {
+            out[j * side + start..(j + 1) * side].copy_from_slice(column);
+        }
+        for i in columns.end..side {
+            let row = panel.iter().skip(i - start).step_by(rows);
+            for (to, &value) in out[i * side + start..].iter_mut().zip(row) {
+                *to = value;
+            }
+        }
+    }
+}
+
 /// ‖W‖² = λ_max(B) ≤ (tr B⁸)^⅛, where B is the smaller of W Wᵀ and Wᵀ W. The bound is too large by a
 /// factor of at most (side)^⅛.
 fn squared_norm<T: Scalar>(w: Matrix<'_, T>, work: &mut [T]) -> T {
     let side = w.rows().min(w.columns());
-    let (b, square) = work[..2 * side * side].split_at_mut(side * side);
+    let (b, work) = work.split_at_mut(side * side);
+    let (square, panel) = work.split_at_mut(side * side);
     let (left, right) = if w.rows() <= w.columns() {
         (w, w.t())
     } else {
         (w.t(), w)
     };
-    T::matmul(Write::Set(b), left, right);
+    symmetric(left, right, b, panel);
     // Scale before every squaring, so that nothing overflows or underflows. With scales c_k,
     // ‖B⁴‖_F^¼ = c_0 c_1^½ c_2^¼ for norms, and likewise for the largest entries.
     let mut bound = T::one();
@@ -514,7 +544,7 @@ fn squared_norm<T: Scalar>(w: Matrix<'_, T>, work: &mut [T]) -> T {
         if k < 2 {
             scale(current, T::one() / norm);
             let b = Matrix::new(current, side, side);
-            T::matmul(Write::Set(&mut *next), b, b);
+            symmetric(b, b, next, panel);
             std::mem::swap(&mut current, &mut next);
         }
     }

@@ -515,3 +515,31 @@ fn units_within_units_cost_what_their_layers_cost() {
     let report = check.layer(&unit, &uniform(1, count), &input).unwrap();
     report.require(1e-5).unwrap();
 }
+
+/// So wide that its products are computed by halves.
+fn the_bound_of_a_wide_layer_is_that_of_its_trace<T: Scalar>() {
+    for (inputs, outputs) in [(259, 300), (301, 270)] {
+        let layer = Dense::new(inputs, outputs, Activation::Identity).unwrap();
+        let layer: &dyn Layer<T> = &layer;
+        let parameters = uniform::<T>(3, (inputs + 1) * outputs);
+        let mut work = vec![T::zero(); layer.scratch(1).bound];
+        let bound = layer.curvature_bound(&parameters, &mut work).unwrap();
+        let weights = parameters[..inputs * outputs].iter().map(|w| w.as_f64());
+        let w = DMatrix::from_iterator(outputs, inputs, weights);
+        let b = match outputs <= inputs {
+            true => &w * w.transpose(),
+            false => w.tr_mul(&w),
+        };
+        let square = &b * &b;
+        let expected = (&square * &square).norm().powf(0.25);
+        let error = bound.as_f64() / expected - 1.0;
+        let room = 16.0 * (inputs + outputs) as f64 * T::default_epsilon().as_f64();
+        assert!(error.abs() < room, "{bound}, not {expected}");
+    }
+}
+
+#[test]
+fn bounds_of_wide_layers_are_those_of_their_traces() {
+    the_bound_of_a_wide_layer_is_that_of_its_trace::<f64>();
+    the_bound_of_a_wide_layer_is_that_of_its_trace::<f32>();
+}

@@ -160,10 +160,11 @@ impl<T: Scalar> Examples<T> {
         }
     }
 
-    /// Takes the examples of a data set, as the only ones.
-    pub(crate) fn stream(&mut self, streamed: Streamed<T>) -> Range<u64> {
+    /// Takes the examples of a data set, as the only ones; `ids` has room for their ids.
+    pub(crate) fn stream(&mut self, streamed: Streamed<T>, mut ids: Vec<u64>) -> Range<u64> {
         let count = streamed.source().len() as u64;
-        self.ids = (0..count).collect();
+        ids.extend(0..count);
+        self.ids = ids;
         self.next = count;
         self.streamed = Some(streamed);
         0..count

@@ -16,8 +16,8 @@ pub use target_init::TargetInit;
 
 use self::streamed::{Loaded, Streamed};
 use crate::check::{
-    check_example_weights, check_examples, check_finite, check_length, check_result, check_room,
-    option, room,
+    check_count, check_example_weights, check_examples, check_finite, check_length, check_result,
+    check_room, option, room,
 };
 use crate::circuit::{BLOCK, Circuit};
 use crate::data::Dataset;
@@ -311,8 +311,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// only some of them, use a [`Subset`](crate::data::Subset).
     ///
     /// # Errors
-    /// Those of [`add_examples`](Self::add_examples), and of [`Dataset::read`]. On an error nothing is
-    /// added.
+    /// Those of [`add_examples`](Self::add_examples) and of [`Dataset::read`], and [`Error::Length`] if
+    /// [`Dataset::len`] changes meanwhile. On an error nothing is added.
     ///
     /// # Examples
     /// ```
@@ -341,6 +341,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         self.check_targets_room(n)?;
         let rows: Vec<usize> = (0..n).collect();
         let (inputs, targets) = data.matrices(&rows)?;
+        check_unchanged(data, n)?;
         let hidden = self.hidden_targets(&inputs, &targets, init)?;
         Ok(self.append(inputs, hidden, targets))
     }
@@ -927,6 +928,13 @@ impl<T: Scalar> DecoupledCircuit<T> {
             _ => Ok(chosen),
         }
     }
+}
+
+/// Checks that a data set of n examples has as many after they have been read.
+fn check_unchanged<T: Scalar>(data: &dyn Dataset<T>, n: usize) -> Result<(), Error> {
+    let found = data.len();
+    let what = "a data set that changed while it was read";
+    check_count(what, found == n, n, found)
 }
 
 /// Checks the shape of new auxiliary targets z_t.

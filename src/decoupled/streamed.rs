@@ -35,6 +35,8 @@ pub(crate) struct Streamed<T> {
 #[derive(Debug)]
 pub(crate) struct Source<T> {
     data: Arc<dyn Dataset<T>>,
+    /// The number of its rows when they were added. It may have got more.
+    count: usize,
     store: Arc<dyn TargetStore<T>>,
 }
 
@@ -49,6 +51,7 @@ impl<T> Clone for Source<T> {
     fn clone(&self) -> Self {
         Self {
             data: Arc::clone(&self.data),
+            count: self.count,
             store: Arc::clone(&self.store),
         }
     }
@@ -67,9 +70,13 @@ impl<T> Clone for Streamed<T> {
 const RECORDS: usize = 64;
 
 impl<T: Scalar> Streamed<T> {
-    pub(crate) fn new(data: Arc<dyn Dataset<T>>, store: Arc<dyn TargetStore<T>>) -> Self {
+    pub(crate) fn new(
+        data: Arc<dyn Dataset<T>>,
+        count: usize,
+        store: Arc<dyn TargetStore<T>>,
+    ) -> Self {
         Self {
-            source: Source { data, store },
+            source: Source { data, count, store },
             copies: Arc::new(()),
         }
     }
@@ -80,8 +87,8 @@ impl<T: Scalar> Streamed<T> {
 
     /// The same data set with another store, for new targets of the same examples.
     pub(crate) fn renewed(&self) -> Result<Self, Error> {
-        let data = Arc::clone(&self.source.data);
-        Ok(Self::new(data, self.source.store.another()?))
+        let Source { data, count, store } = &self.source;
+        Ok(Self::new(Arc::clone(data), *count, store.another()?))
     }
 
     /// Makes the records this copy's own, before they are changed.
@@ -172,9 +179,9 @@ impl<T: Scalar> Streamed<T> {
 }
 
 impl<T: Scalar> Source<T> {
-    /// The number of examples in the data set.
+    /// The number of examples.
     pub(crate) fn len(&self) -> usize {
-        self.data.len()
+        self.count
     }
 
     /// Reads z_0 and z_T of these columns, and z_1, …, z_{T−1} if they are `kept`; otherwise those

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::streamed::{Streamed, TargetStore, record_len};
-use super::{DecoupledCircuit, TargetInit};
+use super::{DecoupledCircuit, TargetInit, check_unchanged};
+use crate::check::room;
 use crate::data::Dataset;
 use crate::data_file::DataFile;
 use crate::error::Error;
@@ -155,7 +156,8 @@ impl<T: Bytes> DecoupledCircuit<T> {
     ///
     /// # Errors
     /// Those of [`add_examples`](Self::add_examples) and of [`Dataset::read`], [`Error::File`];
-    /// [`Error::Combination`] for [`TargetInit::Projected`], and for a model that has examples.
+    /// [`Error::TooLarge`] for more examples than memory can number; [`Error::Length`] if
+    /// [`Dataset::len`] changes meanwhile; [`Error::Combination`] for [`TargetInit::Projected`], and for a model that has examples.
     /// On an error nothing is added.
     ///
     /// # Examples
@@ -198,11 +200,14 @@ impl<T: Bytes> DecoupledCircuit<T> {
         init: &TargetInit<T>,
     ) -> Result<Range<u64>, Error> {
         self.examples.check_unused()?;
+        let n = data.len();
         self.check_dataset(&data)?;
+        let ids = room("the ids of a data set", 1, n)?;
         let length = record_len(self.circuit.dims());
-        let store = TargetFile::create(folder.as_ref(), data.len(), length)?;
-        let mut streamed = Streamed::new(data, Arc::new(store));
+        let store = TargetFile::create(folder.as_ref(), n, length)?;
+        let mut streamed = Streamed::new(Arc::clone(&data), n, Arc::new(store));
         self.fill(&mut streamed, init)?;
-        Ok(self.examples.stream(streamed))
+        check_unchanged(&data, n)?;
+        Ok(self.examples.stream(streamed, ids))
     }
 }

@@ -374,6 +374,110 @@ fn a_value_that_is_not_written_is_not_taken_for_another() {
     assert!(matches!(told[0], Error::NonFiniteData { column: 1, .. }));
 }
 
+/// Some examples, and another number of them once `len` has been called so often.
+#[derive(Debug)]
+struct Unsteady {
+    counts: [usize; 2],
+    steady: AtomicUsize,
+}
+
+impl Unsteady {
+    fn new(counts: [usize; 2], calls: usize) -> Self {
+        Self {
+            counts,
+            steady: AtomicUsize::new(calls),
+        }
+    }
+}
+
+impl Dataset<f64> for Unsteady {
+    fn len(&self) -> usize {
+        let steady = self.steady.load(Ordering::Relaxed);
+        self.steady
+            .store(steady.saturating_sub(1), Ordering::Relaxed);
+        self.counts[usize::from(steady == 0)]
+    }
+    fn inputs(&self) -> usize {
+        2
+    }
+    fn targets(&self) -> usize {
+        1
+    }
+    fn read(&self, rows: &[usize], x: &mut [f64], y: &mut [f64]) -> Result<(), Error> {
+        let count = self.counts[0];
+        if let Some(&row) = rows.iter().find(|&&row| row >= count) {
+            return Err(Error::UnknownRow { row, count });
+        }
+        x.fill(0.5);
+        y.fill(1.0);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_data_set_whose_length_changes_is_refused() {
+    let folder = Folder::new("streamed-unsteady");
+    for counts in [[8, 300], [300, 8], [8, usize::MAX], [0, usize::MAX]] {
+        let data = || Unsteady::new(counts, 1);
+        let mut model = empty::<f64>();
+        let told = [
+            model
+                .stream_dataset(Arc::new(data()), folder.path(), &noise())
+                .unwrap_err(),
+            model.add_dataset(&data(), &noise()).unwrap_err(),
+        ];
+        assert_eq!(told[0].to_string(), told[1].to_string());
+        let Error::Length {
+            expected, found, ..
+        } = told[0]
+        else {
+            panic!("{}", told[0]);
+        };
+        assert_eq!([expected, found], counts);
+        assert!(model.examples().is_empty());
+    }
+}
+
+#[test]
+fn more_rows_than_memory_can_number_are_refused() {
+    let folder = Folder::new("streamed-endless");
+    let data = || Arc::new(Unsteady::new([usize::MAX; 2], 1));
+    let layer = Dense::new(2, 1, Activation::Identity).unwrap();
+    let one = Circuit::<f64>::builder().layer(layer).build().unwrap();
+    let mut models = [
+        DecoupledCircuit::new(one, Energy::default()).unwrap(),
+        empty(),
+    ];
+    for model in &mut models {
+        let error = model
+            .stream_dataset(data(), folder.path(), &noise())
+            .unwrap_err();
+        let columns = usize::MAX;
+        assert!(
+            matches!(error, Error::TooLarge { columns: found, .. } if found == columns),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn rows_that_come_later_are_not_examples() {
+    let folder = Folder::new("streamed-later");
+    let data = Arc::new(Unsteady::new([8, 300], usize::MAX));
+    let mut model = empty::<f64>();
+    model
+        .stream_dataset(data.clone(), folder.path(), &noise())
+        .unwrap();
+    let before = values(&model);
+    data.steady.store(0, Ordering::Relaxed);
+    model.initialize_targets(&noise()).unwrap();
+    assert_eq!(values(&model), before);
+    model.set_targets(1, &Selection::All, &before.2[1]).unwrap();
+    let mut copy = model.clone();
+    copy.initialize_targets(&TargetInit::ForwardPass).unwrap();
+    assert_eq!((values(&model), copy.examples().len()), (before, 8));
+}
+
 #[test]
 fn a_run_whose_data_are_gone_can_be_stopped() {
     let folder = Folder::new("streamed-gone");

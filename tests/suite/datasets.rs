@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use layerwise::data::{Dataset, Idx, InMemory, Npy, Subset, TargetEncoding};
 use layerwise::decoupled::{Selection, TargetInit};
@@ -842,4 +843,35 @@ fn data_sets_of_several_kinds() {
         [(4, false), (4, false), (0, true)]
     );
     assert_eq!(all[2].matrices(&[]).unwrap().0.shape(), (5, 0));
+}
+
+/// Examples of two values, and then of three; two of them, and then three.
+#[derive(Debug, Default)]
+struct Unsteady {
+    inputs: AtomicUsize,
+    count: AtomicUsize,
+}
+
+impl Dataset<f64> for Unsteady {
+    fn len(&self) -> usize {
+        2 + self.count.fetch_add(1, Ordering::Relaxed).min(1)
+    }
+    fn inputs(&self) -> usize {
+        2 + self.inputs.fetch_add(1, Ordering::Relaxed).min(1)
+    }
+    fn targets(&self) -> usize {
+        1
+    }
+    fn read(&self, _: &[usize], inputs: &mut [f64], targets: &mut [f64]) -> Result<(), Error> {
+        inputs.fill(0.5);
+        targets.fill(1.0);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_data_set_is_asked_for_its_size_once() {
+    let (x, _) = Unsteady::default().matrices(&[0]).unwrap();
+    assert_eq!(x.shape(), (2, 1));
+    assert_eq!(Unsteady::default().labels().unwrap(), [1, 1]);
 }

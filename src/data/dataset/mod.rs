@@ -145,11 +145,12 @@ pub trait Dataset<T: Scalar>: Debug + Send + Sync {
             list.resize(dim * n, T::of(f64::NAN));
             Ok(list)
         };
-        let (mut x, mut y) = (list(self.inputs())?, list(self.targets())?);
+        let (inputs, targets) = (self.inputs(), self.targets());
+        let (mut x, mut y) = (list(inputs)?, list(targets)?);
         self.read(rows, &mut x, &mut y)?;
         Ok((
-            DMatrix::from_vec(self.inputs(), n, x),
-            DMatrix::from_vec(self.targets(), n, y),
+            DMatrix::from_vec(inputs, n, x),
+            DMatrix::from_vec(targets, n, y),
         ))
     }
 
@@ -175,9 +176,10 @@ pub trait Dataset<T: Scalar>: Debug + Send + Sync {
     /// # Ok::<(), Error>(())
     /// ```
     fn labels(&self) -> Result<Vec<usize>, Error> {
-        let mut labels = room("the classes of a data set", 1, self.len())?;
-        for start in (0..self.len()).step_by(BLOCK) {
-            let rows: Vec<usize> = (start..self.len().min(start + BLOCK)).collect();
+        let n = self.len();
+        let mut labels = room("the classes of a data set", 1, n)?;
+        for start in (0..n).step_by(BLOCK) {
+            let rows: Vec<usize> = (start..n.min(start + BLOCK)).collect();
             let classes = metrics::classes_of(&self.matrices(&rows)?.1);
             labels.extend(classes.map_err(|error| error.after(start))?);
         }

@@ -186,6 +186,18 @@ impl<D> Iterate<D> {
         self.check != Check::None
     }
 
+    /// Checks that steps are checked in this way, which follows from the descent.
+    #[cfg(feature = "serde")]
+    pub(super) fn expect_check(&self, check: Check) -> Result<(), Error> {
+        match self.check == check {
+            true => Ok(()),
+            false => crate::check::refuse(
+                "another check of a solver's steps",
+                "its kind of step decides how they are checked",
+            ),
+        }
+    }
+
     /// Sets when examples end early.
     pub fn with_convergence(self, convergence: Convergence) -> Self {
         Self {

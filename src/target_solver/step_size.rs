@@ -114,6 +114,11 @@ impl StepRule {
         Self { size, bound_every }
     }
 
+    #[cfg(feature = "serde")]
+    pub(super) fn size(self) -> StepSize {
+        self.size
+    }
+
     pub(super) fn with_size(self, size: StepSize) -> Result<Self, Error> {
         Self { size, ..self }.checked()
     }

@@ -4,6 +4,7 @@ use super::descent::{Descent, Iterate};
 use super::step_size::StepRule;
 use super::trial::Trial;
 use super::{Convergence, SolveReport, StepSize, TargetProblem, TargetSolver, iterated};
+use crate::check::serde_checked;
 use crate::energy::Layers;
 use crate::error::Error;
 use crate::kernel::Scalar;
@@ -42,6 +43,12 @@ macro_rules! sweep_options {
                 self.0.descent.0 = self.0.descent.0.with_bound_every($bound_every, calls)?;
                 Ok(self)
             }
+
+            #[cfg(feature = "serde")]
+            fn checked(self) -> Result<Self, Error> {
+                let check = self.0.descent.0.size().check();
+                self.0.expect_check(check).map(|()| self)
+            }
         }
 
         iterated!(
@@ -68,7 +75,10 @@ macro_rules! sweep_options {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(remote = "Self", deny_unknown_fields))]
 pub struct ReverseSweep(Iterate<Sweep>);
+
+serde_checked!(ReverseSweep);
 
 /// One sweep.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -137,7 +147,10 @@ impl<T: Scalar> Descent<T> for Sweep {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(remote = "Self", deny_unknown_fields))]
 pub struct RedBlack(Iterate<HalfSweeps>);
+
+serde_checked!(RedBlack);
 
 /// One red-black sweep.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -17,8 +17,8 @@ use layerwise::regularizer::Regularizer;
 use layerwise::schedule::Schedule;
 use layerwise::state::State;
 use layerwise::target_solver::{
-    ConjugateGradients, Convergence, GaussNewton, Iterate, LinearSolver, RedBlack, ReverseSweep,
-    StepSize,
+    Check, ConjugateGradients, Convergence, GaussNewton, Iterate, LinearSolver, RedBlack,
+    ReverseSweep, StepSize,
 };
 use layerwise::training::{Decoupling, Targets, ZStep};
 use serde::Serialize;
@@ -255,6 +255,41 @@ fn unknown_fields_are_refused() {
     assert!(error.to_string().contains("misspelt"), "{error}");
 }
 
+/// How a solver's steps are checked follows from their kind. Another check could make E rise in silence.
+#[test]
+fn a_solver_with_another_check_is_refused() {
+    fn check<A: Serialize + DeserializeOwned + PartialEq + Debug>(solver: A, own: &str) {
+        let value = serde_json::to_value(&solver).unwrap();
+        assert_eq!(value["check"], own, "{value}");
+        for check in ["None", "Rounding", "Strict"] {
+            let mut other = value.clone();
+            other["check"] = json!(check);
+            match serde_json::from_value::<A>(other) {
+                Ok(read) => assert_eq!(
+                    (check, read),
+                    (own, serde_json::from_value(value.clone()).unwrap())
+                ),
+                Err(error) => {
+                    assert_ne!(check, own);
+                    assert!(error.to_string().contains("check"), "{error}");
+                }
+            }
+        }
+    }
+    for (step, own) in [
+        (StepSize::Fixed(0.1), "None"),
+        (StepSize::Checked(0.1), "Rounding"),
+        (StepSize::Bounded { margin: 1.0 }, "Rounding"),
+    ] {
+        check(ReverseSweep::new(1).with_step(step).unwrap(), own);
+        check(RedBlack::new(1).with_step(step).unwrap(), own);
+    }
+    check(GaussNewton::direct(1), "Strict");
+    // Here it can be chosen.
+    let value = serde_json::to_value(Iterate::new(5, ()).with_check(Check::Strict)).unwrap();
+    assert!(serde_json::from_value::<Iterate<()>>(value).is_ok());
+}
+
 /// Types that serde reads, and how each is checked: a new one has to be put where it belongs.
 #[test]
 fn every_type_that_is_read_is_checked() {
@@ -269,7 +304,10 @@ fn every_type_that_is_read_is_checked() {
         "Regularizer",
         "Schedule",
         "ConjugateGradients",
+        "GaussNewton",
         "DampedStep",
+        "ReverseSweep",
+        "RedBlack",
         "Convergence",
         "StepSize",
         "StepRule",
@@ -278,11 +316,8 @@ fn every_type_that_is_read_is_checked() {
         "Shape",
         "Iterate",
         "LinearSolver",
-        "GaussNewton",
         "Preconditioner",
-        "ReverseSweep",
         "Sweep",
-        "RedBlack",
         "HalfSweeps",
         "Check",
     ];

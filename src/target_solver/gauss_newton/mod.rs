@@ -68,7 +68,10 @@ pub(crate) use operator::Link;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(remote = "Self", deny_unknown_fields))]
 pub struct GaussNewton(Iterate<DampedStep>);
+
+serde_checked!(GaussNewton);
 
 /// One step. The first part of its state is that of the preconditioner's bounds.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -169,6 +172,11 @@ impl GaussNewton {
         };
         *linear = linear.with_tolerance(tolerance)?;
         Ok(self)
+    }
+
+    #[cfg(feature = "serde")]
+    fn checked(self) -> Result<Self, Error> {
+        self.0.expect_check(Check::Strict).map(|()| self)
     }
 }
 

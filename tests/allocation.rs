@@ -11,19 +11,24 @@ use std::sync::Arc;
 use layerwise::circuit::CircuitBuilder;
 use layerwise::data::InMemory;
 use layerwise::decoupled::{Selection, TargetInit};
-use layerwise::energy::{All, Energy, LocalWorkspace, Workspace};
+use layerwise::energy::{All, Energy, LocalProblem, LocalWorkspace, Workspace};
 use layerwise::kernel::{Bytes, Write};
 use layerwise::layer::{
     Activation, Attention, AveragePool2d, Branch, Carry, Context, Conv2d, ConvTranspose2d, Dense,
     Dropout, Embedding, GlobalAveragePool, Layer, LayerNorm, MaxPool2d, Merge, Point, PositionBias,
     PositionWise, Residual, RmsNorm, Scale, Sequential, Softmax, Window2d,
 };
-use layerwise::loss::{ClassWeights, Gaussian, LabelSmoothing, PseudoHuber, SoftmaxCrossEntropy};
+use layerwise::loss::{
+    ClassWeights, Gaussian, LabelSmoothing, PseudoHuber, SoftmaxCrossEntropy, SquaredError,
+};
 use layerwise::objective::{LocalObjective, Objective};
 use layerwise::optimizer::{Adam, AdamW, GradientDescent, RmsProp};
-use layerwise::parameter_solver::{LeastSquares, LevenbergMarquardt};
+use layerwise::parameter_solver::{
+    LeastSquares, LevenbergMarquardt, NormalEquations, ParameterSolver,
+};
 use layerwise::regularizer::Regularizer;
 use layerwise::schedule::Schedule;
+use layerwise::state::State;
 use layerwise::target_solver::{
     Convergence, GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent,
 };
@@ -31,7 +36,7 @@ use layerwise::training::{
     Amortized, Backprop, Decoupling, FixedPrediction, Part, PenaltyGrowth, Phase, Scheme, Targets,
     Trainer, WStep, ZIl, ZStep,
 };
-use layerwise::{Circuit, DecoupledCircuit, Loss, Scalar};
+use layerwise::{Circuit, DecoupledCircuit, Error, Loss, Scalar};
 use nalgebra::DMatrix;
 
 /// The system's allocator, counting the requests of each thread: tests run beside one another.
@@ -41,6 +46,8 @@ thread_local! {
     static REQUESTS: Cell<u64> = const { Cell::new(0) };
     /// Bytes held: what was allocated less what was freed.
     static BYTES: Cell<isize> = const { Cell::new(0) };
+    /// The largest request that is granted.
+    static MOST: Cell<usize> = const { Cell::new(usize::MAX) };
 }
 
 fn count(bytes: isize) {
@@ -48,20 +55,29 @@ fn count(bytes: isize) {
     BYTES.set(BYTES.get() + bytes);
 }
 
-// SAFETY: every call is handed to the system's allocator as it came; the counters are plain cells
+// SAFETY: every call is handed to the system's allocator as it came, or fails; the counters are plain cells
 // that need neither an allocation nor a destructor.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if layout.size() > MOST.get() {
+            return std::ptr::null_mut();
+        }
         count(layout.size() as isize);
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if layout.size() > MOST.get() {
+            return std::ptr::null_mut();
+        }
         count(layout.size() as isize);
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        if size > MOST.get() {
+            return std::ptr::null_mut();
+        }
         count(size as isize - layout.size() as isize);
         unsafe { System.realloc(pointer, layout, size) }
     }
@@ -695,4 +711,66 @@ fn layers_of_images_allocate_nothing() {
         });
         assert_eq!(found, 0, "{layer:?}");
     }
+}
+
+/// Copies of a batch that memory cannot hold are an error, where an allocation that fails would end the process.
+#[test]
+fn closed_forms_beyond_memory_are_refused() {
+    fn tried(
+        sizes: impl Iterator<Item = usize>,
+        mut call: impl FnMut() -> Result<(), Error>,
+    ) -> usize {
+        for (refused, most) in sizes.enumerate() {
+            MOST.set(most);
+            let result = call();
+            MOST.set(usize::MAX);
+            match result {
+                Ok(()) => return refused,
+                Err(error) => assert!(matches!(error, Error::TooLarge { .. }), "{error}"),
+            }
+        }
+        panic!("refused whatever the memory");
+    }
+    let wave = |count: usize| -> Vec<f64> { (0..count).map(|i| (i as f64).sin()).collect() };
+    let (n, z, p) = (5000, wave(15000), wave(10000));
+    let weights = vec![0.5; n];
+    for bias in [false, true] {
+        for weights in [None, Some(&weights[..])] {
+            let mut first = NormalEquations::<f64>::new(3, 2, bias).unwrap();
+            first.add(&z[..30], &p[..20], None).unwrap();
+            let mut equations = first.clone();
+            let sizes = [n, 2 * n, 3 * n, 3 * n + 1, 3 * n + 6].map(|count| 8 * count);
+            let sizes = sizes.into_iter().chain([usize::MAX]);
+            let refused = tried(sizes, || {
+                // Without memory from the call before.
+                equations = first.clone();
+                let added = equations.add(&z, &p, weights);
+                assert!(added.is_ok() || equations == first);
+                added
+            });
+            assert!(refused >= 3, "{refused}");
+        }
+    }
+    let layer = Conv2d::new([4, 8, 8], 4, 3, Activation::Tanh).unwrap();
+    let layer = layer.with_groups(2).unwrap();
+    let start = wave(76);
+    let (z, p) = (wave(20 * 256), wave(20 * 144));
+    let problem = LocalProblem::new(&layer, &start, &SquaredError, 1.0, &z, &p).unwrap();
+    let problem = problem.with_example_weights(&weights[..20]).unwrap();
+    let solver = LeastSquares::ridge(0.1).unwrap();
+    let mut workspace = problem.workspace();
+    let mut found = start.clone();
+    solver
+        .solve(&mut State::new(), &problem, &mut workspace, &mut found)
+        .unwrap();
+    // Their patches are 18 x 720 for each group.
+    let sizes = [720, 2 * 720, 18 * 720, 18 * 722, 36 * 720].map(|count| 8 * count);
+    let refused = tried(sizes.into_iter(), || {
+        let mut again = start.clone();
+        let state = &mut State::new();
+        let solved = solver.solve(state, &problem, &mut workspace, &mut again);
+        assert_eq!(again, if solved.is_ok() { &found } else { &start }[..]);
+        solved.map(drop)
+    });
+    assert_eq!(refused, 4);
 }

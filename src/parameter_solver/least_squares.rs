@@ -284,7 +284,7 @@ impl<T: Scalar> ParameterSolver<T> for LeastSquares {
         }
         problem.fit(workspace);
         let design = parts.design(problem, &mut memory.patches)?;
-        let example_weights = parts.weights(problem, &mut memory.weights);
+        let example_weights = parts.weights(problem, &mut memory.weights)?;
         let all = parts.targets(problem, &mut workspace.d_target);
         let keeps = self.forgetting > 0.0;
         let (sums, kept) = match keeps {
@@ -305,7 +305,7 @@ impl<T: Scalar> ParameterSolver<T> for LeastSquares {
         let of_design = design.len() / affine.groups;
         for (group, own) in present.chunks_exact_mut(size).enumerate() {
             let design = &design[group * of_design..(group + 1) * of_design];
-            let targets = parts.of_group(group, all, &mut memory.targets);
+            let targets = parts.of_group(group, all, &mut memory.targets)?;
             let p = &mut workspace.cotangent;
             let targets = parts.pre_activations(design, own, targets, margin, p);
             let start = if keeps { group * Shape::ARRAYS } else { 0 };
@@ -360,14 +360,15 @@ impl Parts {
         &self,
         problem: &LocalProblem<'a, T>,
         repeated: &'a mut Vec<T>,
-    ) -> &'a [T] {
+    ) -> Result<&'a [T], Error> {
         let (own, positions) = (problem.example_weights, self.affine.positions);
         if positions == 1 {
-            return own;
+            return Ok(own);
         }
+        make_room(repeated, "the weights of patches", positions, own.len())?;
         repeated.clear();
         repeated.extend(own.iter().flat_map(|&w| std::iter::repeat_n(w, positions)));
-        repeated
+        Ok(repeated)
     }
 
     /// The indices, among the parameters, of a group's rows of W, column by column, and then of its b.
@@ -402,15 +403,16 @@ impl Parts {
         group: usize,
         targets: &'a [T],
         gathered: &'a mut Vec<T>,
-    ) -> &'a [T] {
+    ) -> Result<&'a [T], Error> {
         if self.affine.groups == 1 {
-            return targets;
+            return Ok(targets);
         }
         let rows = self.affine.rows();
         let columns = targets.chunks_exact(self.affine.channels());
+        make_room(gathered, "the targets of a group", rows, columns.len())?;
         gathered.clear();
         gathered.extend(columns.flat_map(|column| &column[group * rows..(group + 1) * rows]));
-        gathered
+        Ok(gathered)
     }
 
     /// A group's pre-activations p for every column of its design, rows × (positions · n), in `p` unless they

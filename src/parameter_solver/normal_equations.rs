@@ -253,6 +253,32 @@ pub(super) struct Memory<V> {
     bias: V,
 }
 
+impl<T: Scalar> Memory<Vec<T>> {
+    /// Reserves memory for the copies of a batch of n columns, and the columns that correct for means.
+    fn reserve(&mut self, shape: Shape, n: usize, weighted: bool) -> Result<(), Error> {
+        let (d, m) = (shape.inputs, shape.outputs);
+        let [z, p] = &mut self.batch;
+        for (list, rows, needed) in [
+            (z, d, true),
+            (p, m, true),
+            (&mut self.inputs, d, shape.bias),
+            (&mut self.targets, m, shape.bias),
+            (&mut self.weighted, d, weighted),
+            (&mut self.factors, 1, weighted),
+        ] {
+            if needed {
+                make_room(
+                    list,
+                    "a batch of normal equations",
+                    rows,
+                    n.saturating_add(2),
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The arithmetic of [`NormalEquations`], on moments that the caller holds.
 pub(super) struct Equations<'a, T> {
     shape: Shape,
@@ -365,6 +391,8 @@ impl<'a, T: Scalar> Equations<'a, T> {
         self.shape.resize(&mut self.memory.matrix, d * d.max(m))?;
         let (before, of_batch) = (self.sums[Self::UNITS][0], unit_of(weights));
         let unit = before.max(of_batch);
+        let weighted = self.shape.bias || !weights.is_empty() || unit != T::one();
+        self.memory.reserve(self.shape, n, weighted)?;
         if unit > before {
             self.weigh(before / unit);
             self.sums[Self::UNITS][0] = unit;

@@ -25,7 +25,8 @@ pub(super) fn visit<T: Scalar>(
     } else {
         visit.target_problem().gap()
     };
-    visit.watch_targets(false);
+    let looks = visit.statistics.gap_before.is_none();
+    visit.watch_targets(looks);
     next.clone_from(state);
     let layers = Layers::new(visit.circuit, visit.terms).at_penalties(visit.penalties);
     let mut problem = TargetProblem::new(
@@ -46,7 +47,7 @@ pub(super) fn visit<T: Scalar>(
     problem.parameter_gradient(0);
     visit.workspace.check_energies(number)?;
     visit.record_gap_before(gap);
-    visit.record_motion(false);
+    visit.record_motion(true);
     let energy = visit.workspace.energy();
     visit.given(energy)?.step()?;
     state.swap_numbers(next);

@@ -15,7 +15,8 @@ use layerwise::prelude::*;
 use layerwise::state::State;
 use layerwise::target_solver::{GaussNewton, RedBlack, StepSize, SynchronousDescent};
 use layerwise::training::{
-    Decoupling, EpochRecord, FixedPrediction, Scheme, Session, TrainingReport, WStep, Warning, ZIl,
+    Decoupling, EpochRecord, FixedPrediction, Scheme, Session, Targets, TrainingReport, WStep,
+    Warning, ZIl, ZStep,
 };
 use layerwise::{Layer, presets};
 
@@ -201,10 +202,12 @@ fn frozen_targets<T: Scalar>(size: f64) {
         sweep.with_step(StepSize::Checked(size)).unwrap()
     };
     let unreached = [0, 1].map(|layer| Warning::Unreached { layer });
-    let schemes: [(Decoupling<T>, Vec<Warning>); 6] = [
+    let along = Decoupling::new(Targets::Persistent, ZStep::Along(fixed)).unwrap();
+    let schemes: [(Decoupling<T>, Vec<Warning>); 7] = [
         (Decoupling::joint(adam(size)), vec![first, second]),
         (Decoupling::persistent(synchronous()), vec![first, second]),
         (Decoupling::persistent(checked()), vec![first, second]),
+        (along, vec![first, second]),
         (
             Decoupling::residual(RedBlack::new(1).with_step(fixed).unwrap()),
             vec![first, second],

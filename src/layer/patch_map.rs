@@ -437,7 +437,8 @@ impl<U: Unfold> PatchMap<U> {
     /// Work memory for [`curvature_bound`](Self::curvature_bound).
     pub(super) fn bound(&self) -> usize {
         let side = self.rows().min(self.patch_len);
-        side.saturating_mul(side.saturating_mul(2).saturating_add(PANEL))
+        let panel = if side > UNMIRRORED { PANEL } else { 0 };
+        side.saturating_mul(side.saturating_mul(2).saturating_add(panel))
     }
 
     /// A bound on the square of the map's norm, ‖W‖² ‖U‖². Unfolds that read the same entry of the
@@ -475,13 +476,14 @@ fn check_size(patch_len: usize, positions: usize, channels: usize) -> Result<(),
 
 /// Columns of a symmetric product that are computed at once.
 const PANEL: usize = 64;
+/// The largest side of a symmetric product at which what mirroring saves would not repay its copies.
+const UNMIRRORED: usize = 4 * PANEL;
 
 /// `out ← A B`, which is symmetric: every panel of columns is computed from its diagonal down, and the rest
 /// of its rows is mirrored.
 fn symmetric<T: Scalar>(a: Matrix<'_, T>, b: Matrix<'_, T>, out: &mut [T], panel: &mut [T]) {
     let side = a.rows();
-    if side <= 4 * PANEL {
-        // What mirroring saves would not repay the copies.
+    if side <= UNMIRRORED {
         return T::matmul(Write::Set(out), a, b);
     }
     for start in (0..side).step_by(PANEL) {

@@ -285,7 +285,7 @@ impl<T: Scalar> ParameterSolver<T> for LeastSquares {
         problem.fit(workspace);
         let design = parts.design(problem, &mut memory.patches)?;
         let example_weights = parts.weights(problem, &mut memory.weights)?;
-        let all = parts.targets(problem, &mut workspace.d_target);
+        let all = Parts::targets(problem, &mut workspace.d_target);
         let keeps = self.forgetting > 0.0;
         let (sums, kept) = match keeps {
             true => (numbers.values, affine.groups),
@@ -382,18 +382,12 @@ impl Parts {
     }
 
     /// The targets of all groups, shifted by the multipliers; in `shifted` unless they are those of the problem.
-    fn targets<'a, T: Scalar>(
-        &self,
-        problem: &LocalProblem<'a, T>,
-        shifted: &'a mut [T],
-    ) -> &'a [T] {
-        if self.affine.activation == Activation::Identity && problem.multipliers.is_empty() {
+    fn targets<'a, T: Scalar>(problem: &LocalProblem<'a, T>, shifted: &'a mut [T]) -> &'a [T] {
+        if problem.multipliers.is_empty() {
             return problem.target;
         }
         shifted.copy_from_slice(problem.target);
-        if !problem.multipliers.is_empty() {
-            add_scaled(shifted, problem.weight.recip(), problem.multipliers);
-        }
+        add_scaled(shifted, problem.weight.recip(), problem.multipliers);
         shifted
     }
 

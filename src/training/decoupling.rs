@@ -137,8 +137,9 @@ impl<T: Scalar> Decoupling<T> {
     /// Combines `targets` and `z_step`, without multipliers.
     ///
     /// # Errors
-    /// [`Error::Combination`] for refreshed or residual targets without a Z-step, and for refreshed
-    /// targets with a joint step; [`Error::InvalidOption`] for an invalid option of `targets`.
+    /// [`Error::Combination`] for refreshed or residual targets without a Z-step, for refreshed targets with a
+    /// joint step, and for checked steps along the sweep; [`Error::InvalidOption`] for an invalid option of
+    /// `targets`, or an invalid step along the sweep.
     pub fn new(targets: Targets, z_step: ZStep<T>) -> Result<Self, Error> {
         if let Targets::Residual { keep, schedule } = targets {
             // 0 · ∞ is NaN, and is refused too.

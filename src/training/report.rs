@@ -496,7 +496,7 @@ impl<T: Scalar> fmt::Display for TrainingReport<T> {
             let others = self.warnings[i + 1..].iter().filter(|other| told(other));
             let others: Vec<usize> = others.filter_map(|other| other.warning.layer()).collect();
             if !others.is_empty() {
-                write!(f, " ({} too)", numbered("layer", &others))?;
+                write!(f, " ({} too)", layers(&others))?;
             }
         }
         for own in &self.failures {
@@ -533,14 +533,14 @@ impl Warned {
 }
 
 /// Ascending `numbers` as "layer 1" or "layers 1, 3 to 5".
-fn numbered(what: &str, numbers: &[usize]) -> String {
+fn layers(numbers: &[usize]) -> String {
     let runs = numbers.chunk_by(|&a, &b| a.checked_add(1) == Some(b));
     let runs = runs.map(|run| match run {
         [first, .., last] => format!("{first} to {last}"),
         _ => run[0].to_string(),
     });
     let plural = if numbers.len() > 1 { "s" } else { "" };
-    format!("{what}{plural} {}", runs.collect::<Vec<_>>().join(", "))
+    format!("layer{plural} {}", runs.collect::<Vec<_>>().join(", "))
 }
 
 impl fmt::Display for Warned {

@@ -3,7 +3,7 @@
 use layerwise::decoupled::Projection;
 use layerwise::kernel::Write;
 use layerwise::layer::{Activation, Context, Dense, ParameterGroup, Point, Scratch, Shape};
-use layerwise::loss::{Pair, SquaredError};
+use layerwise::loss::SquaredError;
 use layerwise::nalgebra::DMatrix;
 use layerwise::rand::Rng;
 use layerwise::{Circuit, Layer, Loss};
@@ -79,29 +79,7 @@ impl Loss<f64> for Plain {
         Loss::<f64>::scratch(&SquaredError, dim, batch)
     }
 
-    fn evaluate(
-        &self,
-        at: &Pair<'_, f64>,
-        values: &mut [f64],
-        d_target: Write<'_, f64>,
-        d_prediction: Write<'_, f64>,
-        work: &mut [f64],
-    ) {
-        SquaredError.evaluate(at, values, d_target, d_prediction, work);
-    }
-
-    fn curvature(
-        &self,
-        at: &Pair<'_, f64>,
-        v_target: Option<&[f64]>,
-        v_prediction: Option<&[f64]>,
-        out_target: Write<'_, f64>,
-        out_prediction: Write<'_, f64>,
-        work: &mut [f64],
-    ) {
-        let (target, prediction) = (out_target, out_prediction);
-        SquaredError.curvature(at, v_target, v_prediction, target, prediction, work);
-    }
+    valued_by!(SquaredError);
 }
 
 #[test]

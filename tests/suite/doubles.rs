@@ -65,3 +65,32 @@ macro_rules! evaluated_by {
         }
     };
 }
+
+/// In a loss that changes another one: values, gradients and curvature are those of that loss.
+macro_rules! valued_by {
+    ($loss:expr) => {
+        fn evaluate(
+            &self,
+            at: &layerwise::loss::Pair<'_, f64>,
+            values: &mut [f64],
+            d_target: layerwise::kernel::Write<'_, f64>,
+            d_prediction: layerwise::kernel::Write<'_, f64>,
+            work: &mut [f64],
+        ) {
+            $loss.evaluate(at, values, d_target, d_prediction, work);
+        }
+
+        fn curvature(
+            &self,
+            at: &layerwise::loss::Pair<'_, f64>,
+            v_target: Option<&[f64]>,
+            v_prediction: Option<&[f64]>,
+            out_target: layerwise::kernel::Write<'_, f64>,
+            out_prediction: layerwise::kernel::Write<'_, f64>,
+            work: &mut [f64],
+        ) {
+            let out = (out_target, out_prediction);
+            $loss.curvature(at, v_target, v_prediction, out.0, out.1, work);
+        }
+    };
+}

@@ -432,28 +432,7 @@ impl Loss<f64> for Forgetful {
         0
     }
 
-    fn evaluate(
-        &self,
-        at: &Pair<'_, f64>,
-        values: &mut [f64],
-        d_target: Write<'_, f64>,
-        d_prediction: Write<'_, f64>,
-        work: &mut [f64],
-    ) {
-        SquaredError.evaluate(at, values, d_target, d_prediction, work);
-    }
-
-    fn curvature(
-        &self,
-        at: &Pair<'_, f64>,
-        v_target: Option<&[f64]>,
-        v_prediction: Option<&[f64]>,
-        out_target: Write<'_, f64>,
-        out_prediction: Write<'_, f64>,
-        work: &mut [f64],
-    ) {
-        SquaredError.curvature(at, v_target, v_prediction, out_target, out_prediction, work);
-    }
+    valued_by!(SquaredError);
 }
 
 fn group(shape: &[usize], range: [usize; 2]) -> ParameterGroup {
@@ -898,29 +877,7 @@ impl Loss<f64> for Fickle {
         }
     }
 
-    fn evaluate(
-        &self,
-        at: &Pair<'_, f64>,
-        values: &mut [f64],
-        d_target: Write<'_, f64>,
-        d_prediction: Write<'_, f64>,
-        work: &mut [f64],
-    ) {
-        SquaredError.evaluate(at, values, d_target, d_prediction, work);
-    }
-
-    fn curvature(
-        &self,
-        at: &Pair<'_, f64>,
-        v_target: Option<&[f64]>,
-        v_prediction: Option<&[f64]>,
-        out_target: Write<'_, f64>,
-        out_prediction: Write<'_, f64>,
-        work: &mut [f64],
-    ) {
-        let out = (out_target, out_prediction);
-        SquaredError.curvature(at, v_target, v_prediction, out.0, out.1, work);
-    }
+    valued_by!(SquaredError);
 }
 
 #[test]

@@ -6,9 +6,8 @@ use crate::property::{generator, uniform};
 use layerwise::decoupled::{DecoupledCircuit, Selection, TargetInit};
 use layerwise::energy::Energy;
 use layerwise::inference::Evidence;
-use layerwise::kernel::Write;
 use layerwise::layer::{Activation, Attention, Dense, Embedding};
-use layerwise::loss::{Loss, Pair, Poisson, SoftmaxCrossEntropy, SquaredError};
+use layerwise::loss::{Loss, Poisson, SoftmaxCrossEntropy, SquaredError};
 use layerwise::nalgebra::{DMatrix, DVector};
 use layerwise::target_solver::{
     GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent, TargetSolver,
@@ -330,29 +329,7 @@ impl Loss<f64> for Counts {
         true
     }
 
-    fn evaluate(
-        &self,
-        at: &Pair<'_, f64>,
-        values: &mut [f64],
-        d_target: Write<'_, f64>,
-        d_prediction: Write<'_, f64>,
-        work: &mut [f64],
-    ) {
-        Poisson.evaluate(at, values, d_target, d_prediction, work);
-    }
-
-    fn curvature(
-        &self,
-        at: &Pair<'_, f64>,
-        v_target: Option<&[f64]>,
-        v_prediction: Option<&[f64]>,
-        out_target: Write<'_, f64>,
-        out_prediction: Write<'_, f64>,
-        work: &mut [f64],
-    ) {
-        let out = (out_target, out_prediction);
-        Poisson.curvature(at, v_target, v_prediction, out.0, out.1, work);
-    }
+    valued_by!(Poisson);
 }
 
 /// The loss rejects the second example with 0 as its free target, so that example keeps its own. The first

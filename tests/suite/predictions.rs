@@ -138,29 +138,7 @@ fn positions_that_do_not_divide_are_refused() {
             self.0
         }
 
-        fn evaluate(
-            &self,
-            at: &Pair<'_, f64>,
-            values: &mut [f64],
-            d_target: Write<'_, f64>,
-            d_prediction: Write<'_, f64>,
-            work: &mut [f64],
-        ) {
-            SquaredError.evaluate(at, values, d_target, d_prediction, work);
-        }
-
-        fn curvature(
-            &self,
-            at: &Pair<'_, f64>,
-            v_target: Option<&[f64]>,
-            v_prediction: Option<&[f64]>,
-            out_target: Write<'_, f64>,
-            out_prediction: Write<'_, f64>,
-            work: &mut [f64],
-        ) {
-            let v = [v_target, v_prediction];
-            SquaredError.curvature(at, v[0], v[1], out_target, out_prediction, work);
-        }
+        valued_by!(SquaredError);
     }
 
     let x = DMatrix::from_element(2, 4, 0.5);

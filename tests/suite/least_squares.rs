@@ -120,9 +120,10 @@ fn offsets_and_held_biases_are_the_closed_form<T: Tested>() {
     }
 }
 
-/// 17,000 batches, in `f32` of more examples than it can count one by one.
+/// 17,000 batches, in `f32` of a greater weight than it can count one by one.
 fn a_long_stream_does_not_drift<T: Tested>() {
-    let size = if is_f32::<T>() { 1024 } else { 128 };
+    let (size, weight) = (128, if is_f32::<T>() { 8.0 } else { 1.0 });
+    let weights = vec![T::of(weight); size];
     let x: Vec<T> = uniform(&mut generator(1), 8 * size, 1.0);
     let x: Vec<T> = x.into_iter().map(|x| x + T::of(2.0)).collect();
     let noise: Vec<T> = uniform(&mut generator(2), 8 * size, 0.1);
@@ -130,7 +131,8 @@ fn a_long_stream_does_not_drift<T: Tested>() {
     let y: Vec<T> = x.iter().zip(&noise).map(|(&x, &e)| of(x, e)).collect();
     let add = |equations: &mut NormalEquations<T>, k: usize| {
         let own = k % 8 * size..(k % 8 + 1) * size;
-        equations.add(&x[own.clone()], &y[own], None).unwrap();
+        let (x, y) = (&x[own.clone()], &y[own]);
+        equations.add(x, y, Some(&weights)).unwrap();
     };
     let mut once = NormalEquations::new(1, 1, true).unwrap();
     let mut stream = once.clone();
@@ -153,8 +155,8 @@ fn a_long_stream_does_not_drift<T: Tested>() {
             assert!(error < tolerance, "{name}: {error}");
         }
     }
-    let examples = (batches * size) as f64;
-    assert!((stream.weight().as_f64() / examples - 1.0).abs() < T::ROUNDING);
+    let total = (batches * size) as f64 * weight;
+    assert!((stream.weight().as_f64() / total - 1.0).abs() < T::ROUNDING);
     // The count goes on where ones alone would be lost.
     stream
         .add(&x[..1], &y[..1], Some(&[T::of(16_777_216.0)]))
@@ -164,19 +166,24 @@ fn a_long_stream_does_not_drift<T: Tested>() {
     assert!((stream.weight().as_f64() - before - 1000.0).abs() <= 4.0);
 }
 
-/// The same in a trainer: 17 million examples in `f32`, all of which count.
+/// The same in a trainer: a weight of 17 million in `f32`, all of which counts.
 fn a_trained_stream_does_not_drift<T: Tested>() {
     let layer = Dense::new(2, 1, Activation::Identity).unwrap();
     let circuit = Circuit::<T>::builder().layer(layer).build().unwrap();
     let mut start = DecoupledCircuit::new(circuit, Energy::default()).unwrap();
-    let own: Vec<T> = uniform(&mut generator(3), 2000, 1.0);
-    let x = DMatrix::from_fn(2, 1000, |i, j| own[2 * j + i] + T::of(5.0));
-    let y = DMatrix::from_fn(1, 1000, |_, j| {
+    let n = 125;
+    let own: Vec<T> = uniform(&mut generator(3), 2 * n, 1.0);
+    let x = DMatrix::from_fn(2, n, |i, j| own[2 * j + i] + T::of(5.0));
+    let y = DMatrix::from_fn(1, n, |_, j| {
         let wave = T::of((j as f64).sin());
         x[(0, j)] - T::of(2.0) * x[(1, j)] + wave
     });
     start
         .add_examples(&x, &y, &TargetInit::ForwardPass)
+        .unwrap();
+    let weights = vec![T::of(8.0); n];
+    start
+        .set_example_weights(&Selection::All, &weights)
         .unwrap();
     let trained = |visits: u64| {
         let mut model = start.clone();

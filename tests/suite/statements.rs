@@ -671,7 +671,7 @@ fn solvers<T: Scalar>() -> Vec<Box<dyn TargetSolver<T>>> {
     ]
 }
 
-fn statement_11_on<T: Scalar>(plan: &Plan) {
+fn statement_11_on<T: Scalar>(plan: &Plan, examples: &[usize]) {
     let start = plan.model::<T>(&TargetInit::RandomNormal { std: 0.5, seed: 1 });
     let (x, y) = plan.data::<T>();
     let n = plan.examples;
@@ -684,7 +684,7 @@ fn statement_11_on<T: Scalar>(plan: &Plan) {
         let mut together = start.clone();
         together.solve_targets(&**solver, &Selection::All).unwrap();
         let moved = plan.depth() > 1;
-        for i in (0..n).step_by(1 + n / 6) {
+        for &i in examples {
             let expected = trajectory(&together, i);
             assert_eq!(moved, expected != trajectory(&start, i));
             let rotated: Vec<u64> = (0..n).map(|k| ((i + k) % n) as u64).collect();
@@ -727,8 +727,9 @@ fn statement_11_on<T: Scalar>(plan: &Plan) {
 fn statement_11_a_trajectory_does_not_depend_on_the_batch() {
     for case in 0..8 {
         let plan = Plan::random(case, OUTPUTS[case as usize % 2]);
-        statement_11_on::<f64>(&plan);
-        statement_11_on::<f32>(&plan);
+        let examples: Vec<usize> = (0..plan.examples).step_by(1 + plan.examples / 6).collect();
+        statement_11_on::<f64>(&plan, &examples);
+        statement_11_on::<f32>(&plan, &examples);
     }
     // Widths at which libraries change their algorithm with the number of columns.
     for dims in [
@@ -739,8 +740,9 @@ fn statement_11_a_trajectory_does_not_depend_on_the_batch() {
     ] {
         let mut plan = Plan::uniform(&dims, Activation::Tanh, Output::CrossEntropy, 5);
         plan.examples = 9;
-        statement_11_on::<f64>(&plan);
-        statement_11_on::<f32>(&plan);
+        // The first, and one that selections begin and end with at an uneven number.
+        statement_11_on::<f64>(&plan, &[0, 6]);
+        statement_11_on::<f32>(&plan, &[0, 6]);
     }
 }
 

@@ -25,7 +25,7 @@ pub use activation::Activation;
 pub use bytes::Bytes;
 pub(crate) use execution::LEAST_WORK;
 pub use execution::{Columns, Divide, Execution, WriteColumns};
-pub(crate) use pairs::{add_to_halves, add_to_pairs, of_pair, pair_plus, scale_pairs};
+pub(crate) use pairs::{PLAIN_TERMS, add_to_halves, add_to_pairs, of_pair, pair_plus, scale_pairs};
 pub use scalar::Scalar;
 pub use shape::Shape;
 pub(crate) use shape::extent_product;

@@ -5,6 +5,9 @@
 use super::vectorise;
 use crate::kernel::Scalar;
 
+/// Terms of a gradient's sum that are added in plain arithmetic; more are added to pairs.
+pub(crate) const PLAIN_TERMS: usize = 1 << 14;
+
 /// The sum of a pair and a number (Knuth, TAOCP 4.2.2: the error of high + x is exact).
 #[inline(always)]
 pub(crate) fn pair_plus<T: Scalar>((high, low): (T, T), x: T) -> (T, T) {

@@ -6,10 +6,7 @@ use super::{Context, Layer, ParameterGroup, Point, Scratch, Shape, check_dimensi
 use crate::description::Description;
 use crate::error::Error;
 use crate::init::Initializer;
-use crate::kernel::{Scalar, Write, add_to_halves};
-
-/// Terms of a token's gradient that are added in plain arithmetic; more are added in twice the precision.
-const TERMS: usize = 1 << 14;
+use crate::kernel::{PLAIN_TERMS, Scalar, Write, add_to_halves};
 
 /// A learned vector for every token: the input is a sequence of `length` whole numbers (token ids, as
 /// scalars) below the size of the vocabulary, and column p of the output is column z_p of a table.
@@ -103,7 +100,7 @@ impl Embedding {
 
     /// Work values for the gradient of a batch with this many tokens, which may all be the same.
     fn low_halves(&self, tokens: usize) -> usize {
-        match tokens > TERMS {
+        match tokens > PLAIN_TERMS {
             true => self.dim.saturating_mul(self.vocabulary),
             false => 0,
         }

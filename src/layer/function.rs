@@ -9,7 +9,7 @@ use rand::Rng;
 use super::{Context, Layer, ParameterGroup, Point, Scratch, Shape};
 use crate::description::Description;
 use crate::init::Initializer;
-use crate::kernel::{Columns, Scalar, Write};
+use crate::kernel::{Columns, PLAIN_TERMS, Scalar, Write, add_to, add_to_halves};
 
 /// A function ẑ = f(z, θ) of one example, written once for any number type. [`FromFunction`] turns it
 /// into a [`Layer`].
@@ -105,6 +105,18 @@ impl<F: Function> FromFunction<F> {
         &self.0
     }
 
+    /// Work values for the gradient in θ over this many examples.
+    fn low_halves(&self, batch: usize) -> usize {
+        match batch > PLAIN_TERMS {
+            true => self
+                .0
+                .parameters()
+                .last()
+                .map_or(0, |group| group.range.end),
+            false => 0,
+        }
+    }
+
     /// f as a function of z, then θ.
     fn joint<N: num_traits::Float>(&self, x: &[N]) -> Vec<N> {
         let (z, parameters) = x.split_at(self.0.input_shape().size());
@@ -135,8 +147,8 @@ impl<T: Scalar + Float + TapeThreadLocal, F: Function> Layer<T> for FromFunction
         self.0.initialize(parameters, rng);
     }
 
-    fn scratch(&self, _batch: usize) -> Scratch {
-        Scratch::NONE
+    fn scratch(&self, batch: usize) -> Scratch {
+        Scratch::new(0, self.low_halves(batch))
     }
 
     fn curvature_bound(&self, parameters: &[T], _work: &mut [T]) -> Option<T> {
@@ -179,13 +191,15 @@ impl<T: Scalar + Float + TapeThreadLocal, F: Function> Layer<T> for FromFunction
         cotangent: &[T],
         mut d_input: Write<'_, T>,
         d_parameters: Write<'_, T>,
-        _work: &mut [T],
+        work: &mut [T],
     ) {
         let (inputs, outputs) = (self.0.input_shape().size(), self.0.output_shape().size());
         let mut sums = d_parameters.accumulate();
         if sums.is_none() && d_input.is_skip() {
             return;
         }
+        let low = &mut work[..self.low_halves(at.input.len() / inputs)];
+        low.fill(<T as num_traits::Zero>::zero());
         let columns = at.input.chunks_exact(inputs);
         for (i, (z, g)) in columns.zip(cotangent.chunks_exact(outputs)).enumerate() {
             let own = i * inputs..(i + 1) * inputs;
@@ -199,8 +213,10 @@ impl<T: Scalar + Float + TapeThreadLocal, F: Function> Layer<T> for FromFunction
                 Some(sums) => {
                     let joint = [z, at.parameters].concat();
                     let gradient = vjp(|x: &[Reverse<T>]| self.joint(x), &joint, g).1;
-                    for (sum, &d) in sums.iter_mut().zip(&gradient[inputs..]) {
-                        *sum += d;
+                    let own = &gradient[inputs..];
+                    match low.is_empty() {
+                        true => add_to(sums, own),
+                        false => add_to_halves(sums, low, own),
                     }
                     gradient
                 }

@@ -393,3 +393,46 @@ fn a_function_may_know_its_curvature_bound() {
         None
     );
 }
+
+/// The gradient of a parameter over many examples is as exact in f32 as over few.
+#[test]
+fn gradients_over_many_examples_in_f32() {
+    #[derive(Debug)]
+    struct Factor;
+
+    impl Function for Factor {
+        fn input_shape(&self) -> Shape {
+            1.into()
+        }
+
+        fn output_shape(&self) -> Shape {
+            1.into()
+        }
+
+        fn parameters(&self) -> Vec<ParameterGroup> {
+            ParameterGroup::tile([ParameterGroup::new("factor", [1])])
+        }
+
+        fn call<F: Float>(&self, z: &[F], parameters: &[F], output: &mut [F]) {
+            output[0] = parameters[0] * z[0];
+        }
+    }
+
+    let layer: &dyn Layer<f32> = &FromFunction::new(Factor);
+    for n in [1000, 300_000] {
+        let (z, u) = (vec![0.1_f32; n], vec![1.0; n]);
+        let mut work = vec![f32::NAN; layer.scratch(n).work];
+        let at = Point::new(Context::inference(0, 0), &[2.0], &z, &z, &[]);
+        for (start, set) in [(0.0, true), (5.0, false)] {
+            let mut gradient = [start];
+            let write = match set {
+                true => Write::Set(&mut gradient[..]),
+                false => Write::Add(&mut gradient[..]),
+            };
+            layer.vjp(&at, &u, Write::Skip, write, &mut work);
+            let expected = f64::from(start) + n as f64 * f64::from(0.1_f32);
+            let error = (f64::from(gradient[0]) / expected - 1.0).abs();
+            assert!(error < 1e-5, "{n}: {}, not {expected}", gradient[0]);
+        }
+    }
+}

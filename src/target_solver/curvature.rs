@@ -63,7 +63,8 @@ pub(super) fn refresh<'a, T: Scalar>(
     let same = known && counts[1..].iter().copied().eq(widths()) && values[2] == layers.penalties();
     if same {
         // A damaged state would be read out of bounds.
-        check_length("the couplings in a state", &values[1], values[0].len() - 1)?;
+        let couplings = values[0].len().saturating_sub(1);
+        check_length("the couplings in a state", &values[1], couplings)?;
     }
     if !same || counts[0] % every == 0 {
         counts.clear();

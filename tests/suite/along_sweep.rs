@@ -16,7 +16,11 @@ use layerwise::{Error, Layer};
 
 use crate::property::{Tested, generator, uniform};
 
-in_both_scalars!(a_step_of_1_over_mu_is_backprop, it_is_its_definition);
+in_both_scalars!(
+    a_step_of_1_over_mu_is_backprop,
+    one_layer_steps_as_backprop_does,
+    it_is_its_definition,
+);
 
 const DIMS: [usize; 5] = [3, 6, 4, 5, 2];
 const N: usize = 7;
@@ -77,6 +81,29 @@ fn a_step_of_1_over_mu_is_backprop<T: Tested>() {
                     "θ_{t}: {own}, not {factor} · {other}"
                 );
             }
+        }
+    }
+}
+
+/// A circuit of one layer has no targets to move: every step of θ is backprop's.
+fn one_layer_steps_as_backprop_does<T: Tested>() {
+    let run = |scheme: Arc<dyn Scheme<T>>| {
+        let dense = Dense::new(3, 2, Activation::Tanh).unwrap();
+        let circuit = Circuit::builder().layer(dense).build().unwrap();
+        let mut model = DecoupledCircuit::new(circuit, Energy::default()).unwrap();
+        let x = DMatrix::from_vec(3, N, uniform::<T>(&mut generator(1), 3 * N, 1.0));
+        let y = DMatrix::from_vec(2, N, uniform::<T>(&mut generator(2), 2 * N, 1.0));
+        let init = TargetInit::ForwardPass;
+        model.add_examples(&x, &y, &init).unwrap();
+        let phase = Phase::new(scheme, Adam::new(0.1).unwrap()).with_epochs(20);
+        let trainer = Trainer::new(phase.with_batch_size(3).unwrap());
+        trainer.run(&mut model).unwrap();
+        model.circuit().parameters(0).to_vec()
+    };
+    let backprop = run(Arc::new(Backprop));
+    for targets in [Targets::Refreshed, Targets::Persistent] {
+        for step in [StepSize::Fixed(0.5), StepSize::Bounded { margin: 1.0 }] {
+            assert_eq!(run(Arc::new(along(targets, step))), backprop, "{step:?}");
         }
     }
 }

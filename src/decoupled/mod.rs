@@ -268,14 +268,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
     #[doc(alias = "argmax")]
     #[doc(alias = "classify")]
     pub fn predict_labels(&self, inputs: &DMatrix<T>) -> Result<Vec<usize>, Error> {
-        let depth = self.circuit.depth();
-        let (dim, positions) = (
-            self.circuit.dims()[depth],
-            self.layers().loss(depth - 1).positions(),
-        );
-        let divides = positions > 0 && dim.is_multiple_of(positions);
-        let allowed = format!("a divisor of the {dim} outputs");
-        option("Loss::positions", positions as f64, divides, allowed)?;
+        let (dim, positions) = (self.circuit.dims()[self.circuit.depth()], self.positions()?);
         if dim > positions {
             // Not of the means, which rounding can make equal.
             let by_position = self.predict(inputs)?;
@@ -286,6 +279,17 @@ impl<T: Scalar> DecoupledCircuit<T> {
         }
         let mean = self.predict_proba(inputs)?;
         Ok(mean.iter().map(|&p| usize::from(p >= T::of(0.5))).collect())
+    }
+
+    /// The output loss's number of positions, which divides d_T.
+    pub(crate) fn positions(&self) -> Result<usize, Error> {
+        let depth = self.circuit.depth();
+        let dim = self.circuit.dims()[depth];
+        let positions = self.layers().loss(depth - 1).positions();
+        let divides = positions > 0 && dim.is_multiple_of(positions);
+        let allowed = format!("a divisor of the {dim} outputs");
+        option("Loss::positions", positions as f64, divides, allowed)?;
+        Ok(positions)
     }
 
     /// Adds examples, one per column of `inputs` (d_0 × n) and `targets` (d_T × n), with auxiliary

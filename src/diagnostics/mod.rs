@@ -67,7 +67,7 @@ enum Classes<'a> {
     #[default]
     Unknown,
     Given(&'a [usize]),
-    /// The class is the row of the target's largest entry.
+    /// The class is the row of the target's largest entry, at each position.
     OfTargets,
 }
 
@@ -102,7 +102,10 @@ impl<'a> Diagnostics<'a> {
     }
 
     /// Reports the accuracy for these classes: one label per example, in the order of the
-    /// selection. A label is the row of the right output. Needs at least 2 outputs.
+    /// selection. A label is the row of the right output. Under a loss over P positions
+    /// ([`SumOverPositions`](crate::loss::SumOverPositions)) every position has a class: P consecutive
+    /// labels for each example, as in [`predict_labels`](crate::DecoupledCircuit::predict_labels), and
+    /// the accuracy is over all positions. Needs at least 2 outputs at a position.
     #[doc(alias = "accuracy")]
     pub fn with_labels(mut self, labels: &'a [usize]) -> Self {
         self.classes = Classes::Given(labels);
@@ -111,19 +114,26 @@ impl<'a> Diagnostics<'a> {
 
     /// Reports the accuracy, with classes taken from the targets: the class of an example is the
     /// row of the largest entry of its target z_T (the first, if several are equal), as for one-hot
-    /// targets. Needs at least 2 outputs.
+    /// targets; under a loss over positions, that of every position. Needs at least 2 outputs at a
+    /// position.
     pub fn accuracy(mut self) -> Self {
         self.classes = Classes::OfTargets;
         self
     }
 
-    fn check<T: Scalar>(&self, layers: Layers<'_, T>, examples: usize) -> Result<(), Error> {
+    /// Checks the options for this many examples, with a class at each of `positions`.
+    fn check<T: Scalar>(
+        &self,
+        layers: Layers<'_, T>,
+        examples: usize,
+        positions: usize,
+    ) -> Result<(), Error> {
         let name = "Diagnostics::with_curvature's iterations";
         at_least_one(name, self.iterations.unwrap_or(1))?;
         if let Classes::Unknown = self.classes {
             return Ok(());
         }
-        let classes = layers.dims()[layers.depth()];
+        let classes = layers.dims()[layers.depth()] / positions;
         let name = "Diagnostics::accuracy's number of outputs";
         option(
             name,
@@ -132,7 +142,7 @@ impl<'a> Diagnostics<'a> {
             "at least 2, one per class",
         )?;
         if let Classes::Given(labels) = self.classes {
-            check_length("labels", labels, examples)?;
+            check_length("labels", labels, examples.saturating_mul(positions))?;
             metrics::check_classes(labels, classes)?;
         }
         Ok(())
@@ -146,13 +156,17 @@ impl<T: Scalar> DecoupledCircuit<T> {
     ///
     /// # Errors
     /// The errors of the selection, [`Error::NoExamples`] if it is empty, [`Error::InvalidOption`],
-    /// [`Error::Length`] unless there is one label per example, [`Error::UnknownClass`], and
+    /// [`Error::Length`] unless there is one label per example (and position), [`Error::UnknownClass`], and
     /// [`Error::Overflow`] for an energy, a gradient or a norm that is not finite.
     pub fn diagnose(&self, options: &Diagnostics<'_>) -> Result<DiagnosticReport<T>, Error> {
         let layers = self.layers();
         let examples = self.examples.resolve(&options.selection)?.len();
-        options.check(layers, examples)?;
-        let mut sums = Sums::new(layers);
+        let positions = match options.classes {
+            Classes::Unknown => 1,
+            _ => self.positions()?,
+        };
+        options.check(layers, examples, positions)?;
+        let mut sums = Sums::new(layers, positions);
         let selection = &options.selection;
         self.for_each_block_of(selection, "diagnostics", false, |problem, workspace| {
             sums.add(options, problem, workspace);

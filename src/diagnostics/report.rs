@@ -31,7 +31,8 @@ pub struct DiagnosticReport<T> {
     /// low energy does not mean that the network works; check this loss and the gap.
     pub composed_loss: T,
     /// Fraction of the examples (without weights) whose largest output of the plain forward pass is
-    /// the one of their class; `None` unless classes were given.
+    /// the one of their class, or of their positions under a loss over positions; `None` unless classes
+    /// were given.
     pub accuracy: Option<f64>,
     /// (Σ_t gap_t²)^½ over the hidden layers.
     pub gap: T,

@@ -24,6 +24,8 @@ pub(super) struct Sums<T> {
     energies: Vec<Sum<T>>,
     composed_loss: Sum<T>,
     right: usize,
+    /// Classes of an example.
+    positions: usize,
     /// ∂E/∂θ_t, and backprop's gradient, as pairs.
     gradients: Vec<Vec<T>>,
     backprop: Vec<Vec<T>>,
@@ -44,7 +46,7 @@ struct Hidden {
 }
 
 impl<T: Scalar> Sums<T> {
-    pub(super) fn new(layers: Layers<'_, T>) -> Self {
+    pub(super) fn new(layers: Layers<'_, T>, positions: usize) -> Self {
         let depth = layers.depth();
         let zeros = |t| vec![T::zero(); 2 * layers.circuit().parameters(t).len()];
         let hidden = Hidden {
@@ -59,6 +61,7 @@ impl<T: Scalar> Sums<T> {
             energies: vec![Sum::zero(); depth],
             composed_loss: Sum::zero(),
             right: 0,
+            positions,
             gradients: (0..depth).map(zeros).collect(),
             backprop: (0..depth).map(zeros).collect(),
             hidden: vec![hidden; depth - 1],
@@ -131,22 +134,27 @@ impl<T: Scalar> Sums<T> {
         }
     }
 
-    /// The number of examples in a batch whose largest output is in the row of their class.
+    /// The number of positions in a batch whose largest output is in the row of their class; an example
+    /// has one, unless the loss is over several.
     fn rightly_classified(
         &self,
         options: &Diagnostics<'_>,
         batch: Batch<'_, T>,
         outputs: &[T],
     ) -> usize {
+        let positions = self.positions;
         let labels = |values: &[T]| {
-            let rows = values.len() / batch.len();
-            let values = DMatrix::from_column_slice(rows, batch.len(), values);
+            let columns = batch.len() * positions;
+            let values = DMatrix::from_column_slice(values.len() / columns, columns, values);
             metrics::labels(&values)
         };
         let agree = |own: &[usize]| metrics::agreeing(own, &labels(outputs));
         match options.classes {
             Classes::Unknown => 0,
-            Classes::Given(all) => agree(&all[self.examples..self.examples + batch.len()]),
+            Classes::Given(all) => {
+                let own = self.examples..self.examples + batch.len();
+                agree(&all[own.start * positions..own.end * positions])
+            }
             Classes::OfTargets => agree(&labels(batch.z(self.energies.len()))),
         }
     }
@@ -217,7 +225,7 @@ impl<T: Scalar> Sums<T> {
             composed_loss: self.composed_loss.value(),
             accuracy: match options.classes {
                 Classes::Unknown => None,
-                _ => Some(self.right as f64 / n),
+                _ => Some(self.right as f64 / (n * self.positions as f64)),
             },
             gap: over_layers(|own| own.gap),
             parameters: compare(&self.gradients, backprop),

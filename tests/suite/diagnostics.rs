@@ -9,7 +9,9 @@ use layerwise::energy::Energy;
 use layerwise::error::Quantity;
 use layerwise::init::Initializer;
 use layerwise::layer::{Activation, Dense};
-use layerwise::loss::{Huber, Poisson, SoftmaxCrossEntropy, SquaredError, WeightedSquaredError};
+use layerwise::loss::{
+    Huber, Poisson, SoftmaxCrossEntropy, SquaredError, SumOverPositions, WeightedSquaredError,
+};
 use layerwise::nalgebra::{DMatrix, DVector};
 use layerwise::rand::rngs::ChaCha8Rng;
 use layerwise::rand::{RngExt, SeedableRng};
@@ -967,6 +969,51 @@ fn accuracy_is_of_labels_or_of_targets() {
     // The last call counts.
     let options = Diagnostics::new().accuracy().with_labels(&found);
     assert_eq!(accuracy(options), Some(1.0));
+}
+
+/// Under a loss over positions every position has a class, as in `predict_labels`.
+#[test]
+fn accuracy_is_of_positions_too() {
+    let (positions, classes, n) = (2, 3, 2500);
+    let circuit = Circuit::<f64>::builder()
+        .layer(Dense::new(2, positions * classes, Activation::Identity).unwrap());
+    let loss = SumOverPositions::new(positions, SoftmaxCrossEntropy).unwrap();
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap(), Energy::new(loss)).unwrap();
+    let x = uniform(&mut ChaCha8Rng::seed_from_u64(3), 2, n);
+    let found = model.predict_labels(&x).unwrap();
+    // The second position of every fourth example has another class.
+    let mut labels = found.clone();
+    for i in (0..n).step_by(4) {
+        labels[positions * i + 1] = (found[positions * i + 1] + 1) % classes;
+    }
+    let y = metrics::one_hot(&labels, classes).unwrap();
+    let y = DMatrix::from_column_slice(positions * classes, n, y.as_slice());
+    model
+        .add_examples(&x, &y, &TargetInit::ForwardPass)
+        .unwrap();
+    let accuracy = |options: Diagnostics<'_>| model.diagnose(&options).map(|own| own.accuracy);
+    assert_eq!(accuracy(Diagnostics::new().accuracy()), Ok(Some(0.875)));
+    assert_eq!(
+        accuracy(Diagnostics::new().with_labels(&labels)),
+        Ok(Some(0.875))
+    );
+    assert_eq!(
+        accuracy(Diagnostics::new().with_labels(&found)),
+        Ok(Some(1.0))
+    );
+    let wrong = accuracy(Diagnostics::new().with_labels(&labels[..n]));
+    assert!(matches!(
+        wrong,
+        Err(Error::Length {
+            expected: 5000,
+            found: 2500,
+            ..
+        })
+    ));
+    // A class of another position.
+    labels[7] = classes;
+    let unknown = accuracy(Diagnostics::new().with_labels(&labels));
+    assert!(matches!(unknown, Err(Error::UnknownClass { .. })));
 }
 
 /// λ_max of one example is beyond the numbers: so is the largest, whatever that of the others is.

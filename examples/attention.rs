@@ -204,7 +204,7 @@ fn trained(
 ) -> Result<(DecoupledCircuit<f32>, f64), Error> {
     let loss = SumOverPositions::new(LENGTH, SoftmaxCrossEntropy)?;
     let mut model = DecoupledCircuit::new(transformer(seed)?, Energy::new(loss))?;
-    model.add_examples(&train.tokens, &train.answers, &TargetInit::ForwardPass)?;
+    model.add_examples(&train.tokens, &train.answers, &TargetInit::Computed)?;
     let rule = Adam::new(rate)?;
     let sweep = ReverseSweep::new(1).with_step(StepSize::Checked(options.step))?;
     let phase = match scheme {

@@ -178,7 +178,7 @@ fn trained(
     // Whole epochs, with about the requested number of batches.
     let visited = (options.batches * options.batch).min(train.labels.len());
     let own = part(train, 0..visited);
-    model.add_examples(&own.images, &own.classes, &TargetInit::ForwardPass)?;
+    model.add_examples(&own.images, &own.classes, &TargetInit::Computed)?;
     let epochs = (options.batches * options.batch).div_ceil(visited);
     let phase = scheme.phase(Adam::new(rate)?)?.with_epochs(epochs as u64);
     let trainer = Trainer::new(phase.with_batch_size(options.batch.min(visited))?)

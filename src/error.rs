@@ -547,6 +547,17 @@ pub enum Error {
         operation: &'static str,
     },
 
+    /// A call that reads or changes stored targets, on a model whose targets are
+    /// [computed](crate::decoupled::TargetInit::Computed).
+    #[error(
+        "{operation} needs stored targets, but those of this model are computed where they are needed \
+         (TargetInit::Computed)"
+    )]
+    TargetsNotStored {
+        /// What was asked for.
+        operation: &'static str,
+    },
+
     /// A target outside the domain of its loss.
     #[error("{loss}: the target of example column {column} is outside the domain: {reason}")]
     TargetDomain {

@@ -1000,12 +1000,13 @@ impl GradCheck {
     /// random targets.
     ///
     /// # Errors
-    /// [`Error::NoExamples`], [`Error::NotInMemory`].
+    /// [`Error::NoExamples`], [`Error::NotInMemory`], [`Error::TargetsNotStored`].
     pub fn circuit<T: Scalar>(&self, model: &DecoupledCircuit<T>) -> Result<GradReport, Error> {
         let mut report = GradReport::default();
         let n = model.chosen(&Selection::All, "a gradient check")?.len();
         model.check_batch(n)?;
         model.examples.in_memory("a gradient check")?;
+        model.examples.check_stored("a gradient check")?;
         self.circuit_in(&mut report, model, true);
         report.name_training(0);
         self.circuit_in(&mut report, model, false);

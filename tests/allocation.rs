@@ -46,6 +46,8 @@ thread_local! {
     static REQUESTS: Cell<u64> = const { Cell::new(0) };
     /// Bytes held: what was allocated less what was freed.
     static BYTES: Cell<isize> = const { Cell::new(0) };
+    /// The most bytes held since it was set.
+    static PEAK: Cell<isize> = const { Cell::new(0) };
     /// The largest request that is granted.
     static MOST: Cell<usize> = const { Cell::new(usize::MAX) };
 }
@@ -53,6 +55,7 @@ thread_local! {
 fn count(bytes: isize) {
     REQUESTS.set(REQUESTS.get() + 1);
     BYTES.set(BYTES.get() + bytes);
+    PEAK.set(PEAK.get().max(BYTES.get()));
 }
 
 // SAFETY: every call is handed to the system's allocator as it came, or fails; the counters are plain cells
@@ -627,6 +630,42 @@ fn memory_on<T: Scalar>() {
 fn the_memory_estimate_is_what_a_workspace_takes() {
     memory_on::<f64>();
     memory_on::<f32>();
+}
+
+/// A run whose targets are computed holds its data, θ, the optimiser's numbers, and one batch.
+#[test]
+fn computed_targets_take_no_memory() {
+    let (dims, n, batch) = ([40, 100, 100, 10], 8000, 64);
+    let circuit = || {
+        let mut builder = Circuit::<f32>::builder();
+        for pair in dims.windows(2) {
+            builder = builder.layer(Dense::new(pair[0], pair[1], Activation::Tanh).unwrap());
+        }
+        builder.build().unwrap()
+    };
+    let peak = |init: &TargetInit<f32>| {
+        let mut model = DecoupledCircuit::new(circuit(), Energy::default()).unwrap();
+        let x = DMatrix::from_fn(dims[0], n, |i, j| ((i * j) as f32).sin());
+        let y = DMatrix::from_fn(dims[3], n, |i, j| ((i + j) as f32).cos());
+        let scheme = Decoupling::refreshed(ReverseSweep::new(1));
+        let phase = Phase::new(scheme, Adam::new(1e-3).unwrap()).with_epochs(2);
+        let trainer = Trainer::new(phase.with_batch_size(batch).unwrap());
+        let trainer = trainer.with_threads(1).unwrap();
+        model.add_examples(&x, &y, init).unwrap();
+        drop((x, y));
+        let memory = model.memory(batch).unwrap();
+        // Of the model, and of what comes on top.
+        let held = (memory.data + memory.targets + memory.parameters) as isize;
+        let before = BYTES.get();
+        PEAK.set(before);
+        trainer.run(&mut model).unwrap();
+        let needed = memory.data + 3 * memory.parameters + memory.workspace;
+        (held + PEAK.get() - before) as f64 / needed as f64
+    };
+    let own = peak(&TargetInit::Computed);
+    assert!(own < 1.3, "{own}");
+    let stored = peak(&TargetInit::ForwardPass);
+    assert!(stored > 2.0 * own, "{stored}, {own}");
 }
 
 /// What belonged to removed examples is freed: inputs, targets, ids and weights.

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use clap::{Parser, ValueEnum};
 use data::{CLASSES, Images, SIDE};
 use layerwise::data::metrics;
+use layerwise::decoupled::TargetUse;
 use layerwise::layer::{AveragePool2d, Conv2d, Window2d};
 use layerwise::prelude::*;
 use layerwise::target_solver::StepSize;
@@ -187,8 +188,12 @@ fn trained(
 ) -> Result<(DecoupledCircuit<f32>, f64), Error> {
     let energy = Energy::new(SoftmaxCrossEntropy).with_penalty(options.penalty);
     let mut model = DecoupledCircuit::new(lenet(seed)?, energy)?;
-    model.add_examples(&train.pixels, &train.classes, &TargetInit::ForwardPass)?;
     let phase = scheme.phase(rate, options)?.with_epochs(epochs);
+    let init = match phase.scheme().targets() {
+        TargetUse::Kept => TargetInit::ForwardPass,
+        _ => TargetInit::Computed,
+    };
+    model.add_examples(&train.pixels, &train.classes, &init)?;
     let phase = phase.with_schedule(Schedule::cosine(options.rate_end)?);
     let trainer = Trainer::new(phase.with_batch_size(options.batch)?)
         .with_seed(seed)

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use clap::{Parser, ValueEnum};
 use ideas::{Carried, Idea};
 use layerwise::data::{Dataset, Idx, Standardizer, TargetEncoding, metrics};
-use layerwise::decoupled::TargetInit;
+use layerwise::decoupled::{TargetInit, TargetUse};
 use layerwise::energy::Energy;
 use layerwise::layer::{Activation, Dense};
 use layerwise::loss::{LabelSmoothing, SoftmaxCrossEntropy};
@@ -252,8 +252,13 @@ fn run(
         .build()?;
     let loss = LabelSmoothing::new(SoftmaxCrossEntropy, options.label_smoothing)?;
     let mut model = DecoupledCircuit::new(circuit, Energy::new(loss))?;
-    model.add_examples(&train.pixels, &train.classes, &TargetInit::ForwardPass)?;
-    let trainer = Trainer::new(scheme.phase(options, train.pixels.nrows())?)
+    let phase = scheme.phase(options, train.pixels.nrows())?;
+    let init = match phase.scheme().targets() {
+        TargetUse::Kept => TargetInit::ForwardPass,
+        _ => TargetInit::Computed,
+    };
+    model.add_examples(&train.pixels, &train.classes, &init)?;
+    let trainer = Trainer::new(phase)
         .with_seed(seed)
         .with_threads(options.threads)?
         // After every epoch; nothing is chosen by them here.

@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::read_ahead::ReadAhead;
 use super::streamed::{Loaded, Streamed};
 use crate::check::refuse;
-use crate::energy::{Batch, BatchMut, Draft, columns};
+use crate::energy::{Batch, BatchMut, Draft, Layers, Workspace, columns};
 use crate::error::Error;
 use crate::kernel::{Execution, Scalar};
 
@@ -14,13 +14,23 @@ use crate::kernel::{Execution, Scalar};
 #[derive(Debug, Clone)]
 pub(crate) struct Examples<T> {
     pub(crate) dims: Vec<usize>,
-    /// All empty if the examples are streamed.
+    /// All empty if the examples are streamed; z_1, …, z_{T−1} also if they are computed.
     pub(crate) z: Vec<Vec<T>>,
+    pub(crate) hidden: Hidden,
     pub(crate) streamed: Option<Streamed<T>>,
     pub(crate) ids: Vec<u64>,
     /// One weight per example; empty if all are 1.
     pub(crate) weights: Vec<T>,
     next: u64,
+}
+
+/// What z_1, …, z_{T−1} are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hidden {
+    /// Arrays of their own.
+    Stored,
+    /// Those of the forward pass through the current parameters.
+    Computed,
 }
 
 /// Where the z_0, …, z_T of restored examples are.
@@ -101,6 +111,7 @@ impl<T: Scalar> Examples<T> {
         Self {
             dims: dims.to_vec(),
             z: vec![Vec::new(); dims.len()],
+            hidden: Hidden::Stored,
             streamed: None,
             ids: Vec::new(),
             weights: Vec::new(),
@@ -123,6 +134,7 @@ impl<T: Scalar> Examples<T> {
     pub(crate) fn restored(
         dims: &[usize],
         place: Place<T>,
+        hidden: Hidden,
         ids: Vec<u64>,
         weights: Vec<T>,
         next: u64,
@@ -134,6 +146,7 @@ impl<T: Scalar> Examples<T> {
         Self {
             dims: dims.to_vec(),
             z,
+            hidden,
             streamed,
             ids,
             weights,
@@ -149,6 +162,25 @@ impl<T: Scalar> Examples<T> {
         }
     }
 
+    /// Checks that z_1, …, z_{T−1} are stored.
+    pub(crate) fn check_stored(&self, operation: &'static str) -> Result<(), Error> {
+        match self.hidden {
+            Hidden::Stored => Ok(()),
+            Hidden::Computed => Err(Error::TargetsNotStored { operation }),
+        }
+    }
+
+    /// Checks that examples with such targets can be added.
+    pub(crate) fn check_alike(&self, hidden: Hidden) -> Result<(), Error> {
+        match self.len() == 0 || self.hidden == hidden {
+            true => Ok(()),
+            false => refuse(
+                "computed targets with stored ones",
+                "the targets of a model's examples are all of one kind",
+            ),
+        }
+    }
+
     /// Checks that there are no examples, and never were any.
     pub(crate) fn check_unused(&self) -> Result<(), Error> {
         match self.streamed.is_none() && self.next == 0 {
@@ -161,7 +193,13 @@ impl<T: Scalar> Examples<T> {
     }
 
     /// Takes the examples of a data set, as the only ones; `ids` has room for their ids.
-    pub(crate) fn stream(&mut self, streamed: Streamed<T>, mut ids: Vec<u64>) -> Range<u64> {
+    pub(crate) fn stream(
+        &mut self,
+        streamed: Streamed<T>,
+        hidden: Hidden,
+        mut ids: Vec<u64>,
+    ) -> Range<u64> {
+        self.hidden = hidden;
         let count = streamed.source().len() as u64;
         ids.extend(0..count);
         self.ids = ids;
@@ -171,7 +209,8 @@ impl<T: Scalar> Examples<T> {
     }
 
     /// Appends examples, given as complete arrays of z_0, …, z_T that must fit.
-    pub(crate) fn append(&mut self, z: Vec<Vec<T>>) -> Range<u64> {
+    pub(crate) fn append(&mut self, z: Vec<Vec<T>>, hidden: Hidden) -> Range<u64> {
+        self.hidden = hidden;
         let count = z[0].len() / self.dims[0];
         for (own, new) in self.z.iter_mut().zip(z) {
             match own.is_empty() {
@@ -267,25 +306,25 @@ impl<T: Scalar> Examples<T> {
         }
     }
 
-    /// Copies of the examples in the given columns, in that order.
-    pub(crate) fn gathered(&self, chosen: &[usize]) -> Result<Self, Error> {
-        let mut own = Self::new(&self.dims);
-        match &self.streamed {
-            Some(streamed) => {
-                let mut loaded = Loaded::new();
-                let source = streamed.source();
-                source.read(&self.dims, chosen, true, &mut loaded)?;
-                own.z = loaded.z;
-            }
-            None => {
-                for ((to, from), &dim) in own.z.iter_mut().zip(&self.z).zip(&self.dims) {
-                    gather(to, from, dim, chosen);
-                }
-            }
-        }
-        gather(&mut own.ids, &self.ids, 1, chosen);
-        gather(&mut own.weights, &self.weights, 1, chosen);
-        Ok(own)
+    /// Copies of the chosen examples, with their targets.
+    pub(crate) fn gathered(
+        &self,
+        layers: Layers<'_, T>,
+        chosen: &Chosen<'_>,
+    ) -> Result<Self, Error> {
+        let (mut working, mut workspace) = (Working::new(layers.depth()), Workspace::new());
+        let batch = working.view_targets(layers, self, chosen, false, &mut workspace)?;
+        Ok(Self {
+            z: (0..self.dims.len()).map(|t| batch.z(t).to_vec()).collect(),
+            ids: batch.ids.to_vec(),
+            weights: batch.weights.to_vec(),
+            ..Self::new(&self.dims)
+        })
+    }
+
+    /// Whether all of z_0, …, z_T is in memory.
+    pub(crate) fn are_at_hand(&self) -> bool {
+        self.streamed.is_none() && self.hidden == Hidden::Stored
     }
 
     /// A range of examples, which are in memory, or without their z.
@@ -358,8 +397,17 @@ impl<T: Scalar> Working<T> {
         for draft in &mut self.drafts {
             (draft.written, draft.finite) = (false, false);
         }
+        let targets = match examples.hidden {
+            Hidden::Computed => TargetUse::Transient,
+            Hidden::Stored => targets,
+        };
         let in_place = match (chosen, &examples.streamed) {
-            (Chosen::Run(run), None) => Some(run.clone()),
+            (Chosen::Run(run), None) => {
+                if examples.hidden == Hidden::Computed {
+                    self.make_drafts(&examples.dims, run.len());
+                }
+                Some(run.clone())
+            }
             (Chosen::Scattered(columns), None) => {
                 self.gather(examples, columns, targets);
                 None
@@ -404,22 +452,68 @@ impl<T: Scalar> Working<T> {
         })
     }
 
+    /// A batch with its targets, stored or computed; the targets can be changed.
+    pub(crate) fn lend_targets<'a>(
+        &'a mut self,
+        layers: Layers<'_, T>,
+        examples: &'a Examples<T>,
+        chosen: &Chosen<'_>,
+        workspace: &mut Workspace<T>,
+    ) -> Result<BatchMut<'a, T>, Error> {
+        let mut batch = self.lend(examples, chosen, 0, TargetUse::Kept)?;
+        if examples.hidden == Hidden::Computed {
+            // As predictions are made, whatever the batch is for.
+            let inference = Batch {
+                training: false,
+                ..batch.view()
+            };
+            layers.on(inference).forward_pass(workspace);
+            for t in 1..layers.depth() {
+                let prediction = &workspace.locals[t - 1].prediction;
+                batch.target_mut(t).copy_from_slice(prediction);
+            }
+        }
+        Ok(batch)
+    }
+
+    /// [`Working::lend_targets`], to read.
+    pub(crate) fn view_targets<'a>(
+        &'a mut self,
+        layers: Layers<'_, T>,
+        examples: &'a Examples<T>,
+        chosen: &Chosen<'_>,
+        training: bool,
+        workspace: &mut Workspace<T>,
+    ) -> Result<Batch<'a, T>, Error> {
+        let BatchMut { base, drafts } = self.lend_targets(layers, examples, chosen, workspace)?;
+        Ok(Batch {
+            training,
+            drafts,
+            ..base
+        })
+    }
+
+    /// Drafts of n examples, without values.
+    fn make_drafts(&mut self, dims: &[usize], n: usize) {
+        for (draft, dim) in self.drafts.iter_mut().zip(&dims[1..]) {
+            draft.z.resize(dim * n, T::zero());
+            draft.written = true;
+        }
+    }
+
     fn gather(&mut self, examples: &Examples<T>, chosen: &[usize], targets: TargetUse) {
         gather(&mut self.ids, &examples.ids, 1, chosen);
         gather(&mut self.weights, &examples.weights, 1, chosen);
+        if targets != TargetUse::Kept {
+            self.make_drafts(&examples.dims, chosen.len());
+        }
         for (t, from) in examples.z.iter().enumerate() {
             let to = match self.drafts.get_mut(t.wrapping_sub(1)) {
-                Some(draft) => match targets {
-                    TargetUse::None | TargetUse::Transient => {
-                        draft.z.resize(examples.dims[t] * chosen.len(), T::zero());
-                        draft.written = true;
-                        continue;
-                    }
-                    TargetUse::Kept => {
-                        (draft.written, draft.finite) = (true, true);
-                        &mut draft.z
-                    }
-                },
+                Some(_) if targets != TargetUse::Kept => continue,
+                Some(draft) => {
+                    (draft.written, draft.finite) = (true, true);
+                    &mut draft.z
+                }
                 None => &mut self.z[t],
             };
             gather(to, from, examples.dims[t], chosen);

@@ -29,7 +29,7 @@ use crate::energy::{
 use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, Squares, Sum};
 use crate::layer::Layer;
-use examples::{Chosen, Examples, Working};
+use examples::{Chosen, Examples, Hidden, Working};
 pub use examples::{Selection, TargetUse};
 
 const ADDING: &str = "adding examples";
@@ -126,7 +126,8 @@ impl<T: Scalar> Gradients<T> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemoryEstimate {
-    /// z_1, …, z_{T−1}: n Σ_{t=1}^{T−1} d_t scalars; 0 if the examples are streamed.
+    /// z_1, …, z_{T−1}: n Σ_{t=1}^{T−1} d_t scalars; 0 if the examples are streamed or their targets
+    /// [computed](TargetInit::Computed).
     pub targets: usize,
     /// z_0 and z_T; 0 if the examples are streamed.
     pub data: usize,
@@ -307,7 +308,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
     ) -> Result<Range<u64>, Error> {
         self.examples.in_memory(ADDING)?;
         let hidden = self.hidden_targets(inputs, targets, init)?;
-        Ok(self.append(inputs.clone(), hidden, targets.clone()))
+        Ok(self.append(inputs.clone(), hidden, targets.clone(), init))
     }
 
     /// Adds all examples of a data set, in the order of its rows, as
@@ -342,12 +343,12 @@ impl<T: Scalar> DecoupledCircuit<T> {
         let n = data.len();
         // Before anything is read.
         self.check_dataset(data)?;
-        self.check_targets_room(n)?;
+        self.check_targets_room(n, init)?;
         let rows: Vec<usize> = (0..n).collect();
         let (inputs, targets) = data.matrices(&rows)?;
         check_unchanged(data, n)?;
         let hidden = self.hidden_targets(&inputs, &targets, init)?;
-        Ok(self.append(inputs, hidden, targets))
+        Ok(self.append(inputs, hidden, targets, init))
     }
 
     /// Checks the dimensions of a data set.
@@ -370,8 +371,11 @@ impl<T: Scalar> DecoupledCircuit<T> {
         Ok(())
     }
 
-    fn check_targets_room(&self, n: usize) -> Result<(), Error> {
-        let all = self.circuit.dims().iter();
+    fn check_targets_room(&self, n: usize, init: &TargetInit<T>) -> Result<(), Error> {
+        let all = match init.hidden() {
+            Hidden::Stored => self.circuit.dims().iter(),
+            Hidden::Computed => [].iter(),
+        };
         let all = all.fold(0_usize, |sum, &dim| sum.saturating_add(dim));
         check_room::<T>("the targets of all layers", all, n)
     }
@@ -386,7 +390,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
         self.circuit.check_inputs(inputs)?;
         let n = inputs.ncols();
         self.terms.check_outputs(&self.circuit, n, targets)?;
-        self.check_targets_room(n)?;
+        self.examples.check_alike(init.hidden())?;
+        self.check_targets_room(n, init)?;
         init.targets(self.layers(), inputs)
     }
 
@@ -395,11 +400,12 @@ impl<T: Scalar> DecoupledCircuit<T> {
         inputs: DMatrix<T>,
         hidden: Vec<Vec<T>>,
         targets: DMatrix<T>,
+        init: &TargetInit<T>,
     ) -> Range<u64> {
         let mut z: Vec<Vec<T>> = vec![inputs.data.into()];
         z.extend(hidden);
         z.push(targets.data.into());
-        self.examples.append(z)
+        self.examples.append(z, init.hidden())
     }
 
     /// Removes examples by id and frees their memory; the ids of the others do not change.
@@ -470,6 +476,9 @@ impl<T: Scalar> DecoupledCircuit<T> {
             return Err(Error::unknown_layer(t, 0..self.circuit.depth() + 1));
         };
         let z = self.examples.in_memory("a view of z")?;
+        if (1..self.circuit.depth()).contains(&t) {
+            self.examples.check_stored("a view of z")?;
+        }
         Ok(DMatrixView::from_slice(&z[t], dim, self.examples.len()))
     }
 
@@ -485,10 +494,10 @@ impl<T: Scalar> DecoupledCircuit<T> {
         let chosen = self.examples.resolve(selection)?;
         let n = chosen.len();
         let mut values = room("a copy of z", dim, n)?;
-        let mut working = Working::new(self.circuit.depth());
+        let (mut working, mut workspace) = self.memory_for_blocks();
         for start in (0..n).step_by(BLOCK) {
             let block = chosen.part(start..n.min(start + BLOCK));
-            let batch = working.view(&self.examples, &block, false, TargetUse::Kept)?;
+            let batch = self.view(&block, false, &mut working, &mut workspace)?;
             values.extend_from_slice(batch.z(t));
         }
         Ok(DMatrix::from_vec(dim, n, values))
@@ -510,6 +519,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         if !hidden.contains(&t) {
             return Err(Error::unknown_layer(t, hidden));
         }
+        self.examples.check_stored("setting targets")?;
         let chosen = self.examples.resolve(selection)?.into_places();
         let dim = self.circuit.dims()[t];
         check_shape(t, targets, (dim, chosen.len()))?;
@@ -526,6 +536,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// changed.
     pub fn initialize_targets(&mut self, init: &TargetInit<T>) -> Result<(), Error> {
         if let Some(streamed) = &self.examples.streamed {
+            self.examples.check_alike(init.hidden())?;
             let mut new = streamed.renewed()?;
             self.fill(&mut new, init)?;
             self.examples.streamed = Some(new);
@@ -536,6 +547,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         for (own, new) in self.examples.z[1..].iter_mut().zip(targets) {
             *own = new;
         }
+        self.examples.hidden = init.hidden();
         Ok(())
     }
 
@@ -564,6 +576,9 @@ impl<T: Scalar> DecoupledCircuit<T> {
             let rows: Vec<usize> = (start..source.len().min(start + BLOCK)).collect();
             source.read(dims, &rows, false, &mut loaded)?;
             let targets = block(&rows, &mut loaded).map_err(|error| error.after(start))?;
+            if init.hidden() == Hidden::Computed {
+                continue;
+            }
             let targets = targets.iter().map(Vec::as_slice);
             streamed.put_all(dims, &rows, targets, &mut records)?;
         }
@@ -576,6 +591,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// [`Error::UnknownColumns`], [`Error::NotInMemory`].
     pub fn batch(&self, run: Range<usize>) -> Result<Batch<'_, T>, Error> {
         self.examples.in_memory("a view of a batch")?;
+        self.examples.check_stored("a view of a batch")?;
         self.examples.resolve(&Selection::Columns(run.clone()))?;
         Ok(self.examples.run(run, 0, false))
     }
@@ -684,12 +700,11 @@ impl<T: Scalar> DecoupledCircuit<T> {
     ) -> Result<(), Error> {
         let n = chosen.len();
         self.check_batch(n.min(BLOCK))?;
-        let mut workspace = Workspace::new();
-        let mut working = Working::new(self.circuit.depth());
+        let (mut working, mut workspace) = self.memory_for_blocks();
         for start in (0..n).step_by(BLOCK) {
             let block = start..(start + BLOCK).min(n);
             let chosen = chosen.part(block);
-            let batch = working.view(&self.examples, &chosen, training, TargetUse::Kept)?;
+            let batch = self.view(&chosen, training, &mut working, &mut workspace)?;
             visit(self.layers().on(batch), &mut workspace);
         }
         Ok(())
@@ -811,6 +826,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
     pub fn memory(&self, batch: usize) -> Result<MemoryEstimate, Error> {
         let (scalar, n) = (size_of::<T>(), self.examples.len());
         let held = usize::from(self.examples.streamed.is_none());
+        let stored = held * usize::from(self.examples.hidden == Hidden::Stored);
         let dims = self.circuit.dims();
         let total = |sum: usize, own: usize| sum.saturating_add(own);
         let all = dims.iter().copied().fold(0, total);
@@ -842,7 +858,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
             .map(of_layer)
             .fold(0, total);
         Ok(MemoryEstimate {
-            targets: scalar * n * (all - ends) * held,
+            targets: scalar * n * (all - ends) * stored,
             data: scalar * n * ends * held,
             parameters: scalar * self.circuit.parameter_count(),
             workspace: scalar.saturating_mul(workspace),
@@ -853,6 +869,21 @@ impl<T: Scalar> DecoupledCircuit<T> {
     pub(crate) fn check_batch(&self, batch: usize) -> Result<(), Error> {
         let values = self.memory(batch)?.workspace / size_of::<T>();
         check_room::<T>("a batch", values.div_ceil(batch.max(1)), batch)
+    }
+
+    fn memory_for_blocks(&self) -> (Working<T>, Workspace<T>) {
+        (Working::new(self.circuit.depth()), Workspace::new())
+    }
+
+    /// The chosen examples with their targets.
+    fn view<'a>(
+        &'a self,
+        chosen: &Chosen<'_>,
+        training: bool,
+        working: &'a mut Working<T>,
+        workspace: &mut Workspace<T>,
+    ) -> Result<Batch<'a, T>, Error> {
+        working.view_targets(self.layers(), &self.examples, chosen, training, workspace)
     }
 
     /// Calls a function with E on the selected examples, which are copied unless they are adjacent.
@@ -872,8 +903,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
         work: impl FnOnce(Problem<'_, T>) -> R,
     ) -> Result<R, Error> {
         self.check_batch(chosen.len())?;
-        let mut working = Working::new(self.circuit.depth());
-        let batch = working.view(&self.examples, chosen, false, TargetUse::Kept)?;
+        let (mut working, mut workspace) = self.memory_for_blocks();
+        let batch = self.view(chosen, false, &mut working, &mut workspace)?;
         Ok(work(self.layers().on(batch)))
     }
 

@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::examples::Hidden;
 use super::streamed::{Streamed, TargetStore, record_len};
 use super::{DecoupledCircuit, TargetInit, check_unchanged};
 use crate::check::room;
@@ -203,11 +204,14 @@ impl<T: Bytes> DecoupledCircuit<T> {
         let n = data.len();
         self.check_dataset(&data)?;
         let ids = room("the ids of a data set", 1, n)?;
-        let length = record_len(self.circuit.dims());
+        let length = match init.hidden() {
+            Hidden::Stored => record_len(self.circuit.dims()),
+            Hidden::Computed => 0,
+        };
         let store = TargetFile::create(folder.as_ref(), n, length)?;
         let mut streamed = Streamed::new(Arc::clone(&data), n, Arc::new(store));
         self.fill(&mut streamed, init)?;
         check_unchanged(&data, n)?;
-        Ok(self.examples.stream(streamed, ids))
+        Ok(self.examples.stream(streamed, init.hidden(), ids))
     }
 }

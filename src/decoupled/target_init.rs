@@ -4,6 +4,7 @@ use nalgebra::DMatrix;
 use rand::rngs::ChaCha8Rng;
 
 use super::check_shape;
+use super::examples::Hidden;
 use super::projection::Projection;
 use crate::check::{check_finite, check_length, not_negative, refuse};
 use crate::circuit::Circuit;
@@ -44,10 +45,30 @@ pub enum TargetInit<T: Scalar> {
     },
     /// z_1, …, z_{T−1} as given, each d_t × n.
     Given(Vec<DMatrix<T>>),
+    /// z_t = ẑ_t of the forward pass through the current parameters, computed wherever targets are
+    /// needed: none are stored, which saves n Σ_t d_t numbers.
+    ///
+    /// For [`Backprop`](crate::training::Backprop) and for schemes that set their targets afresh in each
+    /// visit, such as [`Decoupling::refreshed`](crate::training::Decoupling::refreshed): they end with
+    /// the same parameters as with stored targets, and need no pass over all examples at the end of a
+    /// phase. A scheme whose [targets](crate::training::Scheme::targets) are [`TargetUse::Kept`], and
+    /// whatever else shows or changes stored targets, is refused
+    /// ([`Error::TargetsNotStored`](crate::Error::TargetsNotStored)). All examples of a model are of one
+    /// kind.
+    ///
+    /// [`TargetUse::Kept`]: crate::decoupled::TargetUse::Kept
+    Computed,
 }
 
 impl<T: Scalar> TargetInit<T> {
-    /// z_1, …, z_{T−1} for these inputs (d_0 × n), column-major.
+    pub(super) fn hidden(&self) -> Hidden {
+        match self {
+            Self::Computed => Hidden::Computed,
+            _ => Hidden::Stored,
+        }
+    }
+
+    /// z_1, …, z_{T−1} for these inputs (d_0 × n), column-major; nothing if they are computed.
     pub(crate) fn targets(
         &self,
         layers: Layers<'_, T>,
@@ -98,6 +119,7 @@ impl<T: Scalar> TargetInit<T> {
                 }
                 Blocks::Given { targets, done: 0 }
             }
+            Self::Computed => Blocks::Computed,
         })
     }
 }
@@ -111,6 +133,7 @@ pub(crate) enum Blocks<'a, T: Scalar> {
         /// Examples in earlier blocks.
         done: usize,
     },
+    Computed,
 }
 
 /// N(0, std²), with a stream of random numbers for each of z_1, …, z_{T−1}.
@@ -159,6 +182,7 @@ impl<T: Scalar> Blocks<'_, T> {
                 *done += n;
                 own
             }
+            Self::Computed => vec![Vec::new(); hidden.len()],
         };
         checked(layers, targets)
     }

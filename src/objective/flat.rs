@@ -110,13 +110,12 @@ impl<'a, T: Scalar> Flat<'a, T> {
         }
         model.check_batch(chosen.len())?;
         let (examples, run) = match chosen {
-            Chosen::Run(run) if model.examples.streamed.is_none() => {
+            Chosen::Run(run) if model.examples.are_at_hand() => {
                 (Cow::Borrowed(&model.examples), run)
             }
             chosen => {
-                let columns = chosen.into_places();
-                let gathered = model.examples.gathered(&columns)?;
-                (Cow::Owned(gathered), 0..columns.len())
+                let gathered = model.examples.gathered(model.layers(), &chosen)?;
+                (Cow::Owned(gathered), 0..chosen.len())
             }
         };
         Ok(Self {

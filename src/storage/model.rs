@@ -11,7 +11,7 @@ use super::circuit::{self, Manifest, Part, check_parts};
 use super::container::{Contents, Draft, Layout, shape_of_rows};
 use crate::check::{check_example_weights, check_finite, check_weights};
 use crate::decoupled::DecoupledCircuit;
-use crate::decoupled::examples::{Examples, Place};
+use crate::decoupled::examples::{Examples, Hidden, Place};
 use crate::energy::{Energy, Terms};
 use crate::error::{Error, Quantity};
 use crate::loss::Loss;
@@ -35,6 +35,9 @@ pub(super) struct ExamplesEntry {
     /// Whether z_0 and z_T are in a data set, not in the file.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     streamed: bool,
+    /// Whether there are no arrays of z_1, …, z_{T−1}.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    computed: bool,
     /// The id of the next example.
     next: u64,
 }
@@ -68,14 +71,19 @@ pub(super) fn write<'a, T: Stored>(
     draft.put(PENALTIES.into(), &[penalties.len()], penalties);
     let n = examples.len();
     let (dims, streamed) = (&examples.dims, examples.streamed.as_ref());
+    let last = dims.len() - 1;
+    let stored = match examples.hidden {
+        Hidden::Stored => 1..last,
+        Hidden::Computed => 0..0,
+    };
     match streamed {
         None => {
-            for (t, values) in examples.z.iter().enumerate() {
-                draft.put_rows(z(t), n, values);
+            for t in [0].into_iter().chain(stored).chain([last]) {
+                draft.put_rows(z(t), n, &examples.z[t]);
             }
         }
         Some(streamed) => {
-            for t in 1..dims.len() - 1 {
+            for t in stored {
                 let shape = shape_of_rows(n, dims[t]);
                 draft.stream_rows(z(t), shape, move |to| streamed.each(dims, t, n, to));
             }
@@ -92,6 +100,7 @@ pub(super) fn write<'a, T: Stored>(
             count: n,
             weighted,
             streamed: streamed.is_some(),
+            computed: examples.hidden == Hidden::Computed,
             next: examples.next(),
         }),
         ..manifest
@@ -192,15 +201,19 @@ fn examples<T: Stored>(
     if here != there {
         return Err(file.differs("the place of the examples", here, there));
     }
+    let (hidden, stored) = match entry.computed {
+        false => (Hidden::Stored, 1..depth),
+        true => (Hidden::Computed, 0..0),
+    };
     let check = |t: usize, values: &[T]| {
         check_finite(Quantity::Target, t, dims[t], values)?;
         terms.loss(t - 1).check_target(dims[t], values)
     };
     let place = match own {
         None => {
-            let mut values = Vec::with_capacity(depth + 1);
-            for (t, &dim) in dims.iter().enumerate() {
-                values.push(file.get_rows(&z(t), n, dim)?);
+            let mut values = vec![Vec::new(); depth + 1];
+            for t in [0].into_iter().chain(stored.clone()).chain([depth]) {
+                values[t] = file.get_rows(&z(t), n, dims[t])?;
             }
             let [inputs, targets] = [0, depth].map(|t| {
                 let values = std::mem::take(&mut values[t]);
@@ -210,8 +223,8 @@ fn examples<T: Stored>(
             terms.check_outputs(circuit, n, &targets)?;
             values[0] = inputs.data.into();
             values[depth] = targets.data.into();
-            for (t, values) in (1..depth).zip(&values[1..]) {
-                check(t, values)?;
+            for t in stored {
+                check(t, &values[t])?;
             }
             Place::Memory(values)
         }
@@ -221,8 +234,16 @@ fn examples<T: Stored>(
                 let [expected, found] = [expected, n].map(|count| count.to_string());
                 return Err(file.differs("the number of examples", &expected, &found));
             }
+            if model.examples.hidden != hidden {
+                let kind = |hidden| match hidden {
+                    Hidden::Stored => "stored",
+                    Hidden::Computed => "computed",
+                };
+                let [here, there] = [model.examples.hidden, hidden].map(kind);
+                return Err(file.differs("the targets of streamed examples", here, there));
+            }
             let mut new = own.renewed()?;
-            for t in 1..depth {
+            for t in stored {
                 file.each_rows(&z(t), [n, dims[t]], |first, values: &[T]| {
                     check(t, values).map_err(|error| error.after(first))?;
                     let columns: Vec<usize> = (first..first + values.len() / dims[t]).collect();
@@ -245,7 +266,9 @@ fn examples<T: Stored>(
         weights = file.get(WEIGHTS, &[n])?;
         check_example_weights(&weights)?;
     }
-    Ok(Examples::restored(dims, place, ids, weights, entry.next))
+    Ok(Examples::restored(
+        dims, place, hidden, ids, weights, entry.next,
+    ))
 }
 
 /// The model of a file.

@@ -129,6 +129,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         selection: &Selection<'_>,
     ) -> Result<SolveReport, Error> {
         let chosen = self.chosen(selection, "a Z-step")?;
+        self.examples.check_stored("a Z-step")?;
         self.check_batch(chosen.len())?;
         let mut working = Working::new(self.circuit.depth());
         let batch = working.lend(&self.examples, &chosen, 0, TargetUse::Kept)?;

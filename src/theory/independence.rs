@@ -25,6 +25,7 @@ pub fn batch_dependent_example<T: Scalar>(
     check_examples(chosen.len(), "statement 11")?;
     let (mut together, mut alone) = (model.clone(), model.clone());
     model.examples.in_memory("statement 11")?;
+    model.examples.check_stored("statement 11")?;
     together.solve_targets(solver, selection)?;
     for column in chosen {
         let id = model.examples()[column];

@@ -4,7 +4,7 @@ use crate::check::check_examples;
 /// A NaN must not pass as a small deviation.
 pub(super) use crate::check::check_result as finite;
 use crate::decoupled::examples::Working;
-use crate::decoupled::{DecoupledCircuit, Gradients, Selection, TargetUse};
+use crate::decoupled::{DecoupledCircuit, Gradients, Selection};
 use crate::energy::{All, Workspace};
 use crate::error::{Error, Quantity};
 use crate::kernel::Scalar;
@@ -22,9 +22,9 @@ pub(super) fn on_a_copy<T: Scalar, R>(
     let layers = model.layers();
     // Drafts that are never committed.
     let mut working = Working::new(layers.depth());
-    let mut batch = working.lend(&model.examples, &columns, 0, TargetUse::Kept)?;
-    batch.base.training = false;
     let (mut workspace, mut predictions) = (Workspace::new(), Predictions::None);
+    let mut batch = working.lend_targets(layers, &model.examples, &columns, &mut workspace)?;
+    batch.base.training = false;
     work(&mut TargetProblem::new(
         layers,
         batch,

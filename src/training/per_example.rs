@@ -3,6 +3,7 @@
 
 use crate::check::{check_count, check_length};
 use crate::decoupled::DecoupledCircuit;
+use crate::decoupled::examples::Hidden;
 use crate::energy::{Problem, Workspace};
 use crate::error::Error;
 use crate::kernel::Scalar;
@@ -19,13 +20,16 @@ pub(super) fn zeros<T: Scalar>(model: &DecoupledCircuit<T>, slots: usize) -> Vec
     hidden.iter().map(layer).collect()
 }
 
-/// Changes the targets of all examples whose weight is not 0, block by block. After an error none of
-/// them has changed.
+/// Changes the stored targets of all examples whose weight is not 0, block by block; there is nothing
+/// to do if targets are computed. After an error none of them has changed.
 pub(super) fn change_all<T: Scalar>(
     model: &mut DecoupledCircuit<T>,
     training: bool,
     mut change: impl FnMut(&mut TargetProblem<'_, T>) -> Result<(), Error>,
 ) -> Result<(), Error> {
+    if model.examples.hidden == Hidden::Computed {
+        return Ok(());
+    }
     let mut workspace = Workspace::new();
     model.change_blocks(|layers, batch| {
         let (mut batch, mut predictions) = (batch.reborrow(), Predictions::None);
@@ -41,7 +45,7 @@ pub(super) fn change_all<T: Scalar>(
     })
 }
 
-/// Sets the targets of these examples to the forward pass that
+/// Sets the stored targets of all examples whose weight is not 0 to the forward pass that
 /// [`Circuit::predict`](crate::circuit::Circuit::predict) computes.
 pub(super) fn refresh_all<T: Scalar>(model: &mut DecoupledCircuit<T>) -> Result<(), Error> {
     change_all(model, false, |problem| problem.refresh())

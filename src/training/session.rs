@@ -965,7 +965,9 @@ impl<T: Scalar> Session<T> {
             let Memory {
                 visited, working, ..
             } = &mut self.memory;
-            told.extend(unscaled(&self.model, visited, working).or_else(unless)?);
+            // In batches that there is memory for.
+            let size = phase.batch_size(visited.len()).clamp(1, BLOCK);
+            told.extend(unscaled(&self.model, visited.chunks(size), working).or_else(unless)?);
         }
         let loss = measured.composed_loss.map(Scalar::as_f64);
         let limit = within.worse.unwrap_or(f64::MAX);
@@ -1437,9 +1439,9 @@ fn squashed<T: Scalar>(model: &DecoupledCircuit<T>) -> Option<Warning> {
 }
 
 /// The warning about the inputs in these columns, if they are far above unit scale.
-fn unscaled<T: Scalar>(
+fn unscaled<'a, T: Scalar>(
     model: &DecoupledCircuit<T>,
-    columns: &[usize],
+    blocks: impl Iterator<Item = &'a [usize]>,
     working: &mut Working<T>,
 ) -> Result<Option<Warning>, Error> {
     let first = model.circuit.layers().next();
@@ -1447,13 +1449,14 @@ fn unscaled<T: Scalar>(
         // Another layer may take indices, or scale its inputs.
         return Ok(None);
     }
-    let mut squares = Squares::zero();
-    for columns in columns.chunks(BLOCK) {
+    let (mut squares, mut count) = (Squares::zero(), 0);
+    for columns in blocks {
+        count += columns.len();
         let chosen = Chosen::Scattered(columns.into());
         let batch = working.view(&model.examples, &chosen, false, TargetUse::None)?;
         squares.add(quick_norm(batch.z(0)));
     }
-    let count = columns.len() as f64 * model.circuit.dims()[0] as f64;
+    let count = count as f64 * model.circuit.dims()[0] as f64;
     let size = squares.root_mean(count);
     Ok((size > Warning::UNIT_SCALE).then_some(Warning::Unscaled { size }))
 }

@@ -18,10 +18,13 @@ use layerwise::loss::{
     WeightedBinaryCrossEntropy, WeightedCrossEntropy, WeightedSquaredError,
 };
 use layerwise::nalgebra::DMatrix;
+use layerwise::optimizer::Adam;
 use layerwise::rand::Rng;
 use layerwise::registry::Registry;
 use layerwise::regularizer::Regularizer;
 use layerwise::storage::Stored;
+use layerwise::target_solver::ReverseSweep;
+use layerwise::training::{Decoupling, Phase, Session, Trainer};
 use layerwise::{Circuit, DecoupledCircuit, Error};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -418,6 +421,47 @@ fn models_come_back<T: Stored>() {
 fn models_and_circuits_come_back_as_they_were_saved() {
     models_come_back::<f32>();
     models_come_back::<f64>();
+}
+
+/// A file of a model whose targets are computed has none, and is read as such a model.
+#[test]
+fn computed_targets_are_in_no_file() {
+    let mut model = model::<f64>();
+    let stored = model.to_bytes().unwrap().len();
+    model.initialize_targets(&TargetInit::Computed).unwrap();
+    let bytes = model.to_bytes().unwrap();
+    let hidden: usize = (1..model.circuit().depth())
+        .map(|t| model.circuit().dims()[t])
+        .sum();
+    assert!(bytes.len() + 8 * hidden * model.examples().len() < stored);
+    let opened = DecoupledCircuit::from_bytes(&bytes, &registry()).unwrap();
+    assert_same(&opened, &model);
+    assert_eq!(opened.memory(1).unwrap().targets, 0);
+    // Into a model with stored ones, which then has none, and back.
+    let folder = Folder::new("computed");
+    let paths = ["computed", "stored"].map(|name| folder.file(name));
+    fs::write(&paths[0], &bytes).unwrap();
+    let mut other = self::model::<f64>();
+    other.save(&paths[1]).unwrap();
+    other.load(&paths[0]).unwrap();
+    assert_same(&other, &model);
+    other.load(&paths[1]).unwrap();
+    assert_same(&other, &self::model::<f64>());
+    // A run that is taken up again.
+    let scheme = || Decoupling::refreshed(ReverseSweep::new(1));
+    let phase = Phase::new(scheme(), Adam::new(0.01).unwrap()).with_epochs(3);
+    let trainer = Trainer::new(phase.with_batch_size(2).unwrap());
+    let mut whole = Session::new(&trainer, model.clone()).unwrap();
+    let path = folder.file("run");
+    for _ in 0..3 {
+        whole.advance().unwrap();
+    }
+    whole.save(&path).unwrap();
+    let mut again = Session::reopen(&trainer, opened, &path).unwrap();
+    while whole.advance().unwrap().is_some() {
+        again.advance().unwrap();
+    }
+    assert_same(again.model(), whole.model());
 }
 
 #[test]

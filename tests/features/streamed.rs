@@ -275,6 +275,54 @@ fn what_needs_memory_says_so() {
     assert!(told.contains("could not be created"), "{told}");
 }
 
+/// No file of targets is filled, and every number is that of a run in memory.
+#[test]
+fn computed_targets_are_not_stored_either() {
+    let folder = Folder::new("streamed-computed");
+    let init = TargetInit::<f64>::Computed;
+    let mut memory = empty();
+    memory.add_dataset(&data::<f64>(N), &init).unwrap();
+    let mut own = empty();
+    own.stream_dataset(data(N), folder.path(), &init).unwrap();
+    let phase = Phase::new(
+        Decoupling::refreshed(ReverseSweep::new(1)),
+        Adam::new(0.02).unwrap(),
+    );
+    let trainer = Trainer::new(phase.with_epochs(3).with_batch_size(4).unwrap());
+    for model in [&mut memory, &mut own] {
+        trainer.run(model).unwrap();
+    }
+    assert_alike(&memory, &own, "computed");
+    let some = Selection::Examples(&[7, 2]);
+    assert_eq!(memory.gradients(&some), own.gradients(&some));
+    let objectives = [&memory, &own].map(|model| model.joint_objective(&some).unwrap().point());
+    assert_eq!(objectives[0], objectives[1]);
+    // From the file of one into another; not into one whose targets are stored.
+    let bytes = own.to_bytes().unwrap();
+    let path = folder.file("model");
+    fs::write(&path, &bytes).unwrap();
+    let mut again = empty();
+    again.stream_dataset(data(N), folder.path(), &init).unwrap();
+    again.load(&path).unwrap();
+    assert_alike(&again, &own, "from a file");
+    let mut stored = streamed::<f64>(N, folder.path());
+    let told = stored.load(&path).unwrap_err().to_string();
+    assert!(told.contains("the targets of streamed examples"), "{told}");
+    let error = stored.initialize_targets(&init).unwrap_err();
+    assert!(matches!(error, Error::Combination { .. }), "{error:?}");
+    let error = own.initialize_targets(&noise()).unwrap_err();
+    assert!(matches!(error, Error::Combination { .. }), "{error:?}");
+    // What is read is checked all the same.
+    let mut x = wave(2, 1500);
+    x[(1, 1400)] = f64::NAN;
+    let bad = Arc::new(InMemory::new(x, wave(1, 1500)).unwrap());
+    let refused = empty::<f64>().stream_dataset(bad, folder.path(), &init);
+    assert!(
+        matches!(refused, Err(Error::NonFiniteData { column: 1400, .. })),
+        "{refused:?}"
+    );
+}
+
 #[test]
 fn clones_are_snapshots() {
     let folder = Folder::new("streamed-clone");

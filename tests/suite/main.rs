@@ -10,6 +10,7 @@ mod along_sweep;
 mod amortized;
 mod bad_parts;
 mod class_metrics;
+mod computed_targets;
 mod damaged_states;
 mod datasets;
 mod defaults;

@@ -5,6 +5,13 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::{env, fs};
 
+/// Links the library that BLAS names, or OpenBLAS.
+fn link_blas() {
+    println!("cargo::rerun-if-env-changed=BLAS");
+    let library = env::var("BLAS").unwrap_or("openblas".to_owned());
+    println!("cargo::rustc-link-lib={library}");
+}
+
 /// The blocks of a page: language and text.
 fn blocks(page: &str) -> Vec<(&str, &str)> {
     // Every second fence ends a block.
@@ -13,6 +20,9 @@ fn blocks(page: &str) -> Vec<(&str, &str)> {
 }
 
 fn main() {
+    if env::var_os("CARGO_FEATURE_BLAS").is_some() {
+        link_blas();
+    }
     let guide = Path::new("../docs/guide");
     println!("cargo::rerun-if-changed={}", guide.display());
     let mut pages: Vec<_> = fs::read_dir(guide)

@@ -6,6 +6,8 @@ use std::ops::Range;
 
 pub(crate) mod activate;
 mod activation;
+#[cfg(feature = "blas")]
+mod blas;
 mod bytes;
 pub(crate) mod cholesky;
 pub(crate) mod columns;

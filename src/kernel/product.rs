@@ -133,6 +133,10 @@ fn blocks(length: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
 
 fn in_one<T: Element>(out: Write<'_, T>, a: Matrix<'_, T>, b: Matrix<'_, T>) {
     let (m, k, n) = shape(&out, &a, &b);
+    #[cfg(feature = "blas")]
+    if let Some(call) = super::blas::Call::new(&a, &b) {
+        return call.write(out);
+    }
     // The tiles are slow where the compiler does not inline them.
     if m * n * k == 0 || cfg!(unoptimized) {
         return by_loops(out, a, b);
@@ -489,11 +493,18 @@ fn copy_columns<'a, T: Copy + 'a, const W: usize>(
 pub(crate) trait Element: Scalar {
     /// Computes the product, by code for this processor.
     fn run(product: Product<'_, Self>, left: &mut [Self], right: &mut [Self]);
+
+    /// The product by the BLAS.
+    #[cfg(feature = "blas")]
+    const GEMM: super::blas::Gemm<Self>;
 }
 
 macro_rules! element {
-    ($number:ty, $wide:ident) => {
+    ($number:ty, $wide:ident, $gemm:ident) => {
         impl Element for $number {
+            #[cfg(feature = "blas")]
+            const GEMM: super::blas::Gemm<Self> = cblas_sys::$gemm;
+
             #[cfg(feature = "fast-kernels")]
             fn run(product: Product<'_, Self>, left: &mut [Self], right: &mut [Self]) {
                 struct Dispatched<'a>(Product<'a, $number>, &'a mut [$number], &'a mut [$number]);
@@ -530,8 +541,8 @@ macro_rules! element {
     };
 }
 
-element!(f32, Wide32);
-element!(f64, Wide64);
+element!(f32, Wide32, cblas_sgemm);
+element!(f64, Wide64, cblas_dgemm);
 
 #[cfg(test)]
 #[path = "product_tests.rs"]

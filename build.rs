@@ -17,7 +17,8 @@ fn main() {
     // `src/instances.rs`. Only with the default features, with which the whole suite is built; a build of fewer
     // tests is faster without.
     let feature = |name: &str| env::var_os(format!("CARGO_FEATURE_{name}")).is_some();
-    let default = feature("FAST_KERNELS") && feature("RAYON") && !feature("SERDE");
+    let default = feature("FAST_KERNELS") && feature("RAYON");
+    let default = default && !feature("SERDE") && !feature("BLAS");
     if level == Ok("1") && default && Path::new("tests").is_dir() {
         println!("cargo::rustc-cfg=instances");
     }

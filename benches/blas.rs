@@ -10,9 +10,9 @@ use cblas_sys::{CblasColMajor, CblasNoTrans, CblasTrans};
 use layerwise::Scalar;
 use layerwise::kernel::{Matrix, Write};
 
-const ROUNDS: usize = 9;
-/// Seconds of one measurement.
-const SECONDS: f64 = 0.02;
+/// The two are measured in turn, each for a moment, and the best round counts: others may work on the machine.
+const ROUNDS: usize = 40;
+const SECONDS: f64 = 0.001;
 
 /// The products of an m × k layer on n examples: whether A and B are transposed, and which is m, k or n.
 const PRODUCTS: [(&str, bool, bool); 3] = [
@@ -72,49 +72,54 @@ fn matrix<T>(data: &[T], rows: usize, columns: usize, transposed: bool) -> Matri
     }
 }
 
-/// Seconds of one call.
-fn time(times: usize, mut call: impl FnMut()) -> f64 {
-    let start = Instant::now();
-    for _ in 0..times {
-        call();
+/// Seconds of one call, in calls for about [`SECONDS`].
+fn time(mut call: impl FnMut()) -> f64 {
+    let (start, mut times, mut more) = (Instant::now(), 0, 1);
+    loop {
+        for _ in 0..more {
+            call();
+        }
+        times += more;
+        let elapsed = start.elapsed().as_secs_f64();
+        if elapsed >= SECONDS {
+            return elapsed / times as f64;
+        }
+        more = times;
     }
-    start.elapsed().as_secs_f64() / times as f64
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-/// GFLOP/s of the crate's product, and the BLAS's time over its time: medians of the rounds.
+/// GFLOP/s of the crate's product, and the BLAS's time over its time.
 fn measure<T: Number>(sizes @ [m, k, n]: [usize; 3], turned: (bool, bool)) -> (f64, f64) {
     let numbers =
         |count: usize| -> Vec<T> { (0..count).map(|i| T::of((0.7 * i as f64).sin())).collect() };
     let (a, b, mut out) = (numbers(m * k), numbers(k * n), numbers(m * n));
     let flops = 2.0 * (m * k * n) as f64;
-    let times = 1 + (SECONDS * 1e11 / flops) as usize;
-    let (mut speeds, mut ratios) = (Vec::new(), Vec::new());
+    let (mut own, mut blas) = (f64::INFINITY, f64::INFINITY);
     for _ in 0..ROUNDS {
-        let own = time(times, || {
+        own = own.min(time(|| {
             let (a, b) = (matrix(&a, m, k, turned.0), matrix(&b, k, n, turned.1));
             T::matmul(Write::Set(black_box(&mut out)), a, b);
-        });
-        let blas = time(times, || {
+        }));
+        blas = blas.min(time(|| {
             T::by_blas(black_box(&mut out), &a, &b, sizes, turned)
-        });
-        speeds.push(flops / own / 1e9);
-        ratios.push(blas / own);
+        }));
     }
-    (median(speeds), median(ratios))
+    (flops / own / 1e9, blas / own)
 }
 
 fn shapes() -> Vec<[usize; 3]> {
-    let given: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    let given: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|a| a != "--bench")
+        .collect();
     if given.is_empty() {
         return [128, 256, 512, 1024].map(|d| [d; 3]).to_vec();
     }
     let sizes = |shape: &String| {
-        let sizes: Vec<usize> = shape.split('x').map(|d| d.parse().expect("a size")).collect();
+        let sizes: Vec<usize> = shape
+            .split('x')
+            .map(|d| d.parse().expect("a size"))
+            .collect();
         sizes.try_into().expect("m, k, n")
     };
     given.iter().map(sizes).collect()

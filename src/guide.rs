@@ -126,6 +126,15 @@ pub mod diagnostics {}
 pub mod errors {}
 
 #[doc = include_str!("guide/links.md")]
+#[doc = include_str!("../docs/guide/blas.md")]
+///
+/// # Reference
+///
+/// [`Scalar::matmul`](crate::Scalar::matmul), [`GradCheck`](crate::gradcheck::GradCheck),
+/// [`theory`](crate::theory).
+pub mod blas {}
+
+#[doc = include_str!("guide/links.md")]
 #[doc = include_str!("../docs/guide/migrating.md")]
 ///
 /// # Reference

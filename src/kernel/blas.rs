@@ -31,9 +31,6 @@ pub(crate) type Gemm<T> = unsafe extern "C" fn(
     c_int,
 );
 
-/// Multiplications in the smallest product that a BLAS computes.
-const LEAST: usize = 1;
-
 /// A product for the BLAS, with sizes as it takes them.
 pub(super) struct Call<'a, T> {
     rows: c_int,
@@ -51,17 +48,16 @@ struct Factor<'a, T> {
 }
 
 impl<'a, T: Element> Call<'a, T> {
-    /// The product of two matrices whose inner dimensions match. `None` if it is left to this crate's
-    /// kernels: it is small, or a BLAS cannot express it.
+    /// `None` if a BLAS cannot express the product, which is left to this crate's kernels then.
+    ///
+    /// # Panics
+    /// If the inner dimensions differ.
     pub(super) fn new(a: &Matrix<'a, T>, b: &Matrix<'a, T>) -> Option<Self> {
-        let (rows, terms, columns) = (a.rows(), a.columns(), b.columns());
-        if rows * terms * columns < LEAST || terms != b.rows() {
-            return None;
-        }
+        assert_eq!(a.columns(), b.rows(), "inner dimensions of a product");
         Some(Self {
-            rows: rows.try_into().ok()?,
-            terms: terms.try_into().ok()?,
-            columns: columns.try_into().ok()?,
+            rows: a.rows().try_into().ok()?,
+            terms: a.columns().try_into().ok()?,
+            columns: b.columns().try_into().ok()?,
             left: Factor::new(a)?,
             right: Factor::new(b)?,
         })
@@ -78,9 +74,11 @@ impl<'a, T: Element> Call<'a, T> {
         };
         let size = self.rows as usize * self.columns as usize;
         assert_eq!(out.len(), size, "the result of a product");
-        // SAFETY: the factors have rows × terms and terms × columns numbers within their slices, by
-        // `Call::new` and `Factor::new`. `out` has rows × columns, by the check above, and is borrowed
-        // mutably, so it overlaps neither. No size is 0, and all strides are at least the stored rows.
+        // SAFETY: `Factor::new` has checked that the columns of both factors lie within their slices, and
+        // `Call::new` that their sizes are those handed over. `out` has rows × columns numbers, by the check
+        // above, and is borrowed mutably, so it overlaps neither factor. No size is 0, and every stride is at
+        // least the stored rows, as BLAS demands. That the linked functions are those declared, with integers
+        // of 32 bits, is up to the user (docs/guide/blas.md).
         unsafe {
             T::GEMM(
                 CblasColMajor,

@@ -28,7 +28,8 @@ pub trait Scalar: RealField + Copy {
 
     /// Matrix product, `out ← A B` or `out ← out + A B`, all column-major.
     ///
-    /// A column of the result has the same bits for any other columns of `B`.
+    /// A column of the result has the same bits for any other columns of `B`, unless the feature `blas` leaves
+    /// the product to a BLAS.
     ///
     /// # Panics
     /// If the shapes do not match: kernels expect shapes that have been checked before.

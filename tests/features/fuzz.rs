@@ -2,7 +2,7 @@
 //!
 //! With the feature `storage`, every model is also saved and opened, and every run in two parts goes
 //! through a file's bytes. A short run is part of the tests. For a long one, with other seeds:
-//! `FUZZ_SECONDS=7200 FUZZ_SEED=1 cargo test --release --all-features --test features fuzz -- --nocapture`.
+//! `FUZZ_SECONDS=7200 FUZZ_SEED=1 cargo test --release --features "$(.ci/features)" --test features fuzz -- --nocapture`.
 //! What fails is shrunk to the shortest list of calls, and printed.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

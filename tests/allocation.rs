@@ -435,6 +435,10 @@ fn training_in_f64_allocates_nothing_after_its_start() {
 }
 
 #[test]
+#[cfg_attr(
+    feature = "blas",
+    ignore = "Levenberg-Marquardt runs after a minimum at infinity"
+)]
 fn training_in_f32_allocates_nothing_after_its_start() {
     training::<f32>();
 }

@@ -21,6 +21,7 @@ use proptest::prelude::*;
 
 in_both_scalars!(
     no_example_goes_uphill,
+    #[cfg_attr(feature = "blas", ignore = "a BLAS sums by shape")]
     an_example_goes_its_own_way,
     a_linear_circuit_takes_one_step,
     it_rests_where_the_gradient_is_zero,
@@ -497,6 +498,7 @@ impl Optimizer<f64> for Drift {
 /// Over a whole run too: when the preconditioner's bounds are refreshed does not depend on how many
 /// steps the other examples make.
 #[test]
+#[cfg_attr(feature = "blas", ignore = "a BLAS sums by shape")]
 fn an_example_goes_its_own_way_through_a_run() {
     let train = |columns: std::ops::Range<usize>| {
         let mut builder = Circuit::<f64>::builder().seed(6);

@@ -45,14 +45,16 @@ pub(crate) fn failed(error: Error) -> TestCaseError {
 
 /// The same test in every scalar.
 macro_rules! in_both_scalars {
-    ($($test:ident),* $(,)?) => {$(
+    ($($(#[$attribute:meta])* $test:ident),* $(,)?) => {$(
         mod $test {
             #[test]
+            $(#[$attribute])*
             fn in_f64() {
                 super::$test::<f64>();
             }
 
             #[test]
+            $(#[$attribute])*
             fn in_f32() {
                 super::$test::<f32>();
             }

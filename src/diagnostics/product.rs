@@ -41,13 +41,13 @@ impl<T: Scalar> Product<T> {
         self.results.resize_with(directions.len(), Vec::new);
         for (t, local) in workspace.locals.iter_mut().enumerate() {
             self.link.fit(layers, t, batch.len());
-            let own = t.checked_sub(1).map(|i| &directions[i][..]);
+            let own = t.checked_sub(1).map(|i| directions[i][..].into());
             let above = directions.get(t).map(|above| &above[..]);
             match part {
                 Part::Whole => {
                     let wanted = own.is_some();
                     self.link
-                        .multiply(layers, batch, t, [own, above], wanted, local);
+                        .multiply(layers, batch, t, (own, above), wanted, local);
                     self.set_target_part(t);
                     self.add_input_part(t);
                 }
@@ -55,12 +55,12 @@ impl<T: Scalar> Product<T> {
                 Part::Blocks => {
                     if above.is_some() {
                         self.link
-                            .multiply(layers, batch, t, [None, above], false, local);
+                            .multiply(layers, batch, t, (None, above), false, local);
                         self.set_target_part(t);
                     }
                     if own.is_some() {
                         self.link
-                            .multiply(layers, batch, t, [own, None], true, local);
+                            .multiply(layers, batch, t, (own, None), true, local);
                         self.add_input_part(t);
                     }
                 }

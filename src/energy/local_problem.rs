@@ -312,7 +312,18 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
                 .parameter_gradient(&pair, &w.factors, d_loss, &mut w.work);
         }
         self.apply_factors(wanted.target, needs_cotangent, w);
-        if needs_cotangent {
+        // As below every target that was just refreshed. The layer is called once all the same: if it does
+        // not overwrite its results, the NaN that new memory holds tells.
+        let begun = |own: &[T]| own.first().is_none_or(|own| own.is_finite());
+        let at_rest = needs_cotangent && w.cotangent.iter().all(T::is_zero);
+        if at_rest && begun(&w.d_input) && begun(&w.d_parameters) {
+            if wanted.input {
+                w.d_input.fill(T::zero());
+            }
+            if wanted.parameters {
+                w.d_parameters[..self.own].fill(T::zero());
+            }
+        } else if needs_cotangent {
             let wants_input = wanted.input && self.layer.input_differentiable();
             if wanted.input && !wants_input {
                 w.d_input.fill(T::zero());

@@ -122,6 +122,56 @@ pub(crate) fn divide_and_add<T: Scalar>(
     );
 }
 
+/// dotsⱼ ← factor ‖tangent − above‖² + (common + dampingⱼ) ‖above‖² for every column j; a missing array
+/// is 0.
+pub(crate) fn squared_terms<T: Scalar>(
+    tangent: Option<&[T]>,
+    above: Option<&[T]>,
+    factor: T,
+    (common, damping): (T, &[T]),
+    dots: &mut [T],
+) {
+    let dim = tangent.or(above).map_or(0, <[T]>::len) / dots.len();
+    vectorise(
+        #[inline(always)]
+        move || {
+            for (j, dot) in dots.iter_mut().enumerate() {
+                let own = j * dim..(j + 1) * dim;
+                let tangent = tangent.map(|values| &values[own.clone()]);
+                let above = above.map(|values| &values[own]);
+                let square = above.map_or(T::zero(), |above| sum(above, |p| p * p));
+                let link = match (tangent, above) {
+                    (Some(tangent), Some(above)) => {
+                        sum_of_pairs(tangent, above, |j, p| (j - p) * (j - p))
+                    }
+                    (Some(tangent), None) => sum(tangent, |j| j * j),
+                    (None, _) => square,
+                };
+                *dot = factor * link + (common + damping[j]) * square;
+            }
+        },
+    );
+}
+
+/// direction ← source + turnⱼ · direction for every column j that has a turn.
+pub(crate) fn turn<T: Scalar>(direction: &mut [T], turns: &[Option<T>], source: &[T]) {
+    let dim = direction.len() / turns.len();
+    vectorise(
+        #[inline(always)]
+        move || {
+            let columns = direction
+                .chunks_exact_mut(dim)
+                .zip(source.chunks_exact(dim));
+            for ((direction, source), turn) in columns.zip(turns) {
+                let Some(turn) = *turn else { continue };
+                for (p, &source) in direction.iter_mut().zip(source) {
+                    *p = source + turn * *p;
+                }
+            }
+        },
+    );
+}
+
 /// step ← step + lengthⱼ · direction for every column j that has a length; then direction ←
 /// factor(j) · source + turnⱼ · direction for those that also have a turn.
 pub(crate) fn move_and_turn<T: Scalar>(

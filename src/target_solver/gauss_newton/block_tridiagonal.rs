@@ -200,7 +200,7 @@ impl<T: Scalar> BlockTridiagonal<T> {
             link.fit(layers, h, n);
             for j in 0..d {
                 set_unit(unit, d, j);
-                link.multiply(layers, batch, h, [None, Some(unit)], false, local);
+                link.multiply(layers, batch, h, (None, Some(unit)), false, local);
                 for i in 0..n {
                     let column = &link.in_target[columns(d, i, 1)];
                     own.diagonal[columns(d, i * d + j, 1)].copy_from_slice(column);
@@ -215,7 +215,7 @@ impl<T: Scalar> BlockTridiagonal<T> {
             let Block { link, unit, .. } = own;
             for j in 0..d {
                 set_unit(unit, d, j);
-                link.multiply(layers, batch, t, [Some(unit), None], true, local);
+                link.multiply(layers, batch, t, (Some(unit[..].into()), None), true, local);
                 for i in 0..n {
                     let column = &link.in_input[columns(d, i, 1)];
                     add_to(&mut own.diagonal[columns(d, i * d + j, 1)], column);

@@ -6,7 +6,7 @@ use super::run::{Product, Run, Shared};
 use super::{System, fit};
 use crate::energy::{Layers, Problem, default_fields};
 use crate::error::Error;
-use crate::kernel::columns::{lessen_and_copy, lessen_and_square, move_and_turn};
+use crate::kernel::columns::{self, lessen_and_copy, lessen_and_square, move_and_turn};
 use crate::kernel::{Columns, Scalar, add_to};
 use crate::state::State;
 use crate::target_solver::TargetProblem;
@@ -24,10 +24,13 @@ pub(super) struct Iterations<T> {
     runs: Vec<Run<T>>,
     /// The preconditioner's scalar for each hidden layer.
     diagonal: Vec<T>,
-    tangent: Vec<T>,
     /// M⁻¹ r, unless it is a multiple of r.
     preconditioned: Vec<Vec<T>>,
-    /// Each hidden layer's part of every example's sum.
+    /// J_t of M⁻¹ r and of the directions, from hidden layer to hidden layer by t, if the preconditioner
+    /// computes them.
+    preconditioned_tangents: Vec<Vec<T>>,
+    tangents: Vec<Vec<T>>,
+    /// Each layer's part of every example's sum; the first T − 1 are also those of the hidden ones.
     parts: Vec<Vec<T>>,
     sums: Vec<T>,
     examples: Vec<Example<T>>,
@@ -51,8 +54,8 @@ struct Example<T> {
     active: bool,
 }
 
-default_fields!(Iterations: directions products runs diagonal tangent preconditioned parts sums
-    examples lengths turns);
+default_fields!(Iterations: directions products runs diagonal preconditioned preconditioned_tangents
+    tangents parts sums examples lengths turns);
 
 impl<T: Scalar> Iterations<T> {
     /// Updates the preconditioner; `bounds` is the state of its bounds.
@@ -79,9 +82,16 @@ impl<T: Scalar> Iterations<T> {
             own.values.resize(size, T::zero());
             own.dots.resize(n, T::zero());
         }
-        fit(&mut self.parts, (0..hidden).map(|_| n));
-        if !bounded {
-            fit(&mut self.preconditioned, sizes);
+        fit(&mut self.parts, (0..hidden + 1).map(|_| n));
+        if bounded {
+            self.tangents.clear();
+        } else {
+            fit(&mut self.preconditioned, sizes.clone());
+            // By layer: none of layer 0, whose input is fixed.
+            let sizes = sizes.enumerate();
+            let sizes = sizes.map(|(t, size)| if t == 0 { 0 } else { size });
+            fit(&mut self.preconditioned_tangents, sizes.clone());
+            fit(&mut self.tangents, sizes);
         }
         self.sums.resize(n, T::zero());
         self.lengths.resize(n, None);
@@ -129,7 +139,11 @@ impl<T: Scalar> Iterations<T> {
             if self.examples.iter().all(|example| !example.active) {
                 return iteration - 1;
             }
-            self.multiply(problem, system);
+            // Nobody asks for the last product itself.
+            match iteration == options.iterations {
+                true => self.curvatures(problem, system),
+                false => self.multiply(problem, system),
+            }
             let products = self.examples.iter().zip(&self.sums).enumerate();
             for (i, _) in products.filter(|(_, (own, dot))| own.active && !dot.is_finite()) {
                 system.spoil(i);
@@ -154,6 +168,7 @@ impl<T: Scalar> Iterations<T> {
             layers,
             batch,
             directions: &self.directions,
+            tangents: &self.tangents,
             damping: &system.damping,
         };
         let size = execution.neighbours(layers.depth());
@@ -175,6 +190,28 @@ impl<T: Scalar> Iterations<T> {
         sum_up(&mut self.sums, dots);
     }
 
+    /// p·(H + λ I) p for the directions p, without example weights.
+    fn curvatures(&mut self, problem: &mut TargetProblem<'_, T>, system: &System<T>) {
+        let execution = problem.execution();
+        let (Problem { layers, batch, .. }, workspace) = problem.split();
+        let shared = Shared {
+            layers,
+            batch,
+            directions: &self.directions,
+            tangents: &self.tangents,
+            damping: &system.damping,
+        };
+        let size = execution.neighbours(layers.depth());
+        let count = self.runs.len();
+        let locals = Columns::new(&mut workspace.locals, size);
+        let parts = Columns::new(&mut self.parts, size);
+        let data = (locals, parts, &mut self.runs[..]);
+        execution.for_each_item(count, data, |i, (locals, parts, run)| {
+            run[0].curvatures(i * size, parts.values, locals.values, shared);
+        });
+        sum_up(&mut self.sums, self.parts.iter());
+    }
+
     /// r ← r − α (H + λ I) p, and r·M⁻¹r.
     fn lessen(
         &mut self,
@@ -184,10 +221,12 @@ impl<T: Scalar> Iterations<T> {
     ) {
         let execution = problem.execution();
         let (lengths, products) = (&self.lengths, &self.products[1..]);
+        let hidden = products.len();
         match options.preconditioner {
             Preconditioner::Blocks => {
                 let (diagonal, damping) = (&self.diagonal, &system.damping);
-                execution.for_each_pair(&mut system.right, &mut self.parts, |h, right, squares| {
+                let parts = &mut self.parts[..hidden];
+                execution.for_each_pair(&mut system.right, parts, |h, right, squares| {
                     lessen_and_square(right, lengths, &products[h].values, squares);
                     for (square, &damping) in squares.iter_mut().zip(damping) {
                         *square *= (diagonal[h] + damping).recip();
@@ -199,12 +238,13 @@ impl<T: Scalar> Iterations<T> {
                 execution.for_each_pair(&mut system.right, y, |h, right, y| {
                     lessen_and_copy(right, lengths, &products[h].values, y);
                 });
-                let (diagonal, tangent) = (&self.diagonal, &mut self.tangent);
-                let y = &mut self.preconditioned;
-                Preconditioner::chain(problem, system, diagonal, tangent, y, &mut self.parts);
+                let (diagonal, y) = (&self.diagonal, &mut self.preconditioned);
+                let tangents = &mut self.preconditioned_tangents;
+                let parts = &mut self.parts[..hidden];
+                Preconditioner::chain(problem, system, diagonal, tangents, y, parts);
             }
         }
-        sum_up(&mut self.sums, self.parts.iter());
+        sum_up(&mut self.sums, self.parts[..hidden].iter());
     }
 
     /// α = r·M⁻¹r / p·(H + λ I) p.
@@ -253,6 +293,14 @@ impl<T: Scalar> Iterations<T> {
             }
         };
         problem.execution().for_each_item(count, data, turn);
+        if !blocks {
+            // Layer 0 has none.
+            let [own, new] = [&mut self.tangents, &mut self.preconditioned_tangents];
+            let (own, new) = (&mut own[1..], &mut new[1..]);
+            problem
+                .execution()
+                .for_each_pair(own, new, |_, own, new| columns::turn(own, turns, new));
+        }
     }
 }
 

@@ -9,14 +9,27 @@ use crate::loss::Pair;
 /// curvature of its loss, adds `in_target` to (H p)_{t+1} and, through J_tᵀ, `in_input` to (H p)_t.
 #[derive(Debug, Clone)]
 pub(crate) struct Link<T> {
-    /// J_t p_t.
-    tangent: Vec<T>,
+    /// J_t p_t, unless it was known.
+    pub(super) tangent: Vec<T>,
     /// C_t A in ẑ_{t+1}.
-    in_prediction: Vec<T>,
+    pub(super) in_prediction: Vec<T>,
     /// The part of (H p)_{t+1}.
     pub(crate) in_target: Vec<T>,
     /// The part of (H p)_t.
     pub(crate) in_input: Vec<T>,
+}
+
+/// p_t of the target below a layer, with J_t p_t where it is known.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Direction<'a, T> {
+    pub(crate) p: &'a [T],
+    pub(crate) tangent: Option<&'a [T]>,
+}
+
+impl<'a, T> From<&'a [T]> for Direction<'a, T> {
+    fn from(p: &'a [T]) -> Self {
+        Self { p, tangent: None }
+    }
 }
 
 default_fields!(Link: tangent in_prediction in_target in_input);
@@ -39,22 +52,44 @@ impl<T: Scalar> Link<T> {
         layers: Layers<'_, T>,
         batch: Batch<'_, T>,
         t: usize,
-        [own, above]: [Option<&[T]>; 2],
+        directions: (Option<Direction<'_, T>>, Option<&[T]>),
+        wanted: bool,
+        local: &mut LocalWorkspace<T>,
+    ) {
+        self.curve(layers, batch, t, directions, wanted, local);
+        if wanted {
+            let (at, work) = point(layers, batch, t, local);
+            let in_input = Write::Set(&mut self.in_input);
+            let layer = layers.layer(t);
+            layer.vjp(&at, &self.in_prediction, in_input, Write::Skip, work);
+        }
+    }
+
+    /// [`Link::multiply`] before J_tᵀ.
+    pub(super) fn curve(
+        &mut self,
+        layers: Layers<'_, T>,
+        batch: Batch<'_, T>,
+        t: usize,
+        (own, above): (Option<Direction<'_, T>>, Option<&[T]>),
         wanted: bool,
         local: &mut LocalWorkspace<T>,
     ) {
         let layer = layers.layer(t);
         let (at, work) = point(layers, batch, t, local);
-        if own.is_some() {
-            layer.jvp(&at, own, None, &mut self.tangent, work);
-        }
+        let tangent = own.map(|own| {
+            own.tangent.unwrap_or_else(|| {
+                layer.jvp(&at, Some(own.p), None, &mut self.tangent, work);
+                &self.tangent
+            })
+        });
         let hidden_above = t + 1 < layers.depth();
         let pair = Pair::new(layer.output_dim(), batch.z(t + 1), at.output)
             .with_parameters(layers.loss_parameters(t));
         layers.loss(t).curvature(
             &pair,
             above,
-            own.map(|_| &self.tangent[..]),
+            tangent,
             Write::set(hidden_above.then_some(&mut self.in_target[..])),
             Write::set(wanted.then_some(&mut self.in_prediction[..])),
             work,
@@ -67,10 +102,6 @@ impl<T: Scalar> Link<T> {
             if wanted {
                 scale(&mut self.in_prediction, weight);
             }
-        }
-        if wanted {
-            let in_input = Write::Set(&mut self.in_input);
-            layer.vjp(&at, &self.in_prediction, in_input, Write::Skip, work);
         }
     }
 }

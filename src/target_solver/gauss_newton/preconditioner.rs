@@ -46,12 +46,13 @@ impl Preconditioner {
     }
 
     /// y ← M⁻¹ y for the chain, and each hidden layer's part of r·y, where r are the right-hand
-    /// sides of `system`.
+    /// sides of `system`. Leaves J_t y_t of the layers below hidden ones in `tangents`, whose array of
+    /// layer 0 is empty.
     pub(super) fn chain<T: Scalar>(
         problem: &mut TargetProblem<'_, T>,
         system: &System<T>,
         diagonal: &[T],
-        tangent: &mut Vec<T>,
+        tangents: &mut [Vec<T>],
         y: &mut [Vec<T>],
         parts: &mut [Vec<T>],
     ) {
@@ -65,13 +66,13 @@ impl Preconditioner {
             layers.layer(t).vjp(&at, &above[0], own, Write::Skip, work);
         }
         for h in 0..last {
-            let pushed = (h > 0).then_some(&tangent[..]);
+            let pushed = (h > 0).then_some(&tangents[h][..]);
             let (own, damping) = (&mut y[h][..], (diagonal[h], &system.damping[..]));
             divide_and_add(own, damping, pushed, &system.right[h], &mut parts[h]);
             if h + 1 < last {
                 let (at, work) = point(layers, batch, h + 1, &mut locals[h + 1]);
-                tangent.resize(at.output.len(), T::zero());
                 let own = Some(&y[h][..]);
+                let tangent = &mut tangents[h + 1];
                 layers.layer(h + 1).jvp(&at, own, None, tangent, work);
             }
         }

@@ -1,9 +1,9 @@
 //! Products with the Gauss-Newton matrix over consecutive layers, one after another.
 
-use super::operator::{Link, point};
+use super::operator::{Direction, Link, point};
 use crate::energy::{Batch, Layers, LocalWorkspace, default_fields};
-use crate::kernel::columns::{complete_products, scaled_difference};
-use crate::kernel::{Scalar, Write, scale};
+use crate::kernel::columns::{complete_products, scaled_difference, squared_terms};
+use crate::kernel::{Scalar, Write, dot, scale};
 
 /// The memory for consecutive layers on one thread, where one layer's results are still in the
 /// cache when the next layer needs them.
@@ -36,6 +36,8 @@ pub(super) struct Shared<'a, T: Scalar> {
     pub(super) batch: Batch<'a, T>,
     /// p_1, …, p_{T−1}.
     pub(super) directions: &'a [Vec<T>],
+    /// J_t p_t of layers t that end at a hidden one, where it is known.
+    pub(super) tangents: &'a [Vec<T>],
     /// λ by example.
     pub(super) damping: &'a [T],
 }
@@ -48,6 +50,19 @@ pub(super) struct Product<T> {
 }
 
 default_fields!(Product: values dots);
+
+impl<'a, T: Scalar> Shared<'a, T> {
+    /// p_t and p_{t+1}, where these are hidden.
+    fn directions_of(&self, t: usize) -> (Option<Direction<'a, T>>, Option<&'a [T]>) {
+        let of = |h: usize| self.directions.get(h).map(|own| &own[..]);
+        let known = self.tangents.get(t).filter(|own| !own.is_empty());
+        let own = t.checked_sub(1).and_then(of).map(|p| Direction {
+            p,
+            tangent: known.map(|own| &own[..]),
+        });
+        (own, of(t))
+    }
+}
 
 impl<T: Scalar> Run<T> {
     pub(super) fn new() -> Self {
@@ -116,16 +131,18 @@ impl<T: Scalar> Run<T> {
         shared: Shared<'_, T>,
     ) {
         let Shared { layers, batch, .. } = shared;
-        let Some(below) = t.checked_sub(1) else {
+        let (Some(own), above) = shared.directions_of(t) else {
             return;
         };
         let layer = layers.layer(t);
         let (at, _) = point(layers, batch, t, local);
         let g = &mut self.g[..at.output.len()];
-        let own = Some(&shared.directions[below][..]);
-        layer.jvp(&at, own, None, g, &mut self.work);
+        match own.tangent {
+            Some(tangent) => g.copy_from_slice(tangent),
+            None => layer.jvp(&at, Some(own.p), None, g, &mut self.work),
+        }
         let weight = layers.weight(t);
-        match shared.directions.get(t) {
+        match above {
             Some(above) => scaled_difference(g, weight, above),
             None if weight != T::one() => scale(g, weight),
             None => {}
@@ -142,13 +159,63 @@ impl<T: Scalar> Run<T> {
         shared: Shared<'_, T>,
     ) {
         let Shared { layers, batch, .. } = shared;
-        let own = t.checked_sub(1).map(|h| &shared.directions[h][..]);
-        let above = shared.directions.get(t).map(|above| &above[..]);
+        let (own, above) = shared.directions_of(t);
         self.link.fit(layers, t, shared.damping.len());
         let link = &mut self.link;
-        link.multiply(layers, batch, t, [own, above], own.is_some(), local);
+        link.multiply(layers, batch, t, (own, above), own.is_some(), local);
         if own.is_some() {
             product.values.copy_from_slice(&self.link.in_input);
+        }
+    }
+
+    /// The layers' parts of p·(H + λ I) p from `first` on, by example, without any Jᵀ.
+    pub(super) fn curvatures(
+        &mut self,
+        first: usize,
+        parts: &mut [Vec<T>],
+        locals: &mut [LocalWorkspace<T>],
+        shared: Shared<'_, T>,
+    ) {
+        let Shared {
+            layers,
+            batch,
+            damping,
+            ..
+        } = shared;
+        for ((t, parts), local) in (first..).zip(parts).zip(locals) {
+            let (own, above) = shared.directions_of(t);
+            let regularizer = layers.target_regularizers().get(t);
+            let regularizer = regularizer.map_or(T::zero(), |own| own.curvature());
+            let diagonal = (regularizer, damping);
+            if layers.loss(t).is_squared_error() {
+                let (at, _) = point(layers, batch, t, local);
+                let g = &mut self.g[..at.output.len()];
+                let tangent = own.map(|own| {
+                    own.tangent.unwrap_or_else(|| {
+                        let layer = layers.layer(t);
+                        layer.jvp(&at, Some(own.p), None, g, &mut self.work);
+                        g
+                    })
+                });
+                squared_terms(tangent, above, layers.weight(t), diagonal, parts);
+            } else {
+                self.link.fit(layers, t, damping.len());
+                let link = &mut self.link;
+                link.curve(layers, batch, t, (own, above), own.is_some(), local);
+                squared_terms(None, above, T::zero(), diagonal, parts);
+                let in_target = above.map(|above| (above, &link.in_target));
+                let in_prediction = own.map(|own| {
+                    let tangent = own.tangent.unwrap_or(&link.tangent);
+                    (tangent, &link.in_prediction)
+                });
+                for (p, image) in in_target.into_iter().chain(in_prediction) {
+                    let dim = p.len() / parts.len();
+                    let columns = p.chunks_exact(dim).zip(image.chunks_exact(dim));
+                    for (part, (p, image)) in parts.iter_mut().zip(columns) {
+                        *part += dot(p, image);
+                    }
+                }
+            }
         }
     }
 

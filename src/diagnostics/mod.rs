@@ -1,13 +1,13 @@
 //! Diagnostics: energies, gaps, gradients and curvature of every layer, in one call.
 
-pub(crate) mod lambda_max;
 pub(crate) mod product;
 mod report;
+pub(crate) mod spectrum;
 mod sums;
 
 pub use report::{
-    CurvatureDiagnostics, DiagnosticReport, GradientDiagnostics, LayerDiagnostics,
-    TargetDiagnostics,
+    CurvatureDiagnostics, DiagnosticReport, ErrorShareDiagnostics, GradientDiagnostics,
+    LayerDiagnostics, TargetDiagnostics,
 };
 
 use crate::check::{at_least_one, check_length, option};
@@ -17,6 +17,7 @@ use crate::energy::Layers;
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::target_solver::Curvature;
+use crate::training::{check_no_target_regularizer, check_squared_hidden_losses};
 use sums::Sums;
 
 /// Options of [`DecoupledCircuit::diagnose`]: what it reports, and for which examples.
@@ -58,6 +59,8 @@ pub struct Diagnostics<'a> {
     leaves_out_backprop: bool,
     iterations: Option<u64>,
     seed: u64,
+    /// Lanczos steps for the share of the error.
+    error_steps: Option<u64>,
     classes: Classes<'a>,
 }
 
@@ -88,9 +91,10 @@ impl<'a> Diagnostics<'a> {
         self
     }
 
-    /// Estimates λ_max of the Gauss-Newton matrix of E in z, for the block of every z_t and for the
-    /// whole matrix, with at most `iterations` Lanczos iterations (at least 1). Also reports the
-    /// upper bounds, if every layer and loss gives one.
+    /// Estimates λ_max, λ_min and λ_max/λ_min of the Gauss-Newton matrix of E in z, for the block of
+    /// every z_t and for the whole matrix, with at most `iterations` Lanczos iterations (at least 1).
+    /// Also reports the upper bounds on λ_max, if every layer and loss gives one. The Lanczos vectors of
+    /// 32 examples are stored: `iterations` times as many numbers as their targets have.
     pub fn with_curvature(mut self, iterations: u64) -> Self {
         self.iterations = Some(iterations);
         self
@@ -99,6 +103,16 @@ impl<'a> Diagnostics<'a> {
     /// Sets the seed of the start vectors of these iterations; the default is 0.
     pub fn with_seed(self, seed: u64) -> Self {
         Self { seed, ..self }
+    }
+
+    /// Reports the share of the output error that the equilibrium of a Z-step leaves, at the plain
+    /// forward pass and the present μ ([`ErrorShareDiagnostics`]), by at most `steps` Lanczos steps (at
+    /// least 1), each with one VJP and one JVP per layer; d_T steps are exact. Hidden losses must be
+    /// squared errors, and targets without regularisers.
+    #[doc(alias("mu", "penalty"))]
+    pub fn with_error_share(mut self, steps: u64) -> Self {
+        self.error_steps = Some(steps);
+        self
     }
 
     /// Reports the accuracy for these classes: one label per example, in the order of the
@@ -130,6 +144,11 @@ impl<'a> Diagnostics<'a> {
     ) -> Result<(), Error> {
         let name = "Diagnostics::with_curvature's iterations";
         at_least_one(name, self.iterations.unwrap_or(1))?;
+        if let Some(steps) = self.error_steps {
+            at_least_one("Diagnostics::with_error_share's steps", steps)?;
+            check_squared_hidden_losses(layers)?;
+            check_no_target_regularizer("target regulariser with an error share", layers)?;
+        }
         if let Classes::Unknown = self.classes {
             return Ok(());
         }
@@ -156,7 +175,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
     ///
     /// # Errors
     /// The errors of the selection, [`Error::NoExamples`] if it is empty, [`Error::InvalidOption`],
-    /// [`Error::Length`] unless there is one label per example (and position), [`Error::UnknownClass`], and
+    /// [`Error::Length`] unless there is one label per example (and position), [`Error::UnknownClass`],
+    /// [`Error::NotSquaredError`] for a share of the error with other hidden losses, and
     /// [`Error::Overflow`] for an energy, a gradient or a norm that is not finite.
     pub fn diagnose(&self, options: &Diagnostics<'_>) -> Result<DiagnosticReport<T>, Error> {
         let layers = self.layers();

@@ -14,7 +14,8 @@ use crate::kernel::Scalar;
 /// defined.
 ///
 /// `Display` prints a table with one line per layer and one line for the whole circuit. A last line
-/// has the composed loss, the accuracy and the number of examples. With the feature `serde` the
+/// has the composed loss, the accuracy and the number of examples, and, before it, one has the share of
+/// the error if it was requested. With the feature `serde` the
 /// report can be serialised.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -42,6 +43,8 @@ pub struct DiagnosticReport<T> {
     pub target_gradient: T,
     /// For the whole Gauss-Newton matrix in z; its bound is block Gershgorin's.
     pub curvature: Option<CurvatureDiagnostics<T>>,
+    /// What the equilibrium of a Z-step leaves of the error; also `None` if a product overflows.
+    pub error_share: Option<ErrorShareDiagnostics<T>>,
 }
 
 /// One layer f_t with its local problem ℓ_t.
@@ -95,19 +98,47 @@ pub struct TargetDiagnostics<T> {
     pub curvature: Option<CurvatureDiagnostics<T>>,
 }
 
-/// The largest eigenvalue λ_max of a Gauss-Newton matrix in z, without weights: the maximum over
-/// all examples. Synchronous gradient steps are stable if their size is below 2/λ_max of the whole
-/// matrix; sweeps, if it is below 2/λ_max of each block.
+/// The extreme eigenvalues λ_max and λ_min of a Gauss-Newton matrix in z, without weights: the maximum
+/// and the minimum over all examples. Synchronous gradient steps are stable if their size is below
+/// 2/λ_max of the whole matrix; sweeps, if it is below 2/λ_max of each block. Near the minimum over z,
+/// gradient steps need about κ = λ_max/λ_min steps for each factor e of the distance, conjugate gradients
+/// about √κ/2.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct CurvatureDiagnostics<T> {
     /// Lanczos estimate, at most λ_max up to rounding; `None` if a product overflows.
     pub estimate: Option<T>,
+    /// Lanczos estimate of λ_min, at least λ_min up to rounding; `None` if a product overflows. With few
+    /// iterations it can be far above.
+    pub smallest: Option<T>,
+    /// The largest κ = λ_max/λ_min of any example, from its two estimates, so from below; `None` if
+    /// λ_min's is not above 0.
+    pub condition: Option<T>,
     /// An upper bound on λ_max for every example, as used by
     /// [`StepSize::Bounded`](crate::target_solver::StepSize::Bounded); `None` if a layer or a loss
     /// gives no bound.
     pub bound: Option<T>,
+}
+
+/// The share of the output error that survives the equilibrium of a Z-step from the plain forward pass,
+/// in the Gauss-Newton model: for all examples together (the roots of the ratios of sums over them, with
+/// their weights), and 1 where there is no error.
+///
+/// With r = ∂L/∂ẑ_T at the forward pass, C the curvature of L there (I for squared error; the whole
+/// Hessian for the cross entropies; else what [`Loss::curvature`](crate::loss::Loss::curvature) says) and
+/// P_t = J_{T−1} ⋯ J_t, the error is then S⁻¹ r, S = I + C Σ_t P_t P_tᵀ/μ_t. On a linear circuit with
+/// squared L this is exact. The closer a share is to 0, the less θ learns from a Z-step that is solved
+/// well; [`ErrorShare`](crate::training::ErrorShare) sets μ by `hidden`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct ErrorShareDiagnostics<T> {
+    /// ‖S⁻¹r‖/‖r‖: of the output error.
+    pub output: T,
+    /// (Σ_t ‖P_tᵀ S⁻¹ r‖²/μ_t)^½ / (Σ_t ‖P_tᵀ r‖²/μ_t)^½: of backprop's errors δ_t = P_tᵀ r, from which the
+    /// layers below the last learn.
+    pub hidden: T,
 }
 
 impl<T: Scalar> DiagnosticReport<T> {
@@ -167,6 +198,14 @@ impl<T: Scalar> fmt::Display for DiagnosticReport<T> {
         let (energy, gap, gradient) = (self.energy, self.gap, self.target_gradient);
         let numbers = [Some(energy), Some(gap), Some(gradient), None];
         line(f, "all", &self.parameters, numbers, self.curvature)?;
+        if let Some(share) = self.error_share {
+            let [output, hidden] = [share.output, share.hidden].map(|share| 100.0 * share.as_f64());
+            write!(
+                f,
+                "a solved Z-step leaves {output:.1} % of the output error, "
+            )?;
+            writeln!(f, "{hidden:.1} % of backprop's errors")?;
+        }
         let loss = self.composed_loss.as_f64();
         let mean = loss / self.examples as f64;
         write!(f, "composed loss {loss:.3e} ({mean:.5} per example)")?;

@@ -2,19 +2,19 @@
 
 use nalgebra::DMatrix;
 
-use super::lambda_max::lambda_max;
 use super::product::{Part, Product};
 use super::report::{
-    CurvatureDiagnostics, DiagnosticReport, GradientDiagnostics, LayerDiagnostics,
-    TargetDiagnostics,
+    CurvatureDiagnostics, DiagnosticReport, ErrorShareDiagnostics, GradientDiagnostics,
+    LayerDiagnostics, TargetDiagnostics,
 };
+use super::spectrum::{Extremes, spectrum};
 use super::{Classes, Diagnostics};
 use crate::check::check_result;
 use crate::data::metrics;
 use crate::energy::{All, Batch, Evaluation, Layers, Problem, Workspace};
 use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, Squares, Sum, add_to_pairs, larger, norm};
-use crate::target_solver::Curvature;
+use crate::target_solver::{Curvature, Kept, SurvivingError};
 
 /// The sums over the blocks of examples seen so far.
 pub(super) struct Sums<T> {
@@ -30,8 +30,11 @@ pub(super) struct Sums<T> {
     gradients: Vec<Vec<T>>,
     backprop: Vec<Vec<T>>,
     hidden: Vec<Hidden>,
-    /// The largest λ_max of the whole matrix; NaN if it is unknown for any example.
-    whole: f64,
+    /// Of the whole matrix.
+    whole: Curvatures,
+    surviving: SurvivingError<T>,
+    /// Of the output error and of backprop's errors; `None` after a product that overflowed.
+    kept: Option<[Kept; 2]>,
 }
 
 /// The sums for one of z_1, …, z_{T−1}.
@@ -41,8 +44,37 @@ struct Hidden {
     gradient: Squares,
     /// NaN if it is undefined for any example.
     staleness: Squares,
-    /// The largest λ_max of the block; NaN if it is unknown for any example.
-    block: f64,
+    /// Of the block.
+    block: Curvatures,
+}
+
+/// The extremes over the examples; NaN if they are unknown for any example.
+#[derive(Debug, Clone, Copy)]
+struct Curvatures {
+    largest: f64,
+    smallest: f64,
+    condition: f64,
+}
+
+impl Curvatures {
+    const NONE: Self = Self {
+        largest: 0.0,
+        smallest: f64::INFINITY,
+        condition: 0.0,
+    };
+
+    fn add(&mut self, own: Extremes) {
+        let smallest = -larger(-self.smallest, -own.smallest);
+        let condition = match own.smallest > 0.0 {
+            true => own.largest / own.smallest,
+            false => f64::NAN,
+        };
+        *self = Self {
+            largest: larger(self.largest, own.largest),
+            smallest,
+            condition: larger(self.condition, condition),
+        };
+    }
 }
 
 impl<T: Scalar> Sums<T> {
@@ -53,7 +85,7 @@ impl<T: Scalar> Sums<T> {
             gap: Squares::zero(),
             gradient: Squares::zero(),
             staleness: Squares::zero(),
-            block: 0.0,
+            block: Curvatures::NONE,
         };
         Self {
             examples: 0,
@@ -65,7 +97,9 @@ impl<T: Scalar> Sums<T> {
             gradients: (0..depth).map(zeros).collect(),
             backprop: (0..depth).map(zeros).collect(),
             hidden: vec![hidden; depth - 1],
-            whole: 0.0,
+            whole: Curvatures::NONE,
+            surviving: SurvivingError::default(),
+            kept: Some([Kept::none(); 2]),
         }
     }
 
@@ -89,13 +123,24 @@ impl<T: Scalar> Sums<T> {
         self.add_targets(problem, &directions, workspace);
         if let Some(iterations) = options.iterations {
             let seed = options.seed;
-            let mut estimate = |part| lambda_max(part, iterations, seed, problem, workspace);
-            let blocks = estimate(Part::Blocks);
-            for (sums, block) in self.hidden.iter_mut().zip(&blocks) {
-                sums.block = block.iter().copied().fold(sums.block, larger);
+            let estimate = |part| spectrum(part, iterations, seed, problem);
+            for (sums, blocks) in self.hidden.iter_mut().zip(estimate(Part::Blocks)) {
+                blocks.into_iter().for_each(|own| sums.block.add(own));
             }
             let whole = estimate(Part::Whole);
-            self.whole = whole.iter().flatten().copied().fold(self.whole, larger);
+            whole
+                .into_iter()
+                .flatten()
+                .for_each(|own| self.whole.add(own));
+        }
+        if let Some(steps) = options.error_steps {
+            let surviving = &mut self.surviving;
+            let ran = surviving.run(steps, problem, workspace).is_ok();
+            self.kept = self.kept.take().filter(|_| ran);
+            if let Some([output, hidden]) = &mut self.kept {
+                output.add_all(surviving.output(1.0));
+                hidden.add_all(surviving.hidden(1.0));
+            }
         }
         if options.leaves_out_backprop {
             problem.forward_pass(workspace);
@@ -186,9 +231,12 @@ impl<T: Scalar> Sums<T> {
             pairs.truncate(rounded(pairs).len());
         }
         let backprop = (!options.leaves_out_backprop).then_some(&self.backprop[..]);
-        let curvature = |estimate: f64, bound: Option<T>| {
+        let finite = |value: f64| Some(T::of(value)).filter(|value| value.is_finite());
+        let curvature = |own: Curvatures, bound: Option<T>| {
             options.iterations.map(|_| CurvatureDiagnostics {
-                estimate: Some(T::of(estimate)).filter(|estimate| estimate.is_finite()),
+                estimate: finite(own.largest),
+                smallest: finite(own.smallest),
+                condition: finite(own.condition),
                 bound,
             })
         };
@@ -232,6 +280,10 @@ impl<T: Scalar> Sums<T> {
             target_gradient: over_layers(|own| own.gradient),
             // A circuit of one layer has no auxiliary targets.
             curvature: curvature(self.whole, whole).filter(|_| !self.hidden.is_empty()),
+            error_share: options.error_steps.and(self.kept).map(|kept| {
+                let [output, hidden] = kept.map(|own| T::of(own.share()));
+                ErrorShareDiagnostics { output, hidden }
+            }),
         }
     }
 }

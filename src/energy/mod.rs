@@ -29,7 +29,7 @@ pub(crate) use batch::{Draft, columns};
 pub use evaluation::{Composed, Evaluation, Linearization, LocalEvaluation};
 pub use local_problem::{LocalGradients, LocalProblem};
 pub use problem::{Layers, Problem};
-pub(crate) use problem::{add_input_parts, check_multipliers, compose};
+pub(crate) use problem::{add_input_parts, check_multipliers, compose, fed};
 pub use terms::{Energy, Terms};
 pub(crate) use wanted::Ask;
 pub use wanted::{

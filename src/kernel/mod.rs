@@ -21,6 +21,7 @@ mod reduction;
 mod scalar;
 mod shape;
 mod tile;
+mod tridiagonal;
 mod vectors;
 
 pub use activation::Activation;
@@ -31,6 +32,7 @@ pub(crate) use pairs::{PLAIN_TERMS, add_to_halves, add_to_pairs, of_pair, pair_p
 pub use scalar::Scalar;
 pub use shape::Shape;
 pub(crate) use shape::extent_product;
+pub(crate) use tridiagonal::Tridiagonal;
 
 pub(crate) use reduction::{
     Squares, Sum, add_scaled, add_to, add_to_columns, all_finite, both_finite, dot, exponent,

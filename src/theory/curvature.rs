@@ -3,8 +3,8 @@
 use super::probe::finite;
 use crate::check::at_least_one;
 use crate::decoupled::{DecoupledCircuit, Selection};
-use crate::diagnostics::lambda_max::lambda_max;
 use crate::diagnostics::product::Part;
+use crate::diagnostics::spectrum::spectrum;
 use crate::energy::{Layers, Workspace};
 use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, larger};
@@ -126,12 +126,13 @@ pub fn largest_curvature<T: Scalar>(
         }
         let part = layer.map_or(Part::Whole, |_| Part::Blocks);
         let iterations = iterations as u64;
-        let mut estimates = lambda_max(part, iterations, seed, problem, &mut workspace);
+        let mut estimates = spectrum(part, iterations, seed, problem);
         let wanted = layer.map_or(0, |t| t - 1);
         if estimates.is_empty() {
             return Ok(vec![0.0; problem.batch().len()]);
         }
-        let estimates = estimates.swap_remove(wanted);
+        let estimates = estimates.swap_remove(wanted).into_iter();
+        let estimates: Vec<f64> = estimates.map(|own| own.largest).collect();
         finite(Quantity::TargetGradient, wanted + 1, &estimates)?;
         Ok(estimates)
     })?

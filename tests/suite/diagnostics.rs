@@ -1,10 +1,10 @@
 //! A diagnosis against plain computations example by example: every number of the report, λ_max
-//! against dense eigenvalues, staleness against the distance that it bounds; and what a planted error
+//! and λ_min against dense eigenvalues, staleness against the distance that it bounds; and what a planted error
 //! does to the comparison.
 
 use layerwise::data::metrics;
 use layerwise::decoupled::{Selection, TargetInit};
-use layerwise::diagnostics::{DiagnosticReport, Diagnostics};
+use layerwise::diagnostics::{CurvatureDiagnostics, DiagnosticReport, Diagnostics};
 use layerwise::energy::Energy;
 use layerwise::error::Quantity;
 use layerwise::init::Initializer;
@@ -111,8 +111,32 @@ struct Numbers {
     backprop: Vec<DVector<f64>>,
     target_gradients: Vec<f64>,
     staleness: Vec<f64>,
-    blocks: Vec<f64>,
-    whole: f64,
+    blocks: Vec<Eigenvalues>,
+    whole: Eigenvalues,
+}
+
+/// λ_max, λ_min and 1/κ: the extremes over the examples.
+#[derive(Debug, Clone, Copy)]
+struct Eigenvalues {
+    largest: f64,
+    smallest: f64,
+    inverse_condition: f64,
+}
+
+impl Eigenvalues {
+    const NONE: Self = Self {
+        largest: 0.0,
+        smallest: f64::INFINITY,
+        inverse_condition: f64::INFINITY,
+    };
+
+    fn add(&mut self, matrix: &DMatrix<f64>) {
+        let all = matrix.symmetric_eigenvalues();
+        let (largest, smallest) = (all.max(), all.min());
+        self.largest = self.largest.max(largest);
+        self.smallest = self.smallest.min(smallest);
+        self.inverse_condition = self.inverse_condition.min(smallest / largest);
+    }
 }
 
 impl Plain {
@@ -307,8 +331,8 @@ impl Plain {
             backprop: (0..depth).map(zeros).collect(),
             target_gradients: vec![0.0; depth - 1],
             staleness: vec![0.0; depth - 1],
-            blocks: vec![0.0; depth - 1],
-            whole: 0.0,
+            blocks: vec![Eigenvalues::NONE; depth - 1],
+            whole: Eigenvalues::NONE,
         };
         for i in 0..n {
             let weight = self.example_weights[i];
@@ -332,12 +356,9 @@ impl Plain {
                 let h = self.block(i, t);
                 let staleness = g.norm_squared() / (&h * &g).norm();
                 numbers.staleness[t - 1] += staleness.powi(2) / n as f64;
-                let top = h.symmetric_eigenvalues().max();
-                numbers.blocks[t - 1] = numbers.blocks[t - 1].max(top);
+                numbers.blocks[t - 1].add(&h);
             }
-            numbers.whole = numbers
-                .whole
-                .max(self.matrix(i).0.symmetric_eigenvalues().max());
+            numbers.whole.add(&self.matrix(i).0);
             // The plain forward pass, and backprop through it.
             let mut h = vec![column(0)];
             for t in 0..depth {
@@ -388,7 +409,15 @@ fn deviations<T: Scalar>(report: &DiagnosticReport<T>, plain: &Numbers) -> (f64,
         (report.gap, root(&plain.gaps)),
         (report.target_gradient, root(&plain.target_gradients)),
     ];
-    let mut curvatures = vec![(report.curvature.unwrap().estimate.unwrap(), plain.whole)];
+    let spectrum = |own: Option<CurvatureDiagnostics<T>>, plain: Eigenvalues| {
+        let own = own.unwrap();
+        [
+            (own.estimate.unwrap(), plain.largest),
+            (own.smallest.unwrap(), plain.smallest),
+            (T::one() / own.condition.unwrap(), plain.inverse_condition),
+        ]
+    };
+    let mut curvatures = spectrum(report.curvature, plain.whole).to_vec();
     let join = |parts: &[DVector<f64>]| -> DVector<f64> {
         let all: Vec<f64> = parts.iter().flat_map(|own| own.iter().copied()).collect();
         DVector::from_vec(all)
@@ -416,8 +445,7 @@ fn deviations<T: Scalar>(report: &DiagnosticReport<T>, plain: &Numbers) -> (f64,
         pairs.push((target.gap, plain.gaps[t]));
         pairs.push((target.gradient, plain.target_gradients[t]));
         pairs.push((target.staleness.unwrap(), plain.staleness[t]));
-        let estimate = target.curvature.unwrap().estimate.unwrap();
-        curvatures.push((estimate, plain.blocks[t]));
+        curvatures.extend(spectrum(target.curvature, plain.blocks[t]));
     }
     let worst = |pairs: &[(T, f64)]| {
         let each = pairs
@@ -451,7 +479,7 @@ fn every_number<T: Scalar>(tolerance: f64) {
         let (curvature, others) = deviations(&report, &plain);
         assert!(
             curvature < tolerance,
-            "case {seed}: λ_max off by {curvature}"
+            "case {seed}: eigenvalues off by {curvature}"
         );
         assert!(others < tolerance, "case {seed}: off by {others}");
     }
@@ -482,7 +510,7 @@ fn a_planted_error_is_caught() {
         ] {
             let plain = Plain::new(&model, squared, fault).numbers();
             let (curvature, others) = deviations(&report, &plain);
-            // Weights have no part in λ_max; two layers have no coupling.
+            // Weights have no part in the eigenvalues; two layers have no coupling.
             let caught = match fault {
                 Fault::Uncoupled if widths.len() == 3 => continue,
                 Fault::Uncoupled => curvature,
@@ -513,7 +541,7 @@ fn curvatures<T: Scalar>(model: &DecoupledCircuit<T>, options: &Diagnostics<'_>)
     let report = model.diagnose(options).unwrap();
     let targets = report.layers.iter().filter_map(|own| own.target);
     let all = targets.map(|own| own.curvature).chain([report.curvature]);
-    let both = |own: layerwise::diagnostics::CurvatureDiagnostics<T>| {
+    let both = |own: CurvatureDiagnostics<T>| {
         [own.estimate.unwrap().as_f64(), own.bound.unwrap().as_f64()]
     };
     all.map(|own| both(own.unwrap())).collect()
@@ -523,7 +551,8 @@ fn between<T: Scalar>(rounding: f64) {
     for (seed, widths, n, squared) in CASES {
         let model = model::<T>(seed, widths, n, squared);
         let plain = Plain::new(&model, squared, Fault::None).numbers();
-        let exact: Vec<f64> = plain.blocks.iter().copied().chain([plain.whole]).collect();
+        let all = plain.blocks.iter().chain([&plain.whole]);
+        let exact: Vec<f64> = all.map(|own| own.largest).collect();
         let mut before = vec![0.0; exact.len()];
         for iterations in [1, 2, 3, 5, 8, 12, 40] {
             let options = Diagnostics::new()
@@ -643,6 +672,16 @@ fn a_long_chain_has_the_curvature_of_its_couplings() {
     let [estimate, bound] = all[49];
     assert!((estimate - exact).abs() < 1e-10, "{estimate} for {exact}");
     assert!((bound - 4.0).abs() < 1e-3, "{bound}");
+    // The smallest eigenvalue is 1000 times smaller: lost without reorthogonalisation.
+    let report = model.diagnose(&Diagnostics::new().with_curvature(49));
+    let whole = report.unwrap().curvature.unwrap();
+    let least = 2.0 - 2.0 * (std::f64::consts::PI / 50.0).cos();
+    let (smallest, condition) = (whole.smallest.unwrap(), whole.condition.unwrap());
+    assert!((smallest - least).abs() < 1e-12, "{smallest} for {least}");
+    assert!(
+        (condition / (exact / least) - 1.0).abs() < 1e-10,
+        "{condition}"
+    );
     // A few iterations come near.
     let all = curvatures(&model, &Diagnostics::new().with_curvature(15));
     assert!((3.9..exact).contains(&all[49][0]), "{}", all[49][0]);

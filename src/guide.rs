@@ -47,6 +47,7 @@ pub mod choosing_a_scheme {}
 /// [`Energy::with_penalty`](crate::energy::Energy::with_penalty),
 /// [`Phase::with_penalty_schedule`](crate::training::Phase::with_penalty_schedule),
 /// [`PenaltyGrowth`](crate::training::PenaltyGrowth),
+/// [`ErrorShare`](crate::training::ErrorShare),
 /// [`Decoupling::with_multipliers`](crate::training::Decoupling::with_multipliers),
 /// [`expanded_minimum`](crate::theory::expanded_minimum).
 pub mod choosing_mu {}

@@ -33,8 +33,8 @@ use layerwise::target_solver::{
     Convergence, GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent,
 };
 use layerwise::training::{
-    Amortized, Backprop, Decoupling, FixedPrediction, Part, PenaltyGrowth, Phase, Scheme, Targets,
-    Trainer, WStep, ZIl, ZStep,
+    Amortized, Backprop, Decoupling, ErrorShare, FixedPrediction, Part, PenaltyGrowth, Phase,
+    Scheme, Targets, Trainer, WStep, ZIl, ZStep,
 };
 use layerwise::{Circuit, DecoupledCircuit, Error, Loss, Scalar};
 use nalgebra::DMatrix;
@@ -339,6 +339,11 @@ fn training<T: Bytes>() {
         Phase::new(Decoupling::persistent(sweep), decayed())
             .with_penalty_growth(growth)
             .unwrap()
+    });
+    phases_on::<T>("shares of the error", model, || {
+        let share = ErrorShare::new(0.8).unwrap().with_every(2).unwrap();
+        let phase = Phase::new(Decoupling::refreshed(GaussNewton::chained(1, 3)), adam());
+        phase.with_error_share(share).unwrap()
     });
     phases_on::<T>("rich, Gauss-Newton", rich_model, || {
         Phase::new(Decoupling::refreshed(GaussNewton::new(2, 3)), decayed())

@@ -1,18 +1,21 @@
-//! The penalties μ_t of a phase: constant, scheduled, or growing.
+//! The penalties μ_t of a phase: constant, scheduled, growing, or by the share of the error.
 
+use super::error_share::ErrorShare;
 use super::penalty_growth::{PenaltyGrowth, Windows};
 use crate::check::{check_computed, check_length, check_weights};
-use crate::energy::{Problem, Workspace};
+use crate::energy::{Layers, Problem, Workspace};
 use crate::error::{Error, Quantity};
 use crate::kernel::Scalar;
 use crate::kernel::Squares;
 use crate::schedule::Schedule;
+use crate::target_solver::SurvivingError;
 
 /// How the μ_t of a phase change.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum PenaltyRule {
     Scheduled(Schedule),
     Growing(PenaltyGrowth),
+    Sharing(ErrorShare),
 }
 
 /// The penalties μ_t of a phase in progress.
@@ -21,7 +24,7 @@ pub(super) enum PenaltyRule {
 pub(super) struct Penalties<T> {
     /// As they were when the phase began.
     first: Vec<T>,
-    /// Those of the last visit, or of the next one if they grow.
+    /// Those of the last visit, or of the next one unless they have a schedule.
     now: Vec<T>,
     /// Used only if they grow.
     windows: Windows,
@@ -67,16 +70,59 @@ impl<T: Scalar> Penalties<T> {
         &self.now
     }
 
-    /// If μ grows: lets μ_t grow for the next visit, after a visit to this many examples with
-    /// these squared gaps.
-    pub(super) fn grow(&mut self, rule: PenaltyRule, gaps: &[Squares], examples: usize) {
-        if let PenaltyRule::Growing(growth) = rule {
-            self.windows.add(growth, gaps, examples, &mut self.now);
+    /// After a visit with the penalties `used`: keeps those that share the error, and lets growing ones
+    /// grow for the next visit, after a visit to this many examples with these squared gaps.
+    pub(super) fn pass(
+        &mut self,
+        rule: PenaltyRule,
+        used: &[T],
+        gaps: &[Squares],
+        examples: usize,
+    ) {
+        match rule {
+            PenaltyRule::Scheduled(_) => {}
+            PenaltyRule::Growing(growth) => {
+                self.windows.add(growth, gaps, examples, &mut self.now);
+            }
+            PenaltyRule::Sharing(_) => self.now.copy_from_slice(used),
         }
     }
 }
 
 impl PenaltyRule {
+    /// Checks that the rule is defined on these layers.
+    pub(super) fn check<T: Scalar>(self, layers: Layers<'_, T>) -> Result<(), Error> {
+        match self {
+            Self::Sharing(_) => ErrorShare::check(layers),
+            Self::Scheduled(_) | Self::Growing(_) => Ok(()),
+        }
+    }
+
+    /// If μ shares the error, and is due in this visit of the phase: sets the penalties of the visit to
+    /// those of `problem`, with which the phase began, times one factor.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`], in step 0, for a product that is not finite.
+    pub(super) fn share<T: Scalar>(
+        self,
+        visit: u64,
+        problem: Problem<'_, T>,
+        workspace: &mut Workspace<T>,
+        surviving: &mut SurvivingError<T>,
+        penalties: &mut [T],
+    ) -> Result<(), Error> {
+        let Self::Sharing(rule) = self else {
+            return Ok(());
+        };
+        if rule.is_due(visit) {
+            let factor = T::of(rule.factor(problem, workspace, surviving)?);
+            for (own, &first) in penalties.iter_mut().zip(problem.layers().penalties()) {
+                *own = first * factor;
+            }
+        }
+        Ok(())
+    }
+
     /// If μ grows: measures the squared gaps of the hidden layers after a visit, with one more
     /// prediction.
     ///
@@ -89,7 +135,7 @@ impl PenaltyRule {
         gaps: &mut Vec<Squares>,
     ) -> Result<(), Error> {
         gaps.clear();
-        if matches!(self, Self::Scheduled(_)) {
+        if !matches!(self, Self::Growing(_)) {
             return Ok(());
         }
         problem.predict_locally(workspace);
@@ -140,6 +186,23 @@ impl<T: Scalar> PenaltyRange<T> {
     ) -> Result<(), Error> {
         let schedule = match rule {
             PenaltyRule::Scheduled(schedule) => schedule,
+            PenaltyRule::Sharing(share) => {
+                if visits == 0 {
+                    return Ok(());
+                }
+                let [least, most] = share.range();
+                // Without a visit μ stays as it was.
+                let [least, most] = match may_end {
+                    true => [least.min(1.0), most.max(1.0)],
+                    false => [least, most],
+                };
+                for (bounds, factor) in [(&mut self.least, least), (&mut self.most, most)] {
+                    let factor = T::of(factor);
+                    bounds.iter_mut().for_each(|own| *own *= factor);
+                    check_weights("penalty μ under ErrorShare::range", bounds)?;
+                }
+                return Ok(());
+            }
             PenaltyRule::Growing(growth) => {
                 let cap = growth.check(&self.most)?;
                 // The first growth takes effect in the visit after two windows.

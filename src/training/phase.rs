@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::error_share::ErrorShare;
 use super::penalties::PenaltyRule;
 use super::penalty_growth::PenaltyGrowth;
 use super::scheme::Scheme;
@@ -46,6 +47,7 @@ pub struct Phase<T: Scalar> {
     pub(super) schedule: Schedule,
     pub(super) penalty_schedule: Schedule,
     pub(super) penalty_growth: Option<PenaltyGrowth>,
+    pub(super) error_share: Option<ErrorShare>,
     pub(super) stopping: Stopping,
     pub(super) time_limit: Option<Duration>,
 }
@@ -78,6 +80,7 @@ impl<T: Scalar> Phase<T> {
             schedule: Schedule::CONSTANT,
             penalty_schedule: Schedule::CONSTANT,
             penalty_growth: None,
+            error_share: None,
             stopping: Stopping::AtLimits,
             time_limit: None,
         }
@@ -112,7 +115,7 @@ impl<T: Scalar> Phase<T> {
     ///
     /// # Errors
     /// [`Error::Combination`] if the scheme does not use μ or requires μ = 1, or if μ grows
-    /// automatically.
+    /// automatically or by an error share.
     #[doc(alias("mu", "penalty continuation"))]
     pub fn with_penalty_schedule(mut self, schedule: Schedule) -> Result<Self, Error> {
         if schedule != Schedule::CONSTANT && !self.scheme.uses_penalties() {
@@ -126,7 +129,8 @@ impl<T: Scalar> Phase<T> {
     /// The model keeps the last values, and [`PhaseReport`](crate::training::PhaseReport) lists them.
     ///
     /// # Errors
-    /// [`Error::Combination`] if the scheme does not use μ or requires μ = 1, or if μ has a schedule.
+    /// [`Error::Combination`] if the scheme does not use μ or requires μ = 1, or if μ has a schedule
+    /// or an error share.
     pub fn with_penalty_growth(mut self, growth: PenaltyGrowth) -> Result<Self, Error> {
         if !self.scheme.uses_penalties() || self.scheme.targets() == TargetUse::None {
             return refuse("penalty growth", NO_PENALTIES);
@@ -135,12 +139,33 @@ impl<T: Scalar> Phase<T> {
         self.with_one_rule()
     }
 
-    fn with_one_rule(self) -> Result<Self, Error> {
-        if self.penalty_growth.is_some() && self.penalty_schedule != Schedule::CONSTANT {
-            let what = "a penalty schedule together with penalty growth";
-            return refuse(what, "both would set μ; choose one of them");
+    /// Sets μ in the visits of the phase by the share of the error that the Z-step leaves. Every μ_t is
+    /// its value when the phase begins times one factor. The model keeps the last values, and
+    /// [`PhaseReport`](crate::training::PhaseReport) lists them. A run refuses hidden losses other than
+    /// the squared error, and regularisers of targets.
+    ///
+    /// # Errors
+    /// [`Error::Combination`] if the scheme does not use μ or requires μ = 1, or if μ has a schedule or
+    /// grows.
+    #[doc(alias("mu", "penalty"))]
+    pub fn with_error_share(mut self, share: ErrorShare) -> Result<Self, Error> {
+        if !self.scheme.uses_penalties() || self.scheme.targets() == TargetUse::None {
+            return refuse("an error share", NO_PENALTIES);
         }
-        Ok(self)
+        self.error_share = Some(share);
+        self.with_one_rule()
+    }
+
+    fn with_one_rule(self) -> Result<Self, Error> {
+        let scheduled = self.penalty_schedule != Schedule::CONSTANT;
+        let (grows, shares) = (self.penalty_growth.is_some(), self.error_share.is_some());
+        let what = match (scheduled, grows, shares) {
+            (true, true, _) => "a penalty schedule together with penalty growth",
+            (true, _, true) => "a penalty schedule together with an error share",
+            (_, true, true) => "penalty growth together with an error share",
+            _ => return Ok(self),
+        };
+        refuse(what, "both would set μ; choose one of them")
     }
 
     /// [`WStep::with_max_gradient_norm`] of the phase's W-step.
@@ -197,9 +222,10 @@ impl<T: Scalar> Phase<T> {
 
     /// What moves μ.
     pub(super) fn penalty_rule(&self) -> PenaltyRule {
-        match self.penalty_growth {
-            Some(growth) => PenaltyRule::Growing(growth),
-            None => PenaltyRule::Scheduled(self.penalty_schedule),
+        match (self.penalty_growth, self.error_share) {
+            (Some(growth), _) => PenaltyRule::Growing(growth),
+            (_, Some(share)) => PenaltyRule::Sharing(share),
+            _ => PenaltyRule::Scheduled(self.penalty_schedule),
         }
     }
 

@@ -27,7 +27,7 @@ use crate::error::{Error, Quantity};
 use crate::init::{Purpose, generator};
 use crate::kernel::{Activation, Execution, Scalar, Squares, quick_norm};
 use crate::state::State;
-use crate::target_solver::Predictions;
+use crate::target_solver::{Predictions, SurvivingError};
 
 /// A training run that can be advanced by one visit, one epoch, one phase, or to the end.
 ///
@@ -185,6 +185,8 @@ struct Memory<T> {
     workspace: Workspace<T>,
     working: Working<T>,
     penalties: Vec<T>,
+    /// If μ shares the error.
+    surviving: SurvivingError<T>,
     /// Squared, by hidden layer, if μ grows.
     gaps: Vec<Squares>,
     multipliers: Vec<Vec<T>>,
@@ -278,6 +280,7 @@ impl<T: Scalar> Session<T> {
                 workspace: Workspace::new(),
                 working: Working::new(depth),
                 penalties: Vec::new(),
+                surviving: SurvivingError::default(),
                 gaps: Vec::with_capacity(depth - 1),
                 multipliers: vec![Vec::new(); depth - 1],
                 steps: (0..depth).map(|_| LayerStep::new()).collect(),
@@ -791,12 +794,21 @@ impl<T: Scalar> Session<T> {
                 .lend_before(next, examples, &chosen, state.visits, targets)?;
         batch.base.execution = self.execution.repaid(circuit.work(columns.len()));
 
-        // The values of the schedules.
+        // The values of the schedules and rules.
         let number = (epoch.visits, phase.epochs.saturating_mul(phase.batches(n)));
         let rule = phase.penalty_rule();
         memory.penalties.clear();
         let penalties_now = penalties.of_visit(rule, number.0, number.1);
         memory.penalties.extend_from_slice(penalties_now);
+        let first = Layers::new(circuit, terms).at_penalties(penalties.first());
+        rule.share(
+            number.0,
+            first.on(batch.view()),
+            &mut memory.workspace,
+            &mut memory.surviving,
+            &mut memory.penalties,
+        )
+        .map_err(|error| at_step(error, done))?;
         let factor = phase.schedule.factor(number.0, number.1);
 
         // The visit: targets move in `batch`, parameters in `circuit`.
@@ -850,7 +862,7 @@ impl<T: Scalar> Session<T> {
         }
         let count = columns.len();
         terms.put_penalties(&memory.penalties);
-        penalties.grow(rule, &memory.gaps, count);
+        penalties.pass(rule, &memory.penalties, &memory.gaps, count);
         draft.keep(w_state, &mut memory.steps);
         statistics.objective += objective.as_f64() / statistics.unit;
         epoch.statistics = statistics;

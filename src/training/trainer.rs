@@ -355,6 +355,7 @@ impl<T: Scalar> Trainer<T> {
                 });
             }
             let visits = phase.epochs.saturating_mul(phase.batches(n));
+            phase.penalty_rule().check(model.layers())?;
             if number >= first {
                 penalties.pass(phase.penalty_rule(), visits, phase.may_end_early())?;
             }

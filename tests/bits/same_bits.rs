@@ -10,7 +10,8 @@ use layerwise::optimizer::{Adam, GradientDescent};
 use layerwise::parameter_solver::{LeastSquares, LevenbergMarquardt};
 use layerwise::target_solver::{GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent};
 use layerwise::training::{
-    Amortized, Backprop, Decoupling, FixedPrediction, Phase, Targets, Trainer, WStep, ZIl, ZStep,
+    Amortized, Backprop, Decoupling, ErrorShare, FixedPrediction, Phase, Targets, Trainer, WStep,
+    ZIl, ZStep,
 };
 use layerwise::{Circuit, DecoupledCircuit, Scalar};
 use nalgebra::DMatrix;
@@ -115,6 +116,12 @@ fn phases<T: Scalar>(dims: &[usize]) -> Vec<(&'static str, Phase<T>)> {
         (
             "refreshed, along the sweep",
             Phase::new(along(Targets::Refreshed), rule()),
+        ),
+        (
+            "shares of the error",
+            Phase::new(Decoupling::refreshed(sweep()), rule())
+                .with_error_share(ErrorShare::new(0.9).unwrap())
+                .unwrap(),
         ),
         ("amortised", Phase::new(amortized(dims), rule())),
         (

@@ -30,8 +30,8 @@ use layerwise::target_solver::{
     Convergence, GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent, TargetSolver,
 };
 use layerwise::training::{
-    Backprop, Decoupling, FixedPrediction, PenaltyGrowth, Phase, Session, Stopping, Targets,
-    Trainer, WStep, ZIl, ZStep,
+    Backprop, Decoupling, ErrorShare, FixedPrediction, PenaltyGrowth, Phase, Session, Stopping,
+    Targets, Trainer, WStep, ZIl, ZStep,
 };
 use layerwise::{Circuit, DecoupledCircuit, Error, Scalar};
 use nalgebra::DMatrix;
@@ -646,6 +646,7 @@ impl Plan {
             1 => phase.with_schedule(Schedule::linear(0.0)?.with_warm_up(2)),
             2 => phase.with_penalty_schedule(Schedule::geometric(10.0)?)?,
             3 => phase.with_penalty_growth(PenaltyGrowth::new(2)?)?,
+            4 => phase.with_error_share(ErrorShare::new(0.7)?.with_every(2)?)?,
             _ => phase,
         };
         match self.stopping {

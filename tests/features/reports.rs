@@ -26,7 +26,10 @@ fn there_and_back<T: Scalar + Serialize + DeserializeOwned>() {
     let y = metrics::one_hot(&[0, 1, 2, 0, 1, 2], 3).unwrap();
     let targets = TargetInit::NoisyForwardPass { std: 0.4, seed: 1 };
     model.add_examples(&x, &y, &targets).unwrap();
-    let everything = Diagnostics::new().accuracy().with_curvature(40);
+    let everything = Diagnostics::new()
+        .accuracy()
+        .with_curvature(40)
+        .with_error_share(3);
     for options in [everything, Diagnostics::new().without_backprop()] {
         let report = model.diagnose(&options).unwrap();
         let text = serde_json::to_string(&report).unwrap();

@@ -18,6 +18,7 @@ mod derivatives;
 mod diagnostics;
 mod edges;
 mod equivalences;
+mod error_share;
 mod errors;
 mod examples_by_key;
 mod failed_runs;

@@ -12,8 +12,8 @@ use layerwise::parameter_solver::{LeastSquares, LevenbergMarquardt};
 use layerwise::schedule::Schedule;
 use layerwise::target_solver::{GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent};
 use layerwise::training::{
-    Backprop, Decoupling, Event, FixedPrediction, PenaltyGrowth, Phase, Scheme, Session,
-    StopReason, Stopping, Targets, Trainer, TrainingReport, WStep, ZIl, ZStep,
+    Backprop, Decoupling, ErrorShare, Event, FixedPrediction, PenaltyGrowth, Phase, Scheme,
+    Session, StopReason, Stopping, Targets, Trainer, TrainingReport, WStep, ZIl, ZStep,
 };
 use layerwise::{Circuit, DecoupledCircuit, Error, Scalar};
 use nalgebra::DMatrix;
@@ -318,7 +318,7 @@ fn a_run_that_is_taken_up_again_goes_on_bit_for_bit() {
 }
 
 #[test]
-fn growing_and_scheduled_penalties_are_taken_up_again() {
+fn penalties_that_change_are_taken_up_again() {
     // How θ moves has no part in how μ does.
     let ways = ["momentum", "least squares", "Levenberg-Marquardt"];
     let of_these = |name: &String| ways.iter().any(|way| name.ends_with(&format!("; {way}")));
@@ -331,6 +331,11 @@ fn growing_and_scheduled_penalties_are_taken_up_again() {
         if let Ok(growing) = phase.clone().with_penalty_growth(growth) {
             let report = check_resumed(&name, &run_of(growing));
             assert_eq!(report.phases[0].penalties.len(), 2, "{name}");
+        }
+        let share = ErrorShare::new(0.7).unwrap().with_every(2).unwrap();
+        if let Ok(shared) = phase.clone().with_error_share(share) {
+            let report = check_resumed(&name, &run_of(shared));
+            assert_ne!(report.phases[0].penalties, [1.0; 2], "{name}");
         }
         let schedule = Schedule::geometric(4.0).unwrap().with_warm_up(2);
         if let Ok(scheduled) = phase.with_penalty_schedule(schedule) {

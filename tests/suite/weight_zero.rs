@@ -22,8 +22,8 @@ use layerwise::target_solver::{
     Convergence, GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent, TargetSolver,
 };
 use layerwise::training::{
-    Backprop, Decoupling, FixedPrediction, PenaltyGrowth, Phase, Scheme, Session, Targets, Trainer,
-    WStep, ZIl, ZStep,
+    Backprop, Decoupling, ErrorShare, FixedPrediction, PenaltyGrowth, Phase, Scheme, Session,
+    Targets, Trainer, WStep, ZIl, ZStep,
 };
 use layerwise::{Circuit, Error, Scalar, theory};
 
@@ -342,6 +342,24 @@ fn penalties_grow_as_without_them() {
     trainer.run(&mut left_out).unwrap();
     trainer.run(&mut removed).unwrap();
     assert_same(&left_out, &removed, "growth");
+    assert_ne!(left_out.terms().penalties(), [1.0, 1.0]);
+}
+
+#[test]
+fn penalties_share_the_error_as_without_them() {
+    let [mut left_out, mut removed] = pair::<f64>(false, false, false);
+    let share = ErrorShare::new(0.6).unwrap().with_every(2).unwrap();
+    let scheme = Decoupling::persistent(ReverseSweep::new(1));
+    let phase = Phase::new(scheme, Adam::new(1e-3).unwrap()).with_epochs(5);
+    let phase = phase
+        .with_batch_size(2)
+        .unwrap()
+        .with_error_share(share)
+        .unwrap();
+    let trainer = Trainer::new(phase);
+    trainer.run(&mut left_out).unwrap();
+    trainer.run(&mut removed).unwrap();
+    assert_same(&left_out, &removed, "shares");
     assert_ne!(left_out.terms().penalties(), [1.0, 1.0]);
 }
 

@@ -23,6 +23,7 @@ use layerwise::data::{Dataset, Idx, TargetEncoding, metrics};
 use layerwise::nalgebra::DVector;
 use layerwise::prelude::*;
 use layerwise::target_solver::{GaussNewton, StepSize};
+use layerwise::training::ErrorShare;
 use serde::Serialize;
 
 /// Trains residual circuits with one unit per block on images of digits, with squared error on one-hot
@@ -50,6 +51,13 @@ struct Options {
     /// Learning rates to choose from. A single one is used as it is.
     #[arg(long, value_delimiter = ',', default_value = "0.003,0.01,0.03,0.1")]
     rates: Vec<f64>,
+    /// Penalty μ of every hidden layer.
+    #[arg(long, default_value_t = 1.0)]
+    penalty: f32,
+    /// Set μ so that a solved Z-step leaves this share of backprop's errors, from every 10th batch
+    /// (`ErrorShare`).
+    #[arg(long)]
+    keep: Option<f64>,
     /// Schemes to run.
     #[arg(long, value_delimiter = ',', default_values_t = SchemeName::ALL)]
     scheme: Vec<SchemeName>,
@@ -174,13 +182,17 @@ fn trained(
     let stack = ResidualStack::new(train.images.nrows(), data::CLASSES)
         .with_width(options.width)?
         .with_blocks(depth as usize - 2)?;
-    let mut model = DecoupledCircuit::new(stack.build(seed)?, Energy::default())?;
+    let energy = Energy::default().with_penalty(options.penalty);
+    let mut model = DecoupledCircuit::new(stack.build(seed)?, energy)?;
     // Whole epochs, with about the requested number of batches.
     let visited = (options.batches * options.batch).min(train.labels.len());
     let own = part(train, 0..visited);
     model.add_examples(&own.images, &own.classes, &TargetInit::Computed)?;
     let epochs = (options.batches * options.batch).div_ceil(visited);
-    let phase = scheme.phase(Adam::new(rate)?)?.with_epochs(epochs as u64);
+    let mut phase = scheme.phase(Adam::new(rate)?)?.with_epochs(epochs as u64);
+    if let Some(keep) = options.keep {
+        phase = phase.with_error_share(ErrorShare::new(keep)?)?;
+    }
     let trainer = Trainer::new(phase.with_batch_size(options.batch.min(visited))?)
         .with_seed(seed)
         .with_measure_every(0);

@@ -21,14 +21,14 @@ use layerwise::parameter_solver::{LeastSquares, LevenbergMarquardt};
 use layerwise::schedule::Schedule;
 use layerwise::state::State;
 use layerwise::target_solver::{GaussNewton, RedBlack, ReverseSweep, StepSize};
-use layerwise::training::{Backprop, Decoupling, Phase, Scheme, Trainer, Visit, WStep};
+use layerwise::training::{Backprop, Decoupling, ErrorShare, Phase, Scheme, Trainer, Visit, WStep};
 use layerwise::{Circuit, DecoupledCircuit, Error, Scalar};
 use serde::Serialize;
 
 /// Trains a deep tanh circuit on 8×8 handwritten digits by several schemes and prints one table.
 ///
-/// Columns: accuracy on training and test images, composed loss per training example, gap,
-/// training time in seconds.
+/// Columns: accuracy on training and test images, composed loss per training example, gap, μ of the
+/// last visit, training time in seconds.
 #[derive(Parser)]
 struct Options {
     /// Seeds of the initial weights.
@@ -49,6 +49,13 @@ struct Options {
     /// Penalty μ of every hidden layer [default: 1, or 100 for schemes with persistent targets].
     #[arg(long)]
     penalty: Option<f32>,
+    /// Set μ so that a solved Z-step leaves this share of backprop's errors, from every 10th visit's
+    /// images (`ErrorShare`).
+    #[arg(long)]
+    keep: Option<f64>,
+    /// Learning rate of Adam where targets do not persist.
+    #[arg(long, default_value_t = 1e-2)]
+    rate: f64,
     /// Schemes to run.
     #[arg(long, value_delimiter = ',', default_values_t = SchemeName::ALL)]
     scheme: Vec<SchemeName>,
@@ -110,9 +117,9 @@ impl SchemeName {
     }
 
     /// The only difference between the schemes, apart from μ.
-    fn phase(self) -> Result<Phase<f32>, Error> {
+    fn phase(self, rate: f64) -> Result<Phase<f32>, Error> {
         let long = StepSize::Bounded { margin: 1.9 };
-        let (fast, slow) = (Adam::new(1e-2)?, Adam::new(3e-3)?);
+        let (fast, slow) = (Adam::new(rate)?, Adam::new(3e-3)?);
         Ok(match self {
             Self::Backprop => Phase::new(Backprop, fast),
             Self::Sweep => {
@@ -171,6 +178,8 @@ struct Row {
     composed_loss: f64,
     /// None for backprop, which does not use the targets.
     gap: Option<f64>,
+    /// μ of the last visit, the same for all hidden layers.
+    penalty: Option<f64>,
     seconds: f64,
 }
 
@@ -198,10 +207,15 @@ fn run(
         Energy::new(SoftmaxCrossEntropy).with_penalty(penalty),
     )?;
     model.add_examples(&train.images, &train.classes, &TargetInit::ForwardPass)?;
-    let report = Trainer::new(scheme.phase()?.with_epochs(options.epochs))
+    let mut phase = scheme.phase(options.rate)?.with_epochs(options.epochs);
+    if let Some(keep) = options.keep {
+        phase = phase.with_error_share(ErrorShare::new(keep)?)?;
+    }
+    let report = Trainer::new(phase)
         .with_seed(seed)
         .with_measure_every(0)
         .run(&mut model)?;
+    let penalty = model.terms().penalties().first().copied();
     let squares = model.gap()?.into_iter().map(|gap| f64::from(gap).powi(2));
     Ok(Row {
         scheme,
@@ -210,6 +224,9 @@ fn run(
         test_accuracy: metrics::accuracy(&test.labels, &model.predict(&test.images)?)?,
         composed_loss: f64::from(model.composed_loss()?) / train.labels.len() as f64,
         gap: (scheme != SchemeName::Backprop).then(|| squares.sum::<f64>().sqrt()),
+        penalty: penalty
+            .filter(|_| scheme != SchemeName::Backprop)
+            .map(f64::from),
         seconds: report.seconds,
     })
 }
@@ -231,8 +248,8 @@ fn compare(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     }
     if !options.json {
         println!(
-            "{:<20} {:>4} {:>8} {:>8} {:>10} {:>9} {:>8}",
-            "scheme", "seed", "train %", "test %", "loss", "gap", "seconds"
+            "{:<20} {:>4} {:>8} {:>8} {:>10} {:>9} {:>8} {:>8}",
+            "scheme", "seed", "train %", "test %", "loss", "gap", "μ", "seconds"
         );
     }
     let mut means: Vec<(SchemeName, f64)> = Vec::new();
@@ -246,13 +263,14 @@ fn compare(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
                 continue;
             }
             println!(
-                "{:<20} {:>4} {:>8.2} {:>8.2} {:>10.5} {:>9} {:>8.2}",
+                "{:<20} {:>4} {:>8.2} {:>8.2} {:>10.5} {:>9} {:>8} {:>8.2}",
                 scheme.to_string(),
                 row.seed,
                 100.0 * row.train_accuracy,
                 100.0 * row.test_accuracy,
                 row.composed_loss,
                 row.gap.map_or("-".into(), |gap| format!("{gap:.4}")),
+                row.penalty.map_or("-".into(), |mu| format!("{mu:.1}")),
                 row.seconds
             );
         }

@@ -672,7 +672,7 @@ fn a_long_chain_has_the_curvature_of_its_couplings() {
     let [estimate, bound] = all[49];
     assert!((estimate - exact).abs() < 1e-10, "{estimate} for {exact}");
     assert!((bound - 4.0).abs() < 1e-3, "{bound}");
-    // The smallest eigenvalue is 1000 times smaller: lost without reorthogonalisation.
+    // The smallest eigenvalue is 1000 times smaller.
     let report = model.diagnose(&Diagnostics::new().with_curvature(49));
     let whole = report.unwrap().curvature.unwrap();
     let least = 2.0 - 2.0 * (std::f64::consts::PI / 50.0).cos();

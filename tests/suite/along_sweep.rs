@@ -10,7 +10,7 @@ use layerwise::loss::SquaredError;
 use layerwise::optimizer::{Adam, GradientDescent};
 use layerwise::parameter_solver::LeastSquares;
 use layerwise::prelude::*;
-use layerwise::target_solver::StepSize;
+use layerwise::target_solver::{GaussNewton, StepSize};
 use layerwise::training::{Backprop, Decoupling, Targets, WStep, ZStep};
 use layerwise::{Error, Layer};
 
@@ -168,6 +168,7 @@ struct Calls {
     input: AtomicUsize,
     parameters: AtomicUsize,
     vjp: AtomicUsize,
+    jvp: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -208,13 +209,25 @@ impl Layer<f64> for Counted {
         self.0.vjp(at, cotangent, d_input, d_parameters, work);
     }
 
+    fn jvp(
+        &self,
+        at: &Point<'_, f64>,
+        input: Option<&[f64]>,
+        parameters: Option<&[f64]>,
+        tangent: &mut [f64],
+        work: &mut [f64],
+    ) {
+        self.1.jvp.fetch_add(1, Ordering::Relaxed);
+        self.0.jvp(at, input, parameters, tangent, work);
+    }
+
     fn curvature_bound(&self, parameters: &[f64], work: &mut [f64]) -> Option<f64> {
         Layer::<f64>::curvature_bound(&self.0, parameters, work)
     }
 }
 
-/// Forward passes, products for z, products for θ and calls of vjp that one more visit takes.
-fn calls_of_a_visit(scheme: impl Fn() -> Arc<dyn Scheme<f64>>) -> [usize; 4] {
+/// Forward passes, products for z, products for θ, calls of vjp and of jvp that one more visit takes.
+fn calls_of_a_visit(scheme: impl Fn() -> Arc<dyn Scheme<f64>>) -> [usize; 5] {
     let calls = |epochs: u64| {
         let calls = Arc::new(Calls::default());
         let mut builder = Circuit::builder();
@@ -235,8 +248,9 @@ fn calls_of_a_visit(scheme: impl Fn() -> Arc<dyn Scheme<f64>>) -> [usize; 4] {
             input,
             parameters,
             vjp,
+            jvp,
         } = &*calls;
-        [forward, input, parameters, vjp].map(|own| own.load(Ordering::Relaxed))
+        [forward, input, parameters, vjp, jvp].map(|own| own.load(Ordering::Relaxed))
     };
     let (few, more) = (calls(5), calls(6));
     std::array::from_fn(|k| more[k] - few[k])
@@ -247,11 +261,27 @@ fn calls_of_a_visit(scheme: impl Fn() -> Arc<dyn Scheme<f64>>) -> [usize; 4] {
 fn a_visit_makes_as_many_products_as_backprop() {
     let fixed = StepSize::Fixed(0.1);
     let backprop = calls_of_a_visit(|| Arc::new(Backprop));
-    assert_eq!(backprop, [10, 9, 10, 10]);
+    assert_eq!(backprop, [10, 9, 10, 10, 0]);
     let along = calls_of_a_visit(|| Arc::new(along(Targets::Refreshed, fixed)));
     assert_eq!(along, backprop);
     let persistent = calls_of_a_visit(|| Arc::new(along_persistent()));
     assert_eq!(persistent, backprop);
+}
+
+/// At depth 10, a chained step of one iteration from refreshed targets: the forward pass; ∂E/∂z, of which only
+/// the output layer's part is not 0; 8 products with Jᵀ and 8 with J to precondition, and one with the last
+/// J, since the others are known; E at the new targets; and θ's products. A second iteration multiplies by H
+/// in between: Jᵀ of every layer but the first, and J of the last.
+#[test]
+fn a_chained_step_makes_few_products() {
+    let counted = |iterations| {
+        let solver = move || GaussNewton::chained(1, iterations);
+        calls_of_a_visit(|| Arc::new(Decoupling::refreshed(solver())))
+    };
+    let (once, twice) = (counted(1), counted(2));
+    assert_eq!(once, [20, 1 + 8, 10, 19, 8 + 1]);
+    let more: Vec<usize> = twice.iter().zip(&once).map(|(a, b)| a - b).collect();
+    assert_eq!(more, [0, 9 + 8, 0, 17, 8 + 1]);
 }
 
 fn along_persistent() -> Decoupling<f64> {

@@ -57,17 +57,18 @@ pub fn layers_changed_by<T: Scalar>(
 ) -> Result<Vec<usize>, Error> {
     let mut moved = model.clone();
     moved.set_parameters(s, parameters)?;
-    let local_problems = |model: &DecoupledCircuit<T>| -> Result<Vec<Vec<T>>, Error> {
-        model.with_problem(selection, "statement 12", |problem| {
+    let [before, after] = model.with_problem(selection, "statement 12", |problem| {
+        // With the same targets, even if those of the model are computed from θ.
+        [model, &moved].map(|own| {
+            let problem = own.layers().on(problem.batch());
             let locals = (0..problem.layers().depth()).map(|t| {
                 let own = problem.local(t).gradients();
                 [vec![own.energy], own.parameters, own.input, own.target].concat()
             });
-            locals.collect()
+            locals.collect::<Vec<_>>()
         })
-    };
-    let pairs = local_problems(model)?.into_iter();
-    let pairs = pairs.zip(local_problems(&moved)?).enumerate();
+    })?;
+    let pairs = before.into_iter().zip(after).enumerate();
     let changed = pairs.filter(|(_, (before, after))| !same_bits(before, after));
     Ok(changed.map(|(t, _)| t).collect())
 }

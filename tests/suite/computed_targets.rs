@@ -139,6 +139,13 @@ fn asked<T: Tested>(name: &str, own: &DecoupledCircuit<T>, stored: &DecoupledCir
     assert_eq!(format!("{a:?}"), format!("{b:?}"), "{name}");
     let [a, b] = [own, stored].map(|model| theory::stationarity(model, &some).unwrap());
     assert_eq!(format!("{a:?}"), format!("{b:?}"), "{name}");
+    for (s, pair) in DIMS.windows(2).enumerate() {
+        let new = vec![T::of(0.25); pair[1] * (pair[0] + 1)];
+        let changed = |model| theory::layers_changed_by(model, &some, s, &new).unwrap();
+        // The targets do not follow θ_s.
+        assert_eq!(changed(own), [s], "{name}");
+        assert_eq!(changed(stored), [s], "{name}");
+    }
     let of = |model: &DecoupledCircuit<T>, selection: &Selection<'_>| {
         let objective = model.joint_objective(selection).unwrap();
         let point = objective.point();

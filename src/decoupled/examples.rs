@@ -249,6 +249,7 @@ impl<T: Scalar> Examples<T> {
 
     /// Writes z_t for the examples in the given columns.
     pub(crate) fn put(&mut self, t: usize, chosen: &[usize], new: &[T]) -> Result<(), Error> {
+        self.check_stored("setting targets")?;
         if let Some(streamed) = &mut self.streamed {
             return streamed.put(&self.dims, t, chosen, new);
         }

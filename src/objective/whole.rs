@@ -181,7 +181,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
     ///
     /// # Errors
     /// Errors of the selection, [`Error::NoExamples`], [`Error::Length`],
-    /// [`Error::NonFiniteData`], and what L_h says of its targets. Nothing is changed then.
+    /// [`Error::NonFiniteData`], [`Error::TargetsNotStored`], and what L_h says of its targets. Nothing is
+    /// changed then.
     pub fn set_joint_point(&mut self, selection: &Selection<'_>, point: &[T]) -> Result<(), Error> {
         self.set_point(selection, Variables::Both, point)
     }

@@ -10,7 +10,7 @@ use super::scheme::Scheme;
 use super::stopping::Stopping;
 use super::w_step::WStep;
 use crate::check::{at_least_one, refuse};
-use crate::decoupled::TargetUse;
+use crate::decoupled::{DecoupledCircuit, TargetUse};
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::optimizer::Optimizer;
@@ -213,6 +213,16 @@ impl<T: Scalar> Phase<T> {
     /// Examples per visit if there are n in total.
     pub fn batch_size(&self, n: usize) -> usize {
         self.batch_size.unwrap_or(n).min(n)
+    }
+
+    /// Checks that a scheme that keeps targets finds stored ones.
+    pub(super) fn check_targets(&self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
+        match self.scheme.targets() {
+            TargetUse::Kept => model
+                .examples
+                .check_stored("a phase whose scheme keeps targets"),
+            TargetUse::Transient | TargetUse::None => Ok(()),
+        }
     }
 
     /// Visits per epoch of n examples.

@@ -688,6 +688,7 @@ impl<T: Scalar> Session<T> {
         let w_step = phase.w_step.start(&self.model)?;
         let scheme = phase.scheme.start(&mut self.model)?;
         // A scheme of the caller's may change the examples where a phase starts or ends.
+        phase.check_targets(&self.model)?;
         self.memory.visited = self.model.examples.visited();
         let mut worse = None;
         let size = phase.batch_size(self.memory.visited.len());

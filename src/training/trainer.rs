@@ -13,7 +13,7 @@ use super::phase::Phase;
 use super::report::{EpochRecord, Event, RunError, StopReason, TrainingReport};
 use super::session::Session;
 use crate::check::{at_least_one, check_examples, finite, refuse};
-use crate::decoupled::{DecoupledCircuit, TargetUse};
+use crate::decoupled::DecoupledCircuit;
 use crate::error::Error;
 use crate::kernel::{Execution, Scalar};
 
@@ -342,10 +342,7 @@ impl<T: Scalar> Trainer<T> {
         let mut penalties = PenaltyRange::new(penalties);
         for (number, phase) in self.phases.iter().enumerate() {
             phase.scheme.check(&phase.w_step)?;
-            if phase.scheme.targets() == TargetUse::Kept {
-                let operation = "a phase whose scheme keeps targets";
-                model.examples.check_stored(operation)?;
-            }
+            phase.check_targets(model)?;
             phase.scheme.check_model(model)?;
             phase.w_step.start(model)?;
             phase.w_step.check_on(model, phase.schedule)?;

@@ -308,6 +308,13 @@ fn computed_targets_are_not_stored_either() {
     let mut stored = streamed::<f64>(N, folder.path());
     let told = stored.load(&path).unwrap_err().to_string();
     assert!(told.contains("the targets of streamed examples"), "{told}");
+    let moved: Vec<f64> = objectives[0].iter().map(|own| own + 0.125).collect();
+    for model in [&mut memory, &mut own] {
+        let error = model.set_joint_point(&some, &moved).unwrap_err();
+        assert!(matches!(error, Error::TargetsNotStored { .. }), "{error:?}");
+    }
+    assert_alike(&memory, &own, "after a refusal");
+    assert_eq!(own.joint_objective(&some).unwrap().point(), objectives[0]);
     let error = stored.initialize_targets(&init).unwrap_err();
     assert!(matches!(error, Error::Combination { .. }), "{error:?}");
     let error = own.initialize_targets(&noise()).unwrap_err();

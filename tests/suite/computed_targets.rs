@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use layerwise::data::InMemory;
+use layerwise::decoupled::TargetUse;
 use layerwise::diagnostics::Diagnostics;
 use layerwise::gradcheck::GradCheck;
 use layerwise::layer::{Activation, Dense};
@@ -11,10 +12,11 @@ use layerwise::objective::Objective;
 use layerwise::optimizer::{Adam, GradientDescent};
 use layerwise::prelude::*;
 use layerwise::schedule::Schedule;
+use layerwise::state::State;
 use layerwise::target_solver::{GaussNewton, ReverseSweep, StepSize};
 use layerwise::theory;
 use layerwise::training::{
-    Backprop, Decoupling, FixedPrediction, Scheme, Targets, TrainingReport, ZIl, ZStep,
+    Backprop, Decoupling, FixedPrediction, Scheme, Targets, TrainingReport, Visit, ZIl, ZStep,
 };
 use layerwise::{Error, Scalar};
 
@@ -181,6 +183,8 @@ fn what_needs_stored_targets_says_so() {
     let joint = Trainer::new(phase(Decoupling::joint(GradientDescent::new(0.1).unwrap())));
     let zeros = DMatrix::zeros(6, N);
     let all = Selection::All;
+    let point = own.joint_objective(&all).unwrap().point();
+    let point: Vec<f64> = point.iter().map(|x| x + 0.1).collect();
     let errors = [
         own.z(1).map(drop).unwrap_err(),
         own.batch(0..3).map(drop).unwrap_err(),
@@ -190,6 +194,10 @@ fn what_needs_stored_targets_says_so() {
         own.solve_targets(&sweep(), &all).map(drop).unwrap_err(),
         GradCheck::new().circuit(&own).map(drop).unwrap_err(),
         theory::batch_dependent_example(&own, &all, &sweep()).unwrap_err(),
+        own.set_target_point(&all, &vec![0.1; 15 * N]).unwrap_err(),
+        own.set_target_point(&Selection::Columns(0..2), &[0.1; 30])
+            .unwrap_err(),
+        own.set_joint_point(&all, &point).unwrap_err(),
         persistent.run(&mut own).unwrap_err().error,
         joint.run(&mut own).unwrap_err().error,
     ];
@@ -246,5 +254,36 @@ fn a_model_has_targets_of_one_kind() {
             own.memory(1).unwrap().targets == 0,
             first == TargetInit::Computed
         );
+    }
+}
+
+/// A scheme that keeps targets, but starts its phase by having none.
+#[derive(Debug)]
+struct Forgets;
+
+impl Scheme<f64> for Forgets {
+    fn targets(&self) -> TargetUse {
+        TargetUse::Kept
+    }
+
+    fn start(&self, model: &mut DecoupledCircuit<f64>) -> Result<State<f64>, Error> {
+        model.initialize_targets(&TargetInit::Computed)?;
+        Ok(State::new())
+    }
+
+    fn visit(&self, _: &mut State<f64>, visit: &mut Visit<'_, f64>) -> Result<f64, Error> {
+        visit.target_problem().refresh()?;
+        visit.evaluate()?.step()
+    }
+}
+
+#[test]
+fn a_scheme_cannot_keep_targets_that_it_gave_up() {
+    for batch in [7, N] {
+        let mut own = model::<f64>(&TargetInit::ForwardPass);
+        let phase = Phase::new(Forgets, Adam::new(0.1).unwrap());
+        let phase = phase.with_batch_size(batch).unwrap();
+        let error = Trainer::new(phase).run(&mut own).unwrap_err().error;
+        assert!(matches!(error, Error::TargetsNotStored { .. }), "{error:?}");
     }
 }

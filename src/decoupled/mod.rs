@@ -485,8 +485,9 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// A copy of z_t of the selected examples, d_t × n, whether or not they are in memory.
     ///
     /// # Errors
-    /// [`Error::UnknownLayer`] if t > T; those of the selection, [`Error::TooLarge`], and for streamed
-    /// examples those of [`Dataset::read`] and [`Error::File`].
+    /// [`Error::UnknownLayer`] if t > T; those of the selection, [`Error::TooLarge`], [`Error::Overflow`]
+    /// for [computed](TargetInit::Computed) targets that are not finite, and for streamed examples those of
+    /// [`Dataset::read`] and [`Error::File`].
     pub fn z_of(&self, t: usize, selection: &Selection<'_>) -> Result<DMatrix<T>, Error> {
         let Some(&dim) = self.circuit.dims().get(t) else {
             return Err(Error::unknown_layer(t, 0..self.circuit.depth() + 1));
@@ -500,6 +501,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
             let batch = self.view(&block, false, &mut working, &mut workspace)?;
             values.extend_from_slice(batch.z(t));
         }
+        // A computed one may overflow.
+        check_result(Quantity::Target, t, &values)?;
         Ok(DMatrix::from_vec(dim, n, values))
     }
 

@@ -262,7 +262,8 @@ impl Squares {
         if square > 1e-30 && square < 1e30 {
             return self.add_in(1.0, square);
         }
-        if a == b {
+        // Infinite values have no distance.
+        if square == 0.0 && a == b {
             return;
         }
         let pairs = a.iter().zip(b);

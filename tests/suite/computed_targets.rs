@@ -287,3 +287,29 @@ fn a_scheme_cannot_keep_targets_that_it_gave_up() {
         assert!(matches!(error, Error::TargetsNotStored { .. }), "{error:?}");
     }
 }
+
+/// Targets that overflow are told, as predictions are; of examples of weight 0 only where they are shown.
+#[test]
+fn computed_targets_may_overflow() {
+    let layer = || {
+        Dense::new(1, 1, Activation::Identity)
+            .unwrap()
+            .without_bias()
+    };
+    let layers = [layer(), layer(), layer()];
+    let circuit = Circuit::builder().layers(layers).build().unwrap();
+    let mut own = DecoupledCircuit::new(circuit, Energy::default()).unwrap();
+    let x = DMatrix::from_row_slice(1, 2, &[1e200, 1.0]);
+    let y = DMatrix::from_row_slice(1, 2, &[1.0, 1.0]);
+    own.add_examples(&x, &y, &TargetInit::Computed).unwrap();
+    own.set_parameters(0, &[1e200]).unwrap();
+    let all = Selection::All;
+    for error in [own.z_of(1, &all).map(drop), own.gap().map(drop)] {
+        assert!(matches!(error, Err(Error::Overflow { .. })), "{error:?}");
+    }
+    own.set_example_weights(&all, &[0.0, 1.0]).unwrap();
+    assert_eq!(own.gap().unwrap(), [0.0, 0.0]);
+    let error = own.z_of(1, &all).unwrap_err();
+    assert!(matches!(error, Error::Overflow { .. }), "{error:?}");
+    assert_eq!(own.z_of(1, &Selection::Columns(1..2)).unwrap()[0], 1e200);
+}

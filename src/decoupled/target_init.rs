@@ -50,8 +50,10 @@ pub enum TargetInit<T: Scalar> {
     ///
     /// For [`Backprop`](crate::training::Backprop) and for schemes that set their targets afresh in each
     /// visit, such as [`Decoupling::refreshed`](crate::training::Decoupling::refreshed): they end with
-    /// the same parameters as with stored targets, and need no pass over all examples at the end of a
-    /// phase. A scheme whose [targets](crate::training::Scheme::targets) are [`TargetUse::Kept`], and
+    /// the same parameters as with stored targets at the forward pass, and need no pass over all examples
+    /// at the end of a phase. A phase with [residuals](crate::training::Targets::Residual) begins with
+    /// those of the forward pass, whatever an earlier phase ended with, where stored targets keep them.
+    /// A scheme whose [targets](crate::training::Scheme::targets) are [`TargetUse::Kept`], and
     /// whatever else shows or changes stored targets, is refused
     /// ([`Error::TargetsNotStored`](crate::Error::TargetsNotStored)). All examples of a model are of one
     /// kind.

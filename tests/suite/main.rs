@@ -20,6 +20,10 @@ mod edges;
 mod equivalences;
 mod error_share;
 mod errors;
+/// What the tables of `examples/evidence` are summed up by, with its tests.
+#[path = "../../examples/evidence/statistics.rs"]
+#[expect(dead_code, reason = "its tests alone are wanted here")]
+mod evidence_statistics;
 mod examples_by_key;
 mod failed_runs;
 mod floors;

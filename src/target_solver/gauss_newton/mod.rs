@@ -34,8 +34,8 @@ pub(crate) use operator::Link;
 ///
 /// | | method | cost of a step |
 /// |---|---|---|
-/// | [`GaussNewton::new`] | m matrix-free iterations of conjugate gradients, all layers at once | m JVPs and VJPs per layer |
-/// | [`GaussNewton::chained`] | conjugate gradients, preconditioned by the hidden terms in sweeps over the layers | 2m JVPs and VJPs per layer |
+/// | [`GaussNewton::new`] | m matrix-free iterations of conjugate gradients, all layers at once | m JVPs and m − 1 VJPs per layer |
+/// | [`GaussNewton::chained`] | conjugate gradients, preconditioned by the hidden terms in sweeps over the layers | m JVPs and 2m − 1 VJPs per layer |
 /// | [`GaussNewton::direct`] | block Cholesky, layer by layer: exact | d JVPs and VJPs per layer, and about 5/3 d³ multiply-adds per layer and example |
 /// | [`GaussNewton::cyclic_reduction`] | cyclic reduction, all odd layers at once, then every other remaining layer, …: exact | about 2½ times as many, in ⌊log₂ (T−1)⌋ + 1 levels instead of T − 1 |
 ///

@@ -323,6 +323,31 @@ impl<T: Scalar> Examples<T> {
         })
     }
 
+    /// A copy without anything but the targets.
+    pub(crate) fn targets_alone(&self) -> Self {
+        let last = self.dims.len() - 1;
+        let own = self.z.iter().enumerate();
+        let own = own.map(|(t, z)| match t == 0 || t == last {
+            true => Vec::new(),
+            false => z.clone(),
+        });
+        Self {
+            z: own.collect(),
+            hidden: self.hidden,
+            streamed: self.streamed.clone(),
+            ..Self::new(&self.dims)
+        }
+    }
+
+    /// Replaces the targets by those of such a copy.
+    pub(crate) fn take_targets(&mut self, mut changed: Self) {
+        let last = self.dims.len() - 1;
+        for t in 1..last {
+            std::mem::swap(&mut self.z[t], &mut changed.z[t]);
+        }
+        self.streamed = changed.streamed;
+    }
+
     /// Whether all of z_0, …, z_T is in memory.
     pub(crate) fn are_at_hand(&self) -> bool {
         self.streamed.is_none() && self.hidden == Hidden::Stored

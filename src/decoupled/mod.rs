@@ -803,7 +803,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         mut change: impl FnMut(Layers<'_, T>, &mut BatchMut<'_, T>) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let (visited, left_out) = self.examples.by_weight();
-        let mut changed = self.examples.clone();
+        let mut changed = self.examples.targets_alone();
         let mut working = Working::new(self.circuit.depth());
         if let (Some(streamed), true) = (&self.examples.streamed, left_out.is_empty()) {
             // All of it is written. Otherwise the first write copies the file.
@@ -818,7 +818,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
             change(self.layers(), &mut batch)?;
             working.commit(&mut changed, &chosen)?;
         }
-        self.examples = changed;
+        self.examples.take_targets(changed);
         Ok(())
     }
 

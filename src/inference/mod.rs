@@ -132,6 +132,16 @@ impl<T: Scalar> Evidence<T> {
         (self.precision, self.mean) = (precision, mean.to_vec());
         Ok(self)
     }
+
+    /// `z` (d_0 × n) where inputs are free. Where they are clamped, the value is not used: it is the mean
+    /// of the prior, which adds nothing to E and from which no gradient moves it.
+    fn free_or_mean(&self, z: &DMatrix<T>) -> DMatrix<T> {
+        let free = self.free_inputs.as_ref();
+        DMatrix::from_fn(z.nrows(), z.ncols(), |k, i| match free {
+            Some(free) if free[(k, i)] => z[(k, i)],
+            _ => self.mean[k],
+        })
+    }
 }
 
 fn check_mask(what: &str, free: &DMatrix<bool>, expected: (usize, usize)) -> Result<(), Error> {
@@ -171,13 +181,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         let targets = self.targets_of(evidence);
         let mut extended = self.extended(evidence, &targets)?;
         let n = evidence.inputs.ncols();
-        let free = evidence.free_inputs.as_ref();
-        let start = DMatrix::from_fn(evidence.inputs.nrows(), n, |k, i| match free {
-            Some(free) if free[(k, i)] => evidence.inputs[(k, i)],
-            // This value has no effect. At the mean of the prior it does not move.
-            _ => evidence.mean[k],
-        });
-        let mut hidden = vec![start];
+        let mut hidden = vec![evidence.free_or_mean(&evidence.inputs)];
         let depth = self.circuit().depth();
         let dims = self.circuit().dims();
         let mut passed = |t: usize, z: &[T]| {
@@ -192,6 +196,9 @@ impl<T: Scalar> DecoupledCircuit<T> {
         extended.add_examples(&unused, &targets, &TargetInit::Given(hidden))?;
         let before = extended.energy()?;
         let solved = extended.solve_targets(solver, &Selection::All)?;
+        // Noise moves clamped entries too.
+        let still = evidence.free_or_mean(&extended.z_of(1, &Selection::All)?);
+        extended.set_targets(1, &Selection::All, &still)?;
         self.inferred(evidence, &extended, before, solved)
     }
 

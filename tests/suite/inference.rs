@@ -270,6 +270,28 @@ fn noise_samples_from_the_gaussian() {
     assert!(still.iter().all(|z| (z - 1.2).abs() < 1e-8), "{still}");
 }
 
+/// Noise also moves what is clamped, but E is that of what is free.
+#[test]
+fn noise_on_clamped_inputs_is_no_part_of_the_energy() {
+    let widths = [3, 4, 2];
+    let model = model(&widths, Activation::Tanh, SquaredError);
+    let (evidence, [free_x, free_y]) = evidence(&widths);
+    let noisy = SynchronousDescent::new(20, StepSize::Fixed(0.05)).unwrap();
+    let noisy = noisy.with_noise(0.5, 1).unwrap();
+    let found = model.infer(&evidence, &noisy).unwrap();
+    let whole: f64 = (0..N)
+        .map(|i| {
+            let (free_x, free_y) = (free_x.column(i), free_y.column(i));
+            let z = [&found.inputs, &found.hidden[0], &found.outputs];
+            let z = z.map(|z| z.column(i).into_owned());
+            let free = [free_x.as_slice(), free_y.as_slice()];
+            energy(&model, free, &z, (0.7, &[0.0, 0.1, 0.2]))
+        })
+        .sum();
+    let difference = found.energy[1] - whole;
+    assert!(difference.abs() < 1e-12 * whole, "{found:?}, not {whole}");
+}
+
 /// The value of a free target plays no role, large as it may be: e^800 is infinite.
 #[test]
 fn values_of_free_targets_play_no_role() {

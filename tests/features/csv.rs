@@ -136,25 +136,27 @@ fn wrong_values_are_named_by_line_and_column() {
     let text = "a,\"b\nb\",class\n1,2,0\n\n\n3,x y,1\n4,,2\n5,inf,0\n6,1e39,0\n7,8,3\n9,10,1.5\n";
     let classes = TargetEncoding::OneHot { classes: 3 };
     let options = CsvOptions::new().with_encoding(classes);
-    let data = open::<f32>(&folder, text, &options).unwrap();
-    assert_eq!(data.matrices(&[0]).unwrap().0.as_slice(), [1.0, 2.0]);
-    for (row, line, column, value, expected) in [
-        (1, 6, "1 ('b\nb')", "x y", "a number"),
-        (2, 7, "1 ('b\nb')", "", "a number"),
-        (3, 8, "1 ('b\nb')", "inf", "a finite number"),
-        (4, 9, "1 ('b\nb')", "1e39", "a number that f32 can hold"),
-        (5, 10, "2 ('class')", "3", "a class from 0 to 2"),
-        (6, 11, "2 ('class')", "1.5", "a class from 0 to 2"),
-    ] {
-        let error = data.matrices(&[0, row]).unwrap_err();
-        let own = Error::FileValue {
-            file: format!("the file {}", folder.file("data.csv").display()),
-            row,
-            line: Some(line),
-            column: column.into(),
-            reason: format!("'{value}' is not {expected}"),
-        };
-        assert_eq!(error, own);
+    for end in ["\n", "\r\n", "\r"] {
+        let data = open::<f32>(&folder, &text.replace('\n', end), &options).unwrap();
+        assert_eq!(data.matrices(&[0]).unwrap().0.as_slice(), [1.0, 2.0]);
+        for (row, line, column, value, expected) in [
+            (1, 6, "1 ('b\nb')", "x y", "a number"),
+            (2, 7, "1 ('b\nb')", "", "a number"),
+            (3, 8, "1 ('b\nb')", "inf", "a finite number"),
+            (4, 9, "1 ('b\nb')", "1e39", "a number that f32 can hold"),
+            (5, 10, "2 ('class')", "3", "a class from 0 to 2"),
+            (6, 11, "2 ('class')", "1.5", "a class from 0 to 2"),
+        ] {
+            let error = data.matrices(&[0, row]).unwrap_err();
+            let own = Error::FileValue {
+                file: format!("the file {}", folder.file("data.csv").display()),
+                row,
+                line: Some(line),
+                column: column.replace('\n', end),
+                reason: format!("'{value}' is not {expected}"),
+            };
+            assert_eq!(error, own);
+        }
     }
     let long = format!("1,{}\n", "é".repeat(1000));
     let data = open::<f64>(&folder, &long, &CsvOptions::new().with_header(false)).unwrap();

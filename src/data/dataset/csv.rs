@@ -323,7 +323,7 @@ impl<T: Scalar> Csv<T> {
 
     /// The line on which the record at `offset` begins, counted from 1.
     fn line(&self, offset: u64) -> Result<u64, Error> {
-        let (mut line, mut buffer) = (1, [0; 8192]);
+        let (mut line, mut last, mut buffer) = (1, 0, [0; 8192]);
         for start in (0..self.file.len).step_by(buffer.len()) {
             let count = (self.file.len - start).min(buffer.len() as u64) as usize;
             self.file.read(&mut buffer[..count], start)?;
@@ -331,7 +331,9 @@ impl<T: Scalar> Csv<T> {
                 if at >= offset && byte != b'\n' && byte != b'\r' {
                     return Ok(line);
                 }
-                line += u64::from(byte == b'\n');
+                // CRLF is one end of a line.
+                line += u64::from(byte == b'\r' || byte == b'\n' && last != b'\r');
+                last = byte;
             }
         }
         Ok(line)

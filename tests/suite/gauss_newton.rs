@@ -724,3 +724,27 @@ fn the_ends_of_f32_are_not_the_ends_of_a_solver() {
         }
     }
 }
+
+/// Directions of an undamped solve overflow, and their products with J; the damped solves after it are not
+/// affected.
+#[test]
+fn directions_that_overflowed_are_forgotten() {
+    for penalty in [4e-38_f32, 8e-38, 1.4e-37] {
+        let mut builder = Circuit::<f32>::builder();
+        for _ in 0..12 {
+            let weights = Initializer::Constant { value: 1.0 };
+            let layer = Dense::new(1, 1, Activation::Identity).unwrap();
+            builder = builder.layer(layer.with_weights(weights).unwrap());
+        }
+        let energy = Energy::default().with_penalty(penalty);
+        let mut model = DecoupledCircuit::new(builder.build().unwrap(), energy).unwrap();
+        let x = DMatrix::from_element(1, 1, 1.0);
+        model
+            .add_examples(&x, &(2.0 * &x), &TargetInit::ForwardPass)
+            .unwrap();
+        let solver = GaussNewton::chained(6, 8).with_damping(0.0).unwrap();
+        model.solve_targets(&solver, &Selection::All).unwrap();
+        let energy = model.energy().unwrap();
+        assert!(energy < 1e-30, "{penalty}: {energy}");
+    }
+}

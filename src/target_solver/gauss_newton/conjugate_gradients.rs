@@ -26,8 +26,7 @@ pub(super) struct Iterations<T> {
     diagonal: Vec<T>,
     /// M⁻¹ r, unless it is a multiple of r.
     preconditioned: Vec<Vec<T>>,
-    /// J_t of M⁻¹ r and of the directions, from hidden layer to hidden layer by t, if the preconditioner
-    /// computes them.
+    /// J_t M⁻¹ r and J_t p_t by t, for the layers between hidden ones, if the preconditioner computes them.
     preconditioned_tangents: Vec<Vec<T>>,
     tangents: Vec<Vec<T>>,
     /// Each layer's part of every example's sum; the first T − 1 are also those of the hidden ones.
@@ -113,7 +112,9 @@ impl<T: Scalar> Iterations<T> {
             let locals = &problem.workspace().locals;
             run.fit(problem.layers(), self.sums.len(), locals);
         }
-        for own in self.directions.iter_mut().chain(&mut system.step) {
+        // Also of what overflowed in the last solve: 0 · ∞ is NaN.
+        let arrays = self.directions.iter_mut().chain(&mut self.tangents);
+        for own in arrays.chain(&mut system.step) {
             own.fill(T::zero());
         }
         self.lengths.fill(None);
@@ -139,7 +140,7 @@ impl<T: Scalar> Iterations<T> {
             if self.examples.iter().all(|example| !example.active) {
                 return iteration - 1;
             }
-            // Nobody asks for the last product itself.
+            // Of the last product only p·(H + λ I) p is needed.
             match iteration == options.iterations {
                 true => self.curvatures(problem, system),
                 false => self.multiply(problem, system),

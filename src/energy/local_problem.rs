@@ -312,11 +312,12 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
                 .parameter_gradient(&pair, &w.factors, d_loss, &mut w.work);
         }
         self.apply_factors(wanted.target, needs_cotangent, w);
-        // As below every target that was just refreshed. The layer is called once all the same: if it does
-        // not overwrite its results, the NaN that new memory holds tells.
-        let begun = |own: &[T]| own.first().is_none_or(|own| own.is_finite());
-        let at_rest = needs_cotangent && w.cotangent.iter().all(T::is_zero);
-        if at_rest && begun(&w.d_input) && begun(&w.d_parameters) {
+        // The cotangent is 0 below every target that was just refreshed. The layer is called once all the
+        // same: if it does not overwrite its results, the NaN in new memory shows it.
+        let written = |wanted: bool, own: &[T]| !wanted || own.first().is_none_or(T::is_finite);
+        let was_called = written(wanted.input, &w.d_input)
+            && written(wanted.parameters, &w.d_parameters[..self.own]);
+        if needs_cotangent && was_called && w.cotangent.iter().all(T::is_zero) {
             if wanted.input {
                 w.d_input.fill(T::zero());
             }

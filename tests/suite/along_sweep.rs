@@ -11,7 +11,7 @@ use layerwise::optimizer::{Adam, GradientDescent};
 use layerwise::parameter_solver::LeastSquares;
 use layerwise::prelude::*;
 use layerwise::target_solver::{GaussNewton, StepSize};
-use layerwise::training::{Backprop, Decoupling, Targets, WStep, ZStep};
+use layerwise::training::{Backprop, Decoupling, Part, Targets, WStep, ZStep};
 use layerwise::{Error, Layer};
 
 use crate::property::{Tested, generator, uniform};
@@ -228,6 +228,10 @@ impl Layer<f64> for Counted {
 
 /// Forward passes, products for z, products for θ, calls of vjp and of jvp that one more visit takes.
 fn calls_of_a_visit(scheme: impl Fn() -> Arc<dyn Scheme<f64>>) -> [usize; 5] {
+    calls_of(|| Phase::new(scheme(), Adam::new(1e-3).unwrap()))
+}
+
+fn calls_of(phase: impl Fn() -> Phase<f64>) -> [usize; 5] {
     let calls = |epochs: u64| {
         let calls = Arc::new(Calls::default());
         let mut builder = Circuit::builder();
@@ -240,8 +244,7 @@ fn calls_of_a_visit(scheme: impl Fn() -> Arc<dyn Scheme<f64>>) -> [usize; 5] {
         model
             .add_examples(&x, &x.map(f64::cos), &TargetInit::ForwardPass)
             .unwrap();
-        let phase = Phase::new(scheme(), Adam::new(1e-3).unwrap()).with_epochs(epochs);
-        let trainer = Trainer::new(phase).with_measure_every(0);
+        let trainer = Trainer::new(phase().with_epochs(epochs)).with_measure_every(0);
         trainer.run(&mut model).unwrap();
         let Calls {
             forward,
@@ -282,6 +285,14 @@ fn a_chained_step_makes_few_products() {
     assert_eq!(once, [20, 1 + 8, 10, 19, 8 + 1]);
     let more: Vec<usize> = twice.iter().zip(&once).map(|(a, b)| a - b).collect();
     assert_eq!(more, [0, 9 + 8, 0, 17, 8 + 1]);
+    // With all layers but the last frozen, whose gradients in θ are never taken.
+    let tuned = calls_of(|| {
+        let scheme = Decoupling::refreshed(GaussNewton::chained(1, 1));
+        let adam = WStep::optimizer(Adam::new(1e-3).unwrap());
+        let w_step = (0..9).fold(adam, |own, t| own.with_frozen(Part::layer(t)));
+        Phase::with_w_step(scheme, w_step).unwrap()
+    });
+    assert_eq!(tuned, [20, 1 + 8, 1, 10, 8 + 1]);
 }
 
 fn along_persistent() -> Decoupling<f64> {

@@ -64,11 +64,16 @@ impl Kept {
         self.all.add_all(other.all);
     }
 
+    /// Whether there is nothing to keep.
+    pub(crate) fn is_empty(self) -> bool {
+        self.all.root() == 0.0
+    }
+
     /// The root of their ratio; 1 if there is nothing to keep.
     pub(crate) fn share(self) -> f64 {
-        match self.all.root() {
-            0.0 => 1.0,
-            all => self.kept.root() / all,
+        match self.is_empty() {
+            true => 1.0,
+            false => self.kept.root() / self.all.root(),
         }
     }
 }
@@ -130,7 +135,7 @@ impl<T: Scalar> SurvivingError<T> {
             finite(image)?;
             for (i, example) in examples.iter_mut().enumerate() {
                 let (own, image) = (&mut own[column(i)], &mut image[column(i)]);
-                // What K sees only by rounding is in its kernel.
+                // A vector whose product with K is only rounding counts as in the kernel of K.
                 let size = norm(&*own) * norm(&*image);
                 let norm = match self.chain.norms[i] {
                     norm if norm * norm > 64.0 * epsilon * size => norm,
@@ -144,7 +149,7 @@ impl<T: Scalar> SurvivingError<T> {
                 } else if !example.process.ended() {
                     example.process.push(example.alpha, norm, epsilon);
                 }
-                // 0 for an example whose process has ended: later products cost it nothing.
+                // 0 for an example whose process has ended: its products are not used any more.
                 let inverse = match example.process.ended() {
                     true => 0.0,
                     false => norm.recip(),
@@ -153,6 +158,7 @@ impl<T: Scalar> SurvivingError<T> {
                 both.for_each(|v| *v *= inverse);
             }
             self.chain.curve(problem, workspace, image);
+            check_computed(Quantity::TargetGradient, depth, 0, &self.chain.output)?;
             for (i, example) in examples.iter_mut().enumerate() {
                 if example.process.ended() {
                     continue;

@@ -7,11 +7,12 @@ use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::target_solver::SurvivingError;
 
-/// Sets μ so that the equilibrium of the Z-step leaves a given share of the error, and follows θ.
+/// Sets μ so that the equilibrium of the Z-step leaves a given share of the error, and updates it as θ
+/// moves.
 ///
 /// At the equilibrium of a Z-step the output error r = ∂L/∂ẑ_T of the forward pass has become e = S⁻¹ r:
 /// targets that move to lower the output loss take the rest of it, and what they take reaches no
-/// parameter. In deep circuits with μ = 1 that is most of it. With P_t = J_{T−1} ⋯ J_t, C the curvature
+/// parameter. In deep circuits with μ = 1 they take most of it. With P_t = J_{T−1} ⋯ J_t, C the curvature
 /// of L (I for squared error) and K = Σ_t P_t P_tᵀ/μ_t,
 ///
 /// ```math
@@ -22,15 +23,16 @@ use crate::target_solver::SurvivingError;
 /// the hidden layers learn from. (‖S⁻¹r‖/‖r‖ itself can be close to 1 although the hidden layers get
 /// next to nothing, since it also counts what they cannot change;
 /// [`Diagnostics::with_error_share`](crate::diagnostics::Diagnostics::with_error_share) reports both.) It
-/// grows with μ, from 0 to 1, for every L. Multiplying μ by c is the same as dividing L by c, up to a
-/// factor c of E.
+/// never falls as μ grows, and tends to 1, for every L; where L has no curvature, as in
+/// [`Quantile`](crate::loss::Quantile), it is 1 for every μ. Multiplying μ by c is the same as dividing L by c, up
+/// to a factor c of E.
 ///
 /// In visit 0, k, 2k, … of the phase, every μ_t becomes s times its value when the phase began, with the
-/// s at which the share, summed over the visit's batch, has the given value. All values of s come from
-/// one Lanczos process of m steps, at the plain forward pass: 2 + 4m products with each layer for every
-/// 6 of a backprop step, so with the defaults, m = 4 and k = 10, as much as .3 backprop steps per visit.
-/// m = d_T steps are exact; fewer are close where few directions of the output matter. Multipliers λ_t
-/// do not change.
+/// s at which the share, summed over the visit's batch, has the given value. (If no error reaches a hidden
+/// layer, μ stays as it was.) The shares for all s come from one Lanczos process of m steps, at the plain
+/// forward pass: 1 + 2m products with each layer, where a backprop step makes 3. With the defaults, m = 4
+/// and k = 10, that is .3 backprop steps per visit. m = d_T steps are exact; fewer are close where few
+/// directions of the output matter. Multipliers λ_t do not change.
 ///
 /// The share is that of the Gauss-Newton model at its minimum. Z-steps that go only part of the way
 /// leave more.
@@ -94,7 +96,8 @@ impl ErrorShare {
     }
 
     /// Sets the range of s. Where its share is out of reach, s is at one end. In a circuit whose signal
-    /// vanishes the share is nearly 1 for every μ, so s falls to the least, and targets move far.
+    /// vanishes, and under a loss without curvature, the share is nearly 1 for every μ, so s falls to the
+    /// least, and targets move far.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless 0 < `least` ≤ `most` < ∞.
@@ -121,7 +124,7 @@ impl ErrorShare {
         check_terms("target regulariser under ErrorShare", layers)
     }
 
-    /// s for the batch of a problem with s = 1.
+    /// s for the batch of a problem with s = 1; `None` if no error reaches a hidden layer.
     ///
     /// # Errors
     /// [`Error::NonFinite`], in step 0, for a product that is not finite.
@@ -130,10 +133,14 @@ impl ErrorShare {
         problem: Problem<'_, T>,
         workspace: &mut Workspace<T>,
         surviving: &mut SurvivingError<T>,
-    ) -> Result<f64, Error> {
+    ) -> Result<Option<f64>, Error> {
         surviving.run(self.steps, problem, workspace)?;
-        if surviving.hidden(self.least).share() >= self.share {
-            return Ok(self.least);
+        let least = surviving.hidden(self.least);
+        if least.is_empty() {
+            return Ok(None);
+        }
+        if least.share() >= self.share {
+            return Ok(Some(self.least));
         }
         let [mut low, mut high] = self.range().map(f64::ln);
         for _ in 0..HALVINGS {
@@ -143,6 +150,6 @@ impl ErrorShare {
                 false => high = middle,
             }
         }
-        Ok(high.exp().clamp(self.least, self.most))
+        Ok(Some(high.exp().clamp(self.least, self.most)))
     }
 }

@@ -70,8 +70,8 @@ impl<T: Scalar> Penalties<T> {
         &self.now
     }
 
-    /// After a visit with the penalties `used`: keeps those that share the error, and lets growing ones
-    /// grow for the next visit, after a visit to this many examples with these squared gaps.
+    /// After a visit with the penalties `used` to this many examples with these squared gaps: keeps those
+    /// set by the share of the error, and lets growing ones grow for the next visit.
     pub(super) fn pass(
         &mut self,
         rule: PenaltyRule,
@@ -98,8 +98,8 @@ impl PenaltyRule {
         }
     }
 
-    /// If μ shares the error, and is due in this visit of the phase: sets the penalties of the visit to
-    /// those of `problem`, with which the phase began, times one factor.
+    /// If μ is set by the share of the error, in this visit of the phase: sets the penalties of the visit
+    /// to those of `problem`, with which the phase began, times one factor.
     ///
     /// # Errors
     /// [`Error::NonFinite`], in step 0, for a product that is not finite.
@@ -114,8 +114,10 @@ impl PenaltyRule {
         let Self::Sharing(rule) = self else {
             return Ok(());
         };
-        if rule.is_due(visit) {
-            let factor = T::of(rule.factor(problem, workspace, surviving)?);
+        if rule.is_due(visit)
+            && let Some(factor) = rule.factor(problem, workspace, surviving)?
+        {
+            let factor = T::of(factor);
             for (own, &first) in penalties.iter_mut().zip(problem.layers().penalties()) {
                 *own = first * factor;
             }
@@ -190,12 +192,9 @@ impl<T: Scalar> PenaltyRange<T> {
                 if visits == 0 {
                     return Ok(());
                 }
+                // Without a visit, or a signal, μ stays as it was.
                 let [least, most] = share.range();
-                // Without a visit μ stays as it was.
-                let [least, most] = match may_end {
-                    true => [least.min(1.0), most.max(1.0)],
-                    false => [least, most],
-                };
+                let [least, most] = [least.min(1.0), most.max(1.0)];
                 for (bounds, factor) in [(&mut self.least, least), (&mut self.most, most)] {
                     let factor = T::of(factor);
                     bounds.iter_mut().for_each(|own| *own *= factor);

@@ -185,7 +185,7 @@ struct Memory<T> {
     workspace: Workspace<T>,
     working: Working<T>,
     penalties: Vec<T>,
-    /// If μ shares the error.
+    /// If μ is set by the share of the error.
     surviving: SurvivingError<T>,
     /// Squared, by hidden layer, if μ grows.
     gaps: Vec<Squares>,

@@ -8,7 +8,7 @@ use layerwise::energy::Energy;
 use layerwise::error::Quantity;
 use layerwise::init::Initializer;
 use layerwise::layer::{Activation, Dense};
-use layerwise::loss::{Huber, SoftmaxCrossEntropy, SquaredError};
+use layerwise::loss::{Huber, Poisson, SoftmaxCrossEntropy, SquaredError};
 use layerwise::nalgebra::{DMatrix, DVector};
 use layerwise::optimizer::{Adam, GradientDescent};
 use layerwise::rand::rngs::ChaCha8Rng;
@@ -385,6 +385,57 @@ fn a_product_that_overflows_has_no_share() {
     assert_eq!(model.terms().penalties(), before);
 }
 
+/// Nor has one whose loss overflows in its curvature only.
+#[test]
+fn a_curvature_that_overflows_leaves_no_share() {
+    let mut builder = Circuit::<f64>::builder().seed(3);
+    for bias in [0.0, 700.0] {
+        let weights = Initializer::Constant { value: 1.0 };
+        let layer = Dense::new(1, 1, Activation::Identity).unwrap();
+        let layer = layer.with_weights(weights).unwrap();
+        let bias = Initializer::Constant { value: bias };
+        builder = builder.layer(layer.with_bias(bias).unwrap());
+    }
+    // C is e^700, and C K v that divided by √μ.
+    let energy = Energy::new(Poisson).with_penalty(1e-10);
+    let mut model = DecoupledCircuit::new(builder.build().unwrap(), energy).unwrap();
+    let (x, y) = (DMatrix::zeros(1, 1), DMatrix::zeros(1, 1));
+    let init = TargetInit::ForwardPass;
+    model.add_examples(&x, &y, &init).unwrap();
+    let options = Diagnostics::new().with_error_share(1).without_backprop();
+    let report = model.diagnose(&options).unwrap();
+    assert_eq!(report.error_share, None);
+}
+
+/// A batch without an error, or with one that no hidden layer can change, says nothing about μ.
+#[test]
+fn a_batch_without_a_signal_keeps_the_penalties() {
+    for weight in [0.5, 0.0] {
+        let mut builder = Circuit::<f64>::builder();
+        for _ in 0..2 {
+            let weights = Initializer::Constant { value: weight };
+            let layer = Dense::new(2, 2, Activation::Identity).unwrap();
+            builder = builder.layer(layer.with_weights(weights).unwrap());
+        }
+        let energy = Energy::default().with_penalty(3.0);
+        let mut model = DecoupledCircuit::new(builder.build().unwrap(), energy).unwrap();
+        let x = DMatrix::from_vec(2, 1, vec![1.0, -2.0]);
+        let y = match weight {
+            0.0 => x.clone(),
+            _ => model.predict(&x).unwrap(),
+        };
+        model
+            .add_examples(&x, &y, &TargetInit::ForwardPass)
+            .unwrap();
+        let scheme = Decoupling::persistent(GaussNewton::chained(1, 2));
+        let phase = Phase::with_w_step(scheme, WStep::none()).unwrap();
+        let own = ErrorShare::new(0.9).unwrap();
+        let phase = phase.with_epochs(2).with_error_share(own).unwrap();
+        Trainer::new(phase).run(&mut model).unwrap();
+        assert_eq!(model.terms().penalties(), [3.0], "{weight}");
+    }
+}
+
 #[test]
 fn a_share_without_a_closed_form_is_refused() {
     let circuit = || {
@@ -623,16 +674,18 @@ fn what_does_not_go_together_is_refused() {
     let name = "penalty μ under ErrorShare::range";
     assert_eq!(option(trainer(1e-60, 1.0).check(&small).unwrap_err()), name);
     assert_eq!(option(trainer(1.0, 1e60).check(&small).unwrap_err()), name);
-    let next = |growth: PenaltyGrowth| {
+    let next = |most, growth: PenaltyGrowth| {
         let phase = Phase::new(Decoupling::refreshed(ReverseSweep::new(1)), adam());
-        trainer(0.5, 2.0).then(phase.with_penalty_growth(growth).unwrap())
+        trainer(0.5, most).then(phase.with_penalty_growth(growth).unwrap())
     };
     let growth = |cap| growth().with_cap(cap).unwrap();
-    assert_eq!(
-        option(next(growth(1.3)).check(&small).unwrap_err()),
-        "penalty μ"
-    );
-    next(growth(1.5)).check(&small).unwrap();
+    // Without a signal μ keeps its value, .7, also beyond the range.
+    for (most, cap) in [(2.0, 1.3), (0.5, 0.6)] {
+        let error = next(most, growth(cap)).check(&small).unwrap_err();
+        assert_eq!(option(error), "penalty μ");
+    }
+    next(2.0, growth(1.5)).check(&small).unwrap();
+    next(0.5, growth(0.8)).check(&small).unwrap();
 }
 
 /// T orthogonal layers: K = (T−1)/μ I, so the share is 1/(1 + (T−1)/μ), and μ for σ is (T−1) σ/(1−σ).

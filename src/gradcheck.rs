@@ -32,8 +32,8 @@ use crate::objective::Objective;
 ///
 /// Besides derivatives, [`GradCheck::layer`], [`GradCheck::loss`] and [`GradCheck::curvature`]
 /// check
-/// - that a column gives the same bits alone and in a batch (with the feature `blas`, the same values): a layer
-///   must not mix examples (give at least two different examples; identical ones reveal little);
+/// - that a column gives the same bits alone and in a batch (with the feature `blas`, the same values within the
+///   tolerance): a layer must not mix examples (give at least two different examples; identical ones reveal little);
 /// - that a curvature bound is not below the largest curvature that power iteration finds at the
 ///   point; otherwise the error is (found − bound) / found;
 /// - that results are set, added or skipped as requested, in memory that holds NaN before every

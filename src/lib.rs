@@ -32,8 +32,8 @@
 //! parameter steps divide by the number of examples in the batch. Squared error is ½‖z − ẑ‖².
 //! Results are bit-identical for any number of threads. An example's own results (predictions,
 //! gradients of its targets) are bit-identical whatever other examples are evaluated with it. Both
-//! hold within one build on one kind of processor, and without the feature `blas`, with which products
-//! have the bits of the BLAS that the program links ([`guide::blas`]).
+//! hold within one build on one kind of processor, but not with the feature `blas`: products then have
+//! the rounding of the BLAS that the program links ([`guide::blas`]).
 //!
 //! # Where to start
 //!

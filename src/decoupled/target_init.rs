@@ -52,11 +52,12 @@ pub enum TargetInit<T: Scalar> {
     /// visit, such as [`Decoupling::refreshed`](crate::training::Decoupling::refreshed): they end with
     /// the same parameters as with stored targets at the forward pass, and need no pass over all examples
     /// at the end of a phase. A phase with [residuals](crate::training::Targets::Residual) begins with
-    /// those of the forward pass, whatever an earlier phase ended with, where stored targets keep them.
+    /// those of the forward pass, which are 0; with stored targets it begins with those that the phase before
+    /// left.
     /// A scheme whose [targets](crate::training::Scheme::targets) are [`TargetUse::Kept`], and
     /// whatever else shows or changes stored targets, is refused
-    /// ([`Error::TargetsNotStored`](crate::Error::TargetsNotStored)). All examples of a model are of one
-    /// kind.
+    /// ([`Error::TargetsNotStored`](crate::Error::TargetsNotStored)). A model's targets are
+    /// either all stored or all computed.
     ///
     /// [`TargetUse::Kept`]: crate::decoupled::TargetUse::Kept
     Computed,

@@ -14,8 +14,8 @@ use crate::kernel::Scalar;
 /// defined.
 ///
 /// `Display` prints a table with one line per layer and one line for the whole circuit. A last line
-/// has the composed loss, the accuracy and the number of examples, and, before it, one has the share of
-/// the error if it was requested. With the feature `serde` the
+/// has the composed loss, the accuracy and the number of examples; before it comes one with the share of
+/// the error, if it was requested. With the feature `serde` the
 /// report can be serialised.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]

@@ -48,7 +48,7 @@ struct Factor<'a, T> {
 }
 
 impl<'a, T: Element> Call<'a, T> {
-    /// `None` if a BLAS cannot express the product, which is left to this crate's kernels then.
+    /// `None` if a BLAS cannot express the product, which this crate's kernels then compute.
     ///
     /// # Panics
     /// If the inner dimensions differ.
@@ -101,7 +101,7 @@ impl<'a, T: Element> Call<'a, T> {
 }
 
 impl<'a, T> Factor<'a, T> {
-    /// `None` if a BLAS has no name for this matrix: it is empty, its columns overlap, or a size is no
+    /// `None` if a BLAS cannot take this matrix: it is empty, its columns overlap, or a size does not fit
     /// `c_int`.
     fn new(matrix: &Matrix<'a, T>) -> Option<Self> {
         let (rows, columns) = (matrix.stored_rows, matrix.stored_columns);

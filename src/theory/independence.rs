@@ -12,8 +12,8 @@ use crate::target_solver::TargetSolver;
 /// `None` if the statement holds.
 ///
 /// It fails for a layer whose output for one column depends on other columns, and for a solver that
-/// uses anything computed over the whole batch, such as a common step size. With the feature `blas`, it fails
-/// for rounding too: a BLAS adds in an order that depends on the batch.
+/// uses anything computed over the whole batch, such as a common step size. With the feature `blas`,
+/// rounding can make it fail too: a BLAS adds in an order that depends on the batch.
 ///
 /// # Errors
 /// Errors of the selection and of the solver, and [`Error::NoExamples`].

@@ -546,6 +546,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
             return Ok(());
         }
         let inputs = self.z(0)?.into_owned();
+        self.check_targets_room(inputs.ncols(), init)?;
         let targets = init.targets(self.layers(), &inputs)?;
         for (own, new) in self.examples.z[1..].iter_mut().zip(targets) {
             *own = new;

@@ -352,6 +352,7 @@ fn every_type_that_is_read_is_checked() {
         "GradientDiagnostics",
         "TargetDiagnostics",
         "CurvatureDiagnostics",
+        "ErrorShareDiagnostics",
         "LocalGradients",
         "SolveStop",
         "SolveReport",

@@ -298,8 +298,9 @@ impl<T: Scalar> DecoupledCircuit<T> {
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::ExampleCount`], [`Error::NonFiniteData`], the errors of layer 0's
-    /// and the losses' checks of their data, or [`Error::InvalidOption`] for an option of `init`.
-    /// On an error nothing is added.
+    /// and the losses' checks of their data, or [`Error::InvalidOption`] for an option of `init`;
+    /// [`Error::NotInMemory`] for streamed examples, [`Error::TooLarge`], and [`Error::Combination`] for
+    /// [computed](TargetInit::Computed) targets beside stored ones. On an error nothing is added.
     pub fn add_examples(
         &mut self,
         inputs: &DMatrix<T>,
@@ -470,7 +471,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// auxiliary targets. [`DecoupledCircuit::z_of`] copies those of some examples.
     ///
     /// # Errors
-    /// [`Error::UnknownLayer`] if t > T, [`Error::NotInMemory`].
+    /// [`Error::UnknownLayer`] if t > T, [`Error::NotInMemory`]; [`Error::TargetsNotStored`] for
+    /// [computed](TargetInit::Computed) targets.
     pub fn z(&self, t: usize) -> Result<DMatrixView<'_, T>, Error> {
         let Some(&dim) = self.circuit.dims().get(t) else {
             return Err(Error::unknown_layer(t, 0..self.circuit.depth() + 1));
@@ -511,7 +513,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
     ///
     /// # Errors
     /// [`Error::UnknownLayer`], [`Error::Shape`], [`Error::NonFiniteData`], the errors of L_h's
-    /// check of its targets, and those of the selection. On an error nothing is changed.
+    /// check of its targets, those of the selection, and [`Error::TargetsNotStored`]. On an error nothing is
+    /// changed.
     pub fn set_targets(
         &mut self,
         t: usize,
@@ -535,8 +538,9 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// Reinitialises the auxiliary targets of all examples.
     ///
     /// # Errors
-    /// The errors of `init`, as in [`DecoupledCircuit::add_examples`]. On an error nothing is
-    /// changed.
+    /// The errors of `init`, as in [`DecoupledCircuit::add_examples`]; [`Error::TooLarge`];
+    /// [`Error::Combination`] where streamed targets would change from stored to
+    /// [computed](TargetInit::Computed) or back. On an error nothing is changed.
     pub fn initialize_targets(&mut self, init: &TargetInit<T>) -> Result<(), Error> {
         if let Some(streamed) = &self.examples.streamed {
             self.examples.check_alike(init.hidden())?;
@@ -592,7 +596,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// A view of z_0, …, z_T for a range of columns; nothing is copied.
     ///
     /// # Errors
-    /// [`Error::UnknownColumns`], [`Error::NotInMemory`].
+    /// [`Error::UnknownColumns`], [`Error::NotInMemory`], [`Error::TargetsNotStored`].
     pub fn batch(&self, run: Range<usize>) -> Result<Batch<'_, T>, Error> {
         self.examples.in_memory("a view of a batch")?;
         self.examples.check_stored("a view of a batch")?;
@@ -603,7 +607,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// The local problem of layer t on a range of columns. It borrows only θ_t, z_t and z_{t+1}.
     ///
     /// # Errors
-    /// [`Error::UnknownLayer`], [`Error::UnknownColumns`], [`Error::NotInMemory`].
+    /// [`Error::UnknownLayer`], [`Error::UnknownColumns`], [`Error::NotInMemory`],
+    /// [`Error::TargetsNotStored`].
     pub fn local_problem(&self, t: usize, run: Range<usize>) -> Result<LocalProblem<'_, T>, Error> {
         self.check_layer(t)?;
         Ok(self.problem(run)?.local(t))
@@ -612,7 +617,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// E on a range of columns; nothing is copied.
     ///
     /// # Errors
-    /// [`Error::UnknownColumns`], [`Error::NotInMemory`].
+    /// [`Error::UnknownColumns`], [`Error::NotInMemory`], [`Error::TargetsNotStored`].
     pub fn problem(&self, run: Range<usize>) -> Result<Problem<'_, T>, Error> {
         Ok(self.layers().on(self.batch(run)?))
     }

@@ -122,8 +122,8 @@ impl<T: Scalar> DecoupledCircuit<T> {
     /// state and with θ fixed.
     ///
     /// # Errors
-    /// Errors of the selection, [`Error::NoExamples`], and those of the solver, whose completed steps
-    /// are kept; [`Error::NonFinite`] for a solver that produces non-finite targets, in which case
+    /// Errors of the selection, [`Error::NoExamples`], [`Error::TargetsNotStored`], and those of the
+    /// solver, whose completed steps are kept; [`Error::NonFinite`] for a solver that produces non-finite targets, in which case
     /// the targets do not change.
     pub fn solve_targets(
         &mut self,

@@ -7,7 +7,7 @@ use layerwise::energy::{Energy, Value};
 use layerwise::init::Initializer;
 use layerwise::kernel::Write;
 use layerwise::layer::{Activation, Context, Dense, ParameterGroup, Point, Scratch, Shape};
-use layerwise::loss::{Huber, Poisson, SoftmaxCrossEntropy, SquaredError};
+use layerwise::loss::{Huber, Poisson, PseudoHuber, SoftmaxCrossEntropy, SquaredError};
 use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::{Optimizer, Step};
 use layerwise::rand::Rng;
@@ -16,7 +16,7 @@ use layerwise::target_solver::{
     Convergence, GaussNewton, ReverseSweep, StepSize, SynchronousDescent, TargetSolver,
 };
 use layerwise::training::{Decoupling, Phase, Trainer};
-use layerwise::{Circuit, DecoupledCircuit, Error, Layer, Scalar};
+use layerwise::{Circuit, DecoupledCircuit, Error, Layer, Loss, Scalar};
 use proptest::prelude::*;
 
 in_both_scalars!(
@@ -26,6 +26,7 @@ in_both_scalars!(
     a_linear_circuit_takes_one_step,
     it_rests_where_the_gradient_is_zero,
     preconditioners_hold_the_regularizers,
+    one_iteration_solves_for_one_unknown,
     steep_layers_are_solved,
     weights_do_not_change_a_step,
 );
@@ -523,6 +524,45 @@ fn an_example_goes_its_own_way_through_a_run() {
     assert_eq!(train(0..1), train(0..3));
 }
 
+/// With one hidden unit, one iteration is exact, for every loss and λ: it goes as far as a direct solve.
+fn one_iteration_solves_for_one_unknown<T: Tested>() {
+    let huber = PseudoHuber::new(0.5).unwrap();
+    let losses: [Box<dyn Loss<T>>; 2] = [Box::new(SquaredError), Box::new(huber)];
+    for (k, loss) in losses.into_iter().enumerate() {
+        let dense = |input, output, activation| Dense::new(input, output, activation).unwrap();
+        let circuit = Circuit::builder()
+            .seed(3)
+            .layer(dense(2, 1, Activation::Tanh))
+            .layer(dense(1, 3, Activation::Tanh));
+        let energy = Energy::new(SoftmaxCrossEntropy)
+            .with_hidden_losses(vec![loss])
+            .with_penalty(T::of(0.5))
+            .with_target_regularizers(vec![Regularizer::l2(0.2).unwrap()]);
+        let mut start = DecoupledCircuit::new(circuit.build().unwrap(), energy).unwrap();
+        let x = DMatrix::from_vec(2, 5, uniform::<T>(&mut generator(1), 10, 1.0));
+        let y = DMatrix::from_fn(3, 5, |i, j| T::of(f64::from(u8::from(i == j % 3))));
+        let init = TargetInit::NoisyForwardPass { std: 0.3, seed: 2 };
+        start.add_examples(&x, &y, &init).unwrap();
+        for damping in [0.0, 0.7] {
+            let moved = |solver: GaussNewton| {
+                let mut model = start.clone();
+                let solver = solver.with_damping(damping).unwrap();
+                model.solve_targets(&solver, &Selection::All).unwrap();
+                model.z(1).unwrap().into_owned()
+            };
+            let expected = moved(GaussNewton::direct(1));
+            assert!((&expected - start.z(1).unwrap()).amax().as_f64() > 1e-3);
+            for solver in [GaussNewton::new(1, 1), GaussNewton::chained(1, 1)] {
+                let error = (moved(solver) - &expected).amax().as_f64();
+                assert!(
+                    error < 10.0 * T::ROUNDING,
+                    "{solver:?}, loss {k}, λ {damping}: {error}"
+                );
+            }
+        }
+    }
+}
+
 /// One iteration is α M⁻¹ r, α = r·y / y·H y with y = M⁻¹ r: written out, with curvatures of S that
 /// differ by layer.
 fn preconditioners_hold_the_regularizers<T: Tested>() {
@@ -553,22 +593,26 @@ fn preconditioners_hold_the_regularizers<T: Tested>() {
         mu[0] + mu[1] * w[1] * w[1] + s[0],
         mu[1] + w[2] * w[2] + s[1],
     ];
-    for (solver, preconditioner) in [
-        (GaussNewton::new(1, 1), diagonal(blocks)),
-        (
-            GaussNewton::chained(1, 1),
-            hidden([mu[0] + s[0], mu[1] + s[1]]),
-        ),
-    ] {
-        let y = preconditioner.try_inverse().unwrap() * &right;
-        let step = &y * (right.dot(&y) / y.dot(&(&hessian * &y)));
-        let mut model = start.clone();
-        let solver = solver.with_damping(0.0).unwrap();
-        model.solve_targets(&solver, &Selection::All).unwrap();
-        for t in 0..2 {
-            let found = model.z(t + 1).unwrap()[(0, 0)].as_f64() - z[t];
-            let error = (found - step[t]).abs();
-            assert!(error < 10.0 * T::ROUNDING, "{solver:?}: {found}, {step}");
+    for damping in [0.0, 3.0] {
+        let both = [damping; 2];
+        let hessian = &hessian + diagonal(both);
+        for (solver, preconditioner) in [
+            (GaussNewton::new(1, 1), diagonal(blocks) + diagonal(both)),
+            (
+                GaussNewton::chained(1, 1),
+                hidden([mu[0] + s[0] + damping, mu[1] + s[1] + damping]),
+            ),
+        ] {
+            let y = preconditioner.try_inverse().unwrap() * &right;
+            let step = &y * (right.dot(&y) / y.dot(&(&hessian * &y)));
+            let mut model = start.clone();
+            let solver = solver.with_damping(damping).unwrap();
+            model.solve_targets(&solver, &Selection::All).unwrap();
+            for t in 0..2 {
+                let found = model.z(t + 1).unwrap()[(0, 0)].as_f64() - z[t];
+                let error = (found - step[t]).abs();
+                assert!(error < 10.0 * T::ROUNDING, "{solver:?}: {found}, {step}");
+            }
         }
     }
 }

@@ -63,14 +63,20 @@ impl<T: Scalar> Linear<T> {
                     ))
                 })
             };
-            let weights = part(affine.weights, rows * columns)?;
-            linear
-                .weights
-                .push(DMatrix::from_column_slice(rows, columns, weights));
-            linear.biases.push(match affine.bias {
+            part(affine.weights.clone(), rows * columns)?;
+            linear.biases.push(match affine.bias.clone() {
                 None => DVector::zeros(rows),
                 Some(bias) => DVector::from_column_slice(part(bias, rows)?),
             });
+            if affine.patch_len != columns || affine.groups != 1 || !affine.is_ordered() {
+                return Err(not_linear(format!(
+                    "its `affine`, {affine:?}, is not a map from {columns} to {rows} values"
+                )));
+            }
+            // Where the layer stores W, column by column.
+            let weights = affine.places(0).map(|place| parameters[place]);
+            let weights = DMatrix::from_iterator(rows, columns, weights);
+            linear.weights.push(weights);
             linear.penalties.push(layers.weight(t));
         }
         let all = linear.starts().last().copied().unwrap_or(0);
@@ -178,7 +184,8 @@ pub fn linear_minimum<T: Scalar>(
         product *= &linear.weights[t];
         s += &product * product.transpose() / linear.penalty(t);
     }
-    model.with_problem(selection, "statement 5", |problem| {
+    let chosen = model.chosen(selection, "statement 5")?;
+    model.with_problem_of(&model.weighty(&chosen), |problem| {
         let batch = problem.batch();
         let n = batch.len();
         let mut prediction = DMatrix::from_column_slice(layers.dims()[0], n, batch.z(0));
@@ -192,8 +199,11 @@ pub fn linear_minimum<T: Scalar>(
         let penalty = layers.parameter_regularization();
         let columns = residual.column_iter().zip(solved.column_iter());
         let minimum = Sum::of(columns.enumerate().map(|(i, (r, solved))| {
-            let weight = batch.weights().map_or(T::one(), |weights| weights[i]);
-            weight * (half * r.dot(&solved) + penalty)
+            match batch.weights().map_or(T::one(), |weights| weights[i]) {
+                // Then all weights are 0, and the rest may overflow.
+                weight if weight.is_zero() => weight,
+                weight => weight * (half * r.dot(&solved) + penalty),
+            }
         }));
         finite(Quantity::Energy, depth - 1, &[minimum])?;
         Ok(minimum)

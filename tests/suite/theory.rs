@@ -13,9 +13,10 @@ use self::faulty::{Fault, Faulty};
 use layerwise::decoupled::{Selection, TargetInit};
 use layerwise::energy::{Energy, Targets};
 use layerwise::error::Quantity;
+use layerwise::gradcheck::GradCheck;
 use layerwise::init::Initializer;
 use layerwise::kernel::Write;
-use layerwise::layer::{Activation, Affine, Dense, Sequential};
+use layerwise::layer::{Activation, Affine, Context, Dense, Point, Sequential, WeightOrder};
 use layerwise::loss::{Gaussian, Huber, Pair, WeightedSquaredError};
 use layerwise::nalgebra::DMatrix;
 use layerwise::regularizer::Regularizer;
@@ -24,7 +25,7 @@ use layerwise::target_solver::{
     GaussNewton, ReverseSweep, SolveReport, StepSize, SynchronousDescent, TargetProblem,
     TargetSolver,
 };
-use layerwise::{Circuit, DecoupledCircuit, Error, Loss, Scalar, theory};
+use layerwise::{Circuit, DecoupledCircuit, Error, Layer, Loss, Scalar, theory};
 
 const ALL: Selection<'static> = Selection::All;
 
@@ -498,6 +499,100 @@ fn statements_5_and_6_include_regularisers_of_parameters() {
     assert!((minimum - energy).abs() < 1e-10, "{minimum}, {energy}");
 }
 
+/// A dense layer without a bias, whose weights are stored row by row.
+#[derive(Debug)]
+struct ByRows(Dense);
+
+impl ByRows {
+    /// Weights or their gradient, row by row, in the order of the dense layer; or back, with the two
+    /// numbers exchanged.
+    fn reordered(weights: &[f64], inputs: usize, outputs: usize) -> Vec<f64> {
+        let by_rows = DMatrix::from_column_slice(inputs, outputs, weights);
+        by_rows.transpose().as_slice().to_vec()
+    }
+
+    fn weights(&self, own: &[f64]) -> Vec<f64> {
+        Self::reordered(own, self.0.input_dim(), self.0.output_dim())
+    }
+}
+
+impl Layer<f64> for ByRows {
+    described_by!(0: f64);
+
+    fn forward(
+        &self,
+        context: &Context<'_>,
+        parameters: &[f64],
+        input: &[f64],
+        output: &mut [f64],
+        tape: Option<&mut [f64]>,
+        work: &mut [f64],
+    ) {
+        let weights = self.weights(parameters);
+        self.0.forward(context, &weights, input, output, tape, work);
+    }
+
+    fn vjp(
+        &self,
+        at: &Point<'_, f64>,
+        cotangent: &[f64],
+        d_input: Write<'_, f64>,
+        d_parameters: Write<'_, f64>,
+        work: &mut [f64],
+    ) {
+        let (weights, mut gradient) = (self.weights(at.parameters), at.parameters.to_vec());
+        let at = Point::new(at.context, &weights, at.input, at.output, at.tape);
+        let to_gradient = Write::Set(&mut gradient[..]);
+        self.0.vjp(&at, cotangent, d_input, to_gradient, work);
+        let own = Self::reordered(&gradient, self.0.output_dim(), self.0.input_dim());
+        d_parameters.each(|k| own[k]);
+    }
+
+    fn affine(&self) -> Option<Affine> {
+        let inputs = self.0.input_dim();
+        let affine = self.0.affine()?;
+        Some(affine.with_order(WeightOrder::Places { inputs }))
+    }
+}
+
+/// Of weights in another order, the closed forms are the same.
+#[test]
+fn statements_5_6_and_9_read_weights_in_their_order() {
+    let dense = |inputs, outputs| Dense::new(inputs, outputs, LINEAR).unwrap().without_bias();
+    let layers = || [dense(3, 2), dense(2, 4), dense(4, 2)];
+    let plain = Circuit::<f64>::builder().layers(layers()).seed(3);
+    let mut plain = DecoupledCircuit::new(plain.build().unwrap(), Energy::default()).unwrap();
+    let by_rows = Circuit::builder().layers(layers().map(ByRows));
+    let mut by_rows = DecoupledCircuit::new(by_rows.build().unwrap(), Energy::default()).unwrap();
+    for (t, layer) in layers().iter().enumerate() {
+        let own = plain.circuit().parameters(t);
+        let own = ByRows::reordered(own, layer.output_dim(), layer.input_dim());
+        by_rows.set_parameters(t, &own).unwrap();
+    }
+    let x = DMatrix::from_fn(3, 5, |k, i| ((3 * k + i) as f64).sin());
+    let y = DMatrix::from_fn(2, 5, |k, i| ((k + 2 * i) as f64).cos());
+    for model in [&mut plain, &mut by_rows] {
+        model.add_examples(&x, &y, &noise()).unwrap();
+    }
+    let parameters = by_rows.circuit().parameters(1);
+    let check = GradCheck::new().layer(by_rows.circuit().layer(1), parameters, &[0.3, -0.8]);
+    check.unwrap().require(1e-6).unwrap();
+    let found = |model: &DecoupledCircuit<f64>| {
+        let after = theory::MultiplierUpdate::AfterTargets;
+        (
+            theory::linear_minimum(model, &ALL).unwrap(),
+            theory::linear_minimiser(model, &ALL).unwrap(),
+            theory::linear_stable_rates(model.layers(), after, 0.1).unwrap(),
+        )
+    };
+    assert_eq!(found(&by_rows), found(&plain));
+    let lowest = theory::linear_minimum(&by_rows, &ALL).unwrap();
+    by_rows
+        .solve_targets(&GaussNewton::direct(3), &ALL)
+        .unwrap();
+    assert!((by_rows.energy().unwrap() - lowest).abs() < 1e-10);
+}
+
 #[test]
 fn statements_5_and_6_refuse_what_is_not_linear() {
     let case = Case::uniform(&[3, 4, 3, 2], LINEAR, 5);
@@ -517,6 +612,8 @@ fn statements_5_and_6_refuse_what_is_not_linear() {
         let activation = LINEAR;
         Fault::Affine(Affine::new(weights, bias, activation, 2))
     };
+    let whole = || Affine::new(0..12, None, LINEAR, 4);
+    let places = |inputs| WeightOrder::Places { inputs };
     let wrong = |layer, fault: Fault| case.clone().with_fault(layer, fault).model(&noise());
     let huber = case.energy().with_hidden_loss(Huber::new(1.0).unwrap());
     let regularizer = Regularizer::l2(0.1).unwrap();
@@ -534,6 +631,17 @@ fn statements_5_and_6_refuse_what_is_not_linear() {
         (wrong(1, affine(0..12, Some(12..16))), 1, "12..16"),
         (wrong(1, affine(0..10, None)), 1, "0..10"),
         (wrong(2, affine(5..100, None)), 2, "5..100"),
+        (
+            wrong(1, Fault::Affine(whole().with_groups(2))),
+            1,
+            "is not a map from 4",
+        ),
+        (
+            wrong(1, Fault::Affine(whole().with_order(places(3)))),
+            1,
+            "is not a map from 4",
+        ),
+        (wrong(1, affine(0..12, None)), 1, "is not a map from 4"),
     ] {
         let errors = [
             theory::linear_minimum(&model, &ALL).unwrap_err(),

@@ -461,6 +461,33 @@ fn overflow_in_them_is_no_overflow() {
     }
 }
 
+/// The closed forms of a linear circuit leave them out too.
+#[test]
+fn overflow_in_them_is_no_overflow_in_a_linear_circuit() {
+    let layer = |input, output| Dense::new(input, output, Activation::Identity).unwrap();
+    let circuit = Circuit::builder().layer(layer(2, 3)).layer(layer(3, 1));
+    let mut removed = DecoupledCircuit::new(circuit.build().unwrap(), Energy::default()).unwrap();
+    let x = DMatrix::from_row_slice(2, 3, &[0.1, 0.2, 0.3, 0.5, -0.5, 0.1]);
+    let y = DMatrix::from_row_slice(1, 3, &[1e200, 0.1, 0.2]);
+    removed
+        .add_examples(&x, &y, &TargetInit::ForwardPass)
+        .unwrap();
+    let mut left_out = removed.clone();
+    let weights = [0.0, 1.0, 2.0];
+    left_out
+        .set_example_weights(&Selection::All, &weights)
+        .unwrap();
+    removed.remove_examples(&[0]).unwrap();
+    removed
+        .set_example_weights(&Selection::All, &weights[1..])
+        .unwrap();
+    let minimum = |model| theory::linear_minimum(model, &Selection::All).unwrap();
+    assert_eq!(minimum(&left_out), minimum(&removed));
+    // Nothing else is selected.
+    let none = theory::linear_minimum(&left_out, &Selection::Columns(0..1)).unwrap();
+    assert_eq!(none, 0.0);
+}
+
 /// An input so large that the forward pass overflows, in every scheme.
 #[test]
 fn an_input_that_overflows_is_no_overflow() {

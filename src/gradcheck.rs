@@ -42,7 +42,9 @@ use crate::objective::Objective;
 /// - that a layer's [`Layer::affine`] agrees with its outputs, and that the scratch memory that it
 ///   requests does not shrink for a larger batch;
 /// - that a loss's curvature is positive semidefinite at the point;
-/// - that a loss that claims [`Loss::is_squared_error`] is ½‖z − ẑ‖² at the point, with its gradients.
+/// - that a loss that claims [`Loss::is_squared_error`] is ½‖z − ẑ‖² at the point, with its gradients;
+/// - that in a loss that claims [`Loss::is_sum_over_units`] the gradients of each unit do not change with
+///   other units.
 ///
 /// Cost: two evaluations of φ per coordinate (or direction). The check can fail for a correct
 /// derivative near a kink (ReLU within h of 0, or a parameter within h of 0 under an L1 penalty), or
@@ -656,7 +658,7 @@ impl GradCheck {
 
     /// Checks a loss's gradients in its target, its prediction and its own parameters; that results
     /// are overwritten, added or skipped as [`Write`] says; that values are the same with and without
-    /// gradients; and that examples do not mix.
+    /// gradients; that examples do not mix; and what the loss claims.
     ///
     /// # Errors
     /// [`Error::ZeroDimension`], [`Error::Length`] or [`Error::NoExamples`] unless the slices are
@@ -713,6 +715,9 @@ impl GradCheck {
             report.add("∂L/∂z as squared error", d_target, of_target, 0.0);
             report.add("∂L/∂ẑ as squared error", d_prediction, of_prediction, 0.0);
         }
+        if loss.is_sum_over_units() {
+            self.units(&mut report, loss, at, [d_target, d_prediction]);
+        }
         let mut alone = Vec::new();
         for i in 0..n {
             let own = i * at.dim..(i + 1) * at.dim;
@@ -733,6 +738,58 @@ impl GradCheck {
         }
         report.add_exact("L of columns alone", &alone, &together);
         Ok(report)
+    }
+
+    /// Compares the gradients of some units with those of the same units beside others that differ: the
+    /// units whose numbers have one binary digit in common keep their values. Any two units differ in
+    /// some digit.
+    fn units<T: Scalar>(
+        &self,
+        report: &mut GradReport,
+        loss: &dyn Loss<T>,
+        at: &Pair<'_, T>,
+        gradients: [&[T]; 2],
+    ) {
+        let (dim, length) = (at.dim, at.target.len());
+        let noise: Vec<T> = self.normal(12, length);
+        let digits = usize::BITS - (dim - 1).leading_zeros();
+        let mut found = [Vec::new(), Vec::new()];
+        let mut expected = found.clone();
+        for (digit, value) in (0..digits).flat_map(|digit| [(digit, 0), (digit, 1)]) {
+            let keeps = |k: &usize| (k % dim) >> digit & 1 == value;
+            let prediction: Vec<T> = (0..length)
+                .map(|k| match keeps(&k) {
+                    true => at.prediction[k],
+                    false => at.prediction[k] + noise[k],
+                })
+                .collect();
+            // A unit's target may have a domain, in which that of the next unit probably is.
+            let mut target: Vec<T> = (0..length)
+                .map(|k| match keeps(&k) {
+                    true => at.target[k],
+                    false => at.target[k - k % dim + (k % dim + 1) % dim],
+                })
+                .collect();
+            if loss.check_target(dim, &target).is_err() {
+                target.copy_from_slice(at.target);
+            }
+            let (target, prediction) = (&target[..], &prediction[..]);
+            let beside = Pair {
+                target,
+                prediction,
+                ..*at
+            };
+            let own = loss_gradients(loss, &beside);
+            for (i, own) in own.iter().enumerate() {
+                let kept = || (0..length).filter(keeps);
+                found[i].extend(kept().map(|k| own[k]));
+                expected[i].extend(kept().map(|k| gradients[i][k]));
+            }
+        }
+        let names = ["∂L/∂z beside other units", "∂L/∂ẑ beside other units"];
+        for (name, (found, expected)) in names.into_iter().zip(found.iter().zip(&expected)) {
+            report.add(name, found, expected, 0.0);
+        }
     }
 
     /// Checks a loss's curvature product against finite differences of its gradient: the

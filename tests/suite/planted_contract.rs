@@ -544,6 +544,85 @@ fn a_false_squared_error<T: Tested>() {
 
 in_both_scalars!(a_false_squared_error);
 
+/// ½ ‖r‖² + ½ (c·r)², which depends on units together, called a sum over the units. The couplings c are 0 in
+/// all units but two.
+#[derive(Debug)]
+struct Coupled([usize; 2]);
+
+impl<T: Scalar> Loss<T> for Coupled {
+    fn is_sum_over_units(&self) -> bool {
+        true
+    }
+
+    fn evaluate(
+        &self,
+        at: &Pair<'_, T>,
+        values: &mut [T],
+        mut d_target: Write<'_, T>,
+        mut d_prediction: Write<'_, T>,
+        work: &mut [T],
+    ) {
+        let all = 0..at.target.len();
+        let to_target = d_target.part(all.clone());
+        let to_prediction = d_prediction.part(all);
+        SquaredError.evaluate(at, values, to_target, to_prediction, work);
+        for (i, value) in values.iter_mut().enumerate() {
+            let places = self.0.map(|j| i * at.dim + j);
+            let [a, b] = places.map(|k| at.target[k] - at.prediction[k]);
+            let sum = if self.0[0] == self.0[1] { a } else { a + b };
+            *value += T::of(0.5) * sum * sum;
+            let mut add = |place: usize| {
+                let of_unit = |out: &mut Write<'_, T>, slope: T| {
+                    if let Write::Set(own) | Write::Add(own) = out {
+                        own[place] += slope;
+                    }
+                };
+                of_unit(&mut d_target, sum);
+                of_unit(&mut d_prediction, -sum);
+            };
+            add(places[0]);
+            if places[0] != places[1] {
+                add(places[1]);
+            }
+        }
+    }
+
+    fn curvature(
+        &self,
+        _: &Pair<'_, T>,
+        _: Option<&[T]>,
+        _: Option<&[T]>,
+        _: Write<'_, T>,
+        _: Write<'_, T>,
+        _: &mut [T],
+    ) {
+        unreachable!("only the gradients are checked")
+    }
+}
+
+/// Any two units that depend on each other are seen, in one example too.
+fn a_false_sum_over_units<T: Tested>() {
+    let wave = |k: usize, by: f64| T::of((by * k as f64).sin());
+    for dim in [2, 3, 6] {
+        let [target, prediction]: [Vec<T>; 2] =
+            [0.9, 1.7].map(|by| (0..dim).map(|k| wave(k, by)).collect());
+        let at = Pair::new(dim, &target, &prediction);
+        for units in (0..dim).flat_map(|a| (a..dim).map(move |b| [a, b])) {
+            let report = GradCheck::new().loss::<T>(&Coupled(units), &at).unwrap();
+            let wrong = report.worst.iter().filter(|own| own.error > T::GRADIENT);
+            let wrong: BTreeSet<_> = wrong.map(|own| own.derivative).collect();
+            let names = ["∂L/∂z beside other units", "∂L/∂ẑ beside other units"];
+            let claims = BTreeSet::from(names);
+            match units[0] == units[1] {
+                true => assert!(wrong.is_empty(), "{units:?} {report}"),
+                false => assert_eq!(wrong, claims, "{units:?} {report}"),
+            }
+        }
+    }
+}
+
+in_both_scalars!(a_false_sum_over_units);
+
 /// ½ ln(1 + r²), whose Hessian is below 0 beyond r = 1; curved as that, or as its part above 0.
 #[derive(Debug)]
 struct Cauchy {

@@ -158,6 +158,19 @@ fn wrong_values_are_named_by_line_and_column() {
             assert_eq!(error, own);
         }
     }
+    // It is the product with the factor that f64 cannot hold.
+    let scaled = CsvOptions::new().with_scale(1e10).unwrap();
+    let data = open::<f64>(&folder, "a,b\n1e300,1\ninf,1\n", &scaled).unwrap();
+    for (row, reason) in [
+        (
+            0,
+            "'1e300' is not a number that f64 can hold after multiplication by 1e10",
+        ),
+        (1, "'inf' is not a finite number"),
+    ] {
+        let error = data.matrices(&[row]).unwrap_err().to_string();
+        assert!(error.ends_with(reason), "{error}");
+    }
     let long = format!("1,{}\n", "é".repeat(1000));
     let data = open::<f64>(&folder, &long, &CsvOptions::new().with_header(false)).unwrap();
     let message = data.matrices(&[0]).unwrap_err().to_string();
@@ -248,9 +261,17 @@ fn tables_that_cannot_be_used() {
     ));
     // A header alone is a table without examples; other delimiters.
     assert!(open::<f64>(&folder, "a,b\n", &plain()).unwrap().is_empty());
-    let semicolons = no_header().with_delimiter(b';').unwrap();
-    let data = open::<f64>(&folder, "1;2", &semicolons).unwrap();
-    assert_eq!(data.matrices(&[0]).unwrap().1[0], 2.0);
+    for mark in [';', '.', '-', ' ', 'x'] {
+        let other = no_header().with_delimiter(mark as u8).unwrap();
+        let text = format!("1{mark}2\n3{mark}4");
+        let data = open::<f64>(&folder, &text, &other).unwrap();
+        assert_eq!(data.matrices(&[1, 0]).unwrap().1.as_slice(), [4.0, 2.0]);
+        let open_quote = open::<f64>(&folder, &format!("1{mark}\"2\n"), &other).unwrap_err();
+        assert!(
+            open_quote.to_string().contains("quote is not closed"),
+            "{open_quote}"
+        );
+    }
 }
 
 /// A quote that is not closed does not fill the memory.

@@ -505,6 +505,11 @@ fn values_that_do_not_fit() {
         );
         assert!(data.matrices(&[0]).is_ok());
     }
+    // It is the product with the factor that f32 cannot hold.
+    let x = file("x", [0.0, 0.0, 200.0, 0.0]);
+    let data = Idx::open(x, &y, CLASSES).unwrap().with_scale(1e38);
+    let reason = "'200' is not a number that f32 can hold after multiplication by 1e38";
+    assert_eq!(error(&data.unwrap()), ("0".into(), reason.into()));
     let x = file("x", [0.0; 4]);
     for class in [3.0, -1.0, 0.5, f64::NAN] {
         let bytes: Vec<u8> = [1.0, class]

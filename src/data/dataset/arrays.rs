@@ -1,6 +1,6 @@
 //! Inputs and targets as arrays of numbers in two files.
 
-use super::encoding::{TargetEncoding, scalar};
+use super::encoding::{TargetEncoding, scaled};
 use crate::check::finite;
 use crate::data_file::DataFile;
 use crate::error::Error;
@@ -228,7 +228,7 @@ impl Arrays {
     ) -> Result<(), Error> {
         let values = self.inputs.values;
         self.inputs.read(rows, |i, k, x| {
-            inputs[i * values + k] = scalar(self.scale * x)?;
+            inputs[i * values + k] = scaled(x, self.scale)?;
             Ok(())
         })?;
         self.targets.read(rows, |i, k, x| {

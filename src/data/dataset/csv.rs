@@ -7,7 +7,7 @@ use std::path::Path;
 use ::csv::{ByteRecord, Position, Reader, ReaderBuilder};
 
 use super::Dataset;
-use super::encoding::{TargetEncoding, scalar};
+use super::encoding::{TargetEncoding, scaled};
 use crate::check::{finite, option};
 use crate::data_file::DataFile;
 use crate::error::Error;
@@ -172,8 +172,11 @@ pub struct Csv<T> {
 /// The longest record, in bytes. A quote that is not closed makes the rest of a file one record.
 const RECORD: u64 = 1 << 26;
 
-/// Follows the file. It is a record of its own, unless a quote is open at the end of the file.
-const SENTINEL: &[u8] = b"\n.";
+/// What follows the file: the end of a line, and a byte that is a record of its own, unless a quote is
+/// open at the end of the file.
+fn sentinel(delimiter: u8) -> [u8; 2] {
+    [b'\n', if delimiter == b'.' { b'-' } else { b'.' }]
+}
 
 impl<T: Scalar> Csv<T> {
     /// Opens a file and finds its records.
@@ -210,7 +213,8 @@ impl<T: Scalar> Csv<T> {
             offset: 0,
             end: 0,
         };
-        let mut reader = builder(self.delimiter).from_reader(place.chain(SENTINEL));
+        let sentinel = sentinel(self.delimiter);
+        let mut reader = builder(self.delimiter).from_reader(place.chain(&sentinel[..]));
         let mut record = ByteRecord::new();
         let (mut longest, mut ended) = (0, false);
         loop {
@@ -222,7 +226,7 @@ impl<T: Scalar> Csv<T> {
             }
             let end = reader.position().byte();
             if end > self.file.len + 1 {
-                ended = record.len() == 1 && &record[0] == b".";
+                ended = record.len() == 1 && record[0] == sentinel[1..];
                 break;
             }
             longest = longest.max(end - start);
@@ -400,8 +404,9 @@ impl<T: Scalar> Dataset<T> for Csv<T> {
                 return Err(self.file.bad("it has changed since it was opened"));
             }
             for (&column, x) in self.inputs.iter().zip(x) {
-                let number = self.scale * self.number(row, &record, column)?;
-                *x = scalar(number).map_err(|what| self.wrong(row, &record, column, what))?;
+                let number = self.number(row, &record, column)?;
+                *x = scaled(number, self.scale)
+                    .map_err(|what| self.wrong(row, &record, column, what))?;
             }
             for (k, &column) in self.targets.iter().enumerate() {
                 let number = self.number(row, &record, column)?;

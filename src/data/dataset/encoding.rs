@@ -35,7 +35,7 @@ impl TargetEncoding {
     /// Writes value k of a target to the example's `column`, or says what the value must be.
     pub(super) fn write<T: Scalar>(self, column: &mut [T], k: usize, x: f64) -> Result<(), String> {
         let Self::OneHot { classes } = self else {
-            column[k] = scalar(x)?;
+            column[k] = scaled(x, 1.0)?;
             return Ok(());
         };
         let class = x as usize;
@@ -48,16 +48,20 @@ impl TargetEncoding {
     }
 }
 
-/// A number of a file as a scalar, or what it must be.
-pub(super) fn scalar<T: Scalar>(x: f64) -> Result<T, String> {
-    let own = T::of(x);
-    match own.is_finite() {
-        true => Ok(own),
-        false if x.is_finite() => {
-            let name = type_name::<T>();
-            let name = name.rsplit("::").next().unwrap_or(name);
-            Err(format!("a number that {name} can hold"))
-        }
-        false => Err("a finite number".into()),
+/// A number of a file times `scale` as a scalar, or what the number must be.
+pub(super) fn scaled<T: Scalar>(x: f64, scale: f64) -> Result<T, String> {
+    let own = T::of(scale * x);
+    if own.is_finite() {
+        return Ok(own);
     }
+    if !x.is_finite() {
+        return Err("a finite number".into());
+    }
+    let name = type_name::<T>();
+    let name = name.rsplit("::").next().unwrap_or(name);
+    let expected = format!("a number that {name} can hold");
+    Err(match scale == 1.0 {
+        true => expected,
+        false => format!("{expected} after multiplication by {scale:e}"),
+    })
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::check::check_length;
 use crate::error::{Error, Unplottable};
-use crate::kernel::Scalar;
+use crate::kernel::{Scalar, Squares};
 use crate::training::EpochRecord;
 
 use super::axis::Axis;
@@ -177,7 +177,8 @@ fn means(runs: &[Points]) -> impl Iterator<Item = ((f64, f64), f64)> {
         let n = all.len() as f64;
         let mean = |of: fn(&(f64, f64)) -> f64| all.iter().map(|at| of(at) / n).sum::<f64>();
         let (x, y) = (mean(|at| at.0), mean(|at| at.1));
-        let squares = all.iter().map(|at| (at.1 - y).powi(2) / (n - 1.0));
-        Some(((x, y), squares.sum::<f64>().sqrt()))
+        let mut squares = Squares::zero();
+        all.iter().for_each(|at| squares.add(at.1 - y));
+        Some(((x, y), squares.root_mean(n - 1.0)))
     })
 }

@@ -283,6 +283,26 @@ fn seeds_become_mean_and_deviation<T: Scalar>() {
     assert!(picture.texts().contains(&"b"));
 }
 
+/// The squares of the deviations over- and underflow, the deviations do not: the band is the same in every
+/// unit.
+#[test]
+fn deviations_of_extreme_values_are_drawn() {
+    let band = |size: f64| {
+        let runs = Runs::new()
+            .with_run("a", &losses::<f64>(&[size, 2.0 * size]))
+            .with_run("a", &losses::<f64>(&[3.0 * size, 4.0 * size]));
+        let picture = Picture::of(&Page::new("").with_panel(loss(&runs).unwrap()));
+        let [band] = &picture.areas(0, false)[..] else {
+            panic!("one band")
+        };
+        band.clone()
+    };
+    let expected = band(1.0);
+    for size in [1e200, 1e-200] {
+        assert_eq!(band(size), expected, "{size:e}");
+    }
+}
+
 #[test]
 fn seeds_become_mean_and_deviation_f32() {
     seeds_become_mean_and_deviation::<f32>();

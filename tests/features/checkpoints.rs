@@ -662,6 +662,21 @@ fn the_time_limit_of_a_phase_is_not_given_again() {
     }
 }
 
+/// Also where the limit leaves no time for a visit: nothing else says that the limit was reached.
+#[test]
+fn a_limit_without_a_visit_is_saved() {
+    let phase = || Phase::new(Backprop, adam()).with_batch_size(4).unwrap();
+    let trainer = Trainer::new(phase().with_time_limit(Duration::ZERO)).then(phase());
+    let saves = Faulty::default();
+    let mut session = Session::new(&trainer, model::<f64>()).unwrap();
+    session.save_with(1_000_000, saves.clone()).unwrap();
+    session.continue_after_failures();
+    let ended = session.finish_phase().unwrap().unwrap();
+    assert_eq!(ended.stop, StopReason::PhaseTimeLimit);
+    let visits = session.state().visits();
+    assert_eq!((visits, saves.0.load(Ordering::Relaxed)), (0, 1));
+}
+
 /// Backprop without a step in the last visit of an epoch, which is the one with three examples.
 #[derive(Debug)]
 struct Sparing;

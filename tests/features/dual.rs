@@ -61,6 +61,17 @@ fn activations_of_dual_numbers() {
             activation.evaluate(&mut alone, None);
             assert_eq!((alone[0].re, alone[0].eps), (dual[0].re, dual[0].eps));
         }
+        // Near 0, to a few ulp: tanh x ≈ x has as many digits as x.
+        for x in (1..=12).flat_map(|k| [1.0, -1.0].map(|sign| sign * 10f64.powi(-k) / 3.0)) {
+            let (mut value, mut dual) = ([x], [Dual64::new(x, 1.0)]);
+            activation.evaluate(&mut value, None);
+            activation.evaluate(&mut dual, None);
+            let off = (dual[0].re - value[0]).abs();
+            assert!(
+                off <= 1e-15 * value[0].abs(),
+                "{activation:?} at {x}: {off}"
+            );
+        }
     }
 }
 

@@ -741,6 +741,13 @@ fn evaluations_that_fail_say_why() {
         assert!(matches!(error, Err(Error::NonFiniteData { row: 0, .. })));
         assert_eq!(gradient, untouched);
     }
+    let (last, mut point) = (local.dimension() - 1, local.point());
+    point[last] = f64::NAN;
+    let error = local.evaluate(&point, None, &mut Workspace::new());
+    let Err(Error::NonFiniteData { row, column, .. }) = error else {
+        panic!("{error:?}")
+    };
+    assert_eq!((row, column), (last, 0));
 
     // Squares that overflow: E, then the gradient alone.
     let circuit = Circuit::<f64>::builder()

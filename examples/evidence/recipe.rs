@@ -49,7 +49,7 @@ impl Recipe {
     };
     const QUICK: Self = Self {
         fit: 1,
-        alternate: 10,
+        alternate: 3,
         finish: 1,
     };
 

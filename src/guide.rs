@@ -96,6 +96,7 @@ pub mod your_own {}
 /// [`ReverseSweep`](crate::target_solver::ReverseSweep),
 /// [`RedBlack`](crate::target_solver::RedBlack),
 /// [`SynchronousDescent`](crate::target_solver::SynchronousDescent),
+/// [`ErrorDescent`](crate::target_solver::ErrorDescent),
 /// [`GaussNewton`](crate::target_solver::GaussNewton),
 /// [`StepSize`](crate::target_solver::StepSize),
 /// [`Convergence`](crate::target_solver::Convergence), [`WStep`](crate::training::WStep),

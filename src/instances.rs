@@ -26,7 +26,7 @@ use crate::objective::{LocalObjective, Objective};
 use crate::optimizer::{Adam, AdamW, GradientDescent, RmsProp};
 use crate::parameter_solver::{LeastSquares, LevenbergMarquardt, ParameterSolver};
 use crate::target_solver::{
-    GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent, TargetSolver,
+    ErrorDescent, GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent, TargetSolver,
 };
 use crate::theory;
 use crate::training::{Backprop, Decoupling, FixedPrediction, Phase, Session, Trainer, WStep, ZIl};
@@ -152,6 +152,7 @@ fn target_solvers<T: Scalar>() -> Result<Vec<Box<dyn TargetSolver<T>>>, Error> {
     Ok(vec![
         Box::new(ReverseSweep::new(1)),
         Box::new(RedBlack::new(1)),
+        Box::new(ErrorDescent::new(1)),
         Box::new(SynchronousDescent::new(1, StepSize::Fixed(0.1))?),
         Box::new(GaussNewton::new(1, 1)),
     ])

@@ -7,6 +7,7 @@
 //! | [`admm`] | Z-step, W-step, multiplier step | Taylor et al. 2016 |
 //! | [`carried_residuals`] | Z-step on residuals carried through minibatches, W-step | this crate |
 //! | [`predictive_coding`] | forward pass, K synchronous Z-steps, W-step | Whittington & Bogacz 2017 |
+//! | [`epc`] | forward pass, K steps of the errors z − ẑ, W-step | Goemaere et al. 2025 |
 //! | [`z_il`] | predictive coding with backprop's gradients | Song et al. 2020 |
 //! | [`fixed_prediction`] | predictions and Jacobians held at the forward pass | Millidge et al. 2022 |
 //!
@@ -17,12 +18,13 @@
 //! use layerwise::prelude::*;
 //!
 //! let (adam, sweep) = (Adam::new(1e-3)?, ReverseSweep::new(3));
-//! let phases: [Phase<f64>; 7] = [
+//! let phases: [Phase<f64>; 8] = [
 //!     presets::proposal(GradientDescent::new(0.1)?.with_momentum(0.9)?, adam).with_epochs(600),
 //!     presets::mac(sweep, adam, 100.0)?.with_epochs(300),
 //!     presets::admm(sweep, adam),
 //!     presets::carried_residuals(sweep, adam).with_batch_size(128)?,
 //!     presets::predictive_coding(20, 0.1, adam)?,
+//!     presets::epc(5, 0.1, adam)?,
 //!     presets::z_il(adam),
 //!     presets::fixed_prediction(adam),
 //! ];
@@ -34,7 +36,7 @@ use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::optimizer::Optimizer;
 use crate::schedule::Schedule;
-use crate::target_solver::{StepSize, SynchronousDescent, TargetSolver};
+use crate::target_solver::{ErrorDescent, StepSize, SynchronousDescent, TargetSolver};
 use crate::training::{Decoupling, FixedPrediction, Phase, ZIl};
 
 /// *Layer-wise Gradient Decoupling* (Mertens Velasquez): joint descent on E(θ, Z). `target_rule`
@@ -110,6 +112,25 @@ pub fn predictive_coding<T: Scalar>(
     rule: impl Optimizer<T> + 'static,
 ) -> Result<Phase<T>, Error> {
     let inference = SynchronousDescent::new(steps, StepSize::Fixed(rate))?;
+    Ok(Phase::new(Decoupling::refreshed(inference), rule))
+}
+
+/// Predictive coding in error coordinates (ePC): the targets start at the forward pass, and make K = `steps`
+/// gradient steps of size `rate` in c_t = z_t − f(z_{t−1}) ([`ErrorDescent`]), each of which reaches every
+/// layer. Then θ makes one step.
+///
+/// Goemaere, Oliviers, Bogacz & Demeester 2025. With one step of a small rate the hidden layers' gradients are
+/// backprop's times μ · `rate`; with many they are those of relaxed [`predictive_coding`].
+///
+/// # Errors
+/// [`Error::InvalidOption`] unless the rate is above 0 and finite.
+#[doc(alias("ePC", "error optimisation"))]
+pub fn epc<T: Scalar>(
+    steps: u64,
+    rate: f64,
+    rule: impl Optimizer<T> + 'static,
+) -> Result<Phase<T>, Error> {
+    let inference = ErrorDescent::new(steps).with_step(StepSize::Fixed(rate))?;
     Ok(Phase::new(Decoupling::refreshed(inference), rule))
 }
 

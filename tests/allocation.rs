@@ -30,7 +30,7 @@ use layerwise::regularizer::Regularizer;
 use layerwise::schedule::Schedule;
 use layerwise::state::State;
 use layerwise::target_solver::{
-    Convergence, GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent,
+    Convergence, ErrorDescent, GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent,
 };
 use layerwise::training::{
     Amortized, Backprop, Decoupling, ErrorShare, FixedPrediction, Part, PenaltyGrowth, Phase,
@@ -368,6 +368,16 @@ fn training<T: Bytes>() {
         let ends = Convergence::NEVER.with_tolerance(1e-3).unwrap();
         let far = StepSize::Checked(2.0);
         let solver = RedBlack::new(3).with_step(far).unwrap();
+        Phase::new(
+            Decoupling::persistent(solver.with_convergence(ends)),
+            decayed(),
+        )
+    });
+    phases_on::<T>("rich, errors", rich_model, || {
+        let ends = Convergence::NEVER.with_tolerance(1e-3).unwrap();
+        let solver = ErrorDescent::new(3)
+            .with_step(StepSize::Checked(2.0))
+            .unwrap();
         Phase::new(
             Decoupling::persistent(solver.with_convergence(ends)),
             decayed(),

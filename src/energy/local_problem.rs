@@ -292,17 +292,10 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
             parameters: wanted.parameters && !self.frozen,
             ..wanted
         };
-        let pair = self.pair(&w.prediction);
         let needs_cotangent = wanted.parameters || wanted.input;
-        self.loss.evaluate(
-            &pair,
-            &mut w.energies,
-            Write::set(wanted.target.then_some(&mut w.d_target[..])),
-            Write::set(needs_cotangent.then_some(&mut w.cotangent[..])),
-            &mut w.work,
-        );
-        w.loss = total(&w.energies);
-        if wanted.parameters && !pair.parameters.is_empty() {
+        self.compare(wanted.target, needs_cotangent, w);
+        if wanted.parameters && w.d_parameters.len() > self.own {
+            let pair = self.pair(&w.prediction);
             w.factors.fill(self.weight);
             for (factor, &weight) in w.factors.iter_mut().zip(self.example_weights) {
                 *factor *= weight;
@@ -311,36 +304,91 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
             self.loss
                 .parameter_gradient(&pair, &w.factors, d_loss, &mut w.work);
         }
-        self.apply_factors(wanted.target, needs_cotangent, w);
+        self.pull_back(wanted.parameters, wanted.input, w);
+        self.regularize(wanted.parameters, wanted.target, w)
+    }
+
+    /// Computes ℓ_t, and the gradients of E in c_{t+1} = z_{t+1} − ẑ_{t+1} and in z_t along the chain,
+    /// where later c stay and later z follow: with `above` = ∂E/∂z_{t+1} by way of the layers above,
+    ///
+    /// ∂E/∂c_{t+1} = ∂ℓ_t/∂z_{t+1} + `above`, written to the gradient in z_{t+1}, and
+    ///
+    /// J_tᵀ (∂ℓ_t/∂ẑ_{t+1} + ∂E/∂c_{t+1}), written to that in z_t if `input`.
+    ///
+    /// The last layer has nothing above. The workspace must hold the current prediction.
+    pub(crate) fn carry_error(
+        &self,
+        above: Option<&[T]>,
+        input: bool,
+        workspace: &mut LocalWorkspace<T>,
+    ) {
+        let (w, hidden) = (workspace, above.is_some());
+        self.compare(hidden, input, w);
+        self.regularize(false, hidden, w);
+        if let Some(above) = above {
+            add_to(&mut w.d_target, above);
+            if input {
+                add_to(&mut w.cotangent, &w.d_target);
+            }
+        }
+        self.pull_back(false, input, w);
+    }
+
+    /// The loss of every example, and its gradients in the `target` and the `prediction` if they are
+    /// requested, with all factors and multipliers.
+    fn compare(&self, target: bool, prediction: bool, w: &mut LocalWorkspace<T>) {
+        let pair = self.pair(&w.prediction);
+        self.loss.evaluate(
+            &pair,
+            &mut w.energies,
+            Write::set(target.then_some(&mut w.d_target[..])),
+            Write::set(prediction.then_some(&mut w.cotangent[..])),
+            &mut w.work,
+        );
+        w.loss = total(&w.energies);
+        self.apply_factors(target, prediction, w);
+    }
+
+    /// The requested gradients in the layer's own `parameters` and its `input`, from that in its
+    /// prediction.
+    fn pull_back(&self, parameters: bool, input: bool, w: &mut LocalWorkspace<T>) {
+        if !parameters && !input {
+            return;
+        }
         // The cotangent is 0 below every target that was just refreshed. The layer is called once all the
         // same: if it does not overwrite its results, the NaN in new memory shows it.
         let written = |wanted: bool, own: &[T]| !wanted || own.first().is_none_or(T::is_finite);
-        let was_called = written(wanted.input, &w.d_input)
-            && written(wanted.parameters, &w.d_parameters[..self.own]);
-        if needs_cotangent && was_called && w.cotangent.iter().all(T::is_zero) {
-            if wanted.input {
+        let was_called =
+            written(input, &w.d_input) && written(parameters, &w.d_parameters[..self.own]);
+        if was_called && w.cotangent.iter().all(T::is_zero) {
+            if input {
                 w.d_input.fill(T::zero());
             }
-            if wanted.parameters {
+            if parameters {
                 w.d_parameters[..self.own].fill(T::zero());
             }
-        } else if needs_cotangent {
-            let wants_input = wanted.input && self.layer.input_differentiable();
-            if wanted.input && !wants_input {
-                w.d_input.fill(T::zero());
-            }
-            let d_own = wanted.parameters.then_some(&mut w.d_parameters[..self.own]);
-            self.layer.vjp(
-                &self.point(&w.prediction, &w.tape),
-                &w.cotangent,
-                Write::set(wants_input.then_some(&mut w.d_input[..])),
-                Write::set(d_own),
-                &mut w.work,
-            );
+            return;
         }
+        let wants_input = input && self.layer.input_differentiable();
+        if input && !wants_input {
+            w.d_input.fill(T::zero());
+        }
+        let d_own = parameters.then_some(&mut w.d_parameters[..self.own]);
+        self.layer.vjp(
+            &self.point(&w.prediction, &w.tape),
+            &w.cotangent,
+            Write::set(wants_input.then_some(&mut w.d_input[..])),
+            Write::set(d_own),
+            &mut w.work,
+        );
+    }
+
+    /// Adds the regularisers to the energies, and to the requested gradients in θ_t and z_{t+1}. Returns
+    /// ℓ_t.
+    fn regularize(&self, parameters: bool, target: bool, w: &mut LocalWorkspace<T>) -> T {
         w.energies_in_z.copy_from_slice(&w.energies);
-        self.regularize_parameters(wanted.parameters, w);
-        self.regularize_target(wanted.target, w);
+        self.regularize_parameters(parameters, w);
+        self.regularize_target(target, w);
         w.energy = total(&w.energies);
         w.energy
     }

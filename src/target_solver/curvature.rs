@@ -45,14 +45,43 @@ pub(super) enum Missing {
 
 /// Updates the bounds in a state, blocks and couplings: every `every` calls, and whenever μ or the
 /// widths changed.
-///
-/// The state holds, as counts, the widths and the number of calls since the bounds were computed,
-/// and, as values, blocks, couplings and μ.
 pub(super) fn refresh<'a, T: Scalar>(
     state: &'a mut State<T>,
     every: u64,
     layers: Layers<'_, T>,
     missing: Missing,
+) -> Result<(&'a [T], &'a [T]), Error> {
+    let couplings = layers.depth().saturating_sub(2);
+    let kept = ("the couplings in a state", couplings);
+    refresh_with(state, every, layers, kept, |bounds, work| {
+        compute(layers, missing, bounds, work)
+    })
+}
+
+/// Updates the bounds in the errors c_t = z_t − ẑ_t: on ‖∂ẑ_{t+1}/∂c‖² by layer, and on λ_max.
+pub(super) fn refresh_in_errors<T: Scalar>(
+    state: &mut State<T>,
+    every: u64,
+    layers: Layers<'_, T>,
+) -> Result<(), Error> {
+    let kept = ("the bound in a state", 1);
+    let compute = |[spreads, whole]: [&mut Vec<T>; 2], work: &mut Vec<T>| {
+        whole.clear();
+        whole.push(compute_in_errors(layers, spreads, work)?);
+        Ok(())
+    };
+    refresh_with(state, every, layers, kept, compute).map(drop)
+}
+
+/// The state holds, as counts, the widths and the number of calls since the bounds were computed,
+/// and, as values, two arrays of bounds and μ. The first has a number for each hidden layer, the second as
+/// many as `kept` says.
+fn refresh_with<'a, T: Scalar>(
+    state: &'a mut State<T>,
+    every: u64,
+    layers: Layers<'_, T>,
+    (what, length): (&str, usize),
+    compute: impl FnOnce([&mut Vec<T>; 2], &mut Vec<T>) -> Result<(), Error>,
 ) -> Result<(&'a [T], &'a [T]), Error> {
     let (numbers, work) = state.split::<Vec<T>>();
     let (counts, values) = (numbers.counts, numbers.values);
@@ -63,16 +92,15 @@ pub(super) fn refresh<'a, T: Scalar>(
     let same = known && counts[1..].iter().copied().eq(widths()) && values[2] == layers.penalties();
     if same {
         // A damaged state would be read out of bounds.
-        let couplings = values[0].len().saturating_sub(1);
-        check_length("the couplings in a state", &values[1], couplings)?;
+        check_length(what, &values[1], length)?;
     }
     if !same || counts[0] % every == 0 {
         counts.clear();
         values.resize_with(3, Vec::new);
-        let [blocks, couplings, penalties] = &mut values[..] else {
+        let [first, second, penalties] = &mut values[..] else {
             unreachable!("three arrays");
         };
-        compute(layers, missing, [blocks, couplings], work)?;
+        compute([first, second], work)?;
         penalties.clear();
         penalties.extend_from_slice(layers.penalties());
         counts.push(0);
@@ -90,12 +118,7 @@ fn compute<T: Scalar>(
 ) -> Result<(), Error> {
     blocks.clear();
     couplings.clear();
-    let longest = layers
-        .circuit()
-        .layers()
-        .map(|layer| layer.scratch(1).bound)
-        .max();
-    work.resize(longest.unwrap_or(0), T::zero());
+    make_room(layers, work);
     let or = |bound: Option<T>, of, layer, counted| match missing {
         Missing::Refused => bound.ok_or(Error::NoCurvatureBound { of, layer }),
         Missing::Counted => Ok(bound.unwrap_or(counted)),
@@ -116,6 +139,59 @@ fn compute<T: Scalar>(
         }
     }
     Ok(())
+}
+
+/// Memory for the bounds of all layers.
+fn make_room<T: Scalar>(layers: Layers<'_, T>, work: &mut Vec<T>) {
+    let longest = layers
+        .circuit()
+        .layers()
+        .map(|layer| layer.scratch(1).bound)
+        .max();
+    work.resize(longest.unwrap_or(0), T::zero());
+}
+
+/// The bound on λ_max of E's Gauss-Newton matrix in the errors c_t = z_t − ẑ_t, for hidden losses of
+/// z − ẑ. With P_ts = ∂z_t/∂c_s = J_{t−1} ⋯ J_s, it is
+///
+/// max_t μ_t a_t + Σ_t λ₂ of S_t Σ_{s≤t} ‖P_ts‖² + a_T Σ_s ‖J_{T−1} P_{T−1,s}‖²,
+///
+/// with a_t the bound on the loss's curvature.
+///
+/// `spreads` become the bounds on Σ_{s≤t} ‖J_t P_ts‖² by hidden layer t.
+fn compute_in_errors<T: Scalar>(
+    layers: Layers<'_, T>,
+    spreads: &mut Vec<T>,
+    work: &mut Vec<T>,
+) -> Result<T, Error> {
+    spreads.clear();
+    make_room(layers, work);
+    let loss = |t: usize| -> Result<T, Error> {
+        let of = "the loss";
+        let bound = layers.loss(t).curvature_bound(layers.loss_parameters(t));
+        Ok(layers.weight(t) * bound.ok_or(Error::NoCurvatureBound { of, layer: t })?)
+    };
+    let (mut largest, mut sum, mut spread) = (T::zero(), T::zero(), T::zero());
+    for t in 1..layers.depth() {
+        let (of, layer) = ("the layer", layers.layer(t));
+        let own = &mut work[..layer.scratch(1).bound];
+        let jacobian = layer.curvature_bound(layers.layer_parameters(t), own);
+        let jacobian = jacobian.ok_or(Error::NoCurvatureBound { of, layer: t })?;
+        largest = larger_or_odd(largest, loss(t - 1)?);
+        let below = spread + T::one();
+        sum += layers.target_regularizers()[t - 1].curvature::<T>() * below;
+        spread = jacobian * below;
+        spreads.push(spread);
+    }
+    Ok(largest + sum + loss(layers.depth() - 1)? * spread)
+}
+
+/// The larger of two numbers, or the first that is not finite.
+fn larger_or_odd<T: Scalar>(a: T, b: T) -> T {
+    match a.is_finite() && (b > a || !b.is_finite()) {
+        true => b,
+        false => a,
+    }
 }
 
 /// The bound on z_t's diagonal block, t in 1..T, in which layers without a bound count as 0 and losses
@@ -143,9 +219,6 @@ pub(super) fn whole<T: Scalar>(blocks: &[T], couplings: &[T]) -> T {
             row += next;
         }
         // A NaN row must not be hidden by the other rows.
-        match top.is_finite() && (row > top || !row.is_finite()) {
-            true => row,
-            false => top,
-        }
+        larger_or_odd(top, row)
     })
 }

@@ -149,8 +149,8 @@ through_pointers!(Descent {
 /// completed step.
 ///
 /// [`ReverseSweep`](super::ReverseSweep), [`RedBlack`](super::RedBlack),
-/// [`SynchronousDescent`](super::SynchronousDescent) and [`GaussNewton`](super::GaussNewton) run through
-/// it. The state of the descent is the first of [`State::parts`].
+/// [`SynchronousDescent`](super::SynchronousDescent), [`ErrorDescent`](super::ErrorDescent) and
+/// [`GaussNewton`](super::GaussNewton) run through it. The state of the descent is the first of [`State::parts`].
 ///
 /// # Examples
 /// See [`Descent`].

@@ -7,6 +7,7 @@
 
 mod curvature;
 mod descent;
+mod error_descent;
 mod gauss_newton;
 mod problem;
 mod report;
@@ -20,6 +21,7 @@ use std::fmt::Debug;
 
 pub(crate) use curvature::{Curvature, size_of_block};
 pub use descent::{Descent, Iterate};
+pub use error_descent::ErrorDescent;
 pub(crate) use gauss_newton::Link;
 pub use gauss_newton::{ConjugateGradients, GaussNewton, LinearSolver};
 pub(crate) use problem::Predictions;

@@ -266,6 +266,62 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         problem.differentiate_frozen(ask, workspace)
     }
 
+    /// Evaluates E, and its gradients in the errors c_t = z_t − ẑ_t instead of the targets, each with the
+    /// other c fixed, so that the targets above z_t follow it: with ∂E/∂c_T counted as 0,
+    ///
+    /// ∂E/∂c_t = ∂E/∂z_t + J_tᵀ ∂E/∂c_{t+1}.
+    ///
+    /// They are left in the workspace as gradients in z_t: one VJP per layer above the first, in turn.
+    pub(super) fn differentiate_errors(&mut self) {
+        self.predict();
+        let (problem, workspace) = self.split();
+        for t in (0..problem.layers.depth()).rev() {
+            let (here, above) = workspace.locals[t..].split_at_mut(1);
+            let above = above.first().map(|above| &above.d_input[..]);
+            problem.local(t).carry_error(above, t > 0, &mut here[0]);
+        }
+        *self.predictions = Predictions::Evaluated;
+    }
+
+    /// c_t ← c_t − step · ∂E/∂c_t for t = 1, …, T−1, along the gradients of
+    /// [`TargetProblem::differentiate_errors`], divided by each example's weight, and z_t = ẑ_t + c_t in this
+    /// order: each ẑ_t is predicted from the new z_{t−1}. Every example makes its `share` of the step, which
+    /// must be 0 if its weight is; with share 0 it keeps every bit.
+    pub(super) fn descend_errors(&mut self, step: T, share: impl Fn(usize) -> T) {
+        let moves = |i: usize| !share(i).is_zero();
+        let depth = self.layers.depth();
+        for t in 1..depth {
+            // c_1 and z_1 differ by a constant.
+            if t > 1 {
+                self.add_prediction(t, -T::one(), moves);
+                self.predict_layer(t - 1);
+            }
+            self.descend_by(t, step, &share);
+            if t > 1 {
+                self.add_prediction(t, T::one(), moves);
+            }
+        }
+        self.predict_layer(depth - 1);
+        *self.predictions = Predictions::Current;
+    }
+
+    /// z_t ← z_t + factor · ẑ_t for the examples that move, with the prediction in the workspace.
+    fn add_prediction(&mut self, t: usize, factor: T, moves: impl Fn(usize) -> bool) {
+        let dim = self.layers.dims()[t];
+        let (batch, workspace) = self.targets();
+        let z = batch.target_mut(t).chunks_exact_mut(dim);
+        let predictions = workspace.locals[t - 1].prediction.chunks_exact(dim);
+        for (_, (z, prediction)) in z.zip(predictions).enumerate().filter(|(i, _)| moves(*i)) {
+            add_scaled(z, factor, prediction);
+        }
+    }
+
+    /// ẑ_{t+1} from the current z_t.
+    fn predict_layer(&mut self, t: usize) {
+        let (problem, workspace) = self.split();
+        problem.local(t).predict(&mut workspace.locals[t]);
+    }
+
     /// E of the i-th example of the batch at the last evaluation, including its weight, but without
     /// Σ_t R(θ_t): beside a large constant, rounding would hide what a step of z changes.
     pub(super) fn example_energy(&self, i: usize) -> T {

@@ -161,13 +161,32 @@ impl StepRule {
         state: &mut State<T>,
         layers: Layers<'_, T>,
     ) -> Result<(), Error> {
+        match self.bounds_every::<T>()? {
+            None => Ok(()),
+            Some(every) => curvature::refresh(state, every, layers, Missing::Refused).map(drop),
+        }
+    }
+
+    /// Begins a call of a solver that descends in the errors z_t − ẑ_t.
+    pub(super) fn begin_in_errors<T: Scalar>(
+        self,
+        state: &mut State<T>,
+        layers: Layers<'_, T>,
+    ) -> Result<(), Error> {
+        match self.bounds_every::<T>()? {
+            None => Ok(()),
+            Some(every) => curvature::refresh_in_errors(state, every, layers),
+        }
+    }
+
+    /// How many calls share the same bounds, if the steps need any.
+    fn bounds_every<T: Scalar>(self) -> Result<Option<u64>, Error> {
         // So far it has been checked only in f64.
         self.size.checked_in::<T>()?;
-        if let StepSize::Bounded { .. } = self.size {
-            let every = self.bound_every.unwrap_or(BOUND_EVERY);
-            curvature::refresh(state, every.get(), layers, Missing::Refused)?;
-        }
-        Ok(())
+        Ok(match self.size {
+            StepSize::Bounded { .. } => Some(self.bound_every.unwrap_or(BOUND_EVERY).get()),
+            StepSize::Fixed(_) | StepSize::Checked(_) => None,
+        })
     }
 
     /// The step of z_t, with the other layers fixed, along the gradient in the workspace, as part of
@@ -201,17 +220,84 @@ impl StepRule {
         workspace: &Workspace<T>,
         number: u64,
     ) -> Result<T, Error> {
-        let gradients = (1..workspace.locals.len()).map(|t| workspace.target_gradient(t));
         let bound = || {
             let (blocks, couplings) = (&state.values[0], &state.values[1]);
-            let whole = curvature::whole(blocks, couplings);
-            let odd = blocks.iter().position(|block| !block.is_finite());
-            // Only the sum may be too large.
-            let layer = odd.map_or(1, |i| i + 1);
-            check_computed(Quantity::CurvatureBound, layer, number, &[whole]).map(|()| whole)
+            finite(curvature::whole(blocks, couplings), blocks, number)
         };
-        self.size.length(bound, gradients)
+        self.size.length(bound, gradients_of(workspace))
+    }
+
+    /// The step of all errors z_t − ẑ_t at once, along the gradients in the workspace.
+    ///
+    /// # Errors
+    /// Those of [`Self::of_layer`].
+    pub(super) fn of_errors<T: Scalar>(
+        self,
+        state: &State<T>,
+        workspace: &Workspace<T>,
+        number: u64,
+    ) -> Result<T, Error> {
+        let bound = || finite(state.values[1][0], &state.values[0], number);
+        self.size.length(bound, gradients_of(workspace))
     }
 }
 
 serde_checked!(StepRule);
+
+/// ∂E/∂z_t for t in 1..T.
+fn gradients_of<T: Scalar>(workspace: &Workspace<T>) -> impl Iterator<Item = &[T]> {
+    (1..workspace.locals.len()).map(|t| workspace.target_gradient(t))
+}
+
+/// The bound on the whole matrix if it is finite; an error names the first layer whose own is not.
+fn finite<T: Scalar>(whole: T, by_layer: &[T], number: u64) -> Result<T, Error> {
+    let odd = by_layer.iter().position(|own| !own.is_finite());
+    // Only the sum may be too large.
+    let layer = odd.map_or(1, |i| i + 1);
+    check_computed(Quantity::CurvatureBound, layer, number, &[whole]).map(|()| whole)
+}
+
+/// The options of solvers whose steps have only a [`StepRule`]: `$name` wraps an
+/// [`Iterate`](super::Iterate) of `$step`, which holds it. `$steps` is what it counts.
+macro_rules! step_options {
+    ($name:ident, $step:ident, $steps:ident, $bound_every:literal) => {
+        impl $name {
+            #[doc = concat!("K = `", stringify!($steps), "` ", stringify!($steps))]
+            /// (0 leaves the targets unchanged). Defaults: bounded steps with margin
+            /// 1, bounds recomputed every 10th call, no early stopping.
+            pub fn new($steps: u64) -> Self {
+                let size = StepSize::Bounded { margin: 1.0 };
+                let step = $step(StepRule::new(size));
+                Self(Iterate::new($steps, step).with_check(size.check()))
+            }
+
+            /// Sets the step.
+            ///
+            /// # Errors
+            /// [`Error::InvalidOption`] for a step out of range. One that is out of range only in the
+            /// circuit's scalar type is reported when the solver is called. [`Error::Combination`] for
+            /// a step without bounds after [`Self::with_bound_every`].
+            pub fn with_step(mut self, step: StepSize) -> Result<Self, Error> {
+                self.0.descent.0 = self.0.descent.0.with_size(step)?;
+                Ok(Self(self.0.with_check(step.check())))
+            }
+
+            /// Recomputes the bounds every k-th call; 1 follows the weights exactly.
+            ///
+            /// # Errors
+            /// [`Error::InvalidOption`] for 0; [`Error::Combination`] unless steps are
+            /// [`StepSize::Bounded`].
+            pub fn with_bound_every(mut self, calls: u64) -> Result<Self, Error> {
+                self.0.descent.0 = self.0.descent.0.with_bound_every($bound_every, calls)?;
+                Ok(self)
+            }
+
+            #[cfg(feature = "serde")]
+            fn checked(self) -> Result<Self, Error> {
+                let check = self.0.descent.0.size().check();
+                self.0.expect_check(check).map(|()| self)
+            }
+        }
+    };
+}
+pub(super) use step_options;

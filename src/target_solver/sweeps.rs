@@ -1,7 +1,7 @@
 //! Sweeps over the layers: block Gauss-Seidel.
 
 use super::descent::{Descent, Iterate};
-use super::step_size::StepRule;
+use super::step_size::{StepRule, step_options};
 use super::trial::Trial;
 use super::{Convergence, SolveReport, StepSize, TargetProblem, TargetSolver, iterated};
 use crate::check::serde_checked;
@@ -9,55 +9,6 @@ use crate::energy::Layers;
 use crate::error::Error;
 use crate::kernel::Scalar;
 use crate::state::State;
-
-/// The options of solvers that step layer by layer, each by its own block's bound: `$name` wraps an
-/// [`Iterate`](super::Iterate) of `$sweep`, which holds only a [`StepRule`].
-macro_rules! sweep_options {
-    ($name:ident, $sweep:ident, $bound_every:literal) => {
-        impl $name {
-            /// K = `sweeps` sweeps (0 leaves the targets unchanged). Defaults: bounded steps with margin
-            /// 1, bounds recomputed every 10th call, no early stopping.
-            pub fn new(sweeps: u64) -> Self {
-                let size = StepSize::Bounded { margin: 1.0 };
-                let sweep = $sweep(StepRule::new(size));
-                Self(Iterate::new(sweeps, sweep).with_check(size.check()))
-            }
-
-            /// Sets the step.
-            ///
-            /// # Errors
-            /// [`Error::InvalidOption`] for a step out of range. One that is out of range only in the
-            /// circuit's scalar type is reported when the solver is called. [`Error::Combination`] for
-            /// a step without bounds after [`Self::with_bound_every`].
-            pub fn with_step(mut self, step: StepSize) -> Result<Self, Error> {
-                self.0.descent.0 = self.0.descent.0.with_size(step)?;
-                Ok(Self(self.0.with_check(step.check())))
-            }
-
-            /// Recomputes the bounds every k-th call; 1 follows the weights exactly.
-            ///
-            /// # Errors
-            /// [`Error::InvalidOption`] for 0; [`Error::Combination`] unless steps are
-            /// [`StepSize::Bounded`].
-            pub fn with_bound_every(mut self, calls: u64) -> Result<Self, Error> {
-                self.0.descent.0 = self.0.descent.0.with_bound_every($bound_every, calls)?;
-                Ok(self)
-            }
-
-            #[cfg(feature = "serde")]
-            fn checked(self) -> Result<Self, Error> {
-                let check = self.0.descent.0.size().check();
-                self.0.expect_check(check).map(|()| self)
-            }
-        }
-
-        iterated!(
-            /// Convergence is judged by the gradients that a sweep computes before it moves each
-            /// layer, so an example still makes the sweep in which it is found to be at rest.
-            $name
-        );
-    };
-}
 
 /// K sweeps t = T−1, …, 1 of z_t ← z_t − η_t ∂E/∂z_t, in which each layer sees the new targets
 /// above it.
@@ -85,7 +36,13 @@ serde_checked!(ReverseSweep);
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 struct Sweep(StepRule);
 
-sweep_options!(ReverseSweep, Sweep, "ReverseSweep::bound_every");
+step_options!(ReverseSweep, Sweep, sweeps, "ReverseSweep::bound_every");
+
+iterated!(
+    /// Convergence is judged by the gradients that a sweep computes before it moves each
+    /// layer, so an example still makes the sweep in which it is found to be at rest.
+    ReverseSweep
+);
 
 impl<T: Scalar> Descent<T> for Sweep {
     fn check(&self, layers: Layers<'_, T>) -> Result<(), Error> {
@@ -157,7 +114,13 @@ serde_checked!(RedBlack);
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 struct HalfSweeps(StepRule);
 
-sweep_options!(RedBlack, HalfSweeps, "RedBlack::bound_every");
+step_options!(RedBlack, HalfSweeps, sweeps, "RedBlack::bound_every");
+
+iterated!(
+    /// Convergence is judged by the gradients that a sweep computes before it moves each
+    /// layer, so an example still makes the sweep in which it is found to be at rest.
+    RedBlack
+);
 
 impl HalfSweeps {
     /// Moves z_t, t = `first`, `first` + 2, …, and recomputes the predictions from them.

@@ -118,6 +118,11 @@ impl<T: Scalar> Trial<T> {
     /// [`Error::NonFinite`] for an energy or a gradient that is not finite.
     pub fn evaluate(&mut self, problem: &mut TargetProblem<'_, T>) -> Result<(), Error> {
         problem.differentiate(Ask::TARGETS);
+        self.record(problem)
+    }
+
+    /// Records E and every gradient from the workspace.
+    pub(super) fn record(&mut self, problem: &TargetProblem<'_, T>) -> Result<(), Error> {
         problem.workspace().check_energies(self.number)?;
         for t in 0..problem.layers().depth() {
             self.record_energy(t, problem)?;

@@ -8,7 +8,9 @@ use layerwise::layer::{Activation, Dense};
 use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::optimizer::{Adam, GradientDescent};
 use layerwise::parameter_solver::{LeastSquares, LevenbergMarquardt};
-use layerwise::target_solver::{GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent};
+use layerwise::target_solver::{
+    ErrorDescent, GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent,
+};
 use layerwise::training::{
     Amortized, Backprop, Decoupling, ErrorShare, FixedPrediction, Phase, Targets, Trainer, WStep,
     ZIl, ZStep,
@@ -183,6 +185,10 @@ fn phases<T: Scalar>(dims: &[usize]) -> Vec<(&'static str, Phase<T>)> {
                 WStep::solver(LevenbergMarquardt::new(2, 3)).with_optimizer(rule()),
             )
             .unwrap(),
+        ),
+        (
+            "errors",
+            Phase::new(Decoupling::residual(ErrorDescent::new(2)), rule()),
         ),
         ("Z-IL", Phase::new(ZIl, rule())),
         (

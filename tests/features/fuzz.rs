@@ -27,7 +27,8 @@ use layerwise::rand::{RngExt, SeedableRng};
 use layerwise::regularizer::Regularizer;
 use layerwise::schedule::Schedule;
 use layerwise::target_solver::{
-    Convergence, GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent, TargetSolver,
+    Convergence, ErrorDescent, GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent,
+    TargetSolver,
 };
 use layerwise::training::{
     Backprop, Decoupling, ErrorShare, FixedPrediction, PenaltyGrowth, Phase, Session, Stopping,
@@ -201,7 +202,7 @@ fn layer() -> impl Strategy<Value = usize> {
 
 fn z_solver() -> impl Strategy<Value = ZSolver> {
     let tolerance = proptest::option::of(prop_oneof![Just(1e-6), option()]);
-    (0_usize..12, option(), 0_u64..4, tolerance).prop_map(|(kind, step, steps, tolerance)| {
+    (0_usize..15, option(), 0_u64..4, tolerance).prop_map(|(kind, step, steps, tolerance)| {
         ZSolver {
             kind,
             step,
@@ -570,15 +571,21 @@ impl ZSolver {
                     .with_convergence(convergence),
             ),
             10 => Box::new(GaussNewton::new(steps, 5).with_convergence(convergence)),
-            _ => Box::new(
+            11 => Box::new(
                 SynchronousDescent::new(steps, StepSize::Fixed(0.01))?.with_noise(self.step, 7)?,
+            ),
+            _ => Box::new(
+                ErrorDescent::new(steps)
+                    .with_step(step)?
+                    .with_convergence(convergence),
             ),
         })
     }
 
     /// Whether E must not rise for any example.
     fn is_checked(self) -> bool {
-        !(self.kind < 9 && self.kind.is_multiple_of(3) || self.is_noisy())
+        let of_any_step = self.kind < 9 || self.kind > 11;
+        !(of_any_step && self.kind.is_multiple_of(3) || self.is_noisy())
     }
 
     fn is_noisy(self) -> bool {

@@ -17,8 +17,8 @@ use layerwise::regularizer::Regularizer;
 use layerwise::schedule::Schedule;
 use layerwise::state::State;
 use layerwise::target_solver::{
-    Check, ConjugateGradients, Convergence, GaussNewton, Iterate, LinearSolver, RedBlack,
-    ReverseSweep, StepSize,
+    Check, ConjugateGradients, Convergence, ErrorDescent, GaussNewton, Iterate, LinearSolver,
+    RedBlack, ReverseSweep, StepSize,
 };
 use layerwise::training::{Decoupling, Targets, ZStep};
 use serde::Serialize;
@@ -235,6 +235,7 @@ fn unknown_fields_are_refused() {
     // The steps with their convergence, the rule, and its margin.
     check(&ReverseSweep::new(1).with_convergence(ends), 4);
     check(&RedBlack::new(1), 4);
+    check(&ErrorDescent::new(1), 4);
     // The steps with their convergence, the damping, and the iterations.
     check(&GaussNewton::chained(2, 3), 4);
     check(&GaussNewton::direct(2), 3);
@@ -283,6 +284,7 @@ fn a_solver_with_another_check_is_refused() {
     ] {
         check(ReverseSweep::new(1).with_step(step).unwrap(), own);
         check(RedBlack::new(1).with_step(step).unwrap(), own);
+        check(ErrorDescent::new(1).with_step(step).unwrap(), own);
     }
     check(GaussNewton::direct(1), "Strict");
     // Here it can be chosen.
@@ -308,6 +310,7 @@ fn every_type_that_is_read_is_checked() {
         "DampedStep",
         "ReverseSweep",
         "RedBlack",
+        "ErrorDescent",
         "Convergence",
         "StepSize",
         "StepRule",
@@ -319,6 +322,7 @@ fn every_type_that_is_read_is_checked() {
         "Preconditioner",
         "Sweep",
         "HalfSweeps",
+        "ErrorStep",
         "Check",
     ];
     // By what takes it: `Decoupling::with_targets`, `Shard::problem`, `Session::resume`.

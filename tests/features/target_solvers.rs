@@ -3,7 +3,8 @@
 use std::fmt::Debug;
 
 use layerwise::target_solver::{
-    ConjugateGradients, Convergence, GaussNewton, Iterate, RedBlack, ReverseSweep, StepSize,
+    ConjugateGradients, Convergence, ErrorDescent, GaussNewton, Iterate, RedBlack, ReverseSweep,
+    StepSize,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -24,6 +25,7 @@ fn options_come_back() {
     let loose = ConjugateGradients::chained(4).with_tolerance(0.125);
     let iterated = there_and_back(GaussNewton::solved_by(1, loose.unwrap()));
     there_and_back(RedBlack::new(5));
+    there_and_back(ErrorDescent::new(5));
     there_and_back(Iterate::new(5, ()));
     let refused = |error: Result<(), serde_json::Error>, what: &str| {
         let error = error.unwrap_err().to_string();

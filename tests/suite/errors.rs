@@ -18,7 +18,7 @@ use layerwise::optimizer::{Adam, GradientDescent, Optimizer};
 use layerwise::parameter_solver::LeastSquares;
 use layerwise::schedule::Schedule;
 use layerwise::target_solver::{
-    RedBlack, ReverseSweep, StepSize, SynchronousDescent, TargetSolver,
+    ErrorDescent, RedBlack, ReverseSweep, StepSize, SynchronousDescent, TargetSolver,
 };
 use layerwise::training::{
     Backprop, Decoupling, Event, FixedPrediction, Phase, Scheme, Session, StopReason, Stopping,
@@ -1267,9 +1267,10 @@ fn a_target_step_to_infinity_is_not_made() {
 #[test]
 fn a_curvature_bound_that_overflows_names_its_layer() {
     let bounded = StepSize::Bounded { margin: 1.0 };
-    let solvers: [Box<dyn TargetSolver<f64>>; 3] = [
+    let solvers: [Box<dyn TargetSolver<f64>>; 4] = [
         Box::new(ReverseSweep::new(1)),
         Box::new(RedBlack::new(1)),
+        Box::new(ErrorDescent::new(1)),
         Box::new(SynchronousDescent::new(1, bounded).unwrap()),
     ];
     for solver in solvers {

@@ -10,7 +10,7 @@ use layerwise::layer::{Activation, Attention, Dense, Embedding};
 use layerwise::loss::{Loss, Poisson, SoftmaxCrossEntropy, SquaredError};
 use layerwise::nalgebra::{DMatrix, DVector};
 use layerwise::target_solver::{
-    GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent, TargetSolver,
+    ErrorDescent, GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent, TargetSolver,
 };
 use layerwise::{Circuit, Error};
 
@@ -110,6 +110,7 @@ fn solvers(steps: u64) -> Vec<Box<dyn TargetSolver<f64>>> {
         Box::new(ReverseSweep::new(steps).with_step(checked).unwrap()),
         Box::new(RedBlack::new(steps).with_step(checked).unwrap()),
         Box::new(SynchronousDescent::new(steps, checked).unwrap()),
+        Box::new(ErrorDescent::new(steps).with_step(checked).unwrap()),
         Box::new(GaussNewton::new(steps, 20)),
         Box::new(GaussNewton::chained(steps, 20)),
         Box::new(GaussNewton::direct(steps)),

@@ -18,6 +18,7 @@ mod derivatives;
 mod diagnostics;
 mod edges;
 mod equivalences;
+mod error_descent;
 mod error_share;
 mod errors;
 /// What the tables of `examples/evidence` are summed up by, with its tests.

@@ -11,7 +11,7 @@ use layerwise::layer::{Activation, Dense};
 use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::optimizer::GradientDescent;
 use layerwise::target_solver::{
-    GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent, TargetSolver,
+    ErrorDescent, GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent, TargetSolver,
 };
 use layerwise::{Circuit, DecoupledCircuit, Scalar};
 use nalgebra::{DMatrix, DVector};
@@ -659,6 +659,7 @@ fn solvers<T: Scalar>() -> Vec<Box<dyn TargetSolver<T>>> {
         Box::new(SynchronousDescent::new(3, bounded).unwrap()),
         Box::new(synchronous(3, 1.0).with_rule(momentum.with_momentum(0.9).unwrap())),
         Box::new(RedBlack::new(2)),
+        Box::new(ErrorDescent::new(2)),
         Box::new(GaussNewton::new(2, 3)),
         Box::new(GaussNewton::direct(2)),
         Box::new(GaussNewton::cyclic_reduction(2)),

@@ -13,7 +13,7 @@ use layerwise::parameter_solver::{
 };
 use layerwise::prelude::*;
 use layerwise::state::State;
-use layerwise::target_solver::{GaussNewton, RedBlack, StepSize, SynchronousDescent};
+use layerwise::target_solver::{ErrorDescent, GaussNewton, RedBlack, StepSize, SynchronousDescent};
 use layerwise::training::{
     Decoupling, EpochRecord, FixedPrediction, Scheme, Session, Targets, TrainingReport, WStep,
     Warning, ZIl, ZStep,
@@ -603,10 +603,11 @@ fn losses_that_grow_are_told() {
 }
 
 fn sound<T: Scalar>() {
-    let schemes: [Arc<dyn Scheme<T>>; 8] = [
+    let schemes: [Arc<dyn Scheme<T>>; 9] = [
         Arc::new(Backprop),
         Arc::new(ZIl),
         Arc::new(FixedPrediction::new()),
+        Arc::new(Decoupling::refreshed(ErrorDescent::new(2))),
         Arc::new(Decoupling::refreshed(ReverseSweep::new(1))),
         Arc::new(Decoupling::persistent(GaussNewton::new(2, 4))),
         Arc::new(Decoupling::residual(RedBlack::new(2))),

@@ -19,7 +19,8 @@ use layerwise::parameter_solver::{
 };
 use layerwise::regularizer::Regularizer;
 use layerwise::target_solver::{
-    Convergence, GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent, TargetSolver,
+    Convergence, ErrorDescent, GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent,
+    TargetSolver,
 };
 use layerwise::training::{
     Backprop, Decoupling, ErrorShare, FixedPrediction, PenaltyGrowth, Phase, Scheme, Session,
@@ -137,6 +138,7 @@ fn schemes<T: Scalar>(dims: &[usize]) -> Vec<AnyScheme<T>> {
         Arc::new(Decoupling::new(Targets::Projected { seed: 5 }, ZStep::None).unwrap()),
         Arc::new(Decoupling::new(Targets::Persistent, ZStep::Along(StepSize::Fixed(0.2))).unwrap()),
         Arc::new(Decoupling::persistent(RedBlack::new(2))),
+        Arc::new(Decoupling::persistent(ErrorDescent::new(2))),
         Arc::new(Decoupling::persistent(GaussNewton::new(2, 3))),
         Arc::new(Decoupling::persistent(GaussNewton::direct(2))),
         Arc::new(ZIl),
@@ -184,6 +186,7 @@ fn solvers_of_targets_leave_them<T: Tested>() {
         Box::new(ReverseSweep::new(3)),
         Box::new(ReverseSweep::new(3).with_convergence(ends)),
         Box::new(RedBlack::new(3)),
+        Box::new(ErrorDescent::new(3)),
         Box::new(SynchronousDescent::new(3, StepSize::Checked(0.5)).unwrap()),
         Box::new(SynchronousDescent::new(3, fixed).unwrap()),
         Box::new(SynchronousDescent::new(3, fixed).unwrap().with_rule(adam)),

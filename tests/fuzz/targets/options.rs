@@ -12,7 +12,9 @@ use layerwise::parameter_solver::{LeastSquares, LevenbergMarquardt};
 use layerwise::registry::Registry;
 use layerwise::regularizer::Regularizer;
 use layerwise::schedule::Schedule;
-use layerwise::target_solver::{Convergence, GaussNewton, RedBlack, ReverseSweep, StepSize};
+use layerwise::target_solver::{
+    Convergence, ErrorDescent, GaussNewton, RedBlack, ReverseSweep, StepSize,
+};
 use layerwise::training::{Decoupling, Targets, ZStep};
 use layerwise_fuzz::json;
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
@@ -40,7 +42,11 @@ fuzz_target!(|input: &[u8]| {
         5 => drop(read::<LevenbergMarquardt>(text)),
         6 => drop(read::<Regularizer>(text)),
         7 => drop(read::<ReverseSweep>(text)),
-        8 => drop(read::<RedBlack>(text)),
+        // In the same form.
+        8 => {
+            drop(read::<RedBlack>(text));
+            drop(read::<ErrorDescent>(text));
+        }
         9 => drop(read::<GaussNewton>(text)),
         10 => drop(read::<StepSize>(text)),
         11 => drop(read::<Convergence>(text)),

@@ -11,7 +11,9 @@ use layerwise::layer::{
 use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::{Adam, GradientDescent};
 use layerwise::rand::Rng;
-use layerwise::target_solver::{GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent};
+use layerwise::target_solver::{
+    ErrorDescent, GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent,
+};
 use layerwise::training::{Backprop, Decoupling, FixedPrediction, Phase, Trainer, ZIl};
 use layerwise::{Circuit, DecoupledCircuit, Error, Layer};
 
@@ -153,6 +155,10 @@ fn every_scheme_trains_it() {
         (
             "residual",
             Phase::new(Decoupling::residual(RedBlack::new(2)), rule()),
+        ),
+        (
+            "errors",
+            Phase::new(Decoupling::residual(ErrorDescent::new(2)), rule()),
         ),
         (
             "synchronous",

@@ -13,7 +13,7 @@ use layerwise::optimizer::Adam;
 use layerwise::parameter_solver::LevenbergMarquardt;
 use layerwise::state::State;
 use layerwise::target_solver::{
-    GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent, TargetSolver,
+    ErrorDescent, GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent, TargetSolver,
 };
 use layerwise::training::{
     Backprop, Decoupling, FixedPrediction, Phase, Scheme, Trainer, Visit, ZIl,
@@ -247,6 +247,7 @@ fn every_scheme_keeps_a_mask_for_a_visit() {
         Phase::new(Decoupling::persistent(checked()), rule()),
         Phase::new(Decoupling::refreshed(checked()), rule()),
         Phase::new(Decoupling::residual(RedBlack::new(2)), rule()),
+        Phase::new(Decoupling::residual(ErrorDescent::new(2)), rule()),
         Phase::new(Decoupling::persistent(synchronous()), rule()),
         Phase::new(Decoupling::persistent(GaussNewton::new(2, 3)), rule()),
         Phase::new(Decoupling::refreshed(GaussNewton::direct(2)), rule()),

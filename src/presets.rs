@@ -7,6 +7,7 @@
 //! | [`admm`] | Z-step, W-step, multiplier step | Taylor et al. 2016 |
 //! | [`carried_residuals`] | Z-step on residuals carried through minibatches, W-step | this crate |
 //! | [`predictive_coding`] | forward pass, K synchronous Z-steps, W-step | Whittington & Bogacz 2017 |
+//! | [`incremental_pc`] | one synchronous Z-step on persistent targets, W-step | Salvatori et al. 2024 |
 //! | [`epc`] | forward pass, K steps of the errors z − ẑ, W-step | Goemaere et al. 2025 |
 //! | [`z_il`] | predictive coding with backprop's gradients | Song et al. 2020 |
 //! | [`fixed_prediction`] | predictions and Jacobians held at the forward pass | Millidge et al. 2022 |
@@ -18,12 +19,13 @@
 //! use layerwise::prelude::*;
 //!
 //! let (adam, sweep) = (Adam::new(1e-3)?, ReverseSweep::new(3));
-//! let phases: [Phase<f64>; 8] = [
+//! let phases: [Phase<f64>; 9] = [
 //!     presets::proposal(GradientDescent::new(0.1)?.with_momentum(0.9)?, adam).with_epochs(600),
 //!     presets::mac(sweep, adam, 100.0)?.with_epochs(300),
 //!     presets::admm(sweep, adam),
 //!     presets::carried_residuals(sweep, adam).with_batch_size(128)?,
 //!     presets::predictive_coding(20, 0.1, adam)?,
+//!     presets::incremental_pc(0.1, adam)?,
 //!     presets::epc(5, 0.1, adam)?,
 //!     presets::z_il(adam),
 //!     presets::fixed_prediction(adam),
@@ -113,6 +115,27 @@ pub fn predictive_coding<T: Scalar>(
 ) -> Result<Phase<T>, Error> {
     let inference = SynchronousDescent::new(steps, StepSize::Fixed(rate))?;
     Ok(Phase::new(Decoupling::refreshed(inference), rule))
+}
+
+/// Incremental predictive coding: every visit makes one synchronous gradient step of size `rate` on its
+/// examples' targets, which persist, and then one step of θ at the new targets. There is no inference phase:
+/// targets relax over the visits, while θ already learns.
+///
+/// Salvatori, Song, Yordanov, Millidge, Xu, Sha, Emde, Bogacz & Lukasiewicz 2024: a partial E-step and a
+/// partial M-step of incremental expectation maximisation. They update both at the same time step; from
+/// gradients at the very same point it is [`proposal`] with `GradientDescent::new(rate)` for the targets,
+/// which differs in which z θ's gradient sees. In minibatches an example's targets wait for its next
+/// visit, while θ moves on (see the guide on persistent targets).
+///
+/// # Errors
+/// [`Error::InvalidOption`] unless the rate is above 0 and finite.
+#[doc(alias("iPC", "incremental predictive coding"))]
+pub fn incremental_pc<T: Scalar>(
+    rate: f64,
+    rule: impl Optimizer<T> + 'static,
+) -> Result<Phase<T>, Error> {
+    let step = SynchronousDescent::new(1, StepSize::Fixed(rate))?;
+    Ok(Phase::new(Decoupling::persistent(step), rule))
 }
 
 /// Predictive coding in error coordinates (ePC): the targets start at the forward pass, and make K = `steps`

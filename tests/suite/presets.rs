@@ -58,6 +58,43 @@ fn the_proposal_is_descent_on_both() {
     }
 }
 
+/// Incremental predictive coding: one synchronous step of z on targets that stay, then one of θ at the new z.
+#[test]
+fn incremental_pc_is_one_step_of_each_in_turn() {
+    let mut expected = model(1.5, &noisy());
+    let mut trained = expected.clone();
+    let phase = presets::incremental_pc(0.2, GradientDescent::new(0.1).unwrap()).unwrap();
+    Trainer::new(phase.with_epochs(5))
+        .run(&mut trained)
+        .unwrap();
+    for _ in 0..5 {
+        let gradients = expected.gradients(&Selection::All).unwrap();
+        for t in 1..3 {
+            let z = expected.z(t).unwrap() - 0.2 * &gradients.targets[t - 1];
+            expected.set_targets(t, &Selection::All, &z).unwrap();
+        }
+        let gradients = expected.gradients(&Selection::All).unwrap().parameters;
+        for (t, gradient) in gradients.iter().enumerate() {
+            let old = expected.circuit().parameters(t).iter().zip(gradient);
+            let new: Vec<f64> = old
+                .map(|(old, g)| old - 0.1 * (g / EXAMPLES as f64))
+                .collect();
+            expected.set_parameters(t, &new).unwrap();
+        }
+    }
+    for t in 1..3 {
+        assert!((trained.z(t).unwrap() - expected.z(t).unwrap()).amax() < 1e-14);
+    }
+    for t in 0..3 {
+        let pairs = trained.circuit().parameters(t).iter();
+        for (own, expected) in pairs.zip(expected.circuit().parameters(t)) {
+            assert!((own - expected).abs() < 1e-14, "θ_{t}: {own}, {expected}");
+        }
+    }
+    let error = presets::incremental_pc::<f64>(0.0, Adam::new(0.1).unwrap());
+    assert!(matches!(error, Err(Error::InvalidOption { .. })));
+}
+
 /// Penalty continuation: μ ends where it should, and where it grew a hundredfold the gap is of
 /// order 1/μ, while the composed loss goes on falling.
 #[test]

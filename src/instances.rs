@@ -29,7 +29,9 @@ use crate::target_solver::{
     ErrorDescent, GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent, TargetSolver,
 };
 use crate::theory;
-use crate::training::{Backprop, Decoupling, FixedPrediction, Phase, Session, Trainer, WStep, ZIl};
+use crate::training::{
+    Backprop, Decoupling, FixedPrediction, PcAlm, Phase, Session, Trainer, WStep, ZIl,
+};
 
 /// What is compiled in `f32`.
 pub fn in_f32(data: &DMatrix<f32>) -> Result<(), Error> {
@@ -170,6 +172,7 @@ fn phases<T: Scalar>() -> Result<Vec<Phase<T>>, Error> {
         Phase::new(Backprop, Adam::new(0.1)?),
         Phase::new(FixedPrediction::new(), AdamW::new(Adam::new(0.1)?)),
         Phase::new(ZIl, RmsProp::new(0.1)?),
+        Phase::new(PcAlm::new(1, ErrorDescent::new(1), 1.0)?, Adam::new(0.1)?),
     ];
     let schemes = [
         Decoupling::weights_only(),

@@ -9,6 +9,7 @@
 //! | [`predictive_coding`] | forward pass, K synchronous Z-steps, W-step | Whittington & Bogacz 2017 |
 //! | [`incremental_pc`] | one synchronous Z-step on persistent targets, W-step | Salvatori et al. 2024 |
 //! | [`epc`] | forward pass, K steps of the errors z − ẑ, W-step | Goemaere et al. 2025 |
+//! | [`pc_alm`] | forward pass, K rounds of a Z-step and a multiplier step, W-step | Seely & Gould 2026 |
 //! | [`z_il`] | predictive coding with backprop's gradients | Song et al. 2020 |
 //! | [`fixed_prediction`] | predictions and Jacobians held at the forward pass | Millidge et al. 2022 |
 //!
@@ -19,7 +20,7 @@
 //! use layerwise::prelude::*;
 //!
 //! let (adam, sweep) = (Adam::new(1e-3)?, ReverseSweep::new(3));
-//! let phases: [Phase<f64>; 9] = [
+//! let phases: [Phase<f64>; 10] = [
 //!     presets::proposal(GradientDescent::new(0.1)?.with_momentum(0.9)?, adam).with_epochs(600),
 //!     presets::mac(sweep, adam, 100.0)?.with_epochs(300),
 //!     presets::admm(sweep, adam),
@@ -27,6 +28,7 @@
 //!     presets::predictive_coding(20, 0.1, adam)?,
 //!     presets::incremental_pc(0.1, adam)?,
 //!     presets::epc(5, 0.1, adam)?,
+//!     presets::pc_alm(64, 0.25, adam)?,
 //!     presets::z_il(adam),
 //!     presets::fixed_prediction(adam),
 //! ];
@@ -39,7 +41,7 @@ use crate::kernel::Scalar;
 use crate::optimizer::Optimizer;
 use crate::schedule::Schedule;
 use crate::target_solver::{ErrorDescent, StepSize, SynchronousDescent, TargetSolver};
-use crate::training::{Decoupling, FixedPrediction, Phase, ZIl};
+use crate::training::{Decoupling, FixedPrediction, PcAlm, Phase, ZIl};
 
 /// *Layer-wise Gradient Decoupling* (Mertens Velasquez): joint descent on E(θ, Z). `target_rule`
 /// moves z and `rule` moves θ, both from one evaluation of all layers' independent gradients.
@@ -155,6 +157,24 @@ pub fn epc<T: Scalar>(
 ) -> Result<Phase<T>, Error> {
     let inference = ErrorDescent::new(steps).with_step(StepSize::Fixed(rate))?;
     Ok(Phase::new(Decoupling::refreshed(inference), rule))
+}
+
+/// Predictive coding with an augmented Lagrangian ([`PcAlm`]): from the forward pass, K = `rounds` times one
+/// synchronous gradient step of size `rate` and a dual step with α = 1; then one step of θ, with the
+/// multipliers before the last dual step.
+///
+/// Seely & Gould 2026, who use μ = 1, a rate of 1/4, and 64 rounds for 32 layers.
+///
+/// # Errors
+/// [`Error::InvalidOption`] for no rounds, and unless the rate is above 0 and finite.
+#[doc(alias("PC-ALM", "augmented Lagrangian"))]
+pub fn pc_alm<T: Scalar>(
+    rounds: u64,
+    rate: f64,
+    rule: impl Optimizer<T> + 'static,
+) -> Result<Phase<T>, Error> {
+    let step = SynchronousDescent::new(1, StepSize::Fixed(rate))?;
+    Ok(Phase::new(PcAlm::new(rounds, step, 1.0)?, rule))
 }
 
 /// Inference learning with backprop's gradients: see [`ZIl`]. Song, Lukasiewicz, Xu & Bogacz 2020.

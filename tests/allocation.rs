@@ -33,8 +33,8 @@ use layerwise::target_solver::{
     Convergence, ErrorDescent, GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent,
 };
 use layerwise::training::{
-    Amortized, Backprop, Decoupling, ErrorShare, FixedPrediction, Part, PenaltyGrowth, Phase,
-    Scheme, Targets, Trainer, WStep, ZIl, ZStep,
+    Amortized, Backprop, CreditTiming, Decoupling, ErrorShare, FixedPrediction, Part, PcAlm,
+    PenaltyGrowth, Phase, Scheme, Targets, Trainer, WStep, ZIl, ZStep,
 };
 use layerwise::{Circuit, DecoupledCircuit, Error, Loss, Scalar};
 use nalgebra::DMatrix;
@@ -382,6 +382,11 @@ fn training<T: Bytes>() {
             Decoupling::persistent(solver.with_convergence(ends)),
             decayed(),
         )
+    });
+    phases_on::<T>("rich, PC-ALM", rich_model, || {
+        let step = SynchronousDescent::new(2, StepSize::Fixed(0.1)).unwrap();
+        let scheme = PcAlm::new(3, step, 0.5).unwrap();
+        Phase::new(scheme.with_credit(CreditTiming::AfterDualStep), decayed())
     });
     phases_on::<T>("weighted least squares", weighted_model, || {
         let ridge = LeastSquares::ridge(0.1).unwrap();

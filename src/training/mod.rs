@@ -17,6 +17,7 @@ mod joint;
 mod motion;
 mod observer;
 mod parts;
+mod pc_alm;
 mod penalties;
 mod penalty_growth;
 mod per_example;
@@ -38,6 +39,7 @@ pub use error_share::ErrorShare;
 pub use fixed_prediction::FixedPrediction;
 pub use observer::{Observer, Progress, Saver};
 pub use parts::Part;
+pub use pc_alm::{CreditTiming, PcAlm};
 pub use penalty_growth::PenaltyGrowth;
 pub use phase::Phase;
 pub use report::{

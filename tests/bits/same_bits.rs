@@ -12,8 +12,8 @@ use layerwise::target_solver::{
     ErrorDescent, GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent,
 };
 use layerwise::training::{
-    Amortized, Backprop, Decoupling, ErrorShare, FixedPrediction, Phase, Targets, Trainer, WStep,
-    ZIl, ZStep,
+    Amortized, Backprop, Decoupling, ErrorShare, FixedPrediction, PcAlm, Phase, Targets, Trainer,
+    WStep, ZIl, ZStep,
 };
 use layerwise::{Circuit, DecoupledCircuit, Scalar};
 use nalgebra::DMatrix;
@@ -189,6 +189,10 @@ fn phases<T: Scalar>(dims: &[usize]) -> Vec<(&'static str, Phase<T>)> {
         (
             "errors",
             Phase::new(Decoupling::residual(ErrorDescent::new(2)), rule()),
+        ),
+        (
+            "PC-ALM",
+            Phase::new(PcAlm::new(3, ErrorDescent::new(1), 0.5).unwrap(), rule()),
         ),
         ("Z-IL", Phase::new(ZIl, rule())),
         (

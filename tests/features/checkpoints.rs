@@ -16,9 +16,9 @@ use layerwise::parameter_solver::{LeastSquares, LevenbergMarquardt};
 use layerwise::schedule::Schedule;
 use layerwise::state::State;
 use layerwise::storage::Stored;
-use layerwise::target_solver::{GaussNewton, ReverseSweep};
+use layerwise::target_solver::{ErrorDescent, GaussNewton, ReverseSweep};
 use layerwise::training::{
-    Amortized, Backprop, Decoupling, Event, FixedPrediction, Observer, PenaltyGrowth, Phase,
+    Amortized, Backprop, Decoupling, Event, FixedPrediction, Observer, PcAlm, PenaltyGrowth, Phase,
     Progress, Saver, Scheme, Session, SessionState, StopReason, Stopping, Trainer, Visit, WStep,
     ZIl,
 };
@@ -75,6 +75,7 @@ pub(crate) fn schemes<T: Stored>() -> Vec<Box<dyn Scheme<T>>> {
         Box::new(Decoupling::residual(sweep())),
         Box::new(with(Decoupling::residual(sweep()))),
         Box::new(amortized()),
+        Box::new(PcAlm::new(2, ErrorDescent::new(1), 0.5).unwrap()),
         Box::new(FixedPrediction::new()),
         Box::new(ZIl),
     ]

@@ -31,8 +31,8 @@ use layerwise::target_solver::{
     TargetSolver,
 };
 use layerwise::training::{
-    Backprop, Decoupling, ErrorShare, FixedPrediction, PenaltyGrowth, Phase, Session, Stopping,
-    Targets, Trainer, WStep, ZIl, ZStep,
+    Backprop, CreditTiming, Decoupling, ErrorShare, FixedPrediction, PcAlm, PenaltyGrowth, Phase,
+    Session, Stopping, Targets, Trainer, WStep, ZIl, ZStep,
 };
 use layerwise::{Circuit, DecoupledCircuit, Error, Scalar};
 use nalgebra::DMatrix;
@@ -221,7 +221,7 @@ fn w_solver() -> impl Strategy<Value = WSolver> {
 }
 
 fn plan() -> impl Strategy<Value = Plan> {
-    let scheme = (0_usize..11, z_solver(), 0_usize..6, option());
+    let scheme = (0_usize..12, z_solver(), 0_usize..6, option());
     let w_step = (
         proptest::option::weighted(0.25, w_solver()),
         proptest::option::weighted(0.1, option()),
@@ -625,6 +625,13 @@ impl Plan {
             0 => return self.limited(Phase::with_w_step(Backprop, w_step)?),
             1 => return self.limited(Phase::with_w_step(ZIl, w_step)?),
             2 => return self.limited(Phase::with_w_step(FixedPrediction::new(), w_step)?),
+            11 => {
+                let rate = self.multipliers.unwrap_or(1.0);
+                let scheme = PcAlm::new(self.batch as u64 % 4, solver()?, rate)?;
+                let credit = [CreditTiming::BeforeDualStep, CreditTiming::AfterDualStep];
+                let scheme = scheme.with_credit(credit[self.batch % 2]);
+                return self.limited(Phase::with_w_step(scheme, w_step)?);
+            }
             3 => Decoupling::joint(Adam::new(self.solver.step)?),
             4 => Decoupling::joint(GradientDescent::new(self.solver.step)?.with_momentum(0.5)?),
             5 => Decoupling::persistent(solver()?),

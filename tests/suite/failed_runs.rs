@@ -18,8 +18,8 @@ use layerwise::target_solver::{
     SolveReport, StepSize, SynchronousDescent, TargetProblem, TargetSolver,
 };
 use layerwise::training::{
-    Decoupling, EpochRecord, FixedPrediction, RunError, Scheme, Session, StopReason, Stopping,
-    TrainingReport, Visit, WStep, Warning, ZIl,
+    Decoupling, EpochRecord, FixedPrediction, PcAlm, RunError, Scheme, Session, StopReason,
+    Stopping, TrainingReport, Visit, WStep, Warning, ZIl,
 };
 use layerwise::{Layer, Loss, energy::LocalProblem, energy::LocalWorkspace};
 
@@ -83,6 +83,7 @@ fn schemes<T: Scalar>() -> Vec<Make<T>> {
         || Arc::new(Decoupling::refreshed(ReverseSweep::new(1))),
         || Arc::new(Decoupling::residual(ReverseSweep::new(1))),
         || Arc::new(amortized(&[2, 4, 3, 1])),
+        || Arc::new(PcAlm::new(2, ReverseSweep::new(1), 0.5).unwrap()),
         || Arc::new(Decoupling::joint(GradientDescent::new(0.05).unwrap())),
     ]
 }

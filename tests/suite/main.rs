@@ -47,6 +47,7 @@ mod objectives;
 mod optimizers;
 mod parameter_solvers;
 mod patchwise;
+mod pc_alm;
 mod penalty_growth;
 mod phases;
 mod pinned;

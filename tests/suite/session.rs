@@ -10,9 +10,11 @@ use layerwise::layer::{Activation, Dense};
 use layerwise::optimizer::{Adam, AdamW, GradientDescent, RmsProp};
 use layerwise::parameter_solver::{LeastSquares, LevenbergMarquardt};
 use layerwise::schedule::Schedule;
-use layerwise::target_solver::{GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent};
+use layerwise::target_solver::{
+    ErrorDescent, GaussNewton, RedBlack, ReverseSweep, StepSize, SynchronousDescent,
+};
 use layerwise::training::{
-    Backprop, Decoupling, ErrorShare, Event, FixedPrediction, PenaltyGrowth, Phase, Scheme,
+    Backprop, Decoupling, ErrorShare, Event, FixedPrediction, PcAlm, PenaltyGrowth, Phase, Scheme,
     Session, StopReason, Stopping, Targets, Trainer, TrainingReport, WStep, ZIl, ZStep,
 };
 use layerwise::{Circuit, DecoupledCircuit, Error, Scalar};
@@ -127,6 +129,12 @@ fn schemes() -> Vec<(String, Shared)> {
         ("backprop".into(), Arc::new(Backprop)),
         ("Z-IL".into(), Arc::new(ZIl)),
         ("fixed prediction".into(), Arc::new(FixedPrediction::new())),
+        (
+            "PC-ALM".into(),
+            Arc::new(
+                PcAlm::new(2, ErrorDescent::new(1).with_bound_every(3).unwrap(), 0.5).unwrap(),
+            ),
+        ),
     ];
     for targets in targets {
         for (name, z_step) in &solvers {
@@ -140,7 +148,7 @@ fn schemes() -> Vec<(String, Shared)> {
         }
     }
     // 4 · 8 without the 4 that are refused, and with multipliers without 2 more.
-    assert_eq!(all.len(), 3 + 28 + 26);
+    assert_eq!(all.len(), 4 + 28 + 26);
     all
 }
 

@@ -15,8 +15,8 @@ use layerwise::prelude::*;
 use layerwise::state::State;
 use layerwise::target_solver::{ErrorDescent, GaussNewton, RedBlack, StepSize, SynchronousDescent};
 use layerwise::training::{
-    Decoupling, EpochRecord, FixedPrediction, Scheme, Session, Targets, TrainingReport, WStep,
-    Warning, ZIl, ZStep,
+    Decoupling, EpochRecord, FixedPrediction, PcAlm, Scheme, Session, Targets, TrainingReport,
+    WStep, Warning, ZIl, ZStep,
 };
 use layerwise::{Layer, presets};
 
@@ -144,8 +144,9 @@ fn a_layer_without_parameters_is_not_frozen() {
 }
 
 fn frozen<T: Scalar>(rate: f64) {
-    let schemes: [Arc<dyn Scheme<T>>; 4] = [
+    let schemes: [Arc<dyn Scheme<T>>; 5] = [
         Arc::new(Backprop),
+        Arc::new(PcAlm::new(2, ReverseSweep::new(1), 0.5).unwrap()),
         Arc::new(ZIl),
         Arc::new(Decoupling::refreshed(ReverseSweep::new(1))),
         Arc::new(Decoupling::joint(adam(1e-3))),
@@ -603,11 +604,12 @@ fn losses_that_grow_are_told() {
 }
 
 fn sound<T: Scalar>() {
-    let schemes: [Arc<dyn Scheme<T>>; 9] = [
+    let schemes: [Arc<dyn Scheme<T>>; 10] = [
         Arc::new(Backprop),
         Arc::new(ZIl),
         Arc::new(FixedPrediction::new()),
         Arc::new(Decoupling::refreshed(ErrorDescent::new(2))),
+        Arc::new(PcAlm::new(4, ReverseSweep::new(1), 0.5).unwrap()),
         Arc::new(Decoupling::refreshed(ReverseSweep::new(1))),
         Arc::new(Decoupling::persistent(GaussNewton::new(2, 4))),
         Arc::new(Decoupling::residual(RedBlack::new(2))),

@@ -23,8 +23,8 @@ use layerwise::target_solver::{
     TargetSolver,
 };
 use layerwise::training::{
-    Backprop, Decoupling, ErrorShare, FixedPrediction, PenaltyGrowth, Phase, Scheme, Session,
-    Targets, Trainer, WStep, ZIl, ZStep,
+    Backprop, Decoupling, ErrorShare, FixedPrediction, PcAlm, PenaltyGrowth, Phase, Scheme,
+    Session, Targets, Trainer, WStep, ZIl, ZStep,
 };
 use layerwise::{Circuit, Error, Scalar, theory};
 
@@ -139,6 +139,7 @@ fn schemes<T: Scalar>(dims: &[usize]) -> Vec<AnyScheme<T>> {
         Arc::new(Decoupling::new(Targets::Persistent, ZStep::Along(StepSize::Fixed(0.2))).unwrap()),
         Arc::new(Decoupling::persistent(RedBlack::new(2))),
         Arc::new(Decoupling::persistent(ErrorDescent::new(2))),
+        Arc::new(PcAlm::new(3, ErrorDescent::new(1), 0.5).unwrap()),
         Arc::new(Decoupling::persistent(GaussNewton::new(2, 3))),
         Arc::new(Decoupling::persistent(GaussNewton::direct(2))),
         Arc::new(ZIl),

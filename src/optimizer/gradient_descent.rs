@@ -1,7 +1,7 @@
 //! Gradient descent with momentum.
 
 use super::{Optimizer, Step, parts};
-use crate::check::{below_one, positive, serde_checked};
+use crate::check::{below_one, option, positive, serde_checked};
 use crate::error::Error;
 use crate::kernel::{Scalar, vectorise};
 
@@ -66,6 +66,47 @@ impl GradientDescent {
             ..self
         }
         .checked()
+    }
+
+    /// The heavy ball for a curvature between `smallest` and `largest`, with κ their ratio:
+    ///
+    /// ```math
+    /// η = 4/(√λ_{max} + √λ_{min})²,  β = ((√κ - 1)/(√κ + 1))²
+    /// ```
+    ///
+    /// On a quadratic function with these extreme eigenvalues the error falls by √β per step in the end,
+    /// about 1 − 2/√κ, where the best plain step, 2/(λ_max + λ_min), reaches 1 − 2/κ: the number of steps
+    /// grows with √κ instead of κ. In [`SynchronousDescent::with_rule`] with a step of 1 it moves
+    /// targets; [`curvature_ranges`] measures their λ. A λ_min that is too small only makes it slower,
+    /// but it is unstable for curvatures above λ_max + λ_min. Polyak 1964.
+    ///
+    /// [`SynchronousDescent::with_rule`]: crate::target_solver::SynchronousDescent::with_rule
+    /// [`curvature_ranges`]: crate::theory::curvature_ranges
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] unless `smallest` is above 0 and `largest` finite and at least as large, and if
+    /// β rounds to 1.
+    ///
+    /// # Examples
+    /// ```
+    /// use layerwise::optimizer::GradientDescent;
+    ///
+    /// // κ = 9: η = 4/(3 + 1)² and β = (2/4)².
+    /// let rule = GradientDescent::heavy_ball(1.0, 9.0)?;
+    /// assert_eq!(rule, GradientDescent::new(0.25)?.with_momentum(0.25)?);
+    /// # Ok::<(), layerwise::Error>(())
+    /// ```
+    #[doc(alias = "Polyak")]
+    pub fn heavy_ball(smallest: f64, largest: f64) -> Result<Self, Error> {
+        positive("GradientDescent::heavy_ball's smallest curvature", smallest)?;
+        let fits = largest >= smallest && largest.is_finite();
+        let name = "GradientDescent::heavy_ball's largest curvature";
+        option(name, largest, fits, "finite and at least the smallest")?;
+        // Quotients of roots: the sum of two curvatures may overflow.
+        let (small, large) = (smallest.sqrt(), largest.sqrt());
+        let root = 2.0 / (large + small);
+        let ratio = (large - small) / (large + small);
+        Self::new(root * root)?.with_momentum(ratio * ratio)
     }
 
     fn checked(self) -> Result<Self, Error> {

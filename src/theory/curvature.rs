@@ -1,5 +1,7 @@
 //! Statement 10: E's curvature in z, bounded from above and estimated from below.
 
+use std::ops::Range;
+
 use super::probe::finite;
 use crate::check::at_least_one;
 use crate::decoupled::{DecoupledCircuit, Selection};
@@ -118,6 +120,65 @@ pub fn largest_curvature<T: Scalar>(
     let depth = model.circuit().depth();
     layer.map_or(Ok(()), |t| check_hidden(t, depth))?;
     at_least_one("theory::largest_curvature::iterations", iterations as u64)?;
+    let ranges = ranges(model, selection, layer, iterations as u64, seed)?;
+    Ok(ranges.into_iter().map(|own| own.end).collect())
+}
+
+/// λ_min and λ_max of the Gauss-Newton matrix of E in z = (z_1, …, z_{T−1}), at the model's targets, as
+/// `start` and `end` of a range for each selected example: what the momentum of
+/// [`GradientDescent::heavy_ball`](crate::optimizer::GradientDescent::heavy_ball) follows from.
+///
+/// The estimates are those of [`largest_curvature`]: Ritz values, so that λ_min is at most `start` and
+/// λ_max at least `end`, up to rounding. As many iterations as z has numbers give the eigenvalues
+/// themselves. λ_min takes many more iterations than λ_max: with too few `start` is too large, and
+/// momentum set by it too small. Both are 0 if T = 1. Lanczos 1950.
+///
+/// # Errors
+/// As [`largest_curvature`].
+///
+/// # Examples
+/// ```
+/// use layerwise::optimizer::GradientDescent;
+/// use layerwise::prelude::*;
+/// use layerwise::target_solver::SynchronousDescent;
+/// use layerwise::theory;
+///
+/// let circuit = Circuit::<f64>::builder()
+///     .layer(Dense::new(2, 3, Activation::Tanh)?)
+///     .layer(Dense::new(3, 4, Activation::Tanh)?)
+///     .layer(Dense::new(4, 1, Activation::Identity)?)
+///     .build()?;
+/// let mut model = DecoupledCircuit::new(circuit, Energy::default())?;
+/// let x = DMatrix::from_fn(2, 5, |i, j| ((2 * i + j) as f64).sin());
+/// model.add_examples(&x, &DMatrix::from_element(1, 5, 0.5), &TargetInit::ForwardPass)?;
+///
+/// // One rule for all examples, with a margin for a λ_max that grows: checked, since the matrix is not the Hessian.
+/// let ranges = theory::curvature_ranges(&model, &Selection::All, 7, 0)?;
+/// let least = ranges.iter().fold(f64::INFINITY, |least, own| least.min(own.start));
+/// let most = ranges.iter().fold(0.0_f64, |most, own| most.max(own.end));
+/// let rule = GradientDescent::heavy_ball(least, 1.1 * most)?;
+/// let solver = SynchronousDescent::new(50, StepSize::Checked(1.0))?.with_rule(rule);
+/// model.solve_targets(&solver, &Selection::All)?;
+/// # Ok::<(), Error>(())
+/// ```
+pub fn curvature_ranges<T: Scalar>(
+    model: &DecoupledCircuit<T>,
+    selection: &Selection<'_>,
+    iterations: usize,
+    seed: u64,
+) -> Result<Vec<Range<f64>>, Error> {
+    at_least_one("theory::curvature_ranges::iterations", iterations as u64)?;
+    ranges(model, selection, None, iterations as u64, seed)
+}
+
+/// The extreme Ritz values of every selected example, of the whole matrix or of one layer's block.
+fn ranges<T: Scalar>(
+    model: &DecoupledCircuit<T>,
+    selection: &Selection<'_>,
+    layer: Option<usize>,
+    iterations: u64,
+    seed: u64,
+) -> Result<Vec<Range<f64>>, Error> {
     model.with_problem(selection, "statement 10", |problem| {
         let mut workspace = Workspace::new();
         problem.predict_locally(&mut workspace);
@@ -125,16 +186,18 @@ pub fn largest_curvature<T: Scalar>(
             finite(Quantity::Prediction, t, &local.prediction)?;
         }
         let part = layer.map_or(Part::Whole, |_| Part::Blocks);
-        let iterations = iterations as u64;
         let mut estimates = spectrum(part, iterations, seed, problem);
         let wanted = layer.map_or(0, |t| t - 1);
         if estimates.is_empty() {
-            return Ok(vec![0.0; problem.batch().len()]);
+            return Ok(vec![0.0..0.0; problem.batch().len()]);
         }
-        let estimates = estimates.swap_remove(wanted).into_iter();
-        let estimates: Vec<f64> = estimates.map(|own| own.largest).collect();
-        finite(Quantity::TargetGradient, wanted + 1, &estimates)?;
-        Ok(estimates)
+        let estimates = estimates.swap_remove(wanted);
+        for own in &estimates {
+            let both = [own.smallest, own.largest];
+            finite(Quantity::TargetGradient, wanted + 1, &both)?;
+        }
+        let estimates = estimates.into_iter();
+        Ok(estimates.map(|own| own.smallest..own.largest).collect())
     })?
 }
 

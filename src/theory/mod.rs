@@ -16,7 +16,7 @@
 //! | 7 | unit steps give backprop layer by layer | [`z_il_gradients`] |
 //! | 8 | fixed predictions give backprop in every layer | [`fixed_prediction_gradients`] |
 //! | 9 | at the fixed point of the multipliers the gradients are backprop's; which rates are stable | [`multiplier_rest`], [`stable_rates`], [`linear_stable_rates`] |
-//! | 10 | gradient steps are stable below 2/λ_max | [`curvature_bounds`], [`largest_curvature`] |
+//! | 10 | gradient steps are stable below 2/λ_max | [`curvature_bounds`], [`largest_curvature`], [`curvature_ranges`] |
 //! | 11 | an example's targets move in the same way in every batch | [`batch_dependent_example`] |
 //! | 12 | a local problem does not depend on other layers | [`layers_changed_by`] |
 //!
@@ -81,7 +81,7 @@ mod rates;
 mod reach;
 mod stationarity;
 
-pub use curvature::{CurvatureBounds, curvature_bounds, largest_curvature};
+pub use curvature::{CurvatureBounds, curvature_bounds, curvature_ranges, largest_curvature};
 pub use exact_gradients::{fixed_prediction_gradients, z_il_gradients};
 pub use expansion::expanded_minimum;
 pub use forward_pass::{ForwardPassDeviations, forward_pass_deviations};

@@ -31,6 +31,7 @@ mod floors;
 mod folds;
 mod gauss_newton;
 mod grid;
+mod heavy_ball;
 mod inference;
 mod initializers;
 mod joint_descent;

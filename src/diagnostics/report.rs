@@ -14,8 +14,8 @@ use crate::kernel::Scalar;
 /// defined.
 ///
 /// `Display` prints a table with one line per layer and one line for the whole circuit. A last line
-/// has the composed loss, the accuracy and the number of examples; before it comes one with the share of
-/// the error, if it was requested. With the feature `serde` the
+/// has the composed loss, the accuracy and the number of examples. Before it come the cosines of the quarters,
+/// if these are not single layers, one with f̄, and one with the share of the error, if it was requested. With the feature `serde` the
 /// report can be serialised.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -39,6 +39,23 @@ pub struct DiagnosticReport<T> {
     pub gap: T,
     /// Gradients of all θ_t together.
     pub parameters: GradientDiagnostics<T>,
+    /// Gradients of θ by quarters of the layers, from the input to the output; fewer parts in a circuit of
+    /// fewer layers. The cosine of all θ_t together hides the input side, whose gradients are small and
+    /// agree with backprop's last.
+    pub quarters: Vec<GradientDiagnostics<T>>,
+    /// f̄, the share of the way from the plain forward pass to the equilibrium of a Z-step that the targets
+    /// have gone, weighted by backprop's errors δ_t = ∂L/∂z_t:
+    ///
+    /// ```math
+    /// f̄ = 1 - (∑_t ⟨δ_t, ∂E/∂c_t⟩/μ_t) / (∑_t ‖δ_t‖²/μ_t)
+    /// ```
+    ///
+    /// with ∂E/∂c_t at the targets, c_t = z_t − ẑ_t, where later c stay and later z follow
+    /// ([`ErrorDescent`](crate::target_solver::ErrorDescent)). It is 0 at the forward pass, where these
+    /// gradients are the δ_t and a first step's gradients in θ are backprop's to first order, and 1 where
+    /// E is stationary in z. Sums are over the examples, with their weights. `None` without backprop, or if
+    /// no error reaches a hidden layer.
+    pub relaxation: Option<f64>,
     /// (Σᵢ Σ_t ‖∂E/∂z_tⁱ‖² / wᵢ² / n)^½.
     pub target_gradient: T,
     /// For the whole Gauss-Newton matrix in z; its bound is block Gershgorin's.
@@ -198,6 +215,22 @@ impl<T: Scalar> fmt::Display for DiagnosticReport<T> {
         let (energy, gap, gradient) = (self.energy, self.gap, self.target_gradient);
         let numbers = [Some(energy), Some(gap), Some(gradient), None];
         line(f, "all", &self.parameters, numbers, self.curvature)?;
+        if self.layers.len() > self.quarters.len() {
+            let cosine = |own: &GradientDiagnostics<T>| match own.cosine {
+                Some(cosine) => format!("{:.4}", cosine.as_f64()),
+                None => "-".to_owned(),
+            };
+            let cosines: Vec<String> = self.quarters.iter().map(cosine).collect();
+            let cosines = cosines.join(", ");
+            writeln!(
+                f,
+                "cos BP by quarters of the layers, input first: {cosines}"
+            )?;
+        }
+        if let Some(relaxation) = self.relaxation {
+            let way = "of the way from the forward pass to the equilibrium of a Z-step";
+            writeln!(f, "targets: {:.1} % {way}", 100.0 * relaxation)?;
+        }
         if let Some(share) = self.error_share {
             let [output, hidden] = [share.output, share.hidden].map(|share| 100.0 * share.as_f64());
             write!(

@@ -1,5 +1,7 @@
 //! Sums of the diagnostics over blocks of examples.
 
+use std::ops::Range;
+
 use nalgebra::DMatrix;
 
 use super::product::{Part, Product};
@@ -14,7 +16,7 @@ use crate::data::metrics;
 use crate::energy::{All, Batch, Evaluation, Layers, Problem, Workspace};
 use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, Squares, Sum, add_to_pairs, larger, norm};
-use crate::target_solver::{Curvature, Kept, SurvivingError};
+use crate::target_solver::{Curvature, Kept, Relaxation, Relaxed, SurvivingError};
 
 /// The sums over the blocks of examples seen so far.
 pub(super) struct Sums<T> {
@@ -32,6 +34,9 @@ pub(super) struct Sums<T> {
     hidden: Vec<Hidden>,
     /// Of the whole matrix.
     whole: Curvatures,
+    relaxation: Relaxation<T>,
+    /// `None` after a gradient that overflowed.
+    relaxed: Option<Relaxed>,
     surviving: SurvivingError<T>,
     /// Of the output error and of backprop's errors; `None` after a product that overflowed.
     kept: Option<[Kept; 2]>,
@@ -98,6 +103,8 @@ impl<T: Scalar> Sums<T> {
             backprop: (0..depth).map(zeros).collect(),
             hidden: vec![hidden; depth - 1],
             whole: Curvatures::NONE,
+            relaxation: Relaxation::default(),
+            relaxed: Some(Relaxed::none()),
             surviving: SurvivingError::default(),
             kept: Some([Kept::none(); 2]),
         }
@@ -145,6 +152,11 @@ impl<T: Scalar> Sums<T> {
         if options.leaves_out_backprop {
             problem.forward_pass(workspace);
         } else {
+            let own = self.relaxation.of(problem, workspace).ok();
+            self.relaxed = self.relaxed.take().zip(own).map(|(mut all, own)| {
+                all.add_all(own);
+                all
+            });
             let composed = problem.backprop(workspace);
             for (t, sum) in self.backprop.iter_mut().enumerate() {
                 add_to_pairs(sum, composed.parameter_gradient(t));
@@ -277,6 +289,13 @@ impl<T: Scalar> Sums<T> {
             },
             gap: over_layers(|own| own.gap),
             parameters: compare(&self.gradients, backprop),
+            quarters: quarters(self.gradients.len())
+                .map(|own| compare(&self.gradients[own.clone()], backprop.map(|all| &all[own])))
+                .collect(),
+            relaxation: (!options.leaves_out_backprop)
+                .then_some(self.relaxed)
+                .flatten()
+                .and_then(Relaxed::share),
             target_gradient: over_layers(|own| own.gradient),
             // A circuit of one layer has no auxiliary targets.
             curvature: curvature(self.whole, whole).filter(|_| !self.hidden.is_empty()),
@@ -286,6 +305,12 @@ impl<T: Scalar> Sums<T> {
             }),
         }
     }
+}
+
+/// At most four runs of consecutive layers, equal up to one layer.
+fn quarters(depth: usize) -> impl Iterator<Item = Range<usize>> {
+    let parts = depth.min(4);
+    (0..parts).map(move |q| q * depth / parts..(q + 1) * depth / parts)
 }
 
 /// The numbers that pairs round to.

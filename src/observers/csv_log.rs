@@ -12,7 +12,7 @@ use crate::training::{EpochRecord, Event, Observer, Progress};
 /// Writes a line of comma-separated values after every epoch.
 ///
 /// The columns, named in the first line, are fields of [`EpochRecord`]: `phase`, `epoch`, `steps`,
-/// `objective`, `composed_loss`, `validation_loss`, `metric`, `gap`, `gap_before`, `gap_after` and
+/// `objective`, `composed_loss`, `validation_loss`, `metric`, `gap`, `gap_before`, `gap_after`, `relaxation` and
 /// `factor`; then `seconds`, the wall-clock time since this session began, and `run`, the name of
 /// [`CsvLog::with_run`]. A value that was not measured is empty, and ∞ is `inf`. The log of a resumed
 /// run begins with the epochs in its history, without their seconds, so the file is whole again.
@@ -47,7 +47,7 @@ pub struct CsvLog {
 }
 
 const HEADER: &str = "phase,epoch,steps,objective,composed_loss,validation_loss,metric,gap,\
-                      gap_before,gap_after,factor,seconds,run\n";
+                      gap_before,gap_after,relaxation,factor,seconds,run\n";
 
 impl CsvLog {
     /// A log in a new file, in place of an old one.
@@ -98,6 +98,7 @@ fn line<T: Scalar>(record: &EpochRecord<T>, seconds: Option<f64>, run: &str, lin
     for gap in [record.gap, record.gap_before, record.gap_after] {
         cell(gap, lines);
     }
+    cell(record.relaxation, lines);
     cell(Some(record.factor), lines);
     cell(seconds.map(|seconds| format!("{seconds:.3}")), lines);
     lines.push_str(run);

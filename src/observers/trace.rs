@@ -55,6 +55,7 @@ impl<T: Scalar> Observer<T> for Trace {
                     gap = number(own.gap),
                     gap_before = number(own.gap_before),
                     gap_after = number(own.gap_after),
+                    relaxation = own.relaxation,
                     factor = own.factor,
                     "epoch"
                 );

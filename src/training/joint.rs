@@ -42,6 +42,7 @@ pub(super) fn visit<T: Scalar>(
     visit: &mut Visit<'_, T>,
 ) -> Result<T, Error> {
     let columns = visit.columns;
+    visit.record_relaxation();
     // Even if the visit fails: the predictions' memory is passed from layer to layer.
     visit.forget();
     let (numbers, (scratch, boundaries)) = state.split::<(Vec<Hidden<T>>, Boundaries<T>)>();

@@ -152,6 +152,7 @@ impl<T: Scalar> Scheme<T> for PcAlm<T> {
         }
         visit.record_gap_before(0.0);
         visit.record_motion(tried);
+        visit.record_relaxation();
         let mut evaluated = visit.evaluate()?;
         evaluated.record_gap_after();
         let energy = evaluated.step()?;

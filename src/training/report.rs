@@ -344,6 +344,12 @@ pub struct EpochRecord<T> {
     /// The same gap after each visit's Z-step, before θ moved; `None` without a solver.
     #[cfg_attr(feature = "serde", serde(with = "crate::readable::optional"))]
     pub gap_after: Option<T>,
+    /// f̄, the share of the way from the forward pass to the equilibrium of a Z-step that the targets had
+    /// gone where θ's gradients were computed, in the first visit of the epoch
+    /// ([`DiagnosticReport::relaxation`](crate::diagnostics::DiagnosticReport::relaxation)). `None` unless
+    /// [`Trainer::measure_relaxation`](crate::training::Trainer::measure_relaxation) asks for it, for schemes
+    /// that do not record it, or if it is not defined.
+    pub relaxation: Option<f64>,
     /// Report of the target solver, summed over the epoch's visits (an example counts once per
     /// visit); `None` for schemes that do not report it.
     pub solved: Option<SolveReport>,

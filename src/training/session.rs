@@ -27,7 +27,7 @@ use crate::error::{Error, Quantity};
 use crate::init::{Purpose, generator};
 use crate::kernel::{Activation, Execution, Scalar, Squares, quick_norm};
 use crate::state::State;
-use crate::target_solver::{Predictions, SurvivingError};
+use crate::target_solver::{Predictions, Relaxation, Relaxed, SurvivingError};
 
 /// A training run that can be advanced by one visit, one epoch, one phase, or to the end.
 ///
@@ -187,6 +187,7 @@ struct Memory<T> {
     penalties: Vec<T>,
     /// If μ is set by the share of the error.
     surviving: SurvivingError<T>,
+    relaxation: Relaxation<T>,
     /// Squared, by hidden layer, if μ grows.
     gaps: Vec<Squares>,
     multipliers: Vec<Vec<T>>,
@@ -281,6 +282,7 @@ impl<T: Scalar> Session<T> {
                 working: Working::new(depth),
                 penalties: Vec::new(),
                 surviving: SurvivingError::default(),
+                relaxation: Relaxation::default(),
                 gaps: Vec::with_capacity(depth - 1),
                 multipliers: vec![Vec::new(); depth - 1],
                 steps: (0..depth).map(|_| LayerStep::new()).collect(),
@@ -819,6 +821,10 @@ impl<T: Scalar> Session<T> {
         let mut draft = Draft::new(epoch.examples + columns.len() == n);
         let before = w_state.steps;
         let mut statistics = epoch.statistics.clone();
+        let every = trainer.measure_every;
+        let measures = trainer.measures_relaxation && every != 0;
+        let measures = measures && state.epoch.is_multiple_of(every);
+        let relaxation = measures.then_some(&mut memory.relaxation);
         let mut visit = Visit {
             circuit,
             terms,
@@ -835,6 +841,7 @@ impl<T: Scalar> Session<T> {
             draft: &mut draft,
             frozen: &memory.frozen,
             statistics: &mut statistics,
+            relaxation,
             factor,
             number,
         };
@@ -1000,6 +1007,7 @@ impl<T: Scalar> Session<T> {
             gap: measured.gap,
             gap_before: mean_root(epoch.statistics.gap_before),
             gap_after: mean_root(epoch.statistics.gap_after),
+            relaxation: epoch.statistics.relaxed.and_then(Relaxed::share),
             solved: epoch.statistics.solved,
             factor: epoch.factor,
             warnings: told,

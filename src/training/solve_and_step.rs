@@ -41,6 +41,7 @@ pub(super) fn solve_and_step<T: Scalar>(
         visit.record_motion(tried);
         visit.record_solve(report);
     }
+    visit.record_relaxation();
     let mut evaluated = visit.evaluate()?;
     evaluated.record_gap_after();
     if let Some((size, start)) = start {

@@ -51,6 +51,7 @@ pub struct Trainer<T: Scalar> {
     pub(super) threads: usize,
     pub(super) execution: Execution,
     pub(super) measure_every: u64,
+    pub(super) measures_relaxation: bool,
     pub(super) history_every: u64,
     pub(super) validation: Option<Arc<(DMatrix<T>, DMatrix<T>)>>,
     pub(super) metric: Option<Metric<T>>,
@@ -67,6 +68,7 @@ impl<T: Scalar> Trainer<T> {
             threads: 1,
             execution: Execution::Automatic,
             measure_every: 1,
+            measures_relaxation: false,
             history_every: 1,
             validation: None,
             metric: None,
@@ -115,6 +117,15 @@ impl<T: Scalar> Trainer<T> {
     /// measures its loss after every epoch).
     pub fn with_measure_every(mut self, epochs: u64) -> Self {
         self.measure_every = epochs;
+        self
+    }
+
+    /// Measures f̄, how far the first visit's targets have gone from the forward pass to the equilibrium of
+    /// a Z-step ([`EpochRecord::relaxation`](crate::training::EpochRecord::relaxation)), in every epoch that is
+    /// measured. This costs that visit about as much as a step of backprop.
+    #[doc(alias("regime", "f̄"))]
+    pub fn measure_relaxation(mut self) -> Self {
+        self.measures_relaxation = true;
         self
     }
 

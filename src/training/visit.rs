@@ -10,7 +10,9 @@ use crate::energy::{Batch, BatchMut, Layers, Problem, Terms, Workspace, check_mu
 use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, Squares};
 use crate::schedule::Schedule;
-use crate::target_solver::{Predictions, SolveReport, TargetProblem, size_of_block};
+use crate::target_solver::{
+    Predictions, Relaxation, Relaxed, SolveReport, TargetProblem, size_of_block,
+};
 
 /// Totals over the visits of an epoch.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -24,6 +26,8 @@ pub(super) struct Statistics {
     /// Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖² before and after the visits moved targets.
     pub(super) gap_before: Option<Squares>,
     pub(super) gap_after: Option<Squares>,
+    /// f̄ in the first visit that measured it.
+    pub(super) relaxed: Option<Relaxed>,
     pub(super) solved: Option<SolveReport>,
     /// Whether a visit undid every step of its targets, and whether the first visit raised E
     /// tenfold.
@@ -79,6 +83,8 @@ pub struct Visit<'a, T: Scalar> {
     /// Which layers need no gradient in θ_t.
     pub(super) frozen: &'a [bool],
     pub(super) statistics: &'a mut Statistics,
+    /// If f̄ is to be measured.
+    pub(super) relaxation: Option<&'a mut Relaxation<T>>,
     pub(super) factor: f64,
     /// The number of the visit in its phase, from 0, and the phase's maximum number of visits.
     pub(super) number: (u64, u64),
@@ -252,6 +258,20 @@ impl<'a, T: Scalar> Visit<'a, T> {
     pub fn record_gap_before(&mut self, gap: f64) {
         let before = &mut self.statistics.gap_before;
         before.get_or_insert(Squares::zero()).add(gap);
+    }
+
+    /// Records f̄ at the present targets, if the trainer measures it
+    /// ([`Trainer::measure_relaxation`](crate::training::Trainer::measure_relaxation)) and no visit of the
+    /// epoch has recorded it; otherwise does nothing. Call it where θ's gradients are about to be computed.
+    pub fn record_relaxation(&mut self) {
+        let first = self.statistics.relaxed.is_none();
+        let problem = problem!(self);
+        if let Some(relaxation) = self.relaxation.as_mut().filter(|_| first) {
+            // Not part of the step: where it overflows, it is unknown, but the step may be sound.
+            let relaxed = relaxation.of(problem, self.workspace);
+            self.statistics.relaxed = Some(relaxed.unwrap_or(Relaxed::none()));
+            self.predictions = Predictions::None;
+        }
     }
 
     /// Like [`Visit::record_gap_before`], for the gap after this visit's Z-step.

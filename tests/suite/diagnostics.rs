@@ -13,9 +13,13 @@ use layerwise::loss::{
     Huber, Poisson, SoftmaxCrossEntropy, SquaredError, SumOverPositions, WeightedSquaredError,
 };
 use layerwise::nalgebra::{DMatrix, DVector};
+use layerwise::optimizer::{Adam, GradientDescent};
 use layerwise::rand::rngs::ChaCha8Rng;
 use layerwise::rand::{RngExt, SeedableRng};
 use layerwise::regularizer::Regularizer;
+use layerwise::target_solver::{ErrorDescent, ReverseSweep, StepSize};
+use layerwise::theory;
+use layerwise::training::{Backprop, Decoupling, Phase, Scheme, Trainer};
 use layerwise::{Circuit, DecoupledCircuit, Error, Scalar};
 
 /// λ₂ of R and of S.
@@ -113,6 +117,9 @@ struct Numbers {
     staleness: Vec<f64>,
     blocks: Vec<Eigenvalues>,
     whole: Eigenvalues,
+    /// Σ⟨δ_t, ∂E/∂c_t⟩/μ_t and Σ‖δ_t‖²/μ_t.
+    left: f64,
+    errors: f64,
 }
 
 /// λ_max, λ_min and 1/κ: the extremes over the examples.
@@ -319,6 +326,22 @@ impl Plain {
             + self.jacobian(t, &above).transpose() * g
     }
 
+    /// ∂E/∂c_1, …, ∂E/∂c_{T−1} of one example, without its weight: by ∂E/∂z and the chain.
+    fn error_gradients(&self, i: usize) -> Vec<DVector<f64>> {
+        let depth = self.depth();
+        let mut all: Vec<DVector<f64>> = Vec::new();
+        for t in (1..depth).rev() {
+            let mut own = self.target_gradient(i, t);
+            if let Some(above) = all.last() {
+                let prediction = self.layer(t, &self.z[t].column(i).into_owned());
+                own += self.jacobian(t, &prediction).transpose() * above;
+            }
+            all.push(own);
+        }
+        all.reverse();
+        all
+    }
+
     fn numbers(&self) -> Numbers {
         let (depth, n) = (self.depth(), self.z[0].ncols());
         let zeros = |t: usize| DVector::zeros(self.weights[t].len() + self.biases[t].len());
@@ -333,6 +356,8 @@ impl Plain {
             staleness: vec![0.0; depth - 1],
             blocks: vec![Eigenvalues::NONE; depth - 1],
             whole: Eigenvalues::NONE,
+            left: 0.0,
+            errors: 0.0,
         };
         for i in 0..n {
             let weight = self.example_weights[i];
@@ -372,6 +397,11 @@ impl Plain {
                 let own = self.outer(t, &h[t], &h[t + 1], &delta) + self.r * self.decayed(t);
                 numbers.backprop[t] += weight * own;
                 delta = self.jacobian(t, &h[t + 1]).transpose() * delta;
+                if t > 0 {
+                    let gradient = &self.error_gradients(i)[t - 1];
+                    numbers.left += weight * delta.dot(gradient) / self.mu[t - 1];
+                    numbers.errors += weight * delta.norm_squared() / self.mu[t - 1];
+                }
             }
         }
         for squares in [
@@ -408,6 +438,10 @@ fn deviations<T: Scalar>(report: &DiagnosticReport<T>, plain: &Numbers) -> (f64,
         (T::of(report.accuracy.unwrap()), plain.accuracy),
         (report.gap, root(&plain.gaps)),
         (report.target_gradient, root(&plain.target_gradients)),
+        (
+            T::of(report.relaxation.unwrap()),
+            1.0 - plain.left / plain.errors,
+        ),
     ];
     let spectrum = |own: Option<CurvatureDiagnostics<T>>, plain: Eigenvalues| {
         let own = own.unwrap();
@@ -424,11 +458,21 @@ fn deviations<T: Scalar>(report: &DiagnosticReport<T>, plain: &Numbers) -> (f64,
     };
     let depth = report.layers.len();
     assert_eq!(depth, plain.energies.len());
-    for t in 0..=depth {
-        let (found, parts) = match report.layers.get(t) {
-            Some(layer) => (layer.parameters, t..t + 1),
-            None => (report.parameters, 0..depth),
-        };
+    let layers = report.layers.iter().map(|own| own.parameters).zip(1..);
+    let mut parts: Vec<_> = layers.map(|(own, t)| (own, t - 1..t)).collect();
+    parts.push((report.parameters, 0..depth));
+    let bounds: &[usize] = match depth {
+        2 => &[0, 1, 2],
+        3 => &[0, 1, 2, 3],
+        4 => &[0, 1, 2, 3, 4],
+        5 => &[0, 1, 2, 3, 5],
+        9 => &[0, 2, 4, 6, 9],
+        _ => panic!("a circuit of {depth} layers"),
+    };
+    assert_eq!(report.quarters.len(), bounds.len() - 1);
+    let quarters = report.quarters.iter().zip(bounds.windows(2));
+    parts.extend(quarters.map(|(own, bounds)| (*own, bounds[0]..bounds[1])));
+    for (found, parts) in parts {
         let own = join(&plain.gradients[parts.clone()]);
         let backprop = join(&plain.backprop[parts]);
         let cosine = own.dot(&backprop) / (own.norm() * backprop.norm());
@@ -457,12 +501,13 @@ fn deviations<T: Scalar>(report: &DiagnosticReport<T>, plain: &Numbers) -> (f64,
 }
 
 /// Widths, examples and output of the random circuits.
-const CASES: [(u64, &[usize], usize, bool); 5] = [
+const CASES: [(u64, &[usize], usize, bool); 6] = [
     (1, &[3, 5, 4, 3], 6, false),
     (2, &[2, 7, 2], 5, false),
     (3, &[4, 3, 6, 5, 2], 7, true),
     (4, &[1, 2, 1, 3, 2], 4, true),
     (5, &[5, 1, 4, 6, 3, 3], 9, false),
+    (6, &[3, 2, 4, 2, 3, 2, 3, 4, 2, 3], 4, false),
 ];
 
 /// Everything, with as many iterations as the largest z has units.
@@ -519,6 +564,113 @@ fn a_planted_error_is_caught() {
                 _ => others,
             };
             assert!(caught > 1e-3, "case {seed}, {fault:?}: {caught}");
+        }
+    }
+}
+
+/// 0 at the forward pass, 1 at the equilibrium. Between them, on a linear circuit, what gradient steps in
+/// the errors leave: Σ g_i² (1 − ηλ_i)^K / Σ g_i² by the eigenvalues λ_i of E's Hessian in c.
+#[test]
+fn targets_go_from_the_forward_pass_to_the_equilibrium() {
+    let mut model = linear(&[3, 4, 3, 5, 2], 6);
+    model.set_penalties(&[2.0, 2.0, 2.0]).unwrap();
+    model.initialize_targets(&TargetInit::ForwardPass).unwrap();
+    let of = |model: &DecoupledCircuit<f64>| {
+        let report = model.diagnose(&Diagnostics::new()).unwrap();
+        report.relaxation.unwrap()
+    };
+    assert!(of(&model).abs() < 1e-14);
+    // E = ½μ‖c‖² + ½‖P c + r‖², P = (P_1 P_2 P_3), P_t = W_3 ⋯ W_t and r = ẑ_4 − z_4.
+    let plain = Plain::new(&model, true, Fault::NoRegularizer);
+    let w = &plain.weights;
+    let parts = [&w[3] * &w[2] * &w[1], &w[3] * &w[2], w[3].clone()];
+    let columns: Vec<_> = parts.iter().flat_map(|own| own.column_iter()).collect();
+    let p = DMatrix::from_columns(&columns);
+    let hessian = DMatrix::identity(12, 12) * 2.0 + p.transpose() * &p;
+    let spectrum = hessian.symmetric_eigen();
+    let (rate, steps) = (0.9 / spectrum.eigenvalues.max(), 3);
+    let x = model.z(0).unwrap().into_owned();
+    let residuals = model.predict(&x).unwrap() - model.z(4).unwrap();
+    let (mut left, mut all) = (0.0, 0.0);
+    for (r, weight) in residuals.column_iter().zip(&plain.example_weights) {
+        let g = spectrum.eigenvectors.transpose() * p.transpose() * r;
+        for (g, value) in g.iter().zip(spectrum.eigenvalues.iter()) {
+            left += weight * g * g * (1.0 - rate * value).powi(steps);
+            all += weight * g * g;
+        }
+    }
+    let solver = ErrorDescent::new(steps as u64).with_step(StepSize::Fixed(rate));
+    model
+        .solve_targets(&solver.unwrap(), &Selection::All)
+        .unwrap();
+    let (found, expected) = (of(&model), 1.0 - left / all);
+    assert!((0.2..0.99).contains(&expected), "{expected}");
+    assert!((found - expected).abs() < 1e-12, "{found} for {expected}");
+    let z = theory::linear_minimiser(&model, &Selection::All).unwrap();
+    for (t, z) in (1..).zip(z) {
+        model.set_targets(t, &Selection::All, &z).unwrap();
+    }
+    assert!((of(&model) - 1.0).abs() < 1e-12, "{}", of(&model));
+}
+
+/// In the first visit of every measured epoch, where θ's gradients are computed; the run keeps its bits.
+#[test]
+fn epochs_tell_how_far_targets_have_gone() {
+    let start = model::<f64>(3, &[4, 3, 6, 5, 2], 7, true);
+    let sweep = || {
+        ReverseSweep::new(2)
+            .with_step(StepSize::Checked(0.1))
+            .unwrap()
+    };
+    let descent = || GradientDescent::new(0.05).unwrap();
+    let relaxed = |model: &DecoupledCircuit<f64>| {
+        let report = model.diagnose(&Diagnostics::new()).unwrap();
+        report.relaxation.unwrap()
+    };
+    let mut solved = start.clone();
+    solved.solve_targets(&sweep(), &Selection::All).unwrap();
+    let schemes: [(Box<dyn Scheme<f64>>, Option<f64>); 4] = [
+        (
+            Box::new(Decoupling::persistent(sweep())),
+            Some(relaxed(&solved)),
+        ),
+        (
+            Box::new(Decoupling::joint(descent())),
+            Some(relaxed(&start)),
+        ),
+        (Box::new(Decoupling::weights_only()), Some(relaxed(&start))),
+        (Box::new(Backprop), None),
+    ];
+    for (scheme, expected) in schemes {
+        let phase = Phase::new(scheme, Adam::new(0.01).unwrap()).with_epochs(3);
+        let trainer = Trainer::new(phase).with_measure_every(2);
+        let (mut plain, mut measured) = (start.clone(), start.clone());
+        let report = trainer.run(&mut plain).unwrap();
+        assert!(report.history.iter().all(|own| own.relaxation.is_none()));
+        let report = trainer
+            .clone()
+            .measure_relaxation()
+            .run(&mut measured)
+            .unwrap();
+        let told: Vec<bool> = report
+            .history
+            .iter()
+            .map(|own| own.relaxation.is_some())
+            .collect();
+        assert_eq!(told, [false, expected.is_some(), false]);
+        for t in 0..4 {
+            assert_eq!(
+                plain.circuit().parameters(t),
+                measured.circuit().parameters(t)
+            );
+        }
+        let trainer = trainer.with_measure_every(1).measure_relaxation();
+        let report = trainer.run(&mut start.clone()).unwrap();
+        match (report.history[0].relaxation, expected) {
+            (Some(found), Some(expected)) => {
+                assert!((found - expected).abs() < 1e-12, "{found} for {expected}");
+            }
+            (found, expected) => assert_eq!(found, expected),
         }
     }
 }
@@ -897,11 +1049,13 @@ fn what_is_left_out_or_not_defined_is_none() {
         .unwrap();
     let mut expected = all.clone();
     (expected.accuracy, expected.curvature) = (None, None);
+    expected.relaxation = None;
     for gradients in expected
         .layers
         .iter_mut()
         .map(|layer| &mut layer.parameters)
         .chain([&mut expected.parameters])
+        .chain(&mut expected.quarters)
     {
         (gradients.cosine, gradients.norm_ratio) = (None, None);
     }
@@ -1172,7 +1326,7 @@ fn the_table_has_a_line_a_layer_and_one_for_the_whole() {
     let report = model.diagnose(&everything()).unwrap();
     let table = report.to_string();
     let lines: Vec<&str> = table.lines().collect();
-    assert_eq!(lines.len(), 1 + 3 + 1 + 1, "{table}");
+    assert_eq!(lines.len(), 1 + 3 + 1 + 2, "{table}");
     let width = lines[0].chars().count();
     assert!(lines[..5].iter().all(|line| line.chars().count() == width));
     let cells = |line: usize| lines[line].split_whitespace().collect::<Vec<_>>();
@@ -1203,9 +1357,25 @@ fn the_table_has_a_line_a_layer_and_one_for_the_whole() {
         report.composed_loss,
         report.composed_loss / 6.0
     );
-    assert_eq!(lines[5], last);
+    let way = 100.0 * report.relaxation.unwrap();
+    let way = format!(
+        "targets: {way:.1} % of the way from the forward pass to the equilibrium of a Z-step"
+    );
+    assert_eq!((lines[5], lines[6]), (&way[..], &last[..]));
     let plain = model.diagnose(&Diagnostics::new()).unwrap().to_string();
     assert!(!plain.contains("accuracy"));
+
+    // Where a quarter is not a layer.
+    let deep = self::model::<f64>(6, CASES[5].1, 4, false);
+    let report = deep.diagnose(&Diagnostics::new()).unwrap();
+    let cosines = report.quarters.iter().map(|own| own.cosine.unwrap());
+    let cosines: Vec<String> = cosines.map(|own| format!("{own:.4}")).collect();
+    let line = format!(
+        "cos BP by quarters of the layers, input first: {}",
+        cosines.join(", ")
+    );
+    let table = report.to_string();
+    assert_eq!(table.lines().nth(1 + 9 + 1), Some(&line[..]), "{table}");
 }
 
 /// Totals and norms may overflow where their parts do not; root mean squares, which a report has,

@@ -1,0 +1,108 @@
+//! How far targets are on the way from the forward pass to the equilibrium of a Z-step.
+
+use crate::check::check_computed;
+use crate::energy::{Problem, Workspace, default_fields};
+use crate::error::{Error, Quantity};
+use crate::kernel::{Scalar, Squares, Sum, norm};
+
+/// The share f̄ of the way, weighted by backprop's errors δ_t, and what it compares.
+#[derive(Debug)]
+pub(crate) struct Relaxation<T> {
+    /// ∂E/∂c_t at the targets, by hidden layer.
+    gradients: Vec<Vec<T>>,
+    /// Which layers need no gradient in θ: all.
+    frozen: Vec<bool>,
+}
+
+default_fields!(Relaxation: gradients frozen);
+
+/// f̄ over examples.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub(crate) struct Relaxed {
+    /// Of backprop's errors.
+    all: Squares,
+    /// Σ⟨δ, ∂E/∂c⟩ divided by the sum of these squares; 0 if there are none.
+    left: f64,
+}
+
+impl Relaxed {
+    pub(crate) fn none() -> Self {
+        Self {
+            all: Squares::zero(),
+            left: 0.0,
+        }
+    }
+
+    pub(crate) fn add_all(&mut self, other: Self) {
+        let mut all = self.all;
+        all.add_all(other.all);
+        let part = |own: Self| (own.all.root() / all.root()).powi(2) * own.left;
+        if all.root() > 0.0 {
+            self.left = part(*self) + part(other);
+        }
+        self.all = all;
+    }
+
+    /// f̄; `None` if backprop has no errors in hidden layers.
+    pub(crate) fn share(self) -> Option<f64> {
+        (self.all.root() > 0.0).then_some(1.0 - self.left)
+    }
+}
+
+impl<T: Scalar> Relaxation<T> {
+    /// f̄ of a batch, without its multipliers. Leaves the plain forward pass in the workspace.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`], in step 0, for a gradient that is not finite.
+    pub(crate) fn of(
+        &mut self,
+        problem: Problem<'_, T>,
+        workspace: &mut Workspace<T>,
+    ) -> Result<Relaxed, Error> {
+        let layers = problem.layers;
+        let (depth, dims, batch) = (layers.depth(), layers.dims(), problem.batch);
+        self.frozen.resize(depth, true);
+        let problem = Problem {
+            layers: layers.without_gradients_of(&self.frozen),
+            batch,
+            multipliers: &[],
+        };
+        problem.predict_locally(workspace);
+        for t in (0..depth).rev() {
+            let (here, above) = workspace.locals[t..].split_at_mut(1);
+            let above = above.first().map(|above| &above.d_input[..]);
+            problem.local(t).carry_error(above, t > 0, &mut here[0]);
+        }
+        self.gradients.resize_with(depth - 1, Vec::new);
+        for (t, (own, local)) in (1..).zip(self.gradients.iter_mut().zip(&workspace.locals)) {
+            check_computed(Quantity::TargetGradient, t, 0, &local.d_target)?;
+            own.clone_from(&local.d_target);
+        }
+        problem.backprop(workspace);
+        let mut relaxed = Relaxed::none();
+        for t in 1..depth {
+            let (error, gradient) = (&workspace.locals[t].d_input, &self.gradients[t - 1]);
+            check_computed(Quantity::TargetGradient, t, 0, error)?;
+            let penalty = layers.weight(t - 1).as_f64();
+            let columns = error
+                .chunks_exact(dims[t])
+                .zip(gradient.chunks_exact(dims[t]));
+            for (i, (error, gradient)) in columns.enumerate() {
+                // Both gradients contain the example's weight.
+                let weight = batch.weights().map_or(1.0, |all| all[i].as_f64());
+                let length = norm(error);
+                if weight == 0.0 || length == 0.0 {
+                    continue;
+                }
+                let products = error.iter().zip(gradient);
+                let products = products.map(|(d, g)| d.as_f64() / length * (g.as_f64() / length));
+                let mut own = Relaxed::none();
+                own.all.add(length / (weight * penalty).sqrt());
+                own.left = Sum::of(products);
+                relaxed.add_all(own);
+            }
+        }
+        Ok(relaxed)
+    }
+}

@@ -388,6 +388,10 @@ fn training<T: Bytes>() {
         let scheme = PcAlm::new(3, step, 0.5).unwrap();
         Phase::new(scheme.with_credit(CreditTiming::AfterDualStep), decayed())
     });
+    phases_on::<T>("rich, accelerated PC-ALM", rich_model, || {
+        let scheme = PcAlm::new(5, ReverseSweep::new(1), 0.5).unwrap();
+        Phase::new(scheme.with_acceleration(2).unwrap(), decayed())
+    });
     phases_on::<T>("weighted least squares", weighted_model, || {
         let ridge = LeastSquares::ridge(0.1).unwrap();
         let kept = ridge.with_forgetting_factor(0.5).unwrap();

@@ -9,6 +9,7 @@
 mod accumulation;
 mod along_sweep;
 mod amortized;
+mod anderson;
 mod backprop_scheme;
 mod decoupling;
 mod error_share;

@@ -194,6 +194,16 @@ fn phases<T: Scalar>(dims: &[usize]) -> Vec<(&'static str, Phase<T>)> {
             "PC-ALM",
             Phase::new(PcAlm::new(3, ErrorDescent::new(1), 0.5).unwrap(), rule()),
         ),
+        (
+            "PC-ALM, accelerated",
+            Phase::new(
+                PcAlm::new(4, GaussNewton::direct(1), 1.0)
+                    .unwrap()
+                    .with_acceleration(2)
+                    .unwrap(),
+                rule(),
+            ),
+        ),
         ("Z-IL", Phase::new(ZIl, rule())),
         (
             "fixed prediction",

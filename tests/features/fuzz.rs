@@ -629,7 +629,10 @@ impl Plan {
                 let rate = self.multipliers.unwrap_or(1.0);
                 let scheme = PcAlm::new(self.batch as u64 % 4, solver()?, rate)?;
                 let credit = [CreditTiming::BeforeDualStep, CreditTiming::AfterDualStep];
-                let scheme = scheme.with_credit(credit[self.batch % 2]);
+                let mut scheme = scheme.with_credit(credit[self.batch % 2]);
+                if self.epochs > 1 {
+                    scheme = scheme.with_acceleration(self.rule % 3)?;
+                }
                 return self.limited(Phase::with_w_step(scheme, w_step)?);
             }
             3 => Decoupling::joint(Adam::new(self.solver.step)?),

@@ -140,6 +140,12 @@ fn schemes<T: Scalar>(dims: &[usize]) -> Vec<AnyScheme<T>> {
         Arc::new(Decoupling::persistent(RedBlack::new(2))),
         Arc::new(Decoupling::persistent(ErrorDescent::new(2))),
         Arc::new(PcAlm::new(3, ErrorDescent::new(1), 0.5).unwrap()),
+        Arc::new(
+            PcAlm::new(4, ReverseSweep::new(2), 0.5)
+                .unwrap()
+                .with_acceleration(2)
+                .unwrap(),
+        ),
         Arc::new(Decoupling::persistent(GaussNewton::new(2, 3))),
         Arc::new(Decoupling::persistent(GaussNewton::direct(2))),
         Arc::new(ZIl),

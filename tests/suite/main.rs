@@ -36,6 +36,7 @@ mod inference;
 mod initializers;
 mod joint_descent;
 mod layers;
+mod learned_precision;
 mod least_squares;
 mod levenberg_marquardt;
 mod losses;

@@ -20,6 +20,10 @@ fn blocks(page: &str) -> Vec<(&str, &str)> {
 }
 
 fn main() {
+    println!("cargo::rustc-check-cfg=cfg(optimized)");
+    if env::var("OPT_LEVEL").is_ok_and(|level| level != "0") {
+        println!("cargo::rustc-cfg=optimized");
+    }
     if env::var_os("CARGO_FEATURE_BLAS").is_some() {
         link_blas();
     }

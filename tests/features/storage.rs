@@ -862,6 +862,27 @@ impl Layer<f64> for Told {
     }
 }
 
+/// A builder that builds something else is found out.
+#[test]
+fn a_registry_returns_what_was_described() {
+    let described = Layer::<f64>::description(&Dense::new(2, 3, Activation::Tanh).unwrap());
+    let layers =
+        Registry::<f64>::new().with_layer("Dense", |_, _| Dense::new(3, 2, Activation::Tanh));
+    let losses = Registry::<f64>::new().with_loss("Huber", |_, _| Huber::new(2.0));
+    let errors = [
+        layers.layer(&described.unwrap()).map(drop),
+        losses
+            .loss(&Loss::<f64>::description(&Huber::new(1.0).unwrap()).unwrap())
+            .map(drop),
+    ];
+    for error in errors {
+        assert!(
+            matches!(&error, Err(Error::Description { setting, .. }) if setting == "what was built"),
+            "{error:?}"
+        );
+    }
+}
+
 /// What could not be read again is refused when it is saved, not when it is needed.
 #[test]
 fn what_is_saved_can_be_opened() {

@@ -413,6 +413,12 @@ fn options_without_effect_are_refused() {
         with(sgd().with_decay_factor(bias(), 0.5).unwrap()),
         "optimiser that has none",
     );
+    let plain = AdamW::new(Adam::new(0.1).unwrap()).with_weight_decay(0.0);
+    let plain = WStep::optimizer(plain.unwrap());
+    check(
+        with(plain.with_decay_factor(bias(), 0.5).unwrap()),
+        "optimiser that has none",
+    );
     let both = sgd().with_accumulation(2).unwrap().with_steps(2).unwrap();
     check(with(both), "several parameter steps");
     let both = sgd().with_accumulation(2).unwrap();

@@ -1,6 +1,7 @@
 //! A transposed convolution is the adjoint of a convolution, with a bias and an activation.
 
 use layerwise::Error;
+use layerwise::init::Initializer;
 use layerwise::kernel::Execution;
 use layerwise::layer::{Activation, Conv2d, ConvTranspose2d, Layer, Window2d};
 use layerwise::rand::SeedableRng;
@@ -110,6 +111,17 @@ fn initial_weights_keep_the_size_of_values() {
         let ratio = mean(&found) / mean(&z);
         assert!((0.6..1.3).contains(&ratio), "{window:?}: {ratio}");
     }
+}
+
+#[test]
+fn biases_begin_as_their_initialiser_says() {
+    let layer = ConvTranspose2d::new([2, 3, 4], 5, 2, Activation::Tanh).unwrap();
+    let layer = layer
+        .with_bias(Initializer::Constant { value: 0.25 })
+        .unwrap();
+    let mut parameters = vec![0.0; 5 * 2 * 2 * 2 + 5];
+    layer.initialize(&mut parameters, &mut ChaCha8Rng::seed_from_u64(1));
+    assert_eq!(parameters[40..], [0.25; 5]);
 }
 
 #[test]

@@ -184,6 +184,16 @@ fn bounds_are_exact_for_windows_side_by_side() {
         bound(&GlobalAveragePool::new([2, 9, 9]).unwrap()),
         1.0 / 81.0,
     );
+    // Seven rows of windows but one column: three share a value.
+    let tall = Window2d::new(3).with_stride(1);
+    near(bound(&MaxPool2d::new([1, 9, 3], tall).unwrap()), 3.0);
+    near(bound(&MaxPool2d::new([1, 3, 9], tall).unwrap()), 3.0);
+    // The first windows hang over the edge by one row: 2 · 2 of their values are not padding.
+    let padded = Window2d::new([3, 2])
+        .with_stride([3, 2])
+        .with_padding([1, 0]);
+    let layer = AveragePool2d::new([1, 5, 4], padded).unwrap();
+    near(bound(&layer.excluding_padding()), 1.0 / 4.0);
 }
 
 /// Sums of many terms are rounded: in `f32`, 630 equal shares gave 1 + 8e-6, above the bound.

@@ -1,6 +1,6 @@
 //! How far targets are on the way from the forward pass to the equilibrium of a Z-step.
 
-use crate::check::check_computed;
+use crate::check::{check_computed, finite, not_negative};
 use crate::energy::{Problem, Workspace, default_fields};
 use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, Squares, Sum, norm};
@@ -42,6 +42,12 @@ impl Relaxed {
             self.left = part(*self) + part(other);
         }
         self.all = all;
+    }
+
+    /// Checks numbers that were read.
+    pub(crate) fn check(self) -> Result<(), Error> {
+        not_negative("backprop's errors in the state", self.all.root())?;
+        finite("the relaxation in the state", self.left).map(|_| ())
     }
 
     /// f̄; `None` if backprop has no errors in hidden layers.

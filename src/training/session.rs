@@ -1239,6 +1239,7 @@ impl<T: Scalar> SessionState<T> {
             for squares in gaps {
                 not_negative("a gap in the state", squares.root())?;
             }
+            own.relaxed.map_or(Ok(()), Relaxed::check)?;
             finite("an objective in the state", own.objective)?;
             check_count(
                 "examples visited in the epoch in progress",

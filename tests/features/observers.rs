@@ -47,6 +47,7 @@ fn trainer() -> Trainer<f64> {
     let short = |phase: Phase<f64>| phase.with_epochs(2).with_batch_size(4).unwrap();
     let sweep = ReverseSweep::new(1);
     Trainer::new(short(Phase::new(Decoupling::persistent(sweep), adam())))
+        .measure_relaxation()
         .then(short(Phase::new(Backprop, adam())))
         .with_validation(wave(2, 3), wave(1, 3))
         .with_metric(|y, predictions| Ok(metrics::r_squared(y, predictions)?[0]))
@@ -103,9 +104,14 @@ fn logs_hold_the_history() {
         assert_eq!(cell("gap"), record.gap);
         assert_eq!(cell("gap_before"), record.gap_before);
         assert_eq!(cell("gap_after"), record.gap_after);
+        assert_eq!(cell("relaxation"), record.relaxation);
         assert_eq!(cell("factor"), Some(record.factor));
         assert!(cell("seconds").unwrap() >= 0.0);
-        assert!(record.metric.is_some() && (record.gap.is_some() == (record.phase == 0)));
+        let phase = record.phase == 0;
+        assert!(
+            record.metric.is_some()
+                && (record.gap.is_some(), record.relaxation.is_some()) == (phase, phase)
+        );
     }
     assert_eq!(lines.next(), None);
 
@@ -165,7 +171,7 @@ fn the_log_of_a_resumed_run_is_whole() {
     let timeless = |table: &str| -> Vec<Vec<String>> {
         let cells = |line: &str| line.split(',').map(String::from).collect();
         let mut lines: Vec<Vec<String>> = table.lines().map(cells).collect();
-        lines.iter_mut().for_each(|line| line[11].clear());
+        lines.iter_mut().for_each(|line| line[12].clear());
         lines
     };
     assert_eq!(timeless(&resumed), timeless(&whole.text()));
@@ -175,7 +181,7 @@ fn the_log_of_a_resumed_run_is_whole() {
             .nth(line)
             .unwrap()
             .split(',')
-            .nth(11)
+            .nth(12)
             .unwrap()
             != ""
     };
@@ -259,8 +265,8 @@ fn own_line(csv: bool, line: &str) -> Vec<&str> {
     match csv {
         true => {
             let cells: Vec<&str> = line.split(',').collect();
-            assert_eq!(cells.len(), 13, "{line}");
-            cells[..11].to_vec()
+            assert_eq!(cells.len(), 14, "{line}");
+            cells[..12].to_vec()
         }
         false => vec![line],
     }

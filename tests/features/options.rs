@@ -344,6 +344,7 @@ fn every_type_that_is_read_is_checked() {
         "WState",
         "LayerState",
         "Motion",
+        "Relaxed",
         "Squares",
         "Sum",
     ];

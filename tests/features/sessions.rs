@@ -197,6 +197,7 @@ fn states_that_contradict_themselves_are_refused() {
     // It warns that nothing reaches the first layer.
     let still = Decoupling::refreshed(ReverseSweep::new(0));
     let trainer = Trainer::new(Phase::new(still, adam()).with_epochs(1)).then(phase);
+    let trainer = trainer.measure_relaxation();
     let mut session = Session::new(&trainer, model::<f64>()).unwrap();
     // The first phase, an epoch of four visits, and two visits.
     session.finish_phase().unwrap();
@@ -241,6 +242,11 @@ fn states_that_contradict_themselves_are_refused() {
             "/within/epoch/statistics/gap_after/unit",
             json!(-1.0),
             "a gap",
+        ),
+        (
+            "/within/epoch/statistics/relaxed/all/unit",
+            json!(-1.0),
+            "backprop's errors",
         ),
     ] {
         let Err(error) = resumed(pointer, value.clone()) else {

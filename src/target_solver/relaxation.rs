@@ -87,13 +87,11 @@ impl<T: Scalar> Relaxation<T> {
         }
         problem.backprop(workspace);
         let mut relaxed = Relaxed::none();
-        for t in 1..depth {
+        for (t, &dim) in (1..depth).zip(&dims[1..]) {
             let (error, gradient) = (&workspace.locals[t].d_input, &self.gradients[t - 1]);
             check_computed(Quantity::TargetGradient, t, 0, error)?;
             let penalty = layers.weight(t - 1).as_f64();
-            let columns = error
-                .chunks_exact(dims[t])
-                .zip(gradient.chunks_exact(dims[t]));
+            let columns = error.chunks_exact(dim).zip(gradient.chunks_exact(dim));
             for (i, (error, gradient)) in columns.enumerate() {
                 // Both gradients contain the example's weight.
                 let weight = batch.weights().map_or(1.0, |all| all[i].as_f64());

@@ -14,9 +14,9 @@ use crate::kernel::Scalar;
 /// defined.
 ///
 /// `Display` prints a table with one line per layer and one line for the whole circuit. A last line
-/// has the composed loss, the accuracy and the number of examples. Before it come the cosines of the quarters,
-/// if these are not single layers, one with f̄, and one with the share of the error, if it was requested. With the feature `serde` the
-/// report can be serialised.
+/// has the composed loss, the accuracy and the number of examples. Before it come up to three lines: the cosines of
+/// the quarters, unless these are single layers; f̄, if it is defined; and the share of the error, if it was
+/// requested. With the feature `serde` the report can be serialised.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -53,8 +53,9 @@ pub struct DiagnosticReport<T> {
     /// with ∂E/∂c_t at the targets, c_t = z_t − ẑ_t, where later c stay and later z follow
     /// ([`ErrorDescent`](crate::target_solver::ErrorDescent)). It is 0 at the forward pass, where these
     /// gradients are the δ_t and a first step's gradients in θ are backprop's to first order, and 1 where
-    /// E is stationary in z. Sums are over the examples, with their weights. `None` without backprop, or if
-    /// no error reaches a hidden layer.
+    /// E is stationary in z. (Regularised targets are pulled at the forward pass too: there it is not 0.) Sums are
+    /// over the examples, with their weights, and leave out multipliers. `None` without backprop, if no error
+    /// reaches a hidden layer, or if the errors are so small that the quotient overflows.
     pub relaxation: Option<f64>,
     /// (Σᵢ Σ_t ‖∂E/∂z_tⁱ‖² / wᵢ² / n)^½.
     pub target_gradient: T,

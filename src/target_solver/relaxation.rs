@@ -22,24 +22,24 @@ default_fields!(Relaxation: gradients frozen);
 pub(crate) struct Relaxed {
     /// Of backprop's errors.
     all: Squares,
-    /// Σ⟨δ, ∂E/∂c⟩ divided by the sum of these squares; 0 if there are none.
-    left: f64,
+    /// Σ⟨δ, ∂E/∂c⟩ divided by the root of their sum, and so no larger than the gradients; 0 if there are none.
+    along: f64,
 }
 
 impl Relaxed {
     pub(crate) fn none() -> Self {
         Self {
             all: Squares::zero(),
-            left: 0.0,
+            along: 0.0,
         }
     }
 
     pub(crate) fn add_all(&mut self, other: Self) {
         let mut all = self.all;
         all.add_all(other.all);
-        let part = |own: Self| (own.all.root() / all.root()).powi(2) * own.left;
+        let part = |own: Self| own.all.root() / all.root() * own.along;
         if all.root() > 0.0 {
-            self.left = part(*self) + part(other);
+            self.along = part(*self) + part(other);
         }
         self.all = all;
     }
@@ -47,12 +47,13 @@ impl Relaxed {
     /// Checks numbers that were read.
     pub(crate) fn check(self) -> Result<(), Error> {
         not_negative("backprop's errors in the state", self.all.root())?;
-        finite("the relaxation in the state", self.left).map(|_| ())
+        finite("the relaxation in the state", self.along).map(|_| ())
     }
 
-    /// f̄; `None` if backprop has no errors in hidden layers.
+    /// f̄; `None` if backprop has no errors in hidden layers, or none to speak of beside the gradients.
     pub(crate) fn share(self) -> Option<f64> {
-        (self.all.root() > 0.0).then_some(1.0 - self.left)
+        let share = 1.0 - self.along / self.all.root();
+        share.is_finite().then_some(share)
     }
 }
 
@@ -60,7 +61,7 @@ impl<T: Scalar> Relaxation<T> {
     /// f̄ of a batch, without its multipliers. Leaves the plain forward pass in the workspace.
     ///
     /// # Errors
-    /// [`Error::NonFinite`], in step 0, for a gradient that is not finite.
+    /// [`Error::NonFinite`], in step 0, for a gradient or a sum that is not finite.
     pub(crate) fn of(
         &mut self,
         problem: Problem<'_, T>,
@@ -90,7 +91,7 @@ impl<T: Scalar> Relaxation<T> {
         for (t, &dim) in (1..depth).zip(&dims[1..]) {
             let (error, gradient) = (&workspace.locals[t].d_input, &self.gradients[t - 1]);
             check_computed(Quantity::TargetGradient, t, 0, error)?;
-            let penalty = layers.weight(t - 1).as_f64();
+            let penalty = layers.weight(t - 1).as_f64().sqrt();
             let columns = error.chunks_exact(dim).zip(gradient.chunks_exact(dim));
             for (i, (error, gradient)) in columns.enumerate() {
                 // Both gradients contain the example's weight.
@@ -99,14 +100,16 @@ impl<T: Scalar> Relaxation<T> {
                 if weight == 0.0 || length == 0.0 {
                     continue;
                 }
+                let scale = weight.sqrt() * penalty;
                 let products = error.iter().zip(gradient);
-                let products = products.map(|(d, g)| d.as_f64() / length * (g.as_f64() / length));
+                let products = products.map(|(d, g)| d.as_f64() / length * (g.as_f64() / scale));
                 let mut own = Relaxed::none();
-                own.all.add(length / (weight * penalty).sqrt());
-                own.left = Sum::of(products);
+                own.all.add(length / scale);
+                own.along = Sum::of(products);
                 relaxed.add_all(own);
             }
         }
+        check_computed(Quantity::TargetGradient, depth - 1, 0, &[relaxed.along])?;
         Ok(relaxed)
     }
 }

@@ -348,7 +348,7 @@ pub struct EpochRecord<T> {
     /// gone where θ's gradients were computed, in the first visit of the epoch
     /// ([`DiagnosticReport::relaxation`](crate::diagnostics::DiagnosticReport::relaxation)). `None` unless
     /// [`Trainer::measure_relaxation`](crate::training::Trainer::measure_relaxation) asks for it, for schemes
-    /// that do not record it, or if it is not defined.
+    /// that do not record it, or if it is not defined or overflows.
     pub relaxation: Option<f64>,
     /// Report of the target solver, summed over the epoch's visits (an example counts once per
     /// visit); `None` for schemes that do not report it.

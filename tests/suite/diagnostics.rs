@@ -613,6 +613,50 @@ fn targets_go_from_the_forward_pass_to_the_equilibrium() {
     assert!((of(&model) - 1.0).abs() < 1e-12, "{}", of(&model));
 }
 
+/// Errors, weights and penalties near the limits of the range: an example without errors to speak of leaves f̄ to
+/// the others, and where all errors are that small it is not defined.
+#[test]
+fn how_far_targets_have_gone_does_not_overflow() {
+    let chain = |weights: [f64; 3], y: &[f64]| {
+        let mut builder = Circuit::builder();
+        for _ in 0..3 {
+            let layer = Dense::new(1, 1, Activation::Identity).unwrap();
+            builder = builder.layer(layer.without_bias());
+        }
+        let circuit = builder.build().unwrap();
+        let mut model = DecoupledCircuit::new(circuit, Energy::default()).unwrap();
+        for (t, weight) in weights.into_iter().enumerate() {
+            model.set_parameters(t, &[weight]).unwrap();
+        }
+        let x = DMatrix::from_fn(1, y.len(), |_, i| 0.5 * i as f64);
+        let y = DMatrix::from_row_slice(1, y.len(), y);
+        model
+            .add_examples(&x, &y, &TargetInit::ForwardPass)
+            .unwrap();
+        model
+    };
+    let of =
+        |model: &DecoupledCircuit<f64>| model.diagnose(&Diagnostics::new()).unwrap().relaxation;
+    let far = DMatrix::from_element(1, 1, 1e10);
+    let first = Selection::Columns(0..1);
+    let mut small = chain([1.0; 3], &[1e-300, 2.0]);
+    small.set_targets(1, &first, &far).unwrap();
+    let found = of(&small);
+    assert!(found.is_some_and(|own| own.abs() < 1e-14), "{found:?}");
+    let mut light = chain([1.0; 3], &[1.0, 2.0]);
+    light.set_penalties(&[1e-200; 2]).unwrap();
+    light
+        .set_example_weights(&Selection::All, &[1e-200; 2])
+        .unwrap();
+    let found = of(&light);
+    assert!(found.is_some_and(|own| own.abs() < 1e-14), "{found:?}");
+    let mut vanishing = chain([1.0, 1.0, 1e-310], &[2.0]);
+    for t in [1, 2] {
+        vanishing.set_targets(t, &Selection::All, &far).unwrap();
+    }
+    assert_eq!(of(&vanishing), None);
+}
+
 /// In the first visit of every measured epoch, where θ's gradients are computed; the run keeps its bits.
 #[test]
 fn epochs_tell_how_far_targets_have_gone() {

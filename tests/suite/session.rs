@@ -216,7 +216,8 @@ fn run_of(phase: Phase<f64>) -> Trainer<f64> {
         .with_epochs(1)
         .with_batch_size(6)
         .unwrap();
-    Trainer::new(phase).then(next).with_seed(8)
+    let trainer = Trainer::new(phase).then(next).with_seed(8);
+    trainer.measure_relaxation()
 }
 
 #[test]

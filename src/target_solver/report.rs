@@ -167,6 +167,19 @@ impl SolveReport {
         }
     }
 
+    /// The report of this call and the `next` one on the same examples: they have ended as the last says.
+    pub(crate) fn then(mut self, next: Self) -> Self {
+        let stuck = self.stuck.min(next.stuck);
+        self.add(next);
+        Self {
+            at_rest: next.at_rest,
+            stagnated: next.stagnated,
+            limited: next.limited,
+            stuck,
+            ..self
+        }
+    }
+
     /// Adds the report of another call.
     pub(crate) fn add(&mut self, other: Self) {
         // The counts may come from a damaged state.

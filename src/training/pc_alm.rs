@@ -15,7 +15,7 @@ use crate::energy::{Ask, default_fields};
 use crate::error::Error;
 use crate::kernel::{Scalar, add_to, scale};
 use crate::state::State;
-use crate::target_solver::TargetSolver;
+use crate::target_solver::{SolveReport, TargetSolver};
 
 /// With which multipliers [`PcAlm`] takes θ's gradient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -36,12 +36,12 @@ pub enum CreditTiming {
 /// λ_t ← λ_t + α μ_t (z_t - ẑ_t)
 /// ```
 ///
-/// with θ fixed, and ẑ at the new z. Then θ makes the step of the W-step on the same function. So the
+/// with θ fixed, and ẑ at the new z. Then the W-step moves θ on the same function. So the
 /// multipliers carry backprop's errors within one visit, where those of
 /// [`Decoupling::with_multipliers`](super::Decoupling::with_multipliers) do so over many: nothing is kept per
 /// example. At a fixed point of the rounds z = ẑ, and θ's gradients are backprop's for any μ > 0.
 /// [`stable_rates`](crate::theory::stable_rates) says which α get there in a linear circuit; with nonlinear
-/// layers a small μ may fail to. With one synchronous step in each round, K rounds give gradients to the
+/// layers the rounds may not converge if μ is small. With one synchronous step in each round, K rounds give gradients to the
 /// last K + 1 layers only.
 ///
 /// Seely & Gould 2026 (arXiv 2605.31022), whose settings [`presets::pc_alm`](crate::presets::pc_alm) has. Their
@@ -188,7 +188,7 @@ impl<T: Scalar> Scheme<T> for PcAlm<T> {
         visit.fill_multipliers(|t, own| own.resize(dims[t] * n, T::zero()));
         let looks = visit.is_first_of_epoch();
         visit.watch_targets(looks);
-        let mut tried = false;
+        let (mut tried, mut whole) = (false, None::<SolveReport>);
         for round in 1..=self.rounds {
             let mut problem = visit.target_problem();
             // Later rounds change E by their multipliers.
@@ -200,13 +200,16 @@ impl<T: Scalar> Scheme<T> for PcAlm<T> {
                 visit.record_rise(size, start, energy);
             }
             tried |= report.steps > 0 && report.at_rest < n && report.stuck < n;
-            visit.record_solve(report);
+            whole = Some(whole.map_or(report, |whole| whole.then(report)));
             if round < self.rounds || self.credit == CreditTiming::AfterDualStep {
                 self.step_multipliers(memory, visit);
             }
         }
         visit.record_gap_before(0.0);
         visit.record_motion(tried);
+        if let Some(report) = whole {
+            visit.record_solve(report);
+        }
         visit.record_relaxation();
         let mut evaluated = visit.evaluate()?;
         evaluated.record_gap_after();

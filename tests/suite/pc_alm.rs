@@ -284,6 +284,33 @@ fn diverging_multipliers_end_the_run() {
     assert_eq!(trained.circuit().parameters(0), before);
 }
 
+/// The report of a visit counts the work of all rounds, and an example once. Rounds that begin at rest are no
+/// visit whose steps were all undone.
+#[test]
+fn a_visit_has_one_report() {
+    let step = SynchronousDescent::new(3, StepSize::Fixed(0.1)).unwrap();
+    let ends = Convergence::NEVER.with_tolerance(1e-12).unwrap();
+    let newton = GaussNewton::direct(2).with_convergence(ends);
+    let schemes = [
+        PcAlm::new(4, step, 1.0).unwrap(),
+        PcAlm::new(60, newton, 1.0).unwrap(),
+    ];
+    for (scheme, rounds) in schemes.into_iter().zip([4, 60]) {
+        let phase = Phase::new(scheme, GradientDescent::new(1e-3).unwrap());
+        let phase = phase.with_batch_size(1).unwrap();
+        let mut model = model([4.0, 8.0, 3.0]);
+        let report = Trainer::new(phase.with_epochs(1)).run(&mut model).unwrap();
+        let solved = report.history[0].solved.unwrap();
+        assert_eq!(solved.at_rest + solved.stagnated + solved.limited, N);
+        match rounds {
+            4 => assert_eq!((solved.steps, solved.limited), (4 * 3 * N as u64, N)),
+            _ => assert!(solved.steps > 60 && solved.drawn_back > 0, "{solved}"),
+        }
+        assert_eq!(solved.stuck, 0, "{solved}");
+        assert!(report.warnings.is_empty(), "{:?}", report.warnings);
+    }
+}
+
 /// Everything composes: checked and exact solvers that end early, several W-steps, solvers of θ, minibatches.
 #[test]
 fn it_combines_with_other_solvers_and_w_steps() {

@@ -122,7 +122,8 @@ impl<T: Scalar> Trainer<T> {
 
     /// Measures f̄, how far the first visit's targets have gone from the forward pass to the equilibrium of
     /// a Z-step ([`EpochRecord::relaxation`](crate::training::EpochRecord::relaxation)), in every epoch that is
-    /// measured. This costs that visit about as much as a step of backprop.
+    /// measured (at least one: [`Trainer::check`] refuses it with [`Trainer::with_measure_every`] of 0). This
+    /// costs that visit about as much as a step of backprop.
     #[doc(alias("regime", "f̄"))]
     pub fn measure_relaxation(mut self) -> Self {
         self.measures_relaxation = true;
@@ -348,6 +349,12 @@ impl<T: Scalar> Trainer<T> {
             return refuse(
                 "validation examples with Trainer::with_measure_every(0)",
                 "nothing would be measured on them: no phase has Stopping::Validation either",
+            );
+        }
+        if self.measures_relaxation && self.measure_every == 0 {
+            return refuse(
+                "Trainer::measure_relaxation with Trainer::with_measure_every(0)",
+                "f̄ is measured in the epochs that are measured, and none would be",
             );
         }
         let mut penalties = PenaltyRange::new(penalties);

@@ -1609,4 +1609,13 @@ fn messages_about_data_name_the_cause() {
         Ok(())
     );
     assert_eq!(trainer(phase()).with_measure_every(2).check(&model), Ok(()));
+    // Nor would f̄.
+    let trainer = Trainer::new(phase()).measure_relaxation();
+    assert_eq!(trainer.check(&model), Ok(()));
+    let refused = trainer.with_measure_every(0).check(&model).unwrap_err();
+    assert!(matches!(refused, Error::Combination { .. }), "{refused}");
+    assert!(
+        refused.to_string().contains("measure_relaxation"),
+        "{refused}"
+    );
 }

@@ -751,29 +751,26 @@ impl GradCheck {
         gradients: [&[T]; 2],
     ) {
         let (dim, length) = (at.dim, at.target.len());
-        let noise: Vec<T> = self.normal(12, length);
+        let noise: [Vec<T>; 2] = [self.normal(12, length), self.normal(13, length)];
         let digits = usize::BITS - (dim - 1).leading_zeros();
         let mut found = [Vec::new(), Vec::new()];
         let mut expected = found.clone();
         for (digit, value) in (0..digits).flat_map(|digit| [(digit, 0), (digit, 1)]) {
             let keeps = |k: &usize| (k % dim) >> digit & 1 == value;
-            let prediction: Vec<T> = (0..length)
-                .map(|k| match keeps(&k) {
-                    true => at.prediction[k],
-                    false => at.prediction[k] + noise[k],
-                })
-                .collect();
+            let others = |own: &[T], other: &dyn Fn(usize) -> T| -> Vec<T> {
+                let units = own.iter().enumerate();
+                let units = units.map(|(k, &own)| if keeps(&k) { own } else { other(k) });
+                units.collect()
+            };
+            let [of_target, of_prediction] = &noise;
+            let prediction = others(at.prediction, &|k| at.prediction[k] + of_prediction[k]);
+            let noisy = others(at.target, &|k| at.target[k] + of_target[k]);
             // A unit's target may have a domain, in which that of the next unit probably is.
-            let mut target: Vec<T> = (0..length)
-                .map(|k| match keeps(&k) {
-                    true => at.target[k],
-                    false => at.target[k - k % dim + (k % dim + 1) % dim],
-                })
-                .collect();
-            if loss.check_target(dim, &target).is_err() {
-                target.copy_from_slice(at.target);
-            }
-            let (target, prediction) = (&target[..], &prediction[..]);
+            let next = |k: usize| at.target[k - k % dim + (k % dim + 1) % dim];
+            let targets = [noisy, others(at.target, &next)];
+            let fits = |own: &&Vec<T>| loss.check_target(dim, own).is_ok();
+            let target = targets.iter().find(fits).map_or(at.target, |own| &own[..]);
+            let prediction = &prediction[..];
             let beside = Pair {
                 target,
                 prediction,

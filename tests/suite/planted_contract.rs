@@ -544,10 +544,13 @@ fn a_false_squared_error<T: Tested>() {
 
 in_both_scalars!(a_false_squared_error);
 
-/// ½ ‖r‖² + ½ (c·r)², which depends on units together, called a sum over the units. The couplings c are 0 in
-/// all units but two.
+/// ½ ‖r‖² + ½ (c·r)², or ½ ‖r‖² + ½ (c·z)² of the `targets` alone, which depend on units together, called a sum
+/// over the units. The couplings c are 0 in all but two `units`.
 #[derive(Debug)]
-struct Coupled([usize; 2]);
+struct Coupled {
+    units: [usize; 2],
+    targets: bool,
+}
 
 impl<T: Scalar> Loss<T> for Coupled {
     fn is_sum_over_units(&self) -> bool {
@@ -567,9 +570,10 @@ impl<T: Scalar> Loss<T> for Coupled {
         let to_prediction = d_prediction.part(all);
         SquaredError.evaluate(at, values, to_target, to_prediction, work);
         for (i, value) in values.iter_mut().enumerate() {
-            let places = self.0.map(|j| i * at.dim + j);
-            let [a, b] = places.map(|k| at.target[k] - at.prediction[k]);
-            let sum = if self.0[0] == self.0[1] { a } else { a + b };
+            let places = self.units.map(|j| i * at.dim + j);
+            let factor = T::of(if self.targets { 0.0 } else { 1.0 });
+            let [a, b] = places.map(|k| at.target[k] - factor * at.prediction[k]);
+            let sum = if places[0] == places[1] { a } else { a + b };
             *value += T::of(0.5) * sum * sum;
             let mut add = |place: usize| {
                 let of_unit = |out: &mut Write<'_, T>, slope: T| {
@@ -578,7 +582,7 @@ impl<T: Scalar> Loss<T> for Coupled {
                     }
                 };
                 of_unit(&mut d_target, sum);
-                of_unit(&mut d_prediction, -sum);
+                of_unit(&mut d_prediction, -factor * sum);
             };
             add(places[0]);
             if places[0] != places[1] {
@@ -600,22 +604,30 @@ impl<T: Scalar> Loss<T> for Coupled {
     }
 }
 
-/// Any two units that depend on each other are seen, in one example too.
+/// Any two units that depend on each other are seen, in one example too, and where all targets are equal.
 fn a_false_sum_over_units<T: Tested>() {
     let wave = |k: usize, by: f64| T::of((by * k as f64).sin());
-    for dim in [2, 3, 6] {
-        let [target, prediction]: [Vec<T>; 2] =
+    let cases = [2, 3, 6].map(|dim| [true, false].map(|equal| (dim, equal)));
+    for (dim, equal) in cases.into_iter().flatten() {
+        let [mut target, prediction]: [Vec<T>; 2] =
             [0.9, 1.7].map(|by| (0..dim).map(|k| wave(k, by)).collect());
+        if equal {
+            target.fill(T::of(0.5));
+        }
         let at = Pair::new(dim, &target, &prediction);
-        for units in (0..dim).flat_map(|a| (a..dim).map(move |b| [a, b])) {
-            let report = GradCheck::new().loss::<T>(&Coupled(units), &at).unwrap();
+        let pairs = (0..dim).flat_map(|a| (a..dim).map(move |b| [a, b]));
+        for (units, targets) in pairs.flat_map(|own| [(own, true), (own, false)]) {
+            let loss = Coupled { units, targets };
+            let report = GradCheck::new().loss::<T>(&loss, &at).unwrap();
             let wrong = report.worst.iter().filter(|own| own.error > T::GRADIENT);
             let wrong: BTreeSet<_> = wrong.map(|own| own.derivative).collect();
-            let names = ["∂L/∂z beside other units", "∂L/∂ẑ beside other units"];
-            let claims = BTreeSet::from(names);
+            let mut claims = BTreeSet::from(["∂L/∂z beside other units"]);
+            if !targets {
+                claims.insert("∂L/∂ẑ beside other units");
+            }
             match units[0] == units[1] {
-                true => assert!(wrong.is_empty(), "{units:?} {report}"),
-                false => assert_eq!(wrong, claims, "{units:?} {report}"),
+                true => assert!(wrong.is_empty(), "{loss:?} {report}"),
+                false => assert_eq!(wrong, claims, "{loss:?} {report}"),
             }
         }
     }

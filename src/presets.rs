@@ -124,9 +124,9 @@ pub fn predictive_coding<T: Scalar>(
 /// targets relax over the visits, while θ already learns.
 ///
 /// Salvatori, Song, Yordanov, Millidge, Xu, Sha, Emde, Bogacz & Lukasiewicz 2024: a partial E-step and a
-/// partial M-step of incremental expectation maximisation. They update both at the same time step; from
-/// gradients at the very same point it is [`proposal`] with `GradientDescent::new(rate)` for the targets,
-/// which differs in which z θ's gradient sees. In minibatches an example's targets wait for its next
+/// partial M-step of incremental expectation maximisation, both in the same time step. Here θ's gradient sees
+/// the targets that have just moved; with both gradients at the same point the scheme is [`proposal`] with
+/// `GradientDescent::new(rate)` for the targets. In minibatches an example's targets wait for its next
 /// visit, while θ moves on (see the guide on persistent targets).
 ///
 /// # Errors

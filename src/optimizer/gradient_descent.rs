@@ -74,18 +74,18 @@ impl GradientDescent {
     /// η = 4/(√λ_{max} + √λ_{min})²,  β = ((√κ - 1)/(√κ + 1))²
     /// ```
     ///
-    /// On a quadratic function with these extreme eigenvalues the error falls by √β per step in the end,
+    /// On a quadratic function with these extreme eigenvalues a step eventually multiplies the error by √β,
     /// about 1 − 2/√κ, where the best plain step, 2/(λ_max + λ_min), reaches 1 − 2/κ: the number of steps
     /// grows with √κ instead of κ. In [`SynchronousDescent::with_rule`] with a step of 1 it moves
-    /// targets; [`curvature_ranges`] measures their λ. A λ_min that is too small only makes it slower,
-    /// but it is unstable for curvatures above λ_max + λ_min. Polyak 1964.
+    /// targets; [`curvature_ranges`] measures their λ. If λ_min is set too small, convergence is only slower;
+    /// but curvatures above λ_max + λ_min make it diverge. Polyak 1964.
     ///
     /// [`SynchronousDescent::with_rule`]: crate::target_solver::SynchronousDescent::with_rule
     /// [`curvature_ranges`]: crate::theory::curvature_ranges
     ///
     /// # Errors
     /// [`Error::InvalidOption`] unless `smallest` is above 0 and `largest` finite and at least as large, and if
-    /// β rounds to 1.
+    /// β rounds to 1 or η overflows.
     ///
     /// # Examples
     /// ```

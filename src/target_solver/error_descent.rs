@@ -19,7 +19,7 @@ use crate::state::State;
 ///
 /// Every ∂E/∂c_t holds the other c fixed, so that z_{t+1}, …, z_{T−1} follow z_t. One pass of VJPs down the
 /// chain gives all of them, and one pass of predictions up the chain rebuilds z: a step reaches all layers
-/// and costs what one of backprop does without its gradients in θ. The stationary points are those of a
+/// and costs as much as one of backprop would without the gradients in θ. The stationary points are those of a
 /// descent in z. The errors are taken from the targets at every step, so that nothing is kept between calls,
 /// and targets may come from anywhere.
 ///
@@ -35,8 +35,9 @@ use crate::state::State;
 ///
 /// max_t μ_t a_t + a_T Σ_t ‖J_{T−1}‖² ⋯ ‖J_t‖², and a similar sum for regularised targets,
 ///
-/// which holds for hidden losses of z − ẑ. It is a product over the layers: where ‖J_t‖ > 1 in a deep
-/// circuit, bounded steps are far shorter than they must be, and [`StepSize::Checked`] suits better. A
+/// which holds for hidden losses of z − ẑ. It has products over the layers: where ‖J_t‖ > 1 in a deep
+/// circuit, bounded steps are far shorter than they need to be, or the bound overflows
+/// ([`Error::NonFinite`]), and [`StepSize::Checked`] suits better. A
 /// checked step that would raise an example's E is shortened along the straight line in z. The tolerance of
 /// [`Convergence`] is compared with ‖∂E/∂c‖.
 ///

@@ -49,7 +49,7 @@ impl Recipe {
     };
     const QUICK: Self = Self {
         fit: 1,
-        alternate: 3,
+        alternate: 10,
         finish: 1,
     };
 

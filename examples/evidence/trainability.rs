@@ -224,7 +224,7 @@ pub fn study(options: &Options) -> Result<(), Box<dyn Error>> {
     let results = options.results()?;
     let (depths, scales, rates, recipe) = match options.quick {
         false => (&DEPTHS[..], &SCALES[..], &RATES[..], Recipe::of(false)),
-        true => (&DEPTHS[..2], &SCALES[2..4], &RATES[1..2], Recipe::of(true)),
+        true => (&DEPTHS[..2], &SCALES[2..3], &RATES[1..2], Recipe::of(true)),
     };
     let starts: Vec<Start> = scales
         .iter()

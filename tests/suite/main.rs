@@ -47,6 +47,9 @@ mod multipliers;
 mod nested_threads;
 mod objectives;
 mod optimizers;
+/// Differences paired by seed in the tables of `examples/published`, with their tests.
+#[path = "../../examples/published/paired.rs"]
+mod paired;
 mod parameter_solvers;
 mod patchwise;
 mod pc_alm;

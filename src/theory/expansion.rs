@@ -54,8 +54,9 @@ pub fn expanded_minimum<T: Scalar>(
         // δ contains the weight: an example of weight 0 has no term.
         let columns = delta.column_iter().enumerate();
         for (i, delta) in columns.filter(|&(i, _)| !weight(i).is_zero()) {
-            let inverse = (penalty * weight(i)).recip();
-            minimum.add(-half_weighted_square(inverse, delta.as_slice()));
+            // By their roots: the product w μ, or its inverse, may not fit the scalar.
+            let root = weight(i).sqrt() * penalty.sqrt();
+            minimum.add(-half_weighted_square(T::one(), (delta / root).as_slice()));
         }
     }
     let minimum = minimum.value();

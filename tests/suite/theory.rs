@@ -412,6 +412,35 @@ fn the_expansion_needs_no_squares() {
     check::<f64>(2e150, 1.6e301);
 }
 
+/// Nor does it need the product of μ and a weight, or its inverse.
+#[test]
+fn the_expansion_needs_no_product_of_weights() {
+    fn check<T: Scalar>(weight: f64, penalty: f64, tolerance: f64) {
+        let dense = || Dense::new(1, 1, Activation::Identity).unwrap();
+        let unit = || dense().without_bias();
+        let circuit = Circuit::<T>::builder().layer(unit()).layer(unit());
+        let energy = Energy::default().with_penalty(T::of(penalty));
+        let mut model = DecoupledCircuit::new(circuit.build().unwrap(), energy).unwrap();
+        model.set_parameters(1, &[T::one()]).unwrap();
+        let one = |value| DMatrix::from_element(1, 1, T::of(value));
+        model
+            .add_examples(&one(0.0), &one(1.0), &TargetInit::ForwardPass)
+            .unwrap();
+        model.set_example_weights(&ALL, &[T::of(weight)]).unwrap();
+        let found = theory::expanded_minimum(&model, &ALL).unwrap().as_f64();
+        // w (L − δ²/(2μ)), L = ½ and δ = 1.
+        let expected = weight * (0.5 - 0.5 / penalty);
+        assert!(
+            (found / expected - 1.0).abs() < tolerance,
+            "{found}, {expected}"
+        );
+    }
+    check::<f32>(1e36, 1e3, 1e-6);
+    check::<f32>(1e-36, 1e-3, 1e-6);
+    check::<f64>(1e300, 1e9, 1e-12);
+    check::<f64>(1e-300, 1e-9, 1e-12);
+}
+
 /// Linear cases of depth 1 to 6, with weights and biases.
 fn linear_cases() -> impl Iterator<Item = Case> {
     (0..30).map(|seed| {

@@ -352,7 +352,8 @@ impl<T: Scalar> Trial<T> {
             let rounding = T::of(16.0) * T::default_epsilon() * example.energy.abs();
             let accepted = match self.check {
                 Check::None => true,
-                Check::Rounding => energy <= example.energy + rounding,
+                // Near the largest number, E plus rounding is ∞, and so might be the new E.
+                Check::Rounding => energy.is_finite() && energy <= example.energy + rounding,
                 Check::Strict => energy <= example.energy,
             };
             if accepted {

@@ -32,6 +32,7 @@ in_both_scalars!(
     an_endless_step_leaves_examples_at_rest_alone,
     steps_are_accepted_within_rounding_and_drawn_back_three_times,
     the_step_after_a_shortened_one_is_as_short,
+    no_step_ends_at_infinity,
     a_false_bound_is_told,
     stagnation_begins_at_its_threshold,
     the_work_of_an_example_is_that_of_any_number,
@@ -943,6 +944,20 @@ fn the_step_after_a_shortened_one_is_as_short<T: Tested>() {
         let expected = T::of(15.0 / 16.0);
         assert_eq!(model.z(1).unwrap(), DMatrix::from_element(1, 2, expected));
     }
+}
+
+/// From z = 0, E = ½ z² + ½ (r − z)² is so large that E and rounding do not fit, and 6/16 of the gradient
+/// are the first step whose E does.
+fn no_step_ends_at_infinity<T: Tested>() {
+    let most = T::max_value().unwrap().as_f64();
+    let root = most.sqrt() * 2_f64.sqrt() * (1.0 - 4.0 * T::default_epsilon().as_f64());
+    let mut model = unit_chain::<T>([0.0, 0.0], [root, 2.0]);
+    let solver = Iterate::new(1, Along(6.0)).with_check(Check::Rounding);
+    let report = model.solve_targets(&solver, &Selection::All).unwrap();
+    assert_eq!((report.drawn_back, report.stuck), (2, 0));
+    assert!(model.energy().unwrap().is_finite());
+    let moved = model.z(1).unwrap()[(0, 0)].as_f64();
+    assert!((moved / root - 0.375).abs() < 1e-6, "{moved}");
 }
 
 /// ẑ = 100 z, and a bound that is far too small.

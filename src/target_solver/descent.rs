@@ -92,7 +92,8 @@ pub trait Descent<T: Scalar>: Debug + Send + Sync {
     /// A descent that computes its gradients during the step, such as a sweep, only computes
     /// predictions here. It must record the energies at the start of the call, either here
     /// ([`Trial::record_energies`]) or during the step ([`Trial::record_energy`]), and each
-    /// gradient during the step ([`Trial::record_gradient`]; examples at rest then end after it).
+    /// gradient during the step ([`Trial::record_gradient`]; examples at rest then end after it). Where
+    /// steps need what it has not recorded, the call ends with [`Error::Combination`].
     ///
     /// # Errors
     /// [`Error::NonFinite`] for an energy or a gradient that is not finite.
@@ -229,7 +230,7 @@ impl<T: Scalar, D: Descent<T>> TargetSolver<T> for Iterate<D> {
         descent.begin(state, problem)?;
         trial.begin(problem, self.check, self.convergence);
         for number in 0..self.steps {
-            trial.number = number;
+            trial.begin_step(number);
             descent.look(state, problem, trial)?;
             if trial.rest() {
                 break;

@@ -52,6 +52,8 @@ pub struct Trial<T> {
     /// ℓ_t by layer and example at the start of the call, without R_t; empty where they are not
     /// recorded.
     first: Vec<Vec<T>>,
+    /// Whether ∂E/∂z_t was recorded in the current step, t = 1, …, T−1; only for a tolerance.
+    recorded: Vec<bool>,
     /// z_1, …, z_{T−1} before the current step.
     before: Vec<Vec<T>>,
     verdicts: Vec<Verdict>,
@@ -84,7 +86,7 @@ enum Progress {
 /// How often a step is shortened to a quarter before it is undone.
 const QUARTERS: usize = 3;
 
-default_fields!(Trial: number check convergence examples first before verdicts report);
+default_fields!(Trial: number check convergence examples first recorded before verdicts report);
 
 impl<T: Scalar> Trial<T> {
     /// The number of the current step, from 0.
@@ -178,6 +180,7 @@ impl<T: Scalar> Trial<T> {
     ) -> Result<(), Error> {
         problem.check_target_gradient(t, self.number)?;
         if self.convergence.tolerance.is_some() {
+            self.recorded[t - 1] = true;
             for (i, example) in self.examples.iter_mut().enumerate() {
                 let length = example.gradient.get_or_insert(0.0);
                 *length = length.hypot(problem.gradient_norm(t, i));
@@ -251,6 +254,13 @@ impl<T: Scalar> Trial<T> {
         }
         self.first.resize_with(depth, Vec::new);
         self.first.iter_mut().for_each(Vec::clear);
+        self.recorded.resize(depth - 1, false);
+    }
+
+    /// Begins step `number`.
+    pub(super) fn begin_step(&mut self, number: u64) {
+        self.number = number;
+        self.recorded.fill(false);
     }
 
     /// Makes step `number` completely or, after an error, not at all.
@@ -318,9 +328,16 @@ impl<T: Scalar> Trial<T> {
         &self.verdicts
     }
 
-    /// Checks that the descent recorded the energies by which its steps are judged, and that their
-    /// sums are finite: from E = ∞ no step would count as uphill.
+    /// Checks that the descent recorded what its steps are judged by: every gradient, if there is a
+    /// tolerance, and the energies, whose sums must be finite: from E = ∞ no step would count as uphill.
     fn check_recorded(&self) -> Result<(), Error> {
+        if self.convergence.tolerance.is_some() && self.recorded.contains(&false) {
+            return Err(Error::Combination {
+                what: "a tolerance with a descent that does not record its gradients",
+                reason: "in every step, its `look` or `step` must call Trial::record_gradient for \
+                         every t in 1..T",
+            });
+        }
         let n = self.examples.len();
         if !self.needs_energies() || self.number > 0 {
             return Ok(());

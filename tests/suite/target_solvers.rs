@@ -1237,10 +1237,74 @@ fn steps_are_not_judged_without_energies() {
     let error = model.solve_targets(&solver.with_check(Check::Strict), &Selection::All);
     assert!(matches!(error, Err(Error::Combination { .. })), "{error:?}");
     assert_eq!(model.z(1).unwrap(), start.z(1).unwrap());
+    // Nor do examples rest without gradients.
+    let ends = Convergence::NEVER.with_tolerance(1e-3).unwrap();
+    let error = model.solve_targets(&solver.with_convergence(ends), &Selection::All);
+    assert!(matches!(error, Err(Error::Combination { .. })), "{error:?}");
+    assert_eq!(model.z(1).unwrap(), start.z(1).unwrap());
     // Unchecked steps need none.
     let report = model.solve_targets(&solver, &Selection::All).unwrap();
     assert_eq!(report.steps, 3);
     assert_ne!(model.z(1).unwrap(), start.z(1).unwrap());
+}
+
+/// Sweeps that record the gradient of some layers.
+#[derive(Debug, Clone, Copy)]
+struct Partly(&'static [usize]);
+
+impl Descent<f64> for Partly {
+    fn look(
+        &self,
+        _: &mut State<f64>,
+        problem: &mut TargetProblem<'_, f64>,
+        _: &mut Trial<f64>,
+    ) -> Result<(), Error> {
+        problem.predict();
+        Ok(())
+    }
+
+    fn step(
+        &self,
+        _: &mut State<f64>,
+        problem: &mut TargetProblem<'_, f64>,
+        trial: &mut Trial<f64>,
+    ) -> Result<(), Error> {
+        for t in (1..problem.layers().depth()).rev() {
+            problem.target_gradient(t);
+            if self.0.contains(&t) {
+                trial.record_gradient(t, problem)?;
+            }
+            trial.descend(t, 0.1, problem);
+        }
+        Ok(())
+    }
+}
+
+/// From the forward pass, only the last targets of three layers have a gradient.
+#[test]
+fn examples_rest_by_the_gradients_of_all_layers() {
+    let unit = || Dense::new(1, 1, Activation::Identity).unwrap();
+    let circuit = Circuit::builder().layers((0..3).map(|_| unit()));
+    let mut start = DecoupledCircuit::new(circuit.build().unwrap(), Energy::default()).unwrap();
+    let x = DMatrix::from_element(1, 2, 0.5);
+    start
+        .add_examples(&x, &x.map(|x| x + 3.0), &TargetInit::ForwardPass)
+        .unwrap();
+    let ends = Convergence::NEVER.with_tolerance(1e-6).unwrap();
+    let solve = |recorded| {
+        let mut model = start.clone();
+        let solver = Iterate::new(5, Partly(recorded)).with_convergence(ends);
+        let report = model.solve_targets(&solver, &Selection::All);
+        (report, model.z(2).unwrap() != start.z(2).unwrap())
+    };
+    for recorded in [&[][..], &[1], &[2]] {
+        let (error, moved) = solve(recorded);
+        assert!(matches!(error, Err(Error::Combination { .. })), "{error:?}");
+        assert!(!moved);
+    }
+    let (report, moved) = solve(&[1, 2]);
+    assert_eq!(report.unwrap().steps, 5);
+    assert!(moved);
 }
 
 /// |z − ẑ|, whose curvature is 0 where it has any.

@@ -144,7 +144,7 @@ where
     let counted = Counted {
         objective,
         asked: &asked,
-        limit: 4 * iterations + 40,
+        limit: iterations.saturating_mul(4).saturating_add(40),
     };
     let run = Executor::new(counted, LBFGS::new(MoreThuenteLineSearch::new(), memory))
         .configure(|state| state.param(start).max_iters(iterations))

@@ -43,10 +43,10 @@ struct Options {
     #[arg(long, default_value_t = 128)]
     width: usize,
     /// Number of batches.
-    #[arg(long, default_value_t = 900)]
+    #[arg(long, default_value = "900", value_parser = positive)]
     batches: usize,
     /// Images per batch.
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value = "64", value_parser = positive)]
     batch: usize,
     /// Learning rates to choose from. A single one is used as it is.
     #[arg(long, value_delimiter = ',', default_value = "0.003,0.01,0.03,0.1")]
@@ -64,6 +64,14 @@ struct Options {
     /// Print one JSON object per row instead of the table.
     #[arg(long)]
     json: bool,
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".into()),
+        Ok(number) => Ok(number),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// One run.
@@ -185,11 +193,12 @@ fn trained(
     let energy = Energy::default().with_penalty(options.penalty);
     let mut model = DecoupledCircuit::new(stack.build(seed)?, energy)?;
     // Whole epochs, with about the requested number of batches.
-    let visited = (options.batches * options.batch).min(train.labels.len());
+    let images = options.batches.saturating_mul(options.batch);
+    let visited = images.min(train.labels.len());
     let own = part(train, 0..visited);
     model.add_examples(&own.images, &own.classes, &TargetInit::Computed)?;
-    let epochs = (options.batches * options.batch).div_ceil(visited);
-    let mut phase = scheme.phase(Adam::new(rate)?)?.with_epochs(epochs as u64);
+    let epochs = images.div_ceil(visited) as u64;
+    let mut phase = scheme.phase(Adam::new(rate)?)?.with_epochs(epochs);
     if let Some(keep) = options.keep {
         phase = phase.with_error_share(ErrorShare::new(keep)?)?;
     }

@@ -61,7 +61,7 @@ struct Options {
     scheme: Vec<SchemeName>,
     /// Instead of training, iterate the multipliers to convergence at the initial weights of the
     /// first seed, and compare the gradients with backprop's.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["json", "scheme", "epochs", "rate", "keep"])]
     multipliers_at_rest: bool,
     /// Print one JSON object per row instead of the table.
     #[arg(long)]
@@ -164,7 +164,7 @@ impl SchemeName {
 impl std::fmt::Display for SchemeName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let value = self.to_possible_value().expect("no variant is hidden");
-        f.write_str(value.get_name())
+        f.pad(value.get_name())
     }
 }
 
@@ -263,8 +263,7 @@ fn compare(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
                 continue;
             }
             println!(
-                "{:<20} {:>4} {:>8.2} {:>8.2} {:>10.5} {:>9} {:>8} {:>8.2}",
-                scheme.to_string(),
+                "{scheme:<20} {:>4} {:>8.2} {:>8.2} {:>10.5} {:>9} {:>8} {:>8.2}",
                 row.seed,
                 100.0 * row.train_accuracy,
                 100.0 * row.test_accuracy,
@@ -279,7 +278,7 @@ fn compare(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     if !options.json {
         println!("\nmean test accuracy over {} seeds", options.seeds.len());
         for &(scheme, mean) in &means {
-            println!("{:<20} {mean:>8.2}", scheme.to_string());
+            println!("{scheme:<20} {mean:>8.2}");
         }
     }
     Ok(())

@@ -148,7 +148,7 @@ fn persistent_sweeps() -> Result<ReverseSweep, Error> {
 impl std::fmt::Display for SchemeName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let value = self.to_possible_value().expect("no variant is hidden");
-        f.write_str(value.get_name())
+        f.pad(value.get_name())
     }
 }
 
@@ -312,8 +312,7 @@ fn compare(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
                 println!("{}", serde_json::to_string(&row)?);
             } else {
                 println!(
-                    "{:<10} {:>6} {:>8.2} {:>8.2} {:>10.5} {:>10.5} {:>8.4} {:>8.4} {:>7} {:>8.2}",
-                    row.scheme.to_string(),
+                    "{scheme:<10} {:>6} {:>8.2} {:>8.2} {:>10.5} {:>10.5} {:>8.4} {:>8.4} {:>7} {:>8.2}",
                     row.seed,
                     100.0 * row.train_accuracy,
                     100.0 * row.test_accuracy,
@@ -339,8 +338,7 @@ fn compare(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
                 median(own.map(value).collect())
             };
             println!(
-                "{:<10} {:>6} {:>8.2} {:>8.2}",
-                scheme.to_string(),
+                "{scheme:<10} {:>6} {:>8.2} {:>8.2}",
                 "",
                 100.0 * of(|row| row.train_accuracy),
                 100.0 * of(|row| row.test_accuracy)

@@ -95,7 +95,7 @@ impl SchemeName {
 impl std::fmt::Display for SchemeName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let value = self.to_possible_value().expect("no variant is hidden");
-        f.write_str(value.get_name())
+        f.pad(value.get_name())
     }
 }
 

@@ -294,6 +294,16 @@ impl<'a, T: Scalar> Problem<'a, T> {
         carry_back(|t| self.local(t), true, workspace);
     }
 
+    /// [`LocalProblem::carry_error`] from the last layer to the first, with the current predictions in the
+    /// workspace: ∂E/∂c_t is left as the gradient in z_t.
+    pub(crate) fn carry_errors(&self, workspace: &mut Workspace<T>) {
+        for t in (0..self.layers.depth()).rev() {
+            let (here, above) = workspace.locals[t..].split_at_mut(1);
+            let above = above.first().map(|above| &above.d_input[..]);
+            self.local(t).carry_error(above, t > 0, &mut here[0]);
+        }
+    }
+
     /// Replaces [`Execution::Automatic`] by the execution that best suits a pass over these layers.
     pub(crate) fn scheduled(self) -> Self {
         let work = self.layers.circuit.work(self.batch.len());

@@ -275,11 +275,7 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
     pub(super) fn differentiate_errors(&mut self) {
         self.predict();
         let (problem, workspace) = self.split();
-        for t in (0..problem.layers.depth()).rev() {
-            let (here, above) = workspace.locals[t..].split_at_mut(1);
-            let above = above.first().map(|above| &above.d_input[..]);
-            problem.local(t).carry_error(above, t > 0, &mut here[0]);
-        }
+        problem.carry_errors(workspace);
         *self.predictions = Predictions::Evaluated;
     }
 

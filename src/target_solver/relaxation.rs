@@ -76,11 +76,7 @@ impl<T: Scalar> Relaxation<T> {
             multipliers: &[],
         };
         problem.predict_locally(workspace);
-        for t in (0..depth).rev() {
-            let (here, above) = workspace.locals[t..].split_at_mut(1);
-            let above = above.first().map(|above| &above.d_input[..]);
-            problem.local(t).carry_error(above, t > 0, &mut here[0]);
-        }
+        problem.carry_errors(workspace);
         self.gradients.resize_with(depth - 1, Vec::new);
         for (t, (own, local)) in (1..).zip(self.gradients.iter_mut().zip(&workspace.locals)) {
             check_computed(Quantity::TargetGradient, t, 0, &local.d_target)?;

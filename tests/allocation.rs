@@ -236,6 +236,10 @@ fn phases_within<T: Scalar>(
                 let mut model = model();
                 let phase = phase().with_epochs(epochs).with_batch_size(batch).unwrap();
                 let trainer = Trainer::new(phase).with_measure_every(measure);
+                let trainer = match measure {
+                    0 => trainer,
+                    _ => trainer.measure_relaxation(),
+                };
                 let mut warned = 0;
                 let count = allocations(|| {
                     let report = trainer.run(&mut model).unwrap();

@@ -53,8 +53,8 @@ struct Options {
     #[arg(long, value_delimiter = ',')]
     rates: Vec<f64>,
     /// Most batches of a run, instead of the row's.
-    #[arg(long)]
-    batches: Option<usize>,
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    batches: Option<u64>,
     /// The share of backprop's errors that a solved Z-step of the scheme `chained` leaves (`ErrorShare`).
     #[arg(long, default_value_t = 0.9)]
     keep: f64,
@@ -400,7 +400,9 @@ fn trained(
     let batch = row.batch_size().min(train.labels.len());
     let epoch = train.labels.len().div_ceil(batch);
     let batches = row.batches(epoch);
-    let batches = options.batches.map_or(batches, |most| most.min(batches));
+    let batches = options
+        .batches
+        .map_or(batches, |most| batches.min(most as usize));
     // Whole epochs, with about that number of batches.
     let visited = (batches * batch).min(train.labels.len());
     let own = train.part(0..visited);

@@ -24,7 +24,7 @@ use sums::Sums;
 ///
 /// Energies, gaps, gradients and staleness cost one evaluation with all gradients, plus one JVP and
 /// one VJP per layer. The composed loss costs a forward pass, and backprop's gradient a backward
-/// pass; f̄ costs about as much as both together, and a pass of VJPs at the targets. m iterations of `curvature` cost 2m JVPs and 2m VJPs per layer. Examples are processed in
+/// pass; f̄ costs a pass of predictions and one of VJPs at the targets. m iterations of `curvature` cost 2m JVPs and 2m VJPs per layer. Examples are processed in
 /// blocks, so memory does not grow with their number.
 ///
 /// # Examples

@@ -152,15 +152,16 @@ impl<T: Scalar> Sums<T> {
         if options.leaves_out_backprop {
             problem.forward_pass(workspace);
         } else {
-            let own = self.relaxation.of(problem, workspace).ok();
-            self.relaxed = self.relaxed.take().zip(own).map(|(mut all, own)| {
-                all.add_all(own);
-                all
-            });
+            let looked = self.relaxation.look(problem, workspace);
             let composed = problem.backprop(workspace);
             for (t, sum) in self.backprop.iter_mut().enumerate() {
                 add_to_pairs(sum, composed.parameter_gradient(t));
             }
+            let own = looked.and_then(|()| self.relaxation.compare(problem, workspace));
+            self.relaxed = self.relaxed.take().zip(own.ok()).map(|(mut all, own)| {
+                all.add_all(own);
+                all
+            });
         }
         self.composed_loss.add(problem.output_loss(workspace));
         let last = problem.layers().depth() - 1;

@@ -61,28 +61,55 @@ impl<T: Scalar> Relaxation<T> {
     /// f̄ of a batch, without its multipliers. Leaves the plain forward pass in the workspace.
     ///
     /// # Errors
-    /// [`Error::NonFinite`], in step 0, for a gradient or a sum that is not finite.
+    /// Those of [`Self::look`] and [`Self::compare`].
     pub(crate) fn of(
         &mut self,
         problem: Problem<'_, T>,
         workspace: &mut Workspace<T>,
     ) -> Result<Relaxed, Error> {
-        let layers = problem.layers;
-        let (depth, dims, batch) = (layers.depth(), layers.dims(), problem.batch);
-        self.frozen.resize(depth, true);
+        self.look(problem, workspace)?;
+        self.frozen.resize(problem.layers.depth(), true);
+        let layers = problem.layers.without_gradients_of(&self.frozen);
+        Problem { layers, ..problem }.backprop(workspace);
+        self.compare(problem, workspace)
+    }
+
+    /// Takes ∂E/∂c_t at the targets, without multipliers.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`], in step 0, for a gradient that is not finite.
+    pub(crate) fn look(
+        &mut self,
+        problem: Problem<'_, T>,
+        workspace: &mut Workspace<T>,
+    ) -> Result<(), Error> {
+        let multipliers = &[];
         let problem = Problem {
-            layers: layers.without_gradients_of(&self.frozen),
-            batch,
-            multipliers: &[],
+            multipliers,
+            ..problem
         };
         problem.predict_locally(workspace);
         problem.carry_errors(workspace);
-        self.gradients.resize_with(depth - 1, Vec::new);
+        let hidden = problem.layers.depth() - 1;
+        self.gradients.resize_with(hidden, Vec::new);
         for (t, (own, local)) in (1..).zip(self.gradients.iter_mut().zip(&workspace.locals)) {
             check_computed(Quantity::TargetGradient, t, 0, &local.d_target)?;
             own.clone_from(&local.d_target);
         }
-        problem.backprop(workspace);
+        Ok(())
+    }
+
+    /// f̄ by these gradients, with backprop's errors in the workspace.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`], in step 0, for an error or a sum that is not finite.
+    pub(crate) fn compare(
+        &self,
+        problem: Problem<'_, T>,
+        workspace: &Workspace<T>,
+    ) -> Result<Relaxed, Error> {
+        let (layers, batch) = (problem.layers, problem.batch);
+        let (depth, dims) = (layers.depth(), layers.dims());
         let mut relaxed = Relaxed::none();
         for (t, &dim) in (1..depth).zip(&dims[1..]) {
             let (error, gradient) = (&workspace.locals[t].d_input, &self.gradients[t - 1]);

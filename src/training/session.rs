@@ -822,8 +822,7 @@ impl<T: Scalar> Session<T> {
         let before = w_state.steps;
         let mut statistics = epoch.statistics.clone();
         let every = trainer.measure_every;
-        let measures = trainer.measures_relaxation && every != 0;
-        let measures = measures && state.epoch.is_multiple_of(every);
+        let measures = trainer.measures_relaxation && state.epoch.is_multiple_of(every);
         let relaxation = measures.then_some(&mut memory.relaxation);
         let mut visit = Visit {
             circuit,

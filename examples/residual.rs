@@ -192,12 +192,12 @@ fn trained(
         .with_blocks(depth as usize - 2)?;
     let energy = Energy::default().with_penalty(options.penalty);
     let mut model = DecoupledCircuit::new(stack.build(seed)?, energy)?;
-    // Whole epochs, with about the requested number of batches.
+    // Whole epochs, with the requested number of batches at most. The last batch of an epoch may be a short one.
     let images = options.batches.saturating_mul(options.batch);
     let visited = images.min(train.labels.len());
     let own = part(train, 0..visited);
     model.add_examples(&own.images, &own.classes, &TargetInit::Computed)?;
-    let epochs = images.div_ceil(visited) as u64;
+    let epochs = (options.batches / visited.div_ceil(options.batch)) as u64;
     let mut phase = scheme.phase(Adam::new(rate)?)?.with_epochs(epochs);
     if let Some(keep) = options.keep {
         phase = phase.with_error_share(ErrorShare::new(keep)?)?;

@@ -403,11 +403,11 @@ fn trained(
     let batches = options
         .batches
         .map_or(batches, |most| batches.min(most as usize));
-    // Whole epochs, with about that number of batches.
+    // Whole epochs, with that number of batches at most. The last batch of an epoch may be a short one.
     let visited = (batches * batch).min(train.labels.len());
     let own = train.part(0..visited);
     model.add_examples(&own.pixels, &own.classes, &TargetInit::Computed)?;
-    let epochs = (batches * batch).div_ceil(visited) as u64;
+    let epochs = (batches / visited.div_ceil(batch)) as u64;
     let mut phase = scheme
         .phase(Adam::new(rate)?, options.keep)?
         .with_epochs(epochs)

@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use super::{Unfold, check_dimension};
-use crate::check::room;
+use crate::check::{check_count, room};
 use crate::error::Error;
 use crate::kernel::{
     Columns, Divide, Execution, Matrix, Scalar, Write, WriteColumns, add_to_halves, dot, scale,
@@ -78,6 +78,8 @@ impl<U: Unfold> PatchMap<U> {
         check_dimension("the number of positions of a patchwise layer", positions)?;
         check_dimension("the number of channels of a patchwise layer", channels)?;
         check_size(patch_len, positions, channels)?;
+        let size = unfold.patch_shape().size();
+        check_count("the shape of a patch", size == patch_len, patch_len, size)?;
         if unfold.is_input() {
             return Self::with_counts(unfold, 1, channels, 1, true);
         }

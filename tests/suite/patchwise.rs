@@ -174,6 +174,42 @@ fn patches_that_are_the_input_are_not_copied() {
 }
 
 #[test]
+fn a_patch_shape_of_another_size_is_refused() {
+    #[derive(Debug)]
+    struct Misshapen;
+
+    impl Unfold for Misshapen {
+        fn input_shape(&self) -> Shape {
+            4.into()
+        }
+
+        fn patch_len(&self) -> usize {
+            2
+        }
+
+        fn patch_shape(&self) -> Shape {
+            3.into()
+        }
+
+        fn positions(&self) -> Shape {
+            2.into()
+        }
+
+        fn source(&self, entry: usize, position: usize) -> Option<usize> {
+            Some(entry + 2 * position)
+        }
+    }
+
+    let layer = Patchwise::over(Misshapen, 2, Activation::Identity);
+    let expected = Error::Length {
+        what: "the shape of a patch".into(),
+        expected: 2,
+        found: 3,
+    };
+    assert_eq!(layer.unwrap_err(), expected);
+}
+
+#[test]
 fn unfoldings_that_are_none_are_refused() {
     #[derive(Debug, Clone, Copy)]
     struct Odd([usize; 3], usize);

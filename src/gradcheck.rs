@@ -10,7 +10,9 @@ use crate::energy::{All, LocalProblem, Problem, Value as ValueAlone, Workspace};
 use crate::error::Error;
 pub use crate::error::GradEntry;
 use crate::init::{Purpose, add_noise, generator};
-use crate::kernel::{Matrix, Scalar, Write, add_scaled, add_to_columns, dot};
+use crate::kernel::{
+    Execution, LEAST_COLUMNS, Matrix, Scalar, Write, add_scaled, add_to_columns, dot,
+};
 use crate::layer::{
     Context, Layer, Point, WeightOrder, check_dimension, parameter_count, validate,
 };
@@ -39,6 +41,9 @@ use crate::objective::Objective;
 /// - that results are set, added or skipped as requested, in memory that holds NaN before every
 ///   call;
 /// - that forward gives the same bits with and without a tape;
+/// - that a layer gives the same bits if [`Execution::for_each_block`] divides its columns, and if the patches
+///   of an [`Unfold`](crate::layer::Unfold) are made in parts (with the feature `blas`, the same values within
+///   the tolerance);
 /// - that a layer's [`Layer::affine`] agrees with its outputs, and that the scratch memory that it
 ///   requests does not shrink for a larger batch;
 /// - that a loss's curvature is positive semidefinite at the point;
@@ -84,6 +89,9 @@ pub struct GradReport {
 
 /// The name of the curvature bound's entry in a report.
 const BOUND: &str = "curvature bound";
+
+/// The fewest columns that are divided into blocks of any layer.
+const LEAST: usize = 2 * LEAST_COLUMNS;
 
 /// Steps of the iterations that search for the largest and the lowest curvature.
 const POWERS: usize = 30;
@@ -397,12 +405,13 @@ impl GradCheck {
         }
         layer.check_input(input)?;
         let mut report = GradReport::default();
-        let ids: Vec<u64> = (0..2 * n as u64).collect();
+        let ids: Vec<u64> = (0..2 * n.max(LEAST) as u64).collect();
         let subject = LayerSubject {
             layer,
             parameters,
             seed: self.seed,
             training: true,
+            execution: Execution::Sequential,
             ids: &ids,
         };
         self.products(&mut report, &subject, input)?;
@@ -493,6 +502,7 @@ impl GradCheck {
     }
 
     /// Compares columns alone with the same columns in a batch; the parameter gradient must be their sum.
+    /// Then that batch, which is large enough to be divided, with itself in blocks.
     fn columns<T: Scalar>(
         &self,
         report: &mut GradReport,
@@ -504,13 +514,15 @@ impl GradCheck {
         let layer = subject.layer;
         let (inputs, outputs) = (layer.input_dim(), layer.output_dim());
         let wants_input = layer.input_differentiable();
-        let moved = self.normal::<T>(3, input.len()).into_iter().zip(input);
+        let copies = LEAST.div_ceil(input.len() / inputs).max(2) - 1;
+        let moved = self.normal::<T>(3, copies * input.len()).into_iter();
+        let moved = moved.zip(input.iter().cycle());
         let mut others: Vec<T> = moved.map(|(noise, &z)| z + noise).collect();
         if layer.check_input(&others).is_err() {
-            others.copy_from_slice(input);
+            others = input.repeat(copies);
         }
         let together = [input, &others].concat();
-        let cotangent = [u, &self.normal(4, u.len())].concat();
+        let cotangent = [u, &self.normal(4, copies * u.len())].concat();
         let v_input: Vec<T> = self.normal(5, together.len());
         let v_parameters: Vec<T> = self.normal(6, subject.parameters.len());
         let products = |subject: &LayerSubject<'_, T>, z: &[T], u: &[T], v: &[T]| {
@@ -540,6 +552,19 @@ impl GradCheck {
         }
         report.add_columns("jvp of columns alone", &jvp, &whole.2);
         report.add("∂f/∂θ of columns alone", &sum, d_parameters, 0.0);
+
+        let execution = Execution::Divided;
+        let divided = LayerSubject {
+            execution,
+            ..*subject
+        };
+        let blocks = products(&divided, &together, &cotangent, &v_input);
+        report.add_columns("f in blocks", &blocks.0, &whole.0);
+        if wants_input {
+            report.add_columns("∂f/∂z in blocks", &blocks.1, &whole.1);
+        }
+        report.add_columns("jvp in blocks", &blocks.2, &whole.2);
+        report.add_columns("∂f/∂θ in blocks", &blocks.3, &whole.3);
     }
 
     /// Checks that a larger batch never needs less memory, and that the bound's memory stays the
@@ -1222,6 +1247,7 @@ struct LayerSubject<'a, T: Scalar> {
     parameters: &'a [T],
     seed: u64,
     training: bool,
+    execution: Execution,
     /// Of the examples in a visit of training, and perhaps more.
     ids: &'a [u64],
 }
@@ -1232,10 +1258,11 @@ impl<T: Scalar> LayerSubject<'_, T> {
     }
 
     fn context(&self, input: &[T]) -> Context<'_> {
-        match self.training {
+        let context = match self.training {
             true => Context::training(self.seed, 0, 0, &self.ids[..self.batch(input)]),
             false => Context::inference(self.seed, 0),
-        }
+        };
+        context.with_execution(self.execution)
     }
 
     fn work(&self, input: &[T]) -> Vec<T> {

@@ -33,6 +33,10 @@ pub enum Execution {
     /// little work. The choice depends on the layers' costs
     /// ([`Layer::cost`](crate::layer::Layer::cost)) and the number of examples.
     Automatic,
+    /// Like `Sequential`, but in two blocks wherever columns may be divided, so that a check sees on one
+    /// thread what a division changes.
+    #[doc(hidden)]
+    Divided,
 }
 
 /// The smallest number of multiply-adds worth sending to another thread: about ten microseconds.
@@ -43,7 +47,7 @@ pub(crate) const LEAST_WORK: usize = 1 << 19;
 const UNIT: usize = 8;
 
 /// The smallest number of columns in a block, unless fewer are enough work.
-const LEAST_COLUMNS: usize = 2 * UNIT;
+pub(crate) const LEAST_COLUMNS: usize = 2 * UNIT;
 
 #[cfg(not(feature = "rayon"))]
 fn current_num_threads() -> usize {
@@ -169,6 +173,7 @@ impl Execution {
     /// column, or a tuple of up to four of these. `work` captures the data that it only reads, and
     /// uses the part of it in `range`. Each column must be computed independently, so that its bits
     /// do not depend on the blocks; a sum over columns must not be split.
+    /// [`GradCheck::layer`](crate::gradcheck::GradCheck::layer) checks that blocks change nothing.
     ///
     /// # Examples
     /// ```
@@ -220,6 +225,18 @@ impl Execution {
                 false => unit.max(UNIT),
             };
             return halve(0..columns, blocks, unit, data, &work, &combine);
+        }
+        if self == Self::Divided {
+            let unit = match columns < 2 * LEAST_COLUMNS {
+                true => unit,
+                false => unit.max(UNIT),
+            };
+            let at = columns / unit / 2 * unit;
+            if at > 0 {
+                let (first, second) = data.divide(at);
+                let first = work(0..at, first);
+                return combine(first, work(at..columns, second));
+            }
         }
         work(0..columns, data)
     }

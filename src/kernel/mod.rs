@@ -26,8 +26,8 @@ mod vectors;
 
 pub use activation::Activation;
 pub use bytes::Bytes;
-pub(crate) use execution::LEAST_WORK;
 pub use execution::{Columns, Divide, Execution, WriteColumns};
+pub(crate) use execution::{LEAST_COLUMNS, LEAST_WORK};
 pub(crate) use pairs::{PLAIN_TERMS, add_to_halves, add_to_pairs, of_pair, pair_plus, scale_pairs};
 pub use scalar::Scalar;
 pub use shape::Shape;

@@ -323,7 +323,7 @@ impl<T: Scalar> Layer<T> for ConvTranspose2d {
                 if d_input.write.is_skip() {
                     return;
                 }
-                for block in map.blocks(range.len()) {
+                for block in map.blocks(execution, range.len()) {
                     let write = d_input.write.part(block.of(map.channels));
                     map.apply(at.parameters, g, &block, write, work);
                 }

@@ -160,11 +160,19 @@ impl<U: Unfold> PatchMap<U> {
     }
 
     /// The blocks of this many examples for [`apply`](Self::apply), in order. Patches that are the input
-    /// itself form one block.
-    pub(super) fn blocks(&self, examples: usize) -> impl Iterator<Item = Block> {
+    /// itself form one block. Each column is computed by itself, so that blocks may be of any size.
+    pub(super) fn blocks(
+        &self,
+        execution: Execution,
+        examples: usize,
+    ) -> impl Iterator<Item = Block> {
         let at_once = match (self.whole, self.shared) {
             (true, _) => (examples.max(1), self.positions),
             (false, Some((positions, _))) => (1, positions),
+            (false, None) if execution == Execution::Divided => {
+                let (_, positions) = self.at_once();
+                (1, positions.min(self.positions.div_ceil(2)))
+            }
             (false, None) => self.at_once(),
         };
         self.blocks_of(examples, at_once)

@@ -345,7 +345,7 @@ impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
             work,
             |range, (output, tape), work| {
                 let input = &input[range.start * map.inputs..range.end * map.inputs];
-                for block in map.blocks(range.len()) {
+                for block in map.blocks(context.execution, range.len()) {
                     let own = block.of(map.channels);
                     let out = &mut output.values[own.clone()];
                     map.apply(weights, input, &block, Write::Set(&mut *out), work);
@@ -424,7 +424,7 @@ impl<T: Scalar, U: Unfold> Layer<T> for Patchwise<U> {
         let execution = at.context.execution;
         map.for_each_block(execution, n, data, work, |range, tangent, work| {
             let own = range.start * map.inputs..range.end * map.inputs;
-            for block in map.blocks(range.len()) {
+            for block in map.blocks(execution, range.len()) {
                 let out = &mut tangent.values[block.of(map.channels)];
                 let mut filled = !bias.is_empty();
                 if filled {

@@ -2,13 +2,16 @@
 //! derivatives themselves (`planted_errors`) is caught under its own name, and nothing else is.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use crate::property::Tested;
 use layerwise::decoupled::{DecoupledCircuit, TargetInit};
 use layerwise::energy::Energy;
 use layerwise::gradcheck::{GradCheck, GradReport};
-use layerwise::kernel::Write;
-use layerwise::layer::{Activation, Affine, Context, Dense, ParameterGroup, Point, Scratch, Shape};
+use layerwise::kernel::{Execution, Write, WriteColumns};
+use layerwise::layer::{
+    Activation, Affine, Context, Dense, ParameterGroup, Patchwise, Point, Scratch, Shape, Unfold,
+};
 use layerwise::loss::{Pair, SquaredError};
 use layerwise::nalgebra::DMatrix;
 use layerwise::rand::Rng;
@@ -285,6 +288,165 @@ impl Layer<f64> for Planted {
             Self::Tenfold { bound } => Some(*bound),
             _ => None,
         }
+    }
+}
+
+/// sin z, in blocks. In one of its functions, every block reads from the beginning.
+#[derive(Debug)]
+struct Blocks {
+    wrong: &'static str,
+}
+
+impl Blocks {
+    fn write(
+        &self,
+        name: &str,
+        execution: Execution,
+        out: Write<'_, f64>,
+        value: impl Fn(usize) -> f64 + Sync,
+    ) {
+        let (n, data) = (out.len() / 3, WriteColumns::new(out, 3));
+        execution.for_each_block(n, 3, data, |range, out| {
+            // As scratch memory for one block is often shared out.
+            assert!(range.len() >= 16 || range.len() == n);
+            let start = if name == self.wrong { 0 } else { range.start };
+            out.write.each(|i| value(3 * start + i));
+        });
+    }
+}
+
+impl Layer<f64> for Blocks {
+    fn input_shape(&self) -> Shape {
+        3.into()
+    }
+
+    fn output_shape(&self) -> Shape {
+        3.into()
+    }
+
+    fn parameters(&self) -> Vec<ParameterGroup> {
+        Vec::new()
+    }
+
+    fn initialize(&self, _: &mut [f64], _: &mut dyn Rng) {}
+
+    fn scratch(&self, _: usize) -> Scratch {
+        Scratch::NONE
+    }
+
+    fn forward(
+        &self,
+        context: &Context<'_>,
+        _: &[f64],
+        input: &[f64],
+        output: &mut [f64],
+        _: Option<&mut [f64]>,
+        _: &mut [f64],
+    ) {
+        let out = Write::Set(output);
+        self.write("f", context.execution, out, |i| input[i].sin());
+    }
+
+    fn vjp(
+        &self,
+        at: &Point<'_, f64>,
+        cotangent: &[f64],
+        d_input: Write<'_, f64>,
+        _: Write<'_, f64>,
+        _: &mut [f64],
+    ) {
+        let value = |i: usize| at.input[i].cos() * cotangent[i];
+        self.write("∂f/∂z", at.context.execution, d_input, value);
+    }
+
+    fn jvp(
+        &self,
+        at: &Point<'_, f64>,
+        v_input: Option<&[f64]>,
+        _: Option<&[f64]>,
+        tangent: &mut [f64],
+        _: &mut [f64],
+    ) {
+        let value = |i: usize| v_input.map_or(0.0, |v| at.input[i].cos() * v[i]);
+        let out = Write::Set(tangent);
+        self.write("jvp", at.context.execution, out, value);
+    }
+}
+
+#[test]
+fn a_block_that_forgets_where_it_begins_is_caught() {
+    let faults = [
+        ("", None),
+        ("f", Some("f in blocks")),
+        ("∂f/∂z", Some("∂f/∂z in blocks")),
+        ("jvp", Some("jvp in blocks")),
+    ];
+    for (wrong, name) in faults {
+        for n in [1, 2, 40] {
+            let input: Vec<f64> = (0..3 * n).map(|i| (0.7 * i as f64).cos()).collect();
+            let report = GradCheck::new().layer(&Blocks { wrong }, &[], &input);
+            let report = report.unwrap();
+            assert_eq!(failing(&report), name.into_iter().collect(), "{report}");
+        }
+    }
+}
+
+/// Windows of 4 neighbours, copied as ranges; the copies may ignore where the entries or positions begin.
+#[derive(Debug)]
+struct Copied {
+    entries: bool,
+    positions: bool,
+}
+
+impl Unfold for Copied {
+    fn input_shape(&self) -> Shape {
+        9.into()
+    }
+
+    fn patch_len(&self) -> usize {
+        4
+    }
+
+    fn positions(&self) -> Shape {
+        6.into()
+    }
+
+    fn source(&self, entry: usize, position: usize) -> Option<usize> {
+        Some(entry + position)
+    }
+
+    fn unfold<T: Scalar>(
+        &self,
+        input: &[T],
+        entries: Range<usize>,
+        positions: Range<usize>,
+        patches: &mut [T],
+    ) {
+        let of = |range: &Range<usize>, heeded| if heeded { range.start } else { 0 };
+        let start = of(&entries, self.entries) + of(&positions, self.positions);
+        for (p, patch) in patches.chunks_exact_mut(entries.len()).enumerate() {
+            patch.copy_from_slice(&input[start + p..][..entries.len()]);
+        }
+    }
+}
+
+#[test]
+fn patches_that_forget_where_a_part_begins_are_caught() {
+    for (entries, positions, names) in [
+        (true, true, &[][..]),
+        (false, true, &["∂f/∂θ in blocks"]),
+        (true, false, &["f in blocks", "jvp in blocks"]),
+    ] {
+        let unfold = Copied { entries, positions };
+        let layer = Patchwise::over(unfold, 2, Activation::Identity).unwrap();
+        let parameters: Vec<f64> = (0..10).map(|i| (1.3 * f64::from(i)).sin()).collect();
+        let input: Vec<f64> = (0..18).map(|i| (0.7 * f64::from(i)).cos()).collect();
+        let report = GradCheck::new().layer(&layer, &parameters, &input).unwrap();
+        assert_eq!(
+            failing(&report),
+            names.iter().copied().collect(),
+            "{report}"
+        );
     }
 }
 

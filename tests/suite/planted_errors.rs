@@ -121,6 +121,7 @@ const IN_Z: &str = "∂f/∂z by vjp";
 const IN_PARAMETERS: &str = "∂f/∂θ by vjp";
 const TANGENT_IN_Z: &str = "∂f/∂z by jvp";
 const TANGENT_IN_PARAMETERS: &str = "∂f/∂θ by jvp";
+const IN_BLOCKS: [&str; 2] = ["∂f/∂z in blocks", "∂f/∂θ in blocks"];
 const ADDED_IN_Z: &str = "∂f/∂z added by vjp";
 const ADDED_IN_PARAMETERS: &str = "∂f/∂θ added by vjp";
 const TAPELESS: &str = "f without tape";
@@ -159,6 +160,8 @@ const LAYER_FAULTS: [(LayerFault, &[&str]); 13] = [
             ALONE[1],
             ALONE[2],
             ALONE[3],
+            IN_BLOCKS[0],
+            IN_BLOCKS[1],
         ],
     ),
     (L::OtherWithoutTape, &[TAPELESS]),

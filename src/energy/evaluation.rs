@@ -79,14 +79,14 @@ impl<'w, 'a, T: Scalar> Linearization<'w, 'a, T> {
     }
 
     /// `d_input ← (∂f/∂z)ᵀ g` and `d_parameters ← (∂f/∂θ)ᵀ g`, where θ are the layer's own
-    /// parameters.
+    /// parameters. The former is 0 if the layer is not differentiable in its input.
     ///
     /// # Errors
     /// [`Error::Length`] for a slice that does not fit.
     pub fn vjp(
         &mut self,
         cotangent: &[T],
-        d_input: Write<'_, T>,
+        mut d_input: Write<'_, T>,
         d_parameters: Write<'_, T>,
     ) -> Result<(), Error> {
         let (problem, w) = (&self.problem, &mut *self.workspace);
@@ -105,6 +105,12 @@ impl<'w, 'a, T: Scalar> Linearization<'w, 'a, T> {
         }
         let at = problem.point(&w.prediction, &w.tape);
         let (layer, work) = (problem.layer, &mut w.work);
+        if !layer.input_differentiable() {
+            if let Write::Set(own) = d_input {
+                own.fill(T::zero());
+            }
+            d_input = Write::Skip;
+        }
         layer.vjp(&at, cotangent, d_input, d_parameters, work);
         Ok(())
     }

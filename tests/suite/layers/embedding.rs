@@ -1,12 +1,13 @@
 //! Whole numbers as learned vectors.
 
 use layerwise::decoupled::TargetInit;
-use layerwise::energy::Energy;
+use layerwise::energy::{Energy, LocalProblem};
 use layerwise::init::Initializer;
+use layerwise::kernel::Write;
 use layerwise::layer::{
     Activation, Dense, Embedding, PositionBias, PositionWise, Sequential, Shape,
 };
-use layerwise::loss::SoftmaxCrossEntropy;
+use layerwise::loss::{SoftmaxCrossEntropy, SquaredError};
 use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::Adam;
 use layerwise::target_solver::ReverseSweep;
@@ -43,6 +44,35 @@ fn looks_up_and_adds_up() {
     assert_eq!(d, [5.0, 6.0, 0.0, 0.0, 7.0, -2.5]);
     assert_eq!(call.bound(), None);
     assert_eq!(Layer::<f64>::output_shape(&layer), Shape::from([2, 2]));
+}
+
+/// A local problem's product in the whole numbers is 0: set, added, or skipped.
+#[test]
+fn its_product_in_the_whole_numbers_is_zero() {
+    let unit: Vec<Box<dyn Layer<f64>>> = vec![
+        Box::new(Embedding::new(5, 2, 2).unwrap()),
+        Box::new(PositionBias::new([2, 2]).unwrap()),
+    ];
+    let layers: [Box<dyn Layer<f64>>; 2] = [
+        Box::new(Embedding::new(5, 2, 2).unwrap()),
+        Box::new(Sequential::new(unit).unwrap()),
+    ];
+    for layer in &layers {
+        let groups = layer.parameters();
+        let parameters = vec![0.5; groups.last().unwrap().range.end];
+        let (input, target) = ([1.0, 0.0], [0.0; 4]);
+        let problem = LocalProblem::new(layer, &parameters, &SquaredError, 1.0, &input, &target);
+        let problem = problem.unwrap();
+        let mut workspace = problem.workspace();
+        let mut at = problem.linearize(&mut workspace);
+        let mut d_input = [7.0; 2];
+        at.vjp(&[1.0; 4], Write::Add(&mut d_input), Write::Skip)
+            .unwrap();
+        assert_eq!(d_input, [7.0; 2]);
+        at.vjp(&[1.0; 4], Write::Set(&mut d_input), Write::Skip)
+            .unwrap();
+        assert_eq!(d_input, [0.0; 2]);
+    }
 }
 
 #[test]

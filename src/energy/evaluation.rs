@@ -152,6 +152,7 @@ impl<'w, 'a, T: Scalar> Linearization<'w, 'a, T> {
         let (tangent, curved, work) = (&mut w.d_target[..], &mut w.cotangent[..], &mut w.work);
         let (layer, loss, pair) = (problem.layer, problem.loss, problem.pair(&w.prediction));
         layer.jvp(&at, None, Some(v_parameters), tangent, work);
+        problem.leave_out(tangent);
         let regularizer = problem.regularization.parameters.curvature::<T>();
         let of_examples = unit_of(problem.example_weights);
         let of_terms = unit_of(&[problem.weight, regularizer]);
@@ -176,8 +177,10 @@ impl<'w, 'a, T: Scalar> Linearization<'w, 'a, T> {
             for (own, &weight) in columns.zip(problem.example_weights) {
                 scale(own, weight / of_examples);
             }
+            problem.leave_out(curved);
         }
-        layer.vjp(&at, curved, Write::Skip, Write::Set(&mut *product), work);
+        let (made, point) = ([None, Some(&mut *product)], [&w.prediction[..], &w.tape]);
+        problem.transpose(curved, made, point, work);
         if factor > T::zero() {
             let own = |group: &&ParameterGroup| group.decays && group.range.end <= problem.own;
             let groups = problem.regularization.groups.iter().filter(own);

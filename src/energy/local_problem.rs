@@ -6,7 +6,9 @@ use crate::energy::wanted::{All, Ask, Value, Wanted};
 use crate::energy::workspace::LocalWorkspace;
 use crate::error::{Error, Quantity};
 use crate::kernel::{Scalar, Squares, Write};
-use crate::kernel::{add_scaled, add_to, dot, scale, scale_columns, squared_distance, total};
+use crate::kernel::{
+    add_scaled, add_to, all_finite, dot, scale, scale_columns, squared_distance, total,
+};
 use crate::layer::{Context, Layer, ParameterGroup, Point, check_layout, parameter_count};
 use crate::loss::{Loss, Pair};
 use crate::regularizer::Regularizer;
@@ -373,14 +375,49 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         if input && !wants_input {
             w.d_input.fill(T::zero());
         }
+        let d_input = wants_input.then_some(&mut w.d_input[..]);
         let d_own = parameters.then_some(&mut w.d_parameters[..self.own]);
-        self.layer.vjp(
-            &self.point(&w.prediction, &w.tape),
-            &w.cotangent,
-            Write::set(wants_input.then_some(&mut w.d_input[..])),
-            Write::set(d_own),
-            &mut w.work,
-        );
+        let point = [&w.prediction[..], &w.tape];
+        self.transpose(&w.cotangent, [d_input, d_own], point, &mut w.work);
+    }
+
+    /// Sets the layer's products with a `cotangent` that is 0 for every example of weight 0, in its input and
+    /// its own parameters, at this prediction and tape.
+    ///
+    /// Examples of weight 0 may have overflowed, and 0 times NaN would be NaN in the sum over all. Then the
+    /// products, which are 0, are those at the input of another example.
+    pub(super) fn transpose(
+        &self,
+        cotangent: &[T],
+        [mut d_input, mut d_own]: [Option<&mut [T]>; 2],
+        [prediction, tape]: [&[T]; 2],
+        work: &mut [T],
+    ) {
+        let (layer, at) = (self.layer, self.point(prediction, tape));
+        let to_input = Write::set(d_input.as_deref_mut());
+        let to_own = Write::set(d_own.as_deref_mut());
+        layer.vjp(&at, cotangent, to_input, to_own, work);
+        let weights = self.example_weights;
+        let finite = |own: &Option<&mut [T]>| own.as_ref().is_none_or(|own| all_finite(own));
+        if !weights.iter().any(T::is_zero) || finite(&d_input) && finite(&d_own) {
+            return;
+        }
+        let Some(other) = weights.iter().position(|weight| !weight.is_zero()) else {
+            let made = [d_input, d_own].into_iter().flatten();
+            return made.for_each(|own| own.fill(T::zero()));
+        };
+        let (dim, mut input) = (layer.input_dim(), self.input.to_vec());
+        for (i, _) in weights.iter().enumerate().filter(|(_, w)| w.is_zero()) {
+            input.copy_within(other * dim..(other + 1) * dim, i * dim);
+        }
+        let [mut output, mut tape] = [prediction, tape].map(<[T]>::to_vec);
+        let (context, own) = (&self.context, at.parameters);
+        layer.forward(context, own, &input, &mut output, Some(&mut tape), work);
+        let at = Point {
+            input: &input,
+            ..self.point(&output, &tape)
+        };
+        layer.vjp(&at, cotangent, Write::set(d_input), Write::set(d_own), work);
     }
 
     /// Adds the regularisers to the energies, and to the requested gradients in θ_t and z_{t+1}. Returns
@@ -498,6 +535,14 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
             [] => T::of(self.examples() as f64),
             weights => total(weights),
         }
+    }
+
+    /// Sets the columns of examples of weight 0 to 0, which may have overflowed.
+    pub(super) fn leave_out(&self, columns: &mut [T]) {
+        let columns = columns.chunks_exact_mut(self.layer.output_dim());
+        let own = columns.zip(self.example_weights);
+        own.filter(|(_, weight)| weight.is_zero())
+            .for_each(|(column, _)| column.fill(T::zero()));
     }
 
     fn example_weight(&self, i: usize) -> T {

@@ -459,12 +459,11 @@ fn carry_back<'a, T: Scalar>(
             continue;
         };
         if gradients {
-            let at = problem.point(&here.prediction, &here.tape);
-            let (d_own, d_loss) = here.d_parameters.split_at_mut(at.parameters.len());
-            let d_input = Write::set((t > 0).then_some(&mut here.d_input[..]));
-            let d_own = Write::set((!problem.frozen).then_some(d_own));
-            let layer = problem.layer;
-            layer.vjp(&at, &above.d_input, d_input, d_own, &mut here.work);
+            let (d_own, d_loss) = here.d_parameters.split_at_mut(problem.own);
+            let d_input = (t > 0).then_some(&mut here.d_input[..]);
+            let d_own = (!problem.frozen).then_some(d_own);
+            let point = [&here.prediction[..], &here.tape];
+            problem.transpose(&above.d_input, [d_input, d_own], point, &mut here.work);
             // The hidden losses do not enter the composed objective.
             d_loss.fill(T::zero());
         }

@@ -123,7 +123,7 @@ through_pointers!(TargetSolver {
 
 impl<T: Scalar> DecoupledCircuit<T> {
     /// Moves the auxiliary targets of the selected examples by one call of `solver`, with a new
-    /// state and with θ fixed.
+    /// state and with θ fixed. The solver does not see examples of weight 0, unless there are no others.
     ///
     /// # Errors
     /// Errors of the selection, [`Error::NoExamples`], [`Error::TargetsNotStored`], and those of the
@@ -134,7 +134,7 @@ impl<T: Scalar> DecoupledCircuit<T> {
         solver: &dyn TargetSolver<T>,
         selection: &Selection<'_>,
     ) -> Result<SolveReport, Error> {
-        let chosen = self.chosen(selection, "a Z-step")?;
+        let chosen = self.weighty(&self.chosen(selection, "a Z-step")?);
         self.examples.check_stored("a Z-step")?;
         self.check_batch(chosen.len())?;
         let mut working = Working::new(self.circuit.depth());

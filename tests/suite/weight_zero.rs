@@ -9,7 +9,8 @@ use layerwise::data::{Dataset, InMemory};
 use layerwise::decoupled::{DecoupledCircuit, Selection, TargetInit};
 use layerwise::diagnostics::Diagnostics;
 use layerwise::energy::{Energy, Workspace};
-use layerwise::layer::{Activation, Dense};
+use layerwise::gradcheck::GradCheck;
+use layerwise::layer::{Activation, Dense, LayerNorm, Sequential};
 use layerwise::loss::SoftmaxCrossEntropy;
 use layerwise::nalgebra::DMatrix;
 use layerwise::objective::Objective;
@@ -26,7 +27,7 @@ use layerwise::training::{
     Backprop, Decoupling, ErrorShare, FixedPrediction, PcAlm, PenaltyGrowth, Phase, Scheme,
     Session, Targets, Trainer, WStep, ZIl, ZStep,
 };
-use layerwise::{Circuit, Error, Scalar, theory};
+use layerwise::{Circuit, Error, Layer, Scalar, theory};
 
 const N: usize = 11;
 
@@ -587,6 +588,118 @@ fn an_input_that_overflows_counts_nowhere() {
                 (solved.unwrap(), model.circuit().parameters(0).to_vec())
             });
             assert_eq!(solved[0], solved[1], "{solver:?}");
+        }
+    }
+}
+
+/// A unit that overflows within: its tape of the example left out is NaN, and so is 0 times it.
+fn overflowing_within(before: bool) -> [DecoupledCircuit<f32>; 2] {
+    let dense = |inputs, outputs| Dense::new(inputs, outputs, Activation::Identity).unwrap();
+    let unit = |inputs, outputs| {
+        let norm = Box::new(LayerNorm::new(4).unwrap());
+        let layers: Vec<Box<dyn Layer<f32>>> = vec![
+            Box::new(dense(inputs, 4)),
+            norm,
+            Box::new(dense(4, outputs)),
+        ];
+        Sequential::new(layers).unwrap()
+    };
+    let circuit = match before {
+        true => Circuit::builder().layer(unit(2, 4)).layer(dense(4, 1)),
+        false => Circuit::builder().layer(dense(2, 4)).layer(unit(4, 1)),
+    };
+    let circuit = circuit.seed(3).build().unwrap();
+    let mut removed = DecoupledCircuit::new(circuit, Energy::default()).unwrap();
+    let x = DMatrix::from_row_slice(2, 3, &[0.1, 3e38, 0.3, 0.5, 3e38, 0.7]);
+    let y = DMatrix::from_row_slice(1, 3, &[0.1, 0.2, 0.3]);
+    let init = TargetInit::RandomNormal { std: 0.3, seed: 2 };
+    removed.add_examples(&x, &y, &init).unwrap();
+    for t in 0..2 {
+        let own = removed.circuit().parameters(t).len();
+        let own: Vec<f32> = (0..own)
+            .map(|k| (1.0 + k as f32 * 0.7).sin() * 2.0)
+            .collect();
+        removed.set_parameters(t, &own).unwrap();
+    }
+    // Such targets that the later unit overflows.
+    let far = DMatrix::from_column_slice(4, 1, &[3e38, 3e38, -3e38, 3e38]);
+    removed
+        .set_targets(1, &Selection::Columns(1..2), &far)
+        .unwrap();
+    let mut left_out = removed.clone();
+    left_out
+        .set_example_weights(&Selection::All, &[1.0, 0.0, 1.0])
+        .unwrap();
+    removed.remove_examples(&[1]).unwrap();
+    [left_out, removed]
+}
+
+#[track_caller]
+fn assert_near(own: &[f32], other: &[f32]) {
+    assert_eq!(own.len(), other.len());
+    for (a, b) in own.iter().zip(other) {
+        assert!((a - b).abs() <= 1e-4 * b.abs().max(1.0), "{a}, not {b}");
+    }
+}
+
+/// The columns that are not left out, of 4 targets each.
+fn others(targets: &[f32]) -> Vec<f32> {
+    assert_eq!(targets[4..8], [0.0; 4]);
+    [&targets[..4], &targets[8..]].concat()
+}
+
+#[test]
+fn overflow_within_a_unit_counts_nowhere() {
+    for before in [true, false] {
+        let both = overflowing_within(before);
+        let t = usize::from(!before);
+        // Gradients in θ and z, of objectives and of one layer.
+        let gradients = both.each_ref().map(|model| {
+            let objective = model.joint_objective(&Selection::All).unwrap();
+            let joint = objective.gradient(&objective.point()).unwrap();
+            let objective = model.target_objective(&Selection::All).unwrap();
+            let targets = objective.gradient(&objective.point()).unwrap();
+            let parameters = model.circuit().parameter_count();
+            assert_eq!(joint[parameters..], targets);
+            (joint[..parameters].to_vec(), targets)
+        });
+        assert_near(&gradients[0].0, &gradients[1].0);
+        assert_near(&others(&gradients[0].1), &gradients[1].1);
+        let local = both.each_ref().map(|model| {
+            let shard = model.shard(t, &Selection::All).unwrap();
+            let (layer, loss) = (model.circuit().layer(t), model.terms().loss(t));
+            shard.problem(layer, loss).unwrap().gradients().parameters
+        });
+        assert_near(&local[0], &local[1]);
+        GradCheck::new()
+            .circuit(&both[0])
+            .unwrap()
+            .require(1e-2)
+            .unwrap();
+        // Solvers of θ on a local problem, and of z.
+        let solver = LevenbergMarquardt::new(2, 3);
+        let solved = both.each_ref().map(|model| {
+            let problem = model.local_problem(t, 0..model.examples().len()).unwrap();
+            let mut own = problem.parameters().to_vec();
+            let mut state = ParameterSolver::<f32>::start(&solver);
+            let report = solver.solve(&mut state, &problem, &mut problem.workspace(), &mut own);
+            assert!(report.unwrap().accepted > 0);
+            own
+        });
+        assert_near(&solved[0], &solved[1]);
+        let step = StepSize::Checked(0.1);
+        let solvers: [Box<dyn TargetSolver<f32>>; 4] = [
+            Box::new(ReverseSweep::new(1).with_step(step).unwrap()),
+            Box::new(SynchronousDescent::new(1, step).unwrap()),
+            Box::new(GaussNewton::new(1, 2)),
+            Box::new(GaussNewton::direct(1)),
+        ];
+        for solver in solvers {
+            let moved = both.clone().map(|mut model| {
+                model.solve_targets(&*solver, &Selection::All).unwrap();
+                model.z(1).unwrap().into_owned()
+            });
+            assert_eq!(moved[0].clone().remove_column(1), moved[1], "{solver:?}");
         }
     }
 }

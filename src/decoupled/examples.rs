@@ -380,6 +380,8 @@ pub(crate) struct Working<T> {
     ids: Vec<u64>,
     weights: Vec<T>,
     drafts: Vec<Draft<T>>,
+    /// Of the batch lent last.
+    draws: u64,
     /// For streamed examples: the columns, what was read, and what is being read.
     columns: Vec<usize>,
     loaded: Loaded<T>,
@@ -393,6 +395,7 @@ impl<T: Scalar> Working<T> {
             ids: Vec::new(),
             weights: Vec::new(),
             drafts: (1..depth).map(|_| Draft::default()).collect(),
+            draws: 0,
             columns: Vec::new(),
             loaded: Loaded::new(),
             ahead: None,
@@ -423,6 +426,7 @@ impl<T: Scalar> Working<T> {
         for draft in &mut self.drafts {
             (draft.written, draft.finite) = (false, false);
         }
+        self.draws = 0;
         let targets = match examples.hidden {
             Hidden::Computed => TargetUse::Transient,
             Hidden::Stored => targets,
@@ -459,6 +463,7 @@ impl<T: Scalar> Working<T> {
         Ok(BatchMut {
             base,
             drafts: &mut self.drafts,
+            draws: &mut self.draws,
         })
     }
 
@@ -470,7 +475,7 @@ impl<T: Scalar> Working<T> {
         training: bool,
         targets: TargetUse,
     ) -> Result<Batch<'a, T>, Error> {
-        let BatchMut { base, drafts } = self.lend(examples, chosen, 0, targets)?;
+        let BatchMut { base, drafts, .. } = self.lend(examples, chosen, 0, targets)?;
         Ok(Batch {
             training,
             drafts,
@@ -511,7 +516,8 @@ impl<T: Scalar> Working<T> {
         training: bool,
         workspace: &mut Workspace<T>,
     ) -> Result<Batch<'a, T>, Error> {
-        let BatchMut { base, drafts } = self.lend_targets(layers, examples, chosen, workspace)?;
+        let BatchMut { base, drafts, .. } =
+            self.lend_targets(layers, examples, chosen, workspace)?;
         Ok(Batch {
             training,
             drafts,

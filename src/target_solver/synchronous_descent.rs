@@ -68,7 +68,7 @@ default_fields!(Moments: layers ages);
 
 impl Noise {
     /// The draws of one example for a step of z_t.
-    fn stream(&self, example: u64, visit: u64, t: usize, step: u64) -> ChaCha8Rng {
+    fn stream(&self, example: u64, [visit, step]: [u64; 2], t: usize) -> ChaCha8Rng {
         let key = key_of([self.seed, example, visit, step]);
         generator(key, Purpose::Langevin, t as u64)
     }
@@ -108,9 +108,9 @@ impl<T: Scalar> SynchronousDescent<T> {
     /// another [rule](Self::with_rule). Used in training in place of [`ReverseSweep`](super::ReverseSweep),
     /// this is Monte Carlo predictive coding (Oliviers, Bogacz & Meulemans 2024).
     ///
-    /// ξ is a function of `seed`, the id of the example, the visit, the layer and the step. Another
-    /// call of [`solve_targets`](crate::DecoupledCircuit::solve_targets) repeats the same noise unless the
-    /// seed is different.
+    /// ξ is a function of `seed`, the id of the example, the visit, the layer and the step, counted over all
+    /// calls of the visit. Another call of [`solve_targets`](crate::DecoupledCircuit::solve_targets) repeats
+    /// the same noise unless the seed is different.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for a temperature that is negative or not finite; [`Error::Combination`]
@@ -174,7 +174,7 @@ impl<T: Scalar> Descent<T> for Rule<T> {
             .of_all(bounds, problem.workspace(), trial.number)?;
         let (slots, weights) = (self.rule.slots(), problem.example_weights());
         let Moments { layers, ages } = moments;
-        let (ids, visit) = problem.draws();
+        let noise = self.noise.map(|noise| (noise, problem.draw()));
         problem.update_all(layers, |t, z, gradient, own| {
             let dim = z.len() / ages.len();
             let columns = z.chunks_exact_mut(dim).zip(gradient.chunks_exact(dim));
@@ -188,9 +188,9 @@ impl<T: Scalar> Descent<T> for Rule<T> {
                     .with_gradient_factor(1.0 / weight);
                 let own = &mut own[i * slots * dim..(i + 1) * slots * dim];
                 self.rule.update(step, z, gradient, own);
-                if let Some(noise) = self.noise {
+                if let Some((noise, (ids, step))) = noise {
                     let std = (2.0 * full.as_f64() * noise.temperature).sqrt();
-                    add_noise(z, std, &mut noise.stream(ids[i], visit, t, ages[i]));
+                    add_noise(z, std, &mut noise.stream(ids[i], step, t));
                 }
             }
         });

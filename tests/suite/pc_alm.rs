@@ -508,3 +508,29 @@ fn acceleration_saves_rounds() {
         .with_acceleration(0);
     assert!(matches!(none, Err(Error::InvalidOption { value: 0.0, .. })));
 }
+
+/// Every round draws its own noise: without any pull, n steps of width s end √n s from where they began.
+#[test]
+fn every_round_draws_other_noise() {
+    let layer = |inputs, outputs| Dense::new(inputs, outputs, Activation::Identity).unwrap();
+    let circuit = Circuit::builder().layer(layer(1, 200)).layer(layer(200, 1));
+    let energy = Energy::default().with_penalty(1e-6);
+    let mut model = DecoupledCircuit::new(circuit.build().unwrap(), energy).unwrap();
+    model.set_parameters(0, &[0.0; 400]).unwrap();
+    model.set_parameters(1, &[0.0; 201]).unwrap();
+    let zero = DMatrix::zeros(1, 1);
+    model
+        .add_examples(&zero, &zero, &TargetInit::ForwardPass)
+        .unwrap();
+    let gap = |rounds: u64, steps: u64| -> f64 {
+        let noisy = SynchronousDescent::new(steps, StepSize::Fixed(0.01)).unwrap();
+        let scheme = PcAlm::new(rounds, noisy.with_noise(1.0, 1).unwrap(), 1e-9).unwrap();
+        let phase = Phase::new(scheme, GradientDescent::new(1e-9).unwrap()).with_epochs(1);
+        let report = Trainer::new(phase).run(&mut model.clone()).unwrap();
+        report.history[0].gap_after.unwrap()
+    };
+    let [one, sixteen] = [gap(1, 1), gap(16, 1)];
+    assert!((sixteen / one - 4.0).abs() < 0.5, "{one}, {sixteen}");
+    // However the steps are divided among the rounds.
+    assert!((gap(4, 4) / sixteen - 1.0).abs() < 1e-3);
+}

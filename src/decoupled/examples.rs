@@ -381,7 +381,7 @@ pub(crate) struct Working<T> {
     weights: Vec<T>,
     drafts: Vec<Draft<T>>,
     /// Of the batch lent last.
-    draws: u64,
+    calls: u64,
     /// For streamed examples: the columns, what was read, and what is being read.
     columns: Vec<usize>,
     loaded: Loaded<T>,
@@ -395,7 +395,7 @@ impl<T: Scalar> Working<T> {
             ids: Vec::new(),
             weights: Vec::new(),
             drafts: (1..depth).map(|_| Draft::default()).collect(),
-            draws: 0,
+            calls: 0,
             columns: Vec::new(),
             loaded: Loaded::new(),
             ahead: None,
@@ -426,7 +426,7 @@ impl<T: Scalar> Working<T> {
         for draft in &mut self.drafts {
             (draft.written, draft.finite) = (false, false);
         }
-        self.draws = 0;
+        self.calls = 0;
         let targets = match examples.hidden {
             Hidden::Computed => TargetUse::Transient,
             Hidden::Stored => targets,
@@ -463,7 +463,7 @@ impl<T: Scalar> Working<T> {
         Ok(BatchMut {
             base,
             drafts: &mut self.drafts,
-            draws: &mut self.draws,
+            calls: &mut self.calls,
         })
     }
 

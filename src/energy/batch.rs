@@ -133,8 +133,8 @@ pub struct BatchMut<'a, T> {
     /// The batch without drafts.
     pub(crate) base: Batch<'a, T>,
     pub(crate) drafts: &'a mut [Draft<T>],
-    /// How many steps of this visit have drawn noise.
-    pub(crate) draws: &'a mut u64,
+    /// How many calls of this visit have drawn noise.
+    pub(crate) calls: &'a mut u64,
 }
 
 impl<T: Copy> BatchMut<'_, T> {
@@ -151,7 +151,7 @@ impl<T: Copy> BatchMut<'_, T> {
         BatchMut {
             base: self.base,
             drafts: self.drafts,
-            draws: self.draws,
+            calls: self.calls,
         }
     }
 

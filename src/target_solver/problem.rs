@@ -364,12 +364,17 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         problem.local(t).differentiate(Ask::PARAMETERS, local)
     }
 
-    /// All that the random draws of a step may depend on: the ids of the examples, one per column, the number
-    /// of the visit, and that of the step among those of this visit that drew before.
-    pub(super) fn draw(&mut self) -> (&'a [u64], [u64; 2]) {
-        let number = *self.batch.draws;
-        *self.batch.draws += 1;
-        (self.batch.base.ids, [self.batch.base.visit, number])
+    /// The ids of the examples, one per column, and the number of the visit: with the call and the step, all
+    /// that a random draw may depend on.
+    pub(super) fn draws(&self) -> (&'a [u64], u64) {
+        (self.batch.base.ids, self.batch.base.visit)
+    }
+
+    /// The number of this call among those of this visit that draw.
+    pub(super) fn call_that_draws(&mut self) -> u64 {
+        let number = *self.batch.calls;
+        *self.batch.calls += 1;
+        number
     }
 
     /// The weights of the examples, one per column; `None` if every weight is 1.

@@ -62,14 +62,16 @@ struct Moments<T> {
     layers: Vec<Vec<T>>,
     /// How many steps each example has made since its moments were reset.
     ages: Vec<u64>,
+    /// The number of the call in its visit, if it draws noise.
+    call: u64,
 }
 
-default_fields!(Moments: layers ages);
+default_fields!(Moments: layers ages call);
 
 impl Noise {
-    /// The draws of one example for a step of z_t.
-    fn stream(&self, example: u64, [visit, step]: [u64; 2], t: usize) -> ChaCha8Rng {
-        let key = key_of([self.seed, example, visit, step]);
+    /// The draws of one example for a step of z_t. No call has 2³² steps.
+    fn stream(&self, example: u64, [visit, call, step]: [u64; 3], t: usize) -> ChaCha8Rng {
+        let key = key_of([self.seed, example, visit, call << 32 | step]);
         generator(key, Purpose::Langevin, t as u64)
     }
 }
@@ -108,8 +110,8 @@ impl<T: Scalar> SynchronousDescent<T> {
     /// another [rule](Self::with_rule). Used in training in place of [`ReverseSweep`](super::ReverseSweep),
     /// this is Monte Carlo predictive coding (Oliviers, Bogacz & Meulemans 2024).
     ///
-    /// ξ is a function of `seed`, the id of the example, the visit, the layer and the step, counted over all
-    /// calls of the visit. Another call of [`solve_targets`](crate::DecoupledCircuit::solve_targets) repeats
+    /// ξ is a function of `seed`, the id of the example, the visit, the layer, the call within the
+    /// visit and the step. Another call of [`solve_targets`](crate::DecoupledCircuit::solve_targets) repeats
     /// the same noise unless the seed is different.
     ///
     /// # Errors
@@ -158,6 +160,7 @@ impl<T: Scalar> Descent<T> for Rule<T> {
         }
         moments.ages.clear();
         moments.ages.resize(n, 0);
+        moments.call = self.noise.map_or(0, |_| problem.call_that_draws());
         Ok(())
     }
 
@@ -173,8 +176,8 @@ impl<T: Scalar> Descent<T> for Rule<T> {
             .step
             .of_all(bounds, problem.workspace(), trial.number)?;
         let (slots, weights) = (self.rule.slots(), problem.example_weights());
-        let Moments { layers, ages } = moments;
-        let noise = self.noise.map(|noise| (noise, problem.draw()));
+        let Moments { layers, ages, call } = moments;
+        let (ids, visit) = problem.draws();
         problem.update_all(layers, |t, z, gradient, own| {
             let dim = z.len() / ages.len();
             let columns = z.chunks_exact_mut(dim).zip(gradient.chunks_exact(dim));
@@ -188,9 +191,10 @@ impl<T: Scalar> Descent<T> for Rule<T> {
                     .with_gradient_factor(1.0 / weight);
                 let own = &mut own[i * slots * dim..(i + 1) * slots * dim];
                 self.rule.update(step, z, gradient, own);
-                if let Some((noise, (ids, step))) = noise {
+                if let Some(noise) = self.noise {
                     let std = (2.0 * full.as_f64() * noise.temperature).sqrt();
-                    add_noise(z, std, &mut noise.stream(ids[i], step, t));
+                    let at = [visit, *call, ages[i]];
+                    add_noise(z, std, &mut noise.stream(ids[i], at, t));
                 }
             }
         });
@@ -198,7 +202,7 @@ impl<T: Scalar> Descent<T> for Rule<T> {
     }
 
     fn judged(&self, state: &mut State<T>, verdicts: &[Verdict]) {
-        let Moments::<T> { layers, ages } = state.scratch();
+        let Moments::<T> { layers, ages, .. } = state.scratch();
         for (i, verdict) in verdicts.iter().enumerate() {
             ages[i] += 1;
             if matches!(verdict, Verdict::Part | Verdict::Refused) {

@@ -20,6 +20,10 @@ pub enum Quantity {
     ComposedLoss,
     /// The composed loss of validation examples.
     ValidationLoss,
+    /// An input of a validation example; it belongs to no layer.
+    ValidationInput,
+    /// An output target of a validation example; it belongs to no layer.
+    ValidationTarget,
     /// A gradient with respect to θ_t.
     ParameterGradient,
     /// A gradient with respect to z_t.
@@ -54,6 +58,8 @@ impl Quantity {
         match self {
             Self::ComposedLoss
             | Self::ValidationLoss
+            | Self::ValidationInput
+            | Self::ValidationTarget
             | Self::Data
             | Self::MetricTarget
             | Self::MetricOutput => self.to_string(),
@@ -71,6 +77,8 @@ impl fmt::Display for Quantity {
             Self::Energy => "energy",
             Self::ComposedLoss => "composed loss",
             Self::ValidationLoss => "validation loss",
+            Self::ValidationInput => "validation input",
+            Self::ValidationTarget => "validation target",
             Self::ParameterGradient => "parameter gradient",
             Self::TargetGradient => "target gradient",
             Self::Prediction => "prediction",
@@ -530,7 +538,7 @@ pub enum Error {
     NonFiniteData {
         /// Where it was found.
         quantity: Quantity,
-        /// t of z_t or θ_t; 0 for data passed to a metric.
+        /// t of z_t or θ_t; 0 for data that belong to no layer.
         layer: usize,
         /// Row, counted from 0.
         row: usize,

@@ -12,9 +12,9 @@ use super::penalties::PenaltyRange;
 use super::phase::Phase;
 use super::report::{EpochRecord, Event, RunError, StopReason, TrainingReport};
 use super::session::Session;
-use crate::check::{at_least_one, check_examples, finite, refuse};
+use crate::check::{at_least_one, check_examples, check_shape, finite, refuse};
 use crate::decoupled::DecoupledCircuit;
-use crate::error::Error;
+use crate::error::{Error, Quantity};
 use crate::kernel::{Execution, Scalar};
 
 /// Trains a [`DecoupledCircuit`] in a list of [`Phase`]s. Changing one line is enough to compare
@@ -333,6 +333,8 @@ impl<T: Scalar> Trainer<T> {
             let (inputs, targets) = &**validation;
             model.circuit.check_inputs(inputs).map_err(of_validation)?;
             model.circuit.check_output(inputs.ncols())?;
+            let shape = (model.circuit.dims()[model.circuit.depth()], inputs.ncols());
+            check_shape("validation targets, one column per example", targets, shape)?;
             let checked = model
                 .terms
                 .check_outputs(&model.circuit, inputs.ncols(), targets);
@@ -383,6 +385,12 @@ impl<T: Scalar> Trainer<T> {
 fn of_validation(mut error: Error) -> Error {
     match &mut error {
         Error::Shape { what, .. } => what.insert_str(0, "validation "),
+        Error::NonFiniteData { quantity, .. } => {
+            *quantity = match quantity {
+                Quantity::Input => Quantity::ValidationInput,
+                _ => Quantity::ValidationTarget,
+            };
+        }
         Error::TargetDomain { reason, .. } | Error::InputDomain { reason, .. } => {
             reason.push_str(" (in the validation examples)");
         }

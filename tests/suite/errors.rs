@@ -1582,6 +1582,18 @@ fn messages_about_data_name_the_cause() {
             validated(&x, &DMatrix::zeros(2, 4)),
             ["sum to 0", "in the validation examples"],
         ),
+        (
+            validated(&DMatrix::from_element(2, 4, f64::NAN), &y),
+            ["validation input", "at row 0, column 0 is NaN"],
+        ),
+        (
+            validated(&x, &DMatrix::from_element(2, 4, f64::INFINITY)),
+            ["validation target", "at row 0, column 0 is inf"],
+        ),
+        (
+            validated(&x, &DMatrix::from_element(2, 3, 0.5)),
+            ["validation targets", "expected 2 x 4, found 2 x 3"],
+        ),
     ] {
         for part in parts {
             assert!(text.contains(part), "{text}: {part}");

@@ -915,10 +915,7 @@ fn what_cannot_be_done_is_said_before_anything_is() {
         ),
         (
             validated(column(1, 3), column(1, 4)),
-            Error::ExampleCount {
-                inputs: 3,
-                targets: 4,
-            },
+            shape("validation targets, one column per example", (1, 3), (1, 4)),
         ),
         (
             validated(column(1, 0), column(1, 0)),

@@ -163,7 +163,9 @@ struct Within<T> {
 #[derive(Debug, Clone, PartialEq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 struct Epoch {
-    /// Examples visited, which come first in the epoch's order.
+    /// Examples of the epoch.
+    count: usize,
+    /// Those visited, which come first in the epoch's order.
     examples: usize,
     /// The seed of that order; `None` for the order of the columns. A run that is resumed with
     /// another seed or batch size still finishes the epoch in this order.
@@ -220,14 +222,14 @@ impl<T: Scalar> Session<T> {
     ///
     /// # Errors
     /// Those of [`Session::new`], and [`Error::Length`] for a state of a run with a different
-    /// number of phases, with a different number of epochs in a phase that has ended, or with a
-    /// different model, optimiser or scheme, as far as its counts and the sizes of its arrays
-    /// reveal this.
+    /// number of phases, with a different number of epochs in a phase that has ended, in the middle of an
+    /// epoch of a different number of examples, or with a different model, optimiser or scheme, as far as
+    /// its counts and the sizes of its arrays reveal this.
     #[doc(alias("load", "checkpoint"))]
     pub fn resume(
         trainer: &Trainer<T>,
         model: DecoupledCircuit<T>,
-        state: SessionState<T>,
+        mut state: SessionState<T>,
     ) -> Result<Self, Error> {
         let within = state.within.as_ref();
         let penalties = within.map_or(model.terms.penalties(), |own| own.penalties.first());
@@ -242,7 +244,7 @@ impl<T: Scalar> Session<T> {
             let what = format!("epochs of phase {number}, which has ended (add a phase to go on)");
             check_count(&what, whole, expected, found)?;
         }
-        if let Some(within) = &state.within {
+        if let Some(within) = &mut state.within {
             let phase = &trainer.phases[state.phase];
             let w_step = phase.w_step.start(&model)?;
             let scheme = match phase.scheme.start(&mut model.clone()) {
@@ -252,14 +254,17 @@ impl<T: Scalar> Session<T> {
                 started => started?,
             };
             within.check_pending(phase, state.epoch, model.examples.visited().len())?;
-            let what = format!(
-                "values in the state of phase {} (was it saved with another scheme, solver or optimiser?)",
-                state.phase
-            );
-            let fits = within.w_step.fits(&w_step) && within.scheme.fits(&scheme);
-            let expected = scheme.size() + w_step.size();
-            let found = within.scheme.size() + within.w_step.size();
-            check_count(&what, fits, expected, found)?;
+            let what = |part: &str| {
+                format!(
+                    "values in the state of phase {}'s {part} (was it saved with another scheme, solver, optimiser or accumulation?)",
+                    state.phase
+                )
+            };
+            let (own, fits) = (&within.w_step, within.w_step.fits(&w_step));
+            check_count(&what("W-step"), fits, w_step.size(), own.size())?;
+            let (own, fits) = (&within.scheme, within.scheme.fits(&scheme));
+            check_count(&what("scheme"), fits, scheme.size(), own.size())?;
+            within.w_step.follow(w_step);
         }
         let mut session = Self::begin(trainer, model);
         session.state = state;
@@ -744,10 +749,7 @@ impl<T: Scalar> Session<T> {
         within.epoch = Some(Epoch {
             shuffle: shuffled.then_some(self.trainer.seed),
             visits: done * phase.batches(n),
-            statistics: Statistics {
-                unit: unit(n),
-                ..Statistics::default()
-            },
+            count: n,
             ..Epoch::default()
         });
     }
@@ -871,7 +873,7 @@ impl<T: Scalar> Session<T> {
         terms.put_penalties(&memory.penalties);
         penalties.pass(rule, &memory.penalties, &memory.gaps, count);
         draft.keep(w_state, &mut memory.steps);
-        statistics.objective += objective.as_f64() / statistics.unit;
+        statistics.objective += objective.as_f64() / unit(n);
         epoch.statistics = statistics;
         epoch.factor = factor;
         epoch.examples += count;
@@ -992,7 +994,7 @@ impl<T: Scalar> Session<T> {
         let limit = within.worse.unwrap_or(f64::MAX);
         let worse = |loss| Warning::Worse { loss, limit };
         told.extend(loss.filter(|&loss| loss > limit).map(worse));
-        let share = epoch.examples as f64 / epoch.statistics.unit;
+        let share = epoch.examples as f64 / unit(epoch.count);
         let examples = epoch.examples as f64;
         let mean_root = |squares: Option<Squares>| squares.map(|s| T::of(s.root_mean(examples)));
         let record = EpochRecord {
@@ -1227,13 +1229,8 @@ impl<T: Scalar> SessionState<T> {
         if let Some(epoch) = &within.epoch {
             let (seen, n) = (epoch.examples, model.examples.visited().len());
             let own = &epoch.statistics;
-            let expected = unit(n);
-            check_count(
-                "the unit of an epoch",
-                own.unit == expected,
-                n,
-                own.unit as usize,
-            )?;
+            let what = "examples in the middle of an epoch";
+            check_count(what, epoch.count == n, epoch.count, n)?;
             let gaps = [own.gap_before, own.gap_after].into_iter().flatten();
             for squares in gaps {
                 not_negative("a gap in the state", squares.root())?;

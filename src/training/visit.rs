@@ -18,10 +18,8 @@ use crate::target_solver::{
 #[derive(Debug, Clone, Default, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Statistics {
-    /// A power of 2, at least the number of examples. Every term of a sum is divided by it first,
+    /// Σ of the visits' objectives, each divided first by a power of 2, at least the number of examples,
     /// since the sum itself might overflow.
-    pub(super) unit: f64,
-    /// Σ of the visits' objectives/unit.
     pub(super) objective: f64,
     /// Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖² before and after the visits moved targets.
     pub(super) gap_before: Option<Squares>,

@@ -411,19 +411,30 @@ pub struct WState<T> {
 }
 
 impl<T: Scalar> WState<T> {
-    /// Whether this can be a later state of what began as `start`.
+    /// Whether this can be a later state of what began as `start`, perhaps with other layers frozen or
+    /// solved, where that leaves the sizes as they are.
     pub(super) fn fits(&self, start: &Self) -> bool {
         let mut layers = self.layers.iter().zip(&start.layers);
         self.layers.len() == start.layers.len()
             && layers.all(|(own, start)| {
                 let solvers = match (&own.solver, &start.solver) {
                     (Some(own), Some(start)) => own.fits(start),
-                    (own, start) => own.is_some() == start.is_some(),
+                    (own, start) => own.iter().chain(start).all(|one| one.size() == 0),
                 };
                 let sizes =
                     own.moments.len() == start.moments.len() && own.sum.len() == start.sum.len();
-                solvers && sizes && own.frozen == start.frozen
+                solvers && sizes
             })
+    }
+
+    /// Takes which layers are frozen, and which are solved, from `start`, which it fits.
+    pub(super) fn follow(&mut self, start: Self) {
+        for (own, start) in self.layers.iter_mut().zip(start.layers) {
+            own.frozen = start.frozen;
+            if own.solver.is_some() != start.solver.is_some() {
+                own.solver = start.solver;
+            }
+        }
     }
 
     /// The largest of its counts.

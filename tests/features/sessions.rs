@@ -230,9 +230,8 @@ fn states_that_contradict_themselves_are_refused() {
         ("/phases/0/epochs", huge.clone(), "a count"),
         ("/phases/0/steps", huge.clone(), "a count"),
         ("/visits", huge, "a count"),
-        ("/within/epoch/statistics/unit", json!(4.0), "the unit"),
-        ("/within/epoch/statistics/unit", json!(0.0), "the unit"),
-        ("/within/epoch/statistics/unit", json!(-8.0), "the unit"),
+        ("/within/epoch/count", json!(4), "of an epoch"),
+        ("/within/epoch/count", json!(0), "of an epoch"),
         (
             "/within/epoch/statistics/gap_before/sum/rounded",
             json!(-1.0),

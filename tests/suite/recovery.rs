@@ -132,11 +132,27 @@ fn interrupted(
     session
 }
 
+/// Between two epochs there may be other examples than before.
 #[test]
-fn an_epoch_is_not_resumed_on_fewer_examples() {
+fn an_epoch_is_not_resumed_on_another_number_of_examples() {
     let trainer = Trainer::new(batches(Phase::new(Backprop, descent(0.1))));
     let state = interrupted(&trainer, model(), 2).state().clone();
-    length(Session::resume(&trainer, model_of(4, 5), state));
+    for n in [5, 12, 20] {
+        let error = Session::resume(&trainer, model_of(4, n), state.clone()).unwrap_err();
+        let what = "examples in the middle of an epoch".into();
+        let (expected, found) = (11, n);
+        assert_eq!(
+            error,
+            Error::Length {
+                what,
+                expected,
+                found
+            }
+        );
+    }
+    let between = interrupted(&trainer, model(), 4).state().clone();
+    let mut session = Session::resume(&trainer, model_of(4, 20), between).unwrap();
+    assert_eq!(session.run().unwrap().steps, 3 + 2 * 5);
 }
 
 /// Validation keeps the parameters of the best epoch, and they are the circuit's.

@@ -684,6 +684,45 @@ fn sums_in_progress_are_part_of_the_state() {
     }
 }
 
+/// A run goes on with other layers frozen, where that does not change the size of its state.
+#[test]
+fn layers_are_frozen_and_thawed_in_the_middle_of_a_run() {
+    let trainer = |w_step| {
+        let scheme = Decoupling::refreshed(ReverseSweep::new(1));
+        Trainer::new(phase(scheme, w_step, 3).with_batch_size(5).unwrap())
+    };
+    let adam = || WStep::optimizer(Adam::new(0.01).unwrap());
+    let least = || WStep::solver(LeastSquares::ridge(0.1).unwrap());
+    let resumed = |first, second| {
+        let mut session = Session::new(&trainer(first), model()).unwrap();
+        for _ in 0..4 {
+            session.advance().unwrap();
+        }
+        let (state, half) = (session.state().clone(), session.model().clone());
+        let mut session = Session::resume(&trainer(second), half.clone(), state)?;
+        session.run()?;
+        let (before, after) = (theta(&half), theta(session.model()));
+        Ok([0, 1].map(|t| before[t] != after[t]))
+    };
+    let frozen = |w_step: WStep<f64>| w_step.with_frozen(Part::layer(0));
+    for w_step in [adam, least] {
+        assert_eq!(resumed(w_step(), frozen(w_step())), Ok([false, true]));
+        assert_eq!(resumed(frozen(w_step()), w_step()), Ok([true, true]));
+    }
+    // A frozen layer has no sum of gradients, and no damping.
+    let summing = adam().with_accumulation(2).unwrap();
+    let damped = WStep::solver(LevenbergMarquardt::new(1, 2));
+    for w_step in [summing, damped] {
+        let Err(Error::Length {
+            expected, found, ..
+        }) = resumed(w_step.clone(), frozen(w_step))
+        else {
+            panic!("not refused for its size")
+        };
+        assert!(expected < found, "{expected}, {found}");
+    }
+}
+
 /// Backprop that fails once, after its gradient was handed over.
 #[derive(Debug)]
 struct Failing {

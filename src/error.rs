@@ -395,15 +395,18 @@ pub enum Error {
         layer: usize,
     },
 
-    /// A hidden loss other than squared error, in a scheme that is exact only for squared error.
+    /// A hidden loss other than squared error, in something that is exact, or defined, only for squared
+    /// error.
     #[error(
-        "the loss {loss} of hidden layer {layer} is not SquaredError, but this scheme is exact only for SquaredError"
+        "the loss {loss} of hidden layer {layer} is not SquaredError, which {operation} requires"
     )]
     NotSquaredError {
         /// The loss, as its `Debug` prints it.
         loss: String,
         /// The hidden layer t = 1, …, T−1.
         layer: usize,
+        /// What requires it.
+        operation: &'static str,
     },
 
     /// A closed form for linear circuits was applied to a circuit that is not known to be linear.

@@ -146,7 +146,7 @@ impl<'a> Diagnostics<'a> {
         at_least_one(name, self.iterations.unwrap_or(1))?;
         if let Some(steps) = self.error_steps {
             at_least_one("Diagnostics::with_error_share's steps", steps)?;
-            check_squared_hidden_losses(layers)?;
+            check_squared_hidden_losses("Diagnostics::with_error_share", layers)?;
             check_no_target_regularizer("target regulariser with an error share", layers)?;
         }
         if let Classes::Unknown = self.classes {

@@ -40,7 +40,7 @@ pub fn expanded_minimum<T: Scalar>(
     selection: &Selection<'_>,
 ) -> Result<T, Error> {
     let layers = model.layers();
-    check_squared_hidden_losses(layers)?;
+    check_squared_hidden_losses("theory::expanded_minimum", layers)?;
     check_no_target_regularizer("target regulariser under the expansion in 1/μ", layers)?;
     let exact = backprop(model, selection)?;
     let places = model.examples.resolve(selection)?.into_places();

@@ -121,7 +121,8 @@ impl ErrorShare {
 
     /// Checks that the share is defined.
     pub(super) fn check<T: Scalar>(layers: Layers<'_, T>) -> Result<(), Error> {
-        check_terms("target regulariser under ErrorShare", layers)
+        let operation = "ErrorShare (Phase::with_error_share)";
+        check_terms(operation, "target regulariser under ErrorShare", layers)
     }
 
     /// s for the batch of a problem with s = 1; `None` if no error reaches a hidden layer.

@@ -36,7 +36,9 @@ impl FixedPrediction {
     }
 }
 
-const OPTIONS: [&str; 2] = [
+/// The scheme, and its options that must have one value, in messages.
+const NAMES: [&str; 3] = [
+    "fixed prediction",
     "penalty μ under fixed prediction",
     "target regulariser under fixed prediction",
 ];
@@ -48,7 +50,7 @@ pub(crate) fn infer_fixed_prediction<T: Scalar>(
     steps: Option<usize>,
     number: u64,
 ) -> Result<T, Error> {
-    check_exactness(OPTIONS, problem.layers())?;
+    check_exactness(NAMES, problem.layers())?;
     problem.refresh()?;
     let last = problem.layers().depth() - 1;
     let mut objective = None;
@@ -82,11 +84,11 @@ impl<T: Scalar> Scheme<T> for FixedPrediction {
     }
 
     fn check_model(&self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
-        check_terms(OPTIONS[1], model.layers())
+        check_terms(NAMES[0], NAMES[2], model.layers())
     }
 
     fn start(&self, model: &mut DecoupledCircuit<T>) -> Result<State<T>, Error> {
-        check_exactness(OPTIONS, model.layers()).map(|()| State::new())
+        check_exactness(NAMES, model.layers()).map(|()| State::new())
     }
 
     fn visit(&self, _state: &mut State<T>, visit: &mut Visit<'_, T>) -> Result<T, Error> {

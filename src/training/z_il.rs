@@ -26,10 +26,10 @@ pub struct ZIl;
 /// Checks the conditions for equality with backprop, again in every visit in case the circuit
 /// changes during a phase: squared L_h, μ = 1 and no target regulariser.
 pub(super) fn check_exactness<T: Scalar>(
-    [penalty, regularizer]: [&'static str; 2],
+    [operation, penalty, regularizer]: [&'static str; 3],
     layers: Layers<'_, T>,
 ) -> Result<(), Error> {
-    check_terms(regularizer, layers)?;
+    check_terms(operation, regularizer, layers)?;
     let penalties = layers.penalties();
     if let Some(value) = penalties.iter().find(|&&penalty| penalty != T::one()) {
         return Err(Error::InvalidOption {
@@ -43,19 +43,24 @@ pub(super) fn check_exactness<T: Scalar>(
 
 /// Those of the conditions that a run cannot change.
 pub(super) fn check_terms<T: Scalar>(
+    operation: &'static str,
     regularizer: &'static str,
     layers: Layers<'_, T>,
 ) -> Result<(), Error> {
-    check_squared_hidden_losses(layers)?;
+    check_squared_hidden_losses(operation, layers)?;
     check_no_target_regularizer(regularizer, layers)
 }
 
-pub(crate) fn check_squared_hidden_losses<T: Scalar>(layers: Layers<'_, T>) -> Result<(), Error> {
+pub(crate) fn check_squared_hidden_losses<T: Scalar>(
+    operation: &'static str,
+    layers: Layers<'_, T>,
+) -> Result<(), Error> {
     for t in 0..layers.depth() - 1 {
         if !layers.loss(t).is_squared_error() {
             return Err(Error::NotSquaredError {
                 loss: format!("{:?}", layers.loss(t)),
                 layer: t + 1,
+                operation,
             });
         }
     }
@@ -77,7 +82,12 @@ pub(crate) fn check_no_target_regularizer<T: Scalar>(
     }
 }
 
-const OPTIONS: [&str; 2] = ["penalty μ under Z-IL", "target regulariser under Z-IL"];
+/// The scheme, and its options that must have one value, in messages.
+const NAMES: [&str; 3] = [
+    "Z-IL",
+    "penalty μ under Z-IL",
+    "target regulariser under Z-IL",
+];
 
 /// Computes every ∂E/∂θ_t of Z-IL in the problem's workspace, and returns E at the forward pass.
 /// Errors report `number` as their step.
@@ -85,7 +95,7 @@ pub(crate) fn infer_z_il<T: Scalar>(
     problem: &mut TargetProblem<'_, T>,
     number: u64,
 ) -> Result<T, Error> {
-    check_exactness(OPTIONS, problem.layers())?;
+    check_exactness(NAMES, problem.layers())?;
     problem.refresh()?;
     let last = problem.layers().depth() - 1;
     // At the forward pass E is the composed objective.
@@ -116,11 +126,11 @@ impl<T: Scalar> Scheme<T> for ZIl {
     }
 
     fn check_model(&self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
-        check_terms(OPTIONS[1], model.layers())
+        check_terms(NAMES[0], NAMES[2], model.layers())
     }
 
     fn start(&self, model: &mut DecoupledCircuit<T>) -> Result<State<T>, Error> {
-        check_exactness(OPTIONS, model.layers()).map(|()| State::new())
+        check_exactness(NAMES, model.layers()).map(|()| State::new())
     }
 
     fn visit(&self, _state: &mut State<T>, visit: &mut Visit<'_, T>) -> Result<T, Error> {

@@ -468,10 +468,13 @@ fn a_share_without_a_closed_form_is_refused() {
                 .unwrap(),
         )
     };
-    let not_squared =
-        |error: Error| assert!(matches!(error, Error::NotSquaredError { .. }), "{error}");
-    not_squared(huber.diagnose(&options).unwrap_err());
-    not_squared(trainer().check(&huber).unwrap_err());
+    let not_squared = |error: Error, name: &str| {
+        assert!(matches!(error, Error::NotSquaredError { .. }), "{error}");
+        assert!(error.to_string().contains(name), "{error}");
+    };
+    let error = huber.diagnose(&options).unwrap_err();
+    not_squared(error, "Diagnostics::with_error_share");
+    not_squared(trainer().check(&huber).unwrap_err(), "ErrorShare");
     let named = |error: Error, name: &str| {
         let fits = matches!(&error, Error::InvalidOption { option, .. } if *option == name);
         assert!(fits, "{error}");

@@ -1520,11 +1520,15 @@ fn a_check_refuses_what_the_run_would() {
     // A scheme that is exact only for squared hidden losses.
     let huber = Energy::default().with_hidden_loss(Huber::new(1.0).unwrap());
     let exact = [
-        Phase::new(ZIl, adam()),
-        Phase::new(FixedPrediction::new(), adam()),
+        ("Z-IL", Phase::new(ZIl, adam())),
+        (
+            "fixed prediction",
+            Phase::new(FixedPrediction::new(), adam()),
+        ),
     ];
-    for phase in exact {
+    for (name, phase) in exact {
         let refused = check(&model(huber.clone()), phase).unwrap_err();
+        assert!(refused.to_string().contains(name), "{refused}");
         assert!(
             matches!(refused, Error::NotSquaredError { layer: 1, .. }),
             "{refused}"

@@ -758,13 +758,18 @@ fn statements_4_7_and_8_refuse_what_they_do_not_hold_for() {
     let stiff = model(case.energy().with_penalty(2.0));
     type Check = fn(&DecoupledCircuit<f64>) -> Result<(), Error>;
     let expansion: Check = |model| theory::expanded_minimum(model, &ALL).map(|_| ());
-    let checks: [Check; 3] = [
-        expansion,
-        |model| theory::z_il_gradients(model, &ALL).map(|_| ()),
-        |model| theory::fixed_prediction_gradients(model, &ALL, 1).map(|_| ()),
+    let checks: [(&str, Check); 3] = [
+        ("theory::expanded_minimum", expansion),
+        ("Z-IL", |model| {
+            theory::z_il_gradients(model, &ALL).map(|_| ())
+        }),
+        ("fixed prediction", |model| {
+            theory::fixed_prediction_gradients(model, &ALL, 1).map(|_| ())
+        }),
     ];
-    for (i, check) in checks.into_iter().enumerate() {
+    for (i, (name, check)) in checks.into_iter().enumerate() {
         let error = check(&huber).unwrap_err();
+        assert!(error.to_string().contains(name), "{error}");
         assert!(
             matches!(error, Error::NotSquaredError { layer: 1, .. }),
             "{error}"

@@ -93,6 +93,8 @@
 #![cfg_attr(not(feature = "blas"), forbid(unsafe_code))]
 #![deny(missing_docs)]
 
+#[cfg(any(feature = "plot", feature = "storage"))]
+mod atomic;
 mod check;
 pub mod circuit;
 pub mod data;

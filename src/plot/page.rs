@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::atomic;
 use crate::error::Error;
 
 use super::canvas::{Canvas, GAP, LABELS, ROOM, width};
@@ -116,16 +117,14 @@ impl Page {
         })
     }
 
-    /// Writes the page to a file, which replaces an existing one.
+    /// Writes the page to a file. An existing one is replaced as a whole: the new file is written beside
+    /// it, with `.partial` at the end of its name, and renamed. A device, a pipe or a socket is not
+    /// replaced.
     ///
     /// # Errors
     /// Those of [`to_svg`](Self::to_svg), and [`Error::File`].
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
-        let path = path.as_ref();
-        std::fs::write(path, self.to_svg()?).map_err(|reason| Error::File {
-            file: format!("the file {}", path.display()),
-            doing: "written",
-            reason: reason.to_string(),
-        })
+        let svg = self.to_svg()?;
+        atomic::write(path.as_ref(), |to| to(svg.as_bytes()))
     }
 }

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::Stored;
-use super::atomic;
 use super::circuit::Manifest;
 use super::container::{Contents, Draft, Layout};
 use super::model::{self, RunEntry, Values};
+use crate::atomic;
 use crate::decoupled::DecoupledCircuit;
 use crate::error::Error;
 use crate::training::{Saver, Session, SessionState, Trainer};

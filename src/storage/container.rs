@@ -13,8 +13,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::Stored;
-use super::atomic::{self, Sink};
 use super::stored::bytes_of;
+use crate::atomic::{self, Sink};
 use crate::data_file::DataFile;
 use crate::error::Error;
 use crate::kernel::{Bytes, extent_product};

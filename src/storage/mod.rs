@@ -68,7 +68,6 @@
 //! [`Session::reopen`]: crate::training::Session::reopen
 //! [`Session::checkpoint_every`]: crate::training::Session::checkpoint_every
 
-mod atomic;
 mod checkpoint;
 mod circuit;
 mod container;

@@ -56,6 +56,17 @@ fn child() {
     assert_eq!(fs::read(&path).unwrap(), old);
     assert!(!partial.exists());
     assert_unwritten(&session.model().save(&path).unwrap_err(), &path);
+    #[cfg(feature = "plot")]
+    {
+        use layerwise::plot::{Axis, Line, Page, Panel};
+        let panel = Panel::new(Axis::linear("x"), Axis::linear("y"));
+        let page =
+            Page::new("").with_panel(panel.with_line(Line::new("a", [(0.0, 1.0), (1.0, 2.0)])));
+        assert!(page.to_svg().unwrap().len() > 1024);
+        assert_unwritten(&page.save(&path).unwrap_err(), &path);
+        assert_eq!(fs::read(&path).unwrap(), old);
+        assert!(!partial.exists());
+    }
     // Two lines fit, the others do not.
     let observer = CsvLog::create(&log).unwrap().with_run(&"x".repeat(400));
     session.observe(observer);

@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use crate::error::Error;
 
 /// The name of a file in messages.
-pub(super) fn name(path: &Path) -> String {
+pub(crate) fn name(path: &Path) -> String {
     format!("the file {}", path.display())
 }
 
 /// Replaces a file, or creates it, by what `fill` passes on piece by piece: after a crash at any moment,
 /// the old or the new one is there.
-pub(super) fn write(
+pub(crate) fn write(
     path: &Path,
     fill: impl FnOnce(&mut Sink<'_>) -> Result<(), Error>,
 ) -> Result<(), Error> {
@@ -49,7 +49,8 @@ pub(super) fn write(
 }
 
 /// Checks that a file could be written there, as far as its folder shows.
-pub(super) fn check_folder(path: &Path) -> Result<(), Error> {
+#[cfg(feature = "storage")]
+pub(crate) fn check_folder(path: &Path) -> Result<(), Error> {
     let found = target(path).and_then(|path| fs::metadata(folder(&path)));
     match found.map(|folder| folder.is_dir()) {
         Ok(true) => Ok(()),
@@ -66,7 +67,7 @@ fn folder(path: &Path) -> &Path {
 }
 
 /// What takes the pieces of a file.
-pub(super) type Sink<'a> = dyn FnMut(&[u8]) -> Result<(), Error> + 'a;
+pub(crate) type Sink<'a> = dyn FnMut(&[u8]) -> Result<(), Error> + 'a;
 
 fn fill_file(
     file: &File,

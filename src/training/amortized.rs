@@ -327,6 +327,10 @@ impl<T: Scalar> Scheme<T> for Amortized<T> {
         TargetUse::Transient
     }
 
+    fn uses_schedule(&self) -> bool {
+        true
+    }
+
     fn check_model(&self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
         self.check_dims(model.circuit().dims())?;
         self.solver.check(model.layers())

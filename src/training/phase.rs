@@ -104,7 +104,8 @@ impl<T: Scalar> Phase<T> {
     }
 
     /// Schedule of the factor that multiplies θ's learning rate over the phase; constant unless
-    /// set. A run refuses a schedule if no layer has an optimiser ([`Error::Combination`]).
+    /// set. A run refuses a schedule if no layer has an optimiser ([`Error::Combination`]), unless the
+    /// scheme uses it ([`Scheme::uses_schedule`]).
     pub fn with_schedule(mut self, schedule: Schedule) -> Self {
         self.schedule = schedule;
         self
@@ -223,6 +224,12 @@ impl<T: Scalar> Phase<T> {
                 .check_stored("a phase whose scheme keeps targets"),
             TargetUse::Transient | TargetUse::None => Ok(()),
         }
+    }
+
+    /// Checks that every option of the W-step, and the schedule, has something to act on.
+    pub(super) fn check_w_step(&self, model: &DecoupledCircuit<T>) -> Result<(), Error> {
+        let schedules = self.schedule != Schedule::CONSTANT && !self.scheme.uses_schedule();
+        self.w_step.check_on(model, schedules)
     }
 
     /// Visits per epoch of n examples.

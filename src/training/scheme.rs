@@ -57,6 +57,12 @@ pub trait Scheme<T: Scalar>: Debug + Send + Sync {
         self.targets() != TargetUse::None
     }
 
+    /// Whether the scheme applies the factor of the learning-rate schedule ([`Visit::factor`]) to
+    /// something of its own; if not, a schedule is refused where no layer has an optimiser.
+    fn uses_schedule(&self) -> bool {
+        false
+    }
+
     /// Whether the scheme can work with a W-step.
     ///
     /// # Errors
@@ -104,6 +110,7 @@ pub trait Scheme<T: Scalar>: Debug + Send + Sync {
 through_pointers!(Scheme {
     fn targets(&self) -> TargetUse;
     fn uses_penalties(&self) -> bool;
+    fn uses_schedule(&self) -> bool;
     fn check(&self, w_step: &WStep<T>) -> Result<(), Error>;
     fn check_model(&self, model: &DecoupledCircuit<T>) -> Result<(), Error>;
     fn start(&self, model: &mut DecoupledCircuit<T>) -> Result<State<T>, Error>;

@@ -365,7 +365,7 @@ impl<T: Scalar> Trainer<T> {
             phase.check_targets(model)?;
             phase.scheme.check_model(model)?;
             phase.w_step.start(model)?;
-            phase.w_step.check_on(model, phase.schedule)?;
+            phase.check_w_step(model)?;
             if phase.validates() && self.validation.is_none() {
                 return Err(Error::NoExamples {
                     operation: "Stopping::Validation (pass examples to Trainer::with_validation)",

@@ -14,7 +14,6 @@ use crate::kernel::{Columns, Execution, Scalar, Squares, all_finite, both_finite
 use crate::layer::ParameterGroup;
 use crate::optimizer::{Optimizer, Step};
 use crate::parameter_solver::ParameterSolver;
-use crate::schedule::Schedule;
 use crate::state::State;
 
 /// How the parameters move in a visit: by an [`Optimizer`] along their gradients, by a
@@ -245,12 +244,12 @@ impl<T: Scalar> WStep<T> {
     }
 
     /// Checks that the circuit has every part that the options name, that no solver would move what is
-    /// frozen, and that no option of the optimiser, nor the phase's `schedule` of its rate, is without
-    /// effect.
+    /// frozen, and that no option of the optimiser, nor a schedule of nothing but its rate (`schedules`),
+    /// is without effect.
     pub(super) fn check_on(
         &self,
         model: &DecoupledCircuit<T>,
-        schedule: Schedule,
+        schedules: bool,
     ) -> Result<(), Error> {
         self.parts.check(model)?;
         let circuit = model.circuit();
@@ -275,9 +274,7 @@ impl<T: Scalar> WStep<T> {
             return Ok(());
         }
         let what = match self.max_norm {
-            _ if schedule != Schedule::CONSTANT => {
-                "a learning-rate schedule where no layer has an optimiser"
-            }
+            _ if schedules => "a learning-rate schedule where no layer has an optimiser",
             Some(_) => "a maximum gradient norm where no layer has an optimiser",
             None => return Ok(()),
         };

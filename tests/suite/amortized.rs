@@ -6,6 +6,8 @@ use layerwise::error::Quantity;
 use layerwise::layer::{Activation, Dense};
 use layerwise::nalgebra::DMatrix;
 use layerwise::optimizer::{Adam, GradientDescent, Optimizer, Step};
+use layerwise::parameter_solver::LeastSquares;
+use layerwise::schedule::Schedule;
 use layerwise::target_solver::{GaussNewton, ReverseSweep, StepSize, SynchronousDescent};
 use layerwise::training::{Amortized, Decoupling, Event, Phase, Session, Trainer, WStep};
 use layerwise::{Circuit, DecoupledCircuit, Error, Scalar};
@@ -75,8 +77,18 @@ fn energy(model: &DecoupledCircuit<f64>, proposer: &Circuit<f64>) -> f64 {
 
 /// The proposer after one visit to all examples, with θ at rest.
 fn after_a_visit(model: &DecoupledCircuit<f64>, scheme: &Amortized<f64>) -> Circuit<f64> {
-    let phase = Phase::with_w_step(scheme.clone(), WStep::none()).unwrap();
-    let trainer = Trainer::new(phase.with_epochs(1));
+    scheduled(model, scheme, WStep::none(), Schedule::CONSTANT)
+}
+
+/// The proposer after one visit to all examples.
+fn scheduled(
+    model: &DecoupledCircuit<f64>,
+    scheme: &Amortized<f64>,
+    w_step: WStep<f64>,
+    schedule: Schedule,
+) -> Circuit<f64> {
+    let phase = Phase::with_w_step(scheme.clone(), w_step).unwrap();
+    let trainer = Trainer::new(phase.with_epochs(1).with_schedule(schedule));
     let mut session = Session::new(&trainer, model.clone()).unwrap();
     while let Some(event) = session.advance().unwrap() {
         if let Event::Visit(_) = event {
@@ -84,6 +96,25 @@ fn after_a_visit(model: &DecoupledCircuit<f64>, scheme: &Amortized<f64>) -> Circ
         }
     }
     panic!("no visit")
+}
+
+/// A schedule also acts on φ where no layer of the circuit has an optimiser.
+#[test]
+fn a_schedule_acts_on_the_proposer() {
+    let model = model(Activation::Tanh);
+    let of = |rate| {
+        let rule = GradientDescent::new(rate).unwrap();
+        Amortized::new(proposer(&DIMS, true), rule, ReverseSweep::new(1)).unwrap()
+    };
+    let solver = || WStep::solver(LeastSquares::ridge(0.1).unwrap());
+    let warm = Schedule::CONSTANT.with_warm_up(2);
+    for w_step in [WStep::none, solver] {
+        let halved = scheduled(&model, &of(0.5), w_step(), warm);
+        let slow = scheduled(&model, &of(0.25), w_step(), Schedule::CONSTANT);
+        for t in 0..2 {
+            assert_eq!(halved.parameters(t), slow.parameters(t));
+        }
+    }
 }
 
 /// After one gradient step of size η in z, φ steps along η/n ∂E(θ, q(φ))/∂φ: central differences of E

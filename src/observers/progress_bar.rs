@@ -9,7 +9,7 @@ use crate::kernel::Scalar;
 use crate::training::{EpochRecord, Event, Observer, Progress};
 
 /// A progress bar on the standard error stream, if that is a terminal (feature `progress`): the share of
-/// visits made, the time left, and E, the losses, the gap and the metric of the last epoch.
+/// visits made, the time left, and E, the losses, the gap and the metric of the last epoch that it saw end.
 ///
 /// The time left is that of this session's visits so far, carried on; it assumes that no phase ends
 /// early.
@@ -36,6 +36,8 @@ pub struct ProgressBar {
     bar: indicatif::ProgressBar,
     /// The share that was done, and the seconds, when it was first told.
     start: Option<(f64, f64)>,
+    /// The numbers of the last epoch that it was told of, for its message.
+    numbers: String,
 }
 
 /// Steps of the bar.
@@ -53,7 +55,11 @@ impl ProgressBar {
         let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = indicatif::ProgressBar::with_draw_target(Some(STEPS), target);
         bar.set_style(style);
-        Self { bar, start: None }
+        Self {
+            bar,
+            start: None,
+            numbers: String::new(),
+        }
     }
 }
 
@@ -63,12 +69,9 @@ impl Default for ProgressBar {
     }
 }
 
-/// "epoch 3 of 20, E 1.2e-1, …".
-fn message<T: Scalar>(record: Option<&EpochRecord<T>>, run: &Progress<'_, T>) -> String {
-    let mut text = format!("epoch {} of {}", run.epochs, run.planned);
-    let Some(record) = record else {
-        return text;
-    };
+/// ", E 1.2e-1, …".
+fn numbers<T: Scalar>(record: &EpochRecord<T>) -> String {
+    let mut text = String::new();
     for (name, value) in [
         ("E", Some(record.objective)),
         ("loss", record.composed_loss),
@@ -90,7 +93,10 @@ impl<T: Scalar> Observer<T> for ProgressBar {
         let (first, began) = *self.start.get_or_insert((run.fraction, run.seconds));
         self.bar
             .set_position((run.fraction * STEPS as f64).round() as u64);
-        let mut text = message(run.history.last(), run);
+        if let Event::Epoch(record) = event {
+            self.numbers = numbers(record);
+        }
+        let mut text = format!("epoch {} of {}{}", run.epochs, run.planned, self.numbers);
         let share = run.fraction - first;
         if share > 0.0 {
             let left = (run.seconds - began) / share * (1.0 - run.fraction);

@@ -319,6 +319,17 @@ fn the_bar_shows_where_the_run_stands() {
     }
     assert!(term.width() > 0);
 
+    // The last epoch's numbers are shown, whether or not the history keeps them.
+    let target = ProgressDrawTarget::term_like(Box::new(term.clone()));
+    let mut session = Session::new(&trainer().with_history_every(3), model()).unwrap();
+    session.observe(ProgressBar::on(target));
+    let kept = session.run().unwrap().history;
+    assert_eq!(kept.len(), 1);
+    let shown = term.contents();
+    let line = shown.lines().last().unwrap();
+    let expected = format!("100% epoch 4 of 4, E {:.3e}", last.objective);
+    assert!(line.contains(&expected), "{line}: {expected}");
+
     // Stopped after 3 of 8 visits.
     let target = ProgressDrawTarget::term_like(Box::new(term.clone()));
     let mut session = Session::new(&trainer(), model()).unwrap();

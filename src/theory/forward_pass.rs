@@ -51,6 +51,11 @@ pub fn forward_pass_deviations<T: Scalar>(
     model: &DecoupledCircuit<T>,
     selection: &Selection<'_>,
 ) -> Result<ForwardPassDeviations, Error> {
+    // Without those of weight 0, as in backprop: a sum's rounding depends on the number of its terms.
+    let counted = model.weighty(&model.chosen(selection, "statement 1")?);
+    let places = counted.into_places().into_iter();
+    let ids: Vec<u64> = places.map(|place| model.examples()[place]).collect();
+    let selection = &Selection::Examples(&ids);
     let own = on_a_copy(model, selection, "statement 1", |problem| {
         problem.refresh()?;
         gradients(problem)

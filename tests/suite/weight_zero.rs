@@ -792,6 +792,37 @@ fn a_weight_can_come_back() {
     assert_ne!(resting(&model), before);
 }
 
+/// At the forward pass E and its gradients are backprop's to the last bit, with whatever weights.
+fn statement_1_has_no_deviations<T: Tested>() {
+    for n in 1..40 {
+        let mut model = model::<T>(true, false);
+        let x = DMatrix::from_vec(3, n, uniform::<T>(&mut generator(3), 3 * n, 1.0));
+        let y = DMatrix::from_element(2, n, T::of(0.5));
+        model
+            .add_examples(&x, &y, &TargetInit::ForwardPass)
+            .unwrap();
+        let weight = |i: usize| T::of([0.0, 1.0, 2.5][(n + i * i) % 3]);
+        let weights: Vec<T> = (0..N + n).map(weight).collect();
+        model
+            .set_example_weights(&Selection::All, &weights)
+            .unwrap();
+        for selection in [Selection::All, Selection::Columns(N..N + n)] {
+            let found = theory::forward_pass_deviations(&model, &selection).unwrap();
+            assert_eq!(found.largest(), 0.0, "{n}: {found:?}");
+        }
+    }
+}
+
+#[test]
+fn statement_1_has_no_deviations_f32() {
+    statement_1_has_no_deviations::<f32>();
+}
+
+#[test]
+fn statement_1_has_no_deviations_f64() {
+    statement_1_has_no_deviations::<f64>();
+}
+
 #[test]
 fn a_run_needs_an_example_that_counts() {
     let mut model = model::<f64>(false, false);

@@ -525,8 +525,8 @@ pub enum Error {
         total: f64,
     },
 
-    /// A range of columns that goes beyond the circuit's examples.
-    #[error("columns {start}..{end} were requested, but the circuit has {count} examples")]
+    /// A range of columns that goes beyond the examples of the circuit, or of the data set.
+    #[error("columns {start}..{end} were requested, but there are {count} examples")]
     UnknownColumns {
         /// First column.
         start: usize,

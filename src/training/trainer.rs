@@ -328,7 +328,11 @@ impl<T: Scalar> Trainer<T> {
         model: &DecoupledCircuit<T>,
     ) -> Result<(), Error> {
         let n = model.examples.visited().len();
-        check_examples(n, "training")?;
+        let operation = match model.examples().is_empty() {
+            true => "training",
+            false => "training (all examples have weight 0, which leaves them out)",
+        };
+        check_examples(n, operation)?;
         if let Some(validation) = &self.validation {
             let (inputs, targets) = &**validation;
             model.circuit.check_inputs(inputs).map_err(of_validation)?;

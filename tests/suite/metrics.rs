@@ -1060,6 +1060,7 @@ fn a_split_of_a_split_stays_on_its_side() {
         matches!(error, Error::UnknownColumns { count: 10, .. }),
         "{error}"
     );
+    assert!(!error.to_string().contains("circuit"), "{error}");
 }
 
 #[test]

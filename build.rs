@@ -14,11 +14,11 @@ fn main() {
         println!("cargo::rustc-cfg=unoptimized");
     }
     // Only where the tests are present, which the package that users build does not contain: see
-    // `src/instances.rs`. Only with the default features, with which the whole suite is built; a build of fewer
-    // tests is faster without.
+    // `src/instances.rs`. Only with the features of the whole suite and of the examples; a build of fewer
+    // programs is faster without.
     let feature = |name: &str| env::var_os(format!("CARGO_FEATURE_{name}")).is_some();
     let default = feature("FAST_KERNELS") && feature("RAYON");
-    let default = default && !feature("SERDE") && !feature("BLAS");
+    let default = default && !feature("BLAS");
     if level == Ok("1") && default && Path::new("tests").is_dir() {
         println!("cargo::rustc-cfg=instances");
     }

@@ -171,7 +171,7 @@ fn descriptions_take_no_memory() {
 
 /// More examples times units than memory holds.
 fn batches_beyond_memory_are_refused<T: Tested>() {
-    let (n, d) = (1 << 20, 1 << 22);
+    let (n, d) = (1 << 22, 1 << 20);
     let (x, y) = (DMatrix::zeros(1, n), DMatrix::zeros(1, n));
     let init = TargetInit::ForwardPass;
     let mut wide = model::<T>(Circuit::builder().layer(dense(1, d)).layer(dense(d, 1)));

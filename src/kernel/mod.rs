@@ -36,10 +36,10 @@ pub(crate) use tridiagonal::Tridiagonal;
 
 pub(crate) use reduction::{
     Squares, Sum, add_scaled, add_to, add_to_columns, all_finite, both_finite, dot, exponent,
-    fill_columns, half_squared_distances, half_weighted_square, larger, largest_magnitude,
+    fill_columns, half_squared_distances, half_weighted_square, larger, largest, largest_magnitude,
     map_pairs, multiply, multiply_by, norm, norm_in_units, place_of_largest, power_of_two,
-    quick_norm, root_mean_square, row_sums, row_sums_of_many, row_sums_of_products, scale,
-    scale_by_power, scale_columns, squared_distance, squares, subtract, subtract_from,
+    quick_norm, root_mean_square, row_sums, row_sums_in, row_sums_of_many, row_sums_of_products,
+    scale, scale_by_power, scale_columns, squared_distance, squares, subtract, subtract_from,
     sum_of_blocks, sums_of_blocks, total, total_magnitude, unit_of, weighted_row_sums,
 };
 

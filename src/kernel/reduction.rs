@@ -546,23 +546,46 @@ pub(crate) fn largest_magnitude<T: Scalar>(a: &[T]) -> T {
             lanes[j] = greater(lanes[j], chunk[j]);
         }
     }
-    rest.iter().chain(&lanes).copied().fold(T::zero(), greater)
+    let top = across(lanes, greater);
+    rest.iter().copied().fold(top, greater)
+}
+
+/// The largest value. NaN is ignored, but the result is NaN if the first value is NaN.
+#[inline(always)]
+pub(crate) fn largest<T: Scalar>(a: &[T]) -> T {
+    let greater = |top: T, a: T| if a > top { a } else { top };
+    let (chunks, Some(last)) = (a.as_chunks::<LANES>().0, a.last_chunk::<LANES>()) else {
+        return a.iter().copied().fold(a[0], greater);
+    };
+    let mut lanes = [a[0]; LANES];
+    // The last chunk may have values that others have too.
+    for chunk in chunks.iter().chain([last]) {
+        for j in 0..LANES {
+            lanes[j] = greater(lanes[j], chunk[j]);
+        }
+    }
+    across(lanes, greater)
+}
+
+/// `op` over all lanes, half of them at a time.
+#[inline(always)]
+fn across<T: Copy>(mut lanes: [T; LANES], op: impl Fn(T, T) -> T) -> T {
+    let mut width = LANES;
+    while width > 1 {
+        width /= 2;
+        for j in 0..width {
+            lanes[j] = op(lanes[j], lanes[j + width]);
+        }
+    }
+    lanes[0]
 }
 
 /// The index of the first largest value. NaN is ignored, but the index is 0 if the first value is
 /// NaN.
 #[inline(always)]
 pub(crate) fn place_of_largest<T: Scalar>(a: &[T]) -> usize {
-    let greater = |top: T, a: T| if a > top { a } else { top };
-    let (chunks, rest) = a.as_chunks::<LANES>();
-    let mut lanes = [a[0]; LANES];
-    for chunk in chunks {
-        for j in 0..LANES {
-            lanes[j] = greater(lanes[j], chunk[j]);
-        }
-    }
-    let top = rest.iter().chain(&lanes).copied().fold(a[0], greater);
-    let before = chunks
+    let top = largest(a);
+    let before = (a.as_chunks::<LANES>().0)
         .iter()
         .take_while(|chunk| !chunk.iter().fold(false, |found, &a| found | (a == top)))
         .count()
@@ -679,17 +702,27 @@ const FEW_COLUMNS: usize = 128;
 /// out_r ← Σ over the columns of matrix_{r,·} (set or added), in the order of the columns. For many
 /// columns, blocks of them are added in a [`Sum`].
 pub(crate) fn row_sums<T: Scalar>(out: Write<'_, T>, matrix: &[T]) {
+    let dim = out.len();
+    row_sums_in(out, matrix, dim, 0..dim);
+}
+
+/// [`row_sums`] of some rows of a matrix of `dim` rows.
+pub(crate) fn row_sums_in<T: Scalar>(
+    out: Write<'_, T>,
+    matrix: &[T],
+    dim: usize,
+    rows: Range<usize>,
+) {
     let Some(out) = out.accumulate() else {
         return;
     };
-    let dim = out.len();
     vectorise(
         #[inline(always)]
         move || {
             if matrix.len() <= BLOCK * dim {
-                return add_columns(out, matrix);
+                return add_columns(out, matrix, dim, rows);
             }
-            add_blocks(out, [matrix; 2], dim, 0..dim, |_, value, _| value);
+            add_blocks(out, [matrix; 2], dim, rows, |_, value, _| value);
         },
     );
 }
@@ -816,23 +849,23 @@ fn add_products<T: Scalar>(out: &mut [T], [a, b]: [&[T]; 2], dim: usize, rows: R
     }
 }
 
-/// out ← out + Σ of the columns.
+/// out ← out + Σ of the columns, for each row in `rows`. The matrix has `dim` rows.
 #[inline(always)]
-fn add_columns<T: Scalar>(out: &mut [T], matrix: &[T]) {
+fn add_columns<T: Scalar>(out: &mut [T], matrix: &[T], dim: usize, rows: Range<usize>) {
     // Four columns per pass, added one after another: the same bits as one column per pass.
-    let dim = out.len();
     let fours = matrix.chunks_exact(4 * dim);
     let rest = fours.remainder();
     for four in fours {
         let (ab, cd) = four.split_at(2 * dim);
         let ((a, b), (c, d)) = (ab.split_at(dim), cd.split_at(dim));
+        let [a, b, c, d] = [a, b, c, d].map(|column| &column[rows.clone()]);
         let columns = a.iter().zip(b).zip(c.iter().zip(d));
         for (o, ((&a, &b), (&c, &d))) in out.iter_mut().zip(columns) {
             *o = *o + a + b + c + d;
         }
     }
     for column in rest.chunks_exact(dim) {
-        for (o, &c) in out.iter_mut().zip(column) {
+        for (o, &c) in out.iter_mut().zip(&column[rows.clone()]) {
             *o += c;
         }
     }

@@ -10,7 +10,7 @@ use crate::check::positive;
 use crate::description::Description;
 use crate::error::Error;
 use crate::kernel::{
-    Columns, Scalar, Write, WriteColumns, largest_magnitude, map_pairs, row_sums,
+    Columns, Scalar, Write, WriteColumns, largest_magnitude, map_pairs, row_sums_in,
     row_sums_of_products, smallest, sum_of_blocks, sums_of_blocks, unit_of, vectorise,
 };
 
@@ -349,16 +349,19 @@ impl<T: Scalar, const CENTRED: bool> Layer<T> for Norm<CENTRED> {
             });
         }
         let of_gain = if self.gain { d } else { 0 };
+        // A sum over columns must not be split among threads, so the rows are divided.
+        let (execution, cost) = (at.context.execution, 8 * values / d);
         if self.gain && !d_parameters.is_skip() {
-            // A sum over columns must not be split among threads, so the rows are divided.
-            let execution = at.context.execution;
             let sums = WriteColumns::new(d_parameters.part(0..d), 1);
-            execution.for_each_block(d, 8 * values / d, sums, |rows, sums| {
+            execution.for_each_block(d, cost, sums, |rows, sums| {
                 row_sums_of_products(sums.write, [cotangent, normal], d, rows);
             });
         }
         if self.bias && !d_parameters.is_skip() {
-            row_sums(d_parameters.part(of_gain..of_gain + d), cotangent);
+            let sums = WriteColumns::new(d_parameters.part(of_gain..of_gain + d), 1);
+            execution.for_each_block(d, cost, sums, |rows, sums| {
+                row_sums_in(sums.write, cotangent, d, rows);
+            });
         }
     }
 

@@ -9,8 +9,7 @@ use super::{
 use crate::description::Description;
 use crate::error::Error;
 use crate::kernel::{
-    Columns, Scalar, Write, WriteColumns, dot, place_of_largest, scale_by_power, sum_of_blocks,
-    vectorise,
+    Columns, Scalar, Write, WriteColumns, dot, largest, scale_by_power, sum_of_blocks, vectorise,
 };
 
 /// Softmax of every column of the input, p_j = e^(z_j) / ∑_k e^(z_k); there are no parameters.
@@ -96,7 +95,7 @@ fn subtract_largest<T: Scalar>(columns: &mut [T], dim: usize) {
         #[inline(always)]
         move || {
             for column in columns.chunks_exact_mut(dim) {
-                let top = column[place_of_largest(column)];
+                let top = largest(column);
                 column.iter_mut().for_each(|x| *x -= top);
             }
         },

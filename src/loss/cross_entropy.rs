@@ -6,7 +6,9 @@ use super::units::in_prediction;
 use super::{Loss, Pair};
 use crate::description::Description;
 use crate::error::Error;
-use crate::kernel::{Scalar, Sum, Write, map_pairs, place_of_largest, sum_of_blocks, vectorise};
+use crate::kernel::{
+    Scalar, Sum, Write, largest, map_pairs, place_of_largest, sum_of_blocks, vectorise,
+};
 
 /// L(y, x) = −Σ_j y_j ln p_j with p = softmax(x), where x is the prediction (logits) and y a
 /// probability distribution.
@@ -91,7 +93,7 @@ fn shifted_exponentials<'a, T: Scalar>(at: &Pair<'_, T>, work: &'a mut [T]) -> &
         move || {
             let columns = prediction.chunks_exact(dim);
             for (e, x) in shifted.chunks_exact_mut(dim).zip(columns) {
-                let top = x[place_of_largest(x)];
+                let top = largest(x);
                 for (e, &x) in e.iter_mut().zip(x) {
                     *e = x - top;
                 }

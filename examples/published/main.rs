@@ -1,7 +1,7 @@
 //! Published results on MNIST and Fashion-MNIST, beside what this crate reaches on the same task.
 //!
-//! Learning rates of Adam are chosen by the same rule for every scheme, on the last sixth of the training
-//! images with the first seed; the test images are used once per seed.
+//! Settings (learning rates of Adam; with several `--keep`, also the share) are chosen by the same rule for every
+//! scheme, on the last sixth of the training images with the first seed; the test images are used once per seed.
 //!
 //! `cargo run --release --example published -- --row mu-pc --data DIR`; without `--data`, on a small sample of
 //! Fashion-MNIST that is bundled, which is only good for trying the program.
@@ -55,9 +55,10 @@ struct Options {
     /// Most batches of a run, instead of the row's.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     batches: Option<u64>,
-    /// The share of backprop's errors that a solved Z-step of the scheme `chained` leaves (`ErrorShare`).
-    #[arg(long, default_value_t = 0.9)]
-    keep: f64,
+    /// Shares of backprop's errors that a solved Z-step of the scheme `chained` leaves (`ErrorShare`), to choose
+    /// from together with the learning rate.
+    #[arg(long, value_delimiter = ',', default_value = "0.9")]
+    keep: Vec<f64>,
     /// Print one JSON object per run instead of the table.
     #[arg(long)]
     json: bool,
@@ -202,7 +203,7 @@ impl SchemeName {
         })
     }
 
-    fn phase(self, rule: Adam, keep: f64) -> Result<Phase<f32>, Error> {
+    fn phase(self, rule: Adam, keep: Option<f64>) -> Result<Phase<f32>, Error> {
         Ok(match self {
             Self::Backprop => Phase::new(Backprop, rule),
             Self::PcAlm => {
@@ -212,9 +213,9 @@ impl SchemeName {
             Self::Sweep | Self::Chained | Self::Epc => {
                 let z_step = self.solver()?.map_or(ZStep::None, ZStep::Solver);
                 let phase = Phase::new(Decoupling::new(Targets::Refreshed, z_step)?, rule);
-                match self {
-                    Self::Chained => phase.with_error_share(ErrorShare::new(keep)?)?,
-                    _ => phase,
+                match keep {
+                    Some(keep) => phase.with_error_share(ErrorShare::new(keep)?)?,
+                    None => phase,
                 }
             }
         })
@@ -234,13 +235,22 @@ macro_rules! display_as_argument {
 
 display_as_argument!(RowName, SchemeName);
 
+/// What is chosen on held-out images.
+#[derive(Clone, Copy, Serialize)]
+struct Setting {
+    rate: f64,
+    /// Of the scheme `chained`.
+    keep: Option<f64>,
+}
+
 /// One run.
 #[derive(Serialize)]
 struct Run {
     row: RowName,
     scheme: SchemeName,
     depth: u64,
-    rate: f64,
+    #[serde(flatten)]
+    setting: Setting,
     seed: u64,
     /// In per cent, as is what was published.
     test_accuracy: f64,
@@ -283,10 +293,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     if !options.json {
         println!(
-            "| layers | scheme | rate | test, % | beside backprop, points | published, % | seconds | f̄ \
+            "| layers | scheme | rate | share | test, % | beside backprop, points | published, % | seconds | f̄ \
              | share left | cos, input quarter |"
         );
-        println!("|{}", "---|".repeat(10));
+        println!("|{}", "---|".repeat(11));
     }
     for (depth, backprop, decoupled) in cells {
         let mut baseline = Vec::new();
@@ -295,17 +305,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 SchemeName::Backprop => backprop,
                 _ => decoupled,
             };
-            let rate = chosen_rate(&train, scheme, depth, &options)?;
+            let setting = chosen_setting(&train, scheme, depth, &options)?;
             let mut runs = Vec::new();
             for &seed in &options.seeds {
                 let begun = Instant::now();
-                let model = trained(&train, scheme, (depth, rate, seed), &options)?;
+                let model = trained(&train, scheme, (depth, setting, seed), &options)?;
                 let seconds = begun.elapsed().as_secs_f64();
                 let run = Run {
                     row,
                     scheme,
                     depth,
-                    rate,
+                    setting,
                     seed,
                     test_accuracy: accuracy(&model, &test)?,
                     published,
@@ -341,6 +351,7 @@ fn print_line(runs: &[Run], baseline: &[f64]) {
         }
     };
     let published = first.published.map_or(String::new(), |own| own.to_string());
+    let keep = (first.setting.keep).map_or(String::new(), |own| own.to_string());
     let regime = |of: &dyn Fn(&Regime) -> Option<f64>| {
         let all: Option<Vec<f64>> = runs
             .iter()
@@ -353,37 +364,44 @@ fn print_line(runs: &[Run], baseline: &[f64]) {
     let share = regime(&|own| own.error_share.map(f64::from));
     let cosine = regime(&|own| own.input_cosine.map(f64::from));
     println!(
-        "| {} | {} | {} | {:.2} | {beside} | {published} | {:.1} | {relaxation} | {share} | {cosine} |",
+        "| {} | {} | {} | {keep} | {:.2} | {beside} | {published} | {:.1} | {relaxation} | {share} | {cosine} |",
         first.depth,
         first.scheme,
-        first.rate,
+        first.setting.rate,
         mean(&|run| run.test_accuracy),
         mean(&|run| run.seconds),
     );
 }
 
-/// The rate with the highest accuracy on the last sixth of the training images, for the first seed.
-fn chosen_rate(
+/// The setting with the highest accuracy on the last sixth of the training images, for the first seed.
+fn chosen_setting(
     train: &Images,
     scheme: SchemeName,
     depth: u64,
     options: &Options,
-) -> Result<f64, Error> {
+) -> Result<Setting, Error> {
     let rates = match &options.rates[..] {
         [] => options.row.rates(),
         chosen => chosen,
     };
+    let shares: Vec<Option<f64>> = match scheme {
+        SchemeName::Chained => options.keep.iter().map(|&keep| Some(keep)).collect(),
+        _ => vec![None],
+    };
+    let settings: Vec<Setting> = (shares.iter())
+        .flat_map(|&keep| rates.iter().map(move |&rate| Setting { rate, keep }))
+        .collect();
     let n = train.labels.len();
     let (own, held_out) = (train.part(0..n - n / 6), train.part(n - n / 6..n));
-    let mut best = (f64::NEG_INFINITY, rates[0]);
-    for &rate in rates.iter().filter(|_| rates.len() > 1) {
-        let run = (depth, rate, options.seeds.first().copied().unwrap_or(0));
+    let mut best = (f64::NEG_INFINITY, settings[0]);
+    for &setting in settings.iter().filter(|_| settings.len() > 1) {
+        let run = (depth, setting, options.seeds.first().copied().unwrap_or(0));
         // A run that diverges counts as accuracy 0.
         let accuracy =
             trained(&own, scheme, run, options).and_then(|own| accuracy(&own, &held_out));
         let accuracy = accuracy.unwrap_or(0.0);
         if accuracy > best.0 {
-            best = (accuracy, rate);
+            best = (accuracy, setting);
         }
     }
     Ok(best.1)
@@ -392,7 +410,7 @@ fn chosen_rate(
 fn trained(
     train: &Images,
     scheme: SchemeName,
-    (depth, rate, seed): (u64, f64, u64),
+    (depth, setting, seed): (u64, Setting, u64),
     options: &Options,
 ) -> Result<DecoupledCircuit<f32>, Error> {
     let row = options.row;
@@ -409,7 +427,7 @@ fn trained(
     model.add_examples(&own.pixels, &own.classes, &TargetInit::Computed)?;
     let epochs = (batches / visited.div_ceil(batch)) as u64;
     let mut phase = scheme
-        .phase(Adam::new(rate)?, options.keep)?
+        .phase(Adam::new(setting.rate)?, setting.keep)?
         .with_epochs(epochs)
         .with_batch_size(batch)?;
     if row.widths().is_some() {

@@ -15,7 +15,7 @@ fn main() {
     }
     // Only where the tests are present, which the package that users build does not contain: see
     // `src/instances.rs`. Only with the features of the whole suite and of the examples; a build of fewer
-    // programs is faster without.
+    // programs is faster without it.
     let feature = |name: &str| env::var_os(format!("CARGO_FEATURE_{name}")).is_some();
     let default = feature("FAST_KERNELS") && feature("RAYON");
     let default = default && !feature("BLAS");

@@ -53,6 +53,7 @@ fn train(folder: &Path) -> Result<(), Failed> {
 
     // The examples need not go with it.
     let classifier = DecoupledCircuit::new(model.into_circuit(), Energy::new(SoftmaxCrossEntropy))?;
+    fs::create_dir_all(folder)?;
     classifier.save(folder.join(CIRCUIT))?;
     let classes = kinds.map(|(name, ..)| name.to_owned()).to_vec();
     let around = serde_json::to_string(&Around { scaling, classes })?;

@@ -395,8 +395,8 @@ pub enum Error {
         layer: usize,
     },
 
-    /// A hidden loss other than squared error, in something that is exact, or defined, only for squared
-    /// error.
+    /// A hidden loss other than squared error, where an operation is exact, or defined at all, only for
+    /// squared error.
     #[error(
         "the loss {loss} of hidden layer {layer} is not SquaredError, which {operation} requires"
     )]
@@ -457,7 +457,7 @@ pub enum Error {
     },
 
     /// An operation over examples was given none.
-    #[error("{operation} needs at least one example, but there are none")]
+    #[error("{operation} needs at least one example, but has none")]
     NoExamples {
         /// The operation.
         operation: &'static str,
@@ -526,7 +526,7 @@ pub enum Error {
     },
 
     /// A range of columns that goes beyond the examples of the circuit, or of the data set.
-    #[error("columns {start}..{end} were requested, but there are {count} examples")]
+    #[error("columns {start}..{end} were requested, but there are only {count} examples")]
     UnknownColumns {
         /// First column.
         start: usize,

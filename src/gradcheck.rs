@@ -11,7 +11,7 @@ use crate::error::Error;
 pub use crate::error::GradEntry;
 use crate::init::{Purpose, add_noise, generator};
 use crate::kernel::{
-    Execution, LEAST_COLUMNS, Matrix, Scalar, Write, add_scaled, add_to_columns, dot,
+    Execution, LEAST_COLUMNS, Matrix, Scalar, Write, add_scaled, add_to_columns, all_finite, dot,
 };
 use crate::layer::{
     Context, Layer, Point, WeightOrder, check_dimension, parameter_count, validate,
@@ -41,9 +41,9 @@ use crate::objective::Objective;
 /// - that results are set, added or skipped as requested, in memory that holds NaN before every
 ///   call;
 /// - that forward gives the same bits with and without a tape;
-/// - that a layer gives the same bits if [`Execution::for_each_block`] divides its columns, and if the patches
-///   of an [`Unfold`](crate::layer::Unfold) are made in parts (with the feature `blas`, the same values within
-///   the tolerance);
+/// - that a layer gives the same bits when [`Execution::for_each_block`] divides its columns, and when
+///   [`Unfold::unfold`](crate::layer::Unfold::unfold) makes patches in parts (with the feature `blas`, the same
+///   values within the tolerance);
 /// - that a layer's [`Layer::affine`] agrees with its outputs, and that the scratch memory that it
 ///   requests does not shrink for a larger batch;
 /// - that a loss's curvature is positive semidefinite at the point;
@@ -90,7 +90,7 @@ pub struct GradReport {
 /// The name of the curvature bound's entry in a report.
 const BOUND: &str = "curvature bound";
 
-/// The fewest columns that are divided into blocks of any layer.
+/// The fewest columns with which the check divides a batch into blocks, whatever the layer.
 const LEAST: usize = 2 * LEAST_COLUMNS;
 
 /// Steps of the iterations that search for the largest and the lowest curvature.
@@ -502,7 +502,7 @@ impl GradCheck {
     }
 
     /// Compares columns alone with the same columns in a batch; the parameter gradient must be their sum.
-    /// Then that batch, which is large enough to be divided, with itself in blocks.
+    /// Then compares that batch, which is large enough to be divided, with the same batch in blocks.
     fn columns<T: Scalar>(
         &self,
         report: &mut GradReport,
@@ -521,7 +521,7 @@ impl GradCheck {
         if layer.check_input(&others).is_err() {
             others = input.repeat(copies);
         }
-        let together = [input, &others].concat();
+        let mut together = [input, &others].concat();
         let cotangent = [u, &self.normal(4, copies * u.len())].concat();
         let v_input: Vec<T> = self.normal(5, together.len());
         let v_parameters: Vec<T> = self.normal(6, subject.parameters.len());
@@ -533,7 +533,15 @@ impl GradCheck {
             let tangent = subject.jvp(z, v, Some(&v_parameters));
             (subject.forward(z), d_input, tangent, d_parameters)
         };
-        let whole = products(subject, &together, &cotangent, &v_input);
+        let mut whole = products(subject, &together, &cotangent, &v_input);
+        if ![&whole.0, &whole.2, &whole.3]
+            .into_iter()
+            .all(|own| all_finite(own))
+        {
+            // The layer is not defined everywhere, such as a logarithm.
+            together = input.repeat(1 + copies);
+            whole = products(subject, &together, &cotangent, &v_input);
+        }
         let mut sum = vec![T::zero(); d_parameters.len()];
         let (mut f, mut vjp, mut jvp) = (Vec::new(), Vec::new(), Vec::new());
         for i in 0..input.len() / inputs {

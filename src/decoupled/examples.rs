@@ -380,7 +380,7 @@ pub(crate) struct Working<T> {
     ids: Vec<u64>,
     weights: Vec<T>,
     drafts: Vec<Draft<T>>,
-    /// Of the batch lent last.
+    /// How many calls on the batch lent last have drawn noise.
     calls: u64,
     /// For streamed examples: the columns, what was read, and what is being read.
     columns: Vec<usize>,

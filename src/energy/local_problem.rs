@@ -381,11 +381,12 @@ impl<'a, T: Scalar> LocalProblem<'a, T> {
         self.transpose(&w.cotangent, [d_input, d_own], point, &mut w.work);
     }
 
-    /// Sets the layer's products with a `cotangent` that is 0 for every example of weight 0, in its input and
-    /// its own parameters, at this prediction and tape.
+    /// Sets the layer's vector-Jacobian products in its input and its own parameters, at this prediction and
+    /// tape. The `cotangent` must be 0 for every example of weight 0.
     ///
-    /// Examples of weight 0 may have overflowed, and 0 times NaN would be NaN in the sum over all. Then the
-    /// products, which are 0, are those at the input of another example.
+    /// Examples of weight 0 may have overflowed, and 0 times NaN would be NaN in the sum over all. In that case
+    /// the products are computed again with the input of another example in place of theirs, which gives the 0
+    /// that they should be.
     pub(super) fn transpose(
         &self,
         cotangent: &[T],

@@ -167,13 +167,13 @@ impl Execution {
     /// 0..`columns`. There is one block, or one per thread for as many threads as a cost of `cost`
     /// multiply-adds per column justifies. If there are several blocks, each is at least 16 columns
     /// wide and begins at a multiple of 8. Where fewer columns are already enough work for a thread,
-    /// blocks may have any width, down to a single column.
+    /// blocks may have any width, down to a single column; a gradient check makes such blocks whatever the cost.
     ///
     /// `data` is what the blocks write: [`Columns`], [`WriteColumns`], slices of one value per
     /// column, or a tuple of up to four of these. `work` captures the data that it only reads, and
     /// uses the part of it in `range`. Each column must be computed independently, so that its bits
     /// do not depend on the blocks; a sum over columns must not be split.
-    /// [`GradCheck::layer`](crate::gradcheck::GradCheck::layer) checks that blocks change nothing.
+    /// [`GradCheck::layer`](crate::gradcheck::GradCheck::layer) checks that dividing the columns changes nothing.
     ///
     /// # Examples
     /// ```

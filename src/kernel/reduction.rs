@@ -558,7 +558,7 @@ pub(crate) fn largest<T: Scalar>(a: &[T]) -> T {
         return a.iter().copied().fold(a[0], greater);
     };
     let mut lanes = [a[0]; LANES];
-    // The last chunk may have values that others have too.
+    // The last chunk may overlap the one before it.
     for chunk in chunks.iter().chain([last]) {
         for j in 0..LANES {
             lanes[j] = greater(lanes[j], chunk[j]);
@@ -567,7 +567,7 @@ pub(crate) fn largest<T: Scalar>(a: &[T]) -> T {
     across(lanes, greater)
 }
 
-/// `op` over all lanes, half of them at a time.
+/// Combines all lanes with `op`, halving their number each time.
 #[inline(always)]
 fn across<T: Copy>(mut lanes: [T; LANES], op: impl Fn(T, T) -> T) -> T {
     let mut width = LANES;

@@ -28,9 +28,9 @@ use crate::kernel::Scalar;
 /// φ is the crate's own sum over examples, with μ, example weights and regularisers. Value and gradient
 /// have the bits of [`LocalProblem::gradients`](crate::energy::LocalProblem::gradients),
 /// [`DecoupledCircuit::gradients`](crate::decoupled::DecoupledCircuit::gradients) and
-/// [`DecoupledCircuit::backprop`](crate::decoupled::DecoupledCircuit::backprop) at the same point; with
-/// examples of weight 0, which [`TargetObjective`] and [`JointObjective`] add as zeros and the model's
-/// gradients leave out, they agree up to rounding.
+/// [`DecoupledCircuit::backprop`](crate::decoupled::DecoupledCircuit::backprop) at the same point. With
+/// examples of weight 0 they agree only up to rounding: [`TargetObjective`] and [`JointObjective`] add such
+/// examples as zeros, while the model's gradients leave them out.
 /// Layers are evaluated as in inference, so φ is deterministic. If a regulariser has an L1 part, φ
 /// has kinks.
 ///

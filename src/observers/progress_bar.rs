@@ -9,7 +9,7 @@ use crate::kernel::Scalar;
 use crate::training::{EpochRecord, Event, Observer, Progress};
 
 /// A progress bar on the standard error stream, if that is a terminal (feature `progress`): the share of
-/// visits made, the time left, and E, the losses, the gap and the metric of the last epoch that it saw end.
+/// visits made, the time left, and E, the losses, the gap and the metric of the last epoch that ended while it watched.
 ///
 /// The time left is that of this session's visits so far, carried on; it assumes that no phase ends
 /// early.
@@ -36,7 +36,7 @@ pub struct ProgressBar {
     bar: indicatif::ProgressBar,
     /// The share that was done, and the seconds, when it was first told.
     start: Option<(f64, f64)>,
-    /// The numbers of the last epoch that it was told of, for its message.
+    /// The last reported epoch's numbers, as shown in the message.
     numbers: String,
 }
 

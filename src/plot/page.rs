@@ -118,8 +118,8 @@ impl Page {
     }
 
     /// Writes the page to a file. An existing one is replaced as a whole: the new file is written beside
-    /// it, with `.partial` at the end of its name, and renamed. A device, a pipe or a socket is not
-    /// replaced.
+    /// it, with `.partial` at the end of its name, and renamed. A device, a pipe or a socket is
+    /// refused.
     ///
     /// # Errors
     /// Those of [`to_svg`](Self::to_svg), and [`Error::File`].

@@ -370,7 +370,7 @@ impl<'a, T: Scalar> TargetProblem<'a, T> {
         (self.batch.base.ids, self.batch.base.visit)
     }
 
-    /// The number of this call among those of this visit that draw.
+    /// The number of this call among the visit's calls that draw noise.
     pub(super) fn call_that_draws(&mut self) -> u64 {
         let number = *self.batch.calls;
         *self.batch.calls += 1;

@@ -69,7 +69,7 @@ struct Moments<T> {
 default_fields!(Moments: layers ages call);
 
 impl Noise {
-    /// The draws of one example for a step of z_t. No call has 2³² steps.
+    /// The draws of one example for a step of z_t. No call makes 2³² steps.
     fn stream(&self, example: u64, [visit, call, step]: [u64; 3], t: usize) -> ChaCha8Rng {
         let key = key_of([self.seed, example, visit, call << 32 | step]);
         generator(key, Purpose::Langevin, t as u64)

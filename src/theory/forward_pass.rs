@@ -51,7 +51,7 @@ pub fn forward_pass_deviations<T: Scalar>(
     model: &DecoupledCircuit<T>,
     selection: &Selection<'_>,
 ) -> Result<ForwardPassDeviations, Error> {
-    // Without those of weight 0, as in backprop: a sum's rounding depends on the number of its terms.
+    // Examples of weight 0 are left out, as in backprop: a sum's rounding depends on the number of its terms.
     let counted = model.weighty(&model.chosen(selection, "statement 1")?);
     let places = counted.into_places().into_iter();
     let ids: Vec<u64> = places.map(|place| model.examples()[place]).collect();

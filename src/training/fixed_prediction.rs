@@ -36,7 +36,7 @@ impl FixedPrediction {
     }
 }
 
-/// The scheme, and its options that must have one value, in messages.
+/// What messages call the scheme, and those of its options that must have a certain value.
 const NAMES: [&str; 3] = [
     "fixed prediction",
     "penalty μ under fixed prediction",

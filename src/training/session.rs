@@ -221,10 +221,10 @@ impl<T: Scalar> Session<T> {
     /// different stopping rule than before, that rule starts from scratch.
     ///
     /// # Errors
-    /// Those of [`Session::new`], and [`Error::Length`] for a state of a run with a different
-    /// number of phases, with a different number of epochs in a phase that has ended, in the middle of an
-    /// epoch of a different number of examples, or with a different model, optimiser or scheme, as far as
-    /// its counts and the sizes of its arrays reveal this.
+    /// Those of [`Session::new`], and [`Error::Length`] if the state is that of a run with a different number
+    /// of phases, with a different number of epochs in a phase that has ended, or with a different model,
+    /// optimiser or scheme, as far as its counts and the sizes of its arrays reveal this; or if the number of
+    /// examples has changed in the middle of an epoch.
     #[doc(alias("load", "checkpoint"))]
     pub fn resume(
         trainer: &Trainer<T>,
@@ -256,7 +256,7 @@ impl<T: Scalar> Session<T> {
             within.check_pending(phase, state.epoch, model.examples.visited().len())?;
             let what = |part: &str| {
                 format!(
-                    "values in the state of phase {}'s {part} (was it saved with another scheme, solver, optimiser or accumulation?)",
+                    "values in the state of phase {}'s {part} (was it saved with another scheme, solver, optimiser, accumulation or frozen layers?)",
                     state.phase
                 )
             };
@@ -1229,7 +1229,7 @@ impl<T: Scalar> SessionState<T> {
         if let Some(epoch) = &within.epoch {
             let (seen, n) = (epoch.examples, model.examples.visited().len());
             let own = &epoch.statistics;
-            let what = "examples in the middle of an epoch";
+            let what = "examples of the epoch in progress";
             check_count(what, epoch.count == n, epoch.count, n)?;
             let gaps = [own.gap_before, own.gap_after].into_iter().flatten();
             for squares in gaps {

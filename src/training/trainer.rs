@@ -330,7 +330,7 @@ impl<T: Scalar> Trainer<T> {
         let n = model.examples.visited().len();
         let operation = match model.examples().is_empty() {
             true => "training",
-            false => "training (all examples have weight 0, which leaves them out)",
+            false => "training (all examples have weight 0 and are left out)",
         };
         check_examples(n, operation)?;
         if let Some(validation) = &self.validation {
@@ -347,7 +347,7 @@ impl<T: Scalar> Trainer<T> {
         }
         if self.metric.is_some() && self.validation.is_none() {
             return Err(Error::NoExamples {
-                operation: "Trainer::with_metric (pass examples to Trainer::with_validation)",
+                operation: "Trainer::with_metric, on the examples of Trainer::with_validation,",
             });
         }
         let validates = self.phases.iter().any(Phase::validates);
@@ -372,7 +372,7 @@ impl<T: Scalar> Trainer<T> {
             phase.check_w_step(model)?;
             if phase.validates() && self.validation.is_none() {
                 return Err(Error::NoExamples {
-                    operation: "Stopping::Validation (pass examples to Trainer::with_validation)",
+                    operation: "Stopping::Validation, on the examples of Trainer::with_validation,",
                 });
             }
             let visits = phase.epochs.saturating_mul(phase.batches(n));
@@ -389,11 +389,14 @@ impl<T: Scalar> Trainer<T> {
 fn of_validation(mut error: Error) -> Error {
     match &mut error {
         Error::Shape { what, .. } => what.insert_str(0, "validation "),
-        Error::NonFiniteData { quantity, .. } => {
+        Error::NonFiniteData {
+            quantity, layer, ..
+        } => {
             *quantity = match quantity {
                 Quantity::Input => Quantity::ValidationInput,
                 _ => Quantity::ValidationTarget,
             };
+            *layer = 0;
         }
         Error::TargetDomain { reason, .. } | Error::InputDomain { reason, .. } => {
             reason.push_str(" (in the validation examples)");

@@ -18,7 +18,7 @@ use crate::target_solver::{
 #[derive(Debug, Clone, Default, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Statistics {
-    /// Σ of the visits' objectives, each divided first by a power of 2, at least the number of examples,
+    /// Σ of the visits' objectives, each divided first by a power of 2 that is at least the number of examples,
     /// since the sum itself might overflow.
     pub(super) objective: f64,
     /// Σᵢ Σ_t ‖z_tⁱ − ẑ_tⁱ‖² before and after the visits moved targets.

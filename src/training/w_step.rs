@@ -244,8 +244,8 @@ impl<T: Scalar> WStep<T> {
     }
 
     /// Checks that the circuit has every part that the options name, that no solver would move what is
-    /// frozen, and that no option of the optimiser, nor a schedule of nothing but its rate (`schedules`),
-    /// is without effect.
+    /// frozen, and that every option of the optimiser has an effect, and so has the schedule if it acts on
+    /// nothing but the optimiser's rate (`schedules`).
     pub(super) fn check_on(
         &self,
         model: &DecoupledCircuit<T>,
@@ -408,8 +408,8 @@ pub struct WState<T> {
 }
 
 impl<T: Scalar> WState<T> {
-    /// Whether this can be a later state of what began as `start`, perhaps with other layers frozen or
-    /// solved, where that leaves the sizes as they are.
+    /// Whether this can be a later state of what began as `start`, perhaps with other layers frozen, or
+    /// with solvers for other layers, as long as the sizes stay the same.
     pub(super) fn fits(&self, start: &Self) -> bool {
         let mut layers = self.layers.iter().zip(&start.layers);
         self.layers.len() == start.layers.len()
@@ -424,7 +424,7 @@ impl<T: Scalar> WState<T> {
             })
     }
 
-    /// Takes which layers are frozen, and which are solved, from `start`, which it fits.
+    /// Takes over from `start`, which it must fit, which layers are frozen and which have a solver.
     pub(super) fn follow(&mut self, start: Self) {
         for (own, start) in self.layers.iter_mut().zip(start.layers) {
             own.frozen = start.frozen;

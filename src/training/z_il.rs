@@ -82,7 +82,7 @@ pub(crate) fn check_no_target_regularizer<T: Scalar>(
     }
 }
 
-/// The scheme, and its options that must have one value, in messages.
+/// What messages call the scheme, and those of its options that must have a certain value.
 const NAMES: [&str; 3] = [
     "Z-IL",
     "penalty μ under Z-IL",

@@ -894,7 +894,7 @@ fn what_cannot_be_done_is_said_before_anything_is() {
         Trainer::new(validating()),
         Trainer::new(backprop()).then(validating()),
     ] {
-        let operation = "Stopping::Validation (pass examples to Trainer::with_validation)";
+        let operation = "Stopping::Validation, on the examples of Trainer::with_validation,";
         refused(trainer, &Error::NoExamples { operation });
     }
     let validated = |x, y| Trainer::new(backprop()).with_validation(x, y);

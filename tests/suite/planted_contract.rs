@@ -307,7 +307,7 @@ impl Blocks {
     ) {
         let (n, data) = (out.len() / 3, WriteColumns::new(out, 3));
         execution.for_each_block(n, 3, data, |range, out| {
-            // As scratch memory for one block is often shared out.
+            // Layers often share out scratch memory on this assumption.
             assert!(range.len() >= 16 || range.len() == n);
             let start = if name == self.wrong { 0 } else { range.start };
             out.write.each(|i| value(3 * start + i));
@@ -427,6 +427,77 @@ impl Unfold for Copied {
         for (p, patch) in patches.chunks_exact_mut(entries.len()).enumerate() {
             patch.copy_from_slice(&input[start + p..][..entries.len()]);
         }
+    }
+}
+
+/// ẑ = ln z, which is NaN for other columns that the check might choose.
+#[derive(Debug)]
+struct Logarithm;
+
+impl Layer<f64> for Logarithm {
+    fn input_shape(&self) -> Shape {
+        1.into()
+    }
+
+    fn output_shape(&self) -> Shape {
+        1.into()
+    }
+
+    fn parameters(&self) -> Vec<ParameterGroup> {
+        Vec::new()
+    }
+
+    fn scratch(&self, _: usize) -> Scratch {
+        Scratch::NONE
+    }
+
+    fn initialize(&self, _: &mut [f64], _: &mut dyn Rng) {}
+
+    fn forward(
+        &self,
+        _: &Context<'_>,
+        _: &[f64],
+        input: &[f64],
+        output: &mut [f64],
+        _: Option<&mut [f64]>,
+        _: &mut [f64],
+    ) {
+        output.iter_mut().zip(input).for_each(|(y, z)| *y = z.ln());
+    }
+
+    fn vjp(
+        &self,
+        at: &Point<'_, f64>,
+        cotangent: &[f64],
+        d_input: Write<'_, f64>,
+        _: Write<'_, f64>,
+        _: &mut [f64],
+    ) {
+        d_input.each(|i| cotangent[i] / at.input[i]);
+    }
+
+    fn jvp(
+        &self,
+        at: &Point<'_, f64>,
+        v_input: Option<&[f64]>,
+        _: Option<&[f64]>,
+        tangent: &mut [f64],
+        _: &mut [f64],
+    ) {
+        tangent.fill(0.0);
+        let pairs = v_input.unwrap_or_default().iter().zip(at.input);
+        for (t, (v, z)) in tangent.iter_mut().zip(pairs) {
+            *t = v / z;
+        }
+    }
+}
+
+#[test]
+fn a_layer_that_is_not_defined_everywhere_passes() {
+    for n in [1, 2, 20, 40] {
+        let input: Vec<f64> = (0..n).map(|i| 0.5 + 0.05 * f64::from(i)).collect();
+        let report = GradCheck::new().layer(&Logarithm, &[], &input).unwrap();
+        assert!(failing(&report).is_empty(), "{n}: {report}");
     }
 }
 

@@ -139,7 +139,7 @@ fn an_epoch_is_not_resumed_on_another_number_of_examples() {
     let state = interrupted(&trainer, model(), 2).state().clone();
     for n in [5, 12, 20] {
         let error = Session::resume(&trainer, model_of(4, n), state.clone()).unwrap_err();
-        let what = "examples in the middle of an epoch".into();
+        let what = "examples of the epoch in progress".into();
         let (expected, found) = (11, n);
         assert_eq!(
             error,

@@ -328,8 +328,8 @@ fn a_run_that_is_taken_up_again_goes_on_bit_for_bit() {
 
 #[test]
 fn penalties_that_change_are_taken_up_again() {
-    // How θ moves has no part in how μ does: each way of one with another of the other. Where μ has no part,
-    // it cannot change.
+    // How μ changes does not depend on how θ moves, so each way of changing μ is tried with a different way of
+    // moving θ. Some schemes have no μ that could change.
     let (mut grown, mut shared, mut scheduled) = (0, 0, 0);
     for (name, phase) in combinations() {
         if name.ends_with("; momentum") {

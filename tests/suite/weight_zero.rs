@@ -592,7 +592,7 @@ fn an_input_that_overflows_counts_nowhere() {
     }
 }
 
-/// A unit that overflows within: its tape of the example left out is NaN, and so is 0 times it.
+/// A unit that overflows inside: for the example left out its tape is NaN, and 0 times NaN is NaN.
 fn overflowing_within(before: bool) -> [DecoupledCircuit<f32>; 2] {
     let dense = |inputs, outputs| Dense::new(inputs, outputs, Activation::Identity).unwrap();
     let unit = |inputs, outputs| {
@@ -621,7 +621,7 @@ fn overflowing_within(before: bool) -> [DecoupledCircuit<f32>; 2] {
             .collect();
         removed.set_parameters(t, &own).unwrap();
     }
-    // Such targets that the later unit overflows.
+    // Targets so large that the later unit overflows.
     let far = DMatrix::from_column_slice(4, 1, &[3e38, 3e38, -3e38, 3e38]);
     removed
         .set_targets(1, &Selection::Columns(1..2), &far)
@@ -792,7 +792,7 @@ fn a_weight_can_come_back() {
     assert_ne!(resting(&model), before);
 }
 
-/// At the forward pass E and its gradients are backprop's to the last bit, with whatever weights.
+/// At the forward pass E and its gradients are backprop's to the last bit, whatever the weights.
 fn statement_1_has_no_deviations<T: Tested>() {
     for n in 1..40 {
         let mut model = model::<T>(true, false);

@@ -1567,7 +1567,11 @@ fn messages_about_data_name_the_cause() {
     let validated = |x: &DMatrix<f64>, y: &DMatrix<f64>| {
         let phase = Phase::new(Backprop, Adam::new(1e-2).unwrap());
         let trainer = Trainer::new(phase).with_validation(x.clone(), y.clone());
-        trainer.check(&model).unwrap_err().to_string()
+        let error = trainer.check(&model).unwrap_err();
+        if let Error::NonFiniteData { layer, .. } = error {
+            assert_eq!(layer, 0);
+        }
+        error.to_string()
     };
     for (text, parts) in [
         (

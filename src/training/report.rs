@@ -185,9 +185,9 @@ impl fmt::Display for Warning {
             ),
             Self::Worse { loss, limit } => write!(
                 f,
-                "the composed loss, {loss:.3e} per example, is above {limit:.3e}, far above what it was at \
-                 the start of the phase: is the learning rate too large, or has the gap opened (see \
-                 Diagnostics in the guide)?"
+                "the composed loss has risen to {loss:.3e} per example, above {limit:.3e}, about twice its \
+                 value at the start of the phase: is the learning rate too large, or has the gap opened \
+                 (see Diagnostics in the guide)?"
             ),
             Self::Unscaled { size } => write!(
                 f,

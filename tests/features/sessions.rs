@@ -230,8 +230,8 @@ fn states_that_contradict_themselves_are_refused() {
         ("/phases/0/epochs", huge.clone(), "a count"),
         ("/phases/0/steps", huge.clone(), "a count"),
         ("/visits", huge, "a count"),
-        ("/within/epoch/count", json!(4), "of an epoch"),
-        ("/within/epoch/count", json!(0), "of an epoch"),
+        ("/within/epoch/count", json!(4), "epoch in progress"),
+        ("/within/epoch/count", json!(0), "epoch in progress"),
         (
             "/within/epoch/statistics/gap_before/sum/rounded",
             json!(-1.0),

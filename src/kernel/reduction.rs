@@ -81,15 +81,8 @@ fn sums_of_pairs<T: Scalar, const N: usize>(
 
 /// Σ of the lanes.
 #[inline(always)]
-fn by_halves<T: Scalar>(mut lanes: [T; LANES]) -> T {
-    let mut width = LANES / 2;
-    while width > 0 {
-        for j in 0..width {
-            lanes[j] += lanes[j + width];
-        }
-        width /= 2;
-    }
-    lanes[0]
+fn by_halves<T: Scalar>(lanes: [T; LANES]) -> T {
+    across(lanes, |sum, lane| sum + lane)
 }
 
 /// (a − b)².
